@@ -1,0 +1,156 @@
+// Cutting a graph into stages: where it may be cut, what crosses a cut, and the
+// piece that each stage runs.
+
+package graph
+
+import (
+	"errors"
+	"fmt"
+)
+
+// ErrCut is wrapped by every error that says a list of cuts does not fit a graph.
+var ErrCut = errors.New("invalid cut")
+
+// Unit is a run of nodes that is never cut: a node with parameters and the nodes
+// without any that follow it. The first unit also holds whatever precedes.
+type Unit struct {
+	From, To int    // nodes [From, To)
+	Name     string // of the node with parameters
+	Weight   string // its first state-dict name
+	Params   int    // trainable elements
+	Cost     Cost   // per row
+	Out      int    // elements per row that cross a cut after this unit
+}
+
+// Units lists the graph's units in order: a stage begins at a unit.
+func (g *Graph) Units() []Unit {
+	var us []Unit
+	for i, n := range g.Nodes {
+		ps := n.Op.Params()
+		switch {
+		case len(ps) > 0 && len(us) > 0 && us[len(us)-1].Weight == "":
+			us[len(us)-1].Name, us[len(us)-1].Weight = n.Name, n.Name+"."+ps[0].Name
+		case len(ps) > 0:
+			us = append(us, Unit{From: i, Name: n.Name, Weight: n.Name + "." + ps[0].Name})
+		case len(us) == 0:
+			us = append(us, Unit{From: i, Name: n.Name})
+		}
+		us[len(us)-1].To = i + 1
+	}
+	readers := g.readers()
+	for k := range us {
+		u := &us[k]
+		u.Params, u.Cost = g.ParamCount(u.From, u.To), g.Cost(u.From, u.To)
+		for v := range g.Result(u.To-1) + 1 {
+			if r := readers[v]; v >= len(g.Inputs) && len(r) > 0 && r[len(r)-1] >= u.To {
+				u.Out += g.shapes[v].Elems()
+			}
+		}
+	}
+	return us
+}
+
+// Edge is a value that crosses into or out of a stage.
+type Edge struct {
+	Value int   // in the whole graph
+	Shape Shape // of one row
+	From  int   // stage that computes it; -1: a graph input
+	To    []int // stages that read it, ascending
+}
+
+// Stage is one piece of a cut graph.
+type Stage struct {
+	Index, Of int
+	First     int    // its first node in the whole graph: names its random streams
+	Graph     *Graph // its nodes; the inputs are the edges in In, in that order
+	In, Out   []Edge
+	Last      bool // holds the model's answer
+}
+
+// Role names the stage's place as Ravnest does: root, stem or leaf.
+func (s *Stage) Role() string {
+	switch {
+	case s.Index == 0:
+		return "root"
+	case s.Index == s.Of-1:
+		return "leaf"
+	}
+	return "stem"
+}
+
+// Cut splits the graph at the given first nodes of the stages; starts[0] is 0 and
+// the rest ascend. Any node may start a stage, though planners use Units.
+func (g *Graph) Cut(starts []int) ([]*Stage, error) {
+	if len(starts) == 0 || starts[0] != 0 {
+		return nil, fmt.Errorf("%w: the first stage starts at node 0", ErrCut)
+	}
+	for k, s := range starts {
+		if s >= len(g.Nodes) || (k > 0 && s <= starts[k-1]) {
+			return nil, fmt.Errorf("%w: starts %v do not ascend within %d nodes", ErrCut, starts, len(g.Nodes))
+		}
+	}
+	stageOf := func(node int) int {
+		k := len(starts) - 1
+		for starts[k] > node {
+			k--
+		}
+		return k
+	}
+	if stageOf(g.output-len(g.Inputs)) != len(starts)-1 {
+		return nil, fmt.Errorf("%w: the output %q must be in the last stage", ErrCut, g.Output)
+	}
+	stages := make([]*Stage, len(starts))
+	for k := range starts {
+		stages[k] = &Stage{Index: k, Of: len(starts), First: starts[k], Last: k == len(starts)-1}
+	}
+	readers := g.readers()
+	for v := range g.Values() {
+		e := Edge{Value: v, Shape: g.shapes[v], From: -1}
+		if v >= len(g.Inputs) {
+			e.From = stageOf(v - len(g.Inputs))
+		}
+		for _, i := range readers[v] {
+			if k := stageOf(i); k != e.From && (len(e.To) == 0 || e.To[len(e.To)-1] != k) {
+				e.To = append(e.To, k)
+			}
+		}
+		for _, k := range e.To {
+			stages[k].In = append(stages[k].In, e)
+		}
+		if e.From >= 0 && len(e.To) > 0 {
+			stages[e.From].Out = append(stages[e.From].Out, e)
+		}
+	}
+	for k, s := range stages {
+		to := len(g.Nodes)
+		if k+1 < len(starts) {
+			to = starts[k+1]
+		}
+		sub := &Graph{Name: fmt.Sprintf("%s.%d", g.Name, k), Nodes: g.Nodes[s.First:to]}
+		for _, e := range s.In {
+			sub.Inputs = append(sub.Inputs, Input{Name: g.ValueName(e.Value), Shape: e.Shape})
+		}
+		if len(sub.Inputs) == 0 {
+			return nil, fmt.Errorf("%w: stage %d (from node %q) reads nothing", ErrCut, k, g.Nodes[s.First].Name)
+		}
+		sub.Output = g.Output
+		if !s.Last {
+			if len(s.Out) == 0 {
+				return nil, fmt.Errorf("%w: nothing that stage %d (from node %q) computes is used after it", ErrCut, k, g.Nodes[s.First].Name)
+			}
+			sub.Output = g.ValueName(s.Out[len(s.Out)-1].Value)
+		}
+		if err := sub.Check(); err != nil {
+			return nil, fmt.Errorf("%w: stage %d: %w", ErrCut, k, err)
+		}
+		s.Graph = sub
+	}
+	for _, s := range stages[1:] {
+		for _, e := range s.In {
+			if e.From < 0 {
+				return nil, fmt.Errorf("%w: stage %d reads the model's input %q, which only the root has", ErrCut, s.Index, g.ValueName(e.Value))
+			}
+		}
+	}
+	return stages, nil
+}

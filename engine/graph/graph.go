@@ -1,0 +1,365 @@
+// Package graph is the model as data: operations, their attributes, shapes, costs
+// and PyTorch's parameter names, in a JSON form that a stranger can be handed.
+//
+// A graph never holds code. Everything about a run (shapes, parameter sizes, floating
+// point operations, where it may be cut) follows from the graph alone, before
+// anything runs.
+package graph
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+)
+
+// Version of the JSON form. History: 1, first form.
+const Version = 1
+
+// Limits on a graph that comes from outside. They bound the work of Parse and keep
+// every product of dimensions far from overflow.
+const (
+	MaxBytes   = 8 << 20 // of the JSON form
+	MaxNodes   = 16384
+	MaxInputs  = 16
+	MaxName    = 256
+	MaxRank    = 6       // of one row
+	MaxDim     = 1 << 24 // of one axis
+	MaxRow     = 1 << 28 // elements of one row of one value
+	MaxParams  = 1 << 33 // elements of all parameters
+	maxNodeArg = 16
+)
+
+// ErrInvalid is wrapped by every error that says a graph is not well formed.
+var ErrInvalid = errors.New("invalid model graph")
+
+// Shape is the shape of one row of a value: the leading batch axis is left out,
+// so an image batch [N,1,8,8] has Shape{1,8,8} and a scalar per row has Shape{}.
+type Shape []int
+
+// Elems is the number of elements of one row.
+func (s Shape) Elems() int {
+	n := 1
+	for _, d := range s {
+		n *= d
+	}
+	return n
+}
+
+// String prints the shape with its batch axis, as "[N,1,8,8]".
+func (s Shape) String() string {
+	var b strings.Builder
+	b.WriteString("[N")
+	for _, d := range s {
+		fmt.Fprintf(&b, ",%d", d)
+	}
+	b.WriteByte(']')
+	return b.String()
+}
+
+func (s Shape) check() error {
+	if len(s) > MaxRank {
+		return fmt.Errorf("%s has %d axes, at most %d are supported", s, len(s), MaxRank)
+	}
+	n := 1
+	for _, d := range s {
+		if d < 1 || d > MaxDim {
+			return fmt.Errorf("axis of size %d in %s is outside 1..%d", d, s, MaxDim)
+		}
+		if n *= d; n > MaxRow {
+			return fmt.Errorf("a row of shape %s has more than %d elements", s, MaxRow)
+		}
+	}
+	return nil
+}
+
+// Input is a value that enters the graph.
+type Input struct {
+	Name  string `json:"name"`
+	Shape Shape  `json:"shape"` // of one row
+}
+
+// Node is one operation. Its name is the PyTorch module path ("layer1.0.conv1"):
+// its parameters are the name, a dot and the parameter's own name.
+type Node struct {
+	Name   string
+	Op     Op
+	Inputs []string // names of graph inputs or earlier nodes
+}
+
+// Graph is a model: nodes in topological order and the value that is its answer.
+// Values are numbered: the inputs first, then one per node.
+type Graph struct {
+	Name   string
+	Inputs []Input
+	Nodes  []Node
+	Output string
+
+	shapes []Shape        // of every value; set by Check
+	args   [][]int        // values that each node reads
+	index  map[string]int // value by name
+	output int
+}
+
+// jsonNode is the JSON form of a Node; attrs depend on op.
+type jsonNode struct {
+	Name  string          `json:"name"`
+	Op    string          `json:"op"`
+	In    []string        `json:"in"`
+	Attrs json.RawMessage `json:"attrs,omitempty"`
+}
+
+type jsonGraph struct {
+	Version int        `json:"version"`
+	Name    string     `json:"name"`
+	Inputs  []Input    `json:"inputs"`
+	Nodes   []jsonNode `json:"nodes"`
+	Output  string     `json:"output"`
+}
+
+// strict decodes exactly one JSON value and refuses unknown fields.
+func strict(data []byte, v any) error {
+	d := json.NewDecoder(bytes.NewReader(data))
+	d.DisallowUnknownFields()
+	if err := d.Decode(v); err != nil {
+		return err
+	}
+	if _, err := d.Token(); err != io.EOF {
+		return errors.New("data after the end of the JSON value")
+	}
+	return nil
+}
+
+// Parse decodes and checks the JSON form. Errors wrap ErrInvalid and name the node.
+func Parse(data []byte) (*Graph, error) {
+	if len(data) > MaxBytes {
+		return nil, fmt.Errorf("%w: %d bytes of JSON, at most %d are read", ErrInvalid, len(data), MaxBytes)
+	}
+	var j jsonGraph
+	if err := strict(data, &j); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrInvalid, err)
+	}
+	if j.Version != Version {
+		return nil, fmt.Errorf("%w: version %d, this program reads version %d", ErrInvalid, j.Version, Version)
+	}
+	if len(j.Nodes) > MaxNodes {
+		return nil, fmt.Errorf("%w: %d nodes, at most %d are supported", ErrInvalid, len(j.Nodes), MaxNodes)
+	}
+	g := &Graph{Name: j.Name, Inputs: j.Inputs, Output: j.Output, Nodes: make([]Node, len(j.Nodes))}
+	for i, n := range j.Nodes {
+		mk, ok := registry[n.Op]
+		if !ok {
+			return nil, fmt.Errorf("%w: node %q: unknown op %q; known ops are %s", ErrInvalid, n.Name, n.Op, strings.Join(Kinds(), ", "))
+		}
+		op := mk()
+		if len(n.Attrs) > 0 {
+			if err := strict(n.Attrs, op); err != nil {
+				return nil, fmt.Errorf("%w: node %q (%s): attrs: %w", ErrInvalid, n.Name, n.Op, err)
+			}
+		}
+		g.Nodes[i] = Node{Name: n.Name, Op: op, Inputs: n.In}
+	}
+	if err := g.Check(); err != nil {
+		return nil, err
+	}
+	return g, nil
+}
+
+// JSON is the canonical, indented JSON form; Parse reads it back.
+func (g *Graph) JSON() ([]byte, error) {
+	j := jsonGraph{Version: Version, Name: g.Name, Inputs: g.Inputs, Output: g.Output, Nodes: make([]jsonNode, len(g.Nodes))}
+	for i, n := range g.Nodes {
+		attrs, err := json.Marshal(n.Op)
+		if err != nil {
+			return nil, fmt.Errorf("node %q: %w", n.Name, err)
+		}
+		if string(attrs) == "{}" {
+			attrs = nil
+		}
+		j.Nodes[i] = jsonNode{Name: n.Name, Op: n.Op.Kind(), In: n.Inputs, Attrs: attrs}
+	}
+	b, err := json.MarshalIndent(j, "", " ")
+	if err != nil {
+		return nil, err
+	}
+	return append(b, '\n'), nil
+}
+
+func checkName(s string) error {
+	if s == "" || len(s) > MaxName {
+		return fmt.Errorf("a name of %d bytes is outside 1..%d", len(s), MaxName)
+	}
+	for _, r := range s {
+		if r != '_' && r != '.' && r != '-' && (r < '0' || r > '9') && (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') {
+			return fmt.Errorf("name %q has the character %q; letters, digits, dot, dash and underscore are allowed", s, r)
+		}
+	}
+	return nil
+}
+
+// Check validates the graph and computes every shape. It must have succeeded
+// before any other method but JSON is called; Parse has called it.
+func (g *Graph) Check() error {
+	bad := func(format string, a ...any) error {
+		return fmt.Errorf("%w: %w", ErrInvalid, fmt.Errorf(format, a...))
+	}
+	if len(g.Nodes) == 0 || len(g.Nodes) > MaxNodes {
+		return bad("%d nodes, 1..%d are supported", len(g.Nodes), MaxNodes)
+	}
+	if len(g.Inputs) == 0 || len(g.Inputs) > MaxInputs {
+		return bad("%d inputs, 1..%d are supported", len(g.Inputs), MaxInputs)
+	}
+	values := len(g.Inputs) + len(g.Nodes)
+	g.index = make(map[string]int, values)
+	g.shapes = make([]Shape, 0, values)
+	g.args = make([][]int, len(g.Nodes))
+	for i, in := range g.Inputs {
+		if err := checkName(in.Name); err != nil {
+			return bad("input %d: %w", i, err)
+		}
+		if _, dup := g.index[in.Name]; dup {
+			return bad("input %q appears twice", in.Name)
+		}
+		if err := in.Shape.check(); err != nil {
+			return bad("input %q: %w", in.Name, err)
+		}
+		g.index[in.Name] = i
+		g.shapes = append(g.shapes, in.Shape)
+	}
+	params := 0
+	for i, n := range g.Nodes {
+		if err := checkName(n.Name); err != nil {
+			return bad("node %d: %w", i, err)
+		}
+		if n.Op == nil {
+			return bad("node %q: no op", n.Name)
+		}
+		if _, dup := g.index[n.Name]; dup {
+			return bad("node %q: the name appears twice", n.Name)
+		}
+		if len(n.Inputs) > maxNodeArg {
+			return bad("node %q: %d inputs, at most %d are supported", n.Name, len(n.Inputs), maxNodeArg)
+		}
+		ins := make([]Shape, len(n.Inputs))
+		g.args[i] = make([]int, len(n.Inputs))
+		for k, name := range n.Inputs {
+			v, ok := g.index[name]
+			if !ok {
+				return bad("node %q: input %q is neither a graph input nor an earlier node", n.Name, name)
+			}
+			g.args[i][k], ins[k] = v, g.shapes[v]
+		}
+		out, err := n.Op.Infer(ins)
+		if err != nil {
+			return bad("node %q (%s): %w", n.Name, n.Op.Kind(), err)
+		}
+		if err := out.check(); err != nil {
+			return bad("node %q (%s): output: %w", n.Name, n.Op.Kind(), err)
+		}
+		for _, p := range n.Op.Params() {
+			if err := Shape(p.Shape).check(); err != nil {
+				return bad("node %q (%s): parameter %q: %w", n.Name, n.Op.Kind(), p.Name, err)
+			}
+			if params += p.Elems(); params > MaxParams {
+				return bad("node %q: the parameters add up to more than %d elements", n.Name, MaxParams)
+			}
+		}
+		g.index[n.Name] = len(g.shapes)
+		g.shapes = append(g.shapes, out)
+	}
+	out, ok := g.index[g.Output]
+	if !ok || out < len(g.Inputs) {
+		return bad("output %q is not a node", g.Output)
+	}
+	g.output = out
+	return nil
+}
+
+// Values is the number of values: inputs and node outputs.
+func (g *Graph) Values() int { return len(g.shapes) }
+
+// Shape of one row of value v.
+func (g *Graph) Shape(v int) Shape { return g.shapes[v] }
+
+// Args are the values that node i reads.
+func (g *Graph) Args(i int) []int { return g.args[i] }
+
+// Result is the value that node i computes.
+func (g *Graph) Result(i int) int { return len(g.Inputs) + i }
+
+// OutputValue is the number of the value that is the model's answer.
+func (g *Graph) OutputValue() int { return g.output }
+
+// ValueName is the name of value v: a graph input's or a node's.
+func (g *Graph) ValueName(v int) string {
+	if v < len(g.Inputs) {
+		return g.Inputs[v].Name
+	}
+	return g.Nodes[v-len(g.Inputs)].Name
+}
+
+// ArgShapes are the shapes that node i reads.
+func (g *Graph) ArgShapes(i int) []Shape {
+	s := make([]Shape, len(g.args[i]))
+	for k, v := range g.args[i] {
+		s[k] = g.shapes[v]
+	}
+	return s
+}
+
+// Param is one entry of the state dict, with the node that owns it.
+type Param struct {
+	Spec
+	Node int    // owner
+	Full string // state-dict name: node name, dot, parameter name
+}
+
+// Params lists the state dict in PyTorch's registration order: nodes in order,
+// each with its parameters and then its buffers.
+func (g *Graph) Params() []Param {
+	var ps []Param
+	for i, n := range g.Nodes {
+		for _, s := range n.Op.Params() {
+			ps = append(ps, Param{Spec: s, Node: i, Full: n.Name + "." + s.Name})
+		}
+	}
+	return ps
+}
+
+// ParamCount is the number of trainable elements of nodes [from, to).
+func (g *Graph) ParamCount(from, to int) int {
+	n := 0
+	for _, nd := range g.Nodes[from:to] {
+		for _, s := range nd.Op.Params() {
+			if s.Role == Trainable {
+				n += s.Elems()
+			}
+		}
+	}
+	return n
+}
+
+// Cost of nodes [from, to) in floating point operations per row.
+func (g *Graph) Cost(from, to int) Cost {
+	var c Cost
+	for i := from; i < to; i++ {
+		c = c.add(g.Nodes[i].Op.Cost(g.ArgShapes(i), g.shapes[g.Result(i)]))
+	}
+	return c
+}
+
+// readers lists, for every value, the nodes that read it, ascending.
+func (g *Graph) readers() [][]int {
+	r := make([][]int, g.Values())
+	for i := range g.Nodes {
+		for _, v := range g.args[i] {
+			if !slices.Contains(r[v], i) {
+				r[v] = append(r[v], i)
+			}
+		}
+	}
+	return r
+}

@@ -1,0 +1,129 @@
+package graph_test
+
+import (
+	"errors"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/ravnest/ravnest/engine/graph"
+	"github.com/ravnest/ravnest/engine/zoo"
+)
+
+func TestWalkthroughShapesAndUnits(t *testing.T) {
+	g := zoo.CNN()
+	names := []string{}
+	params := []int{}
+	for _, u := range g.Units() {
+		names, params = append(names, u.Name), append(params, u.Params)
+	}
+	if want := []string{"conv2d_1", "bn_1", "conv2d_2", "bn_2", "dense_1", "bn_3", "dense_2"}; !slices.Equal(names, want) {
+		t.Errorf("units %v, want %v", names, want)
+	}
+	if want := []int{160, 32, 4640, 64, 8448, 512, 2570}; !slices.Equal(params, want) {
+		t.Errorf("params %v, want %v", params, want)
+	}
+	if n := len(g.Params()); n != 23 {
+		t.Errorf("%d state-dict entries, PyTorch has 23", n)
+	}
+	if s := g.Shape(g.OutputValue()); !slices.Equal(s, graph.Shape{10}) {
+		t.Errorf("output %s, want [N,10]", s)
+	}
+}
+
+func TestJSONRoundTrip(t *testing.T) {
+	g := zoo.CNN()
+	a, err := g.JSON()
+	if err != nil {
+		t.Fatal(err)
+	}
+	h, err := graph.Parse(a)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := h.JSON()
+	if err != nil || string(a) != string(b) {
+		t.Errorf("JSON changed in a round trip (%v):\n%s\n%s", err, a, b)
+	}
+}
+
+// residual has a skip connection: b reads a, c reads a and b, d reads everything.
+const residual = `{"version":1,"name":"r","inputs":[{"name":"x","shape":[4]}],"output":"s2","nodes":[
+ {"name":"a","op":"linear","in":["x"],"attrs":{"in_features":4,"out_features":4,"bias":true}},
+ {"name":"b","op":"linear","in":["a"],"attrs":{"in_features":4,"out_features":4,"bias":true}},
+ {"name":"s1","op":"add","in":["a","b"]},
+ {"name":"c","op":"linear","in":["s1"],"attrs":{"in_features":4,"out_features":4,"bias":true}},
+ {"name":"s2","op":"add","in":["a","c"]}]}`
+
+func TestCutWithSkip(t *testing.T) {
+	g, err := graph.Parse([]byte(residual))
+	if err != nil {
+		t.Fatal(err)
+	}
+	st, err := g.Cut([]int{0, 1, 3})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if out := st[0].Out; len(out) != 1 || !slices.Equal(out[0].To, []int{1, 2}) {
+		t.Errorf("stage 0 sends %+v, want one edge to stages 1 and 2", out)
+	}
+	if in := st[2].In; len(in) != 2 || in[0].From != 0 || in[1].From != 1 {
+		t.Errorf("stage 2 reads %+v, want one edge from 0 and one from 1", in)
+	}
+	if st[0].Role() != "root" || st[1].Role() != "stem" || st[2].Role() != "leaf" {
+		t.Error("roles are wrong")
+	}
+	if u := g.Units(); u[0].Out != 4 || u[1].Out != 8 {
+		t.Errorf("crossing elements %d and %d, want 4 and 8", u[0].Out, u[1].Out)
+	}
+	for _, starts := range [][]int{nil, {1}, {0, 0}, {0, 9}, {0, 3, 2}} {
+		if _, err := g.Cut(starts); !errors.Is(err, graph.ErrCut) {
+			t.Errorf("Cut(%v) = %v, want ErrCut", starts, err)
+		}
+	}
+}
+
+func TestBadGraphsNameTheNode(t *testing.T) {
+	for _, c := range []struct{ change, to, want string }{
+		{`"op":"add","in":["a","b"]`, `"op":"frobnicate","in":["a","b"]`, `node "s1": unknown op "frobnicate"`},
+		{`"in":["s1"],"attrs":{"in_features":4`, `"in":["s1"],"attrs":{"in_features":5`, `node "c" (linear): in_features is 5, but the input is [N,4]`},
+		{`"in":["a","c"]`, `"in":["a","zz"]`, `node "s2": input "zz"`},
+		{`"in":["a","c"]`, `"in":["a"]`, `node "s2" (add): takes 2 inputs`},
+		{`"version":1`, `"version":7`, `version 7`},
+		{`"output":"s2"`, `"output":"x"`, `output "x" is not a node`},
+		{`"name":"b"`, `"name":"a"`, `node "a": the name appears twice`},
+		{`"shape":[4]`, `"shape":[16777216,16777216,16777216]`, `input "x"`},
+		{`"bias":true`, `"bogus":true`, `node "a" (linear): attrs`},
+		{`"in_features":4,"out_features":4`, `"in_features":4,"out_features":16777216`, `node`},
+	} {
+		_, err := graph.Parse([]byte(strings.Replace(residual, c.change, c.to, 1)))
+		if !errors.Is(err, graph.ErrInvalid) || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: got %v, want %q", c.to, err, c.want)
+		}
+	}
+}
+
+func FuzzParse(f *testing.F) {
+	f.Add([]byte(residual))
+	b, _ := zoo.CNN().JSON()
+	f.Add(b)
+	f.Fuzz(func(t *testing.T, data []byte) {
+		g, err := graph.Parse(data)
+		if err != nil {
+			return
+		}
+		b, err := g.JSON()
+		if err != nil {
+			t.Fatal(err)
+		}
+		h, err := graph.Parse(b)
+		if err != nil {
+			t.Fatalf("own JSON is refused: %v", err)
+		}
+		starts := []int{0}
+		for _, u := range h.Units()[1:] {
+			starts = append(starts, u.From)
+		}
+		_, _ = h.Cut(starts)
+	})
+}
