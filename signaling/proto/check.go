@@ -1,0 +1,300 @@
+package proto
+
+// This file holds the limits' enforcement: what a decoded message may contain.
+// Encode runs the same checks, so both ends agree.
+
+import (
+	"encoding/json"
+	"fmt"
+	"math"
+	"unicode/utf8"
+)
+
+// CheckName reports whether s can be the name of a provider, a run or a blob's
+// kind: 1 to MaxName of the characters a-z A-Z 0-9 _ - and . (no leading dot),
+// so that it can stand in a path, a terminal and a page as it is.
+func CheckName(s string) error {
+	if s == "" {
+		return fmt.Errorf("a name is empty")
+	}
+	if len(s) > MaxName {
+		return fmt.Errorf("name of %d bytes, the limit is %d", len(s), MaxName)
+	}
+	for i := 0; i < len(s); i++ {
+		c := s[i]
+		switch {
+		case 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z', '0' <= c && c <= '9', c == '_', c == '-':
+		case c == '.' && i > 0:
+		default:
+			return fmt.Errorf("name %q: only letters, digits, _, - and inner dots are allowed", s)
+		}
+	}
+	return nil
+}
+
+// CheckSHA256 reports whether s is the lower-case hex form of a SHA-256.
+func CheckSHA256(s string) error {
+	if len(s) != 64 {
+		return fmt.Errorf("a SHA-256 of %d characters, want 64", len(s))
+	}
+	for i := 0; i < len(s); i++ {
+		if c := s[i]; (c < '0' || c > '9') && (c < 'a' || c > 'f') {
+			return fmt.Errorf("SHA-256 %q is not lower-case hex", s)
+		}
+	}
+	return nil
+}
+
+// text checks free text. It will be shown in terminals, so control characters
+// other than line breaks and tabs are refused.
+func text(field, s string, limit int) error {
+	if len(s) > limit {
+		return fmt.Errorf("%s of %d bytes, the limit is %d", field, len(s), limit)
+	}
+	if !utf8.ValidString(s) {
+		return fmt.Errorf("%s is not UTF-8", field)
+	}
+	for _, r := range s {
+		if (r < ' ' && r != '\n' && r != '\t') || (r >= 0x7f && r < 0xa0) {
+			return fmt.Errorf("%s contains the control character %#x", field, r)
+		}
+	}
+	return nil
+}
+
+// Text makes s fit for a reason, message or error field: control characters
+// become spaces and the end is cut off at MaxText.
+func Text(s string) string {
+	out := make([]rune, 0, min(len(s), MaxText))
+	n := 0
+	for _, r := range s {
+		if (r < ' ' && r != '\n' && r != '\t') || (r >= 0x7f && r < 0xa0) {
+			r = ' '
+		}
+		if n += utf8.RuneLen(r); n > MaxText {
+			break
+		}
+		out = append(out, r)
+	}
+	return string(out)
+}
+
+func number(field string, f, limit float64) error {
+	if math.IsNaN(f) || f < 0 || f > limit {
+		return fmt.Errorf("%s is %g, want 0 to %g", field, f, limit)
+	}
+	return nil
+}
+
+func within[T ~int | ~int64](field string, n, lo, hi T) error {
+	if n < lo || n > hi {
+		return fmt.Errorf("%s is %d, want %d to %d", field, n, lo, hi)
+	}
+	return nil
+}
+
+// raw checks an opaque part. json.Valid matters on the sending side only.
+func raw(field string, b json.RawMessage, limit int, need bool) error {
+	if len(b) == 0 {
+		if need {
+			return fmt.Errorf("%s is missing", field)
+		}
+		return nil
+	}
+	if len(b) > limit {
+		return fmt.Errorf("%s of %d bytes, the limit is %d", field, len(b), limit)
+	}
+	if !json.Valid(b) {
+		return fmt.Errorf("%s is not JSON", field)
+	}
+	return nil
+}
+
+func first(errs ...error) error {
+	for _, err := range errs {
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+const (
+	maxBytes = 1 << 50
+	maxSteps = 1 << 50
+	maxEpoch = math.MaxInt32
+	maxFLOPs = 1e30
+)
+
+func (r *Ref) check() error {
+	return first(CheckSHA256(r.SHA256), within("blob size", r.Size, 0, maxBytes))
+}
+
+func (m *Hello) check() error {
+	if m.Name != "" {
+		if err := CheckName(m.Name); err != nil {
+			return err
+		}
+	}
+	if m.Class != ClassFMA && m.Class != ClassNoFMA {
+		return fmt.Errorf("numeric class %.32q, want %q or %q", m.Class, ClassFMA, ClassNoFMA)
+	}
+	return first(
+		text("token", m.Token, MaxToken),
+		text("agent", m.Agent, MaxName),
+		text("platform", m.Platform, MaxName),
+		within("ram_bytes", m.RAM, 0, maxBytes),
+		within("threads", m.Threads, 0, 1<<16),
+		number("gemm_gflops", m.Bench.GEMM, 1e12),
+		number("conv_gflops", m.Bench.Conv, 1e12),
+		number("up_bps", m.Bench.Up, 1e15),
+		number("down_bps", m.Bench.Down, 1e15),
+	)
+}
+
+func (m *Welcome) check() error {
+	if len(m.ICE) > MaxICE {
+		return fmt.Errorf("%d ICE servers, the limit is %d", len(m.ICE), MaxICE)
+	}
+	for _, s := range m.ICE {
+		if len(s.URLs) > MaxICE {
+			return fmt.Errorf("%d URLs of an ICE server, the limit is %d", len(s.URLs), MaxICE)
+		}
+		for _, u := range s.URLs {
+			if err := text("ICE URL", u, MaxText); err != nil {
+				return err
+			}
+		}
+		if err := first(text("ICE username", s.Username, MaxText), text("ICE credential", s.Credential, MaxText)); err != nil {
+			return err
+		}
+	}
+	return first(
+		CheckName(m.ID), CheckName(m.Name), CheckName(m.Session),
+		within("heartbeat_ms", m.Heartbeat, 1, 3_600_000),
+		within("timeout_ms", m.Timeout, m.Heartbeat, 3_600_000),
+	)
+}
+
+func (e *Error) check() error {
+	return first(CheckName(string(e.Code)), text("message", e.Message, MaxText), text("hint", e.Hint, MaxText))
+}
+
+func refs(field string, m map[string]Ref) error {
+	if len(m) > MaxBlobs {
+		return fmt.Errorf("%d blobs in %s, the limit is %d", len(m), field, MaxBlobs)
+	}
+	for kind, r := range m {
+		if err := first(CheckName(kind), r.check()); err != nil {
+			return fmt.Errorf("%s: %w", field, err)
+		}
+	}
+	return nil
+}
+
+func (m *Assign) check() error {
+	if len(m.Peers) > MaxStages {
+		return fmt.Errorf("%d peers, the limit is %d", len(m.Peers), MaxStages)
+	}
+	for _, p := range m.Peers {
+		err := first(
+			within("peer's cluster", p.Cluster, 0, MaxStages-1), within("peer's stage", p.Stage, 0, MaxStages-1),
+			CheckName(p.ID), CheckName(p.Name), CheckName(p.Class),
+		)
+		if err != nil {
+			return err
+		}
+	}
+	return first(
+		CheckName(m.Run), CheckName(m.Name),
+		within("cluster", m.Cluster, 0, MaxStages-1),
+		within("stages", m.Stages, 1, MaxStages),
+		within("stage", m.Stage, 0, m.Stages-1),
+		m.Graph.check(),
+		refs("data", m.Data), refs("weights", m.Weights),
+		raw("job", m.Job, MaxRaw, true),
+		raw("plan", m.Plan, MaxRaw, false),
+	)
+}
+
+func (m *Signal) check() error {
+	if m.To == "" && m.From == "" {
+		return fmt.Errorf("neither to nor from is set")
+	}
+	for _, id := range []string{m.To, m.From} {
+		if id == "" {
+			continue
+		}
+		if err := CheckName(id); err != nil {
+			return err
+		}
+	}
+	return first(CheckName(m.Run), raw("body", m.Body, MaxSignal, true))
+}
+
+func (m *Ready) check() error {
+	return first(CheckName(m.Run), within("peak_bytes", m.Peak, 0, maxBytes))
+}
+
+func (m *Start) check() error { return CheckName(m.Run) }
+
+func (m *Progress) check() error {
+	if len(m.Losses) > MaxLosses {
+		return fmt.Errorf("%d losses, the limit is %d", len(m.Losses), MaxLosses)
+	}
+	if len(m.Vals) > MaxVals {
+		return fmt.Errorf("%d validation passes, the limit is %d", len(m.Vals), MaxVals)
+	}
+	for _, l := range m.Losses {
+		if err := first(within("step", l.Step, 0, maxSteps), within("epoch", l.Epoch, 0, maxEpoch)); err != nil {
+			return err
+		}
+	}
+	for _, v := range m.Vals {
+		err := first(
+			within("step", v.Step, 0, maxSteps), within("epoch", v.Epoch, 0, maxEpoch),
+			within("total", v.Total, 0, maxSteps), within("correct", v.Correct, 0, v.Total),
+		)
+		if err != nil {
+			return err
+		}
+	}
+	return first(
+		CheckName(m.Run),
+		within("stage", m.Stage, 0, MaxStages-1),
+		within("step", m.Step, 0, maxSteps), within("epoch", m.Epoch, 0, maxEpoch),
+		within("samples", m.Samples, 0, maxSteps),
+		within("wire_out", m.Out, 0, maxBytes), within("wire_in", m.In, 0, maxBytes),
+		within("rss_bytes", m.RSS, 0, maxBytes),
+		number("busy", m.Busy, 1<<16), number("flops", m.FLOPs, maxFLOPs),
+	)
+}
+
+func (m *Saved) check() error {
+	return first(
+		CheckName(m.Run), within("stage", m.Stage, 0, MaxStages-1),
+		within("step", m.Step, 0, maxSteps), within("epoch", m.Epoch, 0, maxEpoch),
+		m.Blob.check(),
+	)
+}
+
+func (m *Done) check() error {
+	return first(CheckName(m.Run), within("stage", m.Stage, 0, MaxStages-1), within("step", m.Step, 0, maxSteps))
+}
+
+func (m *Stop) check() error {
+	if m.Mode != Graceful && m.Mode != Now {
+		return fmt.Errorf("stop mode %.32q, want %q or %q", m.Mode, Graceful, Now)
+	}
+	return first(CheckName(m.Run), text("reason", m.Reason, MaxText))
+}
+
+func (m *Failed) check() error {
+	return first(CheckName(m.Run), within("stage", m.Stage, 0, MaxStages-1), text("error", m.Error, MaxText))
+}
+
+func (m *Bye) check() error { return text("reason", m.Reason, MaxText) }
+
+func (m *Ping) check() error { return within("rtt_ns", m.RTT, 0, maxBytes) }
+
+func (m *Pong) check() error { return nil }

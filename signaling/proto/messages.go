@@ -1,0 +1,350 @@
+package proto
+
+// This file holds the messages themselves. Fields are plain data; what is
+// allowed in them is checked in check.go.
+
+import (
+	"encoding/json"
+	"fmt"
+	"math"
+	"strconv"
+)
+
+// Real is a float64 that survives JSON when it is not finite: a diverging loss
+// is news, not a protocol error. NaN and infinities travel as strings.
+type Real float64
+
+// MarshalJSON writes the shortest decimal that reads back as r.
+func (r Real) MarshalJSON() ([]byte, error) {
+	f := float64(r)
+	if math.IsNaN(f) || math.IsInf(f, 0) {
+		return []byte(`"` + strconv.FormatFloat(f, 'g', -1, 64) + `"`), nil
+	}
+	return json.Marshal(f)
+}
+
+// UnmarshalJSON reads a number, or one of "NaN", "+Inf", "-Inf".
+func (r *Real) UnmarshalJSON(b []byte) error {
+	switch string(b) {
+	case `"NaN"`:
+		*r = Real(math.NaN())
+		return nil
+	case `"+Inf"`:
+		*r = Real(math.Inf(1))
+		return nil
+	case `"-Inf"`:
+		*r = Real(math.Inf(-1))
+		return nil
+	}
+	var f float64
+	if err := json.Unmarshal(b, &f); err != nil {
+		return err
+	}
+	*r = Real(f)
+	return nil
+}
+
+// Ref names a blob by what it contains. Blobs are fetched from the host at
+// [BlobPath].
+type Ref struct {
+	SHA256 string `json:"sha256"` // 64 lower-case hex digits
+	Size   int64  `json:"size"`   // bytes
+}
+
+// Paths of the host's HTTP routes.
+const (
+	JoinPath   = "/v1/join"
+	SpeedPath  = "/v1/speed"
+	StatusPath = "/v1/status"
+)
+
+// SessionHeader carries Welcome.Session in an upload's request.
+const SessionHeader = "Ravnest-Session"
+
+// BlobPath is the route of a blob.
+func BlobPath(sha256 string) string { return "/v1/blob/" + sha256 }
+
+// UploadPath is the route that a trained stage is put to.
+func UploadPath(run string, stage int, sha256 string) string {
+	return fmt.Sprintf("/v1/upload/%s/%d/%s", run, stage, sha256)
+}
+
+// Numeric classes: providers of one class compute the same bits.
+const (
+	ClassFMA   = "fma"   // every dot product by fused multiply-add
+	ClassNoFMA = "nofma" // hardware or browser without it
+)
+
+// Hello is a provider's first message.
+type Hello struct {
+	Token    string `json:"token,omitempty"`
+	Name     string `json:"name,omitempty"` // "node_0", or "" to be given one
+	Agent    string `json:"agent"`          // the program and its version
+	Platform string `json:"platform"`       // "linux/amd64", "js/wasm"
+	Class    string `json:"class"`          // ClassFMA or ClassNoFMA
+	RAM      int64  `json:"ram_bytes"`      // what it may use, not what it has
+	Threads  int    `json:"threads"`
+	Bench    Bench  `json:"bench"`
+}
+
+// Bench holds measured figures; 0 where one was not measured.
+type Bench struct {
+	GEMM float64 `json:"gemm_gflops"`
+	Conv float64 `json:"conv_gflops"`
+	Up   float64 `json:"up_bps"`   // bits/s to the host
+	Down float64 `json:"down_bps"` // bits/s from the host
+}
+
+// Welcome accepts a provider.
+type Welcome struct {
+	ID        string      `json:"id"`      // public: how peers address it
+	Name      string      `json:"name"`    // the one asked for, or a given one
+	Session   string      `json:"session"` // secret: authorises its uploads
+	Heartbeat int         `json:"heartbeat_ms"`
+	Timeout   int         `json:"timeout_ms"` // silence after which an end counts as dead
+	ICE       []ICEServer `json:"ice_servers,omitempty"`
+}
+
+// ICEServer is a STUN or TURN server, as in the W3C's RTCIceServer.
+type ICEServer struct {
+	URLs       []string `json:"urls"`
+	Username   string   `json:"username,omitempty"`
+	Credential string   `json:"credential,omitempty"`
+}
+
+// Code classes an Error for programs.
+type Code string
+
+// The codes.
+const (
+	BadToken    Code = "bad_token"    // the join token is missing or wrong
+	BadVersion  Code = "version"      // the ends speak different versions
+	NameTaken   Code = "name_taken"   // a live provider has this name
+	NameUnknown Code = "name_unknown" // the plan fixed the names, this is none of them
+	Full        Code = "full"         // no room for another provider
+	Protocol    Code = "protocol"     // a message that is malformed, out of turn or too frequent
+	Stopped     Code = "stopped"      // the run or the host has stopped
+	NotFound    Code = "not_found"    // no such blob or peer
+	Forbidden   Code = "forbidden"    // not this session's stage; another origin
+	TooLarge    Code = "too_large"    // over a size limit
+	BadHash     Code = "bad_hash"     // the bytes are not what their name says
+	Storage     Code = "storage"      // the host could not store (disk full, for example)
+)
+
+// Error tells the peer what went wrong. Where the connection closes after it,
+// it is the reason. It is an error too: errors.Is(err, proto.ErrBadToken).
+type Error struct {
+	Code    Code   `json:"code"`
+	Message string `json:"message"`
+	Hint    string `json:"hint,omitempty"` // what to do next
+}
+
+func (e *Error) Error() string {
+	if e.Hint == "" {
+		return e.Message
+	}
+	return e.Message + ": " + e.Hint
+}
+
+// Is makes e match the sentinel with its code.
+func (e *Error) Is(target error) bool {
+	t, ok := target.(*Error)
+	return ok && t.Message == "" && t.Code == e.Code
+}
+
+// Sentinels for errors.Is, one for each code that callers tell apart.
+var (
+	ErrBadToken    = &Error{Code: BadToken}
+	ErrBadVersion  = &Error{Code: BadVersion}
+	ErrNameTaken   = &Error{Code: NameTaken}
+	ErrNameUnknown = &Error{Code: NameUnknown}
+	ErrFull        = &Error{Code: Full}
+	ErrProtocol    = &Error{Code: Protocol}
+	ErrStopped     = &Error{Code: Stopped}
+	ErrNotFound    = &Error{Code: NotFound}
+	ErrForbidden   = &Error{Code: Forbidden}
+	ErrOverLimit   = &Error{Code: TooLarge}
+	ErrBadHash     = &Error{Code: BadHash}
+	ErrStorage     = &Error{Code: Storage}
+)
+
+// Assign gives a provider its part of a run.
+type Assign struct {
+	Run     string          `json:"run"`
+	Cluster int             `json:"cluster"`
+	Stage   int             `json:"stage"` // 0 is the root, Stages-1 the leaf
+	Stages  int             `json:"stages"`
+	Name    string          `json:"name"`
+	Job     json.RawMessage `json:"job"` // opaque here
+	Graph   Ref             `json:"graph"`
+	Data    map[string]Ref  `json:"data,omitempty"`    // by kind
+	Weights map[string]Ref  `json:"weights,omitempty"` // initial state, by kind; empty: initialise by seed
+	Peers   []Peer          `json:"peers,omitempty"`   // the cluster's other stages, by stage
+	Plan    json.RawMessage `json:"plan,omitempty"`    // opaque here: cuts, edges, rings
+}
+
+// Peer is another provider of the run.
+type Peer struct {
+	Cluster int    `json:"cluster"`
+	Stage   int    `json:"stage"`
+	ID      string `json:"id"`
+	Name    string `json:"name"`
+	Class   string `json:"class"`
+}
+
+// Signal is relayed between two providers of a run: SDP, ICE candidates. The
+// sender sets To; the host sets From and delivers it.
+type Signal struct {
+	Run  string          `json:"run"`
+	To   string          `json:"to,omitempty"`
+	From string          `json:"from,omitempty"`
+	Body json.RawMessage `json:"body"`
+}
+
+// Ready says that the provider's links are up and its plan is compiled.
+type Ready struct {
+	Run  string `json:"run"`
+	Peak int64  `json:"peak_bytes"` // the plan's promise
+}
+
+// Start begins training; the host sends it to all stages at once.
+type Start struct {
+	Run string `json:"run"`
+}
+
+// Progress reports what happened since the last report (Losses, Vals) and the
+// counters since the run's start. About four a second.
+type Progress struct {
+	Run     string  `json:"run"`
+	Stage   int     `json:"stage"`
+	Step    int64   `json:"step"` // batches finished
+	Epoch   int     `json:"epoch"`
+	Losses  []Loss  `json:"losses,omitempty"`
+	Vals    []Val   `json:"vals,omitempty"`
+	Samples int64   `json:"samples"`   // trained on since the start
+	Out     int64   `json:"wire_out"`  // payload bytes sent to peers since the start
+	In      int64   `json:"wire_in"`   // payload bytes received from peers since the start
+	Busy    float64 `json:"busy"`      // fraction of the time computing since the last report, 0..1
+	RSS     int64   `json:"rss_bytes"` // of the process or tab now
+	FLOPs   float64 `json:"flops"`     // floating-point operations since the start
+}
+
+// Loss is a training batch's loss.
+type Loss struct {
+	Step  int64 `json:"step"`
+	Epoch int   `json:"epoch"`
+	Loss  Real  `json:"loss"`
+}
+
+// Val is the result of a validation pass.
+type Val struct {
+	Step    int64 `json:"step"`
+	Epoch   int   `json:"epoch"`
+	Correct int64 `json:"correct"`
+	Total   int64 `json:"total"`
+}
+
+// Saved says that the stage's state after Step was uploaded as Blob.
+type Saved struct {
+	Run   string `json:"run"`
+	Stage int    `json:"stage"`
+	Step  int64  `json:"step"`
+	Epoch int    `json:"epoch"`
+	Blob  Ref    `json:"blob"`
+}
+
+// Done says that the stage finished its work and everything it had to save is
+// saved.
+type Done struct {
+	Run   string `json:"run"`
+	Stage int    `json:"stage"`
+	Step  int64  `json:"step"`
+}
+
+// Mode says how to stop.
+type Mode string
+
+// The modes.
+const (
+	// Graceful: the root starts no further batch; every stage finishes those
+	// in flight, saves, uploads and sends done.
+	Graceful Mode = "graceful"
+	// Now: drop the run. Nothing further about it is expected.
+	Now Mode = "now"
+)
+
+// Stop ends a run.
+type Stop struct {
+	Run    string `json:"run"`
+	Reason string `json:"reason"`
+	Mode   Mode   `json:"mode"`
+}
+
+// Failed says that the provider cannot go on with the run.
+type Failed struct {
+	Run   string `json:"run"`
+	Stage int    `json:"stage"`
+	Error string `json:"error"`
+}
+
+// Bye announces that the sender will close.
+type Bye struct {
+	Reason string `json:"reason"`
+}
+
+// Ping is the host's heartbeat. RTT is the round trip that it measured with
+// the ping before, in nanoseconds; 0 where there is none.
+type Ping struct {
+	Seq uint64 `json:"seq"`
+	RTT int64  `json:"rtt_ns"`
+}
+
+// Pong answers the Ping with the same Seq.
+type Pong struct {
+	Seq uint64 `json:"seq"`
+}
+
+// Type is the message's name on the wire.
+func (*Hello) Type() string { return "hello" }
+
+// Type is the message's name on the wire.
+func (*Welcome) Type() string { return "welcome" }
+
+// Type is the message's name on the wire.
+func (*Error) Type() string { return "error" }
+
+// Type is the message's name on the wire.
+func (*Assign) Type() string { return "assign" }
+
+// Type is the message's name on the wire.
+func (*Signal) Type() string { return "signal" }
+
+// Type is the message's name on the wire.
+func (*Ready) Type() string { return "ready" }
+
+// Type is the message's name on the wire.
+func (*Start) Type() string { return "start" }
+
+// Type is the message's name on the wire.
+func (*Progress) Type() string { return "progress" }
+
+// Type is the message's name on the wire.
+func (*Saved) Type() string { return "saved" }
+
+// Type is the message's name on the wire.
+func (*Done) Type() string { return "done" }
+
+// Type is the message's name on the wire.
+func (*Stop) Type() string { return "stop" }
+
+// Type is the message's name on the wire.
+func (*Failed) Type() string { return "failed" }
+
+// Type is the message's name on the wire.
+func (*Bye) Type() string { return "bye" }
+
+// Type is the message's name on the wire.
+func (*Ping) Type() string { return "ping" }
+
+// Type is the message's name on the wire.
+func (*Pong) Type() string { return "pong" }

@@ -1,0 +1,228 @@
+// Package proto is the language between the signaling host and its providers:
+// versioned JSON messages, one per WebSocket text message.
+//
+// On the wire every message is an envelope
+//
+//	{"v":1,"type":"hello","body":{...}}
+//
+// whose body is one of the structs of messages.go. Both ends are strangers to
+// each other: [Decode] caps the message before it parses, refuses unknown
+// fields and types, and checks every string, count and number against the
+// limits below, so that what it returns can be used without a second look.
+//
+// A run in messages (host on the right):
+//
+//	hello          ->           who I am, what I measured
+//	               <- welcome   your id, your name, your session's secret
+//	               <- ping      every heartbeat; answered by pong
+//	               <- assign    your stage, its graph, data and peers
+//	signal         <->          SDP and ICE candidates, relayed between peers
+//	ready          ->           links up, plan compiled
+//	               <- start     to all stages at once
+//	progress       ->           about four times a second
+//	               <- stop      graceful (finish, save, done) or now
+//	saved          ->           after a stage was uploaded by HTTP
+//	done | failed  ->
+//	bye            <->
+//
+// Version history: 1, the first.
+package proto
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+)
+
+// Version is the protocol that this package speaks. It is raised whenever an
+// older peer could misunderstand a message; there is no negotiation.
+const Version = 1
+
+// Limits of what Decode accepts. They are part of the protocol.
+const (
+	MaxMessage = 1 << 20   // bytes of one message, envelope included
+	MaxSignal  = 64 << 10  // bytes of a relayed body
+	MaxRaw     = 448 << 10 // bytes of a job or a plan, which share a message
+	MaxName    = 64        // bytes of a provider's name, an id, a run id, a blob's kind
+	MaxText    = 4 << 10   // bytes of a reason, error message or hint
+	MaxToken   = 256       // bytes of a join token
+	MaxStages  = 1024      // stages of a cluster, clusters of a run, peers of a stage
+	MaxLosses  = 4096      // losses in one progress message
+	MaxVals    = 256       // validation passes in one progress message
+	MaxBlobs   = 64        // blobs of one assignment, per map
+	MaxICE     = 16        // ICE servers of a welcome
+)
+
+// Errors of Decode and Encode, beside *VersionError.
+var (
+	// ErrTooLarge: the message is over MaxMessage.
+	ErrTooLarge = errors.New("message too large")
+	// ErrMalformed: not JSON, not an envelope, or a body that does not have
+	// its type's form or breaks a limit.
+	ErrMalformed = errors.New("malformed message")
+	// ErrUnknownType: an envelope whose type this version does not know.
+	ErrUnknownType = errors.New("unknown message type")
+)
+
+// VersionError says that the peer speaks another version of the protocol.
+type VersionError struct {
+	Got, Want int
+}
+
+func (e *VersionError) Error() string {
+	return fmt.Sprintf("the peer speaks protocol version %d, this program version %d: update the older of the two", e.Got, e.Want)
+}
+
+// Message is one of the message structs of this package, as a pointer.
+type Message interface {
+	// Type is the message's name on the wire.
+	Type() string
+	// check verifies the limits; it also seals the interface.
+	check() error
+}
+
+type envelope struct {
+	V    int             `json:"v"`
+	Type string          `json:"type"`
+	Body json.RawMessage `json:"body"`
+}
+
+// blank returns an empty message of the named type, or nil.
+func blank(typ string) Message {
+	switch typ {
+	case "hello":
+		return new(Hello)
+	case "welcome":
+		return new(Welcome)
+	case "error":
+		return new(Error)
+	case "assign":
+		return new(Assign)
+	case "signal":
+		return new(Signal)
+	case "ready":
+		return new(Ready)
+	case "start":
+		return new(Start)
+	case "progress":
+		return new(Progress)
+	case "saved":
+		return new(Saved)
+	case "done":
+		return new(Done)
+	case "stop":
+		return new(Stop)
+	case "failed":
+		return new(Failed)
+	case "bye":
+		return new(Bye)
+	case "ping":
+		return new(Ping)
+	case "pong":
+		return new(Pong)
+	}
+	return nil
+}
+
+// Encode returns the wire form of m. It applies the same limits as Decode, so
+// that a message that was sent is a message that can be read; only reasons and
+// error texts, which come from anywhere, are made to fit by [Text].
+func Encode(m Message) ([]byte, error) {
+	m = tidy(m)
+	if err := m.check(); err != nil {
+		return nil, fmt.Errorf("encode %s: %w: %w", m.Type(), ErrMalformed, err)
+	}
+	body, err := marshal(m)
+	if err != nil {
+		return nil, fmt.Errorf("encode %s: %w: %w", m.Type(), ErrMalformed, err)
+	}
+	b := make([]byte, 0, len(body)+48)
+	b = fmt.Appendf(b, `{"v":%d,"type":%q,"body":`, Version, m.Type())
+	b = append(b, body...)
+	b = append(b, '}')
+	if len(b) > MaxMessage {
+		return nil, fmt.Errorf("encode %s: %w: %d bytes, the limit is %d", m.Type(), ErrTooLarge, len(b), MaxMessage)
+	}
+	return b, nil
+}
+
+// tidy returns m with free text that fits, without changing the caller's.
+func tidy(m Message) Message {
+	switch m := m.(type) {
+	case *Error:
+		return &Error{Code: m.Code, Message: Text(m.Message), Hint: Text(m.Hint)}
+	case *Stop:
+		return &Stop{Run: m.Run, Reason: Text(m.Reason), Mode: m.Mode}
+	case *Failed:
+		return &Failed{Run: m.Run, Stage: m.Stage, Error: Text(m.Error)}
+	case *Bye:
+		return &Bye{Reason: Text(m.Reason)}
+	}
+	return m
+}
+
+// marshal is json.Marshal without the escaping of <, > and &, which would
+// lengthen messages and so let one grow over its limit on re-encoding.
+func marshal(v any) ([]byte, error) {
+	var buf bytes.Buffer
+	enc := json.NewEncoder(&buf)
+	enc.SetEscapeHTML(false)
+	if err := enc.Encode(v); err != nil {
+		return nil, err
+	}
+	return bytes.TrimSuffix(buf.Bytes(), []byte{'\n'}), nil
+}
+
+// Decode reads one message. The version is judged before anything else of the
+// envelope, so that a peer of another version is told so and not that its
+// message is malformed.
+func Decode(b []byte) (Message, error) {
+	if len(b) > MaxMessage {
+		return nil, fmt.Errorf("%w: %d bytes, the limit is %d", ErrTooLarge, len(b), MaxMessage)
+	}
+	var head struct {
+		V *int `json:"v"`
+	}
+	if err := json.Unmarshal(b, &head); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrMalformed, err)
+	}
+	if head.V == nil {
+		return nil, fmt.Errorf("%w: it names no protocol version", ErrMalformed)
+	}
+	if *head.V != Version {
+		return nil, &VersionError{Got: *head.V, Want: Version}
+	}
+	var env envelope
+	if err := strict(b, &env); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrMalformed, err)
+	}
+	m := blank(env.Type)
+	if m == nil {
+		return nil, fmt.Errorf("%w %.64q", ErrUnknownType, env.Type)
+	}
+	if len(env.Body) == 0 || env.Body[0] != '{' {
+		return nil, fmt.Errorf("%w: %s has no body", ErrMalformed, env.Type)
+	}
+	if err := strict(env.Body, m); err != nil {
+		return nil, fmt.Errorf("%w: %s: %w", ErrMalformed, env.Type, err)
+	}
+	if err := m.check(); err != nil {
+		return nil, fmt.Errorf("%w: %s: %w", ErrMalformed, env.Type, err)
+	}
+	return m, nil
+}
+
+// strict unmarshals and refuses unknown fields and trailing data.
+func strict(b []byte, v any) error {
+	dec := json.NewDecoder(bytes.NewReader(b))
+	dec.DisallowUnknownFields()
+	if err := dec.Decode(v); err != nil {
+		return err
+	}
+	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
+		return errors.New("data after the message")
+	}
+	return nil
+}

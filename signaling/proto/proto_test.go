@@ -1,0 +1,223 @@
+package proto
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"math"
+	"reflect"
+	"strings"
+	"testing"
+)
+
+var sum = strings.Repeat("0123456789abcdef", 4)
+
+// samples holds one valid message of every type.
+func samples() []Message {
+	ref := Ref{SHA256: sum, Size: 12}
+	return []Message{
+		&Hello{
+			Token: "t", Name: "node_0", Agent: "ravnest-provider 0.1", Platform: "linux/amd64", Class: ClassFMA,
+			RAM: 8 << 30, Threads: 2, Bench: Bench{GEMM: 80.5, Conv: 60, Up: 1e8, Down: 2e8},
+		},
+		&Welcome{
+			ID: "p1", Name: "node_0", Session: "0f", Heartbeat: 1500, Timeout: 4500,
+			ICE: []ICEServer{{URLs: []string{"stun:127.0.0.1:3478"}, Username: "u", Credential: "c"}},
+		},
+		&Error{Code: BadToken, Message: "the join token is wrong", Hint: "ask <the> requester & retry"},
+		&Assign{
+			Run: "run-1", Cluster: 0, Stage: 1, Stages: 3, Name: "node_1", Job: json.RawMessage(`{"a":"<b>"}`), Graph: ref,
+			Data: map[string]Ref{"inputs": ref, "labels": ref}, Weights: map[string]Ref{"params": ref},
+			Peers: []Peer{{Stage: 0, ID: "p1", Name: "node_0", Class: ClassFMA}}, Plan: json.RawMessage(`[1,2]`),
+		},
+		&Signal{Run: "run-1", To: "p2", From: "p1", Body: json.RawMessage(`{"sdp":"v=0\r\n"}`)},
+		&Ready{Run: "run-1", Peak: 310 << 20},
+		&Start{Run: "run-1"},
+		&Progress{
+			Run: "run-1", Stage: 2, Step: 17, Epoch: 1, Losses: []Loss{{Step: 16, Loss: 0.0899}, {Step: 17, Loss: Real(math.NaN())}},
+			Vals: []Val{{Step: 17, Epoch: 1, Correct: 700, Total: 719}}, Samples: 1088, Out: 9, In: 8, Busy: 0.5, RSS: 1 << 25, FLOPs: 1e9,
+		},
+		&Saved{Run: "run-1", Stage: 2, Step: 17, Epoch: 1, Blob: ref},
+		&Done{Run: "run-1", Stage: 2, Step: 17},
+		&Stop{Run: "run-1", Reason: "interrupted", Mode: Graceful},
+		&Failed{Run: "run-1", Stage: 2, Error: "out of memory"},
+		&Bye{Reason: "closing"},
+		&Ping{Seq: 3, RTT: 120_000},
+		&Pong{Seq: 3},
+	}
+}
+
+func TestRoundTrip(t *testing.T) {
+	seen := map[string]bool{}
+	for _, m := range samples() {
+		b, err := Encode(m)
+		if err != nil {
+			t.Fatalf("%s: %v", m.Type(), err)
+		}
+		got, err := Decode(b)
+		if err != nil {
+			t.Fatalf("%s: %v", m.Type(), err)
+		}
+		again, err := Encode(got)
+		if err != nil || !bytes.Equal(b, again) {
+			t.Errorf("%s changed on the way:\n%s\n%s (%v)", m.Type(), b, again, err)
+		}
+		if _, isProgress := m.(*Progress); !isProgress && !reflect.DeepEqual(m, got) { // NaN differs from itself
+			t.Errorf("%s: got %+v, want %+v", m.Type(), got, m)
+		}
+		seen[m.Type()] = true
+	}
+	if len(seen) != 15 {
+		t.Errorf("%d types have samples, want 15", len(seen))
+	}
+}
+
+func TestReal(t *testing.T) {
+	// A float32 loss must come out as it went in: losses.txt is compared by bytes.
+	for _, f := range []float64{0, 1.0 / 3, float64(float32(0.0899)), math.MaxFloat64, math.SmallestNonzeroFloat64, math.Inf(1), math.Inf(-1), math.NaN(), math.Copysign(0, -1)} {
+		b, err := json.Marshal(Real(f))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var r Real
+		if err := json.Unmarshal(b, &r); err != nil {
+			t.Fatal(err)
+		}
+		if math.Float64bits(float64(r)) != math.Float64bits(f) && !(math.IsNaN(f) && math.IsNaN(float64(r))) {
+			t.Errorf("%g became %g by %s", f, float64(r), b)
+		}
+	}
+	var r Real
+	if json.Unmarshal([]byte(`"Infinity"`), &r) == nil {
+		t.Error("an unknown word was read as a number")
+	}
+}
+
+func TestDecodeRefuses(t *testing.T) {
+	long := strings.Repeat("x", MaxText+1)
+	tests := []struct {
+		name, in string
+		want     error
+		text     string
+	}{
+		{"empty", ``, ErrMalformed, ""},
+		{"not JSON", `hello`, ErrMalformed, ""},
+		{"an array", `[1]`, ErrMalformed, ""},
+		{"no version", `{"type":"pong","body":{"seq":1}}`, ErrMalformed, "no protocol version"},
+		{"unknown type", `{"v":1,"type":"format_disk","body":{}}`, ErrUnknownType, `"format_disk"`},
+		{"no body", `{"v":1,"type":"pong"}`, ErrMalformed, "no body"},
+		{"null body", `{"v":1,"type":"pong","body":null}`, ErrMalformed, "no body"},
+		{"unknown field", `{"v":1,"type":"pong","body":{"seq":1,"x":2}}`, ErrMalformed, "unknown field"},
+		{"unknown envelope field", `{"v":1,"type":"pong","body":{"seq":1},"x":2}`, ErrMalformed, "unknown field"},
+		{"trailing data", `{"v":1,"type":"pong","body":{"seq":1}} {}`, ErrMalformed, ""},
+		{"wrong field type", `{"v":1,"type":"pong","body":{"seq":"1"}}`, ErrMalformed, ""},
+		{"negative seq", `{"v":1,"type":"pong","body":{"seq":-1}}`, ErrMalformed, ""},
+		{"class", `{"v":1,"type":"hello","body":{"class":"x87"}}`, ErrMalformed, "numeric class"},
+		{"name with a path", `{"v":1,"type":"hello","body":{"class":"fma","name":"../etc"}}`, ErrMalformed, "only letters"},
+		{"negative RAM", `{"v":1,"type":"hello","body":{"class":"fma","ram_bytes":-1}}`, ErrMalformed, "ram_bytes"},
+		{"benchmark", `{"v":1,"type":"hello","body":{"class":"fma","bench":{"gemm_gflops":-3}}}`, ErrMalformed, "gemm_gflops"},
+		{"terminal escape", `{"v":1,"type":"failed","body":{"run":"r","stage":0,"error":"\u001b[2J"}}`, ErrMalformed, "control character"},
+		{"long text", `{"v":1,"type":"bye","body":{"reason":"` + long + `"}}`, ErrMalformed, "limit"},
+		{"hash", `{"v":1,"type":"saved","body":{"run":"r","blob":{"sha256":"AB","size":1}}}`, ErrMalformed, "SHA-256"},
+		{"upper-case hash", `{"v":1,"type":"saved","body":{"run":"r","blob":{"sha256":"` + strings.ToUpper(sum) + `","size":1}}}`, ErrMalformed, "hex"},
+		{"stage", `{"v":1,"type":"done","body":{"run":"r","stage":-1}}`, ErrMalformed, "stage"},
+		{"correct over total", `{"v":1,"type":"progress","body":{"run":"r","vals":[{"correct":2,"total":1}]}}`, ErrMalformed, "correct"},
+		{"stop mode", `{"v":1,"type":"stop","body":{"run":"r","mode":"soon"}}`, ErrMalformed, "mode"},
+		{"signal without body", `{"v":1,"type":"signal","body":{"run":"r","to":"p"}}`, ErrMalformed, "body"},
+		{"signal to nobody", `{"v":1,"type":"signal","body":{"run":"r","body":1}}`, ErrMalformed, "neither"},
+		{"signal too large", `{"v":1,"type":"signal","body":{"run":"r","to":"p","body":"` + strings.Repeat("x", MaxSignal) + `"}}`, ErrMalformed, "limit"},
+		{"many losses", `{"v":1,"type":"progress","body":{"run":"r","losses":[{}` + strings.Repeat(`,{}`, MaxLosses) + `]}}`, ErrMalformed, "losses"},
+		{"oversize", `{"v":1,"type":"pong","body":{"seq":1` + strings.Repeat(" ", MaxMessage) + `}}`, ErrTooLarge, ""},
+		{"deep", strings.Repeat(`[`, 100_000), ErrMalformed, ""},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			m, err := Decode([]byte(tt.in))
+			if !errors.Is(err, tt.want) || !strings.Contains(err.Error(), tt.text) {
+				t.Errorf("got %v, %v, want %v naming %q", m, err, tt.want, tt.text)
+			}
+		})
+	}
+}
+
+func TestVersionMismatchNamesBoth(t *testing.T) {
+	// Whatever else another version's envelope holds.
+	_, err := Decode([]byte(`{"v":7,"kind":"hello","payload":[1]}`))
+	var v *VersionError
+	if !errors.As(err, &v) || v.Got != 7 || v.Want != Version {
+		t.Fatalf("got %v", err)
+	}
+	if s := err.Error(); !strings.Contains(s, "version 7") || !strings.Contains(s, "version 1") {
+		t.Errorf("%q does not name both versions", s)
+	}
+}
+
+func TestEncodeRefuses(t *testing.T) {
+	huge := json.RawMessage(`"` + strings.Repeat("x", MaxRaw) + `"`)
+	for _, m := range []Message{
+		&Assign{Run: "r", Name: "n", Stages: 1, Graph: Ref{SHA256: sum}, Job: huge},
+		&Signal{Run: "r", To: "p", Body: json.RawMessage(`{`)},
+		&Start{},
+	} {
+		if b, err := Encode(m); !errors.Is(err, ErrMalformed) {
+			t.Errorf("%s: got %.60s, %v", m.Type(), b, err)
+		}
+	}
+}
+
+func TestEncodeTidiesText(t *testing.T) {
+	b, err := Encode(&Failed{Run: "r", Error: "a\x1b[31mred\x00" + strings.Repeat("é", MaxText)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, err := Decode(b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s := m.(*Failed).Error; !strings.HasPrefix(s, "a [31mred ") || len(s) > MaxText {
+		t.Errorf("got %.40q of %d bytes", s, len(s))
+	}
+}
+
+func TestErrorIs(t *testing.T) {
+	err := error(&Error{Code: NameTaken, Message: "taken", Hint: "choose another"})
+	if !errors.Is(err, ErrNameTaken) || errors.Is(err, ErrFull) {
+		t.Error("errors.Is does not go by the code")
+	}
+	if err.Error() != "taken: choose another" {
+		t.Errorf("got %q", err)
+	}
+}
+
+func FuzzDecode(f *testing.F) {
+	for _, m := range samples() {
+		b, err := Encode(m)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(b)
+	}
+	f.Add([]byte(`{"v":2,"type":"hello"}`))
+	f.Add([]byte(`{"v":1,"type":"progress","body":{"losses":[{"loss":"NaN"}]}}`))
+	f.Fuzz(func(t *testing.T, in []byte) {
+		m, err := Decode(in)
+		if err != nil {
+			return
+		}
+		once, err := Encode(m)
+		if errors.Is(err, ErrTooLarge) {
+			return // numbers such as 1e300 can grow in their shortest form
+		}
+		if err != nil {
+			t.Fatalf("decoded but does not encode: %v", err)
+		}
+		back, err := Decode(once)
+		if err != nil {
+			t.Fatalf("does not decode again: %v\n%s", err, once)
+		}
+		twice, err := Encode(back)
+		if err != nil || !bytes.Equal(once, twice) {
+			t.Fatalf("unstable: %v\n%s\n%s", err, once, twice)
+		}
+	})
+}
