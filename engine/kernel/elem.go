@@ -1,0 +1,151 @@
+// Elementwise operations. Selections are spelled on the bits of the float so that the
+// compiler makes conditional moves of them: activations are as good as random, and a
+// mispredicted branch costs more than all the rest of the loop.
+
+package kernel
+
+import "math"
+
+// Add sets z = x + y. z may be x or y.
+func Add(z, x, y []float32) {
+	z, y = z[:len(x)], y[:len(x)]
+	for i, v := range x {
+		z[i] = v + y[i]
+	}
+}
+
+// AddTo adds x to dst.
+func AddTo(dst, x []float32) {
+	dst = dst[:len(x)]
+	for i, v := range x {
+		dst[i] += v
+	}
+}
+
+// Scale sets dst = x * a. dst may be x.
+func Scale(dst, x []float32, a float32) {
+	dst = dst[:len(x)]
+	for i, v := range x {
+		dst[i] = v * a
+	}
+}
+
+// Fill sets every element to v.
+func Fill(dst []float32, v float32) {
+	if math.Float32bits(v) == 0 {
+		clear(dst)
+		return
+	}
+	for i := range dst {
+		dst[i] = v
+	}
+}
+
+const (
+	infBits  = 0x7f800000 // +Inf; +1 up to here are the positive floats
+	signBit  = 0x80000000
+	negFirst = signBit + 1 // the smallest negative float in magnitude
+)
+
+// relu is 0 > x ? 0 : x, so that NaN and -0 stay.
+func relu(x float32) float32 {
+	u := math.Float32bits(x)
+	if u-negFirst < infBits { // negative, -Inf included
+		u = 0
+	}
+	return math.Float32frombits(u)
+}
+
+// ReLU sets y = 0 where 0 > x, else x: NaN and -0 pass through. y may be x.
+func ReLU(y, x []float32) {
+	y = y[:len(x)]
+	for i, v := range x {
+		y[i] = relu(v)
+	}
+}
+
+// ReLUGrad sets dx = dy where y > 0, else 0. dx may be dy.
+func ReLUGrad(dx, dy, y []float32) {
+	dx, dy = dx[:len(y)], dy[:len(y)]
+	for i, v := range y {
+		g := math.Float32bits(dy[i])
+		if math.Float32bits(v)-1 >= infBits { // not positive, or NaN
+			g = 0
+		}
+		dx[i] = math.Float32frombits(g)
+	}
+}
+
+// Sigmoid sets y = 1 / (1 + e^-x). y may be x.
+func Sigmoid(y, x []float32) {
+	y = y[:len(x)]
+	for i, v := range x {
+		y[i] = 1 / (1 + Exp(-v))
+	}
+}
+
+// SigmoidGrad sets dx = dy * ((1-y) * y). dx may be dy.
+func SigmoidGrad(dx, dy, y []float32) {
+	dx, dy = dx[:len(y)], dy[:len(y)]
+	for i, v := range y {
+		dx[i] = dy[i] * float32((1-v)*v)
+	}
+}
+
+// TanhForward sets y = tanh x. y may be x.
+func TanhForward(y, x []float32) {
+	y = y[:len(x)]
+	for i, v := range x {
+		y[i] = Tanh(v)
+	}
+}
+
+// TanhGrad sets dx = dy * (1 - y*y). dx may be dy.
+func TanhGrad(dx, dy, y []float32) {
+	dx, dy = dx[:len(y)], dy[:len(y)]
+	for i, v := range y {
+		dx[i] = dy[i] * (1 - float32(v*v))
+	}
+}
+
+const (
+	rsqrt2   = 0.70710678118654752440  // 1/sqrt(2)
+	rsqrt2Pi = 0.398942280401432677940 // 1/sqrt(2 pi)
+)
+
+// GELU sets y = x * Φ(x) with Φ(x) = (1 + erf(x/√2)) / 2, PyTorch's exact form. y may
+// be x.
+func GELU(y, x []float32) {
+	y = y[:len(x)]
+	for i, v := range x {
+		y[i] = float32(0.5*v) * (1 + Erf(float32(v*rsqrt2)))
+	}
+}
+
+// GELUGrad sets dx = dy * (Φ(x) + x φ(x)) with φ the normal density. dx may be dy.
+func GELUGrad(dx, dy, x []float32) {
+	dx, dy = dx[:len(x)], dy[:len(x)]
+	for i, v := range x {
+		cdf := float32(0.5 * (1 + Erf(float32(v*rsqrt2))))
+		pdf := float32(rsqrt2Pi * Exp(float32(float32(-0.5*v)*v)))
+		dx[i] = dy[i] * (cdf + float32(v*pdf))
+	}
+}
+
+// Dropout sets y = x * scale where bit i%32 of bits[i/32] is set, else +0. With dy for x
+// it is its own gradient. y may be x.
+func Dropout(y, x []float32, bits []uint32, scale float32) {
+	y = y[:len(x)]
+	_ = bits[:(len(x)+31)/32]
+	for ; len(x) >= 32; x, y, bits = x[32:], y[32:], bits[1:] {
+		w := bits[0]
+		xs, ys := x[:32], y[:32]
+		for i, v := range xs {
+			ys[i] = math.Float32frombits(math.Float32bits(v*scale) & -(w & 1))
+			w >>= 1
+		}
+	}
+	for i, v := range x {
+		y[i] = math.Float32frombits(math.Float32bits(v*scale) & -(bits[0] >> i & 1))
+	}
+}

@@ -1,0 +1,136 @@
+// Losses with their gradients, and counting what a classifier got right. Losses are
+// returned as sums and gradients take a scale, so that the caller decides about means
+// (scale = 1/elements for mean squared error, 1/rows for cross-entropy) and may cut a
+// batch into micro-batches.
+
+package kernel
+
+import "fmt"
+
+// MSE returns the sum of (pred-target)^2, one row of the sum scheme, and sets
+// grad = 2*(pred-target) * scale unless grad is nil. grad may be pred.
+func MSE(grad, pred, target []float32, scale float32) float32 {
+	target = target[:len(pred)]
+	if grad != nil {
+		grad = grad[:len(pred)]
+	}
+	var l lanes
+	for i, v := range pred {
+		d := v - target[i]
+		l[i&15] += float32(d * d)
+		if grad != nil {
+			grad[i] = float32(2*d) * scale
+		}
+	}
+	return l.total()
+}
+
+// IgnoreIndex marks a row without a class, PyTorch's default.
+const IgnoreIndex = -100
+
+// CheckClasses counts the rows that have a class and rejects classes outside 0..cols-1.
+// Labels from outside must pass here before they reach CrossEntropy.
+func CheckClasses(target []int32, cols int) (rows int, err error) {
+	for i, t := range target {
+		if t == IgnoreIndex {
+			continue
+		}
+		if t < 0 || int(t) >= cols {
+			return 0, fmt.Errorf("kernel: label %d of row %d is outside 0..%d", t, i, cols-1)
+		}
+		rows++
+	}
+	return rows, nil
+}
+
+// CrossEntropy returns the sum over rows, ascending, of log(sum e^(x-max)) - (x[t]-max)
+// for logits x [rows,cols] and classes t [rows]; rows of IgnoreIndex count nothing. It
+// sets grad = (softmax(x) - onehot(t)) * scale unless grad is nil, +0 for ignored rows.
+// grad may be logits.
+func CrossEntropy(grad, logits []float32, target []int32, rows, cols int, scale float32) float32 {
+	logits, target = logits[:rows*cols], target[:rows]
+	var sum float32
+	for r, t := range target {
+		x := logits[r*cols:][:cols]
+		if t == IgnoreIndex {
+			if grad != nil {
+				clear(grad[r*cols:][:cols])
+			}
+			continue
+		}
+		ls, m := logSum(x)
+		sum += ls - (x[t] - m)
+		if grad != nil {
+			g := grad[r*cols:][:cols]
+			softmaxRow(g, x)
+			g[t] -= 1
+			Scale(g, g, scale)
+		}
+	}
+	return sum
+}
+
+// CrossEntropyProb is CrossEntropy against probabilities target [rows,cols]: the sum
+// over rows of -sum(target * logsoftmax(x)), each row by the sum scheme, and
+// grad = (softmax(x) * sum(target) - target) * scale. grad may be logits.
+func CrossEntropyProb(grad, logits, target []float32, rows, cols int, scale float32) float32 {
+	logits, target = logits[:rows*cols], target[:rows*cols]
+	var sum float32
+	for o := 0; o < len(logits); o += cols {
+		x, t := logits[o:o+cols], target[o:o+cols]
+		ls, m := logSum(x)
+		var l lanes
+		for i, v := range x {
+			l[i&15] += float32(t[i] * ((v - m) - ls))
+		}
+		sum -= l.total()
+		if grad != nil {
+			g := grad[o : o+cols]
+			softmaxRow(g, x)
+			ts := Sum(t)
+			for i, v := range g {
+				g[i] = float32(float32(v*ts)-t[i]) * scale
+			}
+		}
+	}
+	return sum
+}
+
+// Argmax is the position of the first maximum of x; the first NaN beats all, as in
+// PyTorch. x is not empty.
+func Argmax(x []float32) int {
+	k := 0
+	for i, v := range x {
+		if v != v {
+			return i
+		}
+		if v > x[k] {
+			k = i
+		}
+	}
+	return k
+}
+
+// CountCorrect counts the rows of pred [rows,cols] whose Argmax is that of target
+// [rows,cols], one-hot or probabilities.
+func CountCorrect(pred, target []float32, rows, cols int) int {
+	n := 0
+	for r := range rows {
+		if Argmax(pred[r*cols:][:cols]) == Argmax(target[r*cols:][:cols]) {
+			n++
+		}
+	}
+	return n
+}
+
+// CountCorrectClass counts the rows of pred [rows,cols] whose Argmax is the class in
+// target [rows].
+func CountCorrectClass(pred []float32, target []int32, rows, cols int) int {
+	n := 0
+	for r, t := range target[:rows] {
+		if Argmax(pred[r*cols:][:cols]) == int(t) {
+			n++
+		}
+	}
+	return n
+}

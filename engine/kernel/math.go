@@ -1,0 +1,263 @@
+// Transcendental functions with the same bits everywhere. The math package promises no
+// bits: some ports of it are assembly, and its Go code is fused into multiply-adds on
+// arm64. These are range reductions and polynomials in float32 with every product
+// rounded, the branches such that a vector form can compute both sides and select.
+// Coefficients are minimax fits (Lawson iteration) of our own; the errors stated are the
+// largest found by testing every float32 of the domain against float64.
+
+package kernel
+
+import "math"
+
+// Sqrt is the correctly rounded square root.
+func Sqrt(x float32) float32 { return float32(math.Sqrt(float64(x))) }
+
+const (
+	// Adding and taking away 1.5 * 2^23 rounds to the nearest integer, ties to even.
+	roundMagic = 12582912.0
+
+	log2e = 1.44269504088896340736
+	// ln 2 in two parts; products of the first with integers below 2^15 are exact.
+	ln2Hi = 0.693359375
+	ln2Lo = -0.00021219444170128554
+)
+
+// Exp is e^x.
+func Exp(x float32) float32 {
+	// Beyond these the result is +Inf or 0 anyway. NaN fails both tests.
+	if x > 89 {
+		x = 89
+	}
+	if x < -104 {
+		x = -104
+	}
+	if x != x {
+		return x
+	}
+	// x = n ln 2 + r with |r| <= ln(2)/2.
+	n := float32(float32(x*log2e)+roundMagic) - roundMagic
+	r := float32(x-float32(n*ln2Hi)) - float32(n*ln2Lo)
+	p := float32(0.001394638093188405) + float32(r*0.00019918233738280833)
+	p = 0.008333264850080013 + float32(p*r)
+	p = 0.041666265577077866 + float32(p*r)
+	p = 0.1666666716337204 + float32(p*r)
+	p = 0.5 + float32(p*r)
+	p = 1 + float32(r+float32(float32(r*r)*p))
+	// 2^n in two factors: n reaches from -150 to 128.
+	k := int32(n)
+	h := k >> 1
+	return float32(p*pow2(h)) * pow2(k-h)
+}
+
+// pow2 is 2^k for -126 <= k <= 127.
+func pow2(k int32) float32 { return math.Float32frombits(uint32(k+127) << 23) }
+
+// Log is the natural logarithm: NaN below zero, -Inf at zero.
+func Log(x float32) float32 {
+	u := math.Float32bits(x)
+	if u-1 >= infBits-1 { // not a positive finite number
+		switch {
+		case x == 0:
+			return math.Float32frombits(signBit | infBits)
+		case x < 0:
+			return math.Float32frombits(nanBits)
+		}
+		return x // +Inf or NaN
+	}
+	e := int32(0)
+	if u < 1<<23 { // subnormal
+		u = math.Float32bits(x * (1 << 23))
+		e = -23
+	}
+	// x = 2^e m with sqrt(1/2) <= m < sqrt(2).
+	u -= 0x3f3504f3
+	e += int32(u) >> 23
+	f := math.Float32frombits(u&0x7fffff+0x3f3504f3) - 1
+	// log(1+f) = f - f^2/2 + f^3 p(f).
+	p := float32(-0.11789807677268982) + float32(f*0.06915368139743805)
+	p = 0.11872976273298264 + float32(p*f)
+	p = -0.1238434836268425 + float32(p*f)
+	p = 0.14218658208847046 + float32(p*f)
+	p = -0.16669251024723053 + float32(p*f)
+	p = 0.20002226531505585 + float32(p*f)
+	p = -0.24999986588954926 + float32(p*f)
+	p = 0.3333331048488617 + float32(p*f)
+	z := float32(f * f)
+	k := float32(e)
+	y := float32(float32(f*z)*p) + float32(k*ln2Lo)
+	y -= float32(0.5 * z)
+	return float32(f+y) + float32(k*ln2Hi)
+}
+
+const nanBits = 0x7fc00000 // the NaN that our own functions make
+
+// Tanh is the hyperbolic tangent.
+func Tanh(x float32) float32 {
+	a := abs(x)
+	if !(a >= 0.625) {
+		s := float32(x * x)
+		p := float32(0.020650578662753105) + float32(s*-0.005717036779969931)
+		p = -0.05374349653720856 + float32(p*s)
+		p = 0.13331490755081177 + float32(p*s)
+		p = -0.3333328366279602 + float32(p*s)
+		return x + float32(float32(x*s)*p)
+	}
+	if a > 10 {
+		a = 10 // 1 to the last bit
+	}
+	y := 1 - 2/(Exp(a+a)+1)
+	return copysign(y, x)
+}
+
+// Erf is the error function.
+func Erf(x float32) float32 {
+	a := abs(x)
+	if !(a >= 0.92) {
+		s := float32(x * x)
+		p := float32(-0.0008137437398545444) + float32(s*8.345225069206208e-05)
+		p = 0.005200634244829416 + float32(p*s)
+		p = -0.02685927040874958 + float32(p*s)
+		p = 0.11283694207668304 + float32(p*s)
+		p = -0.37612634897232056 + float32(p*s)
+		p = 0.12837916612625122 + float32(p*s)
+		return x + float32(x*p)
+	}
+	if a > 4 {
+		a = 4 // 1 to the last bit
+	}
+	// The logarithm of 1 - erf is nearly a parabola.
+	p := float32(0.0004323021275922656) + float32(a*-2.0909474187646993e-05)
+	p = -0.004160522948950529 + float32(p*a)
+	p = 0.025091486051678658 + float32(p*a)
+	p = -0.10823660343885422 + float32(p*a)
+	p = -0.6333866715431213 + float32(p*a)
+	p = -1.1294951438903809 + float32(p*a)
+	p = 0.00017055092030204833 + float32(p*a)
+	return copysign(1-Exp(p), x)
+}
+
+// Sinpi is sin(πx), with exact zeros; NaN at infinity.
+func Sinpi(x float32) float32 {
+	r, q, ok := quadrant(x)
+	if !ok {
+		return math.Float32frombits(nanBits)
+	}
+	var y float32
+	if q&1 == 0 {
+		y = sinpi(r)
+	} else {
+		y = cospi(r)
+	}
+	if q&2 != 0 {
+		y = -y
+	}
+	return y
+}
+
+// Cospi is cos(πx); NaN at infinity.
+func Cospi(x float32) float32 {
+	r, q, ok := quadrant(x)
+	if !ok {
+		return math.Float32frombits(nanBits)
+	}
+	var y float32
+	if q&1 == 0 {
+		y = cospi(r)
+	} else {
+		y = sinpi(r)
+	}
+	if (q+1)&2 != 0 {
+		y = -y
+	}
+	return y
+}
+
+// quadrant splits x = q/2 + r with |r| <= 1/4, exactly; only q mod 4 counts.
+func quadrant(x float32) (r float32, q int32, ok bool) {
+	a := abs(x)
+	if !(a < 1<<24) { // an even integer, or not finite
+		return copysign(0, x), 0, a < math.MaxFloat32 || a == math.MaxFloat32
+	}
+	if a >= 1<<21 { // halves at most: take whole turns away, exactly
+		x -= 2 * float32(int32(float32(x*0.5)))
+	}
+	n := float32(float32(2*x)+roundMagic) - roundMagic
+	return x - float32(0.5*n), int32(n), true
+}
+
+// sinpi is sin(πr) for |r| <= 1/4.
+func sinpi(r float32) float32 {
+	s := float32(r * r)
+	p := float32(-0.5992060899734497) + float32(s*0.08103042095899582)
+	p = 2.5501627922058105 + float32(p*s)
+	p = -5.167712688446045 + float32(p*s)
+	// π in two parts.
+	return float32(r*3.1415927410125732) + float32(r*float32(-8.742277657347586e-08+float32(p*s)))
+}
+
+// cospi is cos(πr) for |r| <= 1/4.
+func cospi(r float32) float32 {
+	s := float32(r * r)
+	p := float32(-1.3350584506988525) + float32(s*0.23142953217029572)
+	p = 4.0587077140808105 + float32(p*s)
+	p = -4.934802055358887 + float32(p*s)
+	return 1 + float32(p*s)
+}
+
+func abs(x float32) float32 { return math.Float32frombits(math.Float32bits(x) &^ signBit) }
+
+// copysign gives y >= 0 the sign of x.
+func copysign(y, x float32) float32 {
+	return math.Float32frombits(math.Float32bits(y) | math.Float32bits(x)&signBit)
+}
+
+// Exp64 is e^x in float64 to within 1e-15 relatively: for scalars like learning rates,
+// whose bits must not depend on the machine either.
+func Exp64(x float64) float64 {
+	switch {
+	case x != x || x > 709:
+		return x * math.Inf(1) // NaN or +Inf
+	case x < -708:
+		return 0
+	}
+	n := math.Floor(float64(x*math.Log2E) + 0.5)
+	r := float64(x-float64(n*6.93147180369123816490e-01)) - float64(n*1.90821492927058770002e-10)
+	p := 1.0
+	for k := 13.0; k > 0; k-- {
+		p = 1 + float64(p*float64(r/k))
+	}
+	return float64(p * math.Float64frombits(uint64(int64(n)+1023)<<52))
+}
+
+// Log64 is the natural logarithm of a positive finite normal float64 to within 1e-15
+// absolutely or relatively, whichever is larger.
+func Log64(x float64) float64 {
+	m, e := math.Frexp(x)
+	if m < math.Sqrt2/2 {
+		m, e = 2*m, e-1
+	}
+	// log m = 2 atanh(s) with |s| <= 0.1716.
+	s := (m - 1) / (m + 1)
+	z := float64(s * s)
+	p := 0.0
+	for k := 21.0; k > 0; k -= 2 {
+		p = 1/k + float64(p*z)
+	}
+	k := float64(e)
+	return float64(k*6.93147180369123816490e-01) + float64(float64(2*float64(s*p))+float64(k*1.90821492927058770002e-10))
+}
+
+// Pow64 is x^y for positive finite x, with the same bits on every machine.
+func Pow64(x, y float64) float64 { return Exp64(float64(y * Log64(x))) }
+
+// PowInt is x^n by repeated squaring, with the same bits on every machine.
+func PowInt(x float64, n uint64) float64 {
+	p := 1.0
+	for ; n > 0; n >>= 1 {
+		if n&1 != 0 {
+			p = float64(p * x)
+		}
+		x = float64(x * x)
+	}
+	return p
+}

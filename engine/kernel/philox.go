@@ -1,0 +1,156 @@
+// Random numbers as a function of their address. No generator has a state that moves
+// on, so neither the cut of a model into stages, nor the cut of a batch into
+// micro-batches, nor the number of threads can change a mask or an initial weight.
+
+package kernel
+
+import (
+	"fmt"
+	"math"
+	"math/bits"
+)
+
+// Philox is Philox4x32 with 10 rounds: Salmon, Moraes, Dror, Shaw, "Parallel random
+// numbers: as easy as 1, 2, 3", SC 2011.
+func Philox(ctr [4]uint32, key [2]uint32) [4]uint32 {
+	c0, c1, c2, c3 := ctr[0], ctr[1], ctr[2], ctr[3]
+	k0, k1 := key[0], key[1]
+	for range 10 {
+		p := uint64(c0) * 0xD2511F53
+		q := uint64(c2) * 0xCD9E8D57
+		c0, c1, c2, c3 = uint32(q>>32)^c1^k0, uint32(q), uint32(p>>32)^c3^k1, uint32(p)
+		k0 += 0x9E3779B9
+		k1 += 0xBB67AE85
+	}
+	return [4]uint32{c0, c1, c2, c3}
+}
+
+// Domain keeps the draws for different purposes apart, so that a weight's first value
+// never follows a dropout mask.
+type Domain uint8
+
+// The purposes of random numbers. Their values are part of the numeric contract.
+const (
+	DomainDropout Domain = iota + 1
+	DomainInit
+	DomainShuffle
+	DomainTest
+)
+
+// Stream addresses random numbers. The Philox key is the 64-bit seed; the counter is
+//
+//	bits   0..47  block: number of the element / 4
+//	bits  48..55  domain
+//	bits  56..95  step
+//	bits  96..127 node
+//
+// so that no two addresses share a counter. An element e reads lane e%4 of block e/4.
+type Stream struct {
+	key        [2]uint32
+	c1, c2, c3 uint32
+}
+
+// NewStream addresses the numbers of a domain, a step (below 1<<40) and a node under a
+// seed.
+func NewStream(seed uint64, domain Domain, step uint64, node uint32) Stream {
+	if step >= 1<<40 {
+		panic(fmt.Sprintf("kernel: step %d of a random stream is not below 1<<40", step))
+	}
+	return Stream{
+		key: [2]uint32{uint32(seed), uint32(seed >> 32)},
+		c1:  uint32(domain)<<16 | uint32(step&0xff)<<24,
+		c2:  uint32(step >> 8),
+		c3:  node,
+	}
+}
+
+// maxElement bounds the elements of a stream: 48 bits of blocks.
+const maxElement = 1 << 50
+
+// Block gives elements 4b to 4b+3; b is below 1<<48.
+func (s *Stream) Block(b uint64) [4]uint32 {
+	return Philox([4]uint32{uint32(b), s.c1 | uint32(b>>32), s.c2, s.c3}, s.key)
+}
+
+// Uint32 gives element e, below 1<<50.
+func (s *Stream) Uint32(e uint64) uint32 {
+	r := s.Block(e / 4)
+	return r[e%4]
+}
+
+// DropoutMask sets bit i%32 of dst[i/32] for i < n where element first+i is kept, which
+// is where its number is at least round(p * 2^32). The rest of the last word is zero.
+// The fate of an element depends on its number alone, not on the calls that ask.
+func DropoutMask(dst []uint32, s Stream, first uint64, n int, p float64) {
+	if !(p >= 0 && p <= 1) {
+		panic(fmt.Sprintf("kernel: dropout probability %v is outside 0..1", p))
+	}
+	if n < 0 || first > maxElement || uint64(n) > maxElement-first {
+		panic("kernel: dropout mask beyond element 1<<50")
+	}
+	drop := uint64(math.Floor(float64(p*(1<<32)) + 0.5))
+	dst = dst[:(n+31)/32]
+	clear(dst)
+	for i := 0; i < n; {
+		e := first + uint64(i)
+		r := s.Block(e / 4)
+		for l := int(e % 4); l < 4 && i < n; l++ {
+			// The borrow of r - drop says that r is below.
+			_, b := bits.Sub64(uint64(r[l]), drop, 0)
+			dst[i/32] |= uint32(b^1) << (i % 32)
+			i++
+		}
+	}
+}
+
+// unit maps a word to [0, 1) in steps of 2^-24.
+func unit(r uint32) float32 { return float32(r>>8) * (1.0 / (1 << 24)) }
+
+// Uniform draws element i of the stream into dst[i], uniform in [lo, hi): lo plus a
+// rounded product, so hi itself can appear by rounding.
+func Uniform(dst []float32, s Stream, lo, hi float32) {
+	span := hi - lo
+	for i := 0; i < len(dst); i += 4 {
+		r := s.Block(uint64(i / 4))
+		for l := range min(4, len(dst)-i) {
+			dst[i+l] = lo + float32(span*unit(r[l]))
+		}
+	}
+}
+
+// Normal draws standard normal numbers by the Box-Muller transform: words 0 and 1 of a
+// block make elements 0 and 1, words 2 and 3 the others.
+func Normal(dst []float32, s Stream) {
+	var z [4]float32
+	for i := 0; i < len(dst); i += 4 {
+		r := s.Block(uint64(i / 4))
+		for h := 0; h < 4; h += 2 {
+			// 1 - u is in (0, 1]: its logarithm is finite.
+			m := Sqrt(-2 * Log(1-unit(r[h])))
+			a := 2 * unit(r[h+1])
+			z[h], z[h+1] = m*Cospi(a), m*Sinpi(a)
+		}
+		copy(dst[i:], z[:])
+	}
+}
+
+// Perm fills dst with a random order of 0..len(dst)-1 (Fisher-Yates from the end, every
+// draw unbiased by Lemire's rejection, arXiv 1805.10941).
+func Perm(dst []int32, s Stream) {
+	for i := range dst {
+		dst[i] = int32(i)
+	}
+	var e uint64
+	for i := len(dst) - 1; i > 0; i-- {
+		n := uint32(i + 1)
+		m := uint64(s.Uint32(e)) * uint64(n)
+		e++
+		if uint32(m) < n {
+			for t := -n % n; uint32(m) < t; e++ {
+				m = uint64(s.Uint32(e)) * uint64(n)
+			}
+		}
+		j := m >> 32
+		dst[i], dst[j] = dst[j], dst[i]
+	}
+}

@@ -1,0 +1,207 @@
+// Pooling over windows of [N,C,H,W].
+
+package kernel
+
+import (
+	"fmt"
+	"math"
+)
+
+// Pool describes windows of KH x KW that step by SH, SW over planes of H x W with PT
+// rows above and PL columns to the left of padding; what lies below and right follows
+// from the output size OH x OW. In floor mode OH is (H+2*PT-KH)/SH + 1 (PoolOut).
+// Padding never wins a maximum; it counts as zeros in an average.
+type Pool struct {
+	N, C, H, W     int
+	KH, KW, SH, SW int
+	PT, PL         int
+	OH, OW         int
+}
+
+// PoolOut is the output size in floor mode of a window k with the given stride and
+// padding on both sides of n elements.
+func PoolOut(n, k, stride, pad int) int { return (n+2*pad-k)/stride + 1 }
+
+// Err says what is wrong with p, if anything. Every window must hold at least one
+// element that is not padding.
+func (p *Pool) Err() error {
+	ok := func(n, k, s, pad, out int) bool {
+		return n > 0 && k > 0 && s > 0 && pad >= 0 && pad < k && out > 0 && (out-1)*s-pad < n
+	}
+	if p.N < 0 || p.C < 1 || !ok(p.H, p.KH, p.SH, p.PT, p.OH) || !ok(p.W, p.KW, p.SW, p.PL, p.OW) {
+		return fmt.Errorf("kernel: pool %+v has an empty window or a size that is not positive", *p)
+	}
+	return nil
+}
+
+// sizes checks p and returns the elements of x and y.
+func (p *Pool) sizes() (in, out int) {
+	if err := p.Err(); err != nil {
+		panic(err)
+	}
+	return p.N * p.C * p.H * p.W, p.N * p.C * p.OH * p.OW
+}
+
+// span cuts output o's window [lo, hi) to the n elements there are.
+func span(o, stride, pad, k, n int) (lo, hi int) {
+	lo = o*stride - pad
+	return max(lo, 0), min(lo+k, n)
+}
+
+// MaxPool sets y [N,C,OH,OW] to the maximum of each window of x [N,C,H,W], and arg, where
+// it is not nil, to the maximum's position in its plane of x, row*W + column. The first
+// of equals in scan order wins; NaN beats all and a later NaN an earlier one, as in
+// PyTorch.
+func MaxPool(p *Pool, y, x []float32, arg []int32) {
+	in, out := p.sizes()
+	x, y = x[:in], y[:out]
+	if arg != nil {
+		arg = arg[:out]
+	}
+	if p.KH == 2 && p.KW == 2 && p.SH == 2 && p.SW == 2 && p.PT == 0 && p.PL == 0 && 2*p.OH <= p.H && 2*p.OW <= p.W {
+		maxPool2(p, y, x, arg)
+		return
+	}
+	plane := p.H * p.W
+	o := 0
+	for ; len(x) > 0; x = x[plane:] {
+		for oy := range p.OH {
+			y0, y1 := span(oy, p.SH, p.PT, p.KH, p.H)
+			for ox := range p.OW {
+				x0, x1 := span(ox, p.SW, p.PL, p.KW, p.W)
+				at := y0*p.W + x0
+				m := x[at]
+				for r := y0; r < y1; r++ {
+					for q, v := range x[r*p.W+x0 : r*p.W+x1] {
+						if v > m || v != v {
+							m, at = v, r*p.W+x0+q
+						}
+					}
+				}
+				y[o] = m
+				if arg != nil {
+					arg[o] = int32(at)
+				}
+				o++
+			}
+		}
+	}
+}
+
+// maxPool2 is the 2x2 window with stride 2.
+func maxPool2(p *Pool, y, x []float32, arg []int32) {
+	w, ow := p.W, p.OW
+	for ; len(x) > 0; x = x[p.H*w:] {
+		for oy := range p.OH {
+			at := int32(2 * oy * w)
+			a, b := x[at:][:2*ow], x[int(at)+w:][:2*ow]
+			d := y[:ow]
+			y = y[ow:]
+			if arg == nil {
+				for i := range d {
+					m, _ := max4(a[2*i], a[2*i+1], b[2*i], b[2*i+1], 0)
+					d[i] = m
+				}
+				continue
+			}
+			g := arg[:ow]
+			arg = arg[ow:]
+			for i := range d {
+				m, k := max4(a[2*i], a[2*i+1], b[2*i], b[2*i+1], int32(w))
+				d[i] = m
+				g[i] = at + int32(2*i) + k
+			}
+		}
+	}
+}
+
+// max4 is the maximum of a 2x2 window and its position, w from row to row. It works on
+// bits to be free of branches.
+func max4(a, b, c, d float32, w int32) (float32, int32) {
+	m, k := math.Float32bits(a), int32(0)
+	if u := math.Float32bits(b); b > a || b != b {
+		m, k = u, 1
+	}
+	if u := math.Float32bits(c); c > math.Float32frombits(m) || c != c {
+		m, k = u, w
+	}
+	if u := math.Float32bits(d); d > math.Float32frombits(m) || d != d {
+		m, k = u, w+1
+	}
+	return math.Float32frombits(m), k
+}
+
+// MaxPoolGrad sets dx [N,C,H,W] to the sum, in ascending order of outputs and from +0, of
+// the dy [N,C,OH,OW] whose maximum it was.
+func MaxPoolGrad(p *Pool, dx, dy []float32, arg []int32) {
+	in, out := p.sizes()
+	dx, dy, arg = dx[:in], dy[:out], arg[:out]
+	clear(dx)
+	plane, n := p.H*p.W, p.OH*p.OW
+	for ; len(dx) > 0; dx, dy, arg = dx[plane:], dy[n:], arg[n:] {
+		d, g := dx[:plane], dy[:n]
+		for i, k := range arg[:n] {
+			d[k] += g[i]
+		}
+	}
+}
+
+// AvgPool sets y [N,C,OH,OW] to the mean of each window of x [N,C,H,W]: a sequential sum
+// in scan order from +0, divided by the window's size, padding included
+// (count_include_pad). Where the output is larger than in floor mode, the part of a
+// window beyond a padding of PT (PL) at the far side does not count, as in PyTorch.
+func AvgPool(p *Pool, y, x []float32) {
+	in, out := p.sizes()
+	x, y = x[:in], y[:out]
+	plane := p.H * p.W
+	o := 0
+	for ; len(x) > 0; x = x[plane:] {
+		for oy := range p.OH {
+			y0, y1 := span(oy, p.SH, p.PT, p.KH, p.H)
+			for ox := range p.OW {
+				x0, x1 := span(ox, p.SW, p.PL, p.KW, p.W)
+				var s float32
+				for r := y0; r < y1; r++ {
+					for _, v := range x[r*p.W+x0 : r*p.W+x1] {
+						s += v
+					}
+				}
+				y[o] = s / p.count(oy, ox)
+				o++
+			}
+		}
+	}
+}
+
+// count is the divisor of an average.
+func (p *Pool) count(oy, ox int) float32 {
+	h := min(p.KH, p.H+p.PT-(oy*p.SH-p.PT))
+	w := min(p.KW, p.W+p.PL-(ox*p.SW-p.PL))
+	return float32(h * w)
+}
+
+// AvgPoolGrad sets dx [N,C,H,W] to the sum, in ascending order of outputs and from +0, of
+// dy / size over the windows that hold the element.
+func AvgPoolGrad(p *Pool, dx, dy []float32) {
+	in, out := p.sizes()
+	dx, dy = dx[:in], dy[:out]
+	clear(dx)
+	plane := p.H * p.W
+	o := 0
+	for ; len(dx) > 0; dx = dx[plane:] {
+		for oy := range p.OH {
+			y0, y1 := span(oy, p.SH, p.PT, p.KH, p.H)
+			for ox := range p.OW {
+				x0, x1 := span(ox, p.SW, p.PL, p.KW, p.W)
+				g := dy[o] / p.count(oy, ox)
+				o++
+				for r := y0; r < y1; r++ {
+					d := dx[r*p.W+x0 : r*p.W+x1]
+					for i := range d {
+						d[i] += g
+					}
+				}
+			}
+		}
+	}
+}

@@ -1,0 +1,85 @@
+// Softmax and its logarithm over the last axis.
+
+package kernel
+
+// rowMax is the first step of a stable softmax. NaN never wins: the exponentials find it.
+func rowMax(x []float32) float32 {
+	m := x[0]
+	for _, v := range x[1:] {
+		if v > m {
+			m = v
+		}
+	}
+	return m
+}
+
+// Softmax sets each row of y [rows,cols] to e^(x-max) / sum, the sum by the scheme of
+// sum.go. A row with NaN or +Inf, or of -Inf only, becomes NaN, as in PyTorch. y may be x.
+func Softmax(y, x []float32, rows, cols int) {
+	y, x = y[:rows*cols], x[:rows*cols]
+	for ; len(x) > 0; x, y = x[cols:], y[cols:] {
+		softmaxRow(y[:cols], x[:cols])
+	}
+}
+
+func softmaxRow(y, x []float32) {
+	m := rowMax(x)
+	var l lanes
+	for i, v := range x {
+		e := Exp(v - m)
+		y[i] = e
+		l[i&15] += e
+	}
+	s := l.total()
+	for i, e := range y {
+		y[i] = e / s
+	}
+}
+
+// SoftmaxGrad sets dx = y * (dy - sum(dy*y)) for each row of softmax output y
+// [rows,cols]. dx may be dy.
+func SoftmaxGrad(dx, dy, y []float32, rows, cols int) {
+	dx, dy, y = dx[:rows*cols], dy[:rows*cols], y[:rows*cols]
+	for ; len(y) > 0; dx, dy, y = dx[cols:], dy[cols:], y[cols:] {
+		d, g := dx[:cols], dy[:cols]
+		s := Dot(g, y[:cols])
+		for i, v := range y[:cols] {
+			d[i] = v * (g[i] - s)
+		}
+	}
+}
+
+// logSum is the logarithm of the sum of e^(x-m), m the row's maximum.
+func logSum(x []float32) (ls, m float32) {
+	m = rowMax(x)
+	var l lanes
+	for i, v := range x {
+		l[i&15] += Exp(v - m)
+	}
+	return Log(l.total()), m
+}
+
+// LogSoftmax sets each row of y [rows,cols] to (x - max) - log(sum e^(x-max)). y may be
+// x.
+func LogSoftmax(y, x []float32, rows, cols int) {
+	y, x = y[:rows*cols], x[:rows*cols]
+	for ; len(x) > 0; x, y = x[cols:], y[cols:] {
+		ls, m := logSum(x[:cols])
+		for i, v := range x[:cols] {
+			y[i] = (v - m) - ls
+		}
+	}
+}
+
+// LogSoftmaxGrad sets dx = dy - e^y * sum(dy) for each row of log-softmax output y
+// [rows,cols]. dx may be dy.
+func LogSoftmaxGrad(dx, dy, y []float32, rows, cols int) {
+	dx, dy, y = dx[:rows*cols], dy[:rows*cols], y[:rows*cols]
+	for ; len(y) > 0; dx, dy, y = dx[cols:], dy[cols:], y[cols:] {
+		d, g := dx[:cols], dy[:cols]
+		s := Sum(g)
+		for i, v := range y[:cols] {
+			d[i] = g[i] - float32(Exp(v)*s)
+		}
+	}
+}

@@ -1,0 +1,112 @@
+// Sums, in the one order that every implementation keeps.
+//
+// The scheme: data comes as rows of contiguous elements. The element at offset p of its
+// row belongs to virtual lane p mod 16. Rows come in ascending order. Each lane is a
+// sequential float32 sum that starts at +0. At the end one tree joins the lanes:
+// l += l+8 for l < 8, then l += l+4, l += l+2, l += l+1; lane 0 is the sum. Products are
+// rounded to float32 before they are added; nothing is fused.
+//
+// A row of 16 floats is one AVX-512 register, two of AVX2, four of NEON or
+// WebAssembly, so each of them gives these bits at full speed. Rows of length 1 (a
+// channel of [N,C,1]) only ever meet lane 0: a plain sequential sum.
+
+package kernel
+
+// lanes are the 16 partial sums of the scheme.
+type lanes [16]float32
+
+// total joins the lanes by the tree.
+func (l *lanes) total() float32 {
+	for w := 8; w > 0; w /= 2 {
+		for i := range w {
+			l[i] += l[i+w]
+		}
+	}
+	return l[0]
+}
+
+// add takes in one row.
+func (l *lanes) add(x []float32) {
+	if len(x) >= 16 {
+		// Eight lanes at a time stay in registers.
+		for h := 0; h < 16; h += 8 {
+			a := (*[8]float32)(l[h:])
+			s0, s1, s2, s3, s4, s5, s6, s7 := a[0], a[1], a[2], a[3], a[4], a[5], a[6], a[7]
+			for r := x; len(r) >= 16; r = r[16:] {
+				v := (*[8]float32)(r[h:])
+				s0 += v[0]
+				s1 += v[1]
+				s2 += v[2]
+				s3 += v[3]
+				s4 += v[4]
+				s5 += v[5]
+				s6 += v[6]
+				s7 += v[7]
+			}
+			a[0], a[1], a[2], a[3], a[4], a[5], a[6], a[7] = s0, s1, s2, s3, s4, s5, s6, s7
+		}
+		x = x[len(x)&^15:]
+	}
+	for i, v := range x {
+		l[i&15] += v
+	}
+}
+
+// Sum adds the elements of x as one row of the scheme.
+func Sum(x []float32) float32 {
+	var l lanes
+	l.add(x)
+	return l.total()
+}
+
+// Dot adds the rounded products x[i]*y[i] as one row of the scheme.
+func Dot(x, y []float32) float32 {
+	y = y[:len(x)]
+	var l lanes
+	for i, v := range x {
+		l[i&15] += float32(v * y[i])
+	}
+	return l.total()
+}
+
+// colBlock is how many channels of [N,C,1] are summed side by side: a cache line's worth.
+const colBlock = 16
+
+// SumChannels sums x [N,C,hw] over rows and positions to dst [C], the gradient of a bias.
+// With acc the sum is added to dst by one rounded addition.
+func SumChannels(dst, x []float32, n, c, hw int, acc bool) {
+	dst, x = dst[:c], x[:n*c*hw]
+	if hw == 1 {
+		for j := 0; j < c; j += colBlock {
+			var s [colBlock]float32
+			w := min(colBlock, c-j)
+			for r := j; r < len(x); r += c {
+				for i, v := range x[r : r+w] {
+					s[i&(colBlock-1)] += v
+				}
+			}
+			store(dst[j:j+w], s[:w], acc)
+		}
+		return
+	}
+	for j := range dst {
+		var l lanes
+		for r := j * hw; r < len(x); r += c * hw {
+			l.add(x[r : r+hw])
+		}
+		s := l.total()
+		if acc {
+			s = dst[j] + s
+		}
+		dst[j] = s
+	}
+}
+
+// store copies or adds s to dst.
+func store(dst, s []float32, acc bool) {
+	if acc {
+		AddTo(dst, s)
+	} else {
+		copy(dst, s)
+	}
+}
