@@ -1,0 +1,121 @@
+// The element types of files. A Dict holds float32 and int64 only; this is how the
+// types that other programs write become one of the two.
+
+package state
+
+import (
+	"encoding/binary"
+	"math"
+)
+
+// DType is the type of a file's elements.
+type DType uint8
+
+// The types that Decode reads, with what they become.
+const (
+	F32  DType = iota + 1 // float32
+	I64                   // int64
+	F16                   // IEEE 754 half precision: float32, exact
+	BF16                  // the upper half of a float32: exact
+	F64                   // float32, rounded to nearest even
+	I32                   // int64, as all below
+	I16
+	I8
+	U8
+	Bool // 0 or 1; any other byte reads as 1
+)
+
+var dtypes = [...]struct {
+	name string
+	size int
+}{F32: {"F32", 4}, I64: {"I64", 8}, F16: {"F16", 2}, BF16: {"BF16", 2}, F64: {"F64", 8}, I32: {"I32", 4}, I16: {"I16", 2}, I8: {"I8", 1}, U8: {"U8", 1}, Bool: {"BOOL", 1}}
+
+// String is the name that the safetensors format uses.
+func (d DType) String() string { return dtypes[d].name }
+
+// Size is the number of bytes of an element.
+func (d DType) Size() int { return dtypes[d].size }
+
+// Float says whether elements become float32 (otherwise int64).
+func (d DType) Float() bool { return d == F32 || d == F16 || d == BF16 || d == F64 }
+
+// ParseDType finds a type by its String.
+func ParseDType(s string) (DType, bool) {
+	for d, t := range dtypes {
+		if t.name == s && s != "" {
+			return DType(d), true
+		}
+	}
+	return 0, false
+}
+
+// Decode appends the little-endian elements of raw, whose length is a multiple of the
+// type's size, to t.F32 or t.I64.
+func (t *Tensor) Decode(d DType, raw []byte) {
+	le := binary.LittleEndian
+	switch d {
+	case F32:
+		for ; len(raw) > 0; raw = raw[4:] {
+			t.F32 = append(t.F32, math.Float32frombits(le.Uint32(raw)))
+		}
+	case F16:
+		for ; len(raw) > 0; raw = raw[2:] {
+			t.F32 = append(t.F32, half(le.Uint16(raw)))
+		}
+	case BF16:
+		for ; len(raw) > 0; raw = raw[2:] {
+			t.F32 = append(t.F32, math.Float32frombits(uint32(le.Uint16(raw))<<16))
+		}
+	case F64:
+		for ; len(raw) > 0; raw = raw[8:] {
+			t.F32 = append(t.F32, float32(math.Float64frombits(le.Uint64(raw))))
+		}
+	case I64:
+		for ; len(raw) > 0; raw = raw[8:] {
+			t.I64 = append(t.I64, int64(le.Uint64(raw)))
+		}
+	case I32:
+		for ; len(raw) > 0; raw = raw[4:] {
+			t.I64 = append(t.I64, int64(int32(le.Uint32(raw))))
+		}
+	case I16:
+		for ; len(raw) > 0; raw = raw[2:] {
+			t.I64 = append(t.I64, int64(int16(le.Uint16(raw))))
+		}
+	case I8:
+		for _, b := range raw {
+			t.I64 = append(t.I64, int64(int8(b)))
+		}
+	case U8:
+		for _, b := range raw {
+			t.I64 = append(t.I64, int64(b))
+		}
+	case Bool:
+		for _, b := range raw {
+			t.I64 = append(t.I64, int64(min(b, 1)))
+		}
+	default:
+		panic("state: no such element type")
+	}
+}
+
+// Grow makes t hold no elements, and room for n, of what d becomes.
+func (t *Tensor) Grow(d DType, n int) {
+	if t.F32, t.I64 = nil, nil; d.Float() {
+		t.F32 = make([]float32, 0, n)
+	} else {
+		t.I64 = make([]int64, 0, n)
+	}
+}
+
+// half widens an IEEE 754 half: exact, NaN payloads kept.
+func half(h uint16) float32 {
+	sign, exp, frac := uint32(h&0x8000)<<16, uint32(h>>10&0x1f), uint32(h&0x3ff)
+	switch exp {
+	case 0: // zero and subnormals: frac * 2^-24, exact in float32
+		return math.Float32frombits(sign | math.Float32bits(float32(frac)*(1.0/(1<<24))))
+	case 31:
+		return math.Float32frombits(sign | 0x7f800000 | frac<<13)
+	}
+	return math.Float32frombits(sign | (exp+112)<<23 | frac<<13)
+}

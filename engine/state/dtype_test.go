@@ -1,0 +1,68 @@
+package state
+
+import (
+	"math"
+	"slices"
+	"testing"
+)
+
+func TestDecode(t *testing.T) {
+	inf := float32(math.Inf(1))
+	for _, c := range []struct {
+		d   DType
+		raw string
+		f   []float32
+		i   []int64
+	}{
+		{F32, "\x00\x00\x80\x3f\x00\x00\x00\xc0", []float32{1, -2}, nil},
+		{F16, "\x00\x3c\x00\xc0\xff\x7b\x00\x04\xff\x03\x01\x00\x00\xfc", []float32{1, -2, 65504, 0x1p-14, 0x1p-14 - 0x1p-24, 0x1p-24, -inf}, nil},
+		{BF16, "\x80\x3f\x00\xc0\x80\x7f", []float32{1, -2, inf}, nil},
+		{F64, "\x00\x00\x00\x00\x00\x00\xf0\x3f\x9a\x99\x99\x99\x99\x99\xb9\x3f", []float32{1, 0.1}, nil},
+		{I64, "\xfe\xff\xff\xff\xff\xff\xff\xff", nil, []int64{-2}},
+		{I32, "\xfe\xff\xff\xff\x07\x00\x00\x00", nil, []int64{-2, 7}},
+		{I16, "\xfe\xff\x07\x00", nil, []int64{-2, 7}},
+		{I8, "\xfe\x07", nil, []int64{-2, 7}},
+		{U8, "\xfe\x07", nil, []int64{254, 7}},
+		{Bool, "\x00\x01\x02", nil, []int64{0, 1, 1}},
+	} {
+		var x Tensor
+		n := len(c.raw) / c.d.Size()
+		x.Grow(c.d, n)
+		x.Decode(c.d, []byte(c.raw))
+		if !slices.Equal(x.F32, c.f) || !slices.Equal(x.I64, c.i) || cap(x.F32)+cap(x.I64) != n {
+			t.Errorf("%v: got %v %v, want %v %v", c.d, x.F32, x.I64, c.f, c.i)
+		}
+		if d, ok := ParseDType(c.d.String()); !ok || d != c.d {
+			t.Errorf("%v does not parse", c.d)
+		}
+	}
+	if _, ok := ParseDType(""); ok {
+		t.Error("the empty name parses")
+	}
+}
+
+// Every half against its definition: (-1)^s * 2^(e-15) * 1.f, or * 0.f below.
+func TestHalf(t *testing.T) {
+	for h := range 1 << 16 {
+		got := half(uint16(h))
+		e, f := h>>10&31, float64(h&0x3ff)/1024
+		want := math.Ldexp(1+f, e-15)
+		switch {
+		case e == 0:
+			want = math.Ldexp(f, -14)
+		case e == 31 && f == 0:
+			want = math.Inf(1)
+		case e == 31:
+			if !math.IsNaN(float64(got)) || math.Float32bits(got)>>13&0x3ff != uint32(h&0x3ff) {
+				t.Fatalf("%#x: %v is not its NaN", h, got)
+			}
+			continue
+		}
+		if h>>15 == 1 {
+			want = -want
+		}
+		if float64(got) != want || math.Signbit(float64(got)) != math.Signbit(want) {
+			t.Fatalf("%#x: got %v, want %v", h, got, want)
+		}
+	}
+}
