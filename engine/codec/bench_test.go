@@ -1,0 +1,147 @@
+package codec
+
+import (
+	"math"
+	"math/rand/v2"
+	"testing"
+)
+
+// tensors are what the cuts of a small convolutional classifier carry, made by
+// its arithmetic from random weights: what a squeezer lives on is that
+// activations have zeros, that normalised ones repeat a value per column, and
+// that gradients have a column's and a row's scale.
+type tensors struct {
+	act   []float32 // [64,256] dense, ReLU, dropout 0.4: 70 % zeros
+	norm  []float32 // [64,256] act, batch-normalised: zeros became one value per column
+	grad  []float32 // [64,256] gradient of act
+	small []float32 // [64,32] features after dropout and normalisation, the input of dense
+}
+
+func makeTensors() tensors {
+	const batch, in, hid, out = 64, 32, 256, 10
+	r := rand.New(rand.NewPCG(1, 2))
+	normal := func(n int, s float64) []float32 {
+		x := make([]float32, n)
+		for i := range x {
+			x[i] = float32(r.NormFloat64() * s)
+		}
+		return x
+	}
+	mul := func(a, b []float32, n, k, m int) []float32 { // [n,k] x [k,m]
+		c := make([]float32, n*m)
+		for i := range n {
+			for j := range m {
+				var s float64
+				for l := range k {
+					s += float64(a[i*k+l]) * float64(b[l*m+j])
+				}
+				c[i*m+j] = float32(s)
+			}
+		}
+		return c
+	}
+	reluDrop := func(x []float32, p float64) []float32 {
+		y := make([]float32, len(x))
+		for i, v := range x {
+			if v > 0 && r.Float64() >= p {
+				y[i] = v / float32(1-p)
+			}
+		}
+		return y
+	}
+	// Batch normalisation of [batch,m], and its backward pass for a gradient.
+	bn := func(x, g []float32, m int) (y, dx []float32) {
+		y, dx = make([]float32, len(x)), make([]float32, len(x))
+		for j := range m {
+			var mean, sq, sg, sgy float64
+			for i := range batch {
+				mean += float64(x[i*m+j]) / batch
+			}
+			for i := range batch {
+				d := float64(x[i*m+j]) - mean
+				sq += d * d / batch
+			}
+			inv := 1 / math.Sqrt(sq+1e-5)
+			for i := range batch {
+				v := (float64(x[i*m+j]) - mean) * inv
+				y[i*m+j] = float32(v)
+				if g != nil {
+					sg += float64(g[i*m+j]) / batch
+					sgy += float64(g[i*m+j]) * v / batch
+				}
+			}
+			for i := range batch {
+				if g != nil {
+					dx[i*m+j] = float32(inv * (float64(g[i*m+j]) - sg - float64(y[i*m+j])*sgy))
+				}
+			}
+		}
+		return y, dx
+	}
+	var t tensors
+	t.small, _ = bn(reluDrop(normal(batch*in, 1), 0.25), nil, in)
+	t.act = reluDrop(mul(t.small, normal(in*hid, 0.2), batch, in, hid), 0.4)
+	// The loss's gradient: most samples are nearly right, a few are not.
+	g := normal(batch*out, 1e-4)
+	for i := range g {
+		g[i] *= float32(math.Exp(1.5 * r.NormFloat64()))
+	}
+	dy := mul(g, normal(out*hid, 0.06), batch, out, hid)
+	t.norm, t.grad = bn(t.act, dy, hid)
+	return t
+}
+
+func (t tensors) each(f func(name string, x []float32)) {
+	f("act", t.act)
+	f("norm", t.norm)
+	f("grad", t.grad)
+	f("small", t.small)
+}
+
+func BenchmarkEncode(b *testing.B) {
+	t := makeTensors()
+	for k := FP32; k <= INT8; k++ {
+		t.each(func(name string, x []float32) {
+			b.Run(k.String()+"/"+name, func(b *testing.B) {
+				e := NewEncoder(k)
+				buf, err := e.Encode(nil, x)
+				if err != nil {
+					b.Fatal(err)
+				}
+				b.SetBytes(int64(4 * len(x)))
+				b.ReportAllocs()
+				for b.Loop() {
+					buf, _ = e.Encode(buf[:0], x)
+				}
+				b.ReportMetric(float64(len(buf))/float64(4*len(x)), "ratio")
+				b.ReportMetric(float64(len(buf)), "bytes")
+			})
+		})
+	}
+}
+
+func BenchmarkDecode(b *testing.B) {
+	t := makeTensors()
+	for k := FP32; k <= INT8; k++ {
+		t.each(func(name string, x []float32) {
+			b.Run(k.String()+"/"+name, func(b *testing.B) {
+				src, err := NewEncoder(k).Encode(nil, x)
+				if err != nil {
+					b.Fatal(err)
+				}
+				d := NewDecoder()
+				dst := make([]float32, len(x))
+				if err := d.Decode(dst, src); err != nil {
+					b.Fatal(err)
+				}
+				b.SetBytes(int64(4 * len(x)))
+				b.ReportAllocs()
+				for b.Loop() {
+					if err := d.Decode(dst, src); err != nil {
+						b.Fatal(err)
+					}
+				}
+			})
+		})
+	}
+}

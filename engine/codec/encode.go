@@ -1,0 +1,168 @@
+// This file exists for the sending half: a tensor to one message.
+package codec
+
+import (
+	"encoding/binary"
+	"fmt"
+	"math"
+
+	"github.com/klauspost/compress/zstd"
+)
+
+// Encoder makes messages of one kind. It keeps its scratch, so that in steady
+// state it allocates nothing; it is not for concurrent use. It has nothing to
+// close.
+type Encoder struct {
+	kind   Kind
+	zstd   *zstd.Encoder
+	words  [blockElems]uint32
+	planes [blockElems * maxPlanes]byte
+	bitmap [blockElems / 8]byte
+	finder finder
+	base   [maxPeriod]uint32
+}
+
+// NewEncoder returns an encoder for k; an unknown k is reported by Encode.
+func NewEncoder(k Kind) *Encoder {
+	z, err := zstd.NewWriter(nil,
+		zstd.WithEncoderLevel(zstd.SpeedFastest),
+		zstd.WithEncoderConcurrency(1),
+		zstd.WithWindowSize(blockElems), // no plane is longer
+		zstd.WithLowerEncoderMem(true),
+		zstd.WithSingleSegment(true), // the shorter frame header
+		zstd.WithEncoderCRC(false),   // a channel's integrity is not our business
+		// Planes that repeat nothing still have few symbols, worth has said so.
+		zstd.WithAllLitEntropyCompression(true),
+	)
+	if err != nil {
+		panic("codec: zstd refuses our options: " + err.Error())
+	}
+	return &Encoder{kind: k, zstd: z}
+}
+
+// Encode appends the message of x to dst and returns it. It fails, appending
+// nothing, if x has more than MaxElems elements or the encoder's kind is none.
+func (e *Encoder) Encode(dst []byte, x []float32) ([]byte, error) {
+	if e.kind.width() == 0 {
+		return dst, fmt.Errorf("codec: cannot encode as unknown %s", e.kind)
+	}
+	if len(x) > MaxElems {
+		return dst, fmt.Errorf("codec: tensor of %d elements, a message holds %d: send it in parts", len(x), MaxElems)
+	}
+	dst = putHeader(dst, e.kind, len(x))
+	for len(x) > 0 {
+		n := min(len(x), blockElems)
+		dst = e.block(dst, x[:n])
+		x = x[n:]
+	}
+	return dst, nil
+}
+
+func (e *Encoder) block(dst []byte, x []float32) []byte {
+	w := e.words[:len(x)]
+	zeros := 0
+	switch e.kind {
+	case FP32:
+		for i, v := range x {
+			b := math.Float32bits(v)
+			w[i] = b
+			zeros += int(^(b | -b) >> 31)
+		}
+	case FP16:
+		for i, v := range x {
+			b := toHalf(math.Float32bits(v))
+			w[i] = b
+			zeros += int(^(b | -b) >> 31)
+		}
+	case BF16:
+		for i, v := range x {
+			b := toBF16(math.Float32bits(v))
+			w[i] = b
+			zeros += int(^(b | -b) >> 31)
+		}
+	case INT8:
+		return e.block8(dst, x)
+	}
+	return e.body(dst, w, x, zeros)
+}
+
+func (e *Encoder) block8(dst []byte, x []float32) []byte {
+	scales := len(dst)
+	m, zeros := 0, 0
+	for i := 0; i < len(x); i += quantBlock {
+		part := x[i:min(i+quantBlock, len(x))]
+		scale := scaleOf(part)
+		dst = binary.LittleEndian.AppendUint32(dst, scale)
+		if scale == 0 || scale == scaleEscape {
+			continue
+		}
+		inv := 127 / math.Float32frombits(scale)
+		w := e.words[m:][:len(part)]
+		for j, v := range part {
+			b := uint32(quant8(v, inv))
+			w[j] = b
+			zeros += int((b - 1) >> 31)
+		}
+		m += len(part)
+	}
+	end := len(dst)
+	dst = e.body(dst, e.words[:m], x, zeros)
+	for i := 0; i < len(x); i += quantBlock {
+		if binary.LittleEndian.Uint32(dst[scales:end][i/quantBlock*4:]) == scaleEscape {
+			for _, v := range x[i:min(i+quantBlock, len(x))] {
+				dst = binary.LittleEndian.AppendUint32(dst, math.Float32bits(v))
+			}
+		}
+	}
+	return dst
+}
+
+// body appends the body of w, of which zeros words are zero, and spoils w; x is
+// the block that w comes from.
+func (e *Encoder) body(dst []byte, w []uint32, x []float32, zeros int) []byte {
+	width := e.kind.width()
+	at := len(dst)
+	dst = append(dst, formDense)
+	// A bitmap costs an eighth of a byte a word and spares width bytes a word:
+	// a clear gain, or the planes stay as long as they are.
+	pays := func(spared int) bool { return spared*width >= len(w)/4+4 }
+	bitmap := e.bitmap[:(len(w)+7)/8]
+	if pays(zeros) {
+		dst[at] = formSparse
+		w = w[:pack(bitmap, w)]
+		dst = e.section(dst, at, 0, bitmap)
+	} else if p := e.finder.period(x); p > 0 && p < len(w) {
+		base := e.base[:p]
+		if pays(baseRow(base, w) - p) {
+			dst[at] = formRows
+			dst = binary.LittleEndian.AppendUint16(dst, uint16(p))
+			n := packRows(bitmap, w, base)
+			dst = e.section(dst, at, 0, bitmap)
+			w = w[:p+n]
+			copy(w[p:], w[:n])
+			copy(w, base)
+		}
+	}
+	n := len(w)
+	split(e.planes[:n*width], w, width)
+	for i := range width {
+		dst = e.section(dst, at, i+1, e.planes[i*n:][:n])
+	}
+	return dst
+}
+
+// section appends p, squeezed if that is shorter, and notes it in the layout
+// byte at dst[at].
+func (e *Encoder) section(dst []byte, at, index int, p []byte) []byte {
+	if worth(p) {
+		start := len(dst)
+		z := e.zstd.EncodeAll(p, append(dst, 0, 0))
+		if n := len(z) - start - 2; n+2 < len(p) {
+			binary.LittleEndian.PutUint16(z[start:], uint16(n))
+			z[at] |= 4 << index
+			return z
+		}
+		dst = z[:start]
+	}
+	return append(dst, p...)
+}

@@ -1,0 +1,212 @@
+// This file exists for the lossless rearrangements between words and the
+// sections of a body: bitmap and packed words, words and byte planes. All are
+// plain loops; their inverses sit beside them.
+package codec
+
+import (
+	"math"
+	"math/bits"
+)
+
+// pack moves the nonzero words of w to its front, keeping their order, sets
+// their bits in bitmap (ceil(len(w)/8) bytes) and gives their number. -0 is a
+// nonzero word, so it survives.
+func pack(bitmap []byte, w []uint32) int {
+	n := 0
+	for i := range bitmap {
+		var b uint32
+		// No branch on the data: which elements are zero is what nobody can
+		// predict after dropout.
+		for j, v := range w[8*i : min(8*i+8, len(w))] {
+			w[n] = v
+			one := (v | -v) >> 31
+			n += int(one)
+			b |= one << j
+		}
+		bitmap[i] = byte(b)
+	}
+	return n
+}
+
+// unpack undoes pack: the n words at the front of w go to where bitmap has its
+// n bits, zero elsewhere.
+func unpack(w []uint32, bitmap []byte, n int) {
+	for i := len(w) - 1; i >= 0; i-- { // from the back: a word never moves down
+		one := uint32(bitmap[i>>3]) >> (i & 7) & 1
+		n -= int(one)
+		// Below the first set bit n is 0 and one is 0: w[0] is read, masked.
+		w[i] = w[n] & -one
+	}
+}
+
+// finder looks for columns that repeat a value: what batch normalisation makes of
+// the zeros of ReLU and dropout. Nothing but the values tells how long a row is.
+type finder struct {
+	last [4096]uint16 // hash of a value -> 1 + where it was last
+	gaps [maxPeriod + 1]uint16
+}
+
+// period gives the most common distance between a value and its last occurrence
+// in the first elements of x, or 0 where repeating is not common. It looks at
+// the tensor itself: among INT8's 255 words any would repeat.
+func (f *finder) period(x []float32) int {
+	x = x[:min(len(x), 2*maxPeriod)]
+	clear(f.last[:])
+	clear(f.gaps[:])
+	for i, v := range x {
+		b := math.Float32bits(v)
+		slot := &f.last[b*0x9e3779b1>>20]
+		if j := int(*slot) - 1; j >= 0 && math.Float32bits(x[j]) == b && i-j <= maxPeriod {
+			f.gaps[i-j]++
+		}
+		*slot = uint16(i + 1)
+	}
+	best := 0
+	for p, c := range f.gaps {
+		if c > f.gaps[best] {
+			best = p
+		}
+	}
+	if int(f.gaps[best]) < len(x)/8 {
+		return 0
+	}
+	return best
+}
+
+// baseRow fills base with, for each column of w as a matrix of rows of
+// len(base) words, the first word that the next row repeats, and gives how many
+// words of w equal their column's.
+func baseRow(base, w []uint32) int {
+	p := len(base)
+	copy(base, w)
+	for r := (len(w) - 1) / p; r > 0; r-- { // the last row may be a part of one
+		below := w[r*p : min(r*p+p, len(w))]
+		for j, v := range w[(r-1)*p:][:len(below)] {
+			if v == below[j] {
+				base[j] = v
+			}
+		}
+	}
+	hits := 0
+	for r := 0; r < len(w); r += p {
+		row := w[r:min(r+p, len(w))]
+		for j, v := range base[:len(row)] {
+			d := row[j] ^ v
+			hits += int(^(d | -d) >> 31)
+		}
+	}
+	return hits
+}
+
+// packRows is pack with the words of base, column by column, in place of zero.
+func packRows(bitmap []byte, w, base []uint32) int {
+	n, j := 0, 0
+	for i := range bitmap {
+		var b uint32
+		for k, v := range w[8*i : min(8*i+8, len(w))] {
+			w[n] = v
+			d := v ^ base[j]
+			one := (d | -d) >> 31
+			n += int(one)
+			b |= one << k
+			if j++; j == len(base) {
+				j = 0
+			}
+		}
+		bitmap[i] = byte(b)
+	}
+	return n
+}
+
+// unpackRows undoes packRows.
+func unpackRows(w []uint32, bitmap []byte, n int, base []uint32) {
+	j := len(w) % len(base)
+	for i := len(w) - 1; i >= 0; i-- {
+		if j--; j < 0 {
+			j = len(base) - 1
+		}
+		one := uint32(bitmap[i>>3]) >> (i & 7) & 1
+		n -= int(one)
+		w[i] = w[n]&-one | base[j]&(one-1)
+	}
+}
+
+// popcount gives the set bits of bitmap, or -1 if one is set at or after n.
+func popcount(bitmap []byte, n int) int {
+	sum := 0
+	for _, b := range bitmap {
+		sum += bits.OnesCount8(b)
+	}
+	if n&7 != 0 && bitmap[n>>3]>>(n&7) != 0 {
+		return -1
+	}
+	return sum
+}
+
+// split lays byte i of each word of w in plane i of p, most significant first;
+// the words have width bytes, and plane i is p[i*len(w):][:len(w)].
+func split(p []byte, w []uint32, width int) {
+	n := len(w)
+	switch width {
+	case 4:
+		p0, p1, p2, p3 := p[:n], p[n:][:n], p[2*n:][:n], p[3*n:][:n]
+		for i, v := range w {
+			p0[i], p1[i], p2[i], p3[i] = byte(v>>24), byte(v>>16), byte(v>>8), byte(v)
+		}
+	case 2:
+		p0, p1 := p[:n], p[n:][:n]
+		for i, v := range w {
+			p0[i], p1[i] = byte(v>>8), byte(v)
+		}
+	case 1:
+		p0 := p[:n]
+		for i, v := range w {
+			p0[i] = byte(v)
+		}
+	}
+}
+
+// merge undoes split; each plane has len(w) bytes, and comes from where it lies.
+func merge(w []uint32, p *[maxPlanes][]byte, width int) {
+	n := len(w)
+	switch width {
+	case 4:
+		p0, p1, p2, p3 := p[0][:n], p[1][:n], p[2][:n], p[3][:n]
+		for i := range w {
+			w[i] = uint32(p0[i])<<24 | uint32(p1[i])<<16 | uint32(p2[i])<<8 | uint32(p3[i])
+		}
+	case 2:
+		p0, p1 := p[0][:n], p[1][:n]
+		for i := range w {
+			w[i] = uint32(p0[i])<<8 | uint32(p1[i])
+		}
+	case 1:
+		p0 := p[0][:n]
+		for i := range w {
+			w[i] = uint32(p0[i])
+		}
+	}
+}
+
+// worth guesses whether an entropy coder can make p smaller: in about a
+// thousand of its bytes, do pairs of equal ones come up clearly more often than
+// in noise? Integers only, so every platform answers alike.
+func worth(p []byte) bool {
+	if len(p) < 64 { // a frame and its table cost about that much
+		return false
+	}
+	// An odd stride visits every column of a matrix whose rows are a power of two.
+	step := len(p)/1024 | 1
+	var count [256]int32
+	n := 0
+	for i := 0; i < len(p); i += step {
+		count[p[i]]++
+		n++
+	}
+	sum := 0
+	for _, c := range count {
+		sum += int(c) * int(c)
+	}
+	// Noise gives n + n(n-1)/256 in the mean; a quarter more is 7.7 bits a byte.
+	return sum > n+n*(n-1)/256*5/4
+}
