@@ -1,0 +1,73 @@
+# make demo and make test are all that a newcomer needs: each sets itself up and says
+# what is missing. Benchmarks append JSON lines to the file named by OUT.
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := build
+GO ?= go
+GOFUMPT := mvdan.cc/gofumpt@v0.12.0
+STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
+OUT ?= bench.jsonl
+FUZZTIME ?= 10s
+UNIT := $(shell $(GO) list ./... 2>/dev/null | grep -v '/e2e$$')
+
+.PHONY: build demo test test-unit test-e2e lint vet race fuzz generate check-generate bench bench-demo bench-engine bench-wire clean need-go
+
+need-go:
+	@command -v $(GO) >/dev/null || { echo "go is missing: install Go 1.26 or later from your system's packages, then run make again" >&2; exit 1; }
+
+build: need-go
+	$(GO) build -trimpath -o bin/ ./cmd/ravnest ./cmd/ravnest-provider
+
+demo: build
+	bin/ravnest demo $(ARGS)
+
+# All tests: the same that .ci/run calls.
+test: need-go vet lint test-unit race test-e2e check-generate
+
+test-unit: need-go
+	$(GO) test $(UNIT)
+
+# The pipeline, the links and the server under the race detector; kernels have their own
+# threads.
+race: need-go
+	$(GO) test -race ./engine/kernel ./engine/stage ./engine/transport/... ./engine/provider ./signaling/... 
+
+# Real processes: what the README says, done as a user does it.
+test-e2e: build
+	RAVNEST_BIN=$(CURDIR)/bin $(GO) test -count=1 -timeout 20m ./e2e
+
+vet: need-go
+	$(GO) vet ./...
+	$(GO) vet -tags purego ./engine/...
+	GOARCH=arm64 $(GO) vet ./engine/... ./signaling/... ./ga/... ./native/... ./cmd/...
+	GOOS=js GOARCH=wasm $(GO) vet ./engine/... ./signaling/proto ./signaling/client ./ga
+
+lint: need-go
+	@out=$$($(GO) run $(GOFUMPT) -l cmd engine ga native signaling e2e) || exit 1; if [ -n "$$out" ]; then echo "gofumpt would change:"; echo "$$out"; exit 1; fi
+	$(GO) run $(STATICCHECK) ./...
+
+# Regenerating the committed assembly changes nothing.
+generate: need-go
+	cd engine/kernel/_gen && $(GO) generate ./...
+
+check-generate: generate
+	git diff --exit-code -- engine/kernel
+
+fuzz: need-go
+	@set -e; for p in $$($(GO) list ./engine/... ./signaling/... ./ga/...); do \
+	  for f in $$($(GO) test -list '^Fuzz' $$p | grep '^Fuzz' || true); do \
+	    echo "== $$p $$f"; $(GO) test -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) $$p; done; done
+
+bench: bench-engine bench-wire bench-demo
+
+bench-engine: need-go
+	$(GO) test -run '^$$' -bench . -benchtime 0.5s ./engine/kernel ./engine/exec ./engine/codec
+
+bench-wire: need-go
+	$(GO) test -run '^$$' -bench . -benchtime 0.5s ./engine/transport/...
+
+bench-demo: build
+	OUT=$(abspath $(OUT)) RAVNEST_BIN=$(CURDIR)/bin $(GO) run ./e2e/bench
+
+clean:
+	rm -rf bin

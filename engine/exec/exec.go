@@ -1,0 +1,158 @@
+// Running a plan.
+
+package exec
+
+import (
+	"fmt"
+	"unsafe"
+
+	"github.com/ravnest/ravnest/engine/autodiff"
+	"github.com/ravnest/ravnest/engine/kernel"
+)
+
+// slot is the memory of one micro-batch between its forward and backward pass.
+type slot struct {
+	f      []float32
+	w      []uint32
+	rows   int
+	summed []bool // by node: batchnorm's backward sums are there
+}
+
+// frame is what an op sees while it runs.
+type frame struct {
+	e       *Exec
+	team    *kernel.Team
+	slot    *slot
+	params  []float32
+	grads   []float32
+	state   *State
+	scratch []float32
+	rows    int
+	row0    int
+	step    uint64
+	seed    uint64
+	train   bool
+	acc     bool
+}
+
+func (f *frame) at(p place) []float32 {
+	a := f.e.temp
+	if p.slot {
+		a = f.slot.f
+	}
+	return a[p.off:][:p.per*f.rows]
+}
+
+func (f *frame) x(node, arg int) []float32 { return f.at(f.e.p.vals[f.e.p.g.Args(node)[arg]]) }
+func (f *frame) y(node int) []float32      { return f.at(f.e.p.vals[f.e.p.g.Result(node)]) }
+func (f *frame) dy(node int) []float32     { return f.at(f.e.p.grads[f.e.p.g.Result(node)]) }
+
+func (f *frame) words(off, n int) []uint32 { return f.slot.w[off:][:n] }
+
+func (f *frame) ints(off, n int) []int32 {
+	w := f.slot.w[off:][:n]
+	return unsafe.Slice((*int32)(unsafe.Pointer(unsafe.SliceData(w))), n)
+}
+
+// Exec runs one plan. It is not safe for concurrent use: a stage does one thing at a
+// time and its team of threads works inside that.
+type Exec struct {
+	p     *Plan
+	slots []slot
+	temp  []float32
+	f     frame
+}
+
+// floats allocates n zeroed floats that begin at a cache line.
+func floats(n int) []float32 {
+	s := make([]float32, n+align)
+	o := int(-uintptr(unsafe.Pointer(unsafe.SliceData(s)))&63) / 4
+	return s[o : o+n : o+n]
+}
+
+// New allocates everything that running the plan needs.
+func (p *Plan) New(team *kernel.Team) *Exec {
+	e := &Exec{p: p, temp: floats(p.temp), slots: make([]slot, max(p.cfg.Slots, 1))}
+	for i := range e.slots {
+		e.slots[i] = slot{f: floats(p.slotF), w: make([]uint32, p.slotW), summed: make([]bool, len(p.ops))}
+	}
+	e.f = frame{e: e, team: team, scratch: floats(p.scr), train: p.cfg.Train}
+	return e
+}
+
+// Batch says which rows of which batch a call is about.
+type Batch struct {
+	Seed uint64
+	Step uint64 // number of the batch in the run: names its random streams
+	Row0 int    // first row of the micro-batch in its batch
+	Rows int
+}
+
+// Value is value v of the slot's micro-batch: rows × elements. Inputs are written
+// there before Forward; Config.Outputs are read there after it.
+func (e *Exec) Value(slot, v, rows int) []float32 {
+	e.f.slot, e.f.rows = &e.slots[slot], rows
+	return e.f.at(e.p.vals[v])
+}
+
+// Grad is the gradient of value v: Config.Seeds are written there before Backward,
+// and the gradients of inputs are read there after it. It is empty where no gradient
+// is computed.
+func (e *Exec) Grad(slot, v, rows int) []float32 {
+	e.f.slot, e.f.rows = &e.slots[slot], rows
+	return e.f.at(e.p.grads[v])
+}
+
+// Forward runs the graph on the inputs in the slot, with the given version of the
+// trainable parameters. In training it updates s.Buffers and s.Counters.
+func (e *Exec) Forward(slot int, b Batch, params []float32, s *State) {
+	if b.Rows < 1 || b.Rows > e.p.cfg.Rows {
+		panic(fmt.Sprintf("exec: %d rows in a plan for %d", b.Rows, e.p.cfg.Rows))
+	}
+	f := &e.f
+	f.slot, f.rows, f.row0, f.step, f.seed = &e.slots[slot], b.Rows, b.Row0, b.Step, b.Seed
+	f.params, f.state, f.slot.rows = params, s, b.Rows
+	for _, o := range e.p.ops {
+		o.forward(f)
+	}
+}
+
+// Backward runs the whole backward pass of the slot's micro-batch with the parameters
+// of its forward pass. acc adds to the gradients of the parameters in place of
+// storing them: the dot products over the rows simply go on.
+func (e *Exec) Backward(slot int, params, grads []float32, acc bool) {
+	e.backward(slot, params, grads, acc, e.p.back)
+}
+
+// BackwardInput is the first half of a split plan's backward pass: the gradients of
+// the graph's inputs.
+func (e *Exec) BackwardInput(slot int, params []float32) {
+	e.backward(slot, params, nil, false, e.p.back[:e.p.params])
+}
+
+// BackwardWeight is the second half: the gradients of the parameters.
+func (e *Exec) BackwardWeight(slot int, params, grads []float32, acc bool) {
+	e.backward(slot, params, grads, acc, e.p.back[e.p.params:])
+}
+
+func (e *Exec) backward(slot int, params, grads []float32, acc bool, steps []step) {
+	f := &e.f
+	f.slot = &e.slots[slot]
+	f.rows, f.params, f.grads, f.acc = f.slot.rows, params, grads, acc
+	for i := range steps {
+		s := &steps[i]
+		o := e.p.ops[s.Node]
+		if s.Kind == autodiff.GradParams {
+			o.gradParams(f)
+			continue
+		}
+		dst := f.at(e.p.grads[s.dst])
+		if s.First {
+			o.gradInput(f, s.Arg, dst)
+			continue
+		}
+		addend := e.temp[e.p.sum:][:len(dst)]
+		o.gradInput(f, s.Arg, addend)
+		kernel.AddTo(dst, addend)
+	}
+}

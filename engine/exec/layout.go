@@ -1,0 +1,137 @@
+// Where the parameters of a graph live: one flat vector of trainable elements, one of
+// buffers, one of counters. A flat vector makes an optimiser step one kernel call, a
+// stashed version one copy, and an average across clusters one range.
+
+package exec
+
+import (
+	"fmt"
+
+	"github.com/ravnest/ravnest/engine/graph"
+	"github.com/ravnest/ravnest/engine/kernel"
+	"github.com/ravnest/ravnest/engine/state"
+)
+
+// align is the number of floats (64 bytes) that entries begin at a multiple of.
+const align = 16
+
+// Entry is one state-dict entry and its place in the vector of its role.
+type Entry struct {
+	graph.Param
+	Off int
+}
+
+// Layout places every state-dict entry of a graph.
+type Layout struct {
+	Entries   []Entry // in state-dict order
+	Trainable int     // floats of the trainable vector, padding included
+	Buffers   int     // floats
+	Counters  int
+	first     int // the graph's first node in the whole model
+}
+
+// NewLayout places the parameters of g, whose first node is node first of the whole
+// model (its random streams are named by that number, so that a cut changes nothing).
+func NewLayout(g *graph.Graph, first int) Layout {
+	l := Layout{first: first}
+	for _, p := range g.Params() {
+		e := Entry{Param: p}
+		n := (p.Elems() + align - 1) / align * align
+		switch p.Role {
+		case graph.Trainable:
+			e.Off, l.Trainable = l.Trainable, l.Trainable+n
+		case graph.Buffer:
+			e.Off, l.Buffers = l.Buffers, l.Buffers+n
+		case graph.Counter:
+			e.Off, l.Counters = l.Counters, l.Counters+1
+		}
+		l.Entries = append(l.Entries, e)
+	}
+	return l
+}
+
+// State is the contents of a Layout's vectors.
+type State struct {
+	Params   []float32
+	Buffers  []float32
+	Counters []int64
+}
+
+// NewState allocates zeroed vectors.
+func (l *Layout) NewState() State {
+	return State{Params: floats(l.Trainable), Buffers: floats(l.Buffers), Counters: make([]int64, l.Counters)}
+}
+
+// Init fills s as PyTorch initialises the layers: the same distributions, not the same
+// stream. The draws are a function of (seed, node, parameter, element) alone.
+func (l *Layout) Init(s State, seed uint64) {
+	k, last := 0, -1
+	for _, e := range l.Entries {
+		if k++; e.Node != last {
+			k, last = 0, e.Node
+		}
+		if e.Role == graph.Counter {
+			s.Counters[e.Off] = 0
+			continue
+		}
+		v := l.floats(s, e)
+		if e.Init.Bound == 0 {
+			kernel.Fill(v, e.Init.Value)
+			continue
+		}
+		kernel.Uniform(v, kernel.NewStream(seed, kernel.DomainInit, uint64(k), uint32(l.first+e.Node)), -e.Init.Bound, e.Init.Bound)
+	}
+}
+
+func (l *Layout) floats(s State, e Entry) []float32 {
+	if e.Role == graph.Buffer {
+		return s.Buffers[e.Off:][:e.Elems()]
+	}
+	return s.Params[e.Off:][:e.Elems()]
+}
+
+// Export copies the state into a state dict in PyTorch's order.
+func (l *Layout) Export(s State) state.Dict {
+	d := make(state.Dict, 0, len(l.Entries))
+	for _, e := range l.Entries {
+		t := state.Tensor{Name: e.Full, Shape: e.Shape}
+		if e.Role == graph.Counter {
+			t.I64 = []int64{s.Counters[e.Off]}
+		} else {
+			t.F32 = append([]float32(nil), l.floats(s, e)...)
+		}
+		d = append(d, t)
+	}
+	return d
+}
+
+// Import copies a state dict into s. Every entry of the layout must be there with its
+// shape and type; entries that the layout does not have are refused too.
+func (l *Layout) Import(s State, d state.Dict) error {
+	byName := make(map[string]state.Tensor, len(d))
+	for _, t := range d {
+		byName[t.Name] = t
+	}
+	for _, e := range l.Entries {
+		t, ok := byName[e.Full]
+		if !ok {
+			return fmt.Errorf("the state dict has no %q", e.Full)
+		}
+		delete(byName, e.Full)
+		if e.Role == graph.Counter {
+			if len(t.I64) != 1 {
+				return fmt.Errorf("%q is not an int64 scalar", e.Full)
+			}
+			s.Counters[e.Off] = t.I64[0]
+			continue
+		}
+		if len(t.F32) != e.Elems() || graph.Shape(t.Shape).String() != graph.Shape(e.Shape).String() {
+			return fmt.Errorf("%q is %v with %d float32 elements, the model wants %v", e.Full, t.Shape, len(t.F32), e.Shape)
+		}
+		copy(l.floats(s, e), t.F32)
+	}
+	for name := range byName {
+		return fmt.Errorf("the model has no %q", name)
+	}
+	return nil
+}

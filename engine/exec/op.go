@@ -1,0 +1,394 @@
+// The operations as kernel calls. One type per op; each resolves its attributes once
+// and then only moves rows.
+
+package exec
+
+import (
+	"fmt"
+
+	"github.com/ravnest/ravnest/engine/autodiff"
+	"github.com/ravnest/ravnest/engine/graph"
+	"github.com/ravnest/ravnest/engine/kernel"
+)
+
+// aliasing says whether an op's output may lie in its first input's buffer.
+type aliasing uint8
+
+const (
+	aliasNone    aliasing = iota
+	aliasView             // the output is the input: always the same buffer
+	aliasInPlace          // may overwrite the input where that is dead
+)
+
+// op runs one node. x and y are its forward values, dy the gradient of y; the frame
+// tells rows, parameters and slot.
+type op interface {
+	forward(f *frame)
+	// gradInput writes the gradient of input arg to dst, which may be dy's own buffer
+	// if gradInPlace.
+	gradInput(f *frame, arg int, dst []float32)
+	// gradParams writes (or adds to, if f.acc) the gradients of the parameters.
+	gradParams(f *frame)
+	// saves tells which forward values an instruction of the backward pass reads.
+	saves(k autodiff.Kind) (x, y bool)
+	alias() aliasing
+	gradInPlace() bool
+	scratch() int // floats of kernel scratch
+}
+
+// base has the parts that most ops share.
+type base struct {
+	i int // node
+}
+
+func (base) gradParams(*frame)               {}
+func (base) saves(autodiff.Kind) (x, y bool) { return false, false }
+func (base) alias() aliasing                 { return aliasNone }
+func (base) gradInPlace() bool               { return false }
+func (base) scratch() int                    { return 0 }
+
+// words reserves 32-bit words in every slot, bytes likewise, floats a slot buffer
+// that does not depend on the rows.
+func (p *Plan) words(n int) int { p.slotW += n; return p.slotW - n }
+func (p *Plan) bytes(n int) int { p.slotB += n; return p.slotB - n }
+
+// param is the offset of node i's parameter called name, -1 if it has none.
+func (p *Plan) param(i int, name string) int {
+	for _, e := range p.Layout.Entries {
+		if e.Node == i && e.Name == name {
+			return e.Off
+		}
+	}
+	return -1
+}
+
+func newOp(p *Plan, i int) (op, error) {
+	n := p.g.Nodes[i]
+	in, out := p.g.ArgShapes(i), p.g.Shape(p.g.Result(i))
+	b := base{i}
+	switch o := n.Op.(type) {
+	case *graph.Conv2d:
+		stride, dil, groups, pad := o.Window()
+		c := kernel.Conv{
+			N: p.cfg.Rows, C: o.In, H: in[0][1], W: in[0][2], O: o.Out, KH: o.Kernel[0], KW: o.Kernel[1],
+			SH: stride[0], SW: stride[1], PT: pad[0], PL: pad[1], PB: pad[2], PR: pad[3], DH: dil[0], DW: dil[1], Groups: groups,
+		}
+		return &conv{base: b, c: c, w: p.param(i, "weight"), b: p.param(i, "bias"), wn: o.Out * o.In / groups * c.KH * c.KW, hw: out[1] * out[2]}, nil
+	case *graph.Linear:
+		return &linear{base: b, in: o.In, out: o.Out, per: out.Elems() / o.Out, rows: p.cfg.Rows, w: p.param(i, "weight"), b: p.param(i, "bias")}, nil
+	case *graph.ReLU:
+		return &relu{base: b}, nil
+	case *graph.MaxPool2d:
+		s := o.Step()
+		k := kernel.Pool{
+			N: p.cfg.Rows, C: in[0][0], H: in[0][1], W: in[0][2], KH: o.Kernel[0], KW: o.Kernel[1],
+			SH: s[0], SW: s[1], PT: o.Padding[0], PL: o.Padding[1], OH: out[1], OW: out[2],
+		}
+		m := &maxpool{base: b, p: k}
+		if p.cfg.Train {
+			m.arg, m.per = p.words(p.cfg.Rows*out.Elems()), out.Elems()
+		}
+		return m, nil
+	case *graph.Dropout:
+		d := &dropout{base: b, p: o.P, per: out.Elems(), off: !p.cfg.Train || o.P == 0, node: uint32(p.Layout.first + i)}
+		if !d.off {
+			d.bits = p.words((p.cfg.Rows*d.per + 31) / 32)
+			d.scale = float32(1 / (1 - o.P))
+		}
+		return d, nil
+	case *graph.BatchNorm:
+		d := &batchnorm{
+			base: b, c: o.Features, hw: out.Elems() / o.Features, eps: float32(o.Eps), momentum: float32(o.Momentum),
+			w: p.param(i, "weight"), b: p.param(i, "bias"), mean: p.param(i, "running_mean"), va: p.param(i, "running_var"),
+			count: p.param(i, "num_batches_tracked"), train: p.cfg.Train,
+		}
+		// Saved statistics: mean, 1/std, and the two sums of the backward pass.
+		d.stat = p.slotF
+		p.slotF += 4 * pad(d.c)
+		return d, nil
+	case *graph.Flatten:
+		return &flatten{base: b}, nil
+	case *graph.Softmax:
+		return &softmax{base: b, cols: out[len(out)-1], per: out.Elems()}, nil
+	case *graph.Add:
+		return &add{base: b}, nil
+	}
+	return nil, fmt.Errorf("no kernel for op %q", n.Op.Kind())
+}
+
+// conv is Conv2d: x [N,C,H,W], w [O,C/groups,KH,KW], y [N,O,OH,OW].
+type conv struct {
+	base
+	c      kernel.Conv
+	w, b   int
+	wn, hw int
+	relu   bool
+}
+
+func (o *conv) fuseReLU() { o.relu = true }
+
+func (o *conv) forward(f *frame) {
+	o.c.N = f.rows
+	var bias []float32
+	if o.b >= 0 {
+		bias = f.params[o.b:][:o.c.O]
+	}
+	kernel.ConvForward(f.team, &o.c, f.y(o.i), f.x(o.i, 0), f.params[o.w:][:o.wn], bias, o.relu, f.scratch)
+}
+
+func (o *conv) gradInput(f *frame, _ int, dst []float32) {
+	o.c.N = f.rows
+	kernel.ConvBackwardData(f.team, &o.c, dst, f.dy(o.i), f.params[o.w:][:o.wn], f.scratch)
+}
+
+func (o *conv) gradParams(f *frame) {
+	o.c.N = f.rows
+	kernel.ConvBackwardWeight(f.team, &o.c, f.grads[o.w:][:o.wn], f.dy(o.i), f.x(o.i, 0), f.acc, f.scratch)
+	if o.b >= 0 {
+		kernel.SumChannels(f.grads[o.b:][:o.c.O], f.dy(o.i), f.rows, o.c.O, o.hw, f.acc)
+	}
+}
+
+func (o *conv) saves(k autodiff.Kind) (x, y bool) { return k == autodiff.GradParams, false }
+func (o *conv) scratch() int                      { return kernel.ConvScratch(&o.c) }
+
+// linear is y = x wᵀ + b: x [N*per, in], w [out, in], y [N*per, out].
+type linear struct {
+	base
+	in, out, per, rows int
+	w, b               int
+	relu               bool
+}
+
+func (o *linear) fuseReLU() { o.relu = true }
+
+func (o *linear) forward(f *frame) {
+	g := kernel.GemmArgs{M: f.rows * o.per, N: o.out, K: o.in, RS: o.in, KS: 1, BK: 1, BJ: o.in, LDC: o.out, ReLU: o.relu}
+	g.A, g.B, g.C = f.x(o.i, 0), f.params[o.w:][:o.out*o.in], f.y(o.i)
+	if o.b >= 0 {
+		g.ColBias = f.params[o.b:][:o.out]
+	}
+	kernel.Gemm(f.team, &g, f.scratch)
+}
+
+// dx [N*per, in] = dy [N*per, out] w [out, in].
+func (o *linear) gradInput(f *frame, _ int, dst []float32) {
+	kernel.Gemm(f.team, &kernel.GemmArgs{
+		M: f.rows * o.per, N: o.in, K: o.out, A: f.dy(o.i), RS: o.out, KS: 1,
+		B: f.params[o.w:][:o.out*o.in], BK: o.in, BJ: 1, C: dst, LDC: o.in,
+	}, f.scratch)
+}
+
+// dw [out, in] = dyᵀ [out, N*per] x [N*per, in].
+func (o *linear) gradParams(f *frame) {
+	kernel.Gemm(f.team, &kernel.GemmArgs{
+		M: o.out, N: o.in, K: f.rows * o.per, A: f.dy(o.i), RS: 1, KS: o.out,
+		B: f.x(o.i, 0), BK: o.in, BJ: 1, C: f.grads[o.w:][:o.out*o.in], LDC: o.in, Acc: f.acc,
+	}, f.scratch)
+	if o.b >= 0 {
+		kernel.SumChannels(f.grads[o.b:][:o.out], f.dy(o.i), f.rows*o.per, o.out, 1, f.acc)
+	}
+}
+
+func (o *linear) saves(k autodiff.Kind) (x, y bool) { return k == autodiff.GradParams, false }
+
+func (o *linear) scratch() int {
+	m := o.rows * o.per
+	return max(kernel.GemmScratch(m, o.out, o.in), kernel.GemmScratch(m, o.in, o.out), kernel.GemmScratch(o.out, o.in, m))
+}
+
+// relu reads its output in the backward pass, so its input may be overwritten.
+type relu struct {
+	base
+	fused bool // done by the node before
+}
+
+func (o *relu) forward(f *frame) {
+	if !o.fused {
+		kernel.ReLU(f.y(o.i), f.x(o.i, 0))
+	}
+}
+
+func (o *relu) gradInput(f *frame, _ int, dst []float32) {
+	kernel.ReLUGrad(dst, f.dy(o.i), f.y(o.i))
+}
+
+func (o *relu) saves(autodiff.Kind) (x, y bool) { return false, true }
+
+func (o *relu) alias() aliasing {
+	if o.fused {
+		return aliasView
+	}
+	return aliasInPlace
+}
+
+func (o *relu) gradInPlace() bool { return true }
+
+// maxpool keeps the position of each window's maximum.
+type maxpool struct {
+	base
+	p        kernel.Pool
+	arg, per int
+}
+
+func (o *maxpool) argmax(f *frame) []int32 {
+	if !f.train {
+		return nil
+	}
+	return f.ints(o.arg, f.rows*o.per)
+}
+
+func (o *maxpool) forward(f *frame) {
+	o.p.N = f.rows
+	kernel.MaxPool(&o.p, f.y(o.i), f.x(o.i, 0), o.argmax(f))
+}
+
+func (o *maxpool) gradInput(f *frame, _ int, dst []float32) {
+	o.p.N = f.rows
+	kernel.MaxPoolGrad(&o.p, dst, f.dy(o.i), o.argmax(f))
+}
+
+// dropout draws its mask from (seed, step, node, element of the batch).
+type dropout struct {
+	base
+	p     float64
+	scale float32
+	per   int
+	bits  int
+	node  uint32
+	off   bool
+}
+
+func (o *dropout) forward(f *frame) {
+	if o.off {
+		return
+	}
+	n := f.rows * o.per
+	bits := f.words(o.bits, (n+31)/32)
+	s := kernel.NewStream(f.seed, kernel.DomainDropout, f.step, o.node)
+	kernel.DropoutMask(bits, s, uint64(f.row0)*uint64(o.per), n, o.p)
+	kernel.Dropout(f.y(o.i), f.x(o.i, 0), bits, o.scale)
+}
+
+func (o *dropout) gradInput(f *frame, _ int, dst []float32) {
+	dy := f.dy(o.i)
+	if o.off {
+		if &dst[0] != &dy[0] {
+			copy(dst, dy)
+		}
+		return
+	}
+	kernel.Dropout(dst, dy, f.words(o.bits, (len(dy)+31)/32), o.scale)
+}
+
+func (o *dropout) alias() aliasing {
+	if o.off {
+		return aliasView
+	}
+	return aliasInPlace
+}
+
+func (o *dropout) gradInPlace() bool { return true }
+
+// batchnorm is over x [N,C,hw]. The sums over rows that the input gradient needs are
+// the parameter gradients too: they are taken once, in gradInput or gradParams,
+// whichever runs first, and kept in the slot.
+type batchnorm struct {
+	base
+	c, hw           int
+	eps, momentum   float32
+	w, b            int
+	mean, va, count int // in the buffers and counters
+	stat            int // slot: mean, 1/std, dgamma, dbeta
+	train           bool
+}
+
+func (o *batchnorm) stats(f *frame, k int) []float32 {
+	return f.slot.f[o.stat+k*pad(o.c):][:o.c]
+}
+
+func (o *batchnorm) forward(f *frame) {
+	x, y := f.x(o.i, 0), f.y(o.i)
+	gamma, beta := f.params[o.w:][:o.c], f.params[o.b:][:o.c]
+	rm, rv := f.state.Buffers[o.mean:][:o.c], f.state.Buffers[o.va:][:o.c]
+	mean, inv := o.stats(f, 0), o.stats(f, 1)
+	if !o.train {
+		kernel.InvStd(inv, rv, o.eps)
+		kernel.BatchNormApply(y, x, rm, inv, gamma, beta, f.rows, o.c, o.hw)
+		return
+	}
+	va := o.stats(f, 2) // free until the backward pass
+	kernel.BatchNormStats(mean, va, x, f.rows, o.c, o.hw)
+	kernel.BatchNormRunning(rm, rv, mean, va, o.momentum, f.rows*o.hw)
+	f.state.Counters[o.count]++
+	kernel.InvStd(inv, va, o.eps)
+	kernel.BatchNormApply(y, x, mean, inv, gamma, beta, f.rows, o.c, o.hw)
+	f.slot.summed[o.i] = false
+}
+
+func (o *batchnorm) sums(f *frame) (dgamma, dbeta []float32) {
+	dgamma, dbeta = o.stats(f, 2), o.stats(f, 3)
+	if !f.slot.summed[o.i] {
+		kernel.BatchNormGradSums(dgamma, dbeta, f.dy(o.i), f.x(o.i, 0), o.stats(f, 0), o.stats(f, 1), f.rows, o.c, o.hw)
+		f.slot.summed[o.i] = true
+	}
+	return dgamma, dbeta
+}
+
+func (o *batchnorm) gradInput(f *frame, _ int, dst []float32) {
+	dgamma, dbeta := o.sums(f)
+	kernel.BatchNormGradInput(dst, f.dy(o.i), f.x(o.i, 0), o.stats(f, 0), o.stats(f, 1), f.params[o.w:][:o.c], dgamma, dbeta, f.rows, o.c, o.hw)
+}
+
+func (o *batchnorm) gradParams(f *frame) {
+	dgamma, dbeta := o.sums(f)
+	gw, gb := f.grads[o.w:][:o.c], f.grads[o.b:][:o.c]
+	if f.acc {
+		kernel.AddTo(gw, dgamma)
+		kernel.AddTo(gb, dbeta)
+		return
+	}
+	copy(gw, dgamma)
+	copy(gb, dbeta)
+}
+
+func (o *batchnorm) saves(autodiff.Kind) (x, y bool) { return true, false }
+
+// flatten is a view.
+type flatten struct{ base }
+
+func (o *flatten) forward(*frame) {}
+
+func (o *flatten) gradInput(f *frame, _ int, dst []float32) {
+	if dy := f.dy(o.i); &dst[0] != &dy[0] {
+		copy(dst, dy)
+	}
+}
+
+func (o *flatten) alias() aliasing   { return aliasView }
+func (o *flatten) gradInPlace() bool { return true }
+
+// softmax is over the last axis.
+type softmax struct {
+	base
+	cols, per int
+}
+
+func (o *softmax) forward(f *frame) {
+	kernel.Softmax(f.y(o.i), f.x(o.i, 0), f.rows*o.per/o.cols, o.cols)
+}
+
+func (o *softmax) gradInput(f *frame, _ int, dst []float32) {
+	kernel.SoftmaxGrad(dst, f.dy(o.i), f.y(o.i), f.rows*o.per/o.cols, o.cols)
+}
+
+func (o *softmax) saves(autodiff.Kind) (x, y bool) { return false, true }
+func (o *softmax) alias() aliasing                 { return aliasInPlace }
+func (o *softmax) gradInPlace() bool               { return true }
+
+// add is a residual connection: the gradient goes to both inputs unchanged.
+type add struct{ base }
+
+func (o *add) forward(f *frame) { kernel.Add(f.y(o.i), f.x(o.i, 0), f.x(o.i, 1)) }
+
+func (o *add) gradInput(f *frame, _ int, dst []float32) { copy(dst, f.dy(o.i)) }

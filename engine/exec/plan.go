@@ -1,0 +1,380 @@
+// Package exec compiles a graph and its backward pass to a plan: an order of kernel
+// calls over buffers whose offsets are fixed beforehand by liveness. Running a plan
+// allocates nothing, and what it needs is known before it runs.
+//
+// A plan has two kinds of memory. A slot holds what one micro-batch must keep between
+// its forward and its backward pass; a pipeline stage has a slot for each micro-batch
+// in flight. The temp arena holds everything else and is shared by all of them.
+package exec
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/ravnest/ravnest/engine/autodiff"
+	"github.com/ravnest/ravnest/engine/graph"
+)
+
+// ErrConfig is wrapped by errors about a configuration that cannot be compiled.
+var ErrConfig = errors.New("cannot plan")
+
+// Config says what a plan is for.
+type Config struct {
+	Rows  int  // the most rows of one micro-batch
+	Slots int  // micro-batches between their forward and backward; 0 in evaluation
+	Train bool // training, with a backward pass, or evaluation
+
+	Outputs   []int // values that are read after Forward
+	Seeds     []int // values whose gradients come from outside
+	InputGrad bool  // whether the gradients of the graph's inputs are wanted
+	Split     bool  // GradInput and GradParams run as two passes
+}
+
+// Memory is what a plan needs, in bytes.
+type Memory struct {
+	Params  int // trainable, buffers and counters
+	Grads   int
+	Slot    int // of one slot
+	Slots   int // of all slots
+	Temp    int
+	Scratch int
+}
+
+// Total of everything.
+func (m Memory) Total() int { return m.Params + m.Grads + m.Slots + m.Temp + m.Scratch }
+
+// place is where a buffer of float32 lives.
+type place struct {
+	off  int // floats from the start of its arena
+	per  int // floats per row
+	slot bool
+}
+
+// Plan is a compiled graph. It is immutable; an Exec runs it.
+type Plan struct {
+	Layout Layout
+	cfg    Config
+	g      *graph.Graph
+	ops    []op
+	vals   []place // of every value
+	grads  []place // of every value that has a gradient; per is 0 otherwise
+	back   []step
+	params int // index in back where the GradParams of a split plan begin
+	sum    int // temp offset of the buffer that later addends go through
+	slotF  int // floats of a slot
+	slotW  int // 32-bit words of a slot: dropout bits
+	slotB  int // bytes of a slot: pooling argmax
+	temp   int // floats
+	scr    int // floats of kernel scratch
+}
+
+// step is one backward instruction with its resolved gradients.
+type step struct {
+	autodiff.Instr
+	dy  int // value whose gradient it reads
+	dst int // GradInput: value whose gradient it writes
+}
+
+// life is a buffer while it is being placed.
+type life struct {
+	size       int // floats
+	born, dies int // first and last moment of use
+	slot       bool
+	off        int
+}
+
+// Compile plans g, whose first node is node first of the whole model.
+func Compile(g *graph.Graph, first int, cfg Config) (*Plan, error) {
+	if cfg.Rows < 1 {
+		return nil, fmt.Errorf("%w: %d rows", ErrConfig, cfg.Rows)
+	}
+	if cfg.Train && cfg.Slots < 1 {
+		return nil, fmt.Errorf("%w: training needs at least one slot", ErrConfig)
+	}
+	p := &Plan{Layout: NewLayout(g, first), cfg: cfg, g: g}
+	var bw autodiff.Backward
+	if cfg.Train {
+		bw = autodiff.Derive(g, cfg.Seeds, cfg.InputGrad)
+	} else {
+		bw.Needs = make([]bool, g.Values())
+	}
+	p.ops = make([]op, len(g.Nodes))
+	for i := range g.Nodes {
+		o, err := newOp(p, i)
+		if err != nil {
+			return nil, fmt.Errorf("%w: node %q: %w", ErrConfig, g.Nodes[i].Name, err)
+		}
+		p.ops[i] = o
+	}
+	for _, in := range bw.Instrs {
+		s := step{Instr: in, dy: g.Result(in.Node), dst: -1}
+		if in.Kind == autodiff.GradInput {
+			s.dst = g.Args(in.Node)[in.Arg]
+		}
+		p.back = append(p.back, s)
+	}
+	p.params = len(p.back)
+	if cfg.Split {
+		slices.SortStableFunc(p.back, func(a, b step) int { return int(a.Kind) - int(b.Kind) })
+		p.params = slices.IndexFunc(p.back, func(s step) bool { return s.Kind == autodiff.GradParams })
+		if p.params < 0 {
+			p.params = len(p.back)
+		}
+	}
+	p.fuse(bw.Needs)
+	if err := p.placeBuffers(bw); err != nil {
+		return nil, err
+	}
+	return p, nil
+}
+
+// union is a set of values that share one buffer.
+type union []int
+
+func newUnion(n int) union {
+	u := make(union, n)
+	for i := range u {
+		u[i] = i
+	}
+	return u
+}
+
+func (u union) root(v int) int {
+	for u[v] != v {
+		v = u[v]
+	}
+	return v
+}
+
+// fuse lets a convolution or linear layer apply the ReLU that alone reads it.
+func (p *Plan) fuse(needs []bool) {
+	read := make([]int, p.g.Values())
+	for i := range p.g.Nodes {
+		for _, v := range p.g.Args(i) {
+			read[v]++
+		}
+	}
+	for _, v := range append(slices.Clone(p.cfg.Outputs), p.cfg.Seeds...) {
+		read[v]++
+	}
+	for i := range p.ops {
+		r, ok := p.ops[i].(*relu)
+		if !ok {
+			continue
+		}
+		x := p.g.Args(i)[0]
+		if x < len(p.g.Inputs) || read[x] != 1 {
+			continue
+		}
+		if f, ok := p.ops[x-len(p.g.Inputs)].(interface{ fuseReLU() }); ok {
+			f.fuseReLU()
+			r.fused = true
+		}
+	}
+	_ = needs
+}
+
+// placeBuffers decides which values share a buffer, how long each lives, and where.
+func (p *Plan) placeBuffers(bw autodiff.Backward) error {
+	g, nv := p.g, p.g.Values()
+	const inputs = -1 // the moment at which inputs are filled
+	end := len(g.Nodes)
+
+	// Forward values: who reads them last, and whether the backward pass does.
+	last := make([]int, nv) // last forward reader
+	saved := make([]bool, nv)
+	for v := range last {
+		last[v] = inputs
+	}
+	for i := range g.Nodes {
+		for _, v := range g.Args(i) {
+			last[v] = i
+		}
+	}
+	for _, s := range p.back {
+		savesX, savesY := p.ops[s.Node].saves(s.Kind)
+		for _, v := range g.Args(s.Node) {
+			saved[v] = saved[v] || savesX
+		}
+		saved[s.dy] = saved[s.dy] || savesY
+	}
+	outside := make([]bool, nv)
+	for _, v := range p.cfg.Outputs {
+		outside[v] = true
+		last[v] = end
+		if p.cfg.Train {
+			saved[v] = true // read by the caller before the backward pass
+		}
+	}
+	// A value takes over its argument's buffer where the op is a view, or works in
+	// place and the argument is dead after it.
+	share := newUnion(nv)
+	for i := range g.Nodes {
+		how := p.ops[i].alias()
+		if how == aliasNone {
+			continue
+		}
+		x, y := g.Args(i)[0], g.Result(i)
+		r := share.root(x)
+		dead := true // nobody needs the old contents of the buffer after node i
+		for v := range nv {
+			if share.root(v) == r && (saved[v] || outside[v] || last[v] > i || v < len(g.Inputs)) {
+				dead = false
+			}
+		}
+		if how == aliasView || dead {
+			share[y] = r
+		}
+	}
+	born := func(v int) int {
+		if v < len(g.Inputs) {
+			return inputs
+		}
+		return v - len(g.Inputs)
+	}
+	lives := map[int]*life{}
+	for v := range nv {
+		r := share.root(v)
+		l, ok := lives[r]
+		if !ok {
+			l = &life{size: p.floats(v), born: born(r), dies: born(v)}
+			lives[r] = l
+		}
+		l.dies = max(l.dies, last[v], born(v))
+		l.slot = l.slot || saved[v]
+	}
+
+	// Gradients: moment end+1+k is backward step k.
+	gshare := newUnion(nv)
+	mult := make([]int, nv) // contributions to each gradient
+	for _, s := range p.back {
+		if s.Kind == autodiff.GradInput {
+			mult[s.dst]++
+		}
+	}
+	seeded := make([]bool, nv)
+	for _, v := range p.cfg.Seeds {
+		seeded[v] = true
+	}
+	for _, s := range p.back {
+		if s.Kind != autodiff.GradInput || !s.First || mult[s.dst] != 1 || s.Arg != 0 || len(g.Args(s.Node)) != 1 {
+			continue
+		}
+		if p.ops[s.Node].gradInPlace() && !seeded[s.dst] {
+			gshare[s.dst] = gshare.root(s.dy)
+		}
+	}
+	glives := map[int]*life{}
+	touch := func(v, at int, crosses bool) {
+		r := gshare.root(v)
+		l, ok := glives[r]
+		if !ok {
+			l = &life{size: p.floats(v), born: at, dies: at}
+			glives[r] = l
+		}
+		l.born, l.dies = min(l.born, at), max(l.dies, at)
+		l.slot = l.slot || crosses
+	}
+	for _, v := range p.cfg.Seeds {
+		if bw.Needs[v] {
+			touch(v, end, false)
+		}
+	}
+	addend := 0
+	for k, s := range p.back {
+		at := end + 1 + k
+		touch(s.dy, at, p.cfg.Split && s.Kind == autodiff.GradParams)
+		if s.dst >= 0 {
+			touch(s.dst, at, false)
+			if !s.First {
+				addend = max(addend, p.floats(s.dst))
+			}
+		}
+	}
+	if p.cfg.InputGrad {
+		for v := range g.Inputs {
+			if bw.Needs[v] {
+				touch(v, end+1+len(p.back), false)
+			}
+		}
+	}
+
+	// Place: slots keep everything side by side (all of it lives until the backward
+	// pass); the temp arena is packed by lifetime, largest first.
+	var temps []*life
+	collect := func(m map[int]*life) {
+		for v := range nv { // by number: the same plan every time
+			if l, ok := m[v]; ok {
+				if l.slot {
+					l.off, p.slotF = p.slotF, p.slotF+pad(l.size)
+				} else {
+					temps = append(temps, l)
+				}
+			}
+		}
+	}
+	collect(lives)
+	collect(glives)
+	if addend > 0 {
+		l := &life{size: addend, born: end + 1, dies: end + 1 + len(p.back)}
+		temps = append(temps, l)
+		defer func() { p.sum = l.off }()
+	}
+	p.temp = pack(temps)
+
+	p.vals, p.grads = make([]place, nv), make([]place, nv)
+	for v := range nv {
+		l := lives[share.root(v)]
+		p.vals[v] = place{off: l.off, per: g.Shape(v).Elems(), slot: l.slot}
+		if l := glives[gshare.root(v)]; bw.Needs[v] && l != nil {
+			p.grads[v] = place{off: l.off, per: g.Shape(v).Elems(), slot: l.slot}
+		}
+	}
+	for _, o := range p.ops {
+		p.scr = max(p.scr, o.scratch())
+	}
+	return nil
+}
+
+func (p *Plan) floats(v int) int { return p.g.Shape(v).Elems() * p.cfg.Rows }
+
+func pad(n int) int { return (n + align - 1) / align * align }
+
+// pack gives each buffer the lowest offset that is free while it lives and returns
+// the size of the arena.
+func pack(ls []*life) int {
+	slices.SortStableFunc(ls, func(a, b *life) int { return b.size - a.size })
+	total := 0
+	for i, l := range ls {
+		var busy []*life
+		for _, o := range ls[:i] {
+			if o.born <= l.dies && l.born <= o.dies {
+				busy = append(busy, o)
+			}
+		}
+		slices.SortStableFunc(busy, func(a, b *life) int { return a.off - b.off })
+		for _, o := range busy {
+			if l.off+pad(l.size) <= o.off {
+				break
+			}
+			l.off = max(l.off, o.off+pad(o.size))
+		}
+		total = max(total, l.off+pad(l.size))
+	}
+	return total
+}
+
+// Memory of the plan in bytes.
+func (p *Plan) Memory() Memory {
+	m := Memory{
+		Params: 4*(p.Layout.Trainable+p.Layout.Buffers) + 8*p.Layout.Counters,
+		Slot:   4*(p.slotF+p.slotW) + p.slotB,
+		Temp:   4 * p.temp, Scratch: 4 * p.scr,
+	}
+	m.Slots = max(p.cfg.Slots, 1) * m.Slot
+	if p.cfg.Train {
+		m.Grads = 4 * p.Layout.Trainable
+	}
+	return m
+}

@@ -1,0 +1,181 @@
+// Package optim is the update rules of training, as torch.optim defines them, over
+// the flat parameter vector of a stage, and the schedules of the learning rate.
+package optim
+
+import (
+	"fmt"
+	"math"
+
+	"github.com/ravnest/ravnest/engine/job"
+	"github.com/ravnest/ravnest/engine/kernel"
+)
+
+// Optimizer updates one flat vector of parameters. Its state is part of what a run
+// would have to keep to be resumed exactly.
+type Optimizer struct {
+	spec  job.Optimizer
+	t     int         // updates done
+	mu    float64     // nadam: product of the momentum terms
+	state [][]float32 // sgd: momentum buffer; adam family: first and second moment
+}
+
+// Delay places a stage in an asynchronous pipeline: its weights are Stages-1-Stage
+// updates old when they are used. The zero value is no delay.
+type Delay struct{ Stage, Stages int }
+
+// New makes the optimiser of spec for n parameters.
+func New(spec job.Optimizer, n int, d Delay) (*Optimizer, error) {
+	o := &Optimizer{spec: spec, mu: 1}
+	k := 2
+	switch spec.Name {
+	case "sgd":
+		k = 0
+		if spec.Momentum != 0 {
+			k = 1
+		}
+	case "adam", "adamw", "nadam":
+	default:
+		return nil, fmt.Errorf("unknown optimizer %q", spec.Name)
+	}
+	if spec.StageMomentum && d.Stages > 1 {
+		// arXiv 2505.01099: γ_s = γ + τ_s (0.99 - γ)/P with γ = 0.9.
+		o.spec.Betas[0] = 0.9 + 0.09*float64(d.Stages-1-d.Stage)/float64(d.Stages)
+	}
+	for range k {
+		o.state = append(o.state, make([]float32, n))
+	}
+	return o, nil
+}
+
+// Bytes is the size of the state for n parameters.
+func Bytes(spec job.Optimizer, n int) int {
+	switch {
+	case spec.Name != "sgd":
+		return 8 * n
+	case spec.Momentum != 0:
+		return 4 * n
+	}
+	return 0
+}
+
+// Step updates p in place with gradients g and learning rate lr. The scalars of the
+// formulas are computed in float64 and rounded once, as PyTorch does.
+func (o *Optimizer) Step(p, g []float32, lr float64) {
+	o.t++
+	s := o.spec
+	switch s.Name {
+	case "sgd":
+		var buf []float32
+		if len(o.state) > 0 {
+			buf = o.state[0]
+		}
+		kernel.SGD(p, g, buf, kernel.SGDParams{
+			LR: float32(lr), Momentum: float32(s.Momentum), OneMinusDampening: float32(1 - s.Dampening),
+			WeightDecay: float32(s.WeightDecay), Nesterov: s.Nesterov, First: o.t == 1,
+		})
+	case "adam":
+		kernel.Adam(p, g, o.state[0], o.state[1], o.adam(lr))
+	case "adamw":
+		kernel.AdamW(p, g, o.state[0], o.state[1], o.adam(lr))
+	case "nadam":
+		// torch.optim.NAdam, momentum_decay 0.004.
+		mu := s.Betas[0] * (1 - float64(0.5*pow(0.96, float64(o.t)*0.004)))
+		next := s.Betas[0] * (1 - float64(0.5*pow(0.96, float64(o.t+1)*0.004)))
+		o.mu *= mu
+		kernel.NAdam(p, g, o.state[0], o.state[1], kernel.NAdamParams{
+			Beta1: float32(s.Betas[0]), Beta2: float32(s.Betas[1]), OneMinusBeta1: float32(1 - s.Betas[0]), OneMinusBeta2: float32(1 - s.Betas[1]),
+			Eps: float32(s.Eps), WeightDecay: float32(s.WeightDecay), BiasCorrection2: float32(1 - ipow(s.Betas[1], o.t)),
+			GradScale: float32(lr * (1 - mu) / (1 - o.mu)), MomentScale: float32(lr * next / (1 - float64(o.mu*next))),
+		})
+	}
+}
+
+func (o *Optimizer) adam(lr float64) kernel.AdamParams {
+	s := o.spec
+	return kernel.AdamParams{
+		Beta1: float32(s.Betas[0]), Beta2: float32(s.Betas[1]), OneMinusBeta1: float32(1 - s.Betas[0]), OneMinusBeta2: float32(1 - s.Betas[1]),
+		Eps: float32(s.Eps), WeightDecay: float32(s.WeightDecay), Decay: float32(1 - float64(lr*s.WeightDecay)),
+		StepSize: float32(lr / (1 - ipow(s.Betas[0], o.t))), SqrtBiasCorrection2: float32(math.Sqrt(1 - ipow(s.Betas[1], o.t))),
+	}
+}
+
+// ipow is x to the n by squaring: the same bits on every platform.
+func ipow(x float64, n int) float64 {
+	y := 1.0
+	for ; n > 0; n >>= 1 {
+		if n&1 == 1 {
+			y *= x
+		}
+		x *= x
+	}
+	return y
+}
+
+// pow is x to the y for 0 < x < 1, y >= 0. math.Exp and math.Log differ between
+// platforms in the last bit; the series below does not, and the arguments are small
+// enough (0.004 t ln 0.96) for its squarings to keep 1e-15.
+func pow(x, y float64) float64 {
+	// ln x = 2 atanh((x-1)/(x+1))
+	z := (x - 1) / (x + 1)
+	z2, term, ln := z*z, z, 0.0
+	for k := 1; k < 60; k += 2 {
+		ln += float64(term / float64(k))
+		term *= z2
+	}
+	return exp(float64(2*ln) * y)
+}
+
+// exp is e to the x for x <= 0: a Taylor series at x/1024 and ten squarings.
+func exp(x float64) float64 {
+	if x < -700 {
+		return 0
+	}
+	r := x / 1024
+	term, sum := 1.0, 1.0
+	for k := 1; k < 12; k++ {
+		term = float64(term*r) / float64(k)
+		sum += term
+	}
+	for range 10 {
+		sum *= sum
+	}
+	return sum
+}
+
+// Rate is the learning rate of an epoch (0 is the first) under schedule s.
+func Rate(s job.LR, base float64, epoch int) float64 {
+	e := float64(epoch)
+	switch s.Name {
+	case "step":
+		return base * ipow(s.Gamma, epoch/s.StepSize)
+	case "exponential":
+		return base * ipow(s.Gamma, epoch)
+	case "cosine":
+		return s.EtaMin + float64((base-s.EtaMin)*(1+cospi(e/float64(s.TMax))))/2
+	case "linear":
+		if epoch >= s.Total {
+			return base
+		}
+		return base * (s.Start + float64((1-s.Start)*e)/float64(s.Total))
+	}
+	return base
+}
+
+// cospi is cos(πx) by range reduction to [0, 1/2] and a Taylor series.
+func cospi(x float64) float64 {
+	x = math.Mod(math.Abs(x), 2)
+	if x > 1 {
+		x = 2 - x
+	}
+	sign := 1.0
+	if x > 0.5 {
+		x, sign = 1-x, -1
+	}
+	y := float64(x*math.Pi) * float64(x*math.Pi)
+	term, sum := 1.0, 1.0
+	for k := 1; k < 26; k += 2 {
+		term = float64(-term*y) / float64(k*(k+1))
+		sum += term
+	}
+	return sign * sum
+}
