@@ -1,0 +1,171 @@
+// The whole plan of a job: clusters and their stages, in a form to print and to send.
+
+package ga
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"slices"
+	"strings"
+)
+
+// Group is one cluster of a plan. Its Stages are in pipeline order; Stage.Node is the
+// position in the pool.
+type Group struct {
+	ID     int     `json:"id"`
+	RAM    float64 `json:"ram"`    // bytes of all its nodes
+	Memory float64 `json:"memory"` // bytes the model takes of them
+	Stages []Stage `json:"stages"`
+}
+
+// Starts lists the first unit of each stage.
+func (g Group) Starts() []int {
+	starts := make([]int, len(g.Stages))
+	for k, s := range g.Stages {
+		starts[k] = s.From
+	}
+	return starts
+}
+
+// Plan is who runs what.
+type Plan struct {
+	Model    string  `json:"model"`
+	Rule     string  `json:"rule"` // "cost": by measured compute and links; "share": by parameters
+	Fitness  Fitness `json:"fitness"`
+	Clusters []Group `json:"clusters"`
+}
+
+// Build clusters the pool and cuts the model for each cluster. Need follows from the
+// units. Where a cluster has the RAM in sum, but no cut of the chain fits its nodes in
+// their order, other orders are tried (all of them up to six nodes), then fewer clusters.
+// Errors are those of Cluster and Partition.
+func Build(model string, units []Unit, nodes []Node, opt Options, rng *rand.Rand) (*Plan, error) {
+	if err := checkUnits(model, units); err != nil {
+		return nil, err
+	}
+	need := Need{Model: model, Stages: len(units)}
+	for _, u := range units {
+		need.RAM += u.Memory
+	}
+	for {
+		clusters, err := Cluster(nodes, need, opt, rng)
+		if err != nil {
+			return nil, err
+		}
+		p, err := assemble(model, units, nodes, clusters, need, opt)
+		if len(clusters) == 1 || !errors.Is(err, ErrRAM) {
+			return p, err
+		}
+		fewer := opt
+		fewer.MaxClusters = len(clusters) / 2
+		if pr, err2 := newProblem(nodes, need, fewer); err2 != nil || pr.minK > pr.maxK {
+			return nil, err
+		}
+		opt = fewer
+	}
+}
+
+func assemble(model string, units []Unit, nodes []Node, clusters [][]int, need Need, opt Options) (*Plan, error) {
+	p := &Plan{Model: model, Rule: "cost"}
+	if opt.ByShare || !benchmarked(nodes) {
+		// One rule for the pool: a plan whose clusters are cut by different rules reads badly.
+		p.Rule, opt.ByShare = "share", true
+	}
+	for id, c := range clusters {
+		order, stages, err := fit(model, units, nodes, c, opt)
+		if err != nil {
+			return nil, fmt.Errorf("cluster %d: %w", id, err)
+		}
+		g := Group{ID: id, Stages: stages}
+		for k := range stages {
+			stages[k].Node = order[k]
+			g.RAM += stages[k].RAM
+			g.Memory += stages[k].Memory
+		}
+		p.Clusters = append(p.Clusters, g)
+	}
+	var err error
+	p.Fitness, err = Rate(nodes, clusters, need, opt)
+	return p, err
+}
+
+// fit partitions for the cluster's own order, or for the first other that fits.
+func fit(model string, units []Unit, nodes []Node, cluster []int, opt Options) ([]int, []Stage, error) {
+	try := func(order []int) ([]Stage, error) {
+		list := make([]Node, len(order))
+		for k, i := range order {
+			list[k] = nodes[i]
+		}
+		_, stages, err := Partition(model, units, list, opt)
+		return stages, err
+	}
+	stages, first := try(cluster)
+	if first == nil || !errors.Is(first, ErrRAM) {
+		return cluster, stages, first
+	}
+	order := slices.Clone(cluster)
+	if len(cluster) > 6 {
+		slices.Reverse(order)
+		if stages, err := try(order); err == nil {
+			return order, stages, nil
+		}
+		return nil, nil, first
+	}
+	var found []Stage
+	var permute func(k int) bool
+	permute = func(k int) bool {
+		if k == len(order) {
+			stages, err := try(order)
+			found = stages
+			return err == nil
+		}
+		for i := k; i < len(order); i++ {
+			// A rotation keeps the rest in its order, so that the first fit is close to the preferred order.
+			v := order[i]
+			copy(order[k+1:i+1], order[k:i])
+			order[k] = v
+			if permute(k + 1) {
+				return true
+			}
+			copy(order[k:i], order[k+1:i+1])
+			order[i] = v
+		}
+		return false
+	}
+	if permute(0) {
+		return order, found, nil
+	}
+	return nil, nil, first
+}
+
+// WriteTo prints the plan for people.
+func (p *Plan) WriteTo(w io.Writer) (int64, error) {
+	n, err := io.WriteString(w, p.String())
+	return int64(n), err
+}
+
+func (p *Plan) String() string {
+	var b strings.Builder
+	by := "measured compute and links"
+	if p.Rule == "share" {
+		by = "share of parameters"
+	}
+	fmt.Fprintf(&b, "%s: %d cluster(s), cut by %s\n", p.Model, len(p.Clusters), by)
+	for _, c := range p.Clusters {
+		fmt.Fprintf(&b, "cluster %d: %d node(s), %s of %s RAM\n", c.ID, len(c.Stages), bytesText(c.Memory), bytesText(c.RAM))
+		for _, s := range c.Stages {
+			name := s.Name
+			if name == "" {
+				name = fmt.Sprintf("node %d", s.Node)
+			}
+			fmt.Fprintf(&b, "  %-4s %-16s from %-20s %9d parameters  %9s  load %3.0f %%", s.Role, name, s.First, s.Params, bytesText(s.Memory), 100*s.Load)
+			if s.ComputeSeconds > 0 {
+				fmt.Fprintf(&b, "  compute %.3g ms", 1e3*s.ComputeSeconds)
+			}
+			fmt.Fprintf(&b, "  link %.3g ms\n", 1e3*s.LinkSeconds)
+		}
+	}
+	return b.String()
+}
