@@ -95,32 +95,31 @@ const nanBits = 0x7fc00000 // the NaN that our own functions make
 func Tanh(x float32) float32 {
 	a := abs(x)
 	if !(a >= 0.625) {
-		s := float32(x * x)
+		s := float32(a * a)
 		p := float32(0.020650578662753105) + float32(s*-0.005717036779969931)
 		p = -0.05374349653720856 + float32(p*s)
 		p = 0.13331490755081177 + float32(p*s)
 		p = -0.3333328366279602 + float32(p*s)
-		return x + float32(float32(x*s)*p)
+		return copysign(a+float32(float32(a*s)*p), x)
 	}
 	if a > 10 {
 		a = 10 // 1 to the last bit
 	}
-	y := 1 - 2/(Exp(a+a)+1)
-	return copysign(y, x)
+	return copysign(1-2/(Exp(a+a)+1), x)
 }
 
 // Erf is the error function.
 func Erf(x float32) float32 {
 	a := abs(x)
 	if !(a >= 0.92) {
-		s := float32(x * x)
+		s := float32(a * a)
 		p := float32(-0.0008137437398545444) + float32(s*8.345225069206208e-05)
 		p = 0.005200634244829416 + float32(p*s)
 		p = -0.02685927040874958 + float32(p*s)
 		p = 0.11283694207668304 + float32(p*s)
 		p = -0.37612634897232056 + float32(p*s)
 		p = 0.12837916612625122 + float32(p*s)
-		return x + float32(x*p)
+		return copysign(a+float32(a*p), x)
 	}
 	if a > 4 {
 		a = 4 // 1 to the last bit
@@ -187,12 +186,13 @@ func quadrant(x float32) (r float32, q int32, ok bool) {
 
 // sinpi is sin(πr) for |r| <= 1/4.
 func sinpi(r float32) float32 {
-	s := float32(r * r)
+	a := abs(r)
+	s := float32(a * a)
 	p := float32(-0.5992060899734497) + float32(s*0.08103042095899582)
 	p = 2.5501627922058105 + float32(p*s)
 	p = -5.167712688446045 + float32(p*s)
 	// π in two parts.
-	return float32(r*3.1415927410125732) + float32(r*float32(-8.742277657347586e-08+float32(p*s)))
+	return copysign(float32(a*3.1415927410125732)+float32(a*float32(-8.742277657347586e-08+float32(p*s))), r)
 }
 
 // cospi is cos(πr) for |r| <= 1/4.
@@ -206,7 +206,7 @@ func cospi(r float32) float32 {
 
 func abs(x float32) float32 { return math.Float32frombits(math.Float32bits(x) &^ signBit) }
 
-// copysign gives y >= 0 the sign of x.
+// copysign gives y >= 0 the sign of x. It is what keeps -0.
 func copysign(y, x float32) float32 {
 	return math.Float32frombits(math.Float32bits(y) | math.Float32bits(x)&signBit)
 }

@@ -7,14 +7,17 @@ package kernel
 import (
 	"fmt"
 	"math"
-	"math/bits"
 )
 
 // Philox is Philox4x32 with 10 rounds: Salmon, Moraes, Dror, Shaw, "Parallel random
 // numbers: as easy as 1, 2, 3", SC 2011.
 func Philox(ctr [4]uint32, key [2]uint32) [4]uint32 {
-	c0, c1, c2, c3 := ctr[0], ctr[1], ctr[2], ctr[3]
-	k0, k1 := key[0], key[1]
+	a, b, c, d := philox(ctr[0], ctr[1], ctr[2], ctr[3], key[0], key[1])
+	return [4]uint32{a, b, c, d}
+}
+
+// philox takes and returns its words in registers, which arrays do not.
+func philox(c0, c1, c2, c3, k0, k1 uint32) (uint32, uint32, uint32, uint32) {
 	for range 10 {
 		p := uint64(c0) * 0xD2511F53
 		q := uint64(c2) * 0xCD9E8D57
@@ -22,7 +25,7 @@ func Philox(ctr [4]uint32, key [2]uint32) [4]uint32 {
 		k0 += 0x9E3779B9
 		k1 += 0xBB67AE85
 	}
-	return [4]uint32{c0, c1, c2, c3}
+	return c0, c1, c2, c3
 }
 
 // Domain keeps the draws for different purposes apart, so that a weight's first value
@@ -90,17 +93,30 @@ func DropoutMask(dst []uint32, s Stream, first uint64, n int, p float64) {
 	}
 	drop := uint64(math.Floor(float64(p*(1<<32)) + 0.5))
 	dst = dst[:(n+31)/32]
-	clear(dst)
-	for i := 0; i < n; {
-		e := first + uint64(i)
-		r := s.Block(e / 4)
-		for l := int(e % 4); l < 4 && i < n; l++ {
-			// The borrow of r - drop says that r is below.
-			_, b := bits.Sub64(uint64(r[l]), drop, 0)
-			dst[i/32] |= uint32(b^1) << (i % 32)
-			i++
+	// Four bits a block, past those of the first block that come before `first`.
+	block := first / 4
+	acc, fill := s.keep4(block, drop)>>(first%4), 4-first%4
+	for i := range dst {
+		for fill < 32 {
+			block++
+			acc |= s.keep4(block, drop) << fill
+			fill += 4
 		}
+		dst[i] = uint32(acc)
+		acc >>= 32
+		fill -= 32
 	}
+	if n%32 != 0 {
+		dst[n/32] &= 1<<(n%32) - 1
+	}
+}
+
+// keep4 has bit l set where word l of block b is at least drop <= 1<<32.
+func (s *Stream) keep4(b, drop uint64) uint64 {
+	r0, r1, r2, r3 := philox(uint32(b), s.c1|uint32(b>>32), s.c2, s.c3, s.key[0], s.key[1])
+	// The sign of the difference says below.
+	m := (uint64(r0)-drop)>>63 | (uint64(r1)-drop)>>63<<1 | (uint64(r2)-drop)>>63<<2 | (uint64(r3)-drop)>>63<<3
+	return m ^ 15
 }
 
 // unit maps a word to [0, 1) in steps of 2^-24.

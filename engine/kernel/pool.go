@@ -19,8 +19,13 @@ type Pool struct {
 }
 
 // PoolOut is the output size in floor mode of a window k with the given stride and
-// padding on both sides of n elements.
-func PoolOut(n, k, stride, pad int) int { return (n+2*pad-k)/stride + 1 }
+// padding on both sides of n elements, 0 if it does not fit.
+func PoolOut(n, k, stride, pad int) int {
+	if n+2*pad < k {
+		return 0
+	}
+	return (n+2*pad-k)/stride + 1
+}
 
 // Err says what is wrong with p, if anything. Every window must hold at least one
 // element that is not padding.
@@ -93,42 +98,68 @@ func maxPool2(p *Pool, y, x []float32, arg []int32) {
 	w, ow := p.W, p.OW
 	for ; len(x) > 0; x = x[p.H*w:] {
 		for oy := range p.OH {
-			at := int32(2 * oy * w)
-			a, b := x[at:][:2*ow], x[int(at)+w:][:2*ow]
-			d := y[:ow]
+			at := 2 * oy * w
+			var g []int32
+			if arg != nil {
+				g, arg = arg[:ow], arg[ow:]
+			}
+			if d := y[:ow]; !maxRow2(d, x[at:][:2*ow], x[at+w:][:2*ow], g, at, w) {
+				maxRow2NaN(d, x[at:], x[at+w:], g, at, w)
+			}
 			y = y[ow:]
-			if arg == nil {
-				for i := range d {
-					m, _ := max4(a[2*i], a[2*i+1], b[2*i], b[2*i+1], 0)
-					d[i] = m
-				}
-				continue
-			}
-			g := arg[:ow]
-			arg = arg[ow:]
-			for i := range d {
-				m, k := max4(a[2*i], a[2*i+1], b[2*i], b[2*i+1], int32(w))
-				d[i] = m
-				g[i] = at + int32(2*i) + k
-			}
 		}
 	}
 }
 
-// max4 is the maximum of a 2x2 window and its position, w from row to row. It works on
-// bits to be free of branches.
-func max4(a, b, c, d float32, w int32) (float32, int32) {
-	m, k := math.Float32bits(a), int32(0)
-	if u := math.Float32bits(b); b > a || b != b {
-		m, k = u, 1
+// maxRow2 pools two rows a and b that start at position at of their plane. It reports
+// false where NaN may be among them; then the result is void. Comparisons select among
+// bits, not floats, so that the compiler makes no branches of them.
+func maxRow2(d, a, b []float32, g []int32, at, w int) bool {
+	a, b = a[:2*len(d)], b[:2*len(d)]
+	k0, k1 := int32(at), int32(at+w)
+	var t float32 // NaN once there was one, or infinities of both signs (or sums of that size)
+	for i := range d {
+		a0, a1, b0, b1 := a[2*i], a[2*i+1], b[2*i], b[2*i+1]
+		m, k := math.Float32bits(a0), k0
+		if u := math.Float32bits(a1); a1 > a0 {
+			m, k = u, k0+1
+		}
+		n, l := math.Float32bits(b0), k1
+		if u := math.Float32bits(b1); b1 > b0 {
+			n, l = u, k1+1
+		}
+		if math.Float32frombits(n) > math.Float32frombits(m) {
+			m, k = n, l
+		}
+		t += (a0 + a1) + (b0 + b1)
+		d[i] = math.Float32frombits(m)
+		if g != nil {
+			g[i] = k
+		}
+		k0 += 2
+		k1 += 2
 	}
-	if u := math.Float32bits(c); c > math.Float32frombits(m) || c != c {
-		m, k = u, w
+	return t == t
+}
+
+// maxRow2NaN is maxRow2 for all values.
+func maxRow2NaN(d, a, b []float32, g []int32, at, w int) {
+	for i := range d {
+		m, k := a[2*i], at+2*i
+		if v := a[2*i+1]; v > m || v != v {
+			m, k = v, at+2*i+1
+		}
+		if v := b[2*i]; v > m || v != v {
+			m, k = v, at+w+2*i
+		}
+		if v := b[2*i+1]; v > m || v != v {
+			m, k = v, at+w+2*i+1
+		}
+		d[i] = m
+		if g != nil {
+			g[i] = int32(k)
+		}
 	}
-	if u := math.Float32bits(d); d > math.Float32frombits(m) || d != d {
-		m, k = u, w+1
-	}
-	return math.Float32frombits(m), k
 }
 
 // MaxPoolGrad sets dx [N,C,H,W] to the sum, in ascending order of outputs and from +0, of

@@ -1,0 +1,98 @@
+package kernel
+
+import (
+	"math"
+	"testing"
+)
+
+func elemTSoftmax(x []float64, cols int, log bool) []float64 {
+	y := make([]float64, len(x))
+	for o := 0; o < len(x); o += cols {
+		m, s := math.Inf(-1), 0.0
+		for _, v := range x[o : o+cols] {
+			m = max(m, v)
+		}
+		for _, v := range x[o : o+cols] {
+			s += math.Exp(v - m)
+		}
+		for i, v := range x[o : o+cols] {
+			y[o+i] = math.Exp(v-m) / s
+			if log {
+				y[o+i] = v - m - math.Log(s)
+			}
+		}
+	}
+	return y
+}
+
+func TestSoftmax(t *testing.T) {
+	for _, s := range [][2]int{{64, 10}, {3, 1}, {2, 16}, {2, 17}, {1, 100}, {0, 4}} {
+		rows, cols := s[0], s[1]
+		x, dy := elemTNormal(rows*cols, 1), elemTNormal(rows*cols, 2)
+		for i := range x {
+			x[i] = 3*x[i] + 50
+		}
+		for _, c := range []struct {
+			name          string
+			forward, grad func([]float32, []float32, []float32)
+			log           bool
+		}{
+			{
+				"softmax", func(y, x, _ []float32) { Softmax(y, x, rows, cols) },
+				func(dx, dy, y []float32) { SoftmaxGrad(dx, dy, y, rows, cols) }, false,
+			},
+			{
+				"log-softmax", func(y, x, _ []float32) { LogSoftmax(y, x, rows, cols) },
+				func(dx, dy, y []float32) { LogSoftmaxGrad(dx, dy, y, rows, cols) }, true,
+			},
+		} {
+			y, dx := make([]float32, len(x)), make([]float32, len(x))
+			c.forward(y, x, nil)
+			elemTClose(t, c.name, y, elemTSoftmax(elemTWide(x), cols, c.log), elemTTol)
+			c.grad(dx, dy, y)
+			elemTClose(t, c.name+" gradient", dx, elemTDiff(func(x []float64) float64 {
+				return elemTDot(dy, elemTSoftmax(x, cols, c.log))
+			}, x), 4*elemTTol)
+			place := append([]float32(nil), x...)
+			c.forward(place, place, nil)
+			elemTSame(t, c.name+" in place", place, y)
+			place = append(place[:0], dy...)
+			c.grad(place, place, y)
+			elemTSame(t, c.name+" gradient in place", place, dx)
+		}
+		// The bits: exponentials, the scheme's sum, one division.
+		y := make([]float32, len(x))
+		Softmax(y, x, rows, cols)
+		for o := 0; o < len(x); o += cols {
+			e := make([]float32, cols)
+			m := x[o]
+			for _, v := range x[o : o+cols] {
+				m = max(m, v)
+			}
+			for i := range e {
+				e[i] = Exp(x[o+i] - m)
+			}
+			s := elemTSum(e)
+			for i := range e {
+				e[i] /= s
+			}
+			elemTSame(t, "softmax", y[o:o+cols], e)
+		}
+	}
+}
+
+func TestSoftmaxSpecial(t *testing.T) {
+	inf, nan := float32(math.Inf(1)), float32(math.NaN())
+	for _, c := range [][2][]float32{
+		{{1, -inf, 1}, {0.5, 0, 0.5}},
+		{{1000, -1000, 0}, {1, 0, 0}},
+		{{1, inf, 0}, {nan, nan, nan}}, // inf - inf spoils the sum
+		{{-inf, -inf, -inf}, {nan, nan, nan}},
+		{{0, nan, 1}, {nan, nan, nan}},
+		{{nan, 0, 1}, {nan, nan, nan}},
+	} {
+		y := make([]float32, 3)
+		Softmax(y, c[0], 1, 3)
+		elemTSame(t, "softmax", y, c[1])
+	}
+}
