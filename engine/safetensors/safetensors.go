@@ -20,7 +20,6 @@ import (
 	"io"
 	"io/fs"
 	"maps"
-	"math"
 	"slices"
 	"unicode/utf8"
 
@@ -343,36 +342,17 @@ func Write(w io.Writer, d state.Dict, meta map[string]string) error {
 		return err
 	}
 	buf := make([]byte, 0, 1<<16)
-	for _, t := range d {
-		if err := flush(w, buf, t.I64, func(b []byte, v int64) []byte { return binary.LittleEndian.AppendUint64(b, uint64(v)) }); err != nil {
-			return err
-		}
-	}
-	for _, t := range d {
-		if err := flush(w, buf, t.F32, func(b []byte, v float32) []byte {
-			return binary.LittleEndian.AppendUint32(b, math.Float32bits(v))
-		}); err != nil {
-			return err
+	for _, ints := range []bool{true, false} {
+		for _, t := range d {
+			if (t.I64 != nil) != ints {
+				continue
+			}
+			if err := t.WriteData(w, buf); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
-}
-
-// flush writes v through buf, which is empty and has a capacity.
-func flush[T any](w io.Writer, buf []byte, v []T, put func([]byte, T) []byte) error {
-	for _, x := range v {
-		if buf = put(buf, x); cap(buf)-len(buf) < 8 {
-			if _, err := w.Write(buf); err != nil {
-				return err
-			}
-			buf = buf[:0]
-		}
-	}
-	if len(buf) == 0 {
-		return nil
-	}
-	_, err := w.Write(buf)
-	return err
 }
 
 // quote is s as a JSON string, with nothing escaped that need not be.

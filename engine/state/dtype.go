@@ -5,6 +5,7 @@ package state
 
 import (
 	"encoding/binary"
+	"io"
 	"math"
 )
 
@@ -106,6 +107,40 @@ func (t *Tensor) Grow(d DType, n int) {
 	} else {
 		t.I64 = make([]int64, 0, n)
 	}
+}
+
+// WriteData writes the elements of t in little-endian order to w, through buf, whose
+// capacity is at least 8; a nil buf allocates one.
+func (t Tensor) WriteData(w io.Writer, buf []byte) error {
+	if buf == nil {
+		buf = make([]byte, 0, 1<<16)
+	}
+	buf = buf[:0]
+	flush := func(room int) error {
+		if cap(buf)-len(buf) >= room {
+			return nil
+		}
+		_, err := w.Write(buf)
+		buf = buf[:0]
+		return err
+	}
+	for _, v := range t.F32 {
+		if err := flush(4); err != nil {
+			return err
+		}
+		buf = binary.LittleEndian.AppendUint32(buf, math.Float32bits(v))
+	}
+	for _, v := range t.I64 {
+		if err := flush(8); err != nil {
+			return err
+		}
+		buf = binary.LittleEndian.AppendUint64(buf, uint64(v))
+	}
+	if len(buf) == 0 {
+		return nil
+	}
+	_, err := w.Write(buf)
+	return err
 }
 
 // half widens an IEEE 754 half: exact, NaN payloads kept.

@@ -1,6 +1,7 @@
 package state
 
 import (
+	"bytes"
 	"math"
 	"slices"
 	"testing"
@@ -63,6 +64,27 @@ func TestHalf(t *testing.T) {
 		}
 		if float64(got) != want || math.Signbit(float64(got)) != math.Signbit(want) {
 			t.Fatalf("%#x: got %v, want %v", h, got, want)
+		}
+	}
+}
+
+// What WriteData writes, Decode reads, whatever the buffer.
+func TestWriteData(t *testing.T) {
+	x := Tensor{F32: []float32{1, -2, float32(math.Inf(-1)), 0.1, 5}}
+	y := Tensor{I64: []int64{-1, 1 << 40, 3}}
+	for _, buf := range [][]byte{nil, make([]byte, 0, 8), make([]byte, 3, 13)} {
+		var b bytes.Buffer
+		if err := x.WriteData(&b, buf); err != nil {
+			t.Fatal(err)
+		}
+		if err := y.WriteData(&b, buf); err != nil {
+			t.Fatal(err)
+		}
+		var got Tensor
+		got.Decode(F32, b.Next(20))
+		got.Decode(I64, b.Bytes())
+		if !slices.Equal(got.F32, x.F32) || !slices.Equal(got.I64, y.I64) {
+			t.Errorf("cap %d: got %v", cap(buf), got)
 		}
 	}
 }
