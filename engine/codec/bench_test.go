@@ -1,3 +1,22 @@
+// This file exists to measure the codec on what stages send, and to keep the
+// figures beside the measurement.
+//
+// One core of a 2-core AMD EPYC (amd64, Go 1.26, other work on the machine: the
+// best of 25 runs each); MB/s of float32, and the message's part of it:
+//
+//	          fp32              fp16              bf16              int8
+//	          enc  dec  ratio   enc  dec  ratio   enc  dec  ratio   enc  dec  ratio
+//	act       861 1634  0.280   546  979  0.149   826 1745  0.128   984 1553  0.087
+//	norm      570 1486  0.298   439  922  0.162   513 1425  0.138   606 1924  0.146
+//	grad      890 1991  0.847   716 1069  0.392   801 1818  0.347   991 2003  0.163
+//	small     294  701  0.371   284  679  0.205   280 1055  0.171   287  961  0.126
+//
+// What decided the design, on tensors of the trained walkthrough model (bytes of
+// 65,536, fp32): act, planes alone leave about 22,900 by their entropy, and zstd
+// needs 104 us for the upper plane with its zeros, longer than a whole encoding
+// with the bitmap takes, which leaves 18,015. norm, planes with zstd 46,558 in
+// 599 us, with the column bitmap 19,142 in 137 us. Putting the whole exponent in
+// one plane (the sign moved next to the mantissa) changed under 0.5 %: left out.
 package codec
 
 import (

@@ -373,7 +373,7 @@ func TestDecodeFlipped(t *testing.T) {
 		}
 	}
 	runtime.ReadMemStats(&after)
-	if got := (after.TotalAlloc - before.TotalAlloc) / decodes; got > 2<<10 {
+	if got := (after.TotalAlloc - before.TotalAlloc) / decodes; got > 8<<10 {
 		t.Errorf("%d bytes allocated per message, in the mean", got)
 	}
 }

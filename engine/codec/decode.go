@@ -11,7 +11,8 @@ import (
 )
 
 // Decoder reads messages of every kind. It keeps its scratch, which does not
-// grow with a message; it is not for concurrent use. It has nothing to close.
+// grow with a message; it is not for concurrent use. It has nothing to close. Only
+// NewDecoder makes one.
 type Decoder struct {
 	zstd   *zstd.Decoder
 	words  [blockElems]uint32

@@ -4,6 +4,7 @@
 package codec
 
 import (
+	"encoding/binary"
 	"math"
 	"math/bits"
 )
@@ -12,18 +13,30 @@ import (
 // their bits in bitmap (ceil(len(w)/8) bytes) and gives their number. -0 is a
 // nonzero word, so it survives.
 func pack(bitmap []byte, w []uint32) int {
-	n := 0
-	for i := range bitmap {
-		var b uint32
-		// No branch on the data: which elements are zero is what nobody can
-		// predict after dropout.
-		for j, v := range w[8*i : min(8*i+8, len(w))] {
-			w[n] = v
+	n, i := 0, 0
+	// No branch on the data: which elements are zero is what nobody can predict
+	// after dropout.
+	for ; 8*i+8 <= len(w); i++ {
+		from, to := w[8*i:][:8], w[n:][:8]
+		var b, m uint32
+		for j, v := range from {
+			to[m&7] = v // at or below from[j]
 			one := (v | -v) >> 31
-			n += int(one)
+			m += one
 			b |= one << j
 		}
+		n += int(m)
 		bitmap[i] = byte(b)
+	}
+	if i < len(bitmap) {
+		bitmap[i] = 0
+		for j, v := range w[8*i:] {
+			if v != 0 {
+				w[n] = v
+				n++
+				bitmap[i] |= 1 << j
+			}
+		}
 	}
 	return n
 }
@@ -150,7 +163,21 @@ func split(p []byte, w []uint32, width int) {
 	switch width {
 	case 4:
 		p0, p1, p2, p3 := p[:n], p[n:][:n], p[2*n:][:n], p[3*n:][:n]
-		for i, v := range w {
+		i := 0
+		for ; i+8 <= n; i += 8 { // two 4 by 4 transpositions side by side
+			v := w[i:][:8]
+			a, b := uint64(v[0])|uint64(v[4])<<32, uint64(v[1])|uint64(v[5])<<32
+			c, d := uint64(v[2])|uint64(v[6])<<32, uint64(v[3])|uint64(v[7])<<32
+			const even, low = 0x00ff00ff00ff00ff, 0x0000ffff0000ffff
+			ab0, ab1 := a&even|b&even<<8, a>>8&even|b&^even // bytes 0 and 2, 1 and 3
+			cd0, cd1 := c&even|d&even<<8, c>>8&even|d&^even
+			binary.LittleEndian.PutUint64(p0[i:], ab1>>16&low|cd1&^low)
+			binary.LittleEndian.PutUint64(p1[i:], ab0>>16&low|cd0&^low)
+			binary.LittleEndian.PutUint64(p2[i:], ab1&low|cd1&low<<16)
+			binary.LittleEndian.PutUint64(p3[i:], ab0&low|cd0&low<<16)
+		}
+		for ; i < n; i++ {
+			v := w[i]
 			p0[i], p1[i], p2[i], p3[i] = byte(v>>24), byte(v>>16), byte(v>>8), byte(v)
 		}
 	case 2:
