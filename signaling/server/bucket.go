@@ -1,0 +1,33 @@
+package server
+
+// A session's message rate.
+
+import "time"
+
+// bucket is a token bucket; time is passed in.
+type bucket struct {
+	rate, burst float64 // tokens per second, and at most
+	have        float64
+	last        time.Time
+}
+
+func newBucket(now time.Time, rate, burst float64) *bucket {
+	return &bucket{rate: rate, burst: burst, have: burst, last: now}
+}
+
+// take reports whether cost tokens were there, and takes them.
+func (b *bucket) take(now time.Time, cost float64) bool {
+	if d := now.Sub(b.last); d > 0 {
+		b.have = min(b.burst, b.have+d.Seconds()*b.rate)
+		b.last = now
+	}
+	if b.have < cost {
+		return false
+	}
+	b.have -= cost
+	return true
+}
+
+// cost of a message of n bytes: one token, and one more for every 4 KiB, so
+// that the rate bounds bytes as well as messages.
+func cost(n int) float64 { return 1 + float64(n)/4096 }

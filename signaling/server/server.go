@@ -1,0 +1,533 @@
+// Package server is the signaling host: it gathers providers in a lobby, has
+// the caller's planner place a job on them, relays their WebRTC signaling,
+// serves the job's blobs, watches heartbeats, passes on progress and keeps the
+// trained stages. It never runs the model and knows nothing about one.
+//
+// The caller gives it a [Job]: opaque bytes for the providers, blobs by hash,
+// and a function that turns the pool into assignments.
+//
+//	s, err := server.New(server.Config{Token: token, Store: st})
+//	ln, err := server.Listen(addr, token)
+//	go s.Serve(ln)
+//	res, err := s.Run(ctx, job, func(ev server.Event) { ... })
+//	s.Shutdown(ctx)
+//
+// Inside, the lobby (lobby.go) is a state machine without clock or socket. One
+// goroutine, the loop, feeds it events and carries out its actions; another,
+// the outbox, writes the store and calls the requester back.
+package server
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/ravnest/ravnest/signaling/proto"
+	"github.com/ravnest/ravnest/signaling/server/store"
+)
+
+// Store remembers. Objects are replaced as a whole or not at all; names are
+// slash-separated paths. Package store has implementations. Safe for
+// concurrent use.
+type Store interface {
+	// Put stores what r yields up to io.EOF. On any error, its own or r's, an
+	// earlier object of that name stays.
+	Put(ctx context.Context, name string, r io.Reader) error
+	// Get opens an object; fs.ErrNotExist where there is none.
+	Get(ctx context.Context, name string) (io.ReadCloser, error)
+	// List returns the names that start with prefix, sorted.
+	List(ctx context.Context, prefix string) ([]string, error)
+	// Delete removes an object, if there.
+	Delete(ctx context.Context, name string) error
+	// Append adds a line to a log.
+	Append(ctx context.Context, log string, line []byte) error
+}
+
+// Config sets a host up. The zero value of every field means what is said.
+type Config struct {
+	Token string       // join token; "": none, for loopback only
+	Site  http.Handler // serves all paths but /v1/; nil: a line of text
+	Store Store        // nil: in memory
+	Once  bool         // say bye to the providers when a run is over
+	ICE   []proto.ICEServer
+
+	Heartbeat    time.Duration // 1.5 s
+	Timeout      time.Duration // silence of the dead, 3 heartbeats
+	HelloTimeout time.Duration // for a connection's first message, 5 s
+	WriteTimeout time.Duration // for a message to go out, 5 s
+	IdleTimeout  time.Duration // for a transfer without a byte moving, 30 s
+	ReadyTimeout time.Duration // from assigned to ready, 60 s
+	DrainTimeout time.Duration // from the first done (or the stop) to all done, 2 min
+
+	MaxSessions int     // providers, 1024
+	MaxUpload   int64   // bytes of a trained stage, 4 GiB
+	Rate, Burst float64 // messages per second of a session (4 KiB each), 100 and 600
+
+	Log *slog.Logger // what is not worth an event; nil: nowhere
+}
+
+func (c *Config) fill() error {
+	def := func(d *time.Duration, v time.Duration) {
+		if *d == 0 {
+			*d = v
+		}
+	}
+	def(&c.Heartbeat, 1500*time.Millisecond)
+	def(&c.Timeout, 3*c.Heartbeat)
+	def(&c.HelloTimeout, 5*time.Second)
+	def(&c.WriteTimeout, 5*time.Second)
+	def(&c.IdleTimeout, 30*time.Second)
+	def(&c.ReadyTimeout, time.Minute)
+	def(&c.DrainTimeout, 2*time.Minute)
+	if c.Heartbeat < time.Millisecond || c.Timeout < c.Heartbeat {
+		return fmt.Errorf("signaling: a heartbeat of %v with a timeout of %v: want at least 1ms, and the timeout not below the heartbeat", c.Heartbeat, c.Timeout)
+	}
+	if c.MaxSessions == 0 {
+		c.MaxSessions = 1024
+	}
+	if c.MaxUpload == 0 {
+		c.MaxUpload = 4 << 30
+	}
+	if c.Rate == 0 {
+		c.Rate = 100
+	}
+	if c.Burst == 0 {
+		c.Burst = 6 * c.Rate
+	}
+	if len(c.Token) > proto.MaxToken {
+		return fmt.Errorf("signaling: a token of %d bytes, the limit is %d", len(c.Token), proto.MaxToken)
+	}
+	if c.Store == nil {
+		c.Store = &store.Mem{}
+	}
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	return nil
+}
+
+// Server is a signaling host. Make it with New, end it with Shutdown.
+type Server struct {
+	cfg   Config
+	log   *slog.Logger
+	http  *http.Server
+	store Store
+
+	ctx    context.Context // of sessions and plans
+	cancel context.CancelFunc
+	in     chan input
+	dead   chan struct{} // closed when the loop has ended
+	out    *outbox
+
+	wg sync.WaitGroup // sessions, plans, Serve's
+
+	mu      sync.Mutex
+	conns   int // WebSockets, those before their hello included
+	closing bool
+	blobs   Blobs // of the current run
+
+	// The loop's own.
+	lobby    *lobby
+	sessions map[string]*session
+	run      *run
+	planned  context.CancelFunc // ends the plan under way
+}
+
+// run is a call of Run.
+type run struct {
+	on     func(Event)
+	result Result
+	err    error
+	done   chan struct{}
+}
+
+// input is an event with its time, or a call, for the loop.
+type input struct {
+	at   time.Time
+	ev   any
+	sess *session // with joined
+	call func(now time.Time)
+}
+
+// New starts a host that serves nothing yet: see Serve and Handler.
+func New(cfg Config) (*Server, error) {
+	if err := cfg.fill(); err != nil {
+		return nil, err
+	}
+	s := &Server{
+		cfg: cfg, log: cfg.Log, store: cfg.Store,
+		in: make(chan input, 256), dead: make(chan struct{}), out: newOutbox(),
+		lobby: newLobby(settings{
+			heartbeat: cfg.Heartbeat, timeout: cfg.Timeout, readyTimeout: cfg.ReadyTimeout, drainTimeout: cfg.DrainTimeout,
+			maxMembers: cfg.MaxSessions, once: cfg.Once, ice: cfg.ICE,
+		}),
+		sessions: map[string]*session{},
+	}
+	s.ctx, s.cancel = context.WithCancel(context.Background())
+	s.http = &http.Server{
+		Handler:           s.Handler(),
+		ReadHeaderTimeout: 5 * time.Second,
+		IdleTimeout:       time.Minute,
+		MaxHeaderBytes:    16 << 10,
+		ErrorLog:          slog.NewLogLogger(cfg.Log.Handler(), slog.LevelWarn),
+	}
+	go s.loop()
+	return s, nil
+}
+
+// Serve accepts connections until Shutdown, and then returns nil. It closes ln.
+func (s *Server) Serve(ln net.Listener) error {
+	if s.cfg.Token == "" && !loopback(ln.Addr().String()) {
+		_ = ln.Close()
+		return fmt.Errorf("%w: %s", ErrOpen, ln.Addr())
+	}
+	s.mu.Lock()
+	if s.closing {
+		s.mu.Unlock()
+		_ = ln.Close()
+		return nil
+	}
+	s.wg.Add(1)
+	s.mu.Unlock()
+	defer s.wg.Done()
+	if err := s.http.Serve(ln); !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("signaling: serve %s: %w", ln.Addr(), err)
+	}
+	return nil
+}
+
+// Run takes a job through its life: waits for providers, plans, trains. Events
+// go to on (nil: nowhere), from one goroutine, and none after Run returned.
+// Cancelling ctx stops the run at once; Stop stops it gracefully. One run at a
+// time: ErrBusy. Like every error, those of a failed run say what to do with it
+// or what is kept; Result.Checkpoint is set on failure too.
+func (s *Server) Run(ctx context.Context, job Job, on func(Event)) (Result, error) {
+	if err := checkJob(&job); err != nil {
+		return Result{}, err
+	}
+	if on == nil {
+		on = func(Event) {}
+	}
+	r := &run{on: on, done: make(chan struct{})}
+	busy := false
+	alive := s.call(func(now time.Time) {
+		if busy = s.run != nil; busy {
+			return
+		}
+		s.run = r
+		s.mu.Lock()
+		s.blobs = job.Blobs
+		s.mu.Unlock()
+		s.apply(s.lobby.step(now, submitted{job: &job}))
+	})
+	if !alive {
+		return Result{}, fmt.Errorf("%w: the host has been shut down", ErrStopped)
+	}
+	if busy {
+		return Result{}, ErrBusy
+	}
+	select {
+	case <-r.done:
+	case <-ctx.Done():
+		reason := ""
+		if cause := context.Cause(ctx); !errors.Is(cause, context.Canceled) {
+			reason = cause.Error()
+		}
+		s.post(stopAsked{mode: proto.Now, reason: reason})
+		<-r.done
+	}
+	return r.result, r.err
+}
+
+// Stop ends the run gracefully: what is in flight is finished and saved. Run
+// then returns with Result.Interrupted. A run that has not started just ends.
+func (s *Server) Stop(reason string) {
+	s.post(stopAsked{mode: proto.Graceful, reason: reason})
+}
+
+// Status is a snapshot.
+func (s *Server) Status() Status {
+	var st Status
+	s.call(func(now time.Time) { st = s.lobby.status(now) })
+	return st
+}
+
+func checkJob(job *Job) error {
+	if job.ID == "" {
+		job.ID = "run_" + hexBytes(4)
+	}
+	if err := proto.CheckName(job.ID); err != nil {
+		return fmt.Errorf("job: %w", err)
+	}
+	if len(job.ID) > proto.MaxName-8 {
+		return fmt.Errorf("job: the id %q is too long, the limit is %d", job.ID, proto.MaxName-8)
+	}
+	if !json.Valid(job.Raw) {
+		return errors.New("job: its raw form is not JSON")
+	}
+	if job.Plan == nil {
+		return errors.New("job: it has no planner")
+	}
+	seen := map[string]bool{}
+	for _, n := range job.Names {
+		if err := proto.CheckName(n); err != nil {
+			return fmt.Errorf("job: provider %w", err)
+		}
+		if seen[n] {
+			return fmt.Errorf("job: the provider name %q is there twice", n)
+		}
+		seen[n] = true
+	}
+	if job.Want == 0 {
+		job.Want = max(1, len(job.Names))
+	}
+	if job.Want < 0 || len(job.Names) > 0 && job.Want > len(job.Names) {
+		return fmt.Errorf("job: it waits for %d providers and names %d", job.Want, len(job.Names))
+	}
+	return nil
+}
+
+// The loop.
+
+// post hands an event to the loop; false after the loop's end. A joined event
+// comes with its session.
+func (s *Server) post(ev any, sess ...*session) bool {
+	in := input{at: time.Now(), ev: ev}
+	if len(sess) > 0 {
+		in.sess = sess[0]
+	}
+	select {
+	case s.in <- in:
+		return true
+	case <-s.dead:
+		return false
+	}
+}
+
+// call runs f in the loop and waits for it; false after the loop's end.
+func (s *Server) call(f func(now time.Time)) bool {
+	done := make(chan struct{})
+	in := input{at: time.Now(), call: func(now time.Time) {
+		defer close(done)
+		f(now)
+	}}
+	select {
+	case s.in <- in:
+	case <-s.dead:
+		return false
+	}
+	select {
+	case <-done:
+		return true
+	case <-s.dead:
+		return false
+	}
+}
+
+// stopLoop is the loop's last event.
+type stopLoop struct{}
+
+func (s *Server) loop() {
+	defer close(s.dead)
+	// Four ticks a heartbeat: a silence is noticed a quarter of one late.
+	t := time.NewTicker(max(s.cfg.Heartbeat/4, time.Millisecond))
+	defer t.Stop()
+	for {
+		select {
+		case now := <-t.C:
+			s.apply(s.lobby.step(now, tick{}))
+		case in := <-s.in:
+			if in.call != nil {
+				in.call(in.at)
+				continue
+			}
+			switch ev := in.ev.(type) {
+			case stopLoop:
+				return
+			case joined:
+				s.sessions[ev.id] = in.sess
+			case left:
+				delete(s.sessions, ev.id)
+			}
+			s.apply(s.lobby.step(in.at, in.ev))
+		}
+	}
+}
+
+// apply carries actions out. It never waits for anyone.
+func (s *Server) apply(actions []any) {
+	for len(actions) > 0 {
+		a := actions[0]
+		actions = actions[1:]
+		switch a := a.(type) {
+		case sendTo:
+			if err := s.send(a); err != nil {
+				// The lobby hears of it now, not when the reader notices.
+				actions = append(actions, s.lobby.step(time.Now(), left{id: a.id, reason: err.Error()})...)
+			}
+		case hangUp:
+			if sess := s.sessions[a.id]; sess == nil {
+			} else if a.abrupt {
+				sess.abort(a.reason)
+			} else {
+				sess.finish(a.reason)
+			}
+		case askPlan:
+			s.plan(a)
+		case emit:
+			on := s.run.on
+			s.out.push(func() { on(a.ev) })
+		case put:
+			s.out.push(func() {
+				if err := s.store.Put(context.Background(), a.object, bytes.NewReader(a.data)); err != nil {
+					s.post(stored{err: err})
+				}
+			})
+		case commit:
+			s.out.push(func() {
+				err := s.store.Put(context.Background(), a.object, bytes.NewReader(a.data))
+				s.post(committed{run: a.checkpoint.Run, checkpoint: a.checkpoint, err: err})
+			})
+		case discard:
+			s.out.push(func() {
+				for _, o := range a.objects {
+					if err := s.store.Delete(context.Background(), o); err != nil {
+						s.post(stored{err: err})
+					}
+				}
+			})
+		case addLine:
+			s.out.push(func() {
+				if err := s.store.Append(context.Background(), a.log, a.line); err != nil {
+					s.log.Warn("metrics", "err", err)
+				}
+			})
+		case finish:
+			s.finishRun(a)
+		default:
+			panic(fmt.Sprintf("server: unknown action %T", a))
+		}
+	}
+}
+
+func (s *Server) send(a sendTo) error {
+	sess := s.sessions[a.id]
+	if sess == nil {
+		return nil // gone; its left event is on its way
+	}
+	b, err := proto.Encode(a.msg)
+	if err != nil {
+		s.log.Error("cannot say", "type", a.msg.Type(), "err", err)
+		sess.abort("the host failed")
+		return fmt.Errorf("the host cannot encode %s: %w", a.msg.Type(), err)
+	}
+	if !sess.push(b) {
+		sess.abort(errSlow.Error())
+		return errSlow
+	}
+	return nil
+}
+
+func (s *Server) plan(a askPlan) {
+	if s.planned != nil {
+		s.planned()
+	}
+	ctx, cancel := context.WithCancel(s.ctx)
+	s.planned = cancel
+	s.wg.Go(func() {
+		defer cancel()
+		placed, err := a.job.Plan(ctx, a.pool)
+		s.post(planned{seq: a.seq, placed: placed, err: err})
+	})
+}
+
+func (s *Server) finishRun(a finish) {
+	r := s.run
+	s.run = nil
+	if s.planned != nil {
+		s.planned()
+		s.planned = nil
+	}
+	s.mu.Lock()
+	s.blobs = nil
+	s.mu.Unlock()
+	s.out.push(func() {
+		r.result, r.err = a.result, a.err
+		close(r.done)
+	})
+}
+
+// Sessions' places.
+
+func (s *Server) admit() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	// Beside the members some may be at the door: being turned away, or
+	// leaving.
+	if s.closing || s.conns >= s.cfg.MaxSessions+64 {
+		return false
+	}
+	s.conns++
+	s.wg.Add(1)
+	return true
+}
+
+func (s *Server) release() {
+	s.mu.Lock()
+	s.conns--
+	s.mu.Unlock()
+	s.wg.Done()
+}
+
+// Shutdown stops the run at once, says bye to all providers and waits for
+// every goroutine. When ctx ends first, connections are cut instead, and its
+// error is returned; a planner or a store that does not return is waited for
+// all the same, as it still uses what the caller gave. Further calls return nil.
+func (s *Server) Shutdown(ctx context.Context) error {
+	s.mu.Lock()
+	if s.closing {
+		s.mu.Unlock()
+		return nil
+	}
+	s.closing = true
+	s.mu.Unlock()
+
+	s.call(func(now time.Time) {
+		s.apply(s.lobby.step(now, shutdown{reason: "the host is shutting down"}))
+		if s.planned != nil {
+			s.planned()
+		}
+	})
+	err := s.http.Shutdown(ctx) // transfers under way; WebSockets are not among them
+	if err != nil {
+		_ = s.http.Close()
+	}
+	gone := make(chan struct{})
+	go func() {
+		s.wg.Wait()
+		close(gone)
+	}()
+	select {
+	case <-gone:
+	case <-ctx.Done():
+		err = ctx.Err()
+	}
+	s.cancel()
+	<-gone
+	s.post(stopLoop{})
+	<-s.dead
+	s.out.close()
+	<-s.out.done
+	if err != nil {
+		return fmt.Errorf("signaling: shutdown: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,294 @@
+package server
+
+// A session is a provider's WebSocket. Its reader is the HTTP handler's
+// goroutine, its writer another one with a bounded queue between it and the
+// lobby, which never waits for a peer.
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/subtle"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/coder/websocket"
+
+	"github.com/ravnest/ravnest/signaling/proto"
+)
+
+const (
+	maxQueued      = 1024    // messages waiting to be sent to a session
+	maxQueuedBytes = 4 << 20 // and their bytes
+	closeWait      = 2 * time.Second
+)
+
+type session struct {
+	id, secret string
+	ws         *websocket.Conn
+	ctx        context.Context // ends the reader and the writer, abruptly
+	cancel     context.CancelFunc
+
+	mu     sync.Mutex
+	queue  [][]byte
+	count  int // queued or being written
+	bytes  int
+	bye    string // close with this reason once the queue is out
+	ending bool   // bye is set
+	why    string // the first reason for the session's end that this side found
+	wake   chan struct{}
+}
+
+// errSlow is the end of a session that does not read what it is sent.
+var errSlow = errors.New("it does not read its messages")
+
+// push queues a message. False: there is no room, the session is to end.
+func (s *session) push(b []byte) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ending {
+		return true
+	}
+	if s.count >= maxQueued || s.bytes+len(b) > maxQueuedBytes {
+		return false
+	}
+	s.queue = append(s.queue, b)
+	s.count++
+	s.bytes += len(b)
+	s.poke()
+	return true
+}
+
+// finish closes the session once its queue is out.
+func (s *session) finish(reason string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.ending {
+		s.ending, s.bye = true, reason
+		s.poke()
+	}
+}
+
+// abort closes it at once.
+func (s *session) abort(why string) {
+	s.mu.Lock()
+	if s.why == "" {
+		s.why = why
+	}
+	s.mu.Unlock()
+	s.cancel()
+}
+
+func (s *session) poke() {
+	select {
+	case s.wake <- struct{}{}:
+	default:
+	}
+}
+
+// write sends the queue until the session ends.
+func (s *session) write(timeout time.Duration) {
+	for {
+		s.mu.Lock()
+		queue, ending, bye := s.queue, s.ending, s.bye
+		s.queue = nil
+		s.mu.Unlock()
+		for _, b := range queue {
+			ctx, cancel := context.WithTimeout(s.ctx, timeout)
+			err := s.ws.Write(ctx, websocket.MessageText, b)
+			cancel()
+			if err != nil {
+				if s.ctx.Err() == nil && errors.Is(err, context.DeadlineExceeded) {
+					s.abort(errSlow.Error())
+				}
+				s.cancel()
+				return
+			}
+			s.mu.Lock()
+			s.count--
+			s.bytes -= len(b)
+			s.mu.Unlock()
+		}
+		if ending {
+			hangup(s.ws, s.cancel, bye)
+			return
+		}
+		select {
+		case <-s.wake:
+		case <-s.ctx.Done():
+			return
+		}
+	}
+}
+
+// hangup performs the closing handshake, within closeWait.
+func hangup(ws *websocket.Conn, cancel context.CancelFunc, reason string) {
+	t := time.AfterFunc(closeWait, cancel)
+	defer t.Stop()
+	// The peer has had the error or bye itself; the close frame repeats it in
+	// short (at most 123 bytes) for peers that lost it.
+	_ = ws.Close(websocket.StatusNormalClosure, reason[:min(len(reason), 100)])
+	cancel()
+}
+
+func hexBytes(n int) string {
+	b := make([]byte, n)
+	_, _ = rand.Read(b) // never fails (crypto/rand)
+	return hex.EncodeToString(b)
+}
+
+// sameToken compares in constant time, whatever the lengths.
+func sameToken(a, b string) bool {
+	x, y := sha256.Sum256([]byte(a)), sha256.Sum256([]byte(b))
+	return subtle.ConstantTimeCompare(x[:], y[:]) == 1
+}
+
+var errBadToken = &proto.Error{
+	Code: proto.BadToken, Message: "the join token is missing or wrong",
+	Hint: "ask the requester for the token of this run and pass it with --token",
+}
+
+// join serves a provider from its hello to its end.
+func (s *Server) join(w http.ResponseWriter, r *http.Request) {
+	if s.cfg.Token == "" && !ownHost(r) {
+		httpError(w, http.StatusForbidden, &proto.Error{Code: proto.Forbidden, Message: "this host serves this machine only"})
+		return
+	}
+	if !s.admit() {
+		httpError(w, http.StatusServiceUnavailable, &proto.Error{Code: proto.Full, Message: "the host has no room for another connection", Hint: "try again later"})
+		return
+	}
+	defer s.release()
+	// Accept refuses pages of another origin.
+	ws, err := websocket.Accept(w, r, &websocket.AcceptOptions{CompressionMode: websocket.CompressionDisabled})
+	if err != nil {
+		s.log.Debug("join refused", "addr", r.RemoteAddr, "err", err)
+		return // Accept has answered
+	}
+	ws.SetReadLimit(proto.MaxMessage)
+	ctx, cancel := context.WithCancel(s.ctx)
+	defer func() {
+		cancel()
+		_ = ws.CloseNow()
+	}()
+	hello, err := s.hello(ctx, ws)
+	if err != nil {
+		var pe *proto.Error
+		if !errors.As(err, &pe) {
+			s.log.Debug("join broken off", "addr", r.RemoteAddr, "err", err)
+			return
+		}
+		name := ""
+		if hello != nil {
+			name = hello.Name
+		}
+		s.post(refused{name: name, addr: r.RemoteAddr, err: pe})
+		if b, err := proto.Encode(pe); err == nil {
+			wctx, stop := context.WithTimeout(ctx, closeWait)
+			err = ws.Write(wctx, websocket.MessageText, b)
+			stop()
+			if err == nil {
+				// Nobody reads on the side here, so the handshake itself does;
+				// closing the connection is what bounds it.
+				hangup(ws, func() { _ = ws.CloseNow() }, string(pe.Code)+": "+pe.Message)
+			}
+		}
+		return
+	}
+	sess := &session{
+		id: "p" + hexBytes(8), secret: hexBytes(16), ws: ws, ctx: ctx, cancel: cancel, wake: make(chan struct{}, 1),
+	}
+	writer := make(chan struct{})
+	go func() {
+		defer close(writer)
+		sess.write(s.cfg.WriteTimeout)
+	}()
+	if s.post(joined{id: sess.id, secret: sess.secret, addr: r.RemoteAddr, hello: *hello}, sess) {
+		reason := s.read(sess)
+		s.post(left{id: sess.id, reason: reason})
+	}
+	cancel()
+	<-writer
+}
+
+// hello waits for the first message and judges it. Where it was one, it is
+// returned with the error.
+func (s *Server) hello(ctx context.Context, ws *websocket.Conn) (*proto.Hello, error) {
+	ctx, cancel := context.WithTimeout(ctx, s.cfg.HelloTimeout)
+	defer cancel()
+	_, b, err := ws.Read(ctx)
+	if err != nil {
+		return nil, err
+	}
+	msg, err := proto.Decode(b)
+	var v *proto.VersionError
+	if errors.As(err, &v) {
+		return nil, &proto.Error{
+			Code:    proto.BadVersion,
+			Message: fmt.Sprintf("the provider speaks protocol version %d, this host version %d", v.Got, v.Want),
+			Hint:    "update the older of the two",
+		}
+	}
+	if err != nil {
+		return nil, &proto.Error{Code: proto.Protocol, Message: err.Error()}
+	}
+	hello, ok := msg.(*proto.Hello)
+	if !ok {
+		return nil, &proto.Error{Code: proto.Protocol, Message: fmt.Sprintf("the first message is %s, want hello", msg.Type())}
+	}
+	if s.cfg.Token != "" && !sameToken(hello.Token, s.cfg.Token) {
+		return hello, errBadToken
+	}
+	return hello, nil
+}
+
+// read takes in messages until the session ends and says why it did.
+func (s *Server) read(sess *session) string {
+	bucket := newBucket(time.Now(), s.cfg.Rate, s.cfg.Burst)
+	for {
+		_, b, err := sess.ws.Read(sess.ctx)
+		if err != nil {
+			sess.mu.Lock()
+			why := sess.why
+			sess.mu.Unlock()
+			switch {
+			case why != "":
+			case errors.Is(err, websocket.ErrMessageTooBig):
+				why = fmt.Sprintf("it sent a message over %d bytes", proto.MaxMessage)
+			default:
+				why = "its connection closed"
+			}
+			return why
+		}
+		now := time.Now()
+		if !bucket.take(now, cost(len(b))) {
+			err = fmt.Errorf("more than %g messages a second", s.cfg.Rate)
+		}
+		var msg proto.Message
+		if err == nil {
+			msg, err = proto.Decode(b)
+		}
+		if err != nil {
+			s.post(violated{id: sess.id, err: err})
+			// The lobby hangs up; until it has, nothing more is taken in.
+			s.drain(sess)
+			return "it broke the protocol"
+		}
+		if !s.post(received{id: sess.id, msg: msg}) {
+			return "the host is stopping"
+		}
+	}
+}
+
+// drain reads on without looking, so that the closing handshake can finish.
+func (s *Server) drain(sess *session) {
+	for {
+		if _, _, err := sess.ws.Read(sess.ctx); err != nil {
+			return
+		}
+	}
+}

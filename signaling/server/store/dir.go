@@ -1,0 +1,229 @@
+package store
+
+// The store over a directory. It is written against a narrow FS so that tests
+// can fill the disk; OS adapts a real directory, and by os.Root nothing that is
+// asked of it can leave that directory, through symbolic links either.
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path"
+	"sort"
+	"strings"
+	"sync"
+	"sync/atomic"
+)
+
+// File is what Dir writes to.
+type File interface {
+	io.WriteCloser
+	Sync() error
+}
+
+// FS is what Dir needs of a file system. Names are slash-separated and relative.
+type FS interface {
+	fs.FS
+	MkdirAll(name string) error
+	// Create makes an empty file for writing, in place of one of that name.
+	Create(name string) (File, error)
+	// Append opens a file for writing at its end and makes it if need be.
+	Append(name string) (File, error)
+	Rename(from, to string) error
+	Remove(name string) error
+}
+
+// Dir keeps an object per file.
+type Dir struct {
+	fs  FS
+	tmp atomic.Int64
+
+	mu   sync.Mutex // one append at a time: lines stay whole
+	logs map[string]File
+}
+
+// NewDir is a store over f.
+func NewDir(f FS) *Dir { return &Dir{fs: f, logs: map[string]File{}} }
+
+// tmpMark stands in the names of files that are being written. No component of
+// an object's name starts with a dot, so the two never meet.
+const tmpMark = ".tmp-"
+
+// Put streams r to a file beside the object, syncs it and moves it into place.
+func (d *Dir) Put(ctx context.Context, name string, r io.Reader) (err error) {
+	if err := CheckName(name); err != nil {
+		return err
+	}
+	if err := d.fs.MkdirAll(path.Dir(name)); err != nil {
+		return fmt.Errorf("put %s: %w", name, err)
+	}
+	// A number of this process is enough: a leftover of an earlier process with
+	// the same number is overwritten.
+	tmp := path.Join(path.Dir(name), fmt.Sprintf("%s%d-%s", tmpMark, d.tmp.Add(1), path.Base(name)))
+	f, err := d.fs.Create(tmp)
+	if err != nil {
+		return fmt.Errorf("put %s: %w", name, err)
+	}
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("put %s: %w", name, err)
+			_ = d.fs.Remove(tmp) // the error that matters is the first one
+		}
+	}()
+	if _, err = io.Copy(f, r); err != nil {
+		_ = f.Close()
+		return err
+	}
+	if err = ctx.Err(); err != nil {
+		_ = f.Close()
+		return err
+	}
+	if err = f.Sync(); err != nil {
+		_ = f.Close()
+		return err
+	}
+	if err = f.Close(); err != nil {
+		return err
+	}
+	return d.fs.Rename(tmp, name)
+}
+
+// Get opens the object; fs.ErrNotExist where there is none.
+func (d *Dir) Get(_ context.Context, name string) (io.ReadCloser, error) {
+	if err := CheckName(name); err != nil {
+		return nil, err
+	}
+	f, err := d.fs.Open(name)
+	if err != nil {
+		return nil, fmt.Errorf("get %s: %w", name, err)
+	}
+	return f, nil
+}
+
+// List returns the names of the objects that start with prefix, sorted. Logs,
+// whose names end in ".jsonl", are files too but no objects.
+func (d *Dir) List(ctx context.Context, prefix string) ([]string, error) {
+	root := "."
+	if i := strings.LastIndexByte(prefix, '/'); i > 0 {
+		root = prefix[:i]
+	}
+	names := []string{}
+	err := fs.WalkDir(d.fs, root, func(p string, e fs.DirEntry, err error) error {
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil // nothing there, or gone while we looked
+		}
+		if err != nil {
+			return err
+		}
+		if !e.IsDir() && strings.HasPrefix(p, prefix) && CheckName(p) == nil && !strings.HasSuffix(p, logSuffix) {
+			names = append(names, p)
+		}
+		return ctx.Err()
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list %s: %w", prefix, err)
+	}
+	sort.Strings(names)
+	return names, nil
+}
+
+// Delete removes the object; that there is none is no error.
+func (d *Dir) Delete(_ context.Context, name string) error {
+	if err := CheckName(name); err != nil {
+		return err
+	}
+	if err := d.fs.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("delete %s: %w", name, err)
+	}
+	return nil
+}
+
+const logSuffix = ".jsonl"
+
+// Append adds a line to a log, the file log.jsonl, which stays open until
+// Close. Lines are not synced: a log is worth less than the disk's time.
+func (d *Dir) Append(_ context.Context, log string, line []byte) error {
+	if err := CheckName(log); err != nil {
+		return err
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	f, ok := d.logs[log]
+	if !ok {
+		err := d.fs.MkdirAll(path.Dir(log))
+		if err == nil {
+			f, err = d.fs.Append(log + logSuffix)
+		}
+		if err != nil {
+			return fmt.Errorf("append to %s: %w", log, err)
+		}
+		d.logs[log] = f
+	}
+	if _, err := f.Write(append(line[:len(line):len(line)], '\n')); err != nil {
+		return fmt.Errorf("append to %s: %w", log, err)
+	}
+	return nil
+}
+
+// Close closes the logs. The store can be used again.
+func (d *Dir) Close() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	var errs []error
+	for name, f := range d.logs {
+		errs = append(errs, f.Close())
+		delete(d.logs, name)
+	}
+	return errors.Join(errs...)
+}
+
+// OS is the FS of a real directory.
+type OS struct {
+	root *os.Root
+	fs.FS
+}
+
+// OpenOS opens dir, which it makes if need be. Close it when done.
+func OpenOS(dir string) (*OS, error) {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return nil, fmt.Errorf("store: %w", err)
+	}
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return nil, fmt.Errorf("store: %w", err)
+	}
+	return &OS{root: root, FS: root.FS()}, nil
+}
+
+// Close releases the directory.
+func (o *OS) Close() error { return o.root.Close() }
+
+// MkdirAll makes a directory and those above it.
+func (o *OS) MkdirAll(name string) error { return o.root.MkdirAll(name, 0o755) }
+
+// Create makes or empties a file.
+func (o *OS) Create(name string) (File, error) {
+	return file(o.root.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o644))
+}
+
+// Append opens a file to write at its end.
+func (o *OS) Append(name string) (File, error) {
+	return file(o.root.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o644))
+}
+
+// file keeps a nil *os.File from becoming a non-nil File.
+func file(f *os.File, err error) (File, error) {
+	if err != nil {
+		return nil, err
+	}
+	return f, nil
+}
+
+// Rename moves a file, over another if need be.
+func (o *OS) Rename(from, to string) error { return o.root.Rename(from, to) }
+
+// Remove deletes a file.
+func (o *OS) Remove(name string) error { return o.root.Remove(name) }

@@ -1,0 +1,213 @@
+package store
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+)
+
+type store interface {
+	Put(ctx context.Context, name string, r io.Reader) error
+	Get(ctx context.Context, name string) (io.ReadCloser, error)
+	List(ctx context.Context, prefix string) ([]string, error)
+	Delete(ctx context.Context, name string) error
+	Append(ctx context.Context, log string, line []byte) error
+}
+
+func openDir(t *testing.T) (*Dir, string) {
+	t.Helper()
+	dir := t.TempDir()
+	o, err := OpenOS(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := NewDir(o)
+	t.Cleanup(func() {
+		if err := errors.Join(d.Close(), o.Close()); err != nil {
+			t.Error(err)
+		}
+	})
+	return d, dir
+}
+
+func read(t *testing.T, s store, name string) string {
+	t.Helper()
+	r, err := s.Get(t.Context(), name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	b, err := io.ReadAll(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
+}
+
+// failing yields some bytes and then an error: a lost peer, a wrong hash.
+func failing(err error) io.Reader {
+	return io.MultiReader(strings.NewReader("half"), &errReader{err})
+}
+
+type errReader struct{ err error }
+
+func (e *errReader) Read([]byte) (int, error) { return 0, e.err }
+
+func TestStores(t *testing.T) {
+	dir, _ := openDir(t)
+	for name, s := range map[string]store{"mem": &Mem{}, "dir": dir} {
+		t.Run(name, func(t *testing.T) {
+			ctx := t.Context()
+			put := func(name, text string) {
+				t.Helper()
+				if err := s.Put(ctx, name, strings.NewReader(text)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if _, err := s.Get(ctx, "run/none"); !errors.Is(err, fs.ErrNotExist) {
+				t.Errorf("get of nothing: %v", err)
+			}
+			if l, err := s.List(ctx, "run/"); err != nil || len(l) != 0 {
+				t.Errorf("list of nothing: %v, %v", l, err)
+			}
+			put("run/c0/s1", "one")
+			put("run/c0/s0", "zero")
+			put("run/job.json", "{}")
+			put("running/x", "other")
+			put("run/c0/s1", "uno")
+			if got := read(t, s, "run/c0/s1"); got != "uno" {
+				t.Errorf("got %q", got)
+			}
+			cause := errors.New("cut")
+			if err := s.Put(ctx, "run/c0/s1", failing(cause)); !errors.Is(err, cause) {
+				t.Errorf("a broken reader gave %v", err)
+			}
+			if got := read(t, s, "run/c0/s1"); got != "uno" {
+				t.Errorf("a failed put left %q", got)
+			}
+			gone, cancel := context.WithCancel(ctx)
+			cancel()
+			if err := s.Put(gone, "run/c0/s1", strings.NewReader("late")); !errors.Is(err, context.Canceled) {
+				t.Errorf("a cancelled put gave %v", err)
+			}
+			if err := s.Append(ctx, "run/metrics", []byte(`{"a":1}`)); err != nil {
+				t.Error(err)
+			}
+			l, err := s.List(ctx, "run/")
+			if want := []string{"run/c0/s0", "run/c0/s1", "run/job.json"}; err != nil || !reflect.DeepEqual(l, want) {
+				t.Errorf("list: %v, %v, want %v", l, err, want)
+			}
+			if err := s.Delete(ctx, "run/c0/s1"); err != nil {
+				t.Error(err)
+			}
+			if err := s.Delete(ctx, "run/c0/s1"); err != nil {
+				t.Errorf("deleting twice: %v", err)
+			}
+			if _, err := s.Get(ctx, "run/c0/s1"); !errors.Is(err, fs.ErrNotExist) {
+				t.Errorf("deleted but there: %v", err)
+			}
+			for _, bad := range []string{"", "/abs", "a/../b", "a//b", ".hidden", "a/b/c/d/e/f/g/h/i", "a\\b", "a\x00"} {
+				if err := s.Put(ctx, bad, strings.NewReader("")); !errors.Is(err, fs.ErrInvalid) {
+					t.Errorf("put %q: %v", bad, err)
+				}
+			}
+		})
+	}
+}
+
+func TestAppendKeepsLinesWhole(t *testing.T) {
+	d, dir := openDir(t)
+	var wg sync.WaitGroup
+	for range 8 {
+		wg.Go(func() {
+			for range 20 {
+				if err := d.Append(t.Context(), "run/metrics", bytes.Repeat([]byte("x"), 99)); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	b, err := os.ReadFile(filepath.Join(dir, "run", "metrics.jsonl"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := strings.Repeat(strings.Repeat("x", 99)+"\n", 160); string(b) != want {
+		t.Errorf("%d bytes, lines are not whole", len(b))
+	}
+}
+
+// fullFS is a disk with room for so many bytes more.
+type fullFS struct {
+	FS
+	room int
+}
+
+type fullFile struct {
+	File
+	fs *fullFS
+}
+
+func (f *fullFS) Create(name string) (File, error) {
+	g, err := f.FS.Create(name)
+	return &fullFile{g, f}, err
+}
+
+func (f *fullFile) Write(b []byte) (int, error) {
+	n := min(len(b), f.fs.room)
+	f.fs.room -= n
+	if m, err := f.File.Write(b[:n]); err != nil {
+		return m, err
+	}
+	if n < len(b) {
+		return n, syscall.ENOSPC
+	}
+	return n, nil
+}
+
+func TestFullDiskKeepsTheEarlierObject(t *testing.T) {
+	dir := t.TempDir()
+	o, err := OpenOS(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer o.Close()
+	d := NewDir(&fullFS{FS: o, room: 100})
+	if err := d.Put(t.Context(), "run/s0", strings.NewReader("the earlier one")); err != nil {
+		t.Fatal(err)
+	}
+	err = d.Put(t.Context(), "run/s0", strings.NewReader(strings.Repeat("n", 200)))
+	if !errors.Is(err, syscall.ENOSPC) {
+		t.Fatalf("got %v", err)
+	}
+	if got := read(t, d, "run/s0"); got != "the earlier one" {
+		t.Errorf("got %q", got)
+	}
+	left, err := os.ReadDir(filepath.Join(dir, "run"))
+	if err != nil || len(left) != 1 {
+		t.Errorf("left behind: %v, %v", left, err)
+	}
+}
+
+func TestDirStaysInside(t *testing.T) {
+	d, dir := openDir(t)
+	outside := t.TempDir()
+	if err := os.Symlink(outside, filepath.Join(dir, "out")); err != nil {
+		t.Skip(err)
+	}
+	if err := d.Put(t.Context(), "out/x", strings.NewReader("escaped")); err == nil {
+		t.Error("a symbolic link led out of the store")
+	}
+	if l, _ := os.ReadDir(outside); len(l) != 0 {
+		t.Errorf("written outside: %v", l)
+	}
+}
