@@ -59,6 +59,17 @@ func relu(x float32) float32 {
 // ReLU sets y = 0 where 0 > x, else x: NaN and -0 pass through. y may be x.
 func ReLU(y, x []float32) {
 	y = y[:len(x)]
+	for ; len(x) >= 8 && len(y) >= 8; x, y = x[8:], y[8:] {
+		a, b := (*[8]float32)(x), (*[8]float32)(y)
+		b[0] = relu(a[0])
+		b[1] = relu(a[1])
+		b[2] = relu(a[2])
+		b[3] = relu(a[3])
+		b[4] = relu(a[4])
+		b[5] = relu(a[5])
+		b[6] = relu(a[6])
+		b[7] = relu(a[7])
+	}
 	for i, v := range x {
 		y[i] = relu(v)
 	}
@@ -67,13 +78,29 @@ func ReLU(y, x []float32) {
 // ReLUGrad sets dx = dy where y > 0, else 0. dx may be dy.
 func ReLUGrad(dx, dy, y []float32) {
 	dx, dy = dx[:len(y)], dy[:len(y)]
-	for i, v := range y {
-		g := math.Float32bits(dy[i])
-		if math.Float32bits(v)-1 >= infBits { // not positive, or NaN
-			g = 0
-		}
-		dx[i] = math.Float32frombits(g)
+	for ; len(y) >= 8 && len(dx) >= 8 && len(dy) >= 8; y, dx, dy = y[8:], dx[8:], dy[8:] {
+		v, d, g := (*[8]float32)(y), (*[8]float32)(dx), (*[8]float32)(dy)
+		d[0] = gate(g[0], v[0])
+		d[1] = gate(g[1], v[1])
+		d[2] = gate(g[2], v[2])
+		d[3] = gate(g[3], v[3])
+		d[4] = gate(g[4], v[4])
+		d[5] = gate(g[5], v[5])
+		d[6] = gate(g[6], v[6])
+		d[7] = gate(g[7], v[7])
 	}
+	for i, v := range y {
+		dx[i] = gate(dy[i], v)
+	}
+}
+
+// gate is g where y > 0, else 0.
+func gate(g, y float32) float32 {
+	u := math.Float32bits(g)
+	if math.Float32bits(y)-1 >= infBits { // not positive, or NaN
+		u = 0
+	}
+	return math.Float32frombits(u)
 }
 
 // Sigmoid sets y = 1 / (1 + e^-x). y may be x.

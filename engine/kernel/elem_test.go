@@ -332,15 +332,17 @@ func elemTPool(n, c, h, w, k, s, pad int) *Pool {
 	return &Pool{N: n, C: c, H: h, W: w, KH: k, KW: k, SH: s, SW: s, PT: pad, PL: pad, OH: PoolOut(h, k, s, pad), OW: PoolOut(w, k, s, pad)}
 }
 
-// BenchmarkWalkthrough runs what the walkthrough's training step does besides matrix
-// products and convolutions, at batch 64: every forward and backward, op by op.
-func BenchmarkWalkthrough(b *testing.B) {
-	type run struct {
-		name string
-		f    func()
+type elemTRun struct {
+	name string
+	f    func()
+}
+
+// elemTWalkthrough is what the walkthrough's training step does besides matrix products
+// and convolutions, at batch 64: every forward and backward, op by op.
+func elemTWalkthrough() (all []elemTRun) {
+	add := func(f func(), format string, a ...any) {
+		all = append(all, elemTRun{fmt.Sprintf(format, a...), f})
 	}
-	var all []run
-	add := func(f func(), format string, a ...any) { all = append(all, run{fmt.Sprintf(format, a...), f}) }
 	buf := func(n int) []float32 { return elemTNormal(n, uint64(n)) }
 	relu := func(n int) {
 		x, y := buf(n), make([]float32, n)
@@ -402,7 +404,19 @@ func BenchmarkWalkthrough(b *testing.B) {
 	add(func() { Softmax(y, x, 64, 10) }, "softmax/64x10")
 	add(func() { elemTSink += MSE(g, y, x, 1.0/640) }, "mse/64x10")
 	add(func() { SoftmaxGrad(g, g, y, 64, 10) }, "softmax-grad/64x10")
+	return all
+}
 
+func TestElemAllocs(t *testing.T) {
+	for _, r := range elemTWalkthrough() {
+		if n := testing.AllocsPerRun(2, r.f); n != 0 {
+			t.Errorf("%s allocates %v times", r.name, n)
+		}
+	}
+}
+
+func BenchmarkWalkthrough(b *testing.B) {
+	all := elemTWalkthrough()
 	b.Run("step", func(b *testing.B) {
 		for range b.N {
 			for _, r := range all {
@@ -418,7 +432,7 @@ func BenchmarkWalkthrough(b *testing.B) {
 		})
 	}
 	const params = 16*9 + 16 + 32*16*9 + 32 + 2*48 + 32*256 + 256 + 512 + 2560 + 10
-	p, gr, m, v := buf(params), buf(params), buf(params), make([]float32, params)
+	p, gr, m, v := elemTNormal(params, 1), elemTNormal(params, 2), elemTNormal(params, 3), make([]float32, params)
 	b.Run("adam", func(b *testing.B) {
 		for range b.N {
 			Adam(p, gr, m, v, AdamParams{Beta1: 0.9, OneMinusBeta1: 0.1, Beta2: 0.999, OneMinusBeta2: 0.001, StepSize: 1e-9, SqrtBiasCorrection2: 0.3, Eps: 1e-8})

@@ -9,6 +9,12 @@ import (
 	"math"
 )
 
+// The multipliers of Philox4x32 and the steps of its key.
+const (
+	mul0, mul1 = 0xD2511F53, 0xCD9E8D57
+	key0, key1 = 0x9E3779B9, 0xBB67AE85
+)
+
 // Philox is Philox4x32 with 10 rounds: Salmon, Moraes, Dror, Shaw, "Parallel random
 // numbers: as easy as 1, 2, 3", SC 2011.
 func Philox(ctr [4]uint32, key [2]uint32) [4]uint32 {
@@ -19,11 +25,10 @@ func Philox(ctr [4]uint32, key [2]uint32) [4]uint32 {
 // philox takes and returns its words in registers, which arrays do not.
 func philox(c0, c1, c2, c3, k0, k1 uint32) (uint32, uint32, uint32, uint32) {
 	for range 10 {
-		p := uint64(c0) * 0xD2511F53
-		q := uint64(c2) * 0xCD9E8D57
+		p, q := uint64(c0)*mul0, uint64(c2)*mul1
 		c0, c1, c2, c3 = uint32(q>>32)^c1^k0, uint32(q), uint32(p>>32)^c3^k1, uint32(p)
-		k0 += 0x9E3779B9
-		k1 += 0xBB67AE85
+		k0 += key0
+		k1 += key1
 	}
 	return c0, c1, c2, c3
 }
@@ -93,14 +98,14 @@ func DropoutMask(dst []uint32, s Stream, first uint64, n int, p float64) {
 	}
 	drop := uint64(math.Floor(float64(p*(1<<32)) + 0.5))
 	dst = dst[:(n+31)/32]
-	// Four bits a block, past those of the first block that come before `first`.
+	// Eight bits at a time, past those of the first that come before `first`.
 	block := first / 4
-	acc, fill := s.keep4(block, drop)>>(first%4), 4-first%4
+	acc, fill := s.keep8(block, drop)>>(first%4), 8-first%4
 	for i := range dst {
 		for fill < 32 {
-			block++
-			acc |= s.keep4(block, drop) << fill
-			fill += 4
+			block += 2
+			acc |= s.keep8(block, drop) << fill
+			fill += 8
 		}
 		dst[i] = uint32(acc)
 		acc >>= 32
@@ -111,16 +116,30 @@ func DropoutMask(dst []uint32, s Stream, first uint64, n int, p float64) {
 	}
 }
 
-// keep4 has bit l set where word l of block b is at least drop <= 1<<32.
-func (s *Stream) keep4(b, drop uint64) uint64 {
-	r0, r1, r2, r3 := philox(uint32(b), s.c1|uint32(b>>32), s.c2, s.c3, s.key[0], s.key[1])
-	// The sign of the difference says below.
-	m := (uint64(r0)-drop)>>63 | (uint64(r1)-drop)>>63<<1 | (uint64(r2)-drop)>>63<<2 | (uint64(r3)-drop)>>63<<3
-	return m ^ 15
+// keep8 has bit l set where word l of blocks b and b+1 is at least drop <= 1<<32. Two
+// blocks in step hide the latency of the multiplications.
+func (s *Stream) keep8(b, drop uint64) uint64 {
+	a0, a1, a2, a3 := uint32(b), s.c1|uint32(b>>32), s.c2, s.c3
+	b++
+	b0, b1, b2, b3 := uint32(b), s.c1|uint32(b>>32), a2, a3
+	k0, k1 := s.key[0], s.key[1]
+	for range 10 {
+		p, q := uint64(a0)*mul0, uint64(a2)*mul1
+		a0, a1, a2, a3 = uint32(q>>32)^a1^k0, uint32(q), uint32(p>>32)^a3^k1, uint32(p)
+		p, q = uint64(b0)*mul0, uint64(b2)*mul1
+		b0, b1, b2, b3 = uint32(q>>32)^b1^k0, uint32(q), uint32(p>>32)^b3^k1, uint32(p)
+		k0 += key0
+		k1 += key1
+	}
+	return 0xff ^ (below(a0, drop, 0) | below(a1, drop, 1) | below(a2, drop, 2) | below(a3, drop, 3) |
+		below(b0, drop, 4) | below(b1, drop, 5) | below(b2, drop, 6) | below(b3, drop, 7))
 }
 
+// below is bit l if r < drop: the sign of the difference.
+func below(r uint32, drop uint64, l int) uint64 { return (uint64(r) - drop) >> 63 << l }
+
 // unit maps a word to [0, 1) in steps of 2^-24.
-func unit(r uint32) float32 { return float32(r>>8) * (1.0 / (1 << 24)) }
+func unit(r uint32) float32 { return float32(float32(r>>8) * (1.0 / (1 << 24))) }
 
 // Uniform draws element i of the stream into dst[i], uniform in [lo, hi): lo plus a
 // rounded product, so hi itself can appear by rounding.
@@ -142,8 +161,8 @@ func Normal(dst []float32, s Stream) {
 		r := s.Block(uint64(i / 4))
 		for h := 0; h < 4; h += 2 {
 			// 1 - u is in (0, 1]: its logarithm is finite.
-			m := Sqrt(-2 * Log(1-unit(r[h])))
-			a := 2 * unit(r[h+1])
+			m := Sqrt(float32(-2 * Log(1-unit(r[h]))))
+			a := float32(2 * unit(r[h+1]))
 			z[h], z[h+1] = m*Cospi(a), m*Sinpi(a)
 		}
 		copy(dst[i:], z[:])

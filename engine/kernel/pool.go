@@ -63,8 +63,8 @@ func MaxPool(p *Pool, y, x []float32, arg []int32) {
 	if arg != nil {
 		arg = arg[:out]
 	}
-	if p.KH == 2 && p.KW == 2 && p.SH == 2 && p.SW == 2 && p.PT == 0 && p.PL == 0 && 2*p.OH <= p.H && 2*p.OW <= p.W {
-		maxPool2(p, y, x, arg)
+	if p.KH == 2 && p.KW == 2 && p.SH == 2 && p.SW == 2 && p.PT == 0 && p.PL == 0 &&
+		2*p.OH <= p.H && 2*p.OW <= p.W && maxPool2(p, y, x, arg) {
 		return
 	}
 	plane := p.H * p.W
@@ -93,73 +93,41 @@ func MaxPool(p *Pool, y, x []float32, arg []int32) {
 	}
 }
 
-// maxPool2 is the 2x2 window with stride 2.
-func maxPool2(p *Pool, y, x []float32, arg []int32) {
-	w, ow := p.W, p.OW
-	for ; len(x) > 0; x = x[p.H*w:] {
+// maxPool2 is the 2x2 window with stride 2. It reports false where there may be NaN in x;
+// then the result is void. Comparisons select among bits, not floats, so that the
+// compiler makes no branches of them.
+func maxPool2(p *Pool, y, x []float32, arg []int32) bool {
+	w, o := p.W, 0
+	var t float32 // NaN once there was one, or infinities of both signs
+	for base := 0; base < len(x); base += p.H * w {
 		for oy := range p.OH {
-			at := 2 * oy * w
-			var g []int32
-			if arg != nil {
-				g, arg = arg[:ow], arg[ow:]
+			k := int32(2 * oy * w)
+			i := base + 2*oy*w
+			for end := o + p.OW; o < end; o++ {
+				a, b := x[i:i+2], x[i+w:i+w+2]
+				a0, a1, b0, b1 := a[0], a[1], b[0], b[1]
+				m, km := math.Float32bits(a0), k
+				if u := math.Float32bits(a1); a1 > a0 {
+					m, km = u, k+1
+				}
+				n, kn := math.Float32bits(b0), k+int32(w)
+				if u := math.Float32bits(b1); b1 > b0 {
+					n, kn = u, k+int32(w)+1
+				}
+				if math.Float32frombits(n) > math.Float32frombits(m) {
+					m, km = n, kn
+				}
+				t += (a0 + a1) + (b0 + b1)
+				y[o] = math.Float32frombits(m)
+				if arg != nil {
+					arg[o] = km
+				}
+				i += 2
+				k += 2
 			}
-			if d := y[:ow]; !maxRow2(d, x[at:][:2*ow], x[at+w:][:2*ow], g, at, w) {
-				maxRow2NaN(d, x[at:], x[at+w:], g, at, w)
-			}
-			y = y[ow:]
 		}
-	}
-}
-
-// maxRow2 pools two rows a and b that start at position at of their plane. It reports
-// false where NaN may be among them; then the result is void. Comparisons select among
-// bits, not floats, so that the compiler makes no branches of them.
-func maxRow2(d, a, b []float32, g []int32, at, w int) bool {
-	a, b = a[:2*len(d)], b[:2*len(d)]
-	k0, k1 := int32(at), int32(at+w)
-	var t float32 // NaN once there was one, or infinities of both signs (or sums of that size)
-	for i := range d {
-		a0, a1, b0, b1 := a[2*i], a[2*i+1], b[2*i], b[2*i+1]
-		m, k := math.Float32bits(a0), k0
-		if u := math.Float32bits(a1); a1 > a0 {
-			m, k = u, k0+1
-		}
-		n, l := math.Float32bits(b0), k1
-		if u := math.Float32bits(b1); b1 > b0 {
-			n, l = u, k1+1
-		}
-		if math.Float32frombits(n) > math.Float32frombits(m) {
-			m, k = n, l
-		}
-		t += (a0 + a1) + (b0 + b1)
-		d[i] = math.Float32frombits(m)
-		if g != nil {
-			g[i] = k
-		}
-		k0 += 2
-		k1 += 2
 	}
 	return t == t
-}
-
-// maxRow2NaN is maxRow2 for all values.
-func maxRow2NaN(d, a, b []float32, g []int32, at, w int) {
-	for i := range d {
-		m, k := a[2*i], at+2*i
-		if v := a[2*i+1]; v > m || v != v {
-			m, k = v, at+2*i+1
-		}
-		if v := b[2*i]; v > m || v != v {
-			m, k = v, at+w+2*i
-		}
-		if v := b[2*i+1]; v > m || v != v {
-			m, k = v, at+w+2*i+1
-		}
-		d[i] = m
-		if g != nil {
-			g[i] = int32(k)
-		}
-	}
 }
 
 // MaxPoolGrad sets dx [N,C,H,W] to the sum, in ascending order of outputs and from +0, of
