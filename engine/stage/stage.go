@@ -1,0 +1,560 @@
+// Package stage runs one stage of a pipeline: root, stem or leaf. It walks the
+// actions of its Schedule, taking activations from the stages before it and gradients
+// from those after it, and owns the weights of its piece of the model.
+package stage
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/ravnest/ravnest/engine/codec"
+	"github.com/ravnest/ravnest/engine/exec"
+	"github.com/ravnest/ravnest/engine/graph"
+	"github.com/ravnest/ravnest/engine/job"
+	"github.com/ravnest/ravnest/engine/kernel"
+	"github.com/ravnest/ravnest/engine/loss"
+	"github.com/ravnest/ravnest/engine/optim"
+	"github.com/ravnest/ravnest/engine/state"
+	"github.com/ravnest/ravnest/engine/transport"
+	"github.com/ravnest/ravnest/engine/wire"
+)
+
+// ErrProtocol is wrapped by errors that say a neighbour sent something other than
+// what the schedule makes it send.
+var ErrProtocol = errors.New("unexpected message from a neighbour stage")
+
+// Link is the connection to one other stage. Messages arrive whole and in order.
+type Link interface {
+	Send(ctx context.Context, h wire.Header, payload []byte) error
+	Recv(ctx context.Context) (transport.Message, error)
+}
+
+// Rows is a table of samples, read by row number.
+type Rows interface {
+	Len() int
+	Gather(dst []float32, rows []int32) // rows × elements
+}
+
+// Loss is the training loss of one batch.
+type Loss struct {
+	Epoch int
+	Step  uint64
+	Value float32
+}
+
+// Validation is the outcome of one validation pass.
+type Validation struct {
+	Epoch          int
+	Step           uint64
+	Correct, Total int
+	Loss           float32
+}
+
+// Saved is a stage's state at a point that all stages share.
+type Saved struct {
+	Epoch int
+	Step  uint64
+	Final bool
+	State state.Dict
+}
+
+// Observer is told what happens. Its methods are called from Run's goroutine and
+// must not block for long.
+type Observer interface {
+	Loss(Loss)            // leaf only
+	Validated(Validation) // leaf only
+	Batch(rows int)       // a batch has been through this stage
+	Keep(Saved) error     // the state is a copy
+}
+
+// Config is what a stage is made of.
+type Config struct {
+	Job    job.Spec
+	Stage  *graph.Stage
+	Output graph.Shape // of the model's answer, one row
+
+	TrainRows, ValRows int
+	// Inputs of the model (root) and targets (leaf): training and validation rows.
+	TrainX, ValX, TrainY, ValY Rows
+	// Order fills dst with the order of an epoch's training rows.
+	Order func(dst []int32, seed uint64, epoch int)
+
+	Links map[int]Link // by stage
+	Team  *kernel.Team
+	Now   func() time.Duration // a monotonic clock, for the busy share only
+}
+
+// Stage is a compiled stage with its weights.
+type Stage struct {
+	cfg   Config
+	seq   *Sequence
+	sched *Schedule
+	train *exec.Exec
+	eval  *exec.Exec
+	plan  *exec.Plan
+	ev    *exec.Plan
+	loss  loss.Func
+	opt   *optim.Optimizer
+
+	st       exec.State
+	grads    []float32
+	versions [][]float32 // st.Params is one of them
+	slotVer  [][]float32 // by slot: the version of the micro-batch in it
+
+	in, out     []edge
+	due         []edge // gradients that come before a backward pass, in the senders' order
+	first, last bool
+	cols        int
+	order       []int32
+	orderOf     int
+	rowIdx      []int32
+	pred, tgt   []float32
+	sum         float32 // of the batch's loss terms so far
+	val         Validation
+	valSum      float32
+	valTerms    int
+
+	enc  *codec.Encoder
+	dec  *codec.Decoder
+	buf  []byte
+	busy time.Duration
+	stop func() bool
+}
+
+// edge is a value that crosses the stage's border.
+type edge struct {
+	id     uint16 // in the whole graph
+	local  int    // value in the stage's graph
+	per    int
+	from   int   // stage it comes from (in) or -1
+	to     []int // out: stages it goes to
+	before int   // in: stage that the gradient goes to next
+	after  int   // stage that the gradient comes from; -1: none
+}
+
+// Plans compiles the training and evaluation plans of a stage: what it will cost is
+// known from them before anything is allocated.
+func Plans(j job.Spec, s *graph.Stage) (train, eval *exec.Plan, err error) {
+	var outs, seeds []int
+	index := func(e graph.Edge) int { return s.Graph.Result(e.Value - s.ModelInputs - s.First) }
+	for _, e := range s.Out {
+		outs, seeds = append(outs, index(e)), append(seeds, index(e))
+	}
+	if s.Last {
+		outs, seeds = append(outs, s.Graph.OutputValue()), append(seeds, s.Graph.OutputValue())
+	}
+	for k, e := range s.In {
+		if e.To[len(e.To)-1] > s.Index {
+			seeds = append(seeds, k) // a later stage reads it too: its gradient comes first
+		}
+	}
+	c := exec.Config{
+		Rows: j.MicroRows(), Slots: s.Of - s.Index, Train: true, Outputs: outs, Seeds: seeds, InputGrad: s.Index > 0,
+	}
+	if train, err = exec.Compile(s.Graph, s.First, c); err != nil {
+		return nil, nil, err
+	}
+	eval, err = exec.Compile(s.Graph, s.First, exec.Config{Rows: j.BatchSize, Outputs: outs})
+	return train, eval, err
+}
+
+// Bytes is the memory that a stage of job j promises to stay within: plans, optimiser
+// and stashed versions.
+func Bytes(j job.Spec, s *graph.Stage) (int, error) {
+	t, e, err := Plans(j, s)
+	if err != nil {
+		return 0, err
+	}
+	m, ev := t.Memory(), e.Memory()
+	n := m.Total() + ev.Slots + ev.Temp + ev.Scratch + optim.Bytes(j.Optimizer, t.Layout.Trainable)
+	if j.Schedule == job.Async {
+		n += 4 * t.Layout.Trainable * (s.Of - s.Index - 1)
+	}
+	return n, nil
+}
+
+// New compiles the stage and initialises its weights from the job's seed.
+func New(cfg Config) (*Stage, error) {
+	gs, j := cfg.Stage, cfg.Job
+	s := &Stage{cfg: cfg, first: gs.Index == 0, last: gs.Last, orderOf: -1, stop: func() bool { return false }}
+	var err error
+	if s.plan, s.ev, err = Plans(j, gs); err != nil {
+		return nil, err
+	}
+	if s.loss, err = loss.New(j.Loss); err != nil {
+		return nil, err
+	}
+	delay := optim.Delay{}
+	if j.Schedule == job.Async {
+		delay = optim.Delay{Stage: gs.Index, Stages: gs.Of}
+	}
+	if s.opt, err = optim.New(j.Optimizer, s.plan.Layout.Trainable, delay); err != nil {
+		return nil, err
+	}
+	kind, err := codec.ParseKind(j.Wire)
+	if err != nil {
+		return nil, err
+	}
+	s.enc, s.dec = codec.NewEncoder(kind), codec.NewDecoder()
+	s.seq = NewSequence(j, cfg.TrainRows, cfg.ValRows)
+	s.sched = NewSchedule(s.seq, gs.Index, gs.Of, j.Schedule == job.Sync)
+	s.train, s.eval = s.plan.New(cfg.Team), s.ev.New(cfg.Team)
+	s.st = s.plan.Layout.NewState()
+	s.plan.Layout.Init(s.st, j.Seed)
+	s.grads = make([]float32, s.plan.Layout.Trainable)
+	s.versions = [][]float32{s.st.Params}
+	s.slotVer = make([][]float32, s.sched.Depth())
+	s.order = make([]int32, cfg.TrainRows)
+	s.rowIdx = make([]int32, j.BatchSize)
+	s.cols = cfg.Output.Elems()
+	if s.last {
+		s.pred, s.tgt = make([]float32, j.BatchSize*s.cols), make([]float32, j.BatchSize*s.cols)
+	}
+	if err := s.edges(); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+func (s *Stage) edges() error {
+	gs := s.cfg.Stage
+	if s.first && (s.cfg.TrainX == nil || s.cfg.ValX == nil) || s.last && (s.cfg.TrainY == nil || s.cfg.ValY == nil) {
+		return errors.New("the root needs the inputs and the leaf the targets of the data set")
+	}
+	need := func(stage int) error {
+		if s.cfg.Links[stage] == nil {
+			return fmt.Errorf("stage %d has no link to stage %d", gs.Index, stage)
+		}
+		return nil
+	}
+	for k, e := range gs.In {
+		d := edge{id: uint16(e.Value), local: k, per: e.Shape.Elems(), from: e.From, before: e.From, after: -1}
+		for i, t := range e.To {
+			if t == gs.Index {
+				if i > 0 {
+					d.before = e.To[i-1]
+				}
+				if i+1 < len(e.To) {
+					d.after = e.To[i+1]
+				}
+			}
+		}
+		for _, t := range []int{d.from, d.before, d.after} {
+			if t >= 0 {
+				if err := need(t); err != nil {
+					return err
+				}
+			}
+		}
+		s.in = append(s.in, d)
+	}
+	for _, e := range gs.Out {
+		d := edge{id: uint16(e.Value), local: gs.Graph.Result(e.Value - gs.ModelInputs - gs.First), per: e.Shape.Elems(), from: -1, to: e.To, after: e.To[0]}
+		for _, t := range e.To {
+			if err := need(t); err != nil {
+				return err
+			}
+		}
+		s.out = append(s.out, d)
+	}
+	for _, d := range append(slices.Clone(s.out), s.in...) {
+		if d.after >= 0 {
+			s.due = append(s.due, d)
+		}
+	}
+	slices.SortFunc(s.due, func(a, b edge) int { return int(a.id) - int(b.id) })
+	return nil
+}
+
+// Memory that was promised for this stage, in bytes.
+func (s *Stage) Memory() int {
+	n, _ := Bytes(s.cfg.Job, s.cfg.Stage)
+	return n
+}
+
+// State is a copy of the weights.
+func (s *Stage) State() state.Dict { return s.plan.Layout.Export(s.st) }
+
+// Busy is the time spent computing, by Config.Now.
+func (s *Stage) Busy() time.Duration { return s.busy }
+
+// Run walks the whole run. On the root, stop is asked before every update whether
+// the run should end early; the other stages learn it from their neighbours. Either
+// way what is in flight is finished and the state is kept.
+func (s *Stage) Run(ctx context.Context, stop func() bool, obs Observer) error {
+	if stop != nil {
+		s.stop = stop
+	}
+	for {
+		a := s.sched.Next()
+		if err := s.do(ctx, a, obs); err != nil {
+			return fmt.Errorf("%s of step %d: %w", a.Kind, a.Item.Step, err)
+		}
+		if a.Kind == Done {
+			return nil
+		}
+		if err := ctx.Err(); err != nil {
+			return context.Cause(ctx)
+		}
+	}
+}
+
+func (s *Stage) do(ctx context.Context, a Action, obs Observer) error {
+	switch a.Kind {
+	case Forward:
+		stopped, err := s.forward(ctx, a, obs)
+		if stopped {
+			s.sched.Stop(a)
+		}
+		return err
+	case Backward:
+		return s.backward(ctx, a)
+	case Update:
+		s.update(a.Item)
+	case Evaluate:
+		return s.evaluate(ctx, a.Item)
+	case Report:
+		if s.last {
+			s.val.Epoch, s.val.Step = a.Item.Epoch, a.Item.Step
+			s.val.Loss = loss.Mean(s.valSum, s.valTerms)
+			obs.Validated(s.val)
+			s.val, s.valSum, s.valTerms = Validation{}, 0, 0
+		}
+	case Keep:
+		return obs.Keep(Saved{Epoch: a.Item.Epoch, Step: a.Item.Step, Final: s.seq.Ending(), State: s.State()})
+	case Done:
+	}
+	return nil
+}
+
+// rows are the rows of the data set that an item is about.
+func (s *Stage) rows(it Item) []int32 {
+	idx := s.rowIdx[:it.Rows]
+	base := it.Batch*s.cfg.Job.BatchSize + it.Row0
+	if it.Kind == Eval {
+		for i := range idx {
+			idx[i] = int32(base + i)
+		}
+		return idx
+	}
+	if s.orderOf != it.Epoch {
+		s.cfg.Order(s.order, s.cfg.Job.Seed, it.Epoch)
+		s.orderOf = it.Epoch
+	}
+	copy(idx, s.order[base:])
+	return idx
+}
+
+// working counts the time until the returned function is called as busy.
+func (s *Stage) working() func() {
+	if s.cfg.Now == nil {
+		return func() {}
+	}
+	t := s.cfg.Now()
+	return func() { s.busy += s.cfg.Now() - t }
+}
+
+// feed fills the inputs of a forward pass.
+func (s *Stage) feed(ctx context.Context, e *exec.Exec, slot int, it Item, x Rows) (stopped bool, err error) {
+	if s.first {
+		if it.Kind == Train && it.First && s.stop() {
+			return true, s.sendStop(ctx, it)
+		}
+		for _, d := range s.in {
+			x.Gather(e.Value(slot, d.local, it.Rows), s.rows(it))
+		}
+		return false, nil
+	}
+	for _, d := range s.in {
+		stopped, err := s.receive(ctx, d.from, wire.Activation, d, it, e.Value(slot, d.local, it.Rows))
+		if err != nil {
+			return false, err
+		}
+		if stopped {
+			return true, s.sendStop(ctx, it)
+		}
+	}
+	return false, nil
+}
+
+func (s *Stage) emit(ctx context.Context, e *exec.Exec, slot int, it Item) error {
+	for _, d := range s.out {
+		if err := s.send(ctx, d.to, wire.Activation, d, it, e.Value(slot, d.local, it.Rows)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *Stage) forward(ctx context.Context, a Action, obs Observer) (stopped bool, err error) {
+	it := a.Item
+	if stopped, err := s.feed(ctx, s.train, a.Slot, it, s.cfg.TrainX); stopped || err != nil {
+		return stopped, err
+	}
+	done := s.working()
+	s.slotVer[a.Slot] = s.st.Params
+	s.train.Forward(a.Slot, exec.Batch{Seed: s.cfg.Job.Seed, Step: it.Step, Row0: it.Row0, Rows: it.Rows}, s.st.Params, &s.st)
+	if s.last {
+		s.score(a, obs)
+	}
+	done()
+	if it.Ends {
+		obs.Batch(it.Total)
+	}
+	return false, s.emit(ctx, s.train, a.Slot, it)
+}
+
+// score computes the loss of a micro-batch and the gradient of the model's answer.
+func (s *Stage) score(a Action, obs Observer) {
+	it, out := a.Item, s.cfg.Stage.Graph.OutputValue()
+	n := it.Rows * s.cols
+	s.cfg.TrainY.Gather(s.tgt[:n], s.rows(it))
+	pred := s.train.Value(a.Slot, out, it.Rows)
+	terms := s.loss.Terms(it.Total, s.cols)
+	if it.Row0 == 0 {
+		s.sum = 0
+	}
+	s.sum += s.loss.Eval(s.train.Grad(a.Slot, out, it.Rows), pred, s.tgt[:n], it.Rows, s.cols, terms)
+	if it.Ends {
+		obs.Loss(Loss{Epoch: it.Epoch, Step: it.Step, Value: loss.Mean(s.sum, terms)})
+	}
+}
+
+func (s *Stage) backward(ctx context.Context, a Action) error {
+	it := a.Item
+	for _, d := range s.due {
+		if _, err := s.receive(ctx, d.after, wire.Gradient, d, it, s.train.Grad(a.Slot, d.local, it.Rows)); err != nil {
+			return err
+		}
+	}
+	done := s.working()
+	s.train.Backward(a.Slot, s.slotVer[a.Slot], s.grads, !it.First)
+	s.slotVer[a.Slot] = nil
+	done()
+	if s.first {
+		return nil
+	}
+	for _, d := range s.in {
+		if err := s.send(ctx, []int{d.before}, wire.Gradient, d, it, s.train.Grad(a.Slot, d.local, it.Rows)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// update applies the gradients of a group of batches. A version that a micro-batch in
+// flight still needs for its backward pass is left alone and a copy is updated.
+func (s *Stage) update(it Item) {
+	defer s.working()()
+	if s.inUse(s.st.Params) {
+		next := s.spare()
+		copy(next, s.st.Params)
+		s.st.Params = next
+	}
+	s.opt.Step(s.st.Params, s.grads, optim.Rate(s.cfg.Job.LR, s.cfg.Job.Optimizer.LR, it.Epoch))
+}
+
+func same(a, b []float32) bool {
+	return len(a) == len(b) && (len(a) == 0 || &a[0] == &b[0])
+}
+
+func (s *Stage) inUse(v []float32) bool {
+	for _, u := range s.slotVer {
+		if u != nil && same(u, v) {
+			return true
+		}
+	}
+	return false
+}
+
+// spare finds a buffer that no micro-batch in flight uses.
+func (s *Stage) spare() []float32 {
+	for _, v := range s.versions {
+		if !same(v, s.st.Params) && !s.inUse(v) {
+			return v
+		}
+	}
+	v := make([]float32, len(s.st.Params))
+	s.versions = append(s.versions, v)
+	return v
+}
+
+func (s *Stage) evaluate(ctx context.Context, it Item) error {
+	if _, err := s.feed(ctx, s.eval, 0, it, s.cfg.ValX); err != nil {
+		return err
+	}
+	done := s.working()
+	s.eval.Forward(0, exec.Batch{Rows: it.Rows}, s.st.Params, &s.st)
+	if s.last {
+		n := it.Rows * s.cols
+		s.cfg.ValY.Gather(s.tgt[:n], s.rows(it))
+		pred := s.eval.Value(0, s.cfg.Stage.Graph.OutputValue(), it.Rows)
+		s.val.Correct += loss.Correct(pred, s.tgt[:n], it.Rows, s.cols)
+		s.val.Total += it.Rows
+		s.valTerms += s.loss.Terms(it.Rows, s.cols)
+		s.valSum += s.loss.Eval(nil, pred, s.tgt[:n], it.Rows, s.cols, 1)
+	}
+	done()
+	return s.emit(ctx, s.eval, 0, it)
+}
+
+// send encodes a tensor once and sends it to the given stages.
+func (s *Stage) send(ctx context.Context, to []int, kind wire.Kind, d edge, it Item, x []float32) error {
+	done := s.working()
+	var err error
+	s.buf, err = s.enc.Encode(s.buf[:0], x)
+	done()
+	if err != nil {
+		return err
+	}
+	h := wire.Header{Kind: kind, Edge: d.id, Seq: it.Seq, Rows: uint32(it.Rows), Elems: uint32(len(x))}
+	for _, t := range to {
+		if err := s.cfg.Links[t].Send(ctx, h, s.buf); err != nil {
+			return fmt.Errorf("sending to stage %d: %w", t, err)
+		}
+	}
+	return nil
+}
+
+// sendStop tells the next stages that the run ends before it.
+func (s *Stage) sendStop(ctx context.Context, it Item) error {
+	told := map[int]bool{}
+	for _, d := range s.out {
+		for _, t := range d.to {
+			if told[t] {
+				continue
+			}
+			told[t] = true
+			if err := s.cfg.Links[t].Send(ctx, wire.Header{Kind: wire.Control, Edge: d.id, Seq: it.Seq}, nil); err != nil {
+				return fmt.Errorf("sending to stage %d: %w", t, err)
+			}
+		}
+	}
+	return nil
+}
+
+// receive takes the next message of a stage, which the schedule says must be tensor d
+// of item it.
+func (s *Stage) receive(ctx context.Context, from int, kind wire.Kind, d edge, it Item, dst []float32) (stopped bool, err error) {
+	m, err := s.cfg.Links[from].Recv(ctx)
+	if err != nil {
+		return false, fmt.Errorf("waiting for stage %d: %w", from, err)
+	}
+	defer m.Release()
+	h := m.Header
+	if kind == wire.Activation && h.Kind == wire.Control && h.Seq == it.Seq && it.Kind == Train && it.First {
+		return true, nil
+	}
+	if h.Kind != kind || h.Edge != d.id || h.Seq != it.Seq || int(h.Rows) != it.Rows || int(h.Elems) != len(dst) {
+		return false, fmt.Errorf("%w: stage %d sent kind %d, edge %d, item %d, %d rows, %d elements; expected kind %d, edge %d, item %d, %d rows, %d elements",
+			ErrProtocol, from, h.Kind, h.Edge, h.Seq, h.Rows, h.Elems, kind, d.id, it.Seq, it.Rows, len(dst))
+	}
+	defer s.working()()
+	if err := s.dec.Decode(dst, m.Payload); err != nil {
+		return false, fmt.Errorf("from stage %d: %w", from, err)
+	}
+	return false, nil
+}
