@@ -1,11 +1,9 @@
 // Normalisation: batch norm over x [N,C,hw], hw the product of the spatial axes (1 for
 // [N,C]). Sums follow the scheme of sum.go: the rows of a channel are its hw elements of
-// each sample. Ioffe and Szegedy, arXiv 1502.03167.
+// each sample. With hw = 1, channels go side by side in blocks, rows outside, which keeps
+// [N,C] as fast as large planes. Ioffe and Szegedy, arXiv 1502.03167.
 
 package kernel
-
-// channels splits [N,C,1] into blocks of channels side by side, which is how hw = 1
-// stays as fast as large planes.
 
 // BatchNormStats sets mean and variance (biased: divided by N*hw) of each channel in two
 // passes: v = sum((x-mean)^2) / m.

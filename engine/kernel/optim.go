@@ -1,7 +1,6 @@
 // Optimiser steps over flat slices. Formulas and order of operations are those of
 // torch.optim's single-tensor code; scalars that depend on the step are computed by the
-// caller in float64 (PowInt and Pow64 have the same bits everywhere) and
-// rounded once to float32.
+// caller in float64 and rounded once to float32.
 
 package kernel
 
