@@ -230,7 +230,7 @@ func TestBlob(t *testing.T) {
 
 // The window that the encoder chooses depends on the size.
 func TestBlobSizes(t *testing.T) {
-	for shift := range 25 {
+	for _, shift := range []int{0, 1, 2, 7, 8, 9, 10, 11, 16, 17, 20, 23, 24} {
 		for _, n := range []int{1<<shift - 1, 1 << shift, 1<<shift + 1} {
 			x := &Table{Rows: n, Shape: []int{}, U8: make([]uint8, n)}
 			for i := range min(n, 1000) {
