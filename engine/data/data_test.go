@@ -230,8 +230,11 @@ func TestBlob(t *testing.T) {
 
 // The window that the encoder chooses depends on the size.
 func TestBlobSizes(t *testing.T) {
-	for _, shift := range []int{0, 1, 2, 7, 8, 9, 10, 11, 16, 17, 20, 23, 24} {
-		for _, n := range []int{1<<shift - 1, 1 << shift, 1<<shift + 1} {
+	for _, shift := range []int{0, 1, 2, 7, 8, 9, 10, 11, 16, 17, 20} {
+		for _, n := range []int{1<<shift - 1, 1 << shift, 1<<shift + 1, 1<<24 + 1} {
+			if n == 1<<24+1 && shift != 20 {
+				continue // beyond the widest window, once
+			}
 			x := &Table{Rows: n, Shape: []int{}, U8: make([]uint8, n)}
 			for i := range min(n, 1000) {
 				x.U8[i] = uint8(i * i >> 3)

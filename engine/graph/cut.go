@@ -61,10 +61,13 @@ type Edge struct {
 // Stage is one piece of a cut graph.
 type Stage struct {
 	Index, Of int
-	First     int    // its first node in the whole graph: names its random streams
-	Graph     *Graph // its nodes; the inputs are the edges in In, in that order
-	In, Out   []Edge
-	Last      bool // holds the model's answer
+	First     int // its first node in the whole graph: names its random streams
+	// ModelInputs is the number of inputs of the whole graph: node n is its value
+	// ModelInputs+n.
+	ModelInputs int
+	Graph       *Graph // its nodes; the inputs are the edges in In, in that order
+	In, Out     []Edge
+	Last        bool // holds the model's answer
 }
 
 // Role names the stage's place as Ravnest does: root, stem or leaf.
@@ -101,7 +104,7 @@ func (g *Graph) Cut(starts []int) ([]*Stage, error) {
 	}
 	stages := make([]*Stage, len(starts))
 	for k := range starts {
-		stages[k] = &Stage{Index: k, Of: len(starts), First: starts[k], Last: k == len(starts)-1}
+		stages[k] = &Stage{Index: k, Of: len(starts), First: starts[k], ModelInputs: len(g.Inputs), Last: k == len(starts)-1}
 	}
 	readers := g.readers()
 	for v := range g.Values() {

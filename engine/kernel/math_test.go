@@ -48,14 +48,14 @@ func TestMathAccuracy(t *testing.T) {
 				r = -1 - r
 			}
 			return math.Sin(math.Pi * r)
-		}, 2},
+		}, 1.6},
 		{"cospi", Cospi, func(x float64) float64 {
 			r := math.Abs(rem2(x))
 			if r > 0.25 && r < 0.75 {
 				return math.Sin(math.Pi * (0.5 - r))
 			}
 			return turn(math.Cos)(r)
-		}, 2},
+		}, 1.6},
 	} {
 		t.Run(f.name, func(t *testing.T) {
 			t.Parallel()

@@ -1,0 +1,332 @@
+// Command ravnest is the requester's program: it makes a job, plans and serves it to
+// providers, and fuses what they trained.
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+
+	"github.com/ravnest/ravnest/engine/job"
+	"github.com/ravnest/ravnest/engine/zoo"
+	"github.com/ravnest/ravnest/native"
+	"github.com/ravnest/ravnest/native/host"
+	"github.com/ravnest/ravnest/native/project"
+	"github.com/ravnest/ravnest/signaling/server"
+	"github.com/urfave/cli/v2"
+)
+
+// version is set by the release build.
+var version = "dev"
+
+// errInterrupted makes the exit code that shells use for Ctrl-C.
+var errInterrupted = errors.New("interrupted: what was trained is saved")
+
+func main() {
+	ctx, stop := native.Shutdown(context.Background())
+	err := app().RunContext(ctx, os.Args)
+	stop()
+	switch {
+	case errors.Is(err, errInterrupted):
+		fmt.Fprintln(os.Stderr, "ravnest:", err)
+		os.Exit(130)
+	case err != nil:
+		fmt.Fprintln(os.Stderr, "ravnest:", err)
+		os.Exit(1)
+	}
+}
+
+// The flags that change a job; demo, train and init share them.
+func jobFlags() []cli.Flag {
+	return []cli.Flag{
+		&cli.IntFlag{Name: "epochs", Usage: "passes over the training data"},
+		&cli.IntFlag{Name: "steps", Usage: "stop after `N` batches"},
+		&cli.StringFlag{Name: "schedule", Usage: strings.Join(job.Schedules, " or ")},
+		&cli.StringFlag{Name: "wire", Usage: "how tensors are sent: " + strings.Join(job.Wires, ", ")},
+		&cli.Uint64Flag{Name: "seed", Usage: "of weights, order and dropout"},
+		&cli.IntFlag{Name: "micro-batches", Usage: "parts of a batch that flow one by one"},
+	}
+}
+
+// change applies the job flags that were given.
+func change(c *cli.Context, j *job.Spec) {
+	for name, p := range map[string]*int{"epochs": &j.Epochs, "steps": &j.Steps, "micro-batches": &j.MicroBatches} {
+		if c.IsSet(name) {
+			*p = c.Int(name)
+		}
+	}
+	for name, p := range map[string]*string{"schedule": &j.Schedule, "wire": &j.Wire} {
+		if c.IsSet(name) {
+			*p = c.String(name)
+		}
+	}
+	if c.IsSet("seed") {
+		j.Seed = c.Uint64("seed")
+	}
+}
+
+func app() *cli.App {
+	jsonFlag := &cli.BoolFlag{Name: "json", Usage: "print the result as one JSON object on stdout"}
+	threads := &cli.IntFlag{Name: "threads", Value: 1, Usage: "threads of the tensor engine"}
+	return &cli.App{
+		Name: "ravnest", Version: version, HideHelpCommand: true,
+		Usage:                "train a neural network on the machines that people lend",
+		Writer:               os.Stdout,
+		ErrWriter:            os.Stderr,
+		ExitErrHandler:       func(*cli.Context, error) {},
+		OnUsageError:         usageError,
+		EnableBashCompletion: true,
+		Action: func(c *cli.Context) error {
+			if c.Args().Present() {
+				return fmt.Errorf("unknown command %q: run ravnest --help for the list", c.Args().First())
+			}
+			return cli.ShowAppHelp(c)
+		},
+		Commands: []*cli.Command{
+			{
+				Name: "demo", Usage: "train the walkthrough's model with providers on this machine",
+				Description: "Starts the signaling host and N providers, trains, validates and fuses.\nRuns the job in --dir, or puts the walkthrough there.",
+				Flags: append(jobFlags(), jsonFlag, threads,
+					&cli.IntFlag{Name: "providers", Value: 3, Usage: "how many"},
+					&cli.StringFlag{Name: "dir", Value: "ravnest-demo", Usage: "the job's directory"},
+					&cli.StringFlag{Name: "ram", Usage: "`GB` that each provider lends (default: what the machine has)"},
+					&cli.StringFlag{Name: "listen", Value: "127.0.0.1:0", Usage: "address of the host"}),
+				Action: demo, OnUsageError: usageError,
+			},
+			{
+				Name: "init", Usage: "write an example job into DIR", ArgsUsage: "DIR",
+				Flags: append(jobFlags(),
+					&cli.StringFlag{Name: "example", Value: "cnn", Usage: strings.Join(zoo.Names(), ", ")},
+					&cli.IntFlag{Name: "nodes", Value: 3, Usage: "nodes of the example pool"}),
+				Action: initJob, OnUsageError: usageError,
+			},
+			{
+				Name: "clusterize", Usage: "form clusters of the pool in DIR/node_data/node_configs.json and cut the model", ArgsUsage: "DIR",
+				Flags:  []cli.Flag{jsonFlag, &cli.IntFlag{Name: "max-clusters", Value: 1, Usage: "at most `N` clusters, 0 for any number"}},
+				Action: clusterize, OnUsageError: usageError,
+			},
+			{
+				Name: "serve", Usage: "serve the job in DIR to providers until it is trained", ArgsUsage: "DIR",
+				Flags: []cli.Flag{
+					jsonFlag,
+					&cli.StringFlag{Name: "listen", Value: "127.0.0.1:8090", Usage: "`ADDR` to serve at"},
+					&cli.StringFlag{Name: "token", EnvVars: []string{"RAVNEST_TOKEN"}, Usage: "that providers must show"},
+					&cli.IntFlag{Name: "providers", Usage: "plan by the benchmarks of the first `N` that join (default: the plan of clusterize)"},
+				},
+				Action: serve, OnUsageError: usageError,
+			},
+			{
+				Name: "fuse", Usage: "join the trained stages of a cluster into one state dict", ArgsUsage: "DIR",
+				Flags:  []cli.Flag{jsonFlag, &cli.IntFlag{Name: "cluster", Usage: "which cluster"}},
+				Action: fuse, OnUsageError: usageError,
+			},
+			{
+				Name: "eval", Usage: "accuracy of the fused model on the validation set", ArgsUsage: "DIR",
+				Flags: []cli.Flag{jsonFlag, threads}, Action: eval, OnUsageError: usageError,
+			},
+			{
+				Name: "train", Usage: "train the job in DIR in one process: the yardstick", ArgsUsage: "DIR",
+				Flags:  append(jobFlags(), jsonFlag, threads, &cli.BoolFlag{Name: "local", Usage: "in this process (needed: other ways are demo and serve)"}),
+				Action: trainLocal, OnUsageError: usageError,
+			},
+		},
+	}
+}
+
+func usageError(c *cli.Context, err error, _ bool) error {
+	name := "ravnest"
+	if c.Command != nil && c.Command.Name != "" && c.Command.Name != "ravnest" {
+		name += " " + c.Command.Name
+	}
+	return fmt.Errorf("%w: run %s --help for the flags", err, name)
+}
+
+// dirArg is the one argument of a command. Flags that stand behind it are taken too.
+func dirArg(c *cli.Context) (string, error) {
+	if c.NArg() != 1 {
+		return "", fmt.Errorf("%s takes one directory, got %d arguments %q: flags come before it", c.Command.Name, c.NArg(), c.Args().Slice())
+	}
+	return c.Args().First(), nil
+}
+
+func open(c *cli.Context) (*project.Project, error) {
+	dir, err := dirArg(c)
+	if err != nil {
+		return nil, err
+	}
+	return project.Open(dir)
+}
+
+func output() host.Output { return host.Output{Err: os.Stderr, TTY: native.IsTerminal(os.Stderr)} }
+
+// print writes a result: JSON, or what text writes.
+func print(c *cli.Context, v any, text func(w io.Writer)) error {
+	if !c.Bool("json") {
+		text(c.App.Writer)
+		return nil
+	}
+	e := json.NewEncoder(c.App.Writer)
+	e.SetEscapeHTML(false)
+	return e.Encode(v)
+}
+
+func summary(c *cli.Context, s host.Summary) error {
+	err := print(c, s, func(w io.Writer) {
+		fmt.Fprintf(w, "trained %d samples in %.2f s: %.0f samples/s, loss %.4f", s.Samples, s.Seconds, s.SamplesPerS, s.Loss)
+		if s.ValAccuracy >= 0 {
+			fmt.Fprintf(w, ", validation accuracy %.2f %%", s.ValAccuracy)
+		}
+		fmt.Fprintln(w)
+		if s.WireBytes > 0 {
+			fmt.Fprintf(w, "sent %.1f kB a batch between stages that begin at %s\n", s.WireBytes/1e3, strings.Join(s.Cuts, ", "))
+		}
+		for _, f := range s.Files {
+			fmt.Fprintln(w, f)
+		}
+	})
+	if err == nil && s.Interrupted {
+		err = errInterrupted
+	}
+	return err
+}
+
+func demo(c *cli.Context) error {
+	if c.NArg() > 0 {
+		return fmt.Errorf("demo takes no arguments, got %q: the directory is --dir", c.Args().Slice())
+	}
+	n, dir := c.Int("providers"), c.String("dir")
+	if n < 1 || n > 64 {
+		return fmt.Errorf("--providers %d is outside 1..64", n)
+	}
+	if !project.Exists(dir) {
+		if err := project.Init(dir, "cnn", n, nil); err != nil {
+			return err
+		}
+	}
+	p, err := project.Open(dir)
+	if err != nil {
+		return err
+	}
+	change(c, &p.Job)
+	if err := errors.Join(p.Job.Check(), p.Check()); err != nil {
+		return err
+	}
+	ln, err := server.Listen(c.String("listen"), "")
+	if err != nil {
+		return err
+	}
+	s, err := host.Demo(c.Context, p, ln, host.DemoOptions{Providers: n, Threads: c.Int("threads"), RAM: c.String("ram"), Output: output()})
+	if err != nil {
+		return err
+	}
+	return summary(c, s)
+}
+
+func initJob(c *cli.Context) error {
+	dir, err := dirArg(c)
+	if err != nil {
+		return err
+	}
+	if err := project.Init(dir, c.String("example"), c.Int("nodes"), func(j *job.Spec) { change(c, j) }); err != nil {
+		return err
+	}
+	for _, f := range []string{project.JobFile, "model.json", project.ConfigsFile} {
+		fmt.Fprintln(c.App.Writer, filepath.Join(dir, f))
+	}
+	return nil
+}
+
+func clusterize(c *cli.Context) error {
+	p, err := open(c)
+	if err != nil {
+		return err
+	}
+	s, err := host.Plan(p, c.Int("max-clusters"))
+	if err != nil {
+		return err
+	}
+	fmt.Fprintln(os.Stderr, strings.TrimRight(s.GA.String(), "\n"))
+	return print(c, s, func(w io.Writer) { s.WriteLog(w) })
+}
+
+func serve(c *cli.Context) error {
+	p, err := open(c)
+	if err != nil {
+		return err
+	}
+	ln, err := server.Listen(c.String("listen"), c.String("token"))
+	if err != nil {
+		return err
+	}
+	out := output()
+	s, err := host.Serve(c.Context, p, host.Options{
+		Listener: ln, Token: c.String("token"), Providers: c.Int("providers"), Output: out,
+		Listening: func(_ context.Context, url string) error {
+			fmt.Fprintf(os.Stderr, "serving at %s: start providers with ravnest-provider --join %s\n", url, url)
+			return nil
+		},
+	})
+	if err != nil {
+		return err
+	}
+	return summary(c, s)
+}
+
+func fuse(c *cli.Context) error {
+	p, err := open(c)
+	if err != nil {
+		return err
+	}
+	files, err := host.Fuse(p, c.Int("cluster"))
+	if err != nil {
+		return err
+	}
+	return print(c, map[string]any{"command": "fuse", "files": files}, func(w io.Writer) {
+		for _, f := range files {
+			fmt.Fprintln(w, f)
+		}
+	})
+}
+
+func eval(c *cli.Context) error {
+	p, err := open(c)
+	if err != nil {
+		return err
+	}
+	e, err := host.Eval(c.Context, p, c.Int("threads"))
+	if err != nil {
+		return err
+	}
+	return print(c, e, func(w io.Writer) {
+		fmt.Fprintf(w, "%d of %d right: validation accuracy %.2f %%, loss %.4f\n", e.Correct, e.Total, e.Accuracy, e.Loss)
+	})
+}
+
+func trainLocal(c *cli.Context) error {
+	if !c.Bool("local") {
+		return errors.New("train needs --local: to train on several machines use demo or serve")
+	}
+	p, err := open(c)
+	if err != nil {
+		return err
+	}
+	change(c, &p.Job)
+	if err := errors.Join(p.Job.Check(), p.Check()); err != nil {
+		return err
+	}
+	t := c.Int("threads")
+	if t < 1 || t > 4*runtime.NumCPU()+64 {
+		return fmt.Errorf("--threads %d is outside 1..%d", t, 4*runtime.NumCPU()+64)
+	}
+	s, err := host.TrainLocal(c.Context, p, t, output())
+	if err != nil {
+		return err
+	}
+	return summary(c, s)
+}

@@ -1,0 +1,123 @@
+// Children that do not outlive their parent.
+
+package native
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os/exec"
+	"runtime"
+	"sync"
+	"time"
+)
+
+// Grace is how long a child may take to leave once it was asked to.
+const Grace = 5 * time.Second
+
+// Child is a running process that Start started.
+type Child struct {
+	cmd  *exec.Cmd
+	done chan struct{} // closed when err is set
+	err  error
+
+	mu     sync.Mutex
+	reaped bool // its process id may belong to someone else
+}
+
+// Start runs cmd as a child in a process group of its own, so that a Ctrl-C at the
+// terminal reaches only the parent, which decides. When ctx ends, the group is asked to end
+// (SIGTERM) and killed after Grace. On Linux the child is also killed if the parent dies in any
+// way, and what is left of its group is killed when it ends; elsewhere only a parent that ends ctx takes
+// its children along. Windows cannot ask: it kills.
+//
+// The caller must Wait.
+func Start(ctx context.Context, cmd *exec.Cmd) (*Child, error) { return start(ctx, cmd, Grace) }
+
+func start(ctx context.Context, cmd *exec.Cmd, grace time.Duration) (*Child, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, fmt.Errorf("starting %s: %w", cmd.Path, context.Cause(ctx))
+	}
+	detach(cmd)
+	// A grandchild that keeps the output open must not keep Wait waiting for ever.
+	if cmd.WaitDelay == 0 {
+		cmd.WaitDelay = grace
+	}
+	c := &Child{cmd: cmd, done: make(chan struct{})}
+	started := make(chan error)
+	go func() {
+		// The death signal is sent when the thread that made the child ends, so that
+		// thread is kept for as long as the child lives.
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		err := cmd.Start()
+		started <- err
+		if err != nil {
+			return
+		}
+		// Seeing the end before the process id is given up leaves no moment in which a
+		// signal could reach a stranger, and lets the rest of the group be ended with it.
+		if ended(cmd.Process.Pid) {
+			c.mu.Lock()
+			end(cmd.Process, true)
+			c.reaped = true
+			c.mu.Unlock()
+		}
+		err = cmd.Wait()
+		c.mu.Lock()
+		c.reaped = true
+		c.mu.Unlock()
+		c.err = err
+		close(c.done)
+	}()
+	if err := <-started; err != nil {
+		return nil, fmt.Errorf("starting %s: %w", cmd.Path, err)
+	}
+	go func() {
+		select {
+		case <-c.done:
+			return
+		case <-ctx.Done():
+		}
+		c.signal(false)
+		select {
+		case <-c.done:
+			return
+		case <-time.After(grace):
+		}
+		c.signal(true)
+	}()
+	return c, nil
+}
+
+// signal asks the child's group to end, or ends it.
+func (c *Child) signal(force bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.reaped {
+		end(c.cmd.Process, force)
+	}
+}
+
+// Pid is the child's process id.
+func (c *Child) Pid() int { return c.cmd.Process.Pid }
+
+// Done is closed when the child has ended.
+func (c *Child) Done() <-chan struct{} { return c.done }
+
+// Wait waits for the child to end and says how it did: nil, an *exec.ExitError, or what went
+// wrong with its output. Any number of callers may wait.
+func (c *Child) Wait() error {
+	<-c.done
+	return c.err
+}
+
+// Usage reads what the child takes while it runs; see UsageOf.
+func (c *Child) Usage() (Usage, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.reaped {
+		return Usage{}, errors.New("usage of a child that has ended is not kept; read it while it runs")
+	}
+	return UsageOf(c.Pid())
+}

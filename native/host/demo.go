@@ -1,0 +1,124 @@
+// The demo: a host and its providers on one machine, started and stopped together.
+
+package host
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"sync"
+	"time"
+
+	"github.com/ravnest/ravnest/native"
+	"github.com/ravnest/ravnest/native/project"
+)
+
+// DemoOptions are those of a demo.
+type DemoOptions struct {
+	Providers int
+	Threads   int    // of each provider
+	RAM       string // of each provider; "": what the machine has
+	Program   string // the provider's binary; "": beside this one
+	Listen    string
+	Output
+}
+
+// providerProgram finds the provider's binary beside this program's.
+func providerProgram(given string) (string, error) {
+	if given != "" {
+		return given, nil
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return "", fmt.Errorf("finding ravnest-provider: %w", err)
+	}
+	name := "ravnest-provider"
+	if runtime.GOOS == "windows" {
+		name += ".exe"
+	}
+	path := filepath.Join(filepath.Dir(self), name)
+	if _, err := os.Stat(path); err != nil {
+		return "", fmt.Errorf("no %s beside %s: build it with make build", name, self)
+	}
+	return path, nil
+}
+
+// Demo serves the project and runs its providers as child processes, then fuses what
+// they trained.
+func Demo(ctx context.Context, p *project.Project, ln net.Listener, opt DemoOptions) (Summary, error) {
+	prog, err := providerProgram(opt.Program)
+	if err != nil {
+		_ = ln.Close()
+		return Summary{}, err
+	}
+	// A child that dies before the run has begun would be waited for in vain.
+	ctx, fail := context.WithCancelCause(ctx)
+	defer fail(nil)
+	var mu sync.Mutex
+	var last time.Time
+	var children sync.WaitGroup
+	cctx, kill := context.WithCancel(context.WithoutCancel(ctx))
+	defer children.Wait()
+	defer kill()
+
+	so := Options{Listener: ln, Providers: opt.Providers, Output: opt.Output, Spawned: func() time.Time {
+		mu.Lock()
+		defer mu.Unlock()
+		return last
+	}}
+	for i := range opt.Providers {
+		so.Names = append(so.Names, fmt.Sprintf("node_%d", i))
+	}
+	so.Listening = func(_ context.Context, url string) error {
+		opt.say("host at %s, starting %d providers", url, opt.Providers)
+		for _, name := range so.Names {
+			args := []string{"--join", url, "--name", name, "--threads", fmt.Sprint(opt.Threads), "--once", "--quiet"}
+			if opt.RAM != "" {
+				args = append(args, "--ram", opt.RAM)
+			}
+			cmd := exec.Command(prog, args...)
+			cmd.Stderr = os.Stderr
+			mu.Lock()
+			last = time.Now()
+			mu.Unlock()
+			c, err := native.Start(cctx, cmd)
+			if err != nil {
+				return fmt.Errorf("starting provider %s: %w", name, err)
+			}
+			children.Go(func() {
+				if err := c.Wait(); err != nil && cctx.Err() == nil && ctx.Err() == nil {
+					fail(fmt.Errorf("provider %s ended: %w", name, err))
+				}
+			})
+		}
+		return nil
+	}
+	sum, err := Serve(ctx, p, so)
+	sum.Command = "demo"
+	if cause := context.Cause(ctx); cause != nil && !errors.Is(cause, context.Canceled) && err == nil {
+		err = cause
+	}
+	if err != nil {
+		return sum, err
+	}
+	// The providers were told goodbye; give them a moment to leave by themselves.
+	gone := make(chan struct{})
+	go func() { children.Wait(); close(gone) }()
+	select {
+	case <-gone:
+	case <-time.After(3 * time.Second):
+		kill()
+		<-gone
+	}
+	files, err := Fuse(p, 0)
+	if err != nil {
+		return sum, err
+	}
+	sum.Files = append(files, sum.Files...)
+	return sum, nil
+}

@@ -1,0 +1,364 @@
+// Package host is the requester's side of a run on a native machine: it serves a
+// project to providers, watches the run, and keeps what comes of it in the project's
+// directory.
+package host
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/ravnest/ravnest/engine/planner"
+	"github.com/ravnest/ravnest/engine/provider"
+	"github.com/ravnest/ravnest/ga"
+	"github.com/ravnest/ravnest/native"
+	"github.com/ravnest/ravnest/native/project"
+	"github.com/ravnest/ravnest/signaling/proto"
+	"github.com/ravnest/ravnest/signaling/server"
+	"github.com/ravnest/ravnest/signaling/server/store"
+)
+
+// ErrClusters is returned for a plan that this version cannot run.
+var ErrClusters = errors.New("averaging across clusters is not in this version")
+
+// storeDir is where uploaded stages are kept inside a project.
+const storeDir = "node_data/store"
+
+// Options of a served run.
+type Options struct {
+	Listener net.Listener
+	Token    string
+	Site     http.Handler
+	// Providers is how many to wait for and plan by their benchmarks; 0: the stored
+	// plan's.
+	Providers int
+	// Names fixes the providers' names where Providers is set; nil: any.
+	Names []string
+	// Spawned tells when the last provider was started, for FirstStepS; the zero time:
+	// when the last one joined.
+	Spawned func() time.Time
+	// Listening is called with the host's URL once it accepts providers.
+	Listening func(ctx context.Context, url string) error
+	Output
+}
+
+// blobs are the run's contents by hash.
+type blobs map[string][]byte
+
+func (b blobs) add(data []byte) proto.Ref {
+	h := sha256.Sum256(data)
+	ref := proto.Ref{SHA256: hex.EncodeToString(h[:]), Size: int64(len(data))}
+	b[ref.SHA256] = data
+	return ref
+}
+
+// Blob implements server.Blobs.
+func (b blobs) Blob(sum string) (io.ReaderAt, int64, error) {
+	data, ok := b[sum]
+	if !ok {
+		return nil, 0, fs.ErrNotExist
+	}
+	return bytes.NewReader(data), int64(len(data)), nil
+}
+
+// run is a served run.
+type run struct {
+	p      *project.Project
+	opt    Options
+	plan   *project.Stored
+	graph  proto.Ref
+	data   map[string]proto.Ref
+	rec    *record
+	joined time.Time
+	first  time.Time
+	store  *store.Dir
+	fail   error // of keeping what came
+}
+
+// Plan forms clusters from the project's pool file and writes node_data.
+func Plan(p *project.Project, maxClusters int) (*project.Stored, error) {
+	pool, err := p.Pool()
+	if err != nil {
+		return nil, err
+	}
+	nodes := make([]ga.Node, len(pool))
+	for i, n := range pool {
+		nodes[i] = n.Node
+	}
+	plan, err := planner.Make(p.Job, p.Graph, nodes, options(len(pool), maxClusters), p.Job.Seed)
+	if err != nil {
+		return nil, err
+	}
+	if err := p.WritePlan(pool, plan); err != nil {
+		return nil, err
+	}
+	return p.ReadPlan()
+}
+
+func options(pool, maxClusters int) ga.Options {
+	o := ga.Options{MaxClusters: maxClusters}
+	if pool == 1 {
+		o.MinSize = 1 // one provider is root and leaf at once
+	}
+	return o
+}
+
+// Serve serves the project to providers, waits for the run to end and returns its
+// figures. Cancelling ctx stops the run cleanly: what is in flight is finished and
+// saved.
+func Serve(ctx context.Context, p *project.Project, opt Options) (Summary, error) {
+	r := &run{p: p, opt: opt, data: map[string]proto.Ref{}}
+	job := server.Job{ID: p.Job.Name, Raw: p.Job.JSON(), Plan: r.place, Want: opt.Providers, Names: opt.Names}
+	if opt.Providers == 0 {
+		var err error
+		if r.plan, err = p.ReadPlan(); err != nil {
+			if errors.Is(err, project.ErrMissing) {
+				err = fmt.Errorf("%w: run clusterize first, or say --providers N to plan by the benchmarks of the first N that join", err)
+			}
+			return Summary{}, err
+		}
+		if n := len(r.plan.Clusters); n > 1 {
+			return Summary{}, fmt.Errorf("%w: the plan has %d clusters: run clusterize again with --max-clusters 1", ErrClusters, n)
+		}
+		for _, s := range r.plan.Clusters[0].Stages {
+			job.Names = append(job.Names, s.Name)
+		}
+		job.Want = len(job.Names)
+	}
+	bl := blobs{}
+	r.graph = bl.add(p.GraphJSON)
+	for kind, half := range map[string]interface{ Encode() ([]byte, error) }{
+		provider.TrainX: p.Data.Train.X(), provider.TrainY: p.Data.Train.Y(),
+		provider.ValX: p.Data.Val.X(), provider.ValY: p.Data.Val.Y(),
+	} {
+		b, err := half.Encode()
+		if err != nil {
+			return Summary{}, fmt.Errorf("encoding %s: %w", kind, err)
+		}
+		r.data[kind] = bl.add(b)
+	}
+	job.Blobs = bl
+	if n, err := p.MoveAside(); err != nil {
+		return Summary{}, err
+	} else if n > 0 {
+		opt.say("the older run's results are in %s", filepath.Join(p.Dir, project.OldDir, fmt.Sprint(n)))
+	}
+	if err := os.MkdirAll(filepath.Join(p.Dir, storeDir), 0o755); err != nil {
+		return Summary{}, fmt.Errorf("making the store: %w", err)
+	}
+	osfs, err := store.OpenOS(filepath.Join(p.Dir, storeDir))
+	if err != nil {
+		return Summary{}, err
+	}
+	defer osfs.Close()
+	r.store = store.NewDir(osfs)
+	defer r.store.Close()
+	if r.rec, err = newRecord(p, "serve", opt.Err, opt.TTY); err != nil {
+		return Summary{}, err
+	}
+	sum, err := r.serve(ctx, job)
+	if cerr := r.rec.close(); err == nil {
+		err = cerr
+	}
+	return sum, err
+}
+
+func (r *run) serve(ctx context.Context, job server.Job) (Summary, error) {
+	srv, err := server.New(server.Config{Token: r.opt.Token, Store: r.store, Site: r.opt.Site, Once: true})
+	if err != nil {
+		return Summary{}, err
+	}
+	served := make(chan error, 1)
+	go func() { served <- srv.Serve(r.opt.Listener) }()
+	defer func() {
+		// Providers that are told goodbye need a moment to hear it.
+		sctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		defer cancel()
+		_ = srv.Shutdown(sctx)
+		<-served
+	}()
+	if r.opt.Listening != nil {
+		if err := r.opt.Listening(ctx, "http://"+r.opt.Listener.Addr().String()); err != nil {
+			return Summary{}, err
+		}
+	}
+	// A cancelled ctx is the requester's wish to stop; the run itself ends by its rules.
+	ended := make(chan struct{})
+	go func() {
+		select {
+		case <-ctx.Done():
+			srv.Stop("the requester stopped the run")
+		case <-ended:
+		}
+	}()
+	res, err := srv.Run(context.WithoutCancel(ctx), job, r.event)
+	close(ended)
+	r.rec.clear()
+	sum := r.rec.summary()
+	sum.Interrupted = res.Interrupted
+	if r.plan != nil {
+		sum.Providers = len(r.plan.Clusters[0].Stages)
+		for _, s := range r.plan.Clusters[0].Stages {
+			sum.Cuts = append(sum.Cuts, r.p.Graph.Nodes[s.Start].Name)
+		}
+	}
+	if !r.first.IsZero() {
+		from := r.joined
+		if r.opt.Spawned != nil {
+			from = r.opt.Spawned()
+		}
+		sum.FirstStepS = r.first.Sub(from).Seconds()
+	}
+	if res.Checkpoint != nil && r.plan != nil {
+		for _, s := range res.Checkpoint.Stages {
+			sum.Files = append(sum.Files, filepath.Join(r.p.Dir, r.plan.StageDir(s.Cluster, s.Stage), project.WeightsFile))
+		}
+	}
+	if err == nil {
+		err = r.fail
+	}
+	return sum, err
+}
+
+// place is the server's planner: the stored plan by names, or a plan from the
+// members' benchmarks.
+func (r *run) place(_ context.Context, pool []server.Member) ([]server.Assignment, error) {
+	if r.opt.Providers > 0 {
+		if err := r.planPool(pool); err != nil {
+			return nil, err
+		}
+	}
+	byName := map[string]server.Member{}
+	for _, m := range pool {
+		byName[m.Name] = m
+	}
+	cl := r.plan.Clusters[0]
+	raw, err := json.Marshal(provider.Plan{Starts: cl.Starts(), Train: r.p.Data.Train.Len(), Val: r.p.Data.Val.Len()})
+	if err != nil {
+		return nil, err
+	}
+	var as []server.Assignment
+	for k, s := range cl.Stages {
+		m, ok := byName[s.Name]
+		if !ok {
+			return nil, fmt.Errorf("the plan wants a provider %q, which is not here", s.Name)
+		}
+		if m.Hello.RAM > 0 && int64(s.Memory) > m.Hello.RAM {
+			return nil, fmt.Errorf("%w: stage %d needs %s, provider %s lends %s", ga.ErrRAM, k, bytesText(float64(s.Memory)), s.Name, bytesText(float64(m.Hello.RAM)))
+		}
+		as = append(as, server.Assignment{MemberID: m.ID, Stage: k, Stages: len(cl.Stages), Graph: r.graph, Data: r.data, Plan: raw})
+	}
+	return as, nil
+}
+
+// planPool plans by what the members measured and writes the plan to the project.
+func (r *run) planPool(pool []server.Member) error {
+	var nodes []project.Node
+	var gn []ga.Node
+	for i, m := range pool {
+		h := m.Hello
+		n := project.Node{Address: fmt.Sprintf("0.0.0.0:%d", 8080+i), Node: ga.Node{
+			Name: m.Name, RAM: float64(h.RAM), Bandwidth: min(h.Bench.Up, h.Bench.Down), Compute: 1e9 * h.Bench.Conv,
+		}}
+		if h.Bench.GEMM > 0 && h.Bench.Conv > 0 {
+			n.Compute = 2e9 / (1/h.Bench.GEMM + 1/h.Bench.Conv)
+		}
+		nodes, gn = append(nodes, n), append(gn, n.Node)
+	}
+	plan, err := planner.Make(r.p.Job, r.p.Graph, gn, options(len(pool), 1), r.p.Job.Seed)
+	if err != nil {
+		return err
+	}
+	if err := r.p.WritePlan(nodes, plan); err != nil {
+		return err
+	}
+	r.plan, err = r.p.ReadPlan()
+	return err
+}
+
+// event watches the run. It is called from one goroutine.
+func (r *run) event(ev server.Event) {
+	now := time.Now()
+	switch e := ev.(type) {
+	case server.Joined:
+		r.joined = now
+		r.opt.say("%s joined (%s, %s RAM, %.0f GFLOP/s), %d of %d", e.Name, e.Hello.Platform, bytesText(float64(e.Hello.RAM)), e.Hello.Bench.GEMM, e.Have, e.Want)
+	case server.Left:
+		r.rec.clear()
+		if e.Run != "" {
+			r.opt.say("%s left: %s", e.Name, e.Reason)
+		}
+	case server.Refused:
+		r.rec.clear()
+		r.opt.say("refused %s at %s: %v", e.Name, e.Addr, e.Err)
+	case server.Planned:
+		for _, s := range e.Stages {
+			r.rec.roles = append(r.rec.roles, s.Name)
+		}
+		r.opt.say("%s", strings.TrimRight(r.plan.GA.String(), "\n"))
+	case server.Started:
+		r.rec.begin(now)
+		r.opt.say("training")
+	case server.Loss:
+		if r.first.IsZero() {
+			r.first = now
+		}
+		r.rec.loss(now, e.Epoch, e.Step, float64(e.Loss.Loss))
+	case server.Val:
+		r.rec.val(now, e.Epoch, e.Correct, e.Total)
+	case server.Progress:
+		r.rec.wire[e.Stage] = e.Out
+		r.rec.busy[e.Stage] = e.Busy
+		r.rec.rss[e.Stage] = max(r.rec.rss[e.Stage], e.RSS)
+		r.rec.tick(now)
+		r.keep(r.rec.flush())
+	case server.Checkpointed:
+		r.keep(r.saved(e.Checkpoint))
+	case server.Warning:
+		r.rec.clear()
+		r.opt.say("warning: %v", e.Err)
+	}
+}
+
+// keep remembers the first failure to store what the run brings.
+func (r *run) keep(err error) {
+	if err != nil && r.fail == nil {
+		r.fail = err
+		r.opt.say("error: %v", err)
+	}
+}
+
+// saved copies a checkpoint's stages to the places where fuse finds them.
+func (r *run) saved(c server.Checkpoint) error {
+	for _, s := range c.Stages {
+		f, err := r.store.Get(context.Background(), s.Object)
+		if err != nil {
+			return fmt.Errorf("reading the saved stage %d: %w", s.Stage, err)
+		}
+		b, err := io.ReadAll(f)
+		_ = f.Close()
+		if err != nil {
+			return fmt.Errorf("reading the saved stage %d: %w", s.Stage, err)
+		}
+		path := filepath.Join(r.p.Dir, r.plan.StageDir(s.Cluster, s.Stage), project.WeightsFile)
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			return fmt.Errorf("making the directory of stage %d: %w", s.Stage, err)
+		}
+		if err := native.WriteFile(path, b, 0o644); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,139 @@
+// The same job in one process: the yardstick.
+
+package host
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"path/filepath"
+	"time"
+
+	"github.com/ravnest/ravnest/engine/data"
+	"github.com/ravnest/ravnest/engine/kernel"
+	"github.com/ravnest/ravnest/engine/stage"
+	"github.com/ravnest/ravnest/engine/train"
+	"github.com/ravnest/ravnest/native"
+	"github.com/ravnest/ravnest/native/project"
+)
+
+// Output is where a command reports to.
+type Output struct {
+	Err io.Writer // progress and remarks; nil: silent
+	TTY bool      // Err is a terminal
+}
+
+func (o Output) say(format string, a ...any) {
+	if o.Err != nil {
+		fmt.Fprintf(o.Err, format+"\n", a...)
+	}
+}
+
+// trainer builds the one-process trainer of a project.
+func trainer(p *project.Project, team *kernel.Team) (*train.Trainer, error) {
+	d := p.Data
+	return train.New(train.Config{
+		Job: p.Job, Graph: p.Graph, Order: data.Order, Team: team,
+		TrainX: d.Train.X(), TrainY: d.Train.Y(), ValX: d.Val.X(), ValY: d.Val.Y(),
+	})
+}
+
+// localObserver writes what the trainer reports.
+type localObserver struct {
+	*record
+	dir string
+}
+
+func (o localObserver) Loss(l stage.Loss) {
+	now := time.Now()
+	o.loss(now, l.Epoch, int64(l.Step), float64(l.Value))
+	o.tick(now)
+}
+
+func (o localObserver) Validated(v stage.Validation) {
+	o.val(time.Now(), v.Epoch, int64(v.Correct), int64(v.Total))
+}
+
+func (o localObserver) Batch(int) {}
+
+func (o localObserver) Keep(s stage.Saved) error {
+	if err := o.flush(); err != nil {
+		return err
+	}
+	_, err := writeTrained(o.dir, s.State)
+	return err
+}
+
+// TrainLocal trains the project's job in this process. When ctx is cancelled it stops
+// before the next update and keeps the state.
+func TrainLocal(ctx context.Context, p *project.Project, threads int, out Output) (Summary, error) {
+	if n, err := p.MoveAside(); err != nil {
+		return Summary{}, err
+	} else if n > 0 {
+		out.say("the older run's results are in %s", filepath.Join(p.Dir, project.OldDir, fmt.Sprint(n)))
+	}
+	team := kernel.NewTeam(threads)
+	defer team.Close()
+	begin := time.Now()
+	t, err := trainer(p, team)
+	if err != nil {
+		return Summary{}, err
+	}
+	r, err := newRecord(p, "train", out.Err, out.TTY)
+	if err != nil {
+		return Summary{}, err
+	}
+	r.begin(time.Now())
+	r.sum.Providers = 1
+	err = t.Run(context.WithoutCancel(ctx), func() bool { return ctx.Err() != nil }, localObserver{r, p.Dir})
+	if cerr := r.close(); err == nil {
+		err = cerr
+	}
+	if err != nil {
+		return Summary{}, err
+	}
+	s := r.summary()
+	s.Interrupted = ctx.Err() != nil
+	s.FirstStepS = r.started.Sub(begin).Seconds()
+	if rss, err := native.PeakRSS(); err == nil {
+		s.PeakRSS = []int64{rss}
+	}
+	s.Files = append(s.Files, trainedFiles(p.Dir)...)
+	return s, nil
+}
+
+// Evaluation is the result of ravnest eval.
+type Evaluation struct {
+	Command  string  `json:"command"`
+	File     string  `json:"file"`
+	Correct  int     `json:"correct"`
+	Total    int     `json:"total"`
+	Accuracy float64 `json:"val_accuracy"` // percent
+	Loss     float64 `json:"val_loss"`
+}
+
+// Eval measures the fused model on the validation set.
+func Eval(ctx context.Context, p *project.Project, threads int) (Evaluation, error) {
+	file := trainedFiles(p.Dir)[0]
+	d, err := readState(file)
+	if err != nil {
+		return Evaluation{}, err
+	}
+	team := kernel.NewTeam(threads)
+	defer team.Close()
+	t, err := trainer(p, team)
+	if err != nil {
+		return Evaluation{}, err
+	}
+	if err := t.Load(d); err != nil {
+		return Evaluation{}, fmt.Errorf("%s: %w", file, err)
+	}
+	v, err := t.Evaluate(ctx)
+	if err != nil {
+		return Evaluation{}, err
+	}
+	return Evaluation{
+		Command: "eval", File: file, Correct: v.Correct, Total: v.Total,
+		Accuracy: 100 * float64(v.Correct) / float64(max(v.Total, 1)), Loss: float64(v.Loss),
+	}, nil
+}

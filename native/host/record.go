@@ -1,0 +1,202 @@
+// What a run tells the requester while it goes on and leaves in the project: the loss
+// and accuracy files, a line of progress, and the summary at the end.
+
+package host
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/ravnest/ravnest/native/project"
+)
+
+// Summary is a run's result: what --json prints.
+type Summary struct {
+	Command     string   `json:"command"`
+	Schedule    string   `json:"schedule"`
+	Wire        string   `json:"wire"`
+	Seed        uint64   `json:"seed"`
+	Providers   int      `json:"providers"`
+	Epochs      int      `json:"epochs"`
+	Steps       int64    `json:"steps"` // batches trained
+	Samples     int64    `json:"samples"`
+	Seconds     float64  `json:"seconds"` // training, validation and saves included
+	SamplesPerS float64  `json:"samples_per_s"`
+	Loss        float64  `json:"loss"`         // of the last batch
+	ValAccuracy float64  `json:"val_accuracy"` // percent, of the last pass; -1: none
+	BestVal     float64  `json:"best_val_accuracy"`
+	WireBytes   float64  `json:"wire_bytes_per_batch"` // tensors sent by all stages, validation included
+	PeakRSS     []int64  `json:"peak_rss_bytes"`       // of each provider
+	FirstStepS  float64  `json:"first_step_s"`         // from the last provider's start
+	Cuts        []string `json:"cuts,omitempty"`       // first node of each stage
+	Files       []string `json:"files"`
+	Interrupted bool     `json:"interrupted"`
+}
+
+// record keeps the files of a run and its running figures.
+type record struct {
+	p            *project.Project
+	files        [2]*os.File
+	losses, vals *bufio.Writer
+	out          io.Writer // progress; nil: silent
+	tty          bool
+	sum          Summary
+	batches      int // of an epoch
+	total        int64
+	started      time.Time
+	ended        time.Time
+	printed      time.Time
+	wire         map[int]int64
+	busy         map[int]float64
+	rss          map[int]int64
+	roles        []string
+	lastEpoch    int
+	dirty        bool
+}
+
+func newRecord(p *project.Project, command string, out io.Writer, tty bool) (*record, error) {
+	j := p.Job
+	r := &record{
+		p: p, out: out, tty: tty, batches: j.Batches(p.Data.Train.Len()), total: int64(j.Total(p.Data.Train.Len())),
+		wire: map[int]int64{}, busy: map[int]float64{}, rss: map[int]int64{}, lastEpoch: -1,
+		sum: Summary{Command: command, Schedule: j.Schedule, Wire: j.Wire, Seed: j.Seed, Epochs: j.Epochs, ValAccuracy: -1, BestVal: -1},
+	}
+	for i, name := range []string{project.LossesFile, project.ValsFile} {
+		f, err := os.Create(filepath.Join(p.Dir, name))
+		if err != nil {
+			return nil, fmt.Errorf("opening %s: %w", name, err)
+		}
+		r.files[i] = f
+	}
+	r.losses, r.vals = bufio.NewWriter(r.files[0]), bufio.NewWriter(r.files[1])
+	return r, nil
+}
+
+// close flushes the files.
+func (r *record) close() error {
+	r.clear()
+	errs := []error{r.flush()}
+	for _, f := range r.files {
+		errs = append(errs, f.Close())
+	}
+	return errors.Join(errs...)
+}
+
+func (r *record) flush() error {
+	if err := errors.Join(r.losses.Flush(), r.vals.Flush()); err != nil {
+		return fmt.Errorf("writing the losses: %w", err)
+	}
+	return nil
+}
+
+func (r *record) begin(now time.Time) { r.started, r.ended = now, now }
+
+// loss notes a batch's loss; rows are the samples of the batch.
+func (r *record) loss(now time.Time, epoch int, step int64, loss float64) {
+	fmt.Fprintf(r.losses, "%.4f\n", loss)
+	r.ended, r.lastEpoch = now, epoch
+	r.sum.Loss, r.sum.Steps = loss, step+1
+	r.sum.Samples += int64(r.p.Job.Rows(r.p.Data.Train.Len(), int(step)%r.batches))
+	r.dirty = true
+}
+
+func (r *record) val(now time.Time, epoch int, correct, total int64) {
+	acc := 100 * float64(correct) / float64(max(total, 1))
+	fmt.Fprintf(r.vals, "%.4f\n", acc)
+	r.ended = now
+	r.sum.ValAccuracy, r.sum.BestVal = acc, max(r.sum.BestVal, acc)
+	if !r.tty {
+		every := max(r.p.Job.Epochs/20, 1)
+		if (epoch+1)%every == 0 || epoch+1 == r.p.Job.Epochs {
+			r.print(now)
+		}
+	}
+}
+
+// tick draws the progress line, at most four times a second.
+func (r *record) tick(now time.Time) {
+	if r.tty && now.Sub(r.printed) >= 250*time.Millisecond {
+		r.print(now)
+	}
+}
+
+func (r *record) print(now time.Time) {
+	if r.out == nil || !r.dirty {
+		return
+	}
+	r.printed = now
+	line := r.line(now)
+	if r.tty {
+		fmt.Fprintf(r.out, "\r\x1b[K%s", line)
+		return
+	}
+	fmt.Fprintln(r.out, line)
+}
+
+// clear ends a drawn line before something else is written.
+func (r *record) clear() {
+	if r.out != nil && r.tty && !r.printed.IsZero() {
+		fmt.Fprintln(r.out)
+		r.printed = time.Time{}
+	}
+}
+
+func (r *record) line(now time.Time) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "epoch %d/%d  step %d/%d  loss %.4f", r.lastEpoch+1, r.p.Job.Epochs, r.sum.Steps, r.total, r.sum.Loss)
+	if r.sum.ValAccuracy >= 0 {
+		fmt.Fprintf(&b, "  val %.2f %%", r.sum.ValAccuracy)
+	}
+	if s := now.Sub(r.started).Seconds(); s > 0 {
+		fmt.Fprintf(&b, "  %.0f samples/s", float64(r.sum.Samples)/s)
+	}
+	if w := r.wireTotal(); w > 0 && r.sum.Steps > 0 {
+		fmt.Fprintf(&b, "  %s/batch", bytesText(float64(w)/float64(r.sum.Steps)))
+	}
+	for k := range r.roles {
+		fmt.Fprintf(&b, "  %s %.0f %%", r.roles[k], 100*r.busy[k])
+	}
+	return b.String()
+}
+
+func (r *record) wireTotal() (n int64) {
+	for _, b := range r.wire {
+		n += b
+	}
+	return n
+}
+
+// summary closes the figures.
+func (r *record) summary() Summary {
+	s := r.sum
+	s.Seconds = r.ended.Sub(r.started).Seconds()
+	if s.Seconds > 0 {
+		s.SamplesPerS = float64(s.Samples) / s.Seconds
+	}
+	if s.Steps > 0 {
+		s.WireBytes = float64(r.wireTotal()) / float64(s.Steps)
+	}
+	for k := range len(r.rss) {
+		s.PeakRSS = append(s.PeakRSS, r.rss[k])
+	}
+	s.Files = append(s.Files, filepath.Join(r.p.Dir, project.LossesFile), filepath.Join(r.p.Dir, project.ValsFile))
+	return s
+}
+
+func bytesText(b float64) string {
+	switch {
+	case b >= 1e9:
+		return fmt.Sprintf("%.1f GB", b/1e9)
+	case b >= 1e6:
+		return fmt.Sprintf("%.1f MB", b/1e6)
+	case b >= 1e3:
+		return fmt.Sprintf("%.1f kB", b/1e3)
+	}
+	return fmt.Sprintf("%.0f B", b)
+}

@@ -1,0 +1,52 @@
+// Memory, cores and usage on macOS.
+
+package native
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"runtime"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// AvailableRAM is half of the machine's memory: macOS keeps the rest busy with caches that
+// it does not tell apart without its private calls.
+func AvailableRAM() (int64, error) {
+	n, err := unix.SysctlUint64("hw.memsize")
+	if err != nil {
+		return 0, fmt.Errorf("reading the machine's memory: %w; give the memory with --ram", err)
+	}
+	return int64(min(n, 1<<62) / 2), nil
+}
+
+// Cores is how many cores this process may use.
+func Cores() int { return runtime.NumCPU() }
+
+// CPUTime is the processor time of this process.
+func CPUTime() (time.Duration, error) {
+	u, err := UsageOf(os.Getpid())
+	return u.CPU, err
+}
+
+// UsageOf reads the usage of this process; RSS is its peak. Others are not supported.
+func UsageOf(pid int) (Usage, error) {
+	if pid != os.Getpid() {
+		return Usage{}, fmt.Errorf("usage of another process: %w", errors.ErrUnsupported)
+	}
+	var r syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &r); err != nil {
+		return Usage{}, fmt.Errorf("reading this process's usage: %w", err)
+	}
+	// Maxrss is in bytes here, in kilobytes elsewhere.
+	return Usage{RSS: r.Maxrss, PeakRSS: r.Maxrss, CPU: time.Duration(r.Utime.Nano() + r.Stime.Nano())}, nil
+}
+
+// IsTerminal says whether f is a terminal.
+func IsTerminal(f *os.File) bool {
+	_, err := unix.IoctlGetTermios(int(f.Fd()), unix.TIOCGETA)
+	return err == nil
+}

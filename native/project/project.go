@@ -1,0 +1,500 @@
+// Package project is a job's directory on disk: what the requester writes (job, model,
+// pool), what the planner adds (node_data) and what a run leaves behind (losses,
+// weights, the trained state dict). The names are Ravnest's where Ravnest has one.
+package project
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/ravnest/ravnest/engine/data"
+	"github.com/ravnest/ravnest/engine/graph"
+	"github.com/ravnest/ravnest/engine/job"
+	"github.com/ravnest/ravnest/engine/planner"
+	"github.com/ravnest/ravnest/engine/zoo"
+	"github.com/ravnest/ravnest/ga"
+	"github.com/ravnest/ravnest/native"
+)
+
+// Names inside a project directory.
+const (
+	JobFile     = "job.json"
+	ConfigsFile = "node_data/node_configs.json"
+	PlanFile    = "node_data/plan.json"
+	NodesDir    = "node_data/nodes"
+	LossesFile  = "losses.txt"
+	ValsFile    = "val_accuracies.txt"
+	TrainedDir  = "trained"
+	StageFile   = "stage.json"
+	WeightsFile = "weights.safetensors"
+	OldDir      = "previous"
+)
+
+const maxConfig = 4 << 20 // bytes of a file that people write
+
+// ErrMissing is wrapped by errors about a file that should be there.
+var ErrMissing = errors.New("missing file")
+
+// Project is a directory with its job and model read and checked.
+type Project struct {
+	Dir       string
+	Job       job.Spec
+	Graph     *graph.Graph
+	GraphJSON []byte
+	Data      *data.Set
+}
+
+// Exists tells whether dir holds a job.
+func Exists(dir string) bool {
+	_, err := os.Stat(filepath.Join(dir, JobFile))
+	return err == nil
+}
+
+// read reads a whole file of bounded size.
+func read(path, what string, limit int64) ([]byte, error) {
+	f, err := os.Open(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("%w: no %s at %s", ErrMissing, what, path)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("reading the %s: %w", what, err)
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, limit+1))
+	if err != nil {
+		return nil, fmt.Errorf("reading the %s: %w", what, err)
+	}
+	if int64(len(b)) > limit {
+		return nil, fmt.Errorf("the %s %s is larger than %d bytes", what, path, limit)
+	}
+	return b, nil
+}
+
+// Open reads and checks the job, its model and its data.
+func Open(dir string) (*Project, error) {
+	p := &Project{Dir: dir}
+	b, err := read(filepath.Join(dir, JobFile), "job file", job.MaxBytes)
+	if err != nil {
+		return nil, err
+	}
+	if p.Job, err = job.Parse(b); err != nil {
+		return nil, fmt.Errorf("%s: %w", filepath.Join(dir, JobFile), err)
+	}
+	if p.GraphJSON, err = p.readLocal(p.Job.Model, "model file", graph.MaxBytes); err != nil {
+		return nil, err
+	}
+	if p.Graph, err = graph.Parse(p.GraphJSON); err != nil {
+		return nil, fmt.Errorf("%s: %w", filepath.Join(dir, p.Job.Model), err)
+	}
+	if p.Job.Data == "digits" {
+		p.Data, err = data.Digits()
+	} else {
+		var raw []byte
+		if raw, err = p.readLocal(p.Job.Data, "data file", 8<<30); err == nil {
+			p.Data, err = data.FromSafetensors(p.Job.Data, raw)
+		}
+	}
+	if err != nil {
+		return nil, err
+	}
+	return p, p.Check()
+}
+
+// readLocal reads a file named by the job, which must lie inside the directory.
+func (p *Project) readLocal(name, what string, limit int64) ([]byte, error) {
+	if !filepath.IsLocal(name) {
+		return nil, fmt.Errorf("the %s %q must lie inside the job's directory", what, name)
+	}
+	return read(filepath.Join(p.Dir, name), what, limit)
+}
+
+// Check holds job, model and data against each other.
+func (p *Project) Check() error { return CheckJob(p.Job, p.Graph, p.Data) }
+
+// CheckJob holds a job, its model and its data against each other.
+func CheckJob(j job.Spec, g *graph.Graph, d *data.Set) error {
+	if n := len(g.Inputs); n != 1 {
+		return fmt.Errorf("the model has %d inputs, data sets have 1", n)
+	}
+	if in, row := g.Inputs[0].Shape, graph.Shape(d.Train.InputShape()); !slices.Equal(in, row) {
+		return fmt.Errorf("the model's input %q is %s, but a row of the data set %q is %s", g.Inputs[0].Name, in, j.Data, row)
+	}
+	if out, row := g.Shape(g.OutputValue()), graph.Shape(d.Train.TargetShape()); out.Elems() != row.Elems() {
+		return fmt.Errorf("the model's output %q is %s, but a target of the data set %q is %s", g.Output, out, j.Data, row)
+	}
+	n := d.Train.Len()
+	if n < 1 {
+		return fmt.Errorf("the data set %q has no training rows", j.Data)
+	}
+	for _, nd := range g.Nodes {
+		if b, ok := nd.Op.(*graph.BatchNorm); ok {
+			rows := j.Rows(n, j.Batches(n)-1)
+			micro := (rows + j.MicroBatches - 1) / j.MicroBatches
+			last := rows - (rows-1)/micro*micro
+			if last*g.Shape(g.Result(slices.IndexFunc(g.Nodes, func(x graph.Node) bool { return x.Name == nd.Name }))).Elems()/b.Features < 2 {
+				return fmt.Errorf("node %q: the last micro-batch of an epoch has 1 row, batch norm needs 2: choose another batch_size or micro_batches", nd.Name)
+			}
+		}
+	}
+	return nil
+}
+
+// Init writes an example job into dir: job, model and the walkthrough's pool of n
+// nodes. Files that are there are not overwritten.
+func Init(dir, example string, n int, change func(*job.Spec)) error {
+	g, err := zoo.Model(example)
+	if err != nil {
+		return err
+	}
+	if Exists(dir) {
+		return fmt.Errorf("%s already holds a job: choose another directory or remove %s", dir, JobFile)
+	}
+	j := job.Default()
+	j.Name = example
+	if change != nil {
+		change(&j)
+	}
+	if err := j.Check(); err != nil {
+		return err
+	}
+	model, err := g.JSON()
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(filepath.Join(dir, "node_data"), 0o755); err != nil {
+		return fmt.Errorf("making the job's directory: %w", err)
+	}
+	for name, b := range map[string][]byte{JobFile: j.JSON(), j.Model: model, ConfigsFile: configs(n)} {
+		if err := native.WriteFile(filepath.Join(dir, name), b, 0o644); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// config is one node of node_configs.json, with the seed's keys; compute is ours.
+type config struct {
+	IP         string `json:"IP"`
+	Benchmarks struct {
+		RAM       float64 `json:"ram"`               // GB
+		Bandwidth float64 `json:"bandwidth"`         // Mbit/s
+		Compute   float64 `json:"compute,omitempty"` // GFLOP/s; 0: not measured
+	} `json:"benchmarks"`
+}
+
+// configs is the walkthrough's pool: n nodes of 8 GB and 10 Mbit/s.
+func configs(n int) []byte {
+	var b bytes.Buffer
+	b.WriteString("{\n")
+	for i := range n {
+		comma := ","
+		if i == n-1 {
+			comma = ""
+		}
+		fmt.Fprintf(&b, " %q: {\"IP\": \"0.0.0.0:%d\", \"benchmarks\": {\"ram\": 8, \"bandwidth\": 10}}%s\n", strconv.Itoa(i), 8080+i, comma)
+	}
+	b.WriteString("}\n")
+	return b.Bytes()
+}
+
+// Node is one entry of the pool file.
+type Node struct {
+	ga.Node
+	Address string // host:port, a label: providers are reached through the host
+}
+
+// Pool reads node_data/node_configs.json in the order of the node numbers.
+func (p *Project) Pool() ([]Node, error) {
+	path := filepath.Join(p.Dir, ConfigsFile)
+	b, err := read(path, "node file", maxConfig)
+	if err != nil {
+		return nil, err
+	}
+	var m map[string]config
+	d := json.NewDecoder(bytes.NewReader(b))
+	d.DisallowUnknownFields()
+	if err := d.Decode(&m); err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	if len(m) == 0 || len(m) > ga.MaxNodes {
+		return nil, fmt.Errorf("%s: %d nodes, 1..%d are supported", path, len(m), ga.MaxNodes)
+	}
+	nodes := make([]Node, len(m))
+	seen := map[string]string{}
+	for k, c := range m {
+		i, err := strconv.Atoi(k)
+		if err != nil || i < 0 || i >= len(m) || strconv.Itoa(i) != k {
+			return nil, fmt.Errorf("%s: node %q: nodes are numbered from \"0\" to \"%d\"", path, k, len(m)-1)
+		}
+		if err := checkAddress(c.IP); err != nil {
+			return nil, fmt.Errorf("%s: node %q: %w", path, k, err)
+		}
+		if other, dup := seen[c.IP]; dup {
+			return nil, fmt.Errorf("%s: nodes %q and %q have the same IP %s", path, min(other, k), max(other, k), c.IP)
+		}
+		seen[c.IP] = k
+		nodes[i] = Node{Address: c.IP, Node: ga.Node{
+			Name: "node_" + k, RAM: c.Benchmarks.RAM * 1e9, Bandwidth: c.Benchmarks.Bandwidth * 1e6, Compute: c.Benchmarks.Compute * 1e9,
+		}}
+	}
+	return nodes, nil
+}
+
+func checkAddress(a string) error {
+	host, port, err := net.SplitHostPort(a)
+	if err != nil {
+		return fmt.Errorf("the IP %q is not host:port", a)
+	}
+	if n, err := strconv.Atoi(port); err != nil || n < 1 || n > 65535 {
+		return fmt.Errorf("the port of %q is outside 1..65535", a)
+	}
+	if host == "" || strings.ContainsAny(host, "/\\ ") || strings.Contains(host, "..") {
+		return fmt.Errorf("the host of %q is not usable", a)
+	}
+	return nil
+}
+
+// Stored is the plan as it lies in node_data/plan.json.
+type Stored struct {
+	Version int      `json:"version"`
+	Nodes   []Placed `json:"nodes"` // by position in the pool
+	planner.Plan
+}
+
+// Placed is a pool node with the address that names its directory.
+type Placed struct {
+	Name    string `json:"name"`
+	Address string `json:"address"`
+}
+
+// HasPlan tells whether clusterize has run.
+func (p *Project) HasPlan() bool {
+	_, err := os.Stat(filepath.Join(p.Dir, PlanFile))
+	return err == nil
+}
+
+// ReadPlan reads and checks node_data/plan.json.
+func (p *Project) ReadPlan() (*Stored, error) {
+	path := filepath.Join(p.Dir, PlanFile)
+	b, err := read(path, "plan", maxConfig)
+	if err != nil {
+		return nil, err
+	}
+	var s Stored
+	if err := json.Unmarshal(b, &s); err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	if s.Version != 1 {
+		return nil, fmt.Errorf("%s: version %d, this program reads version 1: run clusterize again", path, s.Version)
+	}
+	if err := s.Check(p.Graph); err != nil {
+		return nil, fmt.Errorf("%s: %w: run clusterize again", path, err)
+	}
+	for c, cl := range s.Clusters {
+		for _, st := range cl.Stages {
+			if st.Node < 0 || st.Node >= len(s.Nodes) || checkAddress(s.Nodes[st.Node].Address) != nil {
+				return nil, fmt.Errorf("%s: cluster %d: stage of %q has no usable node: run clusterize again", path, c, st.Name)
+			}
+		}
+	}
+	return &s, nil
+}
+
+// nodeFile is node_data/nodes/node_N.json with the seed's keys.
+type nodeFile struct {
+	ID           int                 `json:"node_id"`
+	Host         string              `json:"local_host"`
+	Port         int                 `json:"local_port"`
+	Template     string              `json:"template_path"`
+	Rank         int                 `json:"rank"`
+	RingSize     int                 `json:"ring_size"`
+	Length       int                 `json:"cluster_length"`
+	Addresses    []map[string]string `json:"param_addresses"`
+	RingIDs      map[string]string   `json:"ring_ids"`
+	ForwardHost  *string             `json:"forward_target_host"`
+	ForwardPort  *int                `json:"forward_target_port"`
+	BackwardHost *string             `json:"backward_target_host"`
+	BackwardPort *int                `json:"backward_target_port"`
+	Type         string              `json:"node_type"`
+}
+
+// split cuts an address that checkAddress has accepted.
+func split(a string) (string, int) {
+	h, p, _ := net.SplitHostPort(a)
+	n, _ := strconv.Atoi(p)
+	return h, n
+}
+
+// WritePlan writes node_data: the plan, a file per node and each stage's graph.
+func (p *Project) WritePlan(nodes []Node, plan *planner.Plan) error {
+	s := Stored{Version: 1, Plan: *plan}
+	for _, n := range nodes {
+		s.Nodes = append(s.Nodes, Placed{n.Name, n.Address})
+	}
+	old, err := filepath.Glob(filepath.Join(p.Dir, NodesDir, "node_*.json"))
+	if err != nil {
+		return err
+	}
+	for _, f := range old {
+		if err := os.Remove(f); err != nil {
+			return fmt.Errorf("removing an older plan: %w", err)
+		}
+	}
+	for c, cl := range plan.Clusters {
+		stages, err := p.Graph.Cut(cl.Starts())
+		if err != nil {
+			return err
+		}
+		for k, st := range cl.Stages {
+			b, err := stages[k].Graph.JSON()
+			if err != nil {
+				return err
+			}
+			if err := p.write(filepath.Join(s.StageDir(c, k), StageFile), b); err != nil {
+				return err
+			}
+			f := p.nodeFile(&s, c, k, stages[k])
+			if b, err = json.MarshalIndent(f, "", " "); err != nil {
+				return err
+			}
+			if err := p.write(filepath.Join(NodesDir, fmt.Sprintf("node_%d.json", st.Node)), append(b, '\n')); err != nil {
+				return err
+			}
+		}
+	}
+	b, err := json.MarshalIndent(s, "", " ")
+	if err != nil {
+		return err
+	}
+	return p.write(PlanFile, append(b, '\n'))
+}
+
+func (p *Project) nodeFile(s *Stored, c, k int, gs *graph.Stage) nodeFile {
+	cl, st := s.Clusters[c], s.Clusters[c].Stages[k]
+	f := nodeFile{
+		ID: st.Node, Template: filepath.ToSlash(s.StageDir(c, k)) + "/", Rank: c, RingSize: len(s.Clusters), Length: len(cl.Stages),
+		RingIDs: map[string]string{}, Addresses: []map[string]string{s.Addresses(c, k)}, Type: gs.Role(),
+	}
+	f.Host, f.Port = split(s.Nodes[st.Node].Address)
+	for _, r := range st.Rings {
+		f.RingIDs[strconv.Itoa(r.ID)] = r.First
+	}
+	if k+1 < len(cl.Stages) {
+		h, n := split(s.Nodes[cl.Stages[k+1].Node].Address)
+		f.ForwardHost, f.ForwardPort = &h, &n
+	}
+	if k > 0 {
+		h, n := split(s.Nodes[cl.Stages[k-1].Node].Address)
+		f.BackwardHost, f.BackwardPort = &h, &n
+	}
+	return f
+}
+
+// Addresses are the nodes of the next cluster in the rings that hold the parameters
+// of a stage, each with the first of them: the seed's Address2Param.
+func (s *Stored) Addresses(c, k int) map[string]string {
+	next := s.Clusters[(c+1)%len(s.Clusters)]
+	m := map[string]string{}
+	for _, r := range s.Clusters[c].Stages[k].Rings {
+		for _, st := range next.Stages {
+			for _, q := range st.Rings {
+				if _, ok := m[s.Nodes[st.Node].Address]; q.ID == r.ID && !ok {
+					m[s.Nodes[st.Node].Address] = r.First
+				}
+			}
+		}
+	}
+	return m
+}
+
+// StageDir is the directory of a stage, relative to the project.
+func (s *Stored) StageDir(c, k int) string {
+	return filepath.Join("node_data", fmt.Sprintf("cluster_%d", c), s.Nodes[s.Clusters[c].Stages[k].Node].Address)
+}
+
+// write writes a file of the project atomically.
+func (p *Project) write(name string, b []byte) error {
+	path := filepath.Join(p.Dir, name)
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return fmt.Errorf("making the directory of %s: %w", name, err)
+	}
+	return native.WriteFile(path, b, 0o644)
+}
+
+// MoveAside moves what an older run left to previous/N and returns N, 0 if there was
+// nothing.
+func (p *Project) MoveAside() (int, error) {
+	var found []string
+	for _, pat := range []string{LossesFile, ValsFile, TrainedDir, "node_data/cluster_*/*/" + WeightsFile} {
+		m, err := filepath.Glob(filepath.Join(p.Dir, pat))
+		if err != nil {
+			return 0, err
+		}
+		found = append(found, m...)
+	}
+	if len(found) == 0 {
+		return 0, nil
+	}
+	n := 1
+	for ; ; n++ {
+		err := os.MkdirAll(filepath.Join(p.Dir, OldDir), 0o755)
+		if err == nil {
+			err = os.Mkdir(filepath.Join(p.Dir, OldDir, strconv.Itoa(n)), 0o755)
+		}
+		if err == nil {
+			break
+		}
+		if !errors.Is(err, fs.ErrExist) || n > 1e6 {
+			return 0, fmt.Errorf("moving the older run aside: %w", err)
+		}
+	}
+	for _, f := range found {
+		rel, err := filepath.Rel(p.Dir, f)
+		if err != nil {
+			return 0, err
+		}
+		to := filepath.Join(p.Dir, OldDir, strconv.Itoa(n), rel)
+		if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {
+			return 0, fmt.Errorf("moving the older run aside: %w", err)
+		}
+		if err := os.Rename(f, to); err != nil {
+			return 0, fmt.Errorf("moving the older run aside: %w", err)
+		}
+	}
+	return n, nil
+}
+
+// WriteLog prints each node as Ravnest's clusterize does, with its role.
+func (s *Stored) WriteLog(w io.Writer) {
+	for c, cl := range s.Clusters {
+		for k, st := range cl.Stages {
+			var rings, addrs []string
+			for _, r := range st.Rings {
+				rings = append(rings, fmt.Sprintf("%d: '%s'", r.ID, r.First))
+			}
+			for a, q := range s.Addresses(c, k) {
+				addrs = append(addrs, fmt.Sprintf("'%s': '%s'", a, q))
+			}
+			slices.Sort(addrs)
+			role := "stem"
+			switch k {
+			case 0:
+				role = "root"
+			case len(cl.Stages) - 1:
+				role = "leaf"
+			}
+			fmt.Fprintf(w, "Node(%d, Cluster(%d))\nrole(%s)\nself.IP(%s)\nRing IDs({%s})\nAddress2Param({%s})\n\n",
+				st.Node, c, role, s.Nodes[st.Node].Address, strings.Join(rings, ", "), strings.Join(addrs, ", "))
+		}
+	}
+}
