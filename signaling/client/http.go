@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -132,13 +133,14 @@ func (c *Conn) Upload(ctx context.Context, run string, stage int, data []byte) (
 	return ref, nil
 }
 
-// Bandwidth probes grow until one takes so long that the next, four times as
-// large, would pass 100 ms; the last one is the measurement. They end at 8 MiB,
-// which on fast links is enough to be dominated by the transfer.
+// Bandwidth probes grow fourfold while one takes less than longProbe; then the
+// size is kept until probeTime is over. They end at lastProbe, which on fast
+// links is enough to be dominated by the transfer.
 const (
 	firstProbe = 32 << 10
 	lastProbe  = 8 << 20
 	longProbe  = 20 * time.Millisecond
+	probeTime  = 100 * time.Millisecond
 	probeLimit = 5 * time.Second // on links where even the first takes long
 )
 
@@ -205,18 +207,25 @@ func (h *host) measure(ctx context.Context) (up, down float64, err error) {
 	return up, down, nil
 }
 
-// ramp probes with growing sizes and returns the last one's bits per second.
+// ramp probes with growing sizes and returns the bits per second of the best of
+// the largest: what disturbs a probe (a first use, a busy core) only slows it.
 func ramp(rtt time.Duration, probe func(n int) error) (float64, error) {
-	for n := firstProbe; ; n *= 4 {
-		n = min(n, lastProbe)
+	begin := time.Now()
+	best := time.Duration(math.MaxInt64)
+	for n := firstProbe; ; {
 		t := time.Now()
 		if err := probe(n); err != nil {
 			return 0, err
 		}
 		d := time.Since(t)
-		if d >= longProbe || n == lastProbe {
-			d = max(d-rtt, d/2, time.Microsecond)
-			return float64(n) * 8 / d.Seconds(), nil
+		best = min(best, d)
+		switch {
+		case time.Since(begin) >= probeTime || n == lastProbe:
+			best = max(best-rtt, best/2, time.Microsecond)
+			return float64(n) * 8 / best.Seconds(), nil
+		case d < longProbe:
+			n = min(4*n, lastProbe)
+			best = math.MaxInt64
 		}
 	}
 }

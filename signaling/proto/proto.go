@@ -182,21 +182,9 @@ func Decode(b []byte) (Message, error) {
 	if len(b) > MaxMessage {
 		return nil, fmt.Errorf("%w: %d bytes, the limit is %d", ErrTooLarge, len(b), MaxMessage)
 	}
-	var head struct {
-		V *int `json:"v"`
-	}
-	if err := json.Unmarshal(b, &head); err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrMalformed, err)
-	}
-	if head.V == nil {
-		return nil, fmt.Errorf("%w: it names no protocol version", ErrMalformed)
-	}
-	if *head.V != Version {
-		return nil, &VersionError{Got: *head.V, Want: Version}
-	}
 	var env envelope
-	if err := strict(b, &env); err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrMalformed, err)
+	if err := strict(b, &env); err != nil || env.V != Version {
+		return nil, badEnvelope(b, err)
 	}
 	m := blank(env.Type)
 	if m == nil {
@@ -212,6 +200,23 @@ func Decode(b []byte) (Message, error) {
 		return nil, fmt.Errorf("%w: %s: %w", ErrMalformed, env.Type, err)
 	}
 	return m, nil
+}
+
+// badEnvelope says what is wrong with an envelope: its version before all else.
+func badEnvelope(b []byte, err error) error {
+	var head struct {
+		V *int `json:"v"`
+	}
+	if lax := json.Unmarshal(b, &head); lax != nil {
+		return fmt.Errorf("%w: %w", ErrMalformed, lax)
+	}
+	if head.V == nil {
+		return fmt.Errorf("%w: it names no protocol version", ErrMalformed)
+	}
+	if *head.V != Version {
+		return &VersionError{Got: *head.V, Want: Version}
+	}
+	return fmt.Errorf("%w: %w", ErrMalformed, err)
 }
 
 // strict unmarshals and refuses unknown fields and trailing data.

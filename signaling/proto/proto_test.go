@@ -221,3 +221,33 @@ func FuzzDecode(f *testing.F) {
 		}
 	})
 }
+
+// What the host spends on a provider's progress (22 losses) and on relaying a
+// signal of the largest size.
+func BenchmarkCodec(b *testing.B) {
+	for name, m := range map[string]Message{
+		"progress": &Progress{Run: "r", Losses: make([]Loss, 22), Samples: 1408, Out: 1 << 20, In: 1 << 20},
+		"signal":   &Signal{Run: "r", To: "p", Body: json.RawMessage(`"` + strings.Repeat("x", MaxSignal-2) + `"`)},
+	} {
+		msg, err := Encode(m)
+		if err != nil {
+			b.Fatal(err)
+		}
+		b.Run("decode/"+name, func(b *testing.B) {
+			b.SetBytes(int64(len(msg)))
+			for b.Loop() {
+				if _, err := Decode(msg); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+		b.Run("encode/"+name, func(b *testing.B) {
+			b.SetBytes(int64(len(msg)))
+			for b.Loop() {
+				if _, err := Encode(m); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}

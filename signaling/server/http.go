@@ -203,10 +203,11 @@ func (s *Server) upload(w http.ResponseWriter, r *http.Request) {
 	rc := http.NewResponseController(w)
 	body := &verifier{
 		r: http.MaxBytesReader(w, r.Body, s.cfg.MaxUpload), h: sha256.New(), want: sum, idle: s.cfg.IdleTimeout,
-		set: func(t time.Time) { _, _ = rc.SetReadDeadline(t), rc.SetWriteDeadline(t) },
+		set: func(t time.Time) { _ = rc.SetReadDeadline(t) },
 	}
 	defer s.post(uploadEnded{id: id})
 	err = s.store.Put(r.Context(), object, body)
+	_ = rc.SetWriteDeadline(time.Now().Add(s.cfg.IdleTimeout)) // for the answer
 	var limit *http.MaxBytesError
 	switch {
 	case err == nil:
@@ -224,6 +225,7 @@ func (s *Server) upload(w http.ResponseWriter, r *http.Request) {
 		s.post(stored{err: fmt.Errorf("%w: stage %d of %s: %w", ErrStore, stage, run, err)})
 		// A peer that still sends would not see the answer: take the rest in.
 		_, _ = io.Copy(io.Discard, body)
+		_ = rc.SetWriteDeadline(time.Now().Add(s.cfg.IdleTimeout))
 		httpError(w, http.StatusInsufficientStorage, &proto.Error{
 			Code: proto.Storage, Message: "the host could not store the stage: " + err.Error(), Hint: "the requester has been told; the state saved before is kept",
 		})

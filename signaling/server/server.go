@@ -123,6 +123,8 @@ type Server struct {
 
 	ctx    context.Context // of sessions and plans
 	cancel context.CancelFunc
+	door   context.Context // of connections that have not said hello
+	shut   context.CancelFunc
 	in     chan input
 	dead   chan struct{} // closed when the loop has ended
 	out    *outbox
@@ -172,6 +174,7 @@ func New(cfg Config) (*Server, error) {
 		sessions: map[string]*session{},
 	}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
+	s.door, s.shut = context.WithCancel(s.ctx)
 	s.http = &http.Server{
 		Handler:           s.Handler(),
 		ReadHeaderTimeout: 5 * time.Second,
@@ -499,6 +502,7 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	}
 	s.closing = true
 	s.mu.Unlock()
+	s.shut()
 
 	s.call(func(now time.Time) {
 		s.apply(s.lobby.step(now, shutdown{reason: "the host is shutting down"}))

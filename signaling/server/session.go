@@ -175,7 +175,7 @@ func (s *Server) join(w http.ResponseWriter, r *http.Request) {
 		cancel()
 		_ = ws.CloseNow()
 	}()
-	hello, err := s.hello(ctx, ws)
+	hello, err := s.hello(ws)
 	if err != nil {
 		var pe *proto.Error
 		if !errors.As(err, &pe) {
@@ -217,8 +217,8 @@ func (s *Server) join(w http.ResponseWriter, r *http.Request) {
 
 // hello waits for the first message and judges it. Where it was one, it is
 // returned with the error.
-func (s *Server) hello(ctx context.Context, ws *websocket.Conn) (*proto.Hello, error) {
-	ctx, cancel := context.WithTimeout(ctx, s.cfg.HelloTimeout)
+func (s *Server) hello(ws *websocket.Conn) (*proto.Hello, error) {
+	ctx, cancel := context.WithTimeout(s.door, s.cfg.HelloTimeout)
 	defer cancel()
 	_, b, err := ws.Read(ctx)
 	if err != nil {
