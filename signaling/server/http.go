@@ -82,6 +82,11 @@ func (s *Server) authorised(f http.HandlerFunc) http.HandlerFunc {
 			httpError(w, http.StatusUnauthorized, errBadToken)
 			return
 		}
+		if !s.enter() {
+			httpError(w, http.StatusServiceUnavailable, &proto.Error{Code: proto.Stopped, Message: "the host is stopping"})
+			return
+		}
+		defer s.wg.Done()
 		// Deadlines of an earlier request on this connection would still hold.
 		rc := http.NewResponseController(w)
 		t := time.Now().Add(s.cfg.IdleTimeout)

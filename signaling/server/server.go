@@ -129,9 +129,10 @@ type Server struct {
 	dead   chan struct{} // closed when the loop has ended
 	out    *outbox
 
-	wg sync.WaitGroup // sessions, plans, Serve's
+	wg sync.WaitGroup // sessions, transfers, plans, Serve's
 
 	mu      sync.Mutex
+	lns     []net.Listener
 	conns   int // WebSockets, those before their hello included
 	closing bool
 	blobs   Blobs // of the current run
@@ -199,16 +200,21 @@ func (s *Server) Serve(ln net.Listener) error {
 		return nil
 	}
 	s.wg.Add(1)
+	s.lns = append(s.lns, ln)
 	s.mu.Unlock()
 	defer s.wg.Done()
-	if err := s.http.Serve(ln); !errors.Is(err, http.ErrServerClosed) {
-		return fmt.Errorf("signaling: serve %s: %w", ln.Addr(), err)
+	err := s.http.Serve(ln)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closing {
+		return nil
 	}
-	return nil
+	return fmt.Errorf("signaling: serve %s: %w", ln.Addr(), err)
 }
 
 // Run takes a job through its life: waits for providers, plans, trains. Events
-// go to on (nil: nowhere), from one goroutine, and none after Run returned.
+// go to on (nil: nowhere), from one goroutine, and none after Run returned; on
+// may call Stop and Status, but not Run or Shutdown, which wait for it.
 // Cancelling ctx stops the run at once; Stop stops it gracefully. One run at a
 // time: ErrBusy. Like every error, those of a failed run say what to do with it
 // or what is kept; Result.Checkpoint is set on failure too.
@@ -483,6 +489,18 @@ func (s *Server) admit() bool {
 	return true
 }
 
+// enter admits a request; false once the host is shutting down. Its end is
+// s.wg.Done.
+func (s *Server) enter() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closing {
+		return false
+	}
+	s.wg.Add(1)
+	return true
+}
+
 func (s *Server) release() {
 	s.mu.Lock()
 	s.conns--
@@ -501,8 +519,12 @@ func (s *Server) Shutdown(ctx context.Context) error {
 		return nil
 	}
 	s.closing = true
+	lns := s.lns
 	s.mu.Unlock()
 	s.shut()
+	for _, ln := range lns {
+		_ = ln.Close()
+	}
 
 	s.call(func(now time.Time) {
 		s.apply(s.lobby.step(now, shutdown{reason: "the host is shutting down"}))
@@ -510,21 +532,24 @@ func (s *Server) Shutdown(ctx context.Context) error {
 			s.planned()
 		}
 	})
-	err := s.http.Shutdown(ctx) // transfers under way; WebSockets are not among them
-	if err != nil {
-		_ = s.http.Close()
-	}
 	gone := make(chan struct{})
 	go func() {
 		s.wg.Wait()
 		close(gone)
 	}()
+	var err error
 	select {
 	case <-gone:
+		// Answers may still be on their way out. (Not longer: connections on which
+		// nothing was ever asked would be waited for, too.)
+		flush, cancel := context.WithTimeout(ctx, 50*time.Millisecond)
+		_ = s.http.Shutdown(flush)
+		cancel()
 	case <-ctx.Done():
 		err = ctx.Err()
 	}
 	s.cancel()
+	_ = s.http.Close()
 	<-gone
 	s.post(stopLoop{})
 	<-s.dead
