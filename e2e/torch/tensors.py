@@ -1,6 +1,6 @@
 """Reads and writes safetensors files: the length of a JSON header (u64, little-endian),
-the header, the elements. F32 and I64 only, which is all that our state dicts hold, and
-nothing but PyTorch is needed. Independent of the Go code that it is used to check.
+the header, the elements. F32 and I64, which is all that our state dicts hold, and U8 for
+pixels; nothing but PyTorch is needed. Independent of the Go code that it is used to check.
 """
 
 import json
@@ -10,7 +10,8 @@ from array import array
 
 import torch
 
-CODES = {"F32": ("f", torch.float32), "I64": ("q", torch.int64)}
+CODES = {"F32": ("f", torch.float32), "I64": ("q", torch.int64), "U8": ("B", torch.uint8)}
+NAMES = {dtype: name for name, (_, dtype) in CODES.items()}
 
 
 def _swapped(raw):
@@ -23,11 +24,11 @@ def save(path, tensors, meta=None):
     """Writes {name: tensor} in its order; meta maps strings to strings."""
     header, data = {"__metadata__": meta} if meta else {}, {}
     for name, t in tensors.items():
-        dtype = {torch.float32: "F32", torch.int64: "I64"}[t.dtype]
+        dtype = NAMES[t.dtype]
         data[name] = _swapped(array(CODES[dtype][0], t.detach().reshape(-1).tolist())).tobytes()
         header[name] = {"dtype": dtype, "shape": list(t.shape)}
-    # int64 elements come first, so that every element lies aligned
-    names = sorted(data, key=lambda n: header[n]["dtype"] != "I64")
+    # the widest elements come first, so that every element lies aligned
+    names = sorted(data, key=lambda n: ("I64", "F32", "U8").index(header[n]["dtype"]))
     end = 0
     for name in names:
         header[name]["data_offsets"] = [end, end + len(data[name])]

@@ -1,0 +1,180 @@
+// Package torch asks PyTorch, the judge of our files and the yardstick of our speed,
+// where a machine has it. The Python files beside it do the asking.
+package torch
+
+import (
+	"bytes"
+	"context"
+	"embed"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+
+	"github.com/ravnest/ravnest/engine/data"
+	"github.com/ravnest/ravnest/engine/safetensors"
+	"github.com/ravnest/ravnest/engine/state"
+)
+
+//go:embed *.py
+var scripts embed.FS
+
+// ErrMissing says that no interpreter with PyTorch was found.
+var ErrMissing = errors.New("no python3 with PyTorch here: install python3-torch, or name an interpreter in PYTHON")
+
+// Python finds an interpreter that imports torch: $PYTHON, then python3 of the path, then
+// the system's, which is where distributions install PyTorch.
+func Python(ctx context.Context) (string, error) {
+	if p := os.Getenv("PYTHON"); p != "" {
+		if out, err := exec.CommandContext(ctx, p, "-c", "import torch").CombinedOutput(); err != nil {
+			return "", fmt.Errorf("PYTHON=%s cannot import torch: %w: %s", p, err, bytes.TrimSpace(out))
+		}
+		return p, nil
+	}
+	for _, p := range []string{"python3", "/usr/bin/python3"} {
+		if exec.CommandContext(ctx, p, "-c", "import torch").Run() == nil {
+			return p, nil
+		}
+	}
+	return "", ErrMissing
+}
+
+// Run runs one of the scripts ("check.py", "train.py") and decodes the JSON line that it
+// prints into v. Its error holds what the script said.
+func Run(ctx context.Context, python string, v any, script string, args ...string) (err error) {
+	dir, err := os.MkdirTemp("", "ravnest-torch-")
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	if err := write(dir); err != nil {
+		return err
+	}
+	cmd := exec.CommandContext(ctx, python, append([]string{filepath.Join(dir, script)}, args...)...)
+	var stdout, stderr bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	if err := cmd.Run(); err != nil {
+		return fmt.Errorf("%s: %w: %s", script, err, strings.TrimSpace(stderr.String()))
+	}
+	if err := json.Unmarshal(stdout.Bytes(), v); err != nil {
+		return fmt.Errorf("%s printed %q: %w", script, stdout.String(), err)
+	}
+	return nil
+}
+
+func write(dir string) error {
+	names, err := fs.Glob(scripts, "*.py")
+	if err != nil {
+		return err
+	}
+	for _, n := range names {
+		b, err := scripts.ReadFile(n)
+		if err != nil {
+			return err
+		}
+		if err := os.WriteFile(filepath.Join(dir, n), b, 0o600); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Report is what check.py prints.
+type Report struct {
+	Torch       string  `json:"torch"`
+	Keys        int     `json:"keys"`     // entries of the state dict
+	Elements    int     `json:"elements"` // numbers in it
+	Rows        int     `json:"rows"`     // validation rows
+	Right       int     `json:"right"`    // of them classified correctly
+	ValAccuracy float64 `json:"val_accuracy"`
+	MSE         float64 `json:"mse"`
+
+	// PyTorch's own logits: their SHA-256 as little-endian float32, and two rows.
+	LogitsSHA256 string      `json:"logits_sha256"`
+	LogitsFirst  [][]float32 `json:"logits_first"`
+
+	// How far our answers are from PyTorch's, the largest of PyTorch's, and in how
+	// many rows both choose the same class. Nil where they were not given, or NaN.
+	LogitsDiff *float64 `json:"logits_max_abs_diff"`
+	LogitsMax  *float64 `json:"logits_max_abs"`
+	LogitsSame *int     `json:"logits_same_class"`
+	OutDiff    *float64 `json:"out_max_abs_diff"`
+	OutMax     *float64 `json:"out_max_abs"`
+	OutSame    *int     `json:"out_same_class"`
+}
+
+// Check loads both fused files into the walkthrough's module and evaluates them on the
+// validation rows of the data file val. answers is a file of our outputs, or empty.
+func Check(ctx context.Context, python, pt, st, val, answers string) (Report, error) {
+	args := []string{"--pt", pt, "--safetensors", st, "--val", val}
+	if answers != "" {
+		args = append(args, "--answers", answers)
+	}
+	var r Report
+	err := Run(ctx, python, &r, "check.py", args...)
+	return r, err
+}
+
+// Speed is what train.py prints.
+type Speed struct {
+	Torch         string  `json:"torch"`
+	Threads       int     `json:"threads"`
+	Loader        bool    `json:"loader"`
+	Epochs        int     `json:"epochs"`
+	SamplesPerSec float64 `json:"samples_per_s"` // training, without the first epoch
+	EpochSeconds  float64 `json:"epoch_s_median"`
+	FirstEpoch    float64 `json:"first_epoch_s"`
+	Loss          float64 `json:"loss"`
+	ValAccuracy   float64 `json:"val_accuracy"`
+	PeakRSS       int64   `json:"peak_rss_bytes"`
+}
+
+// Train runs the walkthrough's job in plain PyTorch on the data file path, on one thread.
+func Train(ctx context.Context, python, path string, epochs int, seed uint64, loader bool) (Speed, error) {
+	args := []string{"--data", path, "--epochs", fmt.Sprint(epochs), "--seed", fmt.Sprint(seed)}
+	if loader {
+		args = append(args, "--loader")
+	}
+	var s Speed
+	err := Run(ctx, python, &s, "train.py", args...)
+	return s, err
+}
+
+// WriteDigits writes the walkthrough's data set to a safetensors file that the scripts,
+// and engine/data, read: train_x [1078,1,8,8], train_y [1078] classes, val_x, val_y.
+func WriteDigits(path string) (err error) {
+	set, err := data.Digits()
+	if err != nil {
+		return err
+	}
+	var d state.Dict
+	for _, p := range []struct {
+		name string
+		part data.Part
+	}{{"train", set.Train}, {"val", set.Val}} {
+		rows := make([]int32, p.part.Len())
+		for i := range rows {
+			rows[i] = int32(i)
+		}
+		x := make([]float32, len(rows)*p.part.X().Elems())
+		p.part.X().Gather(x, rows)
+		classes := make([]int32, len(rows))
+		p.part.Y().Labels(classes, rows)
+		y := make([]int64, len(rows))
+		for i, c := range classes {
+			y[i] = int64(c)
+		}
+		d = append(d, state.Tensor{Name: p.name + "_x", Shape: append([]int{len(rows)}, p.part.InputShape()...), F32: x},
+			state.Tensor{Name: p.name + "_y", Shape: []int{len(rows)}, I64: y})
+	}
+	f, err := os.Create(path)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	return safetensors.Write(f, d, nil)
+}
