@@ -1,0 +1,159 @@
+package kernel
+
+import (
+	"fmt"
+	"math"
+	"testing"
+)
+
+// convTFill draws test values, zeros among them.
+func convTFill(n int, node uint32) []float32 {
+	v := make([]float32, n)
+	Normal(v, NewStream(5, DomainTest, 0, node))
+	for i := 0; i < n; i += 7 {
+		v[i] = 0
+	}
+	return v
+}
+
+// convTEach visits every (output, input, weight) triple in ascending order of channel,
+// kernel row and kernel column for each output: the specification.
+func convTEach(c *Conv, f func(y, x, w int)) {
+	cg, og := c.C/c.Groups, c.O/c.Groups
+	for n := range c.N {
+		for o := range c.O {
+			for oy := range c.OH() {
+				for ox := range c.OW() {
+					for ci := range cg {
+						for a := range c.KH {
+							for b := range c.KW {
+								iy, ix := oy*c.SH+a*c.DH-c.PT, ox*c.SW+b*c.DW-c.PL
+								if iy < 0 || ix < 0 || iy >= c.H || ix >= c.W {
+									continue
+								}
+								f(((n*c.O+o)*c.OH()+oy)*c.OW()+ox, ((n*c.C+o/og*cg+ci)*c.H+iy)*c.W+ix, ((o*cg+ci)*c.KH+a)*c.KW+b)
+							}
+						}
+					}
+				}
+			}
+		}
+	}
+}
+
+// convTData is the gradient of x by its definition: for each input element the terms
+// in ascending order of output channel, kernel row, kernel column.
+func convTData(c *Conv, dx, dy, w []float32) {
+	cg, og := c.C/c.Groups, c.O/c.Groups
+	for n := range c.N {
+		for ci := range c.C {
+			for y := range c.H {
+				for x := range c.W {
+					var s float32
+					gr := ci / cg
+					for o := gr * og; o < (gr+1)*og; o++ {
+						for a := range c.KH {
+							for b := range c.KW {
+								py, px := y+c.PT-a*c.DH, x+c.PL-b*c.DW
+								if py < 0 || px < 0 || py%c.SH != 0 || px%c.SW != 0 || py/c.SH >= c.OH() || px/c.SW >= c.OW() {
+									continue
+								}
+								s = FMA(dy[((n*c.O+o)*c.OH()+py/c.SH)*c.OW()+px/c.SW], w[((o*cg+ci%cg)*c.KH+a)*c.KW+b], s)
+							}
+						}
+					}
+					dx[((n*c.C+ci)*c.H+y)*c.W+x] = s
+				}
+			}
+		}
+	}
+}
+
+func convTBits(t *testing.T, what string, got, want []float32) {
+	t.Helper()
+	for i := range want {
+		if math.Float32bits(got[i]) != math.Float32bits(want[i]) && !(got[i] == 0 && want[i] == 0) {
+			t.Fatalf("%s: element %d is %g, the specification says %g", what, i, got[i], want[i])
+		}
+	}
+}
+
+var convTShapes = []Conv{
+	{N: 64, C: 1, H: 8, W: 8, O: 16, KH: 3, KW: 3, SH: 1, SW: 1, PT: 1, PL: 1, PB: 1, PR: 1, DH: 1, DW: 1, Groups: 1},
+	{N: 54, C: 16, H: 2, W: 2, O: 32, KH: 3, KW: 3, SH: 1, SW: 1, PT: 1, PL: 1, PB: 1, PR: 1, DH: 1, DW: 1, Groups: 1},
+	{N: 1, C: 1, H: 1, W: 1, O: 1, KH: 1, KW: 1, SH: 1, SW: 1, DH: 1, DW: 1, Groups: 1},
+	{N: 3, C: 5, H: 7, W: 9, O: 6, KH: 3, KW: 3, SH: 2, SW: 2, PT: 1, PL: 1, PB: 1, PR: 1, DH: 1, DW: 1, Groups: 1},
+	{N: 2, C: 4, H: 9, W: 8, O: 6, KH: 3, KW: 2, SH: 2, SW: 3, PT: 0, PL: 1, PB: 2, PR: 0, DH: 2, DW: 1, Groups: 2},
+	{N: 2, C: 6, H: 5, W: 5, O: 6, KH: 3, KW: 3, SH: 1, SW: 1, PT: 1, PL: 1, PB: 1, PR: 1, DH: 1, DW: 1, Groups: 6},
+	{N: 2, C: 7, H: 6, W: 6, O: 9, KH: 1, KW: 1, SH: 1, SW: 1, DH: 1, DW: 1, Groups: 1},
+	{N: 2, C: 7, H: 20, W: 20, O: 9, KH: 1, KW: 1, SH: 1, SW: 1, DH: 1, DW: 1, Groups: 1},
+	{N: 3, C: 3, H: 6, W: 6, O: 4, KH: 1, KW: 1, SH: 2, SW: 2, DH: 1, DW: 1, Groups: 1},
+	{N: 2, C: 3, H: 30, W: 31, O: 10, KH: 5, KW: 3, SH: 1, SW: 1, PT: 2, PL: 1, PB: 2, PR: 1, DH: 1, DW: 1, Groups: 1},
+	{N: 1, C: 2, H: 4, W: 4, O: 3, KH: 4, KW: 4, SH: 1, SW: 1, PT: 3, PL: 3, PB: 3, PR: 3, DH: 1, DW: 1, Groups: 1},
+	{N: 2, C: 40, H: 14, W: 150, O: 8, KH: 3, KW: 3, SH: 1, SW: 1, PT: 1, PL: 1, PB: 1, PR: 1, DH: 1, DW: 1, Groups: 1},
+}
+
+func TestConvIsItsSpecification(t *testing.T) {
+	defer func(old *tiling) { tile = old }(tile)
+	for _, c := range convTShapes {
+		cg := c.C / c.Groups
+		x, w := convTFill(c.N*c.C*c.H*c.W, 1), convTFill(c.O*cg*c.KH*c.KW, 2)
+		bias, dy := convTFill(c.O, 3), convTFill(c.N*c.O*c.OH()*c.OW(), 4)
+		hw := c.OH() * c.OW()
+		y, dx, dw := make([]float32, len(dy)), make([]float32, len(x)), convTFill(len(w), 5)
+		convTEach(&c, func(a, b, d int) { y[a] = FMA(w[d], x[b], y[a]) })
+		for i := range y {
+			if y[i] += bias[i/hw%c.O]; 0 > y[i] {
+				y[i] = 0
+			}
+		}
+		convTData(&c, dx, dy, w)
+		first := make([]float32, len(w))
+		convTEach(&c, func(a, b, d int) { first[d] = FMA(dy[a], x[b], first[d]) })
+		convTEach(&c, func(a, b, d int) { dw[d] = FMA(dy[a], x[b], dw[d]) })
+		for name, tl := range tilings() {
+			tile = tl
+			for _, threads := range []int{1, 3} {
+				what := fmt.Sprintf("%+v %s %d threads", c, name, threads)
+				team := NewTeam(threads)
+				s := make([]float32, ConvScratch(&c))
+				got := make([]float32, len(y))
+				ConvForward(team, &c, got, x, w, bias, true, s)
+				convTBits(t, what+": y", got, y)
+				gx := make([]float32, len(x))
+				ConvBackwardData(team, &c, gx, dy, w, s)
+				convTBits(t, what+": dx", gx, dx)
+				gw := make([]float32, len(w))
+				ConvBackwardWeight(team, &c, gw, dy, x, false, s)
+				convTBits(t, what+": dw", gw, first)
+				gw = convTFill(len(w), 5)
+				ConvBackwardWeight(team, &c, gw, dy, x, true, s)
+				convTBits(t, what+": dw continued", gw, dw)
+				team.Close()
+			}
+		}
+	}
+}
+
+func BenchmarkConv(b *testing.B) {
+	for _, c := range []Conv{
+		convTShapes[0],
+		{N: 64, C: 16, H: 2, W: 2, O: 32, KH: 3, KW: 3, SH: 1, SW: 1, PT: 1, PL: 1, PB: 1, PR: 1, DH: 1, DW: 1, Groups: 1},
+		{N: 32, C: 64, H: 56, W: 56, O: 64, KH: 3, KW: 3, SH: 1, SW: 1, PT: 1, PL: 1, PB: 1, PR: 1, DH: 1, DW: 1, Groups: 1},
+	} {
+		x, w := convTFill(c.N*c.C*c.H*c.W, 1), convTFill(c.O*c.C*c.KH*c.KW, 2)
+		y, s := make([]float32, c.N*c.O*c.OH()*c.OW()), make([]float32, ConvScratch(&c))
+		flops := 2 * float64(len(y)) * float64(c.C*c.KH*c.KW)
+		run := func(name string, f func()) {
+			b.Run(fmt.Sprintf("%dx%dx%dx%d/%s", c.N, c.C, c.H, c.W, name), func(b *testing.B) {
+				for b.Loop() {
+					f()
+				}
+				b.ReportMetric(flops*float64(b.N)/b.Elapsed().Seconds()/1e9, "GFLOP/s")
+			})
+		}
+		run("forward", func() { ConvForward(nil, &c, y, x, w, nil, false, s) })
+		run("data", func() { ConvBackwardData(nil, &c, x, y, w, s) })
+		run("weight", func() { ConvBackwardWeight(nil, &c, w, y, x, false, s) })
+	}
+}
