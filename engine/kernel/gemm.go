@@ -34,6 +34,8 @@ const (
 	kBlock    = 384
 	nBlock    = 480
 	smallWork = 1 << 18 // multiply-adds below which waking a thread costs more than it brings
+	// edgeFloats hold a tile of C whose last vector is not whole.
+	edgeFloats = 8 * 48
 )
 
 // tile is the fastest tiling of this machine, nil where there is only portable code.
@@ -42,7 +44,7 @@ var tile *tiling
 
 // GemmScratch is the floats of scratch that Gemm needs for a product of this size.
 func GemmScratch(_, n, k int) int {
-	return min(k, kBlock) * min((n+63)/64*64, nBlock+64)
+	return edgeFloats + min(k, kBlock)*min((n+63)/64*64, nBlock+64)
 }
 
 // check panics if a slice is too short: an out-of-range store in assembly would be
@@ -179,7 +181,7 @@ func (g *GemmArgs) block(t *tiling, scratch []float32) {
 	nr := t.nv * t.vw
 	parts := (g.K + kBlock - 1) / kBlock
 	kc := (g.K + parts - 1) / parts
-	var edge [8 * 48]float32
+	edge, scratch := scratch[:edgeFloats], scratch[edgeFloats:]
 	for jc := 0; jc < g.N; jc += nBlock {
 		nc := min(nBlock, g.N-jc)
 		for pc := 0; pc < g.K; pc += kc {
