@@ -126,6 +126,7 @@ type Speed struct {
 	Loader        bool    `json:"loader"`
 	Epochs        int     `json:"epochs"`
 	SamplesPerSec float64 `json:"samples_per_s"` // training, without the first epoch
+	SamplesPerCPU float64 `json:"samples_per_cpu_s"`
 	EpochSeconds  float64 `json:"epoch_s_median"`
 	FirstEpoch    float64 `json:"first_epoch_s"`
 	Loss          float64 `json:"loss"`
