@@ -1,0 +1,22 @@
+package rtc
+
+import (
+	"net"
+	"syscall"
+)
+
+// granted is the read buffer that the kernel gives a socket, in bytes of its own
+// account: Linux doubles what is asked for.
+func granted(c *net.UDPConn) int {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return 0
+	}
+	n := 0
+	if err := raw.Control(func(fd uintptr) {
+		n, _ = syscall.GetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_RCVBUF)
+	}); err != nil {
+		return 0
+	}
+	return n / 2
+}
