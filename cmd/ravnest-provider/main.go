@@ -7,7 +7,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"runtime"
 	"runtime/debug"
@@ -136,8 +135,9 @@ func lend(c *cli.Context) error {
 			return n
 		},
 	})
-	if errors.Is(err, io.EOF) {
-		return nil // the host said goodbye
+	if errors.Is(err, client.ErrGoodbye) {
+		say("%v", err)
+		return nil
 	}
 	return err
 }

@@ -10,7 +10,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -126,6 +125,12 @@ func Serve(ctx context.Context, cfg Config) error {
 			if ctx.Err() != nil {
 				return context.Cause(ctx)
 			}
+			if cur != nil {
+				// A host that leaves after the last message of a run takes nothing with it.
+				cur.cancel(err)
+				err = <-ended
+				cur = nil
+			}
 			return err
 		case err := <-ended:
 			cur = nil
@@ -155,11 +160,6 @@ func Serve(ctx context.Context, cfg Config) error {
 				}
 			case *proto.Error:
 				return m
-			case *proto.Bye:
-				if cur == nil {
-					cfg.Event("the host says goodbye: %s", m.Reason)
-					return io.EOF
-				}
 			}
 		}
 	}
@@ -173,22 +173,25 @@ type run struct {
 	cancel  context.CancelCauseFunc
 	started chan struct{}
 	once    sync.Once
+	news    chan struct{} // the first batch is done
 	ending  atomic.Bool
 	mail    map[string]chan json.RawMessage // signals by peer
 
 	mu   sync.Mutex
 	prog proto.Progress // since the last report
+	busy time.Duration  // of the stage, at the last batch
 
 	stage     *stage.Stage
 	links     map[int]*transport.Link
-	busy      atomic.Int64
 	flopsEach float64
+	lastBusy  time.Duration // at the last report
+	lastTime  time.Duration
 	saves     sync.WaitGroup
 	saveErr   error
 }
 
 func newRun(ctx context.Context, cfg Config, a *proto.Assign) *run {
-	r := &run{cfg: cfg, a: a, started: make(chan struct{}), mail: map[string]chan json.RawMessage{}, links: map[int]*transport.Link{}}
+	r := &run{cfg: cfg, a: a, started: make(chan struct{}), news: make(chan struct{}, 1), mail: map[string]chan json.RawMessage{}, links: map[int]*transport.Link{}}
 	r.ctx, r.cancel = context.WithCancelCause(ctx)
 	for _, p := range a.Peers {
 		r.mail[p.ID] = make(chan json.RawMessage, 64)
@@ -335,6 +338,11 @@ func (r *run) prepare() (stage.Config, error) {
 		if err != nil {
 			return cfg, fmt.Errorf("fetching %s: %w", kind, err)
 		}
+		if _, n, err := data.Peek(b); err != nil {
+			return cfg, fmt.Errorf("%s: %w", kind, err)
+		} else if need += n; r.cfg.RAM > 0 && int64(need) > r.cfg.RAM {
+			return cfg, fmt.Errorf("%w: stage %d with %s needs %.1f MB, %.1f MB are offered", ErrMemory, s.Index, kind, float64(need)/1e6, float64(r.cfg.RAM)/1e6)
+		}
 		half, err := data.Decode(b)
 		if err != nil {
 			return cfg, fmt.Errorf("%s: %w", kind, err)
@@ -404,6 +412,7 @@ func (r *run) connect(s *graph.Stage) error {
 // which sends the rest, is called.
 func (r *run) report() (stop func()) {
 	ctx, cancel := context.WithCancel(r.ctx)
+	r.lastTime = r.cfg.Now()
 	var wg sync.WaitGroup
 	wg.Go(func() {
 		t := time.NewTicker(250 * time.Millisecond)
@@ -412,11 +421,12 @@ func (r *run) report() (stop func()) {
 			select {
 			case <-ctx.Done():
 				return
+			case <-r.news: // the first batch is reported at once
 			case <-t.C:
-				if err := r.flush(ctx); err != nil && ctx.Err() == nil {
-					r.cancel(fmt.Errorf("telling the host: %w", err))
-					return
-				}
+			}
+			if err := r.flush(ctx); err != nil && ctx.Err() == nil {
+				r.cancel(fmt.Errorf("telling the host: %w", err))
+				return
 			}
 		}
 	})
@@ -434,9 +444,13 @@ func (r *run) flush(ctx context.Context) error {
 		out, in = out+s.SentPayload, in+s.ReceivedPayload
 	}
 	r.mu.Lock()
-	p := r.prog
+	p, busy, now := r.prog, r.busy, r.cfg.Now()
 	r.prog.Losses, r.prog.Vals = nil, nil
 	r.mu.Unlock()
+	if d := now - r.lastTime; d > 0 {
+		p.Busy = min(max((busy-r.lastBusy).Seconds()/d.Seconds(), 0), 1)
+	}
+	r.lastBusy, r.lastTime = busy, now
 	p.Run, p.Stage, p.Out, p.In = r.a.Run, r.a.Stage, out, in
 	p.FLOPs = float64(p.Samples) * r.flopsEach
 	if r.cfg.RSS != nil {
@@ -475,7 +489,10 @@ func (r *run) Batch(rows int) {
 	defer r.mu.Unlock()
 	r.prog.Samples += int64(rows)
 	r.prog.Step++
-	r.prog.Busy = r.stage.Busy().Seconds()
+	r.busy = r.stage.Busy()
+	if r.prog.Step == 1 {
+		r.news <- struct{}{}
+	}
 }
 
 // Keep implements stage.Observer: the state is uploaded while training goes on; two

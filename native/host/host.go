@@ -17,6 +17,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -84,7 +85,8 @@ type run struct {
 	joined time.Time
 	first  time.Time
 	store  *store.Dir
-	fail   error // of keeping what came
+	fail   error           // of keeping what came
+	done   map[string]bool // providers that have finished
 }
 
 // Plan forms clusters from the project's pool file and writes node_data.
@@ -119,7 +121,7 @@ func options(pool, maxClusters int) ga.Options {
 // figures. Cancelling ctx stops the run cleanly: what is in flight is finished and
 // saved.
 func Serve(ctx context.Context, p *project.Project, opt Options) (Summary, error) {
-	r := &run{p: p, opt: opt, data: map[string]proto.Ref{}}
+	r := &run{p: p, opt: opt, data: map[string]proto.Ref{}, done: map[string]bool{}}
 	job := server.Job{ID: p.Job.Name, Raw: p.Job.JSON(), Plan: r.place, Want: opt.Providers, Names: opt.Names}
 	if opt.Providers == 0 {
 		var err error
@@ -277,6 +279,10 @@ func (r *run) planPool(pool []server.Member) error {
 		}
 		nodes, gn = append(nodes, n), append(gn, n.Node)
 	}
+	siblings(pool, gn)
+	for i := range nodes {
+		nodes[i].Node = gn[i]
+	}
 	plan, err := planner.Make(r.p.Job, r.p.Graph, gn, options(len(pool), 1), r.p.Job.Seed)
 	if err != nil {
 		return err
@@ -288,6 +294,33 @@ func (r *run) planPool(pool []server.Member) error {
 	return err
 }
 
+// siblings gives the providers of this machine that use as many threads the same
+// figures, the median of theirs: they measured at the same time, which is to say each
+// other, and equal machines should be cut alike run after run.
+func siblings(pool []server.Member, nodes []ga.Node) {
+	groups := map[int][]int{}
+	for i, m := range pool {
+		if host, _, err := net.SplitHostPort(m.Addr); err == nil && net.ParseIP(host).IsLoopback() {
+			groups[m.Hello.Threads] = append(groups[m.Hello.Threads], i)
+		}
+	}
+	for _, g := range groups {
+		for _, field := range []func(*ga.Node) *float64{
+			func(n *ga.Node) *float64 { return &n.Compute },
+			func(n *ga.Node) *float64 { return &n.Bandwidth },
+		} {
+			var vs []float64
+			for _, i := range g {
+				vs = append(vs, *field(&nodes[i]))
+			}
+			slices.Sort(vs)
+			for _, i := range g {
+				*field(&nodes[i]) = vs[len(vs)/2]
+			}
+		}
+	}
+}
+
 // event watches the run. It is called from one goroutine.
 func (r *run) event(ev server.Event) {
 	now := time.Now()
@@ -297,9 +330,11 @@ func (r *run) event(ev server.Event) {
 		r.opt.say("%s joined (%s, %s RAM, %.0f GFLOP/s), %d of %d", e.Name, e.Hello.Platform, bytesText(float64(e.Hello.RAM)), e.Hello.Bench.GEMM, e.Have, e.Want)
 	case server.Left:
 		r.rec.clear()
-		if e.Run != "" {
+		if e.Run != "" && !r.done[e.Name] {
 			r.opt.say("%s left: %s", e.Name, e.Reason)
 		}
+	case server.StageDone:
+		r.done[e.Name] = true
 	case server.Refused:
 		r.rec.clear()
 		r.opt.say("refused %s at %s: %v", e.Name, e.Addr, e.Err)

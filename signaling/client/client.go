@@ -31,6 +31,8 @@ var (
 	ErrUnreachable = errors.New("cannot reach the signaling host")
 	// ErrLost: the host fell silent or the connection broke.
 	ErrLost = errors.New("lost the signaling host")
+	// ErrGoodbye: the host ended the session on purpose, such as after the run.
+	ErrGoodbye = errors.New("the host said goodbye")
 	// ErrClosed: Close was called.
 	ErrClosed = errors.New("the connection to the signaling host is closed")
 )
@@ -282,7 +284,7 @@ func (c *Conn) read(ctx context.Context) {
 	case c.last != nil:
 		c.err = c.last
 	case c.bye != "":
-		c.err = fmt.Errorf("%w: it said goodbye: %s", ErrLost, c.bye)
+		c.err = fmt.Errorf("%w: %s", ErrGoodbye, c.bye)
 	case silent.Load():
 		c.err = fmt.Errorf("%w: nothing heard for %v: check the network and that the host still runs, then join again", ErrLost, c.silence)
 	default:
