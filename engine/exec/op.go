@@ -47,10 +47,8 @@ func (base) alias() aliasing                 { return aliasNone }
 func (base) gradInPlace() bool               { return false }
 func (base) scratch() int                    { return 0 }
 
-// words reserves 32-bit words in every slot, bytes likewise, floats a slot buffer
-// that does not depend on the rows.
+// words reserves 32-bit words in every slot.
 func (p *Plan) words(n int) int { p.slotW += n; return p.slotW - n }
-func (p *Plan) bytes(n int) int { p.slotB += n; return p.slotB - n }
 
 // param is the offset of node i's parameter called name, -1 if it has none.
 func (p *Plan) param(i int, name string) int {

@@ -63,8 +63,7 @@ type Plan struct {
 	params int // index in back where the GradParams of a split plan begin
 	sum    int // temp offset of the buffer that later addends go through
 	slotF  int // floats of a slot
-	slotW  int // 32-bit words of a slot: dropout bits
-	slotB  int // bytes of a slot: pooling argmax
+	slotW  int // 32-bit words of a slot: dropout bits, pooling positions
 	temp   int // floats
 	scr    int // floats of kernel scratch
 }
@@ -122,7 +121,7 @@ func Compile(g *graph.Graph, first int, cfg Config) (*Plan, error) {
 			p.params = len(p.back)
 		}
 	}
-	p.fuse(bw.Needs)
+	p.fuse()
 	if err := p.placeBuffers(bw); err != nil {
 		return nil, err
 	}
@@ -148,7 +147,7 @@ func (u union) root(v int) int {
 }
 
 // fuse lets a convolution or linear layer apply the ReLU that alone reads it.
-func (p *Plan) fuse(needs []bool) {
+func (p *Plan) fuse() {
 	read := make([]int, p.g.Values())
 	for i := range p.g.Nodes {
 		for _, v := range p.g.Args(i) {
@@ -172,7 +171,6 @@ func (p *Plan) fuse(needs []bool) {
 			r.fused = true
 		}
 	}
-	_ = needs
 }
 
 // placeBuffers decides which values share a buffer, how long each lives, and where.
@@ -369,7 +367,7 @@ func pack(ls []*life) int {
 func (p *Plan) Memory() Memory {
 	m := Memory{
 		Params: 4*(p.Layout.Trainable+p.Layout.Buffers) + 8*p.Layout.Counters,
-		Slot:   4*(p.slotF+p.slotW) + p.slotB,
+		Slot:   4 * (p.slotF + p.slotW),
 		Temp:   4 * p.temp, Scratch: 4 * p.scr,
 	}
 	m.Slots = max(p.cfg.Slots, 1) * m.Slot

@@ -44,7 +44,6 @@ type Schedule struct {
 	update *Item    // an update is due
 	next   *Item    // item that waits for room or for the pipeline to drain
 	slot   int
-	ended  bool
 }
 
 // NewSchedule is the schedule of one stage of a pipeline.

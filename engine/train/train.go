@@ -35,7 +35,7 @@ type Trainer struct {
 	grads       []float32
 	opt         *optim.Optimizer
 	loss        loss.Func
-	x, y        []float32
+	y           []float32
 	rows        []int32
 }
 

@@ -32,7 +32,8 @@ var (
 	// ErrLost: the host fell silent or the connection broke.
 	ErrLost = errors.New("lost the signaling host")
 	// ErrGoodbye: the host ended the session on purpose, such as after the run.
-	ErrGoodbye = errors.New("the host said goodbye")
+	// It is a kind of ErrLost.
+	ErrGoodbye = fmt.Errorf("%w: it said goodbye", ErrLost)
 	// ErrClosed: Close was called.
 	ErrClosed = errors.New("the connection to the signaling host is closed")
 )
