@@ -11,13 +11,15 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"os/exec"
+	osexec "os/exec"
 	"path/filepath"
 	"strings"
 
 	"github.com/ravnest/ravnest/engine/data"
+	"github.com/ravnest/ravnest/engine/exec"
 	"github.com/ravnest/ravnest/engine/safetensors"
 	"github.com/ravnest/ravnest/engine/state"
+	"github.com/ravnest/ravnest/engine/zoo"
 )
 
 //go:embed *.py
@@ -30,13 +32,13 @@ var ErrMissing = errors.New("no python3 with PyTorch here: install python3-torch
 // the system's, which is where distributions install PyTorch.
 func Python(ctx context.Context) (string, error) {
 	if p := os.Getenv("PYTHON"); p != "" {
-		if out, err := exec.CommandContext(ctx, p, "-c", "import torch").CombinedOutput(); err != nil {
+		if out, err := osexec.CommandContext(ctx, p, "-c", "import torch").CombinedOutput(); err != nil {
 			return "", fmt.Errorf("PYTHON=%s cannot import torch: %w: %s", p, err, bytes.TrimSpace(out))
 		}
 		return p, nil
 	}
 	for _, p := range []string{"python3", "/usr/bin/python3"} {
-		if exec.CommandContext(ctx, p, "-c", "import torch").Run() == nil {
+		if osexec.CommandContext(ctx, p, "-c", "import torch").Run() == nil {
 			return p, nil
 		}
 	}
@@ -51,10 +53,10 @@ func Run(ctx context.Context, python string, v any, script string, args ...strin
 		return err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-	if err := write(dir); err != nil {
+	if err := unpack(dir); err != nil {
 		return err
 	}
-	cmd := exec.CommandContext(ctx, python, append([]string{filepath.Join(dir, script)}, args...)...)
+	cmd := osexec.CommandContext(ctx, python, append([]string{filepath.Join(dir, script)}, args...)...)
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	if err := cmd.Run(); err != nil {
@@ -66,7 +68,8 @@ func Run(ctx context.Context, python string, v any, script string, args ...strin
 	return nil
 }
 
-func write(dir string) error {
+// unpack writes the scripts to dir.
+func unpack(dir string) error {
 	names, err := fs.Glob(scripts, "*.py")
 	if err != nil {
 		return err
@@ -145,9 +148,38 @@ func Train(ctx context.Context, python, path string, epochs int, seed uint64, lo
 	return s, err
 }
 
+// WriteAnswers writes what our engine answers to the walkthrough's validation rows with
+// the weights d: logits and out, each [719,10], for Check to compare.
+func WriteAnswers(path string, d state.Dict) error {
+	set, err := data.Digits()
+	if err != nil {
+		return err
+	}
+	g := zoo.CNN()
+	out := g.OutputValue()
+	logits := g.Args(out - len(g.Inputs))[0] // what the softmax reads
+	rows := set.Val.Len()
+	p, err := exec.Compile(g, 0, exec.Config{Rows: rows, Outputs: []int{logits, out}})
+	if err != nil {
+		return err
+	}
+	st := p.Layout.NewState()
+	if err := p.Layout.Import(st, d); err != nil {
+		return err
+	}
+	e := p.New(nil)
+	set.Val.X().Gather(e.Value(0, 0, rows), all(rows))
+	e.Forward(0, exec.Batch{Rows: rows}, st.Params, &st)
+	shape := []int{rows, 10}
+	return write(path, state.Dict{
+		{Name: "logits", Shape: shape, F32: e.Value(0, logits, rows)},
+		{Name: "out", Shape: shape, F32: e.Value(0, out, rows)},
+	})
+}
+
 // WriteDigits writes the walkthrough's data set to a safetensors file that the scripts,
 // and engine/data, read: train_x [1078,1,8,8], train_y [1078] classes, val_x, val_y.
-func WriteDigits(path string) (err error) {
+func WriteDigits(path string) error {
 	set, err := data.Digits()
 	if err != nil {
 		return err
@@ -157,10 +189,7 @@ func WriteDigits(path string) (err error) {
 		name string
 		part data.Part
 	}{{"train", set.Train}, {"val", set.Val}} {
-		rows := make([]int32, p.part.Len())
-		for i := range rows {
-			rows[i] = int32(i)
-		}
+		rows := all(p.part.Len())
 		x := make([]float32, len(rows)*p.part.X().Elems())
 		p.part.X().Gather(x, rows)
 		classes := make([]int32, len(rows))
@@ -172,10 +201,22 @@ func WriteDigits(path string) (err error) {
 		d = append(d, state.Tensor{Name: p.name + "_x", Shape: append([]int{len(rows)}, p.part.InputShape()...), F32: x},
 			state.Tensor{Name: p.name + "_y", Shape: []int{len(rows)}, I64: y})
 	}
+	return write(path, d)
+}
+
+// all are the rows 0 to n-1.
+func all(n int) []int32 {
+	rows := make([]int32, n)
+	for i := range rows {
+		rows[i] = int32(i)
+	}
+	return rows
+}
+
+func write(path string, d state.Dict) error {
 	f, err := os.Create(path)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, f.Close()) }()
-	return safetensors.Write(f, d, nil)
+	return errors.Join(safetensors.Write(f, d, nil), f.Close())
 }
