@@ -300,6 +300,9 @@ func (p *Project) ReadPlan() (*Stored, error) {
 	if err := s.Check(p.Graph); err != nil {
 		return nil, fmt.Errorf("%s: %w: run clusterize again", path, err)
 	}
+	if s.GA == nil {
+		s.GA = &ga.Plan{Model: p.Graph.Name} // only for people to read
+	}
 	for c, cl := range s.Clusters {
 		for _, st := range cl.Stages {
 			if st.Node < 0 || st.Node >= len(s.Nodes) || checkAddress(s.Nodes[st.Node].Address) != nil {
