@@ -1,0 +1,339 @@
+package provider_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"io/fs"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/ravnest/ravnest/engine/data"
+	"github.com/ravnest/ravnest/engine/job"
+	"github.com/ravnest/ravnest/engine/provider"
+	"github.com/ravnest/ravnest/engine/safetensors"
+	"github.com/ravnest/ravnest/engine/transport"
+	"github.com/ravnest/ravnest/engine/transport/mem"
+	"github.com/ravnest/ravnest/engine/zoo"
+	"github.com/ravnest/ravnest/signaling/proto"
+)
+
+// exchange stands for the network: it relays signals by hand and pairs up dialers.
+type exchange struct {
+	mu    sync.Mutex
+	pipes map[string]chan transport.Pipe
+}
+
+// Dial pairs the two sides by what the offering one sends through the host.
+func (x *exchange) Dial(ctx context.Context, offer bool, send func(json.RawMessage) error, recv <-chan json.RawMessage) (transport.Pipe, error) {
+	if offer {
+		a, b := mem.Pair(mem.Faults{}, mem.Faults{})
+		x.mu.Lock()
+		key, err := json.Marshal(len(x.pipes))
+		if err != nil {
+			return nil, err
+		}
+		ch := make(chan transport.Pipe, 1)
+		ch <- b
+		x.pipes[string(key)] = ch
+		x.mu.Unlock()
+		return a, send(key)
+	}
+	select {
+	case key := <-recv:
+		x.mu.Lock()
+		ch := x.pipes[string(key)]
+		x.mu.Unlock()
+		return <-ch, nil
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+}
+
+// fakeHost is one provider's connection to a host that the test plays.
+type fakeHost struct {
+	in, out chan proto.Message
+	blobs   map[string][]byte
+	mu      sync.Mutex
+	saved   [][]byte
+}
+
+func (h *fakeHost) Send(ctx context.Context, m proto.Message) error {
+	if _, err := proto.Encode(m); err != nil {
+		return err
+	}
+	select {
+	case h.out <- m:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+func (h *fakeHost) Recv(ctx context.Context) (proto.Message, error) {
+	select {
+	case m, ok := <-h.in:
+		if !ok {
+			return nil, errGone
+		}
+		return m, nil
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+}
+
+var errGone = errors.New("the host is gone")
+
+func (h *fakeHost) Blob(_ context.Context, r proto.Ref) ([]byte, error) {
+	if b, ok := h.blobs[r.SHA256]; ok {
+		return b, nil
+	}
+	return nil, fs.ErrNotExist
+}
+
+func (h *fakeHost) Upload(_ context.Context, _ string, _ int, b []byte) (proto.Ref, error) {
+	h.mu.Lock()
+	h.saved = append(h.saved, b)
+	h.mu.Unlock()
+	return proto.Ref{SHA256: strings.Repeat("0", 64), Size: int64(len(b))}, nil
+}
+
+// world is a run of the walkthrough over two providers.
+type world struct {
+	hosts   []*fakeHost
+	assigns []*proto.Assign
+}
+
+func newWorld(t *testing.T, change func(*job.Spec)) *world {
+	t.Helper()
+	j := job.Default()
+	j.Epochs, j.Steps, j.Schedule = 1, 5, job.Async
+	if change != nil {
+		change(&j)
+	}
+	g, err := zoo.CNN().JSON()
+	if err != nil {
+		t.Fatal(err)
+	}
+	set, err := data.Digits()
+	if err != nil {
+		t.Fatal(err)
+	}
+	blobs := map[string][]byte{"graph": g}
+	refs := map[string]proto.Ref{}
+	for kind, tab := range map[string]*data.Table{provider.TrainX: set.Train.X(), provider.TrainY: set.Train.Y(), provider.ValX: set.Val.X(), provider.ValY: set.Val.Y()} {
+		b, err := tab.Encode()
+		if err != nil {
+			t.Fatal(err)
+		}
+		blobs[kind], refs[kind] = b, proto.Ref{SHA256: kind, Size: int64(len(b))}
+	}
+	w := &world{}
+	for k := range 2 {
+		w.hosts = append(w.hosts, &fakeHost{in: make(chan proto.Message, 64), out: make(chan proto.Message, 4096), blobs: blobs})
+		plan, err := json.Marshal(provider.Plan{Starts: []int{0, 12}, Train: set.Train.Len(), Val: set.Val.Len()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.assigns = append(w.assigns, &proto.Assign{
+			Run: "r", Stage: k, Stages: 2, Name: "n", Job: j.JSON(), Graph: proto.Ref{SHA256: "graph"}, Data: refs, Plan: plan,
+			Peers: []proto.Peer{{Stage: 1 - k, ID: []string{"p1", "p0"}[k], Name: "other", Class: "fma"}},
+		})
+	}
+	return w
+}
+
+// play runs both providers; on sees every message that a provider sends.
+func (w *world) play(t *testing.T, cfg func(k int, c *provider.Config), on func(k int, m proto.Message)) []error {
+	t.Helper()
+	x := &exchange{pipes: map[string]chan transport.Pipe{}}
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	errs := make([]error, 2)
+	var wg, relay sync.WaitGroup
+	ready := 0
+	var mu sync.Mutex
+	began := time.Now()
+	for k, h := range w.hosts {
+		h.in <- w.assigns[k]
+		wg.Go(func() {
+			c := provider.Config{Host: h, Dialer: x, Once: true, Now: func() time.Duration { return time.Since(began) }, ConnectTimeout: 5 * time.Second}
+			if cfg != nil {
+				cfg(k, &c)
+			}
+			errs[k] = provider.Serve(ctx, c)
+			close(h.out)
+		})
+		relay.Go(func() {
+			for m := range h.out {
+				switch m := m.(type) {
+				case *proto.Signal:
+					w.hosts[1-k].in <- &proto.Signal{Run: m.Run, From: w.assigns[1-k].Peers[0].ID, Body: m.Body}
+				case *proto.Ready:
+					mu.Lock()
+					if ready++; ready == 2 {
+						for _, o := range w.hosts {
+							o.in <- &proto.Start{Run: "r"}
+						}
+					}
+					mu.Unlock()
+				}
+				if on != nil {
+					on(k, m)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	relay.Wait()
+	return errs
+}
+
+// TestRun: two providers train five batches; the leaf reports each loss once, both
+// save, both say they are done.
+func TestRun(t *testing.T) {
+	w := newWorld(t, nil)
+	var mu sync.Mutex
+	var losses, vals, done int
+	var peak [2]int64
+	errs := w.play(t, nil, func(k int, m proto.Message) {
+		mu.Lock()
+		defer mu.Unlock()
+		switch m := m.(type) {
+		case *proto.Progress:
+			for _, l := range m.Losses {
+				if l.Step != int64(losses) {
+					t.Errorf("loss of step %d after %d losses", l.Step, losses)
+				}
+				losses++
+			}
+			vals += len(m.Vals)
+		case *proto.Ready:
+			peak[k] = m.Peak
+		case *proto.Done:
+			done++
+		}
+	})
+	if err := errors.Join(errs...); err != nil {
+		t.Fatal(err)
+	}
+	if losses != 5 || vals != 1 || done != 2 || peak[0] == 0 || peak[1] == 0 {
+		t.Errorf("%d losses, %d validations, %d done, peaks %v", losses, vals, done, peak)
+	}
+	names := 0
+	for _, h := range w.hosts {
+		if len(h.saved) != 1 {
+			t.Fatalf("%d uploads", len(h.saved))
+		}
+		d, _, err := safetensors.Parse(h.saved[0])
+		if err != nil {
+			t.Fatal(err)
+		}
+		names += len(d)
+	}
+	if names != 23 {
+		t.Errorf("the stages saved %d entries, the model has 23", names)
+	}
+}
+
+// TestGracefulStop: what is in flight is finished and saved.
+func TestGracefulStop(t *testing.T) {
+	w := newWorld(t, func(j *job.Spec) { j.Epochs, j.Steps = 10000, 0 })
+	var once sync.Once
+	errs := w.play(t, nil, func(_ int, m proto.Message) {
+		if _, ok := m.(*proto.Progress); ok {
+			once.Do(func() {
+				for _, h := range w.hosts {
+					h.in <- &proto.Stop{Run: "r", Mode: proto.Graceful, Reason: "enough"}
+				}
+			})
+		}
+	})
+	if err := errors.Join(errs...); err != nil {
+		t.Fatal(err)
+	}
+	if len(w.hosts[0].saved) == 0 || len(w.hosts[1].saved) == 0 {
+		t.Error("nothing was saved")
+	}
+}
+
+// TestStopNow and the other ends: every one has its error, and the host is told of
+// those that it cannot know.
+func TestEnds(t *testing.T) {
+	long := func(j *job.Spec) { j.Epochs, j.Steps = 10000, 0 }
+	t.Run("stopped now", func(t *testing.T) {
+		w := newWorld(t, long)
+		var once sync.Once
+		errs := w.play(t, nil, func(_ int, m proto.Message) {
+			if _, ok := m.(*proto.Progress); ok {
+				once.Do(func() {
+					for _, h := range w.hosts {
+						h.in <- &proto.Stop{Run: "r", Mode: proto.Now, Reason: "a provider left"}
+					}
+				})
+			}
+		})
+		for _, err := range errs {
+			if !errors.Is(err, provider.ErrStopped) {
+				t.Errorf("got %v, want ErrStopped", err)
+			}
+		}
+	})
+	t.Run("host gone", func(t *testing.T) {
+		w := newWorld(t, long)
+		var once sync.Once
+		errs := w.play(t, nil, func(_ int, m proto.Message) {
+			if _, ok := m.(*proto.Progress); ok {
+				once.Do(func() {
+					for _, h := range w.hosts {
+						close(h.in)
+					}
+				})
+			}
+		})
+		for _, err := range errs {
+			if !errors.Is(err, errGone) {
+				t.Errorf("got %v, want that the host is gone", err)
+			}
+		}
+	})
+	for name, c := range map[string]struct {
+		spoil func(w *world)
+		cfg   func(k int, c *provider.Config)
+		want  string
+	}{
+		"memory":      {nil, func(_ int, c *provider.Config) { c.RAM = 1000 }, "0.0 MB are offered"},
+		"plan":        {func(w *world) { w.assigns[0].Plan = json.RawMessage(`{"starts":[0],"train":1}`) }, nil, "plan has 1 stages"},
+		"rows":        {func(w *world) { w.assigns[0].Plan = json.RawMessage(`{"starts":[0,12],"train":9,"val":3}`) }, nil, "the plan says"},
+		"job":         {func(w *world) { w.assigns[0].Job = json.RawMessage(`{}`) }, nil, "invalid job"},
+		"cut":         {func(w *world) { w.assigns[0].Plan = json.RawMessage(`{"starts":[0,99],"train":1078,"val":719}`) }, nil, "invalid cut"},
+		"no data":     {func(w *world) { w.assigns[0].Data = nil }, nil, "no train_x"},
+		"nobody else": {func(w *world) { w.assigns[0].Peers = nil }, nil, "no provider for stage 1"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, nil)
+			if c.spoil != nil {
+				c.spoil(w)
+			}
+			failed := ""
+			var mu sync.Mutex
+			errs := w.play(t, func(k int, cfg *provider.Config) {
+				cfg.ConnectTimeout = 300 * time.Millisecond
+				if c.cfg != nil {
+					c.cfg(k, cfg)
+				}
+			}, func(k int, m proto.Message) {
+				if f, ok := m.(*proto.Failed); ok && k == 0 {
+					mu.Lock()
+					failed = f.Error
+					mu.Unlock()
+				}
+			})
+			if errs[0] == nil || !strings.Contains(errs[0].Error(), c.want) || !strings.Contains(failed, c.want) {
+				t.Errorf("got %v and told the host %q, want %q", errs[0], failed, c.want)
+			}
+		})
+	}
+}
