@@ -55,6 +55,7 @@ func (x *exchange) Dial(ctx context.Context, offer bool, send func(json.RawMessa
 // fakeHost is one provider's connection to a host that the test plays.
 type fakeHost struct {
 	in, out chan proto.Message
+	gone    chan struct{} // closed when the host goes away
 	blobs   map[string][]byte
 	mu      sync.Mutex
 	saved   [][]byte
@@ -74,11 +75,10 @@ func (h *fakeHost) Send(ctx context.Context, m proto.Message) error {
 
 func (h *fakeHost) Recv(ctx context.Context) (proto.Message, error) {
 	select {
-	case m, ok := <-h.in:
-		if !ok {
-			return nil, errGone
-		}
+	case m := <-h.in:
 		return m, nil
+	case <-h.gone:
+		return nil, errGone
 	case <-ctx.Done():
 		return nil, context.Cause(ctx)
 	}
@@ -132,7 +132,7 @@ func newWorld(t *testing.T, change func(*job.Spec)) *world {
 	}
 	w := &world{}
 	for k := range 2 {
-		w.hosts = append(w.hosts, &fakeHost{in: make(chan proto.Message, 64), out: make(chan proto.Message, 4096), blobs: blobs})
+		w.hosts = append(w.hosts, &fakeHost{in: make(chan proto.Message, 64), out: make(chan proto.Message, 4096), gone: make(chan struct{}), blobs: blobs})
 		plan, err := json.Marshal(provider.Plan{Starts: []int{0, 12}, Train: set.Train.Len(), Val: set.Val.Len()})
 		if err != nil {
 			t.Fatal(err)
@@ -288,7 +288,7 @@ func TestEnds(t *testing.T) {
 			if _, ok := m.(*proto.Progress); ok {
 				once.Do(func() {
 					for _, h := range w.hosts {
-						close(h.in)
+						close(h.gone)
 					}
 				})
 			}
