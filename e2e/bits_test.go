@@ -1,0 +1,79 @@
+// The same job gives the same bits on every path, and the other schedule and codecs learn.
+
+package e2e
+
+import (
+	"bytes"
+	"fmt"
+	"path/filepath"
+	"testing"
+)
+
+// TestBits: sync with fp32 over any number of providers and threads is the run of one
+// process, twice in a row.
+func TestBits(t *testing.T) {
+	s := newScene(t)
+	tmp := t.TempDir()
+	files := []string{"losses.txt", "val_accuracies.txt", "trained/trained_state_dict.safetensors", "trained/trained_state_dict.pt"}
+	want := map[string][]byte{}
+	same := func(dir, what string) {
+		t.Helper()
+		for _, f := range files {
+			got := read(t, dir, f)
+			if want[f] == nil {
+				want[f] = got
+			}
+			if !bytes.Equal(got, want[f]) {
+				t.Errorf("%s: %s is not that of one process with one thread", what, f)
+			}
+		}
+	}
+	local := filepath.Join(tmp, "local")
+	s.ok("ravnest", "init", "--schedule", "sync", "--wire", "fp32", "--epochs", "2", local)
+	for _, threads := range []string{"1", "2", "1"} {
+		s.ok("ravnest", "train", "--local", "--threads", threads, local)
+		same(local, "train --local --threads "+threads)
+	}
+	for _, n := range []int{1, 2, 3, 5} {
+		for threads := 1; threads <= 3; threads++ {
+			dir := filepath.Join(tmp, fmt.Sprintf("%d-%d", n, threads))
+			for run := range 2 {
+				sum := s.demo("--schedule", "sync", "--wire", "fp32", "--epochs", "2", "--providers", fmt.Sprint(n), "--threads", fmt.Sprint(threads), "--dir", dir)
+				what := fmt.Sprintf("%d providers, %d threads, run %d", n, threads, run+1)
+				if same(dir, what); len(sum.Cuts) != n || len(sum.PeakRSS) != n {
+					t.Errorf("%s: stages from %v, memory of %v", what, sum.Cuts, sum.PeakRSS)
+				}
+			}
+		}
+	}
+	// Micro-batches change the sums, but not from path to path.
+	clear(want)
+	s.ok("ravnest", "train", "--local", "--micro-batches", "4", local)
+	same(local, "train --local --micro-batches 4")
+	dir := filepath.Join(tmp, "micro")
+	s.demo("--epochs", "2", "--micro-batches", "4", "--dir", dir)
+	same(dir, "3 providers, 4 micro-batches")
+}
+
+// TestLearns: async, and every codec under both schedules, learn. (Whether they reach the
+// last percent is TestLearning's question.)
+func TestLearns(t *testing.T) {
+	s := newScene(t)
+	tmp := t.TempDir()
+	lossless := 0.0
+	for _, schedule := range []string{"sync", "async"} {
+		for _, wire := range []string{"fp32", "int8", "fp16", "bf16"} {
+			sum := s.demo("--schedule", schedule, "--wire", wire, "--epochs", "10", "--dir", filepath.Join(tmp, schedule+wire))
+			t.Logf("%-5s %s: %.2f %%, %.0f samples/s, %.1f kB a batch", schedule, wire, sum.ValAccuracy, sum.SamplesPerS, sum.WireBytes/1e3)
+			// One process has 93.3 % after 10 epochs; chance is 10 %.
+			if sum.ValAccuracy < 85 {
+				t.Errorf("%s over %s: %.2f %% after 10 epochs, want 85", schedule, wire, sum.ValAccuracy)
+			}
+			if wire == "fp32" {
+				lossless = sum.WireBytes
+			} else if sum.WireBytes > 0.8*lossless {
+				t.Errorf("%s over %s sends %.0f bytes a batch, fp32 %.0f", schedule, wire, sum.WireBytes, lossless)
+			}
+		}
+	}
+}
