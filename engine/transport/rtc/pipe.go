@@ -12,9 +12,8 @@ import (
 	"sync"
 	"time"
 
-	"github.com/pion/dtls/v3"
-	"github.com/pion/ice/v4"
-	"github.com/pion/sctp"
+	"github.com/pion/datachannel"
+	"github.com/pion/webrtc/v4"
 	"github.com/ravnest/ravnest/engine/transport"
 	"github.com/ravnest/ravnest/engine/wire"
 )
@@ -28,13 +27,12 @@ const (
 
 // pipe implements transport.Pipe.
 type pipe struct {
-	e      *Endpoint
-	agent  *ice.Agent
-	dtls   *dtls.Conn
-	assoc  *sctp.Association
-	stream *sctp.Stream
-	low    chan struct{} // the queue has drained to the low mark
-	buf    []byte
+	e   *Endpoint
+	pc  *webrtc.PeerConnection
+	d   *webrtc.DataChannel
+	raw datachannel.ReadWriteCloserDeadliner
+	low chan struct{} // the queue has drained to the low mark
+	buf []byte
 
 	// The context that Recv watches: registering it once, and not for every frame,
 	// keeps Recv free of allocations.
@@ -49,18 +47,17 @@ type pipe struct {
 	down sync.Once
 }
 
-func (p *pipe) open(s *sctp.Stream) {
+func (p *pipe) open(d *webrtc.DataChannel, raw datachannel.ReadWriteCloserDeadliner) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	s.SetReliabilityParams(false, sctp.ReliabilityTypeReliable, 0)
-	s.SetBufferedAmountLowThreshold(lowWater)
-	s.OnBufferedAmountLow(func() {
+	d.SetBufferedAmountLowThreshold(lowWater)
+	d.OnBufferedAmountLow(func() {
 		select {
 		case p.low <- struct{}{}:
 		default:
 		}
 	})
-	p.stream = s
+	p.d, p.raw = d, raw
 	if p.reason != nil {
 		p.interrupt()
 	}
@@ -75,13 +72,13 @@ func (p *pipe) end(err error) {
 	}
 	p.reason = err
 	close(p.gone)
-	if p.stream != nil {
+	if p.raw != nil {
 		p.interrupt()
 	}
 }
 
 // interrupt makes a waiting Recv return.
-func (p *pipe) interrupt() { _ = p.stream.SetReadDeadline(time.Unix(1, 0)) }
+func (p *pipe) interrupt() { _ = p.raw.SetReadDeadline(time.Unix(1, 0)) }
 
 // over is the reason of the end, nil before it.
 func (p *pipe) over() error {
@@ -102,7 +99,7 @@ func (p *pipe) Send(ctx context.Context, frame []byte) error {
 		if err := ctx.Err(); err != nil {
 			return context.Cause(ctx)
 		}
-		if p.stream.BufferedAmount() <= highWater {
+		if p.d.BufferedAmount() <= highWater {
 			break
 		}
 		select {
@@ -111,7 +108,7 @@ func (p *pipe) Send(ctx context.Context, frame []byte) error {
 		case <-p.gone:
 		}
 	}
-	if _, err := p.stream.WriteSCTP(frame, sctp.PayloadTypeWebRTCBinary); err != nil {
+	if _, err := p.raw.Write(frame); err != nil {
 		p.end(fmt.Errorf("%w: %w", transport.ErrPeerGone, err))
 		return p.over()
 	}
@@ -124,12 +121,12 @@ func (p *pipe) Recv(ctx context.Context) ([]byte, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, context.Cause(ctx)
 	}
-	n, ppi, err := p.stream.ReadSCTP(p.buf)
+	n, text, err := p.raw.ReadDataChannel(p.buf)
 	switch {
-	case err == nil && ppi == sctp.PayloadTypeWebRTCBinary && n <= wire.MaxFrame:
+	case err == nil && !text && n <= wire.MaxFrame:
 		return p.buf[:n], nil
 	case err == nil || errors.Is(err, io.ErrShortBuffer):
-		p.end(fmt.Errorf("%w: the peer sent a message that is no frame (kind %d, %d bytes)", wire.ErrProtocol, ppi, n))
+		p.end(fmt.Errorf("%w: the peer sent a message that is no frame (text %v, %d bytes)", wire.ErrProtocol, text, n))
 		return nil, p.over()
 	}
 	if over := p.over(); over != nil {
@@ -149,7 +146,7 @@ func (p *pipe) watch(ctx context.Context) {
 	}
 	if p.unwatch != nil && !p.unwatch() {
 		<-p.fired // it is about to interrupt: let it, then undo it
-		_ = p.stream.SetReadDeadline(time.Time{})
+		_ = p.raw.SetReadDeadline(time.Time{})
 		if p.over() != nil {
 			p.interrupt()
 		}
@@ -168,8 +165,8 @@ func (p *pipe) watch(ctx context.Context) {
 func (p *pipe) Close() error {
 	late := time.NewTimer(linger)
 	defer late.Stop()
-	p.stream.SetBufferedAmountLowThreshold(0)
-	for p.over() == nil && p.stream.BufferedAmount() > 0 {
+	p.d.SetBufferedAmountLowThreshold(0)
+	for p.over() == nil && p.d.BufferedAmount() > 0 {
 		select {
 		case <-p.low:
 			continue
@@ -187,16 +184,10 @@ func (p *pipe) Close() error {
 func (p *pipe) tearDown() {
 	p.down.Do(func() {
 		p.end(transport.ErrClosed)
-		if p.assoc != nil {
-			p.assoc.Abort("closed")
+		if p.raw != nil {
+			_ = p.raw.Close()
 		}
-		if p.dtls != nil {
-			_ = p.dtls.Close()
-		}
-		if p.assoc != nil {
-			_ = p.assoc.Close()
-		}
-		_ = p.agent.GracefulClose()
+		_ = p.pc.GracefulClose()
 		p.e.forget(p)
 	})
 }
