@@ -26,7 +26,7 @@ import (
 var version = "dev"
 
 // errInterrupted makes the exit code that shells use for Ctrl-C.
-var errInterrupted = errors.New("interrupted: what was trained is saved")
+var errInterrupted = errors.New("interrupted")
 
 func main() {
 	ctx, stop := native.Shutdown(context.Background())
@@ -191,7 +191,10 @@ func summary(c *cli.Context, s host.Summary) error {
 		}
 	})
 	if err == nil && s.Interrupted {
-		err = errInterrupted
+		err = fmt.Errorf("%w: what was trained is saved", errInterrupted)
+		if !s.Saved {
+			err = fmt.Errorf("%w before anything was trained", errInterrupted)
+		}
 	}
 	return err
 }

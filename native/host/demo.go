@@ -115,6 +115,9 @@ func Demo(ctx context.Context, p *project.Project, ln net.Listener, opt DemoOpti
 		kill()
 		<-gone
 	}
+	if !sum.Saved {
+		return sum, nil // stopped before anything was; older results are as they were
+	}
 	files, err := Fuse(p, 0)
 	if err != nil {
 		return sum, err

@@ -19,6 +19,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/ravnest/ravnest/engine/planner"
@@ -85,7 +86,9 @@ type run struct {
 	joined time.Time
 	first  time.Time
 	store  *store.Dir
-	fail   error           // of keeping what came
+	fail   error      // of keeping what came
+	mu     sync.Mutex // of place, which the server calls from a goroutine of its own
+	over   bool
 	done   map[string]bool // providers that have finished
 }
 
@@ -152,11 +155,6 @@ func Serve(ctx context.Context, p *project.Project, opt Options) (Summary, error
 		r.data[kind] = bl.add(b)
 	}
 	job.Blobs = bl
-	if n, err := p.MoveAside(); err != nil {
-		return Summary{}, err
-	} else if n > 0 {
-		opt.say("the older run's results are in %s", filepath.Join(p.Dir, project.OldDir, fmt.Sprint(n)))
-	}
 	if err := os.MkdirAll(filepath.Join(p.Dir, storeDir), 0o755); err != nil {
 		return Summary{}, fmt.Errorf("making the store: %w", err)
 	}
@@ -167,9 +165,7 @@ func Serve(ctx context.Context, p *project.Project, opt Options) (Summary, error
 	defer osfs.Close()
 	r.store = store.NewDir(osfs)
 	defer r.store.Close()
-	if r.rec, err = newRecord(p, "serve", opt.Err, opt.TTY); err != nil {
-		return Summary{}, err
-	}
+	r.rec = newRecord(p, "serve", opt.Output)
 	sum, err := r.serve(ctx, job)
 	if cerr := r.rec.close(); err == nil {
 		err = cerr
@@ -207,6 +203,9 @@ func (r *run) serve(ctx context.Context, job server.Job) (Summary, error) {
 	}()
 	res, err := srv.Run(context.WithoutCancel(ctx), job, r.event)
 	close(ended)
+	r.mu.Lock()
+	r.over = true
+	r.mu.Unlock()
 	r.rec.clear()
 	sum := r.rec.summary()
 	sum.Interrupted = res.Interrupted
@@ -224,9 +223,13 @@ func (r *run) serve(ctx context.Context, job server.Job) (Summary, error) {
 		sum.FirstStepS = r.first.Sub(from).Seconds()
 	}
 	if res.Checkpoint != nil && r.plan != nil {
+		sum.Saved = true
 		for _, s := range res.Checkpoint.Stages {
 			sum.Files = append(sum.Files, filepath.Join(r.p.Dir, r.plan.StageDir(s.Cluster, s.Stage), project.WeightsFile))
 		}
+	}
+	if errors.Is(err, server.ErrStopped) && ctx.Err() != nil {
+		err, sum.Interrupted = nil, true // before the start; a run that goes on ends well
 	}
 	if err == nil {
 		err = r.fail
@@ -237,6 +240,11 @@ func (r *run) serve(ctx context.Context, job server.Job) (Summary, error) {
 // place is the server's planner: the stored plan by names, or a plan from the
 // members' benchmarks.
 func (r *run) place(_ context.Context, pool []server.Member) ([]server.Assignment, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.over {
+		return nil, server.ErrStopped
+	}
 	if r.opt.Providers > 0 {
 		if err := r.planPool(pool); err != nil {
 			return nil, err
@@ -262,7 +270,7 @@ func (r *run) place(_ context.Context, pool []server.Member) ([]server.Assignmen
 		}
 		as = append(as, server.Assignment{MemberID: m.ID, Stage: k, Stages: len(cl.Stages), Graph: r.graph, Data: r.data, Plan: raw})
 	}
-	return as, nil
+	return as, r.rec.open()
 }
 
 // planPool plans by what the members measured and writes the plan to the project.
@@ -285,6 +293,10 @@ func (r *run) planPool(pool []server.Member) error {
 	}
 	plan, err := planner.Make(r.p.Job, r.p.Graph, gn, options(len(pool), 1), r.p.Job.Seed)
 	if err != nil {
+		return err
+	}
+	// The older run's weights lie where its plan put them.
+	if err := r.rec.open(); err != nil {
 		return err
 	}
 	if err := r.p.WritePlan(nodes, plan); err != nil {

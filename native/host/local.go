@@ -6,7 +6,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"path/filepath"
 	"time"
 
 	"github.com/ravnest/ravnest/engine/data"
@@ -67,11 +66,6 @@ func (o localObserver) Keep(s stage.Saved) error {
 // TrainLocal trains the project's job in this process. When ctx is cancelled it stops
 // before the next update and keeps the state.
 func TrainLocal(ctx context.Context, p *project.Project, threads int, out Output) (Summary, error) {
-	if n, err := p.MoveAside(); err != nil {
-		return Summary{}, err
-	} else if n > 0 {
-		out.say("the older run's results are in %s", filepath.Join(p.Dir, project.OldDir, fmt.Sprint(n)))
-	}
 	team := kernel.NewTeam(threads)
 	defer team.Close()
 	begin := time.Now()
@@ -79,8 +73,8 @@ func TrainLocal(ctx context.Context, p *project.Project, threads int, out Output
 	if err != nil {
 		return Summary{}, err
 	}
-	r, err := newRecord(p, "train", out.Err, out.TTY)
-	if err != nil {
+	r := newRecord(p, "train", out)
+	if err := r.open(); err != nil {
 		return Summary{}, err
 	}
 	r.begin(time.Now())
@@ -93,7 +87,7 @@ func TrainLocal(ctx context.Context, p *project.Project, threads int, out Output
 		return Summary{}, err
 	}
 	s := r.summary()
-	s.Interrupted = ctx.Err() != nil
+	s.Interrupted, s.Saved = ctx.Err() != nil, true
 	s.FirstStepS = r.started.Sub(begin).Seconds()
 	if rss, err := native.PeakRSS(); err == nil {
 		s.PeakRSS = []int64{rss}

@@ -7,7 +7,6 @@ import (
 	"bufio"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -37,6 +36,7 @@ type Summary struct {
 	Cuts        []string `json:"cuts,omitempty"`       // first node of each stage
 	Files       []string `json:"files"`
 	Interrupted bool     `json:"interrupted"`
+	Saved       bool     `json:"-"` // weights are there
 }
 
 // record keeps the files of a run and its running figures.
@@ -44,43 +44,61 @@ type record struct {
 	p            *project.Project
 	files        [2]*os.File
 	losses, vals *bufio.Writer
-	out          io.Writer // progress; nil: silent
-	tty          bool
-	sum          Summary
-	batches      int // of an epoch
-	total        int64
-	started      time.Time
-	ended        time.Time
-	printed      time.Time
-	wire         map[int]int64
-	busy         map[int]float64
-	rss          map[int]int64
-	roles        []string
-	lastEpoch    int
-	dirty        bool
+	Output
+	opened    bool
+	sum       Summary
+	batches   int // of an epoch
+	total     int64
+	started   time.Time
+	ended     time.Time
+	printed   time.Time
+	wire      map[int]int64
+	busy      map[int]float64
+	rss       map[int]int64
+	roles     []string
+	lastEpoch int
+	dirty     bool
 }
 
-func newRecord(p *project.Project, command string, out io.Writer, tty bool) (*record, error) {
+func newRecord(p *project.Project, command string, out Output) *record {
 	j := p.Job
-	r := &record{
-		p: p, out: out, tty: tty, batches: j.Batches(p.Data.Train.Len()), total: int64(j.Total(p.Data.Train.Len())),
+	return &record{
+		p: p, Output: out, batches: j.Batches(p.Data.Train.Len()), total: int64(j.Total(p.Data.Train.Len())),
 		wire: map[int]int64{}, busy: map[int]float64{}, rss: map[int]int64{}, lastEpoch: -1,
 		sum: Summary{Command: command, Schedule: j.Schedule, Wire: j.Wire, Seed: j.Seed, Epochs: j.Epochs, ValAccuracy: -1, BestVal: -1},
 	}
+}
+
+// open moves an older run's results aside and begins the files of this one. Until it is
+// called, which is when nothing but training itself can fail, older results stay where
+// they are. Further calls do nothing.
+func (r *record) open() error {
+	if r.opened {
+		return nil
+	}
+	if n, err := r.p.MoveAside(); err != nil {
+		return err
+	} else if n > 0 {
+		r.say("the older run's results are in %s", filepath.Join(r.p.Dir, project.OldDir, fmt.Sprint(n)))
+	}
 	for i, name := range []string{project.LossesFile, project.ValsFile} {
-		f, err := os.Create(filepath.Join(p.Dir, name))
+		f, err := os.Create(filepath.Join(r.p.Dir, name))
 		if err != nil {
-			return nil, fmt.Errorf("opening %s: %w", name, err)
+			return fmt.Errorf("opening %s: %w", name, err)
 		}
 		r.files[i] = f
 	}
 	r.losses, r.vals = bufio.NewWriter(r.files[0]), bufio.NewWriter(r.files[1])
-	return r, nil
+	r.opened = true
+	return nil
 }
 
 // close flushes the files.
 func (r *record) close() error {
 	r.clear()
+	if !r.opened {
+		return nil
+	}
 	errs := []error{r.flush()}
 	for _, f := range r.files {
 		errs = append(errs, f.Close())
@@ -111,7 +129,7 @@ func (r *record) val(now time.Time, epoch int, correct, total int64) {
 	fmt.Fprintf(r.vals, "%.4f\n", acc)
 	r.ended = now
 	r.sum.ValAccuracy, r.sum.BestVal = acc, max(r.sum.BestVal, acc)
-	if !r.tty {
+	if !r.TTY {
 		every := max(r.p.Job.Epochs/20, 1)
 		if (epoch+1)%every == 0 || epoch+1 == r.p.Job.Epochs {
 			r.print(now)
@@ -121,28 +139,28 @@ func (r *record) val(now time.Time, epoch int, correct, total int64) {
 
 // tick draws the progress line, at most four times a second.
 func (r *record) tick(now time.Time) {
-	if r.tty && now.Sub(r.printed) >= 250*time.Millisecond {
+	if r.TTY && now.Sub(r.printed) >= 250*time.Millisecond {
 		r.print(now)
 	}
 }
 
 func (r *record) print(now time.Time) {
-	if r.out == nil || !r.dirty {
+	if r.Err == nil || !r.dirty {
 		return
 	}
 	r.printed = now
 	line := r.line(now)
-	if r.tty {
-		fmt.Fprintf(r.out, "\r\x1b[K%s", line)
+	if r.TTY {
+		fmt.Fprintf(r.Err, "\r\x1b[K%s", line)
 		return
 	}
-	fmt.Fprintln(r.out, line)
+	fmt.Fprintln(r.Err, line)
 }
 
 // clear ends a drawn line before something else is written.
 func (r *record) clear() {
-	if r.out != nil && r.tty && !r.printed.IsZero() {
-		fmt.Fprintln(r.out)
+	if r.Err != nil && r.TTY && !r.printed.IsZero() {
+		fmt.Fprintln(r.Err)
 		r.printed = time.Time{}
 	}
 }
@@ -184,6 +202,9 @@ func (r *record) summary() Summary {
 	}
 	for k := range len(r.rss) {
 		s.PeakRSS = append(s.PeakRSS, r.rss[k])
+	}
+	if !r.opened {
+		return s
 	}
 	s.Files = append(s.Files, filepath.Join(r.p.Dir, project.LossesFile), filepath.Join(r.p.Dir, project.ValsFile))
 	return s
