@@ -1,0 +1,300 @@
+// Ways in which a run ends before its end: Ctrl-C, a provider that is killed, a disk
+// that is full.
+
+package e2e
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// endless is more epochs than a test waits for.
+const endless = "1000000"
+
+// TestInterrupt: Ctrl-C in the middle of a demo saves, fuses and leaves, and the next run
+// moves what it left aside.
+func TestInterrupt(t *testing.T) {
+	posix(t)
+	for _, schedule := range []string{"sync", "async"} {
+		t.Run(schedule, func(t *testing.T) {
+			s := newScene(t)
+			dir := filepath.Join(t.TempDir(), "job")
+			p := s.start("ravnest", "demo", "--json", "--schedule", schedule, "--epochs", endless, "--dir", dir)
+			eventually(t, "some losses in losses.txt", limit, func() bool { return size(dir, "losses.txt") > 400 })
+			if n := len(running(s.mark)); runtime.GOOS == "linux" && n != 4 {
+				t.Errorf("%d processes in the middle of a demo with 3 providers, want 4", n)
+			}
+			begin := time.Now()
+			p.interrupt()
+			if code := p.wait(10 * time.Second); code != 130 {
+				t.Errorf("code %d, want 130", code)
+			}
+			t.Logf("left %.2f s after Ctrl-C", time.Since(begin).Seconds())
+			s.alone()
+			if !strings.Contains(p.err.String(), "what was trained is saved") {
+				t.Errorf("stderr does not say that it is saved:\n%s", tail(p.err.String()))
+			}
+			sum := parse[summary](t, p.out.String())
+			if !sum.Interrupted || sum.Steps < 17 {
+				t.Errorf("the result of an interrupted run: %+v", sum)
+			}
+			checkLosses(t, dir, int(sum.Steps))
+			s.ok("ravnest", "eval", dir)
+			was := results(t, dir)
+			if n := len(was); n != 7 {
+				t.Errorf("%d files of results, want losses, accuracies, two fused and three stages", n)
+			}
+			s.ok("ravnest", "fuse", dir)
+			kept(t, was, dir) // fusing again gives the same
+
+			s.demo("--epochs", "1", "--dir", dir)
+			kept(t, was, filepath.Join(dir, "previous/1"))
+			checkLosses(t, dir, 17)
+			s.demo("--epochs", "1", "--dir", dir)
+			kept(t, was, filepath.Join(dir, "previous/1"))
+			checkLosses(t, filepath.Join(dir, "previous/2"), 17)
+		})
+	}
+}
+
+// TestInterruptEarly: Ctrl-C before training has begun leaves older results in place.
+func TestInterruptEarly(t *testing.T) {
+	posix(t)
+	s := newScene(t)
+	dir := filepath.Join(t.TempDir(), "job")
+	s.demo("--epochs", "1", "--dir", dir)
+	was := results(t, dir)
+	p := s.start("ravnest", "demo", "--dir", dir)
+	p.says("starting 3 providers", limit)
+	p.interrupt()
+	if code := p.wait(10 * time.Second); code != 130 {
+		t.Errorf("demo: code %d, want 130", code)
+	}
+	s.alone()
+	kept(t, was, dir)
+
+	s.ok("ravnest", "clusterize", dir)
+	p, url := s.serve(dir)
+	q := s.start("ravnest-provider", "--join", url, "--name", "node_1")
+	p.says("node_1 joined", limit)
+	p.interrupt()
+	if code := p.wait(10 * time.Second); code != 130 {
+		t.Errorf("serve: code %d, want 130", code)
+	}
+	if code := q.wait(10 * time.Second); code != 0 {
+		t.Errorf("a provider that was told goodbye: code %d, want 0", code)
+	}
+	kept(t, was, dir)
+}
+
+// TestInterruptLocal: the same for one process.
+func TestInterruptLocal(t *testing.T) {
+	posix(t)
+	s := newScene(t)
+	dir := filepath.Join(t.TempDir(), "job")
+	s.ok("ravnest", "init", "--epochs", endless, dir)
+	p := s.start("ravnest", "train", "--local", "--json", dir)
+	eventually(t, "some losses in losses.txt", limit, func() bool { return size(dir, "losses.txt") > 400 })
+	p.interrupt()
+	if code := p.wait(10 * time.Second); code != 130 {
+		t.Errorf("code %d, want 130", code)
+	}
+	checkLosses(t, dir, int(parse[summary](t, p.out.String()).Steps))
+	s.ok("ravnest", "eval", dir)
+}
+
+// TestProviderLeaves: a provider that is asked to leave exits with 130; the run then says
+// who left.
+func TestProviderLeaves(t *testing.T) {
+	posix(t)
+	s := newScene(t)
+	dir := filepath.Join(t.TempDir(), "job")
+	host, ps := s.running(dir)
+	ps[2].interrupt()
+	host.failed(6*time.Second, "a provider left: node_2")
+	if code := ps[2].wait(6 * time.Second); code != 130 {
+		t.Errorf("the provider that left: code %d, want 130", code)
+	}
+	for k := range 2 {
+		ps[k].wait(6 * time.Second)
+	}
+}
+
+// running starts an endless serve with three providers that saves every epoch, and waits
+// until it has saved.
+func (s *scene) running(dir string) (host *proc, ps []*proc) {
+	s.Helper()
+	s.ok("ravnest", "init", "--epochs", endless, dir)
+	edit(s, filepath.Join(dir, "job.json"), `"save_every": 10`, `"save_every": 1`)
+	s.ok("ravnest", "clusterize", dir)
+	host, url := s.serve(dir)
+	for k := range 3 {
+		ps = append(ps, s.start("ravnest-provider", "--join", url, "--name", fmt.Sprintf("node_%d", k)))
+	}
+	host.says("training", limit)
+	for k := range 3 {
+		eventually(s, "a saved stage", limit, func() bool {
+			return size(dir, fmt.Sprintf("node_data/cluster_0/0.0.0.0:%d/weights.safetensors", 8080+k)) > 0
+		})
+	}
+	return host, ps
+}
+
+func size(dir, name string) int64 {
+	fi, err := os.Stat(filepath.Join(dir, name))
+	if err != nil {
+		return 0
+	}
+	return fi.Size()
+}
+
+// TestKilled: a provider killed in mid-epoch ends the run within seconds; what was saved
+// is kept and can be fused.
+func TestKilled(t *testing.T) {
+	posix(t)
+	for k, role := range []string{"root", "stem", "leaf"} {
+		t.Run(role, func(t *testing.T) {
+			s := newScene(t)
+			dir := filepath.Join(t.TempDir(), "job")
+			host, ps := s.running(dir)
+			begin := time.Now()
+			if err := ps[k].cmd.Process.Kill(); err != nil {
+				t.Fatal(err)
+			}
+			host.failed(6*time.Second, fmt.Sprintf(`a provider left: node_%d \(cluster 0, stage %d\)`, k, k), `the last saved state \(step \d+, epoch \d+\) is kept`)
+			t.Logf("the host ended %.2f s after the kill", time.Since(begin).Seconds())
+			for i, p := range ps {
+				if code := p.wait(6 * time.Second); i != k && code == 0 {
+					t.Errorf("provider %d of a run that broke: code 0", i)
+				}
+			}
+			s.alone()
+			s.ok("ravnest", "fuse", dir)
+			s.ok("ravnest", "eval", dir)
+		})
+	}
+}
+
+// TestFrozen: one that is silent without being gone is given up by its heartbeat.
+func TestFrozen(t *testing.T) {
+	posix(t)
+	s := newScene(t)
+	host, ps := s.running(filepath.Join(t.TempDir(), "job"))
+	begin := time.Now()
+	if err := ps[1].cmd.Process.Signal(syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	// Its neighbours may notice before the host does: then they name its stage.
+	host.failed(8*time.Second, "a provider left: node_1|stage 1: the peer is gone", "is kept")
+	t.Logf("the host ended %.2f s after the provider froze", time.Since(begin).Seconds())
+	for _, k := range []int{0, 2} {
+		ps[k].wait(6 * time.Second)
+	}
+	if err := ps[1].cmd.Process.Signal(syscall.SIGCONT); err != nil {
+		t.Fatal(err)
+	}
+	if code := ps[1].wait(10 * time.Second); code != 1 {
+		t.Errorf("the provider that woke up without a host: code %d, want 1", code)
+	}
+}
+
+// TestHostKilled: providers do not outlive a host that is gone.
+func TestHostKilled(t *testing.T) {
+	posix(t)
+	s := newScene(t)
+	host, ps := s.running(filepath.Join(t.TempDir(), "job"))
+	if err := host.cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	for i, p := range ps {
+		if code := p.wait(10 * time.Second); code != 1 {
+			t.Errorf("provider %d: code %d, want 1", i, code)
+		}
+	}
+}
+
+// TestFullDisk: the disk fills up at a save. Older results stay, the error says what
+// could not be written and why, nothing is left running.
+func TestFullDisk(t *testing.T) {
+	posix(t)
+	commands := [][]string{
+		{"demo", "--epochs", "2", "--dir"},
+		{"train", "--local", "--epochs", "2"},
+	}
+	// A limit on the size of files acts as a full disk, and works everywhere. The largest
+	// stage is between 24 and 64 KiB, the fused file above.
+	t.Run("limit", func(t *testing.T) {
+		for _, c := range commands {
+			s := newScene(t)
+			dir, was := trained(s, filepath.Join(t.TempDir(), "job"))
+			p := s.begin(exec.Command("bash", append([]string{"-c", `ulimit -f 24 && exec "$@"`, "-", filepath.Join(bin, "ravnest")}, append(c, dir)...)...))
+			p.failed(limit, "file too large")
+			aside(t, was, dir)
+		}
+	})
+	// Where we may, a file system that is full indeed. Inside a container we may not; there
+	// the limit above stands for it.
+	t.Run("tmpfs", func(t *testing.T) {
+		s := newScene(t)
+		mnt := t.TempDir()
+		if out, err := exec.Command("mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", mnt).CombinedOutput(); err != nil {
+			t.Logf("not allowed to mount a small file system (%v: %s): only the limit was tested", err, bytes.TrimSpace(out))
+			return
+		}
+		defer func() {
+			if err := exec.Command("umount", mnt).Run(); err != nil {
+				t.Error(err)
+			}
+		}()
+		for i, c := range commands {
+			dir, was := trained(s, filepath.Join(mnt, fmt.Sprint(i)))
+			fill(t, mnt, 32<<10)
+			p := s.start("ravnest", append(c, dir)...)
+			p.failed(limit, "no space left on device")
+			aside(t, was, dir)
+			if err := os.Remove(filepath.Join(mnt, "ballast")); err != nil {
+				t.Fatal(err)
+			}
+			// With room again the job runs.
+			s.ok("ravnest", append(c, dir)...)
+			s.ok("ravnest", "eval", dir)
+		}
+	})
+}
+
+// trained makes a job with results.
+func trained(s *scene, dir string) (string, map[string]string) {
+	s.Helper()
+	s.demo("--epochs", "1", "--dir", dir)
+	return dir, results(s, dir)
+}
+
+// aside: older results are in place, or all in previous/1.
+func aside(t *testing.T, was map[string]string, dir string) {
+	t.Helper()
+	if _, err := os.Stat(filepath.Join(dir, "previous/1")); err == nil {
+		dir = filepath.Join(dir, "previous/1")
+	}
+	kept(t, was, dir)
+}
+
+// fill leaves so many bytes of a file system.
+func fill(t *testing.T, mnt string, room uint64) {
+	t.Helper()
+	var st syscall.Statfs_t
+	if err := syscall.Statfs(mnt, &st); err != nil {
+		t.Fatal(err)
+	}
+	n := st.Bavail*uint64(st.Bsize) - room
+	if err := os.WriteFile(filepath.Join(mnt, "ballast"), make([]byte, n), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
