@@ -9,11 +9,12 @@ import (
 	"fmt"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/ravnest/ravnest/engine/wire"
 )
 
-// Errors that end a link.
+// Errors that end a link. What a peer sent against the rules is a wire.ErrProtocol.
 var (
 	// ErrClosed is returned after Close.
 	ErrClosed = errors.New("the link is closed")
@@ -21,22 +22,36 @@ var (
 	ErrPeerGone = errors.New("the peer is gone")
 )
 
-// Pipe is an ordered, reliable channel of frames.
+// Pipe is an ordered, reliable channel of frames. Send is for one goroutine at a time,
+// and so is Recv; Close is for any.
 type Pipe interface {
 	// Send sends a frame of at most wire.MaxFrame bytes and is done with it on return.
-	// It blocks while too much is queued.
+	// It blocks while too much is queued. If it fails because of ctx, no part of the
+	// frame was sent.
 	Send(ctx context.Context, frame []byte) error
-	// Recv returns the next frame, valid until the next call.
+	// Recv returns the next frame, valid until the next call. After the end of the
+	// pipe, whoever ended it, it still hands out what has arrived, and then fails.
 	Recv(ctx context.Context) ([]byte, error)
-	// Close ends the pipe and makes Send and Recv return.
+	// Close ends the pipe and makes Send and Recv return. What was sent before has a
+	// bounded time to arrive.
 	Close() error
 }
 
-// Options of a link. Zero fields take the defaults.
+// Options of a link. Zero fields take the defaults. The two sides need not agree.
 type Options struct {
-	Credit      int // bytes that the peer may have under way to us; 8 MiB
-	MaxTransfer int // bytes of a message; wire.MaxTransfer
+	// Credit is the window: bytes that the peer may have sent and we not yet released;
+	// 8 MiB, at least wire.FirstWindow.
+	Credit int
+	// MaxTransfer is the largest message that we take, header included;
+	// wire.MaxTransfer, which is also the most.
+	MaxTransfer int
 }
+
+// DefaultCredit is the window of a link: some tens of milliseconds of a fast link.
+const DefaultCredit = 8 << 20
+
+// farewell bounds the attempt to tell the peer why a link ends.
+const farewell = 250 * time.Millisecond
 
 // Stats are running totals.
 type Stats struct {
@@ -45,29 +60,29 @@ type Stats struct {
 	Sent, Received               int64 // messages
 }
 
-// Link carries messages over a pipe.
+// Link carries messages over a pipe, in order. Any number of goroutines may call its
+// methods; of several senders or receivers one is served after the other.
 type Link struct {
 	pipe   Pipe
-	opt    Options
-	ctx    context.Context
+	ctx    context.Context // ends with the link; its cause says why
 	cancel context.CancelCauseFunc
 	wg     sync.WaitGroup
 
-	sendMu sync.Mutex // one message after the other
-	id     uint32
-	frame  []byte
-	head   []byte
+	sending chan struct{} // held by the goroutine that sends a message
+	id      uint32        // of the last message
+	head    []byte
 
-	pipeMu sync.Mutex // frames of both kinds share the pipe
+	writing chan struct{} // held by the goroutine that has the pipe
+	number  uint16        // of the next frame out
+	frame   []byte
 
-	mu     sync.Mutex
-	credit int // bytes that we may still send
-	more   chan struct{}
-	queue  []*wire.Message
-	ready  chan struct{}
-	asm    wire.Assembler
-	held   int // bytes received and not yet released
-	owed   int // bytes released and not yet granted again
+	mu    sync.Mutex
+	ended bool
+	out   wire.Window
+	in    *wire.Assembler
+	queue []*wire.Message // whole messages, oldest first
+	room  chan struct{}   // a token: the window may have room
+	ready chan struct{}   // a token: the queue may have messages
 
 	sp, rp, sb, rb, sn, rn atomic.Int64
 }
@@ -75,16 +90,17 @@ type Link struct {
 // NewLink takes over the pipe.
 func NewLink(p Pipe, opt Options) *Link {
 	if opt.Credit <= 0 {
-		opt.Credit = 8 << 20
+		opt.Credit = DefaultCredit
 	}
 	if opt.MaxTransfer <= 0 {
 		opt.MaxTransfer = wire.MaxTransfer
 	}
 	l := &Link{
-		pipe: p, opt: opt, credit: opt.Credit, more: make(chan struct{}, 1), ready: make(chan struct{}, 1),
-		frame: make([]byte, 0, wire.MaxFrame), asm: wire.Assembler{Max: opt.MaxTransfer},
+		pipe: p, in: wire.NewAssembler(opt.Credit, opt.MaxTransfer), room: make(chan struct{}, 1), ready: make(chan struct{}, 1),
+		sending: make(chan struct{}, 1), writing: make(chan struct{}, 1), frame: make([]byte, 0, wire.MaxFrame),
 	}
 	l.ctx, l.cancel = context.WithCancelCause(context.Background())
+	l.writing <- struct{}{} // until the hello is out: it is the first frame
 	l.wg.Go(l.read)
 	return l
 }
@@ -94,16 +110,14 @@ func (l *Link) Stats() Stats {
 	return Stats{l.sp.Load(), l.rp.Load(), l.sb.Load(), l.rb.Load(), l.sn.Load(), l.rn.Load()}
 }
 
-// end closes the link with a reason; the first one counts.
-func (l *Link) end(err error) {
-	l.cancel(err)
-	_ = l.pipe.Close()
-}
+// Done is closed when the link has ended; Err then says why.
+func (l *Link) Done() <-chan struct{} { return l.ctx.Done() }
 
-// cause is why the link has ended.
-func (l *Link) cause() error { return context.Cause(l.ctx) }
+// Err is why the link has ended, nil before: ErrClosed, or something that wraps
+// ErrPeerGone or wire.ErrProtocol.
+func (l *Link) Err() error { return context.Cause(l.ctx) }
 
-// notify wakes a waiter; a token that is already there is enough.
+// notify leaves a token for a waiter; one that is already there is enough.
 func notify(c chan struct{}) {
 	select {
 	case c <- struct{}{}:
@@ -111,137 +125,247 @@ func notify(c chan struct{}) {
 	}
 }
 
-// push sends one frame.
-func (l *Link) push(ctx context.Context, f *wire.Frame, buf []byte) ([]byte, error) {
-	l.pipeMu.Lock()
-	defer l.pipeMu.Unlock()
-	buf = f.Append(buf[:0])
-	if err := l.pipe.Send(ctx, buf); err != nil {
-		return buf, err
+// acquire takes a lock that respects contexts.
+func (l *Link) acquire(ctx context.Context, lock chan struct{}) error {
+	select {
+	case lock <- struct{}{}:
+		return nil
+	default:
 	}
-	l.sb.Add(int64(len(buf)))
-	return buf, nil
+	select {
+	case lock <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-l.ctx.Done():
+		return l.Err()
+	}
 }
 
-// Send sends a message; Bytes and Sum of the header are set here. The payload is free
-// again on return. If ctx ends in the middle the message is cancelled and the link
-// lives on.
-func (l *Link) Send(ctx context.Context, h wire.Header, payload []byte) error {
-	l.sendMu.Lock()
-	defer l.sendMu.Unlock()
-	total := wire.MessageHeader + len(payload)
-	if total > l.opt.MaxTransfer {
-		return fmt.Errorf("a message of %d bytes is over the limit of %d", total, l.opt.MaxTransfer)
+// end ends the link; the first reason counts, and the peer hears it if tell is set.
+func (l *Link) end(err error, tell bool) {
+	l.mu.Lock()
+	first := !l.ended
+	l.ended = true
+	l.mu.Unlock()
+	if first {
+		if tell {
+			l.bye(err)
+		}
+		l.cancel(err)
 	}
-	if err := l.reserve(ctx, total); err != nil {
+	<-l.ctx.Done()
+	_ = l.pipe.Close()
+}
+
+// bye tells the peer, if that is possible soon.
+func (l *Link) bye(err error) {
+	ctx, cancel := context.WithTimeout(context.Background(), farewell)
+	defer cancel()
+	select {
+	case l.writing <- struct{}{}:
+	case <-ctx.Done():
+		return
+	}
+	defer func() { <-l.writing }()
+	reason := err.Error()
+	_ = l.put(ctx, wire.Frame{Type: wire.Bye, Body: []byte(reason[:min(len(reason), wire.MaxReason)])})
+}
+
+// put sends a frame. The caller holds writing.
+func (l *Link) put(ctx context.Context, f wire.Frame) error {
+	f.Number = l.number
+	l.frame = f.Append(l.frame[:0])
+	return l.flush(ctx)
+}
+
+// flush sends what stands in l.frame. The caller holds writing.
+func (l *Link) flush(ctx context.Context) error {
+	if err := l.pipe.Send(ctx, l.frame); err != nil {
 		return err
 	}
-	h.Seal(payload)
-	l.head = h.Append(l.head[:0])
-	l.id++
-	n, at := wire.Chunks(total), 0
-	const body = wire.MaxFrame - wire.FrameHeader
-	for i := range n {
-		f := wire.Frame{Type: wire.Data, ID: l.id, Index: uint32(i), Count: uint32(n), Total: uint32(total)}
-		if i == 0 {
-			at = min(len(payload), body-len(l.head))
-			f.Body = append(l.frame[wire.FrameHeader:wire.FrameHeader], l.head...)
-			f.Body = append(f.Body, payload[:at]...)
-		} else {
-			k := min(len(payload)-at, body)
-			f.Body, at = payload[at:at+k], at+k
-		}
-		var err error
-		if l.frame, err = l.push(ctx, &f, l.frame); err != nil {
-			if l.ctx.Err() != nil {
-				return l.cause()
-			}
-			if ctx.Err() != nil {
-				if i > 0 {
-					_, cerr := l.push(l.ctx, &wire.Frame{Type: wire.Cancel, ID: l.id}, nil)
-					err = errors.Join(err, cerr)
-				}
-				return err
-			}
-			l.end(fmt.Errorf("%w: %w", ErrPeerGone, err))
-			return l.cause()
-		}
-	}
-	l.sp.Add(int64(len(payload)))
-	l.sn.Add(1)
+	l.number++
+	l.sb.Add(int64(len(l.frame)))
 	return nil
 }
 
-// reserve waits until the receiver has room. A message larger than the whole credit
-// may go when nothing else is under way.
-func (l *Link) reserve(ctx context.Context, n int) error {
+// write sends a frame that is not part of a message's data.
+func (l *Link) write(f wire.Frame) {
+	if l.acquire(l.ctx, l.writing) != nil {
+		return // ended
+	}
+	err := l.put(l.ctx, f)
+	<-l.writing
+	if err != nil {
+		l.broken()
+	}
+}
+
+// broken is called when the pipe does not take a frame. The link ends, but not before
+// the reader has taken what had arrived: often that says why.
+func (l *Link) broken() { _ = l.pipe.Close() }
+
+// Send sends a message; Bytes and Sum of the header are set here. The payload is free
+// again on return. If ctx ends first the message is cancelled, Send returns its cause
+// and the link lives on.
+func (l *Link) Send(ctx context.Context, h wire.Header, payload []byte) error {
+	total := wire.MessageHeader + len(payload)
+	if err := l.acquire(ctx, l.sending); err != nil {
+		return err
+	}
+	sent, err := l.send(ctx, h, payload, total)
+	if err == nil {
+		l.sp.Add(int64(len(payload)))
+		l.sn.Add(1)
+		<-l.sending
+		return nil
+	}
+	if l.ctx.Err() != nil {
+		<-l.sending
+		return l.Err()
+	}
+	if ctx.Err() == nil { // the pipe's fault, or the message's
+		<-l.sending
+		if sent >= 0 {
+			l.broken()
+			<-l.ctx.Done()
+			return l.Err()
+		}
+		return err
+	}
+	if sent <= 0 { // nothing is on the way
+		<-l.sending
+		return context.Cause(ctx)
+	}
+	// The peer has a part. It is told so before anything else is sent, but the caller
+	// need not wait for that.
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.ended {
+		<-l.sending
+		return context.Cause(ctx)
+	}
+	id := l.id
+	l.wg.Go(func() {
+		l.write(wire.Frame{Type: wire.Cancel, ID: id})
+		<-l.sending
+	})
+	return context.Cause(ctx)
+}
+
+// send sends the frames of a message and counts them; -1 means that it did not begin.
+func (l *Link) send(ctx context.Context, h wire.Header, payload []byte, total int) (sent int, err error) {
+	if err := l.reserve(ctx, total); err != nil {
+		return -1, err
+	}
+	defer func() {
+		if err != nil {
+			l.mu.Lock()
+			l.out.Return(total)
+			l.mu.Unlock()
+		}
+	}()
+	h.Seal(payload)
+	l.head = h.Append(l.head[:0])
+	l.id++
+	for i := range wire.Chunks(total) {
+		if err := l.acquire(ctx, l.writing); err != nil {
+			return i, err
+		}
+		l.frame = wire.AppendChunk(l.frame[:0], l.number, l.id, i, l.head, payload)
+		err := l.flush(ctx)
+		<-l.writing
+		if err != nil {
+			return i, err
+		}
+	}
+	return 0, nil
+}
+
+// reserve waits until the receiver has room. The caller holds sending.
+func (l *Link) reserve(ctx context.Context, total int) error {
 	for {
 		if l.ctx.Err() != nil {
-			return l.cause()
+			return l.Err()
+		}
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
 		}
 		l.mu.Lock()
-		ok := l.credit >= n || l.credit == l.opt.Credit
-		if ok {
-			l.credit -= n
+		most, ok := l.out.Max(), false
+		if total <= most {
+			ok = l.out.Take(total)
 		}
 		l.mu.Unlock()
+		if total > most {
+			return fmt.Errorf("a message of %d bytes, the peer takes at most %d", total, most)
+		}
 		if ok {
 			return nil
 		}
 		select {
-		case <-l.more:
+		case <-l.room:
 		case <-ctx.Done():
-			return context.Cause(ctx)
 		case <-l.ctx.Done():
 		}
 	}
 }
 
-// read takes frames from the pipe until the link ends.
+// read says hello and takes frames from the pipe until the link ends.
 func (l *Link) read() {
-	for {
+	err := l.put(l.ctx, l.in.Hello())
+	<-l.writing
+	if err != nil {
+		l.broken()
+	}
+	first := true
+	for n := uint16(0); ; n++ {
 		b, err := l.pipe.Recv(l.ctx)
 		if err != nil {
-			l.end(fmt.Errorf("%w: %w", ErrPeerGone, err))
+			if !errors.Is(err, ErrPeerGone) && !errors.Is(err, wire.ErrProtocol) {
+				err = fmt.Errorf("%w: %w", ErrPeerGone, err)
+			}
+			l.end(err, false)
 			return
 		}
 		l.rb.Add(int64(len(b)))
 		f, err := wire.ParseFrame(b)
+		if err == nil && f.Number != n {
+			err = fmt.Errorf("%w: frame %d where %d was due: the pipe loses or reorders", wire.ErrProtocol, f.Number, n)
+		}
+		if err == nil && (f.Type == wire.Hello) != first {
+			err = fmt.Errorf("%w: a %s frame out of turn: hello comes first and once", wire.ErrProtocol, f.Type)
+		}
+		first = false
 		if err == nil {
-			err = l.take(f)
+			err = l.handle(f)
 		}
 		if err != nil {
-			l.end(err)
+			l.end(err, errors.Is(err, wire.ErrProtocol))
 			return
 		}
 	}
 }
 
-func (l *Link) take(f wire.Frame) error {
-	switch f.Type {
-	case wire.Bye:
-		return fmt.Errorf("%w: it said goodbye: %.256q", ErrPeerGone, f.Body)
-	case wire.Credit:
-		l.mu.Lock()
-		l.credit += int(f.Total)
-		over := l.credit > l.opt.Credit
-		l.mu.Unlock()
-		if over {
-			return fmt.Errorf("%w: more credit than was used", wire.ErrProtocol)
-		}
-		notify(l.more)
-		return nil
+// handle takes in one frame.
+func (l *Link) handle(f wire.Frame) error {
+	if f.Type == wire.Bye {
+		return fmt.Errorf("%w: it said %.300q", ErrPeerGone, f.Body)
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	m, err := l.asm.Add(f)
+	switch f.Type {
+	case wire.Hello:
+		notify(l.room)
+		return l.out.Hello(f)
+	case wire.Credit:
+		notify(l.room)
+		return l.out.Credit(f)
+	}
+	m, err := l.in.Add(f)
 	if m == nil || err != nil {
 		return err
 	}
-	if l.held > 0 && l.held+m.Size > l.opt.Credit {
-		return fmt.Errorf("%w: the peer sends more than its credit of %d bytes", wire.ErrProtocol, l.opt.Credit)
-	}
-	l.held += m.Size
 	l.queue = append(l.queue, m)
 	l.rn.Add(1)
 	l.rp.Add(int64(len(m.Payload)))
@@ -249,7 +373,8 @@ func (l *Link) take(f wire.Frame) error {
 	return nil
 }
 
-// Message is a received message. Release gives its buffer and its credit back.
+// Message is a received message. Its payload is valid until Release, which gives the
+// buffer and the credit back and must be called once.
 type Message struct {
 	*wire.Message
 	l *Link
@@ -259,58 +384,50 @@ type Message struct {
 // after the link has ended.
 func (l *Link) Recv(ctx context.Context) (Message, error) {
 	for {
+		ended := l.ctx.Err() != nil // asked before the queue is looked at: what came before the end counts
 		l.mu.Lock()
 		if len(l.queue) > 0 {
 			m := l.queue[0]
 			l.queue = append(l.queue[:0], l.queue[1:]...)
 			if len(l.queue) > 0 {
-				notify(l.ready)
+				notify(l.ready) // for another receiver
 			}
 			l.mu.Unlock()
 			return Message{m, l}, nil
 		}
 		l.mu.Unlock()
+		if ended {
+			return Message{}, l.Err()
+		}
 		select {
 		case <-l.ready:
 		case <-ctx.Done():
 			return Message{}, context.Cause(ctx)
 		case <-l.ctx.Done():
-			l.mu.Lock()
-			empty := len(l.queue) == 0
-			l.mu.Unlock()
-			if empty {
-				return Message{}, l.cause()
-			}
 		}
 	}
 }
 
-// Release must be called once for each message.
+// Release gives the message back. Now and then that sends a frame, which may wait for
+// the pipe.
 func (m Message) Release() {
 	l := m.l
 	l.mu.Lock()
-	l.held -= m.Size
-	l.owed += m.Size
-	l.asm.Recycle(m.Message)
-	grant := 0
-	if l.owed >= l.opt.Credit/4 {
-		grant, l.owed = l.owed, 0
-	}
+	f, due := l.in.Release(m.Message)
 	l.mu.Unlock()
-	if grant > 0 {
-		_, err := l.push(l.ctx, &wire.Frame{Type: wire.Credit, Total: uint32(grant)}, nil)
-		if err != nil && l.ctx.Err() == nil {
-			l.end(fmt.Errorf("%w: %w", ErrPeerGone, err))
-		}
+	if due {
+		l.write(f)
 	}
 }
 
-// Close says goodbye and ends the link; it waits for the link's goroutine.
-func (l *Link) Close() error {
-	if l.ctx.Err() == nil {
-		_, _ = l.push(l.ctx, &wire.Frame{Type: wire.Bye, Body: []byte("closed")}, nil)
-	}
-	l.end(ErrClosed)
+// Close says goodbye, ends the link and the pipe, and waits for all that the link runs.
+// It may be called more than once.
+func (l *Link) Close() error { return l.CloseFor(ErrClosed) }
+
+// CloseFor is Close with a reason, which the peer gets to know (its first
+// wire.MaxReason bytes) and which local callers get as the link's error.
+func (l *Link) CloseFor(reason error) error {
+	l.end(reason, true)
 	l.wg.Wait()
 	return nil
 }

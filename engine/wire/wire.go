@@ -1,6 +1,7 @@
 // Package wire is the frames that tensor messages travel in between two stages: their
-// layout, their limits, and the machine that puts frames back together. It never
-// allocates what a peer merely announces.
+// layout, their limits, and the machines that put messages back together and keep
+// account of what may be under way. It never allocates what a peer merely announces,
+// and it knows no clock and no connection.
 package wire
 
 import (
@@ -19,7 +20,17 @@ const (
 	MessageHeader = 28
 	MaxFrame      = 64 << 10 // header included: fits every browser's data channel
 	MaxTransfer   = 256 << 20
-	maxReason     = 256
+	MaxReason     = 256
+
+	// FirstWindow may be under way before the receiver's Hello has arrived; no
+	// receiver has a smaller window.
+	FirstWindow = 256 << 10
+
+	// chunk is the body size of all Data frames of a message but the last.
+	chunk = MaxFrame - FrameHeader
+	// messageCost is what a message costs a receiver besides its bytes: without it, a
+	// window would not bound the memory of empty messages.
+	messageCost = 256
 )
 
 // ErrProtocol is wrapped by every error about what a peer sent. A link that meets it
@@ -35,20 +46,31 @@ const (
 	Credit Type = 2 // Total: bytes that the receiver has taken and grants again
 	Cancel Type = 3 // the sender gives up transfer ID
 	Bye    Type = 4 // the sender will close; the body is the reason
+	Hello  Type = 5 // first frame of each side. Total: its window; Index: its largest message
 )
+
+func (t Type) String() string {
+	if t >= Data && t <= Hello {
+		return [...]string{"data", "credit", "cancel", "bye", "hello"}[t-1]
+	}
+	return fmt.Sprintf("type %d", uint8(t))
+}
 
 // Frame is one frame:
 //
 //	byte  0     version
 //	byte  1     type
-//	bytes 2-3   zero
-//	bytes 4-7   transfer id, little-endian as everything
-//	bytes 8-11  chunk index
+//	bytes 2-3   number of the frame in its direction, modulo 65536: nothing gets lost,
+//	            doubled or overtaken unnoticed. Little-endian, as everything
+//	bytes 4-7   transfer id (Data, Cancel), 0 otherwise
+//	bytes 8-11  chunk index (Data), largest message (Hello), 0 otherwise
 //	bytes 12-15 chunk count (Data), 0 otherwise
-//	bytes 16-19 total: bytes of the whole message with its header (Data), bytes granted (Credit)
-//	bytes 20-23 length of the body that follows
+//	bytes 16-19 total: bytes of the whole message with its header (Data), of credit
+//	            (Credit), of the window (Hello), 0 otherwise
+//	bytes 20-23 length of the body that follows (Data, Bye), 0 otherwise
 type Frame struct {
 	Type         Type
+	Number       uint16
 	ID           uint32
 	Index, Count uint32
 	Total        uint32
@@ -57,47 +79,51 @@ type Frame struct {
 
 // Append encodes the frame.
 func (f *Frame) Append(dst []byte) []byte {
-	dst = append(dst, Version, byte(f.Type), 0, 0)
-	for _, v := range [...]uint32{f.ID, f.Index, f.Count, f.Total, uint32(len(f.Body))} {
-		dst = binary.LittleEndian.AppendUint32(dst, v)
-	}
-	return append(dst, f.Body...)
+	return append(f.AppendHeader(dst, len(f.Body)), f.Body...)
 }
 
-// ParseFrame decodes a frame; Body points into b.
+// AppendHeader encodes the frame without its body, for which the caller appends n
+// bytes: so a body need not be gathered first.
+func (f *Frame) AppendHeader(dst []byte, n int) []byte {
+	dst = append(dst, Version, byte(f.Type))
+	dst = binary.LittleEndian.AppendUint16(dst, f.Number)
+	for _, v := range [...]uint32{f.ID, f.Index, f.Count, f.Total, uint32(n)} {
+		dst = binary.LittleEndian.AppendUint32(dst, v)
+	}
+	return dst
+}
+
+// ParseFrame decodes a frame; Body points into b. Errors wrap ErrProtocol.
 func ParseFrame(b []byte) (Frame, error) {
 	var f Frame
 	if len(b) < FrameHeader || len(b) > MaxFrame {
 		return f, fmt.Errorf("%w: a frame of %d bytes, want %d..%d", ErrProtocol, len(b), FrameHeader, MaxFrame)
 	}
 	if b[0] != Version {
-		return f, fmt.Errorf("%w: the peer speaks frame version %d, this program version %d", ErrProtocol, b[0], Version)
+		return f, fmt.Errorf("%w: the peer speaks frame version %d, this program version %d: run the same release on both sides", ErrProtocol, b[0], Version)
 	}
-	if b[2] != 0 || b[3] != 0 {
-		return f, fmt.Errorf("%w: reserved bytes are set", ErrProtocol)
-	}
-	f.Type = Type(b[1])
+	f.Type, f.Number = Type(b[1]), binary.LittleEndian.Uint16(b[2:])
 	u := func(i int) uint32 { return binary.LittleEndian.Uint32(b[i:]) }
 	f.ID, f.Index, f.Count, f.Total = u(4), u(8), u(12), u(16)
 	if n := u(20); int64(n) != int64(len(b)-FrameHeader) {
 		return f, fmt.Errorf("%w: a frame announces a body of %d bytes and carries %d", ErrProtocol, n, len(b)-FrameHeader)
 	}
 	f.Body = b[FrameHeader:]
+	ok := false
 	switch f.Type {
 	case Data:
-		if len(f.Body) == 0 {
-			return f, fmt.Errorf("%w: an empty chunk", ErrProtocol)
-		}
-	case Credit, Cancel:
-		if len(f.Body) != 0 {
-			return f, fmt.Errorf("%w: a frame of type %d with a body", ErrProtocol, f.Type)
-		}
+		ok = len(f.Body) > 0
+	case Credit:
+		ok = f.ID == 0 && f.Index == 0 && f.Count == 0 && len(f.Body) == 0
+	case Cancel:
+		ok = f.Index == 0 && f.Count == 0 && f.Total == 0 && len(f.Body) == 0
 	case Bye:
-		if len(f.Body) > maxReason {
-			return f, fmt.Errorf("%w: a reason of %d bytes", ErrProtocol, len(f.Body))
-		}
-	default:
-		return f, fmt.Errorf("%w: unknown frame type %d", ErrProtocol, f.Type)
+		ok = f.ID == 0 && f.Index == 0 && f.Count == 0 && f.Total == 0 && len(f.Body) <= MaxReason
+	case Hello:
+		ok = f.ID == 0 && f.Count == 0 && len(f.Body) == 0 && f.Total >= FirstWindow && f.Index >= MessageHeader
+	}
+	if !ok {
+		return f, fmt.Errorf("%w: a frame of %s with fields that it cannot have (%d, %d, %d, %d, body of %d bytes)", ErrProtocol, f.Type, f.ID, f.Index, f.Count, f.Total, len(f.Body))
 	}
 	return f, nil
 }
@@ -112,7 +138,15 @@ const (
 	Control    Kind = 3
 )
 
-// Header says what a message is. It stands before the payload:
+func (k Kind) String() string {
+	if k >= Activation && k <= Control {
+		return [...]string{"activation", "gradient", "control"}[k-1]
+	}
+	return fmt.Sprintf("kind %d", uint8(k))
+}
+
+// Header says what a message is. It stands before the payload. How the payload is
+// encoded stands in the payload itself.
 //
 //	byte  0     kind
 //	byte  1     zero
@@ -151,7 +185,7 @@ func (h *Header) Append(dst []byte) []byte {
 	return dst
 }
 
-// parseHeader decodes and checks a header against the message's total length.
+// parseHeader decodes and checks the header of a message of total bytes that b begins.
 func parseHeader(b []byte, total int) (Header, error) {
 	if len(b) < MessageHeader {
 		return Header{}, fmt.Errorf("%w: a message of %d bytes has no header", ErrProtocol, len(b))
@@ -169,96 +203,21 @@ func parseHeader(b []byte, total int) (Header, error) {
 	return h, nil
 }
 
-// Message is a whole message.
-type Message struct {
-	Header  Header
-	Payload []byte
-	Size    int    // bytes of credit it takes: payload and header
-	buf     []byte // what Payload lies in
-}
-
-// Assembler puts the chunks of one direction back together. The chunks of a message
-// arrive in order and messages do not interleave; whatever else comes is an error.
-// It holds at most one unfinished message and grows its buffer with what has really
-// arrived.
-type Assembler struct {
-	Max  int // bytes of a message, header included
-	open bool
-	id   uint32
-	next uint32
-	cnt  uint32
-	tot  int
-	buf  []byte
-	free [][]byte
-}
-
-// chunk is the body size of all chunks but the last.
-const chunk = MaxFrame - FrameHeader
-
-// Chunks is the number of frames for a message of total bytes.
+// Chunks is the number of Data frames of a message of total bytes, header included.
 func Chunks(total int) int { return (total + chunk - 1) / chunk }
 
-// Add takes a Data or Cancel frame and returns a message when it is whole.
-func (a *Assembler) Add(f Frame) (*Message, error) {
-	if f.Type == Cancel {
-		if !a.open || f.ID != a.id {
-			return nil, fmt.Errorf("%w: cancel of transfer %d, which is not under way", ErrProtocol, f.ID)
-		}
-		a.open = false
-		return nil, nil
+// AppendChunk encodes Data frame i of the message that head (an encoded Header) and
+// payload make.
+func AppendChunk(dst []byte, number uint16, id uint32, i int, head, payload []byte) []byte {
+	total := len(head) + len(payload)
+	from := i * chunk
+	f := Frame{Type: Data, Number: number, ID: id, Index: uint32(i), Count: uint32(Chunks(total)), Total: uint32(total)}
+	n := min(chunk, total-from)
+	dst = f.AppendHeader(dst, n)
+	if i == 0 {
+		dst = append(dst, head...)
+		return append(dst, payload[:n-len(head)]...)
 	}
-	if !a.open {
-		if f.Index != 0 {
-			return nil, fmt.Errorf("%w: transfer %d begins with chunk %d", ErrProtocol, f.ID, f.Index)
-		}
-		if int64(f.Total) > int64(a.Max) || f.Total < MessageHeader {
-			return nil, fmt.Errorf("%w: a message of %d bytes, the limit is %d", ErrProtocol, f.Total, a.Max)
-		}
-		if int(f.Count) != Chunks(int(f.Total)) {
-			return nil, fmt.Errorf("%w: %d chunks for %d bytes", ErrProtocol, f.Count, f.Total)
-		}
-		a.open, a.id, a.next, a.cnt, a.tot = true, f.ID, 0, f.Count, int(f.Total)
-		a.buf = a.take(min(a.tot, 2*chunk))
-	}
-	if f.ID != a.id || f.Index != a.next || f.Count != a.cnt || int(f.Total) != a.tot {
-		return nil, fmt.Errorf("%w: chunk %d of transfer %d instead of chunk %d of transfer %d", ErrProtocol, f.Index, f.ID, a.next, a.id)
-	}
-	want := min(chunk, a.tot-len(a.buf))
-	if len(f.Body) != want {
-		return nil, fmt.Errorf("%w: chunk %d of transfer %d has %d bytes, want %d", ErrProtocol, f.Index, f.ID, len(f.Body), want)
-	}
-	a.buf = append(a.buf, f.Body...)
-	if a.next++; a.next < a.cnt {
-		return nil, nil
-	}
-	a.open = false
-	h, err := parseHeader(a.buf, a.tot)
-	if err != nil {
-		return nil, err
-	}
-	m := &Message{Header: h, Payload: a.buf[MessageHeader:], Size: a.tot, buf: a.buf}
-	a.buf = nil
-	if crc32.Checksum(m.Payload, castagnoli) != h.Sum {
-		return nil, fmt.Errorf("%w: the payload of item %d does not match its checksum", ErrProtocol, h.Seq)
-	}
-	return m, nil
-}
-
-// take finds a free buffer of some capacity.
-func (a *Assembler) take(n int) []byte {
-	for i, b := range a.free {
-		if cap(b) >= n {
-			a.free = append(a.free[:i], a.free[i+1:]...)
-			return b[:0]
-		}
-	}
-	return make([]byte, 0, n)
-}
-
-// Recycle takes back the buffer of a message that is done with.
-func (a *Assembler) Recycle(m *Message) {
-	if m.buf != nil && len(a.free) < 8 {
-		a.free = append(a.free, m.buf)
-	}
-	m.buf, m.Payload = nil, nil
+	from -= len(head)
+	return append(dst, payload[from:from+n]...)
 }

@@ -1,5 +1,6 @@
 // Package mem is a pipe within one process, with the faults of a network for tests:
-// delay, loss, reorder, a cut.
+// delay, a narrow link, loss, reorder, a cut. It reads no clock unless a delay or a
+// rate asks for it, and draws from no random source but the one it is given.
 package mem
 
 import (
@@ -16,34 +17,44 @@ var ErrCut = errors.New("the connection was cut")
 // errClosed is what a closed pipe returns.
 var errClosed = errors.New("the pipe is closed")
 
+// highWater is where Send waits by default, in bytes.
+const highWater = 1 << 20
+
 // Faults of one direction. The zero value is a perfect pipe.
 type Faults struct {
 	Delay   time.Duration // of every frame
+	Rate    int           // bytes a second; 0: no limit
 	Loss    float64       // probability that a frame vanishes
+	DropAt  int           // this frame vanishes, counted from 1; 0: none
 	Reorder float64       // probability that a frame overtakes the one before it
 	CutAt   int           // the pipe breaks at this frame, counted from 1; 0: never
-	Rand    *rand.Rand    // needed with Loss or Reorder
+	Queue   int           // bytes under way at which Send waits; 0: 1 MiB
+	Rand    *rand.Rand    // needed with Loss or Reorder; used by Send only
 }
 
 // half is one direction.
 type half struct {
-	mu     sync.Mutex
-	frames []timed
-	wake   chan struct{}
-	f      Faults
-	n      int
+	f    Faults
+	mu   sync.Mutex
+	q    []timed
+	free [][]byte
+	size int       // bytes in q
+	n    int       // frames sent
+	out  time.Time // when the last frame has left a narrow link
+	wake chan struct{}
+	room chan struct{}
 }
 
 type timed struct {
 	b  []byte
-	at time.Time
+	at time.Time // of arrival; zero: at once
 }
 
-// Pipe is one end.
+// Pipe is one end; it implements transport.Pipe.
 type Pipe struct {
 	in, out *half
 	done    *closer
-	last    []byte
+	last    []byte // what Recv has handed out
 }
 
 // closer ends both ends at once, with a reason.
@@ -55,83 +66,141 @@ type closer struct {
 
 func (c *closer) close(err error) { c.once.Do(func() { c.err = err; close(c.c) }) }
 
+// over is why the pipe has ended, nil before.
+func (c *closer) over() error {
+	select {
+	case <-c.c:
+		return c.err
+	default:
+		return nil
+	}
+}
+
 // Pair makes the two ends of a pipe; ab are the faults from a to b, ba the other way.
 func Pair(ab, ba Faults) (a, b *Pipe) {
-	x, y := &half{wake: make(chan struct{}, 1), f: ab}, &half{wake: make(chan struct{}, 1), f: ba}
+	x, y := newHalf(ab), newHalf(ba)
 	done := &closer{c: make(chan struct{})}
 	return &Pipe{in: y, out: x, done: done}, &Pipe{in: x, out: y, done: done}
 }
 
-// Send implements transport.Pipe.
-func (p *Pipe) Send(_ context.Context, frame []byte) error {
+func newHalf(f Faults) *half {
+	if f.Queue <= 0 {
+		f.Queue = highWater
+	}
+	return &half{f: f, wake: make(chan struct{}, 1), room: make(chan struct{}, 1)}
+}
+
+func notify(c chan struct{}) {
 	select {
-	case <-p.done.c:
-		return p.done.err
+	case c <- struct{}{}:
 	default:
 	}
+}
+
+// Send implements transport.Pipe.
+func (p *Pipe) Send(ctx context.Context, frame []byte) error {
 	h := p.out
-	h.mu.Lock()
+	for {
+		if err := p.done.over(); err != nil {
+			return err
+		}
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		h.mu.Lock()
+		if h.size == 0 || h.size+len(frame) <= h.f.Queue {
+			break
+		}
+		h.mu.Unlock()
+		select {
+		case <-h.room:
+		case <-ctx.Done():
+		case <-p.done.c:
+		}
+	}
 	defer h.mu.Unlock()
 	h.n++
 	if h.f.CutAt > 0 && h.n >= h.f.CutAt {
 		p.done.close(ErrCut)
 		return ErrCut
 	}
-	if h.f.Loss > 0 && h.f.Rand.Float64() < h.f.Loss {
+	if h.n == h.f.DropAt || h.f.Loss > 0 && h.f.Rand.Float64() < h.f.Loss {
 		return nil
 	}
-	t := timed{b: append([]byte(nil), frame...)}
-	if h.f.Delay > 0 {
-		t.at = time.Now().Add(h.f.Delay)
+	var t timed
+	if k := len(h.free); k > 0 {
+		t.b, h.free = h.free[k-1], h.free[:k-1]
 	}
-	h.frames = append(h.frames, t)
-	if n := len(h.frames); n > 1 && h.f.Reorder > 0 && h.f.Rand.Float64() < h.f.Reorder {
-		h.frames[n-1], h.frames[n-2] = h.frames[n-2], h.frames[n-1]
+	t.b = append(t.b[:0], frame...)
+	if h.f.Delay > 0 || h.f.Rate > 0 {
+		now := time.Now()
+		if h.out.Before(now) {
+			h.out = now
+		}
+		if h.f.Rate > 0 {
+			h.out = h.out.Add(time.Duration(float64(len(frame)) / float64(h.f.Rate) * float64(time.Second)))
+		}
+		t.at = h.out.Add(h.f.Delay)
 	}
-	select {
-	case h.wake <- struct{}{}:
-	default:
+	h.q = append(h.q, t)
+	h.size += len(frame)
+	if n := len(h.q); n > 1 && h.f.Reorder > 0 && h.f.Rand.Float64() < h.f.Reorder {
+		h.q[n-1].b, h.q[n-2].b = h.q[n-2].b, h.q[n-1].b
 	}
+	notify(h.wake)
 	return nil
 }
 
-// Recv implements transport.Pipe.
+// Recv implements transport.Pipe. What was sent before the pipe ended still arrives.
 func (p *Pipe) Recv(ctx context.Context) ([]byte, error) {
 	h := p.in
 	for {
-		h.mu.Lock()
+		if ctx.Err() != nil {
+			return nil, context.Cause(ctx)
+		}
+		over := p.done.over()
 		var wait time.Duration
-		if len(h.frames) > 0 {
-			t := h.frames[0]
-			if wait = time.Until(t.at); t.at.IsZero() || wait <= 0 {
-				h.frames = append(h.frames[:0], h.frames[1:]...)
-				h.mu.Unlock()
+		h.mu.Lock()
+		if p.last != nil {
+			h.free = append(h.free, p.last)
+			p.last = nil
+		}
+		if len(h.q) > 0 {
+			t := h.q[0]
+			if !t.at.IsZero() {
+				wait = time.Until(t.at)
+			}
+			if wait <= 0 {
+				h.q = append(h.q[:0], h.q[1:]...)
+				h.size -= len(t.b)
 				p.last = t.b
+				h.mu.Unlock()
+				notify(h.room)
 				return t.b, nil
 			}
 		}
 		h.mu.Unlock()
-		var timer <-chan time.Time
+		if wait <= 0 && over != nil {
+			return nil, over
+		}
 		if wait > 0 {
-			timer = time.After(wait)
+			timer := time.NewTimer(wait)
+			select {
+			case <-timer.C:
+			case <-ctx.Done():
+				timer.Stop()
+			}
+			continue
 		}
 		select {
 		case <-h.wake:
-		case <-timer:
 		case <-ctx.Done():
-			return nil, context.Cause(ctx)
 		case <-p.done.c:
-			h.mu.Lock()
-			empty := len(h.frames) == 0
-			h.mu.Unlock()
-			if empty || p.done.err == ErrCut {
-				return nil, p.done.err
-			}
 		}
 	}
 }
 
-// Close implements transport.Pipe. What was sent before can still be received.
+// Close implements transport.Pipe.
 func (p *Pipe) Close() error {
 	p.done.close(errClosed)
 	return nil
