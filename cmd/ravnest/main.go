@@ -30,7 +30,8 @@ var errInterrupted = errors.New("interrupted")
 
 func main() {
 	ctx, stop := native.Shutdown(context.Background())
-	err := app().RunContext(ctx, os.Args)
+	a := app()
+	err := a.RunContext(ctx, flagsFirst(a, os.Args))
 	stop()
 	switch {
 	case errors.Is(err, errInterrupted):
@@ -147,10 +148,50 @@ func usageError(c *cli.Context, err error, _ bool) error {
 	return fmt.Errorf("%w: run %s --help for the flags", err, name)
 }
 
-// dirArg is the one argument of a command. Flags that stand behind it are taken too.
+// flagsFirst lets flags stand behind a command's argument, as in ravnest serve DIR
+// --listen ADDR: it moves them before it. What follows "--" stays where it is.
+func flagsFirst(a *cli.App, args []string) []string {
+	if len(args) < 2 {
+		return args
+	}
+	cmd := a.Command(args[1])
+	if cmd == nil {
+		return args
+	}
+	takesValue := func(name string) bool {
+		for _, f := range cmd.Flags {
+			for _, n := range f.Names() {
+				if _, isBool := f.(*cli.BoolFlag); n == name {
+					return !isBool
+				}
+			}
+		}
+		return false
+	}
+	var flags, rest []string
+	for i := 2; i < len(args); i++ {
+		arg := args[i]
+		if arg == "--" {
+			rest = append(rest, args[i:]...)
+			break
+		}
+		if len(arg) < 2 || arg[0] != '-' {
+			rest = append(rest, arg)
+			continue
+		}
+		flags = append(flags, arg)
+		if name := strings.TrimLeft(arg, "-"); !strings.Contains(name, "=") && takesValue(name) && i+1 < len(args) {
+			i++
+			flags = append(flags, args[i])
+		}
+	}
+	return append(append([]string{args[0], args[1]}, flags...), rest...)
+}
+
+// dirArg is the one argument of a command.
 func dirArg(c *cli.Context) (string, error) {
 	if c.NArg() != 1 {
-		return "", fmt.Errorf("%s takes one directory, got %d arguments %q: flags come before it", c.Command.Name, c.NArg(), c.Args().Slice())
+		return "", fmt.Errorf("%s takes one directory, got %d arguments %q: run ravnest %s --help for the flags", c.Command.Name, c.NArg(), c.Args().Slice(), c.Command.Name)
 	}
 	return c.Args().First(), nil
 }
