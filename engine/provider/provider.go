@@ -99,7 +99,7 @@ func Serve(ctx context.Context, cfg Config) error {
 	}()
 	in := make(chan proto.Message)
 	broken := make(chan error, 1)
-	rctx, stopReading := context.WithCancel(ctx)
+	rctx, stopReading := context.WithCancel(context.WithoutCancel(ctx))
 	var reading sync.WaitGroup
 	defer reading.Wait()
 	defer stopReading()
@@ -120,6 +120,9 @@ func Serve(ctx context.Context, cfg Config) error {
 	for {
 		select {
 		case <-ctx.Done():
+			if cur != nil {
+				leave(ctx, cfg.Host, in, broken)
+			}
 			return context.Cause(ctx)
 		case err := <-broken:
 			if ctx.Err() != nil {
@@ -143,7 +146,8 @@ func Serve(ctx context.Context, cfg Config) error {
 				if cur != nil {
 					return fmt.Errorf("%w: assigned run %s while run %s goes on", proto.ErrProtocol, m.Run, cur.a.Run)
 				}
-				cur = newRun(ctx, cfg, m)
+				// The run outlives ctx until the host knows that we leave.
+				cur = newRun(context.WithoutCancel(ctx), cfg, m)
 				go func(r *run) { ended <- r.do() }(cur)
 			case *proto.Signal:
 				if cur != nil && m.Run == cur.a.Run {
@@ -161,6 +165,27 @@ func Serve(ctx context.Context, cfg Config) error {
 			case *proto.Error:
 				return m
 			}
+		}
+	}
+}
+
+// leave says goodbye in the middle of a run and gives the host a moment to hang up.
+// Only then are the links cut: else the neighbours, who lose theirs, would be heard
+// first, and taken for the ones that failed.
+func leave(ctx context.Context, h Host, in <-chan proto.Message, gone <-chan error) {
+	why := context.Cause(ctx)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+	defer cancel()
+	if h.Send(ctx, &proto.Bye{Reason: proto.Text(why.Error())}) != nil {
+		return
+	}
+	for {
+		select {
+		case <-in: // too late
+		case <-gone:
+			return
+		case <-ctx.Done():
+			return
 		}
 	}
 }
@@ -224,6 +249,12 @@ func (r *run) stop(m *proto.Stop) {
 // do runs the assignment and tells the host how it ended.
 func (r *run) do() error {
 	defer r.cancel(nil)
+	// Cut last: what ended this stage reaches the host before what that does to others.
+	defer func() {
+		for _, l := range r.links {
+			_ = l.Close()
+		}
+	}()
 	err := r.work()
 	if err != nil && r.ctx.Err() != nil {
 		if c := context.Cause(r.ctx); c != nil {
@@ -244,11 +275,6 @@ func (r *run) work() error {
 	if err != nil {
 		return err
 	}
-	defer func() {
-		for _, l := range r.links {
-			_ = l.Close()
-		}
-	}()
 	if err := r.connect(cfg.Stage); err != nil {
 		return err
 	}
