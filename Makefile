@@ -10,7 +10,7 @@ OUT ?= bench.jsonl
 FUZZTIME ?= 10s
 UNIT := $(shell $(GO) list ./... 2>/dev/null | grep -v '/e2e$$')
 
-.PHONY: build demo test test-unit test-e2e lint vet race fuzz generate check-generate bench bench-demo bench-engine bench-wire clean need-go
+.PHONY: build demo test test-unit test-e2e test-learning lint vet race fuzz generate check-generate bench bench-demo bench-engine bench-wire clean need-go
 
 need-go:
 	@command -v $(GO) >/dev/null || { echo "go is missing: install Go 1.26 or later from your system's packages, then run make again" >&2; exit 1; }
@@ -35,6 +35,10 @@ race: need-go
 # Real processes: what the README says, done as a user does it.
 test-e2e: build
 	RAVNEST_BIN=$(CURDIR)/bin $(GO) test -count=1 -timeout 20m ./e2e
+
+# 100 epochs of every schedule and wire, three seeds: some minutes.
+test-learning: build
+	RAVNEST_BIN=$(CURDIR)/bin RAVNEST_LEARNING=1 $(GO) test -count=1 -timeout 60m -run '^TestLearning$$' -v ./e2e
 
 vet: need-go
 	$(GO) vet ./...

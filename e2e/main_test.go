@@ -196,7 +196,7 @@ func (p *proc) says(pattern string, limit time.Duration) []string {
 }
 
 // limit of a command that should be quick, on a machine that is not.
-const limit = 60 * time.Second
+const limit = 90 * time.Second
 
 // ok runs a binary that must succeed and returns what it printed.
 func (s *scene) ok(name string, args ...string) (stdout, stderr string) {
