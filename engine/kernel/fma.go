@@ -14,17 +14,27 @@ import "math"
 func FMA(x, y, z float32) float32 {
 	p, c := float64(x)*float64(y), float64(z)
 	s := p + c
-	b := math.Float64bits(s)
-	if b&0x1fffffff != 0x10000000 && b>>52&0x7ff >= 897 {
-		return float32(s)
+	if mayMisround(s) {
+		s = addOdd(p, c)
 	}
-	return fmaOdd(p, c, s, b)
+	return float32(s)
 }
 
+// mayMisround says that a sum which was rounded to float64 must not simply be rounded
+// again: it is on a tie of float32, or below its normal numbers.
+func mayMisround(s float64) bool {
+	b := math.Float64bits(s)
+	return b&0x1fffffff == 0x10000000 || b<<1 < 897<<53
+}
+
+// addOdd is p+c rounded to odd.
+//
 //go:noinline
-func fmaOdd(p, c, s float64, b uint64) float32 {
+func addOdd(p, c float64) float64 {
+	s := p + c
+	b := math.Float64bits(s)
 	if b>>52&0x7ff == 0x7ff || b&1 == 1 {
-		return float32(s)
+		return s
 	}
 	t := s - p
 	if e := (p - (s - t)) + (c - t); e != 0 { // the exact error of s
@@ -34,7 +44,7 @@ func fmaOdd(p, c, s float64, b uint64) float32 {
 			b--
 		}
 	}
-	return float32(math.Float64frombits(b))
+	return math.Float64frombits(b)
 }
 
 // Class is the numeric class of this build's dot products: "fma" everywhere but in a

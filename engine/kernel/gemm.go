@@ -1,4 +1,9 @@
 // The matrix product, on which the engine's time is spent.
+//
+// The specification is reference: every element of C is one dot product over ascending
+// k. The fast path is one loop nest, block, over microkernels that differ by
+// instruction set; blocking over k continues sums that are kept in C, so it does not
+// show in the bits.
 
 package kernel
 
@@ -20,40 +25,52 @@ type GemmArgs struct {
 	// After the whole dot product: plus RowBias[i], plus ColBias[j], and ReLU.
 	RowBias, ColBias []float32
 	ReLU             bool
+
+	// A convolution's windows: element (k,j) of B is B[rows[k]+cols[j]], BK and BJ are
+	// not used. rows ascend by 1 within each group of run.
+	rows, cols []int32
+	run        int
 }
 
-// tiling is the shape of the microkernels of one instruction set.
+// micro computes a tile of C from kc rows of B, in vectors of which the last has last
+// lanes; it continues C if acc is not 0. Strides are in bytes. Kernels that pack copy B
+// into panel on the way.
+type micro func(kc int, a *float32, ars, aks int, b *float32, bks int, c *float32, ldc, acc, last int, panel *float32)
+
+// tiling is what one instruction set has: microkernels by rows and vectors.
 type tiling struct {
 	mr, nv, vw int
-	masks      bool // kernels handle partial vectors of B and C
-	run        func(mr, nv, kc int, a *float32, ars, aks int, b *float32, bks int, c *float32, ldc int, acc bool, mask uint64)
+	masks      bool         // kernel reads part of a vector of B; without it only whole ones
+	kernel     *[8][3]micro // [rows-1][vectors-1]
+	pack       *[8][3]micro // the same, nil if there are none
 }
 
 // Blocking: a block of B of kBlock x nBlock floats stays in the second-level cache.
 const (
 	kBlock    = 384
-	nBlock    = 480
-	smallWork = 1 << 18 // multiply-adds below which waking a thread costs more than it brings
-	// edgeFloats hold a tile of C whose last vector is not whole.
-	edgeFloats = 8 * 48
+	nBlock    = 480     // whole panels of every tiling
+	smallWork = 1 << 18 // multiply-adds below which handing a part to a thread costs more than it brings
+	maxLanes  = 16
 )
 
-// tile is the fastest tiling of this machine, nil where there is only portable code.
-// Tests replace it.
-var tile *tiling
+// tile is the fastest tiling of this machine. Tests replace it.
+var tile = tilePortable
 
-// GemmScratch is the floats of scratch that Gemm needs for a product of this size.
+var tilePortable = &tiling{mr: 2, nv: 1, vw: 4, kernel: &[8][3]micro{{microGo1}, {microGo2}}}
+
+// GemmScratch is the floats of scratch that Gemm needs for a product of this size, or of
+// a smaller one. Each further thread of a team keeps as much of its own, at most 0.8 MB.
 func GemmScratch(_, n, k int) int {
-	return edgeFloats + min(k, kBlock)*min((n+63)/64*64, nBlock+64)
+	return min(k, kBlock)*min((n+maxLanes-1)/maxLanes*maxLanes, nBlock) + maxLanes
 }
 
 // check panics if a slice is too short: an out-of-range store in assembly would be
 // silent.
-func (g *GemmArgs) check() {
+func (g *GemmArgs) check(scratch []float32) {
 	if g.M <= 0 || g.N <= 0 || g.K <= 0 {
 		panic("kernel: empty matrix product")
 	}
-	if (g.BK != 1 && g.BJ != 1) || g.LDC < g.N {
+	if g.RS < 0 || g.KS < 0 || g.BK < 0 || g.BJ < 0 || (g.BK != 1 && g.BJ != 1) || g.LDC < g.N {
 		panic("kernel: matrix strides are not supported")
 	}
 	_ = g.A[(g.M-1)*g.RS+(g.K-1)*g.KS]
@@ -65,48 +82,62 @@ func (g *GemmArgs) check() {
 	if g.ColBias != nil {
 		_ = g.ColBias[g.N-1]
 	}
+	if len(scratch) < GemmScratch(g.M, g.N, g.K) {
+		panic("kernel: scratch is shorter than GemmScratch")
+	}
 }
 
-// Gemm computes g on the team's threads with scratch of at least GemmScratch floats.
+// Gemm computes g on the team's threads with scratch of at least GemmScratch floats. It
+// panics if a size is not positive, a stride not supported or a slice too short. C must
+// not overlap A, B or the biases.
 func Gemm(t *Team, g *GemmArgs, scratch []float32) {
-	g.check()
+	g.check(scratch)
+	gemm(t, g, scratch)
+}
+
+// gemm is Gemm for arguments that need no check.
+func gemm(t *Team, g *GemmArgs, scratch []float32) {
 	if t.Threads() == 1 || g.M*g.N*g.K < smallWork {
 		g.block(tile, scratch)
 		return
 	}
-	t.job.split(g, t.n)
-	t.run()
+	j := &t.gemm
+	j.split(g, t, scratch)
+	t.Run(j.tiles, j)
+	*j = gemmTask{} // nothing of the caller's is kept
 }
 
-// gemmJob is a product cut into tiles for threads: stripes of the longer side.
-type gemmJob struct {
+// gemmTask is a product cut into stripes of the longer side.
+type gemmTask struct {
+	team    *Team
 	g       GemmArgs
+	scratch []float32
 	byRows  bool
 	step    int
 	tiles   int
-	scratch int
 }
 
 // split cuts rows if there are many, else columns; stripes are whole microkernels.
-func (j *gemmJob) split(g *GemmArgs, threads int) {
-	j.g = *g
-	mr, nr := 8, 48
-	if tile != nil {
-		mr, nr = tile.mr, tile.nv*tile.vw
-	}
+func (j *gemmTask) split(g *GemmArgs, t *Team, scratch []float32) {
+	j.team, j.g, j.scratch = t, *g, scratch
+	mr, nr := tile.mr, tile.nv*tile.vw
 	j.byRows = g.M/mr >= g.N/nr
 	size, unit := g.N, nr
 	if j.byRows {
 		size, unit = g.M, mr
 	}
-	parts := min(2*threads, (size+unit-1)/unit)
-	j.step = ((size+parts-1)/parts + unit - 1) / unit * unit
-	j.tiles = (size + j.step - 1) / j.step
-	j.scratch = GemmScratch(g.M, g.N, g.K)
+	j.step, j.tiles = stripes(size, unit, 2*t.Threads())
 }
 
-// tile computes stripe i.
-func (j *gemmJob) tile(i int, scratch []float32) {
+// stripes cuts size into at most parts stripes of step, a multiple of unit; the last
+// may be shorter.
+func stripes(size, unit, parts int) (step, n int) {
+	step = ((size+parts-1)/parts + unit - 1) / unit * unit
+	return step, (size + step - 1) / step
+}
+
+// Tile implements [Task].
+func (j *gemmTask) Tile(worker, i int) {
 	g := j.g
 	at := i * j.step
 	if j.byRows {
@@ -116,13 +147,22 @@ func (j *gemmJob) tile(i int, scratch []float32) {
 			g.RowBias = g.RowBias[at:]
 		}
 	} else {
-		g.N = min(j.step, g.N-at)
-		g.B, g.C = g.B[at*g.BJ:], g.C[at:]
-		if g.ColBias != nil {
-			g.ColBias = g.ColBias[at:]
-		}
+		g.columns(at, min(j.step, g.N-at))
 	}
-	g.block(tile, scratch)
+	g.block(tile, j.team.scratch(worker, GemmScratch(g.M, g.N, g.K), j.scratch))
+}
+
+// columns narrows g to n columns from j on.
+func (g *GemmArgs) columns(j, n int) {
+	g.N, g.C = n, g.C[j:]
+	if g.rows != nil {
+		g.cols = g.cols[j:]
+	} else {
+		g.B = g.B[j*g.BJ:]
+	}
+	if g.ColBias != nil {
+		g.ColBias = g.ColBias[j:]
+	}
 }
 
 // reference is the specification.
@@ -134,20 +174,36 @@ func (g *GemmArgs) reference() {
 				s = g.C[i*g.LDC+j]
 			}
 			for k := range g.K {
-				s = FMA(g.A[i*g.RS+k*g.KS], g.B[k*g.BK+j*g.BJ], s)
+				s = FMA(g.A[i*g.RS+k*g.KS], g.B[g.at(k, j)], s)
+			}
+			if g.RowBias != nil {
+				s += g.RowBias[i]
+			}
+			if g.ColBias != nil {
+				s += g.ColBias[j]
+			}
+			if g.ReLU && 0 > s {
+				s = 0
 			}
 			g.C[i*g.LDC+j] = s
 		}
 	}
-	g.finish(0, g.M, 0, g.N)
 }
 
-// finish adds the biases and applies ReLU to rows [i0,i1) and columns [j0,j1).
-func (g *GemmArgs) finish(i0, i1, j0, j1 int) {
+// at is where element (k,j) of B is.
+func (g *GemmArgs) at(k, j int) int {
+	if g.rows != nil {
+		return int(g.rows[k]) + int(g.cols[j])
+	}
+	return k*g.BK + j*g.BJ
+}
+
+// finish adds the biases and applies ReLU to columns [j0,j1).
+func (g *GemmArgs) finish(j0, j1 int) {
 	if g.RowBias == nil && g.ColBias == nil && !g.ReLU {
 		return
 	}
-	for i := i0; i < i1; i++ {
+	for i := range g.M {
 		row := g.C[i*g.LDC+j0:][:j1-j0]
 		if g.RowBias != nil {
 			b := g.RowBias[i]
@@ -167,147 +223,128 @@ func (g *GemmArgs) finish(i0, i1, j0, j1 int) {
 	}
 }
 
-func at(s []float32, i int) *float32 {
+// ptr is the address of s[i] for the microkernels.
+func ptr(s []float32, i int) *float32 {
 	return (*float32)(unsafe.Add(unsafe.Pointer(unsafe.SliceData(s)), i*4))
 }
 
+// aligned drops the floats before the first cache line of scratch.
+func aligned(scratch []float32) []float32 {
+	off := int(uintptr(unsafe.Pointer(unsafe.SliceData(scratch)))&63) / 4
+	return scratch[(maxLanes-off)%maxLanes:]
+}
+
 // block computes the product on this thread: columns in blocks, k in blocks that
-// continue each other's sums, B packed to the kernels' width where that pays.
+// continue each other's sums, all rows against a block of B.
 func (g *GemmArgs) block(t *tiling, scratch []float32) {
-	if t == nil {
-		g.portable()
-		return
-	}
 	nr := t.nv * t.vw
 	parts := (g.K + kBlock - 1) / kBlock
 	kc := (g.K + parts - 1) / parts
-	edge, scratch := scratch[:edgeFloats], scratch[edgeFloats:]
+	scratch = aligned(scratch)
 	for jc := 0; jc < g.N; jc += nBlock {
 		nc := min(nBlock, g.N-jc)
+		// A block of B is used as it lies if that is once only, copied by the kernels of the
+		// first rows if they can read it, and laid out beforehand otherwise.
+		lies := g.rows == nil && g.BJ == 1
+		direct := lies && g.M <= t.mr && (t.masks || nc%t.vw == 0)
+		packs := lies && !direct && t.pack != nil
 		for pc := 0; pc < g.K; pc += kc {
 			kn := min(kc, g.K-pc)
-			acc := g.Acc || pc > 0
-			// B as it lies is good enough for a single panel of rows.
-			direct := g.BJ == 1 && g.M <= t.mr && (t.masks || nc%t.vw == 0)
-			if !direct {
+			acc := 0
+			if g.Acc || pc > 0 {
+				acc = 1
+			}
+			if !direct && !packs {
 				g.pack(scratch, t, pc, kn, jc, nc)
 			}
 			for i := 0; i < g.M; i += t.mr {
 				mr := min(t.mr, g.M-i)
-				a := at(g.A, i*g.RS+pc*g.KS)
+				source, kernels := direct, &t.kernel[mr-1]
+				if packs && i == 0 {
+					source, kernels = true, &t.pack[mr-1]
+				}
+				a := ptr(g.A, i*g.RS+pc*g.KS)
 				for j := 0; j < nc; j += nr {
 					n := min(nr, nc-j)
 					nv := (n + t.vw - 1) / t.vw
-					b, bks := at(scratch, j*kn), nv*t.vw
-					if direct {
-						b, bks = at(g.B, pc*g.BK+jc+j), g.BK
+					panel := ptr(scratch, j*kn)
+					b, bks := panel, nv*t.vw
+					if source {
+						b, bks = ptr(g.B, pc*g.BK+jc+j), g.BK
 					}
-					c := at(g.C, i*g.LDC+jc+j)
-					if t.masks || n%t.vw == 0 {
-						mask := ^uint64(0)
-						if r := n % t.vw; r != 0 {
-							mask = 1<<r - 1
-						}
-						t.run(mr, nv, kn, a, 4*g.RS, 4*g.KS, b, 4*bks, c, 4*g.LDC, acc, mask)
-						continue
-					}
-					w := nv * t.vw
-					if acc {
-						for r := range mr {
-							copy(edge[r*w:r*w+n], g.C[(i+r)*g.LDC+jc+j:])
-						}
-					}
-					t.run(mr, nv, kn, a, 4*g.RS, 4*g.KS, b, 4*bks, &edge[0], 4*w, acc, 0)
-					for r := range mr {
-						copy(g.C[(i+r)*g.LDC+jc+j:][:n], edge[r*w:])
-					}
+					kernels[nv-1](kn, a, 4*g.RS, 4*g.KS, b, 4*bks, ptr(g.C, i*g.LDC+jc+j), 4*g.LDC, acc, n-(nv-1)*t.vw, panel)
 				}
 			}
 		}
-		g.finish(0, g.M, jc, jc+nc)
+		g.finish(jc, jc+nc)
 	}
 }
 
 // pack copies rows [pc,pc+kn) and columns [jc,jc+nc) of B into panels of the kernels'
-// width: panel by panel, row by row, the last vector filled up with zeros.
+// width: panel by panel, row by row, the last vector filled up with anything.
 func (g *GemmArgs) pack(dst []float32, t *tiling, pc, kn, jc, nc int) {
 	nr := t.nv * t.vw
 	for j := 0; j < nc; j += nr {
 		n := min(nr, nc-j)
 		w := (n + t.vw - 1) / t.vw * t.vw
-		p := dst[j*kn:][:kn*w]
-		if g.BJ == 1 {
-			for k := range kn {
-				row := p[k*w:][:w]
-				src := g.B[(pc+k)*g.BK+jc+j:][:n]
-				copy(row, src)
-				clear(row[n:])
-			}
-			continue
-		}
-		// Columns of B are contiguous in k: four at a time keep the stores together.
-		if w > n {
-			clear(p)
-		}
-		q := 0
-		for ; q+4 <= n; q += 4 {
-			o := pc + (jc+j+q)*g.BJ
-			b0, b1, b2, b3 := g.B[o:][:kn], g.B[o+g.BJ:][:kn], g.B[o+2*g.BJ:][:kn], g.B[o+3*g.BJ:][:kn]
-			for k := range kn {
-				d := p[k*w+q:][:4]
-				d[0], d[1], d[2], d[3] = b0[k], b1[k], b2[k], b3[k]
-			}
-		}
-		for ; q < n; q++ {
-			col := g.B[pc+(jc+j+q)*g.BJ:][:kn]
-			for k, v := range col {
-				p[k*w+q] = v
-			}
+		if p := dst[j*kn:][:kn*w]; t == tilePortable {
+			g.packGo(p, w, pc, kn, jc+j, n)
+		} else {
+			g.packAsm(p, t.vw, w, pc, kn, jc+j, n)
 		}
 	}
 }
 
-// portable is the reference with two rows and two columns at a time, which halves the
-// loads and lets four chains overlap.
-func (g *GemmArgs) portable() {
-	i := 0
-	for ; i+2 <= g.M; i += 2 {
-		j := 0
-		for ; j+2 <= g.N; j += 2 {
-			c0, c1 := g.C[i*g.LDC+j:][:2], g.C[(i+1)*g.LDC+j:][:2]
-			var s00, s01, s10, s11 float32
-			if g.Acc {
-				s00, s01, s10, s11 = c0[0], c0[1], c1[0], c1[1]
+// packGo is pack of the panel of n columns from j on, in rows of w.
+func (g *GemmArgs) packGo(p []float32, w, pc, kn, j, n int) {
+	for k := range kn {
+		row := p[k*w:][:w]
+		if g.rows != nil {
+			src := g.B[g.rows[pc+k]:]
+			for i, c := range g.cols[j:][:n] {
+				row[i] = src[c]
 			}
-			a, b := i*g.RS, j*g.BJ
-			for range g.K {
-				a0, a1, b0, b1 := g.A[a], g.A[a+g.RS], g.B[b], g.B[b+g.BJ]
-				s00, s01 = FMA(a0, b0, s00), FMA(a0, b1, s01)
-				s10, s11 = FMA(a1, b0, s10), FMA(a1, b1, s11)
-				a, b = a+g.KS, b+g.BK
+		} else {
+			b := (pc+k)*g.BK + j*g.BJ
+			for i := range n {
+				row[i] = g.B[b]
+				b += g.BJ
 			}
-			c0[0], c0[1], c1[0], c1[1] = s00, s01, s10, s11
 		}
-		g.columns(i, i+2, j)
+		clear(row[n:])
 	}
-	g.columns(i, g.M, 0)
-	g.finish(0, g.M, 0, g.N)
 }
 
-// columns computes what is left of rows [i0,i1) from column j0 on.
-func (g *GemmArgs) columns(i0, i1, j0 int) {
-	for i := i0; i < i1; i++ {
-		for j := j0; j < g.N; j++ {
-			var s float32
-			if g.Acc {
-				s = g.C[i*g.LDC+j]
-			}
-			a, b := i*g.RS, j*g.BJ
-			for range g.K {
-				s = FMA(g.A[a], g.B[b], s)
-				a, b = a+g.KS, b+g.BK
-			}
-			g.C[i*g.LDC+j] = s
-		}
+// microGo1 and microGo2 are the portable microkernels, of 4 columns. They are FMA
+// written out: a call for each term would take most of the time. Sums stay in float64,
+// rounded to float32 after every term.
+func microGo1(kc int, a *float32, _, aks int, b *float32, bks int, c *float32, _, acc, last int, _ *float32) {
+	var s [4]float32
+	row := unsafe.Slice(c, last)
+	if acc != 0 {
+		copy(s[:], row)
 	}
+	s0, s1, s2, s3 := float64(s[0]), float64(s[1]), float64(s[2]), float64(s[3])
+	for {
+		v := (*[4]float32)(unsafe.Pointer(b))
+		x, y0, y1, y2, y3 := float64(*a), float64(v[0]), float64(v[1]), float64(v[2]), float64(v[3])
+		// The products are exact: it does not matter whether the compiler fuses these.
+		t0, t1, t2, t3 := x*y0+s0, x*y1+s1, x*y2+s2, x*y3+s3
+		if mayMisround(t0) || mayMisround(t1) || mayMisround(t2) || mayMisround(t3) {
+			t0, t1, t2, t3 = addOdd(x*y0, s0), addOdd(x*y1, s1), addOdd(x*y2, s2), addOdd(x*y3, s3)
+		}
+		s0, s1, s2, s3 = float64(float32(t0)), float64(float32(t1)), float64(float32(t2)), float64(float32(t3))
+		if kc--; kc == 0 {
+			break
+		}
+		a, b = (*float32)(unsafe.Add(unsafe.Pointer(a), aks)), (*float32)(unsafe.Add(unsafe.Pointer(b), bks))
+	}
+	s = [4]float32{float32(s0), float32(s1), float32(s2), float32(s3)}
+	copy(row, s[:])
+}
+
+func microGo2(kc int, a *float32, ars, aks int, b *float32, bks int, c *float32, ldc, acc, last int, panel *float32) {
+	microGo1(kc, a, ars, aks, b, bks, c, ldc, acc, last, panel)
+	a, c = (*float32)(unsafe.Add(unsafe.Pointer(a), ars)), (*float32)(unsafe.Add(unsafe.Pointer(c), ldc))
+	microGo1(kc, a, ars, aks, b, bks, c, ldc, acc, last, panel)
 }

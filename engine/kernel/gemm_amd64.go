@@ -8,47 +8,53 @@ import "golang.org/x/sys/cpu"
 
 // What this machine has, decided once.
 var (
-	hasAVX512 = cpu.X86.HasAVX512F && cpu.X86.HasAVX512VL && cpu.X86.HasAVX512DQ && cpu.X86.HasAVX512BW
-	hasAVX2   = cpu.X86.HasAVX2 && cpu.X86.HasFMA
+	hasAVX512 = cpu.X86.HasAVX512F && cpu.X86.HasAVX512VL && cpu.X86.HasAVX512DQ && cpu.X86.HasAVX512BW && hasAVX2
+	hasAVX2   = cpu.X86.HasAVX2 && cpu.X86.HasFMA && cpu.X86.HasBMI2
 )
 
-// micro is the signature of a microkernel; strides in bytes.
-type micro func(kc int, a *float32, ars, aks int, b *float32, bks int, c *float32, ldc int, acc int, mask uint64)
-
-var microZ = [8][3]micro{
-	{gemmZ1x1, gemmZ1x2, gemmZ1x3},
-	{gemmZ2x1, gemmZ2x2, gemmZ2x3},
-	{gemmZ3x1, gemmZ3x2, gemmZ3x3},
-	{gemmZ4x1, gemmZ4x2, gemmZ4x3},
-	{gemmZ5x1, gemmZ5x2, gemmZ5x3},
-	{gemmZ6x1, gemmZ6x2, gemmZ6x3},
-	{gemmZ7x1, gemmZ7x2, gemmZ7x3},
-	{gemmZ8x1, gemmZ8x2, gemmZ8x3},
+var tileAVX512 = &tiling{
+	mr: 8, nv: 3, vw: 16, masks: true,
+	kernel: &[8][3]micro{
+		{gemmZ1x1, gemmZ1x2, gemmZ1x3},
+		{gemmZ2x1, gemmZ2x2, gemmZ2x3},
+		{gemmZ3x1, gemmZ3x2, gemmZ3x3},
+		{gemmZ4x1, gemmZ4x2, gemmZ4x3},
+		{gemmZ5x1, gemmZ5x2, gemmZ5x3},
+		{gemmZ6x1, gemmZ6x2, gemmZ6x3},
+		{gemmZ7x1, gemmZ7x2, gemmZ7x3},
+		{gemmZ8x1, gemmZ8x2, gemmZ8x3},
+	},
+	pack: &[8][3]micro{
+		{gemmPackZ1x1, gemmPackZ1x2, gemmPackZ1x3},
+		{gemmPackZ2x1, gemmPackZ2x2, gemmPackZ2x3},
+		{gemmPackZ3x1, gemmPackZ3x2, gemmPackZ3x3},
+		{gemmPackZ4x1, gemmPackZ4x2, gemmPackZ4x3},
+		{gemmPackZ5x1, gemmPackZ5x2, gemmPackZ5x3},
+		{gemmPackZ6x1, gemmPackZ6x2, gemmPackZ6x3},
+		{gemmPackZ7x1, gemmPackZ7x2, gemmPackZ7x3},
+		{gemmPackZ8x1, gemmPackZ8x2, gemmPackZ8x3},
+	},
 }
 
-var microY = [6][2]micro{
-	{gemmY1x1, gemmY1x2},
-	{gemmY2x1, gemmY2x2},
-	{gemmY3x1, gemmY3x2},
-	{gemmY4x1, gemmY4x2},
-	{gemmY5x1, gemmY5x2},
-	{gemmY6x1, gemmY6x2},
+var tileAVX2 = &tiling{
+	mr: 6, nv: 2, vw: 8,
+	kernel: &[8][3]micro{
+		{gemmY1x1, gemmY1x2},
+		{gemmY2x1, gemmY2x2},
+		{gemmY3x1, gemmY3x2},
+		{gemmY4x1, gemmY4x2},
+		{gemmY5x1, gemmY5x2},
+		{gemmY6x1, gemmY6x2},
+	},
+	pack: &[8][3]micro{
+		{gemmPackY1x1, gemmPackY1x2},
+		{gemmPackY2x1, gemmPackY2x2},
+		{gemmPackY3x1, gemmPackY3x2},
+		{gemmPackY4x1, gemmPackY4x2},
+		{gemmPackY5x1, gemmPackY5x2},
+		{gemmPackY6x1, gemmPackY6x2},
+	},
 }
-
-func asInt(b bool) int {
-	if b {
-		return 1
-	}
-	return 0
-}
-
-var tileAVX512 = &tiling{mr: 8, nv: 3, vw: 16, masks: true, run: func(mr, nv, kc int, a *float32, ars, aks int, b *float32, bks int, c *float32, ldc int, acc bool, mask uint64) {
-	microZ[mr-1][nv-1](kc, a, ars, aks, b, bks, c, ldc, asInt(acc), mask)
-}}
-
-var tileAVX2 = &tiling{mr: 6, nv: 2, vw: 8, run: func(mr, nv, kc int, a *float32, ars, aks int, b *float32, bks int, c *float32, ldc int, acc bool, mask uint64) {
-	microY[mr-1][nv-1](kc, a, ars, aks, b, bks, c, ldc, asInt(acc), mask)
-}}
 
 func init() {
 	switch {
@@ -61,7 +67,7 @@ func init() {
 
 // tilings lists what this machine can run, for tests.
 func tilings() map[string]*tiling {
-	m := map[string]*tiling{"portable": nil}
+	m := map[string]*tiling{"portable": tilePortable}
 	if hasAVX512 {
 		m["avx512"] = tileAVX512
 	}
@@ -69,4 +75,81 @@ func tilings() map[string]*tiling {
 		m["avx2"] = tileAVX2
 	}
 	return m
+}
+
+// packAsm is packGo in vectors of vw.
+func (g *GemmArgs) packAsm(p []float32, vw, w, pc, kn, j, n int) {
+	if g.rows != nil {
+		for q := 0; q < n; q += vw {
+			g.packWindow(p[q:], vw, w, pc, kn, j+q, min(vw, n-q))
+		}
+		return
+	}
+	for q := 0; q < w; q += 8 {
+		var cols [8]int
+		for i := range cols { // columns beyond the last are that one again
+			cols[i] = 4 * (j + min(q+i, n-1)) * g.BJ
+		}
+		g.packColumns(p[q:], w, pc, kn, &cols)
+	}
+}
+
+// packColumns copies kn floats from B[from] on of 8 columns that are contiguous in k;
+// cols are in bytes.
+func (g *GemmArgs) packColumns(p []float32, w, from, kn int, cols *[8]int) {
+	if kn >= 8 {
+		trans8(kn/8, ptr(g.B, from), cols, &p[0], 4*w)
+		if kn%8 != 0 { // the last eight, some of them again
+			trans8(1, ptr(g.B, from+kn-8), cols, &p[(kn-8)*w], 4*w)
+		}
+		return
+	}
+	for k := range kn {
+		row := (*[8]float32)(p[k*w:])
+		for i, c := range cols {
+			row[i] = g.B[from+k+c/4]
+		}
+	}
+}
+
+// packWindow copies a vector's n columns from j on of a convolution's windows.
+func (g *GemmArgs) packWindow(p []float32, vw, w, pc, kn, j, n int) {
+	cols, rows := g.cols[j:][:n], &g.rows[pc]
+	one := neighbours(cols)
+	two, off2 := one, 0
+	if one < n {
+		two += neighbours(cols[one:])
+		off2 = int(cols[one]) - one
+	}
+	switch {
+	case two == n && vw == 16:
+		runsZ(kn, rows, &g.B[0], int(cols[0]), one, off2, n, &p[0], 4*w)
+	case two == n:
+		runsY(kn, rows, &g.B[0], int(cols[0]), one, off2, n, &p[0], 4*w)
+	case g.run >= 8:
+		for q := 0; q < vw; q += 8 {
+			var c [8]int
+			for i := range c {
+				c[i] = 4 * int(cols[min(q+i, n-1)])
+			}
+			for k := 0; k < kn; {
+				l := min(g.run-(pc+k)%g.run, kn-k)
+				g.packColumns(p[k*w+q:], w, int(g.rows[pc+k]), l, &c)
+				k += l
+			}
+		}
+	case vw == 16:
+		gatherZ(kn, rows, &g.B[0], &cols[0], n, &p[0], 4*w)
+	default:
+		gatherY(kn, rows, &g.B[0], &cols[0], n, &p[0], 4*w)
+	}
+}
+
+// neighbours is how many offsets from the first on ascend by 1.
+func neighbours(cols []int32) int {
+	n := 1
+	for n < len(cols) && cols[n] == cols[n-1]+1 {
+		n++
+	}
+	return n
 }

@@ -4,9 +4,31 @@
 
 #include "textflag.h"
 
-// func gemmZ1x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, mask uint64)
-// Requires: AVX, AVX512F, MMX+
-TEXT ·gemmZ1x1(SB), NOSPLIT, $0-80
+DATA lanes<>+0(SB)/4, $0xffffffff
+DATA lanes<>+4(SB)/4, $0xffffffff
+DATA lanes<>+8(SB)/4, $0xffffffff
+DATA lanes<>+12(SB)/4, $0xffffffff
+DATA lanes<>+16(SB)/4, $0xffffffff
+DATA lanes<>+20(SB)/4, $0xffffffff
+DATA lanes<>+24(SB)/4, $0xffffffff
+DATA lanes<>+28(SB)/4, $0xffffffff
+DATA lanes<>+32(SB)/4, $0x00000000
+DATA lanes<>+36(SB)/4, $0x00000000
+DATA lanes<>+40(SB)/4, $0x00000000
+DATA lanes<>+44(SB)/4, $0x00000000
+DATA lanes<>+48(SB)/4, $0x00000000
+DATA lanes<>+52(SB)/4, $0x00000000
+DATA lanes<>+56(SB)/4, $0x00000000
+DATA lanes<>+60(SB)/4, $0x00000000
+GLOBL lanes<>(SB), RODATA|NOPTR, $64
+
+// func gemmZ1x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+// Requires: AVX, AVX512F, BMI2, MMX+
+TEXT ·gemmZ1x1(SB), NOSPLIT, $0-88
+	MOVQ      last+72(FP), BX
+	MOVQ      $+65535, AX
+	BZHIQ     BX, AX, AX
+	KMOVW     AX, K1
 	MOVQ      kc+0(FP), CX
 	MOVQ      a+8(FP), SI
 	MOVQ      ars+16(FP), R9
@@ -18,17 +40,14 @@ TEXT ·gemmZ1x1(SB), NOSPLIT, $0-80
 	LEAQ      (R9)(R9*2), R10
 	LEAQ      (R9)(R9*4), R11
 	LEAQ      (R10)(R9*4), R12
-	MOVQ      mask+72(FP), AX
-	KMOVW     AX, K1
 	MOVQ      acc+64(FP), AX
 	TESTQ     AX, AX
-	JZ        zero
 	MOVQ      DX, AX
+	JZ        zero
 	VMOVUPS.Z (AX), K1, Z0
 	JMP       begin
 
 zero:
-	MOVQ       DX, AX
 	VPXORD     Z0, Z0, Z0
 	PREFETCHT0 (AX)
 
@@ -62,9 +81,13 @@ store:
 	VZEROUPPER
 	RET
 
-// func gemmZ1x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, mask uint64)
-// Requires: AVX, AVX512F, MMX+
-TEXT ·gemmZ1x2(SB), NOSPLIT, $0-80
+// func gemmZ1x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+// Requires: AVX, AVX512F, BMI2, MMX+
+TEXT ·gemmZ1x2(SB), NOSPLIT, $0-88
+	MOVQ      last+72(FP), BX
+	MOVQ      $+65535, AX
+	BZHIQ     BX, AX, AX
+	KMOVW     AX, K1
 	MOVQ      kc+0(FP), CX
 	MOVQ      a+8(FP), SI
 	MOVQ      ars+16(FP), R9
@@ -76,18 +99,15 @@ TEXT ·gemmZ1x2(SB), NOSPLIT, $0-80
 	LEAQ      (R9)(R9*2), R10
 	LEAQ      (R9)(R9*4), R11
 	LEAQ      (R10)(R9*4), R12
-	MOVQ      mask+72(FP), AX
-	KMOVW     AX, K1
 	MOVQ      acc+64(FP), AX
 	TESTQ     AX, AX
-	JZ        zero
 	MOVQ      DX, AX
+	JZ        zero
 	VMOVUPS   (AX), Z0
 	VMOVUPS.Z 64(AX), K1, Z1
 	JMP       begin
 
 zero:
-	MOVQ       DX, AX
 	VPXORD     Z0, Z0, Z0
 	VPXORD     Z1, Z1, Z1
 	PREFETCHT0 (AX)
@@ -130,9 +150,13 @@ store:
 	VZEROUPPER
 	RET
 
-// func gemmZ1x3(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, mask uint64)
-// Requires: AVX, AVX512F, MMX+
-TEXT ·gemmZ1x3(SB), NOSPLIT, $0-80
+// func gemmZ1x3(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+// Requires: AVX, AVX512F, BMI2, MMX+
+TEXT ·gemmZ1x3(SB), NOSPLIT, $0-88
+	MOVQ      last+72(FP), BX
+	MOVQ      $+65535, AX
+	BZHIQ     BX, AX, AX
+	KMOVW     AX, K1
 	MOVQ      kc+0(FP), CX
 	MOVQ      a+8(FP), SI
 	MOVQ      ars+16(FP), R9
@@ -144,19 +168,16 @@ TEXT ·gemmZ1x3(SB), NOSPLIT, $0-80
 	LEAQ      (R9)(R9*2), R10
 	LEAQ      (R9)(R9*4), R11
 	LEAQ      (R10)(R9*4), R12
-	MOVQ      mask+72(FP), AX
-	KMOVW     AX, K1
 	MOVQ      acc+64(FP), AX
 	TESTQ     AX, AX
-	JZ        zero
 	MOVQ      DX, AX
+	JZ        zero
 	VMOVUPS   (AX), Z0
 	VMOVUPS   64(AX), Z1
 	VMOVUPS.Z 128(AX), K1, Z2
 	JMP       begin
 
 zero:
-	MOVQ       DX, AX
 	VPXORD     Z0, Z0, Z0
 	VPXORD     Z1, Z1, Z1
 	VPXORD     Z2, Z2, Z2
@@ -208,9 +229,13 @@ store:
 	VZEROUPPER
 	RET
 
-// func gemmZ2x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, mask uint64)
-// Requires: AVX, AVX512F, MMX+
-TEXT ·gemmZ2x1(SB), NOSPLIT, $0-80
+// func gemmZ2x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+// Requires: AVX, AVX512F, BMI2, MMX+
+TEXT ·gemmZ2x1(SB), NOSPLIT, $0-88
+	MOVQ      last+72(FP), BX
+	MOVQ      $+65535, AX
+	BZHIQ     BX, AX, AX
+	KMOVW     AX, K1
 	MOVQ      kc+0(FP), CX
 	MOVQ      a+8(FP), SI
 	MOVQ      ars+16(FP), R9
@@ -222,19 +247,16 @@ TEXT ·gemmZ2x1(SB), NOSPLIT, $0-80
 	LEAQ      (R9)(R9*2), R10
 	LEAQ      (R9)(R9*4), R11
 	LEAQ      (R10)(R9*4), R12
-	MOVQ      mask+72(FP), AX
-	KMOVW     AX, K1
 	MOVQ      acc+64(FP), AX
 	TESTQ     AX, AX
-	JZ        zero
 	MOVQ      DX, AX
+	JZ        zero
 	VMOVUPS.Z (AX), K1, Z0
 	ADDQ      R13, AX
 	VMOVUPS.Z (AX), K1, Z1
 	JMP       begin
 
 zero:
-	MOVQ       DX, AX
 	VPXORD     Z0, Z0, Z0
 	PREFETCHT0 (AX)
 	ADDQ       R13, AX
@@ -276,9 +298,13 @@ store:
 	VZEROUPPER
 	RET
 
-// func gemmZ2x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, mask uint64)
-// Requires: AVX, AVX512F, MMX+
-TEXT ·gemmZ2x2(SB), NOSPLIT, $0-80
+// func gemmZ2x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+// Requires: AVX, AVX512F, BMI2, MMX+
+TEXT ·gemmZ2x2(SB), NOSPLIT, $0-88
+	MOVQ      last+72(FP), BX
+	MOVQ      $+65535, AX
+	BZHIQ     BX, AX, AX
+	KMOVW     AX, K1
 	MOVQ      kc+0(FP), CX
 	MOVQ      a+8(FP), SI
 	MOVQ      ars+16(FP), R9
@@ -290,12 +316,10 @@ TEXT ·gemmZ2x2(SB), NOSPLIT, $0-80
 	LEAQ      (R9)(R9*2), R10
 	LEAQ      (R9)(R9*4), R11
 	LEAQ      (R10)(R9*4), R12
-	MOVQ      mask+72(FP), AX
-	KMOVW     AX, K1
 	MOVQ      acc+64(FP), AX
 	TESTQ     AX, AX
-	JZ        zero
 	MOVQ      DX, AX
+	JZ        zero
 	VMOVUPS   (AX), Z0
 	VMOVUPS.Z 64(AX), K1, Z1
 	ADDQ      R13, AX
@@ -304,7 +328,6 @@ TEXT ·gemmZ2x2(SB), NOSPLIT, $0-80
 	JMP       begin
 
 zero:
-	MOVQ       DX, AX
 	VPXORD     Z0, Z0, Z0
 	VPXORD     Z1, Z1, Z1
 	PREFETCHT0 (AX)
@@ -361,9 +384,13 @@ store:
 	VZEROUPPER
 	RET
 
-// func gemmZ2x3(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, mask uint64)
-// Requires: AVX, AVX512F, MMX+
-TEXT ·gemmZ2x3(SB), NOSPLIT, $0-80
+// func gemmZ2x3(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+// Requires: AVX, AVX512F, BMI2, MMX+
+TEXT ·gemmZ2x3(SB), NOSPLIT, $0-88
+	MOVQ      last+72(FP), BX
+	MOVQ      $+65535, AX
+	BZHIQ     BX, AX, AX
+	KMOVW     AX, K1
 	MOVQ      kc+0(FP), CX
 	MOVQ      a+8(FP), SI
 	MOVQ      ars+16(FP), R9
@@ -375,12 +402,10 @@ TEXT ·gemmZ2x3(SB), NOSPLIT, $0-80
 	LEAQ      (R9)(R9*2), R10
 	LEAQ      (R9)(R9*4), R11
 	LEAQ      (R10)(R9*4), R12
-	MOVQ      mask+72(FP), AX
-	KMOVW     AX, K1
 	MOVQ      acc+64(FP), AX
 	TESTQ     AX, AX
-	JZ        zero
 	MOVQ      DX, AX
+	JZ        zero
 	VMOVUPS   (AX), Z0
 	VMOVUPS   64(AX), Z1
 	VMOVUPS.Z 128(AX), K1, Z2
@@ -391,7 +416,6 @@ TEXT ·gemmZ2x3(SB), NOSPLIT, $0-80
 	JMP       begin
 
 zero:
-	MOVQ       DX, AX
 	VPXORD     Z0, Z0, Z0
 	VPXORD     Z1, Z1, Z1
 	VPXORD     Z2, Z2, Z2
@@ -463,9 +487,13 @@ store:
 	VZEROUPPER
 	RET
 
-// func gemmZ3x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, mask uint64)
-// Requires: AVX, AVX512F, MMX+
-TEXT ·gemmZ3x1(SB), NOSPLIT, $0-80
+// func gemmZ3x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+// Requires: AVX, AVX512F, BMI2, MMX+
+TEXT ·gemmZ3x1(SB), NOSPLIT, $0-88
+	MOVQ      last+72(FP), BX
+	MOVQ      $+65535, AX
+	BZHIQ     BX, AX, AX
+	KMOVW     AX, K1
 	MOVQ      kc+0(FP), CX
 	MOVQ      a+8(FP), SI
 	MOVQ      ars+16(FP), R9
@@ -477,12 +505,10 @@ TEXT ·gemmZ3x1(SB), NOSPLIT, $0-80
 	LEAQ      (R9)(R9*2), R10
 	LEAQ      (R9)(R9*4), R11
 	LEAQ      (R10)(R9*4), R12
-	MOVQ      mask+72(FP), AX
-	KMOVW     AX, K1
 	MOVQ      acc+64(FP), AX
 	TESTQ     AX, AX
-	JZ        zero
 	MOVQ      DX, AX
+	JZ        zero
 	VMOVUPS.Z (AX), K1, Z0
 	ADDQ      R13, AX
 	VMOVUPS.Z (AX), K1, Z1
@@ -491,7 +517,6 @@ TEXT ·gemmZ3x1(SB), NOSPLIT, $0-80
 	JMP       begin
 
 zero:
-	MOVQ       DX, AX
 	VPXORD     Z0, Z0, Z0
 	PREFETCHT0 (AX)
 	ADDQ       R13, AX
@@ -541,9 +566,13 @@ store:
 	VZEROUPPER
 	RET
 
-// func gemmZ3x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, mask uint64)
-// Requires: AVX, AVX512F, MMX+
-TEXT ·gemmZ3x2(SB), NOSPLIT, $0-80
+// func gemmZ3x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+// Requires: AVX, AVX512F, BMI2, MMX+
+TEXT ·gemmZ3x2(SB), NOSPLIT, $0-88
+	MOVQ      last+72(FP), BX
+	MOVQ      $+65535, AX
+	BZHIQ     BX, AX, AX
+	KMOVW     AX, K1
 	MOVQ      kc+0(FP), CX
 	MOVQ      a+8(FP), SI
 	MOVQ      ars+16(FP), R9
@@ -555,12 +584,10 @@ TEXT ·gemmZ3x2(SB), NOSPLIT, $0-80
 	LEAQ      (R9)(R9*2), R10
 	LEAQ      (R9)(R9*4), R11
 	LEAQ      (R10)(R9*4), R12
-	MOVQ      mask+72(FP), AX
-	KMOVW     AX, K1
 	MOVQ      acc+64(FP), AX
 	TESTQ     AX, AX
-	JZ        zero
 	MOVQ      DX, AX
+	JZ        zero
 	VMOVUPS   (AX), Z0
 	VMOVUPS.Z 64(AX), K1, Z1
 	ADDQ      R13, AX
@@ -572,7 +599,6 @@ TEXT ·gemmZ3x2(SB), NOSPLIT, $0-80
 	JMP       begin
 
 zero:
-	MOVQ       DX, AX
 	VPXORD     Z0, Z0, Z0
 	VPXORD     Z1, Z1, Z1
 	PREFETCHT0 (AX)
@@ -643,9 +669,13 @@ store:
 	VZEROUPPER
 	RET
 
-// func gemmZ3x3(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, mask uint64)
-// Requires: AVX, AVX512F, MMX+
-TEXT ·gemmZ3x3(SB), NOSPLIT, $0-80
+// func gemmZ3x3(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+// Requires: AVX, AVX512F, BMI2, MMX+
+TEXT ·gemmZ3x3(SB), NOSPLIT, $0-88
+	MOVQ      last+72(FP), BX
+	MOVQ      $+65535, AX
+	BZHIQ     BX, AX, AX
+	KMOVW     AX, K1
 	MOVQ      kc+0(FP), CX
 	MOVQ      a+8(FP), SI
 	MOVQ      ars+16(FP), R9
@@ -657,12 +687,10 @@ TEXT ·gemmZ3x3(SB), NOSPLIT, $0-80
 	LEAQ      (R9)(R9*2), R10
 	LEAQ      (R9)(R9*4), R11
 	LEAQ      (R10)(R9*4), R12
-	MOVQ      mask+72(FP), AX
-	KMOVW     AX, K1
 	MOVQ      acc+64(FP), AX
 	TESTQ     AX, AX
-	JZ        zero
 	MOVQ      DX, AX
+	JZ        zero
 	VMOVUPS   (AX), Z0
 	VMOVUPS   64(AX), Z1
 	VMOVUPS.Z 128(AX), K1, Z2
@@ -677,7 +705,6 @@ TEXT ·gemmZ3x3(SB), NOSPLIT, $0-80
 	JMP       begin
 
 zero:
-	MOVQ       DX, AX
 	VPXORD     Z0, Z0, Z0
 	VPXORD     Z1, Z1, Z1
 	VPXORD     Z2, Z2, Z2
@@ -769,9 +796,13 @@ store:
 	VZEROUPPER
 	RET
 
-// func gemmZ4x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, mask uint64)
-// Requires: AVX, AVX512F, MMX+
-TEXT ·gemmZ4x1(SB), NOSPLIT, $0-80
+// func gemmZ4x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+// Requires: AVX, AVX512F, BMI2, MMX+
+TEXT ·gemmZ4x1(SB), NOSPLIT, $0-88
+	MOVQ      last+72(FP), BX
+	MOVQ      $+65535, AX
+	BZHIQ     BX, AX, AX
+	KMOVW     AX, K1
 	MOVQ      kc+0(FP), CX
 	MOVQ      a+8(FP), SI
 	MOVQ      ars+16(FP), R9
@@ -783,12 +814,10 @@ TEXT ·gemmZ4x1(SB), NOSPLIT, $0-80
 	LEAQ      (R9)(R9*2), R10
 	LEAQ      (R9)(R9*4), R11
 	LEAQ      (R10)(R9*4), R12
-	MOVQ      mask+72(FP), AX
-	KMOVW     AX, K1
 	MOVQ      acc+64(FP), AX
 	TESTQ     AX, AX
-	JZ        zero
 	MOVQ      DX, AX
+	JZ        zero
 	VMOVUPS.Z (AX), K1, Z0
 	ADDQ      R13, AX
 	VMOVUPS.Z (AX), K1, Z1
@@ -799,7 +828,6 @@ TEXT ·gemmZ4x1(SB), NOSPLIT, $0-80
 	JMP       begin
 
 zero:
-	MOVQ       DX, AX
 	VPXORD     Z0, Z0, Z0
 	PREFETCHT0 (AX)
 	ADDQ       R13, AX
@@ -857,9 +885,13 @@ store:
 	VZEROUPPER
 	RET
 
-// func gemmZ4x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, mask uint64)
-// Requires: AVX, AVX512F, MMX+
-TEXT ·gemmZ4x2(SB), NOSPLIT, $0-80
+// func gemmZ4x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+// Requires: AVX, AVX512F, BMI2, MMX+
+TEXT ·gemmZ4x2(SB), NOSPLIT, $0-88
+	MOVQ      last+72(FP), BX
+	MOVQ      $+65535, AX
+	BZHIQ     BX, AX, AX
+	KMOVW     AX, K1
 	MOVQ      kc+0(FP), CX
 	MOVQ      a+8(FP), SI
 	MOVQ      ars+16(FP), R9
@@ -871,12 +903,10 @@ TEXT ·gemmZ4x2(SB), NOSPLIT, $0-80
 	LEAQ      (R9)(R9*2), R10
 	LEAQ      (R9)(R9*4), R11
 	LEAQ      (R10)(R9*4), R12
-	MOVQ      mask+72(FP), AX
-	KMOVW     AX, K1
 	MOVQ      acc+64(FP), AX
 	TESTQ     AX, AX
-	JZ        zero
 	MOVQ      DX, AX
+	JZ        zero
 	VMOVUPS   (AX), Z0
 	VMOVUPS.Z 64(AX), K1, Z1
 	ADDQ      R13, AX
@@ -891,7 +921,6 @@ TEXT ·gemmZ4x2(SB), NOSPLIT, $0-80
 	JMP       begin
 
 zero:
-	MOVQ       DX, AX
 	VPXORD     Z0, Z0, Z0
 	VPXORD     Z1, Z1, Z1
 	PREFETCHT0 (AX)
@@ -976,9 +1005,13 @@ store:
 	VZEROUPPER
 	RET
 
-// func gemmZ4x3(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, mask uint64)
-// Requires: AVX, AVX512F, MMX+
-TEXT ·gemmZ4x3(SB), NOSPLIT, $0-80
+// func gemmZ4x3(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+// Requires: AVX, AVX512F, BMI2, MMX+
+TEXT ·gemmZ4x3(SB), NOSPLIT, $0-88
+	MOVQ      last+72(FP), BX
+	MOVQ      $+65535, AX
+	BZHIQ     BX, AX, AX
+	KMOVW     AX, K1
 	MOVQ      kc+0(FP), CX
 	MOVQ      a+8(FP), SI
 	MOVQ      ars+16(FP), R9
@@ -990,12 +1023,10 @@ TEXT ·gemmZ4x3(SB), NOSPLIT, $0-80
 	LEAQ      (R9)(R9*2), R10
 	LEAQ      (R9)(R9*4), R11
 	LEAQ      (R10)(R9*4), R12
-	MOVQ      mask+72(FP), AX
-	KMOVW     AX, K1
 	MOVQ      acc+64(FP), AX
 	TESTQ     AX, AX
-	JZ        zero
 	MOVQ      DX, AX
+	JZ        zero
 	VMOVUPS   (AX), Z0
 	VMOVUPS   64(AX), Z1
 	VMOVUPS.Z 128(AX), K1, Z2
@@ -1014,7 +1045,6 @@ TEXT ·gemmZ4x3(SB), NOSPLIT, $0-80
 	JMP       begin
 
 zero:
-	MOVQ       DX, AX
 	VPXORD     Z0, Z0, Z0
 	VPXORD     Z1, Z1, Z1
 	VPXORD     Z2, Z2, Z2
@@ -1126,9 +1156,13 @@ store:
 	VZEROUPPER
 	RET
 
-// func gemmZ5x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, mask uint64)
-// Requires: AVX, AVX512F, MMX+
-TEXT ·gemmZ5x1(SB), NOSPLIT, $0-80
+// func gemmZ5x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+// Requires: AVX, AVX512F, BMI2, MMX+
+TEXT ·gemmZ5x1(SB), NOSPLIT, $0-88
+	MOVQ      last+72(FP), BX
+	MOVQ      $+65535, AX
+	BZHIQ     BX, AX, AX
+	KMOVW     AX, K1
 	MOVQ      kc+0(FP), CX
 	MOVQ      a+8(FP), SI
 	MOVQ      ars+16(FP), R9
@@ -1140,12 +1174,10 @@ TEXT ·gemmZ5x1(SB), NOSPLIT, $0-80
 	LEAQ      (R9)(R9*2), R10
 	LEAQ      (R9)(R9*4), R11
 	LEAQ      (R10)(R9*4), R12
-	MOVQ      mask+72(FP), AX
-	KMOVW     AX, K1
 	MOVQ      acc+64(FP), AX
 	TESTQ     AX, AX
-	JZ        zero
 	MOVQ      DX, AX
+	JZ        zero
 	VMOVUPS.Z (AX), K1, Z0
 	ADDQ      R13, AX
 	VMOVUPS.Z (AX), K1, Z1
@@ -1158,7 +1190,6 @@ TEXT ·gemmZ5x1(SB), NOSPLIT, $0-80
 	JMP       begin
 
 zero:
-	MOVQ       DX, AX
 	VPXORD     Z0, Z0, Z0
 	PREFETCHT0 (AX)
 	ADDQ       R13, AX
@@ -1224,9 +1255,13 @@ store:
 	VZEROUPPER
 	RET
 
-// func gemmZ5x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, mask uint64)
-// Requires: AVX, AVX512F, MMX+
-TEXT ·gemmZ5x2(SB), NOSPLIT, $0-80
+// func gemmZ5x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+// Requires: AVX, AVX512F, BMI2, MMX+
+TEXT ·gemmZ5x2(SB), NOSPLIT, $0-88
+	MOVQ      last+72(FP), BX
+	MOVQ      $+65535, AX
+	BZHIQ     BX, AX, AX
+	KMOVW     AX, K1
 	MOVQ      kc+0(FP), CX
 	MOVQ      a+8(FP), SI
 	MOVQ      ars+16(FP), R9
@@ -1238,12 +1273,10 @@ TEXT ·gemmZ5x2(SB), NOSPLIT, $0-80
 	LEAQ      (R9)(R9*2), R10
 	LEAQ      (R9)(R9*4), R11
 	LEAQ      (R10)(R9*4), R12
-	MOVQ      mask+72(FP), AX
-	KMOVW     AX, K1
 	MOVQ      acc+64(FP), AX
 	TESTQ     AX, AX
-	JZ        zero
 	MOVQ      DX, AX
+	JZ        zero
 	VMOVUPS   (AX), Z0
 	VMOVUPS.Z 64(AX), K1, Z1
 	ADDQ      R13, AX
@@ -1261,7 +1294,6 @@ TEXT ·gemmZ5x2(SB), NOSPLIT, $0-80
 	JMP       begin
 
 zero:
-	MOVQ       DX, AX
 	VPXORD     Z0, Z0, Z0
 	VPXORD     Z1, Z1, Z1
 	PREFETCHT0 (AX)
@@ -1360,9 +1392,13 @@ store:
 	VZEROUPPER
 	RET
 
-// func gemmZ5x3(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, mask uint64)
-// Requires: AVX, AVX512F, MMX+
-TEXT ·gemmZ5x3(SB), NOSPLIT, $0-80
+// func gemmZ5x3(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+// Requires: AVX, AVX512F, BMI2, MMX+
+TEXT ·gemmZ5x3(SB), NOSPLIT, $0-88
+	MOVQ      last+72(FP), BX
+	MOVQ      $+65535, AX
+	BZHIQ     BX, AX, AX
+	KMOVW     AX, K1
 	MOVQ      kc+0(FP), CX
 	MOVQ      a+8(FP), SI
 	MOVQ      ars+16(FP), R9
@@ -1374,12 +1410,10 @@ TEXT ·gemmZ5x3(SB), NOSPLIT, $0-80
 	LEAQ      (R9)(R9*2), R10
 	LEAQ      (R9)(R9*4), R11
 	LEAQ      (R10)(R9*4), R12
-	MOVQ      mask+72(FP), AX
-	KMOVW     AX, K1
 	MOVQ      acc+64(FP), AX
 	TESTQ     AX, AX
-	JZ        zero
 	MOVQ      DX, AX
+	JZ        zero
 	VMOVUPS   (AX), Z0
 	VMOVUPS   64(AX), Z1
 	VMOVUPS.Z 128(AX), K1, Z2
@@ -1402,7 +1436,6 @@ TEXT ·gemmZ5x3(SB), NOSPLIT, $0-80
 	JMP       begin
 
 zero:
-	MOVQ       DX, AX
 	VPXORD     Z0, Z0, Z0
 	VPXORD     Z1, Z1, Z1
 	VPXORD     Z2, Z2, Z2
@@ -1534,9 +1567,13 @@ store:
 	VZEROUPPER
 	RET
 
-// func gemmZ6x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, mask uint64)
-// Requires: AVX, AVX512F, MMX+
-TEXT ·gemmZ6x1(SB), NOSPLIT, $0-80
+// func gemmZ6x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+// Requires: AVX, AVX512F, BMI2, MMX+
+TEXT ·gemmZ6x1(SB), NOSPLIT, $0-88
+	MOVQ      last+72(FP), BX
+	MOVQ      $+65535, AX
+	BZHIQ     BX, AX, AX
+	KMOVW     AX, K1
 	MOVQ      kc+0(FP), CX
 	MOVQ      a+8(FP), SI
 	MOVQ      ars+16(FP), R9
@@ -1548,12 +1585,10 @@ TEXT ·gemmZ6x1(SB), NOSPLIT, $0-80
 	LEAQ      (R9)(R9*2), R10
 	LEAQ      (R9)(R9*4), R11
 	LEAQ      (R10)(R9*4), R12
-	MOVQ      mask+72(FP), AX
-	KMOVW     AX, K1
 	MOVQ      acc+64(FP), AX
 	TESTQ     AX, AX
-	JZ        zero
 	MOVQ      DX, AX
+	JZ        zero
 	VMOVUPS.Z (AX), K1, Z0
 	ADDQ      R13, AX
 	VMOVUPS.Z (AX), K1, Z1
@@ -1568,7 +1603,6 @@ TEXT ·gemmZ6x1(SB), NOSPLIT, $0-80
 	JMP       begin
 
 zero:
-	MOVQ       DX, AX
 	VPXORD     Z0, Z0, Z0
 	PREFETCHT0 (AX)
 	ADDQ       R13, AX
@@ -1642,9 +1676,13 @@ store:
 	VZEROUPPER
 	RET
 
-// func gemmZ6x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, mask uint64)
-// Requires: AVX, AVX512F, MMX+
-TEXT ·gemmZ6x2(SB), NOSPLIT, $0-80
+// func gemmZ6x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+// Requires: AVX, AVX512F, BMI2, MMX+
+TEXT ·gemmZ6x2(SB), NOSPLIT, $0-88
+	MOVQ      last+72(FP), BX
+	MOVQ      $+65535, AX
+	BZHIQ     BX, AX, AX
+	KMOVW     AX, K1
 	MOVQ      kc+0(FP), CX
 	MOVQ      a+8(FP), SI
 	MOVQ      ars+16(FP), R9
@@ -1656,12 +1694,10 @@ TEXT ·gemmZ6x2(SB), NOSPLIT, $0-80
 	LEAQ      (R9)(R9*2), R10
 	LEAQ      (R9)(R9*4), R11
 	LEAQ      (R10)(R9*4), R12
-	MOVQ      mask+72(FP), AX
-	KMOVW     AX, K1
 	MOVQ      acc+64(FP), AX
 	TESTQ     AX, AX
-	JZ        zero
 	MOVQ      DX, AX
+	JZ        zero
 	VMOVUPS   (AX), Z0
 	VMOVUPS.Z 64(AX), K1, Z1
 	ADDQ      R13, AX
@@ -1682,7 +1718,6 @@ TEXT ·gemmZ6x2(SB), NOSPLIT, $0-80
 	JMP       begin
 
 zero:
-	MOVQ       DX, AX
 	VPXORD     Z0, Z0, Z0
 	VPXORD     Z1, Z1, Z1
 	PREFETCHT0 (AX)
@@ -1795,9 +1830,13 @@ store:
 	VZEROUPPER
 	RET
 
-// func gemmZ6x3(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, mask uint64)
-// Requires: AVX, AVX512F, MMX+
-TEXT ·gemmZ6x3(SB), NOSPLIT, $0-80
+// func gemmZ6x3(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+// Requires: AVX, AVX512F, BMI2, MMX+
+TEXT ·gemmZ6x3(SB), NOSPLIT, $0-88
+	MOVQ      last+72(FP), BX
+	MOVQ      $+65535, AX
+	BZHIQ     BX, AX, AX
+	KMOVW     AX, K1
 	MOVQ      kc+0(FP), CX
 	MOVQ      a+8(FP), SI
 	MOVQ      ars+16(FP), R9
@@ -1809,12 +1848,10 @@ TEXT ·gemmZ6x3(SB), NOSPLIT, $0-80
 	LEAQ      (R9)(R9*2), R10
 	LEAQ      (R9)(R9*4), R11
 	LEAQ      (R10)(R9*4), R12
-	MOVQ      mask+72(FP), AX
-	KMOVW     AX, K1
 	MOVQ      acc+64(FP), AX
 	TESTQ     AX, AX
-	JZ        zero
 	MOVQ      DX, AX
+	JZ        zero
 	VMOVUPS   (AX), Z0
 	VMOVUPS   64(AX), Z1
 	VMOVUPS.Z 128(AX), K1, Z2
@@ -1841,7 +1878,6 @@ TEXT ·gemmZ6x3(SB), NOSPLIT, $0-80
 	JMP       begin
 
 zero:
-	MOVQ       DX, AX
 	VPXORD     Z0, Z0, Z0
 	VPXORD     Z1, Z1, Z1
 	VPXORD     Z2, Z2, Z2
@@ -1993,9 +2029,13 @@ store:
 	VZEROUPPER
 	RET
 
-// func gemmZ7x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, mask uint64)
-// Requires: AVX, AVX512F, MMX+
-TEXT ·gemmZ7x1(SB), NOSPLIT, $0-80
+// func gemmZ7x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+// Requires: AVX, AVX512F, BMI2, MMX+
+TEXT ·gemmZ7x1(SB), NOSPLIT, $0-88
+	MOVQ      last+72(FP), BX
+	MOVQ      $+65535, AX
+	BZHIQ     BX, AX, AX
+	KMOVW     AX, K1
 	MOVQ      kc+0(FP), CX
 	MOVQ      a+8(FP), SI
 	MOVQ      ars+16(FP), R9
@@ -2007,12 +2047,10 @@ TEXT ·gemmZ7x1(SB), NOSPLIT, $0-80
 	LEAQ      (R9)(R9*2), R10
 	LEAQ      (R9)(R9*4), R11
 	LEAQ      (R10)(R9*4), R12
-	MOVQ      mask+72(FP), AX
-	KMOVW     AX, K1
 	MOVQ      acc+64(FP), AX
 	TESTQ     AX, AX
-	JZ        zero
 	MOVQ      DX, AX
+	JZ        zero
 	VMOVUPS.Z (AX), K1, Z0
 	ADDQ      R13, AX
 	VMOVUPS.Z (AX), K1, Z1
@@ -2029,7 +2067,6 @@ TEXT ·gemmZ7x1(SB), NOSPLIT, $0-80
 	JMP       begin
 
 zero:
-	MOVQ       DX, AX
 	VPXORD     Z0, Z0, Z0
 	PREFETCHT0 (AX)
 	ADDQ       R13, AX
@@ -2111,9 +2148,13 @@ store:
 	VZEROUPPER
 	RET
 
-// func gemmZ7x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, mask uint64)
-// Requires: AVX, AVX512F, MMX+
-TEXT ·gemmZ7x2(SB), NOSPLIT, $0-80
+// func gemmZ7x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+// Requires: AVX, AVX512F, BMI2, MMX+
+TEXT ·gemmZ7x2(SB), NOSPLIT, $0-88
+	MOVQ      last+72(FP), BX
+	MOVQ      $+65535, AX
+	BZHIQ     BX, AX, AX
+	KMOVW     AX, K1
 	MOVQ      kc+0(FP), CX
 	MOVQ      a+8(FP), SI
 	MOVQ      ars+16(FP), R9
@@ -2125,12 +2166,10 @@ TEXT ·gemmZ7x2(SB), NOSPLIT, $0-80
 	LEAQ      (R9)(R9*2), R10
 	LEAQ      (R9)(R9*4), R11
 	LEAQ      (R10)(R9*4), R12
-	MOVQ      mask+72(FP), AX
-	KMOVW     AX, K1
 	MOVQ      acc+64(FP), AX
 	TESTQ     AX, AX
-	JZ        zero
 	MOVQ      DX, AX
+	JZ        zero
 	VMOVUPS   (AX), Z0
 	VMOVUPS.Z 64(AX), K1, Z1
 	ADDQ      R13, AX
@@ -2154,7 +2193,6 @@ TEXT ·gemmZ7x2(SB), NOSPLIT, $0-80
 	JMP       begin
 
 zero:
-	MOVQ       DX, AX
 	VPXORD     Z0, Z0, Z0
 	VPXORD     Z1, Z1, Z1
 	PREFETCHT0 (AX)
@@ -2281,9 +2319,13 @@ store:
 	VZEROUPPER
 	RET
 
-// func gemmZ7x3(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, mask uint64)
-// Requires: AVX, AVX512F, MMX+
-TEXT ·gemmZ7x3(SB), NOSPLIT, $0-80
+// func gemmZ7x3(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+// Requires: AVX, AVX512F, BMI2, MMX+
+TEXT ·gemmZ7x3(SB), NOSPLIT, $0-88
+	MOVQ      last+72(FP), BX
+	MOVQ      $+65535, AX
+	BZHIQ     BX, AX, AX
+	KMOVW     AX, K1
 	MOVQ      kc+0(FP), CX
 	MOVQ      a+8(FP), SI
 	MOVQ      ars+16(FP), R9
@@ -2295,12 +2337,10 @@ TEXT ·gemmZ7x3(SB), NOSPLIT, $0-80
 	LEAQ      (R9)(R9*2), R10
 	LEAQ      (R9)(R9*4), R11
 	LEAQ      (R10)(R9*4), R12
-	MOVQ      mask+72(FP), AX
-	KMOVW     AX, K1
 	MOVQ      acc+64(FP), AX
 	TESTQ     AX, AX
-	JZ        zero
 	MOVQ      DX, AX
+	JZ        zero
 	VMOVUPS   (AX), Z0
 	VMOVUPS   64(AX), Z1
 	VMOVUPS.Z 128(AX), K1, Z2
@@ -2331,7 +2371,6 @@ TEXT ·gemmZ7x3(SB), NOSPLIT, $0-80
 	JMP       begin
 
 zero:
-	MOVQ       DX, AX
 	VPXORD     Z0, Z0, Z0
 	VPXORD     Z1, Z1, Z1
 	VPXORD     Z2, Z2, Z2
@@ -2503,9 +2542,13 @@ store:
 	VZEROUPPER
 	RET
 
-// func gemmZ8x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, mask uint64)
-// Requires: AVX, AVX512F, MMX+
-TEXT ·gemmZ8x1(SB), NOSPLIT, $0-80
+// func gemmZ8x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+// Requires: AVX, AVX512F, BMI2, MMX+
+TEXT ·gemmZ8x1(SB), NOSPLIT, $0-88
+	MOVQ      last+72(FP), BX
+	MOVQ      $+65535, AX
+	BZHIQ     BX, AX, AX
+	KMOVW     AX, K1
 	MOVQ      kc+0(FP), CX
 	MOVQ      a+8(FP), SI
 	MOVQ      ars+16(FP), R9
@@ -2517,12 +2560,10 @@ TEXT ·gemmZ8x1(SB), NOSPLIT, $0-80
 	LEAQ      (R9)(R9*2), R10
 	LEAQ      (R9)(R9*4), R11
 	LEAQ      (R10)(R9*4), R12
-	MOVQ      mask+72(FP), AX
-	KMOVW     AX, K1
 	MOVQ      acc+64(FP), AX
 	TESTQ     AX, AX
-	JZ        zero
 	MOVQ      DX, AX
+	JZ        zero
 	VMOVUPS.Z (AX), K1, Z0
 	ADDQ      R13, AX
 	VMOVUPS.Z (AX), K1, Z1
@@ -2541,7 +2582,6 @@ TEXT ·gemmZ8x1(SB), NOSPLIT, $0-80
 	JMP       begin
 
 zero:
-	MOVQ       DX, AX
 	VPXORD     Z0, Z0, Z0
 	PREFETCHT0 (AX)
 	ADDQ       R13, AX
@@ -2631,9 +2671,13 @@ store:
 	VZEROUPPER
 	RET
 
-// func gemmZ8x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, mask uint64)
-// Requires: AVX, AVX512F, MMX+
-TEXT ·gemmZ8x2(SB), NOSPLIT, $0-80
+// func gemmZ8x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+// Requires: AVX, AVX512F, BMI2, MMX+
+TEXT ·gemmZ8x2(SB), NOSPLIT, $0-88
+	MOVQ      last+72(FP), BX
+	MOVQ      $+65535, AX
+	BZHIQ     BX, AX, AX
+	KMOVW     AX, K1
 	MOVQ      kc+0(FP), CX
 	MOVQ      a+8(FP), SI
 	MOVQ      ars+16(FP), R9
@@ -2645,12 +2689,10 @@ TEXT ·gemmZ8x2(SB), NOSPLIT, $0-80
 	LEAQ      (R9)(R9*2), R10
 	LEAQ      (R9)(R9*4), R11
 	LEAQ      (R10)(R9*4), R12
-	MOVQ      mask+72(FP), AX
-	KMOVW     AX, K1
 	MOVQ      acc+64(FP), AX
 	TESTQ     AX, AX
-	JZ        zero
 	MOVQ      DX, AX
+	JZ        zero
 	VMOVUPS   (AX), Z0
 	VMOVUPS.Z 64(AX), K1, Z1
 	ADDQ      R13, AX
@@ -2677,7 +2719,6 @@ TEXT ·gemmZ8x2(SB), NOSPLIT, $0-80
 	JMP       begin
 
 zero:
-	MOVQ       DX, AX
 	VPXORD     Z0, Z0, Z0
 	VPXORD     Z1, Z1, Z1
 	PREFETCHT0 (AX)
@@ -2818,9 +2859,13 @@ store:
 	VZEROUPPER
 	RET
 
-// func gemmZ8x3(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, mask uint64)
-// Requires: AVX, AVX512F, MMX+
-TEXT ·gemmZ8x3(SB), NOSPLIT, $0-80
+// func gemmZ8x3(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+// Requires: AVX, AVX512F, BMI2, MMX+
+TEXT ·gemmZ8x3(SB), NOSPLIT, $0-88
+	MOVQ      last+72(FP), BX
+	MOVQ      $+65535, AX
+	BZHIQ     BX, AX, AX
+	KMOVW     AX, K1
 	MOVQ      kc+0(FP), CX
 	MOVQ      a+8(FP), SI
 	MOVQ      ars+16(FP), R9
@@ -2832,12 +2877,10 @@ TEXT ·gemmZ8x3(SB), NOSPLIT, $0-80
 	LEAQ      (R9)(R9*2), R10
 	LEAQ      (R9)(R9*4), R11
 	LEAQ      (R10)(R9*4), R12
-	MOVQ      mask+72(FP), AX
-	KMOVW     AX, K1
 	MOVQ      acc+64(FP), AX
 	TESTQ     AX, AX
-	JZ        zero
 	MOVQ      DX, AX
+	JZ        zero
 	VMOVUPS   (AX), Z0
 	VMOVUPS   64(AX), Z1
 	VMOVUPS.Z 128(AX), K1, Z2
@@ -2872,7 +2915,6 @@ TEXT ·gemmZ8x3(SB), NOSPLIT, $0-80
 	JMP       begin
 
 zero:
-	MOVQ       DX, AX
 	VPXORD     Z0, Z0, Z0
 	VPXORD     Z1, Z1, Z1
 	VPXORD     Z2, Z2, Z2
@@ -3064,29 +3106,3501 @@ store:
 	VZEROUPPER
 	RET
 
-// func gemmY1x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, mask uint64)
-// Requires: AVX, FMA3, MMX+
-TEXT ·gemmY1x1(SB), NOSPLIT, $0-80
-	MOVQ    kc+0(FP), CX
-	MOVQ    a+8(FP), SI
-	MOVQ    ars+16(FP), R9
-	MOVQ    aks+24(FP), R8
-	MOVQ    b+32(FP), DI
-	MOVQ    bks+40(FP), BX
-	MOVQ    c+48(FP), DX
-	MOVQ    ldc+56(FP), R13
-	LEAQ    (R9)(R9*2), R10
-	LEAQ    (R9)(R9*4), R11
-	LEAQ    (R10)(R9*4), R12
-	MOVQ    acc+64(FP), AX
-	TESTQ   AX, AX
-	JZ      zero
-	MOVQ    DX, AX
-	VMOVUPS (AX), Y0
-	JMP     begin
+// func gemmPackZ1x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+// Requires: AVX, AVX512F, BMI2, MMX+
+TEXT ·gemmPackZ1x1(SB), NOSPLIT, $0-88
+	MOVQ      last+72(FP), BX
+	MOVQ      $+65535, AX
+	BZHIQ     BX, AX, AX
+	KMOVW     AX, K1
+	MOVQ      kc+0(FP), CX
+	MOVQ      a+8(FP), SI
+	MOVQ      ars+16(FP), R9
+	MOVQ      aks+24(FP), R8
+	MOVQ      b+32(FP), DI
+	MOVQ      bks+40(FP), BX
+	MOVQ      c+48(FP), DX
+	MOVQ      ldc+56(FP), R13
+	MOVQ      panel+80(FP), R15
+	LEAQ      (R9)(R9*2), R10
+	LEAQ      (R9)(R9*4), R11
+	LEAQ      (R10)(R9*4), R12
+	MOVQ      acc+64(FP), AX
+	TESTQ     AX, AX
+	MOVQ      DX, AX
+	JZ        zero
+	VMOVUPS.Z (AX), K1, Z0
+	JMP       begin
 
 zero:
+	VPXORD     Z0, Z0, Z0
+	PREFETCHT0 (AX)
+
+begin:
+	MOVQ CX, AX
+	SHRQ $0x01, AX
+	JZ   tail
+
+loop:
+	VMOVUPS.Z        (DI), K1, Z1
+	PREFETCHT0       (DI)(BX*8)
+	VMOVUPS          Z1, (R15)
+	ADDQ             $0x40, R15
+	VFMADD231PS.BCST (SI), Z1, Z0
+	ADDQ             BX, DI
+	ADDQ             R8, SI
+	VMOVUPS.Z        (DI), K1, Z1
+	PREFETCHT0       (DI)(BX*8)
+	VMOVUPS          Z1, (R15)
+	ADDQ             $0x40, R15
+	VFMADD231PS.BCST (SI), Z1, Z0
+	ADDQ             BX, DI
+	ADDQ             R8, SI
+	DECQ             AX
+	JNZ              loop
+
+tail:
+	ANDQ             $0x01, CX
+	JZ               store
+	VMOVUPS.Z        (DI), K1, Z1
+	PREFETCHT0       (DI)(BX*8)
+	VMOVUPS          Z1, (R15)
+	ADDQ             $0x40, R15
+	VFMADD231PS.BCST (SI), Z1, Z0
+	ADDQ             BX, DI
+	ADDQ             R8, SI
+
+store:
+	VMOVUPS Z0, K1, (DX)
+	VZEROUPPER
+	RET
+
+// func gemmPackZ1x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+// Requires: AVX, AVX512F, BMI2, MMX+
+TEXT ·gemmPackZ1x2(SB), NOSPLIT, $0-88
+	MOVQ      last+72(FP), BX
+	MOVQ      $+65535, AX
+	BZHIQ     BX, AX, AX
+	KMOVW     AX, K1
+	MOVQ      kc+0(FP), CX
+	MOVQ      a+8(FP), SI
+	MOVQ      ars+16(FP), R9
+	MOVQ      aks+24(FP), R8
+	MOVQ      b+32(FP), DI
+	MOVQ      bks+40(FP), BX
+	MOVQ      c+48(FP), DX
+	MOVQ      ldc+56(FP), R13
+	MOVQ      panel+80(FP), R15
+	LEAQ      (R9)(R9*2), R10
+	LEAQ      (R9)(R9*4), R11
+	LEAQ      (R10)(R9*4), R12
+	MOVQ      acc+64(FP), AX
+	TESTQ     AX, AX
+	MOVQ      DX, AX
+	JZ        zero
+	VMOVUPS   (AX), Z0
+	VMOVUPS.Z 64(AX), K1, Z1
+	JMP       begin
+
+zero:
+	VPXORD     Z0, Z0, Z0
+	VPXORD     Z1, Z1, Z1
+	PREFETCHT0 (AX)
+	PREFETCHT0 64(AX)
+
+begin:
+	MOVQ CX, AX
+	SHRQ $0x01, AX
+	JZ   tail
+
+loop:
+	VMOVUPS          (DI), Z2
+	PREFETCHT0       (DI)(BX*8)
+	VMOVUPS          Z2, (R15)
+	VMOVUPS.Z        64(DI), K1, Z3
+	PREFETCHT0       64(DI)(BX*8)
+	VMOVUPS          Z3, 64(R15)
+	ADDQ             $0x80, R15
+	VFMADD231PS.BCST (SI), Z2, Z0
+	VFMADD231PS.BCST (SI), Z3, Z1
+	ADDQ             BX, DI
+	ADDQ             R8, SI
+	VMOVUPS          (DI), Z2
+	PREFETCHT0       (DI)(BX*8)
+	VMOVUPS          Z2, (R15)
+	VMOVUPS.Z        64(DI), K1, Z3
+	PREFETCHT0       64(DI)(BX*8)
+	VMOVUPS          Z3, 64(R15)
+	ADDQ             $0x80, R15
+	VFMADD231PS.BCST (SI), Z2, Z0
+	VFMADD231PS.BCST (SI), Z3, Z1
+	ADDQ             BX, DI
+	ADDQ             R8, SI
+	DECQ             AX
+	JNZ              loop
+
+tail:
+	ANDQ             $0x01, CX
+	JZ               store
+	VMOVUPS          (DI), Z2
+	PREFETCHT0       (DI)(BX*8)
+	VMOVUPS          Z2, (R15)
+	VMOVUPS.Z        64(DI), K1, Z3
+	PREFETCHT0       64(DI)(BX*8)
+	VMOVUPS          Z3, 64(R15)
+	ADDQ             $0x80, R15
+	VFMADD231PS.BCST (SI), Z2, Z0
+	VFMADD231PS.BCST (SI), Z3, Z1
+	ADDQ             BX, DI
+	ADDQ             R8, SI
+
+store:
+	VMOVUPS Z0, (DX)
+	VMOVUPS Z1, K1, 64(DX)
+	VZEROUPPER
+	RET
+
+// func gemmPackZ1x3(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+// Requires: AVX, AVX512F, BMI2, MMX+
+TEXT ·gemmPackZ1x3(SB), NOSPLIT, $0-88
+	MOVQ      last+72(FP), BX
+	MOVQ      $+65535, AX
+	BZHIQ     BX, AX, AX
+	KMOVW     AX, K1
+	MOVQ      kc+0(FP), CX
+	MOVQ      a+8(FP), SI
+	MOVQ      ars+16(FP), R9
+	MOVQ      aks+24(FP), R8
+	MOVQ      b+32(FP), DI
+	MOVQ      bks+40(FP), BX
+	MOVQ      c+48(FP), DX
+	MOVQ      ldc+56(FP), R13
+	MOVQ      panel+80(FP), R15
+	LEAQ      (R9)(R9*2), R10
+	LEAQ      (R9)(R9*4), R11
+	LEAQ      (R10)(R9*4), R12
+	MOVQ      acc+64(FP), AX
+	TESTQ     AX, AX
+	MOVQ      DX, AX
+	JZ        zero
+	VMOVUPS   (AX), Z0
+	VMOVUPS   64(AX), Z1
+	VMOVUPS.Z 128(AX), K1, Z2
+	JMP       begin
+
+zero:
+	VPXORD     Z0, Z0, Z0
+	VPXORD     Z1, Z1, Z1
+	VPXORD     Z2, Z2, Z2
+	PREFETCHT0 (AX)
+	PREFETCHT0 64(AX)
+	PREFETCHT0 128(AX)
+
+begin:
+	MOVQ CX, AX
+	SHRQ $0x01, AX
+	JZ   tail
+
+loop:
+	VMOVUPS          (DI), Z3
+	PREFETCHT0       (DI)(BX*8)
+	VMOVUPS          Z3, (R15)
+	VMOVUPS          64(DI), Z4
+	PREFETCHT0       64(DI)(BX*8)
+	VMOVUPS          Z4, 64(R15)
+	VMOVUPS.Z        128(DI), K1, Z5
+	PREFETCHT0       128(DI)(BX*8)
+	VMOVUPS          Z5, 128(R15)
+	ADDQ             $0xc0, R15
+	VFMADD231PS.BCST (SI), Z3, Z0
+	VFMADD231PS.BCST (SI), Z4, Z1
+	VFMADD231PS.BCST (SI), Z5, Z2
+	ADDQ             BX, DI
+	ADDQ             R8, SI
+	VMOVUPS          (DI), Z3
+	PREFETCHT0       (DI)(BX*8)
+	VMOVUPS          Z3, (R15)
+	VMOVUPS          64(DI), Z4
+	PREFETCHT0       64(DI)(BX*8)
+	VMOVUPS          Z4, 64(R15)
+	VMOVUPS.Z        128(DI), K1, Z5
+	PREFETCHT0       128(DI)(BX*8)
+	VMOVUPS          Z5, 128(R15)
+	ADDQ             $0xc0, R15
+	VFMADD231PS.BCST (SI), Z3, Z0
+	VFMADD231PS.BCST (SI), Z4, Z1
+	VFMADD231PS.BCST (SI), Z5, Z2
+	ADDQ             BX, DI
+	ADDQ             R8, SI
+	DECQ             AX
+	JNZ              loop
+
+tail:
+	ANDQ             $0x01, CX
+	JZ               store
+	VMOVUPS          (DI), Z3
+	PREFETCHT0       (DI)(BX*8)
+	VMOVUPS          Z3, (R15)
+	VMOVUPS          64(DI), Z4
+	PREFETCHT0       64(DI)(BX*8)
+	VMOVUPS          Z4, 64(R15)
+	VMOVUPS.Z        128(DI), K1, Z5
+	PREFETCHT0       128(DI)(BX*8)
+	VMOVUPS          Z5, 128(R15)
+	ADDQ             $0xc0, R15
+	VFMADD231PS.BCST (SI), Z3, Z0
+	VFMADD231PS.BCST (SI), Z4, Z1
+	VFMADD231PS.BCST (SI), Z5, Z2
+	ADDQ             BX, DI
+	ADDQ             R8, SI
+
+store:
+	VMOVUPS Z0, (DX)
+	VMOVUPS Z1, 64(DX)
+	VMOVUPS Z2, K1, 128(DX)
+	VZEROUPPER
+	RET
+
+// func gemmPackZ2x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+// Requires: AVX, AVX512F, BMI2, MMX+
+TEXT ·gemmPackZ2x1(SB), NOSPLIT, $0-88
+	MOVQ      last+72(FP), BX
+	MOVQ      $+65535, AX
+	BZHIQ     BX, AX, AX
+	KMOVW     AX, K1
+	MOVQ      kc+0(FP), CX
+	MOVQ      a+8(FP), SI
+	MOVQ      ars+16(FP), R9
+	MOVQ      aks+24(FP), R8
+	MOVQ      b+32(FP), DI
+	MOVQ      bks+40(FP), BX
+	MOVQ      c+48(FP), DX
+	MOVQ      ldc+56(FP), R13
+	MOVQ      panel+80(FP), R15
+	LEAQ      (R9)(R9*2), R10
+	LEAQ      (R9)(R9*4), R11
+	LEAQ      (R10)(R9*4), R12
+	MOVQ      acc+64(FP), AX
+	TESTQ     AX, AX
+	MOVQ      DX, AX
+	JZ        zero
+	VMOVUPS.Z (AX), K1, Z0
+	ADDQ      R13, AX
+	VMOVUPS.Z (AX), K1, Z1
+	JMP       begin
+
+zero:
+	VPXORD     Z0, Z0, Z0
+	PREFETCHT0 (AX)
+	ADDQ       R13, AX
+	VPXORD     Z1, Z1, Z1
+	PREFETCHT0 (AX)
+
+begin:
+	MOVQ CX, AX
+	SHRQ $0x01, AX
+	JZ   tail
+
+loop:
+	VMOVUPS.Z        (DI), K1, Z2
+	PREFETCHT0       (DI)(BX*8)
+	VMOVUPS          Z2, (R15)
+	ADDQ             $0x40, R15
+	VFMADD231PS.BCST (SI), Z2, Z0
+	VFMADD231PS.BCST (SI)(R9*1), Z2, Z1
+	ADDQ             BX, DI
+	ADDQ             R8, SI
+	VMOVUPS.Z        (DI), K1, Z2
+	PREFETCHT0       (DI)(BX*8)
+	VMOVUPS          Z2, (R15)
+	ADDQ             $0x40, R15
+	VFMADD231PS.BCST (SI), Z2, Z0
+	VFMADD231PS.BCST (SI)(R9*1), Z2, Z1
+	ADDQ             BX, DI
+	ADDQ             R8, SI
+	DECQ             AX
+	JNZ              loop
+
+tail:
+	ANDQ             $0x01, CX
+	JZ               store
+	VMOVUPS.Z        (DI), K1, Z2
+	PREFETCHT0       (DI)(BX*8)
+	VMOVUPS          Z2, (R15)
+	ADDQ             $0x40, R15
+	VFMADD231PS.BCST (SI), Z2, Z0
+	VFMADD231PS.BCST (SI)(R9*1), Z2, Z1
+	ADDQ             BX, DI
+	ADDQ             R8, SI
+
+store:
+	VMOVUPS Z0, K1, (DX)
+	ADDQ    R13, DX
+	VMOVUPS Z1, K1, (DX)
+	VZEROUPPER
+	RET
+
+// func gemmPackZ2x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+// Requires: AVX, AVX512F, BMI2, MMX+
+TEXT ·gemmPackZ2x2(SB), NOSPLIT, $0-88
+	MOVQ      last+72(FP), BX
+	MOVQ      $+65535, AX
+	BZHIQ     BX, AX, AX
+	KMOVW     AX, K1
+	MOVQ      kc+0(FP), CX
+	MOVQ      a+8(FP), SI
+	MOVQ      ars+16(FP), R9
+	MOVQ      aks+24(FP), R8
+	MOVQ      b+32(FP), DI
+	MOVQ      bks+40(FP), BX
+	MOVQ      c+48(FP), DX
+	MOVQ      ldc+56(FP), R13
+	MOVQ      panel+80(FP), R15
+	LEAQ      (R9)(R9*2), R10
+	LEAQ      (R9)(R9*4), R11
+	LEAQ      (R10)(R9*4), R12
+	MOVQ      acc+64(FP), AX
+	TESTQ     AX, AX
+	MOVQ      DX, AX
+	JZ        zero
+	VMOVUPS   (AX), Z0
+	VMOVUPS.Z 64(AX), K1, Z1
+	ADDQ      R13, AX
+	VMOVUPS   (AX), Z2
+	VMOVUPS.Z 64(AX), K1, Z3
+	JMP       begin
+
+zero:
+	VPXORD     Z0, Z0, Z0
+	VPXORD     Z1, Z1, Z1
+	PREFETCHT0 (AX)
+	PREFETCHT0 64(AX)
+	ADDQ       R13, AX
+	VPXORD     Z2, Z2, Z2
+	VPXORD     Z3, Z3, Z3
+	PREFETCHT0 (AX)
+	PREFETCHT0 64(AX)
+
+begin:
+	MOVQ CX, AX
+	SHRQ $0x01, AX
+	JZ   tail
+
+loop:
+	VMOVUPS          (DI), Z4
+	PREFETCHT0       (DI)(BX*8)
+	VMOVUPS          Z4, (R15)
+	VMOVUPS.Z        64(DI), K1, Z5
+	PREFETCHT0       64(DI)(BX*8)
+	VMOVUPS          Z5, 64(R15)
+	ADDQ             $0x80, R15
+	VFMADD231PS.BCST (SI), Z4, Z0
+	VFMADD231PS.BCST (SI), Z5, Z1
+	VFMADD231PS.BCST (SI)(R9*1), Z4, Z2
+	VFMADD231PS.BCST (SI)(R9*1), Z5, Z3
+	ADDQ             BX, DI
+	ADDQ             R8, SI
+	VMOVUPS          (DI), Z4
+	PREFETCHT0       (DI)(BX*8)
+	VMOVUPS          Z4, (R15)
+	VMOVUPS.Z        64(DI), K1, Z5
+	PREFETCHT0       64(DI)(BX*8)
+	VMOVUPS          Z5, 64(R15)
+	ADDQ             $0x80, R15
+	VFMADD231PS.BCST (SI), Z4, Z0
+	VFMADD231PS.BCST (SI), Z5, Z1
+	VFMADD231PS.BCST (SI)(R9*1), Z4, Z2
+	VFMADD231PS.BCST (SI)(R9*1), Z5, Z3
+	ADDQ             BX, DI
+	ADDQ             R8, SI
+	DECQ             AX
+	JNZ              loop
+
+tail:
+	ANDQ             $0x01, CX
+	JZ               store
+	VMOVUPS          (DI), Z4
+	PREFETCHT0       (DI)(BX*8)
+	VMOVUPS          Z4, (R15)
+	VMOVUPS.Z        64(DI), K1, Z5
+	PREFETCHT0       64(DI)(BX*8)
+	VMOVUPS          Z5, 64(R15)
+	ADDQ             $0x80, R15
+	VFMADD231PS.BCST (SI), Z4, Z0
+	VFMADD231PS.BCST (SI), Z5, Z1
+	VFMADD231PS.BCST (SI)(R9*1), Z4, Z2
+	VFMADD231PS.BCST (SI)(R9*1), Z5, Z3
+	ADDQ             BX, DI
+	ADDQ             R8, SI
+
+store:
+	VMOVUPS Z0, (DX)
+	VMOVUPS Z1, K1, 64(DX)
+	ADDQ    R13, DX
+	VMOVUPS Z2, (DX)
+	VMOVUPS Z3, K1, 64(DX)
+	VZEROUPPER
+	RET
+
+// func gemmPackZ2x3(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+// Requires: AVX, AVX512F, BMI2, MMX+
+TEXT ·gemmPackZ2x3(SB), NOSPLIT, $0-88
+	MOVQ      last+72(FP), BX
+	MOVQ      $+65535, AX
+	BZHIQ     BX, AX, AX
+	KMOVW     AX, K1
+	MOVQ      kc+0(FP), CX
+	MOVQ      a+8(FP), SI
+	MOVQ      ars+16(FP), R9
+	MOVQ      aks+24(FP), R8
+	MOVQ      b+32(FP), DI
+	MOVQ      bks+40(FP), BX
+	MOVQ      c+48(FP), DX
+	MOVQ      ldc+56(FP), R13
+	MOVQ      panel+80(FP), R15
+	LEAQ      (R9)(R9*2), R10
+	LEAQ      (R9)(R9*4), R11
+	LEAQ      (R10)(R9*4), R12
+	MOVQ      acc+64(FP), AX
+	TESTQ     AX, AX
+	MOVQ      DX, AX
+	JZ        zero
+	VMOVUPS   (AX), Z0
+	VMOVUPS   64(AX), Z1
+	VMOVUPS.Z 128(AX), K1, Z2
+	ADDQ      R13, AX
+	VMOVUPS   (AX), Z3
+	VMOVUPS   64(AX), Z4
+	VMOVUPS.Z 128(AX), K1, Z5
+	JMP       begin
+
+zero:
+	VPXORD     Z0, Z0, Z0
+	VPXORD     Z1, Z1, Z1
+	VPXORD     Z2, Z2, Z2
+	PREFETCHT0 (AX)
+	PREFETCHT0 64(AX)
+	PREFETCHT0 128(AX)
+	ADDQ       R13, AX
+	VPXORD     Z3, Z3, Z3
+	VPXORD     Z4, Z4, Z4
+	VPXORD     Z5, Z5, Z5
+	PREFETCHT0 (AX)
+	PREFETCHT0 64(AX)
+	PREFETCHT0 128(AX)
+
+begin:
+	MOVQ CX, AX
+	SHRQ $0x01, AX
+	JZ   tail
+
+loop:
+	VMOVUPS          (DI), Z6
+	PREFETCHT0       (DI)(BX*8)
+	VMOVUPS          Z6, (R15)
+	VMOVUPS          64(DI), Z7
+	PREFETCHT0       64(DI)(BX*8)
+	VMOVUPS          Z7, 64(R15)
+	VMOVUPS.Z        128(DI), K1, Z8
+	PREFETCHT0       128(DI)(BX*8)
+	VMOVUPS          Z8, 128(R15)
+	ADDQ             $0xc0, R15
+	VFMADD231PS.BCST (SI), Z6, Z0
+	VFMADD231PS.BCST (SI), Z7, Z1
+	VFMADD231PS.BCST (SI), Z8, Z2
+	VFMADD231PS.BCST (SI)(R9*1), Z6, Z3
+	VFMADD231PS.BCST (SI)(R9*1), Z7, Z4
+	VFMADD231PS.BCST (SI)(R9*1), Z8, Z5
+	ADDQ             BX, DI
+	ADDQ             R8, SI
+	VMOVUPS          (DI), Z6
+	PREFETCHT0       (DI)(BX*8)
+	VMOVUPS          Z6, (R15)
+	VMOVUPS          64(DI), Z7
+	PREFETCHT0       64(DI)(BX*8)
+	VMOVUPS          Z7, 64(R15)
+	VMOVUPS.Z        128(DI), K1, Z8
+	PREFETCHT0       128(DI)(BX*8)
+	VMOVUPS          Z8, 128(R15)
+	ADDQ             $0xc0, R15
+	VFMADD231PS.BCST (SI), Z6, Z0
+	VFMADD231PS.BCST (SI), Z7, Z1
+	VFMADD231PS.BCST (SI), Z8, Z2
+	VFMADD231PS.BCST (SI)(R9*1), Z6, Z3
+	VFMADD231PS.BCST (SI)(R9*1), Z7, Z4
+	VFMADD231PS.BCST (SI)(R9*1), Z8, Z5
+	ADDQ             BX, DI
+	ADDQ             R8, SI
+	DECQ             AX
+	JNZ              loop
+
+tail:
+	ANDQ             $0x01, CX
+	JZ               store
+	VMOVUPS          (DI), Z6
+	PREFETCHT0       (DI)(BX*8)
+	VMOVUPS          Z6, (R15)
+	VMOVUPS          64(DI), Z7
+	PREFETCHT0       64(DI)(BX*8)
+	VMOVUPS          Z7, 64(R15)
+	VMOVUPS.Z        128(DI), K1, Z8
+	PREFETCHT0       128(DI)(BX*8)
+	VMOVUPS          Z8, 128(R15)
+	ADDQ             $0xc0, R15
+	VFMADD231PS.BCST (SI), Z6, Z0
+	VFMADD231PS.BCST (SI), Z7, Z1
+	VFMADD231PS.BCST (SI), Z8, Z2
+	VFMADD231PS.BCST (SI)(R9*1), Z6, Z3
+	VFMADD231PS.BCST (SI)(R9*1), Z7, Z4
+	VFMADD231PS.BCST (SI)(R9*1), Z8, Z5
+	ADDQ             BX, DI
+	ADDQ             R8, SI
+
+store:
+	VMOVUPS Z0, (DX)
+	VMOVUPS Z1, 64(DX)
+	VMOVUPS Z2, K1, 128(DX)
+	ADDQ    R13, DX
+	VMOVUPS Z3, (DX)
+	VMOVUPS Z4, 64(DX)
+	VMOVUPS Z5, K1, 128(DX)
+	VZEROUPPER
+	RET
+
+// func gemmPackZ3x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+// Requires: AVX, AVX512F, BMI2, MMX+
+TEXT ·gemmPackZ3x1(SB), NOSPLIT, $0-88
+	MOVQ      last+72(FP), BX
+	MOVQ      $+65535, AX
+	BZHIQ     BX, AX, AX
+	KMOVW     AX, K1
+	MOVQ      kc+0(FP), CX
+	MOVQ      a+8(FP), SI
+	MOVQ      ars+16(FP), R9
+	MOVQ      aks+24(FP), R8
+	MOVQ      b+32(FP), DI
+	MOVQ      bks+40(FP), BX
+	MOVQ      c+48(FP), DX
+	MOVQ      ldc+56(FP), R13
+	MOVQ      panel+80(FP), R15
+	LEAQ      (R9)(R9*2), R10
+	LEAQ      (R9)(R9*4), R11
+	LEAQ      (R10)(R9*4), R12
+	MOVQ      acc+64(FP), AX
+	TESTQ     AX, AX
+	MOVQ      DX, AX
+	JZ        zero
+	VMOVUPS.Z (AX), K1, Z0
+	ADDQ      R13, AX
+	VMOVUPS.Z (AX), K1, Z1
+	ADDQ      R13, AX
+	VMOVUPS.Z (AX), K1, Z2
+	JMP       begin
+
+zero:
+	VPXORD     Z0, Z0, Z0
+	PREFETCHT0 (AX)
+	ADDQ       R13, AX
+	VPXORD     Z1, Z1, Z1
+	PREFETCHT0 (AX)
+	ADDQ       R13, AX
+	VPXORD     Z2, Z2, Z2
+	PREFETCHT0 (AX)
+
+begin:
+	MOVQ CX, AX
+	SHRQ $0x01, AX
+	JZ   tail
+
+loop:
+	VMOVUPS.Z        (DI), K1, Z3
+	PREFETCHT0       (DI)(BX*8)
+	VMOVUPS          Z3, (R15)
+	ADDQ             $0x40, R15
+	VFMADD231PS.BCST (SI), Z3, Z0
+	VFMADD231PS.BCST (SI)(R9*1), Z3, Z1
+	VFMADD231PS.BCST (SI)(R9*2), Z3, Z2
+	ADDQ             BX, DI
+	ADDQ             R8, SI
+	VMOVUPS.Z        (DI), K1, Z3
+	PREFETCHT0       (DI)(BX*8)
+	VMOVUPS          Z3, (R15)
+	ADDQ             $0x40, R15
+	VFMADD231PS.BCST (SI), Z3, Z0
+	VFMADD231PS.BCST (SI)(R9*1), Z3, Z1
+	VFMADD231PS.BCST (SI)(R9*2), Z3, Z2
+	ADDQ             BX, DI
+	ADDQ             R8, SI
+	DECQ             AX
+	JNZ              loop
+
+tail:
+	ANDQ             $0x01, CX
+	JZ               store
+	VMOVUPS.Z        (DI), K1, Z3
+	PREFETCHT0       (DI)(BX*8)
+	VMOVUPS          Z3, (R15)
+	ADDQ             $0x40, R15
+	VFMADD231PS.BCST (SI), Z3, Z0
+	VFMADD231PS.BCST (SI)(R9*1), Z3, Z1
+	VFMADD231PS.BCST (SI)(R9*2), Z3, Z2
+	ADDQ             BX, DI
+	ADDQ             R8, SI
+
+store:
+	VMOVUPS Z0, K1, (DX)
+	ADDQ    R13, DX
+	VMOVUPS Z1, K1, (DX)
+	ADDQ    R13, DX
+	VMOVUPS Z2, K1, (DX)
+	VZEROUPPER
+	RET
+
+// func gemmPackZ3x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+// Requires: AVX, AVX512F, BMI2, MMX+
+TEXT ·gemmPackZ3x2(SB), NOSPLIT, $0-88
+	MOVQ      last+72(FP), BX
+	MOVQ      $+65535, AX
+	BZHIQ     BX, AX, AX
+	KMOVW     AX, K1
+	MOVQ      kc+0(FP), CX
+	MOVQ      a+8(FP), SI
+	MOVQ      ars+16(FP), R9
+	MOVQ      aks+24(FP), R8
+	MOVQ      b+32(FP), DI
+	MOVQ      bks+40(FP), BX
+	MOVQ      c+48(FP), DX
+	MOVQ      ldc+56(FP), R13
+	MOVQ      panel+80(FP), R15
+	LEAQ      (R9)(R9*2), R10
+	LEAQ      (R9)(R9*4), R11
+	LEAQ      (R10)(R9*4), R12
+	MOVQ      acc+64(FP), AX
+	TESTQ     AX, AX
+	MOVQ      DX, AX
+	JZ        zero
+	VMOVUPS   (AX), Z0
+	VMOVUPS.Z 64(AX), K1, Z1
+	ADDQ      R13, AX
+	VMOVUPS   (AX), Z2
+	VMOVUPS.Z 64(AX), K1, Z3
+	ADDQ      R13, AX
+	VMOVUPS   (AX), Z4
+	VMOVUPS.Z 64(AX), K1, Z5
+	JMP       begin
+
+zero:
+	VPXORD     Z0, Z0, Z0
+	VPXORD     Z1, Z1, Z1
+	PREFETCHT0 (AX)
+	PREFETCHT0 64(AX)
+	ADDQ       R13, AX
+	VPXORD     Z2, Z2, Z2
+	VPXORD     Z3, Z3, Z3
+	PREFETCHT0 (AX)
+	PREFETCHT0 64(AX)
+	ADDQ       R13, AX
+	VPXORD     Z4, Z4, Z4
+	VPXORD     Z5, Z5, Z5
+	PREFETCHT0 (AX)
+	PREFETCHT0 64(AX)
+
+begin:
+	MOVQ CX, AX
+	SHRQ $0x01, AX
+	JZ   tail
+
+loop:
+	VMOVUPS          (DI), Z6
+	PREFETCHT0       (DI)(BX*8)
+	VMOVUPS          Z6, (R15)
+	VMOVUPS.Z        64(DI), K1, Z7
+	PREFETCHT0       64(DI)(BX*8)
+	VMOVUPS          Z7, 64(R15)
+	ADDQ             $0x80, R15
+	VFMADD231PS.BCST (SI), Z6, Z0
+	VFMADD231PS.BCST (SI), Z7, Z1
+	VFMADD231PS.BCST (SI)(R9*1), Z6, Z2
+	VFMADD231PS.BCST (SI)(R9*1), Z7, Z3
+	VFMADD231PS.BCST (SI)(R9*2), Z6, Z4
+	VFMADD231PS.BCST (SI)(R9*2), Z7, Z5
+	ADDQ             BX, DI
+	ADDQ             R8, SI
+	VMOVUPS          (DI), Z6
+	PREFETCHT0       (DI)(BX*8)
+	VMOVUPS          Z6, (R15)
+	VMOVUPS.Z        64(DI), K1, Z7
+	PREFETCHT0       64(DI)(BX*8)
+	VMOVUPS          Z7, 64(R15)
+	ADDQ             $0x80, R15
+	VFMADD231PS.BCST (SI), Z6, Z0
+	VFMADD231PS.BCST (SI), Z7, Z1
+	VFMADD231PS.BCST (SI)(R9*1), Z6, Z2
+	VFMADD231PS.BCST (SI)(R9*1), Z7, Z3
+	VFMADD231PS.BCST (SI)(R9*2), Z6, Z4
+	VFMADD231PS.BCST (SI)(R9*2), Z7, Z5
+	ADDQ             BX, DI
+	ADDQ             R8, SI
+	DECQ             AX
+	JNZ              loop
+
+tail:
+	ANDQ             $0x01, CX
+	JZ               store
+	VMOVUPS          (DI), Z6
+	PREFETCHT0       (DI)(BX*8)
+	VMOVUPS          Z6, (R15)
+	VMOVUPS.Z        64(DI), K1, Z7
+	PREFETCHT0       64(DI)(BX*8)
+	VMOVUPS          Z7, 64(R15)
+	ADDQ             $0x80, R15
+	VFMADD231PS.BCST (SI), Z6, Z0
+	VFMADD231PS.BCST (SI), Z7, Z1
+	VFMADD231PS.BCST (SI)(R9*1), Z6, Z2
+	VFMADD231PS.BCST (SI)(R9*1), Z7, Z3
+	VFMADD231PS.BCST (SI)(R9*2), Z6, Z4
+	VFMADD231PS.BCST (SI)(R9*2), Z7, Z5
+	ADDQ             BX, DI
+	ADDQ             R8, SI
+
+store:
+	VMOVUPS Z0, (DX)
+	VMOVUPS Z1, K1, 64(DX)
+	ADDQ    R13, DX
+	VMOVUPS Z2, (DX)
+	VMOVUPS Z3, K1, 64(DX)
+	ADDQ    R13, DX
+	VMOVUPS Z4, (DX)
+	VMOVUPS Z5, K1, 64(DX)
+	VZEROUPPER
+	RET
+
+// func gemmPackZ3x3(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+// Requires: AVX, AVX512F, BMI2, MMX+
+TEXT ·gemmPackZ3x3(SB), NOSPLIT, $0-88
+	MOVQ      last+72(FP), BX
+	MOVQ      $+65535, AX
+	BZHIQ     BX, AX, AX
+	KMOVW     AX, K1
+	MOVQ      kc+0(FP), CX
+	MOVQ      a+8(FP), SI
+	MOVQ      ars+16(FP), R9
+	MOVQ      aks+24(FP), R8
+	MOVQ      b+32(FP), DI
+	MOVQ      bks+40(FP), BX
+	MOVQ      c+48(FP), DX
+	MOVQ      ldc+56(FP), R13
+	MOVQ      panel+80(FP), R15
+	LEAQ      (R9)(R9*2), R10
+	LEAQ      (R9)(R9*4), R11
+	LEAQ      (R10)(R9*4), R12
+	MOVQ      acc+64(FP), AX
+	TESTQ     AX, AX
+	MOVQ      DX, AX
+	JZ        zero
+	VMOVUPS   (AX), Z0
+	VMOVUPS   64(AX), Z1
+	VMOVUPS.Z 128(AX), K1, Z2
+	ADDQ      R13, AX
+	VMOVUPS   (AX), Z3
+	VMOVUPS   64(AX), Z4
+	VMOVUPS.Z 128(AX), K1, Z5
+	ADDQ      R13, AX
+	VMOVUPS   (AX), Z6
+	VMOVUPS   64(AX), Z7
+	VMOVUPS.Z 128(AX), K1, Z8
+	JMP       begin
+
+zero:
+	VPXORD     Z0, Z0, Z0
+	VPXORD     Z1, Z1, Z1
+	VPXORD     Z2, Z2, Z2
+	PREFETCHT0 (AX)
+	PREFETCHT0 64(AX)
+	PREFETCHT0 128(AX)
+	ADDQ       R13, AX
+	VPXORD     Z3, Z3, Z3
+	VPXORD     Z4, Z4, Z4
+	VPXORD     Z5, Z5, Z5
+	PREFETCHT0 (AX)
+	PREFETCHT0 64(AX)
+	PREFETCHT0 128(AX)
+	ADDQ       R13, AX
+	VPXORD     Z6, Z6, Z6
+	VPXORD     Z7, Z7, Z7
+	VPXORD     Z8, Z8, Z8
+	PREFETCHT0 (AX)
+	PREFETCHT0 64(AX)
+	PREFETCHT0 128(AX)
+
+begin:
+	MOVQ CX, AX
+	SHRQ $0x01, AX
+	JZ   tail
+
+loop:
+	VMOVUPS          (DI), Z9
+	PREFETCHT0       (DI)(BX*8)
+	VMOVUPS          Z9, (R15)
+	VMOVUPS          64(DI), Z10
+	PREFETCHT0       64(DI)(BX*8)
+	VMOVUPS          Z10, 64(R15)
+	VMOVUPS.Z        128(DI), K1, Z11
+	PREFETCHT0       128(DI)(BX*8)
+	VMOVUPS          Z11, 128(R15)
+	ADDQ             $0xc0, R15
+	VFMADD231PS.BCST (SI), Z9, Z0
+	VFMADD231PS.BCST (SI), Z10, Z1
+	VFMADD231PS.BCST (SI), Z11, Z2
+	VFMADD231PS.BCST (SI)(R9*1), Z9, Z3
+	VFMADD231PS.BCST (SI)(R9*1), Z10, Z4
+	VFMADD231PS.BCST (SI)(R9*1), Z11, Z5
+	VFMADD231PS.BCST (SI)(R9*2), Z9, Z6
+	VFMADD231PS.BCST (SI)(R9*2), Z10, Z7
+	VFMADD231PS.BCST (SI)(R9*2), Z11, Z8
+	ADDQ             BX, DI
+	ADDQ             R8, SI
+	VMOVUPS          (DI), Z9
+	PREFETCHT0       (DI)(BX*8)
+	VMOVUPS          Z9, (R15)
+	VMOVUPS          64(DI), Z10
+	PREFETCHT0       64(DI)(BX*8)
+	VMOVUPS          Z10, 64(R15)
+	VMOVUPS.Z        128(DI), K1, Z11
+	PREFETCHT0       128(DI)(BX*8)
+	VMOVUPS          Z11, 128(R15)
+	ADDQ             $0xc0, R15
+	VFMADD231PS.BCST (SI), Z9, Z0
+	VFMADD231PS.BCST (SI), Z10, Z1
+	VFMADD231PS.BCST (SI), Z11, Z2
+	VFMADD231PS.BCST (SI)(R9*1), Z9, Z3
+	VFMADD231PS.BCST (SI)(R9*1), Z10, Z4
+	VFMADD231PS.BCST (SI)(R9*1), Z11, Z5
+	VFMADD231PS.BCST (SI)(R9*2), Z9, Z6
+	VFMADD231PS.BCST (SI)(R9*2), Z10, Z7
+	VFMADD231PS.BCST (SI)(R9*2), Z11, Z8
+	ADDQ             BX, DI
+	ADDQ             R8, SI
+	DECQ             AX
+	JNZ              loop
+
+tail:
+	ANDQ             $0x01, CX
+	JZ               store
+	VMOVUPS          (DI), Z9
+	PREFETCHT0       (DI)(BX*8)
+	VMOVUPS          Z9, (R15)
+	VMOVUPS          64(DI), Z10
+	PREFETCHT0       64(DI)(BX*8)
+	VMOVUPS          Z10, 64(R15)
+	VMOVUPS.Z        128(DI), K1, Z11
+	PREFETCHT0       128(DI)(BX*8)
+	VMOVUPS          Z11, 128(R15)
+	ADDQ             $0xc0, R15
+	VFMADD231PS.BCST (SI), Z9, Z0
+	VFMADD231PS.BCST (SI), Z10, Z1
+	VFMADD231PS.BCST (SI), Z11, Z2
+	VFMADD231PS.BCST (SI)(R9*1), Z9, Z3
+	VFMADD231PS.BCST (SI)(R9*1), Z10, Z4
+	VFMADD231PS.BCST (SI)(R9*1), Z11, Z5
+	VFMADD231PS.BCST (SI)(R9*2), Z9, Z6
+	VFMADD231PS.BCST (SI)(R9*2), Z10, Z7
+	VFMADD231PS.BCST (SI)(R9*2), Z11, Z8
+	ADDQ             BX, DI
+	ADDQ             R8, SI
+
+store:
+	VMOVUPS Z0, (DX)
+	VMOVUPS Z1, 64(DX)
+	VMOVUPS Z2, K1, 128(DX)
+	ADDQ    R13, DX
+	VMOVUPS Z3, (DX)
+	VMOVUPS Z4, 64(DX)
+	VMOVUPS Z5, K1, 128(DX)
+	ADDQ    R13, DX
+	VMOVUPS Z6, (DX)
+	VMOVUPS Z7, 64(DX)
+	VMOVUPS Z8, K1, 128(DX)
+	VZEROUPPER
+	RET
+
+// func gemmPackZ4x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+// Requires: AVX, AVX512F, BMI2, MMX+
+TEXT ·gemmPackZ4x1(SB), NOSPLIT, $0-88
+	MOVQ      last+72(FP), BX
+	MOVQ      $+65535, AX
+	BZHIQ     BX, AX, AX
+	KMOVW     AX, K1
+	MOVQ      kc+0(FP), CX
+	MOVQ      a+8(FP), SI
+	MOVQ      ars+16(FP), R9
+	MOVQ      aks+24(FP), R8
+	MOVQ      b+32(FP), DI
+	MOVQ      bks+40(FP), BX
+	MOVQ      c+48(FP), DX
+	MOVQ      ldc+56(FP), R13
+	MOVQ      panel+80(FP), R15
+	LEAQ      (R9)(R9*2), R10
+	LEAQ      (R9)(R9*4), R11
+	LEAQ      (R10)(R9*4), R12
+	MOVQ      acc+64(FP), AX
+	TESTQ     AX, AX
+	MOVQ      DX, AX
+	JZ        zero
+	VMOVUPS.Z (AX), K1, Z0
+	ADDQ      R13, AX
+	VMOVUPS.Z (AX), K1, Z1
+	ADDQ      R13, AX
+	VMOVUPS.Z (AX), K1, Z2
+	ADDQ      R13, AX
+	VMOVUPS.Z (AX), K1, Z3
+	JMP       begin
+
+zero:
+	VPXORD     Z0, Z0, Z0
+	PREFETCHT0 (AX)
+	ADDQ       R13, AX
+	VPXORD     Z1, Z1, Z1
+	PREFETCHT0 (AX)
+	ADDQ       R13, AX
+	VPXORD     Z2, Z2, Z2
+	PREFETCHT0 (AX)
+	ADDQ       R13, AX
+	VPXORD     Z3, Z3, Z3
+	PREFETCHT0 (AX)
+
+begin:
+	MOVQ CX, AX
+	SHRQ $0x01, AX
+	JZ   tail
+
+loop:
+	VMOVUPS.Z        (DI), K1, Z4
+	PREFETCHT0       (DI)(BX*8)
+	VMOVUPS          Z4, (R15)
+	ADDQ             $0x40, R15
+	VFMADD231PS.BCST (SI), Z4, Z0
+	VFMADD231PS.BCST (SI)(R9*1), Z4, Z1
+	VFMADD231PS.BCST (SI)(R9*2), Z4, Z2
+	VFMADD231PS.BCST (SI)(R10*1), Z4, Z3
+	ADDQ             BX, DI
+	ADDQ             R8, SI
+	VMOVUPS.Z        (DI), K1, Z4
+	PREFETCHT0       (DI)(BX*8)
+	VMOVUPS          Z4, (R15)
+	ADDQ             $0x40, R15
+	VFMADD231PS.BCST (SI), Z4, Z0
+	VFMADD231PS.BCST (SI)(R9*1), Z4, Z1
+	VFMADD231PS.BCST (SI)(R9*2), Z4, Z2
+	VFMADD231PS.BCST (SI)(R10*1), Z4, Z3
+	ADDQ             BX, DI
+	ADDQ             R8, SI
+	DECQ             AX
+	JNZ              loop
+
+tail:
+	ANDQ             $0x01, CX
+	JZ               store
+	VMOVUPS.Z        (DI), K1, Z4
+	PREFETCHT0       (DI)(BX*8)
+	VMOVUPS          Z4, (R15)
+	ADDQ             $0x40, R15
+	VFMADD231PS.BCST (SI), Z4, Z0
+	VFMADD231PS.BCST (SI)(R9*1), Z4, Z1
+	VFMADD231PS.BCST (SI)(R9*2), Z4, Z2
+	VFMADD231PS.BCST (SI)(R10*1), Z4, Z3
+	ADDQ             BX, DI
+	ADDQ             R8, SI
+
+store:
+	VMOVUPS Z0, K1, (DX)
+	ADDQ    R13, DX
+	VMOVUPS Z1, K1, (DX)
+	ADDQ    R13, DX
+	VMOVUPS Z2, K1, (DX)
+	ADDQ    R13, DX
+	VMOVUPS Z3, K1, (DX)
+	VZEROUPPER
+	RET
+
+// func gemmPackZ4x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+// Requires: AVX, AVX512F, BMI2, MMX+
+TEXT ·gemmPackZ4x2(SB), NOSPLIT, $0-88
+	MOVQ      last+72(FP), BX
+	MOVQ      $+65535, AX
+	BZHIQ     BX, AX, AX
+	KMOVW     AX, K1
+	MOVQ      kc+0(FP), CX
+	MOVQ      a+8(FP), SI
+	MOVQ      ars+16(FP), R9
+	MOVQ      aks+24(FP), R8
+	MOVQ      b+32(FP), DI
+	MOVQ      bks+40(FP), BX
+	MOVQ      c+48(FP), DX
+	MOVQ      ldc+56(FP), R13
+	MOVQ      panel+80(FP), R15
+	LEAQ      (R9)(R9*2), R10
+	LEAQ      (R9)(R9*4), R11
+	LEAQ      (R10)(R9*4), R12
+	MOVQ      acc+64(FP), AX
+	TESTQ     AX, AX
+	MOVQ      DX, AX
+	JZ        zero
+	VMOVUPS   (AX), Z0
+	VMOVUPS.Z 64(AX), K1, Z1
+	ADDQ      R13, AX
+	VMOVUPS   (AX), Z2
+	VMOVUPS.Z 64(AX), K1, Z3
+	ADDQ      R13, AX
+	VMOVUPS   (AX), Z4
+	VMOVUPS.Z 64(AX), K1, Z5
+	ADDQ      R13, AX
+	VMOVUPS   (AX), Z6
+	VMOVUPS.Z 64(AX), K1, Z7
+	JMP       begin
+
+zero:
+	VPXORD     Z0, Z0, Z0
+	VPXORD     Z1, Z1, Z1
+	PREFETCHT0 (AX)
+	PREFETCHT0 64(AX)
+	ADDQ       R13, AX
+	VPXORD     Z2, Z2, Z2
+	VPXORD     Z3, Z3, Z3
+	PREFETCHT0 (AX)
+	PREFETCHT0 64(AX)
+	ADDQ       R13, AX
+	VPXORD     Z4, Z4, Z4
+	VPXORD     Z5, Z5, Z5
+	PREFETCHT0 (AX)
+	PREFETCHT0 64(AX)
+	ADDQ       R13, AX
+	VPXORD     Z6, Z6, Z6
+	VPXORD     Z7, Z7, Z7
+	PREFETCHT0 (AX)
+	PREFETCHT0 64(AX)
+
+begin:
+	MOVQ CX, AX
+	SHRQ $0x01, AX
+	JZ   tail
+
+loop:
+	VMOVUPS          (DI), Z8
+	PREFETCHT0       (DI)(BX*8)
+	VMOVUPS          Z8, (R15)
+	VMOVUPS.Z        64(DI), K1, Z9
+	PREFETCHT0       64(DI)(BX*8)
+	VMOVUPS          Z9, 64(R15)
+	ADDQ             $0x80, R15
+	VFMADD231PS.BCST (SI), Z8, Z0
+	VFMADD231PS.BCST (SI), Z9, Z1
+	VFMADD231PS.BCST (SI)(R9*1), Z8, Z2
+	VFMADD231PS.BCST (SI)(R9*1), Z9, Z3
+	VFMADD231PS.BCST (SI)(R9*2), Z8, Z4
+	VFMADD231PS.BCST (SI)(R9*2), Z9, Z5
+	VFMADD231PS.BCST (SI)(R10*1), Z8, Z6
+	VFMADD231PS.BCST (SI)(R10*1), Z9, Z7
+	ADDQ             BX, DI
+	ADDQ             R8, SI
+	VMOVUPS          (DI), Z8
+	PREFETCHT0       (DI)(BX*8)
+	VMOVUPS          Z8, (R15)
+	VMOVUPS.Z        64(DI), K1, Z9
+	PREFETCHT0       64(DI)(BX*8)
+	VMOVUPS          Z9, 64(R15)
+	ADDQ             $0x80, R15
+	VFMADD231PS.BCST (SI), Z8, Z0
+	VFMADD231PS.BCST (SI), Z9, Z1
+	VFMADD231PS.BCST (SI)(R9*1), Z8, Z2
+	VFMADD231PS.BCST (SI)(R9*1), Z9, Z3
+	VFMADD231PS.BCST (SI)(R9*2), Z8, Z4
+	VFMADD231PS.BCST (SI)(R9*2), Z9, Z5
+	VFMADD231PS.BCST (SI)(R10*1), Z8, Z6
+	VFMADD231PS.BCST (SI)(R10*1), Z9, Z7
+	ADDQ             BX, DI
+	ADDQ             R8, SI
+	DECQ             AX
+	JNZ              loop
+
+tail:
+	ANDQ             $0x01, CX
+	JZ               store
+	VMOVUPS          (DI), Z8
+	PREFETCHT0       (DI)(BX*8)
+	VMOVUPS          Z8, (R15)
+	VMOVUPS.Z        64(DI), K1, Z9
+	PREFETCHT0       64(DI)(BX*8)
+	VMOVUPS          Z9, 64(R15)
+	ADDQ             $0x80, R15
+	VFMADD231PS.BCST (SI), Z8, Z0
+	VFMADD231PS.BCST (SI), Z9, Z1
+	VFMADD231PS.BCST (SI)(R9*1), Z8, Z2
+	VFMADD231PS.BCST (SI)(R9*1), Z9, Z3
+	VFMADD231PS.BCST (SI)(R9*2), Z8, Z4
+	VFMADD231PS.BCST (SI)(R9*2), Z9, Z5
+	VFMADD231PS.BCST (SI)(R10*1), Z8, Z6
+	VFMADD231PS.BCST (SI)(R10*1), Z9, Z7
+	ADDQ             BX, DI
+	ADDQ             R8, SI
+
+store:
+	VMOVUPS Z0, (DX)
+	VMOVUPS Z1, K1, 64(DX)
+	ADDQ    R13, DX
+	VMOVUPS Z2, (DX)
+	VMOVUPS Z3, K1, 64(DX)
+	ADDQ    R13, DX
+	VMOVUPS Z4, (DX)
+	VMOVUPS Z5, K1, 64(DX)
+	ADDQ    R13, DX
+	VMOVUPS Z6, (DX)
+	VMOVUPS Z7, K1, 64(DX)
+	VZEROUPPER
+	RET
+
+// func gemmPackZ4x3(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+// Requires: AVX, AVX512F, BMI2, MMX+
+TEXT ·gemmPackZ4x3(SB), NOSPLIT, $0-88
+	MOVQ      last+72(FP), BX
+	MOVQ      $+65535, AX
+	BZHIQ     BX, AX, AX
+	KMOVW     AX, K1
+	MOVQ      kc+0(FP), CX
+	MOVQ      a+8(FP), SI
+	MOVQ      ars+16(FP), R9
+	MOVQ      aks+24(FP), R8
+	MOVQ      b+32(FP), DI
+	MOVQ      bks+40(FP), BX
+	MOVQ      c+48(FP), DX
+	MOVQ      ldc+56(FP), R13
+	MOVQ      panel+80(FP), R15
+	LEAQ      (R9)(R9*2), R10
+	LEAQ      (R9)(R9*4), R11
+	LEAQ      (R10)(R9*4), R12
+	MOVQ      acc+64(FP), AX
+	TESTQ     AX, AX
+	MOVQ      DX, AX
+	JZ        zero
+	VMOVUPS   (AX), Z0
+	VMOVUPS   64(AX), Z1
+	VMOVUPS.Z 128(AX), K1, Z2
+	ADDQ      R13, AX
+	VMOVUPS   (AX), Z3
+	VMOVUPS   64(AX), Z4
+	VMOVUPS.Z 128(AX), K1, Z5
+	ADDQ      R13, AX
+	VMOVUPS   (AX), Z6
+	VMOVUPS   64(AX), Z7
+	VMOVUPS.Z 128(AX), K1, Z8
+	ADDQ      R13, AX
+	VMOVUPS   (AX), Z9
+	VMOVUPS   64(AX), Z10
+	VMOVUPS.Z 128(AX), K1, Z11
+	JMP       begin
+
+zero:
+	VPXORD     Z0, Z0, Z0
+	VPXORD     Z1, Z1, Z1
+	VPXORD     Z2, Z2, Z2
+	PREFETCHT0 (AX)
+	PREFETCHT0 64(AX)
+	PREFETCHT0 128(AX)
+	ADDQ       R13, AX
+	VPXORD     Z3, Z3, Z3
+	VPXORD     Z4, Z4, Z4
+	VPXORD     Z5, Z5, Z5
+	PREFETCHT0 (AX)
+	PREFETCHT0 64(AX)
+	PREFETCHT0 128(AX)
+	ADDQ       R13, AX
+	VPXORD     Z6, Z6, Z6
+	VPXORD     Z7, Z7, Z7
+	VPXORD     Z8, Z8, Z8
+	PREFETCHT0 (AX)
+	PREFETCHT0 64(AX)
+	PREFETCHT0 128(AX)
+	ADDQ       R13, AX
+	VPXORD     Z9, Z9, Z9
+	VPXORD     Z10, Z10, Z10
+	VPXORD     Z11, Z11, Z11
+	PREFETCHT0 (AX)
+	PREFETCHT0 64(AX)
+	PREFETCHT0 128(AX)
+
+begin:
+	MOVQ CX, AX
+	SHRQ $0x01, AX
+	JZ   tail
+
+loop:
+	VMOVUPS          (DI), Z12
+	PREFETCHT0       (DI)(BX*8)
+	VMOVUPS          Z12, (R15)
+	VMOVUPS          64(DI), Z13
+	PREFETCHT0       64(DI)(BX*8)
+	VMOVUPS          Z13, 64(R15)
+	VMOVUPS.Z        128(DI), K1, Z14
+	PREFETCHT0       128(DI)(BX*8)
+	VMOVUPS          Z14, 128(R15)
+	ADDQ             $0xc0, R15
+	VFMADD231PS.BCST (SI), Z12, Z0
+	VFMADD231PS.BCST (SI), Z13, Z1
+	VFMADD231PS.BCST (SI), Z14, Z2
+	VFMADD231PS.BCST (SI)(R9*1), Z12, Z3
+	VFMADD231PS.BCST (SI)(R9*1), Z13, Z4
+	VFMADD231PS.BCST (SI)(R9*1), Z14, Z5
+	VFMADD231PS.BCST (SI)(R9*2), Z12, Z6
+	VFMADD231PS.BCST (SI)(R9*2), Z13, Z7
+	VFMADD231PS.BCST (SI)(R9*2), Z14, Z8
+	VFMADD231PS.BCST (SI)(R10*1), Z12, Z9
+	VFMADD231PS.BCST (SI)(R10*1), Z13, Z10
+	VFMADD231PS.BCST (SI)(R10*1), Z14, Z11
+	ADDQ             BX, DI
+	ADDQ             R8, SI
+	VMOVUPS          (DI), Z12
+	PREFETCHT0       (DI)(BX*8)
+	VMOVUPS          Z12, (R15)
+	VMOVUPS          64(DI), Z13
+	PREFETCHT0       64(DI)(BX*8)
+	VMOVUPS          Z13, 64(R15)
+	VMOVUPS.Z        128(DI), K1, Z14
+	PREFETCHT0       128(DI)(BX*8)
+	VMOVUPS          Z14, 128(R15)
+	ADDQ             $0xc0, R15
+	VFMADD231PS.BCST (SI), Z12, Z0
+	VFMADD231PS.BCST (SI), Z13, Z1
+	VFMADD231PS.BCST (SI), Z14, Z2
+	VFMADD231PS.BCST (SI)(R9*1), Z12, Z3
+	VFMADD231PS.BCST (SI)(R9*1), Z13, Z4
+	VFMADD231PS.BCST (SI)(R9*1), Z14, Z5
+	VFMADD231PS.BCST (SI)(R9*2), Z12, Z6
+	VFMADD231PS.BCST (SI)(R9*2), Z13, Z7
+	VFMADD231PS.BCST (SI)(R9*2), Z14, Z8
+	VFMADD231PS.BCST (SI)(R10*1), Z12, Z9
+	VFMADD231PS.BCST (SI)(R10*1), Z13, Z10
+	VFMADD231PS.BCST (SI)(R10*1), Z14, Z11
+	ADDQ             BX, DI
+	ADDQ             R8, SI
+	DECQ             AX
+	JNZ              loop
+
+tail:
+	ANDQ             $0x01, CX
+	JZ               store
+	VMOVUPS          (DI), Z12
+	PREFETCHT0       (DI)(BX*8)
+	VMOVUPS          Z12, (R15)
+	VMOVUPS          64(DI), Z13
+	PREFETCHT0       64(DI)(BX*8)
+	VMOVUPS          Z13, 64(R15)
+	VMOVUPS.Z        128(DI), K1, Z14
+	PREFETCHT0       128(DI)(BX*8)
+	VMOVUPS          Z14, 128(R15)
+	ADDQ             $0xc0, R15
+	VFMADD231PS.BCST (SI), Z12, Z0
+	VFMADD231PS.BCST (SI), Z13, Z1
+	VFMADD231PS.BCST (SI), Z14, Z2
+	VFMADD231PS.BCST (SI)(R9*1), Z12, Z3
+	VFMADD231PS.BCST (SI)(R9*1), Z13, Z4
+	VFMADD231PS.BCST (SI)(R9*1), Z14, Z5
+	VFMADD231PS.BCST (SI)(R9*2), Z12, Z6
+	VFMADD231PS.BCST (SI)(R9*2), Z13, Z7
+	VFMADD231PS.BCST (SI)(R9*2), Z14, Z8
+	VFMADD231PS.BCST (SI)(R10*1), Z12, Z9
+	VFMADD231PS.BCST (SI)(R10*1), Z13, Z10
+	VFMADD231PS.BCST (SI)(R10*1), Z14, Z11
+	ADDQ             BX, DI
+	ADDQ             R8, SI
+
+store:
+	VMOVUPS Z0, (DX)
+	VMOVUPS Z1, 64(DX)
+	VMOVUPS Z2, K1, 128(DX)
+	ADDQ    R13, DX
+	VMOVUPS Z3, (DX)
+	VMOVUPS Z4, 64(DX)
+	VMOVUPS Z5, K1, 128(DX)
+	ADDQ    R13, DX
+	VMOVUPS Z6, (DX)
+	VMOVUPS Z7, 64(DX)
+	VMOVUPS Z8, K1, 128(DX)
+	ADDQ    R13, DX
+	VMOVUPS Z9, (DX)
+	VMOVUPS Z10, 64(DX)
+	VMOVUPS Z11, K1, 128(DX)
+	VZEROUPPER
+	RET
+
+// func gemmPackZ5x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+// Requires: AVX, AVX512F, BMI2, MMX+
+TEXT ·gemmPackZ5x1(SB), NOSPLIT, $0-88
+	MOVQ      last+72(FP), BX
+	MOVQ      $+65535, AX
+	BZHIQ     BX, AX, AX
+	KMOVW     AX, K1
+	MOVQ      kc+0(FP), CX
+	MOVQ      a+8(FP), SI
+	MOVQ      ars+16(FP), R9
+	MOVQ      aks+24(FP), R8
+	MOVQ      b+32(FP), DI
+	MOVQ      bks+40(FP), BX
+	MOVQ      c+48(FP), DX
+	MOVQ      ldc+56(FP), R13
+	MOVQ      panel+80(FP), R15
+	LEAQ      (R9)(R9*2), R10
+	LEAQ      (R9)(R9*4), R11
+	LEAQ      (R10)(R9*4), R12
+	MOVQ      acc+64(FP), AX
+	TESTQ     AX, AX
+	MOVQ      DX, AX
+	JZ        zero
+	VMOVUPS.Z (AX), K1, Z0
+	ADDQ      R13, AX
+	VMOVUPS.Z (AX), K1, Z1
+	ADDQ      R13, AX
+	VMOVUPS.Z (AX), K1, Z2
+	ADDQ      R13, AX
+	VMOVUPS.Z (AX), K1, Z3
+	ADDQ      R13, AX
+	VMOVUPS.Z (AX), K1, Z4
+	JMP       begin
+
+zero:
+	VPXORD     Z0, Z0, Z0
+	PREFETCHT0 (AX)
+	ADDQ       R13, AX
+	VPXORD     Z1, Z1, Z1
+	PREFETCHT0 (AX)
+	ADDQ       R13, AX
+	VPXORD     Z2, Z2, Z2
+	PREFETCHT0 (AX)
+	ADDQ       R13, AX
+	VPXORD     Z3, Z3, Z3
+	PREFETCHT0 (AX)
+	ADDQ       R13, AX
+	VPXORD     Z4, Z4, Z4
+	PREFETCHT0 (AX)
+
+begin:
+	MOVQ CX, AX
+	SHRQ $0x01, AX
+	JZ   tail
+
+loop:
+	VMOVUPS.Z        (DI), K1, Z5
+	PREFETCHT0       (DI)(BX*8)
+	VMOVUPS          Z5, (R15)
+	ADDQ             $0x40, R15
+	VFMADD231PS.BCST (SI), Z5, Z0
+	VFMADD231PS.BCST (SI)(R9*1), Z5, Z1
+	VFMADD231PS.BCST (SI)(R9*2), Z5, Z2
+	VFMADD231PS.BCST (SI)(R10*1), Z5, Z3
+	VFMADD231PS.BCST (SI)(R9*4), Z5, Z4
+	ADDQ             BX, DI
+	ADDQ             R8, SI
+	VMOVUPS.Z        (DI), K1, Z5
+	PREFETCHT0       (DI)(BX*8)
+	VMOVUPS          Z5, (R15)
+	ADDQ             $0x40, R15
+	VFMADD231PS.BCST (SI), Z5, Z0
+	VFMADD231PS.BCST (SI)(R9*1), Z5, Z1
+	VFMADD231PS.BCST (SI)(R9*2), Z5, Z2
+	VFMADD231PS.BCST (SI)(R10*1), Z5, Z3
+	VFMADD231PS.BCST (SI)(R9*4), Z5, Z4
+	ADDQ             BX, DI
+	ADDQ             R8, SI
+	DECQ             AX
+	JNZ              loop
+
+tail:
+	ANDQ             $0x01, CX
+	JZ               store
+	VMOVUPS.Z        (DI), K1, Z5
+	PREFETCHT0       (DI)(BX*8)
+	VMOVUPS          Z5, (R15)
+	ADDQ             $0x40, R15
+	VFMADD231PS.BCST (SI), Z5, Z0
+	VFMADD231PS.BCST (SI)(R9*1), Z5, Z1
+	VFMADD231PS.BCST (SI)(R9*2), Z5, Z2
+	VFMADD231PS.BCST (SI)(R10*1), Z5, Z3
+	VFMADD231PS.BCST (SI)(R9*4), Z5, Z4
+	ADDQ             BX, DI
+	ADDQ             R8, SI
+
+store:
+	VMOVUPS Z0, K1, (DX)
+	ADDQ    R13, DX
+	VMOVUPS Z1, K1, (DX)
+	ADDQ    R13, DX
+	VMOVUPS Z2, K1, (DX)
+	ADDQ    R13, DX
+	VMOVUPS Z3, K1, (DX)
+	ADDQ    R13, DX
+	VMOVUPS Z4, K1, (DX)
+	VZEROUPPER
+	RET
+
+// func gemmPackZ5x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+// Requires: AVX, AVX512F, BMI2, MMX+
+TEXT ·gemmPackZ5x2(SB), NOSPLIT, $0-88
+	MOVQ      last+72(FP), BX
+	MOVQ      $+65535, AX
+	BZHIQ     BX, AX, AX
+	KMOVW     AX, K1
+	MOVQ      kc+0(FP), CX
+	MOVQ      a+8(FP), SI
+	MOVQ      ars+16(FP), R9
+	MOVQ      aks+24(FP), R8
+	MOVQ      b+32(FP), DI
+	MOVQ      bks+40(FP), BX
+	MOVQ      c+48(FP), DX
+	MOVQ      ldc+56(FP), R13
+	MOVQ      panel+80(FP), R15
+	LEAQ      (R9)(R9*2), R10
+	LEAQ      (R9)(R9*4), R11
+	LEAQ      (R10)(R9*4), R12
+	MOVQ      acc+64(FP), AX
+	TESTQ     AX, AX
+	MOVQ      DX, AX
+	JZ        zero
+	VMOVUPS   (AX), Z0
+	VMOVUPS.Z 64(AX), K1, Z1
+	ADDQ      R13, AX
+	VMOVUPS   (AX), Z2
+	VMOVUPS.Z 64(AX), K1, Z3
+	ADDQ      R13, AX
+	VMOVUPS   (AX), Z4
+	VMOVUPS.Z 64(AX), K1, Z5
+	ADDQ      R13, AX
+	VMOVUPS   (AX), Z6
+	VMOVUPS.Z 64(AX), K1, Z7
+	ADDQ      R13, AX
+	VMOVUPS   (AX), Z8
+	VMOVUPS.Z 64(AX), K1, Z9
+	JMP       begin
+
+zero:
+	VPXORD     Z0, Z0, Z0
+	VPXORD     Z1, Z1, Z1
+	PREFETCHT0 (AX)
+	PREFETCHT0 64(AX)
+	ADDQ       R13, AX
+	VPXORD     Z2, Z2, Z2
+	VPXORD     Z3, Z3, Z3
+	PREFETCHT0 (AX)
+	PREFETCHT0 64(AX)
+	ADDQ       R13, AX
+	VPXORD     Z4, Z4, Z4
+	VPXORD     Z5, Z5, Z5
+	PREFETCHT0 (AX)
+	PREFETCHT0 64(AX)
+	ADDQ       R13, AX
+	VPXORD     Z6, Z6, Z6
+	VPXORD     Z7, Z7, Z7
+	PREFETCHT0 (AX)
+	PREFETCHT0 64(AX)
+	ADDQ       R13, AX
+	VPXORD     Z8, Z8, Z8
+	VPXORD     Z9, Z9, Z9
+	PREFETCHT0 (AX)
+	PREFETCHT0 64(AX)
+
+begin:
+	MOVQ CX, AX
+	SHRQ $0x01, AX
+	JZ   tail
+
+loop:
+	VMOVUPS          (DI), Z10
+	PREFETCHT0       (DI)(BX*8)
+	VMOVUPS          Z10, (R15)
+	VMOVUPS.Z        64(DI), K1, Z11
+	PREFETCHT0       64(DI)(BX*8)
+	VMOVUPS          Z11, 64(R15)
+	ADDQ             $0x80, R15
+	VFMADD231PS.BCST (SI), Z10, Z0
+	VFMADD231PS.BCST (SI), Z11, Z1
+	VFMADD231PS.BCST (SI)(R9*1), Z10, Z2
+	VFMADD231PS.BCST (SI)(R9*1), Z11, Z3
+	VFMADD231PS.BCST (SI)(R9*2), Z10, Z4
+	VFMADD231PS.BCST (SI)(R9*2), Z11, Z5
+	VFMADD231PS.BCST (SI)(R10*1), Z10, Z6
+	VFMADD231PS.BCST (SI)(R10*1), Z11, Z7
+	VFMADD231PS.BCST (SI)(R9*4), Z10, Z8
+	VFMADD231PS.BCST (SI)(R9*4), Z11, Z9
+	ADDQ             BX, DI
+	ADDQ             R8, SI
+	VMOVUPS          (DI), Z10
+	PREFETCHT0       (DI)(BX*8)
+	VMOVUPS          Z10, (R15)
+	VMOVUPS.Z        64(DI), K1, Z11
+	PREFETCHT0       64(DI)(BX*8)
+	VMOVUPS          Z11, 64(R15)
+	ADDQ             $0x80, R15
+	VFMADD231PS.BCST (SI), Z10, Z0
+	VFMADD231PS.BCST (SI), Z11, Z1
+	VFMADD231PS.BCST (SI)(R9*1), Z10, Z2
+	VFMADD231PS.BCST (SI)(R9*1), Z11, Z3
+	VFMADD231PS.BCST (SI)(R9*2), Z10, Z4
+	VFMADD231PS.BCST (SI)(R9*2), Z11, Z5
+	VFMADD231PS.BCST (SI)(R10*1), Z10, Z6
+	VFMADD231PS.BCST (SI)(R10*1), Z11, Z7
+	VFMADD231PS.BCST (SI)(R9*4), Z10, Z8
+	VFMADD231PS.BCST (SI)(R9*4), Z11, Z9
+	ADDQ             BX, DI
+	ADDQ             R8, SI
+	DECQ             AX
+	JNZ              loop
+
+tail:
+	ANDQ             $0x01, CX
+	JZ               store
+	VMOVUPS          (DI), Z10
+	PREFETCHT0       (DI)(BX*8)
+	VMOVUPS          Z10, (R15)
+	VMOVUPS.Z        64(DI), K1, Z11
+	PREFETCHT0       64(DI)(BX*8)
+	VMOVUPS          Z11, 64(R15)
+	ADDQ             $0x80, R15
+	VFMADD231PS.BCST (SI), Z10, Z0
+	VFMADD231PS.BCST (SI), Z11, Z1
+	VFMADD231PS.BCST (SI)(R9*1), Z10, Z2
+	VFMADD231PS.BCST (SI)(R9*1), Z11, Z3
+	VFMADD231PS.BCST (SI)(R9*2), Z10, Z4
+	VFMADD231PS.BCST (SI)(R9*2), Z11, Z5
+	VFMADD231PS.BCST (SI)(R10*1), Z10, Z6
+	VFMADD231PS.BCST (SI)(R10*1), Z11, Z7
+	VFMADD231PS.BCST (SI)(R9*4), Z10, Z8
+	VFMADD231PS.BCST (SI)(R9*4), Z11, Z9
+	ADDQ             BX, DI
+	ADDQ             R8, SI
+
+store:
+	VMOVUPS Z0, (DX)
+	VMOVUPS Z1, K1, 64(DX)
+	ADDQ    R13, DX
+	VMOVUPS Z2, (DX)
+	VMOVUPS Z3, K1, 64(DX)
+	ADDQ    R13, DX
+	VMOVUPS Z4, (DX)
+	VMOVUPS Z5, K1, 64(DX)
+	ADDQ    R13, DX
+	VMOVUPS Z6, (DX)
+	VMOVUPS Z7, K1, 64(DX)
+	ADDQ    R13, DX
+	VMOVUPS Z8, (DX)
+	VMOVUPS Z9, K1, 64(DX)
+	VZEROUPPER
+	RET
+
+// func gemmPackZ5x3(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+// Requires: AVX, AVX512F, BMI2, MMX+
+TEXT ·gemmPackZ5x3(SB), NOSPLIT, $0-88
+	MOVQ      last+72(FP), BX
+	MOVQ      $+65535, AX
+	BZHIQ     BX, AX, AX
+	KMOVW     AX, K1
+	MOVQ      kc+0(FP), CX
+	MOVQ      a+8(FP), SI
+	MOVQ      ars+16(FP), R9
+	MOVQ      aks+24(FP), R8
+	MOVQ      b+32(FP), DI
+	MOVQ      bks+40(FP), BX
+	MOVQ      c+48(FP), DX
+	MOVQ      ldc+56(FP), R13
+	MOVQ      panel+80(FP), R15
+	LEAQ      (R9)(R9*2), R10
+	LEAQ      (R9)(R9*4), R11
+	LEAQ      (R10)(R9*4), R12
+	MOVQ      acc+64(FP), AX
+	TESTQ     AX, AX
+	MOVQ      DX, AX
+	JZ        zero
+	VMOVUPS   (AX), Z0
+	VMOVUPS   64(AX), Z1
+	VMOVUPS.Z 128(AX), K1, Z2
+	ADDQ      R13, AX
+	VMOVUPS   (AX), Z3
+	VMOVUPS   64(AX), Z4
+	VMOVUPS.Z 128(AX), K1, Z5
+	ADDQ      R13, AX
+	VMOVUPS   (AX), Z6
+	VMOVUPS   64(AX), Z7
+	VMOVUPS.Z 128(AX), K1, Z8
+	ADDQ      R13, AX
+	VMOVUPS   (AX), Z9
+	VMOVUPS   64(AX), Z10
+	VMOVUPS.Z 128(AX), K1, Z11
+	ADDQ      R13, AX
+	VMOVUPS   (AX), Z12
+	VMOVUPS   64(AX), Z13
+	VMOVUPS.Z 128(AX), K1, Z14
+	JMP       begin
+
+zero:
+	VPXORD     Z0, Z0, Z0
+	VPXORD     Z1, Z1, Z1
+	VPXORD     Z2, Z2, Z2
+	PREFETCHT0 (AX)
+	PREFETCHT0 64(AX)
+	PREFETCHT0 128(AX)
+	ADDQ       R13, AX
+	VPXORD     Z3, Z3, Z3
+	VPXORD     Z4, Z4, Z4
+	VPXORD     Z5, Z5, Z5
+	PREFETCHT0 (AX)
+	PREFETCHT0 64(AX)
+	PREFETCHT0 128(AX)
+	ADDQ       R13, AX
+	VPXORD     Z6, Z6, Z6
+	VPXORD     Z7, Z7, Z7
+	VPXORD     Z8, Z8, Z8
+	PREFETCHT0 (AX)
+	PREFETCHT0 64(AX)
+	PREFETCHT0 128(AX)
+	ADDQ       R13, AX
+	VPXORD     Z9, Z9, Z9
+	VPXORD     Z10, Z10, Z10
+	VPXORD     Z11, Z11, Z11
+	PREFETCHT0 (AX)
+	PREFETCHT0 64(AX)
+	PREFETCHT0 128(AX)
+	ADDQ       R13, AX
+	VPXORD     Z12, Z12, Z12
+	VPXORD     Z13, Z13, Z13
+	VPXORD     Z14, Z14, Z14
+	PREFETCHT0 (AX)
+	PREFETCHT0 64(AX)
+	PREFETCHT0 128(AX)
+
+begin:
+	MOVQ CX, AX
+	SHRQ $0x01, AX
+	JZ   tail
+
+loop:
+	VMOVUPS          (DI), Z15
+	PREFETCHT0       (DI)(BX*8)
+	VMOVUPS          Z15, (R15)
+	VMOVUPS          64(DI), Z16
+	PREFETCHT0       64(DI)(BX*8)
+	VMOVUPS          Z16, 64(R15)
+	VMOVUPS.Z        128(DI), K1, Z17
+	PREFETCHT0       128(DI)(BX*8)
+	VMOVUPS          Z17, 128(R15)
+	ADDQ             $0xc0, R15
+	VFMADD231PS.BCST (SI), Z15, Z0
+	VFMADD231PS.BCST (SI), Z16, Z1
+	VFMADD231PS.BCST (SI), Z17, Z2
+	VFMADD231PS.BCST (SI)(R9*1), Z15, Z3
+	VFMADD231PS.BCST (SI)(R9*1), Z16, Z4
+	VFMADD231PS.BCST (SI)(R9*1), Z17, Z5
+	VFMADD231PS.BCST (SI)(R9*2), Z15, Z6
+	VFMADD231PS.BCST (SI)(R9*2), Z16, Z7
+	VFMADD231PS.BCST (SI)(R9*2), Z17, Z8
+	VFMADD231PS.BCST (SI)(R10*1), Z15, Z9
+	VFMADD231PS.BCST (SI)(R10*1), Z16, Z10
+	VFMADD231PS.BCST (SI)(R10*1), Z17, Z11
+	VFMADD231PS.BCST (SI)(R9*4), Z15, Z12
+	VFMADD231PS.BCST (SI)(R9*4), Z16, Z13
+	VFMADD231PS.BCST (SI)(R9*4), Z17, Z14
+	ADDQ             BX, DI
+	ADDQ             R8, SI
+	VMOVUPS          (DI), Z15
+	PREFETCHT0       (DI)(BX*8)
+	VMOVUPS          Z15, (R15)
+	VMOVUPS          64(DI), Z16
+	PREFETCHT0       64(DI)(BX*8)
+	VMOVUPS          Z16, 64(R15)
+	VMOVUPS.Z        128(DI), K1, Z17
+	PREFETCHT0       128(DI)(BX*8)
+	VMOVUPS          Z17, 128(R15)
+	ADDQ             $0xc0, R15
+	VFMADD231PS.BCST (SI), Z15, Z0
+	VFMADD231PS.BCST (SI), Z16, Z1
+	VFMADD231PS.BCST (SI), Z17, Z2
+	VFMADD231PS.BCST (SI)(R9*1), Z15, Z3
+	VFMADD231PS.BCST (SI)(R9*1), Z16, Z4
+	VFMADD231PS.BCST (SI)(R9*1), Z17, Z5
+	VFMADD231PS.BCST (SI)(R9*2), Z15, Z6
+	VFMADD231PS.BCST (SI)(R9*2), Z16, Z7
+	VFMADD231PS.BCST (SI)(R9*2), Z17, Z8
+	VFMADD231PS.BCST (SI)(R10*1), Z15, Z9
+	VFMADD231PS.BCST (SI)(R10*1), Z16, Z10
+	VFMADD231PS.BCST (SI)(R10*1), Z17, Z11
+	VFMADD231PS.BCST (SI)(R9*4), Z15, Z12
+	VFMADD231PS.BCST (SI)(R9*4), Z16, Z13
+	VFMADD231PS.BCST (SI)(R9*4), Z17, Z14
+	ADDQ             BX, DI
+	ADDQ             R8, SI
+	DECQ             AX
+	JNZ              loop
+
+tail:
+	ANDQ             $0x01, CX
+	JZ               store
+	VMOVUPS          (DI), Z15
+	PREFETCHT0       (DI)(BX*8)
+	VMOVUPS          Z15, (R15)
+	VMOVUPS          64(DI), Z16
+	PREFETCHT0       64(DI)(BX*8)
+	VMOVUPS          Z16, 64(R15)
+	VMOVUPS.Z        128(DI), K1, Z17
+	PREFETCHT0       128(DI)(BX*8)
+	VMOVUPS          Z17, 128(R15)
+	ADDQ             $0xc0, R15
+	VFMADD231PS.BCST (SI), Z15, Z0
+	VFMADD231PS.BCST (SI), Z16, Z1
+	VFMADD231PS.BCST (SI), Z17, Z2
+	VFMADD231PS.BCST (SI)(R9*1), Z15, Z3
+	VFMADD231PS.BCST (SI)(R9*1), Z16, Z4
+	VFMADD231PS.BCST (SI)(R9*1), Z17, Z5
+	VFMADD231PS.BCST (SI)(R9*2), Z15, Z6
+	VFMADD231PS.BCST (SI)(R9*2), Z16, Z7
+	VFMADD231PS.BCST (SI)(R9*2), Z17, Z8
+	VFMADD231PS.BCST (SI)(R10*1), Z15, Z9
+	VFMADD231PS.BCST (SI)(R10*1), Z16, Z10
+	VFMADD231PS.BCST (SI)(R10*1), Z17, Z11
+	VFMADD231PS.BCST (SI)(R9*4), Z15, Z12
+	VFMADD231PS.BCST (SI)(R9*4), Z16, Z13
+	VFMADD231PS.BCST (SI)(R9*4), Z17, Z14
+	ADDQ             BX, DI
+	ADDQ             R8, SI
+
+store:
+	VMOVUPS Z0, (DX)
+	VMOVUPS Z1, 64(DX)
+	VMOVUPS Z2, K1, 128(DX)
+	ADDQ    R13, DX
+	VMOVUPS Z3, (DX)
+	VMOVUPS Z4, 64(DX)
+	VMOVUPS Z5, K1, 128(DX)
+	ADDQ    R13, DX
+	VMOVUPS Z6, (DX)
+	VMOVUPS Z7, 64(DX)
+	VMOVUPS Z8, K1, 128(DX)
+	ADDQ    R13, DX
+	VMOVUPS Z9, (DX)
+	VMOVUPS Z10, 64(DX)
+	VMOVUPS Z11, K1, 128(DX)
+	ADDQ    R13, DX
+	VMOVUPS Z12, (DX)
+	VMOVUPS Z13, 64(DX)
+	VMOVUPS Z14, K1, 128(DX)
+	VZEROUPPER
+	RET
+
+// func gemmPackZ6x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+// Requires: AVX, AVX512F, BMI2, MMX+
+TEXT ·gemmPackZ6x1(SB), NOSPLIT, $0-88
+	MOVQ      last+72(FP), BX
+	MOVQ      $+65535, AX
+	BZHIQ     BX, AX, AX
+	KMOVW     AX, K1
+	MOVQ      kc+0(FP), CX
+	MOVQ      a+8(FP), SI
+	MOVQ      ars+16(FP), R9
+	MOVQ      aks+24(FP), R8
+	MOVQ      b+32(FP), DI
+	MOVQ      bks+40(FP), BX
+	MOVQ      c+48(FP), DX
+	MOVQ      ldc+56(FP), R13
+	MOVQ      panel+80(FP), R15
+	LEAQ      (R9)(R9*2), R10
+	LEAQ      (R9)(R9*4), R11
+	LEAQ      (R10)(R9*4), R12
+	MOVQ      acc+64(FP), AX
+	TESTQ     AX, AX
+	MOVQ      DX, AX
+	JZ        zero
+	VMOVUPS.Z (AX), K1, Z0
+	ADDQ      R13, AX
+	VMOVUPS.Z (AX), K1, Z1
+	ADDQ      R13, AX
+	VMOVUPS.Z (AX), K1, Z2
+	ADDQ      R13, AX
+	VMOVUPS.Z (AX), K1, Z3
+	ADDQ      R13, AX
+	VMOVUPS.Z (AX), K1, Z4
+	ADDQ      R13, AX
+	VMOVUPS.Z (AX), K1, Z5
+	JMP       begin
+
+zero:
+	VPXORD     Z0, Z0, Z0
+	PREFETCHT0 (AX)
+	ADDQ       R13, AX
+	VPXORD     Z1, Z1, Z1
+	PREFETCHT0 (AX)
+	ADDQ       R13, AX
+	VPXORD     Z2, Z2, Z2
+	PREFETCHT0 (AX)
+	ADDQ       R13, AX
+	VPXORD     Z3, Z3, Z3
+	PREFETCHT0 (AX)
+	ADDQ       R13, AX
+	VPXORD     Z4, Z4, Z4
+	PREFETCHT0 (AX)
+	ADDQ       R13, AX
+	VPXORD     Z5, Z5, Z5
+	PREFETCHT0 (AX)
+
+begin:
+	MOVQ CX, AX
+	SHRQ $0x01, AX
+	JZ   tail
+
+loop:
+	VMOVUPS.Z        (DI), K1, Z6
+	PREFETCHT0       (DI)(BX*8)
+	VMOVUPS          Z6, (R15)
+	ADDQ             $0x40, R15
+	VFMADD231PS.BCST (SI), Z6, Z0
+	VFMADD231PS.BCST (SI)(R9*1), Z6, Z1
+	VFMADD231PS.BCST (SI)(R9*2), Z6, Z2
+	VFMADD231PS.BCST (SI)(R10*1), Z6, Z3
+	VFMADD231PS.BCST (SI)(R9*4), Z6, Z4
+	VFMADD231PS.BCST (SI)(R11*1), Z6, Z5
+	ADDQ             BX, DI
+	ADDQ             R8, SI
+	VMOVUPS.Z        (DI), K1, Z6
+	PREFETCHT0       (DI)(BX*8)
+	VMOVUPS          Z6, (R15)
+	ADDQ             $0x40, R15
+	VFMADD231PS.BCST (SI), Z6, Z0
+	VFMADD231PS.BCST (SI)(R9*1), Z6, Z1
+	VFMADD231PS.BCST (SI)(R9*2), Z6, Z2
+	VFMADD231PS.BCST (SI)(R10*1), Z6, Z3
+	VFMADD231PS.BCST (SI)(R9*4), Z6, Z4
+	VFMADD231PS.BCST (SI)(R11*1), Z6, Z5
+	ADDQ             BX, DI
+	ADDQ             R8, SI
+	DECQ             AX
+	JNZ              loop
+
+tail:
+	ANDQ             $0x01, CX
+	JZ               store
+	VMOVUPS.Z        (DI), K1, Z6
+	PREFETCHT0       (DI)(BX*8)
+	VMOVUPS          Z6, (R15)
+	ADDQ             $0x40, R15
+	VFMADD231PS.BCST (SI), Z6, Z0
+	VFMADD231PS.BCST (SI)(R9*1), Z6, Z1
+	VFMADD231PS.BCST (SI)(R9*2), Z6, Z2
+	VFMADD231PS.BCST (SI)(R10*1), Z6, Z3
+	VFMADD231PS.BCST (SI)(R9*4), Z6, Z4
+	VFMADD231PS.BCST (SI)(R11*1), Z6, Z5
+	ADDQ             BX, DI
+	ADDQ             R8, SI
+
+store:
+	VMOVUPS Z0, K1, (DX)
+	ADDQ    R13, DX
+	VMOVUPS Z1, K1, (DX)
+	ADDQ    R13, DX
+	VMOVUPS Z2, K1, (DX)
+	ADDQ    R13, DX
+	VMOVUPS Z3, K1, (DX)
+	ADDQ    R13, DX
+	VMOVUPS Z4, K1, (DX)
+	ADDQ    R13, DX
+	VMOVUPS Z5, K1, (DX)
+	VZEROUPPER
+	RET
+
+// func gemmPackZ6x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+// Requires: AVX, AVX512F, BMI2, MMX+
+TEXT ·gemmPackZ6x2(SB), NOSPLIT, $0-88
+	MOVQ      last+72(FP), BX
+	MOVQ      $+65535, AX
+	BZHIQ     BX, AX, AX
+	KMOVW     AX, K1
+	MOVQ      kc+0(FP), CX
+	MOVQ      a+8(FP), SI
+	MOVQ      ars+16(FP), R9
+	MOVQ      aks+24(FP), R8
+	MOVQ      b+32(FP), DI
+	MOVQ      bks+40(FP), BX
+	MOVQ      c+48(FP), DX
+	MOVQ      ldc+56(FP), R13
+	MOVQ      panel+80(FP), R15
+	LEAQ      (R9)(R9*2), R10
+	LEAQ      (R9)(R9*4), R11
+	LEAQ      (R10)(R9*4), R12
+	MOVQ      acc+64(FP), AX
+	TESTQ     AX, AX
+	MOVQ      DX, AX
+	JZ        zero
+	VMOVUPS   (AX), Z0
+	VMOVUPS.Z 64(AX), K1, Z1
+	ADDQ      R13, AX
+	VMOVUPS   (AX), Z2
+	VMOVUPS.Z 64(AX), K1, Z3
+	ADDQ      R13, AX
+	VMOVUPS   (AX), Z4
+	VMOVUPS.Z 64(AX), K1, Z5
+	ADDQ      R13, AX
+	VMOVUPS   (AX), Z6
+	VMOVUPS.Z 64(AX), K1, Z7
+	ADDQ      R13, AX
+	VMOVUPS   (AX), Z8
+	VMOVUPS.Z 64(AX), K1, Z9
+	ADDQ      R13, AX
+	VMOVUPS   (AX), Z10
+	VMOVUPS.Z 64(AX), K1, Z11
+	JMP       begin
+
+zero:
+	VPXORD     Z0, Z0, Z0
+	VPXORD     Z1, Z1, Z1
+	PREFETCHT0 (AX)
+	PREFETCHT0 64(AX)
+	ADDQ       R13, AX
+	VPXORD     Z2, Z2, Z2
+	VPXORD     Z3, Z3, Z3
+	PREFETCHT0 (AX)
+	PREFETCHT0 64(AX)
+	ADDQ       R13, AX
+	VPXORD     Z4, Z4, Z4
+	VPXORD     Z5, Z5, Z5
+	PREFETCHT0 (AX)
+	PREFETCHT0 64(AX)
+	ADDQ       R13, AX
+	VPXORD     Z6, Z6, Z6
+	VPXORD     Z7, Z7, Z7
+	PREFETCHT0 (AX)
+	PREFETCHT0 64(AX)
+	ADDQ       R13, AX
+	VPXORD     Z8, Z8, Z8
+	VPXORD     Z9, Z9, Z9
+	PREFETCHT0 (AX)
+	PREFETCHT0 64(AX)
+	ADDQ       R13, AX
+	VPXORD     Z10, Z10, Z10
+	VPXORD     Z11, Z11, Z11
+	PREFETCHT0 (AX)
+	PREFETCHT0 64(AX)
+
+begin:
+	MOVQ CX, AX
+	SHRQ $0x01, AX
+	JZ   tail
+
+loop:
+	VMOVUPS          (DI), Z12
+	PREFETCHT0       (DI)(BX*8)
+	VMOVUPS          Z12, (R15)
+	VMOVUPS.Z        64(DI), K1, Z13
+	PREFETCHT0       64(DI)(BX*8)
+	VMOVUPS          Z13, 64(R15)
+	ADDQ             $0x80, R15
+	VFMADD231PS.BCST (SI), Z12, Z0
+	VFMADD231PS.BCST (SI), Z13, Z1
+	VFMADD231PS.BCST (SI)(R9*1), Z12, Z2
+	VFMADD231PS.BCST (SI)(R9*1), Z13, Z3
+	VFMADD231PS.BCST (SI)(R9*2), Z12, Z4
+	VFMADD231PS.BCST (SI)(R9*2), Z13, Z5
+	VFMADD231PS.BCST (SI)(R10*1), Z12, Z6
+	VFMADD231PS.BCST (SI)(R10*1), Z13, Z7
+	VFMADD231PS.BCST (SI)(R9*4), Z12, Z8
+	VFMADD231PS.BCST (SI)(R9*4), Z13, Z9
+	VFMADD231PS.BCST (SI)(R11*1), Z12, Z10
+	VFMADD231PS.BCST (SI)(R11*1), Z13, Z11
+	ADDQ             BX, DI
+	ADDQ             R8, SI
+	VMOVUPS          (DI), Z12
+	PREFETCHT0       (DI)(BX*8)
+	VMOVUPS          Z12, (R15)
+	VMOVUPS.Z        64(DI), K1, Z13
+	PREFETCHT0       64(DI)(BX*8)
+	VMOVUPS          Z13, 64(R15)
+	ADDQ             $0x80, R15
+	VFMADD231PS.BCST (SI), Z12, Z0
+	VFMADD231PS.BCST (SI), Z13, Z1
+	VFMADD231PS.BCST (SI)(R9*1), Z12, Z2
+	VFMADD231PS.BCST (SI)(R9*1), Z13, Z3
+	VFMADD231PS.BCST (SI)(R9*2), Z12, Z4
+	VFMADD231PS.BCST (SI)(R9*2), Z13, Z5
+	VFMADD231PS.BCST (SI)(R10*1), Z12, Z6
+	VFMADD231PS.BCST (SI)(R10*1), Z13, Z7
+	VFMADD231PS.BCST (SI)(R9*4), Z12, Z8
+	VFMADD231PS.BCST (SI)(R9*4), Z13, Z9
+	VFMADD231PS.BCST (SI)(R11*1), Z12, Z10
+	VFMADD231PS.BCST (SI)(R11*1), Z13, Z11
+	ADDQ             BX, DI
+	ADDQ             R8, SI
+	DECQ             AX
+	JNZ              loop
+
+tail:
+	ANDQ             $0x01, CX
+	JZ               store
+	VMOVUPS          (DI), Z12
+	PREFETCHT0       (DI)(BX*8)
+	VMOVUPS          Z12, (R15)
+	VMOVUPS.Z        64(DI), K1, Z13
+	PREFETCHT0       64(DI)(BX*8)
+	VMOVUPS          Z13, 64(R15)
+	ADDQ             $0x80, R15
+	VFMADD231PS.BCST (SI), Z12, Z0
+	VFMADD231PS.BCST (SI), Z13, Z1
+	VFMADD231PS.BCST (SI)(R9*1), Z12, Z2
+	VFMADD231PS.BCST (SI)(R9*1), Z13, Z3
+	VFMADD231PS.BCST (SI)(R9*2), Z12, Z4
+	VFMADD231PS.BCST (SI)(R9*2), Z13, Z5
+	VFMADD231PS.BCST (SI)(R10*1), Z12, Z6
+	VFMADD231PS.BCST (SI)(R10*1), Z13, Z7
+	VFMADD231PS.BCST (SI)(R9*4), Z12, Z8
+	VFMADD231PS.BCST (SI)(R9*4), Z13, Z9
+	VFMADD231PS.BCST (SI)(R11*1), Z12, Z10
+	VFMADD231PS.BCST (SI)(R11*1), Z13, Z11
+	ADDQ             BX, DI
+	ADDQ             R8, SI
+
+store:
+	VMOVUPS Z0, (DX)
+	VMOVUPS Z1, K1, 64(DX)
+	ADDQ    R13, DX
+	VMOVUPS Z2, (DX)
+	VMOVUPS Z3, K1, 64(DX)
+	ADDQ    R13, DX
+	VMOVUPS Z4, (DX)
+	VMOVUPS Z5, K1, 64(DX)
+	ADDQ    R13, DX
+	VMOVUPS Z6, (DX)
+	VMOVUPS Z7, K1, 64(DX)
+	ADDQ    R13, DX
+	VMOVUPS Z8, (DX)
+	VMOVUPS Z9, K1, 64(DX)
+	ADDQ    R13, DX
+	VMOVUPS Z10, (DX)
+	VMOVUPS Z11, K1, 64(DX)
+	VZEROUPPER
+	RET
+
+// func gemmPackZ6x3(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+// Requires: AVX, AVX512F, BMI2, MMX+
+TEXT ·gemmPackZ6x3(SB), NOSPLIT, $0-88
+	MOVQ      last+72(FP), BX
+	MOVQ      $+65535, AX
+	BZHIQ     BX, AX, AX
+	KMOVW     AX, K1
+	MOVQ      kc+0(FP), CX
+	MOVQ      a+8(FP), SI
+	MOVQ      ars+16(FP), R9
+	MOVQ      aks+24(FP), R8
+	MOVQ      b+32(FP), DI
+	MOVQ      bks+40(FP), BX
+	MOVQ      c+48(FP), DX
+	MOVQ      ldc+56(FP), R13
+	MOVQ      panel+80(FP), R15
+	LEAQ      (R9)(R9*2), R10
+	LEAQ      (R9)(R9*4), R11
+	LEAQ      (R10)(R9*4), R12
+	MOVQ      acc+64(FP), AX
+	TESTQ     AX, AX
+	MOVQ      DX, AX
+	JZ        zero
+	VMOVUPS   (AX), Z0
+	VMOVUPS   64(AX), Z1
+	VMOVUPS.Z 128(AX), K1, Z2
+	ADDQ      R13, AX
+	VMOVUPS   (AX), Z3
+	VMOVUPS   64(AX), Z4
+	VMOVUPS.Z 128(AX), K1, Z5
+	ADDQ      R13, AX
+	VMOVUPS   (AX), Z6
+	VMOVUPS   64(AX), Z7
+	VMOVUPS.Z 128(AX), K1, Z8
+	ADDQ      R13, AX
+	VMOVUPS   (AX), Z9
+	VMOVUPS   64(AX), Z10
+	VMOVUPS.Z 128(AX), K1, Z11
+	ADDQ      R13, AX
+	VMOVUPS   (AX), Z12
+	VMOVUPS   64(AX), Z13
+	VMOVUPS.Z 128(AX), K1, Z14
+	ADDQ      R13, AX
+	VMOVUPS   (AX), Z15
+	VMOVUPS   64(AX), Z16
+	VMOVUPS.Z 128(AX), K1, Z17
+	JMP       begin
+
+zero:
+	VPXORD     Z0, Z0, Z0
+	VPXORD     Z1, Z1, Z1
+	VPXORD     Z2, Z2, Z2
+	PREFETCHT0 (AX)
+	PREFETCHT0 64(AX)
+	PREFETCHT0 128(AX)
+	ADDQ       R13, AX
+	VPXORD     Z3, Z3, Z3
+	VPXORD     Z4, Z4, Z4
+	VPXORD     Z5, Z5, Z5
+	PREFETCHT0 (AX)
+	PREFETCHT0 64(AX)
+	PREFETCHT0 128(AX)
+	ADDQ       R13, AX
+	VPXORD     Z6, Z6, Z6
+	VPXORD     Z7, Z7, Z7
+	VPXORD     Z8, Z8, Z8
+	PREFETCHT0 (AX)
+	PREFETCHT0 64(AX)
+	PREFETCHT0 128(AX)
+	ADDQ       R13, AX
+	VPXORD     Z9, Z9, Z9
+	VPXORD     Z10, Z10, Z10
+	VPXORD     Z11, Z11, Z11
+	PREFETCHT0 (AX)
+	PREFETCHT0 64(AX)
+	PREFETCHT0 128(AX)
+	ADDQ       R13, AX
+	VPXORD     Z12, Z12, Z12
+	VPXORD     Z13, Z13, Z13
+	VPXORD     Z14, Z14, Z14
+	PREFETCHT0 (AX)
+	PREFETCHT0 64(AX)
+	PREFETCHT0 128(AX)
+	ADDQ       R13, AX
+	VPXORD     Z15, Z15, Z15
+	VPXORD     Z16, Z16, Z16
+	VPXORD     Z17, Z17, Z17
+	PREFETCHT0 (AX)
+	PREFETCHT0 64(AX)
+	PREFETCHT0 128(AX)
+
+begin:
+	MOVQ CX, AX
+	SHRQ $0x01, AX
+	JZ   tail
+
+loop:
+	VMOVUPS          (DI), Z18
+	PREFETCHT0       (DI)(BX*8)
+	VMOVUPS          Z18, (R15)
+	VMOVUPS          64(DI), Z19
+	PREFETCHT0       64(DI)(BX*8)
+	VMOVUPS          Z19, 64(R15)
+	VMOVUPS.Z        128(DI), K1, Z20
+	PREFETCHT0       128(DI)(BX*8)
+	VMOVUPS          Z20, 128(R15)
+	ADDQ             $0xc0, R15
+	VFMADD231PS.BCST (SI), Z18, Z0
+	VFMADD231PS.BCST (SI), Z19, Z1
+	VFMADD231PS.BCST (SI), Z20, Z2
+	VFMADD231PS.BCST (SI)(R9*1), Z18, Z3
+	VFMADD231PS.BCST (SI)(R9*1), Z19, Z4
+	VFMADD231PS.BCST (SI)(R9*1), Z20, Z5
+	VFMADD231PS.BCST (SI)(R9*2), Z18, Z6
+	VFMADD231PS.BCST (SI)(R9*2), Z19, Z7
+	VFMADD231PS.BCST (SI)(R9*2), Z20, Z8
+	VFMADD231PS.BCST (SI)(R10*1), Z18, Z9
+	VFMADD231PS.BCST (SI)(R10*1), Z19, Z10
+	VFMADD231PS.BCST (SI)(R10*1), Z20, Z11
+	VFMADD231PS.BCST (SI)(R9*4), Z18, Z12
+	VFMADD231PS.BCST (SI)(R9*4), Z19, Z13
+	VFMADD231PS.BCST (SI)(R9*4), Z20, Z14
+	VFMADD231PS.BCST (SI)(R11*1), Z18, Z15
+	VFMADD231PS.BCST (SI)(R11*1), Z19, Z16
+	VFMADD231PS.BCST (SI)(R11*1), Z20, Z17
+	ADDQ             BX, DI
+	ADDQ             R8, SI
+	VMOVUPS          (DI), Z18
+	PREFETCHT0       (DI)(BX*8)
+	VMOVUPS          Z18, (R15)
+	VMOVUPS          64(DI), Z19
+	PREFETCHT0       64(DI)(BX*8)
+	VMOVUPS          Z19, 64(R15)
+	VMOVUPS.Z        128(DI), K1, Z20
+	PREFETCHT0       128(DI)(BX*8)
+	VMOVUPS          Z20, 128(R15)
+	ADDQ             $0xc0, R15
+	VFMADD231PS.BCST (SI), Z18, Z0
+	VFMADD231PS.BCST (SI), Z19, Z1
+	VFMADD231PS.BCST (SI), Z20, Z2
+	VFMADD231PS.BCST (SI)(R9*1), Z18, Z3
+	VFMADD231PS.BCST (SI)(R9*1), Z19, Z4
+	VFMADD231PS.BCST (SI)(R9*1), Z20, Z5
+	VFMADD231PS.BCST (SI)(R9*2), Z18, Z6
+	VFMADD231PS.BCST (SI)(R9*2), Z19, Z7
+	VFMADD231PS.BCST (SI)(R9*2), Z20, Z8
+	VFMADD231PS.BCST (SI)(R10*1), Z18, Z9
+	VFMADD231PS.BCST (SI)(R10*1), Z19, Z10
+	VFMADD231PS.BCST (SI)(R10*1), Z20, Z11
+	VFMADD231PS.BCST (SI)(R9*4), Z18, Z12
+	VFMADD231PS.BCST (SI)(R9*4), Z19, Z13
+	VFMADD231PS.BCST (SI)(R9*4), Z20, Z14
+	VFMADD231PS.BCST (SI)(R11*1), Z18, Z15
+	VFMADD231PS.BCST (SI)(R11*1), Z19, Z16
+	VFMADD231PS.BCST (SI)(R11*1), Z20, Z17
+	ADDQ             BX, DI
+	ADDQ             R8, SI
+	DECQ             AX
+	JNZ              loop
+
+tail:
+	ANDQ             $0x01, CX
+	JZ               store
+	VMOVUPS          (DI), Z18
+	PREFETCHT0       (DI)(BX*8)
+	VMOVUPS          Z18, (R15)
+	VMOVUPS          64(DI), Z19
+	PREFETCHT0       64(DI)(BX*8)
+	VMOVUPS          Z19, 64(R15)
+	VMOVUPS.Z        128(DI), K1, Z20
+	PREFETCHT0       128(DI)(BX*8)
+	VMOVUPS          Z20, 128(R15)
+	ADDQ             $0xc0, R15
+	VFMADD231PS.BCST (SI), Z18, Z0
+	VFMADD231PS.BCST (SI), Z19, Z1
+	VFMADD231PS.BCST (SI), Z20, Z2
+	VFMADD231PS.BCST (SI)(R9*1), Z18, Z3
+	VFMADD231PS.BCST (SI)(R9*1), Z19, Z4
+	VFMADD231PS.BCST (SI)(R9*1), Z20, Z5
+	VFMADD231PS.BCST (SI)(R9*2), Z18, Z6
+	VFMADD231PS.BCST (SI)(R9*2), Z19, Z7
+	VFMADD231PS.BCST (SI)(R9*2), Z20, Z8
+	VFMADD231PS.BCST (SI)(R10*1), Z18, Z9
+	VFMADD231PS.BCST (SI)(R10*1), Z19, Z10
+	VFMADD231PS.BCST (SI)(R10*1), Z20, Z11
+	VFMADD231PS.BCST (SI)(R9*4), Z18, Z12
+	VFMADD231PS.BCST (SI)(R9*4), Z19, Z13
+	VFMADD231PS.BCST (SI)(R9*4), Z20, Z14
+	VFMADD231PS.BCST (SI)(R11*1), Z18, Z15
+	VFMADD231PS.BCST (SI)(R11*1), Z19, Z16
+	VFMADD231PS.BCST (SI)(R11*1), Z20, Z17
+	ADDQ             BX, DI
+	ADDQ             R8, SI
+
+store:
+	VMOVUPS Z0, (DX)
+	VMOVUPS Z1, 64(DX)
+	VMOVUPS Z2, K1, 128(DX)
+	ADDQ    R13, DX
+	VMOVUPS Z3, (DX)
+	VMOVUPS Z4, 64(DX)
+	VMOVUPS Z5, K1, 128(DX)
+	ADDQ    R13, DX
+	VMOVUPS Z6, (DX)
+	VMOVUPS Z7, 64(DX)
+	VMOVUPS Z8, K1, 128(DX)
+	ADDQ    R13, DX
+	VMOVUPS Z9, (DX)
+	VMOVUPS Z10, 64(DX)
+	VMOVUPS Z11, K1, 128(DX)
+	ADDQ    R13, DX
+	VMOVUPS Z12, (DX)
+	VMOVUPS Z13, 64(DX)
+	VMOVUPS Z14, K1, 128(DX)
+	ADDQ    R13, DX
+	VMOVUPS Z15, (DX)
+	VMOVUPS Z16, 64(DX)
+	VMOVUPS Z17, K1, 128(DX)
+	VZEROUPPER
+	RET
+
+// func gemmPackZ7x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+// Requires: AVX, AVX512F, BMI2, MMX+
+TEXT ·gemmPackZ7x1(SB), NOSPLIT, $0-88
+	MOVQ      last+72(FP), BX
+	MOVQ      $+65535, AX
+	BZHIQ     BX, AX, AX
+	KMOVW     AX, K1
+	MOVQ      kc+0(FP), CX
+	MOVQ      a+8(FP), SI
+	MOVQ      ars+16(FP), R9
+	MOVQ      aks+24(FP), R8
+	MOVQ      b+32(FP), DI
+	MOVQ      bks+40(FP), BX
+	MOVQ      c+48(FP), DX
+	MOVQ      ldc+56(FP), R13
+	MOVQ      panel+80(FP), R15
+	LEAQ      (R9)(R9*2), R10
+	LEAQ      (R9)(R9*4), R11
+	LEAQ      (R10)(R9*4), R12
+	MOVQ      acc+64(FP), AX
+	TESTQ     AX, AX
+	MOVQ      DX, AX
+	JZ        zero
+	VMOVUPS.Z (AX), K1, Z0
+	ADDQ      R13, AX
+	VMOVUPS.Z (AX), K1, Z1
+	ADDQ      R13, AX
+	VMOVUPS.Z (AX), K1, Z2
+	ADDQ      R13, AX
+	VMOVUPS.Z (AX), K1, Z3
+	ADDQ      R13, AX
+	VMOVUPS.Z (AX), K1, Z4
+	ADDQ      R13, AX
+	VMOVUPS.Z (AX), K1, Z5
+	ADDQ      R13, AX
+	VMOVUPS.Z (AX), K1, Z6
+	JMP       begin
+
+zero:
+	VPXORD     Z0, Z0, Z0
+	PREFETCHT0 (AX)
+	ADDQ       R13, AX
+	VPXORD     Z1, Z1, Z1
+	PREFETCHT0 (AX)
+	ADDQ       R13, AX
+	VPXORD     Z2, Z2, Z2
+	PREFETCHT0 (AX)
+	ADDQ       R13, AX
+	VPXORD     Z3, Z3, Z3
+	PREFETCHT0 (AX)
+	ADDQ       R13, AX
+	VPXORD     Z4, Z4, Z4
+	PREFETCHT0 (AX)
+	ADDQ       R13, AX
+	VPXORD     Z5, Z5, Z5
+	PREFETCHT0 (AX)
+	ADDQ       R13, AX
+	VPXORD     Z6, Z6, Z6
+	PREFETCHT0 (AX)
+
+begin:
+	MOVQ CX, AX
+	SHRQ $0x01, AX
+	JZ   tail
+
+loop:
+	VMOVUPS.Z        (DI), K1, Z7
+	PREFETCHT0       (DI)(BX*8)
+	VMOVUPS          Z7, (R15)
+	ADDQ             $0x40, R15
+	VFMADD231PS.BCST (SI), Z7, Z0
+	VFMADD231PS.BCST (SI)(R9*1), Z7, Z1
+	VFMADD231PS.BCST (SI)(R9*2), Z7, Z2
+	VFMADD231PS.BCST (SI)(R10*1), Z7, Z3
+	VFMADD231PS.BCST (SI)(R9*4), Z7, Z4
+	VFMADD231PS.BCST (SI)(R11*1), Z7, Z5
+	VFMADD231PS.BCST (SI)(R10*2), Z7, Z6
+	ADDQ             BX, DI
+	ADDQ             R8, SI
+	VMOVUPS.Z        (DI), K1, Z7
+	PREFETCHT0       (DI)(BX*8)
+	VMOVUPS          Z7, (R15)
+	ADDQ             $0x40, R15
+	VFMADD231PS.BCST (SI), Z7, Z0
+	VFMADD231PS.BCST (SI)(R9*1), Z7, Z1
+	VFMADD231PS.BCST (SI)(R9*2), Z7, Z2
+	VFMADD231PS.BCST (SI)(R10*1), Z7, Z3
+	VFMADD231PS.BCST (SI)(R9*4), Z7, Z4
+	VFMADD231PS.BCST (SI)(R11*1), Z7, Z5
+	VFMADD231PS.BCST (SI)(R10*2), Z7, Z6
+	ADDQ             BX, DI
+	ADDQ             R8, SI
+	DECQ             AX
+	JNZ              loop
+
+tail:
+	ANDQ             $0x01, CX
+	JZ               store
+	VMOVUPS.Z        (DI), K1, Z7
+	PREFETCHT0       (DI)(BX*8)
+	VMOVUPS          Z7, (R15)
+	ADDQ             $0x40, R15
+	VFMADD231PS.BCST (SI), Z7, Z0
+	VFMADD231PS.BCST (SI)(R9*1), Z7, Z1
+	VFMADD231PS.BCST (SI)(R9*2), Z7, Z2
+	VFMADD231PS.BCST (SI)(R10*1), Z7, Z3
+	VFMADD231PS.BCST (SI)(R9*4), Z7, Z4
+	VFMADD231PS.BCST (SI)(R11*1), Z7, Z5
+	VFMADD231PS.BCST (SI)(R10*2), Z7, Z6
+	ADDQ             BX, DI
+	ADDQ             R8, SI
+
+store:
+	VMOVUPS Z0, K1, (DX)
+	ADDQ    R13, DX
+	VMOVUPS Z1, K1, (DX)
+	ADDQ    R13, DX
+	VMOVUPS Z2, K1, (DX)
+	ADDQ    R13, DX
+	VMOVUPS Z3, K1, (DX)
+	ADDQ    R13, DX
+	VMOVUPS Z4, K1, (DX)
+	ADDQ    R13, DX
+	VMOVUPS Z5, K1, (DX)
+	ADDQ    R13, DX
+	VMOVUPS Z6, K1, (DX)
+	VZEROUPPER
+	RET
+
+// func gemmPackZ7x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+// Requires: AVX, AVX512F, BMI2, MMX+
+TEXT ·gemmPackZ7x2(SB), NOSPLIT, $0-88
+	MOVQ      last+72(FP), BX
+	MOVQ      $+65535, AX
+	BZHIQ     BX, AX, AX
+	KMOVW     AX, K1
+	MOVQ      kc+0(FP), CX
+	MOVQ      a+8(FP), SI
+	MOVQ      ars+16(FP), R9
+	MOVQ      aks+24(FP), R8
+	MOVQ      b+32(FP), DI
+	MOVQ      bks+40(FP), BX
+	MOVQ      c+48(FP), DX
+	MOVQ      ldc+56(FP), R13
+	MOVQ      panel+80(FP), R15
+	LEAQ      (R9)(R9*2), R10
+	LEAQ      (R9)(R9*4), R11
+	LEAQ      (R10)(R9*4), R12
+	MOVQ      acc+64(FP), AX
+	TESTQ     AX, AX
+	MOVQ      DX, AX
+	JZ        zero
+	VMOVUPS   (AX), Z0
+	VMOVUPS.Z 64(AX), K1, Z1
+	ADDQ      R13, AX
+	VMOVUPS   (AX), Z2
+	VMOVUPS.Z 64(AX), K1, Z3
+	ADDQ      R13, AX
+	VMOVUPS   (AX), Z4
+	VMOVUPS.Z 64(AX), K1, Z5
+	ADDQ      R13, AX
+	VMOVUPS   (AX), Z6
+	VMOVUPS.Z 64(AX), K1, Z7
+	ADDQ      R13, AX
+	VMOVUPS   (AX), Z8
+	VMOVUPS.Z 64(AX), K1, Z9
+	ADDQ      R13, AX
+	VMOVUPS   (AX), Z10
+	VMOVUPS.Z 64(AX), K1, Z11
+	ADDQ      R13, AX
+	VMOVUPS   (AX), Z12
+	VMOVUPS.Z 64(AX), K1, Z13
+	JMP       begin
+
+zero:
+	VPXORD     Z0, Z0, Z0
+	VPXORD     Z1, Z1, Z1
+	PREFETCHT0 (AX)
+	PREFETCHT0 64(AX)
+	ADDQ       R13, AX
+	VPXORD     Z2, Z2, Z2
+	VPXORD     Z3, Z3, Z3
+	PREFETCHT0 (AX)
+	PREFETCHT0 64(AX)
+	ADDQ       R13, AX
+	VPXORD     Z4, Z4, Z4
+	VPXORD     Z5, Z5, Z5
+	PREFETCHT0 (AX)
+	PREFETCHT0 64(AX)
+	ADDQ       R13, AX
+	VPXORD     Z6, Z6, Z6
+	VPXORD     Z7, Z7, Z7
+	PREFETCHT0 (AX)
+	PREFETCHT0 64(AX)
+	ADDQ       R13, AX
+	VPXORD     Z8, Z8, Z8
+	VPXORD     Z9, Z9, Z9
+	PREFETCHT0 (AX)
+	PREFETCHT0 64(AX)
+	ADDQ       R13, AX
+	VPXORD     Z10, Z10, Z10
+	VPXORD     Z11, Z11, Z11
+	PREFETCHT0 (AX)
+	PREFETCHT0 64(AX)
+	ADDQ       R13, AX
+	VPXORD     Z12, Z12, Z12
+	VPXORD     Z13, Z13, Z13
+	PREFETCHT0 (AX)
+	PREFETCHT0 64(AX)
+
+begin:
+	MOVQ CX, AX
+	SHRQ $0x01, AX
+	JZ   tail
+
+loop:
+	VMOVUPS          (DI), Z14
+	PREFETCHT0       (DI)(BX*8)
+	VMOVUPS          Z14, (R15)
+	VMOVUPS.Z        64(DI), K1, Z15
+	PREFETCHT0       64(DI)(BX*8)
+	VMOVUPS          Z15, 64(R15)
+	ADDQ             $0x80, R15
+	VFMADD231PS.BCST (SI), Z14, Z0
+	VFMADD231PS.BCST (SI), Z15, Z1
+	VFMADD231PS.BCST (SI)(R9*1), Z14, Z2
+	VFMADD231PS.BCST (SI)(R9*1), Z15, Z3
+	VFMADD231PS.BCST (SI)(R9*2), Z14, Z4
+	VFMADD231PS.BCST (SI)(R9*2), Z15, Z5
+	VFMADD231PS.BCST (SI)(R10*1), Z14, Z6
+	VFMADD231PS.BCST (SI)(R10*1), Z15, Z7
+	VFMADD231PS.BCST (SI)(R9*4), Z14, Z8
+	VFMADD231PS.BCST (SI)(R9*4), Z15, Z9
+	VFMADD231PS.BCST (SI)(R11*1), Z14, Z10
+	VFMADD231PS.BCST (SI)(R11*1), Z15, Z11
+	VFMADD231PS.BCST (SI)(R10*2), Z14, Z12
+	VFMADD231PS.BCST (SI)(R10*2), Z15, Z13
+	ADDQ             BX, DI
+	ADDQ             R8, SI
+	VMOVUPS          (DI), Z14
+	PREFETCHT0       (DI)(BX*8)
+	VMOVUPS          Z14, (R15)
+	VMOVUPS.Z        64(DI), K1, Z15
+	PREFETCHT0       64(DI)(BX*8)
+	VMOVUPS          Z15, 64(R15)
+	ADDQ             $0x80, R15
+	VFMADD231PS.BCST (SI), Z14, Z0
+	VFMADD231PS.BCST (SI), Z15, Z1
+	VFMADD231PS.BCST (SI)(R9*1), Z14, Z2
+	VFMADD231PS.BCST (SI)(R9*1), Z15, Z3
+	VFMADD231PS.BCST (SI)(R9*2), Z14, Z4
+	VFMADD231PS.BCST (SI)(R9*2), Z15, Z5
+	VFMADD231PS.BCST (SI)(R10*1), Z14, Z6
+	VFMADD231PS.BCST (SI)(R10*1), Z15, Z7
+	VFMADD231PS.BCST (SI)(R9*4), Z14, Z8
+	VFMADD231PS.BCST (SI)(R9*4), Z15, Z9
+	VFMADD231PS.BCST (SI)(R11*1), Z14, Z10
+	VFMADD231PS.BCST (SI)(R11*1), Z15, Z11
+	VFMADD231PS.BCST (SI)(R10*2), Z14, Z12
+	VFMADD231PS.BCST (SI)(R10*2), Z15, Z13
+	ADDQ             BX, DI
+	ADDQ             R8, SI
+	DECQ             AX
+	JNZ              loop
+
+tail:
+	ANDQ             $0x01, CX
+	JZ               store
+	VMOVUPS          (DI), Z14
+	PREFETCHT0       (DI)(BX*8)
+	VMOVUPS          Z14, (R15)
+	VMOVUPS.Z        64(DI), K1, Z15
+	PREFETCHT0       64(DI)(BX*8)
+	VMOVUPS          Z15, 64(R15)
+	ADDQ             $0x80, R15
+	VFMADD231PS.BCST (SI), Z14, Z0
+	VFMADD231PS.BCST (SI), Z15, Z1
+	VFMADD231PS.BCST (SI)(R9*1), Z14, Z2
+	VFMADD231PS.BCST (SI)(R9*1), Z15, Z3
+	VFMADD231PS.BCST (SI)(R9*2), Z14, Z4
+	VFMADD231PS.BCST (SI)(R9*2), Z15, Z5
+	VFMADD231PS.BCST (SI)(R10*1), Z14, Z6
+	VFMADD231PS.BCST (SI)(R10*1), Z15, Z7
+	VFMADD231PS.BCST (SI)(R9*4), Z14, Z8
+	VFMADD231PS.BCST (SI)(R9*4), Z15, Z9
+	VFMADD231PS.BCST (SI)(R11*1), Z14, Z10
+	VFMADD231PS.BCST (SI)(R11*1), Z15, Z11
+	VFMADD231PS.BCST (SI)(R10*2), Z14, Z12
+	VFMADD231PS.BCST (SI)(R10*2), Z15, Z13
+	ADDQ             BX, DI
+	ADDQ             R8, SI
+
+store:
+	VMOVUPS Z0, (DX)
+	VMOVUPS Z1, K1, 64(DX)
+	ADDQ    R13, DX
+	VMOVUPS Z2, (DX)
+	VMOVUPS Z3, K1, 64(DX)
+	ADDQ    R13, DX
+	VMOVUPS Z4, (DX)
+	VMOVUPS Z5, K1, 64(DX)
+	ADDQ    R13, DX
+	VMOVUPS Z6, (DX)
+	VMOVUPS Z7, K1, 64(DX)
+	ADDQ    R13, DX
+	VMOVUPS Z8, (DX)
+	VMOVUPS Z9, K1, 64(DX)
+	ADDQ    R13, DX
+	VMOVUPS Z10, (DX)
+	VMOVUPS Z11, K1, 64(DX)
+	ADDQ    R13, DX
+	VMOVUPS Z12, (DX)
+	VMOVUPS Z13, K1, 64(DX)
+	VZEROUPPER
+	RET
+
+// func gemmPackZ7x3(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+// Requires: AVX, AVX512F, BMI2, MMX+
+TEXT ·gemmPackZ7x3(SB), NOSPLIT, $0-88
+	MOVQ      last+72(FP), BX
+	MOVQ      $+65535, AX
+	BZHIQ     BX, AX, AX
+	KMOVW     AX, K1
+	MOVQ      kc+0(FP), CX
+	MOVQ      a+8(FP), SI
+	MOVQ      ars+16(FP), R9
+	MOVQ      aks+24(FP), R8
+	MOVQ      b+32(FP), DI
+	MOVQ      bks+40(FP), BX
+	MOVQ      c+48(FP), DX
+	MOVQ      ldc+56(FP), R13
+	MOVQ      panel+80(FP), R15
+	LEAQ      (R9)(R9*2), R10
+	LEAQ      (R9)(R9*4), R11
+	LEAQ      (R10)(R9*4), R12
+	MOVQ      acc+64(FP), AX
+	TESTQ     AX, AX
+	MOVQ      DX, AX
+	JZ        zero
+	VMOVUPS   (AX), Z0
+	VMOVUPS   64(AX), Z1
+	VMOVUPS.Z 128(AX), K1, Z2
+	ADDQ      R13, AX
+	VMOVUPS   (AX), Z3
+	VMOVUPS   64(AX), Z4
+	VMOVUPS.Z 128(AX), K1, Z5
+	ADDQ      R13, AX
+	VMOVUPS   (AX), Z6
+	VMOVUPS   64(AX), Z7
+	VMOVUPS.Z 128(AX), K1, Z8
+	ADDQ      R13, AX
+	VMOVUPS   (AX), Z9
+	VMOVUPS   64(AX), Z10
+	VMOVUPS.Z 128(AX), K1, Z11
+	ADDQ      R13, AX
+	VMOVUPS   (AX), Z12
+	VMOVUPS   64(AX), Z13
+	VMOVUPS.Z 128(AX), K1, Z14
+	ADDQ      R13, AX
+	VMOVUPS   (AX), Z15
+	VMOVUPS   64(AX), Z16
+	VMOVUPS.Z 128(AX), K1, Z17
+	ADDQ      R13, AX
+	VMOVUPS   (AX), Z18
+	VMOVUPS   64(AX), Z19
+	VMOVUPS.Z 128(AX), K1, Z20
+	JMP       begin
+
+zero:
+	VPXORD     Z0, Z0, Z0
+	VPXORD     Z1, Z1, Z1
+	VPXORD     Z2, Z2, Z2
+	PREFETCHT0 (AX)
+	PREFETCHT0 64(AX)
+	PREFETCHT0 128(AX)
+	ADDQ       R13, AX
+	VPXORD     Z3, Z3, Z3
+	VPXORD     Z4, Z4, Z4
+	VPXORD     Z5, Z5, Z5
+	PREFETCHT0 (AX)
+	PREFETCHT0 64(AX)
+	PREFETCHT0 128(AX)
+	ADDQ       R13, AX
+	VPXORD     Z6, Z6, Z6
+	VPXORD     Z7, Z7, Z7
+	VPXORD     Z8, Z8, Z8
+	PREFETCHT0 (AX)
+	PREFETCHT0 64(AX)
+	PREFETCHT0 128(AX)
+	ADDQ       R13, AX
+	VPXORD     Z9, Z9, Z9
+	VPXORD     Z10, Z10, Z10
+	VPXORD     Z11, Z11, Z11
+	PREFETCHT0 (AX)
+	PREFETCHT0 64(AX)
+	PREFETCHT0 128(AX)
+	ADDQ       R13, AX
+	VPXORD     Z12, Z12, Z12
+	VPXORD     Z13, Z13, Z13
+	VPXORD     Z14, Z14, Z14
+	PREFETCHT0 (AX)
+	PREFETCHT0 64(AX)
+	PREFETCHT0 128(AX)
+	ADDQ       R13, AX
+	VPXORD     Z15, Z15, Z15
+	VPXORD     Z16, Z16, Z16
+	VPXORD     Z17, Z17, Z17
+	PREFETCHT0 (AX)
+	PREFETCHT0 64(AX)
+	PREFETCHT0 128(AX)
+	ADDQ       R13, AX
+	VPXORD     Z18, Z18, Z18
+	VPXORD     Z19, Z19, Z19
+	VPXORD     Z20, Z20, Z20
+	PREFETCHT0 (AX)
+	PREFETCHT0 64(AX)
+	PREFETCHT0 128(AX)
+
+begin:
+	MOVQ CX, AX
+	SHRQ $0x01, AX
+	JZ   tail
+
+loop:
+	VMOVUPS          (DI), Z21
+	PREFETCHT0       (DI)(BX*8)
+	VMOVUPS          Z21, (R15)
+	VMOVUPS          64(DI), Z22
+	PREFETCHT0       64(DI)(BX*8)
+	VMOVUPS          Z22, 64(R15)
+	VMOVUPS.Z        128(DI), K1, Z23
+	PREFETCHT0       128(DI)(BX*8)
+	VMOVUPS          Z23, 128(R15)
+	ADDQ             $0xc0, R15
+	VFMADD231PS.BCST (SI), Z21, Z0
+	VFMADD231PS.BCST (SI), Z22, Z1
+	VFMADD231PS.BCST (SI), Z23, Z2
+	VFMADD231PS.BCST (SI)(R9*1), Z21, Z3
+	VFMADD231PS.BCST (SI)(R9*1), Z22, Z4
+	VFMADD231PS.BCST (SI)(R9*1), Z23, Z5
+	VFMADD231PS.BCST (SI)(R9*2), Z21, Z6
+	VFMADD231PS.BCST (SI)(R9*2), Z22, Z7
+	VFMADD231PS.BCST (SI)(R9*2), Z23, Z8
+	VFMADD231PS.BCST (SI)(R10*1), Z21, Z9
+	VFMADD231PS.BCST (SI)(R10*1), Z22, Z10
+	VFMADD231PS.BCST (SI)(R10*1), Z23, Z11
+	VFMADD231PS.BCST (SI)(R9*4), Z21, Z12
+	VFMADD231PS.BCST (SI)(R9*4), Z22, Z13
+	VFMADD231PS.BCST (SI)(R9*4), Z23, Z14
+	VFMADD231PS.BCST (SI)(R11*1), Z21, Z15
+	VFMADD231PS.BCST (SI)(R11*1), Z22, Z16
+	VFMADD231PS.BCST (SI)(R11*1), Z23, Z17
+	VFMADD231PS.BCST (SI)(R10*2), Z21, Z18
+	VFMADD231PS.BCST (SI)(R10*2), Z22, Z19
+	VFMADD231PS.BCST (SI)(R10*2), Z23, Z20
+	ADDQ             BX, DI
+	ADDQ             R8, SI
+	VMOVUPS          (DI), Z21
+	PREFETCHT0       (DI)(BX*8)
+	VMOVUPS          Z21, (R15)
+	VMOVUPS          64(DI), Z22
+	PREFETCHT0       64(DI)(BX*8)
+	VMOVUPS          Z22, 64(R15)
+	VMOVUPS.Z        128(DI), K1, Z23
+	PREFETCHT0       128(DI)(BX*8)
+	VMOVUPS          Z23, 128(R15)
+	ADDQ             $0xc0, R15
+	VFMADD231PS.BCST (SI), Z21, Z0
+	VFMADD231PS.BCST (SI), Z22, Z1
+	VFMADD231PS.BCST (SI), Z23, Z2
+	VFMADD231PS.BCST (SI)(R9*1), Z21, Z3
+	VFMADD231PS.BCST (SI)(R9*1), Z22, Z4
+	VFMADD231PS.BCST (SI)(R9*1), Z23, Z5
+	VFMADD231PS.BCST (SI)(R9*2), Z21, Z6
+	VFMADD231PS.BCST (SI)(R9*2), Z22, Z7
+	VFMADD231PS.BCST (SI)(R9*2), Z23, Z8
+	VFMADD231PS.BCST (SI)(R10*1), Z21, Z9
+	VFMADD231PS.BCST (SI)(R10*1), Z22, Z10
+	VFMADD231PS.BCST (SI)(R10*1), Z23, Z11
+	VFMADD231PS.BCST (SI)(R9*4), Z21, Z12
+	VFMADD231PS.BCST (SI)(R9*4), Z22, Z13
+	VFMADD231PS.BCST (SI)(R9*4), Z23, Z14
+	VFMADD231PS.BCST (SI)(R11*1), Z21, Z15
+	VFMADD231PS.BCST (SI)(R11*1), Z22, Z16
+	VFMADD231PS.BCST (SI)(R11*1), Z23, Z17
+	VFMADD231PS.BCST (SI)(R10*2), Z21, Z18
+	VFMADD231PS.BCST (SI)(R10*2), Z22, Z19
+	VFMADD231PS.BCST (SI)(R10*2), Z23, Z20
+	ADDQ             BX, DI
+	ADDQ             R8, SI
+	DECQ             AX
+	JNZ              loop
+
+tail:
+	ANDQ             $0x01, CX
+	JZ               store
+	VMOVUPS          (DI), Z21
+	PREFETCHT0       (DI)(BX*8)
+	VMOVUPS          Z21, (R15)
+	VMOVUPS          64(DI), Z22
+	PREFETCHT0       64(DI)(BX*8)
+	VMOVUPS          Z22, 64(R15)
+	VMOVUPS.Z        128(DI), K1, Z23
+	PREFETCHT0       128(DI)(BX*8)
+	VMOVUPS          Z23, 128(R15)
+	ADDQ             $0xc0, R15
+	VFMADD231PS.BCST (SI), Z21, Z0
+	VFMADD231PS.BCST (SI), Z22, Z1
+	VFMADD231PS.BCST (SI), Z23, Z2
+	VFMADD231PS.BCST (SI)(R9*1), Z21, Z3
+	VFMADD231PS.BCST (SI)(R9*1), Z22, Z4
+	VFMADD231PS.BCST (SI)(R9*1), Z23, Z5
+	VFMADD231PS.BCST (SI)(R9*2), Z21, Z6
+	VFMADD231PS.BCST (SI)(R9*2), Z22, Z7
+	VFMADD231PS.BCST (SI)(R9*2), Z23, Z8
+	VFMADD231PS.BCST (SI)(R10*1), Z21, Z9
+	VFMADD231PS.BCST (SI)(R10*1), Z22, Z10
+	VFMADD231PS.BCST (SI)(R10*1), Z23, Z11
+	VFMADD231PS.BCST (SI)(R9*4), Z21, Z12
+	VFMADD231PS.BCST (SI)(R9*4), Z22, Z13
+	VFMADD231PS.BCST (SI)(R9*4), Z23, Z14
+	VFMADD231PS.BCST (SI)(R11*1), Z21, Z15
+	VFMADD231PS.BCST (SI)(R11*1), Z22, Z16
+	VFMADD231PS.BCST (SI)(R11*1), Z23, Z17
+	VFMADD231PS.BCST (SI)(R10*2), Z21, Z18
+	VFMADD231PS.BCST (SI)(R10*2), Z22, Z19
+	VFMADD231PS.BCST (SI)(R10*2), Z23, Z20
+	ADDQ             BX, DI
+	ADDQ             R8, SI
+
+store:
+	VMOVUPS Z0, (DX)
+	VMOVUPS Z1, 64(DX)
+	VMOVUPS Z2, K1, 128(DX)
+	ADDQ    R13, DX
+	VMOVUPS Z3, (DX)
+	VMOVUPS Z4, 64(DX)
+	VMOVUPS Z5, K1, 128(DX)
+	ADDQ    R13, DX
+	VMOVUPS Z6, (DX)
+	VMOVUPS Z7, 64(DX)
+	VMOVUPS Z8, K1, 128(DX)
+	ADDQ    R13, DX
+	VMOVUPS Z9, (DX)
+	VMOVUPS Z10, 64(DX)
+	VMOVUPS Z11, K1, 128(DX)
+	ADDQ    R13, DX
+	VMOVUPS Z12, (DX)
+	VMOVUPS Z13, 64(DX)
+	VMOVUPS Z14, K1, 128(DX)
+	ADDQ    R13, DX
+	VMOVUPS Z15, (DX)
+	VMOVUPS Z16, 64(DX)
+	VMOVUPS Z17, K1, 128(DX)
+	ADDQ    R13, DX
+	VMOVUPS Z18, (DX)
+	VMOVUPS Z19, 64(DX)
+	VMOVUPS Z20, K1, 128(DX)
+	VZEROUPPER
+	RET
+
+// func gemmPackZ8x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+// Requires: AVX, AVX512F, BMI2, MMX+
+TEXT ·gemmPackZ8x1(SB), NOSPLIT, $0-88
+	MOVQ      last+72(FP), BX
+	MOVQ      $+65535, AX
+	BZHIQ     BX, AX, AX
+	KMOVW     AX, K1
+	MOVQ      kc+0(FP), CX
+	MOVQ      a+8(FP), SI
+	MOVQ      ars+16(FP), R9
+	MOVQ      aks+24(FP), R8
+	MOVQ      b+32(FP), DI
+	MOVQ      bks+40(FP), BX
+	MOVQ      c+48(FP), DX
+	MOVQ      ldc+56(FP), R13
+	MOVQ      panel+80(FP), R15
+	LEAQ      (R9)(R9*2), R10
+	LEAQ      (R9)(R9*4), R11
+	LEAQ      (R10)(R9*4), R12
+	MOVQ      acc+64(FP), AX
+	TESTQ     AX, AX
+	MOVQ      DX, AX
+	JZ        zero
+	VMOVUPS.Z (AX), K1, Z0
+	ADDQ      R13, AX
+	VMOVUPS.Z (AX), K1, Z1
+	ADDQ      R13, AX
+	VMOVUPS.Z (AX), K1, Z2
+	ADDQ      R13, AX
+	VMOVUPS.Z (AX), K1, Z3
+	ADDQ      R13, AX
+	VMOVUPS.Z (AX), K1, Z4
+	ADDQ      R13, AX
+	VMOVUPS.Z (AX), K1, Z5
+	ADDQ      R13, AX
+	VMOVUPS.Z (AX), K1, Z6
+	ADDQ      R13, AX
+	VMOVUPS.Z (AX), K1, Z7
+	JMP       begin
+
+zero:
+	VPXORD     Z0, Z0, Z0
+	PREFETCHT0 (AX)
+	ADDQ       R13, AX
+	VPXORD     Z1, Z1, Z1
+	PREFETCHT0 (AX)
+	ADDQ       R13, AX
+	VPXORD     Z2, Z2, Z2
+	PREFETCHT0 (AX)
+	ADDQ       R13, AX
+	VPXORD     Z3, Z3, Z3
+	PREFETCHT0 (AX)
+	ADDQ       R13, AX
+	VPXORD     Z4, Z4, Z4
+	PREFETCHT0 (AX)
+	ADDQ       R13, AX
+	VPXORD     Z5, Z5, Z5
+	PREFETCHT0 (AX)
+	ADDQ       R13, AX
+	VPXORD     Z6, Z6, Z6
+	PREFETCHT0 (AX)
+	ADDQ       R13, AX
+	VPXORD     Z7, Z7, Z7
+	PREFETCHT0 (AX)
+
+begin:
+	MOVQ CX, AX
+	SHRQ $0x01, AX
+	JZ   tail
+
+loop:
+	VMOVUPS.Z        (DI), K1, Z8
+	PREFETCHT0       (DI)(BX*8)
+	VMOVUPS          Z8, (R15)
+	ADDQ             $0x40, R15
+	VFMADD231PS.BCST (SI), Z8, Z0
+	VFMADD231PS.BCST (SI)(R9*1), Z8, Z1
+	VFMADD231PS.BCST (SI)(R9*2), Z8, Z2
+	VFMADD231PS.BCST (SI)(R10*1), Z8, Z3
+	VFMADD231PS.BCST (SI)(R9*4), Z8, Z4
+	VFMADD231PS.BCST (SI)(R11*1), Z8, Z5
+	VFMADD231PS.BCST (SI)(R10*2), Z8, Z6
+	VFMADD231PS.BCST (SI)(R12*1), Z8, Z7
+	ADDQ             BX, DI
+	ADDQ             R8, SI
+	VMOVUPS.Z        (DI), K1, Z8
+	PREFETCHT0       (DI)(BX*8)
+	VMOVUPS          Z8, (R15)
+	ADDQ             $0x40, R15
+	VFMADD231PS.BCST (SI), Z8, Z0
+	VFMADD231PS.BCST (SI)(R9*1), Z8, Z1
+	VFMADD231PS.BCST (SI)(R9*2), Z8, Z2
+	VFMADD231PS.BCST (SI)(R10*1), Z8, Z3
+	VFMADD231PS.BCST (SI)(R9*4), Z8, Z4
+	VFMADD231PS.BCST (SI)(R11*1), Z8, Z5
+	VFMADD231PS.BCST (SI)(R10*2), Z8, Z6
+	VFMADD231PS.BCST (SI)(R12*1), Z8, Z7
+	ADDQ             BX, DI
+	ADDQ             R8, SI
+	DECQ             AX
+	JNZ              loop
+
+tail:
+	ANDQ             $0x01, CX
+	JZ               store
+	VMOVUPS.Z        (DI), K1, Z8
+	PREFETCHT0       (DI)(BX*8)
+	VMOVUPS          Z8, (R15)
+	ADDQ             $0x40, R15
+	VFMADD231PS.BCST (SI), Z8, Z0
+	VFMADD231PS.BCST (SI)(R9*1), Z8, Z1
+	VFMADD231PS.BCST (SI)(R9*2), Z8, Z2
+	VFMADD231PS.BCST (SI)(R10*1), Z8, Z3
+	VFMADD231PS.BCST (SI)(R9*4), Z8, Z4
+	VFMADD231PS.BCST (SI)(R11*1), Z8, Z5
+	VFMADD231PS.BCST (SI)(R10*2), Z8, Z6
+	VFMADD231PS.BCST (SI)(R12*1), Z8, Z7
+	ADDQ             BX, DI
+	ADDQ             R8, SI
+
+store:
+	VMOVUPS Z0, K1, (DX)
+	ADDQ    R13, DX
+	VMOVUPS Z1, K1, (DX)
+	ADDQ    R13, DX
+	VMOVUPS Z2, K1, (DX)
+	ADDQ    R13, DX
+	VMOVUPS Z3, K1, (DX)
+	ADDQ    R13, DX
+	VMOVUPS Z4, K1, (DX)
+	ADDQ    R13, DX
+	VMOVUPS Z5, K1, (DX)
+	ADDQ    R13, DX
+	VMOVUPS Z6, K1, (DX)
+	ADDQ    R13, DX
+	VMOVUPS Z7, K1, (DX)
+	VZEROUPPER
+	RET
+
+// func gemmPackZ8x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+// Requires: AVX, AVX512F, BMI2, MMX+
+TEXT ·gemmPackZ8x2(SB), NOSPLIT, $0-88
+	MOVQ      last+72(FP), BX
+	MOVQ      $+65535, AX
+	BZHIQ     BX, AX, AX
+	KMOVW     AX, K1
+	MOVQ      kc+0(FP), CX
+	MOVQ      a+8(FP), SI
+	MOVQ      ars+16(FP), R9
+	MOVQ      aks+24(FP), R8
+	MOVQ      b+32(FP), DI
+	MOVQ      bks+40(FP), BX
+	MOVQ      c+48(FP), DX
+	MOVQ      ldc+56(FP), R13
+	MOVQ      panel+80(FP), R15
+	LEAQ      (R9)(R9*2), R10
+	LEAQ      (R9)(R9*4), R11
+	LEAQ      (R10)(R9*4), R12
+	MOVQ      acc+64(FP), AX
+	TESTQ     AX, AX
+	MOVQ      DX, AX
+	JZ        zero
+	VMOVUPS   (AX), Z0
+	VMOVUPS.Z 64(AX), K1, Z1
+	ADDQ      R13, AX
+	VMOVUPS   (AX), Z2
+	VMOVUPS.Z 64(AX), K1, Z3
+	ADDQ      R13, AX
+	VMOVUPS   (AX), Z4
+	VMOVUPS.Z 64(AX), K1, Z5
+	ADDQ      R13, AX
+	VMOVUPS   (AX), Z6
+	VMOVUPS.Z 64(AX), K1, Z7
+	ADDQ      R13, AX
+	VMOVUPS   (AX), Z8
+	VMOVUPS.Z 64(AX), K1, Z9
+	ADDQ      R13, AX
+	VMOVUPS   (AX), Z10
+	VMOVUPS.Z 64(AX), K1, Z11
+	ADDQ      R13, AX
+	VMOVUPS   (AX), Z12
+	VMOVUPS.Z 64(AX), K1, Z13
+	ADDQ      R13, AX
+	VMOVUPS   (AX), Z14
+	VMOVUPS.Z 64(AX), K1, Z15
+	JMP       begin
+
+zero:
+	VPXORD     Z0, Z0, Z0
+	VPXORD     Z1, Z1, Z1
+	PREFETCHT0 (AX)
+	PREFETCHT0 64(AX)
+	ADDQ       R13, AX
+	VPXORD     Z2, Z2, Z2
+	VPXORD     Z3, Z3, Z3
+	PREFETCHT0 (AX)
+	PREFETCHT0 64(AX)
+	ADDQ       R13, AX
+	VPXORD     Z4, Z4, Z4
+	VPXORD     Z5, Z5, Z5
+	PREFETCHT0 (AX)
+	PREFETCHT0 64(AX)
+	ADDQ       R13, AX
+	VPXORD     Z6, Z6, Z6
+	VPXORD     Z7, Z7, Z7
+	PREFETCHT0 (AX)
+	PREFETCHT0 64(AX)
+	ADDQ       R13, AX
+	VPXORD     Z8, Z8, Z8
+	VPXORD     Z9, Z9, Z9
+	PREFETCHT0 (AX)
+	PREFETCHT0 64(AX)
+	ADDQ       R13, AX
+	VPXORD     Z10, Z10, Z10
+	VPXORD     Z11, Z11, Z11
+	PREFETCHT0 (AX)
+	PREFETCHT0 64(AX)
+	ADDQ       R13, AX
+	VPXORD     Z12, Z12, Z12
+	VPXORD     Z13, Z13, Z13
+	PREFETCHT0 (AX)
+	PREFETCHT0 64(AX)
+	ADDQ       R13, AX
+	VPXORD     Z14, Z14, Z14
+	VPXORD     Z15, Z15, Z15
+	PREFETCHT0 (AX)
+	PREFETCHT0 64(AX)
+
+begin:
+	MOVQ CX, AX
+	SHRQ $0x01, AX
+	JZ   tail
+
+loop:
+	VMOVUPS          (DI), Z16
+	PREFETCHT0       (DI)(BX*8)
+	VMOVUPS          Z16, (R15)
+	VMOVUPS.Z        64(DI), K1, Z17
+	PREFETCHT0       64(DI)(BX*8)
+	VMOVUPS          Z17, 64(R15)
+	ADDQ             $0x80, R15
+	VFMADD231PS.BCST (SI), Z16, Z0
+	VFMADD231PS.BCST (SI), Z17, Z1
+	VFMADD231PS.BCST (SI)(R9*1), Z16, Z2
+	VFMADD231PS.BCST (SI)(R9*1), Z17, Z3
+	VFMADD231PS.BCST (SI)(R9*2), Z16, Z4
+	VFMADD231PS.BCST (SI)(R9*2), Z17, Z5
+	VFMADD231PS.BCST (SI)(R10*1), Z16, Z6
+	VFMADD231PS.BCST (SI)(R10*1), Z17, Z7
+	VFMADD231PS.BCST (SI)(R9*4), Z16, Z8
+	VFMADD231PS.BCST (SI)(R9*4), Z17, Z9
+	VFMADD231PS.BCST (SI)(R11*1), Z16, Z10
+	VFMADD231PS.BCST (SI)(R11*1), Z17, Z11
+	VFMADD231PS.BCST (SI)(R10*2), Z16, Z12
+	VFMADD231PS.BCST (SI)(R10*2), Z17, Z13
+	VFMADD231PS.BCST (SI)(R12*1), Z16, Z14
+	VFMADD231PS.BCST (SI)(R12*1), Z17, Z15
+	ADDQ             BX, DI
+	ADDQ             R8, SI
+	VMOVUPS          (DI), Z16
+	PREFETCHT0       (DI)(BX*8)
+	VMOVUPS          Z16, (R15)
+	VMOVUPS.Z        64(DI), K1, Z17
+	PREFETCHT0       64(DI)(BX*8)
+	VMOVUPS          Z17, 64(R15)
+	ADDQ             $0x80, R15
+	VFMADD231PS.BCST (SI), Z16, Z0
+	VFMADD231PS.BCST (SI), Z17, Z1
+	VFMADD231PS.BCST (SI)(R9*1), Z16, Z2
+	VFMADD231PS.BCST (SI)(R9*1), Z17, Z3
+	VFMADD231PS.BCST (SI)(R9*2), Z16, Z4
+	VFMADD231PS.BCST (SI)(R9*2), Z17, Z5
+	VFMADD231PS.BCST (SI)(R10*1), Z16, Z6
+	VFMADD231PS.BCST (SI)(R10*1), Z17, Z7
+	VFMADD231PS.BCST (SI)(R9*4), Z16, Z8
+	VFMADD231PS.BCST (SI)(R9*4), Z17, Z9
+	VFMADD231PS.BCST (SI)(R11*1), Z16, Z10
+	VFMADD231PS.BCST (SI)(R11*1), Z17, Z11
+	VFMADD231PS.BCST (SI)(R10*2), Z16, Z12
+	VFMADD231PS.BCST (SI)(R10*2), Z17, Z13
+	VFMADD231PS.BCST (SI)(R12*1), Z16, Z14
+	VFMADD231PS.BCST (SI)(R12*1), Z17, Z15
+	ADDQ             BX, DI
+	ADDQ             R8, SI
+	DECQ             AX
+	JNZ              loop
+
+tail:
+	ANDQ             $0x01, CX
+	JZ               store
+	VMOVUPS          (DI), Z16
+	PREFETCHT0       (DI)(BX*8)
+	VMOVUPS          Z16, (R15)
+	VMOVUPS.Z        64(DI), K1, Z17
+	PREFETCHT0       64(DI)(BX*8)
+	VMOVUPS          Z17, 64(R15)
+	ADDQ             $0x80, R15
+	VFMADD231PS.BCST (SI), Z16, Z0
+	VFMADD231PS.BCST (SI), Z17, Z1
+	VFMADD231PS.BCST (SI)(R9*1), Z16, Z2
+	VFMADD231PS.BCST (SI)(R9*1), Z17, Z3
+	VFMADD231PS.BCST (SI)(R9*2), Z16, Z4
+	VFMADD231PS.BCST (SI)(R9*2), Z17, Z5
+	VFMADD231PS.BCST (SI)(R10*1), Z16, Z6
+	VFMADD231PS.BCST (SI)(R10*1), Z17, Z7
+	VFMADD231PS.BCST (SI)(R9*4), Z16, Z8
+	VFMADD231PS.BCST (SI)(R9*4), Z17, Z9
+	VFMADD231PS.BCST (SI)(R11*1), Z16, Z10
+	VFMADD231PS.BCST (SI)(R11*1), Z17, Z11
+	VFMADD231PS.BCST (SI)(R10*2), Z16, Z12
+	VFMADD231PS.BCST (SI)(R10*2), Z17, Z13
+	VFMADD231PS.BCST (SI)(R12*1), Z16, Z14
+	VFMADD231PS.BCST (SI)(R12*1), Z17, Z15
+	ADDQ             BX, DI
+	ADDQ             R8, SI
+
+store:
+	VMOVUPS Z0, (DX)
+	VMOVUPS Z1, K1, 64(DX)
+	ADDQ    R13, DX
+	VMOVUPS Z2, (DX)
+	VMOVUPS Z3, K1, 64(DX)
+	ADDQ    R13, DX
+	VMOVUPS Z4, (DX)
+	VMOVUPS Z5, K1, 64(DX)
+	ADDQ    R13, DX
+	VMOVUPS Z6, (DX)
+	VMOVUPS Z7, K1, 64(DX)
+	ADDQ    R13, DX
+	VMOVUPS Z8, (DX)
+	VMOVUPS Z9, K1, 64(DX)
+	ADDQ    R13, DX
+	VMOVUPS Z10, (DX)
+	VMOVUPS Z11, K1, 64(DX)
+	ADDQ    R13, DX
+	VMOVUPS Z12, (DX)
+	VMOVUPS Z13, K1, 64(DX)
+	ADDQ    R13, DX
+	VMOVUPS Z14, (DX)
+	VMOVUPS Z15, K1, 64(DX)
+	VZEROUPPER
+	RET
+
+// func gemmPackZ8x3(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+// Requires: AVX, AVX512F, BMI2, MMX+
+TEXT ·gemmPackZ8x3(SB), NOSPLIT, $0-88
+	MOVQ      last+72(FP), BX
+	MOVQ      $+65535, AX
+	BZHIQ     BX, AX, AX
+	KMOVW     AX, K1
+	MOVQ      kc+0(FP), CX
+	MOVQ      a+8(FP), SI
+	MOVQ      ars+16(FP), R9
+	MOVQ      aks+24(FP), R8
+	MOVQ      b+32(FP), DI
+	MOVQ      bks+40(FP), BX
+	MOVQ      c+48(FP), DX
+	MOVQ      ldc+56(FP), R13
+	MOVQ      panel+80(FP), R15
+	LEAQ      (R9)(R9*2), R10
+	LEAQ      (R9)(R9*4), R11
+	LEAQ      (R10)(R9*4), R12
+	MOVQ      acc+64(FP), AX
+	TESTQ     AX, AX
+	MOVQ      DX, AX
+	JZ        zero
+	VMOVUPS   (AX), Z0
+	VMOVUPS   64(AX), Z1
+	VMOVUPS.Z 128(AX), K1, Z2
+	ADDQ      R13, AX
+	VMOVUPS   (AX), Z3
+	VMOVUPS   64(AX), Z4
+	VMOVUPS.Z 128(AX), K1, Z5
+	ADDQ      R13, AX
+	VMOVUPS   (AX), Z6
+	VMOVUPS   64(AX), Z7
+	VMOVUPS.Z 128(AX), K1, Z8
+	ADDQ      R13, AX
+	VMOVUPS   (AX), Z9
+	VMOVUPS   64(AX), Z10
+	VMOVUPS.Z 128(AX), K1, Z11
+	ADDQ      R13, AX
+	VMOVUPS   (AX), Z12
+	VMOVUPS   64(AX), Z13
+	VMOVUPS.Z 128(AX), K1, Z14
+	ADDQ      R13, AX
+	VMOVUPS   (AX), Z15
+	VMOVUPS   64(AX), Z16
+	VMOVUPS.Z 128(AX), K1, Z17
+	ADDQ      R13, AX
+	VMOVUPS   (AX), Z18
+	VMOVUPS   64(AX), Z19
+	VMOVUPS.Z 128(AX), K1, Z20
+	ADDQ      R13, AX
+	VMOVUPS   (AX), Z21
+	VMOVUPS   64(AX), Z22
+	VMOVUPS.Z 128(AX), K1, Z23
+	JMP       begin
+
+zero:
+	VPXORD     Z0, Z0, Z0
+	VPXORD     Z1, Z1, Z1
+	VPXORD     Z2, Z2, Z2
+	PREFETCHT0 (AX)
+	PREFETCHT0 64(AX)
+	PREFETCHT0 128(AX)
+	ADDQ       R13, AX
+	VPXORD     Z3, Z3, Z3
+	VPXORD     Z4, Z4, Z4
+	VPXORD     Z5, Z5, Z5
+	PREFETCHT0 (AX)
+	PREFETCHT0 64(AX)
+	PREFETCHT0 128(AX)
+	ADDQ       R13, AX
+	VPXORD     Z6, Z6, Z6
+	VPXORD     Z7, Z7, Z7
+	VPXORD     Z8, Z8, Z8
+	PREFETCHT0 (AX)
+	PREFETCHT0 64(AX)
+	PREFETCHT0 128(AX)
+	ADDQ       R13, AX
+	VPXORD     Z9, Z9, Z9
+	VPXORD     Z10, Z10, Z10
+	VPXORD     Z11, Z11, Z11
+	PREFETCHT0 (AX)
+	PREFETCHT0 64(AX)
+	PREFETCHT0 128(AX)
+	ADDQ       R13, AX
+	VPXORD     Z12, Z12, Z12
+	VPXORD     Z13, Z13, Z13
+	VPXORD     Z14, Z14, Z14
+	PREFETCHT0 (AX)
+	PREFETCHT0 64(AX)
+	PREFETCHT0 128(AX)
+	ADDQ       R13, AX
+	VPXORD     Z15, Z15, Z15
+	VPXORD     Z16, Z16, Z16
+	VPXORD     Z17, Z17, Z17
+	PREFETCHT0 (AX)
+	PREFETCHT0 64(AX)
+	PREFETCHT0 128(AX)
+	ADDQ       R13, AX
+	VPXORD     Z18, Z18, Z18
+	VPXORD     Z19, Z19, Z19
+	VPXORD     Z20, Z20, Z20
+	PREFETCHT0 (AX)
+	PREFETCHT0 64(AX)
+	PREFETCHT0 128(AX)
+	ADDQ       R13, AX
+	VPXORD     Z21, Z21, Z21
+	VPXORD     Z22, Z22, Z22
+	VPXORD     Z23, Z23, Z23
+	PREFETCHT0 (AX)
+	PREFETCHT0 64(AX)
+	PREFETCHT0 128(AX)
+
+begin:
+	MOVQ CX, AX
+	SHRQ $0x01, AX
+	JZ   tail
+
+loop:
+	VMOVUPS          (DI), Z24
+	PREFETCHT0       (DI)(BX*8)
+	VMOVUPS          Z24, (R15)
+	VMOVUPS          64(DI), Z25
+	PREFETCHT0       64(DI)(BX*8)
+	VMOVUPS          Z25, 64(R15)
+	VMOVUPS.Z        128(DI), K1, Z26
+	PREFETCHT0       128(DI)(BX*8)
+	VMOVUPS          Z26, 128(R15)
+	ADDQ             $0xc0, R15
+	VFMADD231PS.BCST (SI), Z24, Z0
+	VFMADD231PS.BCST (SI), Z25, Z1
+	VFMADD231PS.BCST (SI), Z26, Z2
+	VFMADD231PS.BCST (SI)(R9*1), Z24, Z3
+	VFMADD231PS.BCST (SI)(R9*1), Z25, Z4
+	VFMADD231PS.BCST (SI)(R9*1), Z26, Z5
+	VFMADD231PS.BCST (SI)(R9*2), Z24, Z6
+	VFMADD231PS.BCST (SI)(R9*2), Z25, Z7
+	VFMADD231PS.BCST (SI)(R9*2), Z26, Z8
+	VFMADD231PS.BCST (SI)(R10*1), Z24, Z9
+	VFMADD231PS.BCST (SI)(R10*1), Z25, Z10
+	VFMADD231PS.BCST (SI)(R10*1), Z26, Z11
+	VFMADD231PS.BCST (SI)(R9*4), Z24, Z12
+	VFMADD231PS.BCST (SI)(R9*4), Z25, Z13
+	VFMADD231PS.BCST (SI)(R9*4), Z26, Z14
+	VFMADD231PS.BCST (SI)(R11*1), Z24, Z15
+	VFMADD231PS.BCST (SI)(R11*1), Z25, Z16
+	VFMADD231PS.BCST (SI)(R11*1), Z26, Z17
+	VFMADD231PS.BCST (SI)(R10*2), Z24, Z18
+	VFMADD231PS.BCST (SI)(R10*2), Z25, Z19
+	VFMADD231PS.BCST (SI)(R10*2), Z26, Z20
+	VFMADD231PS.BCST (SI)(R12*1), Z24, Z21
+	VFMADD231PS.BCST (SI)(R12*1), Z25, Z22
+	VFMADD231PS.BCST (SI)(R12*1), Z26, Z23
+	ADDQ             BX, DI
+	ADDQ             R8, SI
+	VMOVUPS          (DI), Z24
+	PREFETCHT0       (DI)(BX*8)
+	VMOVUPS          Z24, (R15)
+	VMOVUPS          64(DI), Z25
+	PREFETCHT0       64(DI)(BX*8)
+	VMOVUPS          Z25, 64(R15)
+	VMOVUPS.Z        128(DI), K1, Z26
+	PREFETCHT0       128(DI)(BX*8)
+	VMOVUPS          Z26, 128(R15)
+	ADDQ             $0xc0, R15
+	VFMADD231PS.BCST (SI), Z24, Z0
+	VFMADD231PS.BCST (SI), Z25, Z1
+	VFMADD231PS.BCST (SI), Z26, Z2
+	VFMADD231PS.BCST (SI)(R9*1), Z24, Z3
+	VFMADD231PS.BCST (SI)(R9*1), Z25, Z4
+	VFMADD231PS.BCST (SI)(R9*1), Z26, Z5
+	VFMADD231PS.BCST (SI)(R9*2), Z24, Z6
+	VFMADD231PS.BCST (SI)(R9*2), Z25, Z7
+	VFMADD231PS.BCST (SI)(R9*2), Z26, Z8
+	VFMADD231PS.BCST (SI)(R10*1), Z24, Z9
+	VFMADD231PS.BCST (SI)(R10*1), Z25, Z10
+	VFMADD231PS.BCST (SI)(R10*1), Z26, Z11
+	VFMADD231PS.BCST (SI)(R9*4), Z24, Z12
+	VFMADD231PS.BCST (SI)(R9*4), Z25, Z13
+	VFMADD231PS.BCST (SI)(R9*4), Z26, Z14
+	VFMADD231PS.BCST (SI)(R11*1), Z24, Z15
+	VFMADD231PS.BCST (SI)(R11*1), Z25, Z16
+	VFMADD231PS.BCST (SI)(R11*1), Z26, Z17
+	VFMADD231PS.BCST (SI)(R10*2), Z24, Z18
+	VFMADD231PS.BCST (SI)(R10*2), Z25, Z19
+	VFMADD231PS.BCST (SI)(R10*2), Z26, Z20
+	VFMADD231PS.BCST (SI)(R12*1), Z24, Z21
+	VFMADD231PS.BCST (SI)(R12*1), Z25, Z22
+	VFMADD231PS.BCST (SI)(R12*1), Z26, Z23
+	ADDQ             BX, DI
+	ADDQ             R8, SI
+	DECQ             AX
+	JNZ              loop
+
+tail:
+	ANDQ             $0x01, CX
+	JZ               store
+	VMOVUPS          (DI), Z24
+	PREFETCHT0       (DI)(BX*8)
+	VMOVUPS          Z24, (R15)
+	VMOVUPS          64(DI), Z25
+	PREFETCHT0       64(DI)(BX*8)
+	VMOVUPS          Z25, 64(R15)
+	VMOVUPS.Z        128(DI), K1, Z26
+	PREFETCHT0       128(DI)(BX*8)
+	VMOVUPS          Z26, 128(R15)
+	ADDQ             $0xc0, R15
+	VFMADD231PS.BCST (SI), Z24, Z0
+	VFMADD231PS.BCST (SI), Z25, Z1
+	VFMADD231PS.BCST (SI), Z26, Z2
+	VFMADD231PS.BCST (SI)(R9*1), Z24, Z3
+	VFMADD231PS.BCST (SI)(R9*1), Z25, Z4
+	VFMADD231PS.BCST (SI)(R9*1), Z26, Z5
+	VFMADD231PS.BCST (SI)(R9*2), Z24, Z6
+	VFMADD231PS.BCST (SI)(R9*2), Z25, Z7
+	VFMADD231PS.BCST (SI)(R9*2), Z26, Z8
+	VFMADD231PS.BCST (SI)(R10*1), Z24, Z9
+	VFMADD231PS.BCST (SI)(R10*1), Z25, Z10
+	VFMADD231PS.BCST (SI)(R10*1), Z26, Z11
+	VFMADD231PS.BCST (SI)(R9*4), Z24, Z12
+	VFMADD231PS.BCST (SI)(R9*4), Z25, Z13
+	VFMADD231PS.BCST (SI)(R9*4), Z26, Z14
+	VFMADD231PS.BCST (SI)(R11*1), Z24, Z15
+	VFMADD231PS.BCST (SI)(R11*1), Z25, Z16
+	VFMADD231PS.BCST (SI)(R11*1), Z26, Z17
+	VFMADD231PS.BCST (SI)(R10*2), Z24, Z18
+	VFMADD231PS.BCST (SI)(R10*2), Z25, Z19
+	VFMADD231PS.BCST (SI)(R10*2), Z26, Z20
+	VFMADD231PS.BCST (SI)(R12*1), Z24, Z21
+	VFMADD231PS.BCST (SI)(R12*1), Z25, Z22
+	VFMADD231PS.BCST (SI)(R12*1), Z26, Z23
+	ADDQ             BX, DI
+	ADDQ             R8, SI
+
+store:
+	VMOVUPS Z0, (DX)
+	VMOVUPS Z1, 64(DX)
+	VMOVUPS Z2, K1, 128(DX)
+	ADDQ    R13, DX
+	VMOVUPS Z3, (DX)
+	VMOVUPS Z4, 64(DX)
+	VMOVUPS Z5, K1, 128(DX)
+	ADDQ    R13, DX
+	VMOVUPS Z6, (DX)
+	VMOVUPS Z7, 64(DX)
+	VMOVUPS Z8, K1, 128(DX)
+	ADDQ    R13, DX
+	VMOVUPS Z9, (DX)
+	VMOVUPS Z10, 64(DX)
+	VMOVUPS Z11, K1, 128(DX)
+	ADDQ    R13, DX
+	VMOVUPS Z12, (DX)
+	VMOVUPS Z13, 64(DX)
+	VMOVUPS Z14, K1, 128(DX)
+	ADDQ    R13, DX
+	VMOVUPS Z15, (DX)
+	VMOVUPS Z16, 64(DX)
+	VMOVUPS Z17, K1, 128(DX)
+	ADDQ    R13, DX
+	VMOVUPS Z18, (DX)
+	VMOVUPS Z19, 64(DX)
+	VMOVUPS Z20, K1, 128(DX)
+	ADDQ    R13, DX
+	VMOVUPS Z21, (DX)
+	VMOVUPS Z22, 64(DX)
+	VMOVUPS Z23, K1, 128(DX)
+	VZEROUPPER
+	RET
+
+// func gemmY1x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+// Requires: AVX, FMA3, MMX+
+TEXT ·gemmY1x1(SB), NOSPLIT, $0-88
+	MOVQ       last+72(FP), BX
+	LEAQ       lanes<>+32(SB), AX
+	SHLQ       $0x02, BX
+	SUBQ       BX, AX
+	VMOVUPS    (AX), Y14
+	MOVQ       kc+0(FP), CX
+	MOVQ       a+8(FP), SI
+	MOVQ       ars+16(FP), R9
+	MOVQ       aks+24(FP), R8
+	MOVQ       b+32(FP), DI
+	MOVQ       bks+40(FP), BX
+	MOVQ       c+48(FP), DX
+	MOVQ       ldc+56(FP), R13
+	LEAQ       (R9)(R9*2), R10
+	LEAQ       (R9)(R9*4), R11
+	LEAQ       (R10)(R9*4), R12
+	MOVQ       acc+64(FP), AX
+	TESTQ      AX, AX
 	MOVQ       DX, AX
+	JZ         zero
+	VMASKMOVPS (AX), Y14, Y0
+	JMP        begin
+
+zero:
 	VXORPS     Y0, Y0, Y0
 	PREFETCHT0 (AX)
 
@@ -3119,34 +6633,46 @@ tail:
 	ADDQ         R8, SI
 
 store:
+	MOVQ    last+72(FP), AX
+	CMPQ    AX, $0x08
+	JNE     part
 	VMOVUPS Y0, (DX)
 	VZEROUPPER
 	RET
 
-// func gemmY1x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, mask uint64)
+part:
+	VMASKMOVPS Y0, Y14, (DX)
+	VZEROUPPER
+	RET
+
+// func gemmY1x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
 // Requires: AVX, FMA3, MMX+
-TEXT ·gemmY1x2(SB), NOSPLIT, $0-80
-	MOVQ    kc+0(FP), CX
-	MOVQ    a+8(FP), SI
-	MOVQ    ars+16(FP), R9
-	MOVQ    aks+24(FP), R8
-	MOVQ    b+32(FP), DI
-	MOVQ    bks+40(FP), BX
-	MOVQ    c+48(FP), DX
-	MOVQ    ldc+56(FP), R13
-	LEAQ    (R9)(R9*2), R10
-	LEAQ    (R9)(R9*4), R11
-	LEAQ    (R10)(R9*4), R12
-	MOVQ    acc+64(FP), AX
-	TESTQ   AX, AX
-	JZ      zero
-	MOVQ    DX, AX
-	VMOVUPS (AX), Y0
-	VMOVUPS 32(AX), Y1
-	JMP     begin
+TEXT ·gemmY1x2(SB), NOSPLIT, $0-88
+	MOVQ       last+72(FP), BX
+	LEAQ       lanes<>+32(SB), AX
+	SHLQ       $0x02, BX
+	SUBQ       BX, AX
+	VMOVUPS    (AX), Y14
+	MOVQ       kc+0(FP), CX
+	MOVQ       a+8(FP), SI
+	MOVQ       ars+16(FP), R9
+	MOVQ       aks+24(FP), R8
+	MOVQ       b+32(FP), DI
+	MOVQ       bks+40(FP), BX
+	MOVQ       c+48(FP), DX
+	MOVQ       ldc+56(FP), R13
+	LEAQ       (R9)(R9*2), R10
+	LEAQ       (R9)(R9*4), R11
+	LEAQ       (R10)(R9*4), R12
+	MOVQ       acc+64(FP), AX
+	TESTQ      AX, AX
+	MOVQ       DX, AX
+	JZ         zero
+	VMOVUPS    (AX), Y0
+	VMASKMOVPS 32(AX), Y14, Y1
+	JMP        begin
 
 zero:
-	MOVQ       DX, AX
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	PREFETCHT0 (AX)
@@ -3186,36 +6712,49 @@ tail:
 	ADDQ         R8, SI
 
 store:
+	MOVQ    last+72(FP), AX
+	CMPQ    AX, $0x08
+	JNE     part
 	VMOVUPS Y0, (DX)
 	VMOVUPS Y1, 32(DX)
 	VZEROUPPER
 	RET
 
-// func gemmY2x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, mask uint64)
+part:
+	VMOVUPS    Y0, (DX)
+	VMASKMOVPS Y1, Y14, 32(DX)
+	VZEROUPPER
+	RET
+
+// func gemmY2x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
 // Requires: AVX, FMA3, MMX+
-TEXT ·gemmY2x1(SB), NOSPLIT, $0-80
-	MOVQ    kc+0(FP), CX
-	MOVQ    a+8(FP), SI
-	MOVQ    ars+16(FP), R9
-	MOVQ    aks+24(FP), R8
-	MOVQ    b+32(FP), DI
-	MOVQ    bks+40(FP), BX
-	MOVQ    c+48(FP), DX
-	MOVQ    ldc+56(FP), R13
-	LEAQ    (R9)(R9*2), R10
-	LEAQ    (R9)(R9*4), R11
-	LEAQ    (R10)(R9*4), R12
-	MOVQ    acc+64(FP), AX
-	TESTQ   AX, AX
-	JZ      zero
-	MOVQ    DX, AX
-	VMOVUPS (AX), Y0
-	ADDQ    R13, AX
-	VMOVUPS (AX), Y1
-	JMP     begin
+TEXT ·gemmY2x1(SB), NOSPLIT, $0-88
+	MOVQ       last+72(FP), BX
+	LEAQ       lanes<>+32(SB), AX
+	SHLQ       $0x02, BX
+	SUBQ       BX, AX
+	VMOVUPS    (AX), Y14
+	MOVQ       kc+0(FP), CX
+	MOVQ       a+8(FP), SI
+	MOVQ       ars+16(FP), R9
+	MOVQ       aks+24(FP), R8
+	MOVQ       b+32(FP), DI
+	MOVQ       bks+40(FP), BX
+	MOVQ       c+48(FP), DX
+	MOVQ       ldc+56(FP), R13
+	LEAQ       (R9)(R9*2), R10
+	LEAQ       (R9)(R9*4), R11
+	LEAQ       (R10)(R9*4), R12
+	MOVQ       acc+64(FP), AX
+	TESTQ      AX, AX
+	MOVQ       DX, AX
+	JZ         zero
+	VMASKMOVPS (AX), Y14, Y0
+	ADDQ       R13, AX
+	VMASKMOVPS (AX), Y14, Y1
+	JMP        begin
 
 zero:
-	MOVQ       DX, AX
 	VXORPS     Y0, Y0, Y0
 	PREFETCHT0 (AX)
 	ADDQ       R13, AX
@@ -3257,39 +6796,53 @@ tail:
 	ADDQ         R8, SI
 
 store:
+	MOVQ    last+72(FP), AX
+	CMPQ    AX, $0x08
+	JNE     part
 	VMOVUPS Y0, (DX)
 	ADDQ    R13, DX
 	VMOVUPS Y1, (DX)
 	VZEROUPPER
 	RET
 
-// func gemmY2x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, mask uint64)
+part:
+	VMASKMOVPS Y0, Y14, (DX)
+	ADDQ       R13, DX
+	VMASKMOVPS Y1, Y14, (DX)
+	VZEROUPPER
+	RET
+
+// func gemmY2x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
 // Requires: AVX, FMA3, MMX+
-TEXT ·gemmY2x2(SB), NOSPLIT, $0-80
-	MOVQ    kc+0(FP), CX
-	MOVQ    a+8(FP), SI
-	MOVQ    ars+16(FP), R9
-	MOVQ    aks+24(FP), R8
-	MOVQ    b+32(FP), DI
-	MOVQ    bks+40(FP), BX
-	MOVQ    c+48(FP), DX
-	MOVQ    ldc+56(FP), R13
-	LEAQ    (R9)(R9*2), R10
-	LEAQ    (R9)(R9*4), R11
-	LEAQ    (R10)(R9*4), R12
-	MOVQ    acc+64(FP), AX
-	TESTQ   AX, AX
-	JZ      zero
-	MOVQ    DX, AX
-	VMOVUPS (AX), Y0
-	VMOVUPS 32(AX), Y1
-	ADDQ    R13, AX
-	VMOVUPS (AX), Y2
-	VMOVUPS 32(AX), Y3
-	JMP     begin
+TEXT ·gemmY2x2(SB), NOSPLIT, $0-88
+	MOVQ       last+72(FP), BX
+	LEAQ       lanes<>+32(SB), AX
+	SHLQ       $0x02, BX
+	SUBQ       BX, AX
+	VMOVUPS    (AX), Y14
+	MOVQ       kc+0(FP), CX
+	MOVQ       a+8(FP), SI
+	MOVQ       ars+16(FP), R9
+	MOVQ       aks+24(FP), R8
+	MOVQ       b+32(FP), DI
+	MOVQ       bks+40(FP), BX
+	MOVQ       c+48(FP), DX
+	MOVQ       ldc+56(FP), R13
+	LEAQ       (R9)(R9*2), R10
+	LEAQ       (R9)(R9*4), R11
+	LEAQ       (R10)(R9*4), R12
+	MOVQ       acc+64(FP), AX
+	TESTQ      AX, AX
+	MOVQ       DX, AX
+	JZ         zero
+	VMOVUPS    (AX), Y0
+	VMASKMOVPS 32(AX), Y14, Y1
+	ADDQ       R13, AX
+	VMOVUPS    (AX), Y2
+	VMASKMOVPS 32(AX), Y14, Y3
+	JMP        begin
 
 zero:
-	MOVQ       DX, AX
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	PREFETCHT0 (AX)
@@ -3342,6 +6895,9 @@ tail:
 	ADDQ         R8, SI
 
 store:
+	MOVQ    last+72(FP), AX
+	CMPQ    AX, $0x08
+	JNE     part
 	VMOVUPS Y0, (DX)
 	VMOVUPS Y1, 32(DX)
 	ADDQ    R13, DX
@@ -3350,33 +6906,46 @@ store:
 	VZEROUPPER
 	RET
 
-// func gemmY3x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, mask uint64)
+part:
+	VMOVUPS    Y0, (DX)
+	VMASKMOVPS Y1, Y14, 32(DX)
+	ADDQ       R13, DX
+	VMOVUPS    Y2, (DX)
+	VMASKMOVPS Y3, Y14, 32(DX)
+	VZEROUPPER
+	RET
+
+// func gemmY3x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
 // Requires: AVX, FMA3, MMX+
-TEXT ·gemmY3x1(SB), NOSPLIT, $0-80
-	MOVQ    kc+0(FP), CX
-	MOVQ    a+8(FP), SI
-	MOVQ    ars+16(FP), R9
-	MOVQ    aks+24(FP), R8
-	MOVQ    b+32(FP), DI
-	MOVQ    bks+40(FP), BX
-	MOVQ    c+48(FP), DX
-	MOVQ    ldc+56(FP), R13
-	LEAQ    (R9)(R9*2), R10
-	LEAQ    (R9)(R9*4), R11
-	LEAQ    (R10)(R9*4), R12
-	MOVQ    acc+64(FP), AX
-	TESTQ   AX, AX
-	JZ      zero
-	MOVQ    DX, AX
-	VMOVUPS (AX), Y0
-	ADDQ    R13, AX
-	VMOVUPS (AX), Y1
-	ADDQ    R13, AX
-	VMOVUPS (AX), Y2
-	JMP     begin
+TEXT ·gemmY3x1(SB), NOSPLIT, $0-88
+	MOVQ       last+72(FP), BX
+	LEAQ       lanes<>+32(SB), AX
+	SHLQ       $0x02, BX
+	SUBQ       BX, AX
+	VMOVUPS    (AX), Y14
+	MOVQ       kc+0(FP), CX
+	MOVQ       a+8(FP), SI
+	MOVQ       ars+16(FP), R9
+	MOVQ       aks+24(FP), R8
+	MOVQ       b+32(FP), DI
+	MOVQ       bks+40(FP), BX
+	MOVQ       c+48(FP), DX
+	MOVQ       ldc+56(FP), R13
+	LEAQ       (R9)(R9*2), R10
+	LEAQ       (R9)(R9*4), R11
+	LEAQ       (R10)(R9*4), R12
+	MOVQ       acc+64(FP), AX
+	TESTQ      AX, AX
+	MOVQ       DX, AX
+	JZ         zero
+	VMASKMOVPS (AX), Y14, Y0
+	ADDQ       R13, AX
+	VMASKMOVPS (AX), Y14, Y1
+	ADDQ       R13, AX
+	VMASKMOVPS (AX), Y14, Y2
+	JMP        begin
 
 zero:
-	MOVQ       DX, AX
 	VXORPS     Y0, Y0, Y0
 	PREFETCHT0 (AX)
 	ADDQ       R13, AX
@@ -3427,6 +6996,9 @@ tail:
 	ADDQ         R8, SI
 
 store:
+	MOVQ    last+72(FP), AX
+	CMPQ    AX, $0x08
+	JNE     part
 	VMOVUPS Y0, (DX)
 	ADDQ    R13, DX
 	VMOVUPS Y1, (DX)
@@ -3435,36 +7007,49 @@ store:
 	VZEROUPPER
 	RET
 
-// func gemmY3x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, mask uint64)
+part:
+	VMASKMOVPS Y0, Y14, (DX)
+	ADDQ       R13, DX
+	VMASKMOVPS Y1, Y14, (DX)
+	ADDQ       R13, DX
+	VMASKMOVPS Y2, Y14, (DX)
+	VZEROUPPER
+	RET
+
+// func gemmY3x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
 // Requires: AVX, FMA3, MMX+
-TEXT ·gemmY3x2(SB), NOSPLIT, $0-80
-	MOVQ    kc+0(FP), CX
-	MOVQ    a+8(FP), SI
-	MOVQ    ars+16(FP), R9
-	MOVQ    aks+24(FP), R8
-	MOVQ    b+32(FP), DI
-	MOVQ    bks+40(FP), BX
-	MOVQ    c+48(FP), DX
-	MOVQ    ldc+56(FP), R13
-	LEAQ    (R9)(R9*2), R10
-	LEAQ    (R9)(R9*4), R11
-	LEAQ    (R10)(R9*4), R12
-	MOVQ    acc+64(FP), AX
-	TESTQ   AX, AX
-	JZ      zero
-	MOVQ    DX, AX
-	VMOVUPS (AX), Y0
-	VMOVUPS 32(AX), Y1
-	ADDQ    R13, AX
-	VMOVUPS (AX), Y2
-	VMOVUPS 32(AX), Y3
-	ADDQ    R13, AX
-	VMOVUPS (AX), Y4
-	VMOVUPS 32(AX), Y5
-	JMP     begin
+TEXT ·gemmY3x2(SB), NOSPLIT, $0-88
+	MOVQ       last+72(FP), BX
+	LEAQ       lanes<>+32(SB), AX
+	SHLQ       $0x02, BX
+	SUBQ       BX, AX
+	VMOVUPS    (AX), Y14
+	MOVQ       kc+0(FP), CX
+	MOVQ       a+8(FP), SI
+	MOVQ       ars+16(FP), R9
+	MOVQ       aks+24(FP), R8
+	MOVQ       b+32(FP), DI
+	MOVQ       bks+40(FP), BX
+	MOVQ       c+48(FP), DX
+	MOVQ       ldc+56(FP), R13
+	LEAQ       (R9)(R9*2), R10
+	LEAQ       (R9)(R9*4), R11
+	LEAQ       (R10)(R9*4), R12
+	MOVQ       acc+64(FP), AX
+	TESTQ      AX, AX
+	MOVQ       DX, AX
+	JZ         zero
+	VMOVUPS    (AX), Y0
+	VMASKMOVPS 32(AX), Y14, Y1
+	ADDQ       R13, AX
+	VMOVUPS    (AX), Y2
+	VMASKMOVPS 32(AX), Y14, Y3
+	ADDQ       R13, AX
+	VMOVUPS    (AX), Y4
+	VMASKMOVPS 32(AX), Y14, Y5
+	JMP        begin
 
 zero:
-	MOVQ       DX, AX
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	PREFETCHT0 (AX)
@@ -3530,6 +7115,9 @@ tail:
 	ADDQ         R8, SI
 
 store:
+	MOVQ    last+72(FP), AX
+	CMPQ    AX, $0x08
+	JNE     part
 	VMOVUPS Y0, (DX)
 	VMOVUPS Y1, 32(DX)
 	ADDQ    R13, DX
@@ -3541,35 +7129,51 @@ store:
 	VZEROUPPER
 	RET
 
-// func gemmY4x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, mask uint64)
+part:
+	VMOVUPS    Y0, (DX)
+	VMASKMOVPS Y1, Y14, 32(DX)
+	ADDQ       R13, DX
+	VMOVUPS    Y2, (DX)
+	VMASKMOVPS Y3, Y14, 32(DX)
+	ADDQ       R13, DX
+	VMOVUPS    Y4, (DX)
+	VMASKMOVPS Y5, Y14, 32(DX)
+	VZEROUPPER
+	RET
+
+// func gemmY4x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
 // Requires: AVX, FMA3, MMX+
-TEXT ·gemmY4x1(SB), NOSPLIT, $0-80
-	MOVQ    kc+0(FP), CX
-	MOVQ    a+8(FP), SI
-	MOVQ    ars+16(FP), R9
-	MOVQ    aks+24(FP), R8
-	MOVQ    b+32(FP), DI
-	MOVQ    bks+40(FP), BX
-	MOVQ    c+48(FP), DX
-	MOVQ    ldc+56(FP), R13
-	LEAQ    (R9)(R9*2), R10
-	LEAQ    (R9)(R9*4), R11
-	LEAQ    (R10)(R9*4), R12
-	MOVQ    acc+64(FP), AX
-	TESTQ   AX, AX
-	JZ      zero
-	MOVQ    DX, AX
-	VMOVUPS (AX), Y0
-	ADDQ    R13, AX
-	VMOVUPS (AX), Y1
-	ADDQ    R13, AX
-	VMOVUPS (AX), Y2
-	ADDQ    R13, AX
-	VMOVUPS (AX), Y3
-	JMP     begin
+TEXT ·gemmY4x1(SB), NOSPLIT, $0-88
+	MOVQ       last+72(FP), BX
+	LEAQ       lanes<>+32(SB), AX
+	SHLQ       $0x02, BX
+	SUBQ       BX, AX
+	VMOVUPS    (AX), Y14
+	MOVQ       kc+0(FP), CX
+	MOVQ       a+8(FP), SI
+	MOVQ       ars+16(FP), R9
+	MOVQ       aks+24(FP), R8
+	MOVQ       b+32(FP), DI
+	MOVQ       bks+40(FP), BX
+	MOVQ       c+48(FP), DX
+	MOVQ       ldc+56(FP), R13
+	LEAQ       (R9)(R9*2), R10
+	LEAQ       (R9)(R9*4), R11
+	LEAQ       (R10)(R9*4), R12
+	MOVQ       acc+64(FP), AX
+	TESTQ      AX, AX
+	MOVQ       DX, AX
+	JZ         zero
+	VMASKMOVPS (AX), Y14, Y0
+	ADDQ       R13, AX
+	VMASKMOVPS (AX), Y14, Y1
+	ADDQ       R13, AX
+	VMASKMOVPS (AX), Y14, Y2
+	ADDQ       R13, AX
+	VMASKMOVPS (AX), Y14, Y3
+	JMP        begin
 
 zero:
-	MOVQ       DX, AX
 	VXORPS     Y0, Y0, Y0
 	PREFETCHT0 (AX)
 	ADDQ       R13, AX
@@ -3629,6 +7233,9 @@ tail:
 	ADDQ         R8, SI
 
 store:
+	MOVQ    last+72(FP), AX
+	CMPQ    AX, $0x08
+	JNE     part
 	VMOVUPS Y0, (DX)
 	ADDQ    R13, DX
 	VMOVUPS Y1, (DX)
@@ -3639,39 +7246,54 @@ store:
 	VZEROUPPER
 	RET
 
-// func gemmY4x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, mask uint64)
+part:
+	VMASKMOVPS Y0, Y14, (DX)
+	ADDQ       R13, DX
+	VMASKMOVPS Y1, Y14, (DX)
+	ADDQ       R13, DX
+	VMASKMOVPS Y2, Y14, (DX)
+	ADDQ       R13, DX
+	VMASKMOVPS Y3, Y14, (DX)
+	VZEROUPPER
+	RET
+
+// func gemmY4x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
 // Requires: AVX, FMA3, MMX+
-TEXT ·gemmY4x2(SB), NOSPLIT, $0-80
-	MOVQ    kc+0(FP), CX
-	MOVQ    a+8(FP), SI
-	MOVQ    ars+16(FP), R9
-	MOVQ    aks+24(FP), R8
-	MOVQ    b+32(FP), DI
-	MOVQ    bks+40(FP), BX
-	MOVQ    c+48(FP), DX
-	MOVQ    ldc+56(FP), R13
-	LEAQ    (R9)(R9*2), R10
-	LEAQ    (R9)(R9*4), R11
-	LEAQ    (R10)(R9*4), R12
-	MOVQ    acc+64(FP), AX
-	TESTQ   AX, AX
-	JZ      zero
-	MOVQ    DX, AX
-	VMOVUPS (AX), Y0
-	VMOVUPS 32(AX), Y1
-	ADDQ    R13, AX
-	VMOVUPS (AX), Y2
-	VMOVUPS 32(AX), Y3
-	ADDQ    R13, AX
-	VMOVUPS (AX), Y4
-	VMOVUPS 32(AX), Y5
-	ADDQ    R13, AX
-	VMOVUPS (AX), Y6
-	VMOVUPS 32(AX), Y7
-	JMP     begin
+TEXT ·gemmY4x2(SB), NOSPLIT, $0-88
+	MOVQ       last+72(FP), BX
+	LEAQ       lanes<>+32(SB), AX
+	SHLQ       $0x02, BX
+	SUBQ       BX, AX
+	VMOVUPS    (AX), Y14
+	MOVQ       kc+0(FP), CX
+	MOVQ       a+8(FP), SI
+	MOVQ       ars+16(FP), R9
+	MOVQ       aks+24(FP), R8
+	MOVQ       b+32(FP), DI
+	MOVQ       bks+40(FP), BX
+	MOVQ       c+48(FP), DX
+	MOVQ       ldc+56(FP), R13
+	LEAQ       (R9)(R9*2), R10
+	LEAQ       (R9)(R9*4), R11
+	LEAQ       (R10)(R9*4), R12
+	MOVQ       acc+64(FP), AX
+	TESTQ      AX, AX
+	MOVQ       DX, AX
+	JZ         zero
+	VMOVUPS    (AX), Y0
+	VMASKMOVPS 32(AX), Y14, Y1
+	ADDQ       R13, AX
+	VMOVUPS    (AX), Y2
+	VMASKMOVPS 32(AX), Y14, Y3
+	ADDQ       R13, AX
+	VMOVUPS    (AX), Y4
+	VMASKMOVPS 32(AX), Y14, Y5
+	ADDQ       R13, AX
+	VMOVUPS    (AX), Y6
+	VMASKMOVPS 32(AX), Y14, Y7
+	JMP        begin
 
 zero:
-	MOVQ       DX, AX
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	PREFETCHT0 (AX)
@@ -3750,6 +7372,9 @@ tail:
 	ADDQ         R8, SI
 
 store:
+	MOVQ    last+72(FP), AX
+	CMPQ    AX, $0x08
+	JNE     part
 	VMOVUPS Y0, (DX)
 	VMOVUPS Y1, 32(DX)
 	ADDQ    R13, DX
@@ -3764,37 +7389,56 @@ store:
 	VZEROUPPER
 	RET
 
-// func gemmY5x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, mask uint64)
+part:
+	VMOVUPS    Y0, (DX)
+	VMASKMOVPS Y1, Y14, 32(DX)
+	ADDQ       R13, DX
+	VMOVUPS    Y2, (DX)
+	VMASKMOVPS Y3, Y14, 32(DX)
+	ADDQ       R13, DX
+	VMOVUPS    Y4, (DX)
+	VMASKMOVPS Y5, Y14, 32(DX)
+	ADDQ       R13, DX
+	VMOVUPS    Y6, (DX)
+	VMASKMOVPS Y7, Y14, 32(DX)
+	VZEROUPPER
+	RET
+
+// func gemmY5x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
 // Requires: AVX, FMA3, MMX+
-TEXT ·gemmY5x1(SB), NOSPLIT, $0-80
-	MOVQ    kc+0(FP), CX
-	MOVQ    a+8(FP), SI
-	MOVQ    ars+16(FP), R9
-	MOVQ    aks+24(FP), R8
-	MOVQ    b+32(FP), DI
-	MOVQ    bks+40(FP), BX
-	MOVQ    c+48(FP), DX
-	MOVQ    ldc+56(FP), R13
-	LEAQ    (R9)(R9*2), R10
-	LEAQ    (R9)(R9*4), R11
-	LEAQ    (R10)(R9*4), R12
-	MOVQ    acc+64(FP), AX
-	TESTQ   AX, AX
-	JZ      zero
-	MOVQ    DX, AX
-	VMOVUPS (AX), Y0
-	ADDQ    R13, AX
-	VMOVUPS (AX), Y1
-	ADDQ    R13, AX
-	VMOVUPS (AX), Y2
-	ADDQ    R13, AX
-	VMOVUPS (AX), Y3
-	ADDQ    R13, AX
-	VMOVUPS (AX), Y4
-	JMP     begin
+TEXT ·gemmY5x1(SB), NOSPLIT, $0-88
+	MOVQ       last+72(FP), BX
+	LEAQ       lanes<>+32(SB), AX
+	SHLQ       $0x02, BX
+	SUBQ       BX, AX
+	VMOVUPS    (AX), Y14
+	MOVQ       kc+0(FP), CX
+	MOVQ       a+8(FP), SI
+	MOVQ       ars+16(FP), R9
+	MOVQ       aks+24(FP), R8
+	MOVQ       b+32(FP), DI
+	MOVQ       bks+40(FP), BX
+	MOVQ       c+48(FP), DX
+	MOVQ       ldc+56(FP), R13
+	LEAQ       (R9)(R9*2), R10
+	LEAQ       (R9)(R9*4), R11
+	LEAQ       (R10)(R9*4), R12
+	MOVQ       acc+64(FP), AX
+	TESTQ      AX, AX
+	MOVQ       DX, AX
+	JZ         zero
+	VMASKMOVPS (AX), Y14, Y0
+	ADDQ       R13, AX
+	VMASKMOVPS (AX), Y14, Y1
+	ADDQ       R13, AX
+	VMASKMOVPS (AX), Y14, Y2
+	ADDQ       R13, AX
+	VMASKMOVPS (AX), Y14, Y3
+	ADDQ       R13, AX
+	VMASKMOVPS (AX), Y14, Y4
+	JMP        begin
 
 zero:
-	MOVQ       DX, AX
 	VXORPS     Y0, Y0, Y0
 	PREFETCHT0 (AX)
 	ADDQ       R13, AX
@@ -3863,6 +7507,9 @@ tail:
 	ADDQ         R8, SI
 
 store:
+	MOVQ    last+72(FP), AX
+	CMPQ    AX, $0x08
+	JNE     part
 	VMOVUPS Y0, (DX)
 	ADDQ    R13, DX
 	VMOVUPS Y1, (DX)
@@ -3875,42 +7522,59 @@ store:
 	VZEROUPPER
 	RET
 
-// func gemmY5x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, mask uint64)
+part:
+	VMASKMOVPS Y0, Y14, (DX)
+	ADDQ       R13, DX
+	VMASKMOVPS Y1, Y14, (DX)
+	ADDQ       R13, DX
+	VMASKMOVPS Y2, Y14, (DX)
+	ADDQ       R13, DX
+	VMASKMOVPS Y3, Y14, (DX)
+	ADDQ       R13, DX
+	VMASKMOVPS Y4, Y14, (DX)
+	VZEROUPPER
+	RET
+
+// func gemmY5x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
 // Requires: AVX, FMA3, MMX+
-TEXT ·gemmY5x2(SB), NOSPLIT, $0-80
-	MOVQ    kc+0(FP), CX
-	MOVQ    a+8(FP), SI
-	MOVQ    ars+16(FP), R9
-	MOVQ    aks+24(FP), R8
-	MOVQ    b+32(FP), DI
-	MOVQ    bks+40(FP), BX
-	MOVQ    c+48(FP), DX
-	MOVQ    ldc+56(FP), R13
-	LEAQ    (R9)(R9*2), R10
-	LEAQ    (R9)(R9*4), R11
-	LEAQ    (R10)(R9*4), R12
-	MOVQ    acc+64(FP), AX
-	TESTQ   AX, AX
-	JZ      zero
-	MOVQ    DX, AX
-	VMOVUPS (AX), Y0
-	VMOVUPS 32(AX), Y1
-	ADDQ    R13, AX
-	VMOVUPS (AX), Y2
-	VMOVUPS 32(AX), Y3
-	ADDQ    R13, AX
-	VMOVUPS (AX), Y4
-	VMOVUPS 32(AX), Y5
-	ADDQ    R13, AX
-	VMOVUPS (AX), Y6
-	VMOVUPS 32(AX), Y7
-	ADDQ    R13, AX
-	VMOVUPS (AX), Y8
-	VMOVUPS 32(AX), Y9
-	JMP     begin
+TEXT ·gemmY5x2(SB), NOSPLIT, $0-88
+	MOVQ       last+72(FP), BX
+	LEAQ       lanes<>+32(SB), AX
+	SHLQ       $0x02, BX
+	SUBQ       BX, AX
+	VMOVUPS    (AX), Y14
+	MOVQ       kc+0(FP), CX
+	MOVQ       a+8(FP), SI
+	MOVQ       ars+16(FP), R9
+	MOVQ       aks+24(FP), R8
+	MOVQ       b+32(FP), DI
+	MOVQ       bks+40(FP), BX
+	MOVQ       c+48(FP), DX
+	MOVQ       ldc+56(FP), R13
+	LEAQ       (R9)(R9*2), R10
+	LEAQ       (R9)(R9*4), R11
+	LEAQ       (R10)(R9*4), R12
+	MOVQ       acc+64(FP), AX
+	TESTQ      AX, AX
+	MOVQ       DX, AX
+	JZ         zero
+	VMOVUPS    (AX), Y0
+	VMASKMOVPS 32(AX), Y14, Y1
+	ADDQ       R13, AX
+	VMOVUPS    (AX), Y2
+	VMASKMOVPS 32(AX), Y14, Y3
+	ADDQ       R13, AX
+	VMOVUPS    (AX), Y4
+	VMASKMOVPS 32(AX), Y14, Y5
+	ADDQ       R13, AX
+	VMOVUPS    (AX), Y6
+	VMASKMOVPS 32(AX), Y14, Y7
+	ADDQ       R13, AX
+	VMOVUPS    (AX), Y8
+	VMASKMOVPS 32(AX), Y14, Y9
+	JMP        begin
 
 zero:
-	MOVQ       DX, AX
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	PREFETCHT0 (AX)
@@ -4002,6 +7666,9 @@ tail:
 	ADDQ         R8, SI
 
 store:
+	MOVQ    last+72(FP), AX
+	CMPQ    AX, $0x08
+	JNE     part
 	VMOVUPS Y0, (DX)
 	VMOVUPS Y1, 32(DX)
 	ADDQ    R13, DX
@@ -4019,39 +7686,61 @@ store:
 	VZEROUPPER
 	RET
 
-// func gemmY6x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, mask uint64)
+part:
+	VMOVUPS    Y0, (DX)
+	VMASKMOVPS Y1, Y14, 32(DX)
+	ADDQ       R13, DX
+	VMOVUPS    Y2, (DX)
+	VMASKMOVPS Y3, Y14, 32(DX)
+	ADDQ       R13, DX
+	VMOVUPS    Y4, (DX)
+	VMASKMOVPS Y5, Y14, 32(DX)
+	ADDQ       R13, DX
+	VMOVUPS    Y6, (DX)
+	VMASKMOVPS Y7, Y14, 32(DX)
+	ADDQ       R13, DX
+	VMOVUPS    Y8, (DX)
+	VMASKMOVPS Y9, Y14, 32(DX)
+	VZEROUPPER
+	RET
+
+// func gemmY6x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
 // Requires: AVX, FMA3, MMX+
-TEXT ·gemmY6x1(SB), NOSPLIT, $0-80
-	MOVQ    kc+0(FP), CX
-	MOVQ    a+8(FP), SI
-	MOVQ    ars+16(FP), R9
-	MOVQ    aks+24(FP), R8
-	MOVQ    b+32(FP), DI
-	MOVQ    bks+40(FP), BX
-	MOVQ    c+48(FP), DX
-	MOVQ    ldc+56(FP), R13
-	LEAQ    (R9)(R9*2), R10
-	LEAQ    (R9)(R9*4), R11
-	LEAQ    (R10)(R9*4), R12
-	MOVQ    acc+64(FP), AX
-	TESTQ   AX, AX
-	JZ      zero
-	MOVQ    DX, AX
-	VMOVUPS (AX), Y0
-	ADDQ    R13, AX
-	VMOVUPS (AX), Y1
-	ADDQ    R13, AX
-	VMOVUPS (AX), Y2
-	ADDQ    R13, AX
-	VMOVUPS (AX), Y3
-	ADDQ    R13, AX
-	VMOVUPS (AX), Y4
-	ADDQ    R13, AX
-	VMOVUPS (AX), Y5
-	JMP     begin
+TEXT ·gemmY6x1(SB), NOSPLIT, $0-88
+	MOVQ       last+72(FP), BX
+	LEAQ       lanes<>+32(SB), AX
+	SHLQ       $0x02, BX
+	SUBQ       BX, AX
+	VMOVUPS    (AX), Y14
+	MOVQ       kc+0(FP), CX
+	MOVQ       a+8(FP), SI
+	MOVQ       ars+16(FP), R9
+	MOVQ       aks+24(FP), R8
+	MOVQ       b+32(FP), DI
+	MOVQ       bks+40(FP), BX
+	MOVQ       c+48(FP), DX
+	MOVQ       ldc+56(FP), R13
+	LEAQ       (R9)(R9*2), R10
+	LEAQ       (R9)(R9*4), R11
+	LEAQ       (R10)(R9*4), R12
+	MOVQ       acc+64(FP), AX
+	TESTQ      AX, AX
+	MOVQ       DX, AX
+	JZ         zero
+	VMASKMOVPS (AX), Y14, Y0
+	ADDQ       R13, AX
+	VMASKMOVPS (AX), Y14, Y1
+	ADDQ       R13, AX
+	VMASKMOVPS (AX), Y14, Y2
+	ADDQ       R13, AX
+	VMASKMOVPS (AX), Y14, Y3
+	ADDQ       R13, AX
+	VMASKMOVPS (AX), Y14, Y4
+	ADDQ       R13, AX
+	VMASKMOVPS (AX), Y14, Y5
+	JMP        begin
 
 zero:
-	MOVQ       DX, AX
 	VXORPS     Y0, Y0, Y0
 	PREFETCHT0 (AX)
 	ADDQ       R13, AX
@@ -4129,6 +7818,9 @@ tail:
 	ADDQ         R8, SI
 
 store:
+	MOVQ    last+72(FP), AX
+	CMPQ    AX, $0x08
+	JNE     part
 	VMOVUPS Y0, (DX)
 	ADDQ    R13, DX
 	VMOVUPS Y1, (DX)
@@ -4143,45 +7835,64 @@ store:
 	VZEROUPPER
 	RET
 
-// func gemmY6x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, mask uint64)
+part:
+	VMASKMOVPS Y0, Y14, (DX)
+	ADDQ       R13, DX
+	VMASKMOVPS Y1, Y14, (DX)
+	ADDQ       R13, DX
+	VMASKMOVPS Y2, Y14, (DX)
+	ADDQ       R13, DX
+	VMASKMOVPS Y3, Y14, (DX)
+	ADDQ       R13, DX
+	VMASKMOVPS Y4, Y14, (DX)
+	ADDQ       R13, DX
+	VMASKMOVPS Y5, Y14, (DX)
+	VZEROUPPER
+	RET
+
+// func gemmY6x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
 // Requires: AVX, FMA3, MMX+
-TEXT ·gemmY6x2(SB), NOSPLIT, $0-80
-	MOVQ    kc+0(FP), CX
-	MOVQ    a+8(FP), SI
-	MOVQ    ars+16(FP), R9
-	MOVQ    aks+24(FP), R8
-	MOVQ    b+32(FP), DI
-	MOVQ    bks+40(FP), BX
-	MOVQ    c+48(FP), DX
-	MOVQ    ldc+56(FP), R13
-	LEAQ    (R9)(R9*2), R10
-	LEAQ    (R9)(R9*4), R11
-	LEAQ    (R10)(R9*4), R12
-	MOVQ    acc+64(FP), AX
-	TESTQ   AX, AX
-	JZ      zero
-	MOVQ    DX, AX
-	VMOVUPS (AX), Y0
-	VMOVUPS 32(AX), Y1
-	ADDQ    R13, AX
-	VMOVUPS (AX), Y2
-	VMOVUPS 32(AX), Y3
-	ADDQ    R13, AX
-	VMOVUPS (AX), Y4
-	VMOVUPS 32(AX), Y5
-	ADDQ    R13, AX
-	VMOVUPS (AX), Y6
-	VMOVUPS 32(AX), Y7
-	ADDQ    R13, AX
-	VMOVUPS (AX), Y8
-	VMOVUPS 32(AX), Y9
-	ADDQ    R13, AX
-	VMOVUPS (AX), Y10
-	VMOVUPS 32(AX), Y11
-	JMP     begin
+TEXT ·gemmY6x2(SB), NOSPLIT, $0-88
+	MOVQ       last+72(FP), BX
+	LEAQ       lanes<>+32(SB), AX
+	SHLQ       $0x02, BX
+	SUBQ       BX, AX
+	VMOVUPS    (AX), Y14
+	MOVQ       kc+0(FP), CX
+	MOVQ       a+8(FP), SI
+	MOVQ       ars+16(FP), R9
+	MOVQ       aks+24(FP), R8
+	MOVQ       b+32(FP), DI
+	MOVQ       bks+40(FP), BX
+	MOVQ       c+48(FP), DX
+	MOVQ       ldc+56(FP), R13
+	LEAQ       (R9)(R9*2), R10
+	LEAQ       (R9)(R9*4), R11
+	LEAQ       (R10)(R9*4), R12
+	MOVQ       acc+64(FP), AX
+	TESTQ      AX, AX
+	MOVQ       DX, AX
+	JZ         zero
+	VMOVUPS    (AX), Y0
+	VMASKMOVPS 32(AX), Y14, Y1
+	ADDQ       R13, AX
+	VMOVUPS    (AX), Y2
+	VMASKMOVPS 32(AX), Y14, Y3
+	ADDQ       R13, AX
+	VMOVUPS    (AX), Y4
+	VMASKMOVPS 32(AX), Y14, Y5
+	ADDQ       R13, AX
+	VMOVUPS    (AX), Y6
+	VMASKMOVPS 32(AX), Y14, Y7
+	ADDQ       R13, AX
+	VMOVUPS    (AX), Y8
+	VMASKMOVPS 32(AX), Y14, Y9
+	ADDQ       R13, AX
+	VMOVUPS    (AX), Y10
+	VMASKMOVPS 32(AX), Y14, Y11
+	JMP        begin
 
 zero:
-	MOVQ       DX, AX
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	PREFETCHT0 (AX)
@@ -4286,6 +7997,9 @@ tail:
 	ADDQ         R8, SI
 
 store:
+	MOVQ    last+72(FP), AX
+	CMPQ    AX, $0x08
+	JNE     part
 	VMOVUPS Y0, (DX)
 	VMOVUPS Y1, 32(DX)
 	ADDQ    R13, DX
@@ -4303,5 +8017,1863 @@ store:
 	ADDQ    R13, DX
 	VMOVUPS Y10, (DX)
 	VMOVUPS Y11, 32(DX)
+	VZEROUPPER
+	RET
+
+part:
+	VMOVUPS    Y0, (DX)
+	VMASKMOVPS Y1, Y14, 32(DX)
+	ADDQ       R13, DX
+	VMOVUPS    Y2, (DX)
+	VMASKMOVPS Y3, Y14, 32(DX)
+	ADDQ       R13, DX
+	VMOVUPS    Y4, (DX)
+	VMASKMOVPS Y5, Y14, 32(DX)
+	ADDQ       R13, DX
+	VMOVUPS    Y6, (DX)
+	VMASKMOVPS Y7, Y14, 32(DX)
+	ADDQ       R13, DX
+	VMOVUPS    Y8, (DX)
+	VMASKMOVPS Y9, Y14, 32(DX)
+	ADDQ       R13, DX
+	VMOVUPS    Y10, (DX)
+	VMASKMOVPS Y11, Y14, 32(DX)
+	VZEROUPPER
+	RET
+
+// func gemmPackY1x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+// Requires: AVX, FMA3, MMX+
+TEXT ·gemmPackY1x1(SB), NOSPLIT, $0-88
+	MOVQ       last+72(FP), BX
+	LEAQ       lanes<>+32(SB), AX
+	SHLQ       $0x02, BX
+	SUBQ       BX, AX
+	VMOVUPS    (AX), Y14
+	MOVQ       kc+0(FP), CX
+	MOVQ       a+8(FP), SI
+	MOVQ       ars+16(FP), R9
+	MOVQ       aks+24(FP), R8
+	MOVQ       b+32(FP), DI
+	MOVQ       bks+40(FP), BX
+	MOVQ       c+48(FP), DX
+	MOVQ       ldc+56(FP), R13
+	MOVQ       panel+80(FP), R15
+	LEAQ       (R9)(R9*2), R10
+	LEAQ       (R9)(R9*4), R11
+	LEAQ       (R10)(R9*4), R12
+	MOVQ       acc+64(FP), AX
+	TESTQ      AX, AX
+	MOVQ       DX, AX
+	JZ         zero
+	VMASKMOVPS (AX), Y14, Y0
+	JMP        begin
+
+zero:
+	VXORPS     Y0, Y0, Y0
+	PREFETCHT0 (AX)
+
+begin:
+	MOVQ CX, AX
+	SHRQ $0x01, AX
+	JZ   tail
+
+loop:
+	VMASKMOVPS   (DI), Y14, Y1
+	PREFETCHT0   (DI)(BX*8)
+	VMOVUPS      Y1, (R15)
+	ADDQ         $0x20, R15
+	VBROADCASTSS (SI), Y15
+	VFMADD231PS  Y15, Y1, Y0
+	ADDQ         BX, DI
+	ADDQ         R8, SI
+	VMASKMOVPS   (DI), Y14, Y1
+	PREFETCHT0   (DI)(BX*8)
+	VMOVUPS      Y1, (R15)
+	ADDQ         $0x20, R15
+	VBROADCASTSS (SI), Y15
+	VFMADD231PS  Y15, Y1, Y0
+	ADDQ         BX, DI
+	ADDQ         R8, SI
+	DECQ         AX
+	JNZ          loop
+
+tail:
+	ANDQ         $0x01, CX
+	JZ           store
+	VMASKMOVPS   (DI), Y14, Y1
+	PREFETCHT0   (DI)(BX*8)
+	VMOVUPS      Y1, (R15)
+	ADDQ         $0x20, R15
+	VBROADCASTSS (SI), Y15
+	VFMADD231PS  Y15, Y1, Y0
+	ADDQ         BX, DI
+	ADDQ         R8, SI
+
+store:
+	MOVQ    last+72(FP), AX
+	CMPQ    AX, $0x08
+	JNE     part
+	VMOVUPS Y0, (DX)
+	VZEROUPPER
+	RET
+
+part:
+	VMASKMOVPS Y0, Y14, (DX)
+	VZEROUPPER
+	RET
+
+// func gemmPackY1x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+// Requires: AVX, FMA3, MMX+
+TEXT ·gemmPackY1x2(SB), NOSPLIT, $0-88
+	MOVQ       last+72(FP), BX
+	LEAQ       lanes<>+32(SB), AX
+	SHLQ       $0x02, BX
+	SUBQ       BX, AX
+	VMOVUPS    (AX), Y14
+	MOVQ       kc+0(FP), CX
+	MOVQ       a+8(FP), SI
+	MOVQ       ars+16(FP), R9
+	MOVQ       aks+24(FP), R8
+	MOVQ       b+32(FP), DI
+	MOVQ       bks+40(FP), BX
+	MOVQ       c+48(FP), DX
+	MOVQ       ldc+56(FP), R13
+	MOVQ       panel+80(FP), R15
+	LEAQ       (R9)(R9*2), R10
+	LEAQ       (R9)(R9*4), R11
+	LEAQ       (R10)(R9*4), R12
+	MOVQ       acc+64(FP), AX
+	TESTQ      AX, AX
+	MOVQ       DX, AX
+	JZ         zero
+	VMOVUPS    (AX), Y0
+	VMASKMOVPS 32(AX), Y14, Y1
+	JMP        begin
+
+zero:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	PREFETCHT0 (AX)
+
+begin:
+	MOVQ CX, AX
+	SHRQ $0x01, AX
+	JZ   tail
+
+loop:
+	VMOVUPS      (DI), Y2
+	PREFETCHT0   (DI)(BX*8)
+	VMOVUPS      Y2, (R15)
+	VMASKMOVPS   32(DI), Y14, Y3
+	VMOVUPS      Y3, 32(R15)
+	ADDQ         $0x40, R15
+	VBROADCASTSS (SI), Y15
+	VFMADD231PS  Y15, Y2, Y0
+	VFMADD231PS  Y15, Y3, Y1
+	ADDQ         BX, DI
+	ADDQ         R8, SI
+	VMOVUPS      (DI), Y2
+	PREFETCHT0   (DI)(BX*8)
+	VMOVUPS      Y2, (R15)
+	VMASKMOVPS   32(DI), Y14, Y3
+	VMOVUPS      Y3, 32(R15)
+	ADDQ         $0x40, R15
+	VBROADCASTSS (SI), Y15
+	VFMADD231PS  Y15, Y2, Y0
+	VFMADD231PS  Y15, Y3, Y1
+	ADDQ         BX, DI
+	ADDQ         R8, SI
+	DECQ         AX
+	JNZ          loop
+
+tail:
+	ANDQ         $0x01, CX
+	JZ           store
+	VMOVUPS      (DI), Y2
+	PREFETCHT0   (DI)(BX*8)
+	VMOVUPS      Y2, (R15)
+	VMASKMOVPS   32(DI), Y14, Y3
+	VMOVUPS      Y3, 32(R15)
+	ADDQ         $0x40, R15
+	VBROADCASTSS (SI), Y15
+	VFMADD231PS  Y15, Y2, Y0
+	VFMADD231PS  Y15, Y3, Y1
+	ADDQ         BX, DI
+	ADDQ         R8, SI
+
+store:
+	MOVQ    last+72(FP), AX
+	CMPQ    AX, $0x08
+	JNE     part
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+	VZEROUPPER
+	RET
+
+part:
+	VMOVUPS    Y0, (DX)
+	VMASKMOVPS Y1, Y14, 32(DX)
+	VZEROUPPER
+	RET
+
+// func gemmPackY2x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+// Requires: AVX, FMA3, MMX+
+TEXT ·gemmPackY2x1(SB), NOSPLIT, $0-88
+	MOVQ       last+72(FP), BX
+	LEAQ       lanes<>+32(SB), AX
+	SHLQ       $0x02, BX
+	SUBQ       BX, AX
+	VMOVUPS    (AX), Y14
+	MOVQ       kc+0(FP), CX
+	MOVQ       a+8(FP), SI
+	MOVQ       ars+16(FP), R9
+	MOVQ       aks+24(FP), R8
+	MOVQ       b+32(FP), DI
+	MOVQ       bks+40(FP), BX
+	MOVQ       c+48(FP), DX
+	MOVQ       ldc+56(FP), R13
+	MOVQ       panel+80(FP), R15
+	LEAQ       (R9)(R9*2), R10
+	LEAQ       (R9)(R9*4), R11
+	LEAQ       (R10)(R9*4), R12
+	MOVQ       acc+64(FP), AX
+	TESTQ      AX, AX
+	MOVQ       DX, AX
+	JZ         zero
+	VMASKMOVPS (AX), Y14, Y0
+	ADDQ       R13, AX
+	VMASKMOVPS (AX), Y14, Y1
+	JMP        begin
+
+zero:
+	VXORPS     Y0, Y0, Y0
+	PREFETCHT0 (AX)
+	ADDQ       R13, AX
+	VXORPS     Y1, Y1, Y1
+	PREFETCHT0 (AX)
+
+begin:
+	MOVQ CX, AX
+	SHRQ $0x01, AX
+	JZ   tail
+
+loop:
+	VMASKMOVPS   (DI), Y14, Y2
+	PREFETCHT0   (DI)(BX*8)
+	VMOVUPS      Y2, (R15)
+	ADDQ         $0x20, R15
+	VBROADCASTSS (SI), Y15
+	VFMADD231PS  Y15, Y2, Y0
+	VBROADCASTSS (SI)(R9*1), Y15
+	VFMADD231PS  Y15, Y2, Y1
+	ADDQ         BX, DI
+	ADDQ         R8, SI
+	VMASKMOVPS   (DI), Y14, Y2
+	PREFETCHT0   (DI)(BX*8)
+	VMOVUPS      Y2, (R15)
+	ADDQ         $0x20, R15
+	VBROADCASTSS (SI), Y15
+	VFMADD231PS  Y15, Y2, Y0
+	VBROADCASTSS (SI)(R9*1), Y15
+	VFMADD231PS  Y15, Y2, Y1
+	ADDQ         BX, DI
+	ADDQ         R8, SI
+	DECQ         AX
+	JNZ          loop
+
+tail:
+	ANDQ         $0x01, CX
+	JZ           store
+	VMASKMOVPS   (DI), Y14, Y2
+	PREFETCHT0   (DI)(BX*8)
+	VMOVUPS      Y2, (R15)
+	ADDQ         $0x20, R15
+	VBROADCASTSS (SI), Y15
+	VFMADD231PS  Y15, Y2, Y0
+	VBROADCASTSS (SI)(R9*1), Y15
+	VFMADD231PS  Y15, Y2, Y1
+	ADDQ         BX, DI
+	ADDQ         R8, SI
+
+store:
+	MOVQ    last+72(FP), AX
+	CMPQ    AX, $0x08
+	JNE     part
+	VMOVUPS Y0, (DX)
+	ADDQ    R13, DX
+	VMOVUPS Y1, (DX)
+	VZEROUPPER
+	RET
+
+part:
+	VMASKMOVPS Y0, Y14, (DX)
+	ADDQ       R13, DX
+	VMASKMOVPS Y1, Y14, (DX)
+	VZEROUPPER
+	RET
+
+// func gemmPackY2x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+// Requires: AVX, FMA3, MMX+
+TEXT ·gemmPackY2x2(SB), NOSPLIT, $0-88
+	MOVQ       last+72(FP), BX
+	LEAQ       lanes<>+32(SB), AX
+	SHLQ       $0x02, BX
+	SUBQ       BX, AX
+	VMOVUPS    (AX), Y14
+	MOVQ       kc+0(FP), CX
+	MOVQ       a+8(FP), SI
+	MOVQ       ars+16(FP), R9
+	MOVQ       aks+24(FP), R8
+	MOVQ       b+32(FP), DI
+	MOVQ       bks+40(FP), BX
+	MOVQ       c+48(FP), DX
+	MOVQ       ldc+56(FP), R13
+	MOVQ       panel+80(FP), R15
+	LEAQ       (R9)(R9*2), R10
+	LEAQ       (R9)(R9*4), R11
+	LEAQ       (R10)(R9*4), R12
+	MOVQ       acc+64(FP), AX
+	TESTQ      AX, AX
+	MOVQ       DX, AX
+	JZ         zero
+	VMOVUPS    (AX), Y0
+	VMASKMOVPS 32(AX), Y14, Y1
+	ADDQ       R13, AX
+	VMOVUPS    (AX), Y2
+	VMASKMOVPS 32(AX), Y14, Y3
+	JMP        begin
+
+zero:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	PREFETCHT0 (AX)
+	ADDQ       R13, AX
+	VXORPS     Y2, Y2, Y2
+	VXORPS     Y3, Y3, Y3
+	PREFETCHT0 (AX)
+
+begin:
+	MOVQ CX, AX
+	SHRQ $0x01, AX
+	JZ   tail
+
+loop:
+	VMOVUPS      (DI), Y4
+	PREFETCHT0   (DI)(BX*8)
+	VMOVUPS      Y4, (R15)
+	VMASKMOVPS   32(DI), Y14, Y5
+	VMOVUPS      Y5, 32(R15)
+	ADDQ         $0x40, R15
+	VBROADCASTSS (SI), Y15
+	VFMADD231PS  Y15, Y4, Y0
+	VFMADD231PS  Y15, Y5, Y1
+	VBROADCASTSS (SI)(R9*1), Y15
+	VFMADD231PS  Y15, Y4, Y2
+	VFMADD231PS  Y15, Y5, Y3
+	ADDQ         BX, DI
+	ADDQ         R8, SI
+	VMOVUPS      (DI), Y4
+	PREFETCHT0   (DI)(BX*8)
+	VMOVUPS      Y4, (R15)
+	VMASKMOVPS   32(DI), Y14, Y5
+	VMOVUPS      Y5, 32(R15)
+	ADDQ         $0x40, R15
+	VBROADCASTSS (SI), Y15
+	VFMADD231PS  Y15, Y4, Y0
+	VFMADD231PS  Y15, Y5, Y1
+	VBROADCASTSS (SI)(R9*1), Y15
+	VFMADD231PS  Y15, Y4, Y2
+	VFMADD231PS  Y15, Y5, Y3
+	ADDQ         BX, DI
+	ADDQ         R8, SI
+	DECQ         AX
+	JNZ          loop
+
+tail:
+	ANDQ         $0x01, CX
+	JZ           store
+	VMOVUPS      (DI), Y4
+	PREFETCHT0   (DI)(BX*8)
+	VMOVUPS      Y4, (R15)
+	VMASKMOVPS   32(DI), Y14, Y5
+	VMOVUPS      Y5, 32(R15)
+	ADDQ         $0x40, R15
+	VBROADCASTSS (SI), Y15
+	VFMADD231PS  Y15, Y4, Y0
+	VFMADD231PS  Y15, Y5, Y1
+	VBROADCASTSS (SI)(R9*1), Y15
+	VFMADD231PS  Y15, Y4, Y2
+	VFMADD231PS  Y15, Y5, Y3
+	ADDQ         BX, DI
+	ADDQ         R8, SI
+
+store:
+	MOVQ    last+72(FP), AX
+	CMPQ    AX, $0x08
+	JNE     part
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+	ADDQ    R13, DX
+	VMOVUPS Y2, (DX)
+	VMOVUPS Y3, 32(DX)
+	VZEROUPPER
+	RET
+
+part:
+	VMOVUPS    Y0, (DX)
+	VMASKMOVPS Y1, Y14, 32(DX)
+	ADDQ       R13, DX
+	VMOVUPS    Y2, (DX)
+	VMASKMOVPS Y3, Y14, 32(DX)
+	VZEROUPPER
+	RET
+
+// func gemmPackY3x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+// Requires: AVX, FMA3, MMX+
+TEXT ·gemmPackY3x1(SB), NOSPLIT, $0-88
+	MOVQ       last+72(FP), BX
+	LEAQ       lanes<>+32(SB), AX
+	SHLQ       $0x02, BX
+	SUBQ       BX, AX
+	VMOVUPS    (AX), Y14
+	MOVQ       kc+0(FP), CX
+	MOVQ       a+8(FP), SI
+	MOVQ       ars+16(FP), R9
+	MOVQ       aks+24(FP), R8
+	MOVQ       b+32(FP), DI
+	MOVQ       bks+40(FP), BX
+	MOVQ       c+48(FP), DX
+	MOVQ       ldc+56(FP), R13
+	MOVQ       panel+80(FP), R15
+	LEAQ       (R9)(R9*2), R10
+	LEAQ       (R9)(R9*4), R11
+	LEAQ       (R10)(R9*4), R12
+	MOVQ       acc+64(FP), AX
+	TESTQ      AX, AX
+	MOVQ       DX, AX
+	JZ         zero
+	VMASKMOVPS (AX), Y14, Y0
+	ADDQ       R13, AX
+	VMASKMOVPS (AX), Y14, Y1
+	ADDQ       R13, AX
+	VMASKMOVPS (AX), Y14, Y2
+	JMP        begin
+
+zero:
+	VXORPS     Y0, Y0, Y0
+	PREFETCHT0 (AX)
+	ADDQ       R13, AX
+	VXORPS     Y1, Y1, Y1
+	PREFETCHT0 (AX)
+	ADDQ       R13, AX
+	VXORPS     Y2, Y2, Y2
+	PREFETCHT0 (AX)
+
+begin:
+	MOVQ CX, AX
+	SHRQ $0x01, AX
+	JZ   tail
+
+loop:
+	VMASKMOVPS   (DI), Y14, Y3
+	PREFETCHT0   (DI)(BX*8)
+	VMOVUPS      Y3, (R15)
+	ADDQ         $0x20, R15
+	VBROADCASTSS (SI), Y15
+	VFMADD231PS  Y15, Y3, Y0
+	VBROADCASTSS (SI)(R9*1), Y15
+	VFMADD231PS  Y15, Y3, Y1
+	VBROADCASTSS (SI)(R9*2), Y15
+	VFMADD231PS  Y15, Y3, Y2
+	ADDQ         BX, DI
+	ADDQ         R8, SI
+	VMASKMOVPS   (DI), Y14, Y3
+	PREFETCHT0   (DI)(BX*8)
+	VMOVUPS      Y3, (R15)
+	ADDQ         $0x20, R15
+	VBROADCASTSS (SI), Y15
+	VFMADD231PS  Y15, Y3, Y0
+	VBROADCASTSS (SI)(R9*1), Y15
+	VFMADD231PS  Y15, Y3, Y1
+	VBROADCASTSS (SI)(R9*2), Y15
+	VFMADD231PS  Y15, Y3, Y2
+	ADDQ         BX, DI
+	ADDQ         R8, SI
+	DECQ         AX
+	JNZ          loop
+
+tail:
+	ANDQ         $0x01, CX
+	JZ           store
+	VMASKMOVPS   (DI), Y14, Y3
+	PREFETCHT0   (DI)(BX*8)
+	VMOVUPS      Y3, (R15)
+	ADDQ         $0x20, R15
+	VBROADCASTSS (SI), Y15
+	VFMADD231PS  Y15, Y3, Y0
+	VBROADCASTSS (SI)(R9*1), Y15
+	VFMADD231PS  Y15, Y3, Y1
+	VBROADCASTSS (SI)(R9*2), Y15
+	VFMADD231PS  Y15, Y3, Y2
+	ADDQ         BX, DI
+	ADDQ         R8, SI
+
+store:
+	MOVQ    last+72(FP), AX
+	CMPQ    AX, $0x08
+	JNE     part
+	VMOVUPS Y0, (DX)
+	ADDQ    R13, DX
+	VMOVUPS Y1, (DX)
+	ADDQ    R13, DX
+	VMOVUPS Y2, (DX)
+	VZEROUPPER
+	RET
+
+part:
+	VMASKMOVPS Y0, Y14, (DX)
+	ADDQ       R13, DX
+	VMASKMOVPS Y1, Y14, (DX)
+	ADDQ       R13, DX
+	VMASKMOVPS Y2, Y14, (DX)
+	VZEROUPPER
+	RET
+
+// func gemmPackY3x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+// Requires: AVX, FMA3, MMX+
+TEXT ·gemmPackY3x2(SB), NOSPLIT, $0-88
+	MOVQ       last+72(FP), BX
+	LEAQ       lanes<>+32(SB), AX
+	SHLQ       $0x02, BX
+	SUBQ       BX, AX
+	VMOVUPS    (AX), Y14
+	MOVQ       kc+0(FP), CX
+	MOVQ       a+8(FP), SI
+	MOVQ       ars+16(FP), R9
+	MOVQ       aks+24(FP), R8
+	MOVQ       b+32(FP), DI
+	MOVQ       bks+40(FP), BX
+	MOVQ       c+48(FP), DX
+	MOVQ       ldc+56(FP), R13
+	MOVQ       panel+80(FP), R15
+	LEAQ       (R9)(R9*2), R10
+	LEAQ       (R9)(R9*4), R11
+	LEAQ       (R10)(R9*4), R12
+	MOVQ       acc+64(FP), AX
+	TESTQ      AX, AX
+	MOVQ       DX, AX
+	JZ         zero
+	VMOVUPS    (AX), Y0
+	VMASKMOVPS 32(AX), Y14, Y1
+	ADDQ       R13, AX
+	VMOVUPS    (AX), Y2
+	VMASKMOVPS 32(AX), Y14, Y3
+	ADDQ       R13, AX
+	VMOVUPS    (AX), Y4
+	VMASKMOVPS 32(AX), Y14, Y5
+	JMP        begin
+
+zero:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	PREFETCHT0 (AX)
+	ADDQ       R13, AX
+	VXORPS     Y2, Y2, Y2
+	VXORPS     Y3, Y3, Y3
+	PREFETCHT0 (AX)
+	ADDQ       R13, AX
+	VXORPS     Y4, Y4, Y4
+	VXORPS     Y5, Y5, Y5
+	PREFETCHT0 (AX)
+
+begin:
+	MOVQ CX, AX
+	SHRQ $0x01, AX
+	JZ   tail
+
+loop:
+	VMOVUPS      (DI), Y6
+	PREFETCHT0   (DI)(BX*8)
+	VMOVUPS      Y6, (R15)
+	VMASKMOVPS   32(DI), Y14, Y7
+	VMOVUPS      Y7, 32(R15)
+	ADDQ         $0x40, R15
+	VBROADCASTSS (SI), Y15
+	VFMADD231PS  Y15, Y6, Y0
+	VFMADD231PS  Y15, Y7, Y1
+	VBROADCASTSS (SI)(R9*1), Y15
+	VFMADD231PS  Y15, Y6, Y2
+	VFMADD231PS  Y15, Y7, Y3
+	VBROADCASTSS (SI)(R9*2), Y15
+	VFMADD231PS  Y15, Y6, Y4
+	VFMADD231PS  Y15, Y7, Y5
+	ADDQ         BX, DI
+	ADDQ         R8, SI
+	VMOVUPS      (DI), Y6
+	PREFETCHT0   (DI)(BX*8)
+	VMOVUPS      Y6, (R15)
+	VMASKMOVPS   32(DI), Y14, Y7
+	VMOVUPS      Y7, 32(R15)
+	ADDQ         $0x40, R15
+	VBROADCASTSS (SI), Y15
+	VFMADD231PS  Y15, Y6, Y0
+	VFMADD231PS  Y15, Y7, Y1
+	VBROADCASTSS (SI)(R9*1), Y15
+	VFMADD231PS  Y15, Y6, Y2
+	VFMADD231PS  Y15, Y7, Y3
+	VBROADCASTSS (SI)(R9*2), Y15
+	VFMADD231PS  Y15, Y6, Y4
+	VFMADD231PS  Y15, Y7, Y5
+	ADDQ         BX, DI
+	ADDQ         R8, SI
+	DECQ         AX
+	JNZ          loop
+
+tail:
+	ANDQ         $0x01, CX
+	JZ           store
+	VMOVUPS      (DI), Y6
+	PREFETCHT0   (DI)(BX*8)
+	VMOVUPS      Y6, (R15)
+	VMASKMOVPS   32(DI), Y14, Y7
+	VMOVUPS      Y7, 32(R15)
+	ADDQ         $0x40, R15
+	VBROADCASTSS (SI), Y15
+	VFMADD231PS  Y15, Y6, Y0
+	VFMADD231PS  Y15, Y7, Y1
+	VBROADCASTSS (SI)(R9*1), Y15
+	VFMADD231PS  Y15, Y6, Y2
+	VFMADD231PS  Y15, Y7, Y3
+	VBROADCASTSS (SI)(R9*2), Y15
+	VFMADD231PS  Y15, Y6, Y4
+	VFMADD231PS  Y15, Y7, Y5
+	ADDQ         BX, DI
+	ADDQ         R8, SI
+
+store:
+	MOVQ    last+72(FP), AX
+	CMPQ    AX, $0x08
+	JNE     part
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+	ADDQ    R13, DX
+	VMOVUPS Y2, (DX)
+	VMOVUPS Y3, 32(DX)
+	ADDQ    R13, DX
+	VMOVUPS Y4, (DX)
+	VMOVUPS Y5, 32(DX)
+	VZEROUPPER
+	RET
+
+part:
+	VMOVUPS    Y0, (DX)
+	VMASKMOVPS Y1, Y14, 32(DX)
+	ADDQ       R13, DX
+	VMOVUPS    Y2, (DX)
+	VMASKMOVPS Y3, Y14, 32(DX)
+	ADDQ       R13, DX
+	VMOVUPS    Y4, (DX)
+	VMASKMOVPS Y5, Y14, 32(DX)
+	VZEROUPPER
+	RET
+
+// func gemmPackY4x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+// Requires: AVX, FMA3, MMX+
+TEXT ·gemmPackY4x1(SB), NOSPLIT, $0-88
+	MOVQ       last+72(FP), BX
+	LEAQ       lanes<>+32(SB), AX
+	SHLQ       $0x02, BX
+	SUBQ       BX, AX
+	VMOVUPS    (AX), Y14
+	MOVQ       kc+0(FP), CX
+	MOVQ       a+8(FP), SI
+	MOVQ       ars+16(FP), R9
+	MOVQ       aks+24(FP), R8
+	MOVQ       b+32(FP), DI
+	MOVQ       bks+40(FP), BX
+	MOVQ       c+48(FP), DX
+	MOVQ       ldc+56(FP), R13
+	MOVQ       panel+80(FP), R15
+	LEAQ       (R9)(R9*2), R10
+	LEAQ       (R9)(R9*4), R11
+	LEAQ       (R10)(R9*4), R12
+	MOVQ       acc+64(FP), AX
+	TESTQ      AX, AX
+	MOVQ       DX, AX
+	JZ         zero
+	VMASKMOVPS (AX), Y14, Y0
+	ADDQ       R13, AX
+	VMASKMOVPS (AX), Y14, Y1
+	ADDQ       R13, AX
+	VMASKMOVPS (AX), Y14, Y2
+	ADDQ       R13, AX
+	VMASKMOVPS (AX), Y14, Y3
+	JMP        begin
+
+zero:
+	VXORPS     Y0, Y0, Y0
+	PREFETCHT0 (AX)
+	ADDQ       R13, AX
+	VXORPS     Y1, Y1, Y1
+	PREFETCHT0 (AX)
+	ADDQ       R13, AX
+	VXORPS     Y2, Y2, Y2
+	PREFETCHT0 (AX)
+	ADDQ       R13, AX
+	VXORPS     Y3, Y3, Y3
+	PREFETCHT0 (AX)
+
+begin:
+	MOVQ CX, AX
+	SHRQ $0x01, AX
+	JZ   tail
+
+loop:
+	VMASKMOVPS   (DI), Y14, Y4
+	PREFETCHT0   (DI)(BX*8)
+	VMOVUPS      Y4, (R15)
+	ADDQ         $0x20, R15
+	VBROADCASTSS (SI), Y15
+	VFMADD231PS  Y15, Y4, Y0
+	VBROADCASTSS (SI)(R9*1), Y15
+	VFMADD231PS  Y15, Y4, Y1
+	VBROADCASTSS (SI)(R9*2), Y15
+	VFMADD231PS  Y15, Y4, Y2
+	VBROADCASTSS (SI)(R10*1), Y15
+	VFMADD231PS  Y15, Y4, Y3
+	ADDQ         BX, DI
+	ADDQ         R8, SI
+	VMASKMOVPS   (DI), Y14, Y4
+	PREFETCHT0   (DI)(BX*8)
+	VMOVUPS      Y4, (R15)
+	ADDQ         $0x20, R15
+	VBROADCASTSS (SI), Y15
+	VFMADD231PS  Y15, Y4, Y0
+	VBROADCASTSS (SI)(R9*1), Y15
+	VFMADD231PS  Y15, Y4, Y1
+	VBROADCASTSS (SI)(R9*2), Y15
+	VFMADD231PS  Y15, Y4, Y2
+	VBROADCASTSS (SI)(R10*1), Y15
+	VFMADD231PS  Y15, Y4, Y3
+	ADDQ         BX, DI
+	ADDQ         R8, SI
+	DECQ         AX
+	JNZ          loop
+
+tail:
+	ANDQ         $0x01, CX
+	JZ           store
+	VMASKMOVPS   (DI), Y14, Y4
+	PREFETCHT0   (DI)(BX*8)
+	VMOVUPS      Y4, (R15)
+	ADDQ         $0x20, R15
+	VBROADCASTSS (SI), Y15
+	VFMADD231PS  Y15, Y4, Y0
+	VBROADCASTSS (SI)(R9*1), Y15
+	VFMADD231PS  Y15, Y4, Y1
+	VBROADCASTSS (SI)(R9*2), Y15
+	VFMADD231PS  Y15, Y4, Y2
+	VBROADCASTSS (SI)(R10*1), Y15
+	VFMADD231PS  Y15, Y4, Y3
+	ADDQ         BX, DI
+	ADDQ         R8, SI
+
+store:
+	MOVQ    last+72(FP), AX
+	CMPQ    AX, $0x08
+	JNE     part
+	VMOVUPS Y0, (DX)
+	ADDQ    R13, DX
+	VMOVUPS Y1, (DX)
+	ADDQ    R13, DX
+	VMOVUPS Y2, (DX)
+	ADDQ    R13, DX
+	VMOVUPS Y3, (DX)
+	VZEROUPPER
+	RET
+
+part:
+	VMASKMOVPS Y0, Y14, (DX)
+	ADDQ       R13, DX
+	VMASKMOVPS Y1, Y14, (DX)
+	ADDQ       R13, DX
+	VMASKMOVPS Y2, Y14, (DX)
+	ADDQ       R13, DX
+	VMASKMOVPS Y3, Y14, (DX)
+	VZEROUPPER
+	RET
+
+// func gemmPackY4x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+// Requires: AVX, FMA3, MMX+
+TEXT ·gemmPackY4x2(SB), NOSPLIT, $0-88
+	MOVQ       last+72(FP), BX
+	LEAQ       lanes<>+32(SB), AX
+	SHLQ       $0x02, BX
+	SUBQ       BX, AX
+	VMOVUPS    (AX), Y14
+	MOVQ       kc+0(FP), CX
+	MOVQ       a+8(FP), SI
+	MOVQ       ars+16(FP), R9
+	MOVQ       aks+24(FP), R8
+	MOVQ       b+32(FP), DI
+	MOVQ       bks+40(FP), BX
+	MOVQ       c+48(FP), DX
+	MOVQ       ldc+56(FP), R13
+	MOVQ       panel+80(FP), R15
+	LEAQ       (R9)(R9*2), R10
+	LEAQ       (R9)(R9*4), R11
+	LEAQ       (R10)(R9*4), R12
+	MOVQ       acc+64(FP), AX
+	TESTQ      AX, AX
+	MOVQ       DX, AX
+	JZ         zero
+	VMOVUPS    (AX), Y0
+	VMASKMOVPS 32(AX), Y14, Y1
+	ADDQ       R13, AX
+	VMOVUPS    (AX), Y2
+	VMASKMOVPS 32(AX), Y14, Y3
+	ADDQ       R13, AX
+	VMOVUPS    (AX), Y4
+	VMASKMOVPS 32(AX), Y14, Y5
+	ADDQ       R13, AX
+	VMOVUPS    (AX), Y6
+	VMASKMOVPS 32(AX), Y14, Y7
+	JMP        begin
+
+zero:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	PREFETCHT0 (AX)
+	ADDQ       R13, AX
+	VXORPS     Y2, Y2, Y2
+	VXORPS     Y3, Y3, Y3
+	PREFETCHT0 (AX)
+	ADDQ       R13, AX
+	VXORPS     Y4, Y4, Y4
+	VXORPS     Y5, Y5, Y5
+	PREFETCHT0 (AX)
+	ADDQ       R13, AX
+	VXORPS     Y6, Y6, Y6
+	VXORPS     Y7, Y7, Y7
+	PREFETCHT0 (AX)
+
+begin:
+	MOVQ CX, AX
+	SHRQ $0x01, AX
+	JZ   tail
+
+loop:
+	VMOVUPS      (DI), Y8
+	PREFETCHT0   (DI)(BX*8)
+	VMOVUPS      Y8, (R15)
+	VMASKMOVPS   32(DI), Y14, Y9
+	VMOVUPS      Y9, 32(R15)
+	ADDQ         $0x40, R15
+	VBROADCASTSS (SI), Y15
+	VFMADD231PS  Y15, Y8, Y0
+	VFMADD231PS  Y15, Y9, Y1
+	VBROADCASTSS (SI)(R9*1), Y15
+	VFMADD231PS  Y15, Y8, Y2
+	VFMADD231PS  Y15, Y9, Y3
+	VBROADCASTSS (SI)(R9*2), Y15
+	VFMADD231PS  Y15, Y8, Y4
+	VFMADD231PS  Y15, Y9, Y5
+	VBROADCASTSS (SI)(R10*1), Y15
+	VFMADD231PS  Y15, Y8, Y6
+	VFMADD231PS  Y15, Y9, Y7
+	ADDQ         BX, DI
+	ADDQ         R8, SI
+	VMOVUPS      (DI), Y8
+	PREFETCHT0   (DI)(BX*8)
+	VMOVUPS      Y8, (R15)
+	VMASKMOVPS   32(DI), Y14, Y9
+	VMOVUPS      Y9, 32(R15)
+	ADDQ         $0x40, R15
+	VBROADCASTSS (SI), Y15
+	VFMADD231PS  Y15, Y8, Y0
+	VFMADD231PS  Y15, Y9, Y1
+	VBROADCASTSS (SI)(R9*1), Y15
+	VFMADD231PS  Y15, Y8, Y2
+	VFMADD231PS  Y15, Y9, Y3
+	VBROADCASTSS (SI)(R9*2), Y15
+	VFMADD231PS  Y15, Y8, Y4
+	VFMADD231PS  Y15, Y9, Y5
+	VBROADCASTSS (SI)(R10*1), Y15
+	VFMADD231PS  Y15, Y8, Y6
+	VFMADD231PS  Y15, Y9, Y7
+	ADDQ         BX, DI
+	ADDQ         R8, SI
+	DECQ         AX
+	JNZ          loop
+
+tail:
+	ANDQ         $0x01, CX
+	JZ           store
+	VMOVUPS      (DI), Y8
+	PREFETCHT0   (DI)(BX*8)
+	VMOVUPS      Y8, (R15)
+	VMASKMOVPS   32(DI), Y14, Y9
+	VMOVUPS      Y9, 32(R15)
+	ADDQ         $0x40, R15
+	VBROADCASTSS (SI), Y15
+	VFMADD231PS  Y15, Y8, Y0
+	VFMADD231PS  Y15, Y9, Y1
+	VBROADCASTSS (SI)(R9*1), Y15
+	VFMADD231PS  Y15, Y8, Y2
+	VFMADD231PS  Y15, Y9, Y3
+	VBROADCASTSS (SI)(R9*2), Y15
+	VFMADD231PS  Y15, Y8, Y4
+	VFMADD231PS  Y15, Y9, Y5
+	VBROADCASTSS (SI)(R10*1), Y15
+	VFMADD231PS  Y15, Y8, Y6
+	VFMADD231PS  Y15, Y9, Y7
+	ADDQ         BX, DI
+	ADDQ         R8, SI
+
+store:
+	MOVQ    last+72(FP), AX
+	CMPQ    AX, $0x08
+	JNE     part
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+	ADDQ    R13, DX
+	VMOVUPS Y2, (DX)
+	VMOVUPS Y3, 32(DX)
+	ADDQ    R13, DX
+	VMOVUPS Y4, (DX)
+	VMOVUPS Y5, 32(DX)
+	ADDQ    R13, DX
+	VMOVUPS Y6, (DX)
+	VMOVUPS Y7, 32(DX)
+	VZEROUPPER
+	RET
+
+part:
+	VMOVUPS    Y0, (DX)
+	VMASKMOVPS Y1, Y14, 32(DX)
+	ADDQ       R13, DX
+	VMOVUPS    Y2, (DX)
+	VMASKMOVPS Y3, Y14, 32(DX)
+	ADDQ       R13, DX
+	VMOVUPS    Y4, (DX)
+	VMASKMOVPS Y5, Y14, 32(DX)
+	ADDQ       R13, DX
+	VMOVUPS    Y6, (DX)
+	VMASKMOVPS Y7, Y14, 32(DX)
+	VZEROUPPER
+	RET
+
+// func gemmPackY5x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+// Requires: AVX, FMA3, MMX+
+TEXT ·gemmPackY5x1(SB), NOSPLIT, $0-88
+	MOVQ       last+72(FP), BX
+	LEAQ       lanes<>+32(SB), AX
+	SHLQ       $0x02, BX
+	SUBQ       BX, AX
+	VMOVUPS    (AX), Y14
+	MOVQ       kc+0(FP), CX
+	MOVQ       a+8(FP), SI
+	MOVQ       ars+16(FP), R9
+	MOVQ       aks+24(FP), R8
+	MOVQ       b+32(FP), DI
+	MOVQ       bks+40(FP), BX
+	MOVQ       c+48(FP), DX
+	MOVQ       ldc+56(FP), R13
+	MOVQ       panel+80(FP), R15
+	LEAQ       (R9)(R9*2), R10
+	LEAQ       (R9)(R9*4), R11
+	LEAQ       (R10)(R9*4), R12
+	MOVQ       acc+64(FP), AX
+	TESTQ      AX, AX
+	MOVQ       DX, AX
+	JZ         zero
+	VMASKMOVPS (AX), Y14, Y0
+	ADDQ       R13, AX
+	VMASKMOVPS (AX), Y14, Y1
+	ADDQ       R13, AX
+	VMASKMOVPS (AX), Y14, Y2
+	ADDQ       R13, AX
+	VMASKMOVPS (AX), Y14, Y3
+	ADDQ       R13, AX
+	VMASKMOVPS (AX), Y14, Y4
+	JMP        begin
+
+zero:
+	VXORPS     Y0, Y0, Y0
+	PREFETCHT0 (AX)
+	ADDQ       R13, AX
+	VXORPS     Y1, Y1, Y1
+	PREFETCHT0 (AX)
+	ADDQ       R13, AX
+	VXORPS     Y2, Y2, Y2
+	PREFETCHT0 (AX)
+	ADDQ       R13, AX
+	VXORPS     Y3, Y3, Y3
+	PREFETCHT0 (AX)
+	ADDQ       R13, AX
+	VXORPS     Y4, Y4, Y4
+	PREFETCHT0 (AX)
+
+begin:
+	MOVQ CX, AX
+	SHRQ $0x01, AX
+	JZ   tail
+
+loop:
+	VMASKMOVPS   (DI), Y14, Y5
+	PREFETCHT0   (DI)(BX*8)
+	VMOVUPS      Y5, (R15)
+	ADDQ         $0x20, R15
+	VBROADCASTSS (SI), Y15
+	VFMADD231PS  Y15, Y5, Y0
+	VBROADCASTSS (SI)(R9*1), Y15
+	VFMADD231PS  Y15, Y5, Y1
+	VBROADCASTSS (SI)(R9*2), Y15
+	VFMADD231PS  Y15, Y5, Y2
+	VBROADCASTSS (SI)(R10*1), Y15
+	VFMADD231PS  Y15, Y5, Y3
+	VBROADCASTSS (SI)(R9*4), Y15
+	VFMADD231PS  Y15, Y5, Y4
+	ADDQ         BX, DI
+	ADDQ         R8, SI
+	VMASKMOVPS   (DI), Y14, Y5
+	PREFETCHT0   (DI)(BX*8)
+	VMOVUPS      Y5, (R15)
+	ADDQ         $0x20, R15
+	VBROADCASTSS (SI), Y15
+	VFMADD231PS  Y15, Y5, Y0
+	VBROADCASTSS (SI)(R9*1), Y15
+	VFMADD231PS  Y15, Y5, Y1
+	VBROADCASTSS (SI)(R9*2), Y15
+	VFMADD231PS  Y15, Y5, Y2
+	VBROADCASTSS (SI)(R10*1), Y15
+	VFMADD231PS  Y15, Y5, Y3
+	VBROADCASTSS (SI)(R9*4), Y15
+	VFMADD231PS  Y15, Y5, Y4
+	ADDQ         BX, DI
+	ADDQ         R8, SI
+	DECQ         AX
+	JNZ          loop
+
+tail:
+	ANDQ         $0x01, CX
+	JZ           store
+	VMASKMOVPS   (DI), Y14, Y5
+	PREFETCHT0   (DI)(BX*8)
+	VMOVUPS      Y5, (R15)
+	ADDQ         $0x20, R15
+	VBROADCASTSS (SI), Y15
+	VFMADD231PS  Y15, Y5, Y0
+	VBROADCASTSS (SI)(R9*1), Y15
+	VFMADD231PS  Y15, Y5, Y1
+	VBROADCASTSS (SI)(R9*2), Y15
+	VFMADD231PS  Y15, Y5, Y2
+	VBROADCASTSS (SI)(R10*1), Y15
+	VFMADD231PS  Y15, Y5, Y3
+	VBROADCASTSS (SI)(R9*4), Y15
+	VFMADD231PS  Y15, Y5, Y4
+	ADDQ         BX, DI
+	ADDQ         R8, SI
+
+store:
+	MOVQ    last+72(FP), AX
+	CMPQ    AX, $0x08
+	JNE     part
+	VMOVUPS Y0, (DX)
+	ADDQ    R13, DX
+	VMOVUPS Y1, (DX)
+	ADDQ    R13, DX
+	VMOVUPS Y2, (DX)
+	ADDQ    R13, DX
+	VMOVUPS Y3, (DX)
+	ADDQ    R13, DX
+	VMOVUPS Y4, (DX)
+	VZEROUPPER
+	RET
+
+part:
+	VMASKMOVPS Y0, Y14, (DX)
+	ADDQ       R13, DX
+	VMASKMOVPS Y1, Y14, (DX)
+	ADDQ       R13, DX
+	VMASKMOVPS Y2, Y14, (DX)
+	ADDQ       R13, DX
+	VMASKMOVPS Y3, Y14, (DX)
+	ADDQ       R13, DX
+	VMASKMOVPS Y4, Y14, (DX)
+	VZEROUPPER
+	RET
+
+// func gemmPackY5x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+// Requires: AVX, FMA3, MMX+
+TEXT ·gemmPackY5x2(SB), NOSPLIT, $0-88
+	MOVQ       last+72(FP), BX
+	LEAQ       lanes<>+32(SB), AX
+	SHLQ       $0x02, BX
+	SUBQ       BX, AX
+	VMOVUPS    (AX), Y14
+	MOVQ       kc+0(FP), CX
+	MOVQ       a+8(FP), SI
+	MOVQ       ars+16(FP), R9
+	MOVQ       aks+24(FP), R8
+	MOVQ       b+32(FP), DI
+	MOVQ       bks+40(FP), BX
+	MOVQ       c+48(FP), DX
+	MOVQ       ldc+56(FP), R13
+	MOVQ       panel+80(FP), R15
+	LEAQ       (R9)(R9*2), R10
+	LEAQ       (R9)(R9*4), R11
+	LEAQ       (R10)(R9*4), R12
+	MOVQ       acc+64(FP), AX
+	TESTQ      AX, AX
+	MOVQ       DX, AX
+	JZ         zero
+	VMOVUPS    (AX), Y0
+	VMASKMOVPS 32(AX), Y14, Y1
+	ADDQ       R13, AX
+	VMOVUPS    (AX), Y2
+	VMASKMOVPS 32(AX), Y14, Y3
+	ADDQ       R13, AX
+	VMOVUPS    (AX), Y4
+	VMASKMOVPS 32(AX), Y14, Y5
+	ADDQ       R13, AX
+	VMOVUPS    (AX), Y6
+	VMASKMOVPS 32(AX), Y14, Y7
+	ADDQ       R13, AX
+	VMOVUPS    (AX), Y8
+	VMASKMOVPS 32(AX), Y14, Y9
+	JMP        begin
+
+zero:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	PREFETCHT0 (AX)
+	ADDQ       R13, AX
+	VXORPS     Y2, Y2, Y2
+	VXORPS     Y3, Y3, Y3
+	PREFETCHT0 (AX)
+	ADDQ       R13, AX
+	VXORPS     Y4, Y4, Y4
+	VXORPS     Y5, Y5, Y5
+	PREFETCHT0 (AX)
+	ADDQ       R13, AX
+	VXORPS     Y6, Y6, Y6
+	VXORPS     Y7, Y7, Y7
+	PREFETCHT0 (AX)
+	ADDQ       R13, AX
+	VXORPS     Y8, Y8, Y8
+	VXORPS     Y9, Y9, Y9
+	PREFETCHT0 (AX)
+
+begin:
+	MOVQ CX, AX
+	SHRQ $0x01, AX
+	JZ   tail
+
+loop:
+	VMOVUPS      (DI), Y10
+	PREFETCHT0   (DI)(BX*8)
+	VMOVUPS      Y10, (R15)
+	VMASKMOVPS   32(DI), Y14, Y11
+	VMOVUPS      Y11, 32(R15)
+	ADDQ         $0x40, R15
+	VBROADCASTSS (SI), Y15
+	VFMADD231PS  Y15, Y10, Y0
+	VFMADD231PS  Y15, Y11, Y1
+	VBROADCASTSS (SI)(R9*1), Y15
+	VFMADD231PS  Y15, Y10, Y2
+	VFMADD231PS  Y15, Y11, Y3
+	VBROADCASTSS (SI)(R9*2), Y15
+	VFMADD231PS  Y15, Y10, Y4
+	VFMADD231PS  Y15, Y11, Y5
+	VBROADCASTSS (SI)(R10*1), Y15
+	VFMADD231PS  Y15, Y10, Y6
+	VFMADD231PS  Y15, Y11, Y7
+	VBROADCASTSS (SI)(R9*4), Y15
+	VFMADD231PS  Y15, Y10, Y8
+	VFMADD231PS  Y15, Y11, Y9
+	ADDQ         BX, DI
+	ADDQ         R8, SI
+	VMOVUPS      (DI), Y10
+	PREFETCHT0   (DI)(BX*8)
+	VMOVUPS      Y10, (R15)
+	VMASKMOVPS   32(DI), Y14, Y11
+	VMOVUPS      Y11, 32(R15)
+	ADDQ         $0x40, R15
+	VBROADCASTSS (SI), Y15
+	VFMADD231PS  Y15, Y10, Y0
+	VFMADD231PS  Y15, Y11, Y1
+	VBROADCASTSS (SI)(R9*1), Y15
+	VFMADD231PS  Y15, Y10, Y2
+	VFMADD231PS  Y15, Y11, Y3
+	VBROADCASTSS (SI)(R9*2), Y15
+	VFMADD231PS  Y15, Y10, Y4
+	VFMADD231PS  Y15, Y11, Y5
+	VBROADCASTSS (SI)(R10*1), Y15
+	VFMADD231PS  Y15, Y10, Y6
+	VFMADD231PS  Y15, Y11, Y7
+	VBROADCASTSS (SI)(R9*4), Y15
+	VFMADD231PS  Y15, Y10, Y8
+	VFMADD231PS  Y15, Y11, Y9
+	ADDQ         BX, DI
+	ADDQ         R8, SI
+	DECQ         AX
+	JNZ          loop
+
+tail:
+	ANDQ         $0x01, CX
+	JZ           store
+	VMOVUPS      (DI), Y10
+	PREFETCHT0   (DI)(BX*8)
+	VMOVUPS      Y10, (R15)
+	VMASKMOVPS   32(DI), Y14, Y11
+	VMOVUPS      Y11, 32(R15)
+	ADDQ         $0x40, R15
+	VBROADCASTSS (SI), Y15
+	VFMADD231PS  Y15, Y10, Y0
+	VFMADD231PS  Y15, Y11, Y1
+	VBROADCASTSS (SI)(R9*1), Y15
+	VFMADD231PS  Y15, Y10, Y2
+	VFMADD231PS  Y15, Y11, Y3
+	VBROADCASTSS (SI)(R9*2), Y15
+	VFMADD231PS  Y15, Y10, Y4
+	VFMADD231PS  Y15, Y11, Y5
+	VBROADCASTSS (SI)(R10*1), Y15
+	VFMADD231PS  Y15, Y10, Y6
+	VFMADD231PS  Y15, Y11, Y7
+	VBROADCASTSS (SI)(R9*4), Y15
+	VFMADD231PS  Y15, Y10, Y8
+	VFMADD231PS  Y15, Y11, Y9
+	ADDQ         BX, DI
+	ADDQ         R8, SI
+
+store:
+	MOVQ    last+72(FP), AX
+	CMPQ    AX, $0x08
+	JNE     part
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+	ADDQ    R13, DX
+	VMOVUPS Y2, (DX)
+	VMOVUPS Y3, 32(DX)
+	ADDQ    R13, DX
+	VMOVUPS Y4, (DX)
+	VMOVUPS Y5, 32(DX)
+	ADDQ    R13, DX
+	VMOVUPS Y6, (DX)
+	VMOVUPS Y7, 32(DX)
+	ADDQ    R13, DX
+	VMOVUPS Y8, (DX)
+	VMOVUPS Y9, 32(DX)
+	VZEROUPPER
+	RET
+
+part:
+	VMOVUPS    Y0, (DX)
+	VMASKMOVPS Y1, Y14, 32(DX)
+	ADDQ       R13, DX
+	VMOVUPS    Y2, (DX)
+	VMASKMOVPS Y3, Y14, 32(DX)
+	ADDQ       R13, DX
+	VMOVUPS    Y4, (DX)
+	VMASKMOVPS Y5, Y14, 32(DX)
+	ADDQ       R13, DX
+	VMOVUPS    Y6, (DX)
+	VMASKMOVPS Y7, Y14, 32(DX)
+	ADDQ       R13, DX
+	VMOVUPS    Y8, (DX)
+	VMASKMOVPS Y9, Y14, 32(DX)
+	VZEROUPPER
+	RET
+
+// func gemmPackY6x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+// Requires: AVX, FMA3, MMX+
+TEXT ·gemmPackY6x1(SB), NOSPLIT, $0-88
+	MOVQ       last+72(FP), BX
+	LEAQ       lanes<>+32(SB), AX
+	SHLQ       $0x02, BX
+	SUBQ       BX, AX
+	VMOVUPS    (AX), Y14
+	MOVQ       kc+0(FP), CX
+	MOVQ       a+8(FP), SI
+	MOVQ       ars+16(FP), R9
+	MOVQ       aks+24(FP), R8
+	MOVQ       b+32(FP), DI
+	MOVQ       bks+40(FP), BX
+	MOVQ       c+48(FP), DX
+	MOVQ       ldc+56(FP), R13
+	MOVQ       panel+80(FP), R15
+	LEAQ       (R9)(R9*2), R10
+	LEAQ       (R9)(R9*4), R11
+	LEAQ       (R10)(R9*4), R12
+	MOVQ       acc+64(FP), AX
+	TESTQ      AX, AX
+	MOVQ       DX, AX
+	JZ         zero
+	VMASKMOVPS (AX), Y14, Y0
+	ADDQ       R13, AX
+	VMASKMOVPS (AX), Y14, Y1
+	ADDQ       R13, AX
+	VMASKMOVPS (AX), Y14, Y2
+	ADDQ       R13, AX
+	VMASKMOVPS (AX), Y14, Y3
+	ADDQ       R13, AX
+	VMASKMOVPS (AX), Y14, Y4
+	ADDQ       R13, AX
+	VMASKMOVPS (AX), Y14, Y5
+	JMP        begin
+
+zero:
+	VXORPS     Y0, Y0, Y0
+	PREFETCHT0 (AX)
+	ADDQ       R13, AX
+	VXORPS     Y1, Y1, Y1
+	PREFETCHT0 (AX)
+	ADDQ       R13, AX
+	VXORPS     Y2, Y2, Y2
+	PREFETCHT0 (AX)
+	ADDQ       R13, AX
+	VXORPS     Y3, Y3, Y3
+	PREFETCHT0 (AX)
+	ADDQ       R13, AX
+	VXORPS     Y4, Y4, Y4
+	PREFETCHT0 (AX)
+	ADDQ       R13, AX
+	VXORPS     Y5, Y5, Y5
+	PREFETCHT0 (AX)
+
+begin:
+	MOVQ CX, AX
+	SHRQ $0x01, AX
+	JZ   tail
+
+loop:
+	VMASKMOVPS   (DI), Y14, Y6
+	PREFETCHT0   (DI)(BX*8)
+	VMOVUPS      Y6, (R15)
+	ADDQ         $0x20, R15
+	VBROADCASTSS (SI), Y15
+	VFMADD231PS  Y15, Y6, Y0
+	VBROADCASTSS (SI)(R9*1), Y15
+	VFMADD231PS  Y15, Y6, Y1
+	VBROADCASTSS (SI)(R9*2), Y15
+	VFMADD231PS  Y15, Y6, Y2
+	VBROADCASTSS (SI)(R10*1), Y15
+	VFMADD231PS  Y15, Y6, Y3
+	VBROADCASTSS (SI)(R9*4), Y15
+	VFMADD231PS  Y15, Y6, Y4
+	VBROADCASTSS (SI)(R11*1), Y15
+	VFMADD231PS  Y15, Y6, Y5
+	ADDQ         BX, DI
+	ADDQ         R8, SI
+	VMASKMOVPS   (DI), Y14, Y6
+	PREFETCHT0   (DI)(BX*8)
+	VMOVUPS      Y6, (R15)
+	ADDQ         $0x20, R15
+	VBROADCASTSS (SI), Y15
+	VFMADD231PS  Y15, Y6, Y0
+	VBROADCASTSS (SI)(R9*1), Y15
+	VFMADD231PS  Y15, Y6, Y1
+	VBROADCASTSS (SI)(R9*2), Y15
+	VFMADD231PS  Y15, Y6, Y2
+	VBROADCASTSS (SI)(R10*1), Y15
+	VFMADD231PS  Y15, Y6, Y3
+	VBROADCASTSS (SI)(R9*4), Y15
+	VFMADD231PS  Y15, Y6, Y4
+	VBROADCASTSS (SI)(R11*1), Y15
+	VFMADD231PS  Y15, Y6, Y5
+	ADDQ         BX, DI
+	ADDQ         R8, SI
+	DECQ         AX
+	JNZ          loop
+
+tail:
+	ANDQ         $0x01, CX
+	JZ           store
+	VMASKMOVPS   (DI), Y14, Y6
+	PREFETCHT0   (DI)(BX*8)
+	VMOVUPS      Y6, (R15)
+	ADDQ         $0x20, R15
+	VBROADCASTSS (SI), Y15
+	VFMADD231PS  Y15, Y6, Y0
+	VBROADCASTSS (SI)(R9*1), Y15
+	VFMADD231PS  Y15, Y6, Y1
+	VBROADCASTSS (SI)(R9*2), Y15
+	VFMADD231PS  Y15, Y6, Y2
+	VBROADCASTSS (SI)(R10*1), Y15
+	VFMADD231PS  Y15, Y6, Y3
+	VBROADCASTSS (SI)(R9*4), Y15
+	VFMADD231PS  Y15, Y6, Y4
+	VBROADCASTSS (SI)(R11*1), Y15
+	VFMADD231PS  Y15, Y6, Y5
+	ADDQ         BX, DI
+	ADDQ         R8, SI
+
+store:
+	MOVQ    last+72(FP), AX
+	CMPQ    AX, $0x08
+	JNE     part
+	VMOVUPS Y0, (DX)
+	ADDQ    R13, DX
+	VMOVUPS Y1, (DX)
+	ADDQ    R13, DX
+	VMOVUPS Y2, (DX)
+	ADDQ    R13, DX
+	VMOVUPS Y3, (DX)
+	ADDQ    R13, DX
+	VMOVUPS Y4, (DX)
+	ADDQ    R13, DX
+	VMOVUPS Y5, (DX)
+	VZEROUPPER
+	RET
+
+part:
+	VMASKMOVPS Y0, Y14, (DX)
+	ADDQ       R13, DX
+	VMASKMOVPS Y1, Y14, (DX)
+	ADDQ       R13, DX
+	VMASKMOVPS Y2, Y14, (DX)
+	ADDQ       R13, DX
+	VMASKMOVPS Y3, Y14, (DX)
+	ADDQ       R13, DX
+	VMASKMOVPS Y4, Y14, (DX)
+	ADDQ       R13, DX
+	VMASKMOVPS Y5, Y14, (DX)
+	VZEROUPPER
+	RET
+
+// func gemmPackY6x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+// Requires: AVX, FMA3, MMX+
+TEXT ·gemmPackY6x2(SB), NOSPLIT, $0-88
+	MOVQ       last+72(FP), BX
+	LEAQ       lanes<>+32(SB), AX
+	SHLQ       $0x02, BX
+	SUBQ       BX, AX
+	VMOVUPS    (AX), Y14
+	MOVQ       kc+0(FP), CX
+	MOVQ       a+8(FP), SI
+	MOVQ       ars+16(FP), R9
+	MOVQ       aks+24(FP), R8
+	MOVQ       b+32(FP), DI
+	MOVQ       bks+40(FP), BX
+	MOVQ       c+48(FP), DX
+	MOVQ       ldc+56(FP), R13
+	MOVQ       panel+80(FP), R15
+	LEAQ       (R9)(R9*2), R10
+	LEAQ       (R9)(R9*4), R11
+	LEAQ       (R10)(R9*4), R12
+	MOVQ       acc+64(FP), AX
+	TESTQ      AX, AX
+	MOVQ       DX, AX
+	JZ         zero
+	VMOVUPS    (AX), Y0
+	VMASKMOVPS 32(AX), Y14, Y1
+	ADDQ       R13, AX
+	VMOVUPS    (AX), Y2
+	VMASKMOVPS 32(AX), Y14, Y3
+	ADDQ       R13, AX
+	VMOVUPS    (AX), Y4
+	VMASKMOVPS 32(AX), Y14, Y5
+	ADDQ       R13, AX
+	VMOVUPS    (AX), Y6
+	VMASKMOVPS 32(AX), Y14, Y7
+	ADDQ       R13, AX
+	VMOVUPS    (AX), Y8
+	VMASKMOVPS 32(AX), Y14, Y9
+	ADDQ       R13, AX
+	VMOVUPS    (AX), Y10
+	VMASKMOVPS 32(AX), Y14, Y11
+	JMP        begin
+
+zero:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	PREFETCHT0 (AX)
+	ADDQ       R13, AX
+	VXORPS     Y2, Y2, Y2
+	VXORPS     Y3, Y3, Y3
+	PREFETCHT0 (AX)
+	ADDQ       R13, AX
+	VXORPS     Y4, Y4, Y4
+	VXORPS     Y5, Y5, Y5
+	PREFETCHT0 (AX)
+	ADDQ       R13, AX
+	VXORPS     Y6, Y6, Y6
+	VXORPS     Y7, Y7, Y7
+	PREFETCHT0 (AX)
+	ADDQ       R13, AX
+	VXORPS     Y8, Y8, Y8
+	VXORPS     Y9, Y9, Y9
+	PREFETCHT0 (AX)
+	ADDQ       R13, AX
+	VXORPS     Y10, Y10, Y10
+	VXORPS     Y11, Y11, Y11
+	PREFETCHT0 (AX)
+
+begin:
+	MOVQ CX, AX
+	SHRQ $0x01, AX
+	JZ   tail
+
+loop:
+	VMOVUPS      (DI), Y12
+	PREFETCHT0   (DI)(BX*8)
+	VMOVUPS      Y12, (R15)
+	VMASKMOVPS   32(DI), Y14, Y13
+	VMOVUPS      Y13, 32(R15)
+	ADDQ         $0x40, R15
+	VBROADCASTSS (SI), Y15
+	VFMADD231PS  Y15, Y12, Y0
+	VFMADD231PS  Y15, Y13, Y1
+	VBROADCASTSS (SI)(R9*1), Y15
+	VFMADD231PS  Y15, Y12, Y2
+	VFMADD231PS  Y15, Y13, Y3
+	VBROADCASTSS (SI)(R9*2), Y15
+	VFMADD231PS  Y15, Y12, Y4
+	VFMADD231PS  Y15, Y13, Y5
+	VBROADCASTSS (SI)(R10*1), Y15
+	VFMADD231PS  Y15, Y12, Y6
+	VFMADD231PS  Y15, Y13, Y7
+	VBROADCASTSS (SI)(R9*4), Y15
+	VFMADD231PS  Y15, Y12, Y8
+	VFMADD231PS  Y15, Y13, Y9
+	VBROADCASTSS (SI)(R11*1), Y15
+	VFMADD231PS  Y15, Y12, Y10
+	VFMADD231PS  Y15, Y13, Y11
+	ADDQ         BX, DI
+	ADDQ         R8, SI
+	VMOVUPS      (DI), Y12
+	PREFETCHT0   (DI)(BX*8)
+	VMOVUPS      Y12, (R15)
+	VMASKMOVPS   32(DI), Y14, Y13
+	VMOVUPS      Y13, 32(R15)
+	ADDQ         $0x40, R15
+	VBROADCASTSS (SI), Y15
+	VFMADD231PS  Y15, Y12, Y0
+	VFMADD231PS  Y15, Y13, Y1
+	VBROADCASTSS (SI)(R9*1), Y15
+	VFMADD231PS  Y15, Y12, Y2
+	VFMADD231PS  Y15, Y13, Y3
+	VBROADCASTSS (SI)(R9*2), Y15
+	VFMADD231PS  Y15, Y12, Y4
+	VFMADD231PS  Y15, Y13, Y5
+	VBROADCASTSS (SI)(R10*1), Y15
+	VFMADD231PS  Y15, Y12, Y6
+	VFMADD231PS  Y15, Y13, Y7
+	VBROADCASTSS (SI)(R9*4), Y15
+	VFMADD231PS  Y15, Y12, Y8
+	VFMADD231PS  Y15, Y13, Y9
+	VBROADCASTSS (SI)(R11*1), Y15
+	VFMADD231PS  Y15, Y12, Y10
+	VFMADD231PS  Y15, Y13, Y11
+	ADDQ         BX, DI
+	ADDQ         R8, SI
+	DECQ         AX
+	JNZ          loop
+
+tail:
+	ANDQ         $0x01, CX
+	JZ           store
+	VMOVUPS      (DI), Y12
+	PREFETCHT0   (DI)(BX*8)
+	VMOVUPS      Y12, (R15)
+	VMASKMOVPS   32(DI), Y14, Y13
+	VMOVUPS      Y13, 32(R15)
+	ADDQ         $0x40, R15
+	VBROADCASTSS (SI), Y15
+	VFMADD231PS  Y15, Y12, Y0
+	VFMADD231PS  Y15, Y13, Y1
+	VBROADCASTSS (SI)(R9*1), Y15
+	VFMADD231PS  Y15, Y12, Y2
+	VFMADD231PS  Y15, Y13, Y3
+	VBROADCASTSS (SI)(R9*2), Y15
+	VFMADD231PS  Y15, Y12, Y4
+	VFMADD231PS  Y15, Y13, Y5
+	VBROADCASTSS (SI)(R10*1), Y15
+	VFMADD231PS  Y15, Y12, Y6
+	VFMADD231PS  Y15, Y13, Y7
+	VBROADCASTSS (SI)(R9*4), Y15
+	VFMADD231PS  Y15, Y12, Y8
+	VFMADD231PS  Y15, Y13, Y9
+	VBROADCASTSS (SI)(R11*1), Y15
+	VFMADD231PS  Y15, Y12, Y10
+	VFMADD231PS  Y15, Y13, Y11
+	ADDQ         BX, DI
+	ADDQ         R8, SI
+
+store:
+	MOVQ    last+72(FP), AX
+	CMPQ    AX, $0x08
+	JNE     part
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+	ADDQ    R13, DX
+	VMOVUPS Y2, (DX)
+	VMOVUPS Y3, 32(DX)
+	ADDQ    R13, DX
+	VMOVUPS Y4, (DX)
+	VMOVUPS Y5, 32(DX)
+	ADDQ    R13, DX
+	VMOVUPS Y6, (DX)
+	VMOVUPS Y7, 32(DX)
+	ADDQ    R13, DX
+	VMOVUPS Y8, (DX)
+	VMOVUPS Y9, 32(DX)
+	ADDQ    R13, DX
+	VMOVUPS Y10, (DX)
+	VMOVUPS Y11, 32(DX)
+	VZEROUPPER
+	RET
+
+part:
+	VMOVUPS    Y0, (DX)
+	VMASKMOVPS Y1, Y14, 32(DX)
+	ADDQ       R13, DX
+	VMOVUPS    Y2, (DX)
+	VMASKMOVPS Y3, Y14, 32(DX)
+	ADDQ       R13, DX
+	VMOVUPS    Y4, (DX)
+	VMASKMOVPS Y5, Y14, 32(DX)
+	ADDQ       R13, DX
+	VMOVUPS    Y6, (DX)
+	VMASKMOVPS Y7, Y14, 32(DX)
+	ADDQ       R13, DX
+	VMOVUPS    Y8, (DX)
+	VMASKMOVPS Y9, Y14, 32(DX)
+	ADDQ       R13, DX
+	VMOVUPS    Y10, (DX)
+	VMASKMOVPS Y11, Y14, 32(DX)
+	VZEROUPPER
+	RET
+
+// func trans8(n int, src *float32, cols *[8]int, dst *float32, step int)
+// Requires: AVX
+TEXT ·trans8(SB), NOSPLIT, $0-40
+	MOVQ n+0(FP), CX
+	MOVQ src+8(FP), SI
+	MOVQ cols+16(FP), AX
+	MOVQ (AX), R8
+	MOVQ 8(AX), R9
+	MOVQ 16(AX), R10
+	MOVQ 24(AX), R11
+	MOVQ 32(AX), R12
+	MOVQ 40(AX), R13
+	MOVQ 48(AX), R15
+	MOVQ 56(AX), BX
+	MOVQ dst+24(FP), DI
+	MOVQ step+32(FP), DX
+
+loop:
+	VMOVUPS     (SI)(R8*1), X0
+	VINSERTF128 $0x01, (SI)(R12*1), Y0, Y0
+	VMOVUPS     (SI)(R9*1), X1
+	VINSERTF128 $0x01, (SI)(R13*1), Y1, Y1
+	VMOVUPS     (SI)(R10*1), X2
+	VINSERTF128 $0x01, (SI)(R15*1), Y2, Y2
+	VMOVUPS     (SI)(R11*1), X3
+	VINSERTF128 $0x01, (SI)(BX*1), Y3, Y3
+	VUNPCKLPS   Y1, Y0, Y8
+	VUNPCKHPS   Y1, Y0, Y9
+	VUNPCKLPS   Y3, Y2, Y10
+	VUNPCKHPS   Y3, Y2, Y11
+	VSHUFPS     $0x44, Y10, Y8, Y12
+	VSHUFPS     $0xee, Y10, Y8, Y13
+	VSHUFPS     $0x44, Y11, Y9, Y14
+	VSHUFPS     $0xee, Y11, Y9, Y15
+	VMOVUPS     Y12, (DI)
+	ADDQ        DX, DI
+	VMOVUPS     Y13, (DI)
+	ADDQ        DX, DI
+	VMOVUPS     Y14, (DI)
+	ADDQ        DX, DI
+	VMOVUPS     Y15, (DI)
+	ADDQ        DX, DI
+	VMOVUPS     16(SI)(R8*1), X0
+	VINSERTF128 $0x01, 16(SI)(R12*1), Y0, Y0
+	VMOVUPS     16(SI)(R9*1), X1
+	VINSERTF128 $0x01, 16(SI)(R13*1), Y1, Y1
+	VMOVUPS     16(SI)(R10*1), X2
+	VINSERTF128 $0x01, 16(SI)(R15*1), Y2, Y2
+	VMOVUPS     16(SI)(R11*1), X3
+	VINSERTF128 $0x01, 16(SI)(BX*1), Y3, Y3
+	VUNPCKLPS   Y1, Y0, Y8
+	VUNPCKHPS   Y1, Y0, Y9
+	VUNPCKLPS   Y3, Y2, Y10
+	VUNPCKHPS   Y3, Y2, Y11
+	VSHUFPS     $0x44, Y10, Y8, Y12
+	VSHUFPS     $0xee, Y10, Y8, Y13
+	VSHUFPS     $0x44, Y11, Y9, Y14
+	VSHUFPS     $0xee, Y11, Y9, Y15
+	VMOVUPS     Y12, (DI)
+	ADDQ        DX, DI
+	VMOVUPS     Y13, (DI)
+	ADDQ        DX, DI
+	VMOVUPS     Y14, (DI)
+	ADDQ        DX, DI
+	VMOVUPS     Y15, (DI)
+	ADDQ        DX, DI
+	ADDQ        $0x20, SI
+	DECQ        CX
+	JNZ         loop
+	VZEROUPPER
+	RET
+
+// func runsZ(n int, rows *int32, src *float32, off1 int, len1 int, off2 int, lanes int, dst *float32, step int)
+// Requires: AVX, AVX512F, BMI2
+TEXT ·runsZ(SB), NOSPLIT, $0-72
+	MOVQ   src+16(FP), BX
+	MOVQ   off1+24(FP), R8
+	LEAQ   (BX)(R8*4), R8
+	MOVQ   off2+40(FP), R9
+	LEAQ   (BX)(R9*4), R9
+	MOVQ   len1+32(FP), R10
+	MOVQ   lanes+48(FP), AX
+	MOVQ   AX, SI
+	SUBQ   R10, SI
+	MOVQ   $+65535, BX
+	BZHIQ  R10, BX, BX
+	KMOVW  BX, K1
+	MOVQ   $+65535, BX
+	BZHIQ  AX, BX, BX
+	KMOVW  BX, K2
+	KANDNW K2, K1, K2
+	TESTQ  SI, SI
+	MOVQ   rows+8(FP), SI
+	MOVQ   n+0(FP), CX
+	MOVQ   dst+56(FP), DI
+	MOVQ   step+64(FP), DX
+	JNZ    two
+
+one:
+	MOVLQSX   (SI), AX
+	VMOVUPS.Z (R8)(AX*4), K1, Z0
+	VMOVUPS   Z0, (DI)
+	ADDQ      $0x04, SI
+	ADDQ      DX, DI
+	DECQ      CX
+	JNZ       one
+	VZEROUPPER
+	RET
+
+two:
+	MOVLQSX   (SI), AX
+	VMOVUPS.Z (R8)(AX*4), K1, Z0
+	VMOVUPS   (R9)(AX*4), K2, Z0
+	VMOVUPS   Z0, (DI)
+	ADDQ      $0x04, SI
+	ADDQ      DX, DI
+	DECQ      CX
+	JNZ       two
+	VZEROUPPER
+	RET
+
+// func runsY(n int, rows *int32, src *float32, off1 int, len1 int, off2 int, lanes int, dst *float32, step int)
+// Requires: AVX
+TEXT ·runsY(SB), NOSPLIT, $0-72
+	MOVQ    src+16(FP), BX
+	MOVQ    off1+24(FP), R8
+	LEAQ    (BX)(R8*4), R8
+	MOVQ    off2+40(FP), R9
+	LEAQ    (BX)(R9*4), R9
+	MOVQ    len1+32(FP), R10
+	MOVQ    lanes+48(FP), AX
+	MOVQ    AX, SI
+	SUBQ    R10, SI
+	LEAQ    lanes<>+32(SB), BX
+	SHLQ    $0x02, R10
+	SUBQ    R10, BX
+	VMOVUPS (BX), Y14
+	LEAQ    lanes<>+32(SB), BX
+	SHLQ    $0x02, AX
+	SUBQ    AX, BX
+	VMOVUPS (BX), Y15
+	VANDNPS Y15, Y14, Y15
+	TESTQ   SI, SI
+	MOVQ    rows+8(FP), SI
+	MOVQ    n+0(FP), CX
+	MOVQ    dst+56(FP), DI
+	MOVQ    step+64(FP), DX
+	JNZ     two
+
+one:
+	MOVLQSX    (SI), AX
+	VMASKMOVPS (R8)(AX*4), Y14, Y0
+	VMOVUPS    Y0, (DI)
+	ADDQ       $0x04, SI
+	ADDQ       DX, DI
+	DECQ       CX
+	JNZ        one
+	VZEROUPPER
+	RET
+
+two:
+	MOVLQSX    (SI), AX
+	VMASKMOVPS (R8)(AX*4), Y14, Y0
+	VMASKMOVPS (R9)(AX*4), Y15, Y1
+	VORPS      Y1, Y0, Y0
+	VMOVUPS    Y0, (DI)
+	ADDQ       $0x04, SI
+	ADDQ       DX, DI
+	DECQ       CX
+	JNZ        two
+	VZEROUPPER
+	RET
+
+// func gatherZ(n int, rows *int32, src *float32, cols *int32, lanes int, dst *float32, step int)
+// Requires: AVX, AVX512F, BMI2
+TEXT ·gatherZ(SB), NOSPLIT, $0-56
+	MOVQ        lanes+32(FP), AX
+	MOVQ        cols+24(FP), R8
+	MOVQ        $+65535, BX
+	BZHIQ       AX, BX, BX
+	KMOVW       BX, K1
+	VMOVDQU32.Z (R8), K1, Z1
+	MOVQ        n+0(FP), CX
+	MOVQ        rows+8(FP), SI
+	MOVQ        src+16(FP), R8
+	MOVQ        dst+40(FP), DI
+	MOVQ        step+48(FP), DX
+
+loop:
+	MOVLQSX    (SI), AX
+	LEAQ       (R8)(AX*4), AX
+	KMOVW      K1, K2
+	VPXORD     Z0, Z0, Z0
+	VGATHERDPS (AX)(Z1*4), K2, Z0
+	VMOVUPS    Z0, (DI)
+	ADDQ       $0x04, SI
+	ADDQ       DX, DI
+	DECQ       CX
+	JNZ        loop
+	VZEROUPPER
+	RET
+
+// func gatherY(n int, rows *int32, src *float32, cols *int32, lanes int, dst *float32, step int)
+// Requires: AVX, AVX2
+TEXT ·gatherY(SB), NOSPLIT, $0-56
+	MOVQ       lanes+32(FP), AX
+	MOVQ       cols+24(FP), R8
+	LEAQ       lanes<>+32(SB), BX
+	SHLQ       $0x02, AX
+	SUBQ       AX, BX
+	VMOVUPS    (BX), Y15
+	VPMASKMOVD (R8), Y15, Y1
+	MOVQ       n+0(FP), CX
+	MOVQ       rows+8(FP), SI
+	MOVQ       src+16(FP), R8
+	MOVQ       dst+40(FP), DI
+	MOVQ       step+48(FP), DX
+
+loop:
+	MOVLQSX    (SI), AX
+	LEAQ       (R8)(AX*4), AX
+	VMOVAPS    Y15, Y14
+	VXORPS     Y0, Y0, Y0
+	VGATHERDPS Y14, (AX)(Y1*4), Y0
+	VMOVUPS    Y0, (DI)
+	ADDQ       $0x04, SI
+	ADDQ       DX, DI
+	DECQ       CX
+	JNZ        loop
 	VZEROUPPER
 	RET

@@ -4,182 +4,387 @@
 
 package kernel
 
-// gemmZ1x1 multiplies 1 rows by 1 vectors; strides are in bytes, kc > 0.
+// gemmZ1x1 multiplies 1 rows by 1 vectors, the last of them of that many lanes; strides are in bytes, kc > 0.
 //
 //go:noescape
-func gemmZ1x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, mask uint64)
+func gemmZ1x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
 
-// gemmZ1x2 multiplies 1 rows by 2 vectors; strides are in bytes, kc > 0.
+// gemmZ1x2 multiplies 1 rows by 2 vectors, the last of them of that many lanes; strides are in bytes, kc > 0.
 //
 //go:noescape
-func gemmZ1x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, mask uint64)
+func gemmZ1x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
 
-// gemmZ1x3 multiplies 1 rows by 3 vectors; strides are in bytes, kc > 0.
+// gemmZ1x3 multiplies 1 rows by 3 vectors, the last of them of that many lanes; strides are in bytes, kc > 0.
 //
 //go:noescape
-func gemmZ1x3(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, mask uint64)
+func gemmZ1x3(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
 
-// gemmZ2x1 multiplies 2 rows by 1 vectors; strides are in bytes, kc > 0.
+// gemmZ2x1 multiplies 2 rows by 1 vectors, the last of them of that many lanes; strides are in bytes, kc > 0.
 //
 //go:noescape
-func gemmZ2x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, mask uint64)
+func gemmZ2x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
 
-// gemmZ2x2 multiplies 2 rows by 2 vectors; strides are in bytes, kc > 0.
+// gemmZ2x2 multiplies 2 rows by 2 vectors, the last of them of that many lanes; strides are in bytes, kc > 0.
 //
 //go:noescape
-func gemmZ2x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, mask uint64)
+func gemmZ2x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
 
-// gemmZ2x3 multiplies 2 rows by 3 vectors; strides are in bytes, kc > 0.
+// gemmZ2x3 multiplies 2 rows by 3 vectors, the last of them of that many lanes; strides are in bytes, kc > 0.
 //
 //go:noescape
-func gemmZ2x3(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, mask uint64)
+func gemmZ2x3(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
 
-// gemmZ3x1 multiplies 3 rows by 1 vectors; strides are in bytes, kc > 0.
+// gemmZ3x1 multiplies 3 rows by 1 vectors, the last of them of that many lanes; strides are in bytes, kc > 0.
 //
 //go:noescape
-func gemmZ3x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, mask uint64)
+func gemmZ3x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
 
-// gemmZ3x2 multiplies 3 rows by 2 vectors; strides are in bytes, kc > 0.
+// gemmZ3x2 multiplies 3 rows by 2 vectors, the last of them of that many lanes; strides are in bytes, kc > 0.
 //
 //go:noescape
-func gemmZ3x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, mask uint64)
+func gemmZ3x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
 
-// gemmZ3x3 multiplies 3 rows by 3 vectors; strides are in bytes, kc > 0.
+// gemmZ3x3 multiplies 3 rows by 3 vectors, the last of them of that many lanes; strides are in bytes, kc > 0.
 //
 //go:noescape
-func gemmZ3x3(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, mask uint64)
+func gemmZ3x3(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
 
-// gemmZ4x1 multiplies 4 rows by 1 vectors; strides are in bytes, kc > 0.
+// gemmZ4x1 multiplies 4 rows by 1 vectors, the last of them of that many lanes; strides are in bytes, kc > 0.
 //
 //go:noescape
-func gemmZ4x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, mask uint64)
+func gemmZ4x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
 
-// gemmZ4x2 multiplies 4 rows by 2 vectors; strides are in bytes, kc > 0.
+// gemmZ4x2 multiplies 4 rows by 2 vectors, the last of them of that many lanes; strides are in bytes, kc > 0.
 //
 //go:noescape
-func gemmZ4x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, mask uint64)
+func gemmZ4x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
 
-// gemmZ4x3 multiplies 4 rows by 3 vectors; strides are in bytes, kc > 0.
+// gemmZ4x3 multiplies 4 rows by 3 vectors, the last of them of that many lanes; strides are in bytes, kc > 0.
 //
 //go:noescape
-func gemmZ4x3(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, mask uint64)
+func gemmZ4x3(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
 
-// gemmZ5x1 multiplies 5 rows by 1 vectors; strides are in bytes, kc > 0.
+// gemmZ5x1 multiplies 5 rows by 1 vectors, the last of them of that many lanes; strides are in bytes, kc > 0.
 //
 //go:noescape
-func gemmZ5x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, mask uint64)
+func gemmZ5x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
 
-// gemmZ5x2 multiplies 5 rows by 2 vectors; strides are in bytes, kc > 0.
+// gemmZ5x2 multiplies 5 rows by 2 vectors, the last of them of that many lanes; strides are in bytes, kc > 0.
 //
 //go:noescape
-func gemmZ5x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, mask uint64)
+func gemmZ5x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
 
-// gemmZ5x3 multiplies 5 rows by 3 vectors; strides are in bytes, kc > 0.
+// gemmZ5x3 multiplies 5 rows by 3 vectors, the last of them of that many lanes; strides are in bytes, kc > 0.
 //
 //go:noescape
-func gemmZ5x3(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, mask uint64)
+func gemmZ5x3(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
 
-// gemmZ6x1 multiplies 6 rows by 1 vectors; strides are in bytes, kc > 0.
+// gemmZ6x1 multiplies 6 rows by 1 vectors, the last of them of that many lanes; strides are in bytes, kc > 0.
 //
 //go:noescape
-func gemmZ6x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, mask uint64)
+func gemmZ6x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
 
-// gemmZ6x2 multiplies 6 rows by 2 vectors; strides are in bytes, kc > 0.
+// gemmZ6x2 multiplies 6 rows by 2 vectors, the last of them of that many lanes; strides are in bytes, kc > 0.
 //
 //go:noescape
-func gemmZ6x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, mask uint64)
+func gemmZ6x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
 
-// gemmZ6x3 multiplies 6 rows by 3 vectors; strides are in bytes, kc > 0.
+// gemmZ6x3 multiplies 6 rows by 3 vectors, the last of them of that many lanes; strides are in bytes, kc > 0.
 //
 //go:noescape
-func gemmZ6x3(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, mask uint64)
+func gemmZ6x3(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
 
-// gemmZ7x1 multiplies 7 rows by 1 vectors; strides are in bytes, kc > 0.
+// gemmZ7x1 multiplies 7 rows by 1 vectors, the last of them of that many lanes; strides are in bytes, kc > 0.
 //
 //go:noescape
-func gemmZ7x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, mask uint64)
+func gemmZ7x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
 
-// gemmZ7x2 multiplies 7 rows by 2 vectors; strides are in bytes, kc > 0.
+// gemmZ7x2 multiplies 7 rows by 2 vectors, the last of them of that many lanes; strides are in bytes, kc > 0.
 //
 //go:noescape
-func gemmZ7x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, mask uint64)
+func gemmZ7x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
 
-// gemmZ7x3 multiplies 7 rows by 3 vectors; strides are in bytes, kc > 0.
+// gemmZ7x3 multiplies 7 rows by 3 vectors, the last of them of that many lanes; strides are in bytes, kc > 0.
 //
 //go:noescape
-func gemmZ7x3(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, mask uint64)
+func gemmZ7x3(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
 
-// gemmZ8x1 multiplies 8 rows by 1 vectors; strides are in bytes, kc > 0.
+// gemmZ8x1 multiplies 8 rows by 1 vectors, the last of them of that many lanes; strides are in bytes, kc > 0.
 //
 //go:noescape
-func gemmZ8x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, mask uint64)
+func gemmZ8x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
 
-// gemmZ8x2 multiplies 8 rows by 2 vectors; strides are in bytes, kc > 0.
+// gemmZ8x2 multiplies 8 rows by 2 vectors, the last of them of that many lanes; strides are in bytes, kc > 0.
 //
 //go:noescape
-func gemmZ8x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, mask uint64)
+func gemmZ8x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
 
-// gemmZ8x3 multiplies 8 rows by 3 vectors; strides are in bytes, kc > 0.
+// gemmZ8x3 multiplies 8 rows by 3 vectors, the last of them of that many lanes; strides are in bytes, kc > 0.
 //
 //go:noescape
-func gemmZ8x3(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, mask uint64)
+func gemmZ8x3(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
 
-// gemmY1x1 multiplies 1 rows by 1 vectors; strides are in bytes, kc > 0.
+// gemmPackZ1x1 multiplies 1 rows by 1 vectors, the last of them of that many lanes; strides are in bytes, kc > 0. B is copied into panel, vectors filled up with zeros.
 //
 //go:noescape
-func gemmY1x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, mask uint64)
+func gemmPackZ1x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
 
-// gemmY1x2 multiplies 1 rows by 2 vectors; strides are in bytes, kc > 0.
+// gemmPackZ1x2 multiplies 1 rows by 2 vectors, the last of them of that many lanes; strides are in bytes, kc > 0. B is copied into panel, vectors filled up with zeros.
 //
 //go:noescape
-func gemmY1x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, mask uint64)
+func gemmPackZ1x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
 
-// gemmY2x1 multiplies 2 rows by 1 vectors; strides are in bytes, kc > 0.
+// gemmPackZ1x3 multiplies 1 rows by 3 vectors, the last of them of that many lanes; strides are in bytes, kc > 0. B is copied into panel, vectors filled up with zeros.
 //
 //go:noescape
-func gemmY2x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, mask uint64)
+func gemmPackZ1x3(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
 
-// gemmY2x2 multiplies 2 rows by 2 vectors; strides are in bytes, kc > 0.
+// gemmPackZ2x1 multiplies 2 rows by 1 vectors, the last of them of that many lanes; strides are in bytes, kc > 0. B is copied into panel, vectors filled up with zeros.
 //
 //go:noescape
-func gemmY2x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, mask uint64)
+func gemmPackZ2x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
 
-// gemmY3x1 multiplies 3 rows by 1 vectors; strides are in bytes, kc > 0.
+// gemmPackZ2x2 multiplies 2 rows by 2 vectors, the last of them of that many lanes; strides are in bytes, kc > 0. B is copied into panel, vectors filled up with zeros.
 //
 //go:noescape
-func gemmY3x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, mask uint64)
+func gemmPackZ2x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
 
-// gemmY3x2 multiplies 3 rows by 2 vectors; strides are in bytes, kc > 0.
+// gemmPackZ2x3 multiplies 2 rows by 3 vectors, the last of them of that many lanes; strides are in bytes, kc > 0. B is copied into panel, vectors filled up with zeros.
 //
 //go:noescape
-func gemmY3x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, mask uint64)
+func gemmPackZ2x3(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
 
-// gemmY4x1 multiplies 4 rows by 1 vectors; strides are in bytes, kc > 0.
+// gemmPackZ3x1 multiplies 3 rows by 1 vectors, the last of them of that many lanes; strides are in bytes, kc > 0. B is copied into panel, vectors filled up with zeros.
 //
 //go:noescape
-func gemmY4x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, mask uint64)
+func gemmPackZ3x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
 
-// gemmY4x2 multiplies 4 rows by 2 vectors; strides are in bytes, kc > 0.
+// gemmPackZ3x2 multiplies 3 rows by 2 vectors, the last of them of that many lanes; strides are in bytes, kc > 0. B is copied into panel, vectors filled up with zeros.
 //
 //go:noescape
-func gemmY4x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, mask uint64)
+func gemmPackZ3x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
 
-// gemmY5x1 multiplies 5 rows by 1 vectors; strides are in bytes, kc > 0.
+// gemmPackZ3x3 multiplies 3 rows by 3 vectors, the last of them of that many lanes; strides are in bytes, kc > 0. B is copied into panel, vectors filled up with zeros.
 //
 //go:noescape
-func gemmY5x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, mask uint64)
+func gemmPackZ3x3(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
 
-// gemmY5x2 multiplies 5 rows by 2 vectors; strides are in bytes, kc > 0.
+// gemmPackZ4x1 multiplies 4 rows by 1 vectors, the last of them of that many lanes; strides are in bytes, kc > 0. B is copied into panel, vectors filled up with zeros.
 //
 //go:noescape
-func gemmY5x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, mask uint64)
+func gemmPackZ4x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
 
-// gemmY6x1 multiplies 6 rows by 1 vectors; strides are in bytes, kc > 0.
+// gemmPackZ4x2 multiplies 4 rows by 2 vectors, the last of them of that many lanes; strides are in bytes, kc > 0. B is copied into panel, vectors filled up with zeros.
 //
 //go:noescape
-func gemmY6x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, mask uint64)
+func gemmPackZ4x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
 
-// gemmY6x2 multiplies 6 rows by 2 vectors; strides are in bytes, kc > 0.
+// gemmPackZ4x3 multiplies 4 rows by 3 vectors, the last of them of that many lanes; strides are in bytes, kc > 0. B is copied into panel, vectors filled up with zeros.
 //
 //go:noescape
-func gemmY6x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, mask uint64)
+func gemmPackZ4x3(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+
+// gemmPackZ5x1 multiplies 5 rows by 1 vectors, the last of them of that many lanes; strides are in bytes, kc > 0. B is copied into panel, vectors filled up with zeros.
+//
+//go:noescape
+func gemmPackZ5x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+
+// gemmPackZ5x2 multiplies 5 rows by 2 vectors, the last of them of that many lanes; strides are in bytes, kc > 0. B is copied into panel, vectors filled up with zeros.
+//
+//go:noescape
+func gemmPackZ5x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+
+// gemmPackZ5x3 multiplies 5 rows by 3 vectors, the last of them of that many lanes; strides are in bytes, kc > 0. B is copied into panel, vectors filled up with zeros.
+//
+//go:noescape
+func gemmPackZ5x3(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+
+// gemmPackZ6x1 multiplies 6 rows by 1 vectors, the last of them of that many lanes; strides are in bytes, kc > 0. B is copied into panel, vectors filled up with zeros.
+//
+//go:noescape
+func gemmPackZ6x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+
+// gemmPackZ6x2 multiplies 6 rows by 2 vectors, the last of them of that many lanes; strides are in bytes, kc > 0. B is copied into panel, vectors filled up with zeros.
+//
+//go:noescape
+func gemmPackZ6x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+
+// gemmPackZ6x3 multiplies 6 rows by 3 vectors, the last of them of that many lanes; strides are in bytes, kc > 0. B is copied into panel, vectors filled up with zeros.
+//
+//go:noescape
+func gemmPackZ6x3(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+
+// gemmPackZ7x1 multiplies 7 rows by 1 vectors, the last of them of that many lanes; strides are in bytes, kc > 0. B is copied into panel, vectors filled up with zeros.
+//
+//go:noescape
+func gemmPackZ7x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+
+// gemmPackZ7x2 multiplies 7 rows by 2 vectors, the last of them of that many lanes; strides are in bytes, kc > 0. B is copied into panel, vectors filled up with zeros.
+//
+//go:noescape
+func gemmPackZ7x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+
+// gemmPackZ7x3 multiplies 7 rows by 3 vectors, the last of them of that many lanes; strides are in bytes, kc > 0. B is copied into panel, vectors filled up with zeros.
+//
+//go:noescape
+func gemmPackZ7x3(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+
+// gemmPackZ8x1 multiplies 8 rows by 1 vectors, the last of them of that many lanes; strides are in bytes, kc > 0. B is copied into panel, vectors filled up with zeros.
+//
+//go:noescape
+func gemmPackZ8x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+
+// gemmPackZ8x2 multiplies 8 rows by 2 vectors, the last of them of that many lanes; strides are in bytes, kc > 0. B is copied into panel, vectors filled up with zeros.
+//
+//go:noescape
+func gemmPackZ8x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+
+// gemmPackZ8x3 multiplies 8 rows by 3 vectors, the last of them of that many lanes; strides are in bytes, kc > 0. B is copied into panel, vectors filled up with zeros.
+//
+//go:noescape
+func gemmPackZ8x3(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+
+// gemmY1x1 multiplies 1 rows by 1 vectors, the last of them of that many lanes; strides are in bytes, kc > 0.
+//
+//go:noescape
+func gemmY1x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+
+// gemmY1x2 multiplies 1 rows by 2 vectors, the last of them of that many lanes; strides are in bytes, kc > 0.
+//
+//go:noescape
+func gemmY1x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+
+// gemmY2x1 multiplies 2 rows by 1 vectors, the last of them of that many lanes; strides are in bytes, kc > 0.
+//
+//go:noescape
+func gemmY2x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+
+// gemmY2x2 multiplies 2 rows by 2 vectors, the last of them of that many lanes; strides are in bytes, kc > 0.
+//
+//go:noescape
+func gemmY2x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+
+// gemmY3x1 multiplies 3 rows by 1 vectors, the last of them of that many lanes; strides are in bytes, kc > 0.
+//
+//go:noescape
+func gemmY3x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+
+// gemmY3x2 multiplies 3 rows by 2 vectors, the last of them of that many lanes; strides are in bytes, kc > 0.
+//
+//go:noescape
+func gemmY3x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+
+// gemmY4x1 multiplies 4 rows by 1 vectors, the last of them of that many lanes; strides are in bytes, kc > 0.
+//
+//go:noescape
+func gemmY4x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+
+// gemmY4x2 multiplies 4 rows by 2 vectors, the last of them of that many lanes; strides are in bytes, kc > 0.
+//
+//go:noescape
+func gemmY4x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+
+// gemmY5x1 multiplies 5 rows by 1 vectors, the last of them of that many lanes; strides are in bytes, kc > 0.
+//
+//go:noescape
+func gemmY5x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+
+// gemmY5x2 multiplies 5 rows by 2 vectors, the last of them of that many lanes; strides are in bytes, kc > 0.
+//
+//go:noescape
+func gemmY5x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+
+// gemmY6x1 multiplies 6 rows by 1 vectors, the last of them of that many lanes; strides are in bytes, kc > 0.
+//
+//go:noescape
+func gemmY6x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+
+// gemmY6x2 multiplies 6 rows by 2 vectors, the last of them of that many lanes; strides are in bytes, kc > 0.
+//
+//go:noescape
+func gemmY6x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+
+// gemmPackY1x1 multiplies 1 rows by 1 vectors, the last of them of that many lanes; strides are in bytes, kc > 0. B is copied into panel, vectors filled up with zeros.
+//
+//go:noescape
+func gemmPackY1x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+
+// gemmPackY1x2 multiplies 1 rows by 2 vectors, the last of them of that many lanes; strides are in bytes, kc > 0. B is copied into panel, vectors filled up with zeros.
+//
+//go:noescape
+func gemmPackY1x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+
+// gemmPackY2x1 multiplies 2 rows by 1 vectors, the last of them of that many lanes; strides are in bytes, kc > 0. B is copied into panel, vectors filled up with zeros.
+//
+//go:noescape
+func gemmPackY2x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+
+// gemmPackY2x2 multiplies 2 rows by 2 vectors, the last of them of that many lanes; strides are in bytes, kc > 0. B is copied into panel, vectors filled up with zeros.
+//
+//go:noescape
+func gemmPackY2x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+
+// gemmPackY3x1 multiplies 3 rows by 1 vectors, the last of them of that many lanes; strides are in bytes, kc > 0. B is copied into panel, vectors filled up with zeros.
+//
+//go:noescape
+func gemmPackY3x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+
+// gemmPackY3x2 multiplies 3 rows by 2 vectors, the last of them of that many lanes; strides are in bytes, kc > 0. B is copied into panel, vectors filled up with zeros.
+//
+//go:noescape
+func gemmPackY3x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+
+// gemmPackY4x1 multiplies 4 rows by 1 vectors, the last of them of that many lanes; strides are in bytes, kc > 0. B is copied into panel, vectors filled up with zeros.
+//
+//go:noescape
+func gemmPackY4x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+
+// gemmPackY4x2 multiplies 4 rows by 2 vectors, the last of them of that many lanes; strides are in bytes, kc > 0. B is copied into panel, vectors filled up with zeros.
+//
+//go:noescape
+func gemmPackY4x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+
+// gemmPackY5x1 multiplies 5 rows by 1 vectors, the last of them of that many lanes; strides are in bytes, kc > 0. B is copied into panel, vectors filled up with zeros.
+//
+//go:noescape
+func gemmPackY5x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+
+// gemmPackY5x2 multiplies 5 rows by 2 vectors, the last of them of that many lanes; strides are in bytes, kc > 0. B is copied into panel, vectors filled up with zeros.
+//
+//go:noescape
+func gemmPackY5x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+
+// gemmPackY6x1 multiplies 6 rows by 1 vectors, the last of them of that many lanes; strides are in bytes, kc > 0. B is copied into panel, vectors filled up with zeros.
+//
+//go:noescape
+func gemmPackY6x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+
+// gemmPackY6x2 multiplies 6 rows by 2 vectors, the last of them of that many lanes; strides are in bytes, kc > 0. B is copied into panel, vectors filled up with zeros.
+//
+//go:noescape
+func gemmPackY6x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+
+// trans8 writes n*8 rows of 8 floats, step bytes apart: row k has the floats at src+cols[i]+4*k. cols are in bytes, n > 0.
+//
+//go:noescape
+func trans8(n int, src *float32, cols *[8]int, dst *float32, step int)
+
+// runsZ writes n vectors, step bytes apart: lane l of vector k is src[rows[k]+off1+l] for l < len1, src[rows[k]+off2+l] for len1 <= l < lanes, and 0 beyond. n > 0.
+//
+//go:noescape
+func runsZ(n int, rows *int32, src *float32, off1 int, len1 int, off2 int, lanes int, dst *float32, step int)
+
+// runsY writes n vectors, step bytes apart: lane l of vector k is src[rows[k]+off1+l] for l < len1, src[rows[k]+off2+l] for len1 <= l < lanes, and 0 beyond. n > 0.
+//
+//go:noescape
+func runsY(n int, rows *int32, src *float32, off1 int, len1 int, off2 int, lanes int, dst *float32, step int)
+
+// gatherZ writes n vectors, step bytes apart: lane l of vector k is src[rows[k]+cols[l]] for l < lanes, and 0 beyond. n > 0.
+//
+//go:noescape
+func gatherZ(n int, rows *int32, src *float32, cols *int32, lanes int, dst *float32, step int)
+
+// gatherY writes n vectors, step bytes apart: lane l of vector k is src[rows[k]+cols[l]] for l < lanes, and 0 beyond. n > 0.
+//
+//go:noescape
+func gatherY(n int, rows *int32, src *float32, cols *int32, lanes int, dst *float32, step int)

@@ -4,6 +4,7 @@
 package kernel
 
 import (
+	"runtime"
 	"sync"
 	"sync/atomic"
 )
@@ -11,46 +12,97 @@ import (
 // maxThreads bounds a team.
 const maxThreads = 256
 
-// Team is a group of threads, the caller's included. A nil Team is the caller alone.
-// A team serves one caller at a time.
-type Team struct {
-	n    int
-	wake []chan struct{}
-	wg   sync.WaitGroup // workers alive
+// spins is how often a thread looks for work, or for the end of it, before it sleeps:
+// some ten microseconds, about what waking it up costs.
+const spins = 1 << 13
 
-	job  gemmJob
-	next atomic.Int64
-	busy sync.WaitGroup // workers in the current job
-	pack [][]float32    // by worker: packing buffer
+// Task is work cut into tiles, which may be done in any order and at once.
+type Task interface {
+	// Tile does tile i on thread worker, 0 <= worker < Threads().
+	Tile(worker, i int)
 }
 
-// NewTeam starts threads-1 workers, which sleep when there is nothing to do.
+// Team is a group of threads, the caller's included. A nil Team is the caller alone.
+// A team serves one caller at a time.
+//
+// Its threads look for work a little longer than the gaps between kernels last and
+// then sleep; a team that has nothing to do costs nothing.
+type Team struct {
+	workers []worker
+	alive   sync.WaitGroup
+	closed  atomic.Bool
+	spins   int
+
+	// The current job. A tile is claimed by counting word down, and only who has
+	// claimed one may read task and tiles: they change when all tiles are done. A
+	// thread that wakes up late finds another number in the upper half and claims
+	// nothing.
+	task  Task
+	tiles int
+	word  atomic.Uint64 // job number << 32 | unclaimed tiles
+	done  atomic.Int64  // tiles
+	sleep sleeper       // the caller, waiting for the last tile
+
+	gemm gemmTask
+}
+
+// worker is a thread of a team but the caller's; on a cache line of its own.
+type worker struct {
+	sleeper
+	scratch []float32
+	_       [88]byte
+}
+
+// sleeper is a thread that can be woken. Who turns asleep off owes it one token, or is
+// the thread itself.
+type sleeper struct {
+	asleep atomic.Bool
+	token  chan struct{}
+}
+
+// wait sleeps until woken, unless ready already holds. It may return early.
+func (s *sleeper) wait(ready func() bool) {
+	s.asleep.Store(true)
+	if ready() && s.asleep.CompareAndSwap(true, false) {
+		return
+	}
+	<-s.token
+}
+
+func (s *sleeper) wake() bool {
+	if !s.asleep.CompareAndSwap(true, false) {
+		return false
+	}
+	s.token <- struct{}{}
+	return true
+}
+
+// NewTeam starts threads-1 goroutines. threads is held between 1 and 256.
 func NewTeam(threads int) *Team {
-	t := &Team{n: min(max(threads, 1), maxThreads)}
-	t.pack = make([][]float32, t.n)
-	for i := 1; i < t.n; i++ {
-		c := make(chan struct{}, 1)
-		t.wake = append(t.wake, c)
-		t.wg.Go(func() {
-			for range c {
-				t.work(i)
-				t.busy.Done()
-			}
-		})
+	threads = min(max(threads, 1), maxThreads)
+	t := &Team{workers: make([]worker, threads-1), spins: spins}
+	if runtime.GOMAXPROCS(0) == 1 {
+		t.spins = 0 // whoever is waited for could not run
+	}
+	t.sleep.token = make(chan struct{}, 1)
+	for i := range t.workers {
+		t.workers[i].token = make(chan struct{}, 1)
+		t.alive.Go(func() { t.serve(i + 1) })
 	}
 	return t
 }
 
-// Close ends the workers and waits for them.
+// Close ends the team's threads and waits for them. The team must be idle.
 func (t *Team) Close() {
 	if t == nil {
 		return
 	}
-	for _, c := range t.wake {
-		close(c)
+	t.closed.Store(true)
+	for i := range t.workers {
+		t.workers[i].wake()
 	}
-	t.wake = nil
-	t.wg.Wait()
+	t.alive.Wait()
+	t.workers = nil
 }
 
 // Threads is the size of the team.
@@ -58,32 +110,90 @@ func (t *Team) Threads() int {
 	if t == nil {
 		return 1
 	}
-	return t.n
+	return len(t.workers) + 1
 }
 
-// run does the job's tiles on all threads and returns when all are done. The caller
-// takes part.
-func (t *Team) run() {
-	t.next.Store(0)
-	n := min(len(t.wake), t.job.tiles-1)
-	t.busy.Add(n)
-	for _, c := range t.wake[:n] {
-		c <- struct{}{}
+// Run does tiles 0 to tiles-1 of the task on all threads, the caller's among them, and
+// returns when all are done. It allocates nothing if task is a pointer. A tile must not
+// call Run on the same team.
+func (t *Team) Run(tiles int, task Task) {
+	if t.Threads() == 1 || tiles == 1 {
+		for i := range tiles {
+			task.Tile(0, i)
+		}
+		return
+	}
+	if tiles <= 0 {
+		return
+	}
+	t.task, t.tiles = task, tiles
+	t.done.Store(0)
+	t.word.Store((t.word.Load()>>32+1)<<32 | uint64(tiles))
+	for i, n := 0, tiles-1; i < len(t.workers) && n > 0; i++ {
+		if t.workers[i].wake() {
+			n--
+		}
 	}
 	t.work(0)
-	t.busy.Wait()
+	for range t.spins {
+		if t.finished() {
+			break
+		}
+	}
+	for !t.finished() {
+		t.sleep.wait(t.finished)
+	}
+	t.task = nil
 }
 
-// work takes tiles until none is left.
+func (t *Team) finished() bool { return t.done.Load() == int64(t.tiles) }
+
+// idle says that there is nothing to claim and reason to stay.
+func (t *Team) idle() bool { return uint32(t.word.Load()) == 0 && !t.closed.Load() }
+
+// work does tiles until none is left to claim.
 func (t *Team) work(worker int) {
 	for {
-		i := int(t.next.Add(1)) - 1
-		if i >= t.job.tiles {
+		w := t.word.Load()
+		left := int(uint32(w))
+		if left == 0 {
 			return
 		}
-		if need := t.job.scratch; len(t.pack[worker]) < need {
-			t.pack[worker] = make([]float32, need)
+		if !t.word.CompareAndSwap(w, w-1) {
+			continue
 		}
-		t.job.tile(i, t.pack[worker])
+		tiles := t.tiles
+		t.task.Tile(worker, tiles-left)
+		if t.done.Add(1) == int64(tiles) && worker > 0 {
+			t.sleep.wake()
+		}
 	}
+}
+
+// serve is the life of a worker.
+func (t *Team) serve(worker int) {
+	me := &t.workers[worker-1]
+	for !t.closed.Load() {
+		t.work(worker)
+		for range t.spins {
+			if !t.idle() {
+				break
+			}
+		}
+		if t.idle() {
+			me.wait(func() bool { return !t.idle() })
+		}
+	}
+}
+
+// scratch is the memory of a thread: the caller's own, or n floats that a worker keeps.
+func (t *Team) scratch(worker, n int, callers []float32) []float32 {
+	if worker == 0 {
+		return callers
+	}
+	w := &t.workers[worker-1]
+	if len(w.scratch) < n {
+		w.scratch = make([]float32, n)
+	}
+	return w.scratch
 }

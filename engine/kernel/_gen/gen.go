@@ -1,7 +1,8 @@
 // Command gen writes gemm_amd64.s: the microkernels of the matrix product, one for
-// each number of rows and vectors, so that edges need no other path.
+// each number of rows and vectors, so that edges need no other path, and the routines
+// that lay B out for them.
 //
-// A kernel computes C[mr, nv*W] = A[mr, kc] B[kc, nv*W], adding to C if acc is set by
+// A kernel computes C[mr, nv*W] = A[mr, kc] B[kc, nv*W], continuing C if acc is set by
 // starting the accumulators from it. Every element is one chain of fused multiply-adds
 // in ascending k, whatever the tile: that is the specification's order.
 //
@@ -25,10 +26,42 @@ var ymm = []reg.VecPhysical{
 	reg.Y0, reg.Y1, reg.Y2, reg.Y3, reg.Y4, reg.Y5, reg.Y6, reg.Y7, reg.Y8, reg.Y9, reg.Y10, reg.Y11, reg.Y12, reg.Y13, reg.Y14, reg.Y15,
 }
 
+var xmm = []reg.VecPhysical{reg.X0, reg.X1, reg.X2, reg.X3, reg.X4, reg.X5, reg.X6, reg.X7}
+
+// lanes is a sliding window of masks: 8 lanes set, then 8 not.
+var lanes Mem
+
+func laneTable() {
+	lanes = GLOBL("lanes", RODATA|NOPTR)
+	for i := range 16 {
+		v := U32(0)
+		if i < 8 {
+			v = ^v
+		}
+		DATA(4*i, v)
+	}
+}
+
+// maskY loads the mask of the first n lanes; n is overwritten.
+func maskY(n reg.GPPhysical, table reg.GPPhysical, mask reg.VecPhysical) {
+	LEAQ(lanes.Offset(32), table)
+	SHLQ(Imm(2), n)
+	SUBQ(n, table)
+	VMOVUPS(Mem{Base: table}, mask)
+}
+
+// maskZ loads the mask of the first n lanes.
+func maskZ(n reg.GPPhysical, tmp reg.GPPhysical, mask reg.OpmaskPhysical) {
+	MOVQ(I32(0xffff), tmp)
+	BZHIQ(n, tmp, tmp)
+	KMOVW(tmp.As32(), mask)
+}
+
 // shape of a family of kernels.
 type shape struct {
 	prefix string
-	wide   bool // zmm with masks; else ymm, whole vectors only
+	wide   bool // zmm; else ymm
+	pack   bool // keep what is read of B in a panel
 	rows   int
 	vecs   int
 }
@@ -37,15 +70,40 @@ const unroll = 2
 
 func (s shape) kernel(mr, nv int) {
 	name := fmt.Sprintf("%s%dx%d", s.prefix, mr, nv)
-	TEXT(name, NOSPLIT, "func(kc int, a *float32, ars, aks int, b *float32, bks int, c *float32, ldc int, acc int, mask uint64)")
+	TEXT(name, NOSPLIT, "func(kc int, a *float32, ars, aks int, b *float32, bks int, c *float32, ldc, acc, last int, panel *float32)")
 	Pragma("noescape")
-	Doc(fmt.Sprintf("%s multiplies %d rows by %d vectors; strides are in bytes, kc > 0.", name, mr, nv))
+	doc := fmt.Sprintf("%s multiplies %d rows by %d vectors, the last of them of that many lanes; strides are in bytes, kc > 0.", name, mr, nv)
+	if s.pack {
+		doc += " B is copied into panel, vectors filled up with zeros."
+	}
+	Doc(doc)
 	v, w := ymm, 32
 	if s.wide {
 		v, w = zmm, 64
 	}
 	kc, a, b, c := reg.RCX, reg.RSI, reg.RDI, reg.RDX
-	bks, aks, s1, s3, s5, s7, ldc, t := reg.RBX, reg.R8, reg.R9, reg.R10, reg.R11, reg.R12, reg.R13, reg.RAX
+	bks, aks, s1, s3, s5, s7, ldc, t, panel := reg.RBX, reg.R8, reg.R9, reg.R10, reg.R11, reg.R12, reg.R13, reg.RAX, reg.R15
+	sum := func(i, j int) reg.VecPhysical { return v[i*nv+j] }
+	vec := func(j int) reg.VecPhysical { return v[mr*nv+j] }
+	bcast, mask := v[15], v[14] // of ymm
+	load := func(m Mem, j int, r reg.VecPhysical, masked bool) {
+		switch {
+		case j < nv-1 || !masked:
+			VMOVUPS(m, r)
+		case s.wide:
+			VMOVUPS_Z(m, reg.K1, r)
+		default:
+			VMASKMOVPS(m, mask, r)
+		}
+	}
+
+	if s.wide {
+		Load(Param("last"), reg.RBX)
+		maskZ(reg.RBX, t, reg.K1)
+	} else {
+		Load(Param("last"), reg.RBX)
+		maskY(reg.RBX, t, mask)
+	}
 	Load(Param("kc"), kc)
 	Load(Param("a"), a)
 	Load(Param("ars"), s1)
@@ -54,13 +112,12 @@ func (s shape) kernel(mr, nv int) {
 	Load(Param("bks"), bks)
 	Load(Param("c"), c)
 	Load(Param("ldc"), ldc)
+	if s.pack {
+		Load(Param("panel"), panel)
+	}
 	LEAQ(Mem{Base: s1, Index: s1, Scale: 2}, s3)
 	LEAQ(Mem{Base: s1, Index: s1, Scale: 4}, s5)
 	LEAQ(Mem{Base: s3, Index: s1, Scale: 4}, s7)
-	if s.wide {
-		Load(Param("mask"), t)
-		KMOVW(reg.EAX, reg.K1)
-	}
 	// row addresses row i of A
 	row := func(i int) Mem {
 		return []Mem{
@@ -74,24 +131,15 @@ func (s shape) kernel(mr, nv int) {
 			{Base: a, Index: s7, Scale: 1},
 		}[i]
 	}
-	sum := func(i, j int) reg.VecPhysical { return v[i*nv+j] }
-	vec := func(j int) reg.VecPhysical { return v[mr*nv+j] }
-	bcast := v[len(v)-1]
-	masked := func(j int) bool { return s.wide && j == nv-1 }
 
 	// Accumulators: zero, or what C holds.
 	Load(Param("acc"), t)
 	TESTQ(t, t)
-	JZ(LabelRef("zero"))
 	MOVQ(c, t)
+	JZ(LabelRef("zero"))
 	for i := range mr {
 		for j := range nv {
-			m := Mem{Base: t, Disp: j * w}
-			if masked(j) {
-				VMOVUPS_Z(m, reg.K1, sum(i, j))
-			} else {
-				VMOVUPS(m, sum(i, j))
-			}
+			load(Mem{Base: t, Disp: j * w}, j, sum(i, j), true)
 		}
 		if i < mr-1 {
 			ADDQ(ldc, t)
@@ -99,7 +147,6 @@ func (s shape) kernel(mr, nv int) {
 	}
 	JMP(LabelRef("begin"))
 	Label("zero")
-	MOVQ(c, t)
 	for i := range mr {
 		for j := range nv {
 			if s.wide {
@@ -118,12 +165,18 @@ func (s shape) kernel(mr, nv int) {
 	Label("begin")
 	step := func() {
 		for j := range nv {
-			m := Mem{Base: b, Disp: j * w}
-			if masked(j) {
-				VMOVUPS_Z(m, reg.K1, vec(j))
-			} else {
-				VMOVUPS(m, vec(j))
+			// A panel holds whole vectors; a masked load costs the narrow kernels an
+			// instruction.
+			load(Mem{Base: b, Disp: j * w}, j, vec(j), s.wide || s.pack)
+			if s.pack {
+				if j*w%64 == 0 {
+					PREFETCHT0(Mem{Base: b, Index: bks, Scale: 8, Disp: j * w})
+				}
+				VMOVUPS(vec(j), Mem{Base: panel, Disp: j * w})
 			}
+		}
+		if s.pack {
+			ADDQ(Imm(uint64(nv*w)), panel)
 		}
 		for i := range mr {
 			if s.wide {
@@ -154,31 +207,206 @@ func (s shape) kernel(mr, nv int) {
 	JZ(LabelRef("store"))
 	step()
 	Label("store")
-	for i := range mr {
-		for j := range nv {
-			m := Mem{Base: c, Disp: j * w}
-			if masked(j) {
-				VMOVUPS(sum(i, j), reg.K1, m)
-			} else {
-				VMOVUPS(sum(i, j), m)
+	store := func(masked bool) {
+		for i := range mr {
+			for j := range nv {
+				m := Mem{Base: c, Disp: j * w}
+				switch {
+				case j < nv-1 || !masked:
+					VMOVUPS(sum(i, j), m)
+				case s.wide:
+					VMOVUPS(sum(i, j), reg.K1, m)
+				default:
+					VMASKMOVPS(sum(i, j), mask, m)
+				}
+			}
+			if i < mr-1 {
+				ADDQ(ldc, c)
 			}
 		}
-		if i < mr-1 {
-			ADDQ(ldc, c)
+		VZEROUPPER()
+		RET()
+	}
+	if !s.wide {
+		// A masked store is slow; few need it.
+		Load(Param("last"), t)
+		CMPQ(t, Imm(8))
+		JNE(LabelRef("part"))
+		store(false)
+		Label("part")
+	}
+	store(true)
+}
+
+// trans8 turns 8 columns of B that are contiguous in k into rows.
+func trans8() {
+	TEXT("trans8", NOSPLIT, "func(n int, src *float32, cols *[8]int, dst *float32, step int)")
+	Pragma("noescape")
+	Doc("trans8 writes n*8 rows of 8 floats, step bytes apart: row k has the floats at src+cols[i]+4*k. cols are in bytes, n > 0.")
+	n, src, dst, step, tmp := reg.RCX, reg.RSI, reg.RDI, reg.RDX, reg.RAX
+	col := []reg.GPPhysical{reg.R8, reg.R9, reg.R10, reg.R11, reg.R12, reg.R13, reg.R15, reg.RBX}
+	Load(Param("n"), n)
+	Load(Param("src"), src)
+	Load(Param("cols"), tmp)
+	for i, c := range col {
+		MOVQ(Mem{Base: tmp, Disp: 8 * i}, c)
+	}
+	Load(Param("dst"), dst)
+	Load(Param("step"), step)
+	Label("loop")
+	for half := range 2 {
+		// Columns i and i+4 side by side, then a 4x4 transpose in each half register.
+		for i := range 4 {
+			VMOVUPS(Mem{Base: src, Index: col[i], Scale: 1, Disp: 16 * half}, xmm[i])
+			VINSERTF128(Imm(1), Mem{Base: src, Index: col[i+4], Scale: 1, Disp: 16 * half}, ymm[i], ymm[i])
+		}
+		VUNPCKLPS(ymm[1], ymm[0], ymm[8])
+		VUNPCKHPS(ymm[1], ymm[0], ymm[9])
+		VUNPCKLPS(ymm[3], ymm[2], ymm[10])
+		VUNPCKHPS(ymm[3], ymm[2], ymm[11])
+		VSHUFPS(Imm(0x44), ymm[10], ymm[8], ymm[12])
+		VSHUFPS(Imm(0xee), ymm[10], ymm[8], ymm[13])
+		VSHUFPS(Imm(0x44), ymm[11], ymm[9], ymm[14])
+		VSHUFPS(Imm(0xee), ymm[11], ymm[9], ymm[15])
+		for i := range 4 {
+			VMOVUPS(ymm[12+i], Mem{Base: dst})
+			ADDQ(step, dst)
 		}
 	}
+	ADDQ(Imm(32), src)
+	DECQ(n)
+	JNZ(LabelRef("loop"))
+	VZEROUPPER()
+	RET()
+}
+
+// runs copies one vector of B's columns for every row; its lanes are one or two runs of
+// neighbours in memory.
+func runs(name string, wide bool) {
+	TEXT(name, NOSPLIT, "func(n int, rows *int32, src *float32, off1, len1, off2, lanes int, dst *float32, step int)")
+	Pragma("noescape")
+	Doc(name + " writes n vectors, step bytes apart: lane l of vector k is src[rows[k]+off1+l] for l < len1, src[rows[k]+off2+l] for len1 <= l < lanes, and 0 beyond. n > 0.")
+	n, rows, s1, s2, dst, step, r, tmp, l1 := reg.RCX, reg.RSI, reg.R8, reg.R9, reg.RDI, reg.RDX, reg.RAX, reg.RBX, reg.R10
+	Load(Param("src"), tmp)
+	Load(Param("off1"), s1)
+	LEAQ(Mem{Base: tmp, Index: s1, Scale: 4}, s1)
+	Load(Param("off2"), s2)
+	LEAQ(Mem{Base: tmp, Index: s2, Scale: 4}, s2)
+	Load(Param("len1"), l1)
+	Load(Param("lanes"), r)
+	MOVQ(r, rows)
+	SUBQ(l1, rows) // lanes of the second run, for the branch below
+	if wide {
+		maskZ(l1, tmp, reg.K1)
+		maskZ(r, tmp, reg.K2)
+		KANDNW(reg.K2, reg.K1, reg.K2)
+	} else {
+		maskY(l1, tmp, reg.Y14)
+		maskY(r, tmp, reg.Y15)
+		VANDNPS(reg.Y15, reg.Y14, reg.Y15)
+	}
+	TESTQ(rows, rows)
+	Load(Param("rows"), rows)
+	Load(Param("n"), n)
+	Load(Param("dst"), dst)
+	Load(Param("step"), step)
+	one := func() {
+		MOVLQSX(Mem{Base: rows}, r)
+		if wide {
+			VMOVUPS_Z(Mem{Base: s1, Index: r, Scale: 4}, reg.K1, reg.Z0)
+		} else {
+			VMASKMOVPS(Mem{Base: s1, Index: r, Scale: 4}, reg.Y14, reg.Y0)
+		}
+	}
+	end := func(loop string) {
+		if wide {
+			VMOVUPS(reg.Z0, Mem{Base: dst})
+		} else {
+			VMOVUPS(reg.Y0, Mem{Base: dst})
+		}
+		ADDQ(Imm(4), rows)
+		ADDQ(step, dst)
+		DECQ(n)
+		JNZ(LabelRef(loop))
+		VZEROUPPER()
+		RET()
+	}
+	JNZ(LabelRef("two"))
+	Label("one")
+	one()
+	end("one")
+	Label("two")
+	one()
+	if wide {
+		VMOVUPS(Mem{Base: s2, Index: r, Scale: 4}, reg.K2, reg.Z0)
+	} else {
+		VMASKMOVPS(Mem{Base: s2, Index: r, Scale: 4}, reg.Y15, reg.Y1)
+		VORPS(reg.Y1, reg.Y0, reg.Y0)
+	}
+	end("two")
+}
+
+// gather is runs for lanes that lie anywhere.
+func gather(name string, wide bool) {
+	TEXT(name, NOSPLIT, "func(n int, rows *int32, src *float32, cols *int32, lanes int, dst *float32, step int)")
+	Pragma("noescape")
+	Doc(name + " writes n vectors, step bytes apart: lane l of vector k is src[rows[k]+cols[l]] for l < lanes, and 0 beyond. n > 0.")
+	n, rows, src, dst, step, r, t := reg.RCX, reg.RSI, reg.R8, reg.RDI, reg.RDX, reg.RAX, reg.RBX
+	Load(Param("lanes"), r)
+	Load(Param("cols"), src)
+	if wide {
+		maskZ(r, t, reg.K1)
+		VMOVDQU32_Z(Mem{Base: src}, reg.K1, reg.Z1)
+	} else {
+		maskY(r, t, reg.Y15)
+		VPMASKMOVD(Mem{Base: src}, reg.Y15, reg.Y1)
+	}
+	Load(Param("n"), n)
+	Load(Param("rows"), rows)
+	Load(Param("src"), src)
+	Load(Param("dst"), dst)
+	Load(Param("step"), step)
+	Label("loop")
+	MOVLQSX(Mem{Base: rows}, r)
+	LEAQ(Mem{Base: src, Index: r, Scale: 4}, r)
+	if wide {
+		KMOVW(reg.K1, reg.K2)
+		VPXORD(reg.Z0, reg.Z0, reg.Z0)
+		VGATHERDPS(Mem{Base: r, Index: reg.Z1, Scale: 4}, reg.K2, reg.Z0)
+		VMOVUPS(reg.Z0, Mem{Base: dst})
+	} else {
+		VMOVAPS(reg.Y15, reg.Y14)
+		VXORPS(reg.Y0, reg.Y0, reg.Y0)
+		VGATHERDPS(reg.Y14, Mem{Base: r, Index: reg.Y1, Scale: 4}, reg.Y0)
+		VMOVUPS(reg.Y0, Mem{Base: dst})
+	}
+	ADDQ(Imm(4), rows)
+	ADDQ(step, dst)
+	DECQ(n)
+	JNZ(LabelRef("loop"))
 	VZEROUPPER()
 	RET()
 }
 
 func main() {
 	ConstraintExpr("!purego")
-	for _, s := range []shape{{"gemmZ", true, 8, 3}, {"gemmY", false, 6, 2}} {
+	laneTable()
+	for _, s := range []shape{
+		{"gemmZ", true, false, 8, 3},
+		{"gemmPackZ", true, true, 8, 3},
+		{"gemmY", false, false, 6, 2},
+		{"gemmPackY", false, true, 6, 2},
+	} {
 		for mr := 1; mr <= s.rows; mr++ {
 			for nv := 1; nv <= s.vecs; nv++ {
 				s.kernel(mr, nv)
 			}
 		}
 	}
+	trans8()
+	runs("runsZ", true)
+	runs("runsY", false)
+	gather("gatherZ", true)
+	gather("gatherY", false)
 	Generate()
 }
