@@ -355,7 +355,11 @@ func (r *run) prepare() (stage.Config, error) {
 	if s.Last {
 		want[TrainY], want[ValY] = &cfg.TrainY, &cfg.ValY
 	}
-	for kind, dst := range want {
+	for _, kind := range []string{TrainX, ValX, TrainY, ValY} {
+		dst, ok := want[kind]
+		if !ok {
+			continue
+		}
 		ref, ok := r.a.Data[kind]
 		if !ok {
 			return cfg, fmt.Errorf("the assignment has no %s", kind)
