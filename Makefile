@@ -10,7 +10,7 @@ OUT ?= bench.jsonl
 FUZZTIME ?= 10s
 UNIT := $(shell $(GO) list ./... 2>/dev/null | grep -v '/e2e$$')
 
-.PHONY: build demo test test-unit test-e2e test-learning lint vet race fuzz generate check-generate bench bench-demo bench-engine bench-wire clean need-go
+.PHONY: build demo test test-unit test-arm64 test-e2e test-learning lint vet race fuzz generate check-generate bench bench-demo bench-engine bench-wire clean need-go
 
 need-go:
 	@command -v $(GO) >/dev/null || { echo "go is missing: install Go 1.26 or later from your system's packages, then run make again" >&2; exit 1; }
@@ -22,7 +22,7 @@ demo: build
 	bin/ravnest demo $(ARGS)
 
 # All tests: the same that .ci/run calls.
-test: need-go vet lint test-unit race test-e2e check-generate
+test: need-go vet lint test-unit race test-arm64 test-e2e check-generate
 
 test-unit: need-go
 	$(GO) test $(UNIT)
@@ -31,6 +31,13 @@ test-unit: need-go
 # threads.
 race: need-go
 	$(GO) test -race ./engine/kernel ./engine/stage ./engine/transport/... ./engine/provider ./signaling/... 
+
+# The engine as arm64 runs it, bits and all: by itself there, elsewhere in an emulator.
+test-arm64: need-go
+	@if [ "$$($(GO) env GOHOSTARCH)" = arm64 ]; then echo "this is arm64: the other tests were it"; \
+	elif ! command -v qemu-aarch64 >/dev/null; then echo "left out: the tests of arm64 need qemu-aarch64 (on Debian: apt-get install qemu-user)" >&2; \
+	else set -e; dir=$$(mktemp -d); trap 'rm -rf "$$dir"' EXIT; for p in kernel exec golden codec; do \
+	  GOARCH=arm64 $(GO) test -c -o $$dir/$$p ./engine/$$p; (cd engine/$$p && echo "arm64 $$p" && qemu-aarch64 $$dir/$$p -test.short); done; fi
 
 # Real processes: what the README says, done as a user does it.
 test-e2e: build
