@@ -10,13 +10,29 @@ OUT ?= bench.jsonl
 FUZZTIME ?= 10s
 UNIT := $(shell $(GO) list ./... 2>/dev/null | grep -v '/e2e$$')
 
-.PHONY: build demo test test-unit test-arm64 test-e2e test-learning lint vet race fuzz generate check-generate bench bench-demo bench-engine bench-wire clean need-go
+.PHONY: build site need-node need-chromium demo test test-unit test-arm64 test-e2e test-learning lint vet race fuzz generate check-generate bench bench-demo bench-engine bench-wire clean need-go
 
 need-go:
 	@command -v $(GO) >/dev/null || { echo "go is missing: install Go 1.26 or later from your system's packages, then run make again" >&2; exit 1; }
 
-build: need-go
+build: need-go site
 	$(GO) build -trimpath -o bin/ ./cmd/ravnest ./cmd/ravnest-provider
+
+need-node:
+	@command -v npm >/dev/null || { echo "npm is missing: install Node 20 or later (npm comes with it) for the pages, then run make again; without them: go build ./cmd/..." >&2; exit 1; }
+
+# The pages and the engine that a tab runs, embedded into ravnest. Nothing is done again
+# that has not changed.
+ENGINE := bin/engine
+site: need-go need-node site/dist/.built
+
+site/dist/.built: $(shell find engine signaling wasm -name '*.go' -not -name '*_test.go' -not -path '*/_*') go.mod $(wildcard wasm/*.js site/src/* site/*.mjs) site/package-lock.json
+	mkdir -p $(ENGINE)
+	GOOS=js GOARCH=wasm $(GO) build -trimpath -ldflags='-s -w' -o $(ENGINE)/ravnest.wasm ./wasm
+	cp "$$($(GO) env GOROOT)/lib/wasm/wasm_exec.js" $(ENGINE)/
+	[ site/node_modules -nt site/package-lock.json ] || (cd site && npm ci --silent && touch node_modules)
+	cd site && node build.mjs $(abspath $(ENGINE))
+	touch $@
 
 demo: build
 	bin/ravnest demo $(ARGS)
@@ -40,8 +56,15 @@ test-arm64: need-go
 	  GOARCH=arm64 $(GO) test -c -o $$dir/$$p ./engine/$$p; (cd engine/$$p && echo "arm64 $$p" && qemu-aarch64 $$dir/$$p -test.short); done; fi
 
 # Real processes: what the README says, done as a user does it.
-test-e2e: build
+test-e2e: build need-chromium
 	RAVNEST_BIN=$(CURDIR)/bin $(GO) test -count=1 -timeout 20m ./e2e
+
+need-chromium:
+	@for b in "$$RAVNEST_CHROMIUM" chromium chromium-browser google-chrome google-chrome-stable; do \
+	  if [ -n "$$b" ] && command -v "$$b" >/dev/null; then exit 0; fi; done; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  echo "installing chromium for the tests" >&2; apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium >&2; \
+	else echo "neither Chromium nor Chrome is here, and the tests drive one: install it (Debian: apt-get install chromium) or name it in RAVNEST_CHROMIUM" >&2; exit 1; fi
 
 # 100 epochs of every schedule and wire, three seeds: some minutes.
 test-learning: build
@@ -51,7 +74,7 @@ vet: need-go
 	$(GO) vet ./...
 	$(GO) vet -tags purego ./engine/...
 	GOARCH=arm64 $(GO) vet ./engine/... ./signaling/... ./ga/... ./native/... ./cmd/...
-	GOOS=js GOARCH=wasm $(GO) vet ./engine/... ./signaling/proto ./signaling/client ./ga
+	GOOS=js GOARCH=wasm $(GO) vet ./engine/... ./signaling/proto ./signaling/client ./ga ./wasm
 
 lint: need-go
 	@out=$$($(GO) run $(GOFUMPT) -l cmd engine ga native signaling e2e) || exit 1; if [ -n "$$out" ]; then echo "gofumpt would change:"; echo "$$out"; exit 1; fi

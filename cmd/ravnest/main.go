@@ -19,6 +19,7 @@ import (
 	"github.com/ravnest/ravnest/native/host"
 	"github.com/ravnest/ravnest/native/project"
 	"github.com/ravnest/ravnest/signaling/server"
+	"github.com/ravnest/ravnest/site"
 	"github.com/urfave/cli/v2"
 )
 
@@ -95,6 +96,7 @@ func app() *cli.App {
 				Description: "Starts the signaling host and N providers, trains, validates and fuses.\nRuns the job in --dir, or puts the walkthrough there.",
 				Flags: append(jobFlags(), jsonFlag, threads,
 					&cli.IntFlag{Name: "providers", Value: 3, Usage: "how many"},
+					&cli.IntFlag{Name: "tabs", Usage: "how many of them are tabs of your browser"},
 					&cli.StringFlag{Name: "dir", Value: "ravnest-demo", Usage: "the job's directory"},
 					&cli.StringFlag{Name: "ram", Usage: "`GB` that each provider lends (default: what the machine has)"},
 					&cli.StringFlag{Name: "listen", Value: "127.0.0.1:0", Usage: "address of the host"}),
@@ -240,13 +242,32 @@ func summary(c *cli.Context, s host.Summary) error {
 	return err
 }
 
+// pages is the site in this program.
+func pages() (*site.Site, error) {
+	s, err := site.Embedded()
+	if err != nil {
+		return nil, fmt.Errorf("reading the embedded pages: %w", err)
+	}
+	return s, nil
+}
+
 func demo(c *cli.Context) error {
 	if c.NArg() > 0 {
 		return fmt.Errorf("demo takes no arguments, got %q: the directory is --dir", c.Args().Slice())
 	}
-	n, dir := c.Int("providers"), c.String("dir")
+	n, tabs, dir := c.Int("providers"), c.Int("tabs"), c.String("dir")
 	if n < 1 || n > 64 {
 		return fmt.Errorf("--providers %d is outside 1..64", n)
+	}
+	if tabs < 0 || tabs > n {
+		return fmt.Errorf("--tabs %d is outside 0..%d, the number of --providers", tabs, n)
+	}
+	pages, err := pages()
+	if err != nil {
+		return err
+	}
+	if tabs > 0 && !pages.Built() {
+		return errors.New("--tabs: this ravnest was built without its pages: make builds them (it needs npm)")
 	}
 	if !project.Exists(dir) {
 		if err := project.Init(dir, "cnn", n, nil); err != nil {
@@ -265,7 +286,7 @@ func demo(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	s, err := host.Demo(c.Context, p, ln, host.DemoOptions{Providers: n, Threads: c.Int("threads"), RAM: c.String("ram"), Output: output()})
+	s, err := host.Demo(c.Context, p, ln, host.DemoOptions{Providers: n, Tabs: tabs, Site: pages, Threads: c.Int("threads"), RAM: c.String("ram"), Output: output()})
 	if err != nil {
 		return err
 	}
@@ -308,11 +329,20 @@ func serve(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
+	pages, err := pages()
+	if err != nil {
+		return err
+	}
 	out := output()
 	s, err := host.Serve(c.Context, p, host.Options{
-		Listener: ln, Token: c.String("token"), Providers: c.Int("providers"), Output: out,
+		Listener: ln, Site: pages, Token: c.String("token"), Providers: c.Int("providers"), Output: out,
 		Listening: func(_ context.Context, url string) error {
 			fmt.Fprintf(os.Stderr, "serving at %s: start providers with ravnest-provider --join %s\n", url, url)
+			if pages.Built() {
+				fmt.Fprintf(os.Stderr, "contribute: %s/\ndashboard: %s/dashboard\n", url, url)
+			} else {
+				fmt.Fprintln(os.Stderr, "no pages in this build: tabs cannot join until make has built them")
+			}
 			return nil
 		},
 	})

@@ -61,6 +61,10 @@ type Exec struct {
 	slots []slot
 	temp  []float32
 	f     frame
+
+	// Between is called before every instruction, if set: where a browser's event loop
+	// gets its turn.
+	Between func()
 }
 
 // floats allocates n zeroed floats that begin at a cache line.
@@ -113,7 +117,14 @@ func (e *Exec) Forward(slot int, b Batch, params []float32, s *State) {
 	f.slot, f.rows, f.row0, f.step, f.seed = &e.slots[slot], b.Rows, b.Row0, b.Step, b.Seed
 	f.params, f.state, f.slot.rows = params, s, b.Rows
 	for _, o := range e.p.ops {
+		e.between()
 		o.forward(f)
+	}
+}
+
+func (e *Exec) between() {
+	if e.Between != nil {
+		e.Between()
 	}
 }
 
@@ -140,6 +151,7 @@ func (e *Exec) backward(slot int, params, grads []float32, acc bool, steps []ste
 	f.slot = &e.slots[slot]
 	f.rows, f.params, f.grads, f.acc = f.slot.rows, params, grads, acc
 	for i := range steps {
+		e.between()
 		s := &steps[i]
 		o := e.p.ops[s.Node]
 		if s.Kind == autodiff.GradParams {

@@ -56,10 +56,36 @@ type Config struct {
 	RSS    func() int64 // memory of the process now
 	// Event is told in a line what happens; nil is silent.
 	Event func(format string, a ...any)
+	// Watch is told where a run stands, whenever that changes and with every report to
+	// the host; nil is nobody.
+	Watch func(Update)
+	// Between is called between the kernels of a pass, if set. It may take its time: a
+	// browser's event loop gets its turn there, and a pause is a call that does not return.
+	Between func()
 	// Once makes Serve return after one run.
 	Once bool
 	// ConnectTimeout bounds the time until all links are up; 0: 30 s.
 	ConnectTimeout time.Duration
+}
+
+// State of a provider, as people are told.
+type State string
+
+// The states, in the order of a run.
+const (
+	Waiting    State = "waiting"    // for an assignment
+	Connecting State = "connecting" // fetching, compiling and connecting
+	Training   State = "training"
+)
+
+// Update is where a provider stands. Only State is set while it waits.
+type Update struct {
+	State    State          `json:"state"`
+	Stage    int            `json:"stage"`
+	Stages   int            `json:"stages"`
+	Role     string         `json:"role,omitempty"`
+	Peak     int64          `json:"peak_bytes"` // that the stage stays within
+	Progress proto.Progress `json:"progress"`   // since the run's start
 }
 
 // Plan is the opaque part of an assignment: what the planner says to every stage.
@@ -86,9 +112,13 @@ func Serve(ctx context.Context, cfg Config) error {
 	if cfg.Event == nil {
 		cfg.Event = func(string, ...any) {}
 	}
+	if cfg.Watch == nil {
+		cfg.Watch = func(Update) {}
+	}
 	if cfg.ConnectTimeout == 0 {
 		cfg.ConnectTimeout = 30 * time.Second
 	}
+	cfg.Watch(Update{State: Waiting})
 	var cur *run
 	ended := make(chan error, 1)
 	defer func() {
@@ -137,6 +167,7 @@ func Serve(ctx context.Context, cfg Config) error {
 			return err
 		case err := <-ended:
 			cur = nil
+			cfg.Watch(Update{State: Waiting})
 			if cfg.Once || (err != nil && !errors.Is(err, ErrStopped)) {
 				return err
 			}
@@ -206,6 +237,7 @@ type run struct {
 	prog proto.Progress // since the last report
 	busy time.Duration  // of the stage, at the last batch
 
+	at        Update
 	stage     *stage.Stage
 	links     map[int]*transport.Link
 	flopsEach float64
@@ -271,6 +303,8 @@ func (r *run) do() error {
 }
 
 func (r *run) work() error {
+	r.at = Update{State: Connecting, Stage: r.a.Stage, Stages: r.a.Stages}
+	r.cfg.Watch(r.at)
 	cfg, err := r.prepare()
 	if err != nil {
 		return err
@@ -293,6 +327,8 @@ func (r *run) work() error {
 	case <-r.ctx.Done():
 		return context.Cause(r.ctx)
 	}
+	r.at.State, r.at.Role, r.at.Peak = Training, cfg.Stage.Role(), int64(r.stage.Memory())
+	r.cfg.Watch(r.at)
 	r.cfg.Event("training stage %d of %d (%s)", r.a.Stage, r.a.Stages, cfg.Stage.Role())
 
 	stopReports := r.report()
@@ -344,7 +380,7 @@ func (r *run) prepare() (stage.Config, error) {
 	}
 	cfg = stage.Config{
 		Job: j, Stage: s, Output: g.Shape(g.OutputValue()), TrainRows: plan.Train, ValRows: plan.Val,
-		Order: data.Order, Team: r.cfg.Team, Now: r.cfg.Now,
+		Order: data.Order, Team: r.cfg.Team, Now: r.cfg.Now, Between: r.cfg.Between,
 	}
 	r.flopsEach = s.Graph.Cost(0, len(s.Graph.Nodes)).Total()
 	want := map[string]*stage.Rows{}
@@ -486,6 +522,9 @@ func (r *run) flush(ctx context.Context) error {
 	if r.cfg.RSS != nil {
 		p.RSS = r.cfg.RSS()
 	}
+	at := r.at
+	at.Progress = p
+	r.cfg.Watch(at)
 	// A message holds a bounded number of losses.
 	losses, vals := p.Losses, p.Vals
 	for first := true; first || len(losses) > 0 || len(vals) > 0; first = false {

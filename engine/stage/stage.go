@@ -85,6 +85,8 @@ type Config struct {
 	Links map[int]Link // by stage
 	Team  *kernel.Team
 	Now   func() time.Duration // a monotonic clock, for the busy share only
+	// Between, if set, is called between the kernels of a pass. It may take its time.
+	Between func()
 }
 
 // Stage is a compiled stage with its weights.
@@ -202,6 +204,7 @@ func New(cfg Config) (*Stage, error) {
 	s.seq = NewSequence(j, cfg.TrainRows, cfg.ValRows)
 	s.sched = NewSchedule(s.seq, gs.Index, gs.Of, j.Schedule == job.Sync)
 	s.train, s.eval = s.plan.New(cfg.Team), s.ev.New(cfg.Team)
+	s.train.Between, s.eval.Between = cfg.Between, cfg.Between
 	s.st = s.plan.Layout.NewState()
 	s.plan.Layout.Init(s.st, j.Seed)
 	s.grads = make([]float32, s.plan.Layout.Trainable)

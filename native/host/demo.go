@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -21,6 +22,8 @@ import (
 // DemoOptions are those of a demo.
 type DemoOptions struct {
 	Providers int
+	Tabs      int // of the providers: browser tabs that people open
+	Site      http.Handler
 	Threads   int    // of each provider
 	RAM       string // of each provider; "": what the machine has
 	Program   string // the provider's binary; "": beside this one
@@ -66,17 +69,24 @@ func Demo(ctx context.Context, p *project.Project, ln net.Listener, opt DemoOpti
 	defer children.Wait()
 	defer kill()
 
-	so := Options{Listener: ln, Providers: opt.Providers, Output: opt.Output, Spawned: func() time.Time {
-		mu.Lock()
-		defer mu.Unlock()
-		return last
-	}}
+	so := Options{Listener: ln, Site: opt.Site, Providers: opt.Providers, Output: opt.Output}
+	if opt.Tabs == 0 {
+		so.Spawned = func() time.Time {
+			mu.Lock()
+			defer mu.Unlock()
+			return last
+		}
+	}
 	for i := range opt.Providers {
 		so.Names = append(so.Names, fmt.Sprintf("node_%d", i))
 	}
 	so.Listening = func(_ context.Context, url string) error {
-		opt.say("host at %s, starting %d providers", url, opt.Providers)
-		for _, name := range so.Names {
+		opt.say("host at %s, starting %d providers", url, opt.Providers-opt.Tabs)
+		if opt.Tabs > 0 {
+			opt.say("waiting for %d of your browser's tabs: open this page and lend them", opt.Tabs)
+		}
+		opt.say("contribute: %s/\ndashboard: %s/dashboard", url, url)
+		for _, name := range so.Names[opt.Tabs:] {
 			args := []string{"--join", url, "--name", name, "--threads", fmt.Sprint(opt.Threads), "--once", "--quiet"}
 			if opt.RAM != "" {
 				args = append(args, "--ram", opt.RAM)

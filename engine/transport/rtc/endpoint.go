@@ -185,7 +185,7 @@ func (e *Endpoint) Connect(ctx context.Context, offers bool, send func(json.RawM
 		return nil, fmt.Errorf("making a peer connection: %w", err)
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
-	c := &connecting{pc: pc, offers: offers, cancel: cancel, send: send, opened: make(chan struct{})}
+	c := &connecting{newTalk(offers, send, cancel), pc}
 	p := &pipe{e: e, pc: pc, low: make(chan struct{}, 1), gone: make(chan struct{}), buf: make([]byte, wire.MaxFrame+1)}
 	err = c.run(ctx, p, recv)
 	cause := context.Cause(ctx)
@@ -206,47 +206,8 @@ func (e *Endpoint) Connect(ctx context.Context, offers bool, send func(json.RawM
 
 // connecting is a connection on its way.
 type connecting struct {
-	pc     *webrtc.PeerConnection
-	offers bool
-	cancel context.CancelCauseFunc
-	opened chan struct{}
-
-	mu      sync.Mutex
-	send    func(json.RawMessage) error // nil: over
-	told    bool                        // our description is out: candidates may follow
-	waiting []Signal                    // candidates found before that
-}
-
-// tell sends a signal; candidates wait for the description.
-func (c *connecting) tell(s Signal) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if s.Kind == Candidate && !c.told {
-		c.waiting = append(c.waiting, s)
-		return
-	}
-	c.told = true
-	for _, s := range append([]Signal{s}, c.waiting...) {
-		if c.send == nil {
-			return
-		}
-		b, err := json.Marshal(s)
-		if err == nil {
-			err = c.send(b)
-		}
-		if err != nil {
-			c.cancel(fmt.Errorf("signaling: %w", err))
-			return
-		}
-	}
-	c.waiting = nil
-}
-
-// quiet ends tell.
-func (c *connecting) quiet() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.send = nil
+	*talk
+	pc *webrtc.PeerConnection
 }
 
 // run goes through signaling until the channel is open.
@@ -295,56 +256,7 @@ func (c *connecting) run(ctx context.Context, p *pipe, recv <-chan json.RawMessa
 			return err
 		}
 	}
-	return c.listen(ctx, recv)
-}
-
-// listen takes the peer's signals until the channel is open.
-func (c *connecting) listen(ctx context.Context, recv <-chan json.RawMessage) error {
-	described, n := false, 0
-	var early []Signal // candidates that overtook the description
-	for {
-		var b json.RawMessage
-		select {
-		case <-c.opened:
-			return nil
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		case b = <-recv:
-		}
-		if b == nil {
-			recv = nil // the caller's queue has ended; what was sent may still suffice
-			continue
-		}
-		s, err := ParseSignal(b)
-		if err != nil {
-			return err
-		}
-		switch {
-		case s.Kind == Candidate:
-			if n++; n > MaxCandidates {
-				return fmt.Errorf("%w: more than %d candidates", ErrSignal, MaxCandidates)
-			}
-			if err = check(s.Candidate); err == nil && described {
-				err = c.candidate(s)
-			} else {
-				early = append(early, s)
-			}
-		case described || (s.Kind == Answer) != c.offers:
-			err = fmt.Errorf("%w: an %s out of turn", ErrSignal, s.Kind)
-		default:
-			described = true
-			if err = c.remote(s); err == nil {
-				for _, k := range early {
-					if err = c.candidate(k); err != nil {
-						break
-					}
-				}
-			}
-		}
-		if err != nil {
-			return err
-		}
-	}
+	return c.listen(ctx, recv, c)
 }
 
 // describe sets and sends our description.
@@ -379,7 +291,7 @@ func (c *connecting) remote(s Signal) error {
 }
 
 // check refuses a candidate that ICE could not read.
-func check(s string) error {
+func (*connecting) check(s string) error {
 	if s == "" {
 		return nil
 	}

@@ -1,0 +1,194 @@
+// A real browser for the tests: headless Chromium, driven as a person would.
+
+package e2e
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/chromedp/cdproto/log"
+	"github.com/chromedp/cdproto/runtime"
+	"github.com/chromedp/chromedp"
+)
+
+// chromium finds the browser. There are no tests without it: see make need-chromium.
+func chromium() (string, error) {
+	if path := os.Getenv("RAVNEST_CHROMIUM"); path != "" {
+		return path, nil
+	}
+	for _, name := range []string{"chromium", "chromium-browser", "google-chrome", "google-chrome-stable"} {
+		if path, err := exec.LookPath(name); err == nil {
+			return path, nil
+		}
+	}
+	return "", errors.New("neither Chromium nor Chrome is here: install one (Debian: apt-get install chromium), or name it in RAVNEST_CHROMIUM")
+}
+
+// browser is a Chromium of a scene. Its tabs share a profile that is thrown away.
+type browser struct {
+	s   *scene
+	ctx context.Context
+}
+
+func (s *scene) browser(flags ...string) *browser {
+	s.Helper()
+	path, err := chromium()
+	if err != nil {
+		s.Fatal(err)
+	}
+	opts := []chromedp.ExecAllocatorOption{
+		chromedp.ExecPath(path),
+		chromedp.NoFirstRun, chromedp.NoDefaultBrowserCheck, chromedp.Headless,
+		chromedp.Flag("disable-background-networking", true), chromedp.Flag("disable-component-update", true),
+		chromedp.Flag("disable-sync", true), chromedp.Flag("disable-extensions", true), chromedp.Flag("disable-gpu", true),
+		// Loopback is all the network that there is: real addresses, and packets to oneself.
+		chromedp.Flag("allow-loopback-in-peer-connection", true),
+		chromedp.Flag("disable-features", "WebRtcHideLocalIpsWithMdns"),
+		// Tabs in front of each other are what we test one by one.
+		chromedp.Flag("disable-backgrounding-occluded-windows", true), chromedp.Flag("disable-renderer-backgrounding", true),
+		chromedp.WindowSize(1280, 900), chromedp.Env(s.mark),
+	}
+	if os.Getuid() == 0 {
+		opts = append(opts, chromedp.NoSandbox)
+	}
+	for _, f := range flags {
+		name, value, _ := strings.Cut(f, "=")
+		opts = append(opts, chromedp.Flag(name, value))
+	}
+	alloc, stop := chromedp.NewExecAllocator(context.Background(), opts...)
+	ctx, cancel := chromedp.NewContext(alloc)
+	b := &browser{s, ctx}
+	s.Cleanup(func() {
+		_ = chromedp.Cancel(ctx) // waits for the browser
+		cancel()
+		stop()
+	})
+	if err := chromedp.Do(ctx); err != nil {
+		s.Fatalf("starting %s: %v", path, err)
+	}
+	return b
+}
+
+// page is an open tab.
+type page struct {
+	s      *scene
+	ctx    context.Context
+	cancel context.CancelFunc
+
+	mu   sync.Mutex
+	says []string // what it wrote to the console
+	bad  []string // errors among that
+}
+
+// open opens a page. What it writes to the console is kept.
+func (b *browser) open(url string) *page {
+	b.s.Helper()
+	ctx, cancel := chromedp.NewContext(b.ctx)
+	p := &page{s: b.s, ctx: ctx, cancel: cancel}
+	b.s.Cleanup(func() {
+		if b.s.Failed() {
+			b.s.Logf("page %s: %s\nconsole:\n%s\nerrors:\n%s", url, p.text("#state"), tail(strings.Join(p.says, "\n")), tail(strings.Join(p.bad, "\n")))
+		}
+		cancel()
+	})
+	if err := errors.Join(chromedp.Listen(ctx, p.hear), p.run(chromedp.Navigate(url))); err != nil {
+		b.s.Fatalf("opening %s: %v", url, err)
+	}
+	return p
+}
+
+// hear keeps what the page says.
+func (p *page) hear(ev any) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	switch ev := ev.(type) {
+	case *runtime.EventConsoleAPICalled:
+		var words []string
+		for _, a := range ev.Args {
+			words = append(words, string(a.Value)+a.Description)
+		}
+		line := strings.Join(words, " ")
+		p.says = append(p.says, line)
+		if ev.Type == runtime.ConsoleAPICalledTypeError {
+			p.bad = append(p.bad, line)
+		}
+	case *runtime.EventExceptionThrown:
+		line := ev.ExceptionDetails.Text
+		if e := ev.ExceptionDetails.Exception; e != nil {
+			line += " " + e.Description
+		}
+		p.bad = append(p.bad, line)
+	case *log.EventEntryAdded:
+		if ev.Entry.Level == log.EntryLevelError {
+			p.bad = append(p.bad, ev.Entry.Text+" "+ev.Entry.URL)
+		}
+	}
+}
+
+// patience of a browser's answer.
+const patience = 30 * time.Second
+
+func (p *page) run(actions ...chromedp.Action[chromedp.Void]) error {
+	ctx, cancel := context.WithTimeout(p.ctx, patience)
+	defer cancel()
+	return chromedp.Do(ctx, actions...)
+}
+
+func (p *page) do(actions ...chromedp.Action[chromedp.Void]) {
+	p.s.Helper()
+	if err := p.run(actions...); err != nil {
+		p.s.Fatalf("in the page: %v", err)
+	}
+}
+
+// eval evaluates an expression in the page.
+func eval[T any](p *page, js string) (T, error) {
+	ctx, cancel := context.WithTimeout(p.ctx, patience)
+	defer cancel()
+	return chromedp.Run(ctx, chromedp.Evaluate[T](js))
+}
+
+// text is what an element says; "" if there is none.
+func (p *page) text(selector string) string {
+	s, _ := eval[string](p, fmt.Sprintf("document.querySelector(%q)?.innerText ?? ''", selector))
+	return s
+}
+
+// shows waits until an element's text contains one of what.
+func (p *page) shows(limit time.Duration, selector string, what ...string) string {
+	p.s.Helper()
+	var last string
+	for end := time.Now().Add(limit); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
+		last = p.text(selector)
+		for _, w := range what {
+			if strings.Contains(last, w) {
+				return last
+			}
+		}
+	}
+	p.s.Fatalf("%s does not show %q within %v, but %q", selector, what, limit, last)
+	return ""
+}
+
+// lend presses the button once the page has found out what the browser can do.
+func (p *page) lend() {
+	p.s.Helper()
+	p.do(chromedp.WaitEnabled(chromedp.CSS("#go")), chromedp.Click(chromedp.CSS("#go")))
+}
+
+// clean: nothing went wrong in the page.
+func (p *page) clean(t testing.TB) {
+	t.Helper()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(p.bad) > 0 {
+		t.Errorf("errors in the page:\n%s", strings.Join(p.bad, "\n"))
+	}
+}

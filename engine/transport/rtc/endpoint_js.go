@@ -1,0 +1,223 @@
+package rtc
+
+// The browser's side. Peer connections exist on the page's main thread only, which
+// makes and describes them when told to; their data channels are handed over to the
+// worker that this runs in. Messages to the page are {op, id, ...}:
+//
+//	open    ice, offers: make a connection    signal  signal: a Signal of the other side
+//	close   let go of it
+//
+// and those of the page
+//
+//	channel channel: the RTCDataChannel, or one that looks like it
+//	signal  signal: one of ours, to be sent
+//	refuse  why: the browser does not take the other side's signal
+//	gone    why: the connection has ended
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"syscall/js"
+
+	"github.com/ravnest/ravnest/engine/transport"
+)
+
+// Endpoint holds the connections of one tab.
+type Endpoint struct {
+	cfg  Config
+	page js.Value // post(message); handler is called with its answers
+	hear js.Func
+
+	mu     sync.Mutex
+	next   int
+	conns  map[int]*connecting
+	closed bool
+}
+
+// NewEndpoint takes over the page's end that the worker's shell offers as
+// ravnest.peers.
+func NewEndpoint(cfg Config) (*Endpoint, error) {
+	page := js.Global().Get("ravnest").Get("peers")
+	if page.IsUndefined() {
+		return nil, errors.New("no page behind this worker: peer connections live there")
+	}
+	if cfg.Idle <= 0 {
+		cfg.Idle = defaultIdle
+	}
+	e := &Endpoint{cfg: cfg, page: page, conns: map[int]*connecting{}}
+	e.hear = js.FuncOf(func(_ js.Value, args []js.Value) any {
+		e.take(args[0])
+		return nil
+	})
+	page.Set("handler", e.hear)
+	return e, nil
+}
+
+// Close closes the connections that are still open.
+func (e *Endpoint) Close() error {
+	e.mu.Lock()
+	e.closed = true
+	var open []*pipe
+	for _, c := range e.conns {
+		open = append(open, c.pipe)
+	}
+	e.mu.Unlock()
+	var wg sync.WaitGroup
+	for _, p := range open {
+		wg.Go(func() { _ = p.Close() })
+	}
+	wg.Wait()
+	e.page.Set("handler", js.Null())
+	e.hear.Release()
+	return nil
+}
+
+// post tells the page.
+func (e *Endpoint) post(op string, id int, more map[string]any) {
+	m := map[string]any{"op": op, "id": id}
+	for k, v := range more {
+		m[k] = v
+	}
+	e.page.Call("post", m)
+}
+
+// take is what the page tells. It runs in the browser's event loop: nothing here waits.
+func (e *Endpoint) take(m js.Value) {
+	e.mu.Lock()
+	c := e.conns[m.Get("id").Int()]
+	e.mu.Unlock()
+	if c == nil {
+		return
+	}
+	switch m.Get("op").String() {
+	case "channel":
+		c.pipe.open(m.Get("channel"), func() { close(c.opened) })
+	case "signal":
+		s, err := ParseSignal([]byte(m.Get("signal").String()))
+		if err != nil {
+			c.cancel(fmt.Errorf("our browser's %w", err))
+			return
+		}
+		select {
+		case c.ours <- s:
+		default:
+			c.cancel(fmt.Errorf("%w: the browser has more than %d candidates", ErrSignal, cap(c.ours)))
+		}
+	case "refuse":
+		c.cancel(fmt.Errorf("%w: the browser says %q", ErrSignal, m.Get("why").String()))
+	case "gone":
+		err := fmt.Errorf("%w: %s", transport.ErrPeerGone, m.Get("why").String())
+		c.cancel(err)
+		c.pipe.end(err)
+	}
+}
+
+// Connect makes a pipe to a peer. One side offers, the other answers; send and recv
+// carry their signals (JSON of a Signal) through the host until the channel is open.
+// send is called by one goroutine at a time and never after Connect has returned.
+// The pipe's Send is for one goroutine at a time, and so is Recv.
+func (e *Endpoint) Connect(ctx context.Context, offers bool, send func(json.RawMessage) error, recv <-chan json.RawMessage) (transport.Pipe, error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	c := &connecting{talk: newTalk(offers, send, cancel), e: e, ours: make(chan Signal, MaxCandidates)}
+	e.mu.Lock()
+	if e.closed {
+		e.mu.Unlock()
+		return nil, fmt.Errorf("connecting: %w", transport.ErrClosed)
+	}
+	e.next++
+	c.id = e.next
+	c.pipe = newPipe(func() { e.drop(c.id) })
+	e.conns[c.id] = c
+	e.mu.Unlock()
+
+	var ice []any
+	for _, s := range e.cfg.ICE {
+		var urls []any
+		for _, u := range s.URLs {
+			urls = append(urls, u)
+		}
+		ice = append(ice, map[string]any{"urls": urls, "username": s.Username, "credential": s.Credential})
+	}
+	e.post("open", c.id, map[string]any{"ice": ice, "offers": offers, "label": Label, "channel": Channel})
+	// What the browser has to say may wait for the host, which its event loop must not.
+	var telling sync.WaitGroup
+	telling.Go(func() {
+		for {
+			select {
+			case s := <-c.ours:
+				c.tell(s)
+			case <-c.opened:
+				return
+			case <-ctx.Done():
+				return
+			}
+		}
+	})
+	err := c.listen(ctx, recv, c)
+	if err != nil {
+		cancel(err)
+	}
+	telling.Wait()
+	c.quiet()
+	if err != nil {
+		_ = c.pipe.Close()
+		return nil, fmt.Errorf("connecting: %w", context.Cause(ctx))
+	}
+	return c.pipe, nil
+}
+
+// drop lets go of a connection.
+func (e *Endpoint) drop(id int) {
+	e.mu.Lock()
+	delete(e.conns, id)
+	e.mu.Unlock()
+	e.post("close", id, nil)
+}
+
+// connecting is a connection, on its way until its talk is over.
+type connecting struct {
+	*talk
+	e    *Endpoint
+	id   int
+	pipe *pipe
+	ours chan Signal // what the browser wants to be told
+}
+
+func (c *connecting) hand(s Signal) error {
+	m := map[string]any{"kind": string(s.Kind), "sdp": s.SDP, "candidate": s.Candidate, "mid": nil, "line": nil}
+	if s.Mid != nil {
+		m["mid"] = *s.Mid
+	}
+	if s.Line != nil {
+		m["line"] = int(*s.Line)
+	}
+	c.e.post("signal", c.id, map[string]any{"signal": m})
+	return nil
+}
+
+func (c *connecting) remote(s Signal) error {
+	if strings.Count(s.SDP, "\nm=") != 1 || !strings.Contains(s.SDP, "\nm=application ") {
+		return fmt.Errorf("%w: the %s is not of a data channel alone", ErrSignal, s.Kind)
+	}
+	return c.hand(s)
+}
+
+func (c *connecting) candidate(s Signal) error {
+	if s.Candidate == "" {
+		return nil
+	}
+	return c.hand(s)
+}
+
+// check leaves the details to the browser.
+func (*connecting) check(s string) error {
+	if s != "" && !strings.HasPrefix(s, "candidate:") {
+		return fmt.Errorf("%w: a candidate that begins with %.16q", ErrSignal, s)
+	}
+	return nil
+}

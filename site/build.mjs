@@ -1,0 +1,43 @@
+// Builds the pages into dist: bundles and copies what they are made of, and compresses it.
+// The engine (ravnest.wasm) and Go's wasm_exec.js are put into ENGINE by make before.
+
+import { build } from "esbuild";
+import { cpSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { brotliCompressSync, constants, gzipSync } from "node:zlib";
+
+const engine = process.argv[2];
+if (!engine) throw new Error("usage: node build.mjs ENGINE (the directory of ravnest.wasm and wasm_exec.js)");
+const dist = "dist";
+const assets = join(dist, "assets");
+for (const name of readdirSync(dist)) if (name !== ".keep") rmSync(join(dist, name), { recursive: true });
+mkdirSync(assets, { recursive: true });
+
+for (const name of readdirSync("src")) {
+  if (name.endsWith(".html")) cpSync(join("src", name), join(dist, name));
+  if (name.endsWith(".svg")) cpSync(join("src", name), join(assets, name));
+}
+// Modules that name each other's files at run time (workers) stay as they are.
+for (const name of readdirSync(engine)) cpSync(join(engine, name), join(assets, name));
+for (const name of readdirSync("../wasm")) if (name.endsWith(".js")) cpSync(join("../wasm", name), join(assets, name));
+await build({
+  entryPoints: ["src/contribute.js", "src/dashboard.js", "src/style.css"],
+  bundle: true,
+  minify: true,
+  format: "esm",
+  target: "es2022",
+  outdir: assets,
+  external: ["./tab.js"],
+  logLevel: "warning",
+});
+
+let sent = 0;
+for (const name of readdirSync(assets)) {
+  const path = join(assets, name);
+  const data = readFileSync(path);
+  const br = brotliCompressSync(data, { params: { [constants.BROTLI_PARAM_QUALITY]: 10, [constants.BROTLI_PARAM_LGWIN]: 24, [constants.BROTLI_PARAM_SIZE_HINT]: data.length } });
+  writeFileSync(path + ".br", br);
+  writeFileSync(path + ".gz", gzipSync(data, { level: 9 }));
+  sent += br.length;
+}
+console.error(`site: ${(sent / 1e6).toFixed(2)} MB compressed`);

@@ -1,0 +1,176 @@
+// Package site is what the host shows in a browser: the page that lends a tab, the
+// dashboard, and the engine that the tab runs, all embedded. Nothing is fetched from
+// anywhere else.
+//
+// Files of the build (make site) lie in dist: pages at its top, everything else under
+// dist/assets, with .br and .gz beside what compresses. Assets are served under
+// /assets/ID/, where ID names the whole build, so that they may be cached for ever, and a
+// page of an older build cannot mix with a newer one: its assets are gone, and it says so.
+package site
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"embed"
+	"encoding/hex"
+	"io/fs"
+	"net/http"
+	"path"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+//go:embed all:dist
+var embedded embed.FS
+
+// policy of every page: its own files, workers and host; WebAssembly may be compiled.
+const policy = "default-src 'none'; script-src 'self' 'wasm-unsafe-eval'; style-src 'self'; img-src 'self' data:; " +
+	"connect-src 'self' ws: wss:; worker-src 'self'; manifest-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+
+// buildMark stands in pages where the build's name belongs.
+const buildMark = "{{build}}"
+
+// encodings in the order of our liking, with the suffix of their files.
+var encodings = [][2]string{{"br", ".br"}, {"gzip", ".gz"}}
+
+// types of the files that we have; the system's table may say otherwise or nothing.
+var types = map[string]string{
+	".html": "text/html; charset=utf-8",
+	".css":  "text/css; charset=utf-8",
+	".js":   "text/javascript; charset=utf-8",
+	".svg":  "image/svg+xml",
+	".wasm": "application/wasm",
+}
+
+// Site is a build of the pages.
+type Site struct {
+	id    string
+	pages map[string][]byte // by path: "/", "/dashboard"
+	files fs.FS             // assets
+}
+
+// Embedded is the build in this program.
+func Embedded() (*Site, error) {
+	dist, err := fs.Sub(embedded, "dist")
+	if err != nil {
+		return nil, err
+	}
+	return New(dist)
+}
+
+// New reads a build.
+func New(dist fs.FS) (*Site, error) {
+	s := &Site{pages: map[string][]byte{}}
+	h := sha256.New()
+	err := fs.WalkDir(dist, ".", func(name string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() || strings.HasPrefix(path.Base(name), ".") {
+			return err
+		}
+		b, err := fs.ReadFile(dist, name)
+		if err != nil {
+			return err
+		}
+		h.Write([]byte(name + "\x00" + strconv.Itoa(len(b)) + "\x00"))
+		h.Write(b)
+		if page, ok := strings.CutSuffix(name, ".html"); ok {
+			s.pages["/"+strings.TrimSuffix(page, "index")] = b
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	s.id = hex.EncodeToString(h.Sum(nil))[:12]
+	for name, b := range s.pages {
+		s.pages[name] = bytes.ReplaceAll(b, []byte(buildMark), []byte(s.id))
+	}
+	s.files, err = fs.Sub(dist, "assets")
+	return s, err
+}
+
+// Built tells whether there are pages: make site puts them there.
+func (s *Site) Built() bool { return len(s.pages) > 0 }
+
+// ServeHTTP implements http.Handler.
+func (s *Site) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	h := w.Header()
+	// Cross-origin isolation, for memory that workers share (HTML standard, 7.1.3 and 7.1.4).
+	h.Set("Cross-Origin-Opener-Policy", "same-origin")
+	h.Set("Cross-Origin-Embedder-Policy", "require-corp")
+	h.Set("Cross-Origin-Resource-Policy", "same-origin")
+	h.Set("Content-Security-Policy", policy)
+	h.Set("X-Content-Type-Options", "nosniff")
+	h.Set("Referrer-Policy", "no-referrer")
+	if r.Method != http.MethodGet && r.Method != http.MethodHead {
+		h.Set("Allow", "GET, HEAD")
+		s.refuse(w, http.StatusMethodNotAllowed, "only GET and HEAD here")
+		return
+	}
+	if !s.Built() {
+		s.refuse(w, http.StatusNotFound, "This ravnest was built without its pages: `make` builds them (it needs npm).\nNative providers join all the same: ravnest-provider --join and this address.")
+		return
+	}
+	if page, ok := s.pages[r.URL.Path]; ok {
+		h.Set("Content-Type", types[".html"])
+		h.Set("Cache-Control", "no-cache")
+		h.Set("ETag", `"`+s.id+`"`)
+		http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(page))
+		return
+	}
+	rest, ok := strings.CutPrefix(r.URL.Path, "/assets/")
+	id, name, _ := strings.Cut(rest, "/")
+	switch {
+	case !ok:
+		s.refuse(w, http.StatusNotFound, "no such page: there are / and /dashboard")
+	case id != s.id:
+		s.refuse(w, http.StatusGone, "this host has been updated since the page was loaded: reload the page")
+	default:
+		s.asset(w, r, name)
+	}
+}
+
+func (s *Site) refuse(w http.ResponseWriter, status int, text string) {
+	w.Header().Set("Cache-Control", "no-store")
+	http.Error(w, text, status)
+}
+
+// asset serves a file in the best encoding that the browser takes.
+func (s *Site) asset(w http.ResponseWriter, r *http.Request, name string) {
+	h := w.Header()
+	kind, known := types[path.Ext(name)]
+	if !known || !fs.ValidPath(name) {
+		s.refuse(w, http.StatusNotFound, "no such file")
+		return
+	}
+	h.Set("Vary", "Accept-Encoding")
+	file := name
+	for _, e := range encodings {
+		if _, err := fs.Stat(s.files, name+e[1]); err == nil && accepts(r, e[0]) {
+			h.Set("Content-Encoding", e[0])
+			file += e[1]
+			break
+		}
+	}
+	b, err := fs.ReadFile(s.files, file)
+	if err != nil {
+		s.refuse(w, http.StatusNotFound, "no such file")
+		return
+	}
+	h.Set("Content-Type", kind)
+	h.Set("Content-Length", strconv.Itoa(len(b)))
+	h.Set("Cache-Control", "public, max-age=31536000, immutable")
+	if r.Method == http.MethodGet {
+		_, _ = w.Write(b)
+	}
+}
+
+// accepts tells whether the request's Accept-Encoding has e, and not with a weight of 0.
+func accepts(r *http.Request, e string) bool {
+	return slices.ContainsFunc(strings.Split(r.Header.Get("Accept-Encoding"), ","), func(part string) bool {
+		name, weight, _ := strings.Cut(strings.TrimSpace(part), ";")
+		q, err := strconv.ParseFloat(strings.TrimPrefix(strings.TrimSpace(weight), "q="), 64)
+		return strings.EqualFold(strings.TrimSpace(name), e) && (weight == "" || (err == nil && q > 0))
+	})
+}

@@ -1,0 +1,117 @@
+// The page's half of WebRTC. Peer connections exist on the main thread only; the engine
+// runs in a worker. This makes the connections that the worker asks for, hands their data
+// channels over to it and carries signals. engine/transport/rtc/endpoint_js.go is the
+// other half and says what the messages are.
+
+// linger is how long a connection outlives its channel: what was sent has left by then.
+const linger = 1000;
+
+export class Peers {
+  #worker;
+  #open = new Map();
+  #bridged;
+
+  // bridged: do as a browser does that cannot transfer data channels.
+  constructor(worker, { bridged = false } = {}) {
+    this.#worker = worker;
+    this.#bridged = bridged;
+  }
+
+  // take carries out a message of the worker.
+  take(m) {
+    if (m.op === "open") {
+      this.#connect(m);
+      return;
+    }
+    const peer = this.#open.get(m.id);
+    if (!peer) return;
+    if (m.op === "signal") peer.signal(m.signal);
+    if (m.op === "close") this.#drop(m.id, peer);
+  }
+
+  // close ends all connections.
+  close() {
+    for (const [id, peer] of this.#open) this.#drop(id, peer);
+  }
+
+  #drop(id, peer) {
+    this.#open.delete(id);
+    peer.pc.oniceconnectionstatechange = peer.pc.onconnectionstatechange = null;
+    peer.pc.close();
+  }
+
+  #connect({ id, ice, offers, label, channel }) {
+    const tell = (op, more, transfer = []) => this.#worker.postMessage({ rtc: { op, id, ...more } }, transfer);
+    let pc;
+    try {
+      pc = new RTCPeerConnection({ iceServers: ice });
+    } catch (err) {
+      tell("gone", { why: `the browser makes no peer connection: ${err.message}` });
+      return;
+    }
+    const peer = { pc, signal: (s) => (chain = chain.then(() => accept(s)).catch(refuse)) };
+    this.#open.set(id, peer);
+    // One thing at a time, in the order that it was asked for.
+    let chain = Promise.resolve();
+    const refuse = (err) => tell("refuse", { why: err.message });
+    const say = (s) => tell("signal", { signal: JSON.stringify(s) });
+    const describe = async (kind) => {
+      await pc.setLocalDescription();
+      say({ kind, sdp: pc.localDescription.sdp });
+    };
+    const accept = async (s) => {
+      if (s.kind === "candidate") {
+        await pc.addIceCandidate({ candidate: s.candidate, sdpMid: s.mid, sdpMLineIndex: s.line });
+        return;
+      }
+      await pc.setRemoteDescription({ type: s.kind, sdp: s.sdp });
+      if (s.kind === "offer") await describe("answer");
+    };
+    pc.onicecandidate = ({ candidate: c }) => {
+      if (c?.candidate) say({ kind: "candidate", candidate: c.candidate, mid: c.sdpMid, line: c.sdpMLineIndex });
+    };
+    const ended = (state) => {
+      if (state === "disconnected" || state === "failed" || state === "closed") tell("gone", { why: `the connection ${state}` });
+    };
+    pc.oniceconnectionstatechange = () => ended(pc.iceConnectionState);
+    pc.onconnectionstatechange = () => ended(pc.connectionState);
+
+    const dc = pc.createDataChannel(label, { negotiated: true, id: channel });
+    let moved = false;
+    if (!this.#bridged) {
+      try {
+        tell("channel", { channel: dc }, [dc]); // must happen before anything else does
+        moved = true;
+      } catch {
+        // It cannot be transferred here.
+      }
+    }
+    if (!moved) {
+      const port = bridge(dc);
+      tell("bridge", { port }, [port]);
+    }
+    if (offers) chain = chain.then(() => describe("offer")).catch(refuse);
+  }
+}
+
+// bridge serves a data channel that has to stay on the page over a MessagePort. To the
+// page go buffers, a threshold or a close; to the worker buffers, and what is queued.
+function bridge(dc) {
+  const { port1: here, port2: there } = new MessageChannel();
+  let taken = 0; // bytes that the worker has sent
+  const report = (event) => here.postMessage({ event, taken, queued: dc.bufferedAmount, state: dc.readyState });
+  dc.binaryType = "arraybuffer";
+  dc.onopen = () => report("open");
+  dc.onbufferedamountlow = () => report("low");
+  dc.onmessage = ({ data }) => here.postMessage(data, typeof data === "string" ? [] : [data]);
+  dc.onclose = () => report("close");
+  here.onmessage = ({ data }) => {
+    if (data instanceof ArrayBuffer) {
+      taken += data.byteLength;
+      if (dc.readyState === "open") dc.send(data);
+      report("sent");
+    } else if (data.threshold !== undefined) dc.bufferedAmountLowThreshold = data.threshold;
+    else if (data.close) setTimeout(() => dc.close(), dc.bufferedAmount ? linger : 0);
+  };
+  return there;
+}

@@ -1,0 +1,145 @@
+// A tab as a provider, for pages: what this browser can do, and the life of the worker
+// in which the engine runs. It has no look of its own.
+
+import { Peers } from "./peers.js";
+
+// support tells what this browser brings. problems are reasons why it cannot take part,
+// in words for the person: {code, text, hint}.
+export async function support() {
+  const problems = [];
+  const lacks = (code, text, hint) => problems.push({ code, text, hint });
+  if (typeof WebAssembly !== "object") lacks("wasm", "this browser has no WebAssembly, which the engine is made of", "use a current Chromium, Firefox or Safari");
+  else if (!simd()) lacks("simd", "this browser has no WebAssembly SIMD: training would take many times as long", "use a current Chromium, Firefox or Safari");
+  if (typeof RTCPeerConnection !== "function") lacks("webrtc", "this browser has no WebRTC, over which providers talk to each other", "allow it in the browser's settings, or use another browser");
+  if (typeof Worker !== "function") lacks("worker", "this browser has no workers to train in", "use a current Chromium, Firefox or Safari");
+  return {
+    problems,
+    cores: navigator.hardwareConcurrency || 1,
+    memory: (navigator.deviceMemory || 4) * 2 ** 30, // bytes, a rounded figure
+    isolated: globalThis.crossOriginIsolated === true,
+    battery: typeof navigator.getBattery === "function",
+  };
+}
+
+// simd says whether a module of one SIMD instruction is valid here.
+function simd() {
+  return WebAssembly.validate(new Uint8Array([0, 97, 115, 109, 1, 0, 0, 0, 1, 5, 1, 96, 0, 1, 123, 3, 2, 1, 0, 10, 10, 1, 8, 0, 65, 0, 253, 15, 253, 98, 11]));
+}
+
+// leaving is how long a worker may take to say goodbye before it is ended.
+const leaving = 300;
+
+// asleep is a gap between two ticks of a second that only a sleeping machine makes.
+const asleep = 20_000;
+
+// Tab is one tab's part in training. Its events, all CustomEvents:
+//
+//	state     {state, ...}: loading, benchmarking, waiting, connecting, training, paused,
+//	          stopped; the last with code, text and hint, where code is "" if all is well
+//	progress  what the host is told four times a second, see provider.Update
+//	joined    {name, gflops}
+//	log       a line of text
+export class Tab extends EventTarget {
+  #worker = null;
+  #peers = null;
+  #watch = 0;
+  #state = "stopped";
+  #paused = false;
+  #options;
+
+  // options.bridged is for tests: do as browsers that cannot transfer data channels.
+  constructor(options = {}) {
+    super();
+    this.#options = options;
+    addEventListener("pagehide", () => this.#command("stop"));
+  }
+
+  get state() {
+    return this.#paused && this.#state === "training" ? "paused" : this.#state;
+  }
+
+  // start begins to take part. ram is in bytes.
+  start({ host = location.origin, token = "", name = "", threads = 1, ram = 2 ** 30 } = {}) {
+    if (this.#worker) throw new Error("this tab takes part already");
+    this.#set("loading");
+    this.#worker = new Worker(new URL("worker.js", import.meta.url), { type: "module", name: "ravnest" });
+    this.#peers = new Peers(this.#worker, this.#options);
+    this.#worker.onmessage = ({ data }) => this.#take(data);
+    this.#worker.onerror = (ev) => {
+      ev.preventDefault();
+      this.#end({ code: "engine", text: `the engine has stopped: ${ev.message || "its files could not be loaded"}`, hint: "reload the page" });
+    };
+    this.#worker.postMessage({ start: { host, token, name, threads, ram } });
+    let last = Date.now();
+    this.#watch = setInterval(() => {
+      const gap = Date.now() - last;
+      last = Date.now();
+      if (gap > asleep) this.#end({ code: "slept", text: "this machine was asleep, and the others could not wait", hint: "take part again" });
+    }, 1000);
+  }
+
+  // stop leaves, at once for the person: the goodbye to the host has 300 ms.
+  async stop() {
+    if (!this.#worker) return;
+    const worker = this.#worker;
+    this.#command("stop");
+    await new Promise((resolve) => {
+      const timer = setTimeout(resolve, leaving);
+      this.addEventListener("state", () => (clearTimeout(timer), resolve()), { once: true });
+    });
+    if (this.#worker === worker) this.#end({ code: "", text: "stopped" });
+  }
+
+  // pause holds the kernels; the tab stays a member and the others wait for it.
+  pause() {
+    this.#hold(true);
+  }
+
+  resume() {
+    this.#hold(false);
+  }
+
+  #hold(paused) {
+    if (!this.#worker || paused === this.#paused) return;
+    this.#paused = paused;
+    this.#command(paused ? "pause" : "resume");
+    this.#tell("state", { state: this.state });
+  }
+
+  #command(command) {
+    this.#worker?.postMessage({ command });
+  }
+
+  #tell(type, detail) {
+    this.dispatchEvent(new CustomEvent(type, { detail }));
+  }
+
+  #set(state, more = {}) {
+    const before = this.state;
+    this.#state = state;
+    if (this.state !== before) this.#tell("state", { state: this.state, ...more });
+  }
+
+  #take(m) {
+    if (m.rtc) this.#peers.take(m.rtc);
+    else if (m.state) this.#set(m.state);
+    else if (m.update) {
+      this.#set(m.update.state, m.update);
+      if (m.update.state === "training") this.#tell("progress", m.update);
+    } else if (m.joined) this.#tell("joined", m.joined);
+    else if (m.log) this.#tell("log", m.log);
+    else if (m.ended) this.#end(m.ended);
+    else if (m.exited) this.#end({ code: "engine", text: "the engine has stopped", hint: "reload the page; the browser's console says why" });
+  }
+
+  // end takes everything down. The first reason counts.
+  #end(why) {
+    if (!this.#worker) return;
+    clearInterval(this.#watch);
+    this.#peers.close();
+    this.#worker.terminate();
+    this.#worker = this.#peers = null;
+    this.#paused = false;
+    this.#set("stopped", why);
+  }
+}

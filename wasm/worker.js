@@ -1,0 +1,47 @@
+// The shell of the tab's worker: it loads the engine, offers it the object ravnest (see
+// main.go, turns.go and rtc/endpoint_js.go) and carries messages between it and tab.js.
+
+import { Bridge } from "./bridge.js";
+import { load } from "./load.js";
+
+const channel = new MessageChannel();
+let engine;
+
+globalThis.ravnest = {
+  settings: "",
+  command: null, // set by the engine: takes stop, pause, resume
+  emit: (kind, json) => postMessage({ [kind]: JSON.parse(json) }),
+  memory: () => engine.memory.buffer.byteLength,
+  // turns returns a function that has done called when the events that wait are through.
+  turns: (done) => {
+    channel.port1.onmessage = done;
+    return () => channel.port2.postMessage(null);
+  },
+  peers: { handler: null, post: (m) => postMessage({ rtc: m }) },
+};
+
+onmessage = async ({ data }) => {
+  if (data.rtc) {
+    const m = data.rtc;
+    ravnest.peers.handler?.(m.op === "bridge" ? { op: "channel", id: m.id, channel: new Bridge(m.port) } : m);
+  } else if (data.command) {
+    if (ravnest.command) ravnest.command(data.command);
+    else if (data.command === "stop") postMessage({ ended: { code: "", text: "stopped" } });
+  } else if (data.start) {
+    ravnest.settings = JSON.stringify(data.start);
+    try {
+      engine = await load({ threads: data.start.threads });
+      await engine.run();
+      postMessage({ exited: true });
+    } catch (err) {
+      const memory = err instanceof RangeError;
+      postMessage({
+        ended: {
+          code: memory ? "memory" : "engine",
+          text: `the engine does not run: ${err.message}`,
+          hint: memory ? "close other tabs, or allow this one less memory" : "reload the page",
+        },
+      });
+    }
+  }
+};
