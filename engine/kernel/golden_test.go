@@ -25,9 +25,6 @@ const (
 	summed  = 1e-6 // sums
 )
 
-// later are the cases that no kernel has yet.
-var later = []string{"layernorm", "layernorm_odd", "layernorm_no_affine", "layernorm_offset", "gelu_tanh", "embedding"}
-
 type description struct {
 	Op    string `json:"op"`
 	Loss  string `json:"loss"`
@@ -41,6 +38,7 @@ type description struct {
 		Groups   int     `json:"groups"`
 		Eps      float64 `json:"eps"`
 		Momentum float64 `json:"momentum"`
+		Approx   string  `json:"approximate"`
 	} `json:"attrs"`
 }
 
@@ -107,7 +105,14 @@ func TestGolden(t *testing.T) {
 			kernel.LogSoftmaxGrad(dx, c.f32("dy"), y, n, k)
 			c.near("dx", dx, summed)
 		},
-		"gelu":    unary(kernel.GELU, kernel.GELUGrad, true),
+		"gelu": func(c testCase) {
+			if c.d.Attrs.Approx == "tanh" {
+				unary(kernel.GELUTanh, kernel.GELUTanhGrad, true)(c)
+				return
+			}
+			unary(kernel.GELU, kernel.GELUGrad, true)(c)
+		},
+		"layernorm": goldenLayerNorm, "embedding": goldenEmbedding,
 		"tanh":    unary(kernel.TanhForward, kernel.TanhGrad, false),
 		"sigmoid": unary(kernel.Sigmoid, kernel.SigmoidGrad, false),
 	}
@@ -120,10 +125,7 @@ func TestGolden(t *testing.T) {
 			if c.d.Loss != "" {
 				run = losses[c.d.Loss]
 			}
-			switch {
-			case slices.Contains(later, name):
-				t.Skip("no kernel yet")
-			case run == nil:
+			if run == nil {
 				t.Fatalf("no test of %q", c.d.Op+c.d.Loss)
 			}
 			run(c)
@@ -293,6 +295,42 @@ func goldenBatchNorm(c testCase) {
 		kernel.BatchNormGradInputFixed(dx, dy, inv, gamma, n, ch, hw)
 	}
 	c.near("dx", dx, tol)
+}
+
+func goldenLayerNorm(c testCase) {
+	n, k := rows(c.shape("x"))
+	gamma, beta := slices.Repeat([]float32{1}, k), make([]float32, k)
+	if c.has("weight") {
+		gamma, beta = c.f32("weight"), c.f32("bias")
+	}
+	tol := summed
+	if strings.HasSuffix(c.name, "_offset") {
+		tol = 1e-5 // as of batch norm
+	}
+	x, dy, y, dx := c.f32("x"), c.f32("dy"), c.like("y"), c.like("x")
+	mean, inv := make([]float32, n), make([]float32, n)
+	kernel.LayerNorm(y, x, gamma, beta, mean, inv, n, k, float32(c.d.Attrs.Eps))
+	c.near("y", y, tol)
+	kernel.LayerNormGradInput(dx, dy, x, gamma, mean, inv, n, k)
+	c.near("dx", dx, tol)
+	if c.has("weight") {
+		kernel.LayerNormGradParams(gamma, beta, dy, x, mean, inv, n, k, false)
+		c.near("dweight", gamma, tol)
+		c.near("dbias", beta, summed)
+	}
+}
+
+func goldenEmbedding(c testCase) {
+	var tokens []float32
+	for _, v := range c.f.I64(c.name + ".index") {
+		tokens = append(tokens, float32(v))
+	}
+	s := c.shape("weight")
+	y, dw := c.like("y"), c.like("weight")
+	kernel.Embed(y, tokens, c.f32("weight"), s[0], s[1])
+	c.near("y", y, exact)
+	kernel.EmbedGrad(dw, c.f32("dy"), tokens, s[0], s[1], false)
+	c.near("dweight", dw, rounded)
 }
 
 func goldenReLU(c testCase) {
