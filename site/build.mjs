@@ -38,6 +38,7 @@ for (const name of readdirSync(assets)) {
   const br = brotliCompressSync(data, { params: { [constants.BROTLI_PARAM_QUALITY]: 10, [constants.BROTLI_PARAM_LGWIN]: 24, [constants.BROTLI_PARAM_SIZE_HINT]: data.length } });
   writeFileSync(path + ".br", br);
   writeFileSync(path + ".gz", gzipSync(data, { level: 9 }));
+  rmSync(path); // who takes neither is sent what .gz unpacks to
   sent += br.length;
 }
 console.error(`site: ${(sent / 1e6).toFixed(2)} MB compressed`);

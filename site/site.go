@@ -3,16 +3,17 @@
 // anywhere else.
 //
 // Files of the build (make site) lie in dist: pages at its top, everything else under
-// dist/assets, with .br and .gz beside what compresses. Assets are served under
-// /assets/ID/, where ID names the whole build, so that they may be cached for ever, and a
+// dist/assets, each twice: as .br and as .gz. Assets are served under /assets/ID/, where ID names the whole build, so that they may be cached for ever, and a
 // page of an older build cannot mix with a newer one: its assets are gone, and it says so.
 package site
 
 import (
 	"bytes"
+	"compress/gzip"
 	"crypto/sha256"
 	"embed"
 	"encoding/hex"
+	"io"
 	"io/fs"
 	"net/http"
 	"path"
@@ -31,9 +32,6 @@ const policy = "default-src 'none'; script-src 'self' 'wasm-unsafe-eval'; style-
 
 // buildMark stands in pages where the build's name belongs.
 const buildMark = "{{build}}"
-
-// encodings in the order of our liking, with the suffix of their files.
-var encodings = [][2]string{{"br", ".br"}, {"gzip", ".gz"}}
 
 // types of the files that we have; the system's table may say otherwise or nothing.
 var types = map[string]string{
@@ -145,16 +143,20 @@ func (s *Site) asset(w http.ResponseWriter, r *http.Request, name string) {
 		return
 	}
 	h.Set("Vary", "Accept-Encoding")
-	file := name
-	for _, e := range encodings {
-		if _, err := fs.Stat(s.files, name+e[1]); err == nil && accepts(r, e[0]) {
-			h.Set("Content-Encoding", e[0])
-			file += e[1]
-			break
-		}
+	var b []byte
+	var err error
+	switch {
+	case accepts(r, "br"):
+		h.Set("Content-Encoding", "br")
+		b, err = fs.ReadFile(s.files, name+".br")
+	case accepts(r, "gzip"):
+		h.Set("Content-Encoding", "gzip")
+		b, err = fs.ReadFile(s.files, name+".gz")
+	default:
+		b, err = s.unpack(name)
 	}
-	b, err := fs.ReadFile(s.files, file)
 	if err != nil {
+		h.Del("Content-Encoding")
 		s.refuse(w, http.StatusNotFound, "no such file")
 		return
 	}
@@ -164,6 +166,19 @@ func (s *Site) asset(w http.ResponseWriter, r *http.Request, name string) {
 	if r.Method == http.MethodGet {
 		_, _ = w.Write(b)
 	}
+}
+
+// unpack is a file as it was before it was compressed.
+func (s *Site) unpack(name string) ([]byte, error) {
+	b, err := fs.ReadFile(s.files, name+".gz")
+	if err != nil {
+		return nil, err
+	}
+	z, err := gzip.NewReader(bytes.NewReader(b))
+	if err != nil {
+		return nil, err
+	}
+	return io.ReadAll(z)
 }
 
 // accepts tells whether the request's Accept-Encoding has e, and not with a weight of 0.

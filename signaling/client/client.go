@@ -11,14 +11,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/http"
 	"net/url"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"github.com/coder/websocket"
 
 	"github.com/ravnest/ravnest/signaling/proto"
 )
@@ -42,15 +39,12 @@ var (
 type Options struct {
 	Token   string        // join token; it goes to the host in the hello and with every request
 	Hello   proto.Hello   // who we are; its Token is set from the one above
-	HTTP    *http.Client  // nil: http.DefaultClient. Its Timeout should be 0
+	HTTP    *HTTP         // nil: the default client. Its Timeout should be 0
 	Timeout time.Duration // for joining; 0: 10 s
 	MaxBlob int64         // bytes of a blob that Blob takes; 0: 1 GiB
 }
 
 func (o *Options) fill() {
-	if o.HTTP == nil {
-		o.HTTP = http.DefaultClient
-	}
 	if o.Timeout == 0 {
 		o.Timeout = 10 * time.Second
 	}
@@ -101,7 +95,7 @@ const (
 // Conn is a session with a host. Its methods are safe for concurrent use.
 type Conn struct {
 	host    host
-	ws      *websocket.Conn
+	ws      *socket
 	welcome proto.Welcome
 	silence time.Duration
 	rtt     atomic.Int64
@@ -139,10 +133,9 @@ func Dial(ctx context.Context, addr string, opt Options) (*Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	ws.SetReadLimit(proto.MaxMessage)
 	welcome, err := join(ctx, ws, hello)
 	if err != nil {
-		abort(ws)
+		ws.abort()
 		if cause := ctx.Err(); cause != nil && errors.Is(err, cause) {
 			return nil, fmt.Errorf("%w at %s: it accepted the connection and did not answer: %w", ErrUnreachable, u, cause)
 		}
@@ -160,11 +153,11 @@ func Dial(ctx context.Context, addr string, opt Options) (*Conn, error) {
 }
 
 // join exchanges hello and welcome.
-func join(ctx context.Context, ws *websocket.Conn, hello []byte) (*proto.Welcome, error) {
+func join(ctx context.Context, ws *socket, hello []byte) (*proto.Welcome, error) {
 	// A host that refuses at once may have closed before our hello is out; what
 	// it said is still there to read.
-	werr := ws.Write(ctx, websocket.MessageText, hello)
-	_, b, err := ws.Read(ctx)
+	werr := ws.write(ctx, hello)
+	b, err := ws.read(ctx)
 	if err != nil {
 		if werr != nil {
 			err = werr
@@ -208,7 +201,7 @@ func (c *Conn) Send(ctx context.Context, m proto.Message) error {
 		return c.err
 	default:
 	}
-	if err := c.ws.Write(ctx, websocket.MessageText, b); err != nil {
+	if err := c.ws.write(ctx, b); err != nil {
 		if cause := ctx.Err(); cause != nil {
 			return fmt.Errorf("signaling: send %s: %w", m.Type(), cause)
 		}
@@ -277,7 +270,7 @@ func (c *Conn) read(ctx context.Context) {
 	err := c.readAll(ctx, dog)
 	dog.Stop()
 	c.cancel()
-	abort(c.ws)
+	c.ws.abort()
 	c.mu.Lock()
 	switch {
 	case c.closing:
@@ -297,7 +290,7 @@ func (c *Conn) read(ctx context.Context) {
 
 func (c *Conn) readAll(ctx context.Context, dog *time.Timer) error {
 	for {
-		_, b, err := c.ws.Read(ctx)
+		b, err := c.ws.read(ctx)
 		if err != nil {
 			return err
 		}
@@ -313,7 +306,7 @@ func (c *Conn) readAll(ctx context.Context, dog *time.Timer) error {
 			if err != nil {
 				return err
 			}
-			if err := c.ws.Write(ctx, websocket.MessageText, pong); err != nil {
+			if err := c.ws.write(ctx, pong); err != nil {
 				return err
 			}
 			continue
@@ -349,7 +342,7 @@ func (c *Conn) Close(reason string) {
 	c.mu.Unlock()
 	if b, err := proto.Encode(&proto.Bye{Reason: reason}); err == nil {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
-		if c.ws.Write(ctx, websocket.MessageText, b) == nil {
+		if c.ws.write(ctx, b) == nil {
 			select {
 			case <-c.gone:
 			case <-ctx.Done():

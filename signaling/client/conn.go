@@ -2,21 +2,31 @@
 
 package client
 
-// The native half of opening and dropping a WebSocket.
+// The native half: WebSockets by coder/websocket, requests by net/http.
 
 import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 
 	"github.com/coder/websocket"
+
+	"github.com/ravnest/ravnest/signaling/proto"
 )
 
-func dial(ctx context.Context, h *host) (*websocket.Conn, error) {
+// HTTP is what requests are made with.
+type HTTP = http.Client
+
+// socket is an open WebSocket.
+type socket struct{ ws *websocket.Conn }
+
+func dial(ctx context.Context, h *host) (*socket, error) {
 	ws, resp, err := websocket.Dial(ctx, h.join(), &websocket.DialOptions{HTTPClient: h.http})
 	if err == nil {
-		return ws, nil
+		ws.SetReadLimit(proto.MaxMessage)
+		return &socket{ws}, nil
 	}
 	if resp != nil && resp.StatusCode != 0 && resp.Body != nil {
 		if pe := readError(resp.Body); pe != nil {
@@ -32,5 +42,35 @@ func dial(ctx context.Context, h *host) (*websocket.Conn, error) {
 	return nil, fmt.Errorf("%w at %s: %w: check host and port, and that `ravnest serve` runs there", ErrUnreachable, h.url, err)
 }
 
+func (s *socket) read(ctx context.Context) ([]byte, error) {
+	_, b, err := s.ws.Read(ctx)
+	return b, err
+}
+
+func (s *socket) write(ctx context.Context, b []byte) error {
+	return s.ws.Write(ctx, websocket.MessageText, b)
+}
+
 // abort drops the connection without a handshake.
-func abort(ws *websocket.Conn) { _ = ws.CloseNow() }
+func (s *socket) abort() { _ = s.ws.CloseNow() }
+
+// send makes a request; a body has size bytes.
+func (h *host) send(ctx context.Context, method, url string, header map[string]string, body io.Reader, size int) (*answer, error) {
+	req, err := http.NewRequestWithContext(ctx, method, url, body)
+	if err != nil {
+		return nil, err
+	}
+	req.ContentLength = int64(size)
+	for k, v := range header {
+		req.Header.Set(k, v)
+	}
+	c := h.http
+	if c == nil {
+		c = http.DefaultClient
+	}
+	resp, err := c.Do(req)
+	if err != nil {
+		return nil, err
+	}
+	return &answer{resp.StatusCode, resp.Status, resp.ContentLength, resp.Body}, nil
+}

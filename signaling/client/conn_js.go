@@ -1,30 +1,209 @@
 package client
 
-// The browser's half of opening and dropping a WebSocket. A page learns nothing
-// about why a WebSocket failed to open, and may close one with the codes 1000
-// and 3000 to 4999 only (CloseNow's 1001 would throw).
+// The browser's half: its own WebSocket and fetch. net/http would do, and is two thirds
+// of what a tab would have to download.
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"sync"
+	"syscall/js"
 
-	"github.com/coder/websocket"
+	"github.com/ravnest/ravnest/signaling/proto"
 )
 
-func dial(ctx context.Context, h *host) (*websocket.Conn, error) {
-	ws, _, err := websocket.Dial(ctx, h.join(), nil)
-	if err == nil {
-		return ws, nil
+// HTTP has nothing to choose in a browser.
+type HTTP struct{}
+
+var uint8Array = js.Global().Get("Uint8Array")
+
+// socket is an open WebSocket. Its events come in the browser's event loop: nothing in
+// them waits.
+type socket struct {
+	ws     js.Value
+	on     []js.Func
+	opened chan struct{}
+	came   chan struct{} // a token while messages may be waiting
+	gone   chan struct{}
+
+	mu      sync.Mutex
+	waiting [][]byte
+	bytes   int
+	err     error
+	drop    sync.Once
+}
+
+// maxWaiting bounds messages that have arrived and were not read.
+const maxWaiting = 2 * maxReceivedBytes
+
+func dial(ctx context.Context, h *host) (*socket, error) {
+	s := &socket{opened: make(chan struct{}), came: make(chan struct{}, 1), gone: make(chan struct{})}
+	s.ws = js.Global().Get("WebSocket").New(h.join())
+	s.hook("onopen", func(js.Value) { close(s.opened) })
+	s.hook("onmessage", func(ev js.Value) { s.take(ev.Get("data")) })
+	s.hook("onclose", func(ev js.Value) {
+		s.end(fmt.Errorf("the connection was closed (code %d) %s", ev.Get("code").Int(), ev.Get("reason").String()))
+	})
+	select {
+	case <-s.opened:
+		return s, nil
+	case <-s.gone:
+	case <-ctx.Done():
 	}
+	s.abort()
 	if cause := ctx.Err(); cause != nil && !errors.Is(cause, context.DeadlineExceeded) {
 		return nil, fmt.Errorf("join %s: %w", h.url, cause)
 	}
-	return nil, fmt.Errorf("%w at %s: %w: check host and port, and that `ravnest serve` runs there", ErrUnreachable, h.url, err)
+	// A page learns nothing about why a WebSocket failed to open.
+	return nil, fmt.Errorf("%w at %s: check the network, and that the host still runs", ErrUnreachable, h.url)
 }
 
-// abort starts the closing. It does not wait for the browser, which may hold on
-// to a dead connection for minutes: the goroutine ends when the browser lets go.
-func abort(ws *websocket.Conn) {
-	go func() { _ = ws.Close(websocket.StatusNormalClosure, "") }()
+func (s *socket) hook(event string, f func(ev js.Value)) {
+	fn := js.FuncOf(func(_ js.Value, args []js.Value) any {
+		f(args[0])
+		return nil
+	})
+	s.on = append(s.on, fn)
+	s.ws.Set(event, fn)
+}
+
+func (s *socket) take(data js.Value) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var b []byte
+	if data.Type() == js.TypeString {
+		b = []byte(data.String())
+	}
+	if len(b) == 0 || len(b) > proto.MaxMessage || s.bytes+len(b) > maxWaiting {
+		s.ended(errors.New("the host sent a message that is none, or too much"))
+		return
+	}
+	s.waiting = append(s.waiting, b)
+	s.bytes += len(b)
+	select {
+	case s.came <- struct{}{}:
+	default:
+	}
+}
+
+func (s *socket) end(err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.ended(err)
+}
+
+func (s *socket) ended(err error) {
+	if s.err == nil {
+		s.err = err
+		close(s.gone)
+	}
+}
+
+func (s *socket) next() ([]byte, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.waiting) == 0 {
+		return nil, s.err
+	}
+	b := s.waiting[0]
+	s.waiting = s.waiting[1:]
+	s.bytes -= len(b)
+	return b, nil
+}
+
+func (s *socket) read(ctx context.Context) ([]byte, error) {
+	for {
+		if b, err := s.next(); b != nil || err != nil {
+			return b, err
+		}
+		select {
+		case <-s.came:
+		case <-s.gone:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+}
+
+func (s *socket) write(_ context.Context, b []byte) error {
+	select {
+	case <-s.gone:
+		return s.err
+	default:
+	}
+	s.ws.Call("send", string(b)) // into the browser's queue
+	return nil
+}
+
+// abort starts the closing. It does not wait for the browser, which may hold on to a dead
+// connection for minutes.
+func (s *socket) abort() {
+	s.drop.Do(func() {
+		for _, event := range []string{"onopen", "onmessage", "onclose"} {
+			s.ws.Set(event, js.Null())
+		}
+		for _, f := range s.on {
+			f.Release()
+		}
+		s.ws.Call("close")
+		s.end(ErrClosed)
+	})
+}
+
+// send makes a request; a body has size bytes.
+func (h *host) send(ctx context.Context, method, url string, header map[string]string, body io.Reader, size int) (*answer, error) {
+	abort := js.Global().Get("AbortController").New()
+	init := map[string]any{"method": method, "credentials": "omit", "signal": abort.Get("signal"), "headers": map[string]any{}}
+	for k, v := range header {
+		init["headers"].(map[string]any)[k] = v
+	}
+	if body != nil {
+		data := uint8Array.New(size)
+		block := make([]byte, min(size, 1<<20))
+		for at := 0; at < size; {
+			n, err := io.ReadFull(body, block[:min(len(block), size-at)])
+			if err != nil {
+				return nil, err
+			}
+			js.CopyBytesToJS(data.Call("subarray", at), block[:n])
+			at += n
+		}
+		init["body"] = data
+	}
+	defer context.AfterFunc(ctx, func() { abort.Call("abort") })()
+	resp, err := await(js.Global().Call("fetch", url, init))
+	if err != nil {
+		return nil, err
+	}
+	buf, err := await(resp.Call("arrayBuffer"))
+	if err != nil {
+		return nil, err
+	}
+	b := make([]byte, buf.Get("byteLength").Int())
+	js.CopyBytesToGo(b, uint8Array.New(buf))
+	status := resp.Get("status").Int()
+	return &answer{status, fmt.Sprint(status, " ", resp.Get("statusText").String()), int64(len(b)), io.NopCloser(bytes.NewReader(b))}, nil
+}
+
+// await waits for a promise.
+func await(promise js.Value) (v js.Value, err error) {
+	done := make(chan struct{})
+	ok := js.FuncOf(func(_ js.Value, args []js.Value) any {
+		v = args[0]
+		close(done)
+		return nil
+	})
+	defer ok.Release()
+	bad := js.FuncOf(func(_ js.Value, args []js.Value) any {
+		err = errors.New(args[0].Call("toString").String())
+		close(done)
+		return nil
+	})
+	defer bad.Release()
+	promise.Call("then", ok, bad)
+	<-done
+	return v, err
 }

@@ -12,7 +12,6 @@ import (
 	"fmt"
 	"io"
 	"math"
-	"net/http"
 	"net/url"
 	"strconv"
 	"time"
@@ -28,7 +27,7 @@ type host struct {
 	url     *url.URL // http or https, no path
 	token   string
 	session string
-	http    *http.Client
+	http    *HTTP
 	maxBlob int64
 }
 
@@ -40,37 +39,41 @@ func (h *host) join() string {
 	return u.String()
 }
 
-// do sends a request and returns the response where its status is 2xx.
-// A body has size bytes.
-func (h *host) do(ctx context.Context, method, path, query string, body io.Reader, size int) (*http.Response, error) {
+// answer is what the host answers a request; its body must be closed.
+type answer struct {
+	code   int
+	status string
+	size   int64 // of the body; -1: not known
+	body   io.ReadCloser
+}
+
+// do sends a request and returns the answer where its status is 2xx. A body has size
+// bytes.
+func (h *host) do(ctx context.Context, method, path, query string, body io.Reader, size int) (*answer, error) {
 	u := *h.url
 	u.Path, u.RawQuery = path, query
-	req, err := http.NewRequestWithContext(ctx, method, u.String(), body)
-	if err != nil {
-		return nil, fmt.Errorf("signaling: %w", err)
-	}
-	req.ContentLength = int64(size)
+	header := map[string]string{}
 	if h.token != "" {
-		req.Header.Set("Authorization", "Bearer "+h.token)
+		header["Authorization"] = "Bearer " + h.token
 	}
-	if method == http.MethodPut {
-		req.Header.Set(proto.SessionHeader, h.session)
+	if method == "PUT" {
+		header[proto.SessionHeader] = h.session
 	}
-	resp, err := h.http.Do(req)
+	resp, err := h.send(ctx, method, u.String(), header, body, size)
 	if err != nil {
 		if cause := ctx.Err(); cause != nil {
 			return nil, cause
 		}
 		return nil, fmt.Errorf("%w at %s: %w", ErrUnreachable, h.url, err)
 	}
-	if resp.StatusCode/100 == 2 {
+	if resp.code/100 == 2 {
 		return resp, nil
 	}
-	defer resp.Body.Close()
-	if pe := readError(resp.Body); pe != nil {
+	defer resp.body.Close()
+	if pe := readError(resp.body); pe != nil {
 		return nil, pe
 	}
-	return nil, fmt.Errorf("the host at %s answered %s: is it a ravnest host?", h.url, resp.Status)
+	return nil, fmt.Errorf("the host at %s answered %s: is it a ravnest host?", h.url, resp.status)
 }
 
 // readError reads a host's error from a response, or returns nil.
@@ -94,23 +97,23 @@ func (c *Conn) Blob(ctx context.Context, ref proto.Ref) ([]byte, error) {
 	if ref.Size < 0 || ref.Size > c.host.maxBlob {
 		return nil, fmt.Errorf("blob %.12s has %d bytes, this provider takes up to %d", ref.SHA256, ref.Size, c.host.maxBlob)
 	}
-	resp, err := c.host.do(ctx, http.MethodGet, proto.BlobPath(ref.SHA256), "", nil, 0)
+	resp, err := c.host.do(ctx, "GET", proto.BlobPath(ref.SHA256), "", nil, 0)
 	if err != nil {
 		return nil, fmt.Errorf("blob %.12s: %w", ref.SHA256, err)
 	}
-	defer resp.Body.Close()
-	if n := resp.ContentLength; n >= 0 && n != ref.Size {
+	defer resp.body.Close()
+	if n := resp.size; n >= 0 && n != ref.Size {
 		return nil, fmt.Errorf("%w: %.12s has %d bytes, want %d", ErrBlob, ref.SHA256, n, ref.Size)
 	}
 	b := make([]byte, ref.Size)
-	n, err := io.ReadFull(resp.Body, b)
+	n, err := io.ReadFull(resp.body, b)
 	switch {
 	case errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF):
 		return nil, fmt.Errorf("%w: %.12s ended after %d of %d bytes", ErrBlob, ref.SHA256, n, ref.Size)
 	case err != nil:
 		return nil, fmt.Errorf("blob %.12s: %w", ref.SHA256, err)
 	}
-	if m, _ := io.ReadFull(resp.Body, make([]byte, 1)); m != 0 {
+	if m, _ := io.ReadFull(resp.body, make([]byte, 1)); m != 0 {
 		return nil, fmt.Errorf("%w: %.12s has more than its %d bytes", ErrBlob, ref.SHA256, ref.Size)
 	}
 	if sum := sha256.Sum256(b); hex.EncodeToString(sum[:]) != ref.SHA256 {
@@ -125,11 +128,11 @@ func (c *Conn) Blob(ctx context.Context, ref proto.Ref) ([]byte, error) {
 func (c *Conn) Upload(ctx context.Context, run string, stage int, data []byte) (proto.Ref, error) {
 	sum := sha256.Sum256(data)
 	ref := proto.Ref{SHA256: hex.EncodeToString(sum[:]), Size: int64(len(data))}
-	resp, err := c.host.do(ctx, http.MethodPut, proto.UploadPath(run, stage, ref.SHA256), "", bytes.NewReader(data), len(data))
+	resp, err := c.host.do(ctx, "PUT", proto.UploadPath(run, stage, ref.SHA256), "", bytes.NewReader(data), len(data))
 	if err != nil {
 		return proto.Ref{}, fmt.Errorf("upload of stage %d: %w", stage, err)
 	}
-	_ = resp.Body.Close()
+	_ = resp.body.Close()
 	return ref, nil
 }
 
@@ -166,12 +169,12 @@ func (h *host) measure(ctx context.Context) (up, down float64, err error) {
 	ctx, cancel := context.WithTimeout(ctx, 2*probeLimit)
 	defer cancel()
 	get := func(n int) error {
-		resp, err := h.do(ctx, http.MethodGet, proto.SpeedPath, "bytes="+strconv.Itoa(n), nil, 0)
+		resp, err := h.do(ctx, "GET", proto.SpeedPath, "bytes="+strconv.Itoa(n), nil, 0)
 		if err != nil {
 			return err
 		}
-		defer resp.Body.Close()
-		m, err := io.Copy(io.Discard, resp.Body)
+		defer resp.body.Close()
+		m, err := io.Copy(io.Discard, resp.body)
 		if err == nil && m != int64(n) {
 			err = fmt.Errorf("a probe of %d bytes gave %d", n, m)
 		}
@@ -180,12 +183,12 @@ func (h *host) measure(ctx context.Context) (up, down float64, err error) {
 	noise := newNoise()
 	post := func(n int) error {
 		noise.left = n
-		resp, err := h.do(ctx, http.MethodPost, proto.SpeedPath, "", noise, n)
+		resp, err := h.do(ctx, "POST", proto.SpeedPath, "", noise, n)
 		if err != nil {
 			return err
 		}
-		_, err = io.Copy(io.Discard, resp.Body)
-		_ = resp.Body.Close()
+		_, err = io.Copy(io.Discard, resp.body)
+		_ = resp.body.Close()
 		return err
 	}
 	// The first request pays for the connection, the second one is a round
