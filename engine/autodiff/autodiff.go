@@ -45,17 +45,7 @@ type Backward struct {
 // hold later readers, a cut graph adds in the order of the whole one provided that
 // a value's gradient passes through its reading stages from last to first.
 func Derive(g *graph.Graph, seeds []int, inputs bool) Backward {
-	depends := make([]bool, g.Values()) // on something that wants a gradient
-	for v := range g.Inputs {
-		depends[v] = inputs
-	}
-	for i, n := range g.Nodes {
-		d := trainable(n.Op)
-		for _, v := range g.Args(i) {
-			d = d || depends[v]
-		}
-		depends[g.Result(i)] = d
-	}
+	depends := g.Varying(inputs)
 	b := Backward{Needs: make([]bool, g.Values())}
 	has := make([]bool, g.Values()) // some gradient has been computed
 	for _, v := range seeds {
@@ -67,11 +57,11 @@ func Derive(g *graph.Graph, seeds []int, inputs bool) Backward {
 		if !has[g.Result(i)] {
 			continue // nothing downstream of this node reaches a loss
 		}
-		if trainable(g.Nodes[i].Op) {
+		if g.ParamCount(i, i+1) > 0 {
 			b.Instrs = append(b.Instrs, Instr{Kind: GradParams, Node: i})
 		}
 		for k, v := range g.Args(i) {
-			if !depends[v] {
+			if !depends[v] || !graph.HasGrad(g.Nodes[i].Op, k) {
 				continue
 			}
 			b.Instrs = append(b.Instrs, Instr{Kind: GradInput, Node: i, Arg: k, First: !has[v]})
@@ -79,13 +69,4 @@ func Derive(g *graph.Graph, seeds []int, inputs bool) Backward {
 		}
 	}
 	return b
-}
-
-func trainable(op graph.Op) bool {
-	for _, p := range op.Params() {
-		if p.Role == graph.Trainable {
-			return true
-		}
-	}
-	return false
 }

@@ -14,7 +14,7 @@ import (
 type slot struct {
 	f      []float32
 	w      []uint32
-	rows   int
+	batch  Batch  // of the last forward pass
 	summed []bool // by node: batchnorm's backward sums are there
 }
 
@@ -33,6 +33,18 @@ type frame struct {
 	seed    uint64
 	train   bool
 	acc     bool
+}
+
+// use makes b the batch that the frame is about, in the given slot.
+func (f *frame) use(s *slot, b Batch) {
+	f.slot, f.rows, f.row0, f.step, f.seed = s, b.Rows, b.Row0, b.Step, b.Seed
+}
+
+// pass copies the gradient of a node's output to that of an input.
+func (f *frame) pass(node int, dst []float32) {
+	if dy := f.dy(node); &dst[0] != &dy[0] {
+		copy(dst, dy)
+	}
 }
 
 func (f *frame) at(p place) []float32 {
@@ -114,8 +126,8 @@ func (e *Exec) Forward(slot int, b Batch, params []float32, s *State) {
 		panic(fmt.Sprintf("exec: %d rows in a plan for %d", b.Rows, e.p.cfg.Rows))
 	}
 	f := &e.f
-	f.slot, f.rows, f.row0, f.step, f.seed = &e.slots[slot], b.Rows, b.Row0, b.Step, b.Seed
-	f.params, f.state, f.slot.rows = params, s, b.Rows
+	f.use(&e.slots[slot], b)
+	f.params, f.state, f.slot.batch = params, s, b
 	for _, o := range e.p.ops {
 		e.between()
 		o.forward(f)
@@ -148,8 +160,8 @@ func (e *Exec) BackwardWeight(slot int, params, grads []float32, acc bool) {
 
 func (e *Exec) backward(slot int, params, grads []float32, acc bool, steps []step) {
 	f := &e.f
-	f.slot = &e.slots[slot]
-	f.rows, f.params, f.grads, f.acc = f.slot.rows, params, grads, acc
+	f.use(&e.slots[slot], e.slots[slot].batch)
+	f.params, f.grads, f.acc = params, grads, acc
 	for i := range steps {
 		e.between()
 		s := &steps[i]
@@ -159,12 +171,15 @@ func (e *Exec) backward(slot int, params, grads []float32, acc bool, steps []ste
 			continue
 		}
 		dst := f.at(e.p.grads[s.dst])
-		if s.First {
+		switch {
+		case s.First:
 			o.gradInput(f, s.Arg, dst)
-			continue
+		case o.passes():
+			kernel.AddTo(dst, f.dy(s.Node))
+		default:
+			addend := e.temp[e.p.sum:][:len(dst)]
+			o.gradInput(f, s.Arg, addend)
+			kernel.AddTo(dst, addend)
 		}
-		addend := e.temp[e.p.sum:][:len(dst)]
-		o.gradInput(f, s.Arg, addend)
-		kernel.AddTo(dst, addend)
 	}
 }

@@ -75,11 +75,16 @@ func (l *Layout) Init(s State, seed uint64) {
 			continue
 		}
 		v := l.floats(s, e)
-		if e.Init.Bound == 0 {
+		draws := kernel.NewStream(seed, kernel.DomainInit, uint64(k), uint32(l.first+e.Node))
+		switch {
+		case e.Init.Bound != 0:
+			kernel.Uniform(v, draws, -e.Init.Bound, e.Init.Bound)
+		case e.Init.Std != 0:
+			kernel.Normal(v, draws)
+			kernel.Scale(v, v, e.Init.Std)
+		default:
 			kernel.Fill(v, e.Init.Value)
-			continue
 		}
-		kernel.Uniform(v, kernel.NewStream(seed, kernel.DomainInit, uint64(k), uint32(l.first+e.Node)), -e.Init.Bound, e.Init.Bound)
 	}
 }
 

@@ -11,13 +11,13 @@ import (
 	"github.com/ravnest/ravnest/engine/kernel"
 )
 
-// aliasing says whether an op's output may lie in its first input's buffer.
+// aliasing says whether an op's output may lie in the buffer of an input.
 type aliasing uint8
 
 const (
 	aliasNone    aliasing = iota
 	aliasView             // the output is the input: always the same buffer
-	aliasInPlace          // may overwrite the input where that is dead
+	aliasInPlace          // may overwrite an input that is dead
 )
 
 // op runs one node. x and y are its forward values, dy the gradient of y; the frame
@@ -33,6 +33,8 @@ type op interface {
 	saves(k autodiff.Kind) (x, y bool)
 	alias() aliasing
 	gradInPlace() bool
+	// passes tells that the gradient of each input is dy as it is.
+	passes() bool
 	scratch() int // floats of kernel scratch
 }
 
@@ -45,6 +47,7 @@ func (base) gradParams(*frame)               {}
 func (base) saves(autodiff.Kind) (x, y bool) { return false, false }
 func (base) alias() aliasing                 { return aliasNone }
 func (base) gradInPlace() bool               { return false }
+func (base) passes() bool                    { return false }
 func (base) scratch() int                    { return 0 }
 
 // words reserves 32-bit words in every slot.
@@ -73,7 +76,7 @@ func newOp(p *Plan, i int) (op, error) {
 		}
 		return &conv{base: b, c: c, w: p.param(i, "weight"), b: p.param(i, "bias"), wn: o.Out * o.In / groups * c.KH * c.KW, hw: out[1] * out[2]}, nil
 	case *graph.Linear:
-		return &linear{base: b, in: o.In, out: o.Out, per: out.Elems() / o.Out, rows: p.cfg.Rows, w: p.param(i, "weight"), b: p.param(i, "bias")}, nil
+		return &linear{base: b, in: o.In, out: o.Out, wide: o.Out, per: out.Elems() / o.Out, rows: p.cfg.Rows, w: p.param(i, "weight"), b: p.param(i, "bias")}, nil
 	case *graph.ReLU:
 		return &relu{base: b}, nil
 	case *graph.MaxPool2d:
@@ -87,6 +90,14 @@ func newOp(p *Plan, i int) (op, error) {
 			m.arg, m.per = p.words(p.cfg.Rows*out.Elems()), out.Elems()
 		}
 		return m, nil
+	case *graph.AvgPool2d:
+		s := o.Step()
+		return &avgpool{base: b, p: kernel.Pool{
+			N: p.cfg.Rows, C: in[0][0], H: in[0][1], W: in[0][2], KH: o.Kernel[0], KW: o.Kernel[1],
+			SH: s[0], SW: s[1], PT: o.Padding[0], PL: o.Padding[1], OH: out[1], OW: out[2],
+		}}, nil
+	case *graph.AdaptiveAvgPool2d:
+		return &adaptive{base: b, p: kernel.AdaptivePool{N: p.cfg.Rows, C: in[0][0], H: in[0][1], W: in[0][2], OH: out[1], OW: out[2]}}, nil
 	case *graph.Dropout:
 		d := &dropout{base: b, p: o.P, per: out.Elems(), off: !p.cfg.Train || o.P == 0, node: uint32(p.Layout.first + i)}
 		if !d.off {
@@ -110,6 +121,9 @@ func newOp(p *Plan, i int) (op, error) {
 		return &softmax{base: b, cols: out[len(out)-1], per: out.Elems()}, nil
 	case *graph.Add:
 		return &add{base: b}, nil
+	}
+	if o := newSequenceOp(p, i); o != nil {
+		return o, nil
 	}
 	return nil, fmt.Errorf("no kernel for op %q", n.Op.Kind())
 }
@@ -150,10 +164,12 @@ func (o *conv) gradParams(f *frame) {
 func (o *conv) saves(k autodiff.Kind) (x, y bool) { return k == autodiff.GradParams, false }
 func (o *conv) scratch() int                      { return kernel.ConvScratch(&o.c) }
 
-// linear is y = x wᵀ + b: x [N*per, in], w [out, in], y [N*per, out].
+// linear is y = x wᵀ + b: x [N*per, in], w [out, in], y [N*per, out]. In a row of linear
+// layers y and dy are the columns from first on of a matrix of wide columns.
 type linear struct {
 	base
 	in, out, per, rows int
+	first, wide        int
 	w, b               int
 	relu               bool
 }
@@ -161,31 +177,37 @@ type linear struct {
 func (o *linear) fuseReLU() { o.relu = true }
 
 func (o *linear) forward(f *frame) {
-	g := kernel.GemmArgs{M: f.rows * o.per, N: o.out, K: o.in, RS: o.in, KS: 1, BK: 1, BJ: o.in, LDC: o.out, ReLU: o.relu}
-	g.A, g.B, g.C = f.x(o.i, 0), f.params[o.w:][:o.out*o.in], f.y(o.i)
+	g := kernel.GemmArgs{M: f.rows * o.per, N: o.out, K: o.in, RS: o.in, KS: 1, BK: 1, BJ: o.in, LDC: o.wide, ReLU: o.relu}
+	g.A, g.B, g.C = f.x(o.i, 0), f.params[o.w:][:o.out*o.in], f.y(o.i)[o.first:]
 	if o.b >= 0 {
 		g.ColBias = f.params[o.b:][:o.out]
 	}
 	kernel.Gemm(f.team, &g, f.scratch)
 }
 
-// dx [N*per, in] = dy [N*per, out] w [out, in].
-func (o *linear) gradInput(f *frame, _ int, dst []float32) {
+func (o *linear) gradInput(f *frame, _ int, dst []float32) { o.addInput(f, dst, false) }
+
+// addInput: dx [N*per, in] = dy [N*per, out] w [out, in], or += with acc.
+func (o *linear) addInput(f *frame, dst []float32, acc bool) {
 	kernel.Gemm(f.team, &kernel.GemmArgs{
-		M: f.rows * o.per, N: o.in, K: o.out, A: f.dy(o.i), RS: o.out, KS: 1,
-		B: f.params[o.w:][:o.out*o.in], BK: o.in, BJ: 1, C: dst, LDC: o.in,
+		M: f.rows * o.per, N: o.in, K: o.out, A: f.dy(o.i)[o.first:], RS: o.wide, KS: 1,
+		B: f.params[o.w:][:o.out*o.in], BK: o.in, BJ: 1, C: dst, LDC: o.in, Acc: acc,
 	}, f.scratch)
 }
 
-// dw [out, in] = dyᵀ [out, N*per] x [N*per, in].
 func (o *linear) gradParams(f *frame) {
-	kernel.Gemm(f.team, &kernel.GemmArgs{
-		M: o.out, N: o.in, K: f.rows * o.per, A: f.dy(o.i), RS: 1, KS: o.out,
-		B: f.x(o.i, 0), BK: o.in, BJ: 1, C: f.grads[o.w:][:o.out*o.in], LDC: o.in, Acc: f.acc,
-	}, f.scratch)
+	o.gradWeight(f)
 	if o.b >= 0 {
 		kernel.SumChannels(f.grads[o.b:][:o.out], f.dy(o.i), f.rows*o.per, o.out, 1, f.acc)
 	}
+}
+
+// gradWeight: dw [out, in] = dyᵀ [out, N*per] x [N*per, in].
+func (o *linear) gradWeight(f *frame) {
+	kernel.Gemm(f.team, &kernel.GemmArgs{
+		M: o.out, N: o.in, K: f.rows * o.per, A: f.dy(o.i)[o.first:], RS: 1, KS: o.wide,
+		B: f.x(o.i, 0), BK: o.in, BJ: 1, C: f.grads[o.w:][:o.out*o.in], LDC: o.in, Acc: f.acc,
+	}, f.scratch)
 }
 
 func (o *linear) saves(k autodiff.Kind) (x, y bool) { return k == autodiff.GradParams, false }
@@ -246,6 +268,38 @@ func (o *maxpool) gradInput(f *frame, _ int, dst []float32) {
 	kernel.MaxPoolGrad(&o.p, dst, f.dy(o.i), o.argmax(f))
 }
 
+// avgpool is the mean over windows.
+type avgpool struct {
+	base
+	p kernel.Pool
+}
+
+func (o *avgpool) forward(f *frame) {
+	o.p.N = f.rows
+	kernel.AvgPool(&o.p, f.y(o.i), f.x(o.i, 0))
+}
+
+func (o *avgpool) gradInput(f *frame, _ int, dst []float32) {
+	o.p.N = f.rows
+	kernel.AvgPoolGrad(&o.p, dst, f.dy(o.i))
+}
+
+// adaptive is the mean over windows that follow from the output's size.
+type adaptive struct {
+	base
+	p kernel.AdaptivePool
+}
+
+func (o *adaptive) forward(f *frame) {
+	o.p.N = f.rows
+	kernel.AdaptiveAvgPool(&o.p, f.y(o.i), f.x(o.i, 0))
+}
+
+func (o *adaptive) gradInput(f *frame, _ int, dst []float32) {
+	o.p.N = f.rows
+	kernel.AdaptiveAvgPoolGrad(&o.p, dst, f.dy(o.i))
+}
+
 // dropout draws its mask from (seed, step, node, element of the batch).
 type dropout struct {
 	base
@@ -269,13 +323,11 @@ func (o *dropout) forward(f *frame) {
 }
 
 func (o *dropout) gradInput(f *frame, _ int, dst []float32) {
-	dy := f.dy(o.i)
 	if o.off {
-		if &dst[0] != &dy[0] {
-			copy(dst, dy)
-		}
+		f.pass(o.i, dst)
 		return
 	}
+	dy := f.dy(o.i)
 	kernel.Dropout(dst, dy, f.words(o.bits, (len(dy)+31)/32), o.scale)
 }
 
@@ -287,6 +339,7 @@ func (o *dropout) alias() aliasing {
 }
 
 func (o *dropout) gradInPlace() bool { return true }
+func (o *dropout) passes() bool      { return o.off }
 
 // batchnorm is over x [N,C,hw]. The sums over rows that the input gradient needs are
 // the parameter gradients too: they are taken once, in gradInput or gradParams,
@@ -357,14 +410,11 @@ type flatten struct{ base }
 
 func (o *flatten) forward(*frame) {}
 
-func (o *flatten) gradInput(f *frame, _ int, dst []float32) {
-	if dy := f.dy(o.i); &dst[0] != &dy[0] {
-		copy(dst, dy)
-	}
-}
+func (o *flatten) gradInput(f *frame, _ int, dst []float32) { f.pass(o.i, dst) }
 
 func (o *flatten) alias() aliasing   { return aliasView }
 func (o *flatten) gradInPlace() bool { return true }
+func (o *flatten) passes() bool      { return true }
 
 // softmax is over the last axis.
 type softmax struct {
@@ -389,4 +439,8 @@ type add struct{ base }
 
 func (o *add) forward(f *frame) { kernel.Add(f.y(o.i), f.x(o.i, 0), f.x(o.i, 1)) }
 
-func (o *add) gradInput(f *frame, _ int, dst []float32) { copy(dst, f.dy(o.i)) }
+func (o *add) gradInput(f *frame, _ int, dst []float32) { f.pass(o.i, dst) }
+
+func (o *add) alias() aliasing   { return aliasInPlace }
+func (o *add) gradInPlace() bool { return true }
+func (o *add) passes() bool      { return true }

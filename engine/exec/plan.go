@@ -205,24 +205,27 @@ func (p *Plan) placeBuffers(bw autodiff.Backward) error {
 			saved[v] = true // read by the caller before the backward pass
 		}
 	}
-	// A value takes over its argument's buffer where the op is a view, or works in
-	// place and the argument is dead after it.
+	// A value takes over an argument's buffer where the op is a view, or works in place
+	// and the argument is dead after it.
 	share := newUnion(nv)
-	for i := range g.Nodes {
-		how := p.ops[i].alias()
-		if how == aliasNone {
-			continue
-		}
-		x, y := g.Args(i)[0], g.Result(i)
+	dead := func(x, i int) bool { // nobody needs the buffer of x after node i
 		r := share.root(x)
-		dead := true // nobody needs the old contents of the buffer after node i
 		for v := range nv {
 			if share.root(v) == r && (saved[v] || outside[v] || last[v] > i || v < len(g.Inputs)) {
-				dead = false
+				return false
 			}
 		}
-		if how == aliasView || dead {
-			share[y] = r
+		return true
+	}
+	for i := range g.Nodes {
+		args, y := g.Args(i), g.Result(i)
+		switch p.ops[i].alias() {
+		case aliasView:
+			share[y] = share.root(args[0])
+		case aliasInPlace:
+			if k := slices.IndexFunc(args, func(x int) bool { return dead(x, i) }); k >= 0 {
+				share[y] = share.root(args[k])
+			}
 		}
 	}
 	born := func(v int) int {
@@ -256,8 +259,8 @@ func (p *Plan) placeBuffers(bw autodiff.Backward) error {
 		seeded[v] = true
 	}
 	for _, s := range p.back {
-		if s.Kind != autodiff.GradInput || !s.First || mult[s.dst] != 1 || s.Arg != 0 || len(g.Args(s.Node)) != 1 {
-			continue
+		if s.Kind != autodiff.GradInput || !s.First || mult[s.dst] != 1 || s.Arg != len(g.Args(s.Node))-1 {
+			continue // only the last input's gradient may take over the buffer of dy
 		}
 		if p.ops[s.Node].gradInPlace() && !seeded[s.dst] {
 			gshare[s.dst] = gshare.root(s.dy)
@@ -285,7 +288,7 @@ func (p *Plan) placeBuffers(bw autodiff.Backward) error {
 		touch(s.dy, at, p.cfg.Split && s.Kind == autodiff.GradParams)
 		if s.dst >= 0 {
 			touch(s.dst, at, false)
-			if !s.First {
+			if !s.First && !p.ops[s.Node].passes() {
 				addend = max(addend, p.floats(s.dst))
 			}
 		}

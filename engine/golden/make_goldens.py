@@ -289,7 +289,7 @@ def make_ops():
                 d.update(weight=r.uniform(0.5, 1.5, n), bias=r.uniform(-0.5, 0.5, n))
             return d
 
-        attrs = {"normalized_shape": [n], "eps": 1e-5}
+        attrs = {"normalized_shape": [n], "eps": 1e-5, "elementwise_affine": affine}
         op(c, case, {"op": "layernorm", "attrs": attrs}, lambda x, weight=None, bias=None: F.layer_norm(x, [n], weight, bias, 1e-5), draw)
 
     layernorm("layernorm", (2, 3), 16)

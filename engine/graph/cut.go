@@ -56,6 +56,8 @@ type Edge struct {
 	Shape Shape // of one row
 	From  int   // stage that computes it; -1: a graph input
 	To    []int // stages that read it, ascending
+	// Constant: no parameter has a part in it, so no gradient of it is sent.
+	Constant bool
 }
 
 // Stage is one piece of a cut graph.
@@ -106,9 +108,9 @@ func (g *Graph) Cut(starts []int) ([]*Stage, error) {
 	for k := range starts {
 		stages[k] = &Stage{Index: k, Of: len(starts), First: starts[k], ModelInputs: len(g.Inputs), Last: k == len(starts)-1}
 	}
-	readers := g.readers()
+	readers, varying := g.readers(), g.Varying(false)
 	for v := range g.Values() {
-		e := Edge{Value: v, Shape: g.shapes[v], From: -1}
+		e := Edge{Value: v, Shape: g.shapes[v], From: -1, Constant: !varying[v]}
 		if v >= len(g.Inputs) {
 			e.From = stageOf(v - len(g.Inputs))
 		}
@@ -131,7 +133,7 @@ func (g *Graph) Cut(starts []int) ([]*Stage, error) {
 		}
 		sub := &Graph{Name: fmt.Sprintf("%s.%d", g.Name, k), Nodes: g.Nodes[s.First:to]}
 		for _, e := range s.In {
-			sub.Inputs = append(sub.Inputs, Input{Name: g.ValueName(e.Value), Shape: e.Shape})
+			sub.Inputs = append(sub.Inputs, Input{Name: g.ValueName(e.Value), Shape: e.Shape, Constant: e.Constant})
 		}
 		if len(sub.Inputs) == 0 {
 			return nil, fmt.Errorf("%w: stage %d (from node %q) reads nothing", ErrCut, k, g.Nodes[s.First].Name)

@@ -80,6 +80,8 @@ func (s Shape) check() error {
 type Input struct {
 	Name  string `json:"name"`
 	Shape Shape  `json:"shape"` // of one row
+	// Constant: no gradient of it is ever wanted, because no parameter has a part in it.
+	Constant bool `json:"constant,omitempty"`
 }
 
 // Node is one operation. Its name is the PyTorch module path ("layer1.0.conv1"):
@@ -349,6 +351,23 @@ func (g *Graph) Cost(from, to int) Cost {
 		c = c.add(g.Nodes[i].Op.Cost(g.ArgShapes(i), g.shapes[g.Result(i)]))
 	}
 	return c
+}
+
+// Varying tells for every value whether a gradient reaches through it to a parameter or,
+// if inputs, to an input that is not constant.
+func (g *Graph) Varying(inputs bool) []bool {
+	d := make([]bool, g.Values())
+	for v, in := range g.Inputs {
+		d[v] = inputs && !in.Constant
+	}
+	for i, n := range g.Nodes {
+		r := g.Result(i)
+		d[r] = trainable(n.Op)
+		for k, v := range g.args[i] {
+			d[r] = d[r] || (d[v] && HasGrad(n.Op, k))
+		}
+	}
+	return d
 }
 
 // readers lists, for every value, the nodes that read it, ascending.

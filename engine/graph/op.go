@@ -25,6 +25,23 @@ type Op interface {
 	Cost(in []Shape, out Shape) Cost
 }
 
+// Discrete is implemented by an Op that passes no gradient to some of its inputs:
+// tokens, masks.
+type Discrete interface {
+	Discrete(arg int) bool
+}
+
+// HasGrad tells whether an op passes a gradient to its input arg.
+func HasGrad(op Op, arg int) bool {
+	d, ok := op.(Discrete)
+	return !ok || !d.Discrete(arg)
+}
+
+// trainable tells whether an op owns parameters that training changes.
+func trainable(op Op) bool {
+	return slices.ContainsFunc(op.Params(), func(s Spec) bool { return s.Role == Trainable })
+}
+
 // Cost in floating point operations per row; a multiply-add counts two.
 type Cost struct {
 	Forward    float64
@@ -52,6 +69,7 @@ const (
 // Init is the distribution of a parameter before training.
 type Init struct {
 	Bound float32 // uniform in [-Bound, Bound) where not 0
+	Std   float32 // normal around 0 with this deviation where not 0
 	Value float32 // otherwise this constant
 }
 
@@ -78,6 +96,19 @@ var registry = map[string]func() Op{
 	"flatten":     func() Op { return &Flatten{} },
 	"softmax":     func() Op { return &Softmax{} },
 	"add":         func() Op { return &Add{} },
+
+	"avgpool2d":         func() Op { return &AvgPool2d{} },
+	"adaptiveavgpool2d": func() Op { return &AdaptiveAvgPool2d{} },
+
+	"embedding": func() Op { return &Embedding{} },
+	"position":  func() Op { return &Position{} },
+	"layernorm": func() Op { return &LayerNorm{Eps: 1e-5, Affine: true} },
+	"linears":   func() Op { return &Linears{Bias: true} },
+	"attention": func() Op { return &Attention{} },
+	"tokenmask": func() Op { return &TokenMask{} },
+	"gelu":      func() Op { return &GELU{Approximate: "none"} },
+	"tanh":      func() Op { return &Tanh{} },
+	"select":    func() Op { return &Select{} },
 }
 
 // Kinds lists the known ops, sorted.
@@ -118,6 +149,8 @@ type Conv2d struct {
 	Dilation Pair `json:"dilation,omitzero"` // zero: [1,1]
 	Groups   int  `json:"groups,omitempty"`  // zero: 1
 	Bias     bool `json:"bias"`
+
+	Std float64 `json:"init_std,omitempty"` // as of Linear
 }
 
 // Kind implements Op.
@@ -153,7 +186,7 @@ func (c *Conv2d) Infer(in []Shape) (Shape, error) {
 		Pair{c.In, c.Out}.within("in_channels, out_channels", 1, MaxDim),
 		c.Kernel.within("kernel_size", 1, maxKernel),
 		s.within("stride", 1, maxKernel), d.within("dilation", 1, maxKernel),
-		c.Padding.within("padding", 0, maxKernel),
+		c.Padding.within("padding", 0, maxKernel), checkStd(c.Std),
 	); err != nil {
 		return nil, err
 	}
@@ -174,20 +207,33 @@ func (c *Conv2d) Infer(in []Shape) (Shape, error) {
 	return Shape{c.Out, h, w}, nil
 }
 
-// Params implements Op. Default initialisation: kaiming_uniform(a=sqrt(5)), which is
-// uniform within 1/sqrt(fan_in), for weight and bias alike.
+// Params implements Op.
 func (c *Conv2d) Params() []Spec {
 	cg := c.In / max(c.Groups, 1)
-	b := bound(cg * c.Kernel[0] * c.Kernel[1])
-	ps := []Spec{{Name: "weight", Shape: []int{c.Out, cg, c.Kernel[0], c.Kernel[1]}, Init: b}}
-	if c.Bias {
-		ps = append(ps, Spec{Name: "bias", Shape: []int{c.Out}, Init: b})
+	return weights([]int{c.Out, cg, c.Kernel[0], c.Kernel[1]}, cg*c.Kernel[0]*c.Kernel[1], c.Bias, c.Std)
+}
+
+// weights are a weight and a bias. By default both are initialised by
+// kaiming_uniform(a=sqrt(5)), which is uniform within 1/sqrt(fan_in); with std the weight
+// is normal and the bias 0.
+func weights(shape []int, fanIn int, bias bool, std float64) []Spec {
+	w := Init{Bound: float32(1 / math.Sqrt(float64(max(fanIn, 1))))}
+	b := w
+	if std > 0 {
+		w, b = Init{Std: float32(std)}, Init{}
+	}
+	ps := []Spec{{Name: "weight", Shape: shape, Init: w}}
+	if bias {
+		ps = append(ps, Spec{Name: "bias", Shape: shape[:1], Init: b})
 	}
 	return ps
 }
 
-func bound(fanIn int) Init {
-	return Init{Bound: float32(1 / math.Sqrt(float64(max(fanIn, 1))))}
+func checkStd(std float64) error {
+	if !(std >= 0 && std <= 1e3) {
+		return fmt.Errorf("init_std %v is outside 0..1000", std)
+	}
+	return nil
 }
 
 // Cost implements Op.
@@ -201,6 +247,9 @@ type Linear struct {
 	In   int  `json:"in_features"`
 	Out  int  `json:"out_features"`
 	Bias bool `json:"bias"`
+	// Std, if not 0, is the deviation of the weight before training; the bias is 0 then.
+	// 0 is PyTorch's default.
+	Std float64 `json:"init_std,omitempty"`
 }
 
 // Kind implements Op.
@@ -212,7 +261,7 @@ func (l *Linear) Infer(in []Shape) (Shape, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := (Pair{l.In, l.Out}).within("in_features, out_features", 1, MaxDim); err != nil {
+	if err := errors.Join((Pair{l.In, l.Out}).within("in_features, out_features", 1, MaxDim), checkStd(l.Std)); err != nil {
 		return nil, err
 	}
 	if len(x) == 0 || x[len(x)-1] != l.In {
@@ -224,14 +273,7 @@ func (l *Linear) Infer(in []Shape) (Shape, error) {
 }
 
 // Params implements Op.
-func (l *Linear) Params() []Spec {
-	b := bound(l.In)
-	ps := []Spec{{Name: "weight", Shape: []int{l.Out, l.In}, Init: b}}
-	if l.Bias {
-		ps = append(ps, Spec{Name: "bias", Shape: []int{l.Out}, Init: b})
-	}
-	return ps
-}
+func (l *Linear) Params() []Spec { return weights([]int{l.Out, l.In}, l.In, l.Bias, l.Std) }
 
 // Cost implements Op.
 func (l *Linear) Cost(_ []Shape, out Shape) Cost {
@@ -308,6 +350,39 @@ func (p *MaxPool2d) Cost(_ []Shape, out Shape) Cost {
 	return perElement(out, float64(p.Kernel[0]*p.Kernel[1]), 1)
 }
 
+// AvgPool2d is torch.nn.AvgPool2d over [N,C,H,W] in floor mode; padding counts.
+type AvgPool2d struct{ MaxPool2d }
+
+// Kind implements Op.
+func (*AvgPool2d) Kind() string { return "avgpool2d" }
+
+// AdaptiveAvgPool2d is torch.nn.AdaptiveAvgPool2d over [N,C,H,W].
+type AdaptiveAvgPool2d struct {
+	stateless
+	Out Pair `json:"output_size"`
+}
+
+// Kind implements Op.
+func (*AdaptiveAvgPool2d) Kind() string { return "adaptiveavgpool2d" }
+
+// Infer implements Op.
+func (p *AdaptiveAvgPool2d) Infer(in []Shape) (Shape, error) {
+	x, err := one(in, 3)
+	if err != nil {
+		return nil, err
+	}
+	if err := p.Out.within("output_size", 1, MaxDim); err != nil {
+		return nil, err
+	}
+	return Shape{x[0], p.Out[0], p.Out[1]}, nil
+}
+
+// Cost implements Op.
+func (*AdaptiveAvgPool2d) Cost(in []Shape, _ Shape) Cost {
+	n := float64(in[0].Elems())
+	return Cost{Forward: n, BackInput: n}
+}
+
 // Dropout is torch.nn.Dropout: in training an element is zeroed with probability P
 // and scaled by 1/(1-P) otherwise.
 type Dropout struct {
@@ -318,10 +393,17 @@ type Dropout struct {
 // Kind implements Op.
 func (*Dropout) Kind() string { return "dropout" }
 
+func (d *Dropout) check() error {
+	if !(d.P >= 0 && d.P < 1) {
+		return fmt.Errorf("p %v is outside 0 <= p < 1", d.P)
+	}
+	return nil
+}
+
 // Infer implements Op.
 func (d *Dropout) Infer(in []Shape) (Shape, error) {
-	if !(d.P >= 0 && d.P < 1) {
-		return nil, fmt.Errorf("p %v is outside 0 <= p < 1", d.P)
+	if err := d.check(); err != nil {
+		return nil, err
 	}
 	return one(in, -1)
 }

@@ -133,7 +133,7 @@ type edge struct {
 	per    int
 	from   int   // stage it comes from (in) or -1
 	to     []int // out: stages it goes to
-	before int   // in: stage that the gradient goes to next
+	before int   // in: stage that the gradient goes to next; -1: none
 	after  int   // stage that the gradient comes from; -1: none
 }
 
@@ -143,13 +143,16 @@ func Plans(j job.Spec, s *graph.Stage) (train, eval *exec.Plan, err error) {
 	var outs, seeds []int
 	index := func(e graph.Edge) int { return s.Graph.Result(e.Value - s.ModelInputs - s.First) }
 	for _, e := range s.Out {
-		outs, seeds = append(outs, index(e)), append(seeds, index(e))
+		outs = append(outs, index(e))
+		if !e.Constant {
+			seeds = append(seeds, index(e))
+		}
 	}
 	if s.Last {
 		outs, seeds = append(outs, s.Graph.OutputValue()), append(seeds, s.Graph.OutputValue())
 	}
 	for k, e := range s.In {
-		if e.To[len(e.To)-1] > s.Index {
+		if e.To[len(e.To)-1] > s.Index && !e.Constant {
 			seeds = append(seeds, k) // a later stage reads it too: its gradient comes first
 		}
 	}
@@ -245,6 +248,9 @@ func (s *Stage) edges() error {
 				}
 			}
 		}
+		if e.Constant {
+			d.before, d.after = -1, -1
+		}
 		for _, t := range []int{d.from, d.before, d.after} {
 			if t >= 0 {
 				if err := need(t); err != nil {
@@ -255,7 +261,10 @@ func (s *Stage) edges() error {
 		s.in = append(s.in, d)
 	}
 	for _, e := range gs.Out {
-		d := edge{id: uint16(e.Value), local: gs.Graph.Result(e.Value - gs.ModelInputs - gs.First), per: e.Shape.Elems(), from: -1, to: e.To, after: e.To[0]}
+		d := edge{id: uint16(e.Value), local: gs.Graph.Result(e.Value - gs.ModelInputs - gs.First), per: e.Shape.Elems(), from: -1, to: e.To, before: -1, after: e.To[0]}
+		if e.Constant {
+			d.after = -1
+		}
 		for _, t := range e.To {
 			if err := need(t); err != nil {
 				return err
@@ -437,10 +446,10 @@ func (s *Stage) backward(ctx context.Context, a Action) error {
 	s.train.Backward(a.Slot, s.slotVer[a.Slot], s.grads, !it.First)
 	s.slotVer[a.Slot] = nil
 	done()
-	if s.first {
-		return nil
-	}
 	for _, d := range s.in {
+		if d.before < 0 {
+			continue // the model's input, or constant
+		}
 		if err := s.send(ctx, []int{d.before}, wire.Gradient, d, it, s.train.Grad(a.Slot, d.local, it.Rows)); err != nil {
 			return err
 		}
