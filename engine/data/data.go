@@ -53,7 +53,7 @@ type Table struct {
 	Rows  int
 	Shape []int // of one row: [1,8,8], or [] for one number
 	// Classes makes every element the number of a class, which Gather expands to a
-	// one-hot vector of this length. 0: elements are values.
+	// one-hot vector of this length, and NoClass to zeros. 0: elements are values.
 	Classes int
 
 	// Exactly one is not nil: [Rows, Shape...].
@@ -90,6 +90,9 @@ func (t *Table) stored() int {
 // Bytes is the size of the elements in memory.
 func (t *Table) Bytes() int { return len(t.U8) + 4*len(t.F32) + 4*len(t.I32) }
 
+// NoClass is a class that does not count: Gather makes it zeros, and no loss is taken.
+const NoClass = kernel.IgnoreIndex
+
 // exact is the greatest magnitude up to which every integer is a float32.
 const exact = 1 << 24
 
@@ -119,7 +122,7 @@ func (t *Table) Check() error {
 	}
 	for i, v := range t.I32 {
 		switch {
-		case t.Classes > 0 && (v < 0 || int(v) >= t.Classes):
+		case t.Classes > 0 && v != NoClass && (v < 0 || int(v) >= t.Classes):
 			return bad("%v, row %d: class %d is not one of %d", t.Kind, i/n, v, t.Classes)
 		case v < -exact || v > exact:
 			return bad("%v, row %d: %d is not exact in float32 (at most %d)", t.Kind, i/n, v, exact)
@@ -163,7 +166,9 @@ func (t *Table) Gather(dst []float32, rows []int32) {
 		clear(dst)
 		for i, r := range rows {
 			for j := range n {
-				dst[(i*n+j)*t.Classes+t.class(int(r)*n+j)] = 1
+				if c := t.class(int(r)*n + j); c != NoClass {
+					dst[(i*n+j)*t.Classes+c] = 1
+				}
 			}
 		}
 		return
@@ -192,6 +197,9 @@ func (t *Table) class(i int) int {
 	}
 	return int(t.I32[i])
 }
+
+// Labelled tells whether the elements are numbers of classes.
+func (t *Table) Labelled() bool { return t.Classes > 0 }
 
 // Labels copies the classes of rows to dst, one for each stored element of a row. It
 // panics where Classes is 0: values have no classes.

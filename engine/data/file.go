@@ -19,7 +19,7 @@ var fileKeys = [...]string{"train_x", "train_y", "val_x", "val_y"}
 // train_x, train_y and, for validation, val_x and val_y; their first axis is the row.
 //
 // Inputs may have any type. Targets of an integer type are the numbers of classes, from
-// 0: they are gathered as one-hot vectors. Targets of a floating type are taken as they
+// 0 (NoClass: none): they are gathered as one-hot vectors. Targets of a floating type are taken as they
 // are, one-hot or values to be regressed; [n] of them is [n,1]. Float64 is rounded to
 // float32. Errors name the set and the tensor.
 func FromSafetensors(name string, raw []byte) (*Set, error) {
@@ -119,7 +119,7 @@ func table(f *safetensors.File, e safetensors.Entry, kind Kind) (*Table, error) 
 	if classes {
 		for i := range max(len(t.U8), len(t.I32)) {
 			c := t.class(i)
-			if c < 0 {
+			if c < 0 && c != NoClass {
 				return nil, bad("row %d holds class %d; classes count from 0", i/t.stored(), c)
 			}
 			t.Classes = max(t.Classes, c+1)

@@ -7,21 +7,19 @@ import (
 	"github.com/ravnest/ravnest/engine/exec"
 	"github.com/ravnest/ravnest/engine/graph"
 	"github.com/ravnest/ravnest/engine/kernel"
-	"github.com/ravnest/ravnest/engine/loss"
 	"github.com/ravnest/ravnest/engine/zoo"
 )
 
 // model is a graph compiled for training with its state and a batch.
 type model struct {
-	g      *graph.Graph
-	e      *exec.Exec
-	p      *exec.Plan
-	st     exec.State
-	grads  []float32
-	x, y   []float32
-	rows   int
-	out    int
-	lossFn loss.Func
+	g     *graph.Graph
+	e     *exec.Exec
+	p     *exec.Plan
+	st    exec.State
+	grads []float32
+	x, y  []float32
+	rows  int
+	out   int
 }
 
 func draw(n int, node uint32) []float32 {
@@ -45,15 +43,14 @@ func build(t testing.TB, g *graph.Graph, rows int, split bool, team *kernel.Team
 	m.grads = make([]float32, m.p.Layout.Trainable)
 	m.x = draw(rows*g.Shape(0).Elems(), 1)
 	m.y = draw(rows*g.Shape(m.out).Elems(), 2)
-	m.lossFn, _ = loss.New("mse")
 	return m
 }
 
 func (m *model) forward() float64 {
 	copy(m.e.Value(0, 0, m.rows), m.x)
 	m.e.Forward(0, exec.Batch{Seed: 3, Step: 5, Rows: m.rows}, m.st.Params, &m.st)
-	cols := m.g.Shape(m.out).Elems()
-	return float64(m.lossFn.Eval(m.e.Grad(0, m.out, m.rows), m.e.Value(0, m.out, m.rows), m.y, m.rows, cols, m.rows*cols)) / float64(m.rows*cols)
+	scale := 1 / float32(len(m.y))
+	return float64(kernel.MSE(m.e.Grad(0, m.out, m.rows), m.e.Value(0, m.out, m.rows), m.y, scale)) / float64(len(m.y))
 }
 
 // TestGradientsByFiniteDifferences: the loss, moved along random directions of the
@@ -137,7 +134,7 @@ func TestMicroBatches(t *testing.T) {
 	for h := range 2 {
 		copy(m.e.Value(0, 0, 5), m.x[h*25:])
 		m.e.Forward(0, exec.Batch{Seed: 3, Step: 5, Row0: 5 * h, Rows: 5}, m.st.Params, &m.st)
-		m.lossFn.Eval(m.e.Grad(0, m.out, 5), m.e.Value(0, m.out, 5), m.y[h*15:h*15+15], 5, 3, 30)
+		kernel.MSE(m.e.Grad(0, m.out, 5), m.e.Value(0, m.out, 5), m.y[h*15:h*15+15], 1.0/30)
 		m.e.Backward(0, m.st.Params, halves, h > 0)
 	}
 	bits(t, "parameters", m.grads, halves)

@@ -8,43 +8,131 @@ import (
 	"github.com/ravnest/ravnest/engine/kernel"
 )
 
-// Func is a loss over rows of answers.
-type Func struct {
-	name string
+// Targets are the right answers of the rows of a data set, as values: [rows, shape...].
+type Targets interface {
+	Gather(dst []float32, rows []int32)
 }
 
-// New finds a loss by its job name: mse or cross_entropy.
-func New(name string) (Func, error) {
+// Labels are Targets that are the numbers of classes where Labelled says so: one for
+// every position of a row, kernel.IgnoreIndex where none counts.
+type Labels interface {
+	Labelled() bool
+	Labels(dst, rows []int32)
+}
+
+// labels gives y's labels, nil if it has none.
+func labels(y Targets) Labels {
+	if l, ok := y.(Labels); ok && l.Labelled() {
+		return l
+	}
+	return nil
+}
+
+// Func is a loss over rows of answers of one shape. Its last axis are the classes, those
+// before it the positions of a row.
+type Func struct {
+	name      string
+	per, cols int
+	values    []float32
+	classes   []int32
+}
+
+// New finds a loss by its job name, mse or cross_entropy, for answers of the given shape
+// and at most so many rows at once.
+func New(name string, shape []int, rows int) (*Func, error) {
 	switch name {
 	case "mse", "cross_entropy":
-		return Func{name}, nil
+	default:
+		return nil, fmt.Errorf("unknown loss %q", name)
 	}
-	return Func{}, fmt.Errorf("unknown loss %q", name)
+	f := &Func{name: name, per: 1, cols: 1}
+	for i, d := range shape {
+		if i < len(shape)-1 {
+			f.per *= d
+		} else {
+			f.cols = d
+		}
+	}
+	f.values, f.classes = make([]float32, rows*f.per*f.cols), make([]int32, rows*f.per)
+	return f, nil
 }
 
-// Terms is the number of terms that the mean of a batch of rows is taken over.
-func (f Func) Terms(rows, cols int) int {
+// Terms is the number of terms that the mean of a batch of rows is taken over: those of a
+// mean squared error are the values, those of a cross entropy the positions that have a
+// class.
+func (f *Func) Terms(y Targets, rows []int32) int {
+	n := len(rows) * f.per
 	if f.name == "mse" {
-		return rows * cols
+		return n * f.cols
 	}
-	return rows
+	if l := labels(y); l != nil {
+		return counted(f.gatherLabels(l, rows))
+	}
+	return n
 }
 
-// Eval returns the sum of the loss's terms over rows of pred and target, both
-// [rows, cols], and writes the gradient of the batch's mean to grad if it is not nil;
-// terms is the number of terms of the whole batch.
-func (f Func) Eval(grad, pred, target []float32, rows, cols, terms int) float32 {
-	scale := 1 / float32(terms)
-	if f.name == "mse" {
-		return kernel.MSE(grad, pred, target, scale)
+func counted(classes []int32) int {
+	n := 0
+	for _, c := range classes {
+		if c != kernel.IgnoreIndex {
+			n++
+		}
 	}
-	return kernel.CrossEntropyProb(grad, pred, target, rows, cols, scale)
+	return n
+}
+
+func (f *Func) gatherLabels(l Labels, rows []int32) []int32 {
+	c := f.classes[:len(rows)*f.per]
+	l.Labels(c, rows)
+	return c
+}
+
+func (f *Func) gather(y Targets, rows []int32) []float32 {
+	v := f.values[:len(rows)*f.per*f.cols]
+	y.Gather(v, rows)
+	return v
+}
+
+// Eval returns the sum of the loss's terms over the rows of the answers pred, and writes
+// the gradient of the batch's mean to grad; terms is the number of terms of the whole
+// batch.
+func (f *Func) Eval(grad, pred []float32, y Targets, rows []int32, terms int) float32 {
+	scale, n := 1/float32(terms), len(rows)*f.per
+	if f.name == "mse" {
+		return kernel.MSE(grad, pred, f.gather(y, rows), scale)
+	}
+	if l := labels(y); l != nil {
+		return kernel.CrossEntropy(grad, pred, f.gatherLabels(l, rows), n, f.cols, scale)
+	}
+	return kernel.CrossEntropyProb(grad, pred, f.gather(y, rows), n, f.cols, scale)
+}
+
+// Score is how good answers are.
+type Score struct {
+	Sum            float32 // of the loss's terms
+	Terms          int
+	Correct, Total int // positions whose greatest answer is the right one, and all that count
+}
+
+// Add takes in the score of further rows.
+func (s *Score) Add(o Score) {
+	s.Sum, s.Terms, s.Correct, s.Total = s.Sum+o.Sum, s.Terms+o.Terms, s.Correct+o.Correct, s.Total+o.Total
+}
+
+// Mean is the loss.
+func (s *Score) Mean() float32 { return Mean(s.Sum, s.Terms) }
+
+// Score compares the answers pred with the targets of rows.
+func (f *Func) Score(pred []float32, y Targets, rows []int32) Score {
+	s := Score{Sum: f.Eval(nil, pred, y, rows, 1), Terms: f.Terms(y, rows), Total: len(rows) * f.per}
+	if l := labels(y); l != nil {
+		c := f.gatherLabels(l, rows)
+		s.Correct, s.Total = kernel.CountCorrectClass(pred, c, len(c), f.cols), counted(c)
+	} else {
+		s.Correct = kernel.CountCorrect(pred, f.gather(y, rows), s.Total, f.cols)
+	}
+	return s
 }
 
 // Mean is the loss of a batch whose sum of terms is sum.
 func Mean(sum float32, terms int) float32 { return sum / float32(terms) }
-
-// Correct counts the rows whose greatest answer is where the target is greatest.
-func Correct(pred, target []float32, rows, cols int) int {
-	return kernel.CountCorrect(pred, target, rows, cols)
-}

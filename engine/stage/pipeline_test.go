@@ -302,10 +302,6 @@ func everyVersion(t *testing.T, w *world, starts []int) ([]float32, state.Dict) 
 		s.versions = [][]float32{append([]float32(nil), s.st.Params...)}
 		ss = append(ss, s)
 	}
-	mse, err := loss.New("mse")
-	if err != nil {
-		t.Fatal(err)
-	}
 	var losses []float32
 	idx, i := make([]int32, w.tx.Len()), 0
 	for epoch := range w.job.Epochs {
@@ -324,8 +320,8 @@ func everyVersion(t *testing.T, w *world, starts []int) ([]float32, state.Dict) 
 			}
 			y, leaf, out := make([]float32, n*10), ss[len(ss)-1], stages[len(ss)-1].Graph.OutputValue()
 			w.ty.Gather(y, rows)
-			sum := mse.Eval(leaf.e.Grad(0, out, n), leaf.e.Value(0, out, n), y, n, 10, n*10)
-			losses = append(losses, loss.Mean(sum, n*10))
+			sum := kernel.MSE(leaf.e.Grad(0, out, n), leaf.e.Value(0, out, n), y, 1/float32(len(y)))
+			losses = append(losses, loss.Mean(sum, len(y)))
 			for k := len(ss) - 1; k >= 0; k-- {
 				s := ss[k]
 				if k < len(ss)-1 {

@@ -49,8 +49,13 @@ type Loss struct {
 type Validation struct {
 	Epoch          int
 	Step           uint64
-	Correct, Total int
+	Correct, Total int // answers: one a row, or one for every position that has a class
 	Loss           float32
+}
+
+// NewValidation is the outcome of a pass whose answers were scored as s.
+func NewValidation(s loss.Score) Validation {
+	return Validation{Correct: s.Correct, Total: s.Total, Loss: s.Mean()}
 }
 
 // Saved is a stage's state at a point that all stages share.
@@ -98,7 +103,7 @@ type Stage struct {
 	eval  *exec.Exec
 	plan  *exec.Plan
 	ev    *exec.Plan
-	loss  loss.Func
+	loss  *loss.Func
 	opt   *optim.Optimizer
 
 	st       exec.State
@@ -109,15 +114,12 @@ type Stage struct {
 	in, out     []edge
 	due         []edge // gradients that come before a backward pass, in the senders' order
 	first, last bool
-	cols        int
 	order       []int32
 	orderOf     int
-	rowIdx      []int32
-	pred, tgt   []float32
+	rowIdx      []int32 // of a validation batch
 	sum         float32 // of the batch's loss terms so far
-	val         Validation
-	valSum      float32
-	valTerms    int
+	terms       int     // of the whole batch
+	val         loss.Score
 
 	enc  *codec.Encoder
 	dec  *codec.Decoder
@@ -189,8 +191,10 @@ func New(cfg Config) (*Stage, error) {
 	if s.plan, s.ev, err = Plans(j, gs); err != nil {
 		return nil, err
 	}
-	if s.loss, err = loss.New(j.Loss); err != nil {
-		return nil, err
+	if s.last {
+		if s.loss, err = loss.New(j.Loss, cfg.Output, j.BatchSize); err != nil {
+			return nil, err
+		}
 	}
 	delay := optim.Delay{}
 	if j.Schedule == job.Async {
@@ -215,10 +219,6 @@ func New(cfg Config) (*Stage, error) {
 	s.slotVer = make([][]float32, s.sched.Depth())
 	s.order = make([]int32, cfg.TrainRows)
 	s.rowIdx = make([]int32, j.BatchSize)
-	s.cols = cfg.Output.Elems()
-	if s.last {
-		s.pred, s.tgt = make([]float32, j.BatchSize*s.cols), make([]float32, j.BatchSize*s.cols)
-	}
 	if err := s.edges(); err != nil {
 		return nil, err
 	}
@@ -330,10 +330,10 @@ func (s *Stage) do(ctx context.Context, a Action, obs Observer) error {
 		return s.evaluate(ctx, a.Item)
 	case Report:
 		if s.last {
-			s.val.Epoch, s.val.Step = a.Item.Epoch, a.Item.Step
-			s.val.Loss = loss.Mean(s.valSum, s.valTerms)
-			obs.Validated(s.val)
-			s.val, s.valSum, s.valTerms = Validation{}, 0, 0
+			v := NewValidation(s.val)
+			v.Epoch, v.Step = a.Item.Epoch, a.Item.Step
+			obs.Validated(v)
+			s.val = loss.Score{}
 		}
 	case Keep:
 		return obs.Keep(Saved{Epoch: a.Item.Epoch, Step: a.Item.Step, Final: s.seq.Ending(), State: s.State()})
@@ -344,20 +344,23 @@ func (s *Stage) do(ctx context.Context, a Action, obs Observer) error {
 
 // rows are the rows of the data set that an item is about.
 func (s *Stage) rows(it Item) []int32 {
-	idx := s.rowIdx[:it.Rows]
-	base := it.Batch*s.cfg.Job.BatchSize + it.Row0
 	if it.Kind == Eval {
+		idx := s.rowIdx[:it.Rows]
 		for i := range idx {
-			idx[i] = int32(base + i)
+			idx[i] = int32(it.Batch*s.cfg.Job.BatchSize + i)
 		}
 		return idx
 	}
+	return s.batch(it)[it.Row0:][:it.Rows]
+}
+
+// batch is the rows of the whole batch that a Train item is a part of.
+func (s *Stage) batch(it Item) []int32 {
 	if s.orderOf != it.Epoch {
 		s.cfg.Order(s.order, s.cfg.Job.Seed, it.Epoch)
 		s.orderOf = it.Epoch
 	}
-	copy(idx, s.order[base:])
-	return idx
+	return s.order[it.Batch*s.cfg.Job.BatchSize:][:it.Total]
 }
 
 // working counts the time until the returned function is called as busy.
@@ -422,16 +425,12 @@ func (s *Stage) forward(ctx context.Context, a Action, obs Observer) (stopped bo
 // score computes the loss of a micro-batch and the gradient of the model's answer.
 func (s *Stage) score(a Action, obs Observer) {
 	it, out := a.Item, s.cfg.Stage.Graph.OutputValue()
-	n := it.Rows * s.cols
-	s.cfg.TrainY.Gather(s.tgt[:n], s.rows(it))
-	pred := s.train.Value(a.Slot, out, it.Rows)
-	terms := s.loss.Terms(it.Total, s.cols)
 	if it.Row0 == 0 {
-		s.sum = 0
+		s.sum, s.terms = 0, s.loss.Terms(s.cfg.TrainY, s.batch(it))
 	}
-	s.sum += s.loss.Eval(s.train.Grad(a.Slot, out, it.Rows), pred, s.tgt[:n], it.Rows, s.cols, terms)
+	s.sum += s.loss.Eval(s.train.Grad(a.Slot, out, it.Rows), s.train.Value(a.Slot, out, it.Rows), s.cfg.TrainY, s.rows(it), s.terms)
 	if it.Ends {
-		obs.Loss(Loss{Epoch: it.Epoch, Step: it.Step, Value: loss.Mean(s.sum, terms)})
+		obs.Loss(Loss{Epoch: it.Epoch, Step: it.Step, Value: loss.Mean(s.sum, s.terms)})
 	}
 }
 
@@ -501,13 +500,8 @@ func (s *Stage) evaluate(ctx context.Context, it Item) error {
 	done := s.working()
 	s.eval.Forward(0, exec.Batch{Rows: it.Rows}, s.st.Params, &s.st)
 	if s.last {
-		n := it.Rows * s.cols
-		s.cfg.ValY.Gather(s.tgt[:n], s.rows(it))
 		pred := s.eval.Value(0, s.cfg.Stage.Graph.OutputValue(), it.Rows)
-		s.val.Correct += loss.Correct(pred, s.tgt[:n], it.Rows, s.cols)
-		s.val.Total += it.Rows
-		s.valTerms += s.loss.Terms(it.Rows, s.cols)
-		s.valSum += s.loss.Eval(nil, pred, s.tgt[:n], it.Rows, s.cols, 1)
+		s.val.Add(s.loss.Score(pred, s.cfg.ValY, s.rows(it)))
 	}
 	done()
 	return s.emit(ctx, s.eval, 0, it)

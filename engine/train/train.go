@@ -28,22 +28,21 @@ type Config struct {
 // Trainer holds the model in training.
 type Trainer struct {
 	cfg         Config
-	out, cols   int
+	out         int
 	train, eval *exec.Exec
 	plan        *exec.Plan
 	st          exec.State
 	grads       []float32
 	opt         *optim.Optimizer
-	loss        loss.Func
-	y           []float32
-	rows        []int32
+	loss        *loss.Func
+	order       []int32
+	rows        []int32 // of a validation batch
 }
 
 // New compiles the whole model and initialises it from the job's seed.
 func New(cfg Config) (*Trainer, error) {
 	j, g := cfg.Job, cfg.Graph
 	t := &Trainer{cfg: cfg, out: g.OutputValue()}
-	t.cols = g.Shape(t.out).Elems()
 	outs := []int{t.out}
 	var err error
 	if t.plan, err = exec.Compile(g, 0, exec.Config{Rows: j.MicroRows(), Slots: 1, Train: true, Outputs: outs, Seeds: outs}); err != nil {
@@ -53,7 +52,7 @@ func New(cfg Config) (*Trainer, error) {
 	if err != nil {
 		return nil, err
 	}
-	if t.loss, err = loss.New(j.Loss); err != nil {
+	if t.loss, err = loss.New(j.Loss, g.Shape(t.out), j.BatchSize); err != nil {
 		return nil, err
 	}
 	if t.opt, err = optim.New(j.Optimizer, t.plan.Layout.Trainable, optim.Delay{}); err != nil {
@@ -63,8 +62,7 @@ func New(cfg Config) (*Trainer, error) {
 	t.st = t.plan.Layout.NewState()
 	t.plan.Layout.Init(t.st, j.Seed)
 	t.grads = make([]float32, t.plan.Layout.Trainable)
-	t.y = make([]float32, j.BatchSize*t.cols)
-	t.rows = make([]int32, max(cfg.TrainX.Len(), cfg.ValX.Len()))
+	t.order, t.rows = make([]int32, cfg.TrainX.Len()), make([]int32, j.BatchSize)
 	return t, nil
 }
 
@@ -79,8 +77,7 @@ func (t *Trainer) Load(d state.Dict) error { return t.plan.Layout.Import(t.st, d
 func (t *Trainer) Run(ctx context.Context, stop func() bool, obs stage.Observer) error {
 	j := t.cfg.Job
 	seq := stage.NewSequence(j, t.cfg.TrainX.Len(), t.cfg.ValX.Len())
-	epoch, sum, val, valSum, valTerms := -1, float32(0), stage.Validation{}, float32(0), 0
-	order := t.rows[:t.cfg.TrainX.Len()]
+	epoch, sum, terms, val := -1, float32(0), 0, loss.Score{}
 	for ctx.Err() == nil {
 		it := seq.Next()
 		switch it.Kind {
@@ -89,19 +86,17 @@ func (t *Trainer) Run(ctx context.Context, stop func() bool, obs stage.Observer)
 				return obs.Keep(stage.Saved{Epoch: it.Epoch, Step: it.Step, Final: true, State: t.State()})
 			}
 			if epoch != it.Epoch {
-				t.cfg.Order(order, j.Seed, it.Epoch)
+				t.cfg.Order(t.order, j.Seed, it.Epoch)
 				epoch = it.Epoch
 			}
-			rows := order[it.Batch*j.BatchSize+it.Row0:][:it.Rows]
+			batch := t.order[it.Batch*j.BatchSize:][:it.Total]
+			rows := batch[it.Row0:][:it.Rows]
 			t.cfg.TrainX.Gather(t.train.Value(0, 0, it.Rows), rows)
 			t.train.Forward(0, exec.Batch{Seed: j.Seed, Step: it.Step, Row0: it.Row0, Rows: it.Rows}, t.st.Params, &t.st)
-			y := t.y[:it.Rows*t.cols]
-			t.cfg.TrainY.Gather(y, rows)
 			if it.Row0 == 0 {
-				sum = 0
+				sum, terms = 0, t.loss.Terms(t.cfg.TrainY, batch)
 			}
-			terms := t.loss.Terms(it.Total, t.cols)
-			sum += t.loss.Eval(t.train.Grad(0, t.out, it.Rows), t.train.Value(0, t.out, it.Rows), y, it.Rows, t.cols, terms)
+			sum += t.loss.Eval(t.train.Grad(0, t.out, it.Rows), t.train.Value(0, t.out, it.Rows), t.cfg.TrainY, rows, terms)
 			t.train.Backward(0, t.st.Params, t.grads, !it.First)
 			if it.Ends {
 				obs.Loss(stage.Loss{Epoch: it.Epoch, Step: it.Step, Value: loss.Mean(sum, terms)})
@@ -111,12 +106,12 @@ func (t *Trainer) Run(ctx context.Context, stop func() bool, obs stage.Observer)
 				t.opt.Step(t.st.Params, t.grads, optim.Rate(j.LR, j.Optimizer.LR, it.Epoch))
 			}
 		case stage.Eval:
-			c, s, n := t.evaluate(it.Batch*j.BatchSize, it.Rows)
-			val.Correct, val.Total, valSum, valTerms = val.Correct+c, val.Total+it.Rows, valSum+s, valTerms+n
+			val.Add(t.evaluate(it.Batch*j.BatchSize, it.Rows))
 		case stage.EvalDone:
-			val.Epoch, val.Step, val.Loss = it.Epoch, it.Step, loss.Mean(valSum, valTerms)
-			obs.Validated(val)
-			val, valSum, valTerms = stage.Validation{}, 0, 0
+			v := stage.NewValidation(val)
+			v.Epoch, v.Step = it.Epoch, it.Step
+			obs.Validated(v)
+			val = loss.Score{}
 		case stage.Save:
 			if err := obs.Keep(stage.Saved{Epoch: it.Epoch, Step: it.Step, Final: seq.Ending(), State: t.State()}); err != nil {
 				return err
@@ -129,31 +124,25 @@ func (t *Trainer) Run(ctx context.Context, stop func() bool, obs stage.Observer)
 }
 
 // evaluate runs rows of the validation set from row0 on.
-func (t *Trainer) evaluate(row0, rows int) (correct int, sum float32, terms int) {
-	idx := make([]int32, rows)
+func (t *Trainer) evaluate(row0, rows int) loss.Score {
+	idx := t.rows[:rows]
 	for i := range idx {
 		idx[i] = int32(row0 + i)
 	}
 	t.cfg.ValX.Gather(t.eval.Value(0, 0, rows), idx)
 	t.eval.Forward(0, exec.Batch{Rows: rows}, t.st.Params, &t.st)
-	y, pred := t.y[:rows*t.cols], t.eval.Value(0, t.out, rows)
-	t.cfg.ValY.Gather(y, idx)
-	return loss.Correct(pred, y, rows, t.cols), t.loss.Eval(nil, pred, y, rows, t.cols, 1), t.loss.Terms(rows, t.cols)
+	return t.loss.Score(t.eval.Value(0, t.out, rows), t.cfg.ValY, idx)
 }
 
 // Evaluate runs the validation set through the model in evaluation mode.
 func (t *Trainer) Evaluate(ctx context.Context) (stage.Validation, error) {
-	var v stage.Validation
-	var sum float32
-	terms, b := 0, t.cfg.Job.BatchSize
+	var val loss.Score
+	b := t.cfg.Job.BatchSize
 	for r := 0; r < t.cfg.ValX.Len(); r += b {
 		if ctx.Err() != nil {
-			return v, context.Cause(ctx)
+			return stage.Validation{}, context.Cause(ctx)
 		}
-		n := min(b, t.cfg.ValX.Len()-r)
-		c, s, k := t.evaluate(r, n)
-		v.Correct, v.Total, sum, terms = v.Correct+c, v.Total+n, sum+s, terms+k
+		val.Add(t.evaluate(r, min(b, t.cfg.ValX.Len()-r)))
 	}
-	v.Loss = loss.Mean(sum, terms)
-	return v, nil
+	return stage.NewValidation(val), nil
 }
