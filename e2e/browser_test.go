@@ -13,8 +13,11 @@ import (
 	"testing"
 	"time"
 
+	"github.com/chromedp/cdproto/cdp"
 	"github.com/chromedp/cdproto/log"
+	cdppage "github.com/chromedp/cdproto/page"
 	"github.com/chromedp/cdproto/runtime"
+	"github.com/chromedp/cdproto/systeminfo"
 	"github.com/chromedp/chromedp"
 )
 
@@ -87,10 +90,10 @@ type page struct {
 	bad  []string // errors among that
 }
 
-// open opens a page. What it writes to the console is kept.
-func (b *browser) open(url string) *page {
+// open opens a page. What it writes to the console is kept. Scripts run before its own.
+func (b *browser) open(url string, scripts ...string) *page {
 	b.s.Helper()
-	ctx, cancel := chromedp.NewContext(b.ctx)
+	ctx, cancel := chromedp.NewContext(b.ctx, chromedp.WithNewWindow(false))
 	p := &page{s: b.s, ctx: ctx, cancel: cancel}
 	b.s.Cleanup(func() {
 		if b.s.Failed() {
@@ -98,7 +101,12 @@ func (b *browser) open(url string) *page {
 		}
 		cancel()
 	})
-	if err := errors.Join(chromedp.Listen(ctx, p.hear), p.run(chromedp.Navigate(url))); err != nil {
+	err := chromedp.Listen(ctx, p.hear)
+	for _, js := range scripts {
+		_, e := chromedp.Call(ctx, cdppage.AddScriptToEvaluateOnNewDocument, cdppage.AddScriptToEvaluateOnNewDocumentParams{Source: js})
+		err = errors.Join(err, e)
+	}
+	if err := errors.Join(err, p.run(chromedp.Navigate(url))); err != nil {
 		b.s.Fatalf("opening %s: %v", url, err)
 	}
 	return p
@@ -181,6 +189,21 @@ func (p *page) shows(limit time.Duration, selector string, what ...string) strin
 func (p *page) lend() {
 	p.s.Helper()
 	p.do(chromedp.WaitEnabled(chromedp.CSS("#go")), chromedp.Click(chromedp.CSS("#go")))
+}
+
+// renderers are the processes of the browser's pages.
+func (b *browser) renderers() (pids []int) {
+	b.s.Helper()
+	info, err := chromedp.CallBrowser(b.ctx, systeminfo.GetProcessInfo, cdp.Empty{})
+	if err != nil {
+		b.s.Fatal(err)
+	}
+	for _, p := range info.ProcessInfo {
+		if p.Type == "renderer" {
+			pids = append(pids, int(p.ID))
+		}
+	}
+	return pids
 }
 
 // clean: nothing went wrong in the page.

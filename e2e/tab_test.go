@@ -1,55 +1,382 @@
-// Browser tabs as providers: the page, the button, real WebRTC to native providers and
-// to other tabs.
+// Browser tabs as providers: the page, its button, and real WebRTC to native providers
+// and to other tabs.
 
 package e2e
 
 import (
 	"bytes"
 	"fmt"
+	"net"
+	"net/http"
 	"path/filepath"
+	"strings"
+	"syscall"
 	"testing"
 	"time"
+
+	"github.com/chromedp/cdproto/cdp"
+	cdppage "github.com/chromedp/cdproto/page"
+	"github.com/chromedp/cdproto/target"
+	"github.com/chromedp/chromedp"
 )
 
-// tabDemo starts a demo of n providers of which the named places are tabs, and waits for
-// its end.
-func (s *scene) hybrid(b *browser, dir string, n, tabs int, args ...string) summary {
+// local makes a job and trains it in one process: what all runs of it must equal.
+func (s *scene) local(dir string, args ...string) []byte {
 	s.Helper()
-	args = append([]string{"demo", "--json", "--providers", fmt.Sprint(n), "--tabs", fmt.Sprint(tabs), "--dir", dir}, args...)
-	host := s.start("ravnest", args...)
-	url := host.says(`contribute: (http://\S+)`, limit)[1]
-	var pages []*page
-	for range tabs {
-		p := b.open(url)
-		p.lend()
-		pages = append(pages, p)
-	}
-	if code := host.wait(limit); code != 0 {
-		s.Fatalf("demo: code %d\n%s", code, tail(host.err.String()))
-	}
-	for _, p := range pages {
-		p.shows(5*time.Second, "#state", "Not taking part")
-		p.clean(s)
-	}
-	return parse[summary](s, host.out.String())
+	s.ok("ravnest", append(append([]string{"init"}, args...), dir)...)
+	s.ok("ravnest", "train", "--local", dir)
+	return read(s, dir, "losses.txt")
 }
 
-// TestTabs: a job over tabs and natives, and over tabs alone, is the run of one process,
-// bit for bit.
-func TestTabs(t *testing.T) {
+// TestTabsAlone: one tab, and three, train what one process trains, bit for bit.
+func TestTabsAlone(t *testing.T) {
 	s := newScene(t)
 	tmp := t.TempDir()
-	local := filepath.Join(tmp, "local")
-	s.ok("ravnest", "init", "--epochs", "2", local)
-	s.ok("ravnest", "train", "--local", local)
-	want := read(t, local, "losses.txt")
+	want := s.local(filepath.Join(tmp, "local"), "--epochs", "2")
 	b := s.browser()
-	for _, c := range []struct{ n, tabs int }{{1, 1}, {3, 1}, {3, 3}} {
-		dir := filepath.Join(tmp, fmt.Sprintf("%d-%d", c.n, c.tabs))
-		sum := s.hybrid(b, dir, c.n, c.tabs, "--epochs", "2")
-		if !bytes.Equal(read(t, dir, "losses.txt"), want) {
-			t.Errorf("%d providers, %d of them tabs: losses.txt is not that of one process", c.n, c.tabs)
+	for _, n := range []int{1, 3} {
+		dir := filepath.Join(tmp, fmt.Sprint(n))
+		host := s.start("ravnest", "demo", "--json", "--epochs", "2", "--providers", fmt.Sprint(n), "--tabs", fmt.Sprint(n), "--dir", dir)
+		url := host.says(`(?m)^contribute: (http://\S+)$`, limit)[1]
+		var pages []*page
+		for range n {
+			p := b.open(url)
+			p.lend()
+			pages = append(pages, p)
 		}
-		t.Logf("%d providers, %d of them tabs: %.0f samples/s", c.n, c.tabs, sum.SamplesPerS)
+		if code := host.wait(limit); code != 0 {
+			t.Fatalf("demo: code %d", code)
+		}
+		for _, p := range pages {
+			p.shows(5*time.Second, "#state", "Not taking part")
+			p.clean(t)
+		}
+		if !bytes.Equal(read(t, dir, "losses.txt"), want) {
+			t.Errorf("%d tabs: losses.txt is not that of one process", n)
+		}
+		t.Logf("%d tabs: %.0f samples/s", n, parse[summary](t, host.out.String()).SamplesPerS)
 	}
+}
+
+// mixed serves a clusterized job, with a tab in the place of one of three providers.
+// Native providers take the other names.
+func (s *scene) mixed(b *browser, dir string, tab int, flags ...string) (host *proc, url string, p *page) {
+	s.Helper()
+	host, url = s.serve(append(flags, dir)...)
+	for k := range 3 {
+		if k != tab {
+			s.start("ravnest-provider", "--join", url, "--name", fmt.Sprintf("node_%d", k), "--once")
+			host.says(fmt.Sprintf("node_%d joined", k), limit)
+		}
+	}
+	p = b.open(url)
+	p.lend()
+	return host, url, p
+}
+
+// TestTabRoles: a tab as root, as stem and as leaf among native providers. All jobs are
+// trained by the same tab, one after the other: the page of one host is good for the next.
+func TestTabRoles(t *testing.T) {
+	posix(t)
+	s := newScene(t)
+	tmp := t.TempDir()
+	want := s.local(filepath.Join(tmp, "local"), "--epochs", "2")
+	b := s.browser()
+	var p *page
+	address := freePort(t)
+	for k, role := range []string{"root", "stem", "leaf"} {
+		dir := filepath.Join(tmp, role)
+		s.ok("ravnest", "init", "--epochs", "2", dir)
+		s.ok("ravnest", "clusterize", dir)
+		if p == nil {
+			var host *proc
+			host, _, p = s.mixed(b, dir, k, "--listen", address)
+			s.trained(host, p, role)
+		} else {
+			host, url := s.serve("--listen", address, dir)
+			for i := range 3 {
+				if i != k {
+					s.start("ravnest-provider", "--join", url, "--name", fmt.Sprintf("node_%d", i), "--once")
+				}
+			}
+			p.lend()
+			s.trained(host, p, role)
+		}
+		if !bytes.Equal(read(t, dir, "losses.txt"), want) {
+			t.Errorf("a tab as %s: losses.txt is not that of one process", role)
+		}
+	}
+	p.clean(t)
+}
+
+// trained waits for the end of a run in which the tab had a role.
+func (s *scene) trained(host *proc, p *page, role string) {
+	s.Helper()
+	p.shows(limit, "#f-stage", role)
+	if code := host.wait(limit); code != 0 {
+		s.Fatalf("a tab as %s: code %d", role, code)
+	}
+	p.shows(5*time.Second, "#state", "Not taking part")
+	if given := p.text("#f-samples"); given == "0" {
+		s.Errorf("a tab as %s says that it has trained on %s samples", role, given)
+	}
+}
+
+func freePort(t *testing.T) string {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	return ln.Addr().String()
+}
+
+// TestTabGone: a tab that is closed, stopped, crashes or falls silent is missed within
+// five seconds, by the host and by name.
+func TestTabGone(t *testing.T) {
+	posix(t)
+	for _, c := range []struct {
+		how  string
+		lose func(*browser, *page)
+	}{
+		{"stopped", func(_ *browser, p *page) { p.do(chromedp.Click(chromedp.CSS("#go"))) }},
+		{"closed", func(_ *browser, p *page) { p.cancel() }},
+		{"reloaded", func(_ *browser, p *page) { p.do(chromedp.Reload()) }},
+		{"crashed", func(_ *browser, p *page) { go chromedp.Call(p.ctx, cdppage.Crash, cdp.Empty{}) }},
+		{"silent", func(b *browser, _ *page) {
+			for _, pid := range b.renderers() {
+				_ = syscall.Kill(pid, syscall.SIGSTOP)
+				b.s.Cleanup(func() { _ = syscall.Kill(pid, syscall.SIGCONT) })
+			}
+		}},
+	} {
+		t.Run(c.how, func(t *testing.T) {
+			s := newScene(t)
+			dir := filepath.Join(t.TempDir(), "job")
+			s.ok("ravnest", "init", "--epochs", endless, dir)
+			s.ok("ravnest", "clusterize", dir)
+			b := s.browser()
+			host, _, p := s.mixed(b, dir, 1)
+			p.shows(limit, "#state", "Training")
+			begin := time.Now()
+			c.lose(b, p)
+			host.failed(6*time.Second, "a provider left: node_1")
+			t.Logf("%s: the host has ended the run %.2f s later", c.how, time.Since(begin).Seconds())
+			if c.how == "reloaded" {
+				p.shows(5*time.Second, "#go", "Take part again")
+			}
+		})
+	}
+}
+
+// TestHostGone: a tab whose host ends or falls silent says so and offers to come back.
+func TestHostGone(t *testing.T) {
+	posix(t)
+	s := newScene(t)
+	dir := filepath.Join(t.TempDir(), "job")
+	s.ok("ravnest", "init", "--epochs", endless, dir)
+	s.ok("ravnest", "clusterize", dir)
+	b := s.browser()
+	host, _, p := s.mixed(b, dir, 1)
+	p.shows(limit, "#state", "Training")
+	_ = syscall.Kill(host.cmd.Process.Pid, syscall.SIGSTOP)
+	p.shows(8*time.Second, "#problems", "Lost the signaling host")
+	p.shows(time.Second, "#go", "Take part again")
+	_ = syscall.Kill(host.cmd.Process.Pid, syscall.SIGKILL)
+}
+
+// TestTabPauses: a paused tab holds the run up and loses nothing.
+func TestTabPauses(t *testing.T) {
+	posix(t)
+	s := newScene(t)
+	tmp := t.TempDir()
+	want := s.local(filepath.Join(tmp, "local"), "--epochs", "6")
+	dir := filepath.Join(tmp, "job")
+	s.ok("ravnest", "init", "--epochs", "6", dir)
+	s.ok("ravnest", "clusterize", dir)
+	b := s.browser()
+	host, url, p := s.mixed(b, dir, 1)
+	p.shows(limit, "#state", "Training")
+	p.do(chromedp.Click(chromedp.CSS("#when-hidden")))
+	other := b.open(url + "/dashboard") // in front: the first is hidden now
+	p.shows(5*time.Second, "#state", "Paused")
+	time.Sleep(time.Second) // what was under way arrives
+	held := size(dir, "losses.txt")
+	time.Sleep(6 * time.Second) // longer than the host waits for the dead
+	if now := size(dir, "losses.txt"); now != held {
+		t.Errorf("losses.txt grew from %d to %d bytes during a pause", held, now)
+	}
+	other.cancel()
+	p.front()
+	if code := host.wait(limit); code != 0 {
+		t.Fatalf("after a pause: code %d", code)
+	}
+	if !bytes.Equal(read(t, dir, "losses.txt"), want) {
+		t.Error("after a pause losses.txt is not that of one process")
+	}
+}
+
+// front puts a page before the others.
+func (p *page) front() {
+	p.s.Helper()
+	id := chromedp.FromContext(p.ctx).Target.TargetID
+	if _, err := chromedp.CallBrowser(p.ctx, target.ActivateTarget, target.ActivateTargetParams{TargetID: id}); err != nil {
+		p.s.Fatal(err)
+	}
+}
+
+// TestTabHidden: a tab behind another one goes on training.
+func TestTabHidden(t *testing.T) {
+	posix(t)
+	s := newScene(t)
+	dir := filepath.Join(t.TempDir(), "job")
+	s.ok("ravnest", "init", "--epochs", endless, dir)
+	s.ok("ravnest", "clusterize", dir)
+	b := s.browser()
+	host, _, p := s.mixed(b, dir, 1)
+	p.shows(limit, "#state", "Training")
+	b.open("about:blank")
+	hidden, err := eval[string](p, "document.visibilityState")
+	if err != nil || hidden != "hidden" {
+		t.Fatalf("a page behind another one is %q, %v", hidden, err)
+	}
+	for i := range 4 {
+		before := size(dir, "losses.txt")
+		time.Sleep(3 * time.Second)
+		if size(dir, "losses.txt") <= before {
+			t.Errorf("no loss in the seconds %d to %d of being hidden", 3*i, 3*i+3)
+		}
+	}
+	host.interrupt()
+	if code := host.wait(10 * time.Second); code != 130 {
+		t.Errorf("code %d, want 130", code)
+	}
+}
+
+// TestBridge: a browser that cannot transfer data channels trains over a port.
+func TestBridge(t *testing.T) {
+	posix(t)
+	s := newScene(t)
+	tmp := t.TempDir()
+	want := s.local(filepath.Join(tmp, "local"), "--epochs", "2")
+	dir := filepath.Join(tmp, "job")
+	s.ok("ravnest", "init", "--epochs", "2", dir)
+	s.ok("ravnest", "clusterize", dir)
+	b := s.browser()
+	host, url := s.serve(dir)
+	for k := range 2 {
+		s.start("ravnest-provider", "--join", url, "--name", fmt.Sprintf("node_%d", k), "--once")
+		host.says(fmt.Sprintf("node_%d joined", k), limit)
+	}
+	// Transferring a channel fails as it does where it is not known.
+	p := b.open(url, `const post = Worker.prototype.postMessage;
+Worker.prototype.postMessage = function (m, transfer) {
+  if ([].concat(transfer ?? []).some((t) => t instanceof RTCDataChannel)) throw new DOMException("not transferable", "DataCloneError");
+  return post.call(this, m, transfer);
+};`)
+	p.lend()
+	s.trained(host, p, "leaf")
+	if !bytes.Equal(read(t, dir, "losses.txt"), want) {
+		t.Error("over a port: losses.txt is not that of one process")
+	}
+	p.clean(t)
+}
+
+// TestTabRefused: what is wrong is said in the page.
+func TestTabRefused(t *testing.T) {
+	posix(t)
+	s := newScene(t)
+	dir := filepath.Join(t.TempDir(), "job")
+	s.ok("ravnest", "init", "--epochs", "1", dir)
+	s.ok("ravnest", "clusterize", dir)
+	b := s.browser()
+	host, url := s.serve("--token", "right", dir)
+
+	for what, script := range map[string]string{
+		"no WebRTC":           "delete globalThis.RTCPeerConnection",
+		"no WebAssembly SIMD": "WebAssembly.validate = () => false",
+		"no WebAssembly":      "delete globalThis.WebAssembly",
+	} {
+		p := b.open(url, script)
+		p.shows(5*time.Second, "#problems", what)
+		p.shows(time.Second, "#state", "cannot take part")
+		if can, err := eval[bool](p, `!document.getElementById("go").disabled`); err != nil || can {
+			t.Errorf("%s: the button can be pressed (%v)", what, err)
+		}
+	}
+
+	p := b.open(url + "/#token=wrong")
+	p.lend()
+	p.shows(limit, "#problems", "token")
+	p.shows(time.Second, "#state", "Not taking part")
+	// What it asks for helps.
+	p.do(chromedp.SetValue(chromedp.CSS("#token"), "right"))
+	p.lend()
+	p.shows(limit, "#state", "Waiting")
+	host.says("node_0 joined", limit)
+
+	// A page of an older build: its assets are gone.
+	old := b.open(url)
+	host.interrupt()
+	host.wait(10 * time.Second)
+	p.shows(8*time.Second, "#state", "Not taking part")
+	stop := gone(t, strings.TrimPrefix(url, "http://"))
+	defer stop()
+	old.lend()
+	old.shows(10*time.Second, "#problems", "eload the page")
+}
+
+// gone is a host that has nothing for the pages of another build.
+func gone(t *testing.T, address string) (stop func()) {
+	t.Helper()
+	var ln net.Listener
+	eventually(t, "the port is free", 5*time.Second, func() (ok bool) {
+		var err error
+		ln, err = net.Listen("tcp", address)
+		return err == nil
+	})
+	srv := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		http.Error(w, "this host has been updated", http.StatusGone)
+	})}
+	go srv.Serve(ln)
+	return func() { _ = srv.Close() }
+}
+
+// TestTabOtherOrigin: a page of another site cannot use the host.
+func TestTabOtherOrigin(t *testing.T) {
+	posix(t)
+	s := newScene(t)
+	dir := filepath.Join(t.TempDir(), "job")
+	s.ok("ravnest", "init", "--epochs", "1", dir)
+	s.ok("ravnest", "clusterize", dir)
+	host, url := s.serve(dir)
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "text/html")
+		fmt.Fprint(w, "<p id=state>elsewhere</p>")
+	})}
+	go srv.Serve(ln)
+	defer srv.Close()
+	b := s.browser()
+	p := b.open("http://" + ln.Addr().String())
+	for _, js := range []string{
+		fmt.Sprintf(`new Promise((r) => { const w = new WebSocket(%q); w.onopen = () => r("open"); w.onerror = () => r("refused"); })`, "ws"+strings.TrimPrefix(url, "http")+"/v1/join"),
+		fmt.Sprintf(`fetch(%q).then(() => "open", () => "refused")`, url+"/v1/status"),
+		fmt.Sprintf(`fetch(%q, {method: "POST", body: "x"}).then(() => "open", () => "refused")`, url+"/v1/speed"),
+		fmt.Sprintf(`import(%q).then(() => "open", () => "refused")`, url+"/"),
+	} {
+		got, err := chromedp.Run(p.ctx, chromedp.Evaluate[string](js, chromedp.EvalAwaitPromise))
+		if err != nil || got != "refused" {
+			t.Errorf("%s: %q, %v", js, got, err)
+		}
+	}
+	if strings.Contains(host.err.String(), "joined") {
+		t.Error("a page of another site joined")
+	}
+	host.interrupt()
+	host.wait(10 * time.Second)
 }

@@ -26,6 +26,17 @@ function simd() {
   return WebAssembly.validate(new Uint8Array([0, 97, 115, 109, 1, 0, 0, 0, 1, 5, 1, 96, 0, 1, 123, 3, 2, 1, 0, 10, 10, 1, 8, 0, 65, 0, 253, 15, 253, 98, 11]));
 }
 
+// outdated asks whether the host still has this very build: caches keep what it no longer
+// has, and an older engine may not give the same bits.
+async function outdated() {
+  try {
+    const { ok } = await fetch(import.meta.url, { method: "HEAD", cache: "no-store" });
+    return ok ? null : { code: "version", text: "this host has been updated since the page was loaded", hint: "reload the page" };
+  } catch {
+    return { code: "host", text: "the host does not answer", hint: "check the network, and that ravnest still runs there" };
+  }
+}
+
 // leaving is how long a worker may take to say goodbye before it is ended.
 const leaving = 300;
 
@@ -59,23 +70,27 @@ export class Tab extends EventTarget {
   }
 
   // start begins to take part. ram is in bytes.
-  start({ host = location.origin, token = "", name = "", threads = 1, ram = 2 ** 30 } = {}) {
+  async start({ host = location.origin, token = "", name = "", threads = 1, ram = 2 ** 30 } = {}) {
     if (this.#worker) throw new Error("this tab takes part already");
     this.#set("loading");
-    this.#worker = new Worker(new URL("worker.js", import.meta.url), { type: "module", name: "ravnest" });
-    this.#peers = new Peers(this.#worker, this.#options);
-    this.#worker.onmessage = ({ data }) => this.#take(data);
-    this.#worker.onerror = (ev) => {
+    const worker = new Worker(new URL("worker.js", import.meta.url), { type: "module", name: "ravnest" });
+    this.#worker = worker;
+    this.#peers = new Peers(worker, this.#options);
+    worker.onmessage = ({ data }) => this.#take(data);
+    worker.onerror = (ev) => {
       ev.preventDefault();
       this.#end({ code: "engine", text: `the engine has stopped: ${ev.message || "its files could not be loaded"}`, hint: "reload the page" });
     };
-    this.#worker.postMessage({ start: { host, token, name, threads, ram } });
     let last = Date.now();
     this.#watch = setInterval(() => {
       const gap = Date.now() - last;
       last = Date.now();
       if (gap > asleep) this.#end({ code: "slept", text: "this machine was asleep, and the others could not wait", hint: "take part again" });
     }, 1000);
+    const problem = await outdated();
+    if (this.#worker !== worker) return; // stopped meanwhile
+    if (problem) this.#end(problem);
+    else worker.postMessage({ start: { host, token, name, threads, ram } });
   }
 
   // stop leaves, at once for the person: the goodbye to the host has 300 ms.

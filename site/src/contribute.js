@@ -66,7 +66,6 @@ function show({ detail }) {
     set($("detail"), detail.text && detail.text !== "stopped" && !bad ? sentence(detail.text) + "." : "");
     if (bad) complain([detail]);
     if (detail.code === "bad_token") $("token-row").hidden = false;
-    if (detail.code === "version" || detail.code === "engine") complain([{ text: detail.text, hint: "reload the page" }]);
   }
 }
 
