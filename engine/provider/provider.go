@@ -293,11 +293,24 @@ func (r *run) do() error {
 			err = c
 		}
 	}
+	if errors.Is(err, transport.ErrPeerGone) {
+		err = r.name(err)
+	}
 	if err != nil && !errors.Is(err, ErrStopped) {
 		// The run's context may be over; the host should still learn why.
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(r.ctx), 2*time.Second)
 		defer cancel()
 		_ = r.cfg.Host.Send(ctx, &proto.Failed{Run: r.a.Run, Stage: r.a.Stage, Error: proto.Text(err.Error())})
+	}
+	return err
+}
+
+// name says whose link is gone.
+func (r *run) name(err error) error {
+	for _, p := range r.a.Peers {
+		if l := r.links[p.Stage]; p.Cluster == r.a.Cluster && l != nil && errors.Is(l.Err(), transport.ErrPeerGone) {
+			return fmt.Errorf("lost %s: %w", p.Name, err)
+		}
 	}
 	return err
 }
