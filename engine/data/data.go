@@ -136,6 +136,32 @@ func (t *Table) Check() error {
 	return nil
 }
 
+// CheckTokens tells whether every element is a whole number from 0 to n-1.
+func (t *Table) CheckTokens(n int) error {
+	token := func(i int, v float64) error {
+		if v < 0 || v >= float64(n) || v != math.Trunc(v) {
+			return bad("%v, row %d: %v is not a token from 0 to %d", t.Kind, i/t.stored(), v, n-1)
+		}
+		return nil
+	}
+	for i, v := range t.U8 {
+		if err := token(i, float64(v)); err != nil {
+			return err
+		}
+	}
+	for i, v := range t.I32 {
+		if err := token(i, float64(v)); err != nil {
+			return err
+		}
+	}
+	for i, v := range t.F32 {
+		if err := token(i, float64(v)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // checkShape validates everything but the elements, so that no product overflows.
 func (t *Table) checkShape() error {
 	if t.Kind > Targets || t.Rows < 0 || t.Rows > MaxRows || t.Classes < 0 || t.Classes > MaxElems || len(t.Shape) > maxRank {

@@ -43,7 +43,7 @@ type Spec struct {
 	Version int    `json:"version"`
 	Name    string `json:"name"`
 	Model   string `json:"model"` // graph JSON: a file beside the job
-	Data    string `json:"data"`  // "digits", or a safetensors file beside the job
+	Data    string `json:"data"`  // a data set that comes with the program ("digits"), or a safetensors file beside the job
 	Loss    string `json:"loss"`
 
 	Optimizer Optimizer `json:"optimizer"`

@@ -43,6 +43,7 @@ const (
 	DomainInit
 	DomainShuffle
 	DomainTest
+	DomainData // of data sets that are made, not read
 )
 
 // Stream addresses random numbers. The Philox key is the 64-bit seed; the counter is

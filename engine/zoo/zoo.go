@@ -1,13 +1,15 @@
 // Package zoo holds the models that users start from, built with PyTorch's
-// parameter names.
+// parameter names, and for each a job to train it with.
 package zoo
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
 	"github.com/ravnest/ravnest/engine/graph"
+	"github.com/ravnest/ravnest/engine/job"
 )
 
 // builder appends nodes in sequence: each reads the one before.
@@ -16,9 +18,24 @@ type builder struct {
 	last string
 }
 
-func (b *builder) node(name string, op graph.Op) {
-	b.g.Nodes = append(b.g.Nodes, graph.Node{Name: name, Op: op, Inputs: []string{b.last}})
+// tokens begins a model over rows of n tokens.
+func tokens(name string, n int) *builder {
+	return &builder{g: graph.Graph{Name: name, Inputs: []graph.Input{{Name: "x", Shape: graph.Shape{n}, Constant: true}}}, last: "x"}
+}
+
+// node appends a node that reads the one before and further ones.
+func (b *builder) node(name string, op graph.Op, more ...string) {
+	b.g.Nodes = append(b.g.Nodes, graph.Node{Name: name, Op: op, Inputs: append([]string{b.last}, more...)})
 	b.last = name
+}
+
+// add ends a residual: skip plus the node before, whose gradient may then take over the
+// sum's, being the last. It returns its name.
+func (b *builder) add(name, skip string) string {
+	branch := b.last
+	b.last = skip
+	b.node(name, &graph.Add{}, branch)
+	return name
 }
 
 func (b *builder) done() *graph.Graph {
@@ -59,22 +76,59 @@ func CNN() *graph.Graph {
 	return b.done()
 }
 
-var models = map[string]func() *graph.Graph{"cnn": CNN}
-
-// Model finds a model by name.
-func Model(name string) (*graph.Graph, error) {
-	if mk, ok := models[name]; ok {
-		return mk(), nil
-	}
-	return nil, fmt.Errorf("unknown example %q; known ones are %s", name, strings.Join(Names(), ", "))
+// Example is a model with a job that trains it on data that come with the program.
+type Example struct {
+	Graph *graph.Graph
+	Job   job.Spec
 }
 
-// Names lists the models, sorted.
-func Names() []string {
-	var ns []string
-	for n := range models {
-		ns = append(ns, n)
-	}
-	slices.Sort(ns)
-	return ns
+// example is a model and what its job changes in the walkthrough's.
+type example struct {
+	graph func() *graph.Graph
+	job   func(*job.Spec)
 }
+
+var examples = map[string]example{
+	"cnn": {CNN, func(*job.Spec) {}},
+	"gpt-sorter": {func() *graph.Graph { return GPT(GPTSorter) }, func(j *job.Spec) {
+		j.Data, j.Epochs, j.ValEvery, j.SaveEvery = "sorter", 150, 10, 50
+		language(j, 1e-3)
+	}},
+	"char-gpt": {func() *graph.Graph { return GPT(CharGPT) }, func(j *job.Spec) {
+		j.Data, j.Epochs, j.BatchSize, j.SaveEvery = "sums", 10, 16, 1
+		language(j, 3e-4)
+	}},
+	"bert": {func() *graph.Graph { return BERT(BERTBase) }, func(j *job.Spec) {
+		j.Data, j.Epochs, j.BatchSize, j.SaveEvery = "topics", 3, 4, 1
+		language(j, 3e-5)
+	}},
+	"resnet18": {func() *graph.Graph { return ResNet(ResNet18) }, images},
+	"resnet50": {func() *graph.Graph { return ResNet(ResNet50) }, images},
+}
+
+// language sets what transformers are trained with.
+func language(j *job.Spec, lr float64) {
+	j.Loss = "cross_entropy"
+	j.Optimizer = job.Optimizer{Name: "adamw", LR: lr, Betas: [2]float64{0.9, 0.95}, Eps: 1e-8}
+}
+
+// images sets what residual networks are trained with.
+func images(j *job.Spec) {
+	j.Data, j.Loss, j.Epochs, j.BatchSize, j.SaveEvery = "shapes", "cross_entropy", 20, 32, 5
+	j.Optimizer = job.Optimizer{Name: "sgd", LR: 0.005, Momentum: 0.9, WeightDecay: 1e-4}
+}
+
+// Find finds an example by name.
+func Find(name string) (Example, error) {
+	e, ok := examples[name]
+	if !ok {
+		return Example{}, fmt.Errorf("unknown example %q; known ones are %s", name, strings.Join(Names(), ", "))
+	}
+	j := job.Default()
+	j.Name = name
+	e.job(&j)
+	return Example{e.graph(), j}, nil
+}
+
+// Names lists the examples, sorted.
+func Names() []string { return slices.Sorted(maps.Keys(examples)) }

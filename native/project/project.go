@@ -96,9 +96,8 @@ func Open(dir string) (*Project, error) {
 	if p.Graph, err = graph.Parse(p.GraphJSON); err != nil {
 		return nil, fmt.Errorf("%s: %w", filepath.Join(dir, p.Job.Model), err)
 	}
-	if p.Job.Data == "digits" {
-		p.Data, err = data.Digits()
-	} else {
+	var builtin bool
+	if p.Data, builtin, err = data.Builtin(p.Job.Data); !builtin {
 		var raw []byte
 		if raw, err = p.readLocal(p.Job.Data, "data file", 8<<30); err == nil {
 			p.Data, err = data.FromSafetensors(p.Job.Data, raw)
@@ -136,13 +135,23 @@ func CheckJob(j job.Spec, g *graph.Graph, d *data.Set) error {
 	if n < 1 {
 		return fmt.Errorf("the data set %q has no training rows", j.Data)
 	}
-	for _, nd := range g.Nodes {
-		if b, ok := nd.Op.(*graph.BatchNorm); ok {
+	for i, nd := range g.Nodes {
+		switch op := nd.Op.(type) {
+		case *graph.BatchNorm:
 			rows := j.Rows(n, j.Batches(n)-1)
 			micro := (rows + j.MicroBatches - 1) / j.MicroBatches
 			last := rows - (rows-1)/micro*micro
-			if last*g.Shape(g.Result(slices.IndexFunc(g.Nodes, func(x graph.Node) bool { return x.Name == nd.Name }))).Elems()/b.Features < 2 {
+			if last*g.Shape(g.Result(i)).Elems()/op.Features < 2 {
 				return fmt.Errorf("node %q: the last micro-batch of an epoch has 1 row, batch norm needs 2: choose another batch_size or micro_batches", nd.Name)
+			}
+		case *graph.Embedding:
+			if g.Args(i)[0] != 0 {
+				break // computed, not read
+			}
+			for _, p := range []data.Part{d.Train, d.Val} {
+				if err := p.X().CheckTokens(op.Num); err != nil {
+					return fmt.Errorf("node %q has %d embeddings: %w", nd.Name, op.Num, err)
+				}
 			}
 		}
 	}
@@ -152,22 +161,21 @@ func CheckJob(j job.Spec, g *graph.Graph, d *data.Set) error {
 // Init writes an example job into dir: job, model and the walkthrough's pool of n
 // nodes. Files that are there are not overwritten.
 func Init(dir, example string, n int, change func(*job.Spec)) error {
-	g, err := zoo.Model(example)
+	e, err := zoo.Find(example)
 	if err != nil {
 		return err
 	}
 	if Exists(dir) {
 		return fmt.Errorf("%s already holds a job: choose another directory or remove %s", dir, JobFile)
 	}
-	j := job.Default()
-	j.Name = example
+	j := e.Job
 	if change != nil {
 		change(&j)
 	}
 	if err := j.Check(); err != nil {
 		return err
 	}
-	model, err := g.JSON()
+	model, err := e.Graph.JSON()
 	if err != nil {
 		return err
 	}

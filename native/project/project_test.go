@@ -9,9 +9,11 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/ravnest/ravnest/engine/data"
 	"github.com/ravnest/ravnest/engine/graph"
 	"github.com/ravnest/ravnest/engine/job"
 	"github.com/ravnest/ravnest/engine/planner"
+	"github.com/ravnest/ravnest/engine/zoo"
 	"github.com/ravnest/ravnest/ga"
 	"github.com/ravnest/ravnest/native/project"
 )
@@ -201,4 +203,43 @@ func FuzzPlan(f *testing.F) {
 			}
 		}
 	})
+}
+
+// TestExamples: every example of the zoo is a job that fits its data.
+func TestExamples(t *testing.T) {
+	for _, name := range zoo.Names() {
+		dir := t.TempDir()
+		if err := project.Init(dir, name, 3, nil); err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		p, err := project.Open(dir)
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		if p.Job.Name != name || p.Graph.Name != name {
+			t.Errorf("%s: the job is called %q and the model %q", name, p.Job.Name, p.Graph.Name)
+		}
+	}
+}
+
+// TestTokensOutsideTheTable: data that a model has no embedding for are refused before
+// anything runs.
+func TestTokensOutsideTheTable(t *testing.T) {
+	e, err := zoo.Find("gpt-sorter")
+	if err != nil {
+		t.Fatal(err)
+	}
+	d, err := data.Sorter()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := project.CheckJob(e.Job, e.Graph, d); err != nil {
+		t.Fatal(err)
+	}
+	d.Train.X().U8[25] = 3
+	if err := project.CheckJob(e.Job, e.Graph, d); !errors.Is(err, data.ErrInvalid) || !strings.Contains(err.Error(), `"transformer.wte"`) {
+		t.Errorf("a token outside the table: got %v, want ErrInvalid that names the node", err)
+	}
 }
