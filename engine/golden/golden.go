@@ -28,7 +28,7 @@ type File struct {
 	index map[string]int
 }
 
-// Open reads testdata/NAME.safetensors: "ops", "optim" or "cnn".
+// Open reads testdata/NAME.safetensors: "ops", "optim", "cnn" or "models".
 func Open(name string) (*File, error) {
 	b, err := testdata.ReadFile("testdata/" + name + ".safetensors")
 	if err != nil {

@@ -27,6 +27,7 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 TESTDATA = os.path.join(HERE, "testdata")
 sys.path.insert(0, os.path.join(HERE, "..", "..", "e2e", "torch"))
 
+from models import FULL, SMALL  # noqa: E402
 from tensors import load, save  # noqa: E402
 from walkthrough import CNN_Net, no_dropout  # noqa: E402
 
@@ -485,6 +486,75 @@ def make_cnn():
     return c
 
 
+# ---- the models of the zoo ----
+
+
+def noise(seed, n):
+    """n numbers of 16 bits in [-1, 1), the same in every language: no file need hold them."""
+    u = (torch.arange(n) * 2654435761 + seed * 0x9E3779B1) & 0xFFFFFFFF
+    u = ((u ^ (u >> 15)) * 2246822519) & 0xFFFFFFFF
+    u = ((u ^ (u >> 13)) * 3266489917) & 0xFFFFFFFF
+    return (u >> 16).float() / 32768 - 1
+
+
+def weights(net):
+    """The state dict of a small model: matrices as large as 1/sqrt(fan_in) to the next power
+    of two, scales of normalisations near 1, everything else near 0."""
+    d = {}
+    for k, (name, t) in enumerate(net.state_dict().items()):
+        v = noise(k + 1, t.numel()).reshape(t.shape)
+        if t.dim() > 1:
+            d[name] = v * 2.0 ** -round(math.log2(math.sqrt(t[0].numel())))
+        elif name.endswith("weight") or name.endswith("running_var"):
+            d[name] = 1 + v / 4
+        elif t.dim() == 1:
+            d[name] = v / 8
+        else:
+            d[name] = t.clone()
+    return d
+
+
+SAMPLES = 192  # of a gradient that has more elements: every n-th
+
+
+def sampled(t):
+    t = t.reshape(-1)
+    return t[:: (t.numel() + SAMPLES - 1) // SAMPLES]
+
+
+def make_models():
+    c = Cases()
+    ints = lambda seed, n, *shape: ((noise(seed, math.prod(shape)) + 1) * (n / 2)).long().reshape(shape)
+    inputs = {
+        "gpt": lambda: (ints(100, 3, 4, 11), ints(101, 3, 4, 11)),
+        "gpt_long": lambda: (ints(100, 5, 2, 70), ints(101, 5, 2, 70)),
+        "resnet": lambda: (noise(100, 4 * 3 * 64 * 64).reshape(4, 3, 64, 64), ints(101, 7, 4)),
+        "resnet_bottleneck": lambda: (noise(100, 3 * 3 * 64 * 64).reshape(3, 3, 64, 64), ints(101, 5, 3)),
+        "bert": lambda: (1 + ints(100, 39, 3, 12), ints(101, 3, 3)),
+    }
+    for case, draw in inputs.items():
+        net = SMALL[case]()
+        net.load_state_dict(weights(net))
+        net.train()
+        x, y = draw()
+        if case == "gpt":
+            y[:, :5] = -100  # the digits to be sorted do not count
+        if case == "bert":
+            x[1, 7:], x[2, 4:] = 0, 0  # filled up
+        logits = net(x)
+        l = F.cross_entropy(logits.reshape(-1, logits.shape[-1]), y.reshape(-1))
+        l.backward()
+        grads = {n: p.grad for n, p in net.named_parameters()}
+        answers = {"logits": logits, "loss": l, "norms": torch.stack([g.norm() for g in grads.values()])}
+        answers.update({"grad." + n: sampled(g) for n, g in grads.items()})
+        answers.update({"after." + n: t for n, t in net.state_dict().items() if "running" in n})
+        given = {"y": y} if x.is_floating_point() else {"x": x, "y": y}
+        c.put(case, {"gradients": list(grads)}, given, answers)
+    for name, make in FULL.items():
+        c.meta["names." + name] = json.dumps({n: list(t.shape) for n, t in make().state_dict().items()})
+    return c
+
+
 # ---- main ----
 
 # What another order of summation may move, relative to the largest value of the tensor.
@@ -562,7 +632,7 @@ def main():
     torch.set_num_threads(1)
     torch.manual_seed(0)
     ok = True
-    for name, make in (("ops", make_ops), ("optim", make_optim), ("cnn", make_cnn)):
+    for name, make in (("ops", make_ops), ("optim", make_optim), ("cnn", make_cnn), ("models", make_models)):
         c = make()
         if args.check:
             ok = check(name, c) and ok
