@@ -571,7 +571,7 @@ func (r *run) Batch(rows int) {
 	defer r.mu.Unlock()
 	r.prog.Samples += int64(rows)
 	r.prog.Step++
-	r.busy = r.stage.Busy()
+	r.busy, r.prog.Raw = r.stage.Busy(), r.stage.Raw()
 	if r.prog.Step == 1 {
 		r.news <- struct{}{}
 	}

@@ -124,6 +124,7 @@ type Stage struct {
 	enc  *codec.Encoder
 	dec  *codec.Decoder
 	buf  []byte
+	raw  int64 // bytes that went out, had they been plain float32
 	busy time.Duration
 	stop func() bool
 }
@@ -289,6 +290,10 @@ func (s *Stage) Memory() int {
 
 // State is a copy of the weights.
 func (s *Stage) State() state.Dict { return s.plan.Layout.Export(s.st) }
+
+// Raw is how many bytes of plain float32 the tensors sent so far are. Like Busy, it is
+// for the Observer's calls.
+func (s *Stage) Raw() int64 { return s.raw }
 
 // Busy is the time spent computing, by Config.Now.
 func (s *Stage) Busy() time.Duration { return s.busy }
@@ -521,6 +526,7 @@ func (s *Stage) send(ctx context.Context, to []int, kind wire.Kind, d edge, it I
 		if err := s.cfg.Links[t].Send(ctx, h, s.buf); err != nil {
 			return fmt.Errorf("sending to stage %d: %w", t, err)
 		}
+		s.raw += 4 * int64(len(x))
 	}
 	return nil
 }

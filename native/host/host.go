@@ -339,7 +339,7 @@ func (r *run) event(ev server.Event) {
 	switch e := ev.(type) {
 	case server.Joined:
 		r.joined = now
-		r.opt.say("%s joined (%s, %s RAM, %.0f GFLOP/s), %d of %d", e.Name, e.Hello.Platform, bytesText(float64(e.Hello.RAM)), e.Hello.Bench.GEMM, e.Have, e.Want)
+		r.opt.say("%s joined (%s, %s RAM, %.3g GFLOP/s), %d of %d", e.Name, e.Hello.Platform, bytesText(float64(e.Hello.RAM)), e.Hello.Bench.GEMM, e.Have, e.Want)
 	case server.Left:
 		r.rec.clear()
 		if e.Run != "" && !r.done[e.Name] {

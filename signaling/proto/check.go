@@ -262,7 +262,7 @@ func (m *Progress) check() error {
 		within("stage", m.Stage, 0, MaxStages-1),
 		within("step", m.Step, 0, maxSteps), within("epoch", m.Epoch, 0, maxEpoch),
 		within("samples", m.Samples, 0, maxSteps),
-		within("wire_out", m.Out, 0, maxBytes), within("wire_in", m.In, 0, maxBytes),
+		within("wire_out", m.Out, 0, maxBytes), within("wire_in", m.In, 0, maxBytes), within("raw_out", m.Raw, 0, maxBytes),
 		within("rss_bytes", m.RSS, 0, maxBytes),
 		number("busy", m.Busy, 1<<16), number("flops", m.FLOPs, maxFLOPs),
 	)

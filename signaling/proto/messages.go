@@ -53,9 +53,10 @@ type Ref struct {
 
 // Paths of the host's HTTP routes.
 const (
-	JoinPath   = "/v1/join"
-	SpeedPath  = "/v1/speed"
-	StatusPath = "/v1/status"
+	JoinPath    = "/v1/join"
+	SpeedPath   = "/v1/speed"
+	StatusPath  = "/v1/status"
+	HistoryPath = "/v1/history"
 )
 
 // SessionHeader carries Welcome.Session in an upload's request.
@@ -224,6 +225,7 @@ type Progress struct {
 	Samples int64   `json:"samples"`   // trained on since the start
 	Out     int64   `json:"wire_out"`  // payload bytes sent to peers since the start
 	In      int64   `json:"wire_in"`   // payload bytes received from peers since the start
+	Raw     int64   `json:"raw_out"`   // what Out would be in plain float32
 	Busy    float64 `json:"busy"`      // fraction of the time computing since the last report, 0..1
 	RSS     int64   `json:"rss_bytes"` // of the process or tab now
 	FLOPs   float64 `json:"flops"`     // floating-point operations since the start

@@ -30,11 +30,12 @@ const maxSpeed = 16 << 20
 //	GET  /v1/speed?bytes=N                 N bytes, at most 16 MiB
 //	POST /v1/speed                         takes and forgets that much
 //	GET  /v1/status                        Status as JSON
+//	GET  /v1/history?after=N               History as JSON
 //	     /                                 Config.Site
 //
 // Where there is a token, all but the site and /v1/join, which has it in its
-// hello, want "Authorization: Bearer TOKEN"; /v1/status from loopback does not.
-// Errors are proto.Error as JSON.
+// hello, want "Authorization: Bearer TOKEN"; status and history from loopback do
+// not. Errors are proto.Error as JSON.
 func (s *Server) Handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET "+proto.JoinPath, s.join)
@@ -43,6 +44,7 @@ func (s *Server) Handler() http.Handler {
 	mux.HandleFunc("GET "+proto.SpeedPath, s.authorised(s.speedDown))
 	mux.HandleFunc("POST "+proto.SpeedPath, s.authorised(s.speedUp))
 	mux.HandleFunc("GET "+proto.StatusPath, s.status)
+	mux.HandleFunc("GET "+proto.HistoryPath, s.history)
 	mux.HandleFunc("/v1/", func(w http.ResponseWriter, r *http.Request) {
 		httpError(w, http.StatusNotFound, &proto.Error{Code: proto.NotFound, Message: "no such route: " + r.Method + " " + r.URL.Path})
 	})
@@ -96,13 +98,18 @@ func (s *Server) authorised(f http.HandlerFunc) http.HandlerFunc {
 }
 
 func (s *Server) status(w http.ResponseWriter, r *http.Request) {
+	s.tell(w, r, func() any { return s.Status() })
+}
+
+// tell answers dashboards.
+func (s *Server) tell(w http.ResponseWriter, r *http.Request, what func() any) {
 	if !s.bearer(r) && (!loopback(r.RemoteAddr) || !ownHost(r)) {
 		httpError(w, http.StatusUnauthorized, errBadToken)
 		return
 	}
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Cache-Control", "no-store")
-	_ = json.NewEncoder(w).Encode(s.Status())
+	_ = json.NewEncoder(w).Encode(what())
 }
 
 // moving pushes a deadline ahead of every read, so that a transfer may take its

@@ -139,6 +139,7 @@ type Server struct {
 
 	// The loop's own.
 	lobby    *lobby
+	past     history
 	sessions map[string]*session
 	run      *run
 	planned  context.CancelFunc // ends the plan under way
@@ -392,6 +393,7 @@ func (s *Server) apply(actions []any) {
 		case askPlan:
 			s.plan(a)
 		case emit:
+			s.past.take(time.Now(), a.ev)
 			on := s.run.on
 			s.out.push(func() { on(a.ev) })
 		case put:

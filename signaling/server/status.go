@@ -13,6 +13,7 @@ type Status struct {
 	Protocol   int            `json:"protocol"`
 	Phase      string         `json:"phase"` // idle, gathering, planning, connecting, running, draining
 	Run        string         `json:"run,omitempty"`
+	Job        string         `json:"job,omitempty"`
 	Want       int            `json:"want"`
 	Stopping   bool           `json:"stopping"`
 	RunningMS  int64          `json:"running_ms"`
@@ -43,6 +44,7 @@ type MemberStatus struct {
 	Samples  int64       `json:"samples"`
 	Out      int64       `json:"wire_out"`
 	In       int64       `json:"wire_in"`
+	Raw      int64       `json:"raw_out"`
 	Busy     float64     `json:"busy"`
 	RSS      int64       `json:"rss_bytes"`
 	FLOPs    float64     `json:"flops"`
@@ -55,7 +57,7 @@ func (l *lobby) status(now time.Time) Status {
 		Loss: l.loss, Val: l.val, Checkpoint: l.saved, Members: []MemberStatus{},
 	}
 	if l.job != nil {
-		s.Want = l.job.Want
+		s.Job, s.Want = l.job.ID, l.job.Want
 	}
 	if !l.started.IsZero() {
 		s.RunningMS = now.Sub(l.started).Milliseconds()
@@ -68,7 +70,7 @@ func (l *lobby) status(now time.Time) Status {
 		if m.job != nil {
 			ms.Assigned, ms.Cluster, ms.Stage, ms.Stages = true, m.job.Cluster, m.job.Stage, m.job.Stages
 			ms.Peak, ms.Step, ms.Epoch, ms.Samples = m.peak, m.last.Step, m.last.Epoch, m.last.Samples
-			ms.Out, ms.In, ms.Busy, ms.RSS, ms.FLOPs = m.last.Out, m.last.In, m.last.Busy, m.last.RSS, m.last.FLOPs
+			ms.Out, ms.In, ms.Raw, ms.Busy, ms.RSS, ms.FLOPs = m.last.Out, m.last.In, m.last.Raw, m.last.Busy, m.last.RSS, m.last.FLOPs
 			switch {
 			case m.done:
 				ms.State = "done"

@@ -4,12 +4,12 @@ const steps = (units, base) => (n, digits = 3) => {
   if (!(n > 0)) return `0 ${units[0]}`.trim();
   const i = Math.min(units.length - 1, Math.floor(Math.log(n) / Math.log(base)));
   const v = n / base ** Math.max(i, 0);
-  return `${i < 1 ? Math.round(n) : v.toPrecision(digits)} ${units[Math.max(i, 0)]}`.trim();
+  return `${i < 1 && n >= 100 ? Math.round(n) : Number(v.toPrecision(digits))} ${units[Math.max(i, 0)]}`.trim();
 };
 
 export const bytes = steps(["B", "kB", "MB", "GB", "TB"], 1000);
-export const count = steps(["", "thousand", "million", "billion", "trillion", "quadrillion"], 1000);
-export const ops = steps(["", "thousand", "million", "giga", "tera", "peta"], 1000);
+export const count = steps(["", "k", "M", "G", "T"], 1000);
+export const ops = steps(["op", "kop", "Mop", "Gop", "Top", "Pop"], 1000);
 
 export const duration = (ms) => {
   const s = Math.round(ms / 1000);
@@ -31,8 +31,10 @@ export function set(node, text) {
   if (node.textContent !== text) node.textContent = text;
 }
 
-// note adds a line to a log, newest first.
+// note adds a line to a log, newest first, and returns it.
 export function note(list, text, when = new Date()) {
-  list.prepend(el("li", {}, el("time", { datetime: when.toISOString() }, when.toLocaleTimeString()), text));
+  const line = el("li", {}, el("time", { datetime: when.toISOString() }, when.toLocaleTimeString()), text);
+  list.prepend(line);
   while (list.children.length > 200) list.lastChild.remove();
+  return line;
 }

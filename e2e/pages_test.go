@@ -1,0 +1,146 @@
+// The pages as people see them. Screenshots land in e2e/out, for eyes.
+
+package e2e
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/chromedp/cdproto/emulation"
+	"github.com/chromedp/chromedp"
+)
+
+// looks are the sizes and themes that pages are looked at in.
+var looks = []struct {
+	name          string
+	width, height int64
+	dark, phone   bool
+}{
+	{"wide-light", 1280, 900, false, false},
+	{"wide-dark", 1280, 900, true, false},
+	{"phone-light", 390, 844, false, true},
+	{"phone-dark", 390, 844, true, true},
+}
+
+// shoot takes a page's picture in every look and checks what every page must have.
+func (p *page) shoot(t *testing.T, name string) {
+	t.Helper()
+	dir := filepath.Join("out")
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for _, l := range looks {
+		scheme := "light"
+		if l.dark {
+			scheme = "dark"
+		}
+		_, err := chromedp.Call(p.ctx, emulation.SetDeviceMetricsOverride, emulation.SetDeviceMetricsOverrideParams{Width: l.width, Height: l.height, DeviceScaleFactor: 1, Mobile: l.phone})
+		if err == nil {
+			_, err = chromedp.Call(p.ctx, emulation.SetEmulatedMedia, emulation.SetEmulatedMediaParams{Features: []*emulation.MediaFeature{{Name: "prefers-color-scheme", Value: scheme}}})
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(300 * time.Millisecond) // charts follow the size
+		if over, err := eval[int](p, "document.documentElement.scrollWidth - document.documentElement.clientWidth"); err != nil || over > 0 {
+			t.Errorf("%s, %s: %d pixels wider than the window (%v)", name, l.name, over, err)
+		}
+		shot, err := chromedp.Run(p.ctx, chromedp.FullScreenshot(100))
+		if err == nil {
+			err = os.WriteFile(filepath.Join(dir, name+"-"+l.name+".png"), shot, 0o644)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		p.readable(t, name+", "+l.name)
+	}
+	foreign, err := eval[[]string](p, `performance.getEntriesByType("resource").map((e) => e.name).filter((u) => !u.startsWith(location.origin) && !u.startsWith("data:"))`)
+	if err != nil || len(foreign) > 0 {
+		t.Errorf("%s asks other hosts: %v %v", name, foreign, err)
+	}
+	nameless, err := eval[[]string](p, `[...document.querySelectorAll("button, input, a, select, [role=img], svg:not([aria-hidden])")]
+  .filter((e) => e.checkVisibility())
+  .filter((e) => !(e.ariaLabel || e.innerText?.trim() || e.labels?.length || e.querySelector?.("img[alt]:not([alt=''])")))
+  .map((e) => e.outerHTML.slice(0, 120))`)
+	if err != nil || len(nameless) > 0 {
+		t.Errorf("%s: controls without a name: %v %v", name, nameless, err)
+	}
+}
+
+// readable: text stands out from its ground by 4.5 to 1 (WCAG 2.2, 1.4.3).
+func (p *page) readable(t *testing.T, what string) {
+	t.Helper()
+	faint, err := eval[[]string](p, `(() => {
+  const parse = (c) => c.match(/[\d.]+/g).map(Number);
+  const light = (c) => { const f = (v) => ((v /= 255) <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4); return 0.2126 * f(c[0]) + 0.7152 * f(c[1]) + 0.0722 * f(c[2]); };
+  const ground = (e) => { for (; e; e = e.parentElement) { const c = parse(getComputedStyle(e).backgroundColor); if (c.length < 4 || c[3] > 0.5) return c; } return [255, 255, 255]; };
+  const bad = [];
+  for (const e of document.querySelectorAll("h1, h2, h3, p, dt, dd, a, li, label, output, button, summary, figcaption, strong, span")) {
+    if (!e.checkVisibility() || e.disabled || !e.innerText?.trim() || e.closest(".locked, .u-legend") || e.closest("[disabled]")) continue;
+    const [a, b] = [light(parse(getComputedStyle(e).color)), light(ground(e))];
+    const ratio = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
+    if (ratio < 4.5) bad.push(ratio.toFixed(2) + " " + e.tagName + " " + e.innerText.slice(0, 40));
+  }
+  return bad;
+})()`)
+	if err != nil || len(faint) > 0 {
+		t.Errorf("%s: hard to read: %v %v", what, faint, err)
+	}
+}
+
+// TestPages looks at both pages before, in and after a run.
+func TestPages(t *testing.T) {
+	posix(t)
+	s := newScene(t)
+	dir := filepath.Join(t.TempDir(), "job")
+	s.ok("ravnest", "init", "--epochs", endless, dir)
+	s.ok("ravnest", "clusterize", dir)
+	b := s.browser()
+	host, url := s.serve(dir)
+	lend, dash := b.open(url), b.open(url+"/dashboard")
+	dash.shows(5*time.Second, "#phase", "Waiting for providers")
+	lend.shows(5*time.Second, "#state", "Not taking part")
+	lend.front()
+	lend.shoot(t, "contribute-idle")
+	dash.front()
+	dash.shoot(t, "dashboard-waiting")
+	for k := range 2 {
+		s.start("ravnest-provider", "--join", url, "--name", fmt.Sprintf("node_%d", 2*k), "--once")
+		host.says(fmt.Sprintf("node_%d joined", 2*k), limit)
+	}
+	lend.front()
+	lend.lend()
+	lend.shows(limit, "#state", "Training")
+	dash.front()
+	dash.shows(limit, "#phase", "Training")
+	for _, want := range []string{"node_0", "node_1", "node_2", "root", "stem", "leaf", "tab"} {
+		dash.shows(5*time.Second, "#clusters", want)
+	}
+	time.Sleep(6 * time.Second) // some points for the curves
+	for _, id := range []string{"#rate", "#loss", "#val", "#sent", "#flops"} {
+		if got := dash.text(id); strings.Trim(got, "– ") == "" {
+			t.Errorf("the dashboard's %s shows %q in the middle of a run", id, got)
+		}
+	}
+	dash.shows(time.Second, "#events", "training has begun")
+	dash.shoot(t, "dashboard-training")
+	lend.front()
+	time.Sleep(2 * time.Second)
+	lend.shoot(t, "contribute-training")
+	lend.clean(t)
+	dash.clean(t)
+	lend.do(chromedp.Click(chromedp.CSS("#go")))
+	lend.shows(5*time.Second, "#go", "Take part again")
+	host.wait(10 * time.Second)
+	dash.front()
+	dash.shows(10*time.Second, "#phase", "Failed", "No answer")
+	dash.shoot(t, "dashboard-failed")
+	lend.front()
+	lend.do(chromedp.Click(chromedp.CSS("#go")))
+	lend.shows(10*time.Second, "#problems", "host")
+	lend.shoot(t, "contribute-failed")
+}

@@ -1,0 +1,149 @@
+package server
+
+// What has happened in a run, for dashboards that come late: events in words, losses and
+// validation passes. All of it is bounded.
+
+import (
+	"fmt"
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/ravnest/ravnest/signaling/proto"
+)
+
+const (
+	maxPoints = 2048 // of a curve; a longer one is thinned out
+	maxNotes  = 256
+)
+
+// History is what /v1/history gives.
+type History struct {
+	Run    string       `json:"run,omitempty"`
+	Losses [][2]float64 `json:"losses"` // step, loss; a mean where the curve is thinned out
+	Vals   [][2]float64 `json:"vals"`   // step, share that was right
+	Notes  []Note       `json:"notes"`  // those after the one asked for
+}
+
+// Note is an event in words.
+type Note struct {
+	Seq  int64  `json:"seq"`
+	At   int64  `json:"at_ms"` // Unix time
+	Kind string `json:"kind"`  // joined, left, refused, planned, ready, started, saved, warning, done, failed
+	Text string `json:"text"`
+}
+
+// curve keeps at most maxPoints points of a growing series: every so often it joins
+// neighbours, and from then on each point is the mean of twice as many.
+type curve struct {
+	points [][2]float64
+	each   int // values in a point
+	n      int // values in the last, unfinished point
+	sum    float64
+}
+
+func (c *curve) add(x, y float64) {
+	if c.each == 0 {
+		c.each = 1
+	}
+	c.n++
+	c.sum += y
+	if c.n < c.each {
+		return
+	}
+	c.points = append(c.points, [2]float64{x, c.sum / float64(c.n)})
+	c.n, c.sum = 0, 0
+	if len(c.points) < maxPoints {
+		return
+	}
+	for i := range maxPoints / 2 {
+		a, b := c.points[2*i], c.points[2*i+1]
+		c.points[i] = [2]float64{b[0], (a[1] + b[1]) / 2}
+	}
+	c.points = c.points[:maxPoints/2]
+	c.each *= 2
+}
+
+// history is the loop's.
+type history struct {
+	run          string
+	losses, vals curve
+	notes        []Note
+	seq          int64
+}
+
+func (h *history) note(now time.Time, kind, format string, a ...any) {
+	h.seq++
+	if len(h.notes) == maxNotes {
+		h.notes = append(h.notes[:0], h.notes[1:]...)
+	}
+	h.notes = append(h.notes, Note{h.seq, now.UnixMilli(), kind, fmt.Sprintf(format, a...)})
+}
+
+// take notes an event of the run.
+func (h *history) take(now time.Time, ev Event) {
+	switch e := ev.(type) {
+	case Joined:
+		h.note(now, "joined", "%s joined (%s, %.3g GFLOP/s), %d of %d", e.Name, e.Hello.Platform, e.Hello.Bench.GEMM, e.Have, e.Want)
+	case Left:
+		h.note(now, "left", "%s left: %s", e.Name, e.Reason)
+	case Refused:
+		h.note(now, "refused", "refused %s: %v", e.Name, e.Err)
+	case Planned:
+		h.run, h.losses, h.vals = e.Run, curve{}, curve{}
+		h.note(now, "planned", "%d stages are placed", len(e.Stages))
+	case Ready:
+		h.note(now, "ready", "%s is ready for stage %d of cluster %d", e.Name, e.Stage, e.Cluster)
+	case Started:
+		h.note(now, "started", "training has begun")
+	case Loss:
+		if finite(e.Loss.Loss) {
+			h.losses.add(float64(e.Step), float64(e.Loss.Loss))
+		}
+	case Val:
+		h.vals.add(float64(e.Step), float64(e.Correct)/float64(max(e.Total, 1)))
+	case Checkpointed:
+		h.note(now, "saved", "saved after epoch %d, step %d", e.Epoch, e.Step)
+	case Warning:
+		h.note(now, "warning", "%v", e.Err)
+	case Done:
+		if e.Interrupted {
+			h.note(now, "done", "the run was stopped; what it had trained is saved")
+		} else {
+			h.note(now, "done", "the run is over")
+		}
+	case Failed:
+		h.note(now, "failed", "the run failed: %v", e.Err)
+	}
+}
+
+// finite leaves out what JSON cannot say and no chart can show.
+func finite(r proto.Real) bool { return r-r == 0 }
+
+// History is what has happened, with the notes after the one of that number.
+func (s *Server) History(after int64) History {
+	h := History{Losses: [][2]float64{}, Vals: [][2]float64{}, Notes: []Note{}}
+	s.call(func(time.Time) {
+		h.Run = s.past.run
+		h.Losses = append(h.Losses, s.past.losses.points...)
+		h.Vals = append(h.Vals, s.past.vals.points...)
+		for _, n := range s.past.notes {
+			if n.Seq > after {
+				h.Notes = append(h.Notes, n)
+			}
+		}
+	})
+	return h
+}
+
+func (s *Server) history(w http.ResponseWriter, r *http.Request) {
+	after := int64(0)
+	if q := r.URL.Query().Get("after"); q != "" {
+		var err error
+		if after, err = strconv.ParseInt(q, 10, 64); err != nil {
+			httpError(w, http.StatusBadRequest, &proto.Error{Code: proto.Protocol, Message: "after must be the number of a note"})
+			return
+		}
+	}
+	s.tell(w, r, func() any { return s.History(after) })
+}

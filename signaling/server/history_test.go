@@ -1,0 +1,75 @@
+package server
+
+import (
+	"errors"
+	"math"
+	"testing"
+	"time"
+
+	"github.com/ravnest/ravnest/signaling/proto"
+)
+
+// A curve is bounded, keeps the whole run in it, and keeps its mean.
+func TestCurve(t *testing.T) {
+	for _, n := range []int{0, 1, maxPoints - 1, maxPoints, maxPoints + 1, 100_000} {
+		var c curve
+		for i := range n {
+			c.add(float64(i), float64(i))
+		}
+		if len(c.points) >= maxPoints || (n > 0 && len(c.points) == 0) {
+			t.Errorf("%d values: %d points", n, len(c.points))
+		}
+		for i, p := range c.points {
+			// Point i stands for the values from i*each on.
+			first, last := i*c.each, (i+1)*c.each-1
+			if want := float64(first+last) / 2; p[0] != float64(last) || p[1] != want {
+				t.Fatalf("%d values: point %d is %v, want %v", n, i, p, want)
+			}
+		}
+		if left := n - len(c.points)*c.each; left < 0 || left >= max(c.each, 1) {
+			t.Errorf("%d values: %d of them in no point", n, left)
+		}
+	}
+}
+
+func TestHistory(t *testing.T) {
+	var h history
+	now := time.UnixMilli(1000)
+	for range 2 * maxNotes {
+		h.take(now, Warning{errors.New("disk full")})
+	}
+	if len(h.notes) != maxNotes || h.notes[0].Seq != maxNotes+1 || h.notes[maxNotes-1].Seq != 2*maxNotes {
+		t.Errorf("%d notes, from %d", len(h.notes), h.notes[0].Seq)
+	}
+	h.take(now, Loss{Loss: proto.Loss{Step: 3, Loss: 0.5}})
+	h.take(now, Loss{Loss: proto.Loss{Step: 4, Loss: proto.Real(math.NaN())}})
+	h.take(now, Loss{Loss: proto.Loss{Step: 5, Loss: proto.Real(math.Inf(1))}})
+	h.take(now, Val{Val: proto.Val{Step: 5}})
+	if len(h.losses.points) != 1 || h.losses.points[0] != [2]float64{3, 0.5} || len(h.vals.points) != 1 {
+		t.Errorf("curves %v, %v", h.losses.points, h.vals.points)
+	}
+	h.take(now, Planned{Run: "again-2"})
+	if h.run != "again-2" || len(h.losses.points) != 0 {
+		t.Error("a new run keeps the older one's curve")
+	}
+}
+
+// A dashboard that comes late gets all, one that stays gets what is new.
+func TestHistoryOverHTTP(t *testing.T) {
+	s, err := New(Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Shutdown(t.Context())
+	s.call(func(now time.Time) {
+		for range 3 {
+			s.past.take(now, Started{Run: "r"})
+		}
+	})
+	if h := s.History(0); len(h.Notes) != 3 || h.Losses == nil || h.Vals == nil {
+		t.Errorf("%+v", h)
+	}
+	if h := s.History(2); len(h.Notes) != 1 || h.Notes[0].Seq != 3 {
+		t.Errorf("%+v", h)
+	}
+}
