@@ -4,11 +4,17 @@
 
 package kernel
 
-import "math"
+import (
+	"math"
+	"unsafe"
+)
 
 // Add sets z = x + y. z may be x or y.
 func Add(z, x, y []float32) {
 	z, y = z[:len(x)], y[:len(x)]
+	if vec(vecAdd, &vecArgs{n: len(x), p: ptrs(z, x, y, nil)}) {
+		return
+	}
 	for i, v := range x {
 		z[i] = v + y[i]
 	}
@@ -17,6 +23,9 @@ func Add(z, x, y []float32) {
 // AddTo adds x to dst.
 func AddTo(dst, x []float32) {
 	dst = dst[:len(x)]
+	if vec(vecAdd, &vecArgs{n: len(x), p: ptrs(dst, dst, x, nil)}) {
+		return
+	}
 	for i, v := range x {
 		dst[i] += v
 	}
@@ -25,6 +34,9 @@ func AddTo(dst, x []float32) {
 // Scale sets dst = x * a. dst may be x.
 func Scale(dst, x []float32, a float32) {
 	dst = dst[:len(x)]
+	if vec(vecScale, &vecArgs{n: len(x), p: ptrs(dst, x, nil, nil), k: [10]float32{a}}) {
+		return
+	}
 	for i, v := range x {
 		dst[i] = v * a
 	}
@@ -59,6 +71,9 @@ func relu(x float32) float32 {
 // ReLU sets y = 0 where 0 > x, else x: NaN and -0 pass through. y may be x.
 func ReLU(y, x []float32) {
 	y = y[:len(x)]
+	if vec(vecRelu, &vecArgs{n: len(x), p: ptrs(y, x, nil, nil)}) {
+		return
+	}
 	for ; len(x) >= 8 && len(y) >= 8; x, y = x[8:], y[8:] {
 		a, b := (*[8]float32)(x), (*[8]float32)(y)
 		b[0] = relu(a[0])
@@ -78,6 +93,9 @@ func ReLU(y, x []float32) {
 // ReLUGrad sets dx = dy where y > 0, else 0. dx may be dy.
 func ReLUGrad(dx, dy, y []float32) {
 	dx, dy = dx[:len(y)], dy[:len(y)]
+	if vec(vecReluGrad, &vecArgs{n: len(y), p: ptrs(dx, dy, y, nil)}) {
+		return
+	}
 	for ; len(y) >= 8 && len(dx) >= 8 && len(dy) >= 8; y, dx, dy = y[8:], dx[8:], dy[8:] {
 		v, d, g := (*[8]float32)(y), (*[8]float32)(dx), (*[8]float32)(dy)
 		d[0] = gate(g[0], v[0])
@@ -106,6 +124,9 @@ func gate(g, y float32) float32 {
 // Sigmoid sets y = 1 / (1 + e^-x). y may be x.
 func Sigmoid(y, x []float32) {
 	y = y[:len(x)]
+	if vec(vecSigmoid, &vecArgs{n: len(x), p: ptrs(y, x, nil, nil)}) {
+		return
+	}
 	for i, v := range x {
 		y[i] = 1 / (1 + Exp(-v))
 	}
@@ -114,6 +135,9 @@ func Sigmoid(y, x []float32) {
 // SigmoidGrad sets dx = dy * ((1-y) * y). dx may be dy.
 func SigmoidGrad(dx, dy, y []float32) {
 	dx, dy = dx[:len(y)], dy[:len(y)]
+	if vec(vecSigmoidGrad, &vecArgs{n: len(y), p: ptrs(dx, dy, y, nil)}) {
+		return
+	}
 	for i, v := range y {
 		dx[i] = dy[i] * float32((1-v)*v)
 	}
@@ -122,6 +146,9 @@ func SigmoidGrad(dx, dy, y []float32) {
 // TanhForward sets y = tanh x. y may be x.
 func TanhForward(y, x []float32) {
 	y = y[:len(x)]
+	if vec(vecTanh, &vecArgs{n: len(x), p: ptrs(y, x, nil, nil)}) {
+		return
+	}
 	for i, v := range x {
 		y[i] = Tanh(v)
 	}
@@ -130,6 +157,9 @@ func TanhForward(y, x []float32) {
 // TanhGrad sets dx = dy * (1 - y*y). dx may be dy.
 func TanhGrad(dx, dy, y []float32) {
 	dx, dy = dx[:len(y)], dy[:len(y)]
+	if vec(vecTanhGrad, &vecArgs{n: len(y), p: ptrs(dx, dy, y, nil)}) {
+		return
+	}
 	for i, v := range y {
 		dx[i] = dy[i] * (1 - float32(v*v))
 	}
@@ -144,6 +174,9 @@ const (
 // be x.
 func GELU(y, x []float32) {
 	y = y[:len(x)]
+	if vec(vecGelu, &vecArgs{n: len(x), p: ptrs(y, x, nil, nil)}) {
+		return
+	}
 	for i, v := range x {
 		y[i] = float32(0.5*v) * (1 + Erf(float32(v*rsqrt2)))
 	}
@@ -152,6 +185,9 @@ func GELU(y, x []float32) {
 // GELUGrad sets dx = dy * (Φ(x) + x φ(x)) with φ the normal density. dx may be dy.
 func GELUGrad(dx, dy, x []float32) {
 	dx, dy = dx[:len(x)], dy[:len(x)]
+	if vec(vecGeluGrad, &vecArgs{n: len(x), p: ptrs(dx, dy, x, nil)}) {
+		return
+	}
 	for i, v := range x {
 		cdf := float32(0.5 * (1 + Erf(float32(v*rsqrt2))))
 		pdf := float32(rsqrt2Pi * Exp(float32(float32(-0.5*v)*v)))
@@ -163,7 +199,10 @@ func GELUGrad(dx, dy, x []float32) {
 // it is its own gradient. y may be x.
 func Dropout(y, x []float32, bits []uint32, scale float32) {
 	y = y[:len(x)]
-	_ = bits[:(len(x)+31)/32]
+	bits = bits[:(len(x)+31)/32]
+	if vec(vecDropout, &vecArgs{n: len(x), p: ptrs(y, x, nil, nil), bits: unsafe.SliceData(bits), k: [10]float32{scale}}) {
+		return
+	}
 	for ; len(x) >= 32; x, y, bits = x[32:], y[32:], bits[1:] {
 		w := bits[0]
 		xs, ys := x[:32], y[:32]

@@ -24,6 +24,9 @@ func geluTanh(t, x []float32) {
 func GELUTanh(y, x []float32) {
 	var buf [geluBlock]float32
 	y = y[:len(x)]
+	if vec(vecGeluTanh, &vecArgs{n: len(x), p: ptrs(y, x, nil, nil)}) {
+		return
+	}
 	for len(x) > 0 {
 		n := min(len(x), geluBlock)
 		t := buf[:n]
@@ -40,6 +43,9 @@ func GELUTanh(y, x []float32) {
 func GELUTanhGrad(dx, dy, x []float32) {
 	var buf [geluBlock]float32
 	dx, dy = dx[:len(x)], dy[:len(x)]
+	if vec(vecGeluTanhGrad, &vecArgs{n: len(x), p: ptrs(dx, dy, x, nil)}) {
+		return
+	}
 	for len(x) > 0 {
 		n := min(len(x), geluBlock)
 		t := buf[:n]

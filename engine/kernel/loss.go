@@ -15,6 +15,11 @@ func MSE(grad, pred, target []float32, scale float32) float32 {
 		grad = grad[:len(pred)]
 	}
 	var l lanes
+	switch {
+	case grad == nil && vec(vecErrors, &vecArgs{n: len(pred), p: ptrs(nil, pred, target, nil), sums: &l}),
+		grad != nil && vec(vecErrorsGrad, &vecArgs{n: len(pred), p: ptrs(grad, pred, target, nil), k: [10]float32{scale}, sums: &l}):
+		return l.total()
+	}
 	for i, v := range pred {
 		d := v - target[i]
 		l[i&15] += float32(d * d)
@@ -58,14 +63,19 @@ func CrossEntropy(grad, logits []float32, target []int32, rows, cols int, scale 
 			}
 			continue
 		}
-		ls, m := logSum(x)
-		sum += ls - (x[t] - m)
-		if grad != nil {
-			g := grad[r*cols:][:cols]
-			softmaxRow(g, x)
-			g[t] -= 1
-			Scale(g, g, scale)
+		m := rowMax(x)
+		own := x[t] - m // grad may be logits
+		if grad == nil {
+			ls, _ := logSum(x)
+			sum += ls - own
+			continue
 		}
+		g := grad[r*cols:][:cols]
+		s := expSum(g, x, m)
+		sum += Log(s) - own
+		quotients(g, s)
+		g[t] -= 1
+		Scale(g, g, scale)
 	}
 	return sum
 }
@@ -80,14 +90,19 @@ func CrossEntropyProb(grad, logits, target []float32, rows, cols int, scale floa
 		x, t := logits[o:o+cols], target[o:o+cols]
 		ls, m := logSum(x)
 		var l lanes
-		for i, v := range x {
-			l[i&15] += float32(t[i] * ((v - m) - ls))
+		if !vec(vecCrossSum, &vecArgs{n: cols, p: ptrs(x, t, nil, nil), k: [10]float32{m, ls}, sums: &l}) {
+			for i, v := range x {
+				l[i&15] += float32(t[i] * ((v - m) - ls))
+			}
 		}
 		sum -= l.total()
 		if grad != nil {
 			g := grad[o : o+cols]
 			softmaxRow(g, x)
 			ts := Sum(t)
+			if vec(vecCrossGrad, &vecArgs{n: cols, p: ptrs(g, g, t, nil), k: [10]float32{ts, scale}}) {
+				continue
+			}
 			for i, v := range g {
 				g[i] = float32(float32(v*ts)-t[i]) * scale
 			}

@@ -14,7 +14,9 @@ func BatchNormStats(mean, variance, x []float32, n, c, hw int) {
 	for i := range mean {
 		mean[i] /= m
 	}
-	if hw == 1 {
+	switch {
+	case sumChannels(vecSquares, variance, x, nil, mean, nil, n, c, hw, false):
+	case hw == 1:
 		for j := 0; j < c; j += colBlock {
 			var s, mu [colBlock]float32
 			w := copy(mu[:], mean[j:])
@@ -26,7 +28,7 @@ func BatchNormStats(mean, variance, x []float32, n, c, hw int) {
 			}
 			copy(variance[j:j+w], s[:w])
 		}
-	} else {
+	default:
 		for j := range variance {
 			var l lanes
 			for r := j * hw; r < len(x); r += c * hw {
@@ -42,6 +44,9 @@ func BatchNormStats(mean, variance, x []float32, n, c, hw int) {
 
 // addSquares takes in the row of (x-mu)^2.
 func (l *lanes) addSquares(x []float32, mu float32) {
+	if vec(vecSquares, &vecArgs{n: len(x), p: ptrs(x, nil, nil, nil), k: [10]float32{mu}, sums: l}) {
+		return
+	}
 	for i, v := range x {
 		d := v - mu
 		l[i&15] += float32(d * d)
@@ -76,6 +81,9 @@ func InvStd(dst, variance []float32, eps float32) {
 func BatchNormApply(y, x, mean, invstd, gamma, beta []float32, n, c, hw int) {
 	y, x = y[:n*c*hw], x[:n*c*hw]
 	mean, invstd, gamma, beta = mean[:c], invstd[:c], gamma[:c], beta[:c]
+	if n*hw > 0 && vecNormApply(y, x, mean, invstd, gamma, beta, n, hw) {
+		return
+	}
 	if hw == 1 {
 		for ; len(x) > 0; x, y = x[c:], y[c:] {
 			d := y[:c]
@@ -97,12 +105,29 @@ func BatchNormApply(y, x, mean, invstd, gamma, beta []float32, n, c, hw int) {
 	}
 }
 
+func vecNormApply(y, x, mean, invstd, gamma, beta []float32, n, hw int) bool {
+	l, per := newChannels(n, len(mean), hw)
+	for j := 0; j < len(mean); j += per {
+		w := copy(l.value[0][:per], mean[j:])
+		copy(l.value[1][:w], invstd[j:])
+		copy(l.value[2][:w], gamma[j:])
+		copy(l.value[3][:w], beta[j:])
+		if !l.run(vecNorm, 4, j, w, y, x, nil) {
+			return false
+		}
+	}
+	return true
+}
+
 // BatchNormGradSums sets dbeta = sum(dy) and dgamma = sum(dy * xhat) per channel, the
 // gradients of the parameters, which the gradient of the input needs too.
 func BatchNormGradSums(dgamma, dbeta, dy, x, mean, invstd []float32, n, c, hw int) {
 	dy, x = dy[:n*c*hw], x[:n*c*hw]
 	dgamma, mean, invstd = dgamma[:c], mean[:c], invstd[:c]
 	SumChannels(dbeta, dy, n, c, hw, false)
+	if sumChannels(vecNormDot, dgamma, dy, x, mean, invstd, n, c, hw, false) {
+		return
+	}
 	if hw == 1 {
 		for j := 0; j < c; j += colBlock {
 			var s, mu, is [colBlock]float32
@@ -143,6 +168,9 @@ func BatchNormGradInput(dx, dy, x, mean, invstd, gamma, dgamma, dbeta []float32,
 	dx, dy, x = dx[:n*c*hw], dy[:n*c*hw], x[:n*c*hw]
 	mean, invstd, gamma, dgamma, dbeta = mean[:c], invstd[:c], gamma[:c], dgamma[:c], dbeta[:c]
 	m := float32(n * hw)
+	if n*hw > 0 && vecNormGradInput(dx, dy, x, mean, invstd, gamma, dgamma, dbeta, n, hw) {
+		return
+	}
 	if hw == 1 {
 		for j := 0; j < c; j += colBlock {
 			var mu, is, k, a, b [colBlock]float32
@@ -176,11 +204,32 @@ func BatchNormGradInput(dx, dy, x, mean, invstd, gamma, dgamma, dbeta []float32,
 	}
 }
 
+func vecNormGradInput(dx, dy, x, mean, invstd, gamma, dgamma, dbeta []float32, n, hw int) bool {
+	m := float32(n * hw)
+	l, per := newChannels(n, len(mean), hw)
+	for j := 0; j < len(mean); j += per {
+		w := copy(l.value[0][:per], mean[j:])
+		copy(l.value[1][:w], invstd[j:])
+		for q := range w {
+			l.value[2][q] = gamma[j+q] * invstd[j+q]
+			l.value[3][q] = dbeta[j+q] / m
+			l.value[4][q] = dgamma[j+q] / m
+		}
+		if !l.run(vecNormGrad, 5, j, w, dx, dy, x) {
+			return false
+		}
+	}
+	return true
+}
+
 // BatchNormGradInputFixed sets dx = dy * (gamma*invstd), the gradient where the
 // statistics are constants (evaluation mode, frozen layers). dx may be dy.
 func BatchNormGradInputFixed(dx, dy, invstd, gamma []float32, n, c, hw int) {
 	dx, dy = dx[:n*c*hw], dy[:n*c*hw]
 	invstd, gamma = invstd[:c], gamma[:c]
+	if n*hw > 0 && vecNormGradFixed(dx, dy, invstd, gamma, n, hw) {
+		return
+	}
 	for range n {
 		for j, g := range gamma {
 			k := g * invstd[j]
@@ -191,4 +240,18 @@ func BatchNormGradInputFixed(dx, dy, invstd, gamma []float32, n, c, hw int) {
 			dx, dy = dx[hw:], dy[hw:]
 		}
 	}
+}
+
+func vecNormGradFixed(dx, dy, invstd, gamma []float32, n, hw int) bool {
+	l, per := newChannels(n, len(gamma), hw)
+	for j := 0; j < len(gamma); j += per {
+		w := min(per, len(gamma)-j)
+		for q := range w {
+			l.value[0][q] = gamma[j+q] * invstd[j+q]
+		}
+		if !l.run(vecScale, 1, j, w, dx, dy, nil) {
+			return false
+		}
+	}
+	return true
 }

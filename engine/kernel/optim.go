@@ -22,13 +22,20 @@ type SGDParams struct {
 //	p = p - lr*g
 func SGD(p, g, buf []float32, a SGDParams) {
 	g = g[:len(p)]
+	k := [10]float32{a.WeightDecay, truth(a.WeightDecay != 0), a.LR, a.Momentum, a.OneMinusDampening, truth(a.First), truth(a.Nesterov)}
 	if a.Momentum == 0 {
+		if vec(vecSgd, &vecArgs{n: len(p), p: ptrs(p, g, nil, nil), k: k}) {
+			return
+		}
 		for i, w := range p {
 			p[i] = w - float32(a.LR*decayed(g[i], w, a.WeightDecay))
 		}
 		return
 	}
 	buf = buf[:len(p)]
+	if vec(vecMomentum, &vecArgs{n: len(p), p: ptrs(p, g, buf, nil), k: k}) {
+		return
+	}
 	for i, w := range p {
 		d := decayed(g[i], w, a.WeightDecay)
 		b := d
@@ -41,6 +48,14 @@ func SGD(p, g, buf []float32, a SGDParams) {
 		}
 		p[i] = w - float32(a.LR*b)
 	}
+}
+
+// truth is how a loop takes a condition.
+func truth(set bool) float32 {
+	if set {
+		return 1
+	}
+	return 0
 }
 
 // decayed is the gradient with an L2 penalty. Without one an infinite weight must not
@@ -72,6 +87,10 @@ type AdamParams struct {
 //	p = p - (stepsize*m) / (sqrt(v)/sqrtbias2 + eps)
 func Adam(p, g, m, v []float32, a AdamParams) {
 	g, m, v = g[:len(p)], m[:len(p)], v[:len(p)]
+	k := [10]float32{a.WeightDecay, truth(a.WeightDecay != 0), a.OneMinusBeta1, a.Beta2, a.OneMinusBeta2, a.StepSize, a.SqrtBiasCorrection2, a.Eps}
+	if vecMoments(vecAdam, p, g, m, v, k) {
+		return
+	}
 	for i, w := range p {
 		d := decayed(g[i], w, a.WeightDecay)
 		mi, vi := moments(m[i], v[i], d, a.Beta1, a.OneMinusBeta1, a.Beta2, a.OneMinusBeta2)
@@ -84,11 +103,20 @@ func Adam(p, g, m, v []float32, a AdamParams) {
 // p = decay*p comes first and the gradient stays as it is.
 func AdamW(p, g, m, v []float32, a AdamParams) {
 	g, m, v = g[:len(p)], m[:len(p)], v[:len(p)]
+	k := [10]float32{a.Decay, 0, a.OneMinusBeta1, a.Beta2, a.OneMinusBeta2, a.StepSize, a.SqrtBiasCorrection2, a.Eps}
+	if vecMoments(vecAdamW, p, g, m, v, k) {
+		return
+	}
 	for i, w := range p {
 		mi, vi := moments(m[i], v[i], g[i], a.Beta1, a.OneMinusBeta1, a.Beta2, a.OneMinusBeta2)
 		m[i], v[i] = mi, vi
 		p[i] = float32(w*a.Decay) - float32(a.StepSize*mi)/(Sqrt(vi)/a.SqrtBiasCorrection2+a.Eps)
 	}
+}
+
+// vecMoments runs the loop of an optimiser whose first moment moves by k[2] < 1/2.
+func vecMoments(op vecOp, p, g, m, v []float32, k [10]float32) bool {
+	return k[2] < 0.5 && vec(op, &vecArgs{n: len(p), p: ptrs(p, g, m, v), k: k})
 }
 
 // moments moves the running moments by gradient g. The two forms of the first are
@@ -125,6 +153,13 @@ type NAdamParams struct {
 //	p = (p - (gradscale*g)/d) - (momentscale*m)/d
 func NAdam(p, g, m, v []float32, a NAdamParams) {
 	g, m, v = g[:len(p)], m[:len(p)], v[:len(p)]
+	k := [10]float32{a.WeightDecay, truth(a.WeightDecay != 0), a.OneMinusBeta1, a.Beta2, a.OneMinusBeta2, a.GradScale, a.BiasCorrection2, a.Eps, a.MomentScale, 1}
+	if a.Decay != 0 {
+		k[9] = a.Decay
+	}
+	if vecMoments(vecNadam, p, g, m, v, k) {
+		return
+	}
 	for i, w := range p {
 		if a.Decay != 0 {
 			w = float32(w * a.Decay)

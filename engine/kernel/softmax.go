@@ -5,7 +5,21 @@ package kernel
 // rowMax is the first step of a stable softmax. NaN never wins: the exponentials find it.
 func rowMax(x []float32) float32 {
 	m := x[0]
+	if l := (lanes{m, m, m, m, m, m, m, m, m, m, m, m, m, m, m, m}); vec(vecMax, &vecArgs{n: len(x), p: ptrs(x, nil, nil, nil), sums: &l}) {
+		return l.max()
+	}
 	for _, v := range x[1:] {
+		if v > m {
+			m = v
+		}
+	}
+	return m
+}
+
+// max is the largest lane; none is NaN that another is not.
+func (l *lanes) max() float32 {
+	m := l[0]
+	for _, v := range l[1:] {
 		if v > m {
 			m = v
 		}
@@ -23,14 +37,28 @@ func Softmax(y, x []float32, rows, cols int) {
 }
 
 func softmaxRow(y, x []float32) {
-	m := rowMax(x)
+	quotients(y, expSum(y, x, rowMax(x)))
+}
+
+// expSum sets y = e^(x-m) and returns the sum.
+func expSum(y, x []float32, m float32) float32 {
+	y = y[:len(x)]
 	var l lanes
-	for i, v := range x {
-		e := Exp(v - m)
-		y[i] = e
-		l[i&15] += e
+	if !vec(vecExpSum, &vecArgs{n: len(x), p: ptrs(y, x, nil, nil), k: [10]float32{m}, sums: &l}) {
+		for i, v := range x {
+			e := Exp(v - m)
+			y[i] = e
+			l[i&15] += e
+		}
 	}
-	s := l.total()
+	return l.total()
+}
+
+// quotients divides y by s.
+func quotients(y []float32, s float32) {
+	if vec(vecQuotient, &vecArgs{n: len(y), p: ptrs(y, y, nil, nil), k: [10]float32{s}}) {
+		return
+	}
 	for i, e := range y {
 		y[i] = e / s
 	}
@@ -43,6 +71,9 @@ func SoftmaxGrad(dx, dy, y []float32, rows, cols int) {
 	for ; len(y) > 0; dx, dy, y = dx[cols:], dy[cols:], y[cols:] {
 		d, g := dx[:cols], dy[:cols]
 		s := Dot(g, y[:cols])
+		if vec(vecSoftmaxGrad, &vecArgs{n: cols, p: ptrs(d, g, y, nil), k: [10]float32{s}}) {
+			continue
+		}
 		for i, v := range y[:cols] {
 			d[i] = v * (g[i] - s)
 		}
@@ -53,8 +84,10 @@ func SoftmaxGrad(dx, dy, y []float32, rows, cols int) {
 func logSum(x []float32) (ls, m float32) {
 	m = rowMax(x)
 	var l lanes
-	for i, v := range x {
-		l[i&15] += Exp(v - m)
+	if !vec(vecSumExp, &vecArgs{n: len(x), p: ptrs(x, nil, nil, nil), k: [10]float32{m}, sums: &l}) {
+		for i, v := range x {
+			l[i&15] += Exp(v - m)
+		}
 	}
 	return Log(l.total()), m
 }
@@ -65,6 +98,9 @@ func LogSoftmax(y, x []float32, rows, cols int) {
 	y, x = y[:rows*cols], x[:rows*cols]
 	for ; len(x) > 0; x, y = x[cols:], y[cols:] {
 		ls, m := logSum(x[:cols])
+		if vec(vecLogSoftmax, &vecArgs{n: cols, p: ptrs(y, x, nil, nil), k: [10]float32{m, ls}}) {
+			continue
+		}
 		for i, v := range x[:cols] {
 			y[i] = (v - m) - ls
 		}
@@ -78,6 +114,9 @@ func LogSoftmaxGrad(dx, dy, y []float32, rows, cols int) {
 	for ; len(y) > 0; dx, dy, y = dx[cols:], dy[cols:], y[cols:] {
 		d, g := dx[:cols], dy[:cols]
 		s := Sum(g)
+		if vec(vecLogSoftmaxGrad, &vecArgs{n: cols, p: ptrs(d, g, y, nil), k: [10]float32{s}}) {
+			continue
+		}
 		for i, v := range y[:cols] {
 			d[i] = g[i] - float32(Exp(v)*s)
 		}

@@ -17,16 +17,16 @@ type lanes [16]float32
 
 // total joins the lanes by the tree.
 func (l *lanes) total() float32 {
-	for w := 8; w > 0; w /= 2 {
-		for i := range w {
-			l[i] += l[i+w]
-		}
-	}
-	return l[0]
+	a0, a1, a2, a3 := l[0]+l[8], l[1]+l[9], l[2]+l[10], l[3]+l[11]
+	a4, a5, a6, a7 := l[4]+l[12], l[5]+l[13], l[6]+l[14], l[7]+l[15]
+	return ((a0 + a4) + (a2 + a6)) + ((a1 + a5) + (a3 + a7))
 }
 
 // add takes in one row.
 func (l *lanes) add(x []float32) {
+	if vec(vecSum, &vecArgs{n: len(x), p: ptrs(x, nil, nil, nil), sums: l}) {
+		return
+	}
 	if len(x) >= 16 {
 		// Eight lanes at a time stay in registers.
 		for h := 0; h < 16; h += 8 {
@@ -63,8 +63,10 @@ func Sum(x []float32) float32 {
 func Dot(x, y []float32) float32 {
 	y = y[:len(x)]
 	var l lanes
-	for i, v := range x {
-		l[i&15] += float32(v * y[i])
+	if !vec(vecDot, &vecArgs{n: len(x), p: ptrs(x, y, nil, nil), sums: &l}) {
+		for i, v := range x {
+			l[i&15] += float32(v * y[i])
+		}
 	}
 	return l.total()
 }
@@ -76,6 +78,9 @@ const colBlock = 16
 // With acc the sum is added to dst by one rounded addition.
 func SumChannels(dst, x []float32, n, c, hw int, acc bool) {
 	dst, x = dst[:c], x[:n*c*hw]
+	if sumChannels(vecSum, dst, x, nil, nil, nil, n, c, hw, acc) {
+		return
+	}
 	if hw == 1 {
 		for j := 0; j < c; j += colBlock {
 			var s [colBlock]float32
@@ -109,4 +114,33 @@ func store(dst, s []float32, acc bool) {
 	} else {
 		copy(dst, s)
 	}
+}
+
+// sumChannels sets or adds to dst the sums of a loop with two parameters, k0 and k1, for
+// each channel, if the machine has that loop.
+func sumChannels(op vecOp, dst, x, y, k0, k1 []float32, n, c, hw int, acc bool) bool {
+	if n*hw == 0 {
+		return false
+	}
+	l, per := newChannels(n, c, hw)
+	for j := 0; j < c; j += per {
+		w := min(per, c-j)
+		if k0 != nil {
+			copy(l.value[0][:w], k0[j:])
+		}
+		if k1 != nil {
+			copy(l.value[1][:w], k1[j:])
+		}
+		if !l.run(op, 2, j, w, x, y, nil) {
+			return false
+		}
+		for q := range w {
+			s := l.sum(q, w)
+			if acc {
+				s = dst[j+q] + s
+			}
+			dst[j+q] = s
+		}
+	}
+	return true
 }

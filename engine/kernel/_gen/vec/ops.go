@@ -1,0 +1,175 @@
+// This file exists to list the loops. The formulas are those of the portable code, which
+// is the specification: p are the slices, k the parameters, s the sums.
+
+package main
+
+// loops lists the kernels in the order of their numbers.
+func loops() []*kernel {
+	var all []*kernel
+	def := func(name, doc string, f func(k *kernel)) *kernel {
+		k := &kernel{name: name, doc: doc}
+		f(k)
+		all = append(all, k)
+		return k
+	}
+	lanewise := func(name, doc string, f func(k *kernel)) { def(name, doc, f).lanewise = true }
+
+	def("add", "p0 = p1 + p2", func(k *kernel) { k.store(0, k.load(1).add(k.load(2))) })
+	lanewise("scale", "p0 = p1 * k0", func(k *kernel) { k.store(0, k.load(1).mul(k.param(0))) })
+	def("relu", "p0 = 0 > p1 ? 0 : p1", func(k *kernel) {
+		x := k.load(1)
+		k.store(0, x.lt(k.num(0)).drop(x))
+	})
+	def("reluGrad", "p0 = p2 > 0 ? p1 : 0", func(k *kernel) { k.store(0, k.load(2).gt(k.num(0)).keep(k.load(1))) })
+	def("dropout", "p0 = bit ? p1 * k0 : 0", func(k *kernel) { k.store(0, k.mask().keep(k.load(1).mul(k.param(0)))) })
+
+	def("sigmoid", "p0 = 1 / (1 + e^-p1)", func(k *kernel) {
+		e := exp(k.load(1).xor(k.bits(signBit)))
+		k.store(0, k.num(1).div(e.add(k.num(1))))
+	})
+	def("sigmoidGrad", "p0 = p1 * ((1-p2) * p2)", func(k *kernel) {
+		y := k.load(2)
+		k.store(0, k.load(1).mul(k.num(1).sub(y).mul(y)))
+	})
+	def("tanh", "p0 = tanh p1", func(k *kernel) { k.store(0, tanh(k.load(1))) })
+	def("tanhGrad", "p0 = p1 * (1 - p2*p2)", func(k *kernel) {
+		y := k.load(2)
+		k.store(0, k.load(1).mul(k.num(1).sub(y.mul(y))))
+	})
+	const rsqrt2, rsqrt2Pi = 0.70710678118654752440, 0.398942280401432677940
+	def("gelu", "p0 = p1/2 * (1 + erf(p1/√2))", func(k *kernel) {
+		x := k.load(1)
+		k.store(0, x.mul(k.num(0.5)).mul(erf(x.mul(k.num(rsqrt2))).add(k.num(1))))
+	})
+	def("geluGrad", "p0 = p1 * (Φ(p2) + p2 φ(p2))", func(k *kernel) {
+		x := k.load(2)
+		cdf := erf(x.mul(k.num(rsqrt2))).add(k.num(1)).mul(k.num(0.5))
+		pdf := exp(x.mul(k.num(-0.5)).mul(x)).mul(k.num(rsqrt2Pi))
+		k.store(0, k.load(1).mul(cdf.add(x.mul(pdf))))
+	})
+	const sqrt2OverPi, geluCubic = 0.79788456080286535588, 0.044715
+	inner := func(x value) value {
+		return x.mul(x).mul(x).mul(x.k.num(geluCubic)).add(x).mul(x.k.num(sqrt2OverPi))
+	}
+	def("geluTanh", "p0 = p1/2 * (1 + t), t = tanh(√(2/π) (p1 + 0.044715 p1³))", func(k *kernel) {
+		x := k.load(1)
+		k.store(0, x.mul(k.num(0.5)).mul(tanh(inner(x)).add(k.num(1))))
+	})
+	def("geluTanhGrad", "p0 = p1 * ((1+t)/2 + p2/2 * (1-t²) * √(2/π) (1 + 3*0.044715 p2²))", func(k *kernel) {
+		x := k.load(2)
+		t := tanh(inner(x))
+		u := x.mul(x).mul(k.num(3 * geluCubic)).add(k.num(1)).mul(k.num(sqrt2OverPi))
+		s := x.mul(k.num(0.5)).mul(k.num(1).sub(t.mul(t))).mul(u)
+		k.store(0, k.load(1).mul(t.add(k.num(1)).mul(k.num(0.5)).add(s)))
+	})
+
+	def("sum", "s0 += p0", func(k *kernel) { k.sum(0, k.load(0)) })
+	def("max", "s0 = p0 > s0 ? p0 : s0", func(k *kernel) { k.max(0, k.load(0)) })
+	def("dot", "s0 += p0 * p1", func(k *kernel) { k.sum(0, k.load(0).mul(k.load(1))) })
+	lanewise("squares", "s0 += (p0-k0) * (p0-k0)", func(k *kernel) {
+		d := k.load(0).sub(k.param(0))
+		k.sum(0, d.mul(d))
+	})
+	lanewise("normDot", "s0 += p0 * ((p1-k0) * k1)", func(k *kernel) {
+		k.sum(0, k.load(0).mul(k.load(1).sub(k.param(0)).mul(k.param(1))))
+	})
+	lanewise("norm", "p0 = ((p1-k0) * k1) * k2 + k3", func(k *kernel) {
+		k.store(0, k.load(1).sub(k.param(0)).mul(k.param(1)).mul(k.param(2)).add(k.param(3)))
+	})
+	lanewise("normGrad", "p0 = k2 * ((p1-k3) - ((p2-k0) * k1) * k4)", func(k *kernel) {
+		xhat := k.load(2).sub(k.param(0)).mul(k.param(1))
+		k.store(0, k.load(1).sub(k.param(3)).sub(xhat.mul(k.param(4))).mul(k.param(2)))
+	})
+	def("layer", "p0 = ((p1-k0) * k1) * p2 + p3", func(k *kernel) {
+		k.store(0, k.load(1).sub(k.param(0)).mul(k.param(1)).mul(k.load(2)).add(k.load(3)))
+	})
+	def("layerSums", "s0 += d, s1 += d * ((p2-k0) * k1), d = p0 * p1", func(k *kernel) {
+		d := k.load(0).mul(k.load(1))
+		k.sum(0, d)
+		k.sum(1, d.mul(k.load(2).sub(k.param(0)).mul(k.param(1))))
+	})
+	def("layerGrad", "p0 = ((p1*p3 - k2) - ((p2-k0) * k1) * k3) * k1", func(k *kernel) {
+		xhat := k.load(2).sub(k.param(0)).mul(k.param(1))
+		k.store(0, k.load(1).mul(k.load(3)).sub(k.param(2)).sub(xhat.mul(k.param(3))).mul(k.param(1)))
+	})
+	def("layerParams", "p0 = p0 + p1 * ((p2-k0) * k1)", func(k *kernel) {
+		k.store(0, k.load(0).add(k.load(1).mul(k.load(2).sub(k.param(0)).mul(k.param(1)))))
+	})
+
+	def("expSum", "p0 = e^(p1-k0), s0 += p0", func(k *kernel) {
+		e := exp(k.load(1).sub(k.param(0)))
+		k.store(0, e)
+		k.sum(0, e)
+	})
+	def("sumExp", "s0 += e^(p0-k0)", func(k *kernel) { k.sum(0, exp(k.load(0).sub(k.param(0)))) })
+	def("quotient", "p0 = p1 / k0", func(k *kernel) { k.store(0, k.load(1).div(k.param(0))) })
+	def("softmaxGrad", "p0 = p2 * (p1-k0)", func(k *kernel) { k.store(0, k.load(2).mul(k.load(1).sub(k.param(0)))) })
+	def("logSoftmax", "p0 = (p1-k0) - k1", func(k *kernel) { k.store(0, k.load(1).sub(k.param(0)).sub(k.param(1))) })
+	def("logSoftmaxGrad", "p0 = p1 - e^p2 * k0", func(k *kernel) { k.store(0, k.load(1).sub(exp(k.load(2)).mul(k.param(0)))) })
+	def("errors", "s0 += (p1-p2) * (p1-p2)", func(k *kernel) {
+		d := k.load(1).sub(k.load(2))
+		k.sum(0, d.mul(d))
+	})
+	def("errorsGrad", "p0 = (2*d) * k0, s0 += d*d, d = p1 - p2", func(k *kernel) {
+		d := k.load(1).sub(k.load(2))
+		k.store(0, d.add(d).mul(k.param(0)))
+		k.sum(0, d.mul(d))
+	})
+	def("crossSum", "s0 += p1 * ((p0-k0) - k1)", func(k *kernel) {
+		k.sum(0, k.load(1).mul(k.load(0).sub(k.param(0)).sub(k.param(1))))
+	})
+	def("crossGrad", "p0 = (p1*k0 - p2) * k1", func(k *kernel) {
+		k.store(0, k.load(1).mul(k.param(0)).sub(k.load(2)).mul(k.param(1)))
+	})
+
+	optimisers(def)
+	return all
+}
+
+// optimisers defines the update rules. p0 are the weights, p1 the gradients.
+func optimisers(def func(name, doc string, f func(k *kernel)) *kernel) {
+	// decayed is the gradient with an L2 penalty of k0 where k1 is set.
+	const decayDoc = "g = k1 > 0 ? p1 + k0*p0 : p1, "
+	decayed := func(g, w value) value {
+		k := g.k
+		return k.param(1).gt(k.num(0)).choose(g.add(k.param(0).mul(w)), g)
+	}
+	def("sgd", decayDoc+"p0 = p0 - k2*g", func(k *kernel) {
+		w := k.load(0)
+		k.store(0, w.sub(decayed(k.load(1), w).mul(k.param(2))))
+	})
+	def("momentum", decayDoc+"p2 = k5 > 0 ? g : k3*p2 + k4*g, p0 = p0 - k2 * (k6 > 0 ? g + k3*p2 : p2)", func(k *kernel) {
+		w := k.load(0)
+		g := decayed(k.load(1), w)
+		b := k.param(5).gt(k.num(0)).choose(g, k.load(2).mul(k.param(3)).add(g.mul(k.param(4))))
+		k.store(2, b)
+		b = k.param(6).gt(k.num(0)).choose(g.add(b.mul(k.param(3))), b)
+		k.store(0, w.sub(b.mul(k.param(2))))
+	})
+	// moments moves p2 and p3, the running moments, by a gradient.
+	const momentsDoc = "p2 = p2 + k2*(g-p2), p3 = k3*p3 + (k4*g)*g, "
+	moments := func(k *kernel, g value) (m, v value) {
+		m, v = k.load(2), k.load(3)
+		m = m.add(g.sub(m).mul(k.param(2)))
+		v = v.mul(k.param(3)).add(g.mul(k.param(4)).mul(g))
+		k.store(2, m)
+		k.store(3, v)
+		return m, v
+	}
+	def("adam", decayDoc+momentsDoc+"p0 = p0 - (k5*p2) / (√p3/k6 + k7)", func(k *kernel) {
+		w := k.load(0)
+		m, v := moments(k, decayed(k.load(1), w))
+		k.store(0, w.sub(m.mul(k.param(5)).div(v.sqrt().div(k.param(6)).add(k.param(7)))))
+	})
+	def("adamW", "g = p1, "+momentsDoc+"p0 = p0*k0 - (k5*p2) / (√p3/k6 + k7)", func(k *kernel) {
+		m, v := moments(k, k.load(1))
+		k.store(0, k.load(0).mul(k.param(0)).sub(m.mul(k.param(5)).div(v.sqrt().div(k.param(6)).add(k.param(7)))))
+	})
+	def("nadam", "p0 = p0*k9, "+decayDoc+momentsDoc+"q = √(p3/k6) + k7, p0 = (p0 - (k5*g)/q) - (k8*p2)/q", func(k *kernel) {
+		w := k.load(0).mul(k.param(9))
+		g := decayed(k.load(1), w)
+		m, v := moments(k, g)
+		q := v.div(k.param(6)).sqrt().add(k.param(7))
+		k.store(0, w.sub(g.mul(k.param(5)).div(q)).sub(m.mul(k.param(8)).div(q)))
+	})
+}

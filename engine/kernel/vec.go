@@ -1,0 +1,81 @@
+// Dispatch to the machine's loops over blocks of 16 elements: everything that is neither a
+// matrix product nor a window. The loops are listed in vec_op.go; the portable code of an
+// operation is its specification, and runs where vec says no.
+
+package kernel
+
+// vecArgs are the arguments of a loop: over rows of n elements in up to four slices, of
+// which each row starts stride elements after the row before. Every element is taken
+// care of, for any n >= 0.
+type vecArgs struct {
+	rows, stride int // 0 rows count as 1
+	n            int
+	p            [4]*float32
+	bits         *uint32     // of dropout: bit i%32 of word i/32 belongs to element i
+	k            [10]float32 // parameters
+	// lanes, if it is there, has in place of k a value for each lane: element i of a row
+	// has parameters lanes[.][i%16]. Only scale, squares, norm, normDot and normGrad look.
+	lanes *[5]lanes
+	// sums is the sum that the loop continues by the scheme of sum.go; layerSums has two.
+	sums *lanes
+}
+
+// ptrs are the addresses of up to four slices.
+func ptrs(a, b, c, d []float32) [4]*float32 {
+	return [4]*float32{ptr(a, 0), ptr(b, 0), ptr(c, 0), ptr(d, 0)}
+}
+
+// channels is a loop over some channels of [N,C,hw], N its rows. Small planes lie side by
+// side: as many as 16 lanes hold, each lane with its channel's parameters.
+type channels struct {
+	n, c, hw int
+	// value has the parameters of the channels; the caller sets value[.][q] for channel
+	// j+q before run.
+	value  [5]lanes
+	spread [5]lanes
+	total  lanes
+}
+
+// newChannels is the loop over all channels, per of them in each run.
+func newChannels(n, c, hw int) (l channels, per int) {
+	return channels{n: n, c: c, hw: hw}, max(1, 16/hw)
+}
+
+// run does op, which has that many parameters, for channels j to j+w-1.
+func (l *channels) run(op vecOp, params, j, w int, x, y, z []float32) bool {
+	at := j * l.hw
+	l.total = lanes{}
+	a := vecArgs{rows: l.n, stride: l.c * l.hw, n: w * l.hw, p: [4]*float32{ptr(x, at), ptr(y, at), ptr(z, at)}, sums: &l.total}
+	switch {
+	case w == 1:
+		for i := range params {
+			a.k[i] = l.value[i][0]
+		}
+	case l.hw == 1:
+		a.lanes = &l.value
+	default:
+		a.lanes = &l.spread
+		for i := range params {
+			for q, v := range l.value[i][:w] {
+				s := l.spread[i][q*l.hw:][:l.hw]
+				for e := range s {
+					s[e] = v
+				}
+			}
+		}
+	}
+	return vec(op, &a)
+}
+
+// sum is the sum of channel q of the last run of w channels.
+func (l *channels) sum(q, w int) float32 {
+	switch {
+	case l.hw == 1:
+		return l.total[q]
+	case w == 1:
+		return l.total.total()
+	}
+	var s lanes
+	copy(s[:], l.total[q*l.hw:][:l.hw])
+	return s.total()
+}
