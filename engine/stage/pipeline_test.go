@@ -44,7 +44,7 @@ func order(dst []int32, seed uint64, epoch int) {
 type world struct {
 	job            job.Spec
 	g              *graph.Graph
-	tx, ty, vx, vy table
+	tx, vx, ty, vy stage.Rows
 }
 
 func newWorld(change func(*job.Spec)) *world {
@@ -361,8 +361,8 @@ func TestValidationDisturbsNothing(t *testing.T) {
 		t.Error("sync: validation changed the trained bytes")
 	}
 	c, e := newWorld(func(j *job.Spec) { j.Schedule = job.Async }), newWorld(func(j *job.Spec) { j.Schedule = job.Async })
-	e.vx = table{e.vx.v[:5*64], 64}
-	e.vy = table{e.vy.v[:5*10], 10}
+	e.vx = table{e.vx.(table).v[:5*64], 64}
+	e.vy = table{e.vy.(table).v[:5*10], 10}
 	_, dc, err := c.pipeline(t, c.starts(3), mem.Faults{}, nil)
 	if err != nil {
 		t.Fatal(err)
