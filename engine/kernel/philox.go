@@ -99,7 +99,37 @@ func DropoutMask(dst []uint32, s Stream, first uint64, n int, p float64) {
 	}
 	drop := uint64(math.Floor(float64(p*(1<<32)) + 0.5))
 	dst = dst[:(n+31)/32]
-	// Eight bits at a time, past those of the first that come before `first`.
+	done := s.vecMask(dst, first/4, int(first%4), drop)
+	s.mask(dst[done:], first+32*uint64(done), drop)
+	if n%32 != 0 {
+		dst[n/32] &= 1<<(n%32) - 1
+	}
+}
+
+// vecMask sets the words that the machine's loop can, and tells how many: those of whole
+// blocks that share the upper bits of their numbers.
+func (s *Stream) vecMask(dst []uint32, block uint64, shift int, drop uint64) int {
+	n := min(len(dst), int((1<<32-uint64(uint32(block)))/8))
+	if drop == 1<<32 || n == 0 || !maskWords(dst[:n], s, block, drop) {
+		return 0
+	}
+	if shift == 0 {
+		return n
+	}
+	// The words begin with their first block; what comes before the first element goes.
+	n--
+	for i := range n {
+		dst[i] = dst[i]>>shift | dst[i+1]<<(32-shift)
+	}
+	return n
+}
+
+// mask sets all words: eight bits at a time, past those of the first that come before
+// `first`.
+func (s *Stream) mask(dst []uint32, first, drop uint64) {
+	if len(dst) == 0 {
+		return
+	}
 	block := first / 4
 	acc, fill := s.keep8(block, drop)>>(first%4), 8-first%4
 	for i := range dst {
@@ -111,9 +141,6 @@ func DropoutMask(dst []uint32, s Stream, first uint64, n int, p float64) {
 		dst[i] = uint32(acc)
 		acc >>= 32
 		fill -= 32
-	}
-	if n%32 != 0 {
-		dst[n/32] &= 1<<(n%32) - 1
 	}
 }
 

@@ -4,6 +4,8 @@
 
 package kernel
 
+import "unsafe"
+
 //go:noescape
 func vecZ(op vecOp, a *vecArgs)
 
@@ -23,7 +25,27 @@ func vec(op vecOp, a *vecArgs) bool {
 	return true
 }
 
-// What vec uses; tests switch between them.
+//go:noescape
+func maskZ(dst *uint32, words int, s *Stream, block, drop uint64)
+
+//go:noescape
+func maskY(dst *uint32, words int, s *Stream, block, drop uint64)
+
+// maskWords sets the bits of the words' elements, the first of block, that are at least
+// drop, if this machine has a loop for it. No number of a block may pass 1<<32.
+func maskWords(dst []uint32, s *Stream, block, drop uint64) bool {
+	switch {
+	case vecAVX512:
+		maskZ(unsafe.SliceData(dst), len(dst), s, block, drop)
+	case vecAVX2:
+		maskY(unsafe.SliceData(dst), len(dst), s, block, drop)
+	default:
+		return false
+	}
+	return true
+}
+
+// What the loops use; tests switch between them.
 var vecAVX512, vecAVX2 = hasAVX512, hasAVX2
 
 // vecForms lists what this machine can run, for tests: each call of use makes it so.

@@ -271,6 +271,26 @@ func TestVecChannels(t *testing.T) {
 	}
 }
 
+func TestVecMask(t *testing.T) {
+	s := NewStream(0x123456789abcdef0, DomainDropout, 1<<33+5, 77)
+	for _, first := range []uint64{0, 1, 2, 3, 4, 30, 128, 1<<34 - 100, 1<<34 - 64, 1 << 34, 1<<36 - 1027} {
+		for _, n := range []int{0, 1, 31, 32, 33, 63, 64, 65, 96, 100, 1000, 1030} {
+			for _, p := range []float64{0, 1e-9, 0.1, 0.5, 0.999, 1} {
+				var want []uint32
+				vecTForms(func(form string) {
+					got := make([]uint32, (n+31)/32+1)
+					DropoutMask(got, s, first, n, p)
+					if form == "portable" {
+						want = got
+					} else if !slices.Equal(got, want) {
+						t.Fatalf("%d from %d at %v, %s: %08x, want %08x", n, first, p, form, got, want)
+					}
+				})
+			}
+		}
+	}
+}
+
 // FuzzVec: every operation, any bits.
 func FuzzVec(f *testing.F) {
 	f.Add(uint64(1), uint16(40))

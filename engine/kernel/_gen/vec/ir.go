@@ -96,7 +96,7 @@ func (x value) lt(y value) value             { return x.bin(lt, y) }
 func (x value) ge(y value) value             { return x.bin(ge, y) }
 func (x value) keep(y value) value           { return x.bin(keep, y) }
 func (x value) drop(y value) value           { return x.bin(drop, y) }
-func (x value) sqrt() value { return x.k.node(node{op: sqrt, a: x.n, b: -1, c: -1}) }
+func (x value) sqrt() value                  { return x.k.node(node{op: sqrt, a: x.n, b: -1, c: -1}) }
 
 func (x value) shl(by int) value { return x.k.node(node{op: shl, a: x.n, b: -1, c: -1, i: by}) }
 

@@ -64,6 +64,7 @@ func amd64(all []*kernel) string {
 		writeTable(&b, table, names)
 		fmt.Fprintf(&b, "\n// func vec%s(op vecOp, a *vecArgs)\nTEXT ·vec%[1]s(SB), NOSPLIT, $0-16\n", table[8:])
 		fmt.Fprintf(&b, "\tMOVQ op+0(FP), AX\n\tLEAQ %s<>(SB), BX\n\tMOVQ (BX)(AX*8), BX\n\tJMP BX\n", table)
+		writeMask(&b, &constants, wide)
 	}
 	constants.write(&b)
 	writeLanes(&b)
