@@ -10,7 +10,7 @@ OUT ?= bench.jsonl
 FUZZTIME ?= 10s
 UNIT := $(shell $(GO) list ./... 2>/dev/null | grep -v '/e2e$$')
 
-.PHONY: build site need-node need-chromium demo test test-unit test-arm64 test-e2e test-learning lint vet race fuzz generate check-generate bench bench-demo bench-engine bench-wire clean need-go
+.PHONY: build site need-node need-chromium demo test test-unit test-arm64 test-e2e test-learning lint vet race fuzz generate check-generate bench bench-demo bench-engine bench-models bench-wire clean need-go
 
 need-go:
 	@command -v $(GO) >/dev/null || { echo "go is missing: install Go 1.26 or later from your system's packages, then run make again" >&2; exit 1; }
@@ -96,6 +96,10 @@ bench: bench-engine bench-wire bench-demo
 
 bench-engine: need-go
 	$(GO) test -run '^$$' -bench . -benchtime 0.5s ./engine/kernel ./engine/exec ./engine/codec
+
+# The zoo's training steps beside PyTorch's: ARGS="-threads 2 -only char-gpt,bert".
+bench-models: need-go
+	OUT=$(abspath $(OUT)) $(GO) run ./e2e/bench/models $(ARGS)
 
 bench-wire: need-go
 	$(GO) test -run '^$$' -bench . -benchtime 0.5s ./engine/transport/...
