@@ -9808,7 +9808,7 @@ DATA vecLanes<>+120(SB)/4, $0x00000000
 DATA vecLanes<>+124(SB)/4, $0x00000000
 GLOBL vecLanes<>(SB), RODATA|NOPTR, $128
 
-// A bit for each lane of a register.
+// A bit for each lane.
 DATA vecBits<>+0(SB)/4, $1
 DATA vecBits<>+4(SB)/4, $2
 DATA vecBits<>+8(SB)/4, $4

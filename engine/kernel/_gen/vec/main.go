@@ -1,5 +1,5 @@
 // Command vec writes the loops of package kernel that are not matrix products: one list
-// of bodies (ops.go), from which vec_amd64.s is made, and the numbers by
+// of bodies (ops.go), from which vec_amd64.s and vec_arm64.s are made, and the numbers by
 // which Go calls them.
 //
 // The text is written by hand and not by avo because one description serves every
@@ -27,6 +27,7 @@ func main() {
 	for name, text := range map[string]string{
 		"vec_op.go":   numbers(all),
 		"vec_amd64.s": amd64(all),
+		"vec_arm64.s": arm64(all),
 	} {
 		if err := os.WriteFile(filepath.Join(*dir, name), []byte(text), 0o644); err != nil {
 			log.Fatal(err)
@@ -68,11 +69,7 @@ func amd64(all []*kernel) string {
 	}
 	constants.write(&b)
 	writeLanes(&b)
-	b.WriteString("\n// A bit for each lane of a register.\n")
-	for i := range 8 {
-		fmt.Fprintf(&b, "DATA vecBits<>+%d(SB)/4, $%d\n", 4*i, 1<<i)
-	}
-	b.WriteString("GLOBL vecBits<>(SB), RODATA|NOPTR, $32\n")
+	writeBits(&b, 8)
 	return b.String()
 }
 
@@ -96,6 +93,15 @@ func writeLanes(b *strings.Builder) {
 		fmt.Fprintf(b, "DATA vecLanes<>+%d(SB)/4, $%#08x\n", 4*i, v)
 	}
 	b.WriteString("GLOBL vecLanes<>(SB), RODATA|NOPTR, $128\n")
+}
+
+// writeBits writes a bit for each of n lanes.
+func writeBits(b *strings.Builder, n int) {
+	b.WriteString("\n// A bit for each lane.\n")
+	for i := range n {
+		fmt.Fprintf(b, "DATA vecBits<>+%d(SB)/4, $%d\n", 4*i, 1<<i)
+	}
+	fmt.Fprintf(b, "GLOBL vecBits<>(SB), RODATA|NOPTR, $%d\n", 4*n)
 }
 
 // pool holds the constants, each as often as the widest register without broadcasting
@@ -138,3 +144,14 @@ func (r *registers) take() int {
 }
 
 func (r *registers) free(i int) { r.used[i] = false }
+
+// left is the number of registers that are free.
+func (r *registers) left() int {
+	n := 0
+	for _, u := range r.used {
+		if !u {
+			n++
+		}
+	}
+	return n
+}
