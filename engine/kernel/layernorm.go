@@ -17,6 +17,9 @@ func LayerNorm(y, x, gamma, beta, mean, invstd []float32, rows, cols int, eps fl
 		l.addSquares(in, mu)
 		is := 1 / Sqrt(l.total()/n+eps)
 		mean[r], invstd[r] = mu, is
+		if vec(vecLayer, &vecArgs{n: cols, p: ptrs(out, in, gamma, beta), k: [10]float32{mu, is}}) {
+			continue
+		}
 		for i, v := range in {
 			out[i] = float32(float32((v-mu)*is)*gamma[i]) + beta[i]
 		}
@@ -31,13 +34,18 @@ func LayerNormGradInput(dx, dy, x, gamma, mean, invstd []float32, rows, cols int
 	for r, mu := range mean[:rows] {
 		is := invstd[r]
 		in, g, out := x[r*cols:][:cols], dy[r*cols:][:cols], dx[r*cols:][:cols]
-		var sa, sb lanes
-		for i, v := range in {
-			d := float32(g[i] * gamma[i])
-			sa[i&15] += d
-			sb[i&15] += float32(d * float32((v-mu)*is))
+		var s [2]lanes
+		if !vec(vecLayerSums, &vecArgs{n: cols, p: ptrs(g, gamma, in, nil), k: [10]float32{mu, is}, sums: &s[0]}) {
+			for i, v := range in {
+				d := float32(g[i] * gamma[i])
+				s[0][i&15] += d
+				s[1][i&15] += float32(d * float32((v-mu)*is))
+			}
 		}
-		a, b := sa.total()/n, sb.total()/n
+		a, b := s[0].total()/n, s[1].total()/n
+		if vec(vecLayerGrad, &vecArgs{n: cols, p: ptrs(out, g, in, gamma), k: [10]float32{mu, is, a, b}}) {
+			continue
+		}
 		for i, v := range in {
 			out[i] = ((float32(g[i]*gamma[i]) - a) - float32(float32((v-mu)*is)*b)) * is
 		}
@@ -57,9 +65,12 @@ func LayerNormGradParams(dgamma, dbeta, dy, x, mean, invstd []float32, rows, col
 	for r, mu := range mean[:rows] {
 		is := invstd[r]
 		in, g := x[r*cols:][:cols], dy[r*cols:][:cols]
+		AddTo(dbeta, g)
+		if vec(vecLayerParams, &vecArgs{n: cols, p: ptrs(dgamma, g, in, nil), k: [10]float32{mu, is}}) {
+			continue
+		}
 		for i, v := range in {
 			dgamma[i] += float32(g[i] * float32((v-mu)*is))
 		}
-		AddTo(dbeta, g)
 	}
 }

@@ -173,6 +173,16 @@ func vecTRowOps() []vecTOp {
 			CrossEntropyProb(nil, c, d, rows, cols, 0.1), CrossEntropyProb(c, c, d, rows, cols, 0.1),
 		}
 	})
+	def("layer norm", func(a, b, c, d []float32, rows, cols int) []float32 {
+		mean, invstd := make([]float32, rows), make([]float32, rows)
+		gamma, beta := slices.Clone(a[:cols]), slices.Clone(d[:cols])
+		LayerNorm(a, b, gamma, beta, mean, invstd, rows, cols, 1e-5)
+		dgamma, dbeta := slices.Clone(d[:cols]), slices.Clone(b[:cols])
+		LayerNormGradParams(dgamma, dbeta, c, b, mean, invstd, rows, cols, true)
+		LayerNormGradInput(d, c, b, gamma, mean, invstd, rows, cols)
+		LayerNormGradInput(c, c, b, gamma, mean, invstd, rows, cols)
+		return slices.Concat(mean, invstd, dgamma, dbeta)
+	})
 	return ops
 }
 
