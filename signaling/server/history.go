@@ -4,6 +4,7 @@ package server
 // validation passes. All of it is bounded.
 
 import (
+	"context"
 	"fmt"
 	"net/http"
 	"strconv"
@@ -13,8 +14,9 @@ import (
 )
 
 const (
-	maxPoints = 2048 // of a curve; a longer one is thinned out
+	maxPoints = 1024 // of a curve; a longer one is thinned out
 	maxNotes  = 256
+	maxWait   = 10 * time.Second // for news
 )
 
 // History is what /v1/history gives.
@@ -27,9 +29,10 @@ type History struct {
 
 // Note is an event in words.
 type Note struct {
-	Seq  int64  `json:"seq"`
-	At   int64  `json:"at_ms"` // Unix time
-	Kind string `json:"kind"`  // joined, left, refused, planned, ready, started, saved, warning, done, failed
+	// At is Unix time in microseconds, and names the note: a later one has more, even
+	// if the host was started anew in between.
+	At   int64  `json:"at_us"`
+	Kind string `json:"kind"` // joined, left, refused, planned, ready, started, saved, warning, done, failed
 	Text string `json:"text"`
 }
 
@@ -69,15 +72,39 @@ type history struct {
 	run          string
 	losses, vals curve
 	notes        []Note
-	seq          int64
+	news         chan struct{} // closed at the next note; nil if nobody waits
 }
 
 func (h *history) note(now time.Time, kind, format string, a ...any) {
-	h.seq++
+	at := now.UnixMicro()
+	if n := len(h.notes); n > 0 {
+		at = max(at, h.notes[n-1].At+1)
+	}
 	if len(h.notes) == maxNotes {
 		h.notes = append(h.notes[:0], h.notes[1:]...)
 	}
-	h.notes = append(h.notes, Note{h.seq, now.UnixMilli(), kind, fmt.Sprintf(format, a...)})
+	h.notes = append(h.notes, Note{at, kind, fmt.Sprintf(format, a...)})
+	if h.news != nil {
+		close(h.news)
+		h.news = nil
+	}
+}
+
+// after is a copy with the notes after the one of that time.
+func (h *history) after(at int64) History {
+	c := History{
+		Run:    h.run,
+		Losses: append([][2]float64{}, h.losses.points...),
+		Vals:   append([][2]float64{}, h.vals.points...),
+		Notes:  []Note{},
+	}
+	for i, n := range h.notes {
+		if n.At > at {
+			c.Notes = append(c.Notes, h.notes[i:]...)
+			break
+		}
+	}
+	return c
 }
 
 // take notes an event of the run.
@@ -91,9 +118,11 @@ func (h *history) take(now time.Time, ev Event) {
 		h.note(now, "refused", "refused %s: %v", e.Name, e.Err)
 	case Planned:
 		h.run, h.losses, h.vals = e.Run, curve{}, curve{}
-		h.note(now, "planned", "%d stages are placed", len(e.Stages))
+		for _, p := range e.Stages {
+			h.note(now, "planned", "%s gets stage %d of %d", p.Name, p.Stage+1, p.Stages)
+		}
 	case Ready:
-		h.note(now, "ready", "%s is ready for stage %d of cluster %d", e.Name, e.Stage, e.Cluster)
+		h.note(now, "ready", "%s is ready", e.Name)
 	case Started:
 		h.note(now, "started", "training has begun")
 	case Loss:
@@ -120,30 +149,51 @@ func (h *history) take(now time.Time, ev Event) {
 // finite leaves out what JSON cannot say and no chart can show.
 func finite(r proto.Real) bool { return r-r == 0 }
 
-// History is what has happened, with the notes after the one of that number.
-func (s *Server) History(after int64) History {
-	h := History{Losses: [][2]float64{}, Vals: [][2]float64{}, Notes: []Note{}}
-	s.call(func(time.Time) {
-		h.Run = s.past.run
-		h.Losses = append(h.Losses, s.past.losses.points...)
-		h.Vals = append(h.Vals, s.past.vals.points...)
-		for _, n := range s.past.notes {
-			if n.Seq > after {
-				h.Notes = append(h.Notes, n)
-			}
+// History is what has happened, with the notes after the one of that time. If there is
+// none it waits for one, for ctx and for the host's end.
+func (s *Server) History(ctx context.Context, after int64) (h History) {
+	var news chan struct{}
+	look := func(time.Time) {
+		if h = s.past.after(after); len(h.Notes) > 0 {
+			return
 		}
-	})
+		if s.past.news == nil {
+			s.past.news = make(chan struct{})
+		}
+		news = s.past.news
+	}
+	s.call(look)
+	if len(h.Notes) > 0 {
+		return h
+	}
+	select {
+	case <-news:
+	case <-ctx.Done():
+	case <-s.door.Done():
+	}
+	s.call(look)
 	return h
 }
 
+// history answers /v1/history?after=TIME&wait=DURATION.
 func (s *Server) history(w http.ResponseWriter, r *http.Request) {
-	after := int64(0)
-	if q := r.URL.Query().Get("after"); q != "" {
-		var err error
-		if after, err = strconv.ParseInt(q, 10, 64); err != nil {
-			httpError(w, http.StatusBadRequest, &proto.Error{Code: proto.Protocol, Message: "after must be the number of a note"})
-			return
-		}
+	var after int64
+	var wait time.Duration
+	var err error
+	q := r.URL.Query()
+	if v := q.Get("after"); v != "" {
+		after, err = strconv.ParseInt(v, 10, 64)
 	}
-	s.tell(w, r, func() any { return s.History(after) })
+	if v := q.Get("wait"); v != "" && err == nil {
+		wait, err = time.ParseDuration(v)
+	}
+	if err != nil || wait < 0 || wait > maxWait {
+		httpError(w, http.StatusBadRequest, &proto.Error{Code: proto.Protocol, Message: fmt.Sprintf("after must be the time of a note, wait a duration up to %v", maxWait)})
+		return
+	}
+	s.tell(w, r, func() any {
+		ctx, cancel := context.WithTimeout(r.Context(), wait)
+		defer cancel()
+		return s.History(ctx, after)
+	})
 }

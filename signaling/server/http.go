@@ -30,7 +30,7 @@ const maxSpeed = 16 << 20
 //	GET  /v1/speed?bytes=N                 N bytes, at most 16 MiB
 //	POST /v1/speed                         takes and forgets that much
 //	GET  /v1/status                        Status as JSON
-//	GET  /v1/history?after=N               History as JSON
+//	GET  /v1/history?after=TIME&wait=1s    History as JSON; waits for a note
 //	     /                                 Config.Site
 //
 // Where there is a token, all but the site and /v1/join, which has it in its
@@ -85,7 +85,7 @@ func (s *Server) authorised(f http.HandlerFunc) http.HandlerFunc {
 			return
 		}
 		if !s.enter() {
-			httpError(w, http.StatusServiceUnavailable, &proto.Error{Code: proto.Stopped, Message: "the host is stopping"})
+			httpError(w, http.StatusServiceUnavailable, errStopping)
 			return
 		}
 		defer s.wg.Done()
@@ -107,6 +107,11 @@ func (s *Server) tell(w http.ResponseWriter, r *http.Request, what func() any) {
 		httpError(w, http.StatusUnauthorized, errBadToken)
 		return
 	}
+	if !s.enter() {
+		httpError(w, http.StatusServiceUnavailable, errStopping)
+		return
+	}
+	defer s.wg.Done()
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Cache-Control", "no-store")
 	_ = json.NewEncoder(w).Encode(what())
@@ -200,7 +205,7 @@ func (s *Server) upload(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	var id, object string
-	refusal := &proto.Error{Code: proto.Stopped, Message: "the host is stopping"}
+	refusal := errStopping
 	s.call(func(time.Time) {
 		id, object, refusal = s.lobby.grant(r.Header.Get(proto.SessionHeader), run, stage, sum)
 	})

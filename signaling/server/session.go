@@ -152,6 +152,8 @@ var errBadToken = &proto.Error{
 	Hint: "ask the requester for the token of this run and pass it with --token",
 }
 
+var errStopping = &proto.Error{Code: proto.Stopped, Message: "the host is stopping"}
+
 // join serves a provider from its hello to its end.
 func (s *Server) join(w http.ResponseWriter, r *http.Request) {
 	if s.cfg.Token == "" && !ownHost(r) {
