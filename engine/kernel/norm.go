@@ -10,13 +10,14 @@ package kernel
 func BatchNormStats(mean, variance, x []float32, n, c, hw int) {
 	mean, variance, x = mean[:c], variance[:c], x[:n*c*hw]
 	m := float32(n * hw)
+	if n*hw > 0 && vecNormStats(mean, variance, x, n, hw) {
+		return
+	}
 	SumChannels(mean, x, n, c, hw, false)
 	for i := range mean {
 		mean[i] /= m
 	}
-	switch {
-	case sumChannels(vecSquares, variance, x, nil, mean, nil, n, c, hw, false):
-	case hw == 1:
+	if hw == 1 {
 		for j := 0; j < c; j += colBlock {
 			var s, mu [colBlock]float32
 			w := copy(mu[:], mean[j:])
@@ -28,7 +29,7 @@ func BatchNormStats(mean, variance, x []float32, n, c, hw int) {
 			}
 			copy(variance[j:j+w], s[:w])
 		}
-	default:
+	} else {
 		for j := range variance {
 			var l lanes
 			for r := j * hw; r < len(x); r += c * hw {
@@ -40,6 +41,28 @@ func BatchNormStats(mean, variance, x []float32, n, c, hw int) {
 	for i := range variance {
 		variance[i] /= m
 	}
+}
+
+// vecNormStats takes both sums of a channel before the next, so that a channel is read from
+// memory once.
+func vecNormStats(mean, variance, x []float32, n, hw int) bool {
+	m := float32(n * hw)
+	l, per := newChannels(n, len(mean), hw)
+	for j := 0; j < len(mean); j += per {
+		w := min(per, len(mean)-j)
+		if !l.run(vecSum, 0, j, w, x, nil, nil) {
+			return false
+		}
+		for q := range w {
+			mean[j+q] = l.sum(0, q, w) / m
+			l.value[0][q] = mean[j+q]
+		}
+		l.run(vecSquares, 1, j, w, x, nil, nil)
+		for q := range w {
+			variance[j+q] = l.sum(0, q, w) / m
+		}
+	}
+	return true
 }
 
 // addSquares takes in the row of (x-mu)^2.
@@ -124,10 +147,10 @@ func vecNormApply(y, x, mean, invstd, gamma, beta []float32, n, hw int) bool {
 func BatchNormGradSums(dgamma, dbeta, dy, x, mean, invstd []float32, n, c, hw int) {
 	dy, x = dy[:n*c*hw], x[:n*c*hw]
 	dgamma, mean, invstd = dgamma[:c], mean[:c], invstd[:c]
-	SumChannels(dbeta, dy, n, c, hw, false)
-	if sumChannels(vecNormDot, dgamma, dy, x, mean, invstd, n, c, hw, false) {
+	if n*hw > 0 && vecNormGradSums(dgamma, dbeta[:c], dy, x, mean, invstd, n, hw) {
 		return
 	}
+	SumChannels(dbeta, dy, n, c, hw, false)
 	if hw == 1 {
 		for j := 0; j < c; j += colBlock {
 			var s, mu, is [colBlock]float32
@@ -151,6 +174,21 @@ func BatchNormGradSums(dgamma, dbeta, dy, x, mean, invstd []float32, n, c, hw in
 		}
 		dgamma[j] = l.total()
 	}
+}
+
+func vecNormGradSums(dgamma, dbeta, dy, x, mean, invstd []float32, n, hw int) bool {
+	l, per := newChannels(n, len(mean), hw)
+	for j := 0; j < len(mean); j += per {
+		w := copy(l.value[0][:per], mean[j:])
+		copy(l.value[1][:w], invstd[j:])
+		if !l.run(vecNormSums, 2, j, w, dy, x, nil) {
+			return false
+		}
+		for q := range w {
+			dbeta[j+q], dgamma[j+q] = l.sum(0, q, w), l.sum(1, q, w)
+		}
+	}
+	return true
 }
 
 // addXhat takes in the row of dy * ((x-mu)*is).

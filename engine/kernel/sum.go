@@ -78,7 +78,7 @@ const colBlock = 16
 // With acc the sum is added to dst by one rounded addition.
 func SumChannels(dst, x []float32, n, c, hw int, acc bool) {
 	dst, x = dst[:c], x[:n*c*hw]
-	if sumChannels(vecSum, dst, x, nil, nil, nil, n, c, hw, acc) {
+	if n*hw > 0 && vecSumChannels(dst, x, n, hw, acc) {
 		return
 	}
 	if hw == 1 {
@@ -116,26 +116,15 @@ func store(dst, s []float32, acc bool) {
 	}
 }
 
-// sumChannels sets or adds to dst the sums of a loop with two parameters, k0 and k1, for
-// each channel, if the machine has that loop.
-func sumChannels(op vecOp, dst, x, y, k0, k1 []float32, n, c, hw int, acc bool) bool {
-	if n*hw == 0 {
-		return false
-	}
-	l, per := newChannels(n, c, hw)
-	for j := 0; j < c; j += per {
-		w := min(per, c-j)
-		if k0 != nil {
-			copy(l.value[0][:w], k0[j:])
-		}
-		if k1 != nil {
-			copy(l.value[1][:w], k1[j:])
-		}
-		if !l.run(op, 2, j, w, x, y, nil) {
+func vecSumChannels(dst, x []float32, n, hw int, acc bool) bool {
+	l, per := newChannels(n, len(dst), hw)
+	for j := 0; j < len(dst); j += per {
+		w := min(per, len(dst)-j)
+		if !l.run(vecSum, 0, j, w, x, nil, nil) {
 			return false
 		}
 		for q := range w {
-			s := l.sum(q, w)
+			s := l.sum(0, q, w)
 			if acc {
 				s = dst[j+q] + s
 			}

@@ -14,9 +14,9 @@ type vecArgs struct {
 	bits         *uint32     // of dropout: bit i%32 of word i/32 belongs to element i
 	k            [10]float32 // parameters
 	// lanes, if it is there, has in place of k a value for each lane: element i of a row
-	// has parameters lanes[.][i%16]. Only scale, squares, norm, normDot and normGrad look.
+	// has parameters lanes[.][i%16]. Only scale, squares, norm, normSums and normGrad look.
 	lanes *[5]lanes
-	// sums is the sum that the loop continues by the scheme of sum.go; layerSums has two.
+	// sums is the sum that the loop continues by the scheme of sum.go, or the first of two.
 	sums *lanes
 }
 
@@ -33,7 +33,7 @@ type channels struct {
 	// j+q before run.
 	value  [5]lanes
 	spread [5]lanes
-	total  lanes
+	total  [2]lanes
 }
 
 // newChannels is the loop over all channels, per of them in each run.
@@ -44,8 +44,8 @@ func newChannels(n, c, hw int) (l channels, per int) {
 // run does op, which has that many parameters, for channels j to j+w-1.
 func (l *channels) run(op vecOp, params, j, w int, x, y, z []float32) bool {
 	at := j * l.hw
-	l.total = lanes{}
-	a := vecArgs{rows: l.n, stride: l.c * l.hw, n: w * l.hw, p: [4]*float32{ptr(x, at), ptr(y, at), ptr(z, at)}, sums: &l.total}
+	l.total = [2]lanes{}
+	a := vecArgs{rows: l.n, stride: l.c * l.hw, n: w * l.hw, p: [4]*float32{ptr(x, at), ptr(y, at), ptr(z, at)}, sums: &l.total[0]}
 	switch {
 	case w == 1:
 		for i := range params {
@@ -67,15 +67,16 @@ func (l *channels) run(op vecOp, params, j, w int, x, y, z []float32) bool {
 	return vec(op, &a)
 }
 
-// sum is the sum of channel q of the last run of w channels.
-func (l *channels) sum(q, w int) float32 {
+// sum is sum i of channel q of the last run of w channels.
+func (l *channels) sum(i, q, w int) float32 {
+	t := &l.total[i]
 	switch {
 	case l.hw == 1:
-		return l.total[q]
+		return t[q]
 	case w == 1:
-		return l.total.total()
+		return t.total()
 	}
 	var s lanes
-	copy(s[:], l.total[q*l.hw:][:l.hw])
+	copy(s[:], t[q*l.hw:][:l.hw])
 	return s.total()
 }

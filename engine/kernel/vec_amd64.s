@@ -1782,8 +1782,8 @@ done:
 	VZEROUPPER
 	RET
 
-// s0 += p0 * ((p1-k0) * k1)
-TEXT normDotZ<>(SB), NOSPLIT, $0-16
+// s0 += p0, s1 += p0 * ((p1-k0) * k1)
+TEXT normSumsZ<>(SB), NOSPLIT, $0-16
 	MOVQ a+8(FP), AX
 	MOVQ vecArgs_rows(AX), BX
 	MOVQ vecArgs_stride(AX), SI
@@ -1800,16 +1800,17 @@ TEXT normDotZ<>(SB), NOSPLIT, $0-16
 	KMOVW R15, K1
 	MOVQ vecArgs_sums(AX), R15
 	VMOVUPS 0(R15), Z0
+	VMOVUPS 64(R15), Z1
 	MOVQ vecArgs_lanes(AX), R15
 	TESTQ R15, R15
 	JZ same
-	VMOVUPS 0(R15), Z1
-	VMOVUPS 64(R15), Z2
+	VMOVUPS 0(R15), Z2
+	VMOVUPS 64(R15), Z3
 	JMP row
 
 same:
-	VBROADCASTSS (vecArgs_k+0)(AX), Z1
-	VBROADCASTSS (vecArgs_k+4)(AX), Z2
+	VBROADCASTSS (vecArgs_k+0)(AX), Z2
+	VBROADCASTSS (vecArgs_k+4)(AX), Z3
 
 row:
 	XORQ DI, DI
@@ -1817,12 +1818,13 @@ row:
 	JZ tail
 
 block:
-	VMOVUPS 0(R8)(DI*1), Z3
-	VMOVUPS 0(R9)(DI*1), Z4
-	VSUBPS Z1, Z4, Z4
-	VMULPS Z2, Z4, Z4
-	VMULPS Z4, Z3, Z3
-	VADDPS Z3, Z0, Z0
+	VMOVUPS 0(R8)(DI*1), Z4
+	VADDPS Z4, Z0, Z0
+	VMOVUPS 0(R9)(DI*1), Z5
+	VSUBPS Z2, Z5, Z5
+	VMULPS Z3, Z5, Z5
+	VMULPS Z5, Z4, Z4
+	VADDPS Z4, Z1, Z1
 	ADDQ $64, DI
 	CMPQ DI, CX
 	JLT block
@@ -1830,12 +1832,13 @@ block:
 tail:
 	TESTQ DX, DX
 	JZ next
-	VMOVUPS.Z 0(R8)(DI*1), K1, Z3
-	VMOVUPS.Z 0(R9)(DI*1), K1, Z4
-	VSUBPS Z1, Z4, Z4
-	VMULPS Z2, Z4, Z4
-	VMULPS Z4, Z3, Z3
-	VADDPS Z3, Z0, K1, Z0
+	VMOVUPS.Z 0(R8)(DI*1), K1, Z4
+	VADDPS Z4, Z0, K1, Z0
+	VMOVUPS.Z 0(R9)(DI*1), K1, Z5
+	VSUBPS Z2, Z5, Z5
+	VMULPS Z3, Z5, Z5
+	VMULPS Z5, Z4, Z4
+	VADDPS Z4, Z1, K1, Z1
 
 next:
 	DECQ BX
@@ -1847,6 +1850,7 @@ next:
 done:
 	MOVQ vecArgs_sums(AX), R15
 	VMOVUPS Z0, 0(R15)
+	VMOVUPS Z1, 64(R15)
 	VZEROUPPER
 	RET
 
@@ -3485,7 +3489,7 @@ DATA vecTableZ<>+104(SB)/8, $sumZ<>(SB)
 DATA vecTableZ<>+112(SB)/8, $maxZ<>(SB)
 DATA vecTableZ<>+120(SB)/8, $dotZ<>(SB)
 DATA vecTableZ<>+128(SB)/8, $squaresZ<>(SB)
-DATA vecTableZ<>+136(SB)/8, $normDotZ<>(SB)
+DATA vecTableZ<>+136(SB)/8, $normSumsZ<>(SB)
 DATA vecTableZ<>+144(SB)/8, $normZ<>(SB)
 DATA vecTableZ<>+152(SB)/8, $normGradZ<>(SB)
 DATA vecTableZ<>+160(SB)/8, $layerZ<>(SB)
@@ -6586,8 +6590,8 @@ done:
 	VZEROUPPER
 	RET
 
-// s0 += p0 * ((p1-k0) * k1)
-TEXT normDotY<>(SB), NOSPLIT, $0-16
+// s0 += p0, s1 += p0 * ((p1-k0) * k1)
+TEXT normSumsY<>(SB), NOSPLIT, $0-16
 	MOVQ a+8(FP), AX
 	MOVQ vecArgs_rows(AX), BX
 	MOVQ vecArgs_stride(AX), SI
@@ -6606,20 +6610,22 @@ TEXT normDotY<>(SB), NOSPLIT, $0-16
 	MOVQ vecArgs_sums(AX), R15
 	VMOVUPS 0(R15), Y0
 	VMOVUPS 32(R15), Y1
+	VMOVUPS 64(R15), Y2
+	VMOVUPS 96(R15), Y3
 	MOVQ vecArgs_lanes(AX), R15
 	TESTQ R15, R15
 	JZ same
-	VMOVUPS 0(R15), Y2
-	VMOVUPS 64(R15), Y3
-	VMOVUPS 32(R15), Y4
-	VMOVUPS 96(R15), Y5
+	VMOVUPS 0(R15), Y4
+	VMOVUPS 64(R15), Y5
+	VMOVUPS 32(R15), Y6
+	VMOVUPS 96(R15), Y7
 	JMP row
 
 same:
-	VBROADCASTSS (vecArgs_k+0)(AX), Y2
-	VBROADCASTSS (vecArgs_k+4)(AX), Y3
 	VBROADCASTSS (vecArgs_k+0)(AX), Y4
 	VBROADCASTSS (vecArgs_k+4)(AX), Y5
+	VBROADCASTSS (vecArgs_k+0)(AX), Y6
+	VBROADCASTSS (vecArgs_k+4)(AX), Y7
 
 row:
 	XORQ DI, DI
@@ -6627,18 +6633,20 @@ row:
 	JZ tail
 
 block:
-	VMOVUPS 0(R8)(DI*1), Y6
-	VMOVUPS 0(R9)(DI*1), Y7
-	VSUBPS Y2, Y7, Y7
-	VMULPS Y3, Y7, Y7
-	VMULPS Y7, Y6, Y6
-	VADDPS Y6, Y0, Y0
-	VMOVUPS 32(R8)(DI*1), Y6
-	VMOVUPS 32(R9)(DI*1), Y7
-	VSUBPS Y4, Y7, Y7
-	VMULPS Y5, Y7, Y7
-	VMULPS Y7, Y6, Y6
-	VADDPS Y6, Y1, Y1
+	VMOVUPS 0(R8)(DI*1), Y8
+	VADDPS Y8, Y0, Y0
+	VMOVUPS 0(R9)(DI*1), Y9
+	VSUBPS Y4, Y9, Y9
+	VMULPS Y5, Y9, Y9
+	VMULPS Y9, Y8, Y8
+	VADDPS Y8, Y2, Y2
+	VMOVUPS 32(R8)(DI*1), Y8
+	VADDPS Y8, Y1, Y1
+	VMOVUPS 32(R9)(DI*1), Y9
+	VSUBPS Y6, Y9, Y9
+	VMULPS Y7, Y9, Y9
+	VMULPS Y9, Y8, Y8
+	VADDPS Y8, Y3, Y3
 	ADDQ $64, DI
 	CMPQ DI, CX
 	JLT block
@@ -6646,26 +6654,32 @@ block:
 tail:
 	TESTQ DX, DX
 	JZ next
-	VMOVUPS 0(R13), Y6
-	VMASKMOVPS 0(R8)(DI*1), Y6, Y6
-	VMOVUPS 0(R13), Y7
-	VMASKMOVPS 0(R9)(DI*1), Y7, Y7
-	VSUBPS Y2, Y7, Y7
-	VMULPS Y3, Y7, Y7
-	VMULPS Y7, Y6, Y6
-	VMOVUPS 0(R13), Y7
-	VANDPS Y6, Y7, Y7
-	VADDPS Y7, Y0, Y0
-	VMOVUPS 32(R13), Y6
-	VMASKMOVPS 32(R8)(DI*1), Y6, Y6
-	VMOVUPS 32(R13), Y7
-	VMASKMOVPS 32(R9)(DI*1), Y7, Y7
-	VSUBPS Y4, Y7, Y7
-	VMULPS Y5, Y7, Y7
-	VMULPS Y7, Y6, Y6
-	VMOVUPS 32(R13), Y7
-	VANDPS Y6, Y7, Y7
-	VADDPS Y7, Y1, Y1
+	VMOVUPS 0(R13), Y8
+	VMASKMOVPS 0(R8)(DI*1), Y8, Y8
+	VMOVUPS 0(R13), Y9
+	VANDPS Y8, Y9, Y9
+	VADDPS Y9, Y0, Y0
+	VMOVUPS 0(R13), Y9
+	VMASKMOVPS 0(R9)(DI*1), Y9, Y9
+	VSUBPS Y4, Y9, Y9
+	VMULPS Y5, Y9, Y9
+	VMULPS Y9, Y8, Y8
+	VMOVUPS 0(R13), Y9
+	VANDPS Y8, Y9, Y9
+	VADDPS Y9, Y2, Y2
+	VMOVUPS 32(R13), Y8
+	VMASKMOVPS 32(R8)(DI*1), Y8, Y8
+	VMOVUPS 32(R13), Y9
+	VANDPS Y8, Y9, Y9
+	VADDPS Y9, Y1, Y1
+	VMOVUPS 32(R13), Y9
+	VMASKMOVPS 32(R9)(DI*1), Y9, Y9
+	VSUBPS Y6, Y9, Y9
+	VMULPS Y7, Y9, Y9
+	VMULPS Y9, Y8, Y8
+	VMOVUPS 32(R13), Y9
+	VANDPS Y8, Y9, Y9
+	VADDPS Y9, Y3, Y3
 
 next:
 	DECQ BX
@@ -6678,6 +6692,8 @@ done:
 	MOVQ vecArgs_sums(AX), R15
 	VMOVUPS Y0, 0(R15)
 	VMOVUPS Y1, 32(R15)
+	VMOVUPS Y2, 64(R15)
+	VMOVUPS Y3, 96(R15)
 	VZEROUPPER
 	RET
 
@@ -9383,7 +9399,7 @@ DATA vecTableY<>+104(SB)/8, $sumY<>(SB)
 DATA vecTableY<>+112(SB)/8, $maxY<>(SB)
 DATA vecTableY<>+120(SB)/8, $dotY<>(SB)
 DATA vecTableY<>+128(SB)/8, $squaresY<>(SB)
-DATA vecTableY<>+136(SB)/8, $normDotY<>(SB)
+DATA vecTableY<>+136(SB)/8, $normSumsY<>(SB)
 DATA vecTableY<>+144(SB)/8, $normY<>(SB)
 DATA vecTableY<>+152(SB)/8, $normGradY<>(SB)
 DATA vecTableY<>+160(SB)/8, $layerY<>(SB)

@@ -41,8 +41,8 @@ const (
 	vecDot
 	// s0 += (p0-k0) * (p0-k0)
 	vecSquares
-	// s0 += p0 * ((p1-k0) * k1)
-	vecNormDot
+	// s0 += p0, s1 += p0 * ((p1-k0) * k1)
+	vecNormSums
 	// p0 = ((p1-k0) * k1) * k2 + k3
 	vecNorm
 	// p0 = k2 * ((p1-k3) - ((p2-k0) * k1) * k4)

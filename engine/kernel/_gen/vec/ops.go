@@ -70,8 +70,10 @@ func loops() []*kernel {
 		d := k.load(0).sub(k.param(0))
 		k.sum(0, d.mul(d))
 	})
-	lanewise("normDot", "s0 += p0 * ((p1-k0) * k1)", func(k *kernel) {
-		k.sum(0, k.load(0).mul(k.load(1).sub(k.param(0)).mul(k.param(1))))
+	lanewise("normSums", "s0 += p0, s1 += p0 * ((p1-k0) * k1)", func(k *kernel) {
+		g := k.load(0)
+		k.sum(0, g)
+		k.sum(1, g.mul(k.load(1).sub(k.param(0)).mul(k.param(1))))
 	})
 	lanewise("norm", "p0 = ((p1-k0) * k1) * k2 + k3", func(k *kernel) {
 		k.store(0, k.load(1).sub(k.param(0)).mul(k.param(1)).mul(k.param(2)).add(k.param(3)))

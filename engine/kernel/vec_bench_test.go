@@ -1,0 +1,67 @@
+package kernel
+
+import (
+	"fmt"
+	"testing"
+)
+
+// BenchmarkVec measures every loop beside a copy of the same memory, which is what the
+// machine's bandwidth allows: in the second level of cache, and out of every cache.
+// Bytes count each slice that is read and each that is written.
+func BenchmarkVec(b *testing.B) {
+	sgd := SGDParams{LR: 1e-3, Momentum: 0.9, OneMinusDampening: 1}
+	adam := AdamParams{Beta1: 0.9, OneMinusBeta1: 0.1, Beta2: 0.999, OneMinusBeta2: 0.001, StepSize: 1e-3, SqrtBiasCorrection2: 1, Eps: 1e-8, Decay: 1}
+	nadam := NAdamParams{Beta1: 0.9, OneMinusBeta1: 0.1, Beta2: 0.999, OneMinusBeta2: 0.001, BiasCorrection2: 1, GradScale: 1e-3, MomentScale: 1e-3, Eps: 1e-8}
+	const c, cols = 64, 1024 // channels and the length of rows of operations that have them
+	var k [6][]float32
+	for i := range k {
+		k[i] = elemTNormal(c, uint64(i))
+	}
+	s := NewStream(1, DomainDropout, 1, 1)
+	for _, n := range []int{1 << 14, 1 << 24} {
+		var x [4][]float32
+		for i := range x {
+			x[i] = make([]float32, n)
+			Uniform(x[i], NewStream(uint64(i), DomainTest, 0, 0), 0.01, 1)
+		}
+		mask := make([]uint32, n/32)
+		rows := make([]float32, n/cols)
+		sink := float32(0)
+		for _, r := range []struct {
+			name  string
+			moved float64 // slices read and written
+			f     func()
+		}{
+			{"copy", 2, func() { copy(x[0], x[1]) }},
+			{"add", 3, func() { Add(x[0], x[1], x[2]) }},
+			{"add-to", 3, func() { AddTo(x[0], x[1]) }},
+			{"relu", 2, func() { ReLU(x[0], x[1]) }},
+			{"relu-grad", 3, func() { ReLUGrad(x[0], x[1], x[2]) }},
+			{"dropout-mask", 1.0 / 32, func() { DropoutMask(mask, s, 0, n, 0.25) }},
+			{"dropout", 2, func() { Dropout(x[0], x[1], mask, 1.25) }},
+			{"sum", 1, func() { sink += Sum(x[0]) }},
+			{"dot", 2, func() { sink += Dot(x[0], x[1]) }},
+			{"gelu", 2, func() { GELU(x[0], x[1]) }},
+			{"gelu-grad", 3, func() { GELUGrad(x[0], x[1], x[2]) }},
+			{"tanh", 2, func() { TanhForward(x[0], x[1]) }},
+			{"softmax", 2, func() { Softmax(x[0], x[1], n/cols, cols) }},
+			{"softmax-grad", 3, func() { SoftmaxGrad(x[0], x[1], x[2], n/cols, cols) }},
+			{"layer-norm", 2, func() { LayerNorm(x[0], x[1], x[2], x[3], rows, rows, n/cols, cols, 1e-5) }},
+			{"bn-stats", 1, func() { BatchNormStats(k[0], k[1], x[0], 4, c, n/c/4) }},
+			{"bn-apply", 2, func() { BatchNormApply(x[0], x[1], k[0], k[1], k[2], k[3], 4, c, n/c/4) }},
+			{"bn-grad-sums", 2, func() { BatchNormGradSums(k[4], k[5], x[0], x[1], k[0], k[1], 4, c, n/c/4) }},
+			{"bn-grad-input", 3, func() { BatchNormGradInput(x[0], x[1], x[2], k[0], k[1], k[2], k[4], k[5], 4, c, n/c/4) }},
+			{"sgd", 5, func() { SGD(x[0], x[1], x[2], sgd) }},
+			{"adamw", 7, func() { AdamW(x[0], x[1], x[2], x[3], adam) }},
+			{"nadam", 7, func() { NAdam(x[0], x[1], x[2], x[3], nadam) }},
+		} {
+			b.Run(fmt.Sprintf("%s/%d", r.name, n), func(b *testing.B) {
+				b.SetBytes(int64(r.moved * float64(4*n)))
+				for b.Loop() {
+					r.f()
+				}
+			})
+		}
+		elemTSink += sink
+	}
+}
