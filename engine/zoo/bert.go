@@ -33,10 +33,11 @@ func BERT(c BERTConfig) *graph.Graph {
 	norm := func() *graph.LayerNorm { return &graph.LayerNorm{Shape: []int{c.Width}, Eps: 1e-12, Affine: true} }
 	drop := func() *graph.Dropout { return &graph.Dropout{P: c.Dropout} }
 	const emb = "bert.embeddings."
-	b.node(emb+"mask", &graph.TokenMask{Token: 0})
-	mask := b.last
-	b.last = "x"
 	b.node(emb+"word_embeddings", &graph.Embedding{Num: c.Vocab, Dim: c.Width, Std: std})
+	words, mask := b.last, emb+"mask"
+	b.last = "x"
+	b.node(mask, &graph.TokenMask{Token: 0})
+	b.last = words
 	b.node(emb+"position_embeddings", &graph.Position{Num: c.Positions, Dim: c.Width, Std: std})
 	b.node(emb+"token_type_embeddings", &graph.Position{Num: 2, Dim: c.Width, Std: std, Fixed: true})
 	b.node(emb+"LayerNorm", norm())
