@@ -25,6 +25,14 @@ func ptrs(a, b, c, d []float32) [4]*float32 {
 	return [4]*float32{ptr(a, 0), ptr(b, 0), ptr(c, 0), ptr(d, 0)}
 }
 
+// tail is x from element i on, if there is an x.
+func tail(x []float32, i int) []float32 {
+	if x == nil {
+		return nil
+	}
+	return x[i:]
+}
+
 // channels is a loop over some channels of [N,C,hw], N its rows. Small planes lie side by
 // side: as many as 16 lanes hold, each lane with its channel's parameters.
 type channels struct {
@@ -45,7 +53,7 @@ func newChannels(n, c, hw int) (l channels, per int) {
 func (l *channels) run(op vecOp, params, j, w int, x, y, z []float32) bool {
 	at := j * l.hw
 	l.total = [2]lanes{}
-	a := vecArgs{rows: l.n, stride: l.c * l.hw, n: w * l.hw, p: [4]*float32{ptr(x, at), ptr(y, at), ptr(z, at)}, sums: &l.total[0]}
+	a := vecArgs{rows: l.n, stride: l.c * l.hw, n: w * l.hw, p: ptrs(tail(x, at), tail(y, at), tail(z, at), nil), sums: &l.total[0]}
 	switch {
 	case w == 1:
 		for i := range params {
