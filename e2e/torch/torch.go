@@ -28,17 +28,21 @@ var scripts embed.FS
 // ErrMissing says that no interpreter with PyTorch was found.
 var ErrMissing = errors.New("no python3 with PyTorch here: install python3-torch, or name an interpreter in PYTHON")
 
+// probe fails where there is no PyTorch, even if the working directory has a folder of that
+// name, as ours does.
+const probe = "import torch; torch.__version__"
+
 // Python finds an interpreter that imports torch: $PYTHON, then python3 of the path, then
 // the system's, which is where distributions install PyTorch.
 func Python(ctx context.Context) (string, error) {
 	if p := os.Getenv("PYTHON"); p != "" {
-		if out, err := osexec.CommandContext(ctx, p, "-c", "import torch").CombinedOutput(); err != nil {
+		if out, err := osexec.CommandContext(ctx, p, "-c", probe).CombinedOutput(); err != nil {
 			return "", fmt.Errorf("PYTHON=%s cannot import torch: %w: %s", p, err, bytes.TrimSpace(out))
 		}
 		return p, nil
 	}
 	for _, p := range []string{"python3", "/usr/bin/python3"} {
-		if osexec.CommandContext(ctx, p, "-c", "import torch").Run() == nil {
+		if osexec.CommandContext(ctx, p, "-c", probe).Run() == nil {
 			return p, nil
 		}
 	}

@@ -236,7 +236,7 @@ type peer struct {
 
 func startPeer(ctx context.Context, python string, b bench, threads int) (*peer, error) {
 	cmd := osexec.CommandContext(ctx, python, filepath.Join("e2e", "bench", "models", "step.py"),
-		filepath.Join("engine", "golden"), b.name, fmt.Sprint(b.batch), fmt.Sprint(threads))
+		filepath.Join("e2e", "torch"), b.name, fmt.Sprint(b.batch), fmt.Sprint(threads))
 	cmd.Env, cmd.Stderr = append(os.Environ(), "PYTHONDONTWRITEBYTECODE=1"), os.Stderr
 	in, err := cmd.StdinPipe()
 	if err != nil {

@@ -1,8 +1,8 @@
 """One model of the zoo in PyTorch, for the benchmark beside it.
 
-    python3 step.py GOLDEN CASE BATCH THREADS
+    python3 step.py TORCH CASE BATCH THREADS
 
-GOLDEN is the directory of models.py. Prints "ready" after a first training step and the
+TORCH is the directory of models.py. Prints "ready" after a first training step and the
 memory that PyTorch takes by itself; then, for every line with a number n on stdin, does n
 steps and prints the seconds that they took and the peak memory in bytes.
 """
