@@ -10,7 +10,7 @@ OUT ?= bench.jsonl
 FUZZTIME ?= 10s
 UNIT := $(shell $(GO) list ./... 2>/dev/null | grep -v '/e2e$$')
 
-.PHONY: build site need-node need-chromium demo test test-unit test-arm64 test-e2e test-learning lint vet race fuzz generate check-generate bench bench-demo bench-engine bench-models bench-wire clean need-go
+.PHONY: build site need-node need-chromium demo test test-unit test-arm64 test-wasm test-e2e test-learning lint vet race fuzz generate check-generate bench bench-demo bench-engine bench-models bench-wire clean need-go
 
 need-go:
 	@command -v $(GO) >/dev/null || { echo "go is missing: install Go 1.26 or later from your system's packages, then run make again" >&2; exit 1; }
@@ -24,13 +24,15 @@ need-node:
 # The pages and the engine that a tab runs, embedded into ravnest. Nothing is done again
 # that has not changed.
 ENGINE := bin/engine
+NPM_CI := [ site/node_modules -nt site/package-lock.json ] || (cd site && npm ci --silent && touch node_modules)
 site: need-go need-node site/dist/.built
 
-site/dist/.built: $(shell find engine signaling wasm -name '*.go' -not -name '*_test.go' -not -path '*/_*') go.mod $(wildcard wasm/*.js site/src/* site/*.mjs) site/package-lock.json
+site/dist/.built: $(shell find engine signaling wasm -name '*.go' -not -name '*_test.go' -not -path '*/_*') go.mod $(wildcard wasm/*.js wasm/*.wasm wasm/link/*.go site/src/* site/*.mjs) site/package-lock.json
 	mkdir -p $(ENGINE)
-	GOOS=js GOARCH=wasm $(GO) build -trimpath -ldflags='-s -w' -o $(ENGINE)/ravnest.wasm ./wasm
+	GOOS=js GOARCH=wasm $(GO) build -trimpath -ldflags='-s -w' -o bin/program.wasm ./wasm
+	$(GO) run ./wasm/link -o $(ENGINE)/ravnest.wasm bin/program.wasm
 	cp "$$($(GO) env GOROOT)/lib/wasm/wasm_exec.js" $(ENGINE)/
-	[ site/node_modules -nt site/package-lock.json ] || (cd site && npm ci --silent && touch node_modules)
+	$(NPM_CI)
 	cd site && node build.mjs $(abspath $(ENGINE))
 	touch $@
 
@@ -38,7 +40,7 @@ demo: build
 	bin/ravnest demo $(ARGS)
 
 # All tests: the same that .ci/run calls.
-test: need-go vet lint test-unit race test-arm64 test-e2e check-generate
+test: need-go vet lint test-unit race test-arm64 test-wasm test-e2e check-generate
 
 test-unit: need-go
 	$(GO) test $(UNIT)
@@ -80,12 +82,21 @@ lint: need-go
 	@out=$$($(GO) run $(GOFUMPT) -l cmd engine ga native signaling e2e) || exit 1; if [ -n "$$out" ]; then echo "gofumpt would change:"; echo "$$out"; exit 1; fi
 	$(GO) run $(STATICCHECK) ./...
 
-# Regenerating the committed assembly changes nothing.
-generate: need-go
+# Regenerating the committed assembly and kernel modules changes nothing.
+generate: need-go need-node
 	cd engine/kernel/_gen && $(GO) generate ./...
+	$(NPM_CI)
+	cd site && for m in fma:1 mul:0; do node_modules/.bin/asc ../wasm/kernel/gemm.ts -o ../wasm/$${m%:*}.wasm --use FUSED=$${m#*:} \
+	  --runtime stub --importMemory --noExportMemory --initialMemory 1 -O3 --noAssert --enable simd --enable relaxed-simd; done
 
 check-generate: generate
-	git diff --exit-code -- engine/kernel
+	git diff --exit-code -- engine/kernel wasm
+
+# The engine as browsers run it, in Node: with fused multiply-add and without.
+test-wasm: need-go need-node
+	$(GO) build -o bin/link ./wasm/link
+	for p in kernel exec golden codec; do for nofma in "" 1; do \
+	  NOFMA=$$nofma GOOS=js GOARCH=wasm $(GO) test -short -exec "$(CURDIR)/bin/link -run $(CURDIR)/wasm/node.mjs" ./engine/$$p || exit 1; done; done
 
 fuzz: need-go
 	@set -e; for p in $$($(GO) list ./engine/... ./signaling/... ./ga/...); do \

@@ -19,7 +19,7 @@ for (const name of readdirSync("src")) {
 }
 // Modules that name each other's files at run time (workers) stay as they are.
 for (const name of readdirSync(engine)) cpSync(join(engine, name), join(assets, name));
-for (const name of readdirSync("../wasm")) if (name.endsWith(".js")) cpSync(join("../wasm", name), join(assets, name));
+for (const name of readdirSync("../wasm")) if (name.endsWith(".js") || name.endsWith(".wasm")) cpSync(join("../wasm", name), join(assets, name));
 await build({
   entryPoints: ["src/contribute.js", "src/dashboard.js", "src/style.css"],
   bundle: true,

@@ -1,6 +1,7 @@
 // A tab as a provider, for pages: what this browser can do, and the life of the worker
 // in which the engine runs. It has no look of its own.
 
+import { has } from "./load.js";
 import { Peers } from "./peers.js";
 
 // support tells what this browser brings. problems are reasons why it cannot take part,
@@ -9,7 +10,7 @@ export async function support() {
   const problems = [];
   const lacks = (code, text, hint) => problems.push({ code, text, hint });
   if (typeof WebAssembly !== "object") lacks("wasm", "this browser has no WebAssembly, which the engine is made of", "use a current Chromium, Firefox or Safari");
-  else if (!simd()) lacks("simd", "this browser has no WebAssembly SIMD: training would take many times as long", "use a current Chromium, Firefox or Safari");
+  else if (!has.simd()) lacks("simd", "this browser has no WebAssembly SIMD: training would take many times as long", "use a current Chromium, Firefox or Safari");
   if (typeof RTCPeerConnection !== "function") lacks("webrtc", "this browser has no WebRTC, over which providers talk to each other", "allow it in the browser's settings, or use another browser");
   if (typeof Worker !== "function") lacks("worker", "this browser has no workers to train in", "use a current Chromium, Firefox or Safari");
   return {
@@ -19,11 +20,6 @@ export async function support() {
     isolated: globalThis.crossOriginIsolated === true,
     battery: typeof navigator.getBattery === "function",
   };
-}
-
-// simd says whether a module of one SIMD instruction is valid here.
-function simd() {
-  return WebAssembly.validate(new Uint8Array([0, 97, 115, 109, 1, 0, 0, 0, 1, 5, 1, 96, 0, 1, 123, 3, 2, 1, 0, 10, 10, 1, 8, 0, 65, 0, 253, 15, 253, 98, 11]));
 }
 
 // outdated asks whether the host still has this very build: caches keep what it no longer

@@ -3,9 +3,17 @@
 
 import { Bridge } from "./bridge.js";
 import { load } from "./load.js";
+import "./wasm_exec.js";
 
 const channel = new MessageChannel();
 let engine;
+
+const compile = async (name) => {
+  const url = new URL(name, import.meta.url);
+  const response = await fetch(url);
+  if (!response.ok) throw new Error(`${url.pathname}: ${response.status}`);
+  return WebAssembly.compileStreaming(response);
+};
 
 globalThis.ravnest = {
   settings: "",
@@ -30,7 +38,7 @@ onmessage = async ({ data }) => {
   } else if (data.start) {
     ravnest.settings = JSON.stringify(data.start);
     try {
-      engine = await load({ threads: data.start.threads });
+      engine = await load({ go: new Go(), compile });
       await engine.run();
       postMessage({ exited: true });
     } catch (err) {

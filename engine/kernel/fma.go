@@ -11,7 +11,12 @@ import "math"
 // of float32, or where the float32 result is subnormal. There the sum is first made
 // odd in its last bit if it was not exact (Boldo and Melquiond, "Emulation of FMA and
 // correctly rounded sums: proved algorithms using rounding to odd", IEEE TC 2008).
+//
+// Where multiply-adds cannot be fused (see Class) it is rounded twice.
 func FMA(x, y, z float32) float32 {
+	if !fused {
+		return float32(x*y) + z
+	}
 	p, c := float64(x)*float64(y), float64(z)
 	s := p + c
 	if mayMisround(s) {
@@ -47,6 +52,15 @@ func addOdd(p, c float64) float64 {
 	return math.Float64frombits(b)
 }
 
-// Class is the numeric class of this build's dot products: "fma" everywhere but in a
-// browser whose hardware cannot fuse.
-func Class() string { return "fma" }
+// fused is false in a browser that cannot fuse multiply-adds, or does not let programs.
+// Doing it exactly in ordinary arithmetic takes fifty times as long there.
+var fused = true
+
+// Class is the numeric class of this process's dot products: "fma" everywhere but in such
+// a browser. Classes differ in their bits.
+func Class() string {
+	if fused {
+		return "fma"
+	}
+	return "nofma"
+}

@@ -43,6 +43,7 @@ type tiling struct {
 	masks      bool         // kernel reads part of a vector of B; without it only whole ones
 	kernel     *[8][3]micro // [rows-1][vectors-1]
 	pack       *[8][3]micro // the same, nil if there are none
+	module     bool         // a browser's: the whole product is computed by a module of its own
 }
 
 // Blocking: a block of B of kBlock x nBlock floats stays in the second-level cache.
@@ -237,6 +238,10 @@ func aligned(scratch []float32) []float32 {
 // block computes the product on this thread: columns in blocks, k in blocks that
 // continue each other's sums, all rows against a block of B.
 func (g *GemmArgs) block(t *tiling, scratch []float32) {
+	if t.module {
+		g.inModule(scratch)
+		return
+	}
 	nr := t.nv * t.vw
 	parts := (g.K + kBlock - 1) / kBlock
 	kc := (g.K + parts - 1) / parts
@@ -323,6 +328,16 @@ func microGo1(kc int, a *float32, _, aks int, b *float32, bks int, c *float32, _
 	row := unsafe.Slice(c, last)
 	if acc != 0 {
 		copy(s[:], row)
+	}
+	if !fused {
+		for ; kc > 0; kc-- {
+			for i, y := range (*[4]float32)(unsafe.Pointer(b)) {
+				s[i] = FMA(*a, y, s[i])
+			}
+			a, b = (*float32)(unsafe.Add(unsafe.Pointer(a), aks)), (*float32)(unsafe.Add(unsafe.Pointer(b), bks))
+		}
+		copy(row, s[:])
+		return
 	}
 	s0, s1, s2, s3 := float64(s[0]), float64(s[1]), float64(s[2]), float64(s[3])
 	for {

@@ -322,6 +322,8 @@ func (r *run) work() error {
 	if err != nil {
 		return err
 	}
+	r.at.Role = cfg.Stage.Role()
+	r.cfg.Watch(r.at)
 	if err := r.connect(cfg.Stage); err != nil {
 		return err
 	}
@@ -340,7 +342,7 @@ func (r *run) work() error {
 	case <-r.ctx.Done():
 		return context.Cause(r.ctx)
 	}
-	r.at.State, r.at.Role, r.at.Peak = Training, cfg.Stage.Role(), int64(r.stage.Memory())
+	r.at.State, r.at.Peak = Training, int64(r.stage.Memory())
 	r.cfg.Watch(r.at)
 	r.cfg.Event("training stage %d of %d (%s)", r.a.Stage, r.a.Stages, cfg.Stage.Role())
 

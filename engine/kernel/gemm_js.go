@@ -1,0 +1,84 @@
+//go:build !purego
+
+// The matrix product in a browser: a module of its own computes it on this program's
+// memory (wasm/kernel/gemm.ts). The loader instantiates that module first and passes its
+// functions as the imports below, so that a call is a call.
+
+package kernel
+
+import (
+	"runtime"
+	"unsafe"
+)
+
+// level says what the module has: 0 nothing (its functions must not be called), 1 vectors,
+// 2 vectors with fused multiply-add.
+//
+//go:wasmimport kernel level
+func level() int32
+
+//go:wasmimport kernel gemm
+//go:noescape
+func wasmGemm(job unsafe.Pointer)
+
+// gemmJob is GemmArgs as the module reads it.
+type gemmJob struct {
+	m, n, k          int32
+	a                uint32
+	rs, ks           int32
+	b                uint32
+	bk, bj           int32
+	c                uint32
+	ldc, acc         int32
+	rowBias, colBias uint32
+	relu             int32
+	scratch          uint32
+	rows, cols       uint32 // of a convolution's windows, or 0
+}
+
+// address is where a slice begins, 0 for nil.
+func address(s []float32) uint32 { return uint32(uintptr(unsafe.Pointer(unsafe.SliceData(s)))) }
+
+func bit(b bool) int32 {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+// job is the one under way: a call is over before another goroutine runs.
+var job gemmJob
+
+var tileWasm = &tiling{mr: 6, nv: 2, vw: 4, module: true}
+
+func (g *GemmArgs) inModule(scratch []float32) {
+	job = gemmJob{
+		m: int32(g.M), n: int32(g.N), k: int32(g.K),
+		a: address(g.A), rs: int32(g.RS), ks: int32(g.KS),
+		b: address(g.B), bk: int32(g.BK), bj: int32(g.BJ),
+		c: address(g.C), ldc: int32(g.LDC), acc: bit(g.Acc),
+		rowBias: address(g.RowBias), colBias: address(g.ColBias), relu: bit(g.ReLU),
+		scratch: address(scratch),
+		rows:    uint32(uintptr(unsafe.Pointer(unsafe.SliceData(g.rows)))), cols: uint32(uintptr(unsafe.Pointer(unsafe.SliceData(g.cols)))),
+	}
+	wasmGemm(unsafe.Pointer(&job))
+	runtime.KeepAlive(g)
+	runtime.KeepAlive(scratch)
+}
+
+func init() {
+	if l := level(); l > 0 {
+		tile, fused = tileWasm, l == 2
+	}
+}
+
+// tilings lists what this machine can run, for tests.
+func tilings() map[string]*tiling {
+	m := map[string]*tiling{"portable": tilePortable}
+	if level() > 0 {
+		m["wasm"] = tileWasm
+	}
+	return m
+}
+
+func (g *GemmArgs) packAsm(p []float32, _, w, pc, kn, j, n int) { g.packGo(p, w, pc, kn, j, n) }

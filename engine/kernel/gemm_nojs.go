@@ -1,0 +1,6 @@
+//go:build !js || purego
+
+package kernel
+
+// inModule is for browsers.
+func (*GemmArgs) inModule([]float32) { panic("kernel: no module here") }

@@ -1,0 +1,69 @@
+// Command link makes a linked Go program take its memory from outside: it drops the
+// memory of a js/wasm binary and imports env.memory in its place. The kernels' module
+// can then be instantiated first, on the same memory, and its functions are the Go
+// program's imports: no JavaScript lies between them.
+//
+//	link [-shared] -o OUT IN     rewrites IN
+//	link -run LOADER IN ARGS     rewrites IN and runs it in Node, for go test -exec
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+)
+
+func main() {
+	if err := run(); err != nil {
+		var exit *exec.ExitError
+		if errors.As(err, &exit) {
+			os.Exit(exit.ExitCode())
+		}
+		fmt.Fprintln(os.Stderr, "link:", err)
+		os.Exit(1)
+	}
+}
+
+func run() error {
+	shared := flag.Bool("shared", false, "make the memory one that workers share")
+	out := flag.String("o", "", "`FILE` to write")
+	loader := flag.String("run", "", "the `SCRIPT` that runs the program in Node")
+	flag.Parse()
+	if flag.NArg() < 1 || (*out == "") == (*loader == "") {
+		return errors.New("usage: link [-shared] -o OUT IN, or link -run LOADER IN ARGS")
+	}
+	in, err := os.ReadFile(flag.Arg(0))
+	if err != nil {
+		return err
+	}
+	b, err := Import(in, *shared)
+	if err != nil {
+		return fmt.Errorf("%s: %w", flag.Arg(0), err)
+	}
+	if *out != "" {
+		return os.WriteFile(*out, b, 0o644)
+	}
+	dir, err := os.MkdirTemp("", "link-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	prog := filepath.Join(dir, "program.wasm")
+	if err := os.WriteFile(prog, b, 0o600); err != nil {
+		return err
+	}
+	root, err := exec.Command("go", "env", "GOROOT").Output()
+	if err != nil {
+		return fmt.Errorf("asking go where it is: %w", err)
+	}
+	args := append([]string{"--stack-size=8192", "--experimental-wasm-relaxed-simd", *loader, prog}, flag.Args()[1:]...)
+	cmd := exec.CommandContext(context.Background(), "node", args...)
+	cmd.Env = append(os.Environ(), "WASM_EXEC="+filepath.Join(strings.TrimSpace(string(root)), "lib/wasm/wasm_exec.js"))
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+	return cmd.Run()
+}
