@@ -1,0 +1,252 @@
+// Windows of a convolution as a matrix that is never written out.
+//
+// A row is a channel and a tap (a place in the window), a column a position of the
+// window. The element is one float of a copy of the source that has zeros around it and,
+// if windows step by more than one, the rows and columns apart that a tap meets: then
+// what one tap sees lies side by side, and every element is at rows[r]+cols[c].
+
+package kernel
+
+import (
+	"math"
+	"unsafe"
+)
+
+// axis is one dimension. At position p, tap i looks where e = i*step + from points: with
+// a stride that steps through the source at p*stride + e, with one that steps through the
+// output (the gradient of x) at p + e/stride, if that is whole; there are turns such
+// grids of positions, each one further.
+type axis struct {
+	taps, step, from int
+	stride           int
+	in, out          int // elements of the source, positions
+	turns            int // 0: the stride is the source's
+
+	lo, padded int // first element of the copy and their number
+	slots      int // copies apart
+}
+
+// tap is the copy that tap i meets, and where it is at position 0. ok is false if the tap
+// meets nothing.
+func (a *axis) tap(turn, i int) (slot, at int, ok bool) {
+	e := i*a.step + a.from + turn
+	at = e / a.stride
+	if e%a.stride < 0 {
+		at--
+	}
+	phase := e - at*a.stride
+	switch {
+	case a.turns > 0:
+		return 0, at - a.lo, phase == 0
+	case a.taps < a.stride:
+		return i, at - a.lo, true
+	}
+	return phase, at - a.lo, true
+}
+
+// phase is the first element of the source that a copy takes.
+func (a *axis) phase(slot int) int {
+	if a.turns == 0 && a.taps < a.stride {
+		slot = ((slot*a.step+a.from)%a.stride + a.stride) % a.stride
+	}
+	return slot
+}
+
+// met is the number of taps that meet something.
+func (a *axis) met(turn int) int {
+	n := 0
+	for i := range a.taps {
+		if _, _, ok := a.tap(turn, i); ok {
+			n++
+		}
+	}
+	return n
+}
+
+func (a *axis) plan() {
+	a.slots = 1
+	if a.turns == 0 {
+		a.slots = min(a.taps, a.stride)
+	}
+	lo, hi := math.MaxInt, math.MinInt
+	for turn := range max(a.turns, 1) {
+		for i := range a.taps {
+			if _, at, ok := a.tap(turn, i); ok {
+				lo, hi = min(lo, at), max(hi, at)
+			}
+		}
+	}
+	if lo > hi {
+		lo, hi = 0, 0 // nothing meets anything
+	}
+	a.lo, a.padded = lo, a.out+hi-lo
+}
+
+// every is the step through the source.
+func (a *axis) every() int {
+	if a.turns > 0 {
+		return 1
+	}
+	return a.stride
+}
+
+// whole says that the copy would be the source.
+func (a *axis) whole() bool { return a.every() == 1 && a.lo == 0 && a.padded == a.in }
+
+// windows are those of some images over one group's channels.
+type windows struct {
+	together, channels int
+	y, x               axis
+	data               []float32 // [channels, slots of y, of x, together, y.padded, x.padded]
+	taps, positions    []int32
+}
+
+// enough is the columns that let a product run at full speed: images whose planes are
+// smaller go together.
+const enough = 400
+
+func newWindows(n, channels int, y, x axis) windows {
+	y.plan()
+	x.plan()
+	return windows{together: min(n, max(1, enough/(y.out*x.out))), channels: channels, y: y, x: x}
+}
+
+// columns of a whole group of images.
+func (v *windows) columns() int { return v.together * v.y.out * v.x.out }
+
+// copied is the floats of the copy, 0 if the source serves.
+func (v *windows) copied() int {
+	if v.together == 1 && v.y.whole() && v.x.whole() {
+		return 0
+	}
+	return v.channels * v.y.slots * v.x.slots * v.together * v.y.padded * v.x.padded
+}
+
+// scratch is what begin takes.
+func (v *windows) scratch() int {
+	return v.copied() + v.channels*v.y.taps*v.x.taps + v.columns()
+}
+
+// begin takes memory from scratch, lays out the offsets of the positions, and returns the
+// rest.
+func (v *windows) begin(scratch []float32) []float32 {
+	n, taps, cols := v.copied(), v.channels*v.y.taps*v.x.taps, v.columns()
+	if max(n, v.channels*v.y.in*v.x.in) > math.MaxInt32 {
+		panic("kernel: images of a convolution are too large")
+	}
+	v.data, scratch = scratch[:n], scratch[n:]
+	v.taps, scratch = ints(scratch[:taps]), scratch[taps:]
+	v.positions, scratch = ints(scratch[:cols]), scratch[cols:]
+	i := 0
+	for line := range v.together * v.y.out {
+		at := (line/v.y.out*v.y.padded + line%v.y.out) * v.x.padded
+		for p := range v.x.out {
+			v.positions[i] = int32(at + p)
+			i++
+		}
+	}
+	return scratch
+}
+
+// ints is scratch for offsets.
+func ints(s []float32) []int32 {
+	return unsafe.Slice((*int32)(unsafe.Pointer(unsafe.SliceData(s))), len(s))
+}
+
+// turn lays out the offsets of the taps that meet something in one pair of turns.
+func (v *windows) turn(ty, tx int) {
+	v.taps = v.taps[:0]
+	plane := v.together * v.y.padded * v.x.padded
+	for c := range v.channels {
+		for a := range v.y.taps {
+			sy, ay, ok := v.y.tap(ty, a)
+			if !ok {
+				continue
+			}
+			for b := range v.x.taps {
+				if sx, ax, ok := v.x.tap(tx, b); ok {
+					slot := (c*v.y.slots+sy)*v.x.slots + sx
+					v.taps = append(v.taps, int32(slot*plane+ay*v.x.padded+ax))
+				}
+			}
+		}
+	}
+}
+
+// load copies images of src, which lie image floats apart.
+func (v *windows) load(src []float32, image, images int) {
+	y, x := &v.y, &v.x
+	if v.copied() == 0 {
+		v.data = src[:v.channels*y.in*x.in]
+		return
+	}
+	whole := y.whole() && x.whole()
+	size := y.padded * x.padded
+	for slot := range v.channels * y.slots * x.slots {
+		c, py, px := slot/(y.slots*x.slots), y.phase(slot/x.slots%y.slots), x.phase(slot%x.slots)
+		for i := range images {
+			dst, plane := v.data[(slot*v.together+i)*size:][:size], src[i*image+c*y.in*x.in:][:y.in*x.in]
+			if whole {
+				copy(dst, plane)
+				continue
+			}
+			top, bottom := y.inside(py)
+			clear(dst[:top*x.padded])
+			clear(dst[bottom*x.padded:])
+			for r := top; r < bottom; r++ {
+				x.line(dst[r*x.padded:][:x.padded], plane[((r+y.lo)*y.every()+py)*x.in:][:x.in], px)
+			}
+		}
+	}
+}
+
+// inside is the part of a copy that is not padding.
+func (a *axis) inside(phase int) (lo, hi int) {
+	n := (a.in - phase + a.every() - 1) / a.every()
+	lo = min(max(0, -a.lo), a.padded)
+	return lo, max(lo, min(n-a.lo, a.padded))
+}
+
+// line copies a line of the source.
+func (a *axis) line(dst, src []float32, phase int) {
+	lo, hi := a.inside(phase)
+	clear(dst[:lo])
+	clear(dst[hi:])
+	if lo == hi {
+		return
+	}
+	src = src[(lo+a.lo)*a.every()+phase:]
+	switch dst := dst[lo:hi]; a.every() {
+	case 1:
+		copy(dst, src)
+	default:
+		for i := range dst {
+			dst[i] = src[i*a.every()]
+		}
+	}
+}
+
+// points says that the matrix is the copy as it lies: its windows are of one point.
+func (v *windows) points() bool {
+	return v.y.taps*v.x.taps == 1 && v.x.padded == v.x.out && v.y.padded == v.y.out
+}
+
+// operand makes the windows the B of g, a row for every tap and n positions.
+func (v *windows) operand(g *GemmArgs, n int) {
+	g.B, g.K, g.N = v.data, len(v.taps), n
+	if v.points() {
+		g.BK, g.BJ = v.columns(), 1
+		return
+	}
+	g.rows, g.cols, g.run = v.taps, v.positions[:n], 1
+}
+
+// operandT makes the transpose the B of g.
+func (v *windows) operandT(g *GemmArgs, n int) {
+	g.B, g.K, g.N = v.data, n, len(v.taps)
+	if v.points() {
+		g.BK, g.BJ = 1, v.columns()
+		return
+	}
+	g.rows, g.cols, g.run = v.positions[:n], v.taps, v.x.out
+}
