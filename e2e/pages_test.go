@@ -137,10 +137,32 @@ func TestPages(t *testing.T) {
 	lend.shows(5*time.Second, "#go", "Take part again")
 	host.wait(10 * time.Second)
 	dash.front()
-	dash.shows(10*time.Second, "#phase", "Failed", "No answer")
+	dash.shows(5*time.Second, "#phase", "Failed")
+	dash.shows(time.Second, "#ending-title", "node_1")
 	dash.shoot(t, "dashboard-failed")
 	lend.front()
 	lend.do(chromedp.Click(chromedp.CSS("#go")))
 	lend.shows(10*time.Second, "#problems", "host")
 	lend.shoot(t, "contribute-failed")
+}
+
+// TestPagesAfterwards: both pages say how a run went, though its host is gone.
+func TestPagesAfterwards(t *testing.T) {
+	s := newScene(t)
+	b := s.browser()
+	host := s.start("ravnest", "demo", "--epochs", "20", "--tabs", "1", "--dir", filepath.Join(t.TempDir(), "job"))
+	url := host.says(`(?m)^dashboard: (http://\S+)$`, limit)[1]
+	dash, lend := b.open(url), b.open(strings.TrimSuffix(url, "dashboard"))
+	lend.lend()
+	if code := host.wait(limit); code != 0 {
+		t.Fatalf("demo: code %d", code)
+	}
+	dash.shows(5*time.Second, "#phase", "Done")
+	dash.shows(time.Second, "#ending-text", "of the validation data right")
+	dash.front()
+	dash.shoot(t, "dashboard-done")
+	lend.shows(5*time.Second, "#detail", "Thank you")
+	lend.front()
+	lend.shoot(t, "contribute-done")
+	lend.clean(t)
 }

@@ -53,10 +53,10 @@ type Ref struct {
 
 // Paths of the host's HTTP routes.
 const (
-	JoinPath    = "/v1/join"
-	SpeedPath   = "/v1/speed"
-	StatusPath  = "/v1/status"
-	HistoryPath = "/v1/history"
+	JoinPath   = "/v1/join"
+	SpeedPath  = "/v1/speed"
+	StatusPath = "/v1/status"
+	WatchPath  = "/v1/watch"
 )
 
 // SessionHeader carries Welcome.Session in an upload's request.

@@ -4,10 +4,7 @@ package server
 // validation passes. All of it is bounded.
 
 import (
-	"context"
 	"fmt"
-	"net/http"
-	"strconv"
 	"time"
 
 	"github.com/ravnest/ravnest/signaling/proto"
@@ -16,10 +13,9 @@ import (
 const (
 	maxPoints = 1024 // of a curve; a longer one is thinned out
 	maxNotes  = 256
-	maxWait   = 10 * time.Second // for news
 )
 
-// History is what /v1/history gives.
+// History is a run's past.
 type History struct {
 	Run    string       `json:"run,omitempty"`
 	Losses [][2]float64 `json:"losses"` // step, loss; a mean where the curve is thinned out
@@ -148,52 +144,3 @@ func (h *history) take(now time.Time, ev Event) {
 
 // finite leaves out what JSON cannot say and no chart can show.
 func finite(r proto.Real) bool { return r-r == 0 }
-
-// History is what has happened, with the notes after the one of that time. If there is
-// none it waits for one, for ctx and for the host's end.
-func (s *Server) History(ctx context.Context, after int64) (h History) {
-	var news chan struct{}
-	look := func(time.Time) {
-		if h = s.past.after(after); len(h.Notes) > 0 {
-			return
-		}
-		if s.past.news == nil {
-			s.past.news = make(chan struct{})
-		}
-		news = s.past.news
-	}
-	s.call(look)
-	if len(h.Notes) > 0 {
-		return h
-	}
-	select {
-	case <-news:
-	case <-ctx.Done():
-	case <-s.door.Done():
-	}
-	s.call(look)
-	return h
-}
-
-// history answers /v1/history?after=TIME&wait=DURATION.
-func (s *Server) history(w http.ResponseWriter, r *http.Request) {
-	var after int64
-	var wait time.Duration
-	var err error
-	q := r.URL.Query()
-	if v := q.Get("after"); v != "" {
-		after, err = strconv.ParseInt(v, 10, 64)
-	}
-	if v := q.Get("wait"); v != "" && err == nil {
-		wait, err = time.ParseDuration(v)
-	}
-	if err != nil || wait < 0 || wait > maxWait {
-		httpError(w, http.StatusBadRequest, &proto.Error{Code: proto.Protocol, Message: fmt.Sprintf("after must be the time of a note, wait a duration up to %v", maxWait)})
-		return
-	}
-	s.tell(w, r, func() any {
-		ctx, cancel := context.WithTimeout(r.Context(), wait)
-		defer cancel()
-		return s.History(ctx, after)
-	})
-}

@@ -1,12 +1,8 @@
 package server
 
 import (
-	"encoding/json"
 	"errors"
-	"fmt"
 	"math"
-	"net/http"
-	"net/http/httptest"
 	"testing"
 	"time"
 
@@ -55,80 +51,5 @@ func TestHistory(t *testing.T) {
 	h.take(now, Planned{Run: "again-2"})
 	if h.run != "again-2" || len(h.losses.points) != 0 {
 		t.Error("a new run keeps the older one's curve")
-	}
-}
-
-// A dashboard that comes late gets all, one that stays gets what is new when it happens.
-func TestHistoryOverHTTP(t *testing.T) {
-	s, err := New(Config{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	host := httptest.NewServer(s.Handler())
-	defer host.Close()
-	ask := func(query string) (h History, status int) {
-		r, err := host.Client().Get(host.URL + proto.HistoryPath + query)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer r.Body.Close()
-		if err := json.NewDecoder(r.Body).Decode(&h); err != nil {
-			t.Fatal(err)
-		}
-		return h, r.StatusCode
-	}
-	happen := func() { s.call(func(now time.Time) { s.past.take(now, Started{Run: "r"}) }) }
-
-	if h, _ := ask(""); h.Losses == nil || h.Vals == nil || h.Notes == nil {
-		t.Errorf("an empty history has nulls: %+v", h)
-	}
-	for range 3 {
-		happen()
-	}
-	h, _ := ask("")
-	if len(h.Notes) != 3 {
-		t.Fatalf("%+v", h)
-	}
-	if h, _ := ask(fmt.Sprintf("?after=%d", h.Notes[1].At)); len(h.Notes) != 1 {
-		t.Errorf("after the second of three: %+v", h)
-	}
-	newer := fmt.Sprintf("?after=%d&wait=10s", h.Notes[2].At)
-	answered := make(chan History)
-	wait := func() {
-		h, _ := ask(newer)
-		answered <- h
-	}
-	waits := func() (yes bool) {
-		s.call(func(time.Time) { yes = s.past.news != nil })
-		return yes
-	}
-	for _, c := range []struct {
-		what string
-		then func()
-		want int
-	}{
-		{"a note", happen, 1},
-		{"the host's end", func() { _ = s.Shutdown(t.Context()) }, 0},
-	} {
-		go wait()
-		for !waits() {
-			time.Sleep(time.Millisecond)
-		}
-		c.then()
-		h := <-answered
-		if len(h.Notes) != c.want {
-			t.Errorf("waiting for %s: %+v", c.what, h)
-		}
-		if c.want > 0 {
-			newer = fmt.Sprintf("?after=%d&wait=10s", h.Notes[0].At)
-		}
-	}
-	for _, bad := range []string{"?after=x", "?wait=x", "?wait=-1s", "?wait=1h"} {
-		if _, status := ask(bad); status != http.StatusBadRequest {
-			t.Errorf("%s: %d", bad, status)
-		}
-	}
-	if _, status := ask(""); status != http.StatusServiceUnavailable {
-		t.Errorf("after the end: %d", status)
 	}
 }

@@ -30,11 +30,11 @@ const maxSpeed = 16 << 20
 //	GET  /v1/speed?bytes=N                 N bytes, at most 16 MiB
 //	POST /v1/speed                         takes and forgets that much
 //	GET  /v1/status                        Status as JSON
-//	GET  /v1/history?after=TIME&wait=1s    History as JSON; waits for a note
+//	GET  /v1/watch?after=TIME              Sights as lines of JSON, until the host ends
 //	     /                                 Config.Site
 //
 // Where there is a token, all but the site and /v1/join, which has it in its
-// hello, want "Authorization: Bearer TOKEN"; status and history from loopback do
+// hello, want "Authorization: Bearer TOKEN"; status and watch from loopback do
 // not. Errors are proto.Error as JSON.
 func (s *Server) Handler() http.Handler {
 	mux := http.NewServeMux()
@@ -44,7 +44,7 @@ func (s *Server) Handler() http.Handler {
 	mux.HandleFunc("GET "+proto.SpeedPath, s.authorised(s.speedDown))
 	mux.HandleFunc("POST "+proto.SpeedPath, s.authorised(s.speedUp))
 	mux.HandleFunc("GET "+proto.StatusPath, s.status)
-	mux.HandleFunc("GET "+proto.HistoryPath, s.history)
+	mux.HandleFunc("GET "+proto.WatchPath, s.watch)
 	mux.HandleFunc("/v1/", func(w http.ResponseWriter, r *http.Request) {
 		httpError(w, http.StatusNotFound, &proto.Error{Code: proto.NotFound, Message: "no such route: " + r.Method + " " + r.URL.Path})
 	})
@@ -95,26 +95,6 @@ func (s *Server) authorised(f http.HandlerFunc) http.HandlerFunc {
 		_, _ = rc.SetReadDeadline(t), rc.SetWriteDeadline(t)
 		f(w, r)
 	}
-}
-
-func (s *Server) status(w http.ResponseWriter, r *http.Request) {
-	s.tell(w, r, func() any { return s.Status() })
-}
-
-// tell answers dashboards.
-func (s *Server) tell(w http.ResponseWriter, r *http.Request, what func() any) {
-	if !s.bearer(r) && (!loopback(r.RemoteAddr) || !ownHost(r)) {
-		httpError(w, http.StatusUnauthorized, errBadToken)
-		return
-	}
-	if !s.enter() {
-		httpError(w, http.StatusServiceUnavailable, errStopping)
-		return
-	}
-	defer s.wg.Done()
-	w.Header().Set("Content-Type", "application/json")
-	w.Header().Set("Cache-Control", "no-store")
-	_ = json.NewEncoder(w).Encode(what())
 }
 
 // moving pushes a deadline ahead of every read, so that a transfer may take its

@@ -904,7 +904,7 @@ func TestOpenHostServesThisMachineOnly(t *testing.T) {
 	_, addr := start(t, server.Config{})
 	// DNS rebinding: a name of the attacker that points here.
 	_, port, _ := net.SplitHostPort(addr)
-	for _, path := range []string{"/v1/status", "/v1/speed?bytes=1", proto.JoinPath} {
+	for _, path := range []string{proto.StatusPath, proto.WatchPath, "/v1/speed?bytes=1", proto.JoinPath} {
 		req, err := http.NewRequestWithContext(t.Context(), "GET", "http://"+addr+path, nil)
 		if err != nil {
 			t.Fatal(err)

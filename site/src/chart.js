@@ -4,45 +4,41 @@ import uPlot from "uplot";
 
 const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
-// lineChart draws series [{label, colour: "--accent", value}] over x; set gives it data.
-// time: x is seconds since the epoch.
-export function lineChart(host, { series, height = 180, time = false, xLabel = "" }) {
+// lineChart draws one series {label, colour: "--accent", say} over x, whose unit is
+// xLabel. say words a value; fromZero keeps zero in the picture. set takes points [x, y]
+// and retells the chart to those who do not see it.
+export function lineChart(host, { label, colour: stroke, say, xLabel, height = 180, points = false, fromZero = false }) {
+  const name = host.ariaLabel;
+  const width = () => Math.max(host.clientWidth, 200);
   let plot;
-  let data = [[], ...series.map(() => [])];
+  let data = [[], []];
   const make = () => {
     plot?.destroy();
-    const axis = { stroke: () => colour("--muted"), grid: { stroke: colour("--line"), width: 1 }, ticks: { show: false }, font: "12px system-ui" };
+    const axis = { stroke: colour("--muted"), grid: { stroke: colour("--line"), width: 1 }, ticks: { show: false }, font: "12px system-ui" };
+    const y = fromZero ? { range: (_, min, max) => [Math.min(0, min), max > 0 ? 1.1 * max : 1] } : {};
     plot = new uPlot(
       {
-        width: Math.max(host.clientWidth, 200),
+        width: width(),
         height,
+        padding: [8, 12, 0, 0],
         cursor: { points: { size: 6 }, drag: { x: false } },
-        legend: { live: true },
-        scales: { x: { time } },
-        axes: [axis, { ...axis, size: 56, scale: "y" }],
-        series: [
-          { label: xLabel },
-          ...series.map((s) => ({
-            label: s.label,
-            stroke: colour(s.colour),
-            width: 2,
-            points: { show: s.points ?? false },
-            spanGaps: true,
-            value: (_, v) => (v == null ? "–" : (s.value ?? String)(v)),
-          })),
-        ],
+        scales: { x: { time: false }, y },
+        axes: [axis, { ...axis, size: 52 }],
+        series: [{ label: xLabel }, { label, stroke: colour(stroke), width: 2, points: { show: points }, value: (_, v) => (v == null ? "" : say(v)) }],
       },
       data,
       host,
     );
   };
   make();
-  new ResizeObserver(() => plot.setSize({ width: Math.max(host.clientWidth, 200), height })).observe(host);
+  new ResizeObserver(() => plot.setSize({ width: width(), height })).observe(host);
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", make);
   return {
-    set(d) {
-      data = d;
-      plot.setData(d);
+    set(list) {
+      if (list.length === data[0].length && list.at(-1)?.[0] === data[0].at(-1)) return;
+      data = [list.map((p) => p[0]), list.map((p) => p[1])];
+      plot.setData(data);
+      host.ariaLabel = list.length ? `${name}: ${say(list[0][1])} at first, now ${say(list.at(-1)[1])}` : name;
     },
   };
 }

@@ -2,10 +2,10 @@
 
 import { Tab, support } from "./tab.js";
 import { lineChart } from "./chart.js";
-import { $, bytes, count, el, note, ops, set } from "./words.js";
+import { hold, remember, remembered, token } from "./session.js";
+import { $, bytes, count, el, flop, note, sentence, set } from "./words.js";
 
 const memories = [128, 256, 512, 1024, 2048, 3072].map((mb) => mb * 2 ** 20);
-const kept = "ravnest"; // what a reload finds again, for this tab only
 
 const words = {
   loading: "Loading the engine …",
@@ -19,85 +19,81 @@ const words = {
 
 const tab = new Tab();
 let chart;
-let rates = [];
-let last = null;
-
-const remembered = () => {
-  try {
-    return JSON.parse(sessionStorage.getItem(kept)) ?? {};
-  } catch {
-    return {};
-  }
-};
-const remember = (more) => {
-  try {
-    sessionStorage.setItem(kept, JSON.stringify({ ...remembered(), ...more }));
-  } catch {
-    // Storage is off: a reload then begins afresh.
-  }
-};
+let rates = []; // [seconds since the start, samples per second]
+let began = 0;
+let last = null; // the figures that the last rate was taken from
 
 function complain(problems) {
   const box = $("problems");
-  box.replaceChildren(...problems.flatMap((p) => [el("h2", {}, sentence(p.text)), ...(p.hint ? [el("p", {}, sentence(p.hint) + ".")] : [])]));
+  box.replaceChildren(...problems.flatMap((p) => [el("h2", {}, sentence(p.text)), ...(p.hint ? [el("p", {}, `${sentence(p.hint)}.`)] : [])]));
   box.hidden = problems.length === 0;
 }
-
-const sentence = (s) => s.charAt(0).toUpperCase() + s.slice(1);
 
 function show({ detail }) {
   const { state } = detail;
   const on = state !== "stopped";
   set($("state"), words[state] ?? state);
-  $("state").className = `state ${state === "training" ? "good" : ""}`;
+  $("state").classList.toggle("good", state === "training");
   $("go").textContent = on ? "Stop" : $("live").hidden ? "Lend this tab" : "Take part again";
   $("go").classList.toggle("on", on);
-  for (const input of $("limits").elements) if (input.id === "cores" || input.id === "memory" || input.id === "token") input.disabled = on;
+  for (const id of ["cores", "memory", "token"]) $(id).disabled = on;
   document.title = `${on ? words[state].replace(/[ .…]+$/, "") : "Lend this tab"} · Ravnest`;
-  if (state === "training" || state === "connecting") {
-    $("live").hidden = false;
-    chart ??= lineChart($("chart"), { series: [{ label: "samples/s", colour: "--accent", value: (v) => count(v) }], height: 150, time: true });
-    set($("f-stage"), `${detail.role || "…"} ${detail.stage + 1} of ${detail.stages}`);
-    last = null;
-  }
-  if (!on) {
-    remember({ on: false });
-    const bad = detail.code && detail.code !== "stopped";
-    set($("detail"), detail.text && detail.text !== "stopped" && !bad ? sentence(detail.text) + "." : "");
-    if (bad) complain([detail]);
-    if (detail.code === "bad_token") $("token-row").hidden = false;
-  }
+  if (state === "connecting") assigned(detail);
+  if (!on) ended(detail);
 }
+
+// assigned shows a run's figures, from the beginning.
+function assigned({ role, stage, stages }) {
+  $("live").hidden = false;
+  chart ??= lineChart($("chart"), { label: "samples/s", colour: "--accent", say: count, xLabel: "s", height: 150, fromZero: true });
+  set($("f-stage"), place(role, stage, stages));
+  rates = [];
+  last = null;
+}
+
+function ended({ code, text, hint }) {
+  remember({ on: false });
+  if (code === "bad_token") $("token-row").hidden = false;
+  const why = code || text === "stopped" ? [] : [`${sentence(text)}.`];
+  const thanks = last ? [`Thank you: this tab trained ${$("f-samples").textContent} samples.`] : [];
+  set($("detail"), [...why, ...thanks].join(" "));
+  if (code && code !== "stopped") complain([{ text, hint }]);
+}
+
+const place = (role, stage, stages) => (stages === 1 ? "whole model" : `${role} ${stage + 1} of ${stages}`);
 
 function progress({ detail }) {
   const p = detail.progress;
   const now = performance.now();
-  set($("f-stage"), `${detail.role} ${detail.stage + 1} of ${detail.stages}`);
   set($("f-samples"), count(p.samples));
-  set($("f-flops"), ops(p.flops));
+  set($("f-flops"), flop(p.flops));
   set($("f-out"), bytes(p.wire_out));
   set($("f-in"), bytes(p.wire_in));
-  set($("detail"), `${bytes(detail.peak_bytes)} of memory planned, busy ${Math.round(100 * p.busy)} % of the time`);
-  if (!last || p.samples < last.samples) last = { at: now, samples: p.samples };
-  if (now - last.at < 950) return;
-  const rate = ((p.samples - last.samples) * 1000) / (now - last.at);
+  set($("detail"), `Computing ${Math.round(100 * p.busy)} % of the time, within ${bytes(detail.peak_bytes)} of memory`);
+  if (!last) began = now;
+  if (last && now - last.at < 950) return;
+  if (last) {
+    const rate = ((p.samples - last.samples) * 1000) / (now - last.at);
+    set($("f-rate"), count(rate));
+    rates = [...rates.slice(-119), [(now - began) / 1000, rate]];
+    chart.set(rates);
+  }
   last = { at: now, samples: p.samples };
-  set($("f-rate"), count(rate));
-  rates = [...rates.slice(-119), [Date.now() / 1000, rate]];
-  chart.set([rates.map((r) => r[0]), rates.map((r) => r[1])]);
 }
 
 function begin() {
   complain([]);
   set($("detail"), "");
-  remember({ on: true, cores: $("cores").value, memory: $("memory").value, token: $("token").value });
-  tab.start({ token: $("token").value, threads: Number($("cores").value), ram: memories[$("memory").value] });
-  hold();
+  last = null;
+  hold($("token").value);
+  remember({ on: true, cores: $("cores").value, memory: $("memory").value });
+  tab.start({ token: token(), threads: Number($("cores").value), ram: memories[$("memory").value] });
+  pauseOrNot();
 }
 
-// hold pauses or resumes, as the person wants it.
+// pauseOrNot does as the person wants it.
 let battery = null;
-function hold() {
+function pauseOrNot() {
   const hidden = $("when-hidden").checked && document.visibilityState === "hidden";
   const drained = $("on-battery").checked && battery && !battery.charging;
   if (hidden || drained) tab.pause();
@@ -122,8 +118,7 @@ async function main() {
   $("limits").addEventListener("submit", (ev) => ev.preventDefault());
   say();
 
-  // The token comes behind the #, which browsers send to nobody.
-  $("token").value = new URLSearchParams(location.hash.slice(1)).get("token") ?? was.token ?? "";
+  $("token").value = token();
   $("token-row").hidden = $("token").value === "";
   if (location.hash) $("to-dashboard").hash = location.hash;
 
@@ -132,13 +127,13 @@ async function main() {
   tab.addEventListener("log", ({ detail }) => note($("log"), detail));
   $("go").addEventListener("click", () => (tab.state === "stopped" ? begin() : tab.stop()));
 
-  document.addEventListener("visibilitychange", hold);
-  $("when-hidden").addEventListener("change", hold);
-  $("on-battery").addEventListener("change", hold);
+  document.addEventListener("visibilitychange", pauseOrNot);
+  $("when-hidden").addEventListener("change", pauseOrNot);
+  $("on-battery").addEventListener("change", pauseOrNot);
   if (can.battery) {
     battery = await navigator.getBattery().catch(() => null);
     $("battery-row").hidden = !battery;
-    battery?.addEventListener("chargingchange", hold);
+    battery?.addEventListener("chargingchange", pauseOrNot);
   }
 
   complain(can.problems);

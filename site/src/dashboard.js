@@ -1,7 +1,9 @@
-// The requester's view of a run: asked of the host every second, drawn here.
+// The requester's view of a run, as the host tells it.
 
 import { lineChart } from "./chart.js";
-import { $, bytes, count, duration, el, note, ops, set } from "./words.js";
+import { Pipeline, kind } from "./pipeline.js";
+import { hold, token } from "./session.js";
+import { $, bytes, count, duration, flop, note, sentence, set } from "./words.js";
 
 const phases = {
   idle: "Idle: no run",
@@ -10,167 +12,183 @@ const phases = {
   connecting: "Connecting",
   running: "Training",
   draining: "Finishing",
+  done: "Done",
+  failed: "Failed",
 };
 
-let token = new URLSearchParams(location.hash.slice(1)).get("token") ?? "";
-let seen = 0; // number of the newest note
-let charts = null;
-let over = ""; // how the last run ended
-let before = null; // the last status, for rates
+const span = 3000; // ms that rates are taken over
+const patience = 10_000; // ms without a word from the host
 
-const headers = () => (token ? { Authorization: `Bearer ${token}` } : {});
+const pipeline = new Pipeline($("clusters"));
+const charts = {};
+let seen = 0; // time of the newest note
+let ending = null; // the note that the last run ended with
+let recent = []; // statuses of the last span, with their time
 
-async function ask(path) {
-  const response = await fetch(path, { headers: headers(), cache: "no-store" });
-  if (response.status === 401) throw Object.assign(new Error("the host wants its token"), { token: true });
-  if (!response.ok) throw new Error(`the host answers ${response.status}`);
-  return response.json();
+// sights yields what the host tells, a line of JSON at a time, until it ends.
+async function* sights() {
+  const silence = new AbortController();
+  let timer;
+  const alive = () => {
+    clearTimeout(timer);
+    timer = setTimeout(() => silence.abort(new TypeError("the host is silent")), patience);
+  };
+  alive();
+  const headers = token() ? { Authorization: `Bearer ${token()}` } : {};
+  try {
+    const response = await fetch(`/v1/watch?after=${seen}`, { headers, cache: "no-store", signal: silence.signal });
+    if (!response.ok) throw Object.assign(new Error(`the host answers ${response.status}`), { status: response.status });
+    const text = response.body.pipeThrough(new TextDecoderStream()).getReader();
+    for (let rest = ""; ; ) {
+      const { value, done } = await text.read();
+      if (done) throw new TypeError("the host has ended");
+      alive();
+      const lines = (rest + value).split("\n");
+      rest = lines.pop();
+      for (const line of lines) yield JSON.parse(line);
+    }
+  } finally {
+    clearTimeout(timer);
+    silence.abort();
+  }
+}
+
+// updated tells whether the host has another build of this page by now.
+async function updated() {
+  const { ok } = await fetch(import.meta.url, { method: "HEAD", cache: "no-store" });
+  return !ok;
 }
 
 function problem(text) {
   $("problem").hidden = !text;
-  if (text) set($("problem"), text);
+  set($("problem"), text);
 }
 
-// rates are what changed since the last status, per second, by provider.
-function rates(status, now) {
-  const result = new Map();
-  if (before && before.status.run === status.run) {
-    const s = (now - before.now) / 1000;
-    for (const m of status.members) {
-      const was = before.status.members.find((o) => o.name === m.name && o.stage === m.stage);
-      if (was && m.samples >= was.samples) result.set(m.name, { moved: (m.wire_out + m.wire_in - was.wire_out - was.wire_in) / s, samples: (m.samples - was.samples) / s, flops: (m.flops - was.flops) / s });
-    }
+function showPhase(phase, words = phases[phase] ?? phase) {
+  set($("phase"), words);
+  $("phase").className = `phase ${phase}`;
+  document.title = `${words || "Dashboard"} · Ravnest`;
+}
+
+const accuracy = (share) => `${(100 * share).toFixed(2)} %`;
+const loss = (v) => (typeof v === "number" ? v.toPrecision(4) : v);
+
+function showHistory({ losses, vals, notes }) {
+  $("all").hidden = false;
+  charts.loss ??= lineChart($("loss-chart"), { label: "loss", colour: "--accent", say: loss, xLabel: "batch" });
+  charts.val ??= lineChart($("val-chart"), { label: "right", colour: "--good", say: (v) => `${v.toFixed(2)} %`, xLabel: "batch", points: true });
+  charts.loss.set(losses);
+  charts.val.set(vals.map(([step, share]) => [step, 100 * share]));
+  for (const n of notes) {
+    note($("events"), n.text, new Date(n.at_us / 1000)).classList.add(`kind-${n.kind}`);
+    if (n.kind === "planned") ending = null;
+    if (n.kind === "done" || n.kind === "failed") ending = n;
   }
-  before = { status, now };
+  seen = notes.at(-1)?.at_us ?? seen;
+  showEnding(losses, vals);
+}
+
+function showEnding(losses, vals) {
+  $("ending").hidden = !ending;
+  if (!ending) return;
+  showPhase(ending.kind);
+  $("ending").classList.toggle("alert", ending.kind === "failed");
+  set($("ending-title"), sentence(ending.text));
+  const came = [...losses.slice(-1).map(([, v]) => `loss ${loss(v)}`), ...vals.slice(-1).map(([, v]) => `${accuracy(v)} of the validation data right`)];
+  set($("ending-text"), `${came.length ? `At the end: ${came.join(", ")}. ` : ""}What was saved is in the job's directory, where ravnest was started.`);
+}
+
+// rates are what members did per second of the last span, by name.
+function rates(status, now) {
+  recent = recent.filter((r) => r.status.run === status.run && now - r.now <= span);
+  recent.push({ status, now });
+  const { status: old, now: then } = recent[0];
+  const s = (now - then) / 1000;
+  const result = new Map();
+  if (s < 0.5) return result;
+  for (const m of status.members) {
+    const was = old.members.find((o) => o.name === m.name && o.assigned);
+    const per = (f) => (f(m) - f(was)) / s;
+    if (was && m.samples >= was.samples) result.set(m.name, { moved: per((x) => x.wire_out + x.wire_in), samples: per((x) => x.samples), flops: per((x) => x.flops) });
+  }
   return result;
 }
 
-const isTab = (m) => m.platform.startsWith("js/");
-const role = (m) => (m.stages === 1 ? "whole model" : m.stage === 0 ? "root" : m.stage === m.stages - 1 ? "leaf" : "stem");
-
-function stageCard(m) {
-  const facts = [
-    ["State", m.state],
-    ["Speed", `${m.bench.gemm_gflops.toFixed(m.bench.gemm_gflops < 10 ? 1 : 0)} GFLOP/s`],
-    ["Memory", m.rss_bytes ? bytes(m.rss_bytes, 2) : bytes(m.peak_bytes, 2)],
-    ["Busy", `${Math.round(100 * m.busy)} %`],
-    ["Given", ops(m.flops)],
-    ["To host", `${(m.rtt_us / 1000).toFixed(1)} ms`],
-  ];
-  return el(
-    "article",
-    { class: `stage ${isTab(m) ? "tab" : ""}`, "aria-label": `stage ${m.stage + 1}, ${role(m)}: ${m.name}` },
-    el("h3", {}, `${m.name} `, el("span", { class: "badge" }, `${role(m)}, ${isTab(m) ? "tab" : m.platform}`)),
-    el("div", { class: "load" }, el("svg", { viewBox: "0 0 100 6", preserveAspectRatio: "none", "aria-hidden": "true" }, el("rect", { width: 100 * m.busy, height: 6, rx: 2, fill: `var(${isTab(m) ? "--tab" : "--native"})` }))),
-    el("dl", {}, ...facts.flatMap(([k, v]) => [el("dt", {}, k), el("dd", {}, v)])),
-  );
+function showFigures(status, rate) {
+  const at = status.members.filter((m) => m.assigned);
+  const sum = (list, f) => list.reduce((total, m) => total + f(m), 0);
+  if (at.length && at.every((m) => rate.has(m.name))) {
+    // Every stage of a cluster sees all of its samples: the leaf's count is the cluster's.
+    set($("rate"), count(sum(at.filter((m) => m.stage === m.stages - 1), (m) => rate.get(m.name).samples)));
+    set($("flops"), `${flop(sum(at, (m) => rate.get(m.name).flops))}/s`);
+  }
+  if (status.loss) {
+    set($("loss"), String(loss(status.loss.loss)));
+    set($("epoch"), String(status.loss.epoch + 1));
+  }
+  if (status.val) set($("val"), accuracy(status.val.correct / Math.max(1, status.val.total)));
+  if (status.running_ms) set($("time"), duration(status.running_ms));
+  const [out, raw] = [sum(at, (m) => m.wire_out), sum(at, (m) => m.raw_out)];
+  if (raw > 0) {
+    set($("sent"), bytes(out));
+    set($("saved"), raw > out ? `${bytes(raw - out)}, ${Math.round((100 * (raw - out)) / raw)} %` : "nothing");
+  }
 }
 
-// linkBetween shows what goes both ways: activations to the right, gradients back.
-function linkBetween(rate) {
-  const arrow = el("path", { d: "M2 6 H78 M73 2 L78 6 L73 10 M7 2 L2 6 L7 10", fill: "none", stroke: "currentColor", "stroke-width": "1.5" });
-  return el("div", { class: "link" }, el("svg", { viewBox: "0 0 80 12", preserveAspectRatio: "none", "aria-hidden": "true" }, arrow), el("span", {}, rate === undefined ? "" : `${bytes(rate)}/s`));
-}
-
-// linkRates of a chain: what a stage moves is on the links to its two sides.
-function linkRates(members, rate) {
-  let left = 0;
-  return members.slice(0, -1).map((m) => (left = rate.has(m.name) && left !== undefined ? Math.max(0, rate.get(m.name).moved - left) : undefined));
-}
-
-function drawClusters(status, rate) {
-  const clusters = Map.groupBy(status.members.filter((m) => m.assigned), (m) => m.cluster);
-  $("clusters").replaceChildren(
-    ...[...clusters].map(([c, members]) => {
-      members.sort((a, b) => a.stage - b.stage);
-      const links = linkRates(members, rate);
-      const items = members.map((m, i) => el("li", {}, stageCard(m), ...(i + 1 < members.length ? [linkBetween(links[i])] : [])));
-      return el("div", { class: "cluster" }, ...(clusters.size > 1 ? [el("h3", {}, `Cluster ${c + 1}`)] : []), el("ol", { class: "stages" }, ...items));
-    }),
-  );
-  const idle = status.members.filter((m) => !m.assigned);
+function showWaiting(status) {
+  const idle = status.members.filter((m) => !m.assigned).map((m) => `${m.name} (${kind(m) === "tab" ? "tab" : m.platform})`);
   const words = [];
   if (status.want > status.members.length) words.push(`${status.members.length} of ${status.want} providers are here.`);
-  if (idle.length) words.push(`Waiting: ${idle.map((m) => `${m.name} (${isTab(m) ? "tab" : m.platform})`).join(", ")}.`);
-  if (!words.length && !clusters.size) words.push("No provider is here.");
-  $("waiting").hidden = words.length === 0;
+  if (idle.length) words.push(`Waiting: ${idle.join(", ")}.`);
   set($("waiting"), words.join(" "));
+  $("waiting").hidden = words.length === 0;
+  $("invite").hidden = status.phase !== "gathering" && status.phase !== "idle";
 }
 
-function drawFigures(status, rate) {
-  const running = status.members.filter((m) => m.assigned);
-  // All stages see every sample: the leaf's count is the run's.
-  const leaves = running.filter((m) => m.stage === m.stages - 1);
-  const total = (f) => running.reduce((sum, m) => sum + f(m), 0);
-  const persecond = (list, key) => (list.some((m) => rate.has(m.name)) ? list.reduce((sum, m) => sum + (rate.get(m.name)?.[key] ?? 0), 0) : undefined);
-  const speed = persecond(leaves, "samples");
-  const flops = persecond(running, "flops");
-  if (speed !== undefined) set($("rate"), count(speed));
-  if (flops !== undefined) set($("flops"), `${ops(flops)}/s`);
-  if (status.loss) set($("loss"), typeof status.loss.loss === "number" ? status.loss.loss.toFixed(4) : status.loss.loss);
-  if (status.val) set($("val"), `${((100 * status.val.correct) / Math.max(1, status.val.total)).toFixed(2)} %`);
-  if (status.loss) set($("epoch"), String(status.loss.epoch + 1));
-  if (status.running_ms) set($("time"), duration(status.running_ms));
-  const out = total((m) => m.wire_out);
-  const raw = total((m) => m.raw_out);
-  if (running.length) set($("sent"), bytes(out));
-  if (raw > 0) set($("saved"), raw > out ? `${bytes(raw - out)} (${Math.round((100 * (raw - out)) / raw)} %)` : "nothing");
-}
-
-function drawHistory(history) {
-  $("all").hidden = false;
-  charts ??= {
-    loss: lineChart($("loss-chart"), { series: [{ label: "loss", colour: "--accent", value: (v) => v.toFixed(4) }], xLabel: "batch" }),
-    val: lineChart($("val-chart"), { series: [{ label: "accuracy, %", colour: "--good", value: (v) => v.toFixed(2), points: true }], xLabel: "batch" }),
-  };
-  charts.loss.set([history.losses.map((p) => p[0]), history.losses.map((p) => p[1])]);
-  charts.val.set([history.vals.map((p) => p[0]), history.vals.map((p) => 100 * p[1])]);
-  for (const n of history.notes) {
-    seen = Math.max(seen, n.seq);
-    note($("events"), n.text, new Date(n.at_ms)).classList.add(`kind-${n.kind}`);
-    if (n.kind === "done" || n.kind === "failed") over = n.kind;
-    if (n.kind === "started") over = "";
-  }
-}
-
-function drawPhase(status) {
-  const ended = status.phase === "idle" && over;
+function showStatus(status) {
   set($("job"), status.job || "Dashboard");
-  set($("phase"), ended ? (over === "done" ? "Done" : "Failed") : (phases[status.phase] ?? status.phase));
-  $("phase").className = `phase ${ended ? over : status.phase}`;
-  document.title = `${$("phase").textContent} · Ravnest`;
+  if (status.phase === "idle" && ending) return; // the last run stays in view
+  const rate = rates(status, performance.now());
+  showPhase(status.phase);
+  showFigures(status, rate);
+  showWaiting(status);
+  pipeline.draw(status.members, rate);
 }
 
-async function look() {
-  try {
-    const [status, history] = await Promise.all([ask("/v1/status"), ask(`/v1/history?after=${seen}`)]);
-    problem("");
-    $("token-form").hidden = true;
-    drawHistory(history);
-    const rate = rates(status, performance.now());
-    drawFigures(status, rate);
-    drawClusters(status, rate);
-    drawPhase(status);
-  } catch (err) {
-    if (err.token) {
-      $("token-form").hidden = false;
-      set($("phase"), "");
-      return; // until it is given
+// watch shows what the host tells, and asks again when that breaks off.
+async function watch() {
+  for (let lost = false; ; ) {
+    try {
+      for await (const { status, history } of sights()) {
+        if (lost && (await updated())) location.reload();
+        lost = false;
+        problem("");
+        $("token-form").hidden = true;
+        showHistory(history);
+        showStatus(status);
+      }
+    } catch (err) {
+      if (err.status === 401) {
+        showPhase("idle", "");
+        $("token-form").hidden = false;
+        return; // until it is given
+      }
+      lost = err instanceof TypeError; // fetch's word for no answer
+      if (!lost) problem(`Something is wrong: ${err.message}.`);
+      else if (!ending) {
+        problem("The host does not answer. If its run has ended, the results are where it was started.");
+        showPhase("failed", "No answer");
+      }
     }
-    const gone = err instanceof TypeError;
-    problem(gone ? "The host does not answer. It may have ended, as it does after a run; its results are where it was started." : `Something is wrong: ${err.message}.`);
-    if (gone && over) problem("");
-    set($("phase"), over === "done" ? "Done" : over === "failed" ? "Failed" : "No answer");
-    $("phase").className = `phase ${over || "failed"}`;
+    await new Promise((done) => setTimeout(done, 1000));
   }
-  setTimeout(look, document.visibilityState === "hidden" ? 5000 : 1000);
 }
 
+set($("join"), `ravnest-provider --join ${location.origin}`);
+if (location.hash) $("to-contribute").hash = $("lend").hash = location.hash;
 $("token-form").addEventListener("submit", (ev) => {
   ev.preventDefault();
-  token = $("token").value;
-  look();
+  hold($("token").value);
+  watch();
 });
-if (location.hash) $("to-contribute").hash = location.hash;
-look();
+watch();

@@ -1,0 +1,104 @@
+package server
+
+// What dashboards look at: the state of a run once, or for as long as they watch.
+
+import (
+	"encoding/json"
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/ravnest/ravnest/signaling/proto"
+)
+
+const (
+	watchEvery = time.Second            // without news
+	watchPause = 100 * time.Millisecond // however much happens
+)
+
+// Sight is a line of /v1/watch.
+type Sight struct {
+	Status  Status  `json:"status"`
+	History History `json:"history"`
+}
+
+// sight is what there is to see, with the notes after the one of that time; news is
+// closed when there is more.
+func (s *Server) sight(after int64) (v Sight, news <-chan struct{}) {
+	s.call(func(now time.Time) {
+		v = Sight{s.lobby.status(now), s.past.after(after)}
+		if s.past.news == nil {
+			s.past.news = make(chan struct{})
+		}
+		news = s.past.news
+	})
+	return v, news
+}
+
+// mayLook refuses those who are neither on this machine nor have the token.
+func (s *Server) mayLook(w http.ResponseWriter, r *http.Request) bool {
+	ok := s.bearer(r) || loopback(r.RemoteAddr) && ownHost(r)
+	if !ok {
+		httpError(w, http.StatusUnauthorized, errBadToken)
+	}
+	return ok
+}
+
+func (s *Server) status(w http.ResponseWriter, r *http.Request) {
+	if !s.mayLook(w, r) {
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Cache-Control", "no-store")
+	_ = json.NewEncoder(w).Encode(s.Status())
+}
+
+// watch answers /v1/watch?after=TIME with a Sight every second, and at once when
+// something happens, so that a dashboard sees the end of a run though its host ends then.
+func (s *Server) watch(w http.ResponseWriter, r *http.Request) {
+	if !s.mayLook(w, r) {
+		return
+	}
+	var after int64
+	if v := r.URL.Query().Get("after"); v != "" {
+		var err error
+		if after, err = strconv.ParseInt(v, 10, 64); err != nil {
+			httpError(w, http.StatusBadRequest, &proto.Error{Code: proto.Protocol, Message: "after must be the time of a note"})
+			return
+		}
+	}
+	if !s.enter() {
+		httpError(w, http.StatusServiceUnavailable, errStopping)
+		return
+	}
+	defer s.wg.Done()
+	w.Header().Set("Content-Type", "application/x-ndjson")
+	w.Header().Set("Cache-Control", "no-store")
+	rc := http.NewResponseController(w)
+	enc := json.NewEncoder(w)
+	for last := false; ; {
+		v, news := s.sight(after)
+		_ = rc.SetWriteDeadline(time.Now().Add(s.cfg.IdleTimeout))
+		if enc.Encode(v) != nil || rc.Flush() != nil || last {
+			return
+		}
+		if n := len(v.History.Notes); n > 0 {
+			after = v.History.Notes[n-1].At
+		}
+		pause, tick := time.After(watchPause), time.After(watchEvery)
+		for pause != nil || news != nil {
+			select {
+			case <-pause:
+				pause = nil
+			case <-news:
+				news = nil
+			case <-tick:
+				news = nil
+			case <-s.door.Done():
+				last, pause, news = true, nil, nil
+			case <-r.Context().Done():
+				return
+			}
+		}
+	}
+}
