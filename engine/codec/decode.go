@@ -8,6 +8,8 @@ import (
 	"math"
 
 	"github.com/klauspost/compress/zstd"
+
+	"github.com/ravnest/ravnest/engine/kernel"
 )
 
 // Decoder reads messages of every kind. It keeps its scratch, which does not
@@ -73,17 +75,11 @@ func (d *Decoder) block(dst []float32, src []byte, k Kind) ([]byte, error) {
 	}
 	switch k {
 	case FP32:
-		for i, v := range w {
-			dst[i] = math.Float32frombits(v)
-		}
+		kernel.FromBits(dst, w)
 	case FP16:
-		for i, v := range w {
-			dst[i] = fromHalf(v)
-		}
+		kernel.FromHalf(dst, w)
 	case BF16:
-		for i, v := range w {
-			dst[i] = math.Float32frombits(v << 16)
-		}
+		kernel.FromBFloat16(dst, w)
 	}
 	return src, nil
 }

@@ -7,6 +7,8 @@ import (
 	"math"
 
 	"github.com/klauspost/compress/zstd"
+
+	"github.com/ravnest/ravnest/engine/kernel"
 )
 
 // Encoder makes messages of one kind. It keeps its scratch, so that in steady
@@ -60,35 +62,22 @@ func (e *Encoder) Encode(dst []byte, x []float32) ([]byte, error) {
 
 func (e *Encoder) block(dst []byte, x []float32) []byte {
 	w := e.words[:len(x)]
-	zeros := 0
 	switch e.kind {
 	case FP32:
-		for i, v := range x {
-			b := math.Float32bits(v)
-			w[i] = b
-			zeros += int(^(b | -b) >> 31)
-		}
+		kernel.ToBits(w, x)
 	case FP16:
-		for i, v := range x {
-			b := toHalf(math.Float32bits(v))
-			w[i] = b
-			zeros += int(^(b | -b) >> 31)
-		}
+		kernel.ToHalf(w, x)
 	case BF16:
-		for i, v := range x {
-			b := toBF16(math.Float32bits(v))
-			w[i] = b
-			zeros += int(^(b | -b) >> 31)
-		}
+		kernel.ToBFloat16(w, x)
 	case INT8:
 		return e.block8(dst, x)
 	}
-	return e.body(dst, w, x, zeros)
+	return e.body(dst, w, x)
 }
 
 func (e *Encoder) block8(dst []byte, x []float32) []byte {
 	scales := len(dst)
-	m, zeros := 0, 0
+	m := 0
 	for i := 0; i < len(x); i += quantBlock {
 		part := x[i:min(i+quantBlock, len(x))]
 		scale := scaleOf(part)
@@ -97,16 +86,11 @@ func (e *Encoder) block8(dst []byte, x []float32) []byte {
 			continue
 		}
 		inv := 127 / math.Float32frombits(scale)
-		w := e.words[m:][:len(part)]
-		for j, v := range part {
-			b := uint32(quant8(v, inv))
-			w[j] = b
-			zeros += int((b - 1) >> 31)
-		}
+		kernel.Quantise8(e.words[m:], part, inv)
 		m += len(part)
 	}
 	end := len(dst)
-	dst = e.body(dst, e.words[:m], x, zeros)
+	dst = e.body(dst, e.words[:m], x)
 	for i := 0; i < len(x); i += quantBlock {
 		if binary.LittleEndian.Uint32(dst[scales:end][i/quantBlock*4:]) == scaleEscape {
 			for _, v := range x[i:min(i+quantBlock, len(x))] {
@@ -117,9 +101,8 @@ func (e *Encoder) block8(dst []byte, x []float32) []byte {
 	return dst
 }
 
-// body appends the body of w, of which zeros words are zero, and spoils w; x is
-// the block that w comes from.
-func (e *Encoder) body(dst []byte, w []uint32, x []float32, zeros int) []byte {
+// body appends the body of w and spoils w; x is the block that w comes from.
+func (e *Encoder) body(dst []byte, w []uint32, x []float32) []byte {
 	width := e.kind.width()
 	at := len(dst)
 	dst = append(dst, formDense)
@@ -127,7 +110,7 @@ func (e *Encoder) body(dst []byte, w []uint32, x []float32, zeros int) []byte {
 	// a clear gain, or the planes stay as long as they are.
 	pays := func(spared int) bool { return spared*width >= len(w)/4+4 }
 	bitmap := e.bitmap[:(len(w)+7)/8]
-	if pays(zeros) {
+	if pays(kernel.CountZeros(w)) {
 		dst[at] = formSparse
 		w = w[:pack(bitmap, w)]
 		dst = e.section(dst, at, 0, bitmap)

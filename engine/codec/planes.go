@@ -7,6 +7,8 @@ import (
 	"encoding/binary"
 	"math"
 	"math/bits"
+
+	"github.com/ravnest/ravnest/engine/kernel"
 )
 
 // pack moves the nonzero words of w to its front, keeping their order, sets
@@ -93,20 +95,11 @@ func baseRow(base, w []uint32) int {
 	p := len(base)
 	copy(base, w)
 	for r := (len(w) - 1) / p; r > 0; r-- { // the last row may be a part of one
-		below := w[r*p : min(r*p+p, len(w))]
-		for j, v := range w[(r-1)*p:][:len(below)] {
-			if v == below[j] {
-				base[j] = v
-			}
-		}
+		kernel.TakeEqual(base, w[(r-1)*p:], w[r*p:min(r*p+p, len(w))])
 	}
 	hits := 0
 	for r := 0; r < len(w); r += p {
-		row := w[r:min(r+p, len(w))]
-		for j, v := range base[:len(row)] {
-			d := row[j] ^ v
-			hits += int(^(d | -d) >> 31)
-		}
+		hits += kernel.CountEqual(base, w[r:min(r+p, len(w))])
 	}
 	return hits
 }

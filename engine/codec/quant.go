@@ -5,6 +5,8 @@ package codec
 import (
 	"fmt"
 	"math"
+
+	"github.com/ravnest/ravnest/engine/kernel"
 )
 
 // INT8 quantises blocks of quantBlock elements (counted from the tensor's first)
@@ -39,13 +41,18 @@ func RoundTrip(k Kind, dst, x []float32) {
 	switch k {
 	case FP32:
 		copy(dst, x)
-	case FP16:
-		for i, v := range x {
-			dst[i] = fromHalf(toHalf(math.Float32bits(v)))
-		}
-	case BF16:
-		for i, v := range x {
-			dst[i] = math.Float32frombits(toBF16(math.Float32bits(v)) << 16)
+	case FP16, BF16:
+		var w [quantBlock]uint32
+		for len(x) > 0 {
+			n := min(len(x), quantBlock)
+			if k == FP16 {
+				kernel.ToHalf(w[:], x[:n])
+				kernel.FromHalf(dst[:n], w[:])
+			} else {
+				kernel.ToBFloat16(w[:], x[:n])
+				kernel.FromBFloat16(dst[:n], w[:])
+			}
+			dst, x = dst[n:], x[n:]
 		}
 	case INT8:
 		for len(x) > 0 {
@@ -68,85 +75,28 @@ func roundTrip8(dst, x []float32) {
 	default:
 		inv := 127 / math.Float32frombits(scale)
 		var t [256]float32
+		var w [quantBlock]uint32
 		steps(&t, scale)
-		for i, v := range x {
-			dst[i] = t[quant8(v, inv)]
+		kernel.Quantise8(w[:], x, inv)
+		for i, q := range w[:len(x)] {
+			dst[i] = t[byte(q)]
 		}
 	}
-}
-
-// toHalf gives the binary16 bits, in the low half, of a float32's bits.
-func toHalf(b uint32) uint32 {
-	sign := b >> 16 & 0x8000
-	a := b & 0x7fffffff
-	switch {
-	case a > infBits: // NaN: keep the payload's top, and keep it a NaN
-		m := a >> 13 & 0x3ff
-		if m == 0 {
-			m = 0x200
-		}
-		return sign | 0x7c00 | m
-	case a >= 143<<23: // 2^16 and up, infinity
-		return sign | 0x7c00
-	case a < 113<<23: // below 2^-14: a subnormal half; adding 0.5 lets the
-		// float32 addition round at bit 2^-24
-		return sign | (math.Float32bits(math.Float32frombits(a)+0.5) - 126<<23)
-	}
-	// Round half to even at bit 13; a carry walks into the exponent, up to
-	// infinity, as it should.
-	return sign | (a-112<<23+0xfff+a>>13&1)>>13
-}
-
-// fromHalf is exact.
-func fromHalf(h uint32) float32 {
-	sign := h & 0x8000 << 16
-	a := h & 0x7fff << 13
-	switch a & (31 << 23) {
-	case 31 << 23: // infinity, NaN
-		return math.Float32frombits(sign | a | infBits)
-	case 0: // zero and subnormals: a counts steps of 2^-24
-		f := math.Float32frombits(a+113<<23) - math.Float32frombits(113<<23)
-		return math.Float32frombits(sign | math.Float32bits(f))
-	}
-	return math.Float32frombits(sign | (a + 112<<23))
-}
-
-// toBF16 gives the bfloat16 bits, in the low half, of a float32's bits.
-func toBF16(b uint32) uint32 {
-	if b&0x7fffffff > infBits {
-		if b>>16&0x7f == 0 {
-			return b>>16 | 0x40
-		}
-		return b >> 16
-	}
-	return (b + 0x7fff + b>>16&1) >> 16
 }
 
 // scaleOf gives the bits of x's INT8 scale; len(x) <= quantBlock.
 func scaleOf(x []float32) uint32 {
-	// The bits of non-negative floats are ordered as the floats are, and
-	// infinity and NaN come last.
-	var a uint32
-	for _, v := range x {
-		a = max(a, math.Float32bits(v)&0x7fffffff)
-	}
-	if a != 0 && (a < minScale || a >= infBits) {
+	a, finite := kernel.AbsMax(x)
+	b := math.Float32bits(a)
+	if !finite || b != 0 && b < minScale {
 		return scaleEscape
 	}
-	return a
+	return b
 }
 
 // validScale reports whether scaleOf can have given s.
 func validScale(s uint32) bool {
 	return s == 0 || s == scaleEscape || s >= minScale && s < infBits
-}
-
-// quant8 gives the byte of one element; inv is 127/a. The sum's unit in the last
-// place is 1, so the float32 addition rounds, half to even, and leaves q as two's
-// complement in the low bits.
-func quant8(v, inv float32) byte {
-	const magic = 3 << 22
-	return byte(math.Float32bits(float32(v*inv) + magic))
 }
 
 // steps fills t with the values of the 256 bytes at a scale. Byte 128 stands for

@@ -3012,6 +3012,574 @@ done:
 	VZEROUPPER
 	RET
 
+// p0 = bits of p1 in binary16
+TEXT toHalfZ<>(SB), NOSPLIT, $0-16
+	MOVQ a+8(FP), AX
+	MOVQ vecArgs_rows(AX), BX
+	MOVQ vecArgs_stride(AX), SI
+	SHLQ $2, SI
+	MOVQ vecArgs_n(AX), DX
+	MOVQ DX, CX
+	SHRQ $4, CX
+	SHLQ $6, CX
+	ANDQ $15, DX
+	MOVQ (vecArgs_p+0)(AX), R8
+	MOVQ (vecArgs_p+8)(AX), R9
+	MOVL $-1, R15
+	BZHIL DX, R15, R15
+	KMOVW R15, K1
+
+row:
+	XORQ DI, DI
+	TESTQ CX, CX
+	JZ tail
+
+block:
+	VMOVUPS 0(R9)(DI*1), Z0
+	VPANDD.BCST vecConst<>+480(SB), Z0, Z1
+	VPSRAD $13, Z1, Z2
+	VPANDD.BCST vecConst<>+1504(SB), Z2, Z2
+	VXORPS X3, X3, X3
+	VPCMPEQD Z3, Z2, K2
+	VBLENDMPS.BCST vecConst<>+1536(SB), Z2, K2, Z2
+	VPORD.BCST vecConst<>+1568(SB), Z2, Z2
+	VADDPS.BCST vecConst<>+384(SB), Z1, Z3
+	VPSUBD.BCST vecConst<>+384(SB), Z3, Z3
+	VPSUBD.BCST vecConst<>+1600(SB), Z1, Z4
+	VPSRAD $13, Z1, Z5
+	VPANDD.BCST vecConst<>+1632(SB), Z5, Z5
+	VPADDD Z5, Z4, Z4
+	VPSRAD $13, Z4, Z4
+	VPCMPGTD.BCST vecConst<>+1664(SB), Z1, K2
+	VBLENDMPS Z4, Z3, K2, Z3
+	VPCMPGTD.BCST vecConst<>+1696(SB), Z1, K2
+	VBLENDMPS.BCST vecConst<>+1568(SB), Z3, K2, Z3
+	VPCMPGTD.BCST vecConst<>+1728(SB), Z1, K2
+	VBLENDMPS Z2, Z3, K2, Z1
+	VPSRAD $16, Z0, Z0
+	VPANDD.BCST vecConst<>+1760(SB), Z0, Z0
+	VPORD Z0, Z1, Z0
+	VMOVUPS Z0, 0(R8)(DI*1)
+	ADDQ $64, DI
+	CMPQ DI, CX
+	JLT block
+
+tail:
+	TESTQ DX, DX
+	JZ next
+	VMOVUPS.Z 0(R9)(DI*1), K1, Z0
+	VPANDD.BCST vecConst<>+480(SB), Z0, Z1
+	VPSRAD $13, Z1, Z2
+	VPANDD.BCST vecConst<>+1504(SB), Z2, Z2
+	VXORPS X3, X3, X3
+	VPCMPEQD Z3, Z2, K2
+	VBLENDMPS.BCST vecConst<>+1536(SB), Z2, K2, Z2
+	VPORD.BCST vecConst<>+1568(SB), Z2, Z2
+	VADDPS.BCST vecConst<>+384(SB), Z1, Z3
+	VPSUBD.BCST vecConst<>+384(SB), Z3, Z3
+	VPSUBD.BCST vecConst<>+1600(SB), Z1, Z4
+	VPSRAD $13, Z1, Z5
+	VPANDD.BCST vecConst<>+1632(SB), Z5, Z5
+	VPADDD Z5, Z4, Z4
+	VPSRAD $13, Z4, Z4
+	VPCMPGTD.BCST vecConst<>+1664(SB), Z1, K2
+	VBLENDMPS Z4, Z3, K2, Z3
+	VPCMPGTD.BCST vecConst<>+1696(SB), Z1, K2
+	VBLENDMPS.BCST vecConst<>+1568(SB), Z3, K2, Z3
+	VPCMPGTD.BCST vecConst<>+1728(SB), Z1, K2
+	VBLENDMPS Z2, Z3, K2, Z1
+	VPSRAD $16, Z0, Z0
+	VPANDD.BCST vecConst<>+1760(SB), Z0, Z0
+	VPORD Z0, Z1, Z0
+	VMOVUPS Z0, K1, 0(R8)(DI*1)
+
+next:
+	DECQ BX
+	JLE done
+	ADDQ SI, R8
+	ADDQ SI, R9
+	JMP row
+
+done:
+	VZEROUPPER
+	RET
+
+// p0 = value of the binary16 bits p1
+TEXT fromHalfZ<>(SB), NOSPLIT, $0-16
+	MOVQ a+8(FP), AX
+	MOVQ vecArgs_rows(AX), BX
+	MOVQ vecArgs_stride(AX), SI
+	SHLQ $2, SI
+	MOVQ vecArgs_n(AX), DX
+	MOVQ DX, CX
+	SHRQ $4, CX
+	SHLQ $6, CX
+	ANDQ $15, DX
+	MOVQ (vecArgs_p+0)(AX), R8
+	MOVQ (vecArgs_p+8)(AX), R9
+	MOVL $-1, R15
+	BZHIL DX, R15, R15
+	KMOVW R15, K1
+
+row:
+	XORQ DI, DI
+	TESTQ CX, CX
+	JZ tail
+
+block:
+	VMOVUPS 0(R9)(DI*1), Z0
+	VPANDD.BCST vecConst<>+1792(SB), Z0, Z1
+	VPSLLD $13, Z1, Z1
+	VPADDD.BCST vecConst<>+1824(SB), Z1, Z2
+	VSUBPS.BCST vecConst<>+1824(SB), Z2, Z2
+	VPCMPGTD.BCST vecConst<>+1856(SB), Z1, K2
+	VPADDD.BCST vecConst<>+1888(SB), Z1, Z3
+	VBLENDMPS Z3, Z2, K2, Z2
+	VPCMPGTD.BCST vecConst<>+1920(SB), Z1, K2
+	VPORD.BCST vecConst<>+1728(SB), Z1, Z1
+	VBLENDMPS Z1, Z2, K2, Z1
+	VPANDD.BCST vecConst<>+1760(SB), Z0, Z0
+	VPSLLD $16, Z0, Z0
+	VPORD Z0, Z1, Z0
+	VMOVUPS Z0, 0(R8)(DI*1)
+	ADDQ $64, DI
+	CMPQ DI, CX
+	JLT block
+
+tail:
+	TESTQ DX, DX
+	JZ next
+	VMOVUPS.Z 0(R9)(DI*1), K1, Z0
+	VPANDD.BCST vecConst<>+1792(SB), Z0, Z1
+	VPSLLD $13, Z1, Z1
+	VPADDD.BCST vecConst<>+1824(SB), Z1, Z2
+	VSUBPS.BCST vecConst<>+1824(SB), Z2, Z2
+	VPCMPGTD.BCST vecConst<>+1856(SB), Z1, K2
+	VPADDD.BCST vecConst<>+1888(SB), Z1, Z3
+	VBLENDMPS Z3, Z2, K2, Z2
+	VPCMPGTD.BCST vecConst<>+1920(SB), Z1, K2
+	VPORD.BCST vecConst<>+1728(SB), Z1, Z1
+	VBLENDMPS Z1, Z2, K2, Z1
+	VPANDD.BCST vecConst<>+1760(SB), Z0, Z0
+	VPSLLD $16, Z0, Z0
+	VPORD Z0, Z1, Z0
+	VMOVUPS Z0, K1, 0(R8)(DI*1)
+
+next:
+	DECQ BX
+	JLE done
+	ADDQ SI, R8
+	ADDQ SI, R9
+	JMP row
+
+done:
+	VZEROUPPER
+	RET
+
+// p0 = bits of p1 in bfloat16
+TEXT toBFloat16Z<>(SB), NOSPLIT, $0-16
+	MOVQ a+8(FP), AX
+	MOVQ vecArgs_rows(AX), BX
+	MOVQ vecArgs_stride(AX), SI
+	SHLQ $2, SI
+	MOVQ vecArgs_n(AX), DX
+	MOVQ DX, CX
+	SHRQ $4, CX
+	SHLQ $6, CX
+	ANDQ $15, DX
+	MOVQ (vecArgs_p+0)(AX), R8
+	MOVQ (vecArgs_p+8)(AX), R9
+	MOVL $-1, R15
+	BZHIL DX, R15, R15
+	KMOVW R15, K1
+
+row:
+	XORQ DI, DI
+	TESTQ CX, CX
+	JZ tail
+
+block:
+	VMOVUPS 0(R9)(DI*1), Z0
+	VPSRAD $16, Z0, Z1
+	VPANDD.BCST vecConst<>+448(SB), Z1, Z2
+	VXORPS X3, X3, X3
+	VPCMPEQD Z3, Z2, K2
+	VPORD.BCST vecConst<>+1952(SB), Z1, Z2
+	VBLENDMPS Z2, Z1, K2, Z2
+	VPADDD.BCST vecConst<>+1792(SB), Z0, Z3
+	VPANDD.BCST vecConst<>+1632(SB), Z1, Z1
+	VPADDD Z1, Z3, Z1
+	VPSRAD $16, Z1, Z1
+	VPANDD.BCST vecConst<>+480(SB), Z0, Z0
+	VPCMPGTD.BCST vecConst<>+1728(SB), Z0, K2
+	VBLENDMPS Z2, Z1, K2, Z0
+	VPANDD.BCST vecConst<>+1984(SB), Z0, Z0
+	VMOVUPS Z0, 0(R8)(DI*1)
+	ADDQ $64, DI
+	CMPQ DI, CX
+	JLT block
+
+tail:
+	TESTQ DX, DX
+	JZ next
+	VMOVUPS.Z 0(R9)(DI*1), K1, Z0
+	VPSRAD $16, Z0, Z1
+	VPANDD.BCST vecConst<>+448(SB), Z1, Z2
+	VXORPS X3, X3, X3
+	VPCMPEQD Z3, Z2, K2
+	VPORD.BCST vecConst<>+1952(SB), Z1, Z2
+	VBLENDMPS Z2, Z1, K2, Z2
+	VPADDD.BCST vecConst<>+1792(SB), Z0, Z3
+	VPANDD.BCST vecConst<>+1632(SB), Z1, Z1
+	VPADDD Z1, Z3, Z1
+	VPSRAD $16, Z1, Z1
+	VPANDD.BCST vecConst<>+480(SB), Z0, Z0
+	VPCMPGTD.BCST vecConst<>+1728(SB), Z0, K2
+	VBLENDMPS Z2, Z1, K2, Z0
+	VPANDD.BCST vecConst<>+1984(SB), Z0, Z0
+	VMOVUPS Z0, K1, 0(R8)(DI*1)
+
+next:
+	DECQ BX
+	JLE done
+	ADDQ SI, R8
+	ADDQ SI, R9
+	JMP row
+
+done:
+	VZEROUPPER
+	RET
+
+// p0 = value of the bfloat16 bits p1
+TEXT fromBFloat16Z<>(SB), NOSPLIT, $0-16
+	MOVQ a+8(FP), AX
+	MOVQ vecArgs_rows(AX), BX
+	MOVQ vecArgs_stride(AX), SI
+	SHLQ $2, SI
+	MOVQ vecArgs_n(AX), DX
+	MOVQ DX, CX
+	SHRQ $4, CX
+	SHLQ $6, CX
+	ANDQ $15, DX
+	MOVQ (vecArgs_p+0)(AX), R8
+	MOVQ (vecArgs_p+8)(AX), R9
+	MOVL $-1, R15
+	BZHIL DX, R15, R15
+	KMOVW R15, K1
+
+row:
+	XORQ DI, DI
+	TESTQ CX, CX
+	JZ tail
+
+block:
+	VMOVUPS 0(R9)(DI*1), Z0
+	VPSLLD $16, Z0, Z0
+	VMOVUPS Z0, 0(R8)(DI*1)
+	ADDQ $64, DI
+	CMPQ DI, CX
+	JLT block
+
+tail:
+	TESTQ DX, DX
+	JZ next
+	VMOVUPS.Z 0(R9)(DI*1), K1, Z0
+	VPSLLD $16, Z0, Z0
+	VMOVUPS Z0, K1, 0(R8)(DI*1)
+
+next:
+	DECQ BX
+	JLE done
+	ADDQ SI, R8
+	ADDQ SI, R9
+	JMP row
+
+done:
+	VZEROUPPER
+	RET
+
+// p0 = low byte of p1*k0 rounded to an integer
+TEXT quantise8Z<>(SB), NOSPLIT, $0-16
+	MOVQ a+8(FP), AX
+	MOVQ vecArgs_rows(AX), BX
+	MOVQ vecArgs_stride(AX), SI
+	SHLQ $2, SI
+	MOVQ vecArgs_n(AX), DX
+	MOVQ DX, CX
+	SHRQ $4, CX
+	SHLQ $6, CX
+	ANDQ $15, DX
+	MOVQ (vecArgs_p+0)(AX), R8
+	MOVQ (vecArgs_p+8)(AX), R9
+	MOVL $-1, R15
+	BZHIL DX, R15, R15
+	KMOVW R15, K1
+
+row:
+	XORQ DI, DI
+	TESTQ CX, CX
+	JZ tail
+
+block:
+	VMOVUPS 0(R9)(DI*1), Z0
+	VMULPS.BCST (vecArgs_k+0)(AX), Z0, Z0
+	VADDPS.BCST vecConst<>+128(SB), Z0, Z0
+	VPANDD.BCST vecConst<>+2016(SB), Z0, Z0
+	VMOVUPS Z0, 0(R8)(DI*1)
+	ADDQ $64, DI
+	CMPQ DI, CX
+	JLT block
+
+tail:
+	TESTQ DX, DX
+	JZ next
+	VMOVUPS.Z 0(R9)(DI*1), K1, Z0
+	VMULPS.BCST (vecArgs_k+0)(AX), Z0, Z0
+	VADDPS.BCST vecConst<>+128(SB), Z0, Z0
+	VPANDD.BCST vecConst<>+2016(SB), Z0, Z0
+	VMOVUPS Z0, K1, 0(R8)(DI*1)
+
+next:
+	DECQ BX
+	JLE done
+	ADDQ SI, R8
+	ADDQ SI, R9
+	JMP row
+
+done:
+	VZEROUPPER
+	RET
+
+// s0 = |p0| > s0 ? |p0| : s0, s1 += p0 finite ? 0 : 1
+TEXT absMaxZ<>(SB), NOSPLIT, $0-16
+	MOVQ a+8(FP), AX
+	MOVQ vecArgs_rows(AX), BX
+	MOVQ vecArgs_stride(AX), SI
+	SHLQ $2, SI
+	MOVQ vecArgs_n(AX), DX
+	MOVQ DX, CX
+	SHRQ $4, CX
+	SHLQ $6, CX
+	ANDQ $15, DX
+	MOVQ (vecArgs_p+0)(AX), R8
+	MOVL $-1, R15
+	BZHIL DX, R15, R15
+	KMOVW R15, K1
+	MOVQ vecArgs_sums(AX), R15
+	VMOVUPS 0(R15), Z0
+	VMOVUPS 64(R15), Z1
+
+row:
+	XORQ DI, DI
+	TESTQ CX, CX
+	JZ tail
+
+block:
+	VMOVUPS 0(R8)(DI*1), Z2
+	VPANDD.BCST vecConst<>+480(SB), Z2, Z2
+	VMAXPS Z0, Z2, Z0
+	VPCMPGTD.BCST vecConst<>+2048(SB), Z2, K2
+	VBROADCASTSS vecConst<>+416(SB), Z2
+	VMOVAPS.Z Z2, K2, Z2
+	VADDPS Z2, Z1, Z1
+	ADDQ $64, DI
+	CMPQ DI, CX
+	JLT block
+
+tail:
+	TESTQ DX, DX
+	JZ next
+	VMOVUPS.Z 0(R8)(DI*1), K1, Z2
+	VPANDD.BCST vecConst<>+480(SB), Z2, Z2
+	VMAXPS Z0, Z2, K1, Z0
+	VPCMPGTD.BCST vecConst<>+2048(SB), Z2, K2
+	VBROADCASTSS vecConst<>+416(SB), Z2
+	VMOVAPS.Z Z2, K2, Z2
+	VADDPS Z2, Z1, K1, Z1
+
+next:
+	DECQ BX
+	JLE done
+	ADDQ SI, R8
+	JMP row
+
+done:
+	MOVQ vecArgs_sums(AX), R15
+	VMOVUPS Z0, 0(R15)
+	VMOVUPS Z1, 64(R15)
+	VZEROUPPER
+	RET
+
+// s0 += bits of p0 are zero ? 1 : 0
+TEXT countZerosZ<>(SB), NOSPLIT, $0-16
+	MOVQ a+8(FP), AX
+	MOVQ vecArgs_rows(AX), BX
+	MOVQ vecArgs_stride(AX), SI
+	SHLQ $2, SI
+	MOVQ vecArgs_n(AX), DX
+	MOVQ DX, CX
+	SHRQ $4, CX
+	SHLQ $6, CX
+	ANDQ $15, DX
+	MOVQ (vecArgs_p+0)(AX), R8
+	MOVL $-1, R15
+	BZHIL DX, R15, R15
+	KMOVW R15, K1
+	MOVQ vecArgs_sums(AX), R15
+	VMOVUPS 0(R15), Z0
+
+row:
+	XORQ DI, DI
+	TESTQ CX, CX
+	JZ tail
+
+block:
+	VMOVUPS 0(R8)(DI*1), Z1
+	VXORPS X2, X2, X2
+	VPCMPEQD Z2, Z1, K2
+	VBROADCASTSS vecConst<>+416(SB), Z1
+	VMOVAPS.Z Z1, K2, Z1
+	VADDPS Z1, Z0, Z0
+	ADDQ $64, DI
+	CMPQ DI, CX
+	JLT block
+
+tail:
+	TESTQ DX, DX
+	JZ next
+	VMOVUPS.Z 0(R8)(DI*1), K1, Z1
+	VXORPS X2, X2, X2
+	VPCMPEQD Z2, Z1, K2
+	VBROADCASTSS vecConst<>+416(SB), Z1
+	VMOVAPS.Z Z1, K2, Z1
+	VADDPS Z1, Z0, K1, Z0
+
+next:
+	DECQ BX
+	JLE done
+	ADDQ SI, R8
+	JMP row
+
+done:
+	MOVQ vecArgs_sums(AX), R15
+	VMOVUPS Z0, 0(R15)
+	VZEROUPPER
+	RET
+
+// s0 += bits of p0 and p1 are equal ? 1 : 0
+TEXT countEqualZ<>(SB), NOSPLIT, $0-16
+	MOVQ a+8(FP), AX
+	MOVQ vecArgs_rows(AX), BX
+	MOVQ vecArgs_stride(AX), SI
+	SHLQ $2, SI
+	MOVQ vecArgs_n(AX), DX
+	MOVQ DX, CX
+	SHRQ $4, CX
+	SHLQ $6, CX
+	ANDQ $15, DX
+	MOVQ (vecArgs_p+0)(AX), R8
+	MOVQ (vecArgs_p+8)(AX), R9
+	MOVL $-1, R15
+	BZHIL DX, R15, R15
+	KMOVW R15, K1
+	MOVQ vecArgs_sums(AX), R15
+	VMOVUPS 0(R15), Z0
+
+row:
+	XORQ DI, DI
+	TESTQ CX, CX
+	JZ tail
+
+block:
+	VMOVUPS 0(R8)(DI*1), Z1
+	VMOVUPS 0(R9)(DI*1), Z2
+	VPCMPEQD Z2, Z1, K2
+	VBROADCASTSS vecConst<>+416(SB), Z1
+	VMOVAPS.Z Z1, K2, Z1
+	VADDPS Z1, Z0, Z0
+	ADDQ $64, DI
+	CMPQ DI, CX
+	JLT block
+
+tail:
+	TESTQ DX, DX
+	JZ next
+	VMOVUPS.Z 0(R8)(DI*1), K1, Z1
+	VMOVUPS.Z 0(R9)(DI*1), K1, Z2
+	VPCMPEQD Z2, Z1, K2
+	VBROADCASTSS vecConst<>+416(SB), Z1
+	VMOVAPS.Z Z1, K2, Z1
+	VADDPS Z1, Z0, K1, Z0
+
+next:
+	DECQ BX
+	JLE done
+	ADDQ SI, R8
+	ADDQ SI, R9
+	JMP row
+
+done:
+	MOVQ vecArgs_sums(AX), R15
+	VMOVUPS Z0, 0(R15)
+	VZEROUPPER
+	RET
+
+// p0 = bits of p1 and p2 are equal ? p1 : p0
+TEXT takeEqualZ<>(SB), NOSPLIT, $0-16
+	MOVQ a+8(FP), AX
+	MOVQ vecArgs_rows(AX), BX
+	MOVQ vecArgs_stride(AX), SI
+	SHLQ $2, SI
+	MOVQ vecArgs_n(AX), DX
+	MOVQ DX, CX
+	SHRQ $4, CX
+	SHLQ $6, CX
+	ANDQ $15, DX
+	MOVQ (vecArgs_p+0)(AX), R8
+	MOVQ (vecArgs_p+8)(AX), R9
+	MOVQ (vecArgs_p+16)(AX), R10
+	MOVL $-1, R15
+	BZHIL DX, R15, R15
+	KMOVW R15, K1
+
+row:
+	XORQ DI, DI
+	TESTQ CX, CX
+	JZ tail
+
+block:
+	VMOVUPS 0(R9)(DI*1), Z0
+	VMOVUPS 0(R10)(DI*1), Z1
+	VPCMPEQD Z1, Z0, K2
+	VMOVUPS 0(R8)(DI*1), Z1
+	VBLENDMPS Z0, Z1, K2, Z0
+	VMOVUPS Z0, 0(R8)(DI*1)
+	ADDQ $64, DI
+	CMPQ DI, CX
+	JLT block
+
+tail:
+	TESTQ DX, DX
+	JZ next
+	VMOVUPS.Z 0(R9)(DI*1), K1, Z0
+	VMOVUPS.Z 0(R10)(DI*1), K1, Z1
+	VPCMPEQD Z1, Z0, K2
+	VMOVUPS.Z 0(R8)(DI*1), K1, Z1
+	VBLENDMPS Z0, Z1, K2, Z0
+	VMOVUPS Z0, K1, 0(R8)(DI*1)
+
+next:
+	DECQ BX
+	JLE done
+	ADDQ SI, R8
+	ADDQ SI, R9
+	ADDQ SI, R10
+	JMP row
+
+done:
+	VZEROUPPER
+	RET
+
 // g = k1 > 0 ? p1 + k0*p0 : p1, p0 = p0 - k2*g
 TEXT sgdZ<>(SB), NOSPLIT, $0-16
 	MOVQ a+8(FP), AX
@@ -3506,12 +4074,21 @@ DATA vecTableZ<>+240(SB)/8, $errorsZ<>(SB)
 DATA vecTableZ<>+248(SB)/8, $errorsGradZ<>(SB)
 DATA vecTableZ<>+256(SB)/8, $crossSumZ<>(SB)
 DATA vecTableZ<>+264(SB)/8, $crossGradZ<>(SB)
-DATA vecTableZ<>+272(SB)/8, $sgdZ<>(SB)
-DATA vecTableZ<>+280(SB)/8, $momentumZ<>(SB)
-DATA vecTableZ<>+288(SB)/8, $adamZ<>(SB)
-DATA vecTableZ<>+296(SB)/8, $adamWZ<>(SB)
-DATA vecTableZ<>+304(SB)/8, $nadamZ<>(SB)
-GLOBL vecTableZ<>(SB), RODATA, $312
+DATA vecTableZ<>+272(SB)/8, $toHalfZ<>(SB)
+DATA vecTableZ<>+280(SB)/8, $fromHalfZ<>(SB)
+DATA vecTableZ<>+288(SB)/8, $toBFloat16Z<>(SB)
+DATA vecTableZ<>+296(SB)/8, $fromBFloat16Z<>(SB)
+DATA vecTableZ<>+304(SB)/8, $quantise8Z<>(SB)
+DATA vecTableZ<>+312(SB)/8, $absMaxZ<>(SB)
+DATA vecTableZ<>+320(SB)/8, $countZerosZ<>(SB)
+DATA vecTableZ<>+328(SB)/8, $countEqualZ<>(SB)
+DATA vecTableZ<>+336(SB)/8, $takeEqualZ<>(SB)
+DATA vecTableZ<>+344(SB)/8, $sgdZ<>(SB)
+DATA vecTableZ<>+352(SB)/8, $momentumZ<>(SB)
+DATA vecTableZ<>+360(SB)/8, $adamZ<>(SB)
+DATA vecTableZ<>+368(SB)/8, $adamWZ<>(SB)
+DATA vecTableZ<>+376(SB)/8, $nadamZ<>(SB)
+GLOBL vecTableZ<>(SB), RODATA, $384
 
 // func vecZ(op vecOp, a *vecArgs)
 TEXT ·vecZ(SB), NOSPLIT, $0-16
@@ -3534,28 +4111,28 @@ TEXT ·maskZ(SB), NOSPLIT, $0-40
 	VPBROADCASTD X7, Z7
 	VPBROADCASTD Stream_c2(SI), Z8
 	VPBROADCASTD Stream_c3(SI), Z9
-	VPBROADCASTD vecConst<>+1504(SB), Z10
-	VPBROADCASTD vecConst<>+1536(SB), Z11
+	VPBROADCASTD vecConst<>+2080(SB), Z10
+	VPBROADCASTD vecConst<>+2112(SB), Z11
 	VPBROADCASTD Stream_key(SI), Z12
 	VPBROADCASTD (Stream_key+4)(SI), Z13
-	VPADDD.BCST vecConst<>+1568(SB), Z12, Z14
-	VPADDD.BCST vecConst<>+1600(SB), Z13, Z15
-	VPADDD.BCST vecConst<>+1568(SB), Z14, Z16
-	VPADDD.BCST vecConst<>+1600(SB), Z15, Z17
-	VPADDD.BCST vecConst<>+1568(SB), Z16, Z18
-	VPADDD.BCST vecConst<>+1600(SB), Z17, Z19
-	VPADDD.BCST vecConst<>+1568(SB), Z18, Z20
-	VPADDD.BCST vecConst<>+1600(SB), Z19, Z21
-	VPADDD.BCST vecConst<>+1568(SB), Z20, Z22
-	VPADDD.BCST vecConst<>+1600(SB), Z21, Z23
-	VPADDD.BCST vecConst<>+1568(SB), Z22, Z24
-	VPADDD.BCST vecConst<>+1600(SB), Z23, Z25
-	VPADDD.BCST vecConst<>+1568(SB), Z24, Z26
-	VPADDD.BCST vecConst<>+1600(SB), Z25, Z27
-	VPADDD.BCST vecConst<>+1568(SB), Z26, Z28
-	VPADDD.BCST vecConst<>+1600(SB), Z27, Z29
-	VPADDD.BCST vecConst<>+1568(SB), Z28, Z30
-	VPADDD.BCST vecConst<>+1600(SB), Z29, Z31
+	VPADDD.BCST vecConst<>+2144(SB), Z12, Z14
+	VPADDD.BCST vecConst<>+2176(SB), Z13, Z15
+	VPADDD.BCST vecConst<>+2144(SB), Z14, Z16
+	VPADDD.BCST vecConst<>+2176(SB), Z15, Z17
+	VPADDD.BCST vecConst<>+2144(SB), Z16, Z18
+	VPADDD.BCST vecConst<>+2176(SB), Z17, Z19
+	VPADDD.BCST vecConst<>+2144(SB), Z18, Z20
+	VPADDD.BCST vecConst<>+2176(SB), Z19, Z21
+	VPADDD.BCST vecConst<>+2144(SB), Z20, Z22
+	VPADDD.BCST vecConst<>+2176(SB), Z21, Z23
+	VPADDD.BCST vecConst<>+2144(SB), Z22, Z24
+	VPADDD.BCST vecConst<>+2176(SB), Z23, Z25
+	VPADDD.BCST vecConst<>+2144(SB), Z24, Z26
+	VPADDD.BCST vecConst<>+2176(SB), Z25, Z27
+	VPADDD.BCST vecConst<>+2144(SB), Z26, Z28
+	VPADDD.BCST vecConst<>+2176(SB), Z27, Z29
+	VPADDD.BCST vecConst<>+2144(SB), Z28, Z30
+	VPADDD.BCST vecConst<>+2176(SB), Z29, Z31
 	MOVL $0xaaaa, AX
 	KMOVW AX, K1
 
@@ -8519,6 +9096,825 @@ done:
 	VZEROUPPER
 	RET
 
+// p0 = bits of p1 in binary16
+TEXT toHalfY<>(SB), NOSPLIT, $0-16
+	MOVQ a+8(FP), AX
+	MOVQ vecArgs_rows(AX), BX
+	MOVQ vecArgs_stride(AX), SI
+	SHLQ $2, SI
+	MOVQ vecArgs_n(AX), DX
+	MOVQ DX, CX
+	SHRQ $4, CX
+	SHLQ $6, CX
+	ANDQ $15, DX
+	MOVQ (vecArgs_p+0)(AX), R8
+	MOVQ (vecArgs_p+8)(AX), R9
+	LEAQ vecLanes<>+64(SB), R13
+	MOVQ DX, R15
+	SHLQ $2, R15
+	SUBQ R15, R13
+
+row:
+	XORQ DI, DI
+	TESTQ CX, CX
+	JZ tail
+
+block:
+	VMOVUPS 0(R9)(DI*1), Y0
+	VANDPS vecConst<>+480(SB), Y0, Y1
+	VPSRAD $13, Y1, Y2
+	VANDPS vecConst<>+1504(SB), Y2, Y2
+	VXORPS X3, X3, X3
+	VPCMPEQD Y3, Y2, Y3
+	VBLENDVPS Y3, vecConst<>+1536(SB), Y2, Y2
+	VORPS vecConst<>+1568(SB), Y2, Y2
+	VADDPS vecConst<>+384(SB), Y1, Y3
+	VPSUBD vecConst<>+384(SB), Y3, Y3
+	VPSUBD vecConst<>+1600(SB), Y1, Y4
+	VPSRAD $13, Y1, Y5
+	VANDPS vecConst<>+1632(SB), Y5, Y5
+	VPADDD Y5, Y4, Y4
+	VPSRAD $13, Y4, Y4
+	VPCMPGTD vecConst<>+1664(SB), Y1, Y5
+	VBLENDVPS Y5, Y4, Y3, Y3
+	VPCMPGTD vecConst<>+1696(SB), Y1, Y4
+	VBLENDVPS Y4, vecConst<>+1568(SB), Y3, Y3
+	VPCMPGTD vecConst<>+1728(SB), Y1, Y1
+	VBLENDVPS Y1, Y2, Y3, Y1
+	VPSRAD $16, Y0, Y0
+	VANDPS vecConst<>+1760(SB), Y0, Y0
+	VORPS Y0, Y1, Y0
+	VMOVUPS Y0, 0(R8)(DI*1)
+	VMOVUPS 32(R9)(DI*1), Y0
+	VANDPS vecConst<>+480(SB), Y0, Y1
+	VPSRAD $13, Y1, Y2
+	VANDPS vecConst<>+1504(SB), Y2, Y2
+	VXORPS X3, X3, X3
+	VPCMPEQD Y3, Y2, Y3
+	VBLENDVPS Y3, vecConst<>+1536(SB), Y2, Y2
+	VORPS vecConst<>+1568(SB), Y2, Y2
+	VADDPS vecConst<>+384(SB), Y1, Y3
+	VPSUBD vecConst<>+384(SB), Y3, Y3
+	VPSUBD vecConst<>+1600(SB), Y1, Y4
+	VPSRAD $13, Y1, Y5
+	VANDPS vecConst<>+1632(SB), Y5, Y5
+	VPADDD Y5, Y4, Y4
+	VPSRAD $13, Y4, Y4
+	VPCMPGTD vecConst<>+1664(SB), Y1, Y5
+	VBLENDVPS Y5, Y4, Y3, Y3
+	VPCMPGTD vecConst<>+1696(SB), Y1, Y4
+	VBLENDVPS Y4, vecConst<>+1568(SB), Y3, Y3
+	VPCMPGTD vecConst<>+1728(SB), Y1, Y1
+	VBLENDVPS Y1, Y2, Y3, Y1
+	VPSRAD $16, Y0, Y0
+	VANDPS vecConst<>+1760(SB), Y0, Y0
+	VORPS Y0, Y1, Y0
+	VMOVUPS Y0, 32(R8)(DI*1)
+	ADDQ $64, DI
+	CMPQ DI, CX
+	JLT block
+
+tail:
+	TESTQ DX, DX
+	JZ next
+	VMOVUPS 0(R13), Y0
+	VMASKMOVPS 0(R9)(DI*1), Y0, Y0
+	VANDPS vecConst<>+480(SB), Y0, Y1
+	VPSRAD $13, Y1, Y2
+	VANDPS vecConst<>+1504(SB), Y2, Y2
+	VXORPS X3, X3, X3
+	VPCMPEQD Y3, Y2, Y3
+	VBLENDVPS Y3, vecConst<>+1536(SB), Y2, Y2
+	VORPS vecConst<>+1568(SB), Y2, Y2
+	VADDPS vecConst<>+384(SB), Y1, Y3
+	VPSUBD vecConst<>+384(SB), Y3, Y3
+	VPSUBD vecConst<>+1600(SB), Y1, Y4
+	VPSRAD $13, Y1, Y5
+	VANDPS vecConst<>+1632(SB), Y5, Y5
+	VPADDD Y5, Y4, Y4
+	VPSRAD $13, Y4, Y4
+	VPCMPGTD vecConst<>+1664(SB), Y1, Y5
+	VBLENDVPS Y5, Y4, Y3, Y3
+	VPCMPGTD vecConst<>+1696(SB), Y1, Y4
+	VBLENDVPS Y4, vecConst<>+1568(SB), Y3, Y3
+	VPCMPGTD vecConst<>+1728(SB), Y1, Y1
+	VBLENDVPS Y1, Y2, Y3, Y1
+	VPSRAD $16, Y0, Y0
+	VANDPS vecConst<>+1760(SB), Y0, Y0
+	VORPS Y0, Y1, Y0
+	VMOVUPS 0(R13), Y1
+	VMASKMOVPS Y0, Y1, 0(R8)(DI*1)
+	VMOVUPS 32(R13), Y0
+	VMASKMOVPS 32(R9)(DI*1), Y0, Y0
+	VANDPS vecConst<>+480(SB), Y0, Y1
+	VPSRAD $13, Y1, Y2
+	VANDPS vecConst<>+1504(SB), Y2, Y2
+	VXORPS X3, X3, X3
+	VPCMPEQD Y3, Y2, Y3
+	VBLENDVPS Y3, vecConst<>+1536(SB), Y2, Y2
+	VORPS vecConst<>+1568(SB), Y2, Y2
+	VADDPS vecConst<>+384(SB), Y1, Y3
+	VPSUBD vecConst<>+384(SB), Y3, Y3
+	VPSUBD vecConst<>+1600(SB), Y1, Y4
+	VPSRAD $13, Y1, Y5
+	VANDPS vecConst<>+1632(SB), Y5, Y5
+	VPADDD Y5, Y4, Y4
+	VPSRAD $13, Y4, Y4
+	VPCMPGTD vecConst<>+1664(SB), Y1, Y5
+	VBLENDVPS Y5, Y4, Y3, Y3
+	VPCMPGTD vecConst<>+1696(SB), Y1, Y4
+	VBLENDVPS Y4, vecConst<>+1568(SB), Y3, Y3
+	VPCMPGTD vecConst<>+1728(SB), Y1, Y1
+	VBLENDVPS Y1, Y2, Y3, Y1
+	VPSRAD $16, Y0, Y0
+	VANDPS vecConst<>+1760(SB), Y0, Y0
+	VORPS Y0, Y1, Y0
+	VMOVUPS 32(R13), Y1
+	VMASKMOVPS Y0, Y1, 32(R8)(DI*1)
+
+next:
+	DECQ BX
+	JLE done
+	ADDQ SI, R8
+	ADDQ SI, R9
+	JMP row
+
+done:
+	VZEROUPPER
+	RET
+
+// p0 = value of the binary16 bits p1
+TEXT fromHalfY<>(SB), NOSPLIT, $0-16
+	MOVQ a+8(FP), AX
+	MOVQ vecArgs_rows(AX), BX
+	MOVQ vecArgs_stride(AX), SI
+	SHLQ $2, SI
+	MOVQ vecArgs_n(AX), DX
+	MOVQ DX, CX
+	SHRQ $4, CX
+	SHLQ $6, CX
+	ANDQ $15, DX
+	MOVQ (vecArgs_p+0)(AX), R8
+	MOVQ (vecArgs_p+8)(AX), R9
+	LEAQ vecLanes<>+64(SB), R13
+	MOVQ DX, R15
+	SHLQ $2, R15
+	SUBQ R15, R13
+
+row:
+	XORQ DI, DI
+	TESTQ CX, CX
+	JZ tail
+
+block:
+	VMOVUPS 0(R9)(DI*1), Y0
+	VANDPS vecConst<>+1792(SB), Y0, Y1
+	VPSLLD $13, Y1, Y1
+	VPADDD vecConst<>+1824(SB), Y1, Y2
+	VSUBPS vecConst<>+1824(SB), Y2, Y2
+	VPCMPGTD vecConst<>+1856(SB), Y1, Y3
+	VPADDD vecConst<>+1888(SB), Y1, Y4
+	VBLENDVPS Y3, Y4, Y2, Y2
+	VPCMPGTD vecConst<>+1920(SB), Y1, Y3
+	VORPS vecConst<>+1728(SB), Y1, Y1
+	VBLENDVPS Y3, Y1, Y2, Y1
+	VANDPS vecConst<>+1760(SB), Y0, Y0
+	VPSLLD $16, Y0, Y0
+	VORPS Y0, Y1, Y0
+	VMOVUPS Y0, 0(R8)(DI*1)
+	VMOVUPS 32(R9)(DI*1), Y0
+	VANDPS vecConst<>+1792(SB), Y0, Y1
+	VPSLLD $13, Y1, Y1
+	VPADDD vecConst<>+1824(SB), Y1, Y2
+	VSUBPS vecConst<>+1824(SB), Y2, Y2
+	VPCMPGTD vecConst<>+1856(SB), Y1, Y3
+	VPADDD vecConst<>+1888(SB), Y1, Y4
+	VBLENDVPS Y3, Y4, Y2, Y2
+	VPCMPGTD vecConst<>+1920(SB), Y1, Y3
+	VORPS vecConst<>+1728(SB), Y1, Y1
+	VBLENDVPS Y3, Y1, Y2, Y1
+	VANDPS vecConst<>+1760(SB), Y0, Y0
+	VPSLLD $16, Y0, Y0
+	VORPS Y0, Y1, Y0
+	VMOVUPS Y0, 32(R8)(DI*1)
+	ADDQ $64, DI
+	CMPQ DI, CX
+	JLT block
+
+tail:
+	TESTQ DX, DX
+	JZ next
+	VMOVUPS 0(R13), Y0
+	VMASKMOVPS 0(R9)(DI*1), Y0, Y0
+	VANDPS vecConst<>+1792(SB), Y0, Y1
+	VPSLLD $13, Y1, Y1
+	VPADDD vecConst<>+1824(SB), Y1, Y2
+	VSUBPS vecConst<>+1824(SB), Y2, Y2
+	VPCMPGTD vecConst<>+1856(SB), Y1, Y3
+	VPADDD vecConst<>+1888(SB), Y1, Y4
+	VBLENDVPS Y3, Y4, Y2, Y2
+	VPCMPGTD vecConst<>+1920(SB), Y1, Y3
+	VORPS vecConst<>+1728(SB), Y1, Y1
+	VBLENDVPS Y3, Y1, Y2, Y1
+	VANDPS vecConst<>+1760(SB), Y0, Y0
+	VPSLLD $16, Y0, Y0
+	VORPS Y0, Y1, Y0
+	VMOVUPS 0(R13), Y1
+	VMASKMOVPS Y0, Y1, 0(R8)(DI*1)
+	VMOVUPS 32(R13), Y0
+	VMASKMOVPS 32(R9)(DI*1), Y0, Y0
+	VANDPS vecConst<>+1792(SB), Y0, Y1
+	VPSLLD $13, Y1, Y1
+	VPADDD vecConst<>+1824(SB), Y1, Y2
+	VSUBPS vecConst<>+1824(SB), Y2, Y2
+	VPCMPGTD vecConst<>+1856(SB), Y1, Y3
+	VPADDD vecConst<>+1888(SB), Y1, Y4
+	VBLENDVPS Y3, Y4, Y2, Y2
+	VPCMPGTD vecConst<>+1920(SB), Y1, Y3
+	VORPS vecConst<>+1728(SB), Y1, Y1
+	VBLENDVPS Y3, Y1, Y2, Y1
+	VANDPS vecConst<>+1760(SB), Y0, Y0
+	VPSLLD $16, Y0, Y0
+	VORPS Y0, Y1, Y0
+	VMOVUPS 32(R13), Y1
+	VMASKMOVPS Y0, Y1, 32(R8)(DI*1)
+
+next:
+	DECQ BX
+	JLE done
+	ADDQ SI, R8
+	ADDQ SI, R9
+	JMP row
+
+done:
+	VZEROUPPER
+	RET
+
+// p0 = bits of p1 in bfloat16
+TEXT toBFloat16Y<>(SB), NOSPLIT, $0-16
+	MOVQ a+8(FP), AX
+	MOVQ vecArgs_rows(AX), BX
+	MOVQ vecArgs_stride(AX), SI
+	SHLQ $2, SI
+	MOVQ vecArgs_n(AX), DX
+	MOVQ DX, CX
+	SHRQ $4, CX
+	SHLQ $6, CX
+	ANDQ $15, DX
+	MOVQ (vecArgs_p+0)(AX), R8
+	MOVQ (vecArgs_p+8)(AX), R9
+	LEAQ vecLanes<>+64(SB), R13
+	MOVQ DX, R15
+	SHLQ $2, R15
+	SUBQ R15, R13
+
+row:
+	XORQ DI, DI
+	TESTQ CX, CX
+	JZ tail
+
+block:
+	VMOVUPS 0(R9)(DI*1), Y0
+	VPSRAD $16, Y0, Y1
+	VANDPS vecConst<>+448(SB), Y1, Y2
+	VXORPS X3, X3, X3
+	VPCMPEQD Y3, Y2, Y2
+	VORPS vecConst<>+1952(SB), Y1, Y3
+	VBLENDVPS Y2, Y3, Y1, Y2
+	VPADDD vecConst<>+1792(SB), Y0, Y3
+	VANDPS vecConst<>+1632(SB), Y1, Y1
+	VPADDD Y1, Y3, Y1
+	VPSRAD $16, Y1, Y1
+	VANDPS vecConst<>+480(SB), Y0, Y0
+	VPCMPGTD vecConst<>+1728(SB), Y0, Y0
+	VBLENDVPS Y0, Y2, Y1, Y0
+	VANDPS vecConst<>+1984(SB), Y0, Y0
+	VMOVUPS Y0, 0(R8)(DI*1)
+	VMOVUPS 32(R9)(DI*1), Y0
+	VPSRAD $16, Y0, Y1
+	VANDPS vecConst<>+448(SB), Y1, Y2
+	VXORPS X3, X3, X3
+	VPCMPEQD Y3, Y2, Y2
+	VORPS vecConst<>+1952(SB), Y1, Y3
+	VBLENDVPS Y2, Y3, Y1, Y2
+	VPADDD vecConst<>+1792(SB), Y0, Y3
+	VANDPS vecConst<>+1632(SB), Y1, Y1
+	VPADDD Y1, Y3, Y1
+	VPSRAD $16, Y1, Y1
+	VANDPS vecConst<>+480(SB), Y0, Y0
+	VPCMPGTD vecConst<>+1728(SB), Y0, Y0
+	VBLENDVPS Y0, Y2, Y1, Y0
+	VANDPS vecConst<>+1984(SB), Y0, Y0
+	VMOVUPS Y0, 32(R8)(DI*1)
+	ADDQ $64, DI
+	CMPQ DI, CX
+	JLT block
+
+tail:
+	TESTQ DX, DX
+	JZ next
+	VMOVUPS 0(R13), Y0
+	VMASKMOVPS 0(R9)(DI*1), Y0, Y0
+	VPSRAD $16, Y0, Y1
+	VANDPS vecConst<>+448(SB), Y1, Y2
+	VXORPS X3, X3, X3
+	VPCMPEQD Y3, Y2, Y2
+	VORPS vecConst<>+1952(SB), Y1, Y3
+	VBLENDVPS Y2, Y3, Y1, Y2
+	VPADDD vecConst<>+1792(SB), Y0, Y3
+	VANDPS vecConst<>+1632(SB), Y1, Y1
+	VPADDD Y1, Y3, Y1
+	VPSRAD $16, Y1, Y1
+	VANDPS vecConst<>+480(SB), Y0, Y0
+	VPCMPGTD vecConst<>+1728(SB), Y0, Y0
+	VBLENDVPS Y0, Y2, Y1, Y0
+	VANDPS vecConst<>+1984(SB), Y0, Y0
+	VMOVUPS 0(R13), Y1
+	VMASKMOVPS Y0, Y1, 0(R8)(DI*1)
+	VMOVUPS 32(R13), Y0
+	VMASKMOVPS 32(R9)(DI*1), Y0, Y0
+	VPSRAD $16, Y0, Y1
+	VANDPS vecConst<>+448(SB), Y1, Y2
+	VXORPS X3, X3, X3
+	VPCMPEQD Y3, Y2, Y2
+	VORPS vecConst<>+1952(SB), Y1, Y3
+	VBLENDVPS Y2, Y3, Y1, Y2
+	VPADDD vecConst<>+1792(SB), Y0, Y3
+	VANDPS vecConst<>+1632(SB), Y1, Y1
+	VPADDD Y1, Y3, Y1
+	VPSRAD $16, Y1, Y1
+	VANDPS vecConst<>+480(SB), Y0, Y0
+	VPCMPGTD vecConst<>+1728(SB), Y0, Y0
+	VBLENDVPS Y0, Y2, Y1, Y0
+	VANDPS vecConst<>+1984(SB), Y0, Y0
+	VMOVUPS 32(R13), Y1
+	VMASKMOVPS Y0, Y1, 32(R8)(DI*1)
+
+next:
+	DECQ BX
+	JLE done
+	ADDQ SI, R8
+	ADDQ SI, R9
+	JMP row
+
+done:
+	VZEROUPPER
+	RET
+
+// p0 = value of the bfloat16 bits p1
+TEXT fromBFloat16Y<>(SB), NOSPLIT, $0-16
+	MOVQ a+8(FP), AX
+	MOVQ vecArgs_rows(AX), BX
+	MOVQ vecArgs_stride(AX), SI
+	SHLQ $2, SI
+	MOVQ vecArgs_n(AX), DX
+	MOVQ DX, CX
+	SHRQ $4, CX
+	SHLQ $6, CX
+	ANDQ $15, DX
+	MOVQ (vecArgs_p+0)(AX), R8
+	MOVQ (vecArgs_p+8)(AX), R9
+	LEAQ vecLanes<>+64(SB), R13
+	MOVQ DX, R15
+	SHLQ $2, R15
+	SUBQ R15, R13
+
+row:
+	XORQ DI, DI
+	TESTQ CX, CX
+	JZ tail
+
+block:
+	VMOVUPS 0(R9)(DI*1), Y0
+	VPSLLD $16, Y0, Y0
+	VMOVUPS Y0, 0(R8)(DI*1)
+	VMOVUPS 32(R9)(DI*1), Y0
+	VPSLLD $16, Y0, Y0
+	VMOVUPS Y0, 32(R8)(DI*1)
+	ADDQ $64, DI
+	CMPQ DI, CX
+	JLT block
+
+tail:
+	TESTQ DX, DX
+	JZ next
+	VMOVUPS 0(R13), Y0
+	VMASKMOVPS 0(R9)(DI*1), Y0, Y0
+	VPSLLD $16, Y0, Y0
+	VMOVUPS 0(R13), Y1
+	VMASKMOVPS Y0, Y1, 0(R8)(DI*1)
+	VMOVUPS 32(R13), Y0
+	VMASKMOVPS 32(R9)(DI*1), Y0, Y0
+	VPSLLD $16, Y0, Y0
+	VMOVUPS 32(R13), Y1
+	VMASKMOVPS Y0, Y1, 32(R8)(DI*1)
+
+next:
+	DECQ BX
+	JLE done
+	ADDQ SI, R8
+	ADDQ SI, R9
+	JMP row
+
+done:
+	VZEROUPPER
+	RET
+
+// p0 = low byte of p1*k0 rounded to an integer
+TEXT quantise8Y<>(SB), NOSPLIT, $0-16
+	MOVQ a+8(FP), AX
+	MOVQ vecArgs_rows(AX), BX
+	MOVQ vecArgs_stride(AX), SI
+	SHLQ $2, SI
+	MOVQ vecArgs_n(AX), DX
+	MOVQ DX, CX
+	SHRQ $4, CX
+	SHLQ $6, CX
+	ANDQ $15, DX
+	MOVQ (vecArgs_p+0)(AX), R8
+	MOVQ (vecArgs_p+8)(AX), R9
+	LEAQ vecLanes<>+64(SB), R13
+	MOVQ DX, R15
+	SHLQ $2, R15
+	SUBQ R15, R13
+
+row:
+	XORQ DI, DI
+	TESTQ CX, CX
+	JZ tail
+
+block:
+	VMOVUPS 0(R9)(DI*1), Y0
+	VBROADCASTSS (vecArgs_k+0)(AX), Y1
+	VMULPS Y1, Y0, Y0
+	VADDPS vecConst<>+128(SB), Y0, Y0
+	VANDPS vecConst<>+2016(SB), Y0, Y0
+	VMOVUPS Y0, 0(R8)(DI*1)
+	VMOVUPS 32(R9)(DI*1), Y0
+	VBROADCASTSS (vecArgs_k+0)(AX), Y1
+	VMULPS Y1, Y0, Y0
+	VADDPS vecConst<>+128(SB), Y0, Y0
+	VANDPS vecConst<>+2016(SB), Y0, Y0
+	VMOVUPS Y0, 32(R8)(DI*1)
+	ADDQ $64, DI
+	CMPQ DI, CX
+	JLT block
+
+tail:
+	TESTQ DX, DX
+	JZ next
+	VMOVUPS 0(R13), Y0
+	VMASKMOVPS 0(R9)(DI*1), Y0, Y0
+	VBROADCASTSS (vecArgs_k+0)(AX), Y1
+	VMULPS Y1, Y0, Y0
+	VADDPS vecConst<>+128(SB), Y0, Y0
+	VANDPS vecConst<>+2016(SB), Y0, Y0
+	VMOVUPS 0(R13), Y1
+	VMASKMOVPS Y0, Y1, 0(R8)(DI*1)
+	VMOVUPS 32(R13), Y0
+	VMASKMOVPS 32(R9)(DI*1), Y0, Y0
+	VBROADCASTSS (vecArgs_k+0)(AX), Y1
+	VMULPS Y1, Y0, Y0
+	VADDPS vecConst<>+128(SB), Y0, Y0
+	VANDPS vecConst<>+2016(SB), Y0, Y0
+	VMOVUPS 32(R13), Y1
+	VMASKMOVPS Y0, Y1, 32(R8)(DI*1)
+
+next:
+	DECQ BX
+	JLE done
+	ADDQ SI, R8
+	ADDQ SI, R9
+	JMP row
+
+done:
+	VZEROUPPER
+	RET
+
+// s0 = |p0| > s0 ? |p0| : s0, s1 += p0 finite ? 0 : 1
+TEXT absMaxY<>(SB), NOSPLIT, $0-16
+	MOVQ a+8(FP), AX
+	MOVQ vecArgs_rows(AX), BX
+	MOVQ vecArgs_stride(AX), SI
+	SHLQ $2, SI
+	MOVQ vecArgs_n(AX), DX
+	MOVQ DX, CX
+	SHRQ $4, CX
+	SHLQ $6, CX
+	ANDQ $15, DX
+	MOVQ (vecArgs_p+0)(AX), R8
+	LEAQ vecLanes<>+64(SB), R13
+	MOVQ DX, R15
+	SHLQ $2, R15
+	SUBQ R15, R13
+	MOVQ vecArgs_sums(AX), R15
+	VMOVUPS 0(R15), Y0
+	VMOVUPS 32(R15), Y1
+	VMOVUPS 64(R15), Y2
+	VMOVUPS 96(R15), Y3
+
+row:
+	XORQ DI, DI
+	TESTQ CX, CX
+	JZ tail
+
+block:
+	VMOVUPS 0(R8)(DI*1), Y4
+	VANDPS vecConst<>+480(SB), Y4, Y4
+	VMAXPS Y0, Y4, Y0
+	VPCMPGTD vecConst<>+2048(SB), Y4, Y4
+	VBROADCASTSS vecConst<>+416(SB), Y5
+	VANDPS Y5, Y4, Y4
+	VADDPS Y4, Y2, Y2
+	VMOVUPS 32(R8)(DI*1), Y4
+	VANDPS vecConst<>+480(SB), Y4, Y4
+	VMAXPS Y1, Y4, Y1
+	VPCMPGTD vecConst<>+2048(SB), Y4, Y4
+	VBROADCASTSS vecConst<>+416(SB), Y5
+	VANDPS Y5, Y4, Y4
+	VADDPS Y4, Y3, Y3
+	ADDQ $64, DI
+	CMPQ DI, CX
+	JLT block
+
+tail:
+	TESTQ DX, DX
+	JZ next
+	VMOVUPS 0(R13), Y4
+	VMASKMOVPS 0(R8)(DI*1), Y4, Y4
+	VANDPS vecConst<>+480(SB), Y4, Y4
+	VMOVUPS 0(R13), Y5
+	VBLENDVPS Y5, Y4, Y0, Y5
+	VMAXPS Y0, Y5, Y0
+	VPCMPGTD vecConst<>+2048(SB), Y4, Y4
+	VBROADCASTSS vecConst<>+416(SB), Y5
+	VANDPS Y5, Y4, Y4
+	VMOVUPS 0(R13), Y5
+	VANDPS Y4, Y5, Y5
+	VADDPS Y5, Y2, Y2
+	VMOVUPS 32(R13), Y4
+	VMASKMOVPS 32(R8)(DI*1), Y4, Y4
+	VANDPS vecConst<>+480(SB), Y4, Y4
+	VMOVUPS 32(R13), Y5
+	VBLENDVPS Y5, Y4, Y1, Y5
+	VMAXPS Y1, Y5, Y1
+	VPCMPGTD vecConst<>+2048(SB), Y4, Y4
+	VBROADCASTSS vecConst<>+416(SB), Y5
+	VANDPS Y5, Y4, Y4
+	VMOVUPS 32(R13), Y5
+	VANDPS Y4, Y5, Y5
+	VADDPS Y5, Y3, Y3
+
+next:
+	DECQ BX
+	JLE done
+	ADDQ SI, R8
+	JMP row
+
+done:
+	MOVQ vecArgs_sums(AX), R15
+	VMOVUPS Y0, 0(R15)
+	VMOVUPS Y1, 32(R15)
+	VMOVUPS Y2, 64(R15)
+	VMOVUPS Y3, 96(R15)
+	VZEROUPPER
+	RET
+
+// s0 += bits of p0 are zero ? 1 : 0
+TEXT countZerosY<>(SB), NOSPLIT, $0-16
+	MOVQ a+8(FP), AX
+	MOVQ vecArgs_rows(AX), BX
+	MOVQ vecArgs_stride(AX), SI
+	SHLQ $2, SI
+	MOVQ vecArgs_n(AX), DX
+	MOVQ DX, CX
+	SHRQ $4, CX
+	SHLQ $6, CX
+	ANDQ $15, DX
+	MOVQ (vecArgs_p+0)(AX), R8
+	LEAQ vecLanes<>+64(SB), R13
+	MOVQ DX, R15
+	SHLQ $2, R15
+	SUBQ R15, R13
+	MOVQ vecArgs_sums(AX), R15
+	VMOVUPS 0(R15), Y0
+	VMOVUPS 32(R15), Y1
+
+row:
+	XORQ DI, DI
+	TESTQ CX, CX
+	JZ tail
+
+block:
+	VMOVUPS 0(R8)(DI*1), Y2
+	VXORPS X3, X3, X3
+	VPCMPEQD Y3, Y2, Y2
+	VBROADCASTSS vecConst<>+416(SB), Y3
+	VANDPS Y3, Y2, Y2
+	VADDPS Y2, Y0, Y0
+	VMOVUPS 32(R8)(DI*1), Y2
+	VXORPS X3, X3, X3
+	VPCMPEQD Y3, Y2, Y2
+	VBROADCASTSS vecConst<>+416(SB), Y3
+	VANDPS Y3, Y2, Y2
+	VADDPS Y2, Y1, Y1
+	ADDQ $64, DI
+	CMPQ DI, CX
+	JLT block
+
+tail:
+	TESTQ DX, DX
+	JZ next
+	VMOVUPS 0(R13), Y2
+	VMASKMOVPS 0(R8)(DI*1), Y2, Y2
+	VXORPS X3, X3, X3
+	VPCMPEQD Y3, Y2, Y2
+	VBROADCASTSS vecConst<>+416(SB), Y3
+	VANDPS Y3, Y2, Y2
+	VMOVUPS 0(R13), Y3
+	VANDPS Y2, Y3, Y3
+	VADDPS Y3, Y0, Y0
+	VMOVUPS 32(R13), Y2
+	VMASKMOVPS 32(R8)(DI*1), Y2, Y2
+	VXORPS X3, X3, X3
+	VPCMPEQD Y3, Y2, Y2
+	VBROADCASTSS vecConst<>+416(SB), Y3
+	VANDPS Y3, Y2, Y2
+	VMOVUPS 32(R13), Y3
+	VANDPS Y2, Y3, Y3
+	VADDPS Y3, Y1, Y1
+
+next:
+	DECQ BX
+	JLE done
+	ADDQ SI, R8
+	JMP row
+
+done:
+	MOVQ vecArgs_sums(AX), R15
+	VMOVUPS Y0, 0(R15)
+	VMOVUPS Y1, 32(R15)
+	VZEROUPPER
+	RET
+
+// s0 += bits of p0 and p1 are equal ? 1 : 0
+TEXT countEqualY<>(SB), NOSPLIT, $0-16
+	MOVQ a+8(FP), AX
+	MOVQ vecArgs_rows(AX), BX
+	MOVQ vecArgs_stride(AX), SI
+	SHLQ $2, SI
+	MOVQ vecArgs_n(AX), DX
+	MOVQ DX, CX
+	SHRQ $4, CX
+	SHLQ $6, CX
+	ANDQ $15, DX
+	MOVQ (vecArgs_p+0)(AX), R8
+	MOVQ (vecArgs_p+8)(AX), R9
+	LEAQ vecLanes<>+64(SB), R13
+	MOVQ DX, R15
+	SHLQ $2, R15
+	SUBQ R15, R13
+	MOVQ vecArgs_sums(AX), R15
+	VMOVUPS 0(R15), Y0
+	VMOVUPS 32(R15), Y1
+
+row:
+	XORQ DI, DI
+	TESTQ CX, CX
+	JZ tail
+
+block:
+	VMOVUPS 0(R8)(DI*1), Y2
+	VMOVUPS 0(R9)(DI*1), Y3
+	VPCMPEQD Y3, Y2, Y2
+	VBROADCASTSS vecConst<>+416(SB), Y3
+	VANDPS Y3, Y2, Y2
+	VADDPS Y2, Y0, Y0
+	VMOVUPS 32(R8)(DI*1), Y2
+	VMOVUPS 32(R9)(DI*1), Y3
+	VPCMPEQD Y3, Y2, Y2
+	VBROADCASTSS vecConst<>+416(SB), Y3
+	VANDPS Y3, Y2, Y2
+	VADDPS Y2, Y1, Y1
+	ADDQ $64, DI
+	CMPQ DI, CX
+	JLT block
+
+tail:
+	TESTQ DX, DX
+	JZ next
+	VMOVUPS 0(R13), Y2
+	VMASKMOVPS 0(R8)(DI*1), Y2, Y2
+	VMOVUPS 0(R13), Y3
+	VMASKMOVPS 0(R9)(DI*1), Y3, Y3
+	VPCMPEQD Y3, Y2, Y2
+	VBROADCASTSS vecConst<>+416(SB), Y3
+	VANDPS Y3, Y2, Y2
+	VMOVUPS 0(R13), Y3
+	VANDPS Y2, Y3, Y3
+	VADDPS Y3, Y0, Y0
+	VMOVUPS 32(R13), Y2
+	VMASKMOVPS 32(R8)(DI*1), Y2, Y2
+	VMOVUPS 32(R13), Y3
+	VMASKMOVPS 32(R9)(DI*1), Y3, Y3
+	VPCMPEQD Y3, Y2, Y2
+	VBROADCASTSS vecConst<>+416(SB), Y3
+	VANDPS Y3, Y2, Y2
+	VMOVUPS 32(R13), Y3
+	VANDPS Y2, Y3, Y3
+	VADDPS Y3, Y1, Y1
+
+next:
+	DECQ BX
+	JLE done
+	ADDQ SI, R8
+	ADDQ SI, R9
+	JMP row
+
+done:
+	MOVQ vecArgs_sums(AX), R15
+	VMOVUPS Y0, 0(R15)
+	VMOVUPS Y1, 32(R15)
+	VZEROUPPER
+	RET
+
+// p0 = bits of p1 and p2 are equal ? p1 : p0
+TEXT takeEqualY<>(SB), NOSPLIT, $0-16
+	MOVQ a+8(FP), AX
+	MOVQ vecArgs_rows(AX), BX
+	MOVQ vecArgs_stride(AX), SI
+	SHLQ $2, SI
+	MOVQ vecArgs_n(AX), DX
+	MOVQ DX, CX
+	SHRQ $4, CX
+	SHLQ $6, CX
+	ANDQ $15, DX
+	MOVQ (vecArgs_p+0)(AX), R8
+	MOVQ (vecArgs_p+8)(AX), R9
+	MOVQ (vecArgs_p+16)(AX), R10
+	LEAQ vecLanes<>+64(SB), R13
+	MOVQ DX, R15
+	SHLQ $2, R15
+	SUBQ R15, R13
+
+row:
+	XORQ DI, DI
+	TESTQ CX, CX
+	JZ tail
+
+block:
+	VMOVUPS 0(R9)(DI*1), Y0
+	VMOVUPS 0(R10)(DI*1), Y1
+	VPCMPEQD Y1, Y0, Y1
+	VMOVUPS 0(R8)(DI*1), Y2
+	VBLENDVPS Y1, Y0, Y2, Y0
+	VMOVUPS Y0, 0(R8)(DI*1)
+	VMOVUPS 32(R9)(DI*1), Y0
+	VMOVUPS 32(R10)(DI*1), Y1
+	VPCMPEQD Y1, Y0, Y1
+	VMOVUPS 32(R8)(DI*1), Y2
+	VBLENDVPS Y1, Y0, Y2, Y0
+	VMOVUPS Y0, 32(R8)(DI*1)
+	ADDQ $64, DI
+	CMPQ DI, CX
+	JLT block
+
+tail:
+	TESTQ DX, DX
+	JZ next
+	VMOVUPS 0(R13), Y0
+	VMASKMOVPS 0(R9)(DI*1), Y0, Y0
+	VMOVUPS 0(R13), Y1
+	VMASKMOVPS 0(R10)(DI*1), Y1, Y1
+	VPCMPEQD Y1, Y0, Y1
+	VMOVUPS 0(R13), Y2
+	VMASKMOVPS 0(R8)(DI*1), Y2, Y2
+	VBLENDVPS Y1, Y0, Y2, Y0
+	VMOVUPS 0(R13), Y1
+	VMASKMOVPS Y0, Y1, 0(R8)(DI*1)
+	VMOVUPS 32(R13), Y0
+	VMASKMOVPS 32(R9)(DI*1), Y0, Y0
+	VMOVUPS 32(R13), Y1
+	VMASKMOVPS 32(R10)(DI*1), Y1, Y1
+	VPCMPEQD Y1, Y0, Y1
+	VMOVUPS 32(R13), Y2
+	VMASKMOVPS 32(R8)(DI*1), Y2, Y2
+	VBLENDVPS Y1, Y0, Y2, Y0
+	VMOVUPS 32(R13), Y1
+	VMASKMOVPS Y0, Y1, 32(R8)(DI*1)
+
+next:
+	DECQ BX
+	JLE done
+	ADDQ SI, R8
+	ADDQ SI, R9
+	ADDQ SI, R10
+	JMP row
+
+done:
+	VZEROUPPER
+	RET
+
 // g = k1 > 0 ? p1 + k0*p0 : p1, p0 = p0 - k2*g
 TEXT sgdY<>(SB), NOSPLIT, $0-16
 	MOVQ a+8(FP), AX
@@ -9416,12 +10812,21 @@ DATA vecTableY<>+240(SB)/8, $errorsY<>(SB)
 DATA vecTableY<>+248(SB)/8, $errorsGradY<>(SB)
 DATA vecTableY<>+256(SB)/8, $crossSumY<>(SB)
 DATA vecTableY<>+264(SB)/8, $crossGradY<>(SB)
-DATA vecTableY<>+272(SB)/8, $sgdY<>(SB)
-DATA vecTableY<>+280(SB)/8, $momentumY<>(SB)
-DATA vecTableY<>+288(SB)/8, $adamY<>(SB)
-DATA vecTableY<>+296(SB)/8, $adamWY<>(SB)
-DATA vecTableY<>+304(SB)/8, $nadamY<>(SB)
-GLOBL vecTableY<>(SB), RODATA, $312
+DATA vecTableY<>+272(SB)/8, $toHalfY<>(SB)
+DATA vecTableY<>+280(SB)/8, $fromHalfY<>(SB)
+DATA vecTableY<>+288(SB)/8, $toBFloat16Y<>(SB)
+DATA vecTableY<>+296(SB)/8, $fromBFloat16Y<>(SB)
+DATA vecTableY<>+304(SB)/8, $quantise8Y<>(SB)
+DATA vecTableY<>+312(SB)/8, $absMaxY<>(SB)
+DATA vecTableY<>+320(SB)/8, $countZerosY<>(SB)
+DATA vecTableY<>+328(SB)/8, $countEqualY<>(SB)
+DATA vecTableY<>+336(SB)/8, $takeEqualY<>(SB)
+DATA vecTableY<>+344(SB)/8, $sgdY<>(SB)
+DATA vecTableY<>+352(SB)/8, $momentumY<>(SB)
+DATA vecTableY<>+360(SB)/8, $adamY<>(SB)
+DATA vecTableY<>+368(SB)/8, $adamWY<>(SB)
+DATA vecTableY<>+376(SB)/8, $nadamY<>(SB)
+GLOBL vecTableY<>(SB), RODATA, $384
 
 // func vecY(op vecOp, a *vecArgs)
 TEXT ·vecY(SB), NOSPLIT, $0-16
@@ -9444,8 +10849,8 @@ TEXT ·maskY(SB), NOSPLIT, $0-40
 	VPBROADCASTD X7, Y7
 	VPBROADCASTD Stream_c2(SI), Y8
 	VPBROADCASTD Stream_c3(SI), Y9
-	VPBROADCASTD vecConst<>+1504(SB), Y10
-	VPBROADCASTD vecConst<>+1536(SB), Y11
+	VPBROADCASTD vecConst<>+2080(SB), Y10
+	VPBROADCASTD vecConst<>+2112(SB), Y11
 	VPBROADCASTD drop+32(FP), Y14
 	SHLQ $1, CX
 
@@ -9458,90 +10863,90 @@ loop:
 	VPSRLQ $32, Y4, Y2
 	VPXOR Y7, Y0, Y0
 	VPXOR Y12, Y0, Y0
-	VPADDD vecConst<>+1568(SB), Y12, Y12
+	VPADDD vecConst<>+2144(SB), Y12, Y12
 	VPXOR Y9, Y2, Y2
 	VPXOR Y13, Y2, Y2
-	VPADDD vecConst<>+1600(SB), Y13, Y13
+	VPADDD vecConst<>+2176(SB), Y13, Y13
 	VPMULUDQ Y10, Y0, Y1
 	VPMULUDQ Y11, Y2, Y3
 	VPSRLQ $32, Y3, Y0
 	VPSRLQ $32, Y1, Y2
 	VPXOR Y5, Y0, Y0
 	VPXOR Y12, Y0, Y0
-	VPADDD vecConst<>+1568(SB), Y12, Y12
+	VPADDD vecConst<>+2144(SB), Y12, Y12
 	VPXOR Y4, Y2, Y2
 	VPXOR Y13, Y2, Y2
-	VPADDD vecConst<>+1600(SB), Y13, Y13
+	VPADDD vecConst<>+2176(SB), Y13, Y13
 	VPMULUDQ Y10, Y0, Y4
 	VPMULUDQ Y11, Y2, Y5
 	VPSRLQ $32, Y5, Y0
 	VPSRLQ $32, Y4, Y2
 	VPXOR Y3, Y0, Y0
 	VPXOR Y12, Y0, Y0
-	VPADDD vecConst<>+1568(SB), Y12, Y12
+	VPADDD vecConst<>+2144(SB), Y12, Y12
 	VPXOR Y1, Y2, Y2
 	VPXOR Y13, Y2, Y2
-	VPADDD vecConst<>+1600(SB), Y13, Y13
+	VPADDD vecConst<>+2176(SB), Y13, Y13
 	VPMULUDQ Y10, Y0, Y1
 	VPMULUDQ Y11, Y2, Y3
 	VPSRLQ $32, Y3, Y0
 	VPSRLQ $32, Y1, Y2
 	VPXOR Y5, Y0, Y0
 	VPXOR Y12, Y0, Y0
-	VPADDD vecConst<>+1568(SB), Y12, Y12
+	VPADDD vecConst<>+2144(SB), Y12, Y12
 	VPXOR Y4, Y2, Y2
 	VPXOR Y13, Y2, Y2
-	VPADDD vecConst<>+1600(SB), Y13, Y13
+	VPADDD vecConst<>+2176(SB), Y13, Y13
 	VPMULUDQ Y10, Y0, Y4
 	VPMULUDQ Y11, Y2, Y5
 	VPSRLQ $32, Y5, Y0
 	VPSRLQ $32, Y4, Y2
 	VPXOR Y3, Y0, Y0
 	VPXOR Y12, Y0, Y0
-	VPADDD vecConst<>+1568(SB), Y12, Y12
+	VPADDD vecConst<>+2144(SB), Y12, Y12
 	VPXOR Y1, Y2, Y2
 	VPXOR Y13, Y2, Y2
-	VPADDD vecConst<>+1600(SB), Y13, Y13
+	VPADDD vecConst<>+2176(SB), Y13, Y13
 	VPMULUDQ Y10, Y0, Y1
 	VPMULUDQ Y11, Y2, Y3
 	VPSRLQ $32, Y3, Y0
 	VPSRLQ $32, Y1, Y2
 	VPXOR Y5, Y0, Y0
 	VPXOR Y12, Y0, Y0
-	VPADDD vecConst<>+1568(SB), Y12, Y12
+	VPADDD vecConst<>+2144(SB), Y12, Y12
 	VPXOR Y4, Y2, Y2
 	VPXOR Y13, Y2, Y2
-	VPADDD vecConst<>+1600(SB), Y13, Y13
+	VPADDD vecConst<>+2176(SB), Y13, Y13
 	VPMULUDQ Y10, Y0, Y4
 	VPMULUDQ Y11, Y2, Y5
 	VPSRLQ $32, Y5, Y0
 	VPSRLQ $32, Y4, Y2
 	VPXOR Y3, Y0, Y0
 	VPXOR Y12, Y0, Y0
-	VPADDD vecConst<>+1568(SB), Y12, Y12
+	VPADDD vecConst<>+2144(SB), Y12, Y12
 	VPXOR Y1, Y2, Y2
 	VPXOR Y13, Y2, Y2
-	VPADDD vecConst<>+1600(SB), Y13, Y13
+	VPADDD vecConst<>+2176(SB), Y13, Y13
 	VPMULUDQ Y10, Y0, Y1
 	VPMULUDQ Y11, Y2, Y3
 	VPSRLQ $32, Y3, Y0
 	VPSRLQ $32, Y1, Y2
 	VPXOR Y5, Y0, Y0
 	VPXOR Y12, Y0, Y0
-	VPADDD vecConst<>+1568(SB), Y12, Y12
+	VPADDD vecConst<>+2144(SB), Y12, Y12
 	VPXOR Y4, Y2, Y2
 	VPXOR Y13, Y2, Y2
-	VPADDD vecConst<>+1600(SB), Y13, Y13
+	VPADDD vecConst<>+2176(SB), Y13, Y13
 	VPMULUDQ Y10, Y0, Y4
 	VPMULUDQ Y11, Y2, Y5
 	VPSRLQ $32, Y5, Y0
 	VPSRLQ $32, Y4, Y2
 	VPXOR Y3, Y0, Y0
 	VPXOR Y12, Y0, Y0
-	VPADDD vecConst<>+1568(SB), Y12, Y12
+	VPADDD vecConst<>+2144(SB), Y12, Y12
 	VPXOR Y1, Y2, Y2
 	VPXOR Y13, Y2, Y2
-	VPADDD vecConst<>+1600(SB), Y13, Y13
+	VPADDD vecConst<>+2176(SB), Y13, Y13
 	VPMULUDQ Y10, Y0, Y1
 	VPMULUDQ Y11, Y2, Y3
 	VPSRLQ $32, Y3, Y0
@@ -9771,23 +11176,95 @@ DATA vecConst<>+1472(SB)/8, $0x3e095d4f3e095d4f
 DATA vecConst<>+1480(SB)/8, $0x3e095d4f3e095d4f
 DATA vecConst<>+1488(SB)/8, $0x3e095d4f3e095d4f
 DATA vecConst<>+1496(SB)/8, $0x3e095d4f3e095d4f
-DATA vecConst<>+1504(SB)/8, $0xd2511f53d2511f53
-DATA vecConst<>+1512(SB)/8, $0xd2511f53d2511f53
-DATA vecConst<>+1520(SB)/8, $0xd2511f53d2511f53
-DATA vecConst<>+1528(SB)/8, $0xd2511f53d2511f53
-DATA vecConst<>+1536(SB)/8, $0xcd9e8d57cd9e8d57
-DATA vecConst<>+1544(SB)/8, $0xcd9e8d57cd9e8d57
-DATA vecConst<>+1552(SB)/8, $0xcd9e8d57cd9e8d57
-DATA vecConst<>+1560(SB)/8, $0xcd9e8d57cd9e8d57
-DATA vecConst<>+1568(SB)/8, $0x9e3779b99e3779b9
-DATA vecConst<>+1576(SB)/8, $0x9e3779b99e3779b9
-DATA vecConst<>+1584(SB)/8, $0x9e3779b99e3779b9
-DATA vecConst<>+1592(SB)/8, $0x9e3779b99e3779b9
-DATA vecConst<>+1600(SB)/8, $0xbb67ae85bb67ae85
-DATA vecConst<>+1608(SB)/8, $0xbb67ae85bb67ae85
-DATA vecConst<>+1616(SB)/8, $0xbb67ae85bb67ae85
-DATA vecConst<>+1624(SB)/8, $0xbb67ae85bb67ae85
-GLOBL vecConst<>(SB), RODATA|NOPTR, $1632
+DATA vecConst<>+1504(SB)/8, $0x000003ff000003ff
+DATA vecConst<>+1512(SB)/8, $0x000003ff000003ff
+DATA vecConst<>+1520(SB)/8, $0x000003ff000003ff
+DATA vecConst<>+1528(SB)/8, $0x000003ff000003ff
+DATA vecConst<>+1536(SB)/8, $0x0000020000000200
+DATA vecConst<>+1544(SB)/8, $0x0000020000000200
+DATA vecConst<>+1552(SB)/8, $0x0000020000000200
+DATA vecConst<>+1560(SB)/8, $0x0000020000000200
+DATA vecConst<>+1568(SB)/8, $0x00007c0000007c00
+DATA vecConst<>+1576(SB)/8, $0x00007c0000007c00
+DATA vecConst<>+1584(SB)/8, $0x00007c0000007c00
+DATA vecConst<>+1592(SB)/8, $0x00007c0000007c00
+DATA vecConst<>+1600(SB)/8, $0x37fff00137fff001
+DATA vecConst<>+1608(SB)/8, $0x37fff00137fff001
+DATA vecConst<>+1616(SB)/8, $0x37fff00137fff001
+DATA vecConst<>+1624(SB)/8, $0x37fff00137fff001
+DATA vecConst<>+1632(SB)/8, $0x0000000100000001
+DATA vecConst<>+1640(SB)/8, $0x0000000100000001
+DATA vecConst<>+1648(SB)/8, $0x0000000100000001
+DATA vecConst<>+1656(SB)/8, $0x0000000100000001
+DATA vecConst<>+1664(SB)/8, $0x387fffff387fffff
+DATA vecConst<>+1672(SB)/8, $0x387fffff387fffff
+DATA vecConst<>+1680(SB)/8, $0x387fffff387fffff
+DATA vecConst<>+1688(SB)/8, $0x387fffff387fffff
+DATA vecConst<>+1696(SB)/8, $0x477fffff477fffff
+DATA vecConst<>+1704(SB)/8, $0x477fffff477fffff
+DATA vecConst<>+1712(SB)/8, $0x477fffff477fffff
+DATA vecConst<>+1720(SB)/8, $0x477fffff477fffff
+DATA vecConst<>+1728(SB)/8, $0x7f8000007f800000
+DATA vecConst<>+1736(SB)/8, $0x7f8000007f800000
+DATA vecConst<>+1744(SB)/8, $0x7f8000007f800000
+DATA vecConst<>+1752(SB)/8, $0x7f8000007f800000
+DATA vecConst<>+1760(SB)/8, $0x0000800000008000
+DATA vecConst<>+1768(SB)/8, $0x0000800000008000
+DATA vecConst<>+1776(SB)/8, $0x0000800000008000
+DATA vecConst<>+1784(SB)/8, $0x0000800000008000
+DATA vecConst<>+1792(SB)/8, $0x00007fff00007fff
+DATA vecConst<>+1800(SB)/8, $0x00007fff00007fff
+DATA vecConst<>+1808(SB)/8, $0x00007fff00007fff
+DATA vecConst<>+1816(SB)/8, $0x00007fff00007fff
+DATA vecConst<>+1824(SB)/8, $0x3880000038800000
+DATA vecConst<>+1832(SB)/8, $0x3880000038800000
+DATA vecConst<>+1840(SB)/8, $0x3880000038800000
+DATA vecConst<>+1848(SB)/8, $0x3880000038800000
+DATA vecConst<>+1856(SB)/8, $0x007fffff007fffff
+DATA vecConst<>+1864(SB)/8, $0x007fffff007fffff
+DATA vecConst<>+1872(SB)/8, $0x007fffff007fffff
+DATA vecConst<>+1880(SB)/8, $0x007fffff007fffff
+DATA vecConst<>+1888(SB)/8, $0x3800000038000000
+DATA vecConst<>+1896(SB)/8, $0x3800000038000000
+DATA vecConst<>+1904(SB)/8, $0x3800000038000000
+DATA vecConst<>+1912(SB)/8, $0x3800000038000000
+DATA vecConst<>+1920(SB)/8, $0x0f7fffff0f7fffff
+DATA vecConst<>+1928(SB)/8, $0x0f7fffff0f7fffff
+DATA vecConst<>+1936(SB)/8, $0x0f7fffff0f7fffff
+DATA vecConst<>+1944(SB)/8, $0x0f7fffff0f7fffff
+DATA vecConst<>+1952(SB)/8, $0x0000004000000040
+DATA vecConst<>+1960(SB)/8, $0x0000004000000040
+DATA vecConst<>+1968(SB)/8, $0x0000004000000040
+DATA vecConst<>+1976(SB)/8, $0x0000004000000040
+DATA vecConst<>+1984(SB)/8, $0x0000ffff0000ffff
+DATA vecConst<>+1992(SB)/8, $0x0000ffff0000ffff
+DATA vecConst<>+2000(SB)/8, $0x0000ffff0000ffff
+DATA vecConst<>+2008(SB)/8, $0x0000ffff0000ffff
+DATA vecConst<>+2016(SB)/8, $0x000000ff000000ff
+DATA vecConst<>+2024(SB)/8, $0x000000ff000000ff
+DATA vecConst<>+2032(SB)/8, $0x000000ff000000ff
+DATA vecConst<>+2040(SB)/8, $0x000000ff000000ff
+DATA vecConst<>+2048(SB)/8, $0x7f7fffff7f7fffff
+DATA vecConst<>+2056(SB)/8, $0x7f7fffff7f7fffff
+DATA vecConst<>+2064(SB)/8, $0x7f7fffff7f7fffff
+DATA vecConst<>+2072(SB)/8, $0x7f7fffff7f7fffff
+DATA vecConst<>+2080(SB)/8, $0xd2511f53d2511f53
+DATA vecConst<>+2088(SB)/8, $0xd2511f53d2511f53
+DATA vecConst<>+2096(SB)/8, $0xd2511f53d2511f53
+DATA vecConst<>+2104(SB)/8, $0xd2511f53d2511f53
+DATA vecConst<>+2112(SB)/8, $0xcd9e8d57cd9e8d57
+DATA vecConst<>+2120(SB)/8, $0xcd9e8d57cd9e8d57
+DATA vecConst<>+2128(SB)/8, $0xcd9e8d57cd9e8d57
+DATA vecConst<>+2136(SB)/8, $0xcd9e8d57cd9e8d57
+DATA vecConst<>+2144(SB)/8, $0x9e3779b99e3779b9
+DATA vecConst<>+2152(SB)/8, $0x9e3779b99e3779b9
+DATA vecConst<>+2160(SB)/8, $0x9e3779b99e3779b9
+DATA vecConst<>+2168(SB)/8, $0x9e3779b99e3779b9
+DATA vecConst<>+2176(SB)/8, $0xbb67ae85bb67ae85
+DATA vecConst<>+2184(SB)/8, $0xbb67ae85bb67ae85
+DATA vecConst<>+2192(SB)/8, $0xbb67ae85bb67ae85
+DATA vecConst<>+2200(SB)/8, $0xbb67ae85bb67ae85
+GLOBL vecConst<>(SB), RODATA|NOPTR, $2208
 
 // 16 lanes set, then 16 not.
 DATA vecLanes<>+0(SB)/4, $0xffffffff

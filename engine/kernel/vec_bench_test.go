@@ -25,6 +25,7 @@ func BenchmarkVec(b *testing.B) {
 			Uniform(x[i], NewStream(uint64(i), DomainTest, 0, 0), 0.01, 1)
 		}
 		mask := make([]uint32, n/32)
+		words := make([]uint32, n)
 		rows := make([]float32, n/cols)
 		sink := float32(0)
 		for _, r := range []struct {
@@ -54,6 +55,11 @@ func BenchmarkVec(b *testing.B) {
 			{"sgd", 5, func() { SGD(x[0], x[1], x[2], sgd) }},
 			{"adamw", 7, func() { AdamW(x[0], x[1], x[2], x[3], adam) }},
 			{"nadam", 7, func() { NAdam(x[0], x[1], x[2], x[3], nadam) }},
+			{"to-half", 2, func() { ToHalf(words, x[0]) }},
+			{"from-half", 2, func() { FromHalf(x[0], words) }},
+			{"to-bfloat16", 2, func() { ToBFloat16(words, x[1]) }},
+			{"abs-max", 1, func() { AbsMax(x[1]) }},
+			{"quantise8", 2, func() { Quantise8(words, x[1], 127) }},
 		} {
 			b.Run(fmt.Sprintf("%s/%d", r.name, n), func(b *testing.B) {
 				b.SetBytes(int64(r.moved * float64(4*n)))

@@ -75,6 +75,24 @@ const (
 	vecCrossSum
 	// p0 = (p1*k0 - p2) * k1
 	vecCrossGrad
+	// p0 = bits of p1 in binary16
+	vecToHalf
+	// p0 = value of the binary16 bits p1
+	vecFromHalf
+	// p0 = bits of p1 in bfloat16
+	vecToBFloat16
+	// p0 = value of the bfloat16 bits p1
+	vecFromBFloat16
+	// p0 = low byte of p1*k0 rounded to an integer
+	vecQuantise8
+	// s0 = |p0| > s0 ? |p0| : s0, s1 += p0 finite ? 0 : 1
+	vecAbsMax
+	// s0 += bits of p0 are zero ? 1 : 0
+	vecCountZeros
+	// s0 += bits of p0 and p1 are equal ? 1 : 0
+	vecCountEqual
+	// p0 = bits of p1 and p2 are equal ? p1 : p0
+	vecTakeEqual
 	// g = k1 > 0 ? p1 + k0*p0 : p1, p0 = p0 - k2*g
 	vecSgd
 	// g = k1 > 0 ? p1 + k0*p0 : p1, p2 = k5 > 0 ? g : k3*p2 + k4*g, p0 = p0 - k2 * (k6 > 0 ? g + k3*p2 : p2)

@@ -132,6 +132,48 @@ func vecTOps() []vecTOp {
 			def("NAdam", func(a, b, c, d []float32) { NAdam(a, b, c, d, q) })
 		}
 	}
+	// Words are compared as the numbers that they are.
+	words := func(name string, to func(w []uint32, x []float32), from func(x []float32, w []uint32)) {
+		def(name, func(a, b, c, d []float32) {
+			w := make([]uint32, len(a)+1)
+			to(w, b)
+			from(d, w)
+			for i, v := range w[:len(a)] {
+				a[i] = float32(v)
+			}
+			if w[len(a)] != 0 {
+				panic("wrote behind the words")
+			}
+		})
+	}
+	words("half", ToHalf, FromHalf)
+	words("bfloat16", ToBFloat16, FromBFloat16)
+	words("bits", ToBits, FromBits)
+	words("steps of 8 bits", func(w []uint32, x []float32) {
+		if a, finite := AbsMax(x); finite && a > 1e-30 {
+			Quantise8(w, x, 127/a)
+		}
+	}, FromBits)
+	sum("largest magnitude", func(a, b, c, d []float32) float32 {
+		if m, finite := AbsMax(a); finite {
+			return m
+		}
+		return -1
+	})
+	sum("equal words", func(a, b, c, d []float32) float32 {
+		w, x := make([]uint32, len(a)), make([]uint32, len(a))
+		ToBits(w, a)
+		ToBits(x, b)
+		for i := range x {
+			if i%3 == 0 {
+				x[i] = w[i]
+			}
+		}
+		n := CountEqual(x, w) + 1000*CountZeros(w)
+		TakeEqual(w, x, slices.Clone(w))
+		FromBits(c, w)
+		return float32(n)
+	})
 	return append(ops, vecTRowOps()...)
 }
 

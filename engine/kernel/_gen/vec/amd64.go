@@ -307,6 +307,17 @@ func (w *x86) body() {
 			} else {
 				w.op("VCMPPS $%d, %s, %s, %s", x86cmp[n.op], y, x, dst())
 			}
+		case igt, ieq:
+			name := map[opcode]string{igt: "VPCMPGTD", ieq: "VPCMPEQD"}[n.op]
+			x := reg(n.a)
+			suffix, y := last2(n.b)
+			if w.wide {
+				free()
+				w.at[i] = w.masks.take()
+				w.op("%s%s %s, %s, K%d", name, suffix, y, x, w.at[i])
+			} else {
+				w.op("%s %s, %s, %s", name, y, x, dst())
+			}
 		case bits:
 			if w.wide {
 				w.at[i] = w.masks.take()
@@ -372,7 +383,7 @@ func (w *x86) body() {
 // isMask says that a node's value lies in a mask register.
 func (w *x86) isMask(n int) bool {
 	switch w.nodes[n].op {
-	case gt, lt, ge, bits:
+	case gt, lt, ge, igt, ieq, bits:
 		return w.wide
 	}
 	return false

@@ -201,6 +201,8 @@ var neonBin = map[opcode]struct {
 	isub: {"SUB", 0x6ea08400},
 	gt:   {"FCMGT", 0x6ea0e400},
 	ge:   {"FCMGE", 0x6e20e400},
+	igt:  {"CMGT", 0x4ea03400},
+	ieq:  {"CMEQ", 0x6ea08c00},
 	keep: {"AND", 0x4e201c00},
 }
 
@@ -256,7 +258,7 @@ func (w *neon) body() {
 		case store:
 			w.op("FMOVQ F%d, %s", reg(n.a), slice)
 			free()
-		case add, sub, mul, div, and, or, xor, iadd, isub, gt, ge, keep:
+		case add, sub, mul, div, and, or, xor, iadd, isub, gt, ge, igt, ieq, keep:
 			x, y := reg(n.a), reg(n.b)
 			w.word(neonBin[n.op].name, neonBin[n.op].code, dst(), x, y)
 		case lt:

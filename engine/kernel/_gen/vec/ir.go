@@ -37,6 +37,8 @@ const (
 	gt     // mask
 	lt     // mask
 	ge     // mask
+	igt    // mask
+	ieq    // mask
 	bits   // mask from the bit set
 	keep   // b where the mask a is set, else +0
 	drop   // b where the mask a is not set, else +0
@@ -94,6 +96,8 @@ func (x value) isub(y value) value           { return x.bin(isub, y) }
 func (x value) gt(y value) value             { return x.bin(gt, y) }
 func (x value) lt(y value) value             { return x.bin(lt, y) }
 func (x value) ge(y value) value             { return x.bin(ge, y) }
+func (x value) igt(y value) value            { return x.bin(igt, y) }
+func (x value) ieq(y value) value            { return x.bin(ieq, y) }
 func (x value) keep(y value) value           { return x.bin(keep, y) }
 func (x value) drop(y value) value           { return x.bin(drop, y) }
 func (x value) sqrt() value                  { return x.k.node(node{op: sqrt, a: x.n, b: -1, c: -1}) }

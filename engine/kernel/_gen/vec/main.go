@@ -1,6 +1,6 @@
 // Command vec writes the loops of package kernel that are not matrix products: one list
-// of bodies (ops.go), from which vec_amd64.s and vec_arm64.s are made, and the numbers by
-// which Go calls them.
+// of bodies (ops.go), from which vec_amd64.s, vec_arm64.s and wasm/kernel/vec.ts are made, and the
+// numbers by which Go calls them.
 //
 // The text is written by hand and not by avo because one description serves every
 // machine, and avo speaks amd64 only.
@@ -25,9 +25,10 @@ func main() {
 	flag.Parse()
 	all := loops()
 	for name, text := range map[string]string{
-		"vec_op.go":   numbers(all),
-		"vec_amd64.s": amd64(all),
-		"vec_arm64.s": arm64(all),
+		"vec_op.go":                numbers(all),
+		"vec_amd64.s":              amd64(all),
+		"vec_arm64.s":              arm64(all),
+		"../../wasm/kernel/vec.ts": wasm(all),
 	} {
 		if err := os.WriteFile(filepath.Join(*dir, name), []byte(text), 0o644); err != nil {
 			log.Fatal(err)

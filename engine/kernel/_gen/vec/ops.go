@@ -124,6 +124,7 @@ func loops() []*kernel {
 		k.store(0, k.load(1).mul(k.param(0)).sub(k.load(2)).mul(k.param(1)))
 	})
 
+	conversions(def)
 	optimisers(def)
 	return all
 }
@@ -173,5 +174,57 @@ func optimisers(def func(name, doc string, f func(k *kernel)) *kernel) {
 		m, v := moments(k, g)
 		q := v.div(k.param(6)).sqrt().add(k.param(7))
 		k.store(0, w.sub(g.mul(k.param(5)).div(q)).sub(m.mul(k.param(8)).div(q)))
+	})
+}
+
+// conversions defines the loops between floats and words.
+func conversions(def func(name, doc string, f func(k *kernel)) *kernel) {
+	const inf, signs = 0x7f800000, 0x80000000
+	def("toHalf", "p0 = bits of p1 in binary16", func(k *kernel) {
+		b := k.load(1)
+		a := b.and(k.bits(^uint32(signs)))
+		top := a.sar(13).and(k.bits(0x3ff))
+		nan := top.ieq(k.bits(0)).choose(k.bits(0x200), top).or(k.bits(0x7c00))
+		small := a.add(k.num(0.5)).isub(k.bits(126 << 23))
+		h := a.isub(k.bits(112<<23 - 0xfff)).iadd(a.sar(13).and(k.bits(1))).sar(13)
+		h = a.igt(k.bits(113<<23-1)).choose(h, small)
+		h = a.igt(k.bits(143<<23-1)).choose(k.bits(0x7c00), h)
+		h = a.igt(k.bits(inf)).choose(nan, h)
+		k.store(0, h.or(b.sar(16).and(k.bits(0x8000))))
+	})
+	def("fromHalf", "p0 = value of the binary16 bits p1", func(k *kernel) {
+		h := k.load(1)
+		a := h.and(k.bits(0x7fff)).shl(13)
+		small := a.iadd(k.bits(113 << 23)).sub(k.bits(113 << 23))
+		x := a.igt(k.bits(1<<23-1)).choose(a.iadd(k.bits(112<<23)), small)
+		x = a.igt(k.bits(31<<23-1)).choose(a.or(k.bits(inf)), x)
+		k.store(0, x.or(h.and(k.bits(0x8000)).shl(16)))
+	})
+	def("toBFloat16", "p0 = bits of p1 in bfloat16", func(k *kernel) {
+		b := k.load(1)
+		high := b.sar(16)
+		quiet := high.and(k.bits(0x7f)).ieq(k.bits(0)).choose(high.or(k.bits(0x40)), high)
+		w := b.iadd(k.bits(0x7fff)).iadd(high.and(k.bits(1))).sar(16)
+		nan := b.and(k.bits(^uint32(signs))).igt(k.bits(inf))
+		k.store(0, nan.choose(quiet, w).and(k.bits(0xffff)))
+	})
+	def("fromBFloat16", "p0 = value of the bfloat16 bits p1", func(k *kernel) { k.store(0, k.load(1).shl(16)) })
+	def("quantise8", "p0 = low byte of p1*k0 rounded to an integer", func(k *kernel) {
+		k.store(0, k.load(1).mul(k.param(0)).add(k.num(3<<22)).and(k.bits(0xff)))
+	})
+	def("absMax", "s0 = |p0| > s0 ? |p0| : s0, s1 += p0 finite ? 0 : 1", func(k *kernel) {
+		a := k.load(0).and(k.bits(^uint32(signs)))
+		k.max(0, a)
+		k.sum(1, a.igt(k.bits(inf-1)).keep(k.num(1)))
+	})
+	def("countZeros", "s0 += bits of p0 are zero ? 1 : 0", func(k *kernel) {
+		k.sum(0, k.load(0).ieq(k.bits(0)).keep(k.num(1)))
+	})
+	def("countEqual", "s0 += bits of p0 and p1 are equal ? 1 : 0", func(k *kernel) {
+		k.sum(0, k.load(0).ieq(k.load(1)).keep(k.num(1)))
+	})
+	def("takeEqual", "p0 = bits of p1 and p2 are equal ? p1 : p0", func(k *kernel) {
+		x := k.load(1)
+		k.store(0, x.ieq(k.load(2)).choose(x, k.load(0)))
 	})
 }
