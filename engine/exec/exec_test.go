@@ -211,3 +211,63 @@ func BenchmarkCNNStep(b *testing.B) {
 	}
 	b.ReportMetric(float64(b.N*64)/b.Elapsed().Seconds(), "samples/s")
 }
+
+// BenchmarkStep: forward and backward pass of every kind of model in a small size.
+func BenchmarkStep(b *testing.B) {
+	for _, g := range models {
+		b.Run(g.Name, func(b *testing.B) {
+			m := build(b, g, 16, false, nil)
+			b.ReportAllocs()
+			for b.Loop() {
+				m.forward()
+				m.e.Backward(0, m.st.Params, m.grads, false)
+			}
+		})
+	}
+}
+
+// FuzzCompile: whatever parses as a model is planned, or refused, without a panic.
+func FuzzCompile(f *testing.F) {
+	for _, node := range []string{
+		`"op":"conv2d","in":["x"],"attrs":{"in_channels":2,"out_channels":4,"kernel_size":[3,3],"stride":[2,1],"padding":[1,1],"groups":2}`,
+		`"op":"maxpool2d","in":["x"],"attrs":{"kernel_size":[3,3],"stride":[2,2],"padding":[1,1]}`,
+		`"op":"adaptiveavgpool2d","in":["x"],"attrs":{"output_size":[2,3]}`,
+		`"op":"batchnorm2d","in":["x"],"attrs":{"num_features":2}`,
+		`"op":"linears","in":["x"],"attrs":{"in_features":6,"out_features":2,"names":["q","k"]}`,
+		`"op":"layernorm","in":["x"],"attrs":{"normalized_shape":[6]}`,
+		`"op":"embedding","in":["x"],"attrs":{"num_embeddings":3,"embedding_dim":2}`,
+		`"op":"select","in":["x"],"attrs":{"index":1}`,
+		`"op":"add","in":["x","x"]`,
+	} {
+		f.Add([]byte(`{"version":1,"name":"f","inputs":[{"name":"x","shape":[2,4,6]}],"nodes":[{"name":"n",` + node + `},{"name":"r","op":"relu","in":["n"]}],"output":"r"}`))
+	}
+	f.Add([]byte(`{"version":1,"name":"f","inputs":[{"name":"x","shape":[5,6]},{"name":"m","shape":[5]}],"nodes":[{"name":"a","op":"attention","in":["x","m"],"attrs":{"heads":2,"causal":true,"p":0.5}},{"name":"p","op":"position","in":["a"],"attrs":{"num_embeddings":9,"embedding_dim":2}},{"name":"g","op":"gelu","in":["p"]}],"output":"g"}`))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		g, err := graph.Parse(data)
+		if err != nil {
+			return
+		}
+		out := []int{g.OutputValue()}
+		for _, c := range []exec.Config{
+			{Rows: 2, Outputs: out},
+			{Rows: 2, Slots: 2, Train: true, Outputs: out, Seeds: out, InputGrad: true, Split: true},
+		} {
+			p, err := exec.Compile(g, 0, c)
+			if err != nil {
+				return
+			}
+			// Small ones are run, on whatever the parameters begin with.
+			if m := p.Memory().Total(); m < 0 || m > 1<<20 || g.Cost(0, len(g.Nodes)).Total() > 1e6 {
+				return
+			}
+			e, st := p.New(nil), p.Layout.NewState()
+			p.Layout.Init(st, 1)
+			e.Forward(0, exec.Batch{Rows: 2}, st.Params, &st)
+			if c.Train {
+				grads := make([]float32, p.Layout.Trainable)
+				e.BackwardInput(0, st.Params)
+				e.BackwardWeight(0, st.Params, grads, false)
+			}
+		}
+	})
+}

@@ -105,8 +105,17 @@ func TestBadGraphsNameTheNode(t *testing.T) {
 
 func FuzzParse(f *testing.F) {
 	f.Add([]byte(residual))
-	b, _ := zoo.CNN().JSON()
-	f.Add(b)
+	for _, g := range []*graph.Graph{
+		zoo.CNN(),
+		zoo.GPT(zoo.GPTConfig{Name: "gpt", Layers: 1, Heads: 1, Width: 4, Tokens: 3, Vocab: 2}),
+		zoo.BERT(zoo.BERTConfig{Name: "bert", Layers: 1, Heads: 1, Width: 4, Inner: 4, Tokens: 3, Positions: 3, Vocab: 2, Classes: 2}),
+	} {
+		b, err := g.JSON()
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(b)
+	}
 	f.Fuzz(func(t *testing.T, data []byte) {
 		g, err := graph.Parse(data)
 		if err != nil {
