@@ -86,8 +86,9 @@ lint: need-go
 generate: need-go need-node
 	cd engine/kernel/_gen && $(GO) generate ./...
 	$(NPM_CI)
-	cd site && for m in fma:1 mul:0; do node_modules/.bin/asc ../wasm/kernel/gemm.ts -o ../wasm/$${m%:*}.wasm --use FUSED=$${m#*:} \
-	  --runtime stub --importMemory --noExportMemory --initialMemory 1 -O3 --noAssert --enable simd --enable relaxed-simd; done
+	cd site && asc() { node_modules/.bin/asc ../wasm/kernel/$$1.ts -o ../wasm/$$2.wasm --use FUSED=$$3 --runtime stub \
+	  --importMemory --noExportMemory --initialMemory 1 -O3 --noAssert --enable simd --enable relaxed-simd; }; \
+	  asc gemm fma 1 && asc gemm mul 0 && asc vec vec 0
 
 check-generate: generate
 	git diff --exit-code -- engine/kernel wasm

@@ -11,17 +11,18 @@ export const has = {
   relaxed: () => WebAssembly.validate(new Uint8Array(relaxed)),
 };
 
-// kernels are the engine's imports: those of the fastest module that this machine can
+// kernels are the engine's imports: those of the fastest modules that this machine can
 // run, or of none.
 async function kernels(memory, compile, fuse) {
   const instance = async (name) => (await WebAssembly.instantiate(await compile(name), { env: { memory } })).exports;
+  if (!has.simd()) return { level: () => 0, gemm: () => {}, vec: () => {} };
+  const vec = instance("vec.wasm");
   if (fuse && has.relaxed()) {
-    const k = await instance("fma.wasm");
+    const fma = await instance("fma.wasm");
     // A browser without the instruction fuses nothing and does not say so.
-    if (k.probe(1 + 2 ** -12, -(1 + 2 ** -11)) === 2 ** -24) return k;
+    if (fma.probe(1 + 2 ** -12, -(1 + 2 ** -11)) === 2 ** -24) return { ...fma, ...(await vec) };
   }
-  if (has.simd()) return instance("mul.wasm");
-  return { level: () => 0, gemm: () => {} };
+  return { ...(await instance("mul.wasm")), ...(await vec) };
 }
 
 // load instantiates the engine. compile(name) gives the module of a file; go is an

@@ -1,0 +1,47 @@
+//go:build !purego
+
+// The loops of a browser's module (wasm/kernel/vec.ts).
+
+package kernel
+
+import "unsafe"
+
+//go:wasmimport kernel vec
+//go:noescape
+func wasmVec(op int32, a unsafe.Pointer)
+
+// The module reads vecArgs by these offsets; a negative difference does not compile.
+const (
+	_ = -(unsafe.Offsetof(vecArgs{}.stride) ^ 8)
+	_ = -(unsafe.Offsetof(vecArgs{}.n) ^ 16)
+	_ = -(unsafe.Offsetof(vecArgs{}.p) ^ 24)
+	_ = -(unsafe.Offsetof(vecArgs{}.bits) ^ 56)
+	_ = -(unsafe.Offsetof(vecArgs{}.k) ^ 64)
+	_ = -(unsafe.Offsetof(vecArgs{}.lanes) ^ 104)
+	_ = -(unsafe.Offsetof(vecArgs{}.sums) ^ 112)
+)
+
+// vecModule says that vec may; tests turn it off.
+var vecModule = level() > 0
+
+// vec does op if there is a module for it.
+func vec(op vecOp, a *vecArgs) bool {
+	if vecModule {
+		wasmVec(int32(op), unsafe.Pointer(a))
+	}
+	return vecModule
+}
+
+// maskWords sets the bits of the words' elements, the first of block, that are at least
+// drop, if this machine has a loop for it.
+func maskWords([]uint32, *Stream, uint64, uint64) bool { return false }
+
+// vecForms lists what this machine can run, for tests: each call of use makes it so.
+func vecForms() map[string]func() {
+	use := func(on bool) func() { return func() { vecModule = on } }
+	m := map[string]func(){"portable": use(false)}
+	if level() > 0 {
+		m["module"] = use(true)
+	}
+	return m
+}
