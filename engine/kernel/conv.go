@@ -109,7 +109,10 @@ func ConvBackwardData(t *Team, c *Conv, dx, dy, w, scratch []float32) {
 	out, scratch := scratch[:cg*v.columns()], scratch[cg*v.columns():]
 	for gr := range c.Groups {
 		wg := w[gr*len(turned):]
-		v.turnWeights(turned, wg, cg)
+		single := c.KH*c.KW == 1
+		if !single {
+			v.turnWeights(turned, wg, cg)
+		}
 		for n := 0; n < c.N; n += v.together {
 			images := min(v.together, c.N-n)
 			v.load(dy[(n*c.O+gr*og)*plane:], c.O*plane, images)
@@ -120,6 +123,9 @@ func ConvBackwardData(t *Team, c *Conv, dx, dy, w, scratch []float32) {
 					v.turn(ty, tx)
 					k := len(v.taps)
 					g := GemmArgs{M: cg, A: a, RS: k, KS: 1, C: out, LDC: v.columns()}
+					if single {
+						g.A, g.RS, g.KS = wg, 1, cg
+					}
 					a = a[cg*k:]
 					v.operand(&g, images*v.y.out*v.x.out)
 					if v.together*c.SH*c.SW == 1 {
@@ -142,27 +148,30 @@ func ConvBackwardData(t *Team, c *Conv, dx, dy, w, scratch []float32) {
 // turnWeights makes of w [channels, cg, taps] for each turn a matrix [cg, channels*taps]
 // of the taps that meet something.
 func (v *windows) turnWeights(dst, w []float32, cg int) {
+	const block = 16 // rows that are written at once
 	k := v.y.taps * v.x.taps
 	for ty := range v.y.turns {
 		for tx := range v.x.turns {
-			met := v.y.met(ty) * v.x.met(tx)
-			i := 0
-			for a := range v.y.taps {
-				for b := range v.x.taps {
-					_, _, oky := v.y.tap(ty, a)
-					_, _, okx := v.x.tap(tx, b)
-					if !oky || !okx {
-						continue
-					}
-					for o := range v.channels {
-						for ci := range cg {
-							dst[(ci*v.channels+o)*met+i] = w[(o*cg+ci)*k+a*v.x.taps+b]
+			met := v.met(ty, tx)
+			if len(met) == 0 {
+				continue
+			}
+			row := v.channels * len(met)
+			for c0 := 0; c0 < cg; c0 += block {
+				for o := range v.channels {
+					for ci := c0; ci < min(c0+block, cg); ci++ {
+						d, s := dst[ci*row+o*len(met):][:len(met)], w[(o*cg+ci)*k:][:k]
+						if len(d) == len(s) {
+							copy(d, s)
+							continue
+						}
+						for i, tap := range met {
+							d[i] = s[tap]
 						}
 					}
-					i++
 				}
 			}
-			dst = dst[cg*v.channels*met:]
+			dst = dst[cg*row:]
 		}
 	}
 }

@@ -52,17 +52,6 @@ func (a *axis) phase(slot int) int {
 	return slot
 }
 
-// met is the number of taps that meet something.
-func (a *axis) met(turn int) int {
-	n := 0
-	for i := range a.taps {
-		if _, _, ok := a.tap(turn, i); ok {
-			n++
-		}
-	}
-	return n
-}
-
 func (a *axis) plan() {
 	a.slots = 1
 	if a.turns == 0 {
@@ -171,6 +160,21 @@ func (v *windows) turn(ty, tx int) {
 			}
 		}
 	}
+}
+
+// met lists the taps that meet something in one pair of turns. It lies where the offsets
+// of turn do.
+func (v *windows) met(ty, tx int) []int32 {
+	met := v.taps[:0]
+	for a := range v.y.taps {
+		for b := range v.x.taps {
+			_, _, oky := v.y.tap(ty, a)
+			if _, _, okx := v.x.tap(tx, b); oky && okx {
+				met = append(met, int32(a*v.x.taps+b))
+			}
+		}
+	}
+	return met
 }
 
 // load copies images of src, which lie image floats apart.

@@ -1,0 +1,53 @@
+package main
+
+import "github.com/ravnest/ravnest/engine/kernel"
+
+// products by M, K, N.
+var products = [][3]int{
+	{256, 256, 256},
+	{512, 512, 512},
+	{1024, 1024, 1024},
+	{2048, 2048, 2048},
+	{64, 576, 3136},
+	{128, 1152, 784},
+	{512, 512, 64},
+	{64, 256, 10},
+}
+
+var directions = []string{"forward", "data", "weights"}
+
+// convolutions are the distinct layers of ResNet-50 at 224x224, those of the
+// walkthrough's model, and some with groups.
+func convolutions() []kernel.Conv {
+	conv := func(n, c, hw, o, k, stride, pad, groups int) kernel.Conv {
+		return kernel.Conv{
+			N: n, C: c, H: hw, W: hw, O: o, KH: k, KW: k, SH: stride, SW: stride,
+			PT: pad, PL: pad, PB: pad, PR: pad, DH: 1, DW: 1, Groups: groups,
+		}
+	}
+	all := []kernel.Conv{conv(8, 3, 224, 64, 7, 2, 3, 1)}
+	in := 64
+	for i, width := range []int{64, 128, 256, 512} {
+		hw, stride := 56>>i, 1
+		from := hw
+		if i > 0 {
+			from, stride = 2*hw, 2
+		}
+		all = append(all,
+			conv(8, in, from, width, 1, 1, 0, 1),
+			conv(8, width, from, width, 3, stride, 1, 1),
+			conv(8, width, hw, 4*width, 1, 1, 0, 1),
+			conv(8, in, from, 4*width, 1, stride, 0, 1),
+			conv(8, 4*width, hw, width, 1, 1, 0, 1))
+		if i > 0 {
+			all = append(all, conv(8, width, hw, width, 3, 1, 1, 1))
+		}
+		in = 4 * width
+	}
+	return append(all,
+		conv(64, 1, 8, 16, 3, 1, 1, 1),
+		conv(64, 16, 2, 32, 3, 1, 1, 1),
+		conv(8, 256, 28, 256, 3, 1, 1, 32),
+		conv(8, 128, 28, 128, 3, 1, 1, 128),
+		conv(8, 128, 28, 128, 3, 2, 1, 128))
+}

@@ -1,0 +1,9 @@
+module github.com/ravnest/ravnest/engine/kernel/_bench
+
+go 1.26.0
+
+require github.com/ravnest/ravnest v0.0.0
+
+require golang.org/x/sys v0.49.0 // indirect
+
+replace github.com/ravnest/ravnest => ../../..

@@ -1,0 +1,178 @@
+// Command bench compares the engine's products and convolutions with OpenBLAS and oneDNN
+// on this machine. Contestants take turns within each case; what counts is the median of
+// the rounds' ratios, for times on a shared machine vary more than ratios do.
+//
+// oneDNN's convolutions run in the layouts that it likes best, without the cost of
+// bringing tensors there.
+package main
+
+import (
+	"flag"
+	"fmt"
+	"math"
+	"os"
+	"regexp"
+	"slices"
+	"time"
+
+	"github.com/ravnest/ravnest/engine/kernel"
+)
+
+var (
+	rounds = flag.Int("rounds", 5, "rounds of each case")
+	least  = flag.Duration("time", 20*time.Millisecond, "least time of a contestant in a round")
+	only   = flag.String("only", "", "cases that match this regular expression")
+	thread = flag.Int("threads", 1, "threads of every contestant")
+)
+
+func main() {
+	flag.Parse()
+	match, err := regexp.Compile(*only)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "bench: -only:", err)
+		os.Exit(2)
+	}
+	peerThreads(*thread)
+	team := kernel.NewTeam(*thread)
+	defer team.Close()
+
+	fmt.Printf("%d threads; ratios are ours to theirs, above 1 we are faster\n", *thread)
+	t := table{match: match}
+	fmt.Printf("%-34s %10s %10s %10s\n", "product M x K x N", "GFLOP/s", "/oneDNN", "/OpenBLAS")
+	for _, s := range products {
+		for _, trans := range []string{"nn", "tn", "nt"} {
+			t.product(team, s[0], s[1], s[2], trans)
+		}
+	}
+	t.total("products")
+	fmt.Printf("%-34s %10s %10s\n", "convolution", "GFLOP/s", "/oneDNN")
+	for _, c := range convolutions() {
+		for d := range directions {
+			t.convolution(team, c, d)
+		}
+	}
+	t.total("convolutions")
+}
+
+// table collects the ratios with oneDNN.
+type table struct {
+	match  *regexp.Regexp
+	ratios []float64
+}
+
+func (t *table) total(what string) {
+	if len(t.ratios) == 0 {
+		return
+	}
+	var sum float64
+	for _, r := range t.ratios {
+		sum += math.Log(r)
+	}
+	fmt.Printf("%-34s %10s %10.2f least %.2f\n\n", what+", geometric mean", "", math.Exp(sum/float64(len(t.ratios))), slices.Min(t.ratios))
+	t.ratios = nil
+}
+
+func (t *table) product(team *kernel.Team, m, k, n int, trans string) {
+	name := fmt.Sprintf("%dx%dx%d %s", m, k, n, trans)
+	if !t.match.MatchString(name) {
+		return
+	}
+	ta, tb := trans[0] == 't', trans[1] == 't'
+	a, b, c := fill(m*k), fill(k*n), fill(m*n)
+	g := kernel.GemmArgs{M: m, N: n, K: k, A: a, RS: k, KS: 1, B: b, BK: n, BJ: 1, C: c, LDC: n}
+	lda, ldb := k, n
+	if ta {
+		g.RS, g.KS, lda = 1, m, m
+	}
+	if tb {
+		g.BK, g.BJ, ldb = 1, k, k
+	}
+	scratch := make([]float32, kernel.GemmScratch(m, n, k))
+	r := race(
+		func() { kernel.Gemm(team, &g, scratch) },
+		func() { onednn(ta, tb, m, n, k, a, lda, b, ldb, c) },
+		func() { openblas(ta, tb, m, n, k, a, lda, b, ldb, c) },
+	)
+	t.ratios = append(t.ratios, r.ratio[0])
+	fmt.Printf("%-34s %10.1f %10.2f %10.2f\n", name, r.rate(2*float64(m)*float64(n)*float64(k)), r.ratio[0], r.ratio[1])
+}
+
+func (t *table) convolution(team *kernel.Team, c kernel.Conv, direction int) {
+	name := fmt.Sprintf("%dx%dx%dx%d>%d %dx%d", c.N, c.C, c.H, c.W, c.O, c.KH, c.KW)
+	if c.SH > 1 {
+		name += fmt.Sprintf("/%d", c.SH)
+	}
+	if c.Groups > 1 {
+		name += fmt.Sprintf(" g%d", c.Groups)
+	}
+	name += " " + directions[direction]
+	if !t.match.MatchString(name) {
+		return
+	}
+	peer, ok := newPeerConv(&c, direction)
+	if !ok {
+		fmt.Printf("%-34s oneDNN has none\n", name)
+		return
+	}
+	defer peer.close()
+	x, y, w := fill(c.N*c.C*c.H*c.W), fill(c.N*c.O*c.OH()*c.OW()), fill(c.O*c.C/c.Groups*c.KH*c.KW)
+	scratch := make([]float32, kernel.ConvScratch(&c))
+	ours := []func(){
+		func() { kernel.ConvForward(team, &c, y, x, w, nil, false, scratch) },
+		func() { kernel.ConvBackwardData(team, &c, x, y, w, scratch) },
+		func() { kernel.ConvBackwardWeight(team, &c, w, y, x, false, scratch) },
+	}[direction]
+	r := race(ours, peer.run)
+	t.ratios = append(t.ratios, r.ratio[0])
+	fmt.Printf("%-34s %10.1f %10.2f\n", name, r.rate(2*float64(len(y))*float64(len(w)/c.O)), r.ratio[0])
+}
+
+func fill(n int) []float32 {
+	v := make([]float32, n)
+	for i := range v {
+		v[i] = float32(i%31)/16 - 1
+	}
+	return v
+}
+
+// result of a race: our best time of a call, and the median ratio with each peer.
+type result struct {
+	best  time.Duration
+	ratio []float64
+}
+
+func (r result) rate(flops float64) float64 { return flops / float64(r.best) }
+
+// race runs ours and the peers by turns.
+func race(ours func(), peers ...func()) result {
+	all := append([]func(){ours}, peers...)
+	calls := make([]int, len(all))
+	for i, f := range all {
+		f()
+		start := time.Now()
+		f()
+		calls[i] = 1 + int(*least/max(time.Since(start), 1))
+	}
+	r := result{best: math.MaxInt64, ratio: make([]float64, len(peers))}
+	ratios := make([][]float64, len(peers))
+	for range *rounds {
+		var first time.Duration
+		for i, f := range all {
+			start := time.Now()
+			for range calls[i] {
+				f()
+			}
+			each := time.Since(start) / time.Duration(calls[i])
+			if i == 0 {
+				first, r.best = each, min(r.best, each)
+				continue
+			}
+			ratios[i-1] = append(ratios[i-1], float64(each)/float64(first))
+		}
+	}
+	for i, v := range ratios {
+		slices.Sort(v)
+		r.ratio[i] = v[len(v)/2]
+	}
+	return r
+}

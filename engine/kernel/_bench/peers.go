@@ -1,0 +1,54 @@
+package main
+
+/*
+#cgo CXXFLAGS: -O2 -std=c++17 -fopenmp
+#cgo LDFLAGS: -ldnnl -lopenblas -lgomp
+#include "peers.h"
+*/
+import "C"
+
+import (
+	"unsafe"
+
+	"github.com/ravnest/ravnest/engine/kernel"
+)
+
+func peerThreads(n int) { C.peer_threads(C.int(n)) }
+
+// peerGemm is a product as both libraries take it.
+type peerGemm func(ta, tb bool, m, n, k int, a []float32, lda int, b []float32, ldb int, c []float32)
+
+func openblas(ta, tb bool, m, n, k int, a []float32, lda int, b []float32, ldb int, c []float32) {
+	C.openblas_gemm(bit(ta), bit(tb), C.int(m), C.int(n), C.int(k), floats(a), C.int(lda), floats(b), C.int(ldb), floats(c))
+}
+
+func onednn(ta, tb bool, m, n, k int, a []float32, lda int, b []float32, ldb int, c []float32) {
+	C.onednn_gemm(bit(ta), bit(tb), C.int(m), C.int(n), C.int(k), floats(a), C.int(lda), floats(b), C.int(ldb), floats(c))
+}
+
+func bit(b bool) C.int {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+func floats(s []float32) *C.float { return (*C.float)(unsafe.Pointer(&s[0])) }
+
+// peerConv is oneDNN's convolution on tensors of its own.
+type peerConv struct{ handle unsafe.Pointer }
+
+// newPeerConv reports false if oneDNN has no such convolution. direction counts forward,
+// data, weights.
+func newPeerConv(c *kernel.Conv, direction int) (peerConv, bool) {
+	i := func(n int) C.int { return C.int(n) }
+	p := C.struct_conv{
+		n: i(c.N), c: i(c.C), h: i(c.H), w: i(c.W), o: i(c.O), oh: i(c.OH()), ow: i(c.OW()), kh: i(c.KH), kw: i(c.KW),
+		sh: i(c.SH), sw: i(c.SW), pt: i(c.PT), pl: i(c.PL), pb: i(c.PB), pr: i(c.PR), dh: i(c.DH), dw: i(c.DW), groups: i(c.Groups),
+	}
+	h := C.conv_new(&p, i(direction))
+	return peerConv{h}, h != nil
+}
+
+func (p peerConv) run()   { C.conv_run(p.handle) }
+func (p peerConv) close() { C.conv_free(p.handle) }

@@ -1,0 +1,29 @@
+// The libraries that the engine is measured against, behind plain C.
+
+#pragma once
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+void peer_threads(int n);
+
+// C[m,n] = A[m,k] B[k,n], row by row; ta and tb say that an operand lies transposed.
+void openblas_gemm(int ta, int tb, int m, int n, int k, const float *a, int lda, const float *b, int ldb, float *c);
+void onednn_gemm(int ta, int tb, int m, int n, int k, const float *a, int lda, const float *b, int ldb, float *c);
+
+struct conv {
+	int n, c, h, w, o, oh, ow, kh, kw, sh, sw, pt, pl, pb, pr, dh, dw, groups;
+};
+
+enum direction { forward, backward_data, backward_weights };
+
+// conv_new prepares a convolution in the layouts that oneDNN likes best, on tensors of
+// its own; NULL if oneDNN refuses.
+void *conv_new(const struct conv *c, int direction);
+void conv_run(void *);
+void conv_free(void *);
+
+#ifdef __cplusplus
+}
+#endif
