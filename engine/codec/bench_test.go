@@ -2,14 +2,14 @@
 // figures beside the measurement.
 //
 // One core of a 2-core AMD EPYC (amd64, Go 1.26, other work on the machine: the
-// best of 25 runs each); MB/s of float32, and the message's part of it:
+// best of 6 runs each); MB/s of float32, and the message's part of it:
 //
-//	          fp32              fp16              bf16              int8
-//	          enc  dec  ratio   enc  dec  ratio   enc  dec  ratio   enc  dec  ratio
-//	act       861 1634  0.280   546  979  0.149   826 1745  0.128   984 1553  0.087
-//	norm      570 1486  0.298   439  922  0.162   513 1425  0.138   606 1924  0.146
-//	grad      890 1991  0.847   716 1069  0.392   801 1818  0.347   991 2003  0.163
-//	small     294  701  0.371   284  679  0.205   280 1055  0.171   287  961  0.126
+//	          fp32             fp16             bf16             int8
+//	          enc  dec  ratio  enc  dec  ratio  enc  dec  ratio  enc  dec  ratio
+//	act       1530 3710 0.280  2367 3940 0.149  1541 3577 0.128  2418 656  0.087
+//	norm      1115 3872 0.298  1256 3645 0.162  1088 1592 0.138  981  1280 0.146
+//	grad      1364 3507 0.847  1470 3002 0.392  1365 3014 0.347  1638 2044 0.163
+//	small     352  2018 0.371  356  1383 0.205  260  973  0.171  368  1171 0.126
 //
 // What decided the design, on tensors of the trained walkthrough model (bytes of
 // 65,536, fp32): act, planes alone leave about 22,900 by their entropy, and zstd

@@ -20,7 +20,7 @@ type Decoder struct {
 	words  [blockElems]uint32
 	planes [blockElems * maxPlanes]byte
 	bitmap [blockElems / 8]byte
-	base   [maxPeriod]uint32
+	rows   columns
 	steps  [256]float32
 }
 
@@ -179,12 +179,13 @@ func (d *Decoder) body(w []uint32, src []byte, k Kind) ([]byte, error) {
 	merge(w[:n], &planes, width)
 	switch form {
 	case formSparse:
-		unpack(w, bitmap, n)
+		d.rows.zeros()
+		unpack(w, bitmap, n, &d.rows)
 	case formRows:
-		base := d.base[:p]
-		copy(base, w)
+		copy(d.rows.words[:p], w)
+		d.rows.repeat(p)
 		copy(w, w[p:n])
-		unpackRows(w, bitmap, n-p, base)
+		unpack(w, bitmap, n-p, &d.rows)
 	}
 	return src, nil
 }

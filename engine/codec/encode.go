@@ -21,7 +21,7 @@ type Encoder struct {
 	planes [blockElems * maxPlanes]byte
 	bitmap [blockElems / 8]byte
 	finder finder
-	base   [maxPeriod]uint32
+	rows   columns
 }
 
 // NewEncoder returns an encoder for k; an unknown k is reported by Encode.
@@ -112,14 +112,16 @@ func (e *Encoder) body(dst []byte, w []uint32, x []float32) []byte {
 	bitmap := e.bitmap[:(len(w)+7)/8]
 	if pays(kernel.CountZeros(w)) {
 		dst[at] = formSparse
-		w = w[:pack(bitmap, w)]
+		e.rows.zeros()
+		w = w[:pack(bitmap, w, &e.rows)]
 		dst = e.section(dst, at, 0, bitmap)
 	} else if p := e.finder.period(x); p > 0 && p < len(w) {
-		base := e.base[:p]
+		base := e.rows.words[:p]
 		if pays(baseRow(base, w) - p) {
 			dst[at] = formRows
 			dst = binary.LittleEndian.AppendUint16(dst, uint16(p))
-			n := packRows(bitmap, w, base)
+			e.rows.repeat(p)
+			n := pack(bitmap, w, &e.rows)
 			dst = e.section(dst, at, 0, bitmap)
 			w = w[:p+n]
 			copy(w[p:], w[:n])

@@ -11,46 +11,66 @@ import (
 	"github.com/ravnest/ravnest/engine/kernel"
 )
 
-// pack moves the nonzero words of w to its front, keeping their order, sets
-// their bits in bitmap (ceil(len(w)/8) bytes) and gives their number. -0 is a
-// nonzero word, so it survives.
-func pack(bitmap []byte, w []uint32) int {
-	n, i := 0, 0
+// columns are the words that repeat, seen as rows of a matrix: one of each column.
+type columns struct {
+	words  [maxPeriod + 16]uint32 // the period again, so that 8 from any column on are there
+	period int                    // a multiple of the matrix's, at least 8
+}
+
+// repeat makes rows of the first p words.
+func (c *columns) repeat(p int) {
+	c.period = (p + 7) / p * p
+	for i := p; i < c.period+8; i++ {
+		c.words[i] = c.words[i-p]
+	}
+}
+
+// zeros makes rows of zeros.
+func (c *columns) zeros() {
+	c.words[0] = 0
+	c.repeat(1)
+}
+
+// pack moves the words of w that are not their column's to its front, keeping
+// their order, sets their bits in bitmap (ceil(len(w)/8) bytes) and gives their
+// number. In rows of zeros -0 is not one of them, so it survives.
+func pack(bitmap []byte, w []uint32, rows *columns) int {
+	done, n := packGroups(bitmap, w, rows)
+	j := done % rows.period
 	// No branch on the data: which elements are zero is what nobody can predict
 	// after dropout.
-	for ; 8*i+8 <= len(w); i++ {
-		from, to := w[8*i:][:8], w[n:][:8]
-		var b, m uint32
-		for j, v := range from {
-			to[m&7] = v // at or below from[j]
-			one := (v | -v) >> 31
-			m += one
-			b |= one << j
-		}
-		n += int(m)
-		bitmap[i] = byte(b)
-	}
-	if i < len(bitmap) {
-		bitmap[i] = 0
-		for j, v := range w[8*i:] {
-			if v != 0 {
-				w[n] = v
-				n++
-				bitmap[i] |= 1 << j
+	for i := done / 8; i < len(bitmap); i++ {
+		var b uint32
+		for k, v := range w[8*i : min(8*i+8, len(w))] {
+			w[n] = v // at or below where it was
+			d := v ^ rows.words[j]
+			one := (d | -d) >> 31
+			n += int(one)
+			b |= one << k
+			if j++; j == rows.period {
+				j = 0
 			}
 		}
+		bitmap[i] = byte(b)
 	}
 	return n
 }
 
 // unpack undoes pack: the n words at the front of w go to where bitmap has its
-// n bits, zero elsewhere.
-func unpack(w []uint32, bitmap []byte, n int) {
+// n bits, those of rows elsewhere.
+func unpack(w []uint32, bitmap []byte, n int, rows *columns) {
+	j := len(w) % rows.period
 	for i := len(w) - 1; i >= 0; i-- { // from the back: a word never moves down
+		if i&7 == 7 && unpackGroups(w, bitmap, i+1, n, rows) {
+			return
+		}
+		if j--; j < 0 {
+			j = rows.period - 1
+		}
 		one := uint32(bitmap[i>>3]) >> (i & 7) & 1
 		n -= int(one)
 		// Below the first set bit n is 0 and one is 0: w[0] is read, masked.
-		w[i] = w[n] & -one
+		w[i] = w[n]&-one | rows.words[j]&(one-1)
 	}
 }
 
@@ -104,39 +124,6 @@ func baseRow(base, w []uint32) int {
 	return hits
 }
 
-// packRows is pack with the words of base, column by column, in place of zero.
-func packRows(bitmap []byte, w, base []uint32) int {
-	n, j := 0, 0
-	for i := range bitmap {
-		var b uint32
-		for k, v := range w[8*i : min(8*i+8, len(w))] {
-			w[n] = v
-			d := v ^ base[j]
-			one := (d | -d) >> 31
-			n += int(one)
-			b |= one << k
-			if j++; j == len(base) {
-				j = 0
-			}
-		}
-		bitmap[i] = byte(b)
-	}
-	return n
-}
-
-// unpackRows undoes packRows.
-func unpackRows(w []uint32, bitmap []byte, n int, base []uint32) {
-	j := len(w) % len(base)
-	for i := len(w) - 1; i >= 0; i-- {
-		if j--; j < 0 {
-			j = len(base) - 1
-		}
-		one := uint32(bitmap[i>>3]) >> (i & 7) & 1
-		n -= int(one)
-		w[i] = w[n]&-one | base[j]&(one-1)
-	}
-}
-
 // popcount gives the set bits of bitmap, or -1 if one is set at or after n.
 func popcount(bitmap []byte, n int) int {
 	sum := 0
@@ -153,11 +140,13 @@ func popcount(bitmap []byte, n int) int {
 // the words have width bytes, and plane i is p[i*len(w):][:len(w)].
 func split(p []byte, w []uint32, width int) {
 	n := len(w)
+	done := splitGroups(p, w, n, width)
+	w = w[done:]
 	switch width {
 	case 4:
-		p0, p1, p2, p3 := p[:n], p[n:][:n], p[2*n:][:n], p[3*n:][:n]
+		p0, p1, p2, p3 := p[done:n], p[n+done:][:len(w)], p[2*n+done:][:len(w)], p[3*n+done:][:len(w)]
 		i := 0
-		for ; i+8 <= n; i += 8 { // two 4 by 4 transpositions side by side
+		for ; i+8 <= len(w); i += 8 { // two 4 by 4 transpositions side by side
 			v := w[i:][:8]
 			a, b := uint64(v[0])|uint64(v[4])<<32, uint64(v[1])|uint64(v[5])<<32
 			c, d := uint64(v[2])|uint64(v[6])<<32, uint64(v[3])|uint64(v[7])<<32
@@ -169,17 +158,17 @@ func split(p []byte, w []uint32, width int) {
 			binary.LittleEndian.PutUint64(p2[i:], ab1&low|cd1&low<<16)
 			binary.LittleEndian.PutUint64(p3[i:], ab0&low|cd0&low<<16)
 		}
-		for ; i < n; i++ {
+		for ; i < len(w); i++ {
 			v := w[i]
 			p0[i], p1[i], p2[i], p3[i] = byte(v>>24), byte(v>>16), byte(v>>8), byte(v)
 		}
 	case 2:
-		p0, p1 := p[:n], p[n:][:n]
+		p0, p1 := p[done:n], p[n+done:][:len(w)]
 		for i, v := range w {
 			p0[i], p1[i] = byte(v>>8), byte(v)
 		}
 	case 1:
-		p0 := p[:n]
+		p0 := p[done:n]
 		for i, v := range w {
 			p0[i] = byte(v)
 		}
@@ -188,20 +177,23 @@ func split(p []byte, w []uint32, width int) {
 
 // merge undoes split; each plane has len(w) bytes, and comes from where it lies.
 func merge(w []uint32, p *[maxPlanes][]byte, width int) {
-	n := len(w)
-	switch width {
+	for i := range width {
+		p[i] = p[i][:len(w)]
+	}
+	done := mergeGroups(w, p, width)
+	switch w = w[done:]; width {
 	case 4:
-		p0, p1, p2, p3 := p[0][:n], p[1][:n], p[2][:n], p[3][:n]
+		p0, p1, p2, p3 := p[0][done:], p[1][done:], p[2][done:], p[3][done:]
 		for i := range w {
 			w[i] = uint32(p0[i])<<24 | uint32(p1[i])<<16 | uint32(p2[i])<<8 | uint32(p3[i])
 		}
 	case 2:
-		p0, p1 := p[0][:n], p[1][:n]
+		p0, p1 := p[0][done:], p[1][done:]
 		for i := range w {
 			w[i] = uint32(p0[i])<<8 | uint32(p1[i])
 		}
 	case 1:
-		p0 := p[0][:n]
+		p0 := p[0][done:]
 		for i := range w {
 			w[i] = uint32(p0[i])
 		}
