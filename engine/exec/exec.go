@@ -27,6 +27,8 @@ type frame struct {
 	grads   []float32
 	state   *State
 	scratch []float32
+	vals    []place // of the values: those of the forward or of the backward pass
+	again   bool    // a forward step runs again in the backward pass
 	rows    int
 	row0    int
 	step    uint64
@@ -55,8 +57,8 @@ func (f *frame) at(p place) []float32 {
 	return a[p.off:][:p.per*f.rows]
 }
 
-func (f *frame) x(node, arg int) []float32 { return f.at(f.e.p.vals[f.e.p.g.Args(node)[arg]]) }
-func (f *frame) y(node int) []float32      { return f.at(f.e.p.vals[f.e.p.g.Result(node)]) }
+func (f *frame) x(node, arg int) []float32 { return f.at(f.vals[f.e.p.g.Args(node)[arg]]) }
+func (f *frame) y(node int) []float32      { return f.at(f.vals[f.e.p.g.Result(node)]) }
 func (f *frame) dy(node int) []float32     { return f.at(f.e.p.grads[f.e.p.g.Result(node)]) }
 
 func (f *frame) words(off, n int) []uint32 { return f.slot.w[off:][:n] }
@@ -127,7 +129,7 @@ func (e *Exec) Forward(slot int, b Batch, params []float32, s *State) {
 	}
 	f := &e.f
 	f.use(&e.slots[slot], b)
-	f.params, f.state, f.slot.batch = params, s, b
+	f.params, f.state, f.slot.batch, f.vals = params, s, b, e.p.vals
 	for _, o := range e.p.ops {
 		e.between()
 		o.forward(f)
@@ -161,11 +163,17 @@ func (e *Exec) BackwardWeight(slot int, params, grads []float32, acc bool) {
 func (e *Exec) backward(slot int, params, grads []float32, acc bool, steps []step) {
 	f := &e.f
 	f.use(&e.slots[slot], e.slots[slot].batch)
-	f.params, f.grads, f.acc = params, grads, acc
+	f.params, f.grads, f.acc, f.vals = params, grads, acc, e.p.kept
 	for i := range steps {
 		e.between()
 		s := &steps[i]
 		o := e.p.ops[s.Node]
+		if s.again {
+			f.again = true
+			o.forward(f)
+			f.again = false
+			continue
+		}
 		if s.Kind == autodiff.GradParams {
 			o.gradParams(f)
 			continue

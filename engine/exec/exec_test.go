@@ -28,16 +28,17 @@ func draw(n int, node uint32) []float32 {
 	return v
 }
 
-func build(t testing.TB, g *graph.Graph, rows int, split bool, team *kernel.Team) *model {
+func build(t testing.TB, g *graph.Graph, rows int, c exec.Config) *model {
 	t.Helper()
 	m := &model{g: g, rows: rows, out: g.OutputValue()}
 	outs := []int{m.out}
 	var err error
-	m.p, err = exec.Compile(g, 0, exec.Config{Rows: rows, Slots: 1, Train: true, Outputs: outs, Seeds: outs, InputGrad: true, Split: split})
+	c.Rows, c.Slots, c.Train, c.Outputs, c.Seeds, c.InputGrad = rows, 1, true, outs, outs, true
+	m.p, err = exec.Compile(g, 0, c)
 	if err != nil {
 		t.Fatal(err)
 	}
-	m.e = m.p.New(team)
+	m.e = m.p.New(nil)
 	m.st = m.p.Layout.NewState()
 	m.p.Layout.Init(m.st, 42)
 	m.grads = make([]float32, m.p.Layout.Trainable)
@@ -82,7 +83,7 @@ func TestGradientsByFiniteDifferences(t *testing.T) {
 }
 
 func finiteDifferences(t *testing.T, g *graph.Graph) {
-	m := build(t, g, 8, false, nil)
+	m := build(t, g, 8, exec.Config{})
 	// A step over few kinks of ReLU and max pooling that stays above float32's noise. Where
 	// there are no kinks it may be larger, and so may weights be, for gradients that are.
 	h := float32(1e-4)
@@ -137,7 +138,7 @@ func TestSplitBackward(t *testing.T) {
 }
 
 func splitBackward(t *testing.T, g *graph.Graph) {
-	a, b := build(t, g, 16, false, nil), build(t, g, 16, true, nil)
+	a, b := build(t, g, 16, exec.Config{}), build(t, g, 16, exec.Config{Split: true})
 	a.forward()
 	a.e.Backward(0, a.st.Params, a.grads, false)
 	b.forward()
@@ -157,6 +158,35 @@ func bits(t *testing.T, what string, a, b []float32) {
 	}
 }
 
+// TestRecompute: what is computed again has the bits of what is kept, in one backward pass
+// and in two halves with another micro-batch in between, and takes less memory.
+func TestRecompute(t *testing.T) {
+	for _, g := range models {
+		t.Run(g.Name, func(t *testing.T) {
+			a := build(t, g, 16, exec.Config{})
+			a.forward()
+			a.e.Backward(0, a.st.Params, a.grads, false)
+			for _, split := range []bool{false, true} {
+				b := build(t, g, 16, exec.Config{Recompute: true, Split: split})
+				b.forward()
+				if split {
+					b.e.BackwardInput(0, b.st.Params)
+					b.e.Trash()
+					b.e.BackwardWeight(0, b.st.Params, b.grads, false)
+				} else {
+					b.e.Trash()
+					b.e.Backward(0, b.st.Params, b.grads, false)
+				}
+				bits(t, "parameters", a.grads, b.grads)
+				bits(t, "buffers", a.st.Buffers, b.st.Buffers)
+				if was, is := a.p.Memory().Total(), b.p.Memory().Total(); !split && is >= was {
+					t.Errorf("the plan takes %d bytes, %d without computing again", is, was)
+				}
+			}
+		})
+	}
+}
+
 // TestMicroBatches: dot products over the rows go on across micro-batches, so without
 // batch norm two halves give the bits of the whole.
 func TestMicroBatches(t *testing.T) {
@@ -171,7 +201,7 @@ func TestMicroBatches(t *testing.T) {
 	if err := g.Check(); err != nil {
 		t.Fatal(err)
 	}
-	m := build(t, g, 10, false, nil)
+	m := build(t, g, 10, exec.Config{})
 	m.forward()
 	m.e.Backward(0, m.st.Params, m.grads, false)
 	halves := make([]float32, len(m.grads))
@@ -193,7 +223,7 @@ func TestPlanIsWhatRuns(t *testing.T) {
 }
 
 func planIsWhatRuns(t *testing.T, g *graph.Graph) {
-	m := build(t, g, 16, false, nil)
+	m := build(t, g, 16, exec.Config{})
 	if n := testing.AllocsPerRun(5, func() {
 		m.forward()
 		m.e.Backward(0, m.st.Params, m.grads, false)
@@ -203,7 +233,7 @@ func planIsWhatRuns(t *testing.T, g *graph.Graph) {
 }
 
 func BenchmarkCNNStep(b *testing.B) {
-	m := build(b, zoo.CNN(), 64, false, nil)
+	m := build(b, zoo.CNN(), 64, exec.Config{})
 	b.ReportAllocs()
 	for b.Loop() {
 		m.forward()
@@ -216,7 +246,7 @@ func BenchmarkCNNStep(b *testing.B) {
 func BenchmarkStep(b *testing.B) {
 	for _, g := range models {
 		b.Run(g.Name, func(b *testing.B) {
-			m := build(b, g, 16, false, nil)
+			m := build(b, g, 16, exec.Config{})
 			b.ReportAllocs()
 			for b.Loop() {
 				m.forward()

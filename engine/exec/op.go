@@ -35,6 +35,9 @@ type op interface {
 	gradInPlace() bool
 	// passes tells that the gradient of each input is dy as it is.
 	passes() bool
+	// cheap tells that forward may run again in the backward pass rather than its output be
+	// kept.
+	cheap() bool
 	scratch() int // floats of kernel scratch
 }
 
@@ -48,6 +51,7 @@ func (base) saves(autodiff.Kind) (x, y bool) { return false, false }
 func (base) alias() aliasing                 { return aliasNone }
 func (base) gradInPlace() bool               { return false }
 func (base) passes() bool                    { return false }
+func (base) cheap() bool                     { return false }
 func (base) scratch() int                    { return 0 }
 
 // words reserves 32-bit words in every slot.
@@ -243,6 +247,7 @@ func (o *relu) alias() aliasing {
 }
 
 func (o *relu) gradInPlace() bool { return true }
+func (o *relu) cheap() bool       { return !o.fused }
 
 // maxpool keeps the position of each window's maximum.
 type maxpool struct {
@@ -363,6 +368,10 @@ func (o *batchnorm) forward(f *frame) {
 	gamma, beta := f.params[o.w:][:o.c], f.params[o.b:][:o.c]
 	rm, rv := f.state.Buffers[o.mean:][:o.c], f.state.Buffers[o.va:][:o.c]
 	mean, inv := o.stats(f, 0), o.stats(f, 1)
+	if f.again {
+		kernel.BatchNormApply(y, x, mean, inv, gamma, beta, f.rows, o.c, o.hw)
+		return
+	}
 	if !o.train {
 		kernel.InvStd(inv, rv, o.eps)
 		kernel.BatchNormApply(y, x, rm, inv, gamma, beta, f.rows, o.c, o.hw)
@@ -404,6 +413,7 @@ func (o *batchnorm) gradParams(f *frame) {
 }
 
 func (o *batchnorm) saves(autodiff.Kind) (x, y bool) { return true, false }
+func (o *batchnorm) cheap() bool                     { return true }
 
 // flatten is a view.
 type flatten struct{ base }

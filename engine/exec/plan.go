@@ -29,6 +29,9 @@ type Config struct {
 	Seeds     []int // values whose gradients come from outside
 	InputGrad bool  // whether the gradients of the graph's inputs are wanted
 	Split     bool  // GradInput and GradParams run as two passes
+	// Recompute makes the backward pass take normalisations and activations again in place
+	// of keeping them: less memory, the same bits.
+	Recompute bool
 }
 
 // Memory is what a plan needs, in bytes.
@@ -58,6 +61,7 @@ type Plan struct {
 	g      *graph.Graph
 	ops    []op
 	vals   []place // of every value
+	kept   []place // of every value in the backward pass, where it is kept or computed again
 	grads  []place // of every value that has a gradient; per is 0 otherwise
 	back   []step
 	params int // index in back where the GradParams of a split plan begin
@@ -68,11 +72,13 @@ type Plan struct {
 	scr    int // floats of kernel scratch
 }
 
-// step is one backward instruction with its resolved gradients.
+// step is one backward instruction with its resolved gradients, or a forward one that is
+// run again.
 type step struct {
 	autodiff.Instr
-	dy  int // value whose gradient it reads
-	dst int // GradInput: value whose gradient it writes
+	dy    int  // value whose gradient it reads
+	dst   int  // GradInput: value whose gradient it writes; again: the value
+	again bool // compute the node's output again
 }
 
 // life is a buffer while it is being placed.
@@ -191,11 +197,7 @@ func (p *Plan) placeBuffers(bw autodiff.Backward) error {
 		}
 	}
 	for _, s := range p.back {
-		savesX, savesY := p.ops[s.Node].saves(s.Kind)
-		for _, v := range g.Args(s.Node) {
-			saved[v] = saved[v] || savesX
-		}
-		saved[s.dy] = saved[s.dy] || savesY
+		p.reads(s, func(v int) { saved[v] = true })
 	}
 	outside := make([]bool, nv)
 	for _, v := range p.cfg.Outputs {
@@ -205,6 +207,8 @@ func (p *Plan) placeBuffers(bw autodiff.Backward) error {
 			saved[v] = true // read by the caller before the backward pass
 		}
 	}
+	rerun := p.findAgain(saved, outside)
+	rerun.insert(p)
 	// A value takes over an argument's buffer where the op is a view, or works in place
 	// and the argument is dead after it.
 	share := newUnion(nv)
@@ -250,7 +254,7 @@ func (p *Plan) placeBuffers(bw autodiff.Backward) error {
 	gshare := newUnion(nv)
 	mult := make([]int, nv) // contributions to each gradient
 	for _, s := range p.back {
-		if s.Kind == autodiff.GradInput {
+		if s.Kind == autodiff.GradInput && !s.again {
 			mult[s.dst]++
 		}
 	}
@@ -259,7 +263,7 @@ func (p *Plan) placeBuffers(bw autodiff.Backward) error {
 		seeded[v] = true
 	}
 	for _, s := range p.back {
-		if s.Kind != autodiff.GradInput || !s.First || mult[s.dst] != 1 || s.Arg != len(g.Args(s.Node))-1 {
+		if s.again || s.Kind != autodiff.GradInput || !s.First || mult[s.dst] != 1 || s.Arg != len(g.Args(s.Node))-1 {
 			continue // only the last input's gradient may take over the buffer of dy
 		}
 		if p.ops[s.Node].gradInPlace() && !seeded[s.dst] {
@@ -284,6 +288,9 @@ func (p *Plan) placeBuffers(bw autodiff.Backward) error {
 	}
 	addend := 0
 	for k, s := range p.back {
+		if s.again {
+			continue
+		}
 		at := end + 1 + k
 		touch(s.dy, at, p.cfg.Split && s.Kind == autodiff.GradParams)
 		if s.dst >= 0 {
@@ -317,6 +324,8 @@ func (p *Plan) placeBuffers(bw autodiff.Backward) error {
 	}
 	collect(lives)
 	collect(glives)
+	again := rerun.lives(p, end+1)
+	collect(again)
 	if addend > 0 {
 		l := &life{size: addend, born: end + 1, dies: end + 1 + len(p.back)}
 		temps = append(temps, l)
@@ -324,10 +333,14 @@ func (p *Plan) placeBuffers(bw autodiff.Backward) error {
 	}
 	p.temp = pack(temps)
 
-	p.vals, p.grads = make([]place, nv), make([]place, nv)
+	p.vals, p.kept, p.grads = make([]place, nv), make([]place, nv), make([]place, nv)
 	for v := range nv {
 		l := lives[share.root(v)]
 		p.vals[v] = place{off: l.off, per: g.Shape(v).Elems(), slot: l.slot}
+		p.kept[v] = p.vals[v]
+		if rerun.again[v] {
+			p.kept[v] = place{off: again[rerun.share.root(v)].off, per: p.vals[v].per}
+		}
 		if l := glives[gshare.root(v)]; bw.Needs[v] && l != nil {
 			p.grads[v] = place{off: l.off, per: g.Shape(v).Elems(), slot: l.slot}
 		}

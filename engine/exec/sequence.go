@@ -148,6 +148,7 @@ func (o *layerNorm) gradParams(f *frame) {
 }
 
 func (o *layerNorm) saves(autodiff.Kind) (x, y bool) { return true, false }
+func (o *layerNorm) cheap() bool                     { return true }
 
 // linears are linear layers of one input, side by side in the output.
 type linears struct {
@@ -258,6 +259,7 @@ func (o *activation) gradInput(f *frame, _ int, dst []float32) {
 
 func (o *activation) saves(autodiff.Kind) (x, y bool) { return !o.byOutput, o.byOutput }
 func (o *activation) gradInPlace() bool               { return true }
+func (o *activation) cheap() bool                     { return true }
 
 func (o *activation) alias() aliasing {
 	if o.byOutput {

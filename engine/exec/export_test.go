@@ -1,0 +1,18 @@
+package exec
+
+import "math"
+
+// Trash overwrites what the seeds of a backward pass do not occupy of the arena, as another
+// micro-batch may.
+func (e *Exec) Trash() {
+	var seeds [][]float32
+	for _, v := range e.p.cfg.Seeds {
+		seeds = append(seeds, append([]float32(nil), e.f.at(e.p.grads[v])...))
+	}
+	for i := range e.temp {
+		e.temp[i] = float32(math.NaN())
+	}
+	for i, v := range e.p.cfg.Seeds {
+		copy(e.f.at(e.p.grads[v]), seeds[i])
+	}
+}
