@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime/debug"
+	"strings"
 	"syscall/js"
 	"time"
 
@@ -142,7 +143,8 @@ func explain(err error) ending {
 	case errors.As(err, &pe):
 		return ending{Code: string(pe.Code), Text: pe.Message, Hint: pe.Hint}
 	case errors.Is(err, client.ErrGoodbye):
-		return ending{Text: err.Error()}
+		_, why, _ := strings.Cut(err.Error(), client.ErrGoodbye.Error()+": ")
+		return ending{Text: why}
 	case errors.Is(err, client.ErrUnreachable), errors.Is(err, client.ErrLost):
 		return ending{Code: "host", Text: err.Error()}
 	case errors.Is(err, provider.ErrMemory):

@@ -7,7 +7,7 @@ const colour = (name) => getComputedStyle(document.documentElement).getPropertyV
 // lineChart draws one series {label, colour: "--accent", say} over x, whose unit is
 // xLabel. say words a value; fromZero keeps zero in the picture. set takes points [x, y]
 // and retells the chart to those who do not see it.
-export function lineChart(host, { label, colour: stroke, say, xLabel, height = 180, points = false, fromZero = false }) {
+export function lineChart(host, { label, colour: stroke, say, xLabel, height = 190, points = false, fromZero = false }) {
   const name = host.ariaLabel;
   const width = () => Math.max(host.clientWidth, 200);
   let plot;
@@ -22,8 +22,9 @@ export function lineChart(host, { label, colour: stroke, say, xLabel, height = 1
         height,
         padding: [8, 12, 0, 0],
         cursor: { points: { size: 6 }, drag: { x: false } },
+        legend: { markers: { show: false } },
         scales: { x: { time: false }, y },
-        axes: [axis, { ...axis, size: 52 }],
+        axes: [{ ...axis, size: 28 }, { ...axis, size: 52 }],
         series: [{ label: xLabel }, { label, stroke: colour(stroke), width: 2, points: { show: points }, value: (_, v) => (v == null ? "" : say(v)) }],
       },
       data,

@@ -5,7 +5,7 @@ import { lineChart } from "./chart.js";
 import { hold, remember, remembered, token } from "./session.js";
 import { $, bytes, count, el, flop, note, sentence, set } from "./words.js";
 
-const memories = [128, 256, 512, 1024, 2048, 3072].map((mb) => mb * 2 ** 20);
+const memories = [125, 250, 500, 1000, 2000, 3000].map((mb) => mb * 1e6);
 
 const words = {
   loading: "Loading the engine …",
@@ -43,10 +43,10 @@ function show({ detail }) {
 }
 
 // assigned shows a run's figures, from the beginning.
-function assigned({ role, stage, stages }) {
+function assigned(place) {
   $("live").hidden = false;
   chart ??= lineChart($("chart"), { label: "samples/s", colour: "--accent", say: count, xLabel: "s", height: 150, fromZero: true });
-  set($("f-stage"), place(role, stage, stages));
+  set($("f-stage"), named(place));
   rates = [];
   last = null;
 }
@@ -60,11 +60,12 @@ function ended({ code, text, hint }) {
   if (code && code !== "stopped") complain([{ text, hint }]);
 }
 
-const place = (role, stage, stages) => (stages === 1 ? "whole model" : `${role} ${stage + 1} of ${stages}`);
+const named = ({ role = "", stage, stages }) => (stages === 1 ? "whole model" : `${role} ${stage + 1} of ${stages}`.trim());
 
 function progress({ detail }) {
   const p = detail.progress;
   const now = performance.now();
+  set($("f-stage"), named(detail));
   set($("f-samples"), count(p.samples));
   set($("f-flops"), flop(p.flops));
   set($("f-out"), bytes(p.wire_out));
@@ -91,8 +92,15 @@ function begin() {
   pauseOrNot();
 }
 
-// pauseOrNot does as the person wants it.
 let battery = null;
+function watchBattery(b) {
+  battery = b;
+  $("battery-row").hidden = false;
+  battery.addEventListener("chargingchange", pauseOrNot);
+  pauseOrNot();
+}
+
+// pauseOrNot does as the person wants it.
 function pauseOrNot() {
   const hidden = $("when-hidden").checked && document.visibilityState === "hidden";
   const drained = $("on-battery").checked && battery && !battery.charging;
@@ -130,11 +138,7 @@ async function main() {
   document.addEventListener("visibilitychange", pauseOrNot);
   $("when-hidden").addEventListener("change", pauseOrNot);
   $("on-battery").addEventListener("change", pauseOrNot);
-  if (can.battery) {
-    battery = await navigator.getBattery().catch(() => null);
-    $("battery-row").hidden = !battery;
-    battery?.addEventListener("chargingchange", pauseOrNot);
-  }
+  if (can.battery) navigator.getBattery().then(watchBattery, () => {}); // it may be a while
 
   complain(can.problems);
   $("go").disabled = can.problems.length > 0;

@@ -23,6 +23,7 @@ const pipeline = new Pipeline($("clusters"));
 const charts = {};
 let seen = 0; // time of the newest note
 let ending = null; // the note that the last run ended with
+let members = []; // those in the picture
 let recent = []; // statuses of the last span, with their time
 
 // sights yields what the host tells, a line of JSON at a time, until it ends.
@@ -71,7 +72,7 @@ function showPhase(phase, words = phases[phase] ?? phase) {
 }
 
 const accuracy = (share) => `${(100 * share).toFixed(2)} %`;
-const loss = (v) => (typeof v === "number" ? v.toPrecision(4) : v);
+const loss = (v) => (typeof v === "number" ? v.toPrecision(4) : v); // JSON has no NaN: the host writes a word
 
 function showHistory({ losses, vals, notes }) {
   $("all").hidden = false;
@@ -79,6 +80,7 @@ function showHistory({ losses, vals, notes }) {
   charts.val ??= lineChart($("val-chart"), { label: "right", colour: "--good", say: (v) => `${v.toFixed(2)} %`, xLabel: "batch", points: true });
   charts.loss.set(losses);
   charts.val.set(vals.map(([step, share]) => [step, 100 * share]));
+  $("curves").hidden = losses.length === 0;
   for (const n of notes) {
     note($("events"), n.text, new Date(n.at_us / 1000)).classList.add(`kind-${n.kind}`);
     if (n.kind === "planned") ending = null;
@@ -92,9 +94,18 @@ function showEnding(losses, vals) {
   $("ending").hidden = !ending;
   if (!ending) return;
   showPhase(ending.kind);
+  pipeline.draw(members.map((m) => ({ ...m, state: "ended", busy: 0 })), new Map());
   $("ending").classList.toggle("alert", ending.kind === "failed");
   set($("ending-title"), sentence(ending.text));
-  const came = [...losses.slice(-1).map(([, v]) => `loss ${loss(v)}`), ...vals.slice(-1).map(([, v]) => `${accuracy(v)} of the validation data right`)];
+  const came = [];
+  for (const [, v] of losses.slice(-1)) {
+    set($("loss"), loss(v));
+    came.push(`loss ${loss(v)}`);
+  }
+  for (const [, v] of vals.slice(-1)) {
+    set($("val"), accuracy(v));
+    came.push(`${accuracy(v)} of the validation data right`);
+  }
   set($("ending-text"), `${came.length ? `At the end: ${came.join(", ")}. ` : ""}What was saved is in the job's directory, where ravnest was started.`);
 }
 
@@ -115,6 +126,7 @@ function rates(status, now) {
 }
 
 function showFigures(status, rate) {
+  $("figures").hidden = !status.running_ms;
   const at = status.members.filter((m) => m.assigned);
   const sum = (list, f) => list.reduce((total, m) => total + f(m), 0);
   if (at.length && at.every((m) => rate.has(m.name))) {
@@ -123,7 +135,7 @@ function showFigures(status, rate) {
     set($("flops"), `${flop(sum(at, (m) => rate.get(m.name).flops))}/s`);
   }
   if (status.loss) {
-    set($("loss"), String(loss(status.loss.loss)));
+    set($("loss"), loss(status.loss.loss));
     set($("epoch"), String(status.loss.epoch + 1));
   }
   if (status.val) set($("val"), accuracy(status.val.correct / Math.max(1, status.val.total)));
@@ -136,23 +148,22 @@ function showFigures(status, rate) {
 }
 
 function showWaiting(status) {
-  const idle = status.members.filter((m) => !m.assigned).map((m) => `${m.name} (${kind(m) === "tab" ? "tab" : m.platform})`);
-  const words = [];
-  if (status.want > status.members.length) words.push(`${status.members.length} of ${status.want} providers are here.`);
-  if (idle.length) words.push(`Waiting: ${idle.join(", ")}.`);
-  set($("waiting"), words.join(" "));
-  $("waiting").hidden = words.length === 0;
-  $("invite").hidden = status.phase !== "gathering" && status.phase !== "idle";
+  const gathering = status.phase === "gathering" || status.phase === "idle";
+  $("waiting").hidden = $("invite").hidden = !gathering;
+  const here = status.members.map((m) => `${m.name} (${kind(m) === "tab" ? "tab" : m.platform})`);
+  set($("waiting"), `${here.length} of ${status.want} providers ${here.length === 1 ? "is" : "are"} here${here.length ? `: ${here.join(", ")}` : ""}.`);
 }
 
 function showStatus(status) {
-  set($("job"), status.job || "Dashboard");
   if (status.phase === "idle" && ending) return; // the last run stays in view
+  set($("job"), status.job || "Dashboard");
   const rate = rates(status, performance.now());
   showPhase(status.phase);
   showFigures(status, rate);
   showWaiting(status);
-  pipeline.draw(status.members, rate);
+  if (status.phase === "draining") return; // those who are done leave, and stay in the picture
+  members = status.members;
+  pipeline.draw(members, rate);
 }
 
 // watch shows what the host tells, and asks again when that breaks off.

@@ -18,7 +18,7 @@ const facts = {
 // stage is a provider's card; update brings its figures up to date.
 function stage(m) {
   const values = Object.keys(facts).map(() => el("dd"));
-  const bar = el("rect", { height: 6, rx: 3 });
+  const bar = el("rect", { height: 6 });
   const node = el(
     "article",
     { class: `stage ${kind(m)}`, "aria-label": `Stage ${m.stage + 1}, ${role(m)}: ${m.name}` },
