@@ -273,6 +273,14 @@ func TestElemBits(t *testing.T) {
 		{"sigmoid", vec(func(y []float32) { Sigmoid(y, x) }), 0x0ea56c0efe09b682},
 		{"gelu", vec(func(y []float32) { GELU(y, x) }), 0xdce3852d9d53135e},
 		{"gelu gradient", vec(func(y []float32) { GELUGrad(y, dy, x) }), 0xc6aa72eaa73c43ae},
+		{"gelu by tanh", vec(func(y []float32) { GELUTanh(y, x) }), 0x4e6b25e580899c34},
+		{"gelu by tanh, gradient", vec(func(y []float32) { GELUTanhGrad(y, dy, x) }), 0x23a5e6524b148f47},
+		{"layer norm", vec(func(y []float32) {
+			m, v := make([]float32, n*c), make([]float32, n*c)
+			LayerNorm(y, x, dy[:hw], dy[hw:], m, v, n*c, hw, 1e-5)
+			LayerNormGradInput(y, y, x, dy[:hw], m, v, n*c, hw)
+			LayerNormGradParams(y[:hw], y[hw:2*hw], dy, x, m, v, n*c, hw, true)
+		}), 0x2626cd840c7b28d1},
 		{"tanh gradient", vec(func(y []float32) { TanhGrad(y, dy, x) }), 0x21a754d4a227ed99},
 		{"sigmoid gradient", vec(func(y []float32) { SigmoidGrad(y, dy, x) }), 0x58e1c557d7d88d00},
 		{"sum", func() []float32 { return []float32{Sum(x), Dot(x, dy)} }, 0xfdcfffd8bfa9350d},
