@@ -41,12 +41,11 @@ func (c *Conv) check() {
 // images.
 func ConvScratch(c *Conv) int {
 	cg, og, k := c.C/c.Groups, c.O/c.Groups, c.KH*c.KW
-	v := c.windows()
-	cols := v.columns()
-	most := v.scratch() + og*cols + max(GemmScratch(og, cols, cg*k), GemmScratch(og, cg*k, cols))
-	v = c.windowsBack()
-	cols = v.columns()
-	return max(most, v.scratch()+og*k*cg+cg*cols+GemmScratch(cg, cols, og*k))
+	f, b, w := c.windows().sideBySide(c.N), c.windowsBack().sideBySide(c.N), c.windows()
+	return max(
+		f.scratch()+og*f.columns()+GemmScratch(og, f.columns(), cg*k),
+		b.scratch()+og*k*cg+cg*b.columns()+GemmScratch(cg, b.columns(), og*k),
+		w.scratch()+og*w.columns()+GemmScratch(og, cg*k, w.columns()))
 }
 
 // windows are those of y over x.
@@ -69,7 +68,7 @@ func ConvForward(t *Team, c *Conv, y, x, w, bias []float32, relu bool, scratch [
 	c.check()
 	cg, og, plane := c.C/c.Groups, c.O/c.Groups, c.OH()*c.OW()
 	k := cg * c.KH * c.KW
-	v := c.windows()
+	v := c.windows().sideBySide(c.N)
 	scratch = v.begin(scratch)
 	v.turn(0, 0)
 	out, scratch := scratch[:og*v.columns()], scratch[og*v.columns():]
@@ -81,7 +80,7 @@ func ConvForward(t *Team, c *Conv, y, x, w, bias []float32, relu bool, scratch [
 		for n := 0; n < c.N; n += v.together {
 			images := min(v.together, c.N-n)
 			v.load(x[(n*c.C+gr*cg)*c.H*c.W:], c.C*c.H*c.W, images)
-			v.operand(&g, images*plane)
+			v.operand(&g, images)
 			dst := y[(n*c.O+gr*og)*plane:]
 			if v.together == 1 {
 				g.C, g.LDC = dst, plane
@@ -90,11 +89,7 @@ func ConvForward(t *Team, c *Conv, y, x, w, bias []float32, relu bool, scratch [
 			}
 			g.C, g.LDC = out, v.columns()
 			gemm(t, &g, scratch)
-			for i := range images {
-				for o := range og {
-					copy(dst[(i*c.O+o)*plane:][:plane], out[o*g.LDC+i*plane:])
-				}
-			}
+			v.store(dst, c.O*plane, out, images, og)
 		}
 	}
 }
@@ -103,7 +98,7 @@ func ConvForward(t *Team, c *Conv, y, x, w, bias []float32, relu bool, scratch [
 func ConvBackwardData(t *Team, c *Conv, dx, dy, w, scratch []float32) {
 	c.check()
 	cg, og, plane := c.C/c.Groups, c.O/c.Groups, c.OH()*c.OW()
-	v := c.windowsBack()
+	v := c.windowsBack().sideBySide(c.N)
 	scratch = v.begin(scratch)
 	turned, scratch := scratch[:cg*og*c.KH*c.KW], scratch[cg*og*c.KH*c.KW:]
 	out, scratch := scratch[:cg*v.columns()], scratch[cg*v.columns():]
@@ -127,7 +122,7 @@ func ConvBackwardData(t *Team, c *Conv, dx, dy, w, scratch []float32) {
 						g.A, g.RS, g.KS = wg, 1, cg
 					}
 					a = a[cg*k:]
-					v.operand(&g, images*v.y.out*v.x.out)
+					v.operand(&g, images)
 					if v.together*c.SH*c.SW == 1 {
 						g.C, g.LDC = dst, c.H*c.W
 					}
@@ -178,15 +173,15 @@ func (v *windows) turnWeights(dst, w []float32, cg int) {
 
 // scatter puts the columns of one turn where they belong.
 func (v *windows) scatter(c *Conv, dx, out []float32, ty, tx, images int) {
-	cols := v.columns()
+	cg := c.C / c.Groups
+	if c.SH*c.SW == 1 {
+		v.store(dx, c.C*c.H*c.W, out, images, cg)
+		return
+	}
 	for i := range images {
-		for ci := range c.C / c.Groups {
+		for ci := range cg {
 			plane := dx[(i*c.C+ci)*c.H*c.W:][:c.H*c.W]
-			src := out[ci*cols+i*v.y.out*v.x.out:]
-			if c.SH*c.SW == 1 {
-				copy(plane, src)
-				continue
-			}
+			src := out[ci*v.columns()+i*v.y.out*v.x.out:]
 			for r, y := 0, ty; y < c.H; r, y = r+1, y+c.SH {
 				line := src[r*v.x.out:]
 				for q, x := 0, tx; x < c.W; q, x = q+1, x+c.SW {
@@ -212,7 +207,7 @@ func ConvBackwardWeight(t *Team, c *Conv, dw, dy, x []float32, acc bool, scratch
 		for n := 0; n < c.N; n += v.together {
 			images := min(v.together, c.N-n)
 			v.load(x[(n*c.C+gr*cg)*c.H*c.W:], c.C*c.H*c.W, images)
-			v.operandT(&g, images*plane)
+			v.operandT(&g, images)
 			g.A, g.RS = dy[(n*c.O+gr*og)*plane:], plane
 			if v.together > 1 {
 				for i := range images {

@@ -86,13 +86,21 @@ func (a *axis) whole() bool { return a.every() == 1 && a.lo == 0 && a.padded == 
 type windows struct {
 	together, channels int
 	y, x               axis
-	data               []float32 // [channels, slots of y, of x, together, y.padded, x.padded]
-	taps, positions    []int32
+	// inner has images side by side: what a vector of the product needs is in one place
+	// even where planes are small.
+	inner           bool
+	data            []float32 // [channels, slots of y, of x, together, y.padded, x.padded], or together last
+	turned          []float32 // images side by side without padding, where inner
+	taps, positions []int32
 }
 
-// enough is the columns that let a product run at full speed: images whose planes are
-// smaller go together.
-const enough = 400
+const (
+	// enough is the columns that let a product run at full speed: images whose planes are
+	// smaller go together.
+	enough = 400
+	// Planes so small have at least so many images side by side.
+	innerPlane, innerImages = 64, 16
+)
 
 func newWindows(n, channels int, y, x axis) windows {
 	y.plan()
@@ -100,20 +108,39 @@ func newWindows(n, channels int, y, x axis) windows {
 	return windows{together: min(n, max(1, enough/(y.out*x.out))), channels: channels, y: y, x: x}
 }
 
+// sideBySide is v with images innermost if that is faster.
+func (v windows) sideBySide(n int) windows {
+	if plane := v.y.out * v.x.out; n >= 8 && plane <= innerPlane && v.y.turns*v.x.turns <= 1 {
+		v.inner, v.together = true, min(n, max(innerImages, enough/plane&^(innerImages-1)))
+	}
+	return v
+}
+
 // columns of a whole group of images.
 func (v *windows) columns() int { return v.together * v.y.out * v.x.out }
 
+// whole says that the copy is the source, but for the order of the images.
+func (v *windows) whole() bool { return v.y.whole() && v.x.whole() }
+
 // copied is the floats of the copy, 0 if the source serves.
 func (v *windows) copied() int {
-	if v.together == 1 && v.y.whole() && v.x.whole() {
+	if v.together == 1 && v.whole() {
 		return 0
 	}
 	return v.channels * v.y.slots * v.x.slots * v.together * v.y.padded * v.x.padded
 }
 
+// sides is the floats of images side by side.
+func (v *windows) sides() int {
+	if !v.inner || v.whole() {
+		return 0
+	}
+	return v.together * v.channels * v.y.in * v.x.in
+}
+
 // scratch is what begin takes.
 func (v *windows) scratch() int {
-	return v.copied() + v.channels*v.y.taps*v.x.taps + v.columns()
+	return v.copied() + v.sides() + v.channels*v.y.taps*v.x.taps + v.columns()
 }
 
 // begin takes memory from scratch, lays out the offsets of the positions, and returns the
@@ -124,9 +151,19 @@ func (v *windows) begin(scratch []float32) []float32 {
 		panic("kernel: images of a convolution are too large")
 	}
 	v.data, scratch = scratch[:n], scratch[n:]
+	v.turned, scratch = scratch[:v.sides()], scratch[v.sides():]
 	v.taps, scratch = ints(scratch[:taps]), scratch[taps:]
 	v.positions, scratch = ints(scratch[:cols]), scratch[cols:]
 	i := 0
+	if v.inner {
+		for y := range v.y.out {
+			for at := range v.x.out * v.together {
+				v.positions[i] = int32(y*v.x.padded*v.together + at)
+				i++
+			}
+		}
+		return scratch
+	}
 	for line := range v.together * v.y.out {
 		at := (line/v.y.out*v.y.padded + line%v.y.out) * v.x.padded
 		for p := range v.x.out {
@@ -145,7 +182,10 @@ func ints(s []float32) []int32 {
 // turn lays out the offsets of the taps that meet something in one pair of turns.
 func (v *windows) turn(ty, tx int) {
 	v.taps = v.taps[:0]
-	plane := v.together * v.y.padded * v.x.padded
+	plane, wide := v.together*v.y.padded*v.x.padded, 1
+	if v.inner {
+		wide = v.together
+	}
 	for c := range v.channels {
 		for a := range v.y.taps {
 			sy, ay, ok := v.y.tap(ty, a)
@@ -155,7 +195,7 @@ func (v *windows) turn(ty, tx int) {
 			for b := range v.x.taps {
 				if sx, ax, ok := v.x.tap(tx, b); ok {
 					slot := (c*v.y.slots+sy)*v.x.slots + sx
-					v.taps = append(v.taps, int32(slot*plane+ay*v.x.padded+ax))
+					v.taps = append(v.taps, int32(slot*plane+(ay*v.x.padded+ax)*wide))
 				}
 			}
 		}
@@ -184,13 +224,16 @@ func (v *windows) load(src []float32, image, images int) {
 		v.data = src[:v.channels*y.in*x.in]
 		return
 	}
-	whole := y.whole() && x.whole()
+	if v.inner {
+		v.loadInner(src, image, images)
+		return
+	}
 	size := y.padded * x.padded
 	for slot := range v.channels * y.slots * x.slots {
 		c, py, px := slot/(y.slots*x.slots), y.phase(slot/x.slots%y.slots), x.phase(slot%x.slots)
 		for i := range images {
 			dst, plane := v.data[(slot*v.together+i)*size:][:size], src[i*image+c*y.in*x.in:][:y.in*x.in]
-			if whole {
+			if v.whole() {
 				copy(dst, plane)
 				continue
 			}
@@ -199,6 +242,35 @@ func (v *windows) load(src []float32, image, images int) {
 			clear(dst[bottom*x.padded:])
 			for r := top; r < bottom; r++ {
 				x.line(dst[r*x.padded:][:x.padded], plane[((r+y.lo)*y.every()+py)*x.in:][:x.in], px)
+			}
+		}
+	}
+}
+
+// loadInner is load with images side by side.
+func (v *windows) loadInner(src []float32, image, images int) {
+	y, x, g := &v.y, &v.x, v.together
+	if v.whole() {
+		transpose(v.data, g, src, image, images, v.channels*y.in*x.in)
+		return
+	}
+	transpose(v.turned, g, src, image, images, v.channels*y.in*x.in)
+	size := y.padded * x.padded * g
+	for slot := range v.channels * y.slots * x.slots {
+		c, py, px := slot/(y.slots*x.slots), y.phase(slot/x.slots%y.slots), x.phase(slot%x.slots)
+		dst, plane := v.data[slot*size:][:size], v.turned[c*y.in*x.in*g:][:y.in*x.in*g]
+		top, bottom := y.inside(py)
+		left, right := x.inside(px)
+		clear(dst)
+		for r := top; r < bottom; r++ {
+			line := plane[((r+y.lo)*y.every()+py)*x.in*g:][:x.in*g]
+			to := dst[(r*x.padded+left)*g:][:(right-left)*g]
+			if x.every() == 1 {
+				copy(to, line[(left+x.lo)*g:])
+				continue
+			}
+			for q := left; q < right; q++ {
+				copy(to[(q-left)*g:][:g], line[((q+x.lo)*x.every()+px)*g:])
 			}
 		}
 	}
@@ -235,22 +307,40 @@ func (v *windows) points() bool {
 	return v.y.taps*v.x.taps == 1 && v.x.padded == v.x.out && v.y.padded == v.y.out
 }
 
-// operand makes the windows the B of g, a row for every tap and n positions.
-func (v *windows) operand(g *GemmArgs, n int) {
-	g.B, g.K, g.N = v.data, len(v.taps), n
+// operand makes the windows of some images the B of g: a row for every tap, a column for
+// every position. Side by side there are always columns for all images.
+func (v *windows) operand(g *GemmArgs, images int) {
+	g.B, g.K, g.N = v.data, len(v.taps), v.columns()
+	if !v.inner {
+		g.N = images * v.y.out * v.x.out
+	}
 	if v.points() {
 		g.BK, g.BJ = v.columns(), 1
 		return
 	}
-	g.rows, g.cols, g.run = v.taps, v.positions[:n], 1
+	g.rows, g.cols, g.run = v.taps, v.positions[:g.N], 1
 }
 
 // operandT makes the transpose the B of g.
-func (v *windows) operandT(g *GemmArgs, n int) {
-	g.B, g.K, g.N = v.data, n, len(v.taps)
+func (v *windows) operandT(g *GemmArgs, images int) {
+	g.B, g.K, g.N = v.data, images*v.y.out*v.x.out, len(v.taps)
 	if v.points() {
 		g.BK, g.BJ = 1, v.columns()
 		return
 	}
-	g.rows, g.cols, g.run = v.positions[:n], v.taps, v.x.out
+	g.rows, g.cols, g.run = v.positions[:g.K], v.taps, v.x.out
+}
+
+// store brings rows of a product to images that lie image floats apart.
+func (v *windows) store(dst []float32, image int, src []float32, images, rows int) {
+	plane := v.y.out * v.x.out
+	if v.inner {
+		transpose(dst, image, src, v.together, rows*plane, images)
+		return
+	}
+	for i := range images {
+		for r := range rows {
+			copy(dst[i*image+r*plane:][:plane], src[r*v.columns()+i*plane:])
+		}
+	}
 }
