@@ -53,6 +53,7 @@ func jobFlags() []cli.Flag {
 		&cli.StringFlag{Name: "wire", Usage: "how tensors are sent: " + strings.Join(job.Wires, ", ")},
 		&cli.Uint64Flag{Name: "seed", Usage: "of weights, order and dropout"},
 		&cli.IntFlag{Name: "micro-batches", Usage: "parts of a batch that flow one by one"},
+		&cli.StringFlag{Name: "recompute", Usage: "selective or full: less memory for more work, the same result"},
 	}
 }
 
@@ -63,7 +64,7 @@ func change(c *cli.Context, j *job.Spec) {
 			*p = c.Int(name)
 		}
 	}
-	for name, p := range map[string]*string{"schedule": &j.Schedule, "wire": &j.Wire} {
+	for name, p := range map[string]*string{"schedule": &j.Schedule, "wire": &j.Wire, "recompute": &j.Recompute} {
 		if c.IsSet(name) {
 			*p = c.String(name)
 		}

@@ -1,8 +1,38 @@
-// Computing again what the backward pass reads, in place of keeping it: normalisations and
-// activations cost little, and what they made is as large as what they read. Their
-// inputs are kept anyway, for their own gradients.
+// Computing again what the backward pass reads, in place of keeping it: less memory for
+// more work, with the same bits (Chen et al., arXiv 1604.06174).
 
 package exec
+
+import (
+	"fmt"
+	"slices"
+)
+
+// Recompute says how much of the forward pass is computed again in the backward pass.
+type Recompute uint8
+
+// The amounts.
+const (
+	KeepAll Recompute = iota
+	// Selective computes normalisations and activations again: what they make is as large
+	// as what they read, which is kept for their own gradients, and they cost little.
+	Selective
+	// Full keeps few values and computes everything between them again, a third more work.
+	Full
+)
+
+// ParseRecompute finds an amount by its job name: "", "selective" or "full".
+func ParseRecompute(name string) (Recompute, error) {
+	switch name {
+	case "":
+		return KeepAll, nil
+	case "selective":
+		return Selective, nil
+	case "full":
+		return Full, nil
+	}
+	return 0, fmt.Errorf("%w: recompute %q", ErrConfig, name)
+}
 
 // rerun is what is computed again.
 type rerun struct {
@@ -10,40 +40,127 @@ type rerun struct {
 	share union  // whose buffer a value lies in then
 }
 
-// findAgain chooses values to compute again: chains of cheap operations of one input that
-// begin at a value that is kept. It marks them as not saved.
+// findAgain chooses the values to compute again. It changes saved accordingly: a value is
+// computed again, or kept, or not read.
 func (p *Plan) findAgain(saved, outside []bool) rerun {
 	g := p.g
 	r := rerun{again: make([]bool, g.Values()), share: newUnion(g.Values())}
-	if !p.cfg.Recompute {
+	if p.cfg.Recompute == KeepAll {
 		return r
+	}
+	var keep []bool
+	if p.cfg.Recompute == Full {
+		keep = p.checkpoints(saved)
 	}
 	can := make([]bool, g.Values())
 	for i := range g.Nodes {
 		x, y := g.Args(i)[0], g.Result(i)
-		can[y] = p.ops[i].cheap() && !outside[y] && (saved[x] || can[x])
+		switch {
+		case outside[y]:
+		case p.ops[i].alias() == aliasView:
+			can[y] = can[x]
+		case keep != nil:
+			can[y] = !keep[y]
+		default:
+			can[y] = p.ops[i].cheap() && (saved[x] || can[x])
+		}
+	}
+	readers := make([]int, g.Values())
+	for i := range g.Nodes {
+		for _, x := range g.Args(i) {
+			readers[x]++
+		}
 	}
 	for i := len(g.Nodes) - 1; i >= 0; i-- {
-		x, y := g.Args(i)[0], g.Result(i)
+		args, y := g.Args(i), g.Result(i)
 		if !can[y] || !(saved[y] || r.again[y]) {
 			continue
 		}
-		r.again[y] = true
-		switch {
-		case !can[x] || saved[x]:
-		case r.again[x]:
-			r.share[x] = x // two values are made of it
-		default:
-			// It is only made for y, which may take over its buffer.
-			if r.again[x] = true; p.ops[i].alias() == aliasInPlace {
-				r.share[x] = r.share.root(y)
-			}
+		// A view shares its input's buffer; an op that works in place may take over that of
+		// an input which nobody else reads, and which has a buffer of its own.
+		over := -1
+		switch p.ops[i].alias() {
+		case aliasView:
+			over = 0
+		case aliasInPlace:
+			over = slices.IndexFunc(args, func(x int) bool {
+				return can[x] && !saved[x] && readers[x] == 1 && p.ops[x-len(g.Inputs)].alias() != aliasView
+			})
+		}
+		if over >= 0 {
+			r.share[args[over]] = r.share.root(y)
+		}
+		saved[y], r.again[y] = false, true
+		for _, x := range args {
+			r.again[x] = r.again[x] || can[x]
+			saved[x] = saved[x] || !can[x]
 		}
 	}
-	for v, again := range r.again {
-		saved[v] = saved[v] && !again
-	}
 	return r
+}
+
+// checkpoints chooses values to keep from those through which alone the nodes before reach
+// the nodes after: such that what is kept in the slots and the largest stretch between
+// take the least memory.
+func (p *Plan) checkpoints(saved []bool) []bool {
+	g := p.g
+	last := make([]int, g.Values()) // node that reads a value last
+	for i := range g.Nodes {
+		for _, v := range g.Args(i) {
+			last[v] = i
+		}
+	}
+	sums := make([]int, g.Values()+1) // floats of saved values before each
+	for v := range saved {
+		sums[v+1] = sums[v]
+		if saved[v] {
+			sums[v+1] += p.floats(v)
+		}
+	}
+	var narrow []int
+	far := -1 // last reader of the values before
+	varying := g.Varying(true)
+	for i := range g.Nodes {
+		v := g.Result(i)
+		if !varying[v] {
+			continue // a mask, which is computed again from the input
+		}
+		if far <= i && last[v] > i && p.ops[i].alias() != aliasView {
+			narrow = append(narrow, v)
+		}
+		far = max(far, last[v])
+	}
+	const tries = 32
+	var best []bool
+	least := -1
+	for t := 1; t <= tries; t++ {
+		keep, cost := p.stretches(narrow, sums, sums[g.Values()]/tries*t)
+		if least < 0 || cost < least {
+			best, least = keep, cost
+		}
+	}
+	return best
+}
+
+// stretches keeps the last narrow value before what is saved since the one before would
+// exceed size floats, and tells what that costs.
+func (p *Plan) stretches(narrow, sums []int, size int) (keep []bool, cost int) {
+	keep = make([]bool, p.g.Values())
+	kept, most, from := 0, 0, 0
+	for k, v := range narrow {
+		next := p.g.Values()
+		if k+1 < len(narrow) {
+			next = narrow[k+1]
+		}
+		if sums[next]-sums[from] > size {
+			keep[v] = true
+			kept += p.floats(v)
+			most = max(most, sums[v]-sums[from])
+			from = v + 1
+		}
+	}
+	most = max(most, sums[p.g.Values()]-sums[from])
+	return keep, kept*p.cfg.Slots + most
 }
 
 // insert puts the steps that compute values again before the first step of each half of
@@ -60,7 +177,7 @@ func (r *rerun) insert(p *Plan) {
 		done[v] = true
 		s := step{again: true, dst: v}
 		s.Node = v - len(p.g.Inputs)
-		compute(p.g.Args(s.Node)[0])
+		p.reads(s, compute)
 		steps = append(steps, s)
 	}
 	half := len(p.back)
@@ -103,11 +220,10 @@ func (r *rerun) lives(p *Plan, begin int) map[int]*life {
 
 // reads calls f with every forward value that a backward step reads.
 func (p *Plan) reads(s step, f func(v int)) {
-	if s.again {
-		f(p.g.Args(s.Node)[0])
-		return
+	x, y := true, false
+	if !s.again {
+		x, y = p.ops[s.Node].saves(s.Kind)
 	}
-	x, y := p.ops[s.Node].saves(s.Kind)
 	if x {
 		for _, v := range p.g.Args(s.Node) {
 			f(v)

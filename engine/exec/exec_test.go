@@ -166,10 +166,16 @@ func TestRecompute(t *testing.T) {
 			a := build(t, g, 16, exec.Config{})
 			a.forward()
 			a.e.Backward(0, a.st.Params, a.grads, false)
-			for _, split := range []bool{false, true} {
-				b := build(t, g, 16, exec.Config{Recompute: true, Split: split})
+			was := a.p.Memory().Total()
+			for _, c := range []exec.Config{
+				{Recompute: exec.Selective},
+				{Recompute: exec.Full},
+				{Recompute: exec.Selective, Split: true},
+				{Recompute: exec.Full, Split: true},
+			} {
+				b := build(t, g, 16, c)
 				b.forward()
-				if split {
+				if c.Split {
 					b.e.BackwardInput(0, b.st.Params)
 					b.e.Trash()
 					b.e.BackwardWeight(0, b.st.Params, b.grads, false)
@@ -179,9 +185,11 @@ func TestRecompute(t *testing.T) {
 				}
 				bits(t, "parameters", a.grads, b.grads)
 				bits(t, "buffers", a.st.Buffers, b.st.Buffers)
-				if was, is := a.p.Memory().Total(), b.p.Memory().Total(); !split && is >= was {
-					t.Errorf("the plan takes %d bytes, %d without computing again", is, was)
+				is := b.p.Memory().Total()
+				if !c.Split && is >= was {
+					t.Errorf("the plan takes %d bytes with %+v, %d with less", is, c, was)
 				}
+				was = is
 			}
 		})
 	}
@@ -281,6 +289,7 @@ func FuzzCompile(f *testing.F) {
 		for _, c := range []exec.Config{
 			{Rows: 2, Outputs: out},
 			{Rows: 2, Slots: 2, Train: true, Outputs: out, Seeds: out, InputGrad: true, Split: true},
+			{Rows: 2, Slots: 2, Train: true, Outputs: out, Seeds: out, InputGrad: true, Split: true, Recompute: exec.Full},
 		} {
 			p, err := exec.Compile(g, 0, c)
 			if err != nil {

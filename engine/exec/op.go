@@ -35,8 +35,8 @@ type op interface {
 	gradInPlace() bool
 	// passes tells that the gradient of each input is dy as it is.
 	passes() bool
-	// cheap tells that forward may run again in the backward pass rather than its output be
-	// kept.
+	// cheap tells that forward costs about as much as reading what it reads, the only
+	// input.
 	cheap() bool
 	scratch() int // floats of kernel scratch
 }
@@ -323,7 +323,9 @@ func (o *dropout) forward(f *frame) {
 	n := f.rows * o.per
 	bits := f.words(o.bits, (n+31)/32)
 	s := kernel.NewStream(f.seed, kernel.DomainDropout, f.step, o.node)
-	kernel.DropoutMask(bits, s, uint64(f.row0)*uint64(o.per), n, o.p)
+	if !f.again {
+		kernel.DropoutMask(bits, s, uint64(f.row0)*uint64(o.per), n, o.p)
+	}
 	kernel.Dropout(f.y(o.i), f.x(o.i, 0), bits, o.scale)
 }
 

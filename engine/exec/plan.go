@@ -29,9 +29,7 @@ type Config struct {
 	Seeds     []int // values whose gradients come from outside
 	InputGrad bool  // whether the gradients of the graph's inputs are wanted
 	Split     bool  // GradInput and GradParams run as two passes
-	// Recompute makes the backward pass take normalisations and activations again in place
-	// of keeping them: less memory, the same bits.
-	Recompute bool
+	Recompute Recompute
 }
 
 // Memory is what a plan needs, in bytes.

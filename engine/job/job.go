@@ -36,6 +36,7 @@ var (
 	Losses     = []string{"mse", "cross_entropy"}
 	Optimizers = []string{"sgd", "adam", "adamw", "nadam"}
 	LRs        = []string{"constant", "step", "exponential", "cosine", "linear"}
+	Recomputes = []string{"", "selective", "full"}
 )
 
 // Spec is a job. Zero fields take the defaults that Default gives.
@@ -59,6 +60,11 @@ type Spec struct {
 	Seed     uint64 `json:"seed"`
 	Schedule string `json:"schedule"`
 	Wire     string `json:"wire"`
+
+	// Recompute makes backward passes compute again what forward passes would have to keep:
+	// less memory, the same result. selective: normalisations and activations; full: all but
+	// a few values.
+	Recompute string `json:"recompute,omitempty"`
 
 	// UpdateFrequency is the number of batches whose gradients one update adds up.
 	UpdateFrequency int `json:"update_frequency"`
@@ -177,6 +183,7 @@ func (s Spec) Check() error {
 	in("loss", s.Loss, Losses)
 	in("schedule", s.Schedule, Schedules)
 	in("wire", s.Wire, Wires)
+	in("recompute", s.Recompute, Recomputes)
 	num("epochs", s.Epochs, 1, 1<<20)
 	num("steps", s.Steps, 0, 1<<40)
 	num("batch_size", s.BatchSize, 1, 1<<16)

@@ -76,8 +76,12 @@ func Units(j job.Spec, g *graph.Graph) ([]ga.Unit, error) {
 
 // Need is the memory of the whole model in training in one process, in bytes.
 func Need(j job.Spec, g *graph.Graph) (int, error) {
+	again, err := exec.ParseRecompute(j.Recompute)
+	if err != nil {
+		return 0, err
+	}
 	outs := []int{g.OutputValue()}
-	p, err := exec.Compile(g, 0, exec.Config{Rows: j.MicroRows(), Slots: 1, Train: true, Outputs: outs, Seeds: outs})
+	p, err := exec.Compile(g, 0, exec.Config{Rows: j.MicroRows(), Slots: 1, Train: true, Outputs: outs, Seeds: outs, Recompute: again})
 	if err != nil {
 		return 0, err
 	}

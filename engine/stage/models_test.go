@@ -38,7 +38,8 @@ func integers(n, per, low, high int, node uint32) table {
 }
 
 // TestModelsInStages: residuals, dropout inside attention, a mask that goes to every
-// stage and targets that do not count, cut anywhere, are the computation of one process.
+// stage and targets that do not count, cut anywhere and kept or computed again, are the
+// computation of one process.
 func TestModelsInStages(t *testing.T) {
 	type sizes struct{ low, high, classes, positions int }
 	for _, c := range []struct {
@@ -60,11 +61,14 @@ func TestModelsInStages(t *testing.T) {
 			w.vy = labelled{integers(9, c.positions, 0, c.classes, 4)}
 			want, dict := w.local(t)
 			for _, n := range []int{1, 2, 3, 5} {
-				got, d, err := w.pipeline(t, w.starts(n), mem.Faults{}, nil)
-				if err != nil {
-					t.Fatal(err)
+				for _, again := range job.Recomputes {
+					w.job.Recompute = again
+					got, d, err := w.pipeline(t, w.starts(n), mem.Faults{}, nil)
+					if err != nil {
+						t.Fatal(err)
+					}
+					equal(t, fmt.Sprintf("%d stages, recompute %q", n, again), got, want, d, dict)
 				}
-				equal(t, fmt.Sprintf("%d stages", n), got, want, d, dict)
 			}
 		})
 	}

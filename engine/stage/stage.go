@@ -159,8 +159,12 @@ func Plans(j job.Spec, s *graph.Stage) (train, eval *exec.Plan, err error) {
 			seeds = append(seeds, k) // a later stage reads it too: its gradient comes first
 		}
 	}
+	again, err := exec.ParseRecompute(j.Recompute)
+	if err != nil {
+		return nil, nil, err
+	}
 	c := exec.Config{
-		Rows: j.MicroRows(), Slots: s.Of - s.Index, Train: true, Outputs: outs, Seeds: seeds, InputGrad: s.Index > 0,
+		Recompute: again, Rows: j.MicroRows(), Slots: s.Of - s.Index, Train: true, Outputs: outs, Seeds: seeds, InputGrad: s.Index > 0,
 	}
 	if train, err = exec.Compile(s.Graph, s.First, c); err != nil {
 		return nil, nil, err

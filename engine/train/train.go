@@ -44,8 +44,11 @@ func New(cfg Config) (*Trainer, error) {
 	j, g := cfg.Job, cfg.Graph
 	t := &Trainer{cfg: cfg, out: g.OutputValue()}
 	outs := []int{t.out}
-	var err error
-	if t.plan, err = exec.Compile(g, 0, exec.Config{Rows: j.MicroRows(), Slots: 1, Train: true, Outputs: outs, Seeds: outs}); err != nil {
+	again, err := exec.ParseRecompute(j.Recompute)
+	if err != nil {
+		return nil, err
+	}
+	if t.plan, err = exec.Compile(g, 0, exec.Config{Rows: j.MicroRows(), Slots: 1, Train: true, Outputs: outs, Seeds: outs, Recompute: again}); err != nil {
 		return nil, err
 	}
 	ev, err := exec.Compile(g, 0, exec.Config{Rows: j.BatchSize, Outputs: outs})

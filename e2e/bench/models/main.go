@@ -74,16 +74,21 @@ func main() {
 	rounds := flag.Int("rounds", 5, "rounds per model")
 	only := flag.String("only", "", "models to run, by comma; empty: all")
 	alone := flag.Bool("alone", false, "without PyTorch")
+	recompute := flag.String("recompute", "", "selective or full: what our side computes again")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
-	if err := run(ctx, *threads, *rounds, *only, *alone); err != nil {
+	again, err := exec.ParseRecompute(*recompute)
+	if err == nil {
+		err = run(ctx, again, *threads, *rounds, *only, *alone)
+	}
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench-models:", err)
 		os.Exit(1)
 	}
 }
 
-func run(ctx context.Context, threads, rounds int, only string, alone bool) error {
+func run(ctx context.Context, again exec.Recompute, threads, rounds int, only string, alone bool) error {
 	python := ""
 	if !alone {
 		var err error
@@ -96,7 +101,7 @@ func run(ctx context.Context, threads, rounds int, only string, alone bool) erro
 		if only != "" && !slices.Contains(strings.Split(only, ","), b.name) {
 			continue
 		}
-		l, err := measure(ctx, b, threads, rounds, python)
+		l, err := measure(ctx, b, again, threads, rounds, python)
 		if err != nil {
 			return fmt.Errorf("%s: %w", b.name, err)
 		}
@@ -108,11 +113,11 @@ func run(ctx context.Context, threads, rounds int, only string, alone bool) erro
 	return nil
 }
 
-func measure(ctx context.Context, b bench, threads, rounds int, python string) (line, error) {
+func measure(ctx context.Context, b bench, again exec.Recompute, threads, rounds int, python string) (line, error) {
 	l := line{Name: b.name, Threads: threads, PeerName: "PyTorch"}
 	team := kernel.NewTeam(threads)
 	defer team.Close()
-	m, err := newModel(b, team)
+	m, err := newModel(b, again, team)
 	if err != nil {
 		return l, err
 	}
@@ -172,11 +177,11 @@ type model struct {
 	bytes int
 }
 
-func newModel(b bench, team *kernel.Team) (*model, error) {
+func newModel(b bench, again exec.Recompute, team *kernel.Team) (*model, error) {
 	g := b.graph
 	m := &model{rows: b.batch, out: g.OutputValue()}
 	shape := g.Shape(m.out)
-	p, err := exec.Compile(g, 0, exec.Config{Rows: b.batch, Slots: 1, Train: true, Outputs: []int{m.out}, Seeds: []int{m.out}})
+	p, err := exec.Compile(g, 0, exec.Config{Rows: b.batch, Slots: 1, Train: true, Outputs: []int{m.out}, Seeds: []int{m.out}, Recompute: again})
 	if err != nil {
 		return nil, err
 	}
