@@ -207,20 +207,25 @@ func (g *GemmArgs) finish(j0, j1 int) {
 	for i := range g.M {
 		row := g.C[i*g.LDC+j0:][:j1-j0]
 		if g.RowBias != nil {
-			b := g.RowBias[i]
-			for j := range row {
-				row[j] += b
-			}
+			addScalar(row, g.RowBias[i])
 		}
 		if g.ColBias != nil {
-			bias := g.ColBias[j0:][:len(row)]
-			for j := range row {
-				row[j] += bias[j]
-			}
+			AddTo(row, g.ColBias[j0:][:len(row)])
 		}
 		if g.ReLU {
 			ReLU(row, row)
 		}
+	}
+}
+
+// addScalar adds b to every element.
+func addScalar(x []float32, b float32) {
+	// Less zero, times one and one, does not change a float.
+	if vec(vecNorm, &vecArgs{n: len(x), p: ptrs(x, x, nil, nil), k: [10]float32{0, 1, 1, b}}) {
+		return
+	}
+	for i := range x {
+		x[i] += b
 	}
 }
 
