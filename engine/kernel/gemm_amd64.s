@@ -9877,3 +9877,130 @@ loop:
 	JNZ        loop
 	VZEROUPPER
 	RET
+
+// func windowMaxZ(planes int, x *float32, plane int, offs *int32, lanes int, kh int, kw int, w int, y *float32, arg *int32, step int)
+// Requires: AVX, AVX512F, BMI2
+TEXT ·windowMaxZ(SB), NOSPLIT, $0-88
+	MOVQ         lanes+32(FP), R11
+	MOVQ         offs+24(FP), AX
+	MOVQ         $+65535, R12
+	BZHIQ        R11, R12, R12
+	KMOVW        R12, K1
+	VMOVDQU32.Z  (AX), K1, Z0
+	MOVQ         planes+0(FP), CX
+	MOVQ         x+8(FP), SI
+	MOVQ         plane+16(FP), BX
+	MOVQ         kh+40(FP), R8
+	MOVQ         kw+48(FP), R9
+	MOVQ         w+56(FP), R10
+	MOVQ         y+64(FP), DI
+	MOVQ         arg+72(FP), DX
+	MOVQ         step+80(FP), R13
+	MOVQ         $0x00000001, AX
+	VPBROADCASTD AX, Z7
+	VPBROADCASTD R10, Z6
+
+plane:
+	VMOVAPS    Z0, Z2
+	VMOVAPS    Z0, Z1
+	VMOVAPS    Z0, Z4
+	KMOVW      K1, K2
+	VGATHERDPS (SI)(Z1*4), K2, Z3
+	MOVQ       R8, R11
+
+row:
+	VMOVAPS Z2, Z1
+	MOVQ    R9, R12
+
+tap:
+	KMOVW      K1, K2
+	VGATHERDPS (SI)(Z1*4), K2, Z5
+	VCMPPS     $0x1e, Z3, Z5, K2
+	VCMPPS     $0x03, Z5, Z5, K3
+	KORW       K2, K3, K2
+	VMOVAPS    Z5, K2, Z3
+	VMOVDQA32  Z1, K2, Z4
+	VPADDD     Z7, Z1, Z1
+	DECQ       R12
+	JNZ        tap
+	VPADDD     Z6, Z2, Z2
+	DECQ       R11
+	JNZ        row
+	VMOVUPS    Z3, K1, (DI)
+	TESTQ      DX, DX
+	JZ         next
+	VMOVDQU32  Z4, K1, (DX)
+	ADDQ       R13, DX
+
+next:
+	ADDQ R13, DI
+	ADDQ BX, SI
+	DECQ CX
+	JNZ  plane
+	VZEROUPPER
+	RET
+
+// func windowMaxY(planes int, x *float32, plane int, offs *int32, lanes int, kh int, kw int, w int, y *float32, arg *int32, step int)
+// Requires: AVX, AVX2
+TEXT ·windowMaxY(SB), NOSPLIT, $0-88
+	MOVQ         lanes+32(FP), R11
+	MOVQ         offs+24(FP), AX
+	LEAQ         lanes<>+32(SB), R12
+	SHLQ         $0x02, R11
+	SUBQ         R11, R12
+	VMOVUPS      (R12), Y8
+	VPMASKMOVD   (AX), Y8, Y0
+	MOVQ         planes+0(FP), CX
+	MOVQ         x+8(FP), SI
+	MOVQ         plane+16(FP), BX
+	MOVQ         kh+40(FP), R8
+	MOVQ         kw+48(FP), R9
+	MOVQ         w+56(FP), R10
+	MOVQ         y+64(FP), DI
+	MOVQ         arg+72(FP), DX
+	MOVQ         step+80(FP), R13
+	MOVQ         $0x00000001, AX
+	VMOVD        AX, X7
+	VPBROADCASTD X7, Y7
+	VMOVD        R10, X6
+	VPBROADCASTD X6, Y6
+
+plane:
+	VMOVAPS    Y0, Y2
+	VMOVAPS    Y0, Y1
+	VMOVAPS    Y0, Y4
+	VMOVDQA    Y8, Y9
+	VGATHERDPS Y9, (SI)(Y1*4), Y3
+	MOVQ       R8, R11
+
+row:
+	VMOVAPS Y2, Y1
+	MOVQ    R9, R12
+
+tap:
+	VMOVDQA    Y8, Y9
+	VGATHERDPS Y9, (SI)(Y1*4), Y5
+	VCMPPS     $0x1e, Y3, Y5, Y9
+	VCMPPS     $0x03, Y5, Y5, Y10
+	VORPS      Y10, Y9, Y9
+	VBLENDVPS  Y9, Y5, Y3, Y3
+	VBLENDVPS  Y9, Y1, Y4, Y4
+	VPADDD     Y7, Y1, Y1
+	DECQ       R12
+	JNZ        tap
+	VPADDD     Y6, Y2, Y2
+	DECQ       R11
+	JNZ        row
+	VMASKMOVPS Y3, Y8, (DI)
+	TESTQ      DX, DX
+	JZ         next
+	VPMASKMOVD Y4, Y8, (DX)
+	ADDQ       R13, DX
+
+next:
+	ADDQ R13, DI
+	ADDQ BX, SI
+	DECQ CX
+	JNZ  plane
+	VZEROUPPER
+	RET

@@ -388,3 +388,15 @@ func gatherZ(n int, rows *int32, src *float32, cols *int32, lanes int, dst *floa
 //
 //go:noescape
 func gatherY(n int, rows *int32, src *float32, cols *int32, lanes int, dst *float32, step int)
+
+// windowMaxZ sets lane l of y, for each plane, to the maximum of the window of kh x kw at offs[l] of a plane of rows of w, and arg to its offset, for l < lanes. The first of equals wins,
+// NaN beats all and a later NaN an earlier one. Planes are plane bytes apart, results step bytes.
+//
+//go:noescape
+func windowMaxZ(planes int, x *float32, plane int, offs *int32, lanes int, kh int, kw int, w int, y *float32, arg *int32, step int)
+
+// windowMaxY sets lane l of y, for each plane, to the maximum of the window of kh x kw at offs[l] of a plane of rows of w, and arg to its offset, for l < lanes. The first of equals wins,
+// NaN beats all and a later NaN an earlier one. Planes are plane bytes apart, results step bytes.
+//
+//go:noescape
+func windowMaxY(planes int, x *float32, plane int, offs *int32, lanes int, kh int, kw int, w int, y *float32, arg *int32, step int)

@@ -63,8 +63,11 @@ func MaxPool(p *Pool, y, x []float32, arg []int32) {
 	if arg != nil {
 		arg = arg[:out]
 	}
-	if p.KH == 2 && p.KW == 2 && p.SH == 2 && p.SW == 2 && p.PT == 0 && p.PL == 0 &&
-		2*p.OH <= p.H && 2*p.OW <= p.W && maxPool2(p, y, x, arg) {
+	inside := p.PT == 0 && p.PL == 0 && (p.OH-1)*p.SH+p.KH <= p.H && (p.OW-1)*p.SW+p.KW <= p.W
+	if inside && p.N > 0 && maxInside(p, y, x, arg) {
+		return
+	}
+	if inside && p.KH == 2 && p.KW == 2 && p.SH == 2 && p.SW == 2 && maxPool2(p, y, x, arg) {
 		return
 	}
 	plane := p.H * p.W

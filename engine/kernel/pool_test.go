@@ -40,6 +40,7 @@ func elemTPools() []*Pool {
 		elemTPool(1, 3, 6, 6, 2, 1, 0),
 		elemTPool(2, 2, 9, 9, 2, 3, 0), // windows with gaps
 		elemTPool(2, 3, 4, 4, 4, 4, 0),
+		elemTPool(2, 3, 12, 18, 2, 2, 0),
 		elemTPool(1, 1, 1, 1, 1, 1, 0),
 		elemTPool(0, 2, 4, 4, 2, 2, 0),
 		{N: 2, C: 2, H: 5, W: 7, KH: 3, KW: 2, SH: 2, SW: 3, PT: 1, PL: 0, OH: 3, OW: 2},
@@ -65,16 +66,19 @@ func TestMaxPool(t *testing.T) {
 			}
 			y, arg := make([]float32, out), make([]int32, out)
 			wantY, wantArg := elemTMaxPool(p, x)
-			MaxPool(p, y, x, arg)
-			elemTSame(t, "max pool", y, wantY)
-			for i := range arg {
-				if arg[i] != wantArg[i] {
-					t.Fatalf("%+v variant %d: output %d comes from %d, want %d", *p, variant, i, arg[i], wantArg[i])
+			vecTForms(func(name string) {
+				clear(y)
+				MaxPool(p, y, x, arg)
+				elemTSame(t, name+": max pool", y, wantY)
+				for i := range arg {
+					if arg[i] != wantArg[i] {
+						t.Fatalf("%s: %+v variant %d: output %d comes from %d, want %d", name, *p, variant, i, arg[i], wantArg[i])
+					}
 				}
-			}
-			clear(y)
-			MaxPool(p, y, x, nil)
-			elemTSame(t, "max pool without positions", y, wantY)
+				clear(y)
+				MaxPool(p, y, x, nil)
+				elemTSame(t, name+": max pool without positions", y, wantY)
+			})
 
 			dy := elemTNormal(out, 6)
 			dx, want := elemTNormal(in, 7), make([]float32, in)

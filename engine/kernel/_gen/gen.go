@@ -388,6 +388,110 @@ func gather(name string, wide bool) {
 	RET()
 }
 
+// windowMax takes the maximum of windows that lie anywhere, and where it is.
+func windowMax(name string, wide bool) {
+	TEXT(name, NOSPLIT, "func(planes int, x *float32, plane int, offs *int32, lanes, kh, kw, w int, y *float32, arg *int32, step int)")
+	Pragma("noescape")
+	Doc(name+" sets lane l of y, for each plane, to the maximum of the window of kh x kw at offs[l] of a plane of rows of w, and arg to its offset, for l < lanes. The first of equals wins,",
+		"NaN beats all and a later NaN an earlier one. Planes are plane bytes apart, results step bytes.")
+	planes, x, y, arg, kh, kw, w, i, j, t := reg.RCX, reg.RSI, reg.RDI, reg.RDX, reg.R8, reg.R9, reg.R10, reg.R11, reg.R12, reg.RAX
+	plane, step := reg.RBX, reg.R13
+	v := ymm
+	if wide {
+		v = zmm
+	}
+	offs, at, row, top, where, seen, next, one, mask, left, odd := v[0], v[1], v[2], v[3], v[4], v[5], v[6], v[7], v[8], v[9], v[10]
+	Load(Param("lanes"), i)
+	Load(Param("offs"), t)
+	if wide {
+		maskZ(i, j, reg.K1)
+		VMOVDQU32_Z(Mem{Base: t}, reg.K1, offs)
+	} else {
+		maskY(i, j, mask)
+		VPMASKMOVD(Mem{Base: t}, mask, offs)
+	}
+	Load(Param("planes"), planes)
+	Load(Param("x"), x)
+	Load(Param("plane"), plane)
+	Load(Param("kh"), kh)
+	Load(Param("kw"), kw)
+	Load(Param("w"), w)
+	Load(Param("y"), y)
+	Load(Param("arg"), arg)
+	Load(Param("step"), step)
+	broadcast := func(r reg.GPPhysical, to reg.VecPhysical) {
+		if wide {
+			VPBROADCASTD(r.As32(), to)
+			return
+		}
+		VMOVD(r.As32(), to.AsX())
+		VPBROADCASTD(to.AsX(), to)
+	}
+	MOVQ(U32(1), t)
+	broadcast(t, one)
+	broadcast(w, next)
+	gather := func(to reg.VecPhysical) {
+		if wide {
+			KMOVW(reg.K1, reg.K2)
+			VGATHERDPS(Mem{Base: x, Index: at, Scale: 4}, reg.K2, to)
+			return
+		}
+		VMOVDQA(mask, left)
+		VGATHERDPS(left, Mem{Base: x, Index: at, Scale: 4}, to)
+	}
+	Label("plane")
+	// The first tap is compared with itself: only a NaN replaces it, by itself.
+	VMOVAPS(offs, row)
+	VMOVAPS(offs, at)
+	VMOVAPS(offs, where)
+	gather(top)
+	MOVQ(kh, i)
+	Label("row")
+	VMOVAPS(row, at)
+	MOVQ(kw, j)
+	Label("tap")
+	gather(seen)
+	if wide {
+		VCMPPS(Imm(30), top, seen, reg.K2) // seen > top
+		VCMPPS(Imm(3), seen, seen, reg.K3) // seen is NaN
+		KORW(reg.K2, reg.K3, reg.K2)
+		VMOVAPS(seen, reg.K2, top)
+		VMOVDQA32(at, reg.K2, where)
+	} else {
+		VCMPPS(Imm(30), top, seen, left)
+		VCMPPS(Imm(3), seen, seen, odd)
+		VORPS(odd, left, left)
+		VBLENDVPS(left, seen, top, top)
+		VBLENDVPS(left, at, where, where)
+	}
+	VPADDD(one, at, at)
+	DECQ(j)
+	JNZ(LabelRef("tap"))
+	VPADDD(next, row, row)
+	DECQ(i)
+	JNZ(LabelRef("row"))
+	if wide {
+		VMOVUPS(top, reg.K1, Mem{Base: y})
+	} else {
+		VMASKMOVPS(top, mask, Mem{Base: y})
+	}
+	TESTQ(arg, arg)
+	JZ(LabelRef("next"))
+	if wide {
+		VMOVDQU32(where, reg.K1, Mem{Base: arg})
+	} else {
+		VPMASKMOVD(where, mask, Mem{Base: arg})
+	}
+	ADDQ(step, arg)
+	Label("next")
+	ADDQ(step, y)
+	ADDQ(plane, x)
+	DECQ(planes)
+	JNZ(LabelRef("plane"))
+	VZEROUPPER()
+	RET()
+}
+
 func main() {
 	ConstraintExpr("!purego")
 	laneTable()
@@ -408,5 +512,7 @@ func main() {
 	runs("runsY", false)
 	gather("gatherZ", true)
 	gather("gatherY", false)
+	windowMax("windowMaxZ", true)
+	windowMax("windowMaxY", false)
 	Generate()
 }
