@@ -92,6 +92,22 @@ func (p *page) readable(t *testing.T, what string) {
 	}
 }
 
+// tabTo goes to a control as those do who have no mouse.
+func (p *page) tabTo(id string) {
+	p.s.Helper()
+	var at string
+	for range 20 {
+		p.do(chromedp.KeyEvent("\t"))
+		if at, _ = eval[string](p, "document.activeElement.id"); at == id {
+			if ring, _ := eval[string](p, "getComputedStyle(document.activeElement).outlineStyle"); ring != "solid" {
+				p.s.Errorf("#%s does not show that it has the focus: outline %q", id, ring)
+			}
+			return
+		}
+	}
+	p.s.Fatalf("the tab key does not lead to #%s, but last to %q", id, at)
+}
+
 // TestPages looks at both pages before, in and after a run.
 func TestPages(t *testing.T) {
 	posix(t)
@@ -146,14 +162,18 @@ func TestPages(t *testing.T) {
 	lend.shoot(t, "contribute-failed")
 }
 
-// TestPagesAfterwards: both pages say how a run went, though its host is gone.
+// TestPagesAfterwards: both pages say how a run went, though its host is gone. It is
+// started from the keyboard.
 func TestPagesAfterwards(t *testing.T) {
 	s := newScene(t)
 	b := s.browser()
 	host := s.start("ravnest", "demo", "--epochs", "20", "--tabs", "1", "--dir", filepath.Join(t.TempDir(), "job"))
 	url := host.says(`(?m)^dashboard: (http://\S+)$`, limit)[1]
 	dash, lend := b.open(url), b.open(strings.TrimSuffix(url, "dashboard"))
-	lend.lend()
+	lend.front()
+	lend.do(chromedp.WaitEnabled(chromedp.CSS("#go")))
+	lend.tabTo("go")
+	lend.do(chromedp.KeyEvent("\r"))
 	if code := host.wait(limit); code != 0 {
 		t.Fatalf("demo: code %d", code)
 	}

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"os/exec"
 	"strings"
 	"testing"
 	"testing/fstest"
@@ -118,5 +119,16 @@ func TestNotBuilt(t *testing.T) {
 func TestEmbedded(t *testing.T) {
 	if _, err := Embedded(); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// The pages' reckoning, where there is Node.
+func TestScripts(t *testing.T) {
+	node, err := exec.LookPath("node")
+	if err != nil {
+		t.Skip("node is not here: the browser tests see what the pages reckon")
+	}
+	if out, err := exec.CommandContext(t.Context(), node, "--test", "test.mjs").CombinedOutput(); err != nil {
+		t.Errorf("%v\n%s", err, out)
 	}
 }

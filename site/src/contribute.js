@@ -115,6 +115,7 @@ async function main() {
   $("cores").max = can.isolated ? can.cores : 1;
   $("cores").value = was.cores ?? Math.max(1, Math.floor(can.cores / 2));
   $("cores").closest(".field").hidden = $("cores").max === "1";
+  $("one-core").hidden = can.isolated;
   $("memory").max = Math.max(0, memories.findLastIndex((m) => m <= can.memory));
   $("memory").value = was.memory ?? Math.min(3, Number($("memory").max));
   const say = () => {

@@ -150,8 +150,8 @@ function showFigures(status, rate) {
 function showWaiting(status) {
   const gathering = status.phase === "gathering" || status.phase === "idle";
   $("waiting").hidden = $("invite").hidden = !gathering;
-  const here = status.members.map((m) => `${m.name} (${kind(m) === "tab" ? "tab" : m.platform})`);
-  set($("waiting"), `${here.length} of ${status.want} providers ${here.length === 1 ? "is" : "are"} here${here.length ? `: ${here.join(", ")}` : ""}.`);
+  const here = status.members.slice(0, 50).map((m) => `${m.name} (${kind(m) === "tab" ? "tab" : m.platform})`);
+  set($("waiting"), `${status.members.length} of ${status.want} providers are here${here.length ? `: ${here.join(", ")}` : ""}.`);
 }
 
 function showStatus(status) {
@@ -181,8 +181,11 @@ async function watch() {
     } catch (err) {
       if (err.status === 401) {
         showPhase("idle", "");
+        problem(token() ? "The host does not take this token." : "");
         $("token-form").hidden = false;
-        return; // until it is given
+        $("token").focus();
+        $("token").select();
+        return; // until another one is given
       }
       lost = err instanceof TypeError; // fetch's word for no answer
       if (!lost) problem(`Something is wrong: ${err.message}.`);
@@ -195,7 +198,7 @@ async function watch() {
   }
 }
 
-set($("join"), `ravnest-provider --join ${location.origin}`);
+set($("join"), `ravnest-provider --join ${location.origin}${token() ? " --token …" : ""}`);
 if (location.hash) $("to-contribute").hash = $("lend").hash = location.hash;
 $("token-form").addEventListener("submit", (ev) => {
   ev.preventDefault();

@@ -47,7 +47,7 @@ function link() {
 
 // linkRates finds what each link of a chain carries from what each stage moves: that is
 // the sum of its two links. Reckoned from the nearer end, as errors add up on the way.
-function linkRates(moved) {
+export function linkRates(moved) {
   const n = moved.length;
   const rates = new Array(n - 1);
   for (let i = 0; 2 * i < n - 1; i++) {

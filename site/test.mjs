@@ -1,0 +1,38 @@
+// The pages' reckoning, without a page: node --test.
+
+import assert from "node:assert/strict";
+import test from "node:test";
+import { linkRates } from "./src/pipeline.js";
+import { bytes, count, duration, flop, sentence } from "./src/words.js";
+
+test("links of a chain from what its stages move", () => {
+  for (const links of [[], [5], [1, 2], [7, 0, 3], [4, 1, 8, 2, 6]]) {
+    const moved = [...links, 0].map((rate, i) => rate + (links[i - 1] ?? 0));
+    assert.deepEqual(linkRates(moved), links);
+  }
+  // Stages do not report at the same moment; no link carries less than nothing.
+  assert.deepEqual(linkRates([9, 8, 1]), [9, 1]);
+  assert.deepEqual(linkRates([1, 1, 9, 1, 1]).map(Math.sign), [1, 0, 0, 1]);
+});
+
+test("figures in words", () => {
+  const cases = [
+    [bytes(0), "0 B"],
+    [bytes(999), "999 B"],
+    [bytes(1000), "1 kB"],
+    [bytes(1234567), "1.23 MB"],
+    [bytes(234567), "235 kB"],
+    [bytes(5e15), "5000 TB"],
+    [bytes(1e9, 2), "1 GB"],
+    [flop(1.57e9), "1.57 GFLOP"],
+    [count(0.1234), "0.123"],
+    [count(99.94), "99.9"],
+    [count(21560.4), "21,560"],
+    [count(12345678), "12.3 million"],
+    [duration(59_400), "59 s"],
+    [duration(61_000), "1 min 1 s"],
+    [duration(3_720_000), "1 h 2 min"],
+    [sentence("the run is over"), "The run is over"],
+  ];
+  for (const [got, want] of cases) assert.equal(got, want);
+});
