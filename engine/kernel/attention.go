@@ -144,15 +144,17 @@ func (h *attentionHead) probabilities(i0, m, keys int) {
 	for i := range m {
 		n := h.seen(i0 + i)
 		s := h.p[i*h.T:][:keys]
-		Scale(s[:n], s[:n], h.scale)
+		scale := h.scale
 		if h.mask != nil {
+			Scale(s[:n], s[:n], scale)
+			scale = 1
 			for j, v := range h.mask[:n] {
 				if v == 0 {
 					s[j] = -math.MaxFloat32
 				}
 			}
 		}
-		softmaxRow(s[:n], s[:n])
+		softmaxScaled(s[:n], s[:n], scale)
 		clear(s[n:])
 	}
 }
@@ -160,18 +162,28 @@ func (h *attentionHead) probabilities(i0, m, keys int) {
 // dropout applies the mask of the block at i0 to x: an element's number is that of its
 // place in [rows of the batch, Heads, T, T].
 func (h *attentionHead) dropout(y, x []float32, i0, m, keys int) {
-	var bits [32]uint32
-	scale := float32(1 / (1 - h.P))
-	row := (uint64(h.Row0+h.n)*uint64(h.Heads) + uint64(h.head)) * uint64(h.T)
+	row := (uint64(h.Row0+h.n)*uint64(h.Heads)+uint64(h.head))*uint64(h.T) + uint64(i0)
+	if keys == h.T {
+		// Nothing lies between the rows. What a query does not see is zero, or will be.
+		h.drop(y, x[:m*h.T], row*uint64(h.T))
+		return
+	}
 	for i := range m {
-		first := (row + uint64(i0+i)) * uint64(h.T)
 		seen := h.seen(i0 + i)
 		clear(y[i*h.T+seen : i*h.T+keys])
-		for j := 0; j < seen; j += 32 * len(bits) {
-			n := min(32*len(bits), seen-j)
-			DropoutMask(bits[:], h.Drop, first+uint64(j), n, h.P)
-			Dropout(y[i*h.T+j:][:n], x[i*h.T+j:][:n], bits[:], scale)
-		}
+		h.drop(y[i*h.T:], x[i*h.T:][:seen], (row+uint64(i))*uint64(h.T))
+	}
+}
+
+// drop applies the mask of elements from `first` on.
+func (h *attentionHead) drop(y, x []float32, first uint64) {
+	var bits [32]uint32
+	scale := float32(1 / (1 - h.P))
+	for len(x) > 0 {
+		n := min(32*len(bits), len(x))
+		DropoutMask(bits[:], h.Drop, first, n, h.P)
+		Dropout(y[:n], x[:n], bits[:], scale)
+		x, y, first = x[n:], y[n:], first+uint64(n)
 	}
 }
 
@@ -197,8 +209,7 @@ func (h *attentionHead) backward() {
 		for i := range m {
 			n := h.seen(i0 + i)
 			ds := h.dp[i*h.T:][:keys]
-			SoftmaxGrad(ds[:n], ds[:n], h.p[i*h.T:], 1, n)
-			Scale(ds[:n], ds[:n], h.scale)
+			softmaxGradScaled(ds[:n], ds[:n], h.p[i*h.T:][:n], h.scale)
 			clear(ds[n:])
 		}
 		(&GemmArgs{M: m, N: h.d, K: keys, A: h.dp, RS: h.T, KS: 1, B: h.k, BK: h.ld, BJ: 1, C: h.dq[i0*h.ld:], LDC: h.ld}).block(tile, h.gemm)

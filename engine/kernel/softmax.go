@@ -31,9 +31,24 @@ func (l *lanes) max() float32 {
 // sum.go. A row with NaN or +Inf, or of -Inf only, becomes NaN, as in PyTorch. y may be x.
 func Softmax(y, x []float32, rows, cols int) {
 	y, x = y[:rows*cols], x[:rows*cols]
+	if len(x) > 0 && cols <= 16 && vec(vecSoftmaxRow, &vecArgs{rows: rows, stride: cols, n: cols, p: ptrs(y, x, nil, nil), k: [10]float32{1}}) {
+		return
+	}
 	for ; len(x) > 0; x, y = x[cols:], y[cols:] {
 		softmaxRow(y[:cols], x[:cols])
 	}
+}
+
+// softmaxScaled is softmaxRow of x * scale; y may be x.
+func softmaxScaled(y, x []float32, scale float32) {
+	if len(x) <= 16 && vec(vecSoftmaxRow, &vecArgs{n: len(x), p: ptrs(y, x, nil, nil), k: [10]float32{scale}}) {
+		return
+	}
+	if scale != 1 {
+		Scale(y, x, scale)
+		x = y
+	}
+	softmaxRow(y, x)
 }
 
 func softmaxRow(y, x []float32) {
@@ -68,6 +83,9 @@ func quotients(y []float32, s float32) {
 // [rows,cols]. dx may be dy.
 func SoftmaxGrad(dx, dy, y []float32, rows, cols int) {
 	dx, dy, y = dx[:rows*cols], dy[:rows*cols], y[:rows*cols]
+	if len(y) > 0 && cols <= 16 && vec(vecSoftmaxGradRow, &vecArgs{rows: rows, stride: cols, n: cols, p: ptrs(dx, dy, y, nil), k: [10]float32{1}}) {
+		return
+	}
 	for ; len(y) > 0; dx, dy, y = dx[cols:], dy[cols:], y[cols:] {
 		d, g := dx[:cols], dy[:cols]
 		s := Dot(g, y[:cols])
@@ -78,6 +96,16 @@ func SoftmaxGrad(dx, dy, y []float32, rows, cols int) {
 			d[i] = v * (g[i] - s)
 		}
 	}
+}
+
+// softmaxGradScaled is SoftmaxGrad of one row times scale.
+func softmaxGradScaled(dx, dy, y []float32, scale float32) {
+	n := len(y)
+	if n <= 16 && vec(vecSoftmaxGradRow, &vecArgs{n: n, p: ptrs(dx[:n], dy[:n], y, nil), k: [10]float32{scale}}) {
+		return
+	}
+	SoftmaxGrad(dx, dy, y, 1, n)
+	Scale(dx, dx, scale)
 }
 
 // logSum is the logarithm of the sum of e^(x-m), m the row's maximum.

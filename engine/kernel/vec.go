@@ -20,6 +20,9 @@ type vecArgs struct {
 	sums *lanes
 }
 
+// vecWide is the first loop that needs a block in one register.
+const vecWide = vecSoftmaxRow
+
 // ptrs are the addresses of up to four slices.
 func ptrs(a, b, c, d []float32) [4]*float32 {
 	return [4]*float32{ptr(a, 0), ptr(b, 0), ptr(c, 0), ptr(d, 0)}

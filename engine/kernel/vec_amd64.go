@@ -17,7 +17,7 @@ func vec(op vecOp, a *vecArgs) bool {
 	switch {
 	case vecAVX512:
 		vecZ(op, a)
-	case vecAVX2:
+	case vecAVX2 && op < vecWide:
 		vecY(op, a)
 	default:
 		return false

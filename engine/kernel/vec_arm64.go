@@ -12,10 +12,11 @@ var vecNEON = true
 
 // vec does op if this machine has it.
 func vec(op vecOp, a *vecArgs) bool {
-	if vecNEON {
-		vecN(op, a)
+	if !vecNEON || op >= vecWide {
+		return false
 	}
-	return vecNEON
+	vecN(op, a)
+	return true
 }
 
 // maskWords sets the bits of the words' elements, the first of block, that are at least

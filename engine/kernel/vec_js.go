@@ -26,10 +26,11 @@ var vecModule = level() > 0
 
 // vec does op if there is a module for it.
 func vec(op vecOp, a *vecArgs) bool {
-	if vecModule {
-		wasmVec(int32(op), unsafe.Pointer(a))
+	if !vecModule || op >= vecWide {
+		return false
 	}
-	return vecModule
+	wasmVec(int32(op), unsafe.Pointer(a))
+	return true
 }
 
 // maskWords sets the bits of the words' elements, the first of block, that are at least

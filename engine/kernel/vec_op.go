@@ -103,4 +103,11 @@ const (
 	vecAdamW
 	// p0 = p0*k9, g = k1 > 0 ? p1 + k0*p0 : p1, p2 = p2 + k2*(g-p2), p3 = k3*p3 + (k4*g)*g, q = √(p3/k6) + k7, p0 = (p0 - (k5*g)/q) - (k8*p2)/q
 	vecNadam
+
+	// Only machines whose block is one register have the loops from here on.
+
+	// p0 = softmax(p1 * k0), rows of 16 at most
+	vecSoftmaxRow
+	// p0 = (p2 * (p1 - sum(p1*p2))) * k0, rows of 16 at most
+	vecSoftmaxGradRow
 )

@@ -13,7 +13,7 @@ import (
 func vecTForms(f func(name string)) {
 	forms := vecForms()
 	own := "portable"
-	for _, name := range []string{"neon", "wasm", "avx2", "avx512"} { // the last one wins
+	for _, name := range []string{"neon", "module", "avx2", "avx512"} { // the last one wins
 		if forms[name] != nil {
 			own = name
 		}

@@ -353,6 +353,8 @@ func (w *x86) body() {
 			} else {
 				w.op("VBLENDVPS %s, %s, %s, %s", reg(n.a), y, z, dst())
 			}
+		case acrossMax, acrossAdd:
+			w.across(n.op, reg(n.a), dst())
 		case accAdd, accMax:
 			x, s := reg(n.a), w.v(w.sums[n.i*w.halves()+w.half])
 			from, mask := x, ""
@@ -377,6 +379,31 @@ func (w *x86) body() {
 			}
 			free()
 		}
+	}
+}
+
+// across joins the lanes of x by the tree of sum.go, in every lane alike. d may be x.
+func (w *x86) across(op opcode, x, d string) {
+	name := map[opcode]string{acrossMax: "VMAXPS", acrossAdd: "VADDPS"}[op]
+	r := w.regs.take()
+	defer w.regs.free(r)
+	t := w.v(r)
+	mask, zero := "", ""
+	if w.tail {
+		mask, zero = "K1, ", ".Z"
+	}
+	if op == acrossAdd {
+		// Sums begin at +0, which makes +0 of -0.
+		w.op("VXORPS X%[1]d, X%[1]d, X%[1]d", r)
+		w.op("VADDPS%s %s, %s, %s%s", zero, t, x, mask, d)
+	} else {
+		w.op("VBROADCASTSS %s, %s", w.mem(node{op: constant, imm: 0xff800000}), t)
+		w.op("VMAXPS %s, %s, %s%s", t, x, mask, t)
+		w.op("VMOVAPS %s, %s", t, d)
+	}
+	for _, step := range []string{"VSHUFF32X4 $0x4e, %[1]s, %[1]s, %[2]s", "VSHUFF32X4 $0xb1, %[1]s, %[1]s, %[2]s", "VPERMILPS $0x4e, %[1]s, %[2]s", "VPERMILPS $0xb1, %[1]s, %[2]s"} {
+		w.op(step, d, t)
+		w.op("%s %s, %s, %s", name, t, d, d)
 	}
 }
 

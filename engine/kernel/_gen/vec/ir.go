@@ -32,19 +32,21 @@ const (
 	xor
 	iadd
 	isub
-	shl    // by i
-	sar    // by i
-	gt     // mask
-	lt     // mask
-	ge     // mask
-	igt    // mask
-	ieq    // mask
-	bits   // mask from the bit set
-	keep   // b where the mask a is set, else +0
-	drop   // b where the mask a is not set, else +0
-	choose // b where the mask a is set, else c
-	accAdd // sum i += a
-	accMax // sum i = a > sum ? a : sum
+	shl       // by i
+	sar       // by i
+	gt        // mask
+	lt        // mask
+	ge        // mask
+	igt       // mask
+	ieq       // mask
+	bits      // mask from the bit set
+	keep      // b where the mask a is set, else +0
+	drop      // b where the mask a is not set, else +0
+	choose    // b where the mask a is set, else c
+	accAdd    // sum i += a
+	accMax    // sum i = a > sum ? a : sum
+	acrossMax // the largest lane of a row that is one block, in every lane
+	acrossAdd // the sum of such a row
 )
 
 // node is an operation on earlier nodes.
@@ -106,6 +108,8 @@ func (x value) shl(by int) value { return x.k.node(node{op: shl, a: x.n, b: -1, 
 
 func (x value) sar(by int) value { return x.k.node(node{op: sar, a: x.n, b: -1, c: -1, i: by}) }
 
+func (x value) acrossMax() value { return x.k.node(node{op: acrossMax, a: x.n, b: -1, c: -1}) }
+func (x value) acrossAdd() value { return x.k.node(node{op: acrossAdd, a: x.n, b: -1, c: -1}) }
 func (x value) choose(y, z value) value {
 	return x.k.node(node{op: choose, a: x.n, b: y.n, c: z.n})
 }

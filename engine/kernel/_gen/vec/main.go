@@ -14,6 +14,7 @@ import (
 	"log"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 )
 
@@ -25,7 +26,7 @@ func main() {
 	flag.Parse()
 	all := loops()
 	for name, text := range map[string]string{
-		"vec_op.go":                numbers(all),
+		"vec_op.go":                numbers(all, rowLoops()),
 		"vec_amd64.s":              amd64(all),
 		"vec_arm64.s":              arm64(all),
 		"../../wasm/kernel/vec.ts": wasm(all),
@@ -39,7 +40,7 @@ func main() {
 // title makes a Go name of a kernel's.
 func title(name string) string { return strings.ToUpper(name[:1]) + name[1:] }
 
-func numbers(all []*kernel) string {
+func numbers(all, rows []*kernel) string {
 	var b strings.Builder
 	b.WriteString(header + "package kernel\n\n// vecOp is a loop that machines have a fast form of. The comments say what it does with\n// the slices p, the parameters k and the sums s.\ntype vecOp int\n\nconst (\n")
 	for i, k := range all {
@@ -48,6 +49,10 @@ func numbers(all []*kernel) string {
 			typ = " vecOp = iota"
 		}
 		fmt.Fprintf(&b, "\t// %s\n\tvec%s%s\n", k.doc, title(k.name), typ)
+	}
+	b.WriteString("\n\t// Only machines whose block is one register have the loops from here on.\n\n")
+	for _, k := range rows {
+		fmt.Fprintf(&b, "\t// %s\n\tvec%s\n", k.doc, title(k.name))
 	}
 	b.WriteString(")\n")
 	return b.String()
@@ -59,7 +64,11 @@ func amd64(all []*kernel) string {
 	var constants pool
 	for _, wide := range []bool{true, false} {
 		var names []string
-		for _, k := range all {
+		loops := all
+		if wide {
+			loops = slices.Concat(all, rowLoops())
+		}
+		for _, k := range loops {
 			names = append(names, writeX86(&b, k, &constants, wide))
 		}
 		table := "vecTable" + names[0][len(names[0])-1:]

@@ -129,6 +129,20 @@ func loops() []*kernel {
 	return all
 }
 
+// rowLoops lists the kernels of rows that are one block at most: only machines whose block
+// is one register have them. Their numbers follow those of loops.
+func rowLoops() []*kernel {
+	softmax := &kernel{name: "softmaxRow", doc: "p0 = softmax(p1 * k0), rows of 16 at most"}
+	x := softmax.load(1).mul(softmax.param(0))
+	e := exp(x.sub(x.acrossMax()))
+	softmax.store(0, e.div(e.acrossAdd()))
+
+	grad := &kernel{name: "softmaxGradRow", doc: "p0 = (p2 * (p1 - sum(p1*p2))) * k0, rows of 16 at most"}
+	g, y := grad.load(1), grad.load(2)
+	grad.store(0, y.mul(g.sub(g.mul(y).acrossAdd())).mul(grad.param(0)))
+	return []*kernel{softmax, grad}
+}
+
 // optimisers defines the update rules. p0 are the weights, p1 the gradients.
 func optimisers(def func(name, doc string, f func(k *kernel)) *kernel) {
 	// decayed is the gradient with an L2 penalty of k0 where k1 is set.
