@@ -3,8 +3,9 @@
 // anywhere else.
 //
 // Files of the build (make site) lie in dist: pages at its top, everything else under
-// dist/assets, each twice: as .br and as .gz. Assets are served under /assets/ID/, where ID names the whole build, so that they may be cached for ever, and a
-// page of an older build cannot mix with a newer one: its assets are gone, and it says so.
+// dist/assets, each twice: as .br and as .gz. Assets are served under /assets/ID/, where
+// ID names the whole build, so that they may be cached for ever, and a page of an older
+// build cannot mix with a newer one: its assets are gone, and it says so.
 package site
 
 import (
