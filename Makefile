@@ -31,6 +31,7 @@ site/dist/.built: $(shell find engine signaling wasm -name '*.go' -not -name '*_
 	mkdir -p $(ENGINE)
 	GOOS=js GOARCH=wasm $(GO) build -trimpath -ldflags='-s -w' -o bin/program.wasm ./wasm
 	$(GO) run ./wasm/link -o $(ENGINE)/ravnest.wasm bin/program.wasm
+	$(GO) run ./wasm/link -shared -o $(ENGINE)/ravnest-shared.wasm bin/program.wasm
 	cp "$$($(GO) env GOROOT)/lib/wasm/wasm_exec.js" $(ENGINE)/
 	$(NPM_CI)
 	cd site && node build.mjs $(abspath $(ENGINE))
@@ -86,9 +87,11 @@ lint: need-go
 generate: need-go need-node
 	cd engine/kernel/_gen && $(GO) generate ./...
 	$(NPM_CI)
-	cd site && asc() { node_modules/.bin/asc ../wasm/kernel/$$1.ts -o ../wasm/$$2.wasm --use FUSED=$$3 --runtime stub \
-	  --importMemory --noExportMemory --initialMemory 1 -O3 --noAssert --enable simd --enable relaxed-simd; }; \
-	  asc gemm fma 1 && asc gemm mul 0 && asc vec vec 0
+	cd site && asc() { from=$$1 to=$$2 fused=$$3; shift 3; node_modules/.bin/asc ../wasm/kernel/$$from.ts -o ../wasm/$$to.wasm --use FUSED=$$fused \
+	  --runtime stub --importMemory --noExportMemory --initialMemory 1 -O3 --noAssert --enable simd --enable relaxed-simd "$$@"; }; \
+	  shared="--sharedMemory --maximumMemory 65536 --enable threads"; \
+	  asc gemm fma 1 && asc gemm mul 0 && asc vec vec 0 && \
+	  asc team fma-shared 1 $$shared && asc team mul-shared 0 $$shared && asc vec vec-shared 0 $$shared
 
 check-generate: generate
 	git diff --exit-code -- engine/kernel wasm

@@ -11,29 +11,62 @@ export const has = {
   relaxed: () => WebAssembly.validate(new Uint8Array(relaxed)),
 };
 
-// kernels are the engine's imports: those of the fastest modules that this machine can
-// run, or of none.
-async function kernels(memory, compile, fuse) {
-  const instance = async (name) => (await WebAssembly.instantiate(await compile(name), { env: { memory } })).exports;
-  if (!has.simd()) return { level: () => 0, gemm: () => {}, vec: () => {} };
-  const vec = instance("vec.wasm");
+// stub is what the engine imports where there are no vectors.
+const stub = { level: () => 0, gemm: () => {}, vec: () => {} };
+
+// kernels picks the fastest modules that this machine can run.
+async function kernels(memory, compile, fuse, suffix) {
+  if (!has.simd()) return { exports: stub };
+  const instance = async (module) => (await WebAssembly.instantiate(module, { env: { memory } })).exports;
+  const vec = compile(`vec${suffix}.wasm`).then(instance);
+  let module = null;
+  let product = null;
   if (fuse && has.relaxed()) {
-    const fma = await instance("fma.wasm");
+    module = await compile(`fma${suffix}.wasm`);
+    product = await instance(module);
     // A browser without the instruction fuses nothing and does not say so.
-    if (fma.probe(1 + 2 ** -12, -(1 + 2 ** -11)) === 2 ** -24) return { ...fma, ...(await vec) };
+    if (product.probe(1 + 2 ** -12, -(1 + 2 ** -11)) !== 2 ** -24) product = null;
   }
-  return { ...(await instance("mul.wasm")), ...(await vec) };
+  if (!product) {
+    module = await compile(`mul${suffix}.wasm`);
+    product = await instance(module);
+  }
+  return { module, exports: { ...product, ...(await vec) } };
+}
+
+// helpers starts workers that share the memory and waits until they are there.
+function helpers(n, memory, module) {
+  const ready = Array.from({ length: n }, () => {
+    const worker = new Worker(new URL("kernelworker.js", import.meta.url), { type: "module", name: "kernels" });
+    worker.postMessage({ memory, module });
+    return new Promise((resolve, reject) => {
+      worker.onmessage = () => resolve(worker);
+      worker.onerror = (ev) => reject(new Error(`a kernel worker does not start: ${ev.message}`));
+    });
+  });
+  return Promise.all(ready);
 }
 
 // load instantiates the engine. compile(name) gives the module of a file; go is an
 // instance of wasm_exec.js's Go; fuse: false is a browser without fused multiply-add.
-// run starts the program and ends when it does.
-export async function load({ go, compile, fuse = true }) {
-  const memory = new WebAssembly.Memory({ initial: pages, maximum: 65536 });
-  const [program, kernel] = await Promise.all([compile("ravnest.wasm"), kernels(memory, compile, fuse)]);
-  const instance = await WebAssembly.instantiate(program, { ...go.importObject, env: { memory }, kernel });
+// More than one thread needs cross-origin isolation. run starts the program and ends when
+// it does.
+export async function load({ go, compile, threads = 1, fuse = true }) {
+  const shared = threads > 1 && globalThis.crossOriginIsolated === true;
+  const suffix = shared ? "-shared" : "";
+  const memory = new WebAssembly.Memory({ initial: pages, maximum: 65536, shared });
+  const [program, kernel] = await Promise.all([compile(`ravnest${suffix}.wasm`), kernels(memory, compile, fuse, suffix)]);
+  const workers = shared && kernel.module ? await helpers(threads - 1, memory, kernel.module) : [];
+  const team = {
+    run: kernel.exports.run ?? (() => {}),
+    start: (ctl) => {
+      workers.forEach((w, i) => w.postMessage({ ctl, worker: i + 1 }));
+      return workers.length;
+    },
+  };
+  const instance = await WebAssembly.instantiate(program, { ...go.importObject, env: { memory }, kernel: { ...kernel.exports, ...team } });
   return { memory, run: () => go.run(instance) };
 }
 
 // pages that the memory begins with, of 64 KiB; the program may want fewer.
-const pages = 512;
+const pages = 1024;

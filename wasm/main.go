@@ -85,7 +85,7 @@ func (d dialer) Dial(ctx context.Context, offer bool, send func(json.RawMessage)
 }
 
 func lend(ctx context.Context, set settings, t *turns, emit func(string, any)) error {
-	team := kernel.NewTeam(set.Threads)
+	team := kernel.NewTeam(min(set.Threads, kernel.Cores()))
 	defer team.Close()
 	began := time.Now()
 	now := func() time.Duration { return time.Since(began) }

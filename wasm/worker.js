@@ -3,6 +3,7 @@
 
 import { Bridge } from "./bridge.js";
 import { load } from "./load.js";
+import "./shared.js";
 import "./wasm_exec.js";
 
 const channel = new MessageChannel();
@@ -38,7 +39,7 @@ onmessage = async ({ data }) => {
   } else if (data.start) {
     ravnest.settings = JSON.stringify(data.start);
     try {
-      engine = await load({ go: new Go(), compile });
+      engine = await load({ go: new Go(), compile, threads: data.start.threads });
       await engine.run();
       postMessage({ exited: true });
     } catch (err) {

@@ -104,7 +104,9 @@ func gemm(t *Team, g *GemmArgs, scratch []float32) {
 	}
 	j := &t.gemm
 	j.split(g, t, scratch)
-	t.Run(j.tiles, j)
+	if !tile.module || !j.inModule() {
+		t.Run(j.tiles, j)
+	}
 	*j = gemmTask{} // nothing of the caller's is kept
 }
 
@@ -139,6 +141,12 @@ func stripes(size, unit, parts int) (step, n int) {
 
 // Tile implements [Task].
 func (j *gemmTask) Tile(worker, i int) {
+	g := j.stripe(i)
+	g.block(tile, j.team.scratch(worker, GemmScratch(g.M, g.N, g.K), j.scratch))
+}
+
+// stripe is the product that tile i is.
+func (j *gemmTask) stripe(i int) GemmArgs {
 	g := j.g
 	at := i * j.step
 	if j.byRows {
@@ -150,7 +158,7 @@ func (j *gemmTask) Tile(worker, i int) {
 	} else {
 		g.columns(at, min(j.step, g.N-at))
 	}
-	g.block(tile, j.team.scratch(worker, GemmScratch(g.M, g.N, g.K), j.scratch))
+	return g
 }
 
 // columns narrows g to n columns from j on.

@@ -46,13 +46,20 @@ func bit(b bool) int32 {
 	return 0
 }
 
-// job is the one under way: a call is over before another goroutine runs.
-var job gemmJob
+// product is the job under way: a call is over before another goroutine runs.
+var product gemmJob
 
 var tileWasm = &tiling{mr: 6, nv: 2, vw: 4, module: true}
 
 func (g *GemmArgs) inModule(scratch []float32) {
-	job = gemmJob{
+	product.set(g, scratch)
+	wasmGemm(unsafe.Pointer(&product))
+	runtime.KeepAlive(g)
+	runtime.KeepAlive(scratch)
+}
+
+func (j *gemmJob) set(g *GemmArgs, scratch []float32) {
+	*j = gemmJob{
 		m: int32(g.M), n: int32(g.N), k: int32(g.K),
 		a: address(g.A), rs: int32(g.RS), ks: int32(g.KS),
 		b: address(g.B), bk: int32(g.BK), bj: int32(g.BJ),
@@ -61,9 +68,6 @@ func (g *GemmArgs) inModule(scratch []float32) {
 		scratch: address(scratch),
 		rows:    uint32(uintptr(unsafe.Pointer(unsafe.SliceData(g.rows)))), cols: uint32(uintptr(unsafe.Pointer(unsafe.SliceData(g.cols)))),
 	}
-	wasmGemm(unsafe.Pointer(&job))
-	runtime.KeepAlive(g)
-	runtime.KeepAlive(scratch)
 }
 
 func init() {
