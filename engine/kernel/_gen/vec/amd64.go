@@ -5,6 +5,7 @@ package main
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -22,11 +23,17 @@ type x86 struct {
 
 	regs  registers
 	masks registers
-	at    []int // register of each node; -1: none
+	at    []int // register of each node of the part that is being written; -1: none
 	fixed [][]int
 	sums  []int
-	half  int
-	tail  bool
+	part
+	tail bool
+}
+
+// part is a register's worth of a block.
+type part struct {
+	half int
+	next bool // of the next block
 }
 
 func (w *x86) op(format string, a ...any) { fmt.Fprintf(w, "\t"+format+"\n", a...) }
@@ -57,8 +64,11 @@ func writeX86(out *strings.Builder, k *kernel, pool *pool, wide bool) string {
 	w.prologue()
 	fmt.Fprintf(w, "\nrow:\n")
 	w.op("XORQ DI, DI")
-	w.op("TESTQ CX, CX")
-	w.op("JZ tail")
+	if wide && len(k.nodes) > 20 {
+		w.pairs()
+	}
+	w.op("CMPQ DI, CX")
+	w.op("JGE tail")
 	fmt.Fprintf(w, "\nblock:\n")
 	w.block()
 	w.op("ADDQ $64, DI")
@@ -167,8 +177,15 @@ func (w *x86) eachSum(format string) {
 }
 
 func (w *x86) block() {
-	for w.half = range w.halves() {
-		w.body()
+	var parts []part
+	for h := range w.halves() {
+		parts = append(parts, part{half: h})
+	}
+	// In step the parts hide each other's latency; one by one they need fewer registers.
+	if !w.try(parts) {
+		for _, p := range parts {
+			w.body(p)
+		}
 	}
 	for _, n := range w.nodes {
 		if n.op == bits {
@@ -176,6 +193,41 @@ func (w *x86) block() {
 			break
 		}
 	}
+}
+
+// pairs writes a loop over two blocks at a time: one alone leaves the units idle where
+// every operation waits for the one before.
+func (w *x86) pairs() {
+	w.op("MOVQ CX, R13")
+	w.op("ANDQ $-128, R13")
+	w.op("JZ single")
+	fmt.Fprintf(w, "\npair:\n")
+	w.body(part{}, part{next: true})
+	w.op("ADDQ $128, DI")
+	w.op("CMPQ DI, R13")
+	w.op("JLT pair")
+	fmt.Fprintf(w, "\nsingle:\n")
+}
+
+// try writes the parts in step, if the registers suffice.
+func (w *x86) try(parts []part) (ok bool) {
+	b, regs := w.Builder, slices.Clone(w.regs.used)
+	w.Builder = new(strings.Builder)
+	defer func() {
+		text := w.Builder.String()
+		w.Builder = b
+		if e := recover(); e != nil {
+			if e != errRegisters {
+				panic(e)
+			}
+			w.regs.used = regs
+			return
+		}
+		w.WriteString(text)
+		ok = true
+	}()
+	w.body(parts...)
+	return
 }
 
 // instructions of two operands that have the same shape.
@@ -194,191 +246,203 @@ var x86bin = map[opcode][2]string{ // AVX-512, AVX2
 // The predicates of VCMPPS: ordered, quiet.
 var x86cmp = map[opcode]int{gt: 30, lt: 17, ge: 29}
 
-// body writes the operations on one register of the block.
-func (w *x86) body() {
+// body writes the operations on some parts, in step.
+func (w *x86) body(parts ...part) {
 	last := w.lastUse()
-	w.at = make([]int, len(w.nodes))
-	for i := range w.at {
-		w.at[i] = -1
+	at := make([][]int, len(parts))
+	for p := range at {
+		at[p] = slices.Repeat([]int{-1}, len(w.nodes))
 	}
 	for i, n := range w.nodes {
-		var temps []int
-		// reg gives the register of a node, operands that lie in memory loaded.
-		reg := func(a int) string {
-			switch m := w.nodes[a]; {
-			case m.op == param && w.lanewise:
-				return w.v(w.fixed[w.half][m.i])
-			case m.op == constant || m.op == param:
-				r := w.regs.take()
-				temps = append(temps, r)
-				if m.op == constant && m.imm == 0 {
-					w.op("VXORPS X%[1]d, X%[1]d, X%[1]d", r)
-				} else {
-					w.op("VBROADCASTSS %s, %s", w.mem(m), w.v(r))
-				}
-				return w.v(r)
-			}
-			return w.v(w.at[a])
+		for p := range parts {
+			w.part, w.at = parts[p], at[p]
+			w.node(i, n, last)
 		}
-		// last2 gives the instruction's suffix and its last operand, which may lie in memory.
-		last2 := func(a int) (string, string) {
-			m := w.nodes[a]
-			switch {
-			case w.wide && (m.op == constant && m.imm != 0 || m.op == param && !w.lanewise):
-				return ".BCST", w.mem(m)
-			case !w.wide && m.op == constant && m.imm != 0:
-				return "", w.mem(m)
-			}
-			return "", reg(a)
-		}
-		// free gives back the registers of what is read here for the last time.
-		free := func() {
-			for _, r := range temps {
-				w.regs.free(r)
-			}
-			for j, a := range []int{n.a, n.b, n.c} {
-				if a < 0 || last[a] != i || w.at[a] < 0 || j > 0 && a == n.a || j > 1 && a == n.b {
-					continue
-				}
-				if w.isMask(a) {
-					w.masks.free(w.at[a])
-				} else {
-					w.regs.free(w.at[a])
-				}
-			}
-		}
-		dst := func() string {
-			free()
-			w.at[i] = w.regs.take()
-			return w.v(w.at[i])
-		}
-		off := 4 * w.width * w.half
-		slice := fmt.Sprintf("%d(R%d)(DI*1)", off, 8+n.i)
-		ka := ""
-		if n.a >= 0 && w.isMask(n.a) {
-			ka = fmt.Sprintf("K%d", w.at[n.a])
-		}
-		switch n.op {
-		case constant, param:
-		case load:
-			switch d := dst(); {
-			case !w.tail:
-				w.op("VMOVUPS %s, %s", slice, d)
-			case w.wide:
-				w.op("VMOVUPS.Z %s, K1, %s", slice, d)
-			default:
-				w.op("VMOVUPS %d(R13), %s", off, d)
-				w.op("VMASKMOVPS %s, %s, %s", slice, d, d)
-			}
-		case store:
-			switch x := reg(n.a); {
-			case !w.tail:
-				w.op("VMOVUPS %s, %s", x, slice)
-			case w.wide:
-				w.op("VMOVUPS %s, K1, %s", x, slice)
-			default:
-				t := w.regs.take()
-				w.op("VMOVUPS %d(R13), %s", off, w.v(t))
-				w.op("VMASKMOVPS %s, %s, %s", x, w.v(t), slice)
-				w.regs.free(t)
-			}
-			free()
-		case add, sub, mul, div, and, or, xor, iadd, isub:
-			x := reg(n.a)
-			suffix, y := last2(n.b)
-			name := x86bin[n.op][1]
-			if w.wide {
-				name = x86bin[n.op][0]
-			}
-			w.op("%s%s %s, %s, %s", name, suffix, y, x, dst())
-		case sqrt:
-			x := reg(n.a)
-			w.op("VSQRTPS %s, %s", x, dst())
-		case shl, sar:
-			x := reg(n.a)
-			w.op("%s $%d, %s, %s", map[opcode]string{shl: "VPSLLD", sar: "VPSRAD"}[n.op], n.i, x, dst())
-		case gt, lt, ge:
-			x := reg(n.a)
-			suffix, y := last2(n.b)
-			if w.wide {
-				free()
-				w.at[i] = w.masks.take()
-				w.op("VCMPPS%s $%d, %s, %s, K%d", suffix, x86cmp[n.op], y, x, w.at[i])
+	}
+}
+
+// node writes operation i; last tells where each node is read for the last time.
+func (w *x86) node(i int, n node, last []int) {
+	var temps []int
+	// reg gives the register of a node, operands that lie in memory loaded.
+	reg := func(a int) string {
+		switch m := w.nodes[a]; {
+		case m.op == param && w.lanewise:
+			return w.v(w.fixed[w.half][m.i])
+		case m.op == constant || m.op == param:
+			r := w.regs.take()
+			temps = append(temps, r)
+			if m.op == constant && m.imm == 0 {
+				w.op("VXORPS X%[1]d, X%[1]d, X%[1]d", r)
 			} else {
-				w.op("VCMPPS $%d, %s, %s, %s", x86cmp[n.op], y, x, dst())
+				w.op("VBROADCASTSS %s, %s", w.mem(m), w.v(r))
 			}
-		case igt, ieq:
-			name := map[opcode]string{igt: "VPCMPGTD", ieq: "VPCMPEQD"}[n.op]
-			x := reg(n.a)
-			suffix, y := last2(n.b)
-			if w.wide {
-				free()
-				w.at[i] = w.masks.take()
-				w.op("%s%s %s, %s, K%d", name, suffix, y, x, w.at[i])
-			} else {
-				w.op("%s %s, %s, %s", name, y, x, dst())
-			}
-		case bits:
-			if w.wide {
-				w.at[i] = w.masks.take()
-				w.op("KMOVW (R12), K%d", w.at[i])
+			return w.v(r)
+		}
+		return w.v(w.at[a])
+	}
+	// last2 gives the instruction's suffix and its last operand, which may lie in memory.
+	last2 := func(a int) (string, string) {
+		m := w.nodes[a]
+		switch {
+		case w.wide && (m.op == constant && m.imm != 0 || m.op == param && !w.lanewise):
+			return ".BCST", w.mem(m)
+		case !w.wide && m.op == constant && m.imm != 0:
+			return "", w.mem(m)
+		}
+		return "", reg(a)
+	}
+	// free gives back the registers of what is read here for the last time.
+	free := func() {
+		for _, r := range temps {
+			w.regs.free(r)
+		}
+		for j, a := range []int{n.a, n.b, n.c} {
+			if a < 0 || last[a] != i || w.at[a] < 0 || j > 0 && a == n.a || j > 1 && a == n.b {
 				continue
 			}
-			d := dst()
-			w.op("MOVBLZX %d(R12), R15", w.half)
-			w.op("VMOVD R15, X%d", w.at[i])
-			w.op("VPBROADCASTD X%d, %s", w.at[i], d)
-			w.op("VPAND vecBits<>(SB), %s, %s", d, d)
-			w.op("VPCMPEQD vecBits<>(SB), %s, %s", d, d)
-		case keep:
-			x := reg(n.b)
-			if w.wide {
-				w.op("VMOVAPS.Z %s, %s, %s", x, ka, dst())
+			if w.isMask(a) {
+				w.masks.free(w.at[a])
 			} else {
-				w.op("VANDPS %s, %s, %s", x, reg(n.a), dst())
+				w.regs.free(w.at[a])
 			}
-		case drop:
-			x := reg(n.b)
-			if w.wide {
-				w.op("KNOTW %s, %s", ka, ka)
-				w.op("VMOVAPS.Z %s, %s, %s", x, ka, dst())
-			} else {
-				w.op("VANDNPS %s, %s, %s", x, reg(n.a), dst())
-			}
-		case choose:
-			z := reg(n.c)
-			suffix, y := last2(n.b)
-			if w.wide {
-				w.op("VBLENDMPS%s %s, %s, %s, %s", suffix, y, z, ka, dst())
-			} else {
-				w.op("VBLENDVPS %s, %s, %s, %s", reg(n.a), y, z, dst())
-			}
-		case acrossMax, acrossAdd:
-			w.across(n.op, reg(n.a), dst())
-		case accAdd, accMax:
-			x, s := reg(n.a), w.v(w.sums[n.i*w.halves()+w.half])
-			from, mask := x, ""
-			if w.tail && w.wide {
-				mask = "K1, "
-			} else if w.tail {
-				// Lanes beyond the row add nothing: no sum is ever -0.
-				t := w.regs.take()
-				temps = append(temps, t)
-				from = w.v(t)
-				w.op("VMOVUPS %d(R13), %s", off, from)
-				if n.op == accAdd {
-					w.op("VANDPS %s, %s, %s", x, from, from)
-				} else {
-					w.op("VBLENDVPS %s, %s, %s, %s", from, x, s, from)
-				}
-			}
-			if n.op == accAdd {
-				w.op("VADDPS %s, %s, %s%s", from, s, mask, s)
-			} else {
-				w.op("VMAXPS %s, %s, %s%s", s, from, mask, s)
-			}
-			free()
 		}
+	}
+	dst := func() string {
+		free()
+		w.at[i] = w.regs.take()
+		return w.v(w.at[i])
+	}
+	off := 4 * w.width * w.half
+	at := off
+	if w.next {
+		at += 64
+	}
+	slice := fmt.Sprintf("%d(R%d)(DI*1)", at, 8+n.i)
+	ka := ""
+	if n.a >= 0 && w.isMask(n.a) {
+		ka = fmt.Sprintf("K%d", w.at[n.a])
+	}
+	switch n.op {
+	case constant, param:
+	case load:
+		switch d := dst(); {
+		case !w.tail:
+			w.op("VMOVUPS %s, %s", slice, d)
+		case w.wide:
+			w.op("VMOVUPS.Z %s, K1, %s", slice, d)
+		default:
+			w.op("VMOVUPS %d(R13), %s", off, d)
+			w.op("VMASKMOVPS %s, %s, %s", slice, d, d)
+		}
+	case store:
+		switch x := reg(n.a); {
+		case !w.tail:
+			w.op("VMOVUPS %s, %s", x, slice)
+		case w.wide:
+			w.op("VMOVUPS %s, K1, %s", x, slice)
+		default:
+			t := w.regs.take()
+			w.op("VMOVUPS %d(R13), %s", off, w.v(t))
+			w.op("VMASKMOVPS %s, %s, %s", x, w.v(t), slice)
+			w.regs.free(t)
+		}
+		free()
+	case add, sub, mul, div, and, or, xor, iadd, isub:
+		x := reg(n.a)
+		suffix, y := last2(n.b)
+		name := x86bin[n.op][1]
+		if w.wide {
+			name = x86bin[n.op][0]
+		}
+		w.op("%s%s %s, %s, %s", name, suffix, y, x, dst())
+	case sqrt:
+		x := reg(n.a)
+		w.op("VSQRTPS %s, %s", x, dst())
+	case shl, sar:
+		x := reg(n.a)
+		w.op("%s $%d, %s, %s", map[opcode]string{shl: "VPSLLD", sar: "VPSRAD"}[n.op], n.i, x, dst())
+	case gt, lt, ge:
+		x := reg(n.a)
+		suffix, y := last2(n.b)
+		if w.wide {
+			free()
+			w.at[i] = w.masks.take()
+			w.op("VCMPPS%s $%d, %s, %s, K%d", suffix, x86cmp[n.op], y, x, w.at[i])
+		} else {
+			w.op("VCMPPS $%d, %s, %s, %s", x86cmp[n.op], y, x, dst())
+		}
+	case igt, ieq:
+		name := map[opcode]string{igt: "VPCMPGTD", ieq: "VPCMPEQD"}[n.op]
+		x := reg(n.a)
+		suffix, y := last2(n.b)
+		if w.wide {
+			free()
+			w.at[i] = w.masks.take()
+			w.op("%s%s %s, %s, K%d", name, suffix, y, x, w.at[i])
+		} else {
+			w.op("%s %s, %s, %s", name, y, x, dst())
+		}
+	case bits:
+		if w.wide {
+			w.at[i] = w.masks.take()
+			w.op("KMOVW (R12), K%d", w.at[i])
+			return
+		}
+		d := dst()
+		w.op("MOVBLZX %d(R12), R15", w.half)
+		w.op("VMOVD R15, X%d", w.at[i])
+		w.op("VPBROADCASTD X%d, %s", w.at[i], d)
+		w.op("VPAND vecBits<>(SB), %s, %s", d, d)
+		w.op("VPCMPEQD vecBits<>(SB), %s, %s", d, d)
+	case keep:
+		x := reg(n.b)
+		if w.wide {
+			w.op("VMOVAPS.Z %s, %s, %s", x, ka, dst())
+		} else {
+			w.op("VANDPS %s, %s, %s", x, reg(n.a), dst())
+		}
+	case drop:
+		x := reg(n.b)
+		if w.wide {
+			w.op("KNOTW %s, %s", ka, ka)
+			w.op("VMOVAPS.Z %s, %s, %s", x, ka, dst())
+		} else {
+			w.op("VANDNPS %s, %s, %s", x, reg(n.a), dst())
+		}
+	case choose:
+		z := reg(n.c)
+		suffix, y := last2(n.b)
+		if w.wide {
+			w.op("VBLENDMPS%s %s, %s, %s, %s", suffix, y, z, ka, dst())
+		} else {
+			w.op("VBLENDVPS %s, %s, %s, %s", reg(n.a), y, z, dst())
+		}
+	case acrossMax, acrossAdd:
+		w.across(n.op, reg(n.a), dst())
+	case accAdd, accMax:
+		x, s := reg(n.a), w.v(w.sums[n.i*w.halves()+w.half])
+		from, mask := x, ""
+		if w.tail && w.wide {
+			mask = "K1, "
+		} else if w.tail {
+			// Lanes beyond the row add nothing: no sum is ever -0.
+			t := w.regs.take()
+			temps = append(temps, t)
+			from = w.v(t)
+			w.op("VMOVUPS %d(R13), %s", off, from)
+			if n.op == accAdd {
+				w.op("VANDPS %s, %s, %s", x, from, from)
+			} else {
+				w.op("VBLENDVPS %s, %s, %s, %s", from, x, s, from)
+			}
+		}
+		if n.op == accAdd {
+			w.op("VADDPS %s, %s, %s%s", from, s, mask, s)
+		} else {
+			w.op("VMAXPS %s, %s, %s%s", s, from, mask, s)
+		}
+		free()
 	}
 }
 

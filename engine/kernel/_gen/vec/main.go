@@ -138,6 +138,9 @@ func (p *pool) write(b *strings.Builder) {
 	fmt.Fprintf(b, "GLOBL vecConst<>(SB), RODATA|NOPTR, $%d\n", 32*len(p.values))
 }
 
+// errRegisters is what a body panics with that needs more registers than there are.
+const errRegisters = "out of registers"
+
 // registers is a file of registers.
 type registers struct{ used []bool }
 
@@ -150,7 +153,7 @@ func (r *registers) take() int {
 			return i
 		}
 	}
-	panic("out of registers")
+	panic(errRegisters)
 }
 
 func (r *registers) free(i int) { r.used[i] = false }
