@@ -40,6 +40,9 @@ func (c *Conv) check() {
 // ConvScratch is the floats of scratch that the three directions need for up to c.N
 // images.
 func ConvScratch(c *Conv) int {
+	if c.depthwise() {
+		return depthwiseScratch(c)
+	}
 	cg, og, k := c.C/c.Groups, c.O/c.Groups, c.KH*c.KW
 	f, b, w := c.windows().sideBySide(c.N), c.windowsBack().sideBySide(c.N), c.windows()
 	return max(
@@ -66,6 +69,10 @@ func (c *Conv) windowsBack() windows {
 // ConvForward computes y = conv(x, w) + bias, then ReLU if asked; bias may be nil.
 func ConvForward(t *Team, c *Conv, y, x, w, bias []float32, relu bool, scratch []float32) {
 	c.check()
+	if c.depthwise() {
+		depthwiseForward(c, y, x, w, bias, relu, scratch)
+		return
+	}
 	cg, og, plane := c.C/c.Groups, c.O/c.Groups, c.OH()*c.OW()
 	k := cg * c.KH * c.KW
 	v := c.windows().sideBySide(c.N)
@@ -97,6 +104,10 @@ func ConvForward(t *Team, c *Conv, y, x, w, bias []float32, relu bool, scratch [
 // ConvBackwardData computes the gradient of x from that of y.
 func ConvBackwardData(t *Team, c *Conv, dx, dy, w, scratch []float32) {
 	c.check()
+	if c.depthwise() {
+		depthwiseData(c, dx, dy, w, scratch)
+		return
+	}
 	cg, og, plane := c.C/c.Groups, c.O/c.Groups, c.OH()*c.OW()
 	v := c.windowsBack().sideBySide(c.N)
 	scratch = v.begin(scratch)
@@ -180,14 +191,17 @@ func (v *windows) scatter(c *Conv, dx, out []float32, ty, tx, images int) {
 	}
 	for i := range images {
 		for ci := range cg {
-			plane := dx[(i*c.C+ci)*c.H*c.W:][:c.H*c.W]
-			src := out[ci*v.columns()+i*v.y.out*v.x.out:]
-			for r, y := 0, ty; y < c.H; r, y = r+1, y+c.SH {
-				line := src[r*v.x.out:]
-				for q, x := 0, tx; x < c.W; q, x = q+1, x+c.SW {
-					plane[y*c.W+x] = line[q]
-				}
-			}
+			v.spread(c, dx[(i*c.C+ci)*c.H*c.W:][:c.H*c.W], out[ci*v.columns()+i*v.y.out*v.x.out:], ty, tx)
+		}
+	}
+}
+
+// spread puts one turn's positions into a plane of x.
+func (v *windows) spread(c *Conv, plane, src []float32, ty, tx int) {
+	for r, y := 0, ty; y < c.H; r, y = r+1, y+c.SH {
+		line := src[r*v.x.out:]
+		for q, x := 0, tx; x < c.W; q, x = q+1, x+c.SW {
+			plane[y*c.W+x] = line[q]
 		}
 	}
 }
@@ -196,6 +210,10 @@ func (v *windows) scatter(c *Conv, dx, out []float32, ty, tx, images int) {
 // products that are in dw.
 func ConvBackwardWeight(t *Team, c *Conv, dw, dy, x []float32, acc bool, scratch []float32) {
 	c.check()
+	if c.depthwise() {
+		depthwiseWeight(c, dw, dy, x, acc, scratch)
+		return
+	}
 	cg, og, plane := c.C/c.Groups, c.O/c.Groups, c.OH()*c.OW()
 	k := cg * c.KH * c.KW
 	v := c.windows()

@@ -389,6 +389,18 @@ func gatherZ(n int, rows *int32, src *float32, cols *int32, lanes int, dst *floa
 //go:noescape
 func gatherY(n int, rows *int32, src *float32, cols *int32, lanes int, dst *float32, step int)
 
+// lanewiseZ sets vector i of c, for i < m, to the sum over ascending k of vector k of a times the vector at b[rows[i]+cols[k]], and
+// continues what is in c if acc is not 0. Offsets are rstep and cstep bytes apart, k > 0.
+//
+//go:noescape
+func lanewiseZ(m int, rows *int32, rstep int, k int, cols *int32, cstep int, a *float32, b *float32, c *float32, acc int)
+
+// lanewiseY sets vector i of c, for i < m, to the sum over ascending k of vector k of a times the vector at b[rows[i]+cols[k]], and
+// continues what is in c if acc is not 0. Offsets are rstep and cstep bytes apart, k > 0.
+//
+//go:noescape
+func lanewiseY(m int, rows *int32, rstep int, k int, cols *int32, cstep int, a *float32, b *float32, c *float32, acc int)
+
 // windowMaxZ sets lane l of y, for each plane, to the maximum of the window of kh x kw at offs[l] of a plane of rows of w, and arg to its offset, for l < lanes. The first of equals wins,
 // NaN beats all and a later NaN an earlier one. Planes are plane bytes apart, results step bytes.
 //

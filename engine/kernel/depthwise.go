@@ -1,0 +1,104 @@
+// Convolutions with a filter for each channel: products with one row, which no tile is
+// made for. Channels lie side by side in place of images, and each lane has its own
+// filter.
+
+package kernel
+
+// depthwise says that c is such a convolution and that this machine has a kernel for it.
+func (c *Conv) depthwise() bool {
+	return c.Groups > 1 && c.Groups == c.C && c.C == c.O && laneWidth() > 0
+}
+
+// lanesOf makes of windows of an image windows of as many of its channels as there are
+// lanes.
+func lanesOf(v windows) windows {
+	v.inner, v.channels, v.together = true, 1, laneWidth()
+	return v
+}
+
+// depthwiseScratch is ConvScratch.
+func depthwiseScratch(c *Conv) int {
+	f, b := lanesOf(c.windows()), lanesOf(c.windowsBack())
+	return max(f.scratch()+f.columns(), b.scratch()+2*b.columns()) + c.KH*c.KW*laneWidth()
+}
+
+func depthwiseForward(c *Conv, y, x, w, bias []float32, relu bool, scratch []float32) {
+	v := lanesOf(c.windows())
+	in, plane, lanes, k := c.H*c.W, c.OH()*c.OW(), v.together, c.KH*c.KW
+	scratch = v.begin(scratch)
+	v.turn(0, 0)
+	filters, out := scratch[:k*lanes], scratch[k*lanes:][:v.columns()]
+	for c0 := 0; c0 < c.C; c0 += lanes {
+		n := min(lanes, c.C-c0)
+		transpose(filters, lanes, w[c0*k:], k, n, k)
+		for i := range c.N {
+			at := i*c.C + c0
+			v.load(x[at*in:], in, n)
+			lanewise(plane, v.positions, lanes, k, v.taps, 1, filters, v.data, out, false)
+			v.store(y[at*plane:], plane, out, n, 1)
+			g := GemmArgs{M: n, C: y[at*plane:], LDC: plane, ReLU: relu}
+			if bias != nil {
+				g.RowBias = bias[c0:]
+			}
+			g.finish(0, plane)
+		}
+	}
+}
+
+func depthwiseData(c *Conv, dx, dy, w, scratch []float32) {
+	v := lanesOf(c.windowsBack())
+	in, plane, lanes, k := c.H*c.W, c.OH()*c.OW(), v.together, c.KH*c.KW
+	scratch = v.begin(scratch)
+	filters, scratch := scratch[:k*lanes], scratch[k*lanes:]
+	out, grid := scratch[:v.columns()], scratch[v.columns():][:v.columns()]
+	size := v.columns() / lanes
+	for c0 := 0; c0 < c.C; c0 += lanes {
+		n := min(lanes, c.C-c0)
+		for i := range c.N {
+			at := i*c.C + c0
+			v.load(dy[at*plane:], plane, n)
+			for ty := range v.y.turns {
+				for tx := range v.x.turns {
+					for j, tap := range v.met(ty, tx) {
+						for l := range n {
+							filters[j*lanes+l] = w[(c0+l)*k+int(tap)]
+						}
+					}
+					v.turn(ty, tx)
+					if len(v.taps) > 0 {
+						lanewise(size, v.positions, lanes, len(v.taps), v.taps, 1, filters, v.data, out, false)
+					} else {
+						clear(out)
+					}
+					if c.SH*c.SW == 1 {
+						v.store(dx[at*in:], in, out, n, 1)
+						continue
+					}
+					v.store(grid, size, out, n, 1)
+					for l := range n {
+						v.spread(c, dx[(at+l)*in:][:in], grid[l*size:], ty, tx)
+					}
+				}
+			}
+		}
+	}
+}
+
+func depthwiseWeight(c *Conv, dw, dy, x []float32, acc bool, scratch []float32) {
+	v := lanesOf(c.windows())
+	in, plane, lanes, k := c.H*c.W, c.OH()*c.OW(), v.together, c.KH*c.KW
+	scratch = v.begin(scratch)
+	v.turn(0, 0)
+	filters, grads := scratch[:k*lanes], scratch[k*lanes:][:v.columns()]
+	for c0 := 0; c0 < c.C; c0 += lanes {
+		n := min(lanes, c.C-c0)
+		transpose(filters, lanes, dw[c0*k:], k, n, k)
+		for i := range c.N {
+			at := i*c.C + c0
+			v.load(x[at*in:], in, n)
+			transpose(grads, lanes, dy[at*plane:], plane, n, plane)
+			lanewise(k, v.taps, 1, plane, v.positions, lanes, grads, v.data, filters, acc || i > 0)
+		}
+		transpose(dw[c0*k:], k, filters, lanes, k, n)
+	}
+}

@@ -1,0 +1,29 @@
+//go:build !purego
+
+package kernel
+
+// laneWidth is the floats of lanewise's vectors, 0 if this machine has no such kernel.
+func laneWidth() int {
+	switch {
+	case vecAVX512:
+		return 16
+	case vecAVX2:
+		return 8
+	}
+	return 0
+}
+
+// lanewise sets vector i of c, i < m, to the sum over ascending k of vector k of a times
+// the vector of b at rows[i*rstep] + cols[k*cstep]; with acc it continues what is in c.
+func lanewise(m int, rows []int32, rstep, k int, cols []int32, cstep int, a, b, c []float32, acc bool) {
+	_, _, _ = c[m*laneWidth()-1], a[k*laneWidth()-1], b[int(rows[(m-1)*rstep])+int(cols[(k-1)*cstep])]
+	run := 0
+	if acc {
+		run = 1
+	}
+	if vecAVX512 {
+		lanewiseZ(m, &rows[0], 4*rstep, k, &cols[0], 4*cstep, &a[0], &b[0], &c[0], run)
+	} else {
+		lanewiseY(m, &rows[0], 4*rstep, k, &cols[0], 4*cstep, &a[0], &b[0], &c[0], run)
+	}
+}
