@@ -31,14 +31,21 @@ await build({
   logLevel: "warning",
 });
 
-let sent = 0;
-for (const name of readdirSync(assets)) {
+// A visitor fetches the modules of shared memory or those of one thread, never both.
+const names = readdirSync(assets);
+const single = names.filter((name) => names.includes(name.replace(".", "-shared.")));
+const shared = names.filter((name) => name.includes("-shared."));
+const size = {};
+for (const name of names) {
   const path = join(assets, name);
   const data = readFileSync(path);
   const br = brotliCompressSync(data, { params: { [constants.BROTLI_PARAM_QUALITY]: 10, [constants.BROTLI_PARAM_LGWIN]: 24, [constants.BROTLI_PARAM_SIZE_HINT]: data.length } });
   writeFileSync(path + ".br", br);
   writeFileSync(path + ".gz", gzipSync(data, { level: 9 }));
   rmSync(path); // who takes neither is sent what .gz unpacks to
-  sent += br.length;
+  size[name] = br.length;
 }
-console.error(`site: ${(sent / 1e6).toFixed(2)} MB compressed`);
+const without = (left) => names.reduce((sum, name) => sum + (left.includes(name) ? 0 : size[name]), 0);
+const most = Math.max(without(single), without(shared));
+console.error(`site: a visitor fetches ${(most / 1e6).toFixed(2)} MB`);
+if (most > 2e6) throw new Error("that is more than the 2 MB that a visitor should wait for");

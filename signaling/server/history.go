@@ -68,6 +68,7 @@ type history struct {
 	run          string
 	losses, vals curve
 	notes        []Note
+	refused      time.Time     // of the last such note
 	news         chan struct{} // closed at the next note; nil if nobody waits
 }
 
@@ -79,7 +80,7 @@ func (h *history) note(now time.Time, kind, format string, a ...any) {
 	if len(h.notes) == maxNotes {
 		h.notes = append(h.notes[:0], h.notes[1:]...)
 	}
-	h.notes = append(h.notes, Note{at, kind, fmt.Sprintf(format, a...)})
+	h.notes = append(h.notes, Note{at, kind, proto.Text(fmt.Sprintf(format, a...))})
 	if h.news != nil {
 		close(h.news)
 		h.news = nil
@@ -111,6 +112,11 @@ func (h *history) take(now time.Time, ev Event) {
 	case Left:
 		h.note(now, "left", "%s left: %s", e.Name, e.Reason)
 	case Refused:
+		// Anybody may be refused as often as they like: that must not push the rest out.
+		if now.Sub(h.refused) < time.Second {
+			return
+		}
+		h.refused = now
 		h.note(now, "refused", "refused %s: %v", e.Name, e.Err)
 	case Planned:
 		h.run, h.losses, h.vals = e.Run, curve{}, curve{}

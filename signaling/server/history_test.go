@@ -41,6 +41,12 @@ func TestHistory(t *testing.T) {
 	if len(h.notes) != maxNotes || h.notes[0].At != 1000+maxNotes || h.notes[maxNotes-1].At != 1000+2*maxNotes-1 {
 		t.Errorf("%d notes, from %d", len(h.notes), h.notes[0].At)
 	}
+	for i := range 100 {
+		h.take(now.Add(time.Duration(i)*50*time.Millisecond), Refused{Name: "x", Err: errors.New("no")})
+	}
+	if n := h.notes[maxNotes-6].Kind; h.notes[maxNotes-5].Kind != "refused" || n != "warning" {
+		t.Errorf("a hundred refusals in five seconds: the sixth note from behind is of kind %s", n)
+	}
 	h.take(now, Loss{Loss: proto.Loss{Step: 3, Loss: 0.5}})
 	h.take(now, Loss{Loss: proto.Loss{Step: 4, Loss: proto.Real(math.NaN())}})
 	h.take(now, Loss{Loss: proto.Loss{Step: 5, Loss: proto.Real(math.Inf(1))}})
