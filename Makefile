@@ -10,7 +10,7 @@ OUT ?= bench.jsonl
 FUZZTIME ?= 10s
 UNIT := $(shell $(GO) list ./... 2>/dev/null | grep -v '/e2e$$')
 
-.PHONY: build site need-node need-chromium demo test test-unit test-arm64 test-wasm test-e2e test-learning lint vet race fuzz generate check-generate bench bench-demo bench-engine bench-models bench-wire clean need-go
+.PHONY: build site need-node need-chromium demo test test-unit test-fused test-arm64 test-wasm test-e2e test-learning lint vet race fuzz generate check-generate bench bench-demo bench-engine bench-models bench-wire clean need-go
 
 need-go:
 	@command -v $(GO) >/dev/null || { echo "go is missing: install Go 1.26 or later from your system's packages, then run make again" >&2; exit 1; }
@@ -41,10 +41,16 @@ demo: build
 	bin/ravnest demo $(ARGS)
 
 # All tests: the same that .ci/run calls.
-test: need-go vet lint test-unit race test-arm64 test-wasm test-e2e check-generate
+test: need-go vet lint test-unit test-fused race test-arm64 test-wasm test-e2e check-generate
 
 test-unit: need-go
 	$(GO) test $(UNIT)
+
+# Where the processor has fused multiply-add the compiler may use it: no bit may show it.
+test-fused: need-go
+	@if [ "$$($(GO) env GOHOSTARCH)" = amd64 ] && grep -qs avx2 /proc/cpuinfo; then \
+	  GOAMD64=v3 $(GO) test -short -tags purego ./engine/kernel ./engine/codec; \
+	else echo "left out: GOAMD64=v3 wants Linux on an amd64 machine with AVX2" >&2; fi
 
 # The pipeline, the links and the server under the race detector; kernels have their own
 # threads.
