@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"os"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -55,6 +56,58 @@ func TestTabsAlone(t *testing.T) {
 			t.Errorf("%d tabs: losses.txt is not that of one process", n)
 		}
 		t.Logf("%d tabs: %.0f samples/s", n, parse[summary](t, host.out.String()).SamplesPerS)
+	}
+}
+
+// TestTabCores: a tab with a worker more gives the same bits, and says that it has two.
+func TestTabCores(t *testing.T) {
+	s := newScene(t)
+	tmp := t.TempDir()
+	// Products large enough to be shared: 2048 wide.
+	dirs := []string{filepath.Join(tmp, "local"), filepath.Join(tmp, "tab")}
+	for _, dir := range dirs {
+		s.ok("ravnest", "init", "--steps", "12", dir)
+		wide(t, dir, 2048)
+	}
+	s.ok("ravnest", "train", "--local", dirs[0])
+	b := s.browser()
+	host := s.start("ravnest", "demo", "--providers", "1", "--tabs", "1", "--steps", "12", "--dir", dirs[1])
+	p := b.open(host.says(`(?m)^contribute: (http://\S+)$`, limit)[1])
+	if cores, err := eval[int](p, "navigator.hardwareConcurrency"); err != nil || cores < 2 {
+		t.Skipf("%d cores here (%v)", cores, err)
+	}
+	p.do(chromedp.WaitEnabled(chromedp.CSS("#go")))
+	if _, err := eval[string](p, `cores.value = 2, cores.dispatchEvent(new Event("input", { bubbles: true })), cores.value`); err != nil {
+		t.Fatal(err)
+	}
+	p.lend()
+	if code := host.wait(limit); code != 0 {
+		t.Fatalf("demo: code %d", code)
+	}
+	p.clean(t)
+	if log := p.text("#log"); !strings.Contains(log, "2 thread(s)") {
+		if whole, err := eval[string](p, `document.getElementById("log").textContent`); err != nil || !strings.Contains(whole, "2 thread(s)") {
+			t.Errorf("the tab joined with: %q (%v)", whole, err)
+		}
+	}
+	if !bytes.Equal(read(t, dirs[1], "losses.txt"), read(t, dirs[0], "losses.txt")) {
+		t.Error("two cores: losses.txt is not that of one process")
+	}
+}
+
+// wide makes the model of a job one hidden layer of that many units.
+func wide(t *testing.T, dir string, units int) {
+	t.Helper()
+	model := fmt.Sprintf(`{"version":1,"name":"wide","inputs":[{"name":"x","shape":[1,8,8]}],"output":"soft","nodes":[
+{"name":"flat","op":"flatten","in":["x"]},
+{"name":"fc1","op":"linear","in":["flat"],"attrs":{"in_features":64,"out_features":%[1]d}},
+{"name":"act1","op":"relu","in":["fc1"]},
+{"name":"fc2","op":"linear","in":["act1"],"attrs":{"in_features":%[1]d,"out_features":%[1]d}},
+{"name":"act2","op":"relu","in":["fc2"]},
+{"name":"fc3","op":"linear","in":["act2"],"attrs":{"in_features":%[1]d,"out_features":10}},
+{"name":"soft","op":"softmax","in":["fc3"]}]}`, units)
+	if err := os.WriteFile(filepath.Join(dir, "model.json"), []byte(model), 0o644); err != nil {
+		t.Fatal(err)
 	}
 }
 
