@@ -23,7 +23,7 @@ const pipeline = new Pipeline($("clusters"));
 const charts = {};
 let seen = 0; // time of the newest note
 let ending = null; // the note that the last run ended with
-let members = []; // those in the picture
+let members = []; // of the last status, and those who are done
 let recent = []; // statuses of the last span, with their time
 
 // sights yields what the host tells, a line of JSON at a time, until it ends.
@@ -127,7 +127,7 @@ function rates(status, now) {
 
 function showFigures(status, rate) {
   $("figures").hidden = !status.running_ms;
-  const at = status.members.filter((m) => m.assigned);
+  const at = members.filter((m) => m.assigned);
   const sum = (list, f) => list.reduce((total, m) => total + f(m), 0);
   if (at.length && at.every((m) => rate.has(m.name))) {
     // Every stage of a cluster sees all of its samples: the leaf's count is the cluster's.
@@ -157,12 +157,13 @@ function showWaiting(status) {
 function showStatus(status) {
   if (status.phase === "idle" && ending) return; // the last run stays in view
   set($("job"), status.job || "Dashboard");
+  // In the end those who are done leave. They stay in the picture.
+  const ends = status.phase === "draining" && members.length > 0;
+  members = ends ? members.map((m) => status.members.find((o) => o.name === m.name && o.assigned) ?? m) : status.members;
   const rate = rates(status, performance.now());
   showPhase(status.phase);
   showFigures(status, rate);
   showWaiting(status);
-  if (status.phase === "draining") return; // those who are done leave, and stay in the picture
-  members = status.members;
   pipeline.draw(members, rate);
 }
 
