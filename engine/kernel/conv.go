@@ -47,7 +47,7 @@ func ConvScratch(c *Conv) int {
 	f, b, w := c.windows().sideBySide(c.N), c.windowsBack().sideBySide(c.N), c.windows()
 	return max(
 		f.scratch()+og*f.columns()+GemmScratch(og, f.columns(), cg*k),
-		b.scratch()+og*k*cg+cg*b.columns()+GemmScratch(cg, b.columns(), og*k),
+		b.scratch()+og*k*cg+b.halves()*cg*b.columns()+GemmScratch(cg, b.columns(), og*k),
 		w.scratch()+og*w.columns()+GemmScratch(og, cg*k, w.columns()))
 }
 
@@ -112,7 +112,8 @@ func ConvBackwardData(t *Team, c *Conv, dx, dy, w, scratch []float32) {
 	v := c.windowsBack().sideBySide(c.N)
 	scratch = v.begin(scratch)
 	turned, scratch := scratch[:cg*og*c.KH*c.KW], scratch[cg*og*c.KH*c.KW:]
-	out, scratch := scratch[:cg*v.columns()], scratch[cg*v.columns():]
+	size := cg * v.columns()
+	out, scratch := scratch[:v.halves()*size], scratch[v.halves()*size:]
 	for gr := range c.Groups {
 		wg := w[gr*len(turned):]
 		single := c.KH*c.KW == 1
@@ -128,7 +129,8 @@ func ConvBackwardData(t *Team, c *Conv, dx, dy, w, scratch []float32) {
 				for tx := range v.x.turns {
 					v.turn(ty, tx)
 					k := len(v.taps)
-					g := GemmArgs{M: cg, A: a, RS: k, KS: 1, C: out, LDC: v.columns()}
+					half := out[tx%v.halves()*size:][:size]
+					g := GemmArgs{M: cg, A: a, RS: k, KS: 1, C: half, LDC: v.columns()}
 					if single {
 						g.A, g.RS, g.KS = wg, 1, cg
 					}
@@ -140,7 +142,7 @@ func ConvBackwardData(t *Team, c *Conv, dx, dy, w, scratch []float32) {
 					if k > 0 {
 						gemm(t, &g, scratch)
 					} else {
-						clear(out)
+						clear(half)
 					}
 					if v.together*c.SH*c.SW > 1 {
 						v.scatter(c, dst, out, ty, tx, images)
@@ -182,7 +184,15 @@ func (v *windows) turnWeights(dst, w []float32, cg int) {
 	}
 }
 
-// scatter puts the columns of one turn where they belong.
+// halves is the number of turns along lines that are put in their places together.
+func (v *windows) halves() int {
+	if v.x.turns == 2 {
+		return 2
+	}
+	return 1
+}
+
+// scatter puts the columns of a turn, the last of its halves, where they belong.
 func (v *windows) scatter(c *Conv, dx, out []float32, ty, tx, images int) {
 	cg := c.C / c.Groups
 	if c.SH*c.SW == 1 {
@@ -191,17 +201,24 @@ func (v *windows) scatter(c *Conv, dx, out []float32, ty, tx, images int) {
 	}
 	for i := range images {
 		for ci := range cg {
-			v.spread(c, dx[(i*c.C+ci)*c.H*c.W:][:c.H*c.W], out[ci*v.columns()+i*v.y.out*v.x.out:], ty, tx)
+			v.spread(c, dx[(i*c.C+ci)*c.H*c.W:][:c.H*c.W], out[ci*v.columns()+i*v.y.out*v.x.out:], cg*v.columns(), ty, tx)
 		}
 	}
 }
 
-// spread puts one turn's positions into a plane of x.
-func (v *windows) spread(c *Conv, plane, src []float32, ty, tx int) {
+// spread puts a turn's positions into a plane of x; the other half is half floats behind.
+func (v *windows) spread(c *Conv, plane, src []float32, half, ty, tx int) {
+	if tx%v.halves() < v.halves()-1 {
+		return
+	}
 	for r, y := 0, ty; y < c.H; r, y = r+1, y+c.SH {
-		line := src[r*v.x.out:]
+		to, line := plane[y*c.W:][:c.W], src[r*v.x.out:]
+		if v.halves() == 2 {
+			interleave(to, line[:v.x.out], line[half:][:v.x.out])
+			continue
+		}
 		for q, x := 0, tx; x < c.W; q, x = q+1, x+c.SW {
-			plane[y*c.W+x] = line[q]
+			to[x] = line[q]
 		}
 	}
 }

@@ -19,7 +19,7 @@ func lanesOf(v windows) windows {
 // depthwiseScratch is ConvScratch.
 func depthwiseScratch(c *Conv) int {
 	f, b := lanesOf(c.windows()), lanesOf(c.windowsBack())
-	return max(f.scratch()+f.columns(), b.scratch()+2*b.columns()) + c.KH*c.KW*laneWidth()
+	return max(f.scratch()+f.columns(), b.scratch()+(1+b.halves())*b.columns()) + c.KH*c.KW*laneWidth()
 }
 
 func depthwiseForward(c *Conv, y, x, w, bias []float32, relu bool, scratch []float32) {
@@ -50,7 +50,7 @@ func depthwiseData(c *Conv, dx, dy, w, scratch []float32) {
 	in, plane, lanes, k := c.H*c.W, c.OH()*c.OW(), v.together, c.KH*c.KW
 	scratch = v.begin(scratch)
 	filters, scratch := scratch[:k*lanes], scratch[k*lanes:]
-	out, grid := scratch[:v.columns()], scratch[v.columns():][:v.columns()]
+	out, grid := scratch[:v.columns()], scratch[v.columns():][:v.halves()*v.columns()]
 	size := v.columns() / lanes
 	for c0 := 0; c0 < c.C; c0 += lanes {
 		n := min(lanes, c.C-c0)
@@ -74,9 +74,9 @@ func depthwiseData(c *Conv, dx, dy, w, scratch []float32) {
 						v.store(dx[at*in:], in, out, n, 1)
 						continue
 					}
-					v.store(grid, size, out, n, 1)
+					v.store(grid[tx%v.halves()*len(out):], size, out, n, 1)
 					for l := range n {
-						v.spread(c, dx[(at+l)*in:][:in], grid[l*size:], ty, tx)
+						v.spread(c, dx[(at+l)*in:][:in], grid[l*size:], len(out), ty, tx)
 					}
 				}
 			}

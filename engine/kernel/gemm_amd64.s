@@ -9718,6 +9718,50 @@ loop:
 	VZEROUPPER
 	RET
 
+// func evens(n int, src *float32, dst *float32)
+// Requires: AVX, AVX2
+TEXT ·evens(SB), NOSPLIT, $0-24
+	MOVQ n+0(FP), CX
+	MOVQ src+8(FP), SI
+	MOVQ dst+16(FP), DI
+
+loop:
+	VMOVUPS (SI), Y0
+	VSHUFPS $0x88, 32(SI), Y0, Y0
+	VPERMPD $0xd8, Y0, Y0
+	VMOVUPS Y0, (DI)
+	ADDQ    $0x40, SI
+	ADDQ    $0x20, DI
+	DECQ    CX
+	JNZ     loop
+	VZEROUPPER
+	RET
+
+// func zip(n int, a *float32, b *float32, dst *float32)
+// Requires: AVX
+TEXT ·zip(SB), NOSPLIT, $0-32
+	MOVQ n+0(FP), CX
+	MOVQ a+8(FP), SI
+	MOVQ b+16(FP), DX
+	MOVQ dst+24(FP), DI
+
+loop:
+	VMOVUPS    (SI), Y0
+	VMOVUPS    (DX), Y1
+	VUNPCKLPS  Y1, Y0, Y2
+	VUNPCKHPS  Y1, Y0, Y3
+	VPERM2F128 $0x20, Y3, Y2, Y0
+	VPERM2F128 $0x31, Y3, Y2, Y1
+	VMOVUPS    Y0, (DI)
+	VMOVUPS    Y1, 32(DI)
+	ADDQ       $0x20, SI
+	ADDQ       $0x20, DX
+	ADDQ       $0x40, DI
+	DECQ       CX
+	JNZ        loop
+	VZEROUPPER
+	RET
+
 // func runsZ(n int, rows *int32, src *float32, off1 int, len1 int, off2 int, lanes int, dst *float32, step int)
 // Requires: AVX, AVX512F, BMI2
 TEXT ·runsZ(SB), NOSPLIT, $0-72

@@ -369,6 +369,16 @@ func gemmPackY6x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *
 //go:noescape
 func trans8(n int, src *float32, cols *[8]int, dst *float32, step int)
 
+// evens copies every second of 16*n floats, n > 0.
+//
+//go:noescape
+func evens(n int, src *float32, dst *float32)
+
+// zip writes 8*n floats of a and of b by turns, n > 0.
+//
+//go:noescape
+func zip(n int, a *float32, b *float32, dst *float32)
+
 // runsZ writes n vectors, step bytes apart: lane l of vector k is src[rows[k]+off1+l] for l < len1, src[rows[k]+off2+l] for len1 <= l < lanes, and 0 beyond. n > 0.
 //
 //go:noescape

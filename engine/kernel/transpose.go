@@ -1,5 +1,5 @@
-// Transposition: what convolutions of small planes do to bring a batch's images side by
-// side.
+// Copies in another order: convolutions bring images side by side by transposing, and
+// take every second column and put it back where they step by two.
 
 package kernel
 
@@ -15,5 +15,27 @@ func transpose(dst []float32, ds int, src []float32, ss, rows, cols int) {
 		for c := from; c < cols; c++ {
 			dst[c*ds+r] = line[c]
 		}
+	}
+}
+
+// skip copies every step-th float of src.
+func skip(dst, src []float32, step int) {
+	i := 0
+	if step == 2 {
+		i = evenBlocks(dst, src)
+	}
+	for ; i < len(dst); i++ {
+		dst[i] = src[i*step]
+	}
+}
+
+// interleave sets dst to elements of even and odd by turns.
+func interleave(dst, even, odd []float32) {
+	i := zipBlocks(dst, even, odd)
+	for ; 2*i+1 < len(dst); i++ {
+		dst[2*i], dst[2*i+1] = even[i], odd[i]
+	}
+	if 2*i < len(dst) {
+		dst[2*i] = even[i]
 	}
 }

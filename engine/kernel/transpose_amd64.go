@@ -17,3 +17,25 @@ func transposeBlocks(dst []float32, ds int, src []float32, ss, rows, cols int) (
 	}
 	return r, cols &^ 7
 }
+
+// evenBlocks copies every second float of src for the first outputs and returns their
+// number.
+func evenBlocks(dst, src []float32) int {
+	n := min(len(dst)/8, len(src)/16)
+	if !hasAVX2 || n == 0 {
+		return 0
+	}
+	evens(n, &src[0], &dst[0])
+	return 8 * n
+}
+
+// zipBlocks writes the first floats of a and b to dst by turns and returns how many of
+// each.
+func zipBlocks(dst, a, b []float32) int {
+	n := min(len(a), len(b), len(dst)/2) / 8
+	if !hasAVX2 || n == 0 {
+		return 0
+	}
+	zip(n, &a[0], &b[0], &dst[0])
+	return 8 * n
+}

@@ -292,13 +292,10 @@ func (a *axis) line(dst, src []float32, phase int) {
 		return
 	}
 	src = src[(lo+a.lo)*a.every()+phase:]
-	switch dst := dst[lo:hi]; a.every() {
-	case 1:
-		copy(dst, src)
-	default:
-		for i := range dst {
-			dst[i] = src[i*a.every()]
-		}
+	if a.every() == 1 {
+		copy(dst[lo:hi], src)
+	} else {
+		skip(dst[lo:hi], src, a.every())
 	}
 }
 

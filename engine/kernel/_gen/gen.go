@@ -388,6 +388,55 @@ func gather(name string, wide bool) {
 	RET()
 }
 
+// evens and zip are what strides of two need.
+func evens() {
+	TEXT("evens", NOSPLIT, "func(n int, src, dst *float32)")
+	Pragma("noescape")
+	Doc("evens copies every second of 16*n floats, n > 0.")
+	n, src, dst := reg.RCX, reg.RSI, reg.RDI
+	Load(Param("n"), n)
+	Load(Param("src"), src)
+	Load(Param("dst"), dst)
+	Label("loop")
+	VMOVUPS(Mem{Base: src}, ymm[0])
+	VSHUFPS(Imm(0x88), Mem{Base: src, Disp: 32}, ymm[0], ymm[0])
+	VPERMPD(Imm(0xd8), ymm[0], ymm[0])
+	VMOVUPS(ymm[0], Mem{Base: dst})
+	ADDQ(Imm(64), src)
+	ADDQ(Imm(32), dst)
+	DECQ(n)
+	JNZ(LabelRef("loop"))
+	VZEROUPPER()
+	RET()
+}
+
+func zip() {
+	TEXT("zip", NOSPLIT, "func(n int, a, b, dst *float32)")
+	Pragma("noescape")
+	Doc("zip writes 8*n floats of a and of b by turns, n > 0.")
+	n, a, b, dst := reg.RCX, reg.RSI, reg.RDX, reg.RDI
+	Load(Param("n"), n)
+	Load(Param("a"), a)
+	Load(Param("b"), b)
+	Load(Param("dst"), dst)
+	Label("loop")
+	VMOVUPS(Mem{Base: a}, ymm[0])
+	VMOVUPS(Mem{Base: b}, ymm[1])
+	VUNPCKLPS(ymm[1], ymm[0], ymm[2])
+	VUNPCKHPS(ymm[1], ymm[0], ymm[3])
+	VPERM2F128(Imm(0x20), ymm[3], ymm[2], ymm[0])
+	VPERM2F128(Imm(0x31), ymm[3], ymm[2], ymm[1])
+	VMOVUPS(ymm[0], Mem{Base: dst})
+	VMOVUPS(ymm[1], Mem{Base: dst, Disp: 32})
+	ADDQ(Imm(32), a)
+	ADDQ(Imm(32), b)
+	ADDQ(Imm(64), dst)
+	DECQ(n)
+	JNZ(LabelRef("loop"))
+	VZEROUPPER()
+	RET()
+}
+
 // windowMax takes the maximum of windows that lie anywhere, and where it is.
 func windowMax(name string, wide bool) {
 	TEXT(name, NOSPLIT, "func(planes int, x *float32, plane int, offs *int32, lanes, kh, kw, w int, y *float32, arg *int32, step int)")
@@ -585,6 +634,8 @@ func main() {
 		}
 	}
 	trans8()
+	evens()
+	zip()
 	runs("runsZ", true)
 	runs("runsY", false)
 	gather("gatherZ", true)
