@@ -10,7 +10,7 @@ OUT ?= bench.jsonl
 FUZZTIME ?= 10s
 UNIT := $(shell $(GO) list ./... 2>/dev/null | grep -v '/e2e$$')
 
-.PHONY: build site need-node need-chromium demo test test-unit test-fused test-arm64 test-wasm test-e2e test-learning lint vet race fuzz generate check-generate bench bench-demo bench-engine bench-models bench-wire clean need-go
+.PHONY: build site need-node need-chromium demo test test-unit test-fused test-arm64 test-wasm test-e2e test-learning test-large lint vet race fuzz generate check-generate bench bench-demo bench-engine bench-models bench-wire clean need-go
 
 need-go:
 	@command -v $(GO) >/dev/null || { echo "go is missing: install Go 1.26 or later from your system's packages, then run make again" >&2; exit 1; }
@@ -78,6 +78,10 @@ need-chromium:
 # 100 epochs of every schedule and wire, three seeds: some minutes.
 test-learning: build
 	RAVNEST_BIN=$(CURDIR)/bin RAVNEST_LEARNING=1 $(GO) test -count=1 -timeout 60m -run '^TestLearning$$' -v ./e2e
+
+# 50 million parameters in a tab: some minutes and 4 GB.
+test-large: build need-chromium
+	RAVNEST_BIN=$(CURDIR)/bin RAVNEST_LARGE=1 $(GO) test -count=1 -timeout 20m -run '^TestTabLarge$$' -v ./e2e
 
 vet: need-go
 	$(GO) vet ./...

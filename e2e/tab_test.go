@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -93,6 +94,41 @@ func TestTabCores(t *testing.T) {
 	if !bytes.Equal(read(t, dirs[1], "losses.txt"), read(t, dirs[0], "losses.txt")) {
 		t.Error("two cores: losses.txt is not that of one process")
 	}
+}
+
+// TestTabLarge: 50 million parameters in a tab, within the memory that it announced, and
+// hidden for a minute meanwhile. On demand: make test-large.
+func TestTabLarge(t *testing.T) {
+	posix(t)
+	if os.Getenv("RAVNEST_LARGE") == "" {
+		t.Skip("on demand: make test-large")
+	}
+	s := newScene(t)
+	dir := filepath.Join(t.TempDir(), "job")
+	s.ok("ravnest", "init", "--steps", "100", dir)
+	wide(t, dir, 7000)
+	b := s.browser()
+	host := s.start("ravnest", "demo", "--json", "--providers", "1", "--tabs", "1", "--steps", "100", "--dir", dir)
+	p := b.open(host.says(`(?m)^contribute: (http://\S+)$`, limit)[1])
+	p.do(chromedp.WaitEnabled(chromedp.CSS("#go")))
+	if _, err := eval[string](p, `memory.value = memory.max, memory.dispatchEvent(new Event("input", { bubbles: true })), memory.value`); err != nil {
+		t.Fatal(err)
+	}
+	p.lend()
+	p.shows(limit, "#state", "Training")
+	b.open("about:blank")
+	begin := time.Now()
+	if code := host.wait(8 * time.Minute); code != 0 {
+		t.Fatalf("demo: code %d", code)
+	}
+	sum := parse[summary](t, host.out.String())
+	said := host.says(`node_0 joined \(js/wasm, ([0-9.]+) GB RAM`, limit)[1]
+	t.Logf("%d steps in %.0f s while hidden, %.2f GB of %s GB", sum.Steps, time.Since(begin).Seconds(), float64(sum.PeakRSS[0])/1e9, said)
+	if lent, err := strconv.ParseFloat(said, 64); err != nil || float64(sum.PeakRSS[0]) > 1.05e9*lent {
+		t.Errorf("the tab used %d bytes and lent %s GB (%v)", sum.PeakRSS[0], said, err)
+	}
+	checkLosses(t, dir, 100)
+	p.clean(t)
 }
 
 // wide makes the model of a job one hidden layer of that many units.
