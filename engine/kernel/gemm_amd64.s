@@ -10126,24 +10126,26 @@ end:
 	VZEROUPPER
 	RET
 
-// func windowMaxZ(planes int, x *float32, plane int, offs *int32, lanes int, kh int, kw int, w int, y *float32, arg *int32, step int)
+// func windowMaxZ(planes int, x *float32, plane int, offs *int32, shift *int32, lanes int, kh int, kw int, w int, y *float32, arg *int32, step int)
 // Requires: AVX, AVX512F, BMI2
-TEXT ·windowMaxZ(SB), NOSPLIT, $0-88
-	MOVQ         lanes+32(FP), R11
+TEXT ·windowMaxZ(SB), NOSPLIT, $0-96
+	MOVQ         lanes+40(FP), R11
 	MOVQ         offs+24(FP), AX
+	MOVQ         shift+32(FP), SI
 	MOVQ         $+65535, R12
 	BZHIQ        R11, R12, R12
 	KMOVW        R12, K1
 	VMOVDQU32.Z  (AX), K1, Z0
+	VMOVDQU32.Z  (SI), K1, Z11
 	MOVQ         planes+0(FP), CX
 	MOVQ         x+8(FP), SI
 	MOVQ         plane+16(FP), BX
-	MOVQ         kh+40(FP), R8
-	MOVQ         kw+48(FP), R9
-	MOVQ         w+56(FP), R10
-	MOVQ         y+64(FP), DI
-	MOVQ         arg+72(FP), DX
-	MOVQ         step+80(FP), R13
+	MOVQ         kh+48(FP), R8
+	MOVQ         kw+56(FP), R9
+	MOVQ         w+64(FP), R10
+	MOVQ         y+72(FP), DI
+	MOVQ         arg+80(FP), DX
+	MOVQ         step+88(FP), R13
 	MOVQ         $0x00000001, AX
 	VPBROADCASTD AX, Z7
 	VPBROADCASTD R10, Z6
@@ -10177,6 +10179,7 @@ tap:
 	VMOVUPS    Z3, K1, (DI)
 	TESTQ      DX, DX
 	JZ         next
+	VPSUBD     Z11, Z4, Z4
 	VMOVDQU32  Z4, K1, (DX)
 	ADDQ       R13, DX
 
@@ -10188,25 +10191,27 @@ next:
 	VZEROUPPER
 	RET
 
-// func windowMaxY(planes int, x *float32, plane int, offs *int32, lanes int, kh int, kw int, w int, y *float32, arg *int32, step int)
+// func windowMaxY(planes int, x *float32, plane int, offs *int32, shift *int32, lanes int, kh int, kw int, w int, y *float32, arg *int32, step int)
 // Requires: AVX, AVX2
-TEXT ·windowMaxY(SB), NOSPLIT, $0-88
-	MOVQ         lanes+32(FP), R11
+TEXT ·windowMaxY(SB), NOSPLIT, $0-96
+	MOVQ         lanes+40(FP), R11
 	MOVQ         offs+24(FP), AX
+	MOVQ         shift+32(FP), SI
 	LEAQ         lanes<>+32(SB), R12
 	SHLQ         $0x02, R11
 	SUBQ         R11, R12
 	VMOVUPS      (R12), Y8
 	VPMASKMOVD   (AX), Y8, Y0
+	VPMASKMOVD   (SI), Y8, Y11
 	MOVQ         planes+0(FP), CX
 	MOVQ         x+8(FP), SI
 	MOVQ         plane+16(FP), BX
-	MOVQ         kh+40(FP), R8
-	MOVQ         kw+48(FP), R9
-	MOVQ         w+56(FP), R10
-	MOVQ         y+64(FP), DI
-	MOVQ         arg+72(FP), DX
-	MOVQ         step+80(FP), R13
+	MOVQ         kh+48(FP), R8
+	MOVQ         kw+56(FP), R9
+	MOVQ         w+64(FP), R10
+	MOVQ         y+72(FP), DI
+	MOVQ         arg+80(FP), DX
+	MOVQ         step+88(FP), R13
 	MOVQ         $0x00000001, AX
 	VMOVD        AX, X7
 	VPBROADCASTD X7, Y7
@@ -10242,6 +10247,7 @@ tap:
 	VMASKMOVPS Y3, Y8, (DI)
 	TESTQ      DX, DX
 	JZ         next
+	VPSUBD     Y11, Y4, Y4
 	VPMASKMOVD Y4, Y8, (DX)
 	ADDQ       R13, DX
 

@@ -2,8 +2,6 @@
 
 package kernel
 
-import "unsafe"
-
 // maxInside is MaxPool where no window holds padding, if this machine is faster at it.
 func maxInside(p *Pool, y, x []float32, arg []int32) bool {
 	lanes := 8
@@ -14,20 +12,31 @@ func maxInside(p *Pool, y, x []float32, arg []int32) bool {
 		return false
 	}
 	plane, out := p.H*p.W, p.OH*p.OW
-	var offs [16]int32
-	for o := 0; o < out; o += lanes {
-		n := min(lanes, out-o)
-		for l := range n {
-			offs[l] = int32((o+l)/p.OW*p.SH*p.W + (o+l)%p.OW*p.SW)
+	// Small planes go side by side, then those that are left over.
+	side := max(1, lanes/out)
+	whole := p.N * p.C / side * side
+	for _, part := range [][3]int{{0, whole / side, side}, {whole, 1, p.N*p.C - whole}} {
+		first, planes, side := part[0], part[1], part[2]
+		if planes*side == 0 {
+			continue
 		}
-		var at *int32
-		if arg != nil {
-			at = &arg[o]
-		}
-		if lanes == 16 {
-			windowMaxZ(p.N*p.C, unsafe.SliceData(x), 4*plane, &offs[0], n, p.KH, p.KW, p.W, &y[o], at, 4*out)
-		} else {
-			windowMaxY(p.N*p.C, unsafe.SliceData(x), 4*plane, &offs[0], n, p.KH, p.KW, p.W, &y[o], at, 4*out)
+		var offs, shift [16]int32
+		for o := 0; o < side*out; o += lanes {
+			n := min(lanes, side*out-o)
+			for l := range n {
+				q, i := (o+l)/out, (o+l)%out
+				shift[l] = int32(q * plane)
+				offs[l] = shift[l] + int32(i/p.OW*p.SH*p.W+i%p.OW*p.SW)
+			}
+			var at *int32
+			if arg != nil {
+				at = &arg[first*out+o]
+			}
+			if lanes == 16 {
+				windowMaxZ(planes, &x[first*plane], 4*side*plane, &offs[0], &shift[0], n, p.KH, p.KW, p.W, &y[first*out+o], at, 4*side*out)
+			} else {
+				windowMaxY(planes, &x[first*plane], 4*side*plane, &offs[0], &shift[0], n, p.KH, p.KW, p.W, &y[first*out+o], at, 4*side*out)
+			}
 		}
 	}
 	return true

@@ -33,6 +33,8 @@ func elemTPools() []*Pool {
 	return []*Pool{
 		elemTPool(2, 3, 8, 8, 2, 2, 0),
 		elemTPool(2, 3, 2, 2, 2, 2, 0),
+		elemTPool(5, 7, 2, 2, 2, 2, 0), // small planes, some left over
+		elemTPool(3, 3, 4, 4, 2, 2, 0),
 		elemTPool(3, 1, 7, 5, 2, 2, 0), // a row and a column left over
 		elemTPool(1, 2, 6, 9, 2, 2, 1),
 		elemTPool(2, 2, 7, 8, 3, 2, 1),

@@ -439,9 +439,9 @@ func zip() {
 
 // windowMax takes the maximum of windows that lie anywhere, and where it is.
 func windowMax(name string, wide bool) {
-	TEXT(name, NOSPLIT, "func(planes int, x *float32, plane int, offs *int32, lanes, kh, kw, w int, y *float32, arg *int32, step int)")
+	TEXT(name, NOSPLIT, "func(planes int, x *float32, plane int, offs, shift *int32, lanes, kh, kw, w int, y *float32, arg *int32, step int)")
 	Pragma("noescape")
-	Doc(name+" sets lane l of y, for each plane, to the maximum of the window of kh x kw at offs[l] of a plane of rows of w, and arg to its offset, for l < lanes. The first of equals wins,",
+	Doc(name+" sets lane l of y, for each plane, to the maximum of the window of kh x kw at offs[l] of a plane of rows of w, and arg to its offset less shift[l], for l < lanes. The first of equals wins,",
 		"NaN beats all and a later NaN an earlier one. Planes are plane bytes apart, results step bytes.")
 	planes, x, y, arg, kh, kw, w, i, j, t := reg.RCX, reg.RSI, reg.RDI, reg.RDX, reg.R8, reg.R9, reg.R10, reg.R11, reg.R12, reg.RAX
 	plane, step := reg.RBX, reg.R13
@@ -449,15 +449,18 @@ func windowMax(name string, wide bool) {
 	if wide {
 		v = zmm
 	}
-	offs, at, row, top, where, seen, next, one, mask, left, odd := v[0], v[1], v[2], v[3], v[4], v[5], v[6], v[7], v[8], v[9], v[10]
+	offs, at, row, top, where, seen, next, one, mask, left, odd, shift := v[0], v[1], v[2], v[3], v[4], v[5], v[6], v[7], v[8], v[9], v[10], v[11]
 	Load(Param("lanes"), i)
 	Load(Param("offs"), t)
+	Load(Param("shift"), x)
 	if wide {
 		maskZ(i, j, reg.K1)
 		VMOVDQU32_Z(Mem{Base: t}, reg.K1, offs)
+		VMOVDQU32_Z(Mem{Base: x}, reg.K1, shift)
 	} else {
 		maskY(i, j, mask)
 		VPMASKMOVD(Mem{Base: t}, mask, offs)
+		VPMASKMOVD(Mem{Base: x}, mask, shift)
 	}
 	Load(Param("planes"), planes)
 	Load(Param("x"), x)
@@ -526,6 +529,7 @@ func windowMax(name string, wide bool) {
 	}
 	TESTQ(arg, arg)
 	JZ(LabelRef("next"))
+	VPSUBD(shift, where, where)
 	if wide {
 		VMOVDQU32(where, reg.K1, Mem{Base: arg})
 	} else {
