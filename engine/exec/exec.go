@@ -29,6 +29,7 @@ type frame struct {
 	scratch []float32
 	vals    []place // of the values: those of the forward or of the backward pass
 	again   bool    // a forward step runs again in the backward pass
+	from    int     // first row of the slot that this frame is about
 	rows    int
 	row0    int
 	step    uint64
@@ -54,7 +55,7 @@ func (f *frame) at(p place) []float32 {
 	if p.slot {
 		a = f.slot.f
 	}
-	return a[p.off:][:p.per*f.rows]
+	return a[p.off+f.from*p.per:][:p.per*f.rows]
 }
 
 func (f *frame) x(node, arg int) []float32 { return f.at(f.vals[f.e.p.g.Args(node)[arg]]) }
@@ -76,6 +77,9 @@ type Exec struct {
 	temp  []float32
 	f     frame
 
+	spread spread
+	parts  []frame // of the team's threads
+
 	// Between is called before every instruction, if set: where a browser's event loop
 	// gets its turn.
 	Between func()
@@ -94,6 +98,7 @@ func (p *Plan) New(team *kernel.Team) *Exec {
 	for i := range e.slots {
 		e.slots[i] = slot{f: floats(p.slotF), w: make([]uint32, p.slotW), summed: make([]bool, len(p.ops))}
 	}
+	e.parts = make([]frame, team.Threads())
 	e.f = frame{e: e, team: team, scratch: floats(p.scr), train: p.cfg.Train}
 	return e
 }
@@ -130,9 +135,9 @@ func (e *Exec) Forward(slot int, b Batch, params []float32, s *State) {
 	f := &e.f
 	f.use(&e.slots[slot], b)
 	f.params, f.state, f.slot.batch, f.vals = params, s, b, e.p.vals
-	for _, o := range e.p.ops {
+	for i, o := range e.p.ops {
 		e.between()
-		o.forward(f)
+		e.forward(o, i)
 	}
 }
 
@@ -170,7 +175,7 @@ func (e *Exec) backward(slot int, params, grads []float32, acc bool, steps []ste
 		o := e.p.ops[s.Node]
 		if s.again {
 			f.again = true
-			o.forward(f)
+			e.forward(o, s.Node)
 			f.again = false
 			continue
 		}
@@ -181,12 +186,12 @@ func (e *Exec) backward(slot int, params, grads []float32, acc bool, steps []ste
 		dst := f.at(e.p.grads[s.dst])
 		switch {
 		case s.First:
-			o.gradInput(f, s.Arg, dst)
+			e.gradInput(o, s.Arg, dst)
 		case o.passes():
 			kernel.AddTo(dst, f.dy(s.Node))
 		default:
 			addend := e.temp[e.p.sum:][:len(dst)]
-			o.gradInput(f, s.Arg, addend)
+			e.gradInput(o, s.Arg, addend)
 			kernel.AddTo(dst, addend)
 		}
 	}

@@ -158,6 +158,34 @@ func bits(t *testing.T, what string, a, b []float32) {
 	}
 }
 
+// TestThreads: sharing rows among threads changes no bit, and allocates nothing.
+func TestThreads(t *testing.T) {
+	exec.ShareAll(t)
+	team := kernel.NewTeam(3)
+	defer team.Close()
+	for _, g := range models {
+		t.Run(g.Name, func(t *testing.T) {
+			for _, again := range []exec.Recompute{exec.KeepAll, exec.Full} {
+				a, b := build(t, g, 16, exec.Config{}), build(t, g, 16, exec.Config{Recompute: again})
+				b.e = b.p.New(team)
+				a.forward()
+				b.forward()
+				bits(t, "answers", a.e.Value(0, a.out, a.rows), b.e.Value(0, b.out, b.rows))
+				a.e.Backward(0, a.st.Params, a.grads, false)
+				b.e.Backward(0, b.st.Params, b.grads, false)
+				bits(t, "parameters", a.grads, b.grads)
+				bits(t, "input", a.e.Grad(0, 0, a.rows), b.e.Grad(0, 0, b.rows))
+				if n := testing.AllocsPerRun(3, func() {
+					b.forward()
+					b.e.Backward(0, b.st.Params, b.grads, false)
+				}); n != 0 {
+					t.Errorf("a step allocates %v times", n)
+				}
+			}
+		})
+	}
+}
+
 // TestRecompute: what is computed again has the bits of what is kept, in one backward pass
 // and in two halves with another micro-batch in between, and takes less memory.
 func TestRecompute(t *testing.T) {

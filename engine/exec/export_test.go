@@ -1,6 +1,9 @@
 package exec
 
-import "math"
+import (
+	"math"
+	"testing"
+)
 
 // Trash overwrites what the seeds of a backward pass do not occupy of the arena, as another
 // micro-batch may.
@@ -15,4 +18,12 @@ func (e *Exec) Trash() {
 	for i, v := range e.p.cfg.Seeds {
 		copy(e.f.at(e.p.grads[v]), seeds[i])
 	}
+}
+
+// ShareAll makes every operation that may be shared among threads shared, until the test
+// ends.
+func ShareAll(t testing.TB) {
+	was := leastShared
+	leastShared = 0
+	t.Cleanup(func() { leastShared = was })
 }

@@ -23,6 +23,8 @@ const (
 // op runs one node. x and y are its forward values, dy the gradient of y; the frame
 // tells rows, parameters and slot.
 type op interface {
+	// prepare does what comes before forward or, with grad, gradInput, and is of all rows.
+	prepare(f *frame, grad bool)
 	forward(f *frame)
 	// gradInput writes the gradient of input arg to dst, which may be dy's own buffer
 	// if gradInPlace.
@@ -33,6 +35,9 @@ type op interface {
 	saves(k autodiff.Kind) (x, y bool)
 	alias() aliasing
 	gradInPlace() bool
+	// rowwise tells whether forward and gradInput may run on part of the rows, at once with
+	// other parts.
+	rowwise() (forward, grad bool)
 	// passes tells that the gradient of each input is dy as it is.
 	passes() bool
 	// cheap tells that forward costs about as much as reading what it reads, the only
@@ -46,10 +51,12 @@ type base struct {
 	i int // node
 }
 
+func (base) prepare(*frame, bool)            {}
 func (base) gradParams(*frame)               {}
 func (base) saves(autodiff.Kind) (x, y bool) { return false, false }
 func (base) alias() aliasing                 { return aliasNone }
 func (base) gradInPlace() bool               { return false }
+func (base) rowwise() (forward, grad bool)   { return false, false }
 func (base) passes() bool                    { return false }
 func (base) cheap() bool                     { return false }
 func (base) scratch() int                    { return 0 }
@@ -249,6 +256,8 @@ func (o *relu) alias() aliasing {
 func (o *relu) gradInPlace() bool { return true }
 func (o *relu) cheap() bool       { return !o.fused }
 
+func (o *relu) rowwise() (forward, grad bool) { return !o.fused, true }
+
 // maxpool keeps the position of each window's maximum.
 type maxpool struct {
 	base
@@ -260,18 +269,22 @@ func (o *maxpool) argmax(f *frame) []int32 {
 	if !f.train {
 		return nil
 	}
-	return f.ints(o.arg, f.rows*o.per)
+	return f.ints(o.arg+f.from*o.per, f.rows*o.per)
 }
 
 func (o *maxpool) forward(f *frame) {
-	o.p.N = f.rows
-	kernel.MaxPool(&o.p, f.y(o.i), f.x(o.i, 0), o.argmax(f))
+	p := o.p
+	p.N = f.rows
+	kernel.MaxPool(&p, f.y(o.i), f.x(o.i, 0), o.argmax(f))
 }
 
 func (o *maxpool) gradInput(f *frame, _ int, dst []float32) {
-	o.p.N = f.rows
-	kernel.MaxPoolGrad(&o.p, dst, f.dy(o.i), o.argmax(f))
+	p := o.p
+	p.N = f.rows
+	kernel.MaxPoolGrad(&p, dst, f.dy(o.i), o.argmax(f))
 }
+
+func (o *maxpool) rowwise() (forward, grad bool) { return true, true }
 
 // avgpool is the mean over windows.
 type avgpool struct {
@@ -280,14 +293,18 @@ type avgpool struct {
 }
 
 func (o *avgpool) forward(f *frame) {
-	o.p.N = f.rows
-	kernel.AvgPool(&o.p, f.y(o.i), f.x(o.i, 0))
+	p := o.p
+	p.N = f.rows
+	kernel.AvgPool(&p, f.y(o.i), f.x(o.i, 0))
 }
 
 func (o *avgpool) gradInput(f *frame, _ int, dst []float32) {
-	o.p.N = f.rows
-	kernel.AvgPoolGrad(&o.p, dst, f.dy(o.i))
+	p := o.p
+	p.N = f.rows
+	kernel.AvgPoolGrad(&p, dst, f.dy(o.i))
 }
+
+func (o *avgpool) rowwise() (forward, grad bool) { return true, true }
 
 // adaptive is the mean over windows that follow from the output's size.
 type adaptive struct {
@@ -296,14 +313,18 @@ type adaptive struct {
 }
 
 func (o *adaptive) forward(f *frame) {
-	o.p.N = f.rows
-	kernel.AdaptiveAvgPool(&o.p, f.y(o.i), f.x(o.i, 0))
+	p := o.p
+	p.N = f.rows
+	kernel.AdaptiveAvgPool(&p, f.y(o.i), f.x(o.i, 0))
 }
 
 func (o *adaptive) gradInput(f *frame, _ int, dst []float32) {
-	o.p.N = f.rows
-	kernel.AdaptiveAvgPoolGrad(&o.p, dst, f.dy(o.i))
+	p := o.p
+	p.N = f.rows
+	kernel.AdaptiveAvgPoolGrad(&p, dst, f.dy(o.i))
 }
+
+func (o *adaptive) rowwise() (forward, grad bool) { return true, true }
 
 // dropout draws its mask from (seed, step, node, element of the batch).
 type dropout struct {
@@ -321,7 +342,7 @@ func (o *dropout) forward(f *frame) {
 		return
 	}
 	n := f.rows * o.per
-	bits := f.words(o.bits, (n+31)/32)
+	bits := o.mask(f, n)
 	s := kernel.NewStream(f.seed, kernel.DomainDropout, f.step, o.node)
 	if !f.again {
 		kernel.DropoutMask(bits, s, uint64(f.row0)*uint64(o.per), n, o.p)
@@ -335,8 +356,16 @@ func (o *dropout) gradInput(f *frame, _ int, dst []float32) {
 		return
 	}
 	dy := f.dy(o.i)
-	kernel.Dropout(dst, dy, f.words(o.bits, (len(dy)+31)/32), o.scale)
+	kernel.Dropout(dst, dy, o.mask(f, len(dy)), o.scale)
 }
+
+// mask has a bit for each of n elements.
+func (o *dropout) mask(f *frame, n int) []uint32 {
+	return f.words(o.bits+f.from*o.per/32, (n+31)/32)
+}
+
+// rowwise: where rows are whole words of the mask.
+func (o *dropout) rowwise() (forward, grad bool) { return o.per%32 == 0, o.per%32 == 0 }
 
 func (o *dropout) alias() aliasing {
 	if o.off {
@@ -365,28 +394,35 @@ func (o *batchnorm) stats(f *frame, k int) []float32 {
 	return f.slot.f[o.stat+k*pad(o.c):][:o.c]
 }
 
-func (o *batchnorm) forward(f *frame) {
-	x, y := f.x(o.i, 0), f.y(o.i)
-	gamma, beta := f.params[o.w:][:o.c], f.params[o.b:][:o.c]
-	rm, rv := f.state.Buffers[o.mean:][:o.c], f.state.Buffers[o.va:][:o.c]
+func (o *batchnorm) prepare(f *frame, grad bool) {
 	mean, inv := o.stats(f, 0), o.stats(f, 1)
-	if f.again {
-		kernel.BatchNormApply(y, x, mean, inv, gamma, beta, f.rows, o.c, o.hw)
-		return
+	switch {
+	case grad:
+		o.sums(f)
+	case f.again: // the statistics are there
+	case !o.train:
+		kernel.InvStd(inv, f.state.Buffers[o.va:][:o.c], o.eps)
+	default:
+		rm, rv := f.state.Buffers[o.mean:][:o.c], f.state.Buffers[o.va:][:o.c]
+		va, x := o.stats(f, 2), f.x(o.i, 0) // free until the backward pass
+		kernel.BatchNormStats(mean, va, x, f.rows, o.c, o.hw)
+		kernel.BatchNormRunning(rm, rv, mean, va, o.momentum, f.rows*o.hw)
+		f.state.Counters[o.count]++
+		kernel.InvStd(inv, va, o.eps)
+		f.slot.summed[o.i] = false
 	}
-	if !o.train {
-		kernel.InvStd(inv, rv, o.eps)
-		kernel.BatchNormApply(y, x, rm, inv, gamma, beta, f.rows, o.c, o.hw)
-		return
-	}
-	va := o.stats(f, 2) // free until the backward pass
-	kernel.BatchNormStats(mean, va, x, f.rows, o.c, o.hw)
-	kernel.BatchNormRunning(rm, rv, mean, va, o.momentum, f.rows*o.hw)
-	f.state.Counters[o.count]++
-	kernel.InvStd(inv, va, o.eps)
-	kernel.BatchNormApply(y, x, mean, inv, gamma, beta, f.rows, o.c, o.hw)
-	f.slot.summed[o.i] = false
 }
+
+func (o *batchnorm) forward(f *frame) {
+	mean := o.stats(f, 0)
+	if !o.train {
+		mean = f.state.Buffers[o.mean:][:o.c]
+	}
+	kernel.BatchNormApply(f.y(o.i), f.x(o.i, 0), mean, o.stats(f, 1), f.params[o.w:][:o.c], f.params[o.b:][:o.c], f.rows, o.c, o.hw)
+}
+
+// rowwise: the gradient of the input divides by the number of all rows.
+func (o *batchnorm) rowwise() (forward, grad bool) { return true, false }
 
 func (o *batchnorm) sums(f *frame) (dgamma, dbeta []float32) {
 	dgamma, dbeta = o.stats(f, 2), o.stats(f, 3)
@@ -442,6 +478,7 @@ func (o *softmax) gradInput(f *frame, _ int, dst []float32) {
 	kernel.SoftmaxGrad(dst, f.dy(o.i), f.y(o.i), f.rows*o.per/o.cols, o.cols)
 }
 
+func (o *softmax) rowwise() (forward, grad bool)   { return true, true }
 func (o *softmax) saves(autodiff.Kind) (x, y bool) { return false, true }
 func (o *softmax) alias() aliasing                 { return aliasInPlace }
 func (o *softmax) gradInPlace() bool               { return true }
@@ -453,6 +490,7 @@ func (o *add) forward(f *frame) { kernel.Add(f.y(o.i), f.x(o.i, 0), f.x(o.i, 1))
 
 func (o *add) gradInput(f *frame, _ int, dst []float32) { f.pass(o.i, dst) }
 
-func (o *add) alias() aliasing   { return aliasInPlace }
-func (o *add) gradInPlace() bool { return true }
-func (o *add) passes() bool      { return true }
+func (o *add) alias() aliasing               { return aliasInPlace }
+func (o *add) gradInPlace() bool             { return true }
+func (o *add) rowwise() (forward, grad bool) { return true, true }
+func (o *add) passes() bool                  { return true }

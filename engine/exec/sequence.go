@@ -126,8 +126,8 @@ func (o *layerNorm) affine(f *frame) (gamma, beta []float32) {
 }
 
 func (o *layerNorm) stats(f *frame) (mean, inv []float32) {
-	n := f.rows * o.per
-	return f.slot.f[o.stat:][:n], f.slot.f[o.stat+o.most:][:n]
+	n, at := f.rows*o.per, o.stat+f.from*o.per
+	return f.slot.f[at:][:n], f.slot.f[at+o.most:][:n]
 }
 
 func (o *layerNorm) forward(f *frame) {
@@ -149,6 +149,7 @@ func (o *layerNorm) gradParams(f *frame) {
 
 func (o *layerNorm) saves(autodiff.Kind) (x, y bool) { return true, false }
 func (o *layerNorm) cheap() bool                     { return true }
+func (o *layerNorm) rowwise() (forward, grad bool)   { return true, true }
 
 // linears are linear layers of one input, side by side in the output.
 type linears struct {
@@ -199,7 +200,7 @@ type attention struct {
 	masked bool
 }
 
-func (o *attention) prepare(f *frame) (mask []float32) {
+func (o *attention) bind(f *frame) (mask []float32) {
 	o.a.N, o.a.Row0 = f.rows, f.row0
 	o.a.Drop = kernel.NewStream(f.seed, kernel.DomainDropout, f.step, o.node)
 	if o.masked {
@@ -209,12 +210,12 @@ func (o *attention) prepare(f *frame) (mask []float32) {
 }
 
 func (o *attention) forward(f *frame) {
-	mask := o.prepare(f)
+	mask := o.bind(f)
 	kernel.AttentionForward(f.team, &o.a, f.y(o.i), f.x(o.i, 0), mask, f.scratch)
 }
 
 func (o *attention) gradInput(f *frame, _ int, dst []float32) {
-	mask := o.prepare(f)
+	mask := o.bind(f)
 	kernel.AttentionBackward(f.team, &o.a, dst, f.dy(o.i), f.x(o.i, 0), mask, f.scratch)
 }
 
@@ -260,6 +261,7 @@ func (o *activation) gradInput(f *frame, _ int, dst []float32) {
 func (o *activation) saves(autodiff.Kind) (x, y bool) { return !o.byOutput, o.byOutput }
 func (o *activation) gradInPlace() bool               { return true }
 func (o *activation) cheap() bool                     { return true }
+func (o *activation) rowwise() (forward, grad bool)   { return true, true }
 
 func (o *activation) alias() aliasing {
 	if o.byOutput {

@@ -1,0 +1,68 @@
+// Sharing one operation among the threads of a team. Products share their own work in
+// package kernel; what treats every row by itself is shared here, by rows.
+
+package exec
+
+// leastShared is the floats of a result from which sharing pays.
+var leastShared = 1 << 15
+
+// spread is an operation cut into ranges of rows, one for each thread.
+type spread struct {
+	parts []frame
+	o     op
+	grad  bool // gradInput of arg to dst, else forward
+	arg   int
+	dst   []float32
+}
+
+// Tile implements kernel.Task.
+func (s *spread) Tile(_, i int) {
+	f := &s.parts[i]
+	if !s.grad {
+		s.o.forward(f)
+		return
+	}
+	all := s.parts[len(s.parts)-1]
+	per := len(s.dst) / (all.from + all.rows)
+	s.o.gradInput(f, s.arg, s.dst[f.from*per:][:f.rows*per])
+}
+
+// run does the task s on all threads if there is enough of it, else on this one.
+func (f *frame) run(s *spread, shared bool, floats int) {
+	n := min(f.team.Threads(), f.rows)
+	if !shared || n == 1 || floats < leastShared {
+		if s.grad {
+			s.o.gradInput(f, s.arg, s.dst)
+		} else {
+			s.o.forward(f)
+		}
+		return
+	}
+	s.parts = f.e.parts[:n]
+	for i := range s.parts {
+		p := &s.parts[i]
+		*p = *f
+		p.from, p.rows = i*f.rows/n, (i+1)*f.rows/n-i*f.rows/n
+		p.row0 += p.from
+		p.team, p.scratch = nil, nil
+	}
+	f.team.Run(n, s)
+}
+
+// forward runs a node.
+func (e *Exec) forward(o op, node int) {
+	f, s := &e.f, &e.spread
+	o.prepare(f, false)
+	shared, _ := o.rowwise()
+	*s = spread{o: o}
+	f.run(s, shared, f.rows*e.p.vals[e.p.g.Result(node)].per)
+}
+
+// gradInput computes the gradient of a node's input arg.
+func (e *Exec) gradInput(o op, arg int, dst []float32) {
+	f, s := &e.f, &e.spread
+	o.prepare(f, true)
+	_, shared := o.rowwise()
+	*s = spread{o: o, grad: true, arg: arg, dst: dst}
+	f.run(s, shared, len(dst))
+}
