@@ -44,7 +44,7 @@ func ConvScratch(c *Conv) int {
 		return depthwiseScratch(c)
 	}
 	cg, og, k := c.C/c.Groups, c.O/c.Groups, c.KH*c.KW
-	f, b, w := c.windows().sideBySide(c.N), c.windowsBack().sideBySide(c.N), c.windows()
+	f, b, w := c.windows().sideBySide(c.N), c.windowsBack().sideBySide(c.N), c.windowsOfWeights()
 	return max(
 		f.scratch()+og*f.columns()+GemmScratch(og, f.columns(), cg*k),
 		b.scratch()+og*k*cg+b.halves()*cg*b.columns()+GemmScratch(cg, b.columns(), og*k),
@@ -64,6 +64,16 @@ func (c *Conv) windowsBack() windows {
 	return newWindows(c.N, c.O/c.Groups,
 		axis{taps: c.KH, step: -c.DH, from: c.PT, stride: c.SH, turns: min(c.SH, c.H), in: c.OH(), out: (c.H + c.SH - 1) / c.SH},
 		axis{taps: c.KW, step: -c.DW, from: c.PL, stride: c.SW, turns: min(c.SW, c.W), in: c.OW(), out: (c.W + c.SW - 1) / c.SW})
+}
+
+// windowsOfWeights are windows for the gradient of the weights, where vectors run over
+// taps: long lines are transposed as they are, short ones load faster side by side.
+func (c *Conv) windowsOfWeights() windows {
+	v := c.windows()
+	if v.x.out < 8 && c.KH*c.KW > 1 {
+		return v.sideBySide(c.N)
+	}
+	return v
 }
 
 // ConvForward computes y = conv(x, w) + bias, then ReLU if asked; bias may be nil.
@@ -233,9 +243,12 @@ func ConvBackwardWeight(t *Team, c *Conv, dw, dy, x []float32, acc bool, scratch
 	}
 	cg, og, plane := c.C/c.Groups, c.O/c.Groups, c.OH()*c.OW()
 	k := cg * c.KH * c.KW
-	v := c.windows()
+	v := c.windowsOfWeights()
 	scratch = v.begin(scratch)
 	v.turn(0, 0)
+	if v.inner {
+		v.imageByImage()
+	}
 	grads, scratch := scratch[:og*v.columns()], scratch[og*v.columns():]
 	for gr := range c.Groups {
 		g := GemmArgs{M: og, KS: 1, C: dw[gr*og*k:], LDC: k, Acc: acc}

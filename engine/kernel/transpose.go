@@ -6,14 +6,18 @@ package kernel
 // transpose sets dst[c*ds+r] to src[r*ss+c] for r < rows and c < cols.
 func transpose(dst []float32, ds int, src []float32, ss, rows, cols int) {
 	r0, c0 := transposeBlocks(dst, ds, src, ss, rows, cols)
+	if c0 < cols {
+		transposeGo(dst[c0*ds:], ds, src[c0:], ss, r0, cols-c0)
+	}
+	if r0 < rows {
+		transposeGo(dst[r0:], ds, src[r0*ss:], ss, rows-r0, cols)
+	}
+}
+
+func transposeGo(dst []float32, ds int, src []float32, ss, rows, cols int) {
 	for r := range rows {
-		from := c0
-		if r >= r0 {
-			from = 0
-		}
-		line := src[r*ss:][:cols]
-		for c := from; c < cols; c++ {
-			dst[c*ds+r] = line[c]
+		for c, v := range src[r*ss:][:cols] {
+			dst[c*ds+r] = v
 		}
 	}
 }

@@ -12,10 +12,19 @@ func transposeBlocks(dst []float32, ds int, src []float32, ss, rows, cols int) (
 	for i := range lines {
 		lines[i] = 4 * i * ss
 	}
-	for ; r+8 <= rows; r += 8 {
-		trans8(cols/8, ptr(src, r*ss), &lines, ptr(dst, r), 4*ds)
+	r, c = rows&^7, cols&^7
+	// Eight lines of the output grow at a time where they are long: more of them, apart by
+	// a power of two, would not stay in the first-level cache.
+	step := c
+	if rows > cols {
+		step = 8
 	}
-	return r, cols &^ 7
+	for j := 0; j < c; j += step {
+		for i := 0; i < r; i += 8 {
+			trans8(step/8, ptr(src, i*ss+j), &lines, ptr(dst, j*ds+i), 4*ds)
+		}
+	}
+	return r, c
 }
 
 // evenBlocks copies every second float of src for the first outputs and returns their

@@ -318,9 +318,27 @@ func (v *windows) operand(g *GemmArgs, images int) {
 	g.rows, g.cols, g.run = v.taps, v.positions[:g.N], 1
 }
 
+// imageByImage sorts the positions of images side by side by image, as the gradient of the
+// weights takes them.
+func (v *windows) imageByImage() {
+	i := 0
+	for n := range v.together {
+		for y := range v.y.out {
+			for x := range v.x.out {
+				v.positions[i] = int32((y*v.x.padded+x)*v.together + n)
+				i++
+			}
+		}
+	}
+}
+
 // operandT makes the transpose the B of g.
 func (v *windows) operandT(g *GemmArgs, images int) {
 	g.B, g.K, g.N = v.data, images*v.y.out*v.x.out, len(v.taps)
+	if v.inner {
+		g.rows, g.cols, g.run = v.positions[:g.K], v.taps, 1
+		return
+	}
 	if v.points() {
 		g.BK, g.BJ = 1, v.columns()
 		return
