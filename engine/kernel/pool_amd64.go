@@ -32,9 +32,12 @@ func maxInside(p *Pool, y, x []float32, arg []int32) bool {
 			if arg != nil {
 				at = &arg[first*out+o]
 			}
-			if lanes == 16 {
+			switch {
+			case lanes == 16 && side*plane <= 64:
+				windowMaxSmallZ(planes, &x[first*plane], 4*side*plane, &offs[0], &shift[0], n, p.KH, p.KW, p.W, &y[first*out+o], at, 4*side*out)
+			case lanes == 16:
 				windowMaxZ(planes, &x[first*plane], 4*side*plane, &offs[0], &shift[0], n, p.KH, p.KW, p.W, &y[first*out+o], at, 4*side*out)
-			} else {
+			default:
 				windowMaxY(planes, &x[first*plane], 4*side*plane, &offs[0], &shift[0], n, p.KH, p.KW, p.W, &y[first*out+o], at, 4*side*out)
 			}
 		}

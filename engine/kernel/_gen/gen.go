@@ -437,8 +437,9 @@ func zip() {
 	RET()
 }
 
-// windowMax takes the maximum of windows that lie anywhere, and where it is.
-func windowMax(name string, wide bool) {
+// windowMax takes the maximum of windows that lie anywhere, and where it is. With small,
+// planes are of 64 floats at most, which lie in four registers.
+func windowMax(name string, wide, small bool) {
 	TEXT(name, NOSPLIT, "func(planes int, x *float32, plane int, offs, shift *int32, lanes, kh, kw, w int, y *float32, arg *int32, step int)")
 	Pragma("noescape")
 	Doc(name+" sets lane l of y, for each plane, to the maximum of the window of kh x kw at offs[l] of a plane of rows of w, and arg to its offset less shift[l], for l < lanes. The first of equals wins,",
@@ -482,7 +483,32 @@ func windowMax(name string, wide bool) {
 	MOVQ(U32(1), t)
 	broadcast(t, one)
 	broadcast(w, next)
+	// A plane in registers, their masks, and what tells their upper half in an offset.
+	plane4, masks, upper, other := v[12:16], []reg.OpmaskPhysical{reg.K4, reg.K5, reg.K6, reg.K7}, reg.Z16, reg.Z17
+	if small {
+		MOVQ(plane, i)
+		SHRQ(Imm(2), i)
+		MOVQ(I32(-1), t)
+		BZHIQ(i, t, t)
+		for q, k := range masks {
+			if q > 0 {
+				SHRQ(Imm(16), t)
+			}
+			KMOVW(t.As32(), k)
+		}
+		MOVQ(U32(32), t)
+		broadcast(t, upper)
+	}
 	gather := func(to reg.VecPhysical) {
+		if small {
+			VMOVAPS(at, to)
+			VMOVAPS(at, other)
+			VPERMI2PS(plane4[1], plane4[0], to)
+			VPERMI2PS(plane4[3], plane4[2], other)
+			VPTESTMD(upper, at, reg.K2)
+			VMOVAPS(other, reg.K2, to)
+			return
+		}
 		if wide {
 			KMOVW(reg.K1, reg.K2)
 			VGATHERDPS(Mem{Base: x, Index: at, Scale: 4}, reg.K2, to)
@@ -492,6 +518,11 @@ func windowMax(name string, wide bool) {
 		VGATHERDPS(left, Mem{Base: x, Index: at, Scale: 4}, to)
 	}
 	Label("plane")
+	if small {
+		for q, k := range masks {
+			VMOVUPS_Z(Mem{Base: x, Disp: 64 * q}, k, plane4[q])
+		}
+	}
 	// The first tap is compared with itself: only a NaN replaces it, by itself.
 	VMOVAPS(offs, row)
 	VMOVAPS(offs, at)
@@ -646,7 +677,8 @@ func main() {
 	gather("gatherY", false)
 	lanewise("lanewiseZ", true)
 	lanewise("lanewiseY", false)
-	windowMax("windowMaxZ", true)
-	windowMax("windowMaxY", false)
+	windowMax("windowMaxSmallZ", true, true)
+	windowMax("windowMaxZ", true, false)
+	windowMax("windowMaxY", false, false)
 	Generate()
 }
