@@ -10,7 +10,7 @@ OUT ?= bench.jsonl
 FUZZTIME ?= 10s
 UNIT := $(shell $(GO) list ./... 2>/dev/null | grep -v '/e2e$$')
 
-.PHONY: build site need-node need-chromium demo test test-unit test-fused test-arm64 test-wasm test-e2e test-learning test-large lint vet race fuzz generate check-generate bench bench-demo bench-engine bench-models bench-wire clean need-go
+.PHONY: build site need-node need-chromium demo test test-unit test-fused test-arm64 test-wasm test-e2e test-learning test-large lint vet race fuzz generate check-generate bench bench-demo bench-engine bench-models bench-wasm bench-wire clean need-go
 
 need-go:
 	@command -v $(GO) >/dev/null || { echo "go is missing: install Go 1.26 or later from your system's packages, then run make again" >&2; exit 1; }
@@ -131,6 +131,15 @@ bench-models: need-go
 
 bench-wire: need-go
 	$(GO) test -run '^$$' -bench . -benchtime 0.5s ./engine/transport/...
+
+# A tab's kernels beside tfjs's, and its training step beside a native one, in Chromium.
+bench-wasm: need-go need-node need-chromium
+	$(GO) build -o bin/ ./e2e/browse && $(GO) build -o bin/bench-web ./e2e/bench/web
+	GOOS=js GOARCH=wasm $(GO) test -c -o bin/kernel-test.wasm ./engine/kernel
+	GOOS=js GOARCH=wasm $(GO) test -c -o bin/exec-test.wasm ./engine/exec
+	cd e2e/bench/web && npm ci --silent && node_modules/.bin/esbuild tfjs.js --bundle --format=esm --minify --log-level=error --outfile=$(CURDIR)/bin/tfjs/tfjs.js
+	cp e2e/bench/web/node_modules/@tensorflow/tfjs-backend-wasm/dist/*.wasm bin/tfjs/
+	bin/bench-web bin/browse wasm bin/kernel-test.wasm bin/exec-test.wasm bin/tfjs
 
 bench-demo: build
 	OUT=$(abspath $(OUT)) RAVNEST_BIN=$(CURDIR)/bin $(GO) run ./e2e/bench

@@ -1,6 +1,6 @@
-// Command browse runs a js/wasm test binary in a headless Chromium, on an isolated page
-// with as many workers as asked: go test -exec "browse -threads 2". What the program
-// writes goes to stdout; its exit code is that of this program.
+// Command browse runs a js/wasm test binary, or a script, in a worker of a headless
+// Chromium, on an isolated page: go test -exec "browse -threads 2". What it writes goes to
+// stdout; its exit code is that of this program.
 package main
 
 import (
@@ -49,6 +49,16 @@ try {
 }
 console.log("` + end + `" + code);`
 
+const scripted = `console.log = (...words) => postMessage(words.join(" "));
+let code = 0;
+try {
+  await import("/%s");
+} catch (err) {
+  console.log(String(err.stack ?? err));
+  code = 1;
+}
+console.log("` + end + `" + code);`
+
 func main() {
 	code, err := run()
 	if err != nil {
@@ -61,10 +71,14 @@ func main() {
 func run() (int, error) {
 	threads := flag.Int("threads", 1, "workers that compute")
 	dir := flag.String("wasm", "", "the `DIR` of load.js and the kernels' modules")
+	module := flag.String("script", "", "run this `MODULE` of -wasm's directory in place of a program")
 	limit := flag.Duration("limit", 10*time.Minute, "time that the program may take")
 	flag.Parse()
-	if flag.NArg() < 1 || *dir == "" {
-		return 1, errors.New("usage: browse -wasm DIR [-threads N] PROGRAM ARGS")
+	if (flag.NArg() < 1) != (*module != "") || *dir == "" {
+		return 1, errors.New("usage: browse -wasm DIR [-threads N] PROGRAM ARGS, or browse -wasm DIR -script MODULE")
+	}
+	if *module != "" {
+		return serve(*dir, "", "", fmt.Sprintf(scripted, *module), *limit)
 	}
 	tmp, err := os.MkdirTemp("", "browse-")
 	if err != nil {
@@ -87,15 +101,20 @@ func run() (int, error) {
 	if err != nil {
 		return 1, err
 	}
+	goexec := filepath.Join(strings.TrimSpace(string(root)), "lib/wasm/wasm_exec.js")
+	return serve(*dir, tmp, goexec, fmt.Sprintf(worker, list(flag.Args()), env(), *threads, os.Getenv("NOFMA") == ""), *limit)
+}
+
+// serve shows the files to a browser until what the worker runs has ended.
+func serve(dir, tmp, goexec, worker string, limit time.Duration) (int, error) {
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return 1, err
 	}
-	goexec := filepath.Join(strings.TrimSpace(string(root)), "lib/wasm/wasm_exec.js")
-	srv := &http.Server{Handler: handler(*dir, tmp, goexec, fmt.Sprintf(worker, list(flag.Args()), env(), *threads, os.Getenv("NOFMA") == ""))}
+	srv := &http.Server{Handler: handler(dir, tmp, goexec, worker)}
 	go srv.Serve(ln)
 	defer srv.Close()
-	return browse("http://"+ln.Addr().String()+"/", *limit)
+	return browse("http://"+ln.Addr().String()+"/", limit)
 }
 
 func abs(path string) string {

@@ -361,7 +361,7 @@ func BenchmarkGemm(b *testing.B) {
 		}
 		for _, threads := range []int{1, 2} {
 			gemmTEach(func(impl string) {
-				if (impl == "portable" || threads > 1) && s.m*s.n*s.k > 512*512*512 || threads > 1 && (impl != "avx512" || s.m < 256) {
+				if impl == "portable" && s.m*s.n*s.k > 512*512*512 || threads > 1 && (impl != "avx512" && impl != "wasm" || s.m < 256) {
 					return
 				}
 				team := NewTeam(threads)
