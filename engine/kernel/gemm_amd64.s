@@ -10126,96 +10126,6 @@ end:
 	VZEROUPPER
 	RET
 
-// func windowMaxSmallZ(planes int, x *float32, plane int, offs *int32, shift *int32, lanes int, kh int, kw int, w int, y *float32, arg *int32, step int)
-// Requires: AVX, AVX512F, BMI2
-TEXT ·windowMaxSmallZ(SB), NOSPLIT, $0-96
-	MOVQ         lanes+40(FP), R11
-	MOVQ         offs+24(FP), AX
-	MOVQ         shift+32(FP), SI
-	MOVQ         $+65535, R12
-	BZHIQ        R11, R12, R12
-	KMOVW        R12, K1
-	VMOVDQU32.Z  (AX), K1, Z0
-	VMOVDQU32.Z  (SI), K1, Z11
-	MOVQ         planes+0(FP), CX
-	MOVQ         x+8(FP), SI
-	MOVQ         plane+16(FP), BX
-	MOVQ         kh+48(FP), R8
-	MOVQ         kw+56(FP), R9
-	MOVQ         w+64(FP), R10
-	MOVQ         y+72(FP), DI
-	MOVQ         arg+80(FP), DX
-	MOVQ         step+88(FP), R13
-	MOVQ         $0x00000001, AX
-	VPBROADCASTD AX, Z7
-	VPBROADCASTD R10, Z6
-	MOVQ         BX, R11
-	SHRQ         $0x02, R11
-	MOVQ         $-1, AX
-	BZHIQ        R11, AX, AX
-	KMOVW        AX, K4
-	SHRQ         $0x10, AX
-	KMOVW        AX, K5
-	SHRQ         $0x10, AX
-	KMOVW        AX, K6
-	SHRQ         $0x10, AX
-	KMOVW        AX, K7
-	MOVQ         $0x00000020, AX
-	VPBROADCASTD AX, Z16
-
-plane:
-	VMOVUPS.Z (SI), K4, Z12
-	VMOVUPS.Z 64(SI), K5, Z13
-	VMOVUPS.Z 128(SI), K6, Z14
-	VMOVUPS.Z 192(SI), K7, Z15
-	VMOVAPS   Z0, Z2
-	VMOVAPS   Z0, Z1
-	VMOVAPS   Z0, Z4
-	VMOVAPS   Z1, Z3
-	VMOVAPS   Z1, Z17
-	VPERMI2PS Z13, Z12, Z3
-	VPERMI2PS Z15, Z14, Z17
-	VPTESTMD  Z16, Z1, K2
-	VMOVAPS   Z17, K2, Z3
-	MOVQ      R8, R11
-
-row:
-	VMOVAPS Z2, Z1
-	MOVQ    R9, R12
-
-tap:
-	VMOVAPS   Z1, Z5
-	VMOVAPS   Z1, Z17
-	VPERMI2PS Z13, Z12, Z5
-	VPERMI2PS Z15, Z14, Z17
-	VPTESTMD  Z16, Z1, K2
-	VMOVAPS   Z17, K2, Z5
-	VCMPPS    $0x1e, Z3, Z5, K2
-	VCMPPS    $0x03, Z5, Z5, K3
-	KORW      K2, K3, K2
-	VMOVAPS   Z5, K2, Z3
-	VMOVDQA32 Z1, K2, Z4
-	VPADDD    Z7, Z1, Z1
-	DECQ      R12
-	JNZ       tap
-	VPADDD    Z6, Z2, Z2
-	DECQ      R11
-	JNZ       row
-	VMOVUPS   Z3, K1, (DI)
-	TESTQ     DX, DX
-	JZ        next
-	VPSUBD    Z11, Z4, Z4
-	VMOVDQU32 Z4, K1, (DX)
-	ADDQ      R13, DX
-
-next:
-	ADDQ R13, DI
-	ADDQ BX, SI
-	DECQ CX
-	JNZ  plane
-	VZEROUPPER
-	RET
-
 // func windowMaxZ(planes int, x *float32, plane int, offs *int32, shift *int32, lanes int, kh int, kw int, w int, y *float32, arg *int32, step int)
 // Requires: AVX, AVX512F, BMI2
 TEXT ·windowMaxZ(SB), NOSPLIT, $0-96
@@ -10340,6 +10250,100 @@ tap:
 	VPSUBD     Y11, Y4, Y4
 	VPMASKMOVD Y4, Y8, (DX)
 	ADDQ       R13, DX
+
+next:
+	ADDQ R13, DI
+	ADDQ BX, SI
+	DECQ CX
+	JNZ  plane
+	VZEROUPPER
+	RET
+
+// func windowMaxNearZ(planes int, x *float32, plane int, offs *int32, shift *int32, lanes int, span int, kh int, kw int, w int, y *float32, arg *int32, step int)
+// Requires: AVX, AVX512F, BMI2
+TEXT ·windowMaxNearZ(SB), NOSPLIT, $0-104
+	MOVQ         lanes+40(FP), R11
+	MOVQ         offs+24(FP), AX
+	MOVQ         $+65535, R12
+	BZHIQ        R11, R12, R12
+	KMOVW        R12, K1
+	VMOVDQU32.Z  (AX), K1, Z0
+	VPBROADCASTD (AX), Z1
+	MOVLQSX      (AX), R12
+	MOVQ         shift+32(FP), AX
+	VMOVDQU32.Z  (AX), K1, Z16
+	MOVQ         x+8(FP), SI
+	LEAQ         (SI)(R12*4), SI
+	VPSUBD       Z1, Z0, Z1
+	MOVQ         span+48(FP), R11
+	MOVQ         $-1, AX
+	BZHIQ        R11, AX, AX
+	KMOVW        AX, K4
+	SHRQ         $0x10, AX
+	KMOVW        AX, K5
+	SHRQ         $0x10, AX
+	KMOVW        AX, K6
+	SHRQ         $0x10, AX
+	KMOVW        AX, K7
+	MOVQ         $0x00000001, AX
+	VPBROADCASTD AX, Z9
+	MOVQ         $0x00000020, AX
+	VPBROADCASTD AX, Z11
+	MOVQ         planes+0(FP), CX
+	MOVQ         plane+16(FP), BX
+	MOVQ         kh+56(FP), R8
+	MOVQ         kw+64(FP), R9
+	MOVQ         w+72(FP), R10
+	VPBROADCASTD R10, Z10
+	SHLQ         $0x02, R10
+	MOVQ         y+80(FP), DI
+	MOVQ         arg+88(FP), DX
+	MOVQ         step+96(FP), R13
+
+plane:
+	KXNORW    K1, K1, K3
+	VMOVDQA32 Z0, Z6
+	VMOVDQA32 Z0, Z8
+	MOVQ      SI, R15
+	MOVQ      R8, R11
+
+row:
+	VMOVUPS.Z (R15), K4, Z12
+	VMOVUPS.Z 64(R15), K5, Z13
+	VMOVUPS.Z 128(R15), K6, Z14
+	VMOVUPS.Z 192(R15), K7, Z15
+	VMOVDQA32 Z1, Z2
+	VMOVDQA32 Z8, Z7
+	MOVQ      R9, R12
+
+tap:
+	VMOVDQA32 Z2, Z3
+	VMOVDQA32 Z2, Z4
+	VPERMI2PS Z13, Z12, Z3
+	VPERMI2PS Z15, Z14, Z4
+	VPTESTMD  Z11, Z2, K2
+	VMOVAPS   Z4, K2, Z3
+	VCMPPS    $0x1e, Z5, Z3, K2
+	KORW      K2, K3, K3
+	VCMPPS    $0x03, Z3, Z3, K2
+	KORW      K2, K3, K3
+	VMOVAPS   Z3, K3, Z5
+	VMOVDQA32 Z7, K3, Z6
+	KXORW     K3, K3, K3
+	VPADDD    Z9, Z2, Z2
+	VPADDD    Z9, Z7, Z7
+	DECQ      R12
+	JNZ       tap
+	VPADDD    Z10, Z8, Z8
+	ADDQ      R10, R15
+	DECQ      R11
+	JNZ       row
+	VMOVUPS   Z5, K1, (DI)
+	TESTQ     DX, DX
+	JZ        next
+	VPSUBD    Z16, Z6, Z6
+	VMOVDQU32 Z6, K1, (DX)
+	ADDQ      R13, DX
 
 next:
 	ADDQ R13, DI

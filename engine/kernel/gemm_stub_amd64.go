@@ -411,12 +411,6 @@ func lanewiseZ(m int, rows *int32, rstep int, k int, cols *int32, cstep int, a *
 //go:noescape
 func lanewiseY(m int, rows *int32, rstep int, k int, cols *int32, cstep int, a *float32, b *float32, c *float32, acc int)
 
-// windowMaxSmallZ sets lane l of y, for each plane, to the maximum of the window of kh x kw at offs[l] of a plane of rows of w, and arg to its offset less shift[l], for l < lanes. The first of equals wins,
-// NaN beats all and a later NaN an earlier one. Planes are plane bytes apart, results step bytes.
-//
-//go:noescape
-func windowMaxSmallZ(planes int, x *float32, plane int, offs *int32, shift *int32, lanes int, kh int, kw int, w int, y *float32, arg *int32, step int)
-
 // windowMaxZ sets lane l of y, for each plane, to the maximum of the window of kh x kw at offs[l] of a plane of rows of w, and arg to its offset less shift[l], for l < lanes. The first of equals wins,
 // NaN beats all and a later NaN an earlier one. Planes are plane bytes apart, results step bytes.
 //
@@ -428,3 +422,8 @@ func windowMaxZ(planes int, x *float32, plane int, offs *int32, shift *int32, la
 //
 //go:noescape
 func windowMaxY(planes int, x *float32, plane int, offs *int32, shift *int32, lanes int, kh int, kw int, w int, y *float32, arg *int32, step int)
+
+// windowMaxNearZ is windowMaxZ where each row of the windows, x[offs[l]] to x[offs[l]+kw-1] for all l, lies in span <= 64 floats from offs[0] on.
+//
+//go:noescape
+func windowMaxNearZ(planes int, x *float32, plane int, offs *int32, shift *int32, lanes int, span int, kh int, kw int, w int, y *float32, arg *int32, step int)

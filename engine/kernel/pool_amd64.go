@@ -32,9 +32,9 @@ func maxInside(p *Pool, y, x []float32, arg []int32) bool {
 			if arg != nil {
 				at = &arg[first*out+o]
 			}
-			switch {
-			case lanes == 16 && side*plane <= 64:
-				windowMaxSmallZ(planes, &x[first*plane], 4*side*plane, &offs[0], &shift[0], n, p.KH, p.KW, p.W, &y[first*out+o], at, 4*side*out)
+			switch span := int(offs[n-1]-offs[0]) + p.KW; {
+			case lanes == 16 && span <= 64:
+				windowMaxNearZ(planes, &x[first*plane], 4*side*plane, &offs[0], &shift[0], n, span, p.KH, p.KW, p.W, &y[first*out+o], at, 4*side*out)
 			case lanes == 16:
 				windowMaxZ(planes, &x[first*plane], 4*side*plane, &offs[0], &shift[0], n, p.KH, p.KW, p.W, &y[first*out+o], at, 4*side*out)
 			default:
