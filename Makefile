@@ -24,7 +24,7 @@ need-node:
 # The pages and the engine that a tab runs, embedded into ravnest. Nothing is done again
 # that has not changed.
 ENGINE := bin/engine
-NPM_CI := [ site/node_modules -nt site/package-lock.json ] || (cd site && npm ci --silent && touch node_modules)
+NPM_CI := [ site/node_modules/.package-lock.json -nt site/package-lock.json ] || (cd site && npm ci --silent && touch node_modules/.package-lock.json)
 site: need-go need-node site/dist/.built
 
 site/dist/.built: $(shell find engine signaling wasm -name '*.go' -not -name '*_test.go' -not -path '*/_*') go.mod $(wildcard wasm/*.js wasm/*.wasm wasm/link/*.go site/src/* site/*.mjs) site/package-lock.json
