@@ -167,7 +167,7 @@ func TestPages(t *testing.T) {
 func TestPagesAfterwards(t *testing.T) {
 	s := newScene(t)
 	b := s.browser()
-	host := s.start("ravnest", "demo", "--epochs", "20", "--tabs", "1", "--dir", filepath.Join(t.TempDir(), "job"))
+	host := s.start("ravnest", "demo", "--json", "--epochs", "20", "--tabs", "1", "--dir", filepath.Join(t.TempDir(), "job"))
 	url := host.says(`(?m)^dashboard: (http://\S+)$`, limit)[1]
 	dash, lend := b.open(url), b.open(strings.TrimSuffix(url, "dashboard"))
 	lend.front()
@@ -178,7 +178,10 @@ func TestPagesAfterwards(t *testing.T) {
 		t.Fatalf("demo: code %d", code)
 	}
 	dash.shows(5*time.Second, "#phase", "Done")
-	dash.shows(time.Second, "#ending-text", "of the validation data right")
+	sum := parse[summary](t, host.out.String())
+	dash.shows(time.Second, "#ending-text", fmt.Sprintf("%.2f %% of the validation data right", sum.ValAccuracy))
+	// What providers report as they leave counts.
+	dash.shows(time.Second, "#sent", fmt.Sprintf("%.3g MB", sum.WireBytes*float64(sum.Steps)/1e6))
 	dash.front()
 	dash.shoot(t, "dashboard-done")
 	lend.shows(5*time.Second, "#detail", "Thank you")

@@ -18,9 +18,11 @@ const (
 // History is a run's past.
 type History struct {
 	Run    string       `json:"run,omitempty"`
-	Losses [][2]float64 `json:"losses"` // step, loss; a mean where the curve is thinned out
-	Vals   [][2]float64 `json:"vals"`   // step, share that was right
-	Notes  []Note       `json:"notes"`  // those after the one asked for
+	Losses [][2]float64 `json:"losses"`   // step, loss; a mean where the curve is thinned out
+	Vals   [][2]float64 `json:"vals"`     // step, share that was right
+	Out    int64        `json:"wire_out"` // payload bytes that the stages have sent each other
+	Raw    int64        `json:"raw_out"`  // what Out would be in plain float32
+	Notes  []Note       `json:"notes"`    // those after the one asked for
 }
 
 // Note is an event in words.
@@ -63,10 +65,14 @@ func (c *curve) add(x, y float64) {
 	c.each *= 2
 }
 
+// traffic is what a stage has sent.
+type traffic struct{ out, raw int64 }
+
 // history is the loop's.
 type history struct {
 	run          string
 	losses, vals curve
+	sent         map[string]traffic // by provider, as last reported: who is done leaves the lobby
 	notes        []Note
 	refused      time.Time     // of the last such note
 	news         chan struct{} // closed at the next note; nil if nobody waits
@@ -95,6 +101,9 @@ func (h *history) after(at int64) History {
 		Vals:   append([][2]float64{}, h.vals.points...),
 		Notes:  []Note{},
 	}
+	for _, t := range h.sent {
+		c.Out, c.Raw = c.Out+t.out, c.Raw+t.raw
+	}
 	for i, n := range h.notes {
 		if n.At > at {
 			c.Notes = append(c.Notes, h.notes[i:]...)
@@ -119,7 +128,7 @@ func (h *history) take(now time.Time, ev Event) {
 		h.refused = now
 		h.note(now, "refused", "refused %s: %v", e.Name, e.Err)
 	case Planned:
-		h.run, h.losses, h.vals = e.Run, curve{}, curve{}
+		h.run, h.losses, h.vals, h.sent = e.Run, curve{}, curve{}, map[string]traffic{}
 		for _, p := range e.Stages {
 			h.note(now, "planned", "%s gets stage %d of %d", p.Name, p.Stage+1, p.Stages)
 		}
@@ -133,6 +142,8 @@ func (h *history) take(now time.Time, ev Event) {
 		}
 	case Val:
 		h.vals.add(float64(e.Step), float64(e.Correct)/float64(max(e.Total, 1)))
+	case Progress:
+		h.sent[e.Name] = traffic{e.Out, e.Raw}
 	case Checkpointed:
 		h.note(now, "saved", "saved after epoch %d, step %d", e.Epoch, e.Step)
 	case Warning:

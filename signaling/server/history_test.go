@@ -2,6 +2,7 @@ package server
 
 import (
 	"errors"
+	"fmt"
 	"math"
 	"testing"
 	"time"
@@ -57,5 +58,15 @@ func TestHistory(t *testing.T) {
 	h.take(now, Planned{Run: "again-2"})
 	if h.run != "again-2" || len(h.losses.points) != 0 {
 		t.Error("a new run keeps the older one's curve")
+	}
+	for k := range 4 { // two stages, each twice
+		h.take(now, Progress{Name: fmt.Sprint("node_", k%2), Progress: proto.Progress{Out: int64(k), Raw: int64(10 * k)}})
+	}
+	if c := h.after(0); c.Out != 5 || c.Raw != 50 {
+		t.Errorf("%d bytes sent, %d raw, want 5 and 50", c.Out, c.Raw)
+	}
+	h.take(now, Planned{Run: "again-3"})
+	if c := h.after(0); c.Out != 0 {
+		t.Error("a new run counts what an older one sent")
 	}
 }

@@ -74,13 +74,17 @@ function showPhase(phase, words = phases[phase] ?? phase) {
 const accuracy = (share) => `${(100 * share).toFixed(2)} %`;
 const loss = (v) => (typeof v === "number" ? v.toPrecision(4) : v); // JSON has no NaN: the host writes a word
 
-function showHistory({ losses, vals, notes }) {
+function showHistory({ losses, vals, wire_out: out, raw_out: raw, notes }) {
   $("all").hidden = false;
   charts.loss ??= lineChart($("loss-chart"), { label: "loss", colour: "--accent", say: loss, xLabel: "batch" });
   charts.val ??= lineChart($("val-chart"), { label: "right", colour: "--good", say: (v) => `${v.toFixed(2)} %`, xLabel: "batch", points: true });
   charts.loss.set(losses);
   charts.val.set(vals.map(([step, share]) => [step, 100 * share]));
   $("curves").hidden = losses.length === 0;
+  if (raw > 0) {
+    set($("sent"), bytes(out));
+    set($("saved"), raw > out ? `${bytes(raw - out)}, ${Math.round((100 * (raw - out)) / raw)} %` : "nothing");
+  }
   for (const n of notes) {
     note($("events"), n.text, new Date(n.at_us / 1000)).classList.add(`kind-${n.kind}`);
     if (n.kind === "planned") ending = null;
@@ -140,11 +144,6 @@ function showFigures(status, rate) {
   }
   if (status.val) set($("val"), accuracy(status.val.correct / Math.max(1, status.val.total)));
   if (status.running_ms) set($("time"), duration(status.running_ms));
-  const [out, raw] = [sum(at, (m) => m.wire_out), sum(at, (m) => m.raw_out)];
-  if (raw > 0) {
-    set($("sent"), bytes(out));
-    set($("saved"), raw > out ? `${bytes(raw - out)}, ${Math.round((100 * (raw - out)) / raw)} %` : "nothing");
-  }
 }
 
 function showWaiting(status) {
