@@ -90,7 +90,7 @@ vet: need-go
 	GOOS=js GOARCH=wasm $(GO) vet ./engine/... ./signaling/proto ./signaling/client ./ga ./wasm
 
 lint: need-go
-	@out=$$($(GO) run $(GOFUMPT) -l cmd engine ga native signaling e2e) || exit 1; if [ -n "$$out" ]; then echo "gofumpt would change:"; echo "$$out"; exit 1; fi
+	@out=$$($(GO) run $(GOFUMPT) -l cmd engine ga native signaling site wasm e2e) || exit 1; if [ -n "$$out" ]; then echo "gofumpt would change:"; echo "$$out"; exit 1; fi
 	$(GO) run $(STATICCHECK) ./...
 
 # Regenerating the committed assembly and kernel modules changes nothing.
