@@ -136,3 +136,34 @@ func FuzzParse(f *testing.F) {
 		_, _ = h.Cut(starts)
 	})
 }
+
+// TestConstants: no gradient of tokens or a mask is asked for, in the whole model or in
+// a stage that gets the mask from another.
+func TestConstants(t *testing.T) {
+	g := zoo.BERT(zoo.BERTConfig{Name: "bert", Layers: 2, Heads: 1, Width: 4, Inner: 4, Tokens: 3, Positions: 3, Vocab: 2, Classes: 2})
+	varying := g.Varying(true)
+	for i, n := range g.Nodes {
+		if _, mask := n.Op.(*graph.TokenMask); varying[g.Result(i)] == mask {
+			t.Errorf("node %s: varying is %v", n.Name, !mask)
+		}
+	}
+	us := g.Units()
+	stages, err := g.Cut([]int{0, us[len(us)/4].From, us[len(us)/2].From})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range stages[1:] {
+		constants := 0
+		for k, e := range s.In {
+			if e.Constant != s.Graph.Inputs[k].Constant || e.Constant != (g.ValueName(e.Value) == "bert.embeddings.mask") {
+				t.Errorf("stage %d: %s: constant is %v", s.Index, g.ValueName(e.Value), e.Constant)
+			}
+			if e.Constant {
+				constants++
+			}
+		}
+		if constants != 1 || s.Graph.Varying(true)[0] == s.In[0].Constant {
+			t.Errorf("stage %d gets %d constants, want the mask", s.Index, constants)
+		}
+	}
+}

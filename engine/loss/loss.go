@@ -31,10 +31,10 @@ func labels(y Targets) Labels {
 // Func is a loss over rows of answers of one shape. Its last axis are the classes, those
 // before it the positions of a row.
 type Func struct {
-	name      string
-	per, cols int
-	values    []float32
-	classes   []int32
+	name            string
+	rows, per, cols int
+	values          []float32 // these two are made when targets of their kind come
+	classes         []int32
 }
 
 // New finds a loss by its job name, mse or cross_entropy, for answers of the given shape
@@ -45,7 +45,7 @@ func New(name string, shape []int, rows int) (*Func, error) {
 	default:
 		return nil, fmt.Errorf("unknown loss %q", name)
 	}
-	f := &Func{name: name, per: 1, cols: 1}
+	f := &Func{name: name, rows: rows, per: 1, cols: 1}
 	for i, d := range shape {
 		if i < len(shape)-1 {
 			f.per *= d
@@ -53,7 +53,6 @@ func New(name string, shape []int, rows int) (*Func, error) {
 			f.cols = d
 		}
 	}
-	f.values, f.classes = make([]float32, rows*f.per*f.cols), make([]int32, rows*f.per)
 	return f, nil
 }
 
@@ -82,12 +81,18 @@ func counted(classes []int32) int {
 }
 
 func (f *Func) gatherLabels(l Labels, rows []int32) []int32 {
+	if f.classes == nil {
+		f.classes = make([]int32, f.rows*f.per)
+	}
 	c := f.classes[:len(rows)*f.per]
 	l.Labels(c, rows)
 	return c
 }
 
 func (f *Func) gather(y Targets, rows []int32) []float32 {
+	if f.values == nil {
+		f.values = make([]float32, f.rows*f.per*f.cols)
+	}
 	v := f.values[:len(rows)*f.per*f.cols]
 	y.Gather(v, rows)
 	return v
