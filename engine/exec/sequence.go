@@ -251,11 +251,11 @@ type activation struct {
 func (o *activation) forward(f *frame) { o.f(f.y(o.i), f.x(o.i, 0)) }
 
 func (o *activation) gradInput(f *frame, _ int, dst []float32) {
-	xy := f.y
-	if !o.byOutput {
-		xy = func(i int) []float32 { return f.x(i, 0) }
+	xy := f.x(o.i, 0)
+	if o.byOutput {
+		xy = f.y(o.i)
 	}
-	o.grad(dst, f.dy(o.i), xy(o.i))
+	o.grad(dst, f.dy(o.i), xy)
 }
 
 func (o *activation) saves(autodiff.Kind) (x, y bool) { return !o.byOutput, o.byOutput }
