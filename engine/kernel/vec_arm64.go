@@ -4,10 +4,12 @@
 
 package kernel
 
+import "unsafe"
+
 //go:noescape
 func vecN(op vecOp, a *vecArgs)
 
-// vecNEON says that vec may; tests turn it off.
+// vecNEON says that the loops may run; tests turn it off.
 var vecNEON = true
 
 // vec does op if this machine has it.
@@ -19,9 +21,17 @@ func vec(op vecOp, a *vecArgs) bool {
 	return true
 }
 
+//go:noescape
+func maskN(dst *uint32, words int, s *Stream, block, drop uint64)
+
 // maskWords sets the bits of the words' elements, the first of block, that are at least
-// drop, if this machine has a loop for it.
-func maskWords([]uint32, *Stream, uint64, uint64) bool { return false }
+// drop, if this machine has a loop for it. No number of a block may pass 1<<32.
+func maskWords(dst []uint32, s *Stream, block, drop uint64) bool {
+	if vecNEON {
+		maskN(unsafe.SliceData(dst), len(dst), s, block, drop)
+	}
+	return vecNEON
+}
 
 // vecForms lists what this machine can run, for tests: each call of use makes it so.
 func vecForms() map[string]func() {

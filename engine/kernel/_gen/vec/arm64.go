@@ -318,6 +318,94 @@ func (w *neon) body() {
 	}
 }
 
+// writeMaskNEON writes func maskN: four blocks of Philox side by side, a register for each
+// of their words.
+func writeMaskNEON(out *strings.Builder) {
+	w := &neon{Builder: out}
+	fmt.Fprintf(w, "\n// func maskN(dst *uint32, words int, s *Stream, block, drop uint64)\n")
+	fmt.Fprintf(w, "TEXT ·maskN(SB), NOSPLIT, $0-40\n")
+	w.op("MOVD dst+0(FP), R0")
+	w.op("MOVD words+8(FP), R1")
+	w.op("LSL $1, R1") // halves
+	w.op("MOVD s+16(FP), R2")
+	w.op("MOVD block+24(FP), R3")
+	w.op("MOVD drop+32(FP), R4")
+	w.op("MOVD $maskConst<>(SB), R5")
+	dup := func(v int) { w.op("VDUP R6, V%d.S4", v) }
+	// V20 the blocks' numbers, V21 to V23 the rest of the counter, V24 and V25 multipliers,
+	// V26 and V27 steps of the key, V28 drop, V29 four; V16 to V19 bits.
+	w.op("VDUP R3, V20.S4")
+	w.op("FMOVQ (R5), F0")
+	w.word("ADD", neonBin[iadd].code, 20, 20, 0)
+	for i := range 4 {
+		w.op("FMOVQ %d(R5), F%d", 16+16*i, 16+i)
+	}
+	w.op("LSR $32, R3, R6")
+	w.op("MOVWU Stream_c1(R2), R7")
+	w.op("ORR R7, R6")
+	dup(21)
+	for i, field := range []string{"c2", "c3"} {
+		w.op("MOVWU Stream_%s(R2), R6", field)
+		dup(22 + i)
+	}
+	for i, u := range []uint32{philoxMul0, philoxMul1, philoxKey0, philoxKey1} {
+		w.op("MOVD $%#x, R6", u)
+		dup(24 + i)
+	}
+	w.op("VDUP R4, V28.S4")
+	w.op("MOVD $4, R6")
+	dup(29)
+	fmt.Fprintf(w, "\nhalf:\n")
+	for half := range 2 {
+		w.op("MOVWU (Stream_key+%d)(R2), R6", 4*half)
+		dup(30 + half)
+	}
+	c := [4]int{20, 21, 22, 23}
+	for round := range philoxRounds {
+		// Registers 0 to 7 and 8 to 15 in turn.
+		at := round % 2 * 8
+		for i := range 2 {
+			const umull, umull2, uzp1, uzp2 = 0x2ea0c000, 0x6ea0c000, 0x4e801800, 0x4e805800
+			a, b := at+4*i, at+4*i+1
+			w.word("UMULL", umull, a, c[2*i], 24+i)
+			w.word("UMULL2", umull2, b, c[2*i], 24+i)
+			w.word("UZP1", uzp1, a+2, a, b)
+			w.word("UZP2", uzp2, a+3, a, b)
+		}
+		// The lower halves of a product stay, the upper ones meet a word and the key.
+		for i := range 2 {
+			hi := at + 4*(1-i) + 3
+			w.word("EOR", neonBin[xor].code, hi, hi, c[2*i+1])
+			w.word("EOR", neonBin[xor].code, hi, hi, 30+i)
+			w.word("ADD", neonBin[iadd].code, 30+i, 30+i, 26+i)
+		}
+		c = [4]int{at + 7, at + 6, at + 3, at + 2}
+	}
+	for i, r := range c {
+		w.word("CMHS", 0x6ea03c00, r, r, 28)
+		w.word("AND", neonBin[and].code, r, r, 16+i)
+		if i > 0 {
+			w.word("ORR", neonBin[or].code, c[0], c[0], r)
+		}
+	}
+	w.op("WORD $%#08x // ADDV V%d.4S, S%[2]d", 0x4eb1b800|uint32(c[0])<<5|uint32(c[0]), c[0])
+	w.op("FMOVS F%d, R6", c[0])
+	w.op("MOVH.P R6, 2(R0)")
+	w.word("ADD", neonBin[iadd].code, 20, 20, 29)
+	w.op("SUB $1, R1")
+	w.op("CBNZ R1, half")
+	w.op("RET")
+	// Numbers of the blocks, then the bits of word i of each.
+	w.WriteString("\n")
+	for b := range 4 {
+		fmt.Fprintf(w, "DATA maskConst<>+%d(SB)/4, $%d\n", 4*b, b)
+	}
+	for i := range 16 {
+		fmt.Fprintf(w, "DATA maskConst<>+%d(SB)/4, $%d\n", 16+4*i, 1<<(i%4*4+i/4))
+	}
+	w.WriteString("GLOBL maskConst<>(SB), RODATA|NOPTR, $80\n")
+}
+
 func arm64(all []*kernel) string {
 	var b strings.Builder
 	b.WriteString(header + "//go:build !purego\n\n#include \"go_asm.h\"\n#include \"textflag.h\"\n")
@@ -329,6 +417,7 @@ func arm64(all []*kernel) string {
 	writeTable(&b, "vecTableN", names)
 	b.WriteString("\n// func vecN(op vecOp, a *vecArgs)\nTEXT ·vecN(SB), NOSPLIT, $0-16\n")
 	b.WriteString("\tMOVD op+0(FP), R1\n\tMOVD $vecTableN<>(SB), R2\n\tMOVD (R2)(R1<<3), R2\n\tJMP (R2)\n")
+	writeMaskNEON(&b)
 	constants.write(&b)
 	writeLanes(&b)
 	writeBits(&b, 16)
