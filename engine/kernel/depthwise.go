@@ -12,7 +12,8 @@ func (c *Conv) depthwise() bool {
 // lanesOf makes of windows of an image windows of as many of its channels as there are
 // lanes.
 func lanesOf(v windows) windows {
-	v.inner, v.channels, v.together = true, 1, laneWidth()
+	v.channels = 1
+	v.lie(laneWidth())
 	return v
 }
 

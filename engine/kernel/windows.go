@@ -21,6 +21,9 @@ type axis struct {
 	stride           int
 	in, out          int // elements of the source, positions
 	turns            int // 0: the stride is the source's
+	// dense has one copy of the whole source, through which positions step by the stride:
+	// images side by side are vectors anyway.
+	dense bool
 
 	lo, padded int // first element of the copy and their number
 	slots      int // copies apart
@@ -30,6 +33,9 @@ type axis struct {
 // meets nothing.
 func (a *axis) tap(turn, i int) (slot, at int, ok bool) {
 	e := i*a.step + a.from + turn
+	if a.dense {
+		return 0, e - a.lo, true
+	}
 	at = e / a.stride
 	if e%a.stride < 0 {
 		at--
@@ -46,15 +52,16 @@ func (a *axis) tap(turn, i int) (slot, at int, ok bool) {
 
 // phase is the first element of the source that a copy takes.
 func (a *axis) phase(slot int) int {
-	if a.turns == 0 && a.taps < a.stride {
+	if !a.dense && a.turns == 0 && a.taps < a.stride {
 		slot = ((slot*a.step+a.from)%a.stride + a.stride) % a.stride
 	}
 	return slot
 }
 
+// plan sets what follows from the rest.
 func (a *axis) plan() {
-	a.slots = 1
-	if a.turns == 0 {
+	a.slots, a.lo = 1, 0
+	if a.turns == 0 && !a.dense {
 		a.slots = min(a.taps, a.stride)
 	}
 	lo, hi := math.MaxInt, math.MinInt
@@ -68,15 +75,23 @@ func (a *axis) plan() {
 	if lo > hi {
 		lo, hi = 0, 0 // nothing meets anything
 	}
-	a.lo, a.padded = lo, a.out+hi-lo
+	a.lo, a.padded = lo, (a.out-1)*a.pace()+1+hi-lo
 }
 
-// every is the step through the source.
+// every is the step through the source that a copy takes.
 func (a *axis) every() int {
-	if a.turns > 0 {
+	if a.turns > 0 || a.dense {
 		return 1
 	}
 	return a.stride
+}
+
+// pace is the step through the copy from one position to the next.
+func (a *axis) pace() int {
+	if a.dense {
+		return a.stride
+	}
+	return 1
 }
 
 // whole says that the copy would be the source.
@@ -111,9 +126,18 @@ func newWindows(n, channels int, y, x axis) windows {
 // sideBySide is v with images innermost if that is faster.
 func (v windows) sideBySide(n int) windows {
 	if plane := v.y.out * v.x.out; n >= 8 && plane <= innerPlane && v.y.turns*v.x.turns <= 1 {
-		v.inner, v.together = true, min(n, max(innerImages, enough/plane&^(innerImages-1)))
+		v.lie(min(n, max(innerImages, enough/plane&^(innerImages-1))))
 	}
 	return v
+}
+
+// lie has that many images lie side by side.
+func (v *windows) lie(together int) {
+	v.inner, v.together = true, together
+	for _, a := range []*axis{&v.y, &v.x} {
+		a.dense = a.turns == 0
+		a.plan()
+	}
 }
 
 // columns of a whole group of images.
@@ -157,9 +181,11 @@ func (v *windows) begin(scratch []float32) []float32 {
 	i := 0
 	if v.inner {
 		for y := range v.y.out {
-			for at := range v.x.out * v.together {
-				v.positions[i] = int32(y*v.x.padded*v.together + at)
-				i++
+			for x := range v.x.out {
+				for n := range v.together {
+					v.positions[i] = int32(v.place(y, x) + n)
+					i++
+				}
 			}
 		}
 		return scratch
@@ -172,6 +198,11 @@ func (v *windows) begin(scratch []float32) []float32 {
 		}
 	}
 	return scratch
+}
+
+// place is where a position of the first image begins if images lie side by side.
+func (v *windows) place(y, x int) int {
+	return (y*v.y.pace()*v.x.padded + x*v.x.pace()) * v.together
 }
 
 // ints is scratch for offsets.
@@ -256,22 +287,13 @@ func (v *windows) loadInner(src []float32, image, images int) {
 	}
 	transpose(v.turned, g, src, image, images, v.channels*y.in*x.in)
 	size := y.padded * x.padded * g
-	for slot := range v.channels * y.slots * x.slots {
-		c, py, px := slot/(y.slots*x.slots), y.phase(slot/x.slots%y.slots), x.phase(slot%x.slots)
-		dst, plane := v.data[slot*size:][:size], v.turned[c*y.in*x.in*g:][:y.in*x.in*g]
-		top, bottom := y.inside(py)
-		left, right := x.inside(px)
-		clear(dst)
+	top, bottom := y.inside(0)
+	left, right := x.inside(0)
+	clear(v.data)
+	for c := range v.channels {
+		dst, plane := v.data[c*size:][:size], v.turned[c*y.in*x.in*g:][:y.in*x.in*g]
 		for r := top; r < bottom; r++ {
-			line := plane[((r+y.lo)*y.every()+py)*x.in*g:][:x.in*g]
-			to := dst[(r*x.padded+left)*g:][:(right-left)*g]
-			if x.every() == 1 {
-				copy(to, line[(left+x.lo)*g:])
-				continue
-			}
-			for q := left; q < right; q++ {
-				copy(to[(q-left)*g:][:g], line[((q+x.lo)*x.every()+px)*g:])
-			}
+			copy(dst[(r*x.padded+left)*g:][:(right-left)*g], plane[((r+y.lo)*x.in+left+x.lo)*g:])
 		}
 	}
 }
@@ -325,7 +347,7 @@ func (v *windows) imageByImage() {
 	for n := range v.together {
 		for y := range v.y.out {
 			for x := range v.x.out {
-				v.positions[i] = int32((y*v.x.padded+x)*v.together + n)
+				v.positions[i] = int32(v.place(y, x) + n)
 				i++
 			}
 		}
