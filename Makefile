@@ -100,8 +100,8 @@ generate: need-go need-node
 	cd site && asc() { from=$$1 to=$$2 fused=$$3; shift 3; node_modules/.bin/asc ../wasm/kernel/$$from.ts -o ../wasm/$$to.wasm --use FUSED=$$fused \
 	  --runtime stub --importMemory --noExportMemory --initialMemory 1 -O3 --noAssert --enable simd --enable relaxed-simd "$$@"; }; \
 	  shared="--sharedMemory --maximumMemory 65536 --enable threads"; \
-	  asc gemm fma 1 && asc gemm mul 0 && asc vec vec 0 && \
-	  asc team fma-shared 1 $$shared && asc team mul-shared 0 $$shared && asc vec vec-shared 0 $$shared
+	  asc gemm fma 1 && asc gemm mul 0 && asc loops loops 0 && \
+	  asc team fma-shared 1 $$shared && asc team mul-shared 0 $$shared && asc loops loops-shared 0 $$shared
 
 check-generate: generate
 	git diff --exit-code -- engine/kernel wasm

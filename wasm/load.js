@@ -12,13 +12,14 @@ export const has = {
 };
 
 // stub is what the engine imports where there are no vectors.
-const stub = { level: () => 0, gemm: () => {}, vec: () => {} };
+const stub = { level: () => 0 };
+for (const name of ["gemm", "vec", "transpose", "evens", "zip", "mask", "pool2"]) stub[name] = () => 0;
 
 // kernels picks the fastest modules that this machine can run.
 async function kernels(memory, compile, fuse, suffix) {
   if (!has.simd()) return { exports: stub };
   const instance = async (module) => (await WebAssembly.instantiate(module, { env: { memory } })).exports;
-  const vec = compile(`vec${suffix}.wasm`).then(instance);
+  const loops = compile(`loops${suffix}.wasm`).then(instance);
   let module = null;
   let product = null;
   if (fuse && has.relaxed()) {
@@ -31,7 +32,7 @@ async function kernels(memory, compile, fuse, suffix) {
     module = await compile(`mul${suffix}.wasm`);
     product = await instance(module);
   }
-  return { module, exports: { ...product, ...(await vec) } };
+  return { module, exports: { ...product, ...(await loops) } };
 }
 
 // helpers starts workers that share the memory and waits until they are there.

@@ -33,10 +33,6 @@ func vec(op vecOp, a *vecArgs) bool {
 	return true
 }
 
-// maskWords sets the bits of the words' elements, the first of block, that are at least
-// drop, if this machine has a loop for it.
-func maskWords([]uint32, *Stream, uint64, uint64) bool { return false }
-
 // vecForms lists what this machine can run, for tests: each call of use makes it so.
 func vecForms() map[string]func() {
 	use := func(on bool) func() { return func() { vecModule = on } }

@@ -1,0 +1,127 @@
+// Loops that are not over blocks of elements: transposing, every second float, masks from
+// random numbers, the maximum of 2x2 windows. Their Go twins are in engine/kernel.
+
+// transpose sets dst[c*ds+r] = src[r*ss+c] for whole blocks of 4x4; strides in bytes.
+export function transpose(dst: usize, ds: i32, src: usize, ss: i32, rows: i32, cols: i32): void {
+  for (let r = 0; r < rows; r += 4) {
+    let from = src + r * ss, to = dst + (r << 2);
+    for (let c = 0; c < cols; c += 4) {
+      const v0 = v128.load(from), v1 = v128.load(from + ss), v2 = v128.load(from + 2 * ss), v3 = v128.load(from + 3 * ss);
+      const a = i32x4.shuffle(v0, v1, 0, 4, 1, 5), b = i32x4.shuffle(v2, v3, 0, 4, 1, 5);
+      const d = i32x4.shuffle(v0, v1, 2, 6, 3, 7), e = i32x4.shuffle(v2, v3, 2, 6, 3, 7);
+      v128.store(to, i64x2.shuffle(a, b, 0, 2));
+      v128.store(to + ds, i64x2.shuffle(a, b, 1, 3));
+      v128.store(to + 2 * ds, i64x2.shuffle(d, e, 0, 2));
+      v128.store(to + 3 * ds, i64x2.shuffle(d, e, 1, 3));
+      from += 16;
+      to += ds << 2;
+    }
+  }
+}
+
+// evens copies every second float, n of them, a multiple of four.
+export function evens(dst: usize, src: usize, n: i32): void {
+  for (let i = 0; i < n; i += 4) {
+    v128.store(dst, i32x4.shuffle(v128.load(src), v128.load(src, 16), 0, 2, 4, 6));
+    src += 32;
+    dst += 16;
+  }
+}
+
+// zip writes n floats of a and of b by turns, n a multiple of four.
+export function zip(dst: usize, a: usize, b: usize, n: i32): void {
+  for (let i = 0; i < n; i += 4) {
+    const x = v128.load(a), y = v128.load(b);
+    v128.store(dst, i32x4.shuffle(x, y, 0, 4, 1, 5));
+    v128.store(dst, i32x4.shuffle(x, y, 2, 6, 3, 7), 16);
+    a += 16;
+    b += 16;
+    dst += 32;
+  }
+}
+
+// mask sets words of 32 bits: bit i of a word is whether number i of its eight Philox
+// blocks (philox.go) is at least drop. state is a Stream: two words of key, three of the
+// counter; block is the number of the first block, high the upper half of all of them.
+export function mask(dst: usize, words: i32, state: usize, block: u32, high: u32, drop: u32): void {
+  const d = i32x4.splat(drop), c1 = i32x4.splat(load<u32>(state, 8) | high), c2 = i32x4.splat(load<u32>(state, 12)), c3 = i32x4.splat(load<u32>(state, 16));
+  for (let i = 0; i < words; i++) {
+    const low = half(i32x4.add(i32x4.splat(block), i32x4(0, 1, 2, 3)), c1, c2, c3, state, d);
+    const top = half(i32x4.add(i32x4.splat(block), i32x4(4, 5, 6, 7)), c1, c2, c3, state, d);
+    store<u32>(dst, low | (top << 16));
+    dst += 4;
+    block += 8;
+  }
+}
+
+// half gives the 16 bits of four blocks.
+// @ts-ignore: decorator
+@inline
+function half(a0: v128, a1: v128, a2: v128, a3: v128, state: usize, drop: v128): u32 {
+  let k0 = load<u32>(state), k1 = load<u32>(state, 4);
+  const m0 = i32x4.splat(0xd2511f53), m1 = i32x4.splat(0xcd9e8d57);
+  for (let r = 0; r < 10; r++) {
+    const pl = i64x2.extmul_low_i32x4_u(a0, m0), ph = i64x2.extmul_high_i32x4_u(a0, m0);
+    const ql = i64x2.extmul_low_i32x4_u(a2, m1), qh = i64x2.extmul_high_i32x4_u(a2, m1);
+    const b0 = v128.xor(v128.xor(i32x4.shuffle(ql, qh, 1, 3, 5, 7), a1), i32x4.splat(k0));
+    a1 = i32x4.shuffle(ql, qh, 0, 2, 4, 6);
+    a2 = v128.xor(v128.xor(i32x4.shuffle(pl, ph, 1, 3, 5, 7), a3), i32x4.splat(k1));
+    a3 = i32x4.shuffle(pl, ph, 0, 2, 4, 6);
+    a0 = b0;
+    k0 += 0x9e3779b9;
+    k1 += 0xbb67ae85;
+  }
+  let bits = v128.and(i32x4.ge_u(a0, drop), i32x4(1, 0x10, 0x100, 0x1000));
+  bits = v128.or(bits, v128.and(i32x4.ge_u(a1, drop), i32x4(2, 0x20, 0x200, 0x2000)));
+  bits = v128.or(bits, v128.and(i32x4.ge_u(a2, drop), i32x4(4, 0x40, 0x400, 0x4000)));
+  bits = v128.or(bits, v128.and(i32x4.ge_u(a3, drop), i32x4(8, 0x80, 0x800, 0x8000)));
+  return i32x4.extract_lane(bits, 0) | i32x4.extract_lane(bits, 1) | i32x4.extract_lane(bits, 2) | i32x4.extract_lane(bits, 3);
+}
+
+// pool2 is the maximum of 2x2 windows with stride 2 over planes of h x w, into planes of
+// oh x ow; arg, if it is there, gets the place of each maximum in its plane. It returns 0
+// where there may have been NaN: then the result is void.
+export function pool2(planes: i32, x: usize, h: i32, w: i32, y: usize, arg: usize, oh: i32, ow: i32): i32 {
+  let seen = f32x4.splat(0), alone: f32 = 0;
+  const right = i32x4.splat(1), below = i32x4.splat(w);
+  for (let p = 0; p < planes; p++) {
+    for (let i = 0; i < oh; i++) {
+      let a = x + ((2 * i * w) << 2), b = a + (w << 2), at = 2 * i * w, j = 0;
+      for (; j + 4 <= ow; j += 4) {
+        const al = v128.load(a), ah = v128.load(a, 16), bl = v128.load(b), bh = v128.load(b, 16);
+        const a0 = i32x4.shuffle(al, ah, 0, 2, 4, 6), a1 = i32x4.shuffle(al, ah, 1, 3, 5, 7);
+        const b0 = i32x4.shuffle(bl, bh, 0, 2, 4, 6), b1 = i32x4.shuffle(bl, bh, 1, 3, 5, 7);
+        const am = f32x4.gt(a1, a0), bm = f32x4.gt(b1, b0);
+        const m = v128.bitselect(a1, a0, am), n = v128.bitselect(b1, b0, bm), nm = f32x4.gt(n, m);
+        seen = f32x4.add(seen, f32x4.add(f32x4.add(a0, a1), f32x4.add(b0, b1)));
+        v128.store(y, v128.bitselect(n, m, nm));
+        y += 16;
+        if (arg) {
+          const k = i32x4.add(i32x4.splat(at), i32x4(0, 2, 4, 6));
+          const ka = i32x4.add(k, v128.and(am, right)), kb = i32x4.add(i32x4.add(k, below), v128.and(bm, right));
+          v128.store(arg, v128.bitselect(kb, ka, nm));
+          arg += 16;
+        }
+        a += 32, b += 32, at += 8;
+      }
+      for (; j < ow; j++) {
+        const a0 = load<f32>(a), a1 = load<f32>(a, 4), b0 = load<f32>(b), b1 = load<f32>(b, 4);
+        let m = a0, n = b0, k = at, l = at + w;
+        if (a1 > a0) m = a1, k = at + 1;
+        if (b1 > b0) n = b1, l = at + w + 1;
+        if (n > m) m = n, k = l;
+        alone += a0 + a1 + (b0 + b1);
+        store<f32>(y, m);
+        y += 4;
+        if (arg) {
+          store<i32>(arg, k);
+          arg += 4;
+        }
+        a += 8, b += 8, at += 2;
+      }
+    }
+    x += (h * w) << 2;
+  }
+  const s = f32x4.add(seen, f32x4.splat(alone));
+  return i32x4.all_true(f32x4.eq(s, s)) ? 1 : 0;
+}
