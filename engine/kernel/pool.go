@@ -138,6 +138,9 @@ func maxPool2(p *Pool, y, x []float32, arg []int32) bool {
 func MaxPoolGrad(p *Pool, dx, dy []float32, arg []int32) {
 	in, out := p.sizes()
 	dx, dy, arg = dx[:in], dy[:out], arg[:out]
+	if p.N > 0 && p.SH >= p.KH && p.SW >= p.KW && maxGradApart(p, dx, dy, arg) {
+		return
+	}
 	clear(dx)
 	plane, n := p.H*p.W, p.OH*p.OW
 	for ; len(dx) > 0; dx, dy, arg = dx[plane:], dy[n:], arg[n:] {

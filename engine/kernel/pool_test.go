@@ -87,8 +87,10 @@ func TestMaxPool(t *testing.T) {
 			for i, k := range wantArg {
 				want[i/(p.OH*p.OW)*p.H*p.W+int(k)] += dy[i]
 			}
-			MaxPoolGrad(p, dx, dy, arg)
-			elemTSame(t, "max pool gradient", dx, want)
+			vecTForms(func(name string) {
+				MaxPoolGrad(p, dx, dy, arg)
+				elemTSame(t, name+": max pool gradient", dx, want)
+			})
 		}
 	}
 }

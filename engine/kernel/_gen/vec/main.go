@@ -77,6 +77,7 @@ func amd64(all []*kernel) string {
 		fmt.Fprintf(&b, "\tMOVQ op+0(FP), AX\n\tLEAQ %s<>(SB), BX\n\tMOVQ (BX)(AX*8), BX\n\tJMP BX\n", table)
 		writeMask(&b, &constants, wide)
 	}
+	writeMaxGrad(&b)
 	constants.write(&b)
 	writeLanes(&b)
 	writeBits(&b, 8)
