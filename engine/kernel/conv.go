@@ -48,7 +48,8 @@ func ConvScratch(c *Conv) int {
 	return max(
 		f.scratch()+og*f.columns()+GemmScratch(og, f.columns(), cg*k),
 		b.scratch()+og*k*cg+b.halves()*cg*b.columns()+GemmScratch(cg, b.columns(), og*k),
-		w.scratch()+og*w.columns()+GemmScratch(og, cg*k, w.columns()))
+		w.scratch()+og*w.columns()+GemmScratch(og, cg*k, w.columns()),
+		w.scratch()+(w.columns()+cg*k)*laneWidth())
 }
 
 // windows are those of y over x.
@@ -70,7 +71,7 @@ func (c *Conv) windowsBack() windows {
 // taps: long lines are transposed as they are, short ones load faster side by side.
 func (c *Conv) windowsOfWeights() windows {
 	v := c.windows()
-	if v.x.out < 8 && c.KH*c.KW > 1 {
+	if c.KH*c.KW > 1 && (v.x.out < 8 || c.narrow()) {
 		return v.sideBySide(c.N)
 	}
 	return v
@@ -248,6 +249,10 @@ func ConvBackwardWeight(t *Team, c *Conv, dw, dy, x []float32, acc bool, scratch
 	v.turn(0, 0)
 	if v.inner {
 		v.imageByImage()
+	}
+	if c.narrow() && (t.Threads() == 1 || og*k*v.columns() < smallWork) {
+		v.narrowWeight(c, dw, dy, x, acc, scratch)
+		return
 	}
 	grads, scratch := scratch[:og*v.columns()], scratch[og*v.columns():]
 	for gr := range c.Groups {

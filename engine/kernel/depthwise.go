@@ -1,6 +1,8 @@
-// Convolutions with a filter for each channel: products with one row, which no tile is
-// made for. Channels lie side by side in place of images, and each lane has its own
-// filter.
+// Convolutions that no tile is made for, since few rows share what it would lay out.
+//
+// With a filter for each channel a product has one row: channels lie side by side in place
+// of images, and each lane has its own filter. The gradient of few filters has a lane for
+// each filter, and reads windows float by float where they are.
 
 package kernel
 
@@ -101,5 +103,31 @@ func depthwiseWeight(c *Conv, dw, dy, x []float32, acc bool, scratch []float32) 
 			lanewise(k, v.taps, 1, plane, v.positions, lanes, grads, v.data, filters, acc || i > 0)
 		}
 		transpose(dw[c0*k:], k, filters, lanes, k, n)
+	}
+}
+
+// narrow says that the gradient of the weights is better off with a lane for each filter.
+func (c *Conv) narrow() bool {
+	return c.O/c.Groups <= 32 && c.KH*c.KW > 1 && laneWidth() > 0
+}
+
+func (v *windows) narrowWeight(c *Conv, dw, dy, x []float32, acc bool, scratch []float32) {
+	cg, og, plane, lanes := c.C/c.Groups, c.O/c.Groups, c.OH()*c.OW(), laneWidth()
+	k := len(v.taps)
+	filters, grads := scratch[:k*lanes], scratch[k*lanes:][:v.columns()*lanes]
+	for gr := range c.Groups {
+		for o := gr * og; o < (gr+1)*og; o += lanes {
+			n := min(lanes, (gr+1)*og-o)
+			transpose(filters, lanes, dw[o*k:], k, n, k)
+			for n0 := 0; n0 < c.N; n0 += v.together {
+				images := min(v.together, c.N-n0)
+				v.load(x[(n0*c.C+gr*cg)*c.H*c.W:], c.C*c.H*c.W, images)
+				for i := range images {
+					transpose(grads[i*plane*lanes:], lanes, dy[((n0+i)*c.O+o)*plane:], plane, n, plane)
+				}
+				pointwise(k, v.taps, images*plane, v.positions, grads, v.data, filters, acc || n0 > 0)
+			}
+			transpose(dw[o*k:], k, filters, lanes, k, n)
+		}
 	}
 }

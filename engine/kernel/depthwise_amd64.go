@@ -13,6 +13,20 @@ func laneWidth() int {
 	return 0
 }
 
+// pointwise is lanewise where the other factor is the float of b at that place.
+func pointwise(m int, rows []int32, k int, cols []int32, a, b, c []float32, acc bool) {
+	_, _, _ = c[m*laneWidth()-1], a[k*laneWidth()-1], b[int(rows[m-1])+int(cols[k-1])]
+	run := 0
+	if acc {
+		run = 1
+	}
+	if vecAVX512 {
+		pointwiseZ(m, &rows[0], 4, k, &cols[0], 4, &a[0], &b[0], &c[0], run)
+	} else {
+		pointwiseY(m, &rows[0], 4, k, &cols[0], 4, &a[0], &b[0], &c[0], run)
+	}
+}
+
 // lanewise sets vector i of c, i < m, to the sum over ascending k of vector k of a times
 // the vector of b at rows[i*rstep] + cols[k*cstep]; with acc it continues what is in c.
 func lanewise(m int, rows []int32, rstep, k int, cols []int32, cstep int, a, b, c []float32, acc bool) {

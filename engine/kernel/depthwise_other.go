@@ -8,3 +8,7 @@ func laneWidth() int { return 0 }
 func lanewise(int, []int32, int, int, []int32, int, []float32, []float32, []float32, bool) {
 	panic("kernel: no lanewise product here")
 }
+
+func pointwise(int, []int32, int, []int32, []float32, []float32, []float32, bool) {
+	panic("kernel: no pointwise product here")
+}

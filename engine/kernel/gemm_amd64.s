@@ -10126,6 +10126,215 @@ end:
 	VZEROUPPER
 	RET
 
+// func pointwiseZ(m int, rows *int32, rstep int, k int, cols *int32, cstep int, a *float32, b *float32, c *float32, acc int)
+// Requires: AVX, AVX512F
+TEXT ·pointwiseZ(SB), NOSPLIT, $0-80
+	MOVQ m+0(FP), CX
+	MOVQ rows+8(FP), SI
+	MOVQ cstep+40(FP), DX
+	MOVQ c+64(FP), R9
+
+four:
+	SUBQ    $0x04, CX
+	JL      rest
+	MOVQ    b+56(FP), AX
+	MOVQ    rstep+16(FP), R10
+	MOVLQSX (SI), R12
+	LEAQ    (AX)(R12*4), R12
+	ADDQ    R10, SI
+	MOVLQSX (SI), R13
+	LEAQ    (AX)(R13*4), R13
+	ADDQ    R10, SI
+	MOVLQSX (SI), R15
+	LEAQ    (AX)(R15*4), R15
+	ADDQ    R10, SI
+	MOVLQSX (SI), BX
+	LEAQ    (AX)(BX*4), BX
+	ADDQ    R10, SI
+	MOVQ    cols+32(FP), DI
+	MOVQ    a+48(FP), R8
+	MOVQ    k+24(FP), R10
+	MOVQ    acc+72(FP), AX
+	TESTQ   AX, AX
+	JZ      zero4
+	VMOVUPS (R9), Z0
+	VMOVUPS 64(R9), Z1
+	VMOVUPS 128(R9), Z2
+	VMOVUPS 192(R9), Z3
+	JMP     start4
+
+zero4:
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+
+start4:
+loop4:
+	MOVLQSX          (DI), R11
+	VMOVUPS          (R8), Z4
+	VFMADD231PS.BCST (R12)(R11*4), Z4, Z0
+	VFMADD231PS.BCST (R13)(R11*4), Z4, Z1
+	VFMADD231PS.BCST (R15)(R11*4), Z4, Z2
+	VFMADD231PS.BCST (BX)(R11*4), Z4, Z3
+	ADDQ             DX, DI
+	ADDQ             $0x40, R8
+	DECQ             R10
+	JNZ              loop4
+	VMOVUPS          Z0, (R9)
+	VMOVUPS          Z1, 64(R9)
+	VMOVUPS          Z2, 128(R9)
+	VMOVUPS          Z3, 192(R9)
+	ADDQ             $+256, R9
+	JMP              four
+
+rest:
+	ADDQ $0x04, CX
+	JZ   end
+
+one:
+	MOVQ    b+56(FP), AX
+	MOVQ    rstep+16(FP), R10
+	MOVLQSX (SI), R12
+	LEAQ    (AX)(R12*4), R12
+	ADDQ    R10, SI
+	MOVQ    cols+32(FP), DI
+	MOVQ    a+48(FP), R8
+	MOVQ    k+24(FP), R10
+	MOVQ    acc+72(FP), AX
+	TESTQ   AX, AX
+	JZ      zero1
+	VMOVUPS (R9), Z0
+	JMP     start1
+
+zero1:
+	VPXORD Z0, Z0, Z0
+
+start1:
+loop1:
+	MOVLQSX          (DI), R11
+	VMOVUPS          (R8), Z1
+	VFMADD231PS.BCST (R12)(R11*4), Z1, Z0
+	ADDQ             DX, DI
+	ADDQ             $0x40, R8
+	DECQ             R10
+	JNZ              loop1
+	VMOVUPS          Z0, (R9)
+	ADDQ             $+64, R9
+	DECQ             CX
+	JNZ              one
+
+end:
+	VZEROUPPER
+	RET
+
+// func pointwiseY(m int, rows *int32, rstep int, k int, cols *int32, cstep int, a *float32, b *float32, c *float32, acc int)
+// Requires: AVX, FMA3
+TEXT ·pointwiseY(SB), NOSPLIT, $0-80
+	MOVQ m+0(FP), CX
+	MOVQ rows+8(FP), SI
+	MOVQ cstep+40(FP), DX
+	MOVQ c+64(FP), R9
+
+four:
+	SUBQ    $0x04, CX
+	JL      rest
+	MOVQ    b+56(FP), AX
+	MOVQ    rstep+16(FP), R10
+	MOVLQSX (SI), R12
+	LEAQ    (AX)(R12*4), R12
+	ADDQ    R10, SI
+	MOVLQSX (SI), R13
+	LEAQ    (AX)(R13*4), R13
+	ADDQ    R10, SI
+	MOVLQSX (SI), R15
+	LEAQ    (AX)(R15*4), R15
+	ADDQ    R10, SI
+	MOVLQSX (SI), BX
+	LEAQ    (AX)(BX*4), BX
+	ADDQ    R10, SI
+	MOVQ    cols+32(FP), DI
+	MOVQ    a+48(FP), R8
+	MOVQ    k+24(FP), R10
+	MOVQ    acc+72(FP), AX
+	TESTQ   AX, AX
+	JZ      zero4
+	VMOVUPS (R9), Y0
+	VMOVUPS 32(R9), Y1
+	VMOVUPS 64(R9), Y2
+	VMOVUPS 96(R9), Y3
+	JMP     start4
+
+zero4:
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+	VXORPS Y2, Y2, Y2
+	VXORPS Y3, Y3, Y3
+
+start4:
+loop4:
+	MOVLQSX      (DI), R11
+	VMOVUPS      (R8), Y4
+	VBROADCASTSS (R12)(R11*4), Y5
+	VFMADD231PS  Y5, Y4, Y0
+	VBROADCASTSS (R13)(R11*4), Y5
+	VFMADD231PS  Y5, Y4, Y1
+	VBROADCASTSS (R15)(R11*4), Y5
+	VFMADD231PS  Y5, Y4, Y2
+	VBROADCASTSS (BX)(R11*4), Y5
+	VFMADD231PS  Y5, Y4, Y3
+	ADDQ         DX, DI
+	ADDQ         $0x20, R8
+	DECQ         R10
+	JNZ          loop4
+	VMOVUPS      Y0, (R9)
+	VMOVUPS      Y1, 32(R9)
+	VMOVUPS      Y2, 64(R9)
+	VMOVUPS      Y3, 96(R9)
+	ADDQ         $+128, R9
+	JMP          four
+
+rest:
+	ADDQ $0x04, CX
+	JZ   end
+
+one:
+	MOVQ    b+56(FP), AX
+	MOVQ    rstep+16(FP), R10
+	MOVLQSX (SI), R12
+	LEAQ    (AX)(R12*4), R12
+	ADDQ    R10, SI
+	MOVQ    cols+32(FP), DI
+	MOVQ    a+48(FP), R8
+	MOVQ    k+24(FP), R10
+	MOVQ    acc+72(FP), AX
+	TESTQ   AX, AX
+	JZ      zero1
+	VMOVUPS (R9), Y0
+	JMP     start1
+
+zero1:
+	VXORPS Y0, Y0, Y0
+
+start1:
+loop1:
+	MOVLQSX      (DI), R11
+	VMOVUPS      (R8), Y1
+	VBROADCASTSS (R12)(R11*4), Y2
+	VFMADD231PS  Y2, Y1, Y0
+	ADDQ         DX, DI
+	ADDQ         $0x20, R8
+	DECQ         R10
+	JNZ          loop1
+	VMOVUPS      Y0, (R9)
+	ADDQ         $+32, R9
+	DECQ         CX
+	JNZ          one
+
+end:
+	VZEROUPPER
+	RET
+
 // func windowMaxZ(planes int, x *float32, plane int, offs *int32, shift *int32, lanes int, kh int, kw int, w int, y *float32, arg *int32, step int)
 // Requires: AVX, AVX512F, BMI2
 TEXT ·windowMaxZ(SB), NOSPLIT, $0-96

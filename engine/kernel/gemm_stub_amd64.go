@@ -411,6 +411,18 @@ func lanewiseZ(m int, rows *int32, rstep int, k int, cols *int32, cstep int, a *
 //go:noescape
 func lanewiseY(m int, rows *int32, rstep int, k int, cols *int32, cstep int, a *float32, b *float32, c *float32, acc int)
 
+// pointwiseZ sets vector i of c, for i < m, to the sum over ascending k of vector k of a times the float at b[rows[i]+cols[k]], and
+// continues what is in c if acc is not 0. Offsets are rstep and cstep bytes apart, k > 0.
+//
+//go:noescape
+func pointwiseZ(m int, rows *int32, rstep int, k int, cols *int32, cstep int, a *float32, b *float32, c *float32, acc int)
+
+// pointwiseY sets vector i of c, for i < m, to the sum over ascending k of vector k of a times the float at b[rows[i]+cols[k]], and
+// continues what is in c if acc is not 0. Offsets are rstep and cstep bytes apart, k > 0.
+//
+//go:noescape
+func pointwiseY(m int, rows *int32, rstep int, k int, cols *int32, cstep int, a *float32, b *float32, c *float32, acc int)
+
 // windowMaxZ sets lane l of y, for each plane, to the maximum of the window of kh x kw at offs[l] of a plane of rows of w, and arg to its offset less shift[l], for l < lanes. The first of equals wins,
 // NaN beats all and a later NaN an earlier one. Planes are plane bytes apart, results step bytes.
 //

@@ -546,10 +546,15 @@ func windowMax(name string, wide bool) {
 }
 
 // lanewise is a product of a matrix and a vector in every lane, each lane its own.
-func lanewise(name string, wide bool) {
+// With point the other factor is one float for all lanes.
+func lanewise(name string, wide, point bool) {
 	TEXT(name, NOSPLIT, "func(m int, rows *int32, rstep, k int, cols *int32, cstep int, a, b, c *float32, acc int)")
 	Pragma("noescape")
-	Doc(name+" sets vector i of c, for i < m, to the sum over ascending k of vector k of a times the vector at b[rows[i]+cols[k]], and",
+	other := "the vector"
+	if point {
+		other = "the float"
+	}
+	Doc(name+" sets vector i of c, for i < m, to the sum over ascending k of vector k of a times "+other+" at b[rows[i]+cols[k]], and",
 		"continues what is in c if acc is not 0. Offsets are rstep and cstep bytes apart, k > 0.")
 	v, w := ymm, 32
 	if wide {
@@ -594,7 +599,16 @@ func lanewise(name string, wide bool) {
 		MOVLQSX(Mem{Base: cols}, at)
 		VMOVUPS(Mem{Base: a}, v[many])
 		for i := range many {
-			VFMADD231PS(Mem{Base: from[i], Index: at, Scale: 4}, v[many], v[i])
+			factor := Mem{Base: from[i], Index: at, Scale: 4}
+			switch {
+			case !point:
+				VFMADD231PS(factor, v[many], v[i])
+			case wide:
+				VFMADD231PS_BCST(factor, v[many], v[i])
+			default:
+				VBROADCASTSS(factor, v[many+1])
+				VFMADD231PS(v[many+1], v[many], v[i])
+			}
 		}
 		ADDQ(cstep, cols)
 		ADDQ(Imm(uint64(w)), a)
@@ -740,8 +754,10 @@ func main() {
 	runs("runsY", false)
 	gather("gatherZ", true)
 	gather("gatherY", false)
-	lanewise("lanewiseZ", true)
-	lanewise("lanewiseY", false)
+	lanewise("lanewiseZ", true, false)
+	lanewise("lanewiseY", false, false)
+	lanewise("pointwiseZ", true, true)
+	lanewise("pointwiseY", false, true)
 	windowMax("windowMaxZ", true)
 	windowMax("windowMaxY", false)
 	windowMaxNear()
