@@ -156,13 +156,14 @@ func inWords(n int) string {
 }
 
 // Topics is texts to be told apart, in the numbers of BERT's vocabulary: 101, words, 102,
-// then 0 to the end of 128 tokens. A fifth of the words are of the text's topic, one of
-// two, a tenth of the other, the rest of neither.
+// then 0 to the end of 128 tokens. Three words in ten are of the text's topic, one of two,
+// one in ten of the other, the rest of neither; a topic has ten words.
 func Topics() (*Set, error) {
 	const (
 		tokens           = 128
 		begin, end       = 101, 102
 		neutral, topical = 2000, 1000 // words from neutral on, topics from 3000 and 4000
+		topicWords       = 10
 	)
 	return made("topics", 256, 64, func(val bool, rows int) (Part, error) {
 		x := &Table{Kind: Inputs, Rows: rows, Shape: []int{tokens}, I32: make([]int32, rows*tokens)}
@@ -175,10 +176,10 @@ func Topics() (*Set, error) {
 			row[0], row[words+1] = begin, end
 			for i := range words {
 				switch kind := d.below(10); {
-				case kind < 2:
-					row[i+1] = int32(neutral + topical*(1+topic) + d.below(100))
 				case kind < 3:
-					row[i+1] = int32(neutral + topical*(2-topic) + d.below(100))
+					row[i+1] = int32(neutral + topical*(1+topic) + d.below(topicWords))
+				case kind < 4:
+					row[i+1] = int32(neutral + topical*(2-topic) + d.below(topicWords))
 				default:
 					row[i+1] = int32(neutral + d.below(topical))
 				}

@@ -100,7 +100,7 @@ var examples = map[string]example{
 	}},
 	"bert": {func() *graph.Graph { return BERT(BERTBase) }, func(j *job.Spec) {
 		j.Data, j.Epochs, j.BatchSize, j.SaveEvery = "topics", 3, 4, 1
-		language(j, 3e-5)
+		language(j, 5e-5)
 	}},
 	"resnet18": {func() *graph.Graph { return ResNet(ResNet18) }, images},
 	"resnet50": {func() *graph.Graph { return ResNet(ResNet50) }, images},
