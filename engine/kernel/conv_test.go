@@ -101,50 +101,89 @@ var convTShapes = []Conv{
 }
 
 func TestConvIsItsSpecification(t *testing.T) {
-	defer func(old *tiling) { tile = old }(tile)
 	for _, c := range convTShapes {
-		cg := c.C / c.Groups
-		x, w := convTFill(c.N*c.C*c.H*c.W, 1), convTFill(c.O*cg*c.KH*c.KW, 2)
-		bias, dy := convTFill(c.O, 3), convTFill(c.N*c.O*c.OH()*c.OW(), 4)
-		hw := c.OH() * c.OW()
-		y, dx, dw := make([]float32, len(dy)), make([]float32, len(x)), convTFill(len(w), 5)
-		convTEach(&c, func(a, b, d int) { y[a] = FMA(w[d], x[b], y[a]) })
-		for i := range y {
-			if y[i] += bias[i/hw%c.O]; 0 > y[i] {
-				y[i] = 0
+		convTCheck(t, c)
+	}
+}
+
+// FuzzConv draws geometries.
+func FuzzConv(f *testing.F) {
+	f.Add([]byte{8, 1, 8, 8, 16, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 0})
+	f.Add([]byte{17, 3, 7, 5, 2, 2, 3, 2, 1, 1, 0, 2, 1, 1, 2, 1})
+	f.Add([]byte{2, 1, 9, 9, 1, 3, 3, 2, 2, 1, 1, 1, 1, 1, 1, 36})
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if len(b) < 16 {
+			return
+		}
+		// at is byte i, held between lo and hi.
+		at := func(i, lo, hi int) int { return lo + int(b[i])%(hi-lo+1) }
+		g := at(15, 1, 40)
+		c := Conv{
+			N: at(0, 1, 20), C: g * at(1, 1, 4), H: at(2, 1, 20), W: at(3, 1, 20), O: g * at(4, 1, 20),
+			KH: at(5, 1, 5), KW: at(6, 1, 5), SH: at(7, 1, 4), SW: at(8, 1, 4),
+			PT: at(9, 0, 4), PL: at(10, 0, 4), PB: at(11, 0, 4), PR: at(12, 0, 4), DH: at(13, 1, 3), DW: at(14, 1, 3), Groups: g,
+		}
+		if c.H+c.PT+c.PB <= c.DH*(c.KH-1) || c.W+c.PL+c.PR <= c.DW*(c.KW-1) ||
+			c.N*c.O*c.OH()*c.OW()*c.C/g*c.KH*c.KW > 1<<18 {
+			return // no output, or too slow a reference
+		}
+		convTCheck(t, c)
+	})
+}
+
+// convTCheck compares every direction with the specification under every implementation.
+func convTCheck(t *testing.T, c Conv) {
+	t.Helper()
+	defer func(old *tiling) { tile = old }(tile)
+	cg := c.C / c.Groups
+	x, w := convTFill(c.N*c.C*c.H*c.W, 1), convTFill(c.O*cg*c.KH*c.KW, 2)
+	bias, dy := convTFill(c.O, 3), convTFill(c.N*c.O*c.OH()*c.OW(), 4)
+	hw := c.OH() * c.OW()
+	y, dx, dw := make([]float32, len(dy)), make([]float32, len(x)), convTFill(len(w), 5)
+	convTEach(&c, func(a, b, d int) { y[a] = FMA(w[d], x[b], y[a]) })
+	for i := range y {
+		if y[i] += bias[i/hw%c.O]; 0 > y[i] {
+			y[i] = 0
+		}
+	}
+	convTData(&c, dx, dy, w)
+	first := make([]float32, len(w))
+	convTEach(&c, func(a, b, d int) { first[d] = FMA(dy[a], x[b], first[d]) })
+	convTEach(&c, func(a, b, d int) { dw[d] = FMA(dy[a], x[b], dw[d]) })
+	check := func(name string) {
+		for _, threads := range []int{1, 3} {
+			what := fmt.Sprintf("%+v %s %d threads", c, name, threads)
+			team := NewTeam(threads)
+			defer team.Close()
+			need := ConvScratch(&c)
+			s := make([]float32, need+1)
+			for i := range s { // what was there before does not matter
+				s[i] = float32(math.NaN())
+			}
+			s[need] = 42
+			s = s[:need]
+			got := make([]float32, len(y))
+			ConvForward(team, &c, got, x, w, bias, true, s)
+			convTBits(t, what+": y", got, y)
+			gx := make([]float32, len(x))
+			ConvBackwardData(team, &c, gx, dy, w, s)
+			convTBits(t, what+": dx", gx, dx)
+			gw := make([]float32, len(w))
+			ConvBackwardWeight(team, &c, gw, dy, x, false, s)
+			convTBits(t, what+": dw", gw, first)
+			gw = convTFill(len(w), 5)
+			ConvBackwardWeight(team, &c, gw, dy, x, true, s)
+			convTBits(t, what+": dw continued", gw, dw)
+			if s[:need+1][need] != 42 {
+				t.Fatalf("%s: wrote behind the scratch", what)
 			}
 		}
-		convTData(&c, dx, dy, w)
-		first := make([]float32, len(w))
-		convTEach(&c, func(a, b, d int) { first[d] = FMA(dy[a], x[b], first[d]) })
-		convTEach(&c, func(a, b, d int) { dw[d] = FMA(dy[a], x[b], dw[d]) })
-		check := func(name string) {
-			for _, threads := range []int{1, 3} {
-				what := fmt.Sprintf("%+v %s %d threads", c, name, threads)
-				team := NewTeam(threads)
-				s := make([]float32, ConvScratch(&c))
-				got := make([]float32, len(y))
-				ConvForward(team, &c, got, x, w, bias, true, s)
-				convTBits(t, what+": y", got, y)
-				gx := make([]float32, len(x))
-				ConvBackwardData(team, &c, gx, dy, w, s)
-				convTBits(t, what+": dx", gx, dx)
-				gw := make([]float32, len(w))
-				ConvBackwardWeight(team, &c, gw, dy, x, false, s)
-				convTBits(t, what+": dw", gw, first)
-				gw = convTFill(len(w), 5)
-				ConvBackwardWeight(team, &c, gw, dy, x, true, s)
-				convTBits(t, what+": dw continued", gw, dw)
-				team.Close()
-			}
-		}
-		if c.Groups > 1 && c.Groups == c.C {
-			vecTForms(check) // depthwise kernels follow the loops' dispatch
-		}
-		for name, tl := range tilings() {
-			tile = tl
-			check(name)
-		}
+	}
+	// Some kernels follow the loops' dispatch, others the tiling.
+	vecTForms(func(name string) { check("loops " + name) })
+	for name, tl := range tilings() {
+		tile = tl
+		check(name)
 	}
 }
 
