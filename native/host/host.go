@@ -188,7 +188,7 @@ func (r *run) serve(ctx context.Context, job server.Job) (Summary, error) {
 		<-served
 	}()
 	if r.opt.Listening != nil {
-		if err := r.opt.Listening(ctx, "http://"+r.opt.Listener.Addr().String()); err != nil {
+		if err := r.opt.Listening(ctx, "http://"+native.Reachable(r.opt.Listener.Addr())); err != nil {
 			return Summary{}, err
 		}
 	}
