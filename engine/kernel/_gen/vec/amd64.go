@@ -256,13 +256,13 @@ func (w *x86) body(parts ...part) {
 	for i, n := range w.nodes {
 		for p := range parts {
 			w.part, w.at = parts[p], at[p]
-			w.node(i, n, last)
+			w.operation(i, n, last)
 		}
 	}
 }
 
-// node writes operation i; last tells where each node is read for the last time.
-func (w *x86) node(i int, n node, last []int) {
+// operation writes node i; last tells where each node is read for the last time.
+func (w *x86) operation(i int, n node, last []int) {
 	var temps []int
 	// reg gives the register of a node, operands that lie in memory loaded.
 	reg := func(a int) string {
