@@ -453,6 +453,9 @@ func (o *batchnorm) gradParams(f *frame) {
 func (o *batchnorm) saves(autodiff.Kind) (x, y bool) { return true, false }
 func (o *batchnorm) cheap() bool                     { return true }
 
+// gradInPlace: whoever comes first takes the sums, and dy is not read for them again.
+func (o *batchnorm) gradInPlace() bool { return true }
+
 // flatten is a view.
 type flatten struct{ base }
 
