@@ -97,7 +97,7 @@ func ConvForward(t *Team, c *Conv, y, x, w, bias []float32, relu bool, scratch [
 		}
 		for n := 0; n < c.N; n += v.together {
 			images := min(v.together, c.N-n)
-			v.load(x[(n*c.C+gr*cg)*c.H*c.W:], c.C*c.H*c.W, images)
+			v.loadAll(t, x[(n*c.C+gr*cg)*c.H*c.W:], c.C*c.H*c.W, images)
 			v.operand(&g, images)
 			dst := y[(n*c.O+gr*og)*plane:]
 			if v.together == 1 {
@@ -107,7 +107,7 @@ func ConvForward(t *Team, c *Conv, y, x, w, bias []float32, relu bool, scratch [
 			}
 			g.C, g.LDC = out, v.columns()
 			gemm(t, &g, scratch)
-			v.store(dst, c.O*plane, out, images, og)
+			v.storeAll(t, dst, c.O*plane, out, images, og)
 		}
 	}
 }
@@ -133,7 +133,7 @@ func ConvBackwardData(t *Team, c *Conv, dx, dy, w, scratch []float32) {
 		}
 		for n := 0; n < c.N; n += v.together {
 			images := min(v.together, c.N-n)
-			v.load(dy[(n*c.O+gr*og)*plane:], c.O*plane, images)
+			v.loadAll(t, dy[(n*c.O+gr*og)*plane:], c.O*plane, images)
 			dst := dx[(n*c.C+gr*cg)*c.H*c.W:]
 			a := turned
 			for ty := range v.y.turns {
@@ -156,7 +156,7 @@ func ConvBackwardData(t *Team, c *Conv, dx, dy, w, scratch []float32) {
 						clear(half)
 					}
 					if v.together*c.SH*c.SW > 1 {
-						v.scatter(c, dst, out, ty, tx, images)
+						v.scatter(t, c, dst, out, ty, tx, images)
 					}
 				}
 			}
@@ -204,10 +204,10 @@ func (v *windows) halves() int {
 }
 
 // scatter puts the columns of a turn, the last of its halves, where they belong.
-func (v *windows) scatter(c *Conv, dx, out []float32, ty, tx, images int) {
+func (v *windows) scatter(t *Team, c *Conv, dx, out []float32, ty, tx, images int) {
 	cg := c.C / c.Groups
 	if c.SH*c.SW == 1 {
-		v.store(dx, c.C*c.H*c.W, out, images, cg)
+		v.storeAll(t, dx, c.C*c.H*c.W, out, images, cg)
 		return
 	}
 	for i := range images {
@@ -259,7 +259,7 @@ func ConvBackwardWeight(t *Team, c *Conv, dw, dy, x []float32, acc bool, scratch
 		g := GemmArgs{M: og, KS: 1, C: dw[gr*og*k:], LDC: k, Acc: acc}
 		for n := 0; n < c.N; n += v.together {
 			images := min(v.together, c.N-n)
-			v.load(x[(n*c.C+gr*cg)*c.H*c.W:], c.C*c.H*c.W, images)
+			v.loadAll(t, x[(n*c.C+gr*cg)*c.H*c.W:], c.C*c.H*c.W, images)
 			v.operandT(&g, images)
 			g.A, g.RS = dy[(n*c.O+gr*og)*plane:], plane
 			if v.together > 1 {

@@ -43,7 +43,8 @@ type Team struct {
 	done  atomic.Int64  // tiles
 	sleep sleeper       // the caller, waiting for the last tile
 
-	gemm gemmTask
+	gemm   gemmTask
+	copies copyTask
 }
 
 // worker is a thread of a team but the caller's; on a cache line of its own.

@@ -289,9 +289,9 @@ func (v *windows) loadInner(src []float32, image, images int) {
 	size := y.padded * x.padded * g
 	top, bottom := y.inside(0)
 	left, right := x.inside(0)
-	clear(v.data)
 	for c := range v.channels {
 		dst, plane := v.data[c*size:][:size], v.turned[c*y.in*x.in*g:][:y.in*x.in*g]
+		clear(dst)
 		for r := top; r < bottom; r++ {
 			copy(dst[(r*x.padded+left)*g:][:(right-left)*g], plane[((r+y.lo)*x.in+left+x.lo)*g:])
 		}
