@@ -22,6 +22,13 @@ import (
 	"github.com/chromedp/chromedp"
 )
 
+// job makes a job that is planned for three.
+func (s *scene) job(dir string, args ...string) {
+	s.Helper()
+	s.ok("ravnest", append(append([]string{"init"}, args...), dir)...)
+	s.ok("ravnest", "clusterize", dir)
+}
+
 // local makes a job and trains it in one process: what all runs of it must equal.
 func (s *scene) local(dir string, args ...string) []byte {
 	s.Helper()
@@ -175,8 +182,7 @@ func TestTabRoles(t *testing.T) {
 	address := freePort(t)
 	for k, role := range []string{"root", "stem", "leaf"} {
 		dir := filepath.Join(tmp, role)
-		s.ok("ravnest", "init", "--epochs", "2", dir)
-		s.ok("ravnest", "clusterize", dir)
+		s.job(dir, "--epochs", "2")
 		if p == nil {
 			var host *proc
 			host, _, p = s.mixed(b, dir, k, "--listen", address)
@@ -243,8 +249,7 @@ func TestTabGone(t *testing.T) {
 		t.Run(c.how, func(t *testing.T) {
 			s := newScene(t)
 			dir := filepath.Join(t.TempDir(), "job")
-			s.ok("ravnest", "init", "--epochs", endless, dir)
-			s.ok("ravnest", "clusterize", dir)
+			s.job(dir, "--epochs", endless)
 			b := s.browser()
 			host, _, p := s.mixed(b, dir, 1)
 			p.shows(limit, "#state", "Training")
@@ -265,8 +270,7 @@ func TestHostGone(t *testing.T) {
 	posix(t)
 	s := newScene(t)
 	dir := filepath.Join(t.TempDir(), "job")
-	s.ok("ravnest", "init", "--epochs", endless, dir)
-	s.ok("ravnest", "clusterize", dir)
+	s.job(dir, "--epochs", endless)
 	b := s.browser()
 	host, _, p := s.mixed(b, dir, 1)
 	p.shows(limit, "#state", "Training")
@@ -283,8 +287,7 @@ func TestTabPauses(t *testing.T) {
 	tmp := t.TempDir()
 	want := s.local(filepath.Join(tmp, "local"), "--epochs", "6")
 	dir := filepath.Join(tmp, "job")
-	s.ok("ravnest", "init", "--epochs", "6", dir)
-	s.ok("ravnest", "clusterize", dir)
+	s.job(dir, "--epochs", "6")
 	b := s.browser()
 	host, url, p := s.mixed(b, dir, 1)
 	p.shows(limit, "#state", "Training")
@@ -321,8 +324,7 @@ func TestTabHidden(t *testing.T) {
 	posix(t)
 	s := newScene(t)
 	dir := filepath.Join(t.TempDir(), "job")
-	s.ok("ravnest", "init", "--epochs", endless, dir)
-	s.ok("ravnest", "clusterize", dir)
+	s.job(dir, "--epochs", endless)
 	b := s.browser()
 	host, _, p := s.mixed(b, dir, 1)
 	p.shows(limit, "#state", "Training")
@@ -351,8 +353,7 @@ func TestBridge(t *testing.T) {
 	tmp := t.TempDir()
 	want := s.local(filepath.Join(tmp, "local"), "--epochs", "2")
 	dir := filepath.Join(tmp, "job")
-	s.ok("ravnest", "init", "--epochs", "2", dir)
-	s.ok("ravnest", "clusterize", dir)
+	s.job(dir, "--epochs", "2")
 	b := s.browser()
 	host, url := s.serve(dir)
 	for k := range 2 {
@@ -378,8 +379,7 @@ func TestTabRefused(t *testing.T) {
 	posix(t)
 	s := newScene(t)
 	dir := filepath.Join(t.TempDir(), "job")
-	s.ok("ravnest", "init", "--epochs", "1", dir)
-	s.ok("ravnest", "clusterize", dir)
+	s.job(dir, "--epochs", "1")
 	b := s.browser()
 	host, url := s.serve("--token", "right", dir)
 
@@ -438,8 +438,7 @@ func TestTabOtherOrigin(t *testing.T) {
 	posix(t)
 	s := newScene(t)
 	dir := filepath.Join(t.TempDir(), "job")
-	s.ok("ravnest", "init", "--epochs", "1", dir)
-	s.ok("ravnest", "clusterize", dir)
+	s.job(dir, "--epochs", "1")
 	host, url := s.serve(dir)
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

@@ -5,6 +5,8 @@
 // Pointers are addresses in the engine's memory, strides are in floats. A job is what
 // gemm_js.go writes: int32 fields in the order of the constants below.
 
+import { give, take } from "./lane";
+
 const M = 0, N = 4, K = 8, A = 12, RS = 16, KS = 20, B = 24, BK = 28, BJ = 32, C = 36, LDC = 40, ACC = 44, ROWBIAS = 48, COLBIAS = 52, RELU = 56, SCRATCH = 60, ROWS = 64, COLS = 68;
 
 const kBlock = 384, nBlock = 480, mr: i32 = 6, nr: i32 = 8;
@@ -222,25 +224,6 @@ function tile1x8(cols: i32, kn: i32, a: usize, aks: i32, b: usize, bks: i32, c: 
   }
   give(c, c00, lo);
   if (wide) give(c + 16, c01, hi);
-}
-
-// take reads the first lanes of a vector, of which no more may exist.
-function take(p: usize, lanes: i32): v128 {
-  if (lanes == 4) return v128.load(p);
-  let v = v128.load32_zero(p);
-  if (lanes > 1) v = v128.load_lane<f32>(p, v, 1, 4);
-  if (lanes > 2) v = v128.load_lane<f32>(p, v, 2, 8);
-  return v;
-}
-
-function give(p: usize, v: v128, lanes: i32): void {
-  if (lanes == 4) {
-    v128.store(p, v);
-    return;
-  }
-  v128.store_lane<f32>(p, v, 0);
-  if (lanes > 1) v128.store_lane<f32>(p, v, 1, 4);
-  if (lanes > 2) v128.store_lane<f32>(p, v, 2, 8);
 }
 
 // finish adds the biases and applies ReLU to nc columns from jc on.

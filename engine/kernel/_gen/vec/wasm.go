@@ -23,30 +23,13 @@ func (w *ts) line(indent int, format string, a ...any) {
 
 // Fields of vecArgs, as vec_js.go checks them.
 const tsFields = `
+import { give, take } from "./lane";
+
 // Fields of vecArgs in vec.go.
 const ROWS = 0, STRIDE = 8, N = 16, P = 24, BITS = 56, PARAMS = 64, LANES = 104, SUMS = 112;
 `
 
 const tsHelpers = `
-// take reads the first lanes of a vector, of which no more may exist.
-function take(p: usize, lanes: i32): v128 {
-  if (lanes >= 4) return v128.load(p);
-  let v = v128.load32_zero(p);
-  if (lanes > 1) v = v128.load_lane<f32>(p, v, 1, 4);
-  if (lanes > 2) v = v128.load_lane<f32>(p, v, 2, 8);
-  return v;
-}
-
-function give(p: usize, v: v128, lanes: i32): void {
-  if (lanes >= 4) {
-    v128.store(p, v);
-    return;
-  }
-  v128.store_lane<f32>(p, v, 0);
-  if (lanes > 1) v128.store_lane<f32>(p, v, 1, 4);
-  if (lanes > 2) v128.store_lane<f32>(p, v, 2, 8);
-}
-
 // bits is the mask of four elements from i on, by the set bits of words.
 // @ts-ignore: decorator
 @inline
