@@ -154,6 +154,27 @@ func wide(t *testing.T, dir string, units int) {
 	}
 }
 
+// TestTabMemory: a tab that lends too little for its part is told so, and so is the
+// requester.
+func TestTabMemory(t *testing.T) {
+	posix(t)
+	s := newScene(t)
+	dir := filepath.Join(t.TempDir(), "job")
+	s.ok("ravnest", "init", "--steps", "1", dir)
+	wide(t, dir, 4000) // 16 million parameters: 260 MB with Adam's moments and gradients
+	b := s.browser()
+	host := s.start("ravnest", "demo", "--providers", "1", "--tabs", "1", "--steps", "1", "--dir", dir)
+	p := b.open(host.says(`(?m)^contribute: (http://\S+)$`, limit)[1])
+	p.do(chromedp.WaitEnabled(chromedp.CSS("#go")))
+	if _, err := eval[string](p, `memory.value = 0, memory.dispatchEvent(new Event("input", { bubbles: true })), memory.value`); err != nil {
+		t.Fatal(err)
+	}
+	p.lend()
+	host.failed(limit, "RAM|memory")
+	p.shows(5*time.Second, "#state", "Not taking part")
+	p.shows(time.Second, "main", "RAM", "memory offered")
+}
+
 // mixed serves a clusterized job, with a tab in the place of one of three providers.
 // Native providers take the other names.
 func (s *scene) mixed(b *browser, dir string, tab int, flags ...string) (host *proc, url string, p *page) {

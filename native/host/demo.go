@@ -101,7 +101,15 @@ func Demo(ctx context.Context, p *project.Project, ln net.Listener, opt DemoOpti
 				return fmt.Errorf("starting provider %s: %w", name, err)
 			}
 			children.Go(func() {
-				if err := c.Wait(); err != nil && cctx.Err() == nil && ctx.Err() == nil {
+				err := c.Wait()
+				if err == nil || cctx.Err() != nil {
+					return
+				}
+				// An interrupt from the terminal can meet a child that is just being made, and
+				// still of our group, before we know of it.
+				select {
+				case <-ctx.Done():
+				case <-time.After(200 * time.Millisecond):
 					fail(fmt.Errorf("provider %s ended: %w", name, err))
 				}
 			})

@@ -682,9 +682,14 @@ func (l *lobby) end(err error) {
 	l.act(finish{result: res, err: err})
 	l.clearRun()
 	l.job, l.phase, l.saved = nil, idle, nil
-	if l.set.once {
-		l.dismiss("the run is over")
+	if !l.set.once {
+		return
 	}
+	why := "the run is over"
+	if err != nil {
+		why = "the run failed: " + err.Error()
+	}
+	l.dismiss(proto.Text(why))
 }
 
 // clearRun forgets the current attempt.
