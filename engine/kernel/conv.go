@@ -38,7 +38,8 @@ func (c *Conv) check() {
 }
 
 // ConvScratch is the floats of scratch that the three directions need for up to c.N
-// images.
+// images. With a filter for each channel, each further thread of a team keeps as much of
+// its own.
 func ConvScratch(c *Conv) int {
 	if c.depthwise() {
 		return depthwiseScratch(c)
@@ -81,7 +82,7 @@ func (c *Conv) windowsOfWeights() windows {
 func ConvForward(t *Team, c *Conv, y, x, w, bias []float32, relu bool, scratch []float32) {
 	c.check()
 	if c.depthwise() {
-		depthwiseForward(c, y, x, w, bias, relu, scratch)
+		t.depthwise(depthwiseTask{c: *c, direction: forward, y: y, x: x, w: w, bias: bias, relu: relu, scratch: scratch})
 		return
 	}
 	cg, og, plane := c.C/c.Groups, c.O/c.Groups, c.OH()*c.OW()
@@ -116,7 +117,7 @@ func ConvForward(t *Team, c *Conv, y, x, w, bias []float32, relu bool, scratch [
 func ConvBackwardData(t *Team, c *Conv, dx, dy, w, scratch []float32) {
 	c.check()
 	if c.depthwise() {
-		depthwiseData(c, dx, dy, w, scratch)
+		t.depthwise(depthwiseTask{c: *c, direction: backwardData, y: dy, x: dx, w: w, scratch: scratch})
 		return
 	}
 	cg, og, plane := c.C/c.Groups, c.O/c.Groups, c.OH()*c.OW()
@@ -239,7 +240,7 @@ func (v *windows) spread(c *Conv, plane, src []float32, half, ty, tx int) {
 func ConvBackwardWeight(t *Team, c *Conv, dw, dy, x []float32, acc bool, scratch []float32) {
 	c.check()
 	if c.depthwise() {
-		depthwiseWeight(c, dw, dy, x, acc, scratch)
+		t.depthwise(depthwiseTask{c: *c, direction: backwardWeight, y: dy, x: x, w: dw, acc: acc, scratch: scratch})
 		return
 	}
 	cg, og, plane := c.C/c.Groups, c.O/c.Groups, c.OH()*c.OW()

@@ -102,7 +102,7 @@ var convTShapes = []Conv{
 
 func TestConvIsItsSpecification(t *testing.T) {
 	for i, c := range convTShapes {
-		if gemmTRace && i%3 != 0 {
+		if gemmTRace && i%3 != 1 {
 			continue // the reference is slow
 		}
 		convTCheck(t, c)

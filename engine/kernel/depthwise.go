@@ -25,46 +25,101 @@ func depthwiseScratch(c *Conv) int {
 	return max(f.scratch()+f.columns(), b.scratch()+(1+b.halves())*b.columns()) + c.KH*c.KW*laneWidth()
 }
 
-func depthwiseForward(c *Conv, y, x, w, bias []float32, relu bool, scratch []float32) {
+// depthwiseTask is such a convolution, cut into stripes of channels.
+type depthwiseTask struct {
+	c         Conv
+	direction direction
+	y, x, w   []float32 // or their gradients
+	bias      []float32
+	relu, acc bool
+	team      *Team
+	step      int
+	scratch   []float32
+}
+
+type direction int
+
+const (
+	forward direction = iota
+	backwardData
+	backwardWeight
+)
+
+// depthwise runs the task on the team.
+func (t *Team) depthwise(task depthwiseTask) {
+	if t.Threads() == 1 {
+		task.stripe(task.scratch, 0, task.c.C)
+		return
+	}
+	j := &t.lanes
+	*j = task
+	j.team = t
+	step, tiles := stripes(j.c.C, laneWidth(), 2*t.Threads())
+	j.step = step
+	t.Run(tiles, j)
+	*j = depthwiseTask{} // nothing of the caller's is kept
+}
+
+// Tile implements [Task].
+func (j *depthwiseTask) Tile(worker, i int) {
+	scratch := j.team.scratch(worker, depthwiseScratch(&j.c), j.scratch)
+	j.stripe(scratch, i*j.step, min((i+1)*j.step, j.c.C))
+}
+
+// stripe does the channels [from,to).
+func (j *depthwiseTask) stripe(scratch []float32, from, to int) {
+	switch j.direction {
+	case forward:
+		j.forward(scratch, from, to)
+	case backwardData:
+		j.data(scratch, from, to)
+	case backwardWeight:
+		j.weight(scratch, from, to)
+	}
+}
+
+func (j *depthwiseTask) forward(scratch []float32, from, to int) {
+	c, y, x := &j.c, j.y, j.x
 	v := lanesOf(c.windows())
 	in, plane, lanes, k := c.H*c.W, c.OH()*c.OW(), v.together, c.KH*c.KW
 	scratch = v.begin(scratch)
 	v.turn(0, 0)
 	filters, out := scratch[:k*lanes], scratch[k*lanes:][:v.columns()]
-	for c0 := 0; c0 < c.C; c0 += lanes {
-		n := min(lanes, c.C-c0)
-		transpose(filters, lanes, w[c0*k:], k, n, k)
+	for c0 := from; c0 < to; c0 += lanes {
+		n := min(lanes, to-c0)
+		transpose(filters, lanes, j.w[c0*k:], k, n, k)
 		for i := range c.N {
 			at := i*c.C + c0
 			v.load(x[at*in:], in, n)
 			lanewise(plane, v.positions, lanes, k, v.taps, 1, filters, v.data, out, false)
 			v.store(y[at*plane:], plane, out, n, 1)
-			g := GemmArgs{M: n, C: y[at*plane:], LDC: plane, ReLU: relu}
-			if bias != nil {
-				g.RowBias = bias[c0:]
+			g := GemmArgs{M: n, C: y[at*plane:], LDC: plane, ReLU: j.relu}
+			if j.bias != nil {
+				g.RowBias = j.bias[c0:]
 			}
 			g.finish(0, plane)
 		}
 	}
 }
 
-func depthwiseData(c *Conv, dx, dy, w, scratch []float32) {
+func (j *depthwiseTask) data(scratch []float32, from, to int) {
+	c, dy, dx := &j.c, j.y, j.x
 	v := lanesOf(c.windowsBack())
 	in, plane, lanes, k := c.H*c.W, c.OH()*c.OW(), v.together, c.KH*c.KW
 	scratch = v.begin(scratch)
 	filters, scratch := scratch[:k*lanes], scratch[k*lanes:]
 	out, grid := scratch[:v.columns()], scratch[v.columns():][:v.halves()*v.columns()]
 	size := v.columns() / lanes
-	for c0 := 0; c0 < c.C; c0 += lanes {
-		n := min(lanes, c.C-c0)
+	for c0 := from; c0 < to; c0 += lanes {
+		n := min(lanes, to-c0)
 		for i := range c.N {
 			at := i*c.C + c0
 			v.load(dy[at*plane:], plane, n)
 			for ty := range v.y.turns {
 				for tx := range v.x.turns {
-					for j, tap := range v.met(ty, tx) {
+					for q, tap := range v.met(ty, tx) {
 						for l := range n {
-							filters[j*lanes+l] = w[(c0+l)*k+int(tap)]
+							filters[q*lanes+l] = j.w[(c0+l)*k+int(tap)]
 						}
 					}
 					v.turn(ty, tx)
@@ -87,20 +142,21 @@ func depthwiseData(c *Conv, dx, dy, w, scratch []float32) {
 	}
 }
 
-func depthwiseWeight(c *Conv, dw, dy, x []float32, acc bool, scratch []float32) {
+func (j *depthwiseTask) weight(scratch []float32, from, to int) {
+	c, dy, x, dw := &j.c, j.y, j.x, j.w
 	v := lanesOf(c.windows())
 	in, plane, lanes, k := c.H*c.W, c.OH()*c.OW(), v.together, c.KH*c.KW
 	scratch = v.begin(scratch)
 	v.turn(0, 0)
 	filters, grads := scratch[:k*lanes], scratch[k*lanes:][:v.columns()]
-	for c0 := 0; c0 < c.C; c0 += lanes {
-		n := min(lanes, c.C-c0)
+	for c0 := from; c0 < to; c0 += lanes {
+		n := min(lanes, to-c0)
 		transpose(filters, lanes, dw[c0*k:], k, n, k)
 		for i := range c.N {
 			at := i*c.C + c0
 			v.load(x[at*in:], in, n)
 			transpose(grads, lanes, dy[at*plane:], plane, n, plane)
-			lanewise(k, v.taps, 1, plane, v.positions, lanes, grads, v.data, filters, acc || i > 0)
+			lanewise(k, v.taps, 1, plane, v.positions, lanes, grads, v.data, filters, j.acc || i > 0)
 		}
 		transpose(dw[c0*k:], k, filters, lanes, k, n)
 	}

@@ -45,6 +45,7 @@ type Team struct {
 
 	gemm   gemmTask
 	copies copyTask
+	lanes  depthwiseTask
 }
 
 // worker is a thread of a team but the caller's; on a cache line of its own.
