@@ -50,7 +50,10 @@ func TestTabsAlone(t *testing.T) {
 		var pages []*page
 		for range n {
 			p := b.open(url)
+			begin := time.Now()
 			p.lend()
+			p.shows(limit, "#state", "Waiting", "Ready", "Connecting", "Training", "Not taking")
+			t.Logf("ready %.2f s after the button", time.Since(begin).Seconds())
 			pages = append(pages, p)
 		}
 		if code := host.wait(limit); code != 0 {
@@ -136,6 +139,26 @@ func TestTabLarge(t *testing.T) {
 	}
 	checkLosses(t, dir, 100)
 	p.clean(t)
+}
+
+// TestTabsLearn: a cluster of tabs takes the walkthrough to 97 %.
+func TestTabsLearn(t *testing.T) {
+	posix(t)
+	s := newScene(t)
+	b := s.browser()
+	host := s.start("ravnest", "demo", "--json", "--providers", "3", "--tabs", "3", "--dir", filepath.Join(t.TempDir(), "job"))
+	url := host.says(`(?m)^contribute: (http://\S+)$`, limit)[1]
+	for range 3 {
+		b.open(url).lend()
+	}
+	if code := host.wait(5 * time.Minute); code != 0 {
+		t.Fatalf("demo: code %d", code)
+	}
+	sum := parse[summary](t, host.out.String())
+	t.Logf("100 epochs over three tabs: %.2f %%, %.0f samples/s", sum.ValAccuracy, sum.SamplesPerS)
+	if sum.ValAccuracy < 97 {
+		t.Errorf("%.2f %% after 100 epochs, want 97", sum.ValAccuracy)
+	}
 }
 
 // wide makes the model of a job one hidden layer of that many units.
