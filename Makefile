@@ -106,11 +106,14 @@ generate: need-go need-node
 check-generate: generate
 	git diff --exit-code -- engine/kernel wasm
 
-# The engine as browsers run it, in Node: with fused multiply-add and without.
-test-wasm: need-go need-node
-	$(GO) build -o bin/link ./wasm/link
+# The engine as browsers run it, with fused multiply-add and without: in Node, and in
+# Chromium what several cores share.
+test-wasm: need-go need-node need-chromium
+	$(GO) build -o bin/ ./wasm/link ./e2e/browse
 	for p in kernel exec golden codec; do for nofma in "" 1; do \
 	  NOFMA=$$nofma GOOS=js GOARCH=wasm $(GO) test -short -exec "$(CURDIR)/bin/link -run $(CURDIR)/wasm/node.mjs" ./engine/$$p || exit 1; done; done
+	for nofma in "" 1; do NOFMA=$$nofma GOOS=js GOARCH=wasm $(GO) test -short -run '^Test(Gemm|Conv|Attention|Team)' \
+	  -exec "$(CURDIR)/bin/browse -threads 2 -wasm $(CURDIR)/wasm" ./engine/kernel || exit 1; done
 
 fuzz: need-go
 	@set -e; for p in $$($(GO) list ./engine/... ./signaling/... ./ga/...); do \
