@@ -95,6 +95,7 @@ var convTShapes = []Conv{
 	{N: 16, C: 24, H: 7, W: 7, O: 17, KH: 1, KW: 1, SH: 1, SW: 1, DH: 1, DW: 1, Groups: 1},
 	{N: 9, C: 9, H: 8, W: 8, O: 5, KH: 1, KW: 1, SH: 3, SW: 3, PT: 1, PL: 1, PB: 1, PR: 1, DH: 1, DW: 1, Groups: 1},
 	{N: 1, C: 2, H: 1, W: 1, O: 3, KH: 1, KW: 1, SH: 2, SW: 2, PT: 1, PL: 1, PB: 1, PR: 1, DH: 1, DW: 1, Groups: 1},
+	{N: 9, C: 2, H: 1, W: 9, O: 9, KH: 4, KW: 4, SH: 2, SW: 1, PT: 3, PL: 3, PB: 3, PR: 3, DH: 1, DW: 1, Groups: 1},
 	{N: 3, C: 37, H: 6, W: 9, O: 37, KH: 3, KW: 3, SH: 2, SW: 1, PT: 1, PL: 1, PB: 1, PR: 1, DH: 1, DW: 1, Groups: 37},
 	{N: 2, C: 9, H: 11, W: 7, O: 9, KH: 5, KW: 2, SH: 1, SW: 3, PT: 0, PL: 1, PB: 2, PR: 1, DH: 2, DW: 1, Groups: 9},
 	{N: 2, C: 40, H: 14, W: 150, O: 8, KH: 3, KW: 3, SH: 1, SW: 1, PT: 1, PL: 1, PB: 1, PR: 1, DH: 1, DW: 1, Groups: 1},

@@ -125,7 +125,8 @@ func newWindows(n, channels int, y, x axis) windows {
 
 // sideBySide is v with images innermost if that is faster.
 func (v windows) sideBySide(n int) windows {
-	if plane := v.y.out * v.x.out; n >= 8 && plane <= innerPlane && v.y.turns*v.x.turns <= 1 {
+	back := v.y.turns > 0 && v.y.stride*v.x.stride > 1 // positions go to places apart
+	if plane := v.y.out * v.x.out; n >= 8 && plane <= innerPlane && !back {
 		v.lie(min(n, max(innerImages, enough/plane&^(innerImages-1))))
 	}
 	return v
