@@ -115,6 +115,7 @@ func FuzzConv(f *testing.F) {
 	f.Add([]byte{8, 1, 8, 8, 16, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 0})
 	f.Add([]byte{17, 3, 7, 5, 2, 2, 3, 2, 1, 1, 0, 2, 1, 1, 2, 1})
 	f.Add([]byte{2, 1, 9, 9, 1, 3, 3, 2, 2, 1, 1, 1, 1, 1, 1, 36})
+	f.Add([]byte("000x008020002000")) // windows of nothing but padding
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if len(b) < 16 {
 			return

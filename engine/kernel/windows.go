@@ -290,6 +290,9 @@ func (v *windows) loadInner(src []float32, image, images int) {
 	size := y.padded * x.padded * g
 	top, bottom := y.inside(0)
 	left, right := x.inside(0)
+	if left == right {
+		bottom = top // nothing but padding
+	}
 	for c := range v.channels {
 		dst, plane := v.data[c*size:][:size], v.turned[c*y.in*x.in*g:][:y.in*x.in*g]
 		clear(dst)
