@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -191,8 +192,8 @@ func (p *page) lend() {
 	p.do(chromedp.WaitEnabled(chromedp.CSS("#go")), chromedp.Click(chromedp.CSS("#go")))
 }
 
-// renderers are the processes of the browser's pages.
-func (b *browser) renderers() (pids []int) {
+// signal reaches the processes of the browser's pages.
+func (b *browser) signal(sig syscall.Signal) {
 	b.s.Helper()
 	info, err := chromedp.CallBrowser(b.ctx, systeminfo.GetProcessInfo, cdp.Empty{})
 	if err != nil {
@@ -200,10 +201,9 @@ func (b *browser) renderers() (pids []int) {
 	}
 	for _, p := range info.ProcessInfo {
 		if p.Type == "renderer" {
-			pids = append(pids, int(p.ID))
+			_ = syscall.Kill(int(p.ID), sig)
 		}
 	}
-	return pids
 }
 
 // clean: nothing went wrong in the page.

@@ -271,8 +271,8 @@ func freePort(t *testing.T) string {
 	return ln.Addr().String()
 }
 
-// TestTabGone: a tab that is closed, stopped, crashes or falls silent is missed within
-// five seconds, by the host and by name.
+// TestTabGone: a tab that is closed, stopped, crashes or falls asleep is missed within
+// five seconds, by the host and by name. One that comes back knows what happened.
 func TestTabGone(t *testing.T) {
 	posix(t)
 	for _, c := range []struct {
@@ -283,11 +283,9 @@ func TestTabGone(t *testing.T) {
 		{"closed", func(_ *browser, p *page) { p.cancel() }},
 		{"reloaded", func(_ *browser, p *page) { p.do(chromedp.Reload()) }},
 		{"crashed", func(_ *browser, p *page) { go chromedp.Call(p.ctx, cdppage.Crash, cdp.Empty{}) }},
-		{"silent", func(b *browser, _ *page) {
-			for _, pid := range b.renderers() {
-				_ = syscall.Kill(pid, syscall.SIGSTOP)
-				b.s.Cleanup(func() { _ = syscall.Kill(pid, syscall.SIGCONT) })
-			}
+		{"asleep", func(b *browser, _ *page) {
+			b.signal(syscall.SIGSTOP)
+			b.s.Cleanup(func() { b.signal(syscall.SIGCONT) })
 		}},
 	} {
 		t.Run(c.how, func(t *testing.T) {
@@ -299,11 +297,17 @@ func TestTabGone(t *testing.T) {
 			p.shows(limit, "#state", "Training")
 			begin := time.Now()
 			c.lose(b, p)
-			// A silent one's neighbours may be the first to say so.
+			// A sleeping one's neighbours may be the first to say so.
 			host.failed(6*time.Second, "a provider left: node_1|a provider failed: .* lost node_1")
 			t.Logf("%s: the host has ended the run %.2f s later", c.how, time.Since(begin).Seconds())
-			if c.how == "reloaded" {
+			switch c.how {
+			case "reloaded":
 				p.shows(5*time.Second, "#go", "Take part again")
+			case "asleep":
+				time.Sleep(time.Until(begin.Add(11 * time.Second)))
+				b.signal(syscall.SIGCONT)
+				p.shows(5*time.Second, "#problems", "was asleep")
+				p.shows(time.Second, "#go", "Take part again")
 			}
 		})
 	}

@@ -36,9 +36,6 @@ async function outdated() {
 // leaving is how long a worker may take to say goodbye before it is ended.
 const leaving = 300;
 
-// asleep is a gap between two ticks of a second that only a sleeping machine makes.
-const asleep = 20_000;
-
 // Tab is one tab's part in training. Its events, all CustomEvents:
 //
 //	state     {state, ...}: loading, benchmarking, waiting, connecting, training, paused,
@@ -49,7 +46,6 @@ const asleep = 20_000;
 export class Tab extends EventTarget {
   #worker = null;
   #peers = null;
-  #watch = 0;
   #state = "stopped";
   #paused = false;
   #options;
@@ -77,12 +73,6 @@ export class Tab extends EventTarget {
       ev.preventDefault();
       this.#end({ code: "engine", text: `the engine has stopped: ${ev.message || "its files could not be loaded"}`, hint: "reload the page" });
     };
-    let last = Date.now();
-    this.#watch = setInterval(() => {
-      const gap = Date.now() - last;
-      last = Date.now();
-      if (gap > asleep) this.#end({ code: "slept", text: "this machine was asleep, and the others could not wait", hint: "take part again" });
-    }, 1000);
     const problem = await outdated();
     if (this.#worker !== worker) return; // stopped meanwhile
     if (problem) this.#end(problem);
@@ -146,7 +136,6 @@ export class Tab extends EventTarget {
   // end takes everything down. The first reason counts.
   #end(why) {
     if (!this.#worker) return;
-    clearInterval(this.#watch);
     this.#peers.close();
     this.#worker.terminate();
     this.#worker = this.#peers = null;

@@ -9,6 +9,19 @@ import "./wasm_exec.js";
 const channel = new MessageChannel();
 let engine;
 
+// asleep is a gap between two ticks of a second that only a sleeping machine makes: a
+// worker's clock goes on in a hidden tab, where a page's may tick once a minute.
+const asleep = 10_000;
+let last = Date.now();
+
+function tick() {
+  const gap = Date.now() - last;
+  last = Date.now();
+  if (gap > asleep) postMessage({ ended: { code: "slept", text: "this machine was asleep, and the others could not wait", hint: "take part again" } });
+}
+
+setInterval(tick, 1000);
+
 const compile = async (name) => {
   const url = new URL(name, import.meta.url);
   const response = await fetch(url);
@@ -19,7 +32,10 @@ const compile = async (name) => {
 globalThis.ravnest = {
   settings: "",
   command: null, // set by the engine: takes stop, pause, resume
-  emit: (kind, json) => postMessage({ [kind]: JSON.parse(json) }),
+  emit: (kind, json) => {
+    tick(); // why the others are gone comes before that they are
+    postMessage({ [kind]: JSON.parse(json) });
+  },
   memory: () => engine.memory.buffer.byteLength,
   // turns returns a function that has done called when the events that wait are through.
   turns: (done) => {
