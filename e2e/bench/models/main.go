@@ -96,7 +96,7 @@ func run(ctx context.Context, again exec.Recompute, threads, rounds int, only st
 			return err
 		}
 	}
-	fmt.Printf("%-14s %8s %12s %12s %8s %10s %12s\n", "model", "batch", "ours, 1/s", "PyTorch, 1/s", "ratio", "ours, MB", "PyTorch, MB")
+	fmt.Printf("%-14s %8s %12s %12s %8s %10s %12s  %s\n", "model", "batch", "ours, 1/s", "theirs, 1/s", "ratio", "ours, MB", "theirs, MB", "peer")
 	for _, b := range benches() {
 		if only != "" && !slices.Contains(strings.Split(only, ","), b.name) {
 			continue
@@ -105,7 +105,7 @@ func run(ctx context.Context, again exec.Recompute, threads, rounds int, only st
 		if err != nil {
 			return fmt.Errorf("%s: %w", b.name, err)
 		}
-		fmt.Printf("%-14s %8d %12.1f %12.1f %8.2f %10.0f %12.0f\n", b.name, b.batch, l.Ours, l.Peer, l.Ratio, float64(l.Memory)/1e6, float64(l.PeerMem)/1e6)
+		fmt.Printf("%-14s %8d %12.1f %12.1f %8.2f %10.0f %12.0f  %s\n", b.name, b.batch, l.Ours, l.Peer, l.Ratio, float64(l.Memory)/1e6, float64(l.PeerMem)/1e6, l.PeerName)
 		if err := record(l); err != nil {
 			return err
 		}
@@ -114,7 +114,7 @@ func run(ctx context.Context, again exec.Recompute, threads, rounds int, only st
 }
 
 func measure(ctx context.Context, b bench, again exec.Recompute, threads, rounds int, python string) (line, error) {
-	l := line{Name: b.name, Threads: threads, PeerName: "PyTorch"}
+	l := line{Name: b.name, Threads: threads}
 	team := kernel.NewTeam(threads)
 	defer team.Close()
 	m, err := newModel(b, again, team)
@@ -153,6 +153,7 @@ func measure(ctx context.Context, b bench, again exec.Recompute, threads, rounds
 	l.Ours = samples / median(ours)
 	if p != nil {
 		l.Peer, l.Ratio, l.PeerMem = samples/median(theirs), median(ratios), p.memory
+		l.PeerName = "PyTorch " + p.version
 	}
 	return l, nil
 }
@@ -232,17 +233,23 @@ func (m *model) step() {
 
 // peer is step.py at work.
 type peer struct {
-	cmd    *osexec.Cmd
-	in     io.WriteCloser
-	out    *bufio.Reader
-	base   int
-	memory int // bytes of the model and its steps
+	cmd     *osexec.Cmd
+	in      io.WriteCloser
+	out     *bufio.Reader
+	base    int
+	version string
+	memory  int // bytes of the model and its steps
 }
 
 func startPeer(ctx context.Context, python string, b bench, threads int) (*peer, error) {
+	n := fmt.Sprint(threads)
 	cmd := osexec.CommandContext(ctx, python, filepath.Join("e2e", "bench", "models", "step.py"),
-		filepath.Join("e2e", "torch"), b.name, fmt.Sprint(b.batch), fmt.Sprint(threads))
-	cmd.Env, cmd.Stderr = append(os.Environ(), "PYTHONDONTWRITEBYTECODE=1"), os.Stderr
+		filepath.Join("e2e", "torch"), b.name, fmt.Sprint(b.batch), n)
+	// torch.set_num_threads does not reach the threads of OpenBLAS, which Debian's PyTorch
+	// multiplies with.
+	cmd.Env = append(os.Environ(), "PYTHONDONTWRITEBYTECODE=1",
+		"OMP_NUM_THREADS="+n, "MKL_NUM_THREADS="+n, "OPENBLAS_NUM_THREADS="+n)
+	cmd.Stderr = os.Stderr
 	in, err := cmd.StdinPipe()
 	if err != nil {
 		return nil, err
@@ -255,7 +262,7 @@ func startPeer(ctx context.Context, python string, b bench, threads int) (*peer,
 		return nil, err
 	}
 	p := &peer{cmd: cmd, in: in, out: bufio.NewReader(out)}
-	if _, err := fmt.Fscanf(p.out, "ready %d\n", &p.base); err != nil {
+	if _, err := fmt.Fscanf(p.out, "ready %d %s\n", &p.base, &p.version); err != nil {
 		p.stop()
 		return nil, fmt.Errorf("PyTorch did not start: %w", err)
 	}

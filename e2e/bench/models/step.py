@@ -2,11 +2,12 @@
 
     python3 step.py TORCH CASE BATCH THREADS
 
-TORCH is the directory of models.py. Prints "ready" after a first training step and the
-memory that PyTorch takes by itself; then, for every line with a number n on stdin, does n
+TORCH is the directory of models.py. Prints "ready" after a first training step, the
+memory that PyTorch takes by itself and its version; then, for every line with a number n on stdin, does n
 steps and prints the seconds that they took and the peak memory in bytes.
 """
 
+import os
 import sys
 import time
 
@@ -16,6 +17,12 @@ from torch import nn
 
 sys.path.insert(0, sys.argv[1])
 import models  # noqa: E402
+
+# OpenMP's threads spin after their work and halve the speed of a BLAS that has threads of
+# its own. They read this once, when they are loaded.
+if not torch.backends.mkl.is_available() and "OMP_WAIT_POLICY" not in os.environ:
+    os.environ["OMP_WAIT_POLICY"] = "passive"
+    os.execv(sys.executable, [sys.executable, *sys.argv])
 
 case, batch, threads = sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
 torch.set_num_threads(threads)
@@ -70,7 +77,7 @@ def step():
 
 step()
 weights = sum(p.numel() for p in net.parameters()) * 4
-print("ready", base - weights, flush=True)
+print("ready", base - weights, torch.__version__, flush=True)
 for line in sys.stdin:
     t = time.perf_counter()
     for _ in range(int(line)):
