@@ -87,7 +87,7 @@ vet: need-go
 	$(GO) vet ./...
 	$(GO) vet -tags purego ./engine/...
 	GOARCH=arm64 $(GO) vet ./engine/... ./signaling/... ./ga/... ./native/... ./cmd/...
-	GOOS=js GOARCH=wasm $(GO) vet ./engine/... ./signaling/proto ./signaling/client ./ga ./wasm
+	GOOS=js GOARCH=wasm $(GO) vet ./engine/... ./signaling/proto ./signaling/client ./ga ./wasm ./e2e/bench/web
 
 lint: need-go
 	@out=$$($(GO) run $(GOFUMPT) -l cmd engine ga native signaling site wasm e2e) || exit 1; if [ -n "$$out" ]; then echo "gofumpt would change:"; echo "$$out"; exit 1; fi
@@ -135,14 +135,19 @@ bench-models: need-go
 bench-wire: need-go
 	$(GO) test -run '^$$' -bench . -benchtime 0.5s ./engine/transport/...
 
-# A tab's kernels beside tfjs's, and its training step beside a native one, in Chromium.
+# A tab's kernels beside tfjs's and onnxruntime-web's, and its training step beside a
+# native one, in Chromium: ARGS="-only gemm -rounds 3".
+BENCHWEB := bin/bench-web
 bench-wasm: need-go need-node need-chromium
-	$(GO) build -o bin/ ./e2e/browse && $(GO) build -o bin/bench-web ./e2e/bench/web
-	GOOS=js GOARCH=wasm $(GO) test -c -o bin/kernel-test.wasm ./engine/kernel
-	GOOS=js GOARCH=wasm $(GO) test -c -o bin/exec-test.wasm ./engine/exec
-	cd e2e/bench/web && npm ci --silent && node_modules/.bin/esbuild tfjs.js --bundle --format=esm --minify --log-level=error --outfile=$(CURDIR)/bin/tfjs/tfjs.js
-	cp e2e/bench/web/node_modules/@tensorflow/tfjs-backend-wasm/dist/*.wasm bin/tfjs/
-	bin/bench-web bin/browse wasm bin/kernel-test.wasm bin/exec-test.wasm bin/tfjs
+	mkdir -p $(BENCHWEB)
+	$(GO) build -o bin/ ./e2e/browse ./wasm/link && $(GO) build -o $(BENCHWEB)/web ./e2e/bench/web && $(GO) test -c -o $(BENCHWEB)/exec.test ./engine/exec
+	GOOS=js GOARCH=wasm $(GO) build -trimpath -ldflags='-s -w' -o $(BENCHWEB)/program.wasm ./e2e/bench/web
+	bin/link -o $(BENCHWEB)/ravnest.wasm $(BENCHWEB)/program.wasm && bin/link -shared -o $(BENCHWEB)/ravnest-shared.wasm $(BENCHWEB)/program.wasm
+	cp wasm/*.js wasm/*.wasm "$$($(GO) env GOROOT)/lib/wasm/wasm_exec.js" $(BENCHWEB)/
+	cd e2e/bench/web && npm ci --silent && node_modules/.bin/esbuild bench.js --bundle --format=esm --minify --log-level=error \
+	  --external:/load.js --external:/shared.js --external:/wasm_exec.js --outfile=$(CURDIR)/$(BENCHWEB)/bench.js
+	cd e2e/bench/web/node_modules && cp @tensorflow/tfjs-backend-wasm/dist/*.wasm onnxruntime-web/dist/ort-wasm-simd-threaded.* $(CURDIR)/$(BENCHWEB)/
+	$(BENCHWEB)/web $(ARGS) bin/browse $(BENCHWEB) $(BENCHWEB)/exec.test
 
 bench-demo: build
 	OUT=$(abspath $(OUT)) RAVNEST_BIN=$(CURDIR)/bin $(GO) run ./e2e/bench

@@ -50,6 +50,7 @@ try {
 console.log("` + end + `" + code);`
 
 const scripted = `console.log = (...words) => postMessage(words.join(" "));
+globalThis.options = %s;
 let code = 0;
 try {
   await import("/%s");
@@ -72,13 +73,14 @@ func run() (int, error) {
 	threads := flag.Int("threads", 1, "workers that compute")
 	dir := flag.String("wasm", "", "the `DIR` of load.js and the kernels' modules")
 	module := flag.String("script", "", "run this `MODULE` of -wasm's directory in place of a program")
+	options := flag.String("options", "{}", "the `JSON` that -script finds in globalThis.options")
 	limit := flag.Duration("limit", 10*time.Minute, "time that the program may take")
 	flag.Parse()
 	if (flag.NArg() < 1) != (*module != "") || *dir == "" {
 		return 1, errors.New("usage: browse -wasm DIR [-threads N] PROGRAM ARGS, or browse -wasm DIR -script MODULE")
 	}
 	if *module != "" {
-		return serve(*dir, "", "", fmt.Sprintf(scripted, *module), *limit)
+		return serve(*dir, "", "", fmt.Sprintf(scripted, *options, *module), *limit)
 	}
 	tmp, err := os.MkdirTemp("", "browse-")
 	if err != nil {
@@ -154,9 +156,9 @@ func handler(dir, tmp, goexec, worker string) http.Handler {
 			text(w, "text/javascript", script)
 		case name == "browse-worker.js":
 			text(w, "text/javascript", worker)
-		case name == "wasm_exec.js":
+		case name == "wasm_exec.js" && goexec != "":
 			http.ServeFile(w, r, goexec)
-		case strings.HasPrefix(name, "ravnest"):
+		case strings.HasPrefix(name, "ravnest") && tmp != "":
 			http.ServeFile(w, r, filepath.Join(tmp, name))
 		default:
 			http.ServeFile(w, r, filepath.Join(dir, name))

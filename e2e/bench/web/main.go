@@ -1,22 +1,33 @@
-// Command web compares the kernels of a tab with tfjs's WebAssembly backend, and the
-// walkthrough's training step in a tab with a native one, in one run: they take turns, and
-// medians are printed. It wants npm and Chromium, and is run by make bench-wasm.
+//go:build !js
+
+// Command web compares the kernels of a tab with those of tfjs and onnxruntime-web, all on
+// one thread of one worker and by turns, and the walkthrough's training step in a tab with
+// a native one. It wants npm and Chromium, and is run by make bench-wasm.
 package main
 
 import (
 	"bufio"
 	"bytes"
+	"encoding/json"
+	"flag"
 	"fmt"
+	"math"
 	"os"
 	"os/exec"
 	"regexp"
-	"slices"
 	"strconv"
 	"strings"
 )
 
-// rounds in which everything is measured once.
-const rounds = 3
+// result is the milliseconds that a case took.
+type result struct {
+	Name  string
+	Flops float64 // 0 where bytes matter
+	TFJS  float64
+	ORT   float64
+	Ours  float64
+	Two   float64 // ours with two threads
+}
 
 func main() {
 	if err := run(); err != nil {
@@ -25,84 +36,126 @@ func main() {
 	}
 }
 
-// measure runs a command and takes the figures out of what it prints.
-func measure(into map[string][]float64, prefix string, line *regexp.Regexp, name string, args ...string) error {
-	cmd := exec.Command(name, args...)
-	cmd.Stderr = os.Stderr
-	out, err := cmd.Output()
-	if err != nil {
-		return fmt.Errorf("%s %s: %w\n%s", name, strings.Join(args, " "), err, out)
+func run() error {
+	only := flag.String("only", "", "measure the cases whose names match `REGEXP`")
+	rounds := flag.Int("rounds", 7, "how often each case is measured, for medians")
+	ms := flag.Int("ms", 40, "milliseconds of one measurement")
+	flag.Parse()
+	if flag.NArg() != 3 {
+		return fmt.Errorf("usage: web [-only REGEXP] [-rounds N] [-ms N] BROWSE DIR EXEC.test")
 	}
-	for s := bufio.NewScanner(bytes.NewReader(out)); s.Scan(); {
-		if m := line.FindStringSubmatch(s.Text()); m != nil {
-			v, err := strconv.ParseFloat(m[2], 64)
-			if err != nil {
+	browse, dir, native := flag.Arg(0), flag.Arg(1), flag.Arg(2)
+	options, err := json.Marshal(map[string]any{"only": *only, "rounds": *rounds, "ms": *ms})
+	if err != nil {
+		return err
+	}
+	cmd := exec.Command(browse, "-wasm", dir, "-script", "bench.js", "-options", string(options))
+	cmd.Stderr = os.Stderr
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		return err
+	}
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	fmt.Println("| in Chromium | tfjs | onnxruntime-web | ours | ratios | two threads to one |")
+	fmt.Println("|---|---|---|---|---|---|")
+	var sum means
+	for s := bufio.NewScanner(out); s.Scan(); {
+		var r result
+		if json.Unmarshal(s.Bytes(), &r) != nil {
+			fmt.Fprintln(os.Stderr, s.Text())
+			continue
+		}
+		r.print()
+		sum.add(&r)
+		if strings.Contains(r.Name, "step") {
+			if err := beside(native, r.Ours); err != nil {
 				return err
 			}
-			into[prefix+m[1]] = append(into[prefix+m[1]], v)
 		}
 	}
+	if err := cmd.Wait(); err != nil {
+		return err
+	}
+	sum.print()
 	return nil
 }
 
-var (
-	goGemm = regexp.MustCompile(`^BenchmarkGemm/(\d+x\d+x\d+)/wasm/1\s.*\s([0-9.]+) GFLOP/s`)
-	goTeam = regexp.MustCompile(`^BenchmarkGemm/(\d+x\d+x\d+)/wasm/2\s.*\s([0-9.]+) GFLOP/s`)
-	goConv = regexp.MustCompile(`^BenchmarkConv/(32x64x56x56)/forward\s.*\s([0-9.]+) GFLOP/s`)
-	goStep = regexp.MustCompile(`^Benchmark(CNNStep)(?:-\d+)?\s+\d+\s+([0-9.]+) ns/op`)
-	js     = regexp.MustCompile(`^(?:gemm|conv)/(\S+) ([0-9.]+)`)
-)
-
-func run() error {
-	if len(os.Args) != 6 {
-		return fmt.Errorf("usage: web BROWSE WASM-DIR KERNEL.wasm EXEC.wasm TFJS-DIR")
+// beside prints what the step takes natively.
+func beside(native string, tab float64) error {
+	out, err := exec.Command(native, "-test.run=xxx", "-test.bench=CNNStep$", "-test.benchtime=0.5s").Output()
+	if err != nil {
+		return fmt.Errorf("the native step: %w", err)
 	}
-	browse, dir, kernel, step, tfjs := os.Args[1], os.Args[2], os.Args[3], os.Args[4], os.Args[5]
-	got := map[string][]float64{}
-	for i := range rounds {
-		fmt.Fprintf(os.Stderr, "round %d of %d\n", i+1, rounds)
-		bench := []string{"-test.run=xxx", "-test.benchtime=0.5s", "-test.bench"}
-		gemm := append([]string{"-wasm", dir, kernel}, append(bench, "Gemm/(512x512x512|1024x1024x1024|64x576x3136)$/wasm/1$")...)
-		conv := append([]string{"-wasm", dir, kernel}, append(bench, "Conv/32x64x56x56/forward$")...)
-		team := append([]string{"-wasm", dir, "-threads", "2", kernel}, append(bench, "Gemm/(512x512x512|1024x1024x1024)$/wasm/2$")...)
-		if err := measure(got, "ours ", goGemm, browse, gemm...); err != nil {
-			return err
-		}
-		if err := measure(got, "ours ", goConv, browse, conv...); err != nil {
-			return err
-		}
-		if err := measure(got, "tfjs ", js, browse, "-wasm", tfjs, "-script", "tfjs.js"); err != nil {
-			return err
-		}
-		if err := measure(got, "two ", goTeam, browse, team...); err != nil {
-			return err
-		}
-		if err := measure(got, "tab ", goStep, browse, append([]string{"-wasm", dir, step}, append(bench, "CNNStep$")...)...); err != nil {
-			return err
-		}
-		if err := measure(got, "native ", goStep, "go", "test", "-run=xxx", "-bench=CNNStep$", "-benchtime=0.5s", "./engine/exec"); err != nil {
-			return err
-		}
+	m := regexp.MustCompile(`(?m)^BenchmarkCNNStep\S*\s+\d+\s+([0-9.]+) ns/op`).FindSubmatch(out)
+	if m == nil {
+		return fmt.Errorf("the native step printed no figure: %s", bytes.TrimSpace(out))
 	}
-	median := func(key string) float64 {
-		v := slices.Sorted(slices.Values(got[key]))
-		if len(v) == 0 {
-			return 0
-		}
-		return v[len(v)/2]
+	ns, err := strconv.ParseFloat(string(m[1]), 64)
+	if err != nil {
+		return err
 	}
-	fmt.Println("| in Chromium, GFLOP/s | tfjs, 1 thread | ours, 1 thread | ratio | ours, 2 threads | ratio to one |")
-	fmt.Println("|---|---|---|---|---|---|")
-	for _, shape := range []string{"512x512x512", "1024x1024x1024", "64x576x3136", "32x64x56x56"} {
-		a, b, c := median("tfjs "+shape), median("ours "+shape), median("two "+shape)
-		fmt.Printf("| %s | %.1f | %.1f | %.2f |", shape, a, b, b/a)
-		if c > 0 {
-			fmt.Printf(" %.1f | %.2f |\n", c, c/b)
-		} else {
-			fmt.Println(" | |")
-		}
-	}
-	tab, native := median("tab CNNStep")/1e6, median("native CNNStep")/1e6
-	fmt.Printf("\nthe walkthrough's step of 64 samples: %.2f ms in a tab, %.2f ms native on one thread: %.2f of native speed\n", tab, native, native/tab)
+	fmt.Printf("| the same, native: %.3f ms | | | | %.2f times native | |\n", ns/1e6, tab/(ns/1e6))
 	return nil
+}
+
+// figure is GFLOP/s, or milliseconds where there are none; "" is no figure.
+func (r *result) figure(ms float64) string {
+	switch {
+	case ms == 0:
+		return ""
+	case r.Flops > 0:
+		return fmt.Sprintf("%.1f", r.Flops/ms/1e6)
+	}
+	return fmt.Sprintf("%.3f ms", ms)
+}
+
+func (r *result) print() {
+	var ratios []string
+	for _, peer := range []float64{r.TFJS, r.ORT} {
+		if peer > 0 {
+			ratios = append(ratios, fmt.Sprintf("%.2f", peer/r.Ours))
+		}
+	}
+	fmt.Printf("| %s | %s | %s | %s | %s | %.2f |\n", r.Name, r.figure(r.TFJS), r.figure(r.ORT), r.figure(r.Ours), strings.Join(ratios, ", "), r.Ours/r.Two)
+}
+
+// means are the ratios to both peers, by the first word of a case's name.
+type means struct {
+	kinds []string
+	logs  map[string]*[2][]float64
+}
+
+func (m *means) add(r *result) {
+	kind, _, _ := strings.Cut(r.Name, " ")
+	if m.logs == nil {
+		m.logs = map[string]*[2][]float64{}
+	}
+	if m.logs[kind] == nil {
+		m.kinds = append(m.kinds, kind)
+		m.logs[kind] = new([2][]float64)
+	}
+	for i, peer := range []float64{r.TFJS, r.ORT} {
+		if peer > 0 {
+			m.logs[kind][i] = append(m.logs[kind][i], math.Log(peer/r.Ours))
+		}
+	}
+}
+
+func (m *means) print() {
+	fmt.Println("\nGeometric means of the ratios, and the least:")
+	for _, kind := range m.kinds {
+		for i, peer := range []string{"tfjs", "onnxruntime-web"} {
+			logs := m.logs[kind][i]
+			if len(logs) == 0 {
+				continue
+			}
+			sum, least := 0.0, math.Inf(1)
+			for _, l := range logs {
+				sum, least = sum+l, min(least, l)
+			}
+			fmt.Printf("%s to %s: %.2f, %.2f of %d\n", kind, peer, math.Exp(sum/float64(len(logs))), math.Exp(least), len(logs))
+		}
+	}
 }
