@@ -34,16 +34,18 @@ type GemmArgs struct {
 
 // micro computes a tile of C from kc rows of B, in vectors of which the last has last
 // lanes; it continues C if acc is not 0. Strides are in bytes. Kernels that pack copy B
-// into panel on the way.
-type micro func(kc int, a *float32, ars, aks int, b *float32, bks int, c *float32, ldc, acc, last int, panel *float32)
+// to side; the others may fetch the cache line at side, and a line step further for each
+// row, for those who come after them.
+type micro func(kc int, a *float32, ars, aks int, b *float32, bks int, c *float32, ldc, acc, last int, side *float32, step int)
 
 // tiling is what one instruction set has: microkernels by rows and vectors.
 type tiling struct {
 	mr, nv, vw int
-	masks      bool         // kernel reads part of a vector of B; without it only whole ones
-	kernel     *[8][3]micro // [rows-1][vectors-1]
-	pack       *[8][3]micro // the same, nil if there are none
-	module     bool         // a browser's: the whole product is computed by a module of its own
+	masks      bool                                                                  // kernel reads part of a vector of B; without it only whole ones
+	kernel     *[8][3]micro                                                          // [rows-1][vectors-1]
+	pack       *[8][3]micro                                                          // the same, nil if there are none
+	strips     func(n int, src *float32, ss, count, width int, dst *float32, ds int) // copies a transposed A's rows; nil if A is used as it lies
+	module     bool                                                                  // a browser's: the whole product is computed by a module of its own
 }
 
 // Blocking: a block of B of kBlock x nBlock floats stays in the second-level cache.
@@ -61,8 +63,9 @@ var tilePortable = &tiling{mr: 2, nv: 1, vw: 4, kernel: &[8][3]micro{{microGo1},
 
 // GemmScratch is the floats of scratch that Gemm needs for a product of this size, or of
 // a smaller one. Each further thread of a team keeps as much of its own, at most 0.8 MB.
-func GemmScratch(_, n, k int) int {
-	return min(k, kBlock)*min((n+maxLanes-1)/maxLanes*maxLanes, nBlock) + maxLanes
+func GemmScratch(m, n, k int) int {
+	k = min(k, kBlock)
+	return k*min((n+maxLanes-1)/maxLanes*maxLanes, nBlock) + stripScratch(m, k) + 2*maxLanes
 }
 
 // check panics if a slice is too short: an out-of-range store in assembly would be
@@ -259,6 +262,11 @@ func (g *GemmArgs) block(t *tiling, scratch []float32) {
 	parts := (g.K + kBlock - 1) / kBlock
 	kc := (g.K + parts - 1) / parts
 	scratch = aligned(scratch)
+	var strips []float32
+	if g.stripped(t) {
+		n := (stripScratch(g.M, kc) + maxLanes - 1) / maxLanes * maxLanes
+		strips, scratch = scratch[:n], scratch[n:]
+	}
 	for jc := 0; jc < g.N; jc += nBlock {
 		nc := min(nBlock, g.N-jc)
 		// A block of B is used as it lies if that is once only, copied by the kernels of the
@@ -275,13 +283,31 @@ func (g *GemmArgs) block(t *tiling, scratch []float32) {
 			if !direct && !packs {
 				g.pack(scratch, t, pc, kn, jc, nc)
 			}
+			ahead := 0 // columns of the next block of B, which begins at next
+			next := (pc+kc)*g.BK + jc
+			if packs {
+				if ahead = nc; pc+kc >= g.K {
+					next, ahead = jc+nBlock, min(nBlock, g.N-jc-nBlock)
+				}
+			}
 			for i := 0; i < g.M; i += t.mr {
 				mr := min(t.mr, g.M-i)
 				source, kernels := direct, &t.kernel[mr-1]
 				if packs && i == 0 {
 					source, kernels = true, &t.pack[mr-1]
 				}
-				a := ptr(g.A, i*g.RS+pc*g.KS)
+				a, rs, ks := ptr(g.A, i*g.RS+pc*g.KS), g.RS, g.KS
+				if strips != nil && i+stripLanes <= g.M {
+					if i%stripRows == 0 {
+						g.layStrips(strips, t, i, pc, kn)
+					}
+					a, rs, ks = ptr(strips, i%stripRows/t.mr*(kn+2)*stripLanes), 1, stripLanes
+				}
+				// The rows after the first fetch one line each of what the first will copy next.
+				line := nc
+				if i > 0 && (i/t.mr-1)*maxLanes < nr {
+					line = (i/t.mr - 1) * maxLanes
+				}
 				for j := 0; j < nc; j += nr {
 					n := min(nr, nc-j)
 					nv := (n + t.vw - 1) / t.vw
@@ -290,7 +316,11 @@ func (g *GemmArgs) block(t *tiling, scratch []float32) {
 					if source {
 						b, bks = ptr(g.B, pc*g.BK+jc+j), g.BK
 					}
-					kernels[nv-1](kn, a, 4*g.RS, 4*g.KS, b, 4*bks, ptr(g.C, i*g.LDC+jc+j), 4*g.LDC, acc, n-(nv-1)*t.vw, panel)
+					side, step := panel, 0
+					if j+line < ahead {
+						side, step = ptr(g.B, next+j+line), g.BK
+					}
+					kernels[nv-1](kn, a, 4*rs, 4*ks, b, 4*bks, ptr(g.C, i*g.LDC+jc+j), 4*g.LDC, acc, n-(nv-1)*t.vw, side, 4*step)
 				}
 			}
 		}
@@ -336,7 +366,7 @@ func (g *GemmArgs) packGo(p []float32, w, pc, kn, j, n int) {
 // microGo1 and microGo2 are the portable microkernels, of 4 columns. They are FMA
 // written out: a call for each term would take most of the time. Sums stay in float64,
 // rounded to float32 after every term.
-func microGo1(kc int, a *float32, _, aks int, b *float32, bks int, c *float32, _, acc, last int, _ *float32) {
+func microGo1(kc int, a *float32, _, aks int, b *float32, bks int, c *float32, _, acc, last int, _ *float32, _ int) {
 	var s [4]float32
 	row := unsafe.Slice(c, last)
 	if acc != 0 {
@@ -371,8 +401,8 @@ func microGo1(kc int, a *float32, _, aks int, b *float32, bks int, c *float32, _
 	copy(row, s[:])
 }
 
-func microGo2(kc int, a *float32, ars, aks int, b *float32, bks int, c *float32, ldc, acc, last int, panel *float32) {
-	microGo1(kc, a, ars, aks, b, bks, c, ldc, acc, last, panel)
+func microGo2(kc int, a *float32, ars, aks int, b *float32, bks int, c *float32, ldc, acc, last int, side *float32, step int) {
+	microGo1(kc, a, ars, aks, b, bks, c, ldc, acc, last, side, step)
 	a, c = (*float32)(unsafe.Add(unsafe.Pointer(a), ars)), (*float32)(unsafe.Add(unsafe.Pointer(c), ldc))
-	microGo1(kc, a, ars, aks, b, bks, c, ldc, acc, last, panel)
+	microGo1(kc, a, ars, aks, b, bks, c, ldc, acc, last, side, step)
 }

@@ -13,7 +13,7 @@ var (
 )
 
 var tileAVX512 = &tiling{
-	mr: 8, nv: 3, vw: 16, masks: true,
+	mr: 8, nv: 3, vw: 16, masks: true, strips: strips,
 	kernel: &[8][3]micro{
 		{gemmZ1x1, gemmZ1x2, gemmZ1x3},
 		{gemmZ2x1, gemmZ2x2, gemmZ2x3},
@@ -37,7 +37,7 @@ var tileAVX512 = &tiling{
 }
 
 var tileAVX2 = &tiling{
-	mr: 6, nv: 2, vw: 8,
+	mr: 6, nv: 2, vw: 8, strips: strips,
 	kernel: &[8][3]micro{
 		{gemmY1x1, gemmY1x2},
 		{gemmY2x1, gemmY2x2},

@@ -22,30 +22,33 @@ DATA lanes<>+56(SB)/4, $0x00000000
 DATA lanes<>+60(SB)/4, $0x00000000
 GLOBL lanes<>(SB), RODATA|NOPTR, $64
 
-// func gemmZ1x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+// func gemmZ1x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, side *float32, step int)
 // Requires: AVX, AVX512F, BMI2, MMX+
-TEXT ·gemmZ1x1(SB), NOSPLIT, $0-88
-	MOVQ      last+72(FP), BX
-	MOVQ      $+65535, AX
-	BZHIQ     BX, AX, AX
-	KMOVW     AX, K1
-	MOVQ      kc+0(FP), CX
-	MOVQ      a+8(FP), SI
-	MOVQ      ars+16(FP), R9
-	MOVQ      aks+24(FP), R8
-	MOVQ      b+32(FP), DI
-	MOVQ      bks+40(FP), BX
-	MOVQ      c+48(FP), DX
-	MOVQ      ldc+56(FP), R13
-	LEAQ      (R9)(R9*2), R10
-	LEAQ      (R9)(R9*4), R11
-	LEAQ      (R10)(R9*4), R12
-	MOVQ      acc+64(FP), AX
-	TESTQ     AX, AX
-	MOVQ      DX, AX
-	JZ        zero
-	VMOVUPS.Z (AX), K1, Z0
-	JMP       begin
+TEXT ·gemmZ1x1(SB), NOSPLIT, $0-96
+	MOVQ       last+72(FP), BX
+	MOVQ       $+65535, AX
+	BZHIQ      BX, AX, AX
+	KMOVW      AX, K1
+	MOVQ       kc+0(FP), CX
+	MOVQ       a+8(FP), SI
+	MOVQ       ars+16(FP), R9
+	MOVQ       aks+24(FP), R8
+	MOVQ       b+32(FP), DI
+	MOVQ       bks+40(FP), BX
+	MOVQ       c+48(FP), DX
+	MOVQ       ldc+56(FP), R13
+	MOVQ       side+80(FP), R15
+	MOVQ       step+88(FP), R14
+	LEAQ       (R9)(R9*2), R10
+	LEAQ       (R9)(R9*4), R11
+	LEAQ       (R10)(R9*4), R12
+	MOVQ       acc+64(FP), AX
+	TESTQ      AX, AX
+	MOVQ       DX, AX
+	JZ         zero
+	VMOVUPS.Z  (AX), K1, Z0
+	PREFETCHT0 64(AX)
+	JMP        begin
 
 zero:
 	VPXORD     Z0, Z0, Z0
@@ -59,10 +62,14 @@ begin:
 loop:
 	VMOVUPS.Z        (DI), K1, Z1
 	VFMADD231PS.BCST (SI), Z1, Z0
+	PREFETCHT1       (R15)
+	ADDQ             R14, R15
 	ADDQ             BX, DI
 	ADDQ             R8, SI
 	VMOVUPS.Z        (DI), K1, Z1
 	VFMADD231PS.BCST (SI), Z1, Z0
+	PREFETCHT1       (R15)
+	ADDQ             R14, R15
 	ADDQ             BX, DI
 	ADDQ             R8, SI
 	DECQ             AX
@@ -73,6 +80,8 @@ tail:
 	JZ               store
 	VMOVUPS.Z        (DI), K1, Z1
 	VFMADD231PS.BCST (SI), Z1, Z0
+	PREFETCHT1       (R15)
+	ADDQ             R14, R15
 	ADDQ             BX, DI
 	ADDQ             R8, SI
 
@@ -81,31 +90,35 @@ store:
 	VZEROUPPER
 	RET
 
-// func gemmZ1x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+// func gemmZ1x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, side *float32, step int)
 // Requires: AVX, AVX512F, BMI2, MMX+
-TEXT ·gemmZ1x2(SB), NOSPLIT, $0-88
-	MOVQ      last+72(FP), BX
-	MOVQ      $+65535, AX
-	BZHIQ     BX, AX, AX
-	KMOVW     AX, K1
-	MOVQ      kc+0(FP), CX
-	MOVQ      a+8(FP), SI
-	MOVQ      ars+16(FP), R9
-	MOVQ      aks+24(FP), R8
-	MOVQ      b+32(FP), DI
-	MOVQ      bks+40(FP), BX
-	MOVQ      c+48(FP), DX
-	MOVQ      ldc+56(FP), R13
-	LEAQ      (R9)(R9*2), R10
-	LEAQ      (R9)(R9*4), R11
-	LEAQ      (R10)(R9*4), R12
-	MOVQ      acc+64(FP), AX
-	TESTQ     AX, AX
-	MOVQ      DX, AX
-	JZ        zero
-	VMOVUPS   (AX), Z0
-	VMOVUPS.Z 64(AX), K1, Z1
-	JMP       begin
+TEXT ·gemmZ1x2(SB), NOSPLIT, $0-96
+	MOVQ       last+72(FP), BX
+	MOVQ       $+65535, AX
+	BZHIQ      BX, AX, AX
+	KMOVW      AX, K1
+	MOVQ       kc+0(FP), CX
+	MOVQ       a+8(FP), SI
+	MOVQ       ars+16(FP), R9
+	MOVQ       aks+24(FP), R8
+	MOVQ       b+32(FP), DI
+	MOVQ       bks+40(FP), BX
+	MOVQ       c+48(FP), DX
+	MOVQ       ldc+56(FP), R13
+	MOVQ       side+80(FP), R15
+	MOVQ       step+88(FP), R14
+	LEAQ       (R9)(R9*2), R10
+	LEAQ       (R9)(R9*4), R11
+	LEAQ       (R10)(R9*4), R12
+	MOVQ       acc+64(FP), AX
+	TESTQ      AX, AX
+	MOVQ       DX, AX
+	JZ         zero
+	VMOVUPS    (AX), Z0
+	VMOVUPS.Z  64(AX), K1, Z1
+	PREFETCHT0 128(AX)
+	PREFETCHT0 192(AX)
+	JMP        begin
 
 zero:
 	VPXORD     Z0, Z0, Z0
@@ -123,12 +136,16 @@ loop:
 	VMOVUPS.Z        64(DI), K1, Z3
 	VFMADD231PS.BCST (SI), Z2, Z0
 	VFMADD231PS.BCST (SI), Z3, Z1
+	PREFETCHT1       (R15)
+	ADDQ             R14, R15
 	ADDQ             BX, DI
 	ADDQ             R8, SI
 	VMOVUPS          (DI), Z2
 	VMOVUPS.Z        64(DI), K1, Z3
 	VFMADD231PS.BCST (SI), Z2, Z0
 	VFMADD231PS.BCST (SI), Z3, Z1
+	PREFETCHT1       (R15)
+	ADDQ             R14, R15
 	ADDQ             BX, DI
 	ADDQ             R8, SI
 	DECQ             AX
@@ -141,6 +158,8 @@ tail:
 	VMOVUPS.Z        64(DI), K1, Z3
 	VFMADD231PS.BCST (SI), Z2, Z0
 	VFMADD231PS.BCST (SI), Z3, Z1
+	PREFETCHT1       (R15)
+	ADDQ             R14, R15
 	ADDQ             BX, DI
 	ADDQ             R8, SI
 
@@ -150,32 +169,37 @@ store:
 	VZEROUPPER
 	RET
 
-// func gemmZ1x3(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+// func gemmZ1x3(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, side *float32, step int)
 // Requires: AVX, AVX512F, BMI2, MMX+
-TEXT ·gemmZ1x3(SB), NOSPLIT, $0-88
-	MOVQ      last+72(FP), BX
-	MOVQ      $+65535, AX
-	BZHIQ     BX, AX, AX
-	KMOVW     AX, K1
-	MOVQ      kc+0(FP), CX
-	MOVQ      a+8(FP), SI
-	MOVQ      ars+16(FP), R9
-	MOVQ      aks+24(FP), R8
-	MOVQ      b+32(FP), DI
-	MOVQ      bks+40(FP), BX
-	MOVQ      c+48(FP), DX
-	MOVQ      ldc+56(FP), R13
-	LEAQ      (R9)(R9*2), R10
-	LEAQ      (R9)(R9*4), R11
-	LEAQ      (R10)(R9*4), R12
-	MOVQ      acc+64(FP), AX
-	TESTQ     AX, AX
-	MOVQ      DX, AX
-	JZ        zero
-	VMOVUPS   (AX), Z0
-	VMOVUPS   64(AX), Z1
-	VMOVUPS.Z 128(AX), K1, Z2
-	JMP       begin
+TEXT ·gemmZ1x3(SB), NOSPLIT, $0-96
+	MOVQ       last+72(FP), BX
+	MOVQ       $+65535, AX
+	BZHIQ      BX, AX, AX
+	KMOVW      AX, K1
+	MOVQ       kc+0(FP), CX
+	MOVQ       a+8(FP), SI
+	MOVQ       ars+16(FP), R9
+	MOVQ       aks+24(FP), R8
+	MOVQ       b+32(FP), DI
+	MOVQ       bks+40(FP), BX
+	MOVQ       c+48(FP), DX
+	MOVQ       ldc+56(FP), R13
+	MOVQ       side+80(FP), R15
+	MOVQ       step+88(FP), R14
+	LEAQ       (R9)(R9*2), R10
+	LEAQ       (R9)(R9*4), R11
+	LEAQ       (R10)(R9*4), R12
+	MOVQ       acc+64(FP), AX
+	TESTQ      AX, AX
+	MOVQ       DX, AX
+	JZ         zero
+	VMOVUPS    (AX), Z0
+	VMOVUPS    64(AX), Z1
+	VMOVUPS.Z  128(AX), K1, Z2
+	PREFETCHT0 192(AX)
+	PREFETCHT0 256(AX)
+	PREFETCHT0 320(AX)
+	JMP        begin
 
 zero:
 	VPXORD     Z0, Z0, Z0
@@ -197,6 +221,8 @@ loop:
 	VFMADD231PS.BCST (SI), Z3, Z0
 	VFMADD231PS.BCST (SI), Z4, Z1
 	VFMADD231PS.BCST (SI), Z5, Z2
+	PREFETCHT1       (R15)
+	ADDQ             R14, R15
 	ADDQ             BX, DI
 	ADDQ             R8, SI
 	VMOVUPS          (DI), Z3
@@ -205,6 +231,8 @@ loop:
 	VFMADD231PS.BCST (SI), Z3, Z0
 	VFMADD231PS.BCST (SI), Z4, Z1
 	VFMADD231PS.BCST (SI), Z5, Z2
+	PREFETCHT1       (R15)
+	ADDQ             R14, R15
 	ADDQ             BX, DI
 	ADDQ             R8, SI
 	DECQ             AX
@@ -219,6 +247,8 @@ tail:
 	VFMADD231PS.BCST (SI), Z3, Z0
 	VFMADD231PS.BCST (SI), Z4, Z1
 	VFMADD231PS.BCST (SI), Z5, Z2
+	PREFETCHT1       (R15)
+	ADDQ             R14, R15
 	ADDQ             BX, DI
 	ADDQ             R8, SI
 
@@ -229,32 +259,36 @@ store:
 	VZEROUPPER
 	RET
 
-// func gemmZ2x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+// func gemmZ2x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, side *float32, step int)
 // Requires: AVX, AVX512F, BMI2, MMX+
-TEXT ·gemmZ2x1(SB), NOSPLIT, $0-88
-	MOVQ      last+72(FP), BX
-	MOVQ      $+65535, AX
-	BZHIQ     BX, AX, AX
-	KMOVW     AX, K1
-	MOVQ      kc+0(FP), CX
-	MOVQ      a+8(FP), SI
-	MOVQ      ars+16(FP), R9
-	MOVQ      aks+24(FP), R8
-	MOVQ      b+32(FP), DI
-	MOVQ      bks+40(FP), BX
-	MOVQ      c+48(FP), DX
-	MOVQ      ldc+56(FP), R13
-	LEAQ      (R9)(R9*2), R10
-	LEAQ      (R9)(R9*4), R11
-	LEAQ      (R10)(R9*4), R12
-	MOVQ      acc+64(FP), AX
-	TESTQ     AX, AX
-	MOVQ      DX, AX
-	JZ        zero
-	VMOVUPS.Z (AX), K1, Z0
-	ADDQ      R13, AX
-	VMOVUPS.Z (AX), K1, Z1
-	JMP       begin
+TEXT ·gemmZ2x1(SB), NOSPLIT, $0-96
+	MOVQ       last+72(FP), BX
+	MOVQ       $+65535, AX
+	BZHIQ      BX, AX, AX
+	KMOVW      AX, K1
+	MOVQ       kc+0(FP), CX
+	MOVQ       a+8(FP), SI
+	MOVQ       ars+16(FP), R9
+	MOVQ       aks+24(FP), R8
+	MOVQ       b+32(FP), DI
+	MOVQ       bks+40(FP), BX
+	MOVQ       c+48(FP), DX
+	MOVQ       ldc+56(FP), R13
+	MOVQ       side+80(FP), R15
+	MOVQ       step+88(FP), R14
+	LEAQ       (R9)(R9*2), R10
+	LEAQ       (R9)(R9*4), R11
+	LEAQ       (R10)(R9*4), R12
+	MOVQ       acc+64(FP), AX
+	TESTQ      AX, AX
+	MOVQ       DX, AX
+	JZ         zero
+	VMOVUPS.Z  (AX), K1, Z0
+	PREFETCHT0 64(AX)
+	ADDQ       R13, AX
+	VMOVUPS.Z  (AX), K1, Z1
+	PREFETCHT0 64(AX)
+	JMP        begin
 
 zero:
 	VPXORD     Z0, Z0, Z0
@@ -272,11 +306,15 @@ loop:
 	VMOVUPS.Z        (DI), K1, Z2
 	VFMADD231PS.BCST (SI), Z2, Z0
 	VFMADD231PS.BCST (SI)(R9*1), Z2, Z1
+	PREFETCHT1       (R15)
+	ADDQ             R14, R15
 	ADDQ             BX, DI
 	ADDQ             R8, SI
 	VMOVUPS.Z        (DI), K1, Z2
 	VFMADD231PS.BCST (SI), Z2, Z0
 	VFMADD231PS.BCST (SI)(R9*1), Z2, Z1
+	PREFETCHT1       (R15)
+	ADDQ             R14, R15
 	ADDQ             BX, DI
 	ADDQ             R8, SI
 	DECQ             AX
@@ -288,6 +326,8 @@ tail:
 	VMOVUPS.Z        (DI), K1, Z2
 	VFMADD231PS.BCST (SI), Z2, Z0
 	VFMADD231PS.BCST (SI)(R9*1), Z2, Z1
+	PREFETCHT1       (R15)
+	ADDQ             R14, R15
 	ADDQ             BX, DI
 	ADDQ             R8, SI
 
@@ -298,34 +338,40 @@ store:
 	VZEROUPPER
 	RET
 
-// func gemmZ2x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+// func gemmZ2x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, side *float32, step int)
 // Requires: AVX, AVX512F, BMI2, MMX+
-TEXT ·gemmZ2x2(SB), NOSPLIT, $0-88
-	MOVQ      last+72(FP), BX
-	MOVQ      $+65535, AX
-	BZHIQ     BX, AX, AX
-	KMOVW     AX, K1
-	MOVQ      kc+0(FP), CX
-	MOVQ      a+8(FP), SI
-	MOVQ      ars+16(FP), R9
-	MOVQ      aks+24(FP), R8
-	MOVQ      b+32(FP), DI
-	MOVQ      bks+40(FP), BX
-	MOVQ      c+48(FP), DX
-	MOVQ      ldc+56(FP), R13
-	LEAQ      (R9)(R9*2), R10
-	LEAQ      (R9)(R9*4), R11
-	LEAQ      (R10)(R9*4), R12
-	MOVQ      acc+64(FP), AX
-	TESTQ     AX, AX
-	MOVQ      DX, AX
-	JZ        zero
-	VMOVUPS   (AX), Z0
-	VMOVUPS.Z 64(AX), K1, Z1
-	ADDQ      R13, AX
-	VMOVUPS   (AX), Z2
-	VMOVUPS.Z 64(AX), K1, Z3
-	JMP       begin
+TEXT ·gemmZ2x2(SB), NOSPLIT, $0-96
+	MOVQ       last+72(FP), BX
+	MOVQ       $+65535, AX
+	BZHIQ      BX, AX, AX
+	KMOVW      AX, K1
+	MOVQ       kc+0(FP), CX
+	MOVQ       a+8(FP), SI
+	MOVQ       ars+16(FP), R9
+	MOVQ       aks+24(FP), R8
+	MOVQ       b+32(FP), DI
+	MOVQ       bks+40(FP), BX
+	MOVQ       c+48(FP), DX
+	MOVQ       ldc+56(FP), R13
+	MOVQ       side+80(FP), R15
+	MOVQ       step+88(FP), R14
+	LEAQ       (R9)(R9*2), R10
+	LEAQ       (R9)(R9*4), R11
+	LEAQ       (R10)(R9*4), R12
+	MOVQ       acc+64(FP), AX
+	TESTQ      AX, AX
+	MOVQ       DX, AX
+	JZ         zero
+	VMOVUPS    (AX), Z0
+	VMOVUPS.Z  64(AX), K1, Z1
+	PREFETCHT0 128(AX)
+	PREFETCHT0 192(AX)
+	ADDQ       R13, AX
+	VMOVUPS    (AX), Z2
+	VMOVUPS.Z  64(AX), K1, Z3
+	PREFETCHT0 128(AX)
+	PREFETCHT0 192(AX)
+	JMP        begin
 
 zero:
 	VPXORD     Z0, Z0, Z0
@@ -350,6 +396,8 @@ loop:
 	VFMADD231PS.BCST (SI), Z5, Z1
 	VFMADD231PS.BCST (SI)(R9*1), Z4, Z2
 	VFMADD231PS.BCST (SI)(R9*1), Z5, Z3
+	PREFETCHT1       (R15)
+	ADDQ             R14, R15
 	ADDQ             BX, DI
 	ADDQ             R8, SI
 	VMOVUPS          (DI), Z4
@@ -358,6 +406,8 @@ loop:
 	VFMADD231PS.BCST (SI), Z5, Z1
 	VFMADD231PS.BCST (SI)(R9*1), Z4, Z2
 	VFMADD231PS.BCST (SI)(R9*1), Z5, Z3
+	PREFETCHT1       (R15)
+	ADDQ             R14, R15
 	ADDQ             BX, DI
 	ADDQ             R8, SI
 	DECQ             AX
@@ -372,6 +422,8 @@ tail:
 	VFMADD231PS.BCST (SI), Z5, Z1
 	VFMADD231PS.BCST (SI)(R9*1), Z4, Z2
 	VFMADD231PS.BCST (SI)(R9*1), Z5, Z3
+	PREFETCHT1       (R15)
+	ADDQ             R14, R15
 	ADDQ             BX, DI
 	ADDQ             R8, SI
 
@@ -384,36 +436,44 @@ store:
 	VZEROUPPER
 	RET
 
-// func gemmZ2x3(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+// func gemmZ2x3(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, side *float32, step int)
 // Requires: AVX, AVX512F, BMI2, MMX+
-TEXT ·gemmZ2x3(SB), NOSPLIT, $0-88
-	MOVQ      last+72(FP), BX
-	MOVQ      $+65535, AX
-	BZHIQ     BX, AX, AX
-	KMOVW     AX, K1
-	MOVQ      kc+0(FP), CX
-	MOVQ      a+8(FP), SI
-	MOVQ      ars+16(FP), R9
-	MOVQ      aks+24(FP), R8
-	MOVQ      b+32(FP), DI
-	MOVQ      bks+40(FP), BX
-	MOVQ      c+48(FP), DX
-	MOVQ      ldc+56(FP), R13
-	LEAQ      (R9)(R9*2), R10
-	LEAQ      (R9)(R9*4), R11
-	LEAQ      (R10)(R9*4), R12
-	MOVQ      acc+64(FP), AX
-	TESTQ     AX, AX
-	MOVQ      DX, AX
-	JZ        zero
-	VMOVUPS   (AX), Z0
-	VMOVUPS   64(AX), Z1
-	VMOVUPS.Z 128(AX), K1, Z2
-	ADDQ      R13, AX
-	VMOVUPS   (AX), Z3
-	VMOVUPS   64(AX), Z4
-	VMOVUPS.Z 128(AX), K1, Z5
-	JMP       begin
+TEXT ·gemmZ2x3(SB), NOSPLIT, $0-96
+	MOVQ       last+72(FP), BX
+	MOVQ       $+65535, AX
+	BZHIQ      BX, AX, AX
+	KMOVW      AX, K1
+	MOVQ       kc+0(FP), CX
+	MOVQ       a+8(FP), SI
+	MOVQ       ars+16(FP), R9
+	MOVQ       aks+24(FP), R8
+	MOVQ       b+32(FP), DI
+	MOVQ       bks+40(FP), BX
+	MOVQ       c+48(FP), DX
+	MOVQ       ldc+56(FP), R13
+	MOVQ       side+80(FP), R15
+	MOVQ       step+88(FP), R14
+	LEAQ       (R9)(R9*2), R10
+	LEAQ       (R9)(R9*4), R11
+	LEAQ       (R10)(R9*4), R12
+	MOVQ       acc+64(FP), AX
+	TESTQ      AX, AX
+	MOVQ       DX, AX
+	JZ         zero
+	VMOVUPS    (AX), Z0
+	VMOVUPS    64(AX), Z1
+	VMOVUPS.Z  128(AX), K1, Z2
+	PREFETCHT0 192(AX)
+	PREFETCHT0 256(AX)
+	PREFETCHT0 320(AX)
+	ADDQ       R13, AX
+	VMOVUPS    (AX), Z3
+	VMOVUPS    64(AX), Z4
+	VMOVUPS.Z  128(AX), K1, Z5
+	PREFETCHT0 192(AX)
+	PREFETCHT0 256(AX)
+	PREFETCHT0 320(AX)
+	JMP        begin
 
 zero:
 	VPXORD     Z0, Z0, Z0
@@ -445,6 +505,8 @@ loop:
 	VFMADD231PS.BCST (SI)(R9*1), Z6, Z3
 	VFMADD231PS.BCST (SI)(R9*1), Z7, Z4
 	VFMADD231PS.BCST (SI)(R9*1), Z8, Z5
+	PREFETCHT1       (R15)
+	ADDQ             R14, R15
 	ADDQ             BX, DI
 	ADDQ             R8, SI
 	VMOVUPS          (DI), Z6
@@ -456,6 +518,8 @@ loop:
 	VFMADD231PS.BCST (SI)(R9*1), Z6, Z3
 	VFMADD231PS.BCST (SI)(R9*1), Z7, Z4
 	VFMADD231PS.BCST (SI)(R9*1), Z8, Z5
+	PREFETCHT1       (R15)
+	ADDQ             R14, R15
 	ADDQ             BX, DI
 	ADDQ             R8, SI
 	DECQ             AX
@@ -473,6 +537,8 @@ tail:
 	VFMADD231PS.BCST (SI)(R9*1), Z6, Z3
 	VFMADD231PS.BCST (SI)(R9*1), Z7, Z4
 	VFMADD231PS.BCST (SI)(R9*1), Z8, Z5
+	PREFETCHT1       (R15)
+	ADDQ             R14, R15
 	ADDQ             BX, DI
 	ADDQ             R8, SI
 
@@ -487,34 +553,39 @@ store:
 	VZEROUPPER
 	RET
 
-// func gemmZ3x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+// func gemmZ3x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, side *float32, step int)
 // Requires: AVX, AVX512F, BMI2, MMX+
-TEXT ·gemmZ3x1(SB), NOSPLIT, $0-88
-	MOVQ      last+72(FP), BX
-	MOVQ      $+65535, AX
-	BZHIQ     BX, AX, AX
-	KMOVW     AX, K1
-	MOVQ      kc+0(FP), CX
-	MOVQ      a+8(FP), SI
-	MOVQ      ars+16(FP), R9
-	MOVQ      aks+24(FP), R8
-	MOVQ      b+32(FP), DI
-	MOVQ      bks+40(FP), BX
-	MOVQ      c+48(FP), DX
-	MOVQ      ldc+56(FP), R13
-	LEAQ      (R9)(R9*2), R10
-	LEAQ      (R9)(R9*4), R11
-	LEAQ      (R10)(R9*4), R12
-	MOVQ      acc+64(FP), AX
-	TESTQ     AX, AX
-	MOVQ      DX, AX
-	JZ        zero
-	VMOVUPS.Z (AX), K1, Z0
-	ADDQ      R13, AX
-	VMOVUPS.Z (AX), K1, Z1
-	ADDQ      R13, AX
-	VMOVUPS.Z (AX), K1, Z2
-	JMP       begin
+TEXT ·gemmZ3x1(SB), NOSPLIT, $0-96
+	MOVQ       last+72(FP), BX
+	MOVQ       $+65535, AX
+	BZHIQ      BX, AX, AX
+	KMOVW      AX, K1
+	MOVQ       kc+0(FP), CX
+	MOVQ       a+8(FP), SI
+	MOVQ       ars+16(FP), R9
+	MOVQ       aks+24(FP), R8
+	MOVQ       b+32(FP), DI
+	MOVQ       bks+40(FP), BX
+	MOVQ       c+48(FP), DX
+	MOVQ       ldc+56(FP), R13
+	MOVQ       side+80(FP), R15
+	MOVQ       step+88(FP), R14
+	LEAQ       (R9)(R9*2), R10
+	LEAQ       (R9)(R9*4), R11
+	LEAQ       (R10)(R9*4), R12
+	MOVQ       acc+64(FP), AX
+	TESTQ      AX, AX
+	MOVQ       DX, AX
+	JZ         zero
+	VMOVUPS.Z  (AX), K1, Z0
+	PREFETCHT0 64(AX)
+	ADDQ       R13, AX
+	VMOVUPS.Z  (AX), K1, Z1
+	PREFETCHT0 64(AX)
+	ADDQ       R13, AX
+	VMOVUPS.Z  (AX), K1, Z2
+	PREFETCHT0 64(AX)
+	JMP        begin
 
 zero:
 	VPXORD     Z0, Z0, Z0
@@ -536,12 +607,16 @@ loop:
 	VFMADD231PS.BCST (SI), Z3, Z0
 	VFMADD231PS.BCST (SI)(R9*1), Z3, Z1
 	VFMADD231PS.BCST (SI)(R9*2), Z3, Z2
+	PREFETCHT1       (R15)
+	ADDQ             R14, R15
 	ADDQ             BX, DI
 	ADDQ             R8, SI
 	VMOVUPS.Z        (DI), K1, Z3
 	VFMADD231PS.BCST (SI), Z3, Z0
 	VFMADD231PS.BCST (SI)(R9*1), Z3, Z1
 	VFMADD231PS.BCST (SI)(R9*2), Z3, Z2
+	PREFETCHT1       (R15)
+	ADDQ             R14, R15
 	ADDQ             BX, DI
 	ADDQ             R8, SI
 	DECQ             AX
@@ -554,6 +629,8 @@ tail:
 	VFMADD231PS.BCST (SI), Z3, Z0
 	VFMADD231PS.BCST (SI)(R9*1), Z3, Z1
 	VFMADD231PS.BCST (SI)(R9*2), Z3, Z2
+	PREFETCHT1       (R15)
+	ADDQ             R14, R15
 	ADDQ             BX, DI
 	ADDQ             R8, SI
 
@@ -566,37 +643,45 @@ store:
 	VZEROUPPER
 	RET
 
-// func gemmZ3x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+// func gemmZ3x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, side *float32, step int)
 // Requires: AVX, AVX512F, BMI2, MMX+
-TEXT ·gemmZ3x2(SB), NOSPLIT, $0-88
-	MOVQ      last+72(FP), BX
-	MOVQ      $+65535, AX
-	BZHIQ     BX, AX, AX
-	KMOVW     AX, K1
-	MOVQ      kc+0(FP), CX
-	MOVQ      a+8(FP), SI
-	MOVQ      ars+16(FP), R9
-	MOVQ      aks+24(FP), R8
-	MOVQ      b+32(FP), DI
-	MOVQ      bks+40(FP), BX
-	MOVQ      c+48(FP), DX
-	MOVQ      ldc+56(FP), R13
-	LEAQ      (R9)(R9*2), R10
-	LEAQ      (R9)(R9*4), R11
-	LEAQ      (R10)(R9*4), R12
-	MOVQ      acc+64(FP), AX
-	TESTQ     AX, AX
-	MOVQ      DX, AX
-	JZ        zero
-	VMOVUPS   (AX), Z0
-	VMOVUPS.Z 64(AX), K1, Z1
-	ADDQ      R13, AX
-	VMOVUPS   (AX), Z2
-	VMOVUPS.Z 64(AX), K1, Z3
-	ADDQ      R13, AX
-	VMOVUPS   (AX), Z4
-	VMOVUPS.Z 64(AX), K1, Z5
-	JMP       begin
+TEXT ·gemmZ3x2(SB), NOSPLIT, $0-96
+	MOVQ       last+72(FP), BX
+	MOVQ       $+65535, AX
+	BZHIQ      BX, AX, AX
+	KMOVW      AX, K1
+	MOVQ       kc+0(FP), CX
+	MOVQ       a+8(FP), SI
+	MOVQ       ars+16(FP), R9
+	MOVQ       aks+24(FP), R8
+	MOVQ       b+32(FP), DI
+	MOVQ       bks+40(FP), BX
+	MOVQ       c+48(FP), DX
+	MOVQ       ldc+56(FP), R13
+	MOVQ       side+80(FP), R15
+	MOVQ       step+88(FP), R14
+	LEAQ       (R9)(R9*2), R10
+	LEAQ       (R9)(R9*4), R11
+	LEAQ       (R10)(R9*4), R12
+	MOVQ       acc+64(FP), AX
+	TESTQ      AX, AX
+	MOVQ       DX, AX
+	JZ         zero
+	VMOVUPS    (AX), Z0
+	VMOVUPS.Z  64(AX), K1, Z1
+	PREFETCHT0 128(AX)
+	PREFETCHT0 192(AX)
+	ADDQ       R13, AX
+	VMOVUPS    (AX), Z2
+	VMOVUPS.Z  64(AX), K1, Z3
+	PREFETCHT0 128(AX)
+	PREFETCHT0 192(AX)
+	ADDQ       R13, AX
+	VMOVUPS    (AX), Z4
+	VMOVUPS.Z  64(AX), K1, Z5
+	PREFETCHT0 128(AX)
+	PREFETCHT0 192(AX)
+	JMP        begin
 
 zero:
 	VPXORD     Z0, Z0, Z0
@@ -628,6 +713,8 @@ loop:
 	VFMADD231PS.BCST (SI)(R9*1), Z7, Z3
 	VFMADD231PS.BCST (SI)(R9*2), Z6, Z4
 	VFMADD231PS.BCST (SI)(R9*2), Z7, Z5
+	PREFETCHT1       (R15)
+	ADDQ             R14, R15
 	ADDQ             BX, DI
 	ADDQ             R8, SI
 	VMOVUPS          (DI), Z6
@@ -638,6 +725,8 @@ loop:
 	VFMADD231PS.BCST (SI)(R9*1), Z7, Z3
 	VFMADD231PS.BCST (SI)(R9*2), Z6, Z4
 	VFMADD231PS.BCST (SI)(R9*2), Z7, Z5
+	PREFETCHT1       (R15)
+	ADDQ             R14, R15
 	ADDQ             BX, DI
 	ADDQ             R8, SI
 	DECQ             AX
@@ -654,6 +743,8 @@ tail:
 	VFMADD231PS.BCST (SI)(R9*1), Z7, Z3
 	VFMADD231PS.BCST (SI)(R9*2), Z6, Z4
 	VFMADD231PS.BCST (SI)(R9*2), Z7, Z5
+	PREFETCHT1       (R15)
+	ADDQ             R14, R15
 	ADDQ             BX, DI
 	ADDQ             R8, SI
 
@@ -669,40 +760,51 @@ store:
 	VZEROUPPER
 	RET
 
-// func gemmZ3x3(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+// func gemmZ3x3(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, side *float32, step int)
 // Requires: AVX, AVX512F, BMI2, MMX+
-TEXT ·gemmZ3x3(SB), NOSPLIT, $0-88
-	MOVQ      last+72(FP), BX
-	MOVQ      $+65535, AX
-	BZHIQ     BX, AX, AX
-	KMOVW     AX, K1
-	MOVQ      kc+0(FP), CX
-	MOVQ      a+8(FP), SI
-	MOVQ      ars+16(FP), R9
-	MOVQ      aks+24(FP), R8
-	MOVQ      b+32(FP), DI
-	MOVQ      bks+40(FP), BX
-	MOVQ      c+48(FP), DX
-	MOVQ      ldc+56(FP), R13
-	LEAQ      (R9)(R9*2), R10
-	LEAQ      (R9)(R9*4), R11
-	LEAQ      (R10)(R9*4), R12
-	MOVQ      acc+64(FP), AX
-	TESTQ     AX, AX
-	MOVQ      DX, AX
-	JZ        zero
-	VMOVUPS   (AX), Z0
-	VMOVUPS   64(AX), Z1
-	VMOVUPS.Z 128(AX), K1, Z2
-	ADDQ      R13, AX
-	VMOVUPS   (AX), Z3
-	VMOVUPS   64(AX), Z4
-	VMOVUPS.Z 128(AX), K1, Z5
-	ADDQ      R13, AX
-	VMOVUPS   (AX), Z6
-	VMOVUPS   64(AX), Z7
-	VMOVUPS.Z 128(AX), K1, Z8
-	JMP       begin
+TEXT ·gemmZ3x3(SB), NOSPLIT, $0-96
+	MOVQ       last+72(FP), BX
+	MOVQ       $+65535, AX
+	BZHIQ      BX, AX, AX
+	KMOVW      AX, K1
+	MOVQ       kc+0(FP), CX
+	MOVQ       a+8(FP), SI
+	MOVQ       ars+16(FP), R9
+	MOVQ       aks+24(FP), R8
+	MOVQ       b+32(FP), DI
+	MOVQ       bks+40(FP), BX
+	MOVQ       c+48(FP), DX
+	MOVQ       ldc+56(FP), R13
+	MOVQ       side+80(FP), R15
+	MOVQ       step+88(FP), R14
+	LEAQ       (R9)(R9*2), R10
+	LEAQ       (R9)(R9*4), R11
+	LEAQ       (R10)(R9*4), R12
+	MOVQ       acc+64(FP), AX
+	TESTQ      AX, AX
+	MOVQ       DX, AX
+	JZ         zero
+	VMOVUPS    (AX), Z0
+	VMOVUPS    64(AX), Z1
+	VMOVUPS.Z  128(AX), K1, Z2
+	PREFETCHT0 192(AX)
+	PREFETCHT0 256(AX)
+	PREFETCHT0 320(AX)
+	ADDQ       R13, AX
+	VMOVUPS    (AX), Z3
+	VMOVUPS    64(AX), Z4
+	VMOVUPS.Z  128(AX), K1, Z5
+	PREFETCHT0 192(AX)
+	PREFETCHT0 256(AX)
+	PREFETCHT0 320(AX)
+	ADDQ       R13, AX
+	VMOVUPS    (AX), Z6
+	VMOVUPS    64(AX), Z7
+	VMOVUPS.Z  128(AX), K1, Z8
+	PREFETCHT0 192(AX)
+	PREFETCHT0 256(AX)
+	PREFETCHT0 320(AX)
+	JMP        begin
 
 zero:
 	VPXORD     Z0, Z0, Z0
@@ -744,6 +846,8 @@ loop:
 	VFMADD231PS.BCST (SI)(R9*2), Z9, Z6
 	VFMADD231PS.BCST (SI)(R9*2), Z10, Z7
 	VFMADD231PS.BCST (SI)(R9*2), Z11, Z8
+	PREFETCHT1       (R15)
+	ADDQ             R14, R15
 	ADDQ             BX, DI
 	ADDQ             R8, SI
 	VMOVUPS          (DI), Z9
@@ -758,6 +862,8 @@ loop:
 	VFMADD231PS.BCST (SI)(R9*2), Z9, Z6
 	VFMADD231PS.BCST (SI)(R9*2), Z10, Z7
 	VFMADD231PS.BCST (SI)(R9*2), Z11, Z8
+	PREFETCHT1       (R15)
+	ADDQ             R14, R15
 	ADDQ             BX, DI
 	ADDQ             R8, SI
 	DECQ             AX
@@ -778,6 +884,8 @@ tail:
 	VFMADD231PS.BCST (SI)(R9*2), Z9, Z6
 	VFMADD231PS.BCST (SI)(R9*2), Z10, Z7
 	VFMADD231PS.BCST (SI)(R9*2), Z11, Z8
+	PREFETCHT1       (R15)
+	ADDQ             R14, R15
 	ADDQ             BX, DI
 	ADDQ             R8, SI
 
@@ -796,36 +904,42 @@ store:
 	VZEROUPPER
 	RET
 
-// func gemmZ4x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+// func gemmZ4x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, side *float32, step int)
 // Requires: AVX, AVX512F, BMI2, MMX+
-TEXT ·gemmZ4x1(SB), NOSPLIT, $0-88
-	MOVQ      last+72(FP), BX
-	MOVQ      $+65535, AX
-	BZHIQ     BX, AX, AX
-	KMOVW     AX, K1
-	MOVQ      kc+0(FP), CX
-	MOVQ      a+8(FP), SI
-	MOVQ      ars+16(FP), R9
-	MOVQ      aks+24(FP), R8
-	MOVQ      b+32(FP), DI
-	MOVQ      bks+40(FP), BX
-	MOVQ      c+48(FP), DX
-	MOVQ      ldc+56(FP), R13
-	LEAQ      (R9)(R9*2), R10
-	LEAQ      (R9)(R9*4), R11
-	LEAQ      (R10)(R9*4), R12
-	MOVQ      acc+64(FP), AX
-	TESTQ     AX, AX
-	MOVQ      DX, AX
-	JZ        zero
-	VMOVUPS.Z (AX), K1, Z0
-	ADDQ      R13, AX
-	VMOVUPS.Z (AX), K1, Z1
-	ADDQ      R13, AX
-	VMOVUPS.Z (AX), K1, Z2
-	ADDQ      R13, AX
-	VMOVUPS.Z (AX), K1, Z3
-	JMP       begin
+TEXT ·gemmZ4x1(SB), NOSPLIT, $0-96
+	MOVQ       last+72(FP), BX
+	MOVQ       $+65535, AX
+	BZHIQ      BX, AX, AX
+	KMOVW      AX, K1
+	MOVQ       kc+0(FP), CX
+	MOVQ       a+8(FP), SI
+	MOVQ       ars+16(FP), R9
+	MOVQ       aks+24(FP), R8
+	MOVQ       b+32(FP), DI
+	MOVQ       bks+40(FP), BX
+	MOVQ       c+48(FP), DX
+	MOVQ       ldc+56(FP), R13
+	MOVQ       side+80(FP), R15
+	MOVQ       step+88(FP), R14
+	LEAQ       (R9)(R9*2), R10
+	LEAQ       (R9)(R9*4), R11
+	LEAQ       (R10)(R9*4), R12
+	MOVQ       acc+64(FP), AX
+	TESTQ      AX, AX
+	MOVQ       DX, AX
+	JZ         zero
+	VMOVUPS.Z  (AX), K1, Z0
+	PREFETCHT0 64(AX)
+	ADDQ       R13, AX
+	VMOVUPS.Z  (AX), K1, Z1
+	PREFETCHT0 64(AX)
+	ADDQ       R13, AX
+	VMOVUPS.Z  (AX), K1, Z2
+	PREFETCHT0 64(AX)
+	ADDQ       R13, AX
+	VMOVUPS.Z  (AX), K1, Z3
+	PREFETCHT0 64(AX)
+	JMP        begin
 
 zero:
 	VPXORD     Z0, Z0, Z0
@@ -851,6 +965,8 @@ loop:
 	VFMADD231PS.BCST (SI)(R9*1), Z4, Z1
 	VFMADD231PS.BCST (SI)(R9*2), Z4, Z2
 	VFMADD231PS.BCST (SI)(R10*1), Z4, Z3
+	PREFETCHT1       (R15)
+	ADDQ             R14, R15
 	ADDQ             BX, DI
 	ADDQ             R8, SI
 	VMOVUPS.Z        (DI), K1, Z4
@@ -858,6 +974,8 @@ loop:
 	VFMADD231PS.BCST (SI)(R9*1), Z4, Z1
 	VFMADD231PS.BCST (SI)(R9*2), Z4, Z2
 	VFMADD231PS.BCST (SI)(R10*1), Z4, Z3
+	PREFETCHT1       (R15)
+	ADDQ             R14, R15
 	ADDQ             BX, DI
 	ADDQ             R8, SI
 	DECQ             AX
@@ -871,6 +989,8 @@ tail:
 	VFMADD231PS.BCST (SI)(R9*1), Z4, Z1
 	VFMADD231PS.BCST (SI)(R9*2), Z4, Z2
 	VFMADD231PS.BCST (SI)(R10*1), Z4, Z3
+	PREFETCHT1       (R15)
+	ADDQ             R14, R15
 	ADDQ             BX, DI
 	ADDQ             R8, SI
 
@@ -885,40 +1005,50 @@ store:
 	VZEROUPPER
 	RET
 
-// func gemmZ4x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+// func gemmZ4x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, side *float32, step int)
 // Requires: AVX, AVX512F, BMI2, MMX+
-TEXT ·gemmZ4x2(SB), NOSPLIT, $0-88
-	MOVQ      last+72(FP), BX
-	MOVQ      $+65535, AX
-	BZHIQ     BX, AX, AX
-	KMOVW     AX, K1
-	MOVQ      kc+0(FP), CX
-	MOVQ      a+8(FP), SI
-	MOVQ      ars+16(FP), R9
-	MOVQ      aks+24(FP), R8
-	MOVQ      b+32(FP), DI
-	MOVQ      bks+40(FP), BX
-	MOVQ      c+48(FP), DX
-	MOVQ      ldc+56(FP), R13
-	LEAQ      (R9)(R9*2), R10
-	LEAQ      (R9)(R9*4), R11
-	LEAQ      (R10)(R9*4), R12
-	MOVQ      acc+64(FP), AX
-	TESTQ     AX, AX
-	MOVQ      DX, AX
-	JZ        zero
-	VMOVUPS   (AX), Z0
-	VMOVUPS.Z 64(AX), K1, Z1
-	ADDQ      R13, AX
-	VMOVUPS   (AX), Z2
-	VMOVUPS.Z 64(AX), K1, Z3
-	ADDQ      R13, AX
-	VMOVUPS   (AX), Z4
-	VMOVUPS.Z 64(AX), K1, Z5
-	ADDQ      R13, AX
-	VMOVUPS   (AX), Z6
-	VMOVUPS.Z 64(AX), K1, Z7
-	JMP       begin
+TEXT ·gemmZ4x2(SB), NOSPLIT, $0-96
+	MOVQ       last+72(FP), BX
+	MOVQ       $+65535, AX
+	BZHIQ      BX, AX, AX
+	KMOVW      AX, K1
+	MOVQ       kc+0(FP), CX
+	MOVQ       a+8(FP), SI
+	MOVQ       ars+16(FP), R9
+	MOVQ       aks+24(FP), R8
+	MOVQ       b+32(FP), DI
+	MOVQ       bks+40(FP), BX
+	MOVQ       c+48(FP), DX
+	MOVQ       ldc+56(FP), R13
+	MOVQ       side+80(FP), R15
+	MOVQ       step+88(FP), R14
+	LEAQ       (R9)(R9*2), R10
+	LEAQ       (R9)(R9*4), R11
+	LEAQ       (R10)(R9*4), R12
+	MOVQ       acc+64(FP), AX
+	TESTQ      AX, AX
+	MOVQ       DX, AX
+	JZ         zero
+	VMOVUPS    (AX), Z0
+	VMOVUPS.Z  64(AX), K1, Z1
+	PREFETCHT0 128(AX)
+	PREFETCHT0 192(AX)
+	ADDQ       R13, AX
+	VMOVUPS    (AX), Z2
+	VMOVUPS.Z  64(AX), K1, Z3
+	PREFETCHT0 128(AX)
+	PREFETCHT0 192(AX)
+	ADDQ       R13, AX
+	VMOVUPS    (AX), Z4
+	VMOVUPS.Z  64(AX), K1, Z5
+	PREFETCHT0 128(AX)
+	PREFETCHT0 192(AX)
+	ADDQ       R13, AX
+	VMOVUPS    (AX), Z6
+	VMOVUPS.Z  64(AX), K1, Z7
+	PREFETCHT0 128(AX)
+	PREFETCHT0 192(AX)
+	JMP        begin
 
 zero:
 	VPXORD     Z0, Z0, Z0
@@ -957,6 +1087,8 @@ loop:
 	VFMADD231PS.BCST (SI)(R9*2), Z9, Z5
 	VFMADD231PS.BCST (SI)(R10*1), Z8, Z6
 	VFMADD231PS.BCST (SI)(R10*1), Z9, Z7
+	PREFETCHT1       (R15)
+	ADDQ             R14, R15
 	ADDQ             BX, DI
 	ADDQ             R8, SI
 	VMOVUPS          (DI), Z8
@@ -969,6 +1101,8 @@ loop:
 	VFMADD231PS.BCST (SI)(R9*2), Z9, Z5
 	VFMADD231PS.BCST (SI)(R10*1), Z8, Z6
 	VFMADD231PS.BCST (SI)(R10*1), Z9, Z7
+	PREFETCHT1       (R15)
+	ADDQ             R14, R15
 	ADDQ             BX, DI
 	ADDQ             R8, SI
 	DECQ             AX
@@ -987,6 +1121,8 @@ tail:
 	VFMADD231PS.BCST (SI)(R9*2), Z9, Z5
 	VFMADD231PS.BCST (SI)(R10*1), Z8, Z6
 	VFMADD231PS.BCST (SI)(R10*1), Z9, Z7
+	PREFETCHT1       (R15)
+	ADDQ             R14, R15
 	ADDQ             BX, DI
 	ADDQ             R8, SI
 
@@ -1005,44 +1141,58 @@ store:
 	VZEROUPPER
 	RET
 
-// func gemmZ4x3(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+// func gemmZ4x3(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, side *float32, step int)
 // Requires: AVX, AVX512F, BMI2, MMX+
-TEXT ·gemmZ4x3(SB), NOSPLIT, $0-88
-	MOVQ      last+72(FP), BX
-	MOVQ      $+65535, AX
-	BZHIQ     BX, AX, AX
-	KMOVW     AX, K1
-	MOVQ      kc+0(FP), CX
-	MOVQ      a+8(FP), SI
-	MOVQ      ars+16(FP), R9
-	MOVQ      aks+24(FP), R8
-	MOVQ      b+32(FP), DI
-	MOVQ      bks+40(FP), BX
-	MOVQ      c+48(FP), DX
-	MOVQ      ldc+56(FP), R13
-	LEAQ      (R9)(R9*2), R10
-	LEAQ      (R9)(R9*4), R11
-	LEAQ      (R10)(R9*4), R12
-	MOVQ      acc+64(FP), AX
-	TESTQ     AX, AX
-	MOVQ      DX, AX
-	JZ        zero
-	VMOVUPS   (AX), Z0
-	VMOVUPS   64(AX), Z1
-	VMOVUPS.Z 128(AX), K1, Z2
-	ADDQ      R13, AX
-	VMOVUPS   (AX), Z3
-	VMOVUPS   64(AX), Z4
-	VMOVUPS.Z 128(AX), K1, Z5
-	ADDQ      R13, AX
-	VMOVUPS   (AX), Z6
-	VMOVUPS   64(AX), Z7
-	VMOVUPS.Z 128(AX), K1, Z8
-	ADDQ      R13, AX
-	VMOVUPS   (AX), Z9
-	VMOVUPS   64(AX), Z10
-	VMOVUPS.Z 128(AX), K1, Z11
-	JMP       begin
+TEXT ·gemmZ4x3(SB), NOSPLIT, $0-96
+	MOVQ       last+72(FP), BX
+	MOVQ       $+65535, AX
+	BZHIQ      BX, AX, AX
+	KMOVW      AX, K1
+	MOVQ       kc+0(FP), CX
+	MOVQ       a+8(FP), SI
+	MOVQ       ars+16(FP), R9
+	MOVQ       aks+24(FP), R8
+	MOVQ       b+32(FP), DI
+	MOVQ       bks+40(FP), BX
+	MOVQ       c+48(FP), DX
+	MOVQ       ldc+56(FP), R13
+	MOVQ       side+80(FP), R15
+	MOVQ       step+88(FP), R14
+	LEAQ       (R9)(R9*2), R10
+	LEAQ       (R9)(R9*4), R11
+	LEAQ       (R10)(R9*4), R12
+	MOVQ       acc+64(FP), AX
+	TESTQ      AX, AX
+	MOVQ       DX, AX
+	JZ         zero
+	VMOVUPS    (AX), Z0
+	VMOVUPS    64(AX), Z1
+	VMOVUPS.Z  128(AX), K1, Z2
+	PREFETCHT0 192(AX)
+	PREFETCHT0 256(AX)
+	PREFETCHT0 320(AX)
+	ADDQ       R13, AX
+	VMOVUPS    (AX), Z3
+	VMOVUPS    64(AX), Z4
+	VMOVUPS.Z  128(AX), K1, Z5
+	PREFETCHT0 192(AX)
+	PREFETCHT0 256(AX)
+	PREFETCHT0 320(AX)
+	ADDQ       R13, AX
+	VMOVUPS    (AX), Z6
+	VMOVUPS    64(AX), Z7
+	VMOVUPS.Z  128(AX), K1, Z8
+	PREFETCHT0 192(AX)
+	PREFETCHT0 256(AX)
+	PREFETCHT0 320(AX)
+	ADDQ       R13, AX
+	VMOVUPS    (AX), Z9
+	VMOVUPS    64(AX), Z10
+	VMOVUPS.Z  128(AX), K1, Z11
+	PREFETCHT0 192(AX)
+	PREFETCHT0 256(AX)
+	PREFETCHT0 320(AX)
+	JMP        begin
 
 zero:
 	VPXORD     Z0, Z0, Z0
@@ -1094,6 +1244,8 @@ loop:
 	VFMADD231PS.BCST (SI)(R10*1), Z12, Z9
 	VFMADD231PS.BCST (SI)(R10*1), Z13, Z10
 	VFMADD231PS.BCST (SI)(R10*1), Z14, Z11
+	PREFETCHT1       (R15)
+	ADDQ             R14, R15
 	ADDQ             BX, DI
 	ADDQ             R8, SI
 	VMOVUPS          (DI), Z12
@@ -1111,6 +1263,8 @@ loop:
 	VFMADD231PS.BCST (SI)(R10*1), Z12, Z9
 	VFMADD231PS.BCST (SI)(R10*1), Z13, Z10
 	VFMADD231PS.BCST (SI)(R10*1), Z14, Z11
+	PREFETCHT1       (R15)
+	ADDQ             R14, R15
 	ADDQ             BX, DI
 	ADDQ             R8, SI
 	DECQ             AX
@@ -1134,6 +1288,8 @@ tail:
 	VFMADD231PS.BCST (SI)(R10*1), Z12, Z9
 	VFMADD231PS.BCST (SI)(R10*1), Z13, Z10
 	VFMADD231PS.BCST (SI)(R10*1), Z14, Z11
+	PREFETCHT1       (R15)
+	ADDQ             R14, R15
 	ADDQ             BX, DI
 	ADDQ             R8, SI
 
@@ -1156,38 +1312,45 @@ store:
 	VZEROUPPER
 	RET
 
-// func gemmZ5x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+// func gemmZ5x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, side *float32, step int)
 // Requires: AVX, AVX512F, BMI2, MMX+
-TEXT ·gemmZ5x1(SB), NOSPLIT, $0-88
-	MOVQ      last+72(FP), BX
-	MOVQ      $+65535, AX
-	BZHIQ     BX, AX, AX
-	KMOVW     AX, K1
-	MOVQ      kc+0(FP), CX
-	MOVQ      a+8(FP), SI
-	MOVQ      ars+16(FP), R9
-	MOVQ      aks+24(FP), R8
-	MOVQ      b+32(FP), DI
-	MOVQ      bks+40(FP), BX
-	MOVQ      c+48(FP), DX
-	MOVQ      ldc+56(FP), R13
-	LEAQ      (R9)(R9*2), R10
-	LEAQ      (R9)(R9*4), R11
-	LEAQ      (R10)(R9*4), R12
-	MOVQ      acc+64(FP), AX
-	TESTQ     AX, AX
-	MOVQ      DX, AX
-	JZ        zero
-	VMOVUPS.Z (AX), K1, Z0
-	ADDQ      R13, AX
-	VMOVUPS.Z (AX), K1, Z1
-	ADDQ      R13, AX
-	VMOVUPS.Z (AX), K1, Z2
-	ADDQ      R13, AX
-	VMOVUPS.Z (AX), K1, Z3
-	ADDQ      R13, AX
-	VMOVUPS.Z (AX), K1, Z4
-	JMP       begin
+TEXT ·gemmZ5x1(SB), NOSPLIT, $0-96
+	MOVQ       last+72(FP), BX
+	MOVQ       $+65535, AX
+	BZHIQ      BX, AX, AX
+	KMOVW      AX, K1
+	MOVQ       kc+0(FP), CX
+	MOVQ       a+8(FP), SI
+	MOVQ       ars+16(FP), R9
+	MOVQ       aks+24(FP), R8
+	MOVQ       b+32(FP), DI
+	MOVQ       bks+40(FP), BX
+	MOVQ       c+48(FP), DX
+	MOVQ       ldc+56(FP), R13
+	MOVQ       side+80(FP), R15
+	MOVQ       step+88(FP), R14
+	LEAQ       (R9)(R9*2), R10
+	LEAQ       (R9)(R9*4), R11
+	LEAQ       (R10)(R9*4), R12
+	MOVQ       acc+64(FP), AX
+	TESTQ      AX, AX
+	MOVQ       DX, AX
+	JZ         zero
+	VMOVUPS.Z  (AX), K1, Z0
+	PREFETCHT0 64(AX)
+	ADDQ       R13, AX
+	VMOVUPS.Z  (AX), K1, Z1
+	PREFETCHT0 64(AX)
+	ADDQ       R13, AX
+	VMOVUPS.Z  (AX), K1, Z2
+	PREFETCHT0 64(AX)
+	ADDQ       R13, AX
+	VMOVUPS.Z  (AX), K1, Z3
+	PREFETCHT0 64(AX)
+	ADDQ       R13, AX
+	VMOVUPS.Z  (AX), K1, Z4
+	PREFETCHT0 64(AX)
+	JMP        begin
 
 zero:
 	VPXORD     Z0, Z0, Z0
@@ -1217,6 +1380,8 @@ loop:
 	VFMADD231PS.BCST (SI)(R9*2), Z5, Z2
 	VFMADD231PS.BCST (SI)(R10*1), Z5, Z3
 	VFMADD231PS.BCST (SI)(R9*4), Z5, Z4
+	PREFETCHT1       (R15)
+	ADDQ             R14, R15
 	ADDQ             BX, DI
 	ADDQ             R8, SI
 	VMOVUPS.Z        (DI), K1, Z5
@@ -1225,6 +1390,8 @@ loop:
 	VFMADD231PS.BCST (SI)(R9*2), Z5, Z2
 	VFMADD231PS.BCST (SI)(R10*1), Z5, Z3
 	VFMADD231PS.BCST (SI)(R9*4), Z5, Z4
+	PREFETCHT1       (R15)
+	ADDQ             R14, R15
 	ADDQ             BX, DI
 	ADDQ             R8, SI
 	DECQ             AX
@@ -1239,6 +1406,8 @@ tail:
 	VFMADD231PS.BCST (SI)(R9*2), Z5, Z2
 	VFMADD231PS.BCST (SI)(R10*1), Z5, Z3
 	VFMADD231PS.BCST (SI)(R9*4), Z5, Z4
+	PREFETCHT1       (R15)
+	ADDQ             R14, R15
 	ADDQ             BX, DI
 	ADDQ             R8, SI
 
@@ -1255,43 +1424,55 @@ store:
 	VZEROUPPER
 	RET
 
-// func gemmZ5x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+// func gemmZ5x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, side *float32, step int)
 // Requires: AVX, AVX512F, BMI2, MMX+
-TEXT ·gemmZ5x2(SB), NOSPLIT, $0-88
-	MOVQ      last+72(FP), BX
-	MOVQ      $+65535, AX
-	BZHIQ     BX, AX, AX
-	KMOVW     AX, K1
-	MOVQ      kc+0(FP), CX
-	MOVQ      a+8(FP), SI
-	MOVQ      ars+16(FP), R9
-	MOVQ      aks+24(FP), R8
-	MOVQ      b+32(FP), DI
-	MOVQ      bks+40(FP), BX
-	MOVQ      c+48(FP), DX
-	MOVQ      ldc+56(FP), R13
-	LEAQ      (R9)(R9*2), R10
-	LEAQ      (R9)(R9*4), R11
-	LEAQ      (R10)(R9*4), R12
-	MOVQ      acc+64(FP), AX
-	TESTQ     AX, AX
-	MOVQ      DX, AX
-	JZ        zero
-	VMOVUPS   (AX), Z0
-	VMOVUPS.Z 64(AX), K1, Z1
-	ADDQ      R13, AX
-	VMOVUPS   (AX), Z2
-	VMOVUPS.Z 64(AX), K1, Z3
-	ADDQ      R13, AX
-	VMOVUPS   (AX), Z4
-	VMOVUPS.Z 64(AX), K1, Z5
-	ADDQ      R13, AX
-	VMOVUPS   (AX), Z6
-	VMOVUPS.Z 64(AX), K1, Z7
-	ADDQ      R13, AX
-	VMOVUPS   (AX), Z8
-	VMOVUPS.Z 64(AX), K1, Z9
-	JMP       begin
+TEXT ·gemmZ5x2(SB), NOSPLIT, $0-96
+	MOVQ       last+72(FP), BX
+	MOVQ       $+65535, AX
+	BZHIQ      BX, AX, AX
+	KMOVW      AX, K1
+	MOVQ       kc+0(FP), CX
+	MOVQ       a+8(FP), SI
+	MOVQ       ars+16(FP), R9
+	MOVQ       aks+24(FP), R8
+	MOVQ       b+32(FP), DI
+	MOVQ       bks+40(FP), BX
+	MOVQ       c+48(FP), DX
+	MOVQ       ldc+56(FP), R13
+	MOVQ       side+80(FP), R15
+	MOVQ       step+88(FP), R14
+	LEAQ       (R9)(R9*2), R10
+	LEAQ       (R9)(R9*4), R11
+	LEAQ       (R10)(R9*4), R12
+	MOVQ       acc+64(FP), AX
+	TESTQ      AX, AX
+	MOVQ       DX, AX
+	JZ         zero
+	VMOVUPS    (AX), Z0
+	VMOVUPS.Z  64(AX), K1, Z1
+	PREFETCHT0 128(AX)
+	PREFETCHT0 192(AX)
+	ADDQ       R13, AX
+	VMOVUPS    (AX), Z2
+	VMOVUPS.Z  64(AX), K1, Z3
+	PREFETCHT0 128(AX)
+	PREFETCHT0 192(AX)
+	ADDQ       R13, AX
+	VMOVUPS    (AX), Z4
+	VMOVUPS.Z  64(AX), K1, Z5
+	PREFETCHT0 128(AX)
+	PREFETCHT0 192(AX)
+	ADDQ       R13, AX
+	VMOVUPS    (AX), Z6
+	VMOVUPS.Z  64(AX), K1, Z7
+	PREFETCHT0 128(AX)
+	PREFETCHT0 192(AX)
+	ADDQ       R13, AX
+	VMOVUPS    (AX), Z8
+	VMOVUPS.Z  64(AX), K1, Z9
+	PREFETCHT0 128(AX)
+	PREFETCHT0 192(AX)
+	JMP        begin
 
 zero:
 	VPXORD     Z0, Z0, Z0
@@ -1337,6 +1518,8 @@ loop:
 	VFMADD231PS.BCST (SI)(R10*1), Z11, Z7
 	VFMADD231PS.BCST (SI)(R9*4), Z10, Z8
 	VFMADD231PS.BCST (SI)(R9*4), Z11, Z9
+	PREFETCHT1       (R15)
+	ADDQ             R14, R15
 	ADDQ             BX, DI
 	ADDQ             R8, SI
 	VMOVUPS          (DI), Z10
@@ -1351,6 +1534,8 @@ loop:
 	VFMADD231PS.BCST (SI)(R10*1), Z11, Z7
 	VFMADD231PS.BCST (SI)(R9*4), Z10, Z8
 	VFMADD231PS.BCST (SI)(R9*4), Z11, Z9
+	PREFETCHT1       (R15)
+	ADDQ             R14, R15
 	ADDQ             BX, DI
 	ADDQ             R8, SI
 	DECQ             AX
@@ -1371,6 +1556,8 @@ tail:
 	VFMADD231PS.BCST (SI)(R10*1), Z11, Z7
 	VFMADD231PS.BCST (SI)(R9*4), Z10, Z8
 	VFMADD231PS.BCST (SI)(R9*4), Z11, Z9
+	PREFETCHT1       (R15)
+	ADDQ             R14, R15
 	ADDQ             BX, DI
 	ADDQ             R8, SI
 
@@ -1392,48 +1579,65 @@ store:
 	VZEROUPPER
 	RET
 
-// func gemmZ5x3(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+// func gemmZ5x3(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, side *float32, step int)
 // Requires: AVX, AVX512F, BMI2, MMX+
-TEXT ·gemmZ5x3(SB), NOSPLIT, $0-88
-	MOVQ      last+72(FP), BX
-	MOVQ      $+65535, AX
-	BZHIQ     BX, AX, AX
-	KMOVW     AX, K1
-	MOVQ      kc+0(FP), CX
-	MOVQ      a+8(FP), SI
-	MOVQ      ars+16(FP), R9
-	MOVQ      aks+24(FP), R8
-	MOVQ      b+32(FP), DI
-	MOVQ      bks+40(FP), BX
-	MOVQ      c+48(FP), DX
-	MOVQ      ldc+56(FP), R13
-	LEAQ      (R9)(R9*2), R10
-	LEAQ      (R9)(R9*4), R11
-	LEAQ      (R10)(R9*4), R12
-	MOVQ      acc+64(FP), AX
-	TESTQ     AX, AX
-	MOVQ      DX, AX
-	JZ        zero
-	VMOVUPS   (AX), Z0
-	VMOVUPS   64(AX), Z1
-	VMOVUPS.Z 128(AX), K1, Z2
-	ADDQ      R13, AX
-	VMOVUPS   (AX), Z3
-	VMOVUPS   64(AX), Z4
-	VMOVUPS.Z 128(AX), K1, Z5
-	ADDQ      R13, AX
-	VMOVUPS   (AX), Z6
-	VMOVUPS   64(AX), Z7
-	VMOVUPS.Z 128(AX), K1, Z8
-	ADDQ      R13, AX
-	VMOVUPS   (AX), Z9
-	VMOVUPS   64(AX), Z10
-	VMOVUPS.Z 128(AX), K1, Z11
-	ADDQ      R13, AX
-	VMOVUPS   (AX), Z12
-	VMOVUPS   64(AX), Z13
-	VMOVUPS.Z 128(AX), K1, Z14
-	JMP       begin
+TEXT ·gemmZ5x3(SB), NOSPLIT, $0-96
+	MOVQ       last+72(FP), BX
+	MOVQ       $+65535, AX
+	BZHIQ      BX, AX, AX
+	KMOVW      AX, K1
+	MOVQ       kc+0(FP), CX
+	MOVQ       a+8(FP), SI
+	MOVQ       ars+16(FP), R9
+	MOVQ       aks+24(FP), R8
+	MOVQ       b+32(FP), DI
+	MOVQ       bks+40(FP), BX
+	MOVQ       c+48(FP), DX
+	MOVQ       ldc+56(FP), R13
+	MOVQ       side+80(FP), R15
+	MOVQ       step+88(FP), R14
+	LEAQ       (R9)(R9*2), R10
+	LEAQ       (R9)(R9*4), R11
+	LEAQ       (R10)(R9*4), R12
+	MOVQ       acc+64(FP), AX
+	TESTQ      AX, AX
+	MOVQ       DX, AX
+	JZ         zero
+	VMOVUPS    (AX), Z0
+	VMOVUPS    64(AX), Z1
+	VMOVUPS.Z  128(AX), K1, Z2
+	PREFETCHT0 192(AX)
+	PREFETCHT0 256(AX)
+	PREFETCHT0 320(AX)
+	ADDQ       R13, AX
+	VMOVUPS    (AX), Z3
+	VMOVUPS    64(AX), Z4
+	VMOVUPS.Z  128(AX), K1, Z5
+	PREFETCHT0 192(AX)
+	PREFETCHT0 256(AX)
+	PREFETCHT0 320(AX)
+	ADDQ       R13, AX
+	VMOVUPS    (AX), Z6
+	VMOVUPS    64(AX), Z7
+	VMOVUPS.Z  128(AX), K1, Z8
+	PREFETCHT0 192(AX)
+	PREFETCHT0 256(AX)
+	PREFETCHT0 320(AX)
+	ADDQ       R13, AX
+	VMOVUPS    (AX), Z9
+	VMOVUPS    64(AX), Z10
+	VMOVUPS.Z  128(AX), K1, Z11
+	PREFETCHT0 192(AX)
+	PREFETCHT0 256(AX)
+	PREFETCHT0 320(AX)
+	ADDQ       R13, AX
+	VMOVUPS    (AX), Z12
+	VMOVUPS    64(AX), Z13
+	VMOVUPS.Z  128(AX), K1, Z14
+	PREFETCHT0 192(AX)
+	PREFETCHT0 256(AX)
+	PREFETCHT0 320(AX)
+	JMP        begin
 
 zero:
 	VPXORD     Z0, Z0, Z0
@@ -1495,6 +1699,8 @@ loop:
 	VFMADD231PS.BCST (SI)(R9*4), Z15, Z12
 	VFMADD231PS.BCST (SI)(R9*4), Z16, Z13
 	VFMADD231PS.BCST (SI)(R9*4), Z17, Z14
+	PREFETCHT1       (R15)
+	ADDQ             R14, R15
 	ADDQ             BX, DI
 	ADDQ             R8, SI
 	VMOVUPS          (DI), Z15
@@ -1515,6 +1721,8 @@ loop:
 	VFMADD231PS.BCST (SI)(R9*4), Z15, Z12
 	VFMADD231PS.BCST (SI)(R9*4), Z16, Z13
 	VFMADD231PS.BCST (SI)(R9*4), Z17, Z14
+	PREFETCHT1       (R15)
+	ADDQ             R14, R15
 	ADDQ             BX, DI
 	ADDQ             R8, SI
 	DECQ             AX
@@ -1541,6 +1749,8 @@ tail:
 	VFMADD231PS.BCST (SI)(R9*4), Z15, Z12
 	VFMADD231PS.BCST (SI)(R9*4), Z16, Z13
 	VFMADD231PS.BCST (SI)(R9*4), Z17, Z14
+	PREFETCHT1       (R15)
+	ADDQ             R14, R15
 	ADDQ             BX, DI
 	ADDQ             R8, SI
 
@@ -1567,40 +1777,48 @@ store:
 	VZEROUPPER
 	RET
 
-// func gemmZ6x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+// func gemmZ6x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, side *float32, step int)
 // Requires: AVX, AVX512F, BMI2, MMX+
-TEXT ·gemmZ6x1(SB), NOSPLIT, $0-88
-	MOVQ      last+72(FP), BX
-	MOVQ      $+65535, AX
-	BZHIQ     BX, AX, AX
-	KMOVW     AX, K1
-	MOVQ      kc+0(FP), CX
-	MOVQ      a+8(FP), SI
-	MOVQ      ars+16(FP), R9
-	MOVQ      aks+24(FP), R8
-	MOVQ      b+32(FP), DI
-	MOVQ      bks+40(FP), BX
-	MOVQ      c+48(FP), DX
-	MOVQ      ldc+56(FP), R13
-	LEAQ      (R9)(R9*2), R10
-	LEAQ      (R9)(R9*4), R11
-	LEAQ      (R10)(R9*4), R12
-	MOVQ      acc+64(FP), AX
-	TESTQ     AX, AX
-	MOVQ      DX, AX
-	JZ        zero
-	VMOVUPS.Z (AX), K1, Z0
-	ADDQ      R13, AX
-	VMOVUPS.Z (AX), K1, Z1
-	ADDQ      R13, AX
-	VMOVUPS.Z (AX), K1, Z2
-	ADDQ      R13, AX
-	VMOVUPS.Z (AX), K1, Z3
-	ADDQ      R13, AX
-	VMOVUPS.Z (AX), K1, Z4
-	ADDQ      R13, AX
-	VMOVUPS.Z (AX), K1, Z5
-	JMP       begin
+TEXT ·gemmZ6x1(SB), NOSPLIT, $0-96
+	MOVQ       last+72(FP), BX
+	MOVQ       $+65535, AX
+	BZHIQ      BX, AX, AX
+	KMOVW      AX, K1
+	MOVQ       kc+0(FP), CX
+	MOVQ       a+8(FP), SI
+	MOVQ       ars+16(FP), R9
+	MOVQ       aks+24(FP), R8
+	MOVQ       b+32(FP), DI
+	MOVQ       bks+40(FP), BX
+	MOVQ       c+48(FP), DX
+	MOVQ       ldc+56(FP), R13
+	MOVQ       side+80(FP), R15
+	MOVQ       step+88(FP), R14
+	LEAQ       (R9)(R9*2), R10
+	LEAQ       (R9)(R9*4), R11
+	LEAQ       (R10)(R9*4), R12
+	MOVQ       acc+64(FP), AX
+	TESTQ      AX, AX
+	MOVQ       DX, AX
+	JZ         zero
+	VMOVUPS.Z  (AX), K1, Z0
+	PREFETCHT0 64(AX)
+	ADDQ       R13, AX
+	VMOVUPS.Z  (AX), K1, Z1
+	PREFETCHT0 64(AX)
+	ADDQ       R13, AX
+	VMOVUPS.Z  (AX), K1, Z2
+	PREFETCHT0 64(AX)
+	ADDQ       R13, AX
+	VMOVUPS.Z  (AX), K1, Z3
+	PREFETCHT0 64(AX)
+	ADDQ       R13, AX
+	VMOVUPS.Z  (AX), K1, Z4
+	PREFETCHT0 64(AX)
+	ADDQ       R13, AX
+	VMOVUPS.Z  (AX), K1, Z5
+	PREFETCHT0 64(AX)
+	JMP        begin
 
 zero:
 	VPXORD     Z0, Z0, Z0
@@ -1634,6 +1852,8 @@ loop:
 	VFMADD231PS.BCST (SI)(R10*1), Z6, Z3
 	VFMADD231PS.BCST (SI)(R9*4), Z6, Z4
 	VFMADD231PS.BCST (SI)(R11*1), Z6, Z5
+	PREFETCHT1       (R15)
+	ADDQ             R14, R15
 	ADDQ             BX, DI
 	ADDQ             R8, SI
 	VMOVUPS.Z        (DI), K1, Z6
@@ -1643,6 +1863,8 @@ loop:
 	VFMADD231PS.BCST (SI)(R10*1), Z6, Z3
 	VFMADD231PS.BCST (SI)(R9*4), Z6, Z4
 	VFMADD231PS.BCST (SI)(R11*1), Z6, Z5
+	PREFETCHT1       (R15)
+	ADDQ             R14, R15
 	ADDQ             BX, DI
 	ADDQ             R8, SI
 	DECQ             AX
@@ -1658,6 +1880,8 @@ tail:
 	VFMADD231PS.BCST (SI)(R10*1), Z6, Z3
 	VFMADD231PS.BCST (SI)(R9*4), Z6, Z4
 	VFMADD231PS.BCST (SI)(R11*1), Z6, Z5
+	PREFETCHT1       (R15)
+	ADDQ             R14, R15
 	ADDQ             BX, DI
 	ADDQ             R8, SI
 
@@ -1676,46 +1900,60 @@ store:
 	VZEROUPPER
 	RET
 
-// func gemmZ6x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+// func gemmZ6x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, side *float32, step int)
 // Requires: AVX, AVX512F, BMI2, MMX+
-TEXT ·gemmZ6x2(SB), NOSPLIT, $0-88
-	MOVQ      last+72(FP), BX
-	MOVQ      $+65535, AX
-	BZHIQ     BX, AX, AX
-	KMOVW     AX, K1
-	MOVQ      kc+0(FP), CX
-	MOVQ      a+8(FP), SI
-	MOVQ      ars+16(FP), R9
-	MOVQ      aks+24(FP), R8
-	MOVQ      b+32(FP), DI
-	MOVQ      bks+40(FP), BX
-	MOVQ      c+48(FP), DX
-	MOVQ      ldc+56(FP), R13
-	LEAQ      (R9)(R9*2), R10
-	LEAQ      (R9)(R9*4), R11
-	LEAQ      (R10)(R9*4), R12
-	MOVQ      acc+64(FP), AX
-	TESTQ     AX, AX
-	MOVQ      DX, AX
-	JZ        zero
-	VMOVUPS   (AX), Z0
-	VMOVUPS.Z 64(AX), K1, Z1
-	ADDQ      R13, AX
-	VMOVUPS   (AX), Z2
-	VMOVUPS.Z 64(AX), K1, Z3
-	ADDQ      R13, AX
-	VMOVUPS   (AX), Z4
-	VMOVUPS.Z 64(AX), K1, Z5
-	ADDQ      R13, AX
-	VMOVUPS   (AX), Z6
-	VMOVUPS.Z 64(AX), K1, Z7
-	ADDQ      R13, AX
-	VMOVUPS   (AX), Z8
-	VMOVUPS.Z 64(AX), K1, Z9
-	ADDQ      R13, AX
-	VMOVUPS   (AX), Z10
-	VMOVUPS.Z 64(AX), K1, Z11
-	JMP       begin
+TEXT ·gemmZ6x2(SB), NOSPLIT, $0-96
+	MOVQ       last+72(FP), BX
+	MOVQ       $+65535, AX
+	BZHIQ      BX, AX, AX
+	KMOVW      AX, K1
+	MOVQ       kc+0(FP), CX
+	MOVQ       a+8(FP), SI
+	MOVQ       ars+16(FP), R9
+	MOVQ       aks+24(FP), R8
+	MOVQ       b+32(FP), DI
+	MOVQ       bks+40(FP), BX
+	MOVQ       c+48(FP), DX
+	MOVQ       ldc+56(FP), R13
+	MOVQ       side+80(FP), R15
+	MOVQ       step+88(FP), R14
+	LEAQ       (R9)(R9*2), R10
+	LEAQ       (R9)(R9*4), R11
+	LEAQ       (R10)(R9*4), R12
+	MOVQ       acc+64(FP), AX
+	TESTQ      AX, AX
+	MOVQ       DX, AX
+	JZ         zero
+	VMOVUPS    (AX), Z0
+	VMOVUPS.Z  64(AX), K1, Z1
+	PREFETCHT0 128(AX)
+	PREFETCHT0 192(AX)
+	ADDQ       R13, AX
+	VMOVUPS    (AX), Z2
+	VMOVUPS.Z  64(AX), K1, Z3
+	PREFETCHT0 128(AX)
+	PREFETCHT0 192(AX)
+	ADDQ       R13, AX
+	VMOVUPS    (AX), Z4
+	VMOVUPS.Z  64(AX), K1, Z5
+	PREFETCHT0 128(AX)
+	PREFETCHT0 192(AX)
+	ADDQ       R13, AX
+	VMOVUPS    (AX), Z6
+	VMOVUPS.Z  64(AX), K1, Z7
+	PREFETCHT0 128(AX)
+	PREFETCHT0 192(AX)
+	ADDQ       R13, AX
+	VMOVUPS    (AX), Z8
+	VMOVUPS.Z  64(AX), K1, Z9
+	PREFETCHT0 128(AX)
+	PREFETCHT0 192(AX)
+	ADDQ       R13, AX
+	VMOVUPS    (AX), Z10
+	VMOVUPS.Z  64(AX), K1, Z11
+	PREFETCHT0 128(AX)
+	PREFETCHT0 192(AX)
+	JMP        begin
 
 zero:
 	VPXORD     Z0, Z0, Z0
@@ -1768,6 +2006,8 @@ loop:
 	VFMADD231PS.BCST (SI)(R9*4), Z13, Z9
 	VFMADD231PS.BCST (SI)(R11*1), Z12, Z10
 	VFMADD231PS.BCST (SI)(R11*1), Z13, Z11
+	PREFETCHT1       (R15)
+	ADDQ             R14, R15
 	ADDQ             BX, DI
 	ADDQ             R8, SI
 	VMOVUPS          (DI), Z12
@@ -1784,6 +2024,8 @@ loop:
 	VFMADD231PS.BCST (SI)(R9*4), Z13, Z9
 	VFMADD231PS.BCST (SI)(R11*1), Z12, Z10
 	VFMADD231PS.BCST (SI)(R11*1), Z13, Z11
+	PREFETCHT1       (R15)
+	ADDQ             R14, R15
 	ADDQ             BX, DI
 	ADDQ             R8, SI
 	DECQ             AX
@@ -1806,6 +2048,8 @@ tail:
 	VFMADD231PS.BCST (SI)(R9*4), Z13, Z9
 	VFMADD231PS.BCST (SI)(R11*1), Z12, Z10
 	VFMADD231PS.BCST (SI)(R11*1), Z13, Z11
+	PREFETCHT1       (R15)
+	ADDQ             R14, R15
 	ADDQ             BX, DI
 	ADDQ             R8, SI
 
@@ -1830,52 +2074,72 @@ store:
 	VZEROUPPER
 	RET
 
-// func gemmZ6x3(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+// func gemmZ6x3(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, side *float32, step int)
 // Requires: AVX, AVX512F, BMI2, MMX+
-TEXT ·gemmZ6x3(SB), NOSPLIT, $0-88
-	MOVQ      last+72(FP), BX
-	MOVQ      $+65535, AX
-	BZHIQ     BX, AX, AX
-	KMOVW     AX, K1
-	MOVQ      kc+0(FP), CX
-	MOVQ      a+8(FP), SI
-	MOVQ      ars+16(FP), R9
-	MOVQ      aks+24(FP), R8
-	MOVQ      b+32(FP), DI
-	MOVQ      bks+40(FP), BX
-	MOVQ      c+48(FP), DX
-	MOVQ      ldc+56(FP), R13
-	LEAQ      (R9)(R9*2), R10
-	LEAQ      (R9)(R9*4), R11
-	LEAQ      (R10)(R9*4), R12
-	MOVQ      acc+64(FP), AX
-	TESTQ     AX, AX
-	MOVQ      DX, AX
-	JZ        zero
-	VMOVUPS   (AX), Z0
-	VMOVUPS   64(AX), Z1
-	VMOVUPS.Z 128(AX), K1, Z2
-	ADDQ      R13, AX
-	VMOVUPS   (AX), Z3
-	VMOVUPS   64(AX), Z4
-	VMOVUPS.Z 128(AX), K1, Z5
-	ADDQ      R13, AX
-	VMOVUPS   (AX), Z6
-	VMOVUPS   64(AX), Z7
-	VMOVUPS.Z 128(AX), K1, Z8
-	ADDQ      R13, AX
-	VMOVUPS   (AX), Z9
-	VMOVUPS   64(AX), Z10
-	VMOVUPS.Z 128(AX), K1, Z11
-	ADDQ      R13, AX
-	VMOVUPS   (AX), Z12
-	VMOVUPS   64(AX), Z13
-	VMOVUPS.Z 128(AX), K1, Z14
-	ADDQ      R13, AX
-	VMOVUPS   (AX), Z15
-	VMOVUPS   64(AX), Z16
-	VMOVUPS.Z 128(AX), K1, Z17
-	JMP       begin
+TEXT ·gemmZ6x3(SB), NOSPLIT, $0-96
+	MOVQ       last+72(FP), BX
+	MOVQ       $+65535, AX
+	BZHIQ      BX, AX, AX
+	KMOVW      AX, K1
+	MOVQ       kc+0(FP), CX
+	MOVQ       a+8(FP), SI
+	MOVQ       ars+16(FP), R9
+	MOVQ       aks+24(FP), R8
+	MOVQ       b+32(FP), DI
+	MOVQ       bks+40(FP), BX
+	MOVQ       c+48(FP), DX
+	MOVQ       ldc+56(FP), R13
+	MOVQ       side+80(FP), R15
+	MOVQ       step+88(FP), R14
+	LEAQ       (R9)(R9*2), R10
+	LEAQ       (R9)(R9*4), R11
+	LEAQ       (R10)(R9*4), R12
+	MOVQ       acc+64(FP), AX
+	TESTQ      AX, AX
+	MOVQ       DX, AX
+	JZ         zero
+	VMOVUPS    (AX), Z0
+	VMOVUPS    64(AX), Z1
+	VMOVUPS.Z  128(AX), K1, Z2
+	PREFETCHT0 192(AX)
+	PREFETCHT0 256(AX)
+	PREFETCHT0 320(AX)
+	ADDQ       R13, AX
+	VMOVUPS    (AX), Z3
+	VMOVUPS    64(AX), Z4
+	VMOVUPS.Z  128(AX), K1, Z5
+	PREFETCHT0 192(AX)
+	PREFETCHT0 256(AX)
+	PREFETCHT0 320(AX)
+	ADDQ       R13, AX
+	VMOVUPS    (AX), Z6
+	VMOVUPS    64(AX), Z7
+	VMOVUPS.Z  128(AX), K1, Z8
+	PREFETCHT0 192(AX)
+	PREFETCHT0 256(AX)
+	PREFETCHT0 320(AX)
+	ADDQ       R13, AX
+	VMOVUPS    (AX), Z9
+	VMOVUPS    64(AX), Z10
+	VMOVUPS.Z  128(AX), K1, Z11
+	PREFETCHT0 192(AX)
+	PREFETCHT0 256(AX)
+	PREFETCHT0 320(AX)
+	ADDQ       R13, AX
+	VMOVUPS    (AX), Z12
+	VMOVUPS    64(AX), Z13
+	VMOVUPS.Z  128(AX), K1, Z14
+	PREFETCHT0 192(AX)
+	PREFETCHT0 256(AX)
+	PREFETCHT0 320(AX)
+	ADDQ       R13, AX
+	VMOVUPS    (AX), Z15
+	VMOVUPS    64(AX), Z16
+	VMOVUPS.Z  128(AX), K1, Z17
+	PREFETCHT0 192(AX)
+	PREFETCHT0 256(AX)
+	PREFETCHT0 320(AX)
+	JMP        begin
 
 zero:
 	VPXORD     Z0, Z0, Z0
@@ -1947,6 +2211,8 @@ loop:
 	VFMADD231PS.BCST (SI)(R11*1), Z18, Z15
 	VFMADD231PS.BCST (SI)(R11*1), Z19, Z16
 	VFMADD231PS.BCST (SI)(R11*1), Z20, Z17
+	PREFETCHT1       (R15)
+	ADDQ             R14, R15
 	ADDQ             BX, DI
 	ADDQ             R8, SI
 	VMOVUPS          (DI), Z18
@@ -1970,6 +2236,8 @@ loop:
 	VFMADD231PS.BCST (SI)(R11*1), Z18, Z15
 	VFMADD231PS.BCST (SI)(R11*1), Z19, Z16
 	VFMADD231PS.BCST (SI)(R11*1), Z20, Z17
+	PREFETCHT1       (R15)
+	ADDQ             R14, R15
 	ADDQ             BX, DI
 	ADDQ             R8, SI
 	DECQ             AX
@@ -1999,6 +2267,8 @@ tail:
 	VFMADD231PS.BCST (SI)(R11*1), Z18, Z15
 	VFMADD231PS.BCST (SI)(R11*1), Z19, Z16
 	VFMADD231PS.BCST (SI)(R11*1), Z20, Z17
+	PREFETCHT1       (R15)
+	ADDQ             R14, R15
 	ADDQ             BX, DI
 	ADDQ             R8, SI
 
@@ -2029,42 +2299,51 @@ store:
 	VZEROUPPER
 	RET
 
-// func gemmZ7x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+// func gemmZ7x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, side *float32, step int)
 // Requires: AVX, AVX512F, BMI2, MMX+
-TEXT ·gemmZ7x1(SB), NOSPLIT, $0-88
-	MOVQ      last+72(FP), BX
-	MOVQ      $+65535, AX
-	BZHIQ     BX, AX, AX
-	KMOVW     AX, K1
-	MOVQ      kc+0(FP), CX
-	MOVQ      a+8(FP), SI
-	MOVQ      ars+16(FP), R9
-	MOVQ      aks+24(FP), R8
-	MOVQ      b+32(FP), DI
-	MOVQ      bks+40(FP), BX
-	MOVQ      c+48(FP), DX
-	MOVQ      ldc+56(FP), R13
-	LEAQ      (R9)(R9*2), R10
-	LEAQ      (R9)(R9*4), R11
-	LEAQ      (R10)(R9*4), R12
-	MOVQ      acc+64(FP), AX
-	TESTQ     AX, AX
-	MOVQ      DX, AX
-	JZ        zero
-	VMOVUPS.Z (AX), K1, Z0
-	ADDQ      R13, AX
-	VMOVUPS.Z (AX), K1, Z1
-	ADDQ      R13, AX
-	VMOVUPS.Z (AX), K1, Z2
-	ADDQ      R13, AX
-	VMOVUPS.Z (AX), K1, Z3
-	ADDQ      R13, AX
-	VMOVUPS.Z (AX), K1, Z4
-	ADDQ      R13, AX
-	VMOVUPS.Z (AX), K1, Z5
-	ADDQ      R13, AX
-	VMOVUPS.Z (AX), K1, Z6
-	JMP       begin
+TEXT ·gemmZ7x1(SB), NOSPLIT, $0-96
+	MOVQ       last+72(FP), BX
+	MOVQ       $+65535, AX
+	BZHIQ      BX, AX, AX
+	KMOVW      AX, K1
+	MOVQ       kc+0(FP), CX
+	MOVQ       a+8(FP), SI
+	MOVQ       ars+16(FP), R9
+	MOVQ       aks+24(FP), R8
+	MOVQ       b+32(FP), DI
+	MOVQ       bks+40(FP), BX
+	MOVQ       c+48(FP), DX
+	MOVQ       ldc+56(FP), R13
+	MOVQ       side+80(FP), R15
+	MOVQ       step+88(FP), R14
+	LEAQ       (R9)(R9*2), R10
+	LEAQ       (R9)(R9*4), R11
+	LEAQ       (R10)(R9*4), R12
+	MOVQ       acc+64(FP), AX
+	TESTQ      AX, AX
+	MOVQ       DX, AX
+	JZ         zero
+	VMOVUPS.Z  (AX), K1, Z0
+	PREFETCHT0 64(AX)
+	ADDQ       R13, AX
+	VMOVUPS.Z  (AX), K1, Z1
+	PREFETCHT0 64(AX)
+	ADDQ       R13, AX
+	VMOVUPS.Z  (AX), K1, Z2
+	PREFETCHT0 64(AX)
+	ADDQ       R13, AX
+	VMOVUPS.Z  (AX), K1, Z3
+	PREFETCHT0 64(AX)
+	ADDQ       R13, AX
+	VMOVUPS.Z  (AX), K1, Z4
+	PREFETCHT0 64(AX)
+	ADDQ       R13, AX
+	VMOVUPS.Z  (AX), K1, Z5
+	PREFETCHT0 64(AX)
+	ADDQ       R13, AX
+	VMOVUPS.Z  (AX), K1, Z6
+	PREFETCHT0 64(AX)
+	JMP        begin
 
 zero:
 	VPXORD     Z0, Z0, Z0
@@ -2102,6 +2381,8 @@ loop:
 	VFMADD231PS.BCST (SI)(R9*4), Z7, Z4
 	VFMADD231PS.BCST (SI)(R11*1), Z7, Z5
 	VFMADD231PS.BCST (SI)(R10*2), Z7, Z6
+	PREFETCHT1       (R15)
+	ADDQ             R14, R15
 	ADDQ             BX, DI
 	ADDQ             R8, SI
 	VMOVUPS.Z        (DI), K1, Z7
@@ -2112,6 +2393,8 @@ loop:
 	VFMADD231PS.BCST (SI)(R9*4), Z7, Z4
 	VFMADD231PS.BCST (SI)(R11*1), Z7, Z5
 	VFMADD231PS.BCST (SI)(R10*2), Z7, Z6
+	PREFETCHT1       (R15)
+	ADDQ             R14, R15
 	ADDQ             BX, DI
 	ADDQ             R8, SI
 	DECQ             AX
@@ -2128,6 +2411,8 @@ tail:
 	VFMADD231PS.BCST (SI)(R9*4), Z7, Z4
 	VFMADD231PS.BCST (SI)(R11*1), Z7, Z5
 	VFMADD231PS.BCST (SI)(R10*2), Z7, Z6
+	PREFETCHT1       (R15)
+	ADDQ             R14, R15
 	ADDQ             BX, DI
 	ADDQ             R8, SI
 
@@ -2148,49 +2433,65 @@ store:
 	VZEROUPPER
 	RET
 
-// func gemmZ7x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+// func gemmZ7x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, side *float32, step int)
 // Requires: AVX, AVX512F, BMI2, MMX+
-TEXT ·gemmZ7x2(SB), NOSPLIT, $0-88
-	MOVQ      last+72(FP), BX
-	MOVQ      $+65535, AX
-	BZHIQ     BX, AX, AX
-	KMOVW     AX, K1
-	MOVQ      kc+0(FP), CX
-	MOVQ      a+8(FP), SI
-	MOVQ      ars+16(FP), R9
-	MOVQ      aks+24(FP), R8
-	MOVQ      b+32(FP), DI
-	MOVQ      bks+40(FP), BX
-	MOVQ      c+48(FP), DX
-	MOVQ      ldc+56(FP), R13
-	LEAQ      (R9)(R9*2), R10
-	LEAQ      (R9)(R9*4), R11
-	LEAQ      (R10)(R9*4), R12
-	MOVQ      acc+64(FP), AX
-	TESTQ     AX, AX
-	MOVQ      DX, AX
-	JZ        zero
-	VMOVUPS   (AX), Z0
-	VMOVUPS.Z 64(AX), K1, Z1
-	ADDQ      R13, AX
-	VMOVUPS   (AX), Z2
-	VMOVUPS.Z 64(AX), K1, Z3
-	ADDQ      R13, AX
-	VMOVUPS   (AX), Z4
-	VMOVUPS.Z 64(AX), K1, Z5
-	ADDQ      R13, AX
-	VMOVUPS   (AX), Z6
-	VMOVUPS.Z 64(AX), K1, Z7
-	ADDQ      R13, AX
-	VMOVUPS   (AX), Z8
-	VMOVUPS.Z 64(AX), K1, Z9
-	ADDQ      R13, AX
-	VMOVUPS   (AX), Z10
-	VMOVUPS.Z 64(AX), K1, Z11
-	ADDQ      R13, AX
-	VMOVUPS   (AX), Z12
-	VMOVUPS.Z 64(AX), K1, Z13
-	JMP       begin
+TEXT ·gemmZ7x2(SB), NOSPLIT, $0-96
+	MOVQ       last+72(FP), BX
+	MOVQ       $+65535, AX
+	BZHIQ      BX, AX, AX
+	KMOVW      AX, K1
+	MOVQ       kc+0(FP), CX
+	MOVQ       a+8(FP), SI
+	MOVQ       ars+16(FP), R9
+	MOVQ       aks+24(FP), R8
+	MOVQ       b+32(FP), DI
+	MOVQ       bks+40(FP), BX
+	MOVQ       c+48(FP), DX
+	MOVQ       ldc+56(FP), R13
+	MOVQ       side+80(FP), R15
+	MOVQ       step+88(FP), R14
+	LEAQ       (R9)(R9*2), R10
+	LEAQ       (R9)(R9*4), R11
+	LEAQ       (R10)(R9*4), R12
+	MOVQ       acc+64(FP), AX
+	TESTQ      AX, AX
+	MOVQ       DX, AX
+	JZ         zero
+	VMOVUPS    (AX), Z0
+	VMOVUPS.Z  64(AX), K1, Z1
+	PREFETCHT0 128(AX)
+	PREFETCHT0 192(AX)
+	ADDQ       R13, AX
+	VMOVUPS    (AX), Z2
+	VMOVUPS.Z  64(AX), K1, Z3
+	PREFETCHT0 128(AX)
+	PREFETCHT0 192(AX)
+	ADDQ       R13, AX
+	VMOVUPS    (AX), Z4
+	VMOVUPS.Z  64(AX), K1, Z5
+	PREFETCHT0 128(AX)
+	PREFETCHT0 192(AX)
+	ADDQ       R13, AX
+	VMOVUPS    (AX), Z6
+	VMOVUPS.Z  64(AX), K1, Z7
+	PREFETCHT0 128(AX)
+	PREFETCHT0 192(AX)
+	ADDQ       R13, AX
+	VMOVUPS    (AX), Z8
+	VMOVUPS.Z  64(AX), K1, Z9
+	PREFETCHT0 128(AX)
+	PREFETCHT0 192(AX)
+	ADDQ       R13, AX
+	VMOVUPS    (AX), Z10
+	VMOVUPS.Z  64(AX), K1, Z11
+	PREFETCHT0 128(AX)
+	PREFETCHT0 192(AX)
+	ADDQ       R13, AX
+	VMOVUPS    (AX), Z12
+	VMOVUPS.Z  64(AX), K1, Z13
+	PREFETCHT0 128(AX)
+	PREFETCHT0 192(AX)
+	JMP        begin
 
 zero:
 	VPXORD     Z0, Z0, Z0
@@ -2250,6 +2551,8 @@ loop:
 	VFMADD231PS.BCST (SI)(R11*1), Z15, Z11
 	VFMADD231PS.BCST (SI)(R10*2), Z14, Z12
 	VFMADD231PS.BCST (SI)(R10*2), Z15, Z13
+	PREFETCHT1       (R15)
+	ADDQ             R14, R15
 	ADDQ             BX, DI
 	ADDQ             R8, SI
 	VMOVUPS          (DI), Z14
@@ -2268,6 +2571,8 @@ loop:
 	VFMADD231PS.BCST (SI)(R11*1), Z15, Z11
 	VFMADD231PS.BCST (SI)(R10*2), Z14, Z12
 	VFMADD231PS.BCST (SI)(R10*2), Z15, Z13
+	PREFETCHT1       (R15)
+	ADDQ             R14, R15
 	ADDQ             BX, DI
 	ADDQ             R8, SI
 	DECQ             AX
@@ -2292,6 +2597,8 @@ tail:
 	VFMADD231PS.BCST (SI)(R11*1), Z15, Z11
 	VFMADD231PS.BCST (SI)(R10*2), Z14, Z12
 	VFMADD231PS.BCST (SI)(R10*2), Z15, Z13
+	PREFETCHT1       (R15)
+	ADDQ             R14, R15
 	ADDQ             BX, DI
 	ADDQ             R8, SI
 
@@ -2319,56 +2626,79 @@ store:
 	VZEROUPPER
 	RET
 
-// func gemmZ7x3(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+// func gemmZ7x3(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, side *float32, step int)
 // Requires: AVX, AVX512F, BMI2, MMX+
-TEXT ·gemmZ7x3(SB), NOSPLIT, $0-88
-	MOVQ      last+72(FP), BX
-	MOVQ      $+65535, AX
-	BZHIQ     BX, AX, AX
-	KMOVW     AX, K1
-	MOVQ      kc+0(FP), CX
-	MOVQ      a+8(FP), SI
-	MOVQ      ars+16(FP), R9
-	MOVQ      aks+24(FP), R8
-	MOVQ      b+32(FP), DI
-	MOVQ      bks+40(FP), BX
-	MOVQ      c+48(FP), DX
-	MOVQ      ldc+56(FP), R13
-	LEAQ      (R9)(R9*2), R10
-	LEAQ      (R9)(R9*4), R11
-	LEAQ      (R10)(R9*4), R12
-	MOVQ      acc+64(FP), AX
-	TESTQ     AX, AX
-	MOVQ      DX, AX
-	JZ        zero
-	VMOVUPS   (AX), Z0
-	VMOVUPS   64(AX), Z1
-	VMOVUPS.Z 128(AX), K1, Z2
-	ADDQ      R13, AX
-	VMOVUPS   (AX), Z3
-	VMOVUPS   64(AX), Z4
-	VMOVUPS.Z 128(AX), K1, Z5
-	ADDQ      R13, AX
-	VMOVUPS   (AX), Z6
-	VMOVUPS   64(AX), Z7
-	VMOVUPS.Z 128(AX), K1, Z8
-	ADDQ      R13, AX
-	VMOVUPS   (AX), Z9
-	VMOVUPS   64(AX), Z10
-	VMOVUPS.Z 128(AX), K1, Z11
-	ADDQ      R13, AX
-	VMOVUPS   (AX), Z12
-	VMOVUPS   64(AX), Z13
-	VMOVUPS.Z 128(AX), K1, Z14
-	ADDQ      R13, AX
-	VMOVUPS   (AX), Z15
-	VMOVUPS   64(AX), Z16
-	VMOVUPS.Z 128(AX), K1, Z17
-	ADDQ      R13, AX
-	VMOVUPS   (AX), Z18
-	VMOVUPS   64(AX), Z19
-	VMOVUPS.Z 128(AX), K1, Z20
-	JMP       begin
+TEXT ·gemmZ7x3(SB), NOSPLIT, $0-96
+	MOVQ       last+72(FP), BX
+	MOVQ       $+65535, AX
+	BZHIQ      BX, AX, AX
+	KMOVW      AX, K1
+	MOVQ       kc+0(FP), CX
+	MOVQ       a+8(FP), SI
+	MOVQ       ars+16(FP), R9
+	MOVQ       aks+24(FP), R8
+	MOVQ       b+32(FP), DI
+	MOVQ       bks+40(FP), BX
+	MOVQ       c+48(FP), DX
+	MOVQ       ldc+56(FP), R13
+	MOVQ       side+80(FP), R15
+	MOVQ       step+88(FP), R14
+	LEAQ       (R9)(R9*2), R10
+	LEAQ       (R9)(R9*4), R11
+	LEAQ       (R10)(R9*4), R12
+	MOVQ       acc+64(FP), AX
+	TESTQ      AX, AX
+	MOVQ       DX, AX
+	JZ         zero
+	VMOVUPS    (AX), Z0
+	VMOVUPS    64(AX), Z1
+	VMOVUPS.Z  128(AX), K1, Z2
+	PREFETCHT0 192(AX)
+	PREFETCHT0 256(AX)
+	PREFETCHT0 320(AX)
+	ADDQ       R13, AX
+	VMOVUPS    (AX), Z3
+	VMOVUPS    64(AX), Z4
+	VMOVUPS.Z  128(AX), K1, Z5
+	PREFETCHT0 192(AX)
+	PREFETCHT0 256(AX)
+	PREFETCHT0 320(AX)
+	ADDQ       R13, AX
+	VMOVUPS    (AX), Z6
+	VMOVUPS    64(AX), Z7
+	VMOVUPS.Z  128(AX), K1, Z8
+	PREFETCHT0 192(AX)
+	PREFETCHT0 256(AX)
+	PREFETCHT0 320(AX)
+	ADDQ       R13, AX
+	VMOVUPS    (AX), Z9
+	VMOVUPS    64(AX), Z10
+	VMOVUPS.Z  128(AX), K1, Z11
+	PREFETCHT0 192(AX)
+	PREFETCHT0 256(AX)
+	PREFETCHT0 320(AX)
+	ADDQ       R13, AX
+	VMOVUPS    (AX), Z12
+	VMOVUPS    64(AX), Z13
+	VMOVUPS.Z  128(AX), K1, Z14
+	PREFETCHT0 192(AX)
+	PREFETCHT0 256(AX)
+	PREFETCHT0 320(AX)
+	ADDQ       R13, AX
+	VMOVUPS    (AX), Z15
+	VMOVUPS    64(AX), Z16
+	VMOVUPS.Z  128(AX), K1, Z17
+	PREFETCHT0 192(AX)
+	PREFETCHT0 256(AX)
+	PREFETCHT0 320(AX)
+	ADDQ       R13, AX
+	VMOVUPS    (AX), Z18
+	VMOVUPS    64(AX), Z19
+	VMOVUPS.Z  128(AX), K1, Z20
+	PREFETCHT0 192(AX)
+	PREFETCHT0 256(AX)
+	PREFETCHT0 320(AX)
+	JMP        begin
 
 zero:
 	VPXORD     Z0, Z0, Z0
@@ -2450,6 +2780,8 @@ loop:
 	VFMADD231PS.BCST (SI)(R10*2), Z21, Z18
 	VFMADD231PS.BCST (SI)(R10*2), Z22, Z19
 	VFMADD231PS.BCST (SI)(R10*2), Z23, Z20
+	PREFETCHT1       (R15)
+	ADDQ             R14, R15
 	ADDQ             BX, DI
 	ADDQ             R8, SI
 	VMOVUPS          (DI), Z21
@@ -2476,6 +2808,8 @@ loop:
 	VFMADD231PS.BCST (SI)(R10*2), Z21, Z18
 	VFMADD231PS.BCST (SI)(R10*2), Z22, Z19
 	VFMADD231PS.BCST (SI)(R10*2), Z23, Z20
+	PREFETCHT1       (R15)
+	ADDQ             R14, R15
 	ADDQ             BX, DI
 	ADDQ             R8, SI
 	DECQ             AX
@@ -2508,6 +2842,8 @@ tail:
 	VFMADD231PS.BCST (SI)(R10*2), Z21, Z18
 	VFMADD231PS.BCST (SI)(R10*2), Z22, Z19
 	VFMADD231PS.BCST (SI)(R10*2), Z23, Z20
+	PREFETCHT1       (R15)
+	ADDQ             R14, R15
 	ADDQ             BX, DI
 	ADDQ             R8, SI
 
@@ -2542,44 +2878,54 @@ store:
 	VZEROUPPER
 	RET
 
-// func gemmZ8x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+// func gemmZ8x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, side *float32, step int)
 // Requires: AVX, AVX512F, BMI2, MMX+
-TEXT ·gemmZ8x1(SB), NOSPLIT, $0-88
-	MOVQ      last+72(FP), BX
-	MOVQ      $+65535, AX
-	BZHIQ     BX, AX, AX
-	KMOVW     AX, K1
-	MOVQ      kc+0(FP), CX
-	MOVQ      a+8(FP), SI
-	MOVQ      ars+16(FP), R9
-	MOVQ      aks+24(FP), R8
-	MOVQ      b+32(FP), DI
-	MOVQ      bks+40(FP), BX
-	MOVQ      c+48(FP), DX
-	MOVQ      ldc+56(FP), R13
-	LEAQ      (R9)(R9*2), R10
-	LEAQ      (R9)(R9*4), R11
-	LEAQ      (R10)(R9*4), R12
-	MOVQ      acc+64(FP), AX
-	TESTQ     AX, AX
-	MOVQ      DX, AX
-	JZ        zero
-	VMOVUPS.Z (AX), K1, Z0
-	ADDQ      R13, AX
-	VMOVUPS.Z (AX), K1, Z1
-	ADDQ      R13, AX
-	VMOVUPS.Z (AX), K1, Z2
-	ADDQ      R13, AX
-	VMOVUPS.Z (AX), K1, Z3
-	ADDQ      R13, AX
-	VMOVUPS.Z (AX), K1, Z4
-	ADDQ      R13, AX
-	VMOVUPS.Z (AX), K1, Z5
-	ADDQ      R13, AX
-	VMOVUPS.Z (AX), K1, Z6
-	ADDQ      R13, AX
-	VMOVUPS.Z (AX), K1, Z7
-	JMP       begin
+TEXT ·gemmZ8x1(SB), NOSPLIT, $0-96
+	MOVQ       last+72(FP), BX
+	MOVQ       $+65535, AX
+	BZHIQ      BX, AX, AX
+	KMOVW      AX, K1
+	MOVQ       kc+0(FP), CX
+	MOVQ       a+8(FP), SI
+	MOVQ       ars+16(FP), R9
+	MOVQ       aks+24(FP), R8
+	MOVQ       b+32(FP), DI
+	MOVQ       bks+40(FP), BX
+	MOVQ       c+48(FP), DX
+	MOVQ       ldc+56(FP), R13
+	MOVQ       side+80(FP), R15
+	MOVQ       step+88(FP), R14
+	LEAQ       (R9)(R9*2), R10
+	LEAQ       (R9)(R9*4), R11
+	LEAQ       (R10)(R9*4), R12
+	MOVQ       acc+64(FP), AX
+	TESTQ      AX, AX
+	MOVQ       DX, AX
+	JZ         zero
+	VMOVUPS.Z  (AX), K1, Z0
+	PREFETCHT0 64(AX)
+	ADDQ       R13, AX
+	VMOVUPS.Z  (AX), K1, Z1
+	PREFETCHT0 64(AX)
+	ADDQ       R13, AX
+	VMOVUPS.Z  (AX), K1, Z2
+	PREFETCHT0 64(AX)
+	ADDQ       R13, AX
+	VMOVUPS.Z  (AX), K1, Z3
+	PREFETCHT0 64(AX)
+	ADDQ       R13, AX
+	VMOVUPS.Z  (AX), K1, Z4
+	PREFETCHT0 64(AX)
+	ADDQ       R13, AX
+	VMOVUPS.Z  (AX), K1, Z5
+	PREFETCHT0 64(AX)
+	ADDQ       R13, AX
+	VMOVUPS.Z  (AX), K1, Z6
+	PREFETCHT0 64(AX)
+	ADDQ       R13, AX
+	VMOVUPS.Z  (AX), K1, Z7
+	PREFETCHT0 64(AX)
+	JMP        begin
 
 zero:
 	VPXORD     Z0, Z0, Z0
@@ -2621,6 +2967,8 @@ loop:
 	VFMADD231PS.BCST (SI)(R11*1), Z8, Z5
 	VFMADD231PS.BCST (SI)(R10*2), Z8, Z6
 	VFMADD231PS.BCST (SI)(R12*1), Z8, Z7
+	PREFETCHT1       (R15)
+	ADDQ             R14, R15
 	ADDQ             BX, DI
 	ADDQ             R8, SI
 	VMOVUPS.Z        (DI), K1, Z8
@@ -2632,6 +2980,8 @@ loop:
 	VFMADD231PS.BCST (SI)(R11*1), Z8, Z5
 	VFMADD231PS.BCST (SI)(R10*2), Z8, Z6
 	VFMADD231PS.BCST (SI)(R12*1), Z8, Z7
+	PREFETCHT1       (R15)
+	ADDQ             R14, R15
 	ADDQ             BX, DI
 	ADDQ             R8, SI
 	DECQ             AX
@@ -2649,6 +2999,8 @@ tail:
 	VFMADD231PS.BCST (SI)(R11*1), Z8, Z5
 	VFMADD231PS.BCST (SI)(R10*2), Z8, Z6
 	VFMADD231PS.BCST (SI)(R12*1), Z8, Z7
+	PREFETCHT1       (R15)
+	ADDQ             R14, R15
 	ADDQ             BX, DI
 	ADDQ             R8, SI
 
@@ -2671,52 +3023,70 @@ store:
 	VZEROUPPER
 	RET
 
-// func gemmZ8x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+// func gemmZ8x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, side *float32, step int)
 // Requires: AVX, AVX512F, BMI2, MMX+
-TEXT ·gemmZ8x2(SB), NOSPLIT, $0-88
-	MOVQ      last+72(FP), BX
-	MOVQ      $+65535, AX
-	BZHIQ     BX, AX, AX
-	KMOVW     AX, K1
-	MOVQ      kc+0(FP), CX
-	MOVQ      a+8(FP), SI
-	MOVQ      ars+16(FP), R9
-	MOVQ      aks+24(FP), R8
-	MOVQ      b+32(FP), DI
-	MOVQ      bks+40(FP), BX
-	MOVQ      c+48(FP), DX
-	MOVQ      ldc+56(FP), R13
-	LEAQ      (R9)(R9*2), R10
-	LEAQ      (R9)(R9*4), R11
-	LEAQ      (R10)(R9*4), R12
-	MOVQ      acc+64(FP), AX
-	TESTQ     AX, AX
-	MOVQ      DX, AX
-	JZ        zero
-	VMOVUPS   (AX), Z0
-	VMOVUPS.Z 64(AX), K1, Z1
-	ADDQ      R13, AX
-	VMOVUPS   (AX), Z2
-	VMOVUPS.Z 64(AX), K1, Z3
-	ADDQ      R13, AX
-	VMOVUPS   (AX), Z4
-	VMOVUPS.Z 64(AX), K1, Z5
-	ADDQ      R13, AX
-	VMOVUPS   (AX), Z6
-	VMOVUPS.Z 64(AX), K1, Z7
-	ADDQ      R13, AX
-	VMOVUPS   (AX), Z8
-	VMOVUPS.Z 64(AX), K1, Z9
-	ADDQ      R13, AX
-	VMOVUPS   (AX), Z10
-	VMOVUPS.Z 64(AX), K1, Z11
-	ADDQ      R13, AX
-	VMOVUPS   (AX), Z12
-	VMOVUPS.Z 64(AX), K1, Z13
-	ADDQ      R13, AX
-	VMOVUPS   (AX), Z14
-	VMOVUPS.Z 64(AX), K1, Z15
-	JMP       begin
+TEXT ·gemmZ8x2(SB), NOSPLIT, $0-96
+	MOVQ       last+72(FP), BX
+	MOVQ       $+65535, AX
+	BZHIQ      BX, AX, AX
+	KMOVW      AX, K1
+	MOVQ       kc+0(FP), CX
+	MOVQ       a+8(FP), SI
+	MOVQ       ars+16(FP), R9
+	MOVQ       aks+24(FP), R8
+	MOVQ       b+32(FP), DI
+	MOVQ       bks+40(FP), BX
+	MOVQ       c+48(FP), DX
+	MOVQ       ldc+56(FP), R13
+	MOVQ       side+80(FP), R15
+	MOVQ       step+88(FP), R14
+	LEAQ       (R9)(R9*2), R10
+	LEAQ       (R9)(R9*4), R11
+	LEAQ       (R10)(R9*4), R12
+	MOVQ       acc+64(FP), AX
+	TESTQ      AX, AX
+	MOVQ       DX, AX
+	JZ         zero
+	VMOVUPS    (AX), Z0
+	VMOVUPS.Z  64(AX), K1, Z1
+	PREFETCHT0 128(AX)
+	PREFETCHT0 192(AX)
+	ADDQ       R13, AX
+	VMOVUPS    (AX), Z2
+	VMOVUPS.Z  64(AX), K1, Z3
+	PREFETCHT0 128(AX)
+	PREFETCHT0 192(AX)
+	ADDQ       R13, AX
+	VMOVUPS    (AX), Z4
+	VMOVUPS.Z  64(AX), K1, Z5
+	PREFETCHT0 128(AX)
+	PREFETCHT0 192(AX)
+	ADDQ       R13, AX
+	VMOVUPS    (AX), Z6
+	VMOVUPS.Z  64(AX), K1, Z7
+	PREFETCHT0 128(AX)
+	PREFETCHT0 192(AX)
+	ADDQ       R13, AX
+	VMOVUPS    (AX), Z8
+	VMOVUPS.Z  64(AX), K1, Z9
+	PREFETCHT0 128(AX)
+	PREFETCHT0 192(AX)
+	ADDQ       R13, AX
+	VMOVUPS    (AX), Z10
+	VMOVUPS.Z  64(AX), K1, Z11
+	PREFETCHT0 128(AX)
+	PREFETCHT0 192(AX)
+	ADDQ       R13, AX
+	VMOVUPS    (AX), Z12
+	VMOVUPS.Z  64(AX), K1, Z13
+	PREFETCHT0 128(AX)
+	PREFETCHT0 192(AX)
+	ADDQ       R13, AX
+	VMOVUPS    (AX), Z14
+	VMOVUPS.Z  64(AX), K1, Z15
+	PREFETCHT0 128(AX)
+	PREFETCHT0 192(AX)
+	JMP        begin
 
 zero:
 	VPXORD     Z0, Z0, Z0
@@ -2783,6 +3153,8 @@ loop:
 	VFMADD231PS.BCST (SI)(R10*2), Z17, Z13
 	VFMADD231PS.BCST (SI)(R12*1), Z16, Z14
 	VFMADD231PS.BCST (SI)(R12*1), Z17, Z15
+	PREFETCHT1       (R15)
+	ADDQ             R14, R15
 	ADDQ             BX, DI
 	ADDQ             R8, SI
 	VMOVUPS          (DI), Z16
@@ -2803,6 +3175,8 @@ loop:
 	VFMADD231PS.BCST (SI)(R10*2), Z17, Z13
 	VFMADD231PS.BCST (SI)(R12*1), Z16, Z14
 	VFMADD231PS.BCST (SI)(R12*1), Z17, Z15
+	PREFETCHT1       (R15)
+	ADDQ             R14, R15
 	ADDQ             BX, DI
 	ADDQ             R8, SI
 	DECQ             AX
@@ -2829,6 +3203,8 @@ tail:
 	VFMADD231PS.BCST (SI)(R10*2), Z17, Z13
 	VFMADD231PS.BCST (SI)(R12*1), Z16, Z14
 	VFMADD231PS.BCST (SI)(R12*1), Z17, Z15
+	PREFETCHT1       (R15)
+	ADDQ             R14, R15
 	ADDQ             BX, DI
 	ADDQ             R8, SI
 
@@ -2859,60 +3235,86 @@ store:
 	VZEROUPPER
 	RET
 
-// func gemmZ8x3(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+// func gemmZ8x3(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, side *float32, step int)
 // Requires: AVX, AVX512F, BMI2, MMX+
-TEXT ·gemmZ8x3(SB), NOSPLIT, $0-88
-	MOVQ      last+72(FP), BX
-	MOVQ      $+65535, AX
-	BZHIQ     BX, AX, AX
-	KMOVW     AX, K1
-	MOVQ      kc+0(FP), CX
-	MOVQ      a+8(FP), SI
-	MOVQ      ars+16(FP), R9
-	MOVQ      aks+24(FP), R8
-	MOVQ      b+32(FP), DI
-	MOVQ      bks+40(FP), BX
-	MOVQ      c+48(FP), DX
-	MOVQ      ldc+56(FP), R13
-	LEAQ      (R9)(R9*2), R10
-	LEAQ      (R9)(R9*4), R11
-	LEAQ      (R10)(R9*4), R12
-	MOVQ      acc+64(FP), AX
-	TESTQ     AX, AX
-	MOVQ      DX, AX
-	JZ        zero
-	VMOVUPS   (AX), Z0
-	VMOVUPS   64(AX), Z1
-	VMOVUPS.Z 128(AX), K1, Z2
-	ADDQ      R13, AX
-	VMOVUPS   (AX), Z3
-	VMOVUPS   64(AX), Z4
-	VMOVUPS.Z 128(AX), K1, Z5
-	ADDQ      R13, AX
-	VMOVUPS   (AX), Z6
-	VMOVUPS   64(AX), Z7
-	VMOVUPS.Z 128(AX), K1, Z8
-	ADDQ      R13, AX
-	VMOVUPS   (AX), Z9
-	VMOVUPS   64(AX), Z10
-	VMOVUPS.Z 128(AX), K1, Z11
-	ADDQ      R13, AX
-	VMOVUPS   (AX), Z12
-	VMOVUPS   64(AX), Z13
-	VMOVUPS.Z 128(AX), K1, Z14
-	ADDQ      R13, AX
-	VMOVUPS   (AX), Z15
-	VMOVUPS   64(AX), Z16
-	VMOVUPS.Z 128(AX), K1, Z17
-	ADDQ      R13, AX
-	VMOVUPS   (AX), Z18
-	VMOVUPS   64(AX), Z19
-	VMOVUPS.Z 128(AX), K1, Z20
-	ADDQ      R13, AX
-	VMOVUPS   (AX), Z21
-	VMOVUPS   64(AX), Z22
-	VMOVUPS.Z 128(AX), K1, Z23
-	JMP       begin
+TEXT ·gemmZ8x3(SB), NOSPLIT, $0-96
+	MOVQ       last+72(FP), BX
+	MOVQ       $+65535, AX
+	BZHIQ      BX, AX, AX
+	KMOVW      AX, K1
+	MOVQ       kc+0(FP), CX
+	MOVQ       a+8(FP), SI
+	MOVQ       ars+16(FP), R9
+	MOVQ       aks+24(FP), R8
+	MOVQ       b+32(FP), DI
+	MOVQ       bks+40(FP), BX
+	MOVQ       c+48(FP), DX
+	MOVQ       ldc+56(FP), R13
+	MOVQ       side+80(FP), R15
+	MOVQ       step+88(FP), R14
+	LEAQ       (R9)(R9*2), R10
+	LEAQ       (R9)(R9*4), R11
+	LEAQ       (R10)(R9*4), R12
+	MOVQ       acc+64(FP), AX
+	TESTQ      AX, AX
+	MOVQ       DX, AX
+	JZ         zero
+	VMOVUPS    (AX), Z0
+	VMOVUPS    64(AX), Z1
+	VMOVUPS.Z  128(AX), K1, Z2
+	PREFETCHT0 192(AX)
+	PREFETCHT0 256(AX)
+	PREFETCHT0 320(AX)
+	ADDQ       R13, AX
+	VMOVUPS    (AX), Z3
+	VMOVUPS    64(AX), Z4
+	VMOVUPS.Z  128(AX), K1, Z5
+	PREFETCHT0 192(AX)
+	PREFETCHT0 256(AX)
+	PREFETCHT0 320(AX)
+	ADDQ       R13, AX
+	VMOVUPS    (AX), Z6
+	VMOVUPS    64(AX), Z7
+	VMOVUPS.Z  128(AX), K1, Z8
+	PREFETCHT0 192(AX)
+	PREFETCHT0 256(AX)
+	PREFETCHT0 320(AX)
+	ADDQ       R13, AX
+	VMOVUPS    (AX), Z9
+	VMOVUPS    64(AX), Z10
+	VMOVUPS.Z  128(AX), K1, Z11
+	PREFETCHT0 192(AX)
+	PREFETCHT0 256(AX)
+	PREFETCHT0 320(AX)
+	ADDQ       R13, AX
+	VMOVUPS    (AX), Z12
+	VMOVUPS    64(AX), Z13
+	VMOVUPS.Z  128(AX), K1, Z14
+	PREFETCHT0 192(AX)
+	PREFETCHT0 256(AX)
+	PREFETCHT0 320(AX)
+	ADDQ       R13, AX
+	VMOVUPS    (AX), Z15
+	VMOVUPS    64(AX), Z16
+	VMOVUPS.Z  128(AX), K1, Z17
+	PREFETCHT0 192(AX)
+	PREFETCHT0 256(AX)
+	PREFETCHT0 320(AX)
+	ADDQ       R13, AX
+	VMOVUPS    (AX), Z18
+	VMOVUPS    64(AX), Z19
+	VMOVUPS.Z  128(AX), K1, Z20
+	PREFETCHT0 192(AX)
+	PREFETCHT0 256(AX)
+	PREFETCHT0 320(AX)
+	ADDQ       R13, AX
+	VMOVUPS    (AX), Z21
+	VMOVUPS    64(AX), Z22
+	VMOVUPS.Z  128(AX), K1, Z23
+	PREFETCHT0 192(AX)
+	PREFETCHT0 256(AX)
+	PREFETCHT0 320(AX)
+	JMP        begin
 
 zero:
 	VPXORD     Z0, Z0, Z0
@@ -3004,6 +3406,8 @@ loop:
 	VFMADD231PS.BCST (SI)(R12*1), Z24, Z21
 	VFMADD231PS.BCST (SI)(R12*1), Z25, Z22
 	VFMADD231PS.BCST (SI)(R12*1), Z26, Z23
+	PREFETCHT1       (R15)
+	ADDQ             R14, R15
 	ADDQ             BX, DI
 	ADDQ             R8, SI
 	VMOVUPS          (DI), Z24
@@ -3033,6 +3437,8 @@ loop:
 	VFMADD231PS.BCST (SI)(R12*1), Z24, Z21
 	VFMADD231PS.BCST (SI)(R12*1), Z25, Z22
 	VFMADD231PS.BCST (SI)(R12*1), Z26, Z23
+	PREFETCHT1       (R15)
+	ADDQ             R14, R15
 	ADDQ             BX, DI
 	ADDQ             R8, SI
 	DECQ             AX
@@ -3068,6 +3474,8 @@ tail:
 	VFMADD231PS.BCST (SI)(R12*1), Z24, Z21
 	VFMADD231PS.BCST (SI)(R12*1), Z25, Z22
 	VFMADD231PS.BCST (SI)(R12*1), Z26, Z23
+	PREFETCHT1       (R15)
+	ADDQ             R14, R15
 	ADDQ             BX, DI
 	ADDQ             R8, SI
 
@@ -3106,31 +3514,32 @@ store:
 	VZEROUPPER
 	RET
 
-// func gemmPackZ1x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+// func gemmPackZ1x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, side *float32, step int)
 // Requires: AVX, AVX512F, BMI2, MMX+
-TEXT ·gemmPackZ1x1(SB), NOSPLIT, $0-88
-	MOVQ      last+72(FP), BX
-	MOVQ      $+65535, AX
-	BZHIQ     BX, AX, AX
-	KMOVW     AX, K1
-	MOVQ      kc+0(FP), CX
-	MOVQ      a+8(FP), SI
-	MOVQ      ars+16(FP), R9
-	MOVQ      aks+24(FP), R8
-	MOVQ      b+32(FP), DI
-	MOVQ      bks+40(FP), BX
-	MOVQ      c+48(FP), DX
-	MOVQ      ldc+56(FP), R13
-	MOVQ      panel+80(FP), R15
-	LEAQ      (R9)(R9*2), R10
-	LEAQ      (R9)(R9*4), R11
-	LEAQ      (R10)(R9*4), R12
-	MOVQ      acc+64(FP), AX
-	TESTQ     AX, AX
-	MOVQ      DX, AX
-	JZ        zero
-	VMOVUPS.Z (AX), K1, Z0
-	JMP       begin
+TEXT ·gemmPackZ1x1(SB), NOSPLIT, $0-96
+	MOVQ       last+72(FP), BX
+	MOVQ       $+65535, AX
+	BZHIQ      BX, AX, AX
+	KMOVW      AX, K1
+	MOVQ       kc+0(FP), CX
+	MOVQ       a+8(FP), SI
+	MOVQ       ars+16(FP), R9
+	MOVQ       aks+24(FP), R8
+	MOVQ       b+32(FP), DI
+	MOVQ       bks+40(FP), BX
+	MOVQ       c+48(FP), DX
+	MOVQ       ldc+56(FP), R13
+	MOVQ       side+80(FP), R15
+	LEAQ       (R9)(R9*2), R10
+	LEAQ       (R9)(R9*4), R11
+	LEAQ       (R10)(R9*4), R12
+	MOVQ       acc+64(FP), AX
+	TESTQ      AX, AX
+	MOVQ       DX, AX
+	JZ         zero
+	VMOVUPS.Z  (AX), K1, Z0
+	PREFETCHT0 64(AX)
+	JMP        begin
 
 zero:
 	VPXORD     Z0, Z0, Z0
@@ -3175,32 +3584,34 @@ store:
 	VZEROUPPER
 	RET
 
-// func gemmPackZ1x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+// func gemmPackZ1x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, side *float32, step int)
 // Requires: AVX, AVX512F, BMI2, MMX+
-TEXT ·gemmPackZ1x2(SB), NOSPLIT, $0-88
-	MOVQ      last+72(FP), BX
-	MOVQ      $+65535, AX
-	BZHIQ     BX, AX, AX
-	KMOVW     AX, K1
-	MOVQ      kc+0(FP), CX
-	MOVQ      a+8(FP), SI
-	MOVQ      ars+16(FP), R9
-	MOVQ      aks+24(FP), R8
-	MOVQ      b+32(FP), DI
-	MOVQ      bks+40(FP), BX
-	MOVQ      c+48(FP), DX
-	MOVQ      ldc+56(FP), R13
-	MOVQ      panel+80(FP), R15
-	LEAQ      (R9)(R9*2), R10
-	LEAQ      (R9)(R9*4), R11
-	LEAQ      (R10)(R9*4), R12
-	MOVQ      acc+64(FP), AX
-	TESTQ     AX, AX
-	MOVQ      DX, AX
-	JZ        zero
-	VMOVUPS   (AX), Z0
-	VMOVUPS.Z 64(AX), K1, Z1
-	JMP       begin
+TEXT ·gemmPackZ1x2(SB), NOSPLIT, $0-96
+	MOVQ       last+72(FP), BX
+	MOVQ       $+65535, AX
+	BZHIQ      BX, AX, AX
+	KMOVW      AX, K1
+	MOVQ       kc+0(FP), CX
+	MOVQ       a+8(FP), SI
+	MOVQ       ars+16(FP), R9
+	MOVQ       aks+24(FP), R8
+	MOVQ       b+32(FP), DI
+	MOVQ       bks+40(FP), BX
+	MOVQ       c+48(FP), DX
+	MOVQ       ldc+56(FP), R13
+	MOVQ       side+80(FP), R15
+	LEAQ       (R9)(R9*2), R10
+	LEAQ       (R9)(R9*4), R11
+	LEAQ       (R10)(R9*4), R12
+	MOVQ       acc+64(FP), AX
+	TESTQ      AX, AX
+	MOVQ       DX, AX
+	JZ         zero
+	VMOVUPS    (AX), Z0
+	VMOVUPS.Z  64(AX), K1, Z1
+	PREFETCHT0 128(AX)
+	PREFETCHT0 192(AX)
+	JMP        begin
 
 zero:
 	VPXORD     Z0, Z0, Z0
@@ -3260,33 +3671,36 @@ store:
 	VZEROUPPER
 	RET
 
-// func gemmPackZ1x3(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+// func gemmPackZ1x3(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, side *float32, step int)
 // Requires: AVX, AVX512F, BMI2, MMX+
-TEXT ·gemmPackZ1x3(SB), NOSPLIT, $0-88
-	MOVQ      last+72(FP), BX
-	MOVQ      $+65535, AX
-	BZHIQ     BX, AX, AX
-	KMOVW     AX, K1
-	MOVQ      kc+0(FP), CX
-	MOVQ      a+8(FP), SI
-	MOVQ      ars+16(FP), R9
-	MOVQ      aks+24(FP), R8
-	MOVQ      b+32(FP), DI
-	MOVQ      bks+40(FP), BX
-	MOVQ      c+48(FP), DX
-	MOVQ      ldc+56(FP), R13
-	MOVQ      panel+80(FP), R15
-	LEAQ      (R9)(R9*2), R10
-	LEAQ      (R9)(R9*4), R11
-	LEAQ      (R10)(R9*4), R12
-	MOVQ      acc+64(FP), AX
-	TESTQ     AX, AX
-	MOVQ      DX, AX
-	JZ        zero
-	VMOVUPS   (AX), Z0
-	VMOVUPS   64(AX), Z1
-	VMOVUPS.Z 128(AX), K1, Z2
-	JMP       begin
+TEXT ·gemmPackZ1x3(SB), NOSPLIT, $0-96
+	MOVQ       last+72(FP), BX
+	MOVQ       $+65535, AX
+	BZHIQ      BX, AX, AX
+	KMOVW      AX, K1
+	MOVQ       kc+0(FP), CX
+	MOVQ       a+8(FP), SI
+	MOVQ       ars+16(FP), R9
+	MOVQ       aks+24(FP), R8
+	MOVQ       b+32(FP), DI
+	MOVQ       bks+40(FP), BX
+	MOVQ       c+48(FP), DX
+	MOVQ       ldc+56(FP), R13
+	MOVQ       side+80(FP), R15
+	LEAQ       (R9)(R9*2), R10
+	LEAQ       (R9)(R9*4), R11
+	LEAQ       (R10)(R9*4), R12
+	MOVQ       acc+64(FP), AX
+	TESTQ      AX, AX
+	MOVQ       DX, AX
+	JZ         zero
+	VMOVUPS    (AX), Z0
+	VMOVUPS    64(AX), Z1
+	VMOVUPS.Z  128(AX), K1, Z2
+	PREFETCHT0 192(AX)
+	PREFETCHT0 256(AX)
+	PREFETCHT0 320(AX)
+	JMP        begin
 
 zero:
 	VPXORD     Z0, Z0, Z0
@@ -3361,33 +3775,35 @@ store:
 	VZEROUPPER
 	RET
 
-// func gemmPackZ2x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+// func gemmPackZ2x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, side *float32, step int)
 // Requires: AVX, AVX512F, BMI2, MMX+
-TEXT ·gemmPackZ2x1(SB), NOSPLIT, $0-88
-	MOVQ      last+72(FP), BX
-	MOVQ      $+65535, AX
-	BZHIQ     BX, AX, AX
-	KMOVW     AX, K1
-	MOVQ      kc+0(FP), CX
-	MOVQ      a+8(FP), SI
-	MOVQ      ars+16(FP), R9
-	MOVQ      aks+24(FP), R8
-	MOVQ      b+32(FP), DI
-	MOVQ      bks+40(FP), BX
-	MOVQ      c+48(FP), DX
-	MOVQ      ldc+56(FP), R13
-	MOVQ      panel+80(FP), R15
-	LEAQ      (R9)(R9*2), R10
-	LEAQ      (R9)(R9*4), R11
-	LEAQ      (R10)(R9*4), R12
-	MOVQ      acc+64(FP), AX
-	TESTQ     AX, AX
-	MOVQ      DX, AX
-	JZ        zero
-	VMOVUPS.Z (AX), K1, Z0
-	ADDQ      R13, AX
-	VMOVUPS.Z (AX), K1, Z1
-	JMP       begin
+TEXT ·gemmPackZ2x1(SB), NOSPLIT, $0-96
+	MOVQ       last+72(FP), BX
+	MOVQ       $+65535, AX
+	BZHIQ      BX, AX, AX
+	KMOVW      AX, K1
+	MOVQ       kc+0(FP), CX
+	MOVQ       a+8(FP), SI
+	MOVQ       ars+16(FP), R9
+	MOVQ       aks+24(FP), R8
+	MOVQ       b+32(FP), DI
+	MOVQ       bks+40(FP), BX
+	MOVQ       c+48(FP), DX
+	MOVQ       ldc+56(FP), R13
+	MOVQ       side+80(FP), R15
+	LEAQ       (R9)(R9*2), R10
+	LEAQ       (R9)(R9*4), R11
+	LEAQ       (R10)(R9*4), R12
+	MOVQ       acc+64(FP), AX
+	TESTQ      AX, AX
+	MOVQ       DX, AX
+	JZ         zero
+	VMOVUPS.Z  (AX), K1, Z0
+	PREFETCHT0 64(AX)
+	ADDQ       R13, AX
+	VMOVUPS.Z  (AX), K1, Z1
+	PREFETCHT0 64(AX)
+	JMP        begin
 
 zero:
 	VPXORD     Z0, Z0, Z0
@@ -3440,35 +3856,39 @@ store:
 	VZEROUPPER
 	RET
 
-// func gemmPackZ2x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+// func gemmPackZ2x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, side *float32, step int)
 // Requires: AVX, AVX512F, BMI2, MMX+
-TEXT ·gemmPackZ2x2(SB), NOSPLIT, $0-88
-	MOVQ      last+72(FP), BX
-	MOVQ      $+65535, AX
-	BZHIQ     BX, AX, AX
-	KMOVW     AX, K1
-	MOVQ      kc+0(FP), CX
-	MOVQ      a+8(FP), SI
-	MOVQ      ars+16(FP), R9
-	MOVQ      aks+24(FP), R8
-	MOVQ      b+32(FP), DI
-	MOVQ      bks+40(FP), BX
-	MOVQ      c+48(FP), DX
-	MOVQ      ldc+56(FP), R13
-	MOVQ      panel+80(FP), R15
-	LEAQ      (R9)(R9*2), R10
-	LEAQ      (R9)(R9*4), R11
-	LEAQ      (R10)(R9*4), R12
-	MOVQ      acc+64(FP), AX
-	TESTQ     AX, AX
-	MOVQ      DX, AX
-	JZ        zero
-	VMOVUPS   (AX), Z0
-	VMOVUPS.Z 64(AX), K1, Z1
-	ADDQ      R13, AX
-	VMOVUPS   (AX), Z2
-	VMOVUPS.Z 64(AX), K1, Z3
-	JMP       begin
+TEXT ·gemmPackZ2x2(SB), NOSPLIT, $0-96
+	MOVQ       last+72(FP), BX
+	MOVQ       $+65535, AX
+	BZHIQ      BX, AX, AX
+	KMOVW      AX, K1
+	MOVQ       kc+0(FP), CX
+	MOVQ       a+8(FP), SI
+	MOVQ       ars+16(FP), R9
+	MOVQ       aks+24(FP), R8
+	MOVQ       b+32(FP), DI
+	MOVQ       bks+40(FP), BX
+	MOVQ       c+48(FP), DX
+	MOVQ       ldc+56(FP), R13
+	MOVQ       side+80(FP), R15
+	LEAQ       (R9)(R9*2), R10
+	LEAQ       (R9)(R9*4), R11
+	LEAQ       (R10)(R9*4), R12
+	MOVQ       acc+64(FP), AX
+	TESTQ      AX, AX
+	MOVQ       DX, AX
+	JZ         zero
+	VMOVUPS    (AX), Z0
+	VMOVUPS.Z  64(AX), K1, Z1
+	PREFETCHT0 128(AX)
+	PREFETCHT0 192(AX)
+	ADDQ       R13, AX
+	VMOVUPS    (AX), Z2
+	VMOVUPS.Z  64(AX), K1, Z3
+	PREFETCHT0 128(AX)
+	PREFETCHT0 192(AX)
+	JMP        begin
 
 zero:
 	VPXORD     Z0, Z0, Z0
@@ -3542,37 +3962,43 @@ store:
 	VZEROUPPER
 	RET
 
-// func gemmPackZ2x3(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+// func gemmPackZ2x3(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, side *float32, step int)
 // Requires: AVX, AVX512F, BMI2, MMX+
-TEXT ·gemmPackZ2x3(SB), NOSPLIT, $0-88
-	MOVQ      last+72(FP), BX
-	MOVQ      $+65535, AX
-	BZHIQ     BX, AX, AX
-	KMOVW     AX, K1
-	MOVQ      kc+0(FP), CX
-	MOVQ      a+8(FP), SI
-	MOVQ      ars+16(FP), R9
-	MOVQ      aks+24(FP), R8
-	MOVQ      b+32(FP), DI
-	MOVQ      bks+40(FP), BX
-	MOVQ      c+48(FP), DX
-	MOVQ      ldc+56(FP), R13
-	MOVQ      panel+80(FP), R15
-	LEAQ      (R9)(R9*2), R10
-	LEAQ      (R9)(R9*4), R11
-	LEAQ      (R10)(R9*4), R12
-	MOVQ      acc+64(FP), AX
-	TESTQ     AX, AX
-	MOVQ      DX, AX
-	JZ        zero
-	VMOVUPS   (AX), Z0
-	VMOVUPS   64(AX), Z1
-	VMOVUPS.Z 128(AX), K1, Z2
-	ADDQ      R13, AX
-	VMOVUPS   (AX), Z3
-	VMOVUPS   64(AX), Z4
-	VMOVUPS.Z 128(AX), K1, Z5
-	JMP       begin
+TEXT ·gemmPackZ2x3(SB), NOSPLIT, $0-96
+	MOVQ       last+72(FP), BX
+	MOVQ       $+65535, AX
+	BZHIQ      BX, AX, AX
+	KMOVW      AX, K1
+	MOVQ       kc+0(FP), CX
+	MOVQ       a+8(FP), SI
+	MOVQ       ars+16(FP), R9
+	MOVQ       aks+24(FP), R8
+	MOVQ       b+32(FP), DI
+	MOVQ       bks+40(FP), BX
+	MOVQ       c+48(FP), DX
+	MOVQ       ldc+56(FP), R13
+	MOVQ       side+80(FP), R15
+	LEAQ       (R9)(R9*2), R10
+	LEAQ       (R9)(R9*4), R11
+	LEAQ       (R10)(R9*4), R12
+	MOVQ       acc+64(FP), AX
+	TESTQ      AX, AX
+	MOVQ       DX, AX
+	JZ         zero
+	VMOVUPS    (AX), Z0
+	VMOVUPS    64(AX), Z1
+	VMOVUPS.Z  128(AX), K1, Z2
+	PREFETCHT0 192(AX)
+	PREFETCHT0 256(AX)
+	PREFETCHT0 320(AX)
+	ADDQ       R13, AX
+	VMOVUPS    (AX), Z3
+	VMOVUPS    64(AX), Z4
+	VMOVUPS.Z  128(AX), K1, Z5
+	PREFETCHT0 192(AX)
+	PREFETCHT0 256(AX)
+	PREFETCHT0 320(AX)
+	JMP        begin
 
 zero:
 	VPXORD     Z0, Z0, Z0
@@ -3667,35 +4093,38 @@ store:
 	VZEROUPPER
 	RET
 
-// func gemmPackZ3x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+// func gemmPackZ3x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, side *float32, step int)
 // Requires: AVX, AVX512F, BMI2, MMX+
-TEXT ·gemmPackZ3x1(SB), NOSPLIT, $0-88
-	MOVQ      last+72(FP), BX
-	MOVQ      $+65535, AX
-	BZHIQ     BX, AX, AX
-	KMOVW     AX, K1
-	MOVQ      kc+0(FP), CX
-	MOVQ      a+8(FP), SI
-	MOVQ      ars+16(FP), R9
-	MOVQ      aks+24(FP), R8
-	MOVQ      b+32(FP), DI
-	MOVQ      bks+40(FP), BX
-	MOVQ      c+48(FP), DX
-	MOVQ      ldc+56(FP), R13
-	MOVQ      panel+80(FP), R15
-	LEAQ      (R9)(R9*2), R10
-	LEAQ      (R9)(R9*4), R11
-	LEAQ      (R10)(R9*4), R12
-	MOVQ      acc+64(FP), AX
-	TESTQ     AX, AX
-	MOVQ      DX, AX
-	JZ        zero
-	VMOVUPS.Z (AX), K1, Z0
-	ADDQ      R13, AX
-	VMOVUPS.Z (AX), K1, Z1
-	ADDQ      R13, AX
-	VMOVUPS.Z (AX), K1, Z2
-	JMP       begin
+TEXT ·gemmPackZ3x1(SB), NOSPLIT, $0-96
+	MOVQ       last+72(FP), BX
+	MOVQ       $+65535, AX
+	BZHIQ      BX, AX, AX
+	KMOVW      AX, K1
+	MOVQ       kc+0(FP), CX
+	MOVQ       a+8(FP), SI
+	MOVQ       ars+16(FP), R9
+	MOVQ       aks+24(FP), R8
+	MOVQ       b+32(FP), DI
+	MOVQ       bks+40(FP), BX
+	MOVQ       c+48(FP), DX
+	MOVQ       ldc+56(FP), R13
+	MOVQ       side+80(FP), R15
+	LEAQ       (R9)(R9*2), R10
+	LEAQ       (R9)(R9*4), R11
+	LEAQ       (R10)(R9*4), R12
+	MOVQ       acc+64(FP), AX
+	TESTQ      AX, AX
+	MOVQ       DX, AX
+	JZ         zero
+	VMOVUPS.Z  (AX), K1, Z0
+	PREFETCHT0 64(AX)
+	ADDQ       R13, AX
+	VMOVUPS.Z  (AX), K1, Z1
+	PREFETCHT0 64(AX)
+	ADDQ       R13, AX
+	VMOVUPS.Z  (AX), K1, Z2
+	PREFETCHT0 64(AX)
+	JMP        begin
 
 zero:
 	VPXORD     Z0, Z0, Z0
@@ -3756,38 +4185,44 @@ store:
 	VZEROUPPER
 	RET
 
-// func gemmPackZ3x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+// func gemmPackZ3x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, side *float32, step int)
 // Requires: AVX, AVX512F, BMI2, MMX+
-TEXT ·gemmPackZ3x2(SB), NOSPLIT, $0-88
-	MOVQ      last+72(FP), BX
-	MOVQ      $+65535, AX
-	BZHIQ     BX, AX, AX
-	KMOVW     AX, K1
-	MOVQ      kc+0(FP), CX
-	MOVQ      a+8(FP), SI
-	MOVQ      ars+16(FP), R9
-	MOVQ      aks+24(FP), R8
-	MOVQ      b+32(FP), DI
-	MOVQ      bks+40(FP), BX
-	MOVQ      c+48(FP), DX
-	MOVQ      ldc+56(FP), R13
-	MOVQ      panel+80(FP), R15
-	LEAQ      (R9)(R9*2), R10
-	LEAQ      (R9)(R9*4), R11
-	LEAQ      (R10)(R9*4), R12
-	MOVQ      acc+64(FP), AX
-	TESTQ     AX, AX
-	MOVQ      DX, AX
-	JZ        zero
-	VMOVUPS   (AX), Z0
-	VMOVUPS.Z 64(AX), K1, Z1
-	ADDQ      R13, AX
-	VMOVUPS   (AX), Z2
-	VMOVUPS.Z 64(AX), K1, Z3
-	ADDQ      R13, AX
-	VMOVUPS   (AX), Z4
-	VMOVUPS.Z 64(AX), K1, Z5
-	JMP       begin
+TEXT ·gemmPackZ3x2(SB), NOSPLIT, $0-96
+	MOVQ       last+72(FP), BX
+	MOVQ       $+65535, AX
+	BZHIQ      BX, AX, AX
+	KMOVW      AX, K1
+	MOVQ       kc+0(FP), CX
+	MOVQ       a+8(FP), SI
+	MOVQ       ars+16(FP), R9
+	MOVQ       aks+24(FP), R8
+	MOVQ       b+32(FP), DI
+	MOVQ       bks+40(FP), BX
+	MOVQ       c+48(FP), DX
+	MOVQ       ldc+56(FP), R13
+	MOVQ       side+80(FP), R15
+	LEAQ       (R9)(R9*2), R10
+	LEAQ       (R9)(R9*4), R11
+	LEAQ       (R10)(R9*4), R12
+	MOVQ       acc+64(FP), AX
+	TESTQ      AX, AX
+	MOVQ       DX, AX
+	JZ         zero
+	VMOVUPS    (AX), Z0
+	VMOVUPS.Z  64(AX), K1, Z1
+	PREFETCHT0 128(AX)
+	PREFETCHT0 192(AX)
+	ADDQ       R13, AX
+	VMOVUPS    (AX), Z2
+	VMOVUPS.Z  64(AX), K1, Z3
+	PREFETCHT0 128(AX)
+	PREFETCHT0 192(AX)
+	ADDQ       R13, AX
+	VMOVUPS    (AX), Z4
+	VMOVUPS.Z  64(AX), K1, Z5
+	PREFETCHT0 128(AX)
+	PREFETCHT0 192(AX)
+	JMP        begin
 
 zero:
 	VPXORD     Z0, Z0, Z0
@@ -3875,41 +4310,50 @@ store:
 	VZEROUPPER
 	RET
 
-// func gemmPackZ3x3(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+// func gemmPackZ3x3(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, side *float32, step int)
 // Requires: AVX, AVX512F, BMI2, MMX+
-TEXT ·gemmPackZ3x3(SB), NOSPLIT, $0-88
-	MOVQ      last+72(FP), BX
-	MOVQ      $+65535, AX
-	BZHIQ     BX, AX, AX
-	KMOVW     AX, K1
-	MOVQ      kc+0(FP), CX
-	MOVQ      a+8(FP), SI
-	MOVQ      ars+16(FP), R9
-	MOVQ      aks+24(FP), R8
-	MOVQ      b+32(FP), DI
-	MOVQ      bks+40(FP), BX
-	MOVQ      c+48(FP), DX
-	MOVQ      ldc+56(FP), R13
-	MOVQ      panel+80(FP), R15
-	LEAQ      (R9)(R9*2), R10
-	LEAQ      (R9)(R9*4), R11
-	LEAQ      (R10)(R9*4), R12
-	MOVQ      acc+64(FP), AX
-	TESTQ     AX, AX
-	MOVQ      DX, AX
-	JZ        zero
-	VMOVUPS   (AX), Z0
-	VMOVUPS   64(AX), Z1
-	VMOVUPS.Z 128(AX), K1, Z2
-	ADDQ      R13, AX
-	VMOVUPS   (AX), Z3
-	VMOVUPS   64(AX), Z4
-	VMOVUPS.Z 128(AX), K1, Z5
-	ADDQ      R13, AX
-	VMOVUPS   (AX), Z6
-	VMOVUPS   64(AX), Z7
-	VMOVUPS.Z 128(AX), K1, Z8
-	JMP       begin
+TEXT ·gemmPackZ3x3(SB), NOSPLIT, $0-96
+	MOVQ       last+72(FP), BX
+	MOVQ       $+65535, AX
+	BZHIQ      BX, AX, AX
+	KMOVW      AX, K1
+	MOVQ       kc+0(FP), CX
+	MOVQ       a+8(FP), SI
+	MOVQ       ars+16(FP), R9
+	MOVQ       aks+24(FP), R8
+	MOVQ       b+32(FP), DI
+	MOVQ       bks+40(FP), BX
+	MOVQ       c+48(FP), DX
+	MOVQ       ldc+56(FP), R13
+	MOVQ       side+80(FP), R15
+	LEAQ       (R9)(R9*2), R10
+	LEAQ       (R9)(R9*4), R11
+	LEAQ       (R10)(R9*4), R12
+	MOVQ       acc+64(FP), AX
+	TESTQ      AX, AX
+	MOVQ       DX, AX
+	JZ         zero
+	VMOVUPS    (AX), Z0
+	VMOVUPS    64(AX), Z1
+	VMOVUPS.Z  128(AX), K1, Z2
+	PREFETCHT0 192(AX)
+	PREFETCHT0 256(AX)
+	PREFETCHT0 320(AX)
+	ADDQ       R13, AX
+	VMOVUPS    (AX), Z3
+	VMOVUPS    64(AX), Z4
+	VMOVUPS.Z  128(AX), K1, Z5
+	PREFETCHT0 192(AX)
+	PREFETCHT0 256(AX)
+	PREFETCHT0 320(AX)
+	ADDQ       R13, AX
+	VMOVUPS    (AX), Z6
+	VMOVUPS    64(AX), Z7
+	VMOVUPS.Z  128(AX), K1, Z8
+	PREFETCHT0 192(AX)
+	PREFETCHT0 256(AX)
+	PREFETCHT0 320(AX)
+	JMP        begin
 
 zero:
 	VPXORD     Z0, Z0, Z0
@@ -4024,37 +4468,41 @@ store:
 	VZEROUPPER
 	RET
 
-// func gemmPackZ4x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+// func gemmPackZ4x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, side *float32, step int)
 // Requires: AVX, AVX512F, BMI2, MMX+
-TEXT ·gemmPackZ4x1(SB), NOSPLIT, $0-88
-	MOVQ      last+72(FP), BX
-	MOVQ      $+65535, AX
-	BZHIQ     BX, AX, AX
-	KMOVW     AX, K1
-	MOVQ      kc+0(FP), CX
-	MOVQ      a+8(FP), SI
-	MOVQ      ars+16(FP), R9
-	MOVQ      aks+24(FP), R8
-	MOVQ      b+32(FP), DI
-	MOVQ      bks+40(FP), BX
-	MOVQ      c+48(FP), DX
-	MOVQ      ldc+56(FP), R13
-	MOVQ      panel+80(FP), R15
-	LEAQ      (R9)(R9*2), R10
-	LEAQ      (R9)(R9*4), R11
-	LEAQ      (R10)(R9*4), R12
-	MOVQ      acc+64(FP), AX
-	TESTQ     AX, AX
-	MOVQ      DX, AX
-	JZ        zero
-	VMOVUPS.Z (AX), K1, Z0
-	ADDQ      R13, AX
-	VMOVUPS.Z (AX), K1, Z1
-	ADDQ      R13, AX
-	VMOVUPS.Z (AX), K1, Z2
-	ADDQ      R13, AX
-	VMOVUPS.Z (AX), K1, Z3
-	JMP       begin
+TEXT ·gemmPackZ4x1(SB), NOSPLIT, $0-96
+	MOVQ       last+72(FP), BX
+	MOVQ       $+65535, AX
+	BZHIQ      BX, AX, AX
+	KMOVW      AX, K1
+	MOVQ       kc+0(FP), CX
+	MOVQ       a+8(FP), SI
+	MOVQ       ars+16(FP), R9
+	MOVQ       aks+24(FP), R8
+	MOVQ       b+32(FP), DI
+	MOVQ       bks+40(FP), BX
+	MOVQ       c+48(FP), DX
+	MOVQ       ldc+56(FP), R13
+	MOVQ       side+80(FP), R15
+	LEAQ       (R9)(R9*2), R10
+	LEAQ       (R9)(R9*4), R11
+	LEAQ       (R10)(R9*4), R12
+	MOVQ       acc+64(FP), AX
+	TESTQ      AX, AX
+	MOVQ       DX, AX
+	JZ         zero
+	VMOVUPS.Z  (AX), K1, Z0
+	PREFETCHT0 64(AX)
+	ADDQ       R13, AX
+	VMOVUPS.Z  (AX), K1, Z1
+	PREFETCHT0 64(AX)
+	ADDQ       R13, AX
+	VMOVUPS.Z  (AX), K1, Z2
+	PREFETCHT0 64(AX)
+	ADDQ       R13, AX
+	VMOVUPS.Z  (AX), K1, Z3
+	PREFETCHT0 64(AX)
+	JMP        begin
 
 zero:
 	VPXORD     Z0, Z0, Z0
@@ -4123,41 +4571,49 @@ store:
 	VZEROUPPER
 	RET
 
-// func gemmPackZ4x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+// func gemmPackZ4x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, side *float32, step int)
 // Requires: AVX, AVX512F, BMI2, MMX+
-TEXT ·gemmPackZ4x2(SB), NOSPLIT, $0-88
-	MOVQ      last+72(FP), BX
-	MOVQ      $+65535, AX
-	BZHIQ     BX, AX, AX
-	KMOVW     AX, K1
-	MOVQ      kc+0(FP), CX
-	MOVQ      a+8(FP), SI
-	MOVQ      ars+16(FP), R9
-	MOVQ      aks+24(FP), R8
-	MOVQ      b+32(FP), DI
-	MOVQ      bks+40(FP), BX
-	MOVQ      c+48(FP), DX
-	MOVQ      ldc+56(FP), R13
-	MOVQ      panel+80(FP), R15
-	LEAQ      (R9)(R9*2), R10
-	LEAQ      (R9)(R9*4), R11
-	LEAQ      (R10)(R9*4), R12
-	MOVQ      acc+64(FP), AX
-	TESTQ     AX, AX
-	MOVQ      DX, AX
-	JZ        zero
-	VMOVUPS   (AX), Z0
-	VMOVUPS.Z 64(AX), K1, Z1
-	ADDQ      R13, AX
-	VMOVUPS   (AX), Z2
-	VMOVUPS.Z 64(AX), K1, Z3
-	ADDQ      R13, AX
-	VMOVUPS   (AX), Z4
-	VMOVUPS.Z 64(AX), K1, Z5
-	ADDQ      R13, AX
-	VMOVUPS   (AX), Z6
-	VMOVUPS.Z 64(AX), K1, Z7
-	JMP       begin
+TEXT ·gemmPackZ4x2(SB), NOSPLIT, $0-96
+	MOVQ       last+72(FP), BX
+	MOVQ       $+65535, AX
+	BZHIQ      BX, AX, AX
+	KMOVW      AX, K1
+	MOVQ       kc+0(FP), CX
+	MOVQ       a+8(FP), SI
+	MOVQ       ars+16(FP), R9
+	MOVQ       aks+24(FP), R8
+	MOVQ       b+32(FP), DI
+	MOVQ       bks+40(FP), BX
+	MOVQ       c+48(FP), DX
+	MOVQ       ldc+56(FP), R13
+	MOVQ       side+80(FP), R15
+	LEAQ       (R9)(R9*2), R10
+	LEAQ       (R9)(R9*4), R11
+	LEAQ       (R10)(R9*4), R12
+	MOVQ       acc+64(FP), AX
+	TESTQ      AX, AX
+	MOVQ       DX, AX
+	JZ         zero
+	VMOVUPS    (AX), Z0
+	VMOVUPS.Z  64(AX), K1, Z1
+	PREFETCHT0 128(AX)
+	PREFETCHT0 192(AX)
+	ADDQ       R13, AX
+	VMOVUPS    (AX), Z2
+	VMOVUPS.Z  64(AX), K1, Z3
+	PREFETCHT0 128(AX)
+	PREFETCHT0 192(AX)
+	ADDQ       R13, AX
+	VMOVUPS    (AX), Z4
+	VMOVUPS.Z  64(AX), K1, Z5
+	PREFETCHT0 128(AX)
+	PREFETCHT0 192(AX)
+	ADDQ       R13, AX
+	VMOVUPS    (AX), Z6
+	VMOVUPS.Z  64(AX), K1, Z7
+	PREFETCHT0 128(AX)
+	PREFETCHT0 192(AX)
+	JMP        begin
 
 zero:
 	VPXORD     Z0, Z0, Z0
@@ -4259,45 +4715,57 @@ store:
 	VZEROUPPER
 	RET
 
-// func gemmPackZ4x3(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+// func gemmPackZ4x3(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, side *float32, step int)
 // Requires: AVX, AVX512F, BMI2, MMX+
-TEXT ·gemmPackZ4x3(SB), NOSPLIT, $0-88
-	MOVQ      last+72(FP), BX
-	MOVQ      $+65535, AX
-	BZHIQ     BX, AX, AX
-	KMOVW     AX, K1
-	MOVQ      kc+0(FP), CX
-	MOVQ      a+8(FP), SI
-	MOVQ      ars+16(FP), R9
-	MOVQ      aks+24(FP), R8
-	MOVQ      b+32(FP), DI
-	MOVQ      bks+40(FP), BX
-	MOVQ      c+48(FP), DX
-	MOVQ      ldc+56(FP), R13
-	MOVQ      panel+80(FP), R15
-	LEAQ      (R9)(R9*2), R10
-	LEAQ      (R9)(R9*4), R11
-	LEAQ      (R10)(R9*4), R12
-	MOVQ      acc+64(FP), AX
-	TESTQ     AX, AX
-	MOVQ      DX, AX
-	JZ        zero
-	VMOVUPS   (AX), Z0
-	VMOVUPS   64(AX), Z1
-	VMOVUPS.Z 128(AX), K1, Z2
-	ADDQ      R13, AX
-	VMOVUPS   (AX), Z3
-	VMOVUPS   64(AX), Z4
-	VMOVUPS.Z 128(AX), K1, Z5
-	ADDQ      R13, AX
-	VMOVUPS   (AX), Z6
-	VMOVUPS   64(AX), Z7
-	VMOVUPS.Z 128(AX), K1, Z8
-	ADDQ      R13, AX
-	VMOVUPS   (AX), Z9
-	VMOVUPS   64(AX), Z10
-	VMOVUPS.Z 128(AX), K1, Z11
-	JMP       begin
+TEXT ·gemmPackZ4x3(SB), NOSPLIT, $0-96
+	MOVQ       last+72(FP), BX
+	MOVQ       $+65535, AX
+	BZHIQ      BX, AX, AX
+	KMOVW      AX, K1
+	MOVQ       kc+0(FP), CX
+	MOVQ       a+8(FP), SI
+	MOVQ       ars+16(FP), R9
+	MOVQ       aks+24(FP), R8
+	MOVQ       b+32(FP), DI
+	MOVQ       bks+40(FP), BX
+	MOVQ       c+48(FP), DX
+	MOVQ       ldc+56(FP), R13
+	MOVQ       side+80(FP), R15
+	LEAQ       (R9)(R9*2), R10
+	LEAQ       (R9)(R9*4), R11
+	LEAQ       (R10)(R9*4), R12
+	MOVQ       acc+64(FP), AX
+	TESTQ      AX, AX
+	MOVQ       DX, AX
+	JZ         zero
+	VMOVUPS    (AX), Z0
+	VMOVUPS    64(AX), Z1
+	VMOVUPS.Z  128(AX), K1, Z2
+	PREFETCHT0 192(AX)
+	PREFETCHT0 256(AX)
+	PREFETCHT0 320(AX)
+	ADDQ       R13, AX
+	VMOVUPS    (AX), Z3
+	VMOVUPS    64(AX), Z4
+	VMOVUPS.Z  128(AX), K1, Z5
+	PREFETCHT0 192(AX)
+	PREFETCHT0 256(AX)
+	PREFETCHT0 320(AX)
+	ADDQ       R13, AX
+	VMOVUPS    (AX), Z6
+	VMOVUPS    64(AX), Z7
+	VMOVUPS.Z  128(AX), K1, Z8
+	PREFETCHT0 192(AX)
+	PREFETCHT0 256(AX)
+	PREFETCHT0 320(AX)
+	ADDQ       R13, AX
+	VMOVUPS    (AX), Z9
+	VMOVUPS    64(AX), Z10
+	VMOVUPS.Z  128(AX), K1, Z11
+	PREFETCHT0 192(AX)
+	PREFETCHT0 256(AX)
+	PREFETCHT0 320(AX)
+	JMP        begin
 
 zero:
 	VPXORD     Z0, Z0, Z0
@@ -4432,39 +4900,44 @@ store:
 	VZEROUPPER
 	RET
 
-// func gemmPackZ5x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+// func gemmPackZ5x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, side *float32, step int)
 // Requires: AVX, AVX512F, BMI2, MMX+
-TEXT ·gemmPackZ5x1(SB), NOSPLIT, $0-88
-	MOVQ      last+72(FP), BX
-	MOVQ      $+65535, AX
-	BZHIQ     BX, AX, AX
-	KMOVW     AX, K1
-	MOVQ      kc+0(FP), CX
-	MOVQ      a+8(FP), SI
-	MOVQ      ars+16(FP), R9
-	MOVQ      aks+24(FP), R8
-	MOVQ      b+32(FP), DI
-	MOVQ      bks+40(FP), BX
-	MOVQ      c+48(FP), DX
-	MOVQ      ldc+56(FP), R13
-	MOVQ      panel+80(FP), R15
-	LEAQ      (R9)(R9*2), R10
-	LEAQ      (R9)(R9*4), R11
-	LEAQ      (R10)(R9*4), R12
-	MOVQ      acc+64(FP), AX
-	TESTQ     AX, AX
-	MOVQ      DX, AX
-	JZ        zero
-	VMOVUPS.Z (AX), K1, Z0
-	ADDQ      R13, AX
-	VMOVUPS.Z (AX), K1, Z1
-	ADDQ      R13, AX
-	VMOVUPS.Z (AX), K1, Z2
-	ADDQ      R13, AX
-	VMOVUPS.Z (AX), K1, Z3
-	ADDQ      R13, AX
-	VMOVUPS.Z (AX), K1, Z4
-	JMP       begin
+TEXT ·gemmPackZ5x1(SB), NOSPLIT, $0-96
+	MOVQ       last+72(FP), BX
+	MOVQ       $+65535, AX
+	BZHIQ      BX, AX, AX
+	KMOVW      AX, K1
+	MOVQ       kc+0(FP), CX
+	MOVQ       a+8(FP), SI
+	MOVQ       ars+16(FP), R9
+	MOVQ       aks+24(FP), R8
+	MOVQ       b+32(FP), DI
+	MOVQ       bks+40(FP), BX
+	MOVQ       c+48(FP), DX
+	MOVQ       ldc+56(FP), R13
+	MOVQ       side+80(FP), R15
+	LEAQ       (R9)(R9*2), R10
+	LEAQ       (R9)(R9*4), R11
+	LEAQ       (R10)(R9*4), R12
+	MOVQ       acc+64(FP), AX
+	TESTQ      AX, AX
+	MOVQ       DX, AX
+	JZ         zero
+	VMOVUPS.Z  (AX), K1, Z0
+	PREFETCHT0 64(AX)
+	ADDQ       R13, AX
+	VMOVUPS.Z  (AX), K1, Z1
+	PREFETCHT0 64(AX)
+	ADDQ       R13, AX
+	VMOVUPS.Z  (AX), K1, Z2
+	PREFETCHT0 64(AX)
+	ADDQ       R13, AX
+	VMOVUPS.Z  (AX), K1, Z3
+	PREFETCHT0 64(AX)
+	ADDQ       R13, AX
+	VMOVUPS.Z  (AX), K1, Z4
+	PREFETCHT0 64(AX)
+	JMP        begin
 
 zero:
 	VPXORD     Z0, Z0, Z0
@@ -4541,44 +5014,54 @@ store:
 	VZEROUPPER
 	RET
 
-// func gemmPackZ5x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+// func gemmPackZ5x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, side *float32, step int)
 // Requires: AVX, AVX512F, BMI2, MMX+
-TEXT ·gemmPackZ5x2(SB), NOSPLIT, $0-88
-	MOVQ      last+72(FP), BX
-	MOVQ      $+65535, AX
-	BZHIQ     BX, AX, AX
-	KMOVW     AX, K1
-	MOVQ      kc+0(FP), CX
-	MOVQ      a+8(FP), SI
-	MOVQ      ars+16(FP), R9
-	MOVQ      aks+24(FP), R8
-	MOVQ      b+32(FP), DI
-	MOVQ      bks+40(FP), BX
-	MOVQ      c+48(FP), DX
-	MOVQ      ldc+56(FP), R13
-	MOVQ      panel+80(FP), R15
-	LEAQ      (R9)(R9*2), R10
-	LEAQ      (R9)(R9*4), R11
-	LEAQ      (R10)(R9*4), R12
-	MOVQ      acc+64(FP), AX
-	TESTQ     AX, AX
-	MOVQ      DX, AX
-	JZ        zero
-	VMOVUPS   (AX), Z0
-	VMOVUPS.Z 64(AX), K1, Z1
-	ADDQ      R13, AX
-	VMOVUPS   (AX), Z2
-	VMOVUPS.Z 64(AX), K1, Z3
-	ADDQ      R13, AX
-	VMOVUPS   (AX), Z4
-	VMOVUPS.Z 64(AX), K1, Z5
-	ADDQ      R13, AX
-	VMOVUPS   (AX), Z6
-	VMOVUPS.Z 64(AX), K1, Z7
-	ADDQ      R13, AX
-	VMOVUPS   (AX), Z8
-	VMOVUPS.Z 64(AX), K1, Z9
-	JMP       begin
+TEXT ·gemmPackZ5x2(SB), NOSPLIT, $0-96
+	MOVQ       last+72(FP), BX
+	MOVQ       $+65535, AX
+	BZHIQ      BX, AX, AX
+	KMOVW      AX, K1
+	MOVQ       kc+0(FP), CX
+	MOVQ       a+8(FP), SI
+	MOVQ       ars+16(FP), R9
+	MOVQ       aks+24(FP), R8
+	MOVQ       b+32(FP), DI
+	MOVQ       bks+40(FP), BX
+	MOVQ       c+48(FP), DX
+	MOVQ       ldc+56(FP), R13
+	MOVQ       side+80(FP), R15
+	LEAQ       (R9)(R9*2), R10
+	LEAQ       (R9)(R9*4), R11
+	LEAQ       (R10)(R9*4), R12
+	MOVQ       acc+64(FP), AX
+	TESTQ      AX, AX
+	MOVQ       DX, AX
+	JZ         zero
+	VMOVUPS    (AX), Z0
+	VMOVUPS.Z  64(AX), K1, Z1
+	PREFETCHT0 128(AX)
+	PREFETCHT0 192(AX)
+	ADDQ       R13, AX
+	VMOVUPS    (AX), Z2
+	VMOVUPS.Z  64(AX), K1, Z3
+	PREFETCHT0 128(AX)
+	PREFETCHT0 192(AX)
+	ADDQ       R13, AX
+	VMOVUPS    (AX), Z4
+	VMOVUPS.Z  64(AX), K1, Z5
+	PREFETCHT0 128(AX)
+	PREFETCHT0 192(AX)
+	ADDQ       R13, AX
+	VMOVUPS    (AX), Z6
+	VMOVUPS.Z  64(AX), K1, Z7
+	PREFETCHT0 128(AX)
+	PREFETCHT0 192(AX)
+	ADDQ       R13, AX
+	VMOVUPS    (AX), Z8
+	VMOVUPS.Z  64(AX), K1, Z9
+	PREFETCHT0 128(AX)
+	PREFETCHT0 192(AX)
+	JMP        begin
 
 zero:
 	VPXORD     Z0, Z0, Z0
@@ -4694,49 +5177,64 @@ store:
 	VZEROUPPER
 	RET
 
-// func gemmPackZ5x3(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+// func gemmPackZ5x3(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, side *float32, step int)
 // Requires: AVX, AVX512F, BMI2, MMX+
-TEXT ·gemmPackZ5x3(SB), NOSPLIT, $0-88
-	MOVQ      last+72(FP), BX
-	MOVQ      $+65535, AX
-	BZHIQ     BX, AX, AX
-	KMOVW     AX, K1
-	MOVQ      kc+0(FP), CX
-	MOVQ      a+8(FP), SI
-	MOVQ      ars+16(FP), R9
-	MOVQ      aks+24(FP), R8
-	MOVQ      b+32(FP), DI
-	MOVQ      bks+40(FP), BX
-	MOVQ      c+48(FP), DX
-	MOVQ      ldc+56(FP), R13
-	MOVQ      panel+80(FP), R15
-	LEAQ      (R9)(R9*2), R10
-	LEAQ      (R9)(R9*4), R11
-	LEAQ      (R10)(R9*4), R12
-	MOVQ      acc+64(FP), AX
-	TESTQ     AX, AX
-	MOVQ      DX, AX
-	JZ        zero
-	VMOVUPS   (AX), Z0
-	VMOVUPS   64(AX), Z1
-	VMOVUPS.Z 128(AX), K1, Z2
-	ADDQ      R13, AX
-	VMOVUPS   (AX), Z3
-	VMOVUPS   64(AX), Z4
-	VMOVUPS.Z 128(AX), K1, Z5
-	ADDQ      R13, AX
-	VMOVUPS   (AX), Z6
-	VMOVUPS   64(AX), Z7
-	VMOVUPS.Z 128(AX), K1, Z8
-	ADDQ      R13, AX
-	VMOVUPS   (AX), Z9
-	VMOVUPS   64(AX), Z10
-	VMOVUPS.Z 128(AX), K1, Z11
-	ADDQ      R13, AX
-	VMOVUPS   (AX), Z12
-	VMOVUPS   64(AX), Z13
-	VMOVUPS.Z 128(AX), K1, Z14
-	JMP       begin
+TEXT ·gemmPackZ5x3(SB), NOSPLIT, $0-96
+	MOVQ       last+72(FP), BX
+	MOVQ       $+65535, AX
+	BZHIQ      BX, AX, AX
+	KMOVW      AX, K1
+	MOVQ       kc+0(FP), CX
+	MOVQ       a+8(FP), SI
+	MOVQ       ars+16(FP), R9
+	MOVQ       aks+24(FP), R8
+	MOVQ       b+32(FP), DI
+	MOVQ       bks+40(FP), BX
+	MOVQ       c+48(FP), DX
+	MOVQ       ldc+56(FP), R13
+	MOVQ       side+80(FP), R15
+	LEAQ       (R9)(R9*2), R10
+	LEAQ       (R9)(R9*4), R11
+	LEAQ       (R10)(R9*4), R12
+	MOVQ       acc+64(FP), AX
+	TESTQ      AX, AX
+	MOVQ       DX, AX
+	JZ         zero
+	VMOVUPS    (AX), Z0
+	VMOVUPS    64(AX), Z1
+	VMOVUPS.Z  128(AX), K1, Z2
+	PREFETCHT0 192(AX)
+	PREFETCHT0 256(AX)
+	PREFETCHT0 320(AX)
+	ADDQ       R13, AX
+	VMOVUPS    (AX), Z3
+	VMOVUPS    64(AX), Z4
+	VMOVUPS.Z  128(AX), K1, Z5
+	PREFETCHT0 192(AX)
+	PREFETCHT0 256(AX)
+	PREFETCHT0 320(AX)
+	ADDQ       R13, AX
+	VMOVUPS    (AX), Z6
+	VMOVUPS    64(AX), Z7
+	VMOVUPS.Z  128(AX), K1, Z8
+	PREFETCHT0 192(AX)
+	PREFETCHT0 256(AX)
+	PREFETCHT0 320(AX)
+	ADDQ       R13, AX
+	VMOVUPS    (AX), Z9
+	VMOVUPS    64(AX), Z10
+	VMOVUPS.Z  128(AX), K1, Z11
+	PREFETCHT0 192(AX)
+	PREFETCHT0 256(AX)
+	PREFETCHT0 320(AX)
+	ADDQ       R13, AX
+	VMOVUPS    (AX), Z12
+	VMOVUPS    64(AX), Z13
+	VMOVUPS.Z  128(AX), K1, Z14
+	PREFETCHT0 192(AX)
+	PREFETCHT0 256(AX)
+	PREFETCHT0 320(AX)
+	JMP        begin
 
 zero:
 	VPXORD     Z0, Z0, Z0
@@ -4891,41 +5389,47 @@ store:
 	VZEROUPPER
 	RET
 
-// func gemmPackZ6x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+// func gemmPackZ6x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, side *float32, step int)
 // Requires: AVX, AVX512F, BMI2, MMX+
-TEXT ·gemmPackZ6x1(SB), NOSPLIT, $0-88
-	MOVQ      last+72(FP), BX
-	MOVQ      $+65535, AX
-	BZHIQ     BX, AX, AX
-	KMOVW     AX, K1
-	MOVQ      kc+0(FP), CX
-	MOVQ      a+8(FP), SI
-	MOVQ      ars+16(FP), R9
-	MOVQ      aks+24(FP), R8
-	MOVQ      b+32(FP), DI
-	MOVQ      bks+40(FP), BX
-	MOVQ      c+48(FP), DX
-	MOVQ      ldc+56(FP), R13
-	MOVQ      panel+80(FP), R15
-	LEAQ      (R9)(R9*2), R10
-	LEAQ      (R9)(R9*4), R11
-	LEAQ      (R10)(R9*4), R12
-	MOVQ      acc+64(FP), AX
-	TESTQ     AX, AX
-	MOVQ      DX, AX
-	JZ        zero
-	VMOVUPS.Z (AX), K1, Z0
-	ADDQ      R13, AX
-	VMOVUPS.Z (AX), K1, Z1
-	ADDQ      R13, AX
-	VMOVUPS.Z (AX), K1, Z2
-	ADDQ      R13, AX
-	VMOVUPS.Z (AX), K1, Z3
-	ADDQ      R13, AX
-	VMOVUPS.Z (AX), K1, Z4
-	ADDQ      R13, AX
-	VMOVUPS.Z (AX), K1, Z5
-	JMP       begin
+TEXT ·gemmPackZ6x1(SB), NOSPLIT, $0-96
+	MOVQ       last+72(FP), BX
+	MOVQ       $+65535, AX
+	BZHIQ      BX, AX, AX
+	KMOVW      AX, K1
+	MOVQ       kc+0(FP), CX
+	MOVQ       a+8(FP), SI
+	MOVQ       ars+16(FP), R9
+	MOVQ       aks+24(FP), R8
+	MOVQ       b+32(FP), DI
+	MOVQ       bks+40(FP), BX
+	MOVQ       c+48(FP), DX
+	MOVQ       ldc+56(FP), R13
+	MOVQ       side+80(FP), R15
+	LEAQ       (R9)(R9*2), R10
+	LEAQ       (R9)(R9*4), R11
+	LEAQ       (R10)(R9*4), R12
+	MOVQ       acc+64(FP), AX
+	TESTQ      AX, AX
+	MOVQ       DX, AX
+	JZ         zero
+	VMOVUPS.Z  (AX), K1, Z0
+	PREFETCHT0 64(AX)
+	ADDQ       R13, AX
+	VMOVUPS.Z  (AX), K1, Z1
+	PREFETCHT0 64(AX)
+	ADDQ       R13, AX
+	VMOVUPS.Z  (AX), K1, Z2
+	PREFETCHT0 64(AX)
+	ADDQ       R13, AX
+	VMOVUPS.Z  (AX), K1, Z3
+	PREFETCHT0 64(AX)
+	ADDQ       R13, AX
+	VMOVUPS.Z  (AX), K1, Z4
+	PREFETCHT0 64(AX)
+	ADDQ       R13, AX
+	VMOVUPS.Z  (AX), K1, Z5
+	PREFETCHT0 64(AX)
+	JMP        begin
 
 zero:
 	VPXORD     Z0, Z0, Z0
@@ -5010,47 +5514,59 @@ store:
 	VZEROUPPER
 	RET
 
-// func gemmPackZ6x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+// func gemmPackZ6x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, side *float32, step int)
 // Requires: AVX, AVX512F, BMI2, MMX+
-TEXT ·gemmPackZ6x2(SB), NOSPLIT, $0-88
-	MOVQ      last+72(FP), BX
-	MOVQ      $+65535, AX
-	BZHIQ     BX, AX, AX
-	KMOVW     AX, K1
-	MOVQ      kc+0(FP), CX
-	MOVQ      a+8(FP), SI
-	MOVQ      ars+16(FP), R9
-	MOVQ      aks+24(FP), R8
-	MOVQ      b+32(FP), DI
-	MOVQ      bks+40(FP), BX
-	MOVQ      c+48(FP), DX
-	MOVQ      ldc+56(FP), R13
-	MOVQ      panel+80(FP), R15
-	LEAQ      (R9)(R9*2), R10
-	LEAQ      (R9)(R9*4), R11
-	LEAQ      (R10)(R9*4), R12
-	MOVQ      acc+64(FP), AX
-	TESTQ     AX, AX
-	MOVQ      DX, AX
-	JZ        zero
-	VMOVUPS   (AX), Z0
-	VMOVUPS.Z 64(AX), K1, Z1
-	ADDQ      R13, AX
-	VMOVUPS   (AX), Z2
-	VMOVUPS.Z 64(AX), K1, Z3
-	ADDQ      R13, AX
-	VMOVUPS   (AX), Z4
-	VMOVUPS.Z 64(AX), K1, Z5
-	ADDQ      R13, AX
-	VMOVUPS   (AX), Z6
-	VMOVUPS.Z 64(AX), K1, Z7
-	ADDQ      R13, AX
-	VMOVUPS   (AX), Z8
-	VMOVUPS.Z 64(AX), K1, Z9
-	ADDQ      R13, AX
-	VMOVUPS   (AX), Z10
-	VMOVUPS.Z 64(AX), K1, Z11
-	JMP       begin
+TEXT ·gemmPackZ6x2(SB), NOSPLIT, $0-96
+	MOVQ       last+72(FP), BX
+	MOVQ       $+65535, AX
+	BZHIQ      BX, AX, AX
+	KMOVW      AX, K1
+	MOVQ       kc+0(FP), CX
+	MOVQ       a+8(FP), SI
+	MOVQ       ars+16(FP), R9
+	MOVQ       aks+24(FP), R8
+	MOVQ       b+32(FP), DI
+	MOVQ       bks+40(FP), BX
+	MOVQ       c+48(FP), DX
+	MOVQ       ldc+56(FP), R13
+	MOVQ       side+80(FP), R15
+	LEAQ       (R9)(R9*2), R10
+	LEAQ       (R9)(R9*4), R11
+	LEAQ       (R10)(R9*4), R12
+	MOVQ       acc+64(FP), AX
+	TESTQ      AX, AX
+	MOVQ       DX, AX
+	JZ         zero
+	VMOVUPS    (AX), Z0
+	VMOVUPS.Z  64(AX), K1, Z1
+	PREFETCHT0 128(AX)
+	PREFETCHT0 192(AX)
+	ADDQ       R13, AX
+	VMOVUPS    (AX), Z2
+	VMOVUPS.Z  64(AX), K1, Z3
+	PREFETCHT0 128(AX)
+	PREFETCHT0 192(AX)
+	ADDQ       R13, AX
+	VMOVUPS    (AX), Z4
+	VMOVUPS.Z  64(AX), K1, Z5
+	PREFETCHT0 128(AX)
+	PREFETCHT0 192(AX)
+	ADDQ       R13, AX
+	VMOVUPS    (AX), Z6
+	VMOVUPS.Z  64(AX), K1, Z7
+	PREFETCHT0 128(AX)
+	PREFETCHT0 192(AX)
+	ADDQ       R13, AX
+	VMOVUPS    (AX), Z8
+	VMOVUPS.Z  64(AX), K1, Z9
+	PREFETCHT0 128(AX)
+	PREFETCHT0 192(AX)
+	ADDQ       R13, AX
+	VMOVUPS    (AX), Z10
+	VMOVUPS.Z  64(AX), K1, Z11
+	PREFETCHT0 128(AX)
+	PREFETCHT0 192(AX)
+	JMP        begin
 
 zero:
 	VPXORD     Z0, Z0, Z0
@@ -5180,53 +5696,71 @@ store:
 	VZEROUPPER
 	RET
 
-// func gemmPackZ6x3(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+// func gemmPackZ6x3(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, side *float32, step int)
 // Requires: AVX, AVX512F, BMI2, MMX+
-TEXT ·gemmPackZ6x3(SB), NOSPLIT, $0-88
-	MOVQ      last+72(FP), BX
-	MOVQ      $+65535, AX
-	BZHIQ     BX, AX, AX
-	KMOVW     AX, K1
-	MOVQ      kc+0(FP), CX
-	MOVQ      a+8(FP), SI
-	MOVQ      ars+16(FP), R9
-	MOVQ      aks+24(FP), R8
-	MOVQ      b+32(FP), DI
-	MOVQ      bks+40(FP), BX
-	MOVQ      c+48(FP), DX
-	MOVQ      ldc+56(FP), R13
-	MOVQ      panel+80(FP), R15
-	LEAQ      (R9)(R9*2), R10
-	LEAQ      (R9)(R9*4), R11
-	LEAQ      (R10)(R9*4), R12
-	MOVQ      acc+64(FP), AX
-	TESTQ     AX, AX
-	MOVQ      DX, AX
-	JZ        zero
-	VMOVUPS   (AX), Z0
-	VMOVUPS   64(AX), Z1
-	VMOVUPS.Z 128(AX), K1, Z2
-	ADDQ      R13, AX
-	VMOVUPS   (AX), Z3
-	VMOVUPS   64(AX), Z4
-	VMOVUPS.Z 128(AX), K1, Z5
-	ADDQ      R13, AX
-	VMOVUPS   (AX), Z6
-	VMOVUPS   64(AX), Z7
-	VMOVUPS.Z 128(AX), K1, Z8
-	ADDQ      R13, AX
-	VMOVUPS   (AX), Z9
-	VMOVUPS   64(AX), Z10
-	VMOVUPS.Z 128(AX), K1, Z11
-	ADDQ      R13, AX
-	VMOVUPS   (AX), Z12
-	VMOVUPS   64(AX), Z13
-	VMOVUPS.Z 128(AX), K1, Z14
-	ADDQ      R13, AX
-	VMOVUPS   (AX), Z15
-	VMOVUPS   64(AX), Z16
-	VMOVUPS.Z 128(AX), K1, Z17
-	JMP       begin
+TEXT ·gemmPackZ6x3(SB), NOSPLIT, $0-96
+	MOVQ       last+72(FP), BX
+	MOVQ       $+65535, AX
+	BZHIQ      BX, AX, AX
+	KMOVW      AX, K1
+	MOVQ       kc+0(FP), CX
+	MOVQ       a+8(FP), SI
+	MOVQ       ars+16(FP), R9
+	MOVQ       aks+24(FP), R8
+	MOVQ       b+32(FP), DI
+	MOVQ       bks+40(FP), BX
+	MOVQ       c+48(FP), DX
+	MOVQ       ldc+56(FP), R13
+	MOVQ       side+80(FP), R15
+	LEAQ       (R9)(R9*2), R10
+	LEAQ       (R9)(R9*4), R11
+	LEAQ       (R10)(R9*4), R12
+	MOVQ       acc+64(FP), AX
+	TESTQ      AX, AX
+	MOVQ       DX, AX
+	JZ         zero
+	VMOVUPS    (AX), Z0
+	VMOVUPS    64(AX), Z1
+	VMOVUPS.Z  128(AX), K1, Z2
+	PREFETCHT0 192(AX)
+	PREFETCHT0 256(AX)
+	PREFETCHT0 320(AX)
+	ADDQ       R13, AX
+	VMOVUPS    (AX), Z3
+	VMOVUPS    64(AX), Z4
+	VMOVUPS.Z  128(AX), K1, Z5
+	PREFETCHT0 192(AX)
+	PREFETCHT0 256(AX)
+	PREFETCHT0 320(AX)
+	ADDQ       R13, AX
+	VMOVUPS    (AX), Z6
+	VMOVUPS    64(AX), Z7
+	VMOVUPS.Z  128(AX), K1, Z8
+	PREFETCHT0 192(AX)
+	PREFETCHT0 256(AX)
+	PREFETCHT0 320(AX)
+	ADDQ       R13, AX
+	VMOVUPS    (AX), Z9
+	VMOVUPS    64(AX), Z10
+	VMOVUPS.Z  128(AX), K1, Z11
+	PREFETCHT0 192(AX)
+	PREFETCHT0 256(AX)
+	PREFETCHT0 320(AX)
+	ADDQ       R13, AX
+	VMOVUPS    (AX), Z12
+	VMOVUPS    64(AX), Z13
+	VMOVUPS.Z  128(AX), K1, Z14
+	PREFETCHT0 192(AX)
+	PREFETCHT0 256(AX)
+	PREFETCHT0 320(AX)
+	ADDQ       R13, AX
+	VMOVUPS    (AX), Z15
+	VMOVUPS    64(AX), Z16
+	VMOVUPS.Z  128(AX), K1, Z17
+	PREFETCHT0 192(AX)
+	PREFETCHT0 256(AX)
+	PREFETCHT0 320(AX)
+	JMP        begin
 
 zero:
 	VPXORD     Z0, Z0, Z0
@@ -5401,43 +5935,50 @@ store:
 	VZEROUPPER
 	RET
 
-// func gemmPackZ7x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+// func gemmPackZ7x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, side *float32, step int)
 // Requires: AVX, AVX512F, BMI2, MMX+
-TEXT ·gemmPackZ7x1(SB), NOSPLIT, $0-88
-	MOVQ      last+72(FP), BX
-	MOVQ      $+65535, AX
-	BZHIQ     BX, AX, AX
-	KMOVW     AX, K1
-	MOVQ      kc+0(FP), CX
-	MOVQ      a+8(FP), SI
-	MOVQ      ars+16(FP), R9
-	MOVQ      aks+24(FP), R8
-	MOVQ      b+32(FP), DI
-	MOVQ      bks+40(FP), BX
-	MOVQ      c+48(FP), DX
-	MOVQ      ldc+56(FP), R13
-	MOVQ      panel+80(FP), R15
-	LEAQ      (R9)(R9*2), R10
-	LEAQ      (R9)(R9*4), R11
-	LEAQ      (R10)(R9*4), R12
-	MOVQ      acc+64(FP), AX
-	TESTQ     AX, AX
-	MOVQ      DX, AX
-	JZ        zero
-	VMOVUPS.Z (AX), K1, Z0
-	ADDQ      R13, AX
-	VMOVUPS.Z (AX), K1, Z1
-	ADDQ      R13, AX
-	VMOVUPS.Z (AX), K1, Z2
-	ADDQ      R13, AX
-	VMOVUPS.Z (AX), K1, Z3
-	ADDQ      R13, AX
-	VMOVUPS.Z (AX), K1, Z4
-	ADDQ      R13, AX
-	VMOVUPS.Z (AX), K1, Z5
-	ADDQ      R13, AX
-	VMOVUPS.Z (AX), K1, Z6
-	JMP       begin
+TEXT ·gemmPackZ7x1(SB), NOSPLIT, $0-96
+	MOVQ       last+72(FP), BX
+	MOVQ       $+65535, AX
+	BZHIQ      BX, AX, AX
+	KMOVW      AX, K1
+	MOVQ       kc+0(FP), CX
+	MOVQ       a+8(FP), SI
+	MOVQ       ars+16(FP), R9
+	MOVQ       aks+24(FP), R8
+	MOVQ       b+32(FP), DI
+	MOVQ       bks+40(FP), BX
+	MOVQ       c+48(FP), DX
+	MOVQ       ldc+56(FP), R13
+	MOVQ       side+80(FP), R15
+	LEAQ       (R9)(R9*2), R10
+	LEAQ       (R9)(R9*4), R11
+	LEAQ       (R10)(R9*4), R12
+	MOVQ       acc+64(FP), AX
+	TESTQ      AX, AX
+	MOVQ       DX, AX
+	JZ         zero
+	VMOVUPS.Z  (AX), K1, Z0
+	PREFETCHT0 64(AX)
+	ADDQ       R13, AX
+	VMOVUPS.Z  (AX), K1, Z1
+	PREFETCHT0 64(AX)
+	ADDQ       R13, AX
+	VMOVUPS.Z  (AX), K1, Z2
+	PREFETCHT0 64(AX)
+	ADDQ       R13, AX
+	VMOVUPS.Z  (AX), K1, Z3
+	PREFETCHT0 64(AX)
+	ADDQ       R13, AX
+	VMOVUPS.Z  (AX), K1, Z4
+	PREFETCHT0 64(AX)
+	ADDQ       R13, AX
+	VMOVUPS.Z  (AX), K1, Z5
+	PREFETCHT0 64(AX)
+	ADDQ       R13, AX
+	VMOVUPS.Z  (AX), K1, Z6
+	PREFETCHT0 64(AX)
+	JMP        begin
 
 zero:
 	VPXORD     Z0, Z0, Z0
@@ -5530,50 +6071,64 @@ store:
 	VZEROUPPER
 	RET
 
-// func gemmPackZ7x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+// func gemmPackZ7x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, side *float32, step int)
 // Requires: AVX, AVX512F, BMI2, MMX+
-TEXT ·gemmPackZ7x2(SB), NOSPLIT, $0-88
-	MOVQ      last+72(FP), BX
-	MOVQ      $+65535, AX
-	BZHIQ     BX, AX, AX
-	KMOVW     AX, K1
-	MOVQ      kc+0(FP), CX
-	MOVQ      a+8(FP), SI
-	MOVQ      ars+16(FP), R9
-	MOVQ      aks+24(FP), R8
-	MOVQ      b+32(FP), DI
-	MOVQ      bks+40(FP), BX
-	MOVQ      c+48(FP), DX
-	MOVQ      ldc+56(FP), R13
-	MOVQ      panel+80(FP), R15
-	LEAQ      (R9)(R9*2), R10
-	LEAQ      (R9)(R9*4), R11
-	LEAQ      (R10)(R9*4), R12
-	MOVQ      acc+64(FP), AX
-	TESTQ     AX, AX
-	MOVQ      DX, AX
-	JZ        zero
-	VMOVUPS   (AX), Z0
-	VMOVUPS.Z 64(AX), K1, Z1
-	ADDQ      R13, AX
-	VMOVUPS   (AX), Z2
-	VMOVUPS.Z 64(AX), K1, Z3
-	ADDQ      R13, AX
-	VMOVUPS   (AX), Z4
-	VMOVUPS.Z 64(AX), K1, Z5
-	ADDQ      R13, AX
-	VMOVUPS   (AX), Z6
-	VMOVUPS.Z 64(AX), K1, Z7
-	ADDQ      R13, AX
-	VMOVUPS   (AX), Z8
-	VMOVUPS.Z 64(AX), K1, Z9
-	ADDQ      R13, AX
-	VMOVUPS   (AX), Z10
-	VMOVUPS.Z 64(AX), K1, Z11
-	ADDQ      R13, AX
-	VMOVUPS   (AX), Z12
-	VMOVUPS.Z 64(AX), K1, Z13
-	JMP       begin
+TEXT ·gemmPackZ7x2(SB), NOSPLIT, $0-96
+	MOVQ       last+72(FP), BX
+	MOVQ       $+65535, AX
+	BZHIQ      BX, AX, AX
+	KMOVW      AX, K1
+	MOVQ       kc+0(FP), CX
+	MOVQ       a+8(FP), SI
+	MOVQ       ars+16(FP), R9
+	MOVQ       aks+24(FP), R8
+	MOVQ       b+32(FP), DI
+	MOVQ       bks+40(FP), BX
+	MOVQ       c+48(FP), DX
+	MOVQ       ldc+56(FP), R13
+	MOVQ       side+80(FP), R15
+	LEAQ       (R9)(R9*2), R10
+	LEAQ       (R9)(R9*4), R11
+	LEAQ       (R10)(R9*4), R12
+	MOVQ       acc+64(FP), AX
+	TESTQ      AX, AX
+	MOVQ       DX, AX
+	JZ         zero
+	VMOVUPS    (AX), Z0
+	VMOVUPS.Z  64(AX), K1, Z1
+	PREFETCHT0 128(AX)
+	PREFETCHT0 192(AX)
+	ADDQ       R13, AX
+	VMOVUPS    (AX), Z2
+	VMOVUPS.Z  64(AX), K1, Z3
+	PREFETCHT0 128(AX)
+	PREFETCHT0 192(AX)
+	ADDQ       R13, AX
+	VMOVUPS    (AX), Z4
+	VMOVUPS.Z  64(AX), K1, Z5
+	PREFETCHT0 128(AX)
+	PREFETCHT0 192(AX)
+	ADDQ       R13, AX
+	VMOVUPS    (AX), Z6
+	VMOVUPS.Z  64(AX), K1, Z7
+	PREFETCHT0 128(AX)
+	PREFETCHT0 192(AX)
+	ADDQ       R13, AX
+	VMOVUPS    (AX), Z8
+	VMOVUPS.Z  64(AX), K1, Z9
+	PREFETCHT0 128(AX)
+	PREFETCHT0 192(AX)
+	ADDQ       R13, AX
+	VMOVUPS    (AX), Z10
+	VMOVUPS.Z  64(AX), K1, Z11
+	PREFETCHT0 128(AX)
+	PREFETCHT0 192(AX)
+	ADDQ       R13, AX
+	VMOVUPS    (AX), Z12
+	VMOVUPS.Z  64(AX), K1, Z13
+	PREFETCHT0 128(AX)
+	PREFETCHT0 192(AX)
+	JMP        begin
 
 zero:
 	VPXORD     Z0, Z0, Z0
@@ -5717,57 +6272,78 @@ store:
 	VZEROUPPER
 	RET
 
-// func gemmPackZ7x3(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+// func gemmPackZ7x3(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, side *float32, step int)
 // Requires: AVX, AVX512F, BMI2, MMX+
-TEXT ·gemmPackZ7x3(SB), NOSPLIT, $0-88
-	MOVQ      last+72(FP), BX
-	MOVQ      $+65535, AX
-	BZHIQ     BX, AX, AX
-	KMOVW     AX, K1
-	MOVQ      kc+0(FP), CX
-	MOVQ      a+8(FP), SI
-	MOVQ      ars+16(FP), R9
-	MOVQ      aks+24(FP), R8
-	MOVQ      b+32(FP), DI
-	MOVQ      bks+40(FP), BX
-	MOVQ      c+48(FP), DX
-	MOVQ      ldc+56(FP), R13
-	MOVQ      panel+80(FP), R15
-	LEAQ      (R9)(R9*2), R10
-	LEAQ      (R9)(R9*4), R11
-	LEAQ      (R10)(R9*4), R12
-	MOVQ      acc+64(FP), AX
-	TESTQ     AX, AX
-	MOVQ      DX, AX
-	JZ        zero
-	VMOVUPS   (AX), Z0
-	VMOVUPS   64(AX), Z1
-	VMOVUPS.Z 128(AX), K1, Z2
-	ADDQ      R13, AX
-	VMOVUPS   (AX), Z3
-	VMOVUPS   64(AX), Z4
-	VMOVUPS.Z 128(AX), K1, Z5
-	ADDQ      R13, AX
-	VMOVUPS   (AX), Z6
-	VMOVUPS   64(AX), Z7
-	VMOVUPS.Z 128(AX), K1, Z8
-	ADDQ      R13, AX
-	VMOVUPS   (AX), Z9
-	VMOVUPS   64(AX), Z10
-	VMOVUPS.Z 128(AX), K1, Z11
-	ADDQ      R13, AX
-	VMOVUPS   (AX), Z12
-	VMOVUPS   64(AX), Z13
-	VMOVUPS.Z 128(AX), K1, Z14
-	ADDQ      R13, AX
-	VMOVUPS   (AX), Z15
-	VMOVUPS   64(AX), Z16
-	VMOVUPS.Z 128(AX), K1, Z17
-	ADDQ      R13, AX
-	VMOVUPS   (AX), Z18
-	VMOVUPS   64(AX), Z19
-	VMOVUPS.Z 128(AX), K1, Z20
-	JMP       begin
+TEXT ·gemmPackZ7x3(SB), NOSPLIT, $0-96
+	MOVQ       last+72(FP), BX
+	MOVQ       $+65535, AX
+	BZHIQ      BX, AX, AX
+	KMOVW      AX, K1
+	MOVQ       kc+0(FP), CX
+	MOVQ       a+8(FP), SI
+	MOVQ       ars+16(FP), R9
+	MOVQ       aks+24(FP), R8
+	MOVQ       b+32(FP), DI
+	MOVQ       bks+40(FP), BX
+	MOVQ       c+48(FP), DX
+	MOVQ       ldc+56(FP), R13
+	MOVQ       side+80(FP), R15
+	LEAQ       (R9)(R9*2), R10
+	LEAQ       (R9)(R9*4), R11
+	LEAQ       (R10)(R9*4), R12
+	MOVQ       acc+64(FP), AX
+	TESTQ      AX, AX
+	MOVQ       DX, AX
+	JZ         zero
+	VMOVUPS    (AX), Z0
+	VMOVUPS    64(AX), Z1
+	VMOVUPS.Z  128(AX), K1, Z2
+	PREFETCHT0 192(AX)
+	PREFETCHT0 256(AX)
+	PREFETCHT0 320(AX)
+	ADDQ       R13, AX
+	VMOVUPS    (AX), Z3
+	VMOVUPS    64(AX), Z4
+	VMOVUPS.Z  128(AX), K1, Z5
+	PREFETCHT0 192(AX)
+	PREFETCHT0 256(AX)
+	PREFETCHT0 320(AX)
+	ADDQ       R13, AX
+	VMOVUPS    (AX), Z6
+	VMOVUPS    64(AX), Z7
+	VMOVUPS.Z  128(AX), K1, Z8
+	PREFETCHT0 192(AX)
+	PREFETCHT0 256(AX)
+	PREFETCHT0 320(AX)
+	ADDQ       R13, AX
+	VMOVUPS    (AX), Z9
+	VMOVUPS    64(AX), Z10
+	VMOVUPS.Z  128(AX), K1, Z11
+	PREFETCHT0 192(AX)
+	PREFETCHT0 256(AX)
+	PREFETCHT0 320(AX)
+	ADDQ       R13, AX
+	VMOVUPS    (AX), Z12
+	VMOVUPS    64(AX), Z13
+	VMOVUPS.Z  128(AX), K1, Z14
+	PREFETCHT0 192(AX)
+	PREFETCHT0 256(AX)
+	PREFETCHT0 320(AX)
+	ADDQ       R13, AX
+	VMOVUPS    (AX), Z15
+	VMOVUPS    64(AX), Z16
+	VMOVUPS.Z  128(AX), K1, Z17
+	PREFETCHT0 192(AX)
+	PREFETCHT0 256(AX)
+	PREFETCHT0 320(AX)
+	ADDQ       R13, AX
+	VMOVUPS    (AX), Z18
+	VMOVUPS    64(AX), Z19
+	VMOVUPS.Z  128(AX), K1, Z20
+	PREFETCHT0 192(AX)
+	PREFETCHT0 256(AX)
+	PREFETCHT0 320(AX)
+	JMP        begin
 
 zero:
 	VPXORD     Z0, Z0, Z0
@@ -5962,45 +6538,53 @@ store:
 	VZEROUPPER
 	RET
 
-// func gemmPackZ8x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+// func gemmPackZ8x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, side *float32, step int)
 // Requires: AVX, AVX512F, BMI2, MMX+
-TEXT ·gemmPackZ8x1(SB), NOSPLIT, $0-88
-	MOVQ      last+72(FP), BX
-	MOVQ      $+65535, AX
-	BZHIQ     BX, AX, AX
-	KMOVW     AX, K1
-	MOVQ      kc+0(FP), CX
-	MOVQ      a+8(FP), SI
-	MOVQ      ars+16(FP), R9
-	MOVQ      aks+24(FP), R8
-	MOVQ      b+32(FP), DI
-	MOVQ      bks+40(FP), BX
-	MOVQ      c+48(FP), DX
-	MOVQ      ldc+56(FP), R13
-	MOVQ      panel+80(FP), R15
-	LEAQ      (R9)(R9*2), R10
-	LEAQ      (R9)(R9*4), R11
-	LEAQ      (R10)(R9*4), R12
-	MOVQ      acc+64(FP), AX
-	TESTQ     AX, AX
-	MOVQ      DX, AX
-	JZ        zero
-	VMOVUPS.Z (AX), K1, Z0
-	ADDQ      R13, AX
-	VMOVUPS.Z (AX), K1, Z1
-	ADDQ      R13, AX
-	VMOVUPS.Z (AX), K1, Z2
-	ADDQ      R13, AX
-	VMOVUPS.Z (AX), K1, Z3
-	ADDQ      R13, AX
-	VMOVUPS.Z (AX), K1, Z4
-	ADDQ      R13, AX
-	VMOVUPS.Z (AX), K1, Z5
-	ADDQ      R13, AX
-	VMOVUPS.Z (AX), K1, Z6
-	ADDQ      R13, AX
-	VMOVUPS.Z (AX), K1, Z7
-	JMP       begin
+TEXT ·gemmPackZ8x1(SB), NOSPLIT, $0-96
+	MOVQ       last+72(FP), BX
+	MOVQ       $+65535, AX
+	BZHIQ      BX, AX, AX
+	KMOVW      AX, K1
+	MOVQ       kc+0(FP), CX
+	MOVQ       a+8(FP), SI
+	MOVQ       ars+16(FP), R9
+	MOVQ       aks+24(FP), R8
+	MOVQ       b+32(FP), DI
+	MOVQ       bks+40(FP), BX
+	MOVQ       c+48(FP), DX
+	MOVQ       ldc+56(FP), R13
+	MOVQ       side+80(FP), R15
+	LEAQ       (R9)(R9*2), R10
+	LEAQ       (R9)(R9*4), R11
+	LEAQ       (R10)(R9*4), R12
+	MOVQ       acc+64(FP), AX
+	TESTQ      AX, AX
+	MOVQ       DX, AX
+	JZ         zero
+	VMOVUPS.Z  (AX), K1, Z0
+	PREFETCHT0 64(AX)
+	ADDQ       R13, AX
+	VMOVUPS.Z  (AX), K1, Z1
+	PREFETCHT0 64(AX)
+	ADDQ       R13, AX
+	VMOVUPS.Z  (AX), K1, Z2
+	PREFETCHT0 64(AX)
+	ADDQ       R13, AX
+	VMOVUPS.Z  (AX), K1, Z3
+	PREFETCHT0 64(AX)
+	ADDQ       R13, AX
+	VMOVUPS.Z  (AX), K1, Z4
+	PREFETCHT0 64(AX)
+	ADDQ       R13, AX
+	VMOVUPS.Z  (AX), K1, Z5
+	PREFETCHT0 64(AX)
+	ADDQ       R13, AX
+	VMOVUPS.Z  (AX), K1, Z6
+	PREFETCHT0 64(AX)
+	ADDQ       R13, AX
+	VMOVUPS.Z  (AX), K1, Z7
+	PREFETCHT0 64(AX)
+	JMP        begin
 
 zero:
 	VPXORD     Z0, Z0, Z0
@@ -6101,53 +6685,69 @@ store:
 	VZEROUPPER
 	RET
 
-// func gemmPackZ8x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+// func gemmPackZ8x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, side *float32, step int)
 // Requires: AVX, AVX512F, BMI2, MMX+
-TEXT ·gemmPackZ8x2(SB), NOSPLIT, $0-88
-	MOVQ      last+72(FP), BX
-	MOVQ      $+65535, AX
-	BZHIQ     BX, AX, AX
-	KMOVW     AX, K1
-	MOVQ      kc+0(FP), CX
-	MOVQ      a+8(FP), SI
-	MOVQ      ars+16(FP), R9
-	MOVQ      aks+24(FP), R8
-	MOVQ      b+32(FP), DI
-	MOVQ      bks+40(FP), BX
-	MOVQ      c+48(FP), DX
-	MOVQ      ldc+56(FP), R13
-	MOVQ      panel+80(FP), R15
-	LEAQ      (R9)(R9*2), R10
-	LEAQ      (R9)(R9*4), R11
-	LEAQ      (R10)(R9*4), R12
-	MOVQ      acc+64(FP), AX
-	TESTQ     AX, AX
-	MOVQ      DX, AX
-	JZ        zero
-	VMOVUPS   (AX), Z0
-	VMOVUPS.Z 64(AX), K1, Z1
-	ADDQ      R13, AX
-	VMOVUPS   (AX), Z2
-	VMOVUPS.Z 64(AX), K1, Z3
-	ADDQ      R13, AX
-	VMOVUPS   (AX), Z4
-	VMOVUPS.Z 64(AX), K1, Z5
-	ADDQ      R13, AX
-	VMOVUPS   (AX), Z6
-	VMOVUPS.Z 64(AX), K1, Z7
-	ADDQ      R13, AX
-	VMOVUPS   (AX), Z8
-	VMOVUPS.Z 64(AX), K1, Z9
-	ADDQ      R13, AX
-	VMOVUPS   (AX), Z10
-	VMOVUPS.Z 64(AX), K1, Z11
-	ADDQ      R13, AX
-	VMOVUPS   (AX), Z12
-	VMOVUPS.Z 64(AX), K1, Z13
-	ADDQ      R13, AX
-	VMOVUPS   (AX), Z14
-	VMOVUPS.Z 64(AX), K1, Z15
-	JMP       begin
+TEXT ·gemmPackZ8x2(SB), NOSPLIT, $0-96
+	MOVQ       last+72(FP), BX
+	MOVQ       $+65535, AX
+	BZHIQ      BX, AX, AX
+	KMOVW      AX, K1
+	MOVQ       kc+0(FP), CX
+	MOVQ       a+8(FP), SI
+	MOVQ       ars+16(FP), R9
+	MOVQ       aks+24(FP), R8
+	MOVQ       b+32(FP), DI
+	MOVQ       bks+40(FP), BX
+	MOVQ       c+48(FP), DX
+	MOVQ       ldc+56(FP), R13
+	MOVQ       side+80(FP), R15
+	LEAQ       (R9)(R9*2), R10
+	LEAQ       (R9)(R9*4), R11
+	LEAQ       (R10)(R9*4), R12
+	MOVQ       acc+64(FP), AX
+	TESTQ      AX, AX
+	MOVQ       DX, AX
+	JZ         zero
+	VMOVUPS    (AX), Z0
+	VMOVUPS.Z  64(AX), K1, Z1
+	PREFETCHT0 128(AX)
+	PREFETCHT0 192(AX)
+	ADDQ       R13, AX
+	VMOVUPS    (AX), Z2
+	VMOVUPS.Z  64(AX), K1, Z3
+	PREFETCHT0 128(AX)
+	PREFETCHT0 192(AX)
+	ADDQ       R13, AX
+	VMOVUPS    (AX), Z4
+	VMOVUPS.Z  64(AX), K1, Z5
+	PREFETCHT0 128(AX)
+	PREFETCHT0 192(AX)
+	ADDQ       R13, AX
+	VMOVUPS    (AX), Z6
+	VMOVUPS.Z  64(AX), K1, Z7
+	PREFETCHT0 128(AX)
+	PREFETCHT0 192(AX)
+	ADDQ       R13, AX
+	VMOVUPS    (AX), Z8
+	VMOVUPS.Z  64(AX), K1, Z9
+	PREFETCHT0 128(AX)
+	PREFETCHT0 192(AX)
+	ADDQ       R13, AX
+	VMOVUPS    (AX), Z10
+	VMOVUPS.Z  64(AX), K1, Z11
+	PREFETCHT0 128(AX)
+	PREFETCHT0 192(AX)
+	ADDQ       R13, AX
+	VMOVUPS    (AX), Z12
+	VMOVUPS.Z  64(AX), K1, Z13
+	PREFETCHT0 128(AX)
+	PREFETCHT0 192(AX)
+	ADDQ       R13, AX
+	VMOVUPS    (AX), Z14
+	VMOVUPS.Z  64(AX), K1, Z15
+	PREFETCHT0 128(AX)
+	PREFETCHT0 192(AX)
+	JMP        begin
 
 zero:
 	VPXORD     Z0, Z0, Z0
@@ -6305,61 +6905,85 @@ store:
 	VZEROUPPER
 	RET
 
-// func gemmPackZ8x3(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+// func gemmPackZ8x3(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, side *float32, step int)
 // Requires: AVX, AVX512F, BMI2, MMX+
-TEXT ·gemmPackZ8x3(SB), NOSPLIT, $0-88
-	MOVQ      last+72(FP), BX
-	MOVQ      $+65535, AX
-	BZHIQ     BX, AX, AX
-	KMOVW     AX, K1
-	MOVQ      kc+0(FP), CX
-	MOVQ      a+8(FP), SI
-	MOVQ      ars+16(FP), R9
-	MOVQ      aks+24(FP), R8
-	MOVQ      b+32(FP), DI
-	MOVQ      bks+40(FP), BX
-	MOVQ      c+48(FP), DX
-	MOVQ      ldc+56(FP), R13
-	MOVQ      panel+80(FP), R15
-	LEAQ      (R9)(R9*2), R10
-	LEAQ      (R9)(R9*4), R11
-	LEAQ      (R10)(R9*4), R12
-	MOVQ      acc+64(FP), AX
-	TESTQ     AX, AX
-	MOVQ      DX, AX
-	JZ        zero
-	VMOVUPS   (AX), Z0
-	VMOVUPS   64(AX), Z1
-	VMOVUPS.Z 128(AX), K1, Z2
-	ADDQ      R13, AX
-	VMOVUPS   (AX), Z3
-	VMOVUPS   64(AX), Z4
-	VMOVUPS.Z 128(AX), K1, Z5
-	ADDQ      R13, AX
-	VMOVUPS   (AX), Z6
-	VMOVUPS   64(AX), Z7
-	VMOVUPS.Z 128(AX), K1, Z8
-	ADDQ      R13, AX
-	VMOVUPS   (AX), Z9
-	VMOVUPS   64(AX), Z10
-	VMOVUPS.Z 128(AX), K1, Z11
-	ADDQ      R13, AX
-	VMOVUPS   (AX), Z12
-	VMOVUPS   64(AX), Z13
-	VMOVUPS.Z 128(AX), K1, Z14
-	ADDQ      R13, AX
-	VMOVUPS   (AX), Z15
-	VMOVUPS   64(AX), Z16
-	VMOVUPS.Z 128(AX), K1, Z17
-	ADDQ      R13, AX
-	VMOVUPS   (AX), Z18
-	VMOVUPS   64(AX), Z19
-	VMOVUPS.Z 128(AX), K1, Z20
-	ADDQ      R13, AX
-	VMOVUPS   (AX), Z21
-	VMOVUPS   64(AX), Z22
-	VMOVUPS.Z 128(AX), K1, Z23
-	JMP       begin
+TEXT ·gemmPackZ8x3(SB), NOSPLIT, $0-96
+	MOVQ       last+72(FP), BX
+	MOVQ       $+65535, AX
+	BZHIQ      BX, AX, AX
+	KMOVW      AX, K1
+	MOVQ       kc+0(FP), CX
+	MOVQ       a+8(FP), SI
+	MOVQ       ars+16(FP), R9
+	MOVQ       aks+24(FP), R8
+	MOVQ       b+32(FP), DI
+	MOVQ       bks+40(FP), BX
+	MOVQ       c+48(FP), DX
+	MOVQ       ldc+56(FP), R13
+	MOVQ       side+80(FP), R15
+	LEAQ       (R9)(R9*2), R10
+	LEAQ       (R9)(R9*4), R11
+	LEAQ       (R10)(R9*4), R12
+	MOVQ       acc+64(FP), AX
+	TESTQ      AX, AX
+	MOVQ       DX, AX
+	JZ         zero
+	VMOVUPS    (AX), Z0
+	VMOVUPS    64(AX), Z1
+	VMOVUPS.Z  128(AX), K1, Z2
+	PREFETCHT0 192(AX)
+	PREFETCHT0 256(AX)
+	PREFETCHT0 320(AX)
+	ADDQ       R13, AX
+	VMOVUPS    (AX), Z3
+	VMOVUPS    64(AX), Z4
+	VMOVUPS.Z  128(AX), K1, Z5
+	PREFETCHT0 192(AX)
+	PREFETCHT0 256(AX)
+	PREFETCHT0 320(AX)
+	ADDQ       R13, AX
+	VMOVUPS    (AX), Z6
+	VMOVUPS    64(AX), Z7
+	VMOVUPS.Z  128(AX), K1, Z8
+	PREFETCHT0 192(AX)
+	PREFETCHT0 256(AX)
+	PREFETCHT0 320(AX)
+	ADDQ       R13, AX
+	VMOVUPS    (AX), Z9
+	VMOVUPS    64(AX), Z10
+	VMOVUPS.Z  128(AX), K1, Z11
+	PREFETCHT0 192(AX)
+	PREFETCHT0 256(AX)
+	PREFETCHT0 320(AX)
+	ADDQ       R13, AX
+	VMOVUPS    (AX), Z12
+	VMOVUPS    64(AX), Z13
+	VMOVUPS.Z  128(AX), K1, Z14
+	PREFETCHT0 192(AX)
+	PREFETCHT0 256(AX)
+	PREFETCHT0 320(AX)
+	ADDQ       R13, AX
+	VMOVUPS    (AX), Z15
+	VMOVUPS    64(AX), Z16
+	VMOVUPS.Z  128(AX), K1, Z17
+	PREFETCHT0 192(AX)
+	PREFETCHT0 256(AX)
+	PREFETCHT0 320(AX)
+	ADDQ       R13, AX
+	VMOVUPS    (AX), Z18
+	VMOVUPS    64(AX), Z19
+	VMOVUPS.Z  128(AX), K1, Z20
+	PREFETCHT0 192(AX)
+	PREFETCHT0 256(AX)
+	PREFETCHT0 320(AX)
+	ADDQ       R13, AX
+	VMOVUPS    (AX), Z21
+	VMOVUPS    64(AX), Z22
+	VMOVUPS.Z  128(AX), K1, Z23
+	PREFETCHT0 192(AX)
+	PREFETCHT0 256(AX)
+	PREFETCHT0 320(AX)
+	JMP        begin
 
 zero:
 	VPXORD     Z0, Z0, Z0
@@ -6574,9 +7198,9 @@ store:
 	VZEROUPPER
 	RET
 
-// func gemmY1x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+// func gemmY1x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, side *float32, step int)
 // Requires: AVX, FMA3, MMX+
-TEXT ·gemmY1x1(SB), NOSPLIT, $0-88
+TEXT ·gemmY1x1(SB), NOSPLIT, $0-96
 	MOVQ       last+72(FP), BX
 	LEAQ       lanes<>+32(SB), AX
 	SHLQ       $0x02, BX
@@ -6590,6 +7214,8 @@ TEXT ·gemmY1x1(SB), NOSPLIT, $0-88
 	MOVQ       bks+40(FP), BX
 	MOVQ       c+48(FP), DX
 	MOVQ       ldc+56(FP), R13
+	MOVQ       side+80(FP), R15
+	MOVQ       step+88(FP), R14
 	LEAQ       (R9)(R9*2), R10
 	LEAQ       (R9)(R9*4), R11
 	LEAQ       (R10)(R9*4), R12
@@ -6598,6 +7224,7 @@ TEXT ·gemmY1x1(SB), NOSPLIT, $0-88
 	MOVQ       DX, AX
 	JZ         zero
 	VMASKMOVPS (AX), Y14, Y0
+	PREFETCHT0 32(AX)
 	JMP        begin
 
 zero:
@@ -6613,11 +7240,15 @@ loop:
 	VMOVUPS      (DI), Y1
 	VBROADCASTSS (SI), Y15
 	VFMADD231PS  Y15, Y1, Y0
+	PREFETCHT1   (R15)
+	ADDQ         R14, R15
 	ADDQ         BX, DI
 	ADDQ         R8, SI
 	VMOVUPS      (DI), Y1
 	VBROADCASTSS (SI), Y15
 	VFMADD231PS  Y15, Y1, Y0
+	PREFETCHT1   (R15)
+	ADDQ         R14, R15
 	ADDQ         BX, DI
 	ADDQ         R8, SI
 	DECQ         AX
@@ -6629,6 +7260,8 @@ tail:
 	VMOVUPS      (DI), Y1
 	VBROADCASTSS (SI), Y15
 	VFMADD231PS  Y15, Y1, Y0
+	PREFETCHT1   (R15)
+	ADDQ         R14, R15
 	ADDQ         BX, DI
 	ADDQ         R8, SI
 
@@ -6645,9 +7278,9 @@ part:
 	VZEROUPPER
 	RET
 
-// func gemmY1x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+// func gemmY1x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, side *float32, step int)
 // Requires: AVX, FMA3, MMX+
-TEXT ·gemmY1x2(SB), NOSPLIT, $0-88
+TEXT ·gemmY1x2(SB), NOSPLIT, $0-96
 	MOVQ       last+72(FP), BX
 	LEAQ       lanes<>+32(SB), AX
 	SHLQ       $0x02, BX
@@ -6661,6 +7294,8 @@ TEXT ·gemmY1x2(SB), NOSPLIT, $0-88
 	MOVQ       bks+40(FP), BX
 	MOVQ       c+48(FP), DX
 	MOVQ       ldc+56(FP), R13
+	MOVQ       side+80(FP), R15
+	MOVQ       step+88(FP), R14
 	LEAQ       (R9)(R9*2), R10
 	LEAQ       (R9)(R9*4), R11
 	LEAQ       (R10)(R9*4), R12
@@ -6670,6 +7305,7 @@ TEXT ·gemmY1x2(SB), NOSPLIT, $0-88
 	JZ         zero
 	VMOVUPS    (AX), Y0
 	VMASKMOVPS 32(AX), Y14, Y1
+	PREFETCHT0 64(AX)
 	JMP        begin
 
 zero:
@@ -6688,6 +7324,8 @@ loop:
 	VBROADCASTSS (SI), Y15
 	VFMADD231PS  Y15, Y2, Y0
 	VFMADD231PS  Y15, Y3, Y1
+	PREFETCHT1   (R15)
+	ADDQ         R14, R15
 	ADDQ         BX, DI
 	ADDQ         R8, SI
 	VMOVUPS      (DI), Y2
@@ -6695,6 +7333,8 @@ loop:
 	VBROADCASTSS (SI), Y15
 	VFMADD231PS  Y15, Y2, Y0
 	VFMADD231PS  Y15, Y3, Y1
+	PREFETCHT1   (R15)
+	ADDQ         R14, R15
 	ADDQ         BX, DI
 	ADDQ         R8, SI
 	DECQ         AX
@@ -6708,6 +7348,8 @@ tail:
 	VBROADCASTSS (SI), Y15
 	VFMADD231PS  Y15, Y2, Y0
 	VFMADD231PS  Y15, Y3, Y1
+	PREFETCHT1   (R15)
+	ADDQ         R14, R15
 	ADDQ         BX, DI
 	ADDQ         R8, SI
 
@@ -6726,9 +7368,9 @@ part:
 	VZEROUPPER
 	RET
 
-// func gemmY2x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+// func gemmY2x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, side *float32, step int)
 // Requires: AVX, FMA3, MMX+
-TEXT ·gemmY2x1(SB), NOSPLIT, $0-88
+TEXT ·gemmY2x1(SB), NOSPLIT, $0-96
 	MOVQ       last+72(FP), BX
 	LEAQ       lanes<>+32(SB), AX
 	SHLQ       $0x02, BX
@@ -6742,6 +7384,8 @@ TEXT ·gemmY2x1(SB), NOSPLIT, $0-88
 	MOVQ       bks+40(FP), BX
 	MOVQ       c+48(FP), DX
 	MOVQ       ldc+56(FP), R13
+	MOVQ       side+80(FP), R15
+	MOVQ       step+88(FP), R14
 	LEAQ       (R9)(R9*2), R10
 	LEAQ       (R9)(R9*4), R11
 	LEAQ       (R10)(R9*4), R12
@@ -6750,8 +7394,10 @@ TEXT ·gemmY2x1(SB), NOSPLIT, $0-88
 	MOVQ       DX, AX
 	JZ         zero
 	VMASKMOVPS (AX), Y14, Y0
+	PREFETCHT0 32(AX)
 	ADDQ       R13, AX
 	VMASKMOVPS (AX), Y14, Y1
+	PREFETCHT0 32(AX)
 	JMP        begin
 
 zero:
@@ -6772,6 +7418,8 @@ loop:
 	VFMADD231PS  Y15, Y2, Y0
 	VBROADCASTSS (SI)(R9*1), Y15
 	VFMADD231PS  Y15, Y2, Y1
+	PREFETCHT1   (R15)
+	ADDQ         R14, R15
 	ADDQ         BX, DI
 	ADDQ         R8, SI
 	VMOVUPS      (DI), Y2
@@ -6779,6 +7427,8 @@ loop:
 	VFMADD231PS  Y15, Y2, Y0
 	VBROADCASTSS (SI)(R9*1), Y15
 	VFMADD231PS  Y15, Y2, Y1
+	PREFETCHT1   (R15)
+	ADDQ         R14, R15
 	ADDQ         BX, DI
 	ADDQ         R8, SI
 	DECQ         AX
@@ -6792,6 +7442,8 @@ tail:
 	VFMADD231PS  Y15, Y2, Y0
 	VBROADCASTSS (SI)(R9*1), Y15
 	VFMADD231PS  Y15, Y2, Y1
+	PREFETCHT1   (R15)
+	ADDQ         R14, R15
 	ADDQ         BX, DI
 	ADDQ         R8, SI
 
@@ -6812,9 +7464,9 @@ part:
 	VZEROUPPER
 	RET
 
-// func gemmY2x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+// func gemmY2x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, side *float32, step int)
 // Requires: AVX, FMA3, MMX+
-TEXT ·gemmY2x2(SB), NOSPLIT, $0-88
+TEXT ·gemmY2x2(SB), NOSPLIT, $0-96
 	MOVQ       last+72(FP), BX
 	LEAQ       lanes<>+32(SB), AX
 	SHLQ       $0x02, BX
@@ -6828,6 +7480,8 @@ TEXT ·gemmY2x2(SB), NOSPLIT, $0-88
 	MOVQ       bks+40(FP), BX
 	MOVQ       c+48(FP), DX
 	MOVQ       ldc+56(FP), R13
+	MOVQ       side+80(FP), R15
+	MOVQ       step+88(FP), R14
 	LEAQ       (R9)(R9*2), R10
 	LEAQ       (R9)(R9*4), R11
 	LEAQ       (R10)(R9*4), R12
@@ -6837,9 +7491,11 @@ TEXT ·gemmY2x2(SB), NOSPLIT, $0-88
 	JZ         zero
 	VMOVUPS    (AX), Y0
 	VMASKMOVPS 32(AX), Y14, Y1
+	PREFETCHT0 64(AX)
 	ADDQ       R13, AX
 	VMOVUPS    (AX), Y2
 	VMASKMOVPS 32(AX), Y14, Y3
+	PREFETCHT0 64(AX)
 	JMP        begin
 
 zero:
@@ -6865,6 +7521,8 @@ loop:
 	VBROADCASTSS (SI)(R9*1), Y15
 	VFMADD231PS  Y15, Y4, Y2
 	VFMADD231PS  Y15, Y5, Y3
+	PREFETCHT1   (R15)
+	ADDQ         R14, R15
 	ADDQ         BX, DI
 	ADDQ         R8, SI
 	VMOVUPS      (DI), Y4
@@ -6875,6 +7533,8 @@ loop:
 	VBROADCASTSS (SI)(R9*1), Y15
 	VFMADD231PS  Y15, Y4, Y2
 	VFMADD231PS  Y15, Y5, Y3
+	PREFETCHT1   (R15)
+	ADDQ         R14, R15
 	ADDQ         BX, DI
 	ADDQ         R8, SI
 	DECQ         AX
@@ -6891,6 +7551,8 @@ tail:
 	VBROADCASTSS (SI)(R9*1), Y15
 	VFMADD231PS  Y15, Y4, Y2
 	VFMADD231PS  Y15, Y5, Y3
+	PREFETCHT1   (R15)
+	ADDQ         R14, R15
 	ADDQ         BX, DI
 	ADDQ         R8, SI
 
@@ -6915,9 +7577,9 @@ part:
 	VZEROUPPER
 	RET
 
-// func gemmY3x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+// func gemmY3x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, side *float32, step int)
 // Requires: AVX, FMA3, MMX+
-TEXT ·gemmY3x1(SB), NOSPLIT, $0-88
+TEXT ·gemmY3x1(SB), NOSPLIT, $0-96
 	MOVQ       last+72(FP), BX
 	LEAQ       lanes<>+32(SB), AX
 	SHLQ       $0x02, BX
@@ -6931,6 +7593,8 @@ TEXT ·gemmY3x1(SB), NOSPLIT, $0-88
 	MOVQ       bks+40(FP), BX
 	MOVQ       c+48(FP), DX
 	MOVQ       ldc+56(FP), R13
+	MOVQ       side+80(FP), R15
+	MOVQ       step+88(FP), R14
 	LEAQ       (R9)(R9*2), R10
 	LEAQ       (R9)(R9*4), R11
 	LEAQ       (R10)(R9*4), R12
@@ -6939,10 +7603,13 @@ TEXT ·gemmY3x1(SB), NOSPLIT, $0-88
 	MOVQ       DX, AX
 	JZ         zero
 	VMASKMOVPS (AX), Y14, Y0
+	PREFETCHT0 32(AX)
 	ADDQ       R13, AX
 	VMASKMOVPS (AX), Y14, Y1
+	PREFETCHT0 32(AX)
 	ADDQ       R13, AX
 	VMASKMOVPS (AX), Y14, Y2
+	PREFETCHT0 32(AX)
 	JMP        begin
 
 zero:
@@ -6968,6 +7635,8 @@ loop:
 	VFMADD231PS  Y15, Y3, Y1
 	VBROADCASTSS (SI)(R9*2), Y15
 	VFMADD231PS  Y15, Y3, Y2
+	PREFETCHT1   (R15)
+	ADDQ         R14, R15
 	ADDQ         BX, DI
 	ADDQ         R8, SI
 	VMOVUPS      (DI), Y3
@@ -6977,6 +7646,8 @@ loop:
 	VFMADD231PS  Y15, Y3, Y1
 	VBROADCASTSS (SI)(R9*2), Y15
 	VFMADD231PS  Y15, Y3, Y2
+	PREFETCHT1   (R15)
+	ADDQ         R14, R15
 	ADDQ         BX, DI
 	ADDQ         R8, SI
 	DECQ         AX
@@ -6992,6 +7663,8 @@ tail:
 	VFMADD231PS  Y15, Y3, Y1
 	VBROADCASTSS (SI)(R9*2), Y15
 	VFMADD231PS  Y15, Y3, Y2
+	PREFETCHT1   (R15)
+	ADDQ         R14, R15
 	ADDQ         BX, DI
 	ADDQ         R8, SI
 
@@ -7016,9 +7689,9 @@ part:
 	VZEROUPPER
 	RET
 
-// func gemmY3x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+// func gemmY3x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, side *float32, step int)
 // Requires: AVX, FMA3, MMX+
-TEXT ·gemmY3x2(SB), NOSPLIT, $0-88
+TEXT ·gemmY3x2(SB), NOSPLIT, $0-96
 	MOVQ       last+72(FP), BX
 	LEAQ       lanes<>+32(SB), AX
 	SHLQ       $0x02, BX
@@ -7032,6 +7705,8 @@ TEXT ·gemmY3x2(SB), NOSPLIT, $0-88
 	MOVQ       bks+40(FP), BX
 	MOVQ       c+48(FP), DX
 	MOVQ       ldc+56(FP), R13
+	MOVQ       side+80(FP), R15
+	MOVQ       step+88(FP), R14
 	LEAQ       (R9)(R9*2), R10
 	LEAQ       (R9)(R9*4), R11
 	LEAQ       (R10)(R9*4), R12
@@ -7041,12 +7716,15 @@ TEXT ·gemmY3x2(SB), NOSPLIT, $0-88
 	JZ         zero
 	VMOVUPS    (AX), Y0
 	VMASKMOVPS 32(AX), Y14, Y1
+	PREFETCHT0 64(AX)
 	ADDQ       R13, AX
 	VMOVUPS    (AX), Y2
 	VMASKMOVPS 32(AX), Y14, Y3
+	PREFETCHT0 64(AX)
 	ADDQ       R13, AX
 	VMOVUPS    (AX), Y4
 	VMASKMOVPS 32(AX), Y14, Y5
+	PREFETCHT0 64(AX)
 	JMP        begin
 
 zero:
@@ -7079,6 +7757,8 @@ loop:
 	VBROADCASTSS (SI)(R9*2), Y15
 	VFMADD231PS  Y15, Y6, Y4
 	VFMADD231PS  Y15, Y7, Y5
+	PREFETCHT1   (R15)
+	ADDQ         R14, R15
 	ADDQ         BX, DI
 	ADDQ         R8, SI
 	VMOVUPS      (DI), Y6
@@ -7092,6 +7772,8 @@ loop:
 	VBROADCASTSS (SI)(R9*2), Y15
 	VFMADD231PS  Y15, Y6, Y4
 	VFMADD231PS  Y15, Y7, Y5
+	PREFETCHT1   (R15)
+	ADDQ         R14, R15
 	ADDQ         BX, DI
 	ADDQ         R8, SI
 	DECQ         AX
@@ -7111,6 +7793,8 @@ tail:
 	VBROADCASTSS (SI)(R9*2), Y15
 	VFMADD231PS  Y15, Y6, Y4
 	VFMADD231PS  Y15, Y7, Y5
+	PREFETCHT1   (R15)
+	ADDQ         R14, R15
 	ADDQ         BX, DI
 	ADDQ         R8, SI
 
@@ -7141,9 +7825,9 @@ part:
 	VZEROUPPER
 	RET
 
-// func gemmY4x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+// func gemmY4x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, side *float32, step int)
 // Requires: AVX, FMA3, MMX+
-TEXT ·gemmY4x1(SB), NOSPLIT, $0-88
+TEXT ·gemmY4x1(SB), NOSPLIT, $0-96
 	MOVQ       last+72(FP), BX
 	LEAQ       lanes<>+32(SB), AX
 	SHLQ       $0x02, BX
@@ -7157,6 +7841,8 @@ TEXT ·gemmY4x1(SB), NOSPLIT, $0-88
 	MOVQ       bks+40(FP), BX
 	MOVQ       c+48(FP), DX
 	MOVQ       ldc+56(FP), R13
+	MOVQ       side+80(FP), R15
+	MOVQ       step+88(FP), R14
 	LEAQ       (R9)(R9*2), R10
 	LEAQ       (R9)(R9*4), R11
 	LEAQ       (R10)(R9*4), R12
@@ -7165,12 +7851,16 @@ TEXT ·gemmY4x1(SB), NOSPLIT, $0-88
 	MOVQ       DX, AX
 	JZ         zero
 	VMASKMOVPS (AX), Y14, Y0
+	PREFETCHT0 32(AX)
 	ADDQ       R13, AX
 	VMASKMOVPS (AX), Y14, Y1
+	PREFETCHT0 32(AX)
 	ADDQ       R13, AX
 	VMASKMOVPS (AX), Y14, Y2
+	PREFETCHT0 32(AX)
 	ADDQ       R13, AX
 	VMASKMOVPS (AX), Y14, Y3
+	PREFETCHT0 32(AX)
 	JMP        begin
 
 zero:
@@ -7201,6 +7891,8 @@ loop:
 	VFMADD231PS  Y15, Y4, Y2
 	VBROADCASTSS (SI)(R10*1), Y15
 	VFMADD231PS  Y15, Y4, Y3
+	PREFETCHT1   (R15)
+	ADDQ         R14, R15
 	ADDQ         BX, DI
 	ADDQ         R8, SI
 	VMOVUPS      (DI), Y4
@@ -7212,6 +7904,8 @@ loop:
 	VFMADD231PS  Y15, Y4, Y2
 	VBROADCASTSS (SI)(R10*1), Y15
 	VFMADD231PS  Y15, Y4, Y3
+	PREFETCHT1   (R15)
+	ADDQ         R14, R15
 	ADDQ         BX, DI
 	ADDQ         R8, SI
 	DECQ         AX
@@ -7229,6 +7923,8 @@ tail:
 	VFMADD231PS  Y15, Y4, Y2
 	VBROADCASTSS (SI)(R10*1), Y15
 	VFMADD231PS  Y15, Y4, Y3
+	PREFETCHT1   (R15)
+	ADDQ         R14, R15
 	ADDQ         BX, DI
 	ADDQ         R8, SI
 
@@ -7257,9 +7953,9 @@ part:
 	VZEROUPPER
 	RET
 
-// func gemmY4x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+// func gemmY4x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, side *float32, step int)
 // Requires: AVX, FMA3, MMX+
-TEXT ·gemmY4x2(SB), NOSPLIT, $0-88
+TEXT ·gemmY4x2(SB), NOSPLIT, $0-96
 	MOVQ       last+72(FP), BX
 	LEAQ       lanes<>+32(SB), AX
 	SHLQ       $0x02, BX
@@ -7273,6 +7969,8 @@ TEXT ·gemmY4x2(SB), NOSPLIT, $0-88
 	MOVQ       bks+40(FP), BX
 	MOVQ       c+48(FP), DX
 	MOVQ       ldc+56(FP), R13
+	MOVQ       side+80(FP), R15
+	MOVQ       step+88(FP), R14
 	LEAQ       (R9)(R9*2), R10
 	LEAQ       (R9)(R9*4), R11
 	LEAQ       (R10)(R9*4), R12
@@ -7282,15 +7980,19 @@ TEXT ·gemmY4x2(SB), NOSPLIT, $0-88
 	JZ         zero
 	VMOVUPS    (AX), Y0
 	VMASKMOVPS 32(AX), Y14, Y1
+	PREFETCHT0 64(AX)
 	ADDQ       R13, AX
 	VMOVUPS    (AX), Y2
 	VMASKMOVPS 32(AX), Y14, Y3
+	PREFETCHT0 64(AX)
 	ADDQ       R13, AX
 	VMOVUPS    (AX), Y4
 	VMASKMOVPS 32(AX), Y14, Y5
+	PREFETCHT0 64(AX)
 	ADDQ       R13, AX
 	VMOVUPS    (AX), Y6
 	VMASKMOVPS 32(AX), Y14, Y7
+	PREFETCHT0 64(AX)
 	JMP        begin
 
 zero:
@@ -7330,6 +8032,8 @@ loop:
 	VBROADCASTSS (SI)(R10*1), Y15
 	VFMADD231PS  Y15, Y8, Y6
 	VFMADD231PS  Y15, Y9, Y7
+	PREFETCHT1   (R15)
+	ADDQ         R14, R15
 	ADDQ         BX, DI
 	ADDQ         R8, SI
 	VMOVUPS      (DI), Y8
@@ -7346,6 +8050,8 @@ loop:
 	VBROADCASTSS (SI)(R10*1), Y15
 	VFMADD231PS  Y15, Y8, Y6
 	VFMADD231PS  Y15, Y9, Y7
+	PREFETCHT1   (R15)
+	ADDQ         R14, R15
 	ADDQ         BX, DI
 	ADDQ         R8, SI
 	DECQ         AX
@@ -7368,6 +8074,8 @@ tail:
 	VBROADCASTSS (SI)(R10*1), Y15
 	VFMADD231PS  Y15, Y8, Y6
 	VFMADD231PS  Y15, Y9, Y7
+	PREFETCHT1   (R15)
+	ADDQ         R14, R15
 	ADDQ         BX, DI
 	ADDQ         R8, SI
 
@@ -7404,9 +8112,9 @@ part:
 	VZEROUPPER
 	RET
 
-// func gemmY5x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+// func gemmY5x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, side *float32, step int)
 // Requires: AVX, FMA3, MMX+
-TEXT ·gemmY5x1(SB), NOSPLIT, $0-88
+TEXT ·gemmY5x1(SB), NOSPLIT, $0-96
 	MOVQ       last+72(FP), BX
 	LEAQ       lanes<>+32(SB), AX
 	SHLQ       $0x02, BX
@@ -7420,6 +8128,8 @@ TEXT ·gemmY5x1(SB), NOSPLIT, $0-88
 	MOVQ       bks+40(FP), BX
 	MOVQ       c+48(FP), DX
 	MOVQ       ldc+56(FP), R13
+	MOVQ       side+80(FP), R15
+	MOVQ       step+88(FP), R14
 	LEAQ       (R9)(R9*2), R10
 	LEAQ       (R9)(R9*4), R11
 	LEAQ       (R10)(R9*4), R12
@@ -7428,14 +8138,19 @@ TEXT ·gemmY5x1(SB), NOSPLIT, $0-88
 	MOVQ       DX, AX
 	JZ         zero
 	VMASKMOVPS (AX), Y14, Y0
+	PREFETCHT0 32(AX)
 	ADDQ       R13, AX
 	VMASKMOVPS (AX), Y14, Y1
+	PREFETCHT0 32(AX)
 	ADDQ       R13, AX
 	VMASKMOVPS (AX), Y14, Y2
+	PREFETCHT0 32(AX)
 	ADDQ       R13, AX
 	VMASKMOVPS (AX), Y14, Y3
+	PREFETCHT0 32(AX)
 	ADDQ       R13, AX
 	VMASKMOVPS (AX), Y14, Y4
+	PREFETCHT0 32(AX)
 	JMP        begin
 
 zero:
@@ -7471,6 +8186,8 @@ loop:
 	VFMADD231PS  Y15, Y5, Y3
 	VBROADCASTSS (SI)(R9*4), Y15
 	VFMADD231PS  Y15, Y5, Y4
+	PREFETCHT1   (R15)
+	ADDQ         R14, R15
 	ADDQ         BX, DI
 	ADDQ         R8, SI
 	VMOVUPS      (DI), Y5
@@ -7484,6 +8201,8 @@ loop:
 	VFMADD231PS  Y15, Y5, Y3
 	VBROADCASTSS (SI)(R9*4), Y15
 	VFMADD231PS  Y15, Y5, Y4
+	PREFETCHT1   (R15)
+	ADDQ         R14, R15
 	ADDQ         BX, DI
 	ADDQ         R8, SI
 	DECQ         AX
@@ -7503,6 +8222,8 @@ tail:
 	VFMADD231PS  Y15, Y5, Y3
 	VBROADCASTSS (SI)(R9*4), Y15
 	VFMADD231PS  Y15, Y5, Y4
+	PREFETCHT1   (R15)
+	ADDQ         R14, R15
 	ADDQ         BX, DI
 	ADDQ         R8, SI
 
@@ -7535,9 +8256,9 @@ part:
 	VZEROUPPER
 	RET
 
-// func gemmY5x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+// func gemmY5x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, side *float32, step int)
 // Requires: AVX, FMA3, MMX+
-TEXT ·gemmY5x2(SB), NOSPLIT, $0-88
+TEXT ·gemmY5x2(SB), NOSPLIT, $0-96
 	MOVQ       last+72(FP), BX
 	LEAQ       lanes<>+32(SB), AX
 	SHLQ       $0x02, BX
@@ -7551,6 +8272,8 @@ TEXT ·gemmY5x2(SB), NOSPLIT, $0-88
 	MOVQ       bks+40(FP), BX
 	MOVQ       c+48(FP), DX
 	MOVQ       ldc+56(FP), R13
+	MOVQ       side+80(FP), R15
+	MOVQ       step+88(FP), R14
 	LEAQ       (R9)(R9*2), R10
 	LEAQ       (R9)(R9*4), R11
 	LEAQ       (R10)(R9*4), R12
@@ -7560,18 +8283,23 @@ TEXT ·gemmY5x2(SB), NOSPLIT, $0-88
 	JZ         zero
 	VMOVUPS    (AX), Y0
 	VMASKMOVPS 32(AX), Y14, Y1
+	PREFETCHT0 64(AX)
 	ADDQ       R13, AX
 	VMOVUPS    (AX), Y2
 	VMASKMOVPS 32(AX), Y14, Y3
+	PREFETCHT0 64(AX)
 	ADDQ       R13, AX
 	VMOVUPS    (AX), Y4
 	VMASKMOVPS 32(AX), Y14, Y5
+	PREFETCHT0 64(AX)
 	ADDQ       R13, AX
 	VMOVUPS    (AX), Y6
 	VMASKMOVPS 32(AX), Y14, Y7
+	PREFETCHT0 64(AX)
 	ADDQ       R13, AX
 	VMOVUPS    (AX), Y8
 	VMASKMOVPS 32(AX), Y14, Y9
+	PREFETCHT0 64(AX)
 	JMP        begin
 
 zero:
@@ -7618,6 +8346,8 @@ loop:
 	VBROADCASTSS (SI)(R9*4), Y15
 	VFMADD231PS  Y15, Y10, Y8
 	VFMADD231PS  Y15, Y11, Y9
+	PREFETCHT1   (R15)
+	ADDQ         R14, R15
 	ADDQ         BX, DI
 	ADDQ         R8, SI
 	VMOVUPS      (DI), Y10
@@ -7637,6 +8367,8 @@ loop:
 	VBROADCASTSS (SI)(R9*4), Y15
 	VFMADD231PS  Y15, Y10, Y8
 	VFMADD231PS  Y15, Y11, Y9
+	PREFETCHT1   (R15)
+	ADDQ         R14, R15
 	ADDQ         BX, DI
 	ADDQ         R8, SI
 	DECQ         AX
@@ -7662,6 +8394,8 @@ tail:
 	VBROADCASTSS (SI)(R9*4), Y15
 	VFMADD231PS  Y15, Y10, Y8
 	VFMADD231PS  Y15, Y11, Y9
+	PREFETCHT1   (R15)
+	ADDQ         R14, R15
 	ADDQ         BX, DI
 	ADDQ         R8, SI
 
@@ -7704,9 +8438,9 @@ part:
 	VZEROUPPER
 	RET
 
-// func gemmY6x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+// func gemmY6x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, side *float32, step int)
 // Requires: AVX, FMA3, MMX+
-TEXT ·gemmY6x1(SB), NOSPLIT, $0-88
+TEXT ·gemmY6x1(SB), NOSPLIT, $0-96
 	MOVQ       last+72(FP), BX
 	LEAQ       lanes<>+32(SB), AX
 	SHLQ       $0x02, BX
@@ -7720,6 +8454,8 @@ TEXT ·gemmY6x1(SB), NOSPLIT, $0-88
 	MOVQ       bks+40(FP), BX
 	MOVQ       c+48(FP), DX
 	MOVQ       ldc+56(FP), R13
+	MOVQ       side+80(FP), R15
+	MOVQ       step+88(FP), R14
 	LEAQ       (R9)(R9*2), R10
 	LEAQ       (R9)(R9*4), R11
 	LEAQ       (R10)(R9*4), R12
@@ -7728,16 +8464,22 @@ TEXT ·gemmY6x1(SB), NOSPLIT, $0-88
 	MOVQ       DX, AX
 	JZ         zero
 	VMASKMOVPS (AX), Y14, Y0
+	PREFETCHT0 32(AX)
 	ADDQ       R13, AX
 	VMASKMOVPS (AX), Y14, Y1
+	PREFETCHT0 32(AX)
 	ADDQ       R13, AX
 	VMASKMOVPS (AX), Y14, Y2
+	PREFETCHT0 32(AX)
 	ADDQ       R13, AX
 	VMASKMOVPS (AX), Y14, Y3
+	PREFETCHT0 32(AX)
 	ADDQ       R13, AX
 	VMASKMOVPS (AX), Y14, Y4
+	PREFETCHT0 32(AX)
 	ADDQ       R13, AX
 	VMASKMOVPS (AX), Y14, Y5
+	PREFETCHT0 32(AX)
 	JMP        begin
 
 zero:
@@ -7778,6 +8520,8 @@ loop:
 	VFMADD231PS  Y15, Y6, Y4
 	VBROADCASTSS (SI)(R11*1), Y15
 	VFMADD231PS  Y15, Y6, Y5
+	PREFETCHT1   (R15)
+	ADDQ         R14, R15
 	ADDQ         BX, DI
 	ADDQ         R8, SI
 	VMOVUPS      (DI), Y6
@@ -7793,6 +8537,8 @@ loop:
 	VFMADD231PS  Y15, Y6, Y4
 	VBROADCASTSS (SI)(R11*1), Y15
 	VFMADD231PS  Y15, Y6, Y5
+	PREFETCHT1   (R15)
+	ADDQ         R14, R15
 	ADDQ         BX, DI
 	ADDQ         R8, SI
 	DECQ         AX
@@ -7814,6 +8560,8 @@ tail:
 	VFMADD231PS  Y15, Y6, Y4
 	VBROADCASTSS (SI)(R11*1), Y15
 	VFMADD231PS  Y15, Y6, Y5
+	PREFETCHT1   (R15)
+	ADDQ         R14, R15
 	ADDQ         BX, DI
 	ADDQ         R8, SI
 
@@ -7850,9 +8598,9 @@ part:
 	VZEROUPPER
 	RET
 
-// func gemmY6x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+// func gemmY6x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, side *float32, step int)
 // Requires: AVX, FMA3, MMX+
-TEXT ·gemmY6x2(SB), NOSPLIT, $0-88
+TEXT ·gemmY6x2(SB), NOSPLIT, $0-96
 	MOVQ       last+72(FP), BX
 	LEAQ       lanes<>+32(SB), AX
 	SHLQ       $0x02, BX
@@ -7866,6 +8614,8 @@ TEXT ·gemmY6x2(SB), NOSPLIT, $0-88
 	MOVQ       bks+40(FP), BX
 	MOVQ       c+48(FP), DX
 	MOVQ       ldc+56(FP), R13
+	MOVQ       side+80(FP), R15
+	MOVQ       step+88(FP), R14
 	LEAQ       (R9)(R9*2), R10
 	LEAQ       (R9)(R9*4), R11
 	LEAQ       (R10)(R9*4), R12
@@ -7875,21 +8625,27 @@ TEXT ·gemmY6x2(SB), NOSPLIT, $0-88
 	JZ         zero
 	VMOVUPS    (AX), Y0
 	VMASKMOVPS 32(AX), Y14, Y1
+	PREFETCHT0 64(AX)
 	ADDQ       R13, AX
 	VMOVUPS    (AX), Y2
 	VMASKMOVPS 32(AX), Y14, Y3
+	PREFETCHT0 64(AX)
 	ADDQ       R13, AX
 	VMOVUPS    (AX), Y4
 	VMASKMOVPS 32(AX), Y14, Y5
+	PREFETCHT0 64(AX)
 	ADDQ       R13, AX
 	VMOVUPS    (AX), Y6
 	VMASKMOVPS 32(AX), Y14, Y7
+	PREFETCHT0 64(AX)
 	ADDQ       R13, AX
 	VMOVUPS    (AX), Y8
 	VMASKMOVPS 32(AX), Y14, Y9
+	PREFETCHT0 64(AX)
 	ADDQ       R13, AX
 	VMOVUPS    (AX), Y10
 	VMASKMOVPS 32(AX), Y14, Y11
+	PREFETCHT0 64(AX)
 	JMP        begin
 
 zero:
@@ -7943,6 +8699,8 @@ loop:
 	VBROADCASTSS (SI)(R11*1), Y15
 	VFMADD231PS  Y15, Y12, Y10
 	VFMADD231PS  Y15, Y13, Y11
+	PREFETCHT1   (R15)
+	ADDQ         R14, R15
 	ADDQ         BX, DI
 	ADDQ         R8, SI
 	VMOVUPS      (DI), Y12
@@ -7965,6 +8723,8 @@ loop:
 	VBROADCASTSS (SI)(R11*1), Y15
 	VFMADD231PS  Y15, Y12, Y10
 	VFMADD231PS  Y15, Y13, Y11
+	PREFETCHT1   (R15)
+	ADDQ         R14, R15
 	ADDQ         BX, DI
 	ADDQ         R8, SI
 	DECQ         AX
@@ -7993,6 +8753,8 @@ tail:
 	VBROADCASTSS (SI)(R11*1), Y15
 	VFMADD231PS  Y15, Y12, Y10
 	VFMADD231PS  Y15, Y13, Y11
+	PREFETCHT1   (R15)
+	ADDQ         R14, R15
 	ADDQ         BX, DI
 	ADDQ         R8, SI
 
@@ -8041,9 +8803,9 @@ part:
 	VZEROUPPER
 	RET
 
-// func gemmPackY1x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+// func gemmPackY1x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, side *float32, step int)
 // Requires: AVX, FMA3, MMX+
-TEXT ·gemmPackY1x1(SB), NOSPLIT, $0-88
+TEXT ·gemmPackY1x1(SB), NOSPLIT, $0-96
 	MOVQ       last+72(FP), BX
 	LEAQ       lanes<>+32(SB), AX
 	SHLQ       $0x02, BX
@@ -8057,7 +8819,7 @@ TEXT ·gemmPackY1x1(SB), NOSPLIT, $0-88
 	MOVQ       bks+40(FP), BX
 	MOVQ       c+48(FP), DX
 	MOVQ       ldc+56(FP), R13
-	MOVQ       panel+80(FP), R15
+	MOVQ       side+80(FP), R15
 	LEAQ       (R9)(R9*2), R10
 	LEAQ       (R9)(R9*4), R11
 	LEAQ       (R10)(R9*4), R12
@@ -8066,6 +8828,7 @@ TEXT ·gemmPackY1x1(SB), NOSPLIT, $0-88
 	MOVQ       DX, AX
 	JZ         zero
 	VMASKMOVPS (AX), Y14, Y0
+	PREFETCHT0 32(AX)
 	JMP        begin
 
 zero:
@@ -8122,9 +8885,9 @@ part:
 	VZEROUPPER
 	RET
 
-// func gemmPackY1x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+// func gemmPackY1x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, side *float32, step int)
 // Requires: AVX, FMA3, MMX+
-TEXT ·gemmPackY1x2(SB), NOSPLIT, $0-88
+TEXT ·gemmPackY1x2(SB), NOSPLIT, $0-96
 	MOVQ       last+72(FP), BX
 	LEAQ       lanes<>+32(SB), AX
 	SHLQ       $0x02, BX
@@ -8138,7 +8901,7 @@ TEXT ·gemmPackY1x2(SB), NOSPLIT, $0-88
 	MOVQ       bks+40(FP), BX
 	MOVQ       c+48(FP), DX
 	MOVQ       ldc+56(FP), R13
-	MOVQ       panel+80(FP), R15
+	MOVQ       side+80(FP), R15
 	LEAQ       (R9)(R9*2), R10
 	LEAQ       (R9)(R9*4), R11
 	LEAQ       (R10)(R9*4), R12
@@ -8148,6 +8911,7 @@ TEXT ·gemmPackY1x2(SB), NOSPLIT, $0-88
 	JZ         zero
 	VMOVUPS    (AX), Y0
 	VMASKMOVPS 32(AX), Y14, Y1
+	PREFETCHT0 64(AX)
 	JMP        begin
 
 zero:
@@ -8216,9 +8980,9 @@ part:
 	VZEROUPPER
 	RET
 
-// func gemmPackY2x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+// func gemmPackY2x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, side *float32, step int)
 // Requires: AVX, FMA3, MMX+
-TEXT ·gemmPackY2x1(SB), NOSPLIT, $0-88
+TEXT ·gemmPackY2x1(SB), NOSPLIT, $0-96
 	MOVQ       last+72(FP), BX
 	LEAQ       lanes<>+32(SB), AX
 	SHLQ       $0x02, BX
@@ -8232,7 +8996,7 @@ TEXT ·gemmPackY2x1(SB), NOSPLIT, $0-88
 	MOVQ       bks+40(FP), BX
 	MOVQ       c+48(FP), DX
 	MOVQ       ldc+56(FP), R13
-	MOVQ       panel+80(FP), R15
+	MOVQ       side+80(FP), R15
 	LEAQ       (R9)(R9*2), R10
 	LEAQ       (R9)(R9*4), R11
 	LEAQ       (R10)(R9*4), R12
@@ -8241,8 +9005,10 @@ TEXT ·gemmPackY2x1(SB), NOSPLIT, $0-88
 	MOVQ       DX, AX
 	JZ         zero
 	VMASKMOVPS (AX), Y14, Y0
+	PREFETCHT0 32(AX)
 	ADDQ       R13, AX
 	VMASKMOVPS (AX), Y14, Y1
+	PREFETCHT0 32(AX)
 	JMP        begin
 
 zero:
@@ -8312,9 +9078,9 @@ part:
 	VZEROUPPER
 	RET
 
-// func gemmPackY2x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+// func gemmPackY2x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, side *float32, step int)
 // Requires: AVX, FMA3, MMX+
-TEXT ·gemmPackY2x2(SB), NOSPLIT, $0-88
+TEXT ·gemmPackY2x2(SB), NOSPLIT, $0-96
 	MOVQ       last+72(FP), BX
 	LEAQ       lanes<>+32(SB), AX
 	SHLQ       $0x02, BX
@@ -8328,7 +9094,7 @@ TEXT ·gemmPackY2x2(SB), NOSPLIT, $0-88
 	MOVQ       bks+40(FP), BX
 	MOVQ       c+48(FP), DX
 	MOVQ       ldc+56(FP), R13
-	MOVQ       panel+80(FP), R15
+	MOVQ       side+80(FP), R15
 	LEAQ       (R9)(R9*2), R10
 	LEAQ       (R9)(R9*4), R11
 	LEAQ       (R10)(R9*4), R12
@@ -8338,9 +9104,11 @@ TEXT ·gemmPackY2x2(SB), NOSPLIT, $0-88
 	JZ         zero
 	VMOVUPS    (AX), Y0
 	VMASKMOVPS 32(AX), Y14, Y1
+	PREFETCHT0 64(AX)
 	ADDQ       R13, AX
 	VMOVUPS    (AX), Y2
 	VMASKMOVPS 32(AX), Y14, Y3
+	PREFETCHT0 64(AX)
 	JMP        begin
 
 zero:
@@ -8428,9 +9196,9 @@ part:
 	VZEROUPPER
 	RET
 
-// func gemmPackY3x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+// func gemmPackY3x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, side *float32, step int)
 // Requires: AVX, FMA3, MMX+
-TEXT ·gemmPackY3x1(SB), NOSPLIT, $0-88
+TEXT ·gemmPackY3x1(SB), NOSPLIT, $0-96
 	MOVQ       last+72(FP), BX
 	LEAQ       lanes<>+32(SB), AX
 	SHLQ       $0x02, BX
@@ -8444,7 +9212,7 @@ TEXT ·gemmPackY3x1(SB), NOSPLIT, $0-88
 	MOVQ       bks+40(FP), BX
 	MOVQ       c+48(FP), DX
 	MOVQ       ldc+56(FP), R13
-	MOVQ       panel+80(FP), R15
+	MOVQ       side+80(FP), R15
 	LEAQ       (R9)(R9*2), R10
 	LEAQ       (R9)(R9*4), R11
 	LEAQ       (R10)(R9*4), R12
@@ -8453,10 +9221,13 @@ TEXT ·gemmPackY3x1(SB), NOSPLIT, $0-88
 	MOVQ       DX, AX
 	JZ         zero
 	VMASKMOVPS (AX), Y14, Y0
+	PREFETCHT0 32(AX)
 	ADDQ       R13, AX
 	VMASKMOVPS (AX), Y14, Y1
+	PREFETCHT0 32(AX)
 	ADDQ       R13, AX
 	VMASKMOVPS (AX), Y14, Y2
+	PREFETCHT0 32(AX)
 	JMP        begin
 
 zero:
@@ -8539,9 +9310,9 @@ part:
 	VZEROUPPER
 	RET
 
-// func gemmPackY3x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+// func gemmPackY3x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, side *float32, step int)
 // Requires: AVX, FMA3, MMX+
-TEXT ·gemmPackY3x2(SB), NOSPLIT, $0-88
+TEXT ·gemmPackY3x2(SB), NOSPLIT, $0-96
 	MOVQ       last+72(FP), BX
 	LEAQ       lanes<>+32(SB), AX
 	SHLQ       $0x02, BX
@@ -8555,7 +9326,7 @@ TEXT ·gemmPackY3x2(SB), NOSPLIT, $0-88
 	MOVQ       bks+40(FP), BX
 	MOVQ       c+48(FP), DX
 	MOVQ       ldc+56(FP), R13
-	MOVQ       panel+80(FP), R15
+	MOVQ       side+80(FP), R15
 	LEAQ       (R9)(R9*2), R10
 	LEAQ       (R9)(R9*4), R11
 	LEAQ       (R10)(R9*4), R12
@@ -8565,12 +9336,15 @@ TEXT ·gemmPackY3x2(SB), NOSPLIT, $0-88
 	JZ         zero
 	VMOVUPS    (AX), Y0
 	VMASKMOVPS 32(AX), Y14, Y1
+	PREFETCHT0 64(AX)
 	ADDQ       R13, AX
 	VMOVUPS    (AX), Y2
 	VMASKMOVPS 32(AX), Y14, Y3
+	PREFETCHT0 64(AX)
 	ADDQ       R13, AX
 	VMOVUPS    (AX), Y4
 	VMASKMOVPS 32(AX), Y14, Y5
+	PREFETCHT0 64(AX)
 	JMP        begin
 
 zero:
@@ -8677,9 +9451,9 @@ part:
 	VZEROUPPER
 	RET
 
-// func gemmPackY4x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+// func gemmPackY4x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, side *float32, step int)
 // Requires: AVX, FMA3, MMX+
-TEXT ·gemmPackY4x1(SB), NOSPLIT, $0-88
+TEXT ·gemmPackY4x1(SB), NOSPLIT, $0-96
 	MOVQ       last+72(FP), BX
 	LEAQ       lanes<>+32(SB), AX
 	SHLQ       $0x02, BX
@@ -8693,7 +9467,7 @@ TEXT ·gemmPackY4x1(SB), NOSPLIT, $0-88
 	MOVQ       bks+40(FP), BX
 	MOVQ       c+48(FP), DX
 	MOVQ       ldc+56(FP), R13
-	MOVQ       panel+80(FP), R15
+	MOVQ       side+80(FP), R15
 	LEAQ       (R9)(R9*2), R10
 	LEAQ       (R9)(R9*4), R11
 	LEAQ       (R10)(R9*4), R12
@@ -8702,12 +9476,16 @@ TEXT ·gemmPackY4x1(SB), NOSPLIT, $0-88
 	MOVQ       DX, AX
 	JZ         zero
 	VMASKMOVPS (AX), Y14, Y0
+	PREFETCHT0 32(AX)
 	ADDQ       R13, AX
 	VMASKMOVPS (AX), Y14, Y1
+	PREFETCHT0 32(AX)
 	ADDQ       R13, AX
 	VMASKMOVPS (AX), Y14, Y2
+	PREFETCHT0 32(AX)
 	ADDQ       R13, AX
 	VMASKMOVPS (AX), Y14, Y3
+	PREFETCHT0 32(AX)
 	JMP        begin
 
 zero:
@@ -8803,9 +9581,9 @@ part:
 	VZEROUPPER
 	RET
 
-// func gemmPackY4x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+// func gemmPackY4x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, side *float32, step int)
 // Requires: AVX, FMA3, MMX+
-TEXT ·gemmPackY4x2(SB), NOSPLIT, $0-88
+TEXT ·gemmPackY4x2(SB), NOSPLIT, $0-96
 	MOVQ       last+72(FP), BX
 	LEAQ       lanes<>+32(SB), AX
 	SHLQ       $0x02, BX
@@ -8819,7 +9597,7 @@ TEXT ·gemmPackY4x2(SB), NOSPLIT, $0-88
 	MOVQ       bks+40(FP), BX
 	MOVQ       c+48(FP), DX
 	MOVQ       ldc+56(FP), R13
-	MOVQ       panel+80(FP), R15
+	MOVQ       side+80(FP), R15
 	LEAQ       (R9)(R9*2), R10
 	LEAQ       (R9)(R9*4), R11
 	LEAQ       (R10)(R9*4), R12
@@ -8829,15 +9607,19 @@ TEXT ·gemmPackY4x2(SB), NOSPLIT, $0-88
 	JZ         zero
 	VMOVUPS    (AX), Y0
 	VMASKMOVPS 32(AX), Y14, Y1
+	PREFETCHT0 64(AX)
 	ADDQ       R13, AX
 	VMOVUPS    (AX), Y2
 	VMASKMOVPS 32(AX), Y14, Y3
+	PREFETCHT0 64(AX)
 	ADDQ       R13, AX
 	VMOVUPS    (AX), Y4
 	VMASKMOVPS 32(AX), Y14, Y5
+	PREFETCHT0 64(AX)
 	ADDQ       R13, AX
 	VMOVUPS    (AX), Y6
 	VMASKMOVPS 32(AX), Y14, Y7
+	PREFETCHT0 64(AX)
 	JMP        begin
 
 zero:
@@ -8963,9 +9745,9 @@ part:
 	VZEROUPPER
 	RET
 
-// func gemmPackY5x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+// func gemmPackY5x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, side *float32, step int)
 // Requires: AVX, FMA3, MMX+
-TEXT ·gemmPackY5x1(SB), NOSPLIT, $0-88
+TEXT ·gemmPackY5x1(SB), NOSPLIT, $0-96
 	MOVQ       last+72(FP), BX
 	LEAQ       lanes<>+32(SB), AX
 	SHLQ       $0x02, BX
@@ -8979,7 +9761,7 @@ TEXT ·gemmPackY5x1(SB), NOSPLIT, $0-88
 	MOVQ       bks+40(FP), BX
 	MOVQ       c+48(FP), DX
 	MOVQ       ldc+56(FP), R13
-	MOVQ       panel+80(FP), R15
+	MOVQ       side+80(FP), R15
 	LEAQ       (R9)(R9*2), R10
 	LEAQ       (R9)(R9*4), R11
 	LEAQ       (R10)(R9*4), R12
@@ -8988,14 +9770,19 @@ TEXT ·gemmPackY5x1(SB), NOSPLIT, $0-88
 	MOVQ       DX, AX
 	JZ         zero
 	VMASKMOVPS (AX), Y14, Y0
+	PREFETCHT0 32(AX)
 	ADDQ       R13, AX
 	VMASKMOVPS (AX), Y14, Y1
+	PREFETCHT0 32(AX)
 	ADDQ       R13, AX
 	VMASKMOVPS (AX), Y14, Y2
+	PREFETCHT0 32(AX)
 	ADDQ       R13, AX
 	VMASKMOVPS (AX), Y14, Y3
+	PREFETCHT0 32(AX)
 	ADDQ       R13, AX
 	VMASKMOVPS (AX), Y14, Y4
+	PREFETCHT0 32(AX)
 	JMP        begin
 
 zero:
@@ -9104,9 +9891,9 @@ part:
 	VZEROUPPER
 	RET
 
-// func gemmPackY5x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+// func gemmPackY5x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, side *float32, step int)
 // Requires: AVX, FMA3, MMX+
-TEXT ·gemmPackY5x2(SB), NOSPLIT, $0-88
+TEXT ·gemmPackY5x2(SB), NOSPLIT, $0-96
 	MOVQ       last+72(FP), BX
 	LEAQ       lanes<>+32(SB), AX
 	SHLQ       $0x02, BX
@@ -9120,7 +9907,7 @@ TEXT ·gemmPackY5x2(SB), NOSPLIT, $0-88
 	MOVQ       bks+40(FP), BX
 	MOVQ       c+48(FP), DX
 	MOVQ       ldc+56(FP), R13
-	MOVQ       panel+80(FP), R15
+	MOVQ       side+80(FP), R15
 	LEAQ       (R9)(R9*2), R10
 	LEAQ       (R9)(R9*4), R11
 	LEAQ       (R10)(R9*4), R12
@@ -9130,18 +9917,23 @@ TEXT ·gemmPackY5x2(SB), NOSPLIT, $0-88
 	JZ         zero
 	VMOVUPS    (AX), Y0
 	VMASKMOVPS 32(AX), Y14, Y1
+	PREFETCHT0 64(AX)
 	ADDQ       R13, AX
 	VMOVUPS    (AX), Y2
 	VMASKMOVPS 32(AX), Y14, Y3
+	PREFETCHT0 64(AX)
 	ADDQ       R13, AX
 	VMOVUPS    (AX), Y4
 	VMASKMOVPS 32(AX), Y14, Y5
+	PREFETCHT0 64(AX)
 	ADDQ       R13, AX
 	VMOVUPS    (AX), Y6
 	VMASKMOVPS 32(AX), Y14, Y7
+	PREFETCHT0 64(AX)
 	ADDQ       R13, AX
 	VMOVUPS    (AX), Y8
 	VMASKMOVPS 32(AX), Y14, Y9
+	PREFETCHT0 64(AX)
 	JMP        begin
 
 zero:
@@ -9286,9 +10078,9 @@ part:
 	VZEROUPPER
 	RET
 
-// func gemmPackY6x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+// func gemmPackY6x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, side *float32, step int)
 // Requires: AVX, FMA3, MMX+
-TEXT ·gemmPackY6x1(SB), NOSPLIT, $0-88
+TEXT ·gemmPackY6x1(SB), NOSPLIT, $0-96
 	MOVQ       last+72(FP), BX
 	LEAQ       lanes<>+32(SB), AX
 	SHLQ       $0x02, BX
@@ -9302,7 +10094,7 @@ TEXT ·gemmPackY6x1(SB), NOSPLIT, $0-88
 	MOVQ       bks+40(FP), BX
 	MOVQ       c+48(FP), DX
 	MOVQ       ldc+56(FP), R13
-	MOVQ       panel+80(FP), R15
+	MOVQ       side+80(FP), R15
 	LEAQ       (R9)(R9*2), R10
 	LEAQ       (R9)(R9*4), R11
 	LEAQ       (R10)(R9*4), R12
@@ -9311,16 +10103,22 @@ TEXT ·gemmPackY6x1(SB), NOSPLIT, $0-88
 	MOVQ       DX, AX
 	JZ         zero
 	VMASKMOVPS (AX), Y14, Y0
+	PREFETCHT0 32(AX)
 	ADDQ       R13, AX
 	VMASKMOVPS (AX), Y14, Y1
+	PREFETCHT0 32(AX)
 	ADDQ       R13, AX
 	VMASKMOVPS (AX), Y14, Y2
+	PREFETCHT0 32(AX)
 	ADDQ       R13, AX
 	VMASKMOVPS (AX), Y14, Y3
+	PREFETCHT0 32(AX)
 	ADDQ       R13, AX
 	VMASKMOVPS (AX), Y14, Y4
+	PREFETCHT0 32(AX)
 	ADDQ       R13, AX
 	VMASKMOVPS (AX), Y14, Y5
+	PREFETCHT0 32(AX)
 	JMP        begin
 
 zero:
@@ -9442,9 +10240,9 @@ part:
 	VZEROUPPER
 	RET
 
-// func gemmPackY6x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+// func gemmPackY6x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, side *float32, step int)
 // Requires: AVX, FMA3, MMX+
-TEXT ·gemmPackY6x2(SB), NOSPLIT, $0-88
+TEXT ·gemmPackY6x2(SB), NOSPLIT, $0-96
 	MOVQ       last+72(FP), BX
 	LEAQ       lanes<>+32(SB), AX
 	SHLQ       $0x02, BX
@@ -9458,7 +10256,7 @@ TEXT ·gemmPackY6x2(SB), NOSPLIT, $0-88
 	MOVQ       bks+40(FP), BX
 	MOVQ       c+48(FP), DX
 	MOVQ       ldc+56(FP), R13
-	MOVQ       panel+80(FP), R15
+	MOVQ       side+80(FP), R15
 	LEAQ       (R9)(R9*2), R10
 	LEAQ       (R9)(R9*4), R11
 	LEAQ       (R10)(R9*4), R12
@@ -9468,21 +10266,27 @@ TEXT ·gemmPackY6x2(SB), NOSPLIT, $0-88
 	JZ         zero
 	VMOVUPS    (AX), Y0
 	VMASKMOVPS 32(AX), Y14, Y1
+	PREFETCHT0 64(AX)
 	ADDQ       R13, AX
 	VMOVUPS    (AX), Y2
 	VMASKMOVPS 32(AX), Y14, Y3
+	PREFETCHT0 64(AX)
 	ADDQ       R13, AX
 	VMOVUPS    (AX), Y4
 	VMASKMOVPS 32(AX), Y14, Y5
+	PREFETCHT0 64(AX)
 	ADDQ       R13, AX
 	VMOVUPS    (AX), Y6
 	VMASKMOVPS 32(AX), Y14, Y7
+	PREFETCHT0 64(AX)
 	ADDQ       R13, AX
 	VMOVUPS    (AX), Y8
 	VMASKMOVPS 32(AX), Y14, Y9
+	PREFETCHT0 64(AX)
 	ADDQ       R13, AX
 	VMOVUPS    (AX), Y10
 	VMASKMOVPS 32(AX), Y14, Y11
+	PREFETCHT0 64(AX)
 	JMP        begin
 
 zero:
@@ -9715,6 +10519,37 @@ loop:
 	ADDQ        $0x20, SI
 	DECQ        CX
 	JNZ         loop
+	VZEROUPPER
+	RET
+
+// func strips(n int, src *float32, ss int, count int, width int, dst *float32, ds int)
+// Requires: AVX, MMX+
+TEXT ·strips(SB), NOSPLIT, $0-56
+	MOVQ n+0(FP), CX
+	MOVQ src+8(FP), SI
+	MOVQ ss+16(FP), R8
+	MOVQ count+24(FP), R9
+	MOVQ width+32(FP), R10
+	MOVQ dst+40(FP), DI
+	MOVQ ds+48(FP), R11
+
+row:
+	MOVQ SI, AX
+	MOVQ DI, BX
+	MOVQ R9, DX
+
+strip:
+	PREFETCHT0 (AX)(R8*8)
+	VMOVUPS    (AX), Y0
+	VMOVUPS    Y0, (BX)
+	ADDQ       R10, AX
+	ADDQ       R11, BX
+	DECQ       DX
+	JNZ        strip
+	ADDQ       R8, SI
+	ADDQ       $0x20, DI
+	DECQ       CX
+	JNZ        row
 	VZEROUPPER
 	RET
 

@@ -4,8 +4,8 @@
 
 #include "textflag.h"
 
-// func gemmN1x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
-TEXT ·gemmN1x1(SB), NOSPLIT, $0-88
+// func gemmN1x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, side *float32, step int)
+TEXT ·gemmN1x1(SB), NOSPLIT, $0-96
 	MOVD kc+0(FP), R0
 	MOVD a+8(FP), R1
 	MOVD aks+24(FP), R9
@@ -70,8 +70,8 @@ st_row0:
 done:
 	RET
 
-// func gemmN1x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
-TEXT ·gemmN1x2(SB), NOSPLIT, $0-88
+// func gemmN1x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, side *float32, step int)
+TEXT ·gemmN1x2(SB), NOSPLIT, $0-96
 	MOVD kc+0(FP), R0
 	MOVD a+8(FP), R1
 	MOVD aks+24(FP), R9
@@ -140,8 +140,8 @@ st_row0:
 done:
 	RET
 
-// func gemmN1x3(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
-TEXT ·gemmN1x3(SB), NOSPLIT, $0-88
+// func gemmN1x3(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, side *float32, step int)
+TEXT ·gemmN1x3(SB), NOSPLIT, $0-96
 	MOVD kc+0(FP), R0
 	MOVD a+8(FP), R1
 	MOVD aks+24(FP), R9
@@ -212,8 +212,8 @@ st_row0:
 done:
 	RET
 
-// func gemmN2x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
-TEXT ·gemmN2x1(SB), NOSPLIT, $0-88
+// func gemmN2x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, side *float32, step int)
+TEXT ·gemmN2x1(SB), NOSPLIT, $0-96
 	MOVD kc+0(FP), R0
 	MOVD a+8(FP), R1
 	MOVD aks+24(FP), R9
@@ -307,8 +307,8 @@ st_row1:
 done:
 	RET
 
-// func gemmN2x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
-TEXT ·gemmN2x2(SB), NOSPLIT, $0-88
+// func gemmN2x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, side *float32, step int)
+TEXT ·gemmN2x2(SB), NOSPLIT, $0-96
 	MOVD kc+0(FP), R0
 	MOVD a+8(FP), R1
 	MOVD aks+24(FP), R9
@@ -410,8 +410,8 @@ st_row1:
 done:
 	RET
 
-// func gemmN2x3(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
-TEXT ·gemmN2x3(SB), NOSPLIT, $0-88
+// func gemmN2x3(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, side *float32, step int)
+TEXT ·gemmN2x3(SB), NOSPLIT, $0-96
 	MOVD kc+0(FP), R0
 	MOVD a+8(FP), R1
 	MOVD aks+24(FP), R9
@@ -517,8 +517,8 @@ st_row1:
 done:
 	RET
 
-// func gemmN3x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
-TEXT ·gemmN3x1(SB), NOSPLIT, $0-88
+// func gemmN3x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, side *float32, step int)
+TEXT ·gemmN3x1(SB), NOSPLIT, $0-96
 	MOVD kc+0(FP), R0
 	MOVD a+8(FP), R1
 	MOVD aks+24(FP), R9
@@ -640,8 +640,8 @@ st_row2:
 done:
 	RET
 
-// func gemmN3x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
-TEXT ·gemmN3x2(SB), NOSPLIT, $0-88
+// func gemmN3x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, side *float32, step int)
+TEXT ·gemmN3x2(SB), NOSPLIT, $0-96
 	MOVD kc+0(FP), R0
 	MOVD a+8(FP), R1
 	MOVD aks+24(FP), R9
@@ -775,8 +775,8 @@ st_row2:
 done:
 	RET
 
-// func gemmN3x3(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
-TEXT ·gemmN3x3(SB), NOSPLIT, $0-88
+// func gemmN3x3(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, side *float32, step int)
+TEXT ·gemmN3x3(SB), NOSPLIT, $0-96
 	MOVD kc+0(FP), R0
 	MOVD a+8(FP), R1
 	MOVD aks+24(FP), R9
@@ -916,8 +916,8 @@ st_row2:
 done:
 	RET
 
-// func gemmN4x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
-TEXT ·gemmN4x1(SB), NOSPLIT, $0-88
+// func gemmN4x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, side *float32, step int)
+TEXT ·gemmN4x1(SB), NOSPLIT, $0-96
 	MOVD kc+0(FP), R0
 	MOVD a+8(FP), R1
 	MOVD aks+24(FP), R9
@@ -1067,8 +1067,8 @@ st_row3:
 done:
 	RET
 
-// func gemmN4x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
-TEXT ·gemmN4x2(SB), NOSPLIT, $0-88
+// func gemmN4x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, side *float32, step int)
+TEXT ·gemmN4x2(SB), NOSPLIT, $0-96
 	MOVD kc+0(FP), R0
 	MOVD a+8(FP), R1
 	MOVD aks+24(FP), R9
@@ -1234,8 +1234,8 @@ st_row3:
 done:
 	RET
 
-// func gemmN4x3(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
-TEXT ·gemmN4x3(SB), NOSPLIT, $0-88
+// func gemmN4x3(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, side *float32, step int)
+TEXT ·gemmN4x3(SB), NOSPLIT, $0-96
 	MOVD kc+0(FP), R0
 	MOVD a+8(FP), R1
 	MOVD aks+24(FP), R9
@@ -1409,8 +1409,8 @@ st_row3:
 done:
 	RET
 
-// func gemmN5x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
-TEXT ·gemmN5x1(SB), NOSPLIT, $0-88
+// func gemmN5x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, side *float32, step int)
+TEXT ·gemmN5x1(SB), NOSPLIT, $0-96
 	MOVD kc+0(FP), R0
 	MOVD a+8(FP), R1
 	MOVD aks+24(FP), R9
@@ -1588,8 +1588,8 @@ st_row4:
 done:
 	RET
 
-// func gemmN5x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
-TEXT ·gemmN5x2(SB), NOSPLIT, $0-88
+// func gemmN5x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, side *float32, step int)
+TEXT ·gemmN5x2(SB), NOSPLIT, $0-96
 	MOVD kc+0(FP), R0
 	MOVD a+8(FP), R1
 	MOVD aks+24(FP), R9
@@ -1787,8 +1787,8 @@ st_row4:
 done:
 	RET
 
-// func gemmN5x3(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
-TEXT ·gemmN5x3(SB), NOSPLIT, $0-88
+// func gemmN5x3(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, side *float32, step int)
+TEXT ·gemmN5x3(SB), NOSPLIT, $0-96
 	MOVD kc+0(FP), R0
 	MOVD a+8(FP), R1
 	MOVD aks+24(FP), R9
@@ -1996,8 +1996,8 @@ st_row4:
 done:
 	RET
 
-// func gemmN6x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
-TEXT ·gemmN6x1(SB), NOSPLIT, $0-88
+// func gemmN6x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, side *float32, step int)
+TEXT ·gemmN6x1(SB), NOSPLIT, $0-96
 	MOVD kc+0(FP), R0
 	MOVD a+8(FP), R1
 	MOVD aks+24(FP), R9
@@ -2203,8 +2203,8 @@ st_row5:
 done:
 	RET
 
-// func gemmN6x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
-TEXT ·gemmN6x2(SB), NOSPLIT, $0-88
+// func gemmN6x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, side *float32, step int)
+TEXT ·gemmN6x2(SB), NOSPLIT, $0-96
 	MOVD kc+0(FP), R0
 	MOVD a+8(FP), R1
 	MOVD aks+24(FP), R9
@@ -2434,8 +2434,8 @@ st_row5:
 done:
 	RET
 
-// func gemmN6x3(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
-TEXT ·gemmN6x3(SB), NOSPLIT, $0-88
+// func gemmN6x3(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, side *float32, step int)
+TEXT ·gemmN6x3(SB), NOSPLIT, $0-96
 	MOVD kc+0(FP), R0
 	MOVD a+8(FP), R1
 	MOVD aks+24(FP), R9
@@ -2677,8 +2677,8 @@ st_row5:
 done:
 	RET
 
-// func gemmN7x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
-TEXT ·gemmN7x1(SB), NOSPLIT, $0-88
+// func gemmN7x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, side *float32, step int)
+TEXT ·gemmN7x1(SB), NOSPLIT, $0-96
 	MOVD kc+0(FP), R0
 	MOVD a+8(FP), R1
 	MOVD aks+24(FP), R9
@@ -2912,8 +2912,8 @@ st_row6:
 done:
 	RET
 
-// func gemmN7x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
-TEXT ·gemmN7x2(SB), NOSPLIT, $0-88
+// func gemmN7x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, side *float32, step int)
+TEXT ·gemmN7x2(SB), NOSPLIT, $0-96
 	MOVD kc+0(FP), R0
 	MOVD a+8(FP), R1
 	MOVD aks+24(FP), R9
@@ -3175,8 +3175,8 @@ st_row6:
 done:
 	RET
 
-// func gemmN7x3(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
-TEXT ·gemmN7x3(SB), NOSPLIT, $0-88
+// func gemmN7x3(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, side *float32, step int)
+TEXT ·gemmN7x3(SB), NOSPLIT, $0-96
 	MOVD kc+0(FP), R0
 	MOVD a+8(FP), R1
 	MOVD aks+24(FP), R9
@@ -3452,8 +3452,8 @@ st_row6:
 done:
 	RET
 
-// func gemmN8x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
-TEXT ·gemmN8x1(SB), NOSPLIT, $0-88
+// func gemmN8x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, side *float32, step int)
+TEXT ·gemmN8x1(SB), NOSPLIT, $0-96
 	MOVD kc+0(FP), R0
 	MOVD a+8(FP), R1
 	MOVD aks+24(FP), R9
@@ -3715,8 +3715,8 @@ st_row7:
 done:
 	RET
 
-// func gemmN8x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
-TEXT ·gemmN8x2(SB), NOSPLIT, $0-88
+// func gemmN8x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, side *float32, step int)
+TEXT ·gemmN8x2(SB), NOSPLIT, $0-96
 	MOVD kc+0(FP), R0
 	MOVD a+8(FP), R1
 	MOVD aks+24(FP), R9
@@ -4010,8 +4010,8 @@ st_row7:
 done:
 	RET
 
-// func gemmN8x3(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
-TEXT ·gemmN8x3(SB), NOSPLIT, $0-88
+// func gemmN8x3(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, side *float32, step int)
+TEXT ·gemmN8x3(SB), NOSPLIT, $0-96
 	MOVD kc+0(FP), R0
 	MOVD a+8(FP), R1
 	MOVD aks+24(FP), R9

@@ -4,370 +4,375 @@
 
 package kernel
 
-// gemmZ1x1 multiplies 1 rows by 1 vectors, the last of them of that many lanes; strides are in bytes, kc > 0.
+// gemmZ1x1 multiplies 1 rows by 1 vectors, the last of them of that many lanes; strides are in bytes, kc > 0. The line at side is fetched, and one a step further for each of kc.
 //
 //go:noescape
-func gemmZ1x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+func gemmZ1x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, side *float32, step int)
 
-// gemmZ1x2 multiplies 1 rows by 2 vectors, the last of them of that many lanes; strides are in bytes, kc > 0.
+// gemmZ1x2 multiplies 1 rows by 2 vectors, the last of them of that many lanes; strides are in bytes, kc > 0. The line at side is fetched, and one a step further for each of kc.
 //
 //go:noescape
-func gemmZ1x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+func gemmZ1x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, side *float32, step int)
 
-// gemmZ1x3 multiplies 1 rows by 3 vectors, the last of them of that many lanes; strides are in bytes, kc > 0.
+// gemmZ1x3 multiplies 1 rows by 3 vectors, the last of them of that many lanes; strides are in bytes, kc > 0. The line at side is fetched, and one a step further for each of kc.
 //
 //go:noescape
-func gemmZ1x3(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+func gemmZ1x3(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, side *float32, step int)
 
-// gemmZ2x1 multiplies 2 rows by 1 vectors, the last of them of that many lanes; strides are in bytes, kc > 0.
+// gemmZ2x1 multiplies 2 rows by 1 vectors, the last of them of that many lanes; strides are in bytes, kc > 0. The line at side is fetched, and one a step further for each of kc.
 //
 //go:noescape
-func gemmZ2x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+func gemmZ2x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, side *float32, step int)
 
-// gemmZ2x2 multiplies 2 rows by 2 vectors, the last of them of that many lanes; strides are in bytes, kc > 0.
+// gemmZ2x2 multiplies 2 rows by 2 vectors, the last of them of that many lanes; strides are in bytes, kc > 0. The line at side is fetched, and one a step further for each of kc.
 //
 //go:noescape
-func gemmZ2x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+func gemmZ2x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, side *float32, step int)
 
-// gemmZ2x3 multiplies 2 rows by 3 vectors, the last of them of that many lanes; strides are in bytes, kc > 0.
+// gemmZ2x3 multiplies 2 rows by 3 vectors, the last of them of that many lanes; strides are in bytes, kc > 0. The line at side is fetched, and one a step further for each of kc.
 //
 //go:noescape
-func gemmZ2x3(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+func gemmZ2x3(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, side *float32, step int)
 
-// gemmZ3x1 multiplies 3 rows by 1 vectors, the last of them of that many lanes; strides are in bytes, kc > 0.
+// gemmZ3x1 multiplies 3 rows by 1 vectors, the last of them of that many lanes; strides are in bytes, kc > 0. The line at side is fetched, and one a step further for each of kc.
 //
 //go:noescape
-func gemmZ3x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+func gemmZ3x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, side *float32, step int)
 
-// gemmZ3x2 multiplies 3 rows by 2 vectors, the last of them of that many lanes; strides are in bytes, kc > 0.
+// gemmZ3x2 multiplies 3 rows by 2 vectors, the last of them of that many lanes; strides are in bytes, kc > 0. The line at side is fetched, and one a step further for each of kc.
 //
 //go:noescape
-func gemmZ3x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+func gemmZ3x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, side *float32, step int)
 
-// gemmZ3x3 multiplies 3 rows by 3 vectors, the last of them of that many lanes; strides are in bytes, kc > 0.
+// gemmZ3x3 multiplies 3 rows by 3 vectors, the last of them of that many lanes; strides are in bytes, kc > 0. The line at side is fetched, and one a step further for each of kc.
 //
 //go:noescape
-func gemmZ3x3(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+func gemmZ3x3(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, side *float32, step int)
 
-// gemmZ4x1 multiplies 4 rows by 1 vectors, the last of them of that many lanes; strides are in bytes, kc > 0.
+// gemmZ4x1 multiplies 4 rows by 1 vectors, the last of them of that many lanes; strides are in bytes, kc > 0. The line at side is fetched, and one a step further for each of kc.
 //
 //go:noescape
-func gemmZ4x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+func gemmZ4x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, side *float32, step int)
 
-// gemmZ4x2 multiplies 4 rows by 2 vectors, the last of them of that many lanes; strides are in bytes, kc > 0.
+// gemmZ4x2 multiplies 4 rows by 2 vectors, the last of them of that many lanes; strides are in bytes, kc > 0. The line at side is fetched, and one a step further for each of kc.
 //
 //go:noescape
-func gemmZ4x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+func gemmZ4x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, side *float32, step int)
 
-// gemmZ4x3 multiplies 4 rows by 3 vectors, the last of them of that many lanes; strides are in bytes, kc > 0.
+// gemmZ4x3 multiplies 4 rows by 3 vectors, the last of them of that many lanes; strides are in bytes, kc > 0. The line at side is fetched, and one a step further for each of kc.
 //
 //go:noescape
-func gemmZ4x3(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+func gemmZ4x3(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, side *float32, step int)
 
-// gemmZ5x1 multiplies 5 rows by 1 vectors, the last of them of that many lanes; strides are in bytes, kc > 0.
+// gemmZ5x1 multiplies 5 rows by 1 vectors, the last of them of that many lanes; strides are in bytes, kc > 0. The line at side is fetched, and one a step further for each of kc.
 //
 //go:noescape
-func gemmZ5x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+func gemmZ5x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, side *float32, step int)
 
-// gemmZ5x2 multiplies 5 rows by 2 vectors, the last of them of that many lanes; strides are in bytes, kc > 0.
+// gemmZ5x2 multiplies 5 rows by 2 vectors, the last of them of that many lanes; strides are in bytes, kc > 0. The line at side is fetched, and one a step further for each of kc.
 //
 //go:noescape
-func gemmZ5x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+func gemmZ5x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, side *float32, step int)
 
-// gemmZ5x3 multiplies 5 rows by 3 vectors, the last of them of that many lanes; strides are in bytes, kc > 0.
+// gemmZ5x3 multiplies 5 rows by 3 vectors, the last of them of that many lanes; strides are in bytes, kc > 0. The line at side is fetched, and one a step further for each of kc.
 //
 //go:noescape
-func gemmZ5x3(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+func gemmZ5x3(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, side *float32, step int)
 
-// gemmZ6x1 multiplies 6 rows by 1 vectors, the last of them of that many lanes; strides are in bytes, kc > 0.
+// gemmZ6x1 multiplies 6 rows by 1 vectors, the last of them of that many lanes; strides are in bytes, kc > 0. The line at side is fetched, and one a step further for each of kc.
 //
 //go:noescape
-func gemmZ6x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+func gemmZ6x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, side *float32, step int)
 
-// gemmZ6x2 multiplies 6 rows by 2 vectors, the last of them of that many lanes; strides are in bytes, kc > 0.
+// gemmZ6x2 multiplies 6 rows by 2 vectors, the last of them of that many lanes; strides are in bytes, kc > 0. The line at side is fetched, and one a step further for each of kc.
 //
 //go:noescape
-func gemmZ6x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+func gemmZ6x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, side *float32, step int)
 
-// gemmZ6x3 multiplies 6 rows by 3 vectors, the last of them of that many lanes; strides are in bytes, kc > 0.
+// gemmZ6x3 multiplies 6 rows by 3 vectors, the last of them of that many lanes; strides are in bytes, kc > 0. The line at side is fetched, and one a step further for each of kc.
 //
 //go:noescape
-func gemmZ6x3(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+func gemmZ6x3(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, side *float32, step int)
 
-// gemmZ7x1 multiplies 7 rows by 1 vectors, the last of them of that many lanes; strides are in bytes, kc > 0.
+// gemmZ7x1 multiplies 7 rows by 1 vectors, the last of them of that many lanes; strides are in bytes, kc > 0. The line at side is fetched, and one a step further for each of kc.
 //
 //go:noescape
-func gemmZ7x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+func gemmZ7x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, side *float32, step int)
 
-// gemmZ7x2 multiplies 7 rows by 2 vectors, the last of them of that many lanes; strides are in bytes, kc > 0.
+// gemmZ7x2 multiplies 7 rows by 2 vectors, the last of them of that many lanes; strides are in bytes, kc > 0. The line at side is fetched, and one a step further for each of kc.
 //
 //go:noescape
-func gemmZ7x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+func gemmZ7x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, side *float32, step int)
 
-// gemmZ7x3 multiplies 7 rows by 3 vectors, the last of them of that many lanes; strides are in bytes, kc > 0.
+// gemmZ7x3 multiplies 7 rows by 3 vectors, the last of them of that many lanes; strides are in bytes, kc > 0. The line at side is fetched, and one a step further for each of kc.
 //
 //go:noescape
-func gemmZ7x3(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+func gemmZ7x3(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, side *float32, step int)
 
-// gemmZ8x1 multiplies 8 rows by 1 vectors, the last of them of that many lanes; strides are in bytes, kc > 0.
+// gemmZ8x1 multiplies 8 rows by 1 vectors, the last of them of that many lanes; strides are in bytes, kc > 0. The line at side is fetched, and one a step further for each of kc.
 //
 //go:noescape
-func gemmZ8x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+func gemmZ8x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, side *float32, step int)
 
-// gemmZ8x2 multiplies 8 rows by 2 vectors, the last of them of that many lanes; strides are in bytes, kc > 0.
+// gemmZ8x2 multiplies 8 rows by 2 vectors, the last of them of that many lanes; strides are in bytes, kc > 0. The line at side is fetched, and one a step further for each of kc.
 //
 //go:noescape
-func gemmZ8x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+func gemmZ8x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, side *float32, step int)
 
-// gemmZ8x3 multiplies 8 rows by 3 vectors, the last of them of that many lanes; strides are in bytes, kc > 0.
+// gemmZ8x3 multiplies 8 rows by 3 vectors, the last of them of that many lanes; strides are in bytes, kc > 0. The line at side is fetched, and one a step further for each of kc.
 //
 //go:noescape
-func gemmZ8x3(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+func gemmZ8x3(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, side *float32, step int)
 
-// gemmPackZ1x1 multiplies 1 rows by 1 vectors, the last of them of that many lanes; strides are in bytes, kc > 0. B is copied into panel, vectors filled up with zeros.
+// gemmPackZ1x1 multiplies 1 rows by 1 vectors, the last of them of that many lanes; strides are in bytes, kc > 0. B is copied to side, vectors filled up with zeros.
 //
 //go:noescape
-func gemmPackZ1x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+func gemmPackZ1x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, side *float32, step int)
 
-// gemmPackZ1x2 multiplies 1 rows by 2 vectors, the last of them of that many lanes; strides are in bytes, kc > 0. B is copied into panel, vectors filled up with zeros.
+// gemmPackZ1x2 multiplies 1 rows by 2 vectors, the last of them of that many lanes; strides are in bytes, kc > 0. B is copied to side, vectors filled up with zeros.
 //
 //go:noescape
-func gemmPackZ1x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+func gemmPackZ1x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, side *float32, step int)
 
-// gemmPackZ1x3 multiplies 1 rows by 3 vectors, the last of them of that many lanes; strides are in bytes, kc > 0. B is copied into panel, vectors filled up with zeros.
+// gemmPackZ1x3 multiplies 1 rows by 3 vectors, the last of them of that many lanes; strides are in bytes, kc > 0. B is copied to side, vectors filled up with zeros.
 //
 //go:noescape
-func gemmPackZ1x3(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+func gemmPackZ1x3(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, side *float32, step int)
 
-// gemmPackZ2x1 multiplies 2 rows by 1 vectors, the last of them of that many lanes; strides are in bytes, kc > 0. B is copied into panel, vectors filled up with zeros.
+// gemmPackZ2x1 multiplies 2 rows by 1 vectors, the last of them of that many lanes; strides are in bytes, kc > 0. B is copied to side, vectors filled up with zeros.
 //
 //go:noescape
-func gemmPackZ2x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+func gemmPackZ2x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, side *float32, step int)
 
-// gemmPackZ2x2 multiplies 2 rows by 2 vectors, the last of them of that many lanes; strides are in bytes, kc > 0. B is copied into panel, vectors filled up with zeros.
+// gemmPackZ2x2 multiplies 2 rows by 2 vectors, the last of them of that many lanes; strides are in bytes, kc > 0. B is copied to side, vectors filled up with zeros.
 //
 //go:noescape
-func gemmPackZ2x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+func gemmPackZ2x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, side *float32, step int)
 
-// gemmPackZ2x3 multiplies 2 rows by 3 vectors, the last of them of that many lanes; strides are in bytes, kc > 0. B is copied into panel, vectors filled up with zeros.
+// gemmPackZ2x3 multiplies 2 rows by 3 vectors, the last of them of that many lanes; strides are in bytes, kc > 0. B is copied to side, vectors filled up with zeros.
 //
 //go:noescape
-func gemmPackZ2x3(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+func gemmPackZ2x3(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, side *float32, step int)
 
-// gemmPackZ3x1 multiplies 3 rows by 1 vectors, the last of them of that many lanes; strides are in bytes, kc > 0. B is copied into panel, vectors filled up with zeros.
+// gemmPackZ3x1 multiplies 3 rows by 1 vectors, the last of them of that many lanes; strides are in bytes, kc > 0. B is copied to side, vectors filled up with zeros.
 //
 //go:noescape
-func gemmPackZ3x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+func gemmPackZ3x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, side *float32, step int)
 
-// gemmPackZ3x2 multiplies 3 rows by 2 vectors, the last of them of that many lanes; strides are in bytes, kc > 0. B is copied into panel, vectors filled up with zeros.
+// gemmPackZ3x2 multiplies 3 rows by 2 vectors, the last of them of that many lanes; strides are in bytes, kc > 0. B is copied to side, vectors filled up with zeros.
 //
 //go:noescape
-func gemmPackZ3x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+func gemmPackZ3x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, side *float32, step int)
 
-// gemmPackZ3x3 multiplies 3 rows by 3 vectors, the last of them of that many lanes; strides are in bytes, kc > 0. B is copied into panel, vectors filled up with zeros.
+// gemmPackZ3x3 multiplies 3 rows by 3 vectors, the last of them of that many lanes; strides are in bytes, kc > 0. B is copied to side, vectors filled up with zeros.
 //
 //go:noescape
-func gemmPackZ3x3(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+func gemmPackZ3x3(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, side *float32, step int)
 
-// gemmPackZ4x1 multiplies 4 rows by 1 vectors, the last of them of that many lanes; strides are in bytes, kc > 0. B is copied into panel, vectors filled up with zeros.
+// gemmPackZ4x1 multiplies 4 rows by 1 vectors, the last of them of that many lanes; strides are in bytes, kc > 0. B is copied to side, vectors filled up with zeros.
 //
 //go:noescape
-func gemmPackZ4x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+func gemmPackZ4x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, side *float32, step int)
 
-// gemmPackZ4x2 multiplies 4 rows by 2 vectors, the last of them of that many lanes; strides are in bytes, kc > 0. B is copied into panel, vectors filled up with zeros.
+// gemmPackZ4x2 multiplies 4 rows by 2 vectors, the last of them of that many lanes; strides are in bytes, kc > 0. B is copied to side, vectors filled up with zeros.
 //
 //go:noescape
-func gemmPackZ4x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+func gemmPackZ4x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, side *float32, step int)
 
-// gemmPackZ4x3 multiplies 4 rows by 3 vectors, the last of them of that many lanes; strides are in bytes, kc > 0. B is copied into panel, vectors filled up with zeros.
+// gemmPackZ4x3 multiplies 4 rows by 3 vectors, the last of them of that many lanes; strides are in bytes, kc > 0. B is copied to side, vectors filled up with zeros.
 //
 //go:noescape
-func gemmPackZ4x3(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+func gemmPackZ4x3(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, side *float32, step int)
 
-// gemmPackZ5x1 multiplies 5 rows by 1 vectors, the last of them of that many lanes; strides are in bytes, kc > 0. B is copied into panel, vectors filled up with zeros.
+// gemmPackZ5x1 multiplies 5 rows by 1 vectors, the last of them of that many lanes; strides are in bytes, kc > 0. B is copied to side, vectors filled up with zeros.
 //
 //go:noescape
-func gemmPackZ5x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+func gemmPackZ5x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, side *float32, step int)
 
-// gemmPackZ5x2 multiplies 5 rows by 2 vectors, the last of them of that many lanes; strides are in bytes, kc > 0. B is copied into panel, vectors filled up with zeros.
+// gemmPackZ5x2 multiplies 5 rows by 2 vectors, the last of them of that many lanes; strides are in bytes, kc > 0. B is copied to side, vectors filled up with zeros.
 //
 //go:noescape
-func gemmPackZ5x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+func gemmPackZ5x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, side *float32, step int)
 
-// gemmPackZ5x3 multiplies 5 rows by 3 vectors, the last of them of that many lanes; strides are in bytes, kc > 0. B is copied into panel, vectors filled up with zeros.
+// gemmPackZ5x3 multiplies 5 rows by 3 vectors, the last of them of that many lanes; strides are in bytes, kc > 0. B is copied to side, vectors filled up with zeros.
 //
 //go:noescape
-func gemmPackZ5x3(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+func gemmPackZ5x3(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, side *float32, step int)
 
-// gemmPackZ6x1 multiplies 6 rows by 1 vectors, the last of them of that many lanes; strides are in bytes, kc > 0. B is copied into panel, vectors filled up with zeros.
+// gemmPackZ6x1 multiplies 6 rows by 1 vectors, the last of them of that many lanes; strides are in bytes, kc > 0. B is copied to side, vectors filled up with zeros.
 //
 //go:noescape
-func gemmPackZ6x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+func gemmPackZ6x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, side *float32, step int)
 
-// gemmPackZ6x2 multiplies 6 rows by 2 vectors, the last of them of that many lanes; strides are in bytes, kc > 0. B is copied into panel, vectors filled up with zeros.
+// gemmPackZ6x2 multiplies 6 rows by 2 vectors, the last of them of that many lanes; strides are in bytes, kc > 0. B is copied to side, vectors filled up with zeros.
 //
 //go:noescape
-func gemmPackZ6x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+func gemmPackZ6x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, side *float32, step int)
 
-// gemmPackZ6x3 multiplies 6 rows by 3 vectors, the last of them of that many lanes; strides are in bytes, kc > 0. B is copied into panel, vectors filled up with zeros.
+// gemmPackZ6x3 multiplies 6 rows by 3 vectors, the last of them of that many lanes; strides are in bytes, kc > 0. B is copied to side, vectors filled up with zeros.
 //
 //go:noescape
-func gemmPackZ6x3(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+func gemmPackZ6x3(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, side *float32, step int)
 
-// gemmPackZ7x1 multiplies 7 rows by 1 vectors, the last of them of that many lanes; strides are in bytes, kc > 0. B is copied into panel, vectors filled up with zeros.
+// gemmPackZ7x1 multiplies 7 rows by 1 vectors, the last of them of that many lanes; strides are in bytes, kc > 0. B is copied to side, vectors filled up with zeros.
 //
 //go:noescape
-func gemmPackZ7x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+func gemmPackZ7x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, side *float32, step int)
 
-// gemmPackZ7x2 multiplies 7 rows by 2 vectors, the last of them of that many lanes; strides are in bytes, kc > 0. B is copied into panel, vectors filled up with zeros.
+// gemmPackZ7x2 multiplies 7 rows by 2 vectors, the last of them of that many lanes; strides are in bytes, kc > 0. B is copied to side, vectors filled up with zeros.
 //
 //go:noescape
-func gemmPackZ7x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+func gemmPackZ7x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, side *float32, step int)
 
-// gemmPackZ7x3 multiplies 7 rows by 3 vectors, the last of them of that many lanes; strides are in bytes, kc > 0. B is copied into panel, vectors filled up with zeros.
+// gemmPackZ7x3 multiplies 7 rows by 3 vectors, the last of them of that many lanes; strides are in bytes, kc > 0. B is copied to side, vectors filled up with zeros.
 //
 //go:noescape
-func gemmPackZ7x3(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+func gemmPackZ7x3(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, side *float32, step int)
 
-// gemmPackZ8x1 multiplies 8 rows by 1 vectors, the last of them of that many lanes; strides are in bytes, kc > 0. B is copied into panel, vectors filled up with zeros.
+// gemmPackZ8x1 multiplies 8 rows by 1 vectors, the last of them of that many lanes; strides are in bytes, kc > 0. B is copied to side, vectors filled up with zeros.
 //
 //go:noescape
-func gemmPackZ8x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+func gemmPackZ8x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, side *float32, step int)
 
-// gemmPackZ8x2 multiplies 8 rows by 2 vectors, the last of them of that many lanes; strides are in bytes, kc > 0. B is copied into panel, vectors filled up with zeros.
+// gemmPackZ8x2 multiplies 8 rows by 2 vectors, the last of them of that many lanes; strides are in bytes, kc > 0. B is copied to side, vectors filled up with zeros.
 //
 //go:noescape
-func gemmPackZ8x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+func gemmPackZ8x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, side *float32, step int)
 
-// gemmPackZ8x3 multiplies 8 rows by 3 vectors, the last of them of that many lanes; strides are in bytes, kc > 0. B is copied into panel, vectors filled up with zeros.
+// gemmPackZ8x3 multiplies 8 rows by 3 vectors, the last of them of that many lanes; strides are in bytes, kc > 0. B is copied to side, vectors filled up with zeros.
 //
 //go:noescape
-func gemmPackZ8x3(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+func gemmPackZ8x3(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, side *float32, step int)
 
-// gemmY1x1 multiplies 1 rows by 1 vectors, the last of them of that many lanes; strides are in bytes, kc > 0.
+// gemmY1x1 multiplies 1 rows by 1 vectors, the last of them of that many lanes; strides are in bytes, kc > 0. The line at side is fetched, and one a step further for each of kc.
 //
 //go:noescape
-func gemmY1x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+func gemmY1x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, side *float32, step int)
 
-// gemmY1x2 multiplies 1 rows by 2 vectors, the last of them of that many lanes; strides are in bytes, kc > 0.
+// gemmY1x2 multiplies 1 rows by 2 vectors, the last of them of that many lanes; strides are in bytes, kc > 0. The line at side is fetched, and one a step further for each of kc.
 //
 //go:noescape
-func gemmY1x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+func gemmY1x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, side *float32, step int)
 
-// gemmY2x1 multiplies 2 rows by 1 vectors, the last of them of that many lanes; strides are in bytes, kc > 0.
+// gemmY2x1 multiplies 2 rows by 1 vectors, the last of them of that many lanes; strides are in bytes, kc > 0. The line at side is fetched, and one a step further for each of kc.
 //
 //go:noescape
-func gemmY2x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+func gemmY2x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, side *float32, step int)
 
-// gemmY2x2 multiplies 2 rows by 2 vectors, the last of them of that many lanes; strides are in bytes, kc > 0.
+// gemmY2x2 multiplies 2 rows by 2 vectors, the last of them of that many lanes; strides are in bytes, kc > 0. The line at side is fetched, and one a step further for each of kc.
 //
 //go:noescape
-func gemmY2x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+func gemmY2x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, side *float32, step int)
 
-// gemmY3x1 multiplies 3 rows by 1 vectors, the last of them of that many lanes; strides are in bytes, kc > 0.
+// gemmY3x1 multiplies 3 rows by 1 vectors, the last of them of that many lanes; strides are in bytes, kc > 0. The line at side is fetched, and one a step further for each of kc.
 //
 //go:noescape
-func gemmY3x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+func gemmY3x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, side *float32, step int)
 
-// gemmY3x2 multiplies 3 rows by 2 vectors, the last of them of that many lanes; strides are in bytes, kc > 0.
+// gemmY3x2 multiplies 3 rows by 2 vectors, the last of them of that many lanes; strides are in bytes, kc > 0. The line at side is fetched, and one a step further for each of kc.
 //
 //go:noescape
-func gemmY3x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+func gemmY3x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, side *float32, step int)
 
-// gemmY4x1 multiplies 4 rows by 1 vectors, the last of them of that many lanes; strides are in bytes, kc > 0.
+// gemmY4x1 multiplies 4 rows by 1 vectors, the last of them of that many lanes; strides are in bytes, kc > 0. The line at side is fetched, and one a step further for each of kc.
 //
 //go:noescape
-func gemmY4x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+func gemmY4x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, side *float32, step int)
 
-// gemmY4x2 multiplies 4 rows by 2 vectors, the last of them of that many lanes; strides are in bytes, kc > 0.
+// gemmY4x2 multiplies 4 rows by 2 vectors, the last of them of that many lanes; strides are in bytes, kc > 0. The line at side is fetched, and one a step further for each of kc.
 //
 //go:noescape
-func gemmY4x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+func gemmY4x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, side *float32, step int)
 
-// gemmY5x1 multiplies 5 rows by 1 vectors, the last of them of that many lanes; strides are in bytes, kc > 0.
+// gemmY5x1 multiplies 5 rows by 1 vectors, the last of them of that many lanes; strides are in bytes, kc > 0. The line at side is fetched, and one a step further for each of kc.
 //
 //go:noescape
-func gemmY5x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+func gemmY5x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, side *float32, step int)
 
-// gemmY5x2 multiplies 5 rows by 2 vectors, the last of them of that many lanes; strides are in bytes, kc > 0.
+// gemmY5x2 multiplies 5 rows by 2 vectors, the last of them of that many lanes; strides are in bytes, kc > 0. The line at side is fetched, and one a step further for each of kc.
 //
 //go:noescape
-func gemmY5x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+func gemmY5x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, side *float32, step int)
 
-// gemmY6x1 multiplies 6 rows by 1 vectors, the last of them of that many lanes; strides are in bytes, kc > 0.
+// gemmY6x1 multiplies 6 rows by 1 vectors, the last of them of that many lanes; strides are in bytes, kc > 0. The line at side is fetched, and one a step further for each of kc.
 //
 //go:noescape
-func gemmY6x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+func gemmY6x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, side *float32, step int)
 
-// gemmY6x2 multiplies 6 rows by 2 vectors, the last of them of that many lanes; strides are in bytes, kc > 0.
+// gemmY6x2 multiplies 6 rows by 2 vectors, the last of them of that many lanes; strides are in bytes, kc > 0. The line at side is fetched, and one a step further for each of kc.
 //
 //go:noescape
-func gemmY6x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+func gemmY6x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, side *float32, step int)
 
-// gemmPackY1x1 multiplies 1 rows by 1 vectors, the last of them of that many lanes; strides are in bytes, kc > 0. B is copied into panel, vectors filled up with zeros.
+// gemmPackY1x1 multiplies 1 rows by 1 vectors, the last of them of that many lanes; strides are in bytes, kc > 0. B is copied to side, vectors filled up with zeros.
 //
 //go:noescape
-func gemmPackY1x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+func gemmPackY1x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, side *float32, step int)
 
-// gemmPackY1x2 multiplies 1 rows by 2 vectors, the last of them of that many lanes; strides are in bytes, kc > 0. B is copied into panel, vectors filled up with zeros.
+// gemmPackY1x2 multiplies 1 rows by 2 vectors, the last of them of that many lanes; strides are in bytes, kc > 0. B is copied to side, vectors filled up with zeros.
 //
 //go:noescape
-func gemmPackY1x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+func gemmPackY1x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, side *float32, step int)
 
-// gemmPackY2x1 multiplies 2 rows by 1 vectors, the last of them of that many lanes; strides are in bytes, kc > 0. B is copied into panel, vectors filled up with zeros.
+// gemmPackY2x1 multiplies 2 rows by 1 vectors, the last of them of that many lanes; strides are in bytes, kc > 0. B is copied to side, vectors filled up with zeros.
 //
 //go:noescape
-func gemmPackY2x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+func gemmPackY2x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, side *float32, step int)
 
-// gemmPackY2x2 multiplies 2 rows by 2 vectors, the last of them of that many lanes; strides are in bytes, kc > 0. B is copied into panel, vectors filled up with zeros.
+// gemmPackY2x2 multiplies 2 rows by 2 vectors, the last of them of that many lanes; strides are in bytes, kc > 0. B is copied to side, vectors filled up with zeros.
 //
 //go:noescape
-func gemmPackY2x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+func gemmPackY2x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, side *float32, step int)
 
-// gemmPackY3x1 multiplies 3 rows by 1 vectors, the last of them of that many lanes; strides are in bytes, kc > 0. B is copied into panel, vectors filled up with zeros.
+// gemmPackY3x1 multiplies 3 rows by 1 vectors, the last of them of that many lanes; strides are in bytes, kc > 0. B is copied to side, vectors filled up with zeros.
 //
 //go:noescape
-func gemmPackY3x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+func gemmPackY3x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, side *float32, step int)
 
-// gemmPackY3x2 multiplies 3 rows by 2 vectors, the last of them of that many lanes; strides are in bytes, kc > 0. B is copied into panel, vectors filled up with zeros.
+// gemmPackY3x2 multiplies 3 rows by 2 vectors, the last of them of that many lanes; strides are in bytes, kc > 0. B is copied to side, vectors filled up with zeros.
 //
 //go:noescape
-func gemmPackY3x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+func gemmPackY3x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, side *float32, step int)
 
-// gemmPackY4x1 multiplies 4 rows by 1 vectors, the last of them of that many lanes; strides are in bytes, kc > 0. B is copied into panel, vectors filled up with zeros.
+// gemmPackY4x1 multiplies 4 rows by 1 vectors, the last of them of that many lanes; strides are in bytes, kc > 0. B is copied to side, vectors filled up with zeros.
 //
 //go:noescape
-func gemmPackY4x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+func gemmPackY4x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, side *float32, step int)
 
-// gemmPackY4x2 multiplies 4 rows by 2 vectors, the last of them of that many lanes; strides are in bytes, kc > 0. B is copied into panel, vectors filled up with zeros.
+// gemmPackY4x2 multiplies 4 rows by 2 vectors, the last of them of that many lanes; strides are in bytes, kc > 0. B is copied to side, vectors filled up with zeros.
 //
 //go:noescape
-func gemmPackY4x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+func gemmPackY4x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, side *float32, step int)
 
-// gemmPackY5x1 multiplies 5 rows by 1 vectors, the last of them of that many lanes; strides are in bytes, kc > 0. B is copied into panel, vectors filled up with zeros.
+// gemmPackY5x1 multiplies 5 rows by 1 vectors, the last of them of that many lanes; strides are in bytes, kc > 0. B is copied to side, vectors filled up with zeros.
 //
 //go:noescape
-func gemmPackY5x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+func gemmPackY5x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, side *float32, step int)
 
-// gemmPackY5x2 multiplies 5 rows by 2 vectors, the last of them of that many lanes; strides are in bytes, kc > 0. B is copied into panel, vectors filled up with zeros.
+// gemmPackY5x2 multiplies 5 rows by 2 vectors, the last of them of that many lanes; strides are in bytes, kc > 0. B is copied to side, vectors filled up with zeros.
 //
 //go:noescape
-func gemmPackY5x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+func gemmPackY5x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, side *float32, step int)
 
-// gemmPackY6x1 multiplies 6 rows by 1 vectors, the last of them of that many lanes; strides are in bytes, kc > 0. B is copied into panel, vectors filled up with zeros.
+// gemmPackY6x1 multiplies 6 rows by 1 vectors, the last of them of that many lanes; strides are in bytes, kc > 0. B is copied to side, vectors filled up with zeros.
 //
 //go:noescape
-func gemmPackY6x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+func gemmPackY6x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, side *float32, step int)
 
-// gemmPackY6x2 multiplies 6 rows by 2 vectors, the last of them of that many lanes; strides are in bytes, kc > 0. B is copied into panel, vectors filled up with zeros.
+// gemmPackY6x2 multiplies 6 rows by 2 vectors, the last of them of that many lanes; strides are in bytes, kc > 0. B is copied to side, vectors filled up with zeros.
 //
 //go:noescape
-func gemmPackY6x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+func gemmPackY6x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, side *float32, step int)
 
 // trans8 writes n*8 rows of 8 floats, step bytes apart: row k has the floats at src+cols[i]+4*k. cols are in bytes, n > 0.
 //
 //go:noescape
 func trans8(n int, src *float32, cols *[8]int, dst *float32, step int)
+
+// strips copies count strips of 8 floats of each of n rows: strip i of row k from src+k*ss+i*width to dst+i*ds+32*k, in bytes; n, count > 0.
+//
+//go:noescape
+func strips(n int, src *float32, ss int, count int, width int, dst *float32, ds int)
 
 // evens copies every second of 16*n floats, n > 0.
 //

@@ -7,119 +7,119 @@ package kernel
 // gemmN1x1 multiplies 1 rows by 1 vectors, the last of them of that many lanes; strides are in bytes, kc > 0.
 //
 //go:noescape
-func gemmN1x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+func gemmN1x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, side *float32, step int)
 
 // gemmN1x2 multiplies 1 rows by 2 vectors, the last of them of that many lanes; strides are in bytes, kc > 0.
 //
 //go:noescape
-func gemmN1x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+func gemmN1x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, side *float32, step int)
 
 // gemmN1x3 multiplies 1 rows by 3 vectors, the last of them of that many lanes; strides are in bytes, kc > 0.
 //
 //go:noescape
-func gemmN1x3(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+func gemmN1x3(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, side *float32, step int)
 
 // gemmN2x1 multiplies 2 rows by 1 vectors, the last of them of that many lanes; strides are in bytes, kc > 0.
 //
 //go:noescape
-func gemmN2x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+func gemmN2x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, side *float32, step int)
 
 // gemmN2x2 multiplies 2 rows by 2 vectors, the last of them of that many lanes; strides are in bytes, kc > 0.
 //
 //go:noescape
-func gemmN2x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+func gemmN2x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, side *float32, step int)
 
 // gemmN2x3 multiplies 2 rows by 3 vectors, the last of them of that many lanes; strides are in bytes, kc > 0.
 //
 //go:noescape
-func gemmN2x3(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+func gemmN2x3(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, side *float32, step int)
 
 // gemmN3x1 multiplies 3 rows by 1 vectors, the last of them of that many lanes; strides are in bytes, kc > 0.
 //
 //go:noescape
-func gemmN3x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+func gemmN3x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, side *float32, step int)
 
 // gemmN3x2 multiplies 3 rows by 2 vectors, the last of them of that many lanes; strides are in bytes, kc > 0.
 //
 //go:noescape
-func gemmN3x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+func gemmN3x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, side *float32, step int)
 
 // gemmN3x3 multiplies 3 rows by 3 vectors, the last of them of that many lanes; strides are in bytes, kc > 0.
 //
 //go:noescape
-func gemmN3x3(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+func gemmN3x3(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, side *float32, step int)
 
 // gemmN4x1 multiplies 4 rows by 1 vectors, the last of them of that many lanes; strides are in bytes, kc > 0.
 //
 //go:noescape
-func gemmN4x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+func gemmN4x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, side *float32, step int)
 
 // gemmN4x2 multiplies 4 rows by 2 vectors, the last of them of that many lanes; strides are in bytes, kc > 0.
 //
 //go:noescape
-func gemmN4x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+func gemmN4x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, side *float32, step int)
 
 // gemmN4x3 multiplies 4 rows by 3 vectors, the last of them of that many lanes; strides are in bytes, kc > 0.
 //
 //go:noescape
-func gemmN4x3(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+func gemmN4x3(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, side *float32, step int)
 
 // gemmN5x1 multiplies 5 rows by 1 vectors, the last of them of that many lanes; strides are in bytes, kc > 0.
 //
 //go:noescape
-func gemmN5x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+func gemmN5x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, side *float32, step int)
 
 // gemmN5x2 multiplies 5 rows by 2 vectors, the last of them of that many lanes; strides are in bytes, kc > 0.
 //
 //go:noescape
-func gemmN5x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+func gemmN5x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, side *float32, step int)
 
 // gemmN5x3 multiplies 5 rows by 3 vectors, the last of them of that many lanes; strides are in bytes, kc > 0.
 //
 //go:noescape
-func gemmN5x3(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+func gemmN5x3(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, side *float32, step int)
 
 // gemmN6x1 multiplies 6 rows by 1 vectors, the last of them of that many lanes; strides are in bytes, kc > 0.
 //
 //go:noescape
-func gemmN6x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+func gemmN6x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, side *float32, step int)
 
 // gemmN6x2 multiplies 6 rows by 2 vectors, the last of them of that many lanes; strides are in bytes, kc > 0.
 //
 //go:noescape
-func gemmN6x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+func gemmN6x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, side *float32, step int)
 
 // gemmN6x3 multiplies 6 rows by 3 vectors, the last of them of that many lanes; strides are in bytes, kc > 0.
 //
 //go:noescape
-func gemmN6x3(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+func gemmN6x3(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, side *float32, step int)
 
 // gemmN7x1 multiplies 7 rows by 1 vectors, the last of them of that many lanes; strides are in bytes, kc > 0.
 //
 //go:noescape
-func gemmN7x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+func gemmN7x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, side *float32, step int)
 
 // gemmN7x2 multiplies 7 rows by 2 vectors, the last of them of that many lanes; strides are in bytes, kc > 0.
 //
 //go:noescape
-func gemmN7x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+func gemmN7x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, side *float32, step int)
 
 // gemmN7x3 multiplies 7 rows by 3 vectors, the last of them of that many lanes; strides are in bytes, kc > 0.
 //
 //go:noescape
-func gemmN7x3(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+func gemmN7x3(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, side *float32, step int)
 
 // gemmN8x1 multiplies 8 rows by 1 vectors, the last of them of that many lanes; strides are in bytes, kc > 0.
 //
 //go:noescape
-func gemmN8x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+func gemmN8x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, side *float32, step int)
 
 // gemmN8x2 multiplies 8 rows by 2 vectors, the last of them of that many lanes; strides are in bytes, kc > 0.
 //
 //go:noescape
-func gemmN8x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+func gemmN8x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, side *float32, step int)
 
 // gemmN8x3 multiplies 8 rows by 3 vectors, the last of them of that many lanes; strides are in bytes, kc > 0.
 //
 //go:noescape
-func gemmN8x3(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)
+func gemmN8x3(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, side *float32, step int)

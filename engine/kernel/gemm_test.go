@@ -209,6 +209,21 @@ func TestGemmEdges(t *testing.T) {
 	}
 }
 
+// TestGemmStrips walks the ends of the strips that a transposed A with long rows is laid
+// out in, with more terms than a block of k has for one of them.
+func TestGemmStrips(t *testing.T) {
+	r := rand.New(rand.NewPCG(15, 16))
+	for i, m := range []int{5, 8, 13, 14, 20, 42, 47, 48, 49, 50, 54, 55, 56, 97, 103} {
+		k := 1 + i%3
+		if m == 50 {
+			k = kBlock + 5
+		}
+		g := gemmTArgs(r, m, 200, k, true, false, stripApart, gemmTClasses["short"])
+		g.Acc = i%2 == 0
+		gemmTCheck(t, fmt.Sprint(m, " rows"), []*Team{nil}, g)
+	}
+}
+
 // TestGemmThreads: products large enough to be split, against one thread, with an
 // uneven rest in both directions.
 func TestGemmThreads(t *testing.T) {

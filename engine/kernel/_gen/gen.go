@@ -70,11 +70,13 @@ const unroll = 2
 
 func (s shape) kernel(mr, nv int) {
 	name := fmt.Sprintf("%s%dx%d", s.prefix, mr, nv)
-	TEXT(name, NOSPLIT, "func(kc int, a *float32, ars, aks int, b *float32, bks int, c *float32, ldc, acc, last int, panel *float32)")
+	TEXT(name, NOSPLIT, "func(kc int, a *float32, ars, aks int, b *float32, bks int, c *float32, ldc, acc, last int, side *float32, step int)")
 	Pragma("noescape")
 	doc := fmt.Sprintf("%s multiplies %d rows by %d vectors, the last of them of that many lanes; strides are in bytes, kc > 0.", name, mr, nv)
 	if s.pack {
-		doc += " B is copied into panel, vectors filled up with zeros."
+		doc += " B is copied to side, vectors filled up with zeros."
+	} else {
+		doc += " The line at side is fetched, and one a step further for each of kc."
 	}
 	Doc(doc)
 	v, w := ymm, 32
@@ -82,7 +84,7 @@ func (s shape) kernel(mr, nv int) {
 		v, w = zmm, 64
 	}
 	kc, a, b, c := reg.RCX, reg.RSI, reg.RDI, reg.RDX
-	bks, aks, s1, s3, s5, s7, ldc, t, panel := reg.RBX, reg.R8, reg.R9, reg.R10, reg.R11, reg.R12, reg.R13, reg.RAX, reg.R15
+	bks, aks, s1, s3, s5, s7, ldc, t, side, step := reg.RBX, reg.R8, reg.R9, reg.R10, reg.R11, reg.R12, reg.R13, reg.RAX, reg.R15, reg.R14
 	sum := func(i, j int) reg.VecPhysical { return v[i*nv+j] }
 	vec := func(j int) reg.VecPhysical { return v[mr*nv+j] }
 	bcast, mask := v[15], v[14] // of ymm
@@ -112,8 +114,9 @@ func (s shape) kernel(mr, nv int) {
 	Load(Param("bks"), bks)
 	Load(Param("c"), c)
 	Load(Param("ldc"), ldc)
-	if s.pack {
-		Load(Param("panel"), panel)
+	Load(Param("side"), side)
+	if !s.pack {
+		Load(Param("step"), step)
 	}
 	LEAQ(Mem{Base: s1, Index: s1, Scale: 2}, s3)
 	LEAQ(Mem{Base: s1, Index: s1, Scale: 4}, s5)
@@ -141,6 +144,9 @@ func (s shape) kernel(mr, nv int) {
 		for j := range nv {
 			load(Mem{Base: t, Disp: j * w}, j, sum(i, j), true)
 		}
+		for j := nv * w; j < 2*nv*w; j += 64 {
+			PREFETCHT0(Mem{Base: t, Disp: j}) // the next tile's sums
+		}
 		if i < mr-1 {
 			ADDQ(ldc, t)
 		}
@@ -163,7 +169,7 @@ func (s shape) kernel(mr, nv int) {
 		}
 	}
 	Label("begin")
-	step := func() {
+	term := func() {
 		for j := range nv {
 			// A panel holds whole vectors; a masked load costs the narrow kernels an
 			// instruction.
@@ -172,11 +178,11 @@ func (s shape) kernel(mr, nv int) {
 				if j*w%64 == 0 {
 					PREFETCHT0(Mem{Base: b, Index: bks, Scale: 8, Disp: j * w})
 				}
-				VMOVUPS(vec(j), Mem{Base: panel, Disp: j * w})
+				VMOVUPS(vec(j), Mem{Base: side, Disp: j * w})
 			}
 		}
 		if s.pack {
-			ADDQ(Imm(uint64(nv*w)), panel)
+			ADDQ(Imm(uint64(nv*w)), side)
 		}
 		for i := range mr {
 			if s.wide {
@@ -190,6 +196,10 @@ func (s shape) kernel(mr, nv int) {
 				VFMADD231PS(bcast, vec(j), sum(i, j))
 			}
 		}
+		if !s.pack {
+			PREFETCHT1(Mem{Base: side})
+			ADDQ(step, side)
+		}
 		ADDQ(bks, b)
 		ADDQ(aks, a)
 	}
@@ -198,14 +208,14 @@ func (s shape) kernel(mr, nv int) {
 	JZ(LabelRef("tail"))
 	Label("loop")
 	for range unroll {
-		step()
+		term()
 	}
 	DECQ(t)
 	JNZ(LabelRef("loop"))
 	Label("tail")
 	ANDQ(Imm(unroll-1), kc)
 	JZ(LabelRef("store"))
-	step()
+	term()
 	Label("store")
 	store := func(masked bool) {
 		for i := range mr {
@@ -384,6 +394,36 @@ func gather(name string, wide bool) {
 	ADDQ(step, dst)
 	DECQ(n)
 	JNZ(LabelRef("loop"))
+	VZEROUPPER()
+	RET()
+}
+
+// strips lays out rows of a transposed A.
+func strips() {
+	TEXT("strips", NOSPLIT, "func(n int, src *float32, ss, count, width int, dst *float32, ds int)")
+	Pragma("noescape")
+	Doc("strips copies count strips of 8 floats of each of n rows: strip i of row k from src+k*ss+i*width to dst+i*ds+32*k, in bytes; n, count > 0.")
+	n, src, ss, count, width, dst, ds := reg.RCX, reg.RSI, reg.R8, reg.R9, reg.R10, reg.RDI, reg.R11
+	s, d, i := reg.RAX, reg.RBX, reg.RDX
+	for i, r := range []reg.GPPhysical{n, src, ss, count, width, dst, ds} {
+		Load(ParamIndex(i), r)
+	}
+	Label("row")
+	MOVQ(src, s)
+	MOVQ(dst, d)
+	MOVQ(count, i)
+	Label("strip")
+	PREFETCHT0(Mem{Base: s, Index: ss, Scale: 8})
+	VMOVUPS(Mem{Base: s}, ymm[0])
+	VMOVUPS(ymm[0], Mem{Base: d})
+	ADDQ(width, s)
+	ADDQ(ds, d)
+	DECQ(i)
+	JNZ(LabelRef("strip"))
+	ADDQ(ss, src)
+	ADDQ(Imm(32), dst)
+	DECQ(n)
+	JNZ(LabelRef("row"))
 	VZEROUPPER()
 	RET()
 }
@@ -748,6 +788,7 @@ func main() {
 		}
 	}
 	trans8()
+	strips()
 	evens()
 	zip()
 	runs("runsZ", true)

@@ -33,7 +33,7 @@ func main() {
 			k := kernel{m, n, &asm}
 			k.write()
 			fmt.Fprintf(&decl, "\n// %s multiplies %d rows by %d vectors, the last of them of that many lanes; strides are in bytes, kc > 0.\n//\n//go:noescape\n", k.name(), m, n)
-			fmt.Fprintf(&decl, "func %s(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)\n", k.name())
+			fmt.Fprintf(&decl, "func %s(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, side *float32, step int)\n", k.name())
 		}
 	}
 	for path, text := range map[string][]byte{*out: asm.Bytes(), *stubs: decl.Bytes()} {
@@ -71,8 +71,8 @@ func list(first, n int) string {
 }
 
 func (k kernel) write() {
-	fmt.Fprintf(k.w, "\n// func %s(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, panel *float32)\n", k.name())
-	fmt.Fprintf(k.w, "TEXT ·%s(SB), NOSPLIT, $0-88\n", k.name())
+	fmt.Fprintf(k.w, "\n// func %s(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, side *float32, step int)\n", k.name())
+	fmt.Fprintf(k.w, "TEXT ·%s(SB), NOSPLIT, $0-96\n", k.name())
 	// R0 kc, R1 to R8 rows of A, R9 aks, R10 b, R11 bks, R12 c, R13 ldc, R14 last.
 	k.op("MOVD kc+0(FP), R0")
 	k.op("MOVD a+8(FP), R1")
