@@ -6,17 +6,14 @@
 // gemm_js.go writes: int32 fields in the order of the constants below.
 
 import { give, take } from "./lane";
+import { madd, tile, tileLanes, tilePoints, tileWindows } from "./tile";
 
 const M = 0, N = 4, K = 8, A = 12, RS = 16, KS = 20, B = 24, BK = 28, BJ = 32, C = 36, LDC = 40, ACC = 44, ROWBIAS = 48, COLBIAS = 52, RELU = 56, SCRATCH = 60, ROWS = 64, COLS = 68;
 
 const kBlock = 384, nBlock = 480, mr: i32 = 6, nr: i32 = 8;
 
-// @ts-ignore: decorator
-@inline
-function madd(a: v128, b: v128, c: v128): v128 {
-  if (FUSED) return f32x4.relaxed_madd(a, b, c);
-  return f32x4.add(c, f32x4.mul(a, b));
-}
+// few rows are not worth a copy of their windows.
+const few: i32 = 16;
 
 // level is what kernel.level tells the engine.
 export function level(): i32 {
@@ -39,27 +36,89 @@ export function gemm(job: usize): void {
   const parts = (k + kBlock - 1) / kBlock, kc = (k + parts - 1) / parts;
   for (let jc = 0; jc < n; jc += nBlock) {
     const nc = min(nBlock, n - jc);
-    // A block of B that is used once, in whole vectors, is read where it lies.
-    const direct = !windows && bj == 1 && m <= mr && (nc & 3) == 0;
     for (let pc = 0; pc < k; pc += kc) {
       const kn = min(kc, k - pc);
       const acc = load<i32>(job, ACC) | pc;
+      const a = <usize>load<u32>(job, A) + pc * aks;
+      const c = <usize>load<u32>(job, C) + (jc << 2);
       const block = b + ((pc * bk + jc * bj) << 2);
-      if (windows) gather(scratch, b, <usize>load<u32>(job, ROWS) + (pc << 2), <usize>load<u32>(job, COLS) + (jc << 2), kn, nc);
-      else if (!direct) pack(scratch, block, bk, bj, kn, nc);
+      const rows = <usize>load<u32>(job, ROWS) + (pc << 2), cols = <usize>load<u32>(job, COLS) + (jc << 2);
+      if (m <= (windows ? few : mr)) {
+        fewRows(m, nc, kn, a, ars, aks, windows, windows ? b : block, bk, bj, rows, cols, c, ldc, acc, scratch);
+        continue;
+      }
+      if (windows) gather(scratch, b, rows, cols, kn, nc);
+      else pack(scratch, block, bk, bj, kn, nc);
       for (let i = 0; i < m; i += mr) {
-        const rows = min(mr, m - i);
-        const a = <usize>load<u32>(job, A) + i * ars + pc * aks;
-        const c = <usize>load<u32>(job, C) + i * ldc + (jc << 2);
         for (let j = 0; j < nc; j += nr) {
-          const cols = min(nr, nc - j), wide = (cols + 3) & ~3;
-          const panel = direct ? block + (j << 2) : scratch + ((j * kn) << 2);
-          tile(rows, cols, kn, a, ars, aks, panel, direct ? bk << 2 : wide << 2, c + (j << 2), ldc, acc);
+          const left = min(nr, nc - j), vectors = (left + 3) >> 2;
+          tile(min(mr, m - i), vectors, kn, a + i * ars, ars, aks, scratch + ((j * kn) << 2), vectors << 4, c + i * ldc + (j << 2), ldc, acc, left - ((vectors - 1) << 2));
         }
       }
     }
     finish(job, jc, nc);
   }
+}
+
+// fewRows is a block of products of so few rows that copying B would not pay: panels that
+// have their columns side by side are read where they are, the others are laid out.
+function fewRows(m: i32, nc: i32, kn: i32, a: usize, ars: i32, aks: i32, windows: bool, b: usize, bk: i32, bj: i32, rows: usize, cols: usize, c: usize, ldc: i32, acc: i32, scratch: usize): void {
+  const most = m == 1 ? 8 : m <= 3 ? 4 : 2;
+  for (let j = 0; j < nc; ) {
+    let left = nc - j, vectors = most;
+    const at = cols + (j << 2);
+    if (left < most << 2 || (windows ? !near(at, most << 2) : bj != 1)) vectors = 2;
+    left = min(left, vectors << 2);
+    const place = windows ? left == vectors << 2 && (vectors > 2 || near(at, left)) : bj == 1 && (left & 3) == 0;
+    let from = scratch, step = ((left + 3) & ~3) << 2;
+    vectors = (left + 3) >> 2;
+    if (windows && place) from = b + (load<i32>(at) << 2);
+    else if (windows) gather(scratch, b, rows, at, kn, left);
+    else if (place) (from = b + (j << 2)), (step = bk << 2);
+    else pack(scratch, b + ((j * bj) << 2), bk, bj, kn, left);
+    const last = left - ((vectors - 1) << 2), to = c + (j << 2);
+    for (let i = 0; i < m; i += mr) {
+      const r = min(mr, m - i);
+      if (windows && place) tileWindows(r, vectors, kn, a + i * ars, ars, aks, from, rows, to + i * ldc, ldc, acc, last);
+      else tile(r, vectors, kn, a + i * ars, ars, aks, from, step, to + i * ldc, ldc, acc, last);
+    }
+    j += left;
+  }
+}
+
+// near says that n offsets, a multiple of four, are those of neighbours.
+function near(p: usize, n: i32): bool {
+  const first = load<i32>(p);
+  for (let i = 0; i < n; i += 4) {
+    if (!i32x4.all_true(i32x4.eq(v128.load(p + (i << 2)), i32x4.add(i32x4.splat(first + i), i32x4(0, 1, 2, 3))))) return false;
+  }
+  return true;
+}
+
+// pointwise is depthwise.go's: rows of 16 lanes of C, each the sum of rows of A times a
+// float of windows.
+export function pointwise(m: i32, rows: usize, k: i32, cols: usize, a: usize, b: usize, c: usize, acc: i32): void {
+  for (let i = 0; i < m; ) {
+    const n = some(m - i), to = c + (i << 6), from = rows + (i << 2);
+    tilePoints(n, 2, k, b, from, cols, a, 64, to, 64, acc, 4);
+    tilePoints(n, 2, k, b, from, cols, a + 32, 64, to + 32, 64, acc, 4);
+    i += n;
+  }
+}
+
+// lanewise is depthwise.go's: the same with vectors of windows.
+export function lanewise(m: i32, rows: usize, rstep: i32, k: i32, cols: usize, cstep: i32, a: usize, b: usize, c: usize, acc: i32): void {
+  for (let i = 0; i < m; ) {
+    const n = some(m - i), to = c + (i << 6), from = rows + i * rstep;
+    tileLanes(n, 2, k, b, from, rstep, cols, cstep, a, 64, to, 64, acc, 4);
+    tileLanes(n, 2, k, b + 32, from, rstep, cols, cstep, a + 32, 64, to + 32, 64, acc, 4);
+    i += n;
+  }
+}
+
+// some is as many of the rows left as there is a tile for.
+function some(left: i32): i32 {
+  return left >= 6 ? 6 : left >= 3 ? 3 : 1;
 }
 
 // pack copies kn rows and nc columns of B into panels of 8 columns, the last of as many
@@ -96,20 +155,49 @@ function pack(dst: usize, src: usize, bk: i32, bj: i32, kn: i32, nc: i32): void 
 function gather(dst: usize, src: usize, rows: usize, cols: usize, kn: i32, nc: i32): void {
   for (let j = 0; j < nc; j += nr) {
     const n = min(nr, nc - j), wide = (n + 3) & ~3, c = cols + (j << 2);
-    let near = n == nr;
-    for (let i = 1; i < n; i++) near = near && load<i32>(c + (i << 2)) - load<i32>(c) == i;
-    for (let k = 0; k < kn; k++) {
-      const from = src + (load<i32>(rows + (k << 2)) << 2);
-      if (near) {
-        const p = from + (load<i32>(c) << 2);
+    if (n == nr && near(c, nr)) {
+      const from = src + (load<i32>(c) << 2);
+      for (let k = 0; k < kn; k++) {
+        const p = from + (load<i32>(rows + (k << 2)) << 2);
         v128.store(dst, v128.load(p));
         v128.store(dst, v128.load(p, 16), 16);
-      } else {
-        for (let i = 0; i < n; i++) store<f32>(dst + (i << 2), load<f32>(from + (load<i32>(c + (i << 2)) << 2)));
+        dst += 32;
       }
+      continue;
+    }
+    for (let k = 0; k < kn; ) {
+      const row = rows + (k << 2), from = src + (load<i32>(row) << 2);
+      if (n == nr && k + 4 <= kn && near(row, 4)) {
+        quad(dst, from, c);
+        quad(dst + 16, from, c + 16);
+        dst += 128;
+        k += 4;
+        continue;
+      }
+      for (let i = 0; i < n; i++) store<f32>(dst + (i << 2), load<f32>(from + (load<i32>(c + (i << 2)) << 2)));
       dst += wide << 2;
+      k++;
     }
   }
+}
+
+// quad packs four columns of four rows that are neighbours.
+// @ts-ignore: decorator
+@inline
+function quad(dst: usize, src: usize, cols: usize): void {
+  cross(dst, v128.load(src + (load<i32>(cols) << 2)), v128.load(src + (load<i32>(cols, 4) << 2)), v128.load(src + (load<i32>(cols, 8) << 2)), v128.load(src + (load<i32>(cols, 12) << 2)));
+}
+
+// cross stores the transpose of four vectors in rows of 8.
+// @ts-ignore: decorator
+@inline
+function cross(dst: usize, a: v128, b: v128, c: v128, d: v128): void {
+  const ab = i32x4.shuffle(a, b, 0, 4, 1, 5), cd = i32x4.shuffle(c, d, 0, 4, 1, 5);
+  const AB = i32x4.shuffle(a, b, 2, 6, 3, 7), CD = i32x4.shuffle(c, d, 2, 6, 3, 7);
+  v128.store(dst, i64x2.shuffle(ab, cd, 0, 2));
+  v128.store(dst, i64x2.shuffle(ab, cd, 1, 3), 32);
+  v128.store(dst, i64x2.shuffle(AB, CD, 0, 2), 64);
+  v128.store(dst, i64x2.shuffle(AB, CD, 1, 3), 96);
 }
 
 // turn packs a panel of 8 columns that are contiguous in k, four by four.
@@ -118,14 +206,7 @@ function turn(dst: usize, src: usize, col: i32, kn: i32): usize {
   for (; k + 4 <= kn; k += 4) {
     for (let h = 0; h < 2; h++) {
       const p = src + h * 4 * col;
-      const a = v128.load(p), b = v128.load(p + col), c = v128.load(p + 2 * col), d = v128.load(p + 3 * col);
-      const ab = i32x4.shuffle(a, b, 0, 4, 1, 5), cd = i32x4.shuffle(c, d, 0, 4, 1, 5);
-      const AB = i32x4.shuffle(a, b, 2, 6, 3, 7), CD = i32x4.shuffle(c, d, 2, 6, 3, 7);
-      const to = dst + h * 16;
-      v128.store(to, i64x2.shuffle(ab, cd, 0, 2));
-      v128.store(to, i64x2.shuffle(ab, cd, 1, 3), 32);
-      v128.store(to, i64x2.shuffle(AB, CD, 0, 2), 64);
-      v128.store(to, i64x2.shuffle(AB, CD, 1, 3), 96);
+      cross(dst + h * 16, v128.load(p), v128.load(p + col), v128.load(p + 2 * col), v128.load(p + 3 * col));
     }
     src += 16;
     dst += 128;
@@ -136,94 +217,6 @@ function turn(dst: usize, src: usize, col: i32, kn: i32): usize {
     dst += 32;
   }
   return dst;
-}
-
-// tile computes rows x cols of C, up to 6 x 8, from kn rows of a panel.
-function tile(rows: i32, cols: i32, kn: i32, a: usize, ars: i32, aks: i32, b: usize, bks: i32, c: usize, ldc: i32, acc: i32): void {
-  if (cols == nr && rows == mr) {
-    tile6x8(kn, a, ars, aks, b, bks, c, ldc, acc);
-    return;
-  }
-  for (; rows >= 2; rows -= 2) {
-    tile2x8(cols, kn, a, ars, aks, b, bks, c, ldc, acc);
-    a += 2 * ars;
-    c += 2 * ldc;
-  }
-  if (rows) tile1x8(cols, kn, a, aks, b, bks, c, acc);
-}
-
-function tile6x8(kn: i32, a: usize, ars: i32, aks: i32, b: usize, bks: i32, c: usize, ldc: i32, acc: i32): void {
-  let c00 = f32x4.splat(0), c01 = c00, c10 = c00, c11 = c00, c20 = c00, c21 = c00, c30 = c00, c31 = c00, c40 = c00, c41 = c00, c50 = c00, c51 = c00;
-  const c1 = c + ldc, c2 = c1 + ldc, c3 = c2 + ldc, c4 = c3 + ldc, c5 = c4 + ldc;
-  if (acc) {
-    c00 = v128.load(c), c01 = v128.load(c, 16), c10 = v128.load(c1), c11 = v128.load(c1, 16), c20 = v128.load(c2), c21 = v128.load(c2, 16);
-    c30 = v128.load(c3), c31 = v128.load(c3, 16), c40 = v128.load(c4), c41 = v128.load(c4, 16), c50 = v128.load(c5), c51 = v128.load(c5, 16);
-  }
-  let a1 = a + ars, a2 = a1 + ars, a3 = a2 + ars, a4 = a3 + ars, a5 = a4 + ars;
-  for (let k = 0; k < kn; k++) {
-    const b0 = v128.load(b), b1 = v128.load(b, 16);
-    let x = v128.load32_splat(a);
-    c00 = madd(x, b0, c00), c01 = madd(x, b1, c01);
-    x = v128.load32_splat(a1);
-    c10 = madd(x, b0, c10), c11 = madd(x, b1, c11);
-    x = v128.load32_splat(a2);
-    c20 = madd(x, b0, c20), c21 = madd(x, b1, c21);
-    x = v128.load32_splat(a3);
-    c30 = madd(x, b0, c30), c31 = madd(x, b1, c31);
-    x = v128.load32_splat(a4);
-    c40 = madd(x, b0, c40), c41 = madd(x, b1, c41);
-    x = v128.load32_splat(a5);
-    c50 = madd(x, b0, c50), c51 = madd(x, b1, c51);
-    a += aks, a1 += aks, a2 += aks, a3 += aks, a4 += aks, a5 += aks;
-    b += bks;
-  }
-  v128.store(c, c00), v128.store(c, c01, 16), v128.store(c1, c10), v128.store(c1, c11, 16), v128.store(c2, c20), v128.store(c2, c21, 16);
-  v128.store(c3, c30), v128.store(c3, c31, 16), v128.store(c4, c40), v128.store(c4, c41, 16), v128.store(c5, c50), v128.store(c5, c51, 16);
-}
-
-function tile2x8(cols: i32, kn: i32, a: usize, ars: i32, aks: i32, b: usize, bks: i32, c: usize, ldc: i32, acc: i32): void {
-  let c00 = f32x4.splat(0), c01 = c00, c10 = c00, c11 = c00;
-  const wide = cols > 4, lo = min(cols, 4), hi = cols - 4;
-  if (acc) {
-    c00 = take(c, lo), c10 = take(c + ldc, lo);
-    if (wide) c01 = take(c + 16, hi), c11 = take(c + ldc + 16, hi);
-  }
-  let a1 = a + ars;
-  if (wide) {
-    for (let k = 0; k < kn; k++) {
-      const b0 = v128.load(b), b1 = v128.load(b, 16);
-      let x = v128.load32_splat(a);
-      c00 = madd(x, b0, c00), c01 = madd(x, b1, c01);
-      x = v128.load32_splat(a1);
-      c10 = madd(x, b0, c10), c11 = madd(x, b1, c11);
-      a += aks, a1 += aks, b += bks;
-    }
-    give(c + 16, c01, hi), give(c + ldc + 16, c11, hi);
-  } else {
-    for (let k = 0; k < kn; k++) {
-      const b0 = v128.load(b);
-      c00 = madd(v128.load32_splat(a), b0, c00), c10 = madd(v128.load32_splat(a1), b0, c10);
-      a += aks, a1 += aks, b += bks;
-    }
-  }
-  give(c, c00, lo), give(c + ldc, c10, lo);
-}
-
-function tile1x8(cols: i32, kn: i32, a: usize, aks: i32, b: usize, bks: i32, c: usize, acc: i32): void {
-  let c00 = f32x4.splat(0), c01 = c00;
-  const wide = cols > 4, lo = min(cols, 4), hi = cols - 4;
-  if (acc) {
-    c00 = take(c, lo);
-    if (wide) c01 = take(c + 16, hi);
-  }
-  for (let k = 0; k < kn; k++) {
-    const x = v128.load32_splat(a);
-    c00 = madd(x, v128.load(b), c00);
-    if (wide) c01 = madd(x, v128.load(b, 16), c01);
-    a += aks, b += bks;
-  }
-  give(c, c00, lo);
-  if (wide) give(c + 16, c01, hi);
 }
 
 // finish adds the biases and applies ReLU to nc columns from jc on.

@@ -26,10 +26,11 @@ func main() {
 	flag.Parse()
 	all := loops()
 	for name, text := range map[string]string{
-		"vec_op.go":                numbers(all, rowLoops()),
-		"vec_amd64.s":              amd64(all),
-		"vec_arm64.s":              arm64(all),
-		"../../wasm/kernel/vec.ts": wasm(all),
+		"vec_op.go":                 numbers(all, rowLoops()),
+		"vec_amd64.s":               amd64(all),
+		"vec_arm64.s":               arm64(all),
+		"../../wasm/kernel/vec.ts":  wasm(all),
+		"../../wasm/kernel/tile.ts": tilesTS(),
 	} {
 		if err := os.WriteFile(filepath.Join(*dir, name), []byte(text), 0o644); err != nil {
 			log.Fatal(err)
