@@ -126,7 +126,10 @@ bench-engine: need-go
 	$(GO) test -run '^$$' -bench . -benchtime 0.5s ./engine/kernel ./engine/exec ./engine/codec
 	@test -e /usr/include/oneapi/dnnl/dnnl.hpp -a -e /usr/include/*/cblas.h || { \
 	  echo 'no oneDNN or OpenBLAS to compare with: apt-get install g++ libdnnl-dev libopenblas-dev'; exit 1; }
-	cd engine/kernel/_bench && $(GO) build -o ../../../bin/bench-engine . && for t in 1 2; do ../../../bin/bench-engine -threads $$t; done
+	cd engine/kernel/_bench && $(GO) build -o ../../../bin/bench-engine .
+	for t in 1 2; do bin/bench-engine -threads $$t; done
+	@echo 'the same without AVX-512, on both sides'
+	GODEBUG=cpu.avx512f=off ONEDNN_MAX_CPU_ISA=AVX2 OPENBLAS_CORETYPE=Haswell bin/bench-engine
 
 # The zoo's training steps beside PyTorch's: ARGS="-threads 2 -only char-gpt,bert".
 bench-models: need-go
