@@ -38,7 +38,12 @@ func main() {
 		fmt.Fprintln(os.Stderr, "bench: -only:", err)
 		os.Exit(2)
 	}
-	runtime.LockOSThread()
+	if *thread == 1 {
+		runtime.LockOSThread() // whose clock is read
+	} else if err := patient(); err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
 	peerThreads(*thread)
 	team := kernel.NewTeam(*thread)
 	defer team.Close()
@@ -165,6 +170,7 @@ func race(ours func(), peers ...func()) result {
 	for range *rounds {
 		var first time.Duration
 		for i, f := range all {
+			rest(f)
 			start := now()
 			for range calls[i] {
 				f()
@@ -182,6 +188,34 @@ func race(ours func(), peers ...func()) result {
 		r.ratio[i] = v[len(v)/2]
 	}
 	return r
+}
+
+// patient starts this program again with an OpenBLAS whose threads give up after a
+// millisecond: they spin for 100 otherwise, on the core that the next one wants. They read
+// this when they are loaded.
+func patient() error {
+	const name = "OPENBLAS_THREAD_TIMEOUT" // the power of two of cycles
+	if os.Getenv(name) != "" {
+		return nil
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	return unix.Exec(self, os.Args, append(os.Environ(), name+"=22"))
+}
+
+// rest lets the threads of who was last fall asleep, OpenMP's too, and wakes the next one's
+// up: Linux may leave two of them on one core for some milliseconds.
+func rest(next func()) {
+	if *thread == 1 {
+		return
+	}
+	const pause = 20 * time.Millisecond
+	time.Sleep(pause)
+	for start := now(); now()-start < pause; {
+		next()
+	}
 }
 
 // now is this thread's processor time if it works alone, else the time of day.
