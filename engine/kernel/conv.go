@@ -7,8 +7,8 @@
 //	gradient of x     over (output channel, kernel row, kernel column) ascending,
 //	gradient of w     over (image, output row, output column) ascending,
 //
-// where taps in the padding multiply by zero and those that a stride skips are left out.
-// No window is ever written out: see windows.go.
+// where taps in the padding multiply by zero or are left out, as those are that a stride skips.
+// No window is ever written out: see windows.go and lines.go.
 
 package kernel
 
@@ -46,7 +46,10 @@ func ConvScratch(c *Conv) int {
 	}
 	cg, og, k := c.C/c.Groups, c.O/c.Groups, c.KH*c.KW
 	f, b, w := c.windows().sideBySide(c.N), c.windowsBack().sideBySide(c.N), c.windowsOfWeights()
+	lf, _ := c.lines(false, 1)
+	lb, _ := c.lines(true, 1)
 	return max(
+		lf.need(), lb.need(),
 		f.scratch()+og*f.columns()+GemmScratch(og, f.columns(), cg*k),
 		b.scratch()+og*k*cg+b.halves()*cg*b.columns()+GemmScratch(cg, b.columns(), og*k),
 		w.scratch()+og*w.columns()+GemmScratch(og, cg*k, w.columns()),
@@ -87,6 +90,11 @@ func ConvForward(t *Team, c *Conv, y, x, w, bias []float32, relu bool, scratch [
 	}
 	cg, og, plane := c.C/c.Groups, c.O/c.Groups, c.OH()*c.OW()
 	k := cg * c.KH * c.KW
+	if j, ok := c.lines(false, t.Threads()); ok && tile.line != nil {
+		j.y, j.x, j.w, j.bias, j.relu, j.scratch = y, x, w, bias, relu, scratch
+		t.lines(j)
+		return
+	}
 	v := c.windows().sideBySide(c.N)
 	scratch = v.begin(scratch)
 	v.turn(0, 0)
@@ -121,6 +129,11 @@ func ConvBackwardData(t *Team, c *Conv, dx, dy, w, scratch []float32) {
 		return
 	}
 	cg, og, plane := c.C/c.Groups, c.O/c.Groups, c.OH()*c.OW()
+	if j, ok := c.lines(true, t.Threads()); ok && tile.line != nil {
+		j.y, j.x, j.w, j.scratch = dx, dy, w, scratch
+		t.lines(j)
+		return
+	}
 	v := c.windowsBack().sideBySide(c.N)
 	scratch = v.begin(scratch)
 	turned, scratch := scratch[:cg*og*c.KH*c.KW], scratch[cg*og*c.KH*c.KW:]

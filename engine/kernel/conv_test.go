@@ -101,8 +101,34 @@ var convTShapes = []Conv{
 	{N: 2, C: 40, H: 14, W: 150, O: 8, KH: 3, KW: 3, SH: 1, SW: 1, PT: 1, PL: 1, PB: 1, PR: 1, DH: 1, DW: 1, Groups: 1},
 }
 
+// convTLines have vectors over channels of the output where there are kernels for it.
+var convTLines = []Conv{
+	{N: 3, C: 24, H: 7, W: 7, O: 48, KH: 3, KW: 3, SH: 1, SW: 1, PT: 1, PL: 1, PB: 1, PR: 1, DH: 1, DW: 1, Groups: 1},
+	{N: 2, C: 32, H: 9, W: 10, O: 32, KH: 3, KW: 3, SH: 2, SW: 2, PT: 1, PL: 1, PB: 1, PR: 1, DH: 1, DW: 1, Groups: 1},
+	{N: 2, C: 16, H: 5, W: 13, O: 16, KH: 5, KW: 5, SH: 1, SW: 1, PT: 2, PL: 2, PB: 2, PR: 2, DH: 1, DW: 1, Groups: 1},
+	{N: 5, C: 64, H: 6, W: 5, O: 64, KH: 3, KW: 4, SH: 1, SW: 1, PT: 0, PL: 1, PB: 3, PR: 2, DH: 1, DW: 1, Groups: 2},
+	{N: 2, C: 48, H: 11, W: 29, O: 16, KH: 2, KW: 7, SH: 3, SW: 2, PT: 1, PL: 3, PB: 0, PR: 3, DH: 2, DW: 2, Groups: 1},
+	{N: 4, C: 48, H: 3, W: 21, O: 80, KH: 3, KW: 3, SH: 1, SW: 3, PT: 4, PL: 0, PB: 4, PR: 0, DH: 1, DW: 1, Groups: 1},
+}
+
+// TestConvLinesAreTaken guards against a list of shapes that no longer tests anything.
+func TestConvLinesAreTaken(t *testing.T) {
+	lie, lies := 0, map[bool]int{}
+	for _, c := range convTLines {
+		for _, back := range []bool{false, true} {
+			if j, ok := c.lines(back, 1); ok {
+				lie++
+				lies[j.lies]++
+			}
+		}
+	}
+	if lie < 10 || lies[true] < 4 || lies[false] < 3 {
+		t.Errorf("%d directions take lines, by whether their source lies as it is: %v", lie, lies)
+	}
+}
+
 func TestConvIsItsSpecification(t *testing.T) {
-	for i, c := range convTShapes {
+	for i, c := range append(convTShapes, convTLines...) {
 		if gemmTRace && i%3 != 1 {
 			continue // the reference is slow
 		}
@@ -124,7 +150,7 @@ func FuzzConv(f *testing.F) {
 		at := func(i, lo, hi int) int { return lo + int(b[i])%(hi-lo+1) }
 		g := at(15, 1, 40)
 		c := Conv{
-			N: at(0, 1, 20), C: g * at(1, 1, 4), H: at(2, 1, 20), W: at(3, 1, 20), O: g * at(4, 1, 20),
+			N: at(0, 1, 20), C: g * at(1, 1, 48), H: at(2, 1, 20), W: at(3, 1, 20), O: g * at(4, 1, 48),
 			KH: at(5, 1, 5), KW: at(6, 1, 5), SH: at(7, 1, 4), SW: at(8, 1, 4),
 			PT: at(9, 0, 4), PL: at(10, 0, 4), PB: at(11, 0, 4), PR: at(12, 0, 4), DH: at(13, 1, 3), DW: at(14, 1, 3), Groups: g,
 		}

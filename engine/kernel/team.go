@@ -46,6 +46,7 @@ type Team struct {
 	gemm   gemmTask
 	copies copyTask
 	lanes  depthwiseTask
+	line   lineTask
 }
 
 // worker is a thread of a team but the caller's; on a cache line of its own.

@@ -1,0 +1,352 @@
+// Convolutions whose vectors run over channels of the output.
+//
+// A tile is a few positions of a line, in two images at once, by two vectors of channels:
+// each float of the source, read where it lies, meets weights that were laid out for it. No
+// window is copied, and a list of taps for each place of a line leaves out those that meet
+// padding.
+
+package kernel
+
+// lineKernel computes some positions in two images by one or two vectors of 16 channels.
+// Steps are in bytes: xnext leads to the source of the next position, xstep and wstep to the
+// source's next channel, second and ysecond to the second image, ldc to the next channel of
+// y. For each channel of the source there are n taps: where the first position's float is,
+// where the weights are (of single vectors), and what meets nothing: 1 the first position, 2
+// the last. bias may be nil. What is ahead bytes from the source is fetched.
+type lineKernel func(x, w, y, bias *float32, taps *int32, n, channels, xnext, xstep, wstep, second, ysecond, ldc, relu, ahead int)
+
+const (
+	leastLine, mostLine = 4, 7 // positions of a kernel in each image
+	lineVector          = 16   // channels of a vector
+	linePanel           = 2 * lineVector
+	lineBlock           = 160 << 10 // floats of weights that stay in the second-level cache
+	leastDot            = 192       // shorter dot products do not pay for turning tiles
+	tapInts             = 3
+	leastAhead          = 8 // taps between a fetch and its use
+)
+
+// linePanels is how weights are laid out.
+var linePanels = &tiling{nv: linePanel / lineVector, vw: lineVector}
+
+// lineTask is such a convolution, forward or the gradient of x. A tile is a block of
+// channels for a part of the images.
+type lineTask struct {
+	c       Conv
+	back    bool
+	v       windows
+	lies    bool // the source is read without zeros around it
+	outputs int  // channels of y in a group
+	block   int  // those of a tile
+	part    int  // images of a tile, even
+
+	y, x, w, bias []float32 // y is what is computed, x its source
+	relu          bool
+
+	team    *Team
+	scratch []float32
+}
+
+// lines is the task for c on some threads; ok says that there are kernels for it.
+func (c *Conv) lines(back bool, threads int) (j lineTask, ok bool) {
+	j = lineTask{c: *c, back: back, v: c.windows(), outputs: c.O / c.Groups}
+	if back {
+		j.v, j.outputs = c.windowsBack(), c.C/c.Groups
+	}
+	v := &j.v
+	taps := v.y.taps * v.x.taps
+	if j.outputs%lineVector != 0 || c.N < 2 || v.x.out < leastLine || taps == 1 || v.channels*taps < leastDot {
+		return j, false
+	}
+	v.together = min(v.together+v.together%2, c.N)
+	if as := j; as.lie() {
+		j = as
+	}
+	j.divide(threads)
+	return j, true
+}
+
+// lie has the source be read as it lies, if every list of taps can do without zeros.
+func (j *lineTask) lie() bool {
+	v := &j.v
+	j.lies = true
+	for _, a := range []*axis{&v.y, &v.x} {
+		a.dense = a.turns == 0
+		a.plan()
+	}
+	for ty := range max(1, v.y.turns) {
+		for tx := range max(1, v.x.turns) {
+			for y := range v.y.out {
+				for x, n := 0, 0; x < v.x.out; x += n {
+					n = v.x.run(x)
+					if _, ok := j.list(nil, ty, tx, y, x, n); !ok {
+						return false
+					}
+				}
+			}
+		}
+	}
+	return true
+}
+
+// divide sets what a tile is: a block of weights stays in the cache, and every thread has
+// some.
+func (j *lineTask) divide(threads int) {
+	all, pairs := (j.outputs+linePanel-1)/linePanel, (j.c.N+1)/2
+	panels := min(all, max(1, lineBlock/(linePanel*j.dot())))
+	parts := 1
+	if threads > 1 {
+		panels = min(panels, (all*j.c.Groups+2*threads-1)/(2*threads))
+		parts = min(pairs, (2*threads+all-1)/all)
+	}
+	j.block, j.part = panels*linePanel, 2*((pairs+parts-1)/parts)
+}
+
+// dot is the length of the dot products.
+func (j *lineTask) dot() int { return j.v.channels * j.v.y.taps * j.v.x.taps }
+
+// run is the number of positions that are computed together from p on.
+func (a *axis) run(p int) int {
+	runs := (a.out + mostLine - 1) / mostLine
+	n, more := a.out/runs, a.out%runs
+	if p < more*(n+1) {
+		n++
+	}
+	return n
+}
+
+// meets says that position p's tap i meets the source.
+func (a *axis) meets(turn, i, p int) bool {
+	slot, at, _ := a.tap(turn, i)
+	lo, hi := a.inside(a.phase(slot))
+	at += p * a.pace()
+	return lo <= at && at < hi
+}
+
+// list puts down the taps of n positions of line y from x on, for a pair of turns, and
+// returns their number. ok is false if they need zeros around the source.
+func (j *lineTask) list(taps []int32, ty, tx, y, x, n int) (count int, ok bool) {
+	v := &j.v
+	pitch, plane := v.x.padded, v.together*v.y.padded*v.x.padded
+	if j.lies {
+		pitch = v.x.in
+	}
+	some := false // a line of taps meets the source
+	for a := range v.y.taps {
+		some = some || v.y.meets(ty, a, y)
+	}
+	for a := range v.y.taps {
+		sy, ay, ok := v.y.tap(ty, a)
+		if !ok || some && !v.y.meets(ty, a, y) {
+			continue
+		}
+		for b := range v.x.taps {
+			sx, ax, ok := v.x.tap(tx, b)
+			if !ok {
+				continue
+			}
+			edge, far := int32(0), false
+			for p := range n {
+				switch {
+				case v.x.meets(tx, b, x+p):
+				case p == 0:
+					edge |= 1
+				case p == n-1:
+					edge |= 2
+				default:
+					far = true
+				}
+			}
+			if far || edge > 2 {
+				if j.lies {
+					return 0, false
+				}
+				edge = 0
+			}
+			if taps != nil {
+				at := (sy*v.x.slots+sx)*plane + (ay+y*v.y.pace())*pitch + ax + x*v.x.pace()
+				if j.lies {
+					at += v.y.lo*pitch + v.x.lo
+				}
+				t := (*[tapInts]int32)(taps[tapInts*count:])
+				*t = [tapInts]int32{int32(4 * at), int32(4 * lineVector * (a*v.x.taps + b)), edge}
+			}
+			count++
+		}
+	}
+	return count, some || !j.lies
+}
+
+// need is the floats of scratch for a tile.
+func (j *lineTask) need() int {
+	n := j.block*j.dot() + tapInts*j.v.y.taps*j.v.x.taps + maxLanes
+	if !j.lies {
+		n += j.v.copied()
+	}
+	if j.back {
+		n += j.v.halves() * j.block * j.v.columns()
+	}
+	return n
+}
+
+// lines computes the task on the team.
+func (t *Team) lines(task lineTask) {
+	tiles := task.c.Groups * task.blocks() * task.parts()
+	if t.Threads() == 1 {
+		for i := range tiles {
+			task.tile(i, task.scratch)
+		}
+		return
+	}
+	j := &t.line
+	*j = task
+	j.team = t
+	t.Run(tiles, j)
+	*j = lineTask{} // nothing of the caller's is kept
+}
+
+func (j *lineTask) blocks() int { return (j.outputs + j.block - 1) / j.block }
+func (j *lineTask) parts() int  { return (j.c.N + j.part - 1) / j.part }
+
+// Tile implements [Task].
+func (j *lineTask) Tile(worker, i int) {
+	j.tile(i, j.team.scratch(worker, j.need(), j.scratch))
+}
+
+// lineTile is a tile at work on some images.
+type lineTile struct {
+	lineTask
+	weights []float32 // panels of [channels, taps, linePanel], the last may be narrower
+	taps    []int32
+	width   int // channels of y
+
+	src            []float32 // channels channel floats apart, images image floats apart
+	channel, image int
+	images         int
+	dst            []float32 // as src
+	ldc, dimage    int
+}
+
+// tile computes tile i.
+func (j *lineTask) tile(i int, scratch []float32) {
+	c := &j.c
+	first, i := i%j.parts()*j.part, i/j.parts()
+	o, gr := i%j.blocks()*j.block, i/j.blocks()
+	t := lineTile{lineTask: *j, width: min(j.block, j.outputs-o)}
+	v := &t.v
+	scratch = aligned(scratch)
+	t.weights, scratch = scratch[:t.width*j.dot()], scratch[t.width*j.dot():]
+	taps := tapInts * v.y.taps * v.x.taps
+	t.taps, scratch = ints(scratch[:taps]), scratch[taps:]
+	if !j.lies {
+		v.data, scratch = scratch[:v.copied()], scratch[v.copied():]
+	}
+	out := scratch
+	from := gr*j.outputs + o // the first channel of y
+	if j.bias != nil {
+		t.bias = j.bias[from:]
+	}
+	if j.back {
+		t.layOutBack(j.w[gr*j.outputs*j.dot():], o)
+	} else {
+		t.layOut(j.w[from*j.dot():])
+	}
+	in, xplane, plane := v.channels*c.Groups, v.y.in*v.x.in, j.plane()
+	for n := first; n < min(c.N, first+j.part); n += v.together {
+		t.images = min(v.together, min(c.N, first+j.part)-n)
+		t.src, t.channel, t.image = j.x[(n*in+gr*v.channels)*xplane:], xplane, in*xplane
+		if !j.lies {
+			v.load(t.src, t.image, t.images)
+			t.src, t.image = v.data, v.y.padded*v.x.padded
+			t.channel = v.y.slots * v.x.slots * v.together * t.image
+		}
+		y := j.y[(n*j.outputs*c.Groups+from)*plane:]
+		if !j.back || c.SH*c.SW == 1 {
+			t.dst, t.ldc, t.dimage = y, plane, j.outputs*c.Groups*plane
+			t.compute(0, 0)
+			continue
+		}
+		size := t.width * v.columns()
+		for ty := range v.y.turns {
+			for tx := range v.x.turns {
+				t.dst, t.ldc, t.dimage = out[tx%v.halves()*size:][:size], v.columns(), v.y.out*v.x.out
+				t.compute(ty, tx)
+				for i := range t.images {
+					for o := range t.width {
+						v.spread(c, y[(i*c.C+o)*plane:][:plane], out[o*t.ldc+i*t.dimage:], size, ty, tx)
+					}
+				}
+			}
+		}
+	}
+}
+
+// plane is the floats of a channel of y.
+func (j *lineTask) plane() int {
+	if j.back {
+		return j.c.H * j.c.W
+	}
+	return j.c.OH() * j.c.OW()
+}
+
+// layOut lays out weights [outputs, channels, taps].
+func (t *lineTile) layOut(w []float32) {
+	g := GemmArgs{B: w, BK: 1, BJ: t.dot()}
+	g.pack(t.weights, linePanels, 0, t.dot(), 0, t.width)
+}
+
+// layOutBack lays out weights [channels, all outputs, taps] from output first on.
+func (t *lineTile) layOutBack(w []float32, first int) {
+	taps := t.v.y.taps * t.v.x.taps
+	for o := 0; o < t.width; o += linePanel {
+		n := min(linePanel, t.width-o)
+		panel := t.weights[o*t.dot():]
+		for c := range t.v.channels {
+			g := GemmArgs{B: w[(c*t.outputs+first+o)*taps:], BK: 1, BJ: taps}
+			g.pack(panel[c*taps*n:], linePanels, 0, taps, 0, n)
+		}
+	}
+}
+
+// compute computes one pair of turns.
+func (t *lineTile) compute(ty, tx int) {
+	v, dot := &t.v, t.dot()
+	relu := 0
+	if t.relu {
+		relu = 1
+	}
+	for y := range v.y.out {
+		for x, n := 0, 0; x < v.x.out; x += n {
+			n = v.x.run(x)
+			met, _ := t.list(t.taps, ty, tx, y, x, n)
+			if met == 0 {
+				t.clear(y*v.x.out+x, n)
+				continue
+			}
+			ahead := (leastAhead + met - 1) / met * t.channel
+			for i := 0; i < t.images; i += 2 {
+				second, dsecond := t.image, t.dimage
+				if i+1 == t.images {
+					second, dsecond = 0, 0 // the same again
+				}
+				for o := 0; o < t.width; o += linePanel {
+					nv := min(linePanel, t.width-o) / lineVector
+					var bias *float32
+					if t.bias != nil {
+						bias = &t.bias[o]
+					}
+					tile.line[n-leastLine][nv-1](&t.src[i*t.image], &t.weights[o*dot], &t.dst[i*t.dimage+o*t.ldc+y*v.x.out+x], bias, &t.taps[0],
+						met, v.channels, 4*v.x.pace(), 4*t.channel, 4*lineVector*nv*v.y.taps*v.x.taps, 4*second, 4*dsecond, 4*t.ldc, relu, 4*ahead)
+				}
+			}
+		}
+	}
+}
+
+// clear clears n positions that no tap meets: only turns of a stride have such.
+func (t *lineTile) clear(at, n int) {
+	for i := range t.images {
+		for o := range t.width {
+			clear(t.dst[i*t.dimage+o*t.ldc+at:][:n])
+		}
+	}
+}
