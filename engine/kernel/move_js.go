@@ -22,10 +22,6 @@ func wasmZip(dst, a, b unsafe.Pointer, n int32)
 //go:noescape
 func wasmMask(dst unsafe.Pointer, words int32, s unsafe.Pointer, block, high, drop uint32)
 
-//go:wasmimport kernel pool2
-//go:noescape
-func wasmPool2(planes int32, x unsafe.Pointer, h, w int32, y, arg unsafe.Pointer, oh, ow int32) int32
-
 // transposeBlocks is transpose of the first rows and columns, whole blocks of four.
 func transposeBlocks(dst []float32, ds int, src []float32, ss, rows, cols int) (r, c int) {
 	r, c = rows&^3, cols&^3
@@ -66,12 +62,4 @@ func maskWords(dst []uint32, s *Stream, block, drop uint64) bool {
 		wasmMask(unsafe.Pointer(unsafe.SliceData(dst)), int32(len(dst)), unsafe.Pointer(s), uint32(block), uint32(block>>32), uint32(drop))
 	}
 	return vecModule
-}
-
-// maxInside is MaxPool where no window holds padding, if this machine is faster at it.
-func maxInside(p *Pool, y, x []float32, arg []int32) bool {
-	if !vecModule || p.KH != 2 || p.KW != 2 || p.SH != 2 || p.SW != 2 {
-		return false
-	}
-	return wasmPool2(int32(p.N*p.C), unsafe.Pointer(&x[0]), int32(p.H), int32(p.W), unsafe.Pointer(&y[0]), unsafe.Pointer(unsafe.SliceData(arg)), int32(p.OH), int32(p.OW)) != 0
 }

@@ -43,6 +43,10 @@ func elemTPools() []*Pool {
 		elemTPool(2, 2, 9, 9, 2, 3, 0), // windows with gaps
 		elemTPool(2, 3, 4, 4, 4, 4, 0),
 		elemTPool(2, 3, 12, 18, 2, 2, 0),
+		elemTPool(2, 3, 6, 4, 2, 2, 0), // an odd number of lines of two
+		elemTPool(2, 3, 12, 19, 3, 2, 0),
+		elemTPool(2, 2, 15, 20, 3, 1, 1),
+		elemTPool(1, 2, 20, 23, 5, 2, 2),
 		elemTPool(1, 1, 1, 1, 1, 1, 0),
 		elemTPool(0, 2, 4, 4, 2, 2, 0),
 		{N: 2, C: 2, H: 5, W: 7, KH: 3, KW: 2, SH: 2, SW: 3, PT: 1, PL: 0, OH: 3, OW: 2},

@@ -1,4 +1,5 @@
 // All that is the same with fused multiply-add and without.
 
-export { evens, mask, pool2, transpose, zip } from "./move";
+export { evens, mask, transpose, zip } from "./move";
+export { maxPool, maxPoolGrad } from "./pool";
 export { vec } from "./vec";

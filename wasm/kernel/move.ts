@@ -1,5 +1,5 @@
 // Loops that are not over blocks of elements: transposing, every second float, masks from
-// random numbers, the maximum of 2x2 windows. Their Go twins are in engine/kernel.
+// random numbers. Their Go twins are in engine/kernel.
 
 // transpose sets dst[c*ds+r] = src[r*ss+c] for whole blocks of 4x4; strides in bytes.
 export function transpose(dst: usize, ds: i32, src: usize, ss: i32, rows: i32, cols: i32): void {
@@ -78,50 +78,3 @@ function half(a0: v128, a1: v128, a2: v128, a3: v128, state: usize, drop: v128):
   return i32x4.extract_lane(bits, 0) | i32x4.extract_lane(bits, 1) | i32x4.extract_lane(bits, 2) | i32x4.extract_lane(bits, 3);
 }
 
-// pool2 is the maximum of 2x2 windows with stride 2 over planes of h x w, into planes of
-// oh x ow; arg, if it is there, gets the place of each maximum in its plane. It returns 0
-// where there may have been NaN: then the result is void.
-export function pool2(planes: i32, x: usize, h: i32, w: i32, y: usize, arg: usize, oh: i32, ow: i32): i32 {
-  let seen = f32x4.splat(0), alone: f32 = 0;
-  const right = i32x4.splat(1), below = i32x4.splat(w);
-  for (let p = 0; p < planes; p++) {
-    for (let i = 0; i < oh; i++) {
-      let a = x + ((2 * i * w) << 2), b = a + (w << 2), at = 2 * i * w, j = 0;
-      for (; j + 4 <= ow; j += 4) {
-        const al = v128.load(a), ah = v128.load(a, 16), bl = v128.load(b), bh = v128.load(b, 16);
-        const a0 = i32x4.shuffle(al, ah, 0, 2, 4, 6), a1 = i32x4.shuffle(al, ah, 1, 3, 5, 7);
-        const b0 = i32x4.shuffle(bl, bh, 0, 2, 4, 6), b1 = i32x4.shuffle(bl, bh, 1, 3, 5, 7);
-        const am = f32x4.gt(a1, a0), bm = f32x4.gt(b1, b0);
-        const m = v128.bitselect(a1, a0, am), n = v128.bitselect(b1, b0, bm), nm = f32x4.gt(n, m);
-        seen = f32x4.add(seen, f32x4.add(f32x4.add(a0, a1), f32x4.add(b0, b1)));
-        v128.store(y, v128.bitselect(n, m, nm));
-        y += 16;
-        if (arg) {
-          const k = i32x4.add(i32x4.splat(at), i32x4(0, 2, 4, 6));
-          const ka = i32x4.add(k, v128.and(am, right)), kb = i32x4.add(i32x4.add(k, below), v128.and(bm, right));
-          v128.store(arg, v128.bitselect(kb, ka, nm));
-          arg += 16;
-        }
-        a += 32, b += 32, at += 8;
-      }
-      for (; j < ow; j++) {
-        const a0 = load<f32>(a), a1 = load<f32>(a, 4), b0 = load<f32>(b), b1 = load<f32>(b, 4);
-        let m = a0, n = b0, k = at, l = at + w;
-        if (a1 > a0) m = a1, k = at + 1;
-        if (b1 > b0) n = b1, l = at + w + 1;
-        if (n > m) m = n, k = l;
-        alone += a0 + a1 + (b0 + b1);
-        store<f32>(y, m);
-        y += 4;
-        if (arg) {
-          store<i32>(arg, k);
-          arg += 4;
-        }
-        a += 8, b += 8, at += 2;
-      }
-    }
-    x += (h * w) << 2;
-  }
-  const s = f32x4.add(seen, f32x4.splat(alone));
-  return i32x4.all_true(f32x4.eq(s, s)) ? 1 : 0;
-}

@@ -1,0 +1,180 @@
+// The maxima of windows, and their gradient. Their Go twin is engine/kernel/pool.go, which
+// says what wins: a number larger than those before it, or NaN.
+
+// Fields of poolArgs in pool_js.go.
+const PLANES = 0, H = 4, W = 8, KH = 12, KW = 16, SH = 20, SW = 24, PT = 28, PL = 32, OH = 36, OW = 40, X = 44, Y = 48, ARG = 52;
+
+// maxPool does planes of [H,W] to planes of [OH,OW]; arg, if it is there, gets the place of
+// each maximum in its plane.
+export function maxPool(a: usize): void {
+  if (halves(a)) return;
+  const w = load<i32>(a, W), h = load<i32>(a, H), oh = load<i32>(a, OH), ow = load<i32>(a, OW);
+  const kh = load<i32>(a, KH), kw = load<i32>(a, KW), sh = load<i32>(a, SH), sw = load<i32>(a, SW), pt = load<i32>(a, PT), pl = load<i32>(a, PL);
+  // Vectors are of four windows of which none sticks out, the last four of them together.
+  const first = (pl + sw - 1) / sw, inside = min(ow, (w + pl - kw) / sw + 1), fours = sw > 2 || inside < first + 4 ? 0 : inside - first;
+  let x = <usize>load<u32>(a, X), y = <usize>load<u32>(a, Y), arg = <usize>load<u32>(a, ARG);
+  for (let planes = load<i32>(a, PLANES); planes > 0; planes--) {
+    for (let oy = 0; oy < oh; oy++) {
+      const y0 = max(oy * sh - pt, 0), y1 = min(oy * sh - pt + kh, h);
+      // Vectors see no NaN: a line that has one is done again.
+      let seen = f32x4.splat(0);
+      for (let j = 0; j < fours; j += 4) {
+        const i = first + min(j, fours - 4), left = i * sw - pl, to = y + (i << 2), at = arg + (i << 2);
+        if (sw == 2) seen = arg ? fourArg(x, w, y0, y1, left, kw, 2, to, at, seen) : four(x, w, y0, y1, left, kw, 2, to, seen);
+        else seen = arg ? fourArg(x, w, y0, y1, left, kw, 1, to, at, seen) : four(x, w, y0, y1, left, kw, 1, to, seen);
+      }
+      const skip = v128.any_true(seen) ? 0 : fours;
+      for (let ox = 0; ox < ow; ox++) {
+        if (ox == first) ox += skip;
+        if (ox >= ow) break;
+        const left = ox * sw - pl;
+        one(x, w, y0, y1, max(left, 0), min(left + kw, w), y + (ox << 2), arg ? arg + (ox << 2) : 0);
+      }
+      y += ow << 2;
+      if (arg) arg += ow << 2;
+    }
+    x += (h * w) << 2;
+  }
+}
+
+// every reads four floats sw apart.
+// @ts-ignore: decorator
+@inline
+function every(p: usize, sw: i32): v128 {
+  return sw == 2 ? i32x4.shuffle(v128.load(p), v128.load(p, 12), 0, 2, 5, 7) : v128.load(p);
+}
+
+// four is the maxima of four windows; it sets bits of seen where a float is NaN.
+// @ts-ignore: decorator
+@inline
+function four(x: usize, w: i32, y0: i32, y1: i32, left: i32, kw: i32, sw: i32, y: usize, seen: v128): v128 {
+  let m = f32x4.splat(-Infinity), p = x + ((y0 * w + left) << 2);
+  for (let r = y0; r < y1; r++) {
+    for (let q = 0; q < kw; q++) {
+      const v = every(p + (q << 2), sw);
+      m = f32x4.pmax(m, v);
+      seen = v128.or(seen, f32x4.ne(v, v));
+    }
+    p += w << 2;
+  }
+  v128.store(y, m);
+  return seen;
+}
+
+// fourArg is four with their places.
+// @ts-ignore: decorator
+@inline
+function fourArg(x: usize, w: i32, y0: i32, y1: i32, left: i32, kw: i32, sw: i32, y: usize, arg: usize, seen: v128): v128 {
+  let p = x + ((y0 * w + left) << 2), line = i32x4.add(i32x4.splat(y0 * w + left), sw == 2 ? i32x4(0, 2, 4, 6) : i32x4(0, 1, 2, 3));
+  let m = f32x4.splat(-Infinity), at = line;
+  for (let r = y0; r < y1; r++) {
+    let place = line;
+    for (let q = 0; q < kw; q++) {
+      const v = every(p + (q << 2), sw);
+      at = v128.bitselect(place, at, f32x4.gt(v, m));
+      m = f32x4.pmax(m, v);
+      seen = v128.or(seen, f32x4.ne(v, v));
+      place = i32x4.add(place, i32x4.splat(1));
+    }
+    line = i32x4.add(line, i32x4.splat(w));
+    p += w << 2;
+  }
+  v128.store(y, m);
+  v128.store(arg, at);
+  return seen;
+}
+
+// @ts-ignore: decorator
+@inline
+function one(x: usize, w: i32, y0: i32, y1: i32, x0: i32, x1: i32, y: usize, arg: usize): void {
+  let at = y0 * w + x0, m: f32 = load<f32>(x + (at << 2));
+  for (let r = y0; r < y1; r++) {
+    for (let i = r * w + x0, end = r * w + x1; i < end; i++) {
+      const v = load<f32>(x + (i << 2));
+      if (v > m || v != v) {
+        m = v;
+        at = i;
+      }
+    }
+  }
+  store<f32>(y, m);
+  if (arg) store<i32>(arg, at);
+}
+
+// halves is maxPool of windows of 2x2 with stride 2 without padding; small planes fill
+// vectors by their lines or by each other. It returns false where it does not, or where
+// there is NaN: then what it did is void.
+function halves(a: usize): bool {
+  const w = load<i32>(a, W), h = load<i32>(a, H), oh = load<i32>(a, OH), ow = load<i32>(a, OW);
+  if (load<i32>(a, KH) != 2 || load<i32>(a, KW) != 2 || load<i32>(a, SH) != 2 || load<i32>(a, SW) != 2 || load<i32>(a, PT) || load<i32>(a, PL) || 2 * oh > h || 2 * ow > w) return false;
+  let x = <usize>load<u32>(a, X), y = <usize>load<u32>(a, Y), arg = <usize>load<u32>(a, ARG), planes = load<i32>(a, PLANES);
+  const row = w << 2;
+  let seen = f32x4.splat(0);
+  if (h == 2 && w == 2) {
+    for (; planes >= 4; planes -= 4) {
+      const v0 = v128.load(x), v1 = v128.load(x, 16), v2 = v128.load(x, 32), v3 = v128.load(x, 48);
+      const al = i32x4.shuffle(v0, v1, 0, 1, 4, 5), ah = i32x4.shuffle(v2, v3, 0, 1, 4, 5);
+      const bl = i32x4.shuffle(v0, v1, 2, 3, 6, 7), bh = i32x4.shuffle(v2, v3, 2, 3, 6, 7);
+      seen = largest(al, ah, bl, bh, i32x4.splat(0), w, y, arg, seen);
+      x += 64;
+      y += 16;
+      if (arg) arg += 16;
+    }
+  }
+  for (; planes > 0; planes--) {
+    for (let i = 0; i < oh; i++) {
+      const p = x + 2 * i * row, at = 2 * i * w;
+      let j = 0;
+      if (w == 4 && i + 2 <= oh) {
+        seen = largest(v128.load(p), v128.load(p, 32), v128.load(p, 16), v128.load(p, 48), i32x4.add(i32x4.splat(at), i32x4(0, 2, 8, 10)), w, y, arg, seen);
+        y += 16;
+        if (arg) arg += 16;
+        i++;
+        continue;
+      }
+      for (; j + 4 <= ow; j += 4) {
+        const q = p + (j << 3);
+        seen = largest(v128.load(q), v128.load(q, 16), v128.load(q + row), v128.load(q + row, 16), i32x4.add(i32x4.splat(at + 2 * j), i32x4(0, 2, 4, 6)), w, y, arg, seen);
+        y += 16;
+        if (arg) arg += 16;
+      }
+      for (; j < ow; j++) {
+        one(x, w, 2 * i, 2 * i + 2, 2 * j, 2 * j + 2, y, arg);
+        y += 4;
+        if (arg) arg += 4;
+      }
+    }
+    x += h * row;
+  }
+  return !v128.any_true(f32x4.ne(seen, seen));
+}
+
+// largest is the maxima of pairs of al, ah and of those below, which begin at places at. It
+// adds up what it sees: that is NaN if one of the floats was.
+// @ts-ignore: decorator
+@inline
+function largest(al: v128, ah: v128, bl: v128, bh: v128, at: v128, w: i32, y: usize, arg: usize, seen: v128): v128 {
+  const a0 = i32x4.shuffle(al, ah, 0, 2, 4, 6), a1 = i32x4.shuffle(al, ah, 1, 3, 5, 7);
+  const b0 = i32x4.shuffle(bl, bh, 0, 2, 4, 6), b1 = i32x4.shuffle(bl, bh, 1, 3, 5, 7);
+  const m = f32x4.pmax(a0, a1), n = f32x4.pmax(b0, b1);
+  v128.store(y, f32x4.pmax(m, n));
+  if (arg) {
+    // A mask is -1 where it is set.
+    const ka = i32x4.sub(at, f32x4.gt(a1, a0)), kb = i32x4.sub(i32x4.add(at, i32x4.splat(w)), f32x4.gt(b1, b0));
+    v128.store(arg, v128.bitselect(kb, ka, f32x4.gt(n, m)));
+  }
+  return f32x4.add(seen, f32x4.add(f32x4.add(a0, a1), f32x4.add(b0, b1)));
+}
+
+// maxPoolGrad adds, in planes of plane floats that are zero, each of the out floats of dy to
+// the place that arg names.
+export function maxPoolGrad(planes: i32, dx: usize, plane: i32, dy: usize, arg: usize, out: i32): void {
+  for (; planes > 0; planes--) {
+    for (const end = dy + (out << 2); dy < end; dy += 4) {
+      const p = dx + (load<i32>(arg) << 2);
+      store<f32>(p, load<f32>(p) + load<f32>(dy));
+      arg += 4;
+    }
+    dx += plane << 2;
+  }
+}
