@@ -17,6 +17,9 @@ const maxThreads = 256
 // threads sleep in between, waking them up costs a small model half of its speed.
 const spins = 1 << 18
 
+// alone says that Go runs on one thread, whatever helps it with products: a browser.
+const alone = runtime.GOOS == "js"
+
 // Task is work cut into tiles, which may be done in any order and at once.
 type Task interface {
 	// Tile does tile i on thread worker, 0 <= worker < Threads().
@@ -81,9 +84,10 @@ func (s *sleeper) wake() bool {
 	return true
 }
 
-// NewTeam starts threads-1 goroutines. threads is held between 1 and 256.
+// NewTeam starts threads-1 goroutines. threads is held between 1 and 256, and in a browser
+// to the workers that there are.
 func NewTeam(threads int) *Team {
-	threads = min(max(threads, 1), maxThreads)
+	threads = min(max(threads, 1), mostThreads())
 	t := &Team{workers: make([]worker, threads-1), spins: spins}
 	switch n := runtime.GOMAXPROCS(0); {
 	case n == 1:
@@ -94,7 +98,9 @@ func NewTeam(threads int) *Team {
 	t.sleep.token = make(chan struct{}, 1)
 	for i := range t.workers {
 		t.workers[i].token = make(chan struct{}, 1)
-		t.alive.Go(func() { t.serve(i + 1) })
+		if !alone {
+			t.alive.Go(func() { t.serve(i + 1) })
+		}
 	}
 	return t
 }
@@ -124,7 +130,7 @@ func (t *Team) Threads() int {
 // returns when all are done. It allocates nothing if task is a pointer. A tile must not
 // call Run on the same team.
 func (t *Team) Run(tiles int, task Task) {
-	if t.Threads() == 1 || tiles == 1 {
+	if alone || t.Threads() == 1 || tiles == 1 {
 		for i := range tiles {
 			task.Tile(0, i)
 		}

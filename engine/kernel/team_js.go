@@ -30,7 +30,8 @@ type control struct {
 	scratch uint32 // of the first worker beside this one
 	stride  int32  // to the next one's, in bytes
 	broken  int32  // a worker has trapped
-	_       [28]byte
+	asleep  int32  // workers that want to be woken
+	_       [24]byte
 }
 
 // round has what a round of jobs needs; everything stays where it is.
@@ -54,6 +55,8 @@ var helpers = func() int32 {
 
 // Cores is how many threads a team may have here.
 func Cores() int { return int(helpers) + 1 }
+
+func mostThreads() int { return min(Cores(), maxThreads) }
 
 // inModule does the task's stripes on all workers; false where there is but one.
 func (j *gemmTask) inModule() bool {

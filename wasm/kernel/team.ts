@@ -7,13 +7,13 @@
 import { gemm } from "./gemm";
 export { gemm, lanewise, level, pointwise, probe } from "./gemm";
 
-const WORD: usize = 0, ROUND: usize = 4, DONE: usize = 8, COUNT: usize = 12, JOBS: usize = 16, SIZE: usize = 20, SCRATCH: usize = 24, STRIDE: usize = 28, BROKEN: usize = 32;
+const WORD: usize = 0, ROUND: usize = 4, DONE: usize = 8, COUNT: usize = 12, JOBS: usize = 16, SIZE: usize = 20, SCRATCH: usize = 24, STRIDE: usize = 28, BROKEN: usize = 32, ASLEEP: usize = 36;
 
 const SCRATCHOFJOB: usize = 60; // gemmJob.scratch
 
-// spins is how long a worker looks for the next round before it sleeps: somewhat longer
-// than the gaps between the kernels of a pass.
-const spins = 20000;
+// spins is how long a worker looks for the next round before it sleeps: some hundred
+// microseconds, longer than most gaps between the products of a pass.
+const spins = 1 << 18;
 
 // run has all jobs of a round done, this worker helping, and returns when they are.
 export function run(ctl: usize): void {
@@ -21,7 +21,7 @@ export function run(ctl: usize): void {
   atomic.store<i32>(ctl, 0, DONE);
   const round = atomic.load<i32>(ctl, ROUND) + 1;
   atomic.store<i64>(ctl, ((<i64>round) << 32) | <i64>count, WORD);
-  atomic.notify(ctl + ROUND, -1);
+  if (atomic.load<i32>(ctl, ASLEEP)) atomic.notify(ctl + ROUND, -1);
   work(ctl, 0);
   // Whoever took a job is at work on it: this is short.
   while (atomic.load<i32>(ctl, DONE) != count) if (atomic.load<i32>(ctl, BROKEN)) unreachable();
@@ -47,6 +47,10 @@ export function serve(ctl: usize, worker: i32): void {
     work(ctl, worker);
     let i = 0;
     while (i < spins && atomic.load<i32>(ctl, ROUND) == round) i++;
-    if (i == spins) atomic.wait<i32>(ctl + ROUND, round, -1);
+    if (i < spins) continue;
+    // Who has begun a round before it sees this one awake has changed what wait looks at.
+    atomic.add<i32>(ctl, 1, ASLEEP);
+    atomic.wait<i32>(ctl + ROUND, round, -1);
+    atomic.sub<i32>(ctl, 1, ASLEEP);
   }
 }
