@@ -108,6 +108,9 @@ var convTLines = []Conv{
 	{N: 2, C: 16, H: 5, W: 13, O: 16, KH: 5, KW: 5, SH: 1, SW: 1, PT: 2, PL: 2, PB: 2, PR: 2, DH: 1, DW: 1, Groups: 1},
 	{N: 5, C: 64, H: 6, W: 5, O: 64, KH: 3, KW: 4, SH: 1, SW: 1, PT: 0, PL: 1, PB: 3, PR: 2, DH: 1, DW: 1, Groups: 2},
 	{N: 2, C: 48, H: 11, W: 29, O: 16, KH: 2, KW: 7, SH: 3, SW: 2, PT: 1, PL: 3, PB: 0, PR: 3, DH: 2, DW: 2, Groups: 1},
+	{N: 64, C: 16, H: 2, W: 2, O: 32, KH: 3, KW: 3, SH: 1, SW: 1, PT: 1, PL: 1, PB: 1, PR: 1, DH: 1, DW: 1, Groups: 1},
+	{N: 59, C: 96, H: 5, W: 3, O: 32, KH: 3, KW: 2, SH: 1, SW: 1, PT: 2, PL: 1, PB: 1, PR: 0, DH: 1, DW: 1, Groups: 2},
+	{N: 9, C: 32, H: 6, W: 7, O: 16, KH: 3, KW: 3, SH: 3, SW: 3, PT: 1, PL: 1, PB: 1, PR: 1, DH: 1, DW: 1, Groups: 1},
 	{N: 4, C: 48, H: 3, W: 21, O: 80, KH: 3, KW: 3, SH: 1, SW: 3, PT: 4, PL: 0, PB: 4, PR: 0, DH: 1, DW: 1, Groups: 1},
 }
 

@@ -1,26 +1,26 @@
 // Convolutions whose vectors run over channels of the output.
 //
-// A tile is a few positions of a line, in two images at once, by two vectors of channels:
-// each float of the source, read where it lies, meets weights that were laid out for it. No
-// window is copied, and a list of taps for each place of a line leaves out those that meet
-// padding.
+// A tile is a few positions of a line, in two images at once, or where lines are short one
+// position of many images, by two vectors of channels: each float of the source, read where
+// it lies, meets weights that were laid out for it. No window is copied, and a list of taps
+// for each place of a line leaves out those that meet padding.
 
 package kernel
 
-// lineKernel computes some positions in two images by one or two vectors of 16 channels.
-// Steps are in bytes: xnext leads to the source of the next position, xstep and wstep to the
-// source's next channel, second and ysecond to the second image, ldc to the next channel of
-// y. For each channel of the source there are n taps: where the first position's float is,
+// lineKernel computes some positions, and as many others, by one or two vectors of 16
+// channels. Steps are in bytes: xnext leads to the source of the next position, second and
+// ysecond to the others, xstep and wstep to the source's next channel, ldc to the next
+// channel of y, where positions lie side by side. For each channel of the source there are n taps: where the first position's float is,
 // where the weights are (of single vectors), and what meets nothing: 1 the first position, 2
 // the last. bias may be nil. What is ahead bytes from the source is fetched.
 type lineKernel func(x, w, y, bias *float32, taps *int32, n, channels, xnext, xstep, wstep, second, ysecond, ldc, relu, ahead int)
 
 const (
-	leastLine, mostLine = 4, 7 // positions of a kernel in each image
+	leastLine, mostLine = 4, 7 // positions of a kernel, and others
 	lineVector          = 16   // channels of a vector
 	linePanel           = 2 * lineVector
 	lineBlock           = 160 << 10 // floats of weights that stay in the second-level cache
-	leastDot            = 192       // shorter dot products do not pay for turning tiles
+	leastDot            = 192       // shorter dot products of lines do not pay for turning tiles
 	tapInts             = 3
 	leastAhead          = 8 // taps between a fetch and its use
 )
@@ -35,9 +35,10 @@ type lineTask struct {
 	back    bool
 	v       windows
 	lies    bool // the source is read without zeros around it
+	across  bool // a kernel's positions are one of many images
 	outputs int  // channels of y in a group
 	block   int  // those of a tile
-	part    int  // images of a tile, even
+	parts   int  // of the images, each but the last of an even number
 
 	y, x, w, bias []float32 // y is what is computed, x its source
 	relu          bool
@@ -54,7 +55,12 @@ func (c *Conv) lines(back bool, threads int) (j lineTask, ok bool) {
 	}
 	v := &j.v
 	taps := v.y.taps * v.x.taps
-	if j.outputs%lineVector != 0 || c.N < 2 || v.x.out < leastLine || taps == 1 || v.channels*taps < leastDot {
+	j.across = v.x.out < leastLine
+	least, dot := 2, leastDot // images, products
+	if j.across {
+		least, dot = 2*leastLine, 0
+	}
+	if j.outputs%lineVector != 0 || taps == 1 || c.N < least || v.channels*taps < dot || j.across && back && c.SH*c.SW > 1 {
 		return j, false
 	}
 	v.together = min(v.together+v.together%2, c.N)
@@ -62,7 +68,7 @@ func (c *Conv) lines(back bool, threads int) (j lineTask, ok bool) {
 		j = as
 	}
 	j.divide(threads)
-	return j, true
+	return j, !j.across || j.lies
 }
 
 // lie has the source be read as it lies, if every list of taps can do without zeros.
@@ -77,8 +83,8 @@ func (j *lineTask) lie() bool {
 		for tx := range max(1, v.x.turns) {
 			for y := range v.y.out {
 				for x, n := 0, 0; x < v.x.out; x += n {
-					n = v.x.run(x)
-					if _, ok := j.list(nil, ty, tx, y, x, n); !ok {
+					n = j.run(x)
+					if met, ok := j.list(nil, ty, tx, y, x, n); !ok || met == 0 && (j.across || !j.back) {
 						return false
 					}
 				}
@@ -91,24 +97,39 @@ func (j *lineTask) lie() bool {
 // divide sets what a tile is: a block of weights stays in the cache, and every thread has
 // some.
 func (j *lineTask) divide(threads int) {
-	all, pairs := (j.outputs+linePanel-1)/linePanel, (j.c.N+1)/2
+	all, most := (j.outputs+linePanel-1)/linePanel, (j.c.N+1)/2
+	if j.across {
+		most = j.c.N / (4 * leastLine) // no part is too small for a kernel
+	}
 	panels := min(all, max(1, lineBlock/(linePanel*j.dot())))
-	parts := 1
+	j.parts = 1
 	if threads > 1 {
 		panels = min(panels, (all*j.c.Groups+2*threads-1)/(2*threads))
-		parts = min(pairs, (2*threads+all-1)/all)
+		j.parts = max(1, min(most, (2*threads+all-1)/all))
 	}
-	j.block, j.part = panels*linePanel, 2*((pairs+parts-1)/parts)
+	j.block = panels * linePanel
 }
+
+// begin is the first image of a part.
+func (j *lineTask) begin(part int) int { return min(j.c.N, (j.c.N+1)/2*part/j.parts*2) }
 
 // dot is the length of the dot products.
 func (j *lineTask) dot() int { return j.v.channels * j.v.y.taps * j.v.x.taps }
 
-// run is the number of positions that are computed together from p on.
-func (a *axis) run(p int) int {
-	runs := (a.out + mostLine - 1) / mostLine
-	n, more := a.out/runs, a.out%runs
-	if p < more*(n+1) {
+// run is the number of positions of a line that are computed together from p on.
+func (j *lineTask) run(p int) int {
+	if j.across {
+		return 1
+	}
+	return even(p, j.v.x.out, mostLine)
+}
+
+// even is the length of the part that begins at p if size is cut into parts of at most most
+// whose lengths differ by one.
+func even(p, size, most int) int {
+	parts := (size + most - 1) / most
+	n, longer := size/parts, size%parts
+	if p < longer*(n+1) {
 		n++
 	}
 	return n
@@ -144,19 +165,23 @@ func (j *lineTask) list(taps []int32, ty, tx, y, x, n int) (count int, ok bool) 
 			if !ok {
 				continue
 			}
-			edge, far := int32(0), false
+			edge, outside := int32(0), 0
 			for p := range n {
-				switch {
-				case v.x.meets(tx, b, x+p):
-				case p == 0:
-					edge |= 1
-				case p == n-1:
-					edge |= 2
-				default:
-					far = true
+				if v.x.meets(tx, b, x+p) {
+					continue
+				}
+				outside++
+				switch p {
+				case 0:
+					edge = 1
+				case n - 1:
+					edge = 2
 				}
 			}
-			if far || edge > 2 {
+			if outside == n && j.lies {
+				continue
+			}
+			if outside > 1 || outside == 1 && edge == 0 {
 				if j.lies {
 					return 0, false
 				}
@@ -182,7 +207,7 @@ func (j *lineTask) need() int {
 	if !j.lies {
 		n += j.v.copied()
 	}
-	if j.back {
+	if j.back || j.across {
 		n += j.v.halves() * j.block * j.v.columns()
 	}
 	return n
@@ -190,7 +215,7 @@ func (j *lineTask) need() int {
 
 // lines computes the task on the team.
 func (t *Team) lines(task lineTask) {
-	tiles := task.c.Groups * task.blocks() * task.parts()
+	tiles := task.c.Groups * task.blocks() * task.parts
 	if t.Threads() == 1 {
 		for i := range tiles {
 			task.tile(i, task.scratch)
@@ -205,7 +230,6 @@ func (t *Team) lines(task lineTask) {
 }
 
 func (j *lineTask) blocks() int { return (j.outputs + j.block - 1) / j.block }
-func (j *lineTask) parts() int  { return (j.c.N + j.part - 1) / j.part }
 
 // Tile implements [Task].
 func (j *lineTask) Tile(worker, i int) {
@@ -229,7 +253,8 @@ type lineTile struct {
 // tile computes tile i.
 func (j *lineTask) tile(i int, scratch []float32) {
 	c := &j.c
-	first, i := i%j.parts()*j.part, i/j.parts()
+	first, end := j.begin(i%j.parts), j.begin(i%j.parts+1)
+	i /= j.parts
 	o, gr := i%j.blocks()*j.block, i/j.blocks()
 	t := lineTile{lineTask: *j, width: min(j.block, j.outputs-o)}
 	v := &t.v
@@ -251,8 +276,11 @@ func (j *lineTask) tile(i int, scratch []float32) {
 		t.layOut(j.w[from*j.dot():])
 	}
 	in, xplane, plane := v.channels*c.Groups, v.y.in*v.x.in, j.plane()
-	for n := first; n < min(c.N, first+j.part); n += v.together {
-		t.images = min(v.together, min(c.N, first+j.part)-n)
+	for n := first; n < end; n += t.images {
+		t.images = min(v.together, end-n)
+		if j.across {
+			t.images = even(n-first, end-first, v.together)
+		}
 		t.src, t.channel, t.image = j.x[(n*in+gr*v.channels)*xplane:], xplane, in*xplane
 		if !j.lies {
 			v.load(t.src, t.image, t.images)
@@ -260,6 +288,12 @@ func (j *lineTask) tile(i int, scratch []float32) {
 			t.channel = v.y.slots * v.x.slots * v.together * t.image
 		}
 		y := j.y[(n*j.outputs*c.Groups+from)*plane:]
+		if j.across {
+			t.dst, t.ldc, t.dimage = out, v.columns(), 1
+			t.computeAcross()
+			transpose(y, j.outputs*c.Groups*plane, out, v.together, t.width*plane, t.images)
+			continue
+		}
 		if !j.back || c.SH*c.SW == 1 {
 			t.dst, t.ldc, t.dimage = y, plane, j.outputs*c.Groups*plane
 			t.compute(0, 0)
@@ -309,36 +343,56 @@ func (t *lineTile) layOutBack(w []float32, first int) {
 
 // compute computes one pair of turns.
 func (t *lineTile) compute(ty, tx int) {
-	v, dot := &t.v, t.dot()
-	relu := 0
-	if t.relu {
-		relu = 1
-	}
+	v := &t.v
 	for y := range v.y.out {
 		for x, n := 0, 0; x < v.x.out; x += n {
-			n = v.x.run(x)
+			n = t.run(x)
+			at := y*v.x.out + x
 			met, _ := t.list(t.taps, ty, tx, y, x, n)
 			if met == 0 {
-				t.clear(y*v.x.out+x, n)
+				t.clear(at, n)
 				continue
 			}
-			ahead := (leastAhead + met - 1) / met * t.channel
 			for i := 0; i < t.images; i += 2 {
 				second, dsecond := t.image, t.dimage
 				if i+1 == t.images {
 					second, dsecond = 0, 0 // the same again
 				}
-				for o := 0; o < t.width; o += linePanel {
-					nv := min(linePanel, t.width-o) / lineVector
-					var bias *float32
-					if t.bias != nil {
-						bias = &t.bias[o]
-					}
-					tile.line[n-leastLine][nv-1](&t.src[i*t.image], &t.weights[o*dot], &t.dst[i*t.dimage+o*t.ldc+y*v.x.out+x], bias, &t.taps[0],
-						met, v.channels, 4*v.x.pace(), 4*t.channel, 4*lineVector*nv*v.y.taps*v.x.taps, 4*second, 4*dsecond, 4*t.ldc, relu, 4*ahead)
-				}
+				t.kernel(n, met, i, i*t.dimage+at, v.x.pace(), second, dsecond)
 			}
 		}
+	}
+}
+
+// computeAcross is compute with positions of many images.
+func (t *lineTile) computeAcross() {
+	v := &t.v
+	for at := range v.y.out * v.x.out {
+		met, _ := t.list(t.taps, 0, 0, at/v.x.out, at%v.x.out, 1)
+		for i, n := 0, 0; i < t.images; i += n {
+			n = even(i, t.images, 2*mostLine)
+			half := (n + 1) / 2 // the others of an odd number begin with its last
+			t.kernel(half, met, i, at*v.together+i, t.image, (n-half)*t.image, n-half)
+		}
+	}
+}
+
+// kernel computes n positions from image i on and from at on in dst, and as many others.
+func (t *lineTile) kernel(n, met, i, at, next, second, dsecond int) {
+	v, dot := &t.v, t.dot()
+	relu := 0
+	if t.relu {
+		relu = 1
+	}
+	ahead := (leastAhead + met - 1) / met * t.channel
+	for o := 0; o < t.width; o += linePanel {
+		nv := min(linePanel, t.width-o) / lineVector
+		var bias *float32
+		if t.bias != nil {
+			bias = &t.bias[o]
+		}
+		tile.line[n-leastLine][nv-1](&t.src[i*t.image], &t.weights[o*dot], &t.dst[at+o*t.ldc], bias, &t.taps[0],
+			met, v.channels, 4*next, 4*t.channel, 4*lineVector*nv*v.y.taps*v.x.taps, 4*second, 4*dsecond, 4*t.ldc, relu, 4*ahead)
 	}
 }
 
