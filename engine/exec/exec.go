@@ -7,6 +7,7 @@ import (
 	"unsafe"
 
 	"github.com/ravnest/ravnest/engine/autodiff"
+	"github.com/ravnest/ravnest/engine/graph"
 	"github.com/ravnest/ravnest/engine/kernel"
 )
 
@@ -92,8 +93,21 @@ func floats(n int) []float32 {
 	return s[o : o+n : o+n]
 }
 
-// New allocates everything that running the plan needs.
+// leastStep is the floating point operations of a step, forward and backward, from which
+// threads pay: a step of half a millisecond loses more by its data going from core to core
+// than it gains.
+var leastStep = 1 << 26
+
+// New allocates everything that running the plan needs. A plan of little work runs on the
+// caller alone.
 func (p *Plan) New(team *kernel.Team) *Exec {
+	cost := p.g.Cost(0, len(p.g.Nodes))
+	if !p.cfg.Train {
+		cost = graph.Cost{Forward: cost.Forward}
+	}
+	if cost.Total()*float64(p.cfg.Rows) < float64(leastStep) {
+		team = nil
+	}
 	e := &Exec{p: p, temp: floats(p.temp), slots: make([]slot, max(p.cfg.Slots, 1))}
 	for i := range e.slots {
 		e.slots[i] = slot{f: floats(p.slotF), w: make([]uint32, p.slotW), summed: make([]bool, len(p.ops))}

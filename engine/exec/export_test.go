@@ -20,10 +20,10 @@ func (e *Exec) Trash() {
 	}
 }
 
-// ShareAll makes every operation that may be shared among threads shared, until the test
-// ends.
+// ShareAll makes every plan that is made, and every operation that may be shared among
+// threads, shared, until the test ends.
 func ShareAll(t testing.TB) {
-	was := leastShared
-	leastShared = 0
-	t.Cleanup(func() { leastShared = was })
+	step, floats := leastStep, leastShared
+	leastStep, leastShared = 0, 0
+	t.Cleanup(func() { leastStep, leastShared = step, floats })
 }

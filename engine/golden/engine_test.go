@@ -266,7 +266,7 @@ func trainingSteps(t *testing.T, f *golden.File, split bool, team *kernel.Team) 
 				golden.Near(t, "gradient of the input", e.Grad(0, 0, 64)[:len(want)], want, chain)
 			}
 		}
-		adam.Step(st.Params, grads, spec.LR)
+		adam.Step(nil, st.Params, grads, spec.LR)
 		if step == 0 {
 			firstStep(t, f, p, st, grads, spec.LR)
 		}
@@ -324,7 +324,7 @@ func TestOptimizers(t *testing.T) {
 		}
 		p := slices.Clone(p0)
 		for s := range 5 {
-			o.Step(p, grads[s*n:][:n], spec.LR)
+			o.Step(nil, p, grads[s*n:][:n], spec.LR)
 			want := f.F32(name + ".p")[s*n:][:n]
 			golden.Near(t, fmt.Sprintf("%s step %d", name, s+1), p, want, 3e-7)
 			if spec.Name != "sgd" { // what moved, to the rounding of a parameter of 2

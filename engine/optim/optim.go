@@ -17,6 +17,7 @@ type Optimizer struct {
 	t     int         // updates done
 	mu    float64     // nadam: product of the momentum terms
 	state [][]float32 // sgd: momentum buffer; adam family: first and second moment
+	now   update
 }
 
 // Delay places a stage in an asynchronous pipeline: its weights are Stages-1-Stage
@@ -58,35 +59,67 @@ func Bytes(spec job.Optimizer, n int) int {
 	return 0
 }
 
-// Step updates p in place with gradients g and learning rate lr. The scalars of the
-// formulas are computed in float64 and rounded once, as PyTorch does.
-func (o *Optimizer) Step(p, g []float32, lr float64) {
+// Step updates p in place with gradients g and learning rate lr, on the team's threads.
+// The scalars of the formulas are computed in float64 and rounded once, as PyTorch does.
+func (o *Optimizer) Step(t *kernel.Team, p, g []float32, lr float64) {
 	o.t++
-	s := o.spec
+	s, u := o.spec, &o.now
+	*u = update{name: s.Name, p: p, g: g}
+	copy(u.state[:], o.state)
 	switch s.Name {
 	case "sgd":
-		var buf []float32
-		if len(o.state) > 0 {
-			buf = o.state[0]
-		}
-		kernel.SGD(p, g, buf, kernel.SGDParams{
+		u.sgd = kernel.SGDParams{
 			LR: float32(lr), Momentum: float32(s.Momentum), OneMinusDampening: float32(1 - s.Dampening),
 			WeightDecay: float32(s.WeightDecay), Nesterov: s.Nesterov, First: o.t == 1,
-		})
-	case "adam":
-		kernel.Adam(p, g, o.state[0], o.state[1], o.adam(lr))
-	case "adamw":
-		kernel.AdamW(p, g, o.state[0], o.state[1], o.adam(lr))
+		}
+	case "adam", "adamw":
+		u.adam = o.adam(lr)
 	case "nadam":
 		// torch.optim.NAdam, momentum_decay 0.004.
 		mu := s.Betas[0] * (1 - float64(0.5*pow(0.96, float64(o.t)*0.004)))
 		next := s.Betas[0] * (1 - float64(0.5*pow(0.96, float64(o.t+1)*0.004)))
 		o.mu *= mu
-		kernel.NAdam(p, g, o.state[0], o.state[1], kernel.NAdamParams{
+		u.nadam = kernel.NAdamParams{
 			Beta1: float32(s.Betas[0]), Beta2: float32(s.Betas[1]), OneMinusBeta1: float32(1 - s.Betas[0]), OneMinusBeta2: float32(1 - s.Betas[1]),
 			Eps: float32(s.Eps), WeightDecay: float32(s.WeightDecay), BiasCorrection2: float32(1 - ipow(s.Betas[1], o.t)),
 			GradScale: float32(lr * (1 - mu) / (1 - o.mu)), MomentScale: float32(lr * next / (1 - float64(o.mu*next))),
-		})
+		}
+	}
+	t.Run((len(p)+rangeFloats-1)/rangeFloats, u)
+	*u = update{} // nothing of the caller's is kept
+}
+
+// rangeFloats is the parameters that a thread updates at a time.
+const rangeFloats = 1 << 16
+
+// update is a step cut into ranges of the parameters.
+type update struct {
+	name  string
+	p, g  []float32
+	state [2][]float32
+	sgd   kernel.SGDParams
+	adam  kernel.AdamParams
+	nadam kernel.NAdamParams
+}
+
+// Tile implements kernel.Task.
+func (u *update) Tile(_, i int) {
+	part := func(s []float32) []float32 {
+		if s == nil {
+			return nil
+		}
+		return s[i*rangeFloats : min((i+1)*rangeFloats, len(s))]
+	}
+	p, g, m, v := part(u.p), part(u.g), part(u.state[0]), part(u.state[1])
+	switch u.name {
+	case "sgd":
+		kernel.SGD(p, g, m, u.sgd)
+	case "adam":
+		kernel.Adam(p, g, m, v, u.adam)
+	case "adamw":
+		kernel.AdamW(p, g, m, v, u.adam)
+	case "nadam":
+		kernel.NAdam(p, g, m, v, u.nadam)
 	}
 }
 

@@ -1,9 +1,11 @@
 package optim_test
 
 import (
+	"slices"
 	"testing"
 
 	"github.com/ravnest/ravnest/engine/job"
+	"github.com/ravnest/ravnest/engine/kernel"
 	"github.com/ravnest/ravnest/engine/optim"
 )
 
@@ -16,8 +18,8 @@ func TestStageMomentum(t *testing.T) {
 			t.Fatal(err)
 		}
 		p := []float32{1}
-		o.Step(p, []float32{0.5}, s.LR)
-		o.Step(p, []float32{-0.25}, s.LR)
+		o.Step(nil, p, []float32{0.5}, s.LR)
+		o.Step(nil, p, []float32{-0.25}, s.LR)
 		return p[0]
 	}
 	plain := spec
@@ -28,5 +30,38 @@ func TestStageMomentum(t *testing.T) {
 	plain.Betas[0] = 0.9 + 0.09*3/4.0
 	if step(spec, optim.Delay{Stage: 0, Stages: 4}) != step(plain, optim.Delay{}) {
 		t.Error("the first of four stages does not use momentum 0.9675")
+	}
+}
+
+func TestStepOnThreads(t *testing.T) {
+	team := kernel.NewTeam(3)
+	defer team.Close()
+	const n = 3<<16 + 5
+	draw := func(node uint32) []float32 {
+		x := make([]float32, n)
+		kernel.Normal(x, kernel.NewStream(1, kernel.DomainTest, 0, node))
+		return x
+	}
+	for _, spec := range []job.Optimizer{
+		{Name: "sgd"},
+		{Name: "sgd", Momentum: 0.9, Nesterov: true, WeightDecay: 0.01},
+		{Name: "adam", Betas: [2]float64{0.9, 0.999}, Eps: 1e-8, WeightDecay: 0.01},
+		{Name: "adamw", Betas: [2]float64{0.9, 0.999}, Eps: 1e-8, WeightDecay: 0.01},
+		{Name: "nadam", Betas: [2]float64{0.9, 0.999}, Eps: 1e-8},
+	} {
+		var p [2][]float32
+		for i, team := range []*kernel.Team{nil, team} {
+			o, err := optim.New(spec, n, optim.Delay{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			p[i] = draw(0)
+			for step := range uint32(3) {
+				o.Step(team, p[i], draw(1+step), 0.01)
+			}
+		}
+		if !slices.Equal(p[0], p[1]) {
+			t.Errorf("%+v: three threads differ from one", spec)
+		}
 	}
 }

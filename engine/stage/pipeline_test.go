@@ -329,7 +329,7 @@ func everyVersion(t *testing.T, w *world, starts []int) ([]float32, state.Dict) 
 				}
 				s.e.Backward(0, used[k], s.grads, false)
 				next := append([]float32(nil), s.versions[len(s.versions)-1]...)
-				s.opt.Step(next, s.grads, optim.Rate(w.job.LR, w.job.Optimizer.LR, epoch))
+				s.opt.Step(nil, next, s.grads, optim.Rate(w.job.LR, w.job.Optimizer.LR, epoch))
 				s.versions = append(s.versions, next)
 			}
 			i++

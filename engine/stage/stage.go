@@ -474,7 +474,7 @@ func (s *Stage) update(it Item) {
 		copy(next, s.st.Params)
 		s.st.Params = next
 	}
-	s.opt.Step(s.st.Params, s.grads, optim.Rate(s.cfg.Job.LR, s.cfg.Job.Optimizer.LR, it.Epoch))
+	s.opt.Step(s.cfg.Team, s.st.Params, s.grads, optim.Rate(s.cfg.Job.LR, s.cfg.Job.Optimizer.LR, it.Epoch))
 }
 
 func same(a, b []float32) bool {

@@ -106,7 +106,7 @@ func (t *Trainer) Run(ctx context.Context, stop func() bool, obs stage.Observer)
 				obs.Batch(it.Total)
 			}
 			if it.Last {
-				t.opt.Step(t.st.Params, t.grads, optim.Rate(j.LR, j.Optimizer.LR, it.Epoch))
+				t.opt.Step(t.cfg.Team, t.st.Params, t.grads, optim.Rate(j.LR, j.Optimizer.LR, it.Epoch))
 			}
 		case stage.Eval:
 			val.Add(t.evaluate(it.Batch*j.BatchSize, it.Rows))

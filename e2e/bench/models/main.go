@@ -171,6 +171,7 @@ type model struct {
 	st    exec.State
 	grads []float32
 	opt   *optim.Optimizer
+	team  *kernel.Team
 	y     []int32   // classes
 	v     []float32 // or values
 	cols  int
@@ -180,7 +181,7 @@ type model struct {
 
 func newModel(b bench, again exec.Recompute, team *kernel.Team) (*model, error) {
 	g := b.graph
-	m := &model{rows: b.batch, out: g.OutputValue()}
+	m := &model{team: team, rows: b.batch, out: g.OutputValue()}
 	shape := g.Shape(m.out)
 	p, err := exec.Compile(g, 0, exec.Config{Rows: b.batch, Slots: 1, Train: true, Outputs: []int{m.out}, Seeds: []int{m.out}, Recompute: again})
 	if err != nil {
@@ -228,7 +229,7 @@ func (m *model) step() {
 		kernel.CrossEntropy(grad, pred, m.y, len(m.y), m.cols, 1/float32(len(m.y)))
 	}
 	m.e.Backward(0, m.st.Params, m.grads, false)
-	m.opt.Step(m.st.Params, m.grads, 1e-5)
+	m.opt.Step(m.team, m.st.Params, m.grads, 1e-5)
 }
 
 // peer is step.py at work.
