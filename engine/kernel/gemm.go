@@ -46,7 +46,7 @@ type tiling struct {
 	pack       *[8][3]micro                                                          // the same, nil if there are none
 	strips     func(n int, src *float32, ss, count, width int, dst *float32, ds int) // copies a transposed A's rows; nil if A is used as it lies
 	module     bool                                                                  // a browser's: the whole product is computed by a module of its own
-	line       *[4][2]lineKernel                                                     // [positions-4][vectors-1], nil if there are none
+	lines      *lineKernels                                                          // nil if there are none
 }
 
 // Blocking: a block of B of kBlock x nBlock floats stays in the second-level cache.

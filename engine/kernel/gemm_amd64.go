@@ -34,11 +34,14 @@ var tileAVX512 = &tiling{
 		{gemmPackZ7x1, gemmPackZ7x2, gemmPackZ7x3},
 		{gemmPackZ8x1, gemmPackZ8x2, gemmPackZ8x3},
 	},
-	line: &[4][2]lineKernel{
-		{lineZ4x1, lineZ4x2},
-		{lineZ5x1, lineZ5x2},
-		{lineZ6x1, lineZ6x2},
-		{lineZ7x1, lineZ7x2},
+	lines: &lineKernels{
+		kernel: [4][2]lineKernel{
+			{lineZ4x1, lineZ4x2},
+			{lineZ5x1, lineZ5x2},
+			{lineZ6x1, lineZ6x2},
+			{lineZ7x1, lineZ7x2},
+		},
+		turn: trans16,
 	},
 }
 

@@ -25,8 +25,13 @@ const (
 	leastAhead          = 8 // taps between a fetch and its use
 )
 
-// linePanels is how weights are laid out.
-var linePanels = &tiling{nv: linePanel / lineVector, vw: lineVector}
+// lineKernels is what one instruction set has.
+type lineKernels struct {
+	kernel [mostLine - leastLine + 1][linePanel / lineVector]lineKernel // [positions-leastLine][vectors-1]
+	// turn turns n blocks of 16 rows of cols <= 16 floats into cols rows of 16. Blocks are next
+	// and dnext bytes apart, rows row and drow.
+	turn func(n int, src *float32, next, row, cols int, dst *float32, dnext, drow int)
+}
 
 // lineTask is such a convolution, forward or the gradient of x. A tile is a block of
 // channels for a part of the images.
@@ -322,21 +327,34 @@ func (j *lineTask) plane() int {
 	return j.c.OH() * j.c.OW()
 }
 
+// vector is where the weights of the vector of channels from o on begin, and the floats from
+// one product to the next.
+func (t *lineTile) vector(o int) (at, row int) {
+	panel := o / linePanel * linePanel
+	return panel*t.dot() + o - panel, min(linePanel, t.width-panel)
+}
+
 // layOut lays out weights [outputs, channels, taps].
 func (t *lineTile) layOut(w []float32) {
-	g := GemmArgs{B: w, BK: 1, BJ: t.dot()}
-	g.pack(t.weights, linePanels, 0, t.dot(), 0, t.width)
+	dot := t.dot()
+	for o := 0; o < t.width; o += lineVector {
+		at, row := t.vector(o)
+		if n := dot / lineVector; n > 0 {
+			tile.lines.turn(n, &w[o*dot], 4*lineVector, 4*dot, lineVector, &t.weights[at], 4*lineVector*row, 4*row)
+		}
+		if n := dot % lineVector; n > 0 {
+			tile.lines.turn(1, &w[(o+1)*dot-n], 0, 4*dot, n, &t.weights[at+(dot-n)*row], 0, 4*row)
+		}
+	}
 }
 
 // layOutBack lays out weights [channels, all outputs, taps] from output first on.
 func (t *lineTile) layOutBack(w []float32, first int) {
 	taps := t.v.y.taps * t.v.x.taps
-	for o := 0; o < t.width; o += linePanel {
-		n := min(linePanel, t.width-o)
-		panel := t.weights[o*t.dot():]
-		for c := range t.v.channels {
-			g := GemmArgs{B: w[(c*t.outputs+first+o)*taps:], BK: 1, BJ: taps}
-			g.pack(panel[c*taps*n:], linePanels, 0, taps, 0, n)
+	for o := 0; o < t.width; o += lineVector {
+		at, row := t.vector(o)
+		for tap := 0; tap < taps; tap += lineVector {
+			tile.lines.turn(t.v.channels, &w[(first+o)*taps+tap], 4*taps*t.outputs, 4*taps, min(lineVector, taps-tap), &t.weights[at+tap*row], 4*taps*row, 4*row)
 		}
 	}
 }
@@ -391,7 +409,7 @@ func (t *lineTile) kernel(n, met, i, at, next, second, dsecond int) {
 		if t.bias != nil {
 			bias = &t.bias[o]
 		}
-		tile.line[n-leastLine][nv-1](&t.src[i*t.image], &t.weights[o*dot], &t.dst[at+o*t.ldc], bias, &t.taps[0],
+		tile.lines.kernel[n-leastLine][nv-1](&t.src[i*t.image], &t.weights[o*dot], &t.dst[at+o*t.ldc], bias, &t.taps[0],
 			met, v.channels, 4*next, 4*t.channel, 4*lineVector*nv*v.y.taps*v.x.taps, 4*second, 4*dsecond, 4*t.ldc, relu, 4*ahead)
 	}
 }

@@ -290,6 +290,86 @@ func trans8() {
 	RET()
 }
 
+// trans16 turns blocks of sixteen rows.
+func trans16() {
+	TEXT("trans16", NOSPLIT, "func(n int, src *float32, next, row, cols int, dst *float32, dnext, drow int)")
+	Pragma("noescape")
+	Doc("trans16 turns n blocks of 16 rows of cols <= 16 floats into cols rows of 16. Blocks are next and dnext bytes apart, rows row and drow. n and cols > 0.")
+	n, src, next, row, cols, dst, dnext, drow := reg.RCX, reg.RSI, reg.R8, reg.R9, reg.R10, reg.RDI, reg.R11, reg.R12
+	three, p, ahead, t := reg.R13, reg.RAX, reg.RDX, reg.RBX
+	Load(Param("n"), n)
+	Load(Param("src"), src)
+	Load(Param("next"), next)
+	Load(Param("row"), row)
+	Load(Param("cols"), cols)
+	Load(Param("dst"), dst)
+	Load(Param("dnext"), dnext)
+	Load(Param("drow"), drow)
+	maskZ(cols, t, reg.K1)
+	LEAQ(Mem{Base: row, Index: row, Scale: 2}, three)
+	Label("block")
+	MOVQ(src, p)
+	LEAQ(Mem{Base: src, Index: next, Scale: 4}, ahead) // blocks that are far apart come late
+	for i := range 16 {
+		at := func(p reg.GPPhysical) Mem {
+			return []Mem{
+				{Base: p},
+				{Base: p, Index: row, Scale: 1},
+				{Base: p, Index: row, Scale: 2},
+				{Base: p, Index: three, Scale: 1},
+			}[i%4]
+		}
+		VMOVUPS_Z(at(p), reg.K1, zmm[i])
+		PREFETCHT0(at(ahead))
+		if i%4 == 3 && i < 15 {
+			LEAQ(Mem{Base: p, Index: row, Scale: 4}, p)
+			LEAQ(Mem{Base: ahead, Index: row, Scale: 4}, ahead)
+		}
+	}
+	// Pairs of rows, then fours: register 4*g+q has columns q, q+4, q+8 and q+12 of rows 4*g on.
+	for i := 0; i < 16; i += 2 {
+		VUNPCKLPS(zmm[i+1], zmm[i], zmm[16+i])
+		VUNPCKHPS(zmm[i+1], zmm[i], zmm[17+i])
+	}
+	for i := 0; i < 16; i += 4 {
+		VUNPCKLPD(zmm[18+i], zmm[16+i], zmm[i])
+		VUNPCKHPD(zmm[18+i], zmm[16+i], zmm[i+1])
+		VUNPCKLPD(zmm[19+i], zmm[17+i], zmm[i+2])
+		VUNPCKHPD(zmm[19+i], zmm[17+i], zmm[i+3])
+	}
+	// Eights, then sixteens.
+	for q := range 4 {
+		for half := range 2 {
+			a, b := zmm[8*half+q], zmm[8*half+4+q]
+			VSHUFF32X4(Imm(0x88), b, a, zmm[16+4*q+2*half]) // columns q and q+8
+			VSHUFF32X4(Imm(0xdd), b, a, zmm[17+4*q+2*half]) // q+4 and q+12
+		}
+	}
+	for q := range 4 {
+		for odd := range 2 {
+			a, b := zmm[16+4*q+odd], zmm[18+4*q+odd]
+			VSHUFF32X4(Imm(0x88), b, a, zmm[q+4*odd])
+			VSHUFF32X4(Imm(0xdd), b, a, zmm[q+4*odd+8])
+		}
+	}
+	MOVQ(dst, p)
+	for c := range 16 {
+		VMOVUPS(zmm[c], Mem{Base: p})
+		if c < 15 {
+			CMPQ(cols, Imm(uint64(c+1)))
+			JEQ(LabelRef("next"))
+			ADDQ(drow, p)
+		}
+	}
+	Label("next")
+	ADDQ(next, src)
+	ADDQ(dnext, dst)
+	DECQ(n)
+	JNZ(LabelRef("block"))
+	VZEROUPPER()
+	RET()
+}
+
 // runs copies one vector of B's columns for every row; its lanes are one or two runs of
 // neighbours in memory.
 func runs(name string, wide bool) {
@@ -946,6 +1026,7 @@ func main() {
 		}
 	}
 	trans8()
+	trans16()
 	strips()
 	evens()
 	zip()
