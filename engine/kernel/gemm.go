@@ -7,7 +7,10 @@
 
 package kernel
 
-import "unsafe"
+import (
+	"math"
+	"unsafe"
+)
 
 // GemmArgs is C[M,N] = A[M,K] B[K,N], or += with Acc, then bias and ReLU. Strides are in
 // floats.
@@ -124,16 +127,36 @@ type gemmTask struct {
 	tiles   int
 }
 
-// split cuts rows if there are many, else columns; stripes are whole microkernels.
+// copying is what it costs to lay out a block of B, in rows of A that are multiplied by it:
+// a stripe of rows does it for itself.
+const copying = 12
+
+// split cuts rows or columns, into a stripe for each thread or two, which even out what
+// else the machine does: whatever keeps the busiest thread the shortest. Stripes are whole
+// microkernels.
 func (j *gemmTask) split(g *GemmArgs, t *Team, scratch []float32) {
 	j.team, j.g, j.scratch = t, *g, scratch
-	mr, nr := tile.mr, tile.nv*tile.vw
-	j.byRows = g.M/mr >= g.N/nr
-	size, unit := g.N, nr
-	if j.byRows {
-		size, unit = g.M, mr
+	least := math.MaxFloat64
+	for _, parts := range [...]int{2 * t.Threads(), t.Threads()} {
+		rows, r := stripes(g.M, tile.mr, parts)
+		cols, c := stripes(g.N, tile.nv*tile.vw, parts)
+		byRows := float64(busiest(g.M, rows, r, t.Threads())+copying*((r-1)/t.Threads()+1)) * float64(g.N)
+		byCols := float64(busiest(g.N, cols, c, t.Threads())) * float64(g.M+copying)
+		if byRows <= byCols && byRows < 0.95*least {
+			least, j.byRows, j.step, j.tiles = byRows, true, rows, r
+		} else if byCols < byRows && byCols < 0.95*least {
+			least, j.byRows, j.step, j.tiles = byCols, false, cols, c
+		}
 	}
-	j.step, j.tiles = stripes(size, unit, 2*t.Threads())
+}
+
+// busiest is how much of size the thread that has the most takes, of n stripes of step.
+func busiest(size, step, n, threads int) int {
+	full := n - 1
+	if full%threads == 0 {
+		return full/threads*step + size - full*step
+	}
+	return (full/threads + 1) * step
 }
 
 // stripes cuts size into at most parts stripes of step, a multiple of unit; the last
