@@ -1,6 +1,7 @@
 // This file exists to write the loops for browsers, in AssemblyScript: a block is four
-// vectors, each quarter done by itself, and what does not fill one is read and written
-// lane by lane.
+// vectors, its quarters done in step, so that there is always something to do while a
+// polynomial waits for its last term. What does not fill a block is done by quarters, and
+// what does not fill one of them is read and written lane by lane.
 
 package main
 
@@ -15,6 +16,9 @@ type ts struct {
 	*strings.Builder
 	constants map[uint32]string
 	sums      int
+	// away has the sums of a long body in memory between blocks: as variables of the loop
+	// they would cost what they save many times over.
+	away bool
 }
 
 func (w *ts) line(indent int, format string, a ...any) {
@@ -25,7 +29,9 @@ func (w *ts) line(indent int, format string, a ...any) {
 const tsFields = `
 import { give, take } from "./lane";
 
-// Fields of vecArgs in vec.go.
+// Fields of vecArgs in vec.go. The upper half of ROWS is zero, which the optimiser does not
+// know: it leaves constants that are made with it in variables, and does not write all their
+// 16 bytes wherever they are used.
 const ROWS = 0, STRIDE = 8, N = 16, P = 24, BITS = 56, PARAMS = 64, LANES = 104, SUMS = 112;
 `
 
@@ -56,8 +62,11 @@ func writeTS(out *strings.Builder, k *kernel) {
 	}
 	for _, n := range k.nodes {
 		if _, known := w.constants[n.imm]; n.op == constant && !known {
+			if len(w.constants) == 0 {
+				w.line(1, "const zero = load<i32>(a, ROWS + 4);")
+			}
 			w.constants[n.imm] = fmt.Sprintf("c%d", len(w.constants))
-			w.line(1, "const %s = i32x4.splat(%#08x);", w.constants[n.imm], n.imm)
+			w.line(1, "const %s = i32x4.splat(%#08x | zero);", w.constants[n.imm], n.imm)
 		}
 		if n.op == bits {
 			w.line(1, "const words = <usize>load<u32>(a, BITS);")
@@ -77,33 +86,33 @@ func writeTS(out *strings.Builder, k *kernel) {
 		}
 	}
 	if w.sums > 0 {
+		w.away = len(k.nodes) > 20
 		w.line(1, "const sums = <usize>load<u32>(a, SUMS);")
-		for i := range w.sums {
-			for q := range 4 {
-				w.line(1, "let s%d%d = v128.load(sums, %d);", i, q, 64*i+16*q)
-			}
+		if !w.away {
+			w.eachSum(func(i, q int) { w.line(1, "let s%d%d = v128.load(sums, %d);", i, q, 64*i+16*q) })
 		}
 	}
 	w.line(1, "let rows = load<i32>(a, ROWS);")
 	w.line(1, "do {")
 	w.line(2, "let i = 0;")
-	// Without sums and parameters of lanes, all quarters are alike.
-	quarters := 4
-	if w.sums == 0 && (!k.lanewise || k.params == 0) {
-		quarters = 1
-	}
-	w.line(2, "for (; i + %d <= n; i += %d) {", 4*quarters, 4*quarters)
-	for q := range quarters {
-		w.body(3, q, "")
-	}
+	block := []int{0, 1, 2, 3}
+	w.line(2, "for (; i + 16 <= n; i += 16) {")
+	w.body(3, block, "")
 	w.line(2, "}")
-	for q := range quarters {
+	// Without sums and parameters of lanes, all quarters are alike.
+	if w.sums == 0 && (!k.lanewise || k.params == 0) {
+		block = block[:1]
+		w.line(2, "for (; i + 4 <= n; i += 4) {")
+		w.body(3, block, "")
+		w.line(2, "}")
+	}
+	for _, q := range block {
 		w.line(2, "if (i + %d < n) {", 4*q)
 		w.line(3, "const left = n - i - %d;", 4*q)
 		if w.sums > 0 {
 			w.line(3, "const there = i32x4.lt_s(i32x4(0, 1, 2, 3), i32x4.splat(left));")
 		}
-		w.body(3, q, "left")
+		w.body(3, []int{q}, "left")
 		w.line(2, "}")
 	}
 	var steps []string
@@ -112,12 +121,30 @@ func writeTS(out *strings.Builder, k *kernel) {
 	}
 	w.line(2, "%s;", strings.Join(steps, ", "))
 	w.line(1, "} while (--rows > 0);")
-	for i := range w.sums {
-		for q := range 4 {
-			w.line(1, "v128.store(sums, s%d%d, %d);", i, q, 64*i+16*q)
-		}
+	if !w.away {
+		w.eachSum(func(i, q int) { w.line(1, "v128.store(sums, s%d%d, %d);", i, q, 64*i+16*q) })
 	}
 	w.line(0, "}")
+}
+
+// eachSum is for every quarter of every sum.
+func (w *ts) eachSum(f func(i, q int)) {
+	for i := range w.sums {
+		for q := range 4 {
+			f(i, q)
+		}
+	}
+}
+
+// accumulate writes that sum i, of which quarter q is s, becomes what becomes says of s.
+func (w *ts) accumulate(indent, i, q int, becomes func(s string) string) {
+	s := fmt.Sprintf("s%d%d", i, q)
+	if !w.away {
+		w.line(indent, "%s = %s;", s, becomes(s))
+		return
+	}
+	w.line(indent, "const %s = v128.load(sums, %d);", s, 64*i+16*q)
+	w.line(indent, "v128.store(sums, %s, %d);", becomes(s), 64*i+16*q)
 }
 
 func (k *kernel) tsName() string { return "loop" + title(k.name) }
@@ -129,75 +156,104 @@ var tsBin = map[opcode]string{
 	iadd: "i32x4.add", isub: "i32x4.sub", gt: "f32x4.gt", lt: "f32x4.lt", ge: "f32x4.ge", igt: "i32x4.gt_s", ieq: "i32x4.eq",
 }
 
-// body writes the operations on quarter q; left is the variable with the number of lanes
-// that there are, or "" for all.
-func (w *ts) body(indent, q int, left string) {
-	w.line(indent, "{")
-	indent++
-	name := func(i int) string {
-		switch n := w.nodes[i]; {
-		case n.op == constant:
-			return w.constants[n.imm]
-		case n.op == param && w.lanewise:
-			return fmt.Sprintf("k%d%d", n.i, q)
-		case n.op == param:
-			return fmt.Sprintf("k%d", n.i)
+// body writes the operations on some quarters in step; left is the variable with the number
+// of lanes that there are, or "" for all.
+func (w *ts) body(indent int, quarters []int, left string) {
+	for i := range w.nodes {
+		for _, q := range quarters {
+			w.operation(indent, i, q, left)
 		}
-		return fmt.Sprintf("x%d", i)
 	}
-	for i, n := range w.nodes {
-		at := fmt.Sprintf("p%d + (i << 2), %d", n.i, 16*q)
-		if left != "" {
-			at = fmt.Sprintf("p%d + ((i + %d) << 2)", n.i, 4*q)
+}
+
+// name is the variable of a node in quarter q.
+func (w *ts) name(i, q int) string {
+	switch n := w.nodes[i]; {
+	case n.op == constant:
+		return w.constants[n.imm]
+	case n.op == param && w.lanewise:
+		return fmt.Sprintf("k%d%d", n.i, q)
+	case n.op == param:
+		return fmt.Sprintf("k%d", n.i)
+	}
+	return fmt.Sprintf("x%d_%d", i, q)
+}
+
+// bound writes a choice that is the lesser or the larger of two as the one instruction that
+// it is: c where x > c, else x, and likewise with <.
+func (w *ts) bound(n node) (instruction string, ok bool) {
+	mask := w.nodes[n.a]
+	if mask.a != n.c || mask.b != n.b {
+		return "", false
+	}
+	switch mask.op {
+	case gt:
+		return "f32x4.pmin", true
+	case lt:
+		return "f32x4.pmax", true
+	}
+	return "", false
+}
+
+// operation writes node i of quarter q.
+func (w *ts) operation(indent, i, q int, left string) {
+	n := w.nodes[i]
+	name := func(i int) string { return w.name(i, q) }
+	at := fmt.Sprintf("p%d + (i << 2), %d", n.i, 16*q)
+	if left != "" {
+		at = fmt.Sprintf("p%d + ((i + %d) << 2)", n.i, 4*q)
+	}
+	let := func(format string, a ...any) {
+		w.line(indent, "const %s = "+format+";", append([]any{name(i)}, a...)...)
+	}
+	switch n.op {
+	case constant, param:
+	case load:
+		if left == "" {
+			let("v128.load(%s)", at)
+		} else {
+			let("take(%s, %s)", at, left)
 		}
-		let := func(format string, a ...any) {
-			w.line(indent, "const x%d = "+format+";", append([]any{i}, a...)...)
+	case store:
+		if left == "" {
+			w.line(indent, "v128.store(p%d + (i << 2), %s, %d);", n.i, name(n.a), 16*q)
+		} else {
+			w.line(indent, "give(%s, %s, %s);", at, name(n.a), left)
 		}
-		switch n.op {
-		case constant, param:
-		case load:
-			if left == "" {
-				let("v128.load(%s)", at)
-			} else {
-				let("take(%s, %s)", at, left)
-			}
-		case store:
-			if left == "" {
-				w.line(indent, "v128.store(p%d + (i << 2), %s, %d);", n.i, name(n.a), 16*q)
-			} else {
-				w.line(indent, "give(%s, %s, %s);", at, name(n.a), left)
-			}
-		case drop:
-			let("v128.andnot(%s, %s)", name(n.b), name(n.a))
-		case sqrt:
-			let("f32x4.sqrt(%s)", name(n.a))
-		case shl:
-			let("i32x4.shl(%s, %d)", name(n.a), n.i)
-		case sar:
-			let("i32x4.shr_s(%s, %d)", name(n.a), n.i)
-		case bits:
-			let("bits(words, i + %d)", 4*q)
-		case choose:
+	case drop:
+		let("v128.andnot(%s, %s)", name(n.b), name(n.a))
+	case sqrt:
+		let("f32x4.sqrt(%s)", name(n.a))
+	case shl:
+		let("i32x4.shl(%s, %d)", name(n.a), n.i)
+	case sar:
+		let("i32x4.shr_s(%s, %d)", name(n.a), n.i)
+	case bits:
+		let("bits(words, i + %d)", 4*q)
+	case choose:
+		if f, ok := w.bound(n); ok {
+			let("%s(%s, %s)", f, name(n.c), name(n.b))
+		} else {
 			let("v128.bitselect(%s, %s, %s)", name(n.b), name(n.c), name(n.a))
-		case accAdd:
-			x, s := name(n.a), fmt.Sprintf("s%d%d", n.i, q)
-			if left != "" {
-				// Lanes beyond the row add nothing: no sum is ever -0.
-				x = fmt.Sprintf("v128.and(%s, there)", x)
-			}
-			w.line(indent, "%s = f32x4.add(%s, %s);", s, s, x)
-		case accMax:
-			x, s := name(n.a), fmt.Sprintf("s%d%d", n.i, q)
-			m := fmt.Sprintf("f32x4.gt(%s, %s)", x, s)
-			if left != "" {
-				m = fmt.Sprintf("v128.and(%s, there)", m)
-			}
-			w.line(indent, "%s = v128.bitselect(%s, %s, %s);", s, x, s, m)
-		default:
-			let("%s(%s, %s)", tsBin[n.op], name(n.a), name(n.b))
 		}
+	case accAdd:
+		x := name(n.a)
+		if left != "" {
+			// Lanes beyond the row add nothing: no sum is ever -0.
+			x = fmt.Sprintf("v128.and(%s, there)", x)
+		}
+		w.accumulate(indent, n.i, q, func(s string) string { return fmt.Sprintf("f32x4.add(%s, %s)", s, x) })
+	case accMax:
+		x := name(n.a)
+		w.accumulate(indent, n.i, q, func(s string) string {
+			if left == "" {
+				return fmt.Sprintf("f32x4.pmax(%s, %s)", s, x)
+			}
+			return fmt.Sprintf("v128.bitselect(%s, %s, v128.and(f32x4.gt(%s, %s), there))", x, s, x, s)
+		})
+	default:
+		let("%s(%s, %s)", tsBin[n.op], name(n.a), name(n.b))
 	}
-	w.line(indent-1, "}")
 }
 
 func wasm(all []*kernel) string {
