@@ -52,7 +52,7 @@ func ConvScratch(c *Conv) int {
 		lf.need(), lb.need(),
 		f.scratch()+og*f.columns()+GemmScratch(og, f.columns(), cg*k),
 		b.scratch()+og*k*cg+b.halves()*cg*b.columns()+GemmScratch(cg, b.columns(), og*k),
-		w.scratch()+og*w.columns()+GemmScratch(og, cg*k, w.columns()),
+		w.scratch()+og*w.columns()+w.swapped(og)+GemmScratch(max(og, cg*k), max(og, cg*k), w.columns()),
 		w.scratch()+(w.columns()+cg*k)*laneWidth())
 }
 
@@ -269,8 +269,14 @@ func ConvBackwardWeight(t *Team, c *Conv, dw, dy, x []float32, acc bool, scratch
 		return
 	}
 	grads, scratch := scratch[:og*v.columns()], scratch[og*v.columns():]
+	turned, scratch := scratch[:v.swapped(og)], scratch[v.swapped(og):]
+	swap := len(turned) > 0
 	for gr := range c.Groups {
-		g := GemmArgs{M: og, KS: 1, C: dw[gr*og*k:], LDC: k, Acc: acc}
+		dw := dw[gr*og*k:]
+		g := GemmArgs{M: og, KS: 1, C: dw, LDC: k, Acc: acc}
+		if swap && acc {
+			transpose(turned, og, dw, k, og, k)
+		}
 		for n := 0; n < c.N; n += v.together {
 			images := min(v.together, c.N-n)
 			v.loadAll(t, x[(n*c.C+gr*cg)*c.H*c.W:], c.C*c.H*c.W, images)
@@ -284,8 +290,15 @@ func ConvBackwardWeight(t *Team, c *Conv, dw, dy, x []float32, acc bool, scratch
 				}
 				g.A, g.RS = grads, v.columns()
 			}
-			gemm(t, &g, scratch)
+			if swap {
+				gemm(t, &GemmArgs{M: k, N: og, K: g.K, A: g.B, RS: g.BJ, KS: 1, B: g.A, BK: 1, BJ: g.RS, C: turned, LDC: og, Acc: g.Acc}, scratch)
+			} else {
+				gemm(t, &g, scratch)
+			}
 			g.Acc = true
+		}
+		if swap {
+			transpose(dw, k, turned, og, k, og)
 		}
 	}
 }

@@ -372,6 +372,16 @@ func (v *windows) operandT(g *GemmArgs, images int) {
 	g.rows, g.cols, g.run = v.positions[:g.K], v.taps, v.x.out
 }
 
+// swapped is the floats of the transposed gradient of the weights of og channels, where
+// that is computed: the side of a product that is laid out is the shorter one then. Both
+// sides have to lie along the sums.
+func (v *windows) swapped(og int) int {
+	if !v.points() || v.inner || og >= v.channels {
+		return 0
+	}
+	return og * v.channels
+}
+
 // store brings rows of a product to images that lie image floats apart.
 func (v *windows) store(dst []float32, image int, src []float32, images, rows int) {
 	plane := v.y.out * v.x.out
