@@ -75,6 +75,7 @@ func (c *Conv) windowsBack() windows {
 // taps: long lines are transposed as they are, short ones load faster side by side.
 func (c *Conv) windowsOfWeights() windows {
 	v := c.windows()
+	v.byImage = true
 	if c.KH*c.KW > 1 && (v.x.out < 8 || c.narrow()) {
 		return v.sideBySide(c.N)
 	}
@@ -261,9 +262,6 @@ func ConvBackwardWeight(t *Team, c *Conv, dw, dy, x []float32, acc bool, scratch
 	v := c.windowsOfWeights()
 	scratch = v.begin(scratch)
 	v.turn(0, 0)
-	if v.inner {
-		v.imageByImage()
-	}
 	if c.narrow() && (t.Threads() == 1 || og*k*v.columns() < smallWork) {
 		v.narrowWeight(c, dw, dy, x, acc, scratch)
 		return

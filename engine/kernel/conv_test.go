@@ -16,6 +16,19 @@ func convTFill(n int, node uint32) []float32 {
 	return v
 }
 
+func TestTranspose(t *testing.T) {
+	for _, rows := range []int{1, 7, 8, 15, 16, 17, 31, 40, 59} {
+		for _, cols := range []int{1, 4, 8, 9, 16, 33, 70} {
+			ss, ds := cols+3, rows+5
+			src := convTFill(rows*ss, 1)
+			got, want := convTFill(cols*ds, 2), convTFill(cols*ds, 2)
+			transpose(got, ds, src[:(rows-1)*ss+cols], ss, rows, cols)
+			transposeGo(want, ds, src, ss, rows, cols)
+			convTBits(t, fmt.Sprintf("%d x %d", rows, cols), got, want)
+		}
+	}
+}
+
 // convTEach visits every (output, input, weight) triple in ascending order of channel,
 // kernel row and kernel column for each output: the specification.
 func convTEach(c *Conv, f func(y, x, w int)) {

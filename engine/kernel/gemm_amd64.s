@@ -13566,6 +13566,8 @@ TEXT ·lanewiseZ(SB), NOSPLIT, $0-80
 	MOVQ c+64(FP), R9
 
 four:
+	CMPQ    CX, $0x05
+	JEQ     five
 	SUBQ    $0x04, CX
 	JL      rest
 	MOVQ    b+56(FP), AX
@@ -13619,6 +13621,65 @@ loop4:
 	ADDQ        $+256, R9
 	JMP         four
 
+five:
+	MOVQ    b+56(FP), AX
+	MOVQ    rstep+16(FP), R10
+	MOVLQSX (SI), R12
+	LEAQ    (AX)(R12*4), R12
+	ADDQ    R10, SI
+	MOVLQSX (SI), R13
+	LEAQ    (AX)(R13*4), R13
+	ADDQ    R10, SI
+	MOVLQSX (SI), R15
+	LEAQ    (AX)(R15*4), R15
+	ADDQ    R10, SI
+	MOVLQSX (SI), BX
+	LEAQ    (AX)(BX*4), BX
+	ADDQ    R10, SI
+	MOVLQSX (SI), R14
+	LEAQ    (AX)(R14*4), R14
+	ADDQ    R10, SI
+	MOVQ    cols+32(FP), DI
+	MOVQ    a+48(FP), R8
+	MOVQ    k+24(FP), R10
+	MOVQ    acc+72(FP), AX
+	TESTQ   AX, AX
+	JZ      zero5
+	VMOVUPS (R9), Z0
+	VMOVUPS 64(R9), Z1
+	VMOVUPS 128(R9), Z2
+	VMOVUPS 192(R9), Z3
+	VMOVUPS 256(R9), Z4
+	JMP     start5
+
+zero5:
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+	VPXORD Z4, Z4, Z4
+
+start5:
+loop5:
+	MOVLQSX     (DI), R11
+	VMOVUPS     (R8), Z5
+	VFMADD231PS (R12)(R11*4), Z5, Z0
+	VFMADD231PS (R13)(R11*4), Z5, Z1
+	VFMADD231PS (R15)(R11*4), Z5, Z2
+	VFMADD231PS (BX)(R11*4), Z5, Z3
+	VFMADD231PS (R14)(R11*4), Z5, Z4
+	ADDQ        DX, DI
+	ADDQ        $0x40, R8
+	DECQ        R10
+	JNZ         loop5
+	VMOVUPS     Z0, (R9)
+	VMOVUPS     Z1, 64(R9)
+	VMOVUPS     Z2, 128(R9)
+	VMOVUPS     Z3, 192(R9)
+	VMOVUPS     Z4, 256(R9)
+	ADDQ        $+320, R9
+	JMP         end
+
 rest:
 	ADDQ $0x04, CX
 	JZ   end
@@ -13668,6 +13729,8 @@ TEXT ·lanewiseY(SB), NOSPLIT, $0-80
 	MOVQ c+64(FP), R9
 
 four:
+	CMPQ    CX, $0x05
+	JEQ     five
 	SUBQ    $0x04, CX
 	JL      rest
 	MOVQ    b+56(FP), AX
@@ -13721,6 +13784,65 @@ loop4:
 	ADDQ        $+128, R9
 	JMP         four
 
+five:
+	MOVQ    b+56(FP), AX
+	MOVQ    rstep+16(FP), R10
+	MOVLQSX (SI), R12
+	LEAQ    (AX)(R12*4), R12
+	ADDQ    R10, SI
+	MOVLQSX (SI), R13
+	LEAQ    (AX)(R13*4), R13
+	ADDQ    R10, SI
+	MOVLQSX (SI), R15
+	LEAQ    (AX)(R15*4), R15
+	ADDQ    R10, SI
+	MOVLQSX (SI), BX
+	LEAQ    (AX)(BX*4), BX
+	ADDQ    R10, SI
+	MOVLQSX (SI), R14
+	LEAQ    (AX)(R14*4), R14
+	ADDQ    R10, SI
+	MOVQ    cols+32(FP), DI
+	MOVQ    a+48(FP), R8
+	MOVQ    k+24(FP), R10
+	MOVQ    acc+72(FP), AX
+	TESTQ   AX, AX
+	JZ      zero5
+	VMOVUPS (R9), Y0
+	VMOVUPS 32(R9), Y1
+	VMOVUPS 64(R9), Y2
+	VMOVUPS 96(R9), Y3
+	VMOVUPS 128(R9), Y4
+	JMP     start5
+
+zero5:
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+	VXORPS Y2, Y2, Y2
+	VXORPS Y3, Y3, Y3
+	VXORPS Y4, Y4, Y4
+
+start5:
+loop5:
+	MOVLQSX     (DI), R11
+	VMOVUPS     (R8), Y5
+	VFMADD231PS (R12)(R11*4), Y5, Y0
+	VFMADD231PS (R13)(R11*4), Y5, Y1
+	VFMADD231PS (R15)(R11*4), Y5, Y2
+	VFMADD231PS (BX)(R11*4), Y5, Y3
+	VFMADD231PS (R14)(R11*4), Y5, Y4
+	ADDQ        DX, DI
+	ADDQ        $0x20, R8
+	DECQ        R10
+	JNZ         loop5
+	VMOVUPS     Y0, (R9)
+	VMOVUPS     Y1, 32(R9)
+	VMOVUPS     Y2, 64(R9)
+	VMOVUPS     Y3, 96(R9)
+	VMOVUPS     Y4, 128(R9)
+	ADDQ        $+160, R9
+	JMP         end
+
 rest:
 	ADDQ $0x04, CX
 	JZ   end
@@ -13770,6 +13892,8 @@ TEXT ·pointwiseZ(SB), NOSPLIT, $0-80
 	MOVQ c+64(FP), R9
 
 four:
+	CMPQ    CX, $0x05
+	JEQ     five
 	SUBQ    $0x04, CX
 	JL      rest
 	MOVQ    b+56(FP), AX
@@ -13823,6 +13947,65 @@ loop4:
 	ADDQ             $+256, R9
 	JMP              four
 
+five:
+	MOVQ    b+56(FP), AX
+	MOVQ    rstep+16(FP), R10
+	MOVLQSX (SI), R12
+	LEAQ    (AX)(R12*4), R12
+	ADDQ    R10, SI
+	MOVLQSX (SI), R13
+	LEAQ    (AX)(R13*4), R13
+	ADDQ    R10, SI
+	MOVLQSX (SI), R15
+	LEAQ    (AX)(R15*4), R15
+	ADDQ    R10, SI
+	MOVLQSX (SI), BX
+	LEAQ    (AX)(BX*4), BX
+	ADDQ    R10, SI
+	MOVLQSX (SI), R14
+	LEAQ    (AX)(R14*4), R14
+	ADDQ    R10, SI
+	MOVQ    cols+32(FP), DI
+	MOVQ    a+48(FP), R8
+	MOVQ    k+24(FP), R10
+	MOVQ    acc+72(FP), AX
+	TESTQ   AX, AX
+	JZ      zero5
+	VMOVUPS (R9), Z0
+	VMOVUPS 64(R9), Z1
+	VMOVUPS 128(R9), Z2
+	VMOVUPS 192(R9), Z3
+	VMOVUPS 256(R9), Z4
+	JMP     start5
+
+zero5:
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+	VPXORD Z4, Z4, Z4
+
+start5:
+loop5:
+	MOVLQSX          (DI), R11
+	VMOVUPS          (R8), Z5
+	VFMADD231PS.BCST (R12)(R11*4), Z5, Z0
+	VFMADD231PS.BCST (R13)(R11*4), Z5, Z1
+	VFMADD231PS.BCST (R15)(R11*4), Z5, Z2
+	VFMADD231PS.BCST (BX)(R11*4), Z5, Z3
+	VFMADD231PS.BCST (R14)(R11*4), Z5, Z4
+	ADDQ             DX, DI
+	ADDQ             $0x40, R8
+	DECQ             R10
+	JNZ              loop5
+	VMOVUPS          Z0, (R9)
+	VMOVUPS          Z1, 64(R9)
+	VMOVUPS          Z2, 128(R9)
+	VMOVUPS          Z3, 192(R9)
+	VMOVUPS          Z4, 256(R9)
+	ADDQ             $+320, R9
+	JMP              end
+
 rest:
 	ADDQ $0x04, CX
 	JZ   end
@@ -13872,6 +14055,8 @@ TEXT ·pointwiseY(SB), NOSPLIT, $0-80
 	MOVQ c+64(FP), R9
 
 four:
+	CMPQ    CX, $0x05
+	JEQ     five
 	SUBQ    $0x04, CX
 	JL      rest
 	MOVQ    b+56(FP), AX
@@ -13928,6 +14113,70 @@ loop4:
 	VMOVUPS      Y3, 96(R9)
 	ADDQ         $+128, R9
 	JMP          four
+
+five:
+	MOVQ    b+56(FP), AX
+	MOVQ    rstep+16(FP), R10
+	MOVLQSX (SI), R12
+	LEAQ    (AX)(R12*4), R12
+	ADDQ    R10, SI
+	MOVLQSX (SI), R13
+	LEAQ    (AX)(R13*4), R13
+	ADDQ    R10, SI
+	MOVLQSX (SI), R15
+	LEAQ    (AX)(R15*4), R15
+	ADDQ    R10, SI
+	MOVLQSX (SI), BX
+	LEAQ    (AX)(BX*4), BX
+	ADDQ    R10, SI
+	MOVLQSX (SI), R14
+	LEAQ    (AX)(R14*4), R14
+	ADDQ    R10, SI
+	MOVQ    cols+32(FP), DI
+	MOVQ    a+48(FP), R8
+	MOVQ    k+24(FP), R10
+	MOVQ    acc+72(FP), AX
+	TESTQ   AX, AX
+	JZ      zero5
+	VMOVUPS (R9), Y0
+	VMOVUPS 32(R9), Y1
+	VMOVUPS 64(R9), Y2
+	VMOVUPS 96(R9), Y3
+	VMOVUPS 128(R9), Y4
+	JMP     start5
+
+zero5:
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+	VXORPS Y2, Y2, Y2
+	VXORPS Y3, Y3, Y3
+	VXORPS Y4, Y4, Y4
+
+start5:
+loop5:
+	MOVLQSX      (DI), R11
+	VMOVUPS      (R8), Y5
+	VBROADCASTSS (R12)(R11*4), Y6
+	VFMADD231PS  Y6, Y5, Y0
+	VBROADCASTSS (R13)(R11*4), Y6
+	VFMADD231PS  Y6, Y5, Y1
+	VBROADCASTSS (R15)(R11*4), Y6
+	VFMADD231PS  Y6, Y5, Y2
+	VBROADCASTSS (BX)(R11*4), Y6
+	VFMADD231PS  Y6, Y5, Y3
+	VBROADCASTSS (R14)(R11*4), Y6
+	VFMADD231PS  Y6, Y5, Y4
+	ADDQ         DX, DI
+	ADDQ         $0x20, R8
+	DECQ         R10
+	JNZ          loop5
+	VMOVUPS      Y0, (R9)
+	VMOVUPS      Y1, 32(R9)
+	VMOVUPS      Y2, 64(R9)
+	VMOVUPS      Y3, 96(R9)
+	VMOVUPS      Y4, 128(R9)
+	ADDQ         $+160, R9
+	JMP          end
 
 rest:
 	ADDQ $0x04, CX

@@ -6,11 +6,14 @@ package kernel
 // transpose sets dst[c*ds+r] to src[r*ss+c] for r < rows and c < cols.
 func transpose(dst []float32, ds int, src []float32, ss, rows, cols int) {
 	r0, c0 := transposeBlocks(dst, ds, src, ss, rows, cols)
-	if c0 < cols {
+	if r0 > 0 && c0 < cols {
 		transposeGo(dst[c0*ds:], ds, src[c0:], ss, r0, cols-c0)
 	}
-	if r0 < rows {
-		transposeGo(dst[r0:], ds, src[r0*ss:], ss, rows-r0, cols)
+	switch {
+	case r0 == 0:
+		transposeGo(dst, ds, src, ss, rows, cols)
+	case r0 < rows:
+		transpose(dst[r0:], ds, src[r0*ss:], ss, rows-r0, cols)
 	}
 }
 

@@ -2,12 +2,28 @@
 
 package kernel
 
-// transposeBlocks is transpose of the first rows and columns, whole blocks of eight.
+// transposeBlocks is transpose of the first rows and columns, whole blocks of eight columns
+// and rows, or of sixteen rows.
 func transposeBlocks(dst []float32, ds int, src []float32, ss, rows, cols int) (r, c int) {
-	if !hasAVX2 || rows < 8 || cols < 8 {
+	if !hasAVX2 || rows < 8 || cols < 8 && (rows < 16 || !hasAVX512) {
 		return 0, 0
 	}
 	_, _ = src[(rows-1)*ss+cols-1], dst[(cols-1)*ds+rows-1]
+	if hasAVX512 && rows >= 16 {
+		// Blocks follow one another along the longer side.
+		r = rows &^ 15
+		if rows < cols {
+			n := cols / 16
+			for i := 0; i < r; i += 16 {
+				trans16(n, ptr(src, i*ss), 4*16, 4*ss, 16, ptr(dst, i), 4*16*ds, 4*ds)
+			}
+			c = 16 * n
+		}
+		for ; c < cols; c += 16 {
+			trans16(r/16, ptr(src, c), 4*16*ss, 4*ss, min(16, cols-c), ptr(dst, c*ds), 4*16, 4*ds)
+		}
+		return r, cols
+	}
 	var lines [8]int
 	for i := range lines {
 		lines[i] = 4 * i * ss

@@ -103,7 +103,10 @@ type windows struct {
 	y, x               axis
 	// inner has images side by side: what a vector of the product needs is in one place
 	// even where planes are small.
-	inner           bool
+	inner bool
+	// byImage has positions of images side by side sorted by image, as the gradient of the
+	// weights takes them.
+	byImage         bool
 	data            []float32 // [channels, slots of y, of x, together, y.padded, x.padded], or together last
 	turned          []float32 // images side by side without padding, where inner
 	taps, positions []int32
@@ -179,18 +182,23 @@ func (v *windows) begin(scratch []float32) []float32 {
 	v.turned, scratch = scratch[:v.sides()], scratch[v.sides():]
 	v.taps, scratch = ints(scratch[:taps]), scratch[taps:]
 	v.positions, scratch = ints(scratch[:cols]), scratch[cols:]
-	i := 0
 	if v.inner {
+		i, step, image := 0, v.together, 1
+		if v.byImage {
+			step, image = 1, v.y.out*v.x.out
+		}
 		for y := range v.y.out {
 			for x := range v.x.out {
+				at := v.place(y, x)
 				for n := range v.together {
-					v.positions[i] = int32(v.place(y, x) + n)
-					i++
+					v.positions[i+n*image] = int32(at + n)
 				}
+				i += step
 			}
 		}
 		return scratch
 	}
+	i := 0
 	for line := range v.together * v.y.out {
 		at := (line/v.y.out*v.y.padded + line%v.y.out) * v.x.padded
 		for p := range v.x.out {
@@ -342,20 +350,6 @@ func (v *windows) operand(g *GemmArgs, images int) {
 		return
 	}
 	g.rows, g.cols, g.run = v.taps, v.positions[:g.N], 1
-}
-
-// imageByImage sorts the positions of images side by side by image, as the gradient of the
-// weights takes them.
-func (v *windows) imageByImage() {
-	i := 0
-	for n := range v.together {
-		for y := range v.y.out {
-			for x := range v.x.out {
-				v.positions[i] = int32(v.place(y, x) + n)
-				i++
-			}
-		}
-	}
 }
 
 // operandT makes the transpose the B of g.

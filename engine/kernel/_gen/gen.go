@@ -681,7 +681,7 @@ func lanewise(name string, wide, point bool) {
 		v, w = zmm, 64
 	}
 	m, rows, cols, cstep, a, c, n, at := reg.RCX, reg.RSI, reg.RDI, reg.RDX, reg.R8, reg.R9, reg.R10, reg.R11
-	from := []reg.GPPhysical{reg.R12, reg.R13, reg.R15, reg.RBX}
+	from := []reg.GPPhysical{reg.R12, reg.R13, reg.R15, reg.RBX, reg.R14}
 	t := reg.RAX
 	Load(Param("m"), m)
 	Load(Param("rows"), rows)
@@ -739,11 +739,17 @@ func lanewise(name string, wide, point bool) {
 		}
 		ADDQ(I32(many*w), c)
 	}
+	// One vector alone waits for itself: the last five go together.
 	Label("four")
+	CMPQ(m, Imm(5))
+	JEQ(LabelRef("five"))
 	SUBQ(Imm(4), m)
 	JL(LabelRef("rest"))
 	block(4)
 	JMP(LabelRef("four"))
+	Label("five")
+	block(5)
+	JMP(LabelRef("end"))
 	Label("rest")
 	ADDQ(Imm(4), m)
 	JZ(LabelRef("end"))
