@@ -167,7 +167,7 @@ func ConvBackwardData(t *Team, c *Conv, dx, dy, w, scratch []float32) {
 					}
 					if k > 0 {
 						gemm(t, &g, scratch)
-					} else {
+					} else if v.y.hits(ty) {
 						clear(half)
 					}
 					if v.together*c.SH*c.SW > 1 {
@@ -225,18 +225,36 @@ func (v *windows) scatter(t *Team, c *Conv, dx, out []float32, ty, tx, images in
 		v.storeAll(t, dx, c.C*c.H*c.W, out, images, cg)
 		return
 	}
-	for i := range images {
-		for ci := range cg {
-			v.spread(c, dx[(i*c.C+ci)*c.H*c.W:][:c.H*c.W], out[ci*v.columns()+i*v.y.out*v.x.out:], cg*v.columns(), ty, tx)
+	if tx%v.halves() < v.halves()-1 {
+		return
+	}
+	task := copyTask{v: *v, dst: dx, src: out, image: c.C * c.H * c.W, images: images, channels: cg, strided: c, ty: ty, tx: tx}
+	if t.Threads() == 1 || cg*v.columns() < smallCopy {
+		task.spread(0, cg)
+		return
+	}
+	t.copy(task)
+}
+
+// spread puts a turn's positions in n channels from channel `from` on where they belong.
+func (j *copyTask) spread(from, n int) {
+	v, c := &j.v, j.strided
+	hits := v.y.hits(j.ty)
+	for i := range j.images {
+		for ci := from; ci < from+n; ci++ {
+			if !hits {
+				for y := j.ty; y < c.H; y += c.SH {
+					clear(j.dst[i*j.image+(ci*c.H+y)*c.W:][:c.W])
+				}
+				continue
+			}
+			v.spread(c, j.dst[i*j.image+ci*c.H*c.W:][:c.H*c.W], j.src[ci*v.columns()+i*v.y.out*v.x.out:], j.channels*v.columns(), j.ty, j.tx)
 		}
 	}
 }
 
 // spread puts a turn's positions into a plane of x; the other half is half floats behind.
 func (v *windows) spread(c *Conv, plane, src []float32, half, ty, tx int) {
-	if tx%v.halves() < v.halves()-1 {
-		return
-	}
 	for r, y := 0, ty; y < c.H; r, y = r+1, y+c.SH {
 		to, line := plane[y*c.W:][:c.W], src[r*v.x.out:]
 		if v.halves() == 2 {

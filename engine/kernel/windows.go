@@ -50,6 +50,16 @@ func (a *axis) tap(turn, i int) (slot, at int, ok bool) {
 	return phase, at - a.lo, true
 }
 
+// hits says that some tap meets something in a turn.
+func (a *axis) hits(turn int) bool {
+	for i := range a.taps {
+		if _, _, ok := a.tap(turn, i); ok {
+			return true
+		}
+	}
+	return false
+}
+
 // phase is the first element of the source that a copy takes.
 func (a *axis) phase(slot int) int {
 	if !a.dense && a.turns == 0 && a.taps < a.stride {

@@ -5,19 +5,26 @@ package kernel
 // smallCopy is the floats below which waking a thread takes longer than a copy.
 const smallCopy = 1 << 15
 
-// copyTask is a load, or a store where dst is set, cut into stripes of channels.
+// copyTask is a load, or a store where dst is set, cut into stripes of channels. Where
+// there are strides, what is stored is the turn (ty,tx) of the gradient of x.
 type copyTask struct {
 	v              windows
 	dst, src       []float32
 	image, images  int
 	channels, step int
+	strided        *Conv
+	ty, tx         int
 }
 
 // Tile implements [Task].
 func (j *copyTask) Tile(_, i int) {
 	c := i * j.step
 	n := min(j.step, j.channels-c)
-	if j.dst != nil {
+	switch {
+	case j.strided != nil:
+		j.spread(c, n)
+		return
+	case j.dst != nil:
 		j.v.store(j.dst[c*j.v.y.out*j.v.x.out:], j.image, j.src[c*j.v.columns():], j.images, n)
 		return
 	}
