@@ -41,7 +41,10 @@ var tileAVX512 = &tiling{
 			{lineZ6x1, lineZ6x2},
 			{lineZ7x1, lineZ7x2},
 		},
-		turn: trans16,
+		turn: func(n int, src []float32, next, row, cols int, dst []float32, dnext, drow int) {
+			lines := apart(row)
+			trans16(n, &src[0], 4*next, &lines, cols, &dst[0], 4*dnext, 4*drow)
+		},
 	},
 }
 
@@ -94,29 +97,38 @@ func (g *GemmArgs) packAsm(p []float32, vw, w, pc, kn, j, n int) {
 		}
 		return
 	}
-	for q := 0; q < w; q += 8 {
-		var cols [8]int
-		for i := range cols { // columns beyond the last are that one again
+	for q := 0; q < w; q += vw {
+		var cols [16]int
+		for i := range vw { // columns beyond the last are that one again
 			cols[i] = 4 * (j + min(q+i, n-1)) * g.BJ
 		}
-		g.packColumns(p[q:], w, pc, kn, &cols)
+		g.packColumns(p[q:], vw, w, pc, kn, &cols)
 	}
 }
 
-// packColumns copies kn floats from B[from] on of 8 columns that are contiguous in k;
+// packColumns copies kn floats from B[from] on of vw columns that are contiguous in k;
 // cols are in bytes.
-func (g *GemmArgs) packColumns(p []float32, w, from, kn int, cols *[8]int) {
-	if kn >= 8 {
+func (g *GemmArgs) packColumns(p []float32, vw, w, from, kn int, cols *[16]int) {
+	switch {
+	case vw == 16:
+		if kn >= 16 {
+			trans16(kn/16, ptr(g.B, from), 4*16, cols, 16, &p[0], 4*16*w, 4*w)
+		}
+		if done := kn &^ 15; done < kn {
+			trans16(1, ptr(g.B, from+done), 0, cols, kn-done, &p[done*w], 0, 4*w)
+		}
+	case kn >= 8:
+		cols := (*[8]int)(cols[:])
 		trans8(kn/8, ptr(g.B, from), cols, &p[0], 4*w)
 		if kn%8 != 0 { // the last eight, some of them again
 			trans8(1, ptr(g.B, from+kn-8), cols, &p[(kn-8)*w], 4*w)
 		}
-		return
-	}
-	for k := range kn {
-		row := (*[8]float32)(p[k*w:])
-		for i, c := range cols {
-			row[i] = g.B[from+k+c/4]
+	default:
+		for k := range kn {
+			row := p[k*w:][:vw]
+			for i := range row {
+				row[i] = g.B[from+k+cols[i]/4]
+			}
 		}
 	}
 }
@@ -136,16 +148,14 @@ func (g *GemmArgs) packWindow(p []float32, vw, w, pc, kn, j, n int) {
 	case two == n:
 		runsY(kn, rows, &g.B[0], int(cols[0]), one, off2, n, &p[0], 4*w)
 	case g.run >= 8:
-		for q := 0; q < vw; q += 8 {
-			var c [8]int
-			for i := range c {
-				c[i] = 4 * int(cols[min(q+i, n-1)])
-			}
-			for k := 0; k < kn; {
-				l := min(g.run-(pc+k)%g.run, kn-k)
-				g.packColumns(p[k*w+q:], w, int(g.rows[pc+k]), l, &c)
-				k += l
-			}
+		var c [16]int
+		for i := range vw {
+			c[i] = 4 * int(cols[min(i, n-1)])
+		}
+		for k := 0; k < kn; {
+			l := min(g.run-(pc+k)%g.run, kn-k)
+			g.packColumns(p[k*w:], vw, w, int(g.rows[pc+k]), l, &c)
+			k += l
 		}
 	case vw == 16:
 		gatherZ(kn, rows, &g.B[0], &cols[0], n, &p[0], 4*w)

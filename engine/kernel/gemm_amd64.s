@@ -13130,13 +13130,13 @@ loop:
 	VZEROUPPER
 	RET
 
-// func trans16(n int, src *float32, next int, row int, cols int, dst *float32, dnext int, drow int)
+// func trans16(n int, src *float32, next int, rows *[16]int, cols int, dst *float32, dnext int, drow int)
 // Requires: AVX, AVX512F, BMI2, MMX+
 TEXT ·trans16(SB), NOSPLIT, $0-64
 	MOVQ  n+0(FP), CX
 	MOVQ  src+8(FP), SI
 	MOVQ  next+16(FP), R8
-	MOVQ  row+24(FP), R9
+	MOVQ  rows+24(FP), R9
 	MOVQ  cols+32(FP), R10
 	MOVQ  dst+40(FP), DI
 	MOVQ  dnext+48(FP), R11
@@ -13144,49 +13144,57 @@ TEXT ·trans16(SB), NOSPLIT, $0-64
 	MOVQ  $+65535, BX
 	BZHIQ R10, BX, BX
 	KMOVW BX, K1
-	LEAQ  (R9)(R9*2), R13
 
 block:
-	MOVQ       SI, AX
 	LEAQ       (SI)(R8*4), DX
-	VMOVUPS.Z  (AX), K1, Z0
-	PREFETCHT0 (DX)
-	VMOVUPS.Z  (AX)(R9*1), K1, Z1
-	PREFETCHT0 (DX)(R9*1)
-	VMOVUPS.Z  (AX)(R9*2), K1, Z2
-	PREFETCHT0 (DX)(R9*2)
-	VMOVUPS.Z  (AX)(R13*1), K1, Z3
-	PREFETCHT0 (DX)(R13*1)
-	LEAQ       (AX)(R9*4), AX
-	LEAQ       (DX)(R9*4), DX
-	VMOVUPS.Z  (AX), K1, Z4
-	PREFETCHT0 (DX)
-	VMOVUPS.Z  (AX)(R9*1), K1, Z5
-	PREFETCHT0 (DX)(R9*1)
-	VMOVUPS.Z  (AX)(R9*2), K1, Z6
-	PREFETCHT0 (DX)(R9*2)
-	VMOVUPS.Z  (AX)(R13*1), K1, Z7
-	PREFETCHT0 (DX)(R13*1)
-	LEAQ       (AX)(R9*4), AX
-	LEAQ       (DX)(R9*4), DX
-	VMOVUPS.Z  (AX), K1, Z8
-	PREFETCHT0 (DX)
-	VMOVUPS.Z  (AX)(R9*1), K1, Z9
-	PREFETCHT0 (DX)(R9*1)
-	VMOVUPS.Z  (AX)(R9*2), K1, Z10
-	PREFETCHT0 (DX)(R9*2)
-	VMOVUPS.Z  (AX)(R13*1), K1, Z11
-	PREFETCHT0 (DX)(R13*1)
-	LEAQ       (AX)(R9*4), AX
-	LEAQ       (DX)(R9*4), DX
-	VMOVUPS.Z  (AX), K1, Z12
-	PREFETCHT0 (DX)
-	VMOVUPS.Z  (AX)(R9*1), K1, Z13
-	PREFETCHT0 (DX)(R9*1)
-	VMOVUPS.Z  (AX)(R9*2), K1, Z14
-	PREFETCHT0 (DX)(R9*2)
-	VMOVUPS.Z  (AX)(R13*1), K1, Z15
-	PREFETCHT0 (DX)(R13*1)
+	MOVQ       (R9), AX
+	VMOVUPS.Z  (SI)(AX*1), K1, Z0
+	PREFETCHT0 (DX)(AX*1)
+	MOVQ       8(R9), AX
+	VMOVUPS.Z  (SI)(AX*1), K1, Z1
+	PREFETCHT0 (DX)(AX*1)
+	MOVQ       16(R9), AX
+	VMOVUPS.Z  (SI)(AX*1), K1, Z2
+	PREFETCHT0 (DX)(AX*1)
+	MOVQ       24(R9), AX
+	VMOVUPS.Z  (SI)(AX*1), K1, Z3
+	PREFETCHT0 (DX)(AX*1)
+	MOVQ       32(R9), AX
+	VMOVUPS.Z  (SI)(AX*1), K1, Z4
+	PREFETCHT0 (DX)(AX*1)
+	MOVQ       40(R9), AX
+	VMOVUPS.Z  (SI)(AX*1), K1, Z5
+	PREFETCHT0 (DX)(AX*1)
+	MOVQ       48(R9), AX
+	VMOVUPS.Z  (SI)(AX*1), K1, Z6
+	PREFETCHT0 (DX)(AX*1)
+	MOVQ       56(R9), AX
+	VMOVUPS.Z  (SI)(AX*1), K1, Z7
+	PREFETCHT0 (DX)(AX*1)
+	MOVQ       64(R9), AX
+	VMOVUPS.Z  (SI)(AX*1), K1, Z8
+	PREFETCHT0 (DX)(AX*1)
+	MOVQ       72(R9), AX
+	VMOVUPS.Z  (SI)(AX*1), K1, Z9
+	PREFETCHT0 (DX)(AX*1)
+	MOVQ       80(R9), AX
+	VMOVUPS.Z  (SI)(AX*1), K1, Z10
+	PREFETCHT0 (DX)(AX*1)
+	MOVQ       88(R9), AX
+	VMOVUPS.Z  (SI)(AX*1), K1, Z11
+	PREFETCHT0 (DX)(AX*1)
+	MOVQ       96(R9), AX
+	VMOVUPS.Z  (SI)(AX*1), K1, Z12
+	PREFETCHT0 (DX)(AX*1)
+	MOVQ       104(R9), AX
+	VMOVUPS.Z  (SI)(AX*1), K1, Z13
+	PREFETCHT0 (DX)(AX*1)
+	MOVQ       112(R9), AX
+	VMOVUPS.Z  (SI)(AX*1), K1, Z14
+	PREFETCHT0 (DX)(AX*1)
+	MOVQ       120(R9), AX
+	VMOVUPS.Z  (SI)(AX*1), K1, Z15
+	PREFETCHT0 (DX)(AX*1)
 	VUNPCKLPS  Z1, Z0, Z16
 	VUNPCKHPS  Z1, Z0, Z17
 	VUNPCKLPS  Z3, Z2, Z18

@@ -409,10 +409,10 @@ func lineZ7x2(x *float32, w *float32, y *float32, bias *float32, taps *int32, n 
 //go:noescape
 func trans8(n int, src *float32, cols *[8]int, dst *float32, step int)
 
-// trans16 turns n blocks of 16 rows of cols <= 16 floats into cols rows of 16. Blocks are next and dnext bytes apart, rows row and drow. n and cols > 0.
+// trans16 turns n blocks of 16 rows, which begin at rows bytes, of cols <= 16 floats into cols rows of 16, drow bytes apart. Blocks are next and dnext bytes apart. n and cols > 0.
 //
 //go:noescape
-func trans16(n int, src *float32, next int, row int, cols int, dst *float32, dnext int, drow int)
+func trans16(n int, src *float32, next int, rows *[16]int, cols int, dst *float32, dnext int, drow int)
 
 // strips copies count strips of 8 floats of each of n rows: strip i of row k from src+k*ss+i*width to dst+i*ds+32*k, in bytes; n, count > 0.
 //

@@ -28,9 +28,9 @@ const (
 // lineKernels is what one instruction set has.
 type lineKernels struct {
 	kernel [mostLine - leastLine + 1][linePanel / lineVector]lineKernel // [positions-leastLine][vectors-1]
-	// turn turns n blocks of 16 rows of cols <= 16 floats into cols rows of 16. Blocks are next
-	// and dnext bytes apart, rows row and drow.
-	turn func(n int, src *float32, next, row, cols int, dst *float32, dnext, drow int)
+	// turn turns n blocks of 16 rows, row floats apart, of cols <= 16 floats into cols rows of 16,
+	// drow floats apart. Blocks are next and dnext floats apart.
+	turn func(n int, src []float32, next, row, cols int, dst []float32, dnext, drow int)
 }
 
 // lineTask is such a convolution, forward or the gradient of x. A tile is a block of
@@ -340,10 +340,10 @@ func (t *lineTile) layOut(w []float32) {
 	for o := 0; o < t.width; o += lineVector {
 		at, row := t.vector(o)
 		if n := dot / lineVector; n > 0 {
-			tile.lines.turn(n, &w[o*dot], 4*lineVector, 4*dot, lineVector, &t.weights[at], 4*lineVector*row, 4*row)
+			tile.lines.turn(n, w[o*dot:], lineVector, dot, lineVector, t.weights[at:], lineVector*row, row)
 		}
 		if n := dot % lineVector; n > 0 {
-			tile.lines.turn(1, &w[(o+1)*dot-n], 0, 4*dot, n, &t.weights[at+(dot-n)*row], 0, 4*row)
+			tile.lines.turn(1, w[(o+1)*dot-n:], 0, dot, n, t.weights[at+(dot-n)*row:], 0, row)
 		}
 	}
 }
@@ -354,7 +354,7 @@ func (t *lineTile) layOutBack(w []float32, first int) {
 	for o := 0; o < t.width; o += lineVector {
 		at, row := t.vector(o)
 		for tap := 0; tap < taps; tap += lineVector {
-			tile.lines.turn(t.v.channels, &w[(first+o)*taps+tap], 4*taps*t.outputs, 4*taps, min(lineVector, taps-tap), &t.weights[at+tap*row], 4*taps*row, 4*row)
+			tile.lines.turn(t.v.channels, w[(first+o)*taps+tap:], taps*t.outputs, taps, min(lineVector, taps-tap), t.weights[at+tap*row:], taps*row, row)
 		}
 	}
 }

@@ -12,15 +12,16 @@ func transposeBlocks(dst []float32, ds int, src []float32, ss, rows, cols int) (
 	if hasAVX512 && rows >= 16 {
 		// Blocks follow one another along the longer side.
 		r = rows &^ 15
+		lines := apart(ss)
 		if rows < cols {
 			n := cols / 16
 			for i := 0; i < r; i += 16 {
-				trans16(n, ptr(src, i*ss), 4*16, 4*ss, 16, ptr(dst, i), 4*16*ds, 4*ds)
+				trans16(n, ptr(src, i*ss), 4*16, &lines, 16, ptr(dst, i), 4*16*ds, 4*ds)
 			}
 			c = 16 * n
 		}
 		for ; c < cols; c += 16 {
-			trans16(r/16, ptr(src, c), 4*16*ss, 4*ss, min(16, cols-c), ptr(dst, c*ds), 4*16, 4*ds)
+			trans16(r/16, ptr(src, c), 4*16*ss, &lines, min(16, cols-c), ptr(dst, c*ds), 4*16, 4*ds)
 		}
 		return r, cols
 	}
@@ -41,6 +42,14 @@ func transposeBlocks(dst []float32, ds int, src []float32, ss, rows, cols int) (
 		}
 	}
 	return r, c
+}
+
+// apart is where sixteen lines begin that are step floats apart, in bytes.
+func apart(step int) (lines [16]int) {
+	for i := range lines {
+		lines[i] = 4 * i * step
+	}
+	return lines
 }
 
 // evenBlocks copies every second float of src for the first outputs and returns their

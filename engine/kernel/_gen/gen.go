@@ -292,39 +292,26 @@ func trans8() {
 
 // trans16 turns blocks of sixteen rows.
 func trans16() {
-	TEXT("trans16", NOSPLIT, "func(n int, src *float32, next, row, cols int, dst *float32, dnext, drow int)")
+	TEXT("trans16", NOSPLIT, "func(n int, src *float32, next int, rows *[16]int, cols int, dst *float32, dnext, drow int)")
 	Pragma("noescape")
-	Doc("trans16 turns n blocks of 16 rows of cols <= 16 floats into cols rows of 16. Blocks are next and dnext bytes apart, rows row and drow. n and cols > 0.")
-	n, src, next, row, cols, dst, dnext, drow := reg.RCX, reg.RSI, reg.R8, reg.R9, reg.R10, reg.RDI, reg.R11, reg.R12
-	three, p, ahead, t := reg.R13, reg.RAX, reg.RDX, reg.RBX
+	Doc("trans16 turns n blocks of 16 rows, which begin at rows bytes, of cols <= 16 floats into cols rows of 16, drow bytes apart. Blocks are next and dnext bytes apart. n and cols > 0.")
+	n, src, next, rows, cols, dst, dnext, drow := reg.RCX, reg.RSI, reg.R8, reg.R9, reg.R10, reg.RDI, reg.R11, reg.R12
+	p, ahead, t := reg.RAX, reg.RDX, reg.RBX
 	Load(Param("n"), n)
 	Load(Param("src"), src)
 	Load(Param("next"), next)
-	Load(Param("row"), row)
+	Load(Param("rows"), rows)
 	Load(Param("cols"), cols)
 	Load(Param("dst"), dst)
 	Load(Param("dnext"), dnext)
 	Load(Param("drow"), drow)
 	maskZ(cols, t, reg.K1)
-	LEAQ(Mem{Base: row, Index: row, Scale: 2}, three)
 	Label("block")
-	MOVQ(src, p)
 	LEAQ(Mem{Base: src, Index: next, Scale: 4}, ahead) // blocks that are far apart come late
 	for i := range 16 {
-		at := func(p reg.GPPhysical) Mem {
-			return []Mem{
-				{Base: p},
-				{Base: p, Index: row, Scale: 1},
-				{Base: p, Index: row, Scale: 2},
-				{Base: p, Index: three, Scale: 1},
-			}[i%4]
-		}
-		VMOVUPS_Z(at(p), reg.K1, zmm[i])
-		PREFETCHT0(at(ahead))
-		if i%4 == 3 && i < 15 {
-			LEAQ(Mem{Base: p, Index: row, Scale: 4}, p)
-			LEAQ(Mem{Base: ahead, Index: row, Scale: 4}, ahead)
-		}
+		MOVQ(Mem{Base: rows, Disp: 8 * i}, p)
+		VMOVUPS_Z(Mem{Base: src, Index: p, Scale: 1}, reg.K1, zmm[i])
+		PREFETCHT0(Mem{Base: ahead, Index: p, Scale: 1})
 	}
 	// Pairs of rows, then fours: register 4*g+q has columns q, q+4, q+8 and q+12 of rows 4*g on.
 	for i := 0; i < 16; i += 2 {
