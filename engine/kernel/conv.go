@@ -218,6 +218,9 @@ func (v *windows) halves() int {
 	return 1
 }
 
+// complete says that a turn is the last of its halves.
+func (v *windows) complete(tx int) bool { return tx%v.halves() == v.halves()-1 }
+
 // scatter puts the columns of a turn, the last of its halves, where they belong.
 func (v *windows) scatter(t *Team, c *Conv, dx, out []float32, ty, tx, images int) {
 	cg := c.C / c.Groups
@@ -225,7 +228,7 @@ func (v *windows) scatter(t *Team, c *Conv, dx, out []float32, ty, tx, images in
 		v.storeAll(t, dx, c.C*c.H*c.W, out, images, cg)
 		return
 	}
-	if tx%v.halves() < v.halves()-1 {
+	if !v.complete(tx) {
 		return
 	}
 	task := copyTask{v: *v, dst: dx, src: out, image: c.C * c.H * c.W, images: images, channels: cg, strided: c, ty: ty, tx: tx}
@@ -255,6 +258,9 @@ func (j *copyTask) spread(from, n int) {
 
 // spread puts a turn's positions into a plane of x; the other half is half floats behind.
 func (v *windows) spread(c *Conv, plane, src []float32, half, ty, tx int) {
+	if !v.complete(tx) {
+		return
+	}
 	for r, y := 0, ty; y < c.H; r, y = r+1, y+c.SH {
 		to, line := plane[y*c.W:][:c.W], src[r*v.x.out:]
 		if v.halves() == 2 {
