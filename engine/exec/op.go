@@ -168,7 +168,7 @@ func (o *conv) gradParams(f *frame) {
 	o.c.N = f.rows
 	kernel.ConvBackwardWeight(f.team, &o.c, f.grads[o.w:][:o.wn], f.dy(o.i), f.x(o.i, 0), f.acc, f.scratch)
 	if o.b >= 0 {
-		kernel.SumChannels(f.grads[o.b:][:o.c.O], f.dy(o.i), f.rows, o.c.O, o.hw, f.acc)
+		kernel.SumChannels(f.grads[o.b:][:o.c.O], f.dy(o.i), kernel.AllChannels(f.rows, o.c.O, o.hw), f.acc)
 	}
 }
 
@@ -209,7 +209,7 @@ func (o *linear) addInput(f *frame, dst []float32, acc bool) {
 func (o *linear) gradParams(f *frame) {
 	o.gradWeight(f)
 	if o.b >= 0 {
-		kernel.SumChannels(f.grads[o.b:][:o.out], f.dy(o.i), f.rows*o.per, o.out, 1, f.acc)
+		kernel.SumChannels(f.grads[o.b:][:o.out], f.dy(o.i), kernel.AllChannels(f.rows*o.per, o.out, 1), f.acc)
 	}
 }
 
@@ -405,7 +405,7 @@ func (o *batchnorm) prepare(f *frame, grad bool) {
 	default:
 		rm, rv := f.state.Buffers[o.mean:][:o.c], f.state.Buffers[o.va:][:o.c]
 		va, x := o.stats(f, 2), f.x(o.i, 0) // free until the backward pass
-		kernel.BatchNormStats(mean, va, x, f.rows, o.c, o.hw)
+		kernel.BatchNormStats(mean, va, x, kernel.AllChannels(f.rows, o.c, o.hw))
 		kernel.BatchNormRunning(rm, rv, mean, va, o.momentum, f.rows*o.hw)
 		f.state.Counters[o.count]++
 		kernel.InvStd(inv, va, o.eps)
@@ -418,7 +418,7 @@ func (o *batchnorm) forward(f *frame) {
 	if !o.train {
 		mean = f.state.Buffers[o.mean:][:o.c]
 	}
-	kernel.BatchNormApply(f.y(o.i), f.x(o.i, 0), mean, o.stats(f, 1), f.params[o.w:][:o.c], f.params[o.b:][:o.c], f.rows, o.c, o.hw)
+	kernel.BatchNormApply(f.y(o.i), f.x(o.i, 0), mean, o.stats(f, 1), f.params[o.w:][:o.c], f.params[o.b:][:o.c], kernel.AllChannels(f.rows, o.c, o.hw))
 }
 
 // rowwise: the gradient of the input divides by the number of all rows.
@@ -427,7 +427,7 @@ func (o *batchnorm) rowwise() (forward, grad bool) { return true, false }
 func (o *batchnorm) sums(f *frame) (dgamma, dbeta []float32) {
 	dgamma, dbeta = o.stats(f, 2), o.stats(f, 3)
 	if !f.slot.summed[o.i] {
-		kernel.BatchNormGradSums(dgamma, dbeta, f.dy(o.i), f.x(o.i, 0), o.stats(f, 0), o.stats(f, 1), f.rows, o.c, o.hw)
+		kernel.BatchNormGradSums(dgamma, dbeta, f.dy(o.i), f.x(o.i, 0), o.stats(f, 0), o.stats(f, 1), kernel.AllChannels(f.rows, o.c, o.hw))
 		f.slot.summed[o.i] = true
 	}
 	return dgamma, dbeta
@@ -435,7 +435,7 @@ func (o *batchnorm) sums(f *frame) (dgamma, dbeta []float32) {
 
 func (o *batchnorm) gradInput(f *frame, _ int, dst []float32) {
 	dgamma, dbeta := o.sums(f)
-	kernel.BatchNormGradInput(dst, f.dy(o.i), f.x(o.i, 0), o.stats(f, 0), o.stats(f, 1), f.params[o.w:][:o.c], dgamma, dbeta, f.rows, o.c, o.hw)
+	kernel.BatchNormGradInput(dst, f.dy(o.i), f.x(o.i, 0), o.stats(f, 0), o.stats(f, 1), f.params[o.w:][:o.c], dgamma, dbeta, kernel.AllChannels(f.rows, o.c, o.hw))
 }
 
 func (o *batchnorm) gradParams(f *frame) {

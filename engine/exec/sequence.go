@@ -178,7 +178,7 @@ func (o *linears) gradParams(f *frame) {
 		return
 	}
 	bias := f.scratch[:l.wide]
-	kernel.SumChannels(bias, f.dy(o.i), f.rows*l.per, l.wide, 1, false)
+	kernel.SumChannels(bias, f.dy(o.i), kernel.AllChannels(f.rows*l.per, l.wide, 1), false)
 	for k := range o.each {
 		g, s := f.grads[o.each[k].b:][:l.out], bias[k*l.out:][:l.out]
 		if f.acc {

@@ -208,7 +208,7 @@ func TestElemShort(t *testing.T) {
 	for name, f := range map[string]func(){
 		"add":     func() { Add(make([]float32, 3), make([]float32, 4), make([]float32, 4)) },
 		"dropout": func() { Dropout(make([]float32, 33), make([]float32, 33), make([]uint32, 1), 1) },
-		"sum":     func() { SumChannels(make([]float32, 2), make([]float32, 7), 2, 2, 2, false) },
+		"sum":     func() { SumChannels(make([]float32, 2), make([]float32, 7), AllChannels(2, 2, 2), false) },
 		"softmax": func() { Softmax(make([]float32, 3), make([]float32, 4), 2, 2) },
 		"pool":    func() { MaxPool(elemTPool(1, 1, 2, 2, 2, 2, 0), make([]float32, 1), make([]float32, 3), nil) },
 	} {
@@ -245,11 +245,11 @@ func TestElemBits(t *testing.T) {
 		})
 	}
 	mean, va, inv := make([]float32, c), make([]float32, c), make([]float32, c)
-	BatchNormStats(mean, va, x, n, c, hw)
+	BatchNormStats(mean, va, x, AllChannels(n, c, hw))
 	InvStd(inv, va, 1e-5)
 	gamma, beta := elemTNormal(c, 13), elemTNormal(c, 14)
 	dg, db := make([]float32, c), make([]float32, c)
-	BatchNormGradSums(dg, db, dy, x, mean, inv, n, c, hw)
+	BatchNormGradSums(dg, db, dy, x, mean, inv, AllChannels(n, c, hw))
 	moment := func() ([]float32, []float32) {
 		v := elemTNormal(len(x), 15)
 		for i := range v {
@@ -286,8 +286,8 @@ func TestElemBits(t *testing.T) {
 		{"sum", func() []float32 { return []float32{Sum(x), Dot(x, dy)} }, 0xfdcfffd8bfa9350d},
 		{"batch norm statistics", func() []float32 { return append(append(append([]float32(nil), mean...), va...), inv...) }, 0xcc67878665d1586a},
 		{"batch norm sums", func() []float32 { return append(append([]float32(nil), dg...), db...) }, 0x4298044b4cc6d273},
-		{"batch norm", vec(func(y []float32) { BatchNormApply(y, x, mean, inv, gamma, beta, n, c, hw) }), 0xf8c07aca9e3afd38},
-		{"batch norm gradient", vec(func(y []float32) { BatchNormGradInput(y, dy, x, mean, inv, gamma, dg, db, n, c, hw) }), 0x266a42fe6be5f07c},
+		{"batch norm", vec(func(y []float32) { BatchNormApply(y, x, mean, inv, gamma, beta, AllChannels(n, c, hw)) }), 0xf8c07aca9e3afd38},
+		{"batch norm gradient", vec(func(y []float32) { BatchNormGradInput(y, dy, x, mean, inv, gamma, dg, db, AllChannels(n, c, hw)) }), 0x266a42fe6be5f07c},
 		{"batch norm running", func() []float32 {
 			m, v := elemTNormal(c, 17), elemTNormal(c, 18)
 			BatchNormRunning(m, v, mean, va, 0.1, n*hw)
@@ -380,17 +380,17 @@ func elemTWalkthrough() (all []elemTRun) {
 		}
 		mean, va, inv, gamma, beta, dg, db := st[0], st[1], st[2], st[3], st[4], st[5], st[6]
 		add(func() {
-			BatchNormStats(mean, va, x, 64, c, hw)
+			BatchNormStats(mean, va, x, AllChannels(64, c, hw))
 			InvStd(inv, va, 1e-5)
 			BatchNormRunning(st[5], st[6], mean, va, 0.1, 64*hw)
 		}, "bn-stats/%dx%d", c, hw)
-		add(func() { BatchNormApply(y, x, mean, inv, gamma, beta, 64, c, hw) }, "bn-apply/%dx%d", c, hw)
-		add(func() { BatchNormGradSums(dg, db, dy, x, mean, inv, 64, c, hw) }, "bn-grad-sums/%dx%d", c, hw)
-		add(func() { BatchNormGradInput(y, dy, x, mean, inv, gamma, dg, db, 64, c, hw) }, "bn-grad-input/%dx%d", c, hw)
+		add(func() { BatchNormApply(y, x, mean, inv, gamma, beta, AllChannels(64, c, hw)) }, "bn-apply/%dx%d", c, hw)
+		add(func() { BatchNormGradSums(dg, db, dy, x, mean, inv, AllChannels(64, c, hw)) }, "bn-grad-sums/%dx%d", c, hw)
+		add(func() { BatchNormGradInput(y, dy, x, mean, inv, gamma, dg, db, AllChannels(64, c, hw)) }, "bn-grad-input/%dx%d", c, hw)
 	}
 	bias := func(c, hw int) {
 		db, dy := make([]float32, c), buf(64*c*hw)
-		add(func() { SumChannels(db, dy, 64, c, hw, false) }, "bias-grad/%dx%d", c, hw)
+		add(func() { SumChannels(db, dy, AllChannels(64, c, hw), false) }, "bias-grad/%dx%d", c, hw)
 	}
 	relu(64 * 16 * 64)
 	bias(16, 64)

@@ -191,7 +191,7 @@ func goldenConv(c testCase) {
 		c.near("dweight", dw, summed)
 		if bias != nil {
 			db := c.like("bias")
-			kernel.SumChannels(db, c.f32("dy"), k.N, k.O, k.OH()*k.OW(), false)
+			kernel.SumChannels(db, c.f32("dy"), kernel.AllChannels(k.N, k.O, k.OH()*k.OW()), false)
 			c.near("dbias", db, summed)
 		}
 	})
@@ -218,7 +218,7 @@ func goldenLinear(c testCase) {
 		c.near("dweight", dw, summed)
 		if bias != nil {
 			db := c.like("bias")
-			kernel.SumChannels(db, dy, m, out, 1, false)
+			kernel.SumChannels(db, dy, kernel.AllChannels(m, out, 1), false)
 			c.near("dbias", db, summed)
 		}
 	})
@@ -272,7 +272,7 @@ func goldenBatchNorm(c testCase) {
 	mean, variance := slices.Clone(runMean), slices.Clone(runVar)
 	tol := summed
 	if c.d.Train {
-		kernel.BatchNormStats(mean, variance, in, n, ch, hw)
+		kernel.BatchNormStats(mean, variance, in, kernel.AllChannels(n, ch, hw))
 		kernel.BatchNormRunning(runMean, runVar, mean, variance, float32(a.Momentum), n*hw)
 		if strings.HasSuffix(c.name, "_offset") {
 			// PyTorch sums in double precision. Rounding our mean, 6e-8 of 50, is
@@ -284,15 +284,15 @@ func goldenBatchNorm(c testCase) {
 	c.near("running_var_after", runVar, tol)
 	inv, y, dx, dg, db := make([]float32, ch), c.like("y"), c.like("x"), make([]float32, ch), make([]float32, ch)
 	kernel.InvStd(inv, variance, float32(a.Eps))
-	kernel.BatchNormApply(y, in, mean, inv, gamma, beta, n, ch, hw)
+	kernel.BatchNormApply(y, in, mean, inv, gamma, beta, kernel.AllChannels(n, ch, hw))
 	c.near("y", y, tol)
-	kernel.BatchNormGradSums(dg, db, dy, in, mean, inv, n, ch, hw)
+	kernel.BatchNormGradSums(dg, db, dy, in, mean, inv, kernel.AllChannels(n, ch, hw))
 	c.near("dweight", dg, tol)
 	c.near("dbias", db, summed)
 	if c.d.Train {
-		kernel.BatchNormGradInput(dx, dy, in, mean, inv, gamma, dg, db, n, ch, hw)
+		kernel.BatchNormGradInput(dx, dy, in, mean, inv, gamma, dg, db, kernel.AllChannels(n, ch, hw))
 	} else {
-		kernel.BatchNormGradInputFixed(dx, dy, inv, gamma, n, ch, hw)
+		kernel.BatchNormGradInputFixed(dx, dy, inv, gamma, kernel.AllChannels(n, ch, hw))
 	}
 	c.near("dx", dx, tol)
 }

@@ -1,55 +1,55 @@
-// Normalisation: batch norm over x [N,C,hw], hw the product of the spatial axes (1 for
-// [N,C]). Sums follow the scheme of sum.go: the rows of a channel are its hw elements of
-// each sample. With hw = 1, channels go side by side in blocks, rows outside, which keeps
+// Normalisation: batch norm over x [N,C,HW], HW the product of the spatial axes (1 for
+// [N,C]). Sums follow the scheme of sum.go: the rows of a channel are its HW elements of
+// each sample. With HW = 1, channels go side by side in blocks, rows outside, which keeps
 // [N,C] as fast as large planes. Ioffe and Szegedy, arXiv 1502.03167.
 
 package kernel
 
-// BatchNormStats sets mean and variance (biased: divided by N*hw) of each channel in two
+// BatchNormStats sets mean and variance (biased: divided by N*HW) of each channel in two
 // passes: v = sum((x-mean)^2) / m.
-func BatchNormStats(mean, variance, x []float32, n, c, hw int) {
-	mean, variance, x = mean[:c], variance[:c], x[:n*c*hw]
-	m := float32(n * hw)
-	if n*hw > 0 && vecNormStats(mean, variance, x, n, hw) {
+func BatchNormStats(mean, variance, x []float32, s Channels) {
+	mean, variance, x = mean[:s.C], variance[:s.C], x[:s.size()]
+	m := float32(s.N * s.HW)
+	if !s.empty() && vecNormStats(mean, variance, x, s) {
 		return
 	}
-	SumChannels(mean, x, n, c, hw, false)
-	for i := range mean {
+	SumChannels(mean, x, s, false)
+	for i := s.From; i < s.To; i++ {
 		mean[i] /= m
 	}
-	if hw == 1 {
-		for j := 0; j < c; j += colBlock {
-			var s, mu [colBlock]float32
-			w := copy(mu[:], mean[j:])
-			for r := j; r < len(x); r += c {
+	if s.HW == 1 {
+		for j := s.From; j < s.To; j += colBlock {
+			var sum, mu [colBlock]float32
+			w := copy(mu[:], mean[j:s.To])
+			for r := j; r < len(x); r += s.C {
 				for i, v := range x[r : r+w] {
 					d := v - mu[i&(colBlock-1)]
-					s[i&(colBlock-1)] += float32(d * d)
+					sum[i&(colBlock-1)] += float32(d * d)
 				}
 			}
-			copy(variance[j:j+w], s[:w])
+			copy(variance[j:j+w], sum[:w])
 		}
 	} else {
-		for j := range variance {
+		for j := s.From; j < s.To; j++ {
 			var l lanes
-			for r := j * hw; r < len(x); r += c * hw {
-				l.addSquares(x[r:r+hw], mean[j])
+			for r := j * s.HW; r < len(x); r += s.C * s.HW {
+				l.addSquares(x[r:r+s.HW], mean[j])
 			}
 			variance[j] = l.total()
 		}
 	}
-	for i := range variance {
+	for i := s.From; i < s.To; i++ {
 		variance[i] /= m
 	}
 }
 
 // vecNormStats takes both sums of a channel before the next, so that a channel is read from
 // memory once.
-func vecNormStats(mean, variance, x []float32, n, hw int) bool {
-	m := float32(n * hw)
-	l, per := newChannels(n, len(mean), hw)
-	for j := 0; j < len(mean); j += per {
-		w := min(per, len(mean)-j)
+func vecNormStats(mean, variance, x []float32, s Channels) bool {
+	m := float32(s.N * s.HW)
+	l, per := newChannelLoop(s)
+	for j := s.From; j < s.To; j += per {
+		w := min(per, s.To-j)
 		if !l.run(vecSum, 0, j, w, x, nil, nil) {
 			return false
 		}
@@ -78,7 +78,7 @@ func (l *lanes) addSquares(x []float32, mu float32) {
 
 // BatchNormRunning moves the running statistics, each value r to
 // (1-momentum)*r + momentum*s, as PyTorch does: s is the mean, and the variance made
-// unbiased by m/(m-1), m = N*hw > 1 the number of values per channel.
+// unbiased by m/(m-1), m = N*HW > 1 the number of values per channel.
 func BatchNormRunning(runMean, runVar, mean, variance []float32, momentum float32, m int) {
 	if m < 2 {
 		panic("kernel: batch norm in training needs more than one value per channel")
@@ -101,37 +101,35 @@ func InvStd(dst, variance []float32, eps float32) {
 }
 
 // BatchNormApply sets y = xhat*gamma + beta with xhat = (x-mean)*invstd. y may be x.
-func BatchNormApply(y, x, mean, invstd, gamma, beta []float32, n, c, hw int) {
-	y, x = y[:n*c*hw], x[:n*c*hw]
-	mean, invstd, gamma, beta = mean[:c], invstd[:c], gamma[:c], beta[:c]
-	if n*hw > 0 && vecNormApply(y, x, mean, invstd, gamma, beta, n, hw) {
+func BatchNormApply(y, x, mean, invstd, gamma, beta []float32, s Channels) {
+	y, x = y[:s.size()], x[:s.size()]
+	mean, invstd, gamma, beta = mean[:s.C], invstd[:s.C], gamma[:s.C], beta[:s.C]
+	if !s.empty() && vecNormApply(y, x, mean, invstd, gamma, beta, s) {
 		return
 	}
-	if hw == 1 {
-		for ; len(x) > 0; x, y = x[c:], y[c:] {
-			d := y[:c]
-			for i, v := range x[:c] {
-				d[i] = float32(float32((v-mean[i])*invstd[i])*gamma[i]) + beta[i]
+	if s.HW == 1 {
+		for r := 0; r < len(x); r += s.C {
+			for j := s.From; j < s.To; j++ {
+				y[r+j] = float32(float32((x[r+j]-mean[j])*invstd[j])*gamma[j]) + beta[j]
 			}
 		}
 		return
 	}
-	for range n {
-		for j, mu := range mean {
-			is, g, b := invstd[j], gamma[j], beta[j]
-			d := y[:hw]
-			for i, v := range x[:hw] {
+	for j := s.From; j < s.To; j++ {
+		mu, is, g, b := mean[j], invstd[j], gamma[j], beta[j]
+		for r := j * s.HW; r < len(x); r += s.C * s.HW {
+			d := y[r:][:s.HW]
+			for i, v := range x[r:][:s.HW] {
 				d[i] = float32(float32((v-mu)*is)*g) + b
 			}
-			x, y = x[hw:], y[hw:]
 		}
 	}
 }
 
-func vecNormApply(y, x, mean, invstd, gamma, beta []float32, n, hw int) bool {
-	l, per := newChannels(n, len(mean), hw)
-	for j := 0; j < len(mean); j += per {
-		w := copy(l.value[0][:per], mean[j:])
+func vecNormApply(y, x, mean, invstd, gamma, beta []float32, s Channels) bool {
+	l, per := newChannelLoop(s)
+	for j := s.From; j < s.To; j += per {
+		w := copy(l.value[0][:per], mean[j:s.To])
 		copy(l.value[1][:w], invstd[j:])
 		copy(l.value[2][:w], gamma[j:])
 		copy(l.value[3][:w], beta[j:])
@@ -144,42 +142,42 @@ func vecNormApply(y, x, mean, invstd, gamma, beta []float32, n, hw int) bool {
 
 // BatchNormGradSums sets dbeta = sum(dy) and dgamma = sum(dy * xhat) per channel, the
 // gradients of the parameters, which the gradient of the input needs too.
-func BatchNormGradSums(dgamma, dbeta, dy, x, mean, invstd []float32, n, c, hw int) {
-	dy, x = dy[:n*c*hw], x[:n*c*hw]
-	dgamma, mean, invstd = dgamma[:c], mean[:c], invstd[:c]
-	if n*hw > 0 && vecNormGradSums(dgamma, dbeta[:c], dy, x, mean, invstd, n, hw) {
+func BatchNormGradSums(dgamma, dbeta, dy, x, mean, invstd []float32, s Channels) {
+	dy, x = dy[:s.size()], x[:s.size()]
+	dgamma, mean, invstd = dgamma[:s.C], mean[:s.C], invstd[:s.C]
+	if !s.empty() && vecNormGradSums(dgamma, dbeta[:s.C], dy, x, mean, invstd, s) {
 		return
 	}
-	SumChannels(dbeta, dy, n, c, hw, false)
-	if hw == 1 {
-		for j := 0; j < c; j += colBlock {
-			var s, mu, is [colBlock]float32
-			w := copy(mu[:], mean[j:])
+	SumChannels(dbeta, dy, s, false)
+	if s.HW == 1 {
+		for j := s.From; j < s.To; j += colBlock {
+			var sum, mu, is [colBlock]float32
+			w := copy(mu[:], mean[j:s.To])
 			copy(is[:], invstd[j:])
-			for r := j; r < len(x); r += c {
+			for r := j; r < len(x); r += s.C {
 				g := dy[r : r+w]
 				for i, v := range x[r : r+w] {
 					k := i & (colBlock - 1)
-					s[k] += float32(g[i] * float32((v-mu[k])*is[k]))
+					sum[k] += float32(g[i] * float32((v-mu[k])*is[k]))
 				}
 			}
-			copy(dgamma[j:j+w], s[:w])
+			copy(dgamma[j:j+w], sum[:w])
 		}
 		return
 	}
-	for j := range dgamma {
+	for j := s.From; j < s.To; j++ {
 		var l lanes
-		for r := j * hw; r < len(x); r += c * hw {
-			l.addXhat(dy[r:r+hw], x[r:r+hw], mean[j], invstd[j])
+		for r := j * s.HW; r < len(x); r += s.C * s.HW {
+			l.addXhat(dy[r:r+s.HW], x[r:r+s.HW], mean[j], invstd[j])
 		}
 		dgamma[j] = l.total()
 	}
 }
 
-func vecNormGradSums(dgamma, dbeta, dy, x, mean, invstd []float32, n, hw int) bool {
-	l, per := newChannels(n, len(mean), hw)
-	for j := 0; j < len(mean); j += per {
-		w := copy(l.value[0][:per], mean[j:])
+func vecNormGradSums(dgamma, dbeta, dy, x, mean, invstd []float32, s Channels) bool {
+	l, per := newChannelLoop(s)
+	for j := s.From; j < s.To; j += per {
+		w := copy(l.value[0][:per], mean[j:s.To])
 		copy(l.value[1][:w], invstd[j:])
 		if !l.run(vecNormSums, 2, j, w, dy, x, nil) {
 			return false
@@ -200,26 +198,26 @@ func (l *lanes) addXhat(dy, x []float32, mu, is float32) {
 }
 
 // BatchNormGradInput sets dx = k * ((dy - dbeta/m) - xhat*(dgamma/m)) with
-// k = gamma*invstd and m = N*hw, operations in the order written; dgamma and dbeta are
+// k = gamma*invstd and m = N*HW, operations in the order written; dgamma and dbeta are
 // the sums of this very batch. dx may be dy.
-func BatchNormGradInput(dx, dy, x, mean, invstd, gamma, dgamma, dbeta []float32, n, c, hw int) {
-	dx, dy, x = dx[:n*c*hw], dy[:n*c*hw], x[:n*c*hw]
-	mean, invstd, gamma, dgamma, dbeta = mean[:c], invstd[:c], gamma[:c], dgamma[:c], dbeta[:c]
-	m := float32(n * hw)
-	if n*hw > 0 && vecNormGradInput(dx, dy, x, mean, invstd, gamma, dgamma, dbeta, n, hw) {
+func BatchNormGradInput(dx, dy, x, mean, invstd, gamma, dgamma, dbeta []float32, s Channels) {
+	dx, dy, x = dx[:s.size()], dy[:s.size()], x[:s.size()]
+	mean, invstd, gamma, dgamma, dbeta = mean[:s.C], invstd[:s.C], gamma[:s.C], dgamma[:s.C], dbeta[:s.C]
+	m := float32(s.N * s.HW)
+	if !s.empty() && vecNormGradInput(dx, dy, x, mean, invstd, gamma, dgamma, dbeta, s) {
 		return
 	}
-	if hw == 1 {
-		for j := 0; j < c; j += colBlock {
+	if s.HW == 1 {
+		for j := s.From; j < s.To; j += colBlock {
 			var mu, is, k, a, b [colBlock]float32
-			w := copy(mu[:], mean[j:])
+			w := copy(mu[:], mean[j:s.To])
 			for i := range w {
 				is[i] = invstd[j+i]
 				k[i] = gamma[j+i] * invstd[j+i]
 				a[i] = dbeta[j+i] / m
 				b[i] = dgamma[j+i] / m
 			}
-			for r := j; r < len(x); r += c {
+			for r := j; r < len(x); r += s.C {
 				d, g := dx[r:r+w], dy[r:r+w]
 				for i, v := range x[r : r+w] {
 					q := i & (colBlock - 1)
@@ -229,24 +227,23 @@ func BatchNormGradInput(dx, dy, x, mean, invstd, gamma, dgamma, dbeta []float32,
 		}
 		return
 	}
-	for range n {
-		for j, mu := range mean {
-			is := invstd[j]
-			k, a, b := gamma[j]*is, dbeta[j]/m, dgamma[j]/m
-			d, g := dx[:hw], dy[:hw]
-			for i, v := range x[:hw] {
+	for j := s.From; j < s.To; j++ {
+		mu, is := mean[j], invstd[j]
+		k, a, b := gamma[j]*is, dbeta[j]/m, dgamma[j]/m
+		for r := j * s.HW; r < len(x); r += s.C * s.HW {
+			d, g := dx[r:][:s.HW], dy[r:][:s.HW]
+			for i, v := range x[r:][:s.HW] {
 				d[i] = k * ((g[i] - a) - float32(float32((v-mu)*is)*b))
 			}
-			dx, dy, x = dx[hw:], dy[hw:], x[hw:]
 		}
 	}
 }
 
-func vecNormGradInput(dx, dy, x, mean, invstd, gamma, dgamma, dbeta []float32, n, hw int) bool {
-	m := float32(n * hw)
-	l, per := newChannels(n, len(mean), hw)
-	for j := 0; j < len(mean); j += per {
-		w := copy(l.value[0][:per], mean[j:])
+func vecNormGradInput(dx, dy, x, mean, invstd, gamma, dgamma, dbeta []float32, s Channels) bool {
+	m := float32(s.N * s.HW)
+	l, per := newChannelLoop(s)
+	for j := s.From; j < s.To; j += per {
+		w := copy(l.value[0][:per], mean[j:s.To])
 		copy(l.value[1][:w], invstd[j:])
 		for q := range w {
 			l.value[2][q] = gamma[j+q] * invstd[j+q]
@@ -262,28 +259,27 @@ func vecNormGradInput(dx, dy, x, mean, invstd, gamma, dgamma, dbeta []float32, n
 
 // BatchNormGradInputFixed sets dx = dy * (gamma*invstd), the gradient where the
 // statistics are constants (evaluation mode, frozen layers). dx may be dy.
-func BatchNormGradInputFixed(dx, dy, invstd, gamma []float32, n, c, hw int) {
-	dx, dy = dx[:n*c*hw], dy[:n*c*hw]
-	invstd, gamma = invstd[:c], gamma[:c]
-	if n*hw > 0 && vecNormGradFixed(dx, dy, invstd, gamma, n, hw) {
+func BatchNormGradInputFixed(dx, dy, invstd, gamma []float32, s Channels) {
+	dx, dy = dx[:s.size()], dy[:s.size()]
+	invstd, gamma = invstd[:s.C], gamma[:s.C]
+	if !s.empty() && vecNormGradFixed(dx, dy, invstd, gamma, s) {
 		return
 	}
-	for range n {
-		for j, g := range gamma {
-			k := g * invstd[j]
-			d := dx[:hw]
-			for i, v := range dy[:hw] {
+	for j := s.From; j < s.To; j++ {
+		k := gamma[j] * invstd[j]
+		for r := j * s.HW; r < len(dy); r += s.C * s.HW {
+			d := dx[r:][:s.HW]
+			for i, v := range dy[r:][:s.HW] {
 				d[i] = v * k
 			}
-			dx, dy = dx[hw:], dy[hw:]
 		}
 	}
 }
 
-func vecNormGradFixed(dx, dy, invstd, gamma []float32, n, hw int) bool {
-	l, per := newChannels(n, len(gamma), hw)
-	for j := 0; j < len(gamma); j += per {
-		w := min(per, len(gamma)-j)
+func vecNormGradFixed(dx, dy, invstd, gamma []float32, s Channels) bool {
+	l, per := newChannelLoop(s)
+	for j := s.From; j < s.To; j += per {
+		w := min(per, s.To-j)
 		for q := range w {
 			l.value[0][q] = gamma[j+q] * invstd[j+q]
 		}

@@ -40,11 +40,11 @@ func TestBatchNorm(t *testing.T) {
 		mean, va, inv := make([]float32, c), make([]float32, c), make([]float32, c)
 		y, dx := make([]float32, len(x)), make([]float32, len(x))
 		dg, db := make([]float32, c), make([]float32, c)
-		BatchNormStats(mean, va, x, n, c, hw)
+		BatchNormStats(mean, va, x, AllChannels(n, c, hw))
 		InvStd(inv, va, eps)
-		BatchNormApply(y, x, mean, inv, gamma, beta, n, c, hw)
-		BatchNormGradSums(dg, db, dy, x, mean, inv, n, c, hw)
-		BatchNormGradInput(dx, dy, x, mean, inv, gamma, dg, db, n, c, hw)
+		BatchNormApply(y, x, mean, inv, gamma, beta, AllChannels(n, c, hw))
+		BatchNormGradSums(dg, db, dy, x, mean, inv, AllChannels(n, c, hw))
+		BatchNormGradInput(dx, dy, x, mean, inv, gamma, dg, db, AllChannels(n, c, hw))
 
 		// The bits, by the formulas as documented.
 		m := float32(n * hw)
@@ -88,12 +88,12 @@ func TestBatchNorm(t *testing.T) {
 
 		// In place, and with fixed statistics.
 		place := append([]float32(nil), dy...)
-		BatchNormGradInput(place, place, x, mean, inv, gamma, dg, db, n, c, hw)
+		BatchNormGradInput(place, place, x, mean, inv, gamma, dg, db, AllChannels(n, c, hw))
 		elemTSame(t, "dx in place", place, dx)
 		place = append(place[:0], x...)
-		BatchNormApply(place, place, mean, inv, gamma, beta, n, c, hw)
+		BatchNormApply(place, place, mean, inv, gamma, beta, AllChannels(n, c, hw))
 		elemTSame(t, "y in place", place, y)
-		BatchNormGradInputFixed(dx, dy, inv, gamma, n, c, hw)
+		BatchNormGradInputFixed(dx, dy, inv, gamma, AllChannels(n, c, hw))
 		for i := range dx {
 			j := i / hw % c
 			elemTSame(t, "dx with fixed statistics", dx[i:i+1], []float32{dy[i] * (gamma[j] * inv[j])})
@@ -113,4 +113,49 @@ func TestBatchNormRunning(t *testing.T) {
 		}
 	}()
 	BatchNormRunning(mean, va, mean, va, 0.1, 1)
+}
+
+// A tensor shared by channels: the bits are those of all channels at once.
+func TestChannels(t *testing.T) {
+	for _, s := range elemTShapes {
+		n, c, hw := s[0], s[1], s[2]
+		x, dy, k := elemTNormal(n*c*hw, 1), elemTNormal(n*c*hw, 2), elemTNormal(2*c, 3)
+		all := func(parts ...int) [][]float32 {
+			out := make([][]float32, 9)
+			for i := range out {
+				out[i] = elemTNormal(c, 4)
+				if i > 5 {
+					out[i] = elemTNormal(n*c*hw, 4)
+				}
+			}
+			for i := range parts[1:] {
+				p := Channels{N: n, C: c, HW: hw, From: parts[i], To: parts[i+1]}
+				SumChannels(out[0], x, p, false)
+				SumChannels(out[1], x, p, true)
+				BatchNormStats(out[2], out[3], x, p)
+				BatchNormGradSums(out[4], out[5], dy, x, k, k[c:], p)
+				BatchNormApply(out[6], x, k, k[c:], k, k[c:], p)
+				BatchNormGradInput(out[7], dy, x, k, k[c:], k, out[4], out[5], p)
+				BatchNormGradInputFixed(out[8], dy, k, k[c:], p)
+			}
+			return out
+		}
+		for _, parts := range [][]int{{0, c / 2, c}, {0, 0, (c + 2) / 3, c - c/4, c, c}, {c / 3, c / 2}} {
+			vecTForms(func(form string) {
+				none, whole, cut := all(0), all(0, c), all(parts...)
+				for i := range cut {
+					for e, v := range none[i] { // what none of the parts wrote stays
+						j := e
+						if i > 5 {
+							j = e / hw % c
+						}
+						if j >= parts[0] && j < parts[len(parts)-1] {
+							v = whole[i][e]
+						}
+						elemTSame(t, form, cut[i][e:e+1], []float32{v})
+					}
+				}
+			})
+		}
+	}
 }

@@ -74,36 +74,50 @@ func Dot(x, y []float32) float32 {
 // colBlock is how many channels of [N,C,1] are summed side by side: a cache line's worth.
 const colBlock = 16
 
-// SumChannels sums x [N,C,hw] over rows and positions to dst [C], the gradient of a bias.
+// Channels are the channels From to To-1 of tensors [N,C,HW], so that a team can share them
+// by channels. Slices are nevertheless those of all: tensors whole, [C] what channels have;
+// what belongs to other channels is neither read nor written.
+type Channels struct{ N, C, HW, From, To int }
+
+// AllChannels are those of [n,c,hw].
+func AllChannels(n, c, hw int) Channels { return Channels{N: n, C: c, HW: hw, To: c} }
+
+// size is the length of a tensor.
+func (s Channels) size() int { return s.N * s.C * s.HW }
+
+// empty says that the channels have no elements.
+func (s Channels) empty() bool { return s.N*s.HW == 0 }
+
+// SumChannels sums x [N,C,HW] over rows and positions to dst [C], the gradient of a bias.
 // With acc the sum is added to dst by one rounded addition.
-func SumChannels(dst, x []float32, n, c, hw int, acc bool) {
-	dst, x = dst[:c], x[:n*c*hw]
-	if n*hw > 0 && vecSumChannels(dst, x, n, hw, acc) {
+func SumChannels(dst, x []float32, s Channels, acc bool) {
+	dst, x = dst[:s.C], x[:s.size()]
+	if !s.empty() && vecSumChannels(dst, x, s, acc) {
 		return
 	}
-	if hw == 1 {
-		for j := 0; j < c; j += colBlock {
-			var s [colBlock]float32
-			w := min(colBlock, c-j)
-			for r := j; r < len(x); r += c {
+	if s.HW == 1 {
+		for j := s.From; j < s.To; j += colBlock {
+			var sum [colBlock]float32
+			w := min(colBlock, s.To-j)
+			for r := j; r < len(x); r += s.C {
 				for i, v := range x[r : r+w] {
-					s[i&(colBlock-1)] += v
+					sum[i&(colBlock-1)] += v
 				}
 			}
-			store(dst[j:j+w], s[:w], acc)
+			store(dst[j:j+w], sum[:w], acc)
 		}
 		return
 	}
-	for j := range dst {
+	for j := s.From; j < s.To; j++ {
 		var l lanes
-		for r := j * hw; r < len(x); r += c * hw {
-			l.add(x[r : r+hw])
+		for r := j * s.HW; r < len(x); r += s.C * s.HW {
+			l.add(x[r : r+s.HW])
 		}
-		s := l.total()
+		sum := l.total()
 		if acc {
-			s = dst[j] + s
+			sum = dst[j] + sum
 		}
-		dst[j] = s
+		dst[j] = sum
 	}
 }
 
@@ -116,19 +130,19 @@ func store(dst, s []float32, acc bool) {
 	}
 }
 
-func vecSumChannels(dst, x []float32, n, hw int, acc bool) bool {
-	l, per := newChannels(n, len(dst), hw)
-	for j := 0; j < len(dst); j += per {
-		w := min(per, len(dst)-j)
+func vecSumChannels(dst, x []float32, s Channels, acc bool) bool {
+	l, per := newChannelLoop(s)
+	for j := s.From; j < s.To; j += per {
+		w := min(per, s.To-j)
 		if !l.run(vecSum, 0, j, w, x, nil, nil) {
 			return false
 		}
 		for q := range w {
-			s := l.sum(0, q, w)
+			sum := l.sum(0, q, w)
 			if acc {
-				s = dst[j+q] + s
+				sum = dst[j+q] + sum
 			}
-			dst[j+q] = s
+			dst[j+q] = sum
 		}
 	}
 	return true

@@ -72,11 +72,11 @@ func TestSumChannels(t *testing.T) {
 		for j := range want {
 			want[j] = elemTSum(elemTChannel(n, c, hw, j, func(i int) float32 { return x[i] })...)
 		}
-		SumChannels(got, x, n, c, hw, false)
+		SumChannels(got, x, AllChannels(n, c, hw), false)
 		elemTSame(t, "sum of channels", got, want)
 		old := elemTNormal(c, 4)
 		copy(got, old)
-		SumChannels(got, x, n, c, hw, true)
+		SumChannels(got, x, AllChannels(n, c, hw), true)
 		AddTo(old, want)
 		elemTSame(t, "accumulated sum of channels", got, old)
 	}

@@ -36,10 +36,10 @@ func tail(x []float32, i int) []float32 {
 	return x[i:]
 }
 
-// channels is a loop over some channels of [N,C,hw], N its rows. Small planes lie side by
-// side: as many as 16 lanes hold, each lane with its channel's parameters.
-type channels struct {
-	n, c, hw int
+// channelLoop is a loop over channels, N its rows. Small planes lie side by side: as many
+// as 16 lanes hold, each lane with its channel's parameters.
+type channelLoop struct {
+	Channels
 	// value has the parameters of the channels; the caller sets value[.][q] for channel
 	// j+q before run.
 	value  [5]lanes
@@ -47,28 +47,28 @@ type channels struct {
 	total  [2]lanes
 }
 
-// newChannels is the loop over all channels, per of them in each run.
-func newChannels(n, c, hw int) (l channels, per int) {
-	return channels{n: n, c: c, hw: hw}, max(1, 16/hw)
+// newChannelLoop is the loop over s, per channels in each run.
+func newChannelLoop(s Channels) (l channelLoop, per int) {
+	return channelLoop{Channels: s}, max(1, 16/s.HW)
 }
 
 // run does op, which has that many parameters, for channels j to j+w-1.
-func (l *channels) run(op vecOp, params, j, w int, x, y, z []float32) bool {
-	at := j * l.hw
+func (l *channelLoop) run(op vecOp, params, j, w int, x, y, z []float32) bool {
+	at := j * l.HW
 	l.total = [2]lanes{}
-	a := vecArgs{rows: l.n, stride: l.c * l.hw, n: w * l.hw, p: ptrs(tail(x, at), tail(y, at), tail(z, at), nil), sums: &l.total[0]}
+	a := vecArgs{rows: l.N, stride: l.C * l.HW, n: w * l.HW, p: ptrs(tail(x, at), tail(y, at), tail(z, at), nil), sums: &l.total[0]}
 	switch {
 	case w == 1:
 		for i := range params {
 			a.k[i] = l.value[i][0]
 		}
-	case l.hw == 1:
+	case l.HW == 1:
 		a.lanes = &l.value
 	default:
 		a.lanes = &l.spread
 		for i := range params {
 			for q, v := range l.value[i][:w] {
-				s := l.spread[i][q*l.hw:][:l.hw]
+				s := l.spread[i][q*l.HW:][:l.HW]
 				for e := range s {
 					s[e] = v
 				}
@@ -79,15 +79,15 @@ func (l *channels) run(op vecOp, params, j, w int, x, y, z []float32) bool {
 }
 
 // sum is sum i of channel q of the last run of w channels.
-func (l *channels) sum(i, q, w int) float32 {
+func (l *channelLoop) sum(i, q, w int) float32 {
 	t := &l.total[i]
 	switch {
-	case l.hw == 1:
+	case l.HW == 1:
 		return t[q]
 	case w == 1:
 		return t.total()
 	}
 	var s lanes
-	copy(s[:], t[q*l.hw:][:l.hw])
+	copy(s[:], t[q*l.HW:][:l.HW])
 	return s.total()
 }

@@ -302,14 +302,14 @@ func TestVecChannels(t *testing.T) {
 					x = append(x, space.slice(v))
 				}
 				k := x[4:]
-				SumChannels(k[0], x[0], n, c, hw, true)
-				SumChannels(k[1], x[1], n, c, hw, false)
-				BatchNormStats(k[2], k[3], x[0], n, c, hw)
-				BatchNormApply(x[2], x[1], k[4], k[5], k[6], k[7], n, c, hw)
-				BatchNormGradSums(k[0], k[1], x[0], x[1], k[4], k[5], n, c, hw)
-				BatchNormGradInput(x[3], x[0], x[1], k[4], k[5], k[6], k[0], k[1], n, c, hw)
-				BatchNormGradInput(x[0], x[0], x[1], k[4], k[5], k[6], k[0], k[1], n, c, hw)
-				BatchNormGradInputFixed(x[1], x[1], k[4], k[5], n, c, hw)
+				SumChannels(k[0], x[0], AllChannels(n, c, hw), true)
+				SumChannels(k[1], x[1], AllChannels(n, c, hw), false)
+				BatchNormStats(k[2], k[3], x[0], AllChannels(n, c, hw))
+				BatchNormApply(x[2], x[1], k[4], k[5], k[6], k[7], AllChannels(n, c, hw))
+				BatchNormGradSums(k[0], k[1], x[0], x[1], k[4], k[5], AllChannels(n, c, hw))
+				BatchNormGradInput(x[3], x[0], x[1], k[4], k[5], k[6], k[0], k[1], AllChannels(n, c, hw))
+				BatchNormGradInput(x[0], x[0], x[1], k[4], k[5], k[6], k[0], k[1], AllChannels(n, c, hw))
+				BatchNormGradInputFixed(x[1], x[1], k[4], k[5], AllChannels(n, c, hw))
 				space.check(t, what)
 				if form == "portable" {
 					want = x
