@@ -48,7 +48,7 @@ func main() {
 	team := kernel.NewTeam(*thread)
 	defer team.Close()
 
-	fmt.Printf("%d threads; ratios are ours to theirs, above 1 we are faster\n", *thread)
+	fmt.Printf("%d threads; ratios are ours to theirs, above 1 we are faster\n%s\n", *thread, roofline())
 	t := table{match: match}
 	fmt.Printf("%-34s %10s %10s %10s\n", "product M x K x N", "GFLOP/s", "/oneDNN", "/OpenBLAS")
 	for _, s := range products {

@@ -1,19 +1,26 @@
 package main
 
 /*
-#cgo CXXFLAGS: -O2 -std=c++17 -fopenmp
+#cgo CXXFLAGS: -O3 -std=c++17 -fopenmp
 #cgo LDFLAGS: -ldnnl -lopenblas -lgomp
 #include "peers.h"
 */
 import "C"
 
 import (
+	"fmt"
 	"unsafe"
 
 	"github.com/ravnest/ravnest/engine/kernel"
 )
 
 func peerThreads(n int) { C.peer_threads(C.int(n)) }
+
+// roofline describes what the machine can do at all.
+func roofline() string {
+	r := C.roofline()
+	return fmt.Sprintf("this machine: %.0f GFLOP/s in vectors of 16 floats, %.0f of 8; GB/s: read %.1f, update %.1f, triad %.1f, copy %.1f", r.wide, r.narrow, r.read, r.update, r.triad, r.copy)
+}
 
 // peerGemm is a product as both libraries take it.
 type peerGemm func(ta, tb bool, m, n, k int, a []float32, lda int, b []float32, ldb int, c []float32)

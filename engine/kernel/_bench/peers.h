@@ -12,6 +12,14 @@ void peer_threads(int n);
 void openblas_gemm(int ta, int tb, int m, int n, int k, const float *a, int lda, const float *b, int ldb, float *c);
 void onednn_gemm(int ta, int tb, int m, int n, int k, const float *a, int lda, const float *b, int ldb, float *c);
 
+// roof is what the machine can do on the threads that were set: GFLOP/s of fused
+// multiply-adds in vectors of 16 (0: it has none) and of 8, GB/s of streams that read one
+// array, update one, read two and write a third, and of memcpy.
+struct roof {
+	double wide, narrow, read, update, triad, copy;
+};
+struct roof roofline(void);
+
 struct conv {
 	int n, c, h, w, o, oh, ow, kh, kw, sh, sw, pt, pl, pb, pr, dh, dw, groups;
 };
