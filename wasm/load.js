@@ -13,7 +13,7 @@ export const has = {
 
 // stub is what the engine imports where there are no vectors.
 const stub = { level: () => 0 };
-for (const name of ["gemm", "pointwise", "lanewise", "vec", "transpose", "evens", "zip", "mask", "maxPool", "maxPoolGrad"]) stub[name] = () => 0;
+for (const name of ["gemm", "depthwise", "pointwise", "lanewise", "vec", "transpose", "evens", "zip", "mask", "maxPool", "maxPoolGrad"]) stub[name] = () => 0;
 
 // kernels picks the fastest modules that this machine can run.
 async function kernels(memory, compile, fuse, suffix) {

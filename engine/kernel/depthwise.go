@@ -68,6 +68,9 @@ func (j *depthwiseTask) Tile(worker, i int) {
 
 // stripe does the channels [from,to).
 func (j *depthwiseTask) stripe(scratch []float32, from, to int) {
+	if j.inModule(scratch, from, to) {
+		return
+	}
 	switch j.direction {
 	case forward:
 		j.forward(scratch, from, to)

@@ -6,6 +6,7 @@
 // gemm_js.go writes: int32 fields in the order of the constants below.
 
 import { give, take } from "./lane";
+export { depthwise } from "./depth";
 import { madd, tile, tileLanes, tilePoints, tileWindows } from "./tile";
 
 const M = 0, N = 4, K = 8, A = 12, RS = 16, KS = 20, B = 24, BK = 28, BJ = 32, C = 36, LDC = 40, ACC = 44, ROWBIAS = 48, COLBIAS = 52, RELU = 56, SCRATCH = 60, ROWS = 64, COLS = 68;

@@ -5,7 +5,7 @@
 // late takes nothing of a round that he has not read about.
 
 import { gemm } from "./gemm";
-export { gemm, lanewise, level, pointwise, probe } from "./gemm";
+export { depthwise, gemm, lanewise, level, pointwise, probe } from "./gemm";
 
 const WORD: usize = 0, ROUND: usize = 4, DONE: usize = 8, COUNT: usize = 12, JOBS: usize = 16, SIZE: usize = 20, SCRATCH: usize = 24, STRIDE: usize = 28, BROKEN: usize = 32, ASLEEP: usize = 36;
 
