@@ -55,9 +55,9 @@ const (
 	vecLayerGrad
 	// p0 = p0 + p1 * ((p2-k0) * k1)
 	vecLayerParams
-	// p0 = e^(p1-k0), s0 += p0
+	// p0 = e^(p1-k0), s0 += p0; p1 <= k0
 	vecExpSum
-	// s0 += e^(p0-k0)
+	// s0 += e^(p0-k0); p0 <= k0
 	vecSumExp
 	// p0 = p1 / k0
 	vecQuotient

@@ -356,6 +356,16 @@ func (w *x86) operation(i int, n node, last []int) {
 			name = x86bin[n.op][0]
 		}
 		w.op("%s%s %s, %s, %s", name, suffix, y, x, dst())
+	case lesser, larger:
+		// The second operand, here the first, is what comes of NaN.
+		x, y := reg(n.a), reg(n.b)
+		w.op("%s %s, %s, %s", map[opcode]string{lesser: "VMINPS", larger: "VMAXPS"}[n.op], x, y, dst())
+	case round:
+		x := reg(n.a)
+		w.op("VRNDSCALEPS $0, %s, %s", x, dst())
+	case scale2:
+		x, y := reg(n.a), reg(n.b)
+		w.op("VSCALEFPS %s, %s, %s", y, x, dst())
 	case sqrt:
 		x := reg(n.a)
 		w.op("VSQRTPS %s, %s", x, dst())

@@ -204,6 +204,9 @@ var neonBin = map[opcode]struct {
 	igt:  {"CMGT", 0x4ea03400},
 	ieq:  {"CMEQ", 0x6ea08c00},
 	keep: {"AND", 0x4e201c00},
+
+	lesser: {"FMIN", 0x4ea0f400},
+	larger: {"FMAX", 0x4e20f400},
 }
 
 // body writes the operations on one register of the block.
@@ -258,7 +261,7 @@ func (w *neon) body() {
 		case store:
 			w.op("FMOVQ F%d, %s", reg(n.a), slice)
 			free()
-		case add, sub, mul, div, and, or, xor, iadd, isub, gt, ge, igt, ieq, keep:
+		case add, sub, mul, div, and, or, xor, iadd, isub, gt, ge, igt, ieq, keep, lesser, larger:
 			x, y := reg(n.a), reg(n.b)
 			w.word(neonBin[n.op].name, neonBin[n.op].code, dst(), x, y)
 		case lt:

@@ -10,8 +10,10 @@ type kernel struct {
 	name, doc string
 	// lanewise: parameters may be given for each lane, so they live in registers.
 	lanewise bool
-	params   int
-	nodes    []node
+	// wide: the operations from round on may be used, which only AVX-512 has.
+	wide   bool
+	params int
+	nodes  []node
 }
 
 // opcode is an operation on float32 values, int32 values or masks.
@@ -26,6 +28,8 @@ const (
 	sub
 	mul
 	div
+	lesser // b where a > b, else a; b is not zero
+	larger // b where a < b, else a; b is not zero
 	sqrt
 	and
 	or
@@ -45,6 +49,8 @@ const (
 	choose    // b where the mask a is set, else c
 	accAdd    // sum i += a
 	accMax    // sum i = a > sum ? a : sum
+	round     // a to the nearest integer, ties to even; its zeros have the sign of a
+	scale2    // a * 2^b, rounded once
 	acrossMax // the largest lane of a row that is one block, in every lane
 	acrossAdd // the sum of such a row
 )
@@ -90,6 +96,8 @@ func (x value) add(y value) value            { return x.bin(add, y) }
 func (x value) sub(y value) value            { return x.bin(sub, y) }
 func (x value) mul(y value) value            { return x.bin(mul, y) }
 func (x value) div(y value) value            { return x.bin(div, y) }
+func (x value) lesser(y value) value         { return x.bin(lesser, y) }
+func (x value) larger(y value) value         { return x.bin(larger, y) }
 func (x value) and(y value) value            { return x.bin(and, y) }
 func (x value) or(y value) value             { return x.bin(or, y) }
 func (x value) xor(y value) value            { return x.bin(xor, y) }
@@ -103,6 +111,9 @@ func (x value) ieq(y value) value            { return x.bin(ieq, y) }
 func (x value) keep(y value) value           { return x.bin(keep, y) }
 func (x value) drop(y value) value           { return x.bin(drop, y) }
 func (x value) sqrt() value                  { return x.k.node(node{op: sqrt, a: x.n, b: -1, c: -1}) }
+
+func (x value) round() value         { return x.k.node(node{op: round, a: x.n, b: -1, c: -1}) }
+func (x value) scale2(y value) value { return x.bin(scale2, y) }
 
 func (x value) shl(by int) value { return x.k.node(node{op: shl, a: x.n, b: -1, c: -1, i: by}) }
 

@@ -24,10 +24,10 @@ func main() {
 	log.SetFlags(0)
 	dir := flag.String("dir", "", "directory of package kernel")
 	flag.Parse()
-	all := loops()
+	all := loops(false)
 	for name, text := range map[string]string{
 		"vec_op.go":                 numbers(all, rowLoops()),
-		"vec_amd64.s":               amd64(all),
+		"vec_amd64.s":               amd64(),
 		"vec_arm64.s":               arm64(all),
 		"../../wasm/kernel/vec.ts":  wasm(all),
 		"../../wasm/kernel/tile.ts": tilesTS(),
@@ -59,17 +59,17 @@ func numbers(all, rows []*kernel) string {
 	return b.String()
 }
 
-func amd64(all []*kernel) string {
+func amd64() string {
 	var b strings.Builder
 	b.WriteString(header + "//go:build !purego\n\n#include \"go_asm.h\"\n#include \"textflag.h\"\n")
 	var constants pool
 	for _, wide := range []bool{true, false} {
 		var names []string
-		loops := all
+		all := loops(wide)
 		if wide {
-			loops = slices.Concat(all, rowLoops())
+			all = slices.Concat(all, rowLoops())
 		}
-		for _, k := range loops {
+		for _, k := range all {
 			names = append(names, writeX86(&b, k, &constants, wide))
 		}
 		table := "vecTable" + names[0][len(names[0])-1:]

@@ -3,11 +3,12 @@
 
 package main
 
-// loops lists the kernels in the order of their numbers.
-func loops() []*kernel {
+// loops lists the kernels in the order of their numbers, for registers of a whole block
+// or for others.
+func loops(wide bool) []*kernel {
 	var all []*kernel
 	def := func(name, doc string, f func(k *kernel)) *kernel {
-		k := &kernel{name: name, doc: doc}
+		k := &kernel{name: name, doc: doc, wide: wide}
 		f(k)
 		all = append(all, k)
 		return k
@@ -44,7 +45,7 @@ func loops() []*kernel {
 	def("geluGrad", "p0 = p1 * (Φ(p2) + p2 φ(p2))", func(k *kernel) {
 		x := k.load(2)
 		cdf := erf(x.mul(k.num(rsqrt2))).add(k.num(1)).mul(k.num(0.5))
-		pdf := exp(x.mul(k.num(-0.5)).mul(x)).mul(k.num(rsqrt2Pi))
+		pdf := expWithin(x.mul(k.num(-0.5)).mul(x).larger(k.num(-104))).mul(k.num(rsqrt2Pi))
 		k.store(0, k.load(1).mul(cdf.add(x.mul(pdf))))
 	})
 	const sqrt2OverPi, geluCubic = 0.79788456080286535588, 0.044715
@@ -98,12 +99,14 @@ func loops() []*kernel {
 		k.store(0, k.load(0).add(k.load(1).mul(k.load(2).sub(k.param(0)).mul(k.param(1)))))
 	})
 
-	def("expSum", "p0 = e^(p1-k0), s0 += p0", func(k *kernel) {
-		e := exp(k.load(1).sub(k.param(0)))
+	def("expSum", "p0 = e^(p1-k0), s0 += p0; p1 <= k0", func(k *kernel) {
+		e := expWithin(k.load(1).sub(k.param(0)).larger(k.num(-104)))
 		k.store(0, e)
 		k.sum(0, e)
 	})
-	def("sumExp", "s0 += e^(p0-k0)", func(k *kernel) { k.sum(0, exp(k.load(0).sub(k.param(0)))) })
+	def("sumExp", "s0 += e^(p0-k0); p0 <= k0", func(k *kernel) {
+		k.sum(0, expWithin(k.load(0).sub(k.param(0)).larger(k.num(-104))))
+	})
 	def("quotient", "p0 = p1 / k0", func(k *kernel) { k.store(0, k.load(1).div(k.param(0))) })
 	def("softmaxGrad", "p0 = p2 * (p1-k0)", func(k *kernel) { k.store(0, k.load(2).mul(k.load(1).sub(k.param(0)))) })
 	def("logSoftmax", "p0 = (p1-k0) - k1", func(k *kernel) { k.store(0, k.load(1).sub(k.param(0)).sub(k.param(1))) })
@@ -132,12 +135,12 @@ func loops() []*kernel {
 // rowLoops lists the kernels of rows that are one block at most: only machines whose block
 // is one register have them. Their numbers follow those of loops.
 func rowLoops() []*kernel {
-	softmax := &kernel{name: "softmaxRow", doc: "p0 = softmax(p1 * k0), rows of 16 at most"}
+	softmax := &kernel{name: "softmaxRow", doc: "p0 = softmax(p1 * k0), rows of 16 at most", wide: true}
 	x := softmax.load(1).mul(softmax.param(0))
-	e := exp(x.sub(x.acrossMax()))
+	e := expWithin(x.sub(x.acrossMax()).larger(softmax.num(-104)))
 	softmax.store(0, e.div(e.acrossAdd()))
 
-	grad := &kernel{name: "softmaxGradRow", doc: "p0 = (p2 * (p1 - sum(p1*p2))) * k0, rows of 16 at most"}
+	grad := &kernel{name: "softmaxGradRow", doc: "p0 = (p2 * (p1 - sum(p1*p2))) * k0, rows of 16 at most", wide: true}
 	g, y := grad.load(1), grad.load(2)
 	grad.store(0, y.mul(g.sub(g.mul(y).acrossAdd())).mul(grad.param(0)))
 	return []*kernel{softmax, grad}

@@ -154,6 +154,7 @@ var tsBin = map[opcode]string{
 	add: "f32x4.add", sub: "f32x4.sub", mul: "f32x4.mul", div: "f32x4.div",
 	and: "v128.and", or: "v128.or", xor: "v128.xor", keep: "v128.and",
 	iadd: "i32x4.add", isub: "i32x4.sub", gt: "f32x4.gt", lt: "f32x4.lt", ge: "f32x4.ge", igt: "i32x4.gt_s", ieq: "i32x4.eq",
+	lesser: "f32x4.pmin", larger: "f32x4.pmax",
 }
 
 // body writes the operations on some quarters in step; left is the variable with the number
@@ -177,22 +178,6 @@ func (w *ts) name(i, q int) string {
 		return fmt.Sprintf("k%d", n.i)
 	}
 	return fmt.Sprintf("x%d_%d", i, q)
-}
-
-// bound writes a choice that is the lesser or the larger of two as the one instruction that
-// it is: c where x > c, else x, and likewise with <.
-func (w *ts) bound(n node) (instruction string, ok bool) {
-	mask := w.nodes[n.a]
-	if mask.a != n.c || mask.b != n.b {
-		return "", false
-	}
-	switch mask.op {
-	case gt:
-		return "f32x4.pmin", true
-	case lt:
-		return "f32x4.pmax", true
-	}
-	return "", false
 }
 
 // operation writes node i of quarter q.
@@ -231,11 +216,7 @@ func (w *ts) operation(indent, i, q int, left string) {
 	case bits:
 		let("bits(words, i + %d)", 4*q)
 	case choose:
-		if f, ok := w.bound(n); ok {
-			let("%s(%s, %s)", f, name(n.c), name(n.b))
-		} else {
-			let("v128.bitselect(%s, %s, %s)", name(n.b), name(n.c), name(n.a))
-		}
+		let("v128.bitselect(%s, %s, %s)", name(n.b), name(n.c), name(n.a))
 	case accAdd:
 		x := name(n.a)
 		if left != "" {
