@@ -91,7 +91,7 @@ func ConvForward(t *Team, c *Conv, y, x, w, bias []float32, relu bool, scratch [
 	}
 	cg, og, plane := c.C/c.Groups, c.O/c.Groups, c.OH()*c.OW()
 	k := cg * c.KH * c.KW
-	if j, ok := c.lines(false, t.Threads()); ok && tile.lines != nil {
+	if j, ok := c.lines(false, t.Threads()); ok {
 		j.y, j.x, j.w, j.bias, j.relu, j.scratch = y, x, w, bias, relu, scratch
 		t.lines(j)
 		return
@@ -130,7 +130,7 @@ func ConvBackwardData(t *Team, c *Conv, dx, dy, w, scratch []float32) {
 		return
 	}
 	cg, og, plane := c.C/c.Groups, c.O/c.Groups, c.OH()*c.OW()
-	if j, ok := c.lines(true, t.Threads()); ok && tile.lines != nil {
+	if j, ok := c.lines(true, t.Threads()); ok {
 		j.y, j.x, j.w, j.scratch = dx, dy, w, scratch
 		t.lines(j)
 		return

@@ -129,6 +129,9 @@ var convTLines = []Conv{
 
 // TestConvLinesAreTaken guards against a list of shapes that no longer tests anything.
 func TestConvLinesAreTaken(t *testing.T) {
+	if tile.lines == nil || tile.lines.short {
+		t.Skip("this machine has no kernels for all of them")
+	}
 	lie, lies := 0, map[bool]int{}
 	for _, c := range convTLines {
 		for _, back := range []bool{false, true} {

@@ -35,7 +35,8 @@ var tileAVX512 = &tiling{
 		{gemmPackZ8x1, gemmPackZ8x2, gemmPackZ8x3},
 	},
 	lines: &lineKernels{
-		kernel: [4][2]lineKernel{
+		least: 4, most: 7, vector: 16,
+		kernel: [][2]lineKernel{
 			{lineZ4x1, lineZ4x2},
 			{lineZ5x1, lineZ5x2},
 			{lineZ6x1, lineZ6x2},
@@ -65,6 +66,25 @@ var tileAVX2 = &tiling{
 		{gemmPackY4x1, gemmPackY4x2},
 		{gemmPackY5x1, gemmPackY5x2},
 		{gemmPackY6x1, gemmPackY6x2},
+	},
+	lines: &lineKernels{
+		least: 2, most: 3, vector: 8, short: true,
+		kernel: [][2]lineKernel{
+			{lineY2x1, lineY2x2},
+			{lineY3x1, lineY3x2},
+		},
+		turn: func(n int, src []float32, next, row, cols int, dst []float32, dnext, drow int) {
+			if cols < 8 {
+				for i := range n {
+					transposeGo(dst[i*dnext:], drow, src[i*next:], row, 8, cols)
+				}
+				return
+			}
+			lines := apart(row)
+			for i := range n {
+				trans8(1, ptr(src, i*next), (*[8]int)(lines[:]), ptr(dst, i*dnext), 4*drow)
+			}
+		},
 	},
 }
 

@@ -364,45 +364,65 @@ func gemmPackY6x1(kc int, a *float32, ars int, aks int, b *float32, bks int, c *
 //go:noescape
 func gemmPackY6x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *float32, ldc int, acc int, last int, side *float32, step int)
 
-// lineZ4x1 computes 4 positions in each of two images by 16 channels of the output.
+// lineZ4x1 computes 4 positions and as many others by 16 channels of the output.
 //
 //go:noescape
 func lineZ4x1(x *float32, w *float32, y *float32, bias *float32, taps *int32, n int, channels int, xnext int, xstep int, wstep int, second int, ysecond int, ldc int, relu int, ahead int)
 
-// lineZ4x2 computes 4 positions in each of two images by 32 channels of the output.
-//
-//go:noescape
-func lineZ4x2(x *float32, w *float32, y *float32, bias *float32, taps *int32, n int, channels int, xnext int, xstep int, wstep int, second int, ysecond int, ldc int, relu int, ahead int)
-
-// lineZ5x1 computes 5 positions in each of two images by 16 channels of the output.
+// lineZ5x1 computes 5 positions and as many others by 16 channels of the output.
 //
 //go:noescape
 func lineZ5x1(x *float32, w *float32, y *float32, bias *float32, taps *int32, n int, channels int, xnext int, xstep int, wstep int, second int, ysecond int, ldc int, relu int, ahead int)
 
-// lineZ5x2 computes 5 positions in each of two images by 32 channels of the output.
-//
-//go:noescape
-func lineZ5x2(x *float32, w *float32, y *float32, bias *float32, taps *int32, n int, channels int, xnext int, xstep int, wstep int, second int, ysecond int, ldc int, relu int, ahead int)
-
-// lineZ6x1 computes 6 positions in each of two images by 16 channels of the output.
+// lineZ6x1 computes 6 positions and as many others by 16 channels of the output.
 //
 //go:noescape
 func lineZ6x1(x *float32, w *float32, y *float32, bias *float32, taps *int32, n int, channels int, xnext int, xstep int, wstep int, second int, ysecond int, ldc int, relu int, ahead int)
 
-// lineZ6x2 computes 6 positions in each of two images by 32 channels of the output.
-//
-//go:noescape
-func lineZ6x2(x *float32, w *float32, y *float32, bias *float32, taps *int32, n int, channels int, xnext int, xstep int, wstep int, second int, ysecond int, ldc int, relu int, ahead int)
-
-// lineZ7x1 computes 7 positions in each of two images by 16 channels of the output.
+// lineZ7x1 computes 7 positions and as many others by 16 channels of the output.
 //
 //go:noescape
 func lineZ7x1(x *float32, w *float32, y *float32, bias *float32, taps *int32, n int, channels int, xnext int, xstep int, wstep int, second int, ysecond int, ldc int, relu int, ahead int)
 
-// lineZ7x2 computes 7 positions in each of two images by 32 channels of the output.
+// lineY2x1 computes 2 positions and as many others by 8 channels of the output.
+//
+//go:noescape
+func lineY2x1(x *float32, w *float32, y *float32, bias *float32, taps *int32, n int, channels int, xnext int, xstep int, wstep int, second int, ysecond int, ldc int, relu int, ahead int)
+
+// lineY3x1 computes 3 positions and as many others by 8 channels of the output.
+//
+//go:noescape
+func lineY3x1(x *float32, w *float32, y *float32, bias *float32, taps *int32, n int, channels int, xnext int, xstep int, wstep int, second int, ysecond int, ldc int, relu int, ahead int)
+
+// lineZ4x2 computes 4 positions and as many others by 32 channels of the output.
+//
+//go:noescape
+func lineZ4x2(x *float32, w *float32, y *float32, bias *float32, taps *int32, n int, channels int, xnext int, xstep int, wstep int, second int, ysecond int, ldc int, relu int, ahead int)
+
+// lineZ5x2 computes 5 positions and as many others by 32 channels of the output.
+//
+//go:noescape
+func lineZ5x2(x *float32, w *float32, y *float32, bias *float32, taps *int32, n int, channels int, xnext int, xstep int, wstep int, second int, ysecond int, ldc int, relu int, ahead int)
+
+// lineZ6x2 computes 6 positions and as many others by 32 channels of the output.
+//
+//go:noescape
+func lineZ6x2(x *float32, w *float32, y *float32, bias *float32, taps *int32, n int, channels int, xnext int, xstep int, wstep int, second int, ysecond int, ldc int, relu int, ahead int)
+
+// lineZ7x2 computes 7 positions and as many others by 32 channels of the output.
 //
 //go:noescape
 func lineZ7x2(x *float32, w *float32, y *float32, bias *float32, taps *int32, n int, channels int, xnext int, xstep int, wstep int, second int, ysecond int, ldc int, relu int, ahead int)
+
+// lineY2x2 computes 2 positions and as many others by 16 channels of the output.
+//
+//go:noescape
+func lineY2x2(x *float32, w *float32, y *float32, bias *float32, taps *int32, n int, channels int, xnext int, xstep int, wstep int, second int, ysecond int, ldc int, relu int, ahead int)
+
+// lineY3x2 computes 3 positions and as many others by 16 channels of the output.
+//
+//go:noescape
+func lineY3x2(x *float32, w *float32, y *float32, bias *float32, taps *int32, n int, channels int, xnext int, xstep int, wstep int, second int, ysecond int, ldc int, relu int, ahead int)
 
 // trans8 writes n*8 rows of 8 floats, step bytes apart: row k has the floats at src+cols[i]+4*k. cols are in bytes, n > 0.
 //

@@ -7,35 +7,38 @@
 
 package kernel
 
-// lineKernel computes some positions, and as many others, by one or two vectors of 16
-// channels. Steps are in bytes: xnext leads to the source of the next position, second and
-// ysecond to the others, xstep and wstep to the source's next channel, ldc to the next
-// channel of y, where positions lie side by side. For each channel of the source there are n taps: where the first position's float is,
-// where the weights are (of single vectors), and what meets nothing: 1 the first position, 2
-// the last. bias may be nil. What is ahead bytes from the source is fetched.
+// lineKernel computes some positions, and as many others, by one or two vectors of channels.
+// Steps are in bytes: xnext leads to the source of the next position, second and ysecond to
+// the others, xstep and wstep to the source's next channel, ldc to the next channel of y,
+// where positions lie side by side. For each channel of the source there are n taps: where
+// the first position's float is, where the weights are (of single vectors), and what meets
+// nothing: 1 the first position, 2 the last. bias may be nil. What is ahead bytes from the
+// source is fetched.
 type lineKernel func(x, w, y, bias *float32, taps *int32, n, channels, xnext, xstep, wstep, second, ysecond, ldc, relu, ahead int)
-
-const (
-	leastLine, mostLine = 4, 7 // positions of a kernel, and others
-	lineVector          = 16   // channels of a vector
-	linePanel           = 2 * lineVector
-	lineBlock           = 160 << 10 // floats of weights that stay in the second-level cache
-	leastDot            = 192       // shorter dot products of lines do not pay for turning tiles
-	tapInts             = 3
-	leastAhead          = 8 // taps between a fetch and its use
-)
 
 // lineKernels is what one instruction set has.
 type lineKernels struct {
-	kernel [mostLine - leastLine + 1][linePanel / lineVector]lineKernel // [positions-leastLine][vectors-1]
-	// turn turns n blocks of 16 rows, row floats apart, of cols <= 16 floats into cols rows of 16,
-	// drow floats apart. Blocks are next and dnext floats apart.
+	least, most int             // positions of a kernel
+	vector      int             // channels of a vector
+	short       bool            // only short lines are worth it: no edges of lines are asked for
+	kernel      [][2]lineKernel // [positions-least][vectors-1]
+	// turn turns n blocks of vector rows, row floats apart, of cols <= vector floats into cols
+	// rows of vector, drow floats apart. Blocks are next and dnext floats apart.
 	turn func(n int, src []float32, next, row, cols int, dst []float32, dnext, drow int)
 }
+
+const (
+	shortLine  = 4         // lines that are shorter have tiles across images
+	lineBlock  = 160 << 10 // floats of weights that stay in the second-level cache
+	leastDot   = 192       // shorter dot products of lines do not pay for turning tiles
+	tapInts    = 3
+	leastAhead = 8 // taps between a fetch and its use
+)
 
 // lineTask is such a convolution, forward or the gradient of x. A tile is a block of
 // channels for a part of the images.
 type lineTask struct {
+	*lineKernels
 	c       Conv
 	back    bool
 	v       windows
@@ -54,18 +57,21 @@ type lineTask struct {
 
 // lines is the task for c on some threads; ok says that there are kernels for it.
 func (c *Conv) lines(back bool, threads int) (j lineTask, ok bool) {
-	j = lineTask{c: *c, back: back, v: c.windows(), outputs: c.O / c.Groups}
+	if tile.lines == nil {
+		return j, false
+	}
+	j = lineTask{lineKernels: tile.lines, c: *c, back: back, v: c.windows(), outputs: c.O / c.Groups}
 	if back {
 		j.v, j.outputs = c.windowsBack(), c.C/c.Groups
 	}
 	v := &j.v
 	taps := v.y.taps * v.x.taps
-	j.across = v.x.out < leastLine
-	least, dot := 2, leastDot // images, products
+	j.across = v.x.out < shortLine
+	images, dot := 2, leastDot
 	if j.across {
-		least, dot = 2*leastLine, 0
+		images, dot = 2*j.least, 0
 	}
-	if j.outputs%lineVector != 0 || taps == 1 || c.N < least || v.channels*taps < dot || j.across && back && c.SH*c.SW > 1 {
+	if j.outputs%j.vector != 0 || taps == 1 || c.N < images || v.channels*taps < dot || j.across && back && c.SH*c.SW > 1 || j.short && !j.across {
 		return j, false
 	}
 	v.together = min(v.together+v.together%2, c.N)
@@ -102,21 +108,24 @@ func (j *lineTask) lie() bool {
 // divide sets what a tile is: a block of weights stays in the cache, and every thread has
 // some.
 func (j *lineTask) divide(threads int) {
-	all, most := (j.outputs+linePanel-1)/linePanel, (j.c.N+1)/2
+	all, most := (j.outputs+j.panel()-1)/j.panel(), (j.c.N+1)/2
 	if j.across {
-		most = j.c.N / (4 * leastLine) // no part is too small for a kernel
+		most = j.c.N / (4 * j.least) // no part is too small for a kernel
 	}
-	panels := min(all, max(1, lineBlock/(linePanel*j.dot())))
+	panels := min(all, max(1, lineBlock/(j.panel()*j.dot())))
 	j.parts = 1
 	if threads > 1 {
 		panels = min(panels, (all*j.c.Groups+2*threads-1)/(2*threads))
 		j.parts = max(1, min(most, (2*threads+all-1)/all))
 	}
-	j.block = panels * linePanel
+	j.block = panels * j.panel()
 }
 
 // begin is the first image of a part.
 func (j *lineTask) begin(part int) int { return min(j.c.N, (j.c.N+1)/2*part/j.parts*2) }
+
+// panel is the channels of a kernel of two vectors.
+func (k *lineKernels) panel() int { return 2 * k.vector }
 
 // dot is the length of the dot products.
 func (j *lineTask) dot() int { return j.v.channels * j.v.y.taps * j.v.x.taps }
@@ -126,7 +135,7 @@ func (j *lineTask) run(p int) int {
 	if j.across {
 		return 1
 	}
-	return even(p, j.v.x.out, mostLine)
+	return even(p, j.v.x.out, j.most)
 }
 
 // even is the length of the part that begins at p if size is cut into parts of at most most
@@ -198,7 +207,7 @@ func (j *lineTask) list(taps []int32, ty, tx, y, x, n int) (count int, ok bool) 
 					at += v.y.lo*pitch + v.x.lo
 				}
 				t := (*[tapInts]int32)(taps[tapInts*count:])
-				*t = [tapInts]int32{int32(4 * at), int32(4 * lineVector * (a*v.x.taps + b)), edge}
+				*t = [tapInts]int32{int32(4 * at), int32(4 * j.vector * (a*v.x.taps + b)), edge}
 			}
 			count++
 		}
@@ -244,7 +253,7 @@ func (j *lineTask) Tile(worker, i int) {
 // lineTile is a tile at work on some images.
 type lineTile struct {
 	lineTask
-	weights []float32 // panels of [channels, taps, linePanel], the last may be narrower
+	weights []float32 // panels of [channels, taps, panel], the last may be narrower
 	taps    []int32
 	width   int // channels of y
 
@@ -327,23 +336,23 @@ func (j *lineTask) plane() int {
 	return j.c.OH() * j.c.OW()
 }
 
-// vector is where the weights of the vector of channels from o on begin, and the floats from
+// place is where the weights of the vector of channels from o on begin, and the floats from
 // one product to the next.
-func (t *lineTile) vector(o int) (at, row int) {
-	panel := o / linePanel * linePanel
-	return panel*t.dot() + o - panel, min(linePanel, t.width-panel)
+func (t *lineTile) place(o int) (at, row int) {
+	panel := o / t.panel() * t.panel()
+	return panel*t.dot() + o - panel, min(t.panel(), t.width-panel)
 }
 
 // layOut lays out weights [outputs, channels, taps].
 func (t *lineTile) layOut(w []float32) {
 	dot := t.dot()
-	for o := 0; o < t.width; o += lineVector {
-		at, row := t.vector(o)
-		if n := dot / lineVector; n > 0 {
-			tile.lines.turn(n, w[o*dot:], lineVector, dot, lineVector, t.weights[at:], lineVector*row, row)
+	for o := 0; o < t.width; o += t.vector {
+		at, row := t.place(o)
+		if n := dot / t.vector; n > 0 {
+			t.turn(n, w[o*dot:], t.vector, dot, t.vector, t.weights[at:], t.vector*row, row)
 		}
-		if n := dot % lineVector; n > 0 {
-			tile.lines.turn(1, w[(o+1)*dot-n:], 0, dot, n, t.weights[at+(dot-n)*row:], 0, row)
+		if n := dot % t.vector; n > 0 {
+			t.turn(1, w[(o+1)*dot-n:], 0, dot, n, t.weights[at+(dot-n)*row:], 0, row)
 		}
 	}
 }
@@ -351,10 +360,10 @@ func (t *lineTile) layOut(w []float32) {
 // layOutBack lays out weights [channels, all outputs, taps] from output first on.
 func (t *lineTile) layOutBack(w []float32, first int) {
 	taps := t.v.y.taps * t.v.x.taps
-	for o := 0; o < t.width; o += lineVector {
-		at, row := t.vector(o)
-		for tap := 0; tap < taps; tap += lineVector {
-			tile.lines.turn(t.v.channels, w[(first+o)*taps+tap:], taps*t.outputs, taps, min(lineVector, taps-tap), t.weights[at+tap*row:], taps*row, row)
+	for o := 0; o < t.width; o += t.vector {
+		at, row := t.place(o)
+		for tap := 0; tap < taps; tap += t.vector {
+			t.turn(t.v.channels, w[(first+o)*taps+tap:], taps*t.outputs, taps, min(t.vector, taps-tap), t.weights[at+tap*row:], taps*row, row)
 		}
 	}
 }
@@ -376,7 +385,7 @@ func (t *lineTile) compute(ty, tx int) {
 				if i+1 == t.images {
 					second, dsecond = 0, 0 // the same again
 				}
-				t.kernel(n, met, i, i*t.dimage+at, v.x.pace(), second, dsecond)
+				t.panels(n, met, i, i*t.dimage+at, v.x.pace(), second, dsecond)
 			}
 		}
 	}
@@ -388,29 +397,29 @@ func (t *lineTile) computeAcross() {
 	for at := range v.y.out * v.x.out {
 		met, _ := t.list(t.taps, 0, 0, at/v.x.out, at%v.x.out, 1)
 		for i, n := 0, 0; i < t.images; i += n {
-			n = even(i, t.images, 2*mostLine)
+			n = even(i, t.images, 2*t.most)
 			half := (n + 1) / 2 // the others of an odd number begin with its last
-			t.kernel(half, met, i, at*v.together+i, t.image, (n-half)*t.image, n-half)
+			t.panels(half, met, i, at*v.together+i, t.image, (n-half)*t.image, n-half)
 		}
 	}
 }
 
-// kernel computes n positions from image i on and from at on in dst, and as many others.
-func (t *lineTile) kernel(n, met, i, at, next, second, dsecond int) {
+// panels computes n positions from image i on and from at on in dst, and as many others.
+func (t *lineTile) panels(n, met, i, at, next, second, dsecond int) {
 	v, dot := &t.v, t.dot()
 	relu := 0
 	if t.relu {
 		relu = 1
 	}
 	ahead := (leastAhead + met - 1) / met * t.channel
-	for o := 0; o < t.width; o += linePanel {
-		nv := min(linePanel, t.width-o) / lineVector
+	for o := 0; o < t.width; o += t.panel() {
+		nv := min(t.panel(), t.width-o) / t.vector
 		var bias *float32
 		if t.bias != nil {
 			bias = &t.bias[o]
 		}
-		tile.lines.kernel[n-leastLine][nv-1](&t.src[i*t.image], &t.weights[o*dot], &t.dst[at+o*t.ldc], bias, &t.taps[0],
-			met, v.channels, 4*next, 4*t.channel, 4*lineVector*nv*v.y.taps*v.x.taps, 4*second, 4*dsecond, 4*t.ldc, relu, 4*ahead)
+		t.kernel[n-t.least][nv-1](&t.src[i*t.image], &t.weights[o*dot], &t.dst[at+o*t.ldc], bias, &t.taps[0],
+			met, v.channels, 4*next, 4*t.channel, 4*t.vector*nv*v.y.taps*v.x.taps, 4*second, 4*dsecond, 4*t.ldc, relu, 4*ahead)
 	}
 }
 
