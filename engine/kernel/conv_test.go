@@ -155,6 +155,35 @@ func TestConvIsItsSpecification(t *testing.T) {
 	}
 }
 
+// convTDepth are geometries with a filter for each channel.
+func convTDepth(f func(c Conv)) {
+	for _, size := range [][2]int{{1, 1}, {2, 3}, {7, 7}, {5, 8}, {9, 14}, {3, 16}, {8, 17}, {6, 28}, {4, 33}, {3, 47}} {
+		for _, k := range []int{3, 5} {
+			for stride := 1; stride <= 2; stride++ {
+				for _, pad := range [][4]int{{1, 1, 1, 1}, {2, 2, 2, 2}, {0, 0, 1, 1}, {k, 0, 0, k + 1}, {0, 3, k + 1, 0}} {
+					c := Conv{
+						N: 1 + (size[1]+k+pad[1])%4, C: 3, H: size[0], W: size[1], O: 3, KH: k, KW: k, SH: stride, SW: stride,
+						PT: pad[0], PL: pad[1], PB: pad[2], PR: pad[3], DH: 1, DW: 1, Groups: 3,
+					}
+					if c.H+c.PT+c.PB >= k && c.W+c.PL+c.PR >= k {
+						f(c)
+					}
+				}
+			}
+		}
+	}
+}
+
+func TestDepthwiseIsItsSpecification(t *testing.T) {
+	i := 0
+	convTDepth(func(c Conv) {
+		if i++; gemmTRace && i%5 != 0 {
+			return
+		}
+		convTCheck(t, c)
+	})
+}
+
 // FuzzConv draws geometries.
 func FuzzConv(f *testing.F) {
 	f.Add([]byte{8, 1, 8, 8, 16, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 0})

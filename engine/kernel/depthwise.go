@@ -22,7 +22,8 @@ func lanesOf(v windows) windows {
 // depthwiseScratch is ConvScratch.
 func depthwiseScratch(c *Conv) int {
 	f, b := lanesOf(c.windows()), lanesOf(c.windowsBack())
-	return max(f.scratch()+f.columns(), b.scratch()+(1+b.halves())*b.columns()) + c.KH*c.KW*laneWidth()
+	pf, pb := c.planes(false), c.planes(true)
+	return max(f.scratch()+f.columns(), b.scratch()+(1+b.halves())*b.columns(), pf.scratch(), pb.scratch()) + c.KH*c.KW*laneWidth()
 }
 
 // depthwiseTask is such a convolution, cut into stripes of channels.
@@ -70,6 +71,12 @@ func (j *depthwiseTask) Tile(worker, i int) {
 func (j *depthwiseTask) stripe(scratch []float32, from, to int) {
 	if j.inModule(scratch, from, to) {
 		return
+	}
+	if j.direction != backwardWeight {
+		if p := j.c.planes(j.direction == backwardData); p.run != nil {
+			j.planes(&p, scratch, from, to)
+			return
+		}
 	}
 	switch j.direction {
 	case forward:

@@ -41,3 +41,29 @@ func lanewise(m int, rows []int32, rstep, k int, cols []int32, cstep int, a, b, 
 		lanewiseY(m, &rows[0], 4*rstep, k, &cols[0], 4*cstep, &a[0], &b[0], &c[0], run)
 	}
 }
+
+// planeKernels are by instruction set, window (3, 5) and kind (by one, by two, back by two).
+var planeKernels = struct{ z, v, y [2][3]planeKernel }{
+	z: [2][3]planeKernel{{roll3Z, hop3Z, back3Z}, {roll5Z, hop5Z, back5Z}},
+	v: [2][3]planeKernel{{roll3V, hop3V, back3V}, {roll5V, hop5V, back5V}},
+	y: [2][3]planeKernel{{roll3Y, hop3Y, back3Y}, {roll5Y, hop5Y, back5Y}},
+}
+
+// planeKernelFor is the kernel for windows of k x k over lines that make lines of out, and
+// its lanes; nil if there is none.
+func planeKernelFor(k, stride int, back bool, out int) (planeKernel, int) {
+	kind := stride - 1
+	if back && stride == 2 {
+		kind = 2
+	}
+	switch {
+	case k != 3 && k != 5 || stride > 2:
+	case vecAVX512 && out > 8:
+		return planeKernels.z[k/4][kind], 16
+	case vecAVX512:
+		return planeKernels.v[k/4][kind], 8
+	case vecAVX2:
+		return planeKernels.y[k/4][kind], 8
+	}
+	return nil, 0
+}

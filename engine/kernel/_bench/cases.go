@@ -17,7 +17,8 @@ var products = [][3]int{
 var directions = []string{"forward", "data", "weights"}
 
 // convolutions are the distinct layers of ResNet-50 at 224x224, those of the
-// walkthrough's model, and some with groups.
+// walkthrough's model, some with groups as ResNeXt's (4, 8 and 16 channels each) and some
+// with a filter for each channel as MobileNet's and EfficientNet's.
 func convolutions() []kernel.Conv {
 	conv := func(n, c, hw, o, k, stride, pad, groups int) kernel.Conv {
 		return kernel.Conv{
@@ -47,7 +48,15 @@ func convolutions() []kernel.Conv {
 	return append(all,
 		conv(64, 1, 8, 16, 3, 1, 1, 1),
 		conv(64, 16, 2, 32, 3, 1, 1, 1),
+		conv(8, 128, 56, 128, 3, 1, 1, 32),
 		conv(8, 256, 28, 256, 3, 1, 1, 32),
+		conv(8, 256, 56, 256, 3, 2, 1, 32),
+		conv(8, 512, 14, 512, 3, 1, 1, 32),
+		conv(8, 32, 112, 32, 3, 1, 1, 32),
+		conv(8, 96, 112, 96, 3, 2, 1, 96),
 		conv(8, 128, 28, 128, 3, 1, 1, 128),
-		conv(8, 128, 28, 128, 3, 2, 1, 128))
+		conv(8, 128, 28, 128, 3, 2, 1, 128),
+		conv(8, 128, 28, 128, 5, 1, 2, 128),
+		conv(8, 512, 14, 512, 3, 1, 1, 512),
+		conv(8, 512, 7, 512, 3, 1, 1, 512))
 }

@@ -1,0 +1,5 @@
+//go:build !amd64 || purego
+
+package kernel
+
+func planeKernelFor(int, int, bool, int) (planeKernel, int) { return nil, 0 }
