@@ -23,8 +23,6 @@ const (
 // op runs one node. x and y are its forward values, dy the gradient of y; the frame
 // tells rows, parameters and slot.
 type op interface {
-	// prepare does what comes before forward or, with grad, gradInput, and is of all rows.
-	prepare(f *frame, grad bool)
 	forward(f *frame)
 	// gradInput writes the gradient of input arg to dst, which may be dy's own buffer
 	// if gradInPlace.
@@ -40,6 +38,8 @@ type op interface {
 	rowwise() (forward, grad bool)
 	// passes tells that the gradient of each input is dy as it is.
 	passes() bool
+	// inputFirst tells that gradInput makes the gradients of the parameters on its way.
+	inputFirst() bool
 	// cheap tells that forward costs about as much as reading what it reads, the only
 	// input.
 	cheap() bool
@@ -51,13 +51,13 @@ type base struct {
 	i int // node
 }
 
-func (base) prepare(*frame, bool)            {}
 func (base) gradParams(*frame)               {}
 func (base) saves(autodiff.Kind) (x, y bool) { return false, false }
 func (base) alias() aliasing                 { return aliasNone }
 func (base) gradInPlace() bool               { return false }
 func (base) rowwise() (forward, grad bool)   { return false, false }
 func (base) passes() bool                    { return false }
+func (base) inputFirst() bool                { return false }
 func (base) cheap() bool                     { return false }
 func (base) scratch() int                    { return 0 }
 
@@ -148,7 +148,10 @@ type conv struct {
 	relu   bool
 }
 
-func (o *conv) fuseReLU() { o.relu = true }
+func (o *conv) fuseReLU() (gradient bool) {
+	o.relu = true
+	return false
+}
 
 func (o *conv) forward(f *frame) {
 	o.c.N = f.rows
@@ -185,7 +188,10 @@ type linear struct {
 	relu               bool
 }
 
-func (o *linear) fuseReLU() { o.relu = true }
+func (o *linear) fuseReLU() (gradient bool) {
+	o.relu = true
+	return false
+}
 
 func (o *linear) forward(f *frame) {
 	g := kernel.GemmArgs{M: f.rows * o.per, N: o.out, K: o.in, RS: o.in, KS: 1, BK: 1, BJ: o.in, LDC: o.wide, ReLU: o.relu}
@@ -231,7 +237,8 @@ func (o *linear) scratch() int {
 // relu reads its output in the backward pass, so its input may be overwritten.
 type relu struct {
 	base
-	fused bool // done by the node before
+	fused     bool // done by the node before
+	gradFused bool // and so is its gradient
 }
 
 func (o *relu) forward(f *frame) {
@@ -241,10 +248,14 @@ func (o *relu) forward(f *frame) {
 }
 
 func (o *relu) gradInput(f *frame, _ int, dst []float32) {
+	if o.gradFused {
+		f.pass(o.i, dst)
+		return
+	}
 	kernel.ReLUGrad(dst, f.dy(o.i), f.y(o.i))
 }
 
-func (o *relu) saves(autodiff.Kind) (x, y bool) { return false, true }
+func (o *relu) saves(autodiff.Kind) (x, y bool) { return false, !o.gradFused }
 
 func (o *relu) alias() aliasing {
 	if o.fused {
@@ -254,9 +265,10 @@ func (o *relu) alias() aliasing {
 }
 
 func (o *relu) gradInPlace() bool { return true }
+func (o *relu) passes() bool      { return o.gradFused }
 func (o *relu) cheap() bool       { return !o.fused }
 
-func (o *relu) rowwise() (forward, grad bool) { return !o.fused, true }
+func (o *relu) rowwise() (forward, grad bool) { return !o.fused, !o.gradFused }
 
 // maxpool keeps the position of each window's maximum.
 type maxpool struct {
@@ -387,59 +399,64 @@ type batchnorm struct {
 	w, b            int
 	mean, va, count int // in the buffers and counters
 	stat            int // slot: mean, 1/std, dgamma, dbeta
-	train           bool
+	train, relu     bool
+}
+
+// fuseReLU: the gradient of the output is read and written anyway, and from x it follows
+// where the output was positive.
+func (o *batchnorm) fuseReLU() (gradient bool) {
+	o.relu = true
+	return true
 }
 
 func (o *batchnorm) stats(f *frame, k int) []float32 {
 	return f.slot.f[o.stat+k*pad(o.c):][:o.c]
 }
 
-func (o *batchnorm) prepare(f *frame, grad bool) {
-	mean, inv := o.stats(f, 0), o.stats(f, 1)
+func (o *batchnorm) kernel(f *frame) kernel.BatchNorm {
+	b := kernel.BatchNorm{
+		N: f.rows, C: o.c, HW: o.hw, ReLU: o.relu, Eps: o.eps,
+		Gamma: f.params[o.w:][:o.c], Beta: f.params[o.b:][:o.c], Mean: o.stats(f, 0), InvStd: o.stats(f, 1),
+	}
+	if !o.train {
+		b.Mean = f.state.Buffers[o.mean:][:o.c]
+	}
+	return b
+}
+
+func (o *batchnorm) forward(f *frame) {
+	b, x, y := o.kernel(f), f.x(o.i, 0), f.y(o.i)
+	team := f.sharing(len(x))
 	switch {
-	case grad:
-		o.sums(f)
 	case f.again: // the statistics are there
+		kernel.BatchNormForward(team, &b, y, x, nil)
 	case !o.train:
-		kernel.InvStd(inv, f.state.Buffers[o.va:][:o.c], o.eps)
+		kernel.InvStd(b.InvStd, f.state.Buffers[o.va:][:o.c], o.eps)
+		kernel.BatchNormForward(team, &b, y, x, nil)
 	default:
 		rm, rv := f.state.Buffers[o.mean:][:o.c], f.state.Buffers[o.va:][:o.c]
-		va, x := o.stats(f, 2), f.x(o.i, 0) // free until the backward pass
-		kernel.BatchNormStats(mean, va, x, kernel.AllChannels(f.rows, o.c, o.hw))
-		kernel.BatchNormRunning(rm, rv, mean, va, o.momentum, f.rows*o.hw)
+		va := o.stats(f, 2) // free until the backward pass
+		kernel.BatchNormForward(team, &b, y, x, va)
+		kernel.BatchNormRunning(rm, rv, b.Mean, va, o.momentum, f.rows*o.hw)
 		f.state.Counters[o.count]++
-		kernel.InvStd(inv, va, o.eps)
 		f.slot.summed[o.i] = false
 	}
 }
 
-func (o *batchnorm) forward(f *frame) {
-	mean := o.stats(f, 0)
-	if !o.train {
-		mean = f.state.Buffers[o.mean:][:o.c]
-	}
-	kernel.BatchNormApply(f.y(o.i), f.x(o.i, 0), mean, o.stats(f, 1), f.params[o.w:][:o.c], f.params[o.b:][:o.c], kernel.AllChannels(f.rows, o.c, o.hw))
-}
+func (o *batchnorm) gradInput(f *frame, _ int, dst []float32) { o.backward(f, dst) }
 
-// rowwise: the gradient of the input divides by the number of all rows.
-func (o *batchnorm) rowwise() (forward, grad bool) { return true, false }
-
-func (o *batchnorm) sums(f *frame) (dgamma, dbeta []float32) {
-	dgamma, dbeta = o.stats(f, 2), o.stats(f, 3)
-	if !f.slot.summed[o.i] {
-		kernel.BatchNormGradSums(dgamma, dbeta, f.dy(o.i), f.x(o.i, 0), o.stats(f, 0), o.stats(f, 1), kernel.AllChannels(f.rows, o.c, o.hw))
-		f.slot.summed[o.i] = true
-	}
-	return dgamma, dbeta
-}
-
-func (o *batchnorm) gradInput(f *frame, _ int, dst []float32) {
-	dgamma, dbeta := o.sums(f)
-	kernel.BatchNormGradInput(dst, f.dy(o.i), f.x(o.i, 0), o.stats(f, 0), o.stats(f, 1), f.params[o.w:][:o.c], dgamma, dbeta, kernel.AllChannels(f.rows, o.c, o.hw))
+// backward takes the sums, and computes the gradient of the input if there is a place for it.
+func (o *batchnorm) backward(f *frame, dst []float32) {
+	b, x := o.kernel(f), f.x(o.i, 0)
+	kernel.BatchNormBackward(f.sharing(len(x)), &b, dst, f.dy(o.i), x, o.stats(f, 2), o.stats(f, 3))
+	f.slot.summed[o.i] = true
 }
 
 func (o *batchnorm) gradParams(f *frame) {
-	dgamma, dbeta := o.sums(f)
+	if !f.slot.summed[o.i] {
+		o.backward(f, nil)
+	}
+	dgamma, dbeta := o.stats(f, 2), o.stats(f, 3)
 	gw, gb := f.grads[o.w:][:o.c], f.grads[o.b:][:o.c]
 	if f.acc {
 		kernel.AddTo(gw, dgamma)
@@ -452,6 +469,7 @@ func (o *batchnorm) gradParams(f *frame) {
 
 func (o *batchnorm) saves(autodiff.Kind) (x, y bool) { return true, false }
 func (o *batchnorm) cheap() bool                     { return true }
+func (o *batchnorm) inputFirst() bool                { return true }
 
 // gradInPlace: whoever comes first takes the sums, and dy is not read for them again.
 func (o *batchnorm) gradInPlace() bool { return true }
@@ -487,9 +505,23 @@ func (o *softmax) alias() aliasing                 { return aliasInPlace }
 func (o *softmax) gradInPlace() bool               { return true }
 
 // add is a residual connection: the gradient goes to both inputs unchanged.
-type add struct{ base }
+type add struct {
+	base
+	relu bool
+}
 
-func (o *add) forward(f *frame) { kernel.Add(f.y(o.i), f.x(o.i, 0), f.x(o.i, 1)) }
+func (o *add) fuseReLU() (gradient bool) {
+	o.relu = true
+	return false
+}
+
+func (o *add) forward(f *frame) {
+	if o.relu {
+		kernel.AddReLU(f.y(o.i), f.x(o.i, 0), f.x(o.i, 1))
+		return
+	}
+	kernel.Add(f.y(o.i), f.x(o.i, 0), f.x(o.i, 1))
+}
 
 func (o *add) gradInput(f *frame, _ int, dst []float32) { f.pass(o.i, dst) }
 

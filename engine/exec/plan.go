@@ -117,6 +117,12 @@ func Compile(g *graph.Graph, first int, cfg Config) (*Plan, error) {
 		}
 		p.back = append(p.back, s)
 	}
+	for k := 1; k < len(p.back); k++ {
+		a, b := &p.back[k-1], &p.back[k]
+		if a.Kind == autodiff.GradParams && b.Kind == autodiff.GradInput && a.Node == b.Node && p.ops[a.Node].inputFirst() {
+			*a, *b = *b, *a
+		}
+	}
 	p.params = len(p.back)
 	if cfg.Split {
 		slices.SortStableFunc(p.back, func(a, b step) int { return int(a.Kind) - int(b.Kind) })
@@ -150,7 +156,14 @@ func (u union) root(v int) int {
 	return v
 }
 
-// fuse lets a convolution or linear layer apply the ReLU that alone reads it.
+// fuser is an op that can apply the ReLU that alone reads it.
+type fuser interface {
+	// fuseReLU tells whether the op is also the one to apply the gradient of the ReLU. It does
+	// so without reading the output, in place.
+	fuseReLU() (gradient bool)
+}
+
+// fuse gives a ReLU to the op before it, where that can.
 func (p *Plan) fuse() {
 	read := make([]int, p.g.Values())
 	for i := range p.g.Nodes {
@@ -170,9 +183,8 @@ func (p *Plan) fuse() {
 		if x < len(p.g.Inputs) || read[x] != 1 {
 			continue
 		}
-		if f, ok := p.ops[x-len(p.g.Inputs)].(interface{ fuseReLU() }); ok {
-			f.fuseReLU()
-			r.fused = true
+		if f, ok := p.ops[x-len(p.g.Inputs)].(fuser); ok {
+			r.fused, r.gradFused = true, f.fuseReLU()
 		}
 	}
 }

@@ -3,6 +3,8 @@
 
 package exec
 
+import "github.com/ravnest/ravnest/engine/kernel"
+
 // leastShared is the floats of a result from which sharing pays.
 var leastShared = 1 << 15
 
@@ -25,6 +27,14 @@ func (s *spread) Tile(_, i int) {
 	all := s.parts[len(s.parts)-1]
 	per := len(s.dst) / (all.from + all.rows)
 	s.o.gradInput(f, s.arg, s.dst[f.from*per:][:f.rows*per])
+}
+
+// sharing is the team, or nobody where a kernel on so many floats is not worth sharing.
+func (f *frame) sharing(floats int) *kernel.Team {
+	if floats < leastShared {
+		return nil
+	}
+	return f.team
 }
 
 // run does the task s on all threads if there is enough of it, else on this one.
@@ -52,7 +62,6 @@ func (f *frame) run(s *spread, shared bool, floats int) {
 // forward runs a node.
 func (e *Exec) forward(o op, node int) {
 	f, s := &e.f, &e.spread
-	o.prepare(f, false)
 	shared, _ := o.rowwise()
 	*s = spread{o: o}
 	f.run(s, shared, f.rows*e.p.vals[e.p.g.Result(node)].per)
@@ -61,7 +70,6 @@ func (e *Exec) forward(o op, node int) {
 // gradInput computes the gradient of a node's input arg.
 func (e *Exec) gradInput(o op, arg int, dst []float32) {
 	f, s := &e.f, &e.spread
-	o.prepare(f, true)
 	_, shared := o.rowwise()
 	*s = spread{o: o, grad: true, arg: arg, dst: dst}
 	f.run(s, shared, len(dst))

@@ -20,6 +20,17 @@ func Add(z, x, y []float32) {
 	}
 }
 
+// AddReLU sets z = x + y and then 0 where that is less. z may be x or y.
+func AddReLU(z, x, y []float32) {
+	z, y = z[:len(x)], y[:len(x)]
+	if vec(vecAddRelu, &vecArgs{n: len(x), p: ptrs(z, x, y, nil)}) {
+		return
+	}
+	for i, v := range x {
+		z[i] = relu(v + y[i])
+	}
+}
+
 // AddTo adds x to dst.
 func AddTo(dst, x []float32) {
 	dst = dst[:len(x)]

@@ -104,7 +104,7 @@ func InvStd(dst, variance []float32, eps float32) {
 func BatchNormApply(y, x, mean, invstd, gamma, beta []float32, s Channels) {
 	y, x = y[:s.size()], x[:s.size()]
 	mean, invstd, gamma, beta = mean[:s.C], invstd[:s.C], gamma[:s.C], beta[:s.C]
-	if !s.empty() && vecNormApply(y, x, mean, invstd, gamma, beta, s) {
+	if !s.empty() && vecNormApply(vecNorm, y, x, mean, invstd, gamma, beta, s) {
 		return
 	}
 	if s.HW == 1 {
@@ -126,14 +126,28 @@ func BatchNormApply(y, x, mean, invstd, gamma, beta []float32, s Channels) {
 	}
 }
 
-func vecNormApply(y, x, mean, invstd, gamma, beta []float32, s Channels) bool {
+// BatchNormReLU is [BatchNormApply] and then [ReLU].
+func BatchNormReLU(y, x, mean, invstd, gamma, beta []float32, s Channels) {
+	if !s.empty() && vecNormApply(vecNormRelu, y[:s.size()], x[:s.size()], mean, invstd, gamma, beta, s) {
+		return
+	}
+	BatchNormApply(y, x, mean, invstd, gamma, beta, s)
+	for j := s.From; j < s.To; j++ {
+		for r := j * s.HW; r < s.size(); r += s.C * s.HW {
+			ReLU(y[r:][:s.HW], y[r:][:s.HW])
+		}
+	}
+}
+
+// vecNormApply is vecNorm or vecNormRelu.
+func vecNormApply(op vecOp, y, x, mean, invstd, gamma, beta []float32, s Channels) bool {
 	l, per := newChannelLoop(s)
 	for j := s.From; j < s.To; j += per {
 		w := copy(l.value[0][:per], mean[j:s.To])
 		copy(l.value[1][:w], invstd[j:])
 		copy(l.value[2][:w], gamma[j:])
 		copy(l.value[3][:w], beta[j:])
-		if !l.run(vecNorm, 4, j, w, y, x, nil) {
+		if !l.run(op, 4, j, w, y, x, nil) {
 			return false
 		}
 	}
@@ -180,6 +194,42 @@ func vecNormGradSums(dgamma, dbeta, dy, x, mean, invstd []float32, s Channels) b
 		w := copy(l.value[0][:per], mean[j:s.To])
 		copy(l.value[1][:w], invstd[j:])
 		if !l.run(vecNormSums, 2, j, w, dy, x, nil) {
+			return false
+		}
+		for q := range w {
+			dbeta[j+q], dgamma[j+q] = l.sum(0, q, w), l.sum(1, q, w)
+		}
+	}
+	return true
+}
+
+// BatchNormReLUGradSums is [BatchNormGradSums] where dy is the gradient of [BatchNormReLU]'s
+// output. Where that, computed again, is not positive, dy is set to 0.
+func BatchNormReLUGradSums(dgamma, dbeta, dy, x, mean, invstd, gamma, beta []float32, s Channels) {
+	dy, x = dy[:s.size()], x[:s.size()]
+	if !s.empty() && vecNormReLUGradSums(dgamma, dbeta, dy, x, mean, invstd, gamma, beta, s) {
+		return
+	}
+	for j := s.From; j < s.To; j++ {
+		mu, is, k, b := mean[j], invstd[j], gamma[j], beta[j]
+		for r := j * s.HW; r < len(x); r += s.C * s.HW {
+			g := dy[r:][:s.HW]
+			for i, v := range x[r:][:s.HW] {
+				g[i] = gate(g[i], float32(float32((v-mu)*is)*k)+b)
+			}
+		}
+	}
+	BatchNormGradSums(dgamma, dbeta, dy, x, mean, invstd, s)
+}
+
+func vecNormReLUGradSums(dgamma, dbeta, dy, x, mean, invstd, gamma, beta []float32, s Channels) bool {
+	l, per := newChannelLoop(s)
+	for j := s.From; j < s.To; j += per {
+		w := copy(l.value[0][:per], mean[j:s.To])
+		copy(l.value[1][:w], invstd[j:])
+		copy(l.value[2][:w], gamma[j:])
+		copy(l.value[3][:w], beta[j:])
+		if !l.run(vecNormReluSums, 4, j, w, dy, x, nil) {
 			return false
 		}
 		for q := range w {

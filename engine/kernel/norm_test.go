@@ -86,6 +86,28 @@ func TestBatchNorm(t *testing.T) {
 			elemTClose(t, "dbeta", db[j:j+1], []float64{b}, 1e-5)
 		}
 
+		// All at once, with ReLU and without, is one after the other.
+		for _, relu := range []bool{false, true} {
+			b := BatchNorm{N: n, C: c, HW: hw, ReLU: relu, Eps: eps, Gamma: gamma, Beta: beta, Mean: make([]float32, c), InvStd: make([]float32, c)}
+			got, wantY := make([]float32, len(x)), append([]float32(nil), y...)
+			wantDy, wantDg, wantDb := append([]float32(nil), dy...), make([]float32, c), make([]float32, c)
+			if relu {
+				ReLU(wantY, y)
+				ReLUGrad(wantDy, dy, y)
+			}
+			va2, g, dg2, db2 := make([]float32, c), append([]float32(nil), dy...), make([]float32, c), make([]float32, c)
+			BatchNormForward(nil, &b, got, x, va2)
+			elemTSame(t, "y at once", got, wantY)
+			elemTSame(t, "mean at once", b.Mean, mean)
+			elemTSame(t, "variance at once", va2, va)
+			BatchNormGradSums(wantDg, wantDb, wantDy, x, mean, inv, AllChannels(n, c, hw))
+			BatchNormGradInput(wantDy, wantDy, x, mean, inv, gamma, wantDg, wantDb, AllChannels(n, c, hw))
+			BatchNormBackward(nil, &b, g, g, x, dg2, db2)
+			elemTSame(t, "dx at once", g, wantDy)
+			elemTSame(t, "dgamma at once", dg2, wantDg)
+			elemTSame(t, "dbeta at once", db2, wantDb)
+		}
+
 		// In place, and with fixed statistics.
 		place := append([]float32(nil), dy...)
 		BatchNormGradInput(place, place, x, mean, inv, gamma, dg, db, AllChannels(n, c, hw))

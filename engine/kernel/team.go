@@ -50,6 +50,7 @@ type Team struct {
 	gemm   gemmTask
 	copies copyTask
 	lanes  depthwiseTask
+	norms  normTask
 	line   lineTask
 }
 

@@ -113,6 +113,66 @@ done:
 	VZEROUPPER
 	RET
 
+// p0 = 0 > y ? 0 : y, y = p1 + p2
+TEXT addReluZ<>(SB), NOSPLIT, $0-16
+	MOVQ a+8(FP), AX
+	MOVQ vecArgs_rows(AX), BX
+	MOVQ vecArgs_stride(AX), SI
+	SHLQ $2, SI
+	MOVQ vecArgs_n(AX), DX
+	MOVQ DX, CX
+	SHRQ $4, CX
+	SHLQ $6, CX
+	ANDQ $15, DX
+	MOVQ (vecArgs_p+0)(AX), R8
+	MOVQ (vecArgs_p+8)(AX), R9
+	MOVQ (vecArgs_p+16)(AX), R10
+	MOVL $-1, R15
+	BZHIL DX, R15, R15
+	KMOVW R15, K1
+
+row:
+	XORQ DI, DI
+	CMPQ DI, CX
+	JGE tail
+
+block:
+	VMOVUPS 0(R9)(DI*1), Z0
+	VMOVUPS 0(R10)(DI*1), Z1
+	VADDPS Z1, Z0, Z0
+	VXORPS X1, X1, X1
+	VCMPPS $17, Z1, Z0, K2
+	KNOTW K2, K2
+	VMOVAPS.Z Z0, K2, Z0
+	VMOVUPS Z0, 0(R8)(DI*1)
+	ADDQ $64, DI
+	CMPQ DI, CX
+	JLT block
+
+tail:
+	TESTQ DX, DX
+	JZ next
+	VMOVUPS.Z 0(R9)(DI*1), K1, Z0
+	VMOVUPS.Z 0(R10)(DI*1), K1, Z1
+	VADDPS Z1, Z0, Z0
+	VXORPS X1, X1, X1
+	VCMPPS $17, Z1, Z0, K2
+	KNOTW K2, K2
+	VMOVAPS.Z Z0, K2, Z0
+	VMOVUPS Z0, K1, 0(R8)(DI*1)
+
+next:
+	DECQ BX
+	JLE done
+	ADDQ SI, R8
+	ADDQ SI, R9
+	ADDQ SI, R10
+	JMP row
+
+done:
+	VZEROUPPER
+	RET
+
 // p0 = 0 > p1 ? 0 : p1
 TEXT reluZ<>(SB), NOSPLIT, $0-16
 	MOVQ a+8(FP), AX
@@ -2561,6 +2621,170 @@ next:
 	JMP row
 
 done:
+	VZEROUPPER
+	RET
+
+// p0 = 0 > y ? 0 : y, y = ((p1-k0) * k1) * k2 + k3
+TEXT normReluZ<>(SB), NOSPLIT, $0-16
+	MOVQ a+8(FP), AX
+	MOVQ vecArgs_rows(AX), BX
+	MOVQ vecArgs_stride(AX), SI
+	SHLQ $2, SI
+	MOVQ vecArgs_n(AX), DX
+	MOVQ DX, CX
+	SHRQ $4, CX
+	SHLQ $6, CX
+	ANDQ $15, DX
+	MOVQ (vecArgs_p+0)(AX), R8
+	MOVQ (vecArgs_p+8)(AX), R9
+	MOVL $-1, R15
+	BZHIL DX, R15, R15
+	KMOVW R15, K1
+	MOVQ vecArgs_lanes(AX), R15
+	TESTQ R15, R15
+	JZ same
+	VMOVUPS 0(R15), Z0
+	VMOVUPS 64(R15), Z1
+	VMOVUPS 128(R15), Z2
+	VMOVUPS 192(R15), Z3
+	JMP row
+
+same:
+	VBROADCASTSS (vecArgs_k+0)(AX), Z0
+	VBROADCASTSS (vecArgs_k+4)(AX), Z1
+	VBROADCASTSS (vecArgs_k+8)(AX), Z2
+	VBROADCASTSS (vecArgs_k+12)(AX), Z3
+
+row:
+	XORQ DI, DI
+	CMPQ DI, CX
+	JGE tail
+
+block:
+	VMOVUPS 0(R9)(DI*1), Z4
+	VSUBPS Z0, Z4, Z4
+	VMULPS Z1, Z4, Z4
+	VMULPS Z2, Z4, Z4
+	VADDPS Z3, Z4, Z4
+	VXORPS X5, X5, X5
+	VCMPPS $17, Z5, Z4, K2
+	KNOTW K2, K2
+	VMOVAPS.Z Z4, K2, Z4
+	VMOVUPS Z4, 0(R8)(DI*1)
+	ADDQ $64, DI
+	CMPQ DI, CX
+	JLT block
+
+tail:
+	TESTQ DX, DX
+	JZ next
+	VMOVUPS.Z 0(R9)(DI*1), K1, Z4
+	VSUBPS Z0, Z4, Z4
+	VMULPS Z1, Z4, Z4
+	VMULPS Z2, Z4, Z4
+	VADDPS Z3, Z4, Z4
+	VXORPS X5, X5, X5
+	VCMPPS $17, Z5, Z4, K2
+	KNOTW K2, K2
+	VMOVAPS.Z Z4, K2, Z4
+	VMOVUPS Z4, K1, 0(R8)(DI*1)
+
+next:
+	DECQ BX
+	JLE done
+	ADDQ SI, R8
+	ADDQ SI, R9
+	JMP row
+
+done:
+	VZEROUPPER
+	RET
+
+// p0 = ((p1-k0) * k1) * k2 + k3 > 0 ? p0 : 0, s0 += p0, s1 += p0 * ((p1-k0) * k1)
+TEXT normReluSumsZ<>(SB), NOSPLIT, $0-16
+	MOVQ a+8(FP), AX
+	MOVQ vecArgs_rows(AX), BX
+	MOVQ vecArgs_stride(AX), SI
+	SHLQ $2, SI
+	MOVQ vecArgs_n(AX), DX
+	MOVQ DX, CX
+	SHRQ $4, CX
+	SHLQ $6, CX
+	ANDQ $15, DX
+	MOVQ (vecArgs_p+0)(AX), R8
+	MOVQ (vecArgs_p+8)(AX), R9
+	MOVL $-1, R15
+	BZHIL DX, R15, R15
+	KMOVW R15, K1
+	MOVQ vecArgs_sums(AX), R15
+	VMOVUPS 0(R15), Z0
+	VMOVUPS 64(R15), Z1
+	MOVQ vecArgs_lanes(AX), R15
+	TESTQ R15, R15
+	JZ same
+	VMOVUPS 0(R15), Z2
+	VMOVUPS 64(R15), Z3
+	VMOVUPS 128(R15), Z4
+	VMOVUPS 192(R15), Z5
+	JMP row
+
+same:
+	VBROADCASTSS (vecArgs_k+0)(AX), Z2
+	VBROADCASTSS (vecArgs_k+4)(AX), Z3
+	VBROADCASTSS (vecArgs_k+8)(AX), Z4
+	VBROADCASTSS (vecArgs_k+12)(AX), Z5
+
+row:
+	XORQ DI, DI
+	CMPQ DI, CX
+	JGE tail
+
+block:
+	VMOVUPS 0(R9)(DI*1), Z6
+	VSUBPS Z2, Z6, Z6
+	VMULPS Z3, Z6, Z6
+	VMULPS Z4, Z6, Z7
+	VADDPS Z5, Z7, Z7
+	VXORPS X8, X8, X8
+	VCMPPS $30, Z8, Z7, K2
+	VMOVUPS 0(R8)(DI*1), Z7
+	VMOVAPS.Z Z7, K2, Z7
+	VMOVUPS Z7, 0(R8)(DI*1)
+	VADDPS Z7, Z0, Z0
+	VMULPS Z6, Z7, Z6
+	VADDPS Z6, Z1, Z1
+	ADDQ $64, DI
+	CMPQ DI, CX
+	JLT block
+
+tail:
+	TESTQ DX, DX
+	JZ next
+	VMOVUPS.Z 0(R9)(DI*1), K1, Z6
+	VSUBPS Z2, Z6, Z6
+	VMULPS Z3, Z6, Z6
+	VMULPS Z4, Z6, Z7
+	VADDPS Z5, Z7, Z7
+	VXORPS X8, X8, X8
+	VCMPPS $30, Z8, Z7, K2
+	VMOVUPS.Z 0(R8)(DI*1), K1, Z7
+	VMOVAPS.Z Z7, K2, Z7
+	VMOVUPS Z7, K1, 0(R8)(DI*1)
+	VADDPS Z7, Z0, K1, Z0
+	VMULPS Z6, Z7, Z6
+	VADDPS Z6, Z1, K1, Z1
+
+next:
+	DECQ BX
+	JLE done
+	ADDQ SI, R8
+	ADDQ SI, R9
+	JMP row
+
+done:
+	MOVQ vecArgs_sums(AX), R15
+	VMOVUPS Z0, 0(R15)
+	VMOVUPS Z1, 64(R15)
 	VZEROUPPER
 	RET
 
@@ -5548,55 +5772,58 @@ done:
 
 DATA vecTableZ<>+0(SB)/8, $addZ<>(SB)
 DATA vecTableZ<>+8(SB)/8, $scaleZ<>(SB)
-DATA vecTableZ<>+16(SB)/8, $reluZ<>(SB)
-DATA vecTableZ<>+24(SB)/8, $reluGradZ<>(SB)
-DATA vecTableZ<>+32(SB)/8, $dropoutZ<>(SB)
-DATA vecTableZ<>+40(SB)/8, $sigmoidZ<>(SB)
-DATA vecTableZ<>+48(SB)/8, $sigmoidGradZ<>(SB)
-DATA vecTableZ<>+56(SB)/8, $tanhZ<>(SB)
-DATA vecTableZ<>+64(SB)/8, $tanhGradZ<>(SB)
-DATA vecTableZ<>+72(SB)/8, $geluZ<>(SB)
-DATA vecTableZ<>+80(SB)/8, $geluGradZ<>(SB)
-DATA vecTableZ<>+88(SB)/8, $geluTanhZ<>(SB)
-DATA vecTableZ<>+96(SB)/8, $geluTanhGradZ<>(SB)
-DATA vecTableZ<>+104(SB)/8, $sumZ<>(SB)
-DATA vecTableZ<>+112(SB)/8, $maxZ<>(SB)
-DATA vecTableZ<>+120(SB)/8, $dotZ<>(SB)
-DATA vecTableZ<>+128(SB)/8, $squaresZ<>(SB)
-DATA vecTableZ<>+136(SB)/8, $normSumsZ<>(SB)
-DATA vecTableZ<>+144(SB)/8, $normZ<>(SB)
-DATA vecTableZ<>+152(SB)/8, $normGradZ<>(SB)
-DATA vecTableZ<>+160(SB)/8, $layerZ<>(SB)
-DATA vecTableZ<>+168(SB)/8, $layerSumsZ<>(SB)
-DATA vecTableZ<>+176(SB)/8, $layerGradZ<>(SB)
-DATA vecTableZ<>+184(SB)/8, $layerParamsZ<>(SB)
-DATA vecTableZ<>+192(SB)/8, $expSumZ<>(SB)
-DATA vecTableZ<>+200(SB)/8, $sumExpZ<>(SB)
-DATA vecTableZ<>+208(SB)/8, $quotientZ<>(SB)
-DATA vecTableZ<>+216(SB)/8, $softmaxGradZ<>(SB)
-DATA vecTableZ<>+224(SB)/8, $logSoftmaxZ<>(SB)
-DATA vecTableZ<>+232(SB)/8, $logSoftmaxGradZ<>(SB)
-DATA vecTableZ<>+240(SB)/8, $errorsZ<>(SB)
-DATA vecTableZ<>+248(SB)/8, $errorsGradZ<>(SB)
-DATA vecTableZ<>+256(SB)/8, $crossSumZ<>(SB)
-DATA vecTableZ<>+264(SB)/8, $crossGradZ<>(SB)
-DATA vecTableZ<>+272(SB)/8, $toHalfZ<>(SB)
-DATA vecTableZ<>+280(SB)/8, $fromHalfZ<>(SB)
-DATA vecTableZ<>+288(SB)/8, $toBFloat16Z<>(SB)
-DATA vecTableZ<>+296(SB)/8, $fromBFloat16Z<>(SB)
-DATA vecTableZ<>+304(SB)/8, $quantise8Z<>(SB)
-DATA vecTableZ<>+312(SB)/8, $absMaxZ<>(SB)
-DATA vecTableZ<>+320(SB)/8, $countZerosZ<>(SB)
-DATA vecTableZ<>+328(SB)/8, $countEqualZ<>(SB)
-DATA vecTableZ<>+336(SB)/8, $takeEqualZ<>(SB)
-DATA vecTableZ<>+344(SB)/8, $sgdZ<>(SB)
-DATA vecTableZ<>+352(SB)/8, $momentumZ<>(SB)
-DATA vecTableZ<>+360(SB)/8, $adamZ<>(SB)
-DATA vecTableZ<>+368(SB)/8, $adamWZ<>(SB)
-DATA vecTableZ<>+376(SB)/8, $nadamZ<>(SB)
-DATA vecTableZ<>+384(SB)/8, $softmaxRowZ<>(SB)
-DATA vecTableZ<>+392(SB)/8, $softmaxGradRowZ<>(SB)
-GLOBL vecTableZ<>(SB), RODATA, $400
+DATA vecTableZ<>+16(SB)/8, $addReluZ<>(SB)
+DATA vecTableZ<>+24(SB)/8, $reluZ<>(SB)
+DATA vecTableZ<>+32(SB)/8, $reluGradZ<>(SB)
+DATA vecTableZ<>+40(SB)/8, $dropoutZ<>(SB)
+DATA vecTableZ<>+48(SB)/8, $sigmoidZ<>(SB)
+DATA vecTableZ<>+56(SB)/8, $sigmoidGradZ<>(SB)
+DATA vecTableZ<>+64(SB)/8, $tanhZ<>(SB)
+DATA vecTableZ<>+72(SB)/8, $tanhGradZ<>(SB)
+DATA vecTableZ<>+80(SB)/8, $geluZ<>(SB)
+DATA vecTableZ<>+88(SB)/8, $geluGradZ<>(SB)
+DATA vecTableZ<>+96(SB)/8, $geluTanhZ<>(SB)
+DATA vecTableZ<>+104(SB)/8, $geluTanhGradZ<>(SB)
+DATA vecTableZ<>+112(SB)/8, $sumZ<>(SB)
+DATA vecTableZ<>+120(SB)/8, $maxZ<>(SB)
+DATA vecTableZ<>+128(SB)/8, $dotZ<>(SB)
+DATA vecTableZ<>+136(SB)/8, $squaresZ<>(SB)
+DATA vecTableZ<>+144(SB)/8, $normSumsZ<>(SB)
+DATA vecTableZ<>+152(SB)/8, $normZ<>(SB)
+DATA vecTableZ<>+160(SB)/8, $normReluZ<>(SB)
+DATA vecTableZ<>+168(SB)/8, $normReluSumsZ<>(SB)
+DATA vecTableZ<>+176(SB)/8, $normGradZ<>(SB)
+DATA vecTableZ<>+184(SB)/8, $layerZ<>(SB)
+DATA vecTableZ<>+192(SB)/8, $layerSumsZ<>(SB)
+DATA vecTableZ<>+200(SB)/8, $layerGradZ<>(SB)
+DATA vecTableZ<>+208(SB)/8, $layerParamsZ<>(SB)
+DATA vecTableZ<>+216(SB)/8, $expSumZ<>(SB)
+DATA vecTableZ<>+224(SB)/8, $sumExpZ<>(SB)
+DATA vecTableZ<>+232(SB)/8, $quotientZ<>(SB)
+DATA vecTableZ<>+240(SB)/8, $softmaxGradZ<>(SB)
+DATA vecTableZ<>+248(SB)/8, $logSoftmaxZ<>(SB)
+DATA vecTableZ<>+256(SB)/8, $logSoftmaxGradZ<>(SB)
+DATA vecTableZ<>+264(SB)/8, $errorsZ<>(SB)
+DATA vecTableZ<>+272(SB)/8, $errorsGradZ<>(SB)
+DATA vecTableZ<>+280(SB)/8, $crossSumZ<>(SB)
+DATA vecTableZ<>+288(SB)/8, $crossGradZ<>(SB)
+DATA vecTableZ<>+296(SB)/8, $toHalfZ<>(SB)
+DATA vecTableZ<>+304(SB)/8, $fromHalfZ<>(SB)
+DATA vecTableZ<>+312(SB)/8, $toBFloat16Z<>(SB)
+DATA vecTableZ<>+320(SB)/8, $fromBFloat16Z<>(SB)
+DATA vecTableZ<>+328(SB)/8, $quantise8Z<>(SB)
+DATA vecTableZ<>+336(SB)/8, $absMaxZ<>(SB)
+DATA vecTableZ<>+344(SB)/8, $countZerosZ<>(SB)
+DATA vecTableZ<>+352(SB)/8, $countEqualZ<>(SB)
+DATA vecTableZ<>+360(SB)/8, $takeEqualZ<>(SB)
+DATA vecTableZ<>+368(SB)/8, $sgdZ<>(SB)
+DATA vecTableZ<>+376(SB)/8, $momentumZ<>(SB)
+DATA vecTableZ<>+384(SB)/8, $adamZ<>(SB)
+DATA vecTableZ<>+392(SB)/8, $adamWZ<>(SB)
+DATA vecTableZ<>+400(SB)/8, $nadamZ<>(SB)
+DATA vecTableZ<>+408(SB)/8, $softmaxRowZ<>(SB)
+DATA vecTableZ<>+416(SB)/8, $softmaxGradRowZ<>(SB)
+GLOBL vecTableZ<>(SB), RODATA, $424
 
 // func vecZ(op vecOp, a *vecArgs)
 TEXT ·vecZ(SB), NOSPLIT, $0-16
@@ -5871,6 +6098,85 @@ next:
 	JLE done
 	ADDQ SI, R8
 	ADDQ SI, R9
+	JMP row
+
+done:
+	VZEROUPPER
+	RET
+
+// p0 = 0 > y ? 0 : y, y = p1 + p2
+TEXT addReluY<>(SB), NOSPLIT, $0-16
+	MOVQ a+8(FP), AX
+	MOVQ vecArgs_rows(AX), BX
+	MOVQ vecArgs_stride(AX), SI
+	SHLQ $2, SI
+	MOVQ vecArgs_n(AX), DX
+	MOVQ DX, CX
+	SHRQ $4, CX
+	SHLQ $6, CX
+	ANDQ $15, DX
+	MOVQ (vecArgs_p+0)(AX), R8
+	MOVQ (vecArgs_p+8)(AX), R9
+	MOVQ (vecArgs_p+16)(AX), R10
+	LEAQ vecLanes<>+64(SB), R13
+	MOVQ DX, R15
+	SHLQ $2, R15
+	SUBQ R15, R13
+
+row:
+	XORQ DI, DI
+	CMPQ DI, CX
+	JGE tail
+
+block:
+	VMOVUPS 0(R9)(DI*1), Y0
+	VMOVUPS 32(R9)(DI*1), Y1
+	VMOVUPS 0(R10)(DI*1), Y2
+	VMOVUPS 32(R10)(DI*1), Y3
+	VADDPS Y2, Y0, Y0
+	VADDPS Y3, Y1, Y1
+	VXORPS X2, X2, X2
+	VCMPPS $17, Y2, Y0, Y2
+	VXORPS X3, X3, X3
+	VCMPPS $17, Y3, Y1, Y3
+	VANDNPS Y0, Y2, Y0
+	VANDNPS Y1, Y3, Y1
+	VMOVUPS Y0, 0(R8)(DI*1)
+	VMOVUPS Y1, 32(R8)(DI*1)
+	ADDQ $64, DI
+	CMPQ DI, CX
+	JLT block
+
+tail:
+	TESTQ DX, DX
+	JZ next
+	VMOVUPS 0(R13), Y0
+	VMASKMOVPS 0(R9)(DI*1), Y0, Y0
+	VMOVUPS 32(R13), Y1
+	VMASKMOVPS 32(R9)(DI*1), Y1, Y1
+	VMOVUPS 0(R13), Y2
+	VMASKMOVPS 0(R10)(DI*1), Y2, Y2
+	VMOVUPS 32(R13), Y3
+	VMASKMOVPS 32(R10)(DI*1), Y3, Y3
+	VADDPS Y2, Y0, Y0
+	VADDPS Y3, Y1, Y1
+	VXORPS X2, X2, X2
+	VCMPPS $17, Y2, Y0, Y2
+	VXORPS X3, X3, X3
+	VCMPPS $17, Y3, Y1, Y3
+	VANDNPS Y0, Y2, Y0
+	VANDNPS Y1, Y3, Y1
+	VMOVUPS 0(R13), Y2
+	VMASKMOVPS Y0, Y2, 0(R8)(DI*1)
+	VMOVUPS 32(R13), Y0
+	VMASKMOVPS Y1, Y0, 32(R8)(DI*1)
+
+next:
+	DECQ BX
+	JLE done
+	ADDQ SI, R8
+	ADDQ SI, R9
+	ADDQ SI, R10
 	JMP row
 
 done:
@@ -8784,6 +9090,252 @@ next:
 	JMP row
 
 done:
+	VZEROUPPER
+	RET
+
+// p0 = 0 > y ? 0 : y, y = ((p1-k0) * k1) * k2 + k3
+TEXT normReluY<>(SB), NOSPLIT, $0-16
+	MOVQ a+8(FP), AX
+	MOVQ vecArgs_rows(AX), BX
+	MOVQ vecArgs_stride(AX), SI
+	SHLQ $2, SI
+	MOVQ vecArgs_n(AX), DX
+	MOVQ DX, CX
+	SHRQ $4, CX
+	SHLQ $6, CX
+	ANDQ $15, DX
+	MOVQ (vecArgs_p+0)(AX), R8
+	MOVQ (vecArgs_p+8)(AX), R9
+	LEAQ vecLanes<>+64(SB), R13
+	MOVQ DX, R15
+	SHLQ $2, R15
+	SUBQ R15, R13
+	MOVQ vecArgs_lanes(AX), R15
+	TESTQ R15, R15
+	JZ same
+	VMOVUPS 0(R15), Y0
+	VMOVUPS 64(R15), Y1
+	VMOVUPS 128(R15), Y2
+	VMOVUPS 192(R15), Y3
+	VMOVUPS 32(R15), Y4
+	VMOVUPS 96(R15), Y5
+	VMOVUPS 160(R15), Y6
+	VMOVUPS 224(R15), Y7
+	JMP row
+
+same:
+	VBROADCASTSS (vecArgs_k+0)(AX), Y0
+	VBROADCASTSS (vecArgs_k+4)(AX), Y1
+	VBROADCASTSS (vecArgs_k+8)(AX), Y2
+	VBROADCASTSS (vecArgs_k+12)(AX), Y3
+	VBROADCASTSS (vecArgs_k+0)(AX), Y4
+	VBROADCASTSS (vecArgs_k+4)(AX), Y5
+	VBROADCASTSS (vecArgs_k+8)(AX), Y6
+	VBROADCASTSS (vecArgs_k+12)(AX), Y7
+
+row:
+	XORQ DI, DI
+	CMPQ DI, CX
+	JGE tail
+
+block:
+	VMOVUPS 0(R9)(DI*1), Y8
+	VMOVUPS 32(R9)(DI*1), Y9
+	VSUBPS Y0, Y8, Y8
+	VSUBPS Y4, Y9, Y9
+	VMULPS Y1, Y8, Y8
+	VMULPS Y5, Y9, Y9
+	VMULPS Y2, Y8, Y8
+	VMULPS Y6, Y9, Y9
+	VADDPS Y3, Y8, Y8
+	VADDPS Y7, Y9, Y9
+	VXORPS X10, X10, X10
+	VCMPPS $17, Y10, Y8, Y10
+	VXORPS X11, X11, X11
+	VCMPPS $17, Y11, Y9, Y11
+	VANDNPS Y8, Y10, Y8
+	VANDNPS Y9, Y11, Y9
+	VMOVUPS Y8, 0(R8)(DI*1)
+	VMOVUPS Y9, 32(R8)(DI*1)
+	ADDQ $64, DI
+	CMPQ DI, CX
+	JLT block
+
+tail:
+	TESTQ DX, DX
+	JZ next
+	VMOVUPS 0(R13), Y8
+	VMASKMOVPS 0(R9)(DI*1), Y8, Y8
+	VMOVUPS 32(R13), Y9
+	VMASKMOVPS 32(R9)(DI*1), Y9, Y9
+	VSUBPS Y0, Y8, Y8
+	VSUBPS Y4, Y9, Y9
+	VMULPS Y1, Y8, Y8
+	VMULPS Y5, Y9, Y9
+	VMULPS Y2, Y8, Y8
+	VMULPS Y6, Y9, Y9
+	VADDPS Y3, Y8, Y8
+	VADDPS Y7, Y9, Y9
+	VXORPS X10, X10, X10
+	VCMPPS $17, Y10, Y8, Y10
+	VXORPS X11, X11, X11
+	VCMPPS $17, Y11, Y9, Y11
+	VANDNPS Y8, Y10, Y8
+	VANDNPS Y9, Y11, Y9
+	VMOVUPS 0(R13), Y10
+	VMASKMOVPS Y8, Y10, 0(R8)(DI*1)
+	VMOVUPS 32(R13), Y8
+	VMASKMOVPS Y9, Y8, 32(R8)(DI*1)
+
+next:
+	DECQ BX
+	JLE done
+	ADDQ SI, R8
+	ADDQ SI, R9
+	JMP row
+
+done:
+	VZEROUPPER
+	RET
+
+// p0 = ((p1-k0) * k1) * k2 + k3 > 0 ? p0 : 0, s0 += p0, s1 += p0 * ((p1-k0) * k1)
+TEXT normReluSumsY<>(SB), NOSPLIT, $0-16
+	MOVQ a+8(FP), AX
+	MOVQ vecArgs_rows(AX), BX
+	MOVQ vecArgs_stride(AX), SI
+	SHLQ $2, SI
+	MOVQ vecArgs_n(AX), DX
+	MOVQ DX, CX
+	SHRQ $4, CX
+	SHLQ $6, CX
+	ANDQ $15, DX
+	MOVQ (vecArgs_p+0)(AX), R8
+	MOVQ (vecArgs_p+8)(AX), R9
+	LEAQ vecLanes<>+64(SB), R13
+	MOVQ DX, R15
+	SHLQ $2, R15
+	SUBQ R15, R13
+	MOVQ vecArgs_sums(AX), R15
+	VMOVUPS 0(R15), Y0
+	VMOVUPS 32(R15), Y1
+	VMOVUPS 64(R15), Y2
+	VMOVUPS 96(R15), Y3
+	MOVQ vecArgs_lanes(AX), R15
+	TESTQ R15, R15
+	JZ same
+	VMOVUPS 0(R15), Y4
+	VMOVUPS 64(R15), Y5
+	VMOVUPS 128(R15), Y6
+	VMOVUPS 192(R15), Y7
+	VMOVUPS 32(R15), Y8
+	VMOVUPS 96(R15), Y9
+	VMOVUPS 160(R15), Y10
+	VMOVUPS 224(R15), Y11
+	JMP row
+
+same:
+	VBROADCASTSS (vecArgs_k+0)(AX), Y4
+	VBROADCASTSS (vecArgs_k+4)(AX), Y5
+	VBROADCASTSS (vecArgs_k+8)(AX), Y6
+	VBROADCASTSS (vecArgs_k+12)(AX), Y7
+	VBROADCASTSS (vecArgs_k+0)(AX), Y8
+	VBROADCASTSS (vecArgs_k+4)(AX), Y9
+	VBROADCASTSS (vecArgs_k+8)(AX), Y10
+	VBROADCASTSS (vecArgs_k+12)(AX), Y11
+
+row:
+	XORQ DI, DI
+	CMPQ DI, CX
+	JGE tail
+
+block:
+	VMOVUPS 0(R9)(DI*1), Y12
+	VSUBPS Y4, Y12, Y12
+	VMULPS Y5, Y12, Y12
+	VMULPS Y6, Y12, Y13
+	VADDPS Y7, Y13, Y13
+	VXORPS X14, X14, X14
+	VCMPPS $30, Y14, Y13, Y13
+	VMOVUPS 0(R8)(DI*1), Y14
+	VANDPS Y14, Y13, Y13
+	VMOVUPS Y13, 0(R8)(DI*1)
+	VADDPS Y13, Y0, Y0
+	VMULPS Y12, Y13, Y12
+	VADDPS Y12, Y2, Y2
+	VMOVUPS 32(R9)(DI*1), Y12
+	VSUBPS Y8, Y12, Y12
+	VMULPS Y9, Y12, Y12
+	VMULPS Y10, Y12, Y13
+	VADDPS Y11, Y13, Y13
+	VXORPS X14, X14, X14
+	VCMPPS $30, Y14, Y13, Y13
+	VMOVUPS 32(R8)(DI*1), Y14
+	VANDPS Y14, Y13, Y13
+	VMOVUPS Y13, 32(R8)(DI*1)
+	VADDPS Y13, Y1, Y1
+	VMULPS Y12, Y13, Y12
+	VADDPS Y12, Y3, Y3
+	ADDQ $64, DI
+	CMPQ DI, CX
+	JLT block
+
+tail:
+	TESTQ DX, DX
+	JZ next
+	VMOVUPS 0(R13), Y12
+	VMASKMOVPS 0(R9)(DI*1), Y12, Y12
+	VSUBPS Y4, Y12, Y12
+	VMULPS Y5, Y12, Y12
+	VMULPS Y6, Y12, Y13
+	VADDPS Y7, Y13, Y13
+	VXORPS X14, X14, X14
+	VCMPPS $30, Y14, Y13, Y13
+	VMOVUPS 0(R13), Y14
+	VMASKMOVPS 0(R8)(DI*1), Y14, Y14
+	VANDPS Y14, Y13, Y13
+	VMOVUPS 0(R13), Y14
+	VMASKMOVPS Y13, Y14, 0(R8)(DI*1)
+	VMOVUPS 0(R13), Y14
+	VANDPS Y13, Y14, Y14
+	VADDPS Y14, Y0, Y0
+	VMULPS Y12, Y13, Y12
+	VMOVUPS 0(R13), Y13
+	VANDPS Y12, Y13, Y13
+	VADDPS Y13, Y2, Y2
+	VMOVUPS 32(R13), Y12
+	VMASKMOVPS 32(R9)(DI*1), Y12, Y12
+	VSUBPS Y8, Y12, Y12
+	VMULPS Y9, Y12, Y12
+	VMULPS Y10, Y12, Y13
+	VADDPS Y11, Y13, Y13
+	VXORPS X14, X14, X14
+	VCMPPS $30, Y14, Y13, Y13
+	VMOVUPS 32(R13), Y14
+	VMASKMOVPS 32(R8)(DI*1), Y14, Y14
+	VANDPS Y14, Y13, Y13
+	VMOVUPS 32(R13), Y14
+	VMASKMOVPS Y13, Y14, 32(R8)(DI*1)
+	VMOVUPS 32(R13), Y14
+	VANDPS Y13, Y14, Y14
+	VADDPS Y14, Y1, Y1
+	VMULPS Y12, Y13, Y12
+	VMOVUPS 32(R13), Y13
+	VANDPS Y12, Y13, Y13
+	VADDPS Y13, Y3, Y3
+
+next:
+	DECQ BX
+	JLE done
+	ADDQ SI, R8
+	ADDQ SI, R9
+	JMP row
+
+done:
+	MOVQ vecArgs_sums(AX), R15
+	VMOVUPS Y0, 0(R15)
+	VMOVUPS Y1, 32(R15)
+	VMOVUPS Y2, 64(R15)
+	VMOVUPS Y3, 96(R15)
 	VZEROUPPER
 	RET
 
@@ -12184,53 +12736,56 @@ done:
 
 DATA vecTableY<>+0(SB)/8, $addY<>(SB)
 DATA vecTableY<>+8(SB)/8, $scaleY<>(SB)
-DATA vecTableY<>+16(SB)/8, $reluY<>(SB)
-DATA vecTableY<>+24(SB)/8, $reluGradY<>(SB)
-DATA vecTableY<>+32(SB)/8, $dropoutY<>(SB)
-DATA vecTableY<>+40(SB)/8, $sigmoidY<>(SB)
-DATA vecTableY<>+48(SB)/8, $sigmoidGradY<>(SB)
-DATA vecTableY<>+56(SB)/8, $tanhY<>(SB)
-DATA vecTableY<>+64(SB)/8, $tanhGradY<>(SB)
-DATA vecTableY<>+72(SB)/8, $geluY<>(SB)
-DATA vecTableY<>+80(SB)/8, $geluGradY<>(SB)
-DATA vecTableY<>+88(SB)/8, $geluTanhY<>(SB)
-DATA vecTableY<>+96(SB)/8, $geluTanhGradY<>(SB)
-DATA vecTableY<>+104(SB)/8, $sumY<>(SB)
-DATA vecTableY<>+112(SB)/8, $maxY<>(SB)
-DATA vecTableY<>+120(SB)/8, $dotY<>(SB)
-DATA vecTableY<>+128(SB)/8, $squaresY<>(SB)
-DATA vecTableY<>+136(SB)/8, $normSumsY<>(SB)
-DATA vecTableY<>+144(SB)/8, $normY<>(SB)
-DATA vecTableY<>+152(SB)/8, $normGradY<>(SB)
-DATA vecTableY<>+160(SB)/8, $layerY<>(SB)
-DATA vecTableY<>+168(SB)/8, $layerSumsY<>(SB)
-DATA vecTableY<>+176(SB)/8, $layerGradY<>(SB)
-DATA vecTableY<>+184(SB)/8, $layerParamsY<>(SB)
-DATA vecTableY<>+192(SB)/8, $expSumY<>(SB)
-DATA vecTableY<>+200(SB)/8, $sumExpY<>(SB)
-DATA vecTableY<>+208(SB)/8, $quotientY<>(SB)
-DATA vecTableY<>+216(SB)/8, $softmaxGradY<>(SB)
-DATA vecTableY<>+224(SB)/8, $logSoftmaxY<>(SB)
-DATA vecTableY<>+232(SB)/8, $logSoftmaxGradY<>(SB)
-DATA vecTableY<>+240(SB)/8, $errorsY<>(SB)
-DATA vecTableY<>+248(SB)/8, $errorsGradY<>(SB)
-DATA vecTableY<>+256(SB)/8, $crossSumY<>(SB)
-DATA vecTableY<>+264(SB)/8, $crossGradY<>(SB)
-DATA vecTableY<>+272(SB)/8, $toHalfY<>(SB)
-DATA vecTableY<>+280(SB)/8, $fromHalfY<>(SB)
-DATA vecTableY<>+288(SB)/8, $toBFloat16Y<>(SB)
-DATA vecTableY<>+296(SB)/8, $fromBFloat16Y<>(SB)
-DATA vecTableY<>+304(SB)/8, $quantise8Y<>(SB)
-DATA vecTableY<>+312(SB)/8, $absMaxY<>(SB)
-DATA vecTableY<>+320(SB)/8, $countZerosY<>(SB)
-DATA vecTableY<>+328(SB)/8, $countEqualY<>(SB)
-DATA vecTableY<>+336(SB)/8, $takeEqualY<>(SB)
-DATA vecTableY<>+344(SB)/8, $sgdY<>(SB)
-DATA vecTableY<>+352(SB)/8, $momentumY<>(SB)
-DATA vecTableY<>+360(SB)/8, $adamY<>(SB)
-DATA vecTableY<>+368(SB)/8, $adamWY<>(SB)
-DATA vecTableY<>+376(SB)/8, $nadamY<>(SB)
-GLOBL vecTableY<>(SB), RODATA, $384
+DATA vecTableY<>+16(SB)/8, $addReluY<>(SB)
+DATA vecTableY<>+24(SB)/8, $reluY<>(SB)
+DATA vecTableY<>+32(SB)/8, $reluGradY<>(SB)
+DATA vecTableY<>+40(SB)/8, $dropoutY<>(SB)
+DATA vecTableY<>+48(SB)/8, $sigmoidY<>(SB)
+DATA vecTableY<>+56(SB)/8, $sigmoidGradY<>(SB)
+DATA vecTableY<>+64(SB)/8, $tanhY<>(SB)
+DATA vecTableY<>+72(SB)/8, $tanhGradY<>(SB)
+DATA vecTableY<>+80(SB)/8, $geluY<>(SB)
+DATA vecTableY<>+88(SB)/8, $geluGradY<>(SB)
+DATA vecTableY<>+96(SB)/8, $geluTanhY<>(SB)
+DATA vecTableY<>+104(SB)/8, $geluTanhGradY<>(SB)
+DATA vecTableY<>+112(SB)/8, $sumY<>(SB)
+DATA vecTableY<>+120(SB)/8, $maxY<>(SB)
+DATA vecTableY<>+128(SB)/8, $dotY<>(SB)
+DATA vecTableY<>+136(SB)/8, $squaresY<>(SB)
+DATA vecTableY<>+144(SB)/8, $normSumsY<>(SB)
+DATA vecTableY<>+152(SB)/8, $normY<>(SB)
+DATA vecTableY<>+160(SB)/8, $normReluY<>(SB)
+DATA vecTableY<>+168(SB)/8, $normReluSumsY<>(SB)
+DATA vecTableY<>+176(SB)/8, $normGradY<>(SB)
+DATA vecTableY<>+184(SB)/8, $layerY<>(SB)
+DATA vecTableY<>+192(SB)/8, $layerSumsY<>(SB)
+DATA vecTableY<>+200(SB)/8, $layerGradY<>(SB)
+DATA vecTableY<>+208(SB)/8, $layerParamsY<>(SB)
+DATA vecTableY<>+216(SB)/8, $expSumY<>(SB)
+DATA vecTableY<>+224(SB)/8, $sumExpY<>(SB)
+DATA vecTableY<>+232(SB)/8, $quotientY<>(SB)
+DATA vecTableY<>+240(SB)/8, $softmaxGradY<>(SB)
+DATA vecTableY<>+248(SB)/8, $logSoftmaxY<>(SB)
+DATA vecTableY<>+256(SB)/8, $logSoftmaxGradY<>(SB)
+DATA vecTableY<>+264(SB)/8, $errorsY<>(SB)
+DATA vecTableY<>+272(SB)/8, $errorsGradY<>(SB)
+DATA vecTableY<>+280(SB)/8, $crossSumY<>(SB)
+DATA vecTableY<>+288(SB)/8, $crossGradY<>(SB)
+DATA vecTableY<>+296(SB)/8, $toHalfY<>(SB)
+DATA vecTableY<>+304(SB)/8, $fromHalfY<>(SB)
+DATA vecTableY<>+312(SB)/8, $toBFloat16Y<>(SB)
+DATA vecTableY<>+320(SB)/8, $fromBFloat16Y<>(SB)
+DATA vecTableY<>+328(SB)/8, $quantise8Y<>(SB)
+DATA vecTableY<>+336(SB)/8, $absMaxY<>(SB)
+DATA vecTableY<>+344(SB)/8, $countZerosY<>(SB)
+DATA vecTableY<>+352(SB)/8, $countEqualY<>(SB)
+DATA vecTableY<>+360(SB)/8, $takeEqualY<>(SB)
+DATA vecTableY<>+368(SB)/8, $sgdY<>(SB)
+DATA vecTableY<>+376(SB)/8, $momentumY<>(SB)
+DATA vecTableY<>+384(SB)/8, $adamY<>(SB)
+DATA vecTableY<>+392(SB)/8, $adamWY<>(SB)
+DATA vecTableY<>+400(SB)/8, $nadamY<>(SB)
+GLOBL vecTableY<>(SB), RODATA, $408
 
 // func vecY(op vecOp, a *vecArgs)
 TEXT ·vecY(SB), NOSPLIT, $0-16

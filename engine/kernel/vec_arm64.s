@@ -225,6 +225,134 @@ next:
 done:
 	RET
 
+// p0 = 0 > y ? 0 : y, y = p1 + p2
+TEXT addReluN<>(SB), NOSPLIT, $256-16
+	MOVD a+8(FP), R0
+	MOVD vecArgs_rows(R0), R6
+	MOVD vecArgs_stride(R0), R9
+	LSL $2, R9
+	MOVD vecArgs_n(R0), R8
+	LSR $4, R8, R7
+	LSL $6, R7
+	AND $15, R8
+	MOVD (vecArgs_p+0)(R0), R1
+	MOVD (vecArgs_p+8)(R0), R2
+	MOVD (vecArgs_p+16)(R0), R3
+	MOVD vecArgs_bits(R0), R5
+	MOVD $vecConst<>(SB), R11
+	MOVD $vecLanes<>+64(SB), R12
+	SUB R8<<2, R12
+	MOVD $vecBits<>(SB), R13
+	MOVD vecArgs_sums(R0), R14
+	MOVD $copy-256(SP), R24
+	FMOVQ 0(R11), F0
+
+row:
+	MOVD R1, R20
+	MOVD R2, R21
+	MOVD R3, R22
+	CBZ R7, tail
+	MOVD R7, R10
+
+block:
+	FMOVQ 0(R21), F1
+	FMOVQ 0(R22), F2
+	WORD $0x4e22d421 // FADD V1.4S, V1.4S, V2.4S
+	WORD $0x6ea1e402 // FCMGT V2.4S, V0.4S, V1.4S
+	WORD $0x4e621c21 // BIC V1.4S, V1.4S, V2.4S
+	FMOVQ F1, 0(R20)
+	FMOVQ 16(R21), F1
+	FMOVQ 16(R22), F2
+	WORD $0x4e22d421 // FADD V1.4S, V1.4S, V2.4S
+	WORD $0x6ea1e402 // FCMGT V2.4S, V0.4S, V1.4S
+	WORD $0x4e621c21 // BIC V1.4S, V1.4S, V2.4S
+	FMOVQ F1, 16(R20)
+	FMOVQ 32(R21), F1
+	FMOVQ 32(R22), F2
+	WORD $0x4e22d421 // FADD V1.4S, V1.4S, V2.4S
+	WORD $0x6ea1e402 // FCMGT V2.4S, V0.4S, V1.4S
+	WORD $0x4e621c21 // BIC V1.4S, V1.4S, V2.4S
+	FMOVQ F1, 32(R20)
+	FMOVQ 48(R21), F1
+	FMOVQ 48(R22), F2
+	WORD $0x4e22d421 // FADD V1.4S, V1.4S, V2.4S
+	WORD $0x6ea1e402 // FCMGT V2.4S, V0.4S, V1.4S
+	WORD $0x4e621c21 // BIC V1.4S, V1.4S, V2.4S
+	FMOVQ F1, 48(R20)
+	ADD $2, R5
+	ADD $64, R20
+	ADD $64, R21
+	ADD $64, R22
+	SUB $64, R10
+	CBNZ R10, block
+
+tail:
+	CBZ R8, next
+	MOVD R21, R25
+	ADD $64, R24, R26
+	MOVD R8, R19
+
+in1:
+	MOVWU.P 4(R25), R15
+	MOVW.P R15, 4(R26)
+	SUB $1, R19
+	CBNZ R19, in1
+	MOVD R22, R25
+	ADD $128, R24, R26
+	MOVD R8, R19
+
+in2:
+	MOVWU.P 4(R25), R15
+	MOVW.P R15, 4(R26)
+	SUB $1, R19
+	CBNZ R19, in2
+	FMOVQ 64(R24), F1
+	FMOVQ 128(R24), F2
+	WORD $0x4e22d421 // FADD V1.4S, V1.4S, V2.4S
+	WORD $0x6ea1e402 // FCMGT V2.4S, V0.4S, V1.4S
+	WORD $0x4e621c21 // BIC V1.4S, V1.4S, V2.4S
+	FMOVQ F1, 0(R24)
+	FMOVQ 80(R24), F1
+	FMOVQ 144(R24), F2
+	WORD $0x4e22d421 // FADD V1.4S, V1.4S, V2.4S
+	WORD $0x6ea1e402 // FCMGT V2.4S, V0.4S, V1.4S
+	WORD $0x4e621c21 // BIC V1.4S, V1.4S, V2.4S
+	FMOVQ F1, 16(R24)
+	FMOVQ 96(R24), F1
+	FMOVQ 160(R24), F2
+	WORD $0x4e22d421 // FADD V1.4S, V1.4S, V2.4S
+	WORD $0x6ea1e402 // FCMGT V2.4S, V0.4S, V1.4S
+	WORD $0x4e621c21 // BIC V1.4S, V1.4S, V2.4S
+	FMOVQ F1, 32(R24)
+	FMOVQ 112(R24), F1
+	FMOVQ 176(R24), F2
+	WORD $0x4e22d421 // FADD V1.4S, V1.4S, V2.4S
+	WORD $0x6ea1e402 // FCMGT V2.4S, V0.4S, V1.4S
+	WORD $0x4e621c21 // BIC V1.4S, V1.4S, V2.4S
+	FMOVQ F1, 48(R24)
+	ADD $2, R5
+	MOVD R20, R25
+	ADD $0, R24, R26
+	MOVD R8, R19
+
+out0:
+	MOVWU.P 4(R26), R15
+	MOVW.P R15, 4(R25)
+	SUB $1, R19
+	CBNZ R19, out0
+
+next:
+	SUB $1, R6
+	CMP $0, R6
+	BLE done
+	ADD R9, R1
+	ADD R9, R2
+	ADD R9, R3
+	B row
+
+done:
+	RET
+
 // p0 = 0 > p1 ? 0 : p1
 TEXT reluN<>(SB), NOSPLIT, $256-16
 	MOVD a+8(FP), R0
@@ -6100,6 +6228,458 @@ next:
 done:
 	RET
 
+// p0 = 0 > y ? 0 : y, y = ((p1-k0) * k1) * k2 + k3
+TEXT normReluN<>(SB), NOSPLIT, $256-16
+	MOVD a+8(FP), R0
+	MOVD vecArgs_rows(R0), R6
+	MOVD vecArgs_stride(R0), R9
+	LSL $2, R9
+	MOVD vecArgs_n(R0), R8
+	LSR $4, R8, R7
+	LSL $6, R7
+	AND $15, R8
+	MOVD (vecArgs_p+0)(R0), R1
+	MOVD (vecArgs_p+8)(R0), R2
+	MOVD vecArgs_bits(R0), R5
+	MOVD $vecConst<>(SB), R11
+	MOVD $vecLanes<>+64(SB), R12
+	SUB R8<<2, R12
+	MOVD $vecBits<>(SB), R13
+	MOVD vecArgs_sums(R0), R14
+	MOVD $copy-256(SP), R24
+	MOVD vecArgs_lanes(R0), R15
+	CBZ R15, same
+	FMOVQ 0(R15), F0
+	FMOVQ 64(R15), F1
+	FMOVQ 128(R15), F2
+	FMOVQ 192(R15), F3
+	FMOVQ 16(R15), F4
+	FMOVQ 80(R15), F5
+	FMOVQ 144(R15), F6
+	FMOVQ 208(R15), F7
+	FMOVQ 32(R15), F8
+	FMOVQ 96(R15), F9
+	FMOVQ 160(R15), F10
+	FMOVQ 224(R15), F11
+	FMOVQ 48(R15), F12
+	FMOVQ 112(R15), F13
+	FMOVQ 176(R15), F14
+	FMOVQ 240(R15), F15
+	B loaded
+
+same:
+	ADD $(vecArgs_k+0), R0, R19
+	VLD1R (R19), [V0.S4]
+	ADD $(vecArgs_k+0), R0, R19
+	VLD1R (R19), [V4.S4]
+	ADD $(vecArgs_k+0), R0, R19
+	VLD1R (R19), [V8.S4]
+	ADD $(vecArgs_k+0), R0, R19
+	VLD1R (R19), [V12.S4]
+	ADD $(vecArgs_k+4), R0, R19
+	VLD1R (R19), [V1.S4]
+	ADD $(vecArgs_k+4), R0, R19
+	VLD1R (R19), [V5.S4]
+	ADD $(vecArgs_k+4), R0, R19
+	VLD1R (R19), [V9.S4]
+	ADD $(vecArgs_k+4), R0, R19
+	VLD1R (R19), [V13.S4]
+	ADD $(vecArgs_k+8), R0, R19
+	VLD1R (R19), [V2.S4]
+	ADD $(vecArgs_k+8), R0, R19
+	VLD1R (R19), [V6.S4]
+	ADD $(vecArgs_k+8), R0, R19
+	VLD1R (R19), [V10.S4]
+	ADD $(vecArgs_k+8), R0, R19
+	VLD1R (R19), [V14.S4]
+	ADD $(vecArgs_k+12), R0, R19
+	VLD1R (R19), [V3.S4]
+	ADD $(vecArgs_k+12), R0, R19
+	VLD1R (R19), [V7.S4]
+	ADD $(vecArgs_k+12), R0, R19
+	VLD1R (R19), [V11.S4]
+	ADD $(vecArgs_k+12), R0, R19
+	VLD1R (R19), [V15.S4]
+
+loaded:
+	FMOVQ 0(R11), F16
+
+row:
+	MOVD R1, R20
+	MOVD R2, R21
+	CBZ R7, tail
+	MOVD R7, R10
+
+block:
+	FMOVQ 0(R21), F17
+	WORD $0x4ea0d631 // FSUB V17.4S, V17.4S, V0.4S
+	WORD $0x6e21de31 // FMUL V17.4S, V17.4S, V1.4S
+	WORD $0x6e22de31 // FMUL V17.4S, V17.4S, V2.4S
+	WORD $0x4e23d631 // FADD V17.4S, V17.4S, V3.4S
+	WORD $0x6eb1e612 // FCMGT V18.4S, V16.4S, V17.4S
+	WORD $0x4e721e31 // BIC V17.4S, V17.4S, V18.4S
+	FMOVQ F17, 0(R20)
+	FMOVQ 16(R21), F17
+	WORD $0x4ea4d631 // FSUB V17.4S, V17.4S, V4.4S
+	WORD $0x6e25de31 // FMUL V17.4S, V17.4S, V5.4S
+	WORD $0x6e26de31 // FMUL V17.4S, V17.4S, V6.4S
+	WORD $0x4e27d631 // FADD V17.4S, V17.4S, V7.4S
+	WORD $0x6eb1e612 // FCMGT V18.4S, V16.4S, V17.4S
+	WORD $0x4e721e31 // BIC V17.4S, V17.4S, V18.4S
+	FMOVQ F17, 16(R20)
+	FMOVQ 32(R21), F17
+	WORD $0x4ea8d631 // FSUB V17.4S, V17.4S, V8.4S
+	WORD $0x6e29de31 // FMUL V17.4S, V17.4S, V9.4S
+	WORD $0x6e2ade31 // FMUL V17.4S, V17.4S, V10.4S
+	WORD $0x4e2bd631 // FADD V17.4S, V17.4S, V11.4S
+	WORD $0x6eb1e612 // FCMGT V18.4S, V16.4S, V17.4S
+	WORD $0x4e721e31 // BIC V17.4S, V17.4S, V18.4S
+	FMOVQ F17, 32(R20)
+	FMOVQ 48(R21), F17
+	WORD $0x4eacd631 // FSUB V17.4S, V17.4S, V12.4S
+	WORD $0x6e2dde31 // FMUL V17.4S, V17.4S, V13.4S
+	WORD $0x6e2ede31 // FMUL V17.4S, V17.4S, V14.4S
+	WORD $0x4e2fd631 // FADD V17.4S, V17.4S, V15.4S
+	WORD $0x6eb1e612 // FCMGT V18.4S, V16.4S, V17.4S
+	WORD $0x4e721e31 // BIC V17.4S, V17.4S, V18.4S
+	FMOVQ F17, 48(R20)
+	ADD $2, R5
+	ADD $64, R20
+	ADD $64, R21
+	SUB $64, R10
+	CBNZ R10, block
+
+tail:
+	CBZ R8, next
+	MOVD R21, R25
+	ADD $64, R24, R26
+	MOVD R8, R19
+
+in1:
+	MOVWU.P 4(R25), R15
+	MOVW.P R15, 4(R26)
+	SUB $1, R19
+	CBNZ R19, in1
+	FMOVQ 64(R24), F17
+	WORD $0x4ea0d631 // FSUB V17.4S, V17.4S, V0.4S
+	WORD $0x6e21de31 // FMUL V17.4S, V17.4S, V1.4S
+	WORD $0x6e22de31 // FMUL V17.4S, V17.4S, V2.4S
+	WORD $0x4e23d631 // FADD V17.4S, V17.4S, V3.4S
+	WORD $0x6eb1e612 // FCMGT V18.4S, V16.4S, V17.4S
+	WORD $0x4e721e31 // BIC V17.4S, V17.4S, V18.4S
+	FMOVQ F17, 0(R24)
+	FMOVQ 80(R24), F17
+	WORD $0x4ea4d631 // FSUB V17.4S, V17.4S, V4.4S
+	WORD $0x6e25de31 // FMUL V17.4S, V17.4S, V5.4S
+	WORD $0x6e26de31 // FMUL V17.4S, V17.4S, V6.4S
+	WORD $0x4e27d631 // FADD V17.4S, V17.4S, V7.4S
+	WORD $0x6eb1e612 // FCMGT V18.4S, V16.4S, V17.4S
+	WORD $0x4e721e31 // BIC V17.4S, V17.4S, V18.4S
+	FMOVQ F17, 16(R24)
+	FMOVQ 96(R24), F17
+	WORD $0x4ea8d631 // FSUB V17.4S, V17.4S, V8.4S
+	WORD $0x6e29de31 // FMUL V17.4S, V17.4S, V9.4S
+	WORD $0x6e2ade31 // FMUL V17.4S, V17.4S, V10.4S
+	WORD $0x4e2bd631 // FADD V17.4S, V17.4S, V11.4S
+	WORD $0x6eb1e612 // FCMGT V18.4S, V16.4S, V17.4S
+	WORD $0x4e721e31 // BIC V17.4S, V17.4S, V18.4S
+	FMOVQ F17, 32(R24)
+	FMOVQ 112(R24), F17
+	WORD $0x4eacd631 // FSUB V17.4S, V17.4S, V12.4S
+	WORD $0x6e2dde31 // FMUL V17.4S, V17.4S, V13.4S
+	WORD $0x6e2ede31 // FMUL V17.4S, V17.4S, V14.4S
+	WORD $0x4e2fd631 // FADD V17.4S, V17.4S, V15.4S
+	WORD $0x6eb1e612 // FCMGT V18.4S, V16.4S, V17.4S
+	WORD $0x4e721e31 // BIC V17.4S, V17.4S, V18.4S
+	FMOVQ F17, 48(R24)
+	ADD $2, R5
+	MOVD R20, R25
+	ADD $0, R24, R26
+	MOVD R8, R19
+
+out0:
+	MOVWU.P 4(R26), R15
+	MOVW.P R15, 4(R25)
+	SUB $1, R19
+	CBNZ R19, out0
+
+next:
+	SUB $1, R6
+	CMP $0, R6
+	BLE done
+	ADD R9, R1
+	ADD R9, R2
+	B row
+
+done:
+	RET
+
+// p0 = ((p1-k0) * k1) * k2 + k3 > 0 ? p0 : 0, s0 += p0, s1 += p0 * ((p1-k0) * k1)
+TEXT normReluSumsN<>(SB), NOSPLIT, $256-16
+	MOVD a+8(FP), R0
+	MOVD vecArgs_rows(R0), R6
+	MOVD vecArgs_stride(R0), R9
+	LSL $2, R9
+	MOVD vecArgs_n(R0), R8
+	LSR $4, R8, R7
+	LSL $6, R7
+	AND $15, R8
+	MOVD (vecArgs_p+0)(R0), R1
+	MOVD (vecArgs_p+8)(R0), R2
+	MOVD vecArgs_bits(R0), R5
+	MOVD $vecConst<>(SB), R11
+	MOVD $vecLanes<>+64(SB), R12
+	SUB R8<<2, R12
+	MOVD $vecBits<>(SB), R13
+	MOVD vecArgs_sums(R0), R14
+	MOVD $copy-256(SP), R24
+	FMOVQ 0(R14), F0
+	FMOVQ 16(R14), F1
+	FMOVQ 32(R14), F2
+	FMOVQ 48(R14), F3
+	FMOVQ 64(R14), F4
+	FMOVQ 80(R14), F5
+	FMOVQ 96(R14), F6
+	FMOVQ 112(R14), F7
+	MOVD vecArgs_lanes(R0), R15
+	CBZ R15, same
+	FMOVQ 0(R15), F8
+	FMOVQ 64(R15), F9
+	FMOVQ 128(R15), F10
+	FMOVQ 192(R15), F11
+	FMOVQ 16(R15), F12
+	FMOVQ 80(R15), F13
+	FMOVQ 144(R15), F14
+	FMOVQ 208(R15), F15
+	FMOVQ 32(R15), F16
+	FMOVQ 96(R15), F17
+	FMOVQ 160(R15), F18
+	FMOVQ 224(R15), F19
+	FMOVQ 48(R15), F20
+	FMOVQ 112(R15), F21
+	FMOVQ 176(R15), F22
+	FMOVQ 240(R15), F23
+	B loaded
+
+same:
+	ADD $(vecArgs_k+0), R0, R19
+	VLD1R (R19), [V8.S4]
+	ADD $(vecArgs_k+0), R0, R19
+	VLD1R (R19), [V12.S4]
+	ADD $(vecArgs_k+0), R0, R19
+	VLD1R (R19), [V16.S4]
+	ADD $(vecArgs_k+0), R0, R19
+	VLD1R (R19), [V20.S4]
+	ADD $(vecArgs_k+4), R0, R19
+	VLD1R (R19), [V9.S4]
+	ADD $(vecArgs_k+4), R0, R19
+	VLD1R (R19), [V13.S4]
+	ADD $(vecArgs_k+4), R0, R19
+	VLD1R (R19), [V17.S4]
+	ADD $(vecArgs_k+4), R0, R19
+	VLD1R (R19), [V21.S4]
+	ADD $(vecArgs_k+8), R0, R19
+	VLD1R (R19), [V10.S4]
+	ADD $(vecArgs_k+8), R0, R19
+	VLD1R (R19), [V14.S4]
+	ADD $(vecArgs_k+8), R0, R19
+	VLD1R (R19), [V18.S4]
+	ADD $(vecArgs_k+8), R0, R19
+	VLD1R (R19), [V22.S4]
+	ADD $(vecArgs_k+12), R0, R19
+	VLD1R (R19), [V11.S4]
+	ADD $(vecArgs_k+12), R0, R19
+	VLD1R (R19), [V15.S4]
+	ADD $(vecArgs_k+12), R0, R19
+	VLD1R (R19), [V19.S4]
+	ADD $(vecArgs_k+12), R0, R19
+	VLD1R (R19), [V23.S4]
+
+loaded:
+
+row:
+	MOVD R1, R20
+	MOVD R2, R21
+	CBZ R7, tail
+	MOVD R7, R10
+
+block:
+	FMOVQ 0(R21), F24
+	WORD $0x4ea8d718 // FSUB V24.4S, V24.4S, V8.4S
+	WORD $0x6e29df18 // FMUL V24.4S, V24.4S, V9.4S
+	WORD $0x6e2adf19 // FMUL V25.4S, V24.4S, V10.4S
+	WORD $0x4e2bd739 // FADD V25.4S, V25.4S, V11.4S
+	FMOVQ 0(R11), F26
+	WORD $0x6ebae739 // FCMGT V25.4S, V25.4S, V26.4S
+	FMOVQ 0(R20), F26
+	WORD $0x4e3a1f39 // AND V25.4S, V25.4S, V26.4S
+	FMOVQ F25, 0(R20)
+	WORD $0x4e39d400 // FADD V0.4S, V0.4S, V25.4S
+	WORD $0x6e38df38 // FMUL V24.4S, V25.4S, V24.4S
+	WORD $0x4e38d484 // FADD V4.4S, V4.4S, V24.4S
+	FMOVQ 16(R21), F24
+	WORD $0x4eacd718 // FSUB V24.4S, V24.4S, V12.4S
+	WORD $0x6e2ddf18 // FMUL V24.4S, V24.4S, V13.4S
+	WORD $0x6e2edf19 // FMUL V25.4S, V24.4S, V14.4S
+	WORD $0x4e2fd739 // FADD V25.4S, V25.4S, V15.4S
+	FMOVQ 0(R11), F26
+	WORD $0x6ebae739 // FCMGT V25.4S, V25.4S, V26.4S
+	FMOVQ 16(R20), F26
+	WORD $0x4e3a1f39 // AND V25.4S, V25.4S, V26.4S
+	FMOVQ F25, 16(R20)
+	WORD $0x4e39d421 // FADD V1.4S, V1.4S, V25.4S
+	WORD $0x6e38df38 // FMUL V24.4S, V25.4S, V24.4S
+	WORD $0x4e38d4a5 // FADD V5.4S, V5.4S, V24.4S
+	FMOVQ 32(R21), F24
+	WORD $0x4eb0d718 // FSUB V24.4S, V24.4S, V16.4S
+	WORD $0x6e31df18 // FMUL V24.4S, V24.4S, V17.4S
+	WORD $0x6e32df19 // FMUL V25.4S, V24.4S, V18.4S
+	WORD $0x4e33d739 // FADD V25.4S, V25.4S, V19.4S
+	FMOVQ 0(R11), F26
+	WORD $0x6ebae739 // FCMGT V25.4S, V25.4S, V26.4S
+	FMOVQ 32(R20), F26
+	WORD $0x4e3a1f39 // AND V25.4S, V25.4S, V26.4S
+	FMOVQ F25, 32(R20)
+	WORD $0x4e39d442 // FADD V2.4S, V2.4S, V25.4S
+	WORD $0x6e38df38 // FMUL V24.4S, V25.4S, V24.4S
+	WORD $0x4e38d4c6 // FADD V6.4S, V6.4S, V24.4S
+	FMOVQ 48(R21), F24
+	WORD $0x4eb4d718 // FSUB V24.4S, V24.4S, V20.4S
+	WORD $0x6e35df18 // FMUL V24.4S, V24.4S, V21.4S
+	WORD $0x6e36df19 // FMUL V25.4S, V24.4S, V22.4S
+	WORD $0x4e37d739 // FADD V25.4S, V25.4S, V23.4S
+	FMOVQ 0(R11), F26
+	WORD $0x6ebae739 // FCMGT V25.4S, V25.4S, V26.4S
+	FMOVQ 48(R20), F26
+	WORD $0x4e3a1f39 // AND V25.4S, V25.4S, V26.4S
+	FMOVQ F25, 48(R20)
+	WORD $0x4e39d463 // FADD V3.4S, V3.4S, V25.4S
+	WORD $0x6e38df38 // FMUL V24.4S, V25.4S, V24.4S
+	WORD $0x4e38d4e7 // FADD V7.4S, V7.4S, V24.4S
+	ADD $2, R5
+	ADD $64, R20
+	ADD $64, R21
+	SUB $64, R10
+	CBNZ R10, block
+
+tail:
+	CBZ R8, next
+	MOVD R20, R25
+	ADD $0, R24, R26
+	MOVD R8, R19
+
+in0:
+	MOVWU.P 4(R25), R15
+	MOVW.P R15, 4(R26)
+	SUB $1, R19
+	CBNZ R19, in0
+	MOVD R21, R25
+	ADD $64, R24, R26
+	MOVD R8, R19
+
+in1:
+	MOVWU.P 4(R25), R15
+	MOVW.P R15, 4(R26)
+	SUB $1, R19
+	CBNZ R19, in1
+	FMOVQ 64(R24), F24
+	WORD $0x4ea8d718 // FSUB V24.4S, V24.4S, V8.4S
+	WORD $0x6e29df18 // FMUL V24.4S, V24.4S, V9.4S
+	WORD $0x6e2adf19 // FMUL V25.4S, V24.4S, V10.4S
+	WORD $0x4e2bd739 // FADD V25.4S, V25.4S, V11.4S
+	FMOVQ 0(R11), F26
+	WORD $0x6ebae739 // FCMGT V25.4S, V25.4S, V26.4S
+	FMOVQ 0(R24), F26
+	WORD $0x4e3a1f39 // AND V25.4S, V25.4S, V26.4S
+	FMOVQ F25, 0(R24)
+	FMOVQ 0(R12), F27
+	WORD $0x4e3b1f3a // AND V26.4S, V25.4S, V27.4S
+	WORD $0x4e3ad400 // FADD V0.4S, V0.4S, V26.4S
+	WORD $0x6e38df38 // FMUL V24.4S, V25.4S, V24.4S
+	FMOVQ 0(R12), F26
+	WORD $0x4e3a1f19 // AND V25.4S, V24.4S, V26.4S
+	WORD $0x4e39d484 // FADD V4.4S, V4.4S, V25.4S
+	FMOVQ 80(R24), F24
+	WORD $0x4eacd718 // FSUB V24.4S, V24.4S, V12.4S
+	WORD $0x6e2ddf18 // FMUL V24.4S, V24.4S, V13.4S
+	WORD $0x6e2edf19 // FMUL V25.4S, V24.4S, V14.4S
+	WORD $0x4e2fd739 // FADD V25.4S, V25.4S, V15.4S
+	FMOVQ 0(R11), F26
+	WORD $0x6ebae739 // FCMGT V25.4S, V25.4S, V26.4S
+	FMOVQ 16(R24), F26
+	WORD $0x4e3a1f39 // AND V25.4S, V25.4S, V26.4S
+	FMOVQ F25, 16(R24)
+	FMOVQ 16(R12), F27
+	WORD $0x4e3b1f3a // AND V26.4S, V25.4S, V27.4S
+	WORD $0x4e3ad421 // FADD V1.4S, V1.4S, V26.4S
+	WORD $0x6e38df38 // FMUL V24.4S, V25.4S, V24.4S
+	FMOVQ 16(R12), F26
+	WORD $0x4e3a1f19 // AND V25.4S, V24.4S, V26.4S
+	WORD $0x4e39d4a5 // FADD V5.4S, V5.4S, V25.4S
+	FMOVQ 96(R24), F24
+	WORD $0x4eb0d718 // FSUB V24.4S, V24.4S, V16.4S
+	WORD $0x6e31df18 // FMUL V24.4S, V24.4S, V17.4S
+	WORD $0x6e32df19 // FMUL V25.4S, V24.4S, V18.4S
+	WORD $0x4e33d739 // FADD V25.4S, V25.4S, V19.4S
+	FMOVQ 0(R11), F26
+	WORD $0x6ebae739 // FCMGT V25.4S, V25.4S, V26.4S
+	FMOVQ 32(R24), F26
+	WORD $0x4e3a1f39 // AND V25.4S, V25.4S, V26.4S
+	FMOVQ F25, 32(R24)
+	FMOVQ 32(R12), F27
+	WORD $0x4e3b1f3a // AND V26.4S, V25.4S, V27.4S
+	WORD $0x4e3ad442 // FADD V2.4S, V2.4S, V26.4S
+	WORD $0x6e38df38 // FMUL V24.4S, V25.4S, V24.4S
+	FMOVQ 32(R12), F26
+	WORD $0x4e3a1f19 // AND V25.4S, V24.4S, V26.4S
+	WORD $0x4e39d4c6 // FADD V6.4S, V6.4S, V25.4S
+	FMOVQ 112(R24), F24
+	WORD $0x4eb4d718 // FSUB V24.4S, V24.4S, V20.4S
+	WORD $0x6e35df18 // FMUL V24.4S, V24.4S, V21.4S
+	WORD $0x6e36df19 // FMUL V25.4S, V24.4S, V22.4S
+	WORD $0x4e37d739 // FADD V25.4S, V25.4S, V23.4S
+	FMOVQ 0(R11), F26
+	WORD $0x6ebae739 // FCMGT V25.4S, V25.4S, V26.4S
+	FMOVQ 48(R24), F26
+	WORD $0x4e3a1f39 // AND V25.4S, V25.4S, V26.4S
+	FMOVQ F25, 48(R24)
+	FMOVQ 48(R12), F27
+	WORD $0x4e3b1f3a // AND V26.4S, V25.4S, V27.4S
+	WORD $0x4e3ad463 // FADD V3.4S, V3.4S, V26.4S
+	WORD $0x6e38df38 // FMUL V24.4S, V25.4S, V24.4S
+	FMOVQ 48(R12), F26
+	WORD $0x4e3a1f19 // AND V25.4S, V24.4S, V26.4S
+	WORD $0x4e39d4e7 // FADD V7.4S, V7.4S, V25.4S
+	ADD $2, R5
+	MOVD R20, R25
+	ADD $0, R24, R26
+	MOVD R8, R19
+
+out0:
+	MOVWU.P 4(R26), R15
+	MOVW.P R15, 4(R25)
+	SUB $1, R19
+	CBNZ R19, out0
+
+next:
+	SUB $1, R6
+	CMP $0, R6
+	BLE done
+	ADD R9, R1
+	ADD R9, R2
+	B row
+
+done:
+	FMOVQ F0, 0(R14)
+	FMOVQ F1, 16(R14)
+	FMOVQ F2, 32(R14)
+	FMOVQ F3, 48(R14)
+	FMOVQ F4, 64(R14)
+	FMOVQ F5, 80(R14)
+	FMOVQ F6, 96(R14)
+	FMOVQ F7, 112(R14)
+	RET
+
 // p0 = k2 * ((p1-k3) - ((p2-k0) * k1) * k4)
 TEXT normGradN<>(SB), NOSPLIT, $256-16
 	MOVD a+8(FP), R0
@@ -11812,53 +12392,56 @@ done:
 
 DATA vecTableN<>+0(SB)/8, $addN<>(SB)
 DATA vecTableN<>+8(SB)/8, $scaleN<>(SB)
-DATA vecTableN<>+16(SB)/8, $reluN<>(SB)
-DATA vecTableN<>+24(SB)/8, $reluGradN<>(SB)
-DATA vecTableN<>+32(SB)/8, $dropoutN<>(SB)
-DATA vecTableN<>+40(SB)/8, $sigmoidN<>(SB)
-DATA vecTableN<>+48(SB)/8, $sigmoidGradN<>(SB)
-DATA vecTableN<>+56(SB)/8, $tanhN<>(SB)
-DATA vecTableN<>+64(SB)/8, $tanhGradN<>(SB)
-DATA vecTableN<>+72(SB)/8, $geluN<>(SB)
-DATA vecTableN<>+80(SB)/8, $geluGradN<>(SB)
-DATA vecTableN<>+88(SB)/8, $geluTanhN<>(SB)
-DATA vecTableN<>+96(SB)/8, $geluTanhGradN<>(SB)
-DATA vecTableN<>+104(SB)/8, $sumN<>(SB)
-DATA vecTableN<>+112(SB)/8, $maxN<>(SB)
-DATA vecTableN<>+120(SB)/8, $dotN<>(SB)
-DATA vecTableN<>+128(SB)/8, $squaresN<>(SB)
-DATA vecTableN<>+136(SB)/8, $normSumsN<>(SB)
-DATA vecTableN<>+144(SB)/8, $normN<>(SB)
-DATA vecTableN<>+152(SB)/8, $normGradN<>(SB)
-DATA vecTableN<>+160(SB)/8, $layerN<>(SB)
-DATA vecTableN<>+168(SB)/8, $layerSumsN<>(SB)
-DATA vecTableN<>+176(SB)/8, $layerGradN<>(SB)
-DATA vecTableN<>+184(SB)/8, $layerParamsN<>(SB)
-DATA vecTableN<>+192(SB)/8, $expSumN<>(SB)
-DATA vecTableN<>+200(SB)/8, $sumExpN<>(SB)
-DATA vecTableN<>+208(SB)/8, $quotientN<>(SB)
-DATA vecTableN<>+216(SB)/8, $softmaxGradN<>(SB)
-DATA vecTableN<>+224(SB)/8, $logSoftmaxN<>(SB)
-DATA vecTableN<>+232(SB)/8, $logSoftmaxGradN<>(SB)
-DATA vecTableN<>+240(SB)/8, $errorsN<>(SB)
-DATA vecTableN<>+248(SB)/8, $errorsGradN<>(SB)
-DATA vecTableN<>+256(SB)/8, $crossSumN<>(SB)
-DATA vecTableN<>+264(SB)/8, $crossGradN<>(SB)
-DATA vecTableN<>+272(SB)/8, $toHalfN<>(SB)
-DATA vecTableN<>+280(SB)/8, $fromHalfN<>(SB)
-DATA vecTableN<>+288(SB)/8, $toBFloat16N<>(SB)
-DATA vecTableN<>+296(SB)/8, $fromBFloat16N<>(SB)
-DATA vecTableN<>+304(SB)/8, $quantise8N<>(SB)
-DATA vecTableN<>+312(SB)/8, $absMaxN<>(SB)
-DATA vecTableN<>+320(SB)/8, $countZerosN<>(SB)
-DATA vecTableN<>+328(SB)/8, $countEqualN<>(SB)
-DATA vecTableN<>+336(SB)/8, $takeEqualN<>(SB)
-DATA vecTableN<>+344(SB)/8, $sgdN<>(SB)
-DATA vecTableN<>+352(SB)/8, $momentumN<>(SB)
-DATA vecTableN<>+360(SB)/8, $adamN<>(SB)
-DATA vecTableN<>+368(SB)/8, $adamWN<>(SB)
-DATA vecTableN<>+376(SB)/8, $nadamN<>(SB)
-GLOBL vecTableN<>(SB), RODATA, $384
+DATA vecTableN<>+16(SB)/8, $addReluN<>(SB)
+DATA vecTableN<>+24(SB)/8, $reluN<>(SB)
+DATA vecTableN<>+32(SB)/8, $reluGradN<>(SB)
+DATA vecTableN<>+40(SB)/8, $dropoutN<>(SB)
+DATA vecTableN<>+48(SB)/8, $sigmoidN<>(SB)
+DATA vecTableN<>+56(SB)/8, $sigmoidGradN<>(SB)
+DATA vecTableN<>+64(SB)/8, $tanhN<>(SB)
+DATA vecTableN<>+72(SB)/8, $tanhGradN<>(SB)
+DATA vecTableN<>+80(SB)/8, $geluN<>(SB)
+DATA vecTableN<>+88(SB)/8, $geluGradN<>(SB)
+DATA vecTableN<>+96(SB)/8, $geluTanhN<>(SB)
+DATA vecTableN<>+104(SB)/8, $geluTanhGradN<>(SB)
+DATA vecTableN<>+112(SB)/8, $sumN<>(SB)
+DATA vecTableN<>+120(SB)/8, $maxN<>(SB)
+DATA vecTableN<>+128(SB)/8, $dotN<>(SB)
+DATA vecTableN<>+136(SB)/8, $squaresN<>(SB)
+DATA vecTableN<>+144(SB)/8, $normSumsN<>(SB)
+DATA vecTableN<>+152(SB)/8, $normN<>(SB)
+DATA vecTableN<>+160(SB)/8, $normReluN<>(SB)
+DATA vecTableN<>+168(SB)/8, $normReluSumsN<>(SB)
+DATA vecTableN<>+176(SB)/8, $normGradN<>(SB)
+DATA vecTableN<>+184(SB)/8, $layerN<>(SB)
+DATA vecTableN<>+192(SB)/8, $layerSumsN<>(SB)
+DATA vecTableN<>+200(SB)/8, $layerGradN<>(SB)
+DATA vecTableN<>+208(SB)/8, $layerParamsN<>(SB)
+DATA vecTableN<>+216(SB)/8, $expSumN<>(SB)
+DATA vecTableN<>+224(SB)/8, $sumExpN<>(SB)
+DATA vecTableN<>+232(SB)/8, $quotientN<>(SB)
+DATA vecTableN<>+240(SB)/8, $softmaxGradN<>(SB)
+DATA vecTableN<>+248(SB)/8, $logSoftmaxN<>(SB)
+DATA vecTableN<>+256(SB)/8, $logSoftmaxGradN<>(SB)
+DATA vecTableN<>+264(SB)/8, $errorsN<>(SB)
+DATA vecTableN<>+272(SB)/8, $errorsGradN<>(SB)
+DATA vecTableN<>+280(SB)/8, $crossSumN<>(SB)
+DATA vecTableN<>+288(SB)/8, $crossGradN<>(SB)
+DATA vecTableN<>+296(SB)/8, $toHalfN<>(SB)
+DATA vecTableN<>+304(SB)/8, $fromHalfN<>(SB)
+DATA vecTableN<>+312(SB)/8, $toBFloat16N<>(SB)
+DATA vecTableN<>+320(SB)/8, $fromBFloat16N<>(SB)
+DATA vecTableN<>+328(SB)/8, $quantise8N<>(SB)
+DATA vecTableN<>+336(SB)/8, $absMaxN<>(SB)
+DATA vecTableN<>+344(SB)/8, $countZerosN<>(SB)
+DATA vecTableN<>+352(SB)/8, $countEqualN<>(SB)
+DATA vecTableN<>+360(SB)/8, $takeEqualN<>(SB)
+DATA vecTableN<>+368(SB)/8, $sgdN<>(SB)
+DATA vecTableN<>+376(SB)/8, $momentumN<>(SB)
+DATA vecTableN<>+384(SB)/8, $adamN<>(SB)
+DATA vecTableN<>+392(SB)/8, $adamWN<>(SB)
+DATA vecTableN<>+400(SB)/8, $nadamN<>(SB)
+GLOBL vecTableN<>(SB), RODATA, $408
 
 // func vecN(op vecOp, a *vecArgs)
 TEXT ·vecN(SB), NOSPLIT, $0-16

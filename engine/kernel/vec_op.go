@@ -11,6 +11,8 @@ const (
 	vecAdd vecOp = iota
 	// p0 = p1 * k0
 	vecScale
+	// p0 = 0 > y ? 0 : y, y = p1 + p2
+	vecAddRelu
 	// p0 = 0 > p1 ? 0 : p1
 	vecRelu
 	// p0 = p2 > 0 ? p1 : 0
@@ -45,6 +47,10 @@ const (
 	vecNormSums
 	// p0 = ((p1-k0) * k1) * k2 + k3
 	vecNorm
+	// p0 = 0 > y ? 0 : y, y = ((p1-k0) * k1) * k2 + k3
+	vecNormRelu
+	// p0 = ((p1-k0) * k1) * k2 + k3 > 0 ? p0 : 0, s0 += p0, s1 += p0 * ((p1-k0) * k1)
+	vecNormReluSums
 	// p0 = k2 * ((p1-k3) - ((p2-k0) * k1) * k4)
 	vecNormGrad
 	// p0 = ((p1-k0) * k1) * p2 + p3

@@ -264,6 +264,8 @@ func TestVecIsItsSpecification(t *testing.T) {
 }
 
 func TestVecChannels(t *testing.T) {
+	team := NewTeam(2)
+	defer team.Close()
 	r := rand.New(rand.NewPCG(2, 2))
 	for _, s := range [][3]int{
 		{1, 1, 1},
@@ -310,6 +312,14 @@ func TestVecChannels(t *testing.T) {
 				BatchNormGradInput(x[3], x[0], x[1], k[4], k[5], k[6], k[0], k[1], AllChannels(n, c, hw))
 				BatchNormGradInput(x[0], x[0], x[1], k[4], k[5], k[6], k[0], k[1], AllChannels(n, c, hw))
 				BatchNormGradInputFixed(x[1], x[1], k[4], k[5], AllChannels(n, c, hw))
+				for _, relu := range []bool{false, true} {
+					b := BatchNorm{N: n, C: c, HW: hw, ReLU: relu, Eps: 1e-3, Gamma: k[6], Beta: k[7], Mean: k[4], InvStd: k[5]}
+					BatchNormForward(team, &b, x[2], x[3], nil)
+					BatchNormBackward(team, &b, x[1], x[0], x[3], k[0], k[1])
+					BatchNormForward(team, &b, x[2], x[3], k[2])
+					BatchNormBackward(team, &b, nil, x[1], x[3], k[2], k[3])
+				}
+				AddReLU(x[1], x[2], x[3])
 				space.check(t, what)
 				if form == "portable" {
 					want = x

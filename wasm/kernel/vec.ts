@@ -116,6 +116,64 @@ function loopScale(a: usize): void {
   } while (--rows > 0);
 }
 
+// p0 = 0 > y ? 0 : y, y = p1 + p2
+function loopAddRelu(a: usize): void {
+  const n = load<i32>(a, N), stride = load<i32>(a, STRIDE) << 2;
+  let p0 = <usize>load<u32>(a, P + 0);
+  let p1 = <usize>load<u32>(a, P + 8);
+  let p2 = <usize>load<u32>(a, P + 16);
+  const zero = load<i32>(a, ROWS + 4);
+  const c0 = i32x4.splat(0x00000000 | zero);
+  let rows = load<i32>(a, ROWS);
+  do {
+    let i = 0;
+    for (; i + 16 <= n; i += 16) {
+      const x0_0 = v128.load(p1 + (i << 2), 0);
+      const x0_1 = v128.load(p1 + (i << 2), 16);
+      const x0_2 = v128.load(p1 + (i << 2), 32);
+      const x0_3 = v128.load(p1 + (i << 2), 48);
+      const x1_0 = v128.load(p2 + (i << 2), 0);
+      const x1_1 = v128.load(p2 + (i << 2), 16);
+      const x1_2 = v128.load(p2 + (i << 2), 32);
+      const x1_3 = v128.load(p2 + (i << 2), 48);
+      const x2_0 = f32x4.add(x0_0, x1_0);
+      const x2_1 = f32x4.add(x0_1, x1_1);
+      const x2_2 = f32x4.add(x0_2, x1_2);
+      const x2_3 = f32x4.add(x0_3, x1_3);
+      const x4_0 = f32x4.lt(x2_0, c0);
+      const x4_1 = f32x4.lt(x2_1, c0);
+      const x4_2 = f32x4.lt(x2_2, c0);
+      const x4_3 = f32x4.lt(x2_3, c0);
+      const x5_0 = v128.andnot(x2_0, x4_0);
+      const x5_1 = v128.andnot(x2_1, x4_1);
+      const x5_2 = v128.andnot(x2_2, x4_2);
+      const x5_3 = v128.andnot(x2_3, x4_3);
+      v128.store(p0 + (i << 2), x5_0, 0);
+      v128.store(p0 + (i << 2), x5_1, 16);
+      v128.store(p0 + (i << 2), x5_2, 32);
+      v128.store(p0 + (i << 2), x5_3, 48);
+    }
+    for (; i + 4 <= n; i += 4) {
+      const x0_0 = v128.load(p1 + (i << 2), 0);
+      const x1_0 = v128.load(p2 + (i << 2), 0);
+      const x2_0 = f32x4.add(x0_0, x1_0);
+      const x4_0 = f32x4.lt(x2_0, c0);
+      const x5_0 = v128.andnot(x2_0, x4_0);
+      v128.store(p0 + (i << 2), x5_0, 0);
+    }
+    if (i + 0 < n) {
+      const left = n - i - 0;
+      const x0_0 = take(p1 + ((i + 0) << 2), left);
+      const x1_0 = take(p2 + ((i + 0) << 2), left);
+      const x2_0 = f32x4.add(x0_0, x1_0);
+      const x4_0 = f32x4.lt(x2_0, c0);
+      const x5_0 = v128.andnot(x2_0, x4_0);
+      give(p0 + ((i + 0) << 2), x5_0, left);
+    }
+    p0 += stride, p1 += stride, p2 += stride;
+  } while (--rows > 0);
+}
+
 // p0 = 0 > p1 ? 0 : p1
 function loopRelu(a: usize): void {
   const n = load<i32>(a, N), stride = load<i32>(a, STRIDE) << 2;
@@ -3554,6 +3612,277 @@ function loopNorm(a: usize): void {
   } while (--rows > 0);
 }
 
+// p0 = 0 > y ? 0 : y, y = ((p1-k0) * k1) * k2 + k3
+function loopNormRelu(a: usize): void {
+  const n = load<i32>(a, N), stride = load<i32>(a, STRIDE) << 2;
+  let p0 = <usize>load<u32>(a, P + 0);
+  let p1 = <usize>load<u32>(a, P + 8);
+  const zero = load<i32>(a, ROWS + 4);
+  const c0 = i32x4.splat(0x00000000 | zero);
+  const lanes = <usize>load<u32>(a, LANES);
+  const k00 = lanes ? v128.load(lanes, 0) : v128.load32_splat(a, PARAMS + 0);
+  const k01 = lanes ? v128.load(lanes, 16) : v128.load32_splat(a, PARAMS + 0);
+  const k02 = lanes ? v128.load(lanes, 32) : v128.load32_splat(a, PARAMS + 0);
+  const k03 = lanes ? v128.load(lanes, 48) : v128.load32_splat(a, PARAMS + 0);
+  const k10 = lanes ? v128.load(lanes, 64) : v128.load32_splat(a, PARAMS + 4);
+  const k11 = lanes ? v128.load(lanes, 80) : v128.load32_splat(a, PARAMS + 4);
+  const k12 = lanes ? v128.load(lanes, 96) : v128.load32_splat(a, PARAMS + 4);
+  const k13 = lanes ? v128.load(lanes, 112) : v128.load32_splat(a, PARAMS + 4);
+  const k20 = lanes ? v128.load(lanes, 128) : v128.load32_splat(a, PARAMS + 8);
+  const k21 = lanes ? v128.load(lanes, 144) : v128.load32_splat(a, PARAMS + 8);
+  const k22 = lanes ? v128.load(lanes, 160) : v128.load32_splat(a, PARAMS + 8);
+  const k23 = lanes ? v128.load(lanes, 176) : v128.load32_splat(a, PARAMS + 8);
+  const k30 = lanes ? v128.load(lanes, 192) : v128.load32_splat(a, PARAMS + 12);
+  const k31 = lanes ? v128.load(lanes, 208) : v128.load32_splat(a, PARAMS + 12);
+  const k32 = lanes ? v128.load(lanes, 224) : v128.load32_splat(a, PARAMS + 12);
+  const k33 = lanes ? v128.load(lanes, 240) : v128.load32_splat(a, PARAMS + 12);
+  let rows = load<i32>(a, ROWS);
+  do {
+    let i = 0;
+    for (; i + 16 <= n; i += 16) {
+      const x0_0 = v128.load(p1 + (i << 2), 0);
+      const x0_1 = v128.load(p1 + (i << 2), 16);
+      const x0_2 = v128.load(p1 + (i << 2), 32);
+      const x0_3 = v128.load(p1 + (i << 2), 48);
+      const x2_0 = f32x4.sub(x0_0, k00);
+      const x2_1 = f32x4.sub(x0_1, k01);
+      const x2_2 = f32x4.sub(x0_2, k02);
+      const x2_3 = f32x4.sub(x0_3, k03);
+      const x4_0 = f32x4.mul(x2_0, k10);
+      const x4_1 = f32x4.mul(x2_1, k11);
+      const x4_2 = f32x4.mul(x2_2, k12);
+      const x4_3 = f32x4.mul(x2_3, k13);
+      const x6_0 = f32x4.mul(x4_0, k20);
+      const x6_1 = f32x4.mul(x4_1, k21);
+      const x6_2 = f32x4.mul(x4_2, k22);
+      const x6_3 = f32x4.mul(x4_3, k23);
+      const x8_0 = f32x4.add(x6_0, k30);
+      const x8_1 = f32x4.add(x6_1, k31);
+      const x8_2 = f32x4.add(x6_2, k32);
+      const x8_3 = f32x4.add(x6_3, k33);
+      const x10_0 = f32x4.lt(x8_0, c0);
+      const x10_1 = f32x4.lt(x8_1, c0);
+      const x10_2 = f32x4.lt(x8_2, c0);
+      const x10_3 = f32x4.lt(x8_3, c0);
+      const x11_0 = v128.andnot(x8_0, x10_0);
+      const x11_1 = v128.andnot(x8_1, x10_1);
+      const x11_2 = v128.andnot(x8_2, x10_2);
+      const x11_3 = v128.andnot(x8_3, x10_3);
+      v128.store(p0 + (i << 2), x11_0, 0);
+      v128.store(p0 + (i << 2), x11_1, 16);
+      v128.store(p0 + (i << 2), x11_2, 32);
+      v128.store(p0 + (i << 2), x11_3, 48);
+    }
+    if (i + 0 < n) {
+      const left = n - i - 0;
+      const x0_0 = take(p1 + ((i + 0) << 2), left);
+      const x2_0 = f32x4.sub(x0_0, k00);
+      const x4_0 = f32x4.mul(x2_0, k10);
+      const x6_0 = f32x4.mul(x4_0, k20);
+      const x8_0 = f32x4.add(x6_0, k30);
+      const x10_0 = f32x4.lt(x8_0, c0);
+      const x11_0 = v128.andnot(x8_0, x10_0);
+      give(p0 + ((i + 0) << 2), x11_0, left);
+    }
+    if (i + 4 < n) {
+      const left = n - i - 4;
+      const x0_1 = take(p1 + ((i + 4) << 2), left);
+      const x2_1 = f32x4.sub(x0_1, k01);
+      const x4_1 = f32x4.mul(x2_1, k11);
+      const x6_1 = f32x4.mul(x4_1, k21);
+      const x8_1 = f32x4.add(x6_1, k31);
+      const x10_1 = f32x4.lt(x8_1, c0);
+      const x11_1 = v128.andnot(x8_1, x10_1);
+      give(p0 + ((i + 4) << 2), x11_1, left);
+    }
+    if (i + 8 < n) {
+      const left = n - i - 8;
+      const x0_2 = take(p1 + ((i + 8) << 2), left);
+      const x2_2 = f32x4.sub(x0_2, k02);
+      const x4_2 = f32x4.mul(x2_2, k12);
+      const x6_2 = f32x4.mul(x4_2, k22);
+      const x8_2 = f32x4.add(x6_2, k32);
+      const x10_2 = f32x4.lt(x8_2, c0);
+      const x11_2 = v128.andnot(x8_2, x10_2);
+      give(p0 + ((i + 8) << 2), x11_2, left);
+    }
+    if (i + 12 < n) {
+      const left = n - i - 12;
+      const x0_3 = take(p1 + ((i + 12) << 2), left);
+      const x2_3 = f32x4.sub(x0_3, k03);
+      const x4_3 = f32x4.mul(x2_3, k13);
+      const x6_3 = f32x4.mul(x4_3, k23);
+      const x8_3 = f32x4.add(x6_3, k33);
+      const x10_3 = f32x4.lt(x8_3, c0);
+      const x11_3 = v128.andnot(x8_3, x10_3);
+      give(p0 + ((i + 12) << 2), x11_3, left);
+    }
+    p0 += stride, p1 += stride;
+  } while (--rows > 0);
+}
+
+// p0 = ((p1-k0) * k1) * k2 + k3 > 0 ? p0 : 0, s0 += p0, s1 += p0 * ((p1-k0) * k1)
+function loopNormReluSums(a: usize): void {
+  const n = load<i32>(a, N), stride = load<i32>(a, STRIDE) << 2;
+  let p0 = <usize>load<u32>(a, P + 0);
+  let p1 = <usize>load<u32>(a, P + 8);
+  const zero = load<i32>(a, ROWS + 4);
+  const c0 = i32x4.splat(0x00000000 | zero);
+  const lanes = <usize>load<u32>(a, LANES);
+  const k00 = lanes ? v128.load(lanes, 0) : v128.load32_splat(a, PARAMS + 0);
+  const k01 = lanes ? v128.load(lanes, 16) : v128.load32_splat(a, PARAMS + 0);
+  const k02 = lanes ? v128.load(lanes, 32) : v128.load32_splat(a, PARAMS + 0);
+  const k03 = lanes ? v128.load(lanes, 48) : v128.load32_splat(a, PARAMS + 0);
+  const k10 = lanes ? v128.load(lanes, 64) : v128.load32_splat(a, PARAMS + 4);
+  const k11 = lanes ? v128.load(lanes, 80) : v128.load32_splat(a, PARAMS + 4);
+  const k12 = lanes ? v128.load(lanes, 96) : v128.load32_splat(a, PARAMS + 4);
+  const k13 = lanes ? v128.load(lanes, 112) : v128.load32_splat(a, PARAMS + 4);
+  const k20 = lanes ? v128.load(lanes, 128) : v128.load32_splat(a, PARAMS + 8);
+  const k21 = lanes ? v128.load(lanes, 144) : v128.load32_splat(a, PARAMS + 8);
+  const k22 = lanes ? v128.load(lanes, 160) : v128.load32_splat(a, PARAMS + 8);
+  const k23 = lanes ? v128.load(lanes, 176) : v128.load32_splat(a, PARAMS + 8);
+  const k30 = lanes ? v128.load(lanes, 192) : v128.load32_splat(a, PARAMS + 12);
+  const k31 = lanes ? v128.load(lanes, 208) : v128.load32_splat(a, PARAMS + 12);
+  const k32 = lanes ? v128.load(lanes, 224) : v128.load32_splat(a, PARAMS + 12);
+  const k33 = lanes ? v128.load(lanes, 240) : v128.load32_splat(a, PARAMS + 12);
+  const sums = <usize>load<u32>(a, SUMS);
+  let s00 = v128.load(sums, 0);
+  let s01 = v128.load(sums, 16);
+  let s02 = v128.load(sums, 32);
+  let s03 = v128.load(sums, 48);
+  let s10 = v128.load(sums, 64);
+  let s11 = v128.load(sums, 80);
+  let s12 = v128.load(sums, 96);
+  let s13 = v128.load(sums, 112);
+  let rows = load<i32>(a, ROWS);
+  do {
+    let i = 0;
+    for (; i + 16 <= n; i += 16) {
+      const x0_0 = v128.load(p1 + (i << 2), 0);
+      const x0_1 = v128.load(p1 + (i << 2), 16);
+      const x0_2 = v128.load(p1 + (i << 2), 32);
+      const x0_3 = v128.load(p1 + (i << 2), 48);
+      const x2_0 = f32x4.sub(x0_0, k00);
+      const x2_1 = f32x4.sub(x0_1, k01);
+      const x2_2 = f32x4.sub(x0_2, k02);
+      const x2_3 = f32x4.sub(x0_3, k03);
+      const x4_0 = f32x4.mul(x2_0, k10);
+      const x4_1 = f32x4.mul(x2_1, k11);
+      const x4_2 = f32x4.mul(x2_2, k12);
+      const x4_3 = f32x4.mul(x2_3, k13);
+      const x6_0 = f32x4.mul(x4_0, k20);
+      const x6_1 = f32x4.mul(x4_1, k21);
+      const x6_2 = f32x4.mul(x4_2, k22);
+      const x6_3 = f32x4.mul(x4_3, k23);
+      const x8_0 = f32x4.add(x6_0, k30);
+      const x8_1 = f32x4.add(x6_1, k31);
+      const x8_2 = f32x4.add(x6_2, k32);
+      const x8_3 = f32x4.add(x6_3, k33);
+      const x10_0 = f32x4.gt(x8_0, c0);
+      const x10_1 = f32x4.gt(x8_1, c0);
+      const x10_2 = f32x4.gt(x8_2, c0);
+      const x10_3 = f32x4.gt(x8_3, c0);
+      const x11_0 = v128.load(p0 + (i << 2), 0);
+      const x11_1 = v128.load(p0 + (i << 2), 16);
+      const x11_2 = v128.load(p0 + (i << 2), 32);
+      const x11_3 = v128.load(p0 + (i << 2), 48);
+      const x12_0 = v128.and(x10_0, x11_0);
+      const x12_1 = v128.and(x10_1, x11_1);
+      const x12_2 = v128.and(x10_2, x11_2);
+      const x12_3 = v128.and(x10_3, x11_3);
+      v128.store(p0 + (i << 2), x12_0, 0);
+      v128.store(p0 + (i << 2), x12_1, 16);
+      v128.store(p0 + (i << 2), x12_2, 32);
+      v128.store(p0 + (i << 2), x12_3, 48);
+      s00 = f32x4.add(s00, x12_0);
+      s01 = f32x4.add(s01, x12_1);
+      s02 = f32x4.add(s02, x12_2);
+      s03 = f32x4.add(s03, x12_3);
+      const x15_0 = f32x4.mul(x12_0, x4_0);
+      const x15_1 = f32x4.mul(x12_1, x4_1);
+      const x15_2 = f32x4.mul(x12_2, x4_2);
+      const x15_3 = f32x4.mul(x12_3, x4_3);
+      s10 = f32x4.add(s10, x15_0);
+      s11 = f32x4.add(s11, x15_1);
+      s12 = f32x4.add(s12, x15_2);
+      s13 = f32x4.add(s13, x15_3);
+    }
+    if (i + 0 < n) {
+      const left = n - i - 0;
+      const there = i32x4.lt_s(i32x4(0, 1, 2, 3), i32x4.splat(left));
+      const x0_0 = take(p1 + ((i + 0) << 2), left);
+      const x2_0 = f32x4.sub(x0_0, k00);
+      const x4_0 = f32x4.mul(x2_0, k10);
+      const x6_0 = f32x4.mul(x4_0, k20);
+      const x8_0 = f32x4.add(x6_0, k30);
+      const x10_0 = f32x4.gt(x8_0, c0);
+      const x11_0 = take(p0 + ((i + 0) << 2), left);
+      const x12_0 = v128.and(x10_0, x11_0);
+      give(p0 + ((i + 0) << 2), x12_0, left);
+      s00 = f32x4.add(s00, v128.and(x12_0, there));
+      const x15_0 = f32x4.mul(x12_0, x4_0);
+      s10 = f32x4.add(s10, v128.and(x15_0, there));
+    }
+    if (i + 4 < n) {
+      const left = n - i - 4;
+      const there = i32x4.lt_s(i32x4(0, 1, 2, 3), i32x4.splat(left));
+      const x0_1 = take(p1 + ((i + 4) << 2), left);
+      const x2_1 = f32x4.sub(x0_1, k01);
+      const x4_1 = f32x4.mul(x2_1, k11);
+      const x6_1 = f32x4.mul(x4_1, k21);
+      const x8_1 = f32x4.add(x6_1, k31);
+      const x10_1 = f32x4.gt(x8_1, c0);
+      const x11_1 = take(p0 + ((i + 4) << 2), left);
+      const x12_1 = v128.and(x10_1, x11_1);
+      give(p0 + ((i + 4) << 2), x12_1, left);
+      s01 = f32x4.add(s01, v128.and(x12_1, there));
+      const x15_1 = f32x4.mul(x12_1, x4_1);
+      s11 = f32x4.add(s11, v128.and(x15_1, there));
+    }
+    if (i + 8 < n) {
+      const left = n - i - 8;
+      const there = i32x4.lt_s(i32x4(0, 1, 2, 3), i32x4.splat(left));
+      const x0_2 = take(p1 + ((i + 8) << 2), left);
+      const x2_2 = f32x4.sub(x0_2, k02);
+      const x4_2 = f32x4.mul(x2_2, k12);
+      const x6_2 = f32x4.mul(x4_2, k22);
+      const x8_2 = f32x4.add(x6_2, k32);
+      const x10_2 = f32x4.gt(x8_2, c0);
+      const x11_2 = take(p0 + ((i + 8) << 2), left);
+      const x12_2 = v128.and(x10_2, x11_2);
+      give(p0 + ((i + 8) << 2), x12_2, left);
+      s02 = f32x4.add(s02, v128.and(x12_2, there));
+      const x15_2 = f32x4.mul(x12_2, x4_2);
+      s12 = f32x4.add(s12, v128.and(x15_2, there));
+    }
+    if (i + 12 < n) {
+      const left = n - i - 12;
+      const there = i32x4.lt_s(i32x4(0, 1, 2, 3), i32x4.splat(left));
+      const x0_3 = take(p1 + ((i + 12) << 2), left);
+      const x2_3 = f32x4.sub(x0_3, k03);
+      const x4_3 = f32x4.mul(x2_3, k13);
+      const x6_3 = f32x4.mul(x4_3, k23);
+      const x8_3 = f32x4.add(x6_3, k33);
+      const x10_3 = f32x4.gt(x8_3, c0);
+      const x11_3 = take(p0 + ((i + 12) << 2), left);
+      const x12_3 = v128.and(x10_3, x11_3);
+      give(p0 + ((i + 12) << 2), x12_3, left);
+      s03 = f32x4.add(s03, v128.and(x12_3, there));
+      const x15_3 = f32x4.mul(x12_3, x4_3);
+      s13 = f32x4.add(s13, v128.and(x15_3, there));
+    }
+    p0 += stride, p1 += stride;
+  } while (--rows > 0);
+  v128.store(sums, s00, 0);
+  v128.store(sums, s01, 16);
+  v128.store(sums, s02, 32);
+  v128.store(sums, s03, 48);
+  v128.store(sums, s10, 64);
+  v128.store(sums, s11, 80);
+  v128.store(sums, s12, 96);
+  v128.store(sums, s13, 112);
+}
+
 // p0 = k2 * ((p1-k3) - ((p2-k0) * k1) * k4)
 function loopNormGrad(a: usize): void {
   const n = load<i32>(a, N), stride = load<i32>(a, STRIDE) << 2;
@@ -6987,141 +7316,150 @@ export function vec(op: i32, a: usize): void {
       loopScale(a);
       break;
     case 2:
-      loopRelu(a);
+      loopAddRelu(a);
       break;
     case 3:
-      loopReluGrad(a);
+      loopRelu(a);
       break;
     case 4:
-      loopDropout(a);
+      loopReluGrad(a);
       break;
     case 5:
-      loopSigmoid(a);
+      loopDropout(a);
       break;
     case 6:
-      loopSigmoidGrad(a);
+      loopSigmoid(a);
       break;
     case 7:
-      loopTanh(a);
+      loopSigmoidGrad(a);
       break;
     case 8:
-      loopTanhGrad(a);
+      loopTanh(a);
       break;
     case 9:
-      loopGelu(a);
+      loopTanhGrad(a);
       break;
     case 10:
-      loopGeluGrad(a);
+      loopGelu(a);
       break;
     case 11:
-      loopGeluTanh(a);
+      loopGeluGrad(a);
       break;
     case 12:
-      loopGeluTanhGrad(a);
+      loopGeluTanh(a);
       break;
     case 13:
-      loopSum(a);
+      loopGeluTanhGrad(a);
       break;
     case 14:
-      loopMax(a);
+      loopSum(a);
       break;
     case 15:
-      loopDot(a);
+      loopMax(a);
       break;
     case 16:
-      loopSquares(a);
+      loopDot(a);
       break;
     case 17:
-      loopNormSums(a);
+      loopSquares(a);
       break;
     case 18:
-      loopNorm(a);
+      loopNormSums(a);
       break;
     case 19:
-      loopNormGrad(a);
+      loopNorm(a);
       break;
     case 20:
-      loopLayer(a);
+      loopNormRelu(a);
       break;
     case 21:
-      loopLayerSums(a);
+      loopNormReluSums(a);
       break;
     case 22:
-      loopLayerGrad(a);
+      loopNormGrad(a);
       break;
     case 23:
-      loopLayerParams(a);
+      loopLayer(a);
       break;
     case 24:
-      loopExpSum(a);
+      loopLayerSums(a);
       break;
     case 25:
-      loopSumExp(a);
+      loopLayerGrad(a);
       break;
     case 26:
-      loopQuotient(a);
+      loopLayerParams(a);
       break;
     case 27:
-      loopSoftmaxGrad(a);
+      loopExpSum(a);
       break;
     case 28:
-      loopLogSoftmax(a);
+      loopSumExp(a);
       break;
     case 29:
-      loopLogSoftmaxGrad(a);
+      loopQuotient(a);
       break;
     case 30:
-      loopErrors(a);
+      loopSoftmaxGrad(a);
       break;
     case 31:
-      loopErrorsGrad(a);
+      loopLogSoftmax(a);
       break;
     case 32:
-      loopCrossSum(a);
+      loopLogSoftmaxGrad(a);
       break;
     case 33:
-      loopCrossGrad(a);
+      loopErrors(a);
       break;
     case 34:
-      loopToHalf(a);
+      loopErrorsGrad(a);
       break;
     case 35:
-      loopFromHalf(a);
+      loopCrossSum(a);
       break;
     case 36:
-      loopToBFloat16(a);
+      loopCrossGrad(a);
       break;
     case 37:
-      loopFromBFloat16(a);
+      loopToHalf(a);
       break;
     case 38:
-      loopQuantise8(a);
+      loopFromHalf(a);
       break;
     case 39:
-      loopAbsMax(a);
+      loopToBFloat16(a);
       break;
     case 40:
-      loopCountZeros(a);
+      loopFromBFloat16(a);
       break;
     case 41:
-      loopCountEqual(a);
+      loopQuantise8(a);
       break;
     case 42:
-      loopTakeEqual(a);
+      loopAbsMax(a);
       break;
     case 43:
-      loopSgd(a);
+      loopCountZeros(a);
       break;
     case 44:
-      loopMomentum(a);
+      loopCountEqual(a);
       break;
     case 45:
-      loopAdam(a);
+      loopTakeEqual(a);
       break;
     case 46:
-      loopAdamW(a);
+      loopSgd(a);
       break;
     case 47:
+      loopMomentum(a);
+      break;
+    case 48:
+      loopAdam(a);
+      break;
+    case 49:
+      loopAdamW(a);
+      break;
+    case 50:
       loopNadam(a);
       break;
   }

@@ -17,10 +17,9 @@ func loops(wide bool) []*kernel {
 
 	def("add", "p0 = p1 + p2", func(k *kernel) { k.store(0, k.load(1).add(k.load(2))) })
 	lanewise("scale", "p0 = p1 * k0", func(k *kernel) { k.store(0, k.load(1).mul(k.param(0))) })
-	def("relu", "p0 = 0 > p1 ? 0 : p1", func(k *kernel) {
-		x := k.load(1)
-		k.store(0, x.lt(k.num(0)).drop(x))
-	})
+	relu := func(x value) value { return x.lt(x.k.num(0)).drop(x) }
+	def("addRelu", "p0 = 0 > y ? 0 : y, y = p1 + p2", func(k *kernel) { k.store(0, relu(k.load(1).add(k.load(2)))) })
+	def("relu", "p0 = 0 > p1 ? 0 : p1", func(k *kernel) { k.store(0, relu(k.load(1))) })
 	def("reluGrad", "p0 = p2 > 0 ? p1 : 0", func(k *kernel) { k.store(0, k.load(2).gt(k.num(0)).keep(k.load(1))) })
 	def("dropout", "p0 = bit ? p1 * k0 : 0", func(k *kernel) { k.store(0, k.mask().keep(k.load(1).mul(k.param(0)))) })
 
@@ -76,8 +75,16 @@ func loops(wide bool) []*kernel {
 		k.sum(0, g)
 		k.sum(1, g.mul(k.load(1).sub(k.param(0)).mul(k.param(1))))
 	})
-	lanewise("norm", "p0 = ((p1-k0) * k1) * k2 + k3", func(k *kernel) {
-		k.store(0, k.load(1).sub(k.param(0)).mul(k.param(1)).mul(k.param(2)).add(k.param(3)))
+	xhat := func(x value) value { return x.sub(x.k.param(0)).mul(x.k.param(1)) }
+	affine := func(x value) value { return x.mul(x.k.param(2)).add(x.k.param(3)) }
+	lanewise("norm", "p0 = ((p1-k0) * k1) * k2 + k3", func(k *kernel) { k.store(0, affine(xhat(k.load(1)))) })
+	lanewise("normRelu", "p0 = 0 > y ? 0 : y, y = ((p1-k0) * k1) * k2 + k3", func(k *kernel) { k.store(0, relu(affine(xhat(k.load(1))))) })
+	lanewise("normReluSums", "p0 = ((p1-k0) * k1) * k2 + k3 > 0 ? p0 : 0, s0 += p0, s1 += p0 * ((p1-k0) * k1)", func(k *kernel) {
+		x := xhat(k.load(1))
+		g := affine(x).gt(k.num(0)).keep(k.load(0))
+		k.store(0, g)
+		k.sum(0, g)
+		k.sum(1, g.mul(x))
 	})
 	lanewise("normGrad", "p0 = k2 * ((p1-k3) - ((p2-k0) * k1) * k4)", func(k *kernel) {
 		xhat := k.load(2).sub(k.param(0)).mul(k.param(1))
