@@ -53,7 +53,7 @@ func ConvScratch(c *Conv) int {
 		f.scratch()+og*f.columns()+GemmScratch(og, f.columns(), cg*k),
 		b.scratch()+og*k*cg+b.halves()*cg*b.columns()+GemmScratch(cg, b.columns(), og*k),
 		w.scratch()+og*w.columns()+w.swapped(og)+GemmScratch(max(og, cg*k), max(og, cg*k), w.columns()),
-		w.scratch()+(w.columns()+cg*k)*laneWidth())
+		w.scratch()+maxLanes+(w.columns()+cg*k)*laneWidth())
 }
 
 // windows are those of y over x.

@@ -180,6 +180,7 @@ func (c *Conv) narrow() bool {
 func (v *windows) narrowWeight(c *Conv, dw, dy, x []float32, acc bool, scratch []float32) {
 	cg, og, plane, lanes := c.C/c.Groups, c.O/c.Groups, c.OH()*c.OW(), laneWidth()
 	k := len(v.taps)
+	scratch = aligned(scratch)
 	filters, grads := scratch[:k*lanes], scratch[k*lanes:][:v.columns()*lanes]
 	for gr := range c.Groups {
 		for o := gr * og; o < (gr+1)*og; o += lanes {
