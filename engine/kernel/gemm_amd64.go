@@ -43,8 +43,7 @@ var tileAVX512 = &tiling{
 			{lineZ7x1, lineZ7x2},
 		},
 		turn: func(n int, src []float32, next, row, cols int, dst []float32, dnext, drow int) {
-			lines := apart(row)
-			trans16(n, &src[0], 4*next, &lines, cols, &dst[0], 4*dnext, 4*drow)
+			turn16(n, &src[0], 4*next, 4*row, cols, &dst[0], 4*dnext, 4*drow)
 		},
 	},
 }
@@ -118,6 +117,10 @@ func (g *GemmArgs) packAsm(p []float32, vw, w, pc, kn, j, n int) {
 		return
 	}
 	for q := 0; q < w; q += vw {
+		if vw == 16 && q+16 <= n {
+			transpose(p[q:], w, g.B[pc+(j+q)*g.BJ:], g.BJ, 16, kn)
+			continue
+		}
 		var cols [16]int
 		for i := range vw { // columns beyond the last are that one again
 			cols[i] = 4 * (j + min(q+i, n-1)) * g.BJ

@@ -13847,7 +13847,7 @@ loop:
 	RET
 
 // func trans16(n int, src *float32, next int, rows *[16]int, cols int, dst *float32, dnext int, drow int)
-// Requires: AVX, AVX512F, BMI2, MMX+
+// Requires: AVX, AVX512F, BMI2
 TEXT ·trans16(SB), NOSPLIT, $0-64
 	MOVQ  n+0(FP), CX
 	MOVQ  src+8(FP), SI
@@ -13862,55 +13862,38 @@ TEXT ·trans16(SB), NOSPLIT, $0-64
 	KMOVW BX, K1
 
 block:
-	LEAQ       (SI)(R8*4), DX
 	MOVQ       (R9), AX
 	VMOVUPS.Z  (SI)(AX*1), K1, Z0
-	PREFETCHT0 (DX)(AX*1)
 	MOVQ       8(R9), AX
 	VMOVUPS.Z  (SI)(AX*1), K1, Z1
-	PREFETCHT0 (DX)(AX*1)
 	MOVQ       16(R9), AX
 	VMOVUPS.Z  (SI)(AX*1), K1, Z2
-	PREFETCHT0 (DX)(AX*1)
 	MOVQ       24(R9), AX
 	VMOVUPS.Z  (SI)(AX*1), K1, Z3
-	PREFETCHT0 (DX)(AX*1)
 	MOVQ       32(R9), AX
 	VMOVUPS.Z  (SI)(AX*1), K1, Z4
-	PREFETCHT0 (DX)(AX*1)
 	MOVQ       40(R9), AX
 	VMOVUPS.Z  (SI)(AX*1), K1, Z5
-	PREFETCHT0 (DX)(AX*1)
 	MOVQ       48(R9), AX
 	VMOVUPS.Z  (SI)(AX*1), K1, Z6
-	PREFETCHT0 (DX)(AX*1)
 	MOVQ       56(R9), AX
 	VMOVUPS.Z  (SI)(AX*1), K1, Z7
-	PREFETCHT0 (DX)(AX*1)
 	MOVQ       64(R9), AX
 	VMOVUPS.Z  (SI)(AX*1), K1, Z8
-	PREFETCHT0 (DX)(AX*1)
 	MOVQ       72(R9), AX
 	VMOVUPS.Z  (SI)(AX*1), K1, Z9
-	PREFETCHT0 (DX)(AX*1)
 	MOVQ       80(R9), AX
 	VMOVUPS.Z  (SI)(AX*1), K1, Z10
-	PREFETCHT0 (DX)(AX*1)
 	MOVQ       88(R9), AX
 	VMOVUPS.Z  (SI)(AX*1), K1, Z11
-	PREFETCHT0 (DX)(AX*1)
 	MOVQ       96(R9), AX
 	VMOVUPS.Z  (SI)(AX*1), K1, Z12
-	PREFETCHT0 (DX)(AX*1)
 	MOVQ       104(R9), AX
 	VMOVUPS.Z  (SI)(AX*1), K1, Z13
-	PREFETCHT0 (DX)(AX*1)
 	MOVQ       112(R9), AX
 	VMOVUPS.Z  (SI)(AX*1), K1, Z14
-	PREFETCHT0 (DX)(AX*1)
 	MOVQ       120(R9), AX
 	VMOVUPS.Z  (SI)(AX*1), K1, Z15
-	PREFETCHT0 (DX)(AX*1)
 	VUNPCKLPS  Z1, Z0, Z16
 	VUNPCKHPS  Z1, Z0, Z17
 	VUNPCKLPS  Z3, Z2, Z18
@@ -14041,6 +14024,142 @@ block:
 next:
 	ADDQ R8, SI
 	ADDQ R11, DI
+	DECQ CX
+	JNZ  block
+	VZEROUPPER
+	RET
+
+// func turn16(n int, src *float32, next int, row int, cols int, dst *float32, dnext int, drow int)
+// Requires: AVX, AVX512F, AVX512VL, BMI2, MMX+
+TEXT ·turn16(SB), NOSPLIT, $0-64
+	MOVQ  n+0(FP), CX
+	MOVQ  src+8(FP), SI
+	MOVQ  row+24(FP), R8
+	MOVQ  cols+32(FP), R9
+	MOVQ  dst+40(FP), DI
+	MOVQ  drow+56(FP), R10
+	LEAQ  (R8)(R8*2), R11
+	MOVQ  R9, DX
+	ANDQ  $0x03, DX
+	MOVQ  $0x0000000f, BX
+	BZHIQ DX, BX, AX
+	KMOVW AX, K4
+	SHLQ  $0x04, BX
+	SHLQ  $0x04, AX
+	KMOVW BX, K1
+	KMOVW AX, K5
+	SHLQ  $0x04, BX
+	SHLQ  $0x04, AX
+	KMOVW BX, K2
+	KMOVW AX, K6
+	SHLQ  $0x04, BX
+	SHLQ  $0x04, AX
+	KMOVW BX, K3
+	KMOVW AX, K7
+
+block:
+	MOVQ       SI, R12
+	LEAQ       (R12)(R8*4), R13
+	LEAQ       (R13)(R8*4), R14
+	LEAQ       (R14)(R8*4), R15
+	MOVQ       next+16(FP), BX
+	PREFETCHT0 (R12)(BX*4)
+	PREFETCHT0 64(R12)(BX*4)
+	PREFETCHT0 (R13)(BX*4)
+	PREFETCHT0 64(R13)(BX*4)
+	PREFETCHT0 (R14)(BX*4)
+	PREFETCHT0 64(R14)(BX*4)
+	PREFETCHT0 (R15)(BX*4)
+	PREFETCHT0 64(R15)(BX*4)
+	MOVQ       DI, AX
+	MOVQ       R9, DX
+	SUBQ       $0x04, DX
+	JL         rest
+
+four:
+	VMOVUPS         (R12), X0
+	VMOVUPS         (R12)(R8*1), X1
+	VMOVUPS         (R12)(R8*2), X2
+	VMOVUPS         (R12)(R11*1), X3
+	VBROADCASTF32X4 (R13), K1, Z0
+	VBROADCASTF32X4 (R13)(R8*1), K1, Z1
+	VBROADCASTF32X4 (R13)(R8*2), K1, Z2
+	VBROADCASTF32X4 (R13)(R11*1), K1, Z3
+	VBROADCASTF32X4 (R14), K2, Z0
+	VBROADCASTF32X4 (R14)(R8*1), K2, Z1
+	VBROADCASTF32X4 (R14)(R8*2), K2, Z2
+	VBROADCASTF32X4 (R14)(R11*1), K2, Z3
+	VBROADCASTF32X4 (R15), K3, Z0
+	VBROADCASTF32X4 (R15)(R8*1), K3, Z1
+	VBROADCASTF32X4 (R15)(R8*2), K3, Z2
+	VBROADCASTF32X4 (R15)(R11*1), K3, Z3
+	VUNPCKLPS       Z1, Z0, Z4
+	VUNPCKHPS       Z1, Z0, Z5
+	VUNPCKLPS       Z3, Z2, Z6
+	VUNPCKHPS       Z3, Z2, Z7
+	VUNPCKLPD       Z6, Z4, Z0
+	VUNPCKHPD       Z6, Z4, Z1
+	VUNPCKLPD       Z7, Z5, Z2
+	VUNPCKHPD       Z7, Z5, Z3
+	VMOVUPS         Z0, (AX)
+	ADDQ            R10, AX
+	VMOVUPS         Z1, (AX)
+	ADDQ            R10, AX
+	VMOVUPS         Z2, (AX)
+	ADDQ            R10, AX
+	VMOVUPS         Z3, (AX)
+	ADDQ            R10, AX
+	ADDQ            $0x10, R12
+	ADDQ            $0x10, R13
+	ADDQ            $0x10, R14
+	ADDQ            $0x10, R15
+	SUBQ            $0x04, DX
+	JGE             four
+
+rest:
+	ADDQ            $0x04, DX
+	JZ              next
+	VMOVUPS.Z       (R12), K4, X0
+	VMOVUPS.Z       (R12)(R8*1), K4, X1
+	VMOVUPS.Z       (R12)(R8*2), K4, X2
+	VMOVUPS.Z       (R12)(R11*1), K4, X3
+	VBROADCASTF32X4 (R13), K5, Z0
+	VBROADCASTF32X4 (R13)(R8*1), K5, Z1
+	VBROADCASTF32X4 (R13)(R8*2), K5, Z2
+	VBROADCASTF32X4 (R13)(R11*1), K5, Z3
+	VBROADCASTF32X4 (R14), K6, Z0
+	VBROADCASTF32X4 (R14)(R8*1), K6, Z1
+	VBROADCASTF32X4 (R14)(R8*2), K6, Z2
+	VBROADCASTF32X4 (R14)(R11*1), K6, Z3
+	VBROADCASTF32X4 (R15), K7, Z0
+	VBROADCASTF32X4 (R15)(R8*1), K7, Z1
+	VBROADCASTF32X4 (R15)(R8*2), K7, Z2
+	VBROADCASTF32X4 (R15)(R11*1), K7, Z3
+	VUNPCKLPS       Z1, Z0, Z4
+	VUNPCKHPS       Z1, Z0, Z5
+	VUNPCKLPS       Z3, Z2, Z6
+	VUNPCKHPS       Z3, Z2, Z7
+	VUNPCKLPD       Z6, Z4, Z0
+	VUNPCKHPD       Z6, Z4, Z1
+	VUNPCKLPD       Z7, Z5, Z2
+	VUNPCKHPD       Z7, Z5, Z3
+	VMOVUPS         Z0, (AX)
+	ADDQ            R10, AX
+	DECQ            DX
+	JZ              next
+	VMOVUPS         Z1, (AX)
+	ADDQ            R10, AX
+	DECQ            DX
+	JZ              next
+	VMOVUPS         Z2, (AX)
+	ADDQ            R10, AX
+	DECQ            DX
+	JZ              next
+
+next:
+	ADDQ BX, SI
+	MOVQ dnext+48(FP), BX
+	ADDQ BX, DI
 	DECQ CX
 	JNZ  block
 	VZEROUPPER

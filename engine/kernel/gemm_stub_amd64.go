@@ -434,6 +434,11 @@ func trans8(n int, src *float32, cols *[8]int, dst *float32, step int)
 //go:noescape
 func trans16(n int, src *float32, next int, rows *[16]int, cols int, dst *float32, dnext int, drow int)
 
+// turn16 is trans16 for rows that are row bytes apart.
+//
+//go:noescape
+func turn16(n int, src *float32, next int, row int, cols int, dst *float32, dnext int, drow int)
+
 // strips copies count strips of 8 floats of each of n rows: strip i of row k from src+k*ss+i*width to dst+i*ds+32*k, in bytes; n, count > 0.
 //
 //go:noescape

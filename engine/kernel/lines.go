@@ -348,12 +348,7 @@ func (t *lineTile) layOut(w []float32) {
 	dot := t.dot()
 	for o := 0; o < t.width; o += t.vector {
 		at, row := t.place(o)
-		if n := dot / t.vector; n > 0 {
-			t.turn(n, w[o*dot:], t.vector, dot, t.vector, t.weights[at:], t.vector*row, row)
-		}
-		if n := dot % t.vector; n > 0 {
-			t.turn(1, w[(o+1)*dot-n:], 0, dot, n, t.weights[at+(dot-n)*row:], 0, row)
-		}
+		transpose(t.weights[at:], row, w[o*dot:], dot, t.vector, dot)
 	}
 }
 

@@ -12,16 +12,15 @@ func transposeBlocks(dst []float32, ds int, src []float32, ss, rows, cols int) (
 	if hasAVX512 && rows >= 16 {
 		// Blocks follow one another along the longer side.
 		r = rows &^ 15
-		lines := apart(ss)
 		if rows < cols {
 			n := cols / 16
 			for i := 0; i < r; i += 16 {
-				trans16(n, ptr(src, i*ss), 4*16, &lines, 16, ptr(dst, i), 4*16*ds, 4*ds)
+				turn16(n, ptr(src, i*ss), 4*16, 4*ss, 16, ptr(dst, i), 4*16*ds, 4*ds)
 			}
 			c = 16 * n
 		}
 		for ; c < cols; c += 16 {
-			trans16(r/16, ptr(src, c), 4*16*ss, &lines, min(16, cols-c), ptr(dst, c*ds), 4*16, 4*ds)
+			turn16(r/16, ptr(src, c), 4*16*ss, 4*ss, min(16, cols-c), ptr(dst, c*ds), 4*16, 4*ds)
 		}
 		return r, cols
 	}

@@ -296,7 +296,7 @@ func trans16() {
 	Pragma("noescape")
 	Doc("trans16 turns n blocks of 16 rows, which begin at rows bytes, of cols <= 16 floats into cols rows of 16, drow bytes apart. Blocks are next and dnext bytes apart. n and cols > 0.")
 	n, src, next, rows, cols, dst, dnext, drow := reg.RCX, reg.RSI, reg.R8, reg.R9, reg.R10, reg.RDI, reg.R11, reg.R12
-	p, ahead, t := reg.RAX, reg.RDX, reg.RBX
+	p, t := reg.RAX, reg.RBX
 	Load(Param("n"), n)
 	Load(Param("src"), src)
 	Load(Param("next"), next)
@@ -307,11 +307,9 @@ func trans16() {
 	Load(Param("drow"), drow)
 	maskZ(cols, t, reg.K1)
 	Label("block")
-	LEAQ(Mem{Base: src, Index: next, Scale: 4}, ahead) // blocks that are far apart come late
 	for i := range 16 {
 		MOVQ(Mem{Base: rows, Disp: 8 * i}, p)
 		VMOVUPS_Z(Mem{Base: src, Index: p, Scale: 1}, reg.K1, zmm[i])
-		PREFETCHT0(Mem{Base: ahead, Index: p, Scale: 1})
 	}
 	// Pairs of rows, then fours: register 4*g+q has columns q, q+4, q+8 and q+12 of rows 4*g on.
 	for i := 0; i < 16; i += 2 {
@@ -351,6 +349,110 @@ func trans16() {
 	Label("next")
 	ADDQ(next, src)
 	ADDQ(dnext, dst)
+	DECQ(n)
+	JNZ(LabelRef("block"))
+	VZEROUPPER()
+	RET()
+}
+
+// turn16 is trans16 for rows that are as far apart as each other. Loads bring four rows into
+// the quarters of a register, so that half the shuffles are enough.
+func turn16() {
+	TEXT("turn16", NOSPLIT, "func(n int, src *float32, next, row, cols int, dst *float32, dnext, drow int)")
+	Pragma("noescape")
+	Doc("turn16 is trans16 for rows that are row bytes apart.")
+	n, src, row, cols, dst, drow := reg.RCX, reg.RSI, reg.R8, reg.R9, reg.RDI, reg.R10
+	three, to, left, t := reg.R11, reg.RAX, reg.RDX, reg.RBX
+	quarter := []reg.GPPhysical{reg.R12, reg.R13, reg.R14, reg.R15}
+	Load(Param("n"), n)
+	Load(Param("src"), src)
+	Load(Param("row"), row)
+	Load(Param("cols"), cols)
+	Load(Param("dst"), dst)
+	Load(Param("drow"), drow)
+	LEAQ(Mem{Base: row, Index: row, Scale: 2}, three)
+	// Masks of whole quarters but the first, and of what is left of every quarter.
+	whole, part := []reg.OpmaskPhysical{nil, reg.K1, reg.K2, reg.K3}, []reg.OpmaskPhysical{reg.K4, reg.K5, reg.K6, reg.K7}
+	MOVQ(cols, left)
+	ANDQ(Imm(3), left)
+	MOVQ(U32(0xf), t)
+	BZHIQ(left, t, to)
+	for q := range 4 {
+		if q > 0 {
+			SHLQ(Imm(4), t)
+			SHLQ(Imm(4), to)
+			KMOVW(t.As32(), whole[q])
+		}
+		KMOVW(to.As32(), part[q])
+	}
+	// Four columns: register i has rows i, i+4, i+8 and i+12, and after the turn column i.
+	four := func(masks []reg.OpmaskPhysical) {
+		for q, p := range quarter {
+			for i := range 4 {
+				m := []Mem{
+					{Base: p},
+					{Base: p, Index: row, Scale: 1},
+					{Base: p, Index: row, Scale: 2},
+					{Base: p, Index: three, Scale: 1},
+				}[i]
+				switch {
+				case masks[q] == nil:
+					VMOVUPS(m, zmm[i].AsX())
+				case q == 0:
+					VMOVUPS_Z(m, masks[q], zmm[i].AsX())
+				default:
+					VBROADCASTF32X4(m, masks[q], zmm[i])
+				}
+			}
+		}
+		VUNPCKLPS(zmm[1], zmm[0], zmm[4])
+		VUNPCKHPS(zmm[1], zmm[0], zmm[5])
+		VUNPCKLPS(zmm[3], zmm[2], zmm[6])
+		VUNPCKHPS(zmm[3], zmm[2], zmm[7])
+		VUNPCKLPD(zmm[6], zmm[4], zmm[0])
+		VUNPCKHPD(zmm[6], zmm[4], zmm[1])
+		VUNPCKLPD(zmm[7], zmm[5], zmm[2])
+		VUNPCKHPD(zmm[7], zmm[5], zmm[3])
+	}
+	Label("block")
+	MOVQ(src, quarter[0])
+	for q := 1; q < 4; q++ {
+		LEAQ(Mem{Base: quarter[q-1], Index: row, Scale: 4}, quarter[q])
+	}
+	Load(Param("next"), t)
+	for _, p := range quarter { // blocks that are far apart come late
+		PREFETCHT0(Mem{Base: p, Index: t, Scale: 4})
+		PREFETCHT0(Mem{Base: p, Index: t, Scale: 4, Disp: 64})
+	}
+	MOVQ(dst, to)
+	MOVQ(cols, left)
+	SUBQ(Imm(4), left)
+	JL(LabelRef("rest"))
+	Label("four")
+	four(whole)
+	for i := range 4 {
+		VMOVUPS(zmm[i], Mem{Base: to})
+		ADDQ(drow, to)
+	}
+	for _, p := range quarter {
+		ADDQ(Imm(16), p)
+	}
+	SUBQ(Imm(4), left)
+	JGE(LabelRef("four"))
+	Label("rest")
+	ADDQ(Imm(4), left)
+	JZ(LabelRef("next"))
+	four(part)
+	for i := range 3 {
+		VMOVUPS(zmm[i], Mem{Base: to})
+		ADDQ(drow, to)
+		DECQ(left)
+		JZ(LabelRef("next"))
+	}
+	Label("next")
+	ADDQ(t, src)
+	Load(Param("dnext"), t)
+	ADDQ(t, dst)
 	DECQ(n)
 	JNZ(LabelRef("block"))
 	VZEROUPPER()
@@ -1064,6 +1166,7 @@ func main() {
 	}
 	trans8()
 	trans16()
+	turn16()
 	strips()
 	evens()
 	zip()
