@@ -71,3 +71,43 @@ func BenchmarkVec(b *testing.B) {
 		elemTSink += sink
 	}
 }
+
+// BenchmarkBatchNorm measures batch norm with ReLU behind it on ResNet-50's shapes, pass by
+// pass over the whole tensor and a few channels at a time. Bytes count what has to move:
+// two tensors forward, three backward.
+func BenchmarkBatchNorm(b *testing.B) {
+	for _, s := range [][3]int{{8, 64, 112 * 112}, {8, 256, 56 * 56}, {8, 512, 28 * 28}, {8, 2048, 49}, {32, 256, 256}, {32, 2048, 4}} {
+		n, c, hw := s[0], s[1], s[2]
+		x, y, dy := elemTNormal(n*c*hw, 1), make([]float32, n*c*hw), elemTNormal(n*c*hw, 2)
+		k := [6][]float32{}
+		for i := range k {
+			k[i] = elemTNormal(c, uint64(i))
+		}
+		mean, inv, va, dg, db := k[0], k[1], k[2], k[3], k[4]
+		gamma, beta := k[5], k[5]
+		norm := BatchNorm{N: n, C: c, HW: hw, ReLU: true, Eps: 1e-5, Gamma: gamma, Beta: beta, Mean: mean, InvStd: inv}
+		all := AllChannels(n, c, hw)
+		run := func(name string, moved int, f func()) {
+			b.Run(fmt.Sprintf("%s/%dx%dx%d", name, n, c, hw), func(b *testing.B) {
+				b.SetBytes(int64(4 * moved * len(x)))
+				for b.Loop() {
+					f()
+				}
+			})
+		}
+		run("copy", 2, func() { copy(y, x) })
+		run("forward-passes", 2, func() {
+			BatchNormStats(mean, va, x, all)
+			InvStd(inv, va, 1e-5)
+			BatchNormApply(y, x, mean, inv, gamma, beta, all)
+			ReLU(y, y)
+		})
+		run("forward", 2, func() { BatchNormForward(nil, &norm, y, x, va) })
+		run("backward-passes", 3, func() {
+			ReLUGrad(dy, dy, y)
+			BatchNormGradSums(dg, db, dy, x, mean, inv, all)
+			BatchNormGradInput(dy, dy, x, mean, inv, gamma, dg, db, all)
+		})
+		run("backward", 3, func() { BatchNormBackward(nil, &norm, dy, dy, x, dg, db) })
+	}
+}
