@@ -64,7 +64,7 @@ func MaxPool(p *Pool, y, x []float32, arg []int32) {
 		arg = arg[:out]
 	}
 	inside := p.PT == 0 && p.PL == 0 && (p.OH-1)*p.SH+p.KH <= p.H && (p.OW-1)*p.SW+p.KW <= p.W
-	if inside && p.N > 0 && maxInside(p, y, x, arg) {
+	if p.N > 0 && maxFast(p, y, x, arg, inside) {
 		return
 	}
 	if inside && p.KH == 2 && p.KW == 2 && p.SH == 2 && p.SW == 2 && maxPool2(p, y, x, arg) {
@@ -138,7 +138,7 @@ func maxPool2(p *Pool, y, x []float32, arg []int32) bool {
 func MaxPoolGrad(p *Pool, dx, dy []float32, arg []int32) {
 	in, out := p.sizes()
 	dx, dy, arg = dx[:in], dy[:out], arg[:out]
-	if p.N > 0 && p.SH >= p.KH && p.SW >= p.KW && maxGradApart(p, dx, dy, arg) {
+	if p.N > 0 && maxGradFast(p, dx, dy, arg) {
 		return
 	}
 	clear(dx)

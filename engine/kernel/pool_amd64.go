@@ -2,10 +2,12 @@
 
 package kernel
 
-// maxInside is MaxPool where no window holds padding, if this machine is faster at it.
-func maxInside(p *Pool, y, x []float32, arg []int32) bool {
+// maxFast is MaxPool if this machine is faster at it: where no window holds padding.
+func maxFast(p *Pool, y, x []float32, arg []int32, inside bool) bool {
 	lanes := 8
 	switch {
+	case !inside:
+		return false
 	case vecAVX512:
 		lanes = 16
 	case !vecAVX2:

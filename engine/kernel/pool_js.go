@@ -25,8 +25,8 @@ type poolArgs struct {
 	x, y, arg              uint32
 }
 
-// maxInside is MaxPool where no window holds padding, if this machine is faster at it.
-func maxInside(p *Pool, y, x []float32, arg []int32) bool {
+// maxFast is MaxPool if this machine is faster at it.
+func maxFast(p *Pool, y, x []float32, arg []int32, _ bool) bool {
 	if !vecModule {
 		return false
 	}
@@ -43,8 +43,8 @@ func maxInside(p *Pool, y, x []float32, arg []int32) bool {
 	return true
 }
 
-// maxGradApart is MaxPoolGrad where windows do not overlap, if this machine is faster at it.
-func maxGradApart(p *Pool, dx, dy []float32, arg []int32) bool {
+// maxGradFast is MaxPoolGrad if this machine is faster at it.
+func maxGradFast(p *Pool, dx, dy []float32, arg []int32) bool {
 	if vecModule {
 		clear(dx)
 		wasmMaxPoolGrad(int32(p.N*p.C), unsafe.Pointer(&dx[0]), int32(p.H*p.W), unsafe.Pointer(&dy[0]), unsafe.Pointer(&arg[0]), int32(p.OH*p.OW))

@@ -2,5 +2,5 @@
 
 package kernel
 
-// maxInside is MaxPool where no window holds padding, if this machine is faster at it.
-func maxInside(*Pool, []float32, []float32, []int32) bool { return false }
+// maxFast is MaxPool if this machine is faster at it.
+func maxFast(*Pool, []float32, []float32, []int32, bool) bool { return false }

@@ -5,10 +5,10 @@ package kernel
 //go:noescape
 func maxGradZ(dx, dy *float32, arg *int32, planes, plane, out int, window, place *[64]int32)
 
-// maxGradApart is MaxPoolGrad where windows do not overlap, if this machine is faster at it.
-func maxGradApart(p *Pool, dx, dy []float32, arg []int32) bool {
+// maxGradFast is MaxPoolGrad if this machine is faster at it: where windows do not overlap.
+func maxGradFast(p *Pool, dx, dy []float32, arg []int32) bool {
 	plane, out := p.H*p.W, p.OH*p.OW
-	if !vecAVX512 || plane > 64 || out > 16 {
+	if !vecAVX512 || plane > 64 || out > 16 || p.SH < p.KH || p.SW < p.KW {
 		return false
 	}
 	// Small planes go side by side, then those that are left over.

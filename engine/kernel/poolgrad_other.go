@@ -2,5 +2,5 @@
 
 package kernel
 
-// maxGradApart is MaxPoolGrad where windows do not overlap, if this machine is faster at it.
-func maxGradApart(*Pool, []float32, []float32, []int32) bool { return false }
+// maxGradFast is MaxPoolGrad if this machine is faster at it.
+func maxGradFast(*Pool, []float32, []float32, []int32) bool { return false }
