@@ -1,6 +1,7 @@
 // What is measured, for all libraries alike. conv: images, channels, side, filters, window,
 // stride, padding, groups; gemm: M, K, N and whether A and B are transposed; what is
-// elementwise or goes by rows: rows, columns; pool: planes, side, window, stride.
+// elementwise or goes by rows: rows, columns; pool: planes, side, window,
+// stride, padding.
 
 const products = [[256, 256, 256], [512, 512, 512], [1024, 1024, 1024], [2048, 2048, 2048], [64, 576, 3136], [128, 1152, 784], [512, 512, 64], [64, 256, 10]];
 
@@ -54,7 +55,7 @@ export const cases = [
   ...layers.map((a) => conv("data", a)),
   ...layers.map((a) => conv("weights", a)),
   ...["add", "relu", "sigmoid", "tanh", "gelu", "softmax", "layernorm"].map((kind) => loop(kind, 1024, 1024)),
-  { kind: "maxpool", name: "maxpool 512x56x56 2x2", args: [512, 56, 2, 2], flops: 0 },
-  { kind: "maxpool", name: "maxpool 512x112x112 3x3 by 2", args: [512, 112, 3, 2], flops: 0 },
+  { kind: "maxpool", name: "maxpool 512x56x56 2x2", args: [512, 56, 2, 2, 0], flops: 0 },
+  { kind: "maxpool", name: "maxpool 512x112x112 3x3 by 2, padded", args: [512, 112, 3, 2, 1], flops: 0 },
   { kind: "step", name: "the walkthrough's step of 64", args: [64], flops: 0 },
 ];

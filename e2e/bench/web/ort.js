@@ -65,8 +65,8 @@ function describe({ kind, args }) {
       return { op: "ConvTranspose", shapes: [[n, o, y, y], [o, c / group, k, k]], rank: 4, attributes: { strides: [s, s], pads: [p, p, p, p], output_padding: [rest, rest], group } };
     }
     case "maxpool": {
-      const [planes, h, k, s] = args;
-      return { op: "MaxPool", shapes: [[1, planes, h, h]], rank: 4, attributes: { kernel_shape: [k, k], strides: [s, s] } };
+      const [planes, h, k, s, p] = args;
+      return { op: "MaxPool", shapes: [[1, planes, h, h]], rank: 4, attributes: { kernel_shape: [k, k], strides: [s, s], pads: [p, p, p, p] } };
     }
     case "add":
       return { op: "Add", shapes: [args, args], rank: 2 };

@@ -62,7 +62,7 @@ func setup(kind string, a []int) func() {
 			PT: a[6], PL: a[6], PB: a[6], PR: a[6], DH: 1, DW: 1, Groups: a[7],
 		})
 	case "maxpool":
-		return pool(a[0], a[1], a[2], a[3])
+		return pool(a[0], a[1], a[2], a[3], a[4])
 	case "step":
 		return step(a[0])
 	}
@@ -93,9 +93,9 @@ func convolution(direction string, c *kernel.Conv) func() {
 	return func() { kernel.ConvForward(team, c, y, x, w, nil, false, scratch) }
 }
 
-func pool(planes, side, window, stride int) func() {
-	out := kernel.PoolOut(side, window, stride, 0)
-	p := &kernel.Pool{N: 1, C: planes, H: side, W: side, KH: window, KW: window, SH: stride, SW: stride, OH: out, OW: out}
+func pool(planes, side, window, stride, pad int) func() {
+	out := kernel.PoolOut(side, window, stride, pad)
+	p := &kernel.Pool{N: 1, C: planes, H: side, W: side, KH: window, KW: window, SH: stride, SW: stride, PT: pad, PL: pad, OH: out, OW: out}
 	x, y := draw(planes*side*side), draw(planes*out*out)
 	return func() { kernel.MaxPool(p, y, x, nil) }
 }

@@ -39,9 +39,9 @@ function call({ kind, args }) {
       return () => tf.conv2dTranspose(dy, w, [n, h, h, c], s, p);
     }
     case "maxpool": {
-      const [planes, h, k, s] = args;
+      const [planes, h, k, s, p] = args;
       const x = random(1, h, h, planes);
-      return () => tf.maxPool(x, k, s, "valid");
+      return () => tf.maxPool(x, k, s, p);
     }
     case "add": {
       const [x, y] = [random(...args), random(...args)];
