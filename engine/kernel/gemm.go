@@ -52,9 +52,10 @@ type tiling struct {
 	lines      *lineKernels                                                          // nil if there are none
 }
 
-// Blocking: a block of B of kBlock x nBlock floats stays in the second-level cache.
+// Blocking: a block of B of kBlock x nBlock floats stays in the second-level cache. Planes of
+// seven by powers of two are whole blocks.
 const (
-	kBlock    = 384
+	kBlock    = 392
 	nBlock    = 480     // whole panels of every tiling
 	smallWork = 1 << 18 // multiply-adds below which handing a part to a thread costs more than it brings
 	maxLanes  = 16
