@@ -73,7 +73,7 @@ func CrossEntropy(grad, logits []float32, target []int32, rows, cols int, scale 
 		g := grad[r*cols:][:cols]
 		s := expSum(g, x, m)
 		sum += Log(s) - own
-		quotients(g, s)
+		Scale(g, g, 1/s)
 		g[t] -= 1
 		Scale(g, g, scale)
 	}

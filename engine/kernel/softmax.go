@@ -27,8 +27,8 @@ func (l *lanes) max() float32 {
 	return m
 }
 
-// Softmax sets each row of y [rows,cols] to e^(x-max) / sum, the sum by the scheme of
-// sum.go. A row with NaN or +Inf, or of -Inf only, becomes NaN, as in PyTorch. y may be x.
+// Softmax sets each row of y [rows,cols] to e^(x-max) * (1/sum), the sum by the scheme of
+// sum.go: a multiplication where a division would take longer than the exponential. A row with NaN or +Inf, or of -Inf only, becomes NaN, as in PyTorch. y may be x.
 func Softmax(y, x []float32, rows, cols int) {
 	y, x = y[:rows*cols], x[:rows*cols]
 	if len(x) > 0 && cols <= 16 && vec(vecSoftmaxRow, &vecArgs{rows: rows, stride: cols, n: cols, p: ptrs(y, x, nil, nil), k: [10]float32{1}}) {
@@ -52,7 +52,7 @@ func softmaxScaled(y, x []float32, scale float32) {
 }
 
 func softmaxRow(y, x []float32) {
-	quotients(y, expSum(y, x, rowMax(x)))
+	Scale(y, y, 1/expSum(y, x, rowMax(x)))
 }
 
 // expSum sets y = e^(x-m) and returns the sum.
@@ -67,16 +67,6 @@ func expSum(y, x []float32, m float32) float32 {
 		}
 	}
 	return l.total()
-}
-
-// quotients divides y by s.
-func quotients(y []float32, s float32) {
-	if vec(vecQuotient, &vecArgs{n: len(y), p: ptrs(y, y, nil, nil), k: [10]float32{s}}) {
-		return
-	}
-	for i, e := range y {
-		y[i] = e / s
-	}
 }
 
 // SoftmaxGrad sets dx = y * (dy - sum(dy*y)) for each row of softmax output y

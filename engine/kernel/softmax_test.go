@@ -60,7 +60,7 @@ func TestSoftmax(t *testing.T) {
 			c.grad(place, place, y)
 			elemTSame(t, c.name+" gradient in place", place, dx)
 		}
-		// The bits: exponentials, the scheme's sum, one division.
+		// The bits: exponentials, the scheme's sum, its reciprocal.
 		y := make([]float32, len(x))
 		Softmax(y, x, rows, cols)
 		for o := 0; o < len(x); o += cols {
@@ -72,9 +72,9 @@ func TestSoftmax(t *testing.T) {
 			for i := range e {
 				e[i] = Exp(x[o+i] - m)
 			}
-			s := elemTSum(e)
+			s := 1 / elemTSum(e)
 			for i := range e {
-				e[i] /= s
+				e[i] *= s
 			}
 			elemTSame(t, "softmax", y[o:o+cols], e)
 		}

@@ -8344,98 +8344,6 @@ done:
 	FMOVQ F3, 48(R14)
 	RET
 
-// p0 = p1 / k0
-TEXT quotientN<>(SB), NOSPLIT, $256-16
-	MOVD a+8(FP), R0
-	MOVD vecArgs_rows(R0), R6
-	MOVD vecArgs_stride(R0), R9
-	LSL $2, R9
-	MOVD vecArgs_n(R0), R8
-	LSR $4, R8, R7
-	LSL $6, R7
-	AND $15, R8
-	MOVD (vecArgs_p+0)(R0), R1
-	MOVD (vecArgs_p+8)(R0), R2
-	MOVD vecArgs_bits(R0), R5
-	MOVD $vecConst<>(SB), R11
-	MOVD $vecLanes<>+64(SB), R12
-	SUB R8<<2, R12
-	MOVD $vecBits<>(SB), R13
-	MOVD vecArgs_sums(R0), R14
-	MOVD $copy-256(SP), R24
-	ADD $(vecArgs_k+0), R0, R19
-	VLD1R (R19), [V0.S4]
-
-row:
-	MOVD R1, R20
-	MOVD R2, R21
-	CBZ R7, tail
-	MOVD R7, R10
-
-block:
-	FMOVQ 0(R21), F1
-	WORD $0x6e20fc21 // FDIV V1.4S, V1.4S, V0.4S
-	FMOVQ F1, 0(R20)
-	FMOVQ 16(R21), F1
-	WORD $0x6e20fc21 // FDIV V1.4S, V1.4S, V0.4S
-	FMOVQ F1, 16(R20)
-	FMOVQ 32(R21), F1
-	WORD $0x6e20fc21 // FDIV V1.4S, V1.4S, V0.4S
-	FMOVQ F1, 32(R20)
-	FMOVQ 48(R21), F1
-	WORD $0x6e20fc21 // FDIV V1.4S, V1.4S, V0.4S
-	FMOVQ F1, 48(R20)
-	ADD $2, R5
-	ADD $64, R20
-	ADD $64, R21
-	SUB $64, R10
-	CBNZ R10, block
-
-tail:
-	CBZ R8, next
-	MOVD R21, R25
-	ADD $64, R24, R26
-	MOVD R8, R19
-
-in1:
-	MOVWU.P 4(R25), R15
-	MOVW.P R15, 4(R26)
-	SUB $1, R19
-	CBNZ R19, in1
-	FMOVQ 64(R24), F1
-	WORD $0x6e20fc21 // FDIV V1.4S, V1.4S, V0.4S
-	FMOVQ F1, 0(R24)
-	FMOVQ 80(R24), F1
-	WORD $0x6e20fc21 // FDIV V1.4S, V1.4S, V0.4S
-	FMOVQ F1, 16(R24)
-	FMOVQ 96(R24), F1
-	WORD $0x6e20fc21 // FDIV V1.4S, V1.4S, V0.4S
-	FMOVQ F1, 32(R24)
-	FMOVQ 112(R24), F1
-	WORD $0x6e20fc21 // FDIV V1.4S, V1.4S, V0.4S
-	FMOVQ F1, 48(R24)
-	ADD $2, R5
-	MOVD R20, R25
-	ADD $0, R24, R26
-	MOVD R8, R19
-
-out0:
-	MOVWU.P 4(R26), R15
-	MOVW.P R15, 4(R25)
-	SUB $1, R19
-	CBNZ R19, out0
-
-next:
-	SUB $1, R6
-	CMP $0, R6
-	BLE done
-	ADD R9, R1
-	ADD R9, R2
-	B row
-
-done:
-	RET
-
 // p0 = p2 * (p1-k0)
 TEXT softmaxGradN<>(SB), NOSPLIT, $256-16
 	MOVD a+8(FP), R0
@@ -12419,29 +12327,28 @@ DATA vecTableN<>+200(SB)/8, $layerGradN<>(SB)
 DATA vecTableN<>+208(SB)/8, $layerParamsN<>(SB)
 DATA vecTableN<>+216(SB)/8, $expSumN<>(SB)
 DATA vecTableN<>+224(SB)/8, $sumExpN<>(SB)
-DATA vecTableN<>+232(SB)/8, $quotientN<>(SB)
-DATA vecTableN<>+240(SB)/8, $softmaxGradN<>(SB)
-DATA vecTableN<>+248(SB)/8, $logSoftmaxN<>(SB)
-DATA vecTableN<>+256(SB)/8, $logSoftmaxGradN<>(SB)
-DATA vecTableN<>+264(SB)/8, $errorsN<>(SB)
-DATA vecTableN<>+272(SB)/8, $errorsGradN<>(SB)
-DATA vecTableN<>+280(SB)/8, $crossSumN<>(SB)
-DATA vecTableN<>+288(SB)/8, $crossGradN<>(SB)
-DATA vecTableN<>+296(SB)/8, $toHalfN<>(SB)
-DATA vecTableN<>+304(SB)/8, $fromHalfN<>(SB)
-DATA vecTableN<>+312(SB)/8, $toBFloat16N<>(SB)
-DATA vecTableN<>+320(SB)/8, $fromBFloat16N<>(SB)
-DATA vecTableN<>+328(SB)/8, $quantise8N<>(SB)
-DATA vecTableN<>+336(SB)/8, $absMaxN<>(SB)
-DATA vecTableN<>+344(SB)/8, $countZerosN<>(SB)
-DATA vecTableN<>+352(SB)/8, $countEqualN<>(SB)
-DATA vecTableN<>+360(SB)/8, $takeEqualN<>(SB)
-DATA vecTableN<>+368(SB)/8, $sgdN<>(SB)
-DATA vecTableN<>+376(SB)/8, $momentumN<>(SB)
-DATA vecTableN<>+384(SB)/8, $adamN<>(SB)
-DATA vecTableN<>+392(SB)/8, $adamWN<>(SB)
-DATA vecTableN<>+400(SB)/8, $nadamN<>(SB)
-GLOBL vecTableN<>(SB), RODATA, $408
+DATA vecTableN<>+232(SB)/8, $softmaxGradN<>(SB)
+DATA vecTableN<>+240(SB)/8, $logSoftmaxN<>(SB)
+DATA vecTableN<>+248(SB)/8, $logSoftmaxGradN<>(SB)
+DATA vecTableN<>+256(SB)/8, $errorsN<>(SB)
+DATA vecTableN<>+264(SB)/8, $errorsGradN<>(SB)
+DATA vecTableN<>+272(SB)/8, $crossSumN<>(SB)
+DATA vecTableN<>+280(SB)/8, $crossGradN<>(SB)
+DATA vecTableN<>+288(SB)/8, $toHalfN<>(SB)
+DATA vecTableN<>+296(SB)/8, $fromHalfN<>(SB)
+DATA vecTableN<>+304(SB)/8, $toBFloat16N<>(SB)
+DATA vecTableN<>+312(SB)/8, $fromBFloat16N<>(SB)
+DATA vecTableN<>+320(SB)/8, $quantise8N<>(SB)
+DATA vecTableN<>+328(SB)/8, $absMaxN<>(SB)
+DATA vecTableN<>+336(SB)/8, $countZerosN<>(SB)
+DATA vecTableN<>+344(SB)/8, $countEqualN<>(SB)
+DATA vecTableN<>+352(SB)/8, $takeEqualN<>(SB)
+DATA vecTableN<>+360(SB)/8, $sgdN<>(SB)
+DATA vecTableN<>+368(SB)/8, $momentumN<>(SB)
+DATA vecTableN<>+376(SB)/8, $adamN<>(SB)
+DATA vecTableN<>+384(SB)/8, $adamWN<>(SB)
+DATA vecTableN<>+392(SB)/8, $nadamN<>(SB)
+GLOBL vecTableN<>(SB), RODATA, $400
 
 // func vecN(op vecOp, a *vecArgs)
 TEXT ·vecN(SB), NOSPLIT, $0-16

@@ -65,8 +65,6 @@ const (
 	vecExpSum
 	// s0 += e^(p0-k0); p0 <= k0
 	vecSumExp
-	// p0 = p1 / k0
-	vecQuotient
 	// p0 = p2 * (p1-k0)
 	vecSoftmaxGrad
 	// p0 = (p1-k0) - k1

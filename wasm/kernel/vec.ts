@@ -5016,44 +5016,6 @@ function loopSumExp(a: usize): void {
   } while (--rows > 0);
 }
 
-// p0 = p1 / k0
-function loopQuotient(a: usize): void {
-  const n = load<i32>(a, N), stride = load<i32>(a, STRIDE) << 2;
-  let p0 = <usize>load<u32>(a, P + 0);
-  let p1 = <usize>load<u32>(a, P + 8);
-  const k0 = v128.load32_splat(a, PARAMS + 0);
-  let rows = load<i32>(a, ROWS);
-  do {
-    let i = 0;
-    for (; i + 16 <= n; i += 16) {
-      const x0_0 = v128.load(p1 + (i << 2), 0);
-      const x0_1 = v128.load(p1 + (i << 2), 16);
-      const x0_2 = v128.load(p1 + (i << 2), 32);
-      const x0_3 = v128.load(p1 + (i << 2), 48);
-      const x2_0 = f32x4.div(x0_0, k0);
-      const x2_1 = f32x4.div(x0_1, k0);
-      const x2_2 = f32x4.div(x0_2, k0);
-      const x2_3 = f32x4.div(x0_3, k0);
-      v128.store(p0 + (i << 2), x2_0, 0);
-      v128.store(p0 + (i << 2), x2_1, 16);
-      v128.store(p0 + (i << 2), x2_2, 32);
-      v128.store(p0 + (i << 2), x2_3, 48);
-    }
-    for (; i + 4 <= n; i += 4) {
-      const x0_0 = v128.load(p1 + (i << 2), 0);
-      const x2_0 = f32x4.div(x0_0, k0);
-      v128.store(p0 + (i << 2), x2_0, 0);
-    }
-    if (i + 0 < n) {
-      const left = n - i - 0;
-      const x0_0 = take(p1 + ((i + 0) << 2), left);
-      const x2_0 = f32x4.div(x0_0, k0);
-      give(p0 + ((i + 0) << 2), x2_0, left);
-    }
-    p0 += stride, p1 += stride;
-  } while (--rows > 0);
-}
-
 // p0 = p2 * (p1-k0)
 function loopSoftmaxGrad(a: usize): void {
   const n = load<i32>(a, N), stride = load<i32>(a, STRIDE) << 2;
@@ -7397,69 +7359,66 @@ export function vec(op: i32, a: usize): void {
       loopSumExp(a);
       break;
     case 29:
-      loopQuotient(a);
-      break;
-    case 30:
       loopSoftmaxGrad(a);
       break;
-    case 31:
+    case 30:
       loopLogSoftmax(a);
       break;
-    case 32:
+    case 31:
       loopLogSoftmaxGrad(a);
       break;
-    case 33:
+    case 32:
       loopErrors(a);
       break;
-    case 34:
+    case 33:
       loopErrorsGrad(a);
       break;
-    case 35:
+    case 34:
       loopCrossSum(a);
       break;
-    case 36:
+    case 35:
       loopCrossGrad(a);
       break;
-    case 37:
+    case 36:
       loopToHalf(a);
       break;
-    case 38:
+    case 37:
       loopFromHalf(a);
       break;
-    case 39:
+    case 38:
       loopToBFloat16(a);
       break;
-    case 40:
+    case 39:
       loopFromBFloat16(a);
       break;
-    case 41:
+    case 40:
       loopQuantise8(a);
       break;
-    case 42:
+    case 41:
       loopAbsMax(a);
       break;
-    case 43:
+    case 42:
       loopCountZeros(a);
       break;
-    case 44:
+    case 43:
       loopCountEqual(a);
       break;
-    case 45:
+    case 44:
       loopTakeEqual(a);
       break;
-    case 46:
+    case 45:
       loopSgd(a);
       break;
-    case 47:
+    case 46:
       loopMomentum(a);
       break;
-    case 48:
+    case 47:
       loopAdam(a);
       break;
-    case 49:
+    case 48:
       loopAdamW(a);
       break;
-    case 50:
+    case 49:
       loopNadam(a);
       break;
   }

@@ -26,6 +26,7 @@ type x86 struct {
 	at    []int // register of each node of the part that is being written; -1: none
 	fixed [][]int
 	sums  []int
+	held  map[node]int // registers of constants and parameters in a loop
 	part
 	tail bool
 }
@@ -182,7 +183,7 @@ func (w *x86) block() {
 		parts = append(parts, part{half: h})
 	}
 	// In step the parts hide each other's latency; one by one they need fewer registers.
-	if !w.try(parts) {
+	if !w.try(func() { w.body(parts...) }) {
 		for _, p := range parts {
 			w.body(p)
 		}
@@ -195,22 +196,51 @@ func (w *x86) block() {
 	}
 }
 
-// pairs writes a loop over two blocks at a time: one alone leaves the units idle where
-// every operation waits for the one before.
+// pairs writes a loop over two blocks at a time, with as many constants and parameters as
+// there is room for in registers: one block alone leaves the units idle where every
+// operation waits for the one before, and operands in memory take up the loads.
 func (w *x86) pairs() {
 	w.op("MOVQ CX, R13")
 	w.op("ANDQ $-128, R13")
 	w.op("JZ single")
-	fmt.Fprintf(w, "\npair:\n")
-	w.body(part{}, part{next: true})
+	var operands []node
+	for _, n := range w.nodes {
+		if (n.op == constant || n.op == param && !w.lanewise) && !slices.Contains(operands, n) {
+			operands = append(operands, n)
+		}
+	}
+	for !w.try(func() {
+		w.held = map[node]int{}
+		for _, n := range operands {
+			w.held[n] = w.regs.take()
+			w.operand(n, w.held[n])
+		}
+		fmt.Fprintf(w, "\npair:\n")
+		w.body(part{}, part{next: true})
+	}) {
+		operands = operands[:len(operands)-1]
+	}
+	for _, r := range w.held {
+		w.regs.free(r)
+	}
+	w.held = nil
 	w.op("ADDQ $128, DI")
 	w.op("CMPQ DI, R13")
 	w.op("JLT pair")
 	fmt.Fprintf(w, "\nsingle:\n")
 }
 
-// try writes the parts in step, if the registers suffice.
-func (w *x86) try(parts []part) (ok bool) {
+// operand loads a constant or a parameter.
+func (w *x86) operand(n node, r int) {
+	if n.op == constant && n.imm == 0 {
+		w.op("VXORPS X%[1]d, X%[1]d, X%[1]d", r)
+		return
+	}
+	w.op("VBROADCASTSS %s, %s", w.mem(n), w.v(r))
+}
+
+// try writes what write writes, if the registers suffice.
+func (w *x86) try(write func()) (ok bool) {
 	b, regs := w.Builder, slices.Clone(w.regs.used)
 	w.Builder = new(strings.Builder)
 	defer func() {
@@ -226,7 +256,7 @@ func (w *x86) try(parts []part) (ok bool) {
 		w.WriteString(text)
 		ok = true
 	}()
-	w.body(parts...)
+	write()
 	return
 }
 
@@ -270,13 +300,12 @@ func (w *x86) operation(i int, n node, last []int) {
 		case m.op == param && w.lanewise:
 			return w.v(w.fixed[w.half][m.i])
 		case m.op == constant || m.op == param:
+			if r, ok := w.held[m]; ok {
+				return w.v(r)
+			}
 			r := w.regs.take()
 			temps = append(temps, r)
-			if m.op == constant && m.imm == 0 {
-				w.op("VXORPS X%[1]d, X%[1]d, X%[1]d", r)
-			} else {
-				w.op("VBROADCASTSS %s, %s", w.mem(m), w.v(r))
-			}
+			w.operand(m, r)
 			return w.v(r)
 		}
 		return w.v(w.at[a])
@@ -284,6 +313,9 @@ func (w *x86) operation(i int, n node, last []int) {
 	// last2 gives the instruction's suffix and its last operand, which may lie in memory.
 	last2 := func(a int) (string, string) {
 		m := w.nodes[a]
+		if _, ok := w.held[m]; ok {
+			return "", reg(a)
+		}
 		switch {
 		case w.wide && (m.op == constant && m.imm != 0 || m.op == param && !w.lanewise):
 			return ".BCST", w.mem(m)

@@ -114,7 +114,6 @@ func loops(wide bool) []*kernel {
 	def("sumExp", "s0 += e^(p0-k0); p0 <= k0", func(k *kernel) {
 		k.sum(0, expWithin(k.load(0).sub(k.param(0)).larger(k.num(-104))))
 	})
-	def("quotient", "p0 = p1 / k0", func(k *kernel) { k.store(0, k.load(1).div(k.param(0))) })
 	def("softmaxGrad", "p0 = p2 * (p1-k0)", func(k *kernel) { k.store(0, k.load(2).mul(k.load(1).sub(k.param(0)))) })
 	def("logSoftmax", "p0 = (p1-k0) - k1", func(k *kernel) { k.store(0, k.load(1).sub(k.param(0)).sub(k.param(1))) })
 	def("logSoftmaxGrad", "p0 = p1 - e^p2 * k0", func(k *kernel) { k.store(0, k.load(1).sub(exp(k.load(2)).mul(k.param(0)))) })
@@ -145,7 +144,7 @@ func rowLoops() []*kernel {
 	softmax := &kernel{name: "softmaxRow", doc: "p0 = softmax(p1 * k0), rows of 16 at most", wide: true}
 	x := softmax.load(1).mul(softmax.param(0))
 	e := expWithin(x.sub(x.acrossMax()).larger(softmax.num(-104)))
-	softmax.store(0, e.div(e.acrossAdd()))
+	softmax.store(0, e.mul(softmax.num(1).div(e.acrossAdd())))
 
 	grad := &kernel{name: "softmaxGradRow", doc: "p0 = (p2 * (p1 - sum(p1*p2))) * k0, rows of 16 at most", wide: true}
 	g, y := grad.load(1), grad.load(2)
