@@ -89,36 +89,39 @@ func ConvForward(t *Team, c *Conv, y, x, w, bias []float32, relu bool, scratch [
 		t.depthwise(depthwiseTask{c: *c, direction: forward, y: y, x: x, w: w, bias: bias, relu: relu, scratch: scratch})
 		return
 	}
-	cg, og, plane := c.C/c.Groups, c.O/c.Groups, c.OH()*c.OW()
-	k := cg * c.KH * c.KW
 	if j, ok := c.lines(false, t.Threads()); ok {
 		j.y, j.x, j.w, j.bias, j.relu, j.scratch = y, x, w, bias, relu, scratch
 		t.lines(j)
 		return
 	}
+	t.groups(groupTask{c: *c, direction: forward, y: y, x: x, w: w, bias: bias, relu: relu, scratch: scratch})
+}
+
+func (j *groupTask) forward(t *Team, gr int, scratch []float32) {
+	c, y, x, w := &j.c, j.y, j.x, j.w
+	cg, og, plane := c.C/c.Groups, c.O/c.Groups, c.OH()*c.OW()
+	k := cg * c.KH * c.KW
 	v := c.windows().sideBySide(c.N)
 	scratch = v.begin(scratch)
 	v.turn(0, 0)
 	out, scratch := scratch[:og*v.columns()], scratch[og*v.columns():]
-	for gr := range c.Groups {
-		g := GemmArgs{M: og, A: w[gr*og*k:], RS: k, KS: 1, ReLU: relu}
-		if bias != nil {
-			g.RowBias = bias[gr*og:]
-		}
-		for n := 0; n < c.N; n += v.together {
-			images := min(v.together, c.N-n)
-			v.loadAll(t, x[(n*c.C+gr*cg)*c.H*c.W:], c.C*c.H*c.W, images)
-			v.operand(&g, images)
-			dst := y[(n*c.O+gr*og)*plane:]
-			if v.together == 1 {
-				g.C, g.LDC = dst, plane
-				gemm(t, &g, scratch)
-				continue
-			}
-			g.C, g.LDC = out, v.columns()
+	g := GemmArgs{M: og, A: w[gr*og*k:], RS: k, KS: 1, ReLU: j.relu}
+	if j.bias != nil {
+		g.RowBias = j.bias[gr*og:]
+	}
+	for n := 0; n < c.N; n += v.together {
+		images := min(v.together, c.N-n)
+		v.loadAll(t, x[(n*c.C+gr*cg)*c.H*c.W:], c.C*c.H*c.W, images)
+		v.operand(&g, images)
+		dst := y[(n*c.O+gr*og)*plane:]
+		if v.together == 1 {
+			g.C, g.LDC = dst, plane
 			gemm(t, &g, scratch)
-			v.storeAll(t, dst, c.O*plane, out, images, og)
+			continue
 		}
+		g.C, g.LDC = out, v.columns()
+		gemm(t, &g, scratch)
+		v.storeAll(t, dst, c.O*plane, out, images, og)
 	}
 }
 
@@ -129,50 +132,53 @@ func ConvBackwardData(t *Team, c *Conv, dx, dy, w, scratch []float32) {
 		t.depthwise(depthwiseTask{c: *c, direction: backwardData, y: dy, x: dx, w: w, scratch: scratch})
 		return
 	}
-	cg, og, plane := c.C/c.Groups, c.O/c.Groups, c.OH()*c.OW()
 	if j, ok := c.lines(true, t.Threads()); ok {
 		j.y, j.x, j.w, j.scratch = dx, dy, w, scratch
 		t.lines(j)
 		return
 	}
+	t.groups(groupTask{c: *c, direction: backwardData, y: dy, x: dx, w: w, scratch: scratch})
+}
+
+func (j *groupTask) data(t *Team, gr int, scratch []float32) {
+	c, dx, dy := &j.c, j.x, j.y
+	cg, og, plane := c.C/c.Groups, c.O/c.Groups, c.OH()*c.OW()
 	v := c.windowsBack().sideBySide(c.N)
 	scratch = v.begin(scratch)
 	turned, scratch := scratch[:cg*og*c.KH*c.KW], scratch[cg*og*c.KH*c.KW:]
 	size := cg * v.columns()
 	out, scratch := scratch[:v.halves()*size], scratch[v.halves()*size:]
-	for gr := range c.Groups {
-		wg := w[gr*len(turned):]
-		single := c.KH*c.KW == 1
-		if !single {
-			v.turnWeights(turned, wg, cg)
-		}
-		for n := 0; n < c.N; n += v.together {
-			images := min(v.together, c.N-n)
-			v.loadAll(t, dy[(n*c.O+gr*og)*plane:], c.O*plane, images)
-			dst := dx[(n*c.C+gr*cg)*c.H*c.W:]
-			a := turned
-			for ty := range v.y.turns {
-				for tx := range v.x.turns {
-					v.turn(ty, tx)
-					k := len(v.taps)
-					half := out[tx%v.halves()*size:][:size]
-					g := GemmArgs{M: cg, A: a, RS: k, KS: 1, C: half, LDC: v.columns()}
-					if single {
-						g.A, g.RS, g.KS = wg, 1, cg
-					}
-					a = a[cg*k:]
-					v.operand(&g, images)
-					if v.together*c.SH*c.SW == 1 {
-						g.C, g.LDC = dst, c.H*c.W
-					}
-					if k > 0 {
-						gemm(t, &g, scratch)
-					} else if v.y.hits(ty) {
-						clear(half)
-					}
-					if v.together*c.SH*c.SW > 1 {
-						v.scatter(t, c, dst, out, ty, tx, images)
-					}
+	w := j.w[gr*len(turned):]
+	single := c.KH*c.KW == 1
+	if !single {
+		v.turnWeights(turned, w, cg)
+	}
+	for n := 0; n < c.N; n += v.together {
+		images := min(v.together, c.N-n)
+		v.loadAll(t, dy[(n*c.O+gr*og)*plane:], c.O*plane, images)
+		dst := dx[(n*c.C+gr*cg)*c.H*c.W:]
+		a := turned
+		for ty := range v.y.turns {
+			for tx := range v.x.turns {
+				v.turn(ty, tx)
+				k := len(v.taps)
+				half := out[tx%v.halves()*size:][:size]
+				g := GemmArgs{M: cg, A: a, RS: k, KS: 1, C: half, LDC: v.columns()}
+				if single {
+					g.A, g.RS, g.KS = w, 1, cg
+				}
+				a = a[cg*k:]
+				v.operand(&g, images)
+				if v.together*c.SH*c.SW == 1 {
+					g.C, g.LDC = dst, c.H*c.W
+				}
+				if k > 0 {
+					gemm(t, &g, scratch)
+				} else if v.y.hits(ty) {
+					clear(half)
+				}
+				if v.together*c.SH*c.SW > 1 {
+					v.scatter(t, c, dst, out, ty, tx, images)
 				}
 			}
 		}
@@ -231,7 +237,7 @@ func (v *windows) scatter(t *Team, c *Conv, dx, out []float32, ty, tx, images in
 	if !v.complete(tx) {
 		return
 	}
-	task := copyTask{v: *v, dst: dx, src: out, image: c.C * c.H * c.W, images: images, channels: cg, strided: c, ty: ty, tx: tx}
+	task := copyTask{v: *v, dst: dx, src: out, image: c.C * c.H * c.W, images: images, channels: cg, strided: true, c: *c, ty: ty, tx: tx}
 	if t.Threads() == 1 || cg*v.columns() < smallCopy {
 		task.spread(0, cg)
 		return
@@ -241,7 +247,7 @@ func (v *windows) scatter(t *Team, c *Conv, dx, out []float32, ty, tx, images in
 
 // spread puts a turn's positions in n channels from channel `from` on where they belong.
 func (j *copyTask) spread(from, n int) {
-	v, c := &j.v, j.strided
+	v, c := &j.v, &j.c
 	hits := v.y.hits(j.ty)
 	for i := range j.images {
 		for ci := from; ci < from+n; ci++ {
@@ -281,46 +287,94 @@ func ConvBackwardWeight(t *Team, c *Conv, dw, dy, x []float32, acc bool, scratch
 		t.depthwise(depthwiseTask{c: *c, direction: backwardWeight, y: dy, x: x, w: dw, acc: acc, scratch: scratch})
 		return
 	}
+	t.groups(groupTask{c: *c, direction: backwardWeight, y: dy, x: x, w: dw, acc: acc, scratch: scratch})
+}
+
+func (j *groupTask) weight(t *Team, gr int, scratch []float32) {
+	c, dy, x := &j.c, j.y, j.x
 	cg, og, plane := c.C/c.Groups, c.O/c.Groups, c.OH()*c.OW()
 	k := cg * c.KH * c.KW
 	v := c.windowsOfWeights()
 	scratch = v.begin(scratch)
 	v.turn(0, 0)
 	if c.narrow() && (t.Threads() == 1 || og*k*v.columns() < smallWork) {
-		v.narrowWeight(c, dw, dy, x, acc, scratch)
+		v.narrowWeight(j, gr, scratch)
 		return
 	}
 	grads, scratch := scratch[:og*v.columns()], scratch[og*v.columns():]
 	turned, scratch := scratch[:v.swapped(og)], scratch[v.swapped(og):]
 	swap := len(turned) > 0
-	for gr := range c.Groups {
-		dw := dw[gr*og*k:]
-		g := GemmArgs{M: og, KS: 1, C: dw, LDC: k, Acc: acc}
-		if swap && acc {
-			transpose(turned, og, dw, k, og, k)
-		}
-		for n := 0; n < c.N; n += v.together {
-			images := min(v.together, c.N-n)
-			v.loadAll(t, x[(n*c.C+gr*cg)*c.H*c.W:], c.C*c.H*c.W, images)
-			v.operandT(&g, images)
-			g.A, g.RS = dy[(n*c.O+gr*og)*plane:], plane
-			if v.together > 1 {
-				for i := range images {
-					for o := range og {
-						copy(grads[o*v.columns()+i*plane:][:plane], g.A[(i*c.O+o)*plane:])
-					}
+	dw := j.w[gr*og*k:]
+	g := GemmArgs{M: og, KS: 1, C: dw, LDC: k, Acc: j.acc}
+	if swap && j.acc {
+		transpose(turned, og, dw, k, og, k)
+	}
+	for n := 0; n < c.N; n += v.together {
+		images := min(v.together, c.N-n)
+		v.loadAll(t, x[(n*c.C+gr*cg)*c.H*c.W:], c.C*c.H*c.W, images)
+		v.operandT(&g, images)
+		g.A, g.RS = dy[(n*c.O+gr*og)*plane:], plane
+		if v.together > 1 {
+			for i := range images {
+				for o := range og {
+					copy(grads[o*v.columns()+i*plane:][:plane], g.A[(i*c.O+o)*plane:])
 				}
-				g.A, g.RS = grads, v.columns()
 			}
-			if swap {
-				gemm(t, &GemmArgs{M: k, N: og, K: g.K, A: g.B, RS: g.BJ, KS: 1, B: g.A, BK: 1, BJ: g.RS, C: turned, LDC: og, Acc: g.Acc}, scratch)
-			} else {
-				gemm(t, &g, scratch)
-			}
-			g.Acc = true
+			g.A, g.RS = grads, v.columns()
 		}
 		if swap {
-			transpose(dw, k, turned, og, k, og)
+			gemm(t, &GemmArgs{M: k, N: og, K: g.K, A: g.B, RS: g.BJ, KS: 1, B: g.A, BK: 1, BJ: g.RS, C: turned, LDC: og, Acc: g.Acc}, scratch)
+		} else {
+			gemm(t, &g, scratch)
 		}
+		g.Acc = true
+	}
+	if swap {
+		transpose(dw, k, turned, og, k, og)
+	}
+}
+
+// groupTask is one direction of a convolution whose windows are a product's matrix; a tile
+// is a group.
+type groupTask struct {
+	c         Conv
+	direction direction
+	y, x, w   []float32 // or their gradients
+	bias      []float32
+	relu, acc bool
+	team      *Team
+	scratch   []float32
+}
+
+// groups does the groups one after another with all threads, or as many at once as there
+// are threads: what one has is little then.
+func (t *Team) groups(task groupTask) {
+	n := task.c.Groups
+	if t.Threads() == 1 || n < 2*t.Threads() {
+		for gr := range n {
+			task.group(t, gr, task.scratch)
+		}
+		return
+	}
+	j := &t.group
+	*j = task
+	j.team = t
+	t.Run(n, j)
+	*j = groupTask{} // nothing of the caller's is kept
+}
+
+// Tile implements [Task].
+func (j *groupTask) Tile(worker, gr int) {
+	j.group(nil, gr, j.team.scratch(worker, ConvScratch(&j.c), j.scratch))
+}
+
+func (j *groupTask) group(t *Team, gr int, scratch []float32) {
+	switch j.direction {
+	case forward:
+		j.forward(t, gr, scratch)
+	case backwardData:
+		j.data(t, gr, scratch)
+	case backwardWeight:
+		j.weight(t, gr, scratch)
 	}
 }

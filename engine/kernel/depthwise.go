@@ -177,24 +177,23 @@ func (c *Conv) narrow() bool {
 	return c.O/c.Groups <= 32 && c.KH*c.KW > 1 && laneWidth() > 0
 }
 
-func (v *windows) narrowWeight(c *Conv, dw, dy, x []float32, acc bool, scratch []float32) {
+func (v *windows) narrowWeight(j *groupTask, gr int, scratch []float32) {
+	c, dy, x, dw := &j.c, j.y, j.x, j.w
 	cg, og, plane, lanes := c.C/c.Groups, c.O/c.Groups, c.OH()*c.OW(), laneWidth()
 	k := len(v.taps)
 	scratch = aligned(scratch)
 	filters, grads := scratch[:k*lanes], scratch[k*lanes:][:v.columns()*lanes]
-	for gr := range c.Groups {
-		for o := gr * og; o < (gr+1)*og; o += lanes {
-			n := min(lanes, (gr+1)*og-o)
-			transpose(filters, lanes, dw[o*k:], k, n, k)
-			for n0 := 0; n0 < c.N; n0 += v.together {
-				images := min(v.together, c.N-n0)
-				v.load(x[(n0*c.C+gr*cg)*c.H*c.W:], c.C*c.H*c.W, images)
-				for i := range images {
-					transpose(grads[i*plane*lanes:], lanes, dy[((n0+i)*c.O+o)*plane:], plane, n, plane)
-				}
-				pointwise(k, v.taps, images*plane, v.positions, grads, v.data, filters, acc || n0 > 0)
+	for o := gr * og; o < (gr+1)*og; o += lanes {
+		n := min(lanes, (gr+1)*og-o)
+		transpose(filters, lanes, dw[o*k:], k, n, k)
+		for n0 := 0; n0 < c.N; n0 += v.together {
+			images := min(v.together, c.N-n0)
+			v.load(x[(n0*c.C+gr*cg)*c.H*c.W:], c.C*c.H*c.W, images)
+			for i := range images {
+				transpose(grads[i*plane*lanes:], lanes, dy[((n0+i)*c.O+o)*plane:], plane, n, plane)
 			}
-			transpose(dw[o*k:], k, filters, lanes, k, n)
+			pointwise(k, v.taps, images*plane, v.positions, grads, v.data, filters, j.acc || n0 > 0)
 		}
+		transpose(dw[o*k:], k, filters, lanes, k, n)
 	}
 }

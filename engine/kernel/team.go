@@ -48,6 +48,7 @@ type Team struct {
 	sleep sleeper       // the caller, waiting for the last tile
 
 	gemm   gemmTask
+	group  groupTask
 	copies copyTask
 	lanes  depthwiseTask
 	norms  normTask

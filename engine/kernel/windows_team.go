@@ -12,7 +12,8 @@ type copyTask struct {
 	dst, src       []float32
 	image, images  int
 	channels, step int
-	strided        *Conv
+	strided        bool
+	c              Conv
 	ty, tx         int
 }
 
@@ -21,7 +22,7 @@ func (j *copyTask) Tile(_, i int) {
 	c := i * j.step
 	n := min(j.step, j.channels-c)
 	switch {
-	case j.strided != nil:
+	case j.strided:
 		j.spread(c, n)
 		return
 	case j.dst != nil:
