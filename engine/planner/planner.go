@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"math/rand/v2"
 
-	"github.com/ravnest/ravnest/engine/exec"
 	"github.com/ravnest/ravnest/engine/graph"
 	"github.com/ravnest/ravnest/engine/job"
 	"github.com/ravnest/ravnest/engine/optim"
@@ -56,50 +55,80 @@ type Plan struct {
 }
 
 // Units puts the model's uncuttable pieces into numbers: operations, parameters,
-// memory and bytes across a cut, for one batch of the job.
+// memory and bytes across a cut, for one batch of the job. What the model takes besides
+// its state, by the plan of the whole model as one stage, is shared out by the size of the
+// units' results: so much as it is with the job's micro-batches and with what it computes
+// again.
 func Units(j job.Spec, g *graph.Graph) ([]ga.Unit, error) {
+	whole, err := g.Cut([]int{0})
+	if err != nil {
+		return nil, err
+	}
+	rest, err := stage.Bytes(j, whole[0])
+	if err != nil {
+		return nil, err
+	}
 	var us []ga.Unit
+	var results []float64
+	sum := 0.0
 	for _, u := range g.Units() {
-		acts := 0
+		elems := 0
 		for i := u.From; i < u.To; i++ {
-			acts += g.Shape(g.Result(i)).Elems()
+			elems += g.Shape(g.Result(i)).Elems()
 		}
 		state := 4*2*u.Params + optim.Bytes(j.Optimizer, u.Params)
+		rest -= state
+		sum += float64(elems)
+		results = append(results, float64(elems))
 		us = append(us, ga.Unit{
 			Name: u.Name, FLOPs: u.Cost.Total() * float64(j.BatchSize), Params: int64(u.Params),
-			Memory: float64(state + 2*4*acts*j.BatchSize),
-			Out:    float64(2 * 4 * u.Out * j.BatchSize),
+			Memory: float64(state), Out: float64(2 * 4 * u.Out * j.BatchSize),
 		})
+	}
+	for i := range us {
+		us[i].Memory += float64(float64(rest) * results[i] / sum)
 	}
 	return us, nil
 }
 
-// Need is the memory of the whole model in training in one process, in bytes.
-func Need(j job.Spec, g *graph.Graph) (int, error) {
-	again, err := exec.ParseRecompute(j.Recompute)
-	if err != nil {
-		return 0, err
-	}
-	outs := []int{g.OutputValue()}
-	p, err := exec.Compile(g, 0, exec.Config{Rows: j.MicroRows(), Slots: 1, Train: true, Outputs: outs, Seeds: outs, Recompute: again})
-	if err != nil {
-		return 0, err
-	}
-	return p.Memory().Total() + optim.Bytes(j.Optimizer, p.Layout.Trainable), nil
-}
+// corrections bounds how often a plan is made again because a stage takes more than its
+// units were thought to: the early stages of a pipeline keep more micro-batches, and what a
+// stage shares among its operations does not get smaller with it.
+const corrections = 8
 
 // Make forms the clusters and cuts the model for each. The plan is a function of its
-// arguments: the seed is the genetic algorithm's.
+// arguments: the seed is the genetic algorithm's. A stage that its own plan says does not
+// fit has its units counted for what they take there, and all is planned again.
 func Make(j job.Spec, g *graph.Graph, nodes []ga.Node, opt ga.Options, seed uint64) (*Plan, error) {
 	units, err := Units(j, g)
 	if err != nil {
 		return nil, err
 	}
-	p := &Plan{}
-	if p.GA, err = ga.Build(g.Name, units, nodes, opt, rand.New(rand.NewPCG(seed, 0x72617665))); err != nil {
-		return nil, err
+	for try := 0; ; try++ {
+		p := &Plan{}
+		if p.GA, err = ga.Build(g.Name, units, nodes, opt, rand.New(rand.NewPCG(seed, 0x72617665))); err != nil {
+			return nil, err
+		}
+		short, err := p.measure(j, g, nodes, units)
+		if err != nil {
+			return nil, err
+		}
+		if short == nil {
+			p.rings(g)
+			return p, nil
+		}
+		if try == corrections {
+			return nil, short
+		}
 	}
+}
+
+// measure cuts the graph as the genetic algorithm says and compiles the stages. If some do
+// not fit their nodes, short says so of the first, and the units of all of them are made as
+// large as they are.
+func (p *Plan) measure(j job.Spec, g *graph.Graph, nodes []ga.Node, units []ga.Unit) (short, err error) {
 	gu := g.Units()
+	grow := make([]float64, len(units))
 	for _, c := range p.GA.Clusters {
 		var cl Cluster
 		for _, s := range c.Stages {
@@ -115,15 +144,24 @@ func Make(j job.Spec, g *graph.Graph, nodes []ga.Node, opt ga.Options, seed uint
 				return nil, err
 			}
 			cl.Stages[k].Memory = n
-			if node := nodes[cl.Stages[k].Node]; float64(n) > node.RAM {
-				return nil, fmt.Errorf("%w: stage %d on %s needs %.1f MB, %.1f MB may be used: %.1f MB short; add providers or lower the batch size",
+			node, mine := nodes[cl.Stages[k].Node], c.Stages[k]
+			if float64(n) <= node.RAM {
+				continue
+			}
+			if short == nil {
+				short = fmt.Errorf("%w: stage %d on %s needs %.1f MB, %.1f MB may be used: %.1f MB short; add providers or lower the batch size",
 					ga.ErrRAM, k, node.Name, float64(n)/1e6, node.RAM/1e6, (float64(n)-node.RAM)/1e6)
+			}
+			for i := mine.From; i < mine.To; i++ {
+				grow[i] = max(grow[i], float64(n)/mine.Memory)
 			}
 		}
 		p.Clusters = append(p.Clusters, cl)
 	}
-	p.rings(g)
-	return p, nil
+	for i := range units {
+		units[i].Memory *= max(grow[i], 1)
+	}
+	return short, nil
 }
 
 // rings numbers the rings by the stages of the largest cluster, as Ravnest does: ring

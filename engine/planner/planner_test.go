@@ -105,8 +105,54 @@ func TestMemoryIsThePlans(t *testing.T) {
 			t.Errorf("stage %d: %d bytes announced, %d planned (%v)", k, p.Clusters[0].Stages[k].Memory, n, err)
 		}
 	}
-	whole, err := planner.Need(j, g)
-	if err != nil || whole == 0 {
-		t.Errorf("the whole model needs %d bytes (%v)", whole, err)
+}
+
+// TestRecomputeFits: a model that fits only if it computes again is placed if the job says
+// so, on one provider and on several, and refused otherwise.
+func TestRecomputeFits(t *testing.T) {
+	g := zoo.GPT(zoo.GPTConfig{Name: "gpt", Layers: 6, Heads: 4, Width: 32, Tokens: 64, Vocab: 16, Dropout: 0.1})
+	most := func(again string, starts []int) float64 {
+		j := job.Default()
+		j.Loss, j.Schedule, j.BatchSize, j.Recompute = "cross_entropy", job.Sync, 32, again
+		stages, err := g.Cut(starts)
+		if err != nil {
+			t.Fatal(err)
+		}
+		need := 0
+		for _, s := range stages {
+			n, err := stage.Bytes(j, s)
+			if err != nil {
+				t.Fatal(err)
+			}
+			need = max(need, n)
+		}
+		return float64(need)
+	}
+	us := g.Units()
+	for n := 1; n <= 3; n++ {
+		var starts []int
+		for k := range n {
+			starts = append(starts, us[k*len(us)/n].From)
+		}
+		full, kept := most("full", starts), most("", starts)
+		if full > 0.8*kept {
+			t.Errorf("%d stages: %.0f bytes computed again, %.0f kept", n, full, kept)
+		}
+		for _, again := range []string{"", "full"} {
+			j := job.Default()
+			j.Loss, j.Schedule, j.BatchSize, j.Recompute = "cross_entropy", job.Sync, 32, again
+			p, err := planner.Make(j, g, pool(n, 1.1*full, 1e9), ga.Options{MaxClusters: 1}, 1)
+			if again == "" {
+				if !errors.Is(err, ga.ErrRAM) {
+					t.Errorf("%d nodes, everything kept: %v", n, err)
+				}
+				continue
+			}
+			if err != nil {
+				t.Errorf("%d nodes: %v", n, err)
+			} else if len(p.Clusters) != 1 || len(p.Clusters[0].Stages) != n {
+				t.Errorf("%d nodes: %+v", n, p.Clusters)
+			}
+		}
 	}
 }
