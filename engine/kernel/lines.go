@@ -67,11 +67,11 @@ func (c *Conv) lines(back bool, threads int) (j lineTask, ok bool) {
 	v := &j.v
 	taps := v.y.taps * v.x.taps
 	j.across = v.x.out < shortLine
-	images, dot := 2, leastDot
+	worth := c.N >= 2 && v.channels*taps >= leastDot && !j.short
 	if j.across {
-		images, dot = 2*j.least, 0
+		worth = c.N >= 2*j.least && !j.apart()
 	}
-	if j.outputs%j.vector != 0 || taps == 1 || c.N < images || v.channels*taps < dot || j.across && back && c.SH*c.SW > 1 || j.short && !j.across {
+	if !worth || taps == 1 || j.outputs%j.vector != 0 {
 		return j, false
 	}
 	v.together = min(v.together+v.together%2, c.N)
@@ -126,6 +126,9 @@ func (j *lineTask) begin(part int) int { return min(j.c.N, (j.c.N+1)/2*part/j.pa
 
 // panel is the channels of a kernel of two vectors.
 func (k *lineKernels) panel() int { return 2 * k.vector }
+
+// apart says that a pair of turns computes positions that do not lie side by side.
+func (j *lineTask) apart() bool { return j.back && j.c.SH*j.c.SW > 1 }
 
 // dot is the length of the dot products.
 func (j *lineTask) dot() int { return j.v.channels * j.v.y.taps * j.v.x.taps }
@@ -221,7 +224,7 @@ func (j *lineTask) need() int {
 	if !j.lies {
 		n += j.v.copied()
 	}
-	if j.back || j.across {
+	if j.across || j.apart() {
 		n += j.v.halves() * j.block * j.v.columns()
 	}
 	return n
@@ -308,7 +311,7 @@ func (j *lineTask) tile(i int, scratch []float32) {
 			transpose(y, j.outputs*c.Groups*plane, out, v.together, t.width*plane, t.images)
 			continue
 		}
-		if !j.back || c.SH*c.SW == 1 {
+		if !j.apart() {
 			t.dst, t.ldc, t.dimage = y, plane, j.outputs*c.Groups*plane
 			t.compute(0, 0)
 			continue
