@@ -45,7 +45,7 @@ var round = new(struct {
 var helpers = func() int32 {
 	n := startWorkers(unsafe.Pointer(&round.control))
 	if n > 0 {
-		each := GemmScratch(0, nBlock, kBlock)
+		each := GemmScratch(stripRows, nBlock, kBlock)
 		round.scratch = make([]float32, int(n)*each)
 		round.control.scratch, round.stride = address(round.scratch), int32(4*each)
 		round.jobs, round.size = uint32(uintptr(unsafe.Pointer(&round.list))), int32(unsafe.Sizeof(gemmJob{}))

@@ -16,6 +16,9 @@ const kBlock = 384, nBlock = 480, mr: i32 = 6, nr: i32 = 8;
 // few rows are not worth a copy of their windows.
 const few: i32 = 16;
 
+// apart is the bytes between terms of A from which its rows are laid out.
+const apart: i32 = 512;
+
 // level is what kernel.level tells the engine.
 export function level(): i32 {
   return FUSED ? 2 : 1;
@@ -50,14 +53,33 @@ export function gemm(job: usize): void {
       }
       if (windows) gather(scratch, b, rows, cols, kn, nc);
       else pack(scratch, block, bk, bj, kn, nc);
+      const laid = scratch + ((kn * ((nc + 3) & ~3)) << 2), far = ars == 4 && aks >= apart && nc > 4 * nr;
       for (let i = 0; i < m; i += mr) {
+        const rows = min(mr, m - i);
+        let strip = a + i * ars, step = aks;
+        if (far && rows == mr) {
+          layStrip(laid, strip, aks, kn);
+          strip = laid;
+          step = 32;
+        }
         for (let j = 0; j < nc; j += nr) {
           const left = min(nr, nc - j), vectors = (left + 3) >> 2;
-          tile(min(mr, m - i), vectors, kn, a + i * ars, ars, aks, scratch + ((j * kn) << 2), vectors << 4, c + i * ldc + (j << 2), ldc, acc, left - ((vectors - 1) << 2));
+          tile(rows, vectors, kn, strip, ars, step, scratch + ((j * kn) << 2), vectors << 4, c + i * ldc + (j << 2), ldc, acc, left - ((vectors - 1) << 2));
         }
       }
     }
     finish(job, jc, nc);
+  }
+}
+
+// layStrip copies six rows of a transposed A, in rows of 8: terms that are far apart are
+// each in a line, and often a page, of their own.
+function layStrip(dst: usize, src: usize, aks: i32, kn: i32): void {
+  for (let k = 0; k < kn; k++) {
+    v128.store(dst, v128.load(src));
+    v128.store(dst, v128.load64_zero(src, 16), 16);
+    dst += 32;
+    src += aks;
   }
 }
 
