@@ -43,23 +43,31 @@ func BatchNormStats(mean, variance, x []float32, s Channels) {
 	}
 }
 
-// vecNormStats takes both sums of a channel before the next, so that a channel is read from
-// memory once.
+// vecNormStats takes both sums of a channel before the next but one, so that a channel is
+// read from memory once: the squares of one together with the sum of the next, as neither
+// loop alone keeps the machine busy.
 func vecNormStats(mean, variance, x []float32, s Channels) bool {
 	m := float32(s.N * s.HW)
 	l, per := newChannelLoop(s)
+	summed := false // the sum of channel j is there
 	for j := s.From; j < s.To; j += per {
 		w := min(per, s.To-j)
-		if !l.run(vecSum, 0, j, w, x, nil, nil) {
+		if !summed && !l.run(vecSum, 0, j, w, x, nil, nil) {
 			return false
 		}
 		for q := range w {
 			mean[j+q] = l.sum(0, q, w) / m
 			l.value[0][q] = mean[j+q]
 		}
-		l.run(vecSquares, 1, j, w, x, nil, nil)
+		squares := 0
+		if summed = j+2*w <= s.To; summed {
+			l.run(vecSumSquares, 1, j, w, x[w*s.HW:], x, nil)
+			squares = 1
+		} else {
+			l.run(vecSquares, 1, j, w, x, nil, nil)
+		}
 		for q := range w {
-			variance[j+q] = l.sum(0, q, w) / m
+			variance[j+q] = l.sum(squares, q, w) / m
 		}
 	}
 	return true

@@ -14,7 +14,7 @@ type vecArgs struct {
 	bits         *uint32     // of dropout: bit i%32 of word i/32 belongs to element i
 	k            [10]float32 // parameters
 	// lanes, if it is there, has in place of k a value for each lane: element i of a row
-	// has parameters lanes[.][i%16]. Only scale, squares, norm, normSums and normGrad look.
+	// has parameters lanes[.][i%16]. Only scale, squares, sumSquares, norm, normSums and normGrad look.
 	lanes *[5]lanes
 	// sums is the sum that the loop continues by the scheme of sum.go, or the first of two.
 	sums *lanes

@@ -2527,6 +2527,74 @@ done:
 	VZEROUPPER
 	RET
 
+// s0 += p0, s1 += (p1-k0) * (p1-k0)
+TEXT sumSquaresZ<>(SB), NOSPLIT, $0-16
+	MOVQ a+8(FP), AX
+	MOVQ vecArgs_rows(AX), BX
+	MOVQ vecArgs_stride(AX), SI
+	SHLQ $2, SI
+	MOVQ vecArgs_n(AX), DX
+	MOVQ DX, CX
+	SHRQ $4, CX
+	SHLQ $6, CX
+	ANDQ $15, DX
+	MOVQ (vecArgs_p+0)(AX), R8
+	MOVQ (vecArgs_p+8)(AX), R9
+	MOVL $-1, R15
+	BZHIL DX, R15, R15
+	KMOVW R15, K1
+	MOVQ vecArgs_sums(AX), R15
+	VMOVUPS 0(R15), Z0
+	VMOVUPS 64(R15), Z1
+	MOVQ vecArgs_lanes(AX), R15
+	TESTQ R15, R15
+	JZ same
+	VMOVUPS 0(R15), Z2
+	JMP row
+
+same:
+	VBROADCASTSS (vecArgs_k+0)(AX), Z2
+
+row:
+	XORQ DI, DI
+	CMPQ DI, CX
+	JGE tail
+
+block:
+	VMOVUPS 0(R8)(DI*1), Z3
+	VADDPS Z3, Z0, Z0
+	VMOVUPS 0(R9)(DI*1), Z3
+	VSUBPS Z2, Z3, Z3
+	VMULPS Z3, Z3, Z3
+	VADDPS Z3, Z1, Z1
+	ADDQ $64, DI
+	CMPQ DI, CX
+	JLT block
+
+tail:
+	TESTQ DX, DX
+	JZ next
+	VMOVUPS.Z 0(R8)(DI*1), K1, Z3
+	VADDPS Z3, Z0, K1, Z0
+	VMOVUPS.Z 0(R9)(DI*1), K1, Z3
+	VSUBPS Z2, Z3, Z3
+	VMULPS Z3, Z3, Z3
+	VADDPS Z3, Z1, K1, Z1
+
+next:
+	DECQ BX
+	JLE done
+	ADDQ SI, R8
+	ADDQ SI, R9
+	JMP row
+
+done:
+	MOVQ vecArgs_sums(AX), R15
+	VMOVUPS Z0, 0(R15)
+	VMOVUPS Z1, 64(R15)
+	VZEROUPPER
+	RET
+
 // s0 += p0, s1 += p0 * ((p1-k0) * k1)
 TEXT normSumsZ<>(SB), NOSPLIT, $0-16
 	MOVQ a+8(FP), AX
@@ -5852,41 +5920,42 @@ DATA vecTableZ<>+112(SB)/8, $sumZ<>(SB)
 DATA vecTableZ<>+120(SB)/8, $maxZ<>(SB)
 DATA vecTableZ<>+128(SB)/8, $dotZ<>(SB)
 DATA vecTableZ<>+136(SB)/8, $squaresZ<>(SB)
-DATA vecTableZ<>+144(SB)/8, $normSumsZ<>(SB)
-DATA vecTableZ<>+152(SB)/8, $normZ<>(SB)
-DATA vecTableZ<>+160(SB)/8, $normReluZ<>(SB)
-DATA vecTableZ<>+168(SB)/8, $normReluSumsZ<>(SB)
-DATA vecTableZ<>+176(SB)/8, $normGradZ<>(SB)
-DATA vecTableZ<>+184(SB)/8, $layerZ<>(SB)
-DATA vecTableZ<>+192(SB)/8, $layerSumsZ<>(SB)
-DATA vecTableZ<>+200(SB)/8, $layerGradZ<>(SB)
-DATA vecTableZ<>+208(SB)/8, $layerParamsZ<>(SB)
-DATA vecTableZ<>+216(SB)/8, $expSumZ<>(SB)
-DATA vecTableZ<>+224(SB)/8, $sumExpZ<>(SB)
-DATA vecTableZ<>+232(SB)/8, $softmaxGradZ<>(SB)
-DATA vecTableZ<>+240(SB)/8, $logSoftmaxZ<>(SB)
-DATA vecTableZ<>+248(SB)/8, $logSoftmaxGradZ<>(SB)
-DATA vecTableZ<>+256(SB)/8, $errorsZ<>(SB)
-DATA vecTableZ<>+264(SB)/8, $errorsGradZ<>(SB)
-DATA vecTableZ<>+272(SB)/8, $crossSumZ<>(SB)
-DATA vecTableZ<>+280(SB)/8, $crossGradZ<>(SB)
-DATA vecTableZ<>+288(SB)/8, $toHalfZ<>(SB)
-DATA vecTableZ<>+296(SB)/8, $fromHalfZ<>(SB)
-DATA vecTableZ<>+304(SB)/8, $toBFloat16Z<>(SB)
-DATA vecTableZ<>+312(SB)/8, $fromBFloat16Z<>(SB)
-DATA vecTableZ<>+320(SB)/8, $quantise8Z<>(SB)
-DATA vecTableZ<>+328(SB)/8, $absMaxZ<>(SB)
-DATA vecTableZ<>+336(SB)/8, $countZerosZ<>(SB)
-DATA vecTableZ<>+344(SB)/8, $countEqualZ<>(SB)
-DATA vecTableZ<>+352(SB)/8, $takeEqualZ<>(SB)
-DATA vecTableZ<>+360(SB)/8, $sgdZ<>(SB)
-DATA vecTableZ<>+368(SB)/8, $momentumZ<>(SB)
-DATA vecTableZ<>+376(SB)/8, $adamZ<>(SB)
-DATA vecTableZ<>+384(SB)/8, $adamWZ<>(SB)
-DATA vecTableZ<>+392(SB)/8, $nadamZ<>(SB)
-DATA vecTableZ<>+400(SB)/8, $softmaxRowZ<>(SB)
-DATA vecTableZ<>+408(SB)/8, $softmaxGradRowZ<>(SB)
-GLOBL vecTableZ<>(SB), RODATA, $416
+DATA vecTableZ<>+144(SB)/8, $sumSquaresZ<>(SB)
+DATA vecTableZ<>+152(SB)/8, $normSumsZ<>(SB)
+DATA vecTableZ<>+160(SB)/8, $normZ<>(SB)
+DATA vecTableZ<>+168(SB)/8, $normReluZ<>(SB)
+DATA vecTableZ<>+176(SB)/8, $normReluSumsZ<>(SB)
+DATA vecTableZ<>+184(SB)/8, $normGradZ<>(SB)
+DATA vecTableZ<>+192(SB)/8, $layerZ<>(SB)
+DATA vecTableZ<>+200(SB)/8, $layerSumsZ<>(SB)
+DATA vecTableZ<>+208(SB)/8, $layerGradZ<>(SB)
+DATA vecTableZ<>+216(SB)/8, $layerParamsZ<>(SB)
+DATA vecTableZ<>+224(SB)/8, $expSumZ<>(SB)
+DATA vecTableZ<>+232(SB)/8, $sumExpZ<>(SB)
+DATA vecTableZ<>+240(SB)/8, $softmaxGradZ<>(SB)
+DATA vecTableZ<>+248(SB)/8, $logSoftmaxZ<>(SB)
+DATA vecTableZ<>+256(SB)/8, $logSoftmaxGradZ<>(SB)
+DATA vecTableZ<>+264(SB)/8, $errorsZ<>(SB)
+DATA vecTableZ<>+272(SB)/8, $errorsGradZ<>(SB)
+DATA vecTableZ<>+280(SB)/8, $crossSumZ<>(SB)
+DATA vecTableZ<>+288(SB)/8, $crossGradZ<>(SB)
+DATA vecTableZ<>+296(SB)/8, $toHalfZ<>(SB)
+DATA vecTableZ<>+304(SB)/8, $fromHalfZ<>(SB)
+DATA vecTableZ<>+312(SB)/8, $toBFloat16Z<>(SB)
+DATA vecTableZ<>+320(SB)/8, $fromBFloat16Z<>(SB)
+DATA vecTableZ<>+328(SB)/8, $quantise8Z<>(SB)
+DATA vecTableZ<>+336(SB)/8, $absMaxZ<>(SB)
+DATA vecTableZ<>+344(SB)/8, $countZerosZ<>(SB)
+DATA vecTableZ<>+352(SB)/8, $countEqualZ<>(SB)
+DATA vecTableZ<>+360(SB)/8, $takeEqualZ<>(SB)
+DATA vecTableZ<>+368(SB)/8, $sgdZ<>(SB)
+DATA vecTableZ<>+376(SB)/8, $momentumZ<>(SB)
+DATA vecTableZ<>+384(SB)/8, $adamZ<>(SB)
+DATA vecTableZ<>+392(SB)/8, $adamWZ<>(SB)
+DATA vecTableZ<>+400(SB)/8, $nadamZ<>(SB)
+DATA vecTableZ<>+408(SB)/8, $softmaxRowZ<>(SB)
+DATA vecTableZ<>+416(SB)/8, $softmaxGradRowZ<>(SB)
+GLOBL vecTableZ<>(SB), RODATA, $424
 
 // func vecZ(op vecOp, a *vecArgs)
 TEXT ·vecZ(SB), NOSPLIT, $0-16
@@ -8953,6 +9022,105 @@ done:
 	MOVQ vecArgs_sums(AX), R15
 	VMOVUPS Y0, 0(R15)
 	VMOVUPS Y1, 32(R15)
+	VZEROUPPER
+	RET
+
+// s0 += p0, s1 += (p1-k0) * (p1-k0)
+TEXT sumSquaresY<>(SB), NOSPLIT, $0-16
+	MOVQ a+8(FP), AX
+	MOVQ vecArgs_rows(AX), BX
+	MOVQ vecArgs_stride(AX), SI
+	SHLQ $2, SI
+	MOVQ vecArgs_n(AX), DX
+	MOVQ DX, CX
+	SHRQ $4, CX
+	SHLQ $6, CX
+	ANDQ $15, DX
+	MOVQ (vecArgs_p+0)(AX), R8
+	MOVQ (vecArgs_p+8)(AX), R9
+	LEAQ vecLanes<>+64(SB), R13
+	MOVQ DX, R15
+	SHLQ $2, R15
+	SUBQ R15, R13
+	MOVQ vecArgs_sums(AX), R15
+	VMOVUPS 0(R15), Y0
+	VMOVUPS 32(R15), Y1
+	VMOVUPS 64(R15), Y2
+	VMOVUPS 96(R15), Y3
+	MOVQ vecArgs_lanes(AX), R15
+	TESTQ R15, R15
+	JZ same
+	VMOVUPS 0(R15), Y4
+	VMOVUPS 32(R15), Y5
+	JMP row
+
+same:
+	VBROADCASTSS (vecArgs_k+0)(AX), Y4
+	VBROADCASTSS (vecArgs_k+0)(AX), Y5
+
+row:
+	XORQ DI, DI
+	CMPQ DI, CX
+	JGE tail
+
+block:
+	VMOVUPS 0(R8)(DI*1), Y6
+	VMOVUPS 32(R8)(DI*1), Y7
+	VADDPS Y6, Y0, Y0
+	VADDPS Y7, Y1, Y1
+	VMOVUPS 0(R9)(DI*1), Y6
+	VMOVUPS 32(R9)(DI*1), Y7
+	VSUBPS Y4, Y6, Y6
+	VSUBPS Y5, Y7, Y7
+	VMULPS Y6, Y6, Y6
+	VMULPS Y7, Y7, Y7
+	VADDPS Y6, Y2, Y2
+	VADDPS Y7, Y3, Y3
+	ADDQ $64, DI
+	CMPQ DI, CX
+	JLT block
+
+tail:
+	TESTQ DX, DX
+	JZ next
+	VMOVUPS 0(R13), Y6
+	VMASKMOVPS 0(R8)(DI*1), Y6, Y6
+	VMOVUPS 32(R13), Y7
+	VMASKMOVPS 32(R8)(DI*1), Y7, Y7
+	VMOVUPS 0(R13), Y8
+	VANDPS Y6, Y8, Y8
+	VADDPS Y8, Y0, Y0
+	VMOVUPS 32(R13), Y6
+	VANDPS Y7, Y6, Y6
+	VADDPS Y6, Y1, Y1
+	VMOVUPS 0(R13), Y6
+	VMASKMOVPS 0(R9)(DI*1), Y6, Y6
+	VMOVUPS 32(R13), Y7
+	VMASKMOVPS 32(R9)(DI*1), Y7, Y7
+	VSUBPS Y4, Y6, Y6
+	VSUBPS Y5, Y7, Y7
+	VMULPS Y6, Y6, Y6
+	VMULPS Y7, Y7, Y7
+	VMOVUPS 0(R13), Y8
+	VANDPS Y6, Y8, Y8
+	VADDPS Y8, Y2, Y2
+	VMOVUPS 32(R13), Y6
+	VANDPS Y7, Y6, Y6
+	VADDPS Y6, Y3, Y3
+
+next:
+	DECQ BX
+	JLE done
+	ADDQ SI, R8
+	ADDQ SI, R9
+	JMP row
+
+done:
+	MOVQ vecArgs_sums(AX), R15
+	VMOVUPS Y0, 0(R15)
+	VMOVUPS Y1, 32(R15)
+	VMOVUPS Y2, 64(R15)
+	VMOVUPS Y3, 96(R15)
 	VZEROUPPER
 	RET
 
@@ -12752,39 +12920,40 @@ DATA vecTableY<>+112(SB)/8, $sumY<>(SB)
 DATA vecTableY<>+120(SB)/8, $maxY<>(SB)
 DATA vecTableY<>+128(SB)/8, $dotY<>(SB)
 DATA vecTableY<>+136(SB)/8, $squaresY<>(SB)
-DATA vecTableY<>+144(SB)/8, $normSumsY<>(SB)
-DATA vecTableY<>+152(SB)/8, $normY<>(SB)
-DATA vecTableY<>+160(SB)/8, $normReluY<>(SB)
-DATA vecTableY<>+168(SB)/8, $normReluSumsY<>(SB)
-DATA vecTableY<>+176(SB)/8, $normGradY<>(SB)
-DATA vecTableY<>+184(SB)/8, $layerY<>(SB)
-DATA vecTableY<>+192(SB)/8, $layerSumsY<>(SB)
-DATA vecTableY<>+200(SB)/8, $layerGradY<>(SB)
-DATA vecTableY<>+208(SB)/8, $layerParamsY<>(SB)
-DATA vecTableY<>+216(SB)/8, $expSumY<>(SB)
-DATA vecTableY<>+224(SB)/8, $sumExpY<>(SB)
-DATA vecTableY<>+232(SB)/8, $softmaxGradY<>(SB)
-DATA vecTableY<>+240(SB)/8, $logSoftmaxY<>(SB)
-DATA vecTableY<>+248(SB)/8, $logSoftmaxGradY<>(SB)
-DATA vecTableY<>+256(SB)/8, $errorsY<>(SB)
-DATA vecTableY<>+264(SB)/8, $errorsGradY<>(SB)
-DATA vecTableY<>+272(SB)/8, $crossSumY<>(SB)
-DATA vecTableY<>+280(SB)/8, $crossGradY<>(SB)
-DATA vecTableY<>+288(SB)/8, $toHalfY<>(SB)
-DATA vecTableY<>+296(SB)/8, $fromHalfY<>(SB)
-DATA vecTableY<>+304(SB)/8, $toBFloat16Y<>(SB)
-DATA vecTableY<>+312(SB)/8, $fromBFloat16Y<>(SB)
-DATA vecTableY<>+320(SB)/8, $quantise8Y<>(SB)
-DATA vecTableY<>+328(SB)/8, $absMaxY<>(SB)
-DATA vecTableY<>+336(SB)/8, $countZerosY<>(SB)
-DATA vecTableY<>+344(SB)/8, $countEqualY<>(SB)
-DATA vecTableY<>+352(SB)/8, $takeEqualY<>(SB)
-DATA vecTableY<>+360(SB)/8, $sgdY<>(SB)
-DATA vecTableY<>+368(SB)/8, $momentumY<>(SB)
-DATA vecTableY<>+376(SB)/8, $adamY<>(SB)
-DATA vecTableY<>+384(SB)/8, $adamWY<>(SB)
-DATA vecTableY<>+392(SB)/8, $nadamY<>(SB)
-GLOBL vecTableY<>(SB), RODATA, $400
+DATA vecTableY<>+144(SB)/8, $sumSquaresY<>(SB)
+DATA vecTableY<>+152(SB)/8, $normSumsY<>(SB)
+DATA vecTableY<>+160(SB)/8, $normY<>(SB)
+DATA vecTableY<>+168(SB)/8, $normReluY<>(SB)
+DATA vecTableY<>+176(SB)/8, $normReluSumsY<>(SB)
+DATA vecTableY<>+184(SB)/8, $normGradY<>(SB)
+DATA vecTableY<>+192(SB)/8, $layerY<>(SB)
+DATA vecTableY<>+200(SB)/8, $layerSumsY<>(SB)
+DATA vecTableY<>+208(SB)/8, $layerGradY<>(SB)
+DATA vecTableY<>+216(SB)/8, $layerParamsY<>(SB)
+DATA vecTableY<>+224(SB)/8, $expSumY<>(SB)
+DATA vecTableY<>+232(SB)/8, $sumExpY<>(SB)
+DATA vecTableY<>+240(SB)/8, $softmaxGradY<>(SB)
+DATA vecTableY<>+248(SB)/8, $logSoftmaxY<>(SB)
+DATA vecTableY<>+256(SB)/8, $logSoftmaxGradY<>(SB)
+DATA vecTableY<>+264(SB)/8, $errorsY<>(SB)
+DATA vecTableY<>+272(SB)/8, $errorsGradY<>(SB)
+DATA vecTableY<>+280(SB)/8, $crossSumY<>(SB)
+DATA vecTableY<>+288(SB)/8, $crossGradY<>(SB)
+DATA vecTableY<>+296(SB)/8, $toHalfY<>(SB)
+DATA vecTableY<>+304(SB)/8, $fromHalfY<>(SB)
+DATA vecTableY<>+312(SB)/8, $toBFloat16Y<>(SB)
+DATA vecTableY<>+320(SB)/8, $fromBFloat16Y<>(SB)
+DATA vecTableY<>+328(SB)/8, $quantise8Y<>(SB)
+DATA vecTableY<>+336(SB)/8, $absMaxY<>(SB)
+DATA vecTableY<>+344(SB)/8, $countZerosY<>(SB)
+DATA vecTableY<>+352(SB)/8, $countEqualY<>(SB)
+DATA vecTableY<>+360(SB)/8, $takeEqualY<>(SB)
+DATA vecTableY<>+368(SB)/8, $sgdY<>(SB)
+DATA vecTableY<>+376(SB)/8, $momentumY<>(SB)
+DATA vecTableY<>+384(SB)/8, $adamY<>(SB)
+DATA vecTableY<>+392(SB)/8, $adamWY<>(SB)
+DATA vecTableY<>+400(SB)/8, $nadamY<>(SB)
+GLOBL vecTableY<>(SB), RODATA, $408
 
 // func vecY(op vecOp, a *vecArgs)
 TEXT ·vecY(SB), NOSPLIT, $0-16

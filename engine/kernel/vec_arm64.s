@@ -5874,6 +5874,171 @@ done:
 	FMOVQ F3, 48(R14)
 	RET
 
+// s0 += p0, s1 += (p1-k0) * (p1-k0)
+TEXT sumSquaresN<>(SB), NOSPLIT, $256-16
+	MOVD a+8(FP), R0
+	MOVD vecArgs_rows(R0), R6
+	MOVD vecArgs_stride(R0), R9
+	LSL $2, R9
+	MOVD vecArgs_n(R0), R8
+	LSR $4, R8, R7
+	LSL $6, R7
+	AND $15, R8
+	MOVD (vecArgs_p+0)(R0), R1
+	MOVD (vecArgs_p+8)(R0), R2
+	MOVD vecArgs_bits(R0), R5
+	MOVD $vecConst<>(SB), R11
+	MOVD $vecLanes<>+64(SB), R12
+	SUB R8<<2, R12
+	MOVD $vecBits<>(SB), R13
+	MOVD vecArgs_sums(R0), R14
+	MOVD $copy-256(SP), R24
+	FMOVQ 0(R14), F0
+	FMOVQ 16(R14), F1
+	FMOVQ 32(R14), F2
+	FMOVQ 48(R14), F3
+	FMOVQ 64(R14), F4
+	FMOVQ 80(R14), F5
+	FMOVQ 96(R14), F6
+	FMOVQ 112(R14), F7
+	MOVD vecArgs_lanes(R0), R15
+	CBZ R15, same
+	FMOVQ 0(R15), F8
+	FMOVQ 16(R15), F9
+	FMOVQ 32(R15), F10
+	FMOVQ 48(R15), F11
+	B loaded
+
+same:
+	ADD $(vecArgs_k+0), R0, R19
+	VLD1R (R19), [V8.S4]
+	ADD $(vecArgs_k+0), R0, R19
+	VLD1R (R19), [V9.S4]
+	ADD $(vecArgs_k+0), R0, R19
+	VLD1R (R19), [V10.S4]
+	ADD $(vecArgs_k+0), R0, R19
+	VLD1R (R19), [V11.S4]
+
+loaded:
+
+row:
+	MOVD R1, R20
+	MOVD R2, R21
+	CBZ R7, tail
+	MOVD R7, R10
+
+block:
+	FMOVQ 0(R20), F12
+	WORD $0x4e2cd400 // FADD V0.4S, V0.4S, V12.4S
+	FMOVQ 0(R21), F12
+	WORD $0x4ea8d58c // FSUB V12.4S, V12.4S, V8.4S
+	WORD $0x6e2cdd8c // FMUL V12.4S, V12.4S, V12.4S
+	WORD $0x4e2cd484 // FADD V4.4S, V4.4S, V12.4S
+	FMOVQ 16(R20), F12
+	WORD $0x4e2cd421 // FADD V1.4S, V1.4S, V12.4S
+	FMOVQ 16(R21), F12
+	WORD $0x4ea9d58c // FSUB V12.4S, V12.4S, V9.4S
+	WORD $0x6e2cdd8c // FMUL V12.4S, V12.4S, V12.4S
+	WORD $0x4e2cd4a5 // FADD V5.4S, V5.4S, V12.4S
+	FMOVQ 32(R20), F12
+	WORD $0x4e2cd442 // FADD V2.4S, V2.4S, V12.4S
+	FMOVQ 32(R21), F12
+	WORD $0x4eaad58c // FSUB V12.4S, V12.4S, V10.4S
+	WORD $0x6e2cdd8c // FMUL V12.4S, V12.4S, V12.4S
+	WORD $0x4e2cd4c6 // FADD V6.4S, V6.4S, V12.4S
+	FMOVQ 48(R20), F12
+	WORD $0x4e2cd463 // FADD V3.4S, V3.4S, V12.4S
+	FMOVQ 48(R21), F12
+	WORD $0x4eabd58c // FSUB V12.4S, V12.4S, V11.4S
+	WORD $0x6e2cdd8c // FMUL V12.4S, V12.4S, V12.4S
+	WORD $0x4e2cd4e7 // FADD V7.4S, V7.4S, V12.4S
+	ADD $2, R5
+	ADD $64, R20
+	ADD $64, R21
+	SUB $64, R10
+	CBNZ R10, block
+
+tail:
+	CBZ R8, next
+	MOVD R20, R25
+	ADD $0, R24, R26
+	MOVD R8, R19
+
+in0:
+	MOVWU.P 4(R25), R15
+	MOVW.P R15, 4(R26)
+	SUB $1, R19
+	CBNZ R19, in0
+	MOVD R21, R25
+	ADD $64, R24, R26
+	MOVD R8, R19
+
+in1:
+	MOVWU.P 4(R25), R15
+	MOVW.P R15, 4(R26)
+	SUB $1, R19
+	CBNZ R19, in1
+	FMOVQ 0(R24), F12
+	FMOVQ 0(R12), F14
+	WORD $0x4e2e1d8d // AND V13.4S, V12.4S, V14.4S
+	WORD $0x4e2dd400 // FADD V0.4S, V0.4S, V13.4S
+	FMOVQ 64(R24), F12
+	WORD $0x4ea8d58c // FSUB V12.4S, V12.4S, V8.4S
+	WORD $0x6e2cdd8c // FMUL V12.4S, V12.4S, V12.4S
+	FMOVQ 0(R12), F14
+	WORD $0x4e2e1d8d // AND V13.4S, V12.4S, V14.4S
+	WORD $0x4e2dd484 // FADD V4.4S, V4.4S, V13.4S
+	FMOVQ 16(R24), F12
+	FMOVQ 16(R12), F14
+	WORD $0x4e2e1d8d // AND V13.4S, V12.4S, V14.4S
+	WORD $0x4e2dd421 // FADD V1.4S, V1.4S, V13.4S
+	FMOVQ 80(R24), F12
+	WORD $0x4ea9d58c // FSUB V12.4S, V12.4S, V9.4S
+	WORD $0x6e2cdd8c // FMUL V12.4S, V12.4S, V12.4S
+	FMOVQ 16(R12), F14
+	WORD $0x4e2e1d8d // AND V13.4S, V12.4S, V14.4S
+	WORD $0x4e2dd4a5 // FADD V5.4S, V5.4S, V13.4S
+	FMOVQ 32(R24), F12
+	FMOVQ 32(R12), F14
+	WORD $0x4e2e1d8d // AND V13.4S, V12.4S, V14.4S
+	WORD $0x4e2dd442 // FADD V2.4S, V2.4S, V13.4S
+	FMOVQ 96(R24), F12
+	WORD $0x4eaad58c // FSUB V12.4S, V12.4S, V10.4S
+	WORD $0x6e2cdd8c // FMUL V12.4S, V12.4S, V12.4S
+	FMOVQ 32(R12), F14
+	WORD $0x4e2e1d8d // AND V13.4S, V12.4S, V14.4S
+	WORD $0x4e2dd4c6 // FADD V6.4S, V6.4S, V13.4S
+	FMOVQ 48(R24), F12
+	FMOVQ 48(R12), F14
+	WORD $0x4e2e1d8d // AND V13.4S, V12.4S, V14.4S
+	WORD $0x4e2dd463 // FADD V3.4S, V3.4S, V13.4S
+	FMOVQ 112(R24), F12
+	WORD $0x4eabd58c // FSUB V12.4S, V12.4S, V11.4S
+	WORD $0x6e2cdd8c // FMUL V12.4S, V12.4S, V12.4S
+	FMOVQ 48(R12), F14
+	WORD $0x4e2e1d8d // AND V13.4S, V12.4S, V14.4S
+	WORD $0x4e2dd4e7 // FADD V7.4S, V7.4S, V13.4S
+	ADD $2, R5
+
+next:
+	SUB $1, R6
+	CMP $0, R6
+	BLE done
+	ADD R9, R1
+	ADD R9, R2
+	B row
+
+done:
+	FMOVQ F0, 0(R14)
+	FMOVQ F1, 16(R14)
+	FMOVQ F2, 32(R14)
+	FMOVQ F3, 48(R14)
+	FMOVQ F4, 64(R14)
+	FMOVQ F5, 80(R14)
+	FMOVQ F6, 96(R14)
+	FMOVQ F7, 112(R14)
+	RET
+
 // s0 += p0, s1 += p0 * ((p1-k0) * k1)
 TEXT normSumsN<>(SB), NOSPLIT, $256-16
 	MOVD a+8(FP), R0
@@ -12316,39 +12481,40 @@ DATA vecTableN<>+112(SB)/8, $sumN<>(SB)
 DATA vecTableN<>+120(SB)/8, $maxN<>(SB)
 DATA vecTableN<>+128(SB)/8, $dotN<>(SB)
 DATA vecTableN<>+136(SB)/8, $squaresN<>(SB)
-DATA vecTableN<>+144(SB)/8, $normSumsN<>(SB)
-DATA vecTableN<>+152(SB)/8, $normN<>(SB)
-DATA vecTableN<>+160(SB)/8, $normReluN<>(SB)
-DATA vecTableN<>+168(SB)/8, $normReluSumsN<>(SB)
-DATA vecTableN<>+176(SB)/8, $normGradN<>(SB)
-DATA vecTableN<>+184(SB)/8, $layerN<>(SB)
-DATA vecTableN<>+192(SB)/8, $layerSumsN<>(SB)
-DATA vecTableN<>+200(SB)/8, $layerGradN<>(SB)
-DATA vecTableN<>+208(SB)/8, $layerParamsN<>(SB)
-DATA vecTableN<>+216(SB)/8, $expSumN<>(SB)
-DATA vecTableN<>+224(SB)/8, $sumExpN<>(SB)
-DATA vecTableN<>+232(SB)/8, $softmaxGradN<>(SB)
-DATA vecTableN<>+240(SB)/8, $logSoftmaxN<>(SB)
-DATA vecTableN<>+248(SB)/8, $logSoftmaxGradN<>(SB)
-DATA vecTableN<>+256(SB)/8, $errorsN<>(SB)
-DATA vecTableN<>+264(SB)/8, $errorsGradN<>(SB)
-DATA vecTableN<>+272(SB)/8, $crossSumN<>(SB)
-DATA vecTableN<>+280(SB)/8, $crossGradN<>(SB)
-DATA vecTableN<>+288(SB)/8, $toHalfN<>(SB)
-DATA vecTableN<>+296(SB)/8, $fromHalfN<>(SB)
-DATA vecTableN<>+304(SB)/8, $toBFloat16N<>(SB)
-DATA vecTableN<>+312(SB)/8, $fromBFloat16N<>(SB)
-DATA vecTableN<>+320(SB)/8, $quantise8N<>(SB)
-DATA vecTableN<>+328(SB)/8, $absMaxN<>(SB)
-DATA vecTableN<>+336(SB)/8, $countZerosN<>(SB)
-DATA vecTableN<>+344(SB)/8, $countEqualN<>(SB)
-DATA vecTableN<>+352(SB)/8, $takeEqualN<>(SB)
-DATA vecTableN<>+360(SB)/8, $sgdN<>(SB)
-DATA vecTableN<>+368(SB)/8, $momentumN<>(SB)
-DATA vecTableN<>+376(SB)/8, $adamN<>(SB)
-DATA vecTableN<>+384(SB)/8, $adamWN<>(SB)
-DATA vecTableN<>+392(SB)/8, $nadamN<>(SB)
-GLOBL vecTableN<>(SB), RODATA, $400
+DATA vecTableN<>+144(SB)/8, $sumSquaresN<>(SB)
+DATA vecTableN<>+152(SB)/8, $normSumsN<>(SB)
+DATA vecTableN<>+160(SB)/8, $normN<>(SB)
+DATA vecTableN<>+168(SB)/8, $normReluN<>(SB)
+DATA vecTableN<>+176(SB)/8, $normReluSumsN<>(SB)
+DATA vecTableN<>+184(SB)/8, $normGradN<>(SB)
+DATA vecTableN<>+192(SB)/8, $layerN<>(SB)
+DATA vecTableN<>+200(SB)/8, $layerSumsN<>(SB)
+DATA vecTableN<>+208(SB)/8, $layerGradN<>(SB)
+DATA vecTableN<>+216(SB)/8, $layerParamsN<>(SB)
+DATA vecTableN<>+224(SB)/8, $expSumN<>(SB)
+DATA vecTableN<>+232(SB)/8, $sumExpN<>(SB)
+DATA vecTableN<>+240(SB)/8, $softmaxGradN<>(SB)
+DATA vecTableN<>+248(SB)/8, $logSoftmaxN<>(SB)
+DATA vecTableN<>+256(SB)/8, $logSoftmaxGradN<>(SB)
+DATA vecTableN<>+264(SB)/8, $errorsN<>(SB)
+DATA vecTableN<>+272(SB)/8, $errorsGradN<>(SB)
+DATA vecTableN<>+280(SB)/8, $crossSumN<>(SB)
+DATA vecTableN<>+288(SB)/8, $crossGradN<>(SB)
+DATA vecTableN<>+296(SB)/8, $toHalfN<>(SB)
+DATA vecTableN<>+304(SB)/8, $fromHalfN<>(SB)
+DATA vecTableN<>+312(SB)/8, $toBFloat16N<>(SB)
+DATA vecTableN<>+320(SB)/8, $fromBFloat16N<>(SB)
+DATA vecTableN<>+328(SB)/8, $quantise8N<>(SB)
+DATA vecTableN<>+336(SB)/8, $absMaxN<>(SB)
+DATA vecTableN<>+344(SB)/8, $countZerosN<>(SB)
+DATA vecTableN<>+352(SB)/8, $countEqualN<>(SB)
+DATA vecTableN<>+360(SB)/8, $takeEqualN<>(SB)
+DATA vecTableN<>+368(SB)/8, $sgdN<>(SB)
+DATA vecTableN<>+376(SB)/8, $momentumN<>(SB)
+DATA vecTableN<>+384(SB)/8, $adamN<>(SB)
+DATA vecTableN<>+392(SB)/8, $adamWN<>(SB)
+DATA vecTableN<>+400(SB)/8, $nadamN<>(SB)
+GLOBL vecTableN<>(SB), RODATA, $408
 
 // func vecN(op vecOp, a *vecArgs)
 TEXT ·vecN(SB), NOSPLIT, $0-16

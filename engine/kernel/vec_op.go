@@ -43,6 +43,8 @@ const (
 	vecDot
 	// s0 += (p0-k0) * (p0-k0)
 	vecSquares
+	// s0 += p0, s1 += (p1-k0) * (p1-k0)
+	vecSumSquares
 	// s0 += p0, s1 += p0 * ((p1-k0) * k1)
 	vecNormSums
 	// p0 = ((p1-k0) * k1) * k2 + k3

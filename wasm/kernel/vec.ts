@@ -3409,6 +3409,106 @@ function loopSquares(a: usize): void {
   v128.store(sums, s03, 48);
 }
 
+// s0 += p0, s1 += (p1-k0) * (p1-k0)
+function loopSumSquares(a: usize): void {
+  const n = load<i32>(a, N), stride = load<i32>(a, STRIDE) << 2;
+  let p0 = <usize>load<u32>(a, P + 0);
+  let p1 = <usize>load<u32>(a, P + 8);
+  const lanes = <usize>load<u32>(a, LANES);
+  const k00 = lanes ? v128.load(lanes, 0) : v128.load32_splat(a, PARAMS + 0);
+  const k01 = lanes ? v128.load(lanes, 16) : v128.load32_splat(a, PARAMS + 0);
+  const k02 = lanes ? v128.load(lanes, 32) : v128.load32_splat(a, PARAMS + 0);
+  const k03 = lanes ? v128.load(lanes, 48) : v128.load32_splat(a, PARAMS + 0);
+  const sums = <usize>load<u32>(a, SUMS);
+  let s00 = v128.load(sums, 0);
+  let s01 = v128.load(sums, 16);
+  let s02 = v128.load(sums, 32);
+  let s03 = v128.load(sums, 48);
+  let s10 = v128.load(sums, 64);
+  let s11 = v128.load(sums, 80);
+  let s12 = v128.load(sums, 96);
+  let s13 = v128.load(sums, 112);
+  let rows = load<i32>(a, ROWS);
+  do {
+    let i = 0;
+    for (; i + 16 <= n; i += 16) {
+      const x0_0 = v128.load(p0 + (i << 2), 0);
+      const x0_1 = v128.load(p0 + (i << 2), 16);
+      const x0_2 = v128.load(p0 + (i << 2), 32);
+      const x0_3 = v128.load(p0 + (i << 2), 48);
+      s00 = f32x4.add(s00, x0_0);
+      s01 = f32x4.add(s01, x0_1);
+      s02 = f32x4.add(s02, x0_2);
+      s03 = f32x4.add(s03, x0_3);
+      const x2_0 = v128.load(p1 + (i << 2), 0);
+      const x2_1 = v128.load(p1 + (i << 2), 16);
+      const x2_2 = v128.load(p1 + (i << 2), 32);
+      const x2_3 = v128.load(p1 + (i << 2), 48);
+      const x4_0 = f32x4.sub(x2_0, k00);
+      const x4_1 = f32x4.sub(x2_1, k01);
+      const x4_2 = f32x4.sub(x2_2, k02);
+      const x4_3 = f32x4.sub(x2_3, k03);
+      const x5_0 = f32x4.mul(x4_0, x4_0);
+      const x5_1 = f32x4.mul(x4_1, x4_1);
+      const x5_2 = f32x4.mul(x4_2, x4_2);
+      const x5_3 = f32x4.mul(x4_3, x4_3);
+      s10 = f32x4.add(s10, x5_0);
+      s11 = f32x4.add(s11, x5_1);
+      s12 = f32x4.add(s12, x5_2);
+      s13 = f32x4.add(s13, x5_3);
+    }
+    if (i + 0 < n) {
+      const left = n - i - 0;
+      const there = i32x4.lt_s(i32x4(0, 1, 2, 3), i32x4.splat(left));
+      const x0_0 = take(p0 + ((i + 0) << 2), left);
+      s00 = f32x4.add(s00, v128.and(x0_0, there));
+      const x2_0 = take(p1 + ((i + 0) << 2), left);
+      const x4_0 = f32x4.sub(x2_0, k00);
+      const x5_0 = f32x4.mul(x4_0, x4_0);
+      s10 = f32x4.add(s10, v128.and(x5_0, there));
+    }
+    if (i + 4 < n) {
+      const left = n - i - 4;
+      const there = i32x4.lt_s(i32x4(0, 1, 2, 3), i32x4.splat(left));
+      const x0_1 = take(p0 + ((i + 4) << 2), left);
+      s01 = f32x4.add(s01, v128.and(x0_1, there));
+      const x2_1 = take(p1 + ((i + 4) << 2), left);
+      const x4_1 = f32x4.sub(x2_1, k01);
+      const x5_1 = f32x4.mul(x4_1, x4_1);
+      s11 = f32x4.add(s11, v128.and(x5_1, there));
+    }
+    if (i + 8 < n) {
+      const left = n - i - 8;
+      const there = i32x4.lt_s(i32x4(0, 1, 2, 3), i32x4.splat(left));
+      const x0_2 = take(p0 + ((i + 8) << 2), left);
+      s02 = f32x4.add(s02, v128.and(x0_2, there));
+      const x2_2 = take(p1 + ((i + 8) << 2), left);
+      const x4_2 = f32x4.sub(x2_2, k02);
+      const x5_2 = f32x4.mul(x4_2, x4_2);
+      s12 = f32x4.add(s12, v128.and(x5_2, there));
+    }
+    if (i + 12 < n) {
+      const left = n - i - 12;
+      const there = i32x4.lt_s(i32x4(0, 1, 2, 3), i32x4.splat(left));
+      const x0_3 = take(p0 + ((i + 12) << 2), left);
+      s03 = f32x4.add(s03, v128.and(x0_3, there));
+      const x2_3 = take(p1 + ((i + 12) << 2), left);
+      const x4_3 = f32x4.sub(x2_3, k03);
+      const x5_3 = f32x4.mul(x4_3, x4_3);
+      s13 = f32x4.add(s13, v128.and(x5_3, there));
+    }
+    p0 += stride, p1 += stride;
+  } while (--rows > 0);
+  v128.store(sums, s00, 0);
+  v128.store(sums, s01, 16);
+  v128.store(sums, s02, 32);
+  v128.store(sums, s03, 48);
+  v128.store(sums, s10, 64);
+  v128.store(sums, s11, 80);
+  v128.store(sums, s12, 96);
+  v128.store(sums, s13, 112);
+}
+
 // s0 += p0, s1 += p0 * ((p1-k0) * k1)
 function loopNormSums(a: usize): void {
   const n = load<i32>(a, N), stride = load<i32>(a, STRIDE) << 2;
@@ -7326,99 +7426,102 @@ export function vec(op: i32, a: usize): void {
       loopSquares(a);
       break;
     case 18:
-      loopNormSums(a);
+      loopSumSquares(a);
       break;
     case 19:
-      loopNorm(a);
+      loopNormSums(a);
       break;
     case 20:
-      loopNormRelu(a);
+      loopNorm(a);
       break;
     case 21:
-      loopNormReluSums(a);
+      loopNormRelu(a);
       break;
     case 22:
-      loopNormGrad(a);
+      loopNormReluSums(a);
       break;
     case 23:
-      loopLayer(a);
+      loopNormGrad(a);
       break;
     case 24:
-      loopLayerSums(a);
+      loopLayer(a);
       break;
     case 25:
-      loopLayerGrad(a);
+      loopLayerSums(a);
       break;
     case 26:
-      loopLayerParams(a);
+      loopLayerGrad(a);
       break;
     case 27:
-      loopExpSum(a);
+      loopLayerParams(a);
       break;
     case 28:
-      loopSumExp(a);
+      loopExpSum(a);
       break;
     case 29:
-      loopSoftmaxGrad(a);
+      loopSumExp(a);
       break;
     case 30:
-      loopLogSoftmax(a);
+      loopSoftmaxGrad(a);
       break;
     case 31:
-      loopLogSoftmaxGrad(a);
+      loopLogSoftmax(a);
       break;
     case 32:
-      loopErrors(a);
+      loopLogSoftmaxGrad(a);
       break;
     case 33:
-      loopErrorsGrad(a);
+      loopErrors(a);
       break;
     case 34:
-      loopCrossSum(a);
+      loopErrorsGrad(a);
       break;
     case 35:
-      loopCrossGrad(a);
+      loopCrossSum(a);
       break;
     case 36:
-      loopToHalf(a);
+      loopCrossGrad(a);
       break;
     case 37:
-      loopFromHalf(a);
+      loopToHalf(a);
       break;
     case 38:
-      loopToBFloat16(a);
+      loopFromHalf(a);
       break;
     case 39:
-      loopFromBFloat16(a);
+      loopToBFloat16(a);
       break;
     case 40:
-      loopQuantise8(a);
+      loopFromBFloat16(a);
       break;
     case 41:
-      loopAbsMax(a);
+      loopQuantise8(a);
       break;
     case 42:
-      loopCountZeros(a);
+      loopAbsMax(a);
       break;
     case 43:
-      loopCountEqual(a);
+      loopCountZeros(a);
       break;
     case 44:
-      loopTakeEqual(a);
+      loopCountEqual(a);
       break;
     case 45:
-      loopSgd(a);
+      loopTakeEqual(a);
       break;
     case 46:
-      loopMomentum(a);
+      loopSgd(a);
       break;
     case 47:
-      loopAdam(a);
+      loopMomentum(a);
       break;
     case 48:
-      loopAdamW(a);
+      loopAdam(a);
       break;
     case 49:
+      loopAdamW(a);
+      break;
+    case 50:
       loopNadam(a);
       break;
   }

@@ -70,6 +70,11 @@ func loops(wide bool) []*kernel {
 		d := k.load(0).sub(k.param(0))
 		k.sum(0, d.mul(d))
 	})
+	lanewise("sumSquares", "s0 += p0, s1 += (p1-k0) * (p1-k0)", func(k *kernel) {
+		k.sum(0, k.load(0))
+		d := k.load(1).sub(k.param(0))
+		k.sum(1, d.mul(d))
+	})
 	lanewise("normSums", "s0 += p0, s1 += p0 * ((p1-k0) * k1)", func(k *kernel) {
 		g := k.load(0)
 		k.sum(0, g)
