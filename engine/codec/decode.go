@@ -123,9 +123,7 @@ func (d *Decoder) block8(dst []float32, src []byte) ([]byte, error) {
 			raw = raw[4*len(part):]
 		default:
 			steps(&d.steps, s)
-			for j, q := range w[:len(part)] {
-				part[j] = d.steps[byte(q)]
-			}
+			lookUp(part, w, &d.steps)
 			w = w[len(part):]
 		}
 	}

@@ -78,9 +78,7 @@ func roundTrip8(dst, x []float32) {
 		var w [quantBlock]uint32
 		steps(&t, scale)
 		kernel.Quantise8(w[:], x, inv)
-		for i, q := range w[:len(x)] {
-			dst[i] = t[byte(q)]
-		}
+		lookUp(dst, w[:], &t)
 	}
 }
 
@@ -97,6 +95,19 @@ func scaleOf(x []float32) uint32 {
 // validScale reports whether scaleOf can have given s.
 func validScale(s uint32) bool {
 	return s == 0 || s == scaleEscape || s >= minScale && s < infBits
+}
+
+// lookUp gives each byte of w its value.
+func lookUp(dst []float32, w []uint32, t *[256]float32) {
+	w = w[:len(dst)]
+	for ; len(dst) >= 8 && len(w) >= 8; dst, w = dst[8:], w[8:] {
+		d, q := (*[8]float32)(dst), (*[8]uint32)(w)
+		d[0], d[1], d[2], d[3] = t[byte(q[0])], t[byte(q[1])], t[byte(q[2])], t[byte(q[3])]
+		d[4], d[5], d[6], d[7] = t[byte(q[4])], t[byte(q[5])], t[byte(q[6])], t[byte(q[7])]
+	}
+	for i, q := range w {
+		dst[i] = t[byte(q)]
+	}
 }
 
 // steps fills t with the values of the 256 bytes at a scale. Byte 128 stands for
