@@ -47,6 +47,7 @@ type tiling struct {
 	masks      bool                                                                  // kernel reads part of a vector of B; without it only whole ones
 	kernel     *[8][3]micro                                                          // [rows-1][vectors-1]
 	pack       *[8][3]micro                                                          // the same, nil if there are none
+	window     *[8][3]windowMicro                                                    // kernels that read windows where they lie; nil if there are none
 	strips     func(n int, src *float32, ss, count, width int, dst *float32, ds int) // copies a transposed A's rows; nil if A is used as it lies
 	module     bool                                                                  // a browser's: the whole product is computed by a module of its own
 	lines      *lineKernels                                                          // nil if there are none
@@ -281,6 +282,10 @@ func aligned(scratch []float32) []float32 {
 func (g *GemmArgs) block(t *tiling, scratch []float32) {
 	if t.module {
 		g.inModule(scratch)
+		return
+	}
+	if g.inWindows(t) {
+		g.windows(t)
 		return
 	}
 	nr := t.nv * t.vw

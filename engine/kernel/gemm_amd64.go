@@ -24,6 +24,16 @@ var tileAVX512 = &tiling{
 		{gemmZ7x1, gemmZ7x2, gemmZ7x3},
 		{gemmZ8x1, gemmZ8x2, gemmZ8x3},
 	},
+	window: &[8][3]windowMicro{
+		{windowZ1x1, windowZ1x2, windowZ1x3},
+		{windowZ2x1, windowZ2x2, windowZ2x3},
+		{windowZ3x1, windowZ3x2, windowZ3x3},
+		{windowZ4x1, windowZ4x2, windowZ4x3},
+		{windowZ5x1, windowZ5x2, windowZ5x3},
+		{windowZ6x1, windowZ6x2, windowZ6x3},
+		{windowZ7x1, windowZ7x2, windowZ7x3},
+		{windowZ8x1, windowZ8x2, windowZ8x3},
+	},
 	pack: &[8][3]micro{
 		{gemmPackZ1x1, gemmPackZ1x2, gemmPackZ1x3},
 		{gemmPackZ2x1, gemmPackZ2x2, gemmPackZ2x3},
@@ -185,13 +195,4 @@ func (g *GemmArgs) packWindow(p []float32, vw, w, pc, kn, j, n int) {
 	default:
 		gatherY(kn, rows, &g.B[0], &cols[0], n, &p[0], 4*w)
 	}
-}
-
-// neighbours is how many offsets from the first on ascend by 1.
-func neighbours(cols []int32) int {
-	n := 1
-	for n < len(cols) && cols[n] == cols[n-1]+1 {
-		n++
-	}
-	return n
 }
