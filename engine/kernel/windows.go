@@ -278,20 +278,36 @@ func (v *windows) load(src []float32, image, images int) {
 		v.loadInner(src, image, images)
 		return
 	}
-	size := y.padded * x.padded
+	size, step := y.padded*x.padded, x.every()
 	for slot := range v.channels * y.slots * x.slots {
 		c, py, px := slot/(y.slots*x.slots), y.phase(slot/x.slots%y.slots), x.phase(slot%x.slots)
+		top, bottom := y.inside(py)
+		left, right := x.inside(px)
 		for i := range images {
 			dst, plane := v.data[(slot*v.together+i)*size:][:size], src[i*image+c*y.in*x.in:][:y.in*x.in]
 			if v.whole() {
 				copy(dst, plane)
 				continue
 			}
-			top, bottom := y.inside(py)
 			clear(dst[:top*x.padded])
 			clear(dst[bottom*x.padded:])
 			for r := top; r < bottom; r++ {
-				x.line(dst[r*x.padded:][:x.padded], plane[((r+y.lo)*y.every()+py)*x.in:][:x.in], px)
+				line := dst[r*x.padded:][:x.padded]
+				for i := range line[:left] {
+					line[i] = 0
+				}
+				for i := right; i < len(line); i++ {
+					line[i] = 0
+				}
+				if left == right {
+					continue
+				}
+				src := plane[((r+y.lo)*y.every()+py)*x.in+(left+x.lo)*step+px:]
+				if step == 1 {
+					copy(line[left:right], src)
+				} else {
+					skip(line[left:right], src, step)
+				}
 			}
 		}
 	}
@@ -325,22 +341,6 @@ func (a *axis) inside(phase int) (lo, hi int) {
 	n := (a.in - phase + a.every() - 1) / a.every()
 	lo = min(max(0, -a.lo), a.padded)
 	return lo, max(lo, min(n-a.lo, a.padded))
-}
-
-// line copies a line of the source.
-func (a *axis) line(dst, src []float32, phase int) {
-	lo, hi := a.inside(phase)
-	clear(dst[:lo])
-	clear(dst[hi:])
-	if lo == hi {
-		return
-	}
-	src = src[(lo+a.lo)*a.every()+phase:]
-	if a.every() == 1 {
-		copy(dst[lo:hi], src)
-	} else {
-		skip(dst[lo:hi], src, a.every())
-	}
 }
 
 // points says that the matrix is the copy as it lies: its windows are of one point.
