@@ -112,6 +112,7 @@ func (p *Plan) New(team *kernel.Team) *Exec {
 	for i := range e.slots {
 		e.slots[i] = slot{f: floats(p.slotF), w: make([]uint32, p.slotW), summed: make([]bool, len(p.ops))}
 	}
+	team.Reserve(p.scr)
 	e.parts = make([]frame, team.Threads())
 	e.f = frame{e: e, team: team, scratch: floats(p.scr), train: p.cfg.Train}
 	return e

@@ -201,6 +201,20 @@ func (t *Team) serve(worker int) {
 	}
 }
 
+// Reserve gives each thread but the caller's n floats of scratch, if it has less: the most
+// that a kernel takes as the caller's scratch is all that it takes of a thread. A kernel
+// whose threads have enough allocates nothing, whoever does what.
+func (t *Team) Reserve(n int) {
+	if t == nil {
+		return
+	}
+	for i := range t.workers {
+		if w := &t.workers[i]; len(w.scratch) < n {
+			w.scratch = make([]float32, n)
+		}
+	}
+}
+
 // scratch is the memory of a thread: the caller's own, or n floats that a worker keeps.
 func (t *Team) scratch(worker, n int, callers []float32) []float32 {
 	if worker == 0 {
