@@ -30,7 +30,7 @@ func ToBits(w []uint32, x []float32) { copy(floats(w[:len(x)]), x) }
 func FromBits(x []float32, w []uint32) { copy(x, floats(w[:len(x)])) }
 
 // ToHalf sets w to the binary16 bits of x, rounded to nearest even: 65520 and more becomes
-// infinity, NaN stays NaN.
+// infinity, NaN stays NaN and becomes quiet.
 func ToHalf(w []uint32, x []float32) {
 	if vecWords(vecToHalf, w, x, 0) {
 		return
@@ -147,12 +147,8 @@ func toHalf(b uint32) uint32 {
 	sign := b >> 16 & 0x8000
 	a := b & 0x7fffffff
 	switch {
-	case a > infBits: // NaN: keep the payload's top, and keep it a NaN
-		m := a >> 13 & 0x3ff
-		if m == 0 {
-			m = 0x200
-		}
-		return sign | 0x7c00 | m
+	case a > infBits: // NaN: keep the payload's top and make it quiet, as instructions do
+		return sign | 0x7e00 | a>>13&0x3ff
 	case a >= 143<<23: // 2^16 and up, infinity
 		return sign | 0x7c00
 	case a < 113<<23: // below 2^-14: a subnormal half; adding 0.5 lets the

@@ -21,7 +21,11 @@ func halfValue(h int) float64 {
 func TestHalfAllValues(t *testing.T) {
 	for h := range 1 << 16 {
 		f := fromHalf(uint32(h))
-		if got := toHalf(math.Float32bits(f)); got != uint32(h) {
+		want := uint32(h)
+		if want&0x7fff > 0x7c00 { // NaN becomes quiet
+			want |= 0x200
+		}
+		if got := toHalf(math.Float32bits(f)); got != want {
 			t.Fatalf("%#04x became %v became %#04x", h, f, got)
 		}
 		switch e, m := h>>10&31, h&0x3ff; {

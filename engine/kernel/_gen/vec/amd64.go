@@ -395,6 +395,11 @@ func (w *x86) operation(i int, n node, last []int) {
 	case round:
 		x := reg(n.a)
 		w.op("VRNDSCALEPS $0, %s, %s", x, dst())
+	case half:
+		x := reg(n.a)
+		d := dst()
+		w.op("VCVTPS2PH $0, %s, Y%d", x, w.at[i])
+		w.op("VPMOVZXWD Y%d, %s", w.at[i], d)
 	case scale2:
 		x, y := reg(n.a), reg(n.b)
 		w.op("VSCALEFPS %s, %s, %s", y, x, dst())

@@ -51,6 +51,7 @@ const (
 	accMax    // sum i = a > sum ? a : sum
 	round     // a to the nearest integer, ties to even; its zeros have the sign of a
 	scale2    // a * 2^b, rounded once
+	half      // bits of a in binary16
 	acrossMax // the largest lane of a row that is one block, in every lane
 	acrossAdd // the sum of such a row
 )
@@ -113,6 +114,7 @@ func (x value) drop(y value) value           { return x.bin(drop, y) }
 func (x value) sqrt() value                  { return x.k.node(node{op: sqrt, a: x.n, b: -1, c: -1}) }
 
 func (x value) round() value         { return x.k.node(node{op: round, a: x.n, b: -1, c: -1}) }
+func (x value) half() value          { return x.k.node(node{op: half, a: x.n, b: -1, c: -1}) }
 func (x value) scale2(y value) value { return x.bin(scale2, y) }
 
 func (x value) shl(by int) value { return x.k.node(node{op: shl, a: x.n, b: -1, c: -1, i: by}) }

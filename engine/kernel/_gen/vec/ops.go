@@ -138,7 +138,7 @@ func loops(wide bool) []*kernel {
 		k.store(0, k.load(1).mul(k.param(0)).sub(k.load(2)).mul(k.param(1)))
 	})
 
-	conversions(def)
+	conversions(def, wide)
 	optimisers(def)
 	return all
 }
@@ -206,13 +206,16 @@ func optimisers(def func(name, doc string, f func(k *kernel)) *kernel) {
 }
 
 // conversions defines the loops between floats and words.
-func conversions(def func(name, doc string, f func(k *kernel)) *kernel) {
+func conversions(def func(name, doc string, f func(k *kernel)) *kernel, wide bool) {
 	const inf, signs = 0x7f800000, 0x80000000
 	def("toHalf", "p0 = bits of p1 in binary16", func(k *kernel) {
 		b := k.load(1)
+		if wide {
+			k.store(0, b.half())
+			return
+		}
 		a := b.and(k.bits(^uint32(signs)))
-		top := a.sar(13).and(k.bits(0x3ff))
-		nan := top.ieq(k.bits(0)).choose(k.bits(0x200), top).or(k.bits(0x7c00))
+		nan := a.sar(13).and(k.bits(0x3ff)).or(k.bits(0x7e00))
 		small := a.add(k.num(0.5)).isub(k.bits(126 << 23))
 		h := a.isub(k.bits(112<<23 - 0xfff)).iadd(a.sar(13).and(k.bits(1))).sar(13)
 		h = a.igt(k.bits(113<<23-1)).choose(h, small)
