@@ -56,6 +56,16 @@ func New(name string, shape []int, rows int) (*Func, error) {
 	return f, nil
 }
 
+// Bytes is the most that the loss of so many rows of answers of the given shape keeps of
+// their targets: their values, where they do not come as classes.
+func Bytes(shape []int, rows int) int {
+	n := 4 * rows
+	for _, d := range shape {
+		n *= d
+	}
+	return n
+}
+
 // Terms is the number of terms that the mean of a batch of rows is taken over: those of a
 // mean squared error are the values, those of a cross entropy the positions that have a
 // class.

@@ -173,8 +173,9 @@ func Plans(j job.Spec, s *graph.Stage) (train, eval *exec.Plan, err error) {
 	return train, eval, err
 }
 
-// Bytes is the memory that a stage of job j promises to stay within: plans, optimiser
-// and stashed versions.
+// Bytes is the memory that a stage of job j promises to stay within, on one thread: plans,
+// optimiser, stashed versions, the targets of a batch and the message that goes out. The
+// data set, the messages under way and what they are compressed with come on top.
 func Bytes(j job.Spec, s *graph.Stage) (int, error) {
 	t, e, err := Plans(j, s)
 	if err != nil {
@@ -185,7 +186,19 @@ func Bytes(j job.Spec, s *graph.Stage) (int, error) {
 	if j.Schedule == job.Async {
 		n += 4 * t.Layout.Trainable * (s.Of - s.Index - 1)
 	}
-	return n, nil
+	if s.Last {
+		n += loss.Bytes(s.Graph.Shape(s.Graph.OutputValue()), j.BatchSize)
+	}
+	largest := 0
+	for _, e := range s.Out {
+		largest = max(largest, e.Shape.Elems())
+	}
+	if s.Index > 0 {
+		for _, e := range s.In { // its gradient
+			largest = max(largest, e.Shape.Elems())
+		}
+	}
+	return n + 4*largest*j.BatchSize, nil
 }
 
 // New compiles the stage and initialises its weights from the job's seed.

@@ -1,0 +1,74 @@
+package stage_test
+
+import (
+	"runtime"
+	"testing"
+
+	"github.com/ravnest/ravnest/engine/codec"
+	"github.com/ravnest/ravnest/engine/job"
+	"github.com/ravnest/ravnest/engine/stage"
+	"github.com/ravnest/ravnest/engine/zoo"
+)
+
+// heap is the bytes in use.
+func heap() int {
+	var m runtime.MemStats
+	runtime.GC()
+	runtime.GC()
+	runtime.ReadMemStats(&m)
+	return int(m.HeapAlloc)
+}
+
+// codecs is what an encoder and a decoder take, whatever goes through them later.
+func codecs() int {
+	before := heap()
+	e, d := codec.NewEncoder(codec.FP32), codec.NewDecoder()
+	n := heap() - before
+	runtime.KeepAlive(e)
+	runtime.KeepAlive(d)
+	return n
+}
+
+// TestPromise: what a stage has allocated when it has trained and validated is what was
+// promised before, but for a constant: the codecs, the plan itself, and the allocator, which
+// rounds up large buffers to pages.
+func TestPromise(t *testing.T) {
+	const constant = 160 << 10
+	rest := codecs() + constant
+	for _, again := range job.Recomputes {
+		w := newWorld(func(j *job.Spec) {
+			j.Loss, j.Epochs, j.BatchSize, j.Recompute = "cross_entropy", 1, 128, again
+		})
+		w.g = zoo.GPT(zoo.GPTSorter)
+		w.tx, w.vx = integers(256, 11, 0, 3, 1), integers(128, 11, 0, 3, 2)
+		w.ty, w.vy = integers(256, 33, 0, 2, 3), integers(128, 33, 0, 2, 4)
+		stages, err := w.g.Cut([]int{0})
+		if err != nil {
+			t.Fatal(err)
+		}
+		before := heap()
+		s, err := stage.New(stage.Config{
+			Job: w.job, Stage: stages[0], Output: w.g.Shape(w.g.OutputValue()), TrainRows: w.tx.Len(), ValRows: w.vx.Len(),
+			TrainX: w.tx, TrainY: w.ty, ValX: w.vx, ValY: w.vy, Order: order,
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Run(t.Context(), nil, &dropped{}); err != nil {
+			t.Fatal(err)
+		}
+		got := heap() - before
+		if want := s.Memory(); got < want || got > want+rest {
+			t.Errorf("recompute %q: %d bytes in use, %d promised", again, got, want)
+		}
+		runtime.KeepAlive(s)
+	}
+}
+
+// dropped is an observer that keeps nothing.
+type dropped struct{}
+
+func (*dropped) Loss(stage.Loss)            {}
+func (*dropped) Validated(stage.Validation) {}
+func (*dropped) Batch(int)                  {}
+func (*dropped) Keep(stage.Saved) error     { return nil }
