@@ -205,7 +205,7 @@ func (t *Team) serve(worker int) {
 // that a kernel takes as the caller's scratch is all that it takes of a thread. A kernel
 // whose threads have enough allocates nothing, whoever does what.
 func (t *Team) Reserve(n int) {
-	if t == nil {
+	if t == nil || alone { // a browser's workers have their own
 		return
 	}
 	for i := range t.workers {
