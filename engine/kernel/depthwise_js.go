@@ -44,30 +44,30 @@ func lanewise(m int, rows []int32, rstep, k int, cols []int32, cstep int, a, b, 
 // windows over planes of [h,w] to planes of [oh,ow], of which the next ones are xnext and
 // ynext bytes further.
 type planeArgs struct {
-	images         int32
-	h, w, oh, ow   int32
-	kh, kw, stride int32
-	top, left      int32 // padding
-	back           int32 // the gradient of x
-	relu           int32
-	x              uint32
-	xnext          int32
-	y              uint32
-	ynext          int32
-	weights        uint32
-	bias, scratch  uint32
+	images        int32
+	h, w, oh, ow  int32
+	kh, kw        int32
+	top, left     int32 // padding
+	back          int32 // the gradient of x
+	relu          int32
+	x             uint32
+	xnext         int32
+	y             uint32
+	ynext         int32
+	weights       uint32
+	bias, scratch uint32
 }
 
 // inModule does the channels [from,to), plane by plane, if the module can.
 func (j *depthwiseTask) inModule(scratch []float32, from, to int) bool {
 	c := &j.c
 	back := j.direction == backwardData
-	if j.direction == backwardWeight || c.DH*c.DW != 1 || c.SH != c.SW || back && c.SH != 1 {
+	if j.direction == backwardWeight || c.DH*c.DW*c.SH*c.SW != 1 {
 		return false
 	}
 	a := planeArgs{
 		images: int32(c.N), h: int32(c.H), w: int32(c.W), oh: int32(c.OH()), ow: int32(c.OW()),
-		kh: int32(c.KH), kw: int32(c.KW), stride: int32(c.SH), top: int32(c.PT), left: int32(c.PL),
+		kh: int32(c.KH), kw: int32(c.KW), top: int32(c.PT), left: int32(c.PL),
 		back: bit(back), relu: bit(j.relu),
 	}
 	src, dst := j.x, j.y
@@ -97,7 +97,7 @@ func (j *depthwiseTask) inModule(scratch []float32, from, to int) bool {
 // planeScratch is the floats of scratch that the module needs.
 func planeScratch(a *planeArgs) int {
 	const chunk = 32
-	k, s, oh, ow := int(a.kh*a.kw), int(a.stride), int(a.oh), int(a.ow)
-	pitch := ow + (int(a.kw)-1)/s
-	return k + s*s*(oh+(int(a.kh)-1)/s)*pitch + chunk + (oh-1)*pitch + ow + chunk
+	kh, kw, oh, ow := int(a.kh), int(a.kw), int(a.oh), int(a.ow)
+	pitch := ow + kw - 1
+	return kh*kw + (oh+kh-1)*pitch + chunk + (oh-1)*pitch + ow + chunk
 }

@@ -1,53 +1,51 @@
-// Convolutions with a filter for each channel: a product of one row over windows that lie
-// side by side from one line to the next. The copy that has them so, with padding around it
-// and a plane for each phase of a stride, is as long as a line of the result and what a
-// window overlaps; what is computed between lines is left out.
+// Convolutions with a filter for each channel whose windows step by one: a product of one
+// row over windows that lie side by side from one line to the next. The lines of the copy
+// that has them so, padding and all, are those of the result and what a window overlaps; what
+// is computed between lines is left out.
 
 import { give } from "./lane";
 import { tile1x8Windows } from "./tile";
 
 // Fields of planeArgs in depthwise_js.go.
-const IMAGES = 0, H = 4, W = 8, OH = 12, OW = 16, KH = 20, KW = 24, STRIDE = 28, TOP = 32, LEFT = 36, BACK = 40, RELU = 44;
-const X = 48, XNEXT = 52, Y = 56, YNEXT = 60, WEIGHTS = 64, BIAS = 68, SCRATCH = 72;
+const IMAGES = 0, H = 4, W = 8, OH = 12, OW = 16, KH = 20, KW = 24, TOP = 28, LEFT = 32, BACK = 36, RELU = 40;
+const X = 44, XNEXT = 48, Y = 52, YNEXT = 56, WEIGHTS = 60, BIAS = 64, SCRATCH = 68;
 
 const chunk = 32; // columns of the tile
 
 // depthwise does a channel of some images. Backwards a window is turned round.
 export function depthwise(a: usize): void {
-  const oh = load<i32>(a, OH), ow = load<i32>(a, OW), kh = load<i32>(a, KH), kw = load<i32>(a, KW), s = load<i32>(a, STRIDE);
-  const rows = oh + (kh - 1) / s, pitch = ow + (kw - 1) / s, size = rows * pitch, n = (oh - 1) * pitch + ow;
-  const taps = <usize>load<u32>(a, SCRATCH), planes = taps + ((kh * kw) << 2);
-  const out = planes + ((s * s * size + chunk) << 2);
+  const oh = load<i32>(a, OH), ow = load<i32>(a, OW), kh = load<i32>(a, KH), kw = load<i32>(a, KW);
+  const rows = oh + kh - 1, pitch = ow + kw - 1, n = (oh - 1) * pitch + ow;
+  const taps = <usize>load<u32>(a, SCRATCH), plane = taps + ((kh * kw) << 2), out = plane + ((rows * pitch + chunk) << 2);
   let at = taps;
   for (let i = 0; i < kh; i++) {
     for (let j = 0; j < kw; j++) {
-      store<i32>(at, load<i32>(a, BACK) ? (kh - 1 - i) * pitch + kw - 1 - j : ((i % s) * s + (j % s)) * size + (i / s) * pitch + j / s);
+      store<i32>(at, load<i32>(a, BACK) ? (kh - 1 - i) * pitch + kw - 1 - j : i * pitch + j);
       at += 4;
     }
   }
   let x = <usize>load<u32>(a, X), y = <usize>load<u32>(a, Y);
   for (let images = load<i32>(a, IMAGES); images > 0; images--) {
-    for (let phase = 0; phase < s * s; phase++) lay(planes + ((phase * size) << 2), a, x, rows, pitch, phase / s, phase % s);
-    for (let i = 0; i < n; i += chunk) tile1x8Windows(kh * kw, <usize>load<u32>(a, WEIGHTS), 0, 4, planes + (i << 2), taps, out + (i << 2), 0, 0, 4);
+    lay(plane, a, x, rows, pitch);
+    for (let i = 0; i < n; i += chunk) tile1x8Windows(kh * kw, <usize>load<u32>(a, WEIGHTS), 0, 4, plane + (i << 2), taps, out + (i << 2), 0, 0, 4);
     lift(y, out, a, pitch);
     x += load<i32>(a, XNEXT);
     y += load<i32>(a, YNEXT);
   }
 }
 
-// lay copies a phase of a plane.
-function lay(dst: usize, a: usize, x: usize, rows: i32, pitch: i32, py: i32, px: i32): void {
-  const h = load<i32>(a, H), w = load<i32>(a, W), s = load<i32>(a, STRIDE), top = load<i32>(a, TOP), left = load<i32>(a, LEFT);
+// lay copies a plane.
+function lay(dst: usize, a: usize, x: usize, rows: i32, pitch: i32): void {
+  const h = load<i32>(a, H), w = load<i32>(a, W), top = load<i32>(a, TOP), left = load<i32>(a, LEFT);
   // Columns [from,to) of the copy are in the plane.
-  const from = left > px ? min(pitch, (left - px + s - 1) / s) : 0;
-  const to = w + left > px ? max(from, min(pitch, (w - 1 + left - px) / s + 1)) : from;
+  const from = max(0, min(pitch, left)), to = max(from, min(pitch, w + left));
   for (let r = 0; r < rows; r++) {
-    const line = r * s + py - top;
+    const line = r - top;
     if (line < 0 || line >= h) {
       zero(dst, pitch);
     } else {
       zero(dst, from);
-      every(dst + (from << 2), x + ((line * w + from * s + px - left) << 2), s, to - from, (h - line - 1) * w >= 8);
+      copy(dst + (from << 2), x + ((line * w + from - left) << 2), to - from, (h - line - 1) * w >= 4);
       zero(dst + (to << 2), pitch - to);
     }
     dst += pitch << 2;
@@ -65,34 +63,26 @@ function zero(dst: usize, n: i32): void {
   }
 }
 
-// every copies n floats that are s apart; beyond is whether there are some floats more.
+// copy copies n floats; beyond is whether there are some more to read.
 // @ts-ignore: decorator
 @inline
-function every(dst: usize, src: usize, s: i32, n: i32, beyond: bool): void {
-  if (s == 1) {
-    for (; n >= 12; n -= 12) {
-      v128.store(dst, v128.load(src));
-      v128.store(dst, v128.load(src, 16), 16);
-      v128.store(dst, v128.load(src, 32), 32);
-      dst += 48;
-      src += 48;
-    }
-    for (const least = beyond ? 0 : 3; n > least; n -= 4) {
-      v128.store(dst, v128.load(src));
-      dst += 16;
-      src += 16;
-    }
-  } else if (s == 2) {
-    for (const least = beyond ? 0 : 3; n > least; n -= 4) {
-      v128.store(dst, i32x4.shuffle(v128.load(src), v128.load(src, 12), 0, 2, 5, 7));
-      dst += 16;
-      src += 32;
-    }
+function copy(dst: usize, src: usize, n: i32, beyond: bool): void {
+  for (; n >= 12; n -= 12) {
+    v128.store(dst, v128.load(src));
+    v128.store(dst, v128.load(src, 16), 16);
+    v128.store(dst, v128.load(src, 32), 32);
+    dst += 48;
+    src += 48;
+  }
+  for (const least = beyond ? 0 : 3; n > least; n -= 4) {
+    v128.store(dst, v128.load(src));
+    dst += 16;
+    src += 16;
   }
   for (; n > 0; n--) {
     store<f32>(dst, load<f32>(src));
     dst += 4;
-    src += s << 2;
+    src += 4;
   }
 }
 

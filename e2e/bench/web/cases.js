@@ -1,7 +1,7 @@
 // What is measured, for all libraries alike. conv: images, channels, side, filters, window,
 // stride, padding, groups; gemm: M, K, N and whether A and B are transposed; what is
-// elementwise or goes by rows: rows, columns; pool: planes, side, window,
-// stride, padding.
+// elementwise or goes by rows: rows, columns; pool: planes, side, window, stride,
+// padding.
 
 const products = [[256, 256, 256], [512, 512, 512], [1024, 1024, 1024], [2048, 2048, 2048], [64, 576, 3136], [128, 1152, 784], [512, 512, 64], [64, 256, 10]];
 
