@@ -44,8 +44,8 @@ func BatchNormStats(mean, variance, x []float32, s Channels) {
 }
 
 // vecNormStats takes both sums of a channel before the next but one, so that a channel is
-// read from memory once: the squares of one together with the sum of the next, as neither
-// loop alone keeps the machine busy.
+// read from memory once: of small ones the squares together with the sum of the next, as
+// neither loop alone keeps the machine busy; large ones come from memory faster alone.
 func vecNormStats(mean, variance, x []float32, s Channels) bool {
 	m := float32(s.N * s.HW)
 	l, per := newChannelLoop(s)
@@ -60,7 +60,7 @@ func vecNormStats(mean, variance, x []float32, s Channels) bool {
 			l.value[0][q] = mean[j+q]
 		}
 		squares := 0
-		if summed = j+2*w <= s.To; summed {
+		if summed = s.N*s.HW <= normFloats && j+2*w <= s.To; summed {
 			l.run(vecSumSquares, 1, j, w, x[w*s.HW:], x, nil)
 			squares = 1
 		} else {
