@@ -9,6 +9,7 @@
 //   - other sums use the fixed scheme of sum.go;
 //   - everything else is elementwise, products rounded before they are added.
 //
-// Terms that padding contributes are products with zero or left out: the bits are
-// those of finite weights. NaN stays NaN, its payload is not specified.
+// Terms that padding contributes are products with zero or left out: the bits are those
+// of finite weights, but for the sign of a sum that has underflowed to -0. NaN stays NaN,
+// its payload is not specified.
 package kernel

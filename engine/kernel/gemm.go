@@ -68,7 +68,7 @@ var tile = tilePortable
 var tilePortable = &tiling{mr: 2, nv: 1, vw: 4, kernel: &[8][3]micro{{microGo1}, {microGo2}}}
 
 // GemmScratch is the floats of scratch that Gemm needs for a product of this size, or of
-// a smaller one. Each further thread of a team keeps as much of its own, at most 0.8 MB.
+// a smaller one. Each further thread of a team keeps as much of its own, at most 0.9 MB.
 func GemmScratch(m, n, k int) int {
 	k = min(k, kBlock)
 	return k*min((n+maxLanes-1)/maxLanes*maxLanes, nBlock) + stripScratch(m, k) + 2*maxLanes
