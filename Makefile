@@ -131,7 +131,8 @@ bench-engine: need-go
 	@echo 'the same without AVX-512, on both sides'
 	GODEBUG=cpu.avx512f=off ONEDNN_MAX_CPU_ISA=AVX2 OPENBLAS_CORETYPE=Haswell bin/bench-engine
 
-# The zoo's training steps beside PyTorch's: ARGS="-threads 2 -only char-gpt,bert".
+# The zoo's training steps beside PyTorch's: ARGS="-threads 2 -only char-gpt,bert"; PYTHON
+# names another interpreter than Debian's, with the PyTorch of PyPI for instance.
 bench-models: need-go
 	OUT=$(abspath $(OUT)) $(GO) run ./e2e/bench/models $(ARGS)
 
