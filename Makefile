@@ -116,7 +116,7 @@ test-wasm: need-go need-node need-chromium
 	  -exec "$(CURDIR)/bin/browse -threads 2 -wasm $(CURDIR)/wasm" ./engine/kernel || exit 1; done
 
 fuzz: need-go
-	@set -e; for p in $$($(GO) list ./engine/... ./signaling/... ./ga/...); do \
+	@set -e; for p in $$($(GO) list ./engine/... ./signaling/... ./ga/... ./native/... ./wasm/link); do \
 	  for f in $$($(GO) test -list '^Fuzz' $$p | grep '^Fuzz' || true); do \
 	    echo "== $$p $$f"; $(GO) test -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) $$p; done; done
 
