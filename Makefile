@@ -55,7 +55,7 @@ test-fused: need-go
 # The pipeline, the links and the server under the race detector; kernels have their own
 # threads.
 race: need-go
-	$(GO) test -race ./engine/kernel ./engine/stage ./engine/transport/... ./engine/provider ./signaling/... 
+	$(GO) test -race ./engine/kernel ./engine/pipeline/stage ./engine/transport/... ./engine/provider ./signaling/... 
 
 # The engine as arm64 runs it, bits and all: by itself there, elsewhere in an emulator.
 test-arm64: need-go

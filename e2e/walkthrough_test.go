@@ -13,7 +13,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/ravnest/ravnest/engine/safetensors"
+	"github.com/ravnest/ravnest/engine/format/safetensors"
 	"github.com/ravnest/ravnest/engine/zoo"
 )
 

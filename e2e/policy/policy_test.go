@@ -85,11 +85,11 @@ func within(pkg, dir string) bool { return pkg == dir || strings.HasPrefix(pkg, 
 // layers is the direction of imports: a package may import those of its own line and
 // of lines above it. Packages that are not listed are free.
 var layers = [][]string{
-	{"engine/kernel", "engine/state", "engine/codec", "engine/wire", "engine/job", "ga", "signaling/proto"},
-	{"engine/graph", "engine/safetensors", "engine/torchpt", "engine/data", "engine/transport", "signaling/client", "signaling/server"},
+	{"engine/kernel", "engine/state", "engine/codec", "engine/wire", "engine/job", "ga", "signaling/proto", "signaling/store"},
+	{"engine/graph", "engine/format", "engine/data", "engine/transport", "signaling/client", "signaling/server"},
 	{"engine/autodiff", "engine/zoo", "engine/fuse", "engine/loss", "engine/optim"},
 	{"engine/exec"},
-	{"engine/stage"},
+	{"engine/pipeline"},
 	{"engine/train", "engine/planner"},
 	{"engine/provider"},
 	{"native", "wasm"},

@@ -17,7 +17,7 @@ import (
 
 	"github.com/ravnest/ravnest/engine/data"
 	"github.com/ravnest/ravnest/engine/exec"
-	"github.com/ravnest/ravnest/engine/safetensors"
+	"github.com/ravnest/ravnest/engine/format/safetensors"
 	"github.com/ravnest/ravnest/engine/state"
 	"github.com/ravnest/ravnest/engine/zoo"
 )

@@ -16,9 +16,9 @@ import (
 
 	"github.com/ravnest/ravnest/engine/data"
 	"github.com/ravnest/ravnest/engine/golden"
-	"github.com/ravnest/ravnest/engine/safetensors"
+	"github.com/ravnest/ravnest/engine/format/safetensors"
 	"github.com/ravnest/ravnest/engine/state"
-	"github.com/ravnest/ravnest/engine/torchpt"
+	"github.com/ravnest/ravnest/engine/format/torchpt"
 )
 
 var found = sync.OnceValues(func() (string, error) {

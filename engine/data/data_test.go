@@ -12,7 +12,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/ravnest/ravnest/engine/safetensors"
+	"github.com/ravnest/ravnest/engine/format/safetensors"
 	"github.com/ravnest/ravnest/engine/state"
 )
 

@@ -8,7 +8,7 @@ import (
 	"io"
 	"slices"
 
-	"github.com/ravnest/ravnest/engine/safetensors"
+	"github.com/ravnest/ravnest/engine/format/safetensors"
 	"github.com/ravnest/ravnest/engine/state"
 )
 

@@ -8,8 +8,8 @@ import (
 
 	"github.com/ravnest/ravnest/engine/graph"
 	"github.com/ravnest/ravnest/engine/job"
+	"github.com/ravnest/ravnest/engine/pipeline/stage"
 	"github.com/ravnest/ravnest/engine/planner"
-	"github.com/ravnest/ravnest/engine/stage"
 	"github.com/ravnest/ravnest/engine/zoo"
 	"github.com/ravnest/ravnest/ga"
 )

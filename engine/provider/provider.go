@@ -15,11 +15,11 @@ import (
 	"time"
 
 	"github.com/ravnest/ravnest/engine/data"
+	"github.com/ravnest/ravnest/engine/format/safetensors"
 	"github.com/ravnest/ravnest/engine/graph"
 	"github.com/ravnest/ravnest/engine/job"
 	"github.com/ravnest/ravnest/engine/kernel"
-	"github.com/ravnest/ravnest/engine/safetensors"
-	"github.com/ravnest/ravnest/engine/stage"
+	"github.com/ravnest/ravnest/engine/pipeline/stage"
 	"github.com/ravnest/ravnest/engine/transport"
 	"github.com/ravnest/ravnest/signaling/proto"
 )

@@ -11,9 +11,9 @@ import (
 	"time"
 
 	"github.com/ravnest/ravnest/engine/data"
+	"github.com/ravnest/ravnest/engine/format/safetensors"
 	"github.com/ravnest/ravnest/engine/job"
 	"github.com/ravnest/ravnest/engine/provider"
-	"github.com/ravnest/ravnest/engine/safetensors"
 	"github.com/ravnest/ravnest/engine/transport"
 	"github.com/ravnest/ravnest/engine/transport/mem"
 	"github.com/ravnest/ravnest/engine/zoo"

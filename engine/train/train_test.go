@@ -9,7 +9,7 @@ import (
 	"github.com/ravnest/ravnest/engine/graph"
 	"github.com/ravnest/ravnest/engine/job"
 	"github.com/ravnest/ravnest/engine/kernel"
-	"github.com/ravnest/ravnest/engine/stage"
+	"github.com/ravnest/ravnest/engine/pipeline/stage"
 	"github.com/ravnest/ravnest/engine/train"
 	"github.com/ravnest/ravnest/engine/zoo"
 )

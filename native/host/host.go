@@ -29,7 +29,7 @@ import (
 	"github.com/ravnest/ravnest/native/project"
 	"github.com/ravnest/ravnest/signaling/proto"
 	"github.com/ravnest/ravnest/signaling/server"
-	"github.com/ravnest/ravnest/signaling/server/store"
+	"github.com/ravnest/ravnest/signaling/store"
 )
 
 // ErrClusters is returned for a plan that this version cannot run.

@@ -10,7 +10,7 @@ import (
 
 	"github.com/ravnest/ravnest/engine/data"
 	"github.com/ravnest/ravnest/engine/kernel"
-	"github.com/ravnest/ravnest/engine/stage"
+	"github.com/ravnest/ravnest/engine/pipeline/stage"
 	"github.com/ravnest/ravnest/engine/train"
 	"github.com/ravnest/ravnest/native"
 	"github.com/ravnest/ravnest/native/project"

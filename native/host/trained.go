@@ -9,10 +9,10 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/ravnest/ravnest/engine/format/safetensors"
+	"github.com/ravnest/ravnest/engine/format/torchpt"
 	"github.com/ravnest/ravnest/engine/fuse"
-	"github.com/ravnest/ravnest/engine/safetensors"
 	"github.com/ravnest/ravnest/engine/state"
-	"github.com/ravnest/ravnest/engine/torchpt"
 	"github.com/ravnest/ravnest/native"
 	"github.com/ravnest/ravnest/native/project"
 )

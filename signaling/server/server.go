@@ -31,7 +31,7 @@ import (
 	"time"
 
 	"github.com/ravnest/ravnest/signaling/proto"
-	"github.com/ravnest/ravnest/signaling/server/store"
+	"github.com/ravnest/ravnest/signaling/store"
 )
 
 // Store remembers. Objects are replaced as a whole or not at all; names are

@@ -26,7 +26,7 @@ import (
 	"github.com/ravnest/ravnest/signaling/client"
 	"github.com/ravnest/ravnest/signaling/proto"
 	"github.com/ravnest/ravnest/signaling/server"
-	"github.com/ravnest/ravnest/signaling/server/store"
+	"github.com/ravnest/ravnest/signaling/store"
 )
 
 // leaks fails the test where goroutines outlive it.

@@ -14,7 +14,7 @@ import (
 	"github.com/ravnest/ravnest/engine/kernel"
 	"github.com/ravnest/ravnest/engine/loss"
 	"github.com/ravnest/ravnest/engine/optim"
-	"github.com/ravnest/ravnest/engine/stage"
+	"github.com/ravnest/ravnest/engine/pipeline/stage"
 	"github.com/ravnest/ravnest/engine/state"
 	"github.com/ravnest/ravnest/engine/train"
 	"github.com/ravnest/ravnest/engine/transport"

@@ -6,7 +6,7 @@ import (
 
 	"github.com/ravnest/ravnest/engine/codec"
 	"github.com/ravnest/ravnest/engine/job"
-	"github.com/ravnest/ravnest/engine/stage"
+	"github.com/ravnest/ravnest/engine/pipeline/stage"
 	"github.com/ravnest/ravnest/engine/zoo"
 )
 
