@@ -15,10 +15,10 @@ import (
 	"time"
 
 	"github.com/ravnest/ravnest/engine/data"
-	"github.com/ravnest/ravnest/engine/golden"
 	"github.com/ravnest/ravnest/engine/format/safetensors"
-	"github.com/ravnest/ravnest/engine/state"
 	"github.com/ravnest/ravnest/engine/format/torchpt"
+	"github.com/ravnest/ravnest/engine/golden"
+	"github.com/ravnest/ravnest/engine/state"
 )
 
 var found = sync.OnceValues(func() (string, error) {
