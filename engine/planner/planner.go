@@ -7,10 +7,12 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 
 	"github.com/ravnest/ravnest/engine/graph"
 	"github.com/ravnest/ravnest/engine/job"
 	"github.com/ravnest/ravnest/engine/optim"
+	"github.com/ravnest/ravnest/engine/pipeline/average"
 	"github.com/ravnest/ravnest/engine/pipeline/stage"
 	"github.com/ravnest/ravnest/ga"
 )
@@ -18,8 +20,9 @@ import (
 // ErrInvalid is wrapped by errors about a stored plan that does not fit the model.
 var ErrInvalid = errors.New("invalid plan")
 
-// Ring is a ring all-reduce that a stage takes part in: it averages the parameters
-// from First on with the stages of the other clusters that hold them.
+// Ring is a ring all-reduce that a stage takes part in. It averages the parameters of
+// one segment (see package average), which begin with First, with the one stage of each
+// other cluster that holds them.
 type Ring struct {
 	ID    int    `json:"id"`
 	First string `json:"first"` // state-dict name
@@ -114,8 +117,7 @@ func Make(j job.Spec, g *graph.Graph, nodes []ga.Node, opt ga.Options, seed uint
 			return nil, err
 		}
 		if short == nil {
-			p.rings(g)
-			return p, nil
+			return p, p.setRings(g)
 		}
 		if try == corrections {
 			return nil, short
@@ -164,36 +166,43 @@ func (p *Plan) measure(j job.Spec, g *graph.Graph, nodes []ga.Node, units []ga.U
 	return short, nil
 }
 
-// rings numbers the rings by the stages of the largest cluster, as Ravnest does: ring
-// r averages what stage r of that cluster holds. A stage of another cluster takes part
-// in each ring that holds some of its parameters.
-func (p *Plan) rings(g *graph.Graph) {
-	big := 0
+// rings are the rings of each cluster's stages, by cluster and stage: one ring for each
+// segment that holds trainable parameters, numbered along the model. With one cluster,
+// ring k is what stage k holds, as in Ravnest.
+func (p *Plan) rings(g *graph.Graph) ([][][]Ring, error) {
+	cuts := make([][]int, len(p.Clusters))
+	rings := make([][][]Ring, len(p.Clusters))
+	for c, cl := range p.Clusters {
+		cuts[c], rings[c] = cl.Starts(), make([][]Ring, len(cl.Stages))
+	}
+	segments, err := average.Segments(len(g.Nodes), cuts)
+	if err != nil {
+		return nil, err
+	}
+	params := slices.DeleteFunc(g.Params(), func(q graph.Param) bool { return q.Role != graph.Trainable })
+	for id, s := range segments {
+		first := slices.IndexFunc(params, func(q graph.Param) bool { return q.Node >= s.From && q.Node < s.To })
+		if first < 0 {
+			continue
+		}
+		for c, k := range s.Holders {
+			rings[c][k] = append(rings[c][k], Ring{ID: id, First: params[first].Full})
+		}
+	}
+	return rings, nil
+}
+
+func (p *Plan) setRings(g *graph.Graph) error {
+	rings, err := p.rings(g)
+	if err != nil {
+		return err
+	}
 	for c := range p.Clusters {
-		if len(p.Clusters[c].Stages) > len(p.Clusters[big].Stages) {
-			big = c
+		for k := range p.Clusters[c].Stages {
+			p.Clusters[c].Stages[k].Rings = rings[c][k]
 		}
 	}
-	params := g.Params()
-	stageOf := func(c Cluster, node int) int {
-		k := len(c.Stages) - 1
-		for c.Stages[k].Start > node {
-			k--
-		}
-		return k
-	}
-	for c := range p.Clusters {
-		cl := p.Clusters[c]
-		for _, q := range params {
-			if q.Role != graph.Trainable {
-				continue
-			}
-			s, ring := &cl.Stages[stageOf(cl, q.Node)], stageOf(p.Clusters[big], q.Node)
-			if n := len(s.Rings); n == 0 || s.Rings[n-1].ID != ring {
-				s.Rings = append(s.Rings, Ring{ID: ring, First: q.Full})
-			}
-		}
-	}
+	return nil
 }
 
 // Check validates a plan that was read from outside against the model and job.
@@ -211,6 +220,17 @@ func (p *Plan) Check(g *graph.Graph) error {
 				return fmt.Errorf("%w: cluster %d: provider name %q is empty or appears twice", ErrInvalid, c, s.Name)
 			}
 			seen[s.Name] = true
+		}
+	}
+	rings, err := p.rings(g)
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrInvalid, err)
+	}
+	for c, cl := range p.Clusters {
+		for k, s := range cl.Stages {
+			if !slices.Equal(s.Rings, rings[c][k]) {
+				return fmt.Errorf("%w: cluster %d: stage %d of %q has rings %v, its cuts make them %v", ErrInvalid, c, k, s.Name, s.Rings, rings[c][k])
+			}
 		}
 	}
 	return nil

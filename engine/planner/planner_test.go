@@ -2,6 +2,7 @@ package planner_test
 
 import (
 	"errors"
+	"math/rand/v2"
 	"slices"
 	"strings"
 	"testing"
@@ -51,29 +52,99 @@ func TestWalkthroughCuts(t *testing.T) {
 	}
 }
 
-// TestRingsOfUnequalClusters: a shorter cluster's stages take part in every ring that
-// holds some of their parameters.
+// TestRingsOfUnequalClusters: over random pools, every trainable parameter is in exactly
+// one ring of each cluster, no ring has two stages of one cluster, and every ring has a
+// member in every cluster.
 func TestRingsOfUnequalClusters(t *testing.T) {
+	rng := rand.New(rand.NewPCG(3, 4))
+	several, unequal := 0, 0
+	for _, name := range []string{"cnn", "gpt-sorter"} {
+		e, err := zoo.Find(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		g := e.Graph
+		for range 20 {
+			nodes := pool(2+rng.IntN(8), 8e9, 0)
+			for i := range nodes {
+				nodes[i].Compute, nodes[i].Bandwidth = 1e9*(1+40*rng.Float64()), 1e8*(1+10*rng.Float64())
+			}
+			p, err := planner.Make(e.Job, g, nodes, ga.Options{Effort: 200, MicroBatches: 1}, rng.Uint64())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if len(p.Clusters) > 1 {
+				several++
+				if !slices.Equal(p.Clusters[0].Starts(), p.Clusters[1].Starts()) {
+					unequal++
+				}
+			}
+			checkRings(t, g, p)
+			if err := p.Check(g); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	if several < 10 || unequal < 5 {
+		t.Errorf("only %d plans have several clusters, %d of them unequal", several, unequal)
+	}
+}
+
+func checkRings(t *testing.T, g *graph.Graph, p *planner.Plan) {
+	t.Helper()
+	var params []graph.Param
+	index := map[string]int{}
+	for _, q := range g.Params() {
+		if q.Role == graph.Trainable {
+			index[q.Full] = len(params)
+			params = append(params, q)
+		}
+	}
+	var want []planner.Ring // of the first cluster: every other must have the same
+	for c, cl := range p.Clusters {
+		var rings []planner.Ring
+		for k, s := range cl.Stages {
+			end := len(g.Nodes)
+			if k+1 < len(cl.Stages) {
+				end = cl.Stages[k+1].Start
+			}
+			for i, r := range s.Rings {
+				at, ok := index[r.First]
+				if !ok || params[at].Node < s.Start || params[at].Node >= end {
+					t.Fatalf("cluster %d: ring %+v of stage %d begins outside it", c, r, k)
+				}
+				if i == 0 && at > 0 && params[at-1].Node >= s.Start {
+					t.Fatalf("cluster %d: stage %d: %s is in no ring", c, k, params[at-1].Full)
+				}
+			}
+			rings = append(rings, s.Rings...)
+		}
+		for i := 1; i < len(rings); i++ {
+			if rings[i].ID <= rings[i-1].ID || index[rings[i].First] <= index[rings[i-1].First] {
+				t.Fatalf("cluster %d: rings %v: two stages in one ring, or out of order", c, rings)
+			}
+		}
+		if index[rings[0].First] != 0 {
+			t.Fatalf("cluster %d: the first parameters are in no ring: %v", c, rings)
+		}
+		if c == 0 {
+			want = rings
+		} else if !slices.Equal(rings, want) {
+			t.Fatalf("cluster %d takes part in %v, cluster 0 in %v", c, rings, want)
+		}
+	}
+}
+
+// TestCheckRefusesRingsOfOtherCuts: a stored plan's rings must follow from its cuts.
+func TestCheckRefusesRingsOfOtherCuts(t *testing.T) {
 	g := zoo.CNN()
 	p, err := planner.Make(job.Default(), g, pool(10, 8e9, 0), ga.Options{}, 42)
-	if err != nil {
-		t.Fatal(err)
+	if err != nil || len(p.Clusters) < 2 {
+		t.Fatalf("%d clusters of 10 nodes over 7 units, %v", len(p.Clusters), err)
 	}
-	if len(p.Clusters) < 2 {
-		t.Fatalf("%d clusters of 10 nodes over 7 units", len(p.Clusters))
-	}
-	for c, cl := range p.Clusters {
-		seen := map[int]bool{}
-		for _, s := range cl.Stages {
-			for _, r := range s.Rings {
-				seen[r.ID] = true
-			}
-		}
-		for r := range seen {
-			if r < 0 || r >= 7 {
-				t.Errorf("cluster %d: ring %d", c, r)
-			}
-		}
+	p.Clusters[1].Stages[1].Rings[0].ID--
+	if err := p.Check(g); !errors.Is(err, planner.ErrInvalid) {
+		t.Errorf("a plan with a wrong ring: %v", err)
 	}
 }
 
