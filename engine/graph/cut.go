@@ -12,38 +12,82 @@ import (
 var ErrCut = errors.New("invalid cut")
 
 // Unit is a run of nodes that is never cut: a node with parameters and the nodes
-// without any that follow it. The first unit also holds whatever precedes.
+// without any that follow it. The first unit also holds whatever precedes. Every unit
+// reads something from before it and computes something that is used after it, so that
+// any of them can begin a stage: what could not is part of its neighbour.
 type Unit struct {
 	From, To int    // nodes [From, To)
 	Name     string // of the node with parameters
 	Weight   string // its first state-dict name
 	Params   int    // trainable elements
 	Cost     Cost   // per row
-	Out      int    // elements per row that cross a cut after this unit
+	Out      int    // elements per row that cross a cut after this unit, forwards
+	Back     int    // elements per row of gradients that cross it, backwards
 }
 
 // Units lists the graph's units in order: a stage begins at a unit.
 func (g *Graph) Units() []Unit {
-	var us []Unit
-	for i, n := range g.Nodes {
-		ps := n.Op.Params()
-		switch {
-		case len(ps) > 0 && len(us) > 0 && us[len(us)-1].Weight == "":
-			us[len(us)-1].Name, us[len(us)-1].Weight = n.Name, n.Name+"."+ps[0].Name
-		case len(ps) > 0:
-			us = append(us, Unit{From: i, Name: n.Name, Weight: n.Name + "." + ps[0].Name})
-		case len(us) == 0:
-			us = append(us, Unit{From: i, Name: n.Name})
-		}
-		us[len(us)-1].To = i + 1
-	}
 	readers := g.readers()
+	first := func(i int) *Spec {
+		if ps := g.Nodes[i].Op.Params(); len(ps) > 0 {
+			return &ps[0]
+		}
+		return nil
+	}
+	// outside: whether some node of [from, to) reads a value from before from.
+	outside := func(from, to int) bool {
+		for i := from; i < to; i++ {
+			for _, v := range g.args[i] {
+				if v < g.Result(from) {
+					return true
+				}
+			}
+		}
+		return false
+	}
+	used := func(from, to int) bool { // whether a node from to on reads a value of [from, to)
+		for i := from; i < to; i++ {
+			if r := readers[g.Result(i)]; len(r) > 0 && r[len(r)-1] >= to {
+				return true
+			}
+		}
+		return false
+	}
+	var us []Unit
+	begin, named := 0, false // of the unit that grows, and whether it has parameters
+	for i := 1; i <= len(g.Nodes); i++ {
+		named = named || first(i-1) != nil
+		switch {
+		case i == len(g.Nodes):
+		case first(i) == nil || !named || i > g.output-len(g.Inputs):
+			continue // the unit goes on
+		case !used(begin, i):
+			continue
+		}
+		if len(us) > 0 && !outside(begin, i) {
+			us[len(us)-1].To = i
+		} else {
+			us = append(us, Unit{From: begin, To: i})
+		}
+		begin, named = i, false
+	}
+	varying := g.Varying(false)
 	for k := range us {
 		u := &us[k]
+		u.Name = g.Nodes[u.From].Name
+		for i := u.From; i < u.To; i++ {
+			if p := first(i); p != nil {
+				u.Name, u.Weight = g.Nodes[i].Name, g.Nodes[i].Name+"."+p.Name
+				break
+			}
+		}
 		u.Params, u.Cost = g.ParamCount(u.From, u.To), g.Cost(u.From, u.To)
 		for v := range g.Result(u.To-1) + 1 {
-			if r := readers[v]; v >= len(g.Inputs) && len(r) > 0 && r[len(r)-1] >= u.To {
+			if r := readers[v]; len(r) > 0 && r[len(r)-1] >= u.To {
 				u.Out += g.shapes[v].Elems()
+				if varying[v] {
+					u.Back += g.shapes[v].Elems()
+				}
 			}
 		}
 	}
@@ -54,8 +98,8 @@ func (g *Graph) Units() []Unit {
 type Edge struct {
 	Value int   // in the whole graph
 	Shape Shape // of one row
-	From  int   // stage that computes it; -1: a graph input
-	To    []int // stages that read it, ascending
+	From  int   // stage that it comes from; -1: a graph input, in the first stage
+	To    []int // other stages that read it, ascending
 	// Constant: no parameter has a part in it, so no gradient of it is sent.
 	Constant bool
 }
@@ -83,8 +127,17 @@ func (s *Stage) Role() string {
 	return "stem"
 }
 
+// Local is the value in the stage's own graph that goes out as e.
+func (s *Stage) Local(e Edge) int {
+	if e.Value < s.ModelInputs {
+		return e.Value // only the first stage passes inputs on, and it has all of them
+	}
+	return s.Graph.Result(e.Value - s.ModelInputs - s.First)
+}
+
 // Cut splits the graph at the given first nodes of the stages; starts[0] is 0 and
-// the rest ascend. Any node may start a stage, though planners use Units.
+// the rest ascend. Any node may start a stage, though planners use Units. The first stage
+// has all inputs of the graph and passes on those that later stages read.
 func (g *Graph) Cut(starts []int) ([]*Stage, error) {
 	if len(starts) == 0 || starts[0] != 0 {
 		return nil, fmt.Errorf("%w: the first stage starts at node 0", ErrCut)
@@ -113,16 +166,23 @@ func (g *Graph) Cut(starts []int) ([]*Stage, error) {
 		e := Edge{Value: v, Shape: g.shapes[v], From: -1, Constant: !varying[v]}
 		if v >= len(g.Inputs) {
 			e.From = stageOf(v - len(g.Inputs))
+		} else {
+			e.From = 0
 		}
 		for _, i := range readers[v] {
 			if k := stageOf(i); k != e.From && (len(e.To) == 0 || e.To[len(e.To)-1] != k) {
 				e.To = append(e.To, k)
 			}
 		}
+		if v < len(g.Inputs) {
+			root := e
+			root.From, root.To = -1, append([]int{0}, e.To...)
+			stages[0].In = append(stages[0].In, root)
+		}
 		for _, k := range e.To {
 			stages[k].In = append(stages[k].In, e)
 		}
-		if e.From >= 0 && len(e.To) > 0 {
+		if len(e.To) > 0 {
 			stages[e.From].Out = append(stages[e.From].Out, e)
 		}
 	}
@@ -140,7 +200,8 @@ func (g *Graph) Cut(starts []int) ([]*Stage, error) {
 		}
 		sub.Output = g.Output
 		if !s.Last {
-			if len(s.Out) == 0 {
+			// Values are in order, so what the stage computes comes after its inputs.
+			if n := len(s.Out); n == 0 || s.Out[n-1].Value < len(g.Inputs) {
 				return nil, fmt.Errorf("%w: nothing that stage %d (from node %q) computes is used after it", ErrCut, k, g.Nodes[s.First].Name)
 			}
 			sub.Output = g.ValueName(s.Out[len(s.Out)-1].Value)
@@ -149,13 +210,6 @@ func (g *Graph) Cut(starts []int) ([]*Stage, error) {
 			return nil, fmt.Errorf("%w: stage %d: %w", ErrCut, k, err)
 		}
 		s.Graph = sub
-	}
-	for _, s := range stages[1:] {
-		for _, e := range s.In {
-			if e.From < 0 {
-				return nil, fmt.Errorf("%w: stage %d reads the model's input %q, which only the root has", ErrCut, s.Index, g.ValueName(e.Value))
-			}
-		}
 	}
 	return stages, nil
 }

@@ -167,3 +167,39 @@ func TestConstants(t *testing.T) {
 		}
 	}
 }
+
+// TestEveryUnitMayBeginAStage: what nobody reads and what comes after the answer belongs
+// to a neighbouring unit, so that any choice of units is a cut.
+func TestEveryUnitMayBeginAStage(t *testing.T) {
+	n := func(name string, op graph.Op, in ...string) graph.Node {
+		return graph.Node{Name: name, Op: op, Inputs: in}
+	}
+	lin := func() graph.Op { return &graph.Linear{In: 8, Out: 8} }
+	for name, g := range map[string]*graph.Graph{
+		"dead branch":      {Output: "c", Nodes: []graph.Node{n("a", lin(), "x"), n("dead", lin(), "a"), n("b", lin(), "a"), n("c", lin(), "b")}},
+		"dead from input":  {Output: "c", Nodes: []graph.Node{n("dead", lin(), "x"), n("a", lin(), "x"), n("c", lin(), "a")}},
+		"after the answer": {Output: "b", Nodes: []graph.Node{n("a", lin(), "x"), n("b", lin(), "a"), n("late", lin(), "b"), n("later", lin(), "late")}},
+		"from the input":   {Output: "s", Nodes: []graph.Node{n("a", lin(), "x"), n("b", lin(), "x"), n("s", &graph.Add{}, "a", "b")}},
+		"input skips":      {Output: "c", Nodes: []graph.Node{n("a", lin(), "x"), n("s", &graph.Add{}, "a", "x"), n("b", lin(), "s"), n("t", &graph.Add{}, "b", "x"), n("c", lin(), "t")}},
+	} {
+		g.Name, g.Inputs = "g", []graph.Input{{Name: "x", Shape: graph.Shape{8}}}
+		if err := g.Check(); err != nil {
+			t.Fatal(err)
+		}
+		us := g.Units()
+		for set := range 1 << len(us) {
+			starts := []int{0}
+			for k, u := range us[1:] {
+				if set>>k&1 == 1 {
+					starts = append(starts, u.From)
+				}
+			}
+			if _, err := g.Cut(starts); err != nil {
+				t.Errorf("%s: units %+v: %v", name, us, err)
+			}
+		}
+		if us[0].From != 0 || us[len(us)-1].To != len(g.Nodes) || len(us) < 2 {
+			t.Errorf("%s: units %+v do not cover the graph", name, us)
+		}
+	}
+}

@@ -85,7 +85,7 @@ func Units(j job.Spec, g *graph.Graph) ([]ga.Unit, error) {
 		results = append(results, float64(elems))
 		us = append(us, ga.Unit{
 			Name: u.Name, FLOPs: u.Cost.Total() * float64(j.BatchSize), Params: int64(u.Params),
-			Memory: float64(state), Out: float64(2 * 4 * u.Out * j.BatchSize),
+			Memory: float64(state), Out: float64(4 * (u.Out + u.Back) * j.BatchSize),
 		})
 	}
 	for i := range us {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"sync"
 	"testing"
 
@@ -242,6 +243,83 @@ func TestSkipConnections(t *testing.T) {
 			t.Fatal(err)
 		}
 		equal(t, fmt.Sprint(starts), got, want, d, dict)
+	}
+}
+
+// TestInputSkips: later stages read the model's input too, and get it from the root as it
+// is, whatever the wire does to activations.
+func TestInputSkips(t *testing.T) {
+	conv := func(in, out int) graph.Op {
+		return &graph.Conv2d{In: in, Out: out, Kernel: graph.Pair{3, 3}, Same: true, Bias: true}
+	}
+	lin := func(in, out int) graph.Op { return &graph.Linear{In: in, Out: out, Bias: true} }
+	n := func(name string, op graph.Op, in ...string) graph.Node {
+		return graph.Node{Name: name, Op: op, Inputs: in}
+	}
+	g := &graph.Graph{Name: "skip", Inputs: []graph.Input{{Name: "x", Shape: graph.Shape{1, 8, 8}}}, Output: "y", Nodes: []graph.Node{
+		n("c1", conv(1, 4), "x"), n("c2", conv(4, 1), "c1"), n("s", &graph.Add{}, "c2", "x"),
+		n("f", &graph.Flatten{}, "s"), n("a", lin(64, 64), "f"), n("fx", &graph.Flatten{}, "x"), n("t", &graph.Add{}, "a", "fx"),
+		n("o", lin(64, 10), "t"), n("y", &graph.Softmax{}, "o"),
+	}}
+	if err := g.Check(); err != nil {
+		t.Fatal(err)
+	}
+	var units []int
+	for _, u := range g.Units() {
+		units = append(units, u.From)
+	}
+	for _, change := range []func(*job.Spec){
+		func(j *job.Spec) { j.MicroBatches = 2 },
+		func(j *job.Spec) { j.Schedule, j.ValEvery = job.Async, 0 },
+	} {
+		w := newWorld(change)
+		w.g = g
+		want, dict := w.local(t)
+		for _, starts := range [][]int{{0, 1}, {0, 2}, {0, 2, 5}, {0, 1, 4, 6}, units} {
+			got, d, err := w.pipeline(t, starts, mem.Faults{}, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if w.job.Schedule == job.Sync {
+				equal(t, fmt.Sprint(starts), got, want, d, dict)
+			}
+		}
+	}
+	// Token numbers above 256 are not among bf16's values.
+	w := newWorld(func(j *job.Spec) { j.Wire, j.Loss = "bf16", "cross_entropy" })
+	w.g = &graph.Graph{Name: "tokens", Inputs: []graph.Input{{Name: "x", Shape: graph.Shape{4}}}, Output: "y", Nodes: []graph.Node{
+		n("e1", &graph.Embedding{Num: 1001, Dim: 2}, "x"), n("l1", lin(2, 2), "e1"), n("e2", &graph.Embedding{Num: 1001, Dim: 2}, "x"),
+		n("s", &graph.Add{}, "l1", "e2"), n("f", &graph.Flatten{}, "s"), n("y", lin(8, 10), "f"),
+	}}
+	if err := w.g.Check(); err != nil {
+		t.Fatal(err)
+	}
+	tokens := func(n int) table {
+		v := table{make([]float32, 4*n), 4}
+		for i := range v.v {
+			v.v[i] = float32(1000 - i%500)
+		}
+		return v
+	}
+	w.tx, w.vx = tokens(70), tokens(21)
+	// Of the last stage's embedding those rows move whose tokens are in the data.
+	table := func(d state.Dict) []float32 {
+		return d[slices.IndexFunc(d, func(t state.Tensor) bool { return t.Name == "e2.weight" })].F32
+	}
+	_, d, err := w.pipeline(t, []int{0, 1}, mem.Faults{}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, start, err := w.pipeline(t, []int{0, 1}, mem.Faults{}, func() bool { return true })
+	if err != nil {
+		t.Fatal(err)
+	}
+	trained, before := table(d), table(start)
+	for tok := range 1001 {
+		moved := trained[2*tok] != before[2*tok] || trained[2*tok+1] != before[2*tok+1]
+		if want := tok > 1000-280; moved != want {
+			t.Fatalf("token %d: moved %v, want %v", tok, moved, want)
+		}
 	}
 }
 

@@ -121,12 +121,13 @@ type Stage struct {
 	terms       int     // of the whole batch
 	val         loss.Score
 
-	enc  *codec.Encoder
-	dec  *codec.Decoder
-	buf  []byte
-	raw  int64 // bytes that went out, had they been plain float32
-	busy time.Duration
-	stop func() bool
+	enc   *codec.Encoder
+	plain *codec.Encoder // for inputs of the model that go to later stages
+	dec   *codec.Decoder
+	buf   []byte
+	raw   int64 // bytes that went out, had they been plain float32
+	busy  time.Duration
+	stop  func() bool
 }
 
 // edge is a value that crosses the stage's border.
@@ -144,11 +145,10 @@ type edge struct {
 // known from them before anything is allocated.
 func Plans(j job.Spec, s *graph.Stage) (train, eval *exec.Plan, err error) {
 	var outs, seeds []int
-	index := func(e graph.Edge) int { return s.Graph.Result(e.Value - s.ModelInputs - s.First) }
 	for _, e := range s.Out {
-		outs = append(outs, index(e))
+		outs = append(outs, s.Local(e))
 		if !e.Constant {
-			seeds = append(seeds, index(e))
+			seeds = append(seeds, s.Local(e))
 		}
 	}
 	if s.Last {
@@ -279,7 +279,7 @@ func (s *Stage) edges() error {
 		s.in = append(s.in, d)
 	}
 	for _, e := range gs.Out {
-		d := edge{id: uint16(e.Value), local: gs.Graph.Result(e.Value - gs.ModelInputs - gs.First), per: e.Shape.Elems(), from: -1, to: e.To, before: -1, after: e.To[0]}
+		d := edge{id: uint16(e.Value), local: gs.Local(e), per: e.Shape.Elems(), from: -1, to: e.To, before: -1, after: e.To[0]}
 		if e.Constant {
 			d.after = -1
 		}
@@ -533,7 +533,15 @@ func (s *Stage) evaluate(ctx context.Context, it Item) error {
 func (s *Stage) send(ctx context.Context, to []int, kind wire.Kind, d edge, it Item, x []float32) error {
 	done := s.working()
 	var err error
-	s.buf, err = s.enc.Encode(s.buf[:0], x)
+	enc := s.enc
+	if int(d.id) < s.cfg.Stage.ModelInputs {
+		// A model's input may be token numbers, which no lossy wire keeps.
+		if s.plain == nil {
+			s.plain = codec.NewEncoder(codec.FP32)
+		}
+		enc = s.plain
+	}
+	s.buf, err = enc.Encode(s.buf[:0], x)
 	done()
 	if err != nil {
 		return err
