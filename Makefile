@@ -8,7 +8,12 @@ GOFUMPT := mvdan.cc/gofumpt@v0.12.0
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 OUT ?= bench.jsonl
 FUZZTIME ?= 10s
-UNIT := $(shell $(GO) list ./... 2>/dev/null | grep -v '/e2e$$')
+# The project's packages: what else lies in a checkout is its owner's.
+ROOMS := ./cmd/... ./e2e/... ./engine/... ./ga/... ./native/... ./signaling/... ./site/... ./wasm/...
+UNIT := $(shell $(GO) list $(ROOMS) 2>/dev/null | grep -v '/e2e$$')
+# The path of this directory for recipes, where make's own functions would cut it at a space.
+HERE := "$$PWD"
+HERE_OUT := "$$(case '$(OUT)' in /*) echo '$(OUT)';; *) echo "$$PWD/$(OUT)";; esac)"
 
 .PHONY: build site need-node need-chromium demo test test-unit test-fused test-arm64 test-wasm test-e2e test-learning test-large lint vet race fuzz generate check-generate bench bench-demo bench-engine bench-models bench-wasm bench-wire clean need-go
 
@@ -32,9 +37,9 @@ site/dist/.built: $(shell find engine signaling wasm -name '*.go' -not -name '*_
 	GOOS=js GOARCH=wasm $(GO) build -trimpath -ldflags='-s -w' -o bin/program.wasm ./wasm
 	$(GO) run ./wasm/link -o $(ENGINE)/ravnest.wasm bin/program.wasm
 	$(GO) run ./wasm/link -shared -o $(ENGINE)/ravnest-shared.wasm bin/program.wasm
-	cp "$$($(GO) env GOROOT)/lib/wasm/wasm_exec.js" $(ENGINE)/
+	cp -f "$$($(GO) env GOROOT)/lib/wasm/wasm_exec.js" $(ENGINE)/ # read-only in a module cache: the next cp needs -f
 	$(NPM_CI)
-	cd site && node build.mjs $(abspath $(ENGINE))
+	engine=$(HERE)/$(ENGINE) && cd site && node build.mjs "$$engine"
 	touch $@
 
 demo: build
@@ -66,7 +71,7 @@ test-arm64: need-go
 
 # Real processes: what the README says, done as a user does it.
 test-e2e: build need-chromium
-	RAVNEST_BIN=$(CURDIR)/bin $(GO) test -count=1 -timeout 20m ./e2e
+	RAVNEST_BIN=$(HERE)/bin $(GO) test -count=1 -timeout 20m ./e2e
 
 need-chromium:
 	@for b in "$$RAVNEST_CHROMIUM" chromium chromium-browser google-chrome google-chrome-stable; do \
@@ -77,21 +82,21 @@ need-chromium:
 
 # 100 epochs of every schedule and wire, three seeds: some minutes.
 test-learning: build
-	RAVNEST_BIN=$(CURDIR)/bin RAVNEST_LEARNING=1 $(GO) test -count=1 -timeout 60m -run '^TestLearning$$' -v ./e2e
+	RAVNEST_BIN=$(HERE)/bin RAVNEST_LEARNING=1 $(GO) test -count=1 -timeout 60m -run '^TestLearning$$' -v ./e2e
 
 # 50 million parameters in a tab: some minutes and 4 GB.
 test-large: build need-chromium
-	RAVNEST_BIN=$(CURDIR)/bin RAVNEST_LARGE=1 $(GO) test -count=1 -timeout 20m -run '^TestTabLarge$$' -v ./e2e
+	RAVNEST_BIN=$(HERE)/bin RAVNEST_LARGE=1 $(GO) test -count=1 -timeout 20m -run '^TestTabLarge$$' -v ./e2e
 
 vet: need-go
-	$(GO) vet ./...
+	$(GO) vet $(ROOMS)
 	$(GO) vet -tags purego ./engine/...
 	GOARCH=arm64 $(GO) vet ./engine/... ./signaling/... ./ga/... ./native/... ./cmd/...
 	GOOS=js GOARCH=wasm $(GO) vet ./engine/... ./signaling/proto ./signaling/client ./ga ./wasm ./e2e/bench/web
 
 lint: need-go
 	@out=$$($(GO) run $(GOFUMPT) -l cmd engine ga native signaling site wasm e2e) || exit 1; if [ -n "$$out" ]; then echo "gofumpt would change:"; echo "$$out"; exit 1; fi
-	$(GO) run $(STATICCHECK) ./...
+	$(GO) run $(STATICCHECK) $(ROOMS)
 
 # Regenerating the committed assembly and kernel modules changes nothing.
 generate: need-go need-node
@@ -103,17 +108,20 @@ generate: need-go need-node
 	  asc gemm fma 1 && asc gemm mul 0 && asc loops loops 0 && \
 	  asc team fma-shared 1 $$shared && asc team mul-shared 0 $$shared && asc loops loops-shared 0 $$shared
 
-check-generate: generate
-	git diff --exit-code -- engine/kernel wasm
+# By checksums, so that it holds in an archive without git and beside changes not yet committed.
+SUMS := find engine/kernel wasm -type f ! -path '*/node_modules/*' -exec cksum {} + | sort -k 3
+check-generate: need-go need-node
+	@before=$$($(SUMS)) && $(MAKE) --no-print-directory generate && after=$$($(SUMS)) && \
+	  diff <(echo "$$before") <(echo "$$after") || { echo "generating again changed these files: commit what it wrote" >&2; exit 1; }
 
 # The engine as browsers run it, with fused multiply-add and without: in Node, and in
 # Chromium what several cores share.
 test-wasm: need-go need-node need-chromium
 	$(GO) build -o bin/ ./wasm/link ./e2e/browse
 	for p in kernel exec golden codec; do for nofma in "" 1; do \
-	  NOFMA=$$nofma GOOS=js GOARCH=wasm $(GO) test -short -exec "$(CURDIR)/bin/link -run $(CURDIR)/wasm/node.mjs" ./engine/$$p || exit 1; done; done
+	  NOFMA=$$nofma GOOS=js GOARCH=wasm $(GO) test -short -exec "'$$PWD/bin/link' -run '$$PWD/wasm/node.mjs'" ./engine/$$p || exit 1; done; done
 	for nofma in "" 1; do NOFMA=$$nofma GOOS=js GOARCH=wasm $(GO) test -short -run '^Test(Gemm|Conv|Attention|Team)' \
-	  -exec "$(CURDIR)/bin/browse -threads 2 -wasm $(CURDIR)/wasm" ./engine/kernel || exit 1; done
+	  -exec "'$$PWD/bin/browse' -threads 2 -wasm '$$PWD/wasm'" ./engine/kernel || exit 1; done
 
 fuzz: need-go
 	@set -e; for p in $$($(GO) list ./engine/... ./signaling/... ./ga/... ./native/... ./wasm/link); do \
@@ -134,7 +142,7 @@ bench-engine: need-go
 # The zoo's training steps beside PyTorch's: ARGS="-threads 2 -only char-gpt,bert"; PYTHON
 # names another interpreter than Debian's, with the PyTorch of PyPI for instance.
 bench-models: need-go
-	OUT=$(abspath $(OUT)) $(GO) run ./e2e/bench/models $(ARGS)
+	OUT=$(HERE_OUT) $(GO) run ./e2e/bench/models $(ARGS)
 
 bench-wire: need-go
 	$(GO) test -run '^$$' -bench . -benchtime 0.5s ./engine/transport/...
@@ -147,14 +155,14 @@ bench-wasm: need-go need-node need-chromium
 	$(GO) build -o bin/ ./e2e/browse ./wasm/link && $(GO) build -o $(BENCHWEB)/web ./e2e/bench/web && $(GO) test -c -o $(BENCHWEB)/exec.test ./engine/exec
 	GOOS=js GOARCH=wasm $(GO) build -trimpath -ldflags='-s -w' -o $(BENCHWEB)/program.wasm ./e2e/bench/web
 	bin/link -o $(BENCHWEB)/ravnest.wasm $(BENCHWEB)/program.wasm && bin/link -shared -o $(BENCHWEB)/ravnest-shared.wasm $(BENCHWEB)/program.wasm
-	cp wasm/*.js wasm/*.wasm "$$($(GO) env GOROOT)/lib/wasm/wasm_exec.js" $(BENCHWEB)/
+	cp -f wasm/*.js wasm/*.wasm "$$($(GO) env GOROOT)/lib/wasm/wasm_exec.js" $(BENCHWEB)/
 	cd e2e/bench/web && npm ci --silent && node_modules/.bin/esbuild bench.js --bundle --format=esm --minify --log-level=error \
-	  --external:/load.js --external:/shared.js --external:/wasm_exec.js --outfile=$(CURDIR)/$(BENCHWEB)/bench.js
-	cd e2e/bench/web/node_modules && cp @tensorflow/tfjs-backend-wasm/dist/*.wasm onnxruntime-web/dist/ort-wasm-simd-threaded.* $(CURDIR)/$(BENCHWEB)/
+	  --external:/load.js --external:/shared.js --external:/wasm_exec.js --outfile=../../../$(BENCHWEB)/bench.js
+	cd e2e/bench/web/node_modules && cp -f @tensorflow/tfjs-backend-wasm/dist/*.wasm onnxruntime-web/dist/ort-wasm-simd-threaded.* ../../../../$(BENCHWEB)/
 	$(BENCHWEB)/web $(ARGS) bin/browse $(BENCHWEB) $(BENCHWEB)/exec.test
 
 bench-demo: build
-	OUT=$(abspath $(OUT)) RAVNEST_BIN=$(CURDIR)/bin $(GO) run ./e2e/bench
+	OUT=$(HERE_OUT) RAVNEST_BIN=$(HERE)/bin $(GO) run ./e2e/bench
 
 clean:
 	rm -rf bin

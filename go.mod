@@ -2,6 +2,9 @@ module github.com/ravnest/ravnest
 
 go 1.26.0
 
+// npm packages hold Go files of their own at times.
+ignore node_modules
+
 require (
 	github.com/chromedp/cdproto v0.159.0
 	github.com/chromedp/chromedp v0.23.0

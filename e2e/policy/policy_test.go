@@ -3,11 +3,14 @@
 package policy
 
 import (
+	"errors"
 	"go/ast"
 	"go/parser"
 	"go/token"
 	"io/fs"
 	"os"
+	"os/exec"
+	pathpkg "path"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -25,51 +28,111 @@ type file struct {
 	doc       string
 }
 
-func tree(t *testing.T) []file {
+// rooms are the directories at the top level that hold the project.
+var rooms = []string{"cmd", "e2e", "engine", "ga", "native", "signaling", "site", "wasm"}
+
+// tracked lists the files of the project as paths with slashes from root: those that git
+// tracks and that are there. What else lies in a checkout (a demo's job, an editor's files,
+// a scratch program) belongs to its owner. ok is false where there is no git to ask, as in
+// an unpacked archive.
+func tracked(t *testing.T, root string) (files []string, ok bool) {
 	t.Helper()
-	root := filepath.Join("..", "..")
-	var fs_ []file
+	if _, err := os.Lstat(filepath.Join(root, ".git")); err != nil {
+		return nil, false // another repository may begin above us
+	}
+	cmd := exec.CommandContext(t.Context(), "git", "-C", root, "ls-files", "-z", "--cached")
+	// Whose the checkout is does not matter for reading its list of files.
+	cmd.Env = append(os.Environ(), "GIT_CONFIG_COUNT=1", "GIT_CONFIG_KEY_0=safe.directory", "GIT_CONFIG_VALUE_0=*", "GIT_OPTIONAL_LOCKS=0")
+	out, err := cmd.Output()
+	if err != nil {
+		t.Logf("git does not list the files (%v): names decide", err)
+		return nil, false
+	}
+	// go test keeps results by the files that a test has looked at: this one knows what git tracks.
+	if index, err := exec.CommandContext(t.Context(), "git", "-C", root, "rev-parse", "--git-path", "index").Output(); err == nil {
+		path := strings.TrimSuffix(string(index), "\n")
+		if !filepath.IsAbs(path) {
+			path = filepath.Join(root, path)
+		}
+		_, _ = os.Stat(path)
+	}
+	for name := range strings.SplitSeq(string(out), "\x00") {
+		if name == "" {
+			continue
+		}
+		if _, err := os.Lstat(filepath.Join(root, filepath.FromSlash(name))); err == nil {
+			files = append(files, name)
+		}
+	}
+	return files, true
+}
+
+// listed is tracked, or without git what lies in the rooms.
+func listed(t *testing.T, root string) []string {
+	t.Helper()
+	files, ok := tracked(t, root)
+	if ok {
+		return files
+	}
 	err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
 		if err != nil {
 			return err
 		}
-		if d.IsDir() {
-			n := d.Name()
-			if path != root && (strings.HasPrefix(n, ".") || strings.HasPrefix(n, "_") || n == "testdata" || n == "node_modules" || n == "bin") {
-				return filepath.SkipDir
-			}
-			return nil
-		}
-		if !strings.HasSuffix(path, ".go") {
-			return nil
-		}
-		f, err := parser.ParseFile(token.NewFileSet(), path, nil, parser.ImportsOnly|parser.ParseComments)
-		if err != nil {
-			return err
-		}
 		rel, err := filepath.Rel(root, path)
-		if err != nil {
+		if err != nil || rel == "." {
 			return err
 		}
-		x := file{path: filepath.ToSlash(rel), dir: filepath.ToSlash(filepath.Dir(rel)), test: strings.HasSuffix(path, "_test.go")}
-		for _, im := range f.Imports {
-			p, err := strconv.Unquote(im.Path.Value)
-			if err != nil {
-				return err
-			}
-			x.imports = append(x.imports, p)
+		rel = filepath.ToSlash(rel)
+		first, _, deep := strings.Cut(rel, "/")
+		switch n := d.Name(); {
+		case d.IsDir() && (!slices.Contains(rooms, first) || n == "node_modules" || n == "dist" || n[0] == '.'):
+			return filepath.SkipDir
+		case d.Type().IsRegular() && deep && n[0] != '.':
+			files = append(files, rel)
 		}
-		x.doc = docOf(f)
-		fs_ = append(fs_, x)
 		return nil
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(fs_) < 20 {
-		t.Fatalf("only %d Go files found from %s", len(fs_), root)
+	return files
+}
+
+func tree(t *testing.T) []file {
+	t.Helper()
+	root := filepath.Join("..", "..")
+	var all []file
+	for _, path := range listed(t, root) {
+		skip := !strings.HasSuffix(path, ".go")
+		for part := range strings.SplitSeq(path, "/") {
+			skip = skip || part == "testdata" || part[0] == '.' || part[0] == '_'
+		}
+		if !skip {
+			all = append(all, parse(t, root, path))
+		}
 	}
-	return fs_
+	if len(all) < 20 {
+		t.Fatalf("only %d Go files found from %s", len(all), root)
+	}
+	return all
+}
+
+// parse reads the imports and the package comment of a file.
+func parse(t *testing.T, root, path string) file {
+	t.Helper()
+	f, err := parser.ParseFile(token.NewFileSet(), filepath.Join(root, filepath.FromSlash(path)), nil, parser.ImportsOnly|parser.ParseComments)
+	if err != nil {
+		t.Fatal(err)
+	}
+	x := file{path: path, dir: pathpkg.Dir(path), test: strings.HasSuffix(path, "_test.go"), doc: docOf(f)}
+	for _, im := range f.Imports {
+		p, err := strconv.Unquote(im.Path.Value)
+		if err != nil {
+			t.Fatal(err)
+		}
+		x.imports = append(x.imports, p)
+	}
+	return x
 }
 
 func docOf(f *ast.File) string {
@@ -169,19 +232,65 @@ func TestPackagesSayWhatTheyAreFor(t *testing.T) {
 	}
 }
 
-// TestTopLevel: the tree's rooms are fixed.
+// TestTopLevel checks that the tree's rooms are the ones agreed on. It looks at what git
+// tracks: a directory that the demo left, or a file of an editor, is nobody's concern.
 func TestTopLevel(t *testing.T) {
-	allowed := []string{
-		"go.mod", "go.sum", "cmd", "wasm", "signaling", "native", "engine", "ga", "site", "e2e", "Makefile",
-		"README.md", "ARCHITECTURE.md", "CHANGELOG.md", "LICENSE", ".ci", ".git", ".gitignore", "bin", "OUT",
+	allowed := append(slices.Clone(rooms),
+		"go.mod", "go.sum", "Makefile", "README.md", "ARCHITECTURE.md", "BENCHMARKS.md", "CHANGELOG.md", "CONTRIBUTING.md",
+		"LICENSE", ".ci", ".gitattributes", ".gitignore")
+	seen := map[string]bool{}
+	for _, path := range listed(t, filepath.Join("..", "..")) {
+		top, _, _ := strings.Cut(path, "/")
+		if !seen[top] && !slices.Contains(allowed, top) {
+			t.Errorf("%s does not belong at the top level", top)
+		}
+		seen[top] = true
 	}
-	es, err := os.ReadDir(filepath.Join("..", ".."))
-	if err != nil {
+	for _, room := range rooms {
+		if !seen[room] {
+			t.Errorf("there is no %s at the top level", room)
+		}
+	}
+}
+
+// TestLocalFiles runs the listing in a repository with files of a user's own.
+func TestLocalFiles(t *testing.T) {
+	if _, err := exec.LookPath("git"); err != nil {
+		t.Skip("no git here: ", err)
+	}
+	root := filepath.Join(t.TempDir(), "a clone with spaces")
+	write := func(name, text string) {
+		path := filepath.Join(root, filepath.FromSlash(name))
+		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, []byte(text), 0o644)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	git := func(args ...string) {
+		cmd := exec.CommandContext(t.Context(), "git", append([]string{"-C", root, "-c", "core.excludesFile="}, args...)...)
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Fatalf("git %v: %v\n%s", args, err, out)
+		}
+	}
+	write("ga/ga.go", "package ga")
+	write("ga/gone.go", "package ga")
+	git("init", "-q")
+	git("add", ".")
+	if err := os.Remove(filepath.Join(root, "ga", "gone.go")); err != nil {
 		t.Fatal(err)
 	}
-	for _, e := range es {
-		if !slices.Contains(allowed, e.Name()) && !strings.HasSuffix(e.Name(), ".jsonl") {
-			t.Errorf("%s does not belong at the top level", e.Name())
-		}
+	for _, local := range []string{
+		"ravnest-demo/job.json", "my job/scratch.go", "ga/.#ga.go", "ga/ga.go~", ".idea/workspace.xml",
+		"site/node_modules/flatted/golang/flatted.go", "bench.jsonl", "broken.go",
+	} {
+		write(local, "this is not Go")
+	}
+	if got := listed(t, root); !slices.Equal(got, []string{"ga/ga.go"}) {
+		t.Errorf("with git: %q", got)
+	}
+	if err := os.RemoveAll(filepath.Join(root, ".git")); err != nil {
+		t.Fatal(err)
+	}
+	if got := listed(t, root); !slices.Equal(got, []string{"ga/ga.go", "ga/ga.go~"}) {
+		t.Errorf("without git: %q", got)
 	}
 }
