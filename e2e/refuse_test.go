@@ -133,7 +133,7 @@ func TestVersionOfHost(t *testing.T) {
 	}
 	s.bad([]string{"protocol version 99", "update the older"}, "ravnest-provider", "--join", speaking(`{"v":99,"type":"welcome","body":{}}`))
 	s.bad([]string{"malformed"}, "ravnest-provider", "--join", speaking(`hello, friend`))
-	s.bad([]string{"in place of a welcome"}, "ravnest-provider", "--join", speaking(`{"v":1,"type":"ping","body":{"seq":1}}`))
+	s.bad([]string{"in place of a welcome"}, "ravnest-provider", "--join", speaking(`{"v":2,"type":"ping","body":{"seq":1}}`))
 
 	other := httptest.NewServer(http.NotFoundHandler())
 	defer other.Close()

@@ -122,6 +122,9 @@ const (
 	maxSteps = 1 << 50
 	maxEpoch = math.MaxInt32
 	maxFLOPs = 1e30
+
+	maxGeneration = 1 << 30
+	maxNodes      = 1 << 24
 )
 
 func (r *Ref) check() error {
@@ -212,7 +215,25 @@ func (m *Assign) check() error {
 		refs("data", m.Data), refs("weights", m.Weights),
 		raw("job", m.Job, MaxRaw, true),
 		raw("plan", m.Plan, MaxRaw, false),
+		within("generation", m.Generation, 0, maxGeneration),
+		m.Resume.check(),
 	)
+}
+
+func (r *Resume) check() error {
+	if r == nil {
+		return nil
+	}
+	if len(r.Parts) == 0 || len(r.Parts) > MaxParts {
+		return fmt.Errorf("%d parts to resume from, want 1 to %d", len(r.Parts), MaxParts)
+	}
+	for _, p := range r.Parts {
+		err := first(p.Ref.check(), within("part's start", p.Start, 0, maxNodes-1), within("part's end", p.End, p.Start+1, maxNodes))
+		if err != nil {
+			return err
+		}
+	}
+	return raw("position", r.Position, MaxPosition, true)
 }
 
 func (m *Signal) check() error {
@@ -272,8 +293,16 @@ func (m *Saved) check() error {
 	return first(
 		CheckName(m.Run), within("stage", m.Stage, 0, MaxStages-1),
 		within("step", m.Step, 0, maxSteps), within("epoch", m.Epoch, 0, maxEpoch),
-		m.Blob.check(),
+		m.Blob.check(), raw("position", m.Position, MaxPosition, false),
 	)
+}
+
+func (m *Checkpoint) check() error { return CheckName(m.Run) }
+
+func (m *Leaving) check() error { return text("reason", m.Reason, MaxText) }
+
+func (m *Fetching) check() error {
+	return first(CheckName(m.Run), within("want_bytes", m.Want, 0, maxBytes), within("have_bytes", m.Have, 0, m.Want))
 }
 
 func (m *Done) check() error {
@@ -288,6 +317,18 @@ func (m *Stop) check() error {
 }
 
 func (m *Failed) check() error {
+	switch m.Kind {
+	case "", FailedMemory, FailedDiverged, FailedBlob, FailedOther:
+		if m.Peer != "" {
+			return fmt.Errorf("a failure of kind %q names the peer %.64q", m.Kind, m.Peer)
+		}
+	case FailedPeer:
+		if err := CheckName(m.Peer); err != nil {
+			return fmt.Errorf("peer: %w", err)
+		}
+	default:
+		return fmt.Errorf("failure of kind %.32q, want %q, %q, %q, %q or %q", m.Kind, FailedPeer, FailedMemory, FailedDiverged, FailedBlob, FailedOther)
+	}
 	return first(CheckName(m.Run), within("stage", m.Stage, 0, MaxStages-1), text("error", m.Error, MaxText))
 }
 

@@ -182,6 +182,28 @@ type Assign struct {
 	Weights map[string]Ref  `json:"weights,omitempty"` // initial state, by kind; empty: initialise by seed
 	Peers   []Peer          `json:"peers,omitempty"`   // the cluster's other stages, by stage
 	Plan    json.RawMessage `json:"plan,omitempty"`    // opaque here: cuts, edges, rings
+
+	// Generation counts the run's attempts from 1. Every change of who does
+	// what has a new one; frames between peers carry it, and what is of an
+	// older one is dropped.
+	Generation int `json:"generation,omitempty"`
+	// Resume is the checkpoint to go on from; nil: begin by Weights and seed.
+	Resume *Resume `json:"resume,omitempty"`
+}
+
+// Resume names the state that a stage goes on from: every part of the
+// checkpoint that overlaps the stage's segment.
+type Resume struct {
+	Position json.RawMessage `json:"position"` // opaque here: where the run's order goes on
+	Parts    []Part          `json:"parts"`
+}
+
+// Part is a stage's state in a checkpoint: a blob that holds the weights,
+// statistics and optimiser state of the nodes [Start, End) of the whole graph.
+type Part struct {
+	Ref
+	Start int `json:"start"`
+	End   int `json:"end"`
 }
 
 // Peer is another provider of the run.
@@ -246,13 +268,21 @@ type Val struct {
 	Total   int64 `json:"total"`
 }
 
-// Saved says that the stage's state after Step was uploaded as Blob.
+// Saved says that the stage's state before the update Step was uploaded as
+// Blob. States of one position, one from each stage, make up a checkpoint.
 type Saved struct {
-	Run   string `json:"run"`
-	Stage int    `json:"stage"`
-	Step  int64  `json:"step"`
-	Epoch int    `json:"epoch"`
-	Blob  Ref    `json:"blob"`
+	Run      string          `json:"run"`
+	Stage    int             `json:"stage"`
+	Step     int64           `json:"step"`
+	Epoch    int             `json:"epoch"`
+	Blob     Ref             `json:"blob"`
+	Position json.RawMessage `json:"position,omitempty"` // opaque here: where the run's order goes on
+}
+
+// Checkpoint asks the root of a cluster to have the state before its next
+// update saved by all stages.
+type Checkpoint struct {
+	Run string `json:"run"`
 }
 
 // Done says that the stage finished its work and everything it had to save is
@@ -282,11 +312,41 @@ type Stop struct {
 	Mode   Mode   `json:"mode"`
 }
 
+// Kind says what made a stage fail, so that the host knows whom to blame and
+// whether another try can end better.
+type Kind string
+
+// The kinds.
+const (
+	FailedPeer     Kind = "peer"     // the link to Failed.Peer broke or never came up
+	FailedMemory   Kind = "memory"   // the stage does not fit into what the provider lends
+	FailedDiverged Kind = "diverged" // a loss, activation, gradient or weight is not finite: it would happen again
+	FailedBlob     Kind = "blob"     // what the assignment names could not be fetched or is not what it should be
+	FailedOther    Kind = "other"    // anything else; the empty kind means the same
+)
+
 // Failed says that the provider cannot go on with the run.
 type Failed struct {
 	Run   string `json:"run"`
 	Stage int    `json:"stage"`
 	Error string `json:"error"`
+	Kind  Kind   `json:"kind,omitempty"`
+	Peer  string `json:"peer,omitempty"` // with FailedPeer: the other end's ID
+}
+
+// Leaving says that the provider wants to go. The host has its state saved
+// first, where it has a stage, and answers Bye when it can go without loss; it
+// may as well go without waiting.
+type Leaving struct {
+	Reason string `json:"reason"`
+}
+
+// Fetching says how far a provider's downloads are. One that moves is not given
+// up, however slow it is. About one a second.
+type Fetching struct {
+	Run  string `json:"run"`
+	Have int64  `json:"have_bytes"` // of all blobs of the assignment
+	Want int64  `json:"want_bytes"`
 }
 
 // Bye announces that the sender will close.
@@ -341,6 +401,15 @@ func (*Stop) Type() string { return "stop" }
 
 // Type is the message's name on the wire.
 func (*Failed) Type() string { return "failed" }
+
+// Type is the message's name on the wire.
+func (*Checkpoint) Type() string { return "checkpoint" }
+
+// Type is the message's name on the wire.
+func (*Leaving) Type() string { return "leaving" }
+
+// Type is the message's name on the wire.
+func (*Fetching) Type() string { return "fetching" }
 
 // Type is the message's name on the wire.
 func (*Bye) Type() string { return "bye" }

@@ -15,17 +15,21 @@
 //	hello          ->           who I am, what I measured
 //	               <- welcome   your id, your name, your session's secret
 //	               <- ping      every heartbeat; answered by pong
-//	               <- assign    your stage, its graph, data and peers
+//	               <- assign    your stage, its graph, data, peers, and the state to go on from
+//	fetching       ->           how far the downloads are, about once a second
 //	signal         <->          SDP and ICE candidates, relayed between peers
 //	ready          ->           links up, plan compiled
 //	               <- start     to all stages at once
 //	progress       ->           about four times a second
+//	               <- checkpoint  to a root: have the state saved before the next update
+//	leaving        ->           it wants to go; answered by bye when it can without loss
 //	               <- stop      graceful (finish, save, done) or now
 //	saved          ->           after a stage was uploaded by HTTP
 //	done | failed  ->
 //	bye            <->
 //
-// Version history: 1, the first.
+// Version history: 1, the first; 2, attempts: generations, resuming, checkpoints
+// on request, leaving, fetching and kinds of failures.
 package proto
 
 import (
@@ -38,21 +42,23 @@ import (
 
 // Version is the protocol that this package speaks. It is raised whenever an
 // older peer could misunderstand a message; there is no negotiation.
-const Version = 1
+const Version = 2
 
 // Limits of what Decode accepts. They are part of the protocol.
 const (
-	MaxMessage = 1 << 20   // bytes of one message, envelope included
-	MaxSignal  = 64 << 10  // bytes of a relayed body
-	MaxRaw     = 448 << 10 // bytes of a job or a plan, which share a message
-	MaxName    = 64        // bytes of a provider's name, an id, a run id, a blob's kind
-	MaxText    = 4 << 10   // bytes of a reason, error message or hint
-	MaxToken   = 256       // bytes of a join token
-	MaxStages  = 1024      // stages of a cluster, clusters of a run, peers of a stage
-	MaxLosses  = 4096      // losses in one progress message
-	MaxVals    = 256       // validation passes in one progress message
-	MaxBlobs   = 64        // blobs of one assignment, per map
-	MaxICE     = 16        // ICE servers of a welcome
+	MaxMessage  = 1 << 20   // bytes of one message, envelope included
+	MaxSignal   = 64 << 10  // bytes of a relayed body
+	MaxRaw      = 448 << 10 // bytes of a job or a plan, which share a message
+	MaxPosition = 4 << 10   // bytes of a position in the run's order
+	MaxName     = 64        // bytes of a provider's name, an id, a run id, a blob's kind
+	MaxText     = 4 << 10   // bytes of a reason, error message or hint
+	MaxToken    = 256       // bytes of a join token
+	MaxStages   = 1024      // stages of a cluster, clusters of a run, peers of a stage
+	MaxLosses   = 4096      // losses in one progress message
+	MaxVals     = 256       // validation passes in one progress message
+	MaxBlobs    = 64        // blobs of one assignment, per map
+	MaxParts    = 256       // parts of a checkpoint that one stage resumes from
+	MaxICE      = 16        // ICE servers of a welcome
 )
 
 // Errors of Decode and Encode, beside *VersionError.
@@ -116,6 +122,12 @@ func blank(typ string) Message {
 		return new(Stop)
 	case "failed":
 		return new(Failed)
+	case "checkpoint":
+		return new(Checkpoint)
+	case "leaving":
+		return new(Leaving)
+	case "fetching":
+		return new(Fetching)
 	case "bye":
 		return new(Bye)
 	case "ping":
@@ -156,7 +168,11 @@ func tidy(m Message) Message {
 	case *Stop:
 		return &Stop{Run: m.Run, Reason: Text(m.Reason), Mode: m.Mode}
 	case *Failed:
-		return &Failed{Run: m.Run, Stage: m.Stage, Error: Text(m.Error)}
+		c := *m
+		c.Error = Text(m.Error)
+		return &c
+	case *Leaving:
+		return &Leaving{Reason: Text(m.Reason)}
 	case *Bye:
 		return &Bye{Reason: Text(m.Reason)}
 	}

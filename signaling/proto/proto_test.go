@@ -29,6 +29,10 @@ func samples() []Message {
 			Run: "run-1", Cluster: 0, Stage: 1, Stages: 3, Name: "node_1", Job: json.RawMessage(`{"a":"<b>"}`), Graph: ref,
 			Data: map[string]Ref{"inputs": ref, "labels": ref}, Weights: map[string]Ref{"params": ref},
 			Peers: []Peer{{Stage: 0, ID: "p1", Name: "node_0", Class: ClassFMA}}, Plan: json.RawMessage(`[1,2]`),
+			Generation: 3, Resume: &Resume{
+				Position: json.RawMessage(`{"epoch":1}`),
+				Parts:    []Part{{Ref: ref, Start: 0, End: 9}, {Ref: ref, Start: 9, End: 27}},
+			},
 		},
 		&Signal{Run: "run-1", To: "p2", From: "p1", Body: json.RawMessage(`{"sdp":"v=0\r\n"}`)},
 		&Ready{Run: "run-1", Peak: 310 << 20},
@@ -37,10 +41,14 @@ func samples() []Message {
 			Run: "run-1", Stage: 2, Step: 17, Epoch: 1, Losses: []Loss{{Step: 16, Loss: 0.0899}, {Step: 17, Loss: Real(math.NaN())}},
 			Vals: []Val{{Step: 17, Epoch: 1, Correct: 700, Total: 719}}, Samples: 1088, Out: 9, In: 8, Busy: 0.5, RSS: 1 << 25, FLOPs: 1e9,
 		},
-		&Saved{Run: "run-1", Stage: 2, Step: 17, Epoch: 1, Blob: ref},
+		&Saved{Run: "run-1", Stage: 2, Step: 17, Epoch: 1, Blob: ref, Position: json.RawMessage(`{"epoch":1,"update":17}`)},
+		&Checkpoint{Run: "run-1"},
+		&Leaving{Reason: "the lid was closed"},
+		&Fetching{Run: "run-1", Have: 9, Want: 12},
 		&Done{Run: "run-1", Stage: 2, Step: 17},
 		&Stop{Run: "run-1", Reason: "interrupted", Mode: Graceful},
-		&Failed{Run: "run-1", Stage: 2, Error: "out of memory"},
+		&Failed{Run: "run-1", Stage: 2, Error: "out of memory", Kind: FailedMemory},
+		&Failed{Run: "run-1", Stage: 2, Error: "lost node_1", Kind: FailedPeer, Peer: "p1"},
 		&Bye{Reason: "closing"},
 		&Ping{Seq: 3, RTT: 120_000},
 		&Pong{Seq: 3},
@@ -67,8 +75,8 @@ func TestRoundTrip(t *testing.T) {
 		}
 		seen[m.Type()] = true
 	}
-	if len(seen) != 15 {
-		t.Errorf("%d types have samples, want 15", len(seen))
+	if len(seen) != 18 {
+		t.Errorf("%d types have samples, want 18", len(seen))
 	}
 }
 
@@ -104,30 +112,38 @@ func TestDecodeRefuses(t *testing.T) {
 		{"not JSON", `hello`, ErrMalformed, ""},
 		{"an array", `[1]`, ErrMalformed, ""},
 		{"no version", `{"type":"pong","body":{"seq":1}}`, ErrMalformed, "no protocol version"},
-		{"unknown type", `{"v":1,"type":"format_disk","body":{}}`, ErrUnknownType, `"format_disk"`},
-		{"no body", `{"v":1,"type":"pong"}`, ErrMalformed, "no body"},
-		{"null body", `{"v":1,"type":"pong","body":null}`, ErrMalformed, "no body"},
-		{"unknown field", `{"v":1,"type":"pong","body":{"seq":1,"x":2}}`, ErrMalformed, "unknown field"},
-		{"unknown envelope field", `{"v":1,"type":"pong","body":{"seq":1},"x":2}`, ErrMalformed, "unknown field"},
-		{"trailing data", `{"v":1,"type":"pong","body":{"seq":1}} {}`, ErrMalformed, ""},
-		{"wrong field type", `{"v":1,"type":"pong","body":{"seq":"1"}}`, ErrMalformed, ""},
-		{"negative seq", `{"v":1,"type":"pong","body":{"seq":-1}}`, ErrMalformed, ""},
-		{"class", `{"v":1,"type":"hello","body":{"class":"x87"}}`, ErrMalformed, "numeric class"},
-		{"name with a path", `{"v":1,"type":"hello","body":{"class":"fma","name":"../etc"}}`, ErrMalformed, "only letters"},
-		{"negative RAM", `{"v":1,"type":"hello","body":{"class":"fma","ram_bytes":-1}}`, ErrMalformed, "ram_bytes"},
-		{"benchmark", `{"v":1,"type":"hello","body":{"class":"fma","bench":{"gemm_gflops":-3}}}`, ErrMalformed, "gemm_gflops"},
-		{"terminal escape", `{"v":1,"type":"failed","body":{"run":"r","stage":0,"error":"\u001b[2J"}}`, ErrMalformed, "control character"},
-		{"long text", `{"v":1,"type":"bye","body":{"reason":"` + long + `"}}`, ErrMalformed, "limit"},
-		{"hash", `{"v":1,"type":"saved","body":{"run":"r","blob":{"sha256":"AB","size":1}}}`, ErrMalformed, "SHA-256"},
-		{"upper-case hash", `{"v":1,"type":"saved","body":{"run":"r","blob":{"sha256":"` + strings.ToUpper(sum) + `","size":1}}}`, ErrMalformed, "hex"},
-		{"stage", `{"v":1,"type":"done","body":{"run":"r","stage":-1}}`, ErrMalformed, "stage"},
-		{"correct over total", `{"v":1,"type":"progress","body":{"run":"r","vals":[{"correct":2,"total":1}]}}`, ErrMalformed, "correct"},
-		{"stop mode", `{"v":1,"type":"stop","body":{"run":"r","mode":"soon"}}`, ErrMalformed, "mode"},
-		{"signal without body", `{"v":1,"type":"signal","body":{"run":"r","to":"p"}}`, ErrMalformed, "body"},
-		{"signal to nobody", `{"v":1,"type":"signal","body":{"run":"r","body":1}}`, ErrMalformed, "neither"},
-		{"signal too large", `{"v":1,"type":"signal","body":{"run":"r","to":"p","body":"` + strings.Repeat("x", MaxSignal) + `"}}`, ErrMalformed, "limit"},
-		{"many losses", `{"v":1,"type":"progress","body":{"run":"r","losses":[{}` + strings.Repeat(`,{}`, MaxLosses) + `]}}`, ErrMalformed, "losses"},
-		{"oversize", `{"v":1,"type":"pong","body":{"seq":1` + strings.Repeat(" ", MaxMessage) + `}}`, ErrTooLarge, ""},
+		{"unknown type", `{"v":2,"type":"format_disk","body":{}}`, ErrUnknownType, `"format_disk"`},
+		{"no body", `{"v":2,"type":"pong"}`, ErrMalformed, "no body"},
+		{"null body", `{"v":2,"type":"pong","body":null}`, ErrMalformed, "no body"},
+		{"unknown field", `{"v":2,"type":"pong","body":{"seq":1,"x":2}}`, ErrMalformed, "unknown field"},
+		{"unknown envelope field", `{"v":2,"type":"pong","body":{"seq":1},"x":2}`, ErrMalformed, "unknown field"},
+		{"trailing data", `{"v":2,"type":"pong","body":{"seq":1}} {}`, ErrMalformed, ""},
+		{"wrong field type", `{"v":2,"type":"pong","body":{"seq":"1"}}`, ErrMalformed, ""},
+		{"negative seq", `{"v":2,"type":"pong","body":{"seq":-1}}`, ErrMalformed, ""},
+		{"class", `{"v":2,"type":"hello","body":{"class":"x87"}}`, ErrMalformed, "numeric class"},
+		{"name with a path", `{"v":2,"type":"hello","body":{"class":"fma","name":"../etc"}}`, ErrMalformed, "only letters"},
+		{"negative RAM", `{"v":2,"type":"hello","body":{"class":"fma","ram_bytes":-1}}`, ErrMalformed, "ram_bytes"},
+		{"benchmark", `{"v":2,"type":"hello","body":{"class":"fma","bench":{"gemm_gflops":-3}}}`, ErrMalformed, "gemm_gflops"},
+		{"terminal escape", `{"v":2,"type":"failed","body":{"run":"r","stage":0,"error":"\u001b[2J"}}`, ErrMalformed, "control character"},
+		{"long text", `{"v":2,"type":"bye","body":{"reason":"` + long + `"}}`, ErrMalformed, "limit"},
+		{"hash", `{"v":2,"type":"saved","body":{"run":"r","blob":{"sha256":"AB","size":1}}}`, ErrMalformed, "SHA-256"},
+		{"upper-case hash", `{"v":2,"type":"saved","body":{"run":"r","blob":{"sha256":"` + strings.ToUpper(sum) + `","size":1}}}`, ErrMalformed, "hex"},
+		{"stage", `{"v":2,"type":"done","body":{"run":"r","stage":-1}}`, ErrMalformed, "stage"},
+		{"correct over total", `{"v":2,"type":"progress","body":{"run":"r","vals":[{"correct":2,"total":1}]}}`, ErrMalformed, "correct"},
+		{"stop mode", `{"v":2,"type":"stop","body":{"run":"r","mode":"soon"}}`, ErrMalformed, "mode"},
+		{"signal without body", `{"v":2,"type":"signal","body":{"run":"r","to":"p"}}`, ErrMalformed, "body"},
+		{"signal to nobody", `{"v":2,"type":"signal","body":{"run":"r","body":1}}`, ErrMalformed, "neither"},
+		{"signal too large", `{"v":2,"type":"signal","body":{"run":"r","to":"p","body":"` + strings.Repeat("x", MaxSignal) + `"}}`, ErrMalformed, "limit"},
+		{"many losses", `{"v":2,"type":"progress","body":{"run":"r","losses":[{}` + strings.Repeat(`,{}`, MaxLosses) + `]}}`, ErrMalformed, "losses"},
+		{"no parts to resume from", `{"v":2,"type":"assign","body":{"run":"r","name":"n","stages":1,"job":{},"graph":{"sha256":"` + sum + `"},"resume":{"position":{},"parts":[]}}}`, ErrMalformed, "parts"},
+		{"resuming nowhere", `{"v":2,"type":"assign","body":{"run":"r","name":"n","stages":1,"job":{},"graph":{"sha256":"` + sum + `"},"resume":{"parts":[{"sha256":"` + sum + `","start":0,"end":1}]}}}`, ErrMalformed, "position"},
+		{"empty part", `{"v":2,"type":"assign","body":{"run":"r","name":"n","stages":1,"job":{},"graph":{"sha256":"` + sum + `"},"resume":{"position":{},"parts":[{"sha256":"` + sum + `","start":3,"end":3}]}}}`, ErrMalformed, "end"},
+		{"long position", `{"v":2,"type":"saved","body":{"run":"r","blob":{"sha256":"` + sum + `","size":1},"position":"` + strings.Repeat("x", MaxPosition) + `"}}`, ErrMalformed, "position"},
+		{"kind of failure", `{"v":2,"type":"failed","body":{"run":"r","stage":0,"error":"","kind":"bad luck"}}`, ErrMalformed, "kind"},
+		{"blamed by another kind", `{"v":2,"type":"failed","body":{"run":"r","stage":0,"error":"","kind":"memory","peer":"p1"}}`, ErrMalformed, "peer"},
+		{"peer failure without a peer", `{"v":2,"type":"failed","body":{"run":"r","stage":0,"error":"","kind":"peer"}}`, ErrMalformed, "peer"},
+		{"fetched more than there is", `{"v":2,"type":"fetching","body":{"run":"r","have_bytes":2,"want_bytes":1}}`, ErrMalformed, "have_bytes"},
+		{"oversize", `{"v":2,"type":"pong","body":{"seq":1` + strings.Repeat(" ", MaxMessage) + `}}`, ErrTooLarge, ""},
 		{"deep", strings.Repeat(`[`, 100_000), ErrMalformed, ""},
 	}
 	for _, tt := range tests {
@@ -147,7 +163,7 @@ func TestVersionMismatchNamesBoth(t *testing.T) {
 	if !errors.As(err, &v) || v.Got != 7 || v.Want != Version {
 		t.Fatalf("got %v", err)
 	}
-	if s := err.Error(); !strings.Contains(s, "version 7") || !strings.Contains(s, "version 1") {
+	if s := err.Error(); !strings.Contains(s, "version 7") || !strings.Contains(s, "version 2") {
 		t.Errorf("%q does not name both versions", s)
 	}
 }
@@ -197,8 +213,8 @@ func FuzzDecode(f *testing.F) {
 		}
 		f.Add(b)
 	}
-	f.Add([]byte(`{"v":2,"type":"hello"}`))
-	f.Add([]byte(`{"v":1,"type":"progress","body":{"losses":[{"loss":"NaN"}]}}`))
+	f.Add([]byte(`{"v":3,"type":"hello"}`))
+	f.Add([]byte(`{"v":2,"type":"progress","body":{"losses":[{"loss":"NaN"}]}}`))
 	f.Fuzz(func(t *testing.T, in []byte) {
 		m, err := Decode(in)
 		if err != nil {

@@ -654,7 +654,7 @@ func TestUnreachable(t *testing.T) {
 func TestVersionMismatch(t *testing.T) {
 	_, addr := start(t, server.Config{})
 	ws := raw(t, addr)
-	if err := ws.Write(t.Context(), websocket.MessageText, []byte(`{"v":2,"type":"hello","body":{}}`)); err != nil {
+	if err := ws.Write(t.Context(), websocket.MessageText, []byte(`{"v":1,"type":"hello","body":{}}`)); err != nil {
 		t.Fatal(err)
 	}
 	m, err := hear(t, ws)
@@ -694,24 +694,24 @@ func TestRudeSessions(t *testing.T) {
 			return ws.Write(ctx, websocket.MessageBinary, []byte{0, 1, 2})
 		}, ""},
 		{"pong for a hello", false, func(ctx context.Context, ws *websocket.Conn) error {
-			return ws.Write(ctx, websocket.MessageText, []byte(`{"v":1,"type":"pong","body":{"seq":1}}`))
+			return ws.Write(ctx, websocket.MessageText, []byte(`{"v":2,"type":"pong","body":{"seq":1}}`))
 		}, ""},
 		{"garbage", true, func(ctx context.Context, ws *websocket.Conn) error {
-			return ws.Write(ctx, websocket.MessageText, []byte(`{"v":1,"type":"nonsense","body":{}}`))
+			return ws.Write(ctx, websocket.MessageText, []byte(`{"v":2,"type":"nonsense","body":{}}`))
 		}, "unknown message type"},
 		{"oversize", true, func(ctx context.Context, ws *websocket.Conn) error {
 			return ws.Write(ctx, websocket.MessageText, make([]byte, proto.MaxMessage+10))
 		}, "over 1048576 bytes"},
 		{"too frequent", true, func(ctx context.Context, ws *websocket.Conn) error {
 			for range 2000 {
-				if err := ws.Write(ctx, websocket.MessageText, []byte(`{"v":1,"type":"pong","body":{"seq":99}}`)); err != nil {
+				if err := ws.Write(ctx, websocket.MessageText, []byte(`{"v":2,"type":"pong","body":{"seq":99}}`)); err != nil {
 					return nil // hung up on
 				}
 			}
 			return nil
 		}, "more than 100 messages a second"},
 		{"bye", true, func(ctx context.Context, ws *websocket.Conn) error {
-			return ws.Write(ctx, websocket.MessageText, []byte(`{"v":1,"type":"bye","body":{"reason":"tired"}}`))
+			return ws.Write(ctx, websocket.MessageText, []byte(`{"v":2,"type":"bye","body":{"reason":"tired"}}`))
 		}, "tired"},
 	}
 	for _, tt := range tests {
