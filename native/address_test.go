@@ -17,3 +17,31 @@ func TestReachable(t *testing.T) {
 		}
 	}
 }
+
+func TestChoose(t *testing.T) {
+	for _, c := range []struct {
+		has  []string
+		six  bool
+		want string
+	}{
+		{[]string{"127.0.0.1/8", "::1/128", "fe80::1/64", "10.9.0.1/24", "fd09::1/64"}, true, "10.9.0.1"},
+		{[]string{"127.0.0.1/8", "::1/128", "fd09::1/64", "10.9.0.1/24"}, true, "10.9.0.1"},
+		{[]string{"127.0.0.1/8", "::1/128", "fe80::1/64", "fd09::1/64", "2001:db8::1/64"}, true, "fd09::1"},
+		{[]string{"127.0.0.1/8", "fd09::1/64"}, false, "127.0.0.1"}, // the listener takes IPv4 only
+		{[]string{"::1/128", "fe80::1/64"}, true, "127.0.0.1"},
+		{nil, true, "127.0.0.1"},
+	} {
+		var addrs []net.Addr
+		for _, s := range c.has {
+			ip, n, err := net.ParseCIDR(s)
+			if err != nil {
+				t.Fatal(err)
+			}
+			n.IP = ip
+			addrs = append(addrs, n)
+		}
+		if got := choose(addrs, c.six); got.String() != c.want {
+			t.Errorf("%v, IPv6 %v: %s, want %s", c.has, c.six, got, c.want)
+		}
+	}
+}

@@ -247,26 +247,75 @@ func lines(t *testing.T, cmd *exec.Cmd) func() string {
 	}
 }
 
-func TestShutdownTwice(t *testing.T) {
-	for _, sig := range []syscall.Signal{syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP} {
-		cmd := helper("shutdown")
-		next := lines(t, cmd)
-		if err := cmd.Start(); err != nil {
-			t.Fatal(err)
-		}
-		if got := next(); got != "ready" {
-			t.Fatal(got)
-		}
-		_ = cmd.Process.Signal(sig)
-		if got := next(); !strings.HasPrefix(got, "stopped on request") || !strings.HasSuffix(got, "canceled true") {
-			t.Errorf("%v: %q", sig, got)
-		}
-		// It hangs on purpose; the second signal must end it.
-		_ = cmd.Process.Signal(sig)
-		var exit *exec.ExitError
-		if err := cmd.Wait(); !errors.As(err, &exit) || exit.Sys().(syscall.WaitStatus).Signal() != sig {
-			t.Errorf("%v: ended by %v", sig, err)
-		}
+// TestShutdown: two signals in a row are one request, a later one ends the process; a
+// hang-up asks too and never insists.
+func TestShutdown(t *testing.T) {
+	for _, c := range []struct{ first, insists syscall.Signal }{
+		{syscall.SIGINT, syscall.SIGINT},
+		{syscall.SIGTERM, syscall.SIGTERM},
+		{syscall.SIGTERM, syscall.SIGINT},
+		{syscall.SIGHUP, syscall.SIGTERM},
+	} {
+		t.Run(c.first.String()+" "+c.insists.String(), func(t *testing.T) {
+			t.Parallel()
+			cmd := helper("shutdown")
+			next := lines(t, cmd)
+			if err := cmd.Start(); err != nil {
+				t.Fatal(err)
+			}
+			if got := next(); got != "ready" {
+				t.Fatal(got)
+			}
+			_ = cmd.Process.Signal(c.first)
+			_ = cmd.Process.Signal(c.first)
+			if got := next(); !strings.HasPrefix(got, "stopped on request") || !strings.HasSuffix(got, "canceled true") {
+				t.Errorf("%q", got)
+			}
+			// It hangs on purpose.
+			time.Sleep(oneRequest + 200*time.Millisecond)
+			_ = cmd.Process.Signal(syscall.SIGHUP)
+			time.Sleep(50 * time.Millisecond)
+			if !alive(cmd.Process.Pid) {
+				t.Error("it ended without a second request")
+			}
+			ended := make(chan error, 1)
+			go func() { ended <- cmd.Wait() }()
+			for {
+				_ = cmd.Process.Signal(c.insists)
+				select {
+				case err := <-ended:
+					var exit *exec.ExitError
+					if !errors.As(err, &exit) || exit.Sys().(syscall.WaitStatus).Signal() != c.insists {
+						t.Errorf("ended by %v", err)
+					}
+					return
+				case <-time.After(100 * time.Millisecond):
+				}
+			}
+		})
+	}
+}
+
+// TestNohup: a hang-up that was ignored at the start does not stop the program; what else
+// asks still does.
+func TestNohup(t *testing.T) {
+	cmd := helper("shutdown", "POLITE=1")
+	cmd.Path, cmd.Args = "/bin/sh", append([]string{"sh", "-c", `trap "" HUP; exec "$0" "$@"`}, cmd.Args...)
+	next := lines(t, cmd)
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if got := next(); got != "ready" {
+		t.Fatal(got)
+	}
+	_ = cmd.Process.Signal(syscall.SIGHUP)
+	time.Sleep(50 * time.Millisecond)
+	_ = cmd.Process.Signal(syscall.SIGTERM)
+	if got := next(); !strings.Contains(got, "terminated") {
+		t.Errorf("%q, want that SIGTERM ended it", got)
+	}
+	if err := cmd.Wait(); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -1,6 +1,6 @@
 //go:build !js
 
-// Signals as a context: the first asks, the second insists.
+// Signals as a context: the first asks, a later one insists.
 
 package native
 
@@ -11,6 +11,7 @@ import (
 	"os/signal"
 	"sync"
 	"syscall"
+	"time"
 )
 
 // Interrupted is the cause of a context that a signal ended. It answers to
@@ -24,27 +25,49 @@ func (e *Interrupted) Error() string {
 // Is makes it a kind of context.Canceled.
 func (e *Interrupted) Is(target error) bool { return target == context.Canceled }
 
+// oneRequest is the time in which further signals are the same request: timeout(1) and
+// process managers signal a process and then its group, some milliseconds apart. A person
+// who presses Ctrl-C again takes longer.
+const oneRequest = 500 * time.Millisecond
+
 // Shutdown returns a context that ends at the first interrupt (Ctrl-C), termination or
 // hang-up signal, with an *Interrupted as its cause, so that the program can save and
-// leave. From then on signals do what the system does by default: a second one ends
-// the process at once. stop ends the context, gives signals back and waits; call it when done.
+// leave. After oneRequest interrupt and termination do what the system does by default: they
+// end the process at once. A hang-up never insists, because nobody is there any more to mean
+// it, and one that was ignored when the process started (nohup) stays ignored. stop ends the
+// context, gives the signals back and waits; call it when done.
 func Shutdown(parent context.Context) (ctx context.Context, stop func()) {
 	ctx, cancel := context.WithCancelCause(parent)
-	ch := make(chan os.Signal, 1)
-	signal.Notify(ch, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
+	ask, hangup := make(chan os.Signal, 1), make(chan os.Signal, 1)
+	over, end := context.WithCancel(context.Background())
+	signal.Notify(ask, os.Interrupt, syscall.SIGTERM)
+	if !signal.Ignored(syscall.SIGHUP) {
+		signal.Notify(hangup, syscall.SIGHUP)
+	}
 	var wg sync.WaitGroup
 	wg.Go(func() {
+		defer signal.Stop(ask)
+		defer signal.Stop(hangup)
 		select {
-		case s := <-ch:
-			signal.Stop(ch)
+		case s := <-ask:
+			cancel(&Interrupted{s})
+		case s := <-hangup:
 			cancel(&Interrupted{s})
 		case <-ctx.Done():
 			// A parent that ended must not leave the process deaf to Ctrl-C.
-			signal.Stop(ch)
+			return
 		}
+		select {
+		case <-time.After(oneRequest):
+		case <-over.Done():
+			return
+		}
+		signal.Stop(ask)
+		<-over.Done()
 	})
 	return ctx, func() {
 		cancel(context.Canceled)
+		end()
 		wg.Wait()
 	}
 }
