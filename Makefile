@@ -100,7 +100,7 @@ lint: need-go
 
 # Regenerating the committed assembly and kernel modules changes nothing.
 generate: need-go need-node
-	cd engine/kernel/_gen && $(GO) generate ./...
+	cd engine/kernel/_gen && $(GO) run .
 	$(NPM_CI)
 	cd site && asc() { from=$$1 to=$$2 fused=$$3; shift 3; node_modules/.bin/asc ../wasm/kernel/$$from.ts -o ../wasm/$$to.wasm --use FUSED=$$fused \
 	  --runtime stub --importMemory --noExportMemory --initialMemory 1 -O3 --noAssert --enable simd --enable relaxed-simd "$$@"; }; \

@@ -8,7 +8,7 @@
 //	gradient of w     over (image, output row, output column) ascending,
 //
 // where taps in the padding multiply by zero or are left out, as those are that a stride skips.
-// No window is ever written out: see windows.go and lines.go.
+// No window is ever written out: see conv_window.go and conv_line.go.
 
 package kernel
 

@@ -6,7 +6,7 @@
 //
 //   - a dot product starts at +0 (or at the value it continues) and takes its terms in
 //     ascending order of the contracted index, each by one fused multiply-add;
-//   - other sums use the fixed scheme of sum.go;
+//   - other sums use the fixed scheme of vec_sum.go;
 //   - everything else is elementwise, products rounded before they are added.
 //
 // Terms that padding contributes are products with zero or left out: the bits are those

@@ -1,6 +1,6 @@
 //go:build !purego
 
-// Dispatch to the generated microkernels of gemm_amd64.s.
+// Dispatch to the generated microkernels of z_gemm_amd64.s.
 
 package kernel
 

@@ -1,6 +1,6 @@
 //go:build !purego
 
-// Dispatch to the generated microkernels of gemm_arm64.s. Every arm64 machine has NEON
+// Dispatch to the generated microkernels of z_gemm_arm64.s. Every arm64 machine has NEON
 // with fused multiply-add.
 
 package kernel

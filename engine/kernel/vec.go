@@ -1,5 +1,5 @@
 // Dispatch to the machine's loops over blocks of 16 elements: everything that is neither a
-// matrix product nor a window. The loops are listed in vec_op.go; the portable code of an
+// matrix product nor a window. The loops are listed in z_vec_op.go; the portable code of an
 // operation is its specification, and runs where vec says no.
 
 package kernel
@@ -16,7 +16,7 @@ type vecArgs struct {
 	// lanes, if it is there, has in place of k a value for each lane: element i of a row
 	// has parameters lanes[.][i%16]. Only scale, squares, sumSquares, norm, normSums and normGrad look.
 	lanes *[5]lanes
-	// sums is the sum that the loop continues by the scheme of sum.go, or the first of two.
+	// sums is the sum that the loop continues by the scheme of vec_sum.go, or the first of two.
 	sums *lanes
 }
 

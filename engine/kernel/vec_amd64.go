@@ -1,6 +1,6 @@
 //go:build !purego
 
-// Dispatch to the generated loops of vec_amd64.s.
+// Dispatch to the generated loops of z_vec_amd64.s.
 
 package kernel
 

@@ -1,6 +1,6 @@
 //go:build !purego
 
-// Dispatch to the generated loops of vec_arm64.s. Every arm64 machine has NEON.
+// Dispatch to the generated loops of z_vec_arm64.s. Every arm64 machine has NEON.
 
 package kernel
 

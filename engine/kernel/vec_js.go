@@ -1,6 +1,6 @@
 //go:build !purego
 
-// The loops of a browser's module (wasm/kernel/vec.ts).
+// The loops of a browser's module (wasm/kernel/z_vec.ts).
 
 package kernel
 

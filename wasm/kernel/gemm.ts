@@ -6,8 +6,8 @@
 // gemm_js.go writes: int32 fields in the order of the constants below.
 
 import { give, take } from "./lane";
-export { depthwise } from "./depth";
-import { madd, tile, tileLanes, tilePoints, tileWindows } from "./tile";
+export { depthwise } from "./conv_depth";
+import { madd, tile, tileLanes, tilePoints, tileWindows } from "./z_tile";
 
 const M = 0, N = 4, K = 8, A = 12, RS = 16, KS = 20, B = 24, BK = 28, BJ = 32, C = 36, LDC = 40, ACC = 44, ROWBIAS = 48, COLBIAS = 52, RELU = 56, SCRATCH = 60, ROWS = 64, COLS = 68;
 
@@ -118,7 +118,7 @@ function near(p: usize, n: i32): bool {
   return true;
 }
 
-// pointwise is depthwise.go's: rows of 16 lanes of C, each the sum of rows of A times a
+// pointwise is conv_lane.go's: rows of 16 lanes of C, each the sum of rows of A times a
 // float of windows.
 export function pointwise(m: i32, rows: usize, k: i32, cols: usize, a: usize, b: usize, c: usize, acc: i32): void {
   for (let i = 0; i < m; ) {
@@ -129,7 +129,7 @@ export function pointwise(m: i32, rows: usize, k: i32, cols: usize, a: usize, b:
   }
 }
 
-// lanewise is depthwise.go's: the same with vectors of windows.
+// lanewise is conv_lane.go's: the same with vectors of windows.
 export function lanewise(m: i32, rows: usize, rstep: i32, k: i32, cols: usize, cstep: i32, a: usize, b: usize, c: usize, acc: i32): void {
   for (let i = 0; i < m; ) {
     const n = some(m - i), to = c + (i << 6), from = rows + i * rstep;

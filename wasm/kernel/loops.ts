@@ -1,5 +1,6 @@
-// All that is the same with fused multiply-add and without.
+// The kernels that are the same with fused multiply-add and without.
 
-export { evens, mask, transpose, zip } from "./move";
 export { maxPool, maxPoolGrad } from "./pool";
-export { vec } from "./vec";
+export { mask } from "./rand";
+export { evens, transpose, zip } from "./transpose";
+export { vec } from "./z_vec";

@@ -1,0 +1,536 @@
+// This file exists to write the loops for AVX-512, a block a register, and for AVX2, two
+// registers. What does not fill a block is done under a mask, so nothing is left over.
+
+package loop
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// General registers: AX arguments, BX rows to do, CX bytes of a row's whole blocks, DX
+// elements behind them, SI stride, DI offset in the row, R8 to R11 slices, R12 bits of the
+// mask, R13 masks of lanes, R15 scratch.
+
+// x86 writes one kernel.
+type x86 struct {
+	*kernel
+	*strings.Builder
+	pool  *pool
+	wide  bool
+	width int // lanes of a register
+
+	regs  registers
+	masks registers
+	at    []int // register of each node of the part that is being written; -1: none
+	fixed [][]int
+	sums  []int
+	held  map[node]int // registers of constants and parameters in a loop
+	part
+	tail bool
+}
+
+// part is a register's worth of a block.
+type part struct {
+	half int
+	next bool // of the next block
+}
+
+func (w *x86) op(format string, a ...any) { fmt.Fprintf(w, "\t"+format+"\n", a...) }
+
+func (w *x86) v(r int) string {
+	if w.wide {
+		return fmt.Sprintf("Z%d", r)
+	}
+	return fmt.Sprintf("Y%d", r)
+}
+
+func (w *x86) halves() int { return 16 / w.width }
+
+// writeX86 writes a kernel for AVX-512 (wide) or AVX2.
+func writeX86(out *strings.Builder, k *kernel, pool *pool, wide bool) string {
+	w := &x86{kernel: k, Builder: out, pool: pool, wide: wide, width: 8}
+	suffix := "Y"
+	w.regs = newRegisters(16)
+	if wide {
+		w.width, suffix = 16, "Z"
+		w.regs = newRegisters(32)
+		w.masks = newRegisters(8)
+		w.masks.take() // K0 means no mask
+		w.masks.take() // K1 masks the tail
+	}
+	name := k.name + suffix
+	fmt.Fprintf(w, "\n// %s\nTEXT %s<>(SB), NOSPLIT, $0-16\n", k.doc, name)
+	w.prologue()
+	fmt.Fprintf(w, "\nrow:\n")
+	w.op("XORQ DI, DI")
+	if wide && len(k.nodes) > 20 {
+		w.pairs()
+	}
+	w.op("CMPQ DI, CX")
+	w.op("JGE tail")
+	fmt.Fprintf(w, "\nblock:\n")
+	w.block()
+	w.op("ADDQ $64, DI")
+	w.op("CMPQ DI, CX")
+	w.op("JLT block")
+	fmt.Fprintf(w, "\ntail:\n")
+	w.op("TESTQ DX, DX")
+	w.op("JZ next")
+	w.tail = true
+	w.block()
+	fmt.Fprintf(w, "\nnext:\n")
+	w.op("DECQ BX")
+	w.op("JLE done")
+	read, written, _ := k.slices()
+	for i := range 4 {
+		if read[i] || written[i] {
+			w.op("ADDQ SI, R%d", 8+i)
+		}
+	}
+	w.op("JMP row")
+	fmt.Fprintf(w, "\ndone:\n")
+	if len(w.sums) > 0 {
+		w.op("MOVQ vecArgs_sums(AX), R15")
+		w.eachSum("VMOVUPS %[2]s, %[1]d(R15)")
+	}
+	w.op("VZEROUPPER")
+	w.op("RET")
+	return name
+}
+
+func (w *x86) prologue() {
+	read, written, sums := w.slices()
+	w.op("MOVQ a+8(FP), AX")
+	w.op("MOVQ vecArgs_rows(AX), BX")
+	w.op("MOVQ vecArgs_stride(AX), SI")
+	w.op("SHLQ $2, SI")
+	w.op("MOVQ vecArgs_n(AX), DX")
+	w.op("MOVQ DX, CX")
+	w.op("SHRQ $4, CX")
+	w.op("SHLQ $6, CX")
+	w.op("ANDQ $15, DX")
+	for i := range 4 {
+		if read[i] || written[i] {
+			w.op("MOVQ (vecArgs_p+%d)(AX), R%d", 8*i, 8+i)
+		}
+	}
+	for _, n := range w.nodes {
+		if n.op == bits {
+			w.op("MOVQ vecArgs_bits(AX), R12")
+			break
+		}
+	}
+	if w.wide {
+		// K1 = the first DX lanes.
+		w.op("MOVL $-1, R15")
+		w.op("BZHIL DX, R15, R15")
+		w.op("KMOVW R15, K1")
+	} else {
+		w.op("LEAQ vecLanes<>+64(SB), R13")
+		w.op("MOVQ DX, R15")
+		w.op("SHLQ $2, R15")
+		w.op("SUBQ R15, R13")
+	}
+	if sums > 0 {
+		w.op("MOVQ vecArgs_sums(AX), R15")
+		for range sums * w.halves() {
+			w.sums = append(w.sums, w.regs.take())
+		}
+		w.eachSum("VMOVUPS %d(R15), %s")
+	}
+	if !w.lanewise {
+		return
+	}
+	w.fixed = make([][]int, w.halves())
+	for h := range w.fixed {
+		for range w.params {
+			w.fixed[h] = append(w.fixed[h], w.regs.take())
+		}
+	}
+	w.op("MOVQ vecArgs_lanes(AX), R15")
+	w.op("TESTQ R15, R15")
+	w.op("JZ same")
+	w.eachParam(func(p, h int) {
+		w.op("VMOVUPS %d(R15), %s", 64*p+4*w.width*h, w.v(w.fixed[h][p]))
+	})
+	w.op("JMP row")
+	fmt.Fprintf(w, "\nsame:\n")
+	w.eachParam(func(p, h int) {
+		w.op("VBROADCASTSS (vecArgs_k+%d)(AX), %s", 4*p, w.v(w.fixed[h][p]))
+	})
+}
+
+func (w *x86) eachParam(f func(p, h int)) {
+	for h := range w.halves() {
+		for p := range w.params {
+			f(p, h)
+		}
+	}
+}
+
+// eachSum formats an instruction for the offset and the register of each partial sum.
+func (w *x86) eachSum(format string) {
+	for i, r := range w.sums {
+		w.op(format, 4*w.width*i, w.v(r))
+	}
+}
+
+func (w *x86) block() {
+	var parts []part
+	for h := range w.halves() {
+		parts = append(parts, part{half: h})
+	}
+	// In step the parts hide each other's latency; one by one they need fewer registers.
+	if !w.try(func() { w.body(parts...) }) {
+		for _, p := range parts {
+			w.body(p)
+		}
+	}
+	for _, n := range w.nodes {
+		if n.op == bits {
+			w.op("ADDQ $2, R12")
+			break
+		}
+	}
+}
+
+// pairs writes a loop over two blocks at a time, with as many constants and parameters as
+// there is room for in registers: one block alone leaves the units idle where every
+// operation waits for the one before, and operands in memory take up the loads.
+func (w *x86) pairs() {
+	w.op("MOVQ CX, R13")
+	w.op("ANDQ $-128, R13")
+	w.op("JZ single")
+	var operands []node
+	for _, n := range w.nodes {
+		if (n.op == constant || n.op == param && !w.lanewise) && !slices.Contains(operands, n) {
+			operands = append(operands, n)
+		}
+	}
+	for !w.try(func() {
+		w.held = map[node]int{}
+		for _, n := range operands {
+			w.held[n] = w.regs.take()
+			w.operand(n, w.held[n])
+		}
+		fmt.Fprintf(w, "\npair:\n")
+		w.body(part{}, part{next: true})
+	}) {
+		operands = operands[:len(operands)-1]
+	}
+	for _, r := range w.held {
+		w.regs.free(r)
+	}
+	w.held = nil
+	w.op("ADDQ $128, DI")
+	w.op("CMPQ DI, R13")
+	w.op("JLT pair")
+	fmt.Fprintf(w, "\nsingle:\n")
+}
+
+// operand loads a constant or a parameter.
+func (w *x86) operand(n node, r int) {
+	if n.op == constant && n.imm == 0 {
+		w.op("VXORPS X%[1]d, X%[1]d, X%[1]d", r)
+		return
+	}
+	w.op("VBROADCASTSS %s, %s", w.mem(n), w.v(r))
+}
+
+// try writes what write writes, if the registers suffice.
+func (w *x86) try(write func()) (ok bool) {
+	b, regs := w.Builder, slices.Clone(w.regs.used)
+	w.Builder = new(strings.Builder)
+	defer func() {
+		text := w.Builder.String()
+		w.Builder = b
+		if e := recover(); e != nil {
+			if e != errRegisters {
+				panic(e)
+			}
+			w.regs.used = regs
+			return
+		}
+		w.WriteString(text)
+		ok = true
+	}()
+	write()
+	return
+}
+
+// instructions of two operands that have the same shape.
+var x86bin = map[opcode][2]string{ // AVX-512, AVX2
+	add:  {"VADDPS", "VADDPS"},
+	sub:  {"VSUBPS", "VSUBPS"},
+	mul:  {"VMULPS", "VMULPS"},
+	div:  {"VDIVPS", "VDIVPS"},
+	and:  {"VPANDD", "VANDPS"},
+	or:   {"VPORD", "VORPS"},
+	xor:  {"VPXORD", "VXORPS"},
+	iadd: {"VPADDD", "VPADDD"},
+	isub: {"VPSUBD", "VPSUBD"},
+}
+
+// The predicates of VCMPPS: ordered, quiet.
+var x86cmp = map[opcode]int{gt: 30, lt: 17, ge: 29}
+
+// body writes the operations on some parts, in step.
+func (w *x86) body(parts ...part) {
+	last := w.lastUse()
+	at := make([][]int, len(parts))
+	for p := range at {
+		at[p] = slices.Repeat([]int{-1}, len(w.nodes))
+	}
+	for i, n := range w.nodes {
+		for p := range parts {
+			w.part, w.at = parts[p], at[p]
+			w.operation(i, n, last)
+		}
+	}
+}
+
+// operation writes node i; last tells where each node is read for the last time.
+func (w *x86) operation(i int, n node, last []int) {
+	var temps []int
+	// reg gives the register of a node, operands that lie in memory loaded.
+	reg := func(a int) string {
+		switch m := w.nodes[a]; {
+		case m.op == param && w.lanewise:
+			return w.v(w.fixed[w.half][m.i])
+		case m.op == constant || m.op == param:
+			if r, ok := w.held[m]; ok {
+				return w.v(r)
+			}
+			r := w.regs.take()
+			temps = append(temps, r)
+			w.operand(m, r)
+			return w.v(r)
+		}
+		return w.v(w.at[a])
+	}
+	// last2 gives the instruction's suffix and its last operand, which may lie in memory.
+	last2 := func(a int) (string, string) {
+		m := w.nodes[a]
+		if _, ok := w.held[m]; ok {
+			return "", reg(a)
+		}
+		switch {
+		case w.wide && (m.op == constant && m.imm != 0 || m.op == param && !w.lanewise):
+			return ".BCST", w.mem(m)
+		case !w.wide && m.op == constant && m.imm != 0:
+			return "", w.mem(m)
+		}
+		return "", reg(a)
+	}
+	// free gives back the registers of what is read here for the last time.
+	free := func() {
+		for _, r := range temps {
+			w.regs.free(r)
+		}
+		for j, a := range []int{n.a, n.b, n.c} {
+			if a < 0 || last[a] != i || w.at[a] < 0 || j > 0 && a == n.a || j > 1 && a == n.b {
+				continue
+			}
+			if w.isMask(a) {
+				w.masks.free(w.at[a])
+			} else {
+				w.regs.free(w.at[a])
+			}
+		}
+	}
+	dst := func() string {
+		free()
+		w.at[i] = w.regs.take()
+		return w.v(w.at[i])
+	}
+	off := 4 * w.width * w.half
+	at := off
+	if w.next {
+		at += 64
+	}
+	slice := fmt.Sprintf("%d(R%d)(DI*1)", at, 8+n.i)
+	ka := ""
+	if n.a >= 0 && w.isMask(n.a) {
+		ka = fmt.Sprintf("K%d", w.at[n.a])
+	}
+	switch n.op {
+	case constant, param:
+	case load:
+		switch d := dst(); {
+		case !w.tail:
+			w.op("VMOVUPS %s, %s", slice, d)
+		case w.wide:
+			w.op("VMOVUPS.Z %s, K1, %s", slice, d)
+		default:
+			w.op("VMOVUPS %d(R13), %s", off, d)
+			w.op("VMASKMOVPS %s, %s, %s", slice, d, d)
+		}
+	case store:
+		switch x := reg(n.a); {
+		case !w.tail:
+			w.op("VMOVUPS %s, %s", x, slice)
+		case w.wide:
+			w.op("VMOVUPS %s, K1, %s", x, slice)
+		default:
+			t := w.regs.take()
+			w.op("VMOVUPS %d(R13), %s", off, w.v(t))
+			w.op("VMASKMOVPS %s, %s, %s", x, w.v(t), slice)
+			w.regs.free(t)
+		}
+		free()
+	case add, sub, mul, div, and, or, xor, iadd, isub:
+		x := reg(n.a)
+		suffix, y := last2(n.b)
+		name := x86bin[n.op][1]
+		if w.wide {
+			name = x86bin[n.op][0]
+		}
+		w.op("%s%s %s, %s, %s", name, suffix, y, x, dst())
+	case lesser, larger:
+		// The second operand, here the first, is what comes of NaN.
+		x, y := reg(n.a), reg(n.b)
+		w.op("%s %s, %s, %s", map[opcode]string{lesser: "VMINPS", larger: "VMAXPS"}[n.op], x, y, dst())
+	case round:
+		x := reg(n.a)
+		w.op("VRNDSCALEPS $0, %s, %s", x, dst())
+	case half:
+		x := reg(n.a)
+		d := dst()
+		w.op("VCVTPS2PH $0, %s, Y%d", x, w.at[i])
+		w.op("VPMOVZXWD Y%d, %s", w.at[i], d)
+	case scale2:
+		x, y := reg(n.a), reg(n.b)
+		w.op("VSCALEFPS %s, %s, %s", y, x, dst())
+	case sqrt:
+		x := reg(n.a)
+		w.op("VSQRTPS %s, %s", x, dst())
+	case shl, sar:
+		x := reg(n.a)
+		w.op("%s $%d, %s, %s", map[opcode]string{shl: "VPSLLD", sar: "VPSRAD"}[n.op], n.i, x, dst())
+	case gt, lt, ge:
+		x := reg(n.a)
+		suffix, y := last2(n.b)
+		if w.wide {
+			free()
+			w.at[i] = w.masks.take()
+			w.op("VCMPPS%s $%d, %s, %s, K%d", suffix, x86cmp[n.op], y, x, w.at[i])
+		} else {
+			w.op("VCMPPS $%d, %s, %s, %s", x86cmp[n.op], y, x, dst())
+		}
+	case igt, ieq:
+		name := map[opcode]string{igt: "VPCMPGTD", ieq: "VPCMPEQD"}[n.op]
+		x := reg(n.a)
+		suffix, y := last2(n.b)
+		if w.wide {
+			free()
+			w.at[i] = w.masks.take()
+			w.op("%s%s %s, %s, K%d", name, suffix, y, x, w.at[i])
+		} else {
+			w.op("%s %s, %s, %s", name, y, x, dst())
+		}
+	case bits:
+		if w.wide {
+			w.at[i] = w.masks.take()
+			w.op("KMOVW (R12), K%d", w.at[i])
+			return
+		}
+		d := dst()
+		w.op("MOVBLZX %d(R12), R15", w.half)
+		w.op("VMOVD R15, X%d", w.at[i])
+		w.op("VPBROADCASTD X%d, %s", w.at[i], d)
+		w.op("VPAND vecBits<>(SB), %s, %s", d, d)
+		w.op("VPCMPEQD vecBits<>(SB), %s, %s", d, d)
+	case keep:
+		x := reg(n.b)
+		if w.wide {
+			w.op("VMOVAPS.Z %s, %s, %s", x, ka, dst())
+		} else {
+			w.op("VANDPS %s, %s, %s", x, reg(n.a), dst())
+		}
+	case drop:
+		x := reg(n.b)
+		if w.wide {
+			w.op("KNOTW %s, %s", ka, ka)
+			w.op("VMOVAPS.Z %s, %s, %s", x, ka, dst())
+		} else {
+			w.op("VANDNPS %s, %s, %s", x, reg(n.a), dst())
+		}
+	case choose:
+		z := reg(n.c)
+		suffix, y := last2(n.b)
+		if w.wide {
+			w.op("VBLENDMPS%s %s, %s, %s, %s", suffix, y, z, ka, dst())
+		} else {
+			w.op("VBLENDVPS %s, %s, %s, %s", reg(n.a), y, z, dst())
+		}
+	case acrossMax, acrossAdd:
+		w.across(n.op, reg(n.a), dst())
+	case accAdd, accMax:
+		x, s := reg(n.a), w.v(w.sums[n.i*w.halves()+w.half])
+		from, mask := x, ""
+		if w.tail && w.wide {
+			mask = "K1, "
+		} else if w.tail {
+			// Lanes beyond the row add nothing: no sum is ever -0.
+			t := w.regs.take()
+			temps = append(temps, t)
+			from = w.v(t)
+			w.op("VMOVUPS %d(R13), %s", off, from)
+			if n.op == accAdd {
+				w.op("VANDPS %s, %s, %s", x, from, from)
+			} else {
+				w.op("VBLENDVPS %s, %s, %s, %s", from, x, s, from)
+			}
+		}
+		if n.op == accAdd {
+			w.op("VADDPS %s, %s, %s%s", from, s, mask, s)
+		} else {
+			w.op("VMAXPS %s, %s, %s%s", s, from, mask, s)
+		}
+		free()
+	}
+}
+
+// across joins the lanes of x by the tree of vec_sum.go, in every lane alike. d may be x.
+func (w *x86) across(op opcode, x, d string) {
+	name := map[opcode]string{acrossMax: "VMAXPS", acrossAdd: "VADDPS"}[op]
+	r := w.regs.take()
+	defer w.regs.free(r)
+	t := w.v(r)
+	mask, zero := "", ""
+	if w.tail {
+		mask, zero = "K1, ", ".Z"
+	}
+	if op == acrossAdd {
+		// Sums begin at +0, which makes +0 of -0.
+		w.op("VXORPS X%[1]d, X%[1]d, X%[1]d", r)
+		w.op("VADDPS%s %s, %s, %s%s", zero, t, x, mask, d)
+	} else {
+		w.op("VBROADCASTSS %s, %s", w.mem(node{op: constant, imm: 0xff800000}), t)
+		w.op("VMAXPS %s, %s, %s%s", t, x, mask, t)
+		w.op("VMOVAPS %s, %s", t, d)
+	}
+	for _, step := range []string{"VSHUFF32X4 $0x4e, %[1]s, %[1]s, %[2]s", "VSHUFF32X4 $0xb1, %[1]s, %[1]s, %[2]s", "VPERMILPS $0x4e, %[1]s, %[2]s", "VPERMILPS $0xb1, %[1]s, %[2]s"} {
+		w.op(step, d, t)
+		w.op("%s %s, %s, %s", name, t, d, d)
+	}
+}
+
+// isMask says that a node's value lies in a mask register.
+func (w *x86) isMask(n int) bool {
+	switch w.nodes[n].op {
+	case gt, lt, ge, igt, ieq, bits:
+		return w.wide
+	}
+	return false
+}
+
+// mem is the address of a constant or parameter.
+func (w *x86) mem(n node) string {
+	if n.op == param {
+		return fmt.Sprintf("(vecArgs_k+%d)(AX)", 4*n.i)
+	}
+	return fmt.Sprintf("vecConst<>+%d(SB)", 32*w.pool.index(n.imm))
+}

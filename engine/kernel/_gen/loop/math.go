@@ -1,0 +1,74 @@
+// This file exists to spell vec_math.go of package kernel for vectors: the same operations
+// in the same order, both sides of a branch computed and one chosen.
+
+package loop
+
+const (
+	signBit    = 0x80000000
+	roundMagic = 12582912.0
+	ln2Hi      = 0.693359375
+	ln2Lo      = -0.00021219444170128554
+	log2e      = 1.44269504088896340736
+)
+
+// poly is Horner's scheme in x, highest coefficient first.
+func poly(x value, c ...float64) value {
+	p := x.k.num(c[1]).add(x.mul(x.k.num(c[0])))
+	for _, v := range c[2:] {
+		p = p.mul(x).add(x.k.num(v))
+	}
+	return p
+}
+
+func abs(x value) value { return x.and(x.k.bits(^uint32(signBit))) }
+
+func copysign(y, x value) value { return y.or(x.and(x.k.bits(signBit))) }
+
+func exp(x value) value { return expWithin(x.lesser(x.k.num(89)).larger(x.k.num(-104))) }
+
+// expWithin is exp where its argument needs no bounds: from -104 to 89, or NaN.
+func expWithin(x value) value {
+	k := x.k
+	var t, n value
+	if k.wide {
+		n = x.mul(k.num(log2e)).round()
+	} else {
+		t = x.mul(k.num(log2e)).add(k.num(roundMagic))
+		n = t.sub(k.num(roundMagic))
+	}
+	r := x.sub(n.mul(k.num(ln2Hi))).sub(n.mul(k.num(ln2Lo)))
+	p := poly(r, 0.00019918233738280833, 0.001394638093188405, 0.008333264850080013, 0.041666265577077866, 0.1666666716337204, 0.5)
+	p = r.add(r.mul(r).mul(p)).add(k.num(1))
+	if k.wide {
+		return p.scale2(n)
+	}
+	// The low bits of t are n, whatever its sign.
+	i := t.isub(k.num(roundMagic))
+	h := i.sar(1)
+	return p.mul(pow2(h)).mul(pow2(i.isub(h)))
+}
+
+func pow2(i value) value { return i.iadd(i.k.bits(127)).shl(23) }
+
+func tanh(x value) value {
+	k := x.k
+	a := abs(x)
+	s := a.mul(a)
+	p := poly(s, -0.005717036779969931, 0.020650578662753105, -0.05374349653720856, 0.13331490755081177, -0.3333328366279602)
+	small := a.add(a.mul(s).mul(p))
+	far := a.lesser(k.num(10))
+	large := k.num(1).sub(k.num(2).div(expWithin(far.add(far)).add(k.num(1))))
+	return copysign(a.ge(k.num(0.625)).choose(large, small), x)
+}
+
+func erf(x value) value {
+	k := x.k
+	a := abs(x)
+	s := a.mul(a)
+	p := poly(s, 8.345225069206208e-05, -0.0008137437398545444, 0.005200634244829416, -0.02685927040874958, 0.11283694207668304, -0.37612634897232056, 0.12837916612625122)
+	small := a.add(a.mul(p))
+	far := a.lesser(k.num(4))
+	q := poly(far, -2.0909474187646993e-05, 0.0004323021275922656, -0.004160522948950529, 0.025091486051678658, -0.10823660343885422, -0.6333866715431213, -1.1294951438903809, 0.00017055092030204833)
+	large := k.num(1).sub(expWithin(q))
+	return copysign(a.ge(k.num(0.92)).choose(large, small), x)
+}

@@ -1,0 +1,130 @@
+// This file exists to write the loop that draws dropout masks: Philox4x32-10 in 64-bit
+// lanes, a block of four numbers each, whose upper halves hold what is no longer needed:
+// the multiplication looks at the lower ones only.
+
+package loop
+
+import (
+	"fmt"
+	"strings"
+)
+
+// The multipliers and the steps of the key.
+const (
+	philoxMul0, philoxMul1 = 0xD2511F53, 0xCD9E8D57
+	philoxKey0, philoxKey1 = 0x9E3779B9, 0xBB67AE85
+	philoxRounds           = 10
+)
+
+// writeMask writes func maskZ or maskY. Blocks are dealt to the lanes such that two
+// unpackings put their numbers in order.
+func writeMask(b *strings.Builder, pool *pool, wide bool) {
+	op := func(format string, a ...any) { fmt.Fprintf(b, "\t"+format+"\n", a...) }
+	v, name, count := "Y%d", "maskY", 4
+	if wide {
+		v, name, count = "Z%d", "maskZ", 8
+	}
+	r := func(i int) string { return fmt.Sprintf(v, i) }
+	constant := func(u uint32) string { return fmt.Sprintf("vecConst<>+%d(SB)", 32*pool.index(u)) }
+	fmt.Fprintf(b, "\n// func %s(dst *uint32, words int, s *Stream, block, drop uint64)\n", name)
+	fmt.Fprintf(b, "TEXT ·%s(SB), NOSPLIT, $0-40\n", name)
+	op("MOVQ dst+0(FP), DI")
+	op("MOVQ words+8(FP), CX")
+	op("MOVQ s+16(FP), SI")
+	// 6: the blocks' numbers; 7 to 9: the rest of the counter; 10, 11: multipliers.
+	op("VPBROADCASTQ block+24(FP), %s", r(6))
+	op("VPADDQ %sBlocks<>(SB), %[2]s, %[2]s", name, r(6))
+	op("MOVQ block+24(FP), AX")
+	op("SHRQ $32, AX")
+	op("ORL Stream_c1(SI), AX")
+	op("VMOVD AX, X7")
+	op("VPBROADCASTD X7, %s", r(7))
+	op("VPBROADCASTD Stream_c2(SI), %s", r(8))
+	op("VPBROADCASTD Stream_c3(SI), %s", r(9))
+	op("VPBROADCASTD %s, %s", constant(philoxMul0), r(10))
+	op("VPBROADCASTD %s, %s", constant(philoxMul1), r(11))
+	if wide {
+		// Keys of all rounds fit.
+		op("VPBROADCASTD Stream_key(SI), Z12")
+		op("VPBROADCASTD (Stream_key+4)(SI), Z13")
+		for i := 2; i < 2*philoxRounds; i++ {
+			op("VPADDD.BCST %s, Z%d, Z%d", constant([]uint32{philoxKey0, philoxKey1}[i%2]), 10+i, 12+i)
+		}
+		op("MOVL $0xaaaa, AX")
+		op("KMOVW AX, K1")
+	} else {
+		op("VPBROADCASTD drop+32(FP), Y14")
+		op("SHLQ $1, CX") // half words
+	}
+	fmt.Fprintf(b, "\nloop:\n")
+	c := [4]int{6, 7, 8, 9}
+	key := func(round, half int) string { return r(12 + 2*round + half) }
+	if !wide {
+		op("VPBROADCASTD Stream_key(SI), Y12")
+		op("VPBROADCASTD (Stream_key+4)(SI), Y13")
+		key = func(_, half int) string { return r(12 + half) }
+	}
+	for round := range philoxRounds {
+		// Registers 0 to 5 in turn: two words each that are read, written, and next.
+		p, q := 4, 5
+		if round%2 == 1 {
+			p, q = 1, 3
+		}
+		op("VPMULUDQ %s, %s, %s", r(10), r(c[0]), r(p))
+		op("VPMULUDQ %s, %s, %s", r(11), r(c[2]), r(q))
+		op("VPSRLQ $32, %s, %s", r(q), r(0))
+		op("VPSRLQ $32, %s, %s", r(p), r(2))
+		for half, w := range [2][2]int{{0, c[1]}, {2, c[3]}} {
+			if wide {
+				op("VPTERNLOGQ $0x96, %s, %s, %s", key(round, half), r(w[1]), r(w[0]))
+			} else {
+				op("VPXOR %s, %s, %s", r(w[1]), r(w[0]), r(w[0]))
+				op("VPXOR %s, %s, %s", key(round, half), r(w[0]), r(w[0]))
+				if round < philoxRounds-1 {
+					op("VPADDD %s, %s, %s", constant([]uint32{philoxKey0, philoxKey1}[half]), key(round, half), key(round, half))
+				}
+			}
+		}
+		c = [4]int{0, q, 2, p}
+	}
+	// Pairs of words, then the four of a block, side by side.
+	for i := range 2 {
+		x, y := r(c[2*i]), r(c[2*i+1])
+		op("VPSLLQ $32, %s, %[1]s", y)
+		if wide {
+			op("VPBLENDMD %s, %s, K1, %[2]s", y, x)
+		} else {
+			op("VPBLENDD $0xaa, %s, %s, %[2]s", y, x)
+		}
+	}
+	op("VPUNPCKLQDQ %s, %s, %s", r(c[2]), r(c[0]), r(4))
+	op("VPUNPCKHQDQ %s, %s, %s", r(c[2]), r(c[0]), r(5))
+	if wide {
+		op("VPCMPUD.BCST $5, drop+32(FP), Z4, K2")
+		op("VPCMPUD.BCST $5, drop+32(FP), Z5, K3")
+		op("KUNPCKWD K2, K3, K2")
+		op("KMOVD K2, (DI)")
+		op("ADDQ $4, DI")
+	} else {
+		for i := 4; i <= 5; i++ {
+			op("VPMAXUD Y14, Y%d, Y0", i)
+			op("VPCMPEQD Y0, Y%d, Y%[1]d", i)
+			op("VMOVMSKPS Y%d, %s", i, []string{"AX", "BX"}[i-4])
+		}
+		op("SHLL $8, BX")
+		op("ORL BX, AX")
+		op("MOVW AX, (DI)")
+		op("ADDQ $2, DI")
+	}
+	op("VPADDQ %sStep<>(SB), %[2]s, %[2]s", name, r(6))
+	op("DECQ CX")
+	op("JNZ loop")
+	op("VZEROUPPER")
+	op("RET")
+	b.WriteString("\n")
+	for i := range count {
+		fmt.Fprintf(b, "DATA %sBlocks<>+%d(SB)/8, $%d\n", name, 8*i, i/2+i%2*count/2)
+		fmt.Fprintf(b, "DATA %sStep<>+%d(SB)/8, $%d\n", name, 8*i, count)
+	}
+	fmt.Fprintf(b, "GLOBL %sBlocks<>(SB), RODATA|NOPTR, $%d\nGLOBL %[1]sStep<>(SB), RODATA|NOPTR, $%[2]d\n", name, 8*count)
+}

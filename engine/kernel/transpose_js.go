@@ -1,0 +1,65 @@
+//go:build !purego
+
+// The loops of a browser's module (wasm/kernel/transpose.ts).
+
+package kernel
+
+import "unsafe"
+
+//go:wasmimport kernel transpose
+//go:noescape
+func wasmTranspose(dst unsafe.Pointer, ds int32, src unsafe.Pointer, ss, rows, cols int32)
+
+//go:wasmimport kernel evens
+//go:noescape
+func wasmEvens(dst, src unsafe.Pointer, n int32)
+
+//go:wasmimport kernel zip
+//go:noescape
+func wasmZip(dst, a, b unsafe.Pointer, n int32)
+
+//go:wasmimport kernel mask
+//go:noescape
+func wasmMask(dst unsafe.Pointer, words int32, s unsafe.Pointer, block, high, drop uint32)
+
+// transposeBlocks is transpose of the first rows and columns, whole blocks of four.
+func transposeBlocks(dst []float32, ds int, src []float32, ss, rows, cols int) (r, c int) {
+	r, c = rows&^3, cols&^3
+	if !vecModule || r == 0 || c == 0 {
+		return 0, 0
+	}
+	_, _ = src[(rows-1)*ss+cols-1], dst[(cols-1)*ds+rows-1]
+	wasmTranspose(unsafe.Pointer(&dst[0]), int32(4*ds), unsafe.Pointer(&src[0]), int32(4*ss), int32(r), int32(c))
+	return r, c
+}
+
+// evenBlocks copies every second float of src for the first outputs and returns their
+// number.
+func evenBlocks(dst, src []float32) int {
+	n := min(len(dst)/4, len(src)/8) * 4
+	if !vecModule || n == 0 {
+		return 0
+	}
+	wasmEvens(unsafe.Pointer(&dst[0]), unsafe.Pointer(&src[0]), int32(n))
+	return n
+}
+
+// zipBlocks writes the first floats of a and b to dst by turns and returns how many of
+// each.
+func zipBlocks(dst, a, b []float32) int {
+	n := min(len(a), len(b), len(dst)/2) &^ 3
+	if !vecModule || n == 0 {
+		return 0
+	}
+	wasmZip(unsafe.Pointer(&dst[0]), unsafe.Pointer(&a[0]), unsafe.Pointer(&b[0]), int32(n))
+	return n
+}
+
+// maskWords sets the bits of the words' elements, the first of block, that are at least
+// drop, if this machine has a loop for it. No number of a block may pass 1<<32.
+func maskWords(dst []uint32, s *Stream, block, drop uint64) bool {
+	if vecModule {
+		wasmMask(unsafe.Pointer(unsafe.SliceData(dst)), int32(len(dst)), unsafe.Pointer(s), uint32(block), uint32(block>>32), uint32(drop))
+	}
+	return vecModule
+}
