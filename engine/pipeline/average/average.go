@@ -1,0 +1,165 @@
+// Package average computes means of the changes that replicas make to a model, with one
+// result whatever the order and grouping of the additions.
+//
+// Floating-point sums depend on their order, and the order in which clusters finish is
+// chance. So the terms become integers first. Every tensor is divided into blocks of
+// BlockSize elements, counted from the tensor's own start, so that no cut of the model
+// moves them. The largest magnitude of a block over all replicas is its scale; a maximum
+// has no order. With the scales agreed upon, each replica rounds its elements to integers
+// of Bits bits, and integers are added. Two clusters or seven, a ring or a star, regrouped
+// in the middle: the mean is the same to the last bit. (SwitchML, NSDI 2021, adds integers
+// against agreed scales in network switches.)
+//
+// Fewer bits are compression with the same arithmetic. Below ExactBits the rounding is
+// stochastic, since nearest rounding would drop small changes in every round alike: draws
+// are addressed by replica, tensor and element, never by who computes.
+package average
+
+import (
+	"errors"
+	"fmt"
+	"math"
+
+	"github.com/ravnest/ravnest/engine/kernel"
+)
+
+// BlockSize is how many elements of a tensor share a scale. It is part of the numeric
+// contract.
+const BlockSize = 256
+
+// ExactBits is the width from which rounding is to nearest: float32's own 24 bits of
+// significand and four bits for elements below the block's largest.
+const ExactBits = 28
+
+// Bits bounds.
+const (
+	MinBits = 2
+	MaxBits = 32
+)
+
+// ErrNotFinite is wrapped when a change holds NaN or an infinity: there is no mean.
+var ErrNotFinite = errors.New("a change is not finite")
+
+// Rule is the arithmetic that all replicas of a job share.
+type Rule struct {
+	Bits int // of a rounded element, sign included: MinBits to MaxBits
+}
+
+// Check reports a rule that cannot be carried out for this sum of weights.
+func (r Rule) Check(total int64) error {
+	if r.Bits < MinBits || r.Bits > MaxBits {
+		return fmt.Errorf("average: %d bits, want %d to %d", r.Bits, MinBits, MaxBits)
+	}
+	if total < 1 || total > math.MaxInt64/4/r.levels() {
+		return fmt.Errorf("average: the weights' sum %d is not from 1 to %d", total, math.MaxInt64/4/r.levels())
+	}
+	return nil
+}
+
+// levels is the largest rounded magnitude.
+func (r Rule) levels() int64 { return 1<<(r.Bits-1) - 1 }
+
+// Blocks is the number of blocks of a tensor of n elements.
+func Blocks(n int) int { return (n + BlockSize - 1) / BlockSize }
+
+// Scale raises scale[b] to the largest magnitude of block b of x. scale has Blocks(len(x))
+// elements and starts as zeros.
+func Scale(scale, x []float32) error {
+	for b := range scale {
+		m := scale[b]
+		for _, v := range x[b*BlockSize : min((b+1)*BlockSize, len(x))] {
+			if v < 0 {
+				v = -v
+			}
+			if !(v <= math.MaxFloat32) {
+				return fmt.Errorf("%w: element in block %d", ErrNotFinite, b)
+			}
+			m = max(m, v)
+		}
+		scale[b] = m
+	}
+	return nil
+}
+
+// Max merges the scales of others: dst = max(dst, src), element by element.
+func Max(dst, src []float32) {
+	for i, v := range src {
+		dst[i] = max(dst[i], v)
+	}
+}
+
+// Add rounds x by the agreed scales and adds weight times the integers to sum. draws
+// addresses the random numbers of this replica's change of this tensor in this round; it
+// is not read where r rounds to nearest. An element above its block's scale, which only a
+// scale that was not agreed upon has, is an error.
+func (r Rule) Add(sum []int64, x, scale []float32, weight int64, draws kernel.Stream) error {
+	top := r.levels()
+	exact := r.Bits >= ExactBits
+	for b, m := range scale {
+		lo, hi := b*BlockSize, min((b+1)*BlockSize, len(x))
+		if m == 0 {
+			for _, v := range x[lo:hi] {
+				if v != 0 {
+					return fmt.Errorf("average: element in block %d is above the block's scale 0", b)
+				}
+			}
+			continue
+		}
+		step := float64(top) / float64(m)
+		var word [4]uint32
+		for i := lo; i < hi; i++ {
+			v := float64(x[i]) * step
+			var q float64
+			if exact {
+				q = math.RoundToEven(v)
+			} else {
+				if i&3 == 0 { // blocks begin at multiples of 4
+					word = draws.Block(uint64(i) / 4)
+				}
+				q = math.Floor(v)
+				if frac := v - q; frac > float64(word[i&3])/(1<<32) {
+					q++
+				}
+			}
+			if !(math.Abs(q) <= float64(top)) {
+				// One rounding of the product may lift the largest element by one level.
+				if !(math.Abs(v) <= float64(top)+0.5) {
+					return fmt.Errorf("average: element %v in block %d is above the block's scale %v", x[i], b, m)
+				}
+				q = math.Copysign(float64(top), q)
+			}
+			sum[i] += weight * int64(q)
+		}
+	}
+	return nil
+}
+
+// Mean writes the mean: sum, in units of scale, over the sum of all weights.
+func (r Rule) Mean(dst []float32, sum []int64, scale []float32, total int64) {
+	den := float64(total) * float64(r.levels())
+	for b, m := range scale {
+		for i := b * BlockSize; i < min((b+1)*BlockSize, len(dst)); i++ {
+			n := float64(sum[i]) * float64(m)
+			dst[i] = float32(n / den)
+		}
+	}
+}
+
+// Reduced divides weights by their greatest common divisor: replicas of equal size then
+// weigh 1, and sums need fewer bits. Weights are not negative, one at least is positive.
+func Reduced(weights []int64) []int64 {
+	var g int64
+	for _, w := range weights {
+		for a := w; a != 0; {
+			g, a = a, g%a
+		}
+	}
+	out := make([]int64, len(weights))
+	if g == 0 {
+		return out
+	}
+	for i, w := range weights {
+		out[i] = w / g
+	}
+	return out
+}
