@@ -21,6 +21,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -47,7 +48,14 @@ var types = map[string]string{
 type Site struct {
 	id    string
 	pages map[string][]byte // by path: "/", "/dashboard"
-	files fs.FS             // assets
+	files map[string]*file  // assets
+}
+
+// file is an asset. All who ask for it read the same bytes: what a request holds does
+// not grow with the file.
+type file struct {
+	br, gz []byte
+	plain  func() ([]byte, error) // as it was before it was compressed, for the few that take no encoding
 }
 
 // Embedded is the build in this program.
@@ -61,7 +69,7 @@ func Embedded() (*Site, error) {
 
 // New reads a build.
 func New(dist fs.FS) (*Site, error) {
-	s := &Site{pages: map[string][]byte{}}
+	s := &Site{pages: map[string][]byte{}, files: map[string]*file{}}
 	h := sha256.New()
 	err := fs.WalkDir(dist, ".", func(name string, d fs.DirEntry, err error) error {
 		if err != nil || d.IsDir() || strings.HasPrefix(path.Base(name), ".") {
@@ -76,6 +84,9 @@ func New(dist fs.FS) (*Site, error) {
 		if page, ok := strings.CutSuffix(name, ".html"); ok {
 			s.pages["/"+strings.TrimSuffix(page, "index")] = b
 		}
+		if asset, ok := strings.CutPrefix(name, "assets/"); ok {
+			s.add(asset, b)
+		}
 		return nil
 	})
 	if err != nil {
@@ -85,8 +96,31 @@ func New(dist fs.FS) (*Site, error) {
 	for name, b := range s.pages {
 		s.pages[name] = bytes.ReplaceAll(b, []byte(buildMark), []byte(s.id))
 	}
-	s.files, err = fs.Sub(dist, "assets")
-	return s, err
+	return s, nil
+}
+
+// add takes in an asset in one of its encodings.
+func (s *Site) add(name string, b []byte) {
+	ext := path.Ext(name)
+	name = strings.TrimSuffix(name, ext)
+	f := s.files[name]
+	if f == nil {
+		f = &file{}
+		s.files[name] = f
+	}
+	switch ext {
+	case ".br":
+		f.br = b
+	case ".gz":
+		f.gz = b
+		f.plain = sync.OnceValues(func() ([]byte, error) {
+			z, err := gzip.NewReader(bytes.NewReader(b))
+			if err != nil {
+				return nil, err
+			}
+			return io.ReadAll(z)
+		})
+	}
 }
 
 // Built tells whether there are pages: make site puts them there.
@@ -139,27 +173,29 @@ func (s *Site) refuse(w http.ResponseWriter, status int, text string) {
 func (s *Site) asset(w http.ResponseWriter, r *http.Request, name string) {
 	h := w.Header()
 	kind, known := types[path.Ext(name)]
-	if !known || !fs.ValidPath(name) {
+	if !known {
+		s.refuse(w, http.StatusNotFound, "no such file")
+		return
+	}
+	f := s.files[name]
+	if f == nil || f.gz == nil {
 		s.refuse(w, http.StatusNotFound, "no such file")
 		return
 	}
 	h.Set("Vary", "Accept-Encoding")
-	var b []byte
-	var err error
+	b := f.gz
 	switch {
-	case accepts(r, "br"):
+	case accepts(r, "br") && f.br != nil:
 		h.Set("Content-Encoding", "br")
-		b, err = fs.ReadFile(s.files, name+".br")
+		b = f.br
 	case accepts(r, "gzip"):
 		h.Set("Content-Encoding", "gzip")
-		b, err = fs.ReadFile(s.files, name+".gz")
 	default:
-		b, err = s.unpack(name)
-	}
-	if err != nil {
-		h.Del("Content-Encoding")
-		s.refuse(w, http.StatusNotFound, "no such file")
-		return
+		var err error
+		if b, err = f.plain(); err != nil {
+			s.refuse(w, http.StatusInternalServerError, "the file is damaged")
+			return
+		}
 	}
 	h.Set("Content-Type", kind)
 	h.Set("Content-Length", strconv.Itoa(len(b)))
@@ -167,19 +203,6 @@ func (s *Site) asset(w http.ResponseWriter, r *http.Request, name string) {
 	if r.Method == http.MethodGet {
 		_, _ = w.Write(b)
 	}
-}
-
-// unpack is a file as it was before it was compressed.
-func (s *Site) unpack(name string) ([]byte, error) {
-	b, err := fs.ReadFile(s.files, name+".gz")
-	if err != nil {
-		return nil, err
-	}
-	z, err := gzip.NewReader(bytes.NewReader(b))
-	if err != nil {
-		return nil, err
-	}
-	return io.ReadAll(z)
 }
 
 // accepts tells whether the request's Accept-Encoding has e, and not with a weight of 0.

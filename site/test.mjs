@@ -3,6 +3,7 @@
 import assert from "node:assert/strict";
 import test from "node:test";
 import { linkRates } from "./src/pipeline.js";
+import { authorization, readings } from "./src/token.js";
 import { bytes, count, duration, flop, sentence } from "./src/words.js";
 
 test("links of a chain from what its stages move", () => {
@@ -35,4 +36,30 @@ test("figures in words", () => {
     [sentence("the run is over"), "The run is over"],
   ];
   for (const [got, want] of cases) assert.equal(got, want);
+});
+
+test("tokens of links", () => {
+  const cases = [
+    ["", []],
+    ["#other", []],
+    ["#token=plain", ["plain"]],
+    ["#token=q83v+/8=", ["q83v+/8="]],
+    ["#token=a&b=c#d", ["a&b=c#d"]],
+    ["#token=%CE%A9mega", ["Ωmega", "%CE%A9mega"]],
+    ["#token=p%C3%A2t%C3%A9", ["pâté", "p%C3%A2t%C3%A9"]],
+    ["#token=a%26b", ["a&b", "a%26b"]],
+    ["#token=100%", ["100%"]],
+    ["#token=100%%CE%A9", ["100%Ω"]],
+  ];
+  for (const [hash, want] of cases) assert.deepEqual(readings(hash), want, hash);
+});
+
+test("tokens in headers", () => {
+  assert.deepEqual(authorization(""), {});
+  for (const token of ["t", "q83v+/8=", "pâté Ω 中 😀", "ÿÿÿ>>>???"]) {
+    const [scheme, b64] = authorization(token).Authorization.split(" ");
+    assert.equal(scheme, "Ravnest");
+    assert.match(b64, /^[A-Za-z0-9_-]+$/);
+    assert.equal(Buffer.from(b64, "base64url").toString(), token);
+  }
 });

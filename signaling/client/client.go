@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"path"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -55,7 +56,8 @@ func (o *Options) fill() {
 }
 
 // ParseURL reads a host's address as people give it: host:port, http:, https:,
-// ws: or wss: URLs. The result is an http or https URL without a path.
+// ws: or wss: URLs, with a path where a proxy has put the host below one. The result is an
+// http or https URL whose path has no slash at its end.
 func ParseURL(s string) (*url.URL, error) {
 	example := "give it like http://192.0.2.1:8080"
 	full := s
@@ -78,10 +80,10 @@ func ParseURL(s string) (*url.URL, error) {
 	if u.Hostname() == "" {
 		return nil, fmt.Errorf("%w %q: it has no host name: %s", ErrAddress, s, example)
 	}
-	if u.User != nil || u.RawQuery != "" || u.Fragment != "" || (u.Path != "" && u.Path != "/") {
-		return nil, fmt.Errorf("%w %q: it has more than scheme, host and port: %s", ErrAddress, s, example)
+	if u.User != nil || u.RawQuery != "" || u.Fragment != "" {
+		return nil, fmt.Errorf("%w %q: it has more than scheme, host, port and path: %s", ErrAddress, s, example)
 	}
-	u.Path = ""
+	u.Path, u.RawPath = strings.TrimRight(path.Clean("/"+u.Path), "/"), ""
 	return u, nil
 }
 

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net/http"
 
 	"github.com/coder/websocket"
@@ -18,6 +19,9 @@ import (
 
 // HTTP is what requests are made with.
 type HTTP = http.Client
+
+// maxAnswer is how much of a blob is asked for at once: it streams.
+const maxAnswer = math.MaxInt64
 
 // socket is an open WebSocket.
 type socket struct{ ws *websocket.Conn }

@@ -18,6 +18,9 @@ import (
 // HTTP has nothing to choose in a browser.
 type HTTP struct{}
 
+// maxAnswer is how much of a blob is asked for at once: an answer is held twice.
+const maxAnswer = 4 << 20
+
 var uint8Array = js.Global().Get("Uint8Array")
 
 // socket is an open WebSocket. Its events come in the browser's event loop: nothing in

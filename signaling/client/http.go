@@ -10,6 +10,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"hash"
 	"io"
 	"math"
 	"net/url"
@@ -24,7 +25,7 @@ var ErrBlob = errors.New("blob does not match its reference")
 
 // host is where requests go, and with what.
 type host struct {
-	url     *url.URL // http or https, no path
+	url     *url.URL // http or https; its path, if any, is a prefix without a slash at its end
 	token   string
 	session string
 	http    *HTTP
@@ -35,7 +36,7 @@ type host struct {
 func (h *host) join() string {
 	u := *h.url
 	u.Scheme = "ws" + u.Scheme[len("http"):]
-	u.Path = proto.JoinPath
+	u.Path += proto.JoinPath
 	return u.String()
 }
 
@@ -49,12 +50,15 @@ type answer struct {
 
 // do sends a request and returns the answer where its status is 2xx. A body has size
 // bytes.
-func (h *host) do(ctx context.Context, method, path, query string, body io.Reader, size int) (*answer, error) {
+func (h *host) do(ctx context.Context, method, path, query string, body io.Reader, size int, headers ...[2]string) (*answer, error) {
 	u := *h.url
-	u.Path, u.RawQuery = path, query
+	u.Path, u.RawQuery = u.Path+path, query
 	header := map[string]string{}
+	for _, x := range headers {
+		header[x[0]] = x[1]
+	}
 	if h.token != "" {
-		header["Authorization"] = "Bearer " + h.token
+		header["Authorization"] = proto.Authorization(h.token)
 	}
 	if method == "PUT" {
 		header[proto.SessionHeader] = h.session
@@ -73,7 +77,34 @@ func (h *host) do(ctx context.Context, method, path, query string, body io.Reade
 	if pe := readError(resp.body); pe != nil {
 		return nil, pe
 	}
-	return nil, fmt.Errorf("the host at %s answered %s: is it a ravnest host?", h.url, resp.status)
+	err = fmt.Errorf("the host at %s answered %s: is it a ravnest host?", h.url, resp.status)
+	if resp.code/100 == 5 {
+		err = fmt.Errorf("%w: %w", ErrUnreachable, err) // a proxy's word for it
+	}
+	return nil, err
+}
+
+// patience is how often in a row a transfer is taken up again without having moved.
+const patience = 6
+
+// again waits before a transfer that broke off for the nth time in a row is taken up
+// again. It returns err where that is of no use: the host has refused, or ctx is over.
+func again(ctx context.Context, n int, err error) error {
+	var pe *proto.Error
+	if errors.As(err, &pe) && pe.Code != proto.Protocol || errors.Is(err, ErrBlob) || n > patience {
+		return err
+	}
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	t := time.NewTimer(min(100*time.Millisecond<<n, 5*time.Second))
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
 // readError reads a host's error from a response, or returns nil.
@@ -91,58 +122,176 @@ func readError(r io.Reader) *proto.Error {
 
 // Blob fetches a blob of the current run and verifies its size and SHA-256.
 func (c *Conn) Blob(ctx context.Context, ref proto.Ref) ([]byte, error) {
-	if err := proto.CheckSHA256(ref.SHA256); err != nil {
-		return nil, fmt.Errorf("blob: %w", err)
+	if err := c.checkRef(ref); err != nil {
+		return nil, err
 	}
-	if ref.Size < 0 || ref.Size > c.host.maxBlob {
-		return nil, fmt.Errorf("blob %.12s has %d bytes, this provider takes up to %d", ref.SHA256, ref.Size, c.host.maxBlob)
+	b := bytes.NewBuffer(make([]byte, 0, ref.Size))
+	if err := c.BlobTo(ctx, ref, b, nil); err != nil {
+		return nil, err
 	}
-	resp, err := c.host.do(ctx, "GET", proto.BlobPath(ref.SHA256), "", nil, 0)
-	if err != nil {
-		return nil, fmt.Errorf("blob %.12s: %w", ref.SHA256, err)
-	}
-	defer resp.body.Close()
-	if n := resp.size; n >= 0 && n != ref.Size {
-		return nil, fmt.Errorf("%w: %.12s has %d bytes, want %d", ErrBlob, ref.SHA256, n, ref.Size)
-	}
-	b := make([]byte, ref.Size)
-	n, err := io.ReadFull(resp.body, b)
-	switch {
-	case errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF):
-		return nil, fmt.Errorf("%w: %.12s ended after %d of %d bytes", ErrBlob, ref.SHA256, n, ref.Size)
-	case err != nil:
-		return nil, fmt.Errorf("blob %.12s: %w", ref.SHA256, err)
-	}
-	if m, _ := io.ReadFull(resp.body, make([]byte, 1)); m != 0 {
-		return nil, fmt.Errorf("%w: %.12s has more than its %d bytes", ErrBlob, ref.SHA256, ref.Size)
-	}
-	if sum := sha256.Sum256(b); hex.EncodeToString(sum[:]) != ref.SHA256 {
-		return nil, fmt.Errorf("%w: it has the SHA-256 %x, want %s", ErrBlob, sum, ref.SHA256)
-	}
-	return b, nil
+	return b.Bytes(), nil
 }
 
-// Upload stores a trained stage at the host. The reference is for the saved
-// message that should follow. On an error, what was saved before is still
-// there.
+func (c *Conn) checkRef(ref proto.Ref) error {
+	if err := proto.CheckSHA256(ref.SHA256); err != nil {
+		return fmt.Errorf("blob: %w", err)
+	}
+	if ref.Size < 0 || ref.Size > c.host.maxBlob {
+		return fmt.Errorf("blob %.12s has %d bytes, this provider takes up to %d", ref.SHA256, ref.Size, c.host.maxBlob)
+	}
+	return nil
+}
+
+// BlobTo fetches a blob of the current run into w, which never gets more than ref.Size
+// bytes; they are ref's only if the error is nil. A download that breaks off is taken up
+// where it was. have, unless nil, is told how many bytes there are, every so often.
+func (c *Conn) BlobTo(ctx context.Context, ref proto.Ref, w io.Writer, have func(int64)) error {
+	if err := c.checkRef(ref); err != nil {
+		return err
+	}
+	d := &download{to: w, sum: sha256.New(), told: have}
+	for failed := 0; ; {
+		was := d.have
+		err := c.host.rest(ctx, ref, d)
+		switch {
+		case err == nil && d.have < ref.Size:
+			if d.have > was {
+				failed = 0
+				continue
+			}
+			err = fmt.Errorf("%w: it ended after %d of %d bytes", ErrBlob, d.have, ref.Size)
+		case err == nil && hex.EncodeToString(d.sum.Sum(nil)) != ref.SHA256:
+			err = fmt.Errorf("%w: it has the SHA-256 %x, want %s", ErrBlob, d.sum.Sum(nil), ref.SHA256)
+		case err == nil:
+			return nil
+		}
+		if d.have > was {
+			failed = 0
+		}
+		failed++
+		if d.err != nil {
+			return d.err
+		}
+		if err := again(ctx, failed, err); err != nil {
+			return fmt.Errorf("blob %.12s: %w", ref.SHA256, err)
+		}
+	}
+}
+
+// download is what has come of a blob.
+type download struct {
+	to   io.Writer
+	sum  hash.Hash
+	have int64
+	told func(int64)
+	err  error // the writer's
+}
+
+func (d *download) Write(b []byte) (int, error) {
+	n, err := d.to.Write(b)
+	d.sum.Write(b[:n])
+	d.have += int64(n)
+	d.err = err
+	if d.told != nil {
+		d.told(d.have)
+	}
+	return n, err
+}
+
+// rest fetches what d does not have yet, or a part of it.
+func (h *host) rest(ctx context.Context, ref proto.Ref, d *download) error {
+	want := ref.Size - d.have
+	var header [][2]string
+	if d.have > 0 || want > maxAnswer {
+		want = min(want, maxAnswer)
+		header = append(header, [2]string{"Range", fmt.Sprintf("bytes=%d-%d", d.have, d.have+want-1)})
+	}
+	resp, err := h.do(ctx, "GET", proto.BlobPath(ref.SHA256), "", nil, 0, header...)
+	if err != nil {
+		return err
+	}
+	defer resp.body.Close()
+	if resp.code != http206 && header != nil {
+		// Something on the way takes no ranges: all of it comes.
+		if _, err := io.CopyN(io.Discard, resp.body, d.have); err != nil {
+			return fmt.Errorf("%w at %s: %w", ErrUnreachable, h.url, err)
+		}
+		want = ref.Size - d.have
+	} else if resp.size >= 0 && resp.size != want {
+		return fmt.Errorf("%w: %d bytes came, want %d", ErrBlob, resp.size, want)
+	}
+	if _, err := io.CopyN(d, resp.body, want); err != nil {
+		return fmt.Errorf("%w at %s: the download broke off: %w", ErrUnreachable, h.url, err)
+	}
+	if n, _ := io.ReadFull(resp.body, make([]byte, 1)); n != 0 {
+		return fmt.Errorf("%w: more than its %d bytes came", ErrBlob, ref.Size)
+	}
+	return nil
+}
+
+// http206 is the status of a part. (net/http is too large for a tab.)
+const http206 = 206
+
+// Upload stores a trained stage at the host, piece by piece; where a connection breaks,
+// it goes on with what the host does not have yet. The reference is for the saved message
+// that should follow. On an error, what was saved before is still there.
 func (c *Conn) Upload(ctx context.Context, run string, stage int, data []byte) (proto.Ref, error) {
 	sum := sha256.Sum256(data)
 	ref := proto.Ref{SHA256: hex.EncodeToString(sum[:]), Size: int64(len(data))}
-	resp, err := c.host.do(ctx, "PUT", proto.UploadPath(run, stage, ref.SHA256), "", bytes.NewReader(data), len(data))
-	if err != nil {
-		return proto.Ref{}, fmt.Errorf("upload of stage %d: %w", stage, err)
+	path := proto.UploadPath(run, stage, ref.SHA256)
+	most := int64(-1) // that the host has had
+	for off, failed := int64(0), 0; ; {
+		piece := data[off:min(off+proto.MaxChunk, ref.Size)]
+		have, done, err := c.host.putPiece(ctx, path, off, ref.Size, piece)
+		if err == nil && done {
+			return ref, nil
+		}
+		if err == nil {
+			if off = have; have > most {
+				most, failed = have, 0
+				continue
+			}
+			err = fmt.Errorf("%w: the host has %d of %d bytes and gets no further", ErrUnreachable, have, ref.Size)
+		}
+		failed++
+		if err := again(ctx, failed, err); err != nil {
+			return proto.Ref{}, fmt.Errorf("upload of stage %d: %w", stage, err)
+		}
 	}
-	_ = resp.body.Close()
-	return ref, nil
 }
 
-// Bandwidth probes grow fourfold while one takes less than longProbe; then the
-// size is kept until probeTime is over. They end at lastProbe, which on fast
-// links is enough to be dominated by the transfer.
+// putPiece sends the bytes at off and returns where the host wants the next ones to begin,
+// or that it has them all.
+func (h *host) putPiece(ctx context.Context, path string, off, size int64, piece []byte) (have int64, done bool, err error) {
+	resp, err := h.do(ctx, "PUT", path, fmt.Sprintf("offset=%d&size=%d", off, size), bytes.NewReader(piece), len(piece))
+	if err != nil {
+		return 0, false, err
+	}
+	defer resp.body.Close()
+	if resp.code == http201 {
+		return size, true, nil
+	}
+	var v proto.Have
+	if err := json.NewDecoder(io.LimitReader(resp.body, 1<<10)).Decode(&v); err != nil || v.Have < 0 || v.Have > size {
+		return 0, false, fmt.Errorf("%w: the answer to a piece of an upload is none: is it a ravnest host?", ErrUnreachable)
+	}
+	return v.Have, false, nil
+}
+
+// http201 is the status of a whole that is stored.
+const http201 = 201
+
+// A bandwidth probe is a number of requests of a size, which proxies pass. Probes grow
+// while one takes less than longProbe, or than longTicks of a coarse clock; then they are
+// repeated until probeTime is over, and the best counts: what disturbs one (a first use, a
+// busy core) only slows it. They end at lastProbe bytes, which on fast links is enough to
+// be dominated by the transfer.
 const (
 	firstProbe = 32 << 10
 	lastProbe  = 8 << 20
 	longProbe  = 20 * time.Millisecond
+	longTicks  = 10
+	coarse     = 100 * time.Microsecond
 	probeTime  = 100 * time.Millisecond
 	probeLimit = 5 * time.Second // on links where even the first takes long
 )
@@ -210,25 +359,50 @@ func (h *host) measure(ctx context.Context) (up, down float64, err error) {
 	return up, down, nil
 }
 
-// ramp probes with growing sizes and returns the bits per second of the best of
-// the largest: what disturbs a probe (a first use, a busy core) only slows it.
+// tick is the clock's resolution, the least of a few steps of it: browsers make theirs
+// coarse, by up to 100 ms.
+func tick() time.Duration {
+	least := time.Second
+	for range 3 {
+		begin := time.Now()
+		d := time.Duration(0)
+		for d <= 0 {
+			d = time.Since(begin)
+		}
+		least = min(least, d)
+	}
+	return least
+}
+
+// ramp probes with growing sizes and returns the bits per second of the best of the
+// largest.
 func ramp(rtt time.Duration, probe func(n int) error) (float64, error) {
+	res := tick()
+	long, most := max(longProbe, longTicks*res), lastProbe
+	if res > coarse {
+		most = 8 * lastProbe
+	}
 	begin := time.Now()
 	best := time.Duration(math.MaxInt64)
 	for n := firstProbe; ; {
 		t := time.Now()
-		if err := probe(n); err != nil {
-			return 0, err
+		requests := 0
+		for left := n; left > 0; requests++ {
+			m := min(left, proto.MaxChunk)
+			if err := probe(m); err != nil {
+				return 0, err
+			}
+			left -= m
 		}
 		d := time.Since(t)
 		best = min(best, d)
 		switch {
-		case time.Since(begin) >= probeTime || n == lastProbe:
-			best = max(best-rtt, best/2, time.Microsecond)
-			return float64(n) * 8 / best.Seconds(), nil
-		case d < longProbe:
-			n = min(4*n, lastProbe)
+		case d < long && n < most:
+			n = min(4*n, most)
 			best = math.MaxInt64
+		case time.Since(begin) >= max(probeTime, 2*long) || n == most:
+			best = max(best-time.Duration(requests)*rtt, best/2, time.Microsecond)
+			return float64(n) * 8 / best.Seconds(), nil
 		}
 	}
 }

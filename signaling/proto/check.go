@@ -5,8 +5,11 @@ package proto
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"math"
+	"strings"
+	"unicode"
 	"unicode/utf8"
 )
 
@@ -45,8 +48,7 @@ func CheckSHA256(s string) error {
 	return nil
 }
 
-// text checks free text. It will be shown in terminals, so control characters
-// other than line breaks and tabs are refused.
+// text checks free text.
 func text(field, s string, limit int) error {
 	if len(s) > limit {
 		return fmt.Errorf("%s of %d bytes, the limit is %d", field, len(s), limit)
@@ -55,28 +57,62 @@ func text(field, s string, limit int) error {
 		return fmt.Errorf("%s is not UTF-8", field)
 	}
 	for _, r := range s {
-		if (r < ' ' && r != '\n' && r != '\t') || (r >= 0x7f && r < 0xa0) {
+		if !shown(r) {
 			return fmt.Errorf("%s contains the control character %#x", field, r)
 		}
 	}
 	return nil
 }
 
-// Text makes s fit for a reason, message or error field: control characters
-// become spaces and the end is cut off at MaxText.
+// shown tells whether a letter may stand in text that goes to a terminal, a page or a
+// log: what moves the cursor, ends a line or turns the direction of writing would let
+// one side forge the other's lines. Joiners (U+200C, U+200D) are letters in some scripts.
+func shown(r rune) bool {
+	switch {
+	case r == '\u200c' || r == '\u200d':
+		return true
+	case r < 0x7f:
+		return r >= ' '
+	}
+	return !unicode.In(r, unicode.Cc, unicode.Cf, unicode.Co, unicode.Zl, unicode.Zp)
+}
+
+// Text makes s one line that fits a reason, message or error field: line breaks,
+// tabs, control and direction characters become spaces, what is not UTF-8 the
+// replacement character, and the end is cut off at MaxText.
 func Text(s string) string {
-	out := make([]rune, 0, min(len(s), MaxText))
-	n := 0
+	s = cut(s, MaxText)
+	out := make([]byte, 0, len(s))
 	for _, r := range s {
-		if (r < ' ' && r != '\n' && r != '\t') || (r >= 0x7f && r < 0xa0) {
+		if !shown(r) {
 			r = ' '
 		}
-		if n += utf8.RuneLen(r); n > MaxText {
-			break
-		}
-		out = append(out, r)
+		out = utf8.AppendRune(out, r)
 	}
-	return string(out)
+	return cut(string(out), MaxText)
+}
+
+// cut is s without what is over n bytes, in whole letters.
+func cut(s string, n int) string {
+	if len(s) <= n {
+		return s
+	}
+	for n > 0 && !utf8.RuneStart(s[n]) {
+		n--
+	}
+	return s[:n]
+}
+
+// CheckToken reports whether s can be a join token: UTF-8 of at most MaxToken bytes
+// without control characters, which no page and no header could carry.
+func CheckToken(s string) error {
+	if err := text("the token", s, MaxToken); err != nil {
+		return fmt.Errorf("%w: choose another one", err)
+	}
+	if strings.TrimSpace(s) != s {
+		return errors.New("the token begins or ends with a space, which is lost when it is copied: choose another one")
+	}
+	return nil
 }
 
 func number(field string, f, limit float64) error {

@@ -4,6 +4,7 @@ package proto
 // allowed in them is checked in check.go.
 
 import (
+	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"math"
@@ -58,6 +59,21 @@ const (
 	StatusPath = "/v1/status"
 	WatchPath  = "/v1/watch"
 )
+
+// AuthScheme is the scheme of the Authorization header whose credentials are the join
+// token in unpadded base64url: a header of a page has no other letters than Latin-1.
+const AuthScheme = "Ravnest"
+
+// Authorization is that header's value.
+func Authorization(token string) string {
+	return AuthScheme + " " + base64.RawURLEncoding.EncodeToString([]byte(token))
+}
+
+// Have answers a piece of an upload: how much of the whole the host has, which is where
+// it wants the next one to begin.
+type Have struct {
+	Have int64 `json:"have"`
+}
 
 // SessionHeader carries Welcome.Session in an upload's request.
 const SessionHeader = "Ravnest-Session"

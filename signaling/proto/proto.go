@@ -59,6 +59,8 @@ const (
 	MaxBlobs    = 64        // blobs of one assignment, per map
 	MaxParts    = 256       // parts of a checkpoint that one stage resumes from
 	MaxICE      = 16        // ICE servers of a welcome
+	MaxChunk    = 768 << 10 // bytes of a request's body: proxies' usual limit is 1 MB
+	MaxHello    = 16 << 10  // bytes of a hello, which comes from anybody
 )
 
 // Errors of Decode and Encode, beside *VersionError.
@@ -160,21 +162,35 @@ func Encode(m Message) ([]byte, error) {
 	return b, nil
 }
 
-// tidy returns m with free text that fits, without changing the caller's.
+// tidy returns m with free text that fits, without changing the caller's. It is the
+// one place where such text comes in, from either side: Decode and Encode both pass
+// through it.
 func tidy(m Message) Message {
 	switch m := m.(type) {
+	case *Hello:
+		c := *m
+		c.Agent, c.Platform = cut(Text(c.Agent), MaxName), cut(Text(c.Platform), MaxName)
+		return &c
 	case *Error:
-		return &Error{Code: m.Code, Message: Text(m.Message), Hint: Text(m.Hint)}
+		c := *m
+		c.Message, c.Hint = Text(c.Message), Text(c.Hint)
+		return &c
 	case *Stop:
-		return &Stop{Run: m.Run, Reason: Text(m.Reason), Mode: m.Mode}
+		c := *m
+		c.Reason = Text(c.Reason)
+		return &c
 	case *Failed:
 		c := *m
-		c.Error = Text(m.Error)
+		c.Error = Text(c.Error)
 		return &c
 	case *Leaving:
-		return &Leaving{Reason: Text(m.Reason)}
+		c := *m
+		c.Reason = Text(c.Reason)
+		return &c
 	case *Bye:
-		return &Bye{Reason: Text(m.Reason)}
+		c := *m
+		c.Reason = Text(c.Reason)
+		return &c
 	}
 	return m
 }
@@ -212,6 +228,7 @@ func Decode(b []byte) (Message, error) {
 	if err := strict(env.Body, m); err != nil {
 		return nil, fmt.Errorf("%w: %s: %w", ErrMalformed, env.Type, err)
 	}
+	m = tidy(m)
 	if err := m.check(); err != nil {
 		return nil, fmt.Errorf("%w: %s: %w", ErrMalformed, env.Type, err)
 	}

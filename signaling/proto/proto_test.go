@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"math"
 	"reflect"
 	"strings"
@@ -124,8 +125,8 @@ func TestDecodeRefuses(t *testing.T) {
 		{"name with a path", `{"v":2,"type":"hello","body":{"class":"fma","name":"../etc"}}`, ErrMalformed, "only letters"},
 		{"negative RAM", `{"v":2,"type":"hello","body":{"class":"fma","ram_bytes":-1}}`, ErrMalformed, "ram_bytes"},
 		{"benchmark", `{"v":2,"type":"hello","body":{"class":"fma","bench":{"gemm_gflops":-3}}}`, ErrMalformed, "gemm_gflops"},
-		{"terminal escape", `{"v":2,"type":"failed","body":{"run":"r","stage":0,"error":"\u001b[2J"}}`, ErrMalformed, "control character"},
-		{"long text", `{"v":2,"type":"bye","body":{"reason":"` + long + `"}}`, ErrMalformed, "limit"},
+		{"token", `{"v":2,"type":"hello","body":{"class":"fma","token":"\u001b[2J"}}`, ErrMalformed, "control character"},
+		{"long token", `{"v":2,"type":"hello","body":{"class":"fma","token":"` + long + `"}}`, ErrMalformed, "limit"},
 		{"hash", `{"v":2,"type":"saved","body":{"run":"r","blob":{"sha256":"AB","size":1}}}`, ErrMalformed, "SHA-256"},
 		{"upper-case hash", `{"v":2,"type":"saved","body":{"run":"r","blob":{"sha256":"` + strings.ToUpper(sum) + `","size":1}}}`, ErrMalformed, "hex"},
 		{"stage", `{"v":2,"type":"done","body":{"run":"r","stage":-1}}`, ErrMalformed, "stage"},
@@ -192,6 +193,57 @@ func TestEncodeTidiesText(t *testing.T) {
 	}
 	if s := m.(*Failed).Error; !strings.HasPrefix(s, "a [31mred ") || len(s) > MaxText {
 		t.Errorf("got %.40q of %d bytes", s, len(s))
+	}
+}
+
+// What a peer says becomes one line of letters, whatever it sent: lines of the terminal
+// and the log are not for it to forge.
+func TestDecodeTidiesText(t *testing.T) {
+	evil := "a\n\r\tb\u001b[2Jc\u202ed\u2066e\u2028f\u200fg\u0085h\ufeffi\U000e0041j \u200d\u00e9"
+	want := "a   b [2Jc d e f g h i j \u200d\u00e9"
+	body := func(m Message) string {
+		b, err := json.Marshal(m)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return fmt.Sprintf(`{"v":%d,"type":%q,"body":%s}`, Version, m.Type(), b)
+	}
+	for _, c := range []struct {
+		in  Message
+		got func(Message) string
+	}{
+		{&Hello{Class: ClassFMA, Agent: evil}, func(m Message) string { return m.(*Hello).Agent }},
+		{&Hello{Class: ClassFMA, Platform: evil}, func(m Message) string { return m.(*Hello).Platform }},
+		{&Failed{Run: "r", Error: evil}, func(m Message) string { return m.(*Failed).Error }},
+		{&Leaving{Reason: evil}, func(m Message) string { return m.(*Leaving).Reason }},
+		{&Bye{Reason: evil}, func(m Message) string { return m.(*Bye).Reason }},
+		{&Stop{Run: "r", Mode: Now, Reason: evil}, func(m Message) string { return m.(*Stop).Reason }},
+		{&Error{Code: Full, Message: evil}, func(m Message) string { return m.(*Error).Message }},
+		{&Error{Code: Full, Hint: evil}, func(m Message) string { return m.(*Error).Hint }},
+	} {
+		m, err := Decode([]byte(body(c.in)))
+		if err != nil {
+			t.Errorf("%s: %v", c.in.Type(), err)
+		} else if got := c.got(m); got != want {
+			t.Errorf("%s: %q, want %q", c.in.Type(), got, want)
+		}
+	}
+	m, err := Decode([]byte(body(&Bye{Reason: strings.Repeat("\u00e9", MaxText)})))
+	if err != nil || len(m.(*Bye).Reason) != MaxText {
+		t.Errorf("a long reason: %v", err)
+	}
+}
+
+func TestCheckToken(t *testing.T) {
+	for _, s := range []string{"", "plain", "q83v+/8=", "a&b=c", "100%", "p\u00e2t\u00e9", "\u03a9mega", "a b", strings.Repeat("x", MaxToken)} {
+		if err := CheckToken(s); err != nil {
+			t.Errorf("%q: %v", s, err)
+		}
+	}
+	for _, s := range []string{"\xff", "a\nb", " a", "a ", "a\u202eb", strings.Repeat("x", MaxToken+1)} {
+		if CheckToken(s) == nil {
+			t.Errorf("%q was taken", s)
+		}
 	}
 }
 

@@ -1,41 +1,44 @@
 package server
 
-// The HTTP side: blobs out, trained stages in, bandwidth, status, and the site.
+// The HTTP side: blobs out, trained stages in (upload.go), bandwidth, status, and
+// the site. No request needs a body over proto.MaxChunk, so that proxies with
+// small limits do not matter, and a body that does not come is soon given up.
 
 import (
-	"crypto/sha256"
-	"encoding/hex"
+	"encoding/base64"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"hash"
 	"io"
 	"io/fs"
 	"net/http"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/ravnest/ravnest/signaling/proto"
 )
 
-// maxSpeed bounds a bandwidth probe, in bytes.
-const maxSpeed = 16 << 20
+// minRate is how many bytes a second a body must bring on the whole.
+const minRate = 4 << 10
 
 // Handler serves the host's routes:
 //
 //	GET  /v1/join                          WebSocket, package proto
 //	GET  /v1/blob/{sha256}                 graph, data, weights; with Range
-//	PUT  /v1/upload/{run}/{stage}/{sha256} a trained stage, from its session
-//	GET  /v1/speed?bytes=N                 N bytes, at most 16 MiB
+//	PUT  /v1/upload/{run}/{stage}/{sha256}?offset=N&size=N
+//	                                       a piece of a trained stage, from its session
+//	GET  /v1/speed?bytes=N                 N bytes, at most proto.MaxChunk
 //	POST /v1/speed                         takes and forgets that much
 //	GET  /v1/status                        Status as JSON
 //	GET  /v1/watch?after=TIME              Sights as lines of JSON, until the host ends
 //	     /                                 Config.Site
 //
 // Where there is a token, all but the site and /v1/join, which has it in its
-// hello, want "Authorization: Bearer TOKEN"; status and watch from loopback do
-// not. Errors are proto.Error as JSON.
+// hello, want it: as "Authorization: Ravnest" and its base64url form, which
+// carries any letters, or as "Authorization: Bearer TOKEN". They want it from this
+// machine too: a reverse proxy or a tunnel comes from there. Errors are proto.Error
+// as JSON.
 func (s *Server) Handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET "+proto.JoinPath, s.join)
@@ -43,8 +46,8 @@ func (s *Server) Handler() http.Handler {
 	mux.HandleFunc("PUT /v1/upload/{run}/{stage}/{sha256}", s.authorised(s.upload))
 	mux.HandleFunc("GET "+proto.SpeedPath, s.authorised(s.speedDown))
 	mux.HandleFunc("POST "+proto.SpeedPath, s.authorised(s.speedUp))
-	mux.HandleFunc("GET "+proto.StatusPath, s.status)
-	mux.HandleFunc("GET "+proto.WatchPath, s.watch)
+	mux.HandleFunc("GET "+proto.StatusPath, s.authorised(s.status))
+	mux.HandleFunc("GET "+proto.WatchPath, s.authorised(s.watch))
 	mux.HandleFunc("/v1/", func(w http.ResponseWriter, r *http.Request) {
 		httpError(w, http.StatusNotFound, &proto.Error{Code: proto.NotFound, Message: "no such route: " + r.Method + " " + r.URL.Path})
 	})
@@ -57,7 +60,76 @@ func (s *Server) Handler() http.Handler {
 		})
 	}
 	// Writes from pages of other sites are refused.
-	return http.NewCrossOriginProtection().Handler(mux)
+	return s.bounded(http.NewCrossOriginProtection().Handler(mux))
+}
+
+// bounded gives the bodies of requests a limit and a deadline.
+func (s *Server) bounded(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.ContentLength == 0 {
+			next.ServeHTTP(w, r)
+			return
+		}
+		n := r.ContentLength
+		if n < 0 || n > proto.MaxChunk {
+			n = proto.MaxChunk
+		}
+		rc := http.NewResponseController(w)
+		b := &body{ReadCloser: http.MaxBytesReader(w, r.Body, proto.MaxChunk), rc: rc, idle: s.cfg.IdleTimeout}
+		b.end = time.Now().Add(b.idle + time.Duration(n/minRate)*time.Second)
+		b.extend() // for handlers that do not read it, too
+		if r.Method == http.MethodGet || r.Method == http.MethodHead {
+			w.Header().Set("Connection", "close")
+			httpError(w, http.StatusBadRequest, &proto.Error{Code: proto.Protocol, Message: r.Method + " takes no body"})
+			return
+		}
+		if r.ContentLength > proto.MaxChunk {
+			w.Header().Set("Connection", "close")
+			httpError(w, http.StatusRequestEntityTooLarge, errChunk)
+			return
+		}
+		r.Body = b
+		next.ServeHTTP(w, r)
+	})
+}
+
+var errChunk = &proto.Error{Code: proto.TooLarge, Message: fmt.Sprintf("a request's body has at most %d bytes", proto.MaxChunk)}
+
+// body must not stand still, nor come drop by drop. It takes its deadline back at its
+// end: the answer has its own.
+type body struct {
+	io.ReadCloser
+	rc   *http.ResponseController
+	idle time.Duration // without a byte
+	mu   sync.Mutex
+	end  time.Time // of all of it
+}
+
+func (b *body) extend() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	t := time.Now().Add(b.idle)
+	if t.After(b.end) {
+		t = b.end
+	}
+	_ = b.rc.SetReadDeadline(t)
+}
+
+// breakOff ends it now.
+func (b *body) breakOff() {
+	b.mu.Lock()
+	b.end = time.Unix(1, 0)
+	b.mu.Unlock()
+	b.extend()
+}
+
+func (b *body) Read(p []byte) (int, error) {
+	b.extend()
+	n, err := b.ReadCloser.Read(p)
+	if err == io.EOF {
+		_ = b.rc.SetReadDeadline(time.Time{})
+	}
+	return n, err
 }
 
 // httpError answers with a proto.Error.
@@ -70,14 +142,27 @@ func httpError(w http.ResponseWriter, status int, e *proto.Error) {
 	_ = json.NewEncoder(w).Encode(&proto.Error{Code: e.Code, Message: proto.Text(e.Message), Hint: proto.Text(e.Hint)})
 }
 
+// bearer tells whether a request shows the token; on a host without one, whether
+// it was meant for this machine.
 func (s *Server) bearer(r *http.Request) bool {
 	if s.cfg.Token == "" {
 		return ownHost(r)
 	}
-	token, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
-	return ok && sameToken(token, s.cfg.Token)
+	scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
+	switch {
+	case strings.EqualFold(scheme, proto.AuthScheme):
+		b, err := base64.RawURLEncoding.DecodeString(token)
+		if err != nil {
+			return false
+		}
+		token = string(b)
+	case !strings.EqualFold(scheme, "Bearer"):
+		return false
+	}
+	return sameToken(token, s.cfg.Token)
 }
 
+// authorised lets those in who show the token.
 func (s *Server) authorised(f http.HandlerFunc) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		if !s.bearer(r) {
@@ -89,23 +174,9 @@ func (s *Server) authorised(f http.HandlerFunc) http.HandlerFunc {
 			return
 		}
 		defer s.wg.Done()
-		// Deadlines of an earlier request on this connection would still hold.
-		rc := http.NewResponseController(w)
-		t := time.Now().Add(s.cfg.IdleTimeout)
-		_, _ = rc.SetReadDeadline(t), rc.SetWriteDeadline(t)
 		f(w, r)
 	}
 }
-
-// moving pushes a deadline ahead of every read, so that a transfer may take its
-// time but not stand still.
-type moving struct {
-	r   io.ReadSeeker
-	set func()
-}
-
-func (m *moving) Read(b []byte) (int, error)                { m.set(); return m.r.Read(b) }
-func (m *moving) Seek(off int64, whence int) (int64, error) { return m.r.Seek(off, whence) }
 
 func (s *Server) blob(w http.ResponseWriter, r *http.Request) {
 	sum := r.PathValue("sha256")
@@ -130,103 +201,7 @@ func (s *Server) blob(w http.ResponseWriter, r *http.Request) {
 	h.Set("X-Content-Type-Options", "nosniff")
 	h.Set("ETag", `"`+sum+`"`)
 	h.Set("Cache-Control", "private, max-age=31536000, immutable") // its name is its content
-	rc := http.NewResponseController(w)
-	http.ServeContent(w, r, "", time.Time{}, &moving{
-		io.NewSectionReader(ra, 0, size),
-		func() { _ = rc.SetWriteDeadline(time.Now().Add(s.cfg.IdleTimeout)) },
-	})
-}
-
-// errHash ends an upload whose bytes are not what its name says. Being an error
-// in place of io.EOF, it keeps the store from taking them.
-var errHash = errors.New("the bytes do not have the SHA-256 of their name")
-
-// verifier passes a body on and judges it at its end.
-type verifier struct {
-	r    io.Reader
-	set  func(time.Time) // the read deadline
-	idle time.Duration
-	h    hash.Hash
-	want string
-	n    int64
-	err  error // of the body, as against the store's
-}
-
-func (v *verifier) Read(b []byte) (int, error) {
-	v.set(time.Now().Add(v.idle))
-	n, err := v.r.Read(b)
-	v.h.Write(b[:n])
-	v.n += int64(n)
-	if err == io.EOF {
-		v.set(time.Time{}) // the store may take its time now
-	}
-	if err == io.EOF && hex.EncodeToString(v.h.Sum(nil)) != v.want {
-		err = errHash
-	}
-	if err != nil && err != io.EOF {
-		v.err = err
-	}
-	return n, err
-}
-
-func (s *Server) upload(w http.ResponseWriter, r *http.Request) {
-	run, sum := r.PathValue("run"), r.PathValue("sha256")
-	stage, err := strconv.Atoi(r.PathValue("stage"))
-	if err == nil {
-		err = errors.Join(proto.CheckName(run), proto.CheckSHA256(sum))
-	}
-	if err != nil {
-		httpError(w, http.StatusBadRequest, &proto.Error{Code: proto.Protocol, Message: err.Error()})
-		return
-	}
-	tooLarge := &proto.Error{Code: proto.TooLarge, Message: fmt.Sprintf("the stage is over this host's limit of %d bytes", s.cfg.MaxUpload)}
-	if r.ContentLength > s.cfg.MaxUpload {
-		httpError(w, http.StatusRequestEntityTooLarge, tooLarge)
-		return
-	}
-	var id, object string
-	refusal := errStopping
-	s.call(func(time.Time) {
-		id, object, refusal = s.lobby.grant(r.Header.Get(proto.SessionHeader), run, stage, sum)
-	})
-	if refusal != nil {
-		status := http.StatusForbidden
-		if refusal.Code == proto.Stopped {
-			status = http.StatusGone
-		}
-		httpError(w, status, refusal)
-		return
-	}
-	rc := http.NewResponseController(w)
-	body := &verifier{
-		r: http.MaxBytesReader(w, r.Body, s.cfg.MaxUpload), h: sha256.New(), want: sum, idle: s.cfg.IdleTimeout,
-		set: func(t time.Time) { _ = rc.SetReadDeadline(t) },
-	}
-	defer s.post(uploadEnded{id: id})
-	err = s.store.Put(r.Context(), object, body)
-	_ = rc.SetWriteDeadline(time.Now().Add(s.cfg.IdleTimeout)) // for the answer
-	var limit *http.MaxBytesError
-	switch {
-	case err == nil:
-		// Queued before the answer, so before the saved message that follows it.
-		s.post(uploaded{id: id, run: run, stage: stage, object: object, blob: proto.Ref{SHA256: sum, Size: body.n}})
-		w.WriteHeader(http.StatusCreated)
-	case errors.As(err, &limit):
-		httpError(w, http.StatusRequestEntityTooLarge, tooLarge)
-	case errors.Is(err, errHash):
-		httpError(w, http.StatusUnprocessableEntity, &proto.Error{Code: proto.BadHash, Message: errHash.Error(), Hint: "upload it again"})
-	case body.err != nil:
-		// The provider broke off, or stood still.
-		httpError(w, http.StatusBadRequest, &proto.Error{Code: proto.Protocol, Message: "the upload broke off: " + body.err.Error()})
-	default:
-		s.post(stored{err: fmt.Errorf("%w: stage %d of %s: %w", ErrStore, stage, run, err)})
-		// A peer that still sends would not see the answer: take the rest in.
-		_, _ = io.Copy(io.Discard, body)
-		_ = rc.SetWriteDeadline(time.Now().Add(s.cfg.IdleTimeout))
-		httpError(w, http.StatusInsufficientStorage, &proto.Error{
-			Code: proto.Storage, Message: "the host could not store the stage: " + err.Error(), Hint: "the requester has been told; the state saved before is kept",
-		})
-	}
+	http.ServeContent(w, r, "", time.Time{}, io.NewSectionReader(ra, 0, size))
 }
 
 // noise is what a download probe consists of: bytes that nothing on the way
@@ -245,8 +220,8 @@ var noise = func() []byte {
 
 func (s *Server) speedDown(w http.ResponseWriter, r *http.Request) {
 	n, err := strconv.ParseInt(r.URL.Query().Get("bytes"), 10, 64)
-	if err != nil || n < 0 || n > maxSpeed {
-		httpError(w, http.StatusBadRequest, &proto.Error{Code: proto.TooLarge, Message: fmt.Sprintf("bytes must be 0 to %d", maxSpeed)})
+	if err != nil || n < 0 || n > proto.MaxChunk {
+		httpError(w, http.StatusBadRequest, &proto.Error{Code: proto.TooLarge, Message: fmt.Sprintf("bytes must be 0 to %d", proto.MaxChunk)})
 		return
 	}
 	w.Header().Set("Content-Type", "application/octet-stream")
@@ -262,8 +237,8 @@ func (s *Server) speedDown(w http.ResponseWriter, r *http.Request) {
 }
 
 func (s *Server) speedUp(w http.ResponseWriter, r *http.Request) {
-	if _, err := io.Copy(io.Discard, http.MaxBytesReader(w, r.Body, maxSpeed)); err != nil {
-		httpError(w, http.StatusRequestEntityTooLarge, &proto.Error{Code: proto.TooLarge, Message: fmt.Sprintf("a probe has at most %d bytes", maxSpeed)})
+	if _, err := io.Copy(io.Discard, r.Body); err != nil {
+		httpError(w, http.StatusBadRequest, &proto.Error{Code: proto.Protocol, Message: "the probe broke off: " + err.Error()})
 		return
 	}
 	w.WriteHeader(http.StatusNoContent)

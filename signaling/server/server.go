@@ -20,6 +20,7 @@ package server
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -28,6 +29,7 @@ import (
 	"net"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/ravnest/ravnest/signaling/proto"
@@ -67,9 +69,12 @@ type Config struct {
 	ReadyTimeout time.Duration // from assigned to ready, 60 s
 	DrainTimeout time.Duration // from the first done (or the stop) to all done, 2 min
 
-	MaxSessions int     // providers, 1024
-	MaxUpload   int64   // bytes of a trained stage, 4 GiB
-	Rate, Burst float64 // messages per second of a session (4 KiB each), 100 and 600
+	MaxSessions int // providers, 1024
+	// MaxStrangers bounds connections that are not providers'; the stalest makes room for
+	// a new one. 512
+	MaxStrangers int
+	MaxUpload    int64   // bytes of a trained stage, 4 GiB
+	Rate, Burst  float64 // messages per second of a session (4 KiB each), 100 and 600
 
 	Log *slog.Logger // what is not worth an event; nil: nowhere
 }
@@ -93,6 +98,9 @@ func (c *Config) fill() error {
 	if c.MaxSessions == 0 {
 		c.MaxSessions = 1024
 	}
+	if c.MaxStrangers == 0 {
+		c.MaxStrangers = 512
+	}
 	if c.MaxUpload == 0 {
 		c.MaxUpload = 4 << 30
 	}
@@ -102,8 +110,8 @@ func (c *Config) fill() error {
 	if c.Burst == 0 {
 		c.Burst = 6 * c.Rate
 	}
-	if len(c.Token) > proto.MaxToken {
-		return fmt.Errorf("signaling: a token of %d bytes, the limit is %d", len(c.Token), proto.MaxToken)
+	if err := proto.CheckToken(c.Token); err != nil {
+		return fmt.Errorf("signaling: %w", err)
 	}
 	if c.Store == nil {
 		c.Store = &store.Mem{}
@@ -128,6 +136,11 @@ type Server struct {
 	in     chan input
 	dead   chan struct{} // closed when the loop has ended
 	out    *outbox
+	gate   *gate
+	turned turned
+	ups    uploads
+
+	watching atomic.Int32 // dashboards
 
 	wg sync.WaitGroup // sessions, transfers, plans, Serve's
 
@@ -174,6 +187,7 @@ func New(cfg Config) (*Server, error) {
 			maxMembers: cfg.MaxSessions, once: cfg.Once, ice: cfg.ICE,
 		}),
 		sessions: map[string]*session{},
+		gate:     newGate(cfg.MaxStrangers, cfg.IdleTimeout),
 	}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	s.door, s.shut = context.WithCancel(s.ctx)
@@ -182,7 +196,10 @@ func New(cfg Config) (*Server, error) {
 		ReadHeaderTimeout: 5 * time.Second,
 		IdleTimeout:       time.Minute,
 		MaxHeaderBytes:    16 << 10,
-		ErrorLog:          slog.NewLogLogger(cfg.Log.Handler(), slog.LevelWarn),
+		ConnContext:       withConn,
+		// A connection is counted, timed and closed as one: no HTTP/2.
+		TLSNextProto: map[string]func(*http.Server, *tls.Conn, http.Handler){},
+		ErrorLog:     slog.NewLogLogger(cfg.Log.Handler(), slog.LevelWarn),
 	}
 	go s.loop()
 	return s, nil
@@ -204,7 +221,7 @@ func (s *Server) Serve(ln net.Listener) error {
 	s.lns = append(s.lns, ln)
 	s.mu.Unlock()
 	defer s.wg.Done()
-	err := s.http.Serve(ln)
+	err := s.http.Serve(gateListener{ln, s.gate})
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closing {
@@ -551,6 +568,7 @@ func (s *Server) Shutdown(ctx context.Context) error {
 		err = ctx.Err()
 	}
 	s.cancel()
+	s.turned.stop()
 	_ = s.http.Close()
 	<-gone
 	s.post(stopLoop{})

@@ -866,12 +866,20 @@ func TestHTTPGuards(t *testing.T) {
 		{"GET", "/v1/speed?bytes=10", map[string]string{"Authorization": "Bearer t"}, 200},
 		{"GET", "/v1/speed?bytes=99999999999", map[string]string{"Authorization": "Bearer t"}, 400},
 		{"GET", "/v1/speed?bytes=-1", map[string]string{"Authorization": "Bearer t"}, 400},
-		{"GET", "/v1/status", nil, 200}, // loopback
+		{"GET", "/v1/status", nil, 401}, // loopback is no licence: a proxy comes from there
+		{"GET", "/v1/watch", nil, 401},
+		{"GET", "/v1/status", map[string]string{"Authorization": "Bearer t"}, 200},
+		{"GET", "/v1/status", map[string]string{"Authorization": proto.Authorization("t")}, 200},
+		{"GET", "/v1/status", map[string]string{"Authorization": "Ravnest t"}, 401},
+		{"GET", "/v1/status", map[string]string{"Authorization": "Ravnest"}, 401},
 		{"GET", "/v1/nothing", nil, 404},
 		{"PUT", proto.UploadPath("r", 0, sum), nil, 401},
-		{"PUT", proto.UploadPath("r", 0, sum), map[string]string{"Authorization": "Bearer t"}, 403},
-		{"PUT", proto.UploadPath("r", 0, "short"), map[string]string{"Authorization": "Bearer t"}, 400},
-		{"PUT", "/v1/upload/r/x/" + sum, map[string]string{"Authorization": "Bearer t"}, 400},
+		{"PUT", proto.UploadPath("r", 0, sum) + "?offset=0&size=1", map[string]string{"Authorization": "Bearer t"}, 403},
+		{"PUT", proto.UploadPath("r", 0, "short") + "?offset=0&size=1", map[string]string{"Authorization": "Bearer t"}, 400},
+		{"PUT", proto.UploadPath("r", 0, sum), map[string]string{"Authorization": "Bearer t"}, 400},
+		{"PUT", proto.UploadPath("r", 0, sum) + "?offset=2&size=1", map[string]string{"Authorization": "Bearer t"}, 400},
+		{"PUT", proto.UploadPath("r", 0, sum) + "?offset=-1&size=1", map[string]string{"Authorization": "Bearer t"}, 400},
+		{"PUT", "/v1/upload/r/x/" + sum + "?offset=0&size=1", map[string]string{"Authorization": "Bearer t"}, 400},
 		{"POST", "/v1/speed", map[string]string{"Authorization": "Bearer t", "Origin": "http://evil.example", "Sec-Fetch-Site": "cross-site"}, 403},
 		{"DELETE", "/v1/blob/" + sum, map[string]string{"Authorization": "Bearer t"}, 404},
 	}
@@ -942,7 +950,13 @@ func (f *fullStore) Put(ctx context.Context, name string, r io.Reader) error {
 // alone brings a host with one provider to running, by hand.
 func alone(t *testing.T, cfg server.Config) (s *server.Server, addr string, c *client.Conn, ev *events, done chan result) {
 	t.Helper()
-	s, addr = start(t, cfg)
+	return aloneBehind(t, cfg, func(l net.Listener) net.Listener { return l })
+}
+
+// aloneBehind is alone with a listener of one's own.
+func aloneBehind(t *testing.T, cfg server.Config, wrap func(net.Listener) net.Listener) (s *server.Server, addr string, c *client.Conn, ev *events, done chan result) {
+	t.Helper()
+	s, addr = startOn(t, cfg, wrap)
 	ev = &events{}
 	done = run(t, s, testJob(blobs{}, 1), ev)
 	c = dial(t, addr, client.Options{Hello: hello("")})
@@ -1016,8 +1030,9 @@ func TestUploadGuards(t *testing.T) {
 	if _, err := other.Upload(t.Context(), run, 0, []byte("x")); !errors.Is(err, proto.ErrStopped) {
 		t.Errorf("from an unassigned session: %v", err)
 	}
-	put := func(sum string, body io.Reader) int {
-		req, err := http.NewRequestWithContext(t.Context(), "PUT", "http://"+addr+proto.UploadPath(run, 0, sum), body)
+	put := func(sum string, size int, body io.Reader) int {
+		url := fmt.Sprintf("http://%s%s?offset=0&size=%d", addr, proto.UploadPath(run, 0, sum), size)
+		req, err := http.NewRequestWithContext(t.Context(), "PUT", url, body)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -1029,11 +1044,11 @@ func TestUploadGuards(t *testing.T) {
 		resp.Body.Close()
 		return resp.StatusCode
 	}
-	if got := put(strings.Repeat("b", 64), strings.NewReader("not that")); got != 422 {
+	if got := put(strings.Repeat("b", 64), 8, strings.NewReader("not that")); got != 422 {
 		t.Errorf("a wrong hash: %d", got)
 	}
 	// Without a length it is cut off on the way.
-	if got := put(strings.Repeat("b", 64), struct{ io.Reader }{bytes.NewReader(make([]byte, 2000))}); got != 413 {
+	if got := put(strings.Repeat("b", 64), 900, struct{ io.Reader }{bytes.NewReader(make([]byte, 2000))}); got != 400 {
 		t.Errorf("a long body without a length: %d", got)
 	}
 	if l, err := st.List(t.Context(), run+"/cluster"); err != nil || len(l) != 0 {
@@ -1051,7 +1066,7 @@ func TestStalledUpload(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer conn.Close()
-	fmt.Fprintf(conn, "PUT %s HTTP/1.1\r\nHost: %s\r\n%s: %s\r\nContent-Length: 100\r\n\r\nhalf", proto.UploadPath("digits-1", 0, strings.Repeat("b", 64)), addr, proto.SessionHeader, c.Welcome().Session)
+	fmt.Fprintf(conn, "PUT %s?offset=0&size=100 HTTP/1.1\r\nHost: %s\r\n%s: %s\r\nContent-Length: 100\r\n\r\nhalf", proto.UploadPath("digits-1", 0, strings.Repeat("b", 64)), addr, proto.SessionHeader, c.Welcome().Session)
 	_ = conn.SetReadDeadline(time.Now().Add(3 * time.Second))
 	b, err := io.ReadAll(conn)
 	if err != nil {

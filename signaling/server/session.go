@@ -160,24 +160,29 @@ func (s *Server) join(w http.ResponseWriter, r *http.Request) {
 		httpError(w, http.StatusForbidden, &proto.Error{Code: proto.Forbidden, Message: "this host serves this machine only"})
 		return
 	}
-	if !s.admit() {
-		httpError(w, http.StatusServiceUnavailable, &proto.Error{Code: proto.Full, Message: "the host has no room for another connection", Hint: "try again later"})
+	if !s.enter() {
+		httpError(w, http.StatusServiceUnavailable, errStopping)
 		return
 	}
-	defer s.release()
+	defer s.wg.Done()
 	// Accept refuses pages of another origin.
 	ws, err := websocket.Accept(w, r, &websocket.AcceptOptions{CompressionMode: websocket.CompressionDisabled})
 	if err != nil {
 		s.log.Debug("join refused", "addr", r.RemoteAddr, "err", err)
 		return // Accept has answered
 	}
-	ws.SetReadLimit(proto.MaxMessage)
+	ws.SetReadLimit(proto.MaxHello) // it may be anybody
 	ctx, cancel := context.WithCancel(s.ctx)
 	defer func() {
 		cancel()
 		_ = ws.CloseNow()
 	}()
 	hello, err := s.hello(ws)
+	if err == nil && !s.admit() {
+		err = &proto.Error{Code: proto.Full, Message: "the host has no room for another provider", Hint: "try again later"}
+	} else if err == nil {
+		defer s.release()
+	}
 	if err != nil {
 		var pe *proto.Error
 		if !errors.As(err, &pe) {
@@ -188,7 +193,7 @@ func (s *Server) join(w http.ResponseWriter, r *http.Request) {
 		if hello != nil {
 			name = hello.Name
 		}
-		s.post(refused{name: name, addr: r.RemoteAddr, err: pe})
+		s.turnAway(name, r.RemoteAddr, pe)
 		if b, err := proto.Encode(pe); err == nil {
 			wctx, stop := context.WithTimeout(ctx, closeWait)
 			err = ws.Write(wctx, websocket.MessageText, b)
@@ -201,6 +206,8 @@ func (s *Server) join(w http.ResponseWriter, r *http.Request) {
 		}
 		return
 	}
+	letIn(r)
+	ws.SetReadLimit(proto.MaxMessage)
 	sess := &session{
 		id: "p" + hexBytes(8), secret: hexBytes(16), ws: ws, ctx: ctx, cancel: cancel, wake: make(chan struct{}, 1),
 	}
@@ -215,6 +222,62 @@ func (s *Server) join(w http.ResponseWriter, r *http.Request) {
 	}
 	cancel()
 	<-writer
+}
+
+// turned counts those who were turned away and not told of yet.
+type turned struct {
+	mu    sync.Mutex
+	told  *bucket
+	count int
+	flush *time.Timer
+
+	name, addr string // of the last
+	err        *proto.Error
+}
+
+const (
+	turnedBurst = 5                // refusals that are told one by one
+	turnedEvery = 10 * time.Second // and then one line for all of this time
+)
+
+// turnAway tells the lobby that somebody was refused. Anybody can be as often as they
+// like: a few are told one by one, then all of some seconds at once.
+func (s *Server) turnAway(name, addr string, err *proto.Error) {
+	t := &s.turned
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	now := time.Now()
+	if t.told == nil {
+		t.told = newBucket(now, 1/turnedEvery.Seconds(), turnedBurst)
+	}
+	if t.count == 0 && t.told.take(now, 1) {
+		s.post(refused{name: name, addr: addr, err: err})
+		return
+	}
+	t.count++
+	t.name, t.addr, t.err = name, addr, err
+	if t.count > 1 {
+		return
+	}
+	t.flush = time.AfterFunc(turnedEvery, func() {
+		t.mu.Lock()
+		name, addr, err, n := t.name, t.addr, *t.err, t.count
+		t.count = 0
+		t.mu.Unlock()
+		if n > 1 {
+			err.Message += fmt.Sprintf(" (the last of %d that were refused in %v)", n, turnedEvery)
+		}
+		s.post(refused{name: name, addr: addr, err: &err})
+	})
+}
+
+// stop forgets the rest.
+func (t *turned) stop() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.flush != nil {
+		t.flush.Stop()
+	}
 }
 
 // hello waits for the first message and judges it. Where it was one, it is

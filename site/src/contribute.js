@@ -2,8 +2,8 @@
 
 import { Tab, support } from "./tab.js";
 import { lineChart } from "./chart.js";
-import { hold, remember, remembered, token } from "./session.js";
-import { $, bytes, count, el, flop, note, sentence, set } from "./words.js";
+import { hold, otherReading, remember, remembered, token } from "./session.js";
+import { $, bytes, count, el, flop, hostURL, note, sentence, set } from "./words.js";
 
 const memories = [125, 250, 500, 1000, 2000, 3000].map((mb) => mb * 1e6);
 
@@ -53,6 +53,11 @@ function assigned(place) {
 
 function ended({ code, text, hint }) {
   remember({ on: false });
+  if (code === "bad_token" && otherReading()) {
+    $("token").value = token();
+    setTimeout(begin);
+    return;
+  }
   if (code === "bad_token") $("token-row").hidden = false;
   const why = code || text === "stopped" ? [] : [`${sentence(text)}.`];
   const thanks = last ? [`Thank you: this tab trained ${$("f-samples").textContent} samples.`] : [];
@@ -88,7 +93,7 @@ function begin() {
   last = null;
   hold($("token").value);
   remember({ on: true, cores: $("cores").value, memory: $("memory").value });
-  tab.start({ token: token(), threads: Number($("cores").value), ram: memories[$("memory").value] });
+  tab.start({ host: hostURL(), token: token(), threads: Number($("cores").value), ram: memories[$("memory").value] });
   pauseOrNot();
 }
 

@@ -2,8 +2,9 @@
 
 import { lineChart } from "./chart.js";
 import { Pipeline, kind } from "./pipeline.js";
-import { hold, token } from "./session.js";
-import { $, bytes, count, duration, flop, note, sentence, set } from "./words.js";
+import { hold, otherReading, token } from "./session.js";
+import { authorization } from "./token.js";
+import { $, bytes, count, duration, flop, hostURL, note, sentence, set } from "./words.js";
 
 const phases = {
   idle: "Idle: no run",
@@ -35,9 +36,8 @@ async function* sights() {
     timer = setTimeout(() => silence.abort(new TypeError("the host is silent")), patience);
   };
   alive();
-  const headers = token() ? { Authorization: `Bearer ${token()}` } : {};
   try {
-    const response = await fetch(`/v1/watch?after=${seen}`, { headers, cache: "no-store", signal: silence.signal });
+    const response = await fetch(`v1/watch?after=${seen}`, { headers: authorization(token()), cache: "no-store", signal: silence.signal });
     if (!response.ok) throw Object.assign(new Error(`the host answers ${response.status}`), { status: response.status });
     const text = response.body.pipeThrough(new TextDecoderStream()).getReader();
     for (let rest = ""; ; ) {
@@ -179,6 +179,7 @@ async function watch() {
         showStatus(status);
       }
     } catch (err) {
+      if (err.status === 401 && otherReading()) continue;
       if (err.status === 401) {
         showPhase("idle", "");
         problem(token() ? "The host does not take this token." : "");
@@ -198,7 +199,7 @@ async function watch() {
   }
 }
 
-set($("join"), `ravnest-provider --join ${location.origin}${token() ? " --token …" : ""}`);
+set($("join"), `ravnest-provider --join ${hostURL()}${token() ? " --token …" : ""}`);
 if (location.hash) $("to-contribute").hash = $("lend").hash = location.hash;
 $("token-form").addEventListener("submit", (ev) => {
   ev.preventDefault();

@@ -1,5 +1,7 @@
 // What a reload finds again: kept for this tab only, and by both pages.
 
+import { readings } from "./token.js";
+
 const key = "ravnest";
 
 export function remembered() {
@@ -18,12 +20,21 @@ export function remember(more) {
   }
 }
 
-// The host's token comes behind the #, which browsers send to nobody, or is typed in.
-let held = new URLSearchParams(location.hash.slice(1)).get("token") ?? remembered().token ?? "";
+// The host's token comes with the link, or is typed in.
+const given = readings(location.hash);
+let held = given[0] ?? remembered().token ?? "";
 
 export const token = () => held;
 
 export function hold(token) {
   held = token;
   remember({ token });
+}
+
+// otherReading turns to the other reading of the link, after the host has refused the one
+// held; false where there is none.
+export function otherReading() {
+  if (given.length < 2 || held !== given[0]) return false;
+  hold(given[1]);
+  return true;
 }

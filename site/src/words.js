@@ -44,3 +44,7 @@ export function note(list, text, when = new Date()) {
   while (list.children.length > 200) list.lastChild.remove();
   return line;
 }
+
+// hostURL is the address of this page's host, with the prefix that a proxy may have put it
+// below.
+export const hostURL = () => new URL(".", location.href).href.replace(/[?#].*$/, "").replace(/\/$/, "");

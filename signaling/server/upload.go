@@ -1,0 +1,296 @@
+package server
+
+// Trained stages come in pieces, each a request of its own: a proxy's limit on
+// bodies does not matter, and after a broken connection the provider goes on
+// where the host has come to. The pieces flow into one Put of the store as they
+// come, so that nothing is held in memory, and what the store has is replaced
+// only if the whole has the digest that its name says.
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"hash"
+	"io"
+	"net/http"
+	"net/url"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/ravnest/ravnest/signaling/proto"
+)
+
+// Reasons that end an upload without a stage; in place of io.EOF they keep the
+// store from taking what has come.
+var (
+	errHash    = errors.New("the bytes do not have the SHA-256 of their name")
+	errGivenUp = errors.New("the upload was given up")
+)
+
+// piece is where a request's body belongs.
+type piece struct {
+	session, run, sum string
+	stage             int
+	offset, size      int64
+}
+
+func (p *piece) same(o *piece) bool {
+	return p.run == o.run && p.sum == o.sum && p.stage == o.stage && p.size == o.size
+}
+
+// upload is one under way, or one that has just ended well.
+type upload struct {
+	piece
+	id, object string
+	idle       *time.Timer // ends it where no piece comes
+
+	mu   sync.Mutex // one piece at a time
+	have int64
+	hash hash.Hash
+	into *io.PipeWriter
+	put  chan struct{} // closed when the store has returned
+	err  error         // the store's
+	kept atomic.Bool
+
+	rush sync.Mutex
+	cut  func() // breaks off the piece that is being read; nil where none is
+}
+
+// uploads holds each session's.
+type uploads struct {
+	mu   sync.Mutex
+	open map[string]*upload
+}
+
+func pieceOf(r *http.Request) (*piece, error) {
+	p := &piece{session: r.Header.Get(proto.SessionHeader), run: r.PathValue("run"), sum: r.PathValue("sha256")}
+	var errs [3]error
+	q, err := url.ParseQuery(r.URL.RawQuery)
+	p.stage, errs[0] = strconv.Atoi(r.PathValue("stage"))
+	p.offset, errs[1] = strconv.ParseInt(q.Get("offset"), 10, 64)
+	p.size, errs[2] = strconv.ParseInt(q.Get("size"), 10, 64)
+	if err := errors.Join(err, errs[0], errs[1], errs[2], proto.CheckName(p.run), proto.CheckSHA256(p.sum)); err != nil {
+		return nil, err
+	}
+	if p.offset < 0 || p.size < 0 || p.offset > p.size {
+		return nil, fmt.Errorf("offset %d of %d bytes", p.offset, p.size)
+	}
+	return p, nil
+}
+
+func (s *Server) upload(w http.ResponseWriter, r *http.Request) {
+	p, err := pieceOf(r)
+	if err != nil {
+		httpError(w, http.StatusBadRequest, &proto.Error{Code: proto.Protocol, Message: err.Error()})
+		return
+	}
+	u, refusal := s.uploadFor(p)
+	if refusal != nil {
+		status := http.StatusForbidden
+		switch refusal.Code {
+		case proto.Stopped:
+			status = http.StatusGone
+		case proto.TooLarge:
+			status = http.StatusRequestEntityTooLarge
+		}
+		httpError(w, status, refusal)
+		return
+	}
+	if u == nil { // nothing of it is here: from the start, please
+		s.have(w, 0)
+		return
+	}
+	u.breakOff()
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if b, ok := r.Body.(*body); ok {
+		u.breakable(b.breakOff)
+		defer u.breakable(nil)
+	}
+	u.idle.Stop()
+	defer u.idle.Reset(s.cfg.IdleTimeout)
+	switch {
+	case u.kept.Load():
+		w.WriteHeader(http.StatusCreated)
+		return
+	case p.offset != u.have:
+		s.have(w, u.have)
+		return
+	}
+	n, err := io.Copy(u, io.LimitReader(r.Body, u.size-u.have+1))
+	switch {
+	case err == nil && u.have == u.size:
+		s.finishUpload(w, u)
+	case err == nil && u.have < u.size:
+		s.have(w, u.have)
+	case err == nil || errors.Is(err, errTooLong):
+		s.drop(u, errHash)
+		httpError(w, http.StatusBadRequest, &proto.Error{Code: proto.Protocol, Message: "more bytes came than the upload has"})
+	case u.failed():
+		s.refuseStore(w, r, u)
+	default:
+		// The provider broke off, or stood still: it may go on from here.
+		s.log.Debug("a piece of an upload broke off", "stage", u.stage, "bytes", n, "err", err)
+		httpError(w, http.StatusBadRequest, &proto.Error{Code: proto.Protocol, Message: "the piece broke off: " + err.Error()})
+	}
+}
+
+func (s *Server) have(w http.ResponseWriter, n int64) {
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Cache-Control", "no-store")
+	_ = json.NewEncoder(w).Encode(proto.Have{Have: n})
+}
+
+// breakOff ends the piece that is being read: it is of a connection that the provider
+// has given up.
+func (u *upload) breakOff() {
+	u.rush.Lock()
+	defer u.rush.Unlock()
+	if u.cut != nil {
+		u.cut()
+	}
+}
+
+// breakable says how the piece that is being read can be broken off.
+func (u *upload) breakable(cut func()) {
+	u.rush.Lock()
+	defer u.rush.Unlock()
+	u.cut = cut
+}
+
+var errTooLong = errors.New("too long")
+
+// Write takes bytes of the body in.
+func (u *upload) Write(b []byte) (int, error) {
+	if int64(len(b)) > u.size-u.have {
+		return 0, errTooLong
+	}
+	n, err := u.into.Write(b)
+	u.hash.Write(b[:n])
+	u.have += int64(n)
+	return n, err
+}
+
+// failed tells whether the store has given up.
+func (u *upload) failed() bool {
+	select {
+	case <-u.put:
+		return true
+	default:
+		return false
+	}
+}
+
+// uploadFor finds the upload that a piece belongs to, or begins one. Nil without a
+// refusal: the piece is of the middle of one that is not here.
+func (s *Server) uploadFor(p *piece) (*upload, *proto.Error) {
+	s.ups.mu.Lock()
+	defer s.ups.mu.Unlock()
+	u := s.ups.open[p.session]
+	// One that begins anew with what is kept already is for another state of the same
+	// bytes, or for another run of the same name.
+	if u != nil && u.same(p) && (p.offset > 0 || !u.kept.Load()) {
+		return u, nil
+	}
+	if p.offset != 0 {
+		return nil, nil
+	}
+	if p.size > s.cfg.MaxUpload {
+		return nil, &proto.Error{Code: proto.TooLarge, Message: fmt.Sprintf("the stage is over this host's limit of %d bytes", s.cfg.MaxUpload)}
+	}
+	if u != nil {
+		// Its provider has begun another one.
+		delete(s.ups.open, p.session)
+		s.abandon(u, errGivenUp)
+	}
+	id, object, refusal := s.grant(p)
+	if refusal != nil {
+		return nil, refusal
+	}
+	out, into := io.Pipe()
+	u = &upload{piece: *p, id: id, object: object, hash: sha256.New(), into: into, put: make(chan struct{})}
+	if s.ups.open == nil {
+		s.ups.open = map[string]*upload{}
+	}
+	s.ups.open[p.session] = u
+	u.idle = time.AfterFunc(s.cfg.IdleTimeout, func() { s.drop(u, errGivenUp) })
+	stop := context.AfterFunc(s.door, func() { s.drop(u, errStopping) })
+	s.wg.Go(func() {
+		defer stop()
+		u.err = s.store.Put(s.ctx, u.object, out)
+		close(u.put)
+		_ = out.CloseWithError(u.err)
+	})
+	return u, nil
+}
+
+// grant asks the lobby whether the session may upload that stage.
+func (s *Server) grant(p *piece) (id, object string, refusal *proto.Error) {
+	refusal = errStopping
+	s.call(func(time.Time) {
+		id, object, refusal = s.lobby.grant(p.session, p.run, p.stage, p.sum)
+	})
+	return id, object, refusal
+}
+
+// drop ends an upload that comes to nothing.
+func (s *Server) drop(u *upload, why error) {
+	s.ups.mu.Lock()
+	mine := s.ups.open[u.session] == u
+	if mine {
+		delete(s.ups.open, u.session)
+	}
+	s.ups.mu.Unlock()
+	if mine {
+		s.abandon(u, why)
+	}
+}
+
+// abandon lets the store and the lobby know. It is called once for each upload that
+// is no longer in the table.
+func (s *Server) abandon(u *upload, why error) {
+	u.idle.Stop()
+	_ = u.into.CloseWithError(why) // nothing happens to one that ended well
+	s.post(uploadEnded{id: u.id})
+}
+
+// finishUpload judges the whole and keeps it.
+func (s *Server) finishUpload(w http.ResponseWriter, u *upload) {
+	if hex.EncodeToString(u.hash.Sum(nil)) != u.sum {
+		s.drop(u, errHash)
+		httpError(w, http.StatusUnprocessableEntity, &proto.Error{Code: proto.BadHash, Message: errHash.Error(), Hint: "upload it again"})
+		return
+	}
+	_ = u.into.Close()
+	<-u.put
+	if u.err != nil {
+		s.refuseStore(w, nil, u)
+		return
+	}
+	u.kept.Store(true) // a provider that does not hear of it may ask again
+	// Queued before the answer, so before the saved message that follows it.
+	s.post(uploaded{id: u.id, run: u.run, stage: u.stage, object: u.object, blob: proto.Ref{SHA256: u.sum, Size: u.size}})
+	s.post(uploadEnded{id: u.id})
+	w.WriteHeader(http.StatusCreated)
+}
+
+// refuseStore says that the store would not take it.
+func (s *Server) refuseStore(w http.ResponseWriter, r *http.Request, u *upload) {
+	s.drop(u, u.err)
+	if errors.Is(u.err, errGivenUp) || errors.Is(u.err, errStopping) || u.err == nil {
+		httpError(w, http.StatusGone, &proto.Error{Code: proto.Stopped, Message: "the upload has ended"})
+		return
+	}
+	s.post(stored{err: fmt.Errorf("%w: stage %d of %s: %w", ErrStore, u.stage, u.run, u.err)})
+	if r != nil { // a peer that still sends would not see the answer: take the rest in
+		_, _ = io.Copy(io.Discard, r.Body)
+	}
+	httpError(w, http.StatusInsufficientStorage, &proto.Error{
+		Code: proto.Storage, Message: "the host could not store the stage: " + u.err.Error(), Hint: "the requester has been told; the state saved before is kept",
+	})
+}
