@@ -368,6 +368,25 @@ func TestPoolErrorsSayWhatIsWrong(t *testing.T) {
 	}
 }
 
+// Whatever a stranger says of itself, the others can be planned with.
+func TestRepair(t *testing.T) {
+	odd := []float64{0, -1, math.NaN(), math.Inf(1), 1e300, 0.5, 33.6e15, 1e9}
+	good := Node{Name: "good", RAM: 8e9, Bandwidth: 50e6, Compute: 40e9}
+	for _, ram := range odd {
+		for _, band := range odd {
+			for _, comp := range odd {
+				pool := Repair([]Node{good, {Name: "odd", RAM: ram, Bandwidth: band, Compute: comp}})
+				if err := checkNodes(pool); err != nil || pool[0] != good {
+					t.Fatalf("%v %v %v: %+v, %v", ram, band, comp, pool, err)
+				}
+			}
+		}
+	}
+	if pool := Repair([]Node{{RAM: 1e9}, {RAM: 2e9}}); checkNodes(pool) != nil || pool[0].Compute != 0 {
+		t.Errorf("nobody measured anything: %+v", pool)
+	}
+}
+
 // The search is bounded by a count of evaluations, about 60 ns each, so its time is known
 // and a slow machine finds what a fast one does.
 func TestSearchKeepsItsBudget(t *testing.T) {

@@ -97,6 +97,42 @@ func checkNodes(nodes []Node) error {
 	return nil
 }
 
+// Repair returns the nodes with figures that can be planned with, for pools whose members
+// are strangers: what Cluster and Partition refuse as impossible is as good as not measured.
+// Such a bandwidth or compute becomes the least of the other nodes', such RAM one byte, which
+// no stage fits. Where no node has a bandwidth, all get 10 Mbit/s. A node without a benchmark
+// among nodes with one counts as the slowest of them.
+func Repair(nodes []Node) []Node {
+	out := slices.Clone(nodes)
+	repair := func(field func(*Node) *float64, hi, none float64) {
+		least := math.Inf(1)
+		bad := func(v float64) bool { return !(v >= 1 && v <= hi) }
+		for i := range out {
+			if v := *field(&out[i]); !bad(v) {
+				least = min(least, v)
+			}
+		}
+		if math.IsInf(least, 1) {
+			least = none
+		}
+		for i := range out {
+			if v := field(&out[i]); bad(*v) {
+				*v = least
+			}
+		}
+	}
+	for i := range out {
+		if r := &out[i].RAM; !(*r >= 1) {
+			*r = 1
+		} else {
+			*r = min(*r, maxRAM)
+		}
+	}
+	repair(func(n *Node) *float64 { return &n.Bandwidth }, maxBandwidth, 10e6)
+	repair(func(n *Node) *float64 { return &n.Compute }, maxCompute, 0)
+	return out
+}
+
 // benchmarked says that every node reports its compute: a pool where some do and
 // some do not cannot be compared by it.
 func benchmarked(nodes []Node) bool {

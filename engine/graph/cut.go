@@ -23,6 +23,7 @@ type Unit struct {
 	Cost     Cost   // per row
 	Out      int    // elements per row that cross a cut after this unit, forwards
 	Back     int    // elements per row of gradients that cross it, backwards
+	Largest  int    // elements per row of the largest tensor that crosses it
 }
 
 // Units lists the graph's units in order: a stage begins at a unit.
@@ -85,6 +86,7 @@ func (g *Graph) Units() []Unit {
 		for v := range g.Result(u.To-1) + 1 {
 			if r := readers[v]; len(r) > 0 && r[len(r)-1] >= u.To {
 				u.Out += g.shapes[v].Elems()
+				u.Largest = max(u.Largest, g.shapes[v].Elems())
 				if varying[v] {
 					u.Back += g.shapes[v].Elems()
 				}
@@ -92,6 +94,19 @@ func (g *Graph) Units() []Unit {
 		}
 	}
 	return us
+}
+
+// Join makes one unit of neighbouring units, which must not be empty.
+func (g *Graph) Join(us ...Unit) Unit {
+	u := us[0]
+	for _, v := range us[1:] {
+		if u.Weight == "" {
+			u.Name, u.Weight = v.Name, v.Weight
+		}
+		u.To, u.Out, u.Back, u.Largest = v.To, v.Out, v.Back, v.Largest
+	}
+	u.Params, u.Cost = g.ParamCount(u.From, u.To), g.Cost(u.From, u.To)
+	return u
 }
 
 // Edge is a value that crosses into or out of a stage.

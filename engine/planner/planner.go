@@ -57,12 +57,11 @@ type Plan struct {
 	Clusters []Cluster `json:"clusters"`
 }
 
-// Units puts the model's uncuttable pieces into numbers: operations, parameters,
-// memory and bytes across a cut, for one batch of the job. What the model takes besides
-// its state, by the plan of the whole model as one stage, is shared out by the size of the
-// units' results: so much as it is with the job's micro-batches and with what it computes
-// again.
-func Units(j job.Spec, g *graph.Graph) ([]ga.Unit, error) {
+// costs puts pieces of the model into numbers: operations, parameters, memory and bytes
+// across a cut, for one batch of the job. What the model takes besides its state, by the
+// plan of the whole model as one stage, is shared out by the size of the units' results:
+// so much as it is with the job's micro-batches and with what it computes again.
+func costs(j job.Spec, g *graph.Graph, units []graph.Unit) ([]ga.Unit, error) {
 	whole, err := g.Cut([]int{0})
 	if err != nil {
 		return nil, err
@@ -74,7 +73,7 @@ func Units(j job.Spec, g *graph.Graph) ([]ga.Unit, error) {
 	var us []ga.Unit
 	var results []float64
 	sum := 0.0
-	for _, u := range g.Units() {
+	for _, u := range units {
 		elems := 0
 		for i := u.From; i < u.To; i++ {
 			elems += g.Shape(g.Result(i)).Elems()
@@ -102,17 +101,31 @@ const corrections = 8
 // Make forms the clusters and cuts the model for each. The plan is a function of its
 // arguments: the seed is the genetic algorithm's. A stage that its own plan says does not
 // fit has its units counted for what they take there, and all is planned again.
+//
+// The errors wrap those of ga.Build; where some members lend too little while the others
+// could do without them, the error is a *TooSmall.
 func Make(j job.Spec, g *graph.Graph, nodes []ga.Node, opt ga.Options, seed uint64) (*Plan, error) {
-	units, err := Units(j, g)
+	p, err := plan(j, g, nodes, opt, seed)
+	if errors.Is(err, ga.ErrRAM) && len(nodes) > 1 {
+		if small := tooSmall(j, g, nodes, opt, seed); small != nil {
+			return nil, small
+		}
+	}
+	return p, err
+}
+
+func plan(j job.Spec, g *graph.Graph, nodes []ga.Node, opt ga.Options, seed uint64) (*Plan, error) {
+	pieces, heavy := cuttable(j, g)
+	units, err := costs(j, g, pieces)
 	if err != nil {
 		return nil, err
 	}
 	for try := 0; ; try++ {
 		p := &Plan{}
 		if p.GA, err = ga.Build(g.Name, units, nodes, opt, rand.New(rand.NewPCG(seed, 0x72617665))); err != nil {
-			return nil, err
+			return nil, tooHeavy(err, j, heavy)
 		}
-		short, err := p.measure(j, g, nodes, units)
+		short, err := p.measure(j, g, nodes, pieces, units)
 		if err != nil {
 			return nil, err
 		}
@@ -128,13 +141,12 @@ func Make(j job.Spec, g *graph.Graph, nodes []ga.Node, opt ga.Options, seed uint
 // measure cuts the graph as the genetic algorithm says and compiles the stages. If some do
 // not fit their nodes, short says so of the first, and the units of all of them are made as
 // large as they are.
-func (p *Plan) measure(j job.Spec, g *graph.Graph, nodes []ga.Node, units []ga.Unit) (short, err error) {
-	gu := g.Units()
+func (p *Plan) measure(j job.Spec, g *graph.Graph, nodes []ga.Node, pieces []graph.Unit, units []ga.Unit) (short, err error) {
 	grow := make([]float64, len(units))
 	for _, c := range p.GA.Clusters {
 		var cl Cluster
 		for _, s := range c.Stages {
-			cl.Stages = append(cl.Stages, Stage{Node: s.Node, Name: nodes[s.Node].Name, Start: gu[s.From].From})
+			cl.Stages = append(cl.Stages, Stage{Node: s.Node, Name: nodes[s.Node].Name, Start: pieces[s.From].From})
 		}
 		stages, err := g.Cut(cl.Starts())
 		if err != nil {

@@ -158,6 +158,73 @@ func TestErrorsSayWhatIsShort(t *testing.T) {
 	}
 }
 
+// TestTooSmallNamesMembers: members that no stage fits are named, with what would do, as
+// long as the others can hold the model; otherwise the pool as a whole is too small.
+func TestTooSmallNamesMembers(t *testing.T) {
+	g, j := zoo.CNN(), job.Default()
+	for _, c := range []struct {
+		ram   []float64
+		small []int
+	}{
+		{[]float64{50e3, 8e9}, []int{0}},
+		{[]float64{8e9, 1, 8e9, 50e3}, []int{1, 3}},
+		{[]float64{50e3, 50e3}, nil},
+	} {
+		nodes := pool(len(c.ram), 0, 1e9)
+		for i := range nodes {
+			nodes[i].RAM = c.ram[i]
+		}
+		_, err := planner.Make(j, g, nodes, ga.Options{MaxClusters: 1}, 1)
+		var small *planner.TooSmall
+		if !errors.Is(err, ga.ErrRAM) || errors.As(err, &small) != (c.small != nil) {
+			t.Errorf("%v: %v", c.ram, err)
+			continue
+		}
+		if small == nil {
+			continue
+		}
+		if !slices.Equal(small.Members, c.small) || small.Names[0] != nodes[c.small[0]].Name {
+			t.Errorf("%v: members %v %v are too small, want %v", c.ram, small.Members, small.Names, c.small)
+		}
+		for i, m := range small.Members { // what is said to be enough is enough
+			nodes[m].RAM = float64(small.Need[i])
+		}
+		if _, err := planner.Make(j, g, nodes, ga.Options{MaxClusters: 1}, 1); err != nil {
+			t.Errorf("%v: with %v bytes: %v", c.ram, small.Need, err)
+		}
+	}
+}
+
+// TestNoCutThroughHeavyTensors: a tensor larger than a message is not cut through, and
+// where that leaves too few cuts the error says what would help.
+func TestNoCutThroughHeavyTensors(t *testing.T) {
+	n := func(name string, in, out int, from string) graph.Node {
+		return graph.Node{Name: name, Op: &graph.Linear{In: in, Out: out}, Inputs: []string{from}}
+	}
+	g := &graph.Graph{Name: "wide", Inputs: []graph.Input{{Name: "x", Shape: graph.Shape{4}}}, Output: "c", Nodes: []graph.Node{
+		n("a", 4, 1<<20, "x"), n("b", 1<<20, 3, "a"), n("c", 3, 3, "b"),
+	}}
+	if err := g.Check(); err != nil {
+		t.Fatal(err)
+	}
+	j := job.Default()
+	j.BatchSize = 256
+	p, err := planner.Make(j, g, pool(2, 1e12, 0), ga.Options{}, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := firsts(g, p.Clusters[0]); !slices.Equal(got, []string{"a", "c"}) {
+		t.Errorf("cut at %v", got)
+	}
+	if _, err := planner.Make(j, g, pool(3, 1e12, 0), ga.Options{MaxClusters: 1}, 1); !errors.Is(err, ga.ErrStages) || !strings.Contains(err.Error(), `cut after "a"`) || !strings.Contains(err.Error(), "lower batch_size to 32 or less") {
+		t.Errorf("three providers: %v", err)
+	}
+	j.ValEvery, j.MicroBatches = 0, 8
+	if _, err := planner.Make(j, g, pool(3, 1e12, 0), ga.Options{MaxClusters: 1}, 1); err != nil {
+		t.Errorf("micro-batches, no validation: %v", err)
+	}
+}
+
 // TestMemoryIsThePlans: what the planner announces for a stage is what the stage's own
 // plan says.
 func TestMemoryIsThePlans(t *testing.T) {

@@ -291,7 +291,7 @@ func (r *run) planPool(pool []server.Member) error {
 	for i := range nodes {
 		nodes[i].Node = gn[i]
 	}
-	plan, err := planner.Make(r.p.Job, r.p.Graph, gn, options(len(pool), 1), r.p.Job.Seed)
+	plan, err := planner.Make(r.p.Job, r.p.Graph, ga.Repair(gn), options(len(pool), 1), r.p.Job.Seed)
 	if err != nil {
 		return err
 	}
