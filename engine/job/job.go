@@ -12,6 +12,8 @@ import (
 	"math"
 	"slices"
 	"strings"
+
+	"github.com/ravnest/ravnest/engine/pipeline/order"
 )
 
 // Version of the JSON form. History: 1, first form.
@@ -232,6 +234,15 @@ func (s Spec) Check() error {
 		return fmt.Errorf("%w: %w", ErrInvalid, errors.Join(errs...))
 	}
 	return nil
+}
+
+// Order is the numbers that a run's order of work follows from, over so many training and
+// validation rows.
+func (s Spec) Order(train, val int) order.Run {
+	return order.Run{
+		Train: train, Val: val, Epochs: s.Epochs, Steps: s.Steps, BatchSize: s.BatchSize, MicroBatches: s.MicroBatches,
+		UpdateFrequency: s.UpdateFrequency, ValEvery: s.ValEvery, SaveEvery: s.SaveEvery,
+	}
 }
 
 // Batches is the number of batches of an epoch over n rows; the last may be short.

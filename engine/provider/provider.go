@@ -19,6 +19,7 @@ import (
 	"github.com/ravnest/ravnest/engine/graph"
 	"github.com/ravnest/ravnest/engine/job"
 	"github.com/ravnest/ravnest/engine/kernel"
+	"github.com/ravnest/ravnest/engine/pipeline/order"
 	"github.com/ravnest/ravnest/engine/pipeline/stage"
 	"github.com/ravnest/ravnest/engine/transport"
 	"github.com/ravnest/ravnest/signaling/proto"
@@ -347,7 +348,7 @@ func (r *run) work() error {
 	r.cfg.Event("training stage %d of %d (%s)", r.a.Stage, r.a.Stages, cfg.Stage.Role())
 
 	stopReports := r.report()
-	err = r.stage.Run(r.ctx, r.ending.Load, r)
+	err = r.stage.Run(r.ctx, r.mark, r)
 	r.saves.Wait()
 	stopReports()
 	if err == nil {
@@ -357,6 +358,14 @@ func (r *run) work() error {
 		return err
 	}
 	return r.cfg.Host.Send(r.ctx, &proto.Done{Run: r.a.Run, Stage: r.a.Stage, Step: r.prog.Step})
+}
+
+// mark is asked before every update, on the root.
+func (r *run) mark() order.Mark {
+	if r.ending.Load() {
+		return order.Stop
+	}
+	return order.Continue
 }
 
 // prepare fetches and checks what the assignment names.

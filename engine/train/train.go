@@ -5,6 +5,7 @@ package train
 
 import (
 	"context"
+	"fmt"
 
 	"github.com/ravnest/ravnest/engine/exec"
 	"github.com/ravnest/ravnest/engine/graph"
@@ -12,6 +13,7 @@ import (
 	"github.com/ravnest/ravnest/engine/kernel"
 	"github.com/ravnest/ravnest/engine/loss"
 	"github.com/ravnest/ravnest/engine/optim"
+	"github.com/ravnest/ravnest/engine/pipeline/order"
 	"github.com/ravnest/ravnest/engine/pipeline/stage"
 	"github.com/ravnest/ravnest/engine/state"
 )
@@ -36,7 +38,12 @@ type Trainer struct {
 	opt         *optim.Optimizer
 	loss        *loss.Func
 	order       []int32
+	orderOf     int // epoch that order is of, if ordered
+	ordered     bool
 	rows        []int32 // of a validation batch
+
+	sum   float32 // of the batch's loss terms so far
+	terms int     // of the whole batch
 }
 
 // New compiles the whole model and initialises it from the job's seed.
@@ -75,55 +82,73 @@ func (t *Trainer) State() state.Dict { return t.plan.Layout.Export(t.st) }
 // Load replaces the weights.
 func (t *Trainer) Load(d state.Dict) error { return t.plan.Layout.Import(t.st, d) }
 
-// Run trains until the job's end or until stop says so before an update; either way
-// the state is kept.
-func (t *Trainer) Run(ctx context.Context, stop func() bool, obs stage.Observer) error {
+// Run trains until the job's end or until mark says order.Stop before an update; either
+// way the state is kept. At order.Checkpoint it is kept and training goes on.
+func (t *Trainer) Run(ctx context.Context, mark func() order.Mark, obs stage.Observer) error {
 	j := t.cfg.Job
-	seq := stage.NewSequence(j, t.cfg.TrainX.Len(), t.cfg.ValX.Len())
-	epoch, sum, terms, val := -1, float32(0), 0, loss.Score{}
+	seq, err := order.NewSequence(j.Order(t.cfg.TrainX.Len(), t.cfg.ValX.Len()), order.Position{})
+	if err != nil {
+		return err
+	}
+	keep := func(it order.Item, at order.Position, final bool) error {
+		return obs.Keep(stage.Saved{Epoch: it.Epoch, Step: it.Step, Position: at, Final: final, State: t.State()})
+	}
+	val := loss.Score{}
 	for ctx.Err() == nil {
 		it := seq.Next()
 		switch it.Kind {
-		case stage.Train:
-			if it.First && stop != nil && stop() {
-				return obs.Keep(stage.Saved{Epoch: it.Epoch, Step: it.Step, Final: true, State: t.State()})
+		case order.Train:
+			if it.First && mark != nil {
+				if m := mark(); m != order.Continue {
+					if err := keep(it, it.Position(), m == order.Stop); err != nil || m == order.Stop {
+						return err
+					}
+				}
 			}
-			if epoch != it.Epoch {
-				t.cfg.Order(t.order, j.Seed, it.Epoch)
-				epoch = it.Epoch
-			}
-			batch := t.order[it.Batch*j.BatchSize:][:it.Total]
-			rows := batch[it.Row0:][:it.Rows]
-			t.cfg.TrainX.Gather(t.train.Value(0, 0, it.Rows), rows)
-			t.train.Forward(0, exec.Batch{Seed: j.Seed, Step: it.Step, Row0: it.Row0, Rows: it.Rows}, t.st.Params, &t.st)
-			if it.Row0 == 0 {
-				sum, terms = 0, t.loss.Terms(t.cfg.TrainY, batch)
-			}
-			sum += t.loss.Eval(t.train.Grad(0, t.out, it.Rows), t.train.Value(0, t.out, it.Rows), t.cfg.TrainY, rows, terms)
-			t.train.Backward(0, t.st.Params, t.grads, !it.First)
+			t.step(it)
 			if it.Ends {
-				obs.Loss(stage.Loss{Epoch: it.Epoch, Step: it.Step, Value: loss.Mean(sum, terms)})
+				obs.Loss(stage.Loss{Epoch: it.Epoch, Step: it.Step, Value: loss.Mean(t.sum, t.terms)})
 				obs.Batch(it.Total)
 			}
 			if it.Last {
 				t.opt.Step(t.cfg.Team, t.st.Params, t.grads, optim.Rate(j.LR, j.Optimizer.LR, it.Epoch))
 			}
-		case stage.Eval:
+		case order.Eval:
 			val.Add(t.evaluate(it.Batch*j.BatchSize, it.Rows))
-		case stage.EvalDone:
+		case order.EvalDone:
 			v := stage.NewValidation(val)
 			v.Epoch, v.Step = it.Epoch, it.Step
 			obs.Validated(v)
 			val = loss.Score{}
-		case stage.Save:
-			if err := obs.Keep(stage.Saved{Epoch: it.Epoch, Step: it.Step, Final: seq.Ending(), State: t.State()}); err != nil {
+		case order.Save:
+			if err := keep(it, seq.Position(), seq.Ending()); err != nil {
 				return err
 			}
-		case stage.End:
+		case order.End:
 			return nil
+		default:
+			return fmt.Errorf("%w: %s", order.ErrItem, it.Kind)
 		}
 	}
 	return context.Cause(ctx)
+}
+
+// step runs a micro-batch forward and backward.
+func (t *Trainer) step(it order.Item) {
+	j := t.cfg.Job
+	if !t.ordered || t.orderOf != it.Epoch {
+		t.cfg.Order(t.order, j.Seed, it.Epoch)
+		t.orderOf, t.ordered = it.Epoch, true
+	}
+	batch := t.order[it.Batch*j.BatchSize:][:it.Total]
+	rows := batch[it.Row0:][:it.Rows]
+	t.cfg.TrainX.Gather(t.train.Value(0, 0, it.Rows), rows)
+	t.train.Forward(0, exec.Batch{Seed: j.Seed, Step: it.Step, Row0: it.Row0, Rows: it.Rows}, t.st.Params, &t.st)
+	if it.Row0 == 0 {
+		t.sum, t.terms = 0, t.loss.Terms(t.cfg.TrainY, batch)
+	}
+	t.sum += t.loss.Eval(t.train.Grad(0, t.out, it.Rows), t.train.Value(0, t.out, it.Rows), t.cfg.TrainY, rows, t.terms)
+	t.train.Backward(0, t.st.Params, t.grads, !it.First)
 }
 
 // evaluate runs rows of the validation set from row0 on.

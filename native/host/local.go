@@ -10,6 +10,7 @@ import (
 
 	"github.com/ravnest/ravnest/engine/data"
 	"github.com/ravnest/ravnest/engine/kernel"
+	"github.com/ravnest/ravnest/engine/pipeline/order"
 	"github.com/ravnest/ravnest/engine/pipeline/stage"
 	"github.com/ravnest/ravnest/engine/train"
 	"github.com/ravnest/ravnest/native"
@@ -79,7 +80,13 @@ func TrainLocal(ctx context.Context, p *project.Project, threads int, out Output
 	}
 	r.begin(time.Now())
 	r.sum.Providers = 1
-	err = t.Run(context.WithoutCancel(ctx), func() bool { return ctx.Err() != nil }, localObserver{r, p.Dir})
+	mark := func() order.Mark {
+		if ctx.Err() != nil {
+			return order.Stop
+		}
+		return order.Continue
+	}
+	err = t.Run(context.WithoutCancel(ctx), mark, localObserver{r, p.Dir})
 	if cerr := r.close(); err == nil {
 		err = cerr
 	}

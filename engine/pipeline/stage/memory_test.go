@@ -49,7 +49,7 @@ func TestPromise(t *testing.T) {
 		before := heap()
 		s, err := stage.New(stage.Config{
 			Job: w.job, Stage: stages[0], Output: w.g.Shape(w.g.OutputValue()), TrainRows: w.tx.Len(), ValRows: w.vx.Len(),
-			TrainX: w.tx, TrainY: w.ty, ValX: w.vx, ValY: w.vy, Order: order,
+			TrainX: w.tx, TrainY: w.ty, ValX: w.vx, ValY: w.vy, Order: shuffle,
 		})
 		if err != nil {
 			t.Fatal(err)

@@ -15,6 +15,7 @@ import (
 	"github.com/ravnest/ravnest/engine/kernel"
 	"github.com/ravnest/ravnest/engine/loss"
 	"github.com/ravnest/ravnest/engine/optim"
+	"github.com/ravnest/ravnest/engine/pipeline/order"
 	"github.com/ravnest/ravnest/engine/pipeline/stage"
 	"github.com/ravnest/ravnest/engine/state"
 	"github.com/ravnest/ravnest/engine/train"
@@ -37,7 +38,7 @@ func (t table) Gather(dst []float32, rows []int32) {
 	}
 }
 
-func order(dst []int32, seed uint64, epoch int) {
+func shuffle(dst []int32, seed uint64, epoch int) {
 	kernel.Perm(dst, kernel.NewStream(seed, kernel.DomainShuffle, uint64(epoch), 0))
 }
 
@@ -46,6 +47,8 @@ type world struct {
 	job            job.Spec
 	g              *graph.Graph
 	tx, vx, ty, vy stage.Rows
+
+	logs []*log // of the stages of the last pipeline
 }
 
 func newWorld(change func(*job.Spec)) *world {
@@ -93,7 +96,7 @@ func (l *log) Keep(s stage.Saved) error {
 
 func (w *world) local(t *testing.T) (*log, state.Dict) {
 	t.Helper()
-	tr, err := train.New(train.Config{Job: w.job, Graph: w.g, TrainX: w.tx, TrainY: w.ty, ValX: w.vx, ValY: w.vy, Order: order})
+	tr, err := train.New(train.Config{Job: w.job, Graph: w.g, TrainX: w.tx, TrainY: w.ty, ValX: w.vx, ValY: w.vy, Order: shuffle})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -116,7 +119,7 @@ func (w *world) starts(n int) []int {
 
 // pipeline runs the job over n stages and returns what the leaf reported and the whole
 // state.
-func (w *world) pipeline(t *testing.T, starts []int, faults mem.Faults, stop func() bool) (*log, state.Dict, error) {
+func (w *world) pipeline(t *testing.T, starts []int, faults mem.Faults, mark func() order.Mark) (*log, state.Dict, error) {
 	t.Helper()
 	stages, err := w.g.Cut(starts)
 	if err != nil {
@@ -147,17 +150,18 @@ func (w *world) pipeline(t *testing.T, starts []int, faults mem.Faults, stop fun
 	var mu sync.Mutex
 	var first error
 	logs, states := make([]*log, n), make([]state.Dict, n)
+	w.logs = logs
 	for k, gs := range stages {
 		s, err := stage.New(stage.Config{
 			Job: w.job, Stage: gs, Output: w.g.Shape(w.g.OutputValue()), TrainRows: w.tx.Len(), ValRows: w.vx.Len(),
-			TrainX: w.tx, TrainY: w.ty, ValX: w.vx, ValY: w.vy, Order: order, Links: links[k],
+			TrainX: w.tx, TrainY: w.ty, ValX: w.vx, ValY: w.vy, Order: shuffle, Links: links[k],
 		})
 		if err != nil {
 			t.Fatal(err)
 		}
 		logs[k] = &log{}
 		wg.Go(func() {
-			err := s.Run(ctx, stop, logs[k])
+			err := s.Run(ctx, mark, logs[k])
 			states[k] = s.State()
 			if err != nil {
 				mu.Lock()
@@ -220,22 +224,29 @@ func TestSyncIsOneProcess(t *testing.T) {
 	}
 }
 
-// TestSkipConnections: a graph whose tensors skip stages is the same computation too.
-func TestSkipConnections(t *testing.T) {
-	w := newWorld(func(j *job.Spec) { j.MicroBatches = 2 })
+// skip is a graph whose tensors skip stages.
+func skip(t *testing.T) *graph.Graph {
+	t.Helper()
 	lin := func(in, out int) graph.Op { return &graph.Linear{In: in, Out: out, Bias: true} }
 	n := func(name string, op graph.Op, in ...string) graph.Node {
 		return graph.Node{Name: name, Op: op, Inputs: in}
 	}
-	w.g = &graph.Graph{Name: "skip", Inputs: []graph.Input{{Name: "x", Shape: graph.Shape{1, 8, 8}}}, Output: "y", Nodes: []graph.Node{
+	g := &graph.Graph{Name: "skip", Inputs: []graph.Input{{Name: "x", Shape: graph.Shape{1, 8, 8}}}, Output: "y", Nodes: []graph.Node{
 		n("f", &graph.Flatten{}, "x"), n("a", lin(64, 20), "f"), n("r", &graph.ReLU{}, "a"),
 		n("b", lin(20, 20), "r"), n("s1", &graph.Add{}, "r", "b"),
 		n("c", lin(20, 20), "s1"), n("s2", &graph.Add{}, "r", "c"), n("s3", &graph.Add{}, "s2", "s1"),
 		n("d", lin(20, 10), "s3"), n("y", &graph.Softmax{}, "d"),
 	}}
-	if err := w.g.Check(); err != nil {
+	if err := g.Check(); err != nil {
 		t.Fatal(err)
 	}
+	return g
+}
+
+// TestSkipConnections: a graph whose tensors skip stages is the same computation too.
+func TestSkipConnections(t *testing.T) {
+	w := newWorld(func(j *job.Spec) { j.MicroBatches = 2 })
+	w.g = skip(t)
 	want, dict := w.local(t)
 	for _, starts := range [][]int{{0, 3}, {0, 3, 5}, {0, 3, 5, 8}, {0, 4, 6, 7}} {
 		got, d, err := w.pipeline(t, starts, mem.Faults{}, nil)
@@ -310,7 +321,7 @@ func TestInputSkips(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, start, err := w.pipeline(t, []int{0, 1}, mem.Faults{}, func() bool { return true })
+	_, start, err := w.pipeline(t, []int{0, 1}, mem.Faults{}, func() order.Mark { return order.Stop })
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -383,7 +394,7 @@ func everyVersion(t *testing.T, w *world, starts []int) ([]float32, state.Dict) 
 	var losses []float32
 	idx, i := make([]int32, w.tx.Len()), 0
 	for epoch := range w.job.Epochs {
-		order(idx, w.job.Seed, epoch)
+		shuffle(idx, w.job.Seed, epoch)
 		for b := range w.job.Batches(w.tx.Len()) {
 			rows := idx[b*w.job.BatchSize:][:w.job.Rows(w.tx.Len(), b)]
 			n := len(rows)
@@ -460,7 +471,12 @@ func TestStop(t *testing.T) {
 	for _, sched := range job.Schedules {
 		w := newWorld(func(j *job.Spec) { j.Schedule = sched })
 		asked := 0
-		got, d, err := w.pipeline(t, w.starts(3), mem.Faults{}, func() bool { asked++; return asked > 6 })
+		got, d, err := w.pipeline(t, w.starts(3), mem.Faults{}, func() order.Mark {
+			if asked++; asked > 6 {
+				return order.Stop
+			}
+			return order.Continue
+		})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -471,6 +487,46 @@ func TestStop(t *testing.T) {
 			u := newWorld(func(j *job.Spec) { j.Steps = 6 })
 			if _, want := u.local(t); d.Hash() != want.Hash() {
 				t.Error("sync: the state is not that after 6 steps of one process")
+			}
+		}
+	}
+}
+
+// TestCheckpoint: a checkpoint that is asked for is taken on every stage at the same
+// position and changes no bit. Where updates overlap it waits for a place where the
+// pipeline is drained anyway.
+func TestCheckpoint(t *testing.T) {
+	for _, sched := range job.Schedules {
+		w := newWorld(func(j *job.Spec) { j.Schedule, j.MicroBatches, j.SaveEvery = sched, 2, 0 })
+		w.g = skip(t)
+		starts := []int{0, 3, 5, 8}
+		want, dict, err := w.pipeline(t, starts, mem.Faults{}, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		asked := 0
+		got, d, err := w.pipeline(t, starts, mem.Faults{}, func() order.Mark {
+			if asked++; asked%2 == 0 {
+				return order.Checkpoint
+			}
+			return order.Continue
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		equal(t, sched, got, want, d, dict)
+		n := map[string]int{job.Sync: 8, job.Async: 3}[sched]
+		for k, l := range w.logs {
+			if len(l.saved) != n {
+				t.Fatalf("%s, stage %d: %d states were kept, want %d", sched, k, len(l.saved), n)
+			}
+			for i, v := range l.saved {
+				if v.Position != got.saved[i].Position || v.Final != (i == n-1) || v.Position.Step != v.Step {
+					t.Errorf("%s, stage %d: state %d is of %+v, the leaf's of %+v", sched, k, i, v.Position, got.saved[i].Position)
+				}
+			}
+			if sched == job.Sync && l.saved[0].Position.Step != 1 {
+				t.Errorf("stage %d: asked before update 1, kept at %+v", k, l.saved[0].Position)
 			}
 		}
 	}

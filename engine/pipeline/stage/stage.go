@@ -1,5 +1,5 @@
 // Package stage runs one stage of a pipeline: root, stem or leaf. It walks the
-// actions of its Schedule, taking activations from the stages before it and gradients
+// actions of its schedule, taking activations from the stages before it and gradients
 // from those after it, and owns the weights of its piece of the model.
 package stage
 
@@ -17,6 +17,7 @@ import (
 	"github.com/ravnest/ravnest/engine/kernel"
 	"github.com/ravnest/ravnest/engine/loss"
 	"github.com/ravnest/ravnest/engine/optim"
+	"github.com/ravnest/ravnest/engine/pipeline/order"
 	"github.com/ravnest/ravnest/engine/state"
 	"github.com/ravnest/ravnest/engine/transport"
 	"github.com/ravnest/ravnest/engine/wire"
@@ -60,10 +61,11 @@ func NewValidation(s loss.Score) Validation {
 
 // Saved is a stage's state at a point that all stages share.
 type Saved struct {
-	Epoch int
-	Step  uint64
-	Final bool
-	State state.Dict
+	Epoch    int
+	Step     uint64
+	Position order.Position // where the run goes on from this state
+	Final    bool           // nothing comes after it
+	State    state.Dict
 }
 
 // Observer is told what happens. Its methods are called from Run's goroutine and
@@ -97,8 +99,7 @@ type Config struct {
 // Stage is a compiled stage with its weights.
 type Stage struct {
 	cfg   Config
-	seq   *Sequence
-	sched *Schedule
+	sched order.Schedule
 	train *exec.Exec
 	eval  *exec.Exec
 	plan  *exec.Plan
@@ -127,7 +128,10 @@ type Stage struct {
 	buf   []byte
 	raw   int64 // bytes that went out, had they been plain float32
 	busy  time.Duration
-	stop  func() bool
+
+	mark   func() order.Mark // asked on the root
+	wanted bool              // a checkpoint, at the next place where one can be taken
+	marked uint64            // item before which the last mark was set, plus one
 }
 
 // edge is a value that crosses the stage's border.
@@ -204,7 +208,7 @@ func Bytes(j job.Spec, s *graph.Stage) (int, error) {
 // New compiles the stage and initialises its weights from the job's seed.
 func New(cfg Config) (*Stage, error) {
 	gs, j := cfg.Stage, cfg.Job
-	s := &Stage{cfg: cfg, first: gs.Index == 0, last: gs.Last, orderOf: -1, stop: func() bool { return false }}
+	s := &Stage{cfg: cfg, first: gs.Index == 0, last: gs.Last, orderOf: -1, mark: func() order.Mark { return order.Continue }}
 	var err error
 	if s.plan, s.ev, err = Plans(j, gs); err != nil {
 		return nil, err
@@ -226,15 +230,25 @@ func New(cfg Config) (*Stage, error) {
 		return nil, err
 	}
 	s.enc, s.dec = codec.NewEncoder(kind), codec.NewDecoder()
-	s.seq = NewSequence(j, cfg.TrainRows, cfg.ValRows)
-	s.sched = NewSchedule(s.seq, gs.Index, gs.Of, j.Schedule == job.Sync)
+	seq, err := order.NewSequence(j.Order(cfg.TrainRows, cfg.ValRows), order.Position{})
+	if err != nil {
+		return nil, err
+	}
+	switch j.Schedule {
+	case job.Sync:
+		s.sched = order.NewSync(seq, gs.Index, gs.Of)
+	case job.Async:
+		s.sched = order.NewAsync(seq, gs.Index, gs.Of)
+	default:
+		return nil, fmt.Errorf("no schedule is called %q", j.Schedule)
+	}
 	s.train, s.eval = s.plan.New(cfg.Team), s.ev.New(cfg.Team)
 	s.train.Between, s.eval.Between = cfg.Between, cfg.Between
 	s.st = s.plan.Layout.NewState()
 	s.plan.Layout.Init(s.st, j.Seed)
 	s.grads = make([]float32, s.plan.Layout.Trainable)
 	s.versions = [][]float32{s.st.Params}
-	s.slotVer = make([][]float32, s.sched.Depth())
+	s.slotVer = make([][]float32, s.sched.Slots())
 	s.order = make([]int32, cfg.TrainRows)
 	s.rowIdx = make([]int32, j.BatchSize)
 	if err := s.edges(); err != nil {
@@ -315,19 +329,24 @@ func (s *Stage) Raw() int64 { return s.raw }
 // Busy is the time spent computing, by Config.Now.
 func (s *Stage) Busy() time.Duration { return s.busy }
 
-// Run walks the whole run. On the root, stop is asked before every update whether
-// the run should end early; the other stages learn it from their neighbours. Either
-// way what is in flight is finished and the state is kept.
-func (s *Stage) Run(ctx context.Context, stop func() bool, obs Observer) error {
-	if stop != nil {
-		s.stop = stop
+// Run walks the whole run. On the root, mark is asked before every update; the other
+// stages learn the answer from their neighbours. At order.Stop what is in flight is
+// finished, the state is kept and the run ends. At order.Checkpoint the state is kept and
+// the run goes on: where updates overlap (async), at the next place where the pipeline is
+// drained anyway, so that a checkpoint never changes the result.
+func (s *Stage) Run(ctx context.Context, mark func() order.Mark, obs Observer) error {
+	if mark != nil {
+		s.mark = mark
 	}
 	for {
-		a := s.sched.Next()
+		a, err := s.sched.Next()
+		if err != nil {
+			return err
+		}
 		if err := s.do(ctx, a, obs); err != nil {
 			return fmt.Errorf("%s of step %d: %w", a.Kind, a.Item.Step, err)
 		}
-		if a.Kind == Done {
+		if a.Kind == order.Done {
 			return nil
 		}
 		if err := ctx.Err(); err != nil {
@@ -336,37 +355,39 @@ func (s *Stage) Run(ctx context.Context, stop func() bool, obs Observer) error {
 	}
 }
 
-func (s *Stage) do(ctx context.Context, a Action, obs Observer) error {
+func (s *Stage) do(ctx context.Context, a order.Action, obs Observer) error {
 	switch a.Kind {
-	case Forward:
-		stopped, err := s.forward(ctx, a, obs)
-		if stopped {
-			s.sched.Stop(a)
+	case order.Forward:
+		m, err := s.forward(ctx, a, obs)
+		if err == nil && m != order.Continue {
+			err = s.sched.Mark(a, m)
 		}
 		return err
-	case Backward:
+	case order.Backward:
 		return s.backward(ctx, a)
-	case Update:
+	case order.Update:
 		s.update(a.Item)
-	case Evaluate:
+	case order.Evaluate:
 		return s.evaluate(ctx, a.Item)
-	case Report:
+	case order.Report:
 		if s.last {
 			v := NewValidation(s.val)
 			v.Epoch, v.Step = a.Item.Epoch, a.Item.Step
 			obs.Validated(v)
 			s.val = loss.Score{}
 		}
-	case Keep:
-		return obs.Keep(Saved{Epoch: a.Item.Epoch, Step: a.Item.Step, Final: s.seq.Ending(), State: s.State()})
-	case Done:
+	case order.Keep:
+		return obs.Keep(Saved{Epoch: a.Item.Epoch, Step: a.Item.Step, Position: a.At, Final: a.Final, State: s.State()})
+	case order.Done:
+	default:
+		return fmt.Errorf("a stage cannot do %s", a.Kind)
 	}
 	return nil
 }
 
 // rows are the rows of the data set that an item is about.
-func (s *Stage) rows(it Item) []int32 {
-	if it.Kind == Eval {
+func (s *Stage) rows(it order.Item) []int32 {
+	if it.Kind == order.Eval {
 		idx := s.rowIdx[:it.Rows]
 		for i := range idx {
 			idx[i] = int32(it.Batch*s.cfg.Job.BatchSize + i)
@@ -377,7 +398,7 @@ func (s *Stage) rows(it Item) []int32 {
 }
 
 // batch is the rows of the whole batch that a Train item is a part of.
-func (s *Stage) batch(it Item) []int32 {
+func (s *Stage) batch(it order.Item) []int32 {
 	if s.orderOf != it.Epoch {
 		s.cfg.Order(s.order, s.cfg.Job.Seed, it.Epoch)
 		s.orderOf = it.Epoch
@@ -394,30 +415,80 @@ func (s *Stage) working() func() {
 	return func() { s.busy += s.cfg.Now() - t }
 }
 
-// feed fills the inputs of a forward pass.
-func (s *Stage) feed(ctx context.Context, e *exec.Exec, slot int, it Item, x Rows) (stopped bool, err error) {
-	if s.first {
-		if it.Kind == Train && it.First && s.stop() {
-			return true, s.sendStop(ctx, it)
-		}
-		for _, d := range s.in {
-			x.Gather(e.Value(slot, d.local, it.Rows), s.rows(it))
-		}
-		return false, nil
-	}
-	for _, d := range s.in {
-		stopped, err := s.receive(ctx, d.from, wire.Activation, d, it, e.Value(slot, d.local, it.Rows))
-		if err != nil {
-			return false, err
-		}
-		if stopped {
-			return true, s.sendStop(ctx, it)
+// ask is the mark before an update, on the root.
+func (s *Stage) ask(a order.Action) order.Mark {
+	m := s.mark()
+	if m == order.Checkpoint || s.wanted {
+		s.wanted = true
+		if m != order.Stop {
+			m = order.Continue
+			if a.Drained {
+				m, s.wanted = order.Checkpoint, false
+			}
 		}
 	}
-	return false, nil
+	return m
 }
 
-func (s *Stage) emit(ctx context.Context, e *exec.Exec, slot int, it Item) error {
+// marks tells whether a mark may stand before item it, and whether none stood there yet.
+func (s *Stage) marks(it order.Item) bool {
+	return it.Kind == order.Train && it.First && s.marked != it.Seq+1
+}
+
+// feed fills the inputs of a forward pass, unless a mark stands before it.
+func (s *Stage) feed(ctx context.Context, e *exec.Exec, a order.Action, x Rows) (order.Mark, error) {
+	it := a.Item
+	if s.first {
+		if s.marks(it) {
+			if m := s.ask(a); m != order.Continue {
+				s.marked = it.Seq + 1
+				return m, s.sendMark(ctx, it, m)
+			}
+		}
+		for _, d := range s.in {
+			x.Gather(e.Value(a.Slot, d.local, it.Rows), s.rows(it))
+		}
+		return order.Continue, nil
+	}
+	for k, d := range s.in {
+		m, err := s.receive(ctx, d.from, wire.Activation, d, it, e.Value(a.Slot, d.local, it.Rows), k == 0)
+		if err != nil {
+			return m, err
+		}
+		if m != order.Continue {
+			s.marked = it.Seq + 1
+			if err := s.sendMark(ctx, it, m); err != nil {
+				return m, err
+			}
+			return m, s.sameMark(ctx, it, m)
+		}
+	}
+	return order.Continue, nil
+}
+
+// sameMark takes a mark, which the first stage that this one listens to has sent, from the
+// others too.
+func (s *Stage) sameMark(ctx context.Context, it order.Item, want order.Mark) error {
+	heard := map[int]bool{s.in[0].from: true}
+	for _, d := range s.in {
+		if heard[d.from] {
+			continue
+		}
+		heard[d.from] = true
+		m, err := s.cfg.Links[d.from].Recv(ctx)
+		if err != nil {
+			return fmt.Errorf("waiting for stage %d: %w", d.from, err)
+		}
+		h := m.Header
+		m.Release()
+		if h.Kind != wire.Control || h.Seq != it.Seq || order.Mark(h.Rows) != want {
+			return fmt.Errorf("%w: stage %d sent kind %d for item %d; stage %d sent a %s before item %d", ErrProtocol, d.from, h.Kind, h.Seq, s.in[0].from, want, it.Seq)
+		}
+	}
+	return nil
+}
+
+func (s *Stage) emit(ctx context.Context, e *exec.Exec, slot int, it order.Item) error {
 	for _, d := range s.out {
 		if err := s.send(ctx, d.to, wire.Activation, d, it, e.Value(slot, d.local, it.Rows)); err != nil {
 			return err
@@ -426,10 +497,10 @@ func (s *Stage) emit(ctx context.Context, e *exec.Exec, slot int, it Item) error
 	return nil
 }
 
-func (s *Stage) forward(ctx context.Context, a Action, obs Observer) (stopped bool, err error) {
+func (s *Stage) forward(ctx context.Context, a order.Action, obs Observer) (order.Mark, error) {
 	it := a.Item
-	if stopped, err := s.feed(ctx, s.train, a.Slot, it, s.cfg.TrainX); stopped || err != nil {
-		return stopped, err
+	if m, err := s.feed(ctx, s.train, a, s.cfg.TrainX); m != order.Continue || err != nil {
+		return m, err
 	}
 	done := s.working()
 	s.slotVer[a.Slot] = s.st.Params
@@ -441,11 +512,11 @@ func (s *Stage) forward(ctx context.Context, a Action, obs Observer) (stopped bo
 	if it.Ends {
 		obs.Batch(it.Total)
 	}
-	return false, s.emit(ctx, s.train, a.Slot, it)
+	return order.Continue, s.emit(ctx, s.train, a.Slot, it)
 }
 
 // score computes the loss of a micro-batch and the gradient of the model's answer.
-func (s *Stage) score(a Action, obs Observer) {
+func (s *Stage) score(a order.Action, obs Observer) {
 	it, out := a.Item, s.cfg.Stage.Graph.OutputValue()
 	if it.Row0 == 0 {
 		s.sum, s.terms = 0, s.loss.Terms(s.cfg.TrainY, s.batch(it))
@@ -456,10 +527,10 @@ func (s *Stage) score(a Action, obs Observer) {
 	}
 }
 
-func (s *Stage) backward(ctx context.Context, a Action) error {
+func (s *Stage) backward(ctx context.Context, a order.Action) error {
 	it := a.Item
 	for _, d := range s.due {
-		if _, err := s.receive(ctx, d.after, wire.Gradient, d, it, s.train.Grad(a.Slot, d.local, it.Rows)); err != nil {
+		if _, err := s.receive(ctx, d.after, wire.Gradient, d, it, s.train.Grad(a.Slot, d.local, it.Rows), false); err != nil {
 			return err
 		}
 	}
@@ -480,7 +551,7 @@ func (s *Stage) backward(ctx context.Context, a Action) error {
 
 // update applies the gradients of a group of batches. A version that a micro-batch in
 // flight still needs for its backward pass is left alone and a copy is updated.
-func (s *Stage) update(it Item) {
+func (s *Stage) update(it order.Item) {
 	defer s.working()()
 	if s.inUse(s.st.Params) {
 		next := s.spare()
@@ -515,8 +586,8 @@ func (s *Stage) spare() []float32 {
 	return v
 }
 
-func (s *Stage) evaluate(ctx context.Context, it Item) error {
-	if _, err := s.feed(ctx, s.eval, 0, it, s.cfg.ValX); err != nil {
+func (s *Stage) evaluate(ctx context.Context, it order.Item) error {
+	if _, err := s.feed(ctx, s.eval, order.Action{Item: it}, s.cfg.ValX); err != nil {
 		return err
 	}
 	done := s.working()
@@ -530,7 +601,7 @@ func (s *Stage) evaluate(ctx context.Context, it Item) error {
 }
 
 // send encodes a tensor once and sends it to the given stages.
-func (s *Stage) send(ctx context.Context, to []int, kind wire.Kind, d edge, it Item, x []float32) error {
+func (s *Stage) send(ctx context.Context, to []int, kind wire.Kind, d edge, it order.Item, x []float32) error {
 	done := s.working()
 	var err error
 	enc := s.enc
@@ -556,8 +627,8 @@ func (s *Stage) send(ctx context.Context, to []int, kind wire.Kind, d edge, it I
 	return nil
 }
 
-// sendStop tells the next stages that the run ends before it.
-func (s *Stage) sendStop(ctx context.Context, it Item) error {
+// sendMark tells the next stages that a mark stands before it.
+func (s *Stage) sendMark(ctx context.Context, it order.Item, m order.Mark) error {
 	told := map[int]bool{}
 	for _, d := range s.out {
 		for _, t := range d.to {
@@ -565,7 +636,7 @@ func (s *Stage) sendStop(ctx context.Context, it Item) error {
 				continue
 			}
 			told[t] = true
-			if err := s.cfg.Links[t].Send(ctx, wire.Header{Kind: wire.Control, Edge: d.id, Seq: it.Seq}, nil); err != nil {
+			if err := s.cfg.Links[t].Send(ctx, wire.Header{Kind: wire.Control, Edge: d.id, Seq: it.Seq, Rows: uint32(m)}, nil); err != nil {
 				return fmt.Errorf("sending to stage %d: %w", t, err)
 			}
 		}
@@ -574,24 +645,27 @@ func (s *Stage) sendStop(ctx context.Context, it Item) error {
 }
 
 // receive takes the next message of a stage, which the schedule says must be tensor d
-// of item it.
-func (s *Stage) receive(ctx context.Context, from int, kind wire.Kind, d edge, it Item, dst []float32) (stopped bool, err error) {
+// of item it, or a mark before it where one may come first.
+func (s *Stage) receive(ctx context.Context, from int, kind wire.Kind, d edge, it order.Item, dst []float32, first bool) (order.Mark, error) {
 	m, err := s.cfg.Links[from].Recv(ctx)
 	if err != nil {
-		return false, fmt.Errorf("waiting for stage %d: %w", from, err)
+		return order.Continue, fmt.Errorf("waiting for stage %d: %w", from, err)
 	}
 	defer m.Release()
 	h := m.Header
-	if kind == wire.Activation && h.Kind == wire.Control && h.Seq == it.Seq && it.Kind == Train && it.First {
-		return true, nil
+	if first && h.Kind == wire.Control && h.Seq == it.Seq && s.marks(it) {
+		if k := order.Mark(h.Rows); k == order.Checkpoint || k == order.Stop {
+			return k, nil
+		}
+		return order.Continue, fmt.Errorf("%w: stage %d sent mark %d, which there is not", ErrProtocol, from, h.Rows)
 	}
 	if h.Kind != kind || h.Edge != d.id || h.Seq != it.Seq || int(h.Rows) != it.Rows || int(h.Elems) != len(dst) {
-		return false, fmt.Errorf("%w: stage %d sent kind %d, edge %d, item %d, %d rows, %d elements; expected kind %d, edge %d, item %d, %d rows, %d elements",
+		return order.Continue, fmt.Errorf("%w: stage %d sent kind %d, edge %d, item %d, %d rows, %d elements; expected kind %d, edge %d, item %d, %d rows, %d elements",
 			ErrProtocol, from, h.Kind, h.Edge, h.Seq, h.Rows, h.Elems, kind, d.id, it.Seq, it.Rows, len(dst))
 	}
 	defer s.working()()
 	if err := s.dec.Decode(dst, m.Payload); err != nil {
-		return false, fmt.Errorf("from stage %d: %w", from, err)
+		return order.Continue, fmt.Errorf("from stage %d: %w", from, err)
 	}
-	return false, nil
+	return order.Continue, nil
 }

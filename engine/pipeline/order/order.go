@@ -1,0 +1,100 @@
+// Package order says in which order a run does its work: which items a run consists of,
+// where in it a run can be stopped and taken up again, and what a stage of a pipeline
+// does next. All of it is pure and follows from a few numbers of the job: no clock, no
+// peer and no tensor has a part in it, so every stage derives the same order by itself.
+package order
+
+import (
+	"errors"
+	"fmt"
+)
+
+// Run is the numbers of a run that its order follows from.
+type Run struct {
+	Train, Val int // rows of the training and of the validation set
+
+	Epochs          int
+	Steps           int // end after so many batches; 0: after all epochs
+	BatchSize       int
+	MicroBatches    int // parts of a batch that flow one by one
+	UpdateFrequency int // batches whose gradients one update adds up
+	ValEvery        int // epochs between validation passes; 0: none
+	SaveEvery       int // epochs between saves; the end always saves
+}
+
+// ErrRun is wrapped by errors about a Run that has no order, ErrPosition by errors about
+// a Position that its run does not have.
+var (
+	ErrRun      = errors.New("invalid run")
+	ErrPosition = errors.New("invalid position")
+)
+
+// Check tells whether the numbers make a run.
+func (r Run) Check() error {
+	for _, f := range []struct {
+		name     string
+		v, least int
+	}{
+		{"training rows", r.Train, 1},
+		{"validation rows", r.Val, 0},
+		{"epochs", r.Epochs, 1},
+		{"steps", r.Steps, 0},
+		{"batch size", r.BatchSize, 1},
+		{"micro-batches", r.MicroBatches, 1},
+		{"update frequency", r.UpdateFrequency, 1},
+		{"epochs between validations", r.ValEvery, 0},
+		{"epochs between saves", r.SaveEvery, 0},
+	} {
+		if f.v < f.least || f.v > 1<<40 {
+			return fmt.Errorf("%w: %s %d, want at least %d", ErrRun, f.name, f.v, f.least)
+		}
+	}
+	return nil
+}
+
+// Batches is the number of batches that n rows make; the last may be short.
+func (r Run) Batches(n int) int { return (n + r.BatchSize - 1) / r.BatchSize }
+
+// Rows is the number of rows of batch b of n rows.
+func (r Run) Rows(n, b int) int { return min(r.BatchSize, n-b*r.BatchSize) }
+
+// Total is the number of training batches of the run.
+func (r Run) Total() int {
+	t := r.Epochs * r.Batches(r.Train)
+	if r.Steps > 0 {
+		t = min(t, r.Steps)
+	}
+	return t
+}
+
+// Position is a place between two updates of a run. A run that is taken up at a Position
+// does the same from there on as one that was never interrupted.
+type Position struct {
+	Epoch int    `json:"epoch"` // of the next batch
+	Batch int    `json:"batch"` // number of the next batch in its epoch
+	Step  uint64 `json:"step"`  // batches done
+	Seq   uint64 `json:"seq"`   // items done
+}
+
+// Over tells whether nothing is left to do at p.
+func (r Run) Over(p Position) bool { return p.Step >= uint64(r.Total()) }
+
+// CheckPosition tells whether the run has p: whether an update can begin there. Its errors
+// wrap ErrPosition.
+func (r Run) CheckPosition(p Position) error {
+	if err := r.Check(); err != nil {
+		return err
+	}
+	n := r.Batches(r.Train)
+	switch {
+	case p.Epoch < 0 || p.Epoch > r.Epochs || p.Batch < 0 || p.Batch >= n || p.Step > uint64(r.Total()):
+		return fmt.Errorf("%w: epoch %d, batch %d, step %d of a run of %d epochs of %d batches", ErrPosition, p.Epoch, p.Batch, p.Step, r.Epochs, n)
+	case p.Step != uint64(p.Epoch)*uint64(n)+uint64(p.Batch):
+		return fmt.Errorf("%w: step %d is not batch %d of epoch %d at %d batches an epoch", ErrPosition, p.Step, p.Batch, p.Epoch, n)
+	case p.Batch%r.UpdateFrequency != 0 && !r.Over(p):
+		return fmt.Errorf("%w: batch %d of epoch %d is inside an update of %d batches", ErrPosition, p.Batch, p.Epoch, r.UpdateFrequency)
+	case p.Seq < p.Step || p.Seq > 1<<62:
+		return fmt.Errorf("%w: %d items done after %d batches", ErrPosition, p.Seq, p.Step)
+	}
+	return nil
+}

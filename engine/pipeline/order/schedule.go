@@ -1,0 +1,229 @@
+// What a stage does next: a Schedule turns the sequence of items into actions.
+
+package order
+
+import (
+	"errors"
+	"fmt"
+)
+
+// ActionKind is what a stage does next.
+type ActionKind uint8
+
+// The kinds of actions.
+const (
+	Forward  ActionKind = iota // of Item, into Slot
+	Backward                   // of Item, from Slot
+	Update                     // of the weights, with the gradients of the group that Item closed
+	Evaluate                   // forward of the validation batch Item
+	Report                     // the validation pass is over
+	Keep                       // save the state
+	Done
+)
+
+func (k ActionKind) String() string {
+	if k <= Done {
+		return [...]string{"forward", "backward", "update", "evaluate", "report", "keep", "done"}[k]
+	}
+	return fmt.Sprintf("action %d", uint8(k))
+}
+
+// Action is one thing to do.
+type Action struct {
+	Kind ActionKind
+	Item Item
+	Slot int // memory of the micro-batch between its forward and its backward pass
+
+	// Forward: nothing else is in flight in the whole pipeline, so that all stages hold
+	// the state of the same update. Such a place is where a Save can be asked for.
+	Drained bool
+	// Keep: where the state that is kept goes on, and whether the run ends behind it.
+	At    Position
+	Final bool
+}
+
+// Mark is what the root may ask for before an update.
+type Mark uint8
+
+// The marks. Their numbers travel between stages.
+const (
+	Continue Mark = iota
+	Checkpoint
+	Stop
+)
+
+func (m Mark) String() string {
+	if m <= Stop {
+		return [...]string{"continue", "checkpoint", "stop"}[m]
+	}
+	return fmt.Sprintf("mark %d", uint8(m))
+}
+
+// ErrMark is wrapped by errors about a mark that cannot be set where it was.
+var ErrMark = errors.New("invalid mark")
+
+// ErrItem is wrapped by errors about an item that a schedule has no action for.
+var ErrItem = errors.New("unknown item")
+
+// Schedule is the machine of one stage. It knows no clock and no peer, so the same run
+// gives the same actions every time, however late a message is.
+type Schedule interface {
+	// Next decides the next action. After Done it returns Done for ever.
+	Next() (Action, error)
+	// Mark takes back a, the forward action just given, which must be that of the first
+	// micro-batch of an update. Checkpoint, which needs a to be Drained, keeps the state
+	// and then gives a again. Stop ends the run before a: what is in flight is finished,
+	// the state is kept, and the run is done.
+	Mark(a Action, m Mark) error
+	// Slots is the number of slots that the actions name.
+	Slots() int
+}
+
+// actionOf is what a stage does for an item that is no micro-batch.
+func actionOf(k ItemKind) (ActionKind, error) {
+	switch k {
+	case Eval:
+		return Evaluate, nil
+	case EvalDone:
+		return Report, nil
+	case Save:
+		return Keep, nil
+	case End:
+		return Done, nil
+	case Train:
+	}
+	return Done, fmt.Errorf("%w: no action follows from an item of %s", ErrItem, k)
+}
+
+// walk is what all schedules share: the item that is due next, and marks.
+type walk struct {
+	seq     *Sequence
+	next    Item // taken from the sequence, not done yet, if waiting
+	waiting bool
+	keep    bool // a Checkpoint or Stop is due before next, once the pipeline is drained
+	stop    bool // and the run ends behind it
+	over    bool // it has
+}
+
+// item looks at the next item.
+func (w *walk) item() Item {
+	if !w.waiting {
+		w.next, w.waiting = w.seq.Next(), true
+	}
+	return w.next
+}
+
+// blocked tells that a mark is due before the next item, or nothing is.
+func (w *walk) blocked() bool { return w.keep || w.over }
+
+// marked is the action of a mark, once the pipeline is drained.
+func (w *walk) marked() (Action, bool) {
+	switch {
+	case w.over:
+		return Action{Kind: Done, Item: w.next}, true
+	case w.keep:
+		p := w.next.Position()
+		w.keep, w.over = false, w.stop
+		return Action{Kind: Keep, Item: Item{Kind: Save, Seq: p.Seq, Epoch: p.Epoch, Step: p.Step}, At: p, Final: w.stop}, true
+	}
+	return Action{}, false
+}
+
+// other is the action of the next item, which is no micro-batch.
+func (w *walk) other() (Action, error) {
+	it := w.item()
+	kind, err := actionOf(it.Kind)
+	if err != nil {
+		return Action{}, err
+	}
+	w.waiting = it.Kind == End
+	a := Action{Kind: kind, Item: it}
+	if kind == Keep {
+		a.At, a.Final = w.seq.Position(), w.seq.Ending()
+	}
+	return a, nil
+}
+
+// mark sets a mark before a.
+func (w *walk) mark(a Action, m Mark) error {
+	if a.Kind != Forward || !a.Item.First || w.keep || w.stop {
+		return fmt.Errorf("%w: %s at the %s of item %d", ErrMark, m, a.Kind, a.Item.Seq)
+	}
+	switch m {
+	case Checkpoint:
+		if !a.Drained {
+			return fmt.Errorf("%w: a checkpoint at item %d while others are in flight", ErrMark, a.Item.Seq)
+		}
+	case Stop:
+		w.stop = true
+	case Continue:
+		return nil
+	default:
+		return fmt.Errorf("%w: %s", ErrMark, m)
+	}
+	w.next, w.waiting, w.keep = a.Item, true, true
+	return nil
+}
+
+// NewSync is 1F1B (PipeDream, SOSP 2019) that drains the pipeline at every update: the
+// computation of one process. Stage s of P has at most P-s micro-batches between their
+// forward and their backward pass.
+func NewSync(seq *Sequence, stage, stages int) Schedule {
+	return &alternate{walk: walk{seq: seq}, depth: stages - stage, sync: true}
+}
+
+// NewAsync is 1F1B without draining: stage s of P runs P-1-s updates behind, and a
+// backward pass uses the weights of its forward pass.
+func NewAsync(seq *Sequence, stage, stages int) Schedule {
+	return &alternate{walk: walk{seq: seq}, depth: stages - stage}
+}
+
+// alternate is one forward, one backward.
+type alternate struct {
+	walk
+	depth  int // micro-batches in flight at most
+	sync   bool
+	flight []Action // forwards whose backward is due, oldest first
+	update Item     // is due, if due
+	due    bool
+	slot   int
+}
+
+func (s *alternate) Slots() int { return s.depth }
+
+func (s *alternate) Next() (Action, error) {
+	if s.due {
+		s.due = false
+		return Action{Kind: Update, Item: s.update}, nil
+	}
+	it := s.item()
+	if !s.blocked() && it.Kind == Train && len(s.flight) < s.depth && !(s.sync && it.First && len(s.flight) > 0) {
+		s.waiting = false
+		a := Action{Kind: Forward, Item: it, Slot: s.slot, Drained: len(s.flight) == 0}
+		s.slot = (s.slot + 1) % s.depth
+		s.flight = append(s.flight, a)
+		return a, nil
+	}
+	if len(s.flight) > 0 {
+		a := s.flight[0]
+		s.flight = append(s.flight[:0], s.flight[1:]...)
+		s.update, s.due = a.Item, a.Item.Last
+		return Action{Kind: Backward, Item: a.Item, Slot: a.Slot}, nil
+	}
+	if a, ok := s.marked(); ok {
+		return a, nil
+	}
+	return s.other()
+}
+
+func (s *alternate) Mark(a Action, m Mark) error {
+	last := len(s.flight) - 1
+	if last < 0 || s.flight[last].Item.Seq != a.Item.Seq {
+		return fmt.Errorf("%w: %s at item %d, which was not just begun", ErrMark, m, a.Item.Seq)
+	}
+	if err := s.mark(a, m); err != nil || m == Continue {
+		return err
+	}
+	s.flight, s.slot = s.flight[:last], a.Slot
+	return nil
+}

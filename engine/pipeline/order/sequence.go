@@ -1,0 +1,144 @@
+// What a run consists of, in order: every stage of a pipeline walks the same sequence
+// of items, derived from the job alone, so nothing but tensors has to be sent.
+
+package order
+
+import "fmt"
+
+// ItemKind is what an item of the sequence asks for.
+type ItemKind uint8
+
+// The kinds of items.
+const (
+	Train    ItemKind = iota // a micro-batch: forward and, later, backward
+	Eval                     // a validation batch: forward only
+	EvalDone                 // the validation pass is over
+	Save                     // keep the state
+	End                      // the run is over
+)
+
+func (k ItemKind) String() string {
+	if k <= End {
+		return [...]string{"train", "eval", "evaldone", "save", "end"}[k]
+	}
+	return fmt.Sprintf("kind %d", uint8(k))
+}
+
+// Item is one element of a run's sequence.
+type Item struct {
+	Kind  ItemKind
+	Seq   uint64 // number of the item in the run
+	Epoch int
+	Step  uint64 // batch number in the run (Train); batches done before it (others)
+	Batch int    // number of the batch in its epoch or validation pass
+	Row0  int    // first row of the micro-batch in its batch
+	Rows  int
+	Total int  // rows of the whole batch
+	First bool // first micro-batch of an update
+	Last  bool // last micro-batch of an update
+	Ends  bool // last micro-batch of its batch
+}
+
+// Position is where the run stands before a Train item that begins an update.
+func (it Item) Position() Position {
+	return Position{Epoch: it.Epoch, Batch: it.Batch, Step: it.Step, Seq: it.Seq}
+}
+
+// Sequence yields the items of a run.
+type Sequence struct {
+	run     Run
+	at      Position // of the next batch; Seq: of the next item
+	row0    int      // first row of the next micro-batch
+	pending []Item   // marks and validation batches that come before the next Train
+}
+
+// NewSequence begins at a position of the run; the zero Position is its start. It fails
+// if the run is not valid or does not have the position.
+func NewSequence(r Run, at Position) (*Sequence, error) {
+	if err := r.CheckPosition(at); err != nil {
+		return nil, err
+	}
+	s := &Sequence{run: r, at: at}
+	if r.Over(at) {
+		s.end()
+	}
+	return s, nil
+}
+
+// Position is where the sequence stands. It can be returned to where an update may
+// begin: before its first item, and behind a Save.
+func (s *Sequence) Position() Position { return s.at }
+
+// Next returns the next item; after End it returns End for ever.
+func (s *Sequence) Next() Item {
+	if len(s.pending) > 0 {
+		it := s.pending[0]
+		if it.Kind == End {
+			it.Seq = s.at.Seq
+			return it
+		}
+		s.pending = s.pending[1:]
+		return s.number(it)
+	}
+	r := s.run
+	total := r.Rows(r.Train, s.at.Batch)
+	micro := (total + r.MicroBatches - 1) / r.MicroBatches
+	rows := min(micro, total-s.row0)
+	batches := r.Batches(r.Train)
+	over := s.at.Step+1 == uint64(r.Total())
+	it := Item{
+		Kind: Train, Epoch: s.at.Epoch, Step: s.at.Step, Batch: s.at.Batch, Row0: s.row0, Rows: rows, Total: total,
+		First: s.row0 == 0 && s.at.Batch%r.UpdateFrequency == 0,
+		Ends:  s.row0+rows == total,
+	}
+	it.Last = it.Ends && ((s.at.Batch+1)%r.UpdateFrequency == 0 || s.at.Batch+1 == batches || over)
+	s.row0 += rows
+	if it.Ends {
+		s.row0 = 0
+		s.at.Batch++
+		s.at.Step++
+		if s.at.Batch == batches {
+			s.at.Epoch, s.at.Batch = s.at.Epoch+1, 0
+		}
+		if s.at.Batch == 0 || over {
+			s.endEpoch(it.Epoch, over)
+		}
+	}
+	return s.number(it)
+}
+
+func (s *Sequence) number(it Item) Item {
+	it.Seq = s.at.Seq
+	s.at.Seq++
+	return it
+}
+
+// endEpoch queues what follows the last batch of an epoch, or of the run.
+func (s *Sequence) endEpoch(epoch int, over bool) {
+	r := s.run
+	mark := Item{Epoch: epoch, Step: s.at.Step}
+	if r.Val > 0 && r.ValEvery > 0 && (over || (epoch+1)%r.ValEvery == 0) {
+		for b := range r.Batches(r.Val) {
+			it := mark
+			it.Kind, it.Batch, it.Rows = Eval, b, r.Rows(r.Val, b)
+			it.Total = it.Rows
+			s.pending = append(s.pending, it)
+		}
+		mark.Kind = EvalDone
+		s.pending = append(s.pending, mark)
+	}
+	if over || (r.SaveEvery > 0 && (epoch+1)%r.SaveEvery == 0) {
+		mark.Kind = Save
+		s.pending = append(s.pending, mark)
+	}
+	if over {
+		s.end()
+	}
+}
+
+func (s *Sequence) end() {
+	s.pending = append(s.pending, Item{Kind: End, Epoch: s.at.Epoch, Step: s.at.Step})
+}
+
+// Ending tells whether nothing but the End follows.
+func (s *Sequence) Ending() bool { return len(s.pending) > 0 && s.pending[0].Kind == End }

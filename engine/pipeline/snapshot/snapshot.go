@@ -1,0 +1,245 @@
+// Package snapshot is the state of a run at a position, as data: the parts that the
+// stages hold, and the manifest that makes them one checkpoint.
+//
+// A part is one safetensors file. Weights and running statistics stand in it under their
+// state-dict names; the optimiser's state of a parameter under
+// "optimizer.<slot>.<parameter>", where slots are called as in torch.optim (exp_avg,
+// momentum_buffer); the position and the optimiser's scalars in the metadata. Names are
+// those of the whole model, so a stage takes what it needs from parts of any cut.
+package snapshot
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"slices"
+	"strings"
+
+	"github.com/ravnest/ravnest/engine/format/safetensors"
+	"github.com/ravnest/ravnest/engine/pipeline/order"
+	"github.com/ravnest/ravnest/engine/state"
+)
+
+// Version of both JSON forms. History: 1, first form.
+const Version = 1
+
+// ErrFormat is wrapped by every error that says that a part or a manifest is not what it
+// should be.
+var ErrFormat = errors.New("invalid snapshot")
+
+func bad(format string, a ...any) error {
+	return fmt.Errorf("%w: "+format, append([]any{ErrFormat}, a...)...)
+}
+
+// metaKey is where the metadata of a part's file stands.
+const metaKey = "ravnest"
+
+const prefix = "optimizer."
+
+// Optimizer is the state of an update rule over some parameters.
+type Optimizer struct {
+	Name    string  // as in a job
+	Updates int     // done
+	Mu      float64 // nadam: the product of its momentum terms
+	Slots   []Slot
+}
+
+// Slot is one vector of the rule's state, by parameter.
+type Slot struct {
+	Name    string     // exp_avg, exp_avg_sq, momentum_buffer
+	Tensors state.Dict // under the parameters' names, with their shapes
+}
+
+// Part is the state of a piece of the model.
+type Part struct {
+	Position  order.Position
+	State     state.Dict // weights and running statistics
+	Optimizer Optimizer
+}
+
+// meta is the JSON in the metadata of a part's file.
+type meta struct {
+	Version   int            `json:"version"`
+	Position  order.Position `json:"position"`
+	Optimizer scalars        `json:"optimizer"`
+}
+
+type scalars struct {
+	Name    string   `json:"name"`
+	Updates int      `json:"updates"`
+	Mu      float64  `json:"mu"`
+	Slots   []string `json:"slots"`
+}
+
+// Limits of a part's optimiser state.
+const (
+	maxSlots = 8
+	maxName  = 64
+)
+
+func (s scalars) check() error {
+	if s.Name == "" || len(s.Name) > maxName || s.Updates < 0 || len(s.Slots) > maxSlots {
+		return bad("optimizer %.80q with %d updates and %d slots", s.Name, s.Updates, len(s.Slots))
+	}
+	if math.IsNaN(s.Mu) || math.IsInf(s.Mu, 0) {
+		return bad("optimizer scalar %v is not a number", s.Mu)
+	}
+	for i, n := range s.Slots {
+		if n == "" || len(n) > maxName || strings.Contains(n, ".") || slices.Contains(s.Slots[:i], n) {
+			return bad("optimizer slot %.80q", n)
+		}
+	}
+	return nil
+}
+
+// name is what a slot's tensor is called in a file.
+func name(slot, param string) string { return prefix + slot + "." + param }
+
+// split is name backwards, for the slots that there are.
+func split(full string, slots []string) (slot int, param string, ok bool) {
+	rest, ok := strings.CutPrefix(full, prefix)
+	if !ok {
+		return 0, "", false
+	}
+	for i, s := range slots {
+		if param, ok := strings.CutPrefix(rest, s+"."); ok {
+			return i, param, true
+		}
+	}
+	return 0, "", false
+}
+
+// Write writes the part's file. The same part gives the same bytes.
+func (p *Part) Write(w io.Writer) error {
+	m := meta{Version: Version, Position: p.Position, Optimizer: scalars{Name: p.Optimizer.Name, Updates: p.Optimizer.Updates, Mu: p.Optimizer.Mu, Slots: []string{}}}
+	d := slices.Clone(p.State)
+	for _, s := range p.Optimizer.Slots {
+		m.Optimizer.Slots = append(m.Optimizer.Slots, s.Name)
+		for _, t := range s.Tensors {
+			t.Name = name(s.Name, t.Name)
+			d = append(d, t)
+		}
+	}
+	if err := m.Optimizer.check(); err != nil {
+		return err
+	}
+	for _, t := range p.State {
+		if _, _, ok := split(t.Name, m.Optimizer.Slots); ok {
+			return bad("the model's tensor %q is named as the optimizer's are", t.Name)
+		}
+	}
+	b, err := json.Marshal(m)
+	if err != nil {
+		return err
+	}
+	return safetensors.Write(w, d, map[string]string{"format": "pt", metaKey: string(b)})
+}
+
+// Bytes is the part's file.
+func (p *Part) Bytes() ([]byte, error) {
+	var b bytes.Buffer
+	if err := p.Write(&b); err != nil {
+		return nil, err
+	}
+	return b.Bytes(), nil
+}
+
+// Read reads a part's file of size bytes and checks that it is whole in itself: every
+// slot has float32 tensors with the shapes of weights that are in the part.
+func Read(r io.ReaderAt, size int64) (*Part, error) {
+	d, md, err := safetensors.Read(r, size)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrFormat, err)
+	}
+	text, ok := md[metaKey]
+	if !ok {
+		return nil, bad("the file has no position: it holds weights only")
+	}
+	var m meta
+	if err := strict([]byte(text), &m); err != nil {
+		return nil, err
+	}
+	if m.Version != Version {
+		return nil, bad("version %d, this program reads version %d", m.Version, Version)
+	}
+	if err := m.Optimizer.check(); err != nil {
+		return nil, err
+	}
+	p := &Part{Position: m.Position, Optimizer: Optimizer{Name: m.Optimizer.Name, Updates: m.Optimizer.Updates, Mu: m.Optimizer.Mu}}
+	for _, n := range m.Optimizer.Slots {
+		p.Optimizer.Slots = append(p.Optimizer.Slots, Slot{Name: n})
+	}
+	shapes := map[string][]int{}
+	for _, t := range d {
+		if k, param, ok := split(t.Name, m.Optimizer.Slots); ok {
+			t.Name = param
+			s := &p.Optimizer.Slots[k]
+			s.Tensors = append(s.Tensors, t)
+			continue
+		}
+		p.State = append(p.State, t)
+		if t.F32 != nil {
+			shapes[t.Name] = t.Shape
+		}
+	}
+	for _, s := range p.Optimizer.Slots {
+		for _, t := range s.Tensors {
+			if shape, ok := shapes[t.Name]; !ok || t.F32 == nil || !slices.Equal(shape, t.Shape) {
+				return nil, bad("%s is %v, the part's %q is %v", name(s.Name, t.Name), t.Shape, t.Name, shape)
+			}
+		}
+	}
+	return p, nil
+}
+
+// Parse is Read from memory.
+func Parse(b []byte) (*Part, error) { return Read(bytes.NewReader(b), int64(len(b))) }
+
+// Join puts parts together that share no tensor and are of the same position and updates.
+// The tensors are not copied.
+func Join(parts ...*Part) (*Part, error) {
+	if len(parts) == 0 {
+		return nil, bad("no parts")
+	}
+	first := parts[0]
+	p := &Part{Position: first.Position, Optimizer: Optimizer{Name: first.Optimizer.Name, Updates: first.Optimizer.Updates, Mu: first.Optimizer.Mu}}
+	for _, s := range first.Optimizer.Slots {
+		p.Optimizer.Slots = append(p.Optimizer.Slots, Slot{Name: s.Name})
+	}
+	for i, q := range parts {
+		o := q.Optimizer
+		switch {
+		case q.Position != p.Position:
+			return nil, bad("part %d is of step %d, part 0 of step %d", i, q.Position.Step, p.Position.Step)
+		case o.Name != p.Optimizer.Name || o.Updates != p.Optimizer.Updates || len(o.Slots) != len(p.Optimizer.Slots):
+			return nil, bad("part %d is of %s after %d updates, part 0 of %s after %d", i, o.Name, o.Updates, p.Optimizer.Name, p.Optimizer.Updates)
+		}
+		p.State = append(p.State, q.State...)
+		for k, s := range o.Slots {
+			if s.Name != p.Optimizer.Slots[k].Name {
+				return nil, bad("part %d has the optimizer slot %q, part 0 %q", i, s.Name, p.Optimizer.Slots[k].Name)
+			}
+			p.Optimizer.Slots[k].Tensors = append(p.Optimizer.Slots[k].Tensors, s.Tensors...)
+		}
+	}
+	if err := p.State.Validate(); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrFormat, err)
+	}
+	return p, nil
+}
+
+// strict decodes one JSON value without unknown fields and with nothing behind it.
+func strict(b []byte, v any) error {
+	d := json.NewDecoder(bytes.NewReader(b))
+	d.DisallowUnknownFields()
+	if err := d.Decode(v); err != nil {
+		return bad("%w", err)
+	}
+	if _, err := d.Token(); err != io.EOF {
+		return bad("data after the end of the JSON value")
+	}
+	return nil
+}
