@@ -148,7 +148,7 @@ func within(pkg, dir string) bool { return pkg == dir || strings.HasPrefix(pkg, 
 // layers is the direction of imports: a package may import those of its own line and
 // of lines above it. Packages that are not listed are free.
 var layers = [][]string{
-	{"engine/kernel", "engine/state", "engine/codec", "engine/wire", "engine/pipeline/order", "engine/job", "ga", "signaling/proto", "signaling/store"},
+	{"engine/kernel", "engine/state", "engine/codec", "engine/wire", "engine/pipeline/order", "engine/job", "engine/strict", "ga", "signaling/proto", "signaling/store"},
 	{"engine/graph", "engine/format", "engine/pipeline/snapshot", "engine/data", "engine/transport", "signaling/client", "signaling/server"},
 	{"engine/autodiff", "engine/zoo", "engine/fuse", "engine/loss", "engine/optim"},
 	{"engine/exec"},

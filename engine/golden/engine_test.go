@@ -361,6 +361,9 @@ func TestLearningRates(t *testing.T) {
 			continue
 		}
 		seen++
+		if d.Schedule.Name == "linear" {
+			d.Schedule.End = 1
+		}
 		for e, want := range d.LR {
 			if got := optim.Rate(d.Schedule, d.Base, e); math.Abs(got-want) > 1e-14 {
 				t.Errorf("%s: %v in epoch %d, PyTorch's %v", name, got, e, want)

@@ -4,16 +4,16 @@
 package job
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"math"
 	"slices"
 	"strings"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/ravnest/ravnest/engine/pipeline/order"
+	"github.com/ravnest/ravnest/engine/strict"
 )
 
 // Version of the JSON form. History: 1, first form.
@@ -21,6 +21,9 @@ const Version = 1
 
 // MaxBytes bounds the JSON form of a job that comes from outside.
 const MaxBytes = 64 << 10
+
+// MaxText bounds the name of a job and of its files, in bytes.
+const MaxText = 200
 
 // ErrInvalid is wrapped by every error about a job's contents.
 var ErrInvalid = errors.New("invalid job")
@@ -75,60 +78,141 @@ type Spec struct {
 	ReduceFactor int `json:"reduce_factor"`
 }
 
-// Optimizer names an update rule and its constants, as torch.optim calls them.
-// Fields that the rule does not have must be zero.
+// Optimizer names an update rule and its constants, as torch.optim calls them. A field that
+// a job leaves out has PyTorch's default, see DefaultOptimizer; one that the rule does not
+// have must be zero.
 type Optimizer struct {
-	Name        string     `json:"name"`
-	LR          float64    `json:"lr"`
-	Betas       [2]float64 `json:"betas,omitzero"`
-	Eps         float64    `json:"eps,omitzero"`
-	WeightDecay float64    `json:"weight_decay,omitzero"`
-	Momentum    float64    `json:"momentum,omitzero"`  // sgd
-	Dampening   float64    `json:"dampening,omitzero"` // sgd
-	Nesterov    bool       `json:"nesterov,omitempty"` // sgd
+	Name          string     `json:"name"`
+	LR            float64    `json:"lr"`
+	Betas         [2]float64 `json:"betas,omitzero"`
+	Eps           float64    `json:"eps,omitzero"`
+	WeightDecay   float64    `json:"weight_decay,omitzero"`
+	Momentum      float64    `json:"momentum,omitzero"`       // sgd
+	Dampening     float64    `json:"dampening,omitzero"`      // sgd
+	Nesterov      bool       `json:"nesterov,omitempty"`      // sgd
+	MomentumDecay float64    `json:"momentum_decay,omitzero"` // nadam
 	// StageMomentum raises beta1 (nadam, async) with a stage's delay:
 	// 0.9 + 0.09 delay/stages, arXiv 2505.01099.
 	StageMomentum bool `json:"stage_momentum,omitempty"`
 }
 
-// LR is the learning rate's schedule over epochs, as torch.optim.lr_scheduler.
+// DefaultOptimizer is an update rule with the defaults of torch.optim (2.x): what is left out
+// of a job's optimizer. A name that is not one of Optimizers has none.
+func DefaultOptimizer(name string) Optimizer {
+	o := Optimizer{Name: name, LR: 1e-3}
+	switch name {
+	case "sgd":
+		return o
+	case "adam", "adamw", "nadam":
+		o.Betas, o.Eps = [2]float64{0.9, 0.999}, 1e-8
+	default:
+		return Optimizer{Name: name}
+	}
+	switch name {
+	case "adamw":
+		o.WeightDecay = 1e-2
+	case "nadam":
+		o.LR, o.MomentumDecay = 2e-3, 4e-3
+	}
+	return o
+}
+
+// MarshalJSON writes every field whose default is not zero, so that Parse reads an explicit
+// zero as one.
+func (o Optimizer) MarshalJSON() ([]byte, error) {
+	type plain Optimizer
+	v := struct {
+		plain
+		Betas         *[2]float64 `json:"betas,omitempty"`
+		Eps           *float64    `json:"eps,omitempty"`
+		WeightDecay   *float64    `json:"weight_decay,omitempty"`
+		MomentumDecay *float64    `json:"momentum_decay,omitempty"`
+	}{plain: plain(o)}
+	d := DefaultOptimizer(o.Name)
+	if d.Betas != ([2]float64{}) || o.Betas != ([2]float64{}) {
+		v.Betas = &o.Betas
+	}
+	for _, f := range []struct {
+		to           **float64
+		value, deflt float64
+	}{{&v.Eps, o.Eps, d.Eps}, {&v.WeightDecay, o.WeightDecay, d.WeightDecay}, {&v.MomentumDecay, o.MomentumDecay, d.MomentumDecay}} {
+		if f.value != 0 || f.deflt != 0 {
+			*f.to = &f.value
+		}
+	}
+	return json.Marshal(v)
+}
+
+// LR is the learning rate's schedule over epochs, as torch.optim.lr_scheduler. A field that a
+// job leaves out has PyTorch's default, see DefaultLR; one that the schedule does not have
+// must be zero.
 type LR struct {
 	Name     string  `json:"name"`                // one of LRs
 	StepSize int     `json:"step_size,omitempty"` // step: epochs between decays
 	Gamma    float64 `json:"gamma,omitempty"`     // step, exponential: the decay
 	TMax     int     `json:"t_max,omitempty"`     // cosine: half a period, epochs
 	EtaMin   float64 `json:"eta_min,omitempty"`   // cosine: the least rate
-	Start    float64 `json:"start,omitempty"`     // linear: factor at epoch 0
-	Total    int     `json:"total,omitempty"`     // linear: epochs until factor 1
+	Start    float64 `json:"start,omitempty"`     // linear: factor at epoch 0 (start_factor)
+	End      float64 `json:"end,omitempty"`       // linear: factor from epoch total on (end_factor)
+	Total    int     `json:"total,omitempty"`     // linear: epochs from start to end (total_iters)
+}
+
+// DefaultLR is a schedule with the defaults of torch.optim.lr_scheduler: what is left out of
+// a job's lr_schedule. Fields without a default there (step_size, t_max, exponential's gamma)
+// are zero, which Check refuses.
+func DefaultLR(name string) LR {
+	l := LR{Name: name}
+	switch name {
+	case "step":
+		l.Gamma = 0.1
+	case "linear":
+		l.Start, l.End, l.Total = 1.0/3, 1, 5
+	}
+	return l
+}
+
+// MarshalJSON writes every field of the schedule, so that Parse reads an explicit zero as one.
+func (l LR) MarshalJSON() ([]byte, error) {
+	type plain LR
+	v := struct {
+		plain
+		Gamma *float64 `json:"gamma,omitempty"`
+		End   *float64 `json:"end,omitempty"`
+	}{plain: plain(l)}
+	if l.Gamma != 0 || l.Name == "step" || l.Name == "exponential" {
+		v.Gamma = &l.Gamma
+	}
+	if l.End != 0 || l.Name == "linear" {
+		v.End = &l.End
+	}
+	return json.Marshal(v)
 }
 
 // Default is the walkthrough's job.
 func Default() Spec {
 	return Spec{
 		Version: Version, Name: "cnn", Model: "model.json", Data: "digits", Loss: "mse",
-		Optimizer: Optimizer{Name: "adam", LR: 1e-3, Betas: [2]float64{0.9, 0.999}, Eps: 1e-8},
-		LR:        LR{Name: "constant"},
-		Epochs:    100, BatchSize: 64, MicroBatches: 1, ValEvery: 1, SaveEvery: 10,
+		Optimizer: DefaultOptimizer("adam"), LR: DefaultLR("constant"),
+		Epochs: 100, BatchSize: 64, MicroBatches: 1, ValEvery: 1, SaveEvery: 10,
 		Seed: 42, Schedule: Sync, Wire: "fp32", UpdateFrequency: 1,
 	}
 }
 
-// Parse decodes and checks a job. Errors wrap ErrInvalid.
+// Parse decodes and checks a job. Fields that are left out have their defaults. Errors wrap
+// ErrInvalid.
 func Parse(data []byte) (Spec, error) {
 	if len(data) > MaxBytes {
 		return Spec{}, fmt.Errorf("%w: %d bytes, at most %d are read", ErrInvalid, len(data), MaxBytes)
 	}
 	s := Default()
-	s.Version, s.Optimizer, s.LR = 0, Optimizer{}, LR{Name: "constant"}
-	d := json.NewDecoder(bytes.NewReader(data))
-	d.DisallowUnknownFields()
-	if err := d.Decode(&s); err != nil {
+	s.Version, s.Optimizer, s.LR = 0, Optimizer{}, LR{}
+	has, err := strict.Decode(data, &s)
+	if err != nil {
 		return Spec{}, fmt.Errorf("%w: %w", ErrInvalid, err)
 	}
-	if _, err := d.Token(); err != io.EOF {
-		return Spec{}, fmt.Errorf("%w: data after the end of the JSON value", ErrInvalid)
+	if err := s.defaults(has); err != nil {
+		return Spec{}, fmt.Errorf("%w: %w", ErrInvalid, err)
 	}
-	s.Optimizer.defaults()
 	return s, s.Check()
 }
 
@@ -141,99 +225,156 @@ func (s Spec) JSON() []byte {
 	return append(b, '\n')
 }
 
-// defaults fills what torch.optim fills.
-func (o *Optimizer) defaults() {
-	if o.Name == "" {
-		*o = Default().Optimizer
+// defaults fills in what a text that has these fields leaves out of the rules.
+func (s *Spec) defaults(has strict.Fields) error {
+	for _, part := range []string{"optimizer", "lr_schedule"} {
+		if has[part] && !has[part+".name"] {
+			return fmt.Errorf("%s has no name", part)
+		}
 	}
-	adam := o.Name == "adam" || o.Name == "adamw" || o.Name == "nadam"
-	if adam && o.Betas == ([2]float64{}) {
-		o.Betas = [2]float64{0.9, 0.999}
+	d := DefaultOptimizer(s.Optimizer.Name)
+	if !has["optimizer"] {
+		d = Default().Optimizer
 	}
-	if adam && o.Eps == 0 {
-		o.Eps = 1e-8
+	o, l := &s.Optimizer, &s.LR
+	fill(has, "optimizer.name", &o.Name, d.Name)
+	fill(has, "optimizer.lr", &o.LR, d.LR)
+	fill(has, "optimizer.betas", &o.Betas, d.Betas)
+	fill(has, "optimizer.eps", &o.Eps, d.Eps)
+	fill(has, "optimizer.weight_decay", &o.WeightDecay, d.WeightDecay)
+	fill(has, "optimizer.momentum_decay", &o.MomentumDecay, d.MomentumDecay)
+	fill(has, "lr_schedule.name", &l.Name, Default().LR.Name)
+	e := DefaultLR(l.Name)
+	if l.Name == "exponential" && !has["lr_schedule.gamma"] {
+		return errors.New("lr_schedule exponential needs gamma")
+	}
+	fill(has, "lr_schedule.gamma", &l.Gamma, e.Gamma)
+	fill(has, "lr_schedule.start", &l.Start, e.Start)
+	fill(has, "lr_schedule.end", &l.End, e.End)
+	fill(has, "lr_schedule.total", &l.Total, e.Total)
+	return nil
+}
+
+func fill[T any](has strict.Fields, path string, v *T, to T) {
+	if !has[path] {
+		*v = to
 	}
 }
 
-// Check validates every field; errors name the field.
+// faults collects what is wrong with a job.
+type faults struct{ errs []error }
+
+func (f *faults) bad(format string, a ...any) { f.errs = append(f.errs, fmt.Errorf(format, a...)) }
+
+func (f *faults) in(field, v string, set []string) {
+	if !slices.Contains(set, v) {
+		f.bad("%s %.60q is not one of %s: the nearest is %q", field, v, strings.Join(set, ", "), strict.Nearest(v, set))
+	}
+}
+
+func (f *faults) num(field string, v, lo, hi int) {
+	if v < lo || v > hi {
+		f.bad("%s %d is outside %d..%d", field, v, lo, hi)
+	}
+}
+
+func (f *faults) real(field string, v, lo, hi float64) {
+	if !(v >= lo && v <= hi) { // NaN too
+		f.bad("%s %v is outside %v..%v", field, v, lo, hi)
+	}
+}
+
+// Check validates every field; errors name the field, its value and what is allowed.
 func (s Spec) Check() error {
-	var errs []error
-	bad := func(format string, a ...any) { errs = append(errs, fmt.Errorf(format, a...)) }
-	in := func(field, v string, set []string) {
-		if !slices.Contains(set, v) {
-			bad("%s %q is not one of %s", field, v, strings.Join(set, ", "))
-		}
-	}
-	num := func(field string, v, lo, hi int) {
-		if v < lo || v > hi {
-			bad("%s %d is outside %d..%d", field, v, lo, hi)
-		}
-	}
-	real := func(field string, v, lo, hi float64) {
-		if math.IsNaN(v) || v < lo || v > hi {
-			bad("%s %v is outside %v..%v", field, v, lo, hi)
-		}
-	}
+	var f faults
 	if s.Version != Version {
-		bad("version %d, this program reads version %d", s.Version, Version)
+		f.bad("version %d, this program reads version %d", s.Version, Version)
 	}
-	for _, f := range [][2]string{{"name", s.Name}, {"model", s.Model}, {"data", s.Data}} {
-		if f[1] == "" || len(f[1]) > 200 {
-			bad("%s of %d bytes is outside 1..200", f[0], len(f[1]))
+	for _, t := range [][2]string{{"name", s.Name}, {"model", s.Model}, {"data", s.Data}} {
+		switch {
+		case t[1] == "" || len(t[1]) > MaxText:
+			f.bad("%s of %d bytes is outside 1..%d", t[0], len(t[1]), MaxText)
+		case !utf8.ValidString(t[1]) || strings.ContainsFunc(t[1], unicode.IsControl):
+			f.bad("%s %q holds a character that cannot be printed", t[0], t[1])
 		}
 	}
-	in("loss", s.Loss, Losses)
-	in("schedule", s.Schedule, Schedules)
-	in("wire", s.Wire, Wires)
-	in("recompute", s.Recompute, Recomputes)
-	num("epochs", s.Epochs, 1, 1<<20)
-	num("steps", s.Steps, 0, 1<<40)
-	num("batch_size", s.BatchSize, 1, 1<<16)
-	num("micro_batches", s.MicroBatches, 1, min(max(s.BatchSize, 1), 256))
-	num("val_every", s.ValEvery, 0, 1<<20)
-	num("save_every", s.SaveEvery, 0, 1<<20)
-	num("update_frequency", s.UpdateFrequency, 1, 1<<16)
-	num("reduce_factor", s.ReduceFactor, 0, 1<<20)
-	o := s.Optimizer
-	in("optimizer", o.Name, Optimizers)
-	real("optimizer lr", o.LR, 0, 1e6)
-	real("optimizer beta 1", o.Betas[0], 0, 0.999999)
-	real("optimizer beta 2", o.Betas[1], 0, 0.99999999)
-	real("optimizer eps", o.Eps, 0, 1)
-	real("optimizer weight_decay", o.WeightDecay, 0, 1e3)
-	real("optimizer momentum", o.Momentum, 0, 1)
-	real("optimizer dampening", o.Dampening, 0, 1)
-	if o.Name != "sgd" && (o.Momentum != 0 || o.Dampening != 0 || o.Nesterov) {
-		bad("optimizer %s has no momentum, dampening or nesterov", o.Name)
+	f.in("loss", s.Loss, Losses)
+	f.in("schedule", s.Schedule, Schedules)
+	f.in("wire", s.Wire, Wires)
+	f.in("recompute", s.Recompute, Recomputes)
+	f.num("epochs", s.Epochs, 1, 1<<20)
+	f.num("steps", s.Steps, 0, 1<<40)
+	f.num("batch_size", s.BatchSize, 1, 1<<16)
+	if most := min(max(s.BatchSize, 1), 256); s.MicroBatches < 1 || s.MicroBatches > most {
+		f.bad("micro_batches %d is outside 1..%d (batch_size is %d)", s.MicroBatches, most, s.BatchSize)
 	}
-	if o.Name == "sgd" && (o.Betas != [2]float64{} || o.Eps != 0) {
-		bad("optimizer sgd has no betas or eps")
-	}
-	if o.Nesterov && (o.Momentum == 0 || o.Dampening != 0) {
-		bad("optimizer sgd: nesterov needs a momentum and no dampening")
-	}
-	if o.StageMomentum && o.Name != "nadam" {
-		bad("optimizer %s: stage_momentum is for nadam", o.Name)
-	}
-	in("lr_schedule", s.LR.Name, LRs)
-	num("lr_schedule step_size", s.LR.StepSize, 0, 1<<20)
-	num("lr_schedule t_max", s.LR.TMax, 0, 1<<20)
-	num("lr_schedule total", s.LR.Total, 0, 1<<20)
-	real("lr_schedule gamma", s.LR.Gamma, 0, 10)
-	real("lr_schedule eta_min", s.LR.EtaMin, 0, 1e6)
-	real("lr_schedule start", s.LR.Start, 0, 1)
-	switch {
-	case s.LR.Name == "step" && s.LR.StepSize == 0:
-		bad("lr_schedule step needs step_size")
-	case s.LR.Name == "cosine" && s.LR.TMax == 0:
-		bad("lr_schedule cosine needs t_max")
-	case s.LR.Name == "linear" && s.LR.Total == 0:
-		bad("lr_schedule linear needs total")
-	}
-	if len(errs) > 0 {
-		return fmt.Errorf("%w: %w", ErrInvalid, errors.Join(errs...))
+	f.num("val_every", s.ValEvery, 0, 1<<20)
+	f.num("save_every", s.SaveEvery, 0, 1<<20)
+	f.num("update_frequency", s.UpdateFrequency, 1, 1<<16)
+	f.num("reduce_factor", s.ReduceFactor, 0, 1<<20)
+	s.Optimizer.check(&f)
+	s.LR.check(&f)
+	if len(f.errs) > 0 {
+		return fmt.Errorf("%w: %w", ErrInvalid, errors.Join(f.errs...))
 	}
 	return nil
+}
+
+func (o Optimizer) check(f *faults) {
+	f.in("optimizer", o.Name, Optimizers)
+	f.real("optimizer lr", o.LR, 0, 1e6)
+	f.real("optimizer beta 1", o.Betas[0], 0, 0.999999)
+	f.real("optimizer beta 2", o.Betas[1], 0, 0.99999999)
+	f.real("optimizer eps", o.Eps, 0, 1)
+	f.real("optimizer weight_decay", o.WeightDecay, 0, 1e3)
+	f.real("optimizer momentum", o.Momentum, 0, 1)
+	f.real("optimizer dampening", o.Dampening, 0, 1)
+	f.real("optimizer momentum_decay", o.MomentumDecay, 0, 1)
+	if o.Name != "sgd" && (o.Momentum != 0 || o.Dampening != 0 || o.Nesterov) {
+		f.bad("optimizer %s has no momentum, dampening or nesterov", o.Name)
+	}
+	if o.Name == "sgd" && (o.Betas != [2]float64{} || o.Eps != 0) {
+		f.bad("optimizer sgd has no betas or eps")
+	}
+	if o.Nesterov && (o.Momentum == 0 || o.Dampening != 0) {
+		f.bad("optimizer sgd: nesterov needs a momentum and no dampening")
+	}
+	if (o.StageMomentum || o.MomentumDecay != 0) && o.Name != "nadam" {
+		f.bad("optimizer %s: stage_momentum and momentum_decay are for nadam", o.Name)
+	}
+}
+
+func (l LR) check(f *faults) {
+	f.in("lr_schedule", l.Name, LRs)
+	f.num("lr_schedule step_size", l.StepSize, 0, 1<<20)
+	f.num("lr_schedule t_max", l.TMax, 0, 1<<20)
+	f.num("lr_schedule total", l.Total, 0, 1<<20)
+	f.real("lr_schedule gamma", l.Gamma, 0, 10)
+	f.real("lr_schedule eta_min", l.EtaMin, 0, 1e6)
+	f.real("lr_schedule start", l.Start, 0, 1)
+	f.real("lr_schedule end", l.End, 0, 1)
+	for _, x := range []struct {
+		field string
+		set   bool
+		of    []string
+		must  bool
+	}{
+		{"step_size", l.StepSize != 0, []string{"step"}, true},
+		{"gamma", l.Gamma != 0, []string{"step", "exponential"}, false},
+		{"t_max", l.TMax != 0, []string{"cosine"}, true},
+		{"eta_min", l.EtaMin != 0, []string{"cosine"}, false},
+		{"start", l.Start != 0, []string{"linear"}, true},
+		{"end", l.End != 0, []string{"linear"}, false},
+		{"total", l.Total != 0, []string{"linear"}, true},
+	} {
+		has := slices.Contains(x.of, l.Name)
+		switch {
+		case has && x.must && !x.set:
+			f.bad("lr_schedule %s needs %s, and more than 0", l.Name, x.field)
+		case !has && x.set && slices.Contains(LRs, l.Name):
+			f.bad("lr_schedule %s has no %s", l.Name, x.field)
+		}
+	}
 }
 
 // Order is the numbers that a run's order of work follows from, over so many training and

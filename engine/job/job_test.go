@@ -28,6 +28,14 @@ func TestMistakesNameTheField(t *testing.T) {
 		{`"epochs": 100`, `"epochs": 100, "colour": 3`, "colour"},
 		{`"name": "adam"`, `"name": "lion"`, `optimizer "lion"`},
 		{`"name": "constant"`, `"name": "step"`, "step_size"},
+		{`"name": "constant"`, `"name": "exponential"`, "needs gamma"},
+		{`"name": "constant"`, `"name": "linear", "start": 0`, "needs start"},
+		{`"name": "constant"`, `"name": "linear", "gamma": 0.5`, "linear has no gamma"},
+		{`"name": "constant"`, `"name": "linear", "start_factor": 0.5`, `the nearest is "start"`},
+		{`"name": "constant"`, `"name": "cosin"`, `the nearest is "cosine"`},
+		{`"name": "adam",`, ``, "optimizer has no name"},
+		{`"epochs": 100`, `"epochs": null`, "epochs is null"},
+		{`"name": "cnn"`, `"name": "a\nb"`, "cannot be printed"},
 	} {
 		bad := strings.Replace(good, c[0], c[1], 1)
 		if bad == good {

@@ -75,9 +75,9 @@ func (o *Optimizer) Step(t *kernel.Team, p, g []float32, lr float64) {
 	case "adam", "adamw":
 		u.adam = o.adam(lr)
 	case "nadam":
-		// torch.optim.NAdam, momentum_decay 0.004.
-		mu := s.Betas[0] * (1 - float64(0.5*pow(0.96, float64(o.t)*0.004)))
-		next := s.Betas[0] * (1 - float64(0.5*pow(0.96, float64(o.t+1)*0.004)))
+		// torch.optim.NAdam.
+		mu := s.Betas[0] * (1 - float64(0.5*pow(0.96, float64(o.t)*s.MomentumDecay)))
+		next := s.Betas[0] * (1 - float64(0.5*pow(0.96, float64(o.t+1)*s.MomentumDecay)))
 		o.mu *= mu
 		u.nadam = kernel.NAdamParams{
 			Beta1: float32(s.Betas[0]), Beta2: float32(s.Betas[1]), OneMinusBeta1: float32(1 - s.Betas[0]), OneMinusBeta2: float32(1 - s.Betas[1]),
@@ -187,9 +187,9 @@ func Rate(s job.LR, base float64, epoch int) float64 {
 		return s.EtaMin + float64((base-s.EtaMin)*(1+cospi(e/float64(s.TMax))))/2
 	case "linear":
 		if epoch >= s.Total {
-			return base
+			return base * s.End
 		}
-		return base * (s.Start + float64((1-s.Start)*e)/float64(s.Total))
+		return base * (s.Start + float64((s.End-s.Start)*e)/float64(s.Total))
 	}
 	return base
 }

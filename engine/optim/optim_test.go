@@ -11,7 +11,7 @@ import (
 
 func TestStageMomentum(t *testing.T) {
 	// arXiv 2505.01099: the stage without delay keeps 0.9; the first of four has 0.9 + 0.09*3/4.
-	spec := job.Optimizer{Name: "nadam", LR: 0.01, Betas: [2]float64{0.9, 0.999}, Eps: 1e-8, StageMomentum: true}
+	spec := job.Optimizer{Name: "nadam", LR: 0.01, Betas: [2]float64{0.9, 0.999}, Eps: 1e-8, MomentumDecay: 4e-3, StageMomentum: true}
 	step := func(s job.Optimizer, d optim.Delay) float32 {
 		o, err := optim.New(s, 1, d)
 		if err != nil {
@@ -47,7 +47,7 @@ func TestStepOnThreads(t *testing.T) {
 		{Name: "sgd", Momentum: 0.9, Nesterov: true, WeightDecay: 0.01},
 		{Name: "adam", Betas: [2]float64{0.9, 0.999}, Eps: 1e-8, WeightDecay: 0.01},
 		{Name: "adamw", Betas: [2]float64{0.9, 0.999}, Eps: 1e-8, WeightDecay: 0.01},
-		{Name: "nadam", Betas: [2]float64{0.9, 0.999}, Eps: 1e-8},
+		{Name: "nadam", Betas: [2]float64{0.9, 0.999}, Eps: 1e-8, MomentumDecay: 4e-3},
 	} {
 		var p [2][]float32
 		for i, team := range []*kernel.Team{nil, team} {
