@@ -215,7 +215,7 @@ func (o *linear) addInput(f *frame, dst []float32, acc bool) {
 func (o *linear) gradParams(f *frame) {
 	o.gradWeight(f)
 	if o.b >= 0 {
-		kernel.SumChannels(f.grads[o.b:][:o.out], f.dy(o.i), kernel.AllChannels(f.rows*o.per, o.out, 1), f.acc)
+		kernel.AddRowsGrad(f.grads[o.b:][:o.out], f.dy(o.i), f.rows*o.per, f.acc)
 	}
 }
 

@@ -178,14 +178,14 @@ func (o *linears) gradParams(f *frame) {
 		return
 	}
 	bias := f.scratch[:l.wide]
-	kernel.SumChannels(bias, f.dy(o.i), kernel.AllChannels(f.rows*l.per, l.wide, 1), false)
-	for k := range o.each {
-		g, s := f.grads[o.each[k].b:][:l.out], bias[k*l.out:][:l.out]
-		if f.acc {
-			kernel.AddTo(g, s)
-		} else {
-			copy(g, s)
+	if f.acc {
+		for k := range o.each {
+			copy(bias[k*l.out:][:l.out], f.grads[o.each[k].b:])
 		}
+	}
+	kernel.AddRowsGrad(bias, f.dy(o.i), f.rows*l.per, f.acc)
+	for k := range o.each {
+		copy(f.grads[o.each[k].b:][:l.out], bias[k*l.out:])
 	}
 }
 

@@ -122,6 +122,32 @@ func (f *Func) Eval(grad, pred []float32, y Targets, rows []int32, terms int) fl
 	return kernel.CrossEntropyProb(grad, pred, f.gather(y, rows), n, f.cols, scale)
 }
 
+// Accumulate is Eval of a part of a batch: it returns sum, the loss's terms of the rows
+// before, with those of these rows added. A cross entropy adds row after row, so the batch's
+// sum is the same to the bit in however many parts it comes.
+func (f *Func) Accumulate(sum float32, grad, pred []float32, y Targets, rows []int32, terms int) float32 {
+	if f.name == "mse" {
+		return sum + f.Eval(grad, pred, y, rows, terms)
+	}
+	scale, n, c := 1/float32(terms), len(rows)*f.per, f.cols
+	if l := labels(y); l != nil {
+		t := f.gatherLabels(l, rows)
+		for i := range n {
+			sum += kernel.CrossEntropy(grad[i*c:][:c], pred[i*c:][:c], t[i:i+1], 1, c, scale)
+		}
+		return sum
+	}
+	t := f.gather(y, rows)
+	for i := range n {
+		sum += kernel.CrossEntropyProb(grad[i*c:][:c], pred[i*c:][:c], t[i*c:][:c], 1, c, scale)
+	}
+	return sum
+}
+
+// Splits tells whether the loss of a batch is the same to the bit however many parts it
+// comes in.
+func (f *Func) Splits() bool { return f.name != "mse" }
+
 // Score is how good answers are.
 type Score struct {
 	Sum            float32 // of the loss's terms

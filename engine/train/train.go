@@ -147,7 +147,7 @@ func (t *Trainer) step(it order.Item) {
 	if it.Row0 == 0 {
 		t.sum, t.terms = 0, t.loss.Terms(t.cfg.TrainY, batch)
 	}
-	t.sum += t.loss.Eval(t.train.Grad(0, t.out, it.Rows), t.train.Value(0, t.out, it.Rows), t.cfg.TrainY, rows, t.terms)
+	t.sum = t.loss.Accumulate(t.sum, t.train.Grad(0, t.out, it.Rows), t.train.Value(0, t.out, it.Rows), t.cfg.TrainY, rows, t.terms)
 	t.train.Backward(0, t.st.Params, t.grads, !it.First)
 }
 

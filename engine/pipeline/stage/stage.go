@@ -521,7 +521,7 @@ func (s *Stage) score(a order.Action, obs Observer) {
 	if it.Row0 == 0 {
 		s.sum, s.terms = 0, s.loss.Terms(s.cfg.TrainY, s.batch(it))
 	}
-	s.sum += s.loss.Eval(s.train.Grad(a.Slot, out, it.Rows), s.train.Value(a.Slot, out, it.Rows), s.cfg.TrainY, s.rows(it), s.terms)
+	s.sum = s.loss.Accumulate(s.sum, s.train.Grad(a.Slot, out, it.Rows), s.train.Value(a.Slot, out, it.Rows), s.cfg.TrainY, s.rows(it), s.terms)
 	if it.Ends {
 		obs.Loss(Loss{Epoch: it.Epoch, Step: it.Step, Value: loss.Mean(s.sum, s.terms)})
 	}
