@@ -317,7 +317,7 @@ func clusterize(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	fmt.Fprintln(os.Stderr, strings.TrimRight(s.GA.String(), "\n"))
+	fmt.Fprintln(os.Stderr, strings.TrimRight(s.String(), "\n"))
 	return print(c, s, func(w io.Writer) { s.WriteLog(w) })
 }
 

@@ -55,12 +55,14 @@ type Spec struct {
 	Optimizer Optimizer `json:"optimizer"`
 	LR        LR        `json:"lr_schedule"`
 
-	Epochs       int `json:"epochs"`
-	Steps        int `json:"steps,omitempty"` // stop after so many batches; 0: all of the epochs
-	BatchSize    int `json:"batch_size"`
-	MicroBatches int `json:"micro_batches"` // parts of a batch that flow one by one
-	ValEvery     int `json:"val_every"`     // epochs between validation passes; 0: never
-	SaveEvery    int `json:"save_every"`    // epochs between saves; the end always saves
+	Epochs    int `json:"epochs"`
+	Steps     int `json:"steps,omitempty"` // stop after so many batches; 0: all of the epochs
+	BatchSize int `json:"batch_size"`
+	// MicroBatches is the number of parts of a batch that flow one by one. 0: the planner
+	// chooses for each cluster what trains soonest, as far as that changes no bit of the result.
+	MicroBatches int `json:"micro_batches,omitempty"`
+	ValEvery     int `json:"val_every"`  // epochs between validation passes; 0: never
+	SaveEvery    int `json:"save_every"` // epochs between saves; the end always saves
 
 	Seed     uint64 `json:"seed"`
 	Schedule string `json:"schedule"`
@@ -193,7 +195,7 @@ func Default() Spec {
 	return Spec{
 		Version: Version, Name: "cnn", Model: "model.json", Data: "digits", Loss: "mse",
 		Optimizer: DefaultOptimizer("adam"), LR: DefaultLR("constant"),
-		Epochs: 100, BatchSize: 64, MicroBatches: 1, ValEvery: 1, SaveEvery: 10,
+		Epochs: 100, BatchSize: 64, ValEvery: 1, SaveEvery: 10,
 		Seed: 42, Schedule: Sync, Wire: "fp32", UpdateFrequency: 1,
 	}
 }
@@ -305,8 +307,8 @@ func (s Spec) Check() error {
 	f.num("epochs", s.Epochs, 1, 1<<20)
 	f.num("steps", s.Steps, 0, 1<<40)
 	f.num("batch_size", s.BatchSize, 1, 1<<16)
-	if most := min(max(s.BatchSize, 1), 256); s.MicroBatches < 1 || s.MicroBatches > most {
-		f.bad("micro_batches %d is outside 1..%d (batch_size is %d)", s.MicroBatches, most, s.BatchSize)
+	if most := min(max(s.BatchSize, 1), 256); s.MicroBatches < 0 || s.MicroBatches > most {
+		f.bad("micro_batches %d is outside 0..%d (batch_size is %d)", s.MicroBatches, most, s.BatchSize)
 	}
 	f.num("val_every", s.ValEvery, 0, 1<<20)
 	f.num("save_every", s.SaveEvery, 0, 1<<20)
@@ -381,7 +383,7 @@ func (l LR) check(f *faults) {
 // validation rows.
 func (s Spec) Order(train, val int) order.Run {
 	return order.Run{
-		Train: train, Val: val, Epochs: s.Epochs, Steps: s.Steps, BatchSize: s.BatchSize, MicroBatches: s.MicroBatches,
+		Train: train, Val: val, Epochs: s.Epochs, Steps: s.Steps, BatchSize: s.BatchSize, MicroBatches: s.Micro(),
 		UpdateFrequency: s.UpdateFrequency, ValEvery: s.ValEvery, SaveEvery: s.SaveEvery,
 	}
 }
@@ -392,8 +394,11 @@ func (s Spec) Batches(n int) int { return (n + s.BatchSize - 1) / s.BatchSize }
 // Rows is the number of rows of batch b of an epoch over n rows.
 func (s Spec) Rows(n, b int) int { return min(s.BatchSize, n-b*s.BatchSize) }
 
+// Micro is the number of micro-batches of a batch; 1 where nobody has chosen.
+func (s Spec) Micro() int { return max(s.MicroBatches, 1) }
+
 // MicroRows is the number of rows of a full micro-batch.
-func (s Spec) MicroRows() int { return (s.BatchSize + s.MicroBatches - 1) / s.MicroBatches }
+func (s Spec) MicroRows() int { return (s.BatchSize + s.Micro() - 1) / s.Micro() }
 
 // Total is the number of batches of the run over n training rows.
 func (s Spec) Total(n int) int {

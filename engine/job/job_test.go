@@ -21,7 +21,7 @@ func TestMistakesNameTheField(t *testing.T) {
 		{`"version": 1`, `"version": 2`, "version 2"},
 		{`"loss": "mse"`, `"loss": "hinge"`, `loss "hinge"`},
 		{`"batch_size": 64`, `"batch_size": 0`, "batch_size 0"},
-		{`"micro_batches": 1`, `"micro_batches": 65`, "micro_batches 65"},
+		{`"batch_size": 64`, `"batch_size": 64, "micro_batches": 65`, "micro_batches 65"},
 		{`"lr": 0.001`, `"lr": -1`, "optimizer lr"},
 		{`"schedule": "sync"`, `"schedule": "soon"`, `schedule "soon"`},
 		{`"wire": "fp32"`, `"wire": "fp4"`, `wire "fp4"`},

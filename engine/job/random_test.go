@@ -23,7 +23,7 @@ func random(r *rand.Rand) []byte {
 	some(m, "epochs", 1, 2, 0, 1<<20)
 	some(m, "steps", 0, 1, 5)
 	some(m, "batch_size", 1, 2, 7, 64)
-	some(m, "micro_batches", 1, 2, 3)
+	some(m, "micro_batches", 0, 1, 2, 3)
 	some(m, "val_every", 0, 1, 3)
 	some(m, "update_frequency", 1, 2, 7)
 	some(m, "seed", 0, uint64(1<<64-1))

@@ -39,7 +39,11 @@ type Stage struct {
 
 // Cluster is a pipeline of stages.
 type Cluster struct {
-	Stages []Stage `json:"stages"`
+	Stages       []Stage `json:"stages"`
+	MicroBatches int     `json:"micro_batches"` // of a batch, where the job leaves it open
+	Idle         float64 `json:"idle"`          // share of its time that the average stage is forecast to stand still
+	// Note says what keeps the pipeline from being full and what would fill it; "" if nothing does.
+	Note string `json:"note,omitempty"`
 }
 
 // Starts lists the first graph node of each stage.
@@ -115,6 +119,8 @@ func Make(j job.Spec, g *graph.Graph, nodes []ga.Node, opt ga.Options, seed uint
 }
 
 func plan(j job.Spec, g *graph.Graph, nodes []ga.Node, opt ga.Options, seed uint64) (*Plan, error) {
+	fill := newFill(j, g, nodes)
+	j = fill.start()
 	pieces, heavy := cuttable(j, g)
 	units, err := costs(j, g, pieces)
 	if err != nil {
@@ -130,6 +136,9 @@ func plan(j job.Spec, g *graph.Graph, nodes []ga.Node, opt ga.Options, seed uint
 			return nil, err
 		}
 		if short == nil {
+			if err := fill.choose(p); err != nil {
+				return nil, err
+			}
 			return p, p.setRings(g)
 		}
 		if try == corrections {

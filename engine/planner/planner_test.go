@@ -195,6 +195,54 @@ func TestTooSmallNamesMembers(t *testing.T) {
 	}
 }
 
+// TestMicroBatchesAreChosen: where it changes no bit the planner splits batches, so that
+// the second provider helps; where it would, or the user has said, it does not, and says what
+// that costs.
+func TestMicroBatchesAreChosen(t *testing.T) {
+	for _, c := range []struct {
+		example string
+		change  func(*job.Spec)
+		lo, hi  int
+		note    string
+	}{
+		{"char-gpt", func(*job.Spec) {}, 4, 16, ""},
+		{"gpt-sorter", func(*job.Spec) {}, 4, 64, ""},
+		{"gpt-sorter", func(j *job.Spec) { j.MicroBatches = 1 }, 1, 1, "without micro_batches in the job"},
+		{"gpt-sorter", func(j *job.Spec) { j.Schedule = job.Async }, 1, 1, ""},
+		{"gpt-sorter", func(j *job.Spec) { j.BatchSize = 1 }, 1, 1, ""},
+		{"cnn", func(*job.Spec) {}, 1, 1, "update_frequency"},
+	} {
+		e, err := zoo.Find(c.example)
+		if err != nil {
+			t.Fatal(err)
+		}
+		j := e.Job
+		c.change(&j)
+		nodes := pool(2, 8e9, 50e9)
+		for i := range nodes {
+			nodes[i].Bandwidth = 1e9
+		}
+		p, err := planner.Make(j, e.Graph, nodes, ga.Options{}, 1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		cl := p.Clusters[0]
+		if n := cl.MicroBatches; n < c.lo || n > c.hi || !strings.Contains(cl.Note, c.note) || c.note == "" && cl.Note != "" {
+			t.Errorf("%s: %d micro-batches, want %d to %d; note %q, want %q", c.example, n, c.lo, c.hi, cl.Note, c.note)
+		}
+		j.MicroBatches = cl.MicroBatches
+		stages, err := e.Graph.Cut(cl.Starts())
+		if err != nil {
+			t.Fatal(err)
+		}
+		for k, s := range stages {
+			if n, err := stage.Bytes(j, s); err != nil || n != cl.Stages[k].Memory {
+				t.Errorf("%s: stage %d: %d bytes announced, %d with %d micro-batches (%v)", c.example, k, cl.Stages[k].Memory, n, cl.MicroBatches, err)
+			}
+		}
+	}
+}
+
 // TestNoCutThroughHeavyTensors: a tensor larger than a message is not cut through, and
 // where that leaves too few cuts the error says what would help.
 func TestNoCutThroughHeavyTensors(t *testing.T) {
@@ -251,7 +299,7 @@ func TestRecomputeFits(t *testing.T) {
 	g := zoo.GPT(zoo.GPTConfig{Name: "gpt", Layers: 6, Heads: 4, Width: 32, Tokens: 64, Vocab: 16, Dropout: 0.1})
 	most := func(again string, starts []int) float64 {
 		j := job.Default()
-		j.Loss, j.Schedule, j.BatchSize, j.Recompute = "cross_entropy", job.Sync, 32, again
+		j.Loss, j.Schedule, j.BatchSize, j.MicroBatches, j.Recompute = "cross_entropy", job.Sync, 32, 1, again
 		stages, err := g.Cut(starts)
 		if err != nil {
 			t.Fatal(err)
@@ -278,7 +326,7 @@ func TestRecomputeFits(t *testing.T) {
 		}
 		for _, again := range []string{"", "full"} {
 			j := job.Default()
-			j.Loss, j.Schedule, j.BatchSize, j.Recompute = "cross_entropy", job.Sync, 32, again
+			j.Loss, j.Schedule, j.BatchSize, j.MicroBatches, j.Recompute = "cross_entropy", job.Sync, 32, 1, again
 			p, err := planner.Make(j, g, pool(n, 1.1*full, 1e9), ga.Options{MaxClusters: 1}, 1)
 			if again == "" {
 				if !errors.Is(err, ga.ErrRAM) {

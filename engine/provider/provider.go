@@ -94,6 +94,8 @@ type Plan struct {
 	Starts []int `json:"starts"` // first graph node of each stage
 	Train  int   `json:"train"`  // rows of the data set
 	Val    int   `json:"val"`
+	// MicroBatches is how many the planner chose, where the job leaves it open.
+	MicroBatches int `json:"micro_batches,omitempty"`
 }
 
 // The kinds of data blobs.
@@ -381,6 +383,11 @@ func (r *run) prepare() (stage.Config, error) {
 	}
 	if len(plan.Starts) != r.a.Stages || r.a.Stage >= len(plan.Starts) || plan.Train < 1 || plan.Train > maxRows || plan.Val < 0 || plan.Val > maxRows {
 		return cfg, fmt.Errorf("the assignment's plan has %d stages over %d and %d rows, the assignment %d stages", len(plan.Starts), plan.Train, plan.Val, r.a.Stages)
+	}
+	if j.MicroBatches == 0 {
+		if j.MicroBatches = plan.MicroBatches; j.MicroBatches < 0 || j.MicroBatches > j.BatchSize {
+			return cfg, fmt.Errorf("the assignment's plan splits batches of %d rows into %d micro-batches", j.BatchSize, j.MicroBatches)
+		}
 	}
 	b, err := r.cfg.Host.Blob(r.ctx, r.a.Graph)
 	if err != nil {

@@ -255,7 +255,7 @@ func (r *run) place(_ context.Context, pool []server.Member) ([]server.Assignmen
 		byName[m.Name] = m
 	}
 	cl := r.plan.Clusters[0]
-	raw, err := json.Marshal(provider.Plan{Starts: cl.Starts(), Train: r.p.Data.Train.Len(), Val: r.p.Data.Val.Len()})
+	raw, err := json.Marshal(provider.Plan{Starts: cl.Starts(), Train: r.p.Data.Train.Len(), Val: r.p.Data.Val.Len(), MicroBatches: cl.MicroBatches})
 	if err != nil {
 		return nil, err
 	}
@@ -354,7 +354,7 @@ func (r *run) event(ev server.Event) {
 		for _, s := range e.Stages {
 			r.rec.roles = append(r.rec.roles, s.Name)
 		}
-		r.opt.say("%s", strings.TrimRight(r.plan.GA.String(), "\n"))
+		r.opt.say("%s", strings.TrimRight(r.plan.String(), "\n"))
 	case server.Started:
 		r.rec.begin(now)
 		r.opt.say("training")

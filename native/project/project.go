@@ -139,7 +139,7 @@ func CheckJob(j job.Spec, g *graph.Graph, d *data.Set) error {
 		switch op := nd.Op.(type) {
 		case *graph.BatchNorm:
 			rows := j.Rows(n, j.Batches(n)-1)
-			micro := (rows + j.MicroBatches - 1) / j.MicroBatches
+			micro := (rows + j.Micro() - 1) / j.Micro()
 			last := rows - (rows-1)/micro*micro
 			if last*g.Shape(g.Result(i)).Elems()/op.Features < 2 {
 				return fmt.Errorf("node %q: the last micro-batch of an epoch has 1 row, batch norm needs 2: choose another batch_size or micro_batches", nd.Name)

@@ -1,0 +1,90 @@
+package forecast_test
+
+import (
+	"math"
+	"testing"
+
+	"github.com/ravnest/ravnest/engine/pipeline/forecast"
+)
+
+func equal(n int) forecast.Pipeline {
+	p := forecast.Pipeline{Links: make([]forecast.Link, n-1)}
+	for range n {
+		p.Stages = append(p.Stages, forecast.Stage{Forward: 1, Backward: 2})
+	}
+	return p
+}
+
+func always(int) bool { return true }
+
+// Without links and overheads P equal stages and m micro-batches take (m+P-1)/m times what
+// one stage computes: the bubble of the literature.
+func TestBubble(t *testing.T) {
+	for n := 1; n <= 6; n++ {
+		for m := n; m <= 16; m++ {
+			r := equal(n).Update(forecast.Split(1, 2*m, m))
+			want, idle := 3*2*float64(m+n-1), float64(n-1)/float64(m+n-1)
+			if math.Abs(r.Seconds-want) > 1e-9 || math.Abs(r.Idle()-idle) > 1e-9 {
+				t.Errorf("%d stages, %d micro-batches: %v s, idle %v, want %v s, %v", n, m, r.Seconds, r.Idle(), want, idle)
+			}
+		}
+	}
+}
+
+// A schedule small enough to walk by hand: two stages, two micro-batches of one row, a
+// link of half a second each way.
+func TestLink(t *testing.T) {
+	p := equal(2)
+	p.Links[0] = forecast.Link{Out: 1, Back: 1, Seconds: 0.25, Latency: 0.25}
+	// Stage 0: F 0-1, F 1-2; stage 1: F 1.5-2.5, B 2.5-4.5, F 4.5-5.5, B 5.5-7.5;
+	// stage 0: B 5-7, B 8-10.
+	if r := p.Update([]int{1, 1}); r.Seconds != 10 || r.Busy[0] != 6 || r.Busy[1] != 6 {
+		t.Errorf("%+v", r)
+	}
+	// Bytes cost both ends work too: a second for sending and one for receiving.
+	p.Links[0] = forecast.Link{Out: 1, Work: 1}
+	// Stage 0: F 0-1, send -2; stage 1: receive and F 2-4, B 4-6; stage 0: B 6-8.
+	if r := p.Update([]int{1}); r.Seconds != 8 || r.Busy[0] != 4 || r.Busy[1] != 4 {
+		t.Errorf("%+v", r)
+	}
+}
+
+func TestMicroBatches(t *testing.T) {
+	p := equal(2)
+	n, r := p.MicroBatches(1, 64, 256, always)
+	if n < 16 || r.Seconds > 64*3*(1+1.0/float64(n))+1e-9 {
+		t.Errorf("without overheads: %d micro-batches, %v s", n, r.Seconds)
+	}
+	if n, _ := p.MicroBatches(1, 64, 8, always); n < 7 || n > 8 {
+		t.Errorf("at most 8: %d", n)
+	}
+	if n, _ := p.MicroBatches(1, 64, 256, func(n int) bool { return n < 3 }); n != 2 {
+		t.Errorf("only up to 2 fit: %d", n)
+	}
+	if n, _ := p.MicroBatches(1, 64, 256, func(int) bool { return false }); n != 0 {
+		t.Errorf("none fits: %d", n)
+	}
+	if n, _ := equal(1).MicroBatches(1, 64, 256, always); n != 1 {
+		t.Errorf("one stage: %d", n)
+	}
+	// The dearer a micro-batch is as such, the fewer there are.
+	last := 64
+	for _, each := range []float64{0.1, 1, 10, 100, 1000} {
+		for s := range p.Stages {
+			p.Stages[s].EachForward, p.Stages[s].EachBackward = each, each
+		}
+		n, r := p.MicroBatches(1, 64, 256, always)
+		if n > last || n < 1 {
+			t.Errorf("overhead %v: %d micro-batches, %d with less", each, n, last)
+		}
+		for m := 1; m <= 64; m++ {
+			if q := p.Update(forecast.Split(1, 64, m)); q.Seconds < r.Seconds*0.95 {
+				t.Errorf("overhead %v: %d take %v s, %d only %v", each, n, r.Seconds, m, q.Seconds)
+			}
+		}
+		last = n
+	}
+	if last != 1 {
+		t.Errorf("micro-batches that cost more than the batch: %d of them", last)
+	}
+}

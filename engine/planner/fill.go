@@ -1,0 +1,227 @@
+// How full a pipeline will be: the number of micro-batches is chosen where that changes no
+// bit of the result, and where it would, people are told what the bubble costs.
+
+package planner
+
+import (
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/ravnest/ravnest/engine/exec"
+	"github.com/ravnest/ravnest/engine/graph"
+	"github.com/ravnest/ravnest/engine/job"
+	"github.com/ravnest/ravnest/engine/pipeline/forecast"
+	"github.com/ravnest/ravnest/engine/pipeline/stage"
+	"github.com/ravnest/ravnest/ga"
+)
+
+// What the forecast takes for known where nobody measures it. Being off by a factor of two
+// moves the choice little: the time is flat around its minimum.
+const (
+	unmeasured = 20e9   // FLOP/s of a provider without a benchmark
+	latency    = 1e-3   // seconds of a message on its way
+	byteWork   = 13e-9  // seconds that a byte of a data channel costs either end
+	memoryTime = 1e-10  // seconds for each byte of weights read or written
+	kernelTime = 2e-6   // seconds to start the kernels of a node
+	edgeRows   = 4      // rows of a matrix product that its overheads are worth
+	mostMicro  = 64     // micro-batches of a batch
+	idleWorth  = 0.2    // share of idle time that people are told about
+	mostUpdate = 1 << 5 // update_frequency that is advised
+)
+
+// fill is the choice of micro-batches for a job.
+type fill struct {
+	j     job.Spec
+	g     *graph.Graph
+	nodes []ga.Node
+	why   string // why a batch stays whole; "" if it may be split
+}
+
+func newFill(j job.Spec, g *graph.Graph, nodes []ga.Node) fill {
+	f := fill{j: j, g: g, nodes: nodes}
+	node, ok := exec.Splits(g)
+	switch {
+	case j.Schedule != job.Sync: // full as it is, and its result depends on the cut
+		f.why = "schedule"
+	case !ok:
+		f.why = fmt.Sprintf("%q computes over whole micro-batches, so the number of them changes the result", node)
+	case j.Loss == "mse":
+		f.why = "a mean squared error is summed over whole micro-batches, so the number of them changes the result"
+	}
+	return f
+}
+
+// start is the job with the number of micro-batches that memory is planned by at first:
+// enough for a short pipeline, so that a choice is there when the cuts are known.
+func (f fill) start() job.Spec {
+	j := f.j
+	if j.MicroBatches == 0 {
+		j.MicroBatches = 1
+		if f.why == "" && len(f.nodes) > 1 {
+			j.MicroBatches = min(j.BatchSize, 4*min(len(f.nodes), 8))
+		}
+	}
+	return j
+}
+
+// choose sets what each cluster's pipeline does and what its stages then take.
+func (f fill) choose(p *Plan) error {
+	for c := range p.Clusters {
+		if err := f.cluster(&p.Clusters[c]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (f fill) cluster(cl *Cluster) error {
+	stages, err := f.g.Cut(cl.Starts())
+	if err != nil {
+		return err
+	}
+	pl := f.pipeline(stages, cl)
+	j := f.j
+	switch {
+	case j.MicroBatches > 0:
+		cl.MicroBatches = j.MicroBatches
+	case f.why != "":
+		cl.MicroBatches = 1
+	default:
+		cl.MicroBatches, _ = pl.MicroBatches(j.UpdateFrequency, j.BatchSize, mostMicro, func(n int) bool {
+			m, err := f.memory(stages, n)
+			for k, s := range cl.Stages {
+				if err != nil || float64(m[k]) > f.nodes[s.Node].RAM {
+					return false
+				}
+			}
+			return true
+		})
+		if cl.MicroBatches == 0 { // what memory was planned by fits
+			cl.MicroBatches = f.start().MicroBatches
+		}
+	}
+	m, err := f.memory(stages, cl.MicroBatches)
+	if err != nil {
+		return err
+	}
+	for k := range cl.Stages {
+		cl.Stages[k].Memory = m[k]
+	}
+	if j.Schedule == job.Sync {
+		cl.Idle = pl.Update(forecast.Split(j.UpdateFrequency, j.BatchSize, cl.MicroBatches)).Idle()
+		cl.Note = f.note(pl, cl)
+	}
+	return nil
+}
+
+// memory is what the stages take with n micro-batches.
+func (f fill) memory(stages []*graph.Stage, n int) ([]int, error) {
+	j := f.j
+	j.MicroBatches = n
+	m := make([]int, len(stages))
+	for k, s := range stages {
+		var err error
+		if m[k], err = stage.Bytes(j, s); err != nil {
+			return nil, err
+		}
+	}
+	return m, nil
+}
+
+// pipeline puts a cut model on a cluster's nodes into the forecast's numbers.
+func (f fill) pipeline(stages []*graph.Stage, cl *Cluster) forecast.Pipeline {
+	var p forecast.Pipeline
+	width := map[string]float64{"fp16": 2, "bf16": 2, "int8": 1}[f.j.Wire]
+	if width == 0 {
+		width = 4
+	}
+	for k, s := range stages {
+		node := f.nodes[cl.Stages[k].Node]
+		speed := node.Compute
+		if speed < 1 {
+			speed = unmeasured
+		}
+		nodes := len(s.Graph.Nodes)
+		cost, params := s.Graph.Cost(0, nodes), 4*float64(s.Graph.ParamCount(0, nodes))
+		shape := s.Graph.Shape(s.Graph.OutputValue())
+		per := max(1, shape.Elems()/max(1, shape[len(shape)-1])) // rows of the products for a row of the batch
+		edge := edgeRows / float64(per)
+		forward, backward := cost.Forward/speed, (cost.BackInput+cost.BackWeight)/speed
+		p.Stages = append(p.Stages, forecast.Stage{
+			Forward: forward, Backward: backward,
+			EachForward:  kernelTime*float64(nodes) + params*memoryTime + edge*forward,
+			EachBackward: 2*kernelTime*float64(nodes) + 3*params*memoryTime + edge*backward,
+			Update:       4 * params * memoryTime,
+		})
+		if k+1 == len(stages) {
+			break
+		}
+		l := forecast.Link{Latency: latency, Work: byteWork, Seconds: 8 / min(node.Bandwidth, f.nodes[cl.Stages[k+1].Node].Bandwidth)}
+		for _, e := range s.Out {
+			l.Out += width * float64(e.Shape.Elems())
+			if !e.Constant {
+				l.Back += width * float64(e.Shape.Elems())
+			}
+		}
+		p.Links = append(p.Links, l)
+	}
+	return p
+}
+
+// note says what keeps the pipeline from being full.
+func (f fill) note(pl forecast.Pipeline, cl *Cluster) string {
+	if len(cl.Stages) < 2 || cl.Idle < idleWorth {
+		return ""
+	}
+	j := f.j
+	idle := func(updates, micro int) float64 {
+		return pl.Update(forecast.Split(updates, j.BatchSize, micro)).Idle()
+	}
+	head := fmt.Sprintf("stages stand still %.0f %% of the time", 100*cl.Idle)
+	if f.why == "" {
+		if j.MicroBatches == 0 {
+			return "" // as full as links and overheads allow
+		}
+		n, r := pl.MicroBatches(j.UpdateFrequency, j.BatchSize, mostMicro, func(int) bool { return true })
+		if r.Idle() > cl.Idle-0.1 {
+			return ""
+		}
+		return fmt.Sprintf("%s: without micro_batches in the job %d would be chosen, with %.0f %% and the same result", head, n, 100*r.Idle())
+	}
+	best := 0
+	for u := 2 * j.UpdateFrequency; u <= mostUpdate; u *= 2 {
+		if best == 0 || idle(u, cl.MicroBatches) < idle(best, cl.MicroBatches)-0.02 {
+			best = u
+		}
+		if idle(u, cl.MicroBatches) < idleWorth {
+			break
+		}
+	}
+	if best == 0 || idle(best, cl.MicroBatches) > cl.Idle-0.1 {
+		return ""
+	}
+	return fmt.Sprintf("%s: %s; update_frequency %d, with batches as much smaller, would make it %.0f %%", head, f.why, best, 100*idle(best, cl.MicroBatches))
+}
+
+// WriteTo prints the plan for people.
+func (p *Plan) WriteTo(w io.Writer) (int64, error) {
+	n, err := io.WriteString(w, p.String())
+	return int64(n), err
+}
+
+func (p *Plan) String() string {
+	var b strings.Builder
+	if p.GA != nil {
+		b.WriteString(p.GA.String())
+	}
+	for i, c := range p.Clusters {
+		if c.MicroBatches > 1 {
+			fmt.Fprintf(&b, "cluster %d: batches flow in %d micro-batches\n", i, c.MicroBatches)
+		}
+		if c.Note != "" {
+			fmt.Fprintf(&b, "cluster %d: %s\n", i, c.Note)
+		}
+	}
+	return b.String()
+}
