@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -225,6 +226,8 @@ func summary(c *cli.Context, s host.Summary) error {
 		fmt.Fprintf(w, "trained %d samples in %.2f s: %.0f samples/s, loss %.4f", s.Samples, s.Seconds, s.SamplesPerS, s.Loss)
 		if s.ValAccuracy >= 0 {
 			fmt.Fprintf(w, ", validation accuracy %.2f %%", s.ValAccuracy)
+		} else if v := float64(s.ValLoss); !math.IsNaN(v) {
+			fmt.Fprintf(w, ", validation loss %.4f", v)
 		}
 		fmt.Fprintln(w)
 		if s.WireBytes > 0 {
@@ -379,6 +382,10 @@ func eval(c *cli.Context) error {
 		return err
 	}
 	return print(c, e, func(w io.Writer) {
+		if e.Total == 0 {
+			fmt.Fprintf(w, "validation loss %.4f\n", e.Loss)
+			return
+		}
 		fmt.Fprintf(w, "%d of %d right: validation accuracy %.2f %%, loss %.4f\n", e.Correct, e.Total, e.Accuracy, e.Loss)
 	})
 }

@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"sync"
 
 	"github.com/ravnest/ravnest/engine/kernel"
 )
@@ -60,6 +61,11 @@ type Table struct {
 	U8  []uint8
 	F32 []float32
 	I32 []int32
+
+	oneHot struct {
+		sync.Once
+		yes bool
+	}
 }
 
 // Len is the number of rows.
@@ -239,6 +245,47 @@ func (t *Table) Labels(dst, rows []int32) {
 			dst[i*n+j] = int32(t.class(int(r)*n + j))
 		}
 	}
+}
+
+// Answers tells whether the elements are answers that a model is right or wrong about:
+// classes, or values whose last axis is one-hot everywhere. Other values are to be come near
+// to, a regression. Elements must not change once it has been asked.
+func (t *Table) Answers() bool {
+	if t.Classes > 0 {
+		return t.Classes > 1
+	}
+	t.oneHot.Do(func() { t.oneHot.yes = t.isOneHot() })
+	return t.oneHot.yes
+}
+
+func (t *Table) isOneHot() bool {
+	if len(t.Shape) == 0 || t.Shape[len(t.Shape)-1] < 2 || t.Rows == 0 {
+		return false
+	}
+	last, ones := t.Shape[len(t.Shape)-1], 0
+	for i := range len(t.U8) + len(t.F32) + len(t.I32) {
+		var v float32
+		switch {
+		case t.U8 != nil:
+			v = float32(t.U8[i])
+		case t.F32 != nil:
+			v = t.F32[i]
+		default:
+			v = float32(t.I32[i])
+		}
+		if v == 1 {
+			ones++
+		} else if v != 0 {
+			return false
+		}
+		if i%last == last-1 {
+			if ones != 1 {
+				return false
+			}
+			ones = 0
+		}
+	}
+	return true
 }
 
 // Part is the training or the validation half of a set. Its tables have equally many

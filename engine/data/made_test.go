@@ -113,3 +113,25 @@ func TestNoClass(t *testing.T) {
 		}
 	}
 }
+
+// TestAnswers tells classes and one-hot values from values to be come near to.
+func TestAnswers(t *testing.T) {
+	for _, c := range []struct {
+		t    *data.Table
+		want bool
+	}{
+		{&data.Table{Rows: 2, Shape: []int{}, Classes: 3, U8: []uint8{0, 2}}, true},
+		{&data.Table{Rows: 2, Shape: []int{}, Classes: 1, U8: []uint8{0, 0}}, false},
+		{&data.Table{Rows: 2, Shape: []int{2}, F32: []float32{0, 1, 1, 0}}, true},
+		{&data.Table{Rows: 2, Shape: []int{2}, U8: []uint8{0, 1, 1, 0}}, true},
+		{&data.Table{Rows: 2, Shape: []int{2}, F32: []float32{1, 1, 1, 0}}, false},
+		{&data.Table{Rows: 2, Shape: []int{2}, F32: []float32{0, 0, 1, 0}}, false},
+		{&data.Table{Rows: 2, Shape: []int{2}, F32: []float32{0, 0.5, 1, 0}}, false},
+		{&data.Table{Rows: 2, Shape: []int{1}, F32: []float32{1, 1}}, false},
+		{&data.Table{Rows: 2, Shape: []int{}, F32: []float32{1, 1}}, false},
+	} {
+		if got := c.t.Answers(); got != c.want {
+			t.Errorf("%v of %v: %v", c.t.F32, c.t.Shape, got)
+		}
+	}
+}

@@ -20,6 +20,10 @@ type Labels interface {
 	Labels(dst, rows []int32)
 }
 
+// Answers are Targets that know whether they are answers that a model is right or wrong
+// about, one-hot vectors for instance, and not values to come near to.
+type Answers interface{ Answers() bool }
+
 // labels gives y's labels, nil if it has none.
 func labels(y Targets) Labels {
 	if l, ok := y.(Labels); ok && l.Labelled() {
@@ -110,9 +114,9 @@ func (f *Func) gather(y Targets, rows []int32) []float32 {
 
 // Eval returns the sum of the loss's terms over the rows of the answers pred, and writes
 // the gradient of the batch's mean to grad; terms is the number of terms of the whole
-// batch.
+// batch. A batch none of whose positions has a class has no terms, and no gradient.
 func (f *Func) Eval(grad, pred []float32, y Targets, rows []int32, terms int) float32 {
-	scale, n := 1/float32(terms), len(rows)*f.per
+	scale, n := 1/float32(max(terms, 1)), len(rows)*f.per
 	if f.name == "mse" {
 		return kernel.MSE(grad, pred, f.gather(y, rows), scale)
 	}
@@ -152,7 +156,7 @@ func (f *Func) Splits() bool { return f.name != "mse" }
 type Score struct {
 	Sum            float32 // of the loss's terms
 	Terms          int
-	Correct, Total int // positions whose greatest answer is the right one, and all that count
+	Correct, Total int // positions whose greatest answer is the right one, and all that count; a regression has none
 }
 
 // Add takes in the score of further rows.
@@ -165,15 +169,23 @@ func (s *Score) Mean() float32 { return Mean(s.Sum, s.Terms) }
 
 // Score compares the answers pred with the targets of rows.
 func (f *Func) Score(pred []float32, y Targets, rows []int32) Score {
-	s := Score{Sum: f.Eval(nil, pred, y, rows, 1), Terms: f.Terms(y, rows), Total: len(rows) * f.per}
-	if l := labels(y); l != nil {
+	s := Score{Sum: f.Eval(nil, pred, y, rows, 1), Terms: f.Terms(y, rows)}
+	switch l := labels(y); {
+	case f.cols < 2: // the greatest of one is always the same
+	case l != nil:
 		c := f.gatherLabels(l, rows)
 		s.Correct, s.Total = kernel.CountCorrectClass(pred, c, len(c), f.cols), counted(c)
-	} else {
+	case f.name != "mse" || answers(y):
+		s.Total = len(rows) * f.per
 		s.Correct = kernel.CountCorrect(pred, f.gather(y, rows), s.Total, f.cols)
 	}
 	return s
 }
 
-// Mean is the loss of a batch whose sum of terms is sum.
-func Mean(sum float32, terms int) float32 { return sum / float32(terms) }
+func answers(y Targets) bool {
+	a, ok := y.(Answers)
+	return ok && a.Answers()
+}
+
+// Mean is the loss of a batch whose sum of terms is sum: 0 where there are none.
+func Mean(sum float32, terms int) float32 { return sum / float32(max(terms, 1)) }

@@ -72,6 +72,60 @@ func TestLabelsAndValues(t *testing.T) {
 	}
 }
 
+// oneHot are values that say whether they are answers.
+type oneHot struct {
+	classes
+	yes bool
+}
+
+func (o oneHot) Labelled() bool { return false }
+func (o oneHot) Answers() bool  { return o.yes }
+
+// TestRegression checks that nobody is right or wrong about values.
+func TestRegression(t *testing.T) {
+	y, rows := classes{0, 1, 2, 1, 1, 1}, []int32{2, 0}
+	for _, c := range []struct {
+		name  string
+		shape []int
+		y     loss.Targets
+		total int
+	}{
+		{"mse", []int{2, 3}, oneHot{y, false}, 0},
+		{"mse", []int{2, 3}, oneHot{y, true}, 4},
+		{"mse", []int{2, 3}, y, 4},
+		{"cross_entropy", []int{2, 3}, oneHot{y, false}, 4},
+		{"mse", []int{6, 1}, oneHot{y, true}, 0}, // one output is always the greatest
+	} {
+		f, err := loss.New(c.name, c.shape, 2)
+		if err != nil {
+			t.Fatal(err)
+		}
+		pred := make([]float32, 12)
+		if s := f.Score(pred, c.y, rows); s.Total != c.total || s.Terms == 0 {
+			t.Errorf("%s over %v of %#v: %+v, want %d answers", c.name, c.shape, c.y, s, c.total)
+		}
+	}
+}
+
+// TestNoTerms checks that rows without a single class leave loss and gradient at zero.
+func TestNoTerms(t *testing.T) {
+	f, err := loss.New("cross_entropy", []int{2, 3}, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	y, rows := classes{kernel.IgnoreIndex, kernel.IgnoreIndex}, []int32{0}
+	terms, grad := f.Terms(y, rows), []float32{1, 1, 1, 1, 1, 1}
+	sum := f.Eval(grad, []float32{1, 2, 3, 4, 5, 6}, y, rows, terms)
+	if m := loss.Mean(sum, terms); terms != 0 || m != 0 {
+		t.Errorf("%d terms with the mean %v", terms, m)
+	}
+	for _, g := range grad {
+		if g != 0 {
+			t.Fatalf("gradients %v", grad)
+		}
+	}
+}
+
 func TestUnknown(t *testing.T) {
 	if _, err := loss.New("hinge", []int{1}, 1); err == nil {
 		t.Error("an unknown loss is accepted")

@@ -364,7 +364,7 @@ func (r *run) event(ev server.Event) {
 		}
 		r.rec.loss(now, e.Epoch, e.Step, float64(e.Loss.Loss))
 	case server.Val:
-		r.rec.val(now, e.Epoch, e.Correct, e.Total)
+		r.rec.val(now, e.Epoch, e.Correct, e.Total, float64(e.Val.Loss))
 	case server.Progress:
 		r.rec.wire[e.Stage] = e.Out
 		r.rec.busy[e.Stage] = e.Busy

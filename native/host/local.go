@@ -51,7 +51,7 @@ func (o localObserver) Loss(l stage.Loss) {
 }
 
 func (o localObserver) Validated(v stage.Validation) {
-	o.val(time.Now(), v.Epoch, int64(v.Correct), int64(v.Total))
+	o.val(time.Now(), v.Epoch, int64(v.Correct), int64(v.Total), float64(v.Loss))
 }
 
 func (o localObserver) Batch(int) {}
@@ -108,9 +108,9 @@ type Evaluation struct {
 	Command  string  `json:"command"`
 	File     string  `json:"file"`
 	Correct  int     `json:"correct"`
-	Total    int     `json:"total"`
-	Accuracy float64 `json:"val_accuracy"` // percent
-	Loss     float64 `json:"val_loss"`
+	Total    int     `json:"total"`        // 0: a regression
+	Accuracy float64 `json:"val_accuracy"` // percent; -1: a regression
+	Loss     Number  `json:"val_loss"`
 }
 
 // Eval measures the fused model on the validation set.
@@ -133,8 +133,9 @@ func Eval(ctx context.Context, p *project.Project, threads int) (Evaluation, err
 	if err != nil {
 		return Evaluation{}, err
 	}
-	return Evaluation{
-		Command: "eval", File: file, Correct: v.Correct, Total: v.Total,
-		Accuracy: 100 * float64(v.Correct) / float64(max(v.Total, 1)), Loss: float64(v.Loss),
-	}, nil
+	e := Evaluation{Command: "eval", File: file, Correct: v.Correct, Total: v.Total, Accuracy: -1, Loss: Number(v.Loss)}
+	if v.Total > 0 {
+		e.Accuracy = 100 * float64(v.Correct) / float64(v.Total)
+	}
+	return e, nil
 }

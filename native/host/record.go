@@ -5,8 +5,10 @@ package host
 
 import (
 	"bufio"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"strings"
@@ -27,8 +29,9 @@ type Summary struct {
 	Samples     int64    `json:"samples"`
 	Seconds     float64  `json:"seconds"` // training, validation and saves included
 	SamplesPerS float64  `json:"samples_per_s"`
-	Loss        float64  `json:"loss"`         // of the last batch
-	ValAccuracy float64  `json:"val_accuracy"` // percent, of the last pass; -1: none
+	Loss        Number   `json:"loss"`         // of the last batch
+	ValLoss     Number   `json:"val_loss"`     // of the last validation pass; null: none
+	ValAccuracy float64  `json:"val_accuracy"` // percent, of the last pass; -1: none, or a regression
 	BestVal     float64  `json:"best_val_accuracy"`
 	WireBytes   float64  `json:"wire_bytes_per_batch"` // tensors sent by all stages, validation included
 	PeakRSS     []int64  `json:"peak_rss_bytes"`       // of each provider
@@ -39,11 +42,22 @@ type Summary struct {
 	Saved       bool     `json:"-"` // weights are there
 }
 
+// Number is a float64 that is null in JSON where it is not finite.
+type Number float64
+
+// MarshalJSON implements json.Marshaler.
+func (n Number) MarshalJSON() ([]byte, error) {
+	if n-n != 0 {
+		return []byte("null"), nil
+	}
+	return json.Marshal(float64(n))
+}
+
 // record keeps the files of a run and its running figures.
 type record struct {
-	p            *project.Project
-	files        [2]*os.File
-	losses, vals *bufio.Writer
+	p                       *project.Project
+	files                   [3]*os.File
+	losses, vals, valLosses *bufio.Writer
 	Output
 	opened    bool
 	sum       Summary
@@ -65,7 +79,7 @@ func newRecord(p *project.Project, command string, out Output) *record {
 	return &record{
 		p: p, Output: out, batches: j.Batches(p.Data.Train.Len()), total: int64(j.Total(p.Data.Train.Len())),
 		wire: map[int]int64{}, busy: map[int]float64{}, rss: map[int]int64{}, lastEpoch: -1,
-		sum: Summary{Command: command, Schedule: j.Schedule, Wire: j.Wire, Seed: j.Seed, Epochs: j.Epochs, ValAccuracy: -1, BestVal: -1},
+		sum: Summary{Command: command, Schedule: j.Schedule, Wire: j.Wire, Seed: j.Seed, Epochs: j.Epochs, Loss: Number(math.NaN()), ValLoss: Number(math.NaN()), ValAccuracy: -1, BestVal: -1},
 	}
 }
 
@@ -81,14 +95,14 @@ func (r *record) open() error {
 	} else if n > 0 {
 		r.say("the older run's results are in %s", filepath.Join(r.p.Dir, project.OldDir, fmt.Sprint(n)))
 	}
-	for i, name := range []string{project.LossesFile, project.ValsFile} {
+	for i, name := range []string{project.LossesFile, project.ValsFile, project.ValLossFile} {
 		f, err := os.Create(filepath.Join(r.p.Dir, name))
 		if err != nil {
 			return fmt.Errorf("opening %s: %w", name, err)
 		}
 		r.files[i] = f
 	}
-	r.losses, r.vals = bufio.NewWriter(r.files[0]), bufio.NewWriter(r.files[1])
+	r.losses, r.vals, r.valLosses = bufio.NewWriter(r.files[0]), bufio.NewWriter(r.files[1]), bufio.NewWriter(r.files[2])
 	r.opened = true
 	return nil
 }
@@ -107,7 +121,7 @@ func (r *record) close() error {
 }
 
 func (r *record) flush() error {
-	if err := errors.Join(r.losses.Flush(), r.vals.Flush()); err != nil {
+	if err := errors.Join(r.losses.Flush(), r.vals.Flush(), r.valLosses.Flush()); err != nil {
 		return fmt.Errorf("writing the losses: %w", err)
 	}
 	return nil
@@ -119,16 +133,21 @@ func (r *record) begin(now time.Time) { r.started, r.ended = now, now }
 func (r *record) loss(now time.Time, epoch int, step int64, loss float64) {
 	fmt.Fprintf(r.losses, "%.4f\n", loss)
 	r.ended, r.lastEpoch = now, epoch
-	r.sum.Loss, r.sum.Steps = loss, step+1
+	r.sum.Loss, r.sum.Steps = Number(loss), step+1
 	r.sum.Samples += int64(r.p.Job.Rows(r.p.Data.Train.Len(), int(step)%r.batches))
 	r.dirty = true
 }
 
-func (r *record) val(now time.Time, epoch int, correct, total int64) {
-	acc := 100 * float64(correct) / float64(max(total, 1))
-	fmt.Fprintf(r.vals, "%.4f\n", acc)
+// val notes a validation pass; total is 0 where there are no answers to be right about.
+func (r *record) val(now time.Time, epoch int, correct, total int64, loss float64) {
+	fmt.Fprintf(r.valLosses, "%.4f\n", loss)
+	r.sum.ValLoss = Number(loss)
+	if total > 0 {
+		acc := 100 * float64(correct) / float64(total)
+		fmt.Fprintf(r.vals, "%.4f\n", acc)
+		r.sum.ValAccuracy, r.sum.BestVal = acc, max(r.sum.BestVal, acc)
+	}
 	r.ended = now
-	r.sum.ValAccuracy, r.sum.BestVal = acc, max(r.sum.BestVal, acc)
 	if !r.TTY {
 		every := max(r.p.Job.Epochs/20, 1)
 		if (epoch+1)%every == 0 || epoch+1 == r.p.Job.Epochs {
@@ -170,6 +189,8 @@ func (r *record) line(now time.Time) string {
 	fmt.Fprintf(&b, "epoch %d/%d  step %d/%d  loss %.4f", r.lastEpoch+1, r.p.Job.Epochs, r.sum.Steps, r.total, r.sum.Loss)
 	if r.sum.ValAccuracy >= 0 {
 		fmt.Fprintf(&b, "  val %.2f %%", r.sum.ValAccuracy)
+	} else if v := float64(r.sum.ValLoss); !math.IsNaN(v) {
+		fmt.Fprintf(&b, "  val loss %.4f", v)
 	}
 	if s := now.Sub(r.started).Seconds(); s > 0 {
 		fmt.Fprintf(&b, "  %.0f samples/s", float64(r.sum.Samples)/s)
@@ -206,7 +227,7 @@ func (r *record) summary() Summary {
 	if !r.opened {
 		return s
 	}
-	s.Files = append(s.Files, filepath.Join(r.p.Dir, project.LossesFile), filepath.Join(r.p.Dir, project.ValsFile))
+	s.Files = append(s.Files, filepath.Join(r.p.Dir, project.LossesFile), filepath.Join(r.p.Dir, project.ValsFile), filepath.Join(r.p.Dir, project.ValLossFile))
 	return s
 }
 

@@ -34,6 +34,7 @@ const (
 	NodesDir    = "node_data/nodes"
 	LossesFile  = "losses.txt"
 	ValsFile    = "val_accuracies.txt"
+	ValLossFile = "val_losses.txt"
 	TrainedDir  = "trained"
 	StageFile   = "stage.json"
 	WeightsFile = "weights.safetensors"
@@ -446,7 +447,7 @@ func (p *Project) write(name string, b []byte) error {
 // nothing.
 func (p *Project) MoveAside() (int, error) {
 	var found []string
-	for _, pat := range []string{LossesFile, ValsFile, TrainedDir, "node_data/cluster_*/*/" + WeightsFile} {
+	for _, pat := range []string{LossesFile, ValsFile, ValLossFile, TrainedDir, "node_data/cluster_*/*/" + WeightsFile} {
 		m, err := filepath.Glob(filepath.Join(p.Dir, pat))
 		if err != nil {
 			return 0, err

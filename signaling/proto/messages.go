@@ -276,12 +276,14 @@ type Loss struct {
 	Loss  Real  `json:"loss"`
 }
 
-// Val is the result of a validation pass.
+// Val is the result of a validation pass. Total is 0 where there are no answers to be right
+// about, as in a regression.
 type Val struct {
 	Step    int64 `json:"step"`
 	Epoch   int   `json:"epoch"`
 	Correct int64 `json:"correct"`
 	Total   int64 `json:"total"`
+	Loss    Real  `json:"loss"`
 }
 
 // Saved says that the stage's state before the update Step was uploaded as

@@ -18,11 +18,13 @@ const (
 // History is a run's past.
 type History struct {
 	Run    string       `json:"run,omitempty"`
-	Losses [][2]float64 `json:"losses"`   // step, loss; a mean where the curve is thinned out
-	Vals   [][2]float64 `json:"vals"`     // step, share that was right
-	Out    int64        `json:"wire_out"` // payload bytes that the stages have sent each other
-	Raw    int64        `json:"raw_out"`  // what Out would be in plain float32
-	Notes  []Note       `json:"notes"`    // those after the one asked for
+	Losses [][2]float64 `json:"losses"` // step, loss; a mean where the curve is thinned out
+	Vals   [][2]float64 `json:"vals"`   // step, share that was right; none of a regression
+	// ValLosses is what Vals is for the loss of validation passes.
+	ValLosses [][2]float64 `json:"val_losses"`
+	Out       int64        `json:"wire_out"` // payload bytes that the stages have sent each other
+	Raw       int64        `json:"raw_out"`  // what Out would be in plain float32
+	Notes     []Note       `json:"notes"`    // those after the one asked for
 }
 
 // Note is an event in words.
@@ -70,12 +72,12 @@ type traffic struct{ out, raw int64 }
 
 // history is the loop's.
 type history struct {
-	run          string
-	losses, vals curve
-	sent         map[string]traffic // by provider, as last reported: who is done leaves the lobby
-	notes        []Note
-	refused      time.Time     // of the last such note
-	news         chan struct{} // closed at the next note; nil if nobody waits
+	run                     string
+	losses, vals, valLosses curve
+	sent                    map[string]traffic // by provider, as last reported: who is done leaves the lobby
+	notes                   []Note
+	refused                 time.Time     // of the last such note
+	news                    chan struct{} // closed at the next note; nil if nobody waits
 }
 
 func (h *history) note(now time.Time, kind, format string, a ...any) {
@@ -96,10 +98,11 @@ func (h *history) note(now time.Time, kind, format string, a ...any) {
 // after is a copy with the notes after the one of that time.
 func (h *history) after(at int64) History {
 	c := History{
-		Run:    h.run,
-		Losses: append([][2]float64{}, h.losses.points...),
-		Vals:   append([][2]float64{}, h.vals.points...),
-		Notes:  []Note{},
+		Run:       h.run,
+		Losses:    append([][2]float64{}, h.losses.points...),
+		Vals:      append([][2]float64{}, h.vals.points...),
+		ValLosses: append([][2]float64{}, h.valLosses.points...),
+		Notes:     []Note{},
 	}
 	for _, t := range h.sent {
 		c.Out, c.Raw = c.Out+t.out, c.Raw+t.raw
@@ -128,7 +131,7 @@ func (h *history) take(now time.Time, ev Event) {
 		h.refused = now
 		h.note(now, "refused", "refused %s: %v", e.Name, e.Err)
 	case Planned:
-		h.run, h.losses, h.vals, h.sent = e.Run, curve{}, curve{}, map[string]traffic{}
+		h.run, h.losses, h.vals, h.valLosses, h.sent = e.Run, curve{}, curve{}, curve{}, map[string]traffic{}
 		for _, p := range e.Stages {
 			h.note(now, "planned", "%s gets stage %d of %d", p.Name, p.Stage+1, p.Stages)
 		}
@@ -141,7 +144,12 @@ func (h *history) take(now time.Time, ev Event) {
 			h.losses.add(float64(e.Step), float64(e.Loss.Loss))
 		}
 	case Val:
-		h.vals.add(float64(e.Step), float64(e.Correct)/float64(max(e.Total, 1)))
+		if e.Total > 0 {
+			h.vals.add(float64(e.Step), float64(e.Correct)/float64(e.Total))
+		}
+		if finite(e.Val.Loss) {
+			h.valLosses.add(float64(e.Step), float64(e.Val.Loss))
+		}
 	case Progress:
 		h.sent[e.Name] = traffic{e.Out, e.Raw}
 	case Checkpointed:

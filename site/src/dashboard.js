@@ -25,6 +25,7 @@ const charts = {};
 let seen = 0; // time of the newest note
 let ending = null; // the note that the last run ended with
 let members = []; // of the last status, and those who are done
+let regression = false; // validation has a loss and no answers
 let recent = []; // statuses of the last span, with their time
 
 // sights yields what the host tells, a line of JSON at a time, until it ends.
@@ -74,12 +75,23 @@ function showPhase(phase, words = phases[phase] ?? phase) {
 const accuracy = (share) => `${(100 * share).toFixed(2)} %`;
 const loss = (v) => (typeof v === "number" ? v.toPrecision(4) : v); // JSON has no NaN: the host writes a word
 
-function showHistory({ losses, vals, wire_out: out, raw_out: raw, notes }) {
+function showHistory({ losses, vals, val_losses: valLosses, wire_out: out, raw_out: raw, notes }) {
   $("all").hidden = false;
   charts.loss ??= lineChart($("loss-chart"), { label: "loss", colour: "--accent", say: loss, xLabel: "batch" });
-  charts.val ??= lineChart($("val-chart"), { label: "right", colour: "--good", say: (v) => `${v.toFixed(2)} %`, xLabel: "batch", points: true });
+  regression = vals.length === 0 && valLosses.length > 0;
+  if (!charts.val || (regression !== charts.valIsLoss && (regression || vals.length > 0))) {
+    $("val-chart").replaceChildren();
+    const name = regression ? "Validation loss" : "Validation accuracy";
+    set($("val-name"), name);
+    set($("val-title"), regression ? name : `${name}, %`);
+    $("val-chart").setAttribute("aria-label", `${name} over batches`);
+    charts.val = lineChart($("val-chart"), regression
+      ? { label: "loss", colour: "--good", say: loss, xLabel: "batch", points: true }
+      : { label: "right", colour: "--good", say: (v) => `${v.toFixed(2)} %`, xLabel: "batch", points: true });
+    charts.valIsLoss = regression;
+  }
   charts.loss.set(losses);
-  charts.val.set(vals.map(([step, share]) => [step, 100 * share]));
+  charts.val.set(regression ? valLosses : vals.map(([step, share]) => [step, 100 * share]));
   $("curves").hidden = losses.length === 0;
   if (raw > 0) {
     set($("sent"), bytes(out));
@@ -91,10 +103,10 @@ function showHistory({ losses, vals, wire_out: out, raw_out: raw, notes }) {
     if (n.kind === "done" || n.kind === "failed") ending = n;
   }
   seen = notes.at(-1)?.at_us ?? seen;
-  showEnding(losses, vals);
+  showEnding(losses, vals, valLosses);
 }
 
-function showEnding(losses, vals) {
+function showEnding(losses, vals, valLosses) {
   $("ending").hidden = !ending;
   if (!ending) return;
   showPhase(ending.kind);
@@ -109,6 +121,10 @@ function showEnding(losses, vals) {
   for (const [, v] of vals.slice(-1)) {
     set($("val"), accuracy(v));
     came.push(`${accuracy(v)} of the validation data right`);
+  }
+  for (const [, v] of regression ? valLosses.slice(-1) : []) {
+    set($("val"), loss(v));
+    came.push(`validation loss ${loss(v)}`);
   }
   set($("ending-text"), `${came.length ? `At the end: ${came.join(", ")}. ` : ""}What was saved is in the job's directory, where ravnest was started.`);
 }
@@ -142,7 +158,7 @@ function showFigures(status, rate) {
     set($("loss"), loss(status.loss.loss));
     set($("epoch"), String(status.loss.epoch + 1));
   }
-  if (status.val) set($("val"), accuracy(status.val.correct / Math.max(1, status.val.total)));
+  if (status.val) set($("val"), status.val.total ? accuracy(status.val.correct / status.val.total) : loss(status.val.loss));
   if (status.running_ms) set($("time"), duration(status.running_ms));
 }
 
