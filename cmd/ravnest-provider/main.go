@@ -120,7 +120,12 @@ func lend(c *cli.Context) error {
 	defer conn.Close("leaving")
 	say("joined %s as %s: %.1f GFLOP/s, %d MB RAM, %d thread(s)", c.String("join"), conn.Name(), b.GEMM, ram/1e6, t)
 
-	ep, err := rtc.NewEndpoint(rtc.Config{Loopback: native.Loopback(c.String("join"))})
+	// The host's relay, for peers that cannot be reached directly.
+	cfg := rtc.Config{Loopback: native.Loopback(c.String("join"))}
+	for _, s := range conn.Welcome().ICE {
+		cfg.ICE = append(cfg.ICE, rtc.ICEServer{URLs: s.URLs, Username: s.Username, Credential: s.Credential})
+	}
+	ep, err := rtc.NewEndpoint(cfg)
 	if err != nil {
 		return err
 	}

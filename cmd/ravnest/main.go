@@ -9,6 +9,8 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"net"
+	"net/url"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -123,6 +125,12 @@ func app() *cli.App {
 					&cli.StringFlag{Name: "listen", Value: "127.0.0.1:8090", Usage: "`ADDR` to serve at"},
 					&cli.StringFlag{Name: "token", EnvVars: []string{"RAVNEST_TOKEN"}, Usage: "that providers must show"},
 					&cli.IntFlag{Name: "providers", Usage: "plan by the benchmarks of the first `N` that join (default: the plan of clusterize)"},
+					&cli.StringFlag{Name: "tls-cert", Usage: "serve https with the certificate in `FILE`, read again when it changes"},
+					&cli.StringFlag{Name: "tls-key", Usage: "and its key in `FILE`"},
+					&cli.StringFlag{Name: "public", Usage: "`URL` by which people reach the host, with the path below which a proxy has put it"},
+					&cli.BoolFlag{Name: "proxy", Usage: "a reverse proxy stands before the host: believe its Forwarded and X-Forwarded-* headers"},
+					&cli.StringFlag{Name: "relay", Usage: "`ADDR` (UDP and TCP) of the relay for providers without a direct path (default: that of --listen, where other machines reach it)"},
+					&cli.BoolFlag{Name: "no-relay", Usage: "no relay"},
 				},
 				Action: serve, OnUsageError: usageError,
 			},
@@ -333,14 +341,19 @@ func serve(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
+	edge, err := edgeOf(c, ln)
+	if err != nil {
+		return err
+	}
 	pages, err := pages()
 	if err != nil {
 		return err
 	}
 	out := output()
 	s, err := host.Serve(c.Context, p, host.Options{
-		Listener: ln, Site: pages, Token: c.String("token"), Providers: c.Int("providers"), Output: out,
+		Listener: ln, Site: pages, Edge: edge, Token: c.String("token"), Providers: c.Int("providers"), Output: out,
 		Listening: func(_ context.Context, url string) error {
+			warnPlain(c, url)
 			fmt.Fprintf(os.Stderr, "serving at %s: start providers with ravnest-provider --join %s\n", url, url)
 			if pages.Built() {
 				fmt.Fprintf(os.Stderr, "contribute: %s/\ndashboard: %s/dashboard\n", url, url)
@@ -354,6 +367,47 @@ func serve(c *cli.Context) error {
 		return err
 	}
 	return summary(c, s)
+}
+
+// edgeOf reads how the host meets other machines.
+func edgeOf(c *cli.Context, ln net.Listener) (host.Edge, error) {
+	e := host.Edge{Proxy: c.Bool("proxy")}
+	if cert, key := c.String("tls-cert"), c.String("tls-key"); cert != "" || key != "" {
+		if cert == "" || key == "" {
+			return e, errors.New("--tls-cert and --tls-key go together: one has the certificate, the other its key")
+		}
+		loaded, err := server.LoadCertificate(cert, key)
+		if err != nil {
+			return e, err
+		}
+		e.TLS = loaded.TLS()
+	}
+	var err error
+	if s := c.String("public"); s != "" {
+		if e.Public, err = server.ParsePublic(s); err != nil {
+			return e, err
+		}
+	}
+	switch at := c.String("relay"); {
+	case c.Bool("no-relay"):
+	case at != "":
+		if e.RelayTCP, err = server.Listen(at, c.String("token")); err != nil {
+			return e, fmt.Errorf("--relay: %w", err)
+		}
+		e.RelayUDP, err = server.ListenUDP(e.RelayTCP)
+	default:
+		e.RelayUDP, err = server.ListenUDP(ln)
+	}
+	return e, err
+}
+
+// warnPlain says loudly that others can read along.
+func warnPlain(c *cli.Context, at string) {
+	u, err := url.Parse(at)
+	if err != nil || u.Scheme != "http" || native.Loopback(at) {
+		return
+	}
+	fmt.Fprintln(os.Stderr, "WARNING: this is plain http: the token, the data and the trained weights cross the network in clear, and tabs get one core.\nhint: give --tls-cert and --tls-key, or put a reverse proxy with https before it and say --proxy --public https://...")
 }
 
 func fuse(c *cli.Context) error {

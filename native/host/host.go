@@ -7,6 +7,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
+	"crypto/tls"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -15,6 +16,7 @@ import (
 	"io/fs"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
@@ -43,6 +45,7 @@ type Options struct {
 	Listener net.Listener
 	Token    string
 	Site     http.Handler
+	Edge     Edge
 	// Providers is how many to wait for and plan by their benchmarks; 0: the stored
 	// plan's.
 	Providers int
@@ -54,6 +57,28 @@ type Options struct {
 	// Listening is called with the host's URL once it accepts providers.
 	Listening func(ctx context.Context, url string) error
 	Output
+}
+
+// Edge is how the host meets the network beyond this machine. The zero value is plain
+// http, without a relay.
+type Edge struct {
+	TLS      *tls.Config
+	Public   *url.URL       // by which the host is known outside; nil: the listener's address
+	Proxy    bool           // a trusted reverse proxy stands before it
+	RelayUDP net.PacketConn // of the relay; nil: none
+	RelayTCP net.Listener   // of the relay where it has an address of its own; nil: the host's
+}
+
+// url is the address to tell people.
+func (o *Options) url() string {
+	if o.Edge.Public != nil {
+		return strings.TrimRight(o.Edge.Public.String(), "/")
+	}
+	scheme := "http://"
+	if o.Edge.TLS != nil {
+		scheme = "https://"
+	}
+	return scheme + native.Reachable(o.Listener.Addr())
 }
 
 // blobs are the run's contents by hash.
@@ -174,21 +199,32 @@ func Serve(ctx context.Context, p *project.Project, opt Options) (Summary, error
 }
 
 func (r *run) serve(ctx context.Context, job server.Job) (Summary, error) {
-	srv, err := server.New(server.Config{Token: r.opt.Token, Store: r.store, Site: r.opt.Site, Once: true})
+	srv, err := server.New(server.Config{
+		Token: r.opt.Token, Store: r.store, Site: r.opt.Site, Once: true,
+		TLS: r.opt.Edge.TLS, Public: r.opt.Edge.Public, Proxy: r.opt.Edge.Proxy, RelayUDP: r.opt.Edge.RelayUDP,
+	})
 	if err != nil {
 		return Summary{}, err
 	}
-	served := make(chan error, 1)
-	go func() { served <- srv.Serve(r.opt.Listener) }()
+	served := make(chan error, 2)
+	lns := []net.Listener{r.opt.Listener}
+	if ln := r.opt.Edge.RelayTCP; ln != nil {
+		lns = append(lns, ln)
+	}
+	for _, ln := range lns {
+		go func() { served <- srv.Serve(ln) }()
+	}
 	defer func() {
 		// Providers that are told goodbye need a moment to hear it.
 		sctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 		defer cancel()
 		_ = srv.Shutdown(sctx)
-		<-served
+		for range lns {
+			<-served
+		}
 	}()
 	if r.opt.Listening != nil {
-		if err := r.opt.Listening(ctx, "http://"+native.Reachable(r.opt.Listener.Addr())); err != nil {
+		if err := r.opt.Listening(ctx, r.opt.url()); err != nil {
 			return Summary{}, err
 		}
 	}

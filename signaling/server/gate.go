@@ -11,9 +11,7 @@ package server
 // Providers that have been let in do not count: they always have room.
 
 import (
-	"context"
 	"net"
-	"net/http"
 	"net/netip"
 	"sync"
 	"sync/atomic"
@@ -141,7 +139,7 @@ func addrOf(a net.Addr) netip.Addr {
 // gateListener puts accepted connections behind the gate.
 type gateListener struct {
 	net.Listener
-	g *gate
+	s *Server
 }
 
 func (l gateListener) Accept() (net.Conn, error) {
@@ -149,27 +147,5 @@ func (l gateListener) Accept() (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	return l.g.enter(c), nil
-}
-
-// gatedKey finds a request's connection in its context.
-type gatedKey struct{}
-
-// withConn is the http.Server's ConnContext.
-func withConn(ctx context.Context, c net.Conn) context.Context {
-	if t, ok := c.(interface{ NetConn() net.Conn }); ok { // TLS
-		c = t.NetConn()
-	}
-	if g, ok := c.(*gated); ok {
-		return context.WithValue(ctx, gatedKey{}, g)
-	}
-	return ctx
-}
-
-// letIn takes the request's connection out of the strangers' room for good: it is
-// a member's.
-func letIn(r *http.Request) {
-	if c, ok := r.Context().Value(gatedKey{}).(*gated); ok {
-		c.g.forget(c)
-	}
+	return &front{gated: l.s.gate.enter(c), s: l.s}, nil
 }

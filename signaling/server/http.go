@@ -60,7 +60,11 @@ func (s *Server) Handler() http.Handler {
 		})
 	}
 	// Writes from pages of other sites are refused.
-	return s.bounded(http.NewCrossOriginProtection().Handler(mux))
+	cross := http.NewCrossOriginProtection()
+	if p := s.cfg.Public; p != nil {
+		_ = cross.AddTrustedOrigin(p.Scheme + "://" + p.Host) // it has the form, by ParsePublic
+	}
+	return s.bounded(s.outside(cross.Handler(mux)))
 }
 
 // bounded gives the bodies of requests a limit and a deadline.

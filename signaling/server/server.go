@@ -28,11 +28,13 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/url"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/ravnest/ravnest/signaling/proto"
+	"github.com/ravnest/ravnest/signaling/relay"
 	"github.com/ravnest/ravnest/signaling/store"
 )
 
@@ -60,6 +62,12 @@ type Config struct {
 	Store Store        // nil: in memory
 	Once  bool         // say bye to the providers when a run is over
 	ICE   []proto.ICEServer
+
+	TLS      *tls.Config    // nil: plain http
+	Public   *url.URL       // by which the host is known outside; nil: whatever it is asked for
+	Proxy    bool           // believe Forwarded and X-Forwarded-*: only a proxy reaches the host
+	RelayUDP net.PacketConn // of the relay for providers without a direct path; nil: none
+	Relay    relay.Config
 
 	Heartbeat    time.Duration // 1.5 s
 	Timeout      time.Duration // silence of the dead, 3 heartbeats
@@ -137,6 +145,7 @@ type Server struct {
 	dead   chan struct{} // closed when the loop has ended
 	out    *outbox
 	gate   *gate
+	relay  *relay.Relay // nil: none
 	turned turned
 	ups    uploads
 
@@ -189,6 +198,12 @@ func New(cfg Config) (*Server, error) {
 		sessions: map[string]*session{},
 		gate:     newGate(cfg.MaxStrangers, cfg.IdleTimeout),
 	}
+	if cfg.RelayUDP != nil {
+		var err error
+		if s.relay, err = relay.New(cfg.Relay, cfg.RelayUDP); err != nil {
+			return nil, fmt.Errorf("signaling: %w", err)
+		}
+	}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	s.door, s.shut = context.WithCancel(s.ctx)
 	s.http = &http.Server{
@@ -221,7 +236,7 @@ func (s *Server) Serve(ln net.Listener) error {
 	s.lns = append(s.lns, ln)
 	s.mu.Unlock()
 	defer s.wg.Done()
-	err := s.http.Serve(gateListener{ln, s.gate})
+	err := s.http.Serve(gateListener{ln, s})
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closing {
@@ -284,6 +299,7 @@ func (s *Server) Stop(reason string) {
 func (s *Server) Status() Status {
 	var st Status
 	s.call(func(now time.Time) { st = s.lobby.status(now) })
+	st.Relay = s.relayStats()
 	return st
 }
 
@@ -451,6 +467,11 @@ func (s *Server) send(a sendTo) error {
 	if sess == nil {
 		return nil // gone; its left event is on its way
 	}
+	if w, ok := a.msg.(*proto.Welcome); ok && len(sess.ice) > 0 {
+		own := *w
+		own.ICE = append(append([]proto.ICEServer{}, w.ICE...), sess.ice...)
+		a.msg = &own
+	}
 	b, err := proto.Encode(a.msg)
 	if err != nil {
 		s.log.Error("cannot say", "type", a.msg.Type(), "err", err)
@@ -569,6 +590,9 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	}
 	s.cancel()
 	s.turned.stop()
+	if s.relay != nil {
+		_ = s.relay.Close()
+	}
 	_ = s.http.Close()
 	<-gone
 	s.post(stopLoop{})

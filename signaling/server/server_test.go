@@ -589,7 +589,7 @@ func TestRefusals(t *testing.T) {
 		{"name unknown", addr, ok("node_7"), proto.ErrNameUnknown, "node_0, node_1"},
 		{"bad hello", addr, client.Options{Token: "right", Hello: proto.Hello{Class: "mmx"}}, proto.ErrMalformed, "class"},
 		{"scheme", "ftp://" + addr, ok(""), client.ErrAddress, "http"},
-		{"path", addr + "/v1/join", ok(""), client.ErrAddress, "host and port"},
+		{"query", addr + "/?x=1", ok(""), client.ErrAddress, "host, port and path"},
 		{"no host", "http://:80", ok(""), client.ErrAddress, "host name"},
 	}
 	for _, tt := range tests {

@@ -29,6 +29,7 @@ const (
 
 type session struct {
 	id, secret string
+	ice        []proto.ICEServer // the host's relay, with this session's credentials
 	ws         *websocket.Conn
 	ctx        context.Context // ends the reader and the writer, abruptly
 	cancel     context.CancelFunc
@@ -166,7 +167,7 @@ func (s *Server) join(w http.ResponseWriter, r *http.Request) {
 	}
 	defer s.wg.Done()
 	// Accept refuses pages of another origin.
-	ws, err := websocket.Accept(w, r, &websocket.AcceptOptions{CompressionMode: websocket.CompressionDisabled})
+	ws, err := websocket.Accept(w, r, &websocket.AcceptOptions{CompressionMode: websocket.CompressionDisabled, OriginPatterns: s.origins(r)})
 	if err != nil {
 		s.log.Debug("join refused", "addr", r.RemoteAddr, "err", err)
 		return // Accept has answered
@@ -193,7 +194,7 @@ func (s *Server) join(w http.ResponseWriter, r *http.Request) {
 		if hello != nil {
 			name = hello.Name
 		}
-		s.turnAway(name, r.RemoteAddr, pe)
+		s.turnAway(name, s.from(r), pe)
 		if b, err := proto.Encode(pe); err == nil {
 			wctx, stop := context.WithTimeout(ctx, closeWait)
 			err = ws.Write(wctx, websocket.MessageText, b)
@@ -211,12 +212,15 @@ func (s *Server) join(w http.ResponseWriter, r *http.Request) {
 	sess := &session{
 		id: "p" + hexBytes(8), secret: hexBytes(16), ws: ws, ctx: ctx, cancel: cancel, wake: make(chan struct{}, 1),
 	}
+	if sess.ice = s.ice(r, sess.id); sess.ice != nil {
+		defer s.relay.Drop(sess.id)
+	}
 	writer := make(chan struct{})
 	go func() {
 		defer close(writer)
 		sess.write(s.cfg.WriteTimeout)
 	}()
-	if s.post(joined{id: sess.id, secret: sess.secret, addr: r.RemoteAddr, hello: *hello}, sess) {
+	if s.post(joined{id: sess.id, secret: sess.secret, addr: s.from(r), hello: *hello}, sess) {
 		reason := s.read(sess)
 		s.post(left{id: sess.id, reason: reason})
 	}

@@ -34,6 +34,7 @@ func (s *Server) sight(after int64) (v Sight, news <-chan struct{}) {
 		}
 		news = s.past.news
 	})
+	v.Status.Relay = s.relayStats()
 	return v, news
 }
 

@@ -1,0 +1,465 @@
+// Package relay carries packets between providers that have no direct path to each
+// other: a TURN server (RFC 8656) inside the host, which answers STUN too. It speaks
+// UDP, and TCP for networks that let no UDP out.
+//
+// It relays between its own allocations and to nobody else. Every provider of a run has
+// an allocation here, so that is all that is needed; and a relay that reaches no other
+// address cannot be turned on the host's own network or on anybody's. The relayed
+// addresses are therefore no sockets: they are names, from the block that is reserved
+// for documentation (RFC 5737), and packets go from one allocation to the other in
+// memory. One public port is enough, and no range of ports has to be open.
+//
+// Credentials are of one member each and live as long as its session does.
+package relay
+
+import (
+	"crypto/hmac"
+	"crypto/rand"
+	"crypto/sha1"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/pion/logging"
+	"github.com/pion/turn/v5"
+)
+
+// Config of a relay. The zero value of every field means what is said.
+type Config struct {
+	Allocations int   // of one member, 128
+	Total       int   // of all members, 4096
+	Rate        int64 // bytes a second that one member may send, 64 MB
+	RateTotal   int64 // and all of them, 256 MB
+	Queued      int64 // bytes that wait to be taken, of all allocations, 64 MB
+}
+
+func (c *Config) fill() {
+	def := func(p *int64, v int64) {
+		if *p == 0 {
+			*p = v
+		}
+	}
+	if c.Allocations == 0 {
+		c.Allocations = 128
+	}
+	if c.Total == 0 {
+		c.Total = 4096
+	}
+	def(&c.Rate, 64e6)
+	def(&c.RateTotal, 256e6)
+	def(&c.Queued, 64e6)
+}
+
+const (
+	realm = "ravnest"
+	// maxPacket is what pion's buffers take.
+	maxPacket = 1600
+	// maxWaiting packets of one allocation; what comes on top is lost, as on any path.
+	maxWaiting = 512
+)
+
+// block is what relayed addresses are taken from.
+var block = [4]byte{192, 0, 2, 0}
+
+// Stats counts what the relay does.
+type Stats struct {
+	Members     int   `json:"members"`     // that may use it
+	Allocations int   `json:"allocations"` // there are now
+	Packets     int64 `json:"packets"`     // relayed since the start
+	Bytes       int64 `json:"bytes"`       // relayed since the start
+	Dropped     int64 `json:"dropped"`     // packets over a quota, or to nobody
+	Refused     int64 `json:"refused"`     // requests with credentials that are none, or over a quota
+}
+
+// Relay is a TURN server's inside. Safe for concurrent use.
+type Relay struct {
+	cfg    Config
+	secret []byte
+	server *turn.Server
+	tcp    *queue
+
+	mu      sync.Mutex
+	members map[string]*member
+	conns   map[netip.AddrPort]*conn
+	tcps    map[string]*tcpConn // by their other end
+	all     bucket
+	closed  bool
+
+	queued                           atomic.Int64
+	packets, bytes, dropped, refused atomic.Int64
+}
+
+type member struct {
+	id    string
+	conns map[*conn]struct{}
+	rate  bucket
+}
+
+// bucket bounds bytes a second, with a quarter of a second's at once.
+type bucket struct {
+	rate, have float64
+	last       time.Time
+}
+
+func (b *bucket) take(now time.Time, n int) bool {
+	if d := now.Sub(b.last); d > 0 {
+		b.have = min(max(b.rate/4, maxPacket), b.have+d.Seconds()*b.rate)
+		b.last = now
+	}
+	if b.have < float64(n) {
+		return false
+	}
+	b.have -= float64(n)
+	return true
+}
+
+// New starts a relay on the UDP sockets; TCP connections come by [Relay.Take]. It closes
+// the sockets in the end.
+func New(cfg Config, udp ...net.PacketConn) (*Relay, error) {
+	cfg.fill()
+	r := &Relay{
+		cfg: cfg, secret: make([]byte, 32), tcp: newQueue(),
+		members: map[string]*member{}, conns: map[netip.AddrPort]*conn{}, tcps: map[string]*tcpConn{},
+		all: bucket{rate: float64(cfg.RateTotal)},
+	}
+	_, _ = rand.Read(r.secret)
+	quiet := logging.NewDefaultLoggerFactory()
+	quiet.DefaultLogLevel, quiet.ScopeLevels = logging.LogLevelDisabled, nil
+	conf := turn.ServerConfig{
+		Realm: realm, LoggerFactory: quiet, InboundMTU: maxPacket,
+		AuthHandler: r.auth, QuotaHandler: r.quota, EventHandler: turn.EventHandler{OnAuth: r.verdict},
+		// Both ends of a pair must have addresses of one family, whatever they came by.
+		StrictAddressFamily: true,
+		ListenerConfigs:     []turn.ListenerConfig{{Listener: r.tcp, RelayAddressGenerator: r, PermissionHandler: permit}},
+	}
+	for _, pc := range udp {
+		conf.PacketConnConfigs = append(conf.PacketConnConfigs, turn.PacketConnConfig{PacketConn: pc, RelayAddressGenerator: r, PermissionHandler: permit})
+	}
+	var err error
+	if r.server, err = turn.NewServer(conf); err != nil {
+		return nil, fmt.Errorf("starting the relay: %w", err)
+	}
+	return r, nil
+}
+
+// Close ends all allocations.
+func (r *Relay) Close() error {
+	r.mu.Lock()
+	r.closed = true
+	var open []io.Closer
+	for _, c := range r.conns {
+		open = append(open, c)
+	}
+	for _, t := range r.tcps {
+		open = append(open, t)
+	}
+	r.mu.Unlock()
+	for _, c := range open {
+		_ = c.Close()
+	}
+	return r.server.Close()
+}
+
+// Admit makes a member's credentials.
+func (r *Relay) Admit(id string, now time.Time) (username, credential string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.members[id] = &member{id: id, conns: map[*conn]struct{}{}, rate: bucket{rate: float64(r.cfg.Rate)}}
+	username = strconv.FormatInt(now.Unix(), 10) + ":" + id
+	return username, r.password(username)
+}
+
+// Drop ends a member's credentials and allocations.
+func (r *Relay) Drop(id string) {
+	r.mu.Lock()
+	m := r.members[id]
+	delete(r.members, id)
+	var open []io.Closer
+	if m != nil {
+		for c := range m.conns {
+			open = append(open, c)
+		}
+		for _, t := range r.tcps {
+			if t.m == m {
+				open = append(open, t)
+			}
+		}
+	}
+	r.mu.Unlock()
+	for _, c := range open {
+		_ = c.Close()
+	}
+}
+
+// password belongs to a username.
+func (r *Relay) password(username string) string {
+	h := hmac.New(sha1.New, r.secret)
+	h.Write([]byte(username))
+	return base64.StdEncoding.EncodeToString(h.Sum(nil))
+}
+
+// auth names the member that a request says it is of, and the key to check that with.
+func (r *Relay) auth(ra *turn.RequestAttributes) (string, []byte, bool) {
+	_, id, _ := strings.Cut(ra.Username, ":")
+	r.mu.Lock()
+	_, ok := r.members[id]
+	r.mu.Unlock()
+	if !ok {
+		return "", nil, false
+	}
+	return id, turn.GenerateAuthKey(ra.Username, ra.Realm, r.password(ra.Username)), true
+}
+
+// verdict is told whether it was.
+func (r *Relay) verdict(from, _ net.Addr, _, username, _, _ string, ok bool) {
+	if !ok {
+		r.refused.Add(1)
+		return
+	}
+	if _, id, found := strings.Cut(username, ":"); found {
+		username = id
+	}
+	r.mu.Lock()
+	t, m := r.tcps[from.String()], r.members[username]
+	first := t != nil && t.m == nil && m != nil
+	if first {
+		t.m = m
+	}
+	r.mu.Unlock()
+	if first {
+		_ = t.SetReadDeadline(time.Time{})
+		t.known()
+	}
+}
+
+func (r *Relay) quota(id, _ string, _ net.Addr) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	m := r.members[id]
+	if m == nil || len(m.conns) >= r.cfg.Allocations || len(r.conns) >= r.cfg.Total {
+		r.refused.Add(1)
+		return false
+	}
+	return true
+}
+
+// permit lets packets go to relayed addresses only.
+func permit(_ net.Addr, peer net.IP) bool {
+	ip := peer.To4()
+	return ip != nil && [3]byte(ip) == [3]byte(block[:3])
+}
+
+// Stats is a snapshot.
+func (r *Relay) Stats() Stats {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return Stats{
+		Members: len(r.members), Allocations: len(r.conns),
+		Packets: r.packets.Load(), Bytes: r.bytes.Load(), Dropped: r.dropped.Load(), Refused: r.refused.Load(),
+	}
+}
+
+// Take serves a client that has come by TCP. known is called once it has shown
+// credentials.
+func (r *Relay) Take(c net.Conn, known func()) {
+	t := &tcpConn{Conn: c, r: r, known: known}
+	// Nothing but a first request is expected of a stranger.
+	_ = c.SetReadDeadline(time.Now().Add(strange))
+	r.mu.Lock()
+	closed := r.closed
+	if !closed {
+		r.tcps[c.RemoteAddr().String()] = t
+	}
+	r.mu.Unlock()
+	if closed || !r.tcp.put(t) {
+		_ = t.Close()
+	}
+}
+
+// strange is how long a TCP connection may be nobody's.
+const strange = 10 * time.Second
+
+// tcpConn is a TCP connection, of a member since it has shown credentials.
+type tcpConn struct {
+	net.Conn
+	r     *Relay
+	m     *member // under r.mu
+	known func()
+}
+
+func (t *tcpConn) Close() error {
+	addr := t.RemoteAddr().String()
+	t.r.mu.Lock()
+	if t.r.tcps[addr] == t {
+		delete(t.r.tcps, addr)
+	}
+	t.r.mu.Unlock()
+	return t.Conn.Close()
+}
+
+// Validate implements turn.RelayAddressGenerator.
+func (r *Relay) Validate() error { return nil }
+
+var errNoTCP = errors.New("this relay carries datagrams only")
+
+// AllocateListener implements turn.RelayAddressGenerator.
+func (r *Relay) AllocateListener(turn.AllocateListenerConfig) (net.Listener, net.Addr, error) {
+	return nil, nil, errNoTCP
+}
+
+// AllocateConn implements turn.RelayAddressGenerator.
+func (r *Relay) AllocateConn(turn.AllocateConnConfig) (net.Conn, error) { return nil, errNoTCP }
+
+// AllocatePacketConn implements turn.RelayAddressGenerator: it gives a member an address.
+func (r *Relay) AllocatePacketConn(conf turn.AllocateListenerConfig) (net.PacketConn, net.Addr, error) {
+	if conf.Network != "udp4" {
+		return nil, nil, errors.New("this relay's addresses are of IPv4")
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	m := r.members[conf.UserID]
+	if m == nil || r.closed {
+		return nil, nil, errors.New("no such member")
+	}
+	var addr netip.AddrPort
+	for range 64 {
+		var b [3]byte
+		_, _ = rand.Read(b[:])
+		ip := block
+		ip[3] = 1 + b[0]%254
+		addr = netip.AddrPortFrom(netip.AddrFrom4(ip), 1024|uint16(b[1])<<8|uint16(b[2]))
+		if r.conns[addr] == nil {
+			break
+		}
+	}
+	if r.conns[addr] != nil {
+		return nil, nil, errors.New("no relayed address is free")
+	}
+	c := &conn{r: r, m: m, addr: addr, in: make(chan packet, maxWaiting), gone: make(chan struct{})}
+	r.conns[addr] = c
+	m.conns[c] = struct{}{}
+	return c, net.UDPAddrFromAddrPort(addr), nil
+}
+
+// packet is on its way to an allocation.
+type packet struct {
+	from netip.AddrPort
+	b    []byte
+}
+
+// conn is an allocation's relayed address.
+type conn struct {
+	r    *Relay
+	m    *member
+	addr netip.AddrPort
+	in   chan packet
+	gone chan struct{}
+	once sync.Once
+}
+
+// WriteTo gives a packet of the member to another allocation, or loses it.
+func (c *conn) WriteTo(b []byte, to net.Addr) (int, error) {
+	r := c.r
+	ua, ok := to.(*net.UDPAddr)
+	if !ok {
+		return 0, fmt.Errorf("relaying to %T", to)
+	}
+	ap := ua.AddrPort()
+	ap = netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
+	now, n := time.Now(), int64(len(b))
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	peer := r.conns[ap]
+	if peer == nil || r.queued.Load()+n > r.cfg.Queued || !c.m.rate.take(now, len(b)) || !r.all.take(now, len(b)) {
+		r.dropped.Add(1)
+		return len(b), nil
+	}
+	select {
+	case peer.in <- packet{c.addr, append([]byte(nil), b...)}:
+		r.queued.Add(n)
+		r.packets.Add(1)
+		r.bytes.Add(n)
+	default:
+		r.dropped.Add(1)
+	}
+	return len(b), nil
+}
+
+// ReadFrom waits for a packet of another allocation.
+func (c *conn) ReadFrom(b []byte) (int, net.Addr, error) {
+	select {
+	case p := <-c.in:
+		c.r.queued.Add(-int64(len(p.b)))
+		return copy(b, p.b), net.UDPAddrFromAddrPort(p.from), nil
+	case <-c.gone:
+		return 0, nil, net.ErrClosed
+	}
+}
+
+func (c *conn) Close() error {
+	c.once.Do(func() {
+		close(c.gone)
+		r := c.r
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		delete(r.conns, c.addr)
+		delete(c.m.conns, c)
+		for {
+			select {
+			case p := <-c.in:
+				r.queued.Add(-int64(len(p.b)))
+			default:
+				return // nobody finds it any more
+			}
+		}
+	})
+	return nil
+}
+
+func (c *conn) LocalAddr() net.Addr              { return net.UDPAddrFromAddrPort(c.addr) }
+func (c *conn) SetDeadline(time.Time) error      { return nil }
+func (c *conn) SetReadDeadline(time.Time) error  { return os.ErrNoDeadline }
+func (c *conn) SetWriteDeadline(time.Time) error { return nil }
+
+// queue is a listener of connections that were accepted elsewhere.
+type queue struct {
+	in   chan net.Conn
+	gone chan struct{}
+	once sync.Once
+}
+
+func newQueue() *queue { return &queue{in: make(chan net.Conn), gone: make(chan struct{})} }
+
+func (q *queue) put(c net.Conn) bool {
+	select {
+	case q.in <- c:
+		return true
+	case <-q.gone:
+		return false
+	}
+}
+
+func (q *queue) Accept() (net.Conn, error) {
+	select {
+	case c := <-q.in:
+		return c, nil
+	case <-q.gone:
+		return nil, net.ErrClosed
+	}
+}
+
+func (q *queue) Close() error {
+	q.once.Do(func() { close(q.gone) })
+	return nil
+}
+
+func (q *queue) Addr() net.Addr { return &net.TCPAddr{} }
