@@ -57,6 +57,7 @@ func jobFlags() []cli.Flag {
 		&cli.Uint64Flag{Name: "seed", Usage: "of weights, order and dropout"},
 		&cli.IntFlag{Name: "micro-batches", Usage: "parts of a batch that flow one by one"},
 		&cli.StringFlag{Name: "recompute", Usage: "selective or full: less memory for more work, the same result"},
+		&cli.StringFlag{Name: "precision", Usage: "of operands of products: fp32 or bf16, with the same bits on every machine"},
 	}
 }
 
@@ -67,7 +68,7 @@ func change(c *cli.Context, j *job.Spec) {
 			*p = c.Int(name)
 		}
 	}
-	for name, p := range map[string]*string{"schedule": &j.Schedule, "wire": &j.Wire, "recompute": &j.Recompute} {
+	for name, p := range map[string]*string{"schedule": &j.Schedule, "wire": &j.Wire, "recompute": &j.Recompute, "precision": &j.Precision} {
 		if c.IsSet(name) {
 			*p = c.String(name)
 		}

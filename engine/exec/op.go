@@ -85,9 +85,9 @@ func newOp(p *Plan, i int) (op, error) {
 			N: p.cfg.Rows, C: o.In, H: in[0][1], W: in[0][2], O: o.Out, KH: o.Kernel[0], KW: o.Kernel[1],
 			SH: stride[0], SW: stride[1], PT: pad[0], PL: pad[1], PB: pad[2], PR: pad[3], DH: dil[0], DW: dil[1], Groups: groups,
 		}
-		return &conv{base: b, c: c, w: p.param(i, "weight"), b: p.param(i, "bias"), wn: o.Out * o.In / groups * c.KH * c.KW, hw: out[1] * out[2]}, nil
+		return &conv{base: b, prec: p.cfg.Precision, c: c, w: p.param(i, "weight"), b: p.param(i, "bias"), wn: o.Out * o.In / groups * c.KH * c.KW, hw: out[1] * out[2]}, nil
 	case *graph.Linear:
-		return &linear{base: b, in: o.In, out: o.Out, wide: o.Out, per: out.Elems() / o.Out, rows: p.cfg.Rows, w: p.param(i, "weight"), b: p.param(i, "bias")}, nil
+		return &linear{base: b, prec: p.cfg.Precision, in: o.In, out: o.Out, wide: o.Out, per: out.Elems() / o.Out, rows: p.cfg.Rows, w: p.param(i, "weight"), b: p.param(i, "bias")}, nil
 	case *graph.ReLU:
 		return &relu{base: b}, nil
 	case *graph.MaxPool2d:
@@ -142,6 +142,7 @@ func newOp(p *Plan, i int) (op, error) {
 // conv is Conv2d: x [N,C,H,W], w [O,C/groups,KH,KW], y [N,O,OH,OW].
 type conv struct {
 	base
+	prec   Precision
 	c      kernel.Conv
 	w, b   int
 	wn, hw int
@@ -159,29 +160,41 @@ func (o *conv) forward(f *frame) {
 	if o.b >= 0 {
 		bias = f.params[o.b:][:o.c.O]
 	}
-	kernel.ConvForward(f.team, &o.c, f.y(o.i), f.x(o.i, 0), f.params[o.w:][:o.wn], bias, o.relu, f.scratch)
+	x, scratch := o.prec.operand(f, f.x(o.i, 0), f.scratch)
+	w, scratch := o.prec.operand(f, f.params[o.w:][:o.wn], scratch)
+	kernel.ConvForward(f.team, &o.c, f.y(o.i), x, w, bias, o.relu, scratch)
 }
 
 func (o *conv) gradInput(f *frame, _ int, dst []float32) {
 	o.c.N = f.rows
-	kernel.ConvBackwardData(f.team, &o.c, dst, f.dy(o.i), f.params[o.w:][:o.wn], f.scratch)
+	dy, scratch := o.prec.operand(f, f.dy(o.i), f.scratch)
+	w, scratch := o.prec.operand(f, f.params[o.w:][:o.wn], scratch)
+	kernel.ConvBackwardData(f.team, &o.c, dst, dy, w, scratch)
 }
 
 func (o *conv) gradParams(f *frame) {
 	o.c.N = f.rows
-	kernel.ConvBackwardWeight(f.team, &o.c, f.grads[o.w:][:o.wn], f.dy(o.i), f.x(o.i, 0), f.acc, f.scratch)
+	dy, scratch := o.prec.operand(f, f.dy(o.i), f.scratch)
+	x, scratch := o.prec.operand(f, f.x(o.i, 0), scratch)
+	kernel.ConvBackwardWeight(f.team, &o.c, f.grads[o.w:][:o.wn], dy, x, f.acc, scratch)
 	if o.b >= 0 {
 		kernel.SumChannels(f.grads[o.b:][:o.c.O], f.dy(o.i), kernel.AllChannels(f.rows, o.c.O, o.hw), f.acc)
 	}
 }
 
 func (o *conv) saves(k autodiff.Kind) (x, y bool) { return k == autodiff.GradParams, false }
-func (o *conv) scratch() int                      { return kernel.ConvScratch(&o.c) }
+
+func (o *conv) scratch() int {
+	c := o.c
+	x, y := c.N*c.C*c.H*c.W, c.N*c.O*o.hw
+	return kernel.ConvScratch(&c) + max(o.prec.copies(x, o.wn), o.prec.copies(y, o.wn), o.prec.copies(y, x))
+}
 
 // linear is y = x wᵀ + b: x [N*per, in], w [out, in], y [N*per, out]. In a row of linear
 // layers y and dy are the columns from first on of a matrix of wide columns.
 type linear struct {
 	base
+	prec               Precision
 	in, out, per, rows int
 	first, wide        int
 	w, b               int
@@ -194,44 +207,59 @@ func (o *linear) fuseReLU() (gradient bool) {
 }
 
 func (o *linear) forward(f *frame) {
+	x, scratch := o.prec.operand(f, f.x(o.i, 0), f.scratch)
+	o.multiply(f, x, scratch)
+}
+
+// multiply is forward with its operand.
+func (o *linear) multiply(f *frame, x, scratch []float32) {
+	w, scratch := o.prec.operand(f, f.params[o.w:][:o.out*o.in], scratch)
 	g := kernel.GemmArgs{M: f.rows * o.per, N: o.out, K: o.in, RS: o.in, KS: 1, BK: 1, BJ: o.in, LDC: o.wide, ReLU: o.relu}
-	g.A, g.B, g.C = f.x(o.i, 0), f.params[o.w:][:o.out*o.in], f.y(o.i)[o.first:]
+	g.A, g.B, g.C = x, w, f.y(o.i)[o.first:]
 	if o.b >= 0 {
 		g.ColBias = f.params[o.b:][:o.out]
 	}
-	kernel.Gemm(f.team, &g, f.scratch)
+	kernel.Gemm(f.team, &g, scratch)
 }
 
-func (o *linear) gradInput(f *frame, _ int, dst []float32) { o.addInput(f, dst, false) }
+func (o *linear) gradInput(f *frame, _ int, dst []float32) {
+	dy, scratch := o.prec.operand(f, f.dy(o.i), f.scratch)
+	o.addInput(f, dst, dy, false, scratch)
+}
 
 // addInput: dx [N*per, in] = dy [N*per, out] w [out, in], or += with acc.
-func (o *linear) addInput(f *frame, dst []float32, acc bool) {
+func (o *linear) addInput(f *frame, dst, dy []float32, acc bool, scratch []float32) {
+	w, scratch := o.prec.operand(f, f.params[o.w:][:o.out*o.in], scratch)
 	kernel.Gemm(f.team, &kernel.GemmArgs{
-		M: f.rows * o.per, N: o.in, K: o.out, A: f.dy(o.i)[o.first:], RS: o.wide, KS: 1,
-		B: f.params[o.w:][:o.out*o.in], BK: o.in, BJ: 1, C: dst, LDC: o.in, Acc: acc,
-	}, f.scratch)
+		M: f.rows * o.per, N: o.in, K: o.out, A: dy[o.first:], RS: o.wide, KS: 1,
+		B: w, BK: o.in, BJ: 1, C: dst, LDC: o.in, Acc: acc,
+	}, scratch)
 }
 
 func (o *linear) gradParams(f *frame) {
-	o.gradWeight(f)
+	dy, scratch := o.prec.operand(f, f.dy(o.i), f.scratch)
+	x, scratch := o.prec.operand(f, f.x(o.i, 0), scratch)
+	o.gradWeight(f, dy, x, scratch)
 	if o.b >= 0 {
 		kernel.AddRowsGrad(f.grads[o.b:][:o.out], f.dy(o.i), f.rows*o.per, f.acc)
 	}
 }
 
 // gradWeight: dw [out, in] = dyᵀ [out, N*per] x [N*per, in].
-func (o *linear) gradWeight(f *frame) {
+func (o *linear) gradWeight(f *frame, dy, x, scratch []float32) {
 	kernel.Gemm(f.team, &kernel.GemmArgs{
-		M: o.out, N: o.in, K: f.rows * o.per, A: f.dy(o.i)[o.first:], RS: 1, KS: o.wide,
-		B: f.x(o.i, 0), BK: o.in, BJ: 1, C: f.grads[o.w:][:o.out*o.in], LDC: o.in, Acc: f.acc,
-	}, f.scratch)
+		M: o.out, N: o.in, K: f.rows * o.per, A: dy[o.first:], RS: 1, KS: o.wide,
+		B: x, BK: o.in, BJ: 1, C: f.grads[o.w:][:o.out*o.in], LDC: o.in, Acc: f.acc,
+	}, scratch)
 }
 
 func (o *linear) saves(k autodiff.Kind) (x, y bool) { return k == autodiff.GradParams, false }
 
 func (o *linear) scratch() int {
 	m := o.rows * o.per
-	return max(kernel.GemmScratch(m, o.out, o.in), kernel.GemmScratch(m, o.in, o.out), kernel.GemmScratch(o.out, o.in, m))
+	x, y, w := m*o.in, m*o.wide, o.out*o.in
+	return max(kernel.GemmScratch(m, o.out, o.in), kernel.GemmScratch(m, o.in, o.out), kernel.GemmScratch(o.out, o.in, m)) +
+		max(o.prec.copies(x, w), o.prec.copies(y, w), o.prec.copies(y, x))
 }
 
 // relu reads its output in the backward pass, so its input may be overwritten.

@@ -30,6 +30,7 @@ type Config struct {
 	InputGrad bool  // whether the gradients of the graph's inputs are wanted
 	Split     bool  // GradInput and GradParams run as two passes
 	Recompute Recompute
+	Precision Precision
 }
 
 // Memory is what a plan needs, in bytes.

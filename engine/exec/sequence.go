@@ -28,14 +28,14 @@ func newSequenceOp(p *Plan, i int) op {
 		l := &linears{base: b}
 		for k, name := range o.Names {
 			l.each = append(l.each, linear{
-				base: b, in: o.In, out: o.Out, per: in[0].Elems() / o.In, rows: p.cfg.Rows,
+				base: b, prec: p.cfg.Precision, in: o.In, out: o.Out, per: in[0].Elems() / o.In, rows: p.cfg.Rows,
 				w: p.param(i, name+".weight"), b: p.param(i, name+".bias"), first: k * o.Out, wide: len(o.Names) * o.Out,
 			})
 		}
 		return l
 	case *graph.Attention:
-		a := &attention{base: b, node: uint32(p.Layout.first + i), masked: len(in) == 2}
-		a.a = kernel.Attention{N: p.cfg.Rows, T: out[0], C: out[1], Heads: o.Heads, Causal: o.Causal}
+		a := &attention{base: b, prec: p.cfg.Precision, node: uint32(p.Layout.first + i), masked: len(in) == 2}
+		a.a = kernel.Attention{N: p.cfg.Rows, T: out[0], C: out[1], Heads: o.Heads, Causal: o.Causal, BF16: p.cfg.Precision == BF16}
 		if p.cfg.Train {
 			a.a.P = o.P
 		}
@@ -158,21 +158,25 @@ type linears struct {
 }
 
 func (o *linears) forward(f *frame) {
+	x, scratch := o.each[0].prec.operand(f, f.x(o.i, 0), f.scratch)
 	for k := range o.each {
-		o.each[k].forward(f)
+		o.each[k].multiply(f, x, scratch)
 	}
 }
 
 func (o *linears) gradInput(f *frame, _ int, dst []float32) {
+	dy, scratch := o.each[0].prec.operand(f, f.dy(o.i), f.scratch)
 	for k := range o.each {
-		o.each[k].addInput(f, dst, k > 0)
+		o.each[k].addInput(f, dst, dy, k > 0, scratch)
 	}
 }
 
 func (o *linears) gradParams(f *frame) {
 	l := &o.each[0]
+	dy, scratch := l.prec.operand(f, f.dy(o.i), f.scratch)
+	x, scratch := l.prec.operand(f, f.x(o.i, 0), scratch)
 	for k := range o.each {
-		o.each[k].gradWeight(f)
+		o.each[k].gradWeight(f, dy, x, scratch)
 	}
 	if l.b < 0 {
 		return
@@ -195,6 +199,7 @@ func (o *linears) scratch() int                      { return max(o.each[0].scra
 // attention keeps nothing but its inputs: the backward pass takes the softmax again.
 type attention struct {
 	base
+	prec   Precision
 	a      kernel.Attention
 	node   uint32
 	masked bool
@@ -211,16 +216,23 @@ func (o *attention) bind(f *frame) (mask []float32) {
 
 func (o *attention) forward(f *frame) {
 	mask := o.bind(f)
-	kernel.AttentionForward(f.team, &o.a, f.y(o.i), f.x(o.i, 0), mask, f.scratch)
+	qkv, scratch := o.prec.operand(f, f.x(o.i, 0), f.scratch)
+	kernel.AttentionForward(f.team, &o.a, f.y(o.i), qkv, mask, scratch)
 }
 
 func (o *attention) gradInput(f *frame, _ int, dst []float32) {
 	mask := o.bind(f)
-	kernel.AttentionBackward(f.team, &o.a, dst, f.dy(o.i), f.x(o.i, 0), mask, f.scratch)
+	dy, scratch := o.prec.operand(f, f.dy(o.i), f.scratch)
+	qkv, scratch := o.prec.operand(f, f.x(o.i, 0), scratch)
+	kernel.AttentionBackward(f.team, &o.a, dst, dy, qkv, mask, scratch)
 }
 
 func (o *attention) saves(autodiff.Kind) (x, y bool) { return true, false }
-func (o *attention) scratch() int                    { return kernel.AttentionScratch(&o.a) }
+
+func (o *attention) scratch() int {
+	n := o.a.N * o.a.T * o.a.C
+	return kernel.AttentionScratch(&o.a) + o.prec.copies(n, 3*n)
+}
 
 // tokenMask is 1 where x is not the token.
 type tokenMask struct {

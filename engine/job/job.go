@@ -42,6 +42,7 @@ var (
 	Optimizers = []string{"sgd", "adam", "adamw", "nadam"}
 	LRs        = []string{"constant", "step", "exponential", "cosine", "linear"}
 	Recomputes = []string{"", "selective", "full"}
+	Precisions = []string{"", "fp32", "bf16"}
 )
 
 // Spec is a job. Zero fields take the defaults that Default gives.
@@ -72,6 +73,11 @@ type Spec struct {
 	// less memory, the same result. selective: normalisations and activations; full: all but
 	// a few values.
 	Recompute string `json:"recompute,omitempty"`
+
+	// Precision is that of the operands of matrix products and convolutions, forward and
+	// backward: fp32 (the default), or bf16, whose bits do not depend on whether a machine
+	// fuses multiply-adds. Sums, weights and all else are float32.
+	Precision string `json:"precision,omitempty"`
 
 	// UpdateFrequency is the number of batches whose gradients one update adds up.
 	UpdateFrequency int `json:"update_frequency"`
@@ -304,6 +310,7 @@ func (s Spec) Check() error {
 	f.in("schedule", s.Schedule, Schedules)
 	f.in("wire", s.Wire, Wires)
 	f.in("recompute", s.Recompute, Recomputes)
+	f.in("precision", s.Precision, Precisions)
 	f.num("epochs", s.Epochs, 1, 1<<20)
 	f.num("steps", s.Steps, 0, 1<<40)
 	f.num("batch_size", s.BatchSize, 1, 1<<16)

@@ -28,6 +28,9 @@ type Attention struct {
 	N, T, C, Heads int
 	Causal         bool    // a query sees the keys up to itself
 	P              float64 // dropout of the probabilities; 0 in evaluation
+	// BF16 rounds the probabilities and the gradients of the scores where they are operands
+	// of products. The caller rounds qkv and dy (RoundBF16).
+	BF16 bool
 	// Drop and Row0 address the masks of dropout: sample n is row Row0+n of its batch.
 	Drop Stream
 	Row0 int
@@ -134,6 +137,9 @@ func (h *attentionHead) forward() {
 			p = h.dropped
 			h.dropout(p, h.p, i0, m, keys)
 		}
+		if h.BF16 {
+			h.round(p, p, m, keys)
+		}
 		(&GemmArgs{M: m, N: h.d, K: keys, A: p, RS: h.T, KS: 1, B: h.v, BK: h.ld, BJ: 1, C: h.y[i0*h.C:], LDC: h.C}).block(tile, h.gemm)
 	}
 }
@@ -187,6 +193,13 @@ func (h *attentionHead) drop(y, x []float32, first uint64) {
 	}
 }
 
+// round makes operands of m rows of keys.
+func (h *attentionHead) round(y, x []float32, m, keys int) {
+	for i := range m {
+		roundBF16(y[i*h.T:][:keys], x[i*h.T:][:keys])
+	}
+}
+
 func (h *attentionHead) backward() {
 	for j := range h.T {
 		clear(h.dk[j*h.ld:][:h.d])
@@ -201,6 +214,10 @@ func (h *attentionHead) backward() {
 			dropped = h.dropped
 			h.dropout(dropped, h.p, i0, m, keys)
 		}
+		if h.BF16 {
+			h.round(h.dropped, dropped, m, keys)
+			dropped = h.dropped
+		}
 		(&GemmArgs{M: keys, N: h.d, K: m, A: dropped, RS: 1, KS: h.T, B: dy, BK: h.C, BJ: 1, C: h.dv, LDC: h.ld, Acc: true}).block(tile, h.gemm)
 		(&GemmArgs{M: m, N: keys, K: h.d, A: dy, RS: h.C, KS: 1, B: h.v, BK: 1, BJ: h.ld, C: h.dp, LDC: h.T}).block(tile, h.gemm)
 		if h.P > 0 {
@@ -211,6 +228,9 @@ func (h *attentionHead) backward() {
 			ds := h.dp[i*h.T:][:keys]
 			softmaxGradScaled(ds[:n], ds[:n], h.p[i*h.T:][:n], h.scale)
 			clear(ds[n:])
+		}
+		if h.BF16 {
+			h.round(h.dp, h.dp, m, keys)
 		}
 		(&GemmArgs{M: m, N: h.d, K: keys, A: h.dp, RS: h.T, KS: 1, B: h.k, BK: h.ld, BJ: 1, C: h.dq[i0*h.ld:], LDC: h.ld}).block(tile, h.gemm)
 		(&GemmArgs{M: keys, N: h.d, K: m, A: h.dp, RS: 1, KS: h.T, B: q, BK: h.ld, BJ: 1, C: h.dk, LDC: h.ld, Acc: true}).block(tile, h.gemm)

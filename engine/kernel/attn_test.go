@@ -48,6 +48,9 @@ func attentionReference(a *Attention, y, dqkv, dy, qkv, mask []float32) {
 			}
 			Softmax(p[i], p[i], 1, seen)
 			dropped[i] = drop(p[i], i)
+			if a.BF16 {
+				roundBF16(dropped[i], dropped[i])
+			}
 			for c := range d {
 				var s float32
 				for j := range block {
@@ -65,6 +68,9 @@ func attentionReference(a *Attention, y, dqkv, dy, qkv, mask []float32) {
 			SoftmaxGrad(ds[i], ds[i], p[i], 1, seen)
 			Scale(ds[i][:seen], ds[i][:seen], scale)
 			clear(ds[i][seen:])
+			if a.BF16 {
+				roundBF16(ds[i], ds[i])
+			}
 		}
 		for i := range a.T {
 			for c := range d {
@@ -102,10 +108,12 @@ func TestAttention(t *testing.T) {
 		{N: 2, T: 70, C: 34, Heads: 2, Causal: true, P: 0.1},
 		{N: 2, T: 131, C: 14, Heads: 2, P: 0.3},
 		{N: 1, T: 131, C: 7, Heads: 1, Causal: true},
+		{N: 2, T: 70, C: 34, Heads: 2, Causal: true, P: 0.1, BF16: true},
+		{N: 1, T: 66, C: 16, Heads: 2, BF16: true},
 	} {
 		for _, masked := range []bool{false, true} {
 			for _, threads := range []int{1, 3} {
-				t.Run(fmt.Sprintf("T=%d,C=%d,heads=%d,causal=%v,p=%v,masked=%v,threads=%d", a.T, a.C, a.Heads, a.Causal, a.P, masked, threads), func(t *testing.T) {
+				t.Run(fmt.Sprintf("T=%d,C=%d,heads=%d,causal=%v,p=%v,masked=%v,threads=%d,bf16=%v", a.T, a.C, a.Heads, a.Causal, a.P, masked, threads, a.BF16), func(t *testing.T) {
 					a := a
 					a.Drop, a.Row0 = NewStream(3, DomainDropout, 9, 5), 4
 					team := NewTeam(threads)
@@ -113,6 +121,10 @@ func TestAttention(t *testing.T) {
 					qkv, dy := make([]float32, 3*a.N*a.T*a.C), make([]float32, a.N*a.T*a.C)
 					Normal(qkv, NewStream(1, DomainTest, 0, 1))
 					Normal(dy, NewStream(1, DomainTest, 0, 2))
+					if a.BF16 {
+						roundBF16(qkv, qkv)
+						roundBF16(dy, dy)
+					}
 					var mask []float32
 					if masked {
 						mask = slices.Repeat([]float32{1}, a.N*a.T)

@@ -52,6 +52,7 @@ type Team struct {
 	copies copyTask
 	lanes  depthwiseTask
 	norms  normTask
+	round  roundTask
 	line   lineTask
 }
 

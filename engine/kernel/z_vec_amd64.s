@@ -4443,6 +4443,135 @@ done:
 	VZEROUPPER
 	RET
 
+// p0 = p1 as a bfloat16 operand of products
+TEXT roundBF16Z<>(SB), NOSPLIT, $0-16
+	MOVQ a+8(FP), AX
+	MOVQ vecArgs_rows(AX), BX
+	MOVQ vecArgs_stride(AX), SI
+	SHLQ $2, SI
+	MOVQ vecArgs_n(AX), DX
+	MOVQ DX, CX
+	SHRQ $4, CX
+	SHLQ $6, CX
+	ANDQ $15, DX
+	MOVQ (vecArgs_p+0)(AX), R8
+	MOVQ (vecArgs_p+8)(AX), R9
+	MOVL $-1, R15
+	BZHIL DX, R15, R15
+	KMOVW R15, K1
+
+row:
+	XORQ DI, DI
+	MOVQ CX, R13
+	ANDQ $-128, R13
+	JZ single
+	VBROADCASTSS vecConst<>+416(SB), Z0
+	VBROADCASTSS vecConst<>+1440(SB), Z1
+	VBROADCASTSS vecConst<>+1728(SB), Z2
+	VBROADCASTSS vecConst<>+1792(SB), Z3
+	VBROADCASTSS vecConst<>+1824(SB), Z4
+	VBROADCASTSS vecConst<>+1856(SB), Z5
+	VBROADCASTSS vecConst<>+1600(SB), Z6
+	VBROADCASTSS vecConst<>+1888(SB), Z7
+	VBROADCASTSS vecConst<>+0(SB), Z8
+
+pair:
+	VMOVUPS 0(R9)(DI*1), Z9
+	VMOVUPS 64(R9)(DI*1), Z10
+	VPANDD Z0, Z9, Z11
+	VPANDD Z0, Z10, Z12
+	VPADDD Z1, Z11, Z13
+	VPADDD Z1, Z12, Z14
+	VPSRAD $16, Z11, Z15
+	VPSRAD $16, Z12, Z16
+	VPANDD Z2, Z15, Z15
+	VPANDD Z2, Z16, Z16
+	VPADDD Z15, Z13, Z13
+	VPADDD Z16, Z14, Z14
+	VPANDD Z3, Z13, Z13
+	VPANDD Z3, Z14, Z14
+	VPCMPGTD Z4, Z13, K2
+	VPCMPGTD Z4, Z14, K3
+	VMOVAPS.Z Z13, K2, Z13
+	VMOVAPS.Z Z14, K3, Z14
+	VPCMPGTD Z5, Z13, K2
+	VPCMPGTD Z5, Z14, K3
+	VBLENDMPS Z6, Z13, K2, Z13
+	VBLENDMPS Z6, Z14, K3, Z14
+	VPCMPGTD Z6, Z11, K2
+	VPCMPGTD Z6, Z12, K3
+	VPORD Z7, Z11, Z11
+	VPORD Z7, Z12, Z12
+	VBLENDMPS Z11, Z13, K2, Z11
+	VBLENDMPS Z12, Z14, K3, Z12
+	VPANDD Z8, Z9, Z9
+	VPANDD Z8, Z10, Z10
+	VPORD Z9, Z11, Z9
+	VPORD Z10, Z12, Z10
+	VMOVUPS Z9, 0(R8)(DI*1)
+	VMOVUPS Z10, 64(R8)(DI*1)
+	ADDQ $128, DI
+	CMPQ DI, R13
+	JLT pair
+
+single:
+	CMPQ DI, CX
+	JGE tail
+
+block:
+	VMOVUPS 0(R9)(DI*1), Z0
+	VPANDD.BCST vecConst<>+416(SB), Z0, Z1
+	VPADDD.BCST vecConst<>+1440(SB), Z1, Z2
+	VPSRAD $16, Z1, Z3
+	VPANDD.BCST vecConst<>+1728(SB), Z3, Z3
+	VPADDD Z3, Z2, Z2
+	VPANDD.BCST vecConst<>+1792(SB), Z2, Z2
+	VPCMPGTD.BCST vecConst<>+1824(SB), Z2, K2
+	VMOVAPS.Z Z2, K2, Z2
+	VPCMPGTD.BCST vecConst<>+1856(SB), Z2, K2
+	VBLENDMPS.BCST vecConst<>+1600(SB), Z2, K2, Z2
+	VPCMPGTD.BCST vecConst<>+1600(SB), Z1, K2
+	VPORD.BCST vecConst<>+1888(SB), Z1, Z1
+	VBLENDMPS Z1, Z2, K2, Z1
+	VPANDD.BCST vecConst<>+0(SB), Z0, Z0
+	VPORD Z0, Z1, Z0
+	VMOVUPS Z0, 0(R8)(DI*1)
+	ADDQ $64, DI
+	CMPQ DI, CX
+	JLT block
+
+tail:
+	TESTQ DX, DX
+	JZ next
+	VMOVUPS.Z 0(R9)(DI*1), K1, Z0
+	VPANDD.BCST vecConst<>+416(SB), Z0, Z1
+	VPADDD.BCST vecConst<>+1440(SB), Z1, Z2
+	VPSRAD $16, Z1, Z3
+	VPANDD.BCST vecConst<>+1728(SB), Z3, Z3
+	VPADDD Z3, Z2, Z2
+	VPANDD.BCST vecConst<>+1792(SB), Z2, Z2
+	VPCMPGTD.BCST vecConst<>+1824(SB), Z2, K2
+	VMOVAPS.Z Z2, K2, Z2
+	VPCMPGTD.BCST vecConst<>+1856(SB), Z2, K2
+	VBLENDMPS.BCST vecConst<>+1600(SB), Z2, K2, Z2
+	VPCMPGTD.BCST vecConst<>+1600(SB), Z1, K2
+	VPORD.BCST vecConst<>+1888(SB), Z1, Z1
+	VBLENDMPS Z1, Z2, K2, Z1
+	VPANDD.BCST vecConst<>+0(SB), Z0, Z0
+	VPORD Z0, Z1, Z0
+	VMOVUPS Z0, K1, 0(R8)(DI*1)
+
+next:
+	DECQ BX
+	JLE done
+	ADDQ SI, R8
+	ADDQ SI, R9
+	JMP row
+
+done:
+	VZEROUPPER
+	RET
+
 // p0 = low byte of p1*k0 rounded to an integer
 TEXT quantise8Z<>(SB), NOSPLIT, $0-16
 	MOVQ a+8(FP), AX
@@ -4468,8 +4597,8 @@ row:
 block:
 	VMOVUPS 0(R9)(DI*1), Z0
 	VMULPS.BCST (vecArgs_k+0)(AX), Z0, Z0
-	VADDPS.BCST vecConst<>+1792(SB), Z0, Z0
-	VPANDD.BCST vecConst<>+1824(SB), Z0, Z0
+	VADDPS.BCST vecConst<>+1920(SB), Z0, Z0
+	VPANDD.BCST vecConst<>+1952(SB), Z0, Z0
 	VMOVUPS Z0, 0(R8)(DI*1)
 	ADDQ $64, DI
 	CMPQ DI, CX
@@ -4480,8 +4609,8 @@ tail:
 	JZ next
 	VMOVUPS.Z 0(R9)(DI*1), K1, Z0
 	VMULPS.BCST (vecArgs_k+0)(AX), Z0, Z0
-	VADDPS.BCST vecConst<>+1792(SB), Z0, Z0
-	VPANDD.BCST vecConst<>+1824(SB), Z0, Z0
+	VADDPS.BCST vecConst<>+1920(SB), Z0, Z0
+	VPANDD.BCST vecConst<>+1952(SB), Z0, Z0
 	VMOVUPS Z0, K1, 0(R8)(DI*1)
 
 next:
@@ -4523,7 +4652,7 @@ block:
 	VMOVUPS 0(R8)(DI*1), Z2
 	VPANDD.BCST vecConst<>+416(SB), Z2, Z2
 	VMAXPS Z0, Z2, Z0
-	VPCMPGTD.BCST vecConst<>+1856(SB), Z2, K2
+	VPCMPGTD.BCST vecConst<>+1984(SB), Z2, K2
 	VBROADCASTSS vecConst<>+384(SB), Z2
 	VMOVAPS.Z Z2, K2, Z2
 	VADDPS Z2, Z1, Z1
@@ -4537,7 +4666,7 @@ tail:
 	VMOVUPS.Z 0(R8)(DI*1), K1, Z2
 	VPANDD.BCST vecConst<>+416(SB), Z2, Z2
 	VMAXPS Z0, Z2, K1, Z0
-	VPCMPGTD.BCST vecConst<>+1856(SB), Z2, K2
+	VPCMPGTD.BCST vecConst<>+1984(SB), Z2, K2
 	VBROADCASTSS vecConst<>+384(SB), Z2
 	VMOVAPS.Z Z2, K2, Z2
 	VADDPS Z2, Z1, K1, Z1
@@ -5486,7 +5615,7 @@ pair:
 	VMOVUPS 64(R9)(DI*1), Z13
 	VMULPS Z0, Z12, Z12
 	VMULPS Z0, Z13, Z13
-	VBROADCASTSS vecConst<>+1888(SB), Z15
+	VBROADCASTSS vecConst<>+2016(SB), Z15
 	VMAXPS Z15, Z12, Z15
 	VMOVAPS Z15, Z14
 	VSHUFF32X4 $0x4e, Z14, Z14, Z15
@@ -5497,7 +5626,7 @@ pair:
 	VMAXPS Z15, Z14, Z14
 	VPERMILPS $0xb1, Z14, Z15
 	VMAXPS Z15, Z14, Z14
-	VBROADCASTSS vecConst<>+1888(SB), Z16
+	VBROADCASTSS vecConst<>+2016(SB), Z16
 	VMAXPS Z16, Z13, Z16
 	VMOVAPS Z16, Z15
 	VSHUFF32X4 $0x4e, Z15, Z15, Z16
@@ -5591,7 +5720,7 @@ single:
 block:
 	VMOVUPS 0(R9)(DI*1), Z0
 	VMULPS.BCST (vecArgs_k+0)(AX), Z0, Z0
-	VBROADCASTSS vecConst<>+1888(SB), Z2
+	VBROADCASTSS vecConst<>+2016(SB), Z2
 	VMAXPS Z2, Z0, Z2
 	VMOVAPS Z2, Z1
 	VSHUFF32X4 $0x4e, Z1, Z1, Z2
@@ -5650,7 +5779,7 @@ tail:
 	JZ next
 	VMOVUPS.Z 0(R9)(DI*1), K1, Z0
 	VMULPS.BCST (vecArgs_k+0)(AX), Z0, Z0
-	VBROADCASTSS vecConst<>+1888(SB), Z2
+	VBROADCASTSS vecConst<>+2016(SB), Z2
 	VMAXPS Z2, Z0, K1, Z2
 	VMOVAPS Z2, Z1
 	VSHUFF32X4 $0x4e, Z1, Z1, Z2
@@ -5831,19 +5960,20 @@ DATA vecTableZ<>+296(SB)/8, $toHalfZ<>(SB)
 DATA vecTableZ<>+304(SB)/8, $fromHalfZ<>(SB)
 DATA vecTableZ<>+312(SB)/8, $toBFloat16Z<>(SB)
 DATA vecTableZ<>+320(SB)/8, $fromBFloat16Z<>(SB)
-DATA vecTableZ<>+328(SB)/8, $quantise8Z<>(SB)
-DATA vecTableZ<>+336(SB)/8, $absMaxZ<>(SB)
-DATA vecTableZ<>+344(SB)/8, $countZerosZ<>(SB)
-DATA vecTableZ<>+352(SB)/8, $countEqualZ<>(SB)
-DATA vecTableZ<>+360(SB)/8, $takeEqualZ<>(SB)
-DATA vecTableZ<>+368(SB)/8, $sgdZ<>(SB)
-DATA vecTableZ<>+376(SB)/8, $momentumZ<>(SB)
-DATA vecTableZ<>+384(SB)/8, $adamZ<>(SB)
-DATA vecTableZ<>+392(SB)/8, $adamWZ<>(SB)
-DATA vecTableZ<>+400(SB)/8, $nadamZ<>(SB)
-DATA vecTableZ<>+408(SB)/8, $softmaxRowZ<>(SB)
-DATA vecTableZ<>+416(SB)/8, $softmaxGradRowZ<>(SB)
-GLOBL vecTableZ<>(SB), RODATA, $424
+DATA vecTableZ<>+328(SB)/8, $roundBF16Z<>(SB)
+DATA vecTableZ<>+336(SB)/8, $quantise8Z<>(SB)
+DATA vecTableZ<>+344(SB)/8, $absMaxZ<>(SB)
+DATA vecTableZ<>+352(SB)/8, $countZerosZ<>(SB)
+DATA vecTableZ<>+360(SB)/8, $countEqualZ<>(SB)
+DATA vecTableZ<>+368(SB)/8, $takeEqualZ<>(SB)
+DATA vecTableZ<>+376(SB)/8, $sgdZ<>(SB)
+DATA vecTableZ<>+384(SB)/8, $momentumZ<>(SB)
+DATA vecTableZ<>+392(SB)/8, $adamZ<>(SB)
+DATA vecTableZ<>+400(SB)/8, $adamWZ<>(SB)
+DATA vecTableZ<>+408(SB)/8, $nadamZ<>(SB)
+DATA vecTableZ<>+416(SB)/8, $softmaxRowZ<>(SB)
+DATA vecTableZ<>+424(SB)/8, $softmaxGradRowZ<>(SB)
+GLOBL vecTableZ<>(SB), RODATA, $432
 
 // func vecZ(op vecOp, a *vecArgs)
 TEXT ·vecZ(SB), NOSPLIT, $0-16
@@ -5866,28 +5996,28 @@ TEXT ·maskZ(SB), NOSPLIT, $0-40
 	VPBROADCASTD X7, Z7
 	VPBROADCASTD Stream_c2(SI), Z8
 	VPBROADCASTD Stream_c3(SI), Z9
-	VPBROADCASTD vecConst<>+1920(SB), Z10
-	VPBROADCASTD vecConst<>+1952(SB), Z11
+	VPBROADCASTD vecConst<>+2048(SB), Z10
+	VPBROADCASTD vecConst<>+2080(SB), Z11
 	VPBROADCASTD Stream_key(SI), Z12
 	VPBROADCASTD (Stream_key+4)(SI), Z13
-	VPADDD.BCST vecConst<>+1984(SB), Z12, Z14
-	VPADDD.BCST vecConst<>+2016(SB), Z13, Z15
-	VPADDD.BCST vecConst<>+1984(SB), Z14, Z16
-	VPADDD.BCST vecConst<>+2016(SB), Z15, Z17
-	VPADDD.BCST vecConst<>+1984(SB), Z16, Z18
-	VPADDD.BCST vecConst<>+2016(SB), Z17, Z19
-	VPADDD.BCST vecConst<>+1984(SB), Z18, Z20
-	VPADDD.BCST vecConst<>+2016(SB), Z19, Z21
-	VPADDD.BCST vecConst<>+1984(SB), Z20, Z22
-	VPADDD.BCST vecConst<>+2016(SB), Z21, Z23
-	VPADDD.BCST vecConst<>+1984(SB), Z22, Z24
-	VPADDD.BCST vecConst<>+2016(SB), Z23, Z25
-	VPADDD.BCST vecConst<>+1984(SB), Z24, Z26
-	VPADDD.BCST vecConst<>+2016(SB), Z25, Z27
-	VPADDD.BCST vecConst<>+1984(SB), Z26, Z28
-	VPADDD.BCST vecConst<>+2016(SB), Z27, Z29
-	VPADDD.BCST vecConst<>+1984(SB), Z28, Z30
-	VPADDD.BCST vecConst<>+2016(SB), Z29, Z31
+	VPADDD.BCST vecConst<>+2112(SB), Z12, Z14
+	VPADDD.BCST vecConst<>+2144(SB), Z13, Z15
+	VPADDD.BCST vecConst<>+2112(SB), Z14, Z16
+	VPADDD.BCST vecConst<>+2144(SB), Z15, Z17
+	VPADDD.BCST vecConst<>+2112(SB), Z16, Z18
+	VPADDD.BCST vecConst<>+2144(SB), Z17, Z19
+	VPADDD.BCST vecConst<>+2112(SB), Z18, Z20
+	VPADDD.BCST vecConst<>+2144(SB), Z19, Z21
+	VPADDD.BCST vecConst<>+2112(SB), Z20, Z22
+	VPADDD.BCST vecConst<>+2144(SB), Z21, Z23
+	VPADDD.BCST vecConst<>+2112(SB), Z22, Z24
+	VPADDD.BCST vecConst<>+2144(SB), Z23, Z25
+	VPADDD.BCST vecConst<>+2112(SB), Z24, Z26
+	VPADDD.BCST vecConst<>+2144(SB), Z25, Z27
+	VPADDD.BCST vecConst<>+2112(SB), Z26, Z28
+	VPADDD.BCST vecConst<>+2144(SB), Z27, Z29
+	VPADDD.BCST vecConst<>+2112(SB), Z28, Z30
+	VPADDD.BCST vecConst<>+2144(SB), Z29, Z31
 	MOVL $0xaaaa, AX
 	KMOVW AX, K1
 
@@ -6473,10 +6603,10 @@ block:
 	VMAXPS Y1, Y2, Y1
 	VMULPS vecConst<>+96(SB), Y0, Y2
 	VMULPS vecConst<>+96(SB), Y1, Y3
-	VADDPS vecConst<>+1792(SB), Y2, Y2
-	VADDPS vecConst<>+1792(SB), Y3, Y3
-	VSUBPS vecConst<>+1792(SB), Y2, Y4
-	VSUBPS vecConst<>+1792(SB), Y3, Y5
+	VADDPS vecConst<>+1920(SB), Y2, Y2
+	VADDPS vecConst<>+1920(SB), Y3, Y3
+	VSUBPS vecConst<>+1920(SB), Y2, Y4
+	VSUBPS vecConst<>+1920(SB), Y3, Y5
 	VMULPS vecConst<>+128(SB), Y4, Y6
 	VMULPS vecConst<>+128(SB), Y5, Y7
 	VSUBPS Y6, Y0, Y0
@@ -6515,8 +6645,8 @@ block:
 	VADDPS Y5, Y1, Y1
 	VADDPS vecConst<>+384(SB), Y0, Y0
 	VADDPS vecConst<>+384(SB), Y1, Y1
-	VPSUBD vecConst<>+1792(SB), Y2, Y2
-	VPSUBD vecConst<>+1792(SB), Y3, Y3
+	VPSUBD vecConst<>+1920(SB), Y2, Y2
+	VPSUBD vecConst<>+1920(SB), Y3, Y3
 	VPSRAD $1, Y2, Y4
 	VPSRAD $1, Y3, Y5
 	VPADDD vecConst<>+1664(SB), Y4, Y6
@@ -6564,10 +6694,10 @@ tail:
 	VMAXPS Y1, Y2, Y1
 	VMULPS vecConst<>+96(SB), Y0, Y2
 	VMULPS vecConst<>+96(SB), Y1, Y3
-	VADDPS vecConst<>+1792(SB), Y2, Y2
-	VADDPS vecConst<>+1792(SB), Y3, Y3
-	VSUBPS vecConst<>+1792(SB), Y2, Y4
-	VSUBPS vecConst<>+1792(SB), Y3, Y5
+	VADDPS vecConst<>+1920(SB), Y2, Y2
+	VADDPS vecConst<>+1920(SB), Y3, Y3
+	VSUBPS vecConst<>+1920(SB), Y2, Y4
+	VSUBPS vecConst<>+1920(SB), Y3, Y5
 	VMULPS vecConst<>+128(SB), Y4, Y6
 	VMULPS vecConst<>+128(SB), Y5, Y7
 	VSUBPS Y6, Y0, Y0
@@ -6606,8 +6736,8 @@ tail:
 	VADDPS Y5, Y1, Y1
 	VADDPS vecConst<>+384(SB), Y0, Y0
 	VADDPS vecConst<>+384(SB), Y1, Y1
-	VPSUBD vecConst<>+1792(SB), Y2, Y2
-	VPSUBD vecConst<>+1792(SB), Y3, Y3
+	VPSUBD vecConst<>+1920(SB), Y2, Y2
+	VPSUBD vecConst<>+1920(SB), Y3, Y3
 	VPSRAD $1, Y2, Y4
 	VPSRAD $1, Y3, Y5
 	VPADDD vecConst<>+1664(SB), Y4, Y6
@@ -6787,10 +6917,10 @@ block:
 	VADDPS Y7, Y7, Y7
 	VMULPS vecConst<>+96(SB), Y6, Y8
 	VMULPS vecConst<>+96(SB), Y7, Y9
-	VADDPS vecConst<>+1792(SB), Y8, Y8
-	VADDPS vecConst<>+1792(SB), Y9, Y9
-	VSUBPS vecConst<>+1792(SB), Y8, Y10
-	VSUBPS vecConst<>+1792(SB), Y9, Y11
+	VADDPS vecConst<>+1920(SB), Y8, Y8
+	VADDPS vecConst<>+1920(SB), Y9, Y9
+	VSUBPS vecConst<>+1920(SB), Y8, Y10
+	VSUBPS vecConst<>+1920(SB), Y9, Y11
 	VMULPS vecConst<>+128(SB), Y10, Y12
 	VMULPS vecConst<>+128(SB), Y11, Y13
 	VSUBPS Y12, Y6, Y6
@@ -6829,8 +6959,8 @@ block:
 	VADDPS Y11, Y7, Y7
 	VADDPS vecConst<>+384(SB), Y6, Y6
 	VADDPS vecConst<>+384(SB), Y7, Y7
-	VPSUBD vecConst<>+1792(SB), Y8, Y8
-	VPSUBD vecConst<>+1792(SB), Y9, Y9
+	VPSUBD vecConst<>+1920(SB), Y8, Y8
+	VPSUBD vecConst<>+1920(SB), Y9, Y9
 	VPSRAD $1, Y8, Y10
 	VPSRAD $1, Y9, Y11
 	VPADDD vecConst<>+1664(SB), Y10, Y12
@@ -6914,10 +7044,10 @@ tail:
 	VADDPS Y7, Y7, Y7
 	VMULPS vecConst<>+96(SB), Y6, Y8
 	VMULPS vecConst<>+96(SB), Y7, Y9
-	VADDPS vecConst<>+1792(SB), Y8, Y8
-	VADDPS vecConst<>+1792(SB), Y9, Y9
-	VSUBPS vecConst<>+1792(SB), Y8, Y10
-	VSUBPS vecConst<>+1792(SB), Y9, Y11
+	VADDPS vecConst<>+1920(SB), Y8, Y8
+	VADDPS vecConst<>+1920(SB), Y9, Y9
+	VSUBPS vecConst<>+1920(SB), Y8, Y10
+	VSUBPS vecConst<>+1920(SB), Y9, Y11
 	VMULPS vecConst<>+128(SB), Y10, Y12
 	VMULPS vecConst<>+128(SB), Y11, Y13
 	VSUBPS Y12, Y6, Y6
@@ -6956,8 +7086,8 @@ tail:
 	VADDPS Y11, Y7, Y7
 	VADDPS vecConst<>+384(SB), Y6, Y6
 	VADDPS vecConst<>+384(SB), Y7, Y7
-	VPSUBD vecConst<>+1792(SB), Y8, Y8
-	VPSUBD vecConst<>+1792(SB), Y9, Y9
+	VPSUBD vecConst<>+1920(SB), Y8, Y8
+	VPSUBD vecConst<>+1920(SB), Y9, Y9
 	VPSRAD $1, Y8, Y10
 	VPSRAD $1, Y9, Y11
 	VPADDD vecConst<>+1664(SB), Y10, Y12
@@ -7187,10 +7317,10 @@ block:
 	VADDPS vecConst<>+1216(SB), Y9, Y9
 	VMULPS vecConst<>+96(SB), Y8, Y10
 	VMULPS vecConst<>+96(SB), Y9, Y11
-	VADDPS vecConst<>+1792(SB), Y10, Y10
-	VADDPS vecConst<>+1792(SB), Y11, Y11
-	VSUBPS vecConst<>+1792(SB), Y10, Y12
-	VSUBPS vecConst<>+1792(SB), Y11, Y13
+	VADDPS vecConst<>+1920(SB), Y10, Y10
+	VADDPS vecConst<>+1920(SB), Y11, Y11
+	VSUBPS vecConst<>+1920(SB), Y10, Y12
+	VSUBPS vecConst<>+1920(SB), Y11, Y13
 	VMULPS vecConst<>+128(SB), Y12, Y14
 	VMULPS vecConst<>+128(SB), Y13, Y15
 	VSUBPS Y14, Y8, Y8
@@ -7229,8 +7359,8 @@ block:
 	VADDPS Y13, Y9, Y9
 	VADDPS vecConst<>+384(SB), Y8, Y8
 	VADDPS vecConst<>+384(SB), Y9, Y9
-	VPSUBD vecConst<>+1792(SB), Y10, Y10
-	VPSUBD vecConst<>+1792(SB), Y11, Y11
+	VPSUBD vecConst<>+1920(SB), Y10, Y10
+	VPSUBD vecConst<>+1920(SB), Y11, Y11
 	VPSRAD $1, Y10, Y12
 	VPSRAD $1, Y11, Y13
 	VPADDD vecConst<>+1664(SB), Y12, Y14
@@ -7350,10 +7480,10 @@ tail:
 	VADDPS vecConst<>+1216(SB), Y9, Y9
 	VMULPS vecConst<>+96(SB), Y8, Y10
 	VMULPS vecConst<>+96(SB), Y9, Y11
-	VADDPS vecConst<>+1792(SB), Y10, Y10
-	VADDPS vecConst<>+1792(SB), Y11, Y11
-	VSUBPS vecConst<>+1792(SB), Y10, Y12
-	VSUBPS vecConst<>+1792(SB), Y11, Y13
+	VADDPS vecConst<>+1920(SB), Y10, Y10
+	VADDPS vecConst<>+1920(SB), Y11, Y11
+	VSUBPS vecConst<>+1920(SB), Y10, Y12
+	VSUBPS vecConst<>+1920(SB), Y11, Y13
 	VMULPS vecConst<>+128(SB), Y12, Y14
 	VMULPS vecConst<>+128(SB), Y13, Y15
 	VSUBPS Y14, Y8, Y8
@@ -7392,8 +7522,8 @@ tail:
 	VADDPS Y13, Y9, Y9
 	VADDPS vecConst<>+384(SB), Y8, Y8
 	VADDPS vecConst<>+384(SB), Y9, Y9
-	VPSUBD vecConst<>+1792(SB), Y10, Y10
-	VPSUBD vecConst<>+1792(SB), Y11, Y11
+	VPSUBD vecConst<>+1920(SB), Y10, Y10
+	VPSUBD vecConst<>+1920(SB), Y11, Y11
 	VPSRAD $1, Y10, Y12
 	VPSRAD $1, Y11, Y13
 	VPADDD vecConst<>+1664(SB), Y12, Y14
@@ -7541,10 +7671,10 @@ block:
 	VADDPS vecConst<>+1216(SB), Y9, Y9
 	VMULPS vecConst<>+96(SB), Y8, Y10
 	VMULPS vecConst<>+96(SB), Y9, Y11
-	VADDPS vecConst<>+1792(SB), Y10, Y10
-	VADDPS vecConst<>+1792(SB), Y11, Y11
-	VSUBPS vecConst<>+1792(SB), Y10, Y12
-	VSUBPS vecConst<>+1792(SB), Y11, Y13
+	VADDPS vecConst<>+1920(SB), Y10, Y10
+	VADDPS vecConst<>+1920(SB), Y11, Y11
+	VSUBPS vecConst<>+1920(SB), Y10, Y12
+	VSUBPS vecConst<>+1920(SB), Y11, Y13
 	VMULPS vecConst<>+128(SB), Y12, Y14
 	VMULPS vecConst<>+128(SB), Y13, Y15
 	VSUBPS Y14, Y8, Y8
@@ -7583,8 +7713,8 @@ block:
 	VADDPS Y13, Y9, Y9
 	VADDPS vecConst<>+384(SB), Y8, Y8
 	VADDPS vecConst<>+384(SB), Y9, Y9
-	VPSUBD vecConst<>+1792(SB), Y10, Y10
-	VPSUBD vecConst<>+1792(SB), Y11, Y11
+	VPSUBD vecConst<>+1920(SB), Y10, Y10
+	VPSUBD vecConst<>+1920(SB), Y11, Y11
 	VPSRAD $1, Y10, Y12
 	VPSRAD $1, Y11, Y13
 	VPADDD vecConst<>+1664(SB), Y12, Y14
@@ -7627,10 +7757,10 @@ block:
 	VMAXPS Y5, Y6, Y5
 	VMULPS vecConst<>+96(SB), Y4, Y6
 	VMULPS vecConst<>+96(SB), Y5, Y7
-	VADDPS vecConst<>+1792(SB), Y6, Y6
-	VADDPS vecConst<>+1792(SB), Y7, Y7
-	VSUBPS vecConst<>+1792(SB), Y6, Y8
-	VSUBPS vecConst<>+1792(SB), Y7, Y9
+	VADDPS vecConst<>+1920(SB), Y6, Y6
+	VADDPS vecConst<>+1920(SB), Y7, Y7
+	VSUBPS vecConst<>+1920(SB), Y6, Y8
+	VSUBPS vecConst<>+1920(SB), Y7, Y9
 	VMULPS vecConst<>+128(SB), Y8, Y10
 	VMULPS vecConst<>+128(SB), Y9, Y11
 	VSUBPS Y10, Y4, Y4
@@ -7669,8 +7799,8 @@ block:
 	VADDPS Y9, Y5, Y5
 	VADDPS vecConst<>+384(SB), Y4, Y4
 	VADDPS vecConst<>+384(SB), Y5, Y5
-	VPSUBD vecConst<>+1792(SB), Y6, Y6
-	VPSUBD vecConst<>+1792(SB), Y7, Y7
+	VPSUBD vecConst<>+1920(SB), Y6, Y6
+	VPSUBD vecConst<>+1920(SB), Y7, Y7
 	VPSRAD $1, Y6, Y8
 	VPSRAD $1, Y7, Y9
 	VPADDD vecConst<>+1664(SB), Y8, Y10
@@ -7782,10 +7912,10 @@ tail:
 	VADDPS vecConst<>+1216(SB), Y9, Y9
 	VMULPS vecConst<>+96(SB), Y8, Y10
 	VMULPS vecConst<>+96(SB), Y9, Y11
-	VADDPS vecConst<>+1792(SB), Y10, Y10
-	VADDPS vecConst<>+1792(SB), Y11, Y11
-	VSUBPS vecConst<>+1792(SB), Y10, Y12
-	VSUBPS vecConst<>+1792(SB), Y11, Y13
+	VADDPS vecConst<>+1920(SB), Y10, Y10
+	VADDPS vecConst<>+1920(SB), Y11, Y11
+	VSUBPS vecConst<>+1920(SB), Y10, Y12
+	VSUBPS vecConst<>+1920(SB), Y11, Y13
 	VMULPS vecConst<>+128(SB), Y12, Y14
 	VMULPS vecConst<>+128(SB), Y13, Y15
 	VSUBPS Y14, Y8, Y8
@@ -7824,8 +7954,8 @@ tail:
 	VADDPS Y13, Y9, Y9
 	VADDPS vecConst<>+384(SB), Y8, Y8
 	VADDPS vecConst<>+384(SB), Y9, Y9
-	VPSUBD vecConst<>+1792(SB), Y10, Y10
-	VPSUBD vecConst<>+1792(SB), Y11, Y11
+	VPSUBD vecConst<>+1920(SB), Y10, Y10
+	VPSUBD vecConst<>+1920(SB), Y11, Y11
 	VPSRAD $1, Y10, Y12
 	VPSRAD $1, Y11, Y13
 	VPADDD vecConst<>+1664(SB), Y12, Y14
@@ -7868,10 +7998,10 @@ tail:
 	VMAXPS Y5, Y6, Y5
 	VMULPS vecConst<>+96(SB), Y4, Y6
 	VMULPS vecConst<>+96(SB), Y5, Y7
-	VADDPS vecConst<>+1792(SB), Y6, Y6
-	VADDPS vecConst<>+1792(SB), Y7, Y7
-	VSUBPS vecConst<>+1792(SB), Y6, Y8
-	VSUBPS vecConst<>+1792(SB), Y7, Y9
+	VADDPS vecConst<>+1920(SB), Y6, Y6
+	VADDPS vecConst<>+1920(SB), Y7, Y7
+	VSUBPS vecConst<>+1920(SB), Y6, Y8
+	VSUBPS vecConst<>+1920(SB), Y7, Y9
 	VMULPS vecConst<>+128(SB), Y8, Y10
 	VMULPS vecConst<>+128(SB), Y9, Y11
 	VSUBPS Y10, Y4, Y4
@@ -7910,8 +8040,8 @@ tail:
 	VADDPS Y9, Y5, Y5
 	VADDPS vecConst<>+384(SB), Y4, Y4
 	VADDPS vecConst<>+384(SB), Y5, Y5
-	VPSUBD vecConst<>+1792(SB), Y6, Y6
-	VPSUBD vecConst<>+1792(SB), Y7, Y7
+	VPSUBD vecConst<>+1920(SB), Y6, Y6
+	VPSUBD vecConst<>+1920(SB), Y7, Y7
 	VPSRAD $1, Y6, Y8
 	VPSRAD $1, Y7, Y9
 	VPADDD vecConst<>+1664(SB), Y8, Y10
@@ -8031,10 +8161,10 @@ block:
 	VADDPS Y9, Y9, Y9
 	VMULPS vecConst<>+96(SB), Y8, Y10
 	VMULPS vecConst<>+96(SB), Y9, Y11
-	VADDPS vecConst<>+1792(SB), Y10, Y10
-	VADDPS vecConst<>+1792(SB), Y11, Y11
-	VSUBPS vecConst<>+1792(SB), Y10, Y12
-	VSUBPS vecConst<>+1792(SB), Y11, Y13
+	VADDPS vecConst<>+1920(SB), Y10, Y10
+	VADDPS vecConst<>+1920(SB), Y11, Y11
+	VSUBPS vecConst<>+1920(SB), Y10, Y12
+	VSUBPS vecConst<>+1920(SB), Y11, Y13
 	VMULPS vecConst<>+128(SB), Y12, Y14
 	VMULPS vecConst<>+128(SB), Y13, Y15
 	VSUBPS Y14, Y8, Y8
@@ -8073,8 +8203,8 @@ block:
 	VADDPS Y13, Y9, Y9
 	VADDPS vecConst<>+384(SB), Y8, Y8
 	VADDPS vecConst<>+384(SB), Y9, Y9
-	VPSUBD vecConst<>+1792(SB), Y10, Y10
-	VPSUBD vecConst<>+1792(SB), Y11, Y11
+	VPSUBD vecConst<>+1920(SB), Y10, Y10
+	VPSUBD vecConst<>+1920(SB), Y11, Y11
 	VPSRAD $1, Y10, Y12
 	VPSRAD $1, Y11, Y13
 	VPADDD vecConst<>+1664(SB), Y12, Y14
@@ -8174,10 +8304,10 @@ tail:
 	VADDPS Y9, Y9, Y9
 	VMULPS vecConst<>+96(SB), Y8, Y10
 	VMULPS vecConst<>+96(SB), Y9, Y11
-	VADDPS vecConst<>+1792(SB), Y10, Y10
-	VADDPS vecConst<>+1792(SB), Y11, Y11
-	VSUBPS vecConst<>+1792(SB), Y10, Y12
-	VSUBPS vecConst<>+1792(SB), Y11, Y13
+	VADDPS vecConst<>+1920(SB), Y10, Y10
+	VADDPS vecConst<>+1920(SB), Y11, Y11
+	VSUBPS vecConst<>+1920(SB), Y10, Y12
+	VSUBPS vecConst<>+1920(SB), Y11, Y13
 	VMULPS vecConst<>+128(SB), Y12, Y14
 	VMULPS vecConst<>+128(SB), Y13, Y15
 	VSUBPS Y14, Y8, Y8
@@ -8216,8 +8346,8 @@ tail:
 	VADDPS Y13, Y9, Y9
 	VADDPS vecConst<>+384(SB), Y8, Y8
 	VADDPS vecConst<>+384(SB), Y9, Y9
-	VPSUBD vecConst<>+1792(SB), Y10, Y10
-	VPSUBD vecConst<>+1792(SB), Y11, Y11
+	VPSUBD vecConst<>+1920(SB), Y10, Y10
+	VPSUBD vecConst<>+1920(SB), Y11, Y11
 	VPSRAD $1, Y10, Y12
 	VPSRAD $1, Y11, Y13
 	VPADDD vecConst<>+1664(SB), Y12, Y14
@@ -8345,10 +8475,10 @@ block:
 	VADDPS Y9, Y9, Y9
 	VMULPS vecConst<>+96(SB), Y8, Y10
 	VMULPS vecConst<>+96(SB), Y9, Y11
-	VADDPS vecConst<>+1792(SB), Y10, Y10
-	VADDPS vecConst<>+1792(SB), Y11, Y11
-	VSUBPS vecConst<>+1792(SB), Y10, Y12
-	VSUBPS vecConst<>+1792(SB), Y11, Y13
+	VADDPS vecConst<>+1920(SB), Y10, Y10
+	VADDPS vecConst<>+1920(SB), Y11, Y11
+	VSUBPS vecConst<>+1920(SB), Y10, Y12
+	VSUBPS vecConst<>+1920(SB), Y11, Y13
 	VMULPS vecConst<>+128(SB), Y12, Y14
 	VMULPS vecConst<>+128(SB), Y13, Y15
 	VSUBPS Y14, Y8, Y8
@@ -8387,8 +8517,8 @@ block:
 	VADDPS Y13, Y9, Y9
 	VADDPS vecConst<>+384(SB), Y8, Y8
 	VADDPS vecConst<>+384(SB), Y9, Y9
-	VPSUBD vecConst<>+1792(SB), Y10, Y10
-	VPSUBD vecConst<>+1792(SB), Y11, Y11
+	VPSUBD vecConst<>+1920(SB), Y10, Y10
+	VPSUBD vecConst<>+1920(SB), Y11, Y11
 	VPSRAD $1, Y10, Y12
 	VPSRAD $1, Y11, Y13
 	VPADDD vecConst<>+1664(SB), Y12, Y14
@@ -8512,10 +8642,10 @@ tail:
 	VADDPS Y9, Y9, Y9
 	VMULPS vecConst<>+96(SB), Y8, Y10
 	VMULPS vecConst<>+96(SB), Y9, Y11
-	VADDPS vecConst<>+1792(SB), Y10, Y10
-	VADDPS vecConst<>+1792(SB), Y11, Y11
-	VSUBPS vecConst<>+1792(SB), Y10, Y12
-	VSUBPS vecConst<>+1792(SB), Y11, Y13
+	VADDPS vecConst<>+1920(SB), Y10, Y10
+	VADDPS vecConst<>+1920(SB), Y11, Y11
+	VSUBPS vecConst<>+1920(SB), Y10, Y12
+	VSUBPS vecConst<>+1920(SB), Y11, Y13
 	VMULPS vecConst<>+128(SB), Y12, Y14
 	VMULPS vecConst<>+128(SB), Y13, Y15
 	VSUBPS Y14, Y8, Y8
@@ -8554,8 +8684,8 @@ tail:
 	VADDPS Y13, Y9, Y9
 	VADDPS vecConst<>+384(SB), Y8, Y8
 	VADDPS vecConst<>+384(SB), Y9, Y9
-	VPSUBD vecConst<>+1792(SB), Y10, Y10
-	VPSUBD vecConst<>+1792(SB), Y11, Y11
+	VPSUBD vecConst<>+1920(SB), Y10, Y10
+	VPSUBD vecConst<>+1920(SB), Y11, Y11
 	VPSRAD $1, Y10, Y12
 	VPSRAD $1, Y11, Y13
 	VPADDD vecConst<>+1664(SB), Y12, Y14
@@ -10030,10 +10160,10 @@ block:
 	VMAXPS Y3, Y4, Y3
 	VMULPS vecConst<>+96(SB), Y2, Y4
 	VMULPS vecConst<>+96(SB), Y3, Y5
-	VADDPS vecConst<>+1792(SB), Y4, Y4
-	VADDPS vecConst<>+1792(SB), Y5, Y5
-	VSUBPS vecConst<>+1792(SB), Y4, Y6
-	VSUBPS vecConst<>+1792(SB), Y5, Y7
+	VADDPS vecConst<>+1920(SB), Y4, Y4
+	VADDPS vecConst<>+1920(SB), Y5, Y5
+	VSUBPS vecConst<>+1920(SB), Y4, Y6
+	VSUBPS vecConst<>+1920(SB), Y5, Y7
 	VMULPS vecConst<>+128(SB), Y6, Y8
 	VMULPS vecConst<>+128(SB), Y7, Y9
 	VSUBPS Y8, Y2, Y2
@@ -10072,8 +10202,8 @@ block:
 	VADDPS Y7, Y3, Y3
 	VADDPS vecConst<>+384(SB), Y2, Y2
 	VADDPS vecConst<>+384(SB), Y3, Y3
-	VPSUBD vecConst<>+1792(SB), Y4, Y4
-	VPSUBD vecConst<>+1792(SB), Y5, Y5
+	VPSUBD vecConst<>+1920(SB), Y4, Y4
+	VPSUBD vecConst<>+1920(SB), Y5, Y5
 	VPSRAD $1, Y4, Y6
 	VPSRAD $1, Y5, Y7
 	VPADDD vecConst<>+1664(SB), Y6, Y8
@@ -10115,10 +10245,10 @@ tail:
 	VMAXPS Y3, Y4, Y3
 	VMULPS vecConst<>+96(SB), Y2, Y4
 	VMULPS vecConst<>+96(SB), Y3, Y5
-	VADDPS vecConst<>+1792(SB), Y4, Y4
-	VADDPS vecConst<>+1792(SB), Y5, Y5
-	VSUBPS vecConst<>+1792(SB), Y4, Y6
-	VSUBPS vecConst<>+1792(SB), Y5, Y7
+	VADDPS vecConst<>+1920(SB), Y4, Y4
+	VADDPS vecConst<>+1920(SB), Y5, Y5
+	VSUBPS vecConst<>+1920(SB), Y4, Y6
+	VSUBPS vecConst<>+1920(SB), Y5, Y7
 	VMULPS vecConst<>+128(SB), Y6, Y8
 	VMULPS vecConst<>+128(SB), Y7, Y9
 	VSUBPS Y8, Y2, Y2
@@ -10157,8 +10287,8 @@ tail:
 	VADDPS Y7, Y3, Y3
 	VADDPS vecConst<>+384(SB), Y2, Y2
 	VADDPS vecConst<>+384(SB), Y3, Y3
-	VPSUBD vecConst<>+1792(SB), Y4, Y4
-	VPSUBD vecConst<>+1792(SB), Y5, Y5
+	VPSUBD vecConst<>+1920(SB), Y4, Y4
+	VPSUBD vecConst<>+1920(SB), Y5, Y5
 	VPSRAD $1, Y4, Y6
 	VPSRAD $1, Y5, Y7
 	VPADDD vecConst<>+1664(SB), Y6, Y8
@@ -10238,10 +10368,10 @@ block:
 	VMAXPS Y3, Y4, Y3
 	VMULPS vecConst<>+96(SB), Y2, Y4
 	VMULPS vecConst<>+96(SB), Y3, Y5
-	VADDPS vecConst<>+1792(SB), Y4, Y4
-	VADDPS vecConst<>+1792(SB), Y5, Y5
-	VSUBPS vecConst<>+1792(SB), Y4, Y6
-	VSUBPS vecConst<>+1792(SB), Y5, Y7
+	VADDPS vecConst<>+1920(SB), Y4, Y4
+	VADDPS vecConst<>+1920(SB), Y5, Y5
+	VSUBPS vecConst<>+1920(SB), Y4, Y6
+	VSUBPS vecConst<>+1920(SB), Y5, Y7
 	VMULPS vecConst<>+128(SB), Y6, Y8
 	VMULPS vecConst<>+128(SB), Y7, Y9
 	VSUBPS Y8, Y2, Y2
@@ -10280,8 +10410,8 @@ block:
 	VADDPS Y7, Y3, Y3
 	VADDPS vecConst<>+384(SB), Y2, Y2
 	VADDPS vecConst<>+384(SB), Y3, Y3
-	VPSUBD vecConst<>+1792(SB), Y4, Y4
-	VPSUBD vecConst<>+1792(SB), Y5, Y5
+	VPSUBD vecConst<>+1920(SB), Y4, Y4
+	VPSUBD vecConst<>+1920(SB), Y5, Y5
 	VPSRAD $1, Y4, Y6
 	VPSRAD $1, Y5, Y7
 	VPADDD vecConst<>+1664(SB), Y6, Y8
@@ -10321,10 +10451,10 @@ tail:
 	VMAXPS Y3, Y4, Y3
 	VMULPS vecConst<>+96(SB), Y2, Y4
 	VMULPS vecConst<>+96(SB), Y3, Y5
-	VADDPS vecConst<>+1792(SB), Y4, Y4
-	VADDPS vecConst<>+1792(SB), Y5, Y5
-	VSUBPS vecConst<>+1792(SB), Y4, Y6
-	VSUBPS vecConst<>+1792(SB), Y5, Y7
+	VADDPS vecConst<>+1920(SB), Y4, Y4
+	VADDPS vecConst<>+1920(SB), Y5, Y5
+	VSUBPS vecConst<>+1920(SB), Y4, Y6
+	VSUBPS vecConst<>+1920(SB), Y5, Y7
 	VMULPS vecConst<>+128(SB), Y6, Y8
 	VMULPS vecConst<>+128(SB), Y7, Y9
 	VSUBPS Y8, Y2, Y2
@@ -10363,8 +10493,8 @@ tail:
 	VADDPS Y7, Y3, Y3
 	VADDPS vecConst<>+384(SB), Y2, Y2
 	VADDPS vecConst<>+384(SB), Y3, Y3
-	VPSUBD vecConst<>+1792(SB), Y4, Y4
-	VPSUBD vecConst<>+1792(SB), Y5, Y5
+	VPSUBD vecConst<>+1920(SB), Y4, Y4
+	VPSUBD vecConst<>+1920(SB), Y5, Y5
 	VPSRAD $1, Y4, Y6
 	VPSRAD $1, Y5, Y7
 	VPADDD vecConst<>+1664(SB), Y6, Y8
@@ -10586,10 +10716,10 @@ block:
 	VMAXPS Y3, Y4, Y3
 	VMULPS vecConst<>+96(SB), Y2, Y4
 	VMULPS vecConst<>+96(SB), Y3, Y5
-	VADDPS vecConst<>+1792(SB), Y4, Y4
-	VADDPS vecConst<>+1792(SB), Y5, Y5
-	VSUBPS vecConst<>+1792(SB), Y4, Y6
-	VSUBPS vecConst<>+1792(SB), Y5, Y7
+	VADDPS vecConst<>+1920(SB), Y4, Y4
+	VADDPS vecConst<>+1920(SB), Y5, Y5
+	VSUBPS vecConst<>+1920(SB), Y4, Y6
+	VSUBPS vecConst<>+1920(SB), Y5, Y7
 	VMULPS vecConst<>+128(SB), Y6, Y8
 	VMULPS vecConst<>+128(SB), Y7, Y9
 	VSUBPS Y8, Y2, Y2
@@ -10628,8 +10758,8 @@ block:
 	VADDPS Y7, Y3, Y3
 	VADDPS vecConst<>+384(SB), Y2, Y2
 	VADDPS vecConst<>+384(SB), Y3, Y3
-	VPSUBD vecConst<>+1792(SB), Y4, Y4
-	VPSUBD vecConst<>+1792(SB), Y5, Y5
+	VPSUBD vecConst<>+1920(SB), Y4, Y4
+	VPSUBD vecConst<>+1920(SB), Y5, Y5
 	VPSRAD $1, Y4, Y6
 	VPSRAD $1, Y5, Y7
 	VPADDD vecConst<>+1664(SB), Y6, Y8
@@ -10679,10 +10809,10 @@ tail:
 	VMAXPS Y3, Y4, Y3
 	VMULPS vecConst<>+96(SB), Y2, Y4
 	VMULPS vecConst<>+96(SB), Y3, Y5
-	VADDPS vecConst<>+1792(SB), Y4, Y4
-	VADDPS vecConst<>+1792(SB), Y5, Y5
-	VSUBPS vecConst<>+1792(SB), Y4, Y6
-	VSUBPS vecConst<>+1792(SB), Y5, Y7
+	VADDPS vecConst<>+1920(SB), Y4, Y4
+	VADDPS vecConst<>+1920(SB), Y5, Y5
+	VSUBPS vecConst<>+1920(SB), Y4, Y6
+	VSUBPS vecConst<>+1920(SB), Y5, Y7
 	VMULPS vecConst<>+128(SB), Y6, Y8
 	VMULPS vecConst<>+128(SB), Y7, Y9
 	VSUBPS Y8, Y2, Y2
@@ -10721,8 +10851,8 @@ tail:
 	VADDPS Y7, Y3, Y3
 	VADDPS vecConst<>+384(SB), Y2, Y2
 	VADDPS vecConst<>+384(SB), Y3, Y3
-	VPSUBD vecConst<>+1792(SB), Y4, Y4
-	VPSUBD vecConst<>+1792(SB), Y5, Y5
+	VPSUBD vecConst<>+1920(SB), Y4, Y4
+	VPSUBD vecConst<>+1920(SB), Y5, Y5
 	VPSRAD $1, Y4, Y6
 	VPSRAD $1, Y5, Y7
 	VPADDD vecConst<>+1664(SB), Y6, Y8
@@ -11138,16 +11268,16 @@ block:
 	VANDPS vecConst<>+416(SB), Y1, Y3
 	VPSRAD $13, Y2, Y4
 	VPSRAD $13, Y3, Y5
-	VANDPS vecConst<>+2048(SB), Y4, Y4
-	VANDPS vecConst<>+2048(SB), Y5, Y5
-	VORPS vecConst<>+2080(SB), Y4, Y4
-	VORPS vecConst<>+2080(SB), Y5, Y5
+	VANDPS vecConst<>+2176(SB), Y4, Y4
+	VANDPS vecConst<>+2176(SB), Y5, Y5
+	VORPS vecConst<>+2208(SB), Y4, Y4
+	VORPS vecConst<>+2208(SB), Y5, Y5
 	VADDPS vecConst<>+352(SB), Y2, Y6
 	VADDPS vecConst<>+352(SB), Y3, Y7
 	VPSUBD vecConst<>+352(SB), Y6, Y6
 	VPSUBD vecConst<>+352(SB), Y7, Y7
-	VPSUBD vecConst<>+2112(SB), Y2, Y8
-	VPSUBD vecConst<>+2112(SB), Y3, Y9
+	VPSUBD vecConst<>+2240(SB), Y2, Y8
+	VPSUBD vecConst<>+2240(SB), Y3, Y9
 	VPSRAD $13, Y2, Y10
 	VPSRAD $13, Y3, Y11
 	VANDPS vecConst<>+1728(SB), Y10, Y10
@@ -11156,14 +11286,14 @@ block:
 	VPADDD Y11, Y9, Y9
 	VPSRAD $13, Y8, Y8
 	VPSRAD $13, Y9, Y9
-	VPCMPGTD vecConst<>+2144(SB), Y2, Y10
-	VPCMPGTD vecConst<>+2144(SB), Y3, Y11
+	VPCMPGTD vecConst<>+2272(SB), Y2, Y10
+	VPCMPGTD vecConst<>+2272(SB), Y3, Y11
 	VBLENDVPS Y10, Y8, Y6, Y6
 	VBLENDVPS Y11, Y9, Y7, Y7
-	VPCMPGTD vecConst<>+2176(SB), Y2, Y8
-	VPCMPGTD vecConst<>+2176(SB), Y3, Y9
-	VBLENDVPS Y8, vecConst<>+2208(SB), Y6, Y6
-	VBLENDVPS Y9, vecConst<>+2208(SB), Y7, Y7
+	VPCMPGTD vecConst<>+2304(SB), Y2, Y8
+	VPCMPGTD vecConst<>+2304(SB), Y3, Y9
+	VBLENDVPS Y8, vecConst<>+2336(SB), Y6, Y6
+	VBLENDVPS Y9, vecConst<>+2336(SB), Y7, Y7
 	VPCMPGTD vecConst<>+1600(SB), Y2, Y2
 	VPCMPGTD vecConst<>+1600(SB), Y3, Y3
 	VBLENDVPS Y2, Y4, Y6, Y2
@@ -11191,16 +11321,16 @@ tail:
 	VANDPS vecConst<>+416(SB), Y1, Y3
 	VPSRAD $13, Y2, Y4
 	VPSRAD $13, Y3, Y5
-	VANDPS vecConst<>+2048(SB), Y4, Y4
-	VANDPS vecConst<>+2048(SB), Y5, Y5
-	VORPS vecConst<>+2080(SB), Y4, Y4
-	VORPS vecConst<>+2080(SB), Y5, Y5
+	VANDPS vecConst<>+2176(SB), Y4, Y4
+	VANDPS vecConst<>+2176(SB), Y5, Y5
+	VORPS vecConst<>+2208(SB), Y4, Y4
+	VORPS vecConst<>+2208(SB), Y5, Y5
 	VADDPS vecConst<>+352(SB), Y2, Y6
 	VADDPS vecConst<>+352(SB), Y3, Y7
 	VPSUBD vecConst<>+352(SB), Y6, Y6
 	VPSUBD vecConst<>+352(SB), Y7, Y7
-	VPSUBD vecConst<>+2112(SB), Y2, Y8
-	VPSUBD vecConst<>+2112(SB), Y3, Y9
+	VPSUBD vecConst<>+2240(SB), Y2, Y8
+	VPSUBD vecConst<>+2240(SB), Y3, Y9
 	VPSRAD $13, Y2, Y10
 	VPSRAD $13, Y3, Y11
 	VANDPS vecConst<>+1728(SB), Y10, Y10
@@ -11209,14 +11339,14 @@ tail:
 	VPADDD Y11, Y9, Y9
 	VPSRAD $13, Y8, Y8
 	VPSRAD $13, Y9, Y9
-	VPCMPGTD vecConst<>+2144(SB), Y2, Y10
-	VPCMPGTD vecConst<>+2144(SB), Y3, Y11
+	VPCMPGTD vecConst<>+2272(SB), Y2, Y10
+	VPCMPGTD vecConst<>+2272(SB), Y3, Y11
 	VBLENDVPS Y10, Y8, Y6, Y6
 	VBLENDVPS Y11, Y9, Y7, Y7
-	VPCMPGTD vecConst<>+2176(SB), Y2, Y8
-	VPCMPGTD vecConst<>+2176(SB), Y3, Y9
-	VBLENDVPS Y8, vecConst<>+2208(SB), Y6, Y6
-	VBLENDVPS Y9, vecConst<>+2208(SB), Y7, Y7
+	VPCMPGTD vecConst<>+2304(SB), Y2, Y8
+	VPCMPGTD vecConst<>+2304(SB), Y3, Y9
+	VBLENDVPS Y8, vecConst<>+2336(SB), Y6, Y6
+	VBLENDVPS Y9, vecConst<>+2336(SB), Y7, Y7
 	VPCMPGTD vecConst<>+1600(SB), Y2, Y2
 	VPCMPGTD vecConst<>+1600(SB), Y3, Y3
 	VBLENDVPS Y2, Y4, Y6, Y2
@@ -11520,6 +11650,121 @@ done:
 	VZEROUPPER
 	RET
 
+// p0 = p1 as a bfloat16 operand of products
+TEXT roundBF16Y<>(SB), NOSPLIT, $0-16
+	MOVQ a+8(FP), AX
+	MOVQ vecArgs_rows(AX), BX
+	MOVQ vecArgs_stride(AX), SI
+	SHLQ $2, SI
+	MOVQ vecArgs_n(AX), DX
+	MOVQ DX, CX
+	SHRQ $4, CX
+	SHLQ $6, CX
+	ANDQ $15, DX
+	MOVQ (vecArgs_p+0)(AX), R8
+	MOVQ (vecArgs_p+8)(AX), R9
+	LEAQ vecLanes<>+64(SB), R13
+	MOVQ DX, R15
+	SHLQ $2, R15
+	SUBQ R15, R13
+
+row:
+	XORQ DI, DI
+	CMPQ DI, CX
+	JGE tail
+
+block:
+	VMOVUPS 0(R9)(DI*1), Y0
+	VMOVUPS 32(R9)(DI*1), Y1
+	VANDPS vecConst<>+416(SB), Y0, Y2
+	VANDPS vecConst<>+416(SB), Y1, Y3
+	VPADDD vecConst<>+1440(SB), Y2, Y4
+	VPADDD vecConst<>+1440(SB), Y3, Y5
+	VPSRAD $16, Y2, Y6
+	VPSRAD $16, Y3, Y7
+	VANDPS vecConst<>+1728(SB), Y6, Y6
+	VANDPS vecConst<>+1728(SB), Y7, Y7
+	VPADDD Y6, Y4, Y4
+	VPADDD Y7, Y5, Y5
+	VANDPS vecConst<>+1792(SB), Y4, Y4
+	VANDPS vecConst<>+1792(SB), Y5, Y5
+	VPCMPGTD vecConst<>+1824(SB), Y4, Y6
+	VPCMPGTD vecConst<>+1824(SB), Y5, Y7
+	VANDPS Y4, Y6, Y4
+	VANDPS Y5, Y7, Y5
+	VPCMPGTD vecConst<>+1856(SB), Y4, Y6
+	VPCMPGTD vecConst<>+1856(SB), Y5, Y7
+	VBLENDVPS Y6, vecConst<>+1600(SB), Y4, Y4
+	VBLENDVPS Y7, vecConst<>+1600(SB), Y5, Y5
+	VPCMPGTD vecConst<>+1600(SB), Y2, Y6
+	VPCMPGTD vecConst<>+1600(SB), Y3, Y7
+	VORPS vecConst<>+1888(SB), Y2, Y2
+	VORPS vecConst<>+1888(SB), Y3, Y3
+	VBLENDVPS Y6, Y2, Y4, Y2
+	VBLENDVPS Y7, Y3, Y5, Y3
+	VANDPS vecConst<>+0(SB), Y0, Y0
+	VANDPS vecConst<>+0(SB), Y1, Y1
+	VORPS Y0, Y2, Y0
+	VORPS Y1, Y3, Y1
+	VMOVUPS Y0, 0(R8)(DI*1)
+	VMOVUPS Y1, 32(R8)(DI*1)
+	ADDQ $64, DI
+	CMPQ DI, CX
+	JLT block
+
+tail:
+	TESTQ DX, DX
+	JZ next
+	VMOVUPS 0(R13), Y0
+	VMASKMOVPS 0(R9)(DI*1), Y0, Y0
+	VMOVUPS 32(R13), Y1
+	VMASKMOVPS 32(R9)(DI*1), Y1, Y1
+	VANDPS vecConst<>+416(SB), Y0, Y2
+	VANDPS vecConst<>+416(SB), Y1, Y3
+	VPADDD vecConst<>+1440(SB), Y2, Y4
+	VPADDD vecConst<>+1440(SB), Y3, Y5
+	VPSRAD $16, Y2, Y6
+	VPSRAD $16, Y3, Y7
+	VANDPS vecConst<>+1728(SB), Y6, Y6
+	VANDPS vecConst<>+1728(SB), Y7, Y7
+	VPADDD Y6, Y4, Y4
+	VPADDD Y7, Y5, Y5
+	VANDPS vecConst<>+1792(SB), Y4, Y4
+	VANDPS vecConst<>+1792(SB), Y5, Y5
+	VPCMPGTD vecConst<>+1824(SB), Y4, Y6
+	VPCMPGTD vecConst<>+1824(SB), Y5, Y7
+	VANDPS Y4, Y6, Y4
+	VANDPS Y5, Y7, Y5
+	VPCMPGTD vecConst<>+1856(SB), Y4, Y6
+	VPCMPGTD vecConst<>+1856(SB), Y5, Y7
+	VBLENDVPS Y6, vecConst<>+1600(SB), Y4, Y4
+	VBLENDVPS Y7, vecConst<>+1600(SB), Y5, Y5
+	VPCMPGTD vecConst<>+1600(SB), Y2, Y6
+	VPCMPGTD vecConst<>+1600(SB), Y3, Y7
+	VORPS vecConst<>+1888(SB), Y2, Y2
+	VORPS vecConst<>+1888(SB), Y3, Y3
+	VBLENDVPS Y6, Y2, Y4, Y2
+	VBLENDVPS Y7, Y3, Y5, Y3
+	VANDPS vecConst<>+0(SB), Y0, Y0
+	VANDPS vecConst<>+0(SB), Y1, Y1
+	VORPS Y0, Y2, Y0
+	VORPS Y1, Y3, Y1
+	VMOVUPS 0(R13), Y2
+	VMASKMOVPS Y0, Y2, 0(R8)(DI*1)
+	VMOVUPS 32(R13), Y0
+	VMASKMOVPS Y1, Y0, 32(R8)(DI*1)
+
+next:
+	DECQ BX
+	JLE done
+	ADDQ SI, R8
+	ADDQ SI, R9
+	JMP row
+
+done:
+	VZEROUPPER
+	RET
+
 // p0 = low byte of p1*k0 rounded to an integer
 TEXT quantise8Y<>(SB), NOSPLIT, $0-16
 	MOVQ a+8(FP), AX
@@ -11550,10 +11795,10 @@ block:
 	VMULPS Y2, Y0, Y0
 	VBROADCASTSS (vecArgs_k+0)(AX), Y2
 	VMULPS Y2, Y1, Y1
-	VADDPS vecConst<>+1792(SB), Y0, Y0
-	VADDPS vecConst<>+1792(SB), Y1, Y1
-	VANDPS vecConst<>+1824(SB), Y0, Y0
-	VANDPS vecConst<>+1824(SB), Y1, Y1
+	VADDPS vecConst<>+1920(SB), Y0, Y0
+	VADDPS vecConst<>+1920(SB), Y1, Y1
+	VANDPS vecConst<>+1952(SB), Y0, Y0
+	VANDPS vecConst<>+1952(SB), Y1, Y1
 	VMOVUPS Y0, 0(R8)(DI*1)
 	VMOVUPS Y1, 32(R8)(DI*1)
 	ADDQ $64, DI
@@ -11571,10 +11816,10 @@ tail:
 	VMULPS Y2, Y0, Y0
 	VBROADCASTSS (vecArgs_k+0)(AX), Y2
 	VMULPS Y2, Y1, Y1
-	VADDPS vecConst<>+1792(SB), Y0, Y0
-	VADDPS vecConst<>+1792(SB), Y1, Y1
-	VANDPS vecConst<>+1824(SB), Y0, Y0
-	VANDPS vecConst<>+1824(SB), Y1, Y1
+	VADDPS vecConst<>+1920(SB), Y0, Y0
+	VADDPS vecConst<>+1920(SB), Y1, Y1
+	VANDPS vecConst<>+1952(SB), Y0, Y0
+	VANDPS vecConst<>+1952(SB), Y1, Y1
 	VMOVUPS 0(R13), Y2
 	VMASKMOVPS Y0, Y2, 0(R8)(DI*1)
 	VMOVUPS 32(R13), Y0
@@ -11625,8 +11870,8 @@ block:
 	VANDPS vecConst<>+416(SB), Y5, Y5
 	VMAXPS Y0, Y4, Y0
 	VMAXPS Y1, Y5, Y1
-	VPCMPGTD vecConst<>+1856(SB), Y4, Y4
-	VPCMPGTD vecConst<>+1856(SB), Y5, Y5
+	VPCMPGTD vecConst<>+1984(SB), Y4, Y4
+	VPCMPGTD vecConst<>+1984(SB), Y5, Y5
 	VBROADCASTSS vecConst<>+384(SB), Y6
 	VANDPS Y6, Y4, Y4
 	VBROADCASTSS vecConst<>+384(SB), Y6
@@ -11652,8 +11897,8 @@ tail:
 	VMOVUPS 32(R13), Y6
 	VBLENDVPS Y6, Y5, Y1, Y6
 	VMAXPS Y1, Y6, Y1
-	VPCMPGTD vecConst<>+1856(SB), Y4, Y4
-	VPCMPGTD vecConst<>+1856(SB), Y5, Y5
+	VPCMPGTD vecConst<>+1984(SB), Y4, Y4
+	VPCMPGTD vecConst<>+1984(SB), Y5, Y5
 	VBROADCASTSS vecConst<>+384(SB), Y6
 	VANDPS Y6, Y4, Y4
 	VBROADCASTSS vecConst<>+384(SB), Y6
@@ -12819,17 +13064,18 @@ DATA vecTableY<>+296(SB)/8, $toHalfY<>(SB)
 DATA vecTableY<>+304(SB)/8, $fromHalfY<>(SB)
 DATA vecTableY<>+312(SB)/8, $toBFloat16Y<>(SB)
 DATA vecTableY<>+320(SB)/8, $fromBFloat16Y<>(SB)
-DATA vecTableY<>+328(SB)/8, $quantise8Y<>(SB)
-DATA vecTableY<>+336(SB)/8, $absMaxY<>(SB)
-DATA vecTableY<>+344(SB)/8, $countZerosY<>(SB)
-DATA vecTableY<>+352(SB)/8, $countEqualY<>(SB)
-DATA vecTableY<>+360(SB)/8, $takeEqualY<>(SB)
-DATA vecTableY<>+368(SB)/8, $sgdY<>(SB)
-DATA vecTableY<>+376(SB)/8, $momentumY<>(SB)
-DATA vecTableY<>+384(SB)/8, $adamY<>(SB)
-DATA vecTableY<>+392(SB)/8, $adamWY<>(SB)
-DATA vecTableY<>+400(SB)/8, $nadamY<>(SB)
-GLOBL vecTableY<>(SB), RODATA, $408
+DATA vecTableY<>+328(SB)/8, $roundBF16Y<>(SB)
+DATA vecTableY<>+336(SB)/8, $quantise8Y<>(SB)
+DATA vecTableY<>+344(SB)/8, $absMaxY<>(SB)
+DATA vecTableY<>+352(SB)/8, $countZerosY<>(SB)
+DATA vecTableY<>+360(SB)/8, $countEqualY<>(SB)
+DATA vecTableY<>+368(SB)/8, $takeEqualY<>(SB)
+DATA vecTableY<>+376(SB)/8, $sgdY<>(SB)
+DATA vecTableY<>+384(SB)/8, $momentumY<>(SB)
+DATA vecTableY<>+392(SB)/8, $adamY<>(SB)
+DATA vecTableY<>+400(SB)/8, $adamWY<>(SB)
+DATA vecTableY<>+408(SB)/8, $nadamY<>(SB)
+GLOBL vecTableY<>(SB), RODATA, $416
 
 // func vecY(op vecOp, a *vecArgs)
 TEXT ·vecY(SB), NOSPLIT, $0-16
@@ -12852,8 +13098,8 @@ TEXT ·maskY(SB), NOSPLIT, $0-40
 	VPBROADCASTD X7, Y7
 	VPBROADCASTD Stream_c2(SI), Y8
 	VPBROADCASTD Stream_c3(SI), Y9
-	VPBROADCASTD vecConst<>+1920(SB), Y10
-	VPBROADCASTD vecConst<>+1952(SB), Y11
+	VPBROADCASTD vecConst<>+2048(SB), Y10
+	VPBROADCASTD vecConst<>+2080(SB), Y11
 	VPBROADCASTD drop+32(FP), Y14
 	SHLQ $1, CX
 
@@ -12866,90 +13112,90 @@ loop:
 	VPSRLQ $32, Y4, Y2
 	VPXOR Y7, Y0, Y0
 	VPXOR Y12, Y0, Y0
-	VPADDD vecConst<>+1984(SB), Y12, Y12
+	VPADDD vecConst<>+2112(SB), Y12, Y12
 	VPXOR Y9, Y2, Y2
 	VPXOR Y13, Y2, Y2
-	VPADDD vecConst<>+2016(SB), Y13, Y13
+	VPADDD vecConst<>+2144(SB), Y13, Y13
 	VPMULUDQ Y10, Y0, Y1
 	VPMULUDQ Y11, Y2, Y3
 	VPSRLQ $32, Y3, Y0
 	VPSRLQ $32, Y1, Y2
 	VPXOR Y5, Y0, Y0
 	VPXOR Y12, Y0, Y0
-	VPADDD vecConst<>+1984(SB), Y12, Y12
+	VPADDD vecConst<>+2112(SB), Y12, Y12
 	VPXOR Y4, Y2, Y2
 	VPXOR Y13, Y2, Y2
-	VPADDD vecConst<>+2016(SB), Y13, Y13
+	VPADDD vecConst<>+2144(SB), Y13, Y13
 	VPMULUDQ Y10, Y0, Y4
 	VPMULUDQ Y11, Y2, Y5
 	VPSRLQ $32, Y5, Y0
 	VPSRLQ $32, Y4, Y2
 	VPXOR Y3, Y0, Y0
 	VPXOR Y12, Y0, Y0
-	VPADDD vecConst<>+1984(SB), Y12, Y12
+	VPADDD vecConst<>+2112(SB), Y12, Y12
 	VPXOR Y1, Y2, Y2
 	VPXOR Y13, Y2, Y2
-	VPADDD vecConst<>+2016(SB), Y13, Y13
+	VPADDD vecConst<>+2144(SB), Y13, Y13
 	VPMULUDQ Y10, Y0, Y1
 	VPMULUDQ Y11, Y2, Y3
 	VPSRLQ $32, Y3, Y0
 	VPSRLQ $32, Y1, Y2
 	VPXOR Y5, Y0, Y0
 	VPXOR Y12, Y0, Y0
-	VPADDD vecConst<>+1984(SB), Y12, Y12
+	VPADDD vecConst<>+2112(SB), Y12, Y12
 	VPXOR Y4, Y2, Y2
 	VPXOR Y13, Y2, Y2
-	VPADDD vecConst<>+2016(SB), Y13, Y13
+	VPADDD vecConst<>+2144(SB), Y13, Y13
 	VPMULUDQ Y10, Y0, Y4
 	VPMULUDQ Y11, Y2, Y5
 	VPSRLQ $32, Y5, Y0
 	VPSRLQ $32, Y4, Y2
 	VPXOR Y3, Y0, Y0
 	VPXOR Y12, Y0, Y0
-	VPADDD vecConst<>+1984(SB), Y12, Y12
+	VPADDD vecConst<>+2112(SB), Y12, Y12
 	VPXOR Y1, Y2, Y2
 	VPXOR Y13, Y2, Y2
-	VPADDD vecConst<>+2016(SB), Y13, Y13
+	VPADDD vecConst<>+2144(SB), Y13, Y13
 	VPMULUDQ Y10, Y0, Y1
 	VPMULUDQ Y11, Y2, Y3
 	VPSRLQ $32, Y3, Y0
 	VPSRLQ $32, Y1, Y2
 	VPXOR Y5, Y0, Y0
 	VPXOR Y12, Y0, Y0
-	VPADDD vecConst<>+1984(SB), Y12, Y12
+	VPADDD vecConst<>+2112(SB), Y12, Y12
 	VPXOR Y4, Y2, Y2
 	VPXOR Y13, Y2, Y2
-	VPADDD vecConst<>+2016(SB), Y13, Y13
+	VPADDD vecConst<>+2144(SB), Y13, Y13
 	VPMULUDQ Y10, Y0, Y4
 	VPMULUDQ Y11, Y2, Y5
 	VPSRLQ $32, Y5, Y0
 	VPSRLQ $32, Y4, Y2
 	VPXOR Y3, Y0, Y0
 	VPXOR Y12, Y0, Y0
-	VPADDD vecConst<>+1984(SB), Y12, Y12
+	VPADDD vecConst<>+2112(SB), Y12, Y12
 	VPXOR Y1, Y2, Y2
 	VPXOR Y13, Y2, Y2
-	VPADDD vecConst<>+2016(SB), Y13, Y13
+	VPADDD vecConst<>+2144(SB), Y13, Y13
 	VPMULUDQ Y10, Y0, Y1
 	VPMULUDQ Y11, Y2, Y3
 	VPSRLQ $32, Y3, Y0
 	VPSRLQ $32, Y1, Y2
 	VPXOR Y5, Y0, Y0
 	VPXOR Y12, Y0, Y0
-	VPADDD vecConst<>+1984(SB), Y12, Y12
+	VPADDD vecConst<>+2112(SB), Y12, Y12
 	VPXOR Y4, Y2, Y2
 	VPXOR Y13, Y2, Y2
-	VPADDD vecConst<>+2016(SB), Y13, Y13
+	VPADDD vecConst<>+2144(SB), Y13, Y13
 	VPMULUDQ Y10, Y0, Y4
 	VPMULUDQ Y11, Y2, Y5
 	VPSRLQ $32, Y5, Y0
 	VPSRLQ $32, Y4, Y2
 	VPXOR Y3, Y0, Y0
 	VPXOR Y12, Y0, Y0
-	VPADDD vecConst<>+1984(SB), Y12, Y12
+	VPADDD vecConst<>+2112(SB), Y12, Y12
 	VPXOR Y1, Y2, Y2
 	VPXOR Y13, Y2, Y2
-	VPADDD vecConst<>+2016(SB), Y13, Y13
+	VPADDD vecConst<>+2144(SB), Y13, Y13
 	VPMULUDQ Y10, Y0, Y1
 	VPMULUDQ Y11, Y2, Y3
 	VPSRLQ $32, Y3, Y0
@@ -13280,63 +13526,79 @@ DATA vecConst<>+1760(SB)/8, $0x0000ffff0000ffff
 DATA vecConst<>+1768(SB)/8, $0x0000ffff0000ffff
 DATA vecConst<>+1776(SB)/8, $0x0000ffff0000ffff
 DATA vecConst<>+1784(SB)/8, $0x0000ffff0000ffff
-DATA vecConst<>+1792(SB)/8, $0x4b4000004b400000
-DATA vecConst<>+1800(SB)/8, $0x4b4000004b400000
-DATA vecConst<>+1808(SB)/8, $0x4b4000004b400000
-DATA vecConst<>+1816(SB)/8, $0x4b4000004b400000
-DATA vecConst<>+1824(SB)/8, $0x000000ff000000ff
-DATA vecConst<>+1832(SB)/8, $0x000000ff000000ff
-DATA vecConst<>+1840(SB)/8, $0x000000ff000000ff
-DATA vecConst<>+1848(SB)/8, $0x000000ff000000ff
-DATA vecConst<>+1856(SB)/8, $0x7f7fffff7f7fffff
-DATA vecConst<>+1864(SB)/8, $0x7f7fffff7f7fffff
-DATA vecConst<>+1872(SB)/8, $0x7f7fffff7f7fffff
-DATA vecConst<>+1880(SB)/8, $0x7f7fffff7f7fffff
-DATA vecConst<>+1888(SB)/8, $0xff800000ff800000
-DATA vecConst<>+1896(SB)/8, $0xff800000ff800000
-DATA vecConst<>+1904(SB)/8, $0xff800000ff800000
-DATA vecConst<>+1912(SB)/8, $0xff800000ff800000
-DATA vecConst<>+1920(SB)/8, $0xd2511f53d2511f53
-DATA vecConst<>+1928(SB)/8, $0xd2511f53d2511f53
-DATA vecConst<>+1936(SB)/8, $0xd2511f53d2511f53
-DATA vecConst<>+1944(SB)/8, $0xd2511f53d2511f53
-DATA vecConst<>+1952(SB)/8, $0xcd9e8d57cd9e8d57
-DATA vecConst<>+1960(SB)/8, $0xcd9e8d57cd9e8d57
-DATA vecConst<>+1968(SB)/8, $0xcd9e8d57cd9e8d57
-DATA vecConst<>+1976(SB)/8, $0xcd9e8d57cd9e8d57
-DATA vecConst<>+1984(SB)/8, $0x9e3779b99e3779b9
-DATA vecConst<>+1992(SB)/8, $0x9e3779b99e3779b9
-DATA vecConst<>+2000(SB)/8, $0x9e3779b99e3779b9
-DATA vecConst<>+2008(SB)/8, $0x9e3779b99e3779b9
-DATA vecConst<>+2016(SB)/8, $0xbb67ae85bb67ae85
-DATA vecConst<>+2024(SB)/8, $0xbb67ae85bb67ae85
-DATA vecConst<>+2032(SB)/8, $0xbb67ae85bb67ae85
-DATA vecConst<>+2040(SB)/8, $0xbb67ae85bb67ae85
-DATA vecConst<>+2048(SB)/8, $0x000003ff000003ff
-DATA vecConst<>+2056(SB)/8, $0x000003ff000003ff
-DATA vecConst<>+2064(SB)/8, $0x000003ff000003ff
-DATA vecConst<>+2072(SB)/8, $0x000003ff000003ff
-DATA vecConst<>+2080(SB)/8, $0x00007e0000007e00
-DATA vecConst<>+2088(SB)/8, $0x00007e0000007e00
-DATA vecConst<>+2096(SB)/8, $0x00007e0000007e00
-DATA vecConst<>+2104(SB)/8, $0x00007e0000007e00
-DATA vecConst<>+2112(SB)/8, $0x37fff00137fff001
-DATA vecConst<>+2120(SB)/8, $0x37fff00137fff001
-DATA vecConst<>+2128(SB)/8, $0x37fff00137fff001
-DATA vecConst<>+2136(SB)/8, $0x37fff00137fff001
-DATA vecConst<>+2144(SB)/8, $0x387fffff387fffff
-DATA vecConst<>+2152(SB)/8, $0x387fffff387fffff
-DATA vecConst<>+2160(SB)/8, $0x387fffff387fffff
-DATA vecConst<>+2168(SB)/8, $0x387fffff387fffff
-DATA vecConst<>+2176(SB)/8, $0x477fffff477fffff
-DATA vecConst<>+2184(SB)/8, $0x477fffff477fffff
-DATA vecConst<>+2192(SB)/8, $0x477fffff477fffff
-DATA vecConst<>+2200(SB)/8, $0x477fffff477fffff
-DATA vecConst<>+2208(SB)/8, $0x00007c0000007c00
-DATA vecConst<>+2216(SB)/8, $0x00007c0000007c00
-DATA vecConst<>+2224(SB)/8, $0x00007c0000007c00
-DATA vecConst<>+2232(SB)/8, $0x00007c0000007c00
-GLOBL vecConst<>(SB), RODATA|NOPTR, $2240
+DATA vecConst<>+1792(SB)/8, $0xffff0000ffff0000
+DATA vecConst<>+1800(SB)/8, $0xffff0000ffff0000
+DATA vecConst<>+1808(SB)/8, $0xffff0000ffff0000
+DATA vecConst<>+1816(SB)/8, $0xffff0000ffff0000
+DATA vecConst<>+1824(SB)/8, $0x237fffff237fffff
+DATA vecConst<>+1832(SB)/8, $0x237fffff237fffff
+DATA vecConst<>+1840(SB)/8, $0x237fffff237fffff
+DATA vecConst<>+1848(SB)/8, $0x237fffff237fffff
+DATA vecConst<>+1856(SB)/8, $0x5f7fffff5f7fffff
+DATA vecConst<>+1864(SB)/8, $0x5f7fffff5f7fffff
+DATA vecConst<>+1872(SB)/8, $0x5f7fffff5f7fffff
+DATA vecConst<>+1880(SB)/8, $0x5f7fffff5f7fffff
+DATA vecConst<>+1888(SB)/8, $0x0040000000400000
+DATA vecConst<>+1896(SB)/8, $0x0040000000400000
+DATA vecConst<>+1904(SB)/8, $0x0040000000400000
+DATA vecConst<>+1912(SB)/8, $0x0040000000400000
+DATA vecConst<>+1920(SB)/8, $0x4b4000004b400000
+DATA vecConst<>+1928(SB)/8, $0x4b4000004b400000
+DATA vecConst<>+1936(SB)/8, $0x4b4000004b400000
+DATA vecConst<>+1944(SB)/8, $0x4b4000004b400000
+DATA vecConst<>+1952(SB)/8, $0x000000ff000000ff
+DATA vecConst<>+1960(SB)/8, $0x000000ff000000ff
+DATA vecConst<>+1968(SB)/8, $0x000000ff000000ff
+DATA vecConst<>+1976(SB)/8, $0x000000ff000000ff
+DATA vecConst<>+1984(SB)/8, $0x7f7fffff7f7fffff
+DATA vecConst<>+1992(SB)/8, $0x7f7fffff7f7fffff
+DATA vecConst<>+2000(SB)/8, $0x7f7fffff7f7fffff
+DATA vecConst<>+2008(SB)/8, $0x7f7fffff7f7fffff
+DATA vecConst<>+2016(SB)/8, $0xff800000ff800000
+DATA vecConst<>+2024(SB)/8, $0xff800000ff800000
+DATA vecConst<>+2032(SB)/8, $0xff800000ff800000
+DATA vecConst<>+2040(SB)/8, $0xff800000ff800000
+DATA vecConst<>+2048(SB)/8, $0xd2511f53d2511f53
+DATA vecConst<>+2056(SB)/8, $0xd2511f53d2511f53
+DATA vecConst<>+2064(SB)/8, $0xd2511f53d2511f53
+DATA vecConst<>+2072(SB)/8, $0xd2511f53d2511f53
+DATA vecConst<>+2080(SB)/8, $0xcd9e8d57cd9e8d57
+DATA vecConst<>+2088(SB)/8, $0xcd9e8d57cd9e8d57
+DATA vecConst<>+2096(SB)/8, $0xcd9e8d57cd9e8d57
+DATA vecConst<>+2104(SB)/8, $0xcd9e8d57cd9e8d57
+DATA vecConst<>+2112(SB)/8, $0x9e3779b99e3779b9
+DATA vecConst<>+2120(SB)/8, $0x9e3779b99e3779b9
+DATA vecConst<>+2128(SB)/8, $0x9e3779b99e3779b9
+DATA vecConst<>+2136(SB)/8, $0x9e3779b99e3779b9
+DATA vecConst<>+2144(SB)/8, $0xbb67ae85bb67ae85
+DATA vecConst<>+2152(SB)/8, $0xbb67ae85bb67ae85
+DATA vecConst<>+2160(SB)/8, $0xbb67ae85bb67ae85
+DATA vecConst<>+2168(SB)/8, $0xbb67ae85bb67ae85
+DATA vecConst<>+2176(SB)/8, $0x000003ff000003ff
+DATA vecConst<>+2184(SB)/8, $0x000003ff000003ff
+DATA vecConst<>+2192(SB)/8, $0x000003ff000003ff
+DATA vecConst<>+2200(SB)/8, $0x000003ff000003ff
+DATA vecConst<>+2208(SB)/8, $0x00007e0000007e00
+DATA vecConst<>+2216(SB)/8, $0x00007e0000007e00
+DATA vecConst<>+2224(SB)/8, $0x00007e0000007e00
+DATA vecConst<>+2232(SB)/8, $0x00007e0000007e00
+DATA vecConst<>+2240(SB)/8, $0x37fff00137fff001
+DATA vecConst<>+2248(SB)/8, $0x37fff00137fff001
+DATA vecConst<>+2256(SB)/8, $0x37fff00137fff001
+DATA vecConst<>+2264(SB)/8, $0x37fff00137fff001
+DATA vecConst<>+2272(SB)/8, $0x387fffff387fffff
+DATA vecConst<>+2280(SB)/8, $0x387fffff387fffff
+DATA vecConst<>+2288(SB)/8, $0x387fffff387fffff
+DATA vecConst<>+2296(SB)/8, $0x387fffff387fffff
+DATA vecConst<>+2304(SB)/8, $0x477fffff477fffff
+DATA vecConst<>+2312(SB)/8, $0x477fffff477fffff
+DATA vecConst<>+2320(SB)/8, $0x477fffff477fffff
+DATA vecConst<>+2328(SB)/8, $0x477fffff477fffff
+DATA vecConst<>+2336(SB)/8, $0x00007c0000007c00
+DATA vecConst<>+2344(SB)/8, $0x00007c0000007c00
+DATA vecConst<>+2352(SB)/8, $0x00007c0000007c00
+DATA vecConst<>+2360(SB)/8, $0x00007c0000007c00
+GLOBL vecConst<>(SB), RODATA|NOPTR, $2368
 
 // 16 lanes set, then 16 not.
 DATA vecLanes<>+0(SB)/4, $0xffffffff

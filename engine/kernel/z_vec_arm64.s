@@ -10406,6 +10406,218 @@ next:
 done:
 	RET
 
+// p0 = p1 as a bfloat16 operand of products
+TEXT roundBF16N<>(SB), NOSPLIT, $256-16
+	MOVD a+8(FP), R0
+	MOVD vecArgs_rows(R0), R6
+	MOVD vecArgs_stride(R0), R9
+	LSL $2, R9
+	MOVD vecArgs_n(R0), R8
+	LSR $4, R8, R7
+	LSL $6, R7
+	AND $15, R8
+	MOVD (vecArgs_p+0)(R0), R1
+	MOVD (vecArgs_p+8)(R0), R2
+	MOVD vecArgs_bits(R0), R5
+	MOVD $vecConst<>(SB), R11
+	MOVD $vecLanes<>+64(SB), R12
+	SUB R8<<2, R12
+	MOVD $vecBits<>(SB), R13
+	MOVD vecArgs_sums(R0), R14
+	MOVD $copy-256(SP), R24
+	FMOVQ 512(R11), F0
+	FMOVQ 1824(R11), F1
+	FMOVQ 1632(R11), F2
+	FMOVQ 2048(R11), F3
+	FMOVQ 2080(R11), F4
+	FMOVQ 2112(R11), F5
+	FMOVQ 1760(R11), F6
+	FMOVQ 1760(R11), F7
+	FMOVQ 2144(R11), F8
+	FMOVQ 32(R11), F9
+
+row:
+	MOVD R1, R20
+	MOVD R2, R21
+	CBZ R7, tail
+	MOVD R7, R10
+
+block:
+	FMOVQ 0(R21), F10
+	WORD $0x4e201d4b // AND V11.4S, V10.4S, V0.4S
+	WORD $0x4ea1856c // ADD V12.4S, V11.4S, V1.4S
+	WORD $0x4f30056d // SSHR $16, V11.4S, V13.4S
+	WORD $0x4e221dad // AND V13.4S, V13.4S, V2.4S
+	WORD $0x4ead858c // ADD V12.4S, V12.4S, V13.4S
+	WORD $0x4e231d8c // AND V12.4S, V12.4S, V3.4S
+	WORD $0x4ea4358d // CMGT V13.4S, V12.4S, V4.4S
+	WORD $0x4e2c1dac // AND V12.4S, V13.4S, V12.4S
+	WORD $0x4ea5358d // CMGT V13.4S, V12.4S, V5.4S
+	WORD $0x6e6c1ccd // BSL V13.4S, V6.4S, V12.4S
+	WORD $0x4ea7356c // CMGT V12.4S, V11.4S, V7.4S
+	WORD $0x4ea81d6b // ORR V11.4S, V11.4S, V8.4S
+	WORD $0x6e6d1d6c // BSL V12.4S, V11.4S, V13.4S
+	WORD $0x4e291d4a // AND V10.4S, V10.4S, V9.4S
+	WORD $0x4eaa1d8a // ORR V10.4S, V12.4S, V10.4S
+	FMOVQ F10, 0(R20)
+	FMOVQ 16(R21), F10
+	WORD $0x4e201d4b // AND V11.4S, V10.4S, V0.4S
+	WORD $0x4ea1856c // ADD V12.4S, V11.4S, V1.4S
+	WORD $0x4f30056d // SSHR $16, V11.4S, V13.4S
+	WORD $0x4e221dad // AND V13.4S, V13.4S, V2.4S
+	WORD $0x4ead858c // ADD V12.4S, V12.4S, V13.4S
+	WORD $0x4e231d8c // AND V12.4S, V12.4S, V3.4S
+	WORD $0x4ea4358d // CMGT V13.4S, V12.4S, V4.4S
+	WORD $0x4e2c1dac // AND V12.4S, V13.4S, V12.4S
+	WORD $0x4ea5358d // CMGT V13.4S, V12.4S, V5.4S
+	WORD $0x6e6c1ccd // BSL V13.4S, V6.4S, V12.4S
+	WORD $0x4ea7356c // CMGT V12.4S, V11.4S, V7.4S
+	WORD $0x4ea81d6b // ORR V11.4S, V11.4S, V8.4S
+	WORD $0x6e6d1d6c // BSL V12.4S, V11.4S, V13.4S
+	WORD $0x4e291d4a // AND V10.4S, V10.4S, V9.4S
+	WORD $0x4eaa1d8a // ORR V10.4S, V12.4S, V10.4S
+	FMOVQ F10, 16(R20)
+	FMOVQ 32(R21), F10
+	WORD $0x4e201d4b // AND V11.4S, V10.4S, V0.4S
+	WORD $0x4ea1856c // ADD V12.4S, V11.4S, V1.4S
+	WORD $0x4f30056d // SSHR $16, V11.4S, V13.4S
+	WORD $0x4e221dad // AND V13.4S, V13.4S, V2.4S
+	WORD $0x4ead858c // ADD V12.4S, V12.4S, V13.4S
+	WORD $0x4e231d8c // AND V12.4S, V12.4S, V3.4S
+	WORD $0x4ea4358d // CMGT V13.4S, V12.4S, V4.4S
+	WORD $0x4e2c1dac // AND V12.4S, V13.4S, V12.4S
+	WORD $0x4ea5358d // CMGT V13.4S, V12.4S, V5.4S
+	WORD $0x6e6c1ccd // BSL V13.4S, V6.4S, V12.4S
+	WORD $0x4ea7356c // CMGT V12.4S, V11.4S, V7.4S
+	WORD $0x4ea81d6b // ORR V11.4S, V11.4S, V8.4S
+	WORD $0x6e6d1d6c // BSL V12.4S, V11.4S, V13.4S
+	WORD $0x4e291d4a // AND V10.4S, V10.4S, V9.4S
+	WORD $0x4eaa1d8a // ORR V10.4S, V12.4S, V10.4S
+	FMOVQ F10, 32(R20)
+	FMOVQ 48(R21), F10
+	WORD $0x4e201d4b // AND V11.4S, V10.4S, V0.4S
+	WORD $0x4ea1856c // ADD V12.4S, V11.4S, V1.4S
+	WORD $0x4f30056d // SSHR $16, V11.4S, V13.4S
+	WORD $0x4e221dad // AND V13.4S, V13.4S, V2.4S
+	WORD $0x4ead858c // ADD V12.4S, V12.4S, V13.4S
+	WORD $0x4e231d8c // AND V12.4S, V12.4S, V3.4S
+	WORD $0x4ea4358d // CMGT V13.4S, V12.4S, V4.4S
+	WORD $0x4e2c1dac // AND V12.4S, V13.4S, V12.4S
+	WORD $0x4ea5358d // CMGT V13.4S, V12.4S, V5.4S
+	WORD $0x6e6c1ccd // BSL V13.4S, V6.4S, V12.4S
+	WORD $0x4ea7356c // CMGT V12.4S, V11.4S, V7.4S
+	WORD $0x4ea81d6b // ORR V11.4S, V11.4S, V8.4S
+	WORD $0x6e6d1d6c // BSL V12.4S, V11.4S, V13.4S
+	WORD $0x4e291d4a // AND V10.4S, V10.4S, V9.4S
+	WORD $0x4eaa1d8a // ORR V10.4S, V12.4S, V10.4S
+	FMOVQ F10, 48(R20)
+	ADD $2, R5
+	ADD $64, R20
+	ADD $64, R21
+	SUB $64, R10
+	CBNZ R10, block
+
+tail:
+	CBZ R8, next
+	MOVD R21, R25
+	ADD $64, R24, R26
+	MOVD R8, R19
+
+in1:
+	MOVWU.P 4(R25), R15
+	MOVW.P R15, 4(R26)
+	SUB $1, R19
+	CBNZ R19, in1
+	FMOVQ 64(R24), F10
+	WORD $0x4e201d4b // AND V11.4S, V10.4S, V0.4S
+	WORD $0x4ea1856c // ADD V12.4S, V11.4S, V1.4S
+	WORD $0x4f30056d // SSHR $16, V11.4S, V13.4S
+	WORD $0x4e221dad // AND V13.4S, V13.4S, V2.4S
+	WORD $0x4ead858c // ADD V12.4S, V12.4S, V13.4S
+	WORD $0x4e231d8c // AND V12.4S, V12.4S, V3.4S
+	WORD $0x4ea4358d // CMGT V13.4S, V12.4S, V4.4S
+	WORD $0x4e2c1dac // AND V12.4S, V13.4S, V12.4S
+	WORD $0x4ea5358d // CMGT V13.4S, V12.4S, V5.4S
+	WORD $0x6e6c1ccd // BSL V13.4S, V6.4S, V12.4S
+	WORD $0x4ea7356c // CMGT V12.4S, V11.4S, V7.4S
+	WORD $0x4ea81d6b // ORR V11.4S, V11.4S, V8.4S
+	WORD $0x6e6d1d6c // BSL V12.4S, V11.4S, V13.4S
+	WORD $0x4e291d4a // AND V10.4S, V10.4S, V9.4S
+	WORD $0x4eaa1d8a // ORR V10.4S, V12.4S, V10.4S
+	FMOVQ F10, 0(R24)
+	FMOVQ 80(R24), F10
+	WORD $0x4e201d4b // AND V11.4S, V10.4S, V0.4S
+	WORD $0x4ea1856c // ADD V12.4S, V11.4S, V1.4S
+	WORD $0x4f30056d // SSHR $16, V11.4S, V13.4S
+	WORD $0x4e221dad // AND V13.4S, V13.4S, V2.4S
+	WORD $0x4ead858c // ADD V12.4S, V12.4S, V13.4S
+	WORD $0x4e231d8c // AND V12.4S, V12.4S, V3.4S
+	WORD $0x4ea4358d // CMGT V13.4S, V12.4S, V4.4S
+	WORD $0x4e2c1dac // AND V12.4S, V13.4S, V12.4S
+	WORD $0x4ea5358d // CMGT V13.4S, V12.4S, V5.4S
+	WORD $0x6e6c1ccd // BSL V13.4S, V6.4S, V12.4S
+	WORD $0x4ea7356c // CMGT V12.4S, V11.4S, V7.4S
+	WORD $0x4ea81d6b // ORR V11.4S, V11.4S, V8.4S
+	WORD $0x6e6d1d6c // BSL V12.4S, V11.4S, V13.4S
+	WORD $0x4e291d4a // AND V10.4S, V10.4S, V9.4S
+	WORD $0x4eaa1d8a // ORR V10.4S, V12.4S, V10.4S
+	FMOVQ F10, 16(R24)
+	FMOVQ 96(R24), F10
+	WORD $0x4e201d4b // AND V11.4S, V10.4S, V0.4S
+	WORD $0x4ea1856c // ADD V12.4S, V11.4S, V1.4S
+	WORD $0x4f30056d // SSHR $16, V11.4S, V13.4S
+	WORD $0x4e221dad // AND V13.4S, V13.4S, V2.4S
+	WORD $0x4ead858c // ADD V12.4S, V12.4S, V13.4S
+	WORD $0x4e231d8c // AND V12.4S, V12.4S, V3.4S
+	WORD $0x4ea4358d // CMGT V13.4S, V12.4S, V4.4S
+	WORD $0x4e2c1dac // AND V12.4S, V13.4S, V12.4S
+	WORD $0x4ea5358d // CMGT V13.4S, V12.4S, V5.4S
+	WORD $0x6e6c1ccd // BSL V13.4S, V6.4S, V12.4S
+	WORD $0x4ea7356c // CMGT V12.4S, V11.4S, V7.4S
+	WORD $0x4ea81d6b // ORR V11.4S, V11.4S, V8.4S
+	WORD $0x6e6d1d6c // BSL V12.4S, V11.4S, V13.4S
+	WORD $0x4e291d4a // AND V10.4S, V10.4S, V9.4S
+	WORD $0x4eaa1d8a // ORR V10.4S, V12.4S, V10.4S
+	FMOVQ F10, 32(R24)
+	FMOVQ 112(R24), F10
+	WORD $0x4e201d4b // AND V11.4S, V10.4S, V0.4S
+	WORD $0x4ea1856c // ADD V12.4S, V11.4S, V1.4S
+	WORD $0x4f30056d // SSHR $16, V11.4S, V13.4S
+	WORD $0x4e221dad // AND V13.4S, V13.4S, V2.4S
+	WORD $0x4ead858c // ADD V12.4S, V12.4S, V13.4S
+	WORD $0x4e231d8c // AND V12.4S, V12.4S, V3.4S
+	WORD $0x4ea4358d // CMGT V13.4S, V12.4S, V4.4S
+	WORD $0x4e2c1dac // AND V12.4S, V13.4S, V12.4S
+	WORD $0x4ea5358d // CMGT V13.4S, V12.4S, V5.4S
+	WORD $0x6e6c1ccd // BSL V13.4S, V6.4S, V12.4S
+	WORD $0x4ea7356c // CMGT V12.4S, V11.4S, V7.4S
+	WORD $0x4ea81d6b // ORR V11.4S, V11.4S, V8.4S
+	WORD $0x6e6d1d6c // BSL V12.4S, V11.4S, V13.4S
+	WORD $0x4e291d4a // AND V10.4S, V10.4S, V9.4S
+	WORD $0x4eaa1d8a // ORR V10.4S, V12.4S, V10.4S
+	FMOVQ F10, 48(R24)
+	ADD $2, R5
+	MOVD R20, R25
+	ADD $0, R24, R26
+	MOVD R8, R19
+
+out0:
+	MOVWU.P 4(R26), R15
+	MOVW.P R15, 4(R25)
+	SUB $1, R19
+	CBNZ R19, out0
+
+next:
+	SUB $1, R6
+	CMP $0, R6
+	BLE done
+	ADD R9, R1
+	ADD R9, R2
+	B row
+
+done:
+	RET
+
 // p0 = low byte of p1*k0 rounded to an integer
 TEXT quantise8N<>(SB), NOSPLIT, $256-16
 	MOVD a+8(FP), R0
@@ -10428,7 +10640,7 @@ TEXT quantise8N<>(SB), NOSPLIT, $256-16
 	ADD $(vecArgs_k+0), R0, R19
 	VLD1R (R19), [V0.S4]
 	FMOVQ 160(R11), F1
-	FMOVQ 2048(R11), F2
+	FMOVQ 2176(R11), F2
 
 row:
 	MOVD R1, R20
@@ -10543,7 +10755,7 @@ TEXT absMaxN<>(SB), NOSPLIT, $256-16
 	FMOVQ 96(R14), F6
 	FMOVQ 112(R14), F7
 	FMOVQ 512(R11), F8
-	FMOVQ 2080(R11), F9
+	FMOVQ 2208(R11), F9
 	FMOVQ 448(R11), F10
 
 row:
@@ -12486,17 +12698,18 @@ DATA vecTableN<>+296(SB)/8, $toHalfN<>(SB)
 DATA vecTableN<>+304(SB)/8, $fromHalfN<>(SB)
 DATA vecTableN<>+312(SB)/8, $toBFloat16N<>(SB)
 DATA vecTableN<>+320(SB)/8, $fromBFloat16N<>(SB)
-DATA vecTableN<>+328(SB)/8, $quantise8N<>(SB)
-DATA vecTableN<>+336(SB)/8, $absMaxN<>(SB)
-DATA vecTableN<>+344(SB)/8, $countZerosN<>(SB)
-DATA vecTableN<>+352(SB)/8, $countEqualN<>(SB)
-DATA vecTableN<>+360(SB)/8, $takeEqualN<>(SB)
-DATA vecTableN<>+368(SB)/8, $sgdN<>(SB)
-DATA vecTableN<>+376(SB)/8, $momentumN<>(SB)
-DATA vecTableN<>+384(SB)/8, $adamN<>(SB)
-DATA vecTableN<>+392(SB)/8, $adamWN<>(SB)
-DATA vecTableN<>+400(SB)/8, $nadamN<>(SB)
-GLOBL vecTableN<>(SB), RODATA, $408
+DATA vecTableN<>+328(SB)/8, $roundBF16N<>(SB)
+DATA vecTableN<>+336(SB)/8, $quantise8N<>(SB)
+DATA vecTableN<>+344(SB)/8, $absMaxN<>(SB)
+DATA vecTableN<>+352(SB)/8, $countZerosN<>(SB)
+DATA vecTableN<>+360(SB)/8, $countEqualN<>(SB)
+DATA vecTableN<>+368(SB)/8, $takeEqualN<>(SB)
+DATA vecTableN<>+376(SB)/8, $sgdN<>(SB)
+DATA vecTableN<>+384(SB)/8, $momentumN<>(SB)
+DATA vecTableN<>+392(SB)/8, $adamN<>(SB)
+DATA vecTableN<>+400(SB)/8, $adamWN<>(SB)
+DATA vecTableN<>+408(SB)/8, $nadamN<>(SB)
+GLOBL vecTableN<>(SB), RODATA, $416
 
 // func vecN(op vecOp, a *vecArgs)
 TEXT ·vecN(SB), NOSPLIT, $0-16
@@ -12983,15 +13196,31 @@ DATA vecConst<>+2016(SB)/8, $0x0000ffff0000ffff
 DATA vecConst<>+2024(SB)/8, $0x0000ffff0000ffff
 DATA vecConst<>+2032(SB)/8, $0x0000ffff0000ffff
 DATA vecConst<>+2040(SB)/8, $0x0000ffff0000ffff
-DATA vecConst<>+2048(SB)/8, $0x000000ff000000ff
-DATA vecConst<>+2056(SB)/8, $0x000000ff000000ff
-DATA vecConst<>+2064(SB)/8, $0x000000ff000000ff
-DATA vecConst<>+2072(SB)/8, $0x000000ff000000ff
-DATA vecConst<>+2080(SB)/8, $0x7f7fffff7f7fffff
-DATA vecConst<>+2088(SB)/8, $0x7f7fffff7f7fffff
-DATA vecConst<>+2096(SB)/8, $0x7f7fffff7f7fffff
-DATA vecConst<>+2104(SB)/8, $0x7f7fffff7f7fffff
-GLOBL vecConst<>(SB), RODATA|NOPTR, $2112
+DATA vecConst<>+2048(SB)/8, $0xffff0000ffff0000
+DATA vecConst<>+2056(SB)/8, $0xffff0000ffff0000
+DATA vecConst<>+2064(SB)/8, $0xffff0000ffff0000
+DATA vecConst<>+2072(SB)/8, $0xffff0000ffff0000
+DATA vecConst<>+2080(SB)/8, $0x237fffff237fffff
+DATA vecConst<>+2088(SB)/8, $0x237fffff237fffff
+DATA vecConst<>+2096(SB)/8, $0x237fffff237fffff
+DATA vecConst<>+2104(SB)/8, $0x237fffff237fffff
+DATA vecConst<>+2112(SB)/8, $0x5f7fffff5f7fffff
+DATA vecConst<>+2120(SB)/8, $0x5f7fffff5f7fffff
+DATA vecConst<>+2128(SB)/8, $0x5f7fffff5f7fffff
+DATA vecConst<>+2136(SB)/8, $0x5f7fffff5f7fffff
+DATA vecConst<>+2144(SB)/8, $0x0040000000400000
+DATA vecConst<>+2152(SB)/8, $0x0040000000400000
+DATA vecConst<>+2160(SB)/8, $0x0040000000400000
+DATA vecConst<>+2168(SB)/8, $0x0040000000400000
+DATA vecConst<>+2176(SB)/8, $0x000000ff000000ff
+DATA vecConst<>+2184(SB)/8, $0x000000ff000000ff
+DATA vecConst<>+2192(SB)/8, $0x000000ff000000ff
+DATA vecConst<>+2200(SB)/8, $0x000000ff000000ff
+DATA vecConst<>+2208(SB)/8, $0x7f7fffff7f7fffff
+DATA vecConst<>+2216(SB)/8, $0x7f7fffff7f7fffff
+DATA vecConst<>+2224(SB)/8, $0x7f7fffff7f7fffff
+DATA vecConst<>+2232(SB)/8, $0x7f7fffff7f7fffff
+GLOBL vecConst<>(SB), RODATA|NOPTR, $2240
 
 // 16 lanes set, then 16 not.
 DATA vecLanes<>+0(SB)/4, $0xffffffff

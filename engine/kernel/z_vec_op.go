@@ -89,6 +89,8 @@ const (
 	vecToBFloat16
 	// p0 = value of the bfloat16 bits p1
 	vecFromBFloat16
+	// p0 = p1 as a bfloat16 operand of products
+	vecRoundBF16
 	// p0 = low byte of p1*k0 rounded to an integer
 	vecQuantise8
 	// s0 = |p0| > s0 ? |p0| : s0, s1 += p0 finite ? 0 : 1

@@ -55,10 +55,14 @@ func New(cfg Config) (*Trainer, error) {
 	if err != nil {
 		return nil, err
 	}
-	if t.plan, err = exec.Compile(g, 0, exec.Config{Rows: j.MicroRows(), Slots: 1, Train: true, Outputs: outs, Seeds: outs, Recompute: again}); err != nil {
+	precision, err := exec.ParsePrecision(j.Precision)
+	if err != nil {
 		return nil, err
 	}
-	ev, err := exec.Compile(g, 0, exec.Config{Rows: j.BatchSize, Outputs: outs})
+	if t.plan, err = exec.Compile(g, 0, exec.Config{Rows: j.MicroRows(), Slots: 1, Train: true, Outputs: outs, Seeds: outs, Recompute: again, Precision: precision}); err != nil {
+		return nil, err
+	}
+	ev, err := exec.Compile(g, 0, exec.Config{Rows: j.BatchSize, Outputs: outs, Precision: precision})
 	if err != nil {
 		return nil, err
 	}

@@ -107,14 +107,16 @@ var quick = []struct {
 func TestTrainingAllocatesNothing(t *testing.T) {
 	for _, q := range quick {
 		for _, threads := range []int{1, 2} {
-			for _, again := range []string{"", "full"} {
+			for _, again := range []string{"", "full", "bf16"} {
 				t.Run(fmt.Sprintf("%s/%d/%s", q.g.Name, threads, again), func(t *testing.T) {
 					// The runtime allocates a thread now and then: what a step does, it does in
 					// every run.
 					const runs = 4
 					for k := range runs {
 						tr := newTrainer(t, q.g, q.batch, steps, threads, func(j *job.Spec) {
-							j.Recompute, j.MicroBatches = again, 2
+							if j.Recompute, j.MicroBatches = again, 2; again == "bf16" {
+								j.Recompute, j.Precision = "", again
+							}
 						})
 						w := &watch{}
 						if err := tr.Run(context.Background(), nil, w); err != nil {

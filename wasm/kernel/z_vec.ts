@@ -6236,6 +6236,137 @@ function loopFromBFloat16(a: usize): void {
   } while (--rows > 0);
 }
 
+// p0 = p1 as a bfloat16 operand of products
+function loopRoundBF16(a: usize): void {
+  const n = load<i32>(a, N), stride = load<i32>(a, STRIDE) << 2;
+  let p0 = <usize>load<u32>(a, P + 0);
+  let p1 = <usize>load<u32>(a, P + 8);
+  const zero = load<i32>(a, ROWS + 4);
+  const c0 = i32x4.splat(0x7fffffff | zero);
+  const c1 = i32x4.splat(0x00007fff | zero);
+  const c2 = i32x4.splat(0x00000001 | zero);
+  const c3 = i32x4.splat(0xffff0000 | zero);
+  const c4 = i32x4.splat(0x237fffff | zero);
+  const c5 = i32x4.splat(0x5f7fffff | zero);
+  const c6 = i32x4.splat(0x7f800000 | zero);
+  const c7 = i32x4.splat(0x00400000 | zero);
+  const c8 = i32x4.splat(0x80000000 | zero);
+  let rows = load<i32>(a, ROWS);
+  do {
+    let i = 0;
+    for (; i + 16 <= n; i += 16) {
+      const x0_0 = v128.load(p1 + (i << 2), 0);
+      const x0_1 = v128.load(p1 + (i << 2), 16);
+      const x0_2 = v128.load(p1 + (i << 2), 32);
+      const x0_3 = v128.load(p1 + (i << 2), 48);
+      const x2_0 = v128.and(x0_0, c0);
+      const x2_1 = v128.and(x0_1, c0);
+      const x2_2 = v128.and(x0_2, c0);
+      const x2_3 = v128.and(x0_3, c0);
+      const x4_0 = i32x4.add(x2_0, c1);
+      const x4_1 = i32x4.add(x2_1, c1);
+      const x4_2 = i32x4.add(x2_2, c1);
+      const x4_3 = i32x4.add(x2_3, c1);
+      const x5_0 = i32x4.shr_s(x2_0, 16);
+      const x5_1 = i32x4.shr_s(x2_1, 16);
+      const x5_2 = i32x4.shr_s(x2_2, 16);
+      const x5_3 = i32x4.shr_s(x2_3, 16);
+      const x7_0 = v128.and(x5_0, c2);
+      const x7_1 = v128.and(x5_1, c2);
+      const x7_2 = v128.and(x5_2, c2);
+      const x7_3 = v128.and(x5_3, c2);
+      const x8_0 = i32x4.add(x4_0, x7_0);
+      const x8_1 = i32x4.add(x4_1, x7_1);
+      const x8_2 = i32x4.add(x4_2, x7_2);
+      const x8_3 = i32x4.add(x4_3, x7_3);
+      const x10_0 = v128.and(x8_0, c3);
+      const x10_1 = v128.and(x8_1, c3);
+      const x10_2 = v128.and(x8_2, c3);
+      const x10_3 = v128.and(x8_3, c3);
+      const x12_0 = i32x4.gt_s(x10_0, c4);
+      const x12_1 = i32x4.gt_s(x10_1, c4);
+      const x12_2 = i32x4.gt_s(x10_2, c4);
+      const x12_3 = i32x4.gt_s(x10_3, c4);
+      const x13_0 = v128.and(x12_0, x10_0);
+      const x13_1 = v128.and(x12_1, x10_1);
+      const x13_2 = v128.and(x12_2, x10_2);
+      const x13_3 = v128.and(x12_3, x10_3);
+      const x15_0 = i32x4.gt_s(x13_0, c5);
+      const x15_1 = i32x4.gt_s(x13_1, c5);
+      const x15_2 = i32x4.gt_s(x13_2, c5);
+      const x15_3 = i32x4.gt_s(x13_3, c5);
+      const x17_0 = v128.bitselect(c6, x13_0, x15_0);
+      const x17_1 = v128.bitselect(c6, x13_1, x15_1);
+      const x17_2 = v128.bitselect(c6, x13_2, x15_2);
+      const x17_3 = v128.bitselect(c6, x13_3, x15_3);
+      const x19_0 = i32x4.gt_s(x2_0, c6);
+      const x19_1 = i32x4.gt_s(x2_1, c6);
+      const x19_2 = i32x4.gt_s(x2_2, c6);
+      const x19_3 = i32x4.gt_s(x2_3, c6);
+      const x21_0 = v128.or(x2_0, c7);
+      const x21_1 = v128.or(x2_1, c7);
+      const x21_2 = v128.or(x2_2, c7);
+      const x21_3 = v128.or(x2_3, c7);
+      const x22_0 = v128.bitselect(x21_0, x17_0, x19_0);
+      const x22_1 = v128.bitselect(x21_1, x17_1, x19_1);
+      const x22_2 = v128.bitselect(x21_2, x17_2, x19_2);
+      const x22_3 = v128.bitselect(x21_3, x17_3, x19_3);
+      const x24_0 = v128.and(x0_0, c8);
+      const x24_1 = v128.and(x0_1, c8);
+      const x24_2 = v128.and(x0_2, c8);
+      const x24_3 = v128.and(x0_3, c8);
+      const x25_0 = v128.or(x22_0, x24_0);
+      const x25_1 = v128.or(x22_1, x24_1);
+      const x25_2 = v128.or(x22_2, x24_2);
+      const x25_3 = v128.or(x22_3, x24_3);
+      v128.store(p0 + (i << 2), x25_0, 0);
+      v128.store(p0 + (i << 2), x25_1, 16);
+      v128.store(p0 + (i << 2), x25_2, 32);
+      v128.store(p0 + (i << 2), x25_3, 48);
+    }
+    for (; i + 4 <= n; i += 4) {
+      const x0_0 = v128.load(p1 + (i << 2), 0);
+      const x2_0 = v128.and(x0_0, c0);
+      const x4_0 = i32x4.add(x2_0, c1);
+      const x5_0 = i32x4.shr_s(x2_0, 16);
+      const x7_0 = v128.and(x5_0, c2);
+      const x8_0 = i32x4.add(x4_0, x7_0);
+      const x10_0 = v128.and(x8_0, c3);
+      const x12_0 = i32x4.gt_s(x10_0, c4);
+      const x13_0 = v128.and(x12_0, x10_0);
+      const x15_0 = i32x4.gt_s(x13_0, c5);
+      const x17_0 = v128.bitselect(c6, x13_0, x15_0);
+      const x19_0 = i32x4.gt_s(x2_0, c6);
+      const x21_0 = v128.or(x2_0, c7);
+      const x22_0 = v128.bitselect(x21_0, x17_0, x19_0);
+      const x24_0 = v128.and(x0_0, c8);
+      const x25_0 = v128.or(x22_0, x24_0);
+      v128.store(p0 + (i << 2), x25_0, 0);
+    }
+    if (i + 0 < n) {
+      const left = n - i - 0;
+      const x0_0 = take(p1 + ((i + 0) << 2), left);
+      const x2_0 = v128.and(x0_0, c0);
+      const x4_0 = i32x4.add(x2_0, c1);
+      const x5_0 = i32x4.shr_s(x2_0, 16);
+      const x7_0 = v128.and(x5_0, c2);
+      const x8_0 = i32x4.add(x4_0, x7_0);
+      const x10_0 = v128.and(x8_0, c3);
+      const x12_0 = i32x4.gt_s(x10_0, c4);
+      const x13_0 = v128.and(x12_0, x10_0);
+      const x15_0 = i32x4.gt_s(x13_0, c5);
+      const x17_0 = v128.bitselect(c6, x13_0, x15_0);
+      const x19_0 = i32x4.gt_s(x2_0, c6);
+      const x21_0 = v128.or(x2_0, c7);
+      const x22_0 = v128.bitselect(x21_0, x17_0, x19_0);
+      const x24_0 = v128.and(x0_0, c8);
+      const x25_0 = v128.or(x22_0, x24_0);
+      give(p0 + ((i + 0) << 2), x25_0, left);
+    }
+    p0 += stride, p1 += stride;
+  } while (--rows > 0);
+}
+
 // p0 = low byte of p1*k0 rounded to an integer
 function loopQuantise8(a: usize): void {
   const n = load<i32>(a, N), stride = load<i32>(a, STRIDE) << 2;
@@ -7482,33 +7613,36 @@ export function vec(op: i32, a: usize): void {
       loopFromBFloat16(a);
       break;
     case 41:
-      loopQuantise8(a);
+      loopRoundBF16(a);
       break;
     case 42:
-      loopAbsMax(a);
+      loopQuantise8(a);
       break;
     case 43:
-      loopCountZeros(a);
+      loopAbsMax(a);
       break;
     case 44:
-      loopCountEqual(a);
+      loopCountZeros(a);
       break;
     case 45:
-      loopTakeEqual(a);
+      loopCountEqual(a);
       break;
     case 46:
-      loopSgd(a);
+      loopTakeEqual(a);
       break;
     case 47:
-      loopMomentum(a);
+      loopSgd(a);
       break;
     case 48:
-      loopAdam(a);
+      loopMomentum(a);
       break;
     case 49:
-      loopAdamW(a);
+      loopAdam(a);
       break;
     case 50:
+      loopAdamW(a);
+      break;
+    case 51:
       loopNadam(a);
       break;
   }

@@ -35,9 +35,10 @@ func codecs() int {
 func TestPromise(t *testing.T) {
 	const constant = 160 << 10
 	rest := codecs() + constant
-	for _, again := range job.Recomputes {
+	for _, c := range [][2]string{{"", ""}, {"selective", ""}, {"full", ""}, {"", "bf16"}} {
+		again := c[0]
 		w := newWorld(func(j *job.Spec) {
-			j.Loss, j.Epochs, j.BatchSize, j.Recompute = "cross_entropy", 1, 128, again
+			j.Loss, j.Epochs, j.BatchSize, j.Recompute, j.Precision = "cross_entropy", 1, 128, again, c[1]
 		})
 		w.g = zoo.GPT(zoo.GPTSorter)
 		w.tx, w.vx = integers(256, 11, 0, 3, 1), integers(128, 11, 0, 3, 2)
@@ -59,7 +60,7 @@ func TestPromise(t *testing.T) {
 		}
 		got := heap() - before
 		if want := s.Memory(); got < want || got > want+rest {
-			t.Errorf("recompute %q: %d bytes in use, %d promised", again, got, want)
+			t.Errorf("recompute %q, precision %q: %d bytes in use, %d promised", again, c[1], got, want)
 		}
 		runtime.KeepAlive(s)
 	}

@@ -70,6 +70,15 @@ func TestModelsInStages(t *testing.T) {
 					equal(t, fmt.Sprintf("%d stages, recompute %q", n, again), got, want, d, dict)
 				}
 			}
+			w.job.Recompute, w.job.Precision = "selective", "bf16"
+			want, dict = w.local(t)
+			for _, n := range []int{2, 5} {
+				got, d, err := w.pipeline(t, w.starts(n), mem.Faults{}, nil)
+				if err != nil {
+					t.Fatal(err)
+				}
+				equal(t, fmt.Sprintf("%d stages, bf16", n), got, want, d, dict)
+			}
 		})
 	}
 }

@@ -167,13 +167,17 @@ func Plans(j job.Spec, s *graph.Stage) (train, eval *exec.Plan, err error) {
 	if err != nil {
 		return nil, nil, err
 	}
+	precision, err := exec.ParsePrecision(j.Precision)
+	if err != nil {
+		return nil, nil, err
+	}
 	c := exec.Config{
-		Recompute: again, Rows: j.MicroRows(), Slots: s.Of - s.Index, Train: true, Outputs: outs, Seeds: seeds, InputGrad: s.Index > 0,
+		Recompute: again, Precision: precision, Rows: j.MicroRows(), Slots: s.Of - s.Index, Train: true, Outputs: outs, Seeds: seeds, InputGrad: s.Index > 0,
 	}
 	if train, err = exec.Compile(s.Graph, s.First, c); err != nil {
 		return nil, nil, err
 	}
-	eval, err = exec.Compile(s.Graph, s.First, exec.Config{Rows: j.BatchSize, Outputs: outs})
+	eval, err = exec.Compile(s.Graph, s.First, exec.Config{Rows: j.BatchSize, Outputs: outs, Precision: precision})
 	return train, eval, err
 }
 

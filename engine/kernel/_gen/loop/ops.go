@@ -240,6 +240,15 @@ func conversions(def func(name, doc string, f func(k *kernel)) *kernel, wide boo
 		k.store(0, nan.choose(quiet, w).and(k.bits(0xffff)))
 	})
 	def("fromBFloat16", "p0 = value of the bfloat16 bits p1", func(k *kernel) { k.store(0, k.load(1).shl(16)) })
+	def("roundBF16", "p0 = p1 as a bfloat16 operand of products", func(k *kernel) {
+		x := k.load(1)
+		a := x.and(k.bits(^uint32(signs)))
+		b := a.iadd(k.bits(0x7fff)).iadd(a.sar(16).and(k.bits(1))).and(k.bits(0xffff0000))
+		b = b.igt(k.bits((127-56)<<23 - 1)).keep(b)
+		b = b.igt(k.bits((127+64)<<23-1)).choose(k.bits(inf), b)
+		b = a.igt(k.bits(inf)).choose(a.or(k.bits(1<<22)), b)
+		k.store(0, b.or(x.and(k.bits(signs))))
+	})
 	def("quantise8", "p0 = low byte of p1*k0 rounded to an integer", func(k *kernel) {
 		k.store(0, k.load(1).mul(k.param(0)).add(k.num(3<<22)).and(k.bits(0xff)))
 	})

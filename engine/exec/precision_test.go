@@ -1,0 +1,102 @@
+package exec_test
+
+import (
+	"encoding/binary"
+	"fmt"
+	"hash/fnv"
+	"math"
+	"testing"
+
+	"github.com/ravnest/ravnest/engine/exec"
+	"github.com/ravnest/ravnest/engine/graph"
+	"github.com/ravnest/ravnest/engine/kernel"
+)
+
+// digest is a hash of the bits of some vectors.
+func digest(vs ...[]float32) string {
+	h := fnv.New64a()
+	for _, v := range vs {
+		for _, x := range v {
+			h.Write(binary.LittleEndian.AppendUint32(nil, math.Float32bits(x)))
+		}
+	}
+	return fmt.Sprintf("%016x", h.Sum64())
+}
+
+// TestBF16Digests: a step in bf16 has the same bits on every machine, whether it fuses
+// multiply-adds or not. The digests are written down because no process has both kinds.
+func TestBF16Digests(t *testing.T) {
+	want := map[string]string{
+		"cnn": "cc1af3b98e0a5d75", "gpt": "05e48692ebdf8f08", "bert": "0d3832c18872c574", "resnet": "ddaa64914b52ff58",
+	}
+	for _, g := range models {
+		t.Run(g.Name, func(t *testing.T) {
+			m := build(t, g, 8, exec.Config{Precision: exec.BF16})
+			m.forward()
+			m.e.Backward(0, m.st.Params, m.grads, false)
+			if got := digest(m.e.Value(0, m.out, m.rows), m.grads); got != want[g.Name] {
+				t.Errorf("the digest of %s is %s, want %s", g.Name, got, want[g.Name])
+			}
+		})
+	}
+}
+
+// TestBF16Operands: a node in bf16 computes what it computes in float32 from operands that
+// were rounded beforehand; biases and their gradients stay as they are.
+func TestBF16Operands(t *testing.T) {
+	exec.ShareAll(t)
+	team := kernel.NewTeam(2)
+	defer team.Close()
+	three := graph.Pair{3, 3}
+	for _, n := range []struct {
+		name string
+		in   graph.Shape
+		op   graph.Op
+	}{
+		{"linear", graph.Shape{9}, &graph.Linear{In: 9, Out: 5, Bias: true}},
+		{"linear, wide", graph.Shape{3, 70}, &graph.Linear{In: 70, Out: 130}},
+		{"linears", graph.Shape{7, 9}, &graph.Linears{In: 9, Out: 5, Names: []string{"q", "k", "v"}, Bias: true}},
+		{"conv2d", graph.Shape{4, 8, 8}, &graph.Conv2d{In: 4, Out: 20, Kernel: three, Bias: true}},
+		{"conv2d, stride 2", graph.Shape{16, 9, 9}, &graph.Conv2d{In: 16, Out: 32, Kernel: three, Stride: graph.Pair{2, 2}, Padding: graph.Pair{1, 1}}},
+		{"conv2d, depthwise", graph.Shape{4, 8, 8}, &graph.Conv2d{In: 4, Out: 4, Kernel: three, Groups: 4}},
+	} {
+		t.Run(n.name, func(t *testing.T) {
+			g := &graph.Graph{Name: "one", Inputs: []graph.Input{{Name: "x", Shape: n.in}}, Nodes: []graph.Node{{Name: "y", Op: n.op, Inputs: []string{"x"}}}, Output: "y"}
+			if err := g.Check(); err != nil {
+				t.Fatal(err)
+			}
+			run := func(precision exec.Precision, round bool) *model {
+				m := build(t, g, 6, exec.Config{Precision: precision})
+				m.e = m.p.New(team)
+				dy := draw(len(m.y), 3)
+				if round {
+					kernel.RoundBF16(nil, m.x, m.x)
+					kernel.RoundBF16(nil, dy, dy)
+					for _, e := range m.p.Layout.Entries {
+						if len(e.Shape) > 1 {
+							w := m.st.Params[e.Off:][:e.Elems()]
+							kernel.RoundBF16(nil, w, w)
+						}
+					}
+				}
+				m.forward()
+				for range 2 { // the second adds to the first
+					copy(m.e.Grad(0, m.out, m.rows), dy)
+					m.e.Backward(0, m.st.Params, m.grads, true)
+				}
+				return m
+			}
+			a, b := run(exec.BF16, false), run(exec.Float32, true)
+			bits(t, "answers", a.e.Value(0, a.out, a.rows), b.e.Value(0, b.out, b.rows))
+			bits(t, "input", a.e.Grad(0, 0, a.rows), b.e.Grad(0, 0, b.rows))
+			for _, e := range a.p.Layout.Entries {
+				if len(e.Shape) > 1 {
+					bits(t, e.Full, a.grads[e.Off:][:e.Elems()], b.grads[e.Off:][:e.Elems()])
+				}
+			}
+			if c := run(exec.Float32, false); digest(c.grads) == digest(a.grads) {
+				t.Error("bf16 makes no difference")
+			}
+		})
+	}
+}
