@@ -96,23 +96,26 @@ func (l *Layout) floats(s State, e Entry) []float32 {
 }
 
 // Export copies the state into a state dict in PyTorch's order.
-func (l *Layout) Export(s State) state.Dict {
+func (l *Layout) Export(s State) state.Dict { return l.View(s).Clone() }
+
+// View is Export without copying: the state dict's tensors are s itself.
+func (l *Layout) View(s State) state.Dict {
 	d := make(state.Dict, 0, len(l.Entries))
 	for _, e := range l.Entries {
 		t := state.Tensor{Name: e.Full, Shape: e.Shape}
 		if e.Role == graph.Counter {
-			t.I64 = []int64{s.Counters[e.Off]}
+			t.I64 = s.Counters[e.Off:][:1]
 		} else {
-			t.F32 = append([]float32(nil), l.floats(s, e)...)
+			t.F32 = l.floats(s, e)
 		}
 		d = append(d, t)
 	}
 	return d
 }
 
-// Import copies a state dict into s. Every entry of the layout must be there with its
-// shape and type; entries that the layout does not have are refused too.
-func (l *Layout) Import(s State, d state.Dict) error {
+// Check tells whether Import takes a state dict: every entry of the layout must be there
+// with its shape and type, and no other.
+func (l *Layout) Check(d state.Dict) error {
 	byName := make(map[string]state.Tensor, len(d))
 	for _, t := range d {
 		byName[t.Name] = t
@@ -127,16 +130,33 @@ func (l *Layout) Import(s State, d state.Dict) error {
 			if len(t.I64) != 1 {
 				return fmt.Errorf("%q is not an int64 scalar", e.Full)
 			}
-			s.Counters[e.Off] = t.I64[0]
 			continue
 		}
 		if len(t.F32) != e.Elems() || graph.Shape(t.Shape).String() != graph.Shape(e.Shape).String() {
 			return fmt.Errorf("%q is %v with %d float32 elements, the model wants %v", e.Full, t.Shape, len(t.F32), e.Shape)
 		}
-		copy(l.floats(s, e), t.F32)
 	}
 	for name := range byName {
 		return fmt.Errorf("the model has no %q", name)
+	}
+	return nil
+}
+
+// Import copies a state dict that stands Check into s. After an error s is as it was.
+func (l *Layout) Import(s State, d state.Dict) error {
+	if err := l.Check(d); err != nil {
+		return err
+	}
+	byName := make(map[string]state.Tensor, len(d))
+	for _, t := range d {
+		byName[t.Name] = t
+	}
+	for _, e := range l.Entries {
+		if t := byName[e.Full]; e.Role == graph.Counter {
+			s.Counters[e.Off] = t.I64[0]
+		} else {
+			copy(l.floats(s, e), t.F32)
+		}
 	}
 	return nil
 }

@@ -133,17 +133,23 @@ func (f *Func) Accumulate(sum float32, grad, pred []float32, y Targets, rows []i
 	if f.name == "mse" {
 		return sum + f.Eval(grad, pred, y, rows, terms)
 	}
-	scale, n, c := 1/float32(terms), len(rows)*f.per, f.cols
+	scale, n, c := 1/float32(max(terms, 1)), len(rows)*f.per, f.cols
+	row := func(i int) []float32 {
+		if grad == nil {
+			return nil
+		}
+		return grad[i*c:][:c]
+	}
 	if l := labels(y); l != nil {
 		t := f.gatherLabels(l, rows)
 		for i := range n {
-			sum += kernel.CrossEntropy(grad[i*c:][:c], pred[i*c:][:c], t[i:i+1], 1, c, scale)
+			sum += kernel.CrossEntropy(row(i), pred[i*c:][:c], t[i:i+1], 1, c, scale)
 		}
 		return sum
 	}
 	t := f.gather(y, rows)
 	for i := range n {
-		sum += kernel.CrossEntropyProb(grad[i*c:][:c], pred[i*c:][:c], t[i*c:][:c], 1, c, scale)
+		sum += kernel.CrossEntropyProb(row(i), pred[i*c:][:c], t[i*c:][:c], 1, c, scale)
 	}
 	return sum
 }
@@ -157,29 +163,33 @@ type Score struct {
 	Sum            float32 // of the loss's terms
 	Terms          int
 	Correct, Total int // positions whose greatest answer is the right one, and all that count; a regression has none
-}
 
-// Add takes in the score of further rows.
-func (s *Score) Add(o Score) {
-	s.Sum, s.Terms, s.Correct, s.Total = s.Sum+o.Sum, s.Terms+o.Terms, s.Correct+o.Correct, s.Total+o.Total
+	batch float32 // sum of the terms of a batch of which more rows come
 }
 
 // Mean is the loss.
 func (s *Score) Mean() float32 { return Mean(s.Sum, s.Terms) }
 
-// Score compares the answers pred with the targets of rows.
-func (f *Func) Score(pred []float32, y Targets, rows []int32) Score {
-	s := Score{Sum: f.Eval(nil, pred, y, rows, 1), Terms: f.Terms(y, rows)}
+// Count compares the answers pred with the targets of rows, which are a part of a batch, and
+// adds to s how good they are; ends tells that the part is the batch's last. The parts of a
+// batch come in order, and a cross entropy is the same in however many it comes.
+func (f *Func) Count(s *Score, pred []float32, y Targets, rows []int32, ends bool) {
+	s.batch = f.Accumulate(s.batch, nil, pred, y, rows, 1)
+	s.Terms += f.Terms(y, rows)
 	switch l := labels(y); {
 	case f.cols < 2: // the greatest of one is always the same
 	case l != nil:
 		c := f.gatherLabels(l, rows)
-		s.Correct, s.Total = kernel.CountCorrectClass(pred, c, len(c), f.cols), counted(c)
+		s.Correct += kernel.CountCorrectClass(pred, c, len(c), f.cols)
+		s.Total += counted(c)
 	case f.name != "mse" || answers(y):
-		s.Total = len(rows) * f.per
-		s.Correct = kernel.CountCorrect(pred, f.gather(y, rows), s.Total, f.cols)
+		n := len(rows) * f.per
+		s.Total += n
+		s.Correct += kernel.CountCorrect(pred, f.gather(y, rows), n, f.cols)
 	}
-	return s
+	if ends {
+		s.Sum, s.batch = s.Sum+s.batch, 0
+	}
 }
 
 func answers(y Targets) bool {

@@ -66,7 +66,8 @@ func TestLabelsAndValues(t *testing.T) {
 			t.Errorf("gradient %d is %v by labels and %v by values", i, g[i], h[i])
 		}
 	}
-	s := f.Score(pred, y, rows)
+	var s loss.Score
+	f.Count(&s, pred, y, rows, true)
 	if s.Sum != a || s.Terms != 3 || s.Correct != 2 || s.Total != 3 {
 		t.Errorf("score %+v, want 2 right of 3 and the sum %v", s, a)
 	}
@@ -101,7 +102,8 @@ func TestRegression(t *testing.T) {
 			t.Fatal(err)
 		}
 		pred := make([]float32, 12)
-		if s := f.Score(pred, c.y, rows); s.Total != c.total || s.Terms == 0 {
+		var s loss.Score
+		if f.Count(&s, pred, c.y, rows, true); s.Total != c.total || s.Terms == 0 {
 			t.Errorf("%s over %v of %#v: %+v, want %d answers", c.name, c.shape, c.y, s, c.total)
 		}
 	}

@@ -5,13 +5,14 @@ package optim
 import (
 	"fmt"
 	"math"
+	"slices"
 
 	"github.com/ravnest/ravnest/engine/job"
 	"github.com/ravnest/ravnest/engine/kernel"
 )
 
-// Optimizer updates one flat vector of parameters. Its state is part of what a run
-// would have to keep to be resumed exactly.
+// Optimizer updates one flat vector of parameters. State and Resume carry what it knows
+// over an interruption.
 type Optimizer struct {
 	spec  job.Optimizer
 	t     int         // updates done
@@ -27,37 +28,50 @@ type Delay struct{ Stage, Stages int }
 // New makes the optimiser of spec for n parameters.
 func New(spec job.Optimizer, n int, d Delay) (*Optimizer, error) {
 	o := &Optimizer{spec: spec, mu: 1}
-	k := 2
-	switch spec.Name {
-	case "sgd":
-		k = 0
-		if spec.Momentum != 0 {
-			k = 1
-		}
-	case "adam", "adamw", "nadam":
-	default:
+	if !slices.Contains(job.Optimizers, spec.Name) {
 		return nil, fmt.Errorf("unknown optimizer %q", spec.Name)
 	}
 	if spec.StageMomentum && d.Stages > 1 {
 		// arXiv 2505.01099: γ_s = γ + τ_s (0.99 - γ)/P with γ = 0.9.
 		o.spec.Betas[0] = 0.9 + 0.09*float64(d.Stages-1-d.Stage)/float64(d.Stages)
 	}
-	for range k {
+	for range Slots(spec) {
 		o.state = append(o.state, make([]float32, n))
 	}
 	return o, nil
 }
 
-// Bytes is the size of the state for n parameters.
-func Bytes(spec job.Optimizer, n int) int {
+// Slots are the vectors that the rule of spec keeps for the parameters, as torch.optim calls
+// them.
+func Slots(spec job.Optimizer) []string {
 	switch {
 	case spec.Name != "sgd":
-		return 8 * n
+		return []string{"exp_avg", "exp_avg_sq"}
 	case spec.Momentum != 0:
-		return 4 * n
+		return []string{"momentum_buffer"}
 	}
-	return 0
+	return nil
 }
+
+// Bytes is the size of the state for n parameters.
+func Bytes(spec job.Optimizer, n int) int { return 4 * n * len(Slots(spec)) }
+
+// State is what an optimiser has to know to go on as if nothing had been between.
+type State struct {
+	Name    string
+	Updates int      // done
+	Mu      float64  // nadam: the product of its momentum terms; 1 otherwise
+	Slots   []string // names of Vectors
+	Vectors [][]float32
+}
+
+// State is the optimiser's state; its vectors are the optimiser's own memory.
+func (o *Optimizer) State() State {
+	return State{Name: o.spec.Name, Updates: o.t, Mu: o.mu, Slots: Slots(o.spec), Vectors: o.state}
+}
+
+// Resume sets the scalars of the state; the vectors are written to through State.
+func (o *Optimizer) Resume(updates int, mu float64) { o.t, o.mu = updates, mu }
 
 // Step updates p in place with gradients g and learning rate lr, on the team's threads.
 // The scalars of the formulas are computed in float64 and rounded once, as PyTorch does.

@@ -17,21 +17,14 @@ import (
 	"github.com/ravnest/ravnest/ga"
 )
 
-// message is the most bytes that a tensor of so many elements a row takes on the wire.
-// Validation passes send whole batches, training a micro-batch at a time.
+// message is the most bytes that a tensor of so many elements a row takes on the wire, a
+// micro-batch at a time.
 func message(j job.Spec, elems int) int {
 	kind, err := codec.ParseKind(j.Wire)
 	if err != nil {
 		kind = codec.FP32
 	}
-	return wire.MessageHeader + codec.MaxSize(kind, elems*messageRows(j))
-}
-
-func messageRows(j job.Spec) int {
-	if j.ValEvery > 0 {
-		return j.BatchSize
-	}
-	return j.MicroRows()
+	return wire.MessageHeader + codec.MaxSize(kind, elems*j.MicroRows())
 }
 
 // cuttable joins the units between which no cut is possible, since a tensor that crosses
@@ -57,15 +50,12 @@ func tooHeavy(err error, j job.Spec, heavy *graph.Unit) error {
 		return err
 	}
 	rows := 1
-	for message(job.Spec{Wire: j.Wire, BatchSize: 2 * rows, ValEvery: 1}, heavy.Largest) <= wire.MaxTransfer {
+	for message(job.Spec{Wire: j.Wire, BatchSize: 2 * rows, MicroBatches: 1}, heavy.Largest) <= wire.MaxTransfer {
 		rows *= 2
 	}
-	what := fmt.Sprintf("lower batch_size to %d or less", rows)
-	if j.ValEvery == 0 {
-		what += fmt.Sprintf(" or raise micro_batches to %d or more", (j.BatchSize+rows-1)/rows)
-	}
+	what := fmt.Sprintf("raise micro_batches to %d or more, or lower batch_size to %d or less", (j.BatchSize+rows-1)/rows, rows)
 	return fmt.Errorf("%w: the model cannot be cut after %q, where a tensor of %.0f MB crosses for %d rows and a message holds at most %.0f MB: %s",
-		err, heavy.Name, float64(message(j, heavy.Largest))/1e6, messageRows(j), float64(wire.MaxTransfer)/1e6, what)
+		err, heavy.Name, float64(message(j, heavy.Largest))/1e6, j.MicroRows(), float64(wire.MaxTransfer)/1e6, what)
 }
 
 // TooSmall is the error of a pool in which some members lend too little for any stage,

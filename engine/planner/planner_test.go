@@ -299,7 +299,7 @@ func TestRecomputeFits(t *testing.T) {
 	g := zoo.GPT(zoo.GPTConfig{Name: "gpt", Layers: 6, Heads: 4, Width: 32, Tokens: 64, Vocab: 16, Dropout: 0.1})
 	most := func(again string, starts []int) float64 {
 		j := job.Default()
-		j.Loss, j.Schedule, j.BatchSize, j.MicroBatches, j.Recompute = "cross_entropy", job.Sync, 32, 1, again
+		j.Loss, j.Schedule, j.BatchSize, j.MicroBatches, j.Recompute = "cross_entropy", job.Sync, 64, 1, again
 		stages, err := g.Cut(starts)
 		if err != nil {
 			t.Fatal(err)
@@ -314,19 +314,21 @@ func TestRecomputeFits(t *testing.T) {
 		}
 		return float64(need)
 	}
-	us := g.Units()
 	for n := 1; n <= 3; n++ {
-		var starts []int
-		for k := range n {
-			starts = append(starts, us[k*len(us)/n].From)
+		j := job.Default()
+		j.Loss, j.Schedule, j.BatchSize, j.MicroBatches = "cross_entropy", job.Sync, 64, 1
+		free, err := planner.Make(j, g, pool(n, 1e12, 1e9), ga.Options{MaxClusters: 1}, 1)
+		if err != nil {
+			t.Fatal(err)
 		}
+		starts := free.Clusters[0].Starts()
 		full, kept := most("full", starts), most("", starts)
 		if full > 0.8*kept {
 			t.Errorf("%d stages: %.0f bytes computed again, %.0f kept", n, full, kept)
 		}
 		for _, again := range []string{"", "full"} {
 			j := job.Default()
-			j.Loss, j.Schedule, j.BatchSize, j.MicroBatches, j.Recompute = "cross_entropy", job.Sync, 32, 1, again
+			j.Loss, j.Schedule, j.BatchSize, j.MicroBatches, j.Recompute = "cross_entropy", job.Sync, 64, 1, again
 			p, err := planner.Make(j, g, pool(n, 1.1*full, 1e9), ga.Options{MaxClusters: 1}, 1)
 			if again == "" {
 				if !errors.Is(err, ga.ErrRAM) {

@@ -321,20 +321,20 @@ func (r *run) name(err error) error {
 func (r *run) work() error {
 	r.at = Update{State: Connecting, Stage: r.a.Stage, Stages: r.a.Stages}
 	r.cfg.Watch(r.at)
-	cfg, err := r.prepare()
+	c, cfg, err := r.prepare()
 	if err != nil {
 		return err
 	}
-	r.at.Role = cfg.Stage.Role()
+	r.at.Role = c.Stage.Role()
 	r.cfg.Watch(r.at)
-	if err := r.connect(cfg.Stage); err != nil {
+	if err := r.connect(c); err != nil {
 		return err
 	}
 	cfg.Links = map[int]stage.Link{}
 	for k, l := range r.links {
 		cfg.Links[k] = l
 	}
-	if r.stage, err = stage.New(cfg); err != nil {
+	if r.stage, err = stage.New(c, cfg); err != nil {
 		return err
 	}
 	if err := r.cfg.Host.Send(r.ctx, &proto.Ready{Run: r.a.Run, Peak: int64(r.stage.Memory())}); err != nil {
@@ -347,7 +347,7 @@ func (r *run) work() error {
 	}
 	r.at.State, r.at.Peak = Training, int64(r.stage.Memory())
 	r.cfg.Watch(r.at)
-	r.cfg.Event("training stage %d of %d (%s)", r.a.Stage, r.a.Stages, cfg.Stage.Role())
+	r.cfg.Event("training stage %d of %d (%s)", r.a.Stage, r.a.Stages, c.Stage.Role())
 
 	stopReports := r.report()
 	err = r.stage.Run(r.ctx, r.mark, r)
@@ -371,46 +371,47 @@ func (r *run) mark() order.Mark {
 }
 
 // prepare fetches and checks what the assignment names.
-func (r *run) prepare() (stage.Config, error) {
+func (r *run) prepare() (*stage.Compiled, stage.Config, error) {
 	var cfg stage.Config
 	j, err := job.Parse(r.a.Job)
 	if err != nil {
-		return cfg, err
+		return nil, cfg, err
 	}
 	var plan Plan
 	if err := json.Unmarshal(r.a.Plan, &plan); err != nil {
-		return cfg, fmt.Errorf("the assignment's plan: %w", err)
+		return nil, cfg, fmt.Errorf("the assignment's plan: %w", err)
 	}
 	if len(plan.Starts) != r.a.Stages || r.a.Stage >= len(plan.Starts) || plan.Train < 1 || plan.Train > maxRows || plan.Val < 0 || plan.Val > maxRows {
-		return cfg, fmt.Errorf("the assignment's plan has %d stages over %d and %d rows, the assignment %d stages", len(plan.Starts), plan.Train, plan.Val, r.a.Stages)
+		return nil, cfg, fmt.Errorf("the assignment's plan has %d stages over %d and %d rows, the assignment %d stages", len(plan.Starts), plan.Train, plan.Val, r.a.Stages)
 	}
 	if j.MicroBatches == 0 {
 		if j.MicroBatches = plan.MicroBatches; j.MicroBatches < 0 || j.MicroBatches > j.BatchSize {
-			return cfg, fmt.Errorf("the assignment's plan splits batches of %d rows into %d micro-batches", j.BatchSize, j.MicroBatches)
+			return nil, cfg, fmt.Errorf("the assignment's plan splits batches of %d rows into %d micro-batches", j.BatchSize, j.MicroBatches)
 		}
 	}
 	b, err := r.cfg.Host.Blob(r.ctx, r.a.Graph)
 	if err != nil {
-		return cfg, fmt.Errorf("fetching the model: %w", err)
+		return nil, cfg, fmt.Errorf("fetching the model: %w", err)
 	}
 	g, err := graph.Parse(b)
 	if err != nil {
-		return cfg, err
+		return nil, cfg, err
 	}
 	stages, err := g.Cut(plan.Starts)
 	if err != nil {
-		return cfg, err
+		return nil, cfg, err
 	}
 	s := stages[r.a.Stage]
-	need, err := stage.Bytes(j, s)
+	c, err := stage.Compile(j, s)
 	if err != nil {
-		return cfg, err
+		return nil, cfg, err
 	}
+	need := c.Memory().Total()
 	if r.cfg.RAM > 0 && int64(need) > r.cfg.RAM {
-		return cfg, fmt.Errorf("%w: stage %d needs %.1f MB, %.1f MB are offered", ErrMemory, s.Index, float64(need)/1e6, float64(r.cfg.RAM)/1e6)
+		return nil, cfg, fmt.Errorf("%w: stage %d needs %.1f MB, %.1f MB are offered", ErrMemory, s.Index, float64(need)/1e6, float64(r.cfg.RAM)/1e6)
 	}
 	cfg = stage.Config{
-		Job: j, Stage: s, Output: g.Shape(g.OutputValue()), TrainRows: plan.Train, ValRows: plan.Val,
+		TrainRows: plan.Train, ValRows: plan.Val,
 		Order: data.Order, Team: r.cfg.Team, Now: r.cfg.Now, Between: r.cfg.Between,
 	}
 	r.flopsEach = s.Graph.Cost(0, len(s.Graph.Nodes)).Total()
@@ -429,50 +430,40 @@ func (r *run) prepare() (stage.Config, error) {
 		}
 		ref, ok := r.a.Data[kind]
 		if !ok {
-			return cfg, fmt.Errorf("the assignment has no %s", kind)
+			return nil, cfg, fmt.Errorf("the assignment has no %s", kind)
 		}
 		b, err := r.cfg.Host.Blob(r.ctx, ref)
 		if err != nil {
-			return cfg, fmt.Errorf("fetching %s: %w", kind, err)
+			return nil, cfg, fmt.Errorf("fetching %s: %w", kind, err)
 		}
 		if _, n, err := data.Peek(b); err != nil {
-			return cfg, fmt.Errorf("%s: %w", kind, err)
+			return nil, cfg, fmt.Errorf("%s: %w", kind, err)
 		} else if need += n; r.cfg.RAM > 0 && int64(need) > r.cfg.RAM {
-			return cfg, fmt.Errorf("%w: stage %d with %s needs %.1f MB, %.1f MB are offered", ErrMemory, s.Index, kind, float64(need)/1e6, float64(r.cfg.RAM)/1e6)
+			return nil, cfg, fmt.Errorf("%w: stage %d with %s needs %.1f MB, %.1f MB are offered", ErrMemory, s.Index, kind, float64(need)/1e6, float64(r.cfg.RAM)/1e6)
 		}
 		half, err := data.Decode(b)
 		if err != nil {
-			return cfg, fmt.Errorf("%s: %w", kind, err)
+			return nil, cfg, fmt.Errorf("%s: %w", kind, err)
 		}
-		elems := cfg.Output.Elems()
+		elems := g.Shape(g.OutputValue()).Elems()
 		if dst == &cfg.TrainX || dst == &cfg.ValX {
 			elems = g.Inputs[0].Shape.Elems()
 		}
 		if half.Len() != rows[kind] || half.Elems() != elems {
-			return cfg, fmt.Errorf("%s has %d rows of %d elements, the plan says %d of %d", kind, half.Len(), half.Elems(), rows[kind], elems)
+			return nil, cfg, fmt.Errorf("%s has %d rows of %d elements, the plan says %d of %d", kind, half.Len(), half.Elems(), rows[kind], elems)
 		}
 		*dst = half
 	}
-	return cfg, nil
+	return c, cfg, nil
 }
 
 // connect opens the links to every stage that shares a tensor with this one, all at
 // once; the earlier stage of a pair begins.
-func (r *run) connect(s *graph.Stage) error {
+func (r *run) connect(c *stage.Compiled) error {
 	need := map[int]bool{}
-	for _, e := range s.In {
-		need[e.From] = true
-		for _, t := range e.To {
-			need[t] = true // a gradient passes through its readers
-		}
+	for _, p := range c.Peers() {
+		need[p] = true
 	}
-	for _, e := range s.Out {
-		for _, t := range e.To {
-			need[t] = true
-		}
-	}
-	delete(need, s.Index)
-	delete(need, -1)
 	ctx, cancel := context.WithTimeoutCause(r.ctx, r.cfg.ConnectTimeout, fmt.Errorf("no connection to the other stages within %v", r.cfg.ConnectTimeout))
 	defer cancel()
 	var wg sync.WaitGroup
@@ -487,7 +478,7 @@ func (r *run) connect(s *graph.Stage) error {
 			send := func(b json.RawMessage) error {
 				return r.cfg.Host.Send(ctx, &proto.Signal{Run: r.a.Run, To: p.ID, Body: b})
 			}
-			pipe, err := r.cfg.Dialer.Dial(ctx, s.Index < p.Stage, send, r.mail[p.ID])
+			pipe, err := r.cfg.Dialer.Dial(ctx, c.Stage.Index < p.Stage, send, r.mail[p.ID])
 			mu.Lock()
 			defer mu.Unlock()
 			if err != nil {
@@ -495,7 +486,7 @@ func (r *run) connect(s *graph.Stage) error {
 				cancel()
 				return
 			}
-			r.links[p.Stage] = transport.NewLink(pipe, transport.Options{})
+			r.links[p.Stage] = transport.NewLink(pipe, c.Link(p.Stage))
 		})
 	}
 	wg.Wait()
@@ -602,14 +593,15 @@ func (r *run) Keep(s stage.Saved) error {
 	if r.saveErr != nil {
 		return r.saveErr
 	}
+	var b bytes.Buffer // the part's tensors change when this returns
+	b.Grow(s.Part.Size())
+	if err := safetensors.Write(&b, s.Part.State, map[string]string{"format": "pt"}); err != nil {
+		return err
+	}
 	r.saves.Go(func() {
-		var b bytes.Buffer
-		err := safetensors.Write(&b, s.State, map[string]string{"format": "pt"})
+		ref, err := r.cfg.Host.Upload(r.ctx, r.a.Run, r.a.Stage, b.Bytes())
 		if err == nil {
-			var ref proto.Ref
-			if ref, err = r.cfg.Host.Upload(r.ctx, r.a.Run, r.a.Stage, b.Bytes()); err == nil {
-				err = r.cfg.Host.Send(r.ctx, &proto.Saved{Run: r.a.Run, Stage: r.a.Stage, Step: int64(s.Step), Epoch: s.Epoch, Blob: ref})
-			}
+			err = r.cfg.Host.Send(r.ctx, &proto.Saved{Run: r.a.Run, Stage: r.a.Stage, Step: int64(s.Step), Epoch: s.Epoch, Blob: ref})
 		}
 		if err != nil {
 			r.saveErr = fmt.Errorf("saving stage %d after step %d: %w", r.a.Stage, s.Step, err)

@@ -14,6 +14,7 @@ import (
 	"github.com/ravnest/ravnest/engine/loss"
 	"github.com/ravnest/ravnest/engine/optim"
 	"github.com/ravnest/ravnest/engine/pipeline/order"
+	"github.com/ravnest/ravnest/engine/pipeline/snapshot"
 	"github.com/ravnest/ravnest/engine/pipeline/stage"
 	"github.com/ravnest/ravnest/engine/state"
 )
@@ -32,10 +33,10 @@ type Trainer struct {
 	cfg         Config
 	out         int
 	train, eval *exec.Exec
-	plan        *exec.Plan
-	st          exec.State
+	hold        stage.Holding
+	run         order.Run
+	at          order.Position // where Run begins
 	grads       []float32
-	opt         *optim.Optimizer
 	loss        *loss.Func
 	order       []int32
 	orderOf     int // epoch that order is of, if ordered
@@ -49,7 +50,7 @@ type Trainer struct {
 // New compiles the whole model and initialises it from the job's seed.
 func New(cfg Config) (*Trainer, error) {
 	j, g := cfg.Job, cfg.Graph
-	t := &Trainer{cfg: cfg, out: g.OutputValue()}
+	t := &Trainer{cfg: cfg, out: g.OutputValue(), run: j.Order(cfg.TrainX.Len(), cfg.ValX.Len())}
 	outs := []int{t.out}
 	again, err := exec.ParseRecompute(j.Recompute)
 	if err != nil {
@@ -59,43 +60,59 @@ func New(cfg Config) (*Trainer, error) {
 	if err != nil {
 		return nil, err
 	}
-	if t.plan, err = exec.Compile(g, 0, exec.Config{Rows: j.MicroRows(), Slots: 1, Train: true, Outputs: outs, Seeds: outs, Recompute: again, Precision: precision}); err != nil {
+	plan, err := exec.Compile(g, 0, exec.Config{Rows: j.MicroRows(), Slots: 1, Train: true, Outputs: outs, Seeds: outs, Recompute: again, Precision: precision})
+	if err != nil {
 		return nil, err
 	}
-	ev, err := exec.Compile(g, 0, exec.Config{Rows: j.BatchSize, Outputs: outs, Precision: precision})
+	ev, err := exec.Compile(g, 0, exec.Config{Rows: j.MicroRows(), Outputs: outs, Precision: precision})
 	if err != nil {
 		return nil, err
 	}
 	if t.loss, err = loss.New(j.Loss, g.Shape(t.out), j.BatchSize); err != nil {
 		return nil, err
 	}
-	if t.opt, err = optim.New(j.Optimizer, t.plan.Layout.Trainable, optim.Delay{}); err != nil {
+	l := &plan.Layout
+	t.hold = stage.Holding{Layout: l, State: l.NewState()}
+	if t.hold.Optimizer, err = optim.New(j.Optimizer, l.Trainable, optim.Delay{}); err != nil {
 		return nil, err
 	}
-	t.train, t.eval = t.plan.New(cfg.Team), ev.New(cfg.Team)
-	t.st = t.plan.Layout.NewState()
-	t.plan.Layout.Init(t.st, j.Seed)
-	t.grads = make([]float32, t.plan.Layout.Trainable)
-	t.order, t.rows = make([]int32, cfg.TrainX.Len()), make([]int32, j.BatchSize)
+	t.train, t.eval = plan.New(cfg.Team), ev.New(cfg.Team)
+	l.Init(t.hold.State, j.Seed)
+	t.grads = make([]float32, l.Trainable)
+	t.order, t.rows = make([]int32, cfg.TrainX.Len()), make([]int32, j.MicroRows())
 	return t, nil
 }
 
-// State is a copy of the weights.
-func (t *Trainer) State() state.Dict { return t.plan.Layout.Export(t.st) }
+// State is a copy of the weights and running statistics.
+func (t *Trainer) State() state.Dict { return t.hold.Layout.Export(t.hold.State) }
 
-// Load replaces the weights.
-func (t *Trainer) Load(d state.Dict) error { return t.plan.Layout.Import(t.st, d) }
+// Load replaces the weights and running statistics.
+func (t *Trainer) Load(d state.Dict) error { return t.hold.Layout.Import(t.hold.State, d) }
+
+// Resume makes Run go on from a snapshot: from parts that stages have kept, cut however
+// they were, or from one of Run's own. After an error nothing has changed.
+func (t *Trainer) Resume(parts ...*snapshot.Part) error {
+	at, err := t.hold.Load(t.run, parts...)
+	if err == nil {
+		t.at = at
+	}
+	return err
+}
 
 // Run trains until the job's end or until mark says order.Stop before an update; either
 // way the state is kept. At order.Checkpoint it is kept and training goes on.
 func (t *Trainer) Run(ctx context.Context, mark func() order.Mark, obs stage.Observer) error {
 	j := t.cfg.Job
-	seq, err := order.NewSequence(j.Order(t.cfg.TrainX.Len(), t.cfg.ValX.Len()), order.Position{})
+	seq, err := order.NewSequence(t.run, t.at)
 	if err != nil {
 		return err
 	}
 	keep := func(it order.Item, at order.Position, final bool) error {
-		return obs.Keep(stage.Saved{Epoch: it.Epoch, Step: it.Step, Position: at, Final: final, State: t.State()})
+		p, err := t.hold.Part(at)
+		if err != nil {
+			return fmt.Errorf("keeping the state of step %d: %w", it.Step, err)
+		}
+		return obs.Keep(stage.Saved{Epoch: it.Epoch, Step: it.Step, Final: final, Part: p})
 	}
 	val := loss.Score{}
 	for ctx.Err() == nil {
@@ -109,19 +126,24 @@ func (t *Trainer) Run(ctx context.Context, mark func() order.Mark, obs stage.Obs
 					}
 				}
 			}
-			t.step(it)
+			if err := t.step(it); err != nil {
+				return fmt.Errorf("step %d: %w", it.Step, err)
+			}
 			if it.Ends {
 				obs.Loss(stage.Loss{Epoch: it.Epoch, Step: it.Step, Value: loss.Mean(t.sum, t.terms)})
 				obs.Batch(it.Total)
 			}
 			if it.Last {
-				t.opt.Step(t.cfg.Team, t.st.Params, t.grads, optim.Rate(j.LR, j.Optimizer.LR, it.Epoch))
+				t.hold.Optimizer.Step(t.cfg.Team, t.hold.State.Params, t.grads, optim.Rate(j.LR, j.Optimizer.LR, it.Epoch))
 			}
 		case order.Eval:
-			val.Add(t.evaluate(it.Batch*j.BatchSize, it.Rows))
+			t.evaluate(&val, it.Batch*j.BatchSize+it.Row0, it.Rows, it.Ends)
 		case order.EvalDone:
 			v := stage.NewValidation(val)
 			v.Epoch, v.Step = it.Epoch, it.Step
+			if v.Loss-v.Loss != 0 {
+				return fmt.Errorf("step %d: %w: the validation loss is %v", it.Step, stage.ErrDiverged, v.Loss)
+			}
 			obs.Validated(v)
 			val = loss.Score{}
 		case order.Save:
@@ -138,7 +160,7 @@ func (t *Trainer) Run(ctx context.Context, mark func() order.Mark, obs stage.Obs
 }
 
 // step runs a micro-batch forward and backward.
-func (t *Trainer) step(it order.Item) {
+func (t *Trainer) step(it order.Item) error {
 	j := t.cfg.Job
 	if !t.ordered || t.orderOf != it.Epoch {
 		t.cfg.Order(t.order, j.Seed, it.Epoch)
@@ -147,34 +169,43 @@ func (t *Trainer) step(it order.Item) {
 	batch := t.order[it.Batch*j.BatchSize:][:it.Total]
 	rows := batch[it.Row0:][:it.Rows]
 	t.cfg.TrainX.Gather(t.train.Value(0, 0, it.Rows), rows)
-	t.train.Forward(0, exec.Batch{Seed: j.Seed, Step: it.Step, Row0: it.Row0, Rows: it.Rows}, t.st.Params, &t.st)
+	t.train.Forward(0, exec.Batch{Seed: j.Seed, Step: it.Step, Row0: it.Row0, Rows: it.Rows}, t.hold.State.Params, &t.hold.State)
 	if it.Row0 == 0 {
 		t.sum, t.terms = 0, t.loss.Terms(t.cfg.TrainY, batch)
 	}
 	t.sum = t.loss.Accumulate(t.sum, t.train.Grad(0, t.out, it.Rows), t.train.Value(0, t.out, it.Rows), t.cfg.TrainY, rows, t.terms)
-	t.train.Backward(0, t.st.Params, t.grads, !it.First)
+	if err := stage.CheckLoss(t.sum); err != nil {
+		return err
+	}
+	t.train.Backward(0, t.hold.State.Params, t.grads, !it.First)
+	return nil
 }
 
-// evaluate runs rows of the validation set from row0 on.
-func (t *Trainer) evaluate(row0, rows int) loss.Score {
+// evaluate runs rows of the validation set from row0 on, and adds how they did to val; ends
+// tells that they are the last of their batch.
+func (t *Trainer) evaluate(val *loss.Score, row0, rows int, ends bool) {
 	idx := t.rows[:rows]
 	for i := range idx {
 		idx[i] = int32(row0 + i)
 	}
 	t.cfg.ValX.Gather(t.eval.Value(0, 0, rows), idx)
-	t.eval.Forward(0, exec.Batch{Rows: rows}, t.st.Params, &t.st)
-	return t.loss.Score(t.eval.Value(0, t.out, rows), t.cfg.ValY, idx)
+	t.eval.Forward(0, exec.Batch{Rows: rows}, t.hold.State.Params, &t.hold.State)
+	t.loss.Count(val, t.eval.Value(0, t.out, rows), t.cfg.ValY, idx, ends)
 }
 
-// Evaluate runs the validation set through the model in evaluation mode.
+// Evaluate runs the validation set through the model in evaluation mode, in the batches and
+// micro-batches of training.
 func (t *Trainer) Evaluate(ctx context.Context) (stage.Validation, error) {
 	var val loss.Score
-	b := t.cfg.Job.BatchSize
-	for r := 0; r < t.cfg.ValX.Len(); r += b {
-		if ctx.Err() != nil {
-			return stage.Validation{}, context.Cause(ctx)
+	for b := range t.run.Batches(t.run.Val) {
+		total := t.run.Rows(t.run.Val, b)
+		micro := (total + t.run.MicroBatches - 1) / t.run.MicroBatches
+		for row := 0; row < total; row += micro {
+			if ctx.Err() != nil {
+				return stage.Validation{}, context.Cause(ctx)
+			}
+			t.evaluate(&val, b*t.run.BatchSize+row, min(micro, total-row), row+micro >= total)
 		}
-		val.Add(t.evaluate(r, min(b, t.cfg.ValX.Len()-r)))
 	}
 	return stage.NewValidation(val), nil
 }

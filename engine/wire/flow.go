@@ -13,6 +13,7 @@ package wire
 import (
 	"fmt"
 	"hash/crc32"
+	"slices"
 )
 
 // Window is the sender's account of a receiver's window. The zero value is a receiver
@@ -24,7 +25,7 @@ type Window struct {
 }
 
 // cost of a message of total bytes.
-func cost(total int) int { return total + messageCost }
+func cost(total int) int { return total + MessageCost }
 
 func fits(used, n, size int) bool { return used+n <= size || used <= size/4 }
 
@@ -78,6 +79,17 @@ type Message struct {
 	buf     []byte // what Payload lies in
 }
 
+// grow makes room for n more bytes: twice as much as before, and never more than the message
+// has.
+func (m *Message) grow(n int) {
+	if len(m.buf)+n <= cap(m.buf) {
+		return
+	}
+	b := make([]byte, len(m.buf), min(m.size, max(2*cap(m.buf), len(m.buf)+n)))
+	copy(b, m.buf)
+	m.buf = b
+}
+
 // Assembler puts the chunks of one direction back together and keeps the receiver's
 // account. The chunks of a message arrive in order and messages do not interleave;
 // whatever else comes is an error. At most one message is unfinished, and its buffer
@@ -99,6 +111,14 @@ type Assembler struct {
 // of at most most bytes (at most MaxTransfer), header included.
 func NewAssembler(window, most int) *Assembler {
 	return &Assembler{window: min(max(window, FirstWindow), 1<<30), max: min(max(most, MessageHeader), MaxTransfer)}
+}
+
+// Bytes is the most memory that messages take in an Assembler of this window and largest
+// message: what the window lets in and a message that begins when a quarter is in use, in
+// buffers that may be a quarter too large, and buffers that are kept to be used again.
+func Bytes(window, most int) int {
+	a := NewAssembler(window, most)
+	return (9*a.window + 5*a.max) / 4
 }
 
 // Hello is the frame that tells the sender.
@@ -134,7 +154,7 @@ func (a *Assembler) Add(f Frame) (*Message, error) {
 		if !fits(a.held+a.owed, cost(total), a.window) {
 			return nil, fmt.Errorf("%w: a message of %d bytes while %d of a window of %d are in use", ErrProtocol, total, a.held+a.owed, a.window)
 		}
-		a.cur, a.id, a.next, a.count = a.take(min(total, 2*chunk)), f.ID, 0, f.Count
+		a.cur, a.id, a.next, a.count = a.take(total), f.ID, 0, f.Count
 		a.cur.size = total
 	}
 	m := a.cur
@@ -152,6 +172,7 @@ func (a *Assembler) Add(f Frame) (*Message, error) {
 		}
 		m.Header = h
 	}
+	m.grow(len(f.Body))
 	m.buf = append(m.buf, f.Body...)
 	if a.next++; a.next < a.count {
 		return nil, nil
@@ -189,16 +210,24 @@ func (a *Assembler) keep(m *Message) {
 	}
 }
 
-// take finds a message with a buffer of some capacity.
-func (a *Assembler) take(n int) *Message {
+// take finds a message with a buffer for total bytes, which is not much larger than that; the
+// buffer of a large message grows as it arrives.
+func (a *Assembler) take(total int) *Message {
+	least := min(total, 2*chunk)
 	for i, m := range a.free {
-		if cap(m.buf) >= n {
-			last := len(a.free) - 1
-			a.free[i], a.free[last] = a.free[last], nil
-			a.free = a.free[:last]
-			a.spare -= cap(m.buf)
+		if c := cap(m.buf); c >= least && c <= total+total/4+MessageCost/2 {
+			a.drop(i)
 			return m
 		}
 	}
-	return &Message{buf: make([]byte, 0, n)}
+	if len(a.free) > 0 {
+		a.drop(0) // makes way for sizes that come now
+	}
+	return &Message{buf: make([]byte, 0, least)}
+}
+
+// drop takes a buffer out of those that are kept.
+func (a *Assembler) drop(i int) {
+	a.spare -= cap(a.free[i].buf)
+	a.free = slices.Delete(a.free, i, i+1)
 }

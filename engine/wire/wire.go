@@ -28,9 +28,9 @@ const (
 
 	// chunk is the body size of all Data frames of a message but the last.
 	chunk = MaxFrame - FrameHeader
-	// messageCost is what a message costs a receiver besides its bytes: without it, a
+	// MessageCost is what a message costs a receiver besides its bytes: without it, a
 	// window would not bound the memory of empty messages.
-	messageCost = 256
+	MessageCost = 256
 )
 
 // ErrProtocol is wrapped by every error about what a peer sent. A link that meets it

@@ -235,8 +235,54 @@ func TestWindow(t *testing.T) {
 			break
 		}
 	}
-	if n > FirstWindow/messageCost {
+	if n > FirstWindow/MessageCost {
 		t.Errorf("%d empty messages fit a window of %d bytes", n, FirstWindow)
+	}
+}
+
+// TestBytes: whatever a sender sends and in whatever order its messages are released, the
+// buffers stay within what Bytes says.
+func TestBytes(t *testing.T) {
+	r := rand.New(rand.NewPCG(7, 0))
+	for range 20 {
+		window, most := FirstWindow<<r.IntN(3), MessageHeader+1+r.IntN(1<<20)
+		a := NewAssembler(window, most)
+		var held []*Message
+		peak := 0
+		for id := range uint32(400) {
+			n := r.IntN(most - MessageHeader)
+			if r.IntN(2) == 0 {
+				n = r.IntN(min(n+1, 100))
+			}
+			for !fits(a.held+a.owed, cost(n+MessageHeader), a.window) && len(held) > 0 {
+				i := r.IntN(len(held))
+				a.Release(held[i])
+				held[i] = held[len(held)-1]
+				held = held[:len(held)-1]
+				a.owed = 0 // granted at once
+			}
+			for _, b := range frames(id, Header{Kind: Activation}, make([]byte, n)) {
+				m, err := add(a, b)
+				if err != nil {
+					t.Fatal(err)
+				}
+				bytes := a.spare
+				for _, h := range held {
+					bytes += cap(h.buf)
+				}
+				if a.cur != nil {
+					bytes += cap(a.cur.buf)
+				}
+				if m != nil {
+					bytes += cap(m.buf)
+					held = append(held, m)
+				}
+				peak = max(peak, bytes)
+			}
+		}
+		if peak > Bytes(window, most) || peak < most/2 {
+			t.Errorf("window %d, largest message %d: %d bytes at most, Bytes says %d", window, most, peak, Bytes(window, most))
+		}
 	}
 }
 

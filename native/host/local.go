@@ -60,7 +60,7 @@ func (o localObserver) Keep(s stage.Saved) error {
 	if err := o.flush(); err != nil {
 		return err
 	}
-	_, err := writeTrained(o.dir, s.State)
+	_, err := writeTrained(o.dir, s.Part.State)
 	return err
 }
 

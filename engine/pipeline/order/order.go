@@ -58,6 +58,9 @@ func (r Run) Batches(n int) int { return (n + r.BatchSize - 1) / r.BatchSize }
 // Rows is the number of rows of batch b of n rows.
 func (r Run) Rows(n, b int) int { return min(r.BatchSize, n-b*r.BatchSize) }
 
+// group is the most micro-batches of an update.
+func (r Run) group() int { return r.UpdateFrequency * min(r.MicroBatches, r.BatchSize) }
+
 // Total is the number of training batches of the run.
 func (r Run) Total() int {
 	t := r.Epochs * r.Batches(r.Train)

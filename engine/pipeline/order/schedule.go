@@ -15,7 +15,7 @@ const (
 	Forward  ActionKind = iota // of Item, into Slot
 	Backward                   // of Item, from Slot
 	Update                     // of the weights, with the gradients of the group that Item closed
-	Evaluate                   // forward of the validation batch Item
+	Evaluate                   // forward of the validation rows Item
 	Report                     // the validation pass is over
 	Keep                       // save the state
 	Done
@@ -167,9 +167,9 @@ func (w *walk) mark(a Action, m Mark) error {
 
 // NewSync is 1F1B (PipeDream, SOSP 2019) that drains the pipeline at every update: the
 // computation of one process. Stage s of P has at most P-s micro-batches between their
-// forward and their backward pass.
+// forward and their backward pass, and never more than an update has.
 func NewSync(seq *Sequence, stage, stages int) Schedule {
-	return &alternate{walk: walk{seq: seq}, depth: stages - stage, sync: true}
+	return &alternate{walk: walk{seq: seq}, depth: min(stages-stage, seq.run.group()), sync: true}
 }
 
 // NewAsync is 1F1B without draining: stage s of P runs P-1-s updates behind, and a

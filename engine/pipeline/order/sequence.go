@@ -11,7 +11,7 @@ type ItemKind uint8
 // The kinds of items.
 const (
 	Train    ItemKind = iota // a micro-batch: forward and, later, backward
-	Eval                     // a validation batch: forward only
+	Eval                     // a micro-batch of the validation set: forward only
 	EvalDone                 // the validation pass is over
 	Save                     // keep the state
 	End                      // the run is over
@@ -120,9 +120,13 @@ func (s *Sequence) endEpoch(epoch int, over bool) {
 	if r.Val > 0 && r.ValEvery > 0 && (over || (epoch+1)%r.ValEvery == 0) {
 		for b := range r.Batches(r.Val) {
 			it := mark
-			it.Kind, it.Batch, it.Rows = Eval, b, r.Rows(r.Val, b)
-			it.Total = it.Rows
-			s.pending = append(s.pending, it)
+			it.Kind, it.Batch, it.Total = Eval, b, r.Rows(r.Val, b)
+			micro := (it.Total + r.MicroBatches - 1) / r.MicroBatches
+			for it.Row0 = 0; it.Row0 < it.Total; it.Row0 += it.Rows {
+				it.Rows = min(micro, it.Total-it.Row0)
+				it.Ends = it.Row0+it.Rows == it.Total
+				s.pending = append(s.pending, it)
+			}
 		}
 		mark.Kind = EvalDone
 		s.pending = append(s.pending, mark)

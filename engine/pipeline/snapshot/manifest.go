@@ -176,7 +176,7 @@ func ParseManifest(b []byte) (*Manifest, error) {
 		return nil, bad("a manifest of %d bytes, at most %d are read", len(b), MaxManifest)
 	}
 	m := &Manifest{}
-	if err := strict(b, m); err != nil {
+	if err := decode(b, m); err != nil {
 		return nil, err
 	}
 	return m, m.Check(0)

@@ -21,6 +21,7 @@ import (
 	"github.com/ravnest/ravnest/engine/format/safetensors"
 	"github.com/ravnest/ravnest/engine/pipeline/order"
 	"github.com/ravnest/ravnest/engine/state"
+	"github.com/ravnest/ravnest/engine/strict"
 )
 
 // Version of both JSON forms. History: 1, first form.
@@ -43,7 +44,7 @@ const prefix = "optimizer."
 type Optimizer struct {
 	Name    string  // as in a job
 	Updates int     // done
-	Mu      float64 // nadam: the product of its momentum terms
+	Mu      float64 // nadam: the product of its momentum terms, which may depend on the stage
 	Slots   []Slot
 }
 
@@ -95,10 +96,10 @@ func (s scalars) check() error {
 	return nil
 }
 
-// name is what a slot's tensor is called in a file.
-func name(slot, param string) string { return prefix + slot + "." + param }
+// Name is what the tensor of an optimiser's slot for a parameter is called in a file.
+func Name(slot, param string) string { return prefix + slot + "." + param }
 
-// split is name backwards, for the slots that there are.
+// split is Name backwards, for the slots that there are.
 func split(full string, slots []string) (slot int, param string, ok bool) {
 	rest, ok := strings.CutPrefix(full, prefix)
 	if !ok {
@@ -119,7 +120,7 @@ func (p *Part) Write(w io.Writer) error {
 	for _, s := range p.Optimizer.Slots {
 		m.Optimizer.Slots = append(m.Optimizer.Slots, s.Name)
 		for _, t := range s.Tensors {
-			t.Name = name(s.Name, t.Name)
+			t.Name = Name(s.Name, t.Name)
 			d = append(d, t)
 		}
 	}
@@ -138,9 +139,31 @@ func (p *Part) Write(w io.Writer) error {
 	return safetensors.Write(w, d, map[string]string{"format": "pt", metaKey: string(b)})
 }
 
+// Overhead is the most that a tensor of some axes takes in a file beside its elements.
+func Overhead(name string, axes int) int { return 6*len(name) + 24*axes + 128 }
+
+// HeadBytes is the most that a file takes beside its tensors.
+const HeadBytes = 2048
+
+// Size is the most that the file takes, in bytes.
+func (p *Part) Size() int {
+	n := HeadBytes
+	add := func(slot string, d state.Dict) {
+		for _, t := range d {
+			n += 4*len(t.F32) + 8*len(t.I64) + Overhead(slot+t.Name, len(t.Shape))
+		}
+	}
+	add("", p.State)
+	for _, s := range p.Optimizer.Slots {
+		add(Name(s.Name, ""), s.Tensors)
+	}
+	return n
+}
+
 // Bytes is the part's file.
 func (p *Part) Bytes() ([]byte, error) {
 	var b bytes.Buffer
+	b.Grow(p.Size())
 	if err := p.Write(&b); err != nil {
 		return nil, err
 	}
@@ -159,7 +182,7 @@ func Read(r io.ReaderAt, size int64) (*Part, error) {
 		return nil, bad("the file has no position: it holds weights only")
 	}
 	var m meta
-	if err := strict([]byte(text), &m); err != nil {
+	if err := decode([]byte(text), &m); err != nil {
 		return nil, err
 	}
 	if m.Version != Version {
@@ -188,7 +211,7 @@ func Read(r io.ReaderAt, size int64) (*Part, error) {
 	for _, s := range p.Optimizer.Slots {
 		for _, t := range s.Tensors {
 			if shape, ok := shapes[t.Name]; !ok || t.F32 == nil || !slices.Equal(shape, t.Shape) {
-				return nil, bad("%s is %v, the part's %q is %v", name(s.Name, t.Name), t.Shape, t.Name, shape)
+				return nil, bad("%s is %v, the part's %q is %v", Name(s.Name, t.Name), t.Shape, t.Name, shape)
 			}
 		}
 	}
@@ -199,7 +222,7 @@ func Read(r io.ReaderAt, size int64) (*Part, error) {
 func Parse(b []byte) (*Part, error) { return Read(bytes.NewReader(b), int64(len(b))) }
 
 // Join puts parts together that share no tensor and are of the same position and updates.
-// The tensors are not copied.
+// The tensors are not copied; Mu is that of the first part.
 func Join(parts ...*Part) (*Part, error) {
 	if len(parts) == 0 {
 		return nil, bad("no parts")
@@ -231,15 +254,10 @@ func Join(parts ...*Part) (*Part, error) {
 	return p, nil
 }
 
-// strict decodes one JSON value without unknown fields and with nothing behind it.
-func strict(b []byte, v any) error {
-	d := json.NewDecoder(bytes.NewReader(b))
-	d.DisallowUnknownFields()
-	if err := d.Decode(v); err != nil {
+// decode reads one JSON value, without unknown or doubled fields and with nothing behind it.
+func decode(b []byte, v any) error {
+	if _, err := strict.Decode(b, v); err != nil {
 		return bad("%w", err)
-	}
-	if _, err := d.Token(); err != io.EOF {
-		return bad("data after the end of the JSON value")
 	}
 	return nil
 }

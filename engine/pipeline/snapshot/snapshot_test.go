@@ -67,7 +67,7 @@ func TestPartsThatAreNone(t *testing.T) {
 	for want, b := range map[string][]byte{
 		"version 2":          raw(state.Dict{w}, `{"version":2,"position":{},"optimizer":{"name":"sgd"}}`),
 		"unknown field":      raw(state.Dict{w}, `{"version":1,"position":{},"optimizer":{"name":"sgd"},"more":1}`),
-		"after the end":      raw(state.Dict{w}, `{"version":1,"position":{},"optimizer":{"name":"sgd"}} 1`),
+		"follows the end":    raw(state.Dict{w}, `{"version":1,"position":{},"optimizer":{"name":"sgd"}} 1`),
 		"-1 updates":         raw(state.Dict{w}, `{"version":1,"position":{},"optimizer":{"name":"sgd","updates":-1}}`),
 		`slot "a.b"`:         raw(state.Dict{w}, `{"version":1,"position":{},"optimizer":{"name":"sgd","slots":["a.b"]}}`),
 		"optimizer.m.w is [": raw(state.Dict{w, tensor("optimizer.m.w", 1)}, `{"version":1,"position":{},"optimizer":{"name":"sgd","slots":["m"]}}`),

@@ -35,10 +35,10 @@ func codecs() int {
 func TestPromise(t *testing.T) {
 	const constant = 160 << 10
 	rest := codecs() + constant
-	for _, c := range [][2]string{{"", ""}, {"selective", ""}, {"full", ""}, {"", "bf16"}} {
-		again := c[0]
+	for _, form := range [][2]string{{"", ""}, {"selective", ""}, {"full", ""}, {"", "bf16"}} {
+		again, precision := form[0], form[1]
 		w := newWorld(func(j *job.Spec) {
-			j.Loss, j.Epochs, j.BatchSize, j.Recompute, j.Precision = "cross_entropy", 1, 128, again, c[1]
+			j.Loss, j.Epochs, j.BatchSize, j.Recompute, j.Precision = "cross_entropy", 1, 128, again, precision
 		})
 		w.g = zoo.GPT(zoo.GPTSorter)
 		w.tx, w.vx = integers(256, 11, 0, 3, 1), integers(128, 11, 0, 3, 2)
@@ -48,28 +48,34 @@ func TestPromise(t *testing.T) {
 			t.Fatal(err)
 		}
 		before := heap()
-		s, err := stage.New(stage.Config{
-			Job: w.job, Stage: stages[0], Output: w.g.Shape(w.g.OutputValue()), TrainRows: w.tx.Len(), ValRows: w.vx.Len(),
-			TrainX: w.tx, TrainY: w.ty, ValX: w.vx, ValY: w.vy, Order: shuffle,
-		})
+		c, err := stage.Compile(w.job, stages[0])
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := s.Run(t.Context(), nil, &dropped{}); err != nil {
+		s, err := stage.New(c, w.config(nil))
+		if err != nil {
+			t.Fatal(err)
+		}
+		kept := &dropped{}
+		if err := s.Run(t.Context(), nil, kept); err != nil {
 			t.Fatal(err)
 		}
 		got := heap() - before
 		if want := s.Memory(); got < want || got > want+rest {
-			t.Errorf("recompute %q, precision %q: %d bytes in use, %d promised", again, c[1], got, want)
+			t.Errorf("recompute %q, precision %q: %d bytes in use, %d promised", again, precision, got, want)
 		}
 		runtime.KeepAlive(s)
+		runtime.KeepAlive(kept)
 	}
 }
 
-// dropped is an observer that keeps nothing.
-type dropped struct{}
+// dropped is an observer that keeps nothing but the file of the last state.
+type dropped struct{ file []byte }
 
 func (*dropped) Loss(stage.Loss)            {}
 func (*dropped) Validated(stage.Validation) {}
 func (*dropped) Batch(int)                  {}
-func (*dropped) Keep(stage.Saved) error     { return nil }
+func (d *dropped) Keep(s stage.Saved) (err error) {
+	d.file, err = s.Part.Bytes()
+	return err
+}

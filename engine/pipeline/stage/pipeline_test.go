@@ -16,9 +16,9 @@ import (
 	"github.com/ravnest/ravnest/engine/loss"
 	"github.com/ravnest/ravnest/engine/optim"
 	"github.com/ravnest/ravnest/engine/pipeline/order"
+	"github.com/ravnest/ravnest/engine/pipeline/snapshot"
 	"github.com/ravnest/ravnest/engine/pipeline/stage"
 	"github.com/ravnest/ravnest/engine/state"
-	"github.com/ravnest/ravnest/engine/train"
 	"github.com/ravnest/ravnest/engine/transport"
 	"github.com/ravnest/ravnest/engine/transport/mem"
 	"github.com/ravnest/ravnest/engine/zoo"
@@ -49,6 +49,8 @@ type world struct {
 	tx, vx, ty, vy stage.Rows
 
 	logs []*log // of the stages of the last pipeline
+	errs []error
+	wrap func(from, to int, l stage.Link) stage.Link // of links, if set
 }
 
 func newWorld(change func(*job.Spec)) *world {
@@ -89,17 +91,18 @@ func (l *log) Validated(v stage.Validation) { l.mu.Lock(); l.vals = append(l.val
 func (l *log) Batch(n int)                  { l.mu.Lock(); l.rows += n; l.mu.Unlock() }
 func (l *log) Keep(s stage.Saved) error {
 	l.mu.Lock()
+	defer l.mu.Unlock()
+	b, err := s.Part.Bytes() // its tensors change
+	if err == nil {
+		s.Part, err = snapshot.Parse(b)
+	}
 	l.saved = append(l.saved, s)
-	l.mu.Unlock()
-	return nil
+	return err
 }
 
 func (w *world) local(t *testing.T) (*log, state.Dict) {
 	t.Helper()
-	tr, err := train.New(train.Config{Job: w.job, Graph: w.g, TrainX: w.tx, TrainY: w.ty, ValX: w.vx, ValY: w.vy, Order: shuffle})
-	if err != nil {
-		t.Fatal(err)
-	}
+	tr := w.trainer(t)
 	l := &log{}
 	if err := tr.Run(t.Context(), nil, l); err != nil {
 		t.Fatal(err)
@@ -121,21 +124,39 @@ func (w *world) starts(n int) []int {
 // state.
 func (w *world) pipeline(t *testing.T, starts []int, faults mem.Faults, mark func() order.Mark) (*log, state.Dict, error) {
 	t.Helper()
-	stages, err := w.g.Cut(starts)
+	return w.resume(t, starts, faults, mark, nil)
+}
+
+// resume is pipeline from the parts of a snapshot on.
+func (w *world) resume(t *testing.T, starts []int, faults mem.Faults, mark func() order.Mark, parts []*snapshot.Part) (*log, state.Dict, error) {
+	t.Helper()
+	cut, err := w.g.Cut(starts)
 	if err != nil {
 		t.Fatal(err)
 	}
-	n := len(stages)
+	n := len(cut)
+	compiled := make([]*stage.Compiled, n)
+	for k := range cut {
+		if compiled[k], err = stage.Compile(w.job, cut[k]); err != nil {
+			t.Fatal(err)
+		}
+	}
 	links := make([]map[int]stage.Link, n)
 	for k := range links {
 		links[k] = map[int]stage.Link{}
 	}
 	var all []*transport.Link
-	for a := range n {
-		for b := a + 1; b < n; b++ {
+	for a, c := range compiled {
+		for _, b := range c.Peers() {
+			if b < a {
+				continue
+			}
 			pa, pb := mem.Pair(faults, mem.Faults{})
-			la, lb := transport.NewLink(pa, transport.Options{}), transport.NewLink(pb, transport.Options{})
+			la, lb := transport.NewLink(pa, c.Link(b)), transport.NewLink(pb, compiled[b].Link(a))
 			links[a][b], links[b][a] = la, lb
+			if w.wrap != nil {
+				links[a][b], links[b][a] = w.wrap(a, b, la), w.wrap(b, a, lb)
+			}
 			all = append(all, la, lb)
 		}
 	}
@@ -147,22 +168,25 @@ func (w *world) pipeline(t *testing.T, starts []int, faults mem.Faults, mark fun
 	ctx, cancel := context.WithCancelCause(t.Context())
 	defer cancel(nil)
 	var wg sync.WaitGroup
+	w.logs, w.errs = make([]*log, n), make([]error, n)
+	states := make([]state.Dict, n)
 	var mu sync.Mutex
 	var first error
-	logs, states := make([]*log, n), make([]state.Dict, n)
-	w.logs = logs
-	for k, gs := range stages {
-		s, err := stage.New(stage.Config{
-			Job: w.job, Stage: gs, Output: w.g.Shape(w.g.OutputValue()), TrainRows: w.tx.Len(), ValRows: w.vx.Len(),
-			TrainX: w.tx, TrainY: w.ty, ValX: w.vx, ValY: w.vy, Order: shuffle, Links: links[k],
-		})
+	for k, c := range compiled {
+		s, err := stage.New(c, w.config(links[k]))
 		if err != nil {
 			t.Fatal(err)
 		}
-		logs[k] = &log{}
+		if parts != nil {
+			if err := s.Load(parts...); err != nil {
+				t.Fatal(err)
+			}
+		}
+		l := &log{}
+		w.logs[k] = l
 		wg.Go(func() {
-			err := s.Run(ctx, mark, logs[k])
-			states[k] = s.State()
+			err := s.Run(ctx, mark, l)
+			states[k], w.errs[k] = s.State(), err
 			if err != nil {
 				mu.Lock()
 				if first == nil {
@@ -178,7 +202,14 @@ func (w *world) pipeline(t *testing.T, starts []int, faults mem.Faults, mark fun
 	for _, s := range states {
 		d = append(d, s...)
 	}
-	return logs[n-1], d, first
+	return w.logs[n-1], d, first
+}
+
+// config is what every stage is given.
+func (w *world) config(links map[int]stage.Link) stage.Config {
+	return stage.Config{
+		TrainRows: w.tx.Len(), ValRows: w.vx.Len(), TrainX: w.tx, TrainY: w.ty, ValX: w.vx, ValY: w.vy, Order: shuffle, Links: links,
+	}
 }
 
 func equal(t *testing.T, what string, a, b *log, da, db state.Dict) {
@@ -521,12 +552,12 @@ func TestCheckpoint(t *testing.T) {
 				t.Fatalf("%s, stage %d: %d states were kept, want %d", sched, k, len(l.saved), n)
 			}
 			for i, v := range l.saved {
-				if v.Position != got.saved[i].Position || v.Final != (i == n-1) || v.Position.Step != v.Step {
-					t.Errorf("%s, stage %d: state %d is of %+v, the leaf's of %+v", sched, k, i, v.Position, got.saved[i].Position)
+				if v.Part.Position != got.saved[i].Part.Position || v.Final != (i == n-1) || v.Part.Position.Step != v.Step {
+					t.Errorf("%s, stage %d: state %d is of %+v, the leaf's of %+v", sched, k, i, v.Part.Position, got.saved[i].Part.Position)
 				}
 			}
-			if sched == job.Sync && l.saved[0].Position.Step != 1 {
-				t.Errorf("stage %d: asked before update 1, kept at %+v", k, l.saved[0].Position)
+			if sched == job.Sync && l.saved[0].Part.Position.Step != 1 {
+				t.Errorf("stage %d: asked before update 1, kept at %+v", k, l.saved[0].Part.Position)
 			}
 		}
 	}

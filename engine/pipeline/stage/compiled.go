@@ -1,0 +1,222 @@
+// What a stage will cost, before anything of it is allocated: its plans, its messages and
+// what it holds.
+
+package stage
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/ravnest/ravnest/engine/codec"
+	"github.com/ravnest/ravnest/engine/exec"
+	"github.com/ravnest/ravnest/engine/graph"
+	"github.com/ravnest/ravnest/engine/job"
+	"github.com/ravnest/ravnest/engine/loss"
+	"github.com/ravnest/ravnest/engine/optim"
+	"github.com/ravnest/ravnest/engine/pipeline/order"
+	"github.com/ravnest/ravnest/engine/pipeline/snapshot"
+	"github.com/ravnest/ravnest/engine/transport"
+	"github.com/ravnest/ravnest/engine/wire"
+)
+
+// ErrMessage is wrapped by errors that say that a tensor between two stages is larger than
+// the largest message.
+var ErrMessage = errors.New("a tensor between stages is too large")
+
+// Compiled is a stage of a job with its plans. It is immutable: any number of stages can be
+// made of it.
+type Compiled struct {
+	Job         job.Spec
+	Stage       *graph.Stage
+	kind        codec.Kind
+	train, eval *exec.Plan
+	edges       edges
+}
+
+// schedule makes the schedule that a job asks for.
+func schedule(name string, seq *order.Sequence, stage, stages int) (order.Schedule, error) {
+	switch name {
+	case job.Sync:
+		return order.NewSync(seq, stage, stages), nil
+	case job.Async:
+		return order.NewAsync(seq, stage, stages), nil
+	}
+	return nil, fmt.Errorf("no schedule is called %q", name)
+}
+
+// Compile plans a stage of job j.
+func Compile(j job.Spec, s *graph.Stage) (*Compiled, error) {
+	kind, err := codec.ParseKind(j.Wire)
+	if err != nil {
+		return nil, err
+	}
+	c := &Compiled{Job: j, Stage: s, kind: kind, edges: edgesOf(s)}
+	if err := c.messages(); err != nil {
+		return nil, err
+	}
+	var outs, seeds []int
+	for _, e := range s.Out {
+		outs = append(outs, s.Local(e))
+		if !e.Constant {
+			seeds = append(seeds, s.Local(e))
+		}
+	}
+	if s.Last {
+		outs, seeds = append(outs, s.Graph.OutputValue()), append(seeds, s.Graph.OutputValue())
+	}
+	for k, e := range s.In {
+		if e.To[len(e.To)-1] > s.Index && !e.Constant {
+			seeds = append(seeds, k) // a later stage reads it too: its gradient comes first
+		}
+	}
+	again, err := exec.ParseRecompute(j.Recompute)
+	if err != nil {
+		return nil, err
+	}
+	precision, err := exec.ParsePrecision(j.Precision)
+	if err != nil {
+		return nil, err
+	}
+	seq, err := order.NewSequence(j.Order(1, 0), order.Position{}) // the number of rows is for New
+	if err != nil {
+		return nil, err
+	}
+	sched, err := schedule(j.Schedule, seq, s.Index, s.Of)
+	if err != nil {
+		return nil, err
+	}
+	cfg := exec.Config{Recompute: again, Precision: precision, Rows: j.MicroRows(), Slots: sched.Slots(), Train: true, Outputs: outs, Seeds: seeds, InputGrad: s.Index > 0}
+	if c.train, err = exec.Compile(s.Graph, s.First, cfg); err != nil {
+		return nil, err
+	}
+	c.eval, err = exec.Compile(s.Graph, s.First, exec.Config{Rows: j.MicroRows(), Outputs: outs, Precision: precision})
+	return c, err
+}
+
+// messages fails if a tensor is larger than the largest message that links carry.
+func (c *Compiled) messages() error {
+	for _, d := range slices.Concat(c.edges.in, c.edges.out) {
+		if d.per == 0 || !d.crosses() {
+			continue
+		}
+		rows := c.Job.MicroRows()
+		if c.size(d, rows) <= wire.MaxTransfer && d.per*rows <= codec.MaxElems {
+			continue
+		}
+		most := rows // that fit
+		for most > 0 && (c.size(d, most) > wire.MaxTransfer || d.per*most > codec.MaxElems) {
+			most--
+		}
+		if most == 0 {
+			return fmt.Errorf("%w: one row of %q is %.0f MB, a message has at most %.0f: cut the model elsewhere",
+				ErrMessage, d.name, float64(c.size(d, 1))/1e6, float64(wire.MaxTransfer)/1e6)
+		}
+		return fmt.Errorf("%w: %d rows of %q are %.0f MB, a message has at most %.0f: set micro_batches to at least %d",
+			ErrMessage, rows, d.name, float64(c.size(d, rows))/1e6, float64(wire.MaxTransfer)/1e6, (c.Job.BatchSize+most-1)/most)
+	}
+	return nil
+}
+
+// size is the largest message that rows of a tensor make, in bytes.
+func (c *Compiled) size(d edge, rows int) int {
+	kind := c.kind
+	if int(d.id) < c.Stage.ModelInputs {
+		kind = codec.FP32 // may be token numbers, which no lossy wire keeps
+	}
+	return wire.MessageHeader + codec.MaxSize(kind, d.per*rows)
+}
+
+// Peers are the stages that this one needs links to, ascending.
+func (c *Compiled) Peers() []int {
+	var ps []int
+	for _, d := range c.edges.in {
+		ps = append(ps, d.from, d.before, d.after)
+	}
+	for _, d := range c.edges.out {
+		ps = append(append(ps, d.to...), d.after)
+	}
+	slices.Sort(ps)
+	return slices.DeleteFunc(slices.Compact(ps), func(p int) bool { return p < 0 })
+}
+
+// Link is what this side of the link to another stage has to take: its largest message, and
+// a window for as many as the schedule lets the other send ahead.
+func (c *Compiled) Link(peer int) transport.Options {
+	largest, ahead := wire.MessageHeader, 0
+	take := func(d edge) {
+		n := c.size(d, c.Job.MicroRows())
+		largest = max(largest, n)
+		ahead += n + wire.MessageCost
+	}
+	for _, d := range c.edges.in {
+		if d.from == peer {
+			take(d)
+		}
+		if d.after == peer {
+			take(d)
+		}
+	}
+	for _, d := range c.edges.out {
+		if d.after == peer {
+			take(d)
+		}
+	}
+	// As many as may be in flight, and validation runs ahead by one more.
+	return transport.Options{MaxTransfer: largest, Credit: min(transport.DefaultCredit, (c.Stage.Of+1)*ahead)}
+}
+
+// Memory is what a stage takes, in bytes.
+type Memory struct {
+	Train, Eval exec.Memory // plans; weights and gradients are Train's
+	Optimizer   int
+	Versions    int // weights that micro-batches in flight were computed with
+	Targets     int // of the rows that are compared with them
+	Out         int // the message that is encoded
+	In          int // messages that have arrived or are about to
+	Save        int // the file of a state that is kept
+}
+
+// Total of everything.
+func (m Memory) Total() int {
+	return m.Train.Total() + m.Eval.Slots + m.Eval.Temp + m.Eval.Scratch + m.Optimizer + m.Versions + m.Targets + m.Out + m.In + m.Save
+}
+
+// Memory is what the stage promises to stay within, on one thread. The data set and what
+// messages are compressed with come on top.
+func (c *Compiled) Memory() Memory {
+	s, trainable := c.Stage, c.train.Layout.Trainable
+	m := Memory{Train: c.train.Memory(), Eval: c.eval.Memory(), Optimizer: optim.Bytes(c.Job.Optimizer, trainable)}
+	if c.Job.Schedule == job.Async {
+		m.Versions = 4 * trainable * (s.Of - s.Index - 1)
+	}
+	rows := c.Job.MicroRows()
+	if s.Last {
+		m.Targets = loss.Bytes(s.Graph.Shape(s.Graph.OutputValue()), c.Job.BatchSize)
+	}
+	for _, d := range c.edges.out {
+		m.Out = max(m.Out, c.size(d, rows))
+	}
+	for _, d := range c.edges.in {
+		if d.before >= 0 { // its gradient
+			m.Out = max(m.Out, c.size(d, rows))
+		}
+	}
+	for _, p := range c.Peers() {
+		m.In += wire.Bytes(c.Link(p).Credit, c.Link(p).MaxTransfer)
+	}
+	m.Save = snapshot.HeadBytes
+	for _, t := range tensors(&c.train.Layout, c.Job.Optimizer) {
+		m.Save += t.bytes()
+	}
+	return m
+}
+
+// Bytes is the whole memory that a stage of job j promises to stay within.
+func Bytes(j job.Spec, s *graph.Stage) (int, error) {
+	c, err := Compile(j, s)
+	if err != nil {
+		return 0, err
+	}
+	return c.Memory().Total(), nil
+}

@@ -1,0 +1,263 @@
+// What a stage has to do with the others: which tensors cross its border, over which links,
+// and how they are coded. Links can be replaced between two runs of a stage.
+
+package stage
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"math"
+	"slices"
+
+	"github.com/ravnest/ravnest/engine/codec"
+	"github.com/ravnest/ravnest/engine/graph"
+	"github.com/ravnest/ravnest/engine/kernel"
+	"github.com/ravnest/ravnest/engine/pipeline/order"
+	"github.com/ravnest/ravnest/engine/transport"
+	"github.com/ravnest/ravnest/engine/wire"
+)
+
+// Link is the connection to one other stage. Messages arrive whole and in order.
+type Link interface {
+	Send(ctx context.Context, h wire.Header, payload []byte) error
+	Recv(ctx context.Context) (transport.Message, error)
+}
+
+// edge is a value that crosses the stage's border.
+type edge struct {
+	id     uint16 // in the whole graph
+	name   string // of the value
+	local  int    // value in the stage's graph
+	per    int    // elements of a row
+	from   int    // stage it comes from (in) or -1
+	to     []int  // out: stages it goes to
+	before int    // in: stage that the gradient goes to next; -1: none
+	after  int    // stage that the gradient comes from; -1: none
+}
+
+// crosses tells whether the value goes over a link in any direction.
+func (d edge) crosses() bool { return d.from >= 0 || len(d.to) > 0 || d.before >= 0 || d.after >= 0 }
+
+// edges are the values that cross a stage's border.
+type edges struct {
+	in, out []edge
+	due     []edge // gradients that come before a backward pass, in the senders' order
+}
+
+func edgesOf(gs *graph.Stage) edges {
+	var es edges
+	for k, e := range gs.In {
+		d := edge{id: uint16(e.Value), name: gs.Graph.ValueName(k), local: k, per: e.Shape.Elems(), from: e.From, before: e.From, after: -1}
+		for i, t := range e.To {
+			if t == gs.Index {
+				if i > 0 {
+					d.before = e.To[i-1]
+				}
+				if i+1 < len(e.To) {
+					d.after = e.To[i+1]
+				}
+			}
+		}
+		if e.Constant {
+			d.before, d.after = -1, -1
+		}
+		es.in = append(es.in, d)
+	}
+	for _, e := range gs.Out {
+		l := gs.Local(e)
+		d := edge{id: uint16(e.Value), name: gs.Graph.ValueName(l), local: l, per: e.Shape.Elems(), from: -1, to: e.To, before: -1, after: e.To[0]}
+		if e.Constant {
+			d.after = -1
+		}
+		es.out = append(es.out, d)
+	}
+	for _, d := range slices.Concat(es.out, es.in) {
+		if d.after >= 0 {
+			es.due = append(es.due, d)
+		}
+	}
+	slices.SortFunc(es.due, func(a, b edge) int { return cmp.Compare(a.id, b.id) })
+	return es
+}
+
+// wiring is a stage's end of its links.
+type wiring struct {
+	edges
+	stage  int
+	inputs int // of the model
+	kind   codec.Kind
+	links  map[int]Link
+
+	enc   *codec.Encoder
+	plain *codec.Encoder // for inputs of the model that go to later stages
+	dec   *codec.Decoder
+	buf   []byte
+	raw   int64 // bytes that went out, had they been plain float32
+	busy  *clock
+
+	marked uint64 // item before which the last mark stood, plus one
+}
+
+func newWiring(c *Compiled, busy *clock) *wiring {
+	return &wiring{
+		edges: c.edges, stage: c.Stage.Index, inputs: c.Stage.ModelInputs, kind: c.kind,
+		enc: codec.NewEncoder(c.kind), dec: codec.NewDecoder(), buf: make([]byte, 0, c.Memory().Out), busy: busy,
+	}
+}
+
+// connect takes the links to use from now on.
+func (w *wiring) connect(peers []int, links map[int]Link) error {
+	for _, p := range peers {
+		if links[p] == nil {
+			return fmt.Errorf("stage %d has no link to stage %d", w.stage, p)
+		}
+	}
+	w.links = links
+	return nil
+}
+
+// send encodes a tensor once and sends it to the given stages.
+func (w *wiring) send(ctx context.Context, to []int, kind wire.Kind, d edge, it order.Item, x []float32) error {
+	done := w.busy.working()
+	enc, k := w.enc, w.kind
+	if int(d.id) < w.inputs {
+		// A model's input may be token numbers, which no lossy wire keeps.
+		if w.plain == nil {
+			w.plain = codec.NewEncoder(codec.FP32)
+		}
+		enc, k = w.plain, codec.FP32
+	}
+	err := fits(k, x)
+	if err != nil {
+		err = fmt.Errorf("the %s of %q, computed by stage %d: %w", kind, d.name, w.stage, err)
+	} else {
+		w.buf, err = enc.Encode(w.buf[:0], x)
+	}
+	done()
+	if err != nil {
+		return err
+	}
+	h := wire.Header{Kind: kind, Edge: d.id, Seq: it.Seq, Rows: uint32(it.Rows), Elems: uint32(len(x))}
+	for _, t := range to {
+		if err := w.links[t].Send(ctx, h, w.buf); err != nil {
+			return fmt.Errorf("sending to stage %d: %w", t, err)
+		}
+		w.raw += 4 * int64(len(x))
+	}
+	return nil
+}
+
+// most is the largest magnitude that a wire carries: beyond it a number becomes infinite.
+func most(k codec.Kind) float32 {
+	switch k {
+	case codec.FP16:
+		return math.Nextafter32(65520, 0) // binary16 rounds what is less to 65504
+	case codec.BF16:
+		return math.Float32frombits(0x7f7f7fff) // rounded down to bf16's largest
+	}
+	return math.MaxFloat32
+}
+
+// fits tells whether x is finite and stays so on a wire of kind k.
+func fits(k codec.Kind, x []float32) error {
+	a, finite := kernel.AbsMax(x)
+	switch {
+	case !finite:
+		return notFinite(x)
+	case a > most(k):
+		return fmt.Errorf("%w: it reaches %g, and wire %s ends at %g", ErrDiverged, a, k, most(k))
+	}
+	return nil
+}
+
+// finite tells whether x is.
+func finite(x []float32) error {
+	if _, ok := kernel.AbsMax(x); !ok {
+		return notFinite(x)
+	}
+	return nil
+}
+
+// notFinite says which element of x is not.
+func notFinite(x []float32) error {
+	for i, v := range x {
+		if v-v != 0 {
+			return fmt.Errorf("%w: element %d of %d is %v", ErrDiverged, i, len(x), v)
+		}
+	}
+	return ErrDiverged
+}
+
+// sendMark tells the next stages that a mark stands before it.
+func (w *wiring) sendMark(ctx context.Context, it order.Item, m order.Mark) error {
+	told := map[int]bool{}
+	for _, d := range w.out {
+		for _, t := range d.to {
+			if told[t] {
+				continue
+			}
+			told[t] = true
+			if err := w.links[t].Send(ctx, wire.Header{Kind: wire.Control, Edge: d.id, Seq: it.Seq, Rows: uint32(m)}, nil); err != nil {
+				return fmt.Errorf("sending to stage %d: %w", t, err)
+			}
+		}
+	}
+	return nil
+}
+
+// marks tells whether a mark may stand before item it, and whether none stood there yet.
+func (w *wiring) marks(it order.Item) bool {
+	return it.Kind == order.Train && it.First && w.marked != it.Seq+1
+}
+
+// receiveMark takes mark want from the stages that this one listens to, but for the first,
+// which has sent it already.
+func (w *wiring) receiveMark(ctx context.Context, it order.Item, want order.Mark) error {
+	heard := map[int]bool{w.in[0].from: true}
+	for _, d := range w.in {
+		if heard[d.from] {
+			continue
+		}
+		heard[d.from] = true
+		m, err := w.links[d.from].Recv(ctx)
+		if err != nil {
+			return fmt.Errorf("waiting for stage %d: %w", d.from, err)
+		}
+		h := m.Header
+		m.Release()
+		if h.Kind != wire.Control || h.Seq != it.Seq || order.Mark(h.Rows) != want {
+			return fmt.Errorf("%w: stage %d sent a %s for item %d; stage %d sent mark %s before item %d", ErrProtocol, d.from, h.Kind, h.Seq, w.in[0].from, want, it.Seq)
+		}
+	}
+	return nil
+}
+
+// receive takes the next message of a stage, which the schedule says must be tensor d
+// of item it, or a mark before it where one may come first.
+func (w *wiring) receive(ctx context.Context, from int, kind wire.Kind, d edge, it order.Item, dst []float32, first bool) (order.Mark, error) {
+	m, err := w.links[from].Recv(ctx)
+	if err != nil {
+		return order.Continue, fmt.Errorf("waiting for stage %d: %w", from, err)
+	}
+	defer m.Release()
+	h := m.Header
+	if first && h.Kind == wire.Control && h.Seq == it.Seq && w.marks(it) {
+		if k := order.Mark(h.Rows); k == order.Checkpoint || k == order.Stop {
+			return k, nil
+		}
+		return order.Continue, fmt.Errorf("%w: stage %d sent mark %d, which does not exist", ErrProtocol, from, h.Rows)
+	}
+	if h.Kind != kind || h.Edge != d.id || h.Seq != it.Seq || int(h.Rows) != it.Rows || int(h.Elems) != len(dst) {
+		return order.Continue, fmt.Errorf("%w: stage %d sent kind %d, edge %d, item %d, %d rows, %d elements; expected kind %d, edge %d, item %d, %d rows, %d elements",
+			ErrProtocol, from, h.Kind, h.Edge, h.Seq, h.Rows, h.Elems, kind, d.id, it.Seq, it.Rows, len(dst))
+	}
+	defer w.busy.working()()
+	if err := w.dec.Decode(dst, m.Payload); err != nil {
+		return order.Continue, fmt.Errorf("from stage %d: %w", from, err)
+	}
+	if err := finite(dst); err != nil {
+		return order.Continue, fmt.Errorf("the %s of %q, sent by stage %d: %w", kind, d.name, from, err)
+	}
+	return order.Continue, nil
+}
