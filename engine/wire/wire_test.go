@@ -244,12 +244,12 @@ func TestWindow(t *testing.T) {
 // buffers stay within what Bytes says.
 func TestBytes(t *testing.T) {
 	r := rand.New(rand.NewPCG(7, 0))
-	for range 20 {
+	for range 6 {
 		window, most := FirstWindow<<r.IntN(3), MessageHeader+1+r.IntN(1<<20)
 		a := NewAssembler(window, most)
 		var held []*Message
 		peak := 0
-		for id := range uint32(400) {
+		for id := range uint32(200) {
 			n := r.IntN(most - MessageHeader)
 			if r.IntN(2) == 0 {
 				n = r.IntN(min(n+1, 100))
