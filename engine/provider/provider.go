@@ -238,7 +238,6 @@ type run struct {
 
 	mu   sync.Mutex
 	prog proto.Progress // since the last report
-	busy time.Duration  // of the stage, at the last batch
 
 	at        Update
 	stage     *stage.Stage
@@ -532,7 +531,7 @@ func (r *run) flush(ctx context.Context) error {
 		out, in = out+s.SentPayload, in+s.ReceivedPayload
 	}
 	r.mu.Lock()
-	p, busy, now := r.prog, r.busy, r.cfg.Now()
+	p, busy, now := r.prog, r.stage.Busy(), r.cfg.Now()
 	r.prog.Losses, r.prog.Vals = nil, nil
 	r.mu.Unlock()
 	if d := now - r.lastTime; d > 0 {
@@ -580,7 +579,7 @@ func (r *run) Batch(rows int) {
 	defer r.mu.Unlock()
 	r.prog.Samples += int64(rows)
 	r.prog.Step++
-	r.busy, r.prog.Raw = r.stage.Busy(), r.stage.Raw()
+	r.prog.Raw = r.stage.Raw()
 	if r.prog.Step == 1 {
 		r.news <- struct{}{}
 	}

@@ -321,6 +321,9 @@ func (r *run) planPool(pool []server.Member) error {
 		if h.Bench.GEMM > 0 && h.Bench.Conv > 0 {
 			n.Compute = 2e9 / (1/h.Bench.GEMM + 1/h.Bench.Conv)
 		}
+		if n.Compute > 1e9*provider.Peak(h.Threads) {
+			n.Compute = 0 // no machine can: as if it had not measured
+		}
 		nodes, gn = append(nodes, n), append(gn, n.Node)
 	}
 	siblings(pool, gn)

@@ -118,25 +118,10 @@ type Stage struct {
 	sum         float32 // of the batch's loss terms so far
 	terms       int     // of the whole batch
 	val         loss.Score
-	busy        clock
+	busy        meter
 
 	mark   func() order.Mark // asked on the root
 	wanted bool              // a checkpoint, at the next place where one can be taken
-}
-
-// clock adds up the time that is spent computing.
-type clock struct {
-	now  func() time.Duration // nil: it is not measured
-	busy time.Duration
-}
-
-// working counts the time until the returned function is called as busy.
-func (c *clock) working() func() {
-	if c.now == nil {
-		return func() {}
-	}
-	t := c.now()
-	return func() { c.busy += c.now() - t }
 }
 
 // New allocates a stage and initialises its weights from the job's seed. Unless Load is
@@ -145,7 +130,7 @@ func New(c *Compiled, cfg Config) (*Stage, error) {
 	gs, j := c.Stage, c.Job
 	s := &Stage{
 		c: c, cfg: cfg, run: j.Order(cfg.TrainRows, cfg.ValRows), first: gs.Index == 0, last: gs.Last, orderOf: -1,
-		mark: func() order.Mark { return order.Continue }, busy: clock{now: cfg.Now},
+		mark: func() order.Mark { return order.Continue }, busy: meter{now: cfg.Now},
 	}
 	if s.first && (cfg.TrainX == nil || cfg.ValX == nil) || s.last && (cfg.TrainY == nil || cfg.ValY == nil) {
 		return nil, errors.New("the root needs the inputs and the leaf the targets of the data set")
@@ -213,12 +198,13 @@ func (s *Stage) Memory() int { return s.c.Memory().Total() }
 // State is a copy of the weights and running statistics.
 func (s *Stage) State() state.Dict { return s.hold.Layout.Export(s.hold.State) }
 
-// Raw is how many bytes of plain float32 the tensors sent so far are. Like Busy, it is
-// for the Observer's calls.
+// Raw is how many bytes of plain float32 the tensors sent so far are. It is for the
+// Observer's calls.
 func (s *Stage) Raw() int64 { return s.wires.raw }
 
-// Busy is the time spent computing, by Config.Now.
-func (s *Stage) Busy() time.Duration { return s.busy.busy }
+// Busy is the time spent computing so far, by Config.Now. Any goroutine may ask, during
+// a pass too.
+func (s *Stage) Busy() time.Duration { return s.busy.read() }
 
 // Run walks the whole run. On the root, mark is asked before every update; the other
 // stages learn the answer from their neighbours. At order.Stop what is in flight is

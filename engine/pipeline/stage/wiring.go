@@ -94,12 +94,12 @@ type wiring struct {
 	dec   *codec.Decoder
 	buf   []byte
 	raw   int64 // bytes that went out, had they been plain float32
-	busy  *clock
+	busy  *meter
 
 	marked uint64 // item before which the last mark stood, plus one
 }
 
-func newWiring(c *Compiled, busy *clock) *wiring {
+func newWiring(c *Compiled, busy *meter) *wiring {
 	return &wiring{
 		edges: c.edges, stage: c.Stage.Index, inputs: c.Stage.ModelInputs, kind: c.kind,
 		enc: codec.NewEncoder(c.kind), dec: codec.NewDecoder(), buf: make([]byte, 0, c.Memory().Out), busy: busy,

@@ -1,0 +1,57 @@
+package provider
+
+import (
+	"math"
+	"testing"
+	"time"
+)
+
+// A clock of any coarseness gives the machine's figure, and a clock that cannot be right
+// gives none.
+func TestRateByCoarseClocks(t *testing.T) {
+	const flops = 2 * 256 * 256 * 256
+	for _, call := range []time.Duration{90 * time.Microsecond, 350 * time.Microsecond, 3 * time.Millisecond, 40 * time.Millisecond} {
+		want := flops / call.Seconds() / 1e9
+		for _, res := range []time.Duration{1, 5 * time.Microsecond, time.Millisecond, 16 * time.Millisecond, 100 * time.Millisecond} {
+			var real time.Duration
+			now := func() time.Duration { return real / res * res }
+			got := rate(now, Peak(1), flops, func() { real += call })
+			// A figure errs by a call in those of a window, or by a tick of a clock that is
+			// finer than a call.
+			slack := 0.02 + max(float64(call)/float64(max(res, window)), 0)*btoi(res > call/50)
+			if math.Abs(got/want-1) > slack {
+				t.Errorf("calls of %v, ticks of %v: %.1f GFLOP/s, want %.1f", call, res, got, want)
+			}
+			if real > 3*time.Second {
+				t.Errorf("calls of %v, ticks of %v: took %v", call, res, real)
+			}
+		}
+	}
+	if got := rate(func() time.Duration { return time.Second }, Peak(1), flops, func() {}); got != 0 {
+		t.Errorf("a clock that stands still: %v", got)
+	}
+	var at time.Duration
+	if got := rate(func() time.Duration { at++; return at }, Peak(4), flops, func() {}); got != 0 {
+		t.Errorf("a clock that hardly moves: %v GFLOP/s", got)
+	}
+	// What cannot be is measured again: here the clock begins by being slow.
+	var real time.Duration
+	n := 0
+	got := rate(func() time.Duration { return real }, Peak(1), flops, func() {
+		if n++; n < 120 {
+			real += time.Microsecond
+		} else {
+			real += time.Millisecond
+		}
+	})
+	if want := flops / 1e-3 / 1e9; math.Abs(got/want-1) > 0.01 {
+		t.Errorf("a clock that was slow at first: %v GFLOP/s, want %v", got, want)
+	}
+}
+
+func btoi(b bool) float64 {
+	if b {
+		return 1
+	}
+	return 0
+}
