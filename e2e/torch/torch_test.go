@@ -182,7 +182,7 @@ func TestWriteDigits(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	got, err := data.FromSafetensors("digits", raw)
+	got, err := data.FromSafetensors("digits", raw, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

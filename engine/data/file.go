@@ -15,23 +15,37 @@ import (
 // fileKeys are the tensors of a file, the last two of which may be missing.
 var fileKeys = [...]string{"train_x", "train_y", "val_x", "val_y"}
 
+// Want is what a model and its loss ask of a data set's targets.
+type Want struct {
+	Output []int // the shape of the model's answer for one row; its last axis are the classes
+	// Values takes integers as values where there are as many as the model answers: the
+	// targets of a regression.
+	Values bool
+}
+
 // FromSafetensors reads a data set from a file in the safetensors format with the tensors
 // train_x, train_y and, for validation, val_x and val_y; their first axis is the row.
 //
 // Inputs may have any type. Targets of an integer type are the numbers of classes, from
-// 0 (NoClass: none): they are gathered as one-hot vectors. Targets of a floating type are taken as they
-// are, one-hot or values to be regressed; [n] of them is [n,1]. Float64 is rounded to
-// float32. Errors name the set and the tensor.
-func FromSafetensors(name string, raw []byte) (*Set, error) {
-	s, err := fromFile(name, raw)
+// 0 (NoClass: none): they are gathered as one-hot vectors, of as many classes as want says,
+// or as there are where want is nil. Targets of a floating type are taken as they are, one-hot
+// or values to be regressed; [n] of them is [n,1]. Float64 is rounded to float32. Errors name
+// the set, the tensor and the row.
+func FromSafetensors(name string, raw []byte, want *Want) (*Set, error) {
+	return ReadSafetensors(name, bytes.NewReader(raw), int64(len(raw)), want)
+}
+
+// ReadSafetensors is FromSafetensors for a file of size bytes that is not in memory.
+func ReadSafetensors(name string, r io.ReaderAt, size int64, want *Want) (*Set, error) {
+	s, err := fromFile(name, r, size, want)
 	if err != nil {
 		return nil, fmt.Errorf("data set %s: %w", name, err)
 	}
 	return s, nil
 }
 
-func fromFile(name string, raw []byte) (*Set, error) {
-	f, err := safetensors.Open(bytes.NewReader(raw), int64(len(raw)))
+func fromFile(name string, r io.ReaderAt, size int64, want *Want) (*Set, error) {
+	f, err := safetensors.Open(r, size)
 	if err != nil {
 		return nil, err
 	}
@@ -41,7 +55,7 @@ func fromFile(name string, raw []byte) (*Set, error) {
 		if i < 0 {
 			return nil, bad("tensor %q; a data set has %v", e.Name, fileKeys)
 		}
-		if t[i], err = table(f, e, Kind(i%2)); err != nil {
+		if t[i], err = table(f, e, Kind(i%2), want); err != nil {
 			return nil, fmt.Errorf("tensor %q: %w", e.Name, err)
 		}
 	}
@@ -53,7 +67,7 @@ func fromFile(name string, raw []byte) (*Set, error) {
 	}
 	if t[2] == nil {
 		for i := range 2 {
-			t[i+2] = &Table{Kind: Kind(i), Shape: t[i].Shape, Classes: min(t[i].Classes, 1), U8: []uint8{}}
+			t[i+2] = &Table{Kind: Kind(i), Shape: t[i].Shape, Classes: t[i].Classes, U8: []uint8{}}
 		}
 	}
 	// Both parts have the classes that occur in either.
@@ -76,55 +90,125 @@ func fromFile(name string, raw []byte) (*Set, error) {
 	return NewSet(name, train, val)
 }
 
-// table reads one tensor. Where its targets are classes, Classes is one more than the
-// greatest of them.
-func table(f *safetensors.File, e safetensors.Entry, kind Kind) (*Table, error) {
+// labels says what integer targets of a row's shape are: values, or the numbers of so many
+// classes (0: as many as there are).
+func (w *Want) labels(shape []int) (values bool, classes int) {
+	if w == nil || len(w.Output) == 0 {
+		return false, 0
+	}
+	stored, out, last := product(shape), product(w.Output), w.Output[len(w.Output)-1]
+	switch {
+	case w.Values && stored == out:
+		return true, 0
+	case stored == out/last:
+		return false, last
+	}
+	return false, 0
+}
+
+func product(shape []int) int {
+	n := 1
+	for _, d := range shape {
+		n *= d
+	}
+	return n
+}
+
+// table reads one tensor. Where its targets are classes and want does not say how many,
+// Classes is one more than the greatest of them.
+func table(f *safetensors.File, e safetensors.Entry, kind Kind, want *Want) (*Table, error) {
 	if len(e.Shape) == 0 {
 		return nil, bad("a scalar has no rows")
 	}
 	t := &Table{Kind: kind, Rows: e.Shape[0], Shape: e.Shape[1:]}
-	classes := kind == Targets && !e.DType.Float()
-	if len(t.Shape) == 0 && !classes {
+	labelled, classes := kind == Targets && !e.DType.Float(), 0
+	if labelled {
+		var values bool
+		values, classes = want.labels(t.Shape)
+		labelled = !values
+	}
+	if len(t.Shape) == 0 && !labelled {
 		t.Shape = []int{1}
 	}
 	if err := t.checkShape(); err != nil {
 		return nil, err
 	}
 	size := 4
-	if e.DType == state.U8 {
+	if e.DType == state.U8 || e.DType == state.Bool {
 		size = 1
 	}
 	if int64(e.Elems)*int64(size) > MaxBytes {
-		return nil, bad("more than %d bytes", MaxBytes)
+		return nil, bad("%d bytes, more than %d", int64(e.Elems)*int64(size), MaxBytes)
 	}
-	if e.DType == state.U8 {
-		t.U8 = make([]uint8, e.Elems)
-		if _, err := io.ReadFull(f.Raw(e), t.U8); err != nil {
-			return nil, err
-		}
-	} else {
-		x, err := f.Tensor(e)
-		if err != nil {
-			return nil, err
-		}
-		if t.F32 = x.F32; !e.DType.Float() {
-			t.I32 = make([]int32, e.Elems)
-			for i, v := range x.I64 {
-				if t.I32[i] = int32(v); v < -exact || v > exact {
-					return nil, bad("row %d holds %d, integers must lie in -%d..%d", i/t.stored(), v, exact, exact)
-				}
-			}
-		}
+	if err := t.read(f, e); err != nil {
+		return nil, err
 	}
-	if classes {
-		for i := range max(len(t.U8), len(t.I32)) {
-			c := t.class(i)
-			if c < 0 && c != NoClass {
-				return nil, bad("row %d holds class %d; classes count from 0", i/t.stored(), c)
-			}
-			t.Classes = max(t.Classes, c+1)
-		}
-		t.Classes = max(t.Classes, 1) // of no rows
+	if labelled {
+		return t, t.label(classes)
 	}
 	return t, nil
+}
+
+// read fills in the elements of e. Integers stay integers.
+func (t *Table) read(f *safetensors.File, e safetensors.Entry) error {
+	if e.DType == state.U8 {
+		t.U8 = make([]uint8, e.Elems)
+		_, err := io.ReadFull(f.Raw(e), t.U8)
+		return err
+	}
+	// By pieces: the numbers of a file are wider than those of a table.
+	switch {
+	case e.DType.Float():
+		t.F32 = make([]float32, 0, e.Elems)
+	case e.DType == state.Bool:
+		t.U8 = make([]uint8, 0, e.Elems)
+	default:
+		t.I32 = make([]int32, 0, e.Elems)
+	}
+	raw, size := f.Raw(e), e.DType.Size()
+	buf := make([]byte, min(1<<16, e.Elems*size))
+	var piece state.Tensor
+	for done := 0; done < e.Elems; {
+		n := min(len(buf)/size, e.Elems-done)
+		if _, err := io.ReadFull(raw, buf[:n*size]); err != nil {
+			return err
+		}
+		piece.F32, piece.I64 = piece.F32[:0], piece.I64[:0]
+		if err := piece.DecodeChecked(e.DType, buf[:n*size]); err != nil {
+			return bad("row %d: %w", done/max(t.stored(), 1), err)
+		}
+		t.F32 = append(t.F32, piece.F32...)
+		for i, v := range piece.I64 {
+			switch {
+			case e.DType == state.Bool:
+				t.U8 = append(t.U8, uint8(v))
+			case v < -exact || v > exact:
+				return bad("row %d holds %d, integers must lie in -%d..%d", (done+i)/t.stored(), v, exact, exact)
+			default:
+				t.I32 = append(t.I32, int32(v))
+			}
+		}
+		done += n
+	}
+	return nil
+}
+
+// label makes the elements the numbers of classes, of as many as there are where classes
+// is 0.
+func (t *Table) label(classes int) error {
+	most := 0
+	for i := range max(len(t.U8), len(t.I32)) {
+		c := t.class(i)
+		switch {
+		case c < 0 && c != NoClass:
+			return bad("row %d holds class %d; classes count from 0", i/t.stored(), c)
+		case classes > 0 && c >= classes:
+			return bad("row %d holds class %d; the model has %d outputs, classes are 0..%d", i/t.stored(), c, classes, classes-1)
+		}
+		most = max(most, c+1)
+	}
+	if t.Classes = classes; classes == 0 {
+		t.Classes = max(most, 1) // of no rows
+	}
+	return nil
 }

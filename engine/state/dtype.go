@@ -5,6 +5,7 @@ package state
 
 import (
 	"encoding/binary"
+	"fmt"
 	"io"
 	"math"
 )
@@ -24,12 +25,20 @@ const (
 	I8
 	U8
 	Bool // 0 or 1; any other byte reads as 1
+	U16
+	U32
+	U64      // int64; what is larger than that is an error of DecodeChecked
+	F8E4M3   // float32, as all below: exact. 4 bits of exponent, no infinity (torch.float8_e4m3fn)
+	F8E5M2   // 5 bits of exponent: the upper half of a half (torch.float8_e5m2)
+	F8E4M3UZ // no infinity, no -0, bias 8 (torch.float8_e4m3fnuz)
+	F8E8M0   // a power of two without a sign (torch.float8_e8m0fnu)
+	F8E5M2UZ // no infinity, no -0, bias 16 (torch.float8_e5m2fnuz)
 )
 
 var dtypes = [...]struct {
 	name string
 	size int
-}{F32: {"F32", 4}, I64: {"I64", 8}, F16: {"F16", 2}, BF16: {"BF16", 2}, F64: {"F64", 8}, I32: {"I32", 4}, I16: {"I16", 2}, I8: {"I8", 1}, U8: {"U8", 1}, Bool: {"BOOL", 1}}
+}{F32: {"F32", 4}, I64: {"I64", 8}, F16: {"F16", 2}, BF16: {"BF16", 2}, F64: {"F64", 8}, I32: {"I32", 4}, I16: {"I16", 2}, I8: {"I8", 1}, U8: {"U8", 1}, Bool: {"BOOL", 1}, U16: {"U16", 2}, U32: {"U32", 4}, U64: {"U64", 8}, F8E4M3: {"F8_E4M3", 1}, F8E5M2: {"F8_E5M2", 1}, F8E4M3UZ: {"F8_E4M3FNUZ", 1}, F8E8M0: {"F8_E8M0", 1}, F8E5M2UZ: {"F8_E5M2FNUZ", 1}}
 
 // String is the name that the safetensors format uses.
 func (d DType) String() string { return dtypes[d].name }
@@ -38,7 +47,13 @@ func (d DType) String() string { return dtypes[d].name }
 func (d DType) Size() int { return dtypes[d].size }
 
 // Float says whether elements become float32 (otherwise int64).
-func (d DType) Float() bool { return d == F32 || d == F16 || d == BF16 || d == F64 }
+func (d DType) Float() bool {
+	switch d {
+	case F32, F16, BF16, F64, F8E4M3, F8E5M2, F8E4M3UZ, F8E8M0, F8E5M2UZ:
+		return true
+	}
+	return false
+}
 
 // ParseDType finds a type by its String.
 func ParseDType(s string) (DType, bool) {
@@ -95,9 +110,38 @@ func (t *Tensor) Decode(d DType, raw []byte) {
 		for _, b := range raw {
 			t.I64 = append(t.I64, int64(min(b, 1)))
 		}
+	case U16:
+		for ; len(raw) > 0; raw = raw[2:] {
+			t.I64 = append(t.I64, int64(le.Uint16(raw)))
+		}
+	case U32:
+		for ; len(raw) > 0; raw = raw[4:] {
+			t.I64 = append(t.I64, int64(le.Uint32(raw)))
+		}
+	case U64:
+		for ; len(raw) > 0; raw = raw[8:] {
+			t.I64 = append(t.I64, int64(le.Uint64(raw)))
+		}
+	case F8E4M3, F8E5M2, F8E4M3UZ, F8E8M0, F8E5M2UZ:
+		for _, b := range raw {
+			t.F32 = append(t.F32, float8(d, b))
+		}
 	default:
 		panic("state: no such element type")
 	}
+}
+
+// DecodeChecked is Decode that fails where an element is larger than an int64.
+func (t *Tensor) DecodeChecked(d DType, raw []byte) error {
+	if d == U64 {
+		for r := raw; len(r) > 0; r = r[8:] {
+			if v := binary.LittleEndian.Uint64(r); v > math.MaxInt64 {
+				return fmt.Errorf("%w: element %d is %d, larger than an int64", ErrInvalid, (len(raw)-len(r))/8, v)
+			}
+		}
+	}
+	t.Decode(d, raw)
+	return nil
 }
 
 // Grow makes t hold no elements, and room for n, of what d becomes.
@@ -141,6 +185,36 @@ func (t Tensor) WriteData(w io.Writer, buf []byte) error {
 	}
 	_, err := w.Write(buf)
 	return err
+}
+
+// float8 widens an eight-bit float of type d: exact.
+func float8(d DType, b byte) float32 {
+	mantissa, bias, uz := uint(3), 7, false
+	switch d {
+	case F8E5M2:
+		return half(uint16(b) << 8) // it is the upper half of one
+	case F8E8M0:
+		if b == 0xff {
+			return float32(math.NaN())
+		}
+		return float32(math.Ldexp(1, int(b)-127))
+	case F8E4M3UZ:
+		bias, uz = 8, true
+	case F8E5M2UZ:
+		mantissa, bias, uz = 2, 16, true
+	}
+	if uz && b == 0x80 || !uz && b&0x7f == 0x7f {
+		return float32(math.NaN())
+	}
+	exp, frac := int(b&0x7f>>mantissa), float64(b&(1<<mantissa-1))/float64(uint(1)<<mantissa)
+	v := math.Ldexp(1+frac, exp-bias)
+	if exp == 0 {
+		v = math.Ldexp(frac, 1-bias)
+	}
+	if b&0x80 != 0 {
+		v = math.Copysign(v, -1)
+	}
+	return float32(v)
 }
 
 // half widens an IEEE 754 half: exact, NaN payloads kept.

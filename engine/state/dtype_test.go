@@ -25,6 +25,15 @@ func TestDecode(t *testing.T) {
 		{I8, "\xfe\x07", nil, []int64{-2, 7}},
 		{U8, "\xfe\x07", nil, []int64{254, 7}},
 		{Bool, "\x00\x01\x02", nil, []int64{0, 1, 1}},
+		{U16, "\xfe\xff\x07\x00", nil, []int64{65534, 7}},
+		{U32, "\xfe\xff\xff\xff\x07\x00\x00\x00", nil, []int64{1<<32 - 2, 7}},
+		{U64, "\xfe\xff\xff\xff\xff\xff\xff\x7f", nil, []int64{1<<63 - 2}},
+		// As PyTorch's float8 types convert.
+		{F8E4M3, "\x00\x01\x08\x38\xb8\x7e\x80", []float32{0, 0x1p-9, 0x1p-6, 1, -1, 448, float32(math.Copysign(0, -1))}, nil},
+		{F8E5M2, "\x00\x01\x04\x3c\xbc\x7b\x7c", []float32{0, 0x1p-16, 0x1p-14, 1, -1, 57344, inf}, nil},
+		{F8E4M3UZ, "\x00\x01\x08\x40\xc0\x7f", []float32{0, 0x1p-10, 0x1p-7, 1, -1, 240}, nil},
+		{F8E5M2UZ, "\x00\x01\x04\x40\xc0\x7f", []float32{0, 0x1p-17, 0x1p-15, 1, -1, 57344}, nil},
+		{F8E8M0, "\x00\x7f\x80\xfe", []float32{0x1p-127, 1, 2, 0x1p127}, nil},
 	} {
 		var x Tensor
 		n := len(c.raw) / c.d.Size()
@@ -39,6 +48,22 @@ func TestDecode(t *testing.T) {
 	}
 	if _, ok := ParseDType(""); ok {
 		t.Error("the empty name parses")
+	}
+}
+
+func TestNotANumber(t *testing.T) {
+	for d, raw := range map[DType]string{F8E4M3: "\x7f\xff", F8E5M2: "\x7d\xfe", F8E4M3UZ: "\x80", F8E5M2UZ: "\x80", F8E8M0: "\xff"} {
+		var x Tensor
+		x.Decode(d, []byte(raw))
+		for i, v := range x.F32 {
+			if v == v {
+				t.Errorf("%v %#x is %v, want NaN", d, raw[i], v)
+			}
+		}
+	}
+	var x Tensor
+	if err := x.DecodeChecked(U64, []byte("\x01\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x80")); err == nil || len(x.I64) > 0 {
+		t.Errorf("an element beyond int64 gives %v, %v", x.I64, err)
 	}
 }
 

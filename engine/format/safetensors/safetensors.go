@@ -151,6 +151,14 @@ func (f *File) header(head []byte, data int64) error {
 	return nil
 }
 
+// unread says why types that other writers emit are not read.
+var unread = map[string]string{
+	"C64":     ": numbers must be real",
+	"F4":      ": elements must fill bytes",
+	"F6_E2M3": ": elements must fill bytes",
+	"F6_E3M2": ": elements must fill bytes",
+}
+
 // entry decodes the value of one name.
 func entry(d *json.Decoder, name string, data int64) (Entry, error) {
 	if err := state.CheckName(name); err != nil {
@@ -170,7 +178,7 @@ func entry(d *json.Decoder, name string, data int64) (Entry, error) {
 	e := Entry{Name: name, Shape: v.Shape, begin: v.Offsets[0]}
 	var ok bool
 	if e.DType, ok = state.ParseDType(*v.DType); !ok {
-		return Entry{}, bad("tensor %q has dtype %.40q, which is not supported", name, *v.DType)
+		return Entry{}, bad("tensor %q has dtype %.40q, which is not read here%s", name, *v.DType, unread[*v.DType])
 	}
 	var err error
 	if e.Elems, err = state.Elems(v.Shape); err != nil {
@@ -211,7 +219,9 @@ func (f *File) Tensor(e Entry) (state.Tensor, error) {
 		if err := readAt(f.r, buf, off); err != nil {
 			return state.Tensor{}, fmt.Errorf("safetensors: tensor %q: %w", e.Name, err)
 		}
-		t.Decode(e.DType, buf)
+		if err := t.DecodeChecked(e.DType, buf); err != nil {
+			return state.Tensor{}, fmt.Errorf("safetensors: tensor %q: %w", e.Name, err)
+		}
 	}
 	return t, nil
 }
