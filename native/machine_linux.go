@@ -22,7 +22,28 @@ import (
 
 // AvailableRAM is how many bytes this process may still take without pushing the
 // machine into swap or its control group over its limit.
-func AvailableRAM() (int64, error) { return availableRAM(os.DirFS("/")) }
+func AvailableRAM() (int64, error) {
+	avail, err := availableRAM(os.DirFS("/"))
+	if err != nil {
+		return 0, err
+	}
+	// ulimit -v and -d.
+	status, err := os.ReadFile("/proc/self/status")
+	if err != nil {
+		return avail, nil
+	}
+	for _, l := range []struct {
+		resource int
+		used     string
+	}{{unix.RLIMIT_AS, "VmSize"}, {unix.RLIMIT_DATA, "VmData"}} {
+		var r unix.Rlimit
+		used, ok := field(status, l.used)
+		if ok && unix.Getrlimit(l.resource, &r) == nil && r.Cur < math.MaxInt64 {
+			avail = min(avail, max(0, int64(r.Cur)-used))
+		}
+	}
+	return avail, nil
+}
 
 // Cores is how many cores this process may use: its affinity, cut to whole cores of its
 // control group's quota (at least 1). It rounds down, since a team of threads that is

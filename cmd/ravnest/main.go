@@ -117,7 +117,7 @@ func app() *cli.App {
 			{
 				Name: "clusterize", Usage: "form clusters of the pool in DIR/node_data/node_configs.json and cut the model", ArgsUsage: "DIR",
 				Flags:  []cli.Flag{jsonFlag, &cli.IntFlag{Name: "max-clusters", Value: 1, Usage: "at most `N` clusters, 0 for any number"}},
-				Action: clusterize, OnUsageError: usageError,
+				Action: alone(clusterize), OnUsageError: usageError,
 			},
 			{
 				Name: "serve", Usage: "serve the job in DIR to providers until it is trained", ArgsUsage: "DIR",
@@ -133,12 +133,12 @@ func app() *cli.App {
 					&cli.StringFlag{Name: "relay", Usage: "`ADDR` (UDP and TCP) of the relay for providers without a direct path (default: that of --listen, where other machines reach it)"},
 					&cli.BoolFlag{Name: "no-relay", Usage: "no relay"},
 				},
-				Action: serve, OnUsageError: usageError,
+				Action: alone(serve), OnUsageError: usageError,
 			},
 			{
 				Name: "fuse", Usage: "join the trained stages of a cluster into one state dict", ArgsUsage: "DIR",
 				Flags:  []cli.Flag{jsonFlag, &cli.IntFlag{Name: "cluster", Usage: "which cluster"}},
-				Action: fuse, OnUsageError: usageError,
+				Action: alone(fuse), OnUsageError: usageError,
 			},
 			{
 				Name: "eval", Usage: "accuracy of the fused model on the validation set", ArgsUsage: "DIR",
@@ -147,7 +147,7 @@ func app() *cli.App {
 			{
 				Name: "train", Usage: "train the job in DIR in one process: the yardstick", ArgsUsage: "DIR",
 				Flags:  append(jobFlags(), jsonFlag, threads, &cli.BoolFlag{Name: "local", Usage: "in this process (needed: other ways are demo and serve)"}),
-				Action: trainLocal, OnUsageError: usageError,
+				Action: alone(trainLocal), OnUsageError: usageError,
 			},
 		},
 	}
@@ -214,7 +214,28 @@ func open(c *cli.Context) (*project.Project, error) {
 	if err != nil {
 		return nil, err
 	}
-	return project.Open(dir)
+	return project.OpenWith(dir, func(j *job.Spec) { change(c, j) })
+}
+
+// locked runs f while no other command changes the directory.
+func locked(dir, command string, f func() error) error {
+	unlock, err := project.Lock(dir, "ravnest "+command)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	return f()
+}
+
+// alone is an action on a directory that no other command may change meanwhile.
+func alone(action cli.ActionFunc) cli.ActionFunc {
+	return func(c *cli.Context) error {
+		dir, err := dirArg(c)
+		if err != nil {
+			return err
+		}
+		return locked(dir, c.Command.Name, func() error { return action(c) })
+	}
 }
 
 func output() host.Output { return host.Output{Err: os.Stderr, TTY: native.IsTerminal(os.Stderr)} }
@@ -282,17 +303,21 @@ func demo(c *cli.Context) error {
 	if tabs > 0 && !pages.Built() {
 		return errors.New("--tabs: this ravnest was built without its pages: make builds them (it needs npm)")
 	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return fmt.Errorf("making the job's directory: %w", err)
+	}
+	return locked(dir, "demo", func() error { return demoIn(c, dir, pages) })
+}
+
+func demoIn(c *cli.Context, dir string, pages *site.Site) error {
+	n, tabs := c.Int("providers"), c.Int("tabs")
 	if !project.Exists(dir) {
 		if err := project.Init(dir, "cnn", n, nil); err != nil {
 			return err
 		}
 	}
-	p, err := project.Open(dir)
+	p, err := project.OpenWith(dir, func(j *job.Spec) { change(c, j) })
 	if err != nil {
-		return err
-	}
-	change(c, &p.Job)
-	if err := errors.Join(p.Job.Check(), p.Check()); err != nil {
 		return err
 	}
 	ln, err := server.Listen(c.String("listen"), "")
@@ -451,10 +476,6 @@ func trainLocal(c *cli.Context) error {
 	}
 	p, err := open(c)
 	if err != nil {
-		return err
-	}
-	change(c, &p.Job)
-	if err := errors.Join(p.Job.Check(), p.Check()); err != nil {
 		return err
 	}
 	t := c.Int("threads")

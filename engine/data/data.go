@@ -142,9 +142,13 @@ func (t *Table) Check() error {
 	return nil
 }
 
-// CheckTokens tells whether every element is a whole number from 0 to n-1.
-func (t *Table) CheckTokens(n int) error {
+// CheckTokens tells whether every element of each row's elements from..to-1 is a whole number
+// from 0 to n-1.
+func (t *Table) CheckTokens(n, from, to int) error {
 	token := func(i int, v float64) error {
+		if at := i % t.stored(); at < from || at >= to {
+			return nil
+		}
 		if v < 0 || v >= float64(n) || v != math.Trunc(v) {
 			return bad("%v, row %d: %v is not a token from 0 to %d", t.Kind, i/t.stored(), v, n-1)
 		}
@@ -332,6 +336,28 @@ func NewSet(name string, train, val Part) (*Set, error) {
 		}
 	}
 	return &Set{name, train, val}, nil
+}
+
+// For is the set as want asks for it: with as many classes as a model has outputs. Labels
+// that are not among them are an error. The set itself stays as it is.
+func (s *Set) For(want *Want) (*Set, error) {
+	y := s.Train.y
+	if y.Classes == 0 {
+		return s, nil
+	}
+	values, classes := want.labels(y.Shape)
+	if values || classes == 0 || classes == y.Classes {
+		return s, nil
+	}
+	var parts [2]Part
+	for i, p := range []Part{s.Train, s.Val} {
+		y := &Table{Kind: Targets, Rows: p.y.Rows, Shape: p.y.Shape, U8: p.y.U8, I32: p.y.I32}
+		if err := y.label(classes); err != nil {
+			return nil, fmt.Errorf("data set %s: %w", s.Name, err)
+		}
+		parts[i] = Part{p.x, y}
+	}
+	return &Set{s.Name, parts[0], parts[1]}, nil
 }
 
 // Order fills dst with the order in which an epoch visits its len(dst) training rows: a

@@ -7,13 +7,13 @@
 package graph
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"slices"
 	"strings"
+
+	"github.com/ravnest/ravnest/engine/strict"
 )
 
 // Version of the JSON form. History: 1, first form.
@@ -122,26 +122,13 @@ type jsonGraph struct {
 	Output  string     `json:"output"`
 }
 
-// strict decodes exactly one JSON value and refuses unknown fields.
-func strict(data []byte, v any) error {
-	d := json.NewDecoder(bytes.NewReader(data))
-	d.DisallowUnknownFields()
-	if err := d.Decode(v); err != nil {
-		return err
-	}
-	if _, err := d.Token(); err != io.EOF {
-		return errors.New("data after the end of the JSON value")
-	}
-	return nil
-}
-
 // Parse decodes and checks the JSON form. Errors wrap ErrInvalid and name the node.
 func Parse(data []byte) (*Graph, error) {
 	if len(data) > MaxBytes {
 		return nil, fmt.Errorf("%w: %d bytes of JSON, at most %d are read", ErrInvalid, len(data), MaxBytes)
 	}
 	var j jsonGraph
-	if err := strict(data, &j); err != nil {
+	if _, err := strict.Decode(data, &j); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrInvalid, err)
 	}
 	if j.Version != Version {
@@ -158,7 +145,7 @@ func Parse(data []byte) (*Graph, error) {
 		}
 		op := mk()
 		if len(n.Attrs) > 0 {
-			if err := strict(n.Attrs, op); err != nil {
+			if _, err := strict.Decode(n.Attrs, op); err != nil {
 				return nil, fmt.Errorf("%w: node %q (%s): attrs: %w", ErrInvalid, n.Name, n.Op, err)
 			}
 		}

@@ -51,20 +51,7 @@ type Trainer struct {
 func New(cfg Config) (*Trainer, error) {
 	j, g := cfg.Job, cfg.Graph
 	t := &Trainer{cfg: cfg, out: g.OutputValue(), run: j.Order(cfg.TrainX.Len(), cfg.ValX.Len())}
-	outs := []int{t.out}
-	again, err := exec.ParseRecompute(j.Recompute)
-	if err != nil {
-		return nil, err
-	}
-	precision, err := exec.ParsePrecision(j.Precision)
-	if err != nil {
-		return nil, err
-	}
-	plan, err := exec.Compile(g, 0, exec.Config{Rows: j.MicroRows(), Slots: 1, Train: true, Outputs: outs, Seeds: outs, Recompute: again, Precision: precision})
-	if err != nil {
-		return nil, err
-	}
-	ev, err := exec.Compile(g, 0, exec.Config{Rows: j.MicroRows(), Outputs: outs, Precision: precision})
+	plan, ev, err := plans(j, g)
 	if err != nil {
 		return nil, err
 	}
@@ -81,6 +68,36 @@ func New(cfg Config) (*Trainer, error) {
 	t.grads = make([]float32, l.Trainable)
 	t.order, t.rows = make([]int32, cfg.TrainX.Len()), make([]int32, j.MicroRows())
 	return t, nil
+}
+
+// plans compiles the whole model for training and for evaluation.
+func plans(j job.Spec, g *graph.Graph) (train, eval *exec.Plan, err error) {
+	again, err := exec.ParseRecompute(j.Recompute)
+	if err != nil {
+		return nil, nil, err
+	}
+	precision, err := exec.ParsePrecision(j.Precision)
+	if err != nil {
+		return nil, nil, err
+	}
+	outs := []int{g.OutputValue()}
+	if train, err = exec.Compile(g, 0, exec.Config{Rows: j.MicroRows(), Slots: 1, Train: true, Outputs: outs, Seeds: outs, Recompute: again, Precision: precision}); err != nil {
+		return nil, nil, err
+	}
+	eval, err = exec.Compile(g, 0, exec.Config{Rows: j.MicroRows(), Outputs: outs, Precision: precision})
+	return train, eval, err
+}
+
+// Bytes is the memory that training job j on the model g takes on one thread: both plans, the
+// optimiser, the targets of a batch and the copy of the weights that a save makes. The data
+// set comes on top.
+func Bytes(j job.Spec, g *graph.Graph) (int, error) {
+	p, e, err := plans(j, g)
+	if err != nil {
+		return 0, err
+	}
+	m, ev := p.Memory(), e.Memory()
+	return m.Total() + m.Params + ev.Slots + ev.Temp + ev.Scratch + optim.Bytes(j.Optimizer, p.Layout.Trainable) + loss.Bytes(g.Shape(g.OutputValue()), j.BatchSize), nil
 }
 
 // State is a copy of the weights and running statistics.

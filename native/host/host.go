@@ -100,6 +100,25 @@ func (b blobs) Blob(sum string) (io.ReaderAt, int64, error) {
 	return bytes.NewReader(data), int64(len(data)), nil
 }
 
+// runID makes an identifier that messages, files and addresses take of a job's name, which is
+// a label and may hold any letters. Names that differ give identifiers that differ.
+func runID(name string) string {
+	const most = 32
+	id := []byte(name)
+	for i, c := range id {
+		switch {
+		case 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z', '0' <= c && c <= '9', c == '_', c == '-', c == '.' && i > 0:
+		default:
+			id[i] = '_'
+		}
+	}
+	if string(id) == name && len(id) <= most {
+		return name
+	}
+	sum := sha256.Sum256([]byte(name))
+	return string(id[:min(len(id), most)]) + "-" + hex.EncodeToString(sum[:4])
+}
+
 // run is a served run.
 type run struct {
 	p      *project.Project
@@ -150,7 +169,7 @@ func options(pool, maxClusters int) ga.Options {
 // saved.
 func Serve(ctx context.Context, p *project.Project, opt Options) (Summary, error) {
 	r := &run{p: p, opt: opt, data: map[string]proto.Ref{}, done: map[string]bool{}}
-	job := server.Job{ID: p.Job.Name, Raw: p.Job.JSON(), Plan: r.place, Want: opt.Providers, Names: opt.Names}
+	job := server.Job{ID: runID(p.Job.Name), Raw: p.Job.JSON(), Plan: r.place, Want: opt.Providers, Names: opt.Names}
 	if opt.Providers == 0 {
 		var err error
 		if r.plan, err = p.ReadPlan(); err != nil {

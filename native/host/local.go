@@ -4,6 +4,7 @@ package host
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"time"
@@ -39,10 +40,7 @@ func trainer(p *project.Project, team *kernel.Team) (*train.Trainer, error) {
 }
 
 // localObserver writes what the trainer reports.
-type localObserver struct {
-	*record
-	dir string
-}
+type localObserver struct{ *record }
 
 func (o localObserver) Loss(l stage.Loss) {
 	now := time.Now()
@@ -60,13 +58,28 @@ func (o localObserver) Keep(s stage.Saved) error {
 	if err := o.flush(); err != nil {
 		return err
 	}
-	_, err := writeTrained(o.dir, s.Part.State)
+	_, err := writeTrained(o.p, s.Part.State)
 	return err
+}
+
+// fits checks that the job fits into this process beside the data, which are there already.
+func fits(p *project.Project, what string) error {
+	need, err := train.Bytes(p.Job, p.Graph)
+	if err != nil {
+		return err
+	}
+	if err := room(int64(need), what+" this job in one process"); err != nil {
+		return fmt.Errorf("%w: choose a smaller batch_size, more micro_batches or recompute, or train on several machines (serve)", err)
+	}
+	return nil
 }
 
 // TrainLocal trains the project's job in this process. When ctx is cancelled it stops
 // before the next update and keeps the state.
 func TrainLocal(ctx context.Context, p *project.Project, threads int, out Output) (Summary, error) {
+	if err := fits(p, "training"); err != nil {
+		return Summary{}, err
+	}
 	team := kernel.NewTeam(threads)
 	defer team.Close()
 	begin := time.Now()
@@ -86,7 +99,7 @@ func TrainLocal(ctx context.Context, p *project.Project, threads int, out Output
 		}
 		return order.Continue
 	}
-	err = t.Run(context.WithoutCancel(ctx), mark, localObserver{r, p.Dir})
+	err = t.Run(context.WithoutCancel(ctx), mark, localObserver{r})
 	if cerr := r.close(); err == nil {
 		err = cerr
 	}
@@ -115,9 +128,18 @@ type Evaluation struct {
 
 // Eval measures the fused model on the validation set.
 func Eval(ctx context.Context, p *project.Project, threads int) (Evaluation, error) {
+	if p.Data.Val.Len() == 0 {
+		return Evaluation{}, fmt.Errorf("the data set %q has no validation rows to measure the model on", p.Job.Data)
+	}
 	file := trainedFiles(p.Dir)[0]
-	d, err := readState(file)
+	d, err := readState(file, "fused model")
+	if errors.Is(err, project.ErrMissing) {
+		err = fmt.Errorf("no trained weights at %s: train first, then run fuse", file)
+	}
 	if err != nil {
+		return Evaluation{}, err
+	}
+	if err := fits(p, "measuring"); err != nil {
 		return Evaluation{}, err
 	}
 	team := kernel.NewTeam(threads)

@@ -96,6 +96,9 @@ func (r *record) open() error {
 		r.say("the older run's results are in %s", filepath.Join(r.p.Dir, project.OldDir, fmt.Sprint(n)))
 	}
 	for i, name := range []string{project.LossesFile, project.ValsFile, project.ValLossFile} {
+		if err := r.p.Inside(name); err != nil {
+			return err
+		}
 		f, err := os.Create(filepath.Join(r.p.Dir, name))
 		if err != nil {
 			return fmt.Errorf("opening %s: %w", name, err)

@@ -9,10 +9,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"net"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -21,9 +21,9 @@ import (
 	"github.com/ravnest/ravnest/engine/graph"
 	"github.com/ravnest/ravnest/engine/job"
 	"github.com/ravnest/ravnest/engine/planner"
+	"github.com/ravnest/ravnest/engine/strict"
 	"github.com/ravnest/ravnest/engine/zoo"
 	"github.com/ravnest/ravnest/ga"
-	"github.com/ravnest/ravnest/native"
 )
 
 // Names inside a project directory.
@@ -35,10 +35,12 @@ const (
 	LossesFile  = "losses.txt"
 	ValsFile    = "val_accuracies.txt"
 	ValLossFile = "val_losses.txt"
-	TrainedDir  = "trained"
-	StageFile   = "stage.json"
-	WeightsFile = "weights.safetensors"
-	OldDir      = "previous"
+	// ManifestFile names the parts of the last checkpoint: a snapshot.Manifest.
+	ManifestFile = "node_data/manifest.json"
+	TrainedDir   = "trained"
+	StageFile    = "stage.json"
+	WeightsFile  = "weights.safetensors"
+	OldDir       = "previous"
 )
 
 const maxConfig = 4 << 20 // bytes of a file that people write
@@ -61,28 +63,11 @@ func Exists(dir string) bool {
 	return err == nil
 }
 
-// read reads a whole file of bounded size.
-func read(path, what string, limit int64) ([]byte, error) {
-	f, err := os.Open(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("%w: no %s at %s", ErrMissing, what, path)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("reading the %s: %w", what, err)
-	}
-	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, limit+1))
-	if err != nil {
-		return nil, fmt.Errorf("reading the %s: %w", what, err)
-	}
-	if int64(len(b)) > limit {
-		return nil, fmt.Errorf("the %s %s is larger than %d bytes", what, path, limit)
-	}
-	return b, nil
-}
-
 // Open reads and checks the job, its model and its data.
-func Open(dir string) (*Project, error) {
+func Open(dir string) (*Project, error) { return OpenWith(dir, nil) }
+
+// OpenWith is Open of the job as change leaves it, for flags that say otherwise.
+func OpenWith(dir string, change func(*job.Spec)) (*Project, error) {
 	p := &Project{Dir: dir}
 	b, err := read(filepath.Join(dir, JobFile), "job file", job.MaxBytes)
 	if err != nil {
@@ -91,72 +76,52 @@ func Open(dir string) (*Project, error) {
 	if p.Job, err = job.Parse(b); err != nil {
 		return nil, fmt.Errorf("%s: %w", filepath.Join(dir, JobFile), err)
 	}
-	if p.GraphJSON, err = p.readLocal(p.Job.Model, "model file", graph.MaxBytes); err != nil {
-		return nil, err
-	}
-	if p.Graph, err = graph.Parse(p.GraphJSON); err != nil {
-		return nil, fmt.Errorf("%s: %w", filepath.Join(dir, p.Job.Model), err)
-	}
-	var builtin bool
-	if p.Data, builtin, err = data.Builtin(p.Job.Data); !builtin {
-		var raw []byte
-		if raw, err = p.readLocal(p.Job.Data, "data file", 8<<30); err == nil {
-			p.Data, err = data.FromSafetensors(p.Job.Data, raw)
+	if change != nil {
+		change(&p.Job)
+		if err := p.Job.Check(); err != nil {
+			return nil, err
 		}
 	}
+	if p.GraphJSON, err = p.readLocal(p.Job.Model, "model file", graph.MaxBytes); err == nil {
+		p.GraphJSON, err = strict.Text(p.GraphJSON)
+	}
+	if err == nil {
+		p.Graph, err = graph.Parse(p.GraphJSON)
+	}
 	if err != nil {
+		return nil, fmt.Errorf("%s: %w", filepath.Join(dir, p.Job.Model), err)
+	}
+	if err := p.load(); err != nil {
 		return nil, err
 	}
 	return p, p.Check()
 }
 
-// readLocal reads a file named by the job, which must lie inside the directory.
-func (p *Project) readLocal(name, what string, limit int64) ([]byte, error) {
-	if !filepath.IsLocal(name) {
-		return nil, fmt.Errorf("the %s %q must lie inside the job's directory", what, name)
+// load reads the data set as the model wants it.
+func (p *Project) load() error {
+	set, builtin, err := data.Builtin(p.Job.Data)
+	if builtin {
+		if err != nil {
+			return err
+		}
+		p.Data, err = set.For(p.want())
+		return err
 	}
-	return read(filepath.Join(p.Dir, name), what, limit)
+	path, err := p.local(p.Job.Data, "data file")
+	if err != nil {
+		return err
+	}
+	f, size, err := OpenRegular(path, "data file")
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	p.Data, err = data.ReadSafetensors(p.Job.Data, f, size, p.want())
+	return err
 }
 
-// Check holds job, model and data against each other.
-func (p *Project) Check() error { return CheckJob(p.Job, p.Graph, p.Data) }
-
-// CheckJob holds a job, its model and its data against each other.
-func CheckJob(j job.Spec, g *graph.Graph, d *data.Set) error {
-	if n := len(g.Inputs); n != 1 {
-		return fmt.Errorf("the model has %d inputs, data sets have 1", n)
-	}
-	if in, row := g.Inputs[0].Shape, graph.Shape(d.Train.InputShape()); !slices.Equal(in, row) {
-		return fmt.Errorf("the model's input %q is %s, but a row of the data set %q is %s", g.Inputs[0].Name, in, j.Data, row)
-	}
-	if out, row := g.Shape(g.OutputValue()), graph.Shape(d.Train.TargetShape()); out.Elems() != row.Elems() {
-		return fmt.Errorf("the model's output %q is %s, but a target of the data set %q is %s", g.Output, out, j.Data, row)
-	}
-	n := d.Train.Len()
-	if n < 1 {
-		return fmt.Errorf("the data set %q has no training rows", j.Data)
-	}
-	for i, nd := range g.Nodes {
-		switch op := nd.Op.(type) {
-		case *graph.BatchNorm:
-			rows := j.Rows(n, j.Batches(n)-1)
-			micro := (rows + j.Micro() - 1) / j.Micro()
-			last := rows - (rows-1)/micro*micro
-			if last*g.Shape(g.Result(i)).Elems()/op.Features < 2 {
-				return fmt.Errorf("node %q: the last micro-batch of an epoch has 1 row, batch norm needs 2: choose another batch_size or micro_batches", nd.Name)
-			}
-		case *graph.Embedding:
-			if g.Args(i)[0] != 0 {
-				break // computed, not read
-			}
-			for _, p := range []data.Part{d.Train, d.Val} {
-				if err := p.X().CheckTokens(op.Num); err != nil {
-					return fmt.Errorf("node %q has %d embeddings: %w", nd.Name, op.Num, err)
-				}
-			}
-		}
-	}
-	return nil
+func (p *Project) want() *data.Want {
+	return &data.Want{Output: p.Graph.Shape(p.Graph.OutputValue()), Values: p.Job.Loss == "mse"}
 }
 
 // Init writes an example job into dir: job, model and the walkthrough's pool of n
@@ -180,11 +145,21 @@ func Init(dir, example string, n int, change func(*job.Spec)) error {
 	if err != nil {
 		return err
 	}
+	p := &Project{Dir: dir, Job: j, Graph: e.Graph}
+	if err := p.load(); err != nil {
+		return err
+	}
+	if err := p.Check(); err != nil {
+		return err
+	}
 	if err := os.MkdirAll(filepath.Join(dir, "node_data"), 0o755); err != nil {
 		return fmt.Errorf("making the job's directory: %w", err)
 	}
-	for name, b := range map[string][]byte{JobFile: j.JSON(), j.Model: model, ConfigsFile: configs(n)} {
-		if err := native.WriteFile(filepath.Join(dir, name), b, 0o644); err != nil {
+	for _, f := range []struct {
+		name string
+		data []byte
+	}{{j.Model, model}, {ConfigsFile, configs(n)}, {JobFile, j.JSON()}} { // the job last: with it the directory is one
+		if err := p.write(f.name, f.data); err != nil {
 			return err
 		}
 	}
@@ -230,9 +205,7 @@ func (p *Project) Pool() ([]Node, error) {
 		return nil, err
 	}
 	var m map[string]config
-	d := json.NewDecoder(bytes.NewReader(b))
-	d.DisallowUnknownFields()
-	if err := d.Decode(&m); err != nil {
+	if _, err := strict.Decode(b, &m); err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
 	if len(m) == 0 || len(m) > ga.MaxNodes {
@@ -353,12 +326,12 @@ func (p *Project) WritePlan(nodes []Node, plan *planner.Plan) error {
 	for _, n := range nodes {
 		s.Nodes = append(s.Nodes, Placed{n.Name, n.Address})
 	}
-	old, err := filepath.Glob(filepath.Join(p.Dir, NodesDir, "node_*.json"))
+	old, err := p.glob(NodesDir + "/node_*.json")
 	if err != nil {
 		return err
 	}
 	for _, f := range old {
-		if err := os.Remove(f); err != nil {
+		if err := os.Remove(filepath.Join(p.Dir, f)); err != nil {
 			return fmt.Errorf("removing an older plan: %w", err)
 		}
 	}
@@ -431,59 +404,11 @@ func (s *Stored) Addresses(c, k int) map[string]string {
 
 // StageDir is the directory of a stage, relative to the project.
 func (s *Stored) StageDir(c, k int) string {
-	return filepath.Join("node_data", fmt.Sprintf("cluster_%d", c), s.Nodes[s.Clusters[c].Stages[k].Node].Address)
-}
-
-// write writes a file of the project atomically.
-func (p *Project) write(name string, b []byte) error {
-	path := filepath.Join(p.Dir, name)
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-		return fmt.Errorf("making the directory of %s: %w", name, err)
+	address := s.Nodes[s.Clusters[c].Stages[k].Node].Address
+	if runtime.GOOS == "windows" {
+		address = strings.ReplaceAll(address, ":", "_") // it names a drive there, or a stream
 	}
-	return native.WriteFile(path, b, 0o644)
-}
-
-// MoveAside moves what an older run left to previous/N and returns N, 0 if there was
-// nothing.
-func (p *Project) MoveAside() (int, error) {
-	var found []string
-	for _, pat := range []string{LossesFile, ValsFile, ValLossFile, TrainedDir, "node_data/cluster_*/*/" + WeightsFile} {
-		m, err := filepath.Glob(filepath.Join(p.Dir, pat))
-		if err != nil {
-			return 0, err
-		}
-		found = append(found, m...)
-	}
-	if len(found) == 0 {
-		return 0, nil
-	}
-	n := 1
-	for ; ; n++ {
-		err := os.MkdirAll(filepath.Join(p.Dir, OldDir), 0o755)
-		if err == nil {
-			err = os.Mkdir(filepath.Join(p.Dir, OldDir, strconv.Itoa(n)), 0o755)
-		}
-		if err == nil {
-			break
-		}
-		if !errors.Is(err, fs.ErrExist) || n > 1e6 {
-			return 0, fmt.Errorf("moving the older run aside: %w", err)
-		}
-	}
-	for _, f := range found {
-		rel, err := filepath.Rel(p.Dir, f)
-		if err != nil {
-			return 0, err
-		}
-		to := filepath.Join(p.Dir, OldDir, strconv.Itoa(n), rel)
-		if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {
-			return 0, fmt.Errorf("moving the older run aside: %w", err)
-		}
-		if err := os.Rename(f, to); err != nil {
-			return 0, fmt.Errorf("moving the older run aside: %w", err)
-		}
-	}
-	return n, nil
+	return filepath.Join("node_data", fmt.Sprintf("cluster_%d", c), address)
 }
 
 // WriteLog prints each node as Ravnest's clusterize does, with its role.

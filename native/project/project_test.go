@@ -124,7 +124,7 @@ func TestMistakes(t *testing.T) {
 		{"job.json", `"batch_size": 64`, `"batch_size": 359`, "1 row"},
 		{"job.json", `"epochs": 100`, `"epochs": "many"`, "job.json"},
 		{"model.json", `"in_features": 32`, `"in_features": 33`, `node "dense_1"`},
-		{"model.json", `"out_features": 10`, `"out_features": 11`, "target of the data set"},
+		{"model.json", `"out_features": 10`, `"out_features": 9`, "holds class 9; the model has 9 outputs"},
 		{"model.json", `"relu"`, `"swish"`, `unknown op "swish"`},
 	} {
 		dir := fresh(t)

@@ -1,0 +1,114 @@
+// What a job, its model and its data must have to do with each other. Every command asks
+// before it begins, so that what cannot be done is refused in words and not by a kernel.
+
+package project
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/ravnest/ravnest/engine/data"
+	"github.com/ravnest/ravnest/engine/graph"
+	"github.com/ravnest/ravnest/engine/job"
+)
+
+// Check holds job, model and data against each other.
+func (p *Project) Check() error { return CheckJob(p.Job, p.Graph, p.Data) }
+
+// CheckJob holds a job, its model and its data against each other: shapes, targets, every
+// batch and micro-batch that the run will have, and tokens.
+func CheckJob(j job.Spec, g *graph.Graph, d *data.Set) error {
+	if n := len(g.Inputs); n != 1 {
+		return fmt.Errorf("the model has %d inputs, data sets have 1", n)
+	}
+	if in, row := g.Inputs[0].Shape, graph.Shape(d.Train.InputShape()); !slices.Equal(in, row) {
+		return fmt.Errorf("the model's input %q is %s, but a row of the data set %q is %s", g.Inputs[0].Name, in, j.Data, row)
+	}
+	if err := checkTargets(j, g, d); err != nil {
+		return err
+	}
+	if d.Train.Len() < 1 {
+		return fmt.Errorf("the data set %q has no training rows", j.Data)
+	}
+	if err := j.Order(d.Train.Len(), d.Val.Len()).Check(); err != nil {
+		return err
+	}
+	return errors.Join(checkBatches(j, g, d.Train.Len()), checkTokens(g, d))
+}
+
+// checkTargets compares the model's answer and the loss with a target.
+func checkTargets(j job.Spec, g *graph.Graph, d *data.Set) error {
+	out, row, y := g.Shape(g.OutputValue()), graph.Shape(d.Train.TargetShape()), d.Train.Y()
+	if out.Elems() != row.Elems() {
+		hint := ""
+		if !y.Labelled() && len(out) > 0 && row.Elems() == out.Elems()/out[len(out)-1] {
+			hint = ": targets of a floating type are values, the numbers of classes must be integers"
+		}
+		return fmt.Errorf("the model's output %q is %s, but a target of the data set %q is %s%s", g.Output, out, j.Data, row, hint)
+	}
+	if classes := len(out) > 0 && out[len(out)-1] > 1; j.Loss == "cross_entropy" && !classes {
+		return fmt.Errorf("loss cross_entropy over the model's output %q of %s: of one class it is 0 whatever the model answers; give the model an output for each class, or use mse", g.Output, out)
+	}
+	return nil
+}
+
+// checkBatches walks the sizes of all micro-batches of the run over n training rows. Batches
+// differ in size by the last of an epoch only, if the run comes to it.
+func checkBatches(j job.Spec, g *graph.Graph, n int) error {
+	totals := []int{j.Rows(n, 0)}
+	if b := j.Batches(n); j.Total(n) >= b {
+		totals = append(totals, j.Rows(n, b-1))
+	}
+	for i, nd := range g.Nodes {
+		op, ok := nd.Op.(*graph.BatchNorm)
+		if !ok {
+			continue
+		}
+		values := g.Shape(g.Result(i)).Elems() / op.Features // of a channel, in a row
+		for k, total := range totals {
+			micro := (total + j.Micro() - 1) / j.Micro()
+			for _, rows := range []int{micro, total - (total-1)/micro*micro} {
+				if rows*values >= 2 {
+					continue
+				}
+				which := "a batch"
+				if k == 1 {
+					which = "the last batch of an epoch"
+				}
+				return fmt.Errorf("node %q: a micro-batch of %s has 1 row (%d rows in batches of %d, micro_batches %d), batch norm needs 2: choose another batch_size or micro_batches",
+					nd.Name, which, n, j.BatchSize, j.Micro())
+			}
+		}
+	}
+	return nil
+}
+
+// checkTokens looks at what every embedding reads of the data, also through views.
+func checkTokens(g *graph.Graph, d *data.Set) error {
+	type span struct{ from, to int } // of a row's elements
+	raw := map[int]span{0: {0, g.Inputs[0].Shape.Elems()}}
+	for i, nd := range g.Nodes {
+		from, ok := raw[g.Args(i)[0]]
+		if !ok {
+			continue // computed, not read
+		}
+		switch op := nd.Op.(type) {
+		case *graph.Flatten:
+			raw[g.Result(i)] = from
+		case *graph.Select:
+			n := g.Shape(g.Result(i)).Elems()
+			raw[g.Result(i)] = span{from.from + op.Index*n, from.from + (op.Index+1)*n}
+		case *graph.Embedding:
+			for _, p := range []struct {
+				name string
+				part data.Part
+			}{{"training", d.Train}, {"validation", d.Val}} {
+				if err := p.part.X().CheckTokens(op.Num, from.from, from.to); err != nil {
+					return fmt.Errorf("node %q has %d embeddings: %s data: %w", nd.Name, op.Num, p.name, err)
+				}
+			}
+		}
+	}
+	return nil
+}

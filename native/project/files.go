@@ -1,0 +1,212 @@
+// A project's files: how they are read, whatever the job's names point at, and written,
+// whatever lies in the directory already.
+
+package project
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/ravnest/ravnest/native"
+)
+
+// kinds of files that are not regular, in words.
+var kinds = []struct {
+	mode fs.FileMode
+	name string
+}{
+	{fs.ModeDir, "a directory"},
+	{fs.ModeNamedPipe, "a named pipe"},
+	{fs.ModeSocket, "a socket"},
+	{fs.ModeDevice | fs.ModeCharDevice, "a device"},
+}
+
+// OpenRegular opens a regular file, also through symbolic links: the owner of the directory
+// has put them there. Anything else is refused before it is opened: a named pipe would wait
+// for ever.
+func OpenRegular(path, what string) (*os.File, int64, error) {
+	info, err := os.Stat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		if to, lerr := os.Readlink(path); lerr == nil {
+			return nil, 0, fmt.Errorf("%w: the %s %s is a symbolic link to %s, which does not exist", ErrMissing, what, path, to)
+		}
+		return nil, 0, fmt.Errorf("%w: no %s at %s", ErrMissing, what, path)
+	}
+	if err != nil {
+		return nil, 0, fmt.Errorf("reading the %s: %w", what, err)
+	}
+	if !info.Mode().IsRegular() {
+		kind := "not a regular file"
+		for _, k := range kinds {
+			if info.Mode()&k.mode != 0 {
+				kind = k.name
+			}
+		}
+		return nil, 0, fmt.Errorf("the %s %s is %s: a regular file is needed", what, path, kind)
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, 0, fmt.Errorf("reading the %s: %w", what, err)
+	}
+	return f, info.Size(), nil
+}
+
+// read reads a whole file of bounded size.
+func read(path, what string, limit int64) ([]byte, error) {
+	f, _, err := OpenRegular(path, what)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, limit+1))
+	if err != nil {
+		return nil, fmt.Errorf("reading the %s: %w", what, err)
+	}
+	if int64(len(b)) > limit {
+		return nil, fmt.Errorf("the %s %s is larger than %d bytes", what, path, limit)
+	}
+	return b, nil
+}
+
+// local is the path of a file named by the job, which must lie inside the directory. A
+// symbolic link there may lead anywhere: a job comes from others, links do not.
+func (p *Project) local(name, what string) (string, error) {
+	if !filepath.IsLocal(name) {
+		return "", fmt.Errorf("the %s %q must lie inside the job's directory", what, name)
+	}
+	return filepath.Join(p.Dir, name), nil
+}
+
+func (p *Project) readLocal(name, what string, limit int64) ([]byte, error) {
+	path, err := p.local(name, what)
+	if err != nil {
+		return nil, err
+	}
+	return read(path, what, limit)
+}
+
+// ErrOutside is wrapped by errors about results that a symbolic link would put elsewhere.
+var ErrOutside = errors.New("results are written in the job's directory only")
+
+// Inside checks that writing name, relative to the directory, stays in the directory: no
+// part of it that is there already leads out by a symbolic link.
+func (p *Project) Inside(name string) error {
+	root, err := filepath.EvalSymlinks(p.Dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil // it will be made
+	}
+	if err != nil {
+		return fmt.Errorf("the job's directory: %w", err)
+	}
+	at := p.Dir
+	for part := range strings.SplitSeq(filepath.ToSlash(filepath.Clean(name)), "/") {
+		at = filepath.Join(at, part)
+		info, err := os.Lstat(at)
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if info.Mode()&fs.ModeSymlink == 0 {
+			continue
+		}
+		real, err := filepath.EvalSymlinks(at)
+		if err != nil {
+			return fmt.Errorf("%w: %s is a symbolic link that leads nowhere: %w", ErrOutside, at, err)
+		}
+		if rel, err := filepath.Rel(root, real); err != nil || !filepath.IsLocal(rel) {
+			return fmt.Errorf("%w: %s is a symbolic link to %s: remove the link or work in that directory", ErrOutside, at, real)
+		}
+	}
+	return nil
+}
+
+// write writes a file of the project atomically.
+func (p *Project) write(name string, b []byte) error {
+	if err := p.Inside(name); err != nil {
+		return err
+	}
+	path := filepath.Join(p.Dir, name)
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return fmt.Errorf("making the directory of %s: %w", name, err)
+	}
+	return native.WriteFile(path, b, 0o644)
+}
+
+// glob lists what matches a pattern relative to the directory, whose own name may hold any
+// characters, sorted.
+func (p *Project) glob(pattern string) ([]string, error) {
+	names, err := fs.Glob(os.DirFS(p.Dir), pattern)
+	slices.Sort(names)
+	return names, err
+}
+
+// MoveAside moves what an older run left to previous/N and returns N, 0 if there was
+// nothing. What cannot be moved stays where it is, and is an error.
+func (p *Project) MoveAside() (int, error) {
+	var found []string
+	for _, pattern := range []string{LossesFile, ValsFile, ValLossFile, TrainedDir, ManifestFile, "node_data/cluster_*/*/" + WeightsFile} {
+		names, err := p.glob(pattern)
+		if err != nil {
+			return 0, err
+		}
+		found = append(found, names...)
+	}
+	if len(found) == 0 {
+		return 0, nil
+	}
+	failed := func(err error) (int, error) {
+		return 0, fmt.Errorf("moving the older run's results aside: %w", err)
+	}
+	if err := p.Inside(OldDir); err != nil {
+		return failed(err)
+	}
+	if err := os.MkdirAll(filepath.Join(p.Dir, OldDir), 0o755); err != nil {
+		return failed(err)
+	}
+	n := 1
+	for ; ; n++ {
+		err := os.Mkdir(filepath.Join(p.Dir, OldDir, strconv.Itoa(n)), 0o755)
+		if err == nil {
+			break
+		}
+		if !errors.Is(err, fs.ErrExist) || n > 1e6 {
+			return failed(err)
+		}
+	}
+	for _, rel := range found {
+		to := filepath.Join(p.Dir, OldDir, strconv.Itoa(n), filepath.FromSlash(rel))
+		if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {
+			return failed(err)
+		}
+		if err := os.Rename(filepath.Join(p.Dir, filepath.FromSlash(rel)), to); err != nil {
+			return failed(err)
+		}
+	}
+	return n, nil
+}
+
+// lockFile is the file whose lock says that a command works in the directory. It stays.
+const lockFile = ".ravnest.lock"
+
+// Lock takes the directory for a command that changes it. Another process that has it is an
+// error that wraps native.ErrLocked and names it; one that has died has it no longer. Unlock
+// gives it back.
+func Lock(dir, command string) (unlock func(), err error) {
+	if info, err := os.Stat(dir); err != nil || !info.IsDir() {
+		return func() {}, nil // the command itself will say what is wrong with it
+	}
+	unlock, err = native.Lock(filepath.Join(dir, lockFile), command)
+	if err != nil {
+		return nil, fmt.Errorf("the directory %s: %w", dir, err)
+	}
+	return unlock, nil
+}
