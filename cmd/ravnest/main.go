@@ -17,6 +17,7 @@ import (
 	"strings"
 
 	"github.com/ravnest/ravnest/engine/job"
+	"github.com/ravnest/ravnest/engine/pipeline/stage"
 	"github.com/ravnest/ravnest/engine/zoo"
 	"github.com/ravnest/ravnest/native"
 	"github.com/ravnest/ravnest/native/host"
@@ -276,6 +277,16 @@ func summary(c *cli.Context, s host.Summary) error {
 	return err
 }
 
+// asResult turns the error of a run that diverged into a remark where the result is JSON: it
+// says so there, with null for numbers that are none, and whoever asked for JSON gets it.
+func asResult(c *cli.Context, err error) error {
+	if errors.Is(err, stage.ErrDiverged) && c.Bool("json") {
+		fmt.Fprintln(os.Stderr, "ravnest:", err)
+		return nil
+	}
+	return err
+}
+
 // pages is the site in this program.
 func pages() (*site.Site, error) {
 	s, err := site.Embedded()
@@ -458,7 +469,7 @@ func eval(c *cli.Context) error {
 		return err
 	}
 	e, err := host.Eval(c.Context, p, c.Int("threads"))
-	if err != nil {
+	if err = asResult(c, err); err != nil {
 		return err
 	}
 	return print(c, e, func(w io.Writer) {
@@ -483,7 +494,7 @@ func trainLocal(c *cli.Context) error {
 		return fmt.Errorf("--threads %d is outside 1..%d", t, 4*runtime.NumCPU()+64)
 	}
 	s, err := host.TrainLocal(c.Context, p, t, output())
-	if err != nil {
+	if err = asResult(c, err); err != nil {
 		return err
 	}
 	return summary(c, s)

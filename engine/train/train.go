@@ -89,7 +89,7 @@ func plans(j job.Spec, g *graph.Graph) (train, eval *exec.Plan, err error) {
 }
 
 // Bytes is the memory that training job j on the model g takes on one thread: both plans, the
-// optimiser, the targets of a batch and the copy of the weights that a save makes. The data
+// optimiser, the targets of a batch and the copy of the state that a save makes. The data
 // set comes on top.
 func Bytes(j job.Spec, g *graph.Graph) (int, error) {
 	p, e, err := plans(j, g)
@@ -97,7 +97,7 @@ func Bytes(j job.Spec, g *graph.Graph) (int, error) {
 		return 0, err
 	}
 	m, ev := p.Memory(), e.Memory()
-	return m.Total() + m.Params + ev.Slots + ev.Temp + ev.Scratch + optim.Bytes(j.Optimizer, p.Layout.Trainable) + loss.Bytes(g.Shape(g.OutputValue()), j.BatchSize), nil
+	return m.Total() + m.Params + ev.Slots + ev.Temp + ev.Scratch + 2*optim.Bytes(j.Optimizer, p.Layout.Trainable) + loss.Bytes(g.Shape(g.OutputValue()), j.BatchSize), nil
 }
 
 // State is a copy of the weights and running statistics.

@@ -7,6 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
+	"path/filepath"
 	"time"
 
 	"github.com/ravnest/ravnest/engine/data"
@@ -40,25 +42,31 @@ func trainer(p *project.Project, team *kernel.Team) (*train.Trainer, error) {
 }
 
 // localObserver writes what the trainer reports.
-type localObserver struct{ *record }
+type localObserver struct {
+	*record
+	kept *uint64 // batches before the last state that was kept; nil: none was
+}
 
-func (o localObserver) Loss(l stage.Loss) {
+func (o *localObserver) Loss(l stage.Loss) {
 	now := time.Now()
 	o.loss(now, l.Epoch, int64(l.Step), float64(l.Value))
 	o.tick(now)
 }
 
-func (o localObserver) Validated(v stage.Validation) {
+func (o *localObserver) Validated(v stage.Validation) {
 	o.val(time.Now(), v.Epoch, int64(v.Correct), int64(v.Total), float64(v.Loss))
 }
 
-func (o localObserver) Batch(int) {}
+func (o *localObserver) Batch(int) {}
 
-func (o localObserver) Keep(s stage.Saved) error {
+func (o *localObserver) Keep(s stage.Saved) error {
 	if err := o.flush(); err != nil {
 		return err
 	}
 	_, err := writeTrained(o.p, s.Part.State)
+	if err == nil {
+		o.kept = &s.Step
+	}
 	return err
 }
 
@@ -99,14 +107,19 @@ func TrainLocal(ctx context.Context, p *project.Project, threads int, out Output
 		}
 		return order.Continue
 	}
-	err = t.Run(context.WithoutCancel(ctx), mark, localObserver{r})
+	obs := &localObserver{record: r}
+	err = t.Run(context.WithoutCancel(ctx), mark, obs)
 	if cerr := r.close(); err == nil {
 		err = cerr
 	}
-	if err != nil {
-		return Summary{}, err
-	}
 	s := r.summary()
+	if errors.Is(err, stage.ErrDiverged) {
+		err = diverged(err, p, obs, team)
+		s.Loss, s.Error = Number(math.NaN()), err.Error()
+	}
+	if err != nil {
+		return s, err
+	}
 	s.Interrupted, s.Saved = ctx.Err() != nil, true
 	s.FirstStepS = r.started.Sub(begin).Seconds()
 	if rss, err := native.PeakRSS(); err == nil {
@@ -114,6 +127,28 @@ func TrainLocal(ctx context.Context, p *project.Project, threads int, out Output
 	}
 	s.Files = append(s.Files, trainedFiles(p.Dir)...)
 	return s, nil
+}
+
+// diverged says what is left of a run that has diverged, and what to change. Where nothing had
+// been kept yet the weights are those that the run began with, which the seed gives again.
+func diverged(err error, p *project.Project, obs *localObserver, team *kernel.Team) error {
+	was := "the weights that it began with"
+	if obs.kept != nil {
+		was = fmt.Sprintf("the weights after %d batches, the last that were saved", *obs.kept)
+	} else {
+		t, ierr := trainer(p, team)
+		if ierr == nil {
+			_, ierr = writeTrained(p, t.State())
+		}
+		if ierr != nil {
+			return errors.Join(err, ierr)
+		}
+	}
+	advice := "lower the optimizer's lr"
+	if lr := p.Job.Optimizer.LR; lr != 0 {
+		advice = fmt.Sprintf("lower the optimizer's lr of %g", lr)
+	}
+	return fmt.Errorf("%w; %s are in %s: %s, let it rise slowly (lr_schedule linear), or look for very large numbers in the data", err, was, filepath.Join(p.Dir, project.TrainedDir), advice)
 }
 
 // Evaluation is the result of ravnest eval.
@@ -158,6 +193,9 @@ func Eval(ctx context.Context, p *project.Project, threads int) (Evaluation, err
 	e := Evaluation{Command: "eval", File: file, Correct: v.Correct, Total: v.Total, Accuracy: -1, Loss: Number(v.Loss)}
 	if v.Total > 0 {
 		e.Accuracy = 100 * float64(v.Correct) / float64(v.Total)
+	}
+	if v.Loss-v.Loss != 0 {
+		return e, fmt.Errorf("%s: %w: the validation loss is %v: train again with a lower lr", file, stage.ErrDiverged, v.Loss)
 	}
 	return e, nil
 }

@@ -39,7 +39,8 @@ type Summary struct {
 	Cuts        []string `json:"cuts,omitempty"`       // first node of each stage
 	Files       []string `json:"files"`
 	Interrupted bool     `json:"interrupted"`
-	Saved       bool     `json:"-"` // weights are there
+	Error       string   `json:"error,omitempty"` // why the run did not come to its end
+	Saved       bool     `json:"-"`               // weights are there
 }
 
 // Number is a float64 that is null in JSON where it is not finite.

@@ -16,6 +16,7 @@ import (
 	"github.com/ravnest/ravnest/engine/format/torchpt"
 	"github.com/ravnest/ravnest/engine/fuse"
 	"github.com/ravnest/ravnest/engine/pipeline/snapshot"
+	"github.com/ravnest/ravnest/engine/pipeline/stage"
 	"github.com/ravnest/ravnest/engine/state"
 	"github.com/ravnest/ravnest/native"
 	"github.com/ravnest/ravnest/native/project"
@@ -102,6 +103,13 @@ func Fuse(p *project.Project, cluster int) ([]string, error) {
 	d, err := fuse.Fuse(order, shards)
 	if err != nil {
 		return nil, err
+	}
+	for _, t := range d {
+		for i, v := range t.F32 {
+			if v-v != 0 {
+				return nil, fmt.Errorf("%w: element %d of the weights %q is %v: train again with a lower lr", stage.ErrDiverged, i, t.Name, v)
+			}
+		}
 	}
 	return writeTrained(p, d)
 }
