@@ -51,7 +51,7 @@ func TestHistory(t *testing.T) {
 	h.take(now, Loss{Loss: proto.Loss{Step: 3, Loss: 0.5}})
 	h.take(now, Loss{Loss: proto.Loss{Step: 4, Loss: proto.Real(math.NaN())}})
 	h.take(now, Loss{Loss: proto.Loss{Step: 5, Loss: proto.Real(math.Inf(1))}})
-	h.take(now, Val{Val: proto.Val{Step: 5}})
+	h.take(now, Val{Val: proto.Val{Step: 5, Correct: 1, Total: 2}})
 	if len(h.losses.points) != 1 || h.losses.points[0] != [2]float64{3, 0.5} || len(h.vals.points) != 1 {
 		t.Errorf("curves %v, %v", h.losses.points, h.vals.points)
 	}
