@@ -258,10 +258,15 @@ func (r *run) serve(ctx context.Context, job server.Job) (Summary, error) {
 	}()
 	res, err := srv.Run(context.WithoutCancel(ctx), job, r.event)
 	close(ended)
+	relayed := srv.Status().Relay
 	r.mu.Lock()
 	r.over = true
 	r.mu.Unlock()
 	r.rec.clear()
+	// Looking for a direct path takes some kilobytes by the relay, too.
+	if relayed != nil && relayed.Bytes > 100e3 {
+		r.opt.say("relayed %s between providers without a direct path", bytesText(float64(relayed.Bytes)))
+	}
 	sum := r.rec.summary()
 	sum.Interrupted = res.Interrupted
 	if r.plan != nil {

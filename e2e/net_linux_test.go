@@ -1,0 +1,183 @@
+package e2e
+
+// Networks as volunteers have them, in namespaces: two homes behind routers that
+// translate addresses, with the host outside, on a machine where the test may make such
+// (root, iproute2, nftables).
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+// homes are two machines behind a router each, and a host that both reach.
+type homes struct {
+	s      *scene
+	prefix string
+}
+
+// addresses of the host as the two homes reach it; there is no other way between them.
+var hostAt = [2]string{"203.0.113.1", "203.0.113.5"}
+
+func newHomes(s *scene, masquerade string) *homes {
+	s.Helper()
+	if os.Getuid() != 0 {
+		s.Skip("network namespaces need root")
+	}
+	for _, tool := range []string{"ip", "nft", "sysctl"} {
+		if _, err := exec.LookPath(tool); err != nil {
+			s.Skipf("no %s on this machine", tool)
+		}
+	}
+	h := &homes{s, fmt.Sprintf("rv%d", os.Getpid()%100000)}
+	for _, n := range []string{"p", "a", "b", "ra", "rb"} {
+		if out, err := exec.Command("ip", "netns", "add", h.prefix+n).CombinedOutput(); err != nil {
+			s.Skipf("no network namespaces here: %s", out)
+		}
+		s.Cleanup(func() { _ = exec.Command("ip", "netns", "del", h.prefix+n).Run() })
+		h.ip(n, "link", "set", "lo", "up")
+	}
+	h.in("p", "sysctl", "-qw", "net.ipv4.ip_forward=1")
+	for k, home := range []string{"a", "b"} {
+		r := "r" + home
+		h.link("p", "to"+home, hostAt[k]+"/30", r, "wan", fmt.Sprintf("203.0.113.%d/30", 4*k+2))
+		h.link(r, "dn", fmt.Sprintf("192.168.%d.1/24", k+1), home, "in", fmt.Sprintf("192.168.%d.10/24", k+1))
+		h.ip(r, "route", "add", "default", "via", hostAt[k])
+		h.ip(home, "route", "add", "default", "via", fmt.Sprintf("192.168.%d.1", k+1))
+		h.in(r, "sysctl", "-qw", "net.ipv4.ip_forward=1")
+		h.nft(r, "add table ip nat", "add chain ip nat post { type nat hook postrouting priority 100 ; }", "add rule ip nat post oifname wan "+masquerade,
+			// As home routers do: who was not asked is not answered, and leaves no trace.
+			"add chain ip nat door { type filter hook input priority 0 ; }", "add rule ip nat door iifname wan ct state new drop")
+	}
+	return h
+}
+
+// in runs a command in a namespace.
+func (h *homes) in(ns string, args ...string) {
+	h.s.Helper()
+	if out, err := exec.Command("ip", append([]string{"netns", "exec", h.prefix + ns}, args...)...).CombinedOutput(); err != nil {
+		h.s.Fatalf("%s: %v: %v\n%s", ns, args, err, out)
+	}
+}
+
+func (h *homes) ip(ns string, args ...string) {
+	h.s.Helper()
+	if out, err := exec.Command("ip", append([]string{"-n", h.prefix + ns}, args...)...).CombinedOutput(); err != nil {
+		h.s.Fatalf("%s: ip %v: %v\n%s", ns, args, err, out)
+	}
+}
+
+func (h *homes) nft(ns string, rules ...string) {
+	h.s.Helper()
+	for _, r := range rules {
+		h.in(ns, "nft", r)
+	}
+}
+
+func (h *homes) link(ns1, dev1, addr1, ns2, dev2, addr2 string) {
+	h.s.Helper()
+	out, err := exec.Command("ip", "link", "add", dev1, "netns", h.prefix+ns1, "type", "veth", "peer", "name", dev2, "netns", h.prefix+ns2).CombinedOutput()
+	if err != nil {
+		h.s.Fatalf("a link: %v\n%s", err, out)
+	}
+	for _, e := range [][3]string{{ns1, dev1, addr1}, {ns2, dev2, addr2}} {
+		h.ip(e[0], "addr", "add", e[2], "dev", e[1])
+		h.ip(e[0], "link", "set", e[1], "up")
+	}
+}
+
+// noUDP lets no UDP through to the host, nor between the homes.
+func (h *homes) noUDP() {
+	h.s.Helper()
+	for _, hook := range []string{"input", "forward"} {
+		h.nft("p", "add table inet f", "add chain inet f "+hook+" { type filter hook "+hook+" priority 0 ; }", "add rule inet f "+hook+" meta l4proto udp drop")
+	}
+}
+
+// begin starts a program in a namespace.
+func (h *homes) begin(ns string, args ...string) *proc {
+	h.s.Helper()
+	return h.s.begin(exec.Command("ip", append([]string{"netns", "exec", h.prefix + ns}, args...)...))
+}
+
+// insideVar names the page that TestInside lends a tab on.
+const insideVar = "RAVNEST_E2E_LEND"
+
+// TestInside is not a test but a browser in a namespace: it lends a tab to the host that
+// the environment names until the run is over.
+func TestInside(t *testing.T) {
+	url := os.Getenv(insideVar)
+	if url == "" {
+		t.Skip("run by TestHomes in a network namespace")
+	}
+	p := newScene(t).browser().open(url)
+	p.lend()
+	p.shows(limit, "#state", "Training", "Not taking part")
+	p.shows(limit, "#detail", "Thank you")
+	p.clean(t)
+}
+
+// TestHomes: two homes train together, whatever their routers do: with stable ports
+// directly, with random ports by the host's relay, and without UDP by the relay over TCP;
+// natively and in a tab, to the same bits.
+func TestHomes(t *testing.T) {
+	s := newScene(t)
+	tmp := t.TempDir()
+	want := s.local(filepath.Join(tmp, "local"), "--epochs", "2")
+	for _, net := range []struct {
+		name, masquerade string
+		blocked, relayed bool
+	}{
+		{"stable ports", "masquerade", false, false},
+		{"random ports", "masquerade fully-random", false, true},
+		{"no UDP", "masquerade", true, true},
+	} {
+		for _, tab := range []bool{false, true} {
+			name := net.name + map[bool]string{false: ", native", true: ", a tab"}[tab]
+			t.Run(strings.ReplaceAll(name, " ", "_"), func(t *testing.T) {
+				s := newScene(t)
+				h := newHomes(s, net.masquerade)
+				if net.blocked {
+					h.noUDP()
+				}
+				dir := filepath.Join(tmp, strings.NewReplacer(" ", "", ",", "").Replace(name))
+				s.ok("ravnest", "init", "--nodes", "2", "--epochs", "2", dir)
+				s.ok("ravnest", "clusterize", dir)
+				host := h.begin("p", filepath.Join(bin, "ravnest"), "serve", "--json", "--listen", "0.0.0.0:8090", "--token", "a+b&c", dir)
+				host.says(`(?m)^WARNING: this is plain http`, limit)
+				host.says(`serving at`, limit)
+				h.begin("a", filepath.Join(bin, "ravnest-provider"), "--join", "http://"+hostAt[0]+":8090", "--token", "a+b&c", "--name", "node_0", "--once")
+				host.says("node_0 joined", limit)
+				begin := time.Now()
+				if tab {
+					self, err := os.Executable()
+					if err != nil {
+						t.Fatal(err)
+					}
+					h.begin("b", "env", insideVar+"=http://"+hostAt[1]+":8090/#token=a+b&c", "RAVNEST_BIN="+bin, self, "-test.run=^TestInside$", "-test.v")
+				} else {
+					h.begin("b", filepath.Join(bin, "ravnest-provider"), "--join", "http://"+hostAt[1]+":8090", "--token", "a+b&c", "--name", "node_1", "--once")
+				}
+				host.says("node_1 joined", limit)
+				joined := time.Now()
+				host.says(`(?m)^training`, limit)
+				t.Logf("joined after %.1f s, connected %.1f s later", joined.Sub(begin).Seconds(), time.Since(joined).Seconds())
+				if code := host.wait(limit); code != 0 {
+					t.Fatalf("serve: code %d\n%s", code, tail(host.err.String()))
+				}
+				if !bytes.Equal(read(t, dir, "losses.txt"), want) {
+					t.Error("losses.txt is not that of one process")
+				}
+				if relayed := strings.Contains(host.err.String(), "\nrelayed "); relayed != net.relayed {
+					t.Errorf("by the host's relay: %v, want %v\n%s", relayed, net.relayed, tail(host.err.String()))
+				}
+				t.Logf("%.0f samples/s", parse[summary](t, host.out.String()).SamplesPerS)
+			})
+		}
+	}
+}
