@@ -301,7 +301,7 @@ func (w *walker) explain(err error) error {
 	case errors.As(err, &syntax):
 		return fmt.Errorf("%s: %w", w.place(syntax.Offset-1), err)
 	case errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF):
-		return errors.New("the JSON value ends too early")
+		return fmt.Errorf("the JSON value ends too early: %w", io.ErrUnexpectedEOF)
 	}
 	return err
 }

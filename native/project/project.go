@@ -82,10 +82,10 @@ func OpenWith(dir string, change func(*job.Spec)) (*Project, error) {
 			return nil, err
 		}
 	}
-	if p.GraphJSON, err = p.readLocal(p.Job.Model, "model file", graph.MaxBytes); err == nil {
-		p.GraphJSON, err = strict.Text(p.GraphJSON)
+	if p.GraphJSON, err = p.readLocal(p.Job.Model, "model file", graph.MaxBytes); err != nil {
+		return nil, err
 	}
-	if err == nil {
+	if p.GraphJSON, err = strict.Text(p.GraphJSON); err == nil {
 		p.Graph, err = graph.Parse(p.GraphJSON)
 	}
 	if err != nil {
