@@ -4,7 +4,7 @@ import assert from "node:assert/strict";
 import test from "node:test";
 import { linkRates } from "./src/pipeline.js";
 import { authorization, readings } from "./src/token.js";
-import { bytes, count, duration, flop, sentence } from "./src/words.js";
+import { bytes, count, duration, flop, plain, sentence } from "./src/words.js";
 
 test("links of a chain from what its stages move", () => {
   for (const links of [[], [5], [1, 2], [7, 0, 3], [4, 1, 8, 2, 6]]) {
@@ -62,4 +62,10 @@ test("tokens in headers", () => {
     assert.match(b64, /^[A-Za-z0-9_-]+$/);
     assert.equal(Buffer.from(b64, "base64url").toString(), token);
   }
+});
+
+test("where others can read along", () => {
+  const at = (href) => plain(new URL(href));
+  for (const href of ["http://192.0.2.1:8090/", "http://example.org/", "http://[fd09::1]/", "http://localhost.evil.example/", "http://127.0.0.1.evil.example/"]) assert.equal(at(href), true, href);
+  for (const href of ["https://example.org/", "http://localhost:8090/", "http://127.0.0.1:1/", "http://[::1]:8090/"]) assert.equal(at(href), false, href);
 });

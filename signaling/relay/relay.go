@@ -68,7 +68,7 @@ const (
 )
 
 // block is what relayed addresses are taken from.
-var block = [4]byte{192, 0, 2, 0}
+var block = [4]byte{198, 51, 100, 0}
 
 // Stats counts what the relay does.
 type Stats struct {

@@ -159,12 +159,12 @@ func TestStranger(t *testing.T) {
 	if _, err := end.WriteTo([]byte("x"), target.LocalAddr()); err == nil {
 		t.Error("a permission for the host's loopback was given")
 	}
-	for _, ip := range []string{"127.0.0.1", "10.0.0.1", "169.254.169.254", "8.8.8.8", "192.0.3.1", "::1", "::ffff:127.0.0.1"} {
+	for _, ip := range []string{"127.0.0.1", "10.0.0.1", "169.254.169.254", "8.8.8.8", "198.51.101.1", "::1", "::ffff:127.0.0.1"} {
 		if permit(nil, net.ParseIP(ip)) {
 			t.Errorf("packets may go to %s", ip)
 		}
 	}
-	if !strings.HasPrefix(end.LocalAddr().String(), "192.0.2.") {
+	if !strings.HasPrefix(end.LocalAddr().String(), "198.51.100.") {
 		t.Errorf("a relayed address of %v", end.LocalAddr())
 	}
 	// STUN is for all.

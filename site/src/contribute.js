@@ -3,7 +3,7 @@
 import { Tab, support } from "./tab.js";
 import { lineChart } from "./chart.js";
 import { hold, otherReading, remember, remembered, token } from "./session.js";
-import { $, bytes, count, el, flop, hostURL, note, sentence, set } from "./words.js";
+import { $, bytes, count, el, flop, hostURL, note, plain, sentence, set } from "./words.js";
 
 const memories = [125, 250, 500, 1000, 2000, 3000].map((mb) => mb * 1e6);
 
@@ -115,6 +115,7 @@ function pauseOrNot() {
 
 async function main() {
   set($("host"), location.host);
+  $("plain").hidden = !plain();
   const can = await support();
   const was = remembered();
   $("cores").max = can.isolated ? can.cores : 1;

@@ -4,7 +4,7 @@ import { lineChart } from "./chart.js";
 import { Pipeline, kind } from "./pipeline.js";
 import { hold, otherReading, token } from "./session.js";
 import { authorization } from "./token.js";
-import { $, bytes, count, duration, flop, hostURL, note, sentence, set } from "./words.js";
+import { $, bytes, count, duration, flop, hostURL, note, plain, sentence, set } from "./words.js";
 
 const phases = {
   idle: "Idle: no run",
@@ -159,6 +159,9 @@ function showFigures(status, rate) {
     set($("epoch"), String(status.loss.epoch + 1));
   }
   if (status.val) set($("val"), status.val.total ? accuracy(status.val.correct / status.val.total) : loss(status.val.loss));
+  // Looking for a direct path takes some kilobytes by the relay, too.
+  $("relayed-row").hidden = !(status.relay?.bytes > 100e3);
+  if (status.relay) set($("relayed"), bytes(status.relay.bytes));
   if (status.running_ms) set($("time"), duration(status.running_ms));
 }
 
@@ -215,6 +218,7 @@ async function watch() {
   }
 }
 
+$("plain").hidden = !plain();
 set($("join"), `ravnest-provider --join ${hostURL()}${token() ? " --token …" : ""}`);
 if (location.hash) $("to-contribute").hash = $("lend").hash = location.hash;
 $("token-form").addEventListener("submit", (ev) => {

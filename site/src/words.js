@@ -48,3 +48,6 @@ export function note(list, text, when = new Date()) {
 // hostURL is the address of this page's host, with the prefix that a proxy may have put it
 // below.
 export const hostURL = () => new URL(".", location.href).href.replace(/[?#].*$/, "").replace(/\/$/, "");
+
+// plain tells whether others on the way can read what this page and its host say.
+export const plain = ({ protocol, hostname } = location) => protocol === "http:" && !/^(localhost|.*\.localhost|127(\.\d+){3}|\[::1\])$/.test(hostname);
