@@ -258,7 +258,7 @@ func (r *run) serve(ctx context.Context, job server.Job) (Summary, error) {
 	}()
 	res, err := srv.Run(context.WithoutCancel(ctx), job, r.event)
 	close(ended)
-	relayed := srv.Status().Relay
+	relayed := srv.Relayed()
 	r.mu.Lock()
 	r.over = true
 	r.mu.Unlock()

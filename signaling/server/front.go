@@ -311,8 +311,8 @@ func (s *Server) ice(r *http.Request, id string) []proto.ICEServer {
 	return []proto.ICEServer{{URLs: []string{"stun:" + at}}, {URLs: urls, Username: user, Credential: credential}}
 }
 
-// relayStats are the relay's counters, nil without one.
-func (s *Server) relayStats() *relay.Stats {
+// Relayed is what the host's relay has done; nil without one.
+func (s *Server) Relayed() *relay.Stats {
 	if s.relay == nil {
 		return nil
 	}

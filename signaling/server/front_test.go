@@ -115,11 +115,11 @@ func TestTLS(t *testing.T) {
 	if len(ice) != 2 || len(ice[1].URLs) != 3 || !strings.HasPrefix(ice[1].URLs[2], "turns:127.0.0.1:") || !strings.HasSuffix(ice[1].Username, ":"+c.ID()) || ice[1].Credential == "" {
 		t.Errorf("the welcome's servers: %+v", ice)
 	}
-	if st := s.Status(); st.Relay == nil || st.Relay.Members != 1 {
-		t.Errorf("status of the relay: %+v", st.Relay)
+	if st := s.Relayed(); st == nil || st.Members != 1 {
+		t.Errorf("status of the relay: %+v", st)
 	}
 	c.Close("")
-	for end := time.Now().Add(3 * time.Second); s.Status().Relay.Members != 0; time.Sleep(10 * time.Millisecond) {
+	for end := time.Now().Add(3 * time.Second); s.Relayed().Members != 0; time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatal("credentials outlived the session")
 		}

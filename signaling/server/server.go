@@ -299,7 +299,6 @@ func (s *Server) Stop(reason string) {
 func (s *Server) Status() Status {
 	var st Status
 	s.call(func(now time.Time) { st = s.lobby.status(now) })
-	st.Relay = s.relayStats()
 	return st
 }
 

@@ -6,7 +6,6 @@ import (
 	"time"
 
 	"github.com/ravnest/ravnest/signaling/proto"
-	"github.com/ravnest/ravnest/signaling/relay"
 )
 
 // Status is a snapshot for dashboards, as /v1/status gives it.
@@ -22,7 +21,6 @@ type Status struct {
 	Loss       *proto.Loss    `json:"loss,omitempty"` // the last one
 	Val        *proto.Val     `json:"val,omitempty"`  // the last one
 	Checkpoint *Checkpoint    `json:"checkpoint,omitempty"`
-	Relay      *relay.Stats   `json:"relay,omitempty"` // of the host's relay, if it has one
 }
 
 // MemberStatus is a provider in a Status.

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/ravnest/ravnest/signaling/proto"
+	"github.com/ravnest/ravnest/signaling/relay"
 )
 
 const (
@@ -22,26 +23,31 @@ const (
 type Sight struct {
 	Status  Status  `json:"status"`
 	History History `json:"history"`
+
+	Relay *relay.Stats `json:"relay,omitempty"` // of the host's relay, if it has one
 }
 
 // sight is what there is to see, with the notes after the one of that time; news is
 // closed when there is more.
 func (s *Server) sight(after int64) (v Sight, news <-chan struct{}) {
 	s.call(func(now time.Time) {
-		v = Sight{s.lobby.status(now), s.past.after(after)}
+		v = Sight{Status: s.lobby.status(now), History: s.past.after(after)}
 		if s.past.news == nil {
 			s.past.news = make(chan struct{})
 		}
 		news = s.past.news
 	})
-	v.Status.Relay = s.relayStats()
+	v.Relay = s.Relayed()
 	return v, news
 }
 
 func (s *Server) status(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Cache-Control", "no-store")
-	_ = json.NewEncoder(w).Encode(s.Status())
+	_ = json.NewEncoder(w).Encode(struct {
+		Status
+		Relay *relay.Stats `json:"relay,omitempty"`
+	}{s.Status(), s.Relayed()})
 }
 
 // watch answers /v1/watch?after=TIME with a Sight every second, and at once when

@@ -159,9 +159,6 @@ function showFigures(status, rate) {
     set($("epoch"), String(status.loss.epoch + 1));
   }
   if (status.val) set($("val"), status.val.total ? accuracy(status.val.correct / status.val.total) : loss(status.val.loss));
-  // Looking for a direct path takes some kilobytes by the relay, too.
-  $("relayed-row").hidden = !(status.relay?.bytes > 100e3);
-  if (status.relay) set($("relayed"), bytes(status.relay.bytes));
   if (status.running_ms) set($("time"), duration(status.running_ms));
 }
 
@@ -189,13 +186,16 @@ function showStatus(status) {
 async function watch() {
   for (let lost = false; ; ) {
     try {
-      for await (const { status, history } of sights()) {
+      for await (const { status, history, relay } of sights()) {
         if (lost && (await updated())) location.reload();
         lost = false;
         problem("");
         $("token-form").hidden = true;
         showHistory(history);
         showStatus(status);
+        // Looking for a direct path takes some kilobytes by the relay, too.
+        $("relayed-row").hidden = !(relay?.bytes > 100e3);
+        if (relay) set($("relayed"), bytes(relay.bytes));
       }
     } catch (err) {
       if (err.status === 401 && otherReading()) continue;
