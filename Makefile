@@ -15,7 +15,7 @@ UNIT := $(shell $(GO) list $(ROOMS) 2>/dev/null | grep -v '/e2e$$')
 HERE := "$$PWD"
 HERE_OUT := "$$(case '$(OUT)' in /*) echo '$(OUT)';; *) echo "$$PWD/$(OUT)";; esac)"
 
-.PHONY: build site need-node need-chromium demo test test-unit test-fused test-arm64 test-wasm test-e2e test-learning test-large lint vet race fuzz generate check-generate bench bench-demo bench-engine bench-models bench-wasm bench-wire clean need-go
+.PHONY: build site need-node need-chromium demo test test-unit test-fused test-arm64 test-wasm test-e2e test-learning test-large lint vet race fuzz generate check-generate bench bench-demo bench-engine bench-models bench-wasm bench-wire census clean need-go
 
 need-go:
 	@command -v $(GO) >/dev/null || { echo "go is missing: install Go 1.26 or later from your system's packages, then run make again" >&2; exit 1; }
@@ -138,6 +138,14 @@ bench-engine: need-go
 	for t in 1 2; do bin/bench-engine -threads $$t; done
 	@echo 'the same without AVX-512, on both sides'
 	GODEBUG=cpu.avx512f=off ONEDNN_MAX_CPU_ISA=AVX2 OPENBLAS_CORETYPE=Haswell bin/bench-engine
+
+# Which of PyTorch's models import, and how near loss and gradients are: PYTHON with torch,
+# torchvision and transformers.
+CENSUS ?=
+census: need-go
+	@rm -rf bin/census && mkdir -p bin/census
+	$(or $(PYTHON),python3) e2e/census/census.py bin/census $(CENSUS)
+	$(GO) run ./e2e/census bin/census $(CENSUS)
 
 # The zoo's training steps beside PyTorch's: ARGS="-threads 2 -only char-gpt,bert"; PYTHON
 # names another interpreter than Debian's, with the PyTorch of PyPI for instance.

@@ -150,7 +150,7 @@ func within(pkg, dir string) bool { return pkg == dir || strings.HasPrefix(pkg, 
 var layers = [][]string{
 	{"engine/kernel", "engine/state", "engine/codec", "engine/wire", "engine/pipeline/order", "engine/job", "engine/strict", "ga", "signaling/proto", "signaling/store", "signaling/relay"},
 	{"engine/graph", "engine/format", "engine/pipeline/snapshot", "engine/data", "engine/transport", "signaling/client", "signaling/server"},
-	{"engine/autodiff", "engine/zoo", "engine/fuse", "engine/loss", "engine/optim"},
+	{"engine/autodiff", "engine/zoo", "engine/fuse", "engine/importer", "engine/loss", "engine/optim"},
 	{"engine/exec"},
 	{"engine/pipeline"},
 	{"engine/train", "engine/planner"},

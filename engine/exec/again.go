@@ -54,7 +54,11 @@ func (p *Plan) findAgain(saved, outside []bool) rerun {
 	}
 	can := make([]bool, g.Values())
 	for i := range g.Nodes {
-		x, y := g.Args(i)[0], g.Result(i)
+		y := g.Result(i)
+		if len(g.Args(i)) == 0 {
+			continue // a parameter
+		}
+		x := g.Args(i)[0]
 		switch {
 		case outside[y]:
 		case p.ops[i].alias() == aliasView:

@@ -184,6 +184,11 @@ func (e *Exec) backward(slot int, params, grads []float32, acc bool, steps []ste
 	f := &e.f
 	f.use(&e.slots[slot], e.slots[slot].batch)
 	f.params, f.grads, f.acc, f.vals = params, grads, acc, e.p.kept
+	if grads != nil && !acc {
+		for _, r := range e.p.shared {
+			clear(grads[r[0]:r[1]])
+		}
+	}
 	for i := range steps {
 		e.between()
 		s := &steps[i]
@@ -195,6 +200,7 @@ func (e *Exec) backward(slot int, params, grads []float32, acc bool, steps []ste
 			continue
 		}
 		if s.Kind == autodiff.GradParams {
+			f.acc = acc || e.p.adds[s.Node]
 			o.gradParams(f)
 			continue
 		}

@@ -5,6 +5,7 @@ package exec
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/ravnest/ravnest/engine/autodiff"
 	"github.com/ravnest/ravnest/engine/graph"
@@ -66,8 +67,13 @@ func (p *Plan) words(n int) int { p.slotW += n; return p.slotW - n }
 
 // param is the offset of node i's parameter called name, -1 if it has none.
 func (p *Plan) param(i int, name string) int {
+	n := &p.g.Nodes[i]
+	if !slices.ContainsFunc(n.Op.Params(), func(s graph.Spec) bool { return s.Name == name }) {
+		return -1
+	}
+	full := n.Full(name)
 	for _, e := range p.Layout.Entries {
-		if e.Node == i && e.Name == name {
+		if e.Full == full {
 			return e.Off
 		}
 	}
@@ -87,7 +93,7 @@ func newOp(p *Plan, i int) (op, error) {
 		}
 		return &conv{base: b, prec: p.cfg.Precision, c: c, w: p.param(i, "weight"), b: p.param(i, "bias"), wn: o.Out * o.In / groups * c.KH * c.KW, hw: out[1] * out[2]}, nil
 	case *graph.Linear:
-		return &linear{base: b, prec: p.cfg.Precision, in: o.In, out: o.Out, wide: o.Out, per: out.Elems() / o.Out, rows: p.cfg.Rows, w: p.param(i, "weight"), b: p.param(i, "bias")}, nil
+		return &linear{base: b, prec: p.cfg.Precision, in: o.In, out: o.Out, wide: o.Out, per: out.Elems() / o.Out, rows: p.cfg.Rows, turned: o.Transposed, w: p.param(i, "weight"), b: p.param(i, "bias")}, nil
 	case *graph.ReLU:
 		return &relu{base: b}, nil
 	case *graph.MaxPool2d:
@@ -134,6 +140,9 @@ func newOp(p *Plan, i int) (op, error) {
 		return &add{base: b}, nil
 	}
 	if o := newSequenceOp(p, i); o != nil {
+		return o, nil
+	}
+	if o := newTensorOp(p, i); o != nil {
 		return o, nil
 	}
 	return nil, fmt.Errorf("no kernel for op %q", n.Op.Kind())
@@ -198,7 +207,15 @@ type linear struct {
 	in, out, per, rows int
 	first, wide        int
 	w, b               int
-	relu               bool
+	relu, turned       bool // turned: w is [in, out]
+}
+
+// strides are those of w as [out, in].
+func (o *linear) strides() (out, in int) {
+	if o.turned {
+		return 1, o.out
+	}
+	return o.in, 1
 }
 
 func (o *linear) fuseReLU() (gradient bool) {
@@ -214,7 +231,8 @@ func (o *linear) forward(f *frame) {
 // multiply is forward with its operand.
 func (o *linear) multiply(f *frame, x, scratch []float32) {
 	w, scratch := o.prec.operand(f, f.params[o.w:][:o.out*o.in], scratch)
-	g := kernel.GemmArgs{M: f.rows * o.per, N: o.out, K: o.in, RS: o.in, KS: 1, BK: 1, BJ: o.in, LDC: o.wide, ReLU: o.relu}
+	so, si := o.strides()
+	g := kernel.GemmArgs{M: f.rows * o.per, N: o.out, K: o.in, RS: o.in, KS: 1, BK: si, BJ: so, LDC: o.wide, ReLU: o.relu}
 	g.A, g.B, g.C = x, w, f.y(o.i)[o.first:]
 	if o.b >= 0 {
 		g.ColBias = f.params[o.b:][:o.out]
@@ -230,9 +248,10 @@ func (o *linear) gradInput(f *frame, _ int, dst []float32) {
 // addInput: dx [N*per, in] = dy [N*per, out] w [out, in], or += with acc.
 func (o *linear) addInput(f *frame, dst, dy []float32, acc bool, scratch []float32) {
 	w, scratch := o.prec.operand(f, f.params[o.w:][:o.out*o.in], scratch)
+	so, si := o.strides()
 	kernel.Gemm(f.team, &kernel.GemmArgs{
 		M: f.rows * o.per, N: o.in, K: o.out, A: dy[o.first:], RS: o.wide, KS: 1,
-		B: w, BK: o.in, BJ: 1, C: dst, LDC: o.in, Acc: acc,
+		B: w, BK: so, BJ: si, C: dst, LDC: o.in, Acc: acc,
 	}, scratch)
 }
 
@@ -247,6 +266,13 @@ func (o *linear) gradParams(f *frame) {
 
 // gradWeight: dw [out, in] = dyᵀ [out, N*per] x [N*per, in].
 func (o *linear) gradWeight(f *frame, dy, x, scratch []float32) {
+	if o.turned { // dw [in, out] = xᵀ [in, N*per] dy [N*per, out]
+		kernel.Gemm(f.team, &kernel.GemmArgs{
+			M: o.in, N: o.out, K: f.rows * o.per, A: x, RS: 1, KS: o.in,
+			B: dy, BK: o.out, BJ: 1, C: f.grads[o.w:][:o.out*o.in], LDC: o.out, Acc: f.acc,
+		}, scratch)
+		return
+	}
 	kernel.Gemm(f.team, &kernel.GemmArgs{
 		M: o.out, N: o.in, K: f.rows * o.per, A: dy[o.first:], RS: 1, KS: o.wide,
 		B: x, BK: o.in, BJ: 1, C: f.grads[o.w:][:o.out*o.in], LDC: o.in, Acc: f.acc,
@@ -258,7 +284,7 @@ func (o *linear) saves(k autodiff.Kind) (x, y bool) { return k == autodiff.GradP
 func (o *linear) scratch() int {
 	m := o.rows * o.per
 	x, y, w := m*o.in, m*o.wide, o.out*o.in
-	return max(kernel.GemmScratch(m, o.out, o.in), kernel.GemmScratch(m, o.in, o.out), kernel.GemmScratch(o.out, o.in, m)) +
+	return max(kernel.GemmScratch(m, o.out, o.in), kernel.GemmScratch(m, o.in, o.out), kernel.GemmScratch(o.out, o.in, m), kernel.GemmScratch(o.in, o.out, m)) +
 		max(o.prec.copies(x, w), o.prec.copies(y, w), o.prec.copies(y, x))
 }
 

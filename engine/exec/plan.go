@@ -63,12 +63,14 @@ type Plan struct {
 	kept   []place // of every value in the backward pass, where it is kept or computed again
 	grads  []place // of every value that has a gradient; per is 0 otherwise
 	back   []step
-	params int // index in back where the GradParams of a split plan begin
-	sum    int // temp offset of the buffer that later addends go through
-	slotF  int // floats of a slot
-	slotW  int // 32-bit words of a slot: dropout bits, pooling positions
-	temp   int // floats
-	scr    int // floats of kernel scratch
+	params int      // index in back where the GradParams of a split plan begin
+	sum    int      // temp offset of the buffer that later addends go through
+	slotF  int      // floats of a slot
+	slotW  int      // 32-bit words of a slot: dropout bits, pooling positions
+	temp   int      // floats
+	scr    int      // floats of kernel scratch
+	adds   []bool   // by node: it shares a parameter, so it adds to gradients that begin at 0
+	shared [][2]int // ranges of the gradients of those nodes
 }
 
 // step is one backward instruction with its resolved gradients, or a forward one that is
@@ -111,6 +113,7 @@ func Compile(g *graph.Graph, first int, cfg Config) (*Plan, error) {
 		}
 		p.ops[i] = o
 	}
+	p.findShared()
 	for _, in := range bw.Instrs {
 		s := step{Instr: in, dy: g.Result(in.Node), dst: -1}
 		if in.Kind == autodiff.GradInput {
@@ -137,6 +140,24 @@ func Compile(g *graph.Graph, first int, cfg Config) (*Plan, error) {
 		return nil, err
 	}
 	return p, nil
+}
+
+// findShared finds the nodes whose gradients add to those of others.
+func (p *Plan) findShared() {
+	p.adds = make([]bool, len(p.g.Nodes))
+	for _, nodes := range p.g.Shared() {
+		for _, i := range nodes {
+			p.adds[i] = true
+		}
+	}
+	for i, adds := range p.adds {
+		for _, s := range p.g.Nodes[i].Op.Params() {
+			if adds && s.Role == graph.Trainable {
+				off := p.param(i, s.Name)
+				p.shared = append(p.shared, [2]int{off, off + s.Elems()})
+			}
+		}
+	}
 }
 
 // union is a set of values that share one buffer.

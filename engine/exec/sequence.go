@@ -15,7 +15,7 @@ func newSequenceOp(p *Plan, i int) op {
 	in, out := p.g.ArgShapes(i), p.g.Shape(p.g.Result(i))
 	switch o := p.g.Nodes[i].Op.(type) {
 	case *graph.Embedding:
-		return &embedding{base: b, num: o.Num, dim: o.Dim, w: p.param(i, "weight")}
+		return &embedding{base: b, num: o.Num, dim: o.Dim, padding: o.Padding - 1, w: p.param(i, "weight")}
 	case *graph.Position:
 		d := &position{base: b, num: o.Num, dim: o.Dim, reps: 1, w: p.param(i, "weight")}
 		if d.n = out.Elems(); o.Fixed {
@@ -59,6 +59,7 @@ func newSequenceOp(p *Plan, i int) op {
 type embedding struct {
 	base
 	num, dim, w int
+	padding     int // token whose row gets no gradient, -1: none
 }
 
 func (o *embedding) forward(f *frame) {
@@ -68,7 +69,24 @@ func (o *embedding) forward(f *frame) {
 func (o *embedding) gradInput(*frame, int, []float32) {}
 
 func (o *embedding) gradParams(f *frame) {
-	kernel.EmbedGrad(f.grads[o.w:][:o.num*o.dim], f.dy(o.i), f.x(o.i, 0), o.num, o.dim, f.acc)
+	g := f.grads[o.w:][:o.num*o.dim]
+	if o.padding < 0 {
+		kernel.EmbedGrad(g, f.dy(o.i), f.x(o.i, 0), o.num, o.dim, f.acc)
+		return
+	}
+	row, kept := g[o.padding*o.dim:][:o.dim], f.scratch[:o.dim]
+	if copy(kept, row); !f.acc {
+		clear(kept)
+	}
+	kernel.EmbedGrad(g, f.dy(o.i), f.x(o.i, 0), o.num, o.dim, f.acc)
+	copy(row, kept)
+}
+
+func (o *embedding) scratch() int {
+	if o.padding < 0 {
+		return 0
+	}
+	return o.dim
 }
 
 func (o *embedding) saves(k autodiff.Kind) (x, y bool) { return k == autodiff.GradParams, false }

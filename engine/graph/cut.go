@@ -54,13 +54,19 @@ func (g *Graph) Units() []Unit {
 		}
 		return false
 	}
+	shared := make([]bool, len(g.Nodes)) // a cut before this node would part holders of a parameter
+	for _, nodes := range g.Shared() {
+		for i := nodes[0] + 1; i <= nodes[len(nodes)-1]; i++ {
+			shared[i] = true
+		}
+	}
 	var us []Unit
 	begin, named := 0, false // of the unit that grows, and whether it has parameters
 	for i := 1; i <= len(g.Nodes); i++ {
 		named = named || first(i-1) != nil
 		switch {
 		case i == len(g.Nodes):
-		case first(i) == nil || !named || i > g.output-len(g.Inputs):
+		case shared[i] || first(i) == nil || !named || i > g.output-len(g.Inputs):
 			continue // the unit goes on
 		case !used(begin, i):
 			continue
@@ -78,7 +84,7 @@ func (g *Graph) Units() []Unit {
 		u.Name = g.Nodes[u.From].Name
 		for i := u.From; i < u.To; i++ {
 			if p := first(i); p != nil {
-				u.Name, u.Weight = g.Nodes[i].Name, g.Nodes[i].Name+"."+p.Name
+				u.Name, u.Weight = g.Nodes[i].Name, g.Nodes[i].Full(p.Name)
 				break
 			}
 		}
@@ -171,6 +177,11 @@ func (g *Graph) Cut(starts []int) ([]*Stage, error) {
 	}
 	if stageOf(g.output-len(g.Inputs)) != len(starts)-1 {
 		return nil, fmt.Errorf("%w: the output %q must be in the last stage", ErrCut, g.Output)
+	}
+	for name, nodes := range g.Shared() {
+		if a, b := nodes[0], nodes[len(nodes)-1]; stageOf(a) != stageOf(b) {
+			return nil, fmt.Errorf("%w: nodes %q and %q share the parameter %q and must be in one stage", ErrCut, g.Nodes[a].Name, g.Nodes[b].Name, name)
+		}
 	}
 	stages := make([]*Stage, len(starts))
 	for k := range starts {

@@ -30,7 +30,7 @@ const (
 	MaxDim     = 1 << 24 // of one axis
 	MaxRow     = 1 << 28 // elements of one row of one value
 	MaxParams  = 1 << 33 // elements of all parameters
-	maxNodeArg = 16
+	maxNodeArg = 256
 )
 
 // ErrInvalid is wrapped by every error that says a graph is not well formed.
@@ -90,6 +90,17 @@ type Node struct {
 	Name   string
 	Op     Op
 	Inputs []string // names of graph inputs or earlier nodes
+	// Names are the state-dict names of the parameters that are not called as usual. Nodes
+	// that name the same parameter share it.
+	Names map[string]string
+}
+
+// Full is the state-dict name of the node's parameter.
+func (n *Node) Full(param string) string {
+	if f, ok := n.Names[param]; ok {
+		return f
+	}
+	return n.Name + "." + param
 }
 
 // Graph is a model: nodes in topological order and the value that is its answer.
@@ -112,6 +123,8 @@ type jsonNode struct {
 	Op    string          `json:"op"`
 	In    []string        `json:"in"`
 	Attrs json.RawMessage `json:"attrs,omitempty"`
+
+	Names map[string]string `json:"names,omitempty"`
 }
 
 type jsonGraph struct {
@@ -149,7 +162,7 @@ func Parse(data []byte) (*Graph, error) {
 				return nil, fmt.Errorf("%w: node %q (%s): attrs: %w", ErrInvalid, n.Name, n.Op, err)
 			}
 		}
-		g.Nodes[i] = Node{Name: n.Name, Op: op, Inputs: n.In}
+		g.Nodes[i] = Node{Name: n.Name, Op: op, Inputs: n.In, Names: n.Names}
 	}
 	if err := g.Check(); err != nil {
 		return nil, err
@@ -168,7 +181,7 @@ func (g *Graph) JSON() ([]byte, error) {
 		if string(attrs) == "{}" {
 			attrs = nil
 		}
-		j.Nodes[i] = jsonNode{Name: n.Name, Op: n.Op.Kind(), In: n.Inputs, Attrs: attrs}
+		j.Nodes[i] = jsonNode{Name: n.Name, Op: n.Op.Kind(), In: append([]string{}, n.Inputs...), Attrs: attrs, Names: n.Names}
 	}
 	b, err := json.MarshalIndent(j, "", " ")
 	if err != nil {
@@ -219,6 +232,7 @@ func (g *Graph) Check() error {
 		g.shapes = append(g.shapes, in.Shape)
 	}
 	params := 0
+	owner := map[string]Spec{}
 	for i, n := range g.Nodes {
 		if err := checkName(n.Name); err != nil {
 			return bad("node %d: %w", i, err)
@@ -247,6 +261,9 @@ func (g *Graph) Check() error {
 		}
 		if err := out.check(); err != nil {
 			return bad("node %q (%s): output: %w", n.Name, n.Op.Kind(), err)
+		}
+		if err := n.checkNames(owner); err != nil {
+			return bad("node %q (%s): %w", n.Name, n.Op.Kind(), err)
 		}
 		for _, p := range n.Op.Params() {
 			if err := Shape(p.Shape).check(); err != nil {
@@ -306,26 +323,85 @@ type Param struct {
 	Full string // state-dict name: node name, dot, parameter name
 }
 
+// checkNames checks what the node's parameters are called; owner has those of the nodes
+// before and takes in these.
+func (n *Node) checkNames(owner map[string]Spec) error {
+	specs := n.Op.Params()
+	for short, full := range n.Names {
+		if !slices.ContainsFunc(specs, func(s Spec) bool { return s.Name == short }) {
+			return fmt.Errorf("it has no parameter %q to name", short)
+		}
+		if err := checkName(full); err != nil {
+			return err
+		}
+	}
+	for _, s := range specs {
+		full := n.Full(s.Name)
+		o, shared := owner[full]
+		if !shared {
+			owner[full] = s
+			continue
+		}
+		if s.Role != Trainable || o.Role != Trainable || !slices.Equal(o.Shape, s.Shape) {
+			return fmt.Errorf("the parameter %q is %v here and %v in an earlier node", full, s.Shape, o.Shape)
+		}
+	}
+	return nil
+}
+
 // Params lists the state dict in PyTorch's registration order: nodes in order,
-// each with its parameters and then its buffers.
+// each with its parameters and then its buffers. A shared parameter is its first node's.
 func (g *Graph) Params() []Param {
 	var ps []Param
-	for i, n := range g.Nodes {
+	seen := map[string]bool{}
+	for i := range g.Nodes {
+		n := &g.Nodes[i]
 		for _, s := range n.Op.Params() {
-			ps = append(ps, Param{Spec: s, Node: i, Full: n.Name + "." + s.Name})
+			full := n.Full(s.Name)
+			if !seen[full] {
+				seen[full] = true
+				ps = append(ps, Param{Spec: s, Node: i, Full: full})
+			}
 		}
 	}
 	return ps
 }
 
-// ParamCount is the number of trainable elements of nodes [from, to).
+// Shared lists the parameters that several nodes have, with those nodes, ascending.
+func (g *Graph) Shared() map[string][]int {
+	nodes := map[string][]int{}
+	for i := range g.Nodes {
+		n := &g.Nodes[i]
+		for _, s := range n.Op.Params() {
+			nodes[n.Full(s.Name)] = append(nodes[n.Full(s.Name)], i)
+		}
+	}
+	for name, is := range nodes {
+		if len(is) == 1 {
+			delete(nodes, name)
+		}
+	}
+	return nodes
+}
+
+// ParamCount is the number of trainable elements of nodes [from, to); those of a shared
+// parameter count once.
 func (g *Graph) ParamCount(from, to int) int {
 	n := 0
-	for _, nd := range g.Nodes[from:to] {
+	var seen map[string]bool
+	for i := from; i < to; i++ {
+		nd := &g.Nodes[i]
 		for _, s := range nd.Op.Params() {
-			if s.Role == Trainable {
-				n += s.Elems()
+			if s.Role != Trainable || seen[nd.Full(s.Name)] {
+				continue
 			}
+			if nd.Names != nil {
+				if seen == nil {
+					seen = map[string]bool{}
+				}
+				seen[nd.Full(s.Name)] = true
+			}
+			n += s.Elems()
 		}
 	}
 	return n

@@ -151,6 +151,9 @@ type Conv2d struct {
 	Bias     bool `json:"bias"`
 
 	Std float64 `json:"init_std,omitempty"` // as of Linear
+	// Flat: the weight has no axis of height, as that of torch.nn.Conv1d, whose rows are
+	// [C,1,L] here.
+	Flat bool `json:"conv1d,omitempty"`
 }
 
 // Kind implements Op.
@@ -196,6 +199,9 @@ func (c *Conv2d) Infer(in []Shape) (Shape, error) {
 	if c.Same && s != (Pair{1, 1}) {
 		return nil, fmt.Errorf("padding 'same' needs stride 1, not %v", [2]int(s))
 	}
+	if c.Flat && c.Kernel[0] != 1 {
+		return nil, fmt.Errorf("a conv1d has a kernel of height %d", c.Kernel[0])
+	}
 	if x[0] != c.In {
 		return nil, fmt.Errorf("in_channels is %d, but the input is %s", c.In, x)
 	}
@@ -210,7 +216,11 @@ func (c *Conv2d) Infer(in []Shape) (Shape, error) {
 // Params implements Op.
 func (c *Conv2d) Params() []Spec {
 	cg := c.In / max(c.Groups, 1)
-	return weights([]int{c.Out, cg, c.Kernel[0], c.Kernel[1]}, cg*c.Kernel[0]*c.Kernel[1], c.Bias, c.Std)
+	shape := []int{c.Out, cg, c.Kernel[0], c.Kernel[1]}
+	if c.Flat {
+		shape = []int{c.Out, cg, c.Kernel[1]}
+	}
+	return weights(shape, cg*c.Kernel[0]*c.Kernel[1], c.Bias, c.Std)
 }
 
 // weights are a weight and a bias. By default both are initialised by
@@ -250,6 +260,8 @@ type Linear struct {
 	// Std, if not 0, is the deviation of the weight before training; the bias is 0 then.
 	// 0 is PyTorch's default.
 	Std float64 `json:"init_std,omitempty"`
+	// Transposed: the weight is [In,Out], as that of GPT-2's Conv1D.
+	Transposed bool `json:"transposed,omitempty"`
 }
 
 // Kind implements Op.
@@ -273,7 +285,16 @@ func (l *Linear) Infer(in []Shape) (Shape, error) {
 }
 
 // Params implements Op.
-func (l *Linear) Params() []Spec { return weights([]int{l.Out, l.In}, l.In, l.Bias, l.Std) }
+func (l *Linear) Params() []Spec {
+	ps := weights([]int{l.Out, l.In}, l.In, l.Bias, l.Std)
+	if l.Transposed {
+		ps[0].Shape = []int{l.In, l.Out}
+		if l.Bias {
+			ps[1].Shape = []int{l.Out}
+		}
+	}
+	return ps
+}
 
 // Cost implements Op.
 func (l *Linear) Cost(_ []Shape, out Shape) Cost {
@@ -304,12 +325,13 @@ func (*ReLU) Infer(in []Shape) (Shape, error) { return one(in, -1) }
 // Cost implements Op.
 func (*ReLU) Cost(_ []Shape, out Shape) Cost { return perElement(out, 1, 1) }
 
-// MaxPool2d is torch.nn.MaxPool2d over [N,C,H,W] in floor mode.
+// MaxPool2d is torch.nn.MaxPool2d over [N,C,H,W].
 type MaxPool2d struct {
 	stateless
 	Kernel  Pair `json:"kernel_size"`
 	Stride  Pair `json:"stride,omitzero"` // zero: the kernel size
 	Padding Pair `json:"padding,omitzero"`
+	Ceil    bool `json:"ceil_mode,omitempty"`
 }
 
 // Kind implements Op.
@@ -342,7 +364,16 @@ func (p *MaxPool2d) Infer(in []Shape) (Shape, error) {
 			return nil, fmt.Errorf("the %dx%d window does not fit into %s", p.Kernel[0], p.Kernel[1], x)
 		}
 	}
-	return Shape{x[0], (x[1]+2*p.Padding[0]-p.Kernel[0])/s[0] + 1, (x[2]+2*p.Padding[1]-p.Kernel[1])/s[1] + 1}, nil
+	y := Shape{x[0], 0, 0}
+	for a := range 2 {
+		n := x[1+a] + 2*p.Padding[a] - p.Kernel[a]
+		y[1+a] = n/s[a] + 1
+		// The last window may lie beyond the end, but not begin in the padding there.
+		if p.Ceil && n%s[a] != 0 && y[1+a]*s[a] < x[1+a]+p.Padding[a] {
+			y[1+a]++
+		}
+	}
+	return y, nil
 }
 
 // Cost implements Op.
@@ -350,7 +381,7 @@ func (p *MaxPool2d) Cost(_ []Shape, out Shape) Cost {
 	return perElement(out, float64(p.Kernel[0]*p.Kernel[1]), 1)
 }
 
-// AvgPool2d is torch.nn.AvgPool2d over [N,C,H,W] in floor mode; padding counts.
+// AvgPool2d is torch.nn.AvgPool2d over [N,C,H,W]; padding counts.
 type AvgPool2d struct{ MaxPool2d }
 
 // Kind implements Op.

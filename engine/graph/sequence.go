@@ -14,12 +14,17 @@ type Embedding struct {
 	Num int     `json:"num_embeddings"`
 	Dim int     `json:"embedding_dim"`
 	Std float64 `json:"init_std,omitempty"` // 0: 1
+	// Padding, where it is not 0, is 1 more than the token whose row gets no gradient.
+	Padding int `json:"padding,omitempty"`
 }
 
 // Kind implements Op.
 func (*Embedding) Kind() string { return "embedding" }
 
 func (e *Embedding) check() error {
+	if e.Padding < 0 || e.Padding > e.Num {
+		return fmt.Errorf("padding %d is outside 0..%d", e.Padding, e.Num)
+	}
 	return errors.Join((Pair{e.Num, e.Dim}).within("num_embeddings, embedding_dim", 1, MaxDim), checkStd(e.Std))
 }
 

@@ -2,9 +2,12 @@ package stage_test
 
 import (
 	"fmt"
+	"os"
 	"testing"
 
+	"github.com/ravnest/ravnest/engine/format/pt2"
 	"github.com/ravnest/ravnest/engine/graph"
+	"github.com/ravnest/ravnest/engine/importer"
 	"github.com/ravnest/ravnest/engine/job"
 	"github.com/ravnest/ravnest/engine/kernel"
 	"github.com/ravnest/ravnest/engine/transport/mem"
@@ -78,6 +81,46 @@ func TestModelsInStages(t *testing.T) {
 					t.Fatal(err)
 				}
 				equal(t, fmt.Sprintf("%d stages, bf16", n), got, want, d, dict)
+			}
+		})
+	}
+}
+
+// TestImportedInStages: what PyTorch exported trains cut in 2, 3 and 5 as in one process:
+// views, products of values, parameters that are values, group norm, transposed
+// convolutions, connections that skip stages.
+func TestImportedInStages(t *testing.T) {
+	for _, name := range []string{"cnn", "unet", "encoder", "resmlp", "conv1d_audio", "two_heads"} {
+		t.Run(name, func(t *testing.T) {
+			b, err := os.ReadFile("../../importer/testdata/" + name + ".pt2")
+			if err != nil {
+				t.Fatal(err)
+			}
+			a, err := pt2.Parse(b)
+			if err != nil {
+				t.Fatal(err)
+			}
+			m, err := importer.Import(a, importer.Options{Name: name})
+			if err != nil {
+				t.Fatal(err)
+			}
+			w := newWorld(func(j *job.Spec) {
+				j.Loss, j.Epochs, j.BatchSize, j.MicroBatches = "mse", 1, 12, 2
+			})
+			w.g = m.Graph
+			in, out := m.Graph.Shape(0).Elems(), m.Graph.Shape(m.Graph.OutputValue()).Elems()
+			w.tx, w.vx = integers(30, in, -3, 4, 1), integers(9, in, -3, 4, 3)
+			w.ty, w.vy = integers(30, out, -2, 3, 2), integers(9, out, -2, 3, 4)
+			want, dict := w.local(t)
+			for _, n := range []int{1, 2, 3, 5} {
+				if n > len(m.Graph.Units()) {
+					continue
+				}
+				got, d, err := w.pipeline(t, w.starts(n), mem.Faults{}, nil)
+				if err != nil {
+					t.Fatal(err)
+				}
+				equal(t, fmt.Sprintf("%d stages", n), got, want, d, dict)
 			}
 		})
 	}

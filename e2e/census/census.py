@@ -1,0 +1,372 @@
+"""Exports models with PyTorch and writes what one training step of each must give.
+
+    python census.py DIR [NAME...]
+
+For every model: NAME.pt2, and NAME.safetensors with the inputs, the weights of the loss
+(loss = sum(output * weights)), the output, and the gradient of every parameter. Dropout is
+off. Nothing is downloaded: weights are random.
+"""
+
+import io
+import json
+import os
+import struct
+import sys
+import time
+import zipfile
+
+import torch
+from torch import nn
+
+torch.set_num_threads(1)
+MODELS = {}
+
+
+def model(f):
+    MODELS[f.__name__] = f
+    return f
+
+
+def save(path, tensors):
+    """The safetensors format, so that no library is needed."""
+    head, at, parts = {}, 0, []
+    for name, t in tensors.items():
+        b = t.detach().contiguous().float().numpy().tobytes()
+        head[name] = {"dtype": "F32", "shape": list(t.shape), "data_offsets": [at, at + len(b)]}
+        at += len(b)
+        parts.append(b)
+    h = json.dumps(head).encode()
+    h += b" " * (-len(h) % 8)
+    with open(path, "wb") as f:
+        f.write(struct.pack("<Q", len(h)) + h + b"".join(parts))
+
+
+def export(ep, path):
+    """torch.export.save without the example inputs and where this machine keeps its files."""
+    b = io.BytesIO()
+    torch.export.save(ep, b)
+    lib = os.path.dirname(os.path.dirname(torch.__file__))
+    here = os.path.dirname(os.path.abspath(__file__))
+    with zipfile.ZipFile(b) as old, zipfile.ZipFile(path, "w") as new:
+        for f in old.infolist():
+            data = old.read(f)
+            if f.filename.endswith(".json"):
+                data = data.replace(lib.encode(), b"/lib").replace(here.encode(), b"/src")
+            if "sample_inputs" not in f.filename:
+                new.writestr(zipfile.ZipInfo("model/" + f.filename.split("/", 1)[1]), data)
+
+
+def first(out):
+    """The tensor that the graph's first output is."""
+    if isinstance(out, torch.Tensor):
+        return out
+    if isinstance(out, dict):
+        out = list(out.values())
+    return first(out[0])
+
+
+def step(m, inputs, seed=None):
+    m.zero_grad(set_to_none=True)
+    out = first(m(*inputs))
+    if seed is None:
+        seed = torch.randn(out.shape) / out.numel()
+    loss = (out * seed.to(out.dtype)).sum()
+    loss.backward()
+    return out, seed, loss, {k: p.grad.clone() for k, p in m.named_parameters() if p.grad is not None}
+
+
+# Those that engine/importer keeps as test data: python census.py DIR small.
+SMALL = ["cnn", "autoencoder", "unet", "lstm_unrolled", "resmlp", "conv1d_audio", "encoder", "encoder_seq_first", "two_heads"]
+
+
+def census(name, dir):
+    torch.manual_seed(1)
+    m, inputs, *rest = MODELS[name]()
+    fixed = bool(rest and rest[0] == "fixed")
+    m.train()
+    for x in m.modules():
+        if isinstance(x, (nn.Dropout, nn.Dropout2d)):
+            x.p = 0.0
+        if isinstance(x, nn.MultiheadAttention):
+            x.dropout = 0.0
+        if type(x).__name__ == "StochasticDepth":
+            x.p = 0.0
+    # Statistics and embeddings that are not all alike make a better test.
+    state = {k: v.clone() for k, v in m.state_dict().items()}
+    kw = {}
+    if not fixed:
+        kw["dynamic_shapes"] = tuple({0: torch.export.Dim.AUTO} for _ in inputs)
+    ep = torch.export.export(m, inputs, strict=False, **kw)
+    export(ep, os.path.join(dir, name + ".pt2"))
+    m.load_state_dict(state)
+    out, seed, loss, grads = step(m, inputs)
+    t = {"input.%d" % i: x for i, x in enumerate(inputs)}
+    t.update(seed=seed, output=out, loss=loss)
+    t.update({"grad." + k: g for k, g in grads.items()})
+    if name not in SMALL:
+        # What rounding alone does: the same step with twice the digits.
+        m.load_state_dict(state)
+        m.double()
+        torch.set_default_dtype(torch.float64)
+        try:
+            out, _, _, grads = step(m, [x.double() if x.is_floating_point() else x for x in inputs], seed)
+            t["exact"] = out
+            t.update({"exact." + k: g for k, g in grads.items()})
+        finally:
+            torch.set_default_dtype(torch.float32)
+    save(os.path.join(dir, name + ".safetensors"), t)
+
+
+def vision(name, size=64, batch=2, **kw):
+    def f():
+        import torchvision
+
+        return getattr(torchvision.models, name)(weights=None, num_classes=10, **kw), (torch.randn(batch, 3, size, size),)
+
+    f.__name__ = name
+    MODELS[name] = f
+
+
+for n in ["resnet18", "resnet50", "resnext50_32x4d", "wide_resnet50_2", "squeezenet1_1", "mobilenet_v2", "mobilenet_v3_small", "mobilenet_v3_large",
+          "shufflenet_v2_x1_0", "mnasnet1_0", "efficientnet_b0", "regnet_y_400mf", "convnext_tiny", "densenet121"]:
+    vision(n)
+vision("alexnet", 96)
+vision("vgg11_bn", 64)
+vision("vit_b_16", 64, image_size=64)
+vision("swin_t", 64)
+vision("googlenet", 64, init_weights=False)
+vision("inception_v3", 96, init_weights=False)
+
+
+def ids(vocab, *shape):
+    return torch.randint(3, vocab, shape)
+
+
+def hf(name, cls, config, vocab=99, length=16, **kw):
+    def f():
+        import transformers
+
+        c = getattr(transformers, config)(**kw)
+        m = getattr(transformers, cls)(c)
+        if hasattr(c, "use_cache"):
+            c.use_cache = False
+        return m, (ids(vocab, 2, length),)
+
+    f.__name__ = name
+    MODELS[name] = f
+
+
+small = dict(vocab_size=99, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=48)
+off = dict(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+hf("bert", "BertForSequenceClassification", "BertConfig", **small, **off)
+hf("bert_mlm", "BertForMaskedLM", "BertConfig", **small, **off)
+hf("distilbert", "DistilBertForSequenceClassification", "DistilBertConfig", vocab_size=99, dim=32, n_layers=2, n_heads=4, hidden_dim=48, dropout=0.0, attention_dropout=0.0, seq_classif_dropout=0.0)
+hf("roberta", "RobertaForSequenceClassification", "RobertaConfig", **small, **off)
+hf("albert", "AlbertForSequenceClassification", "AlbertConfig", embedding_size=16, **small, **off)
+hf("electra", "ElectraForSequenceClassification", "ElectraConfig", embedding_size=16, **small, **off)
+hf("gpt2", "GPT2LMHeadModel", "GPT2Config", vocab_size=99, n_embd=32, n_layer=2, n_head=4, n_positions=32, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0)
+hf("gpt_neox", "GPTNeoXForCausalLM", "GPTNeoXConfig", max_position_embeddings=64, **small)
+hf("opt", "OPTForCausalLM", "OPTConfig", vocab_size=99, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, ffn_dim=48, word_embed_proj_dim=32, max_position_embeddings=64, dropout=0.0, attention_dropout=0.0)
+hf("llama", "LlamaForCausalLM", "LlamaConfig", num_key_value_heads=2, max_position_embeddings=64, **small)
+hf("qwen2", "Qwen2ForCausalLM", "Qwen2Config", num_key_value_heads=2, max_position_embeddings=64, **small)
+hf("mistral", "MistralForCausalLM", "MistralConfig", num_key_value_heads=2, max_position_embeddings=64, **small)
+hf("phi", "PhiForCausalLM", "PhiConfig", max_position_embeddings=64, resid_pdrop=0.0, embd_pdrop=0.0, **small)
+
+
+@model
+def hf_vit():
+    import transformers
+
+    c = transformers.ViTConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=48, image_size=32, patch_size=8, **off)
+    return transformers.ViTForImageClassification(c), (torch.randn(2, 3, 32, 32),)
+
+
+@model
+def whisper_encoder():
+    import transformers
+
+    c = transformers.WhisperConfig(d_model=32, encoder_layers=2, encoder_attention_heads=4, encoder_ffn_dim=48, max_source_positions=50, num_mel_bins=16, dropout=0.0)
+    return transformers.models.whisper.modeling_whisper.WhisperEncoder(c), (torch.randn(2, 16, 100),)
+
+
+@model
+def t5():
+    import transformers
+
+    c = transformers.T5Config(vocab_size=99, d_model=32, d_kv=8, d_ff=48, num_layers=2, num_heads=4, dropout_rate=0.0, use_cache=False)
+
+    class Both(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.t5 = transformers.T5ForConditionalGeneration(c)
+
+        def forward(self, a, b):
+            return self.t5(input_ids=a, decoder_input_ids=b).logits
+
+    return Both(), (ids(99, 2, 12), ids(99, 2, 8))
+
+
+@model
+def mlp():
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Dropout(0.1), nn.Linear(32, 32), nn.Tanh(), nn.Linear(32, 10)), (torch.randn(4, 1, 8, 8),)
+
+
+@model
+def mlp_fixed():
+    return *mlp(), "fixed"
+
+
+@model
+def cnn():
+    return nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(8, 16, 3), nn.LeakyReLU(0.1),
+                         nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 10)), (torch.randn(4, 1, 8, 8),)
+
+
+@model
+def autoencoder():
+    return nn.Sequential(nn.Conv2d(1, 8, 3, stride=2, padding=1), nn.ELU(), nn.Conv2d(8, 16, 3, stride=2, padding=1), nn.SiLU(),
+                         nn.ConvTranspose2d(16, 8, 2, stride=2), nn.Softplus(), nn.ConvTranspose2d(8, 1, 3, stride=2, padding=1, output_padding=1), nn.Sigmoid()), (torch.randn(2, 1, 16, 16),)
+
+
+@model
+def unet():
+    class UNet(nn.Module):
+        def __init__(self):
+            super().__init__()
+            def block(i, o):
+                return nn.Sequential(nn.Conv2d(i, o, 3, padding=1), nn.GroupNorm(4, o), nn.SiLU())
+            self.a, self.b, self.c = block(3, 8), block(8, 16), block(16, 8)
+            self.up, self.head, self.pool = nn.ConvTranspose2d(16, 8, 2, 2), nn.Conv2d(8, 2, 1), nn.AvgPool2d(2)
+
+        def forward(self, x):
+            a = self.a(x)
+            b = self.up(self.b(self.pool(a)))
+            return self.head(self.c(torch.cat([a, b], 1)))
+
+    return UNet(), (torch.randn(2, 3, 16, 16),)
+
+
+@model
+def lstm_unrolled():
+    class Cell(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.x, self.h, self.head = nn.Linear(6, 32), nn.Linear(8, 32, bias=False), nn.Linear(8, 3)
+
+        def forward(self, x):
+            h = torch.zeros(x.shape[0], 8)
+            c = torch.zeros(x.shape[0], 8)
+            for t in range(x.shape[1]):
+                i, f, g, o = (self.x(x[:, t]) + self.h(h)).chunk(4, 1)
+                c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
+                h = torch.sigmoid(o) * torch.tanh(c)
+            return self.head(h)
+
+    return Cell(), (torch.randn(3, 5, 6),)
+
+
+@model
+def siamese():
+    class Siamese(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body = nn.Sequential(nn.Linear(10, 16), nn.ReLU(), nn.Linear(16, 8))
+            self.head = nn.Linear(8, 1)
+
+        def forward(self, a, b):
+            return self.head(torch.abs(self.body(a) - self.body(b)))
+
+    return Siamese(), (torch.randn(3, 10), torch.randn(3, 10))
+
+
+@model
+def vae():
+    class VAE(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.enc, self.mu, self.lv, self.dec = nn.Linear(20, 16), nn.Linear(16, 4), nn.Linear(16, 4), nn.Linear(4, 20)
+
+        def forward(self, x, eps):
+            h = torch.relu(self.enc(x))
+            return torch.sigmoid(self.dec(self.mu(h) + torch.exp(0.5 * self.lv(h)) * eps))
+
+    return VAE(), (torch.randn(3, 20), torch.randn(3, 4))
+
+
+@model
+def resmlp():
+    class Block(nn.Module):
+        def __init__(self, t, c):
+            super().__init__()
+            self.alpha, self.beta = nn.Parameter(torch.randn(c)), nn.Parameter(torch.randn(1, 1, c))
+            self.mix, self.fc, self.norm = nn.Linear(t, t), nn.Linear(c, c), nn.LayerNorm(c)
+
+        def forward(self, x):
+            x = x + self.alpha * self.mix(self.norm(x).transpose(1, 2)).transpose(1, 2)
+            return x + self.beta * nn.functional.gelu(self.fc(x))
+
+    return nn.Sequential(Block(9, 12), Block(9, 12), nn.Flatten(), nn.Linear(108, 5)), (torch.randn(2, 9, 12),)
+
+
+@model
+def conv1d_audio():
+    return nn.Sequential(nn.Conv1d(1, 8, 9, stride=4), nn.BatchNorm1d(8), nn.ReLU(), nn.MaxPool1d(4), nn.Conv1d(8, 16, 3, dilation=2, groups=2), nn.Hardswish(),
+                         nn.AdaptiveAvgPool1d(4), nn.Flatten(), nn.Linear(64, 5)), (torch.randn(2, 1, 256),)
+
+
+@model
+def encoder():
+    layer = nn.TransformerEncoderLayer(16, 2, 32, 0.0, batch_first=True)
+
+    class Encoder(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.enc, self.head = nn.TransformerEncoder(layer, 2), nn.Linear(16, 3)
+
+        def forward(self, x):
+            return self.head(self.enc(x).mean(1))
+
+    return Encoder(), (torch.randn(2, 7, 16),)
+
+
+@model
+def encoder_seq_first():
+    class Encoder(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.enc, self.head = nn.TransformerEncoder(nn.TransformerEncoderLayer(16, 2, 32, 0.0), 1), nn.Linear(16, 3)
+
+        def forward(self, x):
+            return self.head(self.enc(x.transpose(0, 1)).transpose(0, 1).mean(1))
+
+    return Encoder(), (torch.randn(3, 7, 16),), "fixed"
+
+
+@model
+def two_heads():
+    class Mix(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body, self.gate, self.a, self.b = nn.Linear(8, 16), nn.Linear(8, 2), nn.Linear(16, 4), nn.Linear(16, 4)
+
+        def forward(self, x):
+            h = nn.functional.softplus(self.body(x))
+            g = torch.softmax(self.gate(x), -1)
+            return (g.unsqueeze(-1) * torch.stack([self.a(h), self.b(h)], 1)).sum(1)
+
+    return Mix(), (torch.randn(3, 8),)
+
+
+if __name__ == "__main__":
+    dir = sys.argv[1]
+    os.makedirs(dir, exist_ok=True)
+    names = SMALL if sys.argv[2:] == ["small"] else sys.argv[2:]
+    for name in names or MODELS:
+        t = time.time()
+        try:
+            census(name, dir)
+            print("exported %-22s %5.1f s" % (name, time.time() - t), file=sys.stderr, flush=True)
+        except Exception as e:  # a model that this PyTorch cannot export
+            print("%s: %s" % (name, str(e).strip().split("\n")[0][:300]), file=sys.stderr, flush=True)
+            with open(os.path.join(dir, name + ".failed"), "w") as f:
+                f.write(str(e))

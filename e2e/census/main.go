@@ -1,0 +1,193 @@
+// Command census imports the models that census.py exported, takes the step that PyTorch
+// took, and prints a table of what is equal: make census.
+package main
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/ravnest/ravnest/engine/exec"
+	"github.com/ravnest/ravnest/engine/format/pt2"
+	"github.com/ravnest/ravnest/engine/format/safetensors"
+	"github.com/ravnest/ravnest/engine/importer"
+	"github.com/ravnest/ravnest/engine/state"
+)
+
+func main() {
+	if len(os.Args) < 2 {
+		fmt.Fprintln(os.Stderr, "usage: census DIR [NAME...]")
+		os.Exit(2)
+	}
+	names := os.Args[2:]
+	if len(names) == 0 {
+		fs, _ := filepath.Glob(filepath.Join(os.Args[1], "*.pt2")) //nolint:errcheck // the pattern is ours
+		for _, f := range fs {
+			names = append(names, strings.TrimSuffix(filepath.Base(f), ".pt2"))
+		}
+	}
+	slices.Sort(names)
+	fmt.Printf("| %-20s | %-7s | %-9s | %-9s | %s |\n|---|---|---|---|---|\n", "model", "imports", "output", "gradients", "nodes, parameters, or why not")
+	bad := 0
+	for _, n := range names {
+		r, err := census(os.Args[1], n)
+		if err != nil {
+			bad++
+			r.note = err.Error()
+			var ps importer.Problems
+			if errors.As(err, &ps) && len(os.Args) > 2 {
+				fmt.Fprintln(os.Stderr, err)
+			} else if errors.As(err, &ps) {
+				r.note = fmt.Sprintf("%d kinds; %s: %s", len(ps), ps[0].Target, ps[0].Reason)
+			}
+		}
+		fmt.Printf("| %-20s | %-7s | %-9s | %-9s | %s |\n", n, yes(r.imports), r.output, r.grads, strings.ReplaceAll(r.note, "\n", "; "))
+	}
+	fmt.Printf("%d of %d\n", len(names)-bad, len(names))
+}
+
+func yes(b bool) string {
+	if b {
+		return "yes"
+	}
+	return "no"
+}
+
+type result struct {
+	imports       bool
+	output, grads string
+	note          string
+}
+
+// census takes one step of one model.
+func census(dir, name string) (r result, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("panic: %v", p)
+		}
+	}()
+	f, err := os.Open(filepath.Join(dir, name+".pt2"))
+	if err != nil {
+		return r, err
+	}
+	defer f.Close() //nolint:errcheck // only read
+	st, err := f.Stat()
+	if err != nil {
+		return r, err
+	}
+	a, err := pt2.Open(f, st.Size())
+	if err != nil {
+		return r, err
+	}
+	m, err := importer.Import(a, importer.Options{Name: name})
+	if err != nil {
+		return r, err
+	}
+	r.imports = true
+	b, err := os.ReadFile(filepath.Join(dir, name+".safetensors"))
+	if err != nil {
+		return r, err
+	}
+	want, _, err := safetensors.Parse(b)
+	if err != nil {
+		return r, err
+	}
+	return r, r.step(m, want)
+}
+
+// step compares a forward and backward pass with PyTorch's.
+func (r *result) step(m *importer.Model, want state.Dict) error {
+	g := m.Graph
+	in0, _ := want.Get("input.0")
+	rows, out := in0.Shape[0], g.OutputValue()
+	p, err := exec.Compile(g, 0, exec.Config{Rows: rows, Slots: 1, Train: true, Outputs: []int{out}, Seeds: []int{out}})
+	if err != nil {
+		return err
+	}
+	s := p.Layout.NewState()
+	if err := p.Layout.Import(s, m.Weights); err != nil {
+		return err
+	}
+	e := p.New(nil)
+	for i := range g.Inputs {
+		x, _ := want.Get(fmt.Sprintf("input.%d", i))
+		copy(e.Value(0, i, rows), x.F32)
+	}
+	e.Forward(0, exec.Batch{Seed: 1, Rows: rows}, s.Params, &s)
+	y, _ := want.Get("output")
+	seed, _ := want.Get("seed")
+	d := distance(e.Value(0, out, rows), y.F32, 0)
+	noise := 0.0 // of the output in PyTorch
+	if x, ok := want.Get("exact"); ok {
+		d, noise = distance(e.Value(0, out, rows), x.F32, 0), distance(y.F32, x.F32, 0)
+	}
+	r.output = fmt.Sprintf("%.1e", d)
+	copy(e.Grad(0, out, rows), seed.F32)
+	grads := make([]float32, p.Layout.Trainable)
+	e.Backward(0, s.Params, grads, false)
+
+	// A gradient that is zero but for rounding is compared with the size of all.
+	all, n := 0.0, 0
+	for _, t := range want {
+		if strings.HasPrefix(t.Name, "grad.") {
+			for _, v := range t.F32 {
+				all += float64(v) * float64(v)
+			}
+			n += len(t.F32)
+		}
+	}
+	floor := 1e-3 * math.Sqrt(all/float64(max(n, 1)))
+	worst, theirs, at, count := 0.0, 0.0, "", 0
+	s.Params = grads
+	has := map[string]bool{}
+	for _, t := range p.Layout.Export(s) {
+		has[t.Name] = true
+		w, ok := want.Get("grad." + t.Name)
+		if !ok {
+			continue
+		}
+		count++
+		d, n := distance(t.F32, w.F32, floor), 0.0
+		if x, ok := want.Get("exact." + t.Name); ok {
+			d, n = distance(t.F32, x.F32, floor), distance(w.F32, x.F32, floor)
+		}
+		theirs = max(theirs, n)
+		if d > worst || d != d {
+			worst, at = d, t.Name
+		}
+	}
+	r.grads = fmt.Sprintf("%.1e", worst)
+	r.note = fmt.Sprintf("%d nodes, %d gradients; PyTorch's own rounding: %.0e, %.0e", len(g.Nodes), count, noise, theirs)
+	for _, t := range want {
+		k, ok := strings.CutPrefix(t.Name, "grad.")
+		if _, tied := m.Tied[k]; ok && !has[k] && !tied {
+			return fmt.Errorf("no gradient of %s", k)
+		}
+	}
+	switch {
+	case !(d < max(1e-4, 4*noise)):
+		return fmt.Errorf("the output differs by %.1e", d)
+	case !(worst < max(1e-3, 4*theirs)):
+		return fmt.Errorf("the gradient of %s differs by %.1e", at, worst)
+	}
+	return nil
+}
+
+// distance is the root mean square of the difference to that of want.
+func distance(got, want []float32, floor float64) float64 {
+	if len(got) != len(want) {
+		return math.Inf(1)
+	}
+	d, w := 0.0, 0.0
+	for i, v := range want {
+		e := float64(got[i]) - float64(v)
+		d += e * e
+		w += float64(v) * float64(v)
+	}
+	n := float64(max(len(want), 1))
+	return math.Sqrt(d/n) / max(math.Sqrt(w/n), floor, 1e-30)
+}

@@ -1,0 +1,544 @@
+// The operations of imported models as kernel calls.
+
+package exec
+
+import (
+	"slices"
+
+	"github.com/ravnest/ravnest/engine/autodiff"
+	"github.com/ravnest/ravnest/engine/graph"
+	"github.com/ravnest/ravnest/engine/kernel"
+)
+
+func newTensorOp(p *Plan, i int) op {
+	b := base{i}
+	in, out := p.g.ArgShapes(i), p.g.Shape(p.g.Result(i))
+	switch o := p.g.Nodes[i].Op.(type) {
+	case *graph.Reshape:
+		return &flatten{base: b}
+	case *graph.Permute:
+		x := dense(in[0])
+		s := make([]int, len(x))
+		for k, a := range o.Axes {
+			s[k] = x[a]
+		}
+		return &view{base: b, l: kernel.NewStrided(out, s, 0, in[0].Elems())}
+	case *graph.Slice:
+		s := dense(in[0])
+		first := o.Start * s[o.Axis]
+		s[o.Axis] *= o.Stride()
+		return &view{base: b, l: kernel.NewStrided(out, s, first, in[0].Elems())}
+	case *graph.Expand:
+		return &view{base: b, l: kernel.NewStrided(out, repeated(in[0], out), 0, in[0].Elems())}
+	case *graph.Pad:
+		s, first := dense(out), 0
+		for a, n := range o.Before {
+			first += n * s[a]
+		}
+		return &padding{base: b, value: o.Value, l: kernel.NewStrided(in[0], s, first, out.Elems())}
+	case *graph.Concat:
+		c := &concat{base: b}
+		s, first := dense(out), 0
+		for _, x := range in {
+			c.parts = append(c.parts, kernel.NewStrided(x, s, first, out.Elems()))
+			first += x[o.Axis] * s[o.Axis]
+		}
+		return c
+	case *graph.Unary:
+		u := kernel.Unaries[o.Function]
+		return &unary{base: b, u: u, a: o.A, b: o.B}
+	case *graph.Binary:
+		return newBinary(p, b, o, in, out)
+	case *graph.Parameter:
+		return &parameter{operand: newOperand(p, b, &o.Operand)}
+	case *graph.Reduce:
+		cols := graph.Shape(in[0][len(in[0])-o.Axes:]).Elems()
+		r := &reduction{base: b, cols: cols, per: out.Elems(), scale: 1, most: o.Function == "amax"}
+		if o.Function == "mean" {
+			r.scale = 1 / float32(cols)
+		}
+		return r
+	case *graph.CumSum:
+		return &cumsum{base: b, cols: out[len(out)-1], per: out.Elems()}
+	case *graph.MatMul:
+		m := &matmul{base: b, prec: p.cfg.Precision, rows: p.cfg.Rows, ta: o.TransA, tb: o.TransB, scale: o.Scale}
+		m.batch, m.m, m.k, m.n, _ = o.Sizes(in[0], in[1])
+		return m
+	case *graph.StochasticDepth:
+		return &depth{base: b, p: o.P, per: out.Elems(), off: !p.cfg.Train || o.P == 0, node: uint32(p.Layout.first + i)}
+	case *graph.ConvTranspose2d:
+		stride, dil, groups, pad := o.Conv().Window()
+		c := kernel.Conv{
+			N: p.cfg.Rows, C: o.Out, H: out[1], W: out[2], O: o.In, KH: o.Kernel[0], KW: o.Kernel[1],
+			SH: stride[0], SW: stride[1], PT: pad[0], PL: pad[1], PB: pad[2], PR: pad[3], DH: dil[0], DW: dil[1], Groups: groups,
+		}
+		return &convTranspose{base: b, prec: p.cfg.Precision, c: c, w: p.param(i, "weight"), b: p.param(i, "bias"), wn: o.Out * o.In / groups * c.KH * c.KW, hw: out[1] * out[2]}
+	}
+	return nil
+}
+
+// dense are the strides of a row.
+func dense(s graph.Shape) []int {
+	st := make([]int, len(s))
+	for i, n := len(s)-1, 1; i >= 0; i-- {
+		st[i], n = n, n*s[i]
+	}
+	return st
+}
+
+// repeated are the strides of x seen with the shape out: 0 along axes that it repeats.
+func repeated(x, out graph.Shape) []int {
+	st, d := make([]int, len(out)), dense(x)
+	for i := range out {
+		if k := i - (len(out) - len(x)); k >= 0 && x[k] != 1 {
+			st[i] = d[k]
+		}
+	}
+	return st
+}
+
+// view copies the elements that a strided view of x has.
+type view struct {
+	base
+	l kernel.Strided
+}
+
+func (o *view) forward(f *frame)                         { o.l.Gather(f.y(o.i), f.x(o.i, 0), f.rows) }
+func (o *view) gradInput(f *frame, _ int, dst []float32) { o.l.Scatter(dst, f.dy(o.i), f.rows) }
+func (o *view) rowwise() (forward, grad bool)            { return true, true }
+
+// padding surrounds x with a constant.
+type padding struct {
+	base
+	value float32
+	l     kernel.Strided
+}
+
+func (o *padding) forward(f *frame) {
+	y := f.y(o.i)
+	kernel.Fill(y, o.value)
+	o.l.Put(y, f.x(o.i, 0), f.rows)
+}
+
+func (o *padding) gradInput(f *frame, _ int, dst []float32) { o.l.Gather(dst, f.dy(o.i), f.rows) }
+func (o *padding) rowwise() (forward, grad bool)            { return true, true }
+
+// concat puts its inputs side by side.
+type concat struct {
+	base
+	parts []kernel.Strided
+}
+
+func (o *concat) forward(f *frame) {
+	y := f.y(o.i)
+	for k := range o.parts {
+		o.parts[k].Put(y, f.x(o.i, k), f.rows)
+	}
+}
+
+func (o *concat) gradInput(f *frame, arg int, dst []float32) {
+	o.parts[arg].Gather(dst, f.dy(o.i), f.rows)
+}
+func (o *concat) rowwise() (forward, grad bool) { return true, true }
+
+// unary is a function of each element.
+type unary struct {
+	base
+	u    kernel.Unary
+	a, b float32
+}
+
+func (o *unary) forward(f *frame) { o.u.F(f.y(o.i), f.x(o.i, 0), o.a, o.b) }
+
+func (o *unary) gradInput(f *frame, _ int, dst []float32) {
+	switch {
+	case o.u.Flat:
+		clear(dst)
+	case o.u.Neither:
+		o.u.G(dst, f.dy(o.i), nil, nil, o.a, o.b)
+	case o.u.ByOutput:
+		o.u.G(dst, f.dy(o.i), nil, f.y(o.i), o.a, o.b)
+	default:
+		o.u.G(dst, f.dy(o.i), f.x(o.i, 0), nil, o.a, o.b)
+	}
+}
+
+func (o *unary) saves(autodiff.Kind) (x, y bool) {
+	return !o.u.Flat && !o.u.Neither && !o.u.ByOutput, o.u.ByOutput
+}
+func (o *unary) rowwise() (forward, grad bool) { return true, true }
+func (o *unary) gradInPlace() bool             { return true }
+func (o *unary) cheap() bool                   { return true }
+
+func (o *unary) alias() aliasing {
+	if o.u.ByOutput || o.u.Neither {
+		return aliasInPlace
+	}
+	return aliasNone
+}
+
+// operand is a tensor that is the same for all rows.
+type operand struct {
+	base
+	w, n   int // parameter: its offset and elements
+	index  []uint32
+	consts []float32
+	size   int
+	picked []float32 // elements of the parameter by index
+}
+
+func newOperand(p *Plan, b base, o *graph.Operand) operand {
+	d := operand{base: b, consts: o.Constants(), index: o.Index, size: graph.Shape(o.Shape).Elems()}
+	if d.consts == nil {
+		d.w, d.n = p.param(b.i, "weight"), graph.Shape(o.Param).Elems()
+		if d.index != nil {
+			d.picked = make([]float32, d.size)
+		}
+	}
+	return d
+}
+
+// values are the operand's elements.
+func (o *operand) values(f *frame) []float32 {
+	switch {
+	case o.consts != nil:
+		return o.consts
+	case o.index == nil:
+		return f.params[o.w:][:o.n]
+	}
+	w := f.params[o.w:][:o.n]
+	for i, k := range o.index {
+		o.picked[i] = w[k]
+	}
+	return o.picked
+}
+
+// add takes in the gradient of the operand's elements.
+func (o *operand) add(f *frame, g []float32) {
+	dst := f.grads[o.w:][:o.n]
+	if !f.acc {
+		clear(dst)
+	}
+	if o.index == nil {
+		kernel.AddTo(dst, g)
+		return
+	}
+	for i, k := range o.index {
+		dst[k] += g[i]
+	}
+}
+
+// parameter is an operand as a value.
+type parameter struct {
+	operand
+}
+
+func (o *parameter) forward(f *frame) {
+	y, v := f.y(o.i), o.values(f)
+	for r := range f.rows {
+		copy(y[r*o.size:][:o.size], v)
+	}
+}
+
+func (o *parameter) gradInput(*frame, int, []float32) {}
+
+func (o *parameter) gradParams(f *frame) {
+	sum := f.scratch[:o.size]
+	kernel.AddRowsGrad(sum, f.dy(o.i), f.rows, false)
+	o.add(f, sum)
+}
+
+func (o *parameter) scratch() int { return o.size }
+
+// binary is arithmetic with broadcasting.
+type binary struct {
+	base
+	l       kernel.Broadcast
+	operand *operand
+	at      int     // which of the two the operand is
+	own     [2]bool // has the result's shape
+}
+
+func newBinary(p *Plan, b base, o *graph.Binary, in []graph.Shape, out graph.Shape) op {
+	d := &binary{base: b, at: -1}
+	shapes := slices.Clone(in)
+	rows := [2]int{in[0].Elems()}
+	if o.Operand != nil {
+		d.at = 1
+		shapes = append(shapes, o.Operand.Shape)
+		if o.Swap {
+			d.at = 0
+			slices.Reverse(shapes)
+			rows[0], rows[1] = 0, rows[0]
+		}
+		x := newOperand(p, b, o.Operand)
+		d.operand = &x
+	} else {
+		rows[1] = in[1].Elems()
+	}
+	for k := range 2 {
+		d.own[k] = rows[k] == out.Elems()
+	}
+	d.l = kernel.NewBroadcast(arith[o.Function], out, shapes[0], shapes[1], rows[0], rows[1])
+	return d
+}
+
+var arith = map[string]kernel.Arith{
+	"add": kernel.ArithAdd, "sub": kernel.ArithSub, "mul": kernel.ArithMul, "div": kernel.ArithDiv,
+	"max": kernel.ArithMax, "min": kernel.ArithMin,
+}
+
+func (o *binary) linear() bool { return o.l.Op == kernel.ArithAdd || o.l.Op == kernel.ArithSub }
+
+// both are the two operands.
+func (o *binary) both(f *frame) (a, b []float32) {
+	switch o.at {
+	case 0:
+		return o.operand.values(f), f.x(o.i, 0)
+	case 1:
+		return f.x(o.i, 0), o.operand.values(f)
+	}
+	return f.x(o.i, 0), f.x(o.i, 1)
+}
+
+func (o *binary) forward(f *frame) {
+	a, b := o.both(f)
+	o.l.Forward(f.y(o.i), a, b, f.rows)
+}
+
+func (o *binary) gradInput(f *frame, arg int, dst []float32) {
+	if o.at == 0 {
+		arg = 1
+	}
+	var a, b []float32
+	if !o.linear() {
+		a, b = o.both(f)
+	}
+	o.l.Grad(dst, f.dy(o.i), a, b, arg, f.rows)
+}
+
+func (o *binary) gradParams(f *frame) {
+	sum := f.scratch[:o.operand.size]
+	var a, b []float32
+	if !o.linear() {
+		a, b = o.both(f)
+	}
+	o.l.Grad(sum, f.dy(o.i), a, b, o.at, f.rows)
+	o.operand.add(f, sum)
+}
+
+// saves: what a product or quotient is of. With constants the input's gradient needs the
+// constants only, unless it divides by the input.
+func (o *binary) saves(autodiff.Kind) (x, y bool) { return !o.linear(), false }
+
+func (o *binary) rowwise() (forward, grad bool) {
+	ok := o.operand == nil || o.operand.picked == nil
+	return ok, ok
+}
+
+func (o *binary) scratch() int {
+	if o.operand == nil {
+		return 0
+	}
+	return o.operand.size
+}
+
+func (o *binary) alias() aliasing {
+	if o.linear() && (o.at == 1 && o.own[0] || o.at == 0 && o.own[1] || o.at < 0 && o.own[0] && o.own[1]) {
+		return aliasInPlace
+	}
+	return aliasNone
+}
+
+// reduction is a sum, mean or maximum over the last axes.
+type reduction struct {
+	base
+	cols, per int
+	scale     float32
+	most      bool
+}
+
+func (o *reduction) forward(f *frame) {
+	if o.most {
+		kernel.MaxRows(f.y(o.i), f.x(o.i, 0), f.rows*o.per, o.cols)
+		return
+	}
+	kernel.MeanRows(f.y(o.i), f.x(o.i, 0), f.rows*o.per, o.cols, o.scale)
+}
+
+func (o *reduction) gradInput(f *frame, _ int, dst []float32) {
+	if o.most {
+		kernel.MaxRowsGrad(dst, f.dy(o.i), f.x(o.i, 0), f.y(o.i), f.rows*o.per, o.cols)
+		return
+	}
+	kernel.MeanRowsGrad(dst, f.dy(o.i), f.rows*o.per, o.cols, o.scale)
+}
+
+func (o *reduction) saves(autodiff.Kind) (x, y bool) { return o.most, o.most }
+func (o *reduction) rowwise() (forward, grad bool)   { return true, true }
+
+// cumsum is the running sum along the last axis.
+type cumsum struct {
+	base
+	cols, per int
+}
+
+func (o *cumsum) forward(f *frame) {
+	kernel.CumSumRows(f.y(o.i), f.x(o.i, 0), f.rows*o.per/o.cols, o.cols)
+}
+
+func (o *cumsum) gradInput(f *frame, _ int, dst []float32) {
+	kernel.CumSumRowsGrad(dst, f.dy(o.i), f.rows*o.per/o.cols, o.cols)
+}
+
+func (o *cumsum) rowwise() (forward, grad bool) { return true, true }
+
+// matmul is a product of matrices for each row and each of batch.
+type matmul struct {
+	base
+	prec           Precision
+	rows           int
+	batch, m, k, n int
+	ta, tb         bool
+	scale          float32
+}
+
+// product sets c [m,n] = a [m,k] b [k,n], each given by the strides of its axes.
+func (o *matmul) product(f *frame, m, n, k int, c, a []float32, ars, aks int, b []float32, bk, bj int) {
+	a, scratch := o.prec.operand(f, a, f.scratch)
+	b, scratch = o.prec.operand(f, b, scratch)
+	for r := range f.rows * o.batch {
+		kernel.Gemm(f.team, &kernel.GemmArgs{
+			M: m, N: n, K: k, A: a[r*m*k:][:m*k], RS: ars, KS: aks, B: b[r*k*n:][:k*n], BK: bk, BJ: bj, C: c[r*m*n:][:m*n], LDC: n,
+		}, scratch)
+	}
+	if o.scale != 0 {
+		kernel.Scale(c, c, o.scale)
+	}
+}
+
+func (o *matmul) strides() (ars, aks, bk, bj int) {
+	ars, aks, bk, bj = o.k, 1, o.n, 1
+	if o.ta {
+		ars, aks = 1, o.m
+	}
+	if o.tb {
+		bk, bj = 1, o.k
+	}
+	return ars, aks, bk, bj
+}
+
+func (o *matmul) forward(f *frame) {
+	ars, aks, bk, bj := o.strides()
+	o.product(f, o.m, o.n, o.k, f.y(o.i), f.x(o.i, 0), ars, aks, f.x(o.i, 1), bk, bj)
+}
+
+func (o *matmul) gradInput(f *frame, arg int, dst []float32) {
+	ars, aks, bk, bj := o.strides()
+	dy := f.dy(o.i)
+	switch b := f.x(o.i, 1); {
+	case arg == 0 && !o.ta: // da [m,k] = dy [m,n] bᵀ [n,k]
+		o.product(f, o.m, o.k, o.n, dst, dy, o.n, 1, b, bj, bk)
+	case arg == 0: // daᵀ [k,m] = b [k,n] dyᵀ [n,m]
+		o.product(f, o.k, o.m, o.n, dst, b, bk, bj, dy, 1, o.n)
+	case !o.tb: // db [k,n] = aᵀ [k,m] dy [m,n]
+		o.product(f, o.k, o.n, o.m, dst, f.x(o.i, 0), aks, ars, dy, o.n, 1)
+	default: // dbᵀ [n,k] = dyᵀ [n,m] a [m,k]
+		o.product(f, o.n, o.k, o.m, dst, dy, 1, o.n, f.x(o.i, 0), ars, aks)
+	}
+}
+
+func (o *matmul) saves(autodiff.Kind) (x, y bool) { return true, false }
+
+func (o *matmul) scratch() int {
+	n := o.rows * o.batch
+	a, b, y := n*o.m*o.k, n*o.k*o.n, n*o.m*o.n
+	return max(kernel.GemmScratch(o.m, o.n, o.k), kernel.GemmScratch(o.m, o.k, o.n), kernel.GemmScratch(o.k, o.m, o.n),
+		kernel.GemmScratch(o.k, o.n, o.m), kernel.GemmScratch(o.n, o.k, o.m)) + max(o.prec.copies(a, b), o.prec.copies(a, y), o.prec.copies(b, y))
+}
+
+// depth is stochastic depth: it draws one number for each row of the batch.
+type depth struct {
+	base
+	p    float64
+	per  int
+	node uint32
+	off  bool
+}
+
+func (o *depth) scale(f *frame, dst, src []float32) {
+	if o.off {
+		if &dst[0] != &src[0] {
+			copy(dst, src)
+		}
+		return
+	}
+	s := kernel.NewStream(f.seed, kernel.DomainDropout, f.step, o.node)
+	var bits [1]uint32
+	for r := range f.rows {
+		kernel.DropoutMask(bits[:], s, uint64(f.row0+r), 1, o.p)
+		d := dst[r*o.per:][:o.per]
+		if bits[0]&1 == 0 {
+			clear(d)
+		} else {
+			kernel.Scale(d, src[r*o.per:][:o.per], float32(1/(1-o.p)))
+		}
+	}
+}
+
+func (o *depth) forward(f *frame)                         { o.scale(f, f.y(o.i), f.x(o.i, 0)) }
+func (o *depth) gradInput(f *frame, _ int, dst []float32) { o.scale(f, dst, f.dy(o.i)) }
+func (o *depth) alias() aliasing                          { return aliasInPlace }
+func (o *depth) gradInPlace() bool                        { return true }
+
+// convTranspose is the gradient of a convolution c as a layer: x is c's output.
+type convTranspose struct {
+	base
+	prec   Precision
+	c      kernel.Conv
+	w, b   int
+	wn, hw int
+}
+
+func (o *convTranspose) forward(f *frame) {
+	o.c.N = f.rows
+	y := f.y(o.i)
+	x, scratch := o.prec.operand(f, f.x(o.i, 0), f.scratch)
+	w, scratch := o.prec.operand(f, f.params[o.w:][:o.wn], scratch)
+	kernel.ConvBackwardData(f.team, &o.c, y, x, w, scratch)
+	if o.b < 0 {
+		return
+	}
+	for k, b := range f.params[o.b:][:o.c.C] {
+		for r := range f.rows {
+			plane := y[(r*o.c.C+k)*o.hw:][:o.hw]
+			for i := range plane {
+				plane[i] += b
+			}
+		}
+	}
+}
+
+func (o *convTranspose) gradInput(f *frame, _ int, dst []float32) {
+	o.c.N = f.rows
+	dy, scratch := o.prec.operand(f, f.dy(o.i), f.scratch)
+	w, scratch := o.prec.operand(f, f.params[o.w:][:o.wn], scratch)
+	kernel.ConvForward(f.team, &o.c, dst, dy, w, nil, false, scratch)
+}
+
+func (o *convTranspose) gradParams(f *frame) {
+	o.c.N = f.rows
+	x, scratch := o.prec.operand(f, f.x(o.i, 0), f.scratch)
+	dy, scratch := o.prec.operand(f, f.dy(o.i), scratch)
+	kernel.ConvBackwardWeight(f.team, &o.c, f.grads[o.w:][:o.wn], x, dy, f.acc, scratch)
+	if o.b >= 0 {
+		kernel.SumChannels(f.grads[o.b:][:o.c.C], f.dy(o.i), kernel.AllChannels(f.rows, o.c.C, o.hw), f.acc)
+	}
+}
+
+func (o *convTranspose) saves(k autodiff.Kind) (x, y bool) { return k == autodiff.GradParams, false }
+
+func (o *convTranspose) scratch() int {
+	x, y := o.c.N*o.c.O*o.c.OH()*o.c.OW(), o.c.N*o.c.C*o.hw
+	return kernel.ConvScratch(&o.c) + max(o.prec.copies(x, o.wn), o.prec.copies(y, o.wn), o.prec.copies(x, y))
+}

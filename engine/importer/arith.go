@@ -1,0 +1,654 @@
+// Arithmetic, reductions and products of values.
+
+package importer
+
+import (
+	"math"
+	"slices"
+
+	"github.com/ravnest/ravnest/engine/format/pt2"
+	"github.com/ravnest/ravnest/engine/graph"
+)
+
+func truth(b bool) float64 {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+func trunc(x float64) float64 { return math.Trunc(x) }
+
+var arithmeticOperators = map[string]operator{
+	"add": arithOp("add"), "sub": arithOp("sub"), "mul": arithOp("mul"), "div": arithOp("div"), "subtract": arithOp("sub"), "multiply": arithOp("mul"),
+	"maximum": arithOp("max"), "minimum": arithOp("min"), "rsub": rsub, "true_divide": arithOp("div"), "__and__": logic("and"), "__or__": logic("or"),
+	"logical_and": logic("and"), "logical_or": logic("or"), "bitwise_and": logic("and"), "bitwise_or": logic("or"), "logical_not": notOp, "bitwise_not": notOp,
+	"relu": relu, "tanh": tanh,
+	"silu": unaryOp("silu"), "sigmoid": unaryOp("sigmoid"), "hardswish": unaryOp("hardswish"), "hardsigmoid": unaryOp("hardsigmoid"), "relu6": relu6,
+	"hardtanh": bounded("hardtanh", "min_val", "max_val", -1, 1), "clamp": clampOp, "clamp_min": clampOp, "clamp_max": clampOp,
+	"leaky_relu": func(l *lowering, n *pt2.Node) { l.unaryNode(n, "leaky_relu", l.scalar(n, "negative_slope", 0.01), 0) },
+	"elu": func(l *lowering, n *pt2.Node) {
+		if l.scalar(n, "scale", 1) != 1 || l.scalar(n, "input_scale", 1) != 1 {
+			fail("with scales")
+		}
+		l.unaryNode(n, "elu", l.scalar(n, "alpha", 1), 0)
+	},
+	"celu": celu, "selu": unaryOp("selu"), "mish": unaryOp("mish"), "log_sigmoid": unaryOp("logsigmoid"), "softsign": unaryOp("softsign"),
+	"softplus": func(l *lowering, n *pt2.Node) {
+		l.unaryNode(n, "softplus", l.scalar(n, "beta", 1), l.scalar(n, "threshold", 20))
+	},
+	"exp": unaryOp("exp"), "log": unaryOp("log"), "sqrt": unaryOp("sqrt"), "rsqrt": unaryOp("rsqrt"), "abs": unaryOp("abs"), "erf": unaryOp("erf"),
+	"sin": unaryOp("sin"), "cos": unaryOp("cos"), "floor": unaryOp("floor"), "sign": unaryOp("sign"), "trunc": unaryOp("trunc"),
+	"neg":        func(l *lowering, n *pt2.Node) { l.unaryNode(n, "affine", -1, 0) },
+	"reciprocal": func(l *lowering, n *pt2.Node) { l.unaryNode(n, "rdiv", 1, 0) },
+	"square":     func(l *lowering, n *pt2.Node) { l.unaryNode(n, "pow", 2, 0) },
+	"pow":        powOp, "prelu": prelu, "glu": glu, "where": where, "masked_fill": maskedFill,
+	"eq": compare("eq"), "ne": compare("ne"), "lt": compare("lt"), "le": compare("le"), "gt": compare("gt"), "ge": compare("ge"),
+	"mean": reduceOp("mean"), "sum": reduceOp("sum"), "amax": reduceOp("amax"), "amin": amin, "var": variance(false), "std": variance(true),
+	"max": maxOp, "min": maxOp, "linalg_vector_norm": vectorNorm, "norm": vectorNorm, "cumsum": cumsum,
+	"matmul": matmulOp, "bmm": matmulOp, "mm": matmulOp, "baddbmm": baddbmm, "einsum": einsum, "dot": matmulOp, "mv": matmulOp,
+	"addcmul": addcmul, "lerp": lerp,
+}
+
+// unary applies a function of one number.
+func (l *lowering) unary(f string, x *value, a, b float64) *value {
+	if x.isConst() {
+		return l.unaryConst(f, x, a, b)
+	}
+	x = l.value(x)
+	var op graph.Op = &graph.Unary{Function: f, A: float32(a), B: float32(b)}
+	y, s := l.emit(op, nil, x.name)
+	return l.result(y, s, x.shape, x.batch, x.outer)
+}
+
+func (l *lowering) unaryConst(f string, x *value, a, b float64) *value {
+	fs := map[string]func(v float64) float64{
+		"affine": func(v float64) float64 { return v*a + b }, "rsub": func(v float64) float64 { return b - v*a }, "rdiv": func(v float64) float64 { return a / v },
+		"exp": math.Exp, "log": math.Log, "sqrt": math.Sqrt, "abs": math.Abs, "sin": math.Sin, "cos": math.Cos, "floor": math.Floor, "trunc": math.Trunc, "erf": math.Erf,
+		"rsqrt": func(v float64) float64 { return 1 / math.Sqrt(v) }, "pow": func(v float64) float64 { return math.Pow(v, a) },
+		"sigmoid": func(v float64) float64 { return 1 / (1 + math.Exp(-v)) }, "silu": func(v float64) float64 { return v / (1 + math.Exp(-v)) },
+		"clamp": func(v float64) float64 { return min(max(v, a), b) }, "hardtanh": func(v float64) float64 { return min(max(v, a), b) },
+		"eq": func(v float64) float64 { return truth(v == a) }, "ne": func(v float64) float64 { return truth(v != a) },
+		"lt": func(v float64) float64 { return truth(v < a) }, "le": func(v float64) float64 { return truth(v <= a) },
+		"gt": func(v float64) float64 { return truth(v > a) }, "ge": func(v float64) float64 { return truth(v >= a) },
+		"sign": func(v float64) float64 { return truth(v > 0) - truth(v < 0) },
+	}
+	g, ok := fs[f]
+	if !ok {
+		return l.unary(f, l.value(x), a, b)
+	}
+	d := slices.Clone(l.data(x))
+	for i, v := range d {
+		d[i] = g(v)
+	}
+	return constant(d, x.shape, x.whole && slices.Contains([]string{"affine", "rsub", "abs", "clamp"}, f))
+}
+
+func (l *lowering) unaryNode(n *pt2.Node, f string, a, b float64) {
+	l.define(l.unary(f, l.tensor(n, "self"), a, b))
+}
+
+func unaryOp(f string) operator { return func(l *lowering, n *pt2.Node) { l.unaryNode(n, f, 0, 0) } }
+
+func relu(l *lowering, n *pt2.Node) {
+	x := l.value(l.tensor(n, "self"))
+	y, s := l.emit(&graph.ReLU{}, nil, x.name)
+	l.define(l.result(y, s, x.shape, x.batch, x.outer))
+}
+
+func relu6(l *lowering, n *pt2.Node) { l.unaryNode(n, "hardtanh", 0, 6) }
+
+func tanh(l *lowering, n *pt2.Node) {
+	x := l.value(l.tensor(n, "self"))
+	y, s := l.emit(&graph.Tanh{}, nil, x.name)
+	l.define(l.result(y, s, x.shape, x.batch, x.outer))
+}
+
+func bounded(f, lo, hi string, dlo, dhi float64) operator {
+	return func(l *lowering, n *pt2.Node) { l.unaryNode(n, f, l.scalar(n, lo, dlo), l.scalar(n, hi, dhi)) }
+}
+
+func clampOp(l *lowering, n *pt2.Node) {
+	lo, hi := l.scalar(n, "min", math.Inf(-1)), l.scalar(n, "max", math.Inf(1))
+	const most = math.MaxFloat32 // infinities are not JSON
+	l.unaryNode(n, "clamp", max(lo, -most), min(hi, most))
+}
+
+func celu(l *lowering, n *pt2.Node) {
+	a := l.scalar(n, "alpha", 1)
+	x := l.tensor(n, "self")
+	if a == 1 {
+		l.define(l.unary("elu", x, 1, 0))
+		return
+	}
+	l.define(l.unary("affine", l.unary("elu", l.unary("affine", x, 1/a, 0), 1, 0), a, 0))
+}
+
+// binary is arithmetic of two values of any kind.
+func (l *lowering) binary(f string, a, b *value) *value {
+	if a.isConst() && b.isConst() {
+		return l.binaryConst(f, a, b)
+	}
+	if a.batch < 0 && b.batch < 0 {
+		a, b = l.value(a), l.value(b)
+		y, s := l.emit(&graph.Binary{Function: f}, nil, a.name, b.name)
+		return &value{name: y, shape: s, batch: -1, outer: 1}
+	}
+	like, first := a, true
+	if a.batch < 0 {
+		like, first = b, false
+	}
+	fromEnd := like.batch - len(like.shape)
+	k := like.shape[like.batch]
+	if a.batch >= 0 && b.batch >= 0 && (a.batch-len(a.shape) != fromEnd || b.batch-len(b.shape) != fromEnd || b.shape[b.batch] != k || a.outer != b.outer) {
+		fail("%v and %v have their batch on different axes", a.shape, b.shape)
+	}
+	a, b = l.toward(a, fromEnd, k, like.outer), l.toward(b, fromEnd, k, like.outer)
+	shape := broadcastShape(a.shape, b.shape)
+	batch := len(shape) + fromEnd
+	out := &value{shape: shape, batch: batch, outer: like.outer}
+	// Row shapes: an axis that is the batch alone is left out of both.
+	fit := func(v *value) graph.Shape {
+		s := graph.Shape(slices.Clone(v.shape))
+		if at := len(s) + fromEnd; out.alone() && at >= 0 {
+			s = slices.Delete(s, at, at+1)
+		}
+		if s == nil {
+			s = graph.Shape{}
+		}
+		return s
+	}
+	op, other := &graph.Binary{Function: f}, b
+	if !first {
+		other = a
+	}
+	var y string
+	var got graph.Shape
+	if other.name == "" {
+		if v, ok := l.byNumber(f, like, other, first, shape); ok {
+			return v
+		}
+		var ns map[string]string
+		op.Swap = !first
+		op.Operand, ns = l.operand(other, fit(other))
+		y, got = l.emit(op, ns, like.name)
+	} else {
+		p, _ := l.reshape(a.name, fit(a))
+		q, _ := l.reshape(b.name, fit(b))
+		var o graph.Op = op
+		if f == "add" && slices.Equal(l.shapes[p], l.shapes[q]) {
+			o = &graph.Add{}
+		}
+		y, got = l.emit(o, nil, p, q)
+	}
+	return l.result(y, got, shape, batch, like.outer)
+}
+
+// byNumber is arithmetic with a constant whose elements are all alike.
+func (l *lowering) byNumber(f string, x, c *value, xFirst bool, shape []int) (*value, bool) {
+	if !c.isConst() || !slices.Equal(shape, x.shape) {
+		return nil, false
+	}
+	d := l.data(c)
+	for _, v := range d {
+		if v != d[0] {
+			return nil, false
+		}
+	}
+	if len(d) == 0 || math.IsInf(d[0], 0) || math.IsNaN(d[0]) {
+		return nil, false
+	}
+	k := d[0]
+	switch {
+	case f == "add":
+		return l.unary("affine", x, 1, k), true
+	case f == "sub" && xFirst:
+		return l.unary("affine", x, 1, -k), true
+	case f == "sub":
+		return l.unary("rsub", x, 1, k), true
+	case f == "mul":
+		return l.unary("affine", x, k, 0), true
+	case f == "div" && xFirst && math.Abs(math.Log2(math.Abs(k))) == math.Trunc(math.Abs(math.Log2(math.Abs(k)))):
+		return l.unary("affine", x, 1/k, 0), true
+	case f == "div" && !xFirst:
+		return l.unary("rdiv", x, k, 0), true
+	}
+	return nil, false
+}
+
+var constArith = map[string]func(a, b float64) float64{
+	"add": func(a, b float64) float64 { return a + b }, "sub": func(a, b float64) float64 { return a - b },
+	"mul": func(a, b float64) float64 { return a * b }, "div": func(a, b float64) float64 { return a / b },
+	"max": func(a, b float64) float64 { return max(a, b) }, "min": func(a, b float64) float64 { return min(a, b) },
+	"eq": func(a, b float64) float64 { return truth(a == b) }, "ne": func(a, b float64) float64 { return truth(a != b) },
+	"lt": func(a, b float64) float64 { return truth(a < b) }, "le": func(a, b float64) float64 { return truth(a <= b) },
+	"gt": func(a, b float64) float64 { return truth(a > b) }, "ge": func(a, b float64) float64 { return truth(a >= b) },
+	"and": func(a, b float64) float64 { return truth(a != 0 && b != 0) }, "or": func(a, b float64) float64 { return truth(a != 0 || b != 0) },
+	"pow": math.Pow, "floor_divide": func(a, b float64) float64 { return math.Floor(a / b) },
+	"remainder": func(a, b float64) float64 { return a - b*math.Floor(a/b) },
+}
+
+func (l *lowering) binaryConst(f string, a, b *value) *value {
+	shape := broadcastShape(a.shape, b.shape)
+	x, y := l.data(l.expand(a, plainNumbers(shape))), l.data(l.expand(b, plainNumbers(shape)))
+	d := make([]float64, len(x))
+	for i := range d {
+		d[i] = constArith[f](x[i], y[i])
+	}
+	return constant(d, shape, a.whole && b.whole && f != "div")
+}
+
+// other is the second operand: a tensor, or a number as a constant.
+func (l *lowering) other(n *pt2.Node, name string) *value {
+	if v := l.optional(n, name); v != nil {
+		return v
+	}
+	a, ok := arg(n, name)
+	if !ok {
+		fail("it has no %q", name)
+	}
+	return constant([]float64{l.scalar(n, name, 0)}, []int{}, a.Kind == pt2.Int)
+}
+
+func arithOp(f string) operator {
+	return func(l *lowering, n *pt2.Node) {
+		a, b := l.tensor(n, "self"), l.other(n, "other")
+		if k := l.scalar(n, "alpha", 1); k != 1 {
+			b = l.unary("affine", b, k, 0)
+		}
+		if m := text(n, "rounding_mode", ""); m != "" {
+			if !a.isConst() || !b.isConst() {
+				v := l.binary("div", a, b)
+				l.define(l.unary(m, v, 0, 0))
+				return
+			}
+			v := l.binaryConst("div", constant(slices.Clone(l.data(a)), a.shape, false), b)
+			l.define(l.unary(m, v, 0, 0))
+			return
+		}
+		l.define(l.binary(f, a, b))
+	}
+}
+
+func rsub(l *lowering, n *pt2.Node) {
+	a, b := l.tensor(n, "self"), l.other(n, "other")
+	if k := l.scalar(n, "alpha", 1); k != 1 {
+		a = l.unary("affine", a, k, 0)
+	}
+	l.define(l.binary("sub", b, a))
+}
+
+func powOp(l *lowering, n *pt2.Node) {
+	a, b := l.optional(n, "self"), l.optional(n, "exponent")
+	switch {
+	case a == nil && b != nil && b.isConst():
+		l.define(l.binaryConst("pow", l.other(n, "self"), b))
+	case a != nil && b != nil && a.isConst() && b.isConst():
+		l.define(l.binaryConst("pow", a, b))
+	case a != nil && b == nil:
+		l.define(l.unary("pow", a, l.scalar(n, "exponent", 1), 0))
+	default:
+		fail("with an exponent that is a tensor")
+	}
+}
+
+func prelu(l *lowering, n *pt2.Node) {
+	x, w := l.leading(l.tensor(n, "self")), l.tensor(n, "weight")
+	pos := l.unary("clamp", x, 0, math.MaxFloat32)
+	neg := l.unary("clamp", x, -math.MaxFloat32, 0)
+	l.define(l.binary("add", pos, l.binary("mul", neg, perChannel(w, len(x.shape)))))
+}
+
+func glu(l *lowering, n *pt2.Node) {
+	x := l.tensor(n, "self")
+	a := axisOf(l.integer(n, "dim", -1), len(x.shape))
+	h := x.shape[a] / 2
+	l.define(l.binary("mul", l.cut(x, a, 0, h, 1), l.unary("sigmoid", l.cut(x, a, h, h, 1), 0, 0)))
+}
+
+func addcmul(l *lowering, n *pt2.Node) {
+	p := l.binary("mul", l.tensor(n, "tensor1"), l.tensor(n, "tensor2"))
+	if k := l.scalar(n, "value", 1); k != 1 {
+		p = l.unary("affine", p, k, 0)
+	}
+	l.define(l.binary("add", l.tensor(n, "self"), p))
+}
+
+func lerp(l *lowering, n *pt2.Node) {
+	a, b := l.tensor(n, "self"), l.tensor(n, "end")
+	l.define(l.binary("add", a, l.binary("mul", l.binary("sub", b, a), l.other(n, "weight"))))
+}
+
+func compare(f string) operator {
+	return func(l *lowering, n *pt2.Node) {
+		a, b := l.tensor(n, "self"), l.other(n, "other")
+		switch {
+		case a.isConst() && b.isConst():
+			v := l.binaryConst(f, a, b)
+			v.whole = true
+			l.define(v)
+		case b.isConst() && elems(b.shape) == 1:
+			l.define(l.unary(f, a, l.data(b)[0], 0))
+		default:
+			l.define(l.unary(f, l.binary("sub", a, b), 0, 0))
+		}
+	}
+}
+
+func logic(f string) operator {
+	return func(l *lowering, n *pt2.Node) {
+		a, b := l.tensor(n, "self"), l.other(n, "other")
+		if a.isConst() && b.isConst() {
+			l.define(l.binaryConst(f, a, b))
+			return
+		}
+		// Truth values are 0 and 1.
+		if f == "and" {
+			l.define(l.binary("mul", a, b))
+			return
+		}
+		l.define(l.binary("max", a, b))
+	}
+}
+
+func notOp(l *lowering, n *pt2.Node) { l.unaryNode(n, "eq", 0, 0) }
+
+// where takes a where the condition holds, else b.
+func where(l *lowering, n *pt2.Node) {
+	l.define(l.where(l.tensor(n, "condition"), l.other(n, "self"), l.other(n, "other")))
+}
+
+func maskedFill(l *lowering, n *pt2.Node) {
+	l.define(l.where(l.tensor(n, "mask"), l.other(n, "value"), l.tensor(n, "self")))
+}
+
+func (l *lowering) where(c, a, b *value) *value {
+	if c.isConst() && a.isConst() && b.isConst() {
+		shape := broadcastShape(broadcastShape(c.shape, a.shape), b.shape)
+		p := plainNumbers(shape)
+		m, x, y := l.data(l.expand(c, p)), l.data(l.expand(a, p)), l.data(l.expand(b, p))
+		d := make([]float64, len(m))
+		for i := range d {
+			if d[i] = y[i]; m[i] != 0 {
+				d[i] = x[i]
+			}
+		}
+		return constant(d, shape, a.whole && b.whole)
+	}
+	if c.isConst() {
+		all := func(want bool) bool {
+			return !slices.ContainsFunc(l.data(c), func(v float64) bool { return (v != 0) != want })
+		}
+		if all(true) && elems(broadcastShape(c.shape, a.shape)) == elems(a.shape) && a.batch >= 0 {
+			return a
+		}
+		if all(false) && elems(broadcastShape(c.shape, b.shape)) == elems(b.shape) && b.batch >= 0 {
+			return b
+		}
+	}
+	// What is not taken must not matter: infinities are not multiplied by 0.
+	low := func(v *value) bool {
+		return v.isConst() && elems(v.shape) == 1 && (math.IsInf(l.data(v)[0], 0) || math.Abs(l.data(v)[0]) > 1e30)
+	}
+	not := l.unary("eq", c, 0, 0)
+	switch {
+	case low(a): // x·(not c) + (0 or a): a mask before softmax
+		return l.binary("add", l.binary("mul", b, not), l.pickMask(c, l.data(a)[0]))
+	case low(b):
+		return l.binary("add", l.binary("mul", a, c), l.pickMask(not, l.data(b)[0]))
+	}
+	return l.binary("add", l.binary("mul", a, c), l.binary("mul", b, not))
+}
+
+// pickMask is v where c is 1, else 0.
+func (l *lowering) pickMask(c *value, v float64) *value {
+	if c.isConst() {
+		d := slices.Clone(l.data(c))
+		for i, x := range d {
+			if d[i] = 0; x != 0 {
+				d[i] = v
+			}
+		}
+		w := constant(d, c.shape, false)
+		return w
+	}
+	if math.IsInf(v, -1) {
+		return l.unary("log", l.unary("eq", c, 0, 0), 0, 0)
+	}
+	return l.unary("affine", c, v, 0)
+}
+
+// reduce is a sum, mean or maximum over axes.
+func (l *lowering) reduce(f string, x *value, axes []int, keep bool) *value {
+	axes = slices.Sorted(slices.Values(axes))
+	if slices.Contains(axes, x.batch) && x.batch >= 0 {
+		fail("it reduces the batch")
+	}
+	if x.isConst() {
+		return l.reduceConst(f, x, axes, keep)
+	}
+	x = l.value(x)
+	var shape, rest, last []int
+	batch := x.batch
+	for i, d := range x.shape {
+		if !slices.Contains(axes, i) {
+			shape = append(shape, d)
+			continue
+		}
+		if keep {
+			shape = append(shape, 1)
+		} else if i < x.batch {
+			batch--
+		}
+	}
+	for i := range x.shape {
+		r := x.axis(i)
+		switch {
+		case r < 0:
+		case slices.Contains(axes, i):
+			last = append(last, r)
+		default:
+			rest = append(rest, r)
+		}
+	}
+	if shape == nil {
+		shape = []int{}
+	}
+	name, _ := l.permute(x.name, slices.Concat(rest, last))
+	y, s := l.emit(&graph.Reduce{Function: f, Axes: len(last)}, nil, name)
+	return l.result(y, s, shape, batch, x.outer)
+}
+
+func (l *lowering) reduceConst(f string, x *value, axes []int, keep bool) *value {
+	shape, all := []int{}, slices.Clone(x.shape)
+	n := 1
+	for i, d := range x.shape {
+		if !slices.Contains(axes, i) {
+			shape = append(shape, d)
+			continue
+		}
+		n *= d
+		if all[i] = 1; keep {
+			shape = append(shape, 1)
+		}
+	}
+	out := slices.Repeat([]float64{0}, elems(all))
+	if f == "amax" {
+		out = slices.Repeat([]float64{math.Inf(-1)}, elems(all))
+	}
+	st := strides(all)
+	for _, a := range axes {
+		st[a] = 0
+	}
+	d := l.data(x)
+	for i, k := range indices(x.shape, st, 0) {
+		if f == "amax" {
+			out[k] = max(out[k], d[i])
+		} else {
+			out[k] += d[i]
+		}
+	}
+	if f == "mean" {
+		for i := range out {
+			out[i] /= float64(n)
+		}
+	}
+	return constant(out, shape, x.whole && f != "mean")
+}
+
+func reduceOp(f string) operator {
+	return func(l *lowering, n *pt2.Node) {
+		x := l.tensor(n, "self")
+		l.define(l.reduce(f, x, l.axes(n, "dim", len(x.shape)), l.flag(n, "keepdim", false)))
+	}
+}
+
+func amin(l *lowering, n *pt2.Node) {
+	x := l.tensor(n, "self")
+	m := l.reduce("amax", l.unary("affine", x, -1, 0), l.axes(n, "dim", len(x.shape)), l.flag(n, "keepdim", false))
+	l.define(l.unary("affine", m, -1, 0))
+}
+
+// maxOp is torch.max of two tensors, or of constants.
+func maxOp(l *lowering, n *pt2.Node) {
+	f := "max"
+	if n.Target == "aten.min.default" || n.Target == "aten.min.other" || n.Target == "aten.min.dim" {
+		f = "min"
+	}
+	if b := l.optional(n, "other"); b != nil {
+		l.define(l.binary(f, l.tensor(n, "self"), b))
+		return
+	}
+	x := l.tensor(n, "self")
+	if len(n.Outputs) == 1 && f == "max" {
+		l.define(l.reduce("amax", x, l.axes(n, "dim", len(x.shape)), false))
+		return
+	}
+	fail("with positions; use torch.amax")
+}
+
+func variance(root bool) operator {
+	return func(l *lowering, n *pt2.Node) {
+		x := l.tensor(n, "self")
+		axes := l.axes(n, "dim", len(x.shape))
+		count := 1
+		for _, a := range axes {
+			count *= x.shape[a]
+		}
+		correction := l.scalar(n, "correction", 1)
+		if !l.flag(n, "unbiased", true) {
+			correction = 0
+		}
+		d := l.binary("sub", x, l.reduce("mean", x, axes, true))
+		v := l.reduce("sum", l.unary("pow", d, 2, 0), axes, l.flag(n, "keepdim", false))
+		v = l.unary("affine", v, 1/max(float64(count)-correction, 0), 0)
+		if root {
+			v = l.unary("sqrt", v, 0, 0)
+		}
+		l.define(v)
+	}
+}
+
+func vectorNorm(l *lowering, n *pt2.Node) {
+	x := l.tensor(n, "self")
+	if l.scalar(n, "ord", l.scalar(n, "p", 2)) != 2 {
+		fail("of an order that is not 2")
+	}
+	v := l.reduce("sum", l.unary("pow", x, 2, 0), l.axes(n, "dim", len(x.shape)), l.flag(n, "keepdim", false))
+	l.define(l.unary("sqrt", v, 0, 0))
+}
+
+func cumsum(l *lowering, n *pt2.Node) {
+	x := l.tensor(n, "self")
+	axis := axisOf(l.integer(n, "dim", -1), len(x.shape))
+	if !x.isConst() {
+		l.define(l.alongLast(l.value(x), axis, func(name string) (string, graph.Shape) { return l.emit(&graph.CumSum{}, nil, name) }))
+		return
+	}
+	d, st := slices.Clone(l.data(x)), strides(x.shape)
+	for i := range d {
+		if i/st[axis]%x.shape[axis] > 0 {
+			d[i] += d[i-st[axis]]
+		}
+	}
+	l.define(constant(d, x.shape, x.whole))
+}
+
+// matmul is the product of the last axes, with broadcasting of those before.
+func (l *lowering) matmul(a, b *value, transB bool, scale float32) *value {
+	a, b = l.value(a), l.value(b)
+	ra, rb := len(a.shape), len(b.shape)
+	if ra < 2 || rb < 2 {
+		fail("of %v and %v", a.shape, b.shape)
+	}
+	for _, v := range []*value{a, b} {
+		if v.batch >= len(v.shape)-2 && v.batch >= 0 {
+			fail("it mixes samples: %v with the batch on axis %d", v.shape, v.batch)
+		}
+	}
+	lead := broadcastShape(leadOf(a), leadOf(b))
+	like := a
+	if a.batch < 0 {
+		like = b
+	}
+	fit := func(v *value) *value {
+		want := slices.Concat(lead, v.shape[len(v.shape)-2:])
+		if like.batch < 0 {
+			return l.expand(v, plainNumbers(want))
+		}
+		fromEnd := like.batch - len(like.shape)
+		if v.batch >= 0 && v.batch-len(v.shape) != fromEnd {
+			fail("%v and %v have their batch on different axes", a.shape, b.shape)
+		}
+		at := len(want) + fromEnd
+		want[at] = like.shape[like.batch]
+		w := *v
+		for len(w.shape) < len(want) {
+			w.shape = slices.Insert(slices.Clone(w.shape), 0, 1)
+			if w.batch >= 0 {
+				w.batch++
+			}
+		}
+		w = *l.alike(&w, &value{batch: at, outer: like.outer, shape: want})
+		sizes := plainNumbers(want)
+		if l.symbol == "" {
+			sizes[at].n *= l.batch
+		}
+		return l.expand(&w, sizes)
+	}
+	x, y := fit(a), fit(b)
+	name, s := l.emit(&graph.MatMul{TransB: transB, Scale: scale}, nil, x.name, y.name)
+	shape := slices.Clone(x.shape)
+	shape[len(shape)-1] = s[len(s)-1]
+	return l.result(name, s, shape, x.batch, x.outer)
+}
+
+func leadOf(v *value) []int { return v.shape[:len(v.shape)-2] }
+
+func matmulOp(l *lowering, n *pt2.Node) {
+	a, b := l.tensor(n, "self"), l.optional(n, "other", "mat2", "tensor", "vec")
+	if b == nil {
+		fail("it has no second tensor")
+	}
+	switch {
+	case a.batch >= 0 && b.batch < 0 && len(b.shape) == 2 && a.batch != len(a.shape)-1:
+		l.define(l.linear(a, b, nil, true))
+	case len(a.shape) >= 2 && len(b.shape) >= 2:
+		l.define(l.matmul(a, b, false, 0))
+	default:
+		fail("of %v and %v", a.shape, b.shape)
+	}
+}
+
+func baddbmm(l *lowering, n *pt2.Node) {
+	p := l.matmul(l.tensor(n, "batch1"), l.tensor(n, "batch2"), false, float32(l.scalar(n, "alpha", 1)))
+	if beta := l.scalar(n, "beta", 1); beta != 0 {
+		p = l.binary("add", p, l.unary("affine", l.tensor(n, "self"), beta, 0))
+	}
+	l.define(p)
+}
+
+// einsum lowers products of two tensors to permutations and one matrix product.
+func einsum(l *lowering, n *pt2.Node) {
+	fail("einsum is not supported yet; use matmul")
+}

@@ -1,0 +1,149 @@
+// Operators that make constants.
+
+package importer
+
+import (
+	"slices"
+
+	"github.com/ravnest/ravnest/engine/format/pt2"
+	"github.com/ravnest/ravnest/engine/graph"
+)
+
+var constantOperators = map[string]operator{
+	"zeros": filled(0), "ones": filled(1), "full": filledBy("fill_value"), "empty": filled(0), "empty_strided": filled(0),
+	"zeros_like": filled(0), "ones_like": filled(1), "full_like": filledBy("fill_value"), "empty_like": filled(0),
+	"new_zeros": filled(0), "new_ones": filled(1), "new_full": filledBy("fill_value"), "new_empty": filled(0), "scalar_tensor": filledBy("s"),
+	"fill": fill, "zero": filled(0), "arange": arange, "linspace": nil, "tril": triangle(true), "triu": triangle(false), "eye": eye,
+	"any": anyOp(false), "all": anyOp(true), "diff": diff, "floor_divide": floorDivide, "remainder": remainder, "sub_": nil, "one_hot": nil,
+}
+
+func init() {
+	for k, f := range constantOperators {
+		if f == nil {
+			delete(constantOperators, k)
+		}
+	}
+}
+
+// filledWith is a tensor of the output's shape.
+func (l *lowering) filledWith(v float64) {
+	name := l.node.Outputs[0].Names[0]
+	sizes, whole := l.meta(name)
+	shape := make([]int, len(sizes))
+	for i, s := range sizes {
+		shape[i] = s.n
+	}
+	if elems(shape) > graph.MaxRow/8 {
+		fail("a constant of %v", shape)
+	}
+	l.vals[name] = constant(slices.Repeat([]float64{v}, elems(shape)), shape, whole)
+}
+
+func filled(v float64) operator {
+	return func(l *lowering, _ *pt2.Node) { l.filledWith(v) }
+}
+
+func filledBy(name string) operator {
+	return func(l *lowering, n *pt2.Node) { l.filledWith(l.scalar(n, name, 0)) }
+}
+
+func fill(l *lowering, n *pt2.Node) {
+	v := l.other(n, "value")
+	if !v.isConst() {
+		fail("with a value that depends on the data")
+	}
+	l.filledWith(l.data(v)[0])
+}
+
+func arange(l *lowering, n *pt2.Node) {
+	sizes, whole := l.meta(n.Outputs[0].Names[0])
+	if len(sizes) != 1 || sizes[0].batched {
+		fail("its length depends on the batch")
+	}
+	start, step := l.scalar(n, "start", 0), l.scalar(n, "step", 1)
+	d := make([]float64, sizes[0].n)
+	for i := range d {
+		d[i] = start + float64(i)*step
+	}
+	l.define(constant(d, []int{len(d)}, whole))
+}
+
+func triangle(lower bool) operator {
+	return func(l *lowering, n *pt2.Node) {
+		x := l.tensor(n, "self")
+		if len(x.shape) < 2 {
+			fail("of %v", x.shape)
+		}
+		r, c, k := x.shape[len(x.shape)-2], x.shape[len(x.shape)-1], l.integer(n, "diagonal", 0)
+		m := make([]float64, r*c)
+		for i := range m {
+			m[i] = truth(i%c-i/c <= k)
+			if !lower {
+				m[i] = truth(i%c-i/c >= k)
+			}
+		}
+		mask := constant(m, []int{r, c}, true)
+		if x.isConst() {
+			v := l.where(mask, x, constant([]float64{0}, []int{}, x.whole))
+			v.whole = x.whole
+			l.define(v)
+			return
+		}
+		l.define(l.binary("mul", x, mask))
+	}
+}
+
+func eye(l *lowering, n *pt2.Node) {
+	sizes, whole := l.meta(n.Outputs[0].Names[0])
+	d := make([]float64, sizes[0].n*sizes[1].n)
+	for i := range min(sizes[0].n, sizes[1].n) {
+		d[i*sizes[1].n+i] = 1
+	}
+	l.define(constant(d, []int{sizes[0].n, sizes[1].n}, whole))
+}
+
+func anyOp(every bool) operator {
+	return func(l *lowering, n *pt2.Node) {
+		x := l.tensor(n, "self")
+		if !x.isConst() {
+			fail("of a tensor that depends on the data")
+		}
+		axes := l.axes(n, "dim", len(x.shape))
+		y := l.reduceConst("sum", l.unaryConst("ne", x, 0, 0), axes, l.flag(n, "keepdim", false))
+		count := 1
+		for _, a := range axes {
+			count *= x.shape[a]
+		}
+		least := 1.0
+		if every {
+			least = float64(count)
+		}
+		l.define(l.unaryConst("ge", y, least, 0))
+	}
+}
+
+func diff(l *lowering, n *pt2.Node) {
+	x := l.tensor(n, "self")
+	axis := axisOf(l.integer(n, "dim", -1), len(x.shape))
+	if p := l.optional(n, "prepend"); p != nil {
+		x = l.cat([]*value{p, x}, axis)
+	}
+	d := x.shape[axis]
+	l.define(l.binary("sub", l.cut(x, axis, 1, d-1, 1), l.cut(x, axis, 0, d-1, 1)))
+}
+
+func floorDivide(l *lowering, n *pt2.Node) {
+	a, b := l.tensor(n, "self"), l.other(n, "other")
+	if !a.isConst() || !b.isConst() {
+		fail("of a tensor that depends on the data")
+	}
+	l.define(l.binaryConst("floor_divide", a, b))
+}
+
+func remainder(l *lowering, n *pt2.Node) {
+	a, b := l.tensor(n, "self"), l.other(n, "other")
+	if !a.isConst() || !b.isConst() {
+		fail("of a tensor that depends on the data")
+	}
+	l.define(l.binaryConst("remainder", a, b))
+}

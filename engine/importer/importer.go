@@ -1,0 +1,441 @@
+// Package importer lowers programs of torch.export to graphs that the engine trains.
+//
+// A graph is about one row of a batch, a program about all of them: every tensor of a
+// program that depends on the input has one axis that holds the batch, alone or folded
+// together with others ([N·heads, T, D], [T·N, C]). The importer follows that axis
+// through every operator. What works on each sample by itself becomes an operation on rows,
+// and therefore trains at any batch size, whether the program was exported with a symbolic
+// batch or a fixed one; what mixes samples is refused. What depends on no input folds to
+// constants; rearrangements of a parameter stay a parameter with an index.
+//
+// Whatever cannot be lowered is collected, so that the error names all of it at once.
+package importer
+
+import (
+	"errors"
+	"fmt"
+	"path"
+	"slices"
+	"sort"
+	"strings"
+
+	"github.com/ravnest/ravnest/engine/format/pt2"
+	"github.com/ravnest/ravnest/engine/graph"
+	"github.com/ravnest/ravnest/engine/state"
+)
+
+// ErrUnsupported is wrapped by the error that lists what a program has and the engine
+// does not.
+var ErrUnsupported = errors.New("the model uses what the engine does not have")
+
+// Options of an import.
+type Options struct {
+	Name   string // of the graph
+	Output int    // which of the program's outputs is the model's answer
+}
+
+// Model is an imported program.
+type Model struct {
+	Graph   *graph.Graph
+	Weights state.Dict // what the archive has of the graph's state dict, in its order
+	// Unused are tensors of the archive's state dict that the answer does not depend on.
+	Unused []string
+	// Tied maps parameters that share their elements with an earlier one to that one.
+	Tied map[string]string
+}
+
+// Problem is an operator that could not be lowered.
+type Problem struct {
+	Target string // the operator, as "aten.conv3d.default"
+	Reason string
+	Where  string // file:line of the first, if the archive tells
+	Module string // of the first
+	Count  int
+}
+
+// Problems lists what could not be lowered.
+type Problems []Problem
+
+// Error lists them, one a line.
+func (ps Problems) Error() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%v: %d kinds of operators", ErrUnsupported, len(ps))
+	for _, p := range ps {
+		fmt.Fprintf(&b, "\n  %s", p.Target)
+		if p.Count > 1 {
+			fmt.Fprintf(&b, " (%d times)", p.Count)
+		}
+		if p.Where != "" {
+			fmt.Fprintf(&b, " at %s", p.Where)
+		}
+		if p.Module != "" {
+			fmt.Fprintf(&b, " in %s", p.Module)
+		}
+		fmt.Fprintf(&b, ": %s", p.Reason)
+	}
+	return b.String()
+}
+
+// Unwrap makes errors.Is find ErrUnsupported.
+func (Problems) Unwrap() error { return ErrUnsupported }
+
+// Import lowers the program of an archive and loads its weights.
+func Import(a *pt2.Archive, o Options) (*Model, error) {
+	l := &lowering{
+		a: a, vals: map[string]*value{}, ints: map[string]number{}, used: map[string]bool{}, tied: a.Tied(),
+		g: &graph.Graph{Name: o.Name}, made: map[string]int{}, shapes: map[string]graph.Shape{},
+	}
+	if err := l.inputs(); err != nil {
+		return nil, err
+	}
+	l.run(&a.Program.Graph)
+	out, err := l.output(o.Output)
+	if len(l.problems) > 0 {
+		return nil, l.report()
+	}
+	if err != nil {
+		return nil, err
+	}
+	return l.finish(out)
+}
+
+// lowering is an import under way.
+type lowering struct {
+	a        *pt2.Archive
+	g        *graph.Graph
+	vals     map[string]*value
+	ints     map[string]number
+	used     map[string]bool        // names of graph values
+	made     map[string]int         // node by name
+	shapes   map[string]graph.Shape // row shape by name of a graph value
+	tied     map[string]string
+	symbol   string // of the batch, "" where it is fixed
+	batch    int    // its size where it is fixed
+	node     *pt2.Node
+	graph    *pt2.Graph
+	problems []Problem
+}
+
+// failure is what a lowering function panics with; run turns it into a Problem.
+type failure struct{ reason string }
+
+func fail(format string, a ...any) { panic(failure{fmt.Sprintf(format, a...)}) }
+
+// inputs defines the program's inputs.
+func (l *lowering) inputs() error {
+	p := l.a.Program
+	for _, in := range p.UserInputs() {
+		if in.Value == "" {
+			continue
+		}
+		sizes := p.Tensors[in.Value].Sizes
+		for _, s := range sizes {
+			if _, sym, ok := s.Linear(); ok && sym != "" && l.symbol == "" {
+				l.symbol = sym
+			}
+		}
+	}
+	for _, in := range p.UserInputs() {
+		if in.Value == "" {
+			continue
+		}
+		m := p.Tensors[in.Value]
+		v := &value{batch: -1, outer: 1}
+		for i, s := range m.Sizes {
+			k, sym, ok := s.Linear()
+			switch {
+			case !ok || sym != "" && sym != l.symbol:
+				return fmt.Errorf("%w: input %q has the size %s on axis %d; export with one dynamic dimension, the batch", ErrUnsupported, in.Name, s, i)
+			case sym != "":
+				if v.batch >= 0 {
+					return fmt.Errorf("%w: input %q has the batch on two axes", ErrUnsupported, in.Name)
+				}
+				v.batch = i
+			}
+			v.shape = append(v.shape, int(k))
+		}
+		if l.symbol == "" {
+			if len(v.shape) == 0 {
+				return fmt.Errorf("%w: input %q is a number", ErrUnsupported, in.Name)
+			}
+			if l.batch == 0 {
+				l.batch = v.shape[0]
+			}
+			if v.shape[0] != l.batch || l.batch < 1 {
+				return fmt.Errorf("%w: the first axis of input %q has %d elements, that of the first input %d; the first axis is taken as the batch", ErrUnsupported, in.Name, v.shape[0], l.batch)
+			}
+			v.batch, v.shape[0] = 0, 1
+		}
+		if v.batch < 0 {
+			return fmt.Errorf("%w: input %q has no batch axis", ErrUnsupported, in.Name)
+		}
+		v.name = l.unique(in.Name)
+		v.whole = !m.DType.Floating()
+		l.vals[in.Value] = v
+		l.g.Inputs = append(l.g.Inputs, graph.Input{Name: v.name, Shape: v.row(), Constant: v.whole})
+		l.shapes[v.name] = v.row()
+	}
+	if len(l.g.Inputs) == 0 {
+		return fmt.Errorf("%w: it has no input that is a tensor", ErrUnsupported)
+	}
+	for _, in := range p.Inputs {
+		if in.Kind == pt2.UserInput {
+			continue
+		}
+		m := p.Tensors[in.Value]
+		v := &value{batch: -1, outer: 1, whole: !m.DType.Floating(), archived: in.Name}
+		for _, s := range m.Sizes {
+			if s.Expr != "" || s.N < 0 || s.N > graph.MaxRow {
+				return fmt.Errorf("%w: the tensor %q has the size %s", ErrUnsupported, in.Name, s)
+			}
+			v.shape = append(v.shape, int(s.N))
+		}
+		if in.Kind == pt2.Parameter {
+			v.param = in.Name
+			if t, ok := l.tied[in.Name]; ok {
+				v.param = t
+			}
+			v.paramShape = v.shape
+		} else {
+			v.buf = &buffer{load: in.Name, whole: v.whole}
+		}
+		l.vals[in.Value] = v
+	}
+	return nil
+}
+
+// run lowers the nodes of a graph.
+func (l *lowering) run(g *pt2.Graph) {
+	outer := l.graph
+	l.graph = g
+	for i := range g.Nodes {
+		l.node = &g.Nodes[i]
+		l.lower()
+	}
+	l.graph = outer
+}
+
+// lower lowers one node.
+func (l *lowering) lower() {
+	n := l.node
+	defer func() {
+		switch r := recover().(type) {
+		case nil:
+		case failure:
+			l.problem(n, r.reason)
+		default:
+			panic(r)
+		}
+	}()
+	for _, a := range n.Args {
+		for _, name := range a.Names {
+			if v := l.vals[name]; v != nil && v.bad {
+				l.poison(n) // said already
+				return
+			}
+		}
+	}
+	op, _ := strings.CutPrefix(n.Target, "aten.")
+	op, _, _ = strings.Cut(op, ".")
+	if f, ok := operators[op]; ok {
+		f(l, n)
+		return
+	}
+	if base, ok := strings.CutSuffix(op, "_"); ok && !strings.HasPrefix(op, "_") {
+		if f, ok := operators[base]; ok {
+			l.inPlace(f)
+			return
+		}
+	}
+	if l.integers(n) {
+		return
+	}
+	reason := "there is no such operation"
+	if a, ok := advice[op]; ok {
+		reason = a
+	}
+	fail("%s", reason)
+}
+
+// advice says what to write instead.
+var advice = map[string]string{
+	"lstm":                     "recurrent layers are not supported; write the cell as a loop over a fixed number of steps",
+	"gru":                      "recurrent layers are not supported; write the cell as a loop over a fixed number of steps",
+	"conv3d":                   "convolutions of three axes are not supported; use conv2d per slice",
+	"nonzero":                  "its size depends on the data; use a mask",
+	"unique":                   "its size depends on the data; use a mask",
+	"masked_select":            "its size depends on the data; use torch.where",
+	"item":                     "a number that depends on the data cannot steer the model; keep it a tensor",
+	"_local_scalar_dense":      "a number that depends on the data cannot steer the model; keep it a tensor",
+	"grid_sampler":             "sampling at computed positions is not supported",
+	"topk":                     "selection by value is not supported; use a mask or softmax weights",
+	"sort":                     "sorting is not supported",
+	"_native_batch_norm_legit": "export with model.train() and torch.export.export, without run_decompositions",
+}
+
+func (l *lowering) poison(n *pt2.Node) {
+	for _, o := range n.Outputs {
+		for _, name := range o.Names {
+			l.vals[name] = &value{bad: true, batch: -1}
+		}
+	}
+}
+
+func (l *lowering) problem(n *pt2.Node, reason string) {
+	l.poison(n)
+	for i := range l.problems {
+		if p := &l.problems[i]; p.Target == n.Target && p.Reason == reason {
+			p.Count++
+			return
+		}
+	}
+	p := Problem{Target: n.Target, Reason: reason, Module: n.Module, Count: 1}
+	if n.File != "" {
+		p.Where = fmt.Sprintf("%s:%d", path.Base(strings.ReplaceAll(n.File, `\`, "/")), n.Line)
+	}
+	l.problems = append(l.problems, p)
+}
+
+func (l *lowering) report() error { return Problems(l.problems) }
+
+// output is the value that is the model's answer.
+func (l *lowering) output(k int) (*value, error) {
+	var outs []*value
+	for _, o := range l.a.Program.Outputs {
+		if o.Kind != "user_output" && o.Kind != "loss_output" {
+			continue
+		}
+		v := l.vals[o.Value]
+		if o.Value != "" && v != nil {
+			outs = append(outs, v)
+		}
+	}
+	if k < 0 || k >= len(outs) {
+		return nil, fmt.Errorf("%w: there is no output %d; the model has %d that are tensors", ErrUnsupported, k, len(outs))
+	}
+	if v := outs[k]; v.bad || v.name != "" && v.batch >= 0 {
+		return v, nil
+	}
+	return nil, fmt.Errorf("%w: output %d does not depend on the input", ErrUnsupported, k)
+}
+
+// finish drops what the answer does not need, checks the graph and loads the weights.
+func (l *lowering) finish(out *value) (*Model, error) {
+	if _, ok := l.made[out.name]; !ok {
+		return nil, fmt.Errorf("%w: the answer is the input itself", ErrUnsupported)
+	}
+	need := map[string]bool{out.name: true}
+	var nodes []graph.Node
+	for i := len(l.g.Nodes) - 1; i >= 0; i-- {
+		n := l.g.Nodes[i]
+		if !need[n.Name] {
+			continue
+		}
+		for _, in := range n.Inputs {
+			need[in] = true
+		}
+		nodes = append(nodes, n)
+	}
+	slices.Reverse(nodes)
+	l.g.Nodes, l.g.Output = nodes, out.name
+	l.g.Inputs = slices.DeleteFunc(l.g.Inputs, func(in graph.Input) bool { return !need[in.Name] })
+	if err := l.g.Check(); err != nil {
+		return nil, err
+	}
+	m := &Model{Graph: l.g, Tied: l.tied}
+	has := map[string]bool{}
+	for _, p := range l.g.Params() {
+		t, err := l.a.Load(p.Full)
+		if err != nil {
+			return nil, err
+		}
+		if !slices.Equal(t.Shape, p.Shape) {
+			return nil, fmt.Errorf("%w: the tensor %q is %v, the graph has %v", ErrUnsupported, p.Full, t.Shape, p.Shape)
+		}
+		has[p.Full] = true
+		m.Weights = append(m.Weights, t)
+	}
+	for _, in := range l.a.Program.Inputs {
+		_, tied := l.tied[in.Name]
+		if (in.Kind == pt2.Parameter || in.Kind == pt2.Buffer && in.Persistent) && !has[in.Name] && !tied {
+			m.Unused = append(m.Unused, in.Name)
+		}
+	}
+	sort.Strings(m.Unused)
+	return m, nil
+}
+
+// unique makes a name of a graph value out of a program's.
+func (l *lowering) unique(name string) string {
+	clean := strings.Map(func(r rune) rune {
+		if r == '_' || r == '.' || r == '-' || r >= '0' && r <= '9' || r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' {
+			return r
+		}
+		return '_'
+	}, name)
+	clean = clean[:min(len(clean), graph.MaxName-8)]
+	if clean == "" {
+		clean = "value"
+	}
+	n := clean
+	for k := 2; l.used[n]; k++ {
+		n = fmt.Sprintf("%s_%d", clean, k)
+	}
+	l.used[n] = true
+	return n
+}
+
+// emit appends a node and returns its row shape and name. names are the state-dict names
+// of the op's parameters.
+func (l *lowering) emit(op graph.Op, names map[string]string, inputs ...string) (string, graph.Shape) {
+	in := make([]graph.Shape, len(inputs))
+	for i, n := range inputs {
+		in[i] = l.shapes[n]
+	}
+	out, err := op.Infer(in)
+	if err != nil {
+		fail("%v", err)
+	}
+	// The node is called after its module where its parameters are called so.
+	prefix, whole := "", len(names) > 0
+	for short, full := range names {
+		p, ok := strings.CutSuffix(full, "."+short)
+		whole = whole && ok && (prefix == "" || prefix == p)
+		prefix = p
+	}
+	n := graph.Node{Op: op, Inputs: slices.Clone(inputs)}
+	if whole && !l.used[prefix] {
+		n.Name = l.unique(prefix)
+	}
+	if n.Name == "" || n.Name != prefix {
+		if n.Name == "" {
+			n.Name = l.unique(l.hint())
+		}
+		n.Names = names
+	}
+	l.made[n.Name] = len(l.g.Nodes)
+	l.g.Nodes = append(l.g.Nodes, n)
+	l.shapes[n.Name] = out
+	return n.Name, out
+}
+
+// hint is a name for a value of the current node: its module's path and the operator.
+func (l *lowering) hint() string {
+	n := l.node
+	name := "value"
+	if len(n.Outputs) > 0 && len(n.Outputs[0].Names) > 0 {
+		name = n.Outputs[0].Names[0]
+	}
+	if n.Module != "" {
+		name = n.Module + "." + name
+	}
+	return name
+}
+
+// producer is the node that makes a graph value, nil for an input.
+func (l *lowering) producer(name string) *graph.Node {
+	if i, ok := l.made[name]; ok {
+		return &l.g.Nodes[i]
+	}
+	return nil
+}

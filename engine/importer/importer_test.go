@@ -1,0 +1,232 @@
+package importer_test
+
+import (
+	"archive/zip"
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/ravnest/ravnest/engine/exec"
+	"github.com/ravnest/ravnest/engine/format/pt2"
+	"github.com/ravnest/ravnest/engine/format/safetensors"
+	"github.com/ravnest/ravnest/engine/graph"
+	"github.com/ravnest/ravnest/engine/importer"
+	"github.com/ravnest/ravnest/engine/state"
+)
+
+func load(t testing.TB, name string) []byte {
+	t.Helper()
+	b, err := os.ReadFile(filepath.Join("testdata", name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+func imported(t testing.TB, b []byte) *importer.Model {
+	t.Helper()
+	a, err := pt2.Parse(b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, err := importer.Import(a, importer.Options{Name: "model"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return m
+}
+
+// models are those that e2e/census/census.py writes as small.
+func models(t testing.TB) []string {
+	t.Helper()
+	fs, err := filepath.Glob("testdata/*.pt2")
+	if err != nil || len(fs) < 9 {
+		t.Fatal(fs, err)
+	}
+	for i, f := range fs {
+		fs[i] = strings.TrimSuffix(filepath.Base(f), ".pt2")
+	}
+	return fs
+}
+
+// near compares with PyTorch: the root mean square of the difference to that of want, or to
+// floor.
+func near(t *testing.T, what string, got, want []float32, floor float64) {
+	t.Helper()
+	if len(got) != len(want) {
+		t.Errorf("%s has %d elements, PyTorch's %d", what, len(got), len(want))
+		return
+	}
+	d, w := 0.0, floor*floor*float64(len(want))
+	for i, v := range want {
+		e := float64(got[i]) - float64(v)
+		d += e * e
+		w += float64(v) * float64(v)
+	}
+	if r := math.Sqrt(d / w); !(r < 1e-3) {
+		t.Errorf("%s differs by %.1e of its size", what, r)
+	}
+}
+
+// TestGolden imports models that people write and compares the output and every gradient
+// with PyTorch's.
+func TestGolden(t *testing.T) {
+	for _, name := range models(t) {
+		t.Run(name, func(t *testing.T) {
+			m := imported(t, load(t, name+".pt2"))
+			want, _, err := safetensors.Parse(load(t, name+".safetensors"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			get := func(name string) state.Tensor {
+				x, ok := want.Get(name)
+				if !ok {
+					t.Fatalf("no %s", name)
+				}
+				return x
+			}
+			b, err := m.Graph.JSON() // what a job holds
+			if err != nil {
+				t.Fatal(err)
+			}
+			g, err := graph.Parse(b)
+			if err != nil {
+				t.Fatal(err)
+			}
+			rows, out := get("input.0").Shape[0], g.OutputValue()
+			p, err := exec.Compile(g, 0, exec.Config{Rows: rows, Slots: 1, Train: true, Outputs: []int{out}, Seeds: []int{out}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			s := p.Layout.NewState()
+			if err := p.Layout.Import(s, m.Weights); err != nil {
+				t.Fatal(err)
+			}
+			e := p.New(nil)
+			for i := range g.Inputs {
+				copy(e.Value(0, i, rows), get(fmt.Sprintf("input.%d", i)).F32)
+			}
+			e.Forward(0, exec.Batch{Seed: 1, Rows: rows}, s.Params, &s)
+			near(t, "the output", e.Value(0, out, rows), get("output").F32, 0)
+			copy(e.Grad(0, out, rows), get("seed").F32)
+			grads := make([]float32, p.Layout.Trainable)
+			e.Backward(0, s.Params, grads, false)
+			size := 0.0
+			for _, v := range grads {
+				size += float64(v) * float64(v)
+			}
+			size = math.Sqrt(size / float64(len(grads)))
+			n := 0
+			for _, x := range p.Layout.Export(exec.State{Params: grads, Buffers: s.Buffers, Counters: s.Counters}) {
+				if _, ok := want.Get("grad." + x.Name); ok {
+					near(t, "the gradient of "+x.Name, x.F32, get("grad."+x.Name).F32, 1e-2*size)
+					n++
+				}
+			}
+			for _, x := range want {
+				if strings.HasPrefix(x.Name, "grad.") {
+					n--
+				}
+			}
+			if n != 0 {
+				t.Errorf("%d gradients are missing", -n)
+			}
+		})
+	}
+}
+
+// edited rewrites an archive's program.
+func edited(t *testing.T, b []byte, old, new string) []byte {
+	t.Helper()
+	z, err := zip.NewReader(bytes.NewReader(b), int64(len(b)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out bytes.Buffer
+	w := zip.NewWriter(&out)
+	for _, f := range z.File {
+		r, err := f.Open()
+		if err != nil {
+			t.Fatal(err)
+		}
+		d, err := io.ReadAll(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if strings.HasSuffix(f.Name, "model.json") {
+			if !bytes.Contains(d, []byte(old)) {
+				t.Fatalf("there is no %q", old)
+			}
+			d = bytes.ReplaceAll(d, []byte(old), []byte(new))
+		}
+		e, err := w.CreateHeader(&zip.FileHeader{Name: f.Name, Method: zip.Store})
+		if err == nil {
+			_, err = e.Write(d)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return out.Bytes()
+}
+
+// TestProblems: what the engine does not have is named all at once, with the line of the
+// user's source, how often, and what to write instead.
+func TestProblems(t *testing.T) {
+	b := edited(t, load(t, "unet.pt2"), "aten.silu.default", "aten.sort.default")
+	b = edited(t, b, "aten.cat.default", "aten.lstm.input")
+	a, err := pt2.Parse(b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = importer.Import(a, importer.Options{})
+	var ps importer.Problems
+	if !errors.As(err, &ps) || !errors.Is(err, importer.ErrUnsupported) || len(ps) != 1 {
+		t.Fatalf("%v", err)
+	}
+	if p := ps[0]; p.Target != "aten.sort.default" || p.Module != "a.2" || !strings.HasPrefix(p.Where, "census.py:") {
+		t.Errorf("%+v", p)
+	}
+	if !strings.Contains(err.Error(), "sorting is not supported") {
+		t.Error(err)
+	}
+}
+
+// TestMixedSamples: what mixes the samples of a batch is refused.
+func TestMixedSamples(t *testing.T) {
+	for _, c := range []struct{ model, old, new, want string }{
+		{"two_heads", "aten.unsqueeze.default", "aten.detach.default", "gradient that stops"},
+		{"cnn", `"training", "arg": {"as_bool": true`, `"training", "arg": {"as_bool": false`, "model.train()"},
+	} {
+		a, err := pt2.Parse(edited(t, load(t, c.model+".pt2"), c.old, c.new))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := importer.Import(a, importer.Options{}); err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: %v", c.model, err)
+		}
+	}
+}
+
+// FuzzImport: whatever the program says, an import ends with a graph or an error.
+func FuzzImport(f *testing.F) {
+	for _, name := range models(f) {
+		f.Add(load(f, name+".pt2"))
+	}
+	f.Fuzz(func(_ *testing.T, b []byte) {
+		a, err := pt2.Parse(b)
+		if err != nil {
+			return
+		}
+		importer.Import(a, importer.Options{}) //nolint:errcheck // only that it returns
+	})
+}

@@ -1,0 +1,683 @@
+// The operators with parameters, and those that are one operation of the graph.
+
+package importer
+
+import (
+	"math"
+	"slices"
+	"strings"
+
+	"github.com/ravnest/ravnest/engine/format/pt2"
+	"github.com/ravnest/ravnest/engine/graph"
+)
+
+type operator = func(l *lowering, n *pt2.Node)
+
+var operators map[string]operator
+
+func init() {
+	operators = map[string]operator{
+		"conv2d": conv(2), "conv1d": conv(1), "conv_transpose2d": convTranspose, "linear": linear, "addmm": addmm,
+		"batch_norm": batchNorm, "layer_norm": layerNorm, "group_norm": groupNorm, "instance_norm": instanceNorm, "rms_norm": rmsNorm,
+		"embedding": embedding, "dropout": dropout, "feature_dropout": featureDropout, "alpha_dropout": noDropout("alpha_dropout"),
+		"max_pool2d": pool(true), "avg_pool2d": pool(false), "adaptive_avg_pool2d": adaptive(2), "adaptive_avg_pool1d": adaptive(1),
+		"max_pool1d": pool1(true), "avg_pool1d": pool1(false),
+		"gelu": gelu, "softmax": softmax, "log_softmax": logSoftmax, "scaled_dot_product_attention": attention,
+
+		"sym_size": symSize, "sym_constrain_range_for_size": nothing, "_assert_tensor_metadata": nothing, "_assert_scalar": nothing, "_assert_async": nothing,
+		"bernoulli": bernoulli,
+	}
+	for name, f := range viewOperators {
+		operators[name] = f
+	}
+	for name, f := range arithmeticOperators {
+		operators[name] = f
+	}
+	for name, f := range constantOperators {
+		operators[name] = f
+	}
+}
+
+func nothing(*lowering, *pt2.Node) {}
+
+func symSize(l *lowering, n *pt2.Node) {
+	o := n.Outputs[0]
+	v := l.tensor(n, "self")
+	a := axisOf(l.integer(n, "dim", 0), len(v.shape))
+	m := number{n: v.shape[a], batched: a == v.batch && l.symbol != ""}
+	if a == v.batch && l.symbol == "" {
+		m.n *= l.batch
+	}
+	if len(o.Ints) > 0 {
+		l.ints[o.Ints[0].Expr] = m
+	}
+}
+
+// inPlace lowers an operator that writes to its first argument: the name now means the
+// result. Constants are written to where they are.
+func (l *lowering) inPlace(f operator) {
+	n := l.node
+	a, ok := arg(n, "self")
+	if !ok {
+		a, ok = arg(n, "input")
+	}
+	if !ok || a.Kind != pt2.Tensor {
+		fail("it has no tensor to write to")
+	}
+	self := l.vals[a.Names[0]]
+	if self.archived != "" && self.isConst() && self.whole {
+		l.vals[n.Outputs[0].Names[0]] = self // num_batches_tracked += 1
+		return
+	}
+	if self.view && !self.isConst() && l.isView(a.Names[0]) {
+		fail("it writes in place to a view of another tensor; assign the result to a new tensor instead")
+	}
+	f(l, n)
+	out := l.vals[n.Outputs[0].Names[0]]
+	if self.isConst() {
+		if !out.isConst() {
+			l.vals[a.Names[0]] = out
+			return
+		}
+		d := l.data(out)
+		l.data(self)
+		for i := range elems(self.shape) {
+			k := i
+			if self.index != nil {
+				k = self.index[i]
+			}
+			self.buf.data[k] = d[i]
+		}
+		l.vals[n.Outputs[0].Names[0]] = self
+		return
+	}
+	l.vals[a.Names[0]] = out
+}
+
+// isView tells whether a tensor of the program is a view that something else may see.
+func (l *lowering) isView(name string) bool {
+	for i := range l.graph.Nodes {
+		for _, o := range l.graph.Nodes[i].Outputs {
+			if slices.Contains(o.Names, name) {
+				op, _ := strings.CutPrefix(l.graph.Nodes[i].Target, "aten.")
+				op, _, _ = strings.Cut(op, ".")
+				return slices.Contains([]string{"select", "slice", "narrow", "split", "chunk", "unbind"}, op)
+			}
+		}
+	}
+	return false
+}
+
+// weight is the name of a parameter that an operation takes as it is.
+func whole(v *value, what string) string {
+	if v.param == "" || v.index != nil {
+		fail("its %s is not a parameter of the model, but computed", what)
+	}
+	return v.param
+}
+
+// names collects the state-dict names of weight and bias.
+func names(w, b *value) map[string]string {
+	m := map[string]string{"weight": whole(w, "weight")}
+	if b != nil {
+		m["bias"] = whole(b, "bias")
+	}
+	return m
+}
+
+// leading is a graph value whose row is all axes but the first: the batch is the first axis.
+func (l *lowering) leading(v *value) *value {
+	v = l.value(v)
+	if v.batch < 0 {
+		fail("its input does not depend on the model's input")
+	}
+	if v.batch != 0 || !v.alone() {
+		fail("its first axis is not the batch alone, but %v with the batch on axis %d", v.shape, v.batch)
+	}
+	return v
+}
+
+func conv(dims int) operator {
+	return func(l *lowering, n *pt2.Node) {
+		x := l.leading(l.tensor(n, "input"))
+		w, b := l.tensor(n, "weight"), l.optional(n, "bias")
+		if len(x.shape) != dims+2 || len(w.shape) != dims+2 {
+			fail("its input is %v, its weight %v", x.shape, w.shape)
+		}
+		c := &graph.Conv2d{Groups: l.integer(n, "groups", 1), Bias: b != nil, Flat: dims == 1}
+		c.Out, c.In = w.shape[0], w.shape[1]*c.Groups
+		stride, dil, pad := l.pair(n, "stride", 1), l.pair(n, "dilation", 1), [2]int{}
+		if a, ok := arg(n, "padding"); ok && a.Kind == pt2.String {
+			c.Same = a.Text == "same"
+		} else {
+			pad = l.pair(n, "padding", 0)
+		}
+		c.Kernel = graph.Pair{1, w.shape[len(w.shape)-1]}
+		if dims == 2 {
+			c.Kernel[0] = w.shape[2]
+		} else {
+			stride[0], dil[0], pad[0] = 1, 1, 0
+		}
+		c.Stride, c.Dilation, c.Padding = graph.Pair(stride), graph.Pair(dil), graph.Pair(pad)
+		name := x.name
+		if dims == 1 {
+			name, _ = l.reshape(name, graph.Shape{x.shape[1], 1, x.shape[2]})
+		}
+		y, s := l.emit(c, names(w, b), name)
+		shape := []int{1, s[0], s[1], s[2]}
+		if dims == 1 {
+			shape = []int{1, s[0], s[2]}
+		}
+		l.define(l.result(y, s, shape, 0, 1))
+	}
+}
+
+func convTranspose(l *lowering, n *pt2.Node) {
+	x := l.leading(l.tensor(n, "input"))
+	w, b := l.tensor(n, "weight"), l.optional(n, "bias")
+	g := l.integer(n, "groups", 1)
+	c := &graph.ConvTranspose2d{In: w.shape[0], Out: w.shape[1] * g, Groups: g, Bias: b != nil, Kernel: graph.Pair{w.shape[2], w.shape[3]}}
+	c.Stride, c.Padding = graph.Pair(l.pair(n, "stride", 1)), graph.Pair(l.pair(n, "padding", 0))
+	c.Extra, c.Dilation = graph.Pair(l.pair(n, "output_padding", 0)), graph.Pair(l.pair(n, "dilation", 1))
+	y, s := l.emit(c, names(w, b), x.name)
+	l.define(l.result(y, s, []int{1, s[0], s[1], s[2]}, 0, 1))
+}
+
+// lastAxis checks that an operator over the last axis leaves the batch alone.
+func lastAxis(v *value) {
+	if len(v.shape) == 0 || v.batch >= 0 && v.batch == len(v.shape)-1 {
+		fail("it works along the batch")
+	}
+}
+
+func linear(l *lowering, n *pt2.Node) {
+	x, w, b := l.tensor(n, "input"), l.tensor(n, "weight"), l.optional(n, "bias")
+	l.define(l.linear(x, w, b, false))
+}
+
+// linear is x wᵀ + b, or x w + b if turned.
+func (l *lowering) linear(x, w, b *value, turned bool) *value {
+	x = l.value(x)
+	lastAxis(x)
+	if w.param == "" || w.index != nil || len(w.shape) != 2 {
+		return l.linearOf(x, w, b, turned)
+	}
+	o := &graph.Linear{In: w.shape[1], Out: w.shape[0], Bias: b != nil, Transposed: turned}
+	if turned {
+		o.In, o.Out = o.Out, o.In
+	}
+	y, s := l.emit(o, names(w, b), x.name)
+	shape := slices.Clone(x.shape)
+	shape[len(shape)-1] = o.Out
+	return l.result(y, s, shape, x.batch, x.outer)
+}
+
+// linearOf is linear with a weight that is computed or part of a parameter.
+func (l *lowering) linearOf(x, w, b *value, turned bool) *value {
+	if len(w.shape) != 2 {
+		fail("its weight is %v", w.shape)
+	}
+	if w.param != "" && len(w.index) == elems(w.paramShape) && len(w.paramShape) == 2 && !turned && l.isTransposed(w) {
+		return l.linear(x, &value{param: w.param, paramShape: w.paramShape, shape: w.paramShape, batch: -1}, b, true)
+	}
+	if w.param != "" && len(w.index) == elems(w.paramShape) && len(w.paramShape) == 2 && turned && l.isTransposed(w) {
+		return l.linear(x, &value{param: w.param, paramShape: w.paramShape, shape: w.paramShape, batch: -1}, b, false)
+	}
+	k, out := w.shape[1], w.shape[0]
+	if turned {
+		k, out = out, k
+	}
+	wv := l.value(w)
+	rows := elems(x.row()) / k
+	flat, _ := l.reshape(x.name, graph.Shape{rows, k})
+	y, s := l.emit(&graph.MatMul{TransB: !turned}, nil, flat, wv.name)
+	shape := slices.Clone(x.shape)
+	shape[len(shape)-1] = out
+	v := l.result(y, s, shape, x.batch, x.outer)
+	if b != nil {
+		v = l.binary("add", v, b)
+	}
+	return v
+}
+
+// isTransposed tells whether w is its parameter with the two axes exchanged.
+func (l *lowering) isTransposed(w *value) bool {
+	r, c := w.paramShape[0], w.paramShape[1]
+	if w.shape[0] != c || w.shape[1] != r {
+		return false
+	}
+	for i, k := range w.index {
+		if k != i%r*c+i/r {
+			return false
+		}
+	}
+	return true
+}
+
+func addmm(l *lowering, n *pt2.Node) {
+	b, x, w := l.tensor(n, "self"), l.tensor(n, "mat1"), l.tensor(n, "mat2")
+	if l.scalar(n, "beta", 1) != 1 || l.scalar(n, "alpha", 1) != 1 || len(b.shape) != 1 {
+		fail("with factors, or a bias of several axes")
+	}
+	l.define(l.linear(x, w, b, true))
+}
+
+func batchNorm(l *lowering, n *pt2.Node) {
+	x := l.leading(l.tensor(n, "input"))
+	w, b, mean, va := l.optional(n, "weight"), l.optional(n, "bias"), l.optional(n, "running_mean"), l.optional(n, "running_var")
+	if w == nil || b == nil || mean == nil || va == nil {
+		fail("without weight, bias or running statistics; use affine=True, track_running_stats=True")
+	}
+	if !l.flag(n, "training", l.flag(n, "use_input_stats", true)) {
+		fail("it was exported in evaluation mode; call model.train() before torch.export.export")
+	}
+	m := map[string]string{"weight": whole(w, "weight"), "bias": whole(b, "bias"), "running_mean": mean.archived, "running_var": va.archived}
+	base, ok := strings.CutSuffix(mean.archived, "running_mean")
+	if !ok || !l.a.Has(base+"num_batches_tracked") {
+		fail("it does not count its batches; use track_running_stats=True")
+	}
+	m["num_batches_tracked"] = base + "num_batches_tracked"
+	o := &graph.BatchNorm{Rank: 3, Features: x.shape[1], Eps: l.scalar(n, "eps", 1e-5), Momentum: l.scalar(n, "momentum", 0.1)}
+	row := graph.Shape{x.shape[1]}
+	if len(x.shape) == 2 {
+		o.Rank = 1
+	} else {
+		row = graph.Shape{x.shape[1], 1, 1}
+		for i, d := range x.shape[2:] {
+			row[min(i, 1)+1] *= d
+		}
+		if len(x.shape) == 3 {
+			row = graph.Shape{x.shape[1], 1, x.shape[2]}
+		}
+	}
+	name, _ := l.reshape(x.name, row)
+	y, s := l.emit(o, m, name)
+	l.define(l.result(y, s, x.shape, 0, 1))
+}
+
+func layerNorm(l *lowering, n *pt2.Node) {
+	x, w, b := l.value(l.tensor(n, "input")), l.optional(n, "weight"), l.optional(n, "bias")
+	dims := l.plain(n, "normalized_shape")
+	l.define(l.layerNorm(x, w, b, len(dims), l.scalar(n, "eps", 1e-5)))
+}
+
+// layerNorm normalises the last axes of x.
+func (l *lowering) layerNorm(x, w, b *value, axes int, eps float64) *value {
+	first := len(x.shape) - axes
+	if first < 0 || x.batch >= first {
+		fail("it normalises along the batch")
+	}
+	size := elems(x.shape[first:])
+	row := x.row()
+	row = append(slices.Clone(row[:len(row)-axes]), size)
+	name, _ := l.reshape(x.name, row)
+	o := &graph.LayerNorm{Shape: []int{size}, Eps: eps}
+	plain := w != nil && b != nil && axes == 1 && w.param != "" && b.param != "" && w.index == nil && b.index == nil
+	var m map[string]string
+	if plain {
+		o.Affine, m = true, names(w, b)
+	}
+	y, s := l.emit(o, m, name)
+	v := l.result(y, s, x.shape, x.batch, x.outer)
+	if plain {
+		return v
+	}
+	if w != nil {
+		v = l.binary("mul", v, w)
+	}
+	if b != nil {
+		v = l.binary("add", v, b)
+	}
+	return v
+}
+
+// perChannel is a parameter [C] to be broadcast over [N,C,...].
+func perChannel(w *value, rank int) *value {
+	shape := slices.Repeat([]int{1}, rank-1)
+	shape[0] = w.shape[0]
+	return w.rearranged(nil, shape, -1, 1)
+}
+
+func groupNorm(l *lowering, n *pt2.Node) {
+	x, w, b := l.leading(l.tensor(n, "input")), l.optional(n, "weight"), l.optional(n, "bias")
+	l.define(l.groupNorm(x, w, b, l.integer(n, "num_groups", 1), l.scalar(n, "eps", 1e-5)))
+}
+
+func (l *lowering) groupNorm(x, w, b *value, groups int, eps float64) *value {
+	if len(x.shape) < 2 || groups < 1 || x.shape[1]%groups != 0 {
+		fail("%d groups of %v", groups, x.shape)
+	}
+	name, _ := l.reshape(x.name, graph.Shape{groups, elems(x.shape) / groups})
+	y, s := l.emit(&graph.LayerNorm{Shape: []int{s2(l.shapes[name])}, Eps: eps}, nil, name)
+	v := l.result(y, s, x.shape, 0, 1)
+	if w != nil {
+		v = l.binary("mul", v, perChannel(w, len(x.shape)))
+	}
+	if b != nil {
+		v = l.binary("add", v, perChannel(b, len(x.shape)))
+	}
+	return v
+}
+
+func s2(s graph.Shape) int { return s[len(s)-1] }
+
+func instanceNorm(l *lowering, n *pt2.Node) {
+	x, w, b := l.leading(l.tensor(n, "input")), l.optional(n, "weight"), l.optional(n, "bias")
+	if l.optional(n, "running_mean") != nil {
+		fail("with running statistics; use track_running_stats=False")
+	}
+	l.define(l.groupNorm(x, w, b, x.shape[1], l.scalar(n, "eps", 1e-5)))
+}
+
+func rmsNorm(l *lowering, n *pt2.Node) {
+	x, w := l.value(l.tensor(n, "input")), l.optional(n, "weight")
+	if len(l.plain(n, "normalized_shape")) != 1 {
+		fail("over several axes")
+	}
+	s := l.reduce("mean", l.unary("pow", x, 2, 0), []int{len(x.shape) - 1}, true)
+	y := l.binary("mul", x, l.unary("rsqrt", l.unary("affine", s, 1, l.scalar(n, "eps", 1.1920929e-07)), 0, 0))
+	if w != nil {
+		y = l.binary("mul", y, w)
+	}
+	l.define(y)
+}
+
+func embedding(l *lowering, n *pt2.Node) {
+	w, x := l.tensor(n, "weight"), l.tensor(n, "indices")
+	if x.isConst() {
+		if w.param == "" && !w.isConst() {
+			fail("its table is computed")
+		}
+		ids := l.data(x)
+		dim := w.shape[len(w.shape)-1]
+		index := make([]int, 0, len(ids)*dim)
+		for _, id := range ids {
+			k := int(id)
+			if k < 0 || k >= w.shape[0] {
+				fail("there is no row %d in a table of %d", k, w.shape[0])
+			}
+			for c := range dim {
+				index = append(index, k*dim+c)
+			}
+		}
+		l.define(w.rearranged(index, append(slices.Clone(x.shape), dim), -1, 1))
+		return
+	}
+	if w.param == "" {
+		fail("its table is not a parameter of the model")
+	}
+	o := &graph.Embedding{Num: w.shape[0], Dim: w.shape[1]}
+	if p := l.integer(n, "padding_idx", -1); p >= 0 {
+		o.Padding = p + 1
+	}
+	if l.flag(n, "scale_grad_by_freq", false) {
+		fail("with scale_grad_by_freq")
+	}
+	y, s := l.emit(o, map[string]string{"weight": whole(w, "table")}, x.name)
+	l.define(l.result(y, s, append(slices.Clone(x.shape), o.Dim), x.batch, x.outer))
+}
+
+func dropout(l *lowering, n *pt2.Node) {
+	x := l.tensor(n, "input", "self")
+	p := l.scalar(n, "p", 0.5)
+	if p == 0 || !l.flag(n, "train", true) {
+		l.define(x)
+		return
+	}
+	x = l.value(x)
+	y, s := l.emit(&graph.Dropout{P: p}, nil, x.name)
+	l.define(l.result(y, s, x.shape, x.batch, x.outer))
+}
+
+// featureDropout zeroes whole channels of [N,C,...].
+func featureDropout(l *lowering, n *pt2.Node) {
+	x := l.tensor(n, "input", "self")
+	p := l.scalar(n, "p", 0.5)
+	if p == 0 || !l.flag(n, "train", true) {
+		l.define(x)
+		return
+	}
+	x = l.leading(x)
+	ones := l.value(constant(slices.Repeat([]float64{1}, x.shape[1]), []int{x.shape[1]}, false))
+	mask, _ := l.emit(&graph.Dropout{P: p}, nil, ones.name)
+	shape := slices.Repeat([]int{1}, len(x.shape))
+	shape[1] = x.shape[1]
+	v := l.result(mask, l.shapes[mask], shape, 0, 1)
+	l.define(l.binary("mul", x, v))
+}
+
+func noDropout(what string) operator {
+	return func(l *lowering, n *pt2.Node) {
+		if l.scalar(n, "p", 0.5) != 0 && l.flag(n, "train", true) {
+			fail("%s is not supported; use dropout", what)
+		}
+		l.define(l.tensor(n, "input", "self"))
+	}
+}
+
+// bernoulli fills a new tensor of one number a sample: stochastic depth.
+func bernoulli(l *lowering, n *pt2.Node) {
+	x := l.tensor(n, "self")
+	p := l.scalar(n, "p", 0.5)
+	if elems(x.shape) != 1 && !(l.symbol == "" && elems(x.shape) == l.batch) || len(x.shape) < 1 {
+		fail("only one number a sample can be drawn, as stochastic depth with mode \"row\" does")
+	}
+	// It is drawn already scaled by 1/p, so that p times it is what the program has.
+	one := l.value(constant([]float64{p}, []int{1}, false))
+	name, _ := l.emit(&graph.StochasticDepth{P: 1 - p}, nil, one.name)
+	shape := slices.Repeat([]int{1}, len(x.shape))
+	l.define(l.result(name, l.shapes[name], shape, 0, 1))
+}
+
+func pool(most bool) operator {
+	return func(l *lowering, n *pt2.Node) {
+		x := l.leading(l.tensor(n, "self"))
+		k := l.pair(n, "kernel_size", 1)
+		p := graph.MaxPool2d{Kernel: graph.Pair(k), Ceil: l.flag(n, "ceil_mode", false), Padding: graph.Pair(l.pair(n, "padding", 0))}
+		if s := l.plain(n, "stride"); len(s) > 0 {
+			p.Stride = graph.Pair(l.pair(n, "stride", 1))
+		}
+		if d := l.pair(n, "dilation", 1); d != [2]int{1, 1} {
+			fail("with dilation")
+		}
+		var o graph.Op = &p
+		if !most {
+			padded := p.Padding != graph.Pair{}
+			if padded && !l.flag(n, "count_include_pad", true) {
+				fail("with count_include_pad=False")
+			}
+			if _, ok := arg(n, "divisor_override"); ok {
+				fail("with divisor_override")
+			}
+			o = &graph.AvgPool2d{MaxPool2d: p}
+		}
+		y, s := l.emit(o, nil, x.name)
+		l.define(l.result(y, s, []int{1, s[0], s[1], s[2]}, 0, 1))
+	}
+}
+
+func pool1(most bool) operator {
+	return func(l *lowering, n *pt2.Node) {
+		x := l.leading(l.tensor(n, "self"))
+		one := func(name string, def int) int {
+			if v := l.plain(n, name); len(v) > 0 {
+				return v[0]
+			}
+			return def
+		}
+		k := one("kernel_size", 1)
+		p := graph.MaxPool2d{Kernel: graph.Pair{1, k}, Stride: graph.Pair{1, one("stride", k)}, Padding: graph.Pair{0, one("padding", 0)}, Ceil: l.flag(n, "ceil_mode", false)}
+		if one("dilation", 1) != 1 {
+			fail("with dilation")
+		}
+		var o graph.Op = &p
+		if !most {
+			if p.Padding[1] != 0 && !l.flag(n, "count_include_pad", true) {
+				fail("with count_include_pad=False")
+			}
+			o = &graph.AvgPool2d{MaxPool2d: p}
+		}
+		name, _ := l.reshape(x.name, graph.Shape{x.shape[1], 1, x.shape[2]})
+		y, s := l.emit(o, nil, name)
+		l.define(l.result(y, s, []int{1, s[0], s[2]}, 0, 1))
+	}
+}
+
+func adaptive(dims int) operator {
+	return func(l *lowering, n *pt2.Node) {
+		x := l.leading(l.tensor(n, "self"))
+		size := l.plain(n, "output_size")
+		if len(size) != dims || len(x.shape) != dims+2 {
+			fail("of %v to %v", x.shape, size)
+		}
+		name := x.name
+		o := &graph.AdaptiveAvgPool2d{Out: graph.Pair{1, size[len(size)-1]}}
+		if dims == 2 {
+			o.Out[0] = size[0]
+		} else {
+			name, _ = l.reshape(name, graph.Shape{x.shape[1], 1, x.shape[2]})
+		}
+		y, s := l.emit(o, nil, name)
+		shape := []int{1, s[0], s[1], s[2]}
+		if dims == 1 {
+			shape = []int{1, s[0], s[2]}
+		}
+		l.define(l.result(y, s, shape, 0, 1))
+	}
+}
+
+func gelu(l *lowering, n *pt2.Node) {
+	x := l.value(l.tensor(n, "self"))
+	y, s := l.emit(&graph.GELU{Approximate: text(n, "approximate", "none")}, nil, x.name)
+	l.define(l.result(y, s, x.shape, x.batch, x.outer))
+}
+
+// alongLast runs f on x with the given axis moved to the end, and moves it back.
+func (l *lowering) alongLast(x *value, axis int, f func(name string) (string, graph.Shape)) *value {
+	axis = axisOf(axis, len(x.shape))
+	if axis == x.batch {
+		fail("it works along the batch")
+	}
+	a, rank := x.axis(axis), len(x.row())
+	if a == rank-1 {
+		y, s := f(x.name)
+		return l.result(y, s, x.shape, x.batch, x.outer)
+	}
+	to, back := make([]int, 0, rank), make([]int, rank)
+	for i := range rank {
+		if i != a {
+			to = append(to, i)
+		}
+	}
+	to = append(to, a)
+	for i, k := range to {
+		back[k] = i
+	}
+	name, _ := l.permute(x.name, to)
+	y, _ := f(name)
+	y, s := l.permute(y, back)
+	return l.result(y, s, x.shape, x.batch, x.outer)
+}
+
+func softmax(l *lowering, n *pt2.Node) {
+	x := l.value(l.tensor(n, "self"))
+	l.define(l.softmax(x, l.integer(n, "dim", -1)))
+}
+
+func (l *lowering) softmax(x *value, axis int) *value {
+	return l.alongLast(x, axis, func(name string) (string, graph.Shape) { return l.emit(&graph.Softmax{}, nil, name) })
+}
+
+func logSoftmax(l *lowering, n *pt2.Node) {
+	x := l.value(l.tensor(n, "self"))
+	a := axisOf(l.integer(n, "dim", -1), len(x.shape))
+	d := l.binary("sub", x, l.reduce("amax", x, []int{a}, true))
+	l.define(l.binary("sub", d, l.unary("log", l.reduce("sum", l.unary("exp", d, 0, 0), []int{a}, true), 0, 0)))
+}
+
+func attention(l *lowering, n *pt2.Node) {
+	q, k, v := l.value(l.tensor(n, "query")), l.value(l.tensor(n, "key")), l.value(l.tensor(n, "value"))
+	r := len(q.shape)
+	if r < 3 || q.batch >= r-2 {
+		fail("query %v with the batch on axis %d", q.shape, q.batch)
+	}
+	d, mask := q.shape[r-1], l.optional(n, "attn_mask")
+	p, causal := l.scalar(n, "dropout_p", 0), l.flag(n, "is_causal", false)
+	scale := l.scalar(n, "scale", 1/math.Sqrt(float64(d)))
+	if l.flag(n, "enable_gqa", false) && r == 4 && k.shape[1] != q.shape[1] {
+		k, v = l.repeatHeads(k, q.shape[1]), l.repeatHeads(v, q.shape[1])
+	}
+	same := slices.Equal(q.shape, k.shape) && slices.Equal(q.shape, v.shape) && q.batch == k.batch
+	if same && mask == nil && q.batch == 0 && q.alone() && r == 4 && math.Abs(scale*math.Sqrt(float64(d))-1) < 1e-6 {
+		l.define(l.packed(q, k, v, causal, p))
+		return
+	}
+	s := l.matmul(q, k, true, float32(scale))
+	if causal {
+		t, u := q.shape[r-2], k.shape[r-2]
+		c := make([]float64, t*u)
+		for i := range c {
+			if i%u > i/u {
+				c[i] = math.Inf(-1)
+			}
+		}
+		s = l.binary("add", s, constant(c, []int{t, u}, false))
+	}
+	if mask != nil {
+		if mask.whole {
+			mask = l.additive(mask)
+		}
+		s = l.binary("add", s, mask)
+	}
+	s = l.softmax(s, -1)
+	if p > 0 {
+		y, sh := l.emit(&graph.Dropout{P: p}, nil, s.name)
+		s = l.result(y, sh, s.shape, s.batch, s.outer)
+	}
+	l.define(l.matmul(s, v, false, 0))
+}
+
+// packed is attention in one operation, which holds no matrix of all pairs.
+func (l *lowering) packed(q, k, v *value, causal bool, p float64) *value {
+	h, t, d := q.shape[1], q.shape[2], q.shape[3]
+	var parts []string
+	for _, x := range []*value{q, k, v} {
+		name, _ := l.permute(x.name, []int{1, 0, 2})
+		name, _ = l.reshape(name, graph.Shape{t, h * d})
+		parts = append(parts, name)
+	}
+	y, _ := l.emit(&graph.Concat{Axis: 1}, nil, parts...)
+	y, _ = l.emit(&graph.Attention{Heads: h, Causal: causal, P: p}, nil, y)
+	y, _ = l.reshape(y, graph.Shape{t, h, d})
+	y, s := l.permute(y, []int{1, 0, 2})
+	return l.result(y, s, q.shape, 0, 1)
+}
+
+// repeatHeads repeats each head of [N,H,T,D] so that there are heads.
+func (l *lowering) repeatHeads(x *value, heads int) *value {
+	h := x.shape[1]
+	if h == 0 || heads%h != 0 || x.batch != 0 {
+		fail("%d heads of the query, %d of the key", heads, h)
+	}
+	name, _ := l.reshape(x.name, graph.Shape{h, 1, x.shape[2] * x.shape[3]})
+	name, _ = l.emit(&graph.Expand{Shape: []int{h, heads / h, x.shape[2] * x.shape[3]}}, nil, name)
+	name, s := l.reshape(name, graph.Shape{heads, x.shape[2], x.shape[3]})
+	return l.result(name, s, []int{1, heads, x.shape[2], x.shape[3]}, 0, 1)
+}
+
+// additive turns a mask of what may be seen into what is added: 0, or minus infinity.
+func (l *lowering) additive(m *value) *value {
+	if m.isConst() {
+		d := slices.Clone(l.data(m))
+		for i, v := range d {
+			if d[i] = 0; v == 0 {
+				d[i] = math.Inf(-1)
+			}
+		}
+		c := constant(d, m.shape, false)
+		c.batch = m.batch
+		return c
+	}
+	// log(1) = 0, log(0) = -Inf; nothing flows back through a mask.
+	return l.unary("log", m, 0, 0)
+}
