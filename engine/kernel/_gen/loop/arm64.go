@@ -1,5 +1,6 @@
-// This file exists to write the loops for NEON: a block is four registers, each quarter
-// done by itself. What does not fill a block is copied through the stack.
+// This file exists to write the loops for NEON: a block is four registers, and the body is
+// written for each quarter. The remainder of a row, which does not fill a block, is copied
+// to the stack, goes through the same code as one more block, and is copied back.
 
 package loop
 
@@ -9,9 +10,16 @@ import (
 )
 
 // General registers: R0 arguments, R1 to R4 slices, R5 bits of the mask, R6 rows to do, R7
-// bytes of a row's whole blocks, R8 elements behind them, R9 stride, R10 bytes to do, R11
-// constants, R12 masks of lanes, R13 bits of lanes, R14 sums, R20 to R23 slices within the
-// row, R24 the copy on the stack; R15, R19, R25 and R26 scratch.
+// bytes of a row's whole blocks, R8 elements of the remainder, R9 stride, R10 bytes to do,
+// R11 constants, R12 masks of lanes, R13 bits of lanes, R14 sums, R16 whether the block is
+// the remainder, R20 to R23 slices within the row, R24 the stack; R15, R19, R25 and R26
+// scratch.
+
+// The stack: a block of each slice, then the sums before the remainder.
+const (
+	neonSaved = 4 * 64
+	neonFrame = neonSaved + 2*64
+)
 
 // neon writes one kernel.
 type neon struct {
@@ -25,7 +33,6 @@ type neon struct {
 	fixed   [4][]int    // parameters by lane
 	sums    []int
 	quarter int
-	tail    bool
 }
 
 func (w *neon) op(format string, a ...any) { fmt.Fprintf(w, "\t"+format+"\n", a...) }
@@ -46,13 +53,13 @@ func writeNEON(out *strings.Builder, k *kernel, pool *pool) string {
 		}
 	}
 	name := k.name + "N"
-	fmt.Fprintf(w, "\n// %s\nTEXT %s<>(SB), NOSPLIT, $256-16\n", k.doc, name)
+	fmt.Fprintf(w, "\n// %s\nTEXT %s<>(SB), NOSPLIT, $%d-16\n", k.doc, name, neonFrame)
 	w.prologue(used)
 	fmt.Fprintf(w, "\nrow:\n")
 	for _, i := range used {
 		w.op("MOVD R%d, R%d", 1+i, 20+i)
 	}
-	w.op("CBZ R7, tail")
+	w.op("CBZ R7, rest")
 	w.op("MOVD R7, R10")
 	fmt.Fprintf(w, "\nblock:\n")
 	w.block()
@@ -61,20 +68,29 @@ func writeNEON(out *strings.Builder, k *kernel, pool *pool) string {
 	}
 	w.op("SUB $64, R10")
 	w.op("CBNZ R10, block")
-	fmt.Fprintf(w, "\ntail:\n")
+	w.op("CBNZ R16, copied")
+	fmt.Fprintf(w, "\nrest:\n")
 	w.op("CBZ R8, next")
 	for _, i := range used {
 		if read[i] {
 			w.copy(i, "in")
 		}
+		w.op("ADD $%d, R24, R%d", 64*i, 20+i)
 	}
-	w.tail = true
-	w.block()
+	for i, r := range w.sums {
+		w.op("FMOVQ F%d, %d(R24)", r, neonSaved+16*i)
+	}
+	w.op("MOVD $1, R16")
+	w.op("MOVD $64, R10")
+	w.op("B block")
+	fmt.Fprintf(w, "\ncopied:\n")
+	w.op("MOVD $0, R16")
 	for _, i := range used {
 		if written[i] {
 			w.copy(i, "out")
 		}
 	}
+	w.restore()
 	fmt.Fprintf(w, "\nnext:\n")
 	w.op("SUB $1, R6")
 	w.op("CMP $0, R6")
@@ -109,7 +125,8 @@ func (w *neon) prologue(used []int) {
 	w.op("SUB R8<<2, R12")
 	w.op("MOVD $vecBits<>(SB), R13")
 	w.op("MOVD vecArgs_sums(R0), R14")
-	w.op("MOVD $copy-256(SP), R24")
+	w.op("MOVD $copy-%d(SP), R24", neonFrame)
+	w.op("MOVD $0, R16")
 	_, _, sums := w.slices()
 	for i := range 4 * sums {
 		w.sums = append(w.sums, w.regs.take())
@@ -162,13 +179,31 @@ func (w *neon) operand(n node, r int) {
 	w.op("VLD1R (R19), [V%d.S4]", r)
 }
 
-// copy moves the rest of a row between a slice and the stack.
+// restore gives the sums' lanes beyond the remainder back what they had before it.
+func (w *neon) restore() {
+	if len(w.sums) == 0 {
+		return
+	}
+	// No body is under way: all registers but the sums and the parameters are free.
+	mask, old := w.regs.take(), w.regs.take()
+	for q := range 4 {
+		w.op("FMOVQ %d(R12), F%d", 16*q, mask)
+		for i := q; i < len(w.sums); i += 4 {
+			w.op("FMOVQ %d(R24), F%d", neonSaved+16*i, old)
+			w.word("BIF", 0x6ee01c00, w.sums[i], old, mask)
+		}
+	}
+	w.regs.free(mask)
+	w.regs.free(old)
+}
+
+// copy moves the remainder of a row between a slice and the stack.
 func (w *neon) copy(slice int, dir string) {
 	from, to := "R25", "R26"
 	if dir == "out" {
 		from, to = to, from
 	}
-	w.op("MOVD R%d, R25", 20+slice)
+	w.op("ADD R7, R%d, R25", 1+slice)
 	w.op("ADD $%d, R24, R26", 64*slice)
 	w.op("MOVD R8, R19")
 	fmt.Fprintf(w, "\n%s%d:\n", dir, slice)
@@ -251,9 +286,6 @@ func (w *neon) body() {
 			return w.at[i]
 		}
 		slice := fmt.Sprintf("%d(R%d)", 16*w.quarter, 20+n.i)
-		if w.tail {
-			slice = fmt.Sprintf("%d(R24)", 64*n.i+16*w.quarter)
-		}
 		switch n.op {
 		case constant, param:
 		case load:
@@ -297,21 +329,8 @@ func (w *neon) body() {
 			if n.op == accMax {
 				w.word("FCMGT", neonBin[gt].code, t, x, s)
 			}
-			m := x
-			if w.tail {
-				// Lanes beyond the row add nothing: no sum is ever -0.
-				lanes := w.regs.take()
-				w.op("FMOVQ %d(R12), F%d", 16*w.quarter, lanes)
-				if n.op == accAdd {
-					w.word("AND", neonBin[and].code, t, x, lanes)
-					m = t
-				} else {
-					w.word("AND", neonBin[and].code, t, t, lanes)
-				}
-				w.regs.free(lanes)
-			}
 			if n.op == accAdd {
-				w.word("FADD", neonBin[add].code, s, s, m)
+				w.word("FADD", neonBin[add].code, s, s, x)
 			} else {
 				w.word("BIT", 0x6ea01c00, s, x, t)
 			}
