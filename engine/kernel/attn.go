@@ -1,7 +1,7 @@
-// Multi-head self-attention (Vaswani et al., arXiv 1706.03762) that never holds more than a
-// block of queries by all keys of the scores: the backward pass computes the
-// probabilities again in place of keeping them (Dao et al., arXiv 2205.14135, though a
-// row's softmax is taken at once here, so that it has one order of operations).
+// Multi-head self-attention (Vaswani et al., arXiv 1706.03762) that holds the scores of one
+// block of queries at a time. The backward pass recomputes the probabilities instead of
+// keeping them, as FlashAttention does (Dao et al., arXiv 2205.14135); but the softmax of a
+// row is computed at once, so that it has one order of operations.
 //
 // The specification, per sample and head, with queries in blocks of attnBlock and K the
 // keys that a block sees (all, or those up to the block's last query):
@@ -22,7 +22,7 @@ import "math"
 // attnBlock is the queries of a block; it is part of the specification.
 const attnBlock = 64
 
-// Attention is the geometry: qkv [N,T,3C] holds query, key and value side by side, each
+// Attention is the geometry: qkv [N,T,3C] holds query, key and value one after another, each
 // with its Heads heads of C/Heads channels one after another; y [N,T,C].
 type Attention struct {
 	N, T, C, Heads int
@@ -111,7 +111,7 @@ type attentionHead struct {
 	gemm           []float32
 }
 
-// block tells how many queries the block at i0 has and how many keys it sees.
+// block returns how many queries the block at i0 has and how many keys it sees.
 func (h *attentionHead) block(i0 int) (queries, keys int) {
 	queries = min(attnBlock, h.T-i0)
 	if h.Causal {
@@ -170,7 +170,7 @@ func (h *attentionHead) probabilities(i0, m, keys int) {
 func (h *attentionHead) dropout(y, x []float32, i0, m, keys int) {
 	row := (uint64(h.Row0+h.n)*uint64(h.Heads)+uint64(h.head))*uint64(h.T) + uint64(i0)
 	if keys == h.T {
-		// Nothing lies between the rows. What a query does not see is zero, or will be.
+		// Rows are contiguous. Keys that a query does not see are zero, or will be cleared.
 		h.drop(y, x[:m*h.T], row*uint64(h.T))
 		return
 	}

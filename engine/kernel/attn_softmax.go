@@ -2,7 +2,7 @@
 
 package kernel
 
-// rowMax is the first step of a stable softmax. NaN never wins: the exponentials find it.
+// rowMax is the maximum of a row, ignoring NaN, which the exponentials propagate anyway.
 func rowMax(x []float32) float32 {
 	m := x[0]
 	if l := (lanes{m, m, m, m, m, m, m, m, m, m, m, m, m, m, m, m}); vec(vecMax, &vecArgs{n: len(x), p: ptrs(x, nil, nil, nil), sums: &l}) {
@@ -16,7 +16,7 @@ func rowMax(x []float32) float32 {
 	return m
 }
 
-// max is the largest lane; none is NaN that another is not.
+// max is the largest lane. Lanes are not NaN.
 func (l *lanes) max() float32 {
 	m := l[0]
 	for _, v := range l[1:] {
@@ -27,8 +27,9 @@ func (l *lanes) max() float32 {
 	return m
 }
 
-// Softmax sets each row of y [rows,cols] to e^(x-max) * (1/sum), the sum by the scheme of
-// vec_sum.go: a multiplication where a division would take longer than the exponential. A row with NaN or +Inf, or of -Inf only, becomes NaN, as in PyTorch. y may be x.
+// Softmax sets each row of y [rows,cols] to e^(x-max) * (1/sum), with the sum as in
+// vec_sum.go. (Dividing each element would take longer than the exponential.) A row with NaN
+// or +Inf, or of -Inf only, becomes NaN, as in PyTorch. y may be x.
 func Softmax(y, x []float32, rows, cols int) {
 	y, x = y[:rows*cols], x[:rows*cols]
 	if len(x) > 0 && cols <= 16 && vec(vecSoftmaxRow, &vecArgs{rows: rows, stride: cols, n: cols, p: ptrs(y, x, nil, nil), k: [10]float32{1}}) {

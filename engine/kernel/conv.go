@@ -7,8 +7,8 @@
 //	gradient of x     over (output channel, kernel row, kernel column) ascending,
 //	gradient of w     over (image, output row, output column) ascending,
 //
-// where taps in the padding multiply by zero or are left out, as those are that a stride skips.
-// No window is ever written out: see conv_window.go and conv_line.go.
+// where taps in the padding multiply by zero or are left out, as are those that a stride
+// skips. Windows are never written out (no im2col): see conv_window.go and conv_line.go.
 
 package kernel
 
@@ -37,15 +37,14 @@ func (c *Conv) check() {
 	}
 }
 
-// ConvScratch is the floats of scratch that the three directions need for up to c.N
-// images. With a filter for each channel, each further thread of a team keeps as much of
-// its own.
+// ConvScratch is the floats of scratch that each of the three directions needs for up to c.N
+// images. For depthwise convolutions each further thread of a team has as much of its own.
 func ConvScratch(c *Conv) int {
 	if c.depthwise() {
 		return depthwiseScratch(c)
 	}
 	cg, og, k := c.C/c.Groups, c.O/c.Groups, c.KH*c.KW
-	f, b, w := c.windows().sideBySide(c.N), c.windowsBack().sideBySide(c.N), c.windowsOfWeights()
+	f, b, w := c.windows().withImagesInner(c.N), c.windowsBack().withImagesInner(c.N), c.windowsOfWeights()
 	lf, _ := c.lines(false, 1)
 	lb, _ := c.lines(true, 1)
 	return max(
@@ -56,28 +55,28 @@ func ConvScratch(c *Conv) int {
 		w.scratch()+maxLanes+(w.columns()+cg*k)*laneWidth())
 }
 
-// windows are those of y over x.
+// windows are the windows over x, one for each element of y.
 func (c *Conv) windows() windows {
 	return newWindows(c.N, c.C/c.Groups,
 		axis{taps: c.KH, step: c.DH, from: -c.PT, stride: c.SH, in: c.H, out: c.OH()},
 		axis{taps: c.KW, step: c.DW, from: -c.PL, stride: c.SW, in: c.W, out: c.OW()})
 }
 
-// windowsBack are those of x over y: turn (i,j) is for the rows of x from i on that are
-// SH apart, and for the columns from j on.
+// windowsBack are the windows over y, one for each element of x. Phase (i,j) are the rows of
+// x from i on in steps of SH, and the columns from j on in steps of SW.
 func (c *Conv) windowsBack() windows {
 	return newWindows(c.N, c.O/c.Groups,
-		axis{taps: c.KH, step: -c.DH, from: c.PT, stride: c.SH, turns: min(c.SH, c.H), in: c.OH(), out: (c.H + c.SH - 1) / c.SH},
-		axis{taps: c.KW, step: -c.DW, from: c.PL, stride: c.SW, turns: min(c.SW, c.W), in: c.OW(), out: (c.W + c.SW - 1) / c.SW})
+		axis{taps: c.KH, step: -c.DH, from: c.PT, stride: c.SH, phases: min(c.SH, c.H), in: c.OH(), out: (c.H + c.SH - 1) / c.SH},
+		axis{taps: c.KW, step: -c.DW, from: c.PL, stride: c.SW, phases: min(c.SW, c.W), in: c.OW(), out: (c.W + c.SW - 1) / c.SW})
 }
 
-// windowsOfWeights are windows for the gradient of the weights, where vectors run over
-// taps: long lines are transposed as they are, short ones load faster side by side.
+// windowsOfWeights are the windows for the gradient of the weights, where vectors run over
+// taps. Long lines are transposed as they are; short ones load faster with images innermost.
 func (c *Conv) windowsOfWeights() windows {
 	v := c.windows()
 	v.byImage = true
 	if c.KH*c.KW > 1 && (v.x.out < 8 || c.narrow()) {
-		return v.sideBySide(c.N)
+		return v.withImagesInner(c.N)
 	}
 	return v
 }
@@ -101,9 +100,9 @@ func (j *groupTask) forward(t *Team, gr int, scratch []float32) {
 	c, y, x, w := &j.c, j.y, j.x, j.w
 	cg, og, plane := c.C/c.Groups, c.O/c.Groups, c.OH()*c.OW()
 	k := cg * c.KH * c.KW
-	v := c.windows().sideBySide(c.N)
+	v := c.windows().withImagesInner(c.N)
 	scratch = v.begin(scratch)
-	v.turn(0, 0)
+	v.setPhase(0, 0)
 	out, scratch := scratch[:og*v.columns()], scratch[og*v.columns():]
 	g := GemmArgs{M: og, A: w[gr*og*k:], RS: k, KS: 1, ReLU: j.relu}
 	if j.bias != nil {
@@ -143,24 +142,24 @@ func ConvBackwardData(t *Team, c *Conv, dx, dy, w, scratch []float32) {
 func (j *groupTask) data(t *Team, gr int, scratch []float32) {
 	c, dx, dy := &j.c, j.x, j.y
 	cg, og, plane := c.C/c.Groups, c.O/c.Groups, c.OH()*c.OW()
-	v := c.windowsBack().sideBySide(c.N)
+	v := c.windowsBack().withImagesInner(c.N)
 	scratch = v.begin(scratch)
-	turned, scratch := scratch[:cg*og*c.KH*c.KW], scratch[cg*og*c.KH*c.KW:]
+	arranged, scratch := scratch[:cg*og*c.KH*c.KW], scratch[cg*og*c.KH*c.KW:]
 	size := cg * v.columns()
 	out, scratch := scratch[:v.halves()*size], scratch[v.halves()*size:]
-	w := j.w[gr*len(turned):]
+	w := j.w[gr*len(arranged):]
 	single := c.KH*c.KW == 1
 	if !single {
-		v.turnWeights(turned, w, cg)
+		v.arrangeWeights(arranged, w, cg)
 	}
 	for n := 0; n < c.N; n += v.together {
 		images := min(v.together, c.N-n)
 		v.loadAll(t, dy[(n*c.O+gr*og)*plane:], c.O*plane, images)
 		dst := dx[(n*c.C+gr*cg)*c.H*c.W:]
-		a := turned
-		for ty := range v.y.turns {
-			for tx := range v.x.turns {
-				v.turn(ty, tx)
+		a := arranged
+		for ty := range v.y.phases {
+			for tx := range v.x.phases {
+				v.setPhase(ty, tx)
 				k := len(v.taps)
 				half := out[tx%v.halves()*size:][:size]
 				g := GemmArgs{M: cg, A: a, RS: k, KS: 1, C: half, LDC: v.columns()}
@@ -174,7 +173,7 @@ func (j *groupTask) data(t *Team, gr int, scratch []float32) {
 				}
 				if k > 0 {
 					gemm(t, &g, scratch)
-				} else if v.y.hits(ty) {
+				} else if v.y.reached(ty) {
 					clear(half)
 				}
 				if v.together*c.SH*c.SW > 1 {
@@ -185,27 +184,27 @@ func (j *groupTask) data(t *Team, gr int, scratch []float32) {
 	}
 }
 
-// turnWeights makes of w [channels, cg, taps] for each turn a matrix [cg, channels*taps]
-// of the taps that meet something.
-func (v *windows) turnWeights(dst, w []float32, cg int) {
-	const block = 16 // rows that are written at once
+// arrangeWeights rearranges w [channels, cg, taps] into a matrix [cg, channels*taps] for each
+// pair of phases, with the taps of that phase.
+func (v *windows) arrangeWeights(dst, w []float32, cg int) {
+	const block = 16 // rows written at a time
 	k := v.y.taps * v.x.taps
-	for ty := range v.y.turns {
-		for tx := range v.x.turns {
-			met := v.met(ty, tx)
-			if len(met) == 0 {
+	for ty := range v.y.phases {
+		for tx := range v.x.phases {
+			active := v.activeTaps(ty, tx)
+			if len(active) == 0 {
 				continue
 			}
-			row := v.channels * len(met)
+			row := v.channels * len(active)
 			for c0 := 0; c0 < cg; c0 += block {
 				for o := range v.channels {
 					for ci := c0; ci < min(c0+block, cg); ci++ {
-						d, s := dst[ci*row+o*len(met):][:len(met)], w[(o*cg+ci)*k:][:k]
+						d, s := dst[ci*row+o*len(active):][:len(active)], w[(o*cg+ci)*k:][:k]
 						if len(d) == len(s) {
 							copy(d, s)
 							continue
 						}
-						for i, tap := range met {
+						for i, tap := range active {
 							d[i] = s[tap]
 						}
 					}
@@ -216,18 +215,18 @@ func (v *windows) turnWeights(dst, w []float32, cg int) {
 	}
 }
 
-// halves is the number of turns along lines that are put in their places together.
+// halves is the number of phases along a line that are interleaved when they are stored.
 func (v *windows) halves() int {
-	if v.x.turns == 2 {
+	if v.x.phases == 2 {
 		return 2
 	}
 	return 1
 }
 
-// complete says that a turn is the last of its halves.
+// complete reports whether a phase is the last of those stored together.
 func (v *windows) complete(tx int) bool { return tx%v.halves() == v.halves()-1 }
 
-// scatter puts the columns of a turn, the last of its halves, where they belong.
+// scatter stores the columns of a pair of phases in dx, once those stored together are there.
 func (v *windows) scatter(t *Team, c *Conv, dx, out []float32, ty, tx, images int) {
 	cg := c.C / c.Groups
 	if c.SH*c.SW == 1 {
@@ -245,13 +244,13 @@ func (v *windows) scatter(t *Team, c *Conv, dx, out []float32, ty, tx, images in
 	t.copy(task)
 }
 
-// spread puts a turn's positions in n channels from channel `from` on where they belong.
+// spread stores n channels from channel from on of a pair of phases in dx.
 func (j *copyTask) spread(from, n int) {
 	v, c := &j.v, &j.c
-	hits := v.y.hits(j.ty)
+	reached := v.y.reached(j.ty)
 	for i := range j.images {
 		for ci := from; ci < from+n; ci++ {
-			if !hits {
+			if !reached {
 				for y := j.ty; y < c.H; y += c.SH {
 					clear(j.dst[i*j.image+(ci*c.H+y)*c.W:][:c.W])
 				}
@@ -262,7 +261,8 @@ func (j *copyTask) spread(from, n int) {
 	}
 }
 
-// spread puts a turn's positions into a plane of x; the other half is half floats behind.
+// spread stores a pair of phases in a plane of x; the second of two halves follows half
+// floats later.
 func (v *windows) spread(c *Conv, plane, src []float32, half, ty, tx int) {
 	if !v.complete(tx) {
 		return
@@ -296,18 +296,18 @@ func (j *groupTask) weight(t *Team, gr int, scratch []float32) {
 	k := cg * c.KH * c.KW
 	v := c.windowsOfWeights()
 	scratch = v.begin(scratch)
-	v.turn(0, 0)
+	v.setPhase(0, 0)
 	if c.narrow() && (t.Threads() == 1 || og*k*v.columns() < smallWork) {
 		v.narrowWeight(j, gr, scratch)
 		return
 	}
 	grads, scratch := scratch[:og*v.columns()], scratch[og*v.columns():]
-	turned, scratch := scratch[:v.swapped(og)], scratch[v.swapped(og):]
-	swap := len(turned) > 0
+	transposed, scratch := scratch[:v.swapped(og)], scratch[v.swapped(og):]
+	swap := len(transposed) > 0
 	dw := j.w[gr*og*k:]
 	g := GemmArgs{M: og, KS: 1, C: dw, LDC: k, Acc: j.acc}
 	if swap && j.acc {
-		transpose(turned, og, dw, k, og, k)
+		transpose(transposed, og, dw, k, og, k)
 	}
 	for n := 0; n < c.N; n += v.together {
 		images := min(v.together, c.N-n)
@@ -323,19 +323,18 @@ func (j *groupTask) weight(t *Team, gr int, scratch []float32) {
 			g.A, g.RS = grads, v.columns()
 		}
 		if swap {
-			gemm(t, &GemmArgs{M: k, N: og, K: g.K, A: g.B, RS: g.BJ, KS: 1, B: g.A, BK: 1, BJ: g.RS, C: turned, LDC: og, Acc: g.Acc}, scratch)
+			gemm(t, &GemmArgs{M: k, N: og, K: g.K, A: g.B, RS: g.BJ, KS: 1, B: g.A, BK: 1, BJ: g.RS, C: transposed, LDC: og, Acc: g.Acc}, scratch)
 		} else {
 			gemm(t, &g, scratch)
 		}
 		g.Acc = true
 	}
 	if swap {
-		transpose(dw, k, turned, og, k, og)
+		transpose(dw, k, transposed, og, k, og)
 	}
 }
 
-// groupTask is one direction of a convolution whose windows are a product's matrix; a tile
-// is a group.
+// groupTask is one direction of a convolution as matrix products; a tile is a group.
 type groupTask struct {
 	c         Conv
 	direction direction
@@ -346,8 +345,8 @@ type groupTask struct {
 	scratch   []float32
 }
 
-// groups does the groups one after another with all threads, or as many at once as there
-// are threads: what one has is little then.
+// groups computes the groups one after another with all threads each, or, if there are many,
+// one on each thread.
 func (t *Team) groups(task groupTask) {
 	n := task.c.Groups
 	if t.Threads() == 1 || n < 2*t.Threads() {
@@ -360,7 +359,7 @@ func (t *Team) groups(task groupTask) {
 	*j = task
 	j.team = t
 	t.Run(n, j)
-	*j = groupTask{} // nothing of the caller's is kept
+	*j = groupTask{} // do not retain the caller's slices
 }
 
 // Tile implements [Task].

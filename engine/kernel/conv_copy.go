@@ -1,12 +1,12 @@
-// Loading and storing images with all threads.
+// Loading images into padded copies, and storing results, on all threads.
 
 package kernel
 
-// smallCopy is the floats below which waking a thread takes longer than a copy.
+// smallCopy is the number of floats below which waking a thread takes longer than copying.
 const smallCopy = 1 << 15
 
-// copyTask is a load, or a store where dst is set, cut into stripes of channels. Where
-// there are strides, what is stored is the turn (ty,tx) of the gradient of x.
+// copyTask is a load, or a store if dst is set, split into stripes of channels. With
+// strided set, it stores the phase (ty,tx) of the gradient of x.
 type copyTask struct {
 	v              windows
 	dst, src       []float32
@@ -33,18 +33,18 @@ func (j *copyTask) Tile(_, i int) {
 	p.load(j.src[c*j.v.y.in*j.v.x.in:], j.image, j.images)
 }
 
-// part is the windows of n channels from c on.
+// part is v restricted to n channels from c on.
 func (v *windows) part(c, n int) windows {
 	p := *v
 	p.channels = n
-	if len(p.turned) > 0 {
-		p.turned = p.turned[c*v.sides()/v.channels:]
+	if len(p.interleaved) > 0 {
+		p.interleaved = p.interleaved[c*v.interleavedSize()/v.channels:]
 	}
 	p.data = p.data[c*v.copied()/v.channels:][:p.copied()]
 	return p
 }
 
-// loadAll is load by the team.
+// loadAll is load on the team.
 func (v *windows) loadAll(t *Team, src []float32, image, images int) {
 	if t.Threads() == 1 || v.copied() < smallCopy {
 		v.load(src, image, images)
@@ -53,7 +53,7 @@ func (v *windows) loadAll(t *Team, src []float32, image, images int) {
 	t.copy(copyTask{v: *v, src: src, image: image, images: images, channels: v.channels})
 }
 
-// storeAll is store by the team.
+// storeAll is store on the team.
 func (v *windows) storeAll(t *Team, dst []float32, image int, src []float32, images, rows int) {
 	if t.Threads() == 1 || rows*v.columns() < smallCopy {
 		v.store(dst, image, src, images, rows)
@@ -68,5 +68,5 @@ func (t *Team) copy(task copyTask) {
 	step, tiles := stripes(j.channels, 1, 2*t.Threads())
 	j.step = step
 	t.Run(tiles, j)
-	*j = copyTask{} // nothing of the caller's is kept
+	*j = copyTask{} // do not retain the caller's slices
 }

@@ -1,40 +1,40 @@
-// Filters for each channel on planes as they lie.
+// Depthwise convolutions on planes in place.
 //
-// A vector runs along a line: what a tap sees is the line some floats further, and masks
-// leave out what is padding. Nothing is copied, and with windows of 3x3 or 5x5 that step by
-// one or two the time is that of reading x and writing y.
+// Vectors run along a line: a tap reads the line at an offset, unaligned, and masks cut off
+// what is padding. Nothing is copied. For windows of 3x3 and 5x5 with stride 1 or 2 the time
+// is that of reading x and writing y.
 
 package kernel
 
 import "math"
 
-// planeKernel does one strip of columns, a vector wide, of all lines of y, for some images
-// with the same weights. Distances are in bytes.
+// planeKernel computes one strip of columns, a vector wide, of all lines of y, for some
+// images with the same weights. Distances are in bytes.
 //
-// Where windows step by one it takes steps: in each a line of x is added to the lines of y
-// that see it, from the one skip steps on and for rows of them, and one of y is done. The
-// next line is xpitch further, what the next tap sees xstep. Where windows step by two each
-// step is a line of y and x begins skip lines before the first.
+// With stride 1, each of the steps adds one line of x to the lines of y whose windows hold
+// it, and completes one line of y. Steps [skip, skip+rows) have a line of x. Lines of x are
+// xpitch apart, the floats of neighbouring taps xstep. With stride 2, each step is a line of
+// y, and x begins skip lines above the first.
 //
-// masks has a vector for each tap along a line (by two: two for each pair of them) and those
-// of what is stored, which count if full is 0. bias is added, and what is below floor is
-// floor.
+// masks has a vector for each tap along a line (with stride 2: two for each pair of taps),
+// and then those of the stores, which are used if full is 0. The bias is added, and results
+// below floor become floor.
 type planeKernel func(images int, x *float32, xat, xnext, xpitch, xstep, skip, rows, steps int,
 	w *float32, bias, floor float32, masks *int32, full int, y *float32, yat, ynext, ypitch int)
 
-// planes are such windows and the kernel that this machine has for them.
+// planes are the windows of a depthwise convolution with this machine's kernel for them.
 type planes struct {
 	run          planeKernel
 	lanes        int
 	wide         int // columns of a strip
 	strips       int
-	masks        int // vectors of each strip
+	masks        int // mask vectors of each strip
 	x, y         axis
 	c            *Conv
-	back, halves bool // the gradient of x, by two
+	back, halves bool // halves: the gradient of x with stride 2
 }
 
-// planes returns the windows of c in that direction; run is nil if there is no kernel.
+// planes returns the windows of c in one direction; run is nil if there is no kernel.
 func (c *Conv) planes(back bool) planes {
 	v := c.windows()
 	if back {
@@ -65,7 +65,7 @@ func (c *Conv) planes(back bool) planes {
 	return p
 }
 
-// scratch is what prepare takes.
+// scratch is the floats that prepare takes.
 func (p *planes) scratch() int {
 	if p.run == nil {
 		return 0
@@ -73,7 +73,8 @@ func (p *planes) scratch() int {
 	return p.strips * p.masks * p.lanes
 }
 
-// from is the first column of y in a strip: the last ends where the line ends, if it can.
+// from is the first column of y in a strip. The last strip ends with the line if lines are
+// long enough.
 func (p *planes) from(strip int) (from int, full bool) {
 	out := p.x.out
 	if p.halves {
@@ -86,7 +87,7 @@ func (p *planes) from(strip int) (from int, full bool) {
 	return from, from+p.wide <= out
 }
 
-// within sets lanes to -1 whose column, from on, is one of n.
+// within sets the lanes of mask to -1 whose column, counted from from, is in [0,n).
 func within(mask []int32, from, n int) {
 	for l := range mask {
 		mask[l] = 0
@@ -96,7 +97,7 @@ func within(mask []int32, from, n int) {
 	}
 }
 
-// prepare lays out the masks.
+// prepare computes the masks.
 func (p *planes) prepare(scratch []float32) []int32 {
 	all := ints(scratch[:p.scratch()])
 	k, n := p.c.KW, p.lanes
@@ -127,15 +128,15 @@ func (p *planes) prepare(scratch []float32) []int32 {
 	return all
 }
 
-// taps is where in a line of dy the first even and the first odd tap look that meet column
-// from or the next one of x, by two.
+// taps returns, for the gradient of x with stride 2, the column of dy that the first even and
+// the first odd tap read for columns from and from+1 of x.
 func (p *planes) taps(from int) (even, odd int) {
 	odd = p.c.PL % 2
 	even = (from + odd + p.c.PL) / 2
 	return even, even - odd
 }
 
-// plane does one channel of all images; x is what windows look at.
+// plane computes one channel of all images; windows read x.
 func (p *planes) plane(y, x, w []float32, bias, floor float32, masks []int32) {
 	c := p.c
 	in, out := p.x.in, p.x.out
@@ -158,7 +159,7 @@ func (p *planes) plane(y, x, w []float32, bias, floor float32, masks []int32) {
 			xat, xstep, steps = even, odd-even, c.H
 		case c.SH == 2:
 			xat = 2*from - c.PL - c.PT*in
-		case p.back: // upwards
+		case p.back: // from the last line to the first
 			steps += c.KH - 1
 			skip = c.KH - 1 - c.PB
 			rows += min(skip, 0)
@@ -174,7 +175,7 @@ func (p *planes) plane(y, x, w []float32, bias, floor float32, masks []int32) {
 	}
 }
 
-// planes does the channels [from,to) of a task.
+// planes computes channels [from,to) of a task.
 func (j *depthwiseTask) planes(p *planes, scratch []float32, from, to int) {
 	masks := p.prepare(scratch)
 	c, k := &j.c, j.c.KH*j.c.KW

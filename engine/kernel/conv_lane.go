@@ -1,21 +1,22 @@
-// Convolutions that no tile is made for, since few rows share what it would lay out.
+// Convolutions of one or few filters per group, which have too few rows for the tiles of a
+// product.
 //
-// With a filter for each channel a product has one row: channels lie side by side in place
-// of images, and each lane has its own filter. The gradient of few filters has a lane for
-// each filter, and reads windows float by float where they are.
+// A depthwise convolution has one filter per channel: channels are made the innermost
+// dimension, and each lane of a vector has a filter of its own. The gradient of few filters
+// has a lane for each filter and broadcasts the floats of windows in place.
 
 package kernel
 
-// depthwise says that c is such a convolution and that this machine has a kernel for it.
+// depthwise reports whether c is depthwise and this machine has a kernel for it.
 func (c *Conv) depthwise() bool {
 	return c.Groups > 1 && c.Groups == c.C && c.C == c.O && laneWidth() > 0
 }
 
-// lanesOf makes of windows of an image windows of as many of its channels as there are
-// lanes.
+// lanesOf turns the windows of one image into those of as many of its channels as a vector
+// has lanes.
 func lanesOf(v windows) windows {
 	v.channels = 1
-	v.lie(laneWidth())
+	v.setImagesInner(laneWidth())
 	return v
 }
 
@@ -26,7 +27,7 @@ func depthwiseScratch(c *Conv) int {
 	return max(f.scratch()+f.columns(), b.scratch()+(1+b.halves())*b.columns(), pf.scratch(), pb.scratch()) + c.KH*c.KW*laneWidth()
 }
 
-// depthwiseTask is such a convolution, cut into stripes of channels.
+// depthwiseTask is a depthwise convolution, split into stripes of channels.
 type depthwiseTask struct {
 	c         Conv
 	direction direction
@@ -58,7 +59,7 @@ func (t *Team) depthwise(task depthwiseTask) {
 	step, tiles := stripes(j.c.C, laneWidth(), 2*t.Threads())
 	j.step = step
 	t.Run(tiles, j)
-	*j = depthwiseTask{} // nothing of the caller's is kept
+	*j = depthwiseTask{} // do not retain the caller's slices
 }
 
 // Tile implements [Task].
@@ -67,7 +68,7 @@ func (j *depthwiseTask) Tile(worker, i int) {
 	j.stripe(scratch, i*j.step, min((i+1)*j.step, j.c.C))
 }
 
-// stripe does the channels [from,to).
+// stripe computes channels [from,to).
 func (j *depthwiseTask) stripe(scratch []float32, from, to int) {
 	if j.inModule(scratch, from, to) {
 		return
@@ -93,7 +94,7 @@ func (j *depthwiseTask) forward(scratch []float32, from, to int) {
 	v := lanesOf(c.windows())
 	in, plane, lanes, k := c.H*c.W, c.OH()*c.OW(), v.together, c.KH*c.KW
 	scratch = v.begin(scratch)
-	v.turn(0, 0)
+	v.setPhase(0, 0)
 	filters, out := scratch[:k*lanes], scratch[k*lanes:][:v.columns()]
 	for c0 := from; c0 < to; c0 += lanes {
 		n := min(lanes, to-c0)
@@ -125,14 +126,14 @@ func (j *depthwiseTask) data(scratch []float32, from, to int) {
 		for i := range c.N {
 			at := i*c.C + c0
 			v.load(dy[at*plane:], plane, n)
-			for ty := range v.y.turns {
-				for tx := range v.x.turns {
-					for q, tap := range v.met(ty, tx) {
+			for ty := range v.y.phases {
+				for tx := range v.x.phases {
+					for q, tap := range v.activeTaps(ty, tx) {
 						for l := range n {
 							filters[q*lanes+l] = j.w[(c0+l)*k+int(tap)]
 						}
 					}
-					v.turn(ty, tx)
+					v.setPhase(ty, tx)
 					if len(v.taps) > 0 {
 						lanewise(size, v.positions, lanes, len(v.taps), v.taps, 1, filters, v.data, out, false)
 					} else {
@@ -157,7 +158,7 @@ func (j *depthwiseTask) weight(scratch []float32, from, to int) {
 	v := lanesOf(c.windows())
 	in, plane, lanes, k := c.H*c.W, c.OH()*c.OW(), v.together, c.KH*c.KW
 	scratch = v.begin(scratch)
-	v.turn(0, 0)
+	v.setPhase(0, 0)
 	filters, grads := scratch[:k*lanes], scratch[k*lanes:][:v.columns()]
 	for c0 := from; c0 < to; c0 += lanes {
 		n := min(lanes, to-c0)
@@ -172,7 +173,7 @@ func (j *depthwiseTask) weight(scratch []float32, from, to int) {
 	}
 }
 
-// narrow says that the gradient of the weights is better off with a lane for each filter.
+// narrow reports whether the gradient of the weights is faster with a lane for each filter.
 func (c *Conv) narrow() bool {
 	return c.O/c.Groups <= 32 && c.KH*c.KW > 1 && laneWidth() > 0
 }

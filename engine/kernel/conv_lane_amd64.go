@@ -2,7 +2,7 @@
 
 package kernel
 
-// laneWidth is the floats of lanewise's vectors, 0 if this machine has no such kernel.
+// laneWidth is the lanes of a vector of lanewise, 0 if this machine has no such kernel.
 func laneWidth() int {
 	switch {
 	case vecAVX512:
@@ -13,7 +13,7 @@ func laneWidth() int {
 	return 0
 }
 
-// pointwise is lanewise where the other factor is the float of b at that place.
+// pointwise is lanewise with one float of b, broadcast, in place of a vector.
 func pointwise(m int, rows []int32, k int, cols []int32, a, b, c []float32, acc bool) {
 	_, _, _ = c[m*laneWidth()-1], a[k*laneWidth()-1], b[int(rows[m-1])+int(cols[k-1])]
 	run := 0
@@ -42,15 +42,16 @@ func lanewise(m int, rows []int32, rstep, k int, cols []int32, cstep int, a, b, 
 	}
 }
 
-// planeKernels are by instruction set, window (3, 5) and kind (by one, by two, back by two).
+// planeKernels by instruction set, window (3, 5) and kind: stride 1, stride 2, gradient of x
+// with stride 2.
 var planeKernels = struct{ z, v, y [2][3]planeKernel }{
-	z: [2][3]planeKernel{{roll3Z, hop3Z, back3Z}, {roll5Z, hop5Z, back5Z}},
-	v: [2][3]planeKernel{{roll3V, hop3V, back3V}, {roll5V, hop5V, back5V}},
-	y: [2][3]planeKernel{{roll3Y, hop3Y, back3Y}, {roll5Y, hop5Y, back5Y}},
+	z: [2][3]planeKernel{{dw3s1Z, dw3s2Z, dw3s2tZ}, {dw5s1Z, dw5s2Z, dw5s2tZ}},
+	v: [2][3]planeKernel{{dw3s1V, dw3s2V, dw3s2tV}, {dw5s1V, dw5s2V, dw5s2tV}},
+	y: [2][3]planeKernel{{dw3s1Y, dw3s2Y, dw3s2tY}, {dw5s1Y, dw5s2Y, dw5s2tY}},
 }
 
-// planeKernelFor is the kernel for windows of k x k over lines that make lines of out, and
-// its lanes; nil if there is none.
+// planeKernelFor returns the kernel for windows of k x k and lines of out results, and its
+// lanes; nil if there is none.
 func planeKernelFor(k, stride int, back bool, out int) (planeKernel, int) {
 	kind := stride - 1
 	if back && stride == 2 {

@@ -19,7 +19,7 @@ func wasmPointwise(m int32, rows unsafe.Pointer, k int32, cols, a, b, c unsafe.P
 //go:noescape
 func wasmLanewise(m int32, rows unsafe.Pointer, rstep, k int32, cols unsafe.Pointer, cstep int32, a, b, c unsafe.Pointer, acc int32)
 
-// laneWidth is the floats of lanewise's rows, 0 if this machine has no such kernel.
+// laneWidth is the lanes of a row of lanewise, 0 if this machine has no such kernel.
 func laneWidth() int {
 	if vecModule {
 		return 16
@@ -27,7 +27,7 @@ func laneWidth() int {
 	return 0
 }
 
-// pointwise is lanewise where the other factor is the float of b at that place.
+// pointwise is lanewise with one float of b, broadcast, in place of a row.
 func pointwise(m int, rows []int32, k int, cols []int32, a, b, c []float32, acc bool) {
 	_, _, _ = c[m*laneWidth()-1], a[k*laneWidth()-1], b[int(rows[m-1])+int(cols[k-1])]
 	wasmPointwise(int32(m), unsafe.Pointer(&rows[0]), int32(k), unsafe.Pointer(&cols[0]), unsafe.Pointer(&a[0]), unsafe.Pointer(&b[0]), unsafe.Pointer(&c[0]), bit(acc))
@@ -40,9 +40,9 @@ func lanewise(m int, rows []int32, rstep, k int, cols []int32, cstep int, a, b, 
 	wasmLanewise(int32(m), unsafe.Pointer(&rows[0]), int32(4*rstep), int32(k), unsafe.Pointer(&cols[0]), int32(4*cstep), unsafe.Pointer(&a[0]), unsafe.Pointer(&b[0]), unsafe.Pointer(&c[0]), bit(acc))
 }
 
-// planeArgs is a channel of some images as the module reads it (wasm/kernel/conv_depth.ts):
-// windows over planes of [h,w] to planes of [oh,ow], of which the next ones are xnext and
-// ynext bytes further.
+// planeArgs are the arguments of the module's depthwise (wasm/kernel/conv_depth.ts): one
+// channel of some images, from planes of [h,w], xnext bytes apart, to planes of [oh,ow],
+// ynext bytes apart.
 type planeArgs struct {
 	images        int32
 	h, w, oh, ow  int32
@@ -58,7 +58,7 @@ type planeArgs struct {
 	bias, scratch uint32
 }
 
-// inModule does the channels [from,to), plane by plane, if the module can.
+// inModule computes channels [from,to), plane by plane, if the module can.
 func (j *depthwiseTask) inModule(scratch []float32, from, to int) bool {
 	c := &j.c
 	back := j.direction == backwardData

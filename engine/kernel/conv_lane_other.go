@@ -2,7 +2,7 @@
 
 package kernel
 
-// laneWidth is the floats of lanewise's vectors, 0 if this machine has no such kernel.
+// laneWidth is the lanes of a vector of lanewise: this machine has no such kernel.
 func laneWidth() int { return 0 }
 
 func lanewise(int, []int32, int, int, []int32, int, []float32, []float32, []float32, bool) {

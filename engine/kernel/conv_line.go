@@ -1,52 +1,53 @@
 // Convolutions whose vectors run over channels of the output.
 //
-// A tile is a few positions of a line, in two images at once, or where lines are short one
-// position of many images, by two vectors of channels: each float of the source, read where
-// it lies, meets weights that were laid out for it. No window is copied, and a list of taps
-// for each place of a line leaves out those that meet padding.
+// A tile is a few positions of a line, in two images at once, by two vectors of channels; or,
+// where lines are short, one position of many images. Each float of the source is broadcast
+// from where it is and multiplied by packed weights. No window is copied, and a list of taps
+// for each position skips those that fall into padding.
 
 package kernel
 
-// lineKernel computes some positions, and as many others, by one or two vectors of channels.
-// Steps are in bytes: xnext leads to the source of the next position, second and ysecond to
-// the others, xstep and wstep to the source's next channel, ldc to the next channel of y,
-// where positions lie side by side. For each channel of the source there are n taps: where
-// the first position's float is, where the weights are (of single vectors), and what meets
-// nothing: 1 the first position, 2 the last. bias may be nil. What is ahead bytes from the
-// source is fetched.
+// lineKernel computes two groups of positions by one or two vectors of channels. Distances
+// are in bytes: xnext from one position to the next in the source, second and ysecond from
+// the first group to the second in x and y, xstep and wstep from one channel of the source
+// to the next, ldc from one channel of y to the next. Positions are adjacent in y. Each
+// channel of the source has n taps of three ints: the offset of the first position's float,
+// the offset of the weights (counted for one vector), and which position the tap skips
+// because it falls into padding: 0 none, 1 the first, 2 the last. bias may be nil. The
+// source is prefetched ahead bytes in advance.
 type lineKernel func(x, w, y, bias *float32, taps *int32, n, channels, xnext, xstep, wstep, second, ysecond, ldc, relu, ahead int)
 
-// lineKernels is what one instruction set has.
+// lineKernels are the kernels of one instruction set.
 type lineKernels struct {
-	least, most int             // positions of a kernel
+	least, most int             // positions of a group
 	vector      int             // channels of a vector
-	short       bool            // only short lines are worth it: no edges of lines are asked for
+	short       bool            // serves short lines only, so no tap skips a position
 	kernel      [][2]lineKernel // [positions-least][vectors-1]
-	// turn turns n blocks of vector rows, row floats apart, of cols <= vector floats into cols
-	// rows of vector, drow floats apart. Blocks are next and dnext floats apart.
-	turn func(n int, src []float32, next, row, cols int, dst []float32, dnext, drow int)
+	// transpose transposes n blocks of vector rows by cols <= vector floats. Rows are row
+	// floats apart in src and drow in dst, blocks next and dnext.
+	transpose func(n int, src []float32, next, row, cols int, dst []float32, dnext, drow int)
 }
 
 const (
-	shortLine  = 4         // lines that are shorter have tiles across images
-	lineBlock  = 160 << 10 // floats of weights that stay in the second-level cache
-	leastDot   = 192       // shorter dot products of lines do not pay for turning tiles
+	shortLine  = 4         // tiles of shorter lines run across images
+	lineBlock  = 160 << 10 // floats of weights that stay in the L2 cache
+	leastDot   = 192       // shorter dot products do not pay for transposing tiles
 	tapInts    = 3
-	leastAhead = 8 // taps between a fetch and its use
+	leastAhead = 8 // taps between a prefetch and its use
 )
 
-// lineTask is such a convolution, forward or the gradient of x. A tile is a block of
-// channels for a part of the images.
+// lineTask is such a convolution, forward or the gradient of x, split into tiles: a block of
+// output channels for a part of the images.
 type lineTask struct {
 	*lineKernels
 	c       Conv
 	back    bool
 	v       windows
-	lies    bool // the source is read without zeros around it
+	inPlace bool // the source is read without a padded copy
 	across  bool // a kernel's positions are one of many images
-	outputs int  // channels of y in a group
-	block   int  // those of a tile
-	parts   int  // of the images, each but the last of an even number
+	outputs int  // channels of y in a convolution group
+	block   int  // channels of a tile
+	parts   int  // parts of the images, each but the last of an even number
 
 	y, x, w, bias []float32 // y is what is computed, x its source
 	relu          bool
@@ -55,7 +56,7 @@ type lineTask struct {
 	scratch []float32
 }
 
-// lines is the task for c on some threads; ok says that there are kernels for it.
+// lines returns the task for c on that many threads; ok reports whether it is worth it here.
 func (c *Conv) lines(back bool, threads int) (j lineTask, ok bool) {
 	if tile.lines == nil {
 		return j, false
@@ -69,33 +70,33 @@ func (c *Conv) lines(back bool, threads int) (j lineTask, ok bool) {
 	j.across = v.x.out < shortLine
 	worth := c.N >= 2 && v.channels*taps >= leastDot && !j.short
 	if j.across {
-		worth = c.N >= 2*j.least && !j.apart()
+		worth = c.N >= 2*j.least && !j.strided()
 	}
 	if !worth || taps == 1 || j.outputs%j.vector != 0 {
 		return j, false
 	}
 	v.together = min(v.together+v.together%2, c.N)
-	if as := j; as.lie() {
+	if as := j; as.readInPlace() {
 		j = as
 	}
 	j.divide(threads)
-	return j, !j.across || j.lies
+	return j, !j.across || j.inPlace
 }
 
-// lie has the source be read as it lies, if every list of taps can do without zeros.
-func (j *lineTask) lie() bool {
+// readInPlace skips the padded copy if every list of taps can do without zeros.
+func (j *lineTask) readInPlace() bool {
 	v := &j.v
-	j.lies = true
+	j.inPlace = true
 	for _, a := range []*axis{&v.y, &v.x} {
-		a.dense = a.turns == 0
+		a.dense = a.phases == 0
 		a.plan()
 	}
-	for ty := range max(1, v.y.turns) {
-		for tx := range max(1, v.x.turns) {
+	for ty := range max(1, v.y.phases) {
+		for tx := range max(1, v.x.phases) {
 			for y := range v.y.out {
 				for x, n := 0, 0; x < v.x.out; x += n {
 					n = j.run(x)
-					if met, ok := j.list(nil, ty, tx, y, x, n); !ok || met == 0 && (j.across || !j.back) {
+					if active, ok := j.list(nil, ty, tx, y, x, n); !ok || active == 0 && (j.across || !j.back) {
 						return false
 					}
 				}
@@ -105,12 +106,12 @@ func (j *lineTask) lie() bool {
 	return true
 }
 
-// divide sets what a tile is: a block of weights stays in the cache, and every thread has
-// some.
+// divide chooses the size of tiles such that a block of weights stays in the cache and every
+// thread gets some.
 func (j *lineTask) divide(threads int) {
 	all, most := (j.outputs+j.panel()-1)/j.panel(), (j.c.N+1)/2
 	if j.across {
-		most = j.c.N / (4 * j.least) // no part is too small for a kernel
+		most = j.c.N / (4 * j.least) // every part is large enough for a kernel
 	}
 	panels := min(all, max(1, lineBlock/(j.panel()*j.dot())))
 	j.parts = 1
@@ -127,13 +128,13 @@ func (j *lineTask) begin(part int) int { return min(j.c.N, (j.c.N+1)/2*part/j.pa
 // panel is the channels of a kernel of two vectors.
 func (k *lineKernels) panel() int { return 2 * k.vector }
 
-// apart says that a pair of turns computes positions that do not lie side by side.
-func (j *lineTask) apart() bool { return j.back && j.c.SH*j.c.SW > 1 }
+// strided reports whether a pair of phases computes positions that are not adjacent.
+func (j *lineTask) strided() bool { return j.back && j.c.SH*j.c.SW > 1 }
 
 // dot is the length of the dot products.
 func (j *lineTask) dot() int { return j.v.channels * j.v.y.taps * j.v.x.taps }
 
-// run is the number of positions of a line that are computed together from p on.
+// run is the number of positions from p on that one kernel call computes.
 func (j *lineTask) run(p int) int {
 	if j.across {
 		return 1
@@ -141,8 +142,8 @@ func (j *lineTask) run(p int) int {
 	return even(p, j.v.x.out, j.most)
 }
 
-// even is the length of the part that begins at p if size is cut into parts of at most most
-// whose lengths differ by one.
+// even is the length of the part that begins at p if size is split as evenly as possible
+// into parts of at most most.
 func even(p, size, most int) int {
 	parts := (size + most - 1) / most
 	n, longer := size/parts, size%parts
@@ -152,29 +153,29 @@ func even(p, size, most int) int {
 	return n
 }
 
-// meets says that position p's tap i meets the source.
-func (a *axis) meets(turn, i, p int) bool {
-	slot, at, _ := a.tap(turn, i)
-	lo, hi := a.inside(a.phase(slot))
-	at += p * a.pace()
+// reaches reports whether tap i at position p reads the source rather than padding.
+func (a *axis) reaches(phase, i, p int) bool {
+	slot, at, _ := a.tap(phase, i)
+	lo, hi := a.inside(a.origin(slot))
+	at += p * a.advance()
 	return lo <= at && at < hi
 }
 
-// list puts down the taps of n positions of line y from x on, for a pair of turns, and
-// returns their number. ok is false if they need zeros around the source.
+// list writes the taps of n positions of line y from x on, for a pair of phases, and returns
+// their number. ok is false if they need zeros around the source.
 func (j *lineTask) list(taps []int32, ty, tx, y, x, n int) (count int, ok bool) {
 	v := &j.v
 	pitch, plane := v.x.padded, v.together*v.y.padded*v.x.padded
-	if j.lies {
+	if j.inPlace {
 		pitch = v.x.in
 	}
-	some := false // a line of taps meets the source
+	some := false // some row of taps reads the source
 	for a := range v.y.taps {
-		some = some || v.y.meets(ty, a, y)
+		some = some || v.y.reaches(ty, a, y)
 	}
 	for a := range v.y.taps {
 		sy, ay, ok := v.y.tap(ty, a)
-		if !ok || some && !v.y.meets(ty, a, y) {
+		if !ok || some && !v.y.reaches(ty, a, y) {
 			continue
 		}
 		for b := range v.x.taps {
@@ -184,7 +185,7 @@ func (j *lineTask) list(taps []int32, ty, tx, y, x, n int) (count int, ok bool) 
 			}
 			edge, outside := int32(0), 0
 			for p := range n {
-				if v.x.meets(tx, b, x+p) {
+				if v.x.reaches(tx, b, x+p) {
 					continue
 				}
 				outside++
@@ -195,18 +196,18 @@ func (j *lineTask) list(taps []int32, ty, tx, y, x, n int) (count int, ok bool) 
 					edge = 2
 				}
 			}
-			if outside == n && j.lies {
+			if outside == n && j.inPlace {
 				continue
 			}
 			if outside > 1 || outside == 1 && edge == 0 {
-				if j.lies {
+				if j.inPlace {
 					return 0, false
 				}
 				edge = 0
 			}
 			if taps != nil {
-				at := (sy*v.x.slots+sx)*plane + (ay+y*v.y.pace())*pitch + ax + x*v.x.pace()
-				if j.lies {
+				at := (sy*v.x.slots+sx)*plane + (ay+y*v.y.advance())*pitch + ax + x*v.x.advance()
+				if j.inPlace {
 					at += v.y.lo*pitch + v.x.lo
 				}
 				t := (*[tapInts]int32)(taps[tapInts*count:])
@@ -215,16 +216,16 @@ func (j *lineTask) list(taps []int32, ty, tx, y, x, n int) (count int, ok bool) 
 			count++
 		}
 	}
-	return count, some || !j.lies
+	return count, some || !j.inPlace
 }
 
-// need is the floats of scratch for a tile.
+// need is the floats of scratch of a tile.
 func (j *lineTask) need() int {
 	n := j.block*j.dot() + tapInts*j.v.y.taps*j.v.x.taps + maxLanes
-	if !j.lies {
+	if !j.inPlace {
 		n += j.v.copied()
 	}
-	if j.across || j.apart() {
+	if j.across || j.strided() {
 		n += j.v.halves() * j.block * j.v.columns()
 	}
 	return n
@@ -243,7 +244,7 @@ func (t *Team) lines(task lineTask) {
 	*j = task
 	j.team = t
 	t.Run(tiles, j)
-	*j = lineTask{} // nothing of the caller's is kept
+	*j = lineTask{} // do not retain the caller's slices
 }
 
 func (j *lineTask) blocks() int { return (j.outputs + j.block - 1) / j.block }
@@ -253,17 +254,17 @@ func (j *lineTask) Tile(worker, i int) {
 	j.tile(i, j.team.scratch(worker, j.need(), j.scratch))
 }
 
-// lineTile is a tile at work on some images.
+// lineTile is a tile while it is computed, for some images.
 type lineTile struct {
 	lineTask
-	weights []float32 // panels of [channels, taps, panel], the last may be narrower
+	weights []float32 // panels [channels, taps, panel]; the last may be narrower
 	taps    []int32
 	width   int // channels of y
 
-	src            []float32 // channels channel floats apart, images image floats apart
+	src            []float32 // channels are channel floats apart, images image floats
 	channel, image int
 	images         int
-	dst            []float32 // as src
+	dst            []float32 // like src
 	ldc, dimage    int
 }
 
@@ -279,7 +280,7 @@ func (j *lineTask) tile(i int, scratch []float32) {
 	t.weights, scratch = scratch[:t.width*j.dot()], scratch[t.width*j.dot():]
 	taps := tapInts * v.y.taps * v.x.taps
 	t.taps, scratch = ints(scratch[:taps]), scratch[taps:]
-	if !j.lies {
+	if !j.inPlace {
 		v.data, scratch = scratch[:v.copied()], scratch[v.copied():]
 	}
 	out := scratch
@@ -288,9 +289,9 @@ func (j *lineTask) tile(i int, scratch []float32) {
 		t.bias = j.bias[from:]
 	}
 	if j.back {
-		t.layOutBack(j.w[gr*j.outputs*j.dot():], o)
+		t.packWeightsBack(j.w[gr*j.outputs*j.dot():], o)
 	} else {
-		t.layOut(j.w[from*j.dot():])
+		t.packWeights(j.w[from*j.dot():])
 	}
 	in, xplane, plane := v.channels*c.Groups, v.y.in*v.x.in, j.plane()
 	for n := first; n < end; n += t.images {
@@ -299,7 +300,7 @@ func (j *lineTask) tile(i int, scratch []float32) {
 			t.images = even(n-first, end-first, v.together)
 		}
 		t.src, t.channel, t.image = j.x[(n*in+gr*v.channels)*xplane:], xplane, in*xplane
-		if !j.lies {
+		if !j.inPlace {
 			v.load(t.src, t.image, t.images)
 			t.src, t.image = v.data, v.y.padded*v.x.padded
 			t.channel = v.y.slots * v.x.slots * v.together * t.image
@@ -311,14 +312,14 @@ func (j *lineTask) tile(i int, scratch []float32) {
 			transpose(y, j.outputs*c.Groups*plane, out, v.together, t.width*plane, t.images)
 			continue
 		}
-		if !j.apart() {
+		if !j.strided() {
 			t.dst, t.ldc, t.dimage = y, plane, j.outputs*c.Groups*plane
 			t.compute(0, 0)
 			continue
 		}
 		size := t.width * v.columns()
-		for ty := range v.y.turns {
-			for tx := range v.x.turns {
+		for ty := range v.y.phases {
+			for tx := range v.x.phases {
 				t.dst, t.ldc, t.dimage = out[tx%v.halves()*size:][:size], v.columns(), v.y.out*v.x.out
 				t.compute(ty, tx)
 				for i := range t.images {
@@ -331,7 +332,7 @@ func (j *lineTask) tile(i int, scratch []float32) {
 	}
 }
 
-// plane is the floats of a channel of y.
+// plane is the size of a channel of y.
 func (j *lineTask) plane() int {
 	if j.back {
 		return j.c.H * j.c.W
@@ -339,15 +340,15 @@ func (j *lineTask) plane() int {
 	return j.c.OH() * j.c.OW()
 }
 
-// place is where the weights of the vector of channels from o on begin, and the floats from
-// one product to the next.
+// place is the offset of the weights of the vector of channels from o on, and the floats
+// from one term of the dot product to the next.
 func (t *lineTile) place(o int) (at, row int) {
 	panel := o / t.panel() * t.panel()
 	return panel*t.dot() + o - panel, min(t.panel(), t.width-panel)
 }
 
-// layOut lays out weights [outputs, channels, taps].
-func (t *lineTile) layOut(w []float32) {
+// packWeights packs weights [outputs, channels, taps].
+func (t *lineTile) packWeights(w []float32) {
 	dot := t.dot()
 	for o := 0; o < t.width; o += t.vector {
 		at, row := t.place(o)
@@ -355,61 +356,61 @@ func (t *lineTile) layOut(w []float32) {
 	}
 }
 
-// layOutBack lays out weights [channels, all outputs, taps] from output first on.
-func (t *lineTile) layOutBack(w []float32, first int) {
+// packWeightsBack packs weights [channels, all outputs, taps] from output first on.
+func (t *lineTile) packWeightsBack(w []float32, first int) {
 	taps := t.v.y.taps * t.v.x.taps
 	for o := 0; o < t.width; o += t.vector {
 		at, row := t.place(o)
 		for tap := 0; tap < taps; tap += t.vector {
-			t.turn(t.v.channels, w[(first+o)*taps+tap:], taps*t.outputs, taps, min(t.vector, taps-tap), t.weights[at+tap*row:], taps*row, row)
+			t.transpose(t.v.channels, w[(first+o)*taps+tap:], taps*t.outputs, taps, min(t.vector, taps-tap), t.weights[at+tap*row:], taps*row, row)
 		}
 	}
 }
 
-// compute computes one pair of turns.
+// compute computes the positions of one pair of phases.
 func (t *lineTile) compute(ty, tx int) {
 	v := &t.v
 	for y := range v.y.out {
 		for x, n := 0, 0; x < v.x.out; x += n {
 			n = t.run(x)
 			at := y*v.x.out + x
-			met, _ := t.list(t.taps, ty, tx, y, x, n)
-			if met == 0 {
+			active, _ := t.list(t.taps, ty, tx, y, x, n)
+			if active == 0 {
 				t.clear(at, n)
 				continue
 			}
 			for i := 0; i < t.images; i += 2 {
 				second, dsecond := t.image, t.dimage
 				if i+1 == t.images {
-					second, dsecond = 0, 0 // the same again
+					second, dsecond = 0, 0 // twice the same
 				}
-				t.panels(n, met, i, i*t.dimage+at, v.x.pace(), second, dsecond)
+				t.panels(n, active, i, i*t.dimage+at, v.x.advance(), second, dsecond)
 			}
 		}
 	}
 }
 
-// computeAcross is compute with positions of many images.
+// computeAcross is compute where a tile is one position of many images.
 func (t *lineTile) computeAcross() {
 	v := &t.v
 	for at := range v.y.out * v.x.out {
-		met, _ := t.list(t.taps, 0, 0, at/v.x.out, at%v.x.out, 1)
+		active, _ := t.list(t.taps, 0, 0, at/v.x.out, at%v.x.out, 1)
 		for i, n := 0, 0; i < t.images; i += n {
 			n = even(i, t.images, 2*t.most)
-			half := (n + 1) / 2 // the others of an odd number begin with its last
-			t.panels(half, met, i, at*v.together+i, t.image, (n-half)*t.image, n-half)
+			half := (n + 1) / 2 // of an odd number the middle one is computed twice
+			t.panels(half, active, i, at*v.together+i, t.image, (n-half)*t.image, n-half)
 		}
 	}
 }
 
-// panels computes n positions from image i on and from at on in dst, and as many others.
-func (t *lineTile) panels(n, met, i, at, next, second, dsecond int) {
+// panels computes two groups of n positions, the first from image i on and to dst[at:].
+func (t *lineTile) panels(n, active, i, at, next, second, dsecond int) {
 	v, dot := &t.v, t.dot()
 	relu := 0
 	if t.relu {
 		relu = 1
 	}
-	ahead := (leastAhead + met - 1) / met * t.channel
+	ahead := (leastAhead + active - 1) / active * t.channel
 	for o := 0; o < t.width; o += t.panel() {
 		nv := min(t.panel(), t.width-o) / t.vector
 		var bias *float32
@@ -417,11 +418,11 @@ func (t *lineTile) panels(n, met, i, at, next, second, dsecond int) {
 			bias = &t.bias[o]
 		}
 		t.kernel[n-t.least][nv-1](&t.src[i*t.image], &t.weights[o*dot], &t.dst[at+o*t.ldc], bias, &t.taps[0],
-			met, v.channels, 4*next, 4*t.channel, 4*t.vector*nv*v.y.taps*v.x.taps, 4*second, 4*dsecond, 4*t.ldc, relu, 4*ahead)
+			active, v.channels, 4*next, 4*t.channel, 4*t.vector*nv*v.y.taps*v.x.taps, 4*second, 4*dsecond, 4*t.ldc, relu, 4*ahead)
 	}
 }
 
-// clear clears n positions that no tap meets: only turns of a stride have such.
+// clear clears n positions without taps, which only the phases of a stride have.
 func (t *lineTile) clear(at, n int) {
 	for i := range t.images {
 		for o := range t.width {

@@ -137,7 +137,7 @@ func TestConvLinesAreTaken(t *testing.T) {
 		for _, back := range []bool{false, true} {
 			if j, ok := c.lines(back, 1); ok {
 				lie++
-				lies[j.lies]++
+				lies[j.inPlace]++
 			}
 		}
 	}

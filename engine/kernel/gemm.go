@@ -1,9 +1,9 @@
-// The matrix product, on which the engine's time is spent.
+// The matrix product, where the engine spends its time.
 //
-// The specification is reference: every element of C is one dot product over ascending
-// k. The fast path is one loop nest, block, over microkernels that differ by
-// instruction set; blocking over k continues sums that are kept in C, so it does not
-// show in the bits.
+// The specification is GemmArgs.reference: every element of C is one dot product over
+// ascending k. The fast path is one loop nest, GemmArgs.block, over microkernels that differ
+// by instruction set. A block of k continues the sums that the block before left in C, so
+// blocking does not change the bits.
 
 package kernel
 
@@ -12,8 +12,8 @@ import (
 	"unsafe"
 )
 
-// GemmArgs is C[M,N] = A[M,K] B[K,N], or += with Acc, then bias and ReLU. Strides are in
-// floats.
+// GemmArgs describes C[M,N] = A[M,K] B[K,N], or += with Acc, followed by bias and ReLU.
+// Strides are in floats.
 type GemmArgs struct {
 	M, N, K int
 	A       []float32 // element (i,k) at i*RS + k*KS
@@ -23,42 +23,43 @@ type GemmArgs struct {
 	C       []float32 // element (i,j) at i*LDC + j
 	LDC     int
 
-	// Acc continues the dot products that are in C in place of starting at +0.
+	// Acc continues the dot products in C instead of starting at +0.
 	Acc bool
 	// After the whole dot product: plus RowBias[i], plus ColBias[j], and ReLU.
 	RowBias, ColBias []float32
 	ReLU             bool
 
-	// A convolution's windows: element (k,j) of B is B[rows[k]+cols[j]], BK and BJ are
-	// not used. rows ascend by 1 within each group of run.
+	// For the windows of a convolution, element (k,j) of B is B[rows[k]+cols[j]], and BK and
+	// BJ are unused. Offsets in rows ascend by 1 within each group of run.
 	rows, cols []int32
 	run        int
 }
 
-// micro computes a tile of C from kc rows of B, in vectors of which the last has last
-// lanes; it continues C if acc is not 0. Strides are in bytes. Kernels that pack copy B
-// to side; the others may fetch the cache line at side, and a line step further for each
-// row, for those who come after them.
+// micro is a microkernel: it computes a tile of C from kc rows of B. The last of its vectors
+// has last lanes. It continues C if acc is not 0. Strides are in bytes. Packing kernels copy
+// B to side; the others may prefetch the cache line at side, and one step bytes further for
+// each row, for later calls.
 type micro func(kc int, a *float32, ars, aks int, b *float32, bks int, c *float32, ldc, acc, last int, side *float32, step int)
 
-// tiling is what one instruction set has: microkernels by rows and vectors.
+// tiling is the table of one instruction set: microkernels by rows and vectors of their
+// tile, and what else products and convolutions use of it.
 type tiling struct {
 	mr, nv, vw int
-	masks      bool                                                                  // kernel reads part of a vector of B; without it only whole ones
+	masks      bool                                                                  // kernels can load part of a vector of B; without masks, whole ones only
 	kernel     *[8][3]micro                                                          // [rows-1][vectors-1]
-	pack       *[8][3]micro                                                          // the same, nil if there are none
-	window     *[8][3]windowMicro                                                    // kernels that read windows where they lie; nil if there are none
-	strips     func(n int, src *float32, ss, count, width int, dst *float32, ds int) // copies a transposed A's rows; nil if A is used as it lies
-	module     bool                                                                  // a browser's: the whole product is computed by a module of its own
+	pack       *[8][3]micro                                                          // the same, packing B; nil if there are none
+	window     *[8][3]windowMicro                                                    // kernels that read windows in place; nil if there are none
+	strips     func(n int, src *float32, ss, count, width int, dst *float32, ds int) // copies rows of a transposed A; nil if A is always read in place
+	module     bool                                                                  // in a browser, where a WebAssembly module computes the whole product
 	lines      *lineKernels                                                          // nil if there are none
 }
 
-// Blocking: a block of B of kBlock x nBlock floats stays in the second-level cache. Planes of
-// seven by powers of two are whole blocks.
+// Block sizes. A block of B, kBlock x nBlock floats, stays in the L2 cache. kBlock is a
+// multiple of 49, so that the 7x7 and 14x14 planes of common networks divide evenly.
 const (
 	kBlock    = 392
-	nBlock    = 480     // whole panels of every tiling
-	smallWork = 1 << 18 // multiply-adds below which handing a part to a thread costs more than it brings
+	nBlock    = 480     // a multiple of every panel width
+	smallWork = 1 << 18 // multiply-adds below which a second thread does not pay
 	maxLanes  = 16
 )
 
@@ -67,15 +68,14 @@ var tile = tilePortable
 
 var tilePortable = &tiling{mr: 2, nv: 1, vw: 4, kernel: &[8][3]micro{{microGo1}, {microGo2}}}
 
-// GemmScratch is the floats of scratch that Gemm needs for a product of this size, or of
-// a smaller one. Each further thread of a team keeps as much of its own, at most 0.9 MB.
+// GemmScratch is the floats of scratch that Gemm needs for a product of up to this size.
+// Each further thread of a team has as much of its own, at most 0.9 MB.
 func GemmScratch(m, n, k int) int {
 	k = min(k, kBlock)
 	return k*min((n+maxLanes-1)/maxLanes*maxLanes, nBlock) + stripScratch(m, k) + 2*maxLanes
 }
 
-// check panics if a slice is too short: an out-of-range store in assembly would be
-// silent.
+// check panics if a slice is too short, as assembly does not check bounds.
 func (g *GemmArgs) check(scratch []float32) {
 	if g.M <= 0 || g.N <= 0 || g.K <= 0 {
 		panic("kernel: empty matrix product")
@@ -105,7 +105,7 @@ func Gemm(t *Team, g *GemmArgs, scratch []float32) {
 	gemm(t, g, scratch)
 }
 
-// gemm is Gemm for arguments that need no check.
+// gemm is Gemm without the checks.
 func gemm(t *Team, g *GemmArgs, scratch []float32) {
 	if t.Threads() == 1 || g.M*g.N*g.K < smallWork {
 		g.block(tile, scratch)
@@ -116,10 +116,10 @@ func gemm(t *Team, g *GemmArgs, scratch []float32) {
 	if !tile.module || !j.inModule() {
 		t.Run(j.tiles, j)
 	}
-	*j = gemmTask{} // nothing of the caller's is kept
+	*j = gemmTask{} // do not retain the caller's slices
 }
 
-// gemmTask is a product cut into stripes of the longer side.
+// gemmTask is a product split into stripes of rows or columns.
 type gemmTask struct {
 	team    *Team
 	g       GemmArgs
@@ -129,21 +129,21 @@ type gemmTask struct {
 	tiles   int
 }
 
-// copying is what it costs to lay out a block of B, in rows of A that are multiplied by it:
-// a stripe of rows does it for itself.
-const copying = 12
+// packCost is the cost of packing a block of B, in rows of A multiplied by it. Each stripe of
+// rows packs B anew.
+const packCost = 12
 
-// split cuts rows or columns, into a stripe for each thread or two, which even out what
-// else the machine does: whatever keeps the busiest thread the shortest. Stripes are whole
-// microkernels.
+// split divides rows or columns into one or two stripes per thread, whichever makes the
+// busiest thread finish first. Two even out other load on the machine. Stripes are whole
+// tiles.
 func (j *gemmTask) split(g *GemmArgs, t *Team, scratch []float32) {
 	j.team, j.g, j.scratch = t, *g, scratch
 	least := math.MaxFloat64
 	for _, parts := range [...]int{2 * t.Threads(), t.Threads()} {
 		rows, r := stripes(g.M, tile.mr, parts)
 		cols, c := stripes(g.N, tile.nv*tile.vw, parts)
-		byRows := float64(busiest(g.M, rows, r, t.Threads())+copying*((r-1)/t.Threads()+1)) * float64(g.N)
-		byCols := float64(busiest(g.N, cols, c, t.Threads())) * float64(g.M+copying)
+		byRows := float64(busiest(g.M, rows, r, t.Threads())+packCost*((r-1)/t.Threads()+1)) * float64(g.N)
+		byCols := float64(busiest(g.N, cols, c, t.Threads())) * float64(g.M+packCost)
 		if byRows <= byCols && byRows < 0.95*least {
 			least, j.byRows, j.step, j.tiles = byRows, true, rows, r
 		} else if byCols < byRows && byCols < 0.95*least {
@@ -152,7 +152,7 @@ func (j *gemmTask) split(g *GemmArgs, t *Team, scratch []float32) {
 	}
 }
 
-// busiest is how much of size the thread that has the most takes, of n stripes of step.
+// busiest is the share of size of the busiest thread when there are n stripes of step.
 func busiest(size, step, n, threads int) int {
 	full := n - 1
 	if full%threads == 0 {
@@ -161,8 +161,8 @@ func busiest(size, step, n, threads int) int {
 	return (full/threads + 1) * step
 }
 
-// stripes cuts size into at most parts stripes of step, a multiple of unit; the last
-// may be shorter.
+// stripes divides size into at most parts stripes of step, a multiple of unit. The last may
+// be shorter.
 func stripes(size, unit, parts int) (step, n int) {
 	step = ((size+parts-1)/parts + unit - 1) / unit * unit
 	return step, (size + step - 1) / step
@@ -174,7 +174,7 @@ func (j *gemmTask) Tile(worker, i int) {
 	g.block(tile, j.team.scratch(worker, GemmScratch(g.M, g.N, g.K), j.scratch))
 }
 
-// stripe is the product that tile i is.
+// stripe is the product of tile i.
 func (j *gemmTask) stripe(i int) GemmArgs {
 	g := j.g
 	at := i * j.step
@@ -190,7 +190,7 @@ func (j *gemmTask) stripe(i int) GemmArgs {
 	return g
 }
 
-// columns narrows g to n columns from j on.
+// columns restricts g to n columns from j on.
 func (g *GemmArgs) columns(j, n int) {
 	g.N, g.C = n, g.C[j:]
 	if g.rows != nil {
@@ -228,7 +228,7 @@ func (g *GemmArgs) reference() {
 	}
 }
 
-// at is where element (k,j) of B is.
+// at is the index of element (k,j) in B.
 func (g *GemmArgs) at(k, j int) int {
 	if g.rows != nil {
 		return int(g.rows[k]) + int(g.cols[j])
@@ -257,7 +257,7 @@ func (g *GemmArgs) finish(j0, j1 int) {
 
 // addScalar adds b to every element.
 func addScalar(x []float32, b float32) {
-	// Less zero, times one and one, does not change a float.
+	// Subtracting zero and multiplying by one do not change a float.
 	if vec(vecNorm, &vecArgs{n: len(x), p: ptrs(x, x, nil, nil), k: [10]float32{0, 1, 1, b}}) {
 		return
 	}
@@ -271,21 +271,21 @@ func ptr(s []float32, i int) *float32 {
 	return (*float32)(unsafe.Add(unsafe.Pointer(unsafe.SliceData(s)), i*4))
 }
 
-// aligned drops the floats before the first cache line of scratch.
+// aligned is scratch from its first cache line on.
 func aligned(scratch []float32) []float32 {
 	off := int(uintptr(unsafe.Pointer(unsafe.SliceData(scratch)))&63) / 4
 	return scratch[(maxLanes-off)%maxLanes:]
 }
 
-// block computes the product on this thread: columns in blocks, k in blocks that
-// continue each other's sums, all rows against a block of B.
+// block computes the product on this thread, in blocks of columns and of k: all rows of A by
+// one block of B at a time.
 func (g *GemmArgs) block(t *tiling, scratch []float32) {
 	if t.module {
 		g.inModule(scratch)
 		return
 	}
-	if g.inWindows(t) {
-		g.windows(t)
+	if g.readsWindows(t) {
+		g.multiplyWindows(t)
 		return
 	}
 	nr := t.nv * t.vw
@@ -293,17 +293,17 @@ func (g *GemmArgs) block(t *tiling, scratch []float32) {
 	kc := (g.K + parts - 1) / parts
 	scratch = aligned(scratch)
 	var strips []float32
-	if g.stripped(t) {
+	if g.usesStrips(t) {
 		n := (stripScratch(g.M, kc) + maxLanes - 1) / maxLanes * maxLanes
 		strips, scratch = scratch[:n], scratch[n:]
 	}
 	for jc := 0; jc < g.N; jc += nBlock {
 		nc := min(nBlock, g.N-jc)
-		// A block of B is used as it lies if that is once only, copied by the kernels of the
-		// first rows if they can read it, and laid out beforehand otherwise.
-		lies := g.rows == nil && g.BJ == 1
-		direct := lies && g.M <= t.mr && (t.masks || nc%t.vw == 0)
-		packs := lies && !direct && t.pack != nil
+		// A block of B that is used once is read in place. Otherwise the kernels of the first
+		// rows pack it on their way if its rows are contiguous, and else it is packed first.
+		rowMajor := g.rows == nil && g.BJ == 1
+		direct := rowMajor && g.M <= t.mr && (t.masks || nc%t.vw == 0)
+		packs := rowMajor && !direct && t.pack != nil
 		for pc := 0; pc < g.K; pc += kc {
 			kn := min(kc, g.K-pc)
 			acc := 0
@@ -329,11 +329,12 @@ func (g *GemmArgs) block(t *tiling, scratch []float32) {
 				a, rs, ks := ptr(g.A, i*g.RS+pc*g.KS), g.RS, g.KS
 				if strips != nil && i+stripLanes <= g.M {
 					if i%stripRows == 0 {
-						g.layStrips(strips, t, i, pc, kn)
+						g.packStrips(strips, t, i, pc, kn)
 					}
 					a, rs, ks = ptr(strips, i%stripRows/t.mr*(kn+2)*stripLanes), 1, stripLanes
 				}
-				// The rows after the first fetch one line each of what the first will copy next.
+				// The first tiles after the packing one prefetch the block that is packed next, a
+				// line each.
 				line := nc
 				if i > 0 && (i/t.mr-1)*maxLanes < nr {
 					line = (i/t.mr - 1) * maxLanes
@@ -358,8 +359,8 @@ func (g *GemmArgs) block(t *tiling, scratch []float32) {
 	}
 }
 
-// pack copies rows [pc,pc+kn) and columns [jc,jc+nc) of B into panels of the kernels'
-// width: panel by panel, row by row, the last vector filled up with anything.
+// pack copies rows [pc,pc+kn) and columns [jc,jc+nc) of B into panels of the tile's width,
+// row by row. The lanes beyond the last column are undefined.
 func (g *GemmArgs) pack(dst []float32, t *tiling, pc, kn, jc, nc int) {
 	nr := t.nv * t.vw
 	for j := 0; j < nc; j += nr {
@@ -373,7 +374,7 @@ func (g *GemmArgs) pack(dst []float32, t *tiling, pc, kn, jc, nc int) {
 	}
 }
 
-// packGo is pack of the panel of n columns from j on, in rows of w.
+// packGo packs the panel of n columns from j on, in rows of w.
 func (g *GemmArgs) packGo(p []float32, w, pc, kn, j, n int) {
 	for k := range kn {
 		row := p[k*w:][:w]
@@ -393,9 +394,9 @@ func (g *GemmArgs) packGo(p []float32, w, pc, kn, j, n int) {
 	}
 }
 
-// microGo1 and microGo2 are the portable microkernels, of 4 columns. They are FMA
-// written out: a call for each term would take most of the time. Sums stay in float64,
-// rounded to float32 after every term.
+// microGo1 and microGo2 are the portable microkernels, of 4 columns. They inline FMA, as a
+// call for each term would dominate. Sums are held in float64, rounded to float32 after
+// every term.
 func microGo1(kc int, a *float32, _, aks int, b *float32, bks int, c *float32, _, acc, last int, _ *float32, _ int) {
 	var s [4]float32
 	row := unsafe.Slice(c, last)

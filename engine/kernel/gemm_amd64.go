@@ -6,7 +6,7 @@ package kernel
 
 import "golang.org/x/sys/cpu"
 
-// What this machine has, decided once.
+// The instruction sets of this machine.
 var (
 	hasAVX512 = cpu.X86.HasAVX512F && cpu.X86.HasAVX512VL && cpu.X86.HasAVX512DQ && cpu.X86.HasAVX512BW && hasAVX2
 	hasAVX2   = cpu.X86.HasAVX2 && cpu.X86.HasFMA && cpu.X86.HasBMI2
@@ -52,8 +52,8 @@ var tileAVX512 = &tiling{
 			{lineZ6x1, lineZ6x2},
 			{lineZ7x1, lineZ7x2},
 		},
-		turn: func(n int, src []float32, next, row, cols int, dst []float32, dnext, drow int) {
-			turn16(n, &src[0], 4*next, 4*row, cols, &dst[0], 4*dnext, 4*drow)
+		transpose: func(n int, src []float32, next, row, cols int, dst []float32, dnext, drow int) {
+			trans16Strided(n, &src[0], 4*next, 4*row, cols, &dst[0], 4*dnext, 4*drow)
 		},
 	},
 }
@@ -82,14 +82,14 @@ var tileAVX2 = &tiling{
 			{lineY2x1, lineY2x2},
 			{lineY3x1, lineY3x2},
 		},
-		turn: func(n int, src []float32, next, row, cols int, dst []float32, dnext, drow int) {
+		transpose: func(n int, src []float32, next, row, cols int, dst []float32, dnext, drow int) {
 			if cols < 8 {
 				for i := range n {
 					transposeGo(dst[i*dnext:], drow, src[i*next:], row, 8, cols)
 				}
 				return
 			}
-			lines := apart(row)
+			lines := rowOffsets(row)
 			for i := range n {
 				trans8(1, ptr(src, i*next), (*[8]int)(lines[:]), ptr(dst, i*dnext), 4*drow)
 			}
@@ -106,7 +106,7 @@ func init() {
 	}
 }
 
-// tilings lists what this machine can run, for tests.
+// tilings lists the tilings of this machine for tests.
 func tilings() map[string]*tiling {
 	m := map[string]*tiling{"portable": tilePortable}
 	if hasAVX512 {
@@ -132,15 +132,15 @@ func (g *GemmArgs) packAsm(p []float32, vw, w, pc, kn, j, n int) {
 			continue
 		}
 		var cols [16]int
-		for i := range vw { // columns beyond the last are that one again
+		for i := range vw { // repeat the last column
 			cols[i] = 4 * (j + min(q+i, n-1)) * g.BJ
 		}
 		g.packColumns(p[q:], vw, w, pc, kn, &cols)
 	}
 }
 
-// packColumns copies kn floats from B[from] on of vw columns that are contiguous in k;
-// cols are in bytes.
+// packColumns packs vw columns that are contiguous in k: kn floats of each, from B[from] on.
+// cols are offsets in bytes.
 func (g *GemmArgs) packColumns(p []float32, vw, w, from, kn int, cols *[16]int) {
 	switch {
 	case vw == 16:
@@ -153,7 +153,7 @@ func (g *GemmArgs) packColumns(p []float32, vw, w, from, kn int, cols *[16]int) 
 	case kn >= 8:
 		cols := (*[8]int)(cols[:])
 		trans8(kn/8, ptr(g.B, from), cols, &p[0], 4*w)
-		if kn%8 != 0 { // the last eight, some of them again
+		if kn%8 != 0 { // the last eight, overlapping
 			trans8(1, ptr(g.B, from+kn-8), cols, &p[(kn-8)*w], 4*w)
 		}
 	default:
@@ -166,13 +166,13 @@ func (g *GemmArgs) packColumns(p []float32, vw, w, from, kn int, cols *[16]int) 
 	}
 }
 
-// packWindow copies a vector's n columns from j on of a convolution's windows.
+// packWindow packs n columns, one vector, from j on of the windows of a convolution.
 func (g *GemmArgs) packWindow(p []float32, vw, w, pc, kn, j, n int) {
 	cols, rows := g.cols[j:][:n], &g.rows[pc]
-	one := neighbours(cols)
+	one := contiguous(cols)
 	two, off2 := one, 0
 	if one < n {
-		two += neighbours(cols[one:])
+		two += contiguous(cols[one:])
 		off2 = int(cols[one]) - one
 	}
 	switch {

@@ -21,7 +21,7 @@ var tileNEON = &tiling{
 
 func init() { tile = tileNEON }
 
-// tilings lists what this machine can run, for tests.
+// tilings lists the tilings of this machine for tests.
 func tilings() map[string]*tiling {
 	return map[string]*tiling{"portable": tilePortable, "neon": tileNEON}
 }

@@ -1,8 +1,8 @@
 //go:build !purego
 
-// The matrix product in a browser: a module of its own computes it on this program's
-// memory (wasm/kernel/gemm.ts). The loader instantiates that module first and passes its
-// functions as the imports below, so that a call is a call.
+// The matrix product in a browser: a separate module (wasm/kernel/gemm.ts) computes it in
+// this program's memory. The loader instantiates that module first and passes its functions
+// as the imports below, so calls go straight from one module to the other.
 
 package kernel
 
@@ -11,8 +11,8 @@ import (
 	"unsafe"
 )
 
-// level says what the module has: 0 nothing (its functions must not be called), 1 vectors,
-// 2 vectors with fused multiply-add.
+// level tells what the module supports: 0 nothing (its functions must not be called), 1 SIMD,
+// 2 SIMD with fused multiply-add.
 //
 //go:wasmimport kernel level
 func level() int32
@@ -36,7 +36,7 @@ type gemmJob struct {
 	rows, cols       uint32 // of a convolution's windows, or 0
 }
 
-// address is where a slice begins, 0 for nil.
+// address is the address of a slice, 0 for nil.
 func address(s []float32) uint32 { return uint32(uintptr(unsafe.Pointer(unsafe.SliceData(s)))) }
 
 func bit(b bool) int32 {
@@ -46,7 +46,7 @@ func bit(b bool) int32 {
 	return 0
 }
 
-// product is the job under way: a call is over before another goroutine runs.
+// product is the job of the current call, which is over before another goroutine runs.
 var product gemmJob
 
 var tileWasm = &tiling{mr: 6, nv: 2, vw: 4, module: true}
@@ -76,7 +76,7 @@ func init() {
 	}
 }
 
-// tilings lists what this machine can run, for tests.
+// tilings lists the tilings of this machine for tests.
 func tilings() map[string]*tiling {
 	m := map[string]*tiling{"portable": tilePortable}
 	if level() > 0 {

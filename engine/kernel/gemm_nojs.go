@@ -2,7 +2,7 @@
 
 package kernel
 
-// inModule is for browsers.
+// inModule is for browsers only.
 func (*GemmArgs) inModule([]float32) { panic("kernel: no module here") }
 
 func (*gemmTask) inModule() bool { panic("kernel: no module here") }

@@ -1,30 +1,29 @@
-// A transposed A has the terms of a dot product a row of memory apart. Where rows are long,
-// each term of a tile's rows is a page of its own, and pages that are a power of two long
-// share few places in a cache: the rows of some tiles are copied side by side first.
+// Walking a transposed A touches a new row of memory for each term. If rows are long, that is
+// a new page per term, and with power-of-two strides all of them map to few cache sets. The
+// rows of several tiles are therefore copied into contiguous strips first.
 
 package kernel
 
 const (
 	stripLanes = 8   // rows of a strip
-	stripRows  = 48  // copied at a time: whole tiles of 6 and of 8 rows
-	stripApart = 128 // floats between terms below which they are near enough
+	stripRows  = 48  // rows copied at a time, a multiple of 6 and 8
+	stripApart = 128 // floats between terms from which copying pays
 )
 
-// stripScratch is the floats that strips of m rows and k terms need.
+// stripScratch is the floats of the strips of m rows and k terms.
 func stripScratch(m, k int) int {
 	return (min(m, stripRows) + 5) / 6 * stripLanes * (k + 2)
 }
 
-// stripped says whether A is copied: it wants some tiles beside each other to be worth it.
-func (g *GemmArgs) stripped(t *tiling) bool {
+// usesStrips reports whether A is copied, which pays if several tiles share a row of A.
+func (g *GemmArgs) usesStrips(t *tiling) bool {
 	return t.strips != nil && g.RS == 1 && g.KS >= stripApart && g.N > 4*t.nv*t.vw
 }
 
-// layStrips copies the tiles of mr rows from row i on, kn terms from pc on: strip after
-// strip, each with 8 rows side by side. Two terms' room between strips keeps them from
-// falling onto each other in the cache. A tile at the end that has not 8 rows to read is
-// left out.
-func (g *GemmArgs) layStrips(dst []float32, t *tiling, i, pc, kn int) {
+// packStrips copies the tiles of mr rows from row i on, kn terms from pc on: one strip after
+// another, each with 8 rows interleaved. A gap of two terms between strips keeps them from
+// mapping to the same cache sets. A tile at the end without 8 rows to read is left out.
+func (g *GemmArgs) packStrips(dst []float32, t *tiling, i, pc, kn int) {
 	count := min(stripRows/t.mr, (g.M-i-stripLanes)/t.mr+1)
 	t.strips(kn, ptr(g.A, i+pc*g.KS), 4*g.KS, count, 4*t.mr, &dst[0], 4*(kn+2)*stripLanes)
 }

@@ -1,7 +1,6 @@
-// Losses with their gradients, and counting what a classifier got right. Losses are
-// returned as sums and gradients take a scale, so that the caller decides about means
-// (scale = 1/elements for mean squared error, 1/rows for cross-entropy) and may cut a
-// batch into micro-batches.
+// Losses with their gradients, and counts of correct predictions. Losses are sums, and
+// gradients take a scale, so that the caller decides about means (scale = 1/elements for mean
+// squared error, 1/rows for cross-entropy) and can split a batch into micro-batches.
 
 package kernel
 

@@ -1,7 +1,7 @@
-// Normalisation: batch norm over x [N,C,HW], HW the product of the spatial axes (1 for
-// [N,C]). Sums follow the scheme of vec_sum.go: the rows of a channel are its HW elements of
-// each sample. With HW = 1, channels go side by side in blocks, rows outside, which keeps
-// [N,C] as fast as large planes. Ioffe and Szegedy, arXiv 1502.03167.
+// Batch normalisation (Ioffe and Szegedy, arXiv 1502.03167) over x [N,C,HW], HW the product
+// of the spatial axes (1 for [N,C]). Sums follow the scheme of vec_sum.go: the rows of a
+// channel are its HW elements of each sample. With HW = 1, blocks of channels are summed
+// together, row by row, which makes [N,C] as fast as large planes.
 
 package kernel
 
@@ -73,7 +73,7 @@ func vecNormStats(mean, variance, x []float32, s Channels) bool {
 	return true
 }
 
-// addSquares takes in the row of (x-mu)^2.
+// addSquares adds a row of (x-mu)^2.
 func (l *lanes) addSquares(x []float32, mu float32) {
 	if vec(vecSquares, &vecArgs{n: len(x), p: ptrs(x, nil, nil, nil), k: [10]float32{mu}, sums: l}) {
 		return
@@ -134,7 +134,7 @@ func BatchNormApply(y, x, mean, invstd, gamma, beta []float32, s Channels) {
 	}
 }
 
-// BatchNormReLU is [BatchNormApply] and then [ReLU].
+// BatchNormReLU is [BatchNormApply] followed by [ReLU].
 func BatchNormReLU(y, x, mean, invstd, gamma, beta []float32, s Channels) {
 	if !s.empty() && vecNormApply(vecNormRelu, y[:s.size()], x[:s.size()], mean, invstd, gamma, beta, s) {
 		return
@@ -247,7 +247,7 @@ func vecNormReLUGradSums(dgamma, dbeta, dy, x, mean, invstd, gamma, beta []float
 	return true
 }
 
-// addXhat takes in the row of dy * ((x-mu)*is).
+// addXhat adds a row of dy * ((x-mu)*is).
 func (l *lanes) addXhat(dy, x []float32, mu, is float32) {
 	dy = dy[:len(x)]
 	for i, v := range x {

@@ -1,22 +1,20 @@
-// Batch norm as caches like it: a few channels at a time. What was read for their statistics
-// is still near when they are normalised, and what was read for the two sums of the
-// gradient when the input's gradient is computed: memory is read once, where one pass after
-// the other reads it twice or three times. Threads share the channels.
+// Cache-blocked batch norm: a few channels at a time go through all passes, statistics and
+// normalisation, or the sums of the gradient and the gradient of the input. Memory is then
+// read once instead of two or three times. Threads share the channels.
 
 package kernel
 
-// BatchNorm is batch norm over x [N,C,HW], with ReLU behind it if that is set.
+// BatchNorm is batch norm over x [N,C,HW], followed by ReLU if that is set.
 type BatchNorm struct {
 	N, C, HW    int
 	ReLU        bool
 	Eps         float32
 	Gamma, Beta []float32 // [C]
-	// Mean and InvStd [C] are those of x, found by BatchNormForward, or others that it is
-	// given.
+	// Mean and InvStd [C] are computed by BatchNormForward, or given in evaluation.
 	Mean, InvStd []float32
 }
 
-// BatchNormForward is [BatchNormApply] or [BatchNormReLU], before it [BatchNormStats] and
+// BatchNormForward is [BatchNormApply] or [BatchNormReLU], preceded by [BatchNormStats] and
 // [InvStd] unless variance is nil. y may be x.
 func BatchNormForward(t *Team, b *BatchNorm, y, x, variance []float32) {
 	t.norm(normTask{BatchNorm: *b, y: y, x: x, variance: variance})
@@ -28,7 +26,7 @@ func BatchNormBackward(t *Team, b *BatchNorm, dx, dy, x, dgamma, dbeta []float32
 	t.norm(normTask{BatchNorm: *b, dx: dx, dy: dy, x: x, dgamma: dgamma, dbeta: dbeta})
 }
 
-// normTask is one of the two, cut into stripes of channels.
+// normTask is one of the two, split into stripes of channels.
 type normTask struct {
 	BatchNorm
 	x             []float32
@@ -38,14 +36,13 @@ type normTask struct {
 	per, step     int // channels at a time, and in a stripe
 }
 
-// normFloats is how much of a tensor is treated at a time, if one loop over channels has
-// less: of small planes so many that a call weighs nothing, and all that the passes touch
-// stays in the second level of the cache.
+// normFloats is the floats of a tensor that go through the passes at a time: enough to
+// amortise the calls where planes are small, few enough to stay in the L2 cache.
 const normFloats = 1 << 14
 
 // norm runs the task on the team.
 func (t *Team) norm(task normTask) {
-	side := max(1, 16/max(1, task.HW)) // by side in one loop
+	side := max(1, 16/max(1, task.HW)) // channels in one vector loop
 	task.per = max(1, normFloats/max(1, task.N*task.HW*side)) * side
 	if t.Threads() == 1 {
 		task.channels(0, task.C)
@@ -56,13 +53,13 @@ func (t *Team) norm(task normTask) {
 	step, tiles := stripes(j.C, j.per, 4*t.Threads())
 	j.step = step
 	t.Run(tiles, j)
-	*j = normTask{} // nothing of the caller's is kept
+	*j = normTask{} // do not retain the caller's slices
 }
 
 // Tile implements [Task].
 func (j *normTask) Tile(_, i int) { j.channels(i*j.step, min((i+1)*j.step, j.C)) }
 
-// channels does the channels from first to last-1.
+// channels computes channels [first,last).
 func (j *normTask) channels(first, last int) {
 	s := Channels{N: j.N, C: j.C, HW: j.HW}
 	for s.From = first; s.From < last; s.From = s.To {

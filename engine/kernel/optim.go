@@ -50,7 +50,7 @@ func SGD(p, g, buf []float32, a SGDParams) {
 	}
 }
 
-// truth is how a loop takes a condition.
+// truth is a condition as a parameter of a loop.
 func truth(set bool) float32 {
 	if set {
 		return 1
@@ -114,13 +114,13 @@ func AdamW(p, g, m, v []float32, a AdamParams) {
 	}
 }
 
-// vecMoments runs the loop of an optimiser whose first moment moves by k[2] < 1/2.
+// vecMoments runs the loop of an optimiser if 1-beta1, k[2], is below 1/2.
 func vecMoments(op vecOp, p, g, m, v []float32, k [10]float32) bool {
 	return k[2] < 0.5 && vec(op, &vecArgs{n: len(p), p: ptrs(p, g, m, v), k: k})
 }
 
-// moments moves the running moments by gradient g. The two forms of the first are
-// PyTorch's lerp, each the more exact on its side.
+// moments updates the running moments by gradient g. The two forms of the first are those of
+// PyTorch's lerp, each the more accurate on its side of 1/2.
 func moments(m, v, g, b1, mix1, b2, mix2 float32) (float32, float32) {
 	d := g - m
 	if mix1 < 0.5 {

@@ -7,10 +7,10 @@ import (
 	"math"
 )
 
-// Pool describes windows of KH x KW that step by SH, SW over planes of H x W with PT
-// rows above and PL columns to the left of padding; what lies below and right follows
-// from the output size OH x OW. In floor mode OH is (H+2*PT-KH)/SH + 1 (PoolOut).
-// Padding never wins a maximum; it counts as zeros in an average.
+// Pool describes windows of KH x KW with strides SH, SW over planes of H x W with padding of
+// PT rows at the top and PL columns on the left. The padding at the bottom and on the right
+// follows from the output size OH x OW. In floor mode OH is (H+2*PT-KH)/SH + 1 (PoolOut).
+// Padding never is a maximum, and counts as zeros in an average.
 type Pool struct {
 	N, C, H, W     int
 	KH, KW, SH, SW int
@@ -47,7 +47,7 @@ func (p *Pool) sizes() (in, out int) {
 	return p.N * p.C * p.H * p.W, p.N * p.C * p.OH * p.OW
 }
 
-// span cuts output o's window [lo, hi) to the n elements there are.
+// span is the window [lo, hi) of output o, clipped to the n elements.
 func span(o, stride, pad, k, n int) (lo, hi int) {
 	lo = o*stride - pad
 	return max(lo, 0), min(lo+k, n)
@@ -96,12 +96,11 @@ func MaxPool(p *Pool, y, x []float32, arg []int32) {
 	}
 }
 
-// maxPool2 is the 2x2 window with stride 2. It reports false where there may be NaN in x;
-// then the result is void. Comparisons select among bits, not floats, so that the
-// compiler makes no branches of them.
+// maxPool2 is MaxPool for 2x2 windows with stride 2. It reports false if x may have NaN; the
+// result is invalid then. Comparisons select among bits, so that they compile to no branches.
 func maxPool2(p *Pool, y, x []float32, arg []int32) bool {
 	w, o := p.W, 0
-	var t float32 // NaN once there was one, or infinities of both signs
+	var t float32 // becomes NaN if x has one, or infinities of both signs
 	for base := 0; base < len(x); base += p.H * w {
 		for oy := range p.OH {
 			k := int32(2 * oy * w)

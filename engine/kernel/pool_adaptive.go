@@ -10,8 +10,8 @@ type AdaptivePool struct {
 
 func adaptSpan(o, n, m int) (from, to int) { return o * n / m, ((o+1)*n + m - 1) / m }
 
-// AdaptiveAvgPool sets y to the mean of each window: its rows are rows of the scheme of
-// vec_sum.go, divided by their size.
+// AdaptiveAvgPool sets y to the mean of each window: the sum of its rows as in vec_sum.go,
+// divided by its size.
 func AdaptiveAvgPool(p *AdaptivePool, y, x []float32) {
 	plane, o := p.H*p.W, 0
 	x, y = x[:p.N*p.C*plane], y[:p.N*p.C*p.OH*p.OW]

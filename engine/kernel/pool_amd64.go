@@ -2,7 +2,7 @@
 
 package kernel
 
-// maxFast is MaxPool if this machine is faster at it: where no window holds padding.
+// maxFast is a vectorised MaxPool for windows without padding. It reports whether it applied.
 func maxFast(p *Pool, y, x []float32, arg []int32, inside bool) bool {
 	lanes := 8
 	switch {
@@ -14,7 +14,7 @@ func maxFast(p *Pool, y, x []float32, arg []int32, inside bool) bool {
 		return false
 	}
 	plane, out := p.H*p.W, p.OH*p.OW
-	// Small planes go side by side, then those that are left over.
+	// Small planes share a vector; the remaining ones follow.
 	side := max(1, lanes/out)
 	whole := p.N * p.C / side * side
 	for _, part := range [][3]int{{0, whole / side, side}, {whole, 1, p.N*p.C - whole}} {
@@ -50,13 +50,14 @@ func maxFast(p *Pool, y, x []float32, arg []int32, inside bool) bool {
 //go:noescape
 func maxGradZ(dx, dy *float32, arg *int32, planes, plane, out int, window, place *[64]int32)
 
-// maxGradFast is MaxPoolGrad if this machine is faster at it: where windows do not overlap.
+// maxGradFast is a vectorised MaxPoolGrad for windows that do not overlap. It reports whether
+// it applied.
 func maxGradFast(p *Pool, dx, dy []float32, arg []int32) bool {
 	plane, out := p.H*p.W, p.OH*p.OW
 	if !vecAVX512 || plane > 64 || out > 16 || p.SH < p.KH || p.SW < p.KW {
 		return false
 	}
-	// Small planes go side by side, then those that are left over.
+	// Small planes share a vector; the remaining ones follow.
 	side := min(64/plane, 16/out)
 	var window, place [64]int32
 	for i := range side * plane {
@@ -64,7 +65,7 @@ func maxGradFast(p *Pool, dx, dy []float32, arg []int32) bool {
 		if oy < p.OH && ox < p.OW {
 			window[i], place[i] = int32(i/plane*out+oy*p.OW+ox), int32(i%plane)
 		} else {
-			place[i] = -1 // no window holds it
+			place[i] = -1 // in no window
 		}
 	}
 	run := func(first, planes, side int) {

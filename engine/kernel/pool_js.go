@@ -25,7 +25,7 @@ type poolArgs struct {
 	x, y, arg              uint32
 }
 
-// maxFast is MaxPool if this machine is faster at it.
+// maxFast is a vectorised MaxPool. It reports whether it applied.
 func maxFast(p *Pool, y, x []float32, arg []int32, _ bool) bool {
 	if !vecModule {
 		return false
@@ -43,7 +43,7 @@ func maxFast(p *Pool, y, x []float32, arg []int32, _ bool) bool {
 	return true
 }
 
-// maxGradFast is MaxPoolGrad if this machine is faster at it.
+// maxGradFast is a vectorised MaxPoolGrad. It reports whether it applied.
 func maxGradFast(p *Pool, dx, dy []float32, arg []int32) bool {
 	if vecModule {
 		clear(dx)

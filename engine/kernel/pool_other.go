@@ -2,8 +2,8 @@
 
 package kernel
 
-// maxFast is MaxPool if this machine is faster at it.
+// maxFast is a vectorised MaxPool. It reports whether it applied.
 func maxFast(*Pool, []float32, []float32, []int32, bool) bool { return false }
 
-// maxGradFast is MaxPoolGrad if this machine is faster at it.
+// maxGradFast is a vectorised MaxPoolGrad. It reports whether it applied.
 func maxGradFast(*Pool, []float32, []float32, []int32) bool { return false }

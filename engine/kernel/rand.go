@@ -1,6 +1,6 @@
-// Random numbers as a function of their address. No generator has a state that moves
-// on, so neither the cut of a model into stages, nor the cut of a batch into
-// micro-batches, nor the number of threads can change a mask or an initial weight.
+// Random numbers as a function of their address. There is no generator state, so neither the
+// cut of a model into stages, nor that of a batch into micro-batches, nor the number of
+// threads can change a mask or an initial weight.
 
 package kernel
 
@@ -43,7 +43,7 @@ const (
 	DomainInit
 	DomainShuffle
 	DomainTest
-	DomainData // of data sets that are made, not read
+	DomainData // of synthetic data sets
 )
 
 // Stream addresses random numbers. The Philox key is the 64-bit seed; the counter is
@@ -106,8 +106,8 @@ func DropoutMask(dst []uint32, s Stream, first uint64, n int, p float64) {
 	}
 }
 
-// vecMask sets the words that the machine's loop can, and tells how many: those of whole
-// blocks that share the upper bits of their numbers.
+// vecMask sets words with the machine's loop and returns how many: those of whole blocks
+// whose numbers share their upper bits.
 func (s *Stream) vecMask(dst []uint32, block uint64, shift int, drop uint64) int {
 	n := min(len(dst), int((1<<32-uint64(uint32(block)))/8))
 	if drop == 1<<32 || n == 0 || !maskWords(dst[:n], s, block, drop) {
@@ -116,7 +116,7 @@ func (s *Stream) vecMask(dst []uint32, block uint64, shift int, drop uint64) int
 	if shift == 0 {
 		return n
 	}
-	// The words begin with their first block; what comes before the first element goes.
+	// The loop starts at a block boundary; shift out what precedes the first element.
 	n--
 	for i := range n {
 		dst[i] = dst[i]>>shift | dst[i+1]<<(32-shift)
@@ -144,8 +144,8 @@ func (s *Stream) mask(dst []uint32, first, drop uint64) {
 	}
 }
 
-// keep8 has bit l set where word l of blocks b and b+1 is at least drop <= 1<<32. Two
-// blocks in step hide the latency of the multiplications.
+// keep8 sets bit l where word l of blocks b and b+1 is at least drop <= 1<<32. Computing two
+// blocks at once hides the latency of the multiplications.
 func (s *Stream) keep8(b, drop uint64) uint64 {
 	a0, a1, a2, a3 := uint32(b), s.c1|uint32(b>>32), s.c2, s.c3
 	b++

@@ -1,5 +1,5 @@
-// Threads that split one kernel. They take tiles of the output, never parts of a dot
-// product, so their number cannot change a bit.
+// Threads that share a kernel. They take tiles of the output, never parts of a dot product,
+// so their number cannot change a bit.
 
 package kernel
 
@@ -12,15 +12,15 @@ import (
 // maxThreads bounds a team.
 const maxThreads = 256
 
-// spins is how often a thread looks for work, or for the end of it, before it sleeps: some
-// hundred microseconds, longer than what is not shared between two kernels takes. Where
-// threads sleep in between, waking them up costs a small model half of its speed.
+// spins is how often a thread polls for work, or for its completion, before it sleeps: some
+// hundred microseconds, longer than the serial code between two kernels takes. If threads
+// slept in between, waking them would cost a small model half its speed.
 const spins = 1 << 18
 
-// alone says that Go runs on one thread, whatever helps it with products: a browser.
+// alone is true in browsers: Go runs on one thread there, whatever computes its products.
 const alone = runtime.GOOS == "js"
 
-// Task is work cut into tiles, which may be done in any order and at once.
+// Task is work split into tiles, which may be done in any order and concurrently.
 type Task interface {
 	// Tile does tile i on thread worker, 0 <= worker < Threads().
 	Tile(worker, i int)
@@ -29,18 +29,17 @@ type Task interface {
 // Team is a group of threads, the caller's included. A nil Team is the caller alone.
 // A team serves one caller at a time.
 //
-// Its threads look for work a little longer than the gaps between kernels last and
-// then sleep; a team that has nothing to do costs nothing.
+// Its threads poll for work a little longer than the gaps between kernels last and then
+// sleep, so an idle team costs nothing.
 type Team struct {
 	workers []worker
 	alive   sync.WaitGroup
 	closed  atomic.Bool
 	spins   int
 
-	// The current job. A tile is claimed by counting word down, and only who has
-	// claimed one may read task and tiles: they change when all tiles are done. A
-	// thread that wakes up late finds another number in the upper half and claims
-	// nothing.
+	// The current job. A thread claims a tile by decrementing word, and may read task and
+	// tiles only while it holds one: they change once all tiles are done. A thread that wakes
+	// up late finds another number in the upper half and claims nothing.
 	task  Task
 	tiles int
 	word  atomic.Uint64 // job number << 32 | unclaimed tiles
@@ -56,15 +55,15 @@ type Team struct {
 	line   lineTask
 }
 
-// worker is a thread of a team but the caller's; on a cache line of its own.
+// worker is a thread of a team other than the caller's, on cache lines of its own.
 type worker struct {
 	sleeper
 	scratch []float32
 	_       [88]byte
 }
 
-// sleeper is a thread that can be woken. Who turns asleep off owes it one token, or is
-// the thread itself.
+// sleeper is a thread that can be woken. Whoever clears asleep must send one token, unless it
+// is the thread itself.
 type sleeper struct {
 	asleep atomic.Bool
 	token  chan struct{}
@@ -87,16 +86,16 @@ func (s *sleeper) wake() bool {
 	return true
 }
 
-// NewTeam starts threads-1 goroutines. threads is held between 1 and 256, and in a browser
-// to the workers that there are.
+// NewTeam starts threads-1 goroutines. threads is limited to 1..256, and in a browser to the
+// number of workers.
 func NewTeam(threads int) *Team {
 	threads = min(max(threads, 1), mostThreads())
 	t := &Team{workers: make([]worker, threads-1), spins: spins}
 	switch n := runtime.GOMAXPROCS(0); {
 	case n == 1:
-		t.spins = 0 // whoever is waited for could not run
+		t.spins = 0 // the thread that is waited for could not run
 	case n < threads:
-		t.spins >>= 5 // might not run
+		t.spins >>= 5 // it might not run
 	}
 	t.sleep.token = make(chan struct{}, 1)
 	for i := range t.workers {
@@ -129,9 +128,9 @@ func (t *Team) Threads() int {
 	return len(t.workers) + 1
 }
 
-// Run does tiles 0 to tiles-1 of the task on all threads, the caller's among them, and
-// returns when all are done. It allocates nothing if task is a pointer. A tile must not
-// call Run on the same team.
+// Run runs tiles 0 to tiles-1 of the task on all threads including the caller's, and returns
+// when all are done. It does not allocate if task is a pointer. A tile must not call Run on
+// the same team.
 func (t *Team) Run(tiles int, task Task) {
 	if alone || t.Threads() == 1 || tiles == 1 {
 		for i := range tiles {
@@ -164,10 +163,10 @@ func (t *Team) Run(tiles int, task Task) {
 
 func (t *Team) finished() bool { return t.done.Load() == int64(t.tiles) }
 
-// idle says that there is nothing to claim and reason to stay.
+// idle reports whether there is nothing to claim and the team is open.
 func (t *Team) idle() bool { return uint32(t.word.Load()) == 0 && !t.closed.Load() }
 
-// work does tiles until none is left to claim.
+// work runs tiles until none is left to claim.
 func (t *Team) work(worker int) {
 	for {
 		w := t.word.Load()
@@ -186,7 +185,7 @@ func (t *Team) work(worker int) {
 	}
 }
 
-// serve is the life of a worker.
+// serve is the main loop of a worker.
 func (t *Team) serve(worker int) {
 	me := &t.workers[worker-1]
 	for !t.closed.Load() {
@@ -202,11 +201,11 @@ func (t *Team) serve(worker int) {
 	}
 }
 
-// Reserve gives each thread but the caller's n floats of scratch, if it has less: the most
-// that a kernel takes as the caller's scratch is all that it takes of a thread. A kernel
-// whose threads have enough allocates nothing, whoever does what.
+// Reserve gives each thread but the caller's at least n floats of scratch. A kernel takes no
+// more of a thread than of its caller, so with the caller's largest scratch reserved no
+// kernel allocates, whichever thread runs which tile.
 func (t *Team) Reserve(n int) {
-	if t == nil || alone { // a browser's workers have their own
+	if t == nil || alone { // workers in a browser have their own
 		return
 	}
 	for i := range t.workers {
@@ -216,7 +215,7 @@ func (t *Team) Reserve(n int) {
 	}
 }
 
-// scratch is the memory of a thread: the caller's own, or n floats that a worker keeps.
+// scratch is the scratch of a thread: callers for the caller, else n floats of the worker.
 func (t *Team) scratch(worker, n int, callers []float32) []float32 {
 	if worker == 0 {
 		return callers

@@ -1,7 +1,7 @@
 //go:build !purego
 
-// The cores of a browser: workers that share this program's memory and take parts of
-// products (wasm/kernel/team.ts). Go itself runs on one.
+// The cores of a browser: workers that share this program's memory and compute parts of
+// products (wasm/kernel/team.ts). Go itself runs on one thread.
 
 package kernel
 
@@ -10,8 +10,8 @@ import (
 	"unsafe"
 )
 
-// startWorkers tells the workers that the loader has started where the control block is,
-// and returns how many they are.
+// startWorkers passes the control block to the workers that the loader has started and
+// returns their number.
 //
 //go:wasmimport kernel start
 func startWorkers(ctl unsafe.Pointer) int32
@@ -20,28 +20,28 @@ func startWorkers(ctl unsafe.Pointer) int32
 //go:noescape
 func runRound(ctl unsafe.Pointer)
 
-// control is the block that all workers watch. The module knows these offsets.
+// control is the block that all workers poll. The module relies on these offsets.
 type control struct {
-	word    uint64 // round << 32 | jobs that nobody has taken
+	word    uint64 // round << 32 | unclaimed jobs
 	done    int32
 	count   int32
 	jobs    uint32
 	size    int32
-	scratch uint32 // of the first worker beside this one
-	stride  int32  // to the next one's, in bytes
+	scratch uint32 // of worker 1
+	stride  int32  // bytes from one worker's scratch to the next
 	broken  int32  // a worker has trapped
-	asleep  int32  // workers that want to be woken
+	asleep  int32  // sleeping workers
 	_       [24]byte
 }
 
-// round has what a round of jobs needs; everything stays where it is.
+// round is the memory of a round of jobs. It is allocated once and never moves.
 var round = new(struct {
 	control
 	list    [2 * maxThreads]gemmJob
 	scratch []float32
 })
 
-// helpers is the number of workers beside this one.
+// helpers is the number of workers besides this thread.
 var helpers = func() int32 {
 	n := startWorkers(unsafe.Pointer(&round.control))
 	if n > 0 {
@@ -53,12 +53,13 @@ var helpers = func() int32 {
 	return n
 }()
 
-// Cores is how many threads a team may have here.
+// Cores is the most threads that a team can have here.
 func Cores() int { return int(helpers) + 1 }
 
 func mostThreads() int { return min(Cores(), maxThreads) }
 
-// inModule does the task's stripes on all workers; false where there is but one.
+// inModule runs the stripes of the task on all workers. It reports false if there is only
+// one.
 func (j *gemmTask) inModule() bool {
 	if helpers == 0 || j.tiles > len(round.list) {
 		return false

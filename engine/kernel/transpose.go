@@ -1,5 +1,5 @@
-// Copies in another order: convolutions bring images side by side by transposing, and
-// take every second column and put it back where they step by two.
+// Reordering copies. Convolutions transpose to make images innermost, and with a stride of
+// two they take every second column and interleave results again.
 
 package kernel
 
@@ -25,8 +25,8 @@ func transposeGo(dst []float32, ds int, src []float32, ss, rows, cols int) {
 	}
 }
 
-// skip copies every step-th float of src.
-func skip(dst, src []float32, step int) {
+// subsample copies every step-th float of src.
+func subsample(dst, src []float32, step int) {
 	i := 0
 	if step == 2 {
 		i = evenBlocks(dst, src)
@@ -36,7 +36,7 @@ func skip(dst, src []float32, step int) {
 	}
 }
 
-// interleave sets dst to elements of even and odd by turns.
+// interleave sets dst to the elements of even and odd alternately.
 func interleave(dst, even, odd []float32) {
 	i := zipBlocks(dst, even, odd)
 	for ; 2*i+1 < len(dst); i++ {

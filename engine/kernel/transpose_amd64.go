@@ -2,8 +2,8 @@
 
 package kernel
 
-// transposeBlocks is transpose of the first rows and columns, whole blocks of eight columns
-// and rows, or of sixteen rows.
+// transposeBlocks transposes the leading rows and columns, in whole blocks of 8x8 or of 16
+// rows, and returns how many.
 func transposeBlocks(dst []float32, ds int, src []float32, ss, rows, cols int) (r, c int) {
 	if !hasAVX2 || rows < 8 || cols < 8 && (rows < 16 || !hasAVX512) {
 		return 0, 0
@@ -15,12 +15,12 @@ func transposeBlocks(dst []float32, ds int, src []float32, ss, rows, cols int) (
 		if rows < cols {
 			n := cols / 16
 			for i := 0; i < r; i += 16 {
-				turn16(n, ptr(src, i*ss), 4*16, 4*ss, 16, ptr(dst, i), 4*16*ds, 4*ds)
+				trans16Strided(n, ptr(src, i*ss), 4*16, 4*ss, 16, ptr(dst, i), 4*16*ds, 4*ds)
 			}
 			c = 16 * n
 		}
 		for ; c < cols; c += 16 {
-			turn16(r/16, ptr(src, c), 4*16*ss, 4*ss, min(16, cols-c), ptr(dst, c*ds), 4*16, 4*ds)
+			trans16Strided(r/16, ptr(src, c), 4*16*ss, 4*ss, min(16, cols-c), ptr(dst, c*ds), 4*16, 4*ds)
 		}
 		return r, cols
 	}
@@ -29,8 +29,8 @@ func transposeBlocks(dst []float32, ds int, src []float32, ss, rows, cols int) (
 		lines[i] = 4 * i * ss
 	}
 	r, c = rows&^7, cols&^7
-	// Eight lines of the output grow at a time where they are long: more of them, apart by
-	// a power of two, would not stay in the first-level cache.
+	// Where lines of the output are long, write eight at a time: more of them, a power of two
+	// apart, would not stay in the L1 cache.
 	step := c
 	if rows > cols {
 		step = 8
@@ -43,15 +43,15 @@ func transposeBlocks(dst []float32, ds int, src []float32, ss, rows, cols int) (
 	return r, c
 }
 
-// apart is where sixteen lines begin that are step floats apart, in bytes.
-func apart(step int) (lines [16]int) {
+// rowOffsets are the offsets in bytes of sixteen rows that are step floats apart.
+func rowOffsets(step int) (lines [16]int) {
 	for i := range lines {
 		lines[i] = 4 * i * step
 	}
 	return lines
 }
 
-// evenBlocks copies every second float of src for the first outputs and returns their
+// evenBlocks copies every second float of src to the first elements of dst and returns their
 // number.
 func evenBlocks(dst, src []float32) int {
 	n := min(len(dst)/8, len(src)/16)
@@ -59,15 +59,14 @@ func evenBlocks(dst, src []float32) int {
 		return 0
 	}
 	evens(n, &src[0], &dst[0])
-	if rest := len(dst) - 8; len(src) >= 2*len(dst) { // the last eight, some of them again
+	if rest := len(dst) - 8; len(src) >= 2*len(dst) { // the last eight, overlapping
 		evens(1, &src[2*rest], &dst[rest])
 		return len(dst)
 	}
 	return 8 * n
 }
 
-// zipBlocks writes the first floats of a and b to dst by turns and returns how many of
-// each.
+// zipBlocks interleaves the first floats of a and b into dst and returns how many of each.
 func zipBlocks(dst, a, b []float32) int {
 	n := min(len(a), len(b), len(dst)/2) / 8
 	if !hasAVX2 || n == 0 {

@@ -22,7 +22,8 @@ func wasmZip(dst, a, b unsafe.Pointer, n int32)
 //go:noescape
 func wasmMask(dst unsafe.Pointer, words int32, s unsafe.Pointer, block, high, drop uint32)
 
-// transposeBlocks is transpose of the first rows and columns, whole blocks of four.
+// transposeBlocks transposes the leading rows and columns, in whole blocks of 4x4, and returns
+// how many.
 func transposeBlocks(dst []float32, ds int, src []float32, ss, rows, cols int) (r, c int) {
 	r, c = rows&^3, cols&^3
 	if !vecModule || r == 0 || c == 0 {
@@ -33,7 +34,7 @@ func transposeBlocks(dst []float32, ds int, src []float32, ss, rows, cols int) (
 	return r, c
 }
 
-// evenBlocks copies every second float of src for the first outputs and returns their
+// evenBlocks copies every second float of src to the first elements of dst and returns their
 // number.
 func evenBlocks(dst, src []float32) int {
 	n := min(len(dst)/4, len(src)/8) * 4
@@ -44,8 +45,7 @@ func evenBlocks(dst, src []float32) int {
 	return n
 }
 
-// zipBlocks writes the first floats of a and b to dst by turns and returns how many of
-// each.
+// zipBlocks interleaves the first floats of a and b into dst and returns how many of each.
 func zipBlocks(dst, a, b []float32) int {
 	n := min(len(a), len(b), len(dst)/2) &^ 3
 	if !vecModule || n == 0 {
@@ -55,8 +55,9 @@ func zipBlocks(dst, a, b []float32) int {
 	return n
 }
 
-// maskWords sets the bits of the words' elements, the first of block, that are at least
-// drop, if this machine has a loop for it. No number of a block may pass 1<<32.
+// maskWords sets the bits of dst whose random numbers, from those of block on, are at least
+// drop, and reports true if this machine has a loop for it. Numbers of blocks must not cross
+// a multiple of 1<<32.
 func maskWords(dst []uint32, s *Stream, block, drop uint64) bool {
 	if vecModule {
 		wasmMask(unsafe.Pointer(unsafe.SliceData(dst)), int32(len(dst)), unsafe.Pointer(s), uint32(block), uint32(block>>32), uint32(drop))

@@ -1,26 +1,25 @@
-// Dispatch to the machine's loops over blocks of 16 elements: everything that is neither a
-// matrix product nor a window. The loops are listed in z_vec_op.go; the portable code of an
-// operation is its specification, and runs where vec says no.
+// The vectorised loops over blocks of 16 elements: everything but matrix products and
+// windows. z_vec_op.go lists them. vec runs one by its number; where it returns false, the
+// caller's portable code runs, which is the specification.
 
 package kernel
 
-// vecArgs are the arguments of a loop: over rows of n elements in up to four slices, of
-// which each row starts stride elements after the row before. Every element is taken
-// care of, for any n >= 0.
+// vecArgs are the arguments of a loop over rows of n >= 0 elements in up to four slices. Each
+// row starts stride elements after the row before.
 type vecArgs struct {
 	rows, stride int // 0 rows count as 1
 	n            int
 	p            [4]*float32
 	bits         *uint32     // of dropout: bit i%32 of word i/32 belongs to element i
 	k            [10]float32 // parameters
-	// lanes, if it is there, has in place of k a value for each lane: element i of a row
-	// has parameters lanes[.][i%16]. Only scale, squares, sumSquares, norm, normSums and normGrad look.
+	// lanes, if not nil, replaces k by a value for each lane: element i of a row has the
+	// parameters lanes[.][i%16]. Only the loops that the generator calls lanewise read it.
 	lanes *[5]lanes
-	// sums is the sum that the loop continues by the scheme of vec_sum.go, or the first of two.
+	// sums is the sum that the loop continues, as in vec_sum.go, or the first of two.
 	sums *lanes
 }
 
-// vecWide is the first loop that needs a block in one register.
+// vecWide is the first of the loops that need a block in one register.
 const vecWide = vecSoftmaxRow
 
 // ptrs are the addresses of up to four slices.
@@ -36,8 +35,8 @@ func tail(x []float32, i int) []float32 {
 	return x[i:]
 }
 
-// channelLoop is a loop over channels, N its rows. Small planes lie side by side: as many
-// as 16 lanes hold, each lane with its channel's parameters.
+// channelLoop is a loop over channels, N its rows. Small planes share a vector: as many as 16
+// lanes hold, each lane with the parameters of its channel.
 type channelLoop struct {
 	Channels
 	// value has the parameters of the channels; the caller sets value[.][q] for channel
@@ -47,12 +46,12 @@ type channelLoop struct {
 	total  [2]lanes
 }
 
-// newChannelLoop is the loop over s, per channels in each run.
+// newChannelLoop is the loop over s, with per channels in each run.
 func newChannelLoop(s Channels) (l channelLoop, per int) {
 	return channelLoop{Channels: s}, max(1, 16/s.HW)
 }
 
-// run does op, which has that many parameters, for channels j to j+w-1.
+// run runs op, which has that many parameters, for channels j to j+w-1.
 func (l *channelLoop) run(op vecOp, params, j, w int, x, y, z []float32) bool {
 	at := j * l.HW
 	l.total = [2]lanes{}

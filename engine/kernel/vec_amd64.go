@@ -12,7 +12,7 @@ func vecZ(op vecOp, a *vecArgs)
 //go:noescape
 func vecY(op vecOp, a *vecArgs)
 
-// vec does op if this machine has it.
+// vec runs op and reports true if this machine has it.
 func vec(op vecOp, a *vecArgs) bool {
 	switch {
 	case vecAVX512:
@@ -31,8 +31,9 @@ func maskZ(dst *uint32, words int, s *Stream, block, drop uint64)
 //go:noescape
 func maskY(dst *uint32, words int, s *Stream, block, drop uint64)
 
-// maskWords sets the bits of the words' elements, the first of block, that are at least
-// drop, if this machine has a loop for it. No number of a block may pass 1<<32.
+// maskWords sets the bits of dst whose random numbers, from those of block on, are at least
+// drop, and reports true if this machine has a loop for it. Numbers of blocks must not cross
+// a multiple of 1<<32.
 func maskWords(dst []uint32, s *Stream, block, drop uint64) bool {
 	switch {
 	case vecAVX512:
@@ -45,10 +46,11 @@ func maskWords(dst []uint32, s *Stream, block, drop uint64) bool {
 	return true
 }
 
-// What the loops use; tests switch between them.
+// The instruction sets that the loops use; tests switch between them.
 var vecAVX512, vecAVX2 = hasAVX512, hasAVX2
 
-// vecForms lists what this machine can run, for tests: each call of use makes it so.
+// vecForms lists the implementations of this machine for tests, with a function that selects
+// each.
 func vecForms() map[string]func() {
 	use := func(z, y bool) func() { return func() { vecAVX512, vecAVX2 = z, y } }
 	m := map[string]func(){"portable": use(false, false)}

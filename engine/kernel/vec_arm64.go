@@ -9,10 +9,10 @@ import "unsafe"
 //go:noescape
 func vecN(op vecOp, a *vecArgs)
 
-// vecNEON says that the loops may run; tests turn it off.
+// vecNEON enables the loops; tests turn it off.
 var vecNEON = true
 
-// vec does op if this machine has it.
+// vec runs op and reports true if this machine has it.
 func vec(op vecOp, a *vecArgs) bool {
 	if !vecNEON || op >= vecWide {
 		return false
@@ -24,8 +24,9 @@ func vec(op vecOp, a *vecArgs) bool {
 //go:noescape
 func maskN(dst *uint32, words int, s *Stream, block, drop uint64)
 
-// maskWords sets the bits of the words' elements, the first of block, that are at least
-// drop, if this machine has a loop for it. No number of a block may pass 1<<32.
+// maskWords sets the bits of dst whose random numbers, from those of block on, are at least
+// drop, and reports true if this machine has a loop for it. Numbers of blocks must not cross
+// a multiple of 1<<32.
 func maskWords(dst []uint32, s *Stream, block, drop uint64) bool {
 	if vecNEON {
 		maskN(unsafe.SliceData(dst), len(dst), s, block, drop)
@@ -33,7 +34,8 @@ func maskWords(dst []uint32, s *Stream, block, drop uint64) bool {
 	return vecNEON
 }
 
-// vecForms lists what this machine can run, for tests: each call of use makes it so.
+// vecForms lists the implementations of this machine for tests, with a function that selects
+// each.
 func vecForms() map[string]func() {
 	use := func(on bool) func() { return func() { vecNEON = on } }
 	return map[string]func(){"portable": use(false), "neon": use(true)}

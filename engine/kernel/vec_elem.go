@@ -1,6 +1,6 @@
-// Elementwise operations. Selections are spelled on the bits of the float so that the
-// compiler makes conditional moves of them: activations are as good as random, and a
-// mispredicted branch costs more than all the rest of the loop.
+// Elementwise operations. Selections work on the bits of floats, so that they compile to
+// conditional moves: the signs of activations are close to random, and a mispredicted branch
+// costs more than the rest of the loop.
 
 package kernel
 
@@ -20,7 +20,7 @@ func Add(z, x, y []float32) {
 	}
 }
 
-// AddReLU sets z = x + y and then 0 where that is less. z may be x or y.
+// AddReLU sets z = ReLU(x + y). z may be x or y.
 func AddReLU(z, x, y []float32) {
 	z, y = z[:len(x)], y[:len(x)]
 	if vec(vecAddRelu, &vecArgs{n: len(x), p: ptrs(z, x, y, nil)}) {
@@ -65,12 +65,12 @@ func Fill(dst []float32, v float32) {
 }
 
 const (
-	infBits  = 0x7f800000 // +Inf; +1 up to here are the positive floats
+	infBits  = 0x7f800000 // +Inf; bits 1 to infBits are the positive floats
 	signBit  = 0x80000000
-	negFirst = signBit + 1 // the smallest negative float in magnitude
+	negFirst = signBit + 1 // the negative float of the smallest magnitude
 )
 
-// relu is 0 > x ? 0 : x, so that NaN and -0 stay.
+// relu is 0 > x ? 0 : x, which keeps NaN and -0.
 func relu(x float32) float32 {
 	u := math.Float32bits(x)
 	if u-negFirst < infBits { // negative, -Inf included
@@ -206,8 +206,8 @@ func GELUGrad(dx, dy, x []float32) {
 	}
 }
 
-// Dropout sets y = x * scale where bit i%32 of bits[i/32] is set, else +0. With dy for x
-// it is its own gradient. y may be x.
+// Dropout sets y[i] = x[i] * scale where bit i%32 of bits[i/32] is set, else +0. Applied to
+// dy it is its own gradient. y may be x.
 func Dropout(y, x []float32, bits []uint32, scale float32) {
 	y = y[:len(x)]
 	bits = bits[:(len(x)+31)/32]

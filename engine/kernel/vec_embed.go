@@ -1,12 +1,12 @@
-// Tables of vectors: rows picked by number, and rows added by position.
+// Embedding tables, and learned positions.
 
 package kernel
 
 import "math"
 
 // Embed sets row i of y [n,dim] to row tokens[i] of w [rows,dim]. Tokens are integers
-// stored as float32; one that is no row of w gives NaN, so that wrong data show in the loss
-// and nowhere else.
+// stored as float32. A token that is not a row of w gives NaN, so that wrong data shows in
+// the loss and does no other harm.
 func Embed(y, tokens, w []float32, rows, dim int) {
 	for i, t := range tokens {
 		d := y[i*dim:][:dim]
@@ -27,8 +27,8 @@ func index(t float32, rows int) (int, bool) {
 	return k, float32(k) == t
 }
 
-// EmbedGrad adds row i of dy [n,dim] to row tokens[i] of dw [rows,dim], i ascending, from
-// +0 or, with acc, from what is there.
+// EmbedGrad adds row i of dy [n,dim] to row tokens[i] of dw [rows,dim], in ascending order of
+// i, starting at +0 or, with acc, at the values in dw.
 func EmbedGrad(dw, dy, tokens []float32, rows, dim int, acc bool) {
 	dw = dw[:rows*dim]
 	if !acc {
@@ -41,16 +41,16 @@ func EmbedGrad(dw, dy, tokens []float32, rows, dim int, acc bool) {
 	}
 }
 
-// AddRows sets y [n,len] to x plus row, an element each: a learned position for every
-// sample. y may be x.
+// AddRows adds row to each of the n rows of x: y [n,len(row)] = x + row, as for learned
+// positions. y may be x.
 func AddRows(y, x, row []float32, n int) {
 	for i := range n {
 		Add(y[i*len(row):][:len(row)], x[i*len(row):][:len(row)], row)
 	}
 }
 
-// AddRowsGrad sums dy [n,len(row)] over n, ascending, to row, from +0 or, with acc, from
-// what is there.
+// AddRowsGrad sums dy [n,len(row)] over n, ascending, into row, starting at +0 or, with acc,
+// at the values in row.
 func AddRowsGrad(row, dy []float32, n int, acc bool) {
 	if !acc {
 		clear(row)

@@ -1,4 +1,4 @@
-// The multiply-add that every dot product is made of.
+// The fused multiply-add of dot products.
 
 package kernel
 
@@ -25,8 +25,8 @@ func FMA(x, y, z float32) float32 {
 	return float32(s)
 }
 
-// mayMisround says that a sum which was rounded to float64 must not simply be rounded
-// again: it is on a tie of float32, or below its normal numbers.
+// mayMisround reports whether rounding s, a sum rounded to float64, again to float32 could
+// differ from rounding once: s is on a tie of float32, or below its normal numbers.
 func mayMisround(s float64) bool {
 	b := math.Float64bits(s)
 	return b&0x1fffffff == 0x10000000 || b<<1 < 897<<53
@@ -52,12 +52,13 @@ func addOdd(p, c float64) float64 {
 	return math.Float64frombits(b)
 }
 
-// fused is false in a browser that cannot fuse multiply-adds, or does not let programs.
-// Doing it exactly in ordinary arithmetic takes fifty times as long there.
+// fused is false in a browser without fused multiply-adds. Emulating them exactly takes fifty
+// times as long there.
 var fused = true
 
-// Class is the numeric class of this process's dot products: "fma" everywhere but in such
-// a browser. Classes differ in their bits.
+// Class is the numeric class of this process's float32 dot products: "fma" everywhere but in
+// such a browser. Classes differ in their bits, except in products of bfloat16 operands
+// ([RoundBF16]).
 func Class() string {
 	if fused {
 		return "fma"

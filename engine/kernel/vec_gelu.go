@@ -1,12 +1,12 @@
-// GELU in the form with tanh that GPT-2 uses: Hendrycks and Gimpel, arXiv 1606.08415.
-// The exact form is in vec_elem.go.
+// GELU approximated with tanh, as in GPT-2 (Hendrycks and Gimpel, arXiv 1606.08415). The
+// exact form is in vec_elem.go.
 
 package kernel
 
 const (
 	sqrt2OverPi = 0.79788456080286535588 // sqrt(2/pi)
 	geluCubic   = 0.044715
-	geluBlock   = 256 // elements at a time: their tanh is one call
+	geluBlock   = 256 // elements per call of tanh
 )
 
 // geluTanh sets t = tanh(sqrt(2/π) (x + 0.044715 x³)) for up to geluBlock elements.

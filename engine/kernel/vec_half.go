@@ -1,5 +1,5 @@
-// Conversions between float32 and the words that a wire or a file may hold instead, one
-// word a uint32: binary16, bfloat16 and steps of 8 bits.
+// Conversions between float32 and the formats of wires and files: binary16, bfloat16 and
+// 8-bit integers, each value in a uint32.
 
 package kernel
 
@@ -8,17 +8,17 @@ import (
 	"unsafe"
 )
 
-// floats sees words as a loop takes them.
+// floats reinterprets words as floats.
 func floats(w []uint32) []float32 {
 	return unsafe.Slice((*float32)(unsafe.Pointer(unsafe.SliceData(w))), len(w))
 }
 
-// vecWords runs a loop from x to w.
+// vecWords runs a loop that reads x and writes w.
 func vecWords(op vecOp, w []uint32, x []float32, k float32) bool {
 	return vec(op, &vecArgs{n: len(x), p: ptrs(floats(w[:len(x)]), x, nil, nil), k: [10]float32{k}})
 }
 
-// vecFloats runs a loop from w to x.
+// vecFloats runs a loop that reads w and writes x.
 func vecFloats(op vecOp, x []float32, w []uint32) bool {
 	return vec(op, &vecArgs{n: len(x), p: ptrs(x, floats(w[:len(x)]), nil, nil)})
 }
@@ -83,14 +83,14 @@ func Quantise8(w []uint32, x []float32, scale float32) {
 	}
 }
 
-// AbsMax is the largest magnitude in x, +0 if there is none; finite is false, and the
-// magnitude says nothing, where x has an infinity or NaN.
+// AbsMax returns the largest magnitude in x, +0 if x is empty. finite is false, and the
+// magnitude meaningless, if x has an infinity or NaN.
 func AbsMax(x []float32) (a float32, finite bool) {
 	var s [2]lanes // the lanes' maxima; how many are not finite
 	if vec(vecAbsMax, &vecArgs{n: len(x), p: ptrs(x, nil, nil, nil), sums: &s[0]}) {
 		return s[0].max(), s[1].total() == 0
 	}
-	// The bits of magnitudes are ordered as they are; infinity and NaN come last.
+	// Magnitudes compare as their bits do; infinity and NaN come last.
 	m := uint32(0)
 	for _, v := range x {
 		m = max(m, math.Float32bits(v)&^signBit)

@@ -10,7 +10,8 @@ import "unsafe"
 //go:noescape
 func wasmVec(op int32, a unsafe.Pointer)
 
-// The module reads vecArgs by these offsets; a negative difference does not compile.
+// The module relies on these offsets of vecArgs. A difference makes the constant negative,
+// which does not compile.
 const (
 	_ = -(unsafe.Offsetof(vecArgs{}.stride) ^ 8)
 	_ = -(unsafe.Offsetof(vecArgs{}.n) ^ 16)
@@ -21,10 +22,10 @@ const (
 	_ = -(unsafe.Offsetof(vecArgs{}.sums) ^ 112)
 )
 
-// vecModule says that vec may; tests turn it off.
+// vecModule enables the module; tests turn it off.
 var vecModule = level() > 0
 
-// vec does op if there is a module for it.
+// vec runs op and reports true if the module has it.
 func vec(op vecOp, a *vecArgs) bool {
 	if !vecModule || op >= vecWide {
 		return false
@@ -33,7 +34,8 @@ func vec(op vecOp, a *vecArgs) bool {
 	return true
 }
 
-// vecForms lists what this machine can run, for tests: each call of use makes it so.
+// vecForms lists the implementations of this machine for tests, with a function that selects
+// each.
 func vecForms() map[string]func() {
 	use := func(on bool) func() { return func() { vecModule = on } }
 	m := map[string]func(){"portable": use(false)}

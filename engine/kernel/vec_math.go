@@ -1,10 +1,10 @@
-// Transcendental functions with the same bits everywhere. The math package promises no
-// bits: some ports of it are assembly, and its Go code is fused into multiply-adds on
-// arm64. These are range reductions and polynomials in float32 with every product
-// rounded, the branches such that a vector form can compute both sides and select.
-// Coefficients are minimax fits (Lawson iteration) of our own; the errors stated, in
-// units of the last place, bound what a test of every float32 against float64 found (of
-// every reduced argument for Sinpi and Cospi, whose reduction is exact).
+// Transcendental functions with the same bits everywhere. Package math does not promise bits:
+// some ports are assembly, and its Go code is compiled to fused multiply-adds on arm64. These
+// are range reductions and polynomials in float32 with every product rounded. Branches are
+// such that a vector form can compute both sides and select. Coefficients are our own minimax
+// fits (Lawson iteration). The errors given, in units of the last place, are bounds found by
+// testing every float32 against float64 (for Sinpi and Cospi, whose reduction is exact, every
+// reduced argument).
 
 package kernel
 
@@ -14,7 +14,7 @@ import "math"
 func Sqrt(x float32) float32 { return float32(math.Sqrt(float64(x))) }
 
 const (
-	// Adding and taking away 1.5 * 2^23 rounds to the nearest integer, ties to even.
+	// Adding and subtracting 1.5 * 2^23 rounds to the nearest integer, ties to even.
 	roundMagic = 12582912.0
 
 	log2e = 1.44269504088896340736

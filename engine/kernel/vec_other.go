@@ -2,12 +2,11 @@
 
 package kernel
 
-// vec does op if this machine has it.
+// vec runs op and reports true if this machine has it.
 func vec(vecOp, *vecArgs) bool { return false }
 
-// maskWords sets the bits of the words' elements, the first of block, that are at least
-// drop, if this machine has a loop for it.
+// maskWords sets no bits: this machine has no loop for it.
 func maskWords([]uint32, *Stream, uint64, uint64) bool { return false }
 
-// vecForms lists what this machine can run, for tests.
+// vecForms lists the implementations of this machine for tests.
 func vecForms() map[string]func() { return map[string]func(){"portable": func() {}} }

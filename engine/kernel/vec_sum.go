@@ -1,4 +1,4 @@
-// Sums, in the one order that every implementation keeps.
+// Sums, in the one order of additions that every implementation keeps.
 //
 // The scheme: data comes as rows of contiguous elements. The element at offset p of its
 // row belongs to virtual lane p mod 16. Rows come in ascending order. Each lane is a
@@ -22,7 +22,7 @@ func (l *lanes) total() float32 {
 	return ((a0 + a4) + (a2 + a6)) + ((a1 + a5) + (a3 + a7))
 }
 
-// add takes in one row.
+// add adds one row.
 func (l *lanes) add(x []float32) {
 	if vec(vecSum, &vecArgs{n: len(x), p: ptrs(x, nil, nil, nil), sums: l}) {
 		return
@@ -71,12 +71,12 @@ func Dot(x, y []float32) float32 {
 	return l.total()
 }
 
-// colBlock is how many channels of [N,C,1] are summed side by side: a cache line's worth.
+// colBlock is how many channels of [N,C,1] are summed together: one cache line.
 const colBlock = 16
 
-// Channels are the channels From to To-1 of tensors [N,C,HW], so that a team can share them
-// by channels. Slices are nevertheless those of all: tensors whole, [C] what channels have;
-// what belongs to other channels is neither read nor written.
+// Channels selects channels From to To-1 of tensors [N,C,HW], so that threads can share a
+// tensor by channels. Slices are nevertheless those of all channels: whole tensors, and [C]
+// for what a channel has. Other channels are neither read nor written.
 type Channels struct{ N, C, HW, From, To int }
 
 // AllChannels are those of [n,c,hw].
@@ -85,7 +85,7 @@ func AllChannels(n, c, hw int) Channels { return Channels{N: n, C: c, HW: hw, To
 // size is the length of a tensor.
 func (s Channels) size() int { return s.N * s.C * s.HW }
 
-// empty says that the channels have no elements.
+// empty reports whether the channels have no elements.
 func (s Channels) empty() bool { return s.N*s.HW == 0 }
 
 // SumChannels sums x [N,C,HW] over rows and positions to dst [C], the gradient of a bias.

@@ -4,92 +4,92 @@
 
 package kernel
 
-// roll3Z is a planeKernel for a stride of one.
+// dw3s1Z is a planeKernel for a stride of one.
 //
 //go:noescape
-func roll3Z(images int, x *float32, xat int, xnext int, xpitch int, xstep int, skip int, rows int, steps int, w *float32, bias float32, floor float32, masks *int32, full int, y *float32, yat int, ynext int, ypitch int)
+func dw3s1Z(images int, x *float32, xat int, xnext int, xpitch int, xstep int, skip int, rows int, steps int, w *float32, bias float32, floor float32, masks *int32, full int, y *float32, yat int, ynext int, ypitch int)
 
-// hop3Z is a planeKernel for a stride of two.
+// dw3s2Z is a planeKernel for a stride of two.
 //
 //go:noescape
-func hop3Z(images int, x *float32, xat int, xnext int, xpitch int, xstep int, skip int, rows int, steps int, w *float32, bias float32, floor float32, masks *int32, full int, y *float32, yat int, ynext int, ypitch int)
+func dw3s2Z(images int, x *float32, xat int, xnext int, xpitch int, xstep int, skip int, rows int, steps int, w *float32, bias float32, floor float32, masks *int32, full int, y *float32, yat int, ynext int, ypitch int)
 
-// back3Z is a planeKernel for the gradient of x with a stride of two: y is that gradient, a strip two vectors; xstep is where odd taps begin.
+// dw3s2tZ is a planeKernel for the gradient of x with a stride of two: y is that gradient, a strip two vectors; xstep is where odd taps begin.
 //
 //go:noescape
-func back3Z(images int, x *float32, xat int, xnext int, xpitch int, xstep int, skip int, rows int, steps int, w *float32, bias float32, floor float32, masks *int32, full int, y *float32, yat int, ynext int, ypitch int)
+func dw3s2tZ(images int, x *float32, xat int, xnext int, xpitch int, xstep int, skip int, rows int, steps int, w *float32, bias float32, floor float32, masks *int32, full int, y *float32, yat int, ynext int, ypitch int)
 
-// roll5Z is a planeKernel for a stride of one.
+// dw5s1Z is a planeKernel for a stride of one.
 //
 //go:noescape
-func roll5Z(images int, x *float32, xat int, xnext int, xpitch int, xstep int, skip int, rows int, steps int, w *float32, bias float32, floor float32, masks *int32, full int, y *float32, yat int, ynext int, ypitch int)
+func dw5s1Z(images int, x *float32, xat int, xnext int, xpitch int, xstep int, skip int, rows int, steps int, w *float32, bias float32, floor float32, masks *int32, full int, y *float32, yat int, ynext int, ypitch int)
 
-// hop5Z is a planeKernel for a stride of two.
+// dw5s2Z is a planeKernel for a stride of two.
 //
 //go:noescape
-func hop5Z(images int, x *float32, xat int, xnext int, xpitch int, xstep int, skip int, rows int, steps int, w *float32, bias float32, floor float32, masks *int32, full int, y *float32, yat int, ynext int, ypitch int)
+func dw5s2Z(images int, x *float32, xat int, xnext int, xpitch int, xstep int, skip int, rows int, steps int, w *float32, bias float32, floor float32, masks *int32, full int, y *float32, yat int, ynext int, ypitch int)
 
-// back5Z is a planeKernel for the gradient of x with a stride of two: y is that gradient, a strip two vectors; xstep is where odd taps begin.
+// dw5s2tZ is a planeKernel for the gradient of x with a stride of two: y is that gradient, a strip two vectors; xstep is where odd taps begin.
 //
 //go:noescape
-func back5Z(images int, x *float32, xat int, xnext int, xpitch int, xstep int, skip int, rows int, steps int, w *float32, bias float32, floor float32, masks *int32, full int, y *float32, yat int, ynext int, ypitch int)
+func dw5s2tZ(images int, x *float32, xat int, xnext int, xpitch int, xstep int, skip int, rows int, steps int, w *float32, bias float32, floor float32, masks *int32, full int, y *float32, yat int, ynext int, ypitch int)
 
-// roll3V is a planeKernel for a stride of one.
+// dw3s1V is a planeKernel for a stride of one.
 //
 //go:noescape
-func roll3V(images int, x *float32, xat int, xnext int, xpitch int, xstep int, skip int, rows int, steps int, w *float32, bias float32, floor float32, masks *int32, full int, y *float32, yat int, ynext int, ypitch int)
+func dw3s1V(images int, x *float32, xat int, xnext int, xpitch int, xstep int, skip int, rows int, steps int, w *float32, bias float32, floor float32, masks *int32, full int, y *float32, yat int, ynext int, ypitch int)
 
-// hop3V is a planeKernel for a stride of two.
+// dw3s2V is a planeKernel for a stride of two.
 //
 //go:noescape
-func hop3V(images int, x *float32, xat int, xnext int, xpitch int, xstep int, skip int, rows int, steps int, w *float32, bias float32, floor float32, masks *int32, full int, y *float32, yat int, ynext int, ypitch int)
+func dw3s2V(images int, x *float32, xat int, xnext int, xpitch int, xstep int, skip int, rows int, steps int, w *float32, bias float32, floor float32, masks *int32, full int, y *float32, yat int, ynext int, ypitch int)
 
-// back3V is a planeKernel for the gradient of x with a stride of two: y is that gradient, a strip two vectors; xstep is where odd taps begin.
+// dw3s2tV is a planeKernel for the gradient of x with a stride of two: y is that gradient, a strip two vectors; xstep is where odd taps begin.
 //
 //go:noescape
-func back3V(images int, x *float32, xat int, xnext int, xpitch int, xstep int, skip int, rows int, steps int, w *float32, bias float32, floor float32, masks *int32, full int, y *float32, yat int, ynext int, ypitch int)
+func dw3s2tV(images int, x *float32, xat int, xnext int, xpitch int, xstep int, skip int, rows int, steps int, w *float32, bias float32, floor float32, masks *int32, full int, y *float32, yat int, ynext int, ypitch int)
 
-// roll5V is a planeKernel for a stride of one.
+// dw5s1V is a planeKernel for a stride of one.
 //
 //go:noescape
-func roll5V(images int, x *float32, xat int, xnext int, xpitch int, xstep int, skip int, rows int, steps int, w *float32, bias float32, floor float32, masks *int32, full int, y *float32, yat int, ynext int, ypitch int)
+func dw5s1V(images int, x *float32, xat int, xnext int, xpitch int, xstep int, skip int, rows int, steps int, w *float32, bias float32, floor float32, masks *int32, full int, y *float32, yat int, ynext int, ypitch int)
 
-// hop5V is a planeKernel for a stride of two.
+// dw5s2V is a planeKernel for a stride of two.
 //
 //go:noescape
-func hop5V(images int, x *float32, xat int, xnext int, xpitch int, xstep int, skip int, rows int, steps int, w *float32, bias float32, floor float32, masks *int32, full int, y *float32, yat int, ynext int, ypitch int)
+func dw5s2V(images int, x *float32, xat int, xnext int, xpitch int, xstep int, skip int, rows int, steps int, w *float32, bias float32, floor float32, masks *int32, full int, y *float32, yat int, ynext int, ypitch int)
 
-// back5V is a planeKernel for the gradient of x with a stride of two: y is that gradient, a strip two vectors; xstep is where odd taps begin.
+// dw5s2tV is a planeKernel for the gradient of x with a stride of two: y is that gradient, a strip two vectors; xstep is where odd taps begin.
 //
 //go:noescape
-func back5V(images int, x *float32, xat int, xnext int, xpitch int, xstep int, skip int, rows int, steps int, w *float32, bias float32, floor float32, masks *int32, full int, y *float32, yat int, ynext int, ypitch int)
+func dw5s2tV(images int, x *float32, xat int, xnext int, xpitch int, xstep int, skip int, rows int, steps int, w *float32, bias float32, floor float32, masks *int32, full int, y *float32, yat int, ynext int, ypitch int)
 
-// roll3Y is a planeKernel for a stride of one.
+// dw3s1Y is a planeKernel for a stride of one.
 //
 //go:noescape
-func roll3Y(images int, x *float32, xat int, xnext int, xpitch int, xstep int, skip int, rows int, steps int, w *float32, bias float32, floor float32, masks *int32, full int, y *float32, yat int, ynext int, ypitch int)
+func dw3s1Y(images int, x *float32, xat int, xnext int, xpitch int, xstep int, skip int, rows int, steps int, w *float32, bias float32, floor float32, masks *int32, full int, y *float32, yat int, ynext int, ypitch int)
 
-// hop3Y is a planeKernel for a stride of two.
+// dw3s2Y is a planeKernel for a stride of two.
 //
 //go:noescape
-func hop3Y(images int, x *float32, xat int, xnext int, xpitch int, xstep int, skip int, rows int, steps int, w *float32, bias float32, floor float32, masks *int32, full int, y *float32, yat int, ynext int, ypitch int)
+func dw3s2Y(images int, x *float32, xat int, xnext int, xpitch int, xstep int, skip int, rows int, steps int, w *float32, bias float32, floor float32, masks *int32, full int, y *float32, yat int, ynext int, ypitch int)
 
-// back3Y is a planeKernel for the gradient of x with a stride of two: y is that gradient, a strip two vectors; xstep is where odd taps begin.
+// dw3s2tY is a planeKernel for the gradient of x with a stride of two: y is that gradient, a strip two vectors; xstep is where odd taps begin.
 //
 //go:noescape
-func back3Y(images int, x *float32, xat int, xnext int, xpitch int, xstep int, skip int, rows int, steps int, w *float32, bias float32, floor float32, masks *int32, full int, y *float32, yat int, ynext int, ypitch int)
+func dw3s2tY(images int, x *float32, xat int, xnext int, xpitch int, xstep int, skip int, rows int, steps int, w *float32, bias float32, floor float32, masks *int32, full int, y *float32, yat int, ynext int, ypitch int)
 
-// roll5Y is a planeKernel for a stride of one.
+// dw5s1Y is a planeKernel for a stride of one.
 //
 //go:noescape
-func roll5Y(images int, x *float32, xat int, xnext int, xpitch int, xstep int, skip int, rows int, steps int, w *float32, bias float32, floor float32, masks *int32, full int, y *float32, yat int, ynext int, ypitch int)
+func dw5s1Y(images int, x *float32, xat int, xnext int, xpitch int, xstep int, skip int, rows int, steps int, w *float32, bias float32, floor float32, masks *int32, full int, y *float32, yat int, ynext int, ypitch int)
 
-// hop5Y is a planeKernel for a stride of two.
+// dw5s2Y is a planeKernel for a stride of two.
 //
 //go:noescape
-func hop5Y(images int, x *float32, xat int, xnext int, xpitch int, xstep int, skip int, rows int, steps int, w *float32, bias float32, floor float32, masks *int32, full int, y *float32, yat int, ynext int, ypitch int)
+func dw5s2Y(images int, x *float32, xat int, xnext int, xpitch int, xstep int, skip int, rows int, steps int, w *float32, bias float32, floor float32, masks *int32, full int, y *float32, yat int, ynext int, ypitch int)
 
-// back5Y is a planeKernel for the gradient of x with a stride of two: y is that gradient, a strip two vectors; xstep is where odd taps begin.
+// dw5s2tY is a planeKernel for the gradient of x with a stride of two: y is that gradient, a strip two vectors; xstep is where odd taps begin.
 //
 //go:noescape
-func back5Y(images int, x *float32, xat int, xnext int, xpitch int, xstep int, skip int, rows int, steps int, w *float32, bias float32, floor float32, masks *int32, full int, y *float32, yat int, ynext int, ypitch int)
+func dw5s2tY(images int, x *float32, xat int, xnext int, xpitch int, xstep int, skip int, rows int, steps int, w *float32, bias float32, floor float32, masks *int32, full int, y *float32, yat int, ynext int, ypitch int)

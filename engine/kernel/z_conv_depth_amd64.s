@@ -76,9 +76,9 @@ DATA upperZ<>+56(SB)/4, $0x0000000f
 DATA upperZ<>+60(SB)/4, $0x0000001f
 GLOBL upperZ<>(SB), RODATA|NOPTR, $64
 
-// func roll3Z(images int, x *float32, xat int, xnext int, xpitch int, xstep int, skip int, rows int, steps int, w *float32, bias float32, floor float32, masks *int32, full int, y *float32, yat int, ynext int, ypitch int)
+// func dw3s1Z(images int, x *float32, xat int, xnext int, xpitch int, xstep int, skip int, rows int, steps int, w *float32, bias float32, floor float32, masks *int32, full int, y *float32, yat int, ynext int, ypitch int)
 // Requires: AVX, AVX512DQ, AVX512F
-TEXT ·roll3Z(SB), NOSPLIT, $0-136
+TEXT ·dw3s1Z(SB), NOSPLIT, $0-136
 	MOVQ      images+0(FP), DX
 	MOVQ      x+8(FP), BX
 	ADDQ      xat+16(FP), BX
@@ -269,9 +269,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func hop3Z(images int, x *float32, xat int, xnext int, xpitch int, xstep int, skip int, rows int, steps int, w *float32, bias float32, floor float32, masks *int32, full int, y *float32, yat int, ynext int, ypitch int)
+// func dw3s2Z(images int, x *float32, xat int, xnext int, xpitch int, xstep int, skip int, rows int, steps int, w *float32, bias float32, floor float32, masks *int32, full int, y *float32, yat int, ynext int, ypitch int)
 // Requires: AVX, AVX512DQ, AVX512F
-TEXT ·hop3Z(SB), NOSPLIT, $0-136
+TEXT ·dw3s2Z(SB), NOSPLIT, $0-136
 	MOVQ      images+0(FP), DX
 	MOVQ      x+8(FP), BX
 	ADDQ      xat+16(FP), BX
@@ -544,9 +544,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func back3Z(images int, x *float32, xat int, xnext int, xpitch int, xstep int, skip int, rows int, steps int, w *float32, bias float32, floor float32, masks *int32, full int, y *float32, yat int, ynext int, ypitch int)
+// func dw3s2tZ(images int, x *float32, xat int, xnext int, xpitch int, xstep int, skip int, rows int, steps int, w *float32, bias float32, floor float32, masks *int32, full int, y *float32, yat int, ynext int, ypitch int)
 // Requires: AVX, AVX512DQ, AVX512F
-TEXT ·back3Z(SB), NOSPLIT, $0-136
+TEXT ·dw3s2tZ(SB), NOSPLIT, $0-136
 	MOVQ      images+0(FP), DX
 	MOVQ      x+8(FP), BX
 	ADDQ      xat+16(FP), BX
@@ -896,9 +896,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func roll5Z(images int, x *float32, xat int, xnext int, xpitch int, xstep int, skip int, rows int, steps int, w *float32, bias float32, floor float32, masks *int32, full int, y *float32, yat int, ynext int, ypitch int)
+// func dw5s1Z(images int, x *float32, xat int, xnext int, xpitch int, xstep int, skip int, rows int, steps int, w *float32, bias float32, floor float32, masks *int32, full int, y *float32, yat int, ynext int, ypitch int)
 // Requires: AVX, AVX512DQ, AVX512F
-TEXT ·roll5Z(SB), NOSPLIT, $0-136
+TEXT ·dw5s1Z(SB), NOSPLIT, $0-136
 	MOVQ      images+0(FP), DX
 	MOVQ      x+8(FP), BX
 	ADDQ      xat+16(FP), BX
@@ -1141,9 +1141,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func hop5Z(images int, x *float32, xat int, xnext int, xpitch int, xstep int, skip int, rows int, steps int, w *float32, bias float32, floor float32, masks *int32, full int, y *float32, yat int, ynext int, ypitch int)
+// func dw5s2Z(images int, x *float32, xat int, xnext int, xpitch int, xstep int, skip int, rows int, steps int, w *float32, bias float32, floor float32, masks *int32, full int, y *float32, yat int, ynext int, ypitch int)
 // Requires: AVX, AVX512DQ, AVX512F
-TEXT ·hop5Z(SB), NOSPLIT, $0-136
+TEXT ·dw5s2Z(SB), NOSPLIT, $0-136
 	MOVQ      images+0(FP), DX
 	MOVQ      x+8(FP), BX
 	ADDQ      xat+16(FP), BX
@@ -1603,9 +1603,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func back5Z(images int, x *float32, xat int, xnext int, xpitch int, xstep int, skip int, rows int, steps int, w *float32, bias float32, floor float32, masks *int32, full int, y *float32, yat int, ynext int, ypitch int)
+// func dw5s2tZ(images int, x *float32, xat int, xnext int, xpitch int, xstep int, skip int, rows int, steps int, w *float32, bias float32, floor float32, masks *int32, full int, y *float32, yat int, ynext int, ypitch int)
 // Requires: AVX, AVX512DQ, AVX512F
-TEXT ·back5Z(SB), NOSPLIT, $0-136
+TEXT ·dw5s2tZ(SB), NOSPLIT, $0-136
 	MOVQ      images+0(FP), DX
 	MOVQ      x+8(FP), BX
 	ADDQ      xat+16(FP), BX
@@ -2123,9 +2123,9 @@ DATA upperV<>+24(SB)/4, $0x00000007
 DATA upperV<>+28(SB)/4, $0x0000000f
 GLOBL upperV<>(SB), RODATA|NOPTR, $32
 
-// func roll3V(images int, x *float32, xat int, xnext int, xpitch int, xstep int, skip int, rows int, steps int, w *float32, bias float32, floor float32, masks *int32, full int, y *float32, yat int, ynext int, ypitch int)
+// func dw3s1V(images int, x *float32, xat int, xnext int, xpitch int, xstep int, skip int, rows int, steps int, w *float32, bias float32, floor float32, masks *int32, full int, y *float32, yat int, ynext int, ypitch int)
 // Requires: AVX, AVX512DQ, AVX512F, AVX512VL, FMA3
-TEXT ·roll3V(SB), NOSPLIT, $0-136
+TEXT ·dw3s1V(SB), NOSPLIT, $0-136
 	MOVQ      images+0(FP), DX
 	MOVQ      x+8(FP), BX
 	ADDQ      xat+16(FP), BX
@@ -2316,9 +2316,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func hop3V(images int, x *float32, xat int, xnext int, xpitch int, xstep int, skip int, rows int, steps int, w *float32, bias float32, floor float32, masks *int32, full int, y *float32, yat int, ynext int, ypitch int)
+// func dw3s2V(images int, x *float32, xat int, xnext int, xpitch int, xstep int, skip int, rows int, steps int, w *float32, bias float32, floor float32, masks *int32, full int, y *float32, yat int, ynext int, ypitch int)
 // Requires: AVX, AVX512DQ, AVX512F, AVX512VL, FMA3
-TEXT ·hop3V(SB), NOSPLIT, $0-136
+TEXT ·dw3s2V(SB), NOSPLIT, $0-136
 	MOVQ      images+0(FP), DX
 	MOVQ      x+8(FP), BX
 	ADDQ      xat+16(FP), BX
@@ -2591,9 +2591,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func back3V(images int, x *float32, xat int, xnext int, xpitch int, xstep int, skip int, rows int, steps int, w *float32, bias float32, floor float32, masks *int32, full int, y *float32, yat int, ynext int, ypitch int)
+// func dw3s2tV(images int, x *float32, xat int, xnext int, xpitch int, xstep int, skip int, rows int, steps int, w *float32, bias float32, floor float32, masks *int32, full int, y *float32, yat int, ynext int, ypitch int)
 // Requires: AVX, AVX512DQ, AVX512F, AVX512VL, FMA3
-TEXT ·back3V(SB), NOSPLIT, $0-136
+TEXT ·dw3s2tV(SB), NOSPLIT, $0-136
 	MOVQ      images+0(FP), DX
 	MOVQ      x+8(FP), BX
 	ADDQ      xat+16(FP), BX
@@ -2943,9 +2943,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func roll5V(images int, x *float32, xat int, xnext int, xpitch int, xstep int, skip int, rows int, steps int, w *float32, bias float32, floor float32, masks *int32, full int, y *float32, yat int, ynext int, ypitch int)
+// func dw5s1V(images int, x *float32, xat int, xnext int, xpitch int, xstep int, skip int, rows int, steps int, w *float32, bias float32, floor float32, masks *int32, full int, y *float32, yat int, ynext int, ypitch int)
 // Requires: AVX, AVX512DQ, AVX512F, AVX512VL
-TEXT ·roll5V(SB), NOSPLIT, $0-136
+TEXT ·dw5s1V(SB), NOSPLIT, $0-136
 	MOVQ      images+0(FP), DX
 	MOVQ      x+8(FP), BX
 	ADDQ      xat+16(FP), BX
@@ -3188,9 +3188,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func hop5V(images int, x *float32, xat int, xnext int, xpitch int, xstep int, skip int, rows int, steps int, w *float32, bias float32, floor float32, masks *int32, full int, y *float32, yat int, ynext int, ypitch int)
+// func dw5s2V(images int, x *float32, xat int, xnext int, xpitch int, xstep int, skip int, rows int, steps int, w *float32, bias float32, floor float32, masks *int32, full int, y *float32, yat int, ynext int, ypitch int)
 // Requires: AVX, AVX512DQ, AVX512F, AVX512VL
-TEXT ·hop5V(SB), NOSPLIT, $0-136
+TEXT ·dw5s2V(SB), NOSPLIT, $0-136
 	MOVQ      images+0(FP), DX
 	MOVQ      x+8(FP), BX
 	ADDQ      xat+16(FP), BX
@@ -3650,9 +3650,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func back5V(images int, x *float32, xat int, xnext int, xpitch int, xstep int, skip int, rows int, steps int, w *float32, bias float32, floor float32, masks *int32, full int, y *float32, yat int, ynext int, ypitch int)
+// func dw5s2tV(images int, x *float32, xat int, xnext int, xpitch int, xstep int, skip int, rows int, steps int, w *float32, bias float32, floor float32, masks *int32, full int, y *float32, yat int, ynext int, ypitch int)
 // Requires: AVX, AVX512DQ, AVX512F, AVX512VL
-TEXT ·back5V(SB), NOSPLIT, $0-136
+TEXT ·dw5s2tV(SB), NOSPLIT, $0-136
 	MOVQ      images+0(FP), DX
 	MOVQ      x+8(FP), BX
 	ADDQ      xat+16(FP), BX
@@ -4130,9 +4130,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func roll3Y(images int, x *float32, xat int, xnext int, xpitch int, xstep int, skip int, rows int, steps int, w *float32, bias float32, floor float32, masks *int32, full int, y *float32, yat int, ynext int, ypitch int)
+// func dw3s1Y(images int, x *float32, xat int, xnext int, xpitch int, xstep int, skip int, rows int, steps int, w *float32, bias float32, floor float32, masks *int32, full int, y *float32, yat int, ynext int, ypitch int)
 // Requires: AVX, FMA3
-TEXT ·roll3Y(SB), NOSPLIT, $0-136
+TEXT ·dw3s1Y(SB), NOSPLIT, $0-136
 	MOVQ images+0(FP), DX
 	MOVQ x+8(FP), BX
 	ADDQ xat+16(FP), BX
@@ -4327,9 +4327,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func hop3Y(images int, x *float32, xat int, xnext int, xpitch int, xstep int, skip int, rows int, steps int, w *float32, bias float32, floor float32, masks *int32, full int, y *float32, yat int, ynext int, ypitch int)
+// func dw3s2Y(images int, x *float32, xat int, xnext int, xpitch int, xstep int, skip int, rows int, steps int, w *float32, bias float32, floor float32, masks *int32, full int, y *float32, yat int, ynext int, ypitch int)
 // Requires: AVX, AVX2, FMA3
-TEXT ·hop3Y(SB), NOSPLIT, $0-136
+TEXT ·dw3s2Y(SB), NOSPLIT, $0-136
 	MOVQ images+0(FP), DX
 	MOVQ x+8(FP), BX
 	ADDQ xat+16(FP), BX
@@ -4645,9 +4645,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func back3Y(images int, x *float32, xat int, xnext int, xpitch int, xstep int, skip int, rows int, steps int, w *float32, bias float32, floor float32, masks *int32, full int, y *float32, yat int, ynext int, ypitch int)
+// func dw3s2tY(images int, x *float32, xat int, xnext int, xpitch int, xstep int, skip int, rows int, steps int, w *float32, bias float32, floor float32, masks *int32, full int, y *float32, yat int, ynext int, ypitch int)
 // Requires: AVX, FMA3
-TEXT ·back3Y(SB), NOSPLIT, $0-136
+TEXT ·dw3s2tY(SB), NOSPLIT, $0-136
 	MOVQ images+0(FP), DX
 	MOVQ x+8(FP), BX
 	ADDQ xat+16(FP), BX
@@ -5028,9 +5028,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func roll5Y(images int, x *float32, xat int, xnext int, xpitch int, xstep int, skip int, rows int, steps int, w *float32, bias float32, floor float32, masks *int32, full int, y *float32, yat int, ynext int, ypitch int)
+// func dw5s1Y(images int, x *float32, xat int, xnext int, xpitch int, xstep int, skip int, rows int, steps int, w *float32, bias float32, floor float32, masks *int32, full int, y *float32, yat int, ynext int, ypitch int)
 // Requires: AVX, FMA3
-TEXT ·roll5Y(SB), NOSPLIT, $0-136
+TEXT ·dw5s1Y(SB), NOSPLIT, $0-136
 	MOVQ images+0(FP), DX
 	MOVQ x+8(FP), BX
 	ADDQ xat+16(FP), BX
@@ -5329,9 +5329,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func hop5Y(images int, x *float32, xat int, xnext int, xpitch int, xstep int, skip int, rows int, steps int, w *float32, bias float32, floor float32, masks *int32, full int, y *float32, yat int, ynext int, ypitch int)
+// func dw5s2Y(images int, x *float32, xat int, xnext int, xpitch int, xstep int, skip int, rows int, steps int, w *float32, bias float32, floor float32, masks *int32, full int, y *float32, yat int, ynext int, ypitch int)
 // Requires: AVX, AVX2, FMA3
-TEXT ·hop5Y(SB), NOSPLIT, $0-136
+TEXT ·dw5s2Y(SB), NOSPLIT, $0-136
 	MOVQ images+0(FP), DX
 	MOVQ x+8(FP), BX
 	ADDQ xat+16(FP), BX
@@ -5961,9 +5961,9 @@ end:
 	VZEROUPPER
 	RET
 
-// func back5Y(images int, x *float32, xat int, xnext int, xpitch int, xstep int, skip int, rows int, steps int, w *float32, bias float32, floor float32, masks *int32, full int, y *float32, yat int, ynext int, ypitch int)
+// func dw5s2tY(images int, x *float32, xat int, xnext int, xpitch int, xstep int, skip int, rows int, steps int, w *float32, bias float32, floor float32, masks *int32, full int, y *float32, yat int, ynext int, ypitch int)
 // Requires: AVX, FMA3
-TEXT ·back5Y(SB), NOSPLIT, $0-136
+TEXT ·dw5s2tY(SB), NOSPLIT, $0-136
 	MOVQ images+0(FP), DX
 	MOVQ x+8(FP), BX
 	ADDQ xat+16(FP), BX

@@ -14,10 +14,10 @@ func trans8(n int, src *float32, cols *[8]int, dst *float32, step int)
 //go:noescape
 func trans16(n int, src *float32, next int, rows *[16]int, cols int, dst *float32, dnext int, drow int)
 
-// turn16 is trans16 for rows that are row bytes apart.
+// trans16Strided is trans16 for rows that are row bytes apart.
 //
 //go:noescape
-func turn16(n int, src *float32, next int, row int, cols int, dst *float32, dnext int, drow int)
+func trans16Strided(n int, src *float32, next int, row int, cols int, dst *float32, dnext int, drow int)
 
 // evens copies every second of 16*n floats, n > 0.
 //

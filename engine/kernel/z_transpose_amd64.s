@@ -259,9 +259,9 @@ next:
 	VZEROUPPER
 	RET
 
-// func turn16(n int, src *float32, next int, row int, cols int, dst *float32, dnext int, drow int)
+// func trans16Strided(n int, src *float32, next int, row int, cols int, dst *float32, dnext int, drow int)
 // Requires: AVX, AVX512F, AVX512VL, BMI2, MMX+
-TEXT ·turn16(SB), NOSPLIT, $0-64
+TEXT ·trans16Strided(SB), NOSPLIT, $0-64
 	MOVQ  n+0(FP), CX
 	MOVQ  src+8(FP), SI
 	MOVQ  row+24(FP), R8

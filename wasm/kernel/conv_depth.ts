@@ -1,7 +1,7 @@
-// Convolutions with a filter for each channel whose windows step by one: a product of one
-// row over windows that lie side by side from one line to the next. The lines of the copy
-// that has them so, padding and all, are those of the result and what a window overlaps; what
-// is computed between lines is left out.
+// Depthwise convolutions with stride 1 as a product of one row. The plane is copied with its
+// padding such that windows are adjacent across the ends of lines: lines of the copy are as
+// long as those of the result plus the overlap of a window. What is computed at positions
+// between two lines of the result is dropped.
 
 import { give } from "./lane";
 import { tile1x8Windows } from "./z_tile";
@@ -12,7 +12,7 @@ const X = 44, XNEXT = 48, Y = 52, YNEXT = 56, WEIGHTS = 60, BIAS = 64, SCRATCH =
 
 const chunk = 32; // columns of the tile
 
-// depthwise does a channel of some images. Backwards a window is turned round.
+// depthwise computes a channel of some images. For the gradient of x the window is rotated.
 export function depthwise(a: usize): void {
   const oh = load<i32>(a, OH), ow = load<i32>(a, OW), kh = load<i32>(a, KH), kw = load<i32>(a, KW);
   const rows = oh + kh - 1, pitch = ow + kw - 1, n = (oh - 1) * pitch + ow;
@@ -26,16 +26,16 @@ export function depthwise(a: usize): void {
   }
   let x = <usize>load<u32>(a, X), y = <usize>load<u32>(a, Y);
   for (let images = load<i32>(a, IMAGES); images > 0; images--) {
-    lay(plane, a, x, rows, pitch);
+    loadPlane(plane, a, x, rows, pitch);
     for (let i = 0; i < n; i += chunk) tile1x8Windows(kh * kw, <usize>load<u32>(a, WEIGHTS), 0, 4, plane + (i << 2), taps, out + (i << 2), 0, 0, 4);
-    lift(y, out, a, pitch);
+    storePlane(y, out, a, pitch);
     x += load<i32>(a, XNEXT);
     y += load<i32>(a, YNEXT);
   }
 }
 
-// lay copies a plane.
-function lay(dst: usize, a: usize, x: usize, rows: i32, pitch: i32): void {
+// loadPlane copies a plane with its padding.
+function loadPlane(dst: usize, a: usize, x: usize, rows: i32, pitch: i32): void {
   const h = load<i32>(a, H), w = load<i32>(a, W), top = load<i32>(a, TOP), left = load<i32>(a, LEFT);
   // Columns [from,to) of the copy are in the plane.
   const from = max(0, min(pitch, left)), to = max(from, min(pitch, w + left));
@@ -52,7 +52,7 @@ function lay(dst: usize, a: usize, x: usize, rows: i32, pitch: i32): void {
   }
 }
 
-// What these write beyond their end is written again by whoever comes next.
+// The following write up to three floats beyond their end, which the next write replaces.
 
 // @ts-ignore: decorator
 @inline
@@ -63,7 +63,7 @@ function zero(dst: usize, n: i32): void {
   }
 }
 
-// copy copies n floats; beyond is whether there are some more to read.
+// copy copies n floats. beyond says that three more can be read.
 // @ts-ignore: decorator
 @inline
 function copy(dst: usize, src: usize, n: i32, beyond: bool): void {
@@ -86,9 +86,9 @@ function copy(dst: usize, src: usize, n: i32, beyond: bool): void {
   }
 }
 
-// lift brings the lines of a result to where they belong. Adding -0 changes nothing, and
-// ReLU leaves NaN and -0.
-function lift(y: usize, src: usize, a: usize, pitch: i32): void {
+// storePlane copies the lines of a result to y, with bias and ReLU. Adding -0 changes nothing,
+// and ReLU keeps NaN and -0.
+function storePlane(y: usize, src: usize, a: usize, pitch: i32): void {
   const ow = load<i32>(a, OW), bias = <usize>load<u32>(a, BIAS);
   const add = bias ? v128.load32_splat(bias) : f32x4.splat(-0), floor = f32x4.splat(load<i32>(a, RELU) ? 0 : -Infinity);
   for (let r = load<i32>(a, OH); r > 0; r--) {

@@ -1,9 +1,9 @@
-// The matrix product of engine/kernel/gemm.go for WebAssembly: the same blocking, the same
-// order of operations, in place on the engine's memory. Like its Go twin, every element
-// of C is one chain of multiply-adds over ascending k; MADD is fused or not, by the build.
+// The matrix product of engine/kernel/gemm.go for WebAssembly, with the same blocking and the
+// same order of operations, on the engine's memory. As in Go, every element of C is one chain
+// of multiply-adds over ascending k. FUSED says at compile time whether they are fused.
 //
-// Pointers are addresses in the engine's memory, strides are in floats. A job is what
-// gemm_js.go writes: int32 fields in the order of the constants below.
+// Pointers are addresses in the engine's memory, strides are in floats. A job is written by
+// gemm_js.go: int32 fields in the order of the constants below.
 
 import { give, take } from "./lane";
 export { depthwise } from "./conv_depth";
@@ -13,23 +13,23 @@ const M = 0, N = 4, K = 8, A = 12, RS = 16, KS = 20, B = 24, BK = 28, BJ = 32, C
 
 const kBlock = 384, nBlock = 480, mr: i32 = 6, nr: i32 = 8;
 
-// few rows are not worth a copy of their windows.
+// few is the number of rows up to which windows are read in place.
 const few: i32 = 16;
 
-// apart is the bytes between terms of A from which its rows are laid out.
-const apart: i32 = 512;
+// stripApart is the bytes between terms of A from which copying its rows pays.
+const stripApart: i32 = 512;
 
-// level is what kernel.level tells the engine.
+// level is 1, or 2 with fused multiply-add: see gemm_js.go.
 export function level(): i32 {
   return FUSED ? 2 : 1;
 }
 
-// probe is x*x+y: with x = 1+2^-12 and y = -(1+2^-11) it is 2^-24 where that is fused.
+// probe is x*x+y. For x = 1+2^-12 and y = -(1+2^-11) it is 2^-24 if fused, else 0.
 export function probe(x: f32, y: f32): f32 {
   return f32x4.extract_lane(madd(f32x4.splat(x), f32x4.splat(x), f32x4.splat(y)), 0);
 }
 
-// gemm runs a job.
+// gemm computes a job.
 export function gemm(job: usize): void {
   const m = load<i32>(job, M), n = load<i32>(job, N), k = load<i32>(job, K);
   const ars = load<i32>(job, RS) << 2, aks = load<i32>(job, KS) << 2;
@@ -53,13 +53,13 @@ export function gemm(job: usize): void {
       }
       if (windows) gather(scratch, b, rows, cols, kn, nc);
       else pack(scratch, block, bk, bj, kn, nc);
-      const laid = scratch + ((kn * ((nc + 3) & ~3)) << 2), far = ars == 4 && aks >= apart && nc > 4 * nr;
+      const strips = scratch + ((kn * ((nc + 3) & ~3)) << 2), copied = ars == 4 && aks >= stripApart && nc > 4 * nr;
       for (let i = 0; i < m; i += mr) {
         const rows = min(mr, m - i);
         let strip = a + i * ars, step = aks;
-        if (far && rows == mr) {
-          layStrip(laid, strip, aks, kn);
-          strip = laid;
+        if (copied && rows == mr) {
+          packStrip(strips, strip, aks, kn);
+          strip = strips;
           step = 32;
         }
         for (let j = 0; j < nc; j += nr) {
@@ -72,9 +72,9 @@ export function gemm(job: usize): void {
   }
 }
 
-// layStrip copies six rows of a transposed A, in rows of 8: terms that are far apart are
-// each in a line, and often a page, of their own.
-function layStrip(dst: usize, src: usize, aks: i32, kn: i32): void {
+// packStrip copies six rows of a transposed A into rows of 8, since terms that are far apart
+// are each in a cache line, and often in a page, of their own.
+function packStrip(dst: usize, src: usize, aks: i32, kn: i32): void {
   for (let k = 0; k < kn; k++) {
     v128.store(dst, v128.load(src));
     v128.store(dst, v128.load64_zero(src, 16), 16);
@@ -83,16 +83,16 @@ function layStrip(dst: usize, src: usize, aks: i32, kn: i32): void {
   }
 }
 
-// fewRows is a block of products of so few rows that copying B would not pay: panels that
-// have their columns side by side are read where they are, the others are laid out.
+// fewRows computes a block of a product with too few rows for packing B to pay: panels whose
+// columns are contiguous are read in place, the others are packed.
 function fewRows(m: i32, nc: i32, kn: i32, a: usize, ars: i32, aks: i32, windows: bool, b: usize, bk: i32, bj: i32, rows: usize, cols: usize, c: usize, ldc: i32, acc: i32, scratch: usize): void {
   const most = m == 1 ? 8 : m <= 3 ? 4 : 2;
   for (let j = 0; j < nc; ) {
     let left = nc - j, vectors = most;
     const at = cols + (j << 2);
-    if (left < most << 2 || (windows ? !near(at, most << 2) : bj != 1)) vectors = 2;
+    if (left < most << 2 || (windows ? !contiguous(at, most << 2) : bj != 1)) vectors = 2;
     left = min(left, vectors << 2);
-    const place = windows ? left == vectors << 2 && (vectors > 2 || near(at, left)) : bj == 1 && (left & 3) == 0;
+    const place = windows ? left == vectors << 2 && (vectors > 2 || contiguous(at, left)) : bj == 1 && (left & 3) == 0;
     let from = scratch, step = ((left + 3) & ~3) << 2;
     vectors = (left + 3) >> 2;
     if (windows && place) from = b + (load<i32>(at) << 2);
@@ -109,8 +109,8 @@ function fewRows(m: i32, nc: i32, kn: i32, a: usize, ars: i32, aks: i32, windows
   }
 }
 
-// near says that n offsets, a multiple of four, are those of neighbours.
-function near(p: usize, n: i32): bool {
+// contiguous reports whether n offsets, a multiple of four, ascend by one.
+function contiguous(p: usize, n: i32): bool {
   const first = load<i32>(p);
   for (let i = 0; i < n; i += 4) {
     if (!i32x4.all_true(i32x4.eq(v128.load(p + (i << 2)), i32x4.add(i32x4.splat(first + i), i32x4(0, 1, 2, 3))))) return false;
@@ -118,34 +118,34 @@ function near(p: usize, n: i32): bool {
   return true;
 }
 
-// pointwise is conv_lane.go's: rows of 16 lanes of C, each the sum of rows of A times a
-// float of windows.
+// pointwise is that of conv_lane_js.go: each row of 16 lanes of C is a sum of rows of A times
+// a float of the windows.
 export function pointwise(m: i32, rows: usize, k: i32, cols: usize, a: usize, b: usize, c: usize, acc: i32): void {
   for (let i = 0; i < m; ) {
-    const n = some(m - i), to = c + (i << 6), from = rows + (i << 2);
+    const n = tileRows(m - i), to = c + (i << 6), from = rows + (i << 2);
     tilePoints(n, 2, k, b, from, cols, a, 64, to, 64, acc, 4);
     tilePoints(n, 2, k, b, from, cols, a + 32, 64, to + 32, 64, acc, 4);
     i += n;
   }
 }
 
-// lanewise is conv_lane.go's: the same with vectors of windows.
+// lanewise is pointwise with vectors of the windows.
 export function lanewise(m: i32, rows: usize, rstep: i32, k: i32, cols: usize, cstep: i32, a: usize, b: usize, c: usize, acc: i32): void {
   for (let i = 0; i < m; ) {
-    const n = some(m - i), to = c + (i << 6), from = rows + i * rstep;
+    const n = tileRows(m - i), to = c + (i << 6), from = rows + i * rstep;
     tileLanes(n, 2, k, b, from, rstep, cols, cstep, a, 64, to, 64, acc, 4);
     tileLanes(n, 2, k, b + 32, from, rstep, cols, cstep, a + 32, 64, to + 32, 64, acc, 4);
     i += n;
   }
 }
 
-// some is as many of the rows left as there is a tile for.
-function some(left: i32): i32 {
+// tileRows is the largest number of rows up to left that there is a tile for.
+function tileRows(left: i32): i32 {
   return left >= 6 ? 6 : left >= 3 ? 3 : 1;
 }
 
-// pack copies kn rows and nc columns of B into panels of 8 columns, the last of as many
-// vectors as it needs, filled up with anything.
+// pack copies kn rows and nc columns of B into panels of 8 columns. The last panel has as
+// many vectors as it needs; lanes beyond the last column are undefined.
 function pack(dst: usize, src: usize, bk: i32, bj: i32, kn: i32, nc: i32): void {
   const row = bk << 2, col = bj << 2;
   for (let j = 0; j < nc; j += nr) {
@@ -159,7 +159,7 @@ function pack(dst: usize, src: usize, bk: i32, bj: i32, kn: i32, nc: i32): void 
         dst += 32;
       }
     } else if (bk == 1 && cols == nr) {
-      dst = turn(dst, from, col, kn);
+      dst = packTransposed(dst, from, col, kn);
     } else {
       for (let k = 0; k < kn; k++) {
         let x = from;
@@ -174,11 +174,11 @@ function pack(dst: usize, src: usize, bk: i32, bj: i32, kn: i32, nc: i32): void 
   }
 }
 
-// gather packs a convolution's windows: element (k,j) is at rows[k]+cols[j].
+// gather packs the windows of a convolution: element (k,j) is at rows[k]+cols[j].
 function gather(dst: usize, src: usize, rows: usize, cols: usize, kn: i32, nc: i32): void {
   for (let j = 0; j < nc; j += nr) {
     const n = min(nr, nc - j), wide = (n + 3) & ~3, c = cols + (j << 2);
-    if (n == nr && near(c, nr)) {
+    if (n == nr && contiguous(c, nr)) {
       const from = src + (load<i32>(c) << 2);
       for (let k = 0; k < kn; k++) {
         const p = from + (load<i32>(rows + (k << 2)) << 2);
@@ -190,7 +190,7 @@ function gather(dst: usize, src: usize, rows: usize, cols: usize, kn: i32, nc: i
     }
     for (let k = 0; k < kn; ) {
       const row = rows + (k << 2), from = src + (load<i32>(row) << 2);
-      if (n == nr && k + 4 <= kn && near(row, 4)) {
+      if (n == nr && k + 4 <= kn && contiguous(row, 4)) {
         quad(dst, from, c);
         quad(dst + 16, from, c + 16);
         dst += 128;
@@ -204,7 +204,7 @@ function gather(dst: usize, src: usize, rows: usize, cols: usize, kn: i32, nc: i
   }
 }
 
-// quad packs four columns of four rows that are neighbours.
+// quad packs four columns of four adjacent rows.
 // @ts-ignore: decorator
 @inline
 function quad(dst: usize, src: usize, cols: usize): void {
@@ -223,8 +223,8 @@ function cross(dst: usize, a: v128, b: v128, c: v128, d: v128): void {
   v128.store(dst, i64x2.shuffle(AB, CD, 1, 3), 96);
 }
 
-// turn packs a panel of 8 columns that are contiguous in k, four by four.
-function turn(dst: usize, src: usize, col: i32, kn: i32): usize {
+// packTransposed packs a panel of 8 columns that are contiguous in k, in blocks of 4x4.
+function packTransposed(dst: usize, src: usize, col: i32, kn: i32): usize {
   let k = 0;
   for (; k + 4 <= kn; k += 4) {
     for (let h = 0; h < 2; h++) {

@@ -1,22 +1,23 @@
-// The maxima of windows, and their gradient. Their Go twin is engine/kernel/pool.go, which
-// says what wins: a number larger than those before it, or NaN.
+// Max pooling and its gradient. The specification is engine/kernel/pool.go: the first of equal
+// maxima wins, and NaN beats all.
 
 // Fields of poolArgs in pool_js.go.
 const PLANES = 0, H = 4, W = 8, KH = 12, KW = 16, SH = 20, SW = 24, PT = 28, PL = 32, OH = 36, OW = 40, X = 44, Y = 48, ARG = 52;
 
-// maxPool does planes of [H,W] to planes of [OH,OW]; arg, if it is there, gets the place of
+// maxPool reduces planes of [H,W] to planes of [OH,OW]. arg, if not 0, gets the position of
 // each maximum in its plane.
 export function maxPool(a: usize): void {
-  if (halves(a)) return;
+  if (maxPool2(a)) return;
   const w = load<i32>(a, W), h = load<i32>(a, H), oh = load<i32>(a, OH), ow = load<i32>(a, OW);
   const kh = load<i32>(a, KH), kw = load<i32>(a, KW), sh = load<i32>(a, SH), sw = load<i32>(a, SW), pt = load<i32>(a, PT), pl = load<i32>(a, PL);
-  // Vectors are of four windows of which none sticks out, the last four of them together.
+  // A vector is four windows that are inside the plane; the last vector may overlap the one
+  // before.
   const first = (pl + sw - 1) / sw, inside = min(ow, (w + pl - kw) / sw + 1), fours = sw > 2 || inside < first + 4 ? 0 : inside - first;
   let x = <usize>load<u32>(a, X), y = <usize>load<u32>(a, Y), arg = <usize>load<u32>(a, ARG);
   for (let planes = load<i32>(a, PLANES); planes > 0; planes--) {
     for (let oy = 0; oy < oh; oy++) {
       const y0 = max(oy * sh - pt, 0), y1 = min(oy * sh - pt + kh, h);
-      // Vectors see no NaN: a line that has one is done again.
+      // The vector code ignores NaN: a line that has one is computed again.
       let seen = f32x4.splat(0);
       for (let j = 0; j < fours; j += 4) {
         const i = first + min(j, fours - 4), left = i * sw - pl, to = y + (i << 2), at = arg + (i << 2);
@@ -37,21 +38,21 @@ export function maxPool(a: usize): void {
   }
 }
 
-// every reads four floats sw apart.
+// loadStrided loads four floats sw apart.
 // @ts-ignore: decorator
 @inline
-function every(p: usize, sw: i32): v128 {
+function loadStrided(p: usize, sw: i32): v128 {
   return sw == 2 ? i32x4.shuffle(v128.load(p), v128.load(p, 12), 0, 2, 5, 7) : v128.load(p);
 }
 
-// four is the maxima of four windows; it sets bits of seen where a float is NaN.
+// four computes the maxima of four windows. It sets bits of seen where a float is NaN.
 // @ts-ignore: decorator
 @inline
 function four(x: usize, w: i32, y0: i32, y1: i32, left: i32, kw: i32, sw: i32, y: usize, seen: v128): v128 {
   let m = f32x4.splat(-Infinity), p = x + ((y0 * w + left) << 2);
   for (let r = y0; r < y1; r++) {
     for (let q = 0; q < kw; q++) {
-      const v = every(p + (q << 2), sw);
+      const v = loadStrided(p + (q << 2), sw);
       m = f32x4.pmax(m, v);
       seen = v128.or(seen, f32x4.ne(v, v));
     }
@@ -61,7 +62,7 @@ function four(x: usize, w: i32, y0: i32, y1: i32, left: i32, kw: i32, sw: i32, y
   return seen;
 }
 
-// fourArg is four with their places.
+// fourArg is four with the positions of the maxima.
 // @ts-ignore: decorator
 @inline
 function fourArg(x: usize, w: i32, y0: i32, y1: i32, left: i32, kw: i32, sw: i32, y: usize, arg: usize, seen: v128): v128 {
@@ -70,7 +71,7 @@ function fourArg(x: usize, w: i32, y0: i32, y1: i32, left: i32, kw: i32, sw: i32
   for (let r = y0; r < y1; r++) {
     let place = line;
     for (let q = 0; q < kw; q++) {
-      const v = every(p + (q << 2), sw);
+      const v = loadStrided(p + (q << 2), sw);
       at = v128.bitselect(place, at, f32x4.gt(v, m));
       m = f32x4.pmax(m, v);
       seen = v128.or(seen, f32x4.ne(v, v));
@@ -101,10 +102,9 @@ function one(x: usize, w: i32, y0: i32, y1: i32, x0: i32, x1: i32, y: usize, arg
   if (arg) store<i32>(arg, at);
 }
 
-// halves is maxPool of windows of 2x2 with stride 2 without padding; small planes fill
-// vectors by their lines or by each other. It returns false where it does not, or where
-// there is NaN: then what it did is void.
-function halves(a: usize): bool {
+// maxPool2 is maxPool for 2x2 windows with stride 2 without padding; small planes share
+// vectors. It returns false if it does not apply or x has NaN; results are invalid then.
+function maxPool2(a: usize): bool {
   const w = load<i32>(a, W), h = load<i32>(a, H), oh = load<i32>(a, OH), ow = load<i32>(a, OW);
   if (load<i32>(a, KH) != 2 || load<i32>(a, KW) != 2 || load<i32>(a, SH) != 2 || load<i32>(a, SW) != 2 || load<i32>(a, PT) || load<i32>(a, PL) || 2 * oh > h || 2 * ow > w) return false;
   let x = <usize>load<u32>(a, X), y = <usize>load<u32>(a, Y), arg = <usize>load<u32>(a, ARG), planes = load<i32>(a, PLANES);
@@ -149,8 +149,8 @@ function halves(a: usize): bool {
   return !v128.any_true(f32x4.ne(seen, seen));
 }
 
-// largest is the maxima of pairs of al, ah and of those below, which begin at places at. It
-// adds up what it sees: that is NaN if one of the floats was.
+// largest computes the maxima of pairs of al, ah and of the pairs below them, at positions
+// from at on. It adds up all floats: the sum is NaN if one of them is.
 // @ts-ignore: decorator
 @inline
 function largest(al: v128, ah: v128, bl: v128, bh: v128, at: v128, w: i32, y: usize, arg: usize, seen: v128): v128 {
@@ -159,15 +159,15 @@ function largest(al: v128, ah: v128, bl: v128, bh: v128, at: v128, w: i32, y: us
   const m = f32x4.pmax(a0, a1), n = f32x4.pmax(b0, b1);
   v128.store(y, f32x4.pmax(m, n));
   if (arg) {
-    // A mask is -1 where it is set.
+    // A set mask is -1.
     const ka = i32x4.sub(at, f32x4.gt(a1, a0)), kb = i32x4.sub(i32x4.add(at, i32x4.splat(w)), f32x4.gt(b1, b0));
     v128.store(arg, v128.bitselect(kb, ka, f32x4.gt(n, m)));
   }
   return f32x4.add(seen, f32x4.add(f32x4.add(a0, a1), f32x4.add(b0, b1)));
 }
 
-// maxPoolGrad adds, in planes of plane floats that are zero, each of the out floats of dy to
-// the place that arg names.
+// maxPoolGrad adds each of the out floats of dy to the position given by arg, in zeroed planes
+// of plane floats.
 export function maxPoolGrad(planes: i32, dx: usize, plane: i32, dy: usize, arg: usize, out: i32): void {
   for (; planes > 0; planes--) {
     for (const end = dy + (out << 2); dy < end; dy += 4) {

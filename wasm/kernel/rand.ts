@@ -1,13 +1,13 @@
 // Dropout masks from Philox. The Go side is engine/kernel/rand.go.
 
-// mask sets words of 32 bits: bit i of a word is whether number i of its eight Philox
-// blocks (rand.go) is at least drop. state is a Stream: two words of key, three of the
-// counter; block is the number of the first block, high the upper half of all of them.
+// mask sets words of 32 bits: bit i of a word tells whether number i of its eight Philox
+// blocks (rand.go) is at least drop. state is a Stream: two words of the key, three of the
+// counter. block is the lower half of the first block's number, high the upper half of all.
 export function mask(dst: usize, words: i32, state: usize, block: u32, high: u32, drop: u32): void {
   const d = i32x4.splat(drop), c1 = i32x4.splat(load<u32>(state, 8) | high), c2 = i32x4.splat(load<u32>(state, 12)), c3 = i32x4.splat(load<u32>(state, 16));
   const m0 = i32x4.splat(0xd2511f53), m1 = i32x4.splat(0xcd9e8d57);
   for (let i = 0; i < words; i++) {
-    // The first four blocks are a, the others b: what they wait for, they wait for together.
+    // a are the first four blocks, b the others. Interleaved, they hide each other's latency.
     let a0 = i32x4.add(i32x4.splat(block), i32x4(0, 1, 2, 3)), a1 = c1, a2 = c2, a3 = c3;
     let b0 = i32x4.add(i32x4.splat(block), i32x4(4, 5, 6, 7)), b1 = c1, b2 = c2, b3 = c3;
     let k0 = load<u32>(state), k1 = load<u32>(state, 4);
@@ -34,7 +34,7 @@ export function mask(dst: usize, words: i32, state: usize, block: u32, high: u32
   }
 }
 
-// least gives the 16 bits of four blocks: whether each number is at least drop.
+// least returns the 16 bits of four blocks: whether each number is at least drop.
 // @ts-ignore: decorator
 @inline
 function least(a0: v128, a1: v128, a2: v128, a3: v128, drop: v128): u32 {

@@ -1,8 +1,8 @@
-// Products cut into jobs that several workers take, all on the engine's shared memory.
+// Products split into jobs that workers share, all on the engine's memory.
 //
-// The control block is Go's (team_js.go). Its word counts the jobs that nobody has taken
-// yet in its lower half; the upper half is the number of the round, so that who wakes up
-// late takes nothing of a round that he has not read about.
+// The control block is that of team_js.go. The lower half of its word counts unclaimed jobs;
+// the upper half is the number of the round, so that a worker that wakes up late cannot claim
+// a job of a round whose fields it has not read.
 
 import { gemm } from "./gemm";
 export { depthwise, gemm, lanewise, level, pointwise, probe } from "./gemm";
@@ -11,11 +11,12 @@ const WORD: usize = 0, ROUND: usize = 4, DONE: usize = 8, COUNT: usize = 12, JOB
 
 const SCRATCHOFJOB: usize = 60; // gemmJob.scratch
 
-// spins is how long a worker looks for the next round before it sleeps: some hundred
+// spins is how often a worker polls for the next round before it sleeps: some hundred
 // microseconds, longer than most gaps between the products of a pass.
 const spins = 1 << 18;
 
-// run has all jobs of a round done, this worker helping, and returns when they are.
+// run computes all jobs of a round on this worker and the others, and returns when all are
+// done.
 export function run(ctl: usize): void {
   const count = load<i32>(ctl, COUNT);
   atomic.store<i32>(ctl, 0, DONE);
@@ -23,11 +24,11 @@ export function run(ctl: usize): void {
   atomic.store<i64>(ctl, ((<i64>round) << 32) | <i64>count, WORD);
   if (atomic.load<i32>(ctl, ASLEEP)) atomic.notify(ctl + ROUND, -1);
   work(ctl, 0);
-  // Whoever took a job is at work on it: this is short.
+  // The remaining jobs are being computed, so this wait is short.
   while (atomic.load<i32>(ctl, DONE) != count) if (atomic.load<i32>(ctl, BROKEN)) unreachable();
 }
 
-// work does jobs until none is left to take.
+// work computes jobs until none is left to claim.
 function work(ctl: usize, worker: i32): void {
   for (;;) {
     const word = atomic.load<i64>(ctl, WORD), left = <i32>word;
@@ -40,7 +41,7 @@ function work(ctl: usize, worker: i32): void {
   }
 }
 
-// serve is the life of worker 1 and up.
+// serve is the main loop of workers 1 and up.
 export function serve(ctl: usize, worker: i32): void {
   for (;;) {
     const round = atomic.load<i32>(ctl, ROUND);
@@ -48,7 +49,7 @@ export function serve(ctl: usize, worker: i32): void {
     let i = 0;
     while (i < spins && atomic.load<i32>(ctl, ROUND) == round) i++;
     if (i < spins) continue;
-    // Who has begun a round before it sees this one awake has changed what wait looks at.
+    // A round that begins before ASLEEP is visible changes ROUND, so wait returns at once.
     atomic.add<i32>(ctl, 1, ASLEEP);
     atomic.wait<i32>(ctl + ROUND, round, -1);
     atomic.sub<i32>(ctl, 1, ASLEEP);

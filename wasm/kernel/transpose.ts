@@ -1,8 +1,8 @@
 // Transposition, and copies with a stride of two. The Go side is engine/kernel/transpose.go.
 
 // transpose sets dst[c*ds+r] = src[r*ss+c] for whole blocks of 4x4; strides in bytes.
-// Sixteen rows at a time make whole cache lines of four of the output's, which may well be
-// apart by what lets few of them stay in the cache.
+// Sixteen rows at a time fill whole cache lines of four lines of the output, which may be a
+// power of two apart and then map to few cache sets.
 export function transpose(dst: usize, ds: i32, src: usize, ss: i32, rows: i32, cols: i32): void {
   for (let r0 = 0; r0 < rows; r0 += 16) {
     for (let c = 0; c < cols; c += 4) {
@@ -30,7 +30,7 @@ export function evens(dst: usize, src: usize, n: i32): void {
   }
 }
 
-// zip writes n floats of a and of b by turns, n a multiple of four.
+// zip interleaves n floats of a and of b, n a multiple of four.
 export function zip(dst: usize, a: usize, b: usize, n: i32): void {
   for (let i = 0; i < n; i += 4) {
     const x = v128.load(a), y = v128.load(b);

@@ -460,7 +460,7 @@ export function tile(rows: i32, vectors: i32, kn: i32, a: usize, ars: i32, aks: 
   }
 }
 
-// tile6x2Windows is 6 rows of 2 vectors from windows where they are; rowAt are their offsets.
+// tile6x2Windows is 6 rows of 2 vectors from windows in place; rowAt are their offsets.
 export function tile6x2Windows(kn: i32, a: usize, ars: i32, aks: i32, b: usize, rowAt: usize, c: usize, ldc: i32, acc: i32, last: i32): void {
   let s00 = f32x4.splat(0), s01 = f32x4.splat(0), s10 = f32x4.splat(0), s11 = f32x4.splat(0), s20 = f32x4.splat(0), s21 = f32x4.splat(0), s30 = f32x4.splat(0), s31 = f32x4.splat(0), s40 = f32x4.splat(0), s41 = f32x4.splat(0), s50 = f32x4.splat(0), s51 = f32x4.splat(0);
   const c0 = c, c1 = c0 + ldc, c2 = c1 + ldc, c3 = c2 + ldc, c4 = c3 + ldc, c5 = c4 + ldc;
@@ -496,7 +496,7 @@ export function tile6x2Windows(kn: i32, a: usize, ars: i32, aks: i32, b: usize, 
   v128.store(c0 + 0, s00), give(c0 + 16, s01, last), v128.store(c1 + 0, s10), give(c1 + 16, s11, last), v128.store(c2 + 0, s20), give(c2 + 16, s21, last), v128.store(c3 + 0, s30), give(c3 + 16, s31, last), v128.store(c4 + 0, s40), give(c4 + 16, s41, last), v128.store(c5 + 0, s50), give(c5 + 16, s51, last);
 }
 
-// tile5x2Windows is 5 rows of 2 vectors from windows where they are; rowAt are their offsets.
+// tile5x2Windows is 5 rows of 2 vectors from windows in place; rowAt are their offsets.
 export function tile5x2Windows(kn: i32, a: usize, ars: i32, aks: i32, b: usize, rowAt: usize, c: usize, ldc: i32, acc: i32, last: i32): void {
   let s00 = f32x4.splat(0), s01 = f32x4.splat(0), s10 = f32x4.splat(0), s11 = f32x4.splat(0), s20 = f32x4.splat(0), s21 = f32x4.splat(0), s30 = f32x4.splat(0), s31 = f32x4.splat(0), s40 = f32x4.splat(0), s41 = f32x4.splat(0);
   const c0 = c, c1 = c0 + ldc, c2 = c1 + ldc, c3 = c2 + ldc, c4 = c3 + ldc;
@@ -529,7 +529,7 @@ export function tile5x2Windows(kn: i32, a: usize, ars: i32, aks: i32, b: usize, 
   v128.store(c0 + 0, s00), give(c0 + 16, s01, last), v128.store(c1 + 0, s10), give(c1 + 16, s11, last), v128.store(c2 + 0, s20), give(c2 + 16, s21, last), v128.store(c3 + 0, s30), give(c3 + 16, s31, last), v128.store(c4 + 0, s40), give(c4 + 16, s41, last);
 }
 
-// tile4x2Windows is 4 rows of 2 vectors from windows where they are; rowAt are their offsets.
+// tile4x2Windows is 4 rows of 2 vectors from windows in place; rowAt are their offsets.
 export function tile4x2Windows(kn: i32, a: usize, ars: i32, aks: i32, b: usize, rowAt: usize, c: usize, ldc: i32, acc: i32, last: i32): void {
   let s00 = f32x4.splat(0), s01 = f32x4.splat(0), s10 = f32x4.splat(0), s11 = f32x4.splat(0), s20 = f32x4.splat(0), s21 = f32x4.splat(0), s30 = f32x4.splat(0), s31 = f32x4.splat(0);
   const c0 = c, c1 = c0 + ldc, c2 = c1 + ldc, c3 = c2 + ldc;
@@ -559,7 +559,7 @@ export function tile4x2Windows(kn: i32, a: usize, ars: i32, aks: i32, b: usize, 
   v128.store(c0 + 0, s00), give(c0 + 16, s01, last), v128.store(c1 + 0, s10), give(c1 + 16, s11, last), v128.store(c2 + 0, s20), give(c2 + 16, s21, last), v128.store(c3 + 0, s30), give(c3 + 16, s31, last);
 }
 
-// tile3x2Windows is 3 rows of 2 vectors from windows where they are; rowAt are their offsets.
+// tile3x2Windows is 3 rows of 2 vectors from windows in place; rowAt are their offsets.
 export function tile3x2Windows(kn: i32, a: usize, ars: i32, aks: i32, b: usize, rowAt: usize, c: usize, ldc: i32, acc: i32, last: i32): void {
   let s00 = f32x4.splat(0), s01 = f32x4.splat(0), s10 = f32x4.splat(0), s11 = f32x4.splat(0), s20 = f32x4.splat(0), s21 = f32x4.splat(0);
   const c0 = c, c1 = c0 + ldc, c2 = c1 + ldc;
@@ -586,7 +586,7 @@ export function tile3x2Windows(kn: i32, a: usize, ars: i32, aks: i32, b: usize, 
   v128.store(c0 + 0, s00), give(c0 + 16, s01, last), v128.store(c1 + 0, s10), give(c1 + 16, s11, last), v128.store(c2 + 0, s20), give(c2 + 16, s21, last);
 }
 
-// tile2x2Windows is 2 rows of 2 vectors from windows where they are; rowAt are their offsets.
+// tile2x2Windows is 2 rows of 2 vectors from windows in place; rowAt are their offsets.
 export function tile2x2Windows(kn: i32, a: usize, ars: i32, aks: i32, b: usize, rowAt: usize, c: usize, ldc: i32, acc: i32, last: i32): void {
   let s00 = f32x4.splat(0), s01 = f32x4.splat(0), s10 = f32x4.splat(0), s11 = f32x4.splat(0);
   const c0 = c, c1 = c0 + ldc;
@@ -610,7 +610,7 @@ export function tile2x2Windows(kn: i32, a: usize, ars: i32, aks: i32, b: usize, 
   v128.store(c0 + 0, s00), give(c0 + 16, s01, last), v128.store(c1 + 0, s10), give(c1 + 16, s11, last);
 }
 
-// tile1x2Windows is 1 rows of 2 vectors from windows where they are; rowAt are their offsets.
+// tile1x2Windows is 1 rows of 2 vectors from windows in place; rowAt are their offsets.
 export function tile1x2Windows(kn: i32, a: usize, ars: i32, aks: i32, b: usize, rowAt: usize, c: usize, ldc: i32, acc: i32, last: i32): void {
   let s00 = f32x4.splat(0), s01 = f32x4.splat(0);
   const c0 = c;
@@ -631,7 +631,7 @@ export function tile1x2Windows(kn: i32, a: usize, ars: i32, aks: i32, b: usize, 
   v128.store(c0 + 0, s00), give(c0 + 16, s01, last);
 }
 
-// tile3x4Windows is 3 rows of 4 vectors from windows where they are; rowAt are their offsets.
+// tile3x4Windows is 3 rows of 4 vectors from windows in place; rowAt are their offsets.
 export function tile3x4Windows(kn: i32, a: usize, ars: i32, aks: i32, b: usize, rowAt: usize, c: usize, ldc: i32, acc: i32, last: i32): void {
   let s00 = f32x4.splat(0), s01 = f32x4.splat(0), s02 = f32x4.splat(0), s03 = f32x4.splat(0), s10 = f32x4.splat(0), s11 = f32x4.splat(0), s12 = f32x4.splat(0), s13 = f32x4.splat(0), s20 = f32x4.splat(0), s21 = f32x4.splat(0), s22 = f32x4.splat(0), s23 = f32x4.splat(0);
   const c0 = c, c1 = c0 + ldc, c2 = c1 + ldc;
@@ -666,7 +666,7 @@ export function tile3x4Windows(kn: i32, a: usize, ars: i32, aks: i32, b: usize, 
   v128.store(c0 + 0, s00), v128.store(c0 + 16, s01), v128.store(c0 + 32, s02), give(c0 + 48, s03, last), v128.store(c1 + 0, s10), v128.store(c1 + 16, s11), v128.store(c1 + 32, s12), give(c1 + 48, s13, last), v128.store(c2 + 0, s20), v128.store(c2 + 16, s21), v128.store(c2 + 32, s22), give(c2 + 48, s23, last);
 }
 
-// tile2x4Windows is 2 rows of 4 vectors from windows where they are; rowAt are their offsets.
+// tile2x4Windows is 2 rows of 4 vectors from windows in place; rowAt are their offsets.
 export function tile2x4Windows(kn: i32, a: usize, ars: i32, aks: i32, b: usize, rowAt: usize, c: usize, ldc: i32, acc: i32, last: i32): void {
   let s00 = f32x4.splat(0), s01 = f32x4.splat(0), s02 = f32x4.splat(0), s03 = f32x4.splat(0), s10 = f32x4.splat(0), s11 = f32x4.splat(0), s12 = f32x4.splat(0), s13 = f32x4.splat(0);
   const c0 = c, c1 = c0 + ldc;
@@ -696,7 +696,7 @@ export function tile2x4Windows(kn: i32, a: usize, ars: i32, aks: i32, b: usize, 
   v128.store(c0 + 0, s00), v128.store(c0 + 16, s01), v128.store(c0 + 32, s02), give(c0 + 48, s03, last), v128.store(c1 + 0, s10), v128.store(c1 + 16, s11), v128.store(c1 + 32, s12), give(c1 + 48, s13, last);
 }
 
-// tile1x8Windows is 1 rows of 8 vectors from windows where they are; rowAt are their offsets.
+// tile1x8Windows is 1 rows of 8 vectors from windows in place; rowAt are their offsets.
 export function tile1x8Windows(kn: i32, a: usize, ars: i32, aks: i32, b: usize, rowAt: usize, c: usize, ldc: i32, acc: i32, last: i32): void {
   let s00 = f32x4.splat(0), s01 = f32x4.splat(0), s02 = f32x4.splat(0), s03 = f32x4.splat(0), s04 = f32x4.splat(0), s05 = f32x4.splat(0), s06 = f32x4.splat(0), s07 = f32x4.splat(0);
   const c0 = c;
@@ -762,7 +762,7 @@ export function tileWindows(rows: i32, vectors: i32, kn: i32, a: usize, ars: i32
   }
 }
 
-// tile6x2Points is 6 rows of 2 vectors of which A are windows where they are: float (i,k) is at rowAt[i]+colAt[k].
+// tile6x2Points is 6 rows of 2 vectors of which A are windows in place: float (i,k) is at rowAt[i]+colAt[k].
 export function tile6x2Points(kn: i32, a: usize, rowAt: usize, colAt: usize, b: usize, bks: i32, c: usize, ldc: i32, acc: i32, last: i32): void {
   let s00 = f32x4.splat(0), s01 = f32x4.splat(0), s10 = f32x4.splat(0), s11 = f32x4.splat(0), s20 = f32x4.splat(0), s21 = f32x4.splat(0), s30 = f32x4.splat(0), s31 = f32x4.splat(0), s40 = f32x4.splat(0), s41 = f32x4.splat(0), s50 = f32x4.splat(0), s51 = f32x4.splat(0);
   const c0 = c, c1 = c0 + ldc, c2 = c1 + ldc, c3 = c2 + ldc, c4 = c3 + ldc, c5 = c4 + ldc;
@@ -797,7 +797,7 @@ export function tile6x2Points(kn: i32, a: usize, rowAt: usize, colAt: usize, b: 
   v128.store(c0 + 0, s00), give(c0 + 16, s01, last), v128.store(c1 + 0, s10), give(c1 + 16, s11, last), v128.store(c2 + 0, s20), give(c2 + 16, s21, last), v128.store(c3 + 0, s30), give(c3 + 16, s31, last), v128.store(c4 + 0, s40), give(c4 + 16, s41, last), v128.store(c5 + 0, s50), give(c5 + 16, s51, last);
 }
 
-// tile3x2Points is 3 rows of 2 vectors of which A are windows where they are: float (i,k) is at rowAt[i]+colAt[k].
+// tile3x2Points is 3 rows of 2 vectors of which A are windows in place: float (i,k) is at rowAt[i]+colAt[k].
 export function tile3x2Points(kn: i32, a: usize, rowAt: usize, colAt: usize, b: usize, bks: i32, c: usize, ldc: i32, acc: i32, last: i32): void {
   let s00 = f32x4.splat(0), s01 = f32x4.splat(0), s10 = f32x4.splat(0), s11 = f32x4.splat(0), s20 = f32x4.splat(0), s21 = f32x4.splat(0);
   const c0 = c, c1 = c0 + ldc, c2 = c1 + ldc;
@@ -823,7 +823,7 @@ export function tile3x2Points(kn: i32, a: usize, rowAt: usize, colAt: usize, b: 
   v128.store(c0 + 0, s00), give(c0 + 16, s01, last), v128.store(c1 + 0, s10), give(c1 + 16, s11, last), v128.store(c2 + 0, s20), give(c2 + 16, s21, last);
 }
 
-// tile1x2Points is 1 rows of 2 vectors of which A are windows where they are: float (i,k) is at rowAt[i]+colAt[k].
+// tile1x2Points is 1 rows of 2 vectors of which A are windows in place: float (i,k) is at rowAt[i]+colAt[k].
 export function tile1x2Points(kn: i32, a: usize, rowAt: usize, colAt: usize, b: usize, bks: i32, c: usize, ldc: i32, acc: i32, last: i32): void {
   let s00 = f32x4.splat(0), s01 = f32x4.splat(0);
   const c0 = c;

@@ -1,10 +1,9 @@
 // This file exists to write depthwise convolutions, which have a filter for each channel, on
 // planes in place.
 //
-// A vector runs along a line of a plane, and what a tap sees is that line some floats
-// further: nothing is copied beforehand, and masks leave out what is padding. Two images
-// go at once, with the same weights. Every element is one chain of fused multiply-adds
-// over the taps in ascending order.
+// Vectors run along a line of a plane: a tap reads the line at an offset, unaligned, and masks
+// cut off what is padding. Nothing is copied. Two images are computed at a time, with the same
+// weights. Every element is one chain of fused multiply-adds over the taps in ascending order.
 
 package avo
 
@@ -16,8 +15,8 @@ import (
 	"github.com/mmcloughlin/avo/reg"
 )
 
-// isa is a set of instructions: Z has vectors of 16 and opmasks, V vectors of 8 and opmasks,
-// Y vectors of 8 and masks that are vectors.
+// isa is an instruction set: Z is AVX-512 with vectors of 16, V AVX-512 with vectors of 8, Y
+// AVX2, whose masks are vectors.
 type isa struct {
 	name  string
 	lanes int
@@ -47,7 +46,7 @@ var (
 
 const signature = "func(images int, x *float32, xat, xnext, xpitch, xstep, skip, rows, steps int, w *float32, bias, floor float32, masks *int32, full int, y *float32, yat, ynext, ypitch int)"
 
-// param is an argument where it lies.
+// param is the memory operand of an argument.
 func param(name string) Mem {
 	b, err := Param(name).Resolve()
 	if err != nil {
@@ -56,17 +55,17 @@ func param(name string) Mem {
 	return b.Addr
 }
 
-// plane is what kernels have in common: one strip of columns of a plane, all its lines,
-// for some images.
+// plane writes what all kernels share. A kernel computes one strip of columns of a plane, all
+// its lines, for some images.
 type plane struct {
 	isa
 	k     int
-	masks int // how many, the last for stores
+	masks int // number of masks, the last for stores
 
-	used int // vector registers
+	used int // vector registers taken
 }
 
-// take takes a register.
+// take allocates a register.
 func (p *plane) take() reg.VecPhysical {
 	p.used++
 	if p.used > 16 && !p.evex {
@@ -91,7 +90,7 @@ func (p *plane) zero(v reg.VecPhysical) {
 	}
 }
 
-// load reads the lanes of mask i, zeros beyond; spare is overwritten without opmasks.
+// load loads the lanes of mask i and zeros the others. It clobbers spare on AVX2.
 func (p *plane) load(m Mem, i int, to, spare reg.VecPhysical) {
 	if p.evex {
 		VMOVUPS_Z(m, opmask[i], to)
@@ -101,7 +100,7 @@ func (p *plane) load(m Mem, i int, to, spare reg.VecPhysical) {
 	VMASKMOVPS(m, spare, to)
 }
 
-// store writes the lanes of mask i, or all if full is not 0.
+// store stores the lanes of mask i, or all if full is not 0.
 func (p *plane) store(v reg.VecPhysical, m Mem, i int, spare reg.VecPhysical, label string) {
 	CMPQ(param("full"), Imm(0))
 	JE(LabelRef(label + "part"))
@@ -117,7 +116,7 @@ func (p *plane) store(v reg.VecPhysical, m Mem, i int, spare reg.VecPhysical, la
 	Label(label + "done")
 }
 
-// weights are those of all taps, in registers if there are enough of them.
+// weights broadcasts the weights of all taps into registers, if there are enough of these.
 func (p *plane) weights() []reg.VecPhysical {
 	if p.k > 3 || !p.evex {
 		return nil
@@ -149,7 +148,8 @@ func (p *plane) fma(q int, weights, x, sums []reg.VecPhysical, spare reg.VecPhys
 	}
 }
 
-// write writes a kernel's head, and body for two images at a time and for the last one.
+// write writes a kernel: its prologue, and the body for two images at a time and for a last
+// single one.
 func (p *plane) write(name, doc string, body func(many int)) {
 	TEXT(name, NOSPLIT, signature)
 	Pragma("noescape")
@@ -197,7 +197,7 @@ func (p *plane) write(name, doc string, body func(many int)) {
 	RET()
 }
 
-// finish adds the bias and applies the floor.
+// finish adds the bias and clamps to the floor.
 func (p *plane) finish(v, bias, floor reg.VecPhysical) {
 	VADDPS(bias, v, v)
 	VMAXPS(v, floor, v)
@@ -211,13 +211,13 @@ func (p *plane) constants() (bias, floor reg.VecPhysical) {
 	return bias, floor
 }
 
-// roll is for windows that step by one: a line is loaded once and added to the k lines of the
-// output that see it.
-func (s isa) roll(k int) {
+// stride1 writes the kernel for stride 1: a line is loaded once and added to the k lines of
+// the output whose windows hold it.
+func (s isa) stride1(k int) {
 	p := plane{isa: s, k: k, masks: k + 1}
-	p.write(fmt.Sprintf("roll%d%s", k, s.name), "is a planeKernel for a stride of one.", func(many int) {
+	p.write(fmt.Sprintf("dw%ds1%s", k, s.name), "is a planeKernel for a stride of one.", func(many int) {
 		l := func(name string) string { return fmt.Sprint(name, many) }
-		sums := make([][]reg.VecPhysical, k) // of the lines that see the current one, the newest first
+		sums := make([][]reg.VecPhysical, k) // of the lines of the output that the current line adds to, the newest first
 		for i := range sums {
 			sums[i] = p.takes(many)
 			for _, v := range sums[i] {
@@ -278,7 +278,7 @@ func (s isa) roll(k int) {
 	})
 }
 
-// table is a vector of numbers that instructions permute by.
+// table is a vector of indices for permutations.
 func table(name string, lanes int, at func(l int) int) Mem {
 	m := GLOBL(name, RODATA|NOPTR)
 	for l := range lanes {
@@ -287,8 +287,8 @@ func table(name string, lanes int, at func(l int) int) Mem {
 	return m
 }
 
-// tables sets the numbers for the even and the odd lanes of two vectors, and for the two by
-// turns.
+// tables sets the indices of the even and of the odd lanes of two vectors, and of both
+// vectors interleaved.
 func (s isa) tables() {
 	if !s.evex {
 		return
@@ -302,11 +302,11 @@ func (s isa) tables() {
 
 var evenTable, oddTable, lowerTable, upperTable = map[int]Mem{}, map[int]Mem{}, map[int]Mem{}, map[int]Mem{}
 
-// hop is for windows that step by two: two vectors of a line are sorted into even and odd
+// stride2 writes the kernel for stride 2: two vectors of a line are split into even and odd
 // columns.
-func (s isa) hop(k int) {
+func (s isa) stride2(k int) {
 	p := plane{isa: s, k: k, masks: k + 2}
-	p.write(fmt.Sprintf("hop%d%s", k, s.name), "is a planeKernel for a stride of two.", func(many int) {
+	p.write(fmt.Sprintf("dw%ds2%s", k, s.name), "is a planeKernel for a stride of two.", func(many int) {
 		l := func(name string, i int) string { return fmt.Sprint(name, i, "of", many) }
 		row := []reg.GPPhysical{step, step3}
 		sums, even, odd := p.takes(many), p.takes(many), p.takes(many)
@@ -374,11 +374,11 @@ func (s isa) hop(k int) {
 	})
 }
 
-// back is for the gradient of x where windows step by two: columns of one parity see the
-// odd taps, those of the other the even ones.
-func (s isa) back(k int) {
+// stride2Transposed writes the kernel of the gradient of x with stride 2: columns of one
+// parity sum the even taps, those of the other the odd ones.
+func (s isa) stride2Transposed(k int) {
 	p := plane{isa: s, k: k, masks: k + 2}
-	p.write(fmt.Sprintf("back%d%s", k, s.name), "is a planeKernel for the gradient of x with a stride of two: y is that gradient, a strip two vectors; xstep is where odd taps begin.", func(many int) {
+	p.write(fmt.Sprintf("dw%ds2t%s", k, s.name), "is a planeKernel for the gradient of x with a stride of two: y is that gradient, a strip two vectors; xstep is where odd taps begin.", func(many int) {
 		l := func(name string, i int) string { return fmt.Sprint(name, i, "of", many) }
 		sums := [][]reg.VecPhysical{p.takes(many), p.takes(many)} // of the even taps, of the odd
 		x := p.takes(many)
@@ -443,10 +443,10 @@ func (s isa) back(k int) {
 	})
 }
 
-// row is the line of image i that back reads.
+// row is the register of the line of image i in stride2Transposed.
 func row(i int) reg.GPPhysical { return []reg.GPPhysical{tmp, step3}[i] }
 
-// mesh sets to and first to the lanes of first and second by turns; second is void then.
+// mesh interleaves first and second into to and first. It clobbers second.
 func (p *plane) mesh(first, second, to, low, high reg.VecPhysical) {
 	if p.evex {
 		VMOVAPS(first, to)
@@ -464,9 +464,9 @@ func convDepth() {
 	for _, s := range []isa{{"Z", 16, true}, {"V", 8, true}, {"Y", 8, false}} {
 		s.tables()
 		for _, k := range []int{3, 5} {
-			s.roll(k)
-			s.hop(k)
-			s.back(k)
+			s.stride1(k)
+			s.stride2(k)
+			s.stride2Transposed(k)
 		}
 	}
 }

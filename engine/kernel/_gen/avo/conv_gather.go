@@ -9,8 +9,8 @@ import (
 	"github.com/mmcloughlin/avo/reg"
 )
 
-// runs copies one vector of B's columns for every row; its lanes are one or two runs of
-// neighbours in memory.
+// runs packs one vector of columns of B for every row, whose lanes are one or two contiguous
+// runs in memory.
 func runs(name string, wide bool) {
 	TEXT(name, NOSPLIT, "func(n int, rows *int32, src *float32, off1, len1, off2, lanes int, dst *float32, step int)")
 	Pragma("noescape")
@@ -75,7 +75,7 @@ func runs(name string, wide bool) {
 	end("two")
 }
 
-// gather is runs for lanes that lie anywhere.
+// gather is runs for lanes anywhere in memory.
 func gather(name string, wide bool) {
 	TEXT(name, NOSPLIT, "func(n int, rows *int32, src *float32, cols *int32, lanes int, dst *float32, step int)")
 	Pragma("noescape")

@@ -11,8 +11,8 @@ import (
 	"github.com/mmcloughlin/avo/reg"
 )
 
-// lanewise is a product of a matrix and a vector in every lane, each lane its own.
-// With point the other factor is one float for all lanes.
+// lanewise writes a matrix-vector product per lane: every lane has a matrix and a vector of
+// its own. With point, one float is broadcast to all lanes.
 func lanewise(name string, wide, point bool) {
 	TEXT(name, NOSPLIT, "func(m int, rows *int32, rstep, k int, cols *int32, cstep int, a, b, c *float32, acc int)")
 	Pragma("noescape")
@@ -85,7 +85,7 @@ func lanewise(name string, wide, point bool) {
 		}
 		ADDQ(I32(many*w), c)
 	}
-	// One vector alone waits for itself: the last five go together.
+	// A single vector would be bound by latency, so the last five go together.
 	Label("four")
 	CMPQ(m, Imm(5))
 	JEQ(LabelRef("five"))

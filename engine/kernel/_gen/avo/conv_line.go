@@ -11,8 +11,7 @@ import (
 	"github.com/mmcloughlin/avo/reg"
 )
 
-// line is the kernel of convolutions whose vectors run over channels of the output: half
-// positions in each of two images by nv vectors.
+// line writes a lineKernel for two groups of half positions by nv vectors.
 func line(prefix string, wide bool, half, nv int) {
 	name := fmt.Sprintf("%s%dx%d", prefix, half, nv)
 	v, w, lanes := ymm[:16], 32, 8
@@ -28,7 +27,7 @@ func line(prefix string, wide bool, half, nv int) {
 	sum := func(h, i, j int) reg.VecPhysical { return v[(h*half+i)*nv+j] }
 	tmp := v[len(v)-4:]
 
-	// What is stored is fetched meanwhile.
+	// Prefetch the destination.
 	Load(Param("y"), p)
 	Load(Param("ysecond"), q)
 	ADDQ(p, q)
@@ -73,7 +72,7 @@ func line(prefix string, wide bool, half, nv int) {
 		VMOVUPS(Mem{Base: weights, Index: q, Scale: uint8(nv), Disp: w * j}, tmp[j])
 	}
 	LEAQ(Mem{Base: p, Index: second, Scale: 1}, q)
-	if wide { // few channels of short lines need it
+	if wide { // needed where there are few channels or short lines
 		PREFETCHT0(Mem{Base: p, Index: ahead, Scale: 1})
 		PREFETCHT0(Mem{Base: q, Index: ahead, Scale: 1})
 	}
@@ -106,7 +105,7 @@ func line(prefix string, wide bool, half, nv int) {
 		DECQ(left)
 		JNZ(LabelRef("tap"))
 	}
-	if wide { // the others compute one position of many images: a tap meets all or none
+	if wide { // AVX2 has tiles across images only, where no position skips a tap
 		CMPL(Mem{Base: tap, Disp: -4}, Imm(1))
 		JEQ(LabelRef("first"))
 		JHI(LabelRef("last"))
@@ -142,11 +141,11 @@ func line(prefix string, wide bool, half, nv int) {
 	JZ(LabelRef("store"))
 	zero(tmp[0])
 	for i := range 2 * half * nv {
-		VMAXPS(v[i], tmp[0], v[i]) // NaN and -0 stay
+		VMAXPS(v[i], tmp[0], v[i]) // keeps NaN and -0
 	}
 	Label("store")
-	// Four positions by a vector of channels at a time become rows of four; the last four
-	// positions overlap those before, and where there are fewer the last is several.
+	// Transpose and store four positions by a vector of channels at a time. The last four
+	// positions may overlap those before; with less than four, the last one is repeated.
 	ldc, three, at := s1, s3, left
 	Load(Param("ldc"), ldc)
 	LEAQ(Mem{Base: ldc, Index: ldc, Scale: 2}, three)
@@ -165,7 +164,7 @@ func line(prefix string, wide bool, half, nv int) {
 				VUNPCKHPS(a(1), a(0), tmp[1])
 				VUNPCKLPS(a(3), a(2), tmp[2])
 				VUNPCKHPS(a(3), a(2), tmp[3])
-				VUNPCKLPD(tmp[2], tmp[0], a(0)) // not read again
+				VUNPCKLPD(tmp[2], tmp[0], a(0)) // dead after this
 				VUNPCKHPD(tmp[2], tmp[0], tmp[0])
 				VUNPCKLPD(tmp[3], tmp[1], tmp[2])
 				VUNPCKHPD(tmp[3], tmp[1], tmp[1])

@@ -19,7 +19,7 @@ import (
 type shape struct {
 	prefix string
 	wide   bool // zmm; else ymm
-	pack   bool // keep what is read of B in a panel
+	pack   bool // copy B to a panel
 	rows   int
 	vecs   int
 }
@@ -103,7 +103,7 @@ func (s shape) kernel(mr, nv int) {
 			load(Mem{Base: t, Disp: j * w}, j, sum(i, j), true)
 		}
 		for j := nv * w; j < 2*nv*w; j += 64 {
-			PREFETCHT0(Mem{Base: t, Disp: j}) // the next tile's sums
+			PREFETCHT0(Mem{Base: t, Disp: j}) // of the next tile
 		}
 		if i < mr-1 {
 			ADDQ(ldc, t)
@@ -129,7 +129,7 @@ func (s shape) kernel(mr, nv int) {
 	Label("begin")
 	term := func() {
 		for j := range nv {
-			// A panel holds whole vectors; a masked load costs the narrow kernels an
+			// Panels hold whole vectors, so AVX2 needs no mask, which would cost an
 			// instruction.
 			load(Mem{Base: b, Disp: j * w}, j, vec(j), s.wide || s.pack)
 			if s.pack {
@@ -196,7 +196,7 @@ func (s shape) kernel(mr, nv int) {
 		RET()
 	}
 	if !s.wide {
-		// A masked store is slow; few need it.
+		// Masked stores are slow, and few tiles need them.
 		Load(Param("last"), t)
 		CMPQ(t, Imm(8))
 		JNE(LabelRef("part"))
@@ -206,7 +206,7 @@ func (s shape) kernel(mr, nv int) {
 	store(true)
 }
 
-// strips lays out rows of a transposed A.
+// strips copies rows of a transposed A into strips.
 func strips() {
 	TEXT("strips", NOSPLIT, "func(n int, src *float32, ss, count, width int, dst *float32, ds int)")
 	Pragma("noescape")

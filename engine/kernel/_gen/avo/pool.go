@@ -8,7 +8,7 @@ import (
 	"github.com/mmcloughlin/avo/reg"
 )
 
-// windowMax takes the maximum of windows that lie anywhere, and where it is.
+// windowMax writes max pooling of windows anywhere in a plane, with the positions of maxima.
 func windowMax(name string, wide bool) {
 	TEXT(name, NOSPLIT, "func(planes int, x *float32, plane int, offs, shift *int32, lanes, kh, kw, w int, y *float32, arg *int32, step int)")
 	Pragma("noescape")
@@ -63,7 +63,7 @@ func windowMax(name string, wide bool) {
 		VGATHERDPS(left, Mem{Base: x, Index: at, Scale: 4}, to)
 	}
 	Label("plane")
-	// The first tap is compared with itself: only a NaN replaces it, by itself.
+	// The first tap is loaded twice and compared with itself, which changes nothing.
 	VMOVAPS(offs, row)
 	VMOVAPS(offs, at)
 	VMOVAPS(offs, where)
@@ -116,8 +116,8 @@ func windowMax(name string, wide bool) {
 	RET()
 }
 
-// windowMaxNear is windowMax for windows whose rows lie close together: their floats are
-// loaded once and permuted, which takes a tenth of a gather's time.
+// windowMaxNear is windowMax for windows whose rows are close together: their floats are
+// loaded once and permuted, in a tenth of the time of gathers.
 func windowMaxNear() {
 	TEXT("windowMaxNearZ", NOSPLIT, "func(planes int, x *float32, plane int, offs, shift *int32, lanes, span, kh, kw, w int, y *float32, arg *int32, step int)")
 	Pragma("noescape")
@@ -161,7 +161,7 @@ func windowMaxNear() {
 	Load(Param("y"), y)
 	Load(Param("arg"), arg)
 	Load(Param("step"), step)
-	// Nothing has been seen: the first tap replaces what top holds.
+	// With K3 set, the first tap replaces whatever top holds.
 	Label("plane")
 	KXNORW(reg.K1, reg.K1, reg.K3)
 	VMOVDQA32(offs, where)

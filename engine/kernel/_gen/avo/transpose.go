@@ -8,7 +8,7 @@ import (
 	"github.com/mmcloughlin/avo/reg"
 )
 
-// trans8 turns 8 columns of B that are contiguous in k into rows.
+// trans8 writes the transposition of 8 columns that are contiguous in memory.
 func trans8() {
 	TEXT("trans8", NOSPLIT, "func(n int, src *float32, cols *[8]int, dst *float32, step int)")
 	Pragma("noescape")
@@ -50,7 +50,7 @@ func trans8() {
 	RET()
 }
 
-// trans16 turns blocks of sixteen rows.
+// trans16 writes the transposition of blocks of 16 rows at any offsets.
 func trans16() {
 	TEXT("trans16", NOSPLIT, "func(n int, src *float32, next int, rows *[16]int, cols int, dst *float32, dnext, drow int)")
 	Pragma("noescape")
@@ -115,12 +115,12 @@ func trans16() {
 	RET()
 }
 
-// turn16 is trans16 for rows that are as far apart as each other. Loads bring four rows into
-// the quarters of a register, so that half the shuffles are enough.
-func turn16() {
-	TEXT("turn16", NOSPLIT, "func(n int, src *float32, next, row, cols int, dst *float32, dnext, drow int)")
+// trans16Strided is trans16 for equidistant rows. It loads four rows into the quarters of a
+// register, which saves half the shuffles.
+func trans16Strided() {
+	TEXT("trans16Strided", NOSPLIT, "func(n int, src *float32, next, row, cols int, dst *float32, dnext, drow int)")
 	Pragma("noescape")
-	Doc("turn16 is trans16 for rows that are row bytes apart.")
+	Doc("trans16Strided is trans16 for rows that are row bytes apart.")
 	n, src, row, cols, dst, drow := reg.RCX, reg.RSI, reg.R8, reg.R9, reg.RDI, reg.R10
 	three, to, left, t := reg.R11, reg.RAX, reg.RDX, reg.RBX
 	quarter := []reg.GPPhysical{reg.R12, reg.R13, reg.R14, reg.R15}
@@ -131,7 +131,7 @@ func turn16() {
 	Load(Param("dst"), dst)
 	Load(Param("drow"), drow)
 	LEAQ(Mem{Base: row, Index: row, Scale: 2}, three)
-	// Masks of whole quarters but the first, and of what is left of every quarter.
+	// Masks of whole quarters (but the first), and of the remainder of each.
 	whole, part := []reg.OpmaskPhysical{nil, reg.K1, reg.K2, reg.K3}, []reg.OpmaskPhysical{reg.K4, reg.K5, reg.K6, reg.K7}
 	MOVQ(cols, left)
 	ANDQ(Imm(3), left)
@@ -145,7 +145,7 @@ func turn16() {
 		}
 		KMOVW(to.As32(), part[q])
 	}
-	// Four columns: register i has rows i, i+4, i+8 and i+12, and after the turn column i.
+	// Four columns: register i has rows i, i+4, i+8 and i+12, and column i when transposed.
 	four := func(masks []reg.OpmaskPhysical) {
 		for q, p := range quarter {
 			for i := range 4 {
@@ -180,7 +180,7 @@ func turn16() {
 		LEAQ(Mem{Base: quarter[q-1], Index: row, Scale: 4}, quarter[q])
 	}
 	Load(Param("next"), t)
-	for _, p := range quarter { // blocks that are far apart come late
+	for _, p := range quarter { // blocks that are far apart miss the cache
 		PREFETCHT0(Mem{Base: p, Index: t, Scale: 4})
 		PREFETCHT0(Mem{Base: p, Index: t, Scale: 4, Disp: 64})
 	}
@@ -219,7 +219,7 @@ func turn16() {
 	RET()
 }
 
-// evens and zip are what strides of two need.
+// evens and zip write the copies of convolutions with a stride of two.
 func evens() {
 	TEXT("evens", NOSPLIT, "func(n int, src, dst *float32)")
 	Pragma("noescape")
@@ -271,7 +271,7 @@ func zip() {
 func transpose() {
 	trans8()
 	trans16()
-	turn16()
+	trans16Strided()
 	evens()
 	zip()
 }

@@ -1,5 +1,5 @@
-// This file exists to write the loops for AVX-512, a block a register, and for AVX2, two
-// registers. What does not fill a block is done under a mask, so nothing is left over.
+// This file exists to write the loops for AVX-512, where a block is one register, and for
+// AVX2, where it is two. Remainders are masked.
 
 package loop
 
@@ -10,7 +10,7 @@ import (
 )
 
 // General registers: AX arguments, BX rows to do, CX bytes of a row's whole blocks, DX
-// elements behind them, SI stride, DI offset in the row, R8 to R11 slices, R12 bits of the
+// elements of the remainder, SI stride, DI offset in the row, R8 to R11 slices, R12 bits of the
 // mask, R13 masks of lanes, R15 scratch.
 
 // x86 writes one kernel.
@@ -31,7 +31,7 @@ type x86 struct {
 	tail bool
 }
 
-// part is a register's worth of a block.
+// part is the share of one register in a block.
 type part struct {
 	half int
 	next bool // of the next block
@@ -182,7 +182,7 @@ func (w *x86) block() {
 	for h := range w.halves() {
 		parts = append(parts, part{half: h})
 	}
-	// In step the parts hide each other's latency; one by one they need fewer registers.
+	// Interleaved, the parts hide each other's latency; one by one they need fewer registers.
 	if !w.try(func() { w.body(parts...) }) {
 		for _, p := range parts {
 			w.body(p)
@@ -196,9 +196,9 @@ func (w *x86) block() {
 	}
 }
 
-// pairs writes a loop over two blocks at a time, with as many constants and parameters as
-// there is room for in registers: one block alone leaves the units idle where every
-// operation waits for the one before, and operands in memory take up the loads.
+// pairs writes a loop over two blocks at a time, with as many constants and parameters in
+// registers as there is room for. In one block alone every operation of a polynomial waits
+// for the one before, and operands in memory compete for the load ports.
 func (w *x86) pairs() {
 	w.op("MOVQ CX, R13")
 	w.op("ANDQ $-128, R13")
@@ -239,7 +239,7 @@ func (w *x86) operand(n node, r int) {
 	w.op("VBROADCASTSS %s, %s", w.mem(n), w.v(r))
 }
 
-// try writes what write writes, if the registers suffice.
+// try calls write and keeps its output if the registers suffice.
 func (w *x86) try(write func()) (ok bool) {
 	b, regs := w.Builder, slices.Clone(w.regs.used)
 	w.Builder = new(strings.Builder)
@@ -260,7 +260,7 @@ func (w *x86) try(write func()) (ok bool) {
 	return
 }
 
-// instructions of two operands that have the same shape.
+// x86bin are the instructions of two operands.
 var x86bin = map[opcode][2]string{ // AVX-512, AVX2
 	add:  {"VADDPS", "VADDPS"},
 	sub:  {"VSUBPS", "VSUBPS"},
@@ -276,7 +276,7 @@ var x86bin = map[opcode][2]string{ // AVX-512, AVX2
 // The predicates of VCMPPS: ordered, quiet.
 var x86cmp = map[opcode]int{gt: 30, lt: 17, ge: 29}
 
-// body writes the operations on some parts, in step.
+// body writes the operations on some parts, interleaved.
 func (w *x86) body(parts ...part) {
 	last := w.lastUse()
 	at := make([][]int, len(parts))
@@ -291,10 +291,10 @@ func (w *x86) body(parts ...part) {
 	}
 }
 
-// operation writes node i; last tells where each node is read for the last time.
+// operation writes node i. last is the last reader of each node.
 func (w *x86) operation(i int, n node, last []int) {
 	var temps []int
-	// reg gives the register of a node, operands that lie in memory loaded.
+	// reg returns the register of a node, after loading it if it is in memory.
 	reg := func(a int) string {
 		switch m := w.nodes[a]; {
 		case m.op == param && w.lanewise:
@@ -310,7 +310,7 @@ func (w *x86) operation(i int, n node, last []int) {
 		}
 		return w.v(w.at[a])
 	}
-	// last2 gives the instruction's suffix and its last operand, which may lie in memory.
+	// last2 returns the suffix of an instruction and its last operand, which may be in memory.
 	last2 := func(a int) (string, string) {
 		m := w.nodes[a]
 		if _, ok := w.held[m]; ok {
@@ -324,7 +324,7 @@ func (w *x86) operation(i int, n node, last []int) {
 		}
 		return "", reg(a)
 	}
-	// free gives back the registers of what is read here for the last time.
+	// free releases the registers of nodes whose last reader this is.
 	free := func() {
 		for _, r := range temps {
 			w.regs.free(r)
@@ -389,7 +389,7 @@ func (w *x86) operation(i int, n node, last []int) {
 		}
 		w.op("%s%s %s, %s, %s", name, suffix, y, x, dst())
 	case lesser, larger:
-		// The second operand, here the first, is what comes of NaN.
+		// The instruction returns its second operand, the first in Go's order, for NaN.
 		x, y := reg(n.a), reg(n.b)
 		w.op("%s %s, %s, %s", map[opcode]string{lesser: "VMINPS", larger: "VMAXPS"}[n.op], x, y, dst())
 	case round:
@@ -518,7 +518,7 @@ func (w *x86) across(op opcode, x, d string) {
 	}
 }
 
-// isMask says that a node's value lies in a mask register.
+// isMask reports whether a node's value is in a mask register.
 func (w *x86) isMask(n int) bool {
 	switch w.nodes[n].op {
 	case gt, lt, ge, igt, ieq, bits:

@@ -135,7 +135,7 @@ func (w *neon) prologue(used []int) {
 	if w.lanewise {
 		w.parameters()
 	}
-	// What the bodies need beside constants is a dozen registers at most.
+	// Besides constants, bodies need a dozen registers at most.
 	for i, n := range w.nodes {
 		if (n.op == constant || n.op == param && !w.lanewise) && w.regs.left() > 12 {
 			r := w.regs.take()
@@ -179,7 +179,7 @@ func (w *neon) operand(n node, r int) {
 	w.op("VLD1R (R19), [V%d.S4]", r)
 }
 
-// restore gives the sums' lanes beyond the remainder back what they had before it.
+// restore resets the lanes of the sums beyond the remainder to their values before it.
 func (w *neon) restore() {
 	if len(w.sums) == 0 {
 		return
@@ -269,7 +269,7 @@ func (w *neon) body() {
 			w.operand(m, r)
 			return r
 		}
-		// free gives back the registers of what is read here for the last time.
+		// free releases the registers of nodes whose last reader this is.
 		free := func() {
 			for _, r := range temps {
 				w.regs.free(r)

@@ -1,11 +1,11 @@
-// This file exists to say what a loop does without saying for which machine.
+// This file exists to describe loops independently of the machine.
 
 package loop
 
 import "math"
 
-// kernel is the body of a loop over blocks of 16 elements, each node one value of all of
-// them.
+// kernel is the body of a loop over blocks of 16 elements: a graph of nodes, each an operation
+// on all elements of a block.
 type kernel struct {
 	name, doc string
 	// lanewise: parameters may be given for each lane, so they live in registers.

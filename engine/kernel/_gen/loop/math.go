@@ -1,5 +1,5 @@
-// This file exists to spell vec_math.go of package kernel for vectors: the same operations
-// in the same order, both sides of a branch computed and one chosen.
+// This file exists to write vec_math.go of package kernel for vectors: the same operations in
+// the same order, with both sides of a branch computed and one selected.
 
 package loop
 

@@ -1,6 +1,6 @@
-// This file exists to write the loop that draws dropout masks: Philox4x32-10 in 64-bit
-// lanes, a block of four numbers each, whose upper halves hold what is no longer needed:
-// the multiplication looks at the lower ones only.
+// This file exists to write the loop that draws dropout masks: Philox4x32-10 in 64-bit lanes,
+// one block of four numbers per lane. The upper halves of lanes are garbage, as the
+// multiplication reads the lower ones only.
 
 package loop
 

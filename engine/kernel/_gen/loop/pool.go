@@ -1,6 +1,6 @@
-// This file exists to write the loop that sends gradients back through windows that do not
-// overlap: every element of a plane knows its one window and looks whether it was the
-// maximum, where the portable code writes to where it was.
+// This file exists to write the gradient of max pooling for windows that do not overlap. Each
+// element of a plane belongs to one window at most and compares its position with that of the
+// maximum (a gather), where the portable code scatters.
 
 package loop
 

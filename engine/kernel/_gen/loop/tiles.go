@@ -1,5 +1,5 @@
-// This file exists to write the microkernels of products for browsers: every tile keeps
-// its sums in variables, which AssemblyScript cannot do by an index.
+// This file exists to write the microkernels of products for browsers: each tile keeps its
+// sums in variables, which AssemblyScript cannot index.
 
 package loop
 
@@ -8,7 +8,7 @@ import (
 	"strings"
 )
 
-// form is where a tile finds its operands.
+// form says how a tile addresses its operands.
 type form struct {
 	name, doc string
 	params    string
@@ -28,14 +28,14 @@ var forms = []form{
 		start: "a + %d * ars", row: "a%d", step: "a%d += aks",
 	},
 	{
-		name: "Windows", doc: "from windows where they are; rowAt are their offsets",
+		name: "Windows", doc: "from windows in place; rowAt are their offsets",
 		params: "a: usize, ars: i32, aks: i32, b: usize, rowAt: usize",
 		before: "const p = b + (load<i32>(rowAt) << 2);",
 		vector: "p", next: "rowAt += 4",
 		start: "a + %d * ars", row: "a%d", step: "a%d += aks",
 	},
 	{
-		name: "Points", doc: "of which A are windows where they are: float (i,k) is at rowAt[i]+colAt[k]",
+		name: "Points", doc: "of which A are windows in place: float (i,k) is at rowAt[i]+colAt[k]",
 		params: "a: usize, rowAt: usize, colAt: usize, b: usize, bks: i32",
 		before: "const at = load<i32>(colAt) << 2;",
 		vector: "b", next: "b += bks, colAt += 4",
@@ -103,7 +103,7 @@ func writeTile(b *strings.Builder, f *form, rows, vectors int) {
 	if f.before != "" {
 		line(2, "%s", f.before)
 	}
-	// What there is less of is held in variables, what there is more of passes through one.
+	// Hold the shorter of A's column and B's row in variables, and stream the longer.
 	switch {
 	case f.name == "Lanes":
 		for v := range vectors {
@@ -161,8 +161,8 @@ export function madd(a: v128, b: v128, c: v128): v128 {
 }
 `
 
-// tiles are the sizes of each form: [rows, vectors]. What a register file of 16 holds, and
-// for few rows as many vectors as hide the time of an addition.
+// tiles are the sizes of each form: [rows, vectors]. They fit 16 registers; with few rows
+// there are enough vectors to hide the latency of an addition.
 var tiles = [][][2]int{
 	{{6, 2}, {5, 2}, {4, 2}, {3, 2}, {2, 2}, {1, 2}, {6, 1}, {5, 1}, {4, 1}, {3, 1}, {2, 1}, {1, 1}, {3, 4}, {2, 4}, {1, 8}},
 	{{6, 2}, {5, 2}, {4, 2}, {3, 2}, {2, 2}, {1, 2}, {3, 4}, {2, 4}, {1, 8}},

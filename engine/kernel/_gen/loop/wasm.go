@@ -1,7 +1,6 @@
-// This file exists to write the loops for browsers, in AssemblyScript: a block is four
-// vectors, its quarters done in step, so that there is always something to do while a
-// polynomial waits for its last term. What does not fill a block is done by quarters, and
-// what does not fill one of them is read and written lane by lane.
+// This file exists to write the loops for browsers, in AssemblyScript. A block is four vectors
+// whose operations are interleaved, which hides the latency of polynomials. Remainders are
+// computed by single vectors, the last of them loaded and stored lane by lane.
 
 package loop
 
