@@ -2,6 +2,7 @@ package exec_test
 
 import (
 	"math"
+	"runtime"
 	"testing"
 
 	"github.com/ravnest/ravnest/engine/exec"
@@ -144,6 +145,7 @@ func splitBackward(t *testing.T, g *graph.Graph) {
 	b.forward()
 	b.e.BackwardInput(0, b.st.Params)
 	gx := append([]float32(nil), b.e.Grad(0, 0, b.rows)...)
+	b.e.TrashAll()
 	b.e.BackwardWeight(0, b.st.Params, b.grads, false)
 	bits(t, "parameters", a.grads, b.grads)
 	bits(t, "input", a.e.Grad(0, 0, a.rows), gx)
@@ -205,7 +207,7 @@ func TestRecompute(t *testing.T) {
 				b.forward()
 				if c.Split {
 					b.e.BackwardInput(0, b.st.Params)
-					b.e.Trash()
+					b.e.TrashAll()
 					b.e.BackwardWeight(0, b.st.Params, b.grads, false)
 				} else {
 					b.e.Trash()
@@ -259,12 +261,33 @@ func TestPlanIsWhatRuns(t *testing.T) {
 }
 
 func planIsWhatRuns(t *testing.T, g *graph.Graph) {
-	m := build(t, g, 16, exec.Config{})
-	if n := testing.AllocsPerRun(5, func() {
-		m.forward()
-		m.e.Backward(0, m.st.Params, m.grads, false)
-	}); n != 0 {
-		t.Errorf("a training step allocates %v times, want 0", n)
+	for _, c := range []exec.Config{{}, {Split: true}, {Recompute: exec.Full}} {
+		m := build(t, g, 16, c)
+		// What is allocated besides is small and independent of the model's sizes: headers of
+		// slices, rounding to the allocator's classes and to cache lines.
+		const rest = 64 << 10
+		want := m.p.Memory()
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		e, st, grads := m.p.New(nil), m.p.Layout.NewState(), make([]float32, m.p.Layout.Trainable)
+		runtime.ReadMemStats(&after)
+		if got := int(after.TotalAlloc - before.TotalAlloc); got < want.Total() || got > want.Total()+want.Total()/8+rest {
+			t.Errorf("%+v: New allocates %d bytes, the plan says %d", c, got, want.Total())
+		}
+		runtime.KeepAlive(e)
+		runtime.KeepAlive(st)
+		runtime.KeepAlive(grads)
+		if n := testing.AllocsPerRun(5, func() {
+			m.forward()
+			if c.Split {
+				m.e.BackwardInput(0, m.st.Params)
+				m.e.BackwardWeight(0, m.st.Params, m.grads, false)
+			} else {
+				m.e.Backward(0, m.st.Params, m.grads, false)
+			}
+		}); n != 0 {
+			t.Errorf("%+v: a training step allocates %v times, want 0", c, n)
+		}
 	}
 }
 

@@ -20,6 +20,14 @@ func (e *Exec) Trash() {
 	}
 }
 
+// TrashAll overwrites the whole arena, as other micro-batches do between the halves of a split
+// backward pass.
+func (e *Exec) TrashAll() {
+	for i := range e.temp {
+		e.temp[i] = float32(math.NaN())
+	}
+}
+
 // ShareAll makes every plan that is made, and every operation that may be shared among
 // threads, shared, until the test ends.
 func ShareAll(t testing.TB) {

@@ -32,11 +32,12 @@ var ErrInvalid = errors.New("invalid job")
 const (
 	Sync  = "sync"  // 1F1B with a flush at every update: the result of one process
 	Async = "async" // 1F1B without a flush: each backward uses its forward's weights
+	ZB    = "zb"    // sync with a smaller bubble (ZB-H1) for more memory: the same result
 )
 
 // The names that the fields of a Spec may take.
 var (
-	Schedules  = []string{Sync, Async}
+	Schedules  = []string{Sync, Async, ZB}
 	Wires      = []string{"fp32", "fp16", "bf16", "int8"}
 	Losses     = []string{"mse", "cross_entropy"}
 	Optimizers = []string{"sgd", "adam", "adamw", "nadam"}

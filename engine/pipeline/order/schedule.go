@@ -12,18 +12,20 @@ type ActionKind uint8
 
 // The kinds of actions.
 const (
-	Forward  ActionKind = iota // of Item, into Slot
-	Backward                   // of Item, from Slot
-	Update                     // of the weights, with the gradients of the group that Item closed
-	Evaluate                   // forward of the validation rows Item
-	Report                     // the validation pass is over
-	Keep                       // save the state
+	Forward        ActionKind = iota // of Item, into Slot
+	Backward                         // of Item, from Slot, which is free after it
+	BackwardInput                    // the first half of Backward: gradients of what the stage reads
+	BackwardWeight                   // the second half: gradients of the weights; Slot is free after it
+	Update                           // of the weights, with the gradients of the group that Item closed
+	Evaluate                         // forward of the validation rows Item
+	Report                           // the validation pass is over
+	Keep                             // save the state
 	Done
 )
 
 func (k ActionKind) String() string {
 	if k <= Done {
-		return [...]string{"forward", "backward", "update", "evaluate", "report", "keep", "done"}[k]
+		return [...]string{"forward", "backward", "input gradient", "weight gradient", "update", "evaluate", "report", "keep", "done"}[k]
 	}
 	return fmt.Sprintf("action %d", uint8(k))
 }
@@ -32,7 +34,7 @@ func (k ActionKind) String() string {
 type Action struct {
 	Kind ActionKind
 	Item Item
-	Slot int // memory of the micro-batch between its forward and its backward pass
+	Slot int // memory of the micro-batch from its forward to the end of its backward pass
 
 	// Forward: nothing else is in flight in the whole pipeline, so that all stages hold
 	// the state of the same update. Such a place is where a Save can be asked for.

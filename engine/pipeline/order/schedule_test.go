@@ -10,7 +10,7 @@ import (
 )
 
 // schedules makes each of them.
-var schedules = map[string]func(*Sequence, int, int) Schedule{"sync": NewSync, "async": NewAsync}
+var schedules = map[string]func(*Sequence, int, int) Schedule{"sync": NewSync, "async": NewAsync, "zb": NewZeroBubble}
 
 // walkAll takes the actions of a stage until Done; before is asked for a mark before every
 // update.
@@ -47,6 +47,8 @@ func trace(as []Action) string {
 		switch a.Kind {
 		case Forward, Backward:
 			fmt.Fprintf(&b, "%s%d ", strings.ToUpper(a.Kind.String()[:1]), a.Item.Step)
+		case BackwardInput, BackwardWeight:
+			fmt.Fprintf(&b, "%s%d ", strings.ToUpper(a.Kind.String()[:1]), a.Item.Step)
 		case Done:
 		default:
 			b.WriteString(strings.ToUpper(a.Kind.String()[:1]) + " ")
@@ -70,6 +72,10 @@ func TestOrderOfWork(t *testing.T) {
 		{"sync", 1, 1, 0, 0, "F0 B0 U F1 B1 U F2 B2 U F3 B3 U K"},
 		{"sync", 4, 1, 0, 0, "F0 F0 F0 B0 F0 B0 B0 B0 U F1 F1 F1 B1 F1 B1 B1 B1 U F2 F2 F2 B2 F2 B2 B2 B2 U F3 F3 F3 B3 F3 B3 B3 B3 U K"},
 		{"sync", 1, 2, 1, 0, "F0 F1 B0 B1 U F2 F3 B2 B3 U K"},
+		{"zb", 1, 1, 1, 0, "F0 I0 W0 U F1 I1 W1 U F2 I2 W2 U F3 I3 W3 U K"},
+		{"zb", 1, 4, 0, 0, "F0 F1 F2 I0 W0 F3 I1 W1 I2 W2 I3 W3 U K"},
+		{"zb", 1, 4, 1, 0, "F0 F1 I0 F2 I1 W0 F3 I2 W1 I3 W2 W3 U K"},
+		{"zb", 1, 4, 2, 0, "F0 I0 F1 I1 F2 I2 W0 F3 I3 W1 W2 W3 U K"},
 	} {
 		run := Run{Train: 40, Val: c.val, Epochs: 1, BatchSize: 10, MicroBatches: c.micro, UpdateFrequency: c.update, ValEvery: 1}
 		got := trace(walkAll(t, schedules[c.schedule](sequence(t, run, Position{}), c.stage, 3), nil))
@@ -164,14 +170,15 @@ func TestStop(t *testing.T) {
 							t.Fatalf("%s, %+v: slot %d is taken twice", name, run, a.Slot)
 						}
 						held[a.Slot], open = a.Item.Seq+1, open+1
-					case Backward:
+					case BackwardInput:
+					case Backward, BackwardWeight:
 						if held[a.Slot] != a.Item.Seq+1 {
 							t.Fatalf("%s, %+v: slot %d does not hold item %d", name, run, a.Slot, a.Item.Seq)
 						}
 						held[a.Slot], open = 0, open-1
 					case Update:
 						updated++
-					case Keep, Evaluate, Report, Done:
+					case Keep, Evaluate, Report, Done: // nothing is in flight
 						if open != 0 {
 							t.Fatalf("%s, %+v: %s with %d in flight", name, run, a.Kind, open)
 						}
@@ -223,5 +230,87 @@ func TestUnknownItem(t *testing.T) {
 	seq.pending = []Item{{Kind: End + 1}}
 	if a, err := NewSync(seq, 0, 1).Next(); !errors.Is(err, ErrItem) {
 		t.Errorf("%v, %v", a.Kind, err)
+	}
+}
+
+// makespan is how long stages take for a run, where a forward pass, a first and a second half
+// of a backward pass take one each and a whole backward pass two. A stage waits for the
+// activation of the stage before and for the gradient of the one behind.
+func makespan(t *testing.T, run Run, schedule func(*Sequence, int, int) Schedule, stages int) int {
+	t.Helper()
+	lists := make([][]Action, stages)
+	for k := range stages {
+		lists[k] = walkAll(t, schedule(sequence(t, run, Position{}), k, stages), nil)
+	}
+	type key struct {
+		stage int
+		seq   uint64
+	}
+	forward, backward := map[key]int{}, map[key]int{}
+	at := make([]int, stages)
+	for moved := true; moved; {
+		moved = false
+		for k := range stages {
+			for len(lists[k]) > 0 {
+				a := lists[k][0]
+				ready, ok := 0, true
+				switch a.Kind {
+				case Forward:
+					if k > 0 {
+						ready, ok = forward[key{k - 1, a.Item.Seq}], forward[key{k - 1, a.Item.Seq}] > 0
+					}
+				case Backward, BackwardInput:
+					if k+1 < stages {
+						ready, ok = backward[key{k + 1, a.Item.Seq}], backward[key{k + 1, a.Item.Seq}] > 0
+					}
+				}
+				if !ok {
+					break
+				}
+				at[k] = max(at[k], ready)
+				switch a.Kind {
+				case Forward:
+					at[k]++
+					forward[key{k, a.Item.Seq}] = at[k]
+				case Backward:
+					at[k] += 2
+					backward[key{k, a.Item.Seq}] = at[k]
+				case BackwardInput:
+					at[k]++
+					backward[key{k, a.Item.Seq}] = at[k]
+				case BackwardWeight:
+					at[k]++
+				}
+				lists[k] = lists[k][1:]
+				moved = true
+			}
+		}
+	}
+	for k := range stages {
+		if len(lists[k]) > 0 {
+			t.Fatalf("stage %d of %d waits for ever before %s of item %d", k, stages, lists[k][0].Kind, lists[k][0].Item.Seq)
+		}
+	}
+	return slices.Max(at)
+}
+
+// TestBubble: with enough micro-batches 1F1B idles for 3(P-1) of the 3m that each stage
+// computes, and ZB-H1 for P-1, as arXiv 2401.10241 has it, with no more micro-batches in
+// flight than 1F1B's first stage has.
+func TestBubble(t *testing.T) {
+	for p := 1; p <= 8; p++ {
+		for m := 1; m <= 4*p; m++ {
+			run := Run{Train: m, Epochs: 1, BatchSize: m, MicroBatches: m, UpdateFrequency: 1}
+			sync, zb := makespan(t, run, NewSync, p), makespan(t, run, NewZeroBubble, p)
+			if m >= p && sync != 3*m+3*(p-1) {
+				t.Errorf("1F1B, %d stages, %d micro-batches: %d", p, m, sync)
+			}
+			if m >= 2*p-1 && zb != 3*m+p-1 {
+				t.Errorf("ZB-H1, %d stages, %d micro-batches: %d, want %d", p, m, zb, 3*m+p-1)
+			}
+			if zb > sync {
+				t.Errorf("%d stages, %d micro-batches: ZB-H1 takes %d, 1F1B %d", p, m, zb, sync)
+			}
+		}
 	}
 }

@@ -41,6 +41,8 @@ func schedule(name string, seq *order.Sequence, stage, stages int) (order.Schedu
 		return order.NewSync(seq, stage, stages), nil
 	case job.Async:
 		return order.NewAsync(seq, stage, stages), nil
+	case job.ZB:
+		return order.NewZeroBubble(seq, stage, stages), nil
 	}
 	return nil, fmt.Errorf("no schedule is called %q", name)
 }
@@ -86,7 +88,7 @@ func Compile(j job.Spec, s *graph.Stage) (*Compiled, error) {
 	if err != nil {
 		return nil, err
 	}
-	cfg := exec.Config{Recompute: again, Precision: precision, Rows: j.MicroRows(), Slots: sched.Slots(), Train: true, Outputs: outs, Seeds: seeds, InputGrad: s.Index > 0}
+	cfg := exec.Config{Recompute: again, Precision: precision, Rows: j.MicroRows(), Slots: sched.Slots(), Train: true, Split: j.Schedule == job.ZB, Outputs: outs, Seeds: seeds, InputGrad: s.Index > 0}
 	if c.train, err = exec.Compile(s.Graph, s.First, cfg); err != nil {
 		return nil, err
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 
@@ -21,6 +22,7 @@ import (
 	"github.com/ravnest/ravnest/engine/state"
 	"github.com/ravnest/ravnest/engine/transport"
 	"github.com/ravnest/ravnest/engine/transport/mem"
+	"github.com/ravnest/ravnest/engine/wire"
 	"github.com/ravnest/ravnest/engine/zoo"
 )
 
@@ -50,7 +52,11 @@ type world struct {
 
 	logs []*log // of the stages of the last pipeline
 	errs []error
-	wrap func(from, to int, l stage.Link) stage.Link // of links, if set
+
+	light  bool // keeps no states of the stages, but the stages
+	stages []*stage.Stage
+	kept   []stage.Observer
+	wrap   func(from, to int, l stage.Link) stage.Link // of links, if set
 }
 
 func newWorld(change func(*job.Spec)) *world {
@@ -184,9 +190,16 @@ func (w *world) resume(t *testing.T, starts []int, faults mem.Faults, mark func(
 		}
 		l := &log{}
 		w.logs[k] = l
+		var obs stage.Observer = l
+		if w.light {
+			obs = &dropped{}
+			w.stages, w.kept = append(w.stages, s), append(w.kept, obs)
+		}
 		wg.Go(func() {
-			err := s.Run(ctx, mark, l)
-			states[k], w.errs[k] = s.State(), err
+			err := s.Run(ctx, mark, obs)
+			if w.errs[k] = err; !w.light {
+				states[k] = s.State()
+			}
 			if err != nil {
 				mu.Lock()
 				if first == nil {
@@ -514,7 +527,7 @@ func TestStop(t *testing.T) {
 		if len(got.losses) != 6 || len(got.saved) == 0 || got.saved[len(got.saved)-1].Step != 6 {
 			t.Errorf("%s: stopped after 6 batches: %d losses, saved %v", sched, len(got.losses), len(got.saved))
 		}
-		if sched == job.Sync {
+		if sched != job.Async {
 			u := newWorld(func(j *job.Spec) { j.Steps = 6 })
 			if _, want := u.local(t); d.Hash() != want.Hash() {
 				t.Error("sync: the state is not that after 6 steps of one process")
@@ -546,7 +559,7 @@ func TestCheckpoint(t *testing.T) {
 			t.Fatal(err)
 		}
 		equal(t, sched, got, want, d, dict)
-		n := map[string]int{job.Sync: 8, job.Async: 3}[sched]
+		n := map[string]int{job.Sync: 8, job.ZB: 8, job.Async: 3}[sched]
 		for k, l := range w.logs {
 			if len(l.saved) != n {
 				t.Fatalf("%s, stage %d: %d states were kept, want %d", sched, k, len(l.saved), n)
@@ -556,7 +569,7 @@ func TestCheckpoint(t *testing.T) {
 					t.Errorf("%s, stage %d: state %d is of %+v, the leaf's of %+v", sched, k, i, v.Part.Position, got.saved[i].Part.Position)
 				}
 			}
-			if sched == job.Sync && l.saved[0].Part.Position.Step != 1 {
+			if sched != job.Async && l.saved[0].Part.Position.Step != 1 {
 				t.Errorf("stage %d: asked before update 1, kept at %+v", k, l.saved[0].Part.Position)
 			}
 		}
@@ -566,16 +579,26 @@ func TestCheckpoint(t *testing.T) {
 // TestFaults: a frame that vanishes or overtakes, and a connection that is cut, end
 // the run with an error on every stage; nothing hangs and nothing is guessed.
 func TestFaults(t *testing.T) {
-	w := newWorld(nil)
-	for name, f := range map[string]mem.Faults{
-		"cut":     {CutAt: 5},
-		"reorder": {Reorder: 1, Delay: 2e6, Rand: newRand()},
+	w := newWorld(func(j *job.Spec) { j.MicroBatches = 4 }) // frames follow one another
+	for name, f := range map[string]struct {
+		mem.Faults
+		want error
+	}{
+		"cut":     {mem.Faults{CutAt: 5}, transport.ErrPeerGone},
+		"loss":    {mem.Faults{DropAt: 3}, wire.ErrProtocol},
+		"reorder": {mem.Faults{Reorder: 1, Delay: 2e6, Rand: newRand()}, wire.ErrProtocol},
 	} {
-		_, _, err := w.pipeline(t, w.starts(3), f, nil)
-		if name == "cut" && !errors.Is(err, transport.ErrPeerGone) {
-			t.Errorf("%s: got %v, want that the peer is gone", name, err)
+		// The stage that finds it ends its link with the reason, which the other end may be the
+		// first to report.
+		_, _, err := w.pipeline(t, w.starts(3), f.Faults, nil)
+		if !errors.Is(err, f.want) && (err == nil || !strings.Contains(err.Error(), f.want.Error())) {
+			t.Errorf("%s: got %v, want %v", name, err, f.want)
 		}
-		_ = err
+		for k, err := range w.errs {
+			if err == nil {
+				t.Errorf("%s: stage %d ends without an error", name, k)
+			}
+		}
 	}
 }
 

@@ -243,8 +243,13 @@ func (s *Stage) do(ctx context.Context, a order.Action, obs Observer) error {
 			err = s.sched.Mark(a, m)
 		}
 		return err
-	case order.Backward:
+	case order.Backward, order.BackwardInput:
 		return s.backward(ctx, a)
+	case order.BackwardWeight:
+		done := s.busy.working()
+		s.train.BackwardWeight(a.Slot, s.versions.of(a.Slot), s.grads, !a.Item.First)
+		s.versions.release(a.Slot)
+		done()
 	case order.Update:
 		s.update(a.Item)
 	case order.Evaluate:
@@ -377,6 +382,7 @@ func (s *Stage) score(a order.Action, obs Observer) error {
 	return nil
 }
 
+// backward is a whole backward pass, or the half of it that other stages wait for.
 func (s *Stage) backward(ctx context.Context, a order.Action) error {
 	it, w := a.Item, s.wires
 	for _, d := range w.due {
@@ -385,8 +391,12 @@ func (s *Stage) backward(ctx context.Context, a order.Action) error {
 		}
 	}
 	done := s.busy.working()
-	s.train.Backward(a.Slot, s.versions.of(a.Slot), s.grads, !it.First)
-	s.versions.release(a.Slot)
+	if a.Kind == order.BackwardInput {
+		s.train.BackwardInput(a.Slot, s.versions.of(a.Slot))
+	} else {
+		s.train.Backward(a.Slot, s.versions.of(a.Slot), s.grads, !it.First)
+		s.versions.release(a.Slot)
+	}
 	done()
 	for _, d := range w.in {
 		if d.before < 0 {
