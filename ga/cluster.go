@@ -6,6 +6,7 @@ package ga
 import (
 	"cmp"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -15,6 +16,15 @@ const (
 	population = 24
 	tournament = 3
 	patience   = 120 // children in a row that bring nothing, then the search stops
+
+	// In large pools the operators look at random samples: of clusters that a node may move
+	// to, of nodes that it may change places with, of pairs of clusters that may become one.
+	// Up to these numbers they look at all.
+	manyClusters = 48
+	manyNodes    = 256
+	someNodes    = 32
+	manyPairs    = 2048
+	startSizes   = 48 // numbers of clusters that the search starts from
 )
 
 // Cluster groups every node of the pool into clusters that can each hold the model,
@@ -28,6 +38,8 @@ const (
 // nodes are root, stem and leaf as they stand.
 //
 // The errors wrap ErrInvalid, ErrRAM or ErrStages.
+//
+// With Options.Spares nodes that would slow the others are in no cluster.
 func Cluster(nodes []Node, need Need, opt Options, rng *rand.Rand) ([][]int, error) {
 	p, err := newProblem(nodes, need, opt)
 	if err != nil {
@@ -41,8 +53,7 @@ func Cluster(nodes []Node, need Need, opt Options, rng *rand.Rand) ([][]int, err
 		return nil, p.tooMany(need, opt)
 	}
 	g := &search{problem: p, rng: rng, left: p.budget}
-	label := g.run()
-	clusters := groups(label)
+	clusters := p.clusters(g.run())
 	if f := p.rate(clusters); f.Deficit > deficitSlack {
 		return nil, p.unplaced(nodes, clusters)
 	}
@@ -111,7 +122,16 @@ type individual struct {
 	score score
 }
 
+// clusters are the clusters of a labelling, without the spares.
+func (p *problem) clusters(label []int) [][]int {
+	return groups(label)[p.spare:]
+}
+
 func (g *search) run() []int {
+	size := population
+	if g.n > 2*manyNodes {
+		size = population / 4
+	}
 	var pop []individual
 	join := func(s *state) bool {
 		ind := individual{label: g.canonical(s.label)}
@@ -121,7 +141,7 @@ func (g *search) run() []int {
 				return false
 			}
 		}
-		if len(pop) < population {
+		if len(pop) < size {
 			pop = append(pop, ind)
 			return len(pop) == 1
 		}
@@ -131,7 +151,7 @@ func (g *search) run() []int {
 		}
 		return first
 	}
-	starts := g.starts()
+	starts := g.starts(size)
 	for _, label := range starts {
 		s := newState(g.problem, label)
 		g.improve(s, g.budget/(3*len(starts)))
@@ -183,7 +203,7 @@ func (g *search) pick(pop []individual) individual {
 
 // starts are the first clusterings: for each number of clusters the nodes dealt out
 // by speed in a snake, and cut into runs by bandwidth; the best of those, and random deals.
-func (g *search) starts() [][]int {
+func (g *search) starts(size int) [][]int {
 	by := func(key []float64) []int {
 		order := make([]int, g.n)
 		for i := range order {
@@ -199,18 +219,19 @@ func (g *search) starts() [][]int {
 			if label[i] = pos % (2 * k); label[i] >= k {
 				label[i] = 2*k - 1 - label[i]
 			}
+			label[i] += g.spare
 		}
 		return label
 	}
 	runs := func(order []int, k int) []int {
 		label := make([]int, g.n)
 		for pos, i := range order {
-			label[i] = pos * k / g.n
+			label[i] = pos*k/g.n + g.spare
 		}
 		return label
 	}
 	var all []individual
-	for k := g.minK; k <= g.maxK; k++ {
+	for _, k := range spread(g.minK, g.maxK, startSizes) {
 		for _, label := range [][]int{snake(speed, k), runs(band, k)} {
 			all = append(all, individual{label, newState(g.problem, label).score})
 		}
@@ -219,13 +240,31 @@ func (g *search) starts() [][]int {
 		return cmp.Or(cmp.Compare(a.score.deficit, b.score.deficit), cmp.Compare(a.score.cost, b.score.cost))
 	})
 	var starts [][]int
-	for _, ind := range all[:min(len(all), population/2)] {
+	for _, ind := range all[:min(len(all), size/2)] {
 		starts = append(starts, ind.label)
 	}
-	for len(starts) < population {
+	for len(starts) < size {
 		starts = append(starts, snake(g.rng.Perm(g.n), g.minK+g.rng.IntN(g.maxK-g.minK+1)))
 	}
 	return starts
+}
+
+// spread lists at most about n whole numbers from lo to hi, all if there are not more,
+// and else each by the same factor above the last.
+func spread(lo, hi, n int) []int {
+	var v []int
+	for k := lo; k <= hi; {
+		v = append(v, k)
+		next := k + 1
+		if hi-lo >= n {
+			next = max(next, int(math.Ceil(float64(lo)*math.Pow(float64(hi)/float64(lo), float64(len(v))/float64(n-1)))))
+		}
+		if k < hi && next > hi {
+			next = hi
+		}
+		k = next
+	}
+	return v
 }
 
 // cross gives the child whole clusters: half of one parent's, then those of the other
@@ -235,8 +274,8 @@ func (g *search) cross(a, b []int) []int {
 	for i := range child {
 		child[i] = -1
 	}
-	ga, gb := groups(a), groups(b)
-	var speed []float64
+	ga, gb := groups(a)[g.spare:], groups(b)[g.spare:]
+	speed := make([]float64, g.spare) // of the child's clusters
 	take := func(c []int) {
 		sum := 0.0
 		for _, i := range c {
@@ -258,15 +297,15 @@ func (g *search) cross(a, b []int) []int {
 				free++
 			}
 		}
-		if free > 0 && 2*free >= len(gb[k]) && len(speed) < g.maxK {
+		if free > 0 && 2*free >= len(gb[k]) && len(speed)-g.spare < g.maxK {
 			take(gb[k])
 		}
 	}
 	for _, i := range g.rng.Perm(g.n) {
 		if child[i] < 0 {
-			k := 0
+			k := 0 // the spares, where there are any
 			for j := range speed {
-				if speed[j] < speed[k] {
+				if g.spare == 0 && speed[j] < speed[k] {
 					k = j
 				}
 			}
@@ -281,7 +320,7 @@ func (g *search) cross(a, b []int) []int {
 func (g *search) mutate(s *state) {
 	switch k := len(s.sum); g.rng.IntN(4) {
 	case 0:
-		if k < g.maxK {
+		if k-g.spare < g.maxK {
 			c := g.rng.IntN(k)
 			s.grow()
 			for _, i := range g.rng.Perm(g.n) {
@@ -331,18 +370,25 @@ func (g *search) improve(s *state, budget int) {
 // moveBest moves node i to the cluster, possibly a new one, where it helps most.
 func (g *search) moveBest(s *state, i int) bool {
 	from := s.label[i]
-	alone := s.sum[from].size == 1
+	alone := s.sum[from].size == 1 && !s.sum[from].spare
 	base, rest := s.total, s.sum[from]
 	base.add(&rest, -1)
 	g.add(&rest, i, -1)
 	g.settle(&rest)
 	base.add(&rest, 1)
 	best, to := s.score, -1
-	for c := range len(s.sum) + 1 {
+	tries := len(s.sum) + 1
+	for try := range min(tries, manyClusters+1) {
+		c := try
+		if tries > manyClusters+1 && try < manyClusters {
+			c = g.rng.IntN(len(s.sum))
+		} else if try == manyClusters {
+			c = len(s.sum) // a cluster of its own
+		}
 		var grown sums
 		if c < len(s.sum) {
 			grown = s.sum[c]
-		} else if alone || c >= g.maxK {
+		} else if alone || c-g.spare >= g.maxK {
 			continue
 		}
 		if c == from {
@@ -376,7 +422,16 @@ func (g *search) swapBest(s *state, i int) bool {
 	base.add(&without, -1)
 	g.add(&without, i, -1)
 	best, with := s.score, -1
-	for j, b := range s.label {
+	tries := g.n
+	if g.n > manyNodes {
+		tries = someNodes
+	}
+	for try := range tries {
+		j := try
+		if g.n > manyNodes {
+			j = g.rng.IntN(g.n)
+		}
+		b := s.label[j]
 		if b == a || g.class[i] == g.class[j] {
 			continue
 		}
@@ -406,17 +461,31 @@ func (g *search) swapBest(s *state, i int) bool {
 // mergeBest joins the two clusters whose union helps most.
 func (g *search) mergeBest(s *state) bool {
 	best, x, y := s.score, -1, -1
-	for a := range s.sum {
-		for b := range a {
-			t, u, v := s.total, s.sum[a], &s.sum[b]
-			t.add(&u, -1)
-			t.add(v, -1)
-			u.join(v)
-			g.settle(&u)
-			t.add(&u, 1)
-			g.left--
-			if sc := g.score(&t); sc.better(best) {
-				best, x, y = sc, a, b
+	try := func(a, b int) {
+		if s.sum[b].spare {
+			a, b = b, a
+		}
+		t, u, v := s.total, s.sum[a], &s.sum[b]
+		t.add(&u, -1)
+		t.add(v, -1)
+		u.join(v)
+		g.settle(&u)
+		t.add(&u, 1)
+		g.left--
+		if sc := g.score(&t); sc.better(best) {
+			best, x, y = sc, a, b
+		}
+	}
+	if k := len(s.sum); k*(k-1)/2 > manyPairs {
+		for range manyPairs {
+			if a, b := g.rng.IntN(k), g.rng.IntN(k); a != b {
+				try(a, b)
+			}
+		}
+	} else {
+		for a := range k {
+			for b := range a {
+				try(a, b)
 			}
 		}
 	}
@@ -440,6 +509,9 @@ type state struct {
 func newState(p *problem, label []int) *state {
 	s := &state{problem: p, label: make([]int, len(label))}
 	dense := map[int]int{}
+	if p.spare == 1 {
+		dense[0], s.sum = 0, append(s.sum, sums{spare: true})
+	}
 	for i, c := range label {
 		k, ok := dense[c]
 		if !ok {
@@ -465,6 +537,7 @@ func (c *sums) join(o *sums) {
 	c.gain += o.gain
 	c.logb += o.logb
 	c.logb2 += o.logb2
+	c.slow += o.slow
 }
 
 // grow adds an empty cluster at the end.
@@ -491,7 +564,7 @@ func (s *state) move(i, to int) {
 
 // drop removes cluster c if it is empty; the last cluster takes its label.
 func (s *state) drop(c int) {
-	if s.sum[c].size > 0 {
+	if s.sum[c].size > 0 || s.sum[c].spare {
 		return
 	}
 	last := len(s.sum) - 1
@@ -505,6 +578,9 @@ func (s *state) drop(c int) {
 }
 
 func (s *state) merge(a, b int) {
+	if s.sum[b].spare {
+		a, b = b, a
+	}
 	for i, k := range s.label {
 		if k == b {
 			s.move(i, a)
@@ -524,7 +600,7 @@ func (p *problem) canonical(label []int) []int {
 		}
 		slices.Sort(c)
 	}
-	slices.SortFunc(kinds, slices.Compare[[]int])
+	slices.SortFunc(kinds[p.spare:], slices.Compare[[]int])
 	byClass := make([][]int, slices.Max(p.class)+1)
 	for i, k := range p.class {
 		byClass[k] = append(byClass[k], i)
@@ -540,7 +616,10 @@ func (p *problem) canonical(label []int) []int {
 	for i := range number {
 		number[i] = -1
 	}
-	next := 0
+	next := p.spare
+	if p.spare == 1 {
+		number[0] = 0
+	}
 	for i, c := range out {
 		if number[c] < 0 {
 			number[c] = next

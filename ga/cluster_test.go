@@ -348,7 +348,7 @@ func TestPoolErrorsSayWhatIsWrong(t *testing.T) {
 		{"nan", set(func(n *Node) { n.Bandwidth = math.NaN() }), Need{}, Options{}, ErrInvalid, `node "node_1": bandwidth (bit/s) is NaN`},
 		{"inf", set(func(n *Node) { n.Compute = math.Inf(1) }), Need{}, Options{}, ErrInvalid, `node "node_1": compute`},
 		{"negative", set(func(n *Node) { n.Compute = -1 }), Need{}, Options{}, ErrInvalid, `node "node_1": compute`},
-		{"many", equalPool(MaxNodes + 1), Need{}, Options{}, ErrInvalid, "at most 4096"},
+		{"many", equalPool(MaxNodes + 1), Need{}, Options{}, ErrInvalid, "at most 16384"},
 		{"need", equalPool(2), Need{Model: "x", RAM: math.NaN()}, Options{}, ErrInvalid, `"x" needs NaN`},
 		{"option", equalPool(2), Need{}, Options{MaxClusters: -1}, ErrInvalid, "MaxClusters"},
 		{"stages", equalPool(8), Need{Model: "x", Stages: 3}, Options{MaxClusters: 1}, ErrStages, `8 providers but the model "x" has only 2 cut points`},

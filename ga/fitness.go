@@ -15,12 +15,21 @@ type Need struct {
 	Model  string  // its name, for errors
 	RAM    float64 // bytes of the whole model in training
 	Stages int     // into how many stages it can be cut (its units); 0: no limit known
+
+	// With FLOPs, and where every node has measured its compute, clusterings compete by the
+	// time of a round (Fitness.Round).
+	FLOPs   float64 // of one batch, forward and backward
+	Cut     float64 // bytes of one batch that cross a typical cut, both directions together
+	Average float64 // bytes of parameters that clusters average, for each batch of a replica
 }
 
 // Options tune the planner. The zero value is the default of each.
 type Options struct {
 	MaxClusters  int     // 0: no limit
-	MinSize      int     // least nodes of a cluster; 0: 2, a root and a leaf
+	MinSize      int     // least nodes of a cluster; 0: 1 where the time of a round counts, else 2, a root and a leaf
+	Replicas     int     // units of a round, which clusters take as they finish; 0: as many as pay
+	Batches      int     // that a replica trains between two averagings; 0: 64
+	Spares       bool    // nodes that would slow the others may be left out
 	MicroBatches int     // in flight per update, for the pipeline's bubble; 0: 8
 	Balance      float64 // weight of Fitness.Balance; 0: 1; negative: off
 	Likeness     float64 // weight of Fitness.Likeness; 0: 0.25; negative: off
@@ -44,7 +53,7 @@ func (o Options) withDefaults() Options {
 		}
 		return v
 	}
-	o.MinSize, o.MicroBatches, o.Effort = count(o.MinSize, 2), count(o.MicroBatches, 8), count(o.Effort, 20000)
+	o.MicroBatches, o.Effort = count(o.MicroBatches, 8), count(o.Effort, 20000)
 	o.Balance, o.Likeness = weight(o.Balance, 1), weight(o.Likeness, 0.25)
 	return o
 }
@@ -59,6 +68,8 @@ func (o Options) check() error {
 		{"MinSize", o.MinSize, MaxNodes},
 		{"MicroBatches", o.MicroBatches, 1 << 20},
 		{"Effort", o.Effort, 1 << 24},
+		{"Replicas", o.Replicas, 1 << 20},
+		{"Batches", o.Batches, 1 << 30},
 	} {
 		if v.value < 0 || v.value > v.max {
 			return fail(ErrInvalid, "option %s is %d, it must be 0 (default) to %d", v.name, v.value, v.max)
@@ -106,12 +117,21 @@ type Fitness struct {
 	// Likeness is the standard deviation of ln(bandwidth) within clusters, averaged over nodes:
 	// a pipeline is as fast as its slowest link.
 	Likeness float64 `json:"likeness"`
-	// Cost is Pipeline + Averaging + Options.Balance·Balance + Options.Likeness·Likeness.
+	// Round is the time of a round, in nats above that of a single machine with the compute of
+	// the whole pool: clusters take units as they finish them, so they need not be alike. Where
+	// it is known (Need.FLOPs) it is the whole Cost, and the other terms are 0. A cluster's rate
+	// is that of computing, which its bubble lowers, or of its links, which carry both of a
+	// stage's cuts; the time of a byte is the mean of power 4 of its nodes', so that it is near
+	// the slowest's, but a node counts as at most 32 times slower than the median. With R units and K clusters, half a unit a cluster is lost at the
+	// round's end: (R+(K-1)/2)/Σ rates. Then K clusters average: 2(K-1)/K of the parameters go
+	// through each node's link, at the pool's median bandwidth.
+	Round float64 `json:"round"`
+	// Cost is Round, or Pipeline + Averaging + Options.Balance·Balance + Options.Likeness·Likeness.
 	Cost float64 `json:"cost"`
 }
 
 // Rate scores a clustering. It is the specification of what Cluster minimises.
-// Every node must be in exactly one cluster.
+// Every node must be in exactly one cluster, or with Options.Spares in at most one.
 func Rate(nodes []Node, clusters [][]int, need Need, opt Options) (Fitness, error) {
 	p, err := newProblem(nodes, need, opt)
 	if err != nil {
@@ -131,7 +151,7 @@ func Rate(nodes []Node, clusters [][]int, need Need, opt Options) (Fitness, erro
 			seen++
 		}
 	}
-	if seen != len(nodes) {
+	if seen != len(nodes) && !opt.Spares || seen == 0 {
 		return Fitness{}, fail(ErrInvalid, "the clusters hold %d of %d nodes", seen, len(nodes))
 	}
 	return p.rate(clusters), nil
@@ -157,12 +177,52 @@ func (p *problem) rate(clusters [][]int) Fitness {
 		f.Likeness += float64(math.Sqrt(variance)*float64(len(c))) / float64(p.n)
 	}
 	f.Deficit += float64(max(0, k-p.maxK))
+	if p.round {
+		rates := 0.0
+		for j, c := range clusters {
+			rates += p.rateOf(len(c), speeds[j], stat.Mean(pick(p.slow, c), nil))
+		}
+		f = Fitness{Deficit: f.Deficit, Round: math.Log(p.roundTime(k, rates))}
+		f.Cost = f.Round
+		return f
+	}
 	f.Pipeline = -math.Log(kept)
 	f.Averaging = averagingLoss * math.Log(float64(k))
 	mean, variance := stat.PopMeanVariance(speeds, nil)
 	f.Balance = math.Sqrt(variance) / mean
 	f.Cost = f.Pipeline + f.Averaging + float64(p.balance*f.Balance) + float64(p.likeness*f.Likeness)
 	return f
+}
+
+// rateOf is how many batches a second a cluster of so many nodes finishes. speed is the
+// sum of theirs, slow the mean of problem.slow.
+func (p *problem) rateOf(size int, speed, slow float64) float64 {
+	t := p.batch / (speed * p.eff[size])
+	if size > 1 {
+		cuts := 2.0
+		if size == 2 {
+			cuts = 1
+		}
+		t = max(t, cuts*p.link*math.Sqrt(math.Sqrt(max(slow, 0))))
+	}
+	return 1 / t
+}
+
+// roundTime is the time of a round of k clusters that together finish so many batches a
+// second, by that of one machine with the compute of the whole pool.
+func (p *problem) roundTime(k int, rates float64) float64 {
+	units := p.replicas
+	t := float64(p.n) / (p.batch * rates)
+	if units > 0 {
+		t *= 1 + float64(k-1)/(2*units)
+	} else {
+		units = float64(k)
+	}
+	if k > 1 {
+		// Every unit is a batch here; Need.Average is what averaging adds for each.
+		t *= 1 + p.average*2*float64(k-1)/float64(k)*rates/units
+	}
+	return t
 }
 
 // problem is one clustering task with its figures made ready for the search.
@@ -184,6 +244,15 @@ type problem struct {
 	likeness  float64
 	totalRAM  float64
 	benchmark bool
+
+	// Where the time of a round counts:
+	round    bool
+	spare    int // 1: label 0 is of the nodes that are in no cluster
+	replicas float64
+	batch    float64   // seconds of a batch on a node of mean speed
+	slow     []float64 // (median bandwidth / bandwidth)⁴
+	link     float64   // seconds of a cut's bytes at the median bandwidth
+	average  float64   // seconds of the parameters to average, for each batch, at the median bandwidth
 }
 
 func newProblem(nodes []Node, need Need, opt Options) (*problem, error) {
@@ -199,10 +268,15 @@ func newProblem(nodes []Node, need Need, opt Options) (*problem, error) {
 	if need.Stages < 0 {
 		return nil, fail(ErrInvalid, "the model %q has %d stages, it must be 0 (no limit) or more", need.Model, need.Stages)
 	}
+	for what, v := range map[string]float64{"FLOPs": need.FLOPs, "bytes across a cut": need.Cut, "bytes to average": need.Average} {
+		if !(v >= 0 && v <= MaxUnits*maxFLOPs) {
+			return nil, fail(ErrInvalid, "the model %q has %v %s, it must be 0 to %g", need.Model, v, what, MaxUnits*maxFLOPs)
+		}
+	}
 	opt = opt.withDefaults()
 	n := len(nodes)
 	p := &problem{
-		n: n, need: math.Ceil(need.RAM), budget: opt.Effort * n,
+		n: n, need: math.Ceil(need.RAM), budget: effort(opt.Effort, n),
 		balance: opt.Balance, likeness: opt.Likeness, benchmark: benchmarked(nodes),
 	}
 	p.ram = column(nodes, func(n Node) float64 { return math.Floor(n.RAM) })
@@ -220,12 +294,27 @@ func newProblem(nodes []Node, need Need, opt Options) (*problem, error) {
 			p.gain[i] = 1
 		}
 	}
+	p.round = p.benchmark && need.FLOPs >= 1 && !opt.ByShare
+	if opt.MinSize == 0 {
+		opt.MinSize = 2
+		if p.round {
+			opt.MinSize = 1
+		}
+	}
+	p.batch = need.FLOPs * float64(n) / floats.Sum(p.speed)
+	p.replicas = float64(opt.Replicas)
 	floats.Scale(float64(n)/floats.Sum(p.speed), p.speed)
 	floats.Scale(1/floats.Sum(p.gain), p.gain)
 	mid := median(bandwidth)
+	p.link, p.average = 8*need.Cut/mid, 8*need.Average/mid
 	p.logb = make([]float64, n)
 	for i, b := range bandwidth {
 		p.logb[i] = math.Log(b / mid)
+	}
+	p.slow = make([]float64, n)
+	for i, b := range bandwidth {
+		x := min(mid/b, 32)
+		p.slow[i] = float64(x*x) * float64(x*x)
 	}
 	type kind struct{ ram, speed, gain, logb float64 }
 	kinds := map[kind]int{}
@@ -243,6 +332,10 @@ func newProblem(nodes []Node, need Need, opt Options) (*problem, error) {
 		p.logK[s] = averagingLoss * math.Log(float64(s))
 	}
 	p.sizes(need, opt)
+	if opt.Spares && p.round {
+		p.spare, p.minK = 1, 1
+		p.maxK = max(p.maxK, 1)
+	}
 	return p, nil
 }
 
@@ -259,6 +352,9 @@ func (p *problem) sizes(need Need, opt Options) {
 	if opt.MaxClusters > 0 {
 		limit = min(limit, opt.MaxClusters)
 	}
+	if opt.Replicas > 0 && p.round {
+		limit = min(limit, opt.Replicas) // more have nothing to do
+	}
 	p.minK = (p.n + p.hi - 1) / p.hi
 	p.lo = min(opt.MinSize, p.hi)
 	p.maxK = min(limit, p.n/p.lo)
@@ -270,6 +366,13 @@ func (p *problem) sizes(need Need, opt Options) {
 	}
 }
 
+// effort is the number of evaluations for n nodes at so many a node. In large pools clusters
+// are many and hardly depend on one another, so a node gets fewer: in all as many as for 60
+// nodes times the root of n/60.
+func effort(each, n int) int {
+	return int(float64(each) * min(float64(n), math.Sqrt(60*float64(n))))
+}
+
 func (p *problem) deficit(size int, ram float64) float64 {
 	d := 0.0
 	if ram < p.need {
@@ -278,7 +381,8 @@ func (p *problem) deficit(size int, ram float64) float64 {
 	return d + float64(max(0, p.lo-size)+max(0, size-p.hi))
 }
 
-// score orders clusterings: the deficit first, then the cost.
+// score orders clusterings: the deficit first, then the cost, which is the time of a round
+// itself where that counts: its logarithm would have the same order.
 type score struct{ deficit, cost float64 }
 
 // Running sums drift by rounding; differences below these are none.
@@ -300,6 +404,8 @@ type sums struct {
 	ram, speed, gain     float64
 	logb, logb2          float64
 	deficit, like, worth float64 // terms that follow from them, by settle
+	slow, rate           float64
+	spare                bool // not a cluster but the nodes that are in none
 }
 
 func (p *problem) add(c *sums, i int, sign float64) {
@@ -307,16 +413,26 @@ func (p *problem) add(c *sums, i int, sign float64) {
 	c.ram += sign * p.ram[i]
 	c.speed += float64(sign * p.speed[i])
 	c.gain += float64(sign * p.gain[i])
+	if p.round {
+		c.slow += float64(sign * p.slow[i])
+		return
+	}
 	c.logb += float64(sign * p.logb[i])
 	c.logb2 += float64(sign * float64(p.logb[i]*p.logb[i]))
 }
 
 func (p *problem) settle(c *sums) {
 	if c.size == 0 {
-		*c = sums{}
+		*c = sums{spare: c.spare}
+	}
+	if c.size == 0 || c.spare {
 		return
 	}
 	c.deficit = p.deficit(c.size, c.ram)
+	if p.round {
+		c.rate = p.rateOf(c.size, c.speed, c.slow/float64(c.size))
+		return
+	}
 	c.worth = c.gain * p.eff[c.size]
 	// size·σ = √(size·Σx² - (Σx)²); what rounding leaves of nothing is nothing.
 	q := float64(float64(c.size) * c.logb2)
@@ -331,20 +447,28 @@ func (p *problem) settle(c *sums) {
 type totals struct {
 	k                           int
 	deficit, like, worth, speed float64 // speed: of squares
+	rate                        float64
 }
 
 func (t *totals) add(c *sums, sign float64) {
-	if c.size == 0 {
+	if c.size == 0 || c.spare {
 		return
 	}
 	t.k += int(sign)
 	t.deficit += sign * c.deficit
 	t.like += sign * c.like
 	t.worth += sign * c.worth
+	t.rate += sign * c.rate
 	t.speed += float64(sign * float64(c.speed*c.speed))
 }
 
 func (p *problem) score(t *totals) score {
+	if p.round {
+		if t.k == 0 {
+			return score{deficit: float64(p.n), cost: math.Inf(1)}
+		}
+		return score{deficit: t.deficit + float64(max(0, t.k-p.maxK)), cost: p.roundTime(t.k, t.rate)}
+	}
 	// Speeds sum to n, so the square of their variation is K·Σv²/n² - 1.
 	n := float64(p.n)
 	cv := math.Sqrt(max(0, float64(float64(t.k)*t.speed)/(n*n)-1))

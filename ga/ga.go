@@ -20,7 +20,7 @@ import (
 // Limits on what a pool or a model may claim. They bound the planner's work and keep
 // every sum far from overflow.
 const (
-	MaxNodes     = 4096  // of a pool
+	MaxNodes     = 16384 // of a pool
 	MaxUnits     = 4096  // of a model
 	MaxStages    = 256   // of one cluster
 	maxRAM       = 1e15  // bytes of one node or of the model

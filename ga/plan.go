@@ -35,28 +35,55 @@ type Plan struct {
 	Rule     string  `json:"rule"` // "cost": by measured compute and links; "share": by parameters
 	Fitness  Fitness `json:"fitness"`
 	Clusters []Group `json:"clusters"`
+	Spares   []int   `json:"spares,omitempty"` // nodes that are better left out, by position in the pool
 }
+
+// defaultBatches is how many batches a replica trains between two averagings where nobody
+// says so.
+const defaultBatches = 64
 
 // Build clusters the pool and cuts the model for each cluster. Need follows from the
 // units. Where a cluster has the RAM in sum, but no cut of the chain fits its nodes in
-// their order, other orders are tried (all of them up to six nodes), then fewer clusters.
+// their order, other orders are tried (all of them up to six nodes), then clusters with some
+// RAM to spare, then fewer clusters.
 // Errors are those of Cluster and Partition.
 func Build(model string, units []Unit, nodes []Node, opt Options, rng *rand.Rand) (*Plan, error) {
 	if err := checkUnits(model, units); err != nil {
 		return nil, err
 	}
 	need := Need{Model: model, Stages: len(units)}
-	for _, u := range units {
+	params, cuts := 0.0, make([]float64, 0, len(units))
+	for i, u := range units {
 		need.RAM += u.Memory
+		need.FLOPs += u.FLOPs
+		params += float64(u.Params)
+		if i+1 < len(units) {
+			cuts = append(cuts, u.Out)
+		}
 	}
-	for {
-		clusters, err := Cluster(nodes, need, opt, rng)
+	if len(cuts) > 0 {
+		need.Cut = median(cuts)
+	}
+	batches := opt.Batches
+	if batches == 0 {
+		batches = defaultBatches
+	}
+	need.Average = 4 * params / float64(batches)
+	for level := firstSlack(len(nodes)); ; level++ {
+		clusters, err := Cluster(usable(nodes, units, level), need, opt, rng)
+		if err != nil && level > 0 && level < len(slack) {
+			level = len(slack) - 1 // so much RAM is not to spare: fewer clusters are the way left
+			continue
+		}
 		if err != nil {
 			return nil, err
 		}
 		p, err := assemble(model, units, nodes, clusters, need, opt)
 		if len(clusters) == 1 || !errors.Is(err, ErrRAM) {
 			return p, err
+		}
+		if level+1 < len(slack) {
+			continue
 		}
 		fewer := opt
 		fewer.MaxClusters = len(clusters) / 2
@@ -65,6 +92,34 @@ func Build(model string, units []Unit, nodes []Node, opt Options, rng *rand.Rand
 		}
 		opt = fewer
 	}
+}
+
+// slack is what a node's RAM is taken to be less, in mean units, since units are not
+// divisible: half a unit is what is lost on the average, and a whole one is the most.
+var slack = []float64{0, 0.5, 1}
+
+// firstSlack is where the search begins: among many clusters some would not fit without.
+func firstSlack(nodes int) int {
+	if nodes > 64 {
+		return 1
+	}
+	return 0
+}
+
+// usable are the nodes with the RAM that clusters may count on at a level of slack.
+func usable(nodes []Node, units []Unit, level int) []Node {
+	if level == 0 || level >= len(slack) {
+		return nodes
+	}
+	mean := 0.0
+	for _, u := range units {
+		mean += u.Memory / float64(len(units))
+	}
+	out := slices.Clone(nodes)
+	for i := range out {
+		out[i].RAM = max(1, out[i].RAM-slack[level]*mean)
+	}
+	return out
 }
 
 func assemble(model string, units []Unit, nodes []Node, clusters [][]int, need Need, opt Options) (*Plan, error) {
@@ -85,6 +140,15 @@ func assemble(model string, units []Unit, nodes []Node, clusters [][]int, need N
 			g.Memory += stages[k].Memory
 		}
 		p.Clusters = append(p.Clusters, g)
+	}
+	placed := make([]bool, len(nodes))
+	for _, i := range slices.Concat(clusters...) {
+		placed[i] = true
+	}
+	for i, in := range placed {
+		if !in {
+			p.Spares = append(p.Spares, i)
+		}
 	}
 	var err error
 	p.Fitness, err = Rate(nodes, clusters, need, opt)
@@ -166,6 +230,9 @@ func (p *Plan) String() string {
 			}
 			fmt.Fprintf(&b, "  link %.3g ms\n", 1e3*s.LinkSeconds)
 		}
+	}
+	if n := len(p.Spares); n > 0 {
+		fmt.Fprintf(&b, "%d node(s) to spare, which would slow the others\n", n)
 	}
 	return b.String()
 }

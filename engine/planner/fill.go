@@ -36,10 +36,72 @@ type fill struct {
 	g     *graph.Graph
 	nodes []ga.Node
 	why   string // why a batch stays whole; "" if it may be split
+	cache *cache
+}
+
+// cache keeps what compiling tells of stages: clusters of a large pool have many in common.
+type cache struct {
+	g      *graph.Graph
+	stages map[string][]*graph.Stage
+	bytes  map[shape]int
+}
+
+// shape is what the memory of a stage depends on: its nodes and the place it has, and the
+// number of micro-batches.
+type shape struct{ from, nodes, index, of, micro int }
+
+func newCache(g *graph.Graph) *cache {
+	return &cache{g, map[string][]*graph.Stage{}, map[shape]int{}}
+}
+
+// cut is graph.Cut.
+func (c *cache) cut(starts []int) ([]*graph.Stage, error) {
+	key := fmt.Sprint(starts)
+	if s, ok := c.stages[key]; ok {
+		return s, nil
+	}
+	s, err := c.g.Cut(starts)
+	if err == nil {
+		c.stages[key] = s
+	}
+	return s, err
+}
+
+// memory is stage.Bytes.
+func (c *cache) memory(j job.Spec, s *graph.Stage) (int, error) {
+	// Gradients pass through the readers of a skip, so the place matters where there are any;
+	// otherwise only the distance to the end does, and whether the stage is the first.
+	key := shape{s.First, len(s.Graph.Nodes), s.Index, s.Of, j.Micro()}
+	if chain(s) {
+		key.index, key.of = min(s.Index, 1), s.Of-s.Index
+	}
+	if n, ok := c.bytes[key]; ok {
+		return n, nil
+	}
+	n, err := stage.Bytes(j, s)
+	if err == nil {
+		c.bytes[key] = n
+	}
+	return n, err
+}
+
+// chain tells whether all tensors that the stage takes and gives stop at its neighbours.
+func chain(s *graph.Stage) bool {
+	for _, e := range s.In {
+		if len(e.To) > 1 || e.From >= 0 && e.From != s.Index-1 {
+			return false
+		}
+	}
+	for _, e := range s.Out {
+		if len(e.To) > 1 || e.To[0] != s.Index+1 {
+			return false
+		}
+	}
+	return true
 }
 
 func newFill(j job.Spec, g *graph.Graph, nodes []ga.Node) fill {
-	f := fill{j: j, g: g, nodes: nodes}
+	f := fill{j: j, g: g, nodes: nodes, cache: newCache(g)}
 	node, ok := exec.Splits(g)
 	switch {
 	case j.Schedule != job.Sync: // full as it is, and its result depends on the cut
@@ -76,7 +138,7 @@ func (f fill) choose(p *Plan) error {
 }
 
 func (f fill) cluster(cl *Cluster) error {
-	stages, err := f.g.Cut(cl.Starts())
+	stages, err := f.cache.cut(cl.Starts())
 	if err != nil {
 		return err
 	}
@@ -122,7 +184,7 @@ func (f fill) memory(stages []*graph.Stage, n int) ([]int, error) {
 	m := make([]int, len(stages))
 	for k, s := range stages {
 		var err error
-		if m[k], err = stage.Bytes(j, s); err != nil {
+		if m[k], err = f.cache.memory(j, s); err != nil {
 			return nil, err
 		}
 	}

@@ -121,6 +121,9 @@ func Make(j job.Spec, g *graph.Graph, nodes []ga.Node, opt ga.Options, seed uint
 func plan(j job.Spec, g *graph.Graph, nodes []ga.Node, opt ga.Options, seed uint64) (*Plan, error) {
 	fill := newFill(j, g, nodes)
 	j = fill.start()
+	if opt.Batches == 0 {
+		opt.Batches = j.ReduceFactor * j.UpdateFrequency
+	}
 	pieces, heavy := cuttable(j, g)
 	units, err := costs(j, g, pieces)
 	if err != nil {
@@ -131,7 +134,7 @@ func plan(j job.Spec, g *graph.Graph, nodes []ga.Node, opt ga.Options, seed uint
 		if p.GA, err = ga.Build(g.Name, units, nodes, opt, rand.New(rand.NewPCG(seed, 0x72617665))); err != nil {
 			return nil, tooHeavy(err, j, heavy)
 		}
-		short, err := p.measure(j, g, nodes, pieces, units)
+		short, err := p.measure(j, fill.cache, nodes, pieces, units)
 		if err != nil {
 			return nil, err
 		}
@@ -150,19 +153,19 @@ func plan(j job.Spec, g *graph.Graph, nodes []ga.Node, opt ga.Options, seed uint
 // measure cuts the graph as the genetic algorithm says and compiles the stages. If some do
 // not fit their nodes, short says so of the first, and the units of all of them are made as
 // large as they are.
-func (p *Plan) measure(j job.Spec, g *graph.Graph, nodes []ga.Node, pieces []graph.Unit, units []ga.Unit) (short, err error) {
+func (p *Plan) measure(j job.Spec, known *cache, nodes []ga.Node, pieces []graph.Unit, units []ga.Unit) (short, err error) {
 	grow := make([]float64, len(units))
 	for _, c := range p.GA.Clusters {
 		var cl Cluster
 		for _, s := range c.Stages {
 			cl.Stages = append(cl.Stages, Stage{Node: s.Node, Name: nodes[s.Node].Name, Start: pieces[s.From].From})
 		}
-		stages, err := g.Cut(cl.Starts())
+		stages, err := known.cut(cl.Starts())
 		if err != nil {
 			return nil, err
 		}
 		for k, s := range stages {
-			n, err := stage.Bytes(j, s)
+			n, err := known.memory(j, s)
 			if err != nil {
 				return nil, err
 			}

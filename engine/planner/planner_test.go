@@ -69,7 +69,7 @@ func TestRingsOfUnequalClusters(t *testing.T) {
 			for i := range nodes {
 				nodes[i].Compute, nodes[i].Bandwidth = 1e9*(1+40*rng.Float64()), 1e8*(1+10*rng.Float64())
 			}
-			p, err := planner.Make(e.Job, g, nodes, ga.Options{Effort: 200, MicroBatches: 1}, rng.Uint64())
+			p, err := planner.Make(e.Job, g, nodes, ga.Options{Effort: 200, MicroBatches: 1, MinSize: 2}, rng.Uint64())
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -222,7 +222,7 @@ func TestMicroBatchesAreChosen(t *testing.T) {
 		for i := range nodes {
 			nodes[i].Bandwidth = 1e9
 		}
-		p, err := planner.Make(j, e.Graph, nodes, ga.Options{}, 1)
+		p, err := planner.Make(j, e.Graph, nodes, ga.Options{MaxClusters: 1}, 1)
 		if err != nil {
 			t.Fatal(err)
 		}
