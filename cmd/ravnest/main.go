@@ -130,6 +130,8 @@ func app() *cli.App {
 					&cli.StringFlag{Name: "tls-cert", Usage: "serve https with the certificate in `FILE`, read again when it changes"},
 					&cli.StringFlag{Name: "tls-key", Usage: "and its key in `FILE`"},
 					&cli.StringFlag{Name: "public", Usage: "`URL` by which people reach the host, with the path below which a proxy has put it"},
+					&cli.StringFlag{Name: "acme", Usage: "get the certificate for --public from the ACME directory at `URL`, whose terms you accept, such as https://acme-v02.api.letsencrypt.org/directory; it looks for this host at port 443"},
+					&cli.StringFlag{Name: "acme-cache", Usage: "`DIR` where that certificate and its key are kept (default: node_data/acme of the job)"},
 					&cli.BoolFlag{Name: "proxy", Usage: "a reverse proxy stands before the host: believe its Forwarded and X-Forwarded-* headers"},
 					&cli.StringFlag{Name: "relay", Usage: "`ADDR` (UDP and TCP) of the relay for providers without a direct path (default: that of --listen, where other machines reach it)"},
 					&cli.BoolFlag{Name: "no-relay", Usage: "no relay"},
@@ -422,6 +424,18 @@ func edgeOf(c *cli.Context, ln net.Listener) (host.Edge, error) {
 	var err error
 	if s := c.String("public"); s != "" {
 		if e.Public, err = server.ParsePublic(s); err != nil {
+			return e, err
+		}
+	}
+	if dir := c.String("acme"); dir != "" {
+		if e.TLS != nil || e.Public == nil || e.Public.Scheme != "https" || e.Proxy {
+			return e, errors.New("--acme gets a certificate for the host's name: give it with --public https://NAME, and neither --tls-cert nor --proxy")
+		}
+		cache := c.String("acme-cache")
+		if cache == "" {
+			cache = filepath.Join(c.Args().First(), "node_data", "acme")
+		}
+		if e.TLS, err = server.ACME(dir, cache, e.Public.Hostname()); err != nil {
 			return e, err
 		}
 	}

@@ -17,6 +17,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -271,6 +272,25 @@ func TestParsePublic(t *testing.T) {
 		u, err := server.ParsePublic(in)
 		if (err == nil) != ok {
 			t.Errorf("%q: %v, %v", in, u, err)
+		}
+	}
+}
+
+func TestACMEArguments(t *testing.T) {
+	const directory = "https://acme.example/dir"
+	for _, c := range []struct {
+		directory, name string
+		ok              bool
+	}{
+		{directory, "train.example.org", true}, {"http://acme.example/dir", "train.example.org", false}, {"acme", "train.example.org", false},
+		{directory, "192.0.2.1", false}, {directory, "localhost", false},
+	} {
+		conf, err := server.ACME(c.directory, t.TempDir(), c.name)
+		if (err == nil) != c.ok {
+			t.Errorf("%s from %s: %v", c.name, c.directory, err)
+		}
+		if err == nil && !slices.Contains(conf.NextProtos, "acme-tls/1") {
+			t.Errorf("no challenge can be answered: %v", conf.NextProtos)
 		}
 	}
 }
