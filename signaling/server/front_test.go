@@ -282,8 +282,11 @@ func TestACMEArguments(t *testing.T) {
 		directory, name string
 		ok              bool
 	}{
-		{directory, "train.example.org", true}, {"http://acme.example/dir", "train.example.org", false}, {"acme", "train.example.org", false},
-		{directory, "192.0.2.1", false}, {directory, "localhost", false},
+		{directory, "train.example.org", true},
+		{"http://acme.example/dir", "train.example.org", false},
+		{"acme", "train.example.org", false},
+		{directory, "192.0.2.1", false},
+		{directory, "localhost", false},
 	} {
 		conf, err := server.ACME(c.directory, t.TempDir(), c.name)
 		if (err == nil) != c.ok {
