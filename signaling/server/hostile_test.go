@@ -73,7 +73,7 @@ func joins(t *testing.T, addr, token, name string) *client.Conn {
 	t.Helper()
 	begin := time.Now()
 	c := dial(t, addr, client.Options{Token: token, Hello: hello(name)})
-	if d := time.Since(begin); d > 3*time.Second {
+	if d := time.Since(begin); d > 15*time.Second {
 		t.Errorf("joining took %v", d)
 	}
 	return c
@@ -240,18 +240,26 @@ func TestStrangersWrongToken(t *testing.T) {
 	s, addr := start(t, server.Config{Token: "right"})
 	var mu sync.Mutex
 	told := 0
+	var once sync.Once
+	begun := make(chan struct{})
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		_, _ = s.Run(ctx, testJob(blobs{}, 2), func(ev server.Event) {
-			if _, ok := ev.(server.Refused); ok {
+		_, _ = s.Run(ctx, testJob(blobs{}, 3), func(ev server.Event) {
+			switch ev.(type) {
+			case server.Joined:
+				once.Do(func() { close(begun) })
+			case server.Refused:
 				mu.Lock()
 				told++
 				mu.Unlock()
 			}
 		})
 	}()
+	// Without a run there is nobody to tell.
+	joins(t, addr, "right", "first")
+	<-begun
 	for range 300 {
 		if _, err := client.Dial(t.Context(), addr, client.Options{Token: "wrong", Hello: hello("")}); err == nil {
 			t.Fatal("joined")
