@@ -367,10 +367,10 @@ func (p *problem) sizes(need Need, opt Options) {
 }
 
 // effort is the number of evaluations for n nodes at so many a node. In large pools clusters
-// are many and hardly depend on one another, so a node gets fewer: in all as many as for 60
-// nodes times the root of n/60.
+// are many and hardly depend on one another, so a node gets fewer: in all as many as for 40
+// nodes times the root of n/40.
 func effort(each, n int) int {
-	return int(float64(each) * min(float64(n), math.Sqrt(60*float64(n))))
+	return int(float64(each) * min(float64(n), math.Sqrt(40*float64(n))))
 }
 
 func (p *problem) deficit(size int, ram float64) float64 {

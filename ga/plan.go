@@ -122,6 +122,41 @@ func usable(nodes []Node, units []Unit, level int) []Node {
 	return out
 }
 
+// Recut cuts the model anew for some clusters of the plan, whose nodes it keeps: for units
+// whose costs have turned out to be others. Errors are those of Partition, and leave the plan
+// as it was.
+func (p *Plan) Recut(units []Unit, nodes []Node, opt Options, clusters []int) error {
+	opt.ByShare = p.Rule == "share"
+	groups := make([]Group, len(clusters))
+	for x, c := range clusters {
+		old := p.Clusters[c]
+		var members []int
+		for _, s := range old.Stages {
+			members = append(members, s.Node)
+		}
+		order, stages, err := fit(p.Model, units, nodes, members, opt)
+		if err != nil {
+			return fmt.Errorf("cluster %d: %w", c, err)
+		}
+		groups[x] = newGroup(c, order, stages)
+	}
+	for x, c := range clusters {
+		p.Clusters[c] = groups[x]
+	}
+	return nil
+}
+
+// newGroup is a cluster whose stages are on the nodes of order.
+func newGroup(id int, order []int, stages []Stage) Group {
+	g := Group{ID: id, Stages: stages}
+	for k := range stages {
+		stages[k].Node = order[k]
+		g.RAM += stages[k].RAM
+		g.Memory += stages[k].Memory
+	}
+	return g
+}
+
 func assemble(model string, units []Unit, nodes []Node, clusters [][]int, need Need, opt Options) (*Plan, error) {
 	p := &Plan{Model: model, Rule: "cost"}
 	if opt.ByShare || !benchmarked(nodes) {
@@ -133,13 +168,7 @@ func assemble(model string, units []Unit, nodes []Node, clusters [][]int, need N
 		if err != nil {
 			return nil, fmt.Errorf("cluster %d: %w", id, err)
 		}
-		g := Group{ID: id, Stages: stages}
-		for k := range stages {
-			stages[k].Node = order[k]
-			g.RAM += stages[k].RAM
-			g.Memory += stages[k].Memory
-		}
-		p.Clusters = append(p.Clusters, g)
+		p.Clusters = append(p.Clusters, newGroup(id, order, stages))
 	}
 	placed := make([]bool, len(nodes))
 	for _, i := range slices.Concat(clusters...) {

@@ -134,7 +134,14 @@ func plan(j job.Spec, g *graph.Graph, nodes []ga.Node, opt ga.Options, seed uint
 		if p.GA, err = ga.Build(g.Name, units, nodes, opt, rand.New(rand.NewPCG(seed, 0x72617665))); err != nil {
 			return nil, tooHeavy(err, j, heavy)
 		}
-		short, err := p.measure(j, fill.cache, nodes, pieces, units)
+		short, failing, err := p.measure(j, fill.cache, nodes, pieces, units)
+		// Many clusters are not formed anew for the sake of a few.
+		for again := 0; err == nil && short != nil && again < corrections && len(p.GA.Clusters) >= 16; again++ {
+			if p.GA.Recut(units, nodes, opt, failing) != nil {
+				break
+			}
+			short, failing, err = p.measure(j, fill.cache, nodes, pieces, units)
+		}
 		if err != nil {
 			return nil, err
 		}
@@ -151,23 +158,24 @@ func plan(j job.Spec, g *graph.Graph, nodes []ga.Node, opt ga.Options, seed uint
 }
 
 // measure cuts the graph as the genetic algorithm says and compiles the stages. If some do
-// not fit their nodes, short says so of the first, and the units of all of them are made as
-// large as they are.
-func (p *Plan) measure(j job.Spec, known *cache, nodes []ga.Node, pieces []graph.Unit, units []ga.Unit) (short, err error) {
+// not fit their nodes, short says so of the first, failing names their clusters, and the units
+// of all of them are made as large as they are.
+func (p *Plan) measure(j job.Spec, known *cache, nodes []ga.Node, pieces []graph.Unit, units []ga.Unit) (short error, failing []int, err error) {
+	p.Clusters = nil
 	grow := make([]float64, len(units))
-	for _, c := range p.GA.Clusters {
+	for id, c := range p.GA.Clusters {
 		var cl Cluster
 		for _, s := range c.Stages {
 			cl.Stages = append(cl.Stages, Stage{Node: s.Node, Name: nodes[s.Node].Name, Start: pieces[s.From].From})
 		}
 		stages, err := known.cut(cl.Starts())
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		for k, s := range stages {
 			n, err := known.memory(j, s)
 			if err != nil {
-				return nil, err
+				return nil, nil, err
 			}
 			cl.Stages[k].Memory = n
 			node, mine := nodes[cl.Stages[k].Node], c.Stages[k]
@@ -178,6 +186,9 @@ func (p *Plan) measure(j job.Spec, known *cache, nodes []ga.Node, pieces []graph
 				short = fmt.Errorf("%w: stage %d on %s needs %.1f MB, %.1f MB may be used: %.1f MB short; add providers or lower the batch size",
 					ga.ErrRAM, k, node.Name, float64(n)/1e6, node.RAM/1e6, (float64(n)-node.RAM)/1e6)
 			}
+			if len(failing) == 0 || failing[len(failing)-1] != id {
+				failing = append(failing, id)
+			}
 			for i := mine.From; i < mine.To; i++ {
 				grow[i] = max(grow[i], float64(n)/mine.Memory)
 			}
@@ -187,7 +198,7 @@ func (p *Plan) measure(j job.Spec, known *cache, nodes []ga.Node, pieces []graph
 	for i := range units {
 		units[i].Memory *= max(grow[i], 1)
 	}
-	return short, nil
+	return short, failing, nil
 }
 
 // rings are the rings of each cluster's stages, by cluster and stage: one ring for each
