@@ -149,8 +149,8 @@ func within(pkg, dir string) bool { return pkg == dir || strings.HasPrefix(pkg, 
 // of lines above it. Packages that are not listed are free.
 var layers = [][]string{
 	{"engine/kernel", "engine/state", "engine/codec", "engine/wire", "engine/pipeline/order", "engine/job", "engine/strict", "ga", "signaling/proto", "signaling/store", "signaling/relay"},
-	{"engine/graph", "engine/format", "engine/pipeline/snapshot", "engine/data", "engine/transport", "signaling/client", "signaling/server"},
-	{"engine/autodiff", "engine/zoo", "engine/fuse", "engine/importer", "engine/loss", "engine/optim"},
+	{"engine/graph", "engine/format", "engine/pipeline/snapshot", "engine/data", "engine/transport", "signaling/client", "signaling/run"},
+	{"engine/autodiff", "engine/zoo", "engine/fuse", "engine/importer", "signaling/server", "engine/loss", "engine/optim"},
 	{"engine/exec"},
 	{"engine/pipeline"},
 	{"engine/train", "engine/planner"},
@@ -215,6 +215,44 @@ func TestForbiddenImports(t *testing.T) {
 			case im == "syscall/js" && !strings.HasSuffix(f.path, "_js.go") && !within(f.dir, "wasm"):
 				bad("the browser is behind _js.go twins")
 			}
+		}
+	}
+}
+
+// TestPureRooms: what decides sees no clock, no socket and no file, and can so be stored,
+// restored and run under a virtual clock.
+func TestPureRooms(t *testing.T) {
+	clock := []string{"Now", "Since", "Until", "Sleep", "After", "AfterFunc", "NewTimer", "NewTicker", "Tick"}
+	seen := map[string]bool{}
+	for _, f := range tree(t) {
+		pure := f.dir == "signaling/run" || within(f.dir, "signaling/run/runtest") || within(f.dir, "engine/pipeline/order") || within(f.dir, "ga")
+		if !pure || f.test {
+			continue
+		}
+		seen[f.dir] = true
+		for _, im := range f.imports {
+			if top, _, _ := strings.Cut(im, "/"); slices.Contains([]string{"net", "os", "syscall", "log"}, top) {
+				t.Errorf("%s imports %s: it decides, and sees nothing of the world", f.path, im)
+			}
+		}
+		file, err := parser.ParseFile(token.NewFileSet(), filepath.Join("..", "..", f.path), nil, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ast.Inspect(file, func(n ast.Node) bool {
+			sel, ok := n.(*ast.SelectorExpr)
+			if !ok {
+				return true
+			}
+			if x, ok := sel.X.(*ast.Ident); ok && x.Name == "time" && slices.Contains(clock, sel.Sel.Name) {
+				t.Errorf("%s calls time.%s: time comes with events", f.path, sel.Sel.Name)
+			}
+			return true
+		})
+	}
+	for _, dir := range []string{"signaling/run", "engine/pipeline/order", "ga"} {
+		if !seen[dir] {
+			t.Errorf("%s was not looked at", dir)
 		}
 	}
 }

@@ -5,7 +5,6 @@
 package provider
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -15,7 +14,6 @@ import (
 	"time"
 
 	"github.com/ravnest/ravnest/engine/data"
-	"github.com/ravnest/ravnest/engine/format/safetensors"
 	"github.com/ravnest/ravnest/engine/graph"
 	"github.com/ravnest/ravnest/engine/job"
 	"github.com/ravnest/ravnest/engine/kernel"
@@ -592,15 +590,18 @@ func (r *run) Keep(s stage.Saved) error {
 	if r.saveErr != nil {
 		return r.saveErr
 	}
-	var b bytes.Buffer // the part's tensors change when this returns
-	b.Grow(s.Part.Size())
-	if err := safetensors.Write(&b, s.Part.State, map[string]string{"format": "pt"}); err != nil {
+	b, err := s.Part.Bytes() // the part's tensors change when this returns
+	if err != nil {
+		return err
+	}
+	at, err := json.Marshal(s.Part.Position)
+	if err != nil {
 		return err
 	}
 	r.saves.Go(func() {
-		ref, err := r.cfg.Host.Upload(r.ctx, r.a.Run, r.a.Stage, b.Bytes())
+		ref, err := r.cfg.Host.Upload(r.ctx, r.a.Run, r.a.Stage, b)
 		if err == nil {
-			err = r.cfg.Host.Send(r.ctx, &proto.Saved{Run: r.a.Run, Stage: r.a.Stage, Step: int64(s.Step), Epoch: s.Epoch, Blob: ref})
+			err = r.cfg.Host.Send(r.ctx, &proto.Saved{Run: r.a.Run, Stage: r.a.Stage, Step: int64(s.Step), Epoch: s.Epoch, Blob: ref, Position: at})
 		}
 		if err != nil {
 			r.saveErr = fmt.Errorf("saving stage %d after step %d: %w", r.a.Stage, s.Step, err)

@@ -11,7 +11,7 @@ import (
 	"time"
 
 	"github.com/ravnest/ravnest/engine/data"
-	"github.com/ravnest/ravnest/engine/format/safetensors"
+	"github.com/ravnest/ravnest/engine/pipeline/snapshot"
 	"github.com/ravnest/ravnest/engine/job"
 	"github.com/ravnest/ravnest/engine/provider"
 	"github.com/ravnest/ravnest/engine/transport"
@@ -227,11 +227,11 @@ func TestRun(t *testing.T) {
 		if len(h.saved) != 1 {
 			t.Fatalf("%d uploads", len(h.saved))
 		}
-		d, _, err := safetensors.Parse(h.saved[0])
+		p, err := snapshot.Parse(h.saved[0])
 		if err != nil {
 			t.Fatal(err)
 		}
-		names += len(d)
+		names += len(p.State)
 	}
 	if names != 23 {
 		t.Errorf("the stages saved %d entries, the model has 23", names)

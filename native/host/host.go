@@ -24,6 +24,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/ravnest/ravnest/engine/graph"
+	"github.com/ravnest/ravnest/engine/pipeline/snapshot"
 	"github.com/ravnest/ravnest/engine/planner"
 	"github.com/ravnest/ravnest/engine/provider"
 	"github.com/ravnest/ravnest/ga"
@@ -51,6 +53,8 @@ type Options struct {
 	Providers int
 	// Names fixes the providers' names where Providers is set; nil: any.
 	Names []string
+	// Fresh begins anew even where an unfinished run of the same job could go on.
+	Fresh bool
 	// Spawned tells when the last provider was started, for FirstStepS; the zero time:
 	// when the last one joined.
 	Spawned func() time.Time
@@ -133,6 +137,9 @@ type run struct {
 	fail   error      // of keeping what came
 	mu     sync.Mutex // of place, which the server calls from a goroutine of its own
 	over   bool
+	stages []*graph.Stage  // of the plan
+	files  []string        // the stages' files of the last checkpoint
+	lost   time.Time       // when the attempt ended that is being made up for
 	done   map[string]bool // providers that have finished
 }
 
@@ -169,7 +176,11 @@ func options(pool, maxClusters int) ga.Options {
 // saved.
 func Serve(ctx context.Context, p *project.Project, opt Options) (Summary, error) {
 	r := &run{p: p, opt: opt, data: map[string]proto.Ref{}, done: map[string]bool{}}
-	job := server.Job{ID: runID(p.Job.Name), Raw: p.Job.JSON(), Plan: r.place, Want: opt.Providers, Names: opt.Names}
+	job := server.Job{
+		ID: runID(p.Job.Name), Raw: p.Job.JSON(), Plan: r.place, Inspect: r.inspect, Want: opt.Providers, Names: opt.Names,
+		Spares: true, Replan: true, Fresh: opt.Fresh,
+		Steps: int64(p.Job.Total(p.Data.Train.Len())), Val: int64(p.Data.Val.Len()),
+	}
 	if opt.Providers == 0 {
 		var err error
 		if r.plan, err = p.ReadPlan(); err != nil {
@@ -210,6 +221,15 @@ func Serve(ctx context.Context, p *project.Project, opt Options) (Summary, error
 	r.store = store.NewDir(osfs)
 	defer r.store.Close()
 	r.rec = newRecord(p, "serve", opt.Output)
+	if !opt.Fresh {
+		earlier, err := server.Earlier(ctx, r.store, job.ID, job.Raw)
+		if err != nil {
+			return Summary{}, fmt.Errorf("%w: say --fresh to begin anew", err)
+		}
+		if earlier != nil && earlier.Checkpoint != nil {
+			r.rec.resume = int64(earlier.Checkpoint.Position.Step)
+		}
+	}
 	sum, err := r.serve(ctx, job)
 	if cerr := r.rec.close(); err == nil {
 		err = cerr
@@ -282,11 +302,9 @@ func (r *run) serve(ctx context.Context, job server.Job) (Summary, error) {
 		}
 		sum.FirstStepS = r.first.Sub(from).Seconds()
 	}
-	if res.Checkpoint != nil && r.plan != nil {
+	if res.Checkpoint != nil && r.rec.opened {
 		sum.Saved = true
-		for _, s := range res.Checkpoint.Stages {
-			sum.Files = append(sum.Files, filepath.Join(r.p.Dir, r.plan.StageDir(s.Cluster, s.Stage), project.WeightsFile))
-		}
+		sum.Files = append(sum.Files, r.files...)
 	}
 	if errors.Is(err, server.ErrStopped) && ctx.Err() != nil {
 		err, sum.Interrupted = nil, true // before the start; a run that goes on ends well
@@ -299,13 +317,13 @@ func (r *run) serve(ctx context.Context, job server.Job) (Summary, error) {
 
 // place is the server's planner: the stored plan by names, or a plan from the
 // members' benchmarks.
-func (r *run) place(_ context.Context, pool []server.Member) ([]server.Assignment, error) {
+func (r *run) place(_ context.Context, pool []server.Member, free bool) ([]server.Assignment, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.over {
 		return nil, server.ErrStopped
 	}
-	if r.opt.Providers > 0 {
+	if r.opt.Providers > 0 || free {
 		if err := r.planPool(pool); err != nil {
 			return nil, err
 		}
@@ -315,20 +333,33 @@ func (r *run) place(_ context.Context, pool []server.Member) ([]server.Assignmen
 		byName[m.Name] = m
 	}
 	cl := r.plan.Clusters[0]
-	raw, err := json.Marshal(provider.Plan{Starts: cl.Starts(), Train: r.p.Data.Train.Len(), Val: r.p.Data.Val.Len(), MicroBatches: cl.MicroBatches})
+	starts := cl.Starts()
+	raw, err := json.Marshal(provider.Plan{Starts: starts, Train: r.p.Data.Train.Len(), Val: r.p.Data.Val.Len(), MicroBatches: cl.MicroBatches})
 	if err != nil {
 		return nil, err
 	}
+	stages, err := r.p.Graph.Cut(starts)
+	if err != nil {
+		return nil, err
+	}
+	r.stages = stages
 	var as []server.Assignment
 	for k, s := range cl.Stages {
 		m, ok := byName[s.Name]
 		if !ok {
-			return nil, fmt.Errorf("the plan wants a provider %q, which is not here", s.Name)
+			return nil, fmt.Errorf("%w: the plan wants a provider %q, which is not here", server.ErrPool, s.Name)
 		}
 		if m.Hello.RAM > 0 && int64(s.Memory) > m.Hello.RAM {
-			return nil, fmt.Errorf("%w: stage %d needs %s, provider %s lends %s", ga.ErrRAM, k, bytesText(float64(s.Memory)), s.Name, bytesText(float64(m.Hello.RAM)))
+			return nil, fmt.Errorf("%w: %w: stage %d needs %s, provider %s lends %s", server.ErrPool, ga.ErrRAM, k, bytesText(float64(s.Memory)), s.Name, bytesText(float64(m.Hello.RAM)))
 		}
-		as = append(as, server.Assignment{MemberID: m.ID, Stage: k, Stages: len(cl.Stages), Graph: r.graph, Data: r.data, Plan: raw})
+		seg := snapshot.Segment{From: starts[k], To: len(r.p.Graph.Nodes)}
+		if k+1 < len(starts) {
+			seg.To = starts[k+1]
+		}
+		as = append(as, server.Assignment{
+			MemberID: m.ID, Stage: k, Stages: len(cl.Stages), Segment: seg, MaxUpload: maxPart(r.p.Job, stages[k]),
+			Graph: r.graph, Data: r.data, Plan: raw,
+		})
 	}
 	return as, r.rec.open()
 }
@@ -355,6 +386,9 @@ func (r *run) planPool(pool []server.Member) error {
 		nodes[i].Node = gn[i]
 	}
 	plan, err := planner.Make(r.p.Job, r.p.Graph, ga.Repair(gn), options(len(pool), 1), r.p.Job.Seed)
+	if errors.Is(err, ga.ErrRAM) || errors.Is(err, ga.ErrStages) || errors.Is(err, ga.ErrInvalid) {
+		return fmt.Errorf("%w: %w", server.ErrPool, err)
+	}
 	if err != nil {
 		return err
 	}
@@ -413,14 +447,34 @@ func (r *run) event(ev server.Event) {
 	case server.Refused:
 		r.rec.clear()
 		r.opt.say("refused %s at %s: %v", e.Name, e.Addr, e.Err)
+	case server.Waiting:
+		r.rec.clear()
+		r.opt.say("%s", e.Reason)
 	case server.Planned:
+		r.rec.attempt()
 		for _, s := range e.Stages {
 			r.rec.roles = append(r.rec.roles, s.Name)
 		}
-		r.opt.say("%s", strings.TrimRight(r.plan.String(), "\n"))
+		r.mu.Lock()
+		plan := r.plan.String()
+		r.mu.Unlock()
+		r.opt.say("%s", strings.TrimRight(plan, "\n"))
 	case server.Started:
-		r.rec.begin(now)
-		r.opt.say("training")
+		r.rec.begin(now, int64(e.Resume))
+		switch {
+		case e.After > 0:
+			r.opt.say("training goes on from step %d, %.1f s after the loss", e.Resume, e.After.Seconds())
+		case e.Resume > 0:
+			r.opt.say("training goes on from step %d", e.Resume)
+		default:
+			r.opt.say("training")
+		}
+	case server.Recovering:
+		r.rec.clear()
+		r.done = map[string]bool{}
+		r.opt.say("%s: %s", e.Reason, redone(e))
+	case server.Resumed:
+		r.opt.say("going on with the run that ended at step %d of epoch %d (--fresh begins anew)", e.Step, e.Epoch+1)
 	case server.Loss:
 		if r.first.IsZero() {
 			r.first = now
@@ -429,13 +483,11 @@ func (r *run) event(ev server.Event) {
 	case server.Val:
 		r.rec.val(now, e.Epoch, e.Correct, e.Total, float64(e.Val.Loss))
 	case server.Progress:
-		r.rec.wire[e.Stage] = e.Out
-		r.rec.busy[e.Stage] = e.Busy
-		r.rec.rss[e.Stage] = max(r.rec.rss[e.Stage], e.RSS)
+		r.rec.progress(e.Name, e.Out, e.Busy, e.RSS)
 		r.rec.tick(now)
 		r.keep(r.rec.flush())
 	case server.Checkpointed:
-		r.keep(r.saved(e.Checkpoint))
+		r.keep(r.saved(e.Manifest))
 	case server.Warning:
 		r.rec.clear()
 		r.opt.say("warning: %v", e.Err)
@@ -450,25 +502,54 @@ func (r *run) keep(err error) {
 	}
 }
 
-// saved copies a checkpoint's stages to the places where fuse finds them.
-func (r *run) saved(c server.Checkpoint) error {
-	for _, s := range c.Stages {
-		f, err := r.store.Get(context.Background(), s.Object)
-		if err != nil {
-			return fmt.Errorf("reading the saved stage %d: %w", s.Stage, err)
+// redone says what a recovery means for the work.
+func redone(e server.Recovering) string {
+	switch {
+	case e.Reached > e.Step && e.Step > 0:
+		return fmt.Sprintf("the run goes on from step %d; %d steps are done again", e.Step, e.Reached-e.Step)
+	case e.Reached > 0:
+		return fmt.Sprintf("nothing had been saved yet; %d steps are done again", e.Reached)
+	}
+	return "the run goes on"
+}
+
+// saved copies a checkpoint's stages to where people look for them, and then the
+// manifest, which is what fuse and eval read.
+func (r *run) saved(c *snapshot.Manifest) error {
+	r.mu.Lock()
+	plan := r.plan
+	r.mu.Unlock()
+	files := []string{}
+	for _, e := range c.Parts {
+		if e.Cluster >= len(plan.Clusters) || e.Stage >= len(plan.Clusters[e.Cluster].Stages) {
+			continue // the cut has changed since
 		}
-		b, err := io.ReadAll(f)
-		_ = f.Close()
-		if err != nil {
-			return fmt.Errorf("reading the saved stage %d: %w", s.Stage, err)
-		}
-		path := filepath.Join(r.p.Dir, r.plan.StageDir(s.Cluster, s.Stage), project.WeightsFile)
-		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-			return fmt.Errorf("making the directory of stage %d: %w", s.Stage, err)
-		}
-		if err := native.WriteFile(path, b, 0o644); err != nil {
+		rel := filepath.Join(plan.StageDir(e.Cluster, e.Stage), project.WeightsFile)
+		if err := r.p.Inside(rel); err != nil {
 			return err
 		}
+		path := filepath.Join(r.p.Dir, rel)
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			return fmt.Errorf("making the directory of stage %d: %w", e.Stage, err)
+		}
+		f, err := r.store.Get(context.Background(), e.Object)
+		if err != nil {
+			return fmt.Errorf("reading the saved stage %d: %w", e.Stage, err)
+		}
+		err = native.Save(path, 0o644, func(w io.Writer) error {
+			_, err := io.Copy(w, f)
+			return err
+		})
+		_ = f.Close()
+		if err != nil {
+			return err
+		}
+		files = append(files, path)
 	}
-	return nil
+	b, err := c.JSON()
+	if err != nil {
+		return err
+	}
+	r.files = files
+	return native.WriteFile(filepath.Join(r.p.Dir, project.ManifestFile), b, 0o644)
 }

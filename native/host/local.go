@@ -99,7 +99,7 @@ func TrainLocal(ctx context.Context, p *project.Project, threads int, out Output
 	if err := r.open(); err != nil {
 		return Summary{}, err
 	}
-	r.begin(time.Now())
+	r.begin(time.Now(), 0)
 	r.sum.Providers = 1
 	mark := func() order.Mark {
 		if ctx.Err() != nil {

@@ -4,12 +4,10 @@
 package host
 
 import (
-	"bufio"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"math"
-	"os"
 	"path/filepath"
 	"strings"
 	"time"
@@ -57,20 +55,22 @@ func (n Number) MarshalJSON() ([]byte, error) {
 // record keeps the files of a run and its running figures.
 type record struct {
 	p                       *project.Project
-	files                   [3]*os.File
-	losses, vals, valLosses *bufio.Writer
+	losses, vals, valLosses *lines
 	Output
 	opened    bool
+	resume    int64 // step that an earlier host's run goes on from; 0: it begins
 	sum       Summary
 	batches   int // of an epoch
 	total     int64
 	started   time.Time
 	ended     time.Time
 	printed   time.Time
-	wire      map[int]int64
-	busy      map[int]float64
-	rss       map[int]int64
+	wire      map[string]int64 // by provider, in this attempt
+	before    int64            // wire bytes of the attempts that are over
+	busy      map[string]float64
+	rss       map[string]int64
 	roles     []string
+	samples   int64 // trained since started
 	lastEpoch int
 	dirty     bool
 }
@@ -79,7 +79,7 @@ func newRecord(p *project.Project, command string, out Output) *record {
 	j := p.Job
 	return &record{
 		p: p, Output: out, batches: j.Batches(p.Data.Train.Len()), total: int64(j.Total(p.Data.Train.Len())),
-		wire: map[int]int64{}, busy: map[int]float64{}, rss: map[int]int64{}, lastEpoch: -1,
+		wire: map[string]int64{}, busy: map[string]float64{}, rss: map[string]int64{}, lastEpoch: -1,
 		sum: Summary{Command: command, Schedule: j.Schedule, Wire: j.Wire, Seed: j.Seed, Epochs: j.Epochs, Loss: Number(math.NaN()), ValLoss: Number(math.NaN()), ValAccuracy: -1, BestVal: -1},
 	}
 }
@@ -91,22 +91,22 @@ func (r *record) open() error {
 	if r.opened {
 		return nil
 	}
-	if n, err := r.p.MoveAside(); err != nil {
-		return err
-	} else if n > 0 {
-		r.say("the older run's results are in %s", filepath.Join(r.p.Dir, project.OldDir, fmt.Sprint(n)))
+	if r.resume == 0 {
+		if n, err := r.p.MoveAside(); err != nil {
+			return err
+		} else if n > 0 {
+			r.say("the older run's results are in %s", filepath.Join(r.p.Dir, project.OldDir, fmt.Sprint(n)))
+		}
 	}
-	for i, name := range []string{project.LossesFile, project.ValsFile, project.ValLossFile} {
+	for name, l := range map[string]**lines{project.LossesFile: &r.losses, project.ValsFile: &r.vals, project.ValLossFile: &r.valLosses} {
 		if err := r.p.Inside(name); err != nil {
 			return err
 		}
-		f, err := os.Create(filepath.Join(r.p.Dir, name))
-		if err != nil {
-			return fmt.Errorf("opening %s: %w", name, err)
+		var err error
+		if *l, err = openLines(filepath.Join(r.p.Dir, name)); err != nil {
+			return err
 		}
-		r.files[i] = f
 	}
-	r.losses, r.vals, r.valLosses = bufio.NewWriter(r.files[0]), bufio.NewWriter(r.files[1]), bufio.NewWriter(r.files[2])
 	r.opened = true
 	return nil
 }
@@ -117,38 +117,54 @@ func (r *record) close() error {
 	if !r.opened {
 		return nil
 	}
-	errs := []error{r.flush()}
-	for _, f := range r.files {
-		errs = append(errs, f.Close())
-	}
-	return errors.Join(errs...)
+	return errors.Join(r.losses.close(), r.vals.close(), r.valLosses.close())
 }
 
 func (r *record) flush() error {
-	if err := errors.Join(r.losses.Flush(), r.vals.Flush(), r.valLosses.Flush()); err != nil {
-		return fmt.Errorf("writing the losses: %w", err)
+	if !r.opened {
+		return nil
 	}
-	return nil
+	return errors.Join(r.losses.flush(), r.vals.flush(), r.valLosses.flush())
 }
 
-func (r *record) begin(now time.Time) { r.started, r.ended = now, now }
+// attempt forgets who did what: the next stages may be others'.
+func (r *record) attempt() {
+	r.before = r.wireTotal()
+	r.roles, r.wire, r.busy = nil, map[string]int64{}, map[string]float64{}
+}
+
+// progress notes what a provider reports.
+func (r *record) progress(name string, out int64, busy float64, rss int64) {
+	r.wire[name], r.busy[name] = out, busy
+	r.rss[name] = max(r.rss[name], rss)
+}
+
+// begin notes that training begins, or goes on from a step.
+func (r *record) begin(now time.Time, step int64) {
+	if r.started.IsZero() {
+		r.started = now
+	}
+	r.ended = now
+	r.sum.Steps = step
+}
 
 // loss notes a batch's loss; rows are the samples of the batch.
 func (r *record) loss(now time.Time, epoch int, step int64, loss float64) {
-	fmt.Fprintf(r.losses, "%.4f\n", loss)
+	r.losses.set(step, fmt.Sprintf("%.4f", loss))
 	r.ended, r.lastEpoch = now, epoch
 	r.sum.Loss, r.sum.Steps = Number(loss), step+1
-	r.sum.Samples += int64(r.p.Job.Rows(r.p.Data.Train.Len(), int(step)%r.batches))
+	r.samples += int64(r.p.Job.Rows(r.p.Data.Train.Len(), int(step)%r.batches))
 	r.dirty = true
 }
 
 // val notes a validation pass; total is 0 where there are no answers to be right about.
 func (r *record) val(now time.Time, epoch int, correct, total int64, loss float64) {
-	fmt.Fprintf(r.valLosses, "%.4f\n", loss)
+	pass := int64(epoch) / int64(max(r.p.Job.ValEvery, 1))
+	r.valLosses.set(pass, fmt.Sprintf("%.4f", loss))
 	r.sum.ValLoss = Number(loss)
 	if total > 0 {
 		acc := 100 * float64(correct) / float64(total)
-		fmt.Fprintf(r.vals, "%.4f\n", acc)
+		r.vals.set(pass, fmt.Sprintf("%.4f", acc))
 		r.sum.ValAccuracy, r.sum.BestVal = acc, max(r.sum.BestVal, acc)
 	}
 	r.ended = now
@@ -197,18 +213,19 @@ func (r *record) line(now time.Time) string {
 		fmt.Fprintf(&b, "  val loss %.4f", v)
 	}
 	if s := now.Sub(r.started).Seconds(); s > 0 {
-		fmt.Fprintf(&b, "  %.0f samples/s", float64(r.sum.Samples)/s)
+		fmt.Fprintf(&b, "  %.0f samples/s", float64(r.samples)/s)
 	}
 	if w := r.wireTotal(); w > 0 && r.sum.Steps > 0 {
 		fmt.Fprintf(&b, "  %s/batch", bytesText(float64(w)/float64(r.sum.Steps)))
 	}
-	for k := range r.roles {
-		fmt.Fprintf(&b, "  %s %.0f %%", r.roles[k], 100*r.busy[k])
+	for _, name := range r.roles {
+		fmt.Fprintf(&b, "  %s %.0f %%", name, 100*r.busy[name])
 	}
 	return b.String()
 }
 
-func (r *record) wireTotal() (n int64) {
+func (r *record) wireTotal() int64 {
+	n := r.before
 	for _, b := range r.wire {
 		n += b
 	}
@@ -218,15 +235,18 @@ func (r *record) wireTotal() (n int64) {
 // summary closes the figures.
 func (r *record) summary() Summary {
 	s := r.sum
+	for i := range s.Steps { // each counts once, however often it was done
+		s.Samples += int64(r.p.Job.Rows(r.p.Data.Train.Len(), int(i)%r.batches))
+	}
 	s.Seconds = r.ended.Sub(r.started).Seconds()
 	if s.Seconds > 0 {
-		s.SamplesPerS = float64(s.Samples) / s.Seconds
+		s.SamplesPerS = float64(r.samples) / s.Seconds
 	}
 	if s.Steps > 0 {
 		s.WireBytes = float64(r.wireTotal()) / float64(s.Steps)
 	}
-	for k := range len(r.rss) {
-		s.PeakRSS = append(s.PeakRSS, r.rss[k])
+	for _, name := range r.roles {
+		s.PeakRSS = append(s.PeakRSS, r.rss[name])
 	}
 	if !r.opened {
 		return s

@@ -20,6 +20,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/ravnest/ravnest/engine/pipeline/snapshot"
 	"github.com/ravnest/ravnest/signaling/client"
 	"github.com/ravnest/ravnest/signaling/proto"
 	"github.com/ravnest/ravnest/signaling/server"
@@ -90,11 +91,11 @@ func TestWasm(t *testing.T) {
 	go func() {
 		r, err := s.Run(ctx, server.Job{
 			Raw: json.RawMessage(`{}`), Blobs: graph,
-			Plan: func(_ context.Context, pool []server.Member) ([]server.Assignment, error) {
-				return []server.Assignment{{MemberID: pool[0].ID, Stages: 1, Graph: proto.Ref{SHA256: hex.EncodeToString(sum[:]), Size: int64(len(graph))}}}, nil
+			Plan: func(_ context.Context, pool []server.Member, _ bool) ([]server.Assignment, error) {
+				return []server.Assignment{{MemberID: pool[0].ID, Stages: 1, Segment: snapshot.Segment{To: 1}, Graph: proto.Ref{SHA256: hex.EncodeToString(sum[:]), Size: int64(len(graph))}}}, nil
 			},
 		}, nil)
-		if err == nil && (r.Checkpoint == nil || r.Checkpoint.Stages[0].Size != 300_000) {
+		if err == nil && (r.Checkpoint == nil || r.Checkpoint.Parts[0].Size != 300_000) {
 			t.Errorf("result %+v", r)
 		}
 		ended <- err

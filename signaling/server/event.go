@@ -1,50 +1,69 @@
 package server
 
 // What the host tells its caller (the requester's program): a run's inputs,
-// its events and its result.
+// its events and its result. Most of it is the run machine's.
 
 import (
 	"context"
 	"encoding/json"
 	"errors"
 	"io"
-	"time"
 
-	"github.com/ravnest/ravnest/signaling/proto"
+	"github.com/ravnest/ravnest/engine/pipeline/order"
+	"github.com/ravnest/ravnest/signaling/run"
 )
 
 // Reasons why a run failed, for errors.Is on what Run returns. The messages
 // around them name the provider and what is kept.
 var (
 	ErrBusy           = errors.New("a run is in progress already")
-	ErrPlan           = errors.New("no plan for this pool")
-	ErrProviderLost   = errors.New("a provider left")
-	ErrProviderFailed = errors.New("a provider failed")
-	ErrTimeout        = errors.New("timed out")
-	ErrStopped        = errors.New("stopped by the requester")
-	ErrStore          = errors.New("the trained stages could not be stored")
+	ErrPlan           = run.ErrPlan
+	ErrProviderLost   = run.ErrProviderLost
+	ErrProviderFailed = run.ErrProviderFailed
+	ErrDiverged       = run.ErrDiverged
+	ErrTimeout        = run.ErrTimeout
+	ErrStopped        = run.ErrStopped
+	ErrStore          = run.ErrStore
+
+	// ErrPool is wrapped by a planner's error that another provider would mend. The host
+	// then waits for one.
+	ErrPool = errors.New("these providers are not enough")
 )
 
 // Job is what the host needs of a training job. It never looks into Raw, the
 // blobs or a plan.
 type Job struct {
 	// ID begins the ids of the job's runs ("ID-1" and so on, one for each
-	// attempt to start). "": a random one.
+	// attempt). "": a random one.
 	ID string
 	// Raw goes to every provider.
 	Raw json.RawMessage
 	// Blobs holds the graph, data and weights that assignments refer to.
 	Blobs Blobs
-	// Names are the only provider names allowed. Empty: any.
+	// Names are the only provider names that may be asked for. Empty: any.
 	Names []string
+	// Spares lets providers in that ask for no name, though all of Names are taken.
+	Spares bool
+	// Replan tells that Plan can place the job on other providers than those that Names
+	// stand for, or on fewer than Want.
+	Replan bool
 	// Want is how many providers to wait for before planning. 0: one for each
 	// name, or 1.
 	Want int
+	// Steps and Val bound what a leaf may report: batches of the run, and rows of a
+	// validation pass. 0: not known.
+	Steps, Val int64
 	// Plan places the job on the pool, which is in the order of Names, or
-	// sorted by name. It may take its time, in a goroutine of its own; it is
-	// asked again with another pool when a provider leaves before the start
-	// (ctx is then cancelled). Its error ends the run.
-	Plan func(ctx context.Context, pool []Member) ([]Assignment, error)
+	// sorted by name; with free, whatever their names are. It may take its time, in a
+	// goroutine of its own; it is asked again with another pool when a provider comes or
+	// leaves (ctx is then cancelled). An error that wraps ErrPool has the host wait for
+	// another provider; any other one ends the run.
+	Plan func(ctx context.Context, pool []Member, free bool) ([]Assignment, error)
+	// Inspect checks that what was uploaded is the state of the stage that was granted,
+	// and says its position and what it holds. nil: nothing is checked.
+	Inspect func(g run.Grant, r io.Reader, size int64) (order.Position, []string, error)
+	// Fresh begins anew even where the store has an earlier run of the same job.
+	Fresh bool
 }
 
 // Blobs finds a blob's bytes; fs.ErrNotExist where there is none. It must be
@@ -53,159 +72,34 @@ type Blobs interface {
 	Blob(sha256 string) (r io.ReaderAt, size int64, err error)
 }
 
-// Member is a provider in the lobby.
-type Member struct {
-	ID    string
-	Name  string
-	Addr  string        // network address it joined from
-	Hello proto.Hello   // what it said of itself, without the token
-	RTT   time.Duration // to the host, by heartbeat
-}
+// Event is what a run's caller is told. Events reach the callback of [Server.Run] in
+// order, from one goroutine; a callback that blocks delays the events but not the run.
+type Event = run.Report
 
-// Assignment gives a member a stage. A plan holds, for each cluster, one for
-// every stage 0 <= Stage < Stages.
-type Assignment struct {
-	MemberID string
-	Cluster  int
-	Stage    int
-	Stages   int
-	Graph    proto.Ref
-	Data     map[string]proto.Ref // by kind
-	Weights  map[string]proto.Ref // by kind; empty: the provider initialises by seed
-	Plan     json.RawMessage      // opaque
-}
-
-// Placed is an assignment together with the provider that got it.
-type Placed struct {
-	Member
-	Assignment
-}
-
-// SavedStage is a trained stage in the store.
-type SavedStage struct {
-	Cluster int    `json:"cluster"`
-	Stage   int    `json:"stage"`
-	Stages  int    `json:"stages"`
-	Name    string `json:"name"`   // the provider's
-	Object  string `json:"object"` // its name in the store
-	SHA256  string `json:"sha256"`
-	Size    int64  `json:"size"`
-	Step    int64  `json:"step"`
-	Epoch   int    `json:"epoch"`
-}
-
-// Checkpoint is a saved state of the whole run: one object for every stage of
-// every cluster. It is stored as RUN/saved.json, which always names objects
-// that exist: it is replaced only after all stages of a newer state are stored,
-// and what it no longer names is deleted only after that.
-type Checkpoint struct {
-	Run    string       `json:"run"`
-	Step   int64        `json:"step"`
-	Epoch  int          `json:"epoch"`
-	Stages []SavedStage `json:"stages"` // by cluster, then stage
-}
-
-// Result is how a run ended.
-type Result struct {
-	Run         string      // id of the last attempt; "" where none was planned
-	Interrupted bool        // it was stopped gracefully before its end
-	Checkpoint  *Checkpoint // the last saved state; nil where there is none
-}
-
-// Event is one of the types below. A run's events reach the callback of
-// [Server.Run] in order, from one goroutine; a callback that blocks delays the
-// events but not the run.
-type Event interface{ event() }
-
+// The run machine's types, by which the host is used.
 type (
-	// Joined: a provider is in the lobby. Those that were there before the run
-	// are told first.
-	Joined struct {
-		Member
-		Have, Want int // providers in the lobby, and needed
-	}
-	// Left: a provider is gone. Run is set where that run was using it.
-	Left struct {
-		Member
-		Reason string
-		Run    string
-	}
-	// Refused: a provider was turned away.
-	Refused struct {
-		Name, Addr string
-		Err        error
-	}
-	// Planned: the stages are placed and the providers connect.
-	Planned struct {
-		Run    string
-		Stages []Placed // by cluster, then stage
-	}
-	// Ready: a stage is connected and compiled.
-	Ready struct {
-		Run            string
-		Cluster, Stage int
-		Name           string
-		Peak           int64 // bytes that it promises to stay within
-	}
-	// Started: all stages were told to train.
-	Started struct{ Run string }
-	// Loss of a training batch.
-	Loss struct {
-		Run            string
-		Cluster, Stage int
-		proto.Loss
-	}
-	// Val is a validation pass's result.
-	Val struct {
-		Run            string
-		Cluster, Stage int
-		proto.Val
-	}
-	// Progress of a stage. Its losses and validation passes have been told
-	// before it as Loss and Val.
-	Progress struct {
-		Cluster int
-		Name    string
-		proto.Progress
-	}
-	// Saved: a trained stage is in the store.
-	Saved struct {
-		Run string
-		SavedStage
-	}
-	// Checkpointed: all stages of one step are, and saved.json says so.
-	Checkpointed struct{ Checkpoint }
-	// StageDone: a stage has nothing left to do.
-	StageDone struct {
-		Run            string
-		Cluster, Stage int
-		Name           string
-		Step           int64
-	}
-	// Warning: something is wrong that does not end the run, such as a store
-	// that refuses (disk full).
-	Warning struct{ Err error }
-	// Done: the run ended well. The last event, like Failed.
-	Done struct{ Result }
-	// Failed: it did not. Result.Checkpoint is what is kept.
-	Failed struct {
-		Result
-		Err error
-	}
-)
+	Member     = run.Member
+	Assignment = run.Assignment
+	Placed     = run.Placed
+	Result     = run.Result
+	Status     = run.Status
 
-func (Joined) event()       {}
-func (Left) event()         {}
-func (Refused) event()      {}
-func (Planned) event()      {}
-func (Ready) event()        {}
-func (Started) event()      {}
-func (Loss) event()         {}
-func (Val) event()          {}
-func (Progress) event()     {}
-func (Saved) event()        {}
-func (Checkpointed) event() {}
-func (StageDone) event()    {}
-func (Warning) event()      {}
-func (Done) event()         {}
-func (Failed) event()       {}
+	Joined       = run.Joined
+	Left         = run.Left
+	Refused      = run.Refused
+	Waiting      = run.Waiting
+	Planned      = run.Planned
+	Ready        = run.Ready
+	Started      = run.Started
+	Loss         = run.Loss
+	Val          = run.Val
+	Progress     = run.Progress
+	Saved        = run.Saved
+	Checkpointed = run.Checkpointed
+	StageDone    = run.StageDone
+	Recovering   = run.Recovering
+	Resumed      = run.Resumed
+	Warning      = run.Warning
+	Done         = run.Done
+	Failed       = run.Failed
+)

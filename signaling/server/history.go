@@ -32,7 +32,7 @@ type Note struct {
 	// At is Unix time in microseconds, and names the note: a later one has more, even
 	// if the host was started anew in between.
 	At   int64  `json:"at_us"`
-	Kind string `json:"kind"` // joined, left, refused, planned, ready, started, saved, warning, done, failed
+	Kind string `json:"kind"` // joined, left, refused, waiting, planned, ready, started, saved, recovering, resumed, warning, done, failed
 	Text string `json:"text"`
 }
 
@@ -74,7 +74,8 @@ type traffic struct{ out, raw int64 }
 type history struct {
 	run                     string
 	losses, vals, valLosses curve
-	sent                    map[string]traffic // by provider, as last reported: who is done leaves the lobby
+	before                  traffic            // of the attempts that are over
+	sent                    map[string]traffic // by provider, as last reported: who is done may leave
 	notes                   []Note
 	refused                 time.Time     // of the last such note
 	news                    chan struct{} // closed at the next note; nil if nobody waits
@@ -104,9 +105,8 @@ func (h *history) after(at int64) History {
 		ValLosses: append([][2]float64{}, h.valLosses.points...),
 		Notes:     []Note{},
 	}
-	for _, t := range h.sent {
-		c.Out, c.Raw = c.Out+t.out, c.Raw+t.raw
-	}
+	t := h.total()
+	c.Out, c.Raw = t.out, t.raw
 	for i, n := range h.notes {
 		if n.At > at {
 			c.Notes = append(c.Notes, h.notes[i:]...)
@@ -114,6 +114,22 @@ func (h *history) after(at int64) History {
 		}
 	}
 	return c
+}
+
+func (h *history) total() traffic {
+	t := h.before
+	for _, x := range h.sent {
+		t.out, t.raw = t.out+x.out, t.raw+x.raw
+	}
+	return t
+}
+
+// cut forgets the points from x on: they come again.
+func (c *curve) cut(x float64) {
+	for len(c.points) > 0 && c.points[len(c.points)-1][0] >= x {
+		c.points = c.points[:len(c.points)-1]
+	}
+	c.n, c.sum = 0, 0
 }
 
 // take notes an event of the run.
@@ -131,14 +147,32 @@ func (h *history) take(now time.Time, ev Event) {
 		h.refused = now
 		h.note(now, "refused", "refused %s: %v", e.Name, e.Err)
 	case Planned:
-		h.run, h.losses, h.vals, h.valLosses, h.sent = e.Run, curve{}, curve{}, curve{}, map[string]traffic{}
+		if e.Generation == 1 {
+			h.losses, h.vals, h.valLosses, h.before = curve{}, curve{}, curve{}, traffic{}
+		} else {
+			h.losses.cut(float64(e.Resume))
+			h.vals.cut(float64(e.Resume))
+			h.valLosses.cut(float64(e.Resume))
+			h.before = h.total()
+		}
+		h.run, h.sent = e.Run, map[string]traffic{}
 		for _, p := range e.Stages {
 			h.note(now, "planned", "%s gets stage %d of %d", p.Name, p.Stage+1, p.Stages)
 		}
 	case Ready:
 		h.note(now, "ready", "%s is ready", e.Name)
 	case Started:
-		h.note(now, "started", "training has begun")
+		if e.Resume > 0 {
+			h.note(now, "started", "training goes on from step %d", e.Resume)
+		} else {
+			h.note(now, "started", "training has begun")
+		}
+	case Waiting:
+		h.note(now, "waiting", "%s", e.Reason)
+	case Recovering:
+		h.note(now, "recovering", "%s", e.Reason)
+	case Resumed:
+		h.note(now, "resumed", "going on with %s from step %d", e.Run, e.Step)
 	case Loss:
 		if finite(e.Loss.Loss) {
 			h.losses.add(float64(e.Step), float64(e.Loss.Loss))
@@ -153,7 +187,7 @@ func (h *history) take(now time.Time, ev Event) {
 	case Progress:
 		h.sent[e.Name] = traffic{e.Out, e.Raw}
 	case Checkpointed:
-		h.note(now, "saved", "saved after epoch %d, step %d", e.Epoch, e.Step)
+		h.note(now, "saved", "saved at epoch %d, step %d", e.Manifest.Position.Epoch, e.Manifest.Position.Step)
 	case Warning:
 		h.note(now, "warning", "%v", e.Err)
 	case Done:

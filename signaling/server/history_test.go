@@ -37,7 +37,7 @@ func TestHistory(t *testing.T) {
 	var h history
 	now := time.UnixMicro(1000)
 	for range 2 * maxNotes {
-		h.take(now, Warning{errors.New("disk full")})
+		h.take(now, Warning{Err: errors.New("disk full")})
 	}
 	if len(h.notes) != maxNotes || h.notes[0].At != 1000+maxNotes || h.notes[maxNotes-1].At != 1000+2*maxNotes-1 {
 		t.Errorf("%d notes, from %d", len(h.notes), h.notes[0].At)
@@ -55,8 +55,8 @@ func TestHistory(t *testing.T) {
 	if len(h.losses.points) != 1 || h.losses.points[0] != [2]float64{3, 0.5} || len(h.vals.points) != 1 {
 		t.Errorf("curves %v, %v", h.losses.points, h.vals.points)
 	}
-	h.take(now, Planned{Run: "again-2"})
-	if h.run != "again-2" || len(h.losses.points) != 0 {
+	h.take(now, Planned{Run: "again-1", Generation: 1})
+	if h.run != "again-1" || len(h.losses.points) != 0 {
 		t.Error("a new run keeps the older one's curve")
 	}
 	for k := range 4 { // two stages, each twice
@@ -65,7 +65,14 @@ func TestHistory(t *testing.T) {
 	if c := h.after(0); c.Out != 5 || c.Raw != 50 {
 		t.Errorf("%d bytes sent, %d raw, want 5 and 50", c.Out, c.Raw)
 	}
-	h.take(now, Planned{Run: "again-3"})
+	h.take(now, Loss{Loss: proto.Loss{Step: 3, Loss: 1}})
+	h.take(now, Loss{Loss: proto.Loss{Step: 4, Loss: 1}})
+	h.take(now, Planned{Run: "again-2", Generation: 2, Resume: 4})
+	h.take(now, Progress{Name: "node_7", Progress: proto.Progress{Out: 1, Raw: 2}})
+	if c := h.after(0); c.Out != 6 || c.Raw != 52 || len(c.Losses) != 1 {
+		t.Errorf("the second attempt from step 4: %d bytes sent, losses %v", c.Out, c.Losses)
+	}
+	h.take(now, Planned{Run: "again-1", Generation: 1})
 	if c := h.after(0); c.Out != 0 {
 		t.Error("a new run counts what an older one sent")
 	}

@@ -7,6 +7,7 @@ package server
 import (
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -194,6 +195,12 @@ func (s *Server) blob(w http.ResponseWriter, r *http.Request) {
 		err = fs.ErrNotExist
 		if blobs != nil {
 			ra, size, err = blobs.Blob(sum)
+		}
+		if errors.Is(err, fs.ErrNotExist) {
+			var c io.Closer
+			if ra, size, c, err = s.part(r.Context(), sum); err == nil {
+				defer c.Close()
+			}
 		}
 	}
 	if err != nil {

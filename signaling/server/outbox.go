@@ -1,8 +1,8 @@
 package server
 
 // The outbox is the one goroutine in which the store is written and the
-// requester's callback runs, in the order in which the lobby decided. It keeps
-// both off the lobby's loop: a slow disk or a slow callback must not stop
+// requester's callback runs, in the order in which the run machine decided. It keeps
+// both off the loop: a slow disk or a slow callback must not stop
 // heartbeats. Its queue has no bound of its own; what fills it is bounded by
 // the sessions' message rates, and the callback is the host's own program.
 

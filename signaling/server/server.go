@@ -1,4 +1,4 @@
-// Package server is the signaling host: it gathers providers in a lobby, has
+// Package server is the signaling host: it gathers providers, has
 // the caller's planner place a job on them, relays their WebRTC signaling,
 // serves the job's blobs, watches heartbeats, passes on progress and keeps the
 // trained stages. It never runs the model and knows nothing about one.
@@ -12,7 +12,7 @@
 //	res, err := s.Run(ctx, job, func(ev server.Event) { ... })
 //	s.Shutdown(ctx)
 //
-// Inside, the lobby (lobby.go) is a state machine without clock or socket. One
+// Inside, package run decides: a state machine without clock or socket. One
 // goroutine, the loop, feeds it events and carries out its actions; another,
 // the outbox, writes the store and calls the requester back.
 package server
@@ -33,8 +33,11 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/ravnest/ravnest/engine/pipeline/order"
+	"github.com/ravnest/ravnest/engine/pipeline/snapshot"
 	"github.com/ravnest/ravnest/signaling/proto"
 	"github.com/ravnest/ravnest/signaling/relay"
+	"github.com/ravnest/ravnest/signaling/run"
 	"github.com/ravnest/ravnest/signaling/store"
 )
 
@@ -74,8 +77,12 @@ type Config struct {
 	HelloTimeout time.Duration // for a connection's first message, 5 s
 	WriteTimeout time.Duration // for a message to go out, 5 s
 	IdleTimeout  time.Duration // for a transfer without a byte moving, 30 s
-	ReadyTimeout time.Duration // from assigned to ready, 60 s
-	DrainTimeout time.Duration // from the first done (or the stop) to all done, 2 min
+	ReadyTimeout time.Duration // from assigned to ready without a byte fetched, 60 s
+	DrainTimeout time.Duration // from the first done to all done, without a sign of life, 60 s
+	StopTimeout  time.Duration // the same after a graceful stop, 5 s
+	Grace        time.Duration // how long a lost provider is waited for, 15 s
+	Checkpoint   time.Duration // between checkpoints that the host asks for, 10 s; negative: none
+	Stall        time.Duration // least time without progress before a stage counts as stuck, 30 s
 
 	MaxSessions int // providers, 1024
 	// MaxStrangers bounds connections that are not providers'; the stalest makes room for
@@ -98,8 +105,6 @@ func (c *Config) fill() error {
 	def(&c.HelloTimeout, 5*time.Second)
 	def(&c.WriteTimeout, 5*time.Second)
 	def(&c.IdleTimeout, 30*time.Second)
-	def(&c.ReadyTimeout, time.Minute)
-	def(&c.DrainTimeout, 2*time.Minute)
 	if c.Heartbeat < time.Millisecond || c.Timeout < c.Heartbeat {
 		return fmt.Errorf("signaling: a heartbeat of %v with a timeout of %v: want at least 1ms, and the timeout not below the heartbeat", c.Heartbeat, c.Timeout)
 	}
@@ -157,18 +162,23 @@ type Server struct {
 	lns     []net.Listener
 	conns   int // WebSockets, those before their hello included
 	closing bool
-	blobs   Blobs // of the current run
+	blobs   Blobs                     // of the current run
+	parts   map[string]snapshot.Entry // of the newest checkpoint, by digest
+	inspect func(g run.Grant, r io.Reader, size int64) (order.Position, []string, error)
 
 	// The loop's own.
-	lobby    *lobby
+	machine  *run.Machine
 	past     history
 	sessions map[string]*session
-	run      *run
-	planned  context.CancelFunc // ends the plan under way
+	run      *call
+	asked    uint64                // upload requests so far
+	answers  map[uint64]run.Action // to those that wait
+	planned  context.CancelFunc    // ends the plan under way
 }
 
-// run is a call of Run.
-type run struct {
+// call is a call of Run.
+type call struct {
+	plan   func(ctx context.Context, pool []Member, free bool) ([]Assignment, error)
 	on     func(Event)
 	result Result
 	err    error
@@ -178,8 +188,8 @@ type run struct {
 // input is an event with its time, or a call, for the loop.
 type input struct {
 	at   time.Time
-	ev   any
-	sess *session // with joined
+	ev   run.Event // nil: the loop's end
+	sess *session  // with joined
 	call func(now time.Time)
 }
 
@@ -191,10 +201,8 @@ func New(cfg Config) (*Server, error) {
 	s := &Server{
 		cfg: cfg, log: cfg.Log, store: cfg.Store,
 		in: make(chan input, 256), dead: make(chan struct{}), out: newOutbox(),
-		lobby: newLobby(settings{
-			heartbeat: cfg.Heartbeat, timeout: cfg.Timeout, readyTimeout: cfg.ReadyTimeout, drainTimeout: cfg.DrainTimeout,
-			maxMembers: cfg.MaxSessions, once: cfg.Once, ice: cfg.ICE,
-		}),
+		machine:  run.New(cfg.settings()),
+		answers:  map[uint64]run.Action{},
 		sessions: map[string]*session{},
 		gate:     newGate(cfg.MaxStrangers, cfg.IdleTimeout),
 	}
@@ -218,6 +226,14 @@ func New(cfg Config) (*Server, error) {
 	}
 	go s.loop()
 	return s, nil
+}
+
+func (c *Config) settings() run.Settings {
+	return run.Settings{
+		Heartbeat: c.Heartbeat, Timeout: c.Timeout, ReadyTimeout: c.ReadyTimeout, DrainTimeout: c.DrainTimeout,
+		StopTimeout: c.StopTimeout, Grace: c.Grace, Checkpoint: c.Checkpoint, Stall: c.Stall,
+		MaxMembers: c.MaxSessions, Once: c.Once,
+	}
 }
 
 // Serve accepts connections until Shutdown, and then returns nil. It closes ln.
@@ -258,7 +274,11 @@ func (s *Server) Run(ctx context.Context, job Job, on func(Event)) (Result, erro
 	if on == nil {
 		on = func(Event) {}
 	}
-	r := &run{on: on, done: make(chan struct{})}
+	earlier, stale, err := s.earlier(ctx, &job)
+	if err != nil {
+		return Result{}, err
+	}
+	r := &call{plan: job.Plan, on: on, done: make(chan struct{})}
 	busy := false
 	alive := s.call(func(now time.Time) {
 		if busy = s.run != nil; busy {
@@ -266,9 +286,11 @@ func (s *Server) Run(ctx context.Context, job Job, on func(Event)) (Result, erro
 		}
 		s.run = r
 		s.mu.Lock()
-		s.blobs = job.Blobs
+		s.blobs, s.inspect = job.Blobs, job.Inspect
 		s.mu.Unlock()
-		s.apply(s.lobby.step(now, submitted{job: &job}))
+		s.step(now, run.Submit{Job: run.Job{
+			ID: job.ID, Raw: job.Raw, Names: job.Names, Spares: job.Spares, Replan: job.Replan, Want: job.Want, Steps: job.Steps, Val: job.Val,
+		}, Earlier: earlier, Stale: stale})
 	})
 	if !alive {
 		return Result{}, fmt.Errorf("%w: the host has been shut down", ErrStopped)
@@ -283,7 +305,7 @@ func (s *Server) Run(ctx context.Context, job Job, on func(Event)) (Result, erro
 		if cause := context.Cause(ctx); !errors.Is(cause, context.Canceled) {
 			reason = cause.Error()
 		}
-		s.post(stopAsked{mode: proto.Now, reason: reason})
+		s.post(run.StopRequest{Mode: proto.Now, Reason: reason})
 		<-r.done
 	}
 	return r.result, r.err
@@ -292,13 +314,13 @@ func (s *Server) Run(ctx context.Context, job Job, on func(Event)) (Result, erro
 // Stop ends the run gracefully: what is in flight is finished and saved. Run
 // then returns with Result.Interrupted. A run that has not started just ends.
 func (s *Server) Stop(reason string) {
-	s.post(stopAsked{mode: proto.Graceful, reason: reason})
+	s.post(run.StopRequest{Mode: proto.Graceful, Reason: reason})
 }
 
 // Status is a snapshot.
 func (s *Server) Status() Status {
 	var st Status
-	s.call(func(now time.Time) { st = s.lobby.status(now) })
+	s.call(func(now time.Time) { st = s.machine.Status(now) })
 	return st
 }
 
@@ -341,7 +363,7 @@ func checkJob(job *Job) error {
 
 // post hands an event to the loop; false after the loop's end. A joined event
 // comes with its session.
-func (s *Server) post(ev any, sess ...*session) bool {
+func (s *Server) post(ev run.Event, sess ...*session) bool {
 	in := input{at: time.Now(), ev: ev}
 	if len(sess) > 0 {
 		in.sess = sess[0]
@@ -374,9 +396,6 @@ func (s *Server) call(f func(now time.Time)) bool {
 	}
 }
 
-// stopLoop is the loop's last event.
-type stopLoop struct{}
-
 func (s *Server) loop() {
 	defer close(s.dead)
 	// Four ticks a heartbeat: a silence is noticed a quarter of one late.
@@ -385,97 +404,122 @@ func (s *Server) loop() {
 	for {
 		select {
 		case now := <-t.C:
-			s.apply(s.lobby.step(now, tick{}))
+			s.step(now, run.Tick{})
 		case in := <-s.in:
 			if in.call != nil {
 				in.call(in.at)
 				continue
 			}
 			switch ev := in.ev.(type) {
-			case stopLoop:
+			case nil:
 				return
-			case joined:
-				s.sessions[ev.id] = in.sess
-			case left:
-				delete(s.sessions, ev.id)
+			case run.Join:
+				s.sessions[ev.ID] = in.sess
+			case run.Leave:
+				delete(s.sessions, ev.ID)
 			}
-			s.apply(s.lobby.step(in.at, in.ev))
+			s.step(in.at, in.ev)
 		}
 	}
 }
 
-// apply carries actions out. It never waits for anyone.
-func (s *Server) apply(actions []any) {
+// step gives the machine an event and carries out what follows. It never waits for
+// anyone.
+func (s *Server) step(now time.Time, ev run.Event) {
+	actions := s.machine.Step(now, ev)
 	for len(actions) > 0 {
 		a := actions[0]
 		actions = actions[1:]
-		switch a := a.(type) {
-		case sendTo:
-			if err := s.send(a); err != nil {
-				// The lobby hears of it now, not when the reader notices.
-				actions = append(actions, s.lobby.step(time.Now(), left{id: a.id, reason: err.Error()})...)
+		if msg, ok := a.(run.Send); ok {
+			if err := s.send(msg); err != nil {
+				// The machine hears of it now, not when the reader notices.
+				actions = append(actions, s.machine.Step(now, run.Leave{ID: msg.ID, Reason: err.Error()})...)
 			}
-		case hangUp:
-			if sess := s.sessions[a.id]; sess == nil {
-			} else if a.abrupt {
-				sess.abort(a.reason)
-			} else {
-				sess.finish(a.reason)
-			}
-		case askPlan:
-			s.plan(a)
-		case emit:
-			s.past.take(time.Now(), a.ev)
-			on := s.run.on
-			s.out.push(func() { on(a.ev) })
-		case put:
-			s.out.push(func() {
-				if err := s.store.Put(context.Background(), a.object, bytes.NewReader(a.data)); err != nil {
-					s.post(stored{err: err})
-				}
-			})
-		case commit:
-			s.out.push(func() {
-				err := s.store.Put(context.Background(), a.object, bytes.NewReader(a.data))
-				s.post(committed{run: a.checkpoint.Run, checkpoint: a.checkpoint, err: err})
-			})
-		case discard:
-			s.out.push(func() {
-				for _, o := range a.objects {
-					if err := s.store.Delete(context.Background(), o); err != nil {
-						s.post(stored{err: err})
-					}
-				}
-			})
-		case addLine:
-			s.out.push(func() {
-				if err := s.store.Append(context.Background(), a.log, a.line); err != nil {
-					s.log.Warn("metrics", "err", err)
-				}
-			})
-		case finish:
-			s.finishRun(a)
-		default:
-			panic(fmt.Sprintf("server: unknown action %T", a))
+			continue
 		}
+		s.carryOut(now, a)
+	}
+	s.publish()
+}
+
+// publish lets the newest checkpoint be fetched by those who resume from it.
+func (s *Server) publish() {
+	var parts map[string]snapshot.Entry
+	if c := s.machine.Checkpointed(); c != nil {
+		parts = make(map[string]snapshot.Entry, len(c.Parts))
+		for _, e := range c.Parts {
+			parts[e.SHA256] = e
+		}
+	}
+	s.mu.Lock()
+	s.parts = parts
+	s.mu.Unlock()
+}
+
+func (s *Server) carryOut(now time.Time, a run.Action) {
+	switch a := a.(type) {
+	case run.HangUp:
+		if sess := s.sessions[a.ID]; sess == nil {
+		} else if a.Abrupt {
+			sess.abort(a.Reason)
+		} else {
+			sess.finish(a.Reason)
+		}
+	case run.AskPlan:
+		s.plan(a)
+	case run.Emit:
+		s.past.take(now, a.Report)
+		on := s.run.on
+		s.out.push(func() { on(a.Report) })
+	case run.Put:
+		s.out.push(func() {
+			if err := s.store.Put(context.Background(), a.Object, bytes.NewReader(a.Data)); err != nil {
+				s.post(run.StoreFault{Err: err})
+			}
+		})
+	case run.PutManifest:
+		s.out.push(func() {
+			err := s.store.Put(context.Background(), a.Object, bytes.NewReader(a.Data))
+			s.post(run.Commit{Run: a.Run, Err: err})
+		})
+	case run.Discard:
+		s.out.push(func() {
+			for _, o := range a.Objects {
+				if err := s.store.Delete(context.Background(), o); err != nil {
+					s.post(run.StoreFault{Err: err})
+				}
+			}
+		})
+	case run.AppendLine:
+		s.out.push(func() {
+			if err := s.store.Append(context.Background(), a.Log, a.Line); err != nil {
+				s.log.Warn("metrics", "err", err)
+			}
+		})
+	case run.Grant:
+		s.answers[a.Seq] = a
+	case run.Denial:
+		s.answers[a.Seq] = a
+	case run.Finish:
+		s.finishRun(a)
+	default:
+		panic(fmt.Sprintf("server: unknown action %T", a))
 	}
 }
 
-func (s *Server) send(a sendTo) error {
-	sess := s.sessions[a.id]
+func (s *Server) send(a run.Send) error {
+	sess := s.sessions[a.ID]
 	if sess == nil {
-		return nil // gone; its left event is on its way
+		return nil // gone; its leave is on its way
 	}
-	if w, ok := a.msg.(*proto.Welcome); ok && len(sess.ice) > 0 {
-		own := *w
-		own.ICE = append(append([]proto.ICEServer{}, w.ICE...), sess.ice...)
-		a.msg = &own
+	if w, ok := a.Msg.(*proto.Welcome); ok {
+		w.Session, w.ICE = sess.secret, append(append([]proto.ICEServer{}, s.cfg.ICE...), sess.ice...)
 	}
-	b, err := proto.Encode(a.msg)
+	b, err := proto.Encode(a.Msg)
 	if err != nil {
-		s.log.Error("cannot say", "type", a.msg.Type(), "err", err)
+		s.log.Error("cannot say", "type", a.Msg.Type(), "err", err)
 		sess.abort("the host failed")
-		return fmt.Errorf("the host cannot encode %s: %w", a.msg.Type(), err)
+		return fmt.Errorf("the host cannot encode %s: %w", a.Msg.Type(), err)
 	}
 	if !sess.push(b) {
 		sess.abort(errSlow.Error())
@@ -484,20 +528,21 @@ func (s *Server) send(a sendTo) error {
 	return nil
 }
 
-func (s *Server) plan(a askPlan) {
+func (s *Server) plan(a run.AskPlan) {
 	if s.planned != nil {
 		s.planned()
 	}
 	ctx, cancel := context.WithCancel(s.ctx)
 	s.planned = cancel
+	plan := s.run.plan
 	s.wg.Go(func() {
 		defer cancel()
-		placed, err := a.job.Plan(ctx, a.pool)
-		s.post(planned{seq: a.seq, placed: placed, err: err})
+		placed, err := plan(ctx, a.Pool, a.Free)
+		s.post(run.Plan{Seq: a.Seq, Placed: placed, Err: err, Wait: errors.Is(err, ErrPool)})
 	})
 }
 
-func (s *Server) finishRun(a finish) {
+func (s *Server) finishRun(a run.Finish) {
 	r := s.run
 	s.run = nil
 	if s.planned != nil {
@@ -505,10 +550,10 @@ func (s *Server) finishRun(a finish) {
 		s.planned = nil
 	}
 	s.mu.Lock()
-	s.blobs = nil
+	s.blobs, s.inspect = nil, nil
 	s.mu.Unlock()
 	s.out.push(func() {
-		r.result, r.err = a.result, a.err
+		r.result, r.err = a.Result, a.Err
 		close(r.done)
 	})
 }
@@ -566,7 +611,7 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	}
 
 	s.call(func(now time.Time) {
-		s.apply(s.lobby.step(now, shutdown{reason: "the host is shutting down"}))
+		s.step(now, run.Shutdown{Reason: "the host is shutting down"})
 		if s.planned != nil {
 			s.planned()
 		}
@@ -594,7 +639,7 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	}
 	_ = s.http.Close()
 	<-gone
-	s.post(stopLoop{})
+	s.post(nil)
 	<-s.dead
 	s.out.close()
 	<-s.out.done

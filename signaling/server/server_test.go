@@ -23,6 +23,7 @@ import (
 
 	"github.com/coder/websocket"
 
+	"github.com/ravnest/ravnest/engine/pipeline/snapshot"
 	"github.com/ravnest/ravnest/signaling/client"
 	"github.com/ravnest/ravnest/signaling/proto"
 	"github.com/ravnest/ravnest/signaling/server"
@@ -127,11 +128,11 @@ func testJob(b blobs, want int) server.Job {
 	data := b.add(bytes.Repeat([]byte("digits"), 50_000))
 	return server.Job{
 		ID: "digits", Raw: json.RawMessage(`{"epochs":1}`), Blobs: b, Want: want,
-		Plan: func(_ context.Context, pool []server.Member) ([]server.Assignment, error) {
+		Plan: func(_ context.Context, pool []server.Member, _ bool) ([]server.Assignment, error) {
 			var as []server.Assignment
 			for i, m := range pool {
 				as = append(as, server.Assignment{
-					MemberID: m.ID, Stage: i, Stages: len(pool), Graph: graph,
+					MemberID: m.ID, Stage: i, Stages: len(pool), Segment: snapshot.Segment{From: i, To: i + 1}, Graph: graph,
 					Data: map[string]proto.Ref{"inputs": data}, Plan: json.RawMessage(`{"cut":1}`),
 				})
 			}
@@ -301,40 +302,40 @@ func TestWholeRun(t *testing.T) {
 	if r.err != nil {
 		t.Fatal(r.err)
 	}
-	if r.Run != "digits-1" || r.Interrupted || r.Checkpoint == nil || r.Checkpoint.Step != 20 {
+	if r.Run != "digits-1" || r.Interrupted || r.Checkpoint == nil || r.Checkpoint.Position.Step != 20 {
 		t.Errorf("result %+v", r.Result)
 	}
-	for i, stage := range r.Checkpoint.Stages {
+	for i, stage := range r.Checkpoint.Parts {
 		rc, err := st.Get(t.Context(), stage.Object)
 		if err != nil {
 			t.Fatal(err)
 		}
 		b, _ := io.ReadAll(rc)
-		if want := fmt.Sprintf("weights of stage %d after 20", i); string(b) != want || stage.Name != fmt.Sprintf("node_%d", i) {
+		if want := fmt.Sprintf("weights of stage %d after 20", i); string(b) != want || stage.Provider != fmt.Sprintf("node_%d", i) {
 			t.Errorf("%s holds %q, want %q", stage.Object, b, want)
 		}
 	}
-	var saved server.Checkpoint
-	rc, err := st.Get(t.Context(), "digits-1/saved.json")
+	rc, err := st.Get(t.Context(), "digits/manifest.json")
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := json.NewDecoder(rc).Decode(&saved); err != nil || saved.Step != 20 || len(saved.Stages) != 3 {
-		t.Errorf("saved.json: %+v, %v", saved, err)
+	b, _ := io.ReadAll(rc)
+	if saved, err := snapshot.ParseManifest(b); err != nil || saved.Position.Step != 20 || len(saved.Parts) != 3 {
+		t.Errorf("manifest.json: %+v, %v", saved, err)
 	}
-	if rc, err := st.Get(t.Context(), "digits-1/job.json"); err != nil {
+	if rc, err := st.Get(t.Context(), "digits/job.json"); err != nil {
 		t.Error(err)
 	} else if b, _ := io.ReadAll(rc); !json.Valid(b) || strings.Contains(string(b), "sesame") {
 		t.Errorf("job.json: %s", b)
 	}
-	if n := bytes.Count(st.Log("digits-1/metrics"), []byte("\n")); n != 3 {
+	if n := bytes.Count(st.Log("digits/metrics"), []byte("\n")); n != 3 {
 		t.Errorf("%d lines of metrics, want 3", n)
 	}
 	ev.mu.Lock()
 	defer ev.mu.Unlock()
 	counts := map[string]int{}
 	for _, e := range ev.all {
-		counts[strings.TrimPrefix(fmt.Sprintf("%T", e), "server.")]++
+		counts[strings.TrimPrefix(fmt.Sprintf("%T", e), "run.")]++
 		if l, ok := e.(server.Loss); ok && float32(l.Loss.Loss) != float32(1)/float32(l.Step+1) {
 			t.Errorf("the loss of step %d changed its bits on the way", l.Step)
 		}
@@ -452,16 +453,29 @@ func TestKilledProvider(t *testing.T) {
 		t.Fatal(err)
 	}
 	conn.Close()
-	r := <-done
+	rec := await[server.Recovering](t, &ev)
 	if d := time.Since(begin); d > time.Second {
 		t.Errorf("it took %v to notice", d)
 	}
-	if !errors.Is(r.err, server.ErrProviderLost) || !strings.Contains(r.err.Error(), "victim") {
-		t.Errorf("got %v", r.err)
+	if !strings.Contains(rec.Reason, "victim") {
+		t.Errorf("got %+v", rec)
 	}
 	wg.Wait()
 	if told == nil || !strings.Contains(told.Error(), "victim") {
 		t.Errorf("the other was told %v", told)
+	}
+	// Another one comes, and the run ends as if nothing had happened.
+	third := dial(t, addr, client.Options{Hello: hello("third")})
+	for _, c := range []*client.Conn{other, third} {
+		wg.Go(func() {
+			if err := provider(t.Context(), c, 5); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	if r := <-done; r.err != nil || r.Run != "digits-2" || r.Checkpoint == nil || r.Checkpoint.Generation != 2 {
+		t.Errorf("got %+v, %v", r.Result, r.err)
 	}
 }
 
@@ -978,7 +992,7 @@ func aloneBehind(t *testing.T, cfg server.Config, wrap func(net.Listener) net.Li
 
 func TestFullDisk(t *testing.T) {
 	st := &fullStore{}
-	_, _, c, ev, done := alone(t, server.Config{Store: st})
+	s, _, c, ev, done := alone(t, server.Config{Store: st})
 	run := "digits-1"
 	save := func(step int64, text string) error {
 		ref, err := c.Upload(t.Context(), run, 0, []byte(text))
@@ -1001,7 +1015,7 @@ func TestFullDisk(t *testing.T) {
 	if w := await[server.Warning](t, ev); !errors.Is(w.Err, syscall.ENOSPC) || !errors.Is(w.Err, server.ErrStore) {
 		t.Errorf("the requester was told %v", w.Err)
 	}
-	rc, err := st.Get(t.Context(), first.Stages[0].Object)
+	rc, err := st.Get(t.Context(), first.Manifest.Parts[0].Object)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -1011,7 +1025,9 @@ func TestFullDisk(t *testing.T) {
 	if err := c.Send(t.Context(), &proto.Failed{Run: run, Error: refusal.Error()}); err != nil {
 		t.Fatal(err)
 	}
-	if r := <-done; r.err == nil || r.Checkpoint == nil || r.Checkpoint.Step != 1 {
+	await[server.Recovering](t, ev)
+	s.Stop("enough")
+	if r := <-done; r.err != nil || !r.Interrupted || r.Checkpoint == nil || r.Checkpoint.Position.Step != 1 {
 		t.Errorf("got %+v, %v", r.Result, r.err)
 	}
 }

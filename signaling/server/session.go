@@ -2,7 +2,7 @@ package server
 
 // A session is a provider's WebSocket. Its reader is the HTTP handler's
 // goroutine, its writer another one with a bounded queue between it and the
-// lobby, which never waits for a peer.
+// loop, which never waits for a peer.
 
 import (
 	"context"
@@ -19,6 +19,7 @@ import (
 	"github.com/coder/websocket"
 
 	"github.com/ravnest/ravnest/signaling/proto"
+	"github.com/ravnest/ravnest/signaling/run"
 )
 
 const (
@@ -220,9 +221,9 @@ func (s *Server) join(w http.ResponseWriter, r *http.Request) {
 		defer close(writer)
 		sess.write(s.cfg.WriteTimeout)
 	}()
-	if s.post(joined{id: sess.id, secret: sess.secret, addr: s.from(r), hello: *hello}, sess) {
+	if s.post(run.Join{ID: sess.id, Addr: s.from(r), Hello: *hello}, sess) {
 		reason := s.read(sess)
-		s.post(left{id: sess.id, reason: reason})
+		s.post(run.Leave{ID: sess.id, Reason: reason})
 	}
 	cancel()
 	<-writer
@@ -244,7 +245,7 @@ const (
 	turnedEvery = 10 * time.Second // and then one line for all of this time
 )
 
-// turnAway tells the lobby that somebody was refused. Anybody can be as often as they
+// turnAway tells the run machine that somebody was refused. Anybody can be as often as they
 // like: a few are told one by one, then all of some seconds at once.
 func (s *Server) turnAway(name, addr string, err *proto.Error) {
 	t := &s.turned
@@ -255,7 +256,7 @@ func (s *Server) turnAway(name, addr string, err *proto.Error) {
 		t.told = newBucket(now, 1/turnedEvery.Seconds(), turnedBurst)
 	}
 	if t.count == 0 && t.told.take(now, 1) {
-		s.post(refused{name: name, addr: addr, err: err})
+		s.post(run.Refusal{Name: name, Addr: addr, Err: err})
 		return
 	}
 	t.count++
@@ -271,7 +272,7 @@ func (s *Server) turnAway(name, addr string, err *proto.Error) {
 		if n > 1 {
 			err.Message += fmt.Sprintf(" (the last of %d that were refused in %v)", n, turnedEvery)
 		}
-		s.post(refused{name: name, addr: addr, err: &err})
+		s.post(run.Refusal{Name: name, Addr: addr, Err: &err})
 	})
 }
 
@@ -342,12 +343,12 @@ func (s *Server) read(sess *session) string {
 			msg, err = proto.Decode(b)
 		}
 		if err != nil {
-			s.post(violated{id: sess.id, err: err})
-			// The lobby hangs up; until it has, nothing more is taken in.
+			s.post(run.Violation{ID: sess.id, Err: err})
+			// The machine hangs up; until it has, nothing more is taken in.
 			s.drain(sess)
 			return "it broke the protocol"
 		}
-		if !s.post(received{id: sess.id, msg: msg}) {
+		if !s.post(run.Message{ID: sess.id, Msg: msg}) {
 			return "the host is stopping"
 		}
 	}

@@ -9,6 +9,7 @@ package server
 import (
 	"context"
 	"crypto/sha256"
+	"crypto/subtle"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -22,7 +23,9 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/ravnest/ravnest/engine/pipeline/order"
 	"github.com/ravnest/ravnest/signaling/proto"
+	"github.com/ravnest/ravnest/signaling/run"
 )
 
 // Reasons that end an upload without a stage; in place of io.EOF they keep the
@@ -46,8 +49,8 @@ func (p *piece) same(o *piece) bool {
 // upload is one under way, or one that has just ended well.
 type upload struct {
 	piece
-	id, object string
-	idle       *time.Timer // ends it where no piece comes
+	grant run.Grant
+	idle  *time.Timer // ends it where no piece comes
 
 	mu   sync.Mutex // one piece at a time
 	have int64
@@ -208,12 +211,16 @@ func (s *Server) uploadFor(p *piece) (*upload, *proto.Error) {
 		delete(s.ups.open, p.session)
 		s.abandon(u, errGivenUp)
 	}
-	id, object, refusal := s.grant(p)
+	g, refusal := s.grant(p)
 	if refusal != nil {
 		return nil, refusal
 	}
+	if g.Limit > 0 && p.size > g.Limit {
+		s.post(run.UploadEnd{ID: g.ID})
+		return nil, &proto.Error{Code: proto.TooLarge, Message: fmt.Sprintf("the upload has %d bytes, the state of stage %d at most %d", p.size, p.stage, g.Limit)}
+	}
 	out, into := io.Pipe()
-	u = &upload{piece: *p, id: id, object: object, hash: sha256.New(), into: into, put: make(chan struct{})}
+	u = &upload{piece: *p, grant: g, hash: sha256.New(), into: into, put: make(chan struct{})}
 	if s.ups.open == nil {
 		s.ups.open = map[string]*upload{}
 	}
@@ -222,20 +229,51 @@ func (s *Server) uploadFor(p *piece) (*upload, *proto.Error) {
 	stop := context.AfterFunc(s.door, func() { s.drop(u, errStopping) })
 	s.wg.Go(func() {
 		defer stop()
-		u.err = s.store.Put(s.ctx, u.object, out)
+		u.err = s.store.Put(s.ctx, u.grant.Object, out)
 		close(u.put)
 		_ = out.CloseWithError(u.err)
 	})
 	return u, nil
 }
 
-// grant asks the lobby whether the session may upload that stage.
-func (s *Server) grant(p *piece) (id, object string, refusal *proto.Error) {
+// grant asks the machine whether the session may upload that stage.
+func (s *Server) grant(p *piece) (g run.Grant, refusal *proto.Error) {
 	refusal = errStopping
-	s.call(func(time.Time) {
-		id, object, refusal = s.lobby.grant(p.session, p.run, p.stage, p.sum)
+	s.call(func(now time.Time) {
+		id := ""
+		for _, sess := range s.sessions {
+			if subtle.ConstantTimeCompare([]byte(sess.secret), []byte(p.session)) == 1 {
+				id = sess.id
+			}
+		}
+		s.asked++
+		s.step(now, run.UploadRequest{Seq: s.asked, ID: id, Run: p.run, Stage: p.stage, SHA256: p.sum})
+		switch a := s.answers[s.asked].(type) {
+		case run.Grant:
+			g, refusal = a, nil
+		case run.Denial:
+			refusal = a.Err
+		}
+		delete(s.answers, s.asked)
 	})
-	return id, object, refusal
+	return g, refusal
+}
+
+// look checks that what is in the store is the stage's state.
+func (s *Server) look(u *upload) (*order.Position, []string, error) {
+	s.mu.Lock()
+	inspect := s.inspect
+	s.mu.Unlock()
+	if inspect == nil {
+		return nil, nil, nil
+	}
+	r, err := s.store.Get(s.ctx, u.grant.Object)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer r.Close()
+	pos, holds, err := inspect(u.grant, r, u.size)
+	return &pos, holds, err
 }
 
 // drop ends an upload that comes to nothing.
@@ -251,12 +289,12 @@ func (s *Server) drop(u *upload, why error) {
 	}
 }
 
-// abandon lets the store and the lobby know. It is called once for each upload that
+// abandon lets the store and the machine know. It is called once for each upload that
 // is no longer in the table.
 func (s *Server) abandon(u *upload, why error) {
 	u.idle.Stop()
 	_ = u.into.CloseWithError(why) // nothing happens to one that ended well
-	s.post(uploadEnded{id: u.id})
+	s.post(run.UploadEnd{ID: u.grant.ID})
 }
 
 // finishUpload judges the whole and keeps it.
@@ -272,10 +310,22 @@ func (s *Server) finishUpload(w http.ResponseWriter, u *upload) {
 		s.refuseStore(w, nil, u)
 		return
 	}
+	pos, holds, err := s.look(u)
+	if err != nil {
+		err = fmt.Errorf("its upload is not the state of stage %d: %w", u.stage, err)
+		s.drop(u, err)
+		_ = s.store.Delete(s.ctx, u.grant.Object) // nothing names it
+		httpError(w, http.StatusUnprocessableEntity, &proto.Error{Code: proto.Protocol, Message: err.Error()})
+		s.post(run.Violation{ID: u.grant.ID, Err: err})
+		return
+	}
 	u.kept.Store(true) // a provider that does not hear of it may ask again
 	// Queued before the answer, so before the saved message that follows it.
-	s.post(uploaded{id: u.id, run: u.run, stage: u.stage, object: u.object, blob: proto.Ref{SHA256: u.sum, Size: u.size}})
-	s.post(uploadEnded{id: u.id})
+	s.post(run.Upload{
+		ID: u.grant.ID, Run: u.run, Stage: u.stage, Object: u.grant.Object, Blob: proto.Ref{SHA256: u.sum, Size: u.size},
+		Position: pos, Holds: holds,
+	})
+	s.post(run.UploadEnd{ID: u.grant.ID})
 	w.WriteHeader(http.StatusCreated)
 }
 
@@ -286,7 +336,7 @@ func (s *Server) refuseStore(w http.ResponseWriter, r *http.Request, u *upload) 
 		httpError(w, http.StatusGone, &proto.Error{Code: proto.Stopped, Message: "the upload has ended"})
 		return
 	}
-	s.post(stored{err: fmt.Errorf("%w: stage %d of %s: %w", ErrStore, u.stage, u.run, u.err)})
+	s.post(run.StoreFault{Err: fmt.Errorf("%w: stage %d of %s: %w", ErrStore, u.stage, u.run, u.err)})
 	if r != nil { // a peer that still sends would not see the answer: take the rest in
 		_, _ = io.Copy(io.Discard, r.Body)
 	}

@@ -31,7 +31,7 @@ type Sight struct {
 // closed when there is more.
 func (s *Server) sight(after int64) (v Sight, news <-chan struct{}) {
 	s.call(func(now time.Time) {
-		v = Sight{Status: s.lobby.status(now), History: s.past.after(after)}
+		v = Sight{Status: s.machine.Status(now), History: s.past.after(after)}
 		if s.past.news == nil {
 			s.past.news = make(chan struct{})
 		}

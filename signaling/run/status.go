@@ -1,6 +1,6 @@
-package server
+package run
 
-// The lobby as dashboards see it.
+// The run as dashboards see it.
 
 import (
 	"time"
@@ -8,7 +8,7 @@ import (
 	"github.com/ravnest/ravnest/signaling/proto"
 )
 
-// Status is a snapshot for dashboards, as /v1/status gives it.
+// Status is what dashboards see, as /v1/status gives it.
 type Status struct {
 	Protocol   int            `json:"protocol"`
 	Phase      string         `json:"phase"` // idle, gathering, planning, connecting, running, draining
@@ -21,6 +21,7 @@ type Status struct {
 	Loss       *proto.Loss    `json:"loss,omitempty"` // the last one
 	Val        *proto.Val     `json:"val,omitempty"`  // the last one
 	Checkpoint *Checkpoint    `json:"checkpoint,omitempty"`
+	Waiting    string         `json:"waiting,omitempty"` // for whom or what, while gathering
 }
 
 // MemberStatus is a provider in a Status.
@@ -50,33 +51,46 @@ type MemberStatus struct {
 	FLOPs    float64     `json:"flops"`
 }
 
-// status is a snapshot.
-func (l *lobby) status(now time.Time) Status {
+// Checkpoint is a saved state in a Status.
+type Checkpoint struct {
+	Run   string `json:"run"`
+	Step  int64  `json:"step"`
+	Epoch int    `json:"epoch"`
+}
+
+// Status is the state for dashboards.
+func (m *Machine) Status(now time.Time) Status {
 	s := Status{
-		Protocol: proto.Version, Phase: string(l.phase), Run: l.run, Stopping: l.interrupted && l.phase == draining,
-		Loss: l.loss, Val: l.val, Checkpoint: l.saved, Members: []MemberStatus{},
+		Protocol: proto.Version, Phase: string(m.Phase), Run: m.Run, Stopping: m.Interrupted && m.Phase == Draining,
+		Loss: m.Loss, Val: m.Val, Members: []MemberStatus{},
 	}
-	if l.job != nil {
-		s.Job, s.Want = l.job.ID, l.job.Want
+	if c := m.state.Saved; c != nil {
+		s.Checkpoint = &Checkpoint{Run: c.Run, Step: int64(c.Position.Step), Epoch: c.Position.Epoch}
 	}
-	if !l.started.IsZero() {
-		s.RunningMS = now.Sub(l.started).Milliseconds()
+	if m.Job != nil {
+		s.Job, s.Want = m.Job.ID, m.Job.Want
 	}
-	for _, m := range l.sorted() {
+	if m.Phase == Gathering {
+		s.Waiting = m.Told
+	}
+	if !m.Started.IsZero() {
+		s.RunningMS = now.Sub(m.Started).Milliseconds()
+	}
+	for _, x := range m.sorted() {
 		ms := MemberStatus{
-			Name: m.Name, Agent: m.Hello.Agent, Platform: m.Hello.Platform, Class: m.Hello.Class,
-			RAM: m.Hello.RAM, Threads: m.Hello.Threads, Bench: m.Hello.Bench, RTT: m.RTT.Microseconds(), State: "idle",
+			Name: x.Name, Agent: x.Hello.Agent, Platform: x.Hello.Platform, Class: x.Hello.Class,
+			RAM: x.Hello.RAM, Threads: x.Hello.Threads, Bench: x.Hello.Bench, RTT: x.RTT.Microseconds(), State: "idle",
 		}
-		if m.job != nil {
-			ms.Assigned, ms.Cluster, ms.Stage, ms.Stages = true, m.job.Cluster, m.job.Stage, m.job.Stages
-			ms.Peak, ms.Step, ms.Epoch, ms.Samples = m.peak, m.last.Step, m.last.Epoch, m.last.Samples
-			ms.Out, ms.In, ms.Raw, ms.Busy, ms.RSS, ms.FLOPs = m.last.Out, m.last.In, m.last.Raw, m.last.Busy, m.last.RSS, m.last.FLOPs
+		if p := x.Place; p != nil {
+			ms.Assigned, ms.Cluster, ms.Stage, ms.Stages = true, p.Cluster, p.Stage, p.Stages
+			ms.Peak, ms.Step, ms.Epoch, ms.Samples = x.Peak, x.Last.Step, x.Last.Epoch, x.Last.Samples
+			ms.Out, ms.In, ms.Raw, ms.Busy, ms.RSS, ms.FLOPs = x.Last.Out, x.Last.In, x.Last.Raw, x.Last.Busy, x.Last.RSS, x.Last.FLOPs
 			switch {
-			case m.done:
+			case x.Done:
 				ms.State = "done"
-			case l.phase != connecting:
+			case m.Phase != Connecting:
 				ms.State = "training"
-			case m.ready:
+			case x.Ready:
 				ms.State = "ready"
 			default:
 				ms.State = "connecting"

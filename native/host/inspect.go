@@ -1,0 +1,99 @@
+// What a provider uploads is held against the plan: a stage's state has the tensors
+// that the model and the optimiser give it, and no others.
+
+package host
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"slices"
+
+	"github.com/ravnest/ravnest/engine/graph"
+	"github.com/ravnest/ravnest/engine/job"
+	"github.com/ravnest/ravnest/engine/pipeline/order"
+	"github.com/ravnest/ravnest/engine/pipeline/snapshot"
+	"github.com/ravnest/ravnest/engine/pipeline/stage"
+	"github.com/ravnest/ravnest/engine/state"
+	machine "github.com/ravnest/ravnest/signaling/run"
+)
+
+// maxPart is the most bytes that the state of a stage takes as a file.
+func maxPart(j job.Spec, s *graph.Stage) int64 {
+	n := int64(snapshot.HeadBytes)
+	for _, t := range stage.Tensors(j, s) {
+		n += tensorBytes(t) + int64(snapshot.Overhead(t.Name, len(t.Shape)))
+	}
+	return n
+}
+
+func tensorBytes(t stage.Tensor) int64 {
+	n := int64(t.DType.Size())
+	for _, d := range t.Shape {
+		n *= int64(d)
+	}
+	return n
+}
+
+// inspect checks an upload for the server.
+func (r *run) inspect(g machine.Grant, in io.Reader, size int64) (order.Position, []string, error) {
+	r.mu.Lock()
+	stages := r.stages
+	r.mu.Unlock()
+	if g.Stage >= len(stages) {
+		return order.Position{}, nil, fmt.Errorf("the plan has %d stages", len(stages))
+	}
+	b, err := io.ReadAll(io.LimitReader(in, size))
+	if err != nil {
+		return order.Position{}, nil, err
+	}
+	return checkPart(r.p.Job, stages[g.Stage], b)
+}
+
+// checkPart holds a part's file against a stage: every tensor has its name, its type and
+// its shape, and none is missing or beside them.
+func checkPart(j job.Spec, s *graph.Stage, file []byte) (order.Position, []string, error) {
+	p, err := snapshot.Parse(bytes.Clone(file))
+	if err != nil {
+		return order.Position{}, nil, err
+	}
+	want := map[string]stage.Tensor{}
+	for _, t := range stage.Tensors(j, s) {
+		want[t.Name] = t
+	}
+	check := func(name string, t state.Tensor) error {
+		w, ok := want[name]
+		dtype := state.F32
+		if t.I64 != nil {
+			dtype = state.I64
+		}
+		switch {
+		case !ok:
+			return fmt.Errorf("stage %d has no tensor %.80q, or it is there twice", s.Index, name)
+		case w.DType != dtype || !slices.Equal(w.Shape, t.Shape):
+			return fmt.Errorf("tensor %.80q is %v %v, the plan says %v %v", name, dtype, t.Shape, w.DType, w.Shape)
+		}
+		delete(want, name)
+		return nil
+	}
+	holds := []string{snapshot.Weights}
+	for _, t := range p.State {
+		if err := check(t.Name, t); err != nil {
+			return order.Position{}, nil, err
+		}
+	}
+	for _, slot := range p.Optimizer.Slots {
+		for _, t := range slot.Tensors {
+			if err := check(snapshot.Name(slot.Name, t.Name), t); err != nil {
+				return order.Position{}, nil, err
+			}
+		}
+	}
+	for name := range want {
+		return order.Position{}, nil, fmt.Errorf("the tensor %.80q is missing", name)
+	}
+	if p.Optimizer.Name != j.Optimizer.Name {
+		return order.Position{}, nil, fmt.Errorf("it has the state of the optimiser %.40q, the job says %q", p.Optimizer.Name, j.Optimizer.Name)
+	}
+	return p.Position, append(holds, snapshot.Optimiser), nil
+}

@@ -1,0 +1,97 @@
+// A text file with one line for each step of a run. A step that is done again, after a
+// loss, replaces its line and takes back those that follow.
+
+package host
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+)
+
+type lines struct {
+	f    *os.File
+	w    *bufio.Writer
+	offs []int64 // where each line begins
+	end  int64
+	err  error
+}
+
+// openLines opens a file and keeps the lines that are in it.
+func openLines(path string) (*lines, error) {
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o644)
+	if err != nil {
+		return nil, fmt.Errorf("opening %s: %w", path, err)
+	}
+	l := &lines{f: f, w: bufio.NewWriter(f)}
+	r := bufio.NewReader(f)
+	for {
+		b, err := r.ReadSlice('\n')
+		if errors.Is(err, bufio.ErrBufferFull) {
+			err = fmt.Errorf("a line of %d bytes or more", len(b))
+		}
+		if err == io.EOF { // a line that has no end was cut off when it was written
+			break
+		}
+		if err != nil {
+			_ = f.Close()
+			return nil, fmt.Errorf("reading %s: %w", path, err)
+		}
+		l.offs = append(l.offs, l.end)
+		l.end += int64(len(b))
+	}
+	l.cut(int64(len(l.offs)))
+	return l, l.err
+}
+
+// cut takes back the lines from i on.
+func (l *lines) cut(i int64) {
+	if i < int64(len(l.offs)) {
+		l.keep(l.w.Flush())
+		l.end, l.offs = l.offs[i], l.offs[:i]
+	} else if l.w.Buffered() > 0 {
+		return
+	}
+	l.keep(l.f.Truncate(l.end))
+	_, err := l.f.Seek(l.end, io.SeekStart)
+	l.keep(err)
+	l.w.Reset(l.f)
+}
+
+// set writes line i; lines that are missing before it say nan.
+func (l *lines) set(i int64, text string) {
+	if i < 0 {
+		return
+	}
+	if i < int64(len(l.offs)) {
+		l.cut(i)
+	}
+	for int64(len(l.offs)) < i {
+		l.add("nan")
+	}
+	l.add(text)
+}
+
+func (l *lines) add(text string) {
+	l.offs = append(l.offs, l.end)
+	n, err := fmt.Fprintln(l.w, text)
+	l.end += int64(n)
+	l.keep(err)
+}
+
+func (l *lines) keep(err error) {
+	if err != nil && l.err == nil {
+		l.err = fmt.Errorf("writing %s: %w", l.f.Name(), err)
+	}
+}
+
+func (l *lines) flush() error {
+	l.keep(l.w.Flush())
+	return l.err
+}
+
+func (l *lines) close() error {
+	return errors.Join(l.flush(), l.f.Close())
+}

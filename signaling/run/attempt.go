@@ -1,0 +1,754 @@
+package run
+
+// Attempts: gathering a pool, planning, connecting, training, and what happens when
+// one of them ends too early.
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/ravnest/ravnest/engine/pipeline/snapshot"
+	"github.com/ravnest/ravnest/signaling/proto"
+)
+
+func (m *Machine) submit(now time.Time, e Submit) {
+	m.Job, m.Phase = &e.Job, Gathering
+	m.Attempt, m.Interrupted, m.state.Saved = 0, false, nil
+	m.Strikes, m.Objects = map[string]*strike{}, map[string]bool{}
+	m.Saves, m.Pending, m.CommitOK, m.StoreErr = nil, nil, true, ""
+	m.Began, m.Lost, m.GraceUntil, m.Fruitless, m.LastLoss = false, time.Time{}, time.Time{}, 0, ""
+	m.Asking, m.Tried, m.Told = "", nil, ""
+	m.Stale = e.Stale
+	if r := e.Earlier; r != nil {
+		m.Attempt, m.state.Saved = r.Attempt, r.Checkpoint
+		m.Began, m.GraceUntil = true, now.Add(restartGrace)
+		ev := Resumed{Run: e.Job.ID}
+		if c := r.Checkpoint; c != nil {
+			for _, p := range c.Parts {
+				m.Objects[p.Object] = true
+			}
+			ev.Run, ev.Step, ev.Epoch = c.Run, c.Position.Step, c.Position.Epoch
+		}
+		m.report(ev)
+	}
+	for _, x := range m.sorted() {
+		if len(e.Job.Names) == 0 || e.Job.Spares || slices.Contains(e.Job.Names, x.Name) {
+			m.report(Joined{Member: x.Member, Have: len(m.Members), Want: e.Job.Want})
+			continue
+		}
+		err := unknownName(e.Job.Names, x.Name)
+		m.send(x, err)
+		m.act(HangUp{ID: x.ID, Reason: string(err.Code)})
+		m.leave(now, x.ID, err.Message, true)
+	}
+	m.gather(now)
+}
+
+// say tells what is waited for, once.
+func (m *Machine) say(reason string) {
+	if m.Told != reason {
+		m.Told = reason
+		m.report(Waiting{Reason: reason})
+	}
+}
+
+// gather asks for a plan once enough providers are here. One counts from its first
+// pong on, so that the planner knows every RTT.
+func (m *Machine) gather(now time.Time) {
+	if m.Phase != Gathering {
+		return
+	}
+	var pool []Member
+	var missing, out []string
+	here := map[string]bool{}
+	for _, x := range m.sorted() {
+		switch {
+		case !x.Met || x.Wish != "":
+		case m.outOfPool(now, x.Name):
+			out = append(out, x.Name)
+		default:
+			pool = append(pool, x.Member)
+			here[x.Name] = true
+		}
+	}
+	for _, n := range m.Job.Names {
+		if !here[n] {
+			missing = append(missing, n)
+		}
+	}
+	whole := len(pool) >= m.Job.Want && (len(missing) == 0 || len(m.Job.Names)-len(missing) >= m.Job.Want)
+	free := false
+	if !whole {
+		if !m.Began && m.Lost.IsZero() {
+			return // the first providers are on their way
+		}
+		m.waitForMore(now, pool, missing, out)
+		if !m.Job.Replan || now.Before(m.GraceUntil) || len(pool) == 0 {
+			return
+		}
+		free = true
+	}
+	key := poolKey(pool, free)
+	if slices.Contains(m.Tried, key) && m.Job.Replan && (len(pool) > m.Job.Want || !m.Lost.IsZero()) {
+		free = true
+		key = poolKey(pool, free)
+	}
+	if slices.Contains(m.Tried, key) {
+		return
+	}
+	m.Asking = key
+	m.Phase = Planning
+	m.PlanSeq++
+	m.act(AskPlan{Seq: m.PlanSeq, Pool: pool, Free: free})
+}
+
+func (m *Machine) waitForMore(now time.Time, pool []Member, missing, out []string) {
+	var b strings.Builder
+	if len(m.Job.Names) > 0 {
+		fmt.Fprintf(&b, "waiting for %s", strings.Join(missing[:min(len(missing), 8)], ", "))
+	} else {
+		fmt.Fprintf(&b, "waiting for providers: %d of %d are here", len(pool), m.Job.Want)
+	}
+	if len(out) > 0 {
+		fmt.Fprintf(&b, "; %s failed and may try again in a moment", strings.Join(out[:min(len(out), 8)], ", "))
+	}
+	if m.Job.Replan && len(pool) > 0 && now.Before(m.GraceUntil) {
+		fmt.Fprintf(&b, "; in %v it goes on with who is there", m.set.Grace)
+	}
+	m.say(b.String())
+}
+
+func poolKey(pool []Member, free bool) string {
+	ids := []string{strconv.FormatBool(free)}
+	for _, x := range pool {
+		ids = append(ids, x.ID)
+	}
+	return strings.Join(ids, " ")
+}
+
+func (m *Machine) planned(now time.Time, e Plan) {
+	if m.Phase != Planning || e.Seq != m.PlanSeq {
+		return
+	}
+	err := e.Err
+	if err == nil {
+		err = m.checkPlan(e.Placed)
+	}
+	if err != nil && e.Wait {
+		m.Phase = Gathering
+		m.Tried = append(m.Tried[max(0, len(m.Tried)-15):], m.Asking)
+		m.say("no plan for the providers that are here: " + err.Error() + "; waiting for another provider")
+		m.gather(now) // it may have grown meanwhile
+		return
+	}
+	if err != nil {
+		m.end(fmt.Errorf("%w: %w", ErrPlan, err))
+		return
+	}
+	m.Attempt++
+	m.Run = m.Job.ID + "-" + strconv.Itoa(m.Attempt)
+	m.Clusters = map[int]*cluster{}
+	for i := range e.Placed {
+		a := &e.Placed[i]
+		m.Members[a.MemberID].Place = a
+		m.Clusters[a.Cluster] = &cluster{Stages: a.Stages}
+	}
+	ms := m.assigned()
+	ev := Planned{Run: m.Run, Generation: m.Attempt}
+	if m.state.Saved != nil {
+		ev.Resume = m.state.Saved.Position.Step
+	}
+	msgs := make([]*proto.Assign, len(ms))
+	for i, x := range ms {
+		ev.Stages = append(ev.Stages, Placed{Member: x.Member, Assignment: *x.Place})
+		msgs[i] = m.assignment(x, ms)
+		// What cannot be said must be known before anyone is told anything.
+		if _, err := proto.Encode(msgs[i]); err != nil {
+			m.clearAttempt()
+			m.end(fmt.Errorf("%w: %w", ErrPlan, err))
+			return
+		}
+	}
+	m.Phase = Connecting
+	m.Tried, m.Told = nil, ""
+	if len(m.Stale) > 0 {
+		m.act(Discard{Objects: m.Stale})
+		m.Stale = nil
+	}
+	m.act(Put{Object: m.Job.ID + "/job.json", Data: record(m.Run, now, m.Job, ev.Stages)})
+	m.report(ev)
+	for i, x := range ms {
+		x.ReadyBy = now.Add(m.set.ReadyTimeout)
+		m.send(x, msgs[i])
+	}
+	m.persist()
+}
+
+func (m *Machine) assignment(x *member, ms []*member) *proto.Assign {
+	a := x.Place
+	msg := &proto.Assign{
+		Run: m.Run, Cluster: a.Cluster, Stage: a.Stage, Stages: a.Stages, Name: x.Name, Job: m.Job.Raw,
+		Graph: a.Graph, Data: a.Data, Weights: a.Weights, Plan: a.Plan, Generation: m.Attempt,
+		Resume: m.resume(a),
+	}
+	for _, o := range ms {
+		if o != x && o.Place.Cluster == a.Cluster {
+			msg.Peers = append(msg.Peers, proto.Peer{
+				Cluster: o.Place.Cluster, Stage: o.Place.Stage, ID: o.ID, Name: o.Name, Class: o.Hello.Class,
+			})
+		}
+	}
+	return msg
+}
+
+// resume names the parts of the newest checkpoint that a stage needs.
+func (m *Machine) resume(a *Assignment) *proto.Resume {
+	c := m.state.Saved
+	if c == nil {
+		return nil
+	}
+	from := c.Overlapping(a.Cluster, a.Segment)
+	if len(from) == 0 { // fewer clusters were there when it was made
+		from = c.Overlapping(c.Parts[0].Cluster, a.Segment)
+	}
+	pos, err := json.Marshal(c.Position)
+	if err != nil {
+		panic(fmt.Sprintf("run: position: %v", err)) // integers
+	}
+	r := &proto.Resume{Position: pos}
+	for _, p := range from {
+		r.Parts = append(r.Parts, proto.Part{Ref: proto.Ref{SHA256: p.SHA256, Size: p.Size}, Start: p.Segment.From, End: p.Segment.To})
+	}
+	return r
+}
+
+// record is the run's entry in the store: what was asked, and who got what.
+func record(run string, now time.Time, job *Job, stages []Placed) []byte {
+	type entry struct {
+		Cluster  int         `json:"cluster"`
+		Stage    int         `json:"stage"`
+		Stages   int         `json:"stages"`
+		Name     string      `json:"name"`
+		Platform string      `json:"platform"`
+		Class    string      `json:"class"`
+		RAM      int64       `json:"ram_bytes"`
+		Bench    proto.Bench `json:"bench"`
+		Graph    proto.Ref   `json:"graph"`
+	}
+	rec := struct {
+		Run    string          `json:"run"`
+		Time   time.Time       `json:"time"`
+		Job    json.RawMessage `json:"job"`
+		Stages []entry         `json:"stages"`
+	}{Run: run, Time: now.UTC(), Job: job.Raw}
+	for _, p := range stages {
+		rec.Stages = append(rec.Stages, entry{
+			p.Cluster, p.Stage, p.Stages, p.Name, p.Hello.Platform, p.Hello.Class, p.Hello.RAM, p.Hello.Bench, p.Graph,
+		})
+	}
+	b, err := json.MarshalIndent(rec, "", "  ")
+	if err != nil {
+		panic(fmt.Sprintf("run: record: %v", err)) // numbers were checked on arrival, Raw on submission
+	}
+	return append(b, '\n')
+}
+
+// place is where a stage stands.
+type place struct{ Cluster, Stage int }
+
+// checkPlan verifies that every cluster has each of its stages once, that their
+// segments follow one another, and that no member has more than one.
+func (m *Machine) checkPlan(as []Assignment) error {
+	if len(as) == 0 {
+		return errors.New("the plan is empty")
+	}
+	used := map[string]bool{}
+	stages := map[int]int{}
+	have := map[place]snapshot.Segment{}
+	nodes := 0
+	for _, a := range as {
+		x := m.Members[a.MemberID]
+		if x == nil || !x.Met {
+			return fmt.Errorf("the plan names the provider %.64q, which is not in the pool", a.MemberID)
+		}
+		if used[a.MemberID] {
+			return fmt.Errorf("the plan gives %s two stages", x.Name)
+		}
+		used[a.MemberID] = true
+		if n, ok := stages[a.Cluster]; ok && n != a.Stages {
+			return fmt.Errorf("the plan gives cluster %d both %d and %d stages", a.Cluster, n, a.Stages)
+		}
+		stages[a.Cluster] = a.Stages
+		p := place{a.Cluster, a.Stage}
+		if _, twice := have[p]; a.Stage < 0 || a.Stage >= a.Stages || twice {
+			return fmt.Errorf("the plan gives cluster %d the stage %d of %d twice or out of range", a.Cluster, a.Stage, a.Stages)
+		}
+		have[p] = a.Segment
+		nodes = max(nodes, a.Segment.To)
+	}
+	for c, n := range stages {
+		at := 0
+		for s := range min(n, proto.MaxStages) {
+			seg, ok := have[place{c, s}]
+			if !ok {
+				return fmt.Errorf("the plan leaves stage %d of cluster %d without a provider", s, c)
+			}
+			if seg.From != at || seg.To <= at {
+				return fmt.Errorf("the plan gives stage %d of cluster %d the nodes %d to %d, the one before it ends at %d", s, c, seg.From, seg.To, at)
+			}
+			at = seg.To
+		}
+		if at != nodes {
+			return fmt.Errorf("the plan's cluster %d ends at node %d of %d", c, at, nodes)
+		}
+	}
+	return nil
+}
+
+func (m *Machine) readied(now time.Time, x *member, msg *proto.Ready) {
+	x.Ready, x.Peak = true, msg.Peak
+	m.report(Ready{Run: m.Run, Cluster: x.Place.Cluster, Stage: x.Place.Stage, Name: x.Name, Peak: msg.Peak})
+	ms := m.assigned()
+	for _, o := range ms {
+		if !o.Ready {
+			return
+		}
+	}
+	m.Phase = Running
+	ev := Started{Run: m.Run}
+	if m.state.Saved != nil {
+		ev.Resume = m.state.Saved.Position.Step
+	}
+	if !m.Lost.IsZero() {
+		ev.After = now.Sub(m.Lost)
+	}
+	m.Started, m.Began, m.Lost, m.GraceUntil = now, true, time.Time{}, time.Time{}
+	for _, c := range m.Clusters {
+		c.Last, c.Moved = now, now
+	}
+	for _, o := range ms {
+		o.Heard = now
+		m.send(o, &proto.Start{Run: m.Run})
+	}
+	m.report(ev)
+}
+
+// late ends an attempt in which somebody does not become ready.
+func (m *Machine) late(now time.Time) {
+	var who, names []string
+	for _, x := range m.assigned() {
+		if !x.Ready && !now.Before(x.ReadyBy) {
+			who, names = append(who, m.where(x)), append(names, x.Name)
+		}
+	}
+	if len(who) > 0 {
+		m.lose(now, loss{
+			sentinel: ErrTimeout, why: fmt.Sprintf("not ready within %v: %s", m.set.ReadyTimeout, strings.Join(who, ", ")),
+			blame: names,
+		})
+	}
+}
+
+func (m *Machine) progress(now time.Time, x *member, msg *proto.Progress) {
+	if m.Phase != Running && m.Phase != Draining {
+		return
+	}
+	if err := m.believable(x, msg); err != nil {
+		m.violate(now, x, err)
+		return
+	}
+	m.move(now, x, msg)
+	x.Heard = now
+	x.Last = *msg
+	x.Last.Losses, x.Last.Vals = nil, nil
+	for _, l := range msg.Losses {
+		m.report(Loss{Run: m.Run, Cluster: x.Place.Cluster, Stage: x.Place.Stage, Loss: l})
+		m.Loss = &l
+	}
+	for _, v := range msg.Vals {
+		m.report(Val{Run: m.Run, Cluster: x.Place.Cluster, Stage: x.Place.Stage, Val: v})
+		m.Val = &v
+	}
+	line, err := json.Marshal(struct {
+		T       int64  `json:"t_ms"` // since the attempt's start
+		Cluster int    `json:"cluster"`
+		Name    string `json:"name"`
+		*proto.Progress
+	}{now.Sub(m.Started).Milliseconds(), x.Place.Cluster, x.Name, msg})
+	if err == nil { // it came as JSON, it goes as JSON
+		m.act(AppendLine{Log: MetricsLog(m.Job.ID), Line: line})
+	}
+	m.report(Progress{Cluster: x.Place.Cluster, Name: x.Name, Progress: *msg})
+	for _, l := range msg.Losses {
+		if l.Loss-l.Loss != 0 { // NaN or infinite
+			m.end(fmt.Errorf("%w: the loss of step %d is %g, reported by %s", ErrDiverged, l.Step, float64(l.Loss), m.where(x)))
+			return
+		}
+	}
+}
+
+// believable refuses losses and results that are not this stage's to tell, or that
+// the job cannot have.
+func (m *Machine) believable(x *member, msg *proto.Progress) error {
+	if len(msg.Losses)+len(msg.Vals) > 0 && x.Place.Stage != x.Place.Stages-1 {
+		return fmt.Errorf("it reports losses, which stage %d of %d does not have", x.Place.Stage, x.Place.Stages)
+	}
+	for _, l := range msg.Losses {
+		if m.Job.Steps > 0 && l.Step >= m.Job.Steps {
+			return fmt.Errorf("it reports a loss of step %d, the run has %d", l.Step, m.Job.Steps)
+		}
+	}
+	for _, v := range msg.Vals {
+		if m.Job.Val > 0 && v.Total > m.Job.Val {
+			return fmt.Errorf("it reports a validation of %d rows, there are %d", v.Total, m.Job.Val)
+		}
+	}
+	return nil
+}
+
+// move notes that something of a cluster moved.
+func (m *Machine) move(now time.Time, x *member, msg *proto.Progress) {
+	c := m.Clusters[x.Place.Cluster]
+	in, out := msg.In > x.Last.In, msg.Out > x.Last.Out
+	if in {
+		x.MovedIn = now
+	}
+	if out {
+		x.MovedOut = now
+	}
+	if in || out || msg.Step > x.Last.Step || msg.Samples > x.Last.Samples || len(msg.Losses)+len(msg.Vals) > 0 {
+		c.LongGap = max(c.LongGap, now.Sub(c.Moved))
+		c.Moved = now
+	}
+}
+
+// stuck looks for a stage that holds everything up although its machine answers.
+func (m *Machine) stuck(now time.Time) {
+	for _, k := range m.clusters() {
+		c := m.Clusters[k]
+		bound := max(m.set.Stall, 8*c.LongGap)
+		if m.busyUploading() || now.Sub(c.Moved) < bound {
+			continue
+		}
+		var who *member
+		for _, x := range m.assigned() {
+			if x.Place.Cluster != k || x.Done {
+				continue
+			}
+			// One that does not even report; else the one that had work come in last and
+			// has sent nothing since.
+			if who == nil || silent(now, x, bound) && !silent(now, who, bound) ||
+				silent(now, x, bound) == silent(now, who, bound) && x.MovedIn.Sub(x.MovedOut) > who.MovedIn.Sub(who.MovedOut) {
+				who = x
+			}
+		}
+		if who == nil {
+			continue
+		}
+		m.suspect(now, who)
+		m.lose(now, loss{
+			sentinel: ErrTimeout, blame: []string{who.Name},
+			why: fmt.Sprintf("%s is stuck: nothing moved for %v, at most %v before", m.where(who), now.Sub(c.Moved).Round(time.Second), c.LongGap.Round(100*time.Millisecond)),
+		})
+		return
+	}
+}
+
+func silent(now time.Time, x *member, bound time.Duration) bool { return now.Sub(x.Heard) > bound/2 }
+
+// suspect has a member prove by a fresh pong that it is alive before it gets a stage
+// again.
+func (m *Machine) suspect(now time.Time, x *member) {
+	x.Met = false
+	m.ping(now, x)
+}
+
+func (m *Machine) done(now time.Time, x *member, msg *proto.Done) {
+	if m.Phase != Running && m.Phase != Draining {
+		m.violate(now, x, errors.New("it is done before the start"))
+		return
+	}
+	x.Done = true
+	if c := m.Clusters[x.Place.Cluster]; x.Place.Stage == c.Stages-1 {
+		c.Over = x.SavedAt
+	}
+	m.report(StageDone{Run: m.Run, Cluster: x.Place.Cluster, Stage: x.Place.Stage, Name: x.Name, Step: msg.Step})
+	if m.Phase == Running {
+		m.Phase = Draining
+	}
+	m.extend(now)
+	m.finishIfDone(now)
+}
+
+func (m *Machine) failed(now time.Time, x *member, msg *proto.Failed) {
+	x.Failed = true // it needs no stop
+	why := m.where(x) + ": " + msg.Error
+	if msg.Kind == proto.FailedDiverged {
+		m.end(fmt.Errorf("%w: %s", ErrDiverged, why))
+		return
+	}
+	l := loss{sentinel: ErrProviderFailed, why: why, blame: []string{x.Name}}
+	switch msg.Kind {
+	case proto.FailedPeer:
+		peer := m.Members[msg.Peer]
+		if peer == nil { // it has left, and the attempt with it; this came later
+			l.blame = nil
+			break
+		}
+		l.blame = []string{m.accused(x.Name, peer.Name)}
+		m.suspect(now, peer)
+		l.sentinel = ErrProviderLost
+	case proto.FailedMemory:
+		// It will not lend more by trying again.
+		s := m.strikeOf(x.Name)
+		s.Count, s.Until = 0, now.Add(banned)
+		l.blame = nil
+	}
+	m.lose(now, l)
+}
+
+// loss is why an attempt ends before its time.
+type loss struct {
+	sentinel error
+	why      string
+	blame    []string // names
+	polite   bool
+}
+
+// lose ends the attempt; the run goes on, if it can.
+func (m *Machine) lose(now time.Time, l loss) {
+	if m.Phase == Draining && m.complete() {
+		// All that was to be done is done and saved.
+		m.report(Warning{Err: fmt.Errorf("%w: %s; all had been saved", l.sentinel, l.why)})
+		m.end(nil)
+		return
+	}
+	began := m.Phase == Running || m.Phase == Draining
+	if m.Interrupted {
+		m.fallBack(fmt.Errorf("%w: %s", l.sentinel, l.why))
+		return
+	}
+	if !l.polite {
+		m.Fruitless++
+		m.LastLoss = l.why
+	}
+	ev := Recovering{Run: m.Run, Reason: l.why}
+	if c := m.state.Saved; c != nil {
+		ev.Step = c.Position.Step
+	}
+	if m.Loss != nil {
+		ev.Reached = uint64(m.Loss.Step) + 1
+	}
+	m.stopAll(l.why)
+	m.report(ev)
+	m.clearAttempt()
+	m.Phase = Gathering
+	if m.Lost.IsZero() && began {
+		m.Lost = now
+	}
+	m.GraceUntil = now.Add(m.set.Grace)
+	for _, name := range l.blame {
+		m.blame(now, name)
+	}
+	m.sweep()
+	if m.Fruitless >= maxFruitless {
+		m.end(fmt.Errorf("%w: %d attempts in a row came to nothing, the last one because: %s", l.sentinel, m.Fruitless, m.LastLoss))
+		return
+	}
+	m.persist()
+	m.gather(now)
+}
+
+// stopAll tells the stages of the attempt to drop it.
+func (m *Machine) stopAll(why string) {
+	for _, x := range m.assigned() {
+		if !x.Done && !x.Failed {
+			m.send(x, &proto.Stop{Run: m.Run, Reason: why, Mode: proto.Now})
+		}
+	}
+}
+
+func (m *Machine) stop(now time.Time, e StopRequest) {
+	switch {
+	case m.Phase == Idle:
+	case m.Phase == Draining && m.Interrupted && e.Mode == proto.Graceful: // under way
+	case (m.Phase == Running || m.Phase == Draining) && e.Mode == proto.Graceful:
+		m.Interrupted = true
+		m.Phase = Draining
+		m.extend(now)
+		for _, x := range m.assigned() {
+			if !x.Done {
+				m.send(x, &proto.Stop{Run: m.Run, Reason: e.Reason, Mode: proto.Graceful})
+			}
+		}
+	case m.Began && e.Mode == proto.Graceful && m.state.Saved != nil:
+		// Between two attempts: what is saved is what there is.
+		m.Interrupted = true
+		m.stopAll(e.Reason)
+		m.end(nil)
+	default:
+		if e.Reason == "" {
+			m.end(ErrStopped)
+		} else {
+			m.end(fmt.Errorf("%w: %s", ErrStopped, e.Reason))
+		}
+	}
+}
+
+// extend gives draining its time anew, after a sign of life.
+func (m *Machine) extend(now time.Time) {
+	wait := m.set.DrainTimeout
+	if m.Interrupted {
+		wait = m.set.StopTimeout
+	}
+	for _, c := range m.Clusters {
+		wait = max(wait, min(4*c.LongGap+2*c.Cost, 2*time.Minute))
+	}
+	m.Deadline = now.Add(wait)
+}
+
+// drain watches stages that finish.
+func (m *Machine) drain(now time.Time) {
+	var late, names []string
+	for _, x := range m.assigned() {
+		if !x.Done {
+			late, names = append(late, m.where(x)), append(names, x.Name)
+		}
+	}
+	if m.busyUploading() {
+		m.extend(now)
+	}
+	if now.Before(m.Deadline) {
+		if m.Interrupted && len(late) > 0 && now.Sub(m.Warned) >= 2*time.Second {
+			m.Warned = now
+			m.report(Waiting{Reason: fmt.Sprintf("stopping: waiting up to %v for %s to save", m.Deadline.Sub(now).Round(time.Second), strings.Join(late, ", "))})
+		}
+		return
+	}
+	if len(late) == 0 { // the store holds it up
+		m.end(fmt.Errorf("%w: the store did not answer", ErrTimeout))
+		return
+	}
+	m.lose(now, loss{sentinel: ErrTimeout, why: "not finished in time: " + strings.Join(late, ", "), blame: names})
+}
+
+// fallBack ends an interrupted run whose last state could not be saved.
+func (m *Machine) fallBack(err error) {
+	if m.state.Saved == nil {
+		m.end(err)
+		return
+	}
+	m.report(Warning{Err: fmt.Errorf("%w; the state of step %d is kept", err, m.state.Saved.Position.Step)})
+	m.stopAll(err.Error())
+	m.end(nil)
+}
+
+// complete reports whether the last state of all stages is committed. A leaf is done
+// after its last state is saved, and knows every loss up to there.
+func (m *Machine) complete() bool {
+	c := m.state.Saved
+	if c == nil || c.Generation != m.Attempt || len(m.Pending) > 0 || len(m.Clusters) == 0 {
+		return false
+	}
+	for _, k := range m.Clusters {
+		if k.Over == nil || *k.Over != c.Position {
+			return false
+		}
+	}
+	return true
+}
+
+// finishIfDone ends a run whose stages are all done and stored.
+func (m *Machine) finishIfDone(now time.Time) {
+	if m.Phase != Draining || len(m.Pending) > 0 {
+		return
+	}
+	for _, x := range m.Members {
+		if x.Place != nil && !x.Done {
+			return
+		}
+	}
+	switch {
+	case m.complete():
+		m.end(nil)
+	case !m.CommitOK:
+		m.end(fmt.Errorf("%w: %s", ErrStore, m.StoreErr))
+	case m.Interrupted && m.state.Saved != nil:
+		m.fallBack(fmt.Errorf("%w: the stages did not save one last state together", ErrStore))
+	default:
+		m.end(fmt.Errorf("%w: the stages are done and did not save one last state together", ErrStore))
+	}
+}
+
+// end ends the run, well where err is nil.
+func (m *Machine) end(err error) {
+	c := m.state.Saved
+	if err != nil {
+		m.stopAll(err.Error())
+		if c != nil {
+			err = fmt.Errorf("%w; the last saved state (step %d, epoch %d) is kept", err, c.Position.Step, c.Position.Epoch)
+		} else if m.Began {
+			err = fmt.Errorf("%w; nothing had been saved yet", err)
+		}
+	}
+	res := Result{Run: m.Run, Interrupted: m.Interrupted, Checkpoint: c}
+	job := m.Job
+	m.clearAttempt()
+	m.Saves, m.Pending = nil, nil
+	m.sweep()
+	m.Phase = Gathering // what a restarted host would go on with
+	if err == nil && !res.Interrupted {
+		m.act(Discard{Objects: []string{StateObject(job.ID)}})
+	} else if m.Began {
+		m.persist()
+	}
+	if err != nil {
+		m.report(Failed{Result: res, Err: err})
+	} else {
+		m.report(Done{Result: res})
+	}
+	m.act(Finish{Result: res, Err: err})
+	m.Job, m.Phase, m.state.Saved = nil, Idle, nil
+	m.Objects = map[string]bool{}
+	if !m.set.Once {
+		return
+	}
+	why := "the run is over"
+	if err != nil {
+		why = "the run failed: " + err.Error()
+	}
+	m.dismiss(proto.Text(why))
+}
+
+// clearAttempt forgets the current attempt.
+func (m *Machine) clearAttempt() {
+	for _, x := range m.Members {
+		x.Place, x.Ready, x.Done, x.Failed, x.Peak, x.Last = nil, false, false, false, 0, proto.Progress{}
+		x.Upload, x.SavedAt, x.Fetched = nil, nil, 0
+		x.ReadyBy, x.Heard, x.MovedIn, x.MovedOut, x.LeaveBy = time.Time{}, time.Time{}, time.Time{}, time.Time{}, time.Time{}
+	}
+	m.Run, m.Started, m.Deadline, m.Warned = "", time.Time{}, time.Time{}, time.Time{}
+	m.Clusters, m.Saves = map[int]*cluster{}, nil
+	m.Loss, m.Val = nil, nil
+}
+
+func (m *Machine) dismiss(reason string) {
+	for _, x := range m.sorted() {
+		m.send(x, &proto.Bye{Reason: reason})
+		m.act(HangUp{ID: x.ID, Reason: reason})
+		delete(m.Members, x.ID)
+	}
+}
+
+func (m *Machine) shutdown(now time.Time, reason string) {
+	m.Closed = true
+	if m.Job != nil {
+		m.stop(now, StopRequest{Mode: proto.Now, Reason: reason})
+	}
+	m.dismiss(reason)
+}

@@ -1,0 +1,369 @@
+package run
+
+// Joining, names, heartbeats and leaving.
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/ravnest/ravnest/signaling/proto"
+)
+
+func (m *Machine) join(now time.Time, e Join) {
+	name, err := m.name(now, e.Hello.Name)
+	if err != nil {
+		m.act(Send{ID: e.ID, Msg: err})
+		m.act(HangUp{ID: e.ID, Reason: string(err.Code) + ": " + err.Message})
+		m.report(Refused{Name: e.Hello.Name, Addr: e.Addr, Err: err})
+		return
+	}
+	e.Hello.Token, e.Hello.Name = "", name
+	x := &member{Member: Member{ID: e.ID, Name: name, Addr: e.Addr, Hello: e.Hello}, Seen: now}
+	m.Members[e.ID] = x
+	m.send(x, &proto.Welcome{
+		ID: x.ID, Name: name, Heartbeat: int(m.set.Heartbeat.Milliseconds()), Timeout: int(m.set.Timeout.Milliseconds()),
+	})
+	m.ping(now, x)
+	if m.Job != nil {
+		m.report(Joined{Member: x.Member, Have: len(m.Members), Want: m.Job.Want})
+	}
+}
+
+// name gives the provider that asks for this name the one it gets.
+func (m *Machine) name(now time.Time, asked string) (string, *proto.Error) {
+	if m.Closed {
+		return "", &proto.Error{Code: proto.Stopped, Message: "the signaling host is stopping", Hint: "join again when it is back"}
+	}
+	if len(m.Members) >= m.set.MaxMembers {
+		return "", &proto.Error{Code: proto.Full, Message: fmt.Sprintf("the host has its %d providers", m.set.MaxMembers), Hint: "try again later"}
+	}
+	taken := map[string]bool{}
+	for _, x := range m.Members {
+		taken[x.Name] = true
+	}
+	var fixed []string
+	spares := true
+	if m.Job != nil && len(m.Job.Names) > 0 {
+		fixed, spares = m.Job.Names, m.Job.Spares
+	}
+	if asked == "" {
+		for _, n := range fixed {
+			if !taken[n] && !m.forbidden(now, n) {
+				return n, nil
+			}
+		}
+		if !spares {
+			return "", &proto.Error{
+				Code: proto.Full, Message: fmt.Sprintf("all %d places of the job are taken", len(fixed)),
+				Hint: "join again if one of them leaves",
+			}
+		}
+		for i := 0; ; i++ {
+			if n := "node_" + strconv.Itoa(i); !taken[n] && !slices.Contains(fixed, n) && !m.outOfPool(now, n) {
+				return n, nil
+			}
+		}
+	}
+	switch {
+	case len(fixed) > 0 && !slices.Contains(fixed, asked):
+		return "", unknownName(fixed, asked)
+	case taken[asked]:
+		return "", &proto.Error{
+			Code: proto.NameTaken, Message: fmt.Sprintf("a provider named %q is here already", asked),
+			Hint: fmt.Sprintf("use another name, or none to be given a free one; if that provider is dead its name is free %v after it fell silent", m.set.Timeout),
+		}
+	case m.forbidden(now, asked):
+		return "", &proto.Error{
+			Code: proto.Forbidden, Message: fmt.Sprintf("the provider %q failed %d times in a row", asked, m.Strikes[asked].Count),
+			Hint: fmt.Sprintf("see its messages for the reason; it may join again in %v", m.Strikes[asked].Until.Sub(now).Round(time.Second)),
+		}
+	}
+	return asked, nil
+}
+
+func unknownName(fixed []string, asked string) *proto.Error {
+	hint := strings.Join(fixed[:min(len(fixed), 16)], ", ")
+	if len(fixed) > 16 {
+		hint += ", ..."
+	}
+	return &proto.Error{
+		Code: proto.NameUnknown, Message: fmt.Sprintf("the job has no provider named %q", asked),
+		Hint: "use one of " + hint + ", or none to be given a free one",
+	}
+}
+
+// leave takes a member out. A polite one has said so and is not to blame.
+func (m *Machine) leave(now time.Time, id, reason string, polite bool) {
+	x := m.Members[id]
+	if x == nil {
+		return // turned away, or told to go
+	}
+	delete(m.Members, id)
+	ev := Left{Member: x.Member, Reason: reason}
+	if x.Place != nil {
+		ev.Run = m.Run
+	}
+	m.report(ev)
+	if m.Phase == Planning && x.Place == nil {
+		m.Phase = Gathering
+		m.PlanSeq++ // the plan under way is for a pool that is no more
+		m.gather(now)
+		return
+	}
+	if x.Place == nil || x.Failed || (m.Phase == Draining && x.Done) {
+		return
+	}
+	if m.Phase == Running && x.Done {
+		return
+	}
+	l := loss{sentinel: ErrProviderLost, why: m.where(x) + " left: " + reason, polite: polite}
+	if !polite {
+		l.blame = []string{x.Name}
+	}
+	m.lose(now, l)
+}
+
+// violate sends a member away that broke the protocol.
+func (m *Machine) violate(now time.Time, x *member, err error) {
+	pe := &proto.Error{Code: proto.Protocol, Message: err.Error()}
+	var v *proto.VersionError
+	if errors.As(err, &v) {
+		pe.Code = proto.BadVersion
+	}
+	m.send(x, pe)
+	m.act(HangUp{ID: x.ID, Reason: string(pe.Code)})
+	m.leave(now, x.ID, "it broke the protocol: "+err.Error(), false)
+}
+
+// letGo says goodbye to one who wants to leave.
+func (m *Machine) letGo(now time.Time, x *member, why string) {
+	m.send(x, &proto.Bye{Reason: why})
+	m.act(HangUp{ID: x.ID, Reason: "bye"})
+	m.leave(now, x.ID, wish(x.Wish), true)
+}
+
+func wish(reason string) string {
+	if reason == "" {
+		return "it said goodbye"
+	}
+	return "it said goodbye: " + reason
+}
+
+// Failures of one provider in a row keep it out: for some seconds first, then for
+// good minutes, so that one bad machine cannot keep a run from ending.
+
+func (m *Machine) forbidden(now time.Time, name string) bool {
+	s := m.Strikes[name]
+	return s != nil && s.Forbidden && now.Before(s.Until)
+}
+
+// outOfPool reports whether a member gets no stage for now.
+func (m *Machine) outOfPool(now time.Time, name string) bool {
+	s := m.Strikes[name]
+	return s != nil && now.Before(s.Until)
+}
+
+func (m *Machine) strikeOf(name string) *strike {
+	s := m.Strikes[name]
+	if s == nil {
+		s = &strike{}
+		m.Strikes[name] = s
+	}
+	return s
+}
+
+// blame counts a failure of the provider.
+func (m *Machine) blame(now time.Time, name string) {
+	s := m.strikeOf(name)
+	if s.Forbidden && !now.Before(s.Until) {
+		s.Forbidden, s.Count = false, maxStrikes-1 // it had its time out; one more and it is out again
+	}
+	s.Count++
+	if s.Count < maxStrikes {
+		s.Until = now.Add(time.Duration(s.Count*s.Count) * 2 * time.Second)
+		return
+	}
+	s.Forbidden, s.Until = true, now.Add(banned)
+	m.report(Warning{Err: fmt.Errorf("%s failed %d times in a row and gets no stage for %v", name, s.Count, banned)})
+	for _, x := range m.sorted() {
+		if x.Name == name && x.Place == nil {
+			m.send(x, &proto.Error{Code: proto.Forbidden, Message: fmt.Sprintf("this provider failed %d times in a row", s.Count), Hint: "see its messages for the reason"})
+			m.act(HangUp{ID: x.ID, Reason: string(proto.Forbidden)})
+			m.leave(now, x.ID, "it failed too often", false)
+		}
+	}
+}
+
+// accused decides who is to blame where from says that its link to peer broke: the
+// peer, unless from has said so of others too and nobody else says it of the peer.
+func (m *Machine) accused(from, peer string) string {
+	a, b := m.strikeOf(from), m.strikeOf(peer)
+	if !slices.Contains(a.Accusing, peer) {
+		a.Accusing = append(a.Accusing, peer)
+	}
+	if !slices.Contains(b.Accusers, from) {
+		b.Accusers = append(b.Accusers, from)
+	}
+	if len(a.Accusing) > 1 && len(b.Accusers) == 1 {
+		return from
+	}
+	return peer
+}
+
+// Heartbeats and deadlines.
+
+func (m *Machine) ping(now time.Time, x *member) {
+	x.Seq++
+	x.Pinged = now
+	m.send(x, &proto.Ping{Seq: x.Seq, RTT: int64(x.RTT)})
+}
+
+func (m *Machine) tick(now time.Time) {
+	// Where the host itself slept (a laptop's lid, a starved core), the members'
+	// silence proves nothing.
+	if gap := now.Sub(m.Ticked); !m.Ticked.IsZero() && gap > m.set.Timeout/2 {
+		m.slept(gap)
+	}
+	m.Ticked = now
+	for _, x := range m.sorted() {
+		if m.Members[x.ID] == nil {
+			continue
+		}
+		if silent := now.Sub(x.Seen); silent >= m.set.Timeout {
+			m.act(HangUp{ID: x.ID, Reason: "no heartbeat", Abrupt: true})
+			m.leave(now, x.ID, fmt.Sprintf("no heartbeat for %v", silent.Round(100*time.Millisecond)), false)
+		} else if now.Sub(x.Pinged) >= m.set.Heartbeat {
+			m.ping(now, x)
+		}
+	}
+	for _, x := range m.sorted() {
+		if m.Members[x.ID] != nil && x.Wish != "" && !now.Before(x.LeaveBy) {
+			m.letGo(now, x, "the host could not save in time")
+		}
+	}
+	switch m.Phase {
+	case Gathering:
+		m.gather(now)
+	case Connecting:
+		m.late(now)
+	case Running:
+		m.stuck(now)
+		m.ask(now, false)
+	case Draining:
+		m.drain(now)
+	}
+}
+
+// slept moves all times on that members' silence is measured by.
+func (m *Machine) slept(gap time.Duration) {
+	for _, x := range m.Members {
+		x.Seen = x.Seen.Add(gap)
+		for _, t := range []*time.Time{&x.Heard, &x.ReadyBy, &x.LeaveBy} {
+			if !t.IsZero() {
+				*t = t.Add(gap)
+			}
+		}
+	}
+	for _, c := range m.Clusters {
+		c.Moved = c.Moved.Add(gap)
+	}
+	if !m.Deadline.IsZero() {
+		m.Deadline = m.Deadline.Add(gap)
+	}
+}
+
+// Messages.
+
+func (m *Machine) receive(now time.Time, x *member, msg proto.Message) {
+	switch msg := msg.(type) {
+	case *proto.Pong:
+		if msg.Seq != x.Seq {
+			return // late: the ping after it is under way
+		}
+		x.RTT = max(now.Sub(x.Pinged), time.Nanosecond)
+		if !x.Met {
+			x.Met = true
+			m.gather(now)
+		}
+	case *proto.Bye:
+		m.act(HangUp{ID: x.ID, Reason: "bye"})
+		m.leave(now, x.ID, wish(msg.Reason), true)
+	case *proto.Leaving:
+		m.leaving(now, x, msg)
+	case *proto.Signal:
+		to := m.Members[msg.To]
+		if !m.current(x, msg.Run) || to == nil || to.Place == nil || to == x || x.Failed {
+			return // of an attempt that is over, or to one that has just left
+		}
+		m.send(to, &proto.Signal{Run: msg.Run, From: x.ID, Body: msg.Body})
+	case *proto.Fetching:
+		if m.current(x, msg.Run) && m.Phase == Connecting && msg.Have > x.Fetched {
+			x.Fetched, x.ReadyBy = msg.Have, now.Add(m.set.ReadyTimeout)
+		}
+	case *proto.Ready:
+		if m.current(x, msg.Run) && m.Phase == Connecting && !x.Ready {
+			m.readied(now, x, msg)
+		}
+	case *proto.Progress:
+		if m.current(x, msg.Run) && m.rightStage(now, x, msg.Stage) {
+			m.progress(now, x, msg)
+		}
+	case *proto.Saved:
+		if m.current(x, msg.Run) && m.rightStage(now, x, msg.Stage) {
+			m.save(now, x, msg)
+		}
+	case *proto.Done:
+		if m.current(x, msg.Run) && m.rightStage(now, x, msg.Stage) && !x.Done {
+			m.done(now, x, msg)
+		}
+	case *proto.Failed:
+		if m.current(x, msg.Run) && m.rightStage(now, x, msg.Stage) && !x.Done {
+			m.failed(now, x, msg)
+		}
+	default:
+		m.violate(now, x, fmt.Errorf("a provider does not send %s here", msg.Type()))
+	}
+}
+
+// current reports whether a message about run from x is about now. One about an
+// attempt that has just ended is no fault of the sender.
+func (m *Machine) current(x *member, run string) bool {
+	return x.Place != nil && !x.Failed && run == m.Run
+}
+
+func (m *Machine) rightStage(now time.Time, x *member, stage int) bool {
+	if stage == x.Place.Stage {
+		return true
+	}
+	m.violate(now, x, fmt.Errorf("it speaks for stage %d and has stage %d", stage, x.Place.Stage))
+	return false
+}
+
+// leaving answers a wish to go: at once where nothing would be lost, else after the
+// next checkpoint.
+func (m *Machine) leaving(now time.Time, x *member, msg *proto.Leaving) {
+	x.Wish = msg.Reason
+	if x.Wish == "" {
+		x.Wish = "no reason given"
+	}
+	if x.Place == nil || x.Done || x.Failed || (m.Phase != Running && m.Phase != Draining) {
+		m.letGo(now, x, "nothing is lost by it")
+		return
+	}
+	if !x.LeaveBy.IsZero() {
+		return // it has said so before
+	}
+	var cost time.Duration
+	if c := m.Clusters[x.Place.Cluster]; c != nil {
+		cost = c.Cost
+	}
+	x.LeaveBy = now.Add(min(m.set.StopTimeout*2+3*cost, time.Minute))
+	m.report(Waiting{Reason: fmt.Sprintf("%s wants to leave (%s): saving first", x.Name, x.Wish)})
+	if m.Phase == Running {
+		m.ask(now, true)
+	}
+}

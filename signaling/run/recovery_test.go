@@ -1,0 +1,293 @@
+package run_test
+
+// Whole runs in a world of fake providers under a virtual clock.
+
+import (
+	"encoding/json"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/ravnest/ravnest/signaling/proto"
+	"github.com/ravnest/ravnest/signaling/run"
+	"github.com/ravnest/ravnest/signaling/run/runtest"
+)
+
+const steps = 40
+
+func world() *runtest.World {
+	set := run.Settings{Checkpoint: 100 * time.Millisecond}
+	w := runtest.New(set, run.Job{ID: "j", Raw: json.RawMessage(`{}`), Want: 2, Replan: true, Steps: steps}, steps)
+	for i := range 3 { // one to spare
+		w.Join(fmt.Sprintf("p%d", i), "")
+	}
+	return w
+}
+
+// whole checks that a run has ended well and as if nothing had happened.
+func whole(t *testing.T, w *runtest.World) {
+	t.Helper()
+	if len(w.Results) != 1 {
+		t.Fatalf("%d results; the machine is in %s: %s", len(w.Results), w.M.Status(w.Now).Phase, w.M.Status(w.Now).Waiting)
+	}
+	res := w.Results[0]
+	if res.Err != nil {
+		t.Fatalf("the run failed: %v", res.Err)
+	}
+	c := res.Result.Checkpoint
+	if c == nil || c.Position.Step != steps {
+		t.Fatalf("the result is %+v", c)
+	}
+	got, err := w.Weights(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !maps.Equal(got, runtest.Undisturbed(steps)) {
+		t.Error("an update was lost or counted twice")
+	}
+	losses := w.Losses()
+	for s := range int64(steps) {
+		if losses[s] != 1/float64(s+1) {
+			t.Errorf("the loss of step %d is %g", s, losses[s])
+		}
+	}
+	w.Settle(time.Second)
+	if l := w.Leaked(c); len(l) > 0 {
+		t.Errorf("left in the store: %v", l)
+	}
+	st := w.M.Status(w.Now)
+	if st.Phase != "idle" || st.Run != "" {
+		t.Errorf("afterwards the machine is in %s of %s", st.Phase, st.Run)
+	}
+	for _, id := range w.Alive() {
+		if !slices.ContainsFunc(st.Members, func(m run.MemberStatus) bool { return m.Name == w.Provider(id).Name }) {
+			t.Errorf("%s is alive and no member any more", id)
+		}
+	}
+}
+
+func TestUndisturbed(t *testing.T) {
+	w := world()
+	w.Run(time.Minute)
+	whole(t, w)
+	n := 0
+	for _, r := range w.Reports {
+		if _, ok := r.(run.Checkpointed); ok {
+			n++
+		}
+	}
+	if n < 3 {
+		t.Errorf("%d checkpoints in 400 ms at 100 ms each", n)
+	}
+	t.Logf("%d messages, %d events", w.Messages(), len(w.Events))
+}
+
+// Whatever happens to any provider at any message, the run ends as the undisturbed
+// one does.
+func TestEveryFaultAtEveryMessage(t *testing.T) {
+	plain := world()
+	plain.Run(time.Minute)
+	n := plain.Messages()
+	faults := map[string]func(w *runtest.World, p *runtest.Provider){
+		"kill":   func(_ *runtest.World, p *runtest.Provider) { p.Kill() },
+		"freeze": func(_ *runtest.World, p *runtest.Provider) { p.Freeze() },
+		"leave":  func(_ *runtest.World, p *runtest.Provider) { p.Leave() },
+	}
+	for name, fault := range faults {
+		t.Run(name, func(t *testing.T) {
+			for at := range n {
+				for _, id := range []string{"p0", "p1", "p2"} {
+					w := world()
+					w.Before = func(i int, _ string, _ proto.Message) bool {
+						if i == at {
+							fault(w, w.Provider(id))
+						}
+						return true
+					}
+					w.Run(2 * time.Minute)
+					whole(t, w)
+					if t.Failed() {
+						t.Fatalf("after %s of %s at message %d of %d", name, id, at, n)
+					}
+				}
+			}
+		})
+	}
+}
+
+// Messages that come twice, or late, or again in a later attempt.
+func TestRepeatedMessages(t *testing.T) {
+	plain := world()
+	plain.Run(time.Minute)
+	n := plain.Messages()
+	for at := range n {
+		for _, delay := range []time.Duration{0, 200 * time.Millisecond} {
+			w := world()
+			w.Before = func(i int, id string, msg proto.Message) bool {
+				if i == 60 && delay > 0 {
+					w.Provider("p1").Kill() // so that late means another attempt
+				}
+				if i == at {
+					w.Repeat(delay, id, msg)
+				}
+				return true
+			}
+			w.Run(2 * time.Minute)
+			whole(t, w)
+			if t.Failed() {
+				t.Fatalf("message %d of %d again after %v", at, n, delay)
+			}
+		}
+	}
+}
+
+// A machine restored from its snapshot after any event goes on as the one that was
+// stored.
+func TestRestoreAfterEveryEvent(t *testing.T) {
+	w := world()
+	w.Before = func(i int, _ string, _ proto.Message) bool {
+		switch i {
+		case 50:
+			w.Provider("p0").Kill()
+		case 70:
+			w.Join("p9", "")
+		case 90:
+			w.Provider("p1").Leave()
+		}
+		return true
+	}
+	w.Run(time.Minute)
+	whole(t, w)
+	set := run.Settings{Checkpoint: 100 * time.Millisecond}
+	for cut := range w.Events {
+		m := run.New(set)
+		for i, e := range w.Events {
+			if i == cut {
+				b, err := m.Snapshot()
+				if err != nil {
+					t.Fatal(err)
+				}
+				if m, err = run.Restore(set, b); err != nil {
+					t.Fatalf("event %d: %v", i, err)
+				}
+				again, err := m.Snapshot()
+				if err != nil || string(again) != string(b) {
+					t.Fatalf("event %d: the restored machine has another snapshot (%v):\n%s\n%s", i, err, b, again)
+				}
+			}
+			acts := m.Step(e.At, e.Ev)
+			for k, a := range acts {
+				if k >= len(e.Acts) || runtest.Describe(a) != e.Acts[k] {
+					t.Fatalf("restored before event %d, event %d (%T): action %d is\n%s", cut, i, e.Ev, k, runtest.Describe(a))
+				}
+			}
+			if len(acts) != len(e.Acts) {
+				t.Fatalf("restored before event %d, event %d (%T): %d actions, want %d", cut, i, e.Ev, len(acts), len(e.Acts))
+			}
+			if i > cut+40 && cut%16 != 0 {
+				break // what a snapshot loses shows soon; every 16th runs to the end
+			}
+		}
+	}
+}
+
+// A host that is killed goes on from its stored state with providers that join anew.
+func TestHostRestart(t *testing.T) {
+	w := world()
+	w.Run(250 * time.Millisecond)
+	if err := w.Restart(run.Settings{Checkpoint: 100 * time.Millisecond}); err != nil {
+		t.Fatal(err)
+	}
+	for i := range 2 {
+		w.Join(fmt.Sprintf("q%d", i), "")
+	}
+	w.Run(time.Minute)
+	whole(t, w)
+	resumed := false
+	for _, r := range w.Reports {
+		if r, ok := r.(run.Resumed); ok && r.Step > 0 {
+			resumed = true
+		}
+	}
+	if !resumed {
+		t.Error("it began anew")
+	}
+}
+
+func TestBadMachineIsBannedAndTheRunEnds(t *testing.T) {
+	w := world()
+	w.Before = func(_ int, id string, msg proto.Message) bool {
+		// p0 fails whatever it is given, a moment after it is asked to start.
+		if s, ok := msg.(*proto.Start); ok && id == "p0" {
+			w.Step(run.Message{ID: "p0", Msg: &proto.Failed{Run: s.Run, Error: "no luck", Kind: proto.FailedOther}})
+		}
+		return true
+	}
+	w.Run(5 * time.Minute)
+	whole(t, w)
+}
+
+// All of them fail for ever: the run does not.
+func TestFruitlessRunEnds(t *testing.T) {
+	w := runtest.New(run.Settings{}, run.Job{ID: "j", Raw: json.RawMessage(`{}`), Want: 2, Replan: true}, steps)
+	for i := range 40 {
+		w.Join(fmt.Sprintf("p%d", i), "")
+	}
+	w.Before = func(_ int, id string, msg proto.Message) bool {
+		if a, ok := msg.(*proto.Assign); ok {
+			w.Step(run.Message{ID: id, Msg: &proto.Failed{Run: a.Run, Stage: a.Stage, Error: "no luck"}})
+			return false
+		}
+		return true
+	}
+	w.Run(2 * time.Hour)
+	if len(w.Results) != 1 || w.Results[0].Err == nil || !strings.Contains(w.Results[0].Err.Error(), "no luck") {
+		t.Fatalf("got %+v", w.Results)
+	}
+}
+
+// Faults of all kinds at random: as long as two providers are there in the end, the
+// run ends as the undisturbed one does.
+func TestRandomFaults(t *testing.T) {
+	recovered := 0
+	for seed := range uint64(150) {
+		rng := rand.New(rand.NewPCG(seed, 7))
+		w := world()
+		next := 0
+		w.Before = func(int, string, proto.Message) bool {
+			if next > 12 || rng.IntN(25) > 0 {
+				return true
+			}
+			ids := w.Alive()
+			switch k := rng.IntN(5); {
+			case k < 2 || len(ids) < 3:
+				w.Join(fmt.Sprintf("n%d", next), "")
+			case k == 2:
+				w.Provider(ids[rng.IntN(len(ids))]).Kill()
+			case k == 3:
+				w.Provider(ids[rng.IntN(len(ids))]).Freeze()
+			default:
+				w.Provider(ids[rng.IntN(len(ids))]).Leave()
+			}
+			next++
+			return true
+		}
+		w.Run(time.Hour)
+		whole(t, w)
+		for _, r := range w.Reports {
+			if _, ok := r.(run.Recovering); ok {
+				recovered++
+			}
+		}
+		if t.Failed() {
+			t.Fatalf("seed %d", seed)
+		}
+	}
+	if recovered < 100 {
+		t.Errorf("%d recoveries in all: the test proves little", recovered)
+	}
+}

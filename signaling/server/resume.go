@@ -1,0 +1,124 @@
+package server
+
+// Going on with a run after the host was started anew, and serving its state to the
+// providers that take it up.
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+
+	"github.com/ravnest/ravnest/engine/pipeline/snapshot"
+	"github.com/ravnest/ravnest/signaling/run"
+)
+
+// maxStored bounds a run's state or manifest in the store.
+const maxStored = 64 << 20
+
+// Earlier finds what the store has of an unfinished run of this job; nil: nothing.
+// A run of a job with the same name and other contents is none.
+func Earlier(ctx context.Context, st Store, id string, raw json.RawMessage) (*run.Earlier, error) {
+	b, err := object(ctx, st, run.StateObject(id))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	m, err := run.Restore(run.Settings{}, b)
+	if err != nil {
+		return nil, fmt.Errorf("the run's state %s: %w", run.StateObject(id), err)
+	}
+	job, e := m.Earlier()
+	if job == nil || !sameJSON(job.Raw, raw) {
+		return nil, nil
+	}
+	// The manifest is what counts: it may be newer than the state by one commit.
+	b, err = object(ctx, st, run.ManifestObject(id))
+	if errors.Is(err, fs.ErrNotExist) {
+		e.Checkpoint = nil
+		return e, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	c, err := snapshot.ParseManifest(b)
+	if err != nil {
+		return nil, fmt.Errorf("the run's checkpoint %s: %w", run.ManifestObject(id), err)
+	}
+	e.Checkpoint = c
+	return e, nil
+}
+
+func sameJSON(a, b json.RawMessage) bool {
+	var x, y bytes.Buffer
+	return json.Compact(&x, a) == nil && json.Compact(&y, b) == nil && bytes.Equal(x.Bytes(), y.Bytes())
+}
+
+func object(ctx context.Context, st Store, name string) ([]byte, error) {
+	r, err := st.Get(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	defer r.Close()
+	b, err := io.ReadAll(io.LimitReader(r, maxStored+1))
+	if err == nil && len(b) > maxStored {
+		err = fmt.Errorf("%s is larger than %d bytes", name, maxStored)
+	}
+	return b, err
+}
+
+// earlier finds what the job goes on from, and what older runs left that nothing
+// needs once this one has begun.
+func (s *Server) earlier(ctx context.Context, job *Job) (e *run.Earlier, stale []string, err error) {
+	if !job.Fresh {
+		if e, err = Earlier(ctx, s.store, job.ID, job.Raw); err != nil {
+			return nil, nil, fmt.Errorf("%w: %w", ErrStore, err)
+		}
+	}
+	need := map[string]bool{}
+	if e == nil {
+		stale = append(stale, run.ManifestObject(job.ID))
+	} else if e.Checkpoint != nil {
+		for _, p := range e.Checkpoint.Parts {
+			need[p.Object] = true
+		}
+	}
+	old, err := s.store.List(ctx, job.ID+"-")
+	if err != nil {
+		return nil, nil, fmt.Errorf("%w: %w", ErrStore, err)
+	}
+	for _, o := range old {
+		if !need[o] {
+			stale = append(stale, o)
+		}
+	}
+	return e, stale, nil
+}
+
+// part opens a blob of the newest checkpoint. Close it.
+func (s *Server) part(ctx context.Context, sum string) (io.ReaderAt, int64, io.Closer, error) {
+	s.mu.Lock()
+	e, ok := s.parts[sum]
+	s.mu.Unlock()
+	if !ok {
+		return nil, 0, nil, fs.ErrNotExist
+	}
+	r, err := s.store.Get(ctx, e.Object)
+	if err != nil {
+		return nil, 0, nil, err
+	}
+	if ra, ok := r.(io.ReaderAt); ok {
+		return ra, e.Size, r, nil
+	}
+	b, err := io.ReadAll(io.LimitReader(r, e.Size))
+	if err != nil {
+		_ = r.Close()
+		return nil, 0, nil, err
+	}
+	return bytes.NewReader(b), e.Size, r, nil
+}
