@@ -127,6 +127,7 @@ func app() *cli.App {
 					&cli.StringFlag{Name: "listen", Value: "127.0.0.1:8090", Usage: "`ADDR` to serve at"},
 					&cli.StringFlag{Name: "token", EnvVars: []string{"RAVNEST_TOKEN"}, Usage: "that providers must show"},
 					&cli.IntFlag{Name: "providers", Usage: "plan by the benchmarks of the first `N` that join (default: the plan of clusterize)"},
+					&cli.BoolFlag{Name: "fresh", Usage: "begin anew, where an unfinished run of the same job would go on from its last checkpoint (resume)"},
 					&cli.StringFlag{Name: "tls-cert", Usage: "serve https with the certificate in `FILE`, read again when it changes"},
 					&cli.StringFlag{Name: "tls-key", Usage: "and its key in `FILE`"},
 					&cli.StringFlag{Name: "public", Usage: "`URL` by which people reach the host, with the path below which a proxy has put it"},
@@ -390,7 +391,7 @@ func serve(c *cli.Context) error {
 	}
 	out := output()
 	s, err := host.Serve(c.Context, p, host.Options{
-		Listener: ln, Site: pages, Edge: edge, Token: c.String("token"), Providers: c.Int("providers"), Output: out,
+		Listener: ln, Site: pages, Edge: edge, Token: c.String("token"), Providers: c.Int("providers"), Fresh: c.Bool("fresh"), Output: out,
 		Listening: func(_ context.Context, url string) error {
 			warnPlain(c, url)
 			fmt.Fprintf(os.Stderr, "serving at %s: start providers with ravnest-provider --join %s\n", url, url)
