@@ -333,7 +333,7 @@ func (m *Machine) Step(now time.Time, ev Event) []Action {
 	case Join:
 		m.join(now, e)
 	case Refusal:
-		m.report(Refused{Name: e.Name, Addr: e.Addr, Err: e.Err})
+		m.report(Refused(e))
 	case Leave:
 		m.leave(now, e.ID, e.Reason, false)
 	case Message:
@@ -364,7 +364,7 @@ func (m *Machine) Step(now time.Time, ev Event) []Action {
 	case StopRequest:
 		m.stop(now, e)
 	case StoreFault:
-		m.report(Warning{Err: e.Err})
+		m.report(Warning(e))
 	case Shutdown:
 		m.shutdown(now, e.Reason)
 	default:
