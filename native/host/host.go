@@ -139,7 +139,6 @@ type run struct {
 	over   bool
 	stages []*graph.Stage  // of the plan
 	files  []string        // the stages' files of the last checkpoint
-	lost   time.Time       // when the attempt ended that is being made up for
 	done   map[string]bool // providers that have finished
 }
 
