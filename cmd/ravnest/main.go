@@ -16,10 +16,13 @@ import (
 	"runtime"
 	"strings"
 
+	"github.com/ravnest/ravnest/engine/format/text"
+	"github.com/ravnest/ravnest/engine/graph"
 	"github.com/ravnest/ravnest/engine/job"
 	"github.com/ravnest/ravnest/engine/pipeline/stage"
 	"github.com/ravnest/ravnest/engine/zoo"
 	"github.com/ravnest/ravnest/native"
+	"github.com/ravnest/ravnest/native/dataset"
 	"github.com/ravnest/ravnest/native/host"
 	"github.com/ravnest/ravnest/native/project"
 	"github.com/ravnest/ravnest/signaling/server"
@@ -112,7 +115,13 @@ func app() *cli.App {
 				Name: "init", Usage: "write an example job into DIR", ArgsUsage: "DIR",
 				Flags: append(jobFlags(),
 					&cli.StringFlag{Name: "example", Value: "cnn", Usage: strings.Join(zoo.Names(), ", ")},
-					&cli.IntFlag{Name: "nodes", Value: 3, Usage: "nodes of the example pool"}),
+					&cli.IntFlag{Name: "nodes", Value: 3, Usage: "nodes of the example pool"},
+					&cli.StringFlag{Name: "data", Usage: "train on `PATH`: a folder of images (a folder a class), MNIST's or CIFAR's files, .npz, .npy, .csv, .txt, .bin, .safetensors"},
+					&cli.StringSliceFlag{Name: "target", Usage: "target `COLUMN` of a .csv, or the file of targets beside a .npy"},
+					&cli.Float64Flag{Name: "val", Value: 0.1, Usage: "share of the rows for validation, where the data have no part for it"},
+					&cli.IntFlag{Name: "size", Usage: "scale and cut images to `N` pixels each way"},
+					&cli.IntFlag{Name: "block", Usage: "tokens in a row of a text (default: 128)"},
+					&cli.StringFlag{Name: "tokens", Usage: "how a text becomes tokens: " + strings.Join(text.Kinds, ", ")}),
 				Action: initJob, OnUsageError: usageError,
 			},
 			{
@@ -350,13 +359,79 @@ func initJob(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := project.Init(dir, c.String("example"), c.Int("nodes"), func(j *job.Spec) { change(c, j) }); err != nil {
+	files := []string{project.JobFile, "model.json", project.ConfigsFile}
+	if c.IsSet("data") {
+		err = initData(c, dir)
+		files = append(files, "data.safetensors")
+	} else {
+		err = project.Init(dir, c.String("example"), c.Int("nodes"), func(j *job.Spec) { change(c, j) })
+	}
+	if err != nil {
 		return err
 	}
-	for _, f := range []string{project.JobFile, "model.json", project.ConfigsFile} {
+	for _, f := range files {
 		fmt.Fprintln(c.App.Writer, filepath.Join(dir, f))
 	}
 	return nil
+}
+
+// initData writes a job over the user's own data: with an example's model if one is named,
+// else with a small one made for them.
+func initData(c *cli.Context, dir string) error {
+	o := dataset.Options{Block: c.Int("block"), Tokens: c.String("tokens"), Size: c.Int("size"), Val: c.Float64("val"), Seed: c.Uint64("seed"), Target: c.StringSlice("target")}
+	if !(o.Val >= 0 && o.Val < 1) {
+		return fmt.Errorf("--val %v is a share of the rows: 0 or more and less than 1", o.Val)
+	}
+	if o.Block < 0 || o.Size < 0 || o.Size > 4096 {
+		return fmt.Errorf("--block %d or --size %d is outside 0..4096", o.Block, o.Size)
+	}
+	if !c.IsSet("seed") {
+		o.Seed = job.Default().Seed
+	}
+	src, err := dataset.Open(c.String("data"), o)
+	if err != nil {
+		return err
+	}
+	j, train := job.Default(), 0
+	train, _ = src.Rows()
+	outputs, classes := src.Outputs()
+	var g *graph.Graph
+	if c.IsSet("example") {
+		e, err := zoo.Find(c.String("example"))
+		if err != nil {
+			return err
+		}
+		g, j = e.Graph, e.Job
+	} else {
+		if g, err = zoo.Starter(src.Shape(), outputs, src.Tokens); err != nil {
+			return err
+		}
+		j.Name, j.Epochs, j.BatchSize, j.SaveEvery, j.Loss = "starter", 10, batch(train), 1, "mse"
+		if classes {
+			j.Loss = "cross_entropy"
+		}
+	}
+	change(c, &j)
+	if err := project.Create(dir, j, g, c.Int("nodes"), src); err != nil {
+		return err
+	}
+	_, val := src.Rows()
+	fmt.Fprintf(os.Stderr, "%d rows of %v for training, %d for validation, %d outputs\n", train, g.Inputs[0].Shape, val, outputs)
+	if src.Classes != nil {
+		fmt.Fprintf(os.Stderr, "classes: %.200q\n", src.Classes)
+	}
+	return nil
+}
+
+// batch is a batch size for so many rows whose last batch has more than one row, which batch
+// norm needs.
+func batch(rows int) int {
+	for n := min(64, rows); n > 2; n-- {
+		if rows%n != 1 {
+			return n
+		}
+	}
+	return max(min(rows, 2), 1)
 }
 
 func clusterize(c *cli.Context) error {

@@ -70,6 +70,33 @@ func fromFile(name string, r io.ReaderAt, size int64, want *Want) (*Set, error) 
 			t[i+2] = &Table{Kind: Kind(i), Shape: t[i].Shape, Classes: t[i].Classes, U8: []uint8{}}
 		}
 	}
+	return assemble(name, t)
+}
+
+// Assemble joins tables of rows, the targets of which are resolved as FromSafetensors does, to
+// a set: train_x, train_y, and val_x, val_y, which may be nil. The tables become the set's.
+func Assemble(name string, t [4]*Table, want *Want) (*Set, error) {
+	if t[2] == nil && t[3] == nil && t[0] != nil && t[1] != nil {
+		for i := range 2 {
+			t[i+2] = &Table{Kind: Kind(i), Shape: t[i].Shape, U8: []uint8{}}
+			if t[i].F32 != nil {
+				t[i+2].U8, t[i+2].F32 = nil, []float32{}
+			}
+		}
+	}
+	for i, x := range t {
+		if x == nil {
+			return nil, bad("%s: %s is missing", name, fileKeys[i])
+		}
+		x.Kind = Kind(i % 2)
+		if err := x.resolve(x.F32 != nil, want); err != nil {
+			return nil, fmt.Errorf("data set %s: %s: %w", name, fileKeys[i], err)
+		}
+	}
+	return assemble(name, t)
+}
+
+func assemble(name string, t [4]*Table) (*Set, error) {
 	// Both parts have the classes that occur in either.
 	classes := max(t[1].Classes, t[3].Classes)
 	if (t[1].Classes == 0) != (t[3].Classes == 0) {
@@ -117,70 +144,84 @@ func product(shape []int) int {
 // table reads one tensor. Where its targets are classes and want does not say how many,
 // Classes is one more than the greatest of them.
 func table(f *safetensors.File, e safetensors.Entry, kind Kind, want *Want) (*Table, error) {
-	if len(e.Shape) == 0 {
-		return nil, bad("a scalar has no rows")
+	t, err := ReadTable(kind, e.DType, e.Shape, f.Raw(e))
+	if err != nil {
+		return nil, err
 	}
-	t := &Table{Kind: kind, Rows: e.Shape[0], Shape: e.Shape[1:]}
-	labelled, classes := kind == Targets && !e.DType.Float(), 0
+	return t, t.resolve(e.DType.Float(), want)
+}
+
+// resolve makes targets what want asks for: values, or the numbers of classes.
+func (t *Table) resolve(float bool, want *Want) error {
+	labelled, classes := t.Kind == Targets && !float, 0
 	if labelled {
 		var values bool
 		values, classes = want.labels(t.Shape)
 		labelled = !values
 	}
-	if len(t.Shape) == 0 && !labelled {
+	if labelled {
+		return t.label(classes)
+	}
+	if len(t.Shape) == 0 {
 		t.Shape = []int{1}
 	}
+	return nil
+}
+
+// ReadTable reads a table whose first axis is the row from little-endian elements of a type,
+// as they stand in a file. Integers stay integers, bytes stay bytes, of which there may be
+// MaxBytes in memory.
+func ReadTable(kind Kind, dtype state.DType, shape []int, r io.Reader) (*Table, error) {
+	if len(shape) == 0 {
+		return nil, bad("a scalar has no rows")
+	}
+	t := &Table{Kind: kind, Rows: shape[0], Shape: slices.Clone(shape[1:])}
 	if err := t.checkShape(); err != nil {
 		return nil, err
 	}
-	size := 4
-	if e.DType == state.U8 || e.DType == state.Bool {
+	n, size := t.Rows*t.stored(), 4
+	if dtype == state.U8 || dtype == state.Bool {
 		size = 1
 	}
-	if int64(e.Elems)*int64(size) > MaxBytes {
-		return nil, bad("%d bytes, more than %d", int64(e.Elems)*int64(size), MaxBytes)
+	if int64(n)*int64(size) > MaxBytes {
+		return nil, bad("%d bytes, more than %d", int64(n)*int64(size), MaxBytes)
 	}
-	if err := t.read(f, e); err != nil {
-		return nil, err
-	}
-	if labelled {
-		return t, t.label(classes)
-	}
-	return t, nil
+	return t, t.read(dtype, n, r)
 }
 
-// read fills in the elements of e. Integers stay integers.
-func (t *Table) read(f *safetensors.File, e safetensors.Entry) error {
-	if e.DType == state.U8 {
-		t.U8 = make([]uint8, e.Elems)
-		_, err := io.ReadFull(f.Raw(e), t.U8)
-		return err
+// read fills in n elements. What is not there is not allocated: memory grows as they come.
+func (t *Table) read(dtype state.DType, n int, r io.Reader) error {
+	const most = 1 << 20 // elements to make room for before they are seen
+	switch room := min(n, most); {
+	case dtype.Float():
+		t.F32 = make([]float32, 0, room)
+	case dtype == state.U8 || dtype == state.Bool:
+		t.U8 = make([]uint8, 0, room)
+	default:
+		t.I32 = make([]int32, 0, room)
 	}
 	// By pieces: the numbers of a file are wider than those of a table.
-	switch {
-	case e.DType.Float():
-		t.F32 = make([]float32, 0, e.Elems)
-	case e.DType == state.Bool:
-		t.U8 = make([]uint8, 0, e.Elems)
-	default:
-		t.I32 = make([]int32, 0, e.Elems)
-	}
-	raw, size := f.Raw(e), e.DType.Size()
-	buf := make([]byte, min(1<<16, e.Elems*size))
+	size := dtype.Size()
+	buf := make([]byte, min(1<<16, max(n*size, 1)))
 	var piece state.Tensor
-	for done := 0; done < e.Elems; {
-		n := min(len(buf)/size, e.Elems-done)
-		if _, err := io.ReadFull(raw, buf[:n*size]); err != nil {
-			return err
+	for done := 0; done < n; {
+		k := min(len(buf)/size, n-done)
+		if got, err := io.ReadFull(r, buf[:k*size]); err != nil {
+			return bad("row %d of %d: %w", (done+got/size)/t.stored(), t.Rows, err)
+		}
+		if dtype == state.U8 {
+			t.U8 = append(t.U8, buf[:k]...)
+			done += k
+			continue
 		}
 		piece.F32, piece.I64 = piece.F32[:0], piece.I64[:0]
-		if err := piece.DecodeChecked(e.DType, buf[:n*size]); err != nil {
-			return bad("row %d: %w", done/max(t.stored(), 1), err)
+		if err := piece.DecodeChecked(dtype, buf[:k*size]); err != nil {
+			return bad("row %d: %w", done/t.stored(), err)
 		}
 		t.F32 = append(t.F32, piece.F32...)
 		for i, v := range piece.I64 {
 			switch {
-			case e.DType == state.Bool:
+			case dtype == state.Bool:
 				t.U8 = append(t.U8, uint8(v))
 			case v < -exact || v > exact:
 				return bad("row %d holds %d, integers must lie in -%d..%d", (done+i)/t.stored(), v, exact, exact)
@@ -188,7 +229,7 @@ func (t *Table) read(f *safetensors.File, e safetensors.Entry) error {
 				t.I32 = append(t.I32, int32(v))
 			}
 		}
-		done += n
+		done += k
 	}
 	return nil
 }

@@ -24,6 +24,7 @@ import (
 	"github.com/ravnest/ravnest/engine/strict"
 	"github.com/ravnest/ravnest/engine/zoo"
 	"github.com/ravnest/ravnest/ga"
+	"github.com/ravnest/ravnest/native"
 )
 
 // Names inside a project directory.
@@ -124,6 +125,11 @@ func (p *Project) want() *data.Want {
 	return &data.Want{Output: p.Graph.Shape(p.Graph.OutputValue()), Values: p.Job.Loss == "mse"}
 }
 
+// Source gives the data set for a model: dataset.Source.
+type Source interface {
+	Set(in []int, want *data.Want) (*data.Set, error)
+}
+
 // Init writes an example job into dir: job, model and the walkthrough's pool of n
 // nodes. Files that are there are not overwritten.
 func Init(dir, example string, n int, change func(*job.Spec)) error {
@@ -131,22 +137,37 @@ func Init(dir, example string, n int, change func(*job.Spec)) error {
 	if err != nil {
 		return err
 	}
-	if Exists(dir) {
-		return fmt.Errorf("%s already holds a job: choose another directory or remove %s", dir, JobFile)
-	}
 	j := e.Job
 	if change != nil {
 		change(&j)
 	}
+	return Create(dir, j, e.Graph, n, nil)
+}
+
+// Create writes a job into dir: job, model, the walkthrough's pool of n nodes and, where src is
+// not nil, the data as a safetensors file that the job names. What the job cannot do is refused
+// before anything is written; files that are there are not overwritten.
+func Create(dir string, j job.Spec, g *graph.Graph, n int, src Source) error {
+	if Exists(dir) {
+		return fmt.Errorf("%s already holds a job: choose another directory or remove %s", dir, JobFile)
+	}
+	if src != nil {
+		j.Data = dataFile
+	}
 	if err := j.Check(); err != nil {
 		return err
 	}
-	model, err := e.Graph.JSON()
+	model, err := g.JSON()
 	if err != nil {
 		return err
 	}
-	p := &Project{Dir: dir, Job: j, Graph: e.Graph}
-	if err := p.load(); err != nil {
+	p := &Project{Dir: dir, Job: j, Graph: g}
+	if src == nil {
+		err = p.load()
+	} else if len(g.Inputs) == 1 {
+		p.Data, err = src.Set(g.Inputs[0].Shape, p.want())
+	}
+	if err != nil {
 		return err
 	}
 	if err := p.Check(); err != nil {
@@ -154,6 +175,17 @@ func Init(dir, example string, n int, change func(*job.Spec)) error {
 	}
 	if err := os.MkdirAll(filepath.Join(dir, "node_data"), 0o755); err != nil {
 		return fmt.Errorf("making the job's directory: %w", err)
+	}
+	if src != nil {
+		if err := p.Inside(dataFile); err != nil {
+			return err
+		}
+		if _, err := os.Lstat(filepath.Join(dir, dataFile)); err == nil {
+			return fmt.Errorf("%s already holds %s: choose another directory or remove it", dir, dataFile)
+		}
+		if err := native.Save(filepath.Join(dir, dataFile), 0o644, p.Data.WriteSafetensors); err != nil {
+			return err
+		}
 	}
 	for _, f := range []struct {
 		name string
@@ -165,6 +197,9 @@ func Init(dir, example string, n int, change func(*job.Spec)) error {
 	}
 	return nil
 }
+
+// dataFile is what Create calls the data that it writes.
+const dataFile = "data.safetensors"
 
 // config is one node of node_configs.json, with the seed's keys; compute is ours.
 type config struct {

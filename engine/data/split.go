@@ -1,0 +1,136 @@
+// Making a data set of rows that come as one: a part of them is kept for validation.
+
+package data
+
+import (
+	"encoding/binary"
+	"fmt"
+	"io"
+	"math"
+	"slices"
+
+	"github.com/ravnest/ravnest/engine/kernel"
+)
+
+// Split parts the rows of inputs and targets: share of them, at least one where share is not
+// 0, are for validation. Which ones is a function of the seed and the number of rows; either
+// part keeps the rows' order.
+func Split(x, y *Table, share float64, seed uint64) ([4]*Table, error) {
+	if x.Rows != y.Rows {
+		return [4]*Table{}, bad("%d rows of inputs beside %d of targets", x.Rows, y.Rows)
+	}
+	if !(share >= 0 && share < 1) {
+		return [4]*Table{}, bad("a share of %v for validation, want 0 or more and less than 1", share)
+	}
+	n := int(math.Round(share * float64(x.Rows)))
+	if share > 0 {
+		n = min(max(n, 1), x.Rows-1)
+	}
+	if n <= 0 {
+		return [4]*Table{x, y, nil, nil}, nil
+	}
+	rows := make([]int32, x.Rows)
+	kernel.Perm(rows, kernel.NewStream(seed, kernel.DomainShuffle, 0, 1)) // epochs draw from stream 0
+	val, train := rows[:n], rows[n:]
+	slices.Sort(val)
+	slices.Sort(train)
+	return [4]*Table{x.pick(train), y.pick(train), x.pick(val), y.pick(val)}, nil
+}
+
+// pick copies rows to a table of their own.
+func (t *Table) pick(rows []int32) *Table {
+	p := &Table{Kind: t.Kind, Rows: len(rows), Shape: t.Shape, Classes: t.Classes}
+	n := t.stored()
+	switch {
+	case t.U8 != nil:
+		p.U8 = picked(t.U8, rows, n)
+	case t.F32 != nil:
+		p.F32 = picked(t.F32, rows, n)
+	default:
+		p.I32 = picked(t.I32, rows, n)
+	}
+	return p
+}
+
+func picked[T any](v []T, rows []int32, n int) []T {
+	p := make([]T, 0, len(rows)*n)
+	for _, r := range rows {
+		p = append(p, v[int(r)*n:][:n]...)
+	}
+	return p
+}
+
+// WriteSafetensors writes the set in the form that FromSafetensors reads. Rows keep the type
+// in which they are held: bytes stay bytes. The numbers of classes are integers.
+func (s *Set) WriteSafetensors(w io.Writer) error {
+	tables := []*Table{s.Train.x, s.Train.y, s.Val.x, s.Val.y}
+	if s.Val.Len() == 0 {
+		tables = tables[:2]
+	}
+	// The widest elements first, so that all lie aligned.
+	order := []int{}
+	for _, wide := range []bool{true, false} {
+		for i, t := range tables {
+			if (t.U8 == nil) == wide {
+				order = append(order, i)
+			}
+		}
+	}
+	head, at := "{", 0
+	for k, i := range order {
+		t, dtype := tables[i], "U8"
+		switch {
+		case t.F32 != nil:
+			dtype = "F32"
+		case t.I32 != nil:
+			dtype = "I32"
+		}
+		if k > 0 {
+			head += ","
+		}
+		head += fmt.Sprintf(`%q:{"dtype":%q,"shape":[%d`, fileKeys[i], dtype, t.Rows)
+		for _, d := range t.Shape {
+			head += fmt.Sprintf(",%d", d)
+		}
+		head += fmt.Sprintf(`],"data_offsets":[%d,%d]}`, at, at+t.Bytes())
+		at += t.Bytes()
+	}
+	head += "}"
+	for len(head)%8 != 0 {
+		head += " "
+	}
+	if _, err := w.Write(append(binary.LittleEndian.AppendUint64(nil, uint64(len(head))), head...)); err != nil {
+		return err
+	}
+	for _, i := range order {
+		if err := tables[i].write(w); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// write writes the elements in little-endian order.
+func (t *Table) write(w io.Writer) error {
+	if t.U8 != nil {
+		_, err := w.Write(t.U8)
+		return err
+	}
+	buf := make([]byte, 0, 1<<16)
+	for i := range len(t.F32) + len(t.I32) {
+		v := uint32(0)
+		if t.F32 != nil {
+			v = math.Float32bits(t.F32[i])
+		} else {
+			v = uint32(t.I32[i])
+		}
+		if buf = binary.LittleEndian.AppendUint32(buf, v); len(buf) == cap(buf) {
+			if _, err := w.Write(buf); err != nil {
+				return err
+			}
+			buf = buf[:0]
+		}
+	}
+	_, err := w.Write(buf)
+	return err
+}

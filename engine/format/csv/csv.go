@@ -1,0 +1,258 @@
+// Package csv reads tables of numbers as spreadsheets and data tools write them: a header of
+// names, then a row a line, separated by commas, semicolons or tabs.
+package csv
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/csv"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"math"
+	"slices"
+	"strconv"
+	"strings"
+	"unicode/utf8"
+
+	"github.com/ravnest/ravnest/engine/data"
+)
+
+// ErrFormat is wrapped by every error about what a file holds.
+var ErrFormat = errors.New("invalid CSV file")
+
+func bad(format string, a ...any) error {
+	return fmt.Errorf("%w: "+format, append([]any{ErrFormat}, a...)...)
+}
+
+// maxColumns bounds the header.
+const maxColumns = 1 << 16
+
+// usual are names of a target column, for files whose target is not named.
+var usual = []string{"target", "label", "class", "y"}
+
+// Table is a file's content.
+type Table struct {
+	X, Y    *data.Table
+	Columns []string // of X
+	Target  []string // of Y
+	// Classes are the values of a target that is no number, sorted: Y holds their indices.
+	Classes []string
+}
+
+// Read reads a file. The columns named by target are the targets, all others the inputs, which
+// must be numbers. One target column may hold whole numbers (classes, counted from 0), other
+// numbers, or texts, which become the numbers of classes in the order of their sorting. Without
+// names a column called target, label, class or y is taken. A cell that is empty or no number
+// is an error that names line and column.
+func Read(r io.Reader, target []string) (*Table, error) {
+	b := bufio.NewReaderSize(&bound{r: r, left: data.MaxBytes}, 1<<16)
+	if lead, err := b.Peek(3); err == nil && bytes.Equal(lead, []byte("\xef\xbb\xbf")) {
+		_, _ = b.Discard(3)
+	}
+	first, _ := b.Peek(1 << 12)
+	c := csv.NewReader(b)
+	c.Comma, c.ReuseRecord, c.TrimLeadingSpace = separator(first), true, true
+	names, err := c.Read()
+	if err != nil {
+		return nil, bad("header: %w", err)
+	}
+	names = slices.Clone(names)
+	isTarget, target, err := targets(names, target)
+	if err != nil {
+		return nil, err
+	}
+	t := &Table{X: &data.Table{Kind: data.Inputs, F32: []float32{}}, Target: target}
+	y := column{known: map[string]int32{}, many: len(target) > 1}
+	for i, n := range names {
+		if !isTarget[i] {
+			t.Columns = append(t.Columns, n)
+		}
+	}
+	for {
+		row, err := c.Read()
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			return nil, bad("%w", err)
+		}
+		for i, cell := range row {
+			line, _ := c.FieldPos(i)
+			if isTarget[i] {
+				err = y.add(strings.TrimSpace(cell))
+			} else {
+				var v float32
+				if v, err = number(cell); err == nil {
+					t.X.F32 = append(t.X.F32, v)
+				}
+			}
+			if err != nil {
+				return nil, bad("line %d, column %.60q: %w", line, names[i], err)
+			}
+		}
+		t.X.Rows++
+		if int64(len(t.X.F32))*4 > data.MaxBytes {
+			return nil, bad("more than %d bytes of numbers", data.MaxBytes)
+		}
+	}
+	if t.X.Rows == 0 || len(t.Columns) == 0 {
+		return nil, bad("%d rows of %d inputs", t.X.Rows, len(t.Columns))
+	}
+	t.X.Shape = []int{len(t.Columns)}
+	t.Y, t.Classes = y.table(t.X.Rows, len(target))
+	return t, nil
+}
+
+// separator is the one that the first line has most of.
+func separator(head []byte) rune {
+	line, _, _ := bytes.Cut(head, []byte("\n"))
+	best, most := ',', 0
+	for _, s := range ",;\t" {
+		if n := bytes.Count(line, []byte(string(s))); n > most {
+			best, most = s, n
+		}
+	}
+	return best
+}
+
+// targets finds the target columns among the names.
+func targets(names, target []string) ([]bool, []string, error) {
+	if len(names) > maxColumns {
+		return nil, nil, bad("%d columns, at most %d are read", len(names), maxColumns)
+	}
+	for i, n := range names {
+		if names[i] = strings.TrimSpace(n); !utf8.ValidString(n) || len(n) > 1024 {
+			return nil, nil, bad("the name of column %d is not UTF-8 or has more than 1024 bytes", i+1)
+		}
+		if slices.Contains(names[:i], names[i]) {
+			return nil, nil, bad("two columns are called %.60q", names[i])
+		}
+	}
+	if len(target) == 0 {
+		for _, u := range usual {
+			for _, n := range names {
+				if len(target) == 0 && strings.EqualFold(n, u) {
+					target = []string{n}
+				}
+			}
+		}
+	}
+	list := strings.Join(names, ", ")
+	if len(list) > 400 {
+		list = list[:400] + "..."
+	}
+	if len(target) == 0 {
+		return nil, nil, bad("which column is the target? name one of %s", list)
+	}
+	is := make([]bool, len(names))
+	var order []string
+	for _, want := range target {
+		i := slices.Index(names, want)
+		if i < 0 || is[i] {
+			return nil, nil, bad("there is no column %.60q, or it is named twice; the columns are %s", want, list)
+		}
+		is[i] = true
+	}
+	for i, n := range names {
+		if is[i] {
+			order = append(order, n)
+		}
+	}
+	return is, order, nil
+}
+
+var errEmpty = errors.New("the cell is empty")
+
+func number(cell string) (float32, error) {
+	cell = strings.TrimSpace(cell)
+	if cell == "" {
+		return 0, errEmpty
+	}
+	v, err := strconv.ParseFloat(cell, 32)
+	if err != nil || math.IsNaN(v) || math.IsInf(v, 0) {
+		return 0, fmt.Errorf("%.40q is not a number that a float32 holds", cell)
+	}
+	return float32(v), nil
+}
+
+// column collects targets until it is known what they are.
+type column struct {
+	many      bool // several columns: they are numbers
+	texts     bool // a value is no number
+	fractions bool // a value is not whole
+	values    []float32
+	cells     []int32 // index into the distinct cells
+	known     map[string]int32
+	distinct  []string
+	whole     []int32
+}
+
+func (c *column) add(cell string) error {
+	if cell == "" {
+		return errEmpty
+	}
+	v, err := number(cell)
+	if c.many {
+		c.values = append(c.values, v)
+		c.fractions = true
+		return err
+	}
+	if err != nil {
+		c.texts = true
+	} else if n, err := strconv.ParseInt(cell, 10, 32); err != nil {
+		c.fractions = true
+		c.whole = append(c.whole, 0)
+	} else {
+		c.whole = append(c.whole, int32(n))
+	}
+	c.values = append(c.values, v)
+	i, ok := c.known[cell]
+	if !ok {
+		i = int32(len(c.distinct))
+		cell = strings.Clone(cell)
+		c.known[cell], c.distinct = i, append(c.distinct, cell)
+	}
+	c.cells = append(c.cells, i)
+	return nil
+}
+
+func (c *column) table(rows, columns int) (*data.Table, []string) {
+	t := &data.Table{Kind: data.Targets, Rows: rows, Shape: []int{}}
+	switch {
+	case c.texts:
+		names := slices.Sorted(maps.Keys(c.known))
+		at := make([]int32, len(names))
+		for i, n := range names {
+			at[c.known[n]] = int32(i)
+		}
+		for _, cell := range c.cells {
+			t.I32 = append(t.I32, at[cell])
+		}
+		return t, names
+	case c.fractions:
+		t.F32 = c.values
+		if columns > 1 {
+			t.Shape = []int{columns}
+		}
+	default:
+		t.I32 = c.whole
+	}
+	return t, nil
+}
+
+// bound fails where a file is longer than what is read.
+type bound struct {
+	r    io.Reader
+	left int64
+}
+
+func (b *bound) Read(p []byte) (int, error) {
+	if b.left <= 0 {
+		return 0, fmt.Errorf("more than %d bytes", data.MaxBytes)
+	}
+	n, err := b.r.Read(p[:min(int64(len(p)), b.left)])
+	b.left -= int64(n)
+	return n, err
+}

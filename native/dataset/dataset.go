@@ -1,0 +1,342 @@
+// Package dataset makes a data set of what people have: a path to a folder of images, to
+// MNIST's or CIFAR's files, to NumPy arrays, a CSV table, a text, tokens or safetensors.
+package dataset
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/ravnest/ravnest/engine/data"
+	"github.com/ravnest/ravnest/engine/format/cifar"
+	"github.com/ravnest/ravnest/engine/format/csv"
+	"github.com/ravnest/ravnest/engine/format/idx"
+	"github.com/ravnest/ravnest/engine/format/images"
+	"github.com/ravnest/ravnest/engine/format/npy"
+	"github.com/ravnest/ravnest/engine/format/text"
+	"github.com/ravnest/ravnest/native/project"
+)
+
+// ErrKind is wrapped by errors about a path that is no data set of a kind that is known.
+var ErrKind = errors.New("no data set that is known")
+
+// Options say what a path alone does not.
+type Options struct {
+	Target []string // csv: the target columns; npy: the file of targets
+	Block  int      // text, tokens: the length of a row; 0: 128
+	Tokens string   // text, tokens: one of text.Kinds; "": bytes of a text, uint16 of a .bin
+	Size   int      // images: width and height; 0: as they are
+	Val    float64  // share of the rows for validation, where the path has no such part
+	Seed   uint64   // which rows those are
+}
+
+// Source is what was read, before it is known what a model wants of it.
+type Source struct {
+	Name   string
+	tables [4]*data.Table
+	// Classes are the names of classes, or the characters that tokens stand for, by number; nil
+	// where they have no names.
+	Classes []string
+	Tokens  int // inputs are numbers of tokens below this; 0: they are values
+}
+
+// Open reads the data set at path.
+func Open(path string, o Options) (*Source, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return nil, fmt.Errorf("the data: %w", err)
+	}
+	s := &Source{Name: filepath.Base(path)}
+	if info.IsDir() {
+		err = s.folder(path, o)
+	} else {
+		err = s.file(path, o)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("the data %s: %w", path, err)
+	}
+	if s.tables[2] == nil {
+		if s.tables, err = data.Split(s.tables[0], s.tables[1], o.Val, o.Seed); err != nil {
+			return nil, fmt.Errorf("the data %s: %w", path, err)
+		}
+	}
+	return s, nil
+}
+
+// open opens a regular file for reading from its beginning.
+func open(path string, read func(f *os.File, size int64) error) error {
+	f, size, err := project.OpenRegular(path, "data file")
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return read(f, size)
+}
+
+func (s *Source) file(path string, o Options) error {
+	return open(path, func(f *os.File, size int64) error {
+		switch ext := strings.ToLower(filepath.Ext(path)); ext {
+		case ".csv", ".tsv":
+			t, err := csv.Read(f, o.Target)
+			if err != nil {
+				return err
+			}
+			s.tables, s.Classes = [4]*data.Table{t.X, t.Y}, t.Classes
+			return nil
+		case ".npz":
+			m, err := npy.ReadZip(f, size)
+			if err != nil {
+				return err
+			}
+			return s.named(m)
+		case ".npy":
+			return s.pair(f, o)
+		case ".txt", ".text", ".md", ".bin":
+			return s.text(f, ext, o)
+		case ".safetensors":
+			set, err := data.ReadSafetensors(s.Name, f, size, nil)
+			if err != nil {
+				return err
+			}
+			s.tables = [4]*data.Table{set.Train.X(), set.Train.Y(), set.Val.X(), set.Val.Y()}
+			if set.Val.Len() == 0 {
+				s.tables[2], s.tables[3] = nil, nil
+			}
+			return nil
+		}
+		return fmt.Errorf("%w: a file ends in .csv, .tsv, .npz, .npy, .txt, .bin or .safetensors", ErrKind)
+	})
+}
+
+func (s *Source) text(f io.Reader, ext string, o Options) error {
+	kind, block := o.Tokens, o.Block
+	if kind == "" {
+		kind = text.Bytes
+		if ext == ".bin" {
+			kind = text.Uint16
+		}
+	}
+	if block == 0 {
+		block = 128
+	}
+	x, y, vocabulary, err := text.Read(f, kind, block)
+	if err != nil {
+		return err
+	}
+	s.tables, s.Classes = [4]*data.Table{x, y}, vocabulary
+	switch s.Tokens = len(vocabulary); {
+	case kind == text.Bytes:
+		s.Tokens = 256
+	case vocabulary == nil:
+		for _, v := range x.I32 {
+			s.Tokens = max(s.Tokens, int(v)+1)
+		}
+		for _, v := range y.I32 {
+			s.Tokens = max(s.Tokens, int(v)+1)
+		}
+	}
+	return nil
+}
+
+// pair reads inputs from an array and targets from another.
+func (s *Source) pair(f io.Reader, o Options) error {
+	if len(o.Target) != 1 {
+		return fmt.Errorf("%w: one array holds the inputs: name the file of the targets too", ErrKind)
+	}
+	x, err := npy.Read(f)
+	if err != nil {
+		return err
+	}
+	s.tables[0] = x
+	return open(o.Target[0], func(f *os.File, _ int64) error {
+		y, err := npy.Read(f)
+		if err == nil {
+			y.Kind = data.Targets
+			s.tables[1] = y
+		}
+		return err
+	})
+}
+
+// keys are what arrays of a set are called, by table.
+var keys = [4][]string{
+	{"train_x", "x_train", "X_train", "x", "X", "inputs", "data"},
+	{"train_y", "y_train", "Y_train", "y", "Y", "targets", "labels"},
+	{"val_x", "x_val", "x_test", "X_test", "test_x"},
+	{"val_y", "y_val", "y_test", "Y_test", "test_y"},
+}
+
+// named takes arrays by their names.
+func (s *Source) named(m map[string]*data.Table) error {
+	var names []string
+	for name := range m {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	for i, ks := range keys {
+		for _, k := range ks {
+			if t := m[k]; t != nil && s.tables[i] == nil {
+				t.Kind = data.Kind(i % 2)
+				s.tables[i] = t
+			}
+		}
+	}
+	if s.tables[0] == nil || s.tables[1] == nil || (s.tables[2] == nil) != (s.tables[3] == nil) {
+		return fmt.Errorf("%w: its arrays are called %q, want train_x and train_y (or x_train, x ...), and for validation val_x and val_y", ErrKind, names)
+	}
+	return nil
+}
+
+// first is the path of the first of names that is in dir, with or without .gz.
+func first(dir string, names ...string) string {
+	for _, n := range names {
+		for _, end := range []string{"", ".gz"} {
+			if info, err := os.Stat(filepath.Join(dir, n+end)); err == nil && info.Mode().IsRegular() {
+				return filepath.Join(dir, n+end)
+			}
+		}
+	}
+	return ""
+}
+
+func (s *Source) folder(dir string, o Options) error {
+	if p := first(dir, "train-images-idx3-ubyte", "train-images.idx3-ubyte"); p != "" {
+		return s.mnist(dir)
+	}
+	if p := first(dir, "data_batch_1.bin"); p != "" {
+		return s.cifar(dir, 1, []string{"data_batch_1.bin", "data_batch_2.bin", "data_batch_3.bin", "data_batch_4.bin", "data_batch_5.bin"}, "test_batch.bin", "batches.meta.txt")
+	}
+	if p := first(dir, "train.bin"); p != "" && first(dir, "fine_label_names.txt") != "" {
+		return s.cifar(dir, 2, []string{"train.bin"}, "test.bin", "fine_label_names.txt")
+	}
+	if p := first(dir, "train_x.npy", "x_train.npy", "X_train.npy", "x.npy", "X.npy"); p != "" {
+		m := map[string]*data.Table{}
+		for _, ks := range keys {
+			for _, k := range ks {
+				if err := open(filepath.Join(dir, k+".npy"), func(f *os.File, _ int64) (err error) { m[k], err = npy.Read(f); return err }); err != nil && !errors.Is(err, project.ErrMissing) {
+					return fmt.Errorf("%s.npy: %w", k, err)
+				}
+			}
+		}
+		return s.named(m)
+	}
+	set, err := images.Read(os.DirFS(dir), images.Options{Size: o.Size})
+	if err != nil {
+		return fmt.Errorf("%w (nor are there MNIST's, CIFAR's or NumPy's files)", err)
+	}
+	s.tables, s.Classes = [4]*data.Table{set.TrainX, set.TrainY, set.ValX, set.ValY}, set.Classes
+	return nil
+}
+
+func (s *Source) mnist(dir string) error {
+	for i, names := range [][]string{
+		{"train-images-idx3-ubyte", "train-images.idx3-ubyte"},
+		{"train-labels-idx1-ubyte", "train-labels.idx1-ubyte"},
+		{"t10k-images-idx3-ubyte", "t10k-images.idx3-ubyte"},
+		{"t10k-labels-idx1-ubyte", "t10k-labels.idx1-ubyte"},
+	} {
+		p := first(dir, names...)
+		if p == "" {
+			if i > 1 {
+				s.tables[2], s.tables[3] = nil, nil
+				return nil // no validation
+			}
+			return fmt.Errorf("%w: %s is missing", ErrKind, names[0])
+		}
+		err := open(p, func(f *os.File, _ int64) (err error) { s.tables[i], err = idx.Read(f); return err })
+		if err != nil {
+			return fmt.Errorf("%s: %w", filepath.Base(p), err)
+		}
+		t := s.tables[i]
+		if t.Kind = data.Kind(i % 2); i%2 == 0 && len(t.Shape) == 2 {
+			t.Shape = append([]int{1}, t.Shape...) // one channel
+		}
+	}
+	return nil
+}
+
+func (s *Source) cifar(dir string, labels int, train []string, test, names string) error {
+	for part, files := range [][]string{train, {test}} {
+		for _, name := range files {
+			p := first(dir, name)
+			if p == "" {
+				continue
+			}
+			err := open(p, func(f *os.File, _ int64) (err error) {
+				x, y, err := cifar.Read(f, labels, s.tables[2*part], s.tables[2*part+1])
+				if err == nil {
+					s.tables[2*part], s.tables[2*part+1] = x, y
+				}
+				return err
+			})
+			if err != nil {
+				return fmt.Errorf("%s: %w", name, err)
+			}
+		}
+	}
+	if b, err := fs.ReadFile(os.DirFS(dir), names); err == nil && len(b) < 1<<16 {
+		s.Classes = strings.Fields(string(b))
+	}
+	return nil
+}
+
+// Shape is the shape of a row of the inputs.
+func (s *Source) Shape() []int { return slices.Clone(s.tables[0].Shape) }
+
+// Rows is the number of rows for training and for validation.
+func (s *Source) Rows() (train, val int) {
+	if s.tables[2] != nil {
+		val = s.tables[2].Rows
+	}
+	return s.tables[0].Rows, val
+}
+
+// Set is the data set as a model takes it: rows of the shape in, which may have axes of 1 that
+// the data lack or the reverse, and targets as want asks. It is made once: the tables are the
+// set's.
+func (s *Source) Set(in []int, want *data.Want) (*data.Set, error) {
+	for _, t := range []*data.Table{s.tables[0], s.tables[2]} {
+		if t != nil && slices.Equal(squeeze(t.Shape), squeeze(in)) {
+			t.Shape = slices.Clone(in)
+		}
+	}
+	return data.Assemble(s.Name, s.tables, want)
+}
+
+// squeeze is a shape without its axes of 1.
+func squeeze(shape []int) []int {
+	return slices.DeleteFunc(slices.Clone(shape), func(d int) bool { return d == 1 })
+}
+
+// Outputs is how many numbers a model has to answer, for each of positions: as many as there
+// are classes, or values of a regression.
+func (s *Source) Outputs() (n int, classes bool) {
+	y := s.tables[1]
+	switch {
+	case s.Tokens > 0:
+		return s.Tokens, true
+	case y.F32 != nil:
+		n = 1
+		for _, d := range y.Shape {
+			n *= d
+		}
+		return n, y.Answers()
+	}
+	for _, t := range []*data.Table{y, s.tables[3]} {
+		if t == nil {
+			continue
+		}
+		for _, v := range t.U8 {
+			n = max(n, int(v)+1)
+		}
+		for _, v := range t.I32 {
+			n = max(n, int(v)+1)
+		}
+	}
+	return max(n, len(s.Classes)), true
+}
