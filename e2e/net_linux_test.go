@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -105,6 +106,26 @@ func (h *homes) begin(ns string, args ...string) *proc {
 	return h.s.begin(exec.Command("ip", append([]string{"netns", "exec", h.prefix + ns}, args...)...))
 }
 
+// doctor names the paths that a home has, and the reason where one is missing.
+func (h *homes) doctor(blocked bool) {
+	h.s.Helper()
+	p := h.begin("a", filepath.Join(bin, "ravnest-provider"), "doctor", "--join", "http://"+hostAt[0]+":8090", "--token", "a+b&c")
+	if code := p.wait(limit); code != 0 {
+		h.s.Errorf("doctor: code %d", code)
+	}
+	want := []string{`(?m)^ok +host .*answers in`, `(?m)^FAIL +encryption`, `(?m)^ok +clock`, `(?m)^ok +speed`, `(?m)^ok +relay, TCP`}
+	if blocked {
+		want = append(want, `(?m)^FAIL +UDP, STUN`, `hint: a firewall`, `(?m)^FAIL +relay, UDP`, `(?m)^ok +other providers +by the host's relay only, over TCP`)
+	} else {
+		want = append(want, `(?m)^ok +UDP, STUN +seen from outside as 203\.0\.113\.2$`, `(?m)^ok +relay, UDP`, `(?m)^ok +other providers +directly where`)
+	}
+	for _, w := range want {
+		if !regexp.MustCompile(w).MatchString(p.out.String()) {
+			h.s.Errorf("the doctor does not say %s:\n%s", w, p.out.String())
+		}
+	}
+}
+
 // insideVar names the page that TestInside lends a tab on.
 const insideVar = "RAVNEST_E2E_LEND"
 
@@ -151,6 +172,9 @@ func TestHomes(t *testing.T) {
 				host := h.begin("p", filepath.Join(bin, "ravnest"), "serve", "--json", "--listen", "0.0.0.0:8090", "--token", "a+b&c", dir)
 				host.says(`(?m)^WARNING: this is plain http`, limit)
 				host.says(`serving at`, limit)
+				if !tab {
+					h.doctor(net.blocked)
+				}
 				h.begin("a", filepath.Join(bin, "ravnest-provider"), "--join", "http://"+hostAt[0]+":8090", "--token", "a+b&c", "--name", "node_0", "--once")
 				host.says("node_0 joined", limit)
 				begin := time.Now()

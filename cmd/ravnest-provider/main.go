@@ -59,7 +59,8 @@ func app() *cli.App {
 			&cli.BoolFlag{Name: "once", Usage: "leave after one run"},
 			&cli.BoolFlag{Name: "quiet", Usage: "say only what goes wrong"},
 		},
-		Action: lend,
+		Action:   lend,
+		Commands: []*cli.Command{doctorCommand()},
 	}
 }
 

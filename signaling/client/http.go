@@ -407,6 +407,36 @@ func ramp(rtt time.Duration, probe func(n int) error) (float64, error) {
 	}
 }
 
+// Try asks the host for what one needs to look at one's own network, without joining, and
+// whether a WebSocket gets through to it. rtt is how long the host takes to answer.
+func Try(ctx context.Context, addr string, opt Options) (t proto.Try, rtt time.Duration, err error) {
+	opt.fill()
+	u, err := ParseURL(addr)
+	if err != nil {
+		return t, 0, err
+	}
+	h := host{url: u, token: opt.Token, http: opt.HTTP}
+	for range 2 { // the first request pays for the connection
+		begin := time.Now()
+		resp, err := h.do(ctx, "GET", proto.TryPath, "", nil, 0)
+		if err != nil {
+			return t, 0, err
+		}
+		err = json.NewDecoder(io.LimitReader(resp.body, proto.MaxMessage)).Decode(&t)
+		_ = resp.body.Close()
+		if err != nil || len(t.ICE) > proto.MaxICE {
+			return t, 0, fmt.Errorf("the host at %s gives no answer that can be read: is it as new as this program? %w", u, err)
+		}
+		rtt = time.Since(begin)
+	}
+	ws, err := dial(ctx, &h)
+	if err != nil {
+		return t, rtt, fmt.Errorf("%w: requests get through, WebSockets do not: the proxy before the host must pass Upgrade on", err)
+	}
+	ws.abort()
+	return t, rtt, nil
+}
+
 // noise is what an upload probe consists of: bytes that nothing on the way
 // compresses, from a small block so that a probe costs no memory.
 type noise struct {

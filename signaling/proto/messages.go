@@ -58,6 +58,7 @@ const (
 	SpeedPath  = "/v1/speed"
 	StatusPath = "/v1/status"
 	WatchPath  = "/v1/watch"
+	TryPath    = "/v1/try"
 )
 
 // AuthScheme is the scheme of the Authorization header whose credentials are the join
@@ -67,6 +68,13 @@ const AuthScheme = "Ravnest"
 // Authorization is that header's value.
 func Authorization(token string) string {
 	return AuthScheme + " " + base64.RawURLEncoding.EncodeToString([]byte(token))
+}
+
+// Try is what a machine that looks at its own network is given: the host's servers, with
+// credentials for a minute, and the host's time.
+type Try struct {
+	ICE  []ICEServer `json:"ice_servers"`
+	Time int64       `json:"time_ms"` // Unix milliseconds
 }
 
 // Have answers a piece of an upload: how much of the whole the host has, which is where

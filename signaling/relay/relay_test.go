@@ -14,7 +14,7 @@ import (
 )
 
 // start is a relay on UDP and TCP of 127.0.0.1.
-func start(t *testing.T, cfg Config) (r *Relay, udp, tcp string) {
+func start(t testing.TB, cfg Config) (r *Relay, udp, tcp string) {
 	t.Helper()
 	pc, err := net.ListenPacket("udp", "127.0.0.1:0")
 	if err != nil {
@@ -49,7 +49,7 @@ func start(t *testing.T, cfg Config) (r *Relay, udp, tcp string) {
 }
 
 // dial makes a client by UDP or TCP.
-func dial(t *testing.T, network, addr, username, credential string) *turn.Client {
+func dial(t testing.TB, network, addr, username, credential string) *turn.Client {
 	t.Helper()
 	var pc net.PacketConn
 	if network == "tcp" {
@@ -80,7 +80,7 @@ func dial(t *testing.T, network, addr, username, credential string) *turn.Client
 }
 
 // exchange sends from a to b and back.
-func exchange(t *testing.T, a, b net.PacketConn) error {
+func exchange(t testing.TB, a, b net.PacketConn) error {
 	t.Helper()
 	for i, p := range []struct{ from, to net.PacketConn }{{b, a}, {a, b}, {b, a}} {
 		text := bytes.Repeat(fmt.Appendf(nil, "packet %d ", i), 100)

@@ -7,6 +7,7 @@ package server
 import (
 	"context"
 	"crypto/tls"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -309,6 +310,32 @@ func (s *Server) ice(r *http.Request, id string) []proto.ICEServer {
 		urls = append(urls, "turns:"+at+"?transport=tcp")
 	}
 	return []proto.ICEServer{{URLs: []string{"stun:" + at}}, {URLs: urls, Username: user, Credential: credential}}
+}
+
+// Credentials to try the relay with last tryFor; there are at most maxTries at a time.
+const (
+	tryFor   = time.Minute
+	maxTries = 64
+)
+
+// try lets a machine look at its own network without joining.
+func (s *Server) try(w http.ResponseWriter, r *http.Request) {
+	if s.tries.Add(1) > maxTries {
+		s.tries.Add(-1)
+		httpError(w, http.StatusServiceUnavailable, &proto.Error{Code: proto.Full, Message: "too many machines look at their network just now", Hint: "try again in a minute"})
+		return
+	}
+	id := "t" + hexBytes(8)
+	t := proto.Try{ICE: s.ice(r, id), Time: time.Now().UnixMilli()}
+	time.AfterFunc(tryFor, func() {
+		if t.ICE != nil {
+			s.relay.Drop(id)
+		}
+		s.tries.Add(-1)
+	})
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Cache-Control", "no-store")
+	_ = json.NewEncoder(w).Encode(t)
 }
 
 // Relayed is what the host's relay has done; nil without one.

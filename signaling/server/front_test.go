@@ -10,6 +10,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"io"
 	"math/big"
@@ -295,5 +296,32 @@ func TestACMEArguments(t *testing.T) {
 		if err == nil && !slices.Contains(conf.NextProtos, "acme-tls/1") {
 			t.Errorf("no challenge can be answered: %v", conf.NextProtos)
 		}
+	}
+}
+
+// Who only looks at the network gets credentials without joining, and not without end.
+func TestTry(t *testing.T) {
+	udp, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, addr := start(t, server.Config{Token: "t", RelayUDP: udp})
+	v, rtt, err := client.Try(t.Context(), addr, client.Options{Token: "t"})
+	if err != nil || len(v.ICE) != 2 || v.ICE[1].Credential == "" || rtt <= 0 || time.Since(time.UnixMilli(v.Time)).Abs() > time.Minute {
+		t.Fatalf("%+v, %v, %v", v, rtt, err)
+	}
+	if len(s.Status().Members) != 0 {
+		t.Error("it has joined")
+	}
+	if _, _, err := client.Try(t.Context(), addr, client.Options{Token: "x"}); !errors.Is(err, proto.ErrBadToken) {
+		t.Errorf("with a wrong token: %v", err)
+	}
+	for range 100 {
+		if _, _, err = client.Try(t.Context(), addr, client.Options{Token: "t"}); err != nil {
+			break
+		}
+	}
+	if !errors.Is(err, proto.ErrFull) {
+		t.Errorf("for ever: %v", err)
 	}
 }

@@ -31,6 +31,7 @@ const minRate = 4 << 10
 //	                                       a piece of a trained stage, from its session
 //	GET  /v1/speed?bytes=N                 N bytes, at most proto.MaxChunk
 //	POST /v1/speed                         takes and forgets that much
+//	GET  /v1/try                           proto.Try, for a look at one's network
 //	GET  /v1/status                        Status as JSON
 //	GET  /v1/watch?after=TIME              Sights as lines of JSON, until the host ends
 //	     /                                 Config.Site
@@ -49,6 +50,7 @@ func (s *Server) Handler() http.Handler {
 	mux.HandleFunc("POST "+proto.SpeedPath, s.authorised(s.speedUp))
 	mux.HandleFunc("GET "+proto.StatusPath, s.authorised(s.status))
 	mux.HandleFunc("GET "+proto.WatchPath, s.authorised(s.watch))
+	mux.HandleFunc("GET "+proto.TryPath, s.authorised(s.try))
 	mux.HandleFunc("/v1/", func(w http.ResponseWriter, r *http.Request) {
 		httpError(w, http.StatusNotFound, &proto.Error{Code: proto.NotFound, Message: "no such route: " + r.Method + " " + r.URL.Path})
 	})

@@ -155,6 +155,7 @@ type Server struct {
 	ups    uploads
 
 	watching atomic.Int32 // dashboards
+	tries    atomic.Int32 // credentials of those who only look
 
 	wg sync.WaitGroup // sessions, transfers, plans, Serve's
 

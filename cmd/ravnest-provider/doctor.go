@@ -1,0 +1,143 @@
+package main
+
+// The doctor looks at the network between this machine and a host: what works, and
+// what to do about what does not. It does not join.
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/ravnest/ravnest/engine/transport/rtc"
+	"github.com/ravnest/ravnest/native"
+	"github.com/ravnest/ravnest/signaling/client"
+	"github.com/ravnest/ravnest/signaling/proto"
+	"github.com/urfave/cli/v2"
+)
+
+// errNoPath is the doctor's worst finding.
+var errNoPath = errors.New("this machine cannot take part in a run of that host")
+
+func doctorCommand() *cli.Command {
+	return &cli.Command{
+		Name: "doctor", Usage: "tell what of the network works between here and a host, without joining it",
+		Flags: []cli.Flag{
+			&cli.StringFlag{Name: "join", Usage: "`URL` of the signaling host"},
+			&cli.StringFlag{Name: "token", EnvVars: []string{"RAVNEST_TOKEN"}, Usage: "the host's join token"},
+		},
+		Action: func(c *cli.Context) error {
+			if c.String("join") == "" {
+				return errors.New("which host? give its address with --join URL")
+			}
+			return doctor(c.Context, c.App.Writer, c.String("join"), c.String("token"))
+		},
+	}
+}
+
+// finding is a line of the doctor's.
+func finding(w io.Writer, good bool, what, result, hint string) {
+	mark := "ok  "
+	if !good {
+		mark = "FAIL"
+	}
+	fmt.Fprintf(w, "%s  %-16s %s\n", mark, what, result)
+	if !good && hint != "" {
+		fmt.Fprintf(w, "      hint: %s\n", hint)
+	}
+}
+
+func doctor(ctx context.Context, w io.Writer, join, token string) error {
+	opt := client.Options{Token: token}
+	before := time.Now()
+	t, rtt, err := client.Try(ctx, join, opt)
+	if err != nil {
+		finding(w, false, "host", err.Error(), "")
+		return errNoPath
+	}
+	finding(w, true, "host", fmt.Sprintf("%s answers in %.1f ms, by HTTP and WebSocket", join, float64(rtt.Microseconds())/1e3), "")
+	u, err := client.ParseURL(join)
+	if err != nil {
+		return err
+	}
+	encrypted(w, u)
+	off := time.UnixMilli(t.Time).Sub(before.Add(time.Since(before) / 2)).Round(100 * time.Millisecond)
+	finding(w, off.Abs() < time.Minute, "clock", fmt.Sprintf("%v from the host's", off), "set this machine's clock: certificates are judged by it")
+	up, down, err := client.MeasureBandwidth(ctx, join, opt)
+	if err != nil {
+		finding(w, false, "speed", err.Error(), "")
+	} else {
+		finding(w, true, "speed", fmt.Sprintf("%.3g Mbit/s to the host, %.3g Mbit/s from it", up/1e6, down/1e6), "")
+	}
+	return paths(ctx, w, t.ICE, native.Loopback(join))
+}
+
+func encrypted(w io.Writer, u *url.URL) {
+	if u.Scheme == "https" || native.Loopback(u.String()) {
+		finding(w, true, "encryption", map[bool]string{true: "TLS", false: "none, and none is needed on one machine"}[u.Scheme == "https"], "")
+		return
+	}
+	finding(w, false, "encryption", "plain http: others on the network can read the token, the data and the weights", "ask the requester for an https address")
+}
+
+// paths looks at the ways to other providers.
+func paths(ctx context.Context, w io.Writer, servers []proto.ICEServer, loopback bool) error {
+	switch {
+	case loopback:
+		finding(w, true, "other providers", "on this machine", "")
+		return nil
+	case len(servers) == 0:
+		finding(w, false, "relay", "the host has none: providers need direct paths to each other", "the requester can start it with serve --relay ADDR")
+		return nil
+	}
+	udp, relayed := false, false
+	for _, s := range servers {
+		for _, at := range s.URLs {
+			pctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+			addr, err := rtc.Probe(pctx, rtc.ICEServer{URLs: s.URLs, Username: s.Username, Credential: s.Credential}, at)
+			cancel()
+			what, hint := probed(at)
+			if err != nil {
+				finding(w, false, what, fmt.Sprintf("%s: %v", at, err), hint)
+				continue
+			}
+			switch {
+			case strings.HasPrefix(at, "stun:"):
+				udp = true
+				finding(w, true, what, "seen from outside as "+addr, "")
+			default:
+				relayed = true
+				udp = udp || strings.HasSuffix(at, "transport=udp")
+				finding(w, true, what, "works", "")
+			}
+		}
+	}
+	switch {
+	case udp && relayed:
+		finding(w, true, "other providers", "directly where both networks allow it, else by the host's relay", "")
+	case relayed:
+		finding(w, true, "other providers", "by the host's relay only, over TCP: this network lets no UDP out", "")
+	case udp:
+		finding(w, true, "other providers", "directly only", "")
+	default:
+		finding(w, false, "other providers", "no way to any", "let UDP or TCP out to the host's port")
+		return errNoPath
+	}
+	return nil
+}
+
+// probed names what a server's URL is, and what to do if it does not answer.
+func probed(at string) (what, hint string) {
+	switch {
+	case strings.HasPrefix(at, "stun:"):
+		return "UDP, STUN", "a firewall here or at the host keeps UDP out: training goes by the relay over TCP, more slowly"
+	case strings.HasPrefix(at, "turns:"):
+		return "relay, TLS", "the host's port is not open to TLS here"
+	case strings.HasSuffix(at, "transport=tcp"):
+		return "relay, TCP", "the host's relay is not reached at that port: behind a reverse proxy it needs one of its own (serve --relay ADDR)"
+	}
+	return "relay, UDP", "a firewall here or at the host keeps UDP out: the relay over TCP is used instead"
+}
