@@ -4,6 +4,7 @@ package e2e
 
 import (
 	"bytes"
+	"encoding/json"
 	"fmt"
 	"path/filepath"
 	"slices"
@@ -54,6 +55,35 @@ func TestBits(t *testing.T) {
 	dir := filepath.Join(tmp, "micro")
 	s.demo("--epochs", "2", "--micro-batches", "4", "--dir", dir)
 	same(dir, "3 providers, 4 micro-batches")
+}
+
+// TestMicroBatchesAreChosen: a job that leaves them out is split by the planner, with every
+// bit of one process, which does not split it.
+func TestMicroBatchesAreChosen(t *testing.T) {
+	s := newScene(t)
+	tmp := t.TempDir()
+	local, dir := filepath.Join(tmp, "local"), filepath.Join(tmp, "pipeline")
+	for _, d := range []string{local, dir} {
+		s.ok("ravnest", "init", "--example", "gpt-sorter", "--nodes", "2", "--steps", "20", d)
+	}
+	s.ok("ravnest", "train", "--local", local)
+	s.demo("--providers", "2", "--dir", dir)
+	for _, f := range []string{"losses.txt", "trained/trained_state_dict.safetensors"} {
+		if !bytes.Equal(read(t, dir, f), read(t, local, f)) {
+			t.Errorf("%s is not that of one process", f)
+		}
+	}
+	var plan struct {
+		Clusters []struct {
+			MicroBatches int `json:"micro_batches"`
+		} `json:"clusters"`
+	}
+	if err := json.Unmarshal(read(t, dir, "node_data/plan.json"), &plan); err != nil {
+		t.Fatal(err)
+	}
+	if len(plan.Clusters) != 1 || plan.Clusters[0].MicroBatches < 2 {
+		t.Errorf("the planner chose %+v", plan.Clusters)
+	}
 }
 
 // TestLearns: async, and every codec under both schedules, learn. (Whether they reach the
