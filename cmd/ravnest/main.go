@@ -292,7 +292,7 @@ func summary(c *cli.Context, s host.Summary) error {
 // asResult turns the error of a run that diverged into a remark where the result is JSON: it
 // says so there, with null for numbers that are none, and whoever asked for JSON gets it.
 func asResult(c *cli.Context, err error) error {
-	if errors.Is(err, stage.ErrDiverged) && c.Bool("json") {
+	if (errors.Is(err, stage.ErrDiverged) || errors.Is(err, server.ErrDiverged)) && c.Bool("json") {
 		fmt.Fprintln(os.Stderr, "ravnest:", err)
 		return nil
 	}
@@ -348,7 +348,7 @@ func demoIn(c *cli.Context, dir string, pages *site.Site) error {
 		return err
 	}
 	s, err := host.Demo(c.Context, p, ln, host.DemoOptions{Providers: n, Tabs: tabs, Site: pages, Threads: c.Int("threads"), RAM: c.String("ram"), Output: output()})
-	if err != nil {
+	if err = asResult(c, err); err != nil {
 		return err
 	}
 	return summary(c, s)
@@ -478,7 +478,7 @@ func serve(c *cli.Context) error {
 			return nil
 		},
 	})
-	if err != nil {
+	if err = asResult(c, err); err != nil {
 		return err
 	}
 	return summary(c, s)

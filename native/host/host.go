@@ -14,6 +14,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"math"
 	"net"
 	"net/http"
 	"net/url"
@@ -307,6 +308,14 @@ func (r *run) serve(ctx context.Context, job server.Job) (Summary, error) {
 	}
 	if errors.Is(err, server.ErrStopped) && ctx.Err() != nil {
 		err, sum.Interrupted = nil, true // before the start; a run that goes on ends well
+	}
+	if errors.Is(err, server.ErrDiverged) {
+		was := "nothing had been saved"
+		if sum.Saved {
+			was = "the last checkpoint is kept"
+		}
+		err = fmt.Errorf("%w; %s: %s", err, was, advice(r.p))
+		sum.Loss, sum.Error = Number(math.NaN()), err.Error()
 	}
 	if err == nil {
 		err = r.fail

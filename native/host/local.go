@@ -144,11 +144,12 @@ func diverged(err error, p *project.Project, obs *localObserver, team *kernel.Te
 			return errors.Join(err, ierr)
 		}
 	}
-	advice := "lower the optimizer's lr"
-	if lr := p.Job.Optimizer.LR; lr != 0 {
-		advice = fmt.Sprintf("lower the optimizer's lr of %g", lr)
-	}
-	return fmt.Errorf("%w; %s are in %s: %s, let it rise slowly (lr_schedule linear), or look for very large numbers in the data", err, was, filepath.Join(p.Dir, project.TrainedDir), advice)
+	return fmt.Errorf("%w; %s are in %s: %s", err, was, filepath.Join(p.Dir, project.TrainedDir), advice(p))
+}
+
+// advice is what to change in a job that diverges.
+func advice(p *project.Project) string {
+	return fmt.Sprintf("lower the optimizer's lr of %g, let it rise slowly (lr_schedule linear), or look for very large numbers in the data", p.Job.Optimizer.LR)
 }
 
 // Evaluation is the result of ravnest eval.
