@@ -394,6 +394,18 @@ func (r *run) planPool(pool []server.Member) error {
 		nodes[i].Node = gn[i]
 	}
 	plan, err := planner.Make(r.p.Job, r.p.Graph, ga.Repair(gn), options(len(pool), 1), r.p.Job.Seed)
+	// Those who lend too little for any stage are left waiting, if enough others are here.
+	var small *planner.TooSmall
+	if errors.As(err, &small) && len(pool)-len(small.Members) >= max(r.opt.Providers, 1) {
+		var rest []server.Member
+		for i, m := range pool {
+			if !slices.Contains(small.Members, i) {
+				rest = append(rest, m)
+			}
+		}
+		r.opt.say("left waiting: %v", small)
+		return r.planPool(rest)
+	}
 	if errors.Is(err, ga.ErrRAM) || errors.Is(err, ga.ErrStages) || errors.Is(err, ga.ErrInvalid) {
 		return fmt.Errorf("%w: %w", server.ErrPool, err)
 	}
