@@ -117,7 +117,7 @@ func runID(name string) string {
 			id[i] = '_'
 		}
 	}
-	if string(id) == name && len(id) <= most {
+	if string(id) == name && len(id) <= most && name != "" {
 		return name
 	}
 	sum := sha256.Sum256([]byte(name))

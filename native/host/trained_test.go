@@ -1,0 +1,197 @@
+package host
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/ravnest/ravnest/engine/job"
+	"github.com/ravnest/ravnest/engine/pipeline/snapshot"
+	"github.com/ravnest/ravnest/engine/pipeline/stage"
+	"github.com/ravnest/ravnest/engine/state"
+	"github.com/ravnest/ravnest/native/project"
+)
+
+// keeper takes the last state of a run.
+type keeper struct{ part *snapshot.Part }
+
+func (k *keeper) Loss(stage.Loss)            {}
+func (k *keeper) Validated(stage.Validation) {}
+func (k *keeper) Batch(int)                  {}
+func (k *keeper) Keep(s stage.Saved) error   { k.part = s.Part; return nil }
+
+// checkpointed is a project with a checkpoint of two stages, as a served run leaves it, and the
+// state that its parts make up.
+func checkpointed(t *testing.T, change func(parts []*snapshot.Part)) (*project.Project, state.Dict) {
+	t.Helper()
+	dir := filepath.Join(t.TempDir(), "job")
+	if err := project.Init(dir, "cnn", 2, func(j *job.Spec) { j.Steps, j.ValEvery = 2, 0 }); err != nil {
+		t.Fatal(err)
+	}
+	p, err := project.Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tr, err := trainer(p, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var k keeper
+	if err := tr.Run(context.Background(), nil, &k); err != nil || k.part == nil {
+		t.Fatal(err)
+	}
+	const cut = 8 // nodes of the first stage
+	m := &snapshot.Manifest{Version: snapshot.Version, Run: "cnn-1", Generation: 1, Position: k.part.Position}
+	first := map[string]bool{}
+	for _, n := range p.Graph.Nodes[:cut] {
+		first[n.Name] = true
+	}
+	var parts []*snapshot.Part
+	for i := range 2 {
+		q := &snapshot.Part{Position: k.part.Position, Optimizer: k.part.Optimizer}
+		mine := func(d state.Dict) (e state.Dict) {
+			for _, x := range d {
+				if node, _, _ := strings.Cut(x.Name, "."); first[node] == (i == 0) {
+					e = append(e, x)
+				}
+			}
+			return e
+		}
+		q.State, q.Optimizer.Slots = mine(k.part.State), nil
+		for _, s := range k.part.Optimizer.Slots {
+			q.Optimizer.Slots = append(q.Optimizer.Slots, snapshot.Slot{Name: s.Name, Tensors: mine(s.Tensors)})
+		}
+		parts = append(parts, q)
+	}
+	if change != nil {
+		change(parts)
+	}
+	for i, q := range parts {
+		b, err := q.Bytes()
+		if err != nil {
+			t.Fatal(err)
+		}
+		seg := snapshot.Segment{From: 0, To: cut}
+		if i == 1 {
+			seg = snapshot.Segment{From: cut, To: len(p.Graph.Nodes)}
+		}
+		object := []string{"cnn-1-a", "cnn-1-b"}[i]
+		m.Parts = append(m.Parts, snapshot.Entry{Stage: i, Segment: seg, Object: object, SHA256: snapshot.Digest(b), Size: int64(len(b)), Holds: []string{snapshot.Weights, snapshot.Statistics, snapshot.Optimiser}})
+		write(t, b, dir, storeDir, object)
+	}
+	b, err := m.JSON()
+	if err != nil {
+		t.Fatal(err)
+	}
+	write(t, b, dir, project.ManifestFile)
+	return p, k.part.State
+}
+
+func write(t *testing.T, b []byte, elem ...string) {
+	t.Helper()
+	path := filepath.Join(elem...)
+	if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, b, 0o644)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestFuseManifest joins what the manifest names, whatever lies beside it.
+func TestFuseManifest(t *testing.T) {
+	p, want := checkpointed(t, nil)
+	// A file of another run where stages' copies lie: it does not count.
+	write(t, []byte("nothing"), p.Dir, "node_data", "cluster_0", "0.0.0.0:8080", project.WeightsFile)
+	files, err := Fuse(p, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := readState(files[0], "fused model")
+	if err != nil || !got.Equal(want) {
+		t.Errorf("the fused state is not the run's: %v", err)
+	}
+	if _, err := Fuse(p, 1); err == nil || !strings.Contains(err.Error(), "no cluster 1") {
+		t.Errorf("a cluster that is not there: %v", err)
+	}
+}
+
+// TestFuseRefuses takes nothing whose digest, position or numbers are wrong, and leaves an
+// older result alone.
+func TestFuseRefuses(t *testing.T) {
+	for _, c := range []struct {
+		name, says string
+		parts      func([]*snapshot.Part)
+		files      func(p *project.Project) error
+	}{
+		{"a byte", "digest", nil, func(p *project.Project) error {
+			path := filepath.Join(p.Dir, storeDir, "cnn-1-b")
+			b, err := os.ReadFile(path)
+			if err == nil {
+				b[len(b)-1] ^= 1
+				err = os.WriteFile(path, b, 0o644)
+			}
+			return err
+		}},
+		{"a part is gone", "no checkpoint's part", nil, func(p *project.Project) error { return os.Remove(filepath.Join(p.Dir, storeDir, "cnn-1-a")) }},
+		{"steps differ", "step", func(ps []*snapshot.Part) { ps[1].Position.Step++ }, nil},
+		{"a part leads out", "does not lie in the store", nil, func(p *project.Project) error {
+			path := filepath.Join(p.Dir, project.ManifestFile)
+			b, err := os.ReadFile(path)
+			if err == nil {
+				err = os.WriteFile(path, []byte(strings.Replace(string(b), `"cnn-1-a"`, `"../../secret"`, 1)), 0o644)
+			}
+			return err
+		}},
+		{"no manifest", "manifest", nil, func(p *project.Project) error {
+			return os.WriteFile(filepath.Join(p.Dir, project.ManifestFile), []byte("{}"), 0o644)
+		}},
+		{"a tensor is missing", "bn_1.weight", func(ps []*snapshot.Part) {
+			for i, x := range ps[0].State {
+				if x.Name == "bn_1.weight" {
+					ps[0].State = append(ps[0].State[:i:i], ps[0].State[i+1:]...)
+					break
+				}
+			}
+			ps[0].Optimizer = snapshot.Optimizer{Name: ps[0].Optimizer.Name, Updates: ps[0].Optimizer.Updates}
+			ps[1].Optimizer = snapshot.Optimizer{Name: ps[1].Optimizer.Name, Updates: ps[1].Optimizer.Updates}
+		}, nil},
+	} {
+		p, _ := checkpointed(t, c.parts)
+		write(t, []byte("older"), trainedFiles(p.Dir)[0])
+		if c.files != nil {
+			if err := c.files(p); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if _, err := Fuse(p, 0); err == nil || !strings.Contains(err.Error(), c.says) {
+			t.Errorf("%s: %v, want %q", c.name, err, c.says)
+		}
+		if b, err := os.ReadFile(trainedFiles(p.Dir)[0]); err != nil || string(b) != "older" {
+			t.Errorf("%s: the older result is %q, %v", c.name, b, err)
+		}
+	}
+}
+
+// TestFuseNumbers refuses weights that are no numbers, also of files from before manifests.
+func TestFuseNumbers(t *testing.T) {
+	zero := float32(0)
+	p, _ := checkpointed(t, func(ps []*snapshot.Part) { ps[0].State[0].F32[1] = zero / zero })
+	if _, err := Fuse(p, 0); !errors.Is(err, stage.ErrDiverged) {
+		t.Errorf("a weight is NaN: %v", err)
+	}
+}
+
+func TestRunID(t *testing.T) {
+	seen := map[string]string{}
+	for _, name := range []string{"cnn", "a/b", "a_b", "a:b", "ünï", "名前", "", ".x", strings.Repeat("long", 40), strings.Repeat("long", 41), "a b"} {
+		id := runID(name)
+		if other, twice := seen[id]; twice || len(id) > 48 || id == "" || id[0] == '.' || strings.ContainsAny(id, "/ :\x00") {
+			t.Errorf("%q gives %q, as %q does", name, id, other)
+		}
+		seen[id] = name
+	}
+	if runID("cnn") != "cnn" {
+		t.Error("a plain name does not stay")
+	}
+}
