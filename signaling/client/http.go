@@ -293,7 +293,8 @@ const (
 	longTicks  = 10
 	coarse     = 100 * time.Microsecond
 	probeTime  = 100 * time.Millisecond
-	probeLimit = 5 * time.Second // on links where even the first takes long
+	slowProbe  = 4 * time.Second  // far hosts' probes grow no more where they would take that long
+	probeLimit = 15 * time.Second // on links where even the first takes long
 )
 
 // MeasureBandwidth measures bits per second to (up) and from (down) the host,
@@ -340,20 +341,23 @@ func (h *host) measure(ctx context.Context) (up, down float64, err error) {
 		_ = resp.body.Close()
 		return err
 	}
-	// The first request pays for the connection, the second one is a round
-	// trip, which the probes contain once each.
+	// The first request pays for the connection; the next ones are round trips,
+	// which every request of a probe contains once.
 	if err := get(0); err != nil {
 		return 0, 0, fmt.Errorf("measure bandwidth: %w", err)
 	}
-	t := time.Now()
-	if err := get(0); err != nil {
-		return 0, 0, fmt.Errorf("measure bandwidth: %w", err)
+	rtt := time.Duration(math.MaxInt64)
+	for range 3 {
+		t := time.Now()
+		if err := get(0); err != nil {
+			return 0, 0, fmt.Errorf("measure bandwidth: %w", err)
+		}
+		rtt = min(rtt, time.Since(t))
 	}
-	rtt := time.Since(t)
-	if down, err = ramp(rtt, get); err != nil {
+	if down, err = ramp(time.Now, rtt, get); err != nil {
 		return 0, 0, fmt.Errorf("measure bandwidth from the host: %w", err)
 	}
-	if up, err = ramp(rtt, post); err != nil {
+	if up, err = ramp(time.Now, rtt, post); err != nil {
 		return 0, 0, fmt.Errorf("measure bandwidth to the host: %w", err)
 	}
 	return up, down, nil
@@ -361,13 +365,13 @@ func (h *host) measure(ctx context.Context) (up, down float64, err error) {
 
 // tick is the clock's resolution, the least of a few steps of it: browsers make theirs
 // coarse, by up to 100 ms.
-func tick() time.Duration {
+func tick(now func() time.Time) time.Duration {
 	least := time.Second
 	for range 3 {
-		begin := time.Now()
+		begin := now()
 		d := time.Duration(0)
 		for d <= 0 {
-			d = time.Since(begin)
+			d = now().Sub(begin)
 		}
 		least = min(least, d)
 	}
@@ -376,16 +380,16 @@ func tick() time.Duration {
 
 // ramp probes with growing sizes and returns the bits per second of the best of the
 // largest.
-func ramp(rtt time.Duration, probe func(n int) error) (float64, error) {
-	res := tick()
+func ramp(now func() time.Time, rtt time.Duration, probe func(n int) error) (float64, error) {
+	res := tick(now)
 	long, most := max(longProbe, longTicks*res), lastProbe
 	if res > coarse {
 		most = 8 * lastProbe
 	}
-	begin := time.Now()
+	begin := now()
 	best := time.Duration(math.MaxInt64)
 	for n := firstProbe; ; {
-		t := time.Now()
+		t := now()
 		requests := 0
 		for left := n; left > 0; requests++ {
 			m := min(left, proto.MaxChunk)
@@ -394,14 +398,16 @@ func ramp(rtt time.Duration, probe func(n int) error) (float64, error) {
 			}
 			left -= m
 		}
-		d := time.Since(t)
+		d := now().Sub(t)
 		best = min(best, d)
+		far := time.Duration(requests) * rtt
+		elapsed := now().Sub(begin)
 		switch {
-		case d < long && n < most:
+		case d-far < long && n < most && elapsed+4*d < max(slowProbe, 5*long):
 			n = min(4*n, most)
 			best = math.MaxInt64
-		case time.Since(begin) >= max(probeTime, 2*long) || n == most:
-			best = max(best-time.Duration(requests)*rtt, best/2, time.Microsecond)
+		case elapsed >= max(probeTime, 2*long) || n == most:
+			best = max(best-far, best/4, time.Microsecond)
 			return float64(n) * 8 / best.Seconds(), nil
 		}
 	}

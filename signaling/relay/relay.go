@@ -19,6 +19,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"io"
 	"net"
 	"net/netip"
@@ -104,15 +105,20 @@ type member struct {
 	rate  bucket
 }
 
-// bucket bounds bytes a second, with a quarter of a second's at once.
+// bucket bounds what there may be a second, and at once.
 type bucket struct {
-	rate, have float64
-	last       time.Time
+	rate, most, have float64
+	last             time.Time
+}
+
+// bytesPer is a bucket of bytes: a quarter of a second's at once.
+func bytesPer(rate int64) bucket {
+	return bucket{rate: float64(rate), most: max(float64(rate)/4, maxPacket)}
 }
 
 func (b *bucket) take(now time.Time, n int) bool {
 	if d := now.Sub(b.last); d > 0 {
-		b.have = min(max(b.rate/4, maxPacket), b.have+d.Seconds()*b.rate)
+		b.have = min(b.most, b.have+d.Seconds()*b.rate)
 		b.last = now
 	}
 	if b.have < float64(n) {
@@ -129,7 +135,7 @@ func New(cfg Config, udp ...net.PacketConn) (*Relay, error) {
 	r := &Relay{
 		cfg: cfg, secret: make([]byte, 32), tcp: newQueue(),
 		members: map[string]*member{}, conns: map[netip.AddrPort]*conn{}, tcps: map[string]*tcpConn{},
-		all: bucket{rate: float64(cfg.RateTotal)},
+		all: bytesPer(cfg.RateTotal),
 	}
 	_, _ = rand.Read(r.secret)
 	quiet := logging.NewDefaultLoggerFactory()
@@ -142,7 +148,7 @@ func New(cfg Config, udp ...net.PacketConn) (*Relay, error) {
 		ListenerConfigs:     []turn.ListenerConfig{{Listener: r.tcp, RelayAddressGenerator: r, PermissionHandler: permit}},
 	}
 	for _, pc := range udp {
-		conf.PacketConnConfigs = append(conf.PacketConnConfigs, turn.PacketConnConfig{PacketConn: pc, RelayAddressGenerator: r, PermissionHandler: permit})
+		conf.PacketConnConfigs = append(conf.PacketConnConfigs, turn.PacketConnConfig{PacketConn: &screened{PacketConn: pc, r: r}, RelayAddressGenerator: r, PermissionHandler: permit})
 	}
 	var err error
 	if r.server, err = turn.NewServer(conf); err != nil {
@@ -169,11 +175,58 @@ func (r *Relay) Close() error {
 	return r.server.Close()
 }
 
+// Requests by UDP that are answered a second, and at once, for all the addresses that share
+// a bucket. The answer to one without credentials is a few times its size, and whose address
+// it bears nobody knows: this is what the relay can be made to send to anybody.
+const (
+	requestRate  = 100
+	requestBurst = 400
+	buckets      = 4096
+)
+
+// screened leaves out requests that come too often.
+type screened struct {
+	net.PacketConn
+	r    *Relay
+	seed maphash.Seed
+	rate []bucket // one goroutine reads
+}
+
+func (s *screened) ReadFrom(b []byte) (int, net.Addr, error) {
+	if s.rate == nil {
+		s.seed, s.rate = maphash.MakeSeed(), make([]bucket, buckets)
+	}
+	for {
+		n, from, err := s.PacketConn.ReadFrom(b)
+		if err != nil || s.pass(b[:n], from, time.Now()) {
+			return n, from, err
+		}
+		s.r.dropped.Add(1)
+	}
+}
+
+// pass tells whether a packet is to be looked at: all but requests (RFC 8489, section 5)
+// above their rate.
+func (s *screened) pass(b []byte, from net.Addr, now time.Time) bool {
+	ua, ok := from.(*net.UDPAddr)
+	if !ok || len(b) < 2 || b[0] > 1 || b[0]&0x01 != 0 || b[1]&0x10 != 0 {
+		return true
+	}
+	ip, _ := netip.AddrFromSlice(ua.IP)
+	if ip = ip.Unmap(); ip.Is6() {
+		p, _ := ip.Prefix(64)
+		ip = p.Addr()
+	}
+	k := &s.rate[maphash.Comparable(s.seed, ip)%buckets]
+	k.rate, k.most = requestRate, requestBurst
+	return k.take(now, 1)
+}
+
 // Admit makes a member's credentials.
 func (r *Relay) Admit(id string, now time.Time) (username, credential string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.members[id] = &member{id: id, conns: map[*conn]struct{}{}, rate: bucket{rate: float64(r.cfg.Rate)}}
+	r.members[id] = &member{id: id, conns: map[*conn]struct{}{}, rate: bytesPer(r.cfg.Rate)}
 	username = strconv.FormatInt(now.Unix(), 10) + ":" + id
 	return username, r.password(username)
 }

@@ -3,6 +3,7 @@ package relay
 import (
 	"bytes"
 	"fmt"
+	"hash/maphash"
 	"net"
 	"runtime"
 	"strings"
@@ -252,4 +253,47 @@ func TestMemory(t *testing.T) {
 		t.Errorf("it holds %.1f MB more", float64(grown)/1e6)
 	}
 	t.Logf("%+v", r.Stats())
+}
+
+// Answers that somebody else's address may get are bounded; packets of members are not.
+func TestRequestRate(t *testing.T) {
+	r, udp, _ := start(t, Config{})
+	c, err := net.Dial("udp", udp)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	binding := append([]byte{0, 1, 0, 0, 0x21, 0x12, 0xa4, 0x42}, "transaction!"...)
+	begin, answers := time.Now(), 0
+	for range 3000 {
+		if _, err := c.Write(binding); err != nil {
+			t.Fatal(err)
+		}
+		_ = c.SetReadDeadline(time.Now().Add(time.Millisecond))
+		if _, err := c.Read(make([]byte, 200)); err == nil {
+			answers++
+		}
+	}
+	for {
+		_ = c.SetReadDeadline(time.Now().Add(50 * time.Millisecond))
+		if _, err := c.Read(make([]byte, 200)); err != nil {
+			break
+		}
+		answers++
+	}
+	if most := requestBurst + int(requestRate*time.Since(begin).Seconds()) + 1; answers == 0 || answers > most {
+		t.Errorf("%d answers in %v, want at most %d", answers, time.Since(begin), most)
+	}
+	if r.Stats().Dropped == 0 {
+		t.Error("nothing was left out")
+	}
+	s := &screened{seed: maphash.MakeSeed(), rate: make([]bucket, buckets)}
+	from := &net.UDPAddr{IP: net.IPv4(192, 0, 2, 1), Port: 1}
+	for range 2 * requestBurst {
+		for _, b := range [][]byte{{0x40, 0, 0, 0}, {0, 0x16}, {1, 1}, {}} { // channel data, indications, answers, nothing
+			if !s.pass(b, from, begin) {
+				t.Fatalf("% x was left out", b)
+			}
+		}
+	}
 }
