@@ -75,12 +75,17 @@ func main() {
 	only := flag.String("only", "", "models to run, by comma; empty: all")
 	alone := flag.Bool("alone", false, "without PyTorch")
 	recompute := flag.String("recompute", "", "selective or full: what our side computes again")
+	precision := flag.String("precision", "", "bf16: operands of our side's products (the peer stays in float32)")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
-	again, err := exec.ParseRecompute(*recompute)
+	var mode exec.Config
+	var err error
+	if mode.Recompute, err = exec.ParseRecompute(*recompute); err == nil {
+		mode.Precision, err = exec.ParsePrecision(*precision)
+	}
 	if err == nil {
-		err = run(ctx, again, *threads, *rounds, *only, *alone)
+		err = run(ctx, mode, *threads, *rounds, *only, *alone)
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench-models:", err)
@@ -88,7 +93,7 @@ func main() {
 	}
 }
 
-func run(ctx context.Context, again exec.Recompute, threads, rounds int, only string, alone bool) error {
+func run(ctx context.Context, mode exec.Config, threads, rounds int, only string, alone bool) error {
 	python := ""
 	if !alone {
 		var err error
@@ -101,7 +106,7 @@ func run(ctx context.Context, again exec.Recompute, threads, rounds int, only st
 		if only != "" && !slices.Contains(strings.Split(only, ","), b.name) {
 			continue
 		}
-		l, err := measure(ctx, b, again, threads, rounds, python)
+		l, err := measure(ctx, b, mode, threads, rounds, python)
 		if err != nil {
 			return fmt.Errorf("%s: %w", b.name, err)
 		}
@@ -113,11 +118,11 @@ func run(ctx context.Context, again exec.Recompute, threads, rounds int, only st
 	return nil
 }
 
-func measure(ctx context.Context, b bench, again exec.Recompute, threads, rounds int, python string) (line, error) {
+func measure(ctx context.Context, b bench, mode exec.Config, threads, rounds int, python string) (line, error) {
 	l := line{Name: b.name, Threads: threads}
 	team := kernel.NewTeam(threads)
 	defer team.Close()
-	m, err := newModel(b, again, team)
+	m, err := newModel(b, mode, team)
 	if err != nil {
 		return l, err
 	}
@@ -179,11 +184,11 @@ type model struct {
 	bytes int
 }
 
-func newModel(b bench, again exec.Recompute, team *kernel.Team) (*model, error) {
+func newModel(b bench, mode exec.Config, team *kernel.Team) (*model, error) {
 	g := b.graph
 	m := &model{team: team, rows: b.batch, out: g.OutputValue()}
 	shape := g.Shape(m.out)
-	p, err := exec.Compile(g, 0, exec.Config{Rows: b.batch, Slots: 1, Train: true, Outputs: []int{m.out}, Seeds: []int{m.out}, Recompute: again})
+	p, err := exec.Compile(g, 0, exec.Config{Rows: b.batch, Slots: 1, Train: true, Outputs: []int{m.out}, Seeds: []int{m.out}, Recompute: mode.Recompute, Precision: mode.Precision})
 	if err != nil {
 		return nil, err
 	}
