@@ -171,6 +171,13 @@ func options(pool, maxClusters int) ga.Options {
 	return o
 }
 
+// answers is how many a validation pass counts at most: one for every position of a row
+// where the model answers for each, as transformers do for tokens.
+func answers(p *project.Project) int64 {
+	out := p.Graph.Shape(p.Graph.OutputValue())
+	return int64(p.Data.Val.Len()) * int64(out.Elems()/out[len(out)-1])
+}
+
 // Serve serves the project to providers, waits for the run to end and returns its
 // figures. Cancelling ctx stops the run cleanly: what is in flight is finished and
 // saved.
@@ -179,7 +186,7 @@ func Serve(ctx context.Context, p *project.Project, opt Options) (Summary, error
 	job := server.Job{
 		ID: runID(p.Job.Name), Raw: p.Job.JSON(), Plan: r.place, Inspect: r.inspect, Want: opt.Providers, Names: opt.Names,
 		Spares: true, Replan: true, Fresh: opt.Fresh,
-		Steps: int64(p.Job.Total(p.Data.Train.Len())), Val: int64(p.Data.Val.Len()),
+		Steps: int64(p.Job.Total(p.Data.Train.Len())), Val: answers(p),
 	}
 	if opt.Providers == 0 {
 		var err error
