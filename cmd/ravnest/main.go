@@ -14,8 +14,10 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 
+	"github.com/ravnest/ravnest/engine/data"
 	"github.com/ravnest/ravnest/engine/format/text"
 	"github.com/ravnest/ravnest/engine/graph"
 	"github.com/ravnest/ravnest/engine/job"
@@ -123,6 +125,21 @@ func app() *cli.App {
 					&cli.IntFlag{Name: "block", Usage: "tokens in a row of a text (default: 128)"},
 					&cli.StringFlag{Name: "tokens", Usage: "how a text becomes tokens: " + strings.Join(text.Kinds, ", ")}),
 				Action: initJob, OnUsageError: usageError,
+			},
+			{
+				Name: "import", Usage: "make a job of a model that PyTorch exported", ArgsUsage: "MODEL.pt2 [DIR]",
+				Description: "MODEL.pt2 is an archive of torch.export.save(torch.export.export(model.train(), (example,),\ndynamic_shapes=({0: torch.export.Dim.AUTO},)), path). Prints the model as a table; with\nDIR writes a job there, whose training begins with the archive's weights.",
+				Flags: append(jobFlags(),
+					&cli.StringFlag{Name: "data", Usage: "train on `PATH`, as init --data, or on one of " + strings.Join(data.BuiltinNames(), ", ")},
+					&cli.StringSliceFlag{Name: "target", Usage: "target `COLUMN` of a .csv, or the file of targets beside a .npy"},
+					&cli.Float64Flag{Name: "val", Value: 0.1, Usage: "share of the rows for validation, where the data have no part for it"},
+					&cli.StringFlag{Name: "tokens", Usage: "how a text becomes tokens: " + strings.Join(text.Kinds, ", ")},
+					&cli.StringFlag{Name: "loss", Value: "cross_entropy", Usage: strings.Join(job.Losses, " or ")},
+					&cli.StringFlag{Name: "optimizer", Value: "adamw", Usage: strings.Join(job.Optimizers, ", ")},
+					&cli.Float64Flag{Name: "lr", Usage: "learning `RATE` (default: PyTorch's)"},
+					&cli.IntFlag{Name: "batch-size", Value: 32, Usage: "rows of a batch"},
+					&cli.IntFlag{Name: "output", Usage: "which of the model's outputs is its answer, from 0"}),
+				Action: importModel, OnUsageError: usageError,
 			},
 			{
 				Name: "clusterize", Usage: "form clusters of the pool in DIR/node_data/node_configs.json and cut the model", ArgsUsage: "DIR",
@@ -412,7 +429,7 @@ func initData(c *cli.Context, dir string) error {
 		}
 	}
 	change(c, &j)
-	if err := project.Create(dir, j, g, c.Int("nodes"), src); err != nil {
+	if err := project.Create(dir, j, g, c.Int("nodes"), src, nil); err != nil {
 		return err
 	}
 	_, val := src.Rows()
@@ -432,6 +449,55 @@ func batch(rows int) int {
 		}
 	}
 	return max(min(rows, 2), 1)
+}
+
+func importModel(c *cli.Context) error {
+	if c.NArg() < 1 || c.NArg() > 2 {
+		return fmt.Errorf("import takes a model file and a directory, got %d arguments %q: run ravnest import --help for the flags", c.NArg(), c.Args().Slice())
+	}
+	j := job.Default()
+	j.Loss, j.BatchSize = c.String("loss"), c.Int("batch-size")
+	j.Optimizer = job.DefaultOptimizer(c.String("optimizer"))
+	if c.IsSet("lr") {
+		j.Optimizer.LR = c.Float64("lr")
+	}
+	j.Schedule, j.Wire = job.Sync, "fp32"
+	change(c, &j)
+	if err := j.Check(); err != nil {
+		return err
+	}
+	dir := c.Args().Get(1)
+	if dir != "" && !c.IsSet("data") {
+		return fmt.Errorf("import into %s needs --data: a path, or one of %s", dir, strings.Join(data.BuiltinNames(), ", "))
+	}
+	m, err := project.ReadModel(c.Args().First(), c.Int("output"))
+	if err != nil {
+		return err
+	}
+	if err := project.DescribeModel(c.App.Writer, m, j); err != nil || dir == "" {
+		return err
+	}
+	j.Name, j.Model, j.Data = m.Graph.Name, "model.json", c.String("data")
+	var src project.Source
+	if !slices.Contains(data.BuiltinNames(), j.Data) {
+		o := dataset.Options{Val: c.Float64("val"), Seed: j.Seed, Target: c.StringSlice("target"), Tokens: c.String("tokens")}
+		switch in := m.Graph.Inputs[0].Shape; len(in) { // what the model takes
+		case 1:
+			o.Block = in[0]
+		case 3:
+			o.Size = in[1]
+		}
+		if src, err = dataset.Open(j.Data, o); err != nil {
+			return err
+		}
+	}
+	if err := project.Create(dir, j, m.Graph, 3, src, m.Weights); err != nil {
+		return err
+	}
+	for _, f := range []string{project.JobFile, "model.json", project.InitialFile} {
+		fmt.Fprintln(c.App.Writer, filepath.Join(dir, f))
+	}
+	return nil
 }
 
 func clusterize(c *cli.Context) error {

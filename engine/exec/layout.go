@@ -142,6 +142,21 @@ func (l *Layout) Check(d state.Dict) error {
 	return nil
 }
 
+// Select is the part of d that the layout has: that of one stage, out of a whole model's.
+func (l *Layout) Select(d state.Dict) state.Dict {
+	byName := make(map[string]state.Tensor, len(d))
+	for _, t := range d {
+		byName[t.Name] = t
+	}
+	mine := make(state.Dict, 0, len(l.Entries))
+	for _, e := range l.Entries {
+		if t, ok := byName[e.Full]; ok {
+			mine = append(mine, t)
+		}
+	}
+	return mine
+}
+
 // Import copies a state dict that stands Check into s. After an error s is as it was.
 func (l *Layout) Import(s State, d state.Dict) error {
 	if err := l.Check(d); err != nil {

@@ -57,8 +57,14 @@ func fill(l *lowering, n *pt2.Node) {
 
 func arange(l *lowering, n *pt2.Node) {
 	sizes, whole := l.meta(n.Outputs[0].Names[0])
-	if len(sizes) != 1 || sizes[0].batched {
-		fail("its length depends on the batch")
+	if len(sizes) != 1 {
+		fail("of %d axes", len(sizes))
+	}
+	if sizes[0].batched { // the numbers of samples, which masks are written with
+		v := constant([]float64{0}, []int{1}, whole)
+		v.sample = true
+		l.define(v)
+		return
 	}
 	start, step := l.scalar(n, "start", 0), l.scalar(n, "step", 1)
 	d := make([]float64, sizes[0].n)

@@ -26,9 +26,10 @@ type value struct {
 	paramShape []int
 	archived   string // state-dict name of an input as it is
 
-	buf   *buffer
-	index []int // into the parameter's elements or the buffer's; nil: all, in order
-	view  bool  // of another tensor of the program
+	buf    *buffer
+	sample bool  // the number of a sample in its batch: known to no row
+	index  []int // into the parameter's elements or the buffer's; nil: all, in order
+	view   bool  // of another tensor of the program
 }
 
 // buffer holds constants. Views of a constant share it, so that writing to one writes to
@@ -86,6 +87,9 @@ func (v *value) isConst() bool { return v.buf != nil }
 
 // data are the elements of a constant, which may be its own.
 func (l *lowering) data(v *value) []float64 {
+	if v.sample {
+		fail("it depends on the number of a sample in its batch")
+	}
 	b := v.buf
 	if b.load != "" {
 		t, err := l.a.Load(b.load)

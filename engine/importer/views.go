@@ -747,6 +747,9 @@ func indexOp(l *lowering, n *pt2.Node) {
 		if l.graph.Tensors[argName(n, "indices", a)].DType == pt2.Boolean {
 			fail("with a mask; use torch.where")
 		}
+		if i.sample && v.batch < 0 && v.shape[a] == 1 { // all samples are alike here
+			is[a] = constant(slices.Repeat([]float64{0}, elems(i.shape)), i.shape, true)
+		}
 		if first < 0 {
 			first = a
 		} else if a != first+count {

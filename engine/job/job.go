@@ -53,6 +53,9 @@ type Spec struct {
 	Model   string `json:"model"` // graph JSON: a file beside the job
 	Data    string `json:"data"`  // a data set that comes with the program ("digits"), or a safetensors file beside the job
 	Loss    string `json:"loss"`
+	// Weights are those that training begins with: a safetensors file beside the job with
+	// every name of the model's state dict. None: drawn by the seed.
+	Weights string `json:"weights,omitempty"`
 
 	Optimizer Optimizer `json:"optimizer"`
 	LR        LR        `json:"lr_schedule"`
@@ -299,8 +302,9 @@ func (s Spec) Check() error {
 	if s.Version != Version {
 		f.bad("version %d, this program reads version %d", s.Version, Version)
 	}
-	for _, t := range [][2]string{{"name", s.Name}, {"model", s.Model}, {"data", s.Data}} {
+	for _, t := range [][2]string{{"name", s.Name}, {"model", s.Model}, {"data", s.Data}, {"weights", s.Weights}} {
 		switch {
+		case t[0] == "weights" && t[1] == "":
 		case t[1] == "" || len(t[1]) > MaxText:
 			f.bad("%s of %d bytes is outside 1..%d", t[0], len(t[1]), MaxText)
 		case !utf8.ValidString(t[1]) || strings.ContainsFunc(t[1], unicode.IsControl):

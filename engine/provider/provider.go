@@ -411,6 +411,9 @@ func (r *run) prepare() (*stage.Compiled, stage.Config, error) {
 		TrainRows: plan.Train, ValRows: plan.Val,
 		Order: data.Order, Team: r.cfg.Team, Now: r.cfg.Now, Between: r.cfg.Between,
 	}
+	if cfg.Weights, err = fetchWeights(r.ctx, r.cfg.Host.Blob, r.a, int64(need), r.cfg.RAM); err != nil {
+		return nil, cfg, err
+	}
 	r.flopsEach = s.Graph.Cost(0, len(s.Graph.Nodes)).Total()
 	want := map[string]*stage.Rows{}
 	rows := map[string]int{TrainX: plan.Train, TrainY: plan.Train, ValX: plan.Val, ValY: plan.Val}

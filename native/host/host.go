@@ -25,6 +25,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/ravnest/ravnest/engine/format/safetensors"
 	"github.com/ravnest/ravnest/engine/graph"
 	"github.com/ravnest/ravnest/engine/pipeline/snapshot"
 	"github.com/ravnest/ravnest/engine/planner"
@@ -126,21 +127,23 @@ func runID(name string) string {
 
 // run is a served run.
 type run struct {
-	p      *project.Project
-	opt    Options
-	plan   *project.Stored
-	graph  proto.Ref
-	data   map[string]proto.Ref
-	rec    *record
-	joined time.Time
-	first  time.Time
-	store  *store.Dir
-	fail   error      // of keeping what came
-	mu     sync.Mutex // of place, which the server calls from a goroutine of its own
-	over   bool
-	stages []*graph.Stage  // of the plan
-	files  []string        // the stages' files of the last checkpoint
-	done   map[string]bool // providers that have finished
+	p     *project.Project
+	opt   Options
+	plan  *project.Stored
+	graph proto.Ref
+	data  map[string]proto.Ref
+	// weights that the run begins with; nil: drawn by the seed
+	weights map[string]proto.Ref
+	rec     *record
+	joined  time.Time
+	first   time.Time
+	store   *store.Dir
+	fail    error      // of keeping what came
+	mu      sync.Mutex // of place, which the server calls from a goroutine of its own
+	over    bool
+	stages  []*graph.Stage  // of the plan
+	files   []string        // the stages' files of the last checkpoint
+	done    map[string]bool // providers that have finished
 }
 
 // Plan forms clusters from the project's pool file and writes node_data.
@@ -215,6 +218,13 @@ func Serve(ctx context.Context, p *project.Project, opt Options) (Summary, error
 			return Summary{}, fmt.Errorf("encoding %s: %w", kind, err)
 		}
 		r.data[kind] = bl.add(b)
+	}
+	if p.Weights != nil {
+		var b bytes.Buffer
+		if err := safetensors.Write(&b, p.Weights, nil); err != nil {
+			return Summary{}, fmt.Errorf("encoding the weights to begin with: %w", err)
+		}
+		r.weights = map[string]proto.Ref{provider.Weights: bl.add(b.Bytes())}
 	}
 	job.Blobs = bl
 	if err := os.MkdirAll(filepath.Join(p.Dir, storeDir), 0o755); err != nil {
@@ -373,7 +383,7 @@ func (r *run) place(_ context.Context, pool []server.Member, free bool) ([]serve
 		}
 		as = append(as, server.Assignment{
 			MemberID: m.ID, Stage: k, Stages: len(cl.Stages), Segment: seg, MaxUpload: maxPart(r.p.Job, stages[k]),
-			Graph: r.graph, Data: r.data, Plan: raw,
+			Graph: r.graph, Data: r.data, Weights: r.weights, Plan: raw,
 		})
 	}
 	return as, r.rec.open()

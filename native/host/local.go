@@ -35,10 +35,14 @@ func (o Output) say(format string, a ...any) {
 // trainer builds the one-process trainer of a project.
 func trainer(p *project.Project, team *kernel.Team) (*train.Trainer, error) {
 	d := p.Data
-	return train.New(train.Config{
+	t, err := train.New(train.Config{
 		Job: p.Job, Graph: p.Graph, Order: data.Order, Team: team,
 		TrainX: d.Train.X(), TrainY: d.Train.Y(), ValX: d.Val.X(), ValY: d.Val.Y(),
 	})
+	if err == nil && p.Weights != nil {
+		err = t.Load(p.Weights)
+	}
+	return t, err
 }
 
 // localObserver writes what the trainer reports.

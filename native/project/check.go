@@ -89,12 +89,15 @@ func checkTokens(g *graph.Graph, d *data.Set) error {
 	type span struct{ from, to int } // of a row's elements
 	raw := map[int]span{0: {0, g.Inputs[0].Shape.Elems()}}
 	for i, nd := range g.Nodes {
+		if len(g.Args(i)) == 0 {
+			continue // a parameter
+		}
 		from, ok := raw[g.Args(i)[0]]
 		if !ok {
 			continue // computed, not read
 		}
 		switch op := nd.Op.(type) {
-		case *graph.Flatten:
+		case *graph.Flatten, *graph.Reshape:
 			raw[g.Result(i)] = from
 		case *graph.Select:
 			n := g.Shape(g.Result(i)).Elems()

@@ -18,9 +18,12 @@ import (
 	"strings"
 
 	"github.com/ravnest/ravnest/engine/data"
+	"github.com/ravnest/ravnest/engine/exec"
+	"github.com/ravnest/ravnest/engine/format/safetensors"
 	"github.com/ravnest/ravnest/engine/graph"
 	"github.com/ravnest/ravnest/engine/job"
 	"github.com/ravnest/ravnest/engine/planner"
+	"github.com/ravnest/ravnest/engine/state"
 	"github.com/ravnest/ravnest/engine/strict"
 	"github.com/ravnest/ravnest/engine/zoo"
 	"github.com/ravnest/ravnest/ga"
@@ -41,7 +44,9 @@ const (
 	TrainedDir   = "trained"
 	StageFile    = "stage.json"
 	WeightsFile  = "weights.safetensors"
-	OldDir       = "previous"
+	// InitialFile has the weights that an imported model begins with.
+	InitialFile = "initial.safetensors"
+	OldDir      = "previous"
 )
 
 const maxConfig = 4 << 20 // bytes of a file that people write
@@ -56,6 +61,7 @@ type Project struct {
 	Graph     *graph.Graph
 	GraphJSON []byte
 	Data      *data.Set
+	Weights   state.Dict // that training begins with; nil: drawn by the seed
 }
 
 // Exists tells whether dir holds a job.
@@ -95,7 +101,34 @@ func OpenWith(dir string, change func(*job.Spec)) (*Project, error) {
 	if err := p.load(); err != nil {
 		return nil, err
 	}
+	if err := p.loadWeights(); err != nil {
+		return nil, err
+	}
 	return p, p.Check()
+}
+
+// loadWeights reads the weights that training begins with.
+func (p *Project) loadWeights() error {
+	if p.Job.Weights == "" {
+		return nil
+	}
+	path, err := p.local(p.Job.Weights, "weights file")
+	if err != nil {
+		return err
+	}
+	f, size, err := OpenRegular(path, "weights file")
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if p.Weights, _, err = safetensors.Read(f, size); err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	l := exec.NewLayout(p.Graph, 0)
+	if err := l.Check(p.Weights); err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	return nil
 }
 
 // load reads the data set as the model wants it.
@@ -141,18 +174,21 @@ func Init(dir, example string, n int, change func(*job.Spec)) error {
 	if change != nil {
 		change(&j)
 	}
-	return Create(dir, j, e.Graph, n, nil)
+	return Create(dir, j, e.Graph, n, nil, nil)
 }
 
-// Create writes a job into dir: job, model, the walkthrough's pool of n nodes and, where src is
-// not nil, the data as a safetensors file that the job names. What the job cannot do is refused
+// Create writes a job into dir: job, model, the walkthrough's pool of n nodes and, where they
+// are not nil, the data and the weights to begin with as safetensors files that the job names. What the job cannot do is refused
 // before anything is written; files that are there are not overwritten.
-func Create(dir string, j job.Spec, g *graph.Graph, n int, src Source) error {
+func Create(dir string, j job.Spec, g *graph.Graph, n int, src Source, weights state.Dict) error {
 	if Exists(dir) {
 		return fmt.Errorf("%s already holds a job: choose another directory or remove %s", dir, JobFile)
 	}
 	if src != nil {
 		j.Data = dataFile
+	}
+	if weights != nil {
+		j.Weights = InitialFile
 	}
 	if err := j.Check(); err != nil {
 		return err
@@ -184,6 +220,15 @@ func Create(dir string, j job.Spec, g *graph.Graph, n int, src Source) error {
 			return fmt.Errorf("%s already holds %s: choose another directory or remove it", dir, dataFile)
 		}
 		if err := native.Save(filepath.Join(dir, dataFile), 0o644, p.Data.WriteSafetensors); err != nil {
+			return err
+		}
+	}
+	if weights != nil {
+		if err := p.Inside(InitialFile); err != nil {
+			return err
+		}
+		write := func(w io.Writer) error { return safetensors.Write(w, weights, nil) }
+		if err := native.Save(filepath.Join(dir, InitialFile), 0o644, write); err != nil {
 			return err
 		}
 	}

@@ -89,6 +89,9 @@ type Config struct {
 	TrainX, ValX, TrainY, ValY Rows
 	// Order fills dst with the order of an epoch's training rows.
 	Order func(dst []int32, seed uint64, epoch int)
+	// Weights are those that the run begins with, of this stage or of the whole model; nil:
+	// drawn by the job's seed.
+	Weights state.Dict
 
 	Links map[int]Link // by stage; Connect replaces them
 	Team  *kernel.Team
@@ -124,7 +127,7 @@ type Stage struct {
 	wanted bool              // a checkpoint, at the next place where one can be taken
 }
 
-// New allocates a stage and initialises its weights from the job's seed. Unless Load is
+// New allocates a stage and initialises its weights, from the job's seed or as told. Unless Load is
 // called the run begins at its start.
 func New(c *Compiled, cfg Config) (*Stage, error) {
 	gs, j := c.Stage, c.Job
@@ -155,6 +158,12 @@ func New(c *Compiled, cfg Config) (*Stage, error) {
 	l := &c.train.Layout
 	s.hold = Holding{Layout: l, State: l.NewState()}
 	l.Init(s.hold.State, j.Seed)
+	if cfg.Weights != nil {
+		if err := l.Import(s.hold.State, l.Select(cfg.Weights)); err != nil {
+			return nil, fmt.Errorf("the weights to begin with: %w", err)
+		}
+		s.cfg.Weights = nil
+	}
 	if s.hold.Optimizer, err = optim.New(j.Optimizer, l.Trainable, delay); err != nil {
 		return nil, err
 	}

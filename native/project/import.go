@@ -1,0 +1,91 @@
+// Models that PyTorch exported: how they are read and shown.
+
+package project
+
+import (
+	"fmt"
+	"io"
+	"path/filepath"
+	"strings"
+	"text/tabwriter"
+
+	"github.com/ravnest/ravnest/engine/format/pt2"
+	"github.com/ravnest/ravnest/engine/importer"
+	"github.com/ravnest/ravnest/engine/job"
+	"github.com/ravnest/ravnest/engine/train"
+)
+
+// ReadModel reads an archive of torch.export.save. output is the number of the program's
+// output that is the model's answer.
+func ReadModel(file string, output int) (*importer.Model, error) {
+	f, size, err := OpenRegular(file, "model file")
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	a, err := pt2.Open(f, size)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", file, err)
+	}
+	m, err := importer.Import(a, importer.Options{Name: modelName(file), Output: output})
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", file, err)
+	}
+	return m, nil
+}
+
+func modelName(file string) string {
+	name := strings.TrimSuffix(filepath.Base(file), filepath.Ext(file))
+	return name[:min(len(name), job.MaxText)]
+}
+
+// DescribeModel writes the model as a table: a line for every node, with its output's
+// shape, parameters, floating point operations forward and the memory of its output for a
+// batch. A line before which the model may be cut begins with a mark.
+func DescribeModel(w io.Writer, m *importer.Model, j job.Spec) error {
+	g := m.Graph
+	begins := map[int]bool{}
+	for _, u := range g.Units()[1:] {
+		begins[u.From] = true
+	}
+	t := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
+	fmt.Fprintln(t, "\tlayer\top\toutput\tparameters\tMFLOP a row\tMB a batch")
+	for i := range g.Nodes {
+		mark := ""
+		if begins[i] {
+			mark = "✂"
+		}
+		s := g.Shape(g.Result(i))
+		params := ""
+		if n := g.ParamCount(i, i+1); n > 0 {
+			params = fmt.Sprint(n)
+		}
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%.3g\t%.3g\n", mark, g.Nodes[i].Name, g.Nodes[i].Op.Kind(), s, params,
+			g.Cost(i, i+1).Forward/1e6, float64(4*s.Elems()*j.BatchSize)/1e6)
+	}
+	if err := t.Flush(); err != nil {
+		return err
+	}
+	c := g.Cost(0, len(g.Nodes))
+	fmt.Fprintf(w, "%d parameters, %.4g MFLOP forward and %.4g backward a row, can be cut in up to %d stages\n",
+		g.ParamCount(0, len(g.Nodes)), c.Forward/1e6, (c.BackInput+c.BackWeight)/1e6, len(begins)+1)
+	if n, err := train.Bytes(j, g); err == nil {
+		fmt.Fprintf(w, "training in one process takes %.4g MB at batch size %d, data not counted\n", float64(n)/1e6, j.BatchSize)
+	}
+	if shared := g.Shared(); len(shared) > 0 {
+		fmt.Fprintf(w, "%d parameters are shared by several layers, which stay in one stage\n", len(shared))
+	}
+	if len(m.Unused) > 0 {
+		fmt.Fprintf(w, "the answer does not depend on %d tensors of the state dict, which are left out: %s\n", len(m.Unused), some(m.Unused))
+	}
+	return nil
+}
+
+// some names the first of a list.
+func some(names []string) string {
+	const most = 4
+	if len(names) <= most {
+		return strings.Join(names, ", ")
+	}
+	return fmt.Sprintf("%s and %d more", strings.Join(names[:most], ", "), len(names)-most)
+}
