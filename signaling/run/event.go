@@ -85,8 +85,12 @@ type (
 		Mode   proto.Mode
 		Reason string
 	}
-	// StoreFault: the store refused something that was not a manifest.
-	StoreFault struct{ Err error }
+	// StoreFault: the store refused something that was not a manifest. With Upload it was
+	// a stage's state: no provider can mend that, and the run ends.
+	StoreFault struct {
+		Err    error
+		Upload bool
+	}
 	// Shutdown: the host ends.
 	Shutdown struct{ Reason string }
 )

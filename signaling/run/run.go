@@ -364,7 +364,10 @@ func (m *Machine) Step(now time.Time, ev Event) []Action {
 	case StopRequest:
 		m.stop(now, e)
 	case StoreFault:
-		m.report(Warning(e))
+		m.report(Warning{Err: e.Err})
+		if e.Upload && m.Job != nil {
+			m.end(e.Err)
+		}
 	case Shutdown:
 		m.shutdown(now, e.Reason)
 	default:

@@ -336,7 +336,7 @@ func (s *Server) refuseStore(w http.ResponseWriter, r *http.Request, u *upload) 
 		httpError(w, http.StatusGone, &proto.Error{Code: proto.Stopped, Message: "the upload has ended"})
 		return
 	}
-	s.post(run.StoreFault{Err: fmt.Errorf("%w: stage %d of %s: %w", ErrStore, u.stage, u.run, u.err)})
+	s.post(run.StoreFault{Upload: true, Err: fmt.Errorf("%w: stage %d of %s: %w", ErrStore, u.stage, u.run, u.err)})
 	if r != nil { // a peer that still sends would not see the answer: take the rest in
 		_, _ = io.Copy(io.Discard, r.Body)
 	}
