@@ -87,8 +87,10 @@ func (m *Machine) gather(now time.Time) {
 		if !m.Began && m.Lost.IsZero() {
 			return // the first providers are on their way
 		}
-		m.waitForMore(now, pool, missing, out)
-		if !m.Job.Replan || now.Before(m.GraceUntil) || len(pool) == 0 {
+		// Spares take the place of the lost at once; fewer go on after a while.
+		enough := len(pool) >= m.Job.Want && !m.Lost.IsZero()
+		if !m.Job.Replan || len(pool) == 0 || !enough && now.Before(m.GraceUntil) {
+			m.waitForMore(now, pool, missing, out)
 			return
 		}
 		free = true
@@ -118,7 +120,7 @@ func (m *Machine) waitForMore(now time.Time, pool []Member, missing, out []strin
 		fmt.Fprintf(&b, "; %s failed and may try again in a moment", strings.Join(out[:min(len(out), 8)], ", "))
 	}
 	if m.Job.Replan && len(pool) > 0 && now.Before(m.GraceUntil) {
-		fmt.Fprintf(&b, "; in %v it goes on with who is there", m.set.Grace)
+		fmt.Fprintf(&b, "; in %.0f s it goes on with who is there", m.set.Grace.Seconds())
 	}
 	m.say(b.String())
 }

@@ -448,12 +448,22 @@ func TestReplansWithoutTheLost(t *testing.T) {
 		t.Fatalf("the spare is called %s", r.l.Members["p3"].Name)
 	}
 	r.step(Leave{ID: "p1", Reason: "gone"})
-	r.silence(14*time.Second, "p0", "p2", "p3")
-	r.phase(Gathering)
-	r.silence(2*time.Second, "p0", "p2", "p3")
-	r.phase(Planning)
+	r.phase(Planning) // the spare takes its place at once
 	p, _ := find[AskPlan](r)
 	if !p.Free || len(p.Pool) != 3 {
+		t.Errorf("asked for a plan over %+v", p)
+	}
+	r.step(Plan{Seq: p.Seq, Placed: inOrder(p.Pool)})
+	for _, id := range []string{"p0", "p2", "p3"} {
+		r.step(Message{ID: id, Msg: &proto.Ready{Run: "j-2"}})
+	}
+	r.phase(Running)
+	r.step(Leave{ID: "p3", Reason: "gone"}) // now they are too few
+	r.silence(14*time.Second, "p0", "p2")
+	r.phase(Gathering)
+	r.silence(2*time.Second, "p0", "p2")
+	r.phase(Planning)
+	if p, _ := find[AskPlan](r); !p.Free || len(p.Pool) != 2 {
 		t.Errorf("asked for a plan over %+v", p)
 	}
 }
