@@ -475,8 +475,8 @@ func (r *run) event(ev server.Event) {
 		r.joined = now
 		r.opt.say("%s joined (%s, %s RAM, %.3g GFLOP/s), %d of %d", e.Name, e.Hello.Platform, bytesText(float64(e.Hello.RAM)), e.Hello.Bench.GEMM, e.Have, e.Want)
 	case server.Left:
-		r.rec.clear()
-		if e.Run != "" && !r.done[e.Name] {
+		if e.Run == "" { // else the run says what that means for it
+			r.rec.clear()
 			r.opt.say("%s left: %s", e.Name, e.Reason)
 		}
 	case server.StageDone:
