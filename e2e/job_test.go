@@ -126,8 +126,8 @@ func TestRegression(t *testing.T) {
 	}
 }
 
-// TestDiverged checks that a run whose loss is none says so, leaves weights that are numbers,
-// and prints JSON.
+// TestDiverged checks that a run whose loss is not finite says so, leaves finite weights, and
+// prints JSON.
 func TestDiverged(t *testing.T) {
 	s, dir := newScene(t), filepath.Join(t.TempDir(), "job")
 	mlp(t, dir, map[string]any{"optimizer": map[string]any{"name": "sgd", "lr": 1e6}, "epochs": 20}, labels(3), 4, 8, 3)
@@ -139,7 +139,7 @@ func TestDiverged(t *testing.T) {
 	}
 	out, _ = s.ok("ravnest", "eval", "--json", dir)
 	if e := parse[map[string]any](t, out); e["val_loss"] == nil {
-		t.Errorf("the weights that are left are no numbers: %s", out)
+		t.Errorf("the weights that are left are not finite: %s", out)
 	}
 }
 

@@ -306,8 +306,8 @@ func summary(c *cli.Context, s host.Summary) error {
 	return err
 }
 
-// asResult turns the error of a run that diverged into a remark where the result is JSON: it
-// says so there, with null for numbers that are none, and whoever asked for JSON gets it.
+// asResult turns the error of a run that diverged into a warning when --json is given: the
+// object carries the error, and null for what is not finite.
 func asResult(c *cli.Context, err error) error {
 	if (errors.Is(err, stage.ErrDiverged) || errors.Is(err, server.ErrDiverged)) && c.Bool("json") {
 		fmt.Fprintln(os.Stderr, "ravnest:", err)

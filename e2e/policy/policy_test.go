@@ -273,7 +273,7 @@ func TestPackagesSayWhatTheyAreFor(t *testing.T) {
 }
 
 // TestTopLevel checks that the tree's rooms are the ones agreed on. It looks at what git
-// tracks: a directory that the demo left, or a file of an editor, is nobody's concern.
+// tracks, so a directory that the demo left or an editor's file does not matter.
 func TestTopLevel(t *testing.T) {
 	allowed := append(slices.Clone(rooms),
 		"go.mod", "go.sum", "Makefile", "README.md", "ARCHITECTURE.md", "BENCHMARKS.md", "CHANGELOG.md", "CONTRIBUTING.md",

@@ -251,9 +251,9 @@ func (t *Table) Labels(dst, rows []int32) {
 	}
 }
 
-// Answers tells whether the elements are answers that a model is right or wrong about:
-// classes, or values whose last axis is one-hot everywhere. Other values are to be come near
-// to, a regression. Elements must not change once it has been asked.
+// Answers reports whether a model can be right or wrong about the elements: they are classes,
+// or their last axis is one-hot everywhere. Anything else is a regression. The elements must
+// not change after the first call.
 func (t *Table) Answers() bool {
 	if t.Classes > 0 {
 		return t.Classes > 1

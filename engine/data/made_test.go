@@ -114,7 +114,7 @@ func TestNoClass(t *testing.T) {
 	}
 }
 
-// TestAnswers tells classes and one-hot values from values to be come near to.
+// TestAnswers tells classes and one-hot vectors from the values of a regression.
 func TestAnswers(t *testing.T) {
 	for _, c := range []struct {
 		t    *data.Table

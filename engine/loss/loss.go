@@ -20,8 +20,8 @@ type Labels interface {
 	Labels(dst, rows []int32)
 }
 
-// Answers are Targets that know whether they are answers that a model is right or wrong
-// about, one-hot vectors for instance, and not values to come near to.
+// Answers are Targets that can tell classes from values: a model is right or wrong about a
+// class (a label or a one-hot vector), and only near or far from a value.
 type Answers interface{ Answers() bool }
 
 // labels gives y's labels, nil if it has none.

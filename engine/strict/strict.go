@@ -23,7 +23,7 @@ import (
 	"unicode/utf8"
 )
 
-// maxDepth bounds how deep values may lie in each other.
+// maxDepth bounds how deep values may be nested.
 const maxDepth = 64
 
 // Fields are the paths of the fields that a text has, like "optimizer.lr".
@@ -95,7 +95,7 @@ func opaque(t reflect.Type) bool {
 
 func (w *walker) value(t reflect.Type, path string, depth int) error {
 	if depth > maxDepth {
-		return fmt.Errorf("%s: values lie more than %d deep in each other", orRoot(path), maxDepth)
+		return fmt.Errorf("%s: values are nested more than %d deep", orRoot(path), maxDepth)
 	}
 	if opaque(t) {
 		var skip json.RawMessage

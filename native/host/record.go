@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/ravnest/ravnest/native"
 	"github.com/ravnest/ravnest/native/project"
 )
 
@@ -255,14 +256,4 @@ func (r *record) summary() Summary {
 	return s
 }
 
-func bytesText(b float64) string {
-	switch {
-	case b >= 1e9:
-		return fmt.Sprintf("%.1f GB", b/1e9)
-	case b >= 1e6:
-		return fmt.Sprintf("%.1f MB", b/1e6)
-	case b >= 1e3:
-		return fmt.Sprintf("%.1f kB", b/1e3)
-	}
-	return fmt.Sprintf("%.0f B", b)
-}
+func bytesText(b float64) string { return native.FormatSize(int64(b)) }

@@ -173,7 +173,7 @@ func TestFuseRefuses(t *testing.T) {
 	}
 }
 
-// TestFuseNumbers refuses weights that are no numbers, also of files from before manifests.
+// TestFuseNumbers checks that weights that are not finite are refused.
 func TestFuseNumbers(t *testing.T) {
 	zero := float32(0)
 	p, _ := checkpointed(t, func(ps []*snapshot.Part) { ps[0].State[0].F32[1] = zero / zero })
