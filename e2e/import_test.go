@@ -61,6 +61,6 @@ func TestImportRefuses(t *testing.T) {
 	s.bad([]string{"no model file at nowhere.pt2"}, "ravnest", "import", "nowhere.pt2")
 	s.bad([]string{"needs --data", "digits"}, "ravnest", "import", archives+"cnn.pt2", dir)
 	s.bad([]string{"nothing"}, "ravnest", "import", archives+"cnn.pt2", dir, "--data", "nothing")
-	s.bad([]string{"is [N,9,12]", "digits"}, "ravnest", "import", archives+"resmlp.pt2", dir, "--data", "digits")
+	s.bad([]string{"digits", "5 outputs"}, "ravnest", "import", archives+"resmlp.pt2", dir, "--data", "digits")
 	s.bad([]string{"there is no output 7"}, "ravnest", "import", archives+"cnn.pt2", "--output", "7")
 }

@@ -6,7 +6,6 @@ import (
 	"slices"
 
 	"github.com/ravnest/ravnest/engine/format/pt2"
-	"github.com/ravnest/ravnest/engine/graph"
 )
 
 var constantOperators = map[string]operator{
@@ -33,8 +32,8 @@ func (l *lowering) filledWith(v float64) {
 	for i, s := range sizes {
 		shape[i] = s.n
 	}
-	if elems(shape) > graph.MaxRow/8 {
-		fail("a constant of %v", shape)
+	if elems(shape) > maxElems {
+		fail("a constant of %v is too large", shape)
 	}
 	l.vals[name] = constant(slices.Repeat([]float64{v}, elems(shape)), shape, whole)
 }
@@ -67,6 +66,9 @@ func arange(l *lowering, n *pt2.Node) {
 		return
 	}
 	start, step := l.scalar(n, "start", 0), l.scalar(n, "step", 1)
+	if elems([]int{sizes[0].n}) > maxElems {
+		fail("a constant of %d elements is too large", sizes[0].n)
+	}
 	d := make([]float64, sizes[0].n)
 	for i := range d {
 		d[i] = start + float64(i)*step
@@ -101,6 +103,9 @@ func triangle(lower bool) operator {
 
 func eye(l *lowering, n *pt2.Node) {
 	sizes, whole := l.meta(n.Outputs[0].Names[0])
+	if len(sizes) != 2 || elems([]int{sizes[0].n, sizes[1].n}) > maxElems {
+		fail("a constant that is too large")
+	}
 	d := make([]float64, sizes[0].n*sizes[1].n)
 	for i := range min(sizes[0].n, sizes[1].n) {
 		d[i*sizes[1].n+i] = 1

@@ -15,6 +15,7 @@ import (
 	"errors"
 	"fmt"
 	"path"
+	"runtime"
 	"slices"
 	"sort"
 	"strings"
@@ -80,7 +81,16 @@ func (ps Problems) Error() string {
 func (Problems) Unwrap() error { return ErrUnsupported }
 
 // Import lowers the program of an archive and loads its weights.
-func Import(a *pt2.Archive, o Options) (*Model, error) {
+func Import(a *pt2.Archive, o Options) (m *Model, err error) {
+	defer func() {
+		switch r := recover().(type) {
+		case nil:
+		case failure:
+			m, err = nil, fmt.Errorf("%w: %s", ErrUnsupported, r.reason)
+		default:
+			panic(r)
+		}
+	}()
 	l := &lowering{
 		a: a, vals: map[string]*value{}, ints: map[string]number{}, used: map[string]bool{}, tied: a.Tied(),
 		g: &graph.Graph{Name: o.Name}, made: map[string]int{}, shapes: map[string]graph.Shape{},
@@ -223,6 +233,8 @@ func (l *lowering) lower() {
 		case nil:
 		case failure:
 			l.problem(n, r.reason)
+		case runtime.Error: // an index or a name that the archive does not have
+			l.problem(n, fmt.Sprintf("its arguments are not those that the operator takes (%v)", r))
 		default:
 			panic(r)
 		}

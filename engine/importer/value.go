@@ -40,9 +40,16 @@ type buffer struct {
 	whole bool
 }
 
+// maxElems is the most elements of a constant or of an index into a parameter.
+const maxElems = 1 << 26
+
+// elems is the number of elements of a shape. It never overflows.
 func elems(s []int) int {
 	n := 1
 	for _, d := range s {
+		if d < 0 || d > 0 && n > graph.MaxRow*2/d {
+			fail("a tensor of %v is too large", s)
+		}
 		n *= d
 	}
 	return n

@@ -177,6 +177,9 @@ func strides(shape []int) []int {
 
 // indices are the positions of the elements of a strided view.
 func indices(shape, stride []int, first int) []int {
+	if elems(shape) > maxElems {
+		fail("a constant of %v is too large", shape)
+	}
 	out := make([]int, 0, elems(shape))
 	var walk func(axis, at int)
 	walk = func(axis, at int) {
@@ -848,6 +851,14 @@ func argName(n *pt2.Node, name string, k int) string {
 // gatherOp folds where both are constant.
 func gatherOp(l *lowering, n *pt2.Node) {
 	v, i := l.tensor(n, "self"), l.tensor(n, "index")
+	if v.isConst() && !i.isConst() {
+		d := l.data(v)
+		if slices.ContainsFunc(d, func(x float64) bool { return x != d[0] }) {
+			fail("with an index that depends on the data")
+		}
+		l.filledWith(d[0]) // whatever is picked is the same
+		return
+	}
 	if v.name != "" || !i.isConst() {
 		fail("with an index that depends on the data")
 	}
