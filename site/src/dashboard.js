@@ -166,7 +166,8 @@ function showWaiting(status) {
   const gathering = status.phase === "gathering" || status.phase === "idle";
   $("waiting").hidden = $("invite").hidden = !gathering;
   const here = status.members.slice(0, 50).map((m) => `${m.name} (${kind(m) === "tab" ? "tab" : m.platform})`);
-  set($("waiting"), `${status.members.length} of ${status.want} providers are here${here.length ? `: ${here.join(", ")}` : ""}.`);
+  const why = status.waiting ? ` ${sentence(status.waiting)}.` : "";
+  set($("waiting"), `${status.members.length} of ${status.want} providers are here${here.length ? `: ${here.join(", ")}` : ""}.${why}`);
 }
 
 function showStatus(status) {
