@@ -109,6 +109,7 @@ function showHistory({ losses, vals, val_losses: valLosses, wire_out: out, raw_o
 function showEnding(losses, vals, valLosses) {
   $("ending").hidden = !ending;
   if (!ending) return;
+  $("waiting").hidden = $("invite").hidden = true;
   showPhase(ending.kind);
   pipeline.draw(members.map((m) => ({ ...m, state: "ended", busy: 0 })), new Map());
   $("ending").classList.toggle("alert", ending.kind === "failed");
