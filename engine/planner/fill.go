@@ -104,7 +104,7 @@ func newFill(j job.Spec, g *graph.Graph, nodes []ga.Node) fill {
 	f := fill{j: j, g: g, nodes: nodes, cache: newCache(g)}
 	node, ok := exec.Splits(g)
 	switch {
-	case j.Schedule != job.Sync: // full as it is, and its result depends on the cut
+	case j.Schedule == job.Async: // full as it is, and its result depends on the cut
 		f.why = "schedule"
 	case !ok:
 		f.why = fmt.Sprintf("%q computes over whole micro-batches, so the number of them changes the result", node)
