@@ -127,7 +127,7 @@ func write(t *testing.T, dir string, r *rand.Rand) {
 		"version": 1, "name": "random", "model": "model.json", "data": "data.safetensors", "loss": pick("mse", "cross_entropy"),
 		"optimizer": map[string]any{"name": pick("sgd", "adam", "adamw", "nadam"), "lr": 0.01},
 		"epochs":    1 + r.IntN(2), "batch_size": 1 + r.IntN(6), "micro_batches": r.IntN(4), "steps": r.IntN(4), "update_frequency": 1 + r.IntN(3),
-		"recompute": pick("", "selective", "full"), "seed": r.IntN(9), "lr_schedule": map[string]any{"name": pick("constant", "linear")},
+		"recompute": pick("", "selective", "full"), "precision": []string{"", "bf16"}[rows%2], "seed": r.IntN(9), "lr_schedule": map[string]any{"name": pick("constant", "linear")},
 	}
 	for name, v := range map[string]any{"job.json": j, "model.json": model(r, tokens, width)} {
 		text, err := json.Marshal(v)
