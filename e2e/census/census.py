@@ -133,8 +133,9 @@ def vision(name, size=64, batch=2, **kw):
 
 
 for n in ["resnet18", "resnet50", "resnext50_32x4d", "wide_resnet50_2", "squeezenet1_1", "mobilenet_v2", "mobilenet_v3_small", "mobilenet_v3_large",
-          "shufflenet_v2_x1_0", "mnasnet1_0", "efficientnet_b0", "regnet_y_400mf", "convnext_tiny", "densenet121"]:
+          "shufflenet_v2_x1_0", "efficientnet_b0", "regnet_y_400mf", "convnext_tiny", "densenet121"]:
     vision(n)
+vision("mnasnet1_0", 128)
 vision("alexnet", 96)
 vision("vgg11_bn", 64)
 vision("vit_b_16", 64, image_size=64)
@@ -162,7 +163,7 @@ def main_output(name, size):
 
 
 main_output("googlenet", 64)
-main_output("inception_v3", 96)
+main_output("inception_v3", 160)
 
 
 def ids(vocab, *shape):
