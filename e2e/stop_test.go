@@ -111,23 +111,6 @@ func TestInterruptLocal(t *testing.T) {
 	s.ok("ravnest", "eval", dir)
 }
 
-// TestProviderLeaves: a provider that is asked to leave exits with 130; the run then says
-// who left.
-func TestProviderLeaves(t *testing.T) {
-	posix(t)
-	s := newScene(t)
-	dir := filepath.Join(t.TempDir(), "job")
-	host, ps := s.running(dir)
-	ps[2].interrupt()
-	host.failed(6*time.Second, "a provider left: node_2")
-	if code := ps[2].wait(6 * time.Second); code != 130 {
-		t.Errorf("the provider that left: code %d, want 130", code)
-	}
-	for k := range 2 {
-		ps[k].wait(6 * time.Second)
-	}
-}
-
 // running starts an endless serve with three providers that saves every epoch, and waits
 // until it has saved.
 func (s *scene) running(dir string) (host *proc, ps []*proc) {
@@ -154,56 +137,6 @@ func size(dir, name string) int64 {
 		return 0
 	}
 	return fi.Size()
-}
-
-// TestKilled: a provider killed in mid-epoch ends the run within seconds; what was saved
-// is kept and can be fused.
-func TestKilled(t *testing.T) {
-	posix(t)
-	for k, role := range []string{"root", "stem", "leaf"} {
-		t.Run(role, func(t *testing.T) {
-			s := newScene(t)
-			dir := filepath.Join(t.TempDir(), "job")
-			host, ps := s.running(dir)
-			begin := time.Now()
-			if err := ps[k].cmd.Process.Kill(); err != nil {
-				t.Fatal(err)
-			}
-			host.failed(6*time.Second, fmt.Sprintf(`a provider left: node_%d \(cluster 0, stage %d\)`, k, k), `the last saved state \(step \d+, epoch \d+\) is kept`)
-			t.Logf("the host ended %.2f s after the kill", time.Since(begin).Seconds())
-			for i, p := range ps {
-				if code := p.wait(6 * time.Second); i != k && code == 0 {
-					t.Errorf("provider %d of a run that broke: code 0", i)
-				}
-			}
-			s.alone()
-			s.ok("ravnest", "fuse", dir)
-			s.ok("ravnest", "eval", dir)
-		})
-	}
-}
-
-// TestFrozen: one that is silent without being gone is given up by its heartbeat.
-func TestFrozen(t *testing.T) {
-	posix(t)
-	s := newScene(t)
-	host, ps := s.running(filepath.Join(t.TempDir(), "job"))
-	begin := time.Now()
-	if err := ps[1].cmd.Process.Signal(syscall.SIGSTOP); err != nil {
-		t.Fatal(err)
-	}
-	// Its neighbours may notice before the host does: then they name its stage.
-	host.failed(8*time.Second, "a provider left: node_1|stage 1: the peer is gone", "is kept")
-	t.Logf("the host ended %.2f s after the provider froze", time.Since(begin).Seconds())
-	for _, k := range []int{0, 2} {
-		ps[k].wait(6 * time.Second)
-	}
-	if err := ps[1].cmd.Process.Signal(syscall.SIGCONT); err != nil {
-		t.Fatal(err)
-	}
-	if code := ps[1].wait(10 * time.Second); code != 1 {
-		t.Errorf("the provider that woke up without a host: code %d, want 1", code)
-	}
 }
 
 // TestHostKilled: providers do not outlive a host that is gone.
