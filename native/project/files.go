@@ -153,7 +153,7 @@ func (p *Project) glob(pattern string) ([]string, error) {
 // nothing. What cannot be moved stays where it is, and is an error.
 func (p *Project) MoveAside() (int, error) {
 	var found []string
-	for _, pattern := range []string{LossesFile, ValsFile, ValLossFile, TrainedDir, ManifestFile, "node_data/cluster_*/*/" + WeightsFile} {
+	for _, pattern := range []string{LossesFile, ValsFile, ValLossFile, TrainedDir, ManifestFile, "node_data/store/*/metrics.jsonl", "node_data/cluster_*/*/" + WeightsFile} {
 		names, err := p.glob(pattern)
 		if err != nil {
 			return 0, err

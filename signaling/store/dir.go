@@ -12,6 +12,7 @@ import (
 	"io/fs"
 	"os"
 	"path"
+	"runtime"
 	"sort"
 	"strings"
 	"sync"
@@ -33,6 +34,8 @@ type FS interface {
 	// Append opens a file for writing at its end and makes it if need be.
 	Append(name string) (File, error)
 	Rename(from, to string) error
+	// SyncDir makes renames in a directory last through a power cut.
+	SyncDir(name string) error
 	Remove(name string) error
 }
 
@@ -52,7 +55,8 @@ func NewDir(f FS) *Dir { return &Dir{fs: f, logs: map[string]File{}} }
 // an object's name starts with a dot, so the two never meet.
 const tmpMark = ".tmp-"
 
-// Put streams r to a file beside the object, syncs it and moves it into place.
+// Put streams r to a file beside the object, syncs it, moves it into place and syncs the
+// directory.
 func (d *Dir) Put(ctx context.Context, name string, r io.Reader) (err error) {
 	if err := CheckName(name); err != nil {
 		return err
@@ -88,7 +92,10 @@ func (d *Dir) Put(ctx context.Context, name string, r io.Reader) (err error) {
 	if err = f.Close(); err != nil {
 		return err
 	}
-	return d.fs.Rename(tmp, name)
+	if err = d.fs.Rename(tmp, name); err != nil {
+		return err
+	}
+	return d.fs.SyncDir(path.Dir(name))
 }
 
 // Get opens the object; fs.ErrNotExist where there is none.
@@ -224,6 +231,18 @@ func file(f *os.File, err error) (File, error) {
 
 // Rename moves a file, over another if need be.
 func (o *OS) Rename(from, to string) error { return o.root.Rename(from, to) }
+
+// SyncDir syncs a directory, where the system can.
+func (o *OS) SyncDir(name string) error {
+	if runtime.GOOS == "windows" || runtime.GOOS == "js" {
+		return nil // a directory is no file there
+	}
+	f, err := o.root.Open(name)
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.Sync(), f.Close())
+}
 
 // Remove deletes a file.
 func (o *OS) Remove(name string) error { return o.root.Remove(name) }

@@ -49,8 +49,9 @@ type World struct {
 	Before func(i int, id string, msg proto.Message) bool
 	// Store is what the host keeps.
 	Store map[string][]byte
-	// Events and Acts are what the machine was told and answered.
+	// Events are what the machine was told and what followed, if Record is set.
 	Events []Told
+	Record bool
 	// Reports are what the requester was told.
 	Reports []run.Report
 	// Results has one entry for each run that ended.
@@ -116,8 +117,17 @@ func (q *queue) Pop() any {
 // New returns a world without providers, in which a job of so many steps has been
 // submitted.
 func New(set run.Settings, job run.Job, steps int) *World {
+	return begin(set, job, steps, false)
+}
+
+// Recorded is New with Record set from the first event on.
+func Recorded(set run.Settings, job run.Job, steps int) *World {
+	return begin(set, job, steps, true)
+}
+
+func begin(set run.Settings, job run.Job, steps int, record bool) *World {
 	w := &World{
-		M: run.New(set), Now: time.Unix(1_700_000_000, 0).UTC(), Steps: steps, Stages: 2, Store: map[string][]byte{},
+		M: run.New(set), Now: time.Unix(1_700_000_000, 0).UTC(), Steps: steps, Stages: 2, Store: map[string][]byte{}, Record: record,
 		providers: map[string]*Provider{}, waiting: map[uint64]func(run.Action){},
 	}
 	w.Step(run.Submit{Job: job})
@@ -169,11 +179,13 @@ func (w *World) tick() {
 // Step gives the machine an event and carries out what follows.
 func (w *World) Step(ev run.Event) {
 	acts := w.M.Step(w.Now, ev)
-	told := Told{At: w.Now, Ev: ev}
-	for _, a := range acts {
-		told.Acts = append(told.Acts, Describe(a))
+	if w.Record {
+		told := Told{At: w.Now, Ev: ev}
+		for _, a := range acts {
+			told.Acts = append(told.Acts, Describe(a))
+		}
+		w.Events = append(w.Events, told)
 	}
-	w.Events = append(w.Events, told)
 	for _, a := range acts {
 		w.do(a)
 	}
