@@ -7,6 +7,7 @@ import (
 	"bytes"
 	"fmt"
 	"path/filepath"
+	"regexp"
 	"syscall"
 	"testing"
 	"time"
@@ -171,6 +172,9 @@ func TestHostComesBack(t *testing.T) {
 				if code := host.wait(20 * time.Second); code != 130 {
 					t.Errorf("a host that is stopped: code %d, want 130", code)
 				}
+			}
+			if out, _ := s.ok("ravnest", "status", dir); !regexp.MustCompile(`saved at step \d+ of 1020; ravnest serve goes on from there`).MatchString(out) {
+				t.Errorf("status says %q", out)
 			}
 			host, _ = s.serve("--listen", address, dir)
 			host.says(`going on with the run that ended at step \d+`, limit)

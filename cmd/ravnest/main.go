@@ -166,6 +166,11 @@ func app() *cli.App {
 				Action: alone(serve), OnUsageError: usageError,
 			},
 			{
+				Name: "status", Usage: "say where a run stands, of the job in DIR or of the host at URL", ArgsUsage: "DIR|URL",
+				Flags:  []cli.Flag{jsonFlag, &cli.StringFlag{Name: "token", EnvVars: []string{"RAVNEST_TOKEN"}, Usage: "the host's"}},
+				Action: status, OnUsageError: usageError,
+			},
+			{
 				Name: "fuse", Usage: "join the trained stages of a cluster into one state dict", ArgsUsage: "DIR",
 				Flags:  []cli.Flag{jsonFlag, &cli.IntFlag{Name: "cluster", Usage: "which cluster"}},
 				Action: alone(fuse), OnUsageError: usageError,
@@ -548,6 +553,30 @@ func serve(c *cli.Context) error {
 		return err
 	}
 	return summary(c, s)
+}
+
+// status says where a run stands, of a directory or of a host.
+func status(c *cli.Context) error {
+	at, err := dirArg(c)
+	if err != nil {
+		return err
+	}
+	if strings.HasPrefix(at, "http://") || strings.HasPrefix(at, "https://") {
+		s, err := host.AskStatus(c.Context, at, c.String("token"))
+		if err != nil {
+			return err
+		}
+		return print(c, s, func(w io.Writer) { fmt.Fprintln(w, host.StatusText(s)) })
+	}
+	p, err := open(c)
+	if err != nil {
+		return err
+	}
+	s, err := host.StatusOf(c.Context, p)
+	if err != nil {
+		return err
+	}
+	return print(c, s, func(w io.Writer) { fmt.Fprintln(w, s) })
 }
 
 // edgeOf reads how the host meets other machines.

@@ -1,0 +1,141 @@
+// Where a run stands: asked of a host, or read from a project's directory.
+
+package host
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/ravnest/ravnest/engine/pipeline/snapshot"
+	"github.com/ravnest/ravnest/native/project"
+	"github.com/ravnest/ravnest/signaling/proto"
+	"github.com/ravnest/ravnest/signaling/server"
+	"github.com/ravnest/ravnest/signaling/store"
+)
+
+// Standing is what ravnest status says of a project's directory.
+type Standing struct {
+	Command    string `json:"command"`
+	Job        string `json:"job"`
+	Steps      int64  `json:"steps"`           // of the whole run
+	Step       int64  `json:"checkpoint_step"` // that the last checkpoint is of; -1: there is none
+	Epoch      int    `json:"checkpoint_epoch"`
+	Unfinished bool   `json:"unfinished"` // ravnest serve would go on from the checkpoint
+}
+
+// StatusOf reads where a project's run stands. It changes nothing.
+func StatusOf(ctx context.Context, p *project.Project) (Standing, error) {
+	s := Standing{Command: "status", Job: p.Job.Name, Steps: int64(p.Job.Total(p.Data.Train.Len())), Step: -1}
+	b, err := os.ReadFile(filepath.Join(p.Dir, project.ManifestFile))
+	if err == nil {
+		c, err := snapshot.ParseManifest(b)
+		if err != nil {
+			return s, fmt.Errorf("%s: %w", project.ManifestFile, err)
+		}
+		s.Step, s.Epoch = int64(c.Position.Step), c.Position.Epoch
+	} else if !errors.Is(err, os.ErrNotExist) {
+		return s, fmt.Errorf("reading the manifest: %w", err)
+	}
+	dir := filepath.Join(p.Dir, storeDir)
+	if _, err := os.Stat(dir); errors.Is(err, os.ErrNotExist) {
+		return s, nil
+	}
+	osfs, err := store.OpenOS(dir)
+	if err != nil {
+		return s, err
+	}
+	defer osfs.Close()
+	e, err := server.Earlier(ctx, store.NewDir(osfs), runID(p.Job.Name), p.Job.JSON())
+	if err != nil {
+		return s, err
+	}
+	if e != nil {
+		s.Unfinished = true
+		if c := e.Checkpoint; c != nil {
+			s.Step, s.Epoch = int64(c.Position.Step), c.Position.Epoch
+		}
+	}
+	return s, nil
+}
+
+func (s Standing) String() string {
+	switch {
+	case s.Step < 0 && s.Unfinished:
+		return fmt.Sprintf("%s: begun, nothing saved yet; ravnest serve begins it again", s.Job)
+	case s.Step < 0:
+		return fmt.Sprintf("%s: not trained yet", s.Job)
+	case s.Unfinished:
+		return fmt.Sprintf("%s: saved at step %d of %d; ravnest serve goes on from there", s.Job, s.Step, s.Steps)
+	}
+	return fmt.Sprintf("%s: the last run is saved at step %d of %d", s.Job, s.Step, s.Steps)
+}
+
+// AskStatus asks a host at a URL where its run stands.
+func AskStatus(ctx context.Context, url, token string) (server.Status, error) {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	var s server.Status
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, strings.TrimRight(url, "/")+proto.StatusPath, nil)
+	if err != nil {
+		return s, fmt.Errorf("the address %q: %w", url, err)
+	}
+	if token != "" {
+		req.Header.Set("Authorization", proto.Authorization(token))
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return s, fmt.Errorf("asking the host: %w", err)
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(io.LimitReader(resp.Body, 16<<20))
+	if err != nil {
+		return s, fmt.Errorf("asking the host: %w", err)
+	}
+	if resp.StatusCode != http.StatusOK {
+		var e proto.Error
+		if json.Unmarshal(b, &e) == nil && e.Message != "" {
+			return s, &e
+		}
+		return s, fmt.Errorf("the host at %s says %s", url, resp.Status)
+	}
+	if err := json.Unmarshal(b, &s); err != nil {
+		return s, fmt.Errorf("what answers at %s is no ravnest host: %w", url, err)
+	}
+	return s, nil
+}
+
+// StatusText is a host's status for people.
+func StatusText(s server.Status) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s", s.Phase)
+	if s.Job != "" {
+		fmt.Fprintf(&b, ": job %s", s.Job)
+	}
+	if s.Run != "" {
+		fmt.Fprintf(&b, ", attempt %s", s.Run)
+	}
+	if s.Loss != nil {
+		fmt.Fprintf(&b, ", step %d, loss %.4f", s.Loss.Step+1, float64(s.Loss.Loss))
+	}
+	if c := s.Checkpoint; c != nil {
+		fmt.Fprintf(&b, ", saved at step %d", c.Step)
+	}
+	if s.Waiting != "" {
+		fmt.Fprintf(&b, "\n%s", s.Waiting)
+	}
+	for _, m := range s.Members {
+		fmt.Fprintf(&b, "\n  %-16s %-10s", m.Name, m.State)
+		if m.Assigned {
+			fmt.Fprintf(&b, " stage %d of %d  step %d", m.Stage+1, m.Stages, m.Step)
+		}
+	}
+	return b.String()
+}
