@@ -12,13 +12,15 @@ import (
 	"fmt"
 	"runtime/debug"
 	"strings"
+	"sync"
 	"syscall/js"
 	"time"
 
 	"github.com/ravnest/ravnest/engine/kernel"
 	"github.com/ravnest/ravnest/engine/provider"
+	lender "github.com/ravnest/ravnest/engine/provider/lend"
+	"github.com/ravnest/ravnest/engine/provider/machine"
 	"github.com/ravnest/ravnest/engine/transport"
-	"github.com/ravnest/ravnest/engine/transport/rtc"
 	"github.com/ravnest/ravnest/signaling/client"
 	"github.com/ravnest/ravnest/signaling/proto"
 )
@@ -42,6 +44,10 @@ type ending struct {
 	Hint string `json:"hint,omitempty"`
 }
 
+// errOutdated is returned where the host has another build than the page: an older engine
+// may not give the same bits.
+var errOutdated = errors.New("this host has been updated since the page was loaded")
+
 // errStopped is the end that the person asked for.
 var errStopped = errors.New("stopped by the person at this tab")
 
@@ -60,11 +66,16 @@ func main() {
 	if err == nil {
 		ctx, stop := context.WithCancelCause(context.Background())
 		t := newTurns(shell)
+		atOnce := make(chan struct{})
+		leave := sync.OnceFunc(func() { close(atOnce) })
 		shell.Set("command", js.FuncOf(func(_ js.Value, args []js.Value) any {
 			switch args[0].String() {
 			case "stop":
 				t.resume()
 				stop(errStopped)
+			case "leave":
+				t.resume()
+				leave()
 			case "pause":
 				t.pause()
 			case "resume":
@@ -72,72 +83,34 @@ func main() {
 			}
 			return nil
 		}))
-		err = lend(ctx, set, t, emit)
+		err = lend(ctx, set, t, atOnce, emit)
 	}
 	emit("ended", explain(err))
 }
 
-// dialer connects to peers over WebRTC.
-type dialer struct{ ep *rtc.Endpoint }
-
-func (d dialer) Dial(ctx context.Context, offer bool, send func(json.RawMessage) error, recv <-chan json.RawMessage) (transport.Pipe, error) {
-	return d.ep.Connect(ctx, offer, send, recv)
-}
-
-func lend(ctx context.Context, set settings, t *turns, emit func(string, any)) error {
+func lend(ctx context.Context, set settings, t *turns, atOnce <-chan struct{}, emit func(string, any)) error {
 	team := kernel.NewTeam(min(set.Threads, kernel.Cores()))
 	defer team.Close()
 	began := time.Now()
-	now := func() time.Duration { return time.Since(began) }
-	say := func(format string, a ...any) { emit("log", fmt.Sprintf(format, a...)) }
-
-	emit("state", "benchmarking")
-	opt := client.Options{Token: set.Token, Hello: proto.Hello{
-		Name: set.Name, Agent: "ravnest-tab/" + version, Platform: "js/wasm",
-		Class: kernel.Class(), RAM: set.RAM, Threads: team.Threads(),
-	}}
-	up, down, err := client.MeasureBandwidth(ctx, set.Host, opt)
-	if err != nil {
-		return err
-	}
-	b := provider.Benchmark(team, now)
-	opt.Hello.Bench = proto.Bench{GEMM: b.GEMM, Conv: b.Conv, Up: up, Down: down}
-	conn, err := client.Dial(ctx, set.Host, opt)
-	if err != nil {
-		return err
-	}
-	defer func() { conn.Close(proto.Text(reason(ctx))) }()
-	say("joined as %s: %.1f GFLOP/s, %d MB lent, %d thread(s)", conn.Name(), b.GEMM, set.RAM/1e6, team.Threads())
-	emit("joined", map[string]any{"name": conn.Name(), "gflops": b.GEMM})
-
-	var ice []rtc.ICEServer
-	for _, s := range conn.Welcome().ICE {
-		ice = append(ice, rtc.ICEServer{URLs: s.URLs, Username: s.Username, Credential: s.Credential})
-	}
-	ep, err := rtc.NewEndpoint(rtc.Config{ICE: ice})
-	if err != nil {
-		return err
-	}
-	defer ep.Close()
-	return provider.Serve(ctx, provider.Config{
-		Host: conn, Dialer: dialer{ep}, Team: team, RAM: set.RAM, Now: now, Event: say, Between: t.between,
-		Watch: func(u provider.Update) { emit("update", u) },
-		RSS:   t.memory,
+	return lender.Lend(ctx, lender.Config{
+		Host: set.Host, Token: set.Token, Name: set.Name, Agent: "ravnest-tab/" + version, Platform: "js/wasm",
+		Team: team, RAM: set.RAM, AtOnce: atOnce, Between: t.between, RSS: t.memory, Check: t.current,
+		// A tab is a guest of its page's host: when that says goodbye, it is over. A
+		// connection that was lost is looked for.
+		Rules:  machine.Rules{Wait: -1},
+		Now:    func() time.Duration { return time.Since(began) },
+		Event:  func(format string, a ...any) { emit("log", fmt.Sprintf(format, a...)) },
+		Watch:  func(u provider.Update) { emit("update", u) },
+		Joined: func(name string, b provider.Bench) { emit("joined", map[string]any{"name": name, "gflops": b.GEMM}) },
 	})
-}
-
-// reason is what a tab tells the host when it leaves.
-func reason(ctx context.Context) string {
-	if err := context.Cause(ctx); err != nil {
-		return err.Error()
-	}
-	return "leaving"
 }
 
 // explain words an end for the page.
 func explain(err error) ending {
 	var pe *proto.Error
 	switch {
+	case errors.Is(err, errOutdated):
+		return ending{Code: "version", Text: errOutdated.Error(), Hint: "reload the page"}
 	case err == nil || errors.Is(err, errStopped):
 		return ending{Text: "stopped"}
 	case errors.As(err, &pe):

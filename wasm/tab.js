@@ -33,13 +33,14 @@ async function outdated() {
   }
 }
 
-// leaving is how long a worker may take to say goodbye before it is ended.
-const leaving = 300;
+// goodbye is how long a worker that leaves at once may take before it is ended, in ms.
+const goodbye = 1500;
 
 // Tab is one tab's part in training. Its events, all CustomEvents:
 //
-//	state     {state, ...}: loading, benchmarking, waiting, connecting, training, paused,
-//	          stopped; the last with code, text and hint, where code is "" if all is well
+//	state     {state, ...}: loading, benchmarking, seeking (the host does not answer), waiting,
+//	          fetching, connecting, training, paused, leaving, stopped; the last with code,
+//	          text and hint, where code is "" if all is well; text may say why elsewhere too
 //	progress  what the host is told four times a second, see provider.Update
 //	joined    {name, gflops}
 //	log       a line of text
@@ -54,7 +55,7 @@ export class Tab extends EventTarget {
   constructor(options = {}) {
     super();
     this.#options = options;
-    addEventListener("pagehide", () => this.#command("stop"));
+    addEventListener("pagehide", () => this.#command("leave"));
   }
 
   get state() {
@@ -79,16 +80,16 @@ export class Tab extends EventTarget {
     else worker.postMessage({ start: { host, token, name, threads, ram } });
   }
 
-  // stop leaves, at once for the person: the goodbye to the host has 300 ms.
-  async stop() {
+  // stop leaves. A tab that trains first has the host see that its part is saved, which takes
+  // some seconds at the most; asked again, it goes at once.
+  stop() {
     if (!this.#worker) return;
     const worker = this.#worker;
-    this.#command("stop");
-    await new Promise((resolve) => {
-      const timer = setTimeout(resolve, leaving);
-      this.addEventListener("state", () => (clearTimeout(timer), resolve()), { once: true });
-    });
-    if (this.#worker === worker) this.#end({ code: "", text: "stopped" });
+    const polite = this.#state === "training";
+    this.#paused = false;
+    this.#command(polite ? "stop" : "leave");
+    if (polite) this.#set("leaving");
+    else setTimeout(() => this.#worker === worker && this.#end({ code: "", text: "stopped" }), goodbye);
   }
 
   // pause holds the kernels; the tab stays a member and the others wait for it.
@@ -125,8 +126,8 @@ export class Tab extends EventTarget {
     if (m.rtc) this.#peers.take(m.rtc);
     else if (m.state) this.#set(m.state);
     else if (m.update) {
-      this.#set(m.update.state, m.update);
-      if (m.update.state === "training") this.#tell("progress", m.update);
+      if (this.#state !== "leaving") this.#set(m.update.state, m.update);
+      if (m.update.state === "training" && m.update.progress.run) this.#tell("progress", m.update);
     } else if (m.joined) this.#tell("joined", m.joined);
     else if (m.log) this.#tell("log", m.log);
     else if (m.ended) this.#end(m.ended);

@@ -6,6 +6,7 @@
 package main
 
 import (
+	"context"
 	"syscall/js"
 	"time"
 )
@@ -61,3 +62,24 @@ func (t *turns) resume() {
 
 // memory is what the tab's engine occupies, in bytes.
 func (t *turns) memory() int64 { return int64(t.shell.Call("memory").Float()) }
+
+// current tells whether the host still has this build. A host that does not answer is not
+// asked again: joining it fails by itself.
+func (t *turns) current(ctx context.Context) error {
+	answer := make(chan bool, 1)
+	got := js.FuncOf(func(_ js.Value, args []js.Value) any {
+		answer <- args[0].Bool()
+		return nil
+	})
+	defer got.Release()
+	t.shell.Call("current", got)
+	select {
+	case ok := <-answer:
+		if !ok {
+			return errOutdated
+		}
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}

@@ -17,7 +17,7 @@ let last = Date.now();
 function tick() {
   const gap = Date.now() - last;
   last = Date.now();
-  if (gap > asleep) postMessage({ ended: { code: "slept", text: "this machine was asleep, and the others could not wait", hint: "take part again" } });
+  if (gap > asleep) postMessage({ log: "this machine was asleep: looking for the host again" });
 }
 
 setInterval(tick, 1000);
@@ -31,10 +31,15 @@ const compile = async (name) => {
 
 globalThis.ravnest = {
   settings: "",
-  command: null, // set by the engine: takes stop, pause, resume
+  command: null, // set by the engine: takes stop, leave (at once), pause, resume
   emit: (kind, json) => {
-    tick(); // why the others are gone comes before that they are
+    tick(); // why the host is gone comes before that it is
     postMessage({ [kind]: JSON.parse(json) });
+  },
+  // current tells whether the host still has this very build; true where it does not answer.
+  current: (tell) => {
+    const url = import.meta.url;
+    fetch(url, { method: "HEAD", cache: "no-store" }).then(({ ok, status }) => tell(ok || status >= 500), () => tell(true));
   },
   memory: () => engine.memory.buffer.byteLength,
   // turns returns a function that has done called when the events that wait are through.
@@ -51,7 +56,7 @@ onmessage = async ({ data }) => {
     ravnest.peers.handler?.(m.op === "bridge" ? { op: "channel", id: m.id, channel: new Bridge(m.port) } : m);
   } else if (data.command) {
     if (ravnest.command) ravnest.command(data.command);
-    else if (data.command === "stop") postMessage({ ended: { code: "", text: "stopped" } });
+    else if (data.command === "stop" || data.command === "leave") postMessage({ ended: { code: "", text: "stopped" } });
   } else if (data.start) {
     ravnest.settings = JSON.stringify(data.start);
     try {

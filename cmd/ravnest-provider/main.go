@@ -1,10 +1,9 @@
 // Command ravnest-provider lends this machine to a training run: it joins a signaling
-// host, trains the stage it is given and hands it back.
+// host, trains the stages that it is given, hands them back and waits for the next.
 package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -13,12 +12,10 @@ import (
 	"time"
 
 	"github.com/ravnest/ravnest/engine/kernel"
-	"github.com/ravnest/ravnest/engine/provider"
-	"github.com/ravnest/ravnest/engine/transport"
-	"github.com/ravnest/ravnest/engine/transport/rtc"
+	lender "github.com/ravnest/ravnest/engine/provider/lend"
+	"github.com/ravnest/ravnest/engine/provider/machine"
 	"github.com/ravnest/ravnest/native"
 	"github.com/ravnest/ravnest/signaling/client"
-	"github.com/ravnest/ravnest/signaling/proto"
 	"github.com/urfave/cli/v2"
 )
 
@@ -56,19 +53,13 @@ func app() *cli.App {
 			&cli.StringFlag{Name: "name", Usage: "name in the plan, such as node_0 (default: the host gives one)"},
 			&cli.StringFlag{Name: "ram", Usage: "`GB` to lend (default: what is free)"},
 			&cli.IntFlag{Name: "threads", Value: 1, Usage: "threads of the tensor engine"},
-			&cli.BoolFlag{Name: "once", Usage: "leave after one run"},
+			&cli.BoolFlag{Name: "once", Usage: "leave after one run (default: go on to the host's next)"},
+			&cli.DurationFlag{Name: "wait", DefaultText: "for ever", Usage: "give up after `TIME` without a host, such as 30s or 0"},
 			&cli.BoolFlag{Name: "quiet", Usage: "say only what goes wrong"},
 		},
 		Action:   lend,
 		Commands: []*cli.Command{doctorCommand()},
 	}
-}
-
-// dialer connects to peers over WebRTC.
-type dialer struct{ ep *rtc.Endpoint }
-
-func (d dialer) Dial(ctx context.Context, offer bool, send func(json.RawMessage) error, recv <-chan json.RawMessage) (transport.Pipe, error) {
-	return d.ep.Connect(ctx, offer, send, recv)
 }
 
 func lend(c *cli.Context) error {
@@ -98,41 +89,22 @@ func lend(c *cli.Context) error {
 			fmt.Fprintf(os.Stderr, format+"\n", a...)
 		}
 	}
+	wait := c.Duration("wait")
+	if !c.IsSet("wait") {
+		wait = -1 // for ever
+	} else if wait < 0 {
+		return fmt.Errorf("--wait %v is negative: leave it out to wait for ever", wait)
+	}
 	team := kernel.NewTeam(t)
 	defer team.Close()
 	began := time.Now()
-	now := func() time.Duration { return time.Since(began) }
-
-	hello := proto.Hello{
-		Name: c.String("name"), Agent: "ravnest-provider/" + version, Platform: runtime.GOOS + "/" + runtime.GOARCH,
-		Class: kernel.Class(), RAM: ram, Threads: t,
-	}
-	opt := client.Options{Token: c.String("token"), Hello: hello}
-	up, down, err := client.MeasureBandwidth(c.Context, c.String("join"), opt)
-	if err != nil {
-		return err
-	}
-	b := provider.Benchmark(team, now)
-	opt.Hello.Bench = proto.Bench{GEMM: b.GEMM, Conv: b.Conv, Up: up, Down: down}
-	conn, err := client.Dial(c.Context, c.String("join"), opt)
-	if err != nil {
-		return err
-	}
-	defer conn.Close("leaving")
-	say("joined %s as %s: %.1f GFLOP/s, %d MB RAM, %d thread(s)", c.String("join"), conn.Name(), b.GEMM, ram/1e6, t)
-
-	// The host's relay, for peers that cannot be reached directly.
-	cfg := rtc.Config{Loopback: native.Loopback(c.String("join"))}
-	for _, s := range conn.Welcome().ICE {
-		cfg.ICE = append(cfg.ICE, rtc.ICEServer{URLs: s.URLs, Username: s.Username, Credential: s.Credential})
-	}
-	ep, err := rtc.NewEndpoint(cfg)
-	if err != nil {
-		return err
-	}
-	defer ep.Close()
-	err = provider.Serve(c.Context, provider.Config{
-		Host: conn, Dialer: dialer{ep}, Team: team, RAM: ram, Now: now, Event: say, Once: c.Bool("once"),
+	err = lender.Lend(c.Context, lender.Config{
+		Host: c.String("join"), Token: c.String("token"), Name: c.String("name"),
+		Agent: "ravnest-provider/" + version, Platform: runtime.GOOS + "/" + runtime.GOARCH,
+		Team: team, RAM: ram, Loopback: native.Loopback(c.String("join")),
+		Rules: machine.Rules{Once: c.Bool("once"), Stay: true, Wait: wait},
+		Now:   func() time.Duration { return time.Since(began) },
+		Event: say,
 		RSS: func() int64 {
 			n, err := native.PeakRSS()
 			if err != nil {

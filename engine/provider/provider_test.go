@@ -14,6 +14,7 @@ import (
 	"github.com/ravnest/ravnest/engine/job"
 	"github.com/ravnest/ravnest/engine/pipeline/snapshot"
 	"github.com/ravnest/ravnest/engine/provider"
+	"github.com/ravnest/ravnest/engine/provider/machine"
 	"github.com/ravnest/ravnest/engine/transport"
 	"github.com/ravnest/ravnest/engine/transport/mem"
 	"github.com/ravnest/ravnest/engine/zoo"
@@ -57,6 +58,7 @@ type fakeHost struct {
 	in, out chan proto.Message
 	gone    chan struct{} // closed when the host goes away
 	blobs   map[string][]byte
+	once    sync.Once
 	mu      sync.Mutex
 	saved   [][]byte
 }
@@ -75,6 +77,11 @@ func (h *fakeHost) Send(ctx context.Context, m proto.Message) error {
 
 func (h *fakeHost) Recv(ctx context.Context) (proto.Message, error) {
 	select {
+	case m := <-h.in: // what was said before the end comes before it
+		return m, nil
+	default:
+	}
+	select {
 	case m := <-h.in:
 		return m, nil
 	case <-h.gone:
@@ -86,7 +93,12 @@ func (h *fakeHost) Recv(ctx context.Context) (proto.Message, error) {
 
 var errGone = errors.New("the host is gone")
 
-func (h *fakeHost) Blob(_ context.Context, r proto.Ref) ([]byte, error) {
+func (h *fakeHost) Close(string) { h.end() }
+
+// end hangs up.
+func (h *fakeHost) end() { h.once.Do(func() { close(h.gone) }) }
+
+func (h *fakeHost) Blob(_ context.Context, r proto.Ref, _ func(int64)) ([]byte, error) {
 	if b, ok := h.blobs[r.SHA256]; ok {
 		return b, nil
 	}
@@ -104,6 +116,7 @@ func (h *fakeHost) Upload(_ context.Context, _ string, _ int, b []byte) (proto.R
 type world struct {
 	hosts   []*fakeHost
 	assigns []*proto.Assign
+	crash   bool // the host's end is no goodbye
 }
 
 func newWorld(t *testing.T, change func(*job.Spec)) *world {
@@ -145,7 +158,8 @@ func newWorld(t *testing.T, change func(*job.Spec)) *world {
 	return w
 }
 
-// play runs both providers; on sees every message that a provider sends.
+// play runs both providers; on sees every message that a provider sends. The host says
+// goodbye when both are done, or one has failed.
 func (w *world) play(t *testing.T, cfg func(k int, c *provider.Config), on func(k int, m proto.Message)) []error {
 	t.Helper()
 	x := &exchange{pipes: map[string]chan transport.Pipe{}}
@@ -153,13 +167,23 @@ func (w *world) play(t *testing.T, cfg func(k int, c *provider.Config), on func(
 	defer cancel()
 	errs := make([]error, 2)
 	var wg, relay sync.WaitGroup
-	ready := 0
+	ready, done := 0, 0
+	over := func() {
+		for _, h := range w.hosts {
+			h.end()
+		}
+	}
 	var mu sync.Mutex
 	began := time.Now()
 	for k, h := range w.hosts {
 		h.in <- w.assigns[k]
 		wg.Go(func() {
-			c := provider.Config{Host: h, Dialer: x, Once: true, Now: func() time.Duration { return time.Since(began) }, ConnectTimeout: 5 * time.Second}
+			c := provider.Config{
+				Join:  func(context.Context) (provider.Host, provider.Dialer, error) { return h, x, nil },
+				Judge: func(err error) (bool, bool) { return errors.Is(err, errGone) && !w.crash, false },
+				Rules: machine.Rules{Once: true, Connect: 5 * time.Second},
+				Now:   func() time.Duration { return time.Since(began) },
+			}
 			if cfg != nil {
 				cfg(k, &c)
 			}
@@ -168,9 +192,12 @@ func (w *world) play(t *testing.T, cfg func(k int, c *provider.Config), on func(
 		})
 		relay.Go(func() {
 			for m := range h.out {
+				end := false
 				switch m := m.(type) {
 				case *proto.Signal:
-					w.hosts[1-k].in <- &proto.Signal{Run: m.Run, From: w.assigns[1-k].Peers[0].ID, Body: m.Body}
+					if ps := w.assigns[1-k].Peers; len(ps) > 0 {
+						w.hosts[1-k].in <- &proto.Signal{Run: m.Run, From: ps[0].ID, Body: m.Body}
+					}
 				case *proto.Ready:
 					mu.Lock()
 					if ready++; ready == 2 {
@@ -179,9 +206,19 @@ func (w *world) play(t *testing.T, cfg func(k int, c *provider.Config), on func(
 						}
 					}
 					mu.Unlock()
+				case *proto.Done:
+					mu.Lock()
+					done++
+					end = done == 2
+					mu.Unlock()
+				case *proto.Failed:
+					end = k == 0 // the one that the tests spoil
 				}
 				if on != nil {
 					on(k, m)
+				}
+				if end {
+					over()
 				}
 			}
 		})
@@ -271,6 +308,7 @@ func TestEnds(t *testing.T) {
 				once.Do(func() {
 					for _, h := range w.hosts {
 						h.in <- &proto.Stop{Run: "r", Mode: proto.Now, Reason: "a provider left"}
+						h.end()
 					}
 				})
 			}
@@ -283,12 +321,13 @@ func TestEnds(t *testing.T) {
 	})
 	t.Run("host gone", func(t *testing.T) {
 		w := newWorld(t, long)
+		w.crash = true
 		var once sync.Once
 		errs := w.play(t, nil, func(_ int, m proto.Message) {
 			if _, ok := m.(*proto.Progress); ok {
 				once.Do(func() {
 					for _, h := range w.hosts {
-						close(h.gone)
+						h.end()
 					}
 				})
 			}
@@ -320,7 +359,6 @@ func TestEnds(t *testing.T) {
 			failed := ""
 			var mu sync.Mutex
 			errs := w.play(t, func(k int, cfg *provider.Config) {
-				cfg.ConnectTimeout = 300 * time.Millisecond
 				if c.cfg != nil {
 					c.cfg(k, cfg)
 				}

@@ -3,35 +3,31 @@
 package provider
 
 import (
-	"context"
 	"fmt"
 
 	"github.com/ravnest/ravnest/engine/format/safetensors"
 	"github.com/ravnest/ravnest/engine/state"
-	"github.com/ravnest/ravnest/signaling/proto"
 )
 
 // Weights is the kind of an assignment's weights: the whole model's state dict as a
 // safetensors file.
 const Weights = "safetensors"
 
-// fetchWeights reads the weights that an assignment names, nil if it names none. need is
-// what the stage takes besides, ram what is lent, in bytes; 0 is any number.
-func fetchWeights(ctx context.Context, blob func(context.Context, proto.Ref) ([]byte, error), a *proto.Assign, need, ram int64) (state.Dict, error) {
-	ref, ok := a.Weights[Weights]
-	if !ok {
+// weights reads the weights that the assignment begins with, nil if it names none or goes
+// on from a checkpoint. need is what the stage takes besides, in bytes.
+func (f *fetcher) weights(need int64) (state.Dict, error) {
+	ref, ok := f.r.a.Weights[Weights]
+	if !ok || f.r.a.Resume != nil {
 		return nil, nil
 	}
-	if need += 2 * ref.Size; ram > 0 && need > ram { // the file and what is read of it
-		return nil, fmt.Errorf("%w: stage %d and the weights that it begins with need %.1f MB, %.1f MB are offered", ErrMemory, a.Stage, float64(need)/1e6, float64(ram)/1e6)
-	}
-	b, err := blob(ctx, ref)
+	const what = "the weights to begin with"
+	b, err := f.get(what, ref, need+ref.Size) // the file and what is read of it
 	if err != nil {
-		return nil, fmt.Errorf("fetching the weights to begin with: %w", err)
+		return nil, err
 	}
 	d, _, err := safetensors.Parse(b)
 	if err != nil {
-		return nil, fmt.Errorf("the weights to begin with: %w", err)
+		return nil, fmt.Errorf("%s: %w", what, err)
 	}
 	return d, nil
 }

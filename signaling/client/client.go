@@ -103,7 +103,8 @@ type Conn struct {
 	rtt     atomic.Int64
 
 	cancel context.CancelFunc
-	gone   chan struct{} // the reader has ended; err is set
+	out    chan outgoing // to the writer
+	gone   chan struct{} // reader and writer have ended; err is set
 
 	mu      sync.Mutex
 	queue   []proto.Message
@@ -113,6 +114,7 @@ type Conn struct {
 	closing bool
 	last    *proto.Error // what the host said before it closed
 	bye     string
+	broken  error // of the writer
 	err     error
 }
 
@@ -147,7 +149,7 @@ func Dial(ctx context.Context, addr string, opt Options) (*Conn, error) {
 	c := &Conn{
 		host: h, ws: ws, welcome: *welcome, cancel: cancel,
 		silence: time.Duration(welcome.Timeout) * time.Millisecond,
-		gone:    make(chan struct{}), wake: make(chan struct{}, 1),
+		out: make(chan outgoing), gone: make(chan struct{}), wake: make(chan struct{}, 1),
 	}
 	c.host.session = welcome.Session
 	go c.read(life)
@@ -192,7 +194,65 @@ func (c *Conn) Name() string { return c.welcome.Name }
 // the second.
 func (c *Conn) RTT() time.Duration { return time.Duration(c.rtt.Load()) }
 
-// Send sends a message. When ctx ends during the write the connection is lost.
+// outgoing is a message on its way to the writer.
+type outgoing struct {
+	b    []byte
+	done chan error // buffered: nobody has to wait for it
+}
+
+// write sends messages until the session ends. A context that ends during a write would
+// take the connection with it, so writes are bound to the session's life alone.
+func (c *Conn) write(life context.Context) {
+	for {
+		select {
+		case o := <-c.out:
+			// A host that takes nothing for as long as it may be silent is as good as gone.
+			ctx, cancel := context.WithTimeout(life, max(c.silence, time.Second))
+			err := c.ws.write(ctx, o.b)
+			cancel()
+			o.done <- err
+			if err != nil {
+				c.mu.Lock()
+				if c.broken == nil && life.Err() == nil {
+					c.broken = err
+				}
+				c.mu.Unlock()
+				// The host's last words, if there are any, have a moment to be read.
+				time.AfterFunc(lastWords, c.cancel)
+				return
+			}
+		case <-life.Done():
+			return
+		}
+	}
+}
+
+// lastWords is how long the reader goes on where the writer can not.
+const lastWords = time.Second
+
+// put hands a message to the writer and waits until it is written. When ctx ends first,
+// the message may still go out, whole; the session goes on.
+func (c *Conn) put(ctx context.Context, b []byte) error {
+	o := outgoing{b, make(chan error, 1)}
+	select {
+	case c.out <- o:
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-c.gone:
+		return c.err
+	}
+	select {
+	case err := <-o.done:
+		return err
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-c.gone:
+		return c.err
+	}
+}
+
+// Send sends a message. When ctx ends first, Send returns its cause, the message may still
+// go out, and the session goes on.
 func (c *Conn) Send(ctx context.Context, m proto.Message) error {
 	b, err := proto.Encode(m)
 	if err != nil {
@@ -203,19 +263,16 @@ func (c *Conn) Send(ctx context.Context, m proto.Message) error {
 		return c.err
 	default:
 	}
-	if err := c.ws.write(ctx, b); err != nil {
-		if cause := ctx.Err(); cause != nil {
-			return fmt.Errorf("signaling: send %s: %w", m.Type(), cause)
-		}
-		// The reader learns the reason: the host's last words, or none.
-		select {
-		case <-c.gone:
-			return c.err
-		case <-time.After(time.Second):
-			return fmt.Errorf("%w: send %s: %w", ErrLost, m.Type(), err)
-		}
+	err = c.put(ctx, b)
+	switch {
+	case err == nil:
+		return nil
+	case ctx.Err() != nil:
+		return fmt.Errorf("signaling: send %s: %w", m.Type(), context.Cause(ctx))
 	}
-	return nil
+	// The reader learns the reason.
+	<-c.gone
+	return c.err
 }
 
 // Recv returns the host's next message. Heartbeats are answered beneath it and
@@ -269,11 +326,20 @@ func (c *Conn) read(ctx context.Context) {
 		silent.Store(true)
 		c.cancel()
 	})
+	written := make(chan struct{})
+	go func() {
+		defer close(written)
+		c.write(ctx)
+	}()
 	err := c.readAll(ctx, dog)
 	dog.Stop()
 	c.cancel()
 	c.ws.abort()
+	<-written
 	c.mu.Lock()
+	if c.broken != nil {
+		err = c.broken
+	}
 	switch {
 	case c.closing:
 		c.err = ErrClosed
@@ -308,8 +374,11 @@ func (c *Conn) readAll(ctx context.Context, dog *time.Timer) error {
 			if err != nil {
 				return err
 			}
-			if err := c.ws.write(ctx, pong); err != nil {
-				return err
+			o := outgoing{pong, make(chan error, 1)}
+			select {
+			case c.out <- o:
+			case <-ctx.Done():
+				return ctx.Err()
 			}
 			continue
 		case *proto.Error:
@@ -344,7 +413,7 @@ func (c *Conn) Close(reason string) {
 	c.mu.Unlock()
 	if b, err := proto.Encode(&proto.Bye{Reason: reason}); err == nil {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
-		if c.ws.write(ctx, b) == nil {
+		if c.put(ctx, b) == nil {
 			select {
 			case <-c.gone:
 			case <-ctx.Done():

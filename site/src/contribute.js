@@ -10,10 +10,13 @@ const memories = [125, 250, 500, 1000, 2000, 3000].map((mb) => mb * 1e6);
 const words = {
   loading: "Loading the engine …",
   benchmarking: "Measuring what this tab can do …",
+  seeking: "The host does not answer. Looking for it …",
   waiting: "Ready. Waiting for a part of a model …",
+  fetching: "Fetching a part of the model …",
   connecting: "Connecting to the others …",
   training: "Training",
   paused: "Paused. The others are waiting for this tab.",
+  leaving: "Leaving as soon as this part is saved …",
   stopped: "Not taking part",
 };
 
@@ -34,11 +37,12 @@ function show({ detail }) {
   const on = state !== "stopped";
   set($("state"), words[state] ?? state);
   $("state").classList.toggle("good", state === "training");
-  $("go").textContent = on ? "Stop" : $("live").hidden ? "Lend this tab" : "Take part again";
+  $("go").textContent = state === "leaving" ? "Stop now" : on ? "Stop" : $("live").hidden ? "Lend this tab" : "Take part again";
   $("go").classList.toggle("on", on);
   for (const id of ["cores", "memory", "token"]) $(id).disabled = on;
   document.title = `${on ? words[state].replace(/[ .…]+$/, "") : "Lend this tab"} · Ravnest`;
-  if (state === "connecting") assigned(detail);
+  if (state === "fetching") assigned(detail);
+  else if (state === "seeking" || state === "waiting") set($("detail"), detail.text ? `${sentence(detail.text)}.` : "");
   if (!on) ended(detail);
 }
 

@@ -21,6 +21,7 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall/js"
 
 	"github.com/ravnest/ravnest/engine/transport"
@@ -33,10 +34,12 @@ type Endpoint struct {
 	hear js.Func
 
 	mu     sync.Mutex
-	next   int
 	conns  map[int]*connecting
 	closed bool
 }
+
+// lastID is the last connection's number: the page's half outlives endpoints.
+var lastID atomic.Int64
 
 // NewEndpoint takes over the page's end that the worker's shell offers as
 // ravnest.peers.
@@ -71,7 +74,9 @@ func (e *Endpoint) Close() error {
 		wg.Go(func() { _ = p.Close() })
 	}
 	wg.Wait()
-	e.page.Set("handler", js.Null())
+	if e.page.Get("handler").Equal(e.hear.Value) { // else another endpoint has taken over
+		e.page.Set("handler", js.Null())
+	}
 	e.hear.Release()
 	return nil
 }
@@ -129,8 +134,7 @@ func (e *Endpoint) Connect(ctx context.Context, offers bool, send func(json.RawM
 		e.mu.Unlock()
 		return nil, fmt.Errorf("connecting: %w", transport.ErrClosed)
 	}
-	e.next++
-	c.id = e.next
+	c.id = int(lastID.Add(1))
 	c.pipe = newPipe(func() { e.drop(c.id) })
 	e.conns[c.id] = c
 	e.mu.Unlock()

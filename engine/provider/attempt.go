@@ -1,0 +1,453 @@
+// One assignment: fetch, connect, train, save.
+
+package provider
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/ravnest/ravnest/engine/data"
+	"github.com/ravnest/ravnest/engine/graph"
+	"github.com/ravnest/ravnest/engine/job"
+	"github.com/ravnest/ravnest/engine/pipeline/order"
+	"github.com/ravnest/ravnest/engine/pipeline/snapshot"
+	"github.com/ravnest/ravnest/engine/pipeline/stage"
+	"github.com/ravnest/ravnest/engine/provider/machine"
+	"github.com/ravnest/ravnest/engine/transport"
+	"github.com/ravnest/ravnest/engine/wire"
+	"github.com/ravnest/ravnest/signaling/proto"
+)
+
+// peerError blames a peer.
+type peerError struct {
+	id, name string
+	err      error
+}
+
+func (e *peerError) Error() string { return e.err.Error() }
+func (e *peerError) Unwrap() error { return e.err }
+
+// errBlob is wrapped where what the assignment names is not to be had.
+var errBlob = errors.New("the assignment cannot be fetched")
+
+// here is a provider's first signal to a peer: it has fetched everything and can connect.
+// The peer's clock begins there, and an address that was found for a connection does not
+// grow stale while the other side downloads.
+var here = json.RawMessage(`{"kind":"here"}`)
+
+// attempt is one assignment under way.
+type attempt struct {
+	d       *driver
+	cfg     *Config
+	host    Host
+	dialer  Dialer
+	a       *proto.Assign
+	ctx     context.Context
+	cancel  context.CancelCauseFunc
+	started chan struct{} // closed when training begins
+	ended   chan struct{} // closed when do has returned
+	news    chan struct{} // the first batch is done
+	marked  atomic.Uint32 // the order.Mark before the next update
+	mail    map[string]chan json.RawMessage
+
+	mu   sync.Mutex
+	at   Update
+	prog proto.Progress // since the last report
+
+	stage     *stage.Stage
+	linked    sync.Mutex
+	links     map[int]*transport.Link
+	parts     []*snapshot.Part // to go on from
+	flopsEach float64
+	flushing  sync.Mutex
+	lastBusy  time.Duration // at the last report
+	lastTime  time.Duration
+	base      int64 // steps done before this attempt
+	saves     sync.WaitGroup
+	saveErr   error
+}
+
+func newAttempt(d *driver, a *proto.Assign) *attempt {
+	r := &attempt{
+		d: d, cfg: &d.cfg, host: d.host, dialer: d.dialer, a: a,
+		started: make(chan struct{}), ended: make(chan struct{}), news: make(chan struct{}, 1),
+		mail: map[string]chan json.RawMessage{}, links: map[int]*transport.Link{},
+		at: Update{Stage: a.Stage, Stages: a.Stages},
+	}
+	r.ctx, r.cancel = context.WithCancelCause(d.ctx)
+	for _, p := range a.Peers {
+		r.mail[p.ID] = make(chan json.RawMessage, machine.MaxSignals)
+	}
+	return r
+}
+
+// post tells the machine.
+func (r *attempt) post(ev machine.Event) { r.d.post(happening{ev: ev}) }
+
+// update fills in what the attempt knows.
+func (r *attempt) update(u Update) Update {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	u.Stage, u.Stages, u.Role, u.Peak = r.at.Stage, r.at.Stages, r.at.Role, r.at.Peak
+	return u
+}
+
+// do runs the assignment. The links stay up until unlink.
+func (r *attempt) do() (machine.Ended, error) {
+	defer r.cancel(nil)
+	err := r.work()
+	r.saves.Wait()
+	ended := machine.Ended{Run: r.a.Run, Outcome: machine.Done, Step: r.base + r.prog.Step}
+	if err == nil {
+		return ended, nil
+	}
+	if c := context.Cause(r.ctx); c != nil && !errors.Is(err, c) {
+		err = c
+	}
+	err = r.blame(err)
+	ended.Outcome, ended.Why, ended.Kind = machine.Failed, err.Error(), proto.FailedOther
+	var pe *peerError
+	switch {
+	case errors.Is(err, ErrStopped):
+		ended.Outcome, ended.Kind = machine.Stopped, ""
+	case errors.As(err, &pe):
+		ended.Kind, ended.Peer = proto.FailedPeer, pe.id
+	case errors.Is(err, ErrMemory):
+		ended.Kind = proto.FailedMemory
+	case errors.Is(err, stage.ErrDiverged):
+		ended.Kind = proto.FailedDiverged
+	case errors.Is(err, errBlob):
+		ended.Kind = proto.FailedBlob
+	}
+	return ended, err
+}
+
+// blame says whose link has ended with err.
+func (r *attempt) blame(err error) error {
+	for _, p := range r.a.Peers {
+		l := r.links[p.Stage]
+		if p.Cluster != r.a.Cluster || l == nil {
+			continue
+		}
+		if why := l.Err(); why != nil && errors.Is(err, why) {
+			verb := "lost"
+			if errors.Is(why, wire.ErrProtocol) {
+				verb = "cannot understand"
+			}
+			return &peerError{p.ID, p.Name, fmt.Errorf("%s %s: %w", verb, p.Name, err)}
+		}
+	}
+	return err
+}
+
+// unlink cuts the links, all at once, in goroutines of wg.
+func (r *attempt) unlink(wg *sync.WaitGroup) {
+	r.linked.Lock()
+	defer r.linked.Unlock()
+	for _, l := range r.links {
+		wg.Go(func() { _ = l.Close() })
+	}
+	clear(r.links)
+}
+
+func (r *attempt) work() error {
+	c, cfg, err := r.prepare()
+	if err != nil {
+		return err
+	}
+	r.mu.Lock()
+	r.at.Role = c.Stage.Role()
+	r.mu.Unlock()
+	r.post(machine.Prepared{Run: r.a.Run})
+	if err := r.connect(c); err != nil {
+		return err
+	}
+	cfg.Links = map[int]stage.Link{}
+	for k, l := range r.links {
+		cfg.Links[k] = l
+	}
+	if r.stage, err = stage.New(c, cfg); err != nil {
+		return err
+	}
+	if err := r.resume(); err != nil {
+		return err
+	}
+	peak := int64(r.stage.Memory())
+	r.mu.Lock()
+	r.at.Peak = peak
+	r.mu.Unlock()
+	r.post(machine.Compiled{Run: r.a.Run, Peak: peak})
+	select {
+	case <-r.started:
+	case <-r.ctx.Done():
+		return context.Cause(r.ctx)
+	}
+	r.cfg.Event("training stage %d of %d (%s)", r.a.Stage, r.a.Stages, c.Stage.Role())
+	stopReports := r.report()
+	err = r.stage.Run(r.ctx, r.mark, r)
+	r.saves.Wait()
+	stopReports()
+	if err == nil {
+		err = r.saveErr
+	}
+	return err
+}
+
+// resume makes the stage go on from what prepare has fetched.
+func (r *attempt) resume() error {
+	if r.a.Resume == nil {
+		return nil
+	}
+	if err := r.stage.Load(r.parts...); err != nil {
+		return fmt.Errorf("going on from the checkpoint: %w", err)
+	}
+	r.base = int64(r.parts[0].Position.Step)
+	r.parts = nil
+	return nil
+}
+
+// mark is asked before every update, on the root. A checkpoint is asked for once, a stop
+// for good.
+func (r *attempt) mark() order.Mark {
+	m := r.marked.Load()
+	if m == uint32(order.Checkpoint) {
+		r.marked.CompareAndSwap(m, uint32(order.Continue))
+	}
+	return order.Mark(m)
+}
+
+// prepare fetches and checks what the assignment names.
+func (r *attempt) prepare() (*stage.Compiled, stage.Config, error) {
+	var cfg stage.Config
+	j, err := job.Parse(r.a.Job)
+	if err != nil {
+		return nil, cfg, err
+	}
+	var plan Plan
+	if err := json.Unmarshal(r.a.Plan, &plan); err != nil {
+		return nil, cfg, fmt.Errorf("the assignment's plan: %w", err)
+	}
+	if len(plan.Starts) != r.a.Stages || r.a.Stage >= len(plan.Starts) || plan.Train < 1 || plan.Train > maxRows || plan.Val < 0 || plan.Val > maxRows {
+		return nil, cfg, fmt.Errorf("the assignment's plan has %d stages over %d and %d rows, the assignment %d stages", len(plan.Starts), plan.Train, plan.Val, r.a.Stages)
+	}
+	if j.MicroBatches == 0 {
+		if j.MicroBatches = plan.MicroBatches; j.MicroBatches < 0 || j.MicroBatches > j.BatchSize {
+			return nil, cfg, fmt.Errorf("the assignment's plan splits batches of %d rows into %d micro-batches", j.BatchSize, j.MicroBatches)
+		}
+	}
+	f := r.fetcher()
+	b, err := f.get("the model", r.a.Graph, 0)
+	if err != nil {
+		return nil, cfg, err
+	}
+	g, err := graph.Parse(b)
+	if err != nil {
+		return nil, cfg, err
+	}
+	stages, err := g.Cut(plan.Starts)
+	if err != nil {
+		return nil, cfg, err
+	}
+	s := stages[r.a.Stage]
+	c, err := stage.Compile(j, s)
+	if err != nil {
+		return nil, cfg, err
+	}
+	need := int64(c.Memory().Total())
+	if err := r.fits(need, s.Index, ""); err != nil {
+		return nil, cfg, err
+	}
+	cfg = stage.Config{
+		TrainRows: plan.Train, ValRows: plan.Val,
+		Order: data.Order, Team: r.cfg.Team, Now: r.cfg.Now, Between: r.cfg.Between,
+	}
+	if cfg.Weights, err = f.weights(need); err != nil {
+		return nil, cfg, err
+	}
+	r.flopsEach = s.Graph.Cost(0, len(s.Graph.Nodes)).Total()
+	if err := r.rows(f, g, s, &cfg, need); err != nil {
+		return nil, cfg, err
+	}
+	return c, cfg, r.fetchParts(f)
+}
+
+// fetchParts fetches the checkpoint that the attempt goes on from. A part of another cut may
+// hold more than this stage's share; it is held until the stage is loaded.
+func (r *attempt) fetchParts(f *fetcher) error {
+	if r.a.Resume == nil {
+		return nil
+	}
+	for _, p := range r.a.Resume.Parts {
+		b, err := f.get("the checkpoint", p.Ref, 0)
+		if err != nil {
+			return err
+		}
+		part, err := snapshot.Parse(b)
+		if err != nil {
+			return fmt.Errorf("%w: the checkpoint: %w", errBlob, err)
+		}
+		r.parts = append(r.parts, part)
+	}
+	return nil
+}
+
+// rows fetches the stage's part of the data set.
+func (r *attempt) rows(f *fetcher, g *graph.Graph, s *graph.Stage, cfg *stage.Config, need int64) error {
+	type part struct {
+		kind  string
+		dst   *stage.Rows
+		rows  int
+		elems int
+	}
+	var parts []part
+	if s.Index == 0 {
+		n := g.Inputs[0].Shape.Elems()
+		parts = append(parts, part{TrainX, &cfg.TrainX, cfg.TrainRows, n}, part{ValX, &cfg.ValX, cfg.ValRows, n})
+	}
+	if s.Last {
+		n := g.Shape(g.OutputValue()).Elems()
+		parts = append(parts, part{TrainY, &cfg.TrainY, cfg.TrainRows, n}, part{ValY, &cfg.ValY, cfg.ValRows, n})
+	}
+	for _, p := range parts {
+		ref, ok := r.a.Data[p.kind]
+		if !ok {
+			return fmt.Errorf("the assignment has no %s", p.kind)
+		}
+		f.want += ref.Size
+	}
+	for _, p := range parts {
+		b, err := f.get(p.kind, r.a.Data[p.kind], need)
+		if err != nil {
+			return err
+		}
+		_, n, err := data.Peek(b)
+		if err != nil {
+			return fmt.Errorf("%s: %w", p.kind, err)
+		}
+		need += int64(n)
+		if err := r.fits(need, s.Index, " with "+p.kind); err != nil {
+			return err
+		}
+		half, err := data.Decode(b)
+		if err != nil {
+			return fmt.Errorf("%s: %w", p.kind, err)
+		}
+		if half.Len() != p.rows || half.Elems() != p.elems {
+			return fmt.Errorf("%s has %d rows of %d elements, the plan says %d of %d", p.kind, half.Len(), half.Elems(), p.rows, p.elems)
+		}
+		*p.dst = half
+	}
+	return nil
+}
+
+// fits tells whether so many bytes are lent.
+func (r *attempt) fits(need int64, index int, with string) error {
+	if r.cfg.RAM > 0 && need > r.cfg.RAM {
+		return fmt.Errorf("%w: stage %d%s needs %.1f MB, %.1f MB are offered", ErrMemory, index, with, float64(need)/1e6, float64(r.cfg.RAM)/1e6)
+	}
+	return nil
+}
+
+// fetcher downloads blobs and tells how far it is.
+type fetcher struct {
+	r          *attempt
+	done, want int64
+	told       time.Duration
+}
+
+func (r *attempt) fetcher() *fetcher {
+	f := &fetcher{r: r, want: r.a.Graph.Size, told: -time.Second}
+	if r.a.Resume != nil {
+		for _, p := range r.a.Resume.Parts {
+			f.want += p.Size
+		}
+	} else if ref, ok := r.a.Weights[Weights]; ok {
+		f.want += ref.Size
+	}
+	return f
+}
+
+// get fetches one blob, which has room beside the bytes that are in use.
+func (f *fetcher) get(what string, ref proto.Ref, used int64) ([]byte, error) {
+	if ram := f.r.cfg.RAM; ram > 0 && ref.Size > ram-used {
+		return nil, fmt.Errorf("%w: %s is %.1f MB, %.1f of %.1f MB are free", ErrMemory, what, float64(ref.Size)/1e6, float64(max(ram-used, 0))/1e6, float64(ram)/1e6)
+	}
+	b, err := f.r.host.Blob(f.r.ctx, ref, func(n int64) {
+		if now := f.r.cfg.Now(); now-f.told >= 250*time.Millisecond {
+			f.told = now
+			f.r.post(machine.Fetched{Run: f.r.a.Run, Have: min(f.done+n, f.want), Want: f.want})
+		}
+	})
+	if err != nil {
+		return nil, fmt.Errorf("%w: fetching %s: %w", errBlob, what, err)
+	}
+	f.done += int64(len(b))
+	return b, nil
+}
+
+// connect opens the links to every stage that shares a tensor with this one, all at
+// once; the earlier stage of a pair begins.
+func (r *attempt) connect(c *stage.Compiled) error {
+	need := map[int]bool{}
+	for _, k := range c.Peers() {
+		need[k] = true
+	}
+	var peers []proto.Peer
+	for _, p := range r.a.Peers {
+		if p.Cluster == r.a.Cluster && need[p.Stage] {
+			delete(need, p.Stage)
+			peers = append(peers, p)
+		}
+	}
+	for k := range need {
+		return fmt.Errorf("the assignment names no provider for stage %d", k)
+	}
+	ctx, cancel := context.WithCancel(r.ctx)
+	defer cancel()
+	var wg sync.WaitGroup
+	var once sync.Once
+	var first error // what comes after it, it has brought about
+	for _, p := range peers {
+		wg.Go(func() {
+			pipe, err := r.dial(ctx, c.Stage.Index < p.Stage, p)
+			if err != nil {
+				once.Do(func() {
+					first = err
+					cancel()
+				})
+				return
+			}
+			r.linked.Lock()
+			r.links[p.Stage] = transport.NewLink(pipe, c.Link(p.Stage))
+			r.linked.Unlock()
+			r.post(machine.Linked{Run: r.a.Run, Peer: p.ID})
+		})
+	}
+	wg.Wait()
+	return first
+}
+
+// dial connects to one peer. Both sides say that they are here before either begins.
+func (r *attempt) dial(ctx context.Context, offer bool, p proto.Peer) (transport.Pipe, error) {
+	send := func(b json.RawMessage) error {
+		return r.host.Send(ctx, &proto.Signal{Run: r.a.Run, To: p.ID, Body: b})
+	}
+	if err := send(here); err != nil {
+		return nil, err
+	}
+	select {
+	case <-r.mail[p.ID]: // the host keeps the order: it is the peer's
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+	pipe, err := r.dialer.Dial(ctx, offer, send, r.mail[p.ID])
+	if err != nil {
+		return nil, &peerError{p.ID, p.Name, fmt.Errorf("connecting to stage %d (%s): %w", p.Stage, p.Name, err)}
+	}
+	return pipe, nil
+}

@@ -1,0 +1,181 @@
+// Package lend is what a native provider and a browser tab have in common around training:
+// measure this machine, find the host, join it, connect to peers as the host wants it, and
+// do so again when it went away.
+package lend
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"github.com/ravnest/ravnest/engine/kernel"
+	"github.com/ravnest/ravnest/engine/provider"
+	"github.com/ravnest/ravnest/engine/provider/machine"
+	"github.com/ravnest/ravnest/engine/transport"
+	"github.com/ravnest/ravnest/engine/transport/rtc"
+	"github.com/ravnest/ravnest/signaling/client"
+	"github.com/ravnest/ravnest/signaling/proto"
+)
+
+// Config is what differs between providers.
+type Config struct {
+	Host     string // its URL
+	Token    string
+	Name     string // in the plan; "" lets the host give one
+	Agent    string // the program and its version
+	Platform string
+	Team     *kernel.Team
+	RAM      int64 // bytes to lend
+	Rules    machine.Rules
+	Now      func() time.Duration
+	RSS      func() int64
+	Between  func()
+	AtOnce   <-chan struct{}
+	// Check, unless nil, is asked before a host is joined again; its error ends the provider.
+	Check func(ctx context.Context) error
+	// Event is told in a line what happens, Watch where the provider stands, Joined how it
+	// is called by the host and how fast it is. nil is silent.
+	Event  func(format string, a ...any)
+	Watch  func(provider.Update)
+	Joined func(name string, b provider.Bench)
+	// Loopback tells whether everyone who can join this host is on this machine.
+	Loopback bool
+}
+
+// Benchmarking is shown while the machine is measured.
+const Benchmarking machine.State = "benchmarking"
+
+// Lend lends this machine until its rules or ctx end that: see provider.Serve. Errors of
+// the host are *proto.Error inside.
+func Lend(ctx context.Context, cfg Config) error {
+	if cfg.Event == nil {
+		cfg.Event = func(string, ...any) {}
+	}
+	if cfg.Watch == nil {
+		cfg.Watch = func(provider.Update) {}
+	}
+	if _, err := client.ParseURL(cfg.Host); err != nil {
+		return err
+	}
+	if cfg.Rules.Seed == 0 {
+		cfg.Rules.Seed = rand.Uint64()
+	}
+	l := &lender{cfg: cfg}
+	return provider.Serve(ctx, provider.Config{
+		Join: l.join, Judge: l.judge, Team: cfg.Team, RAM: cfg.RAM, Now: cfg.Now, RSS: cfg.RSS,
+		Event: cfg.Event, Watch: cfg.Watch, Between: cfg.Between, AtOnce: cfg.AtOnce, Rules: cfg.Rules,
+	})
+}
+
+type lender struct {
+	cfg   Config
+	bench *proto.Bench // measured once
+	was   bool         // it has been a member
+}
+
+// errCheck wraps what Config.Check says.
+var errCheck = errors.New("not joining")
+
+// join makes a session. It is called by one goroutine at a time.
+func (l *lender) join(ctx context.Context) (provider.Host, provider.Dialer, error) {
+	if l.cfg.Check != nil && l.was {
+		if err := l.cfg.Check(ctx); err != nil {
+			return nil, nil, fmt.Errorf("%w: %w", errCheck, err)
+		}
+	}
+	opt := client.Options{Token: l.cfg.Token, MaxBlob: l.cfg.RAM, Hello: proto.Hello{
+		Name: l.cfg.Name, Agent: l.cfg.Agent, Platform: l.cfg.Platform,
+		Class: kernel.Class(), RAM: l.cfg.RAM, Threads: l.cfg.Team.Threads(),
+	}}
+	if l.bench == nil {
+		up, down, err := client.MeasureBandwidth(ctx, l.cfg.Host, opt)
+		if err != nil {
+			return nil, nil, err
+		}
+		l.cfg.Watch(provider.Update{State: Benchmarking})
+		b := provider.Benchmark(l.cfg.Team, l.cfg.Now)
+		l.bench = &proto.Bench{GEMM: b.GEMM, Conv: b.Conv, Up: up, Down: down}
+	}
+	opt.Hello.Bench = *l.bench
+	conn, err := client.Dial(ctx, l.cfg.Host, opt)
+	if err != nil {
+		return nil, nil, err
+	}
+	var ice []rtc.ICEServer
+	for _, s := range conn.Welcome().ICE {
+		ice = append(ice, rtc.ICEServer{URLs: s.URLs, Username: s.Username, Credential: s.Credential})
+	}
+	ep, err := rtc.NewEndpoint(rtc.Config{ICE: ice, Loopback: l.cfg.Loopback})
+	if err != nil {
+		conn.Close("cannot connect to peers")
+		return nil, nil, err
+	}
+	again := "joined"
+	if l.was {
+		again = "joined again:"
+	}
+	l.was = true
+	l.cfg.Event("%s %s as %s: %.1f GFLOP/s, %d MB RAM, %d thread(s)", again, l.cfg.Host, conn.Name(), l.bench.GEMM, l.cfg.RAM/1e6, l.cfg.Team.Threads())
+	if l.cfg.Joined != nil {
+		l.cfg.Joined(conn.Name(), provider.Bench{GEMM: l.bench.GEMM, Conv: l.bench.Conv})
+	}
+	return &host{Conn: conn, ep: ep}, dialer{ep}, nil
+}
+
+// judge tells what the end of a session or of a try to join means.
+func (l *lender) judge(err error) (goodbye, again bool) {
+	var pe *proto.Error
+	switch {
+	case errors.Is(err, errCheck):
+		return false, false
+	case errors.As(err, &pe):
+		switch pe.Code {
+		case proto.Stopped, proto.Full, proto.Storage:
+			return pe.Code == proto.Stopped, true
+		case proto.NameTaken:
+			// By ourselves, as long as the host has not missed us.
+			return false, l.was
+		}
+		return false, false
+	}
+	return errors.Is(err, client.ErrGoodbye), errors.Is(err, client.ErrUnreachable) || errors.Is(err, client.ErrLost)
+}
+
+// host is a session with what belongs to it.
+type host struct {
+	*client.Conn
+	ep   *rtc.Endpoint
+	once sync.Once
+}
+
+// ahead is how much memory a blob gets before any of it has come.
+const ahead = 64 << 20
+
+// Blob implements provider.Host.
+func (h *host) Blob(ctx context.Context, r proto.Ref, have func(int64)) ([]byte, error) {
+	b := bytes.NewBuffer(make([]byte, 0, min(r.Size, ahead)))
+	if err := h.BlobTo(ctx, r, b, have); err != nil {
+		return nil, err
+	}
+	return b.Bytes(), nil
+}
+
+// Close implements provider.Host.
+func (h *host) Close(reason string) {
+	h.once.Do(func() {
+		h.Conn.Close(reason)
+		_ = h.ep.Close()
+	})
+}
+
+// dialer connects to peers over WebRTC.
+type dialer struct{ ep *rtc.Endpoint }
+
+func (d dialer) Dial(ctx context.Context, offer bool, send func(json.RawMessage) error, recv <-chan json.RawMessage) (transport.Pipe, error) {
+	return d.ep.Connect(ctx, offer, send, recv)
+}

@@ -1,0 +1,150 @@
+// What a provider tells its host about a stage that trains.
+
+package provider
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/ravnest/ravnest/engine/pipeline/stage"
+	"github.com/ravnest/ravnest/engine/provider/machine"
+	"github.com/ravnest/ravnest/signaling/proto"
+)
+
+// reportEvery is how often the host is told what has happened.
+const reportEvery = 250 * time.Millisecond
+
+// report tells the host what has happened until the returned function, which tells the
+// rest, is called.
+func (r *attempt) report() (stop func()) {
+	ctx, cancel := context.WithCancel(r.ctx)
+	r.lastTime = r.cfg.Now()
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		t := time.NewTicker(reportEvery)
+		defer t.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-r.news: // the first batch is reported at once
+			case <-t.C:
+			}
+			// Of a session that is over the machine hears by itself. Not ctx: a report that
+			// has begun is sent whole.
+			if r.flush(r.ctx) != nil {
+				return
+			}
+		}
+	})
+	return func() {
+		cancel()
+		wg.Wait()
+		_ = r.flush(r.ctx)
+	}
+}
+
+func (r *attempt) flush(ctx context.Context) error {
+	r.flushing.Lock()
+	defer r.flushing.Unlock()
+	var out, in int64
+	for _, l := range r.links {
+		s := l.Stats()
+		out, in = out+s.SentPayload, in+s.ReceivedPayload
+	}
+	r.mu.Lock()
+	p, busy, now := r.prog, r.stage.Busy(), r.cfg.Now()
+	r.prog.Losses, r.prog.Vals = nil, nil
+	u := r.at
+	r.mu.Unlock()
+	if d := now - r.lastTime; d > 0 {
+		p.Busy = min(max((busy-r.lastBusy).Seconds()/d.Seconds(), 0), 1)
+	}
+	r.lastBusy, r.lastTime = busy, now
+	p.Run, p.Stage, p.Out, p.In = r.a.Run, r.a.Stage, out, in
+	p.Step += r.base
+	p.FLOPs = float64(p.Samples) * r.flopsEach
+	if r.cfg.RSS != nil {
+		p.RSS = r.cfg.RSS()
+	}
+	u.Progress = p
+	u.State, _ = r.d.shown.Load().(machine.State)
+	r.cfg.Watch(u)
+	// A message holds a bounded number of losses.
+	losses, vals := p.Losses, p.Vals
+	for first := true; first || len(losses) > 0 || len(vals) > 0; first = false {
+		n, k := min(len(losses), proto.MaxLosses), min(len(vals), proto.MaxVals)
+		p.Losses, p.Vals, losses, vals = losses[:n], vals[:k], losses[n:], vals[k:]
+		m := p
+		if err := r.host.Send(ctx, &m); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Loss implements stage.Observer.
+func (r *attempt) Loss(l stage.Loss) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.prog.Losses = append(r.prog.Losses, proto.Loss{Step: int64(l.Step), Epoch: l.Epoch, Loss: proto.Real(l.Value)})
+}
+
+// Validated implements stage.Observer.
+func (r *attempt) Validated(v stage.Validation) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.prog.Vals = append(r.prog.Vals, proto.Val{Step: int64(v.Step), Epoch: v.Epoch, Correct: int64(v.Correct), Total: int64(v.Total)})
+}
+
+// Batch implements stage.Observer.
+func (r *attempt) Batch(rows int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.prog.Samples += int64(rows)
+	r.prog.Step++
+	r.prog.Raw = r.stage.Raw()
+	if r.prog.Step == 1 {
+		r.news <- struct{}{}
+	}
+}
+
+// Keep implements stage.Observer: the state is uploaded while training goes on; two
+// uploads of a stage never overlap.
+func (r *attempt) Keep(s stage.Saved) error {
+	r.saves.Wait()
+	if r.saveErr != nil {
+		return r.saveErr
+	}
+	b, err := s.Part.Bytes() // its tensors change when this returns
+	if err != nil {
+		return err
+	}
+	r.saves.Go(func() {
+		r.post(machine.Saving{Run: r.a.Run, Begins: true})
+		if err := r.save(s, b); err != nil {
+			r.saveErr = fmt.Errorf("saving stage %d after step %d: %w", r.a.Stage, s.Step, err)
+		}
+		r.post(machine.Saving{Run: r.a.Run})
+	})
+	return nil
+}
+
+func (r *attempt) save(s stage.Saved, b []byte) error {
+	at, err := json.Marshal(s.Part.Position)
+	if err != nil {
+		return err
+	}
+	ref, err := r.host.Upload(r.ctx, r.a.Run, r.a.Stage, b)
+	if err != nil {
+		return err
+	}
+	// No checkpoint is ahead of the losses that the host knows.
+	if err := r.flush(r.ctx); err != nil {
+		return err
+	}
+	return r.host.Send(r.ctx, &proto.Saved{Run: r.a.Run, Stage: r.a.Stage, Step: int64(s.Step), Epoch: s.Epoch, Blob: ref, Position: at})
+}
