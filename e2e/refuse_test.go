@@ -36,7 +36,7 @@ func TestWrongToken(t *testing.T) {
 		s.bad([]string{"(?i)token"}, "ravnest-provider", args...)
 	}
 	// The host goes on; one with the token trains.
-	s.ok("ravnest-provider", "--join", url, "--token", "right")
+	s.ok("ravnest-provider", "--join", url, "--token", "right", "--once")
 	if code := host.wait(limit); code != 0 {
 		t.Errorf("the host that refused some: code %d", code)
 	}
@@ -95,7 +95,7 @@ func TestVersionOfProvider(t *testing.T) {
 		t.Error("the host does not close the connection")
 	}
 	host.says("refused .*protocol version 99", limit)
-	s.ok("ravnest-provider", "--join", url)
+	s.ok("ravnest-provider", "--join", url, "--once")
 	if code := host.wait(limit); code != 0 {
 		t.Errorf("the host that refused one: code %d", code)
 	}

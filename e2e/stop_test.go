@@ -83,7 +83,7 @@ func TestInterruptEarly(t *testing.T) {
 
 	s.ok("ravnest", "clusterize", dir)
 	p, url := s.serve(dir)
-	q := s.start("ravnest-provider", "--join", url, "--name", "node_1")
+	q := s.start("ravnest-provider", "--join", url, "--name", "node_1", "--once")
 	p.says("node_1 joined", limit)
 	p.interrupt()
 	if code := p.wait(10 * time.Second); code != 130 {
@@ -120,7 +120,7 @@ func (s *scene) running(dir string) (host *proc, ps []*proc) {
 	s.ok("ravnest", "clusterize", dir)
 	host, url := s.serve(dir)
 	for k := range 3 {
-		ps = append(ps, s.start("ravnest-provider", "--join", url, "--name", fmt.Sprintf("node_%d", k)))
+		ps = append(ps, s.start("ravnest-provider", "--join", url, "--name", fmt.Sprintf("node_%d", k), "--once", "--wait", "0s"))
 	}
 	host.says("training", limit)
 	for k := range 3 {

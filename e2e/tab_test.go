@@ -306,26 +306,33 @@ func TestTabGone(t *testing.T) {
 			case "asleep":
 				time.Sleep(time.Until(begin.Add(11 * time.Second)))
 				b.signal(syscall.SIGCONT)
-				p.shows(5*time.Second, "#problems", "was asleep")
-				p.shows(time.Second, "#go", "Take part again")
+				p.shows(5*time.Second, "#state", "Looking for it")
+				if said, err := eval[string](p, `document.getElementById("log").textContent`); err != nil || !strings.Contains(said, "was asleep") {
+					t.Errorf("a tab that woke up says %q (%v)", said, err)
+				}
 			}
 		})
 	}
 }
 
-// TestHostGone: a tab whose host ends or falls silent says so and offers to come back.
+// TestHostGone: a tab whose host falls silent says so, looks for it, and takes part again as
+// soon as there is one.
 func TestHostGone(t *testing.T) {
 	posix(t)
 	s := newScene(t)
 	dir := filepath.Join(t.TempDir(), "job")
 	s.job(dir, "--epochs", endless)
 	b := s.browser()
-	host, _, p := s.mixed(b, dir, 1)
+	address := freePort(t)
+	host, _, p := s.mixed(b, dir, 1, "--listen", address)
 	p.shows(limit, "#state", "Training")
 	_ = syscall.Kill(host.cmd.Process.Pid, syscall.SIGSTOP)
-	p.shows(8*time.Second, "#problems", "Lost the signaling host")
-	p.shows(time.Second, "#go", "Take part again")
+	p.shows(10*time.Second, "#state", "Looking for it")
+	p.shows(time.Second, "#detail", "Lost the signaling host")
 	_ = syscall.Kill(host.cmd.Process.Pid, syscall.SIGKILL)
+	host, _ = s.serve("--listen", address, dir)
+	host.says(`js/wasm`, 30*time.Second)
+	p.shows(5*time.Second, "#go", "Stop")
 }
 
 // TestTabPauses: a paused tab holds the run up and loses nothing.

@@ -38,7 +38,7 @@ func TestWalkthrough(t *testing.T) {
 	host, url := s.serve("--json", dir)
 	var ps []*proc
 	for k := range 3 {
-		ps = append(ps, s.start("ravnest-provider", "--join", url, "--name", fmt.Sprintf("node_%d", k)))
+		ps = append(ps, s.start("ravnest-provider", "--join", url, "--name", fmt.Sprintf("node_%d", k), "--once"))
 	}
 	if code := host.wait(limit); code != 0 {
 		t.Fatalf("serve: code %d\n%s", code, host.err.String())

@@ -1,0 +1,74 @@
+// A provider's daily life: it waits for its host, leaves politely, and is not harmed by
+// nohup.
+
+package e2e
+
+import (
+	"bytes"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// TestProviderFirst: a provider that starts before its host waits for it, says so once, and
+// stays for the next host.
+func TestProviderFirst(t *testing.T) {
+	posix(t)
+	s := newScene(t)
+	tmp := t.TempDir()
+	address := freePort(t)
+	p := s.start("ravnest-provider", "--join", address)
+	p.says("trying again until it answers", limit)
+	time.Sleep(2 * time.Second)
+	for _, name := range []string{"first", "second"} {
+		dir := filepath.Join(tmp, name)
+		s.ok("ravnest", "init", "--nodes", "1", "--epochs", "2", dir)
+		s.ok("ravnest", "clusterize", dir)
+		host := s.start("ravnest", "serve", "--listen", address, dir)
+		if code := host.wait(limit); code != 0 {
+			t.Fatalf("the %s host: code %d\n%s", name, code, tail(host.err.String()))
+		}
+	}
+	if n := strings.Count(p.err.String(), "cannot reach the signaling host"); n > 4 {
+		t.Errorf("it says %d times that there is no host:\n%s", n, p.err.String())
+	}
+	p.interrupt()
+	if code := p.wait(5 * time.Second); code != 130 {
+		t.Errorf("code %d, want 130", code)
+	}
+	s.bad([]string{"cannot reach the signaling host"}, "ravnest-provider", "--join", address, "--wait", "1s")
+	a, b := read(t, tmp, "first", "losses.txt"), read(t, tmp, "second", "losses.txt")
+	if !bytes.Equal(a, b) {
+		t.Error("the second run's losses are not those of the first")
+	}
+}
+
+// TestNohup: a hang-up that was ignored at the start stops neither host nor provider.
+func TestNohup(t *testing.T) {
+	posix(t)
+	s := newScene(t)
+	dir := filepath.Join(t.TempDir(), "job")
+	s.ok("ravnest", "init", "--nodes", "1", "--epochs", endless, dir)
+	s.ok("ravnest", "clusterize", dir)
+	address := freePort(t)
+	host := s.begin(exec.Command("nohup", filepath.Join(bin, "ravnest"), "serve", "--listen", address, dir))
+	p := s.begin(exec.Command("nohup", filepath.Join(bin, "ravnest-provider"), "--join", address))
+	eventually(t, "some losses", limit, func() bool { return size(dir, "losses.txt") > 400 })
+	for _, x := range []*proc{p, host} {
+		if err := x.cmd.Process.Signal(syscall.SIGHUP); err != nil {
+			t.Fatal(err)
+		}
+	}
+	was := size(dir, "losses.txt")
+	eventually(t, "further losses", limit, func() bool { return size(dir, "losses.txt") > was+4000 })
+	// Twice in a row is once.
+	_ = host.cmd.Process.Signal(syscall.SIGTERM)
+	_ = host.cmd.Process.Signal(syscall.SIGTERM)
+	if code := host.wait(10 * time.Second); code != 130 {
+		t.Errorf("the host: code %d, want 130\n%s", code, tail(host.err.String()))
+	}
+	s.ok("ravnest", "fuse", dir)
+}
