@@ -149,7 +149,7 @@ func Dial(ctx context.Context, addr string, opt Options) (*Conn, error) {
 	c := &Conn{
 		host: h, ws: ws, welcome: *welcome, cancel: cancel,
 		silence: time.Duration(welcome.Timeout) * time.Millisecond,
-		out: make(chan outgoing), gone: make(chan struct{}), wake: make(chan struct{}, 1),
+		out:     make(chan outgoing), gone: make(chan struct{}), wake: make(chan struct{}, 1),
 	}
 	c.host.session = welcome.Session
 	go c.read(life)
