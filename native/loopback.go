@@ -1,4 +1,4 @@
-// Telling whether a host is this machine.
+// Telling whether others are on this machine.
 
 package native
 
@@ -10,8 +10,8 @@ import (
 )
 
 // Loopback tells whether the host at addr is reached over this machine's loopback
-// interface, so that everyone who joined it is on this machine too. A host behind a
-// forwarded port looks like that as well: its providers must then be here.
+// interface. A host behind a forwarded port looks like that as well; Network tells such
+// machines apart.
 func Loopback(addr string) bool {
 	u, err := client.ParseURL(addr)
 	if err != nil {

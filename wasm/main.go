@@ -10,6 +10,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/netip"
 	"runtime/debug"
 	"strings"
 	"sync"
@@ -94,7 +95,8 @@ func lend(ctx context.Context, set settings, t *turns, atOnce <-chan struct{}, e
 	began := time.Now()
 	return lender.Lend(ctx, lender.Config{
 		Host: set.Host, Token: set.Token, Name: set.Name, Agent: "ravnest-tab/" + version, Platform: "js/wasm",
-		Team: team, RAM: set.RAM, AtOnce: atOnce, Between: t.between, RSS: t.memory, Check: t.current,
+		Loopback: loopback(set.Host),
+		Team:     team, RAM: set.RAM, AtOnce: atOnce, Between: t.between, RSS: t.memory, Check: t.current,
 		// A tab is a guest of its page's host: when that says goodbye, it is over. A
 		// connection that was lost is looked for.
 		Rules:  machine.Rules{Wait: -1},
@@ -103,6 +105,16 @@ func lend(ctx context.Context, set settings, t *turns, atOnce <-chan struct{}, e
 		Watch:  func(u provider.Update) { emit("update", u) },
 		Joined: func(name string, b provider.Bench) { emit("joined", map[string]any{"name": name, "gflops": b.GEMM}) },
 	})
+}
+
+// loopback tells whether the page's host is this machine.
+func loopback(host string) bool {
+	u, err := client.ParseURL(host)
+	if err != nil {
+		return false
+	}
+	ip, err := netip.ParseAddr(u.Hostname())
+	return u.Hostname() == "localhost" || err == nil && ip.IsLoopback()
 }
 
 // explain words an end for the page.

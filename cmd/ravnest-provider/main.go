@@ -101,7 +101,7 @@ func lend(c *cli.Context) error {
 	err = lender.Lend(c.Context, lender.Config{
 		Host: c.String("join"), Token: c.String("token"), Name: c.String("name"),
 		Agent: "ravnest-provider/" + version, Platform: runtime.GOOS + "/" + runtime.GOARCH,
-		Team: team, RAM: ram, Loopback: native.Loopback(c.String("join")),
+		Team: team, RAM: ram, Loopback: native.Loopback(c.String("join")), Machine: native.Network(),
 		Rules: machine.Rules{Once: c.Bool("once"), Stay: true, Wait: wait},
 		Now:   func() time.Duration { return time.Since(began) },
 		Event: say,

@@ -35,11 +35,6 @@ func (e *peerError) Unwrap() error { return e.err }
 // errBlob is wrapped where what the assignment names is not to be had.
 var errBlob = errors.New("the assignment cannot be fetched")
 
-// here is a provider's first signal to a peer: it has fetched everything and can connect.
-// The peer's clock begins there, and an address that was found for a connection does not
-// grow stale while the other side downloads.
-var here = json.RawMessage(`{"kind":"here"}`)
-
 // attempt is one assignment under way.
 type attempt struct {
 	d       *driver
@@ -432,20 +427,23 @@ func (r *attempt) connect(c *stage.Compiled) error {
 	return first
 }
 
-// dial connects to one peer. Both sides say that they are here before either begins.
+// dial connects to one peer. Both sides say that they are here, with everything fetched,
+// before either begins: the clock of the connection starts there, and an address that was
+// found for it does not grow stale while the other side downloads.
 func (r *attempt) dial(ctx context.Context, offer bool, p proto.Peer) (transport.Pipe, error) {
 	send := func(b json.RawMessage) error {
 		return r.host.Send(ctx, &proto.Signal{Run: r.a.Run, To: p.ID, Body: b})
 	}
-	if err := send(here); err != nil {
+	if err := send(r.dialer.Here()); err != nil {
 		return nil, err
 	}
+	var here json.RawMessage
 	select {
-	case <-r.mail[p.ID]: // the host keeps the order: it is the peer's
+	case here = <-r.mail[p.ID]:
 	case <-ctx.Done():
 		return nil, context.Cause(ctx)
 	}
-	pipe, err := r.dialer.Dial(ctx, offer, send, r.mail[p.ID])
+	pipe, err := r.dialer.Connect(ctx, offer, here, send, r.mail[p.ID])
 	if err != nil {
 		return nil, &peerError{p.ID, p.Name, fmt.Errorf("connecting to stage %d (%s): %w", p.Stage, p.Name, err)}
 	}

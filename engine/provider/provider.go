@@ -40,10 +40,12 @@ type Host interface {
 	Close(reason string)
 }
 
-// Dialer connects to another provider. offer tells which side begins; send and recv
-// carry the descriptions and candidates through the host.
+// Dialer connects to another provider. Both sides first send what their Here returns; offer
+// tells which side begins then; here is the peer's; send and recv carry the descriptions and
+// candidates through the host.
 type Dialer interface {
-	Dial(ctx context.Context, offer bool, send func(json.RawMessage) error, recv <-chan json.RawMessage) (transport.Pipe, error)
+	Here() json.RawMessage
+	Connect(ctx context.Context, offer bool, here json.RawMessage, send func(json.RawMessage) error, recv <-chan json.RawMessage) (transport.Pipe, error)
 }
 
 // Config is what a provider brings.

@@ -27,8 +27,10 @@ type exchange struct {
 	pipes map[string]chan transport.Pipe
 }
 
-// Dial pairs the two sides by what the offering one sends through the host.
-func (x *exchange) Dial(ctx context.Context, offer bool, send func(json.RawMessage) error, recv <-chan json.RawMessage) (transport.Pipe, error) {
+func (x *exchange) Here() json.RawMessage { return json.RawMessage(`"here"`) }
+
+// Connect pairs the two sides by what the offering one sends through the host.
+func (x *exchange) Connect(ctx context.Context, offer bool, _ json.RawMessage, send func(json.RawMessage) error, recv <-chan json.RawMessage) (transport.Pipe, error) {
 	if offer {
 		a, b := mem.Pair(mem.Faults{}, mem.Faults{})
 		x.mu.Lock()

@@ -6,7 +6,6 @@ package lend
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -16,7 +15,6 @@ import (
 	"github.com/ravnest/ravnest/engine/kernel"
 	"github.com/ravnest/ravnest/engine/provider"
 	"github.com/ravnest/ravnest/engine/provider/machine"
-	"github.com/ravnest/ravnest/engine/transport"
 	"github.com/ravnest/ravnest/engine/transport/rtc"
 	"github.com/ravnest/ravnest/signaling/client"
 	"github.com/ravnest/ravnest/signaling/proto"
@@ -43,8 +41,10 @@ type Config struct {
 	Event  func(format string, a ...any)
 	Watch  func(provider.Update)
 	Joined func(name string, b provider.Bench)
-	// Loopback tells whether everyone who can join this host is on this machine.
+	// Loopback tells whether the host is reached over the loopback interface, Machine tells
+	// this machine's network from others where that is known: see rtc.Config.
 	Loopback bool
+	Machine  string
 }
 
 // Benchmarking is shown while the machine is measured.
@@ -110,7 +110,7 @@ func (l *lender) join(ctx context.Context) (provider.Host, provider.Dialer, erro
 	for _, s := range conn.Welcome().ICE {
 		ice = append(ice, rtc.ICEServer{URLs: s.URLs, Username: s.Username, Credential: s.Credential})
 	}
-	ep, err := rtc.NewEndpoint(rtc.Config{ICE: ice, Loopback: l.cfg.Loopback})
+	ep, err := rtc.NewEndpoint(rtc.Config{ICE: ice, Loopback: l.cfg.Loopback, Machine: l.cfg.Machine})
 	if err != nil {
 		conn.Close("cannot connect to peers")
 		return nil, nil, err
@@ -124,7 +124,7 @@ func (l *lender) join(ctx context.Context) (provider.Host, provider.Dialer, erro
 	if l.cfg.Joined != nil {
 		l.cfg.Joined(conn.Name(), provider.Bench{GEMM: l.bench.GEMM, Conv: l.bench.Conv})
 	}
-	return &host{Conn: conn, ep: ep}, dialer{ep}, nil
+	return &host{Conn: conn, ep: ep}, ep, nil
 }
 
 // judge tells what the end of a session or of a try to join means.
@@ -171,11 +171,4 @@ func (h *host) Close(reason string) {
 		h.Conn.Close(reason)
 		_ = h.ep.Close()
 	})
-}
-
-// dialer connects to peers over WebRTC.
-type dialer struct{ ep *rtc.Endpoint }
-
-func (d dialer) Dial(ctx context.Context, offer bool, send func(json.RawMessage) error, recv <-chan json.RawMessage) (transport.Pipe, error) {
-	return d.ep.Connect(ctx, offer, send, recv)
 }

@@ -46,7 +46,7 @@ const (
 type Endpoint struct {
 	cfg Config
 	ice []webrtc.ICEServer
-	api *webrtc.API
+	api [3]*webrtc.API // by way
 
 	mu     sync.Mutex
 	pipes  map[*pipe]struct{}
@@ -103,19 +103,35 @@ func NewEndpoint(cfg Config) (*Endpoint, error) {
 		win = narrow
 	}
 	se.SetSCTPMaxReceiveBufferSize(win)
-	if cfg.Loopback {
-		only := func(ip net.IP) bool { return ip.Equal(localhost) }
-		se.SetIncludeLoopbackCandidate(true)
-		se.SetIPFilter(only)
-		se.SetRemoteIPFilter(only)
-		se.SetNetworkTypes([]webrtc.NetworkType{webrtc.NetworkTypeUDP4})
-	} else {
-		se.SetNetworkTypes([]webrtc.NetworkType{webrtc.NetworkTypeUDP4, webrtc.NetworkTypeUDP6})
-		// A stranger does not get to choose what is talked to on this machine.
-		se.SetRemoteIPFilter(func(ip net.IP) bool { return !ip.IsLoopback() })
+	for w := range e.api {
+		se := se // each way has settings of its own
+		switch way(w) {
+		case loopback:
+			only := func(ip net.IP) bool { return ip.Equal(localhost) }
+			se.SetIncludeLoopbackCandidate(true)
+			se.SetIPFilter(only)
+			se.SetRemoteIPFilter(only)
+			se.SetNetworkTypes([]webrtc.NetworkType{webrtc.NetworkTypeUDP4})
+		case both:
+			se.SetIncludeLoopbackCandidate(true)
+			se.SetNetworkTypes([]webrtc.NetworkType{webrtc.NetworkTypeUDP4, webrtc.NetworkTypeUDP6})
+		default:
+			se.SetNetworkTypes([]webrtc.NetworkType{webrtc.NetworkTypeUDP4, webrtc.NetworkTypeUDP6})
+			// A stranger does not get to choose what is talked to on this machine.
+			se.SetRemoteIPFilter(func(ip net.IP) bool { return !ip.IsLoopback() })
+		}
+		e.api[w] = webrtc.NewAPI(webrtc.WithSettingEngine(se), webrtc.WithMediaEngine(&webrtc.MediaEngine{}))
 	}
-	e.api = webrtc.NewAPI(webrtc.WithSettingEngine(se), webrtc.WithMediaEngine(&webrtc.MediaEngine{}))
 	return e, nil
+}
+
+// Here is what this side tells a peer before anything else.
+func (e *Endpoint) Here() json.RawMessage {
+	b, err := json.Marshal(Here{Kind: Hello, Loopback: e.cfg.Loopback, Machine: e.cfg.Machine})
+	if err != nil {
+		panic(err) // strings
+	}
+	return b
 }
 
 // Close closes the connections that are still open.
@@ -169,18 +185,18 @@ func (e *Endpoint) forget(p *pipe) {
 	delete(e.pipes, p)
 }
 
-// Connect makes a pipe to a peer. One side offers, the other answers; send and recv
-// carry their signals (JSON of a Signal) through the host until the channel is open.
+// Connect makes a pipe to a peer, whose Here is given. One side offers, the other answers;
+// send and recv carry their signals (JSON of a Signal) through the host until the channel is open.
 // send is called by one goroutine at a time and never after Connect has returned.
 // The pipe's Send is for one goroutine at a time, and so is Recv.
-func (e *Endpoint) Connect(ctx context.Context, offers bool, send func(json.RawMessage) error, recv <-chan json.RawMessage) (transport.Pipe, error) {
+func (e *Endpoint) Connect(ctx context.Context, offers bool, here json.RawMessage, send func(json.RawMessage) error, recv <-chan json.RawMessage) (transport.Pipe, error) {
 	e.mu.Lock()
 	closed := e.closed
 	e.mu.Unlock()
 	if closed {
 		return nil, fmt.Errorf("connecting: %w", transport.ErrClosed)
 	}
-	pc, err := e.api.NewPeerConnection(webrtc.Configuration{ICEServers: e.ice})
+	pc, err := e.api[choose(e.cfg, parseHere(here))].NewPeerConnection(webrtc.Configuration{ICEServers: e.ice})
 	if err != nil {
 		return nil, fmt.Errorf("making a peer connection: %w", err)
 	}
@@ -197,6 +213,9 @@ func (e *Endpoint) Connect(ctx context.Context, offers bool, send func(json.RawM
 	if err != nil {
 		if cause != nil {
 			err = cause // says more than "cancelled"
+		}
+		if c.both() {
+			err = fmt.Errorf("%w: %s", err, hint)
 		}
 		p.tearDown()
 		return nil, fmt.Errorf("connecting: %w", err)

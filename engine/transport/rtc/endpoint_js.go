@@ -109,8 +109,7 @@ func (e *Endpoint) take(m js.Value) {
 		}
 		select {
 		case c.ours <- s:
-		default:
-			c.cancel(fmt.Errorf("%w: the browser has more than %d candidates", ErrSignal, cap(c.ours)))
+		default: // of so many candidates the peer would not take this one either
 		}
 	case "refuse":
 		c.cancel(fmt.Errorf("%w: the browser says %q", ErrSignal, m.Get("why").String()))
@@ -121,11 +120,20 @@ func (e *Endpoint) take(m js.Value) {
 	}
 }
 
-// Connect makes a pipe to a peer. One side offers, the other answers; send and recv
-// carry their signals (JSON of a Signal) through the host until the channel is open.
+// Here is what this side tells a peer before anything else.
+func (e *Endpoint) Here() json.RawMessage {
+	b, err := json.Marshal(Here{Kind: Hello, Loopback: e.cfg.Loopback})
+	if err != nil {
+		panic(err) // strings
+	}
+	return b
+}
+
+// Connect makes a pipe to a peer. The browser chooses the addresses whatever its Here
+// says. One side offers, the other answers; send and recv carry their signals (JSON of a Signal) through the host until the channel is open.
 // send is called by one goroutine at a time and never after Connect has returned.
 // The pipe's Send is for one goroutine at a time, and so is Recv.
-func (e *Endpoint) Connect(ctx context.Context, offers bool, send func(json.RawMessage) error, recv <-chan json.RawMessage) (transport.Pipe, error) {
+func (e *Endpoint) Connect(ctx context.Context, offers bool, _ json.RawMessage, send func(json.RawMessage) error, recv <-chan json.RawMessage) (transport.Pipe, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	c := &connecting{talk: newTalk(offers, send, cancel), e: e, ours: make(chan Signal, MaxCandidates)}
@@ -170,7 +178,11 @@ func (e *Endpoint) Connect(ctx context.Context, offers bool, send func(json.RawM
 	c.quiet()
 	if err != nil {
 		_ = c.pipe.Close()
-		return nil, fmt.Errorf("connecting: %w", context.Cause(ctx))
+		err = context.Cause(ctx)
+		if c.both() {
+			err = fmt.Errorf("%w: %s", err, hint)
+		}
+		return nil, fmt.Errorf("connecting: %w", err)
 	}
 	return c.pipe, nil
 }

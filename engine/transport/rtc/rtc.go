@@ -35,8 +35,13 @@ var ErrSignal = errors.New("invalid signal")
 type Config struct {
 	// ICE are STUN and TURN servers; none by default.
 	ICE []ICEServer
-	// Loopback connects over 127.0.0.1 only: all providers are on this machine.
+	// Loopback says that this provider reaches its host over the loopback interface. With
+	// others of whom the same is said it connects over that alone, with a browser on this
+	// machine over that too, and with the rest over the network.
 	Loopback bool
+	// Machine tells this machine's network from others, where that is known: a host that is
+	// reached over a tunnel seems to be on loopback from several machines.
+	Machine string
 	// Idle is the silence after which a peer counts as gone; 0: 3.5 s. It is looked at
 	// once a second, so a killed peer is noticed within Idle and a second.
 	Idle time.Duration
@@ -51,11 +56,54 @@ type ICEServer struct {
 	Username, Credential string
 }
 
+// Here is the first signal of both sides: this one is ready to connect, and where it is.
+type Here struct {
+	Kind     Kind   `json:"kind"` // Hello
+	Loopback bool   `json:"loopback,omitempty"`
+	Machine  string `json:"machine,omitempty"`
+}
+
+// parseHere decodes a peer's first signal. What is odd in it says nothing about where the
+// peer is.
+func parseHere(b json.RawMessage) Here {
+	var h Here
+	if len(b) > MaxCandidate || json.Unmarshal(b, &h) != nil {
+		return Here{}
+	}
+	return h
+}
+
+// way is over which addresses two providers connect.
+type way int
+
+const (
+	network  way = iota // all but loopback
+	loopback            // 127.0.0.1 alone
+	both
+)
+
+// choose is the way to a peer.
+func choose(cfg Config, peer Here) way {
+	switch {
+	case !cfg.Loopback || !peer.Loopback:
+		return network // one does not get to choose what the other talks to on its machine
+	case cfg.Machine == peer.Machine:
+		return loopback
+	case cfg.Machine == "" || peer.Machine == "":
+		return both // a browser does not know
+	}
+	return network
+}
+
+// hint is added where both sides have described themselves and nothing came of it.
+const hint = "the two found each other through the host, and no UDP packet came through between them: a firewall or a NAT may be in the way on either side"
+
 // Kind of a signal.
 type Kind string
 
 // The kinds of signals.
 const (
+	Hello     Kind = "here"
 	Offer     Kind = "offer"
 	Answer    Kind = "answer"
 	Candidate Kind = "candidate"

@@ -26,6 +26,7 @@ type talk struct {
 	mu      sync.Mutex
 	send    func(json.RawMessage) error // nil: over
 	told    bool                        // our description is out: candidates may follow
+	heard   bool                        // theirs is in
 	waiting []Signal                    // candidates found before that
 }
 
@@ -56,6 +57,13 @@ func (t *talk) tell(s Signal) {
 		}
 	}
 	t.waiting = nil
+}
+
+// both tells whether both sides have described themselves.
+func (t *talk) both() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.told && t.heard
 }
 
 // quiet ends tell.
@@ -89,7 +97,7 @@ func (t *talk) listen(ctx context.Context, recv <-chan json.RawMessage, p peer) 
 		switch {
 		case s.Kind == Candidate:
 			if n++; n > MaxCandidates {
-				return fmt.Errorf("%w: more than %d candidates", ErrSignal, MaxCandidates)
+				continue // a machine of many addresses is no enemy; those that came suffice
 			}
 			if err = p.check(s.Candidate); err == nil && described {
 				err = p.candidate(s)
@@ -100,6 +108,9 @@ func (t *talk) listen(ctx context.Context, recv <-chan json.RawMessage, p peer) 
 			err = fmt.Errorf("%w: an %s out of turn", ErrSignal, s.Kind)
 		default:
 			described = true
+			t.mu.Lock()
+			t.heard = true
+			t.mu.Unlock()
 			if err = p.remote(s); err == nil {
 				for _, k := range early {
 					if err = p.candidate(k); err != nil {
