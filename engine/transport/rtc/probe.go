@@ -21,7 +21,7 @@ func Probe(ctx context.Context, s ICEServer, url string) (string, error) {
 		return "", err
 	}
 	defer e.Close()
-	pc, err := e.api.NewPeerConnection(webrtc.Configuration{ICEServers: e.ice})
+	pc, err := e.api[network].NewPeerConnection(webrtc.Configuration{ICEServers: e.ice})
 	if err != nil {
 		return "", fmt.Errorf("making a peer connection: %w", err)
 	}
