@@ -19,7 +19,7 @@ import (
 type Interrupted struct{ Signal os.Signal }
 
 func (e *Interrupted) Error() string {
-	return fmt.Sprintf("stopped on request (%v); once more stops at once", e.Signal)
+	return fmt.Sprintf("stopped on request (%v)", e.Signal)
 }
 
 // Is makes it a kind of context.Canceled.

@@ -31,10 +31,18 @@ var (
 	ErrLost = errors.New("lost the signaling host")
 	// ErrGoodbye: the host ended the session on purpose, such as after the run.
 	// It is a kind of ErrLost.
-	ErrGoodbye = fmt.Errorf("%w: it said goodbye", ErrLost)
+	ErrGoodbye error = goodbye{}
 	// ErrClosed: Close was called.
 	ErrClosed = errors.New("the connection to the signaling host is closed")
 )
+
+// goodbye is the type of ErrGoodbye.
+type goodbye struct{}
+
+func (goodbye) Error() string { return "the signaling host said goodbye" }
+
+// Is makes it a kind of ErrLost.
+func (goodbye) Is(target error) bool { return target == ErrLost }
 
 // Options of Dial.
 type Options struct {

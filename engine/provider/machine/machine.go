@@ -48,6 +48,8 @@ const (
 	lastTry  = 15 * time.Second
 	// steady is how long a session lasts that makes the next try a first one again.
 	steady = 10 * time.Second
+	// lostQuietly is how long tries after a loss fail without a further word.
+	lostQuietly = 30 * time.Second
 )
 
 // fetchEvery is how often the host is told how far a download is.
@@ -88,6 +90,7 @@ type state struct {
 	Tries   int           `json:"tries"` // to join that failed in a row
 	Try     time.Duration `json:"try"`   // when the next one is due
 	Told    []string      `json:"told,omitempty"`
+	Missed  bool          `json:"missed,omitempty"` // the session before was lost
 	Current *attempt      `json:"current,omitempty"`
 	Next    *attempt      `json:"next,omitempty"` // assigned while Current winds down
 	LastRun string        `json:"last_run,omitempty"`
@@ -215,7 +218,7 @@ func (m *Machine) Step(now time.Duration, ev Event) []Action {
 		o.s.Away = now
 		o.join()
 	case Joined:
-		o.s.Host, o.s.Since, o.s.Told = joined, now, nil
+		o.s.Host, o.s.Since, o.s.Told, o.s.Missed = joined, now, nil, false
 		o.act(Show{State: Waiting})
 	case JoinFailed:
 		o.joinFailed(e)
@@ -297,7 +300,8 @@ func (o *out) joinFailed(e JoinFailed) {
 	}
 	o.s.Host, o.s.Since, o.s.Try = away, o.now, o.now+d
 	// Told once, and not at every try; a host that has another reason now is news.
-	if !slices.Contains(o.s.Told, e.Why) && len(o.s.Told) < 3 {
+	// After a loss, of which the person knows, it takes a while until it is news at all.
+	if fresh := o.s.Missed && waited < lostQuietly; !fresh && !slices.Contains(o.s.Told, e.Why) && len(o.s.Told) < 3 {
 		o.s.Told = append(o.s.Told, e.Why)
 		o.act(Show{State: Seeking, Text: e.Why})
 		o.tell("%s", e.Why)
@@ -328,7 +332,7 @@ func (o *out) lost(e Lost) {
 	}
 	s.Next = nil
 	held := o.now - s.Since
-	s.Host, s.Since, s.Away = away, o.now, o.now
+	s.Host, s.Since, s.Away, s.Missed = away, o.now, o.now, true
 	if held >= steady {
 		s.Tries = 0
 	}
@@ -356,7 +360,11 @@ func (o *out) lost(e Lost) {
 		s.Told = nil
 		o.act(Show{State: Seeking, Text: e.Why})
 		o.tell("%s", e.Why)
-		o.tell("joining again as soon as there is a host")
+		if e.Goodbye {
+			o.tell("waiting for its next job")
+		} else {
+			o.tell("joining again as soon as it answers")
+		}
 	}
 }
 
@@ -595,7 +603,7 @@ func (o *out) leave(e Leave) {
 		s.Bye, s.ByeFrom, s.Next = e.Reason, o.now, nil
 		o.send(&proto.Leaving{Reason: proto.Text(e.Reason)})
 		o.act(Show{State: Leaving})
-		o.tell("leaving as soon as what was trained is saved, %v at the most", s.Rules.Leave)
+		o.tell("leaving as soon as what was trained is saved, %v at the most; asked once more, at once", s.Rules.Leave)
 	}
 }
 
