@@ -64,9 +64,11 @@ func TestKilled(t *testing.T) {
 	for k, role := range []string{"root", "stem", "leaf"} {
 		t.Run(role, func(t *testing.T) {
 			s := newScene(t)
-			dir, local := s.yardstick(40)
+			dir, local := s.yardstick(150)
 			host, url := s.serve(dir)
-			ps := s.provide(url, "node_0", "node_1", "node_2", "")
+			ps := s.provide(url, "node_0", "node_1", "node_2")
+			host.says("training", limit)
+			s.provide(url, "") // before, it would be given one of their names
 			host.says("node_3 joined", limit)
 			s.steps(dir, 120)
 			begin := time.Now()
@@ -88,7 +90,7 @@ func TestKilled(t *testing.T) {
 func TestKilledWithoutSpare(t *testing.T) {
 	posix(t)
 	s := newScene(t)
-	dir, local := s.yardstick(40)
+	dir, local := s.yardstick(150)
 	host, url := s.serve(dir)
 	ps := s.provide(url, "node_0", "node_1", "node_2")
 	host.says("training", limit)
@@ -108,9 +110,11 @@ func TestKilledWithoutSpare(t *testing.T) {
 func TestFrozen(t *testing.T) {
 	posix(t)
 	s := newScene(t)
-	dir, local := s.yardstick(60)
+	dir, local := s.yardstick(150)
 	host, url := s.serve(dir)
-	ps := s.provide(url, "node_0", "node_1", "node_2", "")
+	ps := s.provide(url, "node_0", "node_1", "node_2")
+	host.says("training", limit)
+	s.provide(url, "") // before, it would be given one of their names
 	host.says("node_3 joined", limit)
 	s.steps(dir, 120)
 	begin := time.Now()
@@ -133,9 +137,11 @@ func TestFrozen(t *testing.T) {
 func TestProviderLeaves(t *testing.T) {
 	posix(t)
 	s := newScene(t)
-	dir, local := s.yardstick(40)
+	dir, local := s.yardstick(150)
 	host, url := s.serve(dir)
-	ps := s.provide(url, "node_0", "node_1", "node_2", "")
+	ps := s.provide(url, "node_0", "node_1", "node_2")
+	host.says("training", limit)
+	s.provide(url, "") // before, it would be given one of their names
 	host.says("node_3 joined", limit)
 	s.steps(dir, 30) // before anything was saved by the job's own rule
 	ps[2].interrupt()

@@ -97,7 +97,7 @@ func (r *attempt) Loss(l stage.Loss) {
 func (r *attempt) Validated(v stage.Validation) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.prog.Vals = append(r.prog.Vals, proto.Val{Step: int64(v.Step), Epoch: v.Epoch, Correct: int64(v.Correct), Total: int64(v.Total)})
+	r.prog.Vals = append(r.prog.Vals, proto.Val{Step: int64(v.Step), Epoch: v.Epoch, Correct: int64(v.Correct), Total: int64(v.Total), Loss: proto.Real(v.Loss)})
 }
 
 // Batch implements stage.Observer.
