@@ -72,7 +72,7 @@ func sigmoid(x float32) float32 { return 1 / (1 + Exp(-x)) }
 
 // softplus is log(1 + e^(a x)) / a, and x where a x > b.
 func softplus(x, a, b float32) float32 {
-	z := x * a
+	z := float32(x * a)
 	if z > b {
 		return x
 	}
@@ -241,7 +241,7 @@ var Unaries = map[string]Unary{
 		if x*a > b {
 			return 1
 		}
-		return sigmoid(x * a)
+		return sigmoid(float32(x * a))
 	}),
 	"mish": byInput(func(x, _, _ float32) float32 { return x * Tanh(softplus(x, 1, 20)) }, func(x, _, _ float32) float32 {
 		t := Tanh(softplus(x, 1, 20))
@@ -273,8 +273,8 @@ var Unaries = map[string]Unary{
 	"erf": byInput(func(x, _, _ float32) float32 { return Erf(x) }, func(x, _, _ float32) float32 {
 		return float32(2/1.7724538509055160273) * Exp(-float32(x*x))
 	}),
-	"sin": byInput(func(x, _, _ float32) float32 { return Sinpi(x * (1 / math.Pi)) }, func(x, _, _ float32) float32 { return Cospi(x * (1 / math.Pi)) }),
-	"cos": byInput(func(x, _, _ float32) float32 { return Cospi(x * (1 / math.Pi)) }, func(x, _, _ float32) float32 { return -Sinpi(x * (1 / math.Pi)) }),
+	"sin": byInput(func(x, _, _ float32) float32 { return Sinpi(float32(x * (1 / math.Pi))) }, func(x, _, _ float32) float32 { return Cospi(float32(x * (1 / math.Pi))) }),
+	"cos": byInput(func(x, _, _ float32) float32 { return Cospi(float32(x * (1 / math.Pi))) }, func(x, _, _ float32) float32 { return -Sinpi(float32(x * (1 / math.Pi))) }),
 
 	"eq":    flat(func(x, a, _ float32) float32 { return indicator(x == a) }),
 	"ne":    flat(func(x, a, _ float32) float32 { return indicator(x != a) }),
