@@ -85,9 +85,17 @@ type Spec struct {
 
 	// UpdateFrequency is the number of batches whose gradients one update adds up.
 	UpdateFrequency int `json:"update_frequency"`
-	// ReduceFactor is the number of updates per averaging across clusters; 0: one
-	// averaging an epoch.
-	ReduceFactor int `json:"reduce_factor"`
+	// Replicas is the number of copies of the model that train, each on its own share of the
+	// data; 0 or 1: one. It is a part of the job, not of who computes it: one process, one
+	// cluster and several give the same result.
+	Replicas int `json:"replicas,omitempty"`
+	// ReduceFactor is the number of updates that each replica does in a round, behind which
+	// they are averaged. 0: DefaultReduceFactor.
+	ReduceFactor int     `json:"reduce_factor"`
+	Average      Average `json:"average,omitzero"`
+	// InFlight is the number of replicas that a pipeline works on at once. 0: as many as fit.
+	// It changes no bit of the result.
+	InFlight int `json:"in_flight,omitempty"`
 }
 
 // Optimizer names an update rule and its constants, as torch.optim calls them. A field that
@@ -222,7 +230,7 @@ func Parse(data []byte) (Spec, error) {
 	if err != nil {
 		return Spec{}, fmt.Errorf("%w: %w", ErrInvalid, err)
 	}
-	if err := s.defaults(has); err != nil {
+	if err := errors.Join(s.defaults(has), s.Average.zeros(has)); err != nil {
 		return Spec{}, fmt.Errorf("%w: %w", ErrInvalid, err)
 	}
 	return s, s.Check()
@@ -326,6 +334,7 @@ func (s Spec) Check() error {
 	f.num("save_every", s.SaveEvery, 0, 1<<20)
 	f.num("update_frequency", s.UpdateFrequency, 1, 1<<16)
 	f.num("reduce_factor", s.ReduceFactor, 0, 1<<20)
+	s.checkReplicas(&f)
 	s.Optimizer.check(&f)
 	s.LR.check(&f)
 	if len(f.errs) > 0 {
@@ -397,6 +406,7 @@ func (s Spec) Order(train, val int) order.Run {
 	return order.Run{
 		Train: train, Val: val, Epochs: s.Epochs, Steps: s.Steps, BatchSize: s.BatchSize, MicroBatches: s.Micro(),
 		UpdateFrequency: s.UpdateFrequency, ValEvery: s.ValEvery, SaveEvery: s.SaveEvery,
+		Replicas: s.Replica(), ReduceFactor: s.Updates(), Split: s.Gradients(), InFlight: s.InFlight,
 	}
 }
 
@@ -410,7 +420,7 @@ func (s Spec) Rows(n, b int) int { return min(s.BatchSize, n-b*s.BatchSize) }
 func (s Spec) Micro() int { return max(s.MicroBatches, 1) }
 
 // MicroRows is the number of rows of a full micro-batch.
-func (s Spec) MicroRows() int { return (s.BatchSize + s.Micro() - 1) / s.Micro() }
+func (s Spec) MicroRows() int { return s.Order(1, 0).MicroRows(s.BatchSize) }
 
 // Total is the number of batches of the run over n training rows.
 func (s Spec) Total(n int) int {

@@ -36,6 +36,18 @@ func TestMistakesNameTheField(t *testing.T) {
 		{`"name": "adam",`, ``, "optimizer has no name"},
 		{`"epochs": 100`, `"epochs": null`, "epochs is null"},
 		{`"name": "cnn"`, `"name": "a\nb"`, "cannot be printed"},
+		{`"epochs": 100`, `"epochs": 100, "replicas": 65`, "replicas 65 is outside 0..64"},
+		{`"epochs": 100`, `"epochs": 100, "replicas": 2, "average": {"of": "gradient"}`, `the nearest is "gradients"`},
+		{`"epochs": 100`, `"epochs": 100, "replicas": 2, "average": {"bits": 1}`, "average bits 1 is outside 2..32"},
+		{`"epochs": 100`, `"epochs": 100, "replicas": 2, "average": {"bits": 0}`, "average.bits is empty or zero"},
+		{`"epochs": 100`, `"epochs": 100, "replicas": 2, "average": {"optimizer": "sum"}`, `average optimizer "sum"`},
+		{`"epochs": 100`, `"epochs": 100, "replicas": 2, "average": {"outer": {"name": "adam"}}`, `average outer "adam"`},
+		{`"epochs": 100`, `"epochs": 100, "replicas": 2, "average": {"outer": {"lr": 1}}`, "outer none has no lr"},
+		{`"epochs": 100`, `"epochs": 100, "average": {"outer": {"name": "nesterov"}}`, "needs replicas"},
+		{`"schedule": "sync"`, `"schedule": "async", "replicas": 2`, "schedule async has one replica"},
+		{`"reduce_factor": 0`, `"reduce_factor": 4, "replicas": 2, "average": {"of": "gradients"}`, "averaged at every update"},
+		{`"epochs": 100`, `"epochs": 100, "replicas": 2, "average": {"of": "gradients", "optimizer": "keep"}`, "one optimizer for all replicas"},
+		{`"batch_size": 64`, `"batch_size": 3, "replicas": 4, "average": {"of": "gradients"}`, "cannot be split over so many"},
 	} {
 		bad := strings.Replace(good, c[0], c[1], 1)
 		if bad == good {
@@ -61,4 +73,26 @@ func FuzzParse(f *testing.F) {
 			t.Fatalf("own JSON is refused: %v", err)
 		}
 	})
+}
+
+// TestAveraging: what a job leaves out of its average.
+func TestAveraging(t *testing.T) {
+	for text, want := range map[string]job.Average{
+		`{}`:                             {Of: "parameters", Bits: 28, Optimizer: "average", Outer: job.Outer{Name: "none"}},
+		`{"of": "gradients", "bits": 4}`: {Of: "gradients", Bits: 4, Optimizer: "average", Outer: job.Outer{Name: "none"}},
+		`{"outer": {"name": "nesterov"}, "optimizer": "keep"}`:      {Of: "parameters", Bits: 28, Optimizer: "keep", Outer: job.Outer{Name: "nesterov", LR: 0.7, Momentum: 0.9}},
+		`{"outer": {"name": "nesterov", "lr": 1, "momentum": 0.5}}`: {Of: "parameters", Bits: 28, Optimizer: "average", Outer: job.Outer{Name: "nesterov", LR: 1, Momentum: 0.5}},
+	} {
+		s, err := job.Parse([]byte(`{"version": 1, "replicas": 2, "average": ` + text + `}`))
+		if err != nil || s.Averaging() != want {
+			t.Errorf("%s: %+v, %v", text, s.Averaging(), err)
+		}
+	}
+	for _, c := range []struct{ replicas, reduce, want int }{{1, 0, 1}, {1, 5, 1}, {2, 0, job.DefaultReduceFactor}, {2, 3, 3}} {
+		s := job.Default()
+		s.Replicas, s.ReduceFactor = c.replicas, c.reduce
+		if s.Updates() != c.want {
+			t.Errorf("%d replicas, reduce_factor %d: rounds of %d updates, want %d", c.replicas, c.reduce, s.Updates(), c.want)
+		}
+	}
 }

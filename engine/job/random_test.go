@@ -27,6 +27,17 @@ func random(r *rand.Rand) []byte {
 	some(m, "val_every", 0, 1, 3)
 	some(m, "update_frequency", 1, 2, 7)
 	some(m, "seed", 0, uint64(1<<64-1))
+	some(m, "replicas", 0, 1, 2, 4)
+	some(m, "reduce_factor", 0, 1, 3)
+	some(m, "in_flight", 0, 2)
+	if r.IntN(3) == 0 {
+		a := map[string]any{}
+		some(a, "of", "parameters", "gradients")
+		some(a, "bits", 4, 8, 28, 0)
+		some(a, "optimizer", "average", "keep", "reset")
+		some(a, "outer", map[string]any{"name": "nesterov"}, map[string]any{"name": "none"}, map[string]any{"name": "nesterov", "momentum": 0.5}, map[string]any{})
+		m["average"] = a
+	}
 	if r.IntN(4) > 0 {
 		o := map[string]any{"name": pick("sgd", "adam", "adamw", "nadam", "lion")}
 		some(o, "lr", 0, 0.1, 1e-3, 1e6, -1)

@@ -43,7 +43,8 @@ const (
 	DomainInit
 	DomainShuffle
 	DomainTest
-	DomainData // of synthetic data sets
+	DomainData    // of synthetic data sets
+	DomainAverage // of stochastic rounding
 )
 
 // Stream addresses random numbers. The Philox key is the 64-bit seed; the counter is

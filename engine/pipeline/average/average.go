@@ -108,7 +108,7 @@ func (r Rule) Add(sum []int64, x, scale []float32, weight int64, draws kernel.St
 		step := float64(top) / float64(m)
 		var word [4]uint32
 		for i := lo; i < hi; i++ {
-			v := float64(x[i]) * step
+			v := float64(float64(x[i]) * step) // rounded, not fused with what follows
 			var q float64
 			if exact {
 				q = math.RoundToEven(v)

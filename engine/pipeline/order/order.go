@@ -20,6 +20,11 @@ type Run struct {
 	UpdateFrequency int // batches whose gradients one update adds up
 	ValEvery        int // epochs between validation passes; 0: none
 	SaveEvery       int // epochs between saves; the end always saves
+
+	Replicas     int  // 0 or 1: one
+	ReduceFactor int  // updates of each replica in a round, where there are several
+	Split        bool // the rows of each batch are split over the replicas
+	InFlight     int  // replicas whose micro-batches are in flight at once; 0: all
 }
 
 // ErrRun is wrapped by errors about a Run that has no order, ErrPosition by errors about
@@ -44,10 +49,16 @@ func (r Run) Check() error {
 		{"update frequency", r.UpdateFrequency, 1},
 		{"epochs between validations", r.ValEvery, 0},
 		{"epochs between saves", r.SaveEvery, 0},
+		{"replicas", r.Replicas, 0},
+		{"updates in a round", r.ReduceFactor, 0},
+		{"units in flight", r.InFlight, 0},
 	} {
 		if f.v < f.least || f.v > 1<<40 {
 			return fmt.Errorf("%w: %s %d, want at least %d", ErrRun, f.name, f.v, f.least)
 		}
+	}
+	if r.Replicas > MaxReplicas || r.Replicas > 1 && !r.Split && r.ReduceFactor < 1 {
+		return fmt.Errorf("%w: %d replicas with rounds of %d updates, want at most %d and at least 1", ErrRun, r.Replicas, r.ReduceFactor, MaxReplicas)
 	}
 	return nil
 }
@@ -58,8 +69,14 @@ func (r Run) Batches(n int) int { return (n + r.BatchSize - 1) / r.BatchSize }
 // Rows is the number of rows of batch b of n rows.
 func (r Run) Rows(n, b int) int { return min(r.BatchSize, n-b*r.BatchSize) }
 
-// group is the most micro-batches of an update.
-func (r Run) group() int { return r.UpdateFrequency * min(r.MicroBatches, r.BatchSize) }
+// group is the most micro-batches in flight: those of an update of each unit in flight.
+func (r Run) group() int {
+	units := r.replicas()
+	if r.InFlight > 0 {
+		units = min(units, r.InFlight)
+	}
+	return units * r.UpdateFrequency * min(r.MicroBatches, r.BatchSize)
+}
 
 // Total is the number of training batches of the run.
 func (r Run) Total() int {
@@ -70,7 +87,7 @@ func (r Run) Total() int {
 	return t
 }
 
-// Position is a place between two updates of a run. A run that is taken up at a Position
+// Position is a place between two rounds of a run; with one replica a round is an update. A run that is taken up at a Position
 // does the same from there on as one that was never interrupted.
 type Position struct {
 	Epoch int    `json:"epoch"` // of the next batch
@@ -82,7 +99,7 @@ type Position struct {
 // Over tells whether nothing is left to do at p.
 func (r Run) Over(p Position) bool { return p.Step >= uint64(r.Total()) }
 
-// CheckPosition tells whether the run has p: whether an update can begin there. Its errors
+// CheckPosition tells whether the run has p: whether a round can begin there. Its errors
 // wrap ErrPosition.
 func (r Run) CheckPosition(p Position) error {
 	if err := r.Check(); err != nil {
@@ -94,8 +111,12 @@ func (r Run) CheckPosition(p Position) error {
 		return fmt.Errorf("%w: epoch %d, batch %d, step %d of a run of %d epochs of %d batches", ErrPosition, p.Epoch, p.Batch, p.Step, r.Epochs, n)
 	case p.Step != uint64(p.Epoch)*uint64(n)+uint64(p.Batch):
 		return fmt.Errorf("%w: step %d is not batch %d of epoch %d at %d batches an epoch", ErrPosition, p.Step, p.Batch, p.Epoch, n)
-	case p.Batch%r.UpdateFrequency != 0 && !r.Over(p):
-		return fmt.Errorf("%w: batch %d of epoch %d is inside an update of %d batches", ErrPosition, p.Batch, p.Epoch, r.UpdateFrequency)
+	case p.Batch%r.span() != 0 && !r.Over(p):
+		what := "an update"
+		if r.replicas() > 1 {
+			what = "a round"
+		}
+		return fmt.Errorf("%w: batch %d of epoch %d is inside %s of %d batches", ErrPosition, p.Batch, p.Epoch, what, r.span())
 	case p.Seq < p.Step || p.Seq > 1<<62:
 		return fmt.Errorf("%w: %d items done after %d batches", ErrPosition, p.Seq, p.Step)
 	}

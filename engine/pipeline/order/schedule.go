@@ -17,6 +17,7 @@ const (
 	BackwardInput                    // the first half of Backward: gradients of what the stage reads
 	BackwardWeight                   // the second half: gradients of the weights; Slot is free after it
 	Update                           // of the weights, with the gradients of the group that Item closed
+	Average                          // of what the replicas changed in the round that Item closed
 	Evaluate                         // forward of the validation rows Item
 	Report                           // the validation pass is over
 	Keep                             // save the state
@@ -25,7 +26,7 @@ const (
 
 func (k ActionKind) String() string {
 	if k <= Done {
-		return [...]string{"forward", "backward", "input gradient", "weight gradient", "update", "evaluate", "report", "keep", "done"}[k]
+		return [...]string{"forward", "backward", "input gradient", "weight gradient", "update", "average", "evaluate", "report", "keep", "done"}[k]
 	}
 	return fmt.Sprintf("action %d", uint8(k))
 }
@@ -44,7 +45,7 @@ type Action struct {
 	Final bool
 }
 
-// Mark is what the root may ask for before an update.
+// Mark is what the root may ask for before a round: with one replica, before an update.
 type Mark uint8
 
 // The marks. Their numbers travel between stages.
@@ -73,7 +74,7 @@ type Schedule interface {
 	// Next decides the next action. After Done it returns Done for ever.
 	Next() (Action, error)
 	// Mark takes back a, the forward action just given, which must be that of the first
-	// micro-batch of an update. Checkpoint, which needs a to be Drained, keeps the state
+	// micro-batch of a round. Checkpoint, which needs a to be Drained, keeps the state
 	// and then gives a again. Stop ends the run before a: what is in flight is finished,
 	// the state is kept, and the run is done.
 	Mark(a Action, m Mark) error
@@ -105,6 +106,44 @@ type walk struct {
 	keep    bool // a Checkpoint or Stop is due before next, once the pipeline is drained
 	stop    bool // and the run ends behind it
 	over    bool // it has
+	due     [2]Action
+	owed    int // actions of due that come next, from the end
+}
+
+// closed makes what follows the backward pass of it due.
+func (w *walk) closed(it Item) {
+	switch many := w.seq.run.replicas() > 1; {
+	case !it.Last:
+	case many && w.seq.run.Split: // gradients
+		w.due, w.owed = [2]Action{{Kind: Update, Item: it}, {Kind: Average, Item: it}}, 2
+	case many && it.Closes:
+		w.due, w.owed = [2]Action{{Kind: Average, Item: it}, {Kind: Update, Item: it}}, 2
+	default:
+		w.due[0], w.owed = Action{Kind: Update, Item: it}, 1
+	}
+}
+
+// pay is the next action that is due.
+func (w *walk) pay() (Action, bool) {
+	if w.owed == 0 {
+		return Action{}, false
+	}
+	w.owed--
+	return w.due[w.owed], true
+}
+
+// waits tells whether a forward pass has to wait for what is in flight: a round for all of
+// it, an update for that of its own replica.
+func waits(it Item, flight []Action) bool {
+	if it.Opens && len(flight) > 0 {
+		return true
+	}
+	for _, a := range flight {
+		if it.First && a.Item.Replica == it.Replica {
+			return true
+		}
+	}
+	return false
 }
 
 // item looks at the next item.
@@ -148,7 +187,7 @@ func (w *walk) other() (Action, error) {
 
 // mark sets a mark before a.
 func (w *walk) mark(a Action, m Mark) error {
-	if a.Kind != Forward || !a.Item.First || w.keep || w.stop {
+	if a.Kind != Forward || !a.Item.Opens || w.keep || w.stop {
 		return fmt.Errorf("%w: %s at the %s of item %d", ErrMark, m, a.Kind, a.Item.Seq)
 	}
 	switch m {
@@ -167,9 +206,11 @@ func (w *walk) mark(a Action, m Mark) error {
 	return nil
 }
 
-// NewSync is 1F1B (PipeDream, SOSP 2019) that drains the pipeline at every update: the
-// computation of one process. Stage s of P has at most P-s micro-batches between their
-// forward and their backward pass, and never more than an update has.
+// NewSync is 1F1B (PipeDream, SOSP 2019) that drains the pipeline at every update of a
+// replica: the computation of one process. Stage s of P has at most P-s micro-batches
+// between their forward and their backward pass, and never more than an update of each unit
+// in flight has. Replicas fill each other's bubbles: with as many as stages nothing stands
+// still within a round.
 func NewSync(seq *Sequence, stage, stages int) Schedule {
 	return &alternate{walk: walk{seq: seq}, depth: min(stages-stage, seq.run.group()), sync: true}
 }
@@ -186,20 +227,17 @@ type alternate struct {
 	depth  int // micro-batches in flight at most
 	sync   bool
 	flight []Action // forwards whose backward is due, oldest first
-	update Item     // is due, if due
-	due    bool
 	slot   int
 }
 
 func (s *alternate) Slots() int { return s.depth }
 
 func (s *alternate) Next() (Action, error) {
-	if s.due {
-		s.due = false
-		return Action{Kind: Update, Item: s.update}, nil
+	if a, ok := s.pay(); ok {
+		return a, nil
 	}
 	it := s.item()
-	if !s.blocked() && it.Kind == Train && len(s.flight) < s.depth && !(s.sync && it.First && len(s.flight) > 0) {
+	if !s.blocked() && it.Kind == Train && len(s.flight) < s.depth && !(s.sync && waits(it, s.flight)) {
 		s.waiting = false
 		a := Action{Kind: Forward, Item: it, Slot: s.slot, Drained: len(s.flight) == 0}
 		s.slot = (s.slot + 1) % s.depth
@@ -209,7 +247,7 @@ func (s *alternate) Next() (Action, error) {
 	if len(s.flight) > 0 {
 		a := s.flight[0]
 		s.flight = append(s.flight[:0], s.flight[1:]...)
-		s.update, s.due = a.Item, a.Item.Last
+		s.closed(a.Item)
 		return Action{Kind: Backward, Item: a.Item, Slot: a.Slot}, nil
 	}
 	if a, ok := s.marked(); ok {

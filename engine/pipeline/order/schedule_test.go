@@ -23,7 +23,7 @@ func walkAll(t *testing.T, s Schedule, before func(Action) Mark) []Action {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if a.Kind == Forward && a.Item.First && before != nil && !asked[a.Item.Seq] {
+		if a.Kind == Forward && a.Item.Opens && before != nil && !asked[a.Item.Seq] {
 			asked[a.Item.Seq] = true
 			if m := before(a); m != Continue {
 				if err := s.Mark(a, m); err != nil {
@@ -101,6 +101,9 @@ func TestCheckpoints(t *testing.T) {
 	for range 100 {
 		run := random(r)
 		for name, schedule := range schedules {
+			if name != "async" {
+				run = replicated(r)
+			}
 			stages := 1 + r.IntN(4)
 			var asked map[uint64]bool // by the root
 			for k := range stages {

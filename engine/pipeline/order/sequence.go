@@ -33,13 +33,17 @@ type Item struct {
 	Batch int    // number of the batch in its epoch or validation pass
 	Row0  int    // first row of the micro-batch in its batch
 	Rows  int
-	Total int  // rows of the whole batch
-	First bool // first micro-batch of an update
-	Last  bool // last micro-batch of an update
-	Ends  bool // last micro-batch of its batch
+	Total int // rows of the whole batch
+
+	Replica int  // that trains the rows
+	First   bool // first micro-batch of an update of its replica
+	Last    bool // last micro-batch of an update
+	Ends    bool // last micro-batch of its batch
+	Opens   bool // first micro-batch of a round: all replicas have one state before it
+	Closes  bool // last micro-batch of a round
 }
 
-// Position is where the run stands before a Train item that begins an update.
+// Position is where the run stands before a Train item that opens a round.
 func (it Item) Position() Position {
 	return Position{Epoch: it.Epoch, Batch: it.Batch, Step: it.Step, Seq: it.Seq}
 }
@@ -49,6 +53,7 @@ type Sequence struct {
 	run     Run
 	at      Position // of the next batch; Seq: of the next item
 	row0    int      // first row of the next micro-batch
+	part    int      // replica whose rows of a split batch come next
 	pending []Item   // marks and validation batches that come before the next Train
 }
 
@@ -65,7 +70,7 @@ func NewSequence(r Run, at Position) (*Sequence, error) {
 	return s, nil
 }
 
-// Position is where the sequence stands. It can be returned to where an update may
+// Position is where the sequence stands. It can be returned to where a round may
 // begin: before its first item, and behind a Save.
 func (s *Sequence) Position() Position { return s.at }
 
@@ -81,23 +86,14 @@ func (s *Sequence) Next() Item {
 		return s.number(it)
 	}
 	r := s.run
-	total := r.Rows(r.Train, s.at.Batch)
-	micro := (total + r.MicroBatches - 1) / r.MicroBatches
-	rows := min(micro, total-s.row0)
-	batches := r.Batches(r.Train)
+	it := s.train()
 	over := s.at.Step+1 == uint64(r.Total())
-	it := Item{
-		Kind: Train, Epoch: s.at.Epoch, Step: s.at.Step, Batch: s.at.Batch, Row0: s.row0, Rows: rows, Total: total,
-		First: s.row0 == 0 && s.at.Batch%r.UpdateFrequency == 0,
-		Ends:  s.row0+rows == total,
-	}
-	it.Last = it.Ends && ((s.at.Batch+1)%r.UpdateFrequency == 0 || s.at.Batch+1 == batches || over)
-	s.row0 += rows
+	s.row0 += it.Rows
 	if it.Ends {
-		s.row0 = 0
+		s.row0, s.part = 0, 0
 		s.at.Batch++
 		s.at.Step++
-		if s.at.Batch == batches {
+		if s.at.Batch == r.Batches(r.Train) {
 			s.at.Epoch, s.at.Batch = s.at.Epoch+1, 0
 		}
 		if s.at.Batch == 0 || over {
@@ -105,6 +101,32 @@ func (s *Sequence) Next() Item {
 		}
 	}
 	return s.number(it)
+}
+
+// train is the next micro-batch.
+func (s *Sequence) train() Item {
+	r, b := s.run, s.at.Batch
+	n, u, span := r.replicas(), r.UpdateFrequency, r.span()
+	total := r.Rows(r.Train, b)
+	it := Item{Kind: Train, Epoch: s.at.Epoch, Step: s.at.Step, Batch: b, Row0: s.row0, Total: total}
+	ahead, own := 1, b // batches to the replica's next, and number of this one among its own
+	from, to := 0, total
+	if r.Split {
+		for from, to = share(total, s.part, n); to <= s.row0; from, to = share(total, s.part, n) {
+			s.part++
+		}
+		it.Replica = s.part
+	} else {
+		it.Replica, own, ahead = b%n, b/n, n
+	}
+	it.Rows = min((to-from+r.MicroBatches-1)/r.MicroBatches, to-s.row0)
+	limit := r.within(s.at.Epoch)
+	it.Ends = s.row0+it.Rows == total
+	it.First = s.row0 == from && own%u == 0
+	it.Last = it.Ends && ((own+1)%u == 0 || b+ahead >= limit)
+	it.Opens = s.row0 == 0 && b%span == 0
+	it.Closes = it.Ends && ((b+1)%span == 0 || b+1 == limit)
+	return it
 }
 
 func (s *Sequence) number(it Item) Item {
@@ -121,7 +143,7 @@ func (s *Sequence) endEpoch(epoch int, over bool) {
 		for b := range r.Batches(r.Val) {
 			it := mark
 			it.Kind, it.Batch, it.Total = Eval, b, r.Rows(r.Val, b)
-			micro := (it.Total + r.MicroBatches - 1) / r.MicroBatches
+			micro := r.MicroRows(it.Total)
 			for it.Row0 = 0; it.Row0 < it.Total; it.Row0 += it.Rows {
 				it.Rows = min(micro, it.Total-it.Row0)
 				it.Ends = it.Row0+it.Rows == it.Total

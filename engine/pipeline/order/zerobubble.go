@@ -21,8 +21,6 @@ type zeroBubble struct {
 	flight  []Action // forwards whose first half is due, oldest first
 	weights []Action // and those whose second half is
 	turn    bool     // a first half was just done
-	update  Item     // is due, if due
-	due     bool
 	slot    int
 }
 
@@ -34,13 +32,12 @@ func (s *zeroBubble) forwards() bool {
 	if s.blocked() || it.Kind != Train {
 		return false
 	}
-	return !it.First || len(s.flight)+len(s.weights) == 0
+	return !waits(it, s.flight) && !waits(it, s.weights)
 }
 
 func (s *zeroBubble) Next() (Action, error) {
-	if s.due {
-		s.due = false
-		return Action{Kind: Update, Item: s.update}, nil
+	if a, ok := s.pay(); ok {
+		return a, nil
 	}
 	more := s.forwards()
 	turn := s.turn
@@ -73,7 +70,7 @@ func (s *zeroBubble) Next() (Action, error) {
 func (s *zeroBubble) second() Action {
 	a := s.weights[0]
 	s.weights = append(s.weights[:0], s.weights[1:]...)
-	s.update, s.due = a.Item, a.Item.Last
+	s.closed(a.Item)
 	return Action{Kind: BackwardWeight, Item: a.Item, Slot: a.Slot}
 }
 

@@ -1,0 +1,155 @@
+// What a job says about replicas: how many there are, how often they are averaged, and how.
+
+package job
+
+import (
+	"fmt"
+
+	"github.com/ravnest/ravnest/engine/pipeline/order"
+	"github.com/ravnest/ravnest/engine/strict"
+)
+
+// DefaultReduceFactor is the number of updates of a round where a job does not say. With equal
+// samples the loss hardly depends on it from 1 to 32; 8 makes averaging cheap without long
+// rounds.
+const DefaultReduceFactor = 8
+
+// What is averaged.
+const (
+	// Parameters are averaged at the end of each round: for replicas far from one another.
+	Parameters = "parameters"
+	// Gradients: each batch is split over the replicas and their gradients are added up before
+	// each update, which gives the losses of one replica, up to rounding. For near links.
+	Gradients = "gradients"
+)
+
+// What becomes of the optimizer's state when parameters are averaged.
+const (
+	AverageState = "average" // it is averaged too
+	KeepState    = "keep"    // every replica keeps its own
+	ResetState   = "reset"   // it begins anew with every round
+)
+
+// The names that the fields of an Average may take.
+var (
+	AverageOf     = []string{Parameters, Gradients}
+	AverageStates = []string{AverageState, KeepState, ResetState}
+	OuterRules    = []string{"none", "nesterov"}
+)
+
+// Average is the arithmetic of an average. Zero fields take the defaults of Spec.Averaging.
+type Average struct {
+	Of string `json:"of,omitempty"` // one of AverageOf
+	// Bits of each element of a sum: of the changes of parameters, or of gradients. 28 are
+	// float32's precision; fewer are less traffic, rounded at random. Running statistics and
+	// the optimizer's state always have 28.
+	Bits      int    `json:"bits,omitempty"`
+	Optimizer string `json:"optimizer,omitempty"` // one of AverageStates
+	Outer     Outer  `json:"outer,omitzero"`
+}
+
+// Outer is the rule that applies the averaged change to the parameters (DiLoCo, arXiv
+// 2311.08105): none adds it, nesterov takes it as the gradient of SGD with momentum.
+type Outer struct {
+	Name     string  `json:"name,omitempty"` // one of OuterRules
+	LR       float64 `json:"lr,omitempty"`
+	Momentum float64 `json:"momentum,omitempty"`
+}
+
+// Replica is the number of replicas.
+func (s Spec) Replica() int { return max(s.Replicas, 1) }
+
+// Updates is the number of updates that each replica does in a full round.
+func (s Spec) Updates() int {
+	switch {
+	case s.Replica() == 1 || s.Gradients():
+		return 1
+	case s.ReduceFactor == 0:
+		return DefaultReduceFactor
+	}
+	return s.ReduceFactor
+}
+
+// Gradients tells whether batches are split over several replicas.
+func (s Spec) Gradients() bool { return s.Replica() > 1 && s.Average.Of == Gradients }
+
+// Averaging is Average with its defaults filled in.
+func (s Spec) Averaging() Average {
+	a := s.Average
+	def := func(v *string, to string) {
+		if *v == "" {
+			*v = to
+		}
+	}
+	def(&a.Of, Parameters)
+	def(&a.Optimizer, AverageState)
+	def(&a.Outer.Name, "none")
+	if a.Bits == 0 {
+		a.Bits = 28
+	}
+	if a.Outer.Name == "nesterov" {
+		if a.Outer.LR == 0 {
+			a.Outer.LR = 0.7
+		}
+		if a.Outer.Momentum == 0 {
+			a.Outer.Momentum = 0.9
+		}
+	}
+	return a
+}
+
+// zeros refuses explicit values that would be taken for ones that are left out.
+func (a Average) zeros(has strict.Fields) error {
+	for _, z := range []struct {
+		path string
+		zero bool
+	}{
+		{"average.of", a.Of == ""},
+		{"average.bits", a.Bits == 0},
+		{"average.optimizer", a.Optimizer == ""},
+		{"average.outer.name", a.Outer.Name == ""},
+		{"average.outer.lr", a.Outer.LR == 0},
+		{"average.outer.momentum", a.Outer.Momentum == 0},
+	} {
+		if has[z.path] && z.zero {
+			return fmt.Errorf("%s is empty or zero: leave it out to have its default", z.path)
+		}
+	}
+	return nil
+}
+
+// Bits that a sum may have.
+const minBits, maxBits = 2, 32
+
+func (s Spec) checkReplicas(f *faults) {
+	f.num("replicas", s.Replicas, 0, order.MaxReplicas)
+	f.num("in_flight", s.InFlight, 0, order.MaxReplicas)
+	a := s.Averaging()
+	f.in("average of", a.Of, AverageOf)
+	f.num("average bits", a.Bits, minBits, maxBits)
+	f.in("average optimizer", a.Optimizer, AverageStates)
+	f.in("average outer", a.Outer.Name, OuterRules)
+	f.real("average outer lr", a.Outer.LR, 0, 100)
+	f.real("average outer momentum", a.Outer.Momentum, 0, 1)
+	switch {
+	case a.Outer.Name == "none" && (a.Outer.LR != 0 || a.Outer.Momentum != 0):
+		f.bad("average outer none has no lr or momentum")
+	case a.Outer.Name != "none" && s.Replica() == 1:
+		f.bad("average outer %s needs replicas, 2 or more: with one nothing is averaged", a.Outer.Name)
+	}
+	if s.Replica() > 1 && s.Schedule == Async {
+		f.bad("schedule async has one replica, the job has %d: choose sync, whose pipeline replicas fill", s.Replica())
+	}
+	if !s.Gradients() {
+		return
+	}
+	if s.ReduceFactor > 1 {
+		f.bad("reduce_factor %d: gradients are averaged at every update; leave it out, or average parameters", s.ReduceFactor)
+	}
+	if a.Optimizer != AverageState || a.Outer.Name != "none" {
+		f.bad("average of gradients has one optimizer for all replicas: its state is not %s, and there is no outer rule %s", a.Optimizer, a.Outer.Name)
+	}
+	if s.Replicas > s.BatchSize {
+		f.bad("replicas %d: a batch of %d rows cannot be split over so many", s.Replicas, s.BatchSize)
+	}
+}

@@ -1,0 +1,83 @@
+// Rounds and units: how the batches of an epoch are shared out to the replicas of a job. A
+// unit is what one replica does in one round: a function of the state at the round's start
+// and of the job, whoever computes it, and when.
+//
+// Batch b of an epoch belongs to replica b mod R, and a round is ReduceFactor updates of
+// every replica: a run of batches. So batches come in the order of their numbers, and a
+// Position between two rounds says what is done as it does with one replica. Where an epoch
+// or the run ends inside a round, that round is short: some replicas have fewer batches, or
+// none, and weigh as much less.
+
+package order
+
+// MaxReplicas is the most replicas that a run has.
+const MaxReplicas = 64
+
+// replicas is their number.
+func (r Run) replicas() int { return max(r.Replicas, 1) }
+
+// span is the batches of a full round: of an update, where there is one replica or every
+// batch is split over all of them.
+func (r Run) span() int {
+	if n := r.replicas(); n > 1 && !r.Split {
+		return n * r.ReduceFactor * r.UpdateFrequency
+	}
+	return r.UpdateFrequency
+}
+
+// share is the rows [from, to) that replica k of n has of a batch of total rows.
+func share(total, k, n int) (from, to int) {
+	return (total*k + n - 1) / n, (total*(k+1) + n - 1) / n
+}
+
+// MicroRows is the rows of a full micro-batch of a batch of total rows.
+func (r Run) MicroRows(total int) int {
+	if r.Split {
+		_, total = share(total, 0, r.replicas())
+	}
+	return (total + r.MicroBatches - 1) / r.MicroBatches
+}
+
+// within is the number of batches of an epoch that the run comes to.
+func (r Run) within(epoch int) int {
+	n := r.Batches(r.Train)
+	return min(n, r.Total()-epoch*n)
+}
+
+// Round is the number of the round that begins at p.
+func (r Run) Round(p Position) uint64 {
+	n, span := r.Batches(r.Train), r.span()
+	return uint64(p.Epoch)*uint64((n+span-1)/span) + uint64(p.Batch/span)
+}
+
+// Samples sets dst[k] to the number of rows that replica k trains in the round that begins
+// at p. dst has an element for each replica.
+func (r Run) Samples(dst []int64, p Position) {
+	clear(dst)
+	n := r.replicas()
+	for b := p.Batch; b < min(p.Batch+r.span(), r.within(p.Epoch)); b++ {
+		rows := r.Rows(r.Train, b)
+		if !r.Split {
+			dst[b%n] += int64(rows)
+			continue
+		}
+		for k := range dst {
+			from, to := share(rows, k, n)
+			dst[k] += int64(to - from)
+		}
+	}
+}
+
+// Updates is how many updates replica k has done at p, since the run's start.
+func (r Run) Updates(p Position, k int) int {
+	n, u := r.replicas(), r.UpdateFrequency
+	if r.Split {
+		n, k = 1, 0
+	}
+	// of are the updates over the first b batches of an epoch.
+	of := func(b int) int {
+		own := (b - k + n - 1) / n
+		return (max(own, 0) + u - 1) / u
+	}
+	return p.Epoch*of(r.Batches(r.Train)) + of(p.Batch)
+}
