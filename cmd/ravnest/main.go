@@ -62,6 +62,8 @@ func jobFlags() []cli.Flag {
 		&cli.StringFlag{Name: "wire", Usage: "how tensors are sent: " + strings.Join(job.Wires, ", ")},
 		&cli.Uint64Flag{Name: "seed", Usage: "of weights, order and dropout"},
 		&cli.IntFlag{Name: "micro-batches", Usage: "parts of a batch that flow one by one"},
+		&cli.IntFlag{Name: "replicas", Usage: "copies of the model that train, each on its share of the batches"},
+		&cli.IntFlag{Name: "reduce-factor", Usage: "updates of each replica before they are averaged"},
 		&cli.StringFlag{Name: "recompute", Usage: "selective or full: less memory for more work, the same result"},
 		&cli.StringFlag{Name: "precision", Usage: "of operands of products: fp32 or bf16, with the same bits on every machine"},
 	}
@@ -69,7 +71,7 @@ func jobFlags() []cli.Flag {
 
 // change applies the job flags that were given.
 func change(c *cli.Context, j *job.Spec) {
-	for name, p := range map[string]*int{"epochs": &j.Epochs, "steps": &j.Steps, "micro-batches": &j.MicroBatches} {
+	for name, p := range map[string]*int{"epochs": &j.Epochs, "steps": &j.Steps, "micro-batches": &j.MicroBatches, "replicas": &j.Replicas, "reduce-factor": &j.ReduceFactor} {
 		if c.IsSet(name) {
 			*p = c.Int(name)
 		}

@@ -59,7 +59,14 @@ type State struct {
 
 // NewState allocates zeroed vectors.
 func (l *Layout) NewState() State {
-	return State{Params: floats(l.Trainable), Buffers: floats(l.Buffers), Counters: make([]int64, l.Counters)}
+	s := l.NewStatistics()
+	s.Params = floats(l.Trainable)
+	return s
+}
+
+// NewStatistics is NewState without parameters.
+func (l *Layout) NewStatistics() State {
+	return State{Buffers: floats(l.Buffers), Counters: make([]int64, l.Counters)}
 }
 
 // Init fills s as PyTorch initialises the layers: the same distributions, not the same
@@ -86,6 +93,20 @@ func (l *Layout) Init(s State, seed uint64) {
 			kernel.Fill(v, e.Init.Value)
 		}
 	}
+}
+
+// Numbers are addresses of the entries in the whole model, in the order of Entries: below
+// 1<<24, one for each, and the same however the model is cut.
+func (l *Layout) Numbers() []uint32 {
+	ns := make([]uint32, len(l.Entries))
+	k, last := 0, -1
+	for i, e := range l.Entries {
+		if k++; e.Node != last {
+			k, last = 0, e.Node
+		}
+		ns[i] = uint32(l.first+e.Node)<<10 | uint32(k)
+	}
+	return ns
 }
 
 func (l *Layout) floats(s State, e Entry) []float32 {

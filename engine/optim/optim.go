@@ -73,6 +73,21 @@ func (o *Optimizer) State() State {
 // Resume sets the scalars of the state; the vectors are written to through State.
 func (o *Optimizer) Resume(updates int, mu float64) { o.t, o.mu = updates, mu }
 
+// Rewind sets the scalars of the state to those behind so many updates.
+func (o *Optimizer) Rewind(updates int) {
+	o.t, o.mu = updates, 1
+	if o.spec.Name == "nadam" {
+		for t := 1; t <= updates; t++ {
+			o.mu *= o.momentum(t)
+		}
+	}
+}
+
+// momentum is the momentum of update t, as of torch.optim.NAdam.
+func (o *Optimizer) momentum(t int) float64 {
+	return o.spec.Betas[0] * (1 - float64(0.5*pow(0.96, float64(t)*o.spec.MomentumDecay)))
+}
+
 // Step updates p in place with gradients g and learning rate lr, on the team's threads.
 // The scalars of the formulas are computed in float64 and rounded once, as PyTorch does.
 func (o *Optimizer) Step(t *kernel.Team, p, g []float32, lr float64) {
@@ -89,9 +104,7 @@ func (o *Optimizer) Step(t *kernel.Team, p, g []float32, lr float64) {
 	case "adam", "adamw":
 		u.adam = o.adam(lr)
 	case "nadam":
-		// torch.optim.NAdam.
-		mu := s.Betas[0] * (1 - float64(0.5*pow(0.96, float64(o.t)*s.MomentumDecay)))
-		next := s.Betas[0] * (1 - float64(0.5*pow(0.96, float64(o.t+1)*s.MomentumDecay)))
+		mu, next := o.momentum(o.t), o.momentum(o.t+1)
 		o.mu *= mu
 		u.nadam = kernel.NAdamParams{
 			Beta1: float32(s.Betas[0]), Beta2: float32(s.Betas[1]), OneMinusBeta1: float32(1 - s.Betas[0]), OneMinusBeta2: float32(1 - s.Betas[1]),

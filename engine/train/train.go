@@ -33,18 +33,18 @@ type Trainer struct {
 	cfg         Config
 	out         int
 	train, eval *exec.Exec
-	hold        stage.Holding
+	layout      *exec.Layout
+	reps        *stage.Replicas
 	run         order.Run
 	at          order.Position // where Run begins
-	grads       []float32
 	loss        *loss.Func
 	order       []int32
 	orderOf     int // epoch that order is of, if ordered
 	ordered     bool
 	rows        []int32 // of a validation batch
 
-	sum   float32 // of the batch's loss terms so far
-	terms int     // of the whole batch
+	sum   stage.BatchLoss
+	terms int // of the whole batch
 }
 
 // New compiles the whole model and initialises it from the job's seed.
@@ -58,14 +58,11 @@ func New(cfg Config) (*Trainer, error) {
 	if t.loss, err = loss.New(j.Loss, g.Shape(t.out), j.BatchSize); err != nil {
 		return nil, err
 	}
-	l := &plan.Layout
-	t.hold = stage.Holding{Layout: l, State: l.NewState()}
-	if t.hold.Optimizer, err = optim.New(j.Optimizer, l.Trainable, optim.Delay{}); err != nil {
+	t.layout = &plan.Layout
+	if t.reps, err = stage.NewReplicas(j, t.run, t.layout, optim.Delay{}); err != nil {
 		return nil, err
 	}
 	t.train, t.eval = plan.New(cfg.Team), ev.New(cfg.Team)
-	l.Init(t.hold.State, j.Seed)
-	t.grads = make([]float32, l.Trainable)
 	t.order, t.rows = make([]int32, cfg.TrainX.Len()), make([]int32, j.MicroRows())
 	return t, nil
 }
@@ -89,7 +86,7 @@ func plans(j job.Spec, g *graph.Graph) (train, eval *exec.Plan, err error) {
 }
 
 // Bytes is the memory that training job j on the model g takes on one thread: both plans, the
-// optimiser, the targets of a batch and the copy of the state that a save makes. The data
+// optimiser, the other replicas, the targets of a batch and the copy of the state that a save makes. The data
 // set comes on top.
 func Bytes(j job.Spec, g *graph.Graph) (int, error) {
 	p, e, err := plans(j, g)
@@ -97,26 +94,27 @@ func Bytes(j job.Spec, g *graph.Graph) (int, error) {
 		return 0, err
 	}
 	m, ev := p.Memory(), e.Memory()
-	return m.Total() + m.Params + ev.Slots + ev.Temp + ev.Scratch + 2*optim.Bytes(j.Optimizer, p.Layout.Trainable) + loss.Bytes(g.Shape(g.OutputValue()), j.BatchSize), nil
+	return m.Total() + m.Params + ev.Slots + ev.Temp + ev.Scratch + 2*optim.Bytes(j.Optimizer, p.Layout.Trainable) +
+		stage.ReplicaBytes(j, &p.Layout) + loss.Bytes(g.Shape(g.OutputValue()), j.BatchSize), nil
 }
 
 // State is a copy of the weights and running statistics.
-func (t *Trainer) State() state.Dict { return t.hold.Layout.Export(t.hold.State) }
+func (t *Trainer) State() state.Dict { return t.layout.Export(t.reps.Of(0).State) }
 
 // Load replaces the weights and running statistics.
-func (t *Trainer) Load(d state.Dict) error { return t.hold.Layout.Import(t.hold.State, d) }
+func (t *Trainer) Load(d state.Dict) error { return t.reps.Import(d) }
 
 // Resume makes Run go on from a snapshot: from parts that stages have kept, cut however
 // they were, or from one of Run's own. After an error nothing has changed.
 func (t *Trainer) Resume(parts ...*snapshot.Part) error {
-	at, err := t.hold.Load(t.run, parts...)
+	at, err := t.reps.Load(parts...)
 	if err == nil {
 		t.at = at
 	}
 	return err
 }
 
-// Run trains until the job's end or until mark says order.Stop before an update; either
+// Run trains until the job's end or until mark says order.Stop before a round; either
 // way the state is kept. At order.Checkpoint it is kept and training goes on.
 func (t *Trainer) Run(ctx context.Context, mark func() order.Mark, obs stage.Observer) error {
 	j := t.cfg.Job
@@ -125,7 +123,7 @@ func (t *Trainer) Run(ctx context.Context, mark func() order.Mark, obs stage.Obs
 		return err
 	}
 	keep := func(it order.Item, at order.Position, final bool) error {
-		p, err := t.hold.Part(at)
+		p, err := t.reps.Part(at)
 		if err != nil {
 			return fmt.Errorf("keeping the state of step %d: %w", it.Step, err)
 		}
@@ -136,22 +134,15 @@ func (t *Trainer) Run(ctx context.Context, mark func() order.Mark, obs stage.Obs
 		it := seq.Next()
 		switch it.Kind {
 		case order.Train:
-			if it.First && mark != nil {
+			if it.Opens && mark != nil {
 				if m := mark(); m != order.Continue {
 					if err := keep(it, it.Position(), m == order.Stop); err != nil || m == order.Stop {
 						return err
 					}
 				}
 			}
-			if err := t.step(it); err != nil {
+			if err := t.batch(ctx, it, obs); err != nil {
 				return fmt.Errorf("step %d: %w", it.Step, err)
-			}
-			if it.Ends {
-				obs.Loss(stage.Loss{Epoch: it.Epoch, Step: it.Step, Value: loss.Mean(t.sum, t.terms)})
-				obs.Batch(it.Total)
-			}
-			if it.Last {
-				t.hold.Optimizer.Step(t.cfg.Team, t.hold.State.Params, t.grads, optim.Rate(j.LR, j.Optimizer.LR, it.Epoch))
 			}
 		case order.Eval:
 			t.evaluate(&val, it.Batch*j.BatchSize+it.Row0, it.Rows, it.Ends)
@@ -176,6 +167,33 @@ func (t *Trainer) Run(ctx context.Context, mark func() order.Mark, obs stage.Obs
 	return context.Cause(ctx)
 }
 
+// batch trains a micro-batch and does what it closes: its batch, an update, a round.
+func (t *Trainer) batch(ctx context.Context, it order.Item, obs stage.Observer) error {
+	if it.Opens {
+		t.reps.Open(it)
+	}
+	if err := t.step(it); err != nil {
+		return err
+	}
+	if it.Ends {
+		obs.Loss(stage.Loss{Epoch: it.Epoch, Step: it.Step, Value: loss.Mean(t.sum.Sum(), t.terms)})
+		obs.Batch(it.Total)
+	}
+	many, split := t.cfg.Job.Replica() > 1, t.cfg.Job.Gradients()
+	if it.Closes && split {
+		if err := t.reps.Average(ctx); err != nil {
+			return err
+		}
+	}
+	if it.Last {
+		t.reps.Update(t.cfg.Team, it)
+	}
+	if it.Closes && many && !split {
+		return t.reps.Average(ctx)
+	}
+	return nil
+}
+
 // step runs a micro-batch forward and backward.
 func (t *Trainer) step(it order.Item) error {
 	j := t.cfg.Job
@@ -185,16 +203,19 @@ func (t *Trainer) step(it order.Item) error {
 	}
 	batch := t.order[it.Batch*j.BatchSize:][:it.Total]
 	rows := batch[it.Row0:][:it.Rows]
+	h := t.reps.Of(it.Replica)
 	t.cfg.TrainX.Gather(t.train.Value(0, 0, it.Rows), rows)
-	t.train.Forward(0, exec.Batch{Seed: j.Seed, Step: it.Step, Row0: it.Row0, Rows: it.Rows}, t.hold.State.Params, &t.hold.State)
+	t.train.Forward(0, exec.Batch{Seed: j.Seed, Step: it.Step, Row0: it.Row0, Rows: it.Rows}, h.State.Params, &h.State)
 	if it.Row0 == 0 {
-		t.sum, t.terms = 0, t.loss.Terms(t.cfg.TrainY, batch)
+		t.terms = t.loss.Terms(t.cfg.TrainY, batch)
 	}
-	t.sum = t.loss.Accumulate(t.sum, t.train.Grad(0, t.out, it.Rows), t.train.Value(0, t.out, it.Rows), t.cfg.TrainY, rows, t.terms)
-	if err := stage.CheckLoss(t.sum); err != nil {
+	sum := t.sum.Before(it)
+	sum = t.loss.Accumulate(sum, t.train.Grad(0, t.out, it.Rows), t.train.Value(0, t.out, it.Rows), t.cfg.TrainY, rows, t.terms)
+	t.sum.After(sum)
+	if err := stage.CheckLoss(sum); err != nil {
 		return err
 	}
-	t.train.Backward(0, t.hold.State.Params, t.grads, !it.First)
+	t.train.Backward(0, h.State.Params, t.reps.Grads(it.Replica), !it.First)
 	return nil
 }
 
@@ -205,8 +226,9 @@ func (t *Trainer) evaluate(val *loss.Score, row0, rows int, ends bool) {
 	for i := range idx {
 		idx[i] = int32(row0 + i)
 	}
+	h := t.reps.Of(0) // all are equal
 	t.cfg.ValX.Gather(t.eval.Value(0, 0, rows), idx)
-	t.eval.Forward(0, exec.Batch{Rows: rows}, t.hold.State.Params, &t.hold.State)
+	t.eval.Forward(0, exec.Batch{Rows: rows}, h.State.Params, &h.State)
 	t.loss.Count(val, t.eval.Value(0, t.out, rows), t.cfg.ValY, idx, ends)
 }
 
@@ -216,7 +238,7 @@ func (t *Trainer) Evaluate(ctx context.Context) (stage.Validation, error) {
 	var val loss.Score
 	for b := range t.run.Batches(t.run.Val) {
 		total := t.run.Rows(t.run.Val, b)
-		micro := (total + t.run.MicroBatches - 1) / t.run.MicroBatches
+		micro := t.run.MicroRows(total)
 		for row := 0; row < total; row += micro {
 			if ctx.Err() != nil {
 				return stage.Validation{}, context.Cause(ctx)

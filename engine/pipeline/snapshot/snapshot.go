@@ -50,7 +50,7 @@ type Optimizer struct {
 
 // Slot is one vector of the rule's state, by parameter.
 type Slot struct {
-	Name    string     // exp_avg, exp_avg_sq, momentum_buffer
+	Name    string     // exp_avg, exp_avg_sq, momentum_buffer; of other replicas, or the outer rule's
 	Tensors state.Dict // under the parameters' names, with their shapes
 }
 
@@ -77,7 +77,7 @@ type scalars struct {
 
 // Limits of a part's optimiser state.
 const (
-	maxSlots = 8
+	maxSlots = 2*order.MaxReplicas + 1 // of every replica, and an outer rule's
 	maxName  = 64
 )
 

@@ -53,6 +53,9 @@ func Compile(j job.Spec, s *graph.Stage) (*Compiled, error) {
 	if err != nil {
 		return nil, err
 	}
+	if j.Replica() > 1 {
+		return nil, fmt.Errorf("%d replicas: stages train one so far, train --local all", j.Replica())
+	}
 	c := &Compiled{Job: j, Stage: s, kind: kind, edges: edgesOf(s)}
 	if err := c.messages(); err != nil {
 		return nil, err
@@ -208,7 +211,7 @@ func (c *Compiled) Memory() Memory {
 		m.In += wire.Bytes(c.Link(p).Credit, c.Link(p).MaxTransfer)
 	}
 	m.Save = snapshot.HeadBytes
-	for _, t := range tensors(&c.train.Layout, c.Job.Optimizer) {
+	for _, t := range tensors(&c.train.Layout, c.Job) {
 		m.Save += t.bytes()
 	}
 	return m

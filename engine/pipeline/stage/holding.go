@@ -35,10 +35,11 @@ func (t Tensor) bytes() int {
 // Tensors are those of the part that a stage of job j keeps, in no order that counts.
 func Tensors(j job.Spec, s *graph.Stage) []Tensor {
 	l := exec.NewLayout(s.Graph, s.First)
-	return tensors(&l, j.Optimizer)
+	return tensors(&l, j)
 }
 
-func tensors(l *exec.Layout, o job.Optimizer) []Tensor {
+func tensors(l *exec.Layout, j job.Spec) []Tensor {
+	slots := append(optim.Slots(j.Optimizer), extraSlots(j)...)
 	var ts []Tensor
 	for _, e := range l.Entries {
 		t := Tensor{Name: e.Full, DType: state.F32, Shape: e.Shape}
@@ -49,7 +50,7 @@ func tensors(l *exec.Layout, o job.Optimizer) []Tensor {
 		if e.Role != graph.Trainable {
 			continue
 		}
-		for _, slot := range optim.Slots(o) {
+		for _, slot := range slots {
 			ts = append(ts, Tensor{Name: snapshot.Name(slot, e.Full), DType: state.F32, Shape: e.Shape})
 		}
 	}
@@ -61,6 +62,23 @@ type Holding struct {
 	Layout    *exec.Layout
 	State     exec.State
 	Optimizer *optim.Optimizer
+	Extra     []Slot // that a snapshot has beside the optimizer's
+}
+
+// Slot is a vector with an element for each of the layout's trainable ones.
+type Slot struct {
+	Name   string
+	Vector []float32
+}
+
+// slots are all vectors of a snapshot.
+func (h *Holding) slots() []Slot {
+	var all []Slot
+	s := h.Optimizer.State()
+	for k, name := range s.Slots {
+		all = append(all, Slot{name, s.Vectors[k]})
+	}
+	return append(all, h.Extra...)
 }
 
 // Part is the state at a position. Its tensors are the memory itself: they are valid until
@@ -69,11 +87,11 @@ func (h *Holding) Part(at order.Position) (*snapshot.Part, error) {
 	s := h.Optimizer.State()
 	p := &snapshot.Part{Position: at, State: h.Layout.View(h.State)}
 	p.Optimizer = snapshot.Optimizer{Name: s.Name, Updates: s.Updates, Mu: s.Mu}
-	for k, name := range s.Slots {
-		slot := snapshot.Slot{Name: name}
+	for _, v := range h.slots() {
+		slot := snapshot.Slot{Name: v.Name}
 		for _, e := range h.Layout.Entries {
 			if e.Role == graph.Trainable {
-				slot.Tensors = append(slot.Tensors, state.Tensor{Name: e.Full, Shape: e.Shape, F32: s.Vectors[k][e.Off:][:e.Elems()]})
+				slot.Tensors = append(slot.Tensors, state.Tensor{Name: e.Full, Shape: e.Shape, F32: v.Vector[e.Off:][:e.Elems()]})
 			}
 		}
 		p.Optimizer.Slots = append(p.Optimizer.Slots, slot)
@@ -112,8 +130,9 @@ func (h *Holding) Load(run order.Run, parts ...*snapshot.Part) (order.Position, 
 	}
 	s := h.Optimizer.State()
 	o := all.Optimizer
-	if o.Name != s.Name || len(o.Slots) != len(s.Slots) {
-		return at, fmt.Errorf("%w: the state of optimizer %s with %d slots, the job has %s with %d", snapshot.ErrFormat, o.Name, len(o.Slots), s.Name, len(s.Slots))
+	slots := h.slots()
+	if o.Name != s.Name || len(o.Slots) != len(slots) {
+		return at, fmt.Errorf("%w: the state of optimizer %s with %d slots, the job has %s with %d", snapshot.ErrFormat, o.Name, len(o.Slots), s.Name, len(slots))
 	}
 	byName := func(d state.Dict) map[string]state.Tensor {
 		m := make(map[string]state.Tensor, len(d))
@@ -134,7 +153,8 @@ func (h *Holding) Load(run order.Run, parts ...*snapshot.Part) (order.Position, 
 	}
 	type move struct{ dst, src []float32 }
 	var moves []move
-	for k, name := range s.Slots {
+	for _, v := range slots {
+		name := v.Name
 		i := slices.IndexFunc(o.Slots, func(s snapshot.Slot) bool { return s.Name == name })
 		if i < 0 {
 			return at, fmt.Errorf("%w: no optimizer slot %q", snapshot.ErrFormat, name)
@@ -148,7 +168,7 @@ func (h *Holding) Load(run order.Run, parts ...*snapshot.Part) (order.Position, 
 			if !ok || len(t.F32) != e.Elems() {
 				return at, fmt.Errorf("%w: the optimizer's %s of %q has %d elements, want %d", snapshot.ErrFormat, name, e.Full, len(t.F32), e.Elems())
 			}
-			moves = append(moves, move{s.Vectors[k][e.Off:][:e.Elems()], t.F32})
+			moves = append(moves, move{v.Vector[e.Off:][:e.Elems()], t.F32})
 		}
 	}
 	if err := h.Layout.Import(h.State, mine); err != nil {
