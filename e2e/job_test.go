@@ -137,6 +137,9 @@ func TestDiverged(t *testing.T) {
 	if loss, there := r["loss"]; loss != nil || !there || !strings.Contains(fmt.Sprint(r["error"]), "diverged") || !strings.Contains(said, "diverged") {
 		t.Errorf("stdout %s\nstderr %s", out, said)
 	}
+	if files := fmt.Sprint(r["files"]); strings.Count(files, "trained_state_dict") != 2 {
+		t.Errorf("the files of the weights that are left are not listed: %s", out)
+	}
 	out, _ = s.ok("ravnest", "eval", "--json", dir)
 	if e := parse[map[string]any](t, out); e["val_loss"] == nil {
 		t.Errorf("the weights that are left are not finite: %s", out)

@@ -118,7 +118,9 @@ func TrainLocal(ctx context.Context, p *project.Project, threads int, out Output
 	}
 	s := r.summary()
 	if errors.Is(err, stage.ErrDiverged) {
-		err = diverged(err, p, obs, team)
+		var files []string
+		files, err = diverged(err, p, obs, team)
+		s.Files = append(s.Files, files...)
 		s.Loss, s.Error = Number(math.NaN()), err.Error()
 	}
 	if err != nil {
@@ -134,8 +136,9 @@ func TrainLocal(ctx context.Context, p *project.Project, threads int, out Output
 }
 
 // diverged says what is left of a run that has diverged, and what to change. Where nothing had
-// been kept yet the weights are those that the run began with, which the seed gives again.
-func diverged(err error, p *project.Project, obs *localObserver, team *kernel.Team) error {
+// been kept yet the weights are those that the run began with, which the seed gives again. It
+// returns the files that hold the weights.
+func diverged(err error, p *project.Project, obs *localObserver, team *kernel.Team) ([]string, error) {
 	was := "the weights that it began with"
 	if obs.kept != nil {
 		was = fmt.Sprintf("the weights after %d batches, the last that were saved", *obs.kept)
@@ -145,10 +148,10 @@ func diverged(err error, p *project.Project, obs *localObserver, team *kernel.Te
 			_, ierr = writeTrained(p, t.State())
 		}
 		if ierr != nil {
-			return errors.Join(err, ierr)
+			return nil, errors.Join(err, ierr)
 		}
 	}
-	return fmt.Errorf("%w; %s are in %s: %s", err, was, filepath.Join(p.Dir, project.TrainedDir), advice(p))
+	return trainedFiles(p.Dir), fmt.Errorf("%w; %s are in %s: %s", err, was, filepath.Join(p.Dir, project.TrainedDir), advice(p))
 }
 
 // advice is what to change in a job that diverges.

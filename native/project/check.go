@@ -47,7 +47,20 @@ func checkTargets(j job.Spec, g *graph.Graph, d *data.Set) error {
 		}
 		return fmt.Errorf("the model's output %q is %s, but a target of the data set %q is %s%s", g.Output, out, j.Data, row, hint)
 	}
-	if classes := len(out) > 0 && out[len(out)-1] > 1; j.Loss == "cross_entropy" && !classes {
+	last := 1
+	if len(out) > 0 {
+		last = out[len(out)-1]
+	}
+	// Of classes, a row of the target has one for each position of the output.
+	if y.Labelled() && (y.Classes != last || y.Elems()/y.Classes != out.Elems()/last) {
+		return fmt.Errorf("the model's output %q is %s, which is %d positions of %d classes, but a row of the data set %q has %d labels of %d classes: the output's last axis must be the classes",
+			g.Output, out, out.Elems()/last, last, j.Data, y.Elems()/y.Classes, y.Classes)
+	}
+	if j.Loss == "cross_entropy" && len(row) > 0 && row[len(row)-1] != last {
+		return fmt.Errorf("loss cross_entropy compares the last axis of the model's output %q, which is %s, with that of a target, but the data set %q has %s: give both as many classes",
+			g.Output, out, j.Data, row)
+	}
+	if classes := last > 1; j.Loss == "cross_entropy" && !classes {
 		return fmt.Errorf("loss cross_entropy over the model's output %q of %s: of one class it is 0 whatever the model answers; give the model an output for each class, or use mse", g.Output, out)
 	}
 	return nil

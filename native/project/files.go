@@ -150,10 +150,12 @@ func (p *Project) glob(pattern string) ([]string, error) {
 }
 
 // MoveAside moves what an older run left to previous/N and returns N, 0 if there was
-// nothing. What cannot be moved stays where it is, and is an error.
+// nothing. What cannot be moved stays where it is, and is an error. The manifest is removed:
+// it names objects of the store that the next run discards, while the stage files that were
+// written from it are kept.
 func (p *Project) MoveAside() (int, error) {
 	var found []string
-	for _, pattern := range []string{LossesFile, ValsFile, ValLossFile, TrainedDir, ManifestFile, "node_data/store/*/metrics.jsonl", "node_data/cluster_*/*/" + WeightsFile} {
+	for _, pattern := range []string{LossesFile, ValsFile, ValLossFile, TrainedDir, "node_data/store/*/metrics.jsonl", "node_data/cluster_*/*/" + WeightsFile} {
 		names, err := p.glob(pattern)
 		if err != nil {
 			return 0, err
@@ -161,7 +163,7 @@ func (p *Project) MoveAside() (int, error) {
 		found = append(found, names...)
 	}
 	if len(found) == 0 {
-		return 0, nil
+		return 0, p.dropManifest()
 	}
 	failed := func(err error) (int, error) {
 		return 0, fmt.Errorf("moving the older run's results aside: %w", err)
@@ -191,7 +193,18 @@ func (p *Project) MoveAside() (int, error) {
 			return failed(err)
 		}
 	}
-	return n, nil
+	return n, p.dropManifest()
+}
+
+func (p *Project) dropManifest() error {
+	if err := p.Inside(filepath.Dir(ManifestFile)); err != nil {
+		return err
+	}
+	err := os.Remove(filepath.Join(p.Dir, filepath.FromSlash(ManifestFile)))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("removing the older run's manifest: %w", err)
+	}
+	return nil
 }
 
 // lockFile is the file whose lock says that a command works in the directory. It stays.
