@@ -14,6 +14,10 @@ import (
 )
 
 func (m *Machine) join(now time.Time, e Join) {
+	holder := m.yields(e.Hello.Name)
+	if holder != nil {
+		m.rename(now, holder, e.Hello.Name)
+	}
 	name, err := m.name(now, e.Hello.Name)
 	if err != nil {
 		m.act(Send{ID: e.ID, Msg: err})
@@ -21,8 +25,9 @@ func (m *Machine) join(now time.Time, e Join) {
 		m.report(Refused{Name: e.Hello.Name, Addr: e.Addr, Err: err})
 		return
 	}
+	given := e.Hello.Name == ""
 	e.Hello.Token, e.Hello.Name = "", name
-	x := &member{Member: Member{ID: e.ID, Name: name, Addr: e.Addr, Hello: e.Hello}, Seen: now}
+	x := &member{Member: Member{ID: e.ID, Name: name, Addr: e.Addr, Hello: e.Hello}, Seen: now, Given: given}
 	m.Members[e.ID] = x
 	m.send(x, &proto.Welcome{
 		ID: x.ID, Name: name, Heartbeat: int(m.set.Heartbeat.Milliseconds()), Timeout: int(m.set.Timeout.Milliseconds()),
@@ -30,6 +35,38 @@ func (m *Machine) join(now time.Time, e Join) {
 	m.ping(now, x)
 	if m.Job != nil {
 		m.report(Joined{Member: x.Member, Have: len(m.Members), Want: m.Job.Want})
+	}
+	if holder != nil && m.Phase == Connecting && holder.Place != nil {
+		m.lose(now, loss{why: fmt.Sprintf("%s has come, whose stage %s was given", x.Name, holder.Name), polite: true})
+	}
+}
+
+// yields returns the member that has to give up its name for one that asks for it: one
+// that had asked for none and was given a name of the job, unless it is training. So the
+// stages go to those they were planned for, whoever comes first.
+func (m *Machine) yields(asked string) *member {
+	if m.Closed || m.Job == nil || len(m.Members) >= m.set.MaxMembers || !slices.Contains(m.Job.Names, asked) {
+		return nil
+	}
+	for _, x := range m.Members {
+		if x.Name == asked && x.Given && (x.Place == nil || m.Phase == Connecting) {
+			return x
+		}
+	}
+	return nil
+}
+
+// rename gives a member another name than asked, where there is one.
+func (m *Machine) rename(now time.Time, x *member, asked string) {
+	name, err := m.name(now, "")
+	if err != nil {
+		return // no other place is free: the one who asks is turned away
+	}
+	x.Name, x.Hello.Name = name, name
+	m.say(fmt.Sprintf("%s has come; the provider that had been given this name is %s now", asked, name))
+	if m.Phase == Planning {
+		m.Phase = Gathering
+		m.PlanSeq++ // the plan under way is for other names
 	}
 }
 
@@ -51,9 +88,12 @@ func (m *Machine) name(now time.Time, asked string) (string, *proto.Error) {
 		fixed, spares = m.Job.Names, m.Job.Spares
 	}
 	if asked == "" {
-		for _, n := range fixed {
-			if !taken[n] && !m.forbidden(now, n) {
-				return n, nil
+		// While others train, the name of one that was lost is kept for it.
+		if keep := spares && m.Job != nil && m.Job.Replan && (m.Phase == Running || m.Phase == Draining); !keep {
+			for _, n := range fixed {
+				if !taken[n] && !m.forbidden(now, n) {
+					return n, nil
+				}
 			}
 		}
 		if !spares {

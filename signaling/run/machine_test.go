@@ -254,6 +254,7 @@ func TestNames(t *testing.T) {
 		{"given around asked", nil, []string{"node_1", "", ""}, []string{"node_1", "node_0", "node_2"}},
 		{"taken", nil, []string{"a", "a"}, []string{"a", "!name_taken"}},
 		{"fixed", []string{"x", "y"}, []string{"y", "", ""}, []string{"y", "x", "!full"}},
+		{"asked for later", []string{"x", "y"}, []string{"", "x", "y"}, []string{"x", "x", "!name_taken"}},
 		{"unknown", []string{"x", "y"}, []string{"z"}, []string{"!name_unknown"}},
 		{"full", nil, []string{"", "", "", "", "", "", "", "", ""}, []string{"node_0", "node_1", "node_2", "node_3", "node_4", "node_5", "node_6", "node_7", "!full"}},
 	}
@@ -286,6 +287,98 @@ func TestNames(t *testing.T) {
 			}
 		})
 	}
+}
+
+// One that asks for a name of the job gets it, although another one, who asked for none,
+// came first and was given it.
+func TestNamesGoToThoseWhoAsk(t *testing.T) {
+	spare := func(t *testing.T, came int) *rig {
+		r := newRig(t, nil)
+		j := *job("node_0", "node_1", "node_2")
+		j.Spares, j.Replan = true, true
+		r.step(Submit{Job: j})
+		r.join("spare", "")
+		for i := range came {
+			r.join(fmt.Sprintf("p%d", i), fmt.Sprintf("node_%d", i))
+		}
+		return r
+	}
+	names := func(r *rig, want string) {
+		t.Helper()
+		var got []string
+		for _, x := range r.l.sorted() {
+			got = append(got, x.ID+"="+x.Name)
+		}
+		if s := strings.Join(got, " "); s != want {
+			t.Fatalf("the names are %s, want %s", s, want)
+		}
+	}
+	answer := func(r *rig) {
+		t.Helper()
+		a, ok := find[AskPlan](r)
+		if !ok {
+			t.Fatal("no plan was asked for")
+		}
+		r.step(Plan{Seq: a.Seq, Placed: inOrder(a.Pool[:3])})
+	}
+
+	t.Run("gathering", func(t *testing.T) {
+		r := spare(t, 2)
+		names(r, "p0=node_0 p1=node_1 spare=node_2")
+		r.phase(Planning) // three are here; then the owner of the third name comes
+		old, _ := find[AskPlan](r)
+		r.join("p2", "node_2")
+		names(r, "p0=node_0 p1=node_1 p2=node_2 spare=node_3")
+		if w, ok := r.sent["p2"][0].(*proto.Welcome); !ok || w.Name != "node_2" {
+			t.Errorf("node_2 was told %#v", r.sent["p2"][0])
+		}
+		r.step(Plan{Seq: old.Seq, Placed: inOrder(old.Pool)})
+		r.phase(Planning) // not by the names of before
+		answer(r)
+		r.phase(Connecting)
+		if r.l.Members["spare"].Place != nil || r.l.Members["p2"].Place == nil {
+			t.Error("the spare has the stage")
+		}
+	})
+	t.Run("connecting", func(t *testing.T) {
+		r := spare(t, 2)
+		answer(r)
+		r.phase(Connecting)
+		r.join("p2", "node_2")
+		names(r, "p0=node_0 p1=node_1 p2=node_2 spare=node_3")
+		answer(r)
+		r.phase(Connecting)
+		if r.l.Members["spare"].Place != nil || r.l.Members["p2"].Place == nil {
+			t.Error("the spare has kept the stage")
+		}
+		if r.l.Fruitless > 0 || len(r.l.Strikes) > 0 {
+			t.Errorf("somebody is blamed: %d, %v", r.l.Fruitless, r.l.Strikes)
+		}
+	})
+	t.Run("running", func(t *testing.T) {
+		r := spare(t, 2)
+		answer(r)
+		for id, x := range r.l.Members {
+			r.step(Message{ID: id, Msg: &proto.Ready{Run: r.l.Run, Peak: int64(x.Place.Stage)}})
+		}
+		r.phase(Running)
+		r.join("p2", "node_2")
+		if e, ok := r.sent["p2"][0].(*proto.Error); !ok || e.Code != proto.NameTaken {
+			t.Errorf("node_2, whose stage is being trained, was told %#v", r.sent["p2"][0])
+		}
+		r.phase(Running)
+		r.join("late", "")
+		names(r, "p0=node_0 p1=node_1 spare=node_2 late=node_3")
+	})
+	t.Run("asked for", func(t *testing.T) {
+		r := newRig(t, nil)
+		r.step(Submit{Job: *job("node_0", "node_1", "node_2")})
+		r.join("a", "node_0")
+		r.join("b", "node_0")
+		if e, ok := r.sent["b"][0].(*proto.Error); !ok || e.Code != proto.NameTaken {
+			t.Errorf("the second node_0 was told %#v", r.sent["b"][0])
+		}
+	})
 }
 
 func TestNameIsFreeAfterDeath(t *testing.T) {

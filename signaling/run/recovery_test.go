@@ -121,6 +121,63 @@ func TestEveryFaultAtEveryMessage(t *testing.T) {
 	}
 }
 
+// A spare comes first and is given the name of a provider that comes at any message of the
+// run. As long as nothing is being trained, the stages go to those that they were planned for.
+func TestNamedComesAfterASpare(t *testing.T) {
+	begin := func() *runtest.World {
+		j := run.Job{ID: "j", Raw: json.RawMessage(`{}`), Names: []string{"a", "b"}, Want: 2, Spares: true, Replan: true, Steps: steps}
+		w := runtest.New(run.Settings{Checkpoint: 100 * time.Millisecond}, j, steps)
+		w.Join("spare", "")
+		w.Join("b", "b")
+		return w
+	}
+	plain := begin()
+	n := plain.Messages()
+	plain.Run(time.Minute)
+	early, late := 0, 0
+	for at := n; at < plain.Messages(); at++ {
+		w := begin()
+		var phase run.Phase
+		w.Before = func(i int, _ string, _ proto.Message) bool {
+			if i == at {
+				phase = run.Phase(w.M.Status(w.Now).Phase)
+				w.Join("a", "a")
+			}
+			return true
+		}
+		w.Run(time.Minute)
+		if len(w.Results) != 1 || w.Results[0].Err != nil {
+			t.Fatalf("at message %d: %+v", at, w.Results)
+		}
+		got, err := w.Weights(w.Results[0].Result.Checkpoint)
+		if err != nil || !maps.Equal(got, runtest.Undisturbed(steps)) {
+			t.Fatalf("at message %d: an update was lost or counted twice (%v)", at, err)
+		}
+		var placed []string
+		for _, r := range w.Reports {
+			if p, ok := r.(run.Planned); ok {
+				placed = nil
+				for _, s := range p.Stages {
+					placed = append(placed, s.Name+"="+s.MemberID)
+				}
+			}
+		}
+		want := []string{"a=a", "b=b"}
+		if phase == run.Gathering || phase == run.Planning || phase == run.Connecting {
+			early++
+		} else {
+			want = []string{"a=spare", "b=b"}
+			late++
+		}
+		if !slices.Equal(placed, want) {
+			t.Fatalf("at message %d (%s) the stages are %v", at, phase, placed)
+		}
+	}
+	if early < 5 || late < 5 {
+		t.Errorf("it came %d times before and %d times after the start: the test proves little", early, late)
+	}
+}
+
 // Messages that come twice, or late, or again in a later attempt.
 func TestRepeatedMessages(t *testing.T) {
 	plain := world()

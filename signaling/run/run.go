@@ -164,6 +164,7 @@ type member struct {
 	Pinged  time.Time
 	Seq     uint64 // of the ping under way
 	Met     bool   // it has answered a ping since it joined or was last suspected
+	Given   bool   // it asked for no name
 	Wish    string // why it wants to leave
 	LeaveBy time.Time
 
