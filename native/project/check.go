@@ -80,14 +80,17 @@ func checkBatches(j job.Spec, g *graph.Graph, n int) error {
 		}
 		values := g.Shape(g.Result(i)).Elems() / op.Features // of a channel, in a row
 		for k, total := range totals {
-			micro := (total + j.Micro() - 1) / j.Micro()
-			for _, rows := range []int{micro, total - (total-1)/micro*micro} {
+			for _, rows := range j.Order(n, 0).Parts(total) {
 				if rows*values >= 2 {
 					continue
 				}
 				which := "a batch"
 				if k == 1 {
 					which = "the last batch of an epoch"
+				}
+				if j.Gradients() {
+					return fmt.Errorf("node %q: a replica's part of %s has 1 row (%d rows in batches of %d, split over %d replicas), batch norm needs 2: choose another batch_size, fewer replicas, or average parameters",
+						nd.Name, which, n, j.BatchSize, j.Replica())
 				}
 				return fmt.Errorf("node %q: a micro-batch of %s has 1 row (%d rows in batches of %d, micro_batches %d), batch norm needs 2: choose another batch_size or micro_batches",
 					nd.Name, which, n, j.BatchSize, j.Micro())

@@ -38,6 +38,23 @@ func (r Run) MicroRows(total int) int {
 	return (total + r.MicroBatches - 1) / r.MicroBatches
 }
 
+// Parts are the rows of the micro-batches of a batch of total rows.
+func (r Run) Parts(total int) []int {
+	var rows []int
+	n := 1
+	if r.Split {
+		n = r.replicas()
+	}
+	for k := range n {
+		from, to := share(total, k, n)
+		micro := (to - from + r.MicroBatches - 1) / r.MicroBatches
+		for ; from < to; from += micro {
+			rows = append(rows, min(micro, to-from))
+		}
+	}
+	return rows
+}
+
 // within is the number of batches of an epoch that the run comes to.
 func (r Run) within(epoch int) int {
 	n := r.Batches(r.Train)

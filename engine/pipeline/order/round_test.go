@@ -37,6 +37,7 @@ func TestRounds(t *testing.T) {
 		inUpdate, open := make([]bool, n), false
 		var at Position
 		step, row := uint64(0), 0
+		var parts []int
 		for i, it := range all {
 			name := fmt.Sprintf("%+v: item %+v", run, it)
 			if it.Kind != Train {
@@ -47,6 +48,12 @@ func TestRounds(t *testing.T) {
 			}
 			if it.Step != step || it.Row0 != row || it.Rows < 1 || it.Rows > run.MicroRows(run.BatchSize) {
 				t.Fatalf("%s: want batch %d, row %d, at most %d rows", name, step, row, run.MicroRows(run.BatchSize))
+			}
+			if parts = append(parts, it.Rows); it.Ends {
+				if want := run.Parts(it.Total); !slices.Equal(parts, want) {
+					t.Fatalf("%s: its batch comes in parts of %v, Parts says %v", name, parts, want)
+				}
+				parts = parts[:0]
 			}
 			if row += it.Rows; it.Ends {
 				step, row = step+1, 0

@@ -53,9 +53,6 @@ func Compile(j job.Spec, s *graph.Stage) (*Compiled, error) {
 	if err != nil {
 		return nil, err
 	}
-	if j.Replica() > 1 {
-		return nil, fmt.Errorf("%d replicas: stages train one so far, train --local all", j.Replica())
-	}
 	c := &Compiled{Job: j, Stage: s, kind: kind, edges: edgesOf(s)}
 	if err := c.messages(); err != nil {
 		return nil, err
@@ -175,6 +172,7 @@ func (c *Compiled) Link(peer int) transport.Options {
 type Memory struct {
 	Train, Eval exec.Memory // plans; weights and gradients are Train's
 	Optimizer   int
+	Replicas    int // what replicas beside the first have, and what averaging them takes
 	Versions    int // weights that micro-batches in flight were computed with
 	Targets     int // of the rows that are compared with them
 	Out         int // the message that is encoded
@@ -184,14 +182,14 @@ type Memory struct {
 
 // Total of everything.
 func (m Memory) Total() int {
-	return m.Train.Total() + m.Eval.Slots + m.Eval.Temp + m.Eval.Scratch + m.Optimizer + m.Versions + m.Targets + m.Out + m.In + m.Save
+	return m.Train.Total() + m.Eval.Slots + m.Eval.Temp + m.Eval.Scratch + m.Optimizer + m.Replicas + m.Versions + m.Targets + m.Out + m.In + m.Save
 }
 
 // Memory is what the stage promises to stay within, on one thread. The data set and what
 // messages are compressed with come on top.
 func (c *Compiled) Memory() Memory {
 	s, trainable := c.Stage, c.train.Layout.Trainable
-	m := Memory{Train: c.train.Memory(), Eval: c.eval.Memory(), Optimizer: optim.Bytes(c.Job.Optimizer, trainable)}
+	m := Memory{Train: c.train.Memory(), Eval: c.eval.Memory(), Optimizer: optim.Bytes(c.Job.Optimizer, trainable), Replicas: ReplicaBytes(c.Job, &c.train.Layout)}
 	if c.Job.Schedule == job.Async {
 		m.Versions = 4 * trainable * (s.Of - s.Index - 1)
 	}

@@ -35,11 +35,14 @@ func codecs() int {
 func TestPromise(t *testing.T) {
 	const constant = 160 << 10
 	rest := codecs() + constant
-	for _, form := range [][2]string{{"", ""}, {"selective", ""}, {"full", ""}, {"", "bf16"}} {
+	for _, form := range [][2]string{{"", ""}, {"selective", ""}, {"full", ""}, {"", "bf16"}, {"4", ""}} {
 		again, precision := form[0], form[1]
 		w := newWorld(func(j *job.Spec) {
 			j.Loss, j.Epochs, j.BatchSize, j.Recompute, j.Precision = "cross_entropy", 1, 128, again, precision
 		})
+		if again == "4" { // replicas, of which two are in flight
+			w.job.Recompute, w.job.Replicas, w.job.InFlight, w.job.BatchSize = "", 4, 2, 64
+		}
 		w.g = zoo.GPT(zoo.GPTSorter)
 		w.tx, w.vx = integers(256, 11, 0, 3, 1), integers(128, 11, 0, 3, 2)
 		w.ty, w.vy = integers(256, 33, 0, 2, 3), integers(128, 33, 0, 2, 4)

@@ -108,9 +108,8 @@ type Stage struct {
 	sched order.Schedule
 	wires *wiring
 
-	hold     Holding
-	versions versions
-	grads    []float32
+	reps     *Replicas
+	versions []versions // of the weights, by replica; splitting batches, all share the first
 
 	train, eval *exec.Exec
 	loss        *loss.Func
@@ -118,8 +117,8 @@ type Stage struct {
 	order       []int32 // of the training rows
 	orderOf     int     // epoch that order is of; -1: none
 	rowIdx      []int32 // of validation rows
-	sum         float32 // of the batch's loss terms so far
-	terms       int     // of the whole batch
+	sum         BatchLoss
+	terms       int // of the whole batch
 	val         loss.Score
 	busy        meter
 
@@ -156,21 +155,21 @@ func New(c *Compiled, cfg Config) (*Stage, error) {
 		delay = optim.Delay{Stage: gs.Index, Stages: gs.Of}
 	}
 	l := &c.train.Layout
-	s.hold = Holding{Layout: l, State: l.NewState()}
-	l.Init(s.hold.State, j.Seed)
+	if s.reps, err = NewReplicas(j, s.run, l, delay); err != nil {
+		return nil, err
+	}
 	if cfg.Weights != nil {
-		if err := l.Import(s.hold.State, l.Select(cfg.Weights)); err != nil {
+		if err := s.reps.Import(l.Select(cfg.Weights)); err != nil {
 			return nil, fmt.Errorf("the weights to begin with: %w", err)
 		}
 		s.cfg.Weights = nil
 	}
-	if s.hold.Optimizer, err = optim.New(j.Optimizer, l.Trainable, delay); err != nil {
-		return nil, err
-	}
 	s.train, s.eval = c.train.New(cfg.Team), c.eval.New(cfg.Team)
 	s.train.Between, s.eval.Between = cfg.Between, cfg.Between
-	s.grads = make([]float32, l.Trainable)
-	s.versions = newVersions(s.hold.State.Params, s.sched.Slots())
+	s.versions = make([]versions, j.Replica())
+	for k := range s.versions {
+		s.versions[k] = newVersions(s.reps.Of(k).State.Params, s.sched.Slots())
+	}
 	s.order = make([]int32, cfg.TrainRows)
 	s.rowIdx = make([]int32, j.MicroRows())
 	return s, nil
@@ -194,7 +193,7 @@ func (s *Stage) Connect(links map[int]Link) error { return s.wires.connect(s.c.P
 // were. Whatever else the parts hold is passed over. It is for before Run; after an error
 // nothing has changed.
 func (s *Stage) Load(parts ...*snapshot.Part) error {
-	at, err := s.hold.Load(s.run, parts...)
+	at, err := s.reps.Load(parts...)
 	if err != nil {
 		return err
 	}
@@ -205,7 +204,7 @@ func (s *Stage) Load(parts ...*snapshot.Part) error {
 func (s *Stage) Memory() int { return s.c.Memory().Total() }
 
 // State is a copy of the weights and running statistics.
-func (s *Stage) State() state.Dict { return s.hold.Layout.Export(s.hold.State) }
+func (s *Stage) State() state.Dict { return s.c.train.Layout.Export(s.reps.Of(0).State) }
 
 // Raw is how many bytes of plain float32 the tensors sent so far are. It is for the
 // Observer's calls.
@@ -215,7 +214,8 @@ func (s *Stage) Raw() int64 { return s.wires.raw }
 // a pass too.
 func (s *Stage) Busy() time.Duration { return s.busy.read() }
 
-// Run walks the whole run. On the root, mark is asked before every update; the other
+// Run walks the whole run. On the root, mark is asked before every round, which with one
+// replica is an update; the other
 // stages learn the answer from their neighbours. At order.Stop what is in flight is
 // finished, the state is kept and the run ends. At order.Checkpoint the state is kept and
 // the run goes on: where updates overlap (async), at the next place where the pipeline is
@@ -256,17 +256,21 @@ func (s *Stage) do(ctx context.Context, a order.Action, obs Observer) error {
 		return s.backward(ctx, a)
 	case order.BackwardWeight:
 		done := s.busy.working()
-		s.train.BackwardWeight(a.Slot, s.versions.of(a.Slot), s.grads, !a.Item.First)
-		s.versions.release(a.Slot)
+		v := s.weights(a.Item)
+		s.train.BackwardWeight(a.Slot, v.of(a.Slot), s.reps.Grads(a.Item.Replica), !a.Item.First)
+		v.release(a.Slot)
 		done()
 	case order.Update:
 		s.update(a.Item)
+	case order.Average:
+		defer s.busy.working()()
+		return s.reps.Average(ctx)
 	case order.Evaluate:
 		return s.evaluate(ctx, a.Item)
 	case order.Report:
 		return s.report(a.Item, obs)
 	case order.Keep:
-		p, err := s.hold.Part(a.At)
+		p, err := s.reps.Part(a.At)
 		if err != nil {
 			return err
 		}
@@ -359,8 +363,11 @@ func (s *Stage) forward(ctx context.Context, a order.Action, obs Observer) (orde
 		return m, err
 	}
 	done := s.busy.working()
-	params := s.versions.take(a.Slot)
-	s.train.Forward(a.Slot, exec.Batch{Seed: s.c.Job.Seed, Step: it.Step, Row0: it.Row0, Rows: it.Rows}, params, &s.hold.State)
+	if it.Opens {
+		s.reps.Open(it)
+	}
+	h, params := s.reps.Of(it.Replica), s.weights(it).take(a.Slot)
+	s.train.Forward(a.Slot, exec.Batch{Seed: s.c.Job.Seed, Step: it.Step, Row0: it.Row0, Rows: it.Rows}, params, &h.State)
 	var err error
 	if s.last {
 		err = s.score(a, obs)
@@ -379,14 +386,16 @@ func (s *Stage) forward(ctx context.Context, a order.Action, obs Observer) (orde
 func (s *Stage) score(a order.Action, obs Observer) error {
 	it, out := a.Item, s.c.Stage.Graph.OutputValue()
 	if it.Row0 == 0 {
-		s.sum, s.terms = 0, s.loss.Terms(s.cfg.TrainY, s.batch(it))
+		s.terms = s.loss.Terms(s.cfg.TrainY, s.batch(it))
 	}
-	s.sum = s.loss.Accumulate(s.sum, s.train.Grad(a.Slot, out, it.Rows), s.train.Value(a.Slot, out, it.Rows), s.cfg.TrainY, s.rows(it), s.terms)
-	if err := CheckLoss(s.sum); err != nil {
+	sum := s.sum.Before(it)
+	sum = s.loss.Accumulate(sum, s.train.Grad(a.Slot, out, it.Rows), s.train.Value(a.Slot, out, it.Rows), s.cfg.TrainY, s.rows(it), s.terms)
+	s.sum.After(sum)
+	if err := CheckLoss(sum); err != nil {
 		return err
 	}
 	if it.Ends {
-		obs.Loss(Loss{Epoch: it.Epoch, Step: it.Step, Value: loss.Mean(s.sum, s.terms)})
+		obs.Loss(Loss{Epoch: it.Epoch, Step: it.Step, Value: loss.Mean(s.sum.Sum(), s.terms)})
 	}
 	return nil
 }
@@ -400,11 +409,11 @@ func (s *Stage) backward(ctx context.Context, a order.Action) error {
 		}
 	}
 	done := s.busy.working()
-	if a.Kind == order.BackwardInput {
-		s.train.BackwardInput(a.Slot, s.versions.of(a.Slot))
+	if v := s.weights(it); a.Kind == order.BackwardInput {
+		s.train.BackwardInput(a.Slot, v.of(a.Slot))
 	} else {
-		s.train.Backward(a.Slot, s.versions.of(a.Slot), s.grads, !it.First)
-		s.versions.release(a.Slot)
+		s.train.Backward(a.Slot, v.of(a.Slot), s.reps.Grads(it.Replica), !it.First)
+		v.release(a.Slot)
 	}
 	done()
 	for _, d := range w.in {
@@ -418,11 +427,22 @@ func (s *Stage) backward(ctx context.Context, a order.Action) error {
 	return nil
 }
 
+// weights are those of the replica that trains item it.
+func (s *Stage) weights(it order.Item) *versions {
+	if s.run.Split {
+		return &s.versions[0]
+	}
+	return &s.versions[it.Replica]
+}
+
 // update applies the gradients of a group of batches.
 func (s *Stage) update(it order.Item) {
 	defer s.busy.working()()
-	s.hold.State.Params = s.versions.writable()
-	s.hold.Optimizer.Step(s.cfg.Team, s.hold.State.Params, s.grads, optim.Rate(s.c.Job.LR, s.c.Job.Optimizer.LR, it.Epoch))
+	if s.run.Split {
+		it.Replica = 0
+	}
+	s.reps.Of(it.Replica).State.Params = s.weights(it).writable()
+	s.reps.Update(s.cfg.Team, it)
 }
 
 func (s *Stage) evaluate(ctx context.Context, it order.Item) error {
@@ -430,7 +450,8 @@ func (s *Stage) evaluate(ctx context.Context, it order.Item) error {
 		return err
 	}
 	done := s.busy.working()
-	s.eval.Forward(0, exec.Batch{Rows: it.Rows}, s.hold.State.Params, &s.hold.State)
+	h := s.reps.Of(0) // all are equal
+	s.eval.Forward(0, exec.Batch{Rows: it.Rows}, h.State.Params, &h.State)
 	if s.last {
 		pred := s.eval.Value(0, s.c.Stage.Graph.OutputValue(), it.Rows)
 		s.loss.Count(&s.val, pred, s.cfg.ValY, s.rows(it), it.Ends)

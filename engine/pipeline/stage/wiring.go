@@ -208,7 +208,7 @@ func (w *wiring) sendMark(ctx context.Context, it order.Item, m order.Mark) erro
 
 // marks tells whether a mark may stand before item it, and whether none stood there yet.
 func (w *wiring) marks(it order.Item) bool {
-	return it.Kind == order.Train && it.First && w.marked != it.Seq+1
+	return it.Kind == order.Train && it.Opens && w.marked != it.Seq+1
 }
 
 // receiveMark takes mark want from the stages that this one listens to, but for the first,
