@@ -141,6 +141,10 @@ func write(t *testing.T, dir string, r *rand.Rand) {
 		"epochs":    1 + r.IntN(2), "batch_size": 1 + r.IntN(6), "micro_batches": r.IntN(4), "steps": r.IntN(4), "update_frequency": 1 + r.IntN(3),
 		"recompute": pick("", "selective", "full"), "precision": []string{"", "bf16"}[rows%2], "seed": r.IntN(9), "lr_schedule": map[string]any{"name": pick("constant", "linear")},
 	}
+	if n := r.IntN(5); n > 1 {
+		j["replicas"] = n
+		j["average"] = map[string]any{"of": pick("parameters", "gradients"), "optimizer": pick("average", "average", "keep", "reset"), "bits": 4 + 8*r.IntN(4)}
+	}
 	for name, v := range map[string]any{"job.json": j, "model.json": model(r, tokens, width)} {
 		text, err := json.Marshal(v)
 		if err != nil {
