@@ -88,7 +88,7 @@ func TestReplicasAreOneProcess(t *testing.T) {
 	for i, how := range slices.Sorted(maps.Keys(averages)) {
 		for k, n := range []int{2, 4, 6} {
 			t.Run(fmt.Sprintf("%s/%d", how, n), func(t *testing.T) {
-				w := newWorld(replicated(n, how)) // 5 batches an epoch, the last one short
+				w := newWorld(replicated(n, how))                // 5 batches an epoch, the last one short
 				if (i+k)%3 == 0 || how == "gradients" && n > 2 { // batch norm needs two rows
 					w = small(replicated(n, how))
 				}
