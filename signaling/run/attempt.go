@@ -17,7 +17,7 @@ import (
 )
 
 func (m *Machine) submit(now time.Time, e Submit) {
-	m.Job, m.Phase = &e.Job, Gathering
+	m.Job, m.Phase, m.inOrder = &e.Job, Gathering, nil
 	m.Attempt, m.Interrupted, m.state.Saved = 0, false, nil
 	m.Strikes, m.Objects = map[string]*strike{}, map[string]bool{}
 	m.Saves, m.Pending, m.CommitOK, m.StoreErr = nil, nil, true, ""
@@ -154,7 +154,7 @@ func (m *Machine) planned(now time.Time, e Plan) {
 	}
 	m.Attempt++
 	m.Run = m.Job.ID + "-" + strconv.Itoa(m.Attempt)
-	m.Clusters = map[int]*cluster{}
+	m.Clusters, m.placed = map[int]*cluster{}, nil
 	for i := range e.Placed {
 		a := &e.Placed[i]
 		m.Members[a.MemberID].Place = a
@@ -177,7 +177,7 @@ func (m *Machine) planned(now time.Time, e Plan) {
 		}
 	}
 	m.Phase = Connecting
-	m.Tried, m.Told = nil, ""
+	m.Asking, m.Tried, m.Told = "", nil, ""
 	if len(m.Stale) > 0 {
 		m.act(Discard{Objects: m.Stale})
 		m.Stale = nil
@@ -670,8 +670,8 @@ func (m *Machine) finishIfDone(now time.Time) {
 	if m.Phase != Draining || len(m.Pending) > 0 {
 		return
 	}
-	for _, x := range m.Members {
-		if x.Place != nil && !x.Done {
+	for _, x := range m.assigned() {
+		if !x.Done {
 			return
 		}
 	}
@@ -715,7 +715,7 @@ func (m *Machine) end(err error) {
 		m.report(Done{Result: res})
 	}
 	m.act(Finish{Result: res, Err: err})
-	m.Job, m.Phase, m.state.Saved = nil, Idle, nil
+	m.Job, m.Phase, m.state.Saved, m.inOrder = nil, Idle, nil, nil
 	m.Objects = map[string]bool{}
 	if !m.set.Once {
 		return
@@ -734,6 +734,7 @@ func (m *Machine) clearAttempt() {
 		x.Upload, x.SavedAt, x.Fetched = nil, nil, 0
 		x.ReadyBy, x.Heard, x.MovedIn, x.MovedOut, x.LeaveBy = time.Time{}, time.Time{}, time.Time{}, time.Time{}, time.Time{}
 	}
+	m.placed = nil
 	m.Run, m.Started, m.Deadline, m.Warned = "", time.Time{}, time.Time{}, time.Time{}
 	m.Clusters, m.Saves = map[int]*cluster{}, nil
 	m.Loss, m.Val = nil, nil
@@ -743,7 +744,7 @@ func (m *Machine) dismiss(reason string) {
 	for _, x := range m.sorted() {
 		m.send(x, &proto.Bye{Reason: reason})
 		m.act(HangUp{ID: x.ID, Reason: reason})
-		delete(m.Members, x.ID)
+		m.remove(x)
 	}
 }
 

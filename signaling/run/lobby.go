@@ -28,7 +28,7 @@ func (m *Machine) join(now time.Time, e Join) {
 	given := e.Hello.Name == ""
 	e.Hello.Token, e.Hello.Name = "", name
 	x := &member{Member: Member{ID: e.ID, Name: name, Addr: e.Addr, Hello: e.Hello}, Seen: now, Given: given}
-	m.Members[e.ID] = x
+	m.enter(x)
 	m.send(x, &proto.Welcome{
 		ID: x.ID, Name: name, Heartbeat: int(m.set.Heartbeat.Milliseconds()), Timeout: int(m.set.Timeout.Milliseconds()),
 	})
@@ -48,10 +48,8 @@ func (m *Machine) yields(asked string) *member {
 	if m.Closed || m.Job == nil || len(m.Members) >= m.set.MaxMembers || !slices.Contains(m.Job.Names, asked) {
 		return nil
 	}
-	for _, x := range m.Members {
-		if x.Name == asked && x.Given && (x.Place == nil || m.Phase == Connecting) {
-			return x
-		}
+	if x := m.names()[asked]; x != nil && x.Given && (x.Place == nil || m.Phase == Connecting) {
+		return x
 	}
 	return nil
 }
@@ -62,7 +60,9 @@ func (m *Machine) rename(now time.Time, x *member, asked string) {
 	if err != nil {
 		return // no other place is free: the one who asks is turned away
 	}
+	m.remove(x)
 	x.Name, x.Hello.Name = name, name
+	m.enter(x)
 	m.say(fmt.Sprintf("%s has come; the provider that had been given this name is %s now", asked, name))
 	if m.Phase == Planning {
 		m.Phase = Gathering
@@ -78,10 +78,7 @@ func (m *Machine) name(now time.Time, asked string) (string, *proto.Error) {
 	if len(m.Members) >= m.set.MaxMembers {
 		return "", &proto.Error{Code: proto.Full, Message: fmt.Sprintf("the host has its %d providers", m.set.MaxMembers), Hint: "try again later"}
 	}
-	taken := map[string]bool{}
-	for _, x := range m.Members {
-		taken[x.Name] = true
-	}
+	taken := func(n string) bool { return m.names()[n] != nil }
 	var fixed []string
 	spares := true
 	if m.Job != nil && len(m.Job.Names) > 0 {
@@ -91,7 +88,7 @@ func (m *Machine) name(now time.Time, asked string) (string, *proto.Error) {
 		// While others train, the name of one that was lost is kept for it.
 		if keep := spares && m.Job != nil && m.Job.Replan && (m.Phase == Running || m.Phase == Draining); !keep {
 			for _, n := range fixed {
-				if !taken[n] && !m.forbidden(now, n) {
+				if !taken(n) && !m.forbidden(now, n) {
 					return n, nil
 				}
 			}
@@ -102,8 +99,12 @@ func (m *Machine) name(now time.Time, asked string) (string, *proto.Error) {
 				Hint: "join again if one of them leaves",
 			}
 		}
-		for i := 0; ; i++ {
-			if n := "node_" + strconv.Itoa(i); !taken[n] && !slices.Contains(fixed, n) && !m.outOfPool(now, n) {
+		for i := m.free; ; i++ {
+			n := "node_" + strconv.Itoa(i)
+			if i == m.free && taken(n) {
+				m.free++
+			}
+			if !taken(n) && !slices.Contains(fixed, n) && !m.outOfPool(now, n) {
 				return n, nil
 			}
 		}
@@ -111,7 +112,7 @@ func (m *Machine) name(now time.Time, asked string) (string, *proto.Error) {
 	switch {
 	case len(fixed) > 0 && !slices.Contains(fixed, asked):
 		return "", unknownName(fixed, asked)
-	case taken[asked]:
+	case taken(asked):
 		return "", &proto.Error{
 			Code: proto.NameTaken, Message: fmt.Sprintf("a provider named %q is here already", asked),
 			Hint: fmt.Sprintf("use another name, or none to be given a free one; if that provider is dead its name is free %v after it fell silent", m.set.Timeout),
@@ -142,7 +143,7 @@ func (m *Machine) leave(now time.Time, id, reason string, polite bool) {
 	if x == nil {
 		return // turned away, or told to go
 	}
-	delete(m.Members, id)
+	m.remove(x)
 	ev := Left{Member: x.Member, Reason: reason}
 	if x.Place != nil {
 		ev.Run = m.Run
@@ -269,19 +270,24 @@ func (m *Machine) tick(now time.Time) {
 		m.slept(gap)
 	}
 	m.Ticked = now
+	dead, due := now.Add(-m.set.Timeout), now.Add(-m.set.Heartbeat)
+	var wishes []*member
 	for _, x := range m.sorted() {
-		if m.Members[x.ID] == nil {
+		if x.Wish != "" {
+			wishes = append(wishes, x)
+		}
+		if x.Seen.After(dead) && x.Pinged.After(due) || m.Members[x.ID] == nil {
 			continue
 		}
 		if silent := now.Sub(x.Seen); silent >= m.set.Timeout {
 			m.act(HangUp{ID: x.ID, Reason: "no heartbeat", Abrupt: true})
 			m.leave(now, x.ID, fmt.Sprintf("no heartbeat for %v", silent.Round(100*time.Millisecond)), false)
-		} else if now.Sub(x.Pinged) >= m.set.Heartbeat {
+		} else {
 			m.ping(now, x)
 		}
 	}
-	for _, x := range m.sorted() {
-		if m.Members[x.ID] != nil && x.Wish != "" && !now.Before(x.LeaveBy) {
+	for _, x := range wishes {
+		if m.Members[x.ID] != nil && !now.Before(x.LeaveBy) {
 			m.letGo(now, x, "the host could not save in time")
 		}
 	}

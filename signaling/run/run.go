@@ -20,7 +20,6 @@
 package run
 
 import (
-	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -259,6 +258,7 @@ type Machine struct {
 	set Settings
 	state
 	out []Action
+	index
 }
 
 // New returns a machine in phase idle.
@@ -396,7 +396,9 @@ func (m *Machine) persist() {
 	if m.Job == nil {
 		return
 	}
-	b, err := json.Marshal(&m.state)
+	st := m.state
+	st.Members = map[string]*member{} // no session outlives the host, and there may be thousands
+	b, err := json.Marshal(&st)
 	if err != nil {
 		m.report(Warning{Err: fmt.Errorf("%w: the run's state: %w", ErrStore, err)})
 		return
@@ -410,43 +412,6 @@ func ManifestObject(job string) string { return job + "/manifest.json" }
 
 // MetricsLog is the log of a job's figures.
 func MetricsLog(job string) string { return job + "/metrics" }
-
-// sorted returns the members in the order of the job's names, others after them by
-// name with node_2 before node_10: the planner's result must not depend on who
-// came first.
-func (m *Machine) sorted() []*member {
-	ms := make([]*member, 0, len(m.Members))
-	for _, x := range m.Members {
-		ms = append(ms, x)
-	}
-	rank := func(x *member) int {
-		if m.Job == nil {
-			return 0
-		}
-		if i := slices.Index(m.Job.Names, x.Name); i >= 0 {
-			return i
-		}
-		return len(m.Job.Names)
-	}
-	slices.SortFunc(ms, func(a, b *member) int {
-		return cmp.Or(cmp.Compare(rank(a), rank(b)), cmp.Compare(len(a.Name), len(b.Name)), cmp.Compare(a.Name, b.Name))
-	})
-	return ms
-}
-
-// assigned returns the members of the current attempt by cluster and stage.
-func (m *Machine) assigned() []*member {
-	var ms []*member
-	for _, x := range m.Members {
-		if x.Place != nil {
-			ms = append(ms, x)
-		}
-	}
-	slices.SortFunc(ms, func(a, b *member) int {
-		return cmp.Or(cmp.Compare(a.Place.Cluster, b.Place.Cluster), cmp.Compare(a.Place.Stage, b.Place.Stage))
-	})
-	return ms
-}
 
 // clusters returns the numbers of the current attempt's clusters, in order.
 func (m *Machine) clusters() []int {

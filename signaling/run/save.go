@@ -49,8 +49,8 @@ func (m *Machine) grant(now time.Time, e UploadRequest) {
 // busyUploading tells whether a stage is being brought; the server ends those that
 // stand still.
 func (m *Machine) busyUploading() bool {
-	for _, x := range m.Members {
-		if x.Place != nil && !x.Taking.IsZero() {
+	for _, x := range m.assigned() {
+		if !x.Taking.IsZero() {
 			return true
 		}
 	}
@@ -249,7 +249,7 @@ func (m *Machine) sweep() {
 	for _, s := range m.Saves {
 		mark(s.Parts)
 	}
-	for _, x := range m.Members {
+	for _, x := range m.assigned() {
 		if x.Upload != nil {
 			need[x.Upload.Object] = true
 		}
