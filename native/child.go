@@ -4,7 +4,6 @@ package native
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os/exec"
 	"runtime"
@@ -110,14 +109,4 @@ func (c *Child) Done() <-chan struct{} { return c.done }
 func (c *Child) Wait() error {
 	<-c.done
 	return c.err
-}
-
-// Usage reads what the child takes while it runs; see UsageOf.
-func (c *Child) Usage() (Usage, error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.reaped {
-		return Usage{}, errors.New("usage of a child that has ended is not kept; read it while it runs")
-	}
-	return UsageOf(c.Pid())
 }

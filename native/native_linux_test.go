@@ -354,7 +354,7 @@ func TestChildLeavesWhenAsked(t *testing.T) {
 		t.Fatal(err)
 	}
 	<-wait
-	u, err := c.Usage()
+	u, err := UsageOf(c.Pid())
 	if err != nil || u.PeakRSS < 1<<20 || u.RSS > u.PeakRSS {
 		t.Errorf("usage %+v, %v", u, err)
 	}

@@ -86,9 +86,13 @@ func change(c *cli.Context, j *job.Spec) {
 	}
 }
 
+// flags that several commands have.
+var (
+	jsonFlag = &cli.BoolFlag{Name: "json", Usage: "print the result as one JSON object on stdout"}
+	threads  = &cli.IntFlag{Name: "threads", Value: 1, Usage: "threads of the tensor engine"}
+)
+
 func app() *cli.App {
-	jsonFlag := &cli.BoolFlag{Name: "json", Usage: "print the result as one JSON object on stdout"}
-	threads := &cli.IntFlag{Name: "threads", Value: 1, Usage: "threads of the tensor engine"}
 	return &cli.App{
 		Name: "ravnest", Version: version, HideHelpCommand: true,
 		Usage:                "train a neural network on the machines that people lend",
@@ -104,89 +108,117 @@ func app() *cli.App {
 			return cli.ShowAppHelp(c)
 		},
 		Commands: []*cli.Command{
-			{
-				Name: "demo", Usage: "train the walkthrough's model with providers on this machine",
-				Description: "Starts the signaling host and N providers, trains, validates and fuses.\nRuns the job in --dir, or puts the walkthrough there.",
-				Flags: append(jobFlags(), jsonFlag, threads,
-					&cli.IntFlag{Name: "providers", Value: 3, Usage: "how many"},
-					&cli.IntFlag{Name: "tabs", Usage: "how many of them are tabs of your browser"},
-					&cli.StringFlag{Name: "dir", Value: "ravnest-demo", Usage: "the job's directory"},
-					&cli.StringFlag{Name: "ram", Usage: "`GB` that each provider lends (default: what the machine has)"},
-					&cli.StringFlag{Name: "listen", Value: "127.0.0.1:0", Usage: "address of the host"}),
-				Action: demo, OnUsageError: usageError,
-			},
-			{
-				Name: "init", Usage: "write an example job into DIR", ArgsUsage: "DIR",
-				Flags: append(jobFlags(),
-					&cli.StringFlag{Name: "example", Value: "cnn", Usage: strings.Join(zoo.Names(), ", ")},
-					&cli.IntFlag{Name: "nodes", Value: 3, Usage: "nodes of the example pool"},
-					&cli.StringFlag{Name: "data", Usage: "train on `PATH`: a folder of images (a folder a class), MNIST's or CIFAR's files, .npz, .npy, .csv, .txt, .bin, .safetensors"},
-					&cli.StringSliceFlag{Name: "target", Usage: "target `COLUMN` of a .csv, or the file of targets beside a .npy"},
-					&cli.Float64Flag{Name: "val", Value: 0.1, Usage: "share of the rows for validation, where the data have no part for it"},
-					&cli.IntFlag{Name: "size", Usage: "scale and cut images to `N` pixels each way"},
-					&cli.IntFlag{Name: "block", Usage: "tokens in a row of a text (default: 128)"},
-					&cli.StringFlag{Name: "tokens", Usage: "how a text becomes tokens: " + strings.Join(text.Kinds, ", ")}),
-				Action: initJob, OnUsageError: usageError,
-			},
-			{
-				Name: "import", Usage: "make a job of a model that PyTorch exported", ArgsUsage: "MODEL.pt2 [DIR]",
-				Description: "MODEL.pt2 is an archive of torch.export.save(torch.export.export(model.train(), (example,),\ndynamic_shapes=({0: torch.export.Dim.AUTO},)), path). Prints the model as a table; with\nDIR writes a job there, whose training begins with the archive's weights.",
-				Flags: append(jobFlags(),
-					&cli.StringFlag{Name: "data", Usage: "train on `PATH`, as init --data, or on one of " + strings.Join(data.BuiltinNames(), ", ")},
-					&cli.StringSliceFlag{Name: "target", Usage: "target `COLUMN` of a .csv, or the file of targets beside a .npy"},
-					&cli.Float64Flag{Name: "val", Value: 0.1, Usage: "share of the rows for validation, where the data have no part for it"},
-					&cli.StringFlag{Name: "tokens", Usage: "how a text becomes tokens: " + strings.Join(text.Kinds, ", ")},
-					&cli.StringFlag{Name: "loss", Value: "cross_entropy", Usage: strings.Join(job.Losses, " or ")},
-					&cli.StringFlag{Name: "optimizer", Value: "adamw", Usage: strings.Join(job.Optimizers, ", ")},
-					&cli.Float64Flag{Name: "lr", Usage: "learning `RATE` (default: PyTorch's)"},
-					&cli.IntFlag{Name: "batch-size", Value: 32, Usage: "rows of a batch"},
-					&cli.IntFlag{Name: "output", Usage: "which of the model's outputs is its answer, from 0"}),
-				Action: importModel, OnUsageError: usageError,
-			},
-			{
-				Name: "clusterize", Usage: "form clusters of the pool in DIR/node_data/node_configs.json and cut the model", ArgsUsage: "DIR",
-				Flags:  []cli.Flag{jsonFlag, &cli.IntFlag{Name: "max-clusters", Value: 1, Usage: "at most `N` clusters, 0 for any number"}},
-				Action: alone(clusterize), OnUsageError: usageError,
-			},
-			{
-				Name: "serve", Usage: "serve the job in DIR to providers until it is trained", ArgsUsage: "DIR",
-				Flags: []cli.Flag{
-					jsonFlag,
-					&cli.StringFlag{Name: "listen", Value: "127.0.0.1:8090", Usage: "`ADDR` to serve at"},
-					&cli.StringFlag{Name: "token", EnvVars: []string{"RAVNEST_TOKEN"}, Usage: "that providers must show"},
-					&cli.IntFlag{Name: "providers", Usage: "plan by the benchmarks of the first `N` that join (default: the plan of clusterize)"},
-					&cli.BoolFlag{Name: "fresh", Usage: "begin anew, where an unfinished run of the same job would go on from its last checkpoint (resume)"},
-					&cli.StringFlag{Name: "tls-cert", Usage: "serve https with the certificate in `FILE`, read again when it changes"},
-					&cli.StringFlag{Name: "tls-key", Usage: "and its key in `FILE`"},
-					&cli.StringFlag{Name: "public", Usage: "`URL` by which people reach the host, with the path below which a proxy has put it"},
-					&cli.StringFlag{Name: "acme", Usage: "get the certificate for --public from the ACME directory at `URL`, whose terms you accept, such as https://acme-v02.api.letsencrypt.org/directory; it looks for this host at port 443"},
-					&cli.StringFlag{Name: "acme-cache", Usage: "`DIR` where that certificate and its key are kept (default: node_data/acme of the job)"},
-					&cli.BoolFlag{Name: "proxy", Usage: "a reverse proxy stands before the host: believe its Forwarded and X-Forwarded-* headers"},
-					&cli.StringFlag{Name: "relay", Usage: "`ADDR` (UDP and TCP) of the relay for providers without a direct path (default: that of --listen, where other machines reach it)"},
-					&cli.BoolFlag{Name: "no-relay", Usage: "no relay"},
-				},
-				Action: alone(serve), OnUsageError: usageError,
-			},
-			{
-				Name: "status", Usage: "say where a run stands, of the job in DIR or of the host at URL", ArgsUsage: "DIR|URL",
-				Flags:  []cli.Flag{jsonFlag, &cli.StringFlag{Name: "token", EnvVars: []string{"RAVNEST_TOKEN"}, Usage: "the host's"}},
-				Action: status, OnUsageError: usageError,
-			},
-			{
-				Name: "fuse", Usage: "join the trained stages of a cluster into one state dict", ArgsUsage: "DIR",
-				Flags:  []cli.Flag{jsonFlag, &cli.IntFlag{Name: "cluster", Usage: "which cluster"}},
-				Action: alone(fuse), OnUsageError: usageError,
-			},
-			{
-				Name: "eval", Usage: "accuracy of the fused model on the validation set", ArgsUsage: "DIR",
-				Flags: []cli.Flag{jsonFlag, threads}, Action: eval, OnUsageError: usageError,
-			},
-			{
-				Name: "train", Usage: "train the job in DIR in one process: the yardstick", ArgsUsage: "DIR",
-				Flags:  append(jobFlags(), jsonFlag, threads, &cli.BoolFlag{Name: "local", Usage: "in this process (needed: other ways are demo and serve)"}),
-				Action: alone(trainLocal), OnUsageError: usageError,
-			},
+			demoCommand(), initCommand(), importCommand(), clusterizeCommand(), serveCommand(), statusCommand(), fuseCommand(), evalCommand(), trainCommand(),
 		},
+	}
+}
+
+func demoCommand() *cli.Command {
+	return &cli.Command{
+		Name: "demo", Usage: "train the walkthrough's model with providers on this machine",
+		Description: "Starts the signaling host and N providers, trains, validates and fuses.\nRuns the job in --dir, or puts the walkthrough there.",
+		Flags: append(jobFlags(), jsonFlag, threads,
+			&cli.IntFlag{Name: "providers", Value: 3, Usage: "how many"},
+			&cli.IntFlag{Name: "tabs", Usage: "how many of them are tabs of your browser"},
+			&cli.StringFlag{Name: "dir", Value: "ravnest-demo", Usage: "the job's directory"},
+			&cli.StringFlag{Name: "ram", Usage: "`GB` that each provider lends (default: what the machine has)"},
+			&cli.StringFlag{Name: "listen", Value: "127.0.0.1:0", Usage: "address of the host"}),
+		Action: demo, OnUsageError: usageError,
+	}
+}
+
+func initCommand() *cli.Command {
+	return &cli.Command{
+		Name: "init", Usage: "write an example job into DIR", ArgsUsage: "DIR",
+		Flags: append(jobFlags(),
+			&cli.StringFlag{Name: "example", Value: "cnn", Usage: strings.Join(zoo.Names(), ", ")},
+			&cli.IntFlag{Name: "nodes", Value: 3, Usage: "nodes of the example pool"},
+			&cli.StringFlag{Name: "data", Usage: "train on `PATH`: a folder of images (a folder a class), MNIST's or CIFAR's files, .npz, .npy, .csv, .txt, .bin, .safetensors"},
+			&cli.StringSliceFlag{Name: "target", Usage: "target `COLUMN` of a .csv, or the file of targets beside a .npy"},
+			&cli.Float64Flag{Name: "val", Value: 0.1, Usage: "share of the rows for validation, where the data have no part for it"},
+			&cli.IntFlag{Name: "size", Usage: "scale and cut images to `N` pixels each way"},
+			&cli.IntFlag{Name: "block", Usage: "tokens in a row of a text (default: 128)"},
+			&cli.StringFlag{Name: "tokens", Usage: "how a text becomes tokens: " + strings.Join(text.Kinds, ", ")}),
+		Action: initJob, OnUsageError: usageError,
+	}
+}
+
+func importCommand() *cli.Command {
+	return &cli.Command{
+		Name: "import", Usage: "make a job of a model that PyTorch exported", ArgsUsage: "MODEL.pt2 [DIR]",
+		Description: "MODEL.pt2 is an archive of torch.export.save(torch.export.export(model.train(), (example,),\ndynamic_shapes=({0: torch.export.Dim.AUTO},)), path). Prints the model as a table; with\nDIR writes a job there, whose training begins with the archive's weights.",
+		Flags: append(jobFlags(),
+			&cli.StringFlag{Name: "data", Usage: "train on `PATH`, as init --data, or on one of " + strings.Join(data.BuiltinNames(), ", ")},
+			&cli.StringSliceFlag{Name: "target", Usage: "target `COLUMN` of a .csv, or the file of targets beside a .npy"},
+			&cli.Float64Flag{Name: "val", Value: 0.1, Usage: "share of the rows for validation, where the data have no part for it"},
+			&cli.StringFlag{Name: "tokens", Usage: "how a text becomes tokens: " + strings.Join(text.Kinds, ", ")},
+			&cli.StringFlag{Name: "loss", Value: "cross_entropy", Usage: strings.Join(job.Losses, " or ")},
+			&cli.StringFlag{Name: "optimizer", Value: "adamw", Usage: strings.Join(job.Optimizers, ", ")},
+			&cli.Float64Flag{Name: "lr", Usage: "learning `RATE` (default: PyTorch's)"},
+			&cli.IntFlag{Name: "batch-size", Value: 32, Usage: "rows of a batch"},
+			&cli.IntFlag{Name: "output", Usage: "which of the model's outputs is its answer, from 0"}),
+		Action: importModel, OnUsageError: usageError,
+	}
+}
+
+func clusterizeCommand() *cli.Command {
+	return &cli.Command{
+		Name: "clusterize", Usage: "form clusters of the pool in DIR/node_data/node_configs.json and cut the model", ArgsUsage: "DIR",
+		Flags:  []cli.Flag{jsonFlag, &cli.IntFlag{Name: "max-clusters", Value: 1, Usage: "at most `N` clusters, 0 for any number"}},
+		Action: alone(clusterize), OnUsageError: usageError,
+	}
+}
+
+func serveCommand() *cli.Command {
+	return &cli.Command{
+		Name: "serve", Usage: "serve the job in DIR to providers until it is trained", ArgsUsage: "DIR",
+		Flags: []cli.Flag{
+			jsonFlag,
+			&cli.StringFlag{Name: "listen", Value: "127.0.0.1:8090", Usage: "`ADDR` to serve at"},
+			&cli.StringFlag{Name: "token", EnvVars: []string{"RAVNEST_TOKEN"}, Usage: "that providers must show"},
+			&cli.IntFlag{Name: "providers", Usage: "plan by the benchmarks of the first `N` that join (default: the plan of clusterize)"},
+			&cli.BoolFlag{Name: "fresh", Usage: "begin anew, where an unfinished run of the same job would go on from its last checkpoint (resume)"},
+			&cli.StringFlag{Name: "tls-cert", Usage: "serve https with the certificate in `FILE`, read again when it changes"},
+			&cli.StringFlag{Name: "tls-key", Usage: "and its key in `FILE`"},
+			&cli.StringFlag{Name: "public", Usage: "`URL` by which people reach the host, with the path below which a proxy has put it"},
+			&cli.StringFlag{Name: "acme", Usage: "get the certificate for --public from the ACME directory at `URL`, whose terms you accept, such as https://acme-v02.api.letsencrypt.org/directory; it looks for this host at port 443"},
+			&cli.StringFlag{Name: "acme-cache", Usage: "`DIR` where that certificate and its key are kept (default: node_data/acme of the job)"},
+			&cli.BoolFlag{Name: "proxy", Usage: "a reverse proxy stands before the host: believe its Forwarded and X-Forwarded-* headers"},
+			&cli.StringFlag{Name: "relay", Usage: "`ADDR` (UDP and TCP) of the relay for providers without a direct path (default: that of --listen, where other machines reach it)"},
+			&cli.BoolFlag{Name: "no-relay", Usage: "no relay"},
+		},
+		Action: alone(serve), OnUsageError: usageError,
+	}
+}
+
+func statusCommand() *cli.Command {
+	return &cli.Command{
+		Name: "status", Usage: "say where a run stands, of the job in DIR or of the host at URL", ArgsUsage: "DIR|URL",
+		Flags:  []cli.Flag{jsonFlag, &cli.StringFlag{Name: "token", EnvVars: []string{"RAVNEST_TOKEN"}, Usage: "the host's"}},
+		Action: status, OnUsageError: usageError,
+	}
+}
+
+func fuseCommand() *cli.Command {
+	return &cli.Command{
+		Name: "fuse", Usage: "join the trained stages of a cluster into one state dict", ArgsUsage: "DIR",
+		Flags:  []cli.Flag{jsonFlag, &cli.IntFlag{Name: "cluster", Usage: "which cluster"}},
+		Action: alone(fuse), OnUsageError: usageError,
+	}
+}
+
+func evalCommand() *cli.Command {
+	return &cli.Command{
+		Name: "eval", Usage: "accuracy of the fused model on the validation set", ArgsUsage: "DIR",
+		Flags: []cli.Flag{jsonFlag, threads}, Action: eval, OnUsageError: usageError,
+	}
+}
+
+func trainCommand() *cli.Command {
+	return &cli.Command{
+		Name: "train", Usage: "train the job in DIR in one process: the yardstick", ArgsUsage: "DIR",
+		Flags:  append(jobFlags(), jsonFlag, threads, &cli.BoolFlag{Name: "local", Usage: "in this process (needed: other ways are demo and serve)"}),
+		Action: alone(trainLocal), OnUsageError: usageError,
 	}
 }
 

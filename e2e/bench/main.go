@@ -91,6 +91,21 @@ func main() {
 	}
 }
 
+// ravnest runs the binary of that name in bin once.
+func ravnest(ctx context.Context, bin string, args ...string) (r result, err error) {
+	cmd := exec.CommandContext(ctx, filepath.Join(bin, "ravnest"), args...)
+	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
+	var stdout, stderr bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	if err := cmd.Run(); err != nil {
+		return r, fmt.Errorf("ravnest %s: %w\n%s", strings.Join(args, " "), err, stderr.String())
+	}
+	if err := json.Unmarshal(stdout.Bytes(), &r); err != nil {
+		return r, fmt.Errorf("ravnest %s printed %q: %w", strings.Join(args, " "), stdout.String(), err)
+	}
+	return r, nil
+}
+
 func bench(ctx context.Context, n int, out io.Writer) (err error) {
 	if n < 1 || n > 100 {
 		return fmt.Errorf("-n %d is outside 1..100", n)
@@ -108,20 +123,7 @@ func bench(ctx context.Context, n int, out io.Writer) (err error) {
 		return fmt.Errorf("%w: run make build, or name the directory of the binaries in RAVNEST_BIN", err)
 	}
 
-	// run is one run of the binary.
-	run := func(args ...string) (r result, err error) {
-		cmd := exec.CommandContext(ctx, filepath.Join(bin, "ravnest"), args...)
-		cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
-		var stdout, stderr bytes.Buffer
-		cmd.Stdout, cmd.Stderr = &stdout, &stderr
-		if err := cmd.Run(); err != nil {
-			return r, fmt.Errorf("ravnest %s: %w\n%s", strings.Join(args, " "), err, stderr.String())
-		}
-		if err := json.Unmarshal(stdout.Bytes(), &r); err != nil {
-			return r, fmt.Errorf("ravnest %s printed %q: %w", strings.Join(args, " "), stdout.String(), err)
-		}
-		return r, nil
-	}
+	run := func(args ...string) (result, error) { return ravnest(ctx, bin, args...) }
 	demo := func(schedule, wire string, n int) (result, error) {
 		return run("demo", "--json", "--schedule", schedule, "--wire", wire, "--epochs", fmt.Sprint(n),
 			"--providers", providers, "--dir", filepath.Join(dir, schedule+"-"+wire))

@@ -334,3 +334,32 @@ func TestLocalFiles(t *testing.T) {
 		t.Errorf("without git: %q", got)
 	}
 }
+
+// TestFunctionLength keeps functions short enough to be read at once.
+func TestFunctionLength(t *testing.T) {
+	const limit = 100 // lines, from func to the closing brace
+	root, seen := filepath.Join("..", ".."), 0
+	for _, f := range tree(t) {
+		fset := token.NewFileSet()
+		x, err := parser.ParseFile(fset, filepath.Join(root, filepath.FromSlash(f.path)), nil, parser.ParseComments|parser.SkipObjectResolution)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if ast.IsGenerated(x) {
+			continue
+		}
+		for _, d := range x.Decls {
+			fn, ok := d.(*ast.FuncDecl)
+			if !ok {
+				continue
+			}
+			seen++
+			if n := fset.Position(fn.End()).Line - fset.Position(fn.Pos()).Line + 1; n > limit {
+				t.Errorf("%s: %s has %d lines, at most %d: part it", f.path, fn.Name.Name, n, limit)
+			}
+		}
+	}
+	if seen < 1000 {
+		t.Fatalf("only %d functions were seen", seen)
+	}
+}

@@ -3,9 +3,7 @@
 package data
 
 import (
-	"crypto/sha256"
 	"encoding/binary"
-	"encoding/hex"
 	"math"
 
 	"github.com/klauspost/compress/zstd"
@@ -87,12 +85,6 @@ func (t *Table) Encode() ([]byte, error) {
 		b = le.AppendUint32(b, uint32(d))
 	}
 	return append(b, payload...), nil
-}
-
-// Hash is the address of a blob: its SHA-256 in lower-case hexadecimal.
-func Hash(blob []byte) string {
-	h := sha256.Sum256(blob)
-	return hex.EncodeToString(h[:])
 }
 
 // Peek reads a blob's header: a Table without elements, and the bytes that its elements

@@ -366,14 +366,6 @@ func Order(dst []int32, seed uint64, epoch int) {
 	kernel.Perm(dst, kernel.NewStream(seed, kernel.DomainShuffle, uint64(epoch), 0))
 }
 
-// Batches is the number of batches of size rows that n rows make; the last may be short.
-func Batches(n, size int) int { return (n + size - 1) / size }
-
-// Batch is the part of an epoch's order that batch b of Batches(len(order), size) visits.
-func Batch(order []int32, size, b int) []int32 {
-	return order[b*size : min((b+1)*size, len(order))]
-}
-
 // narrow stores values that are all integers of 0..255 as bytes: a quarter of the
 // memory, and Gather gives the same bits.
 func (t *Table) narrow() {

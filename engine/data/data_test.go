@@ -189,7 +189,7 @@ func TestBlob(t *testing.T) {
 			t.Fatal(i, err)
 		}
 		again, err := x.Encode()
-		if err != nil || Hash(b) != Hash(again) {
+		if err != nil || !bytes.Equal(b, again) {
 			t.Errorf("table %d: two blobs differ", i)
 		}
 		got, err := Decode(b)
@@ -321,27 +321,6 @@ func TestOrder(t *testing.T) {
 	Order(b[:8], 42, 0)
 	if want := []int32{3, 2, 6, 0, 5, 7, 1, 4}; !slices.Equal(b[:8], want) {
 		t.Errorf("order of 8 rows with seed 42: %v, want %v", b[:8], want)
-	}
-}
-
-func TestBatches(t *testing.T) {
-	order := iota32(1078)
-	if n := Batches(1078, 64); n != 17 {
-		t.Errorf("%d batches", n)
-	}
-	var seen []int32
-	for b := range 17 {
-		rows := Batch(order, 64, b)
-		if want := 64 - 10*(b/16); len(rows) != want {
-			t.Errorf("batch %d has %d rows, want %d", b, len(rows), want)
-		}
-		seen = append(seen, rows...)
-	}
-	if !slices.Equal(seen, order) {
-		t.Error("the batches are not the order")
-	}
-	if Batches(128, 64) != 2 || Batches(0, 64) != 0 || len(Batch(order[:128], 64, 1)) != 64 {
-		t.Error("whole batches")
 	}
 }
 

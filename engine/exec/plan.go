@@ -211,137 +211,190 @@ func (p *Plan) fuse() {
 	}
 }
 
+// inputs is the moment at which the model's inputs are filled, before the first node.
+const inputs = -1
+
+// buffers is placeBuffers at work. Moment i is forward node i, end is after the last of
+// them, end+1+k is backward step k.
+type buffers struct {
+	*Plan
+	needs   []bool // values that need a gradient
+	nv, end int
+
+	// Forward values: who reads them last, whether the backward pass does, whether the caller
+	// does, and which share a buffer.
+	last           []int
+	saved, outside []bool
+	share          union
+	rerun          rerun
+	lives          map[int]*life // by the root of those that share
+
+	// Gradients.
+	gshare union
+	glives map[int]*life
+	addend int // floats of the largest gradient that is computed apart and then added
+}
+
 // placeBuffers decides which values share a buffer, how long each lives, and where.
 func (p *Plan) placeBuffers(bw autodiff.Backward) error {
-	g, nv := p.g, p.g.Values()
-	const inputs = -1 // the moment at which inputs are filled
-	end := len(g.Nodes)
+	nv := p.g.Values()
+	b := buffers{
+		Plan: p, needs: bw.Needs, nv: nv, end: len(p.g.Nodes),
+		last: make([]int, nv), saved: make([]bool, nv), outside: make([]bool, nv), share: newUnion(nv), lives: map[int]*life{},
+		gshare: newUnion(nv), glives: map[int]*life{},
+	}
+	b.findReaders()
+	b.rerun = p.findAgain(b.saved, b.outside)
+	b.rerun.insert(p)
+	b.shareValues()
+	b.findLives()
+	b.shareGrads()
+	b.findGradLives()
+	b.place()
+	for _, o := range p.ops {
+		p.scr = max(p.scr, o.scratch())
+	}
+	return nil
+}
 
-	// Forward values: who reads them last, and whether the backward pass does.
-	last := make([]int, nv) // last forward reader
-	saved := make([]bool, nv)
-	for v := range last {
-		last[v] = inputs
+// findReaders finds who reads the forward values.
+func (b *buffers) findReaders() {
+	for v := range b.last {
+		b.last[v] = inputs
 	}
-	for i := range g.Nodes {
-		for _, v := range g.Args(i) {
-			last[v] = i
+	for i := range b.g.Nodes {
+		for _, v := range b.g.Args(i) {
+			b.last[v] = i
 		}
 	}
-	for _, s := range p.back {
-		p.reads(s, func(v int) { saved[v] = true })
+	for _, s := range b.back {
+		b.reads(s, func(v int) { b.saved[v] = true })
 	}
-	outside := make([]bool, nv)
-	for _, v := range p.cfg.Outputs {
-		outside[v] = true
-		last[v] = end
-		if p.cfg.Train {
-			saved[v] = true // read by the caller before the backward pass
+	for _, v := range b.cfg.Outputs {
+		b.outside[v] = true
+		b.last[v] = b.end
+		if b.cfg.Train {
+			b.saved[v] = true // read by the caller before the backward pass
 		}
 	}
-	rerun := p.findAgain(saved, outside)
-	rerun.insert(p)
-	// A value takes over an argument's buffer where the op is a view, or works in place
-	// and the argument is dead after it.
-	share := newUnion(nv)
-	dead := func(x, i int) bool { // nobody needs the buffer of x after node i
-		r := share.root(x)
-		for v := range nv {
-			if share.root(v) == r && (saved[v] || outside[v] || last[v] > i || v < len(g.Inputs)) {
-				return false
-			}
+}
+
+// dead tells that nobody needs the buffer of x after node i.
+func (b *buffers) dead(x, i int) bool {
+	r := b.share.root(x)
+	for v := range b.nv {
+		if b.share.root(v) == r && (b.saved[v] || b.outside[v] || b.last[v] > i || v < len(b.g.Inputs)) {
+			return false
 		}
-		return true
 	}
-	for i := range g.Nodes {
-		args, y := g.Args(i), g.Result(i)
-		switch p.ops[i].alias() {
+	return true
+}
+
+// shareValues lets a value take over an argument's buffer where the op is a view, or works in
+// place and the argument is dead after it.
+func (b *buffers) shareValues() {
+	for i := range b.g.Nodes {
+		args, y := b.g.Args(i), b.g.Result(i)
+		switch b.ops[i].alias() {
 		case aliasView:
-			share[y] = share.root(args[0])
+			b.share[y] = b.share.root(args[0])
 		case aliasInPlace:
-			if k := slices.IndexFunc(args, func(x int) bool { return dead(x, i) }); k >= 0 {
-				share[y] = share.root(args[k])
+			if k := slices.IndexFunc(args, func(x int) bool { return b.dead(x, i) }); k >= 0 {
+				b.share[y] = b.share.root(args[k])
 			}
 		}
 	}
+}
+
+// findLives finds how long the buffers of forward values live.
+func (b *buffers) findLives() {
 	born := func(v int) int {
-		if v < len(g.Inputs) {
+		if v < len(b.g.Inputs) {
 			return inputs
 		}
-		return v - len(g.Inputs)
+		return v - len(b.g.Inputs)
 	}
-	lives := map[int]*life{}
-	for v := range nv {
-		r := share.root(v)
-		l, ok := lives[r]
+	for v := range b.nv {
+		r := b.share.root(v)
+		l, ok := b.lives[r]
 		if !ok {
-			l = &life{size: p.floats(v), born: born(r), dies: born(v)}
-			lives[r] = l
+			l = &life{size: b.floats(v), born: born(r), dies: born(v)}
+			b.lives[r] = l
 		}
-		l.dies = max(l.dies, last[v], born(v))
-		l.slot = l.slot || saved[v]
+		l.dies = max(l.dies, b.last[v], born(v))
+		l.slot = l.slot || b.saved[v]
 	}
+}
 
-	// Gradients: moment end+1+k is backward step k.
-	gshare := newUnion(nv)
-	mult := make([]int, nv) // contributions to each gradient
-	for _, s := range p.back {
+// shareGrads lets the gradient of an op's last input take over the buffer of its output's,
+// where nothing else adds to it.
+func (b *buffers) shareGrads() {
+	mult := make([]int, b.nv) // contributions to each gradient
+	for _, s := range b.back {
 		if s.Kind == autodiff.GradInput && !s.again {
 			mult[s.dst]++
 		}
 	}
-	seeded := make([]bool, nv)
-	for _, v := range p.cfg.Seeds {
+	seeded := make([]bool, b.nv)
+	for _, v := range b.cfg.Seeds {
 		seeded[v] = true
 	}
-	for _, s := range p.back {
-		if s.again || s.Kind != autodiff.GradInput || !s.First || mult[s.dst] != 1 || s.Arg != len(g.Args(s.Node))-1 {
+	for _, s := range b.back {
+		if s.again || s.Kind != autodiff.GradInput || !s.First || mult[s.dst] != 1 || s.Arg != len(b.g.Args(s.Node))-1 {
 			continue // only the last input's gradient may take over the buffer of dy
 		}
-		if p.ops[s.Node].gradInPlace() && !seeded[s.dst] {
-			gshare[s.dst] = gshare.root(s.dy)
+		if b.ops[s.Node].gradInPlace() && !seeded[s.dst] {
+			b.gshare[s.dst] = b.gshare.root(s.dy)
 		}
 	}
-	glives := map[int]*life{}
-	touch := func(v, at int, crosses bool) {
-		r := gshare.root(v)
-		l, ok := glives[r]
-		if !ok {
-			l = &life{size: p.floats(v), born: at, dies: at}
-			glives[r] = l
-		}
-		l.born, l.dies = min(l.born, at), max(l.dies, at)
-		l.slot = l.slot || crosses
+}
+
+// touch notes that the gradient of v is used at a moment; one that crosses from one half of a
+// split backward pass to the other is kept in the slot.
+func (b *buffers) touch(v, at int, crosses bool) {
+	r := b.gshare.root(v)
+	l, ok := b.glives[r]
+	if !ok {
+		l = &life{size: b.floats(v), born: at, dies: at}
+		b.glives[r] = l
 	}
-	for _, v := range p.cfg.Seeds {
-		if bw.Needs[v] {
-			touch(v, end, false)
+	l.born, l.dies = min(l.born, at), max(l.dies, at)
+	l.slot = l.slot || crosses
+}
+
+// findGradLives finds how long the buffers of gradients live.
+func (b *buffers) findGradLives() {
+	for _, v := range b.cfg.Seeds {
+		if b.needs[v] {
+			b.touch(v, b.end, false)
 		}
 	}
-	addend := 0
-	for k, s := range p.back {
+	for k, s := range b.back {
 		if s.again {
 			continue
 		}
-		at := end + 1 + k
-		touch(s.dy, at, p.cfg.Split && s.Kind == autodiff.GradParams)
+		at := b.end + 1 + k
+		b.touch(s.dy, at, b.cfg.Split && s.Kind == autodiff.GradParams)
 		if s.dst >= 0 {
-			touch(s.dst, at, false)
-			if !s.First && !p.ops[s.Node].passes() {
-				addend = max(addend, p.floats(s.dst))
+			b.touch(s.dst, at, false)
+			if !s.First && !b.ops[s.Node].passes() {
+				b.addend = max(b.addend, b.floats(s.dst))
 			}
 		}
 	}
-	if p.cfg.InputGrad {
-		for v := range g.Inputs {
-			if bw.Needs[v] {
-				touch(v, end+1+len(p.back), false)
+	if b.cfg.InputGrad {
+		for v := range b.g.Inputs {
+			if b.needs[v] {
+				b.touch(v, b.end+1+len(b.back), false)
 			}
 		}
 	}
+}
 
-	// Place: slots keep everything side by side (all of it lives until the backward
-	// pass); the temp arena is packed by lifetime, largest first.
+// place gives every buffer its offset: slots keep everything side by side (all of it lives
+// until the backward pass); the temp arena is packed by lifetime, largest first.
+func (b *buffers) place() {
+	p, nv := b.Plan, b.nv
 	var temps []*life
 	collect := func(m map[int]*life) {
 		for v := range nv { // by number: the same plan every time
@@ -354,33 +407,29 @@ func (p *Plan) placeBuffers(bw autodiff.Backward) error {
 			}
 		}
 	}
-	collect(lives)
-	collect(glives)
-	again := rerun.lives(p, end+1)
-	collect(again)
-	if addend > 0 {
-		l := &life{size: addend, born: end + 1, dies: end + 1 + len(p.back)}
-		temps = append(temps, l)
-		defer func() { p.sum = l.off }()
+	collect(b.lives)
+	collect(b.glives)
+	reruns := b.rerun.lives(p, b.end+1)
+	collect(reruns)
+	sum := &life{size: b.addend, born: b.end + 1, dies: b.end + 1 + len(p.back)}
+	if b.addend > 0 {
+		temps = append(temps, sum)
 	}
 	p.temp = pack(temps)
+	p.sum = sum.off
 
 	p.vals, p.kept, p.grads = make([]place, nv), make([]place, nv), make([]place, nv)
 	for v := range nv {
-		l := lives[share.root(v)]
-		p.vals[v] = place{off: l.off, per: g.Shape(v).Elems(), slot: l.slot}
+		l := b.lives[b.share.root(v)]
+		p.vals[v] = place{off: l.off, per: p.g.Shape(v).Elems(), slot: l.slot}
 		p.kept[v] = p.vals[v]
-		if rerun.again[v] {
-			p.kept[v] = place{off: again[rerun.share.root(v)].off, per: p.vals[v].per}
+		if b.rerun.again[v] {
+			p.kept[v] = place{off: reruns[b.rerun.share.root(v)].off, per: p.vals[v].per}
 		}
-		if l := glives[gshare.root(v)]; bw.Needs[v] && l != nil {
-			p.grads[v] = place{off: l.off, per: g.Shape(v).Elems(), slot: l.slot}
+		if l := b.glives[b.gshare.root(v)]; b.needs[v] && l != nil {
+			p.grads[v] = place{off: l.off, per: p.g.Shape(v).Elems(), slot: l.slot}
 		}
 	}
-	for _, o := range p.ops {
-		p.scr = max(p.scr, o.scratch())
-	}
-	return nil
 }
 
 func (p *Plan) floats(v int) int { return p.g.Shape(v).Elems() * p.cfg.Rows }

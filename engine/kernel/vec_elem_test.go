@@ -250,13 +250,7 @@ func TestElemBits(t *testing.T) {
 	gamma, beta := elemTNormal(c, 13), elemTNormal(c, 14)
 	dg, db := make([]float32, c), make([]float32, c)
 	BatchNormGradSums(dg, db, dy, x, mean, inv, AllChannels(n, c, hw))
-	moment := func() ([]float32, []float32) {
-		v := elemTNormal(len(x), 15)
-		for i := range v {
-			v[i] *= v[i]
-		}
-		return elemTNormal(len(x), 16), v
-	}
+	moment := func() ([]float32, []float32) { return elemTMoments(len(x)) }
 	for _, k := range []struct {
 		name string
 		f    func() []float32
@@ -321,18 +315,32 @@ func TestElemBits(t *testing.T) {
 			NAdam(y, x, m, v, NAdamParams{Beta1: 0.9, OneMinusBeta1: 0.1, Beta2: 0.999, OneMinusBeta2: 0.001, BiasCorrection2: 0.1, GradScale: 0.01, MomentScale: 0.02, Eps: 1e-8, WeightDecay: 0.01})
 		}), 0x6de83ef0a75bd7b7},
 	} {
-		h := fnv.New64a()
-		for _, v := range k.f() {
-			u := math.Float32bits(v)
-			if v != v {
-				u = nanBits
-			}
-			h.Write([]byte{byte(u), byte(u >> 8), byte(u >> 16), byte(u >> 24)})
-		}
-		if got := h.Sum64(); got != k.want {
+		if got := elemTHash(k.f()); got != k.want {
 			t.Errorf("%s: bits hash to %#016x, want %#016x", k.name, got, k.want)
 		}
 	}
+}
+
+// elemTMoments makes the moments of an optimiser: any numbers, and numbers from 0.
+func elemTMoments(n int) (m, v []float32) {
+	v = elemTNormal(n, 15)
+	for i := range v {
+		v[i] *= v[i]
+	}
+	return elemTNormal(n, 16), v
+}
+
+// elemTHash hashes the bits of x; all NaNs are one.
+func elemTHash(x []float32) uint64 {
+	h := fnv.New64a()
+	for _, v := range x {
+		u := math.Float32bits(v)
+		if v != v {
+			u = nanBits
+		}
+		h.Write([]byte{byte(u), byte(u >> 8), byte(u >> 16), byte(u >> 24)})
+	}
+	return h.Sum64()
 }
 
 // elemTPool is a pool with square windows in floor mode.

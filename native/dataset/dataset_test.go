@@ -60,24 +60,30 @@ func ramp(n int) []byte {
 	return b
 }
 
-// TestPaths makes a job over data of every kind, opens it as commands do and compares the rows.
-func TestPaths(t *testing.T) {
-	var imgPNG bytes.Buffer
-	if err := png.Encode(&imgPNG, image.NewRGBA(image.Rect(0, 0, 8, 8))); err != nil {
-		t.Fatal(err)
-	}
-	var npz bytes.Buffer
-	z := zip.NewWriter(&npz)
-	for name, b := range map[string][]byte{"x_train": npy(ramp(20*64), "(20, 8, 8)"), "y_train": npy(ramp(20), "(20,)"), "x_test": npy(ramp(64), "(1, 8, 8)"), "y_test": npy(ramp(1), "(1,)")} {
+// npz is an archive of four arrays, as numpy.savez writes MNIST.
+func npz(t *testing.T) []byte {
+	t.Helper()
+	var b bytes.Buffer
+	z := zip.NewWriter(&b)
+	for name, array := range map[string][]byte{"x_train": npy(ramp(20*64), "(20, 8, 8)"), "y_train": npy(ramp(20), "(20,)"), "x_test": npy(ramp(64), "(1, 8, 8)"), "y_test": npy(ramp(1), "(1,)")} {
 		w, err := z.Create(name + ".npy")
 		if err == nil {
-			_, err = w.Write(b)
+			_, err = w.Write(array)
 		}
 		if err != nil {
 			t.Fatal(err)
 		}
 	}
 	if err := z.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return b.Bytes()
+}
+
+// TestPaths makes a job over data of every kind, opens it as commands do and compares the rows.
+func TestPaths(t *testing.T) {
+	var imgPNG bytes.Buffer
+	if err := png.Encode(&imgPNG, image.NewRGBA(image.Rect(0, 0, 8, 8))); err != nil {
 		t.Fatal(err)
 	}
 	cifar := ramp(12 * 3073)
@@ -106,7 +112,7 @@ func TestPaths(t *testing.T) {
 			write(t, []byte("airplane\nautomobile\nbird\n"), dir, "batches.meta.txt")
 			return dir
 		}, dataset.Options{}, []int{3, 32, 32}, 12, 2, 3, true},
-		"npz": {func(dir string) string { return write(t, npz.Bytes(), dir, "mnist.npz") }, dataset.Options{}, []int{8, 8}, 20, 1, 3, true},
+		"npz": {func(dir string) string { return write(t, npz(t), dir, "mnist.npz") }, dataset.Options{}, []int{8, 8}, 20, 1, 3, true},
 		"npy": {func(dir string) string {
 			write(t, npy(ramp(20), "(20,)"), dir, "y.npy")
 			write(t, npy(ramp(20*5), "(20, 5)"), dir, "x.npy")

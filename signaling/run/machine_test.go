@@ -1303,6 +1303,75 @@ func TestStatus(t *testing.T) {
 	}
 }
 
+// walk lets random things happen to a machine.
+type walk struct {
+	r    *rig
+	rng  *rand.Rand
+	ids  []string // of all that ever joined, and one that did not
+	next int
+}
+
+func (w *walk) step() {
+	w.r.now = w.r.now.Add(time.Duration(w.rng.IntN(150)) * time.Millisecond)
+	id := w.ids[w.rng.IntN(len(w.ids))]
+	if live := w.r.l.sorted(); len(live) > 0 && w.rng.IntN(5) > 0 {
+		id = live[w.rng.IntN(len(live))].ID
+	}
+	run, stage := w.r.l.Run, w.rng.IntN(3)
+	if m := w.r.l.Members[id]; m != nil && m.Place != nil && w.rng.IntN(8) > 0 {
+		stage = m.Place.Stage
+	}
+	if run == "" {
+		run = "j-1"
+	}
+	switch w.rng.IntN(16) {
+	case 0, 1:
+		id = fmt.Sprintf("p%d", w.next)
+		w.next++
+		w.ids = append(w.ids, id)
+		w.r.join(id, "")
+	case 2:
+		if w.rng.IntN(4) == 0 {
+			w.r.step(Leave{ID: id, Reason: "x"})
+		}
+	case 3:
+		if w.r.l.Job == nil {
+			w.r.step(Submit{Job: Job{ID: "j", Raw: json.RawMessage(`{}`), Replan: true, Want: 1 + w.rng.IntN(3)}})
+		}
+	case 4:
+		if p, ok := find[AskPlan](w.r); ok {
+			w.r.step(Plan{Seq: p.Seq, Placed: inOrder(p.Pool)})
+		}
+	case 5, 6, 7, 8:
+		w.r.step(Message{ID: id, Msg: &proto.Ready{Run: run}})
+	case 9:
+		w.r.step(Message{ID: id, Msg: &proto.Progress{Run: run, Stage: stage, Losses: make([]proto.Loss, w.rng.IntN(40)/39)}})
+	case 10:
+		if o, err := w.r.grant(id, run, stage, sumA); err == nil {
+			w.r.step(Upload{ID: id, Run: run, Stage: stage, Object: o, Blob: proto.Ref{SHA256: sumA, Size: 1}})
+			w.r.step(UploadEnd{ID: id})
+			w.r.step(Message{ID: id, Msg: &proto.Saved{Run: run, Stage: stage, Step: 1, Blob: proto.Ref{SHA256: sumA, Size: 1}}})
+		}
+	case 11:
+		if len(w.r.l.Pending) > 0 {
+			w.r.step(Commit{Run: w.r.l.Job.ID})
+		}
+	case 12:
+		w.r.step(Message{ID: id, Msg: &proto.Done{Run: run, Stage: stage}})
+	case 13:
+		if w.rng.IntN(6) == 0 {
+			w.r.step(StopRequest{Mode: []proto.Mode{proto.Graceful, proto.Now}[w.rng.IntN(2)]})
+		}
+	case 14:
+		w.r.step(Message{ID: id, Msg: &proto.Signal{Run: run, To: w.ids[w.rng.IntN(len(w.ids))], Body: json.RawMessage(`1`)}})
+	case 15:
+		w.r.step(Tick{})
+		for _, x := range w.ids {
+			w.r.pong(x)
+		}
+	}
+}
+
 // Whatever strangers send and whenever they leave, the machine must neither
 // panic nor hold on to a run that cannot end, and the same events must lead to
 // the same actions.
@@ -1310,67 +1379,9 @@ func TestRandomEvents(t *testing.T) {
 	play := func(seed uint64) (trace string) {
 		rng := rand.New(rand.NewPCG(seed, 1))
 		r := newRig(t, func(s *Settings) { s.MaxMembers, s.ReadyTimeout, s.DrainTimeout = 6, 20*time.Second, 20*time.Second })
-		next := 0
-		ids := []string{"nobody"}
+		w := walk{r: r, rng: rng, ids: []string{"nobody"}}
 		for range 600 {
-			r.now = r.now.Add(time.Duration(rng.IntN(150)) * time.Millisecond)
-			id := ids[rng.IntN(len(ids))]
-			if live := r.l.sorted(); len(live) > 0 && rng.IntN(5) > 0 {
-				id = live[rng.IntN(len(live))].ID
-			}
-			run, stage := r.l.Run, rng.IntN(3)
-			if m := r.l.Members[id]; m != nil && m.Place != nil && rng.IntN(8) > 0 {
-				stage = m.Place.Stage
-			}
-			if run == "" {
-				run = "j-1"
-			}
-			switch rng.IntN(16) {
-			case 0, 1:
-				id = fmt.Sprintf("p%d", next)
-				next++
-				ids = append(ids, id)
-				r.join(id, "")
-			case 2:
-				if rng.IntN(4) == 0 {
-					r.step(Leave{ID: id, Reason: "x"})
-				}
-			case 3:
-				if r.l.Job == nil {
-					r.step(Submit{Job: Job{ID: "j", Raw: json.RawMessage(`{}`), Replan: true, Want: 1 + rng.IntN(3)}})
-				}
-			case 4:
-				if p, ok := find[AskPlan](r); ok {
-					r.step(Plan{Seq: p.Seq, Placed: inOrder(p.Pool)})
-				}
-			case 5, 6, 7, 8:
-				r.step(Message{ID: id, Msg: &proto.Ready{Run: run}})
-			case 9:
-				r.step(Message{ID: id, Msg: &proto.Progress{Run: run, Stage: stage, Losses: make([]proto.Loss, rng.IntN(40)/39)}})
-			case 10:
-				if o, err := r.grant(id, run, stage, sumA); err == nil {
-					r.step(Upload{ID: id, Run: run, Stage: stage, Object: o, Blob: proto.Ref{SHA256: sumA, Size: 1}})
-					r.step(UploadEnd{ID: id})
-					r.step(Message{ID: id, Msg: &proto.Saved{Run: run, Stage: stage, Step: 1, Blob: proto.Ref{SHA256: sumA, Size: 1}}})
-				}
-			case 11:
-				if len(r.l.Pending) > 0 {
-					r.step(Commit{Run: r.l.Job.ID})
-				}
-			case 12:
-				r.step(Message{ID: id, Msg: &proto.Done{Run: run, Stage: stage}})
-			case 13:
-				if rng.IntN(6) == 0 {
-					r.step(StopRequest{Mode: []proto.Mode{proto.Graceful, proto.Now}[rng.IntN(2)]})
-				}
-			case 14:
-				r.step(Message{ID: id, Msg: &proto.Signal{Run: run, To: ids[rng.IntN(len(ids))], Body: json.RawMessage(`1`)}})
-			case 15:
-				r.step(Tick{})
-				for _, x := range ids {
-					r.pong(x)
-				}
-			}
+			w.step()
 			if r.l.Phase == Idle != (r.l.Job == nil) {
 				t.Fatalf("seed %d: phase %s, job %v", seed, r.l.Phase, r.l.Job)
 			}

@@ -223,6 +223,63 @@ func TestContexts(t *testing.T) {
 	}
 }
 
+// negotiate lets a browser's connection signal until done is closed: in is what it says, out
+// what it hears.
+func negotiate(t *testing.T, pc *webrtc.PeerConnection, offers bool, in chan<- json.RawMessage, out <-chan json.RawMessage, done <-chan struct{}, wg *sync.WaitGroup) {
+	tell := func(s Signal) {
+		b, err := json.Marshal(s)
+		if err != nil {
+			t.Error(err)
+		}
+		in <- b
+	}
+	pc.OnICECandidate(func(c *webrtc.ICECandidate) {
+		if c == nil {
+			tell(Signal{Kind: Candidate})
+			return
+		}
+		j := c.ToJSON()
+		tell(Signal{Kind: Candidate, Candidate: j.Candidate, Mid: j.SDPMid, Line: j.SDPMLineIndex})
+	})
+	describe := func(k Kind, d webrtc.SessionDescription, err error) {
+		if err == nil {
+			err = pc.SetLocalDescription(d)
+		}
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		tell(Signal{Kind: k, SDP: d.SDP})
+	}
+	wg.Go(func() {
+		if offers {
+			o, err := pc.CreateOffer(nil)
+			describe(Offer, o, err)
+		}
+		for {
+			select {
+			case <-done:
+				return
+			case b := <-out:
+				s, err := ParseSignal(b)
+				if err == nil && s.Kind == Candidate {
+					err = pc.AddICECandidate(webrtc.ICECandidateInit{Candidate: s.Candidate, SDPMid: s.Mid, SDPMLineIndex: s.Line})
+				} else if err == nil {
+					typ := map[Kind]webrtc.SDPType{Offer: webrtc.SDPTypeOffer, Answer: webrtc.SDPTypeAnswer}[s.Kind]
+					err = pc.SetRemoteDescription(webrtc.SessionDescription{Type: typ, SDP: s.SDP})
+					if err == nil && s.Kind == Offer {
+						a, err := pc.CreateAnswer(nil)
+						describe(Answer, a, err)
+					}
+				}
+				if err != nil {
+					t.Error(err)
+				}
+			}
+		}
+	})
+}
+
 // TestBrowser: a peer connection as browsers have it, in both roles.
 func TestBrowser(t *testing.T) {
 	for _, offers := range []bool{true, false} {
@@ -249,63 +306,12 @@ func TestBrowser(t *testing.T) {
 			})
 
 			in, out := make(chan json.RawMessage, 64), make(chan json.RawMessage, 64)
-			tell := func(s Signal) {
-				b, err := json.Marshal(s)
-				if err != nil {
-					t.Error(err)
-				}
-				in <- b
-			}
-			pc.OnICECandidate(func(c *webrtc.ICECandidate) {
-				if c == nil {
-					tell(Signal{Kind: Candidate})
-					return
-				}
-				j := c.ToJSON()
-				tell(Signal{Kind: Candidate, Candidate: j.Candidate, Mid: j.SDPMid, Line: j.SDPMLineIndex})
-			})
-			describe := func(k Kind, d webrtc.SessionDescription, err error) {
-				if err == nil {
-					err = pc.SetLocalDescription(d)
-				}
-				if err != nil {
-					t.Error(err)
-					return
-				}
-				tell(Signal{Kind: k, SDP: d.SDP})
-			}
 			ctx := soon(t)
 			var wg sync.WaitGroup
 			defer wg.Wait()
 			done := make(chan struct{})
 			defer close(done)
-			wg.Go(func() {
-				if offers {
-					o, err := pc.CreateOffer(nil)
-					describe(Offer, o, err)
-				}
-				for {
-					select {
-					case <-done:
-						return
-					case b := <-out:
-						s, err := ParseSignal(b)
-						if err == nil && s.Kind == Candidate {
-							err = pc.AddICECandidate(webrtc.ICECandidateInit{Candidate: s.Candidate, SDPMid: s.Mid, SDPMLineIndex: s.Line})
-						} else if err == nil {
-							typ := map[Kind]webrtc.SDPType{Offer: webrtc.SDPTypeOffer, Answer: webrtc.SDPTypeAnswer}[s.Kind]
-							err = pc.SetRemoteDescription(webrtc.SessionDescription{Type: typ, SDP: s.SDP})
-							if err == nil && s.Kind == Offer {
-								a, err := pc.CreateAnswer(nil)
-								describe(Answer, a, err)
-							}
-						}
-						if err != nil {
-							t.Error(err)
-						}
-					}
-				}
-			})
+			negotiate(t, pc, offers, in, out, done, &wg)
 			p, err := endpoint(t).Connect(ctx, !offers, nearby, func(b json.RawMessage) error { out <- b; return nil }, in)
 			if err != nil {
 				t.Fatal(err)
