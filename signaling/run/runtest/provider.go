@@ -1,0 +1,489 @@
+package runtest
+
+// The providers of a world: the machine of a real one, and around it a driver that
+// trains numbers.
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/ravnest/ravnest/engine/pipeline/order"
+	"github.com/ravnest/ravnest/engine/pipeline/snapshot"
+	"github.com/ravnest/ravnest/engine/provider/machine"
+	"github.com/ravnest/ravnest/signaling/proto"
+	"github.com/ravnest/ravnest/signaling/run"
+)
+
+// Provider is a fake one.
+type Provider struct {
+	ID, Name string
+	Hello    proto.Hello
+	// Segment is what it has of the model in its current attempt.
+	Segment snapshot.Segment
+	// Told are the host's messages, where the world does not forget.
+	Told []proto.Message
+	// Gone is called once when it is no member any more and will not come back.
+	Gone func()
+
+	w       *World
+	number  int
+	m       *machine.Machine
+	dead    bool
+	frozen  bool
+	left    bool
+	welcome bool // it is a member
+	due     time.Duration
+
+	a        *proto.Assign
+	team     *team
+	training bool
+	weights  map[int]uint64
+	at       int
+	save     bool
+	stop     bool
+	over     bool
+	saves    []func() // uploads that wait for the one under way
+	saving   bool
+}
+
+type key struct {
+	run     string
+	cluster int
+}
+
+// team is the providers that train together, by stage.
+type team struct {
+	key
+	ps    []*Provider
+	turns bool // its steps are under way
+}
+
+// Join lets a provider in.
+func (w *World) Join(id, name string) *Provider {
+	return w.JoinAs(id, proto.Hello{Name: name, Class: proto.ClassFMA}, nil)
+}
+
+// JoinAs lets a provider in that says this of itself. prepare, if any, is called
+// before its first word.
+func (w *World) JoinAs(id string, hello proto.Hello, prepare func(*Provider)) *Provider {
+	w.joined++
+	p := &Provider{ID: id, Name: hello.Name, Hello: hello, w: w, number: w.joined, m: machine.New(machine.Rules{Seed: uint64(w.joined)})}
+	w.providers[id] = p
+	if prepare != nil {
+		prepare(p)
+	}
+	p.step(machine.Start{})
+	return p
+}
+
+// here tells whether its session with the host may live.
+func (p *Provider) here() bool { return !p.dead && !p.left }
+
+func (p *Provider) latency() time.Duration { return p.w.nature.Latency(p) }
+
+// toHost sends a message.
+func (p *Provider) toHost(msg proto.Message) {
+	p.w.after(p.latency(), func() {
+		if !p.left && p.w.deliver(p.ID, msg) {
+			p.w.Step(run.Message{ID: p.ID, Msg: msg})
+		}
+	})
+}
+
+// told brings a message of the host.
+func (p *Provider) told(_ string, msg proto.Message) {
+	if p.here() && p.w.deliver(p.ID, msg) && p.here() && !p.frozen {
+		if !p.w.nature.Forget {
+			p.Told = append(p.Told, msg)
+		}
+		p.hear(msg)
+	}
+}
+
+func (p *Provider) hear(msg proto.Message) {
+	switch m := msg.(type) {
+	case *proto.Ping:
+		p.toHost(&proto.Pong{Seq: m.Seq})
+		return
+	case *proto.Welcome:
+		p.Name, p.welcome = m.Name, true
+		p.step(machine.Joined{})
+		return
+	}
+	p.step(machine.Heard{Msg: msg})
+}
+
+// pong answers a ping that has taken both ways at once.
+func (p *Provider) pong(seq uint64) {
+	if p.here() && !p.frozen {
+		p.w.messages += 2
+		p.w.Traffic.Messages += 2
+		p.w.Step(run.Message{ID: p.ID, Msg: &proto.Pong{Seq: seq}})
+	}
+}
+
+// hungUp ends the session from the host's side.
+func (p *Provider) hungUp(_, reason string) {
+	switch {
+	case !p.here():
+	case p.frozen:
+		p.gone()
+	case p.welcome:
+		p.step(machine.Lost{Why: reason, Goodbye: reason == "bye"})
+	default:
+		p.step(machine.JoinFailed{Why: reason})
+	}
+}
+
+// Kill ends a provider as a power cut does: its connection closes.
+func (p *Provider) Kill() {
+	if !p.here() {
+		return
+	}
+	p.dead = true
+	p.w.after(p.latency(), func() { p.w.Step(run.Leave{ID: p.ID, Reason: "its connection closed"}) })
+	p.cut(p.w.nature.Closed)
+	p.forget()
+}
+
+// Freeze stops a provider without closing anything.
+func (p *Provider) Freeze() {
+	if p.frozen || !p.here() {
+		return
+	}
+	p.frozen = true
+	if d := p.w.nature.Silent; d > 0 {
+		p.cut(d)
+	}
+}
+
+// Leave is a polite wish to go.
+func (p *Provider) Leave() {
+	if p.here() && !p.frozen {
+		p.step(machine.Leave{Reason: "lunch"})
+	}
+}
+
+// gone ends a provider for good.
+func (p *Provider) gone() {
+	p.left = true
+	p.cut(p.w.nature.Closed)
+	p.w.after(p.latency(), func() { p.w.Step(run.Leave{ID: p.ID, Reason: "it has left"}) })
+	p.forget()
+}
+
+func (p *Provider) forget() {
+	if p.w.nature.Forget {
+		delete(p.w.providers, p.ID)
+	}
+	if p.Gone != nil {
+		p.Gone()
+	}
+}
+
+// cut takes a provider out of its team; the others notice after d.
+func (p *Provider) cut(d time.Duration) {
+	t := p.team
+	if t == nil {
+		return
+	}
+	p.quit()
+	p.w.after(d, func() {
+		for _, o := range t.ps {
+			if o != nil && !o.over && o.here() && !o.frozen {
+				o.quit()
+				o.step(machine.Ended{Run: t.run, Outcome: machine.Failed, Why: "lost " + p.Name, Kind: proto.FailedPeer, Peer: p.ID})
+			}
+		}
+	})
+}
+
+// quit ends its part in its team.
+func (p *Provider) quit() {
+	if t := p.team; t != nil {
+		t.ps[p.a.Stage] = nil
+		p.team = nil
+		p.w.disband(t)
+	}
+	p.a, p.training, p.save, p.stop, p.over = nil, false, false, false, false
+}
+
+func (w *World) disband(t *team) {
+	for _, p := range t.ps {
+		if p != nil {
+			return
+		}
+	}
+	delete(w.teams, t.key)
+}
+
+// step gives the machine an event and carries out what follows.
+func (p *Provider) step(ev machine.Event) {
+	if !p.here() || p.frozen {
+		return
+	}
+	for _, a := range p.m.Step(p.w.Now.Sub(p.w.start), ev) {
+		p.do(a)
+	}
+	if at, ok := p.m.Deadline(); ok && at != p.due && p.here() {
+		p.due = at
+		p.w.after(max(0, at-p.w.Now.Sub(p.w.start)), func() {
+			if p.due == at {
+				p.due = 0
+				p.step(machine.Tick{})
+			}
+		})
+	}
+}
+
+func (p *Provider) do(a machine.Action) {
+	switch a := a.(type) {
+	case machine.Join:
+		p.w.Step(run.Join{ID: p.ID, Addr: "127.0.0.1:1", Hello: p.Hello})
+	case machine.Send:
+		p.toHost(a.Msg)
+	case machine.Begin:
+		p.begin(a.Assign)
+	case machine.Train:
+		if p.a == nil || p.a.Run != a.Run {
+			return
+		}
+		p.training = true
+		if t := p.team; p.a.Stage == 0 && !t.turns {
+			t.turns = true
+			p.w.after(step, func() { p.w.train(t) })
+		}
+	case machine.SetMark:
+		if p.a != nil && p.a.Run == a.Run {
+			p.save = p.save || a.Mark == order.Checkpoint
+			p.stop = p.stop || a.Mark == order.Stop
+		}
+	case machine.Cancel:
+		if p.a != nil && p.a.Run == a.Run {
+			p.cut(p.w.nature.Closed)
+		}
+		p.w.after(latency, func() {
+			p.step(machine.Ended{Run: a.Run, Outcome: a.Outcome, Why: a.Why, Kind: a.Kind, Peer: a.Peer})
+		})
+	case machine.Quit:
+		if p.welcome {
+			p.toHostLast(&proto.Bye{Reason: a.Why})
+		}
+		p.gone()
+	}
+}
+
+// toHostLast sends a message that arrives although the provider has left by then.
+func (p *Provider) toHostLast(msg proto.Message) {
+	p.w.after(p.latency(), func() {
+		if p.w.deliver(p.ID, msg) {
+			p.w.Step(run.Message{ID: p.ID, Msg: msg})
+		}
+	})
+}
+
+// begin takes a stage.
+func (p *Provider) begin(a *proto.Assign) {
+	w := p.w
+	p.quit()
+	k := key{a.Run, a.Cluster}
+	t := w.teams[k]
+	if t == nil {
+		t = &team{key: k, ps: make([]*Provider, a.Stages)}
+		w.teams[k] = t
+	}
+	p.a, p.team, p.at = a, t, 0
+	t.ps[a.Stage] = p
+	if err := json.Unmarshal(a.Plan, &p.Segment); err != nil {
+		panic(err)
+	}
+	p.load(a)
+	bytes := int64(0)
+	if a.Resume != nil {
+		for _, part := range a.Resume.Parts {
+			bytes += w.nature.State(snapshot.Segment{From: part.Start, To: part.End})
+		}
+	}
+	w.Traffic.Fetched += bytes
+	p.fetch(a, bytes, w.Now, w.Now.Add(w.nature.Fetch(p, bytes)))
+}
+
+// fetch reports how far its download is until it is there.
+func (p *Provider) fetch(a *proto.Assign, bytes int64, from, to time.Time) {
+	const often = 15 * time.Second
+	w := p.w
+	if left := to.Sub(w.Now); left > often {
+		w.after(often, func() {
+			if p.a == a {
+				p.step(machine.Fetched{Run: a.Run, Have: int64(float64(bytes) * float64(w.Now.Sub(from)) / float64(to.Sub(from))), Want: bytes})
+				p.fetch(a, bytes, from, to)
+			}
+		})
+		return
+	}
+	w.after(to.Sub(w.Now)+2*p.latency(), func() {
+		if p.a == a {
+			p.step(machine.Prepared{Run: a.Run})
+			p.step(machine.Compiled{Run: a.Run, Peak: 1})
+		}
+	})
+}
+
+type content struct {
+	Step    int
+	Weights map[int]uint64
+}
+
+// load sets the weights: the seed's, or those of the parts to go on from.
+func (p *Provider) load(a *proto.Assign) {
+	p.weights = map[int]uint64{}
+	for n := p.Segment.From; n < p.Segment.To; n++ {
+		p.weights[n] = uint64(n)
+	}
+	if a.Resume == nil {
+		return
+	}
+	var pos order.Position
+	if err := json.Unmarshal(a.Resume.Position, &pos); err != nil {
+		panic(err)
+	}
+	p.at = int(pos.Step)
+	have := map[int]uint64{}
+	for _, part := range a.Resume.Parts {
+		for name, b := range p.w.Store {
+			if strings.HasSuffix(name, "/"+part.SHA256) {
+				var c content
+				if err := json.Unmarshal(b, &c); err != nil || c.Step != p.at {
+					panic(fmt.Sprintf("%s: %v, step %d, want %d", name, err, c.Step, p.at))
+				}
+				for n, v := range c.Weights {
+					have[n] = v
+				}
+			}
+		}
+	}
+	for n := range p.weights {
+		v, ok := have[n]
+		if !ok {
+			panic(fmt.Sprintf("nothing to resume node %d from", n))
+		}
+		p.weights[n] = v
+	}
+}
+
+// train does one step of a cluster.
+func (w *World) train(t *team) {
+	if w.teams[t.key] != t {
+		return
+	}
+	ready, some := true, false
+	for _, p := range t.ps {
+		ok := p != nil && p.here() && p.training
+		some = some || ok
+		ready = ready && ok && !p.frozen
+	}
+	if !some {
+		return
+	}
+	if !ready { // not all have started yet, or somebody is frozen
+		w.after(step, func() { w.train(t) })
+		return
+	}
+	root, leaf := t.ps[0], t.ps[len(t.ps)-1]
+	if root.over {
+		return
+	}
+	last := root.at >= w.Steps || root.stop
+	if root.save || last {
+		root.save = false
+		for _, p := range t.ps {
+			p.over = last
+			p.upload()
+		}
+		if last {
+			return
+		}
+	}
+	for _, p := range t.ps {
+		for n := range p.weights {
+			p.weights[n] = p.weights[n]*31 + uint64(p.at+n)
+		}
+		p.at++
+	}
+	leaf.toHost(&proto.Progress{
+		Run: t.run, Stage: leaf.a.Stage, Step: int64(leaf.at),
+		Losses: []proto.Loss{{Step: int64(leaf.at - 1), Epoch: (leaf.at - 1) / Batches, Loss: proto.Real(1 / float64(leaf.at))}},
+	})
+	w.after(w.nature.Step(t.ps), func() { w.train(t) })
+}
+
+// upload brings the provider's state to the host, after those that are on their way.
+func (p *Provider) upload() {
+	b, err := json.Marshal(content{p.at, p.weights})
+	if err != nil {
+		panic(err)
+	}
+	a, at, over := p.a, p.at, p.over
+	p.saves = append(p.saves, func() { p.bring(a, b, at, over) })
+	if !p.saving {
+		p.next()
+	}
+}
+
+func (p *Provider) next() {
+	p.saving = len(p.saves) > 0
+	if p.saving {
+		do := p.saves[0]
+		p.saves = p.saves[1:]
+		do()
+	}
+}
+
+func (p *Provider) bring(a *proto.Assign, b []byte, at int, over bool) {
+	w := p.w
+	sum := sha256.Sum256(b)
+	ref := proto.Ref{SHA256: hex.EncodeToString(sum[:]), Size: int64(len(b))}
+	mine := func() bool { return p.a == a && p.here() && !p.frozen }
+	p.step(machine.Saving{Run: a.Run, Begins: true})
+	w.after(p.latency(), func() {
+		w.uploads++
+		seq := w.uploads
+		w.waiting[seq] = func(ans run.Action) {
+			g, ok := ans.(run.Grant)
+			if !ok {
+				p.next()
+				return
+			}
+			bytes := w.nature.State(p.Segment)
+			w.after(w.nature.Upload(p, bytes), func() {
+				defer p.next()
+				defer w.Step(run.UploadEnd{ID: p.ID})
+				if !mine() {
+					return
+				}
+				w.Traffic.Uploaded += bytes
+				w.Store[g.Object] = b
+				w.Step(run.Upload{ID: p.ID, Run: a.Run, Stage: a.Stage, Object: g.Object, Blob: ref})
+				raw, err := json.Marshal(order.Position{Epoch: at / Batches, Batch: at % Batches, Step: uint64(at)})
+				if err != nil {
+					panic(err)
+				}
+				p.toHost(&proto.Saved{Run: a.Run, Stage: a.Stage, Step: int64(at), Epoch: at / Batches, Blob: ref, Position: raw})
+				p.step(machine.Saving{Run: a.Run})
+				if over {
+					p.step(machine.Ended{Run: a.Run, Outcome: machine.Done, Step: int64(at)})
+				}
+			})
+		}
+		if !mine() {
+			delete(w.waiting, seq)
+			p.next()
+			return
+		}
+		w.Step(run.UploadRequest{Seq: seq, ID: p.ID, Run: a.Run, Stage: a.Stage, SHA256: ref.SHA256})
+	})
+}

@@ -1,0 +1,60 @@
+package runtest
+
+import "time"
+
+// timed is what happens at a time: do, or p answers a ping.
+type timed struct {
+	at   time.Time
+	seq  int
+	do   func()
+	p    *Provider
+	ping uint64
+}
+
+// queue is a heap of what is to come, by time and then in the order of asking. It is
+// typed by hand since a simulated day has a hundred million entries.
+type queue []timed
+
+func (q queue) less(i, j int) bool {
+	if c := q[i].at.Compare(q[j].at); c != 0 {
+		return c < 0
+	}
+	return q[i].seq < q[j].seq
+}
+
+func (q *queue) push(x timed) {
+	*q = append(*q, x)
+	h := *q
+	for i := len(h) - 1; i > 0; {
+		up := (i - 1) / 2
+		if !h.less(i, up) {
+			return
+		}
+		h[i], h[up] = h[up], h[i]
+		i = up
+	}
+}
+
+func (q *queue) pop() timed {
+	h := *q
+	x := h[0]
+	last := len(h) - 1
+	h[0] = h[last]
+	h[last] = timed{}
+	h = h[:last]
+	*q = h
+	for i := 0; ; {
+		k := 2*i + 1
+		if k >= last {
+			return x
+		}
+		if k+1 < last && h.less(k+1, k) {
+			k++
+		}
+		if !h.less(k, i) {
+			return x
+		}
+		h[i], h[k] = h[k], h[i]
+		i = k
+	}
+}
