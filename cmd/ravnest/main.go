@@ -3,6 +3,7 @@
 package main
 
 import (
+	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
@@ -108,7 +109,7 @@ func app() *cli.App {
 			return cli.ShowAppHelp(c)
 		},
 		Commands: []*cli.Command{
-			demoCommand(), initCommand(), importCommand(), clusterizeCommand(), serveCommand(), statusCommand(), fuseCommand(), evalCommand(), trainCommand(),
+			demoCommand(), initCommand(), importCommand(), clusterizeCommand(), serveCommand(), statusCommand(), fuseCommand(), evalCommand(), exportCommand(), predictCommand(), trainCommand(),
 		},
 	}
 }
@@ -145,8 +146,8 @@ func initCommand() *cli.Command {
 
 func importCommand() *cli.Command {
 	return &cli.Command{
-		Name: "import", Usage: "make a job of a model that PyTorch exported", ArgsUsage: "MODEL.pt2 [DIR]",
-		Description: "MODEL.pt2 is an archive of torch.export.save(torch.export.export(model.train(), (example,),\ndynamic_shapes=({0: torch.export.Dim.AUTO},)), path). Prints the model as a table; with\nDIR writes a job there, whose training begins with the archive's weights.",
+		Name: "import", Usage: "make a job of a model that PyTorch exported, or begin the job in DIR with the weights of a checkpoint", ArgsUsage: "MODEL.pt2 [DIR] | WEIGHTS.safetensors|.pt DIR",
+		Description: "MODEL.pt2 is an archive of torch.export.save(torch.export.export(model.train(), (example,),\ndynamic_shapes=({0: torch.export.Dim.AUTO},)), path). Prints the model as a table; with\nDIR writes a job there, whose training begins with the archive's weights.\n\nWEIGHTS are a state dict: a .safetensors file, or a .pt of torch.save(model.state_dict(), path).\nTheir names and shapes must be those of the job's model.",
 		Flags: append(jobFlags(),
 			&cli.StringFlag{Name: "data", Usage: "train on `PATH`, as init --data, or on one of " + strings.Join(data.BuiltinNames(), ", ")},
 			&cli.StringSliceFlag{Name: "target", Usage: "target `COLUMN` of a .csv, or the file of targets beside a .npy"},
@@ -156,7 +157,10 @@ func importCommand() *cli.Command {
 			&cli.StringFlag{Name: "optimizer", Value: "adamw", Usage: strings.Join(job.Optimizers, ", ")},
 			&cli.Float64Flag{Name: "lr", Usage: "learning `RATE` (default: PyTorch's)"},
 			&cli.IntFlag{Name: "batch-size", Value: 32, Usage: "rows of a batch"},
-			&cli.IntFlag{Name: "output", Usage: "which of the model's outputs is its answer, from 0"}),
+			&cli.IntFlag{Name: "output", Usage: "which of the model's outputs is its answer, from 0"},
+			&cli.BoolFlag{Name: "strict", Value: true, Usage: "of WEIGHTS: no name may be missing or surplus"},
+			&cli.StringSliceFlag{Name: "ignore", Usage: "of WEIGHTS: leave out names that match `PATTERN`, such as 'fc.*', and keep what the job has"},
+			&cli.StringFlag{Name: "strip", Usage: "of WEIGHTS: their names begin with `PREFIX`, the model's do not"}),
 		Action: importModel, OnUsageError: usageError,
 	}
 }
@@ -211,6 +215,29 @@ func evalCommand() *cli.Command {
 	return &cli.Command{
 		Name: "eval", Usage: "accuracy of the fused model on the validation set", ArgsUsage: "DIR",
 		Flags: []cli.Flag{jsonFlag, threads}, Action: eval, OnUsageError: usageError,
+	}
+}
+
+func exportCommand() *cli.Command {
+	return &cli.Command{
+		Name: "export", Usage: "write the trained weights, or those of the last checkpoint, as PyTorch's state dict", ArgsUsage: "DIR",
+		Description: "The file loads with load_state_dict, strictly: safetensors.torch.load_file, or\ntorch.load(path, weights_only=True) where it ends in .pt.",
+		Flags:       []cli.Flag{jsonFlag, &cli.StringFlag{Name: "to", Usage: "`FILE` that ends in .safetensors or .pt"}, &cli.IntFlag{Name: "cluster", Usage: "which cluster"}},
+		Action:      export, OnUsageError: usageError,
+	}
+}
+
+func predictCommand() *cli.Command {
+	return &cli.Command{
+		Name: "predict", Usage: "answer the rows of INPUT with the model of the job in DIR", ArgsUsage: "DIR INPUT",
+		Description: "INPUT is a folder of images, an image, or a .csv, .npy, .npz, .safetensors, .txt or .bin. Prints\na line for every row: the class and its probability, or the values.",
+		Flags: []cli.Flag{
+			jsonFlag, threads,
+			&cli.StringSliceFlag{Name: "target", Usage: "`COLUMN` of a .csv that is no input"},
+			&cli.StringFlag{Name: "tokens", Usage: "how a text becomes tokens: " + strings.Join(text.Kinds, ", ")},
+			&cli.IntFlag{Name: "cluster", Usage: "whose checkpoint"},
+		},
+		Action: predict, OnUsageError: usageError,
 	}
 }
 
@@ -494,6 +521,14 @@ func importModel(c *cli.Context) error {
 	if c.NArg() < 1 || c.NArg() > 2 {
 		return fmt.Errorf("import takes a model file and a directory, got %d arguments %q: run ravnest import --help for the flags", c.NArg(), c.Args().Slice())
 	}
+	if project.IsWeights(c.Args().First()) {
+		return importWeights(c)
+	}
+	for _, f := range []string{"strict", "ignore", "strip"} {
+		if c.IsSet(f) {
+			return fmt.Errorf("--%s is for weights (.safetensors, .pt), %s is not called so", f, c.Args().First())
+		}
+	}
 	j := job.Default()
 	j.Loss, j.BatchSize = c.String("loss"), c.Int("batch-size")
 	j.Optimizer = job.DefaultOptimizer(c.String("optimizer"))
@@ -530,13 +565,117 @@ func importModel(c *cli.Context) error {
 			return err
 		}
 	}
-	if err := project.Create(dir, j, m.Graph, 3, src, m.Weights); err != nil {
+	if err := project.Create(dir, j, m.Graph, 3, src, project.BeginOf(m)); err != nil {
 		return err
 	}
 	for _, f := range []string{project.JobFile, "model.json", project.InitialFile} {
 		fmt.Fprintln(c.App.Writer, filepath.Join(dir, f))
 	}
 	return nil
+}
+
+// importWeights makes the job in a directory begin with a checkpoint.
+func importWeights(c *cli.Context) error {
+	file, dir := c.Args().First(), c.Args().Get(1)
+	if dir == "" {
+		return fmt.Errorf("import %s needs the directory of the job that is to begin with it", file)
+	}
+	for _, f := range c.FlagNames() {
+		if !slices.Contains([]string{"strict", "ignore", "strip"}, f) {
+			return fmt.Errorf("--%s is for a model (.pt2), %s is a checkpoint: change %s", f, file, filepath.Join(dir, project.JobFile))
+		}
+	}
+	return locked(dir, "import", func() error {
+		p, err := project.OpenModel(dir)
+		if err != nil {
+			return err
+		}
+		d, err := host.ReadWeights(file)
+		if err != nil {
+			return err
+		}
+		f, err := p.Fit(d, project.FitOptions{Strict: c.Bool("strict"), Ignore: c.StringSlice("ignore"), Strip: c.String("strip")})
+		if err != nil {
+			return fmt.Errorf("%s: %w", file, err)
+		}
+		if err := p.BeginWith(&f.Begin); err != nil {
+			return err
+		}
+		fmt.Fprintf(os.Stderr, "%d tensors of %s\n", f.Taken, file)
+		for _, g := range []struct {
+			what  string
+			names []string
+		}{{"kept as they were", f.Kept}, {"of the file not used", f.Left}} {
+			if len(g.names) > 0 {
+				fmt.Fprintf(os.Stderr, "%d %s: %s\n", len(g.names), g.what, strings.Join(g.names, ", "))
+			}
+		}
+		for _, f := range []string{project.JobFile, project.InitialFile} {
+			fmt.Fprintln(c.App.Writer, filepath.Join(dir, f))
+		}
+		return nil
+	})
+}
+
+func export(c *cli.Context) error {
+	dir, err := dirArg(c)
+	if err != nil {
+		return err
+	}
+	if !project.IsWeights(c.String("to")) {
+		return fmt.Errorf("export needs --to FILE, which ends in .safetensors or .pt, got %q", c.String("to"))
+	}
+	p, err := project.OpenModel(dir)
+	if err != nil {
+		return err
+	}
+	e, err := host.Export(p, c.Int("cluster"), c.String("to"))
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(os.Stderr, "%d tensors: %s\n", e.Tensors, e.From)
+	return print(c, e, func(w io.Writer) { fmt.Fprintln(w, e.File) })
+}
+
+func predict(c *cli.Context) error {
+	if c.NArg() != 2 {
+		return fmt.Errorf("predict takes a directory and an input, got %d arguments %q: run ravnest predict --help for the flags", c.NArg(), c.Args().Slice())
+	}
+	p, err := project.OpenModel(c.Args().First())
+	if err != nil {
+		return err
+	}
+	if n := len(p.Graph.Inputs); n != 1 {
+		return fmt.Errorf("the model has %d inputs, predict reads 1", n)
+	}
+	x, names, err := dataset.Inputs(c.Args().Get(1), p.Graph.Inputs[0].Shape, dataset.Options{Target: c.StringSlice("target"), Tokens: c.String("tokens")})
+	if err != nil {
+		return err
+	}
+	d, from, err := host.Newest(p, c.Int("cluster"))
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(os.Stderr, "%d rows, %s\n", x.Rows, from)
+	w := bufio.NewWriter(c.App.Writer)
+	var all []host.Prediction
+	err = host.Predict(c.Context, p, d, x, c.Int("threads"), func(row int, a host.Prediction) {
+		if names != nil {
+			a.Name = names[row]
+		}
+		switch {
+		case c.Bool("json"):
+			all = append(all, a)
+		case a.Name != "":
+			fmt.Fprintf(w, "%s\t%s\n", a.Name, a)
+		default:
+			fmt.Fprintln(w, a)
+		}
+	})
+	if err != nil || !c.Bool("json") {
+		return errors.Join(err, w.Flush())
+	}
+	return print(c, map[string]any{"command": "predict", "from": from, "rows": all}, nil)
 }
 
 func clusterize(c *cli.Context) error {

@@ -41,6 +41,9 @@ type Model struct {
 	Weights state.Dict // what the archive has of the graph's state dict, in its order
 	// Unused are tensors of the archive's state dict that the answer does not depend on.
 	Unused []string
+	// Rest is those tensors: what a strict load_state_dict wants beside Weights, names that are
+	// Tied left out.
+	Rest state.Dict
 	// Tied maps parameters that share their elements with an earlier one to that one.
 	Tied map[string]string
 }
@@ -370,7 +373,11 @@ func (l *lowering) finish(out *value) (*Model, error) {
 	for _, in := range l.a.Program.Inputs {
 		_, tied := l.tied[in.Name]
 		if (in.Kind == pt2.Parameter || in.Kind == pt2.Buffer && in.Persistent) && !has[in.Name] && !tied {
-			m.Unused = append(m.Unused, in.Name)
+			t, err := l.a.Load(in.Name)
+			if err != nil {
+				return nil, err
+			}
+			m.Unused, m.Rest = append(m.Unused, in.Name), append(m.Rest, t)
 		}
 	}
 	sort.Strings(m.Unused)

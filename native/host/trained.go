@@ -14,9 +14,7 @@ import (
 
 	"github.com/ravnest/ravnest/engine/format/safetensors"
 	"github.com/ravnest/ravnest/engine/format/torchpt"
-	"github.com/ravnest/ravnest/engine/fuse"
 	"github.com/ravnest/ravnest/engine/pipeline/snapshot"
-	"github.com/ravnest/ravnest/engine/pipeline/stage"
 	"github.com/ravnest/ravnest/engine/state"
 	"github.com/ravnest/ravnest/native"
 	"github.com/ravnest/ravnest/native/project"
@@ -55,6 +53,10 @@ func writeTrained(p *project.Project, d state.Dict) ([]string, error) {
 	return files, nil
 }
 
+// ReadWeights reads a checkpoint that others wrote: a .safetensors file, or a state dict of
+// torch.save.
+func ReadWeights(file string) (state.Dict, error) { return readState(file, "weights file") }
+
 // readState reads a state dict of a file.
 func readState(path, what string) (state.Dict, error) {
 	f, size, err := project.OpenRegular(path, what)
@@ -65,7 +67,12 @@ func readState(path, what string) (state.Dict, error) {
 	if err := room(size, "reading "+path); err != nil {
 		return nil, err
 	}
-	d, _, err := safetensors.Read(f, size)
+	var d state.Dict
+	if project.IsTorch(path) {
+		d, err = torchpt.Read(f, size)
+	} else {
+		d, _, err = safetensors.Read(f, size)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
@@ -89,27 +96,9 @@ func room(need int64, what string) error {
 // with the model's own names. It takes what the last checkpoint's manifest names, and
 // nothing else where there is one.
 func Fuse(p *project.Project, cluster int) ([]string, error) {
-	shards, err := checkpoint(p, cluster)
-	if errors.Is(err, fs.ErrNotExist) {
-		shards, err = stageFiles(p, cluster)
-	}
+	d, err := joined(p, cluster)
 	if err != nil {
 		return nil, err
-	}
-	var order []string
-	for _, q := range p.Graph.Params() {
-		order = append(order, q.Full)
-	}
-	d, err := fuse.Fuse(order, shards)
-	if err != nil {
-		return nil, err
-	}
-	for _, t := range d {
-		for i, v := range t.F32 {
-			if v-v != 0 {
-				return nil, fmt.Errorf("%w: element %d of the weights %q is %v: train again with a lower lr", stage.ErrDiverged, i, t.Name, v)
-			}
-		}
 	}
 	return writeTrained(p, d)
 }

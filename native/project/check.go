@@ -34,7 +34,21 @@ func CheckJob(j job.Spec, g *graph.Graph, d *data.Set) error {
 	if err := j.Order(d.Train.Len(), d.Val.Len()).Check(); err != nil {
 		return err
 	}
-	return errors.Join(checkBatches(j, g, d.Train.Len()), checkTokens(g, d))
+	return errors.Join(checkBatches(j, g, d.Train.Len()), checkTokens(g, "training data", d.Train.X()), checkTokens(g, "validation data", d.Val.X()))
+}
+
+// CheckInputs tells whether the model can answer the rows of x.
+func CheckInputs(g *graph.Graph, x *data.Table) error {
+	if n := len(g.Inputs); n != 1 {
+		return fmt.Errorf("the model has %d inputs, data sets have 1", n)
+	}
+	if err := x.Check(); err != nil {
+		return err
+	}
+	if in, row := g.Inputs[0].Shape, graph.Shape(x.RowShape()); !slices.Equal(in, row) {
+		return fmt.Errorf("the model's input %q is %s, but a row is %s", g.Inputs[0].Name, in, row)
+	}
+	return checkTokens(g, "data", x)
 }
 
 // checkTargets compares the model's answer and the loss with a target.
@@ -100,8 +114,9 @@ func checkBatches(j job.Spec, g *graph.Graph, n int) error {
 	return nil
 }
 
-// checkTokens looks at what every embedding reads of the data, also through views.
-func checkTokens(g *graph.Graph, d *data.Set) error {
+// checkTokens looks at what every embedding reads of the rows of x, also through views; what
+// is x's name in errors.
+func checkTokens(g *graph.Graph, what string, x *data.Table) error {
 	type span struct{ from, to int } // of a row's elements
 	raw := map[int]span{0: {0, g.Inputs[0].Shape.Elems()}}
 	for i, nd := range g.Nodes {
@@ -119,13 +134,8 @@ func checkTokens(g *graph.Graph, d *data.Set) error {
 			n := g.Shape(g.Result(i)).Elems()
 			raw[g.Result(i)] = span{from.from + op.Index*n, from.from + (op.Index+1)*n}
 		case *graph.Embedding:
-			for _, p := range []struct {
-				name string
-				part data.Part
-			}{{"training", d.Train}, {"validation", d.Val}} {
-				if err := p.part.X().CheckTokens(op.Num, from.from, from.to); err != nil {
-					return fmt.Errorf("node %q has %d embeddings: %s data: %w", nd.Name, op.Num, p.name, err)
-				}
+			if err := x.CheckTokens(op.Num, from.from, from.to); err != nil {
+				return fmt.Errorf("node %q has %d embeddings: %s: %w", nd.Name, op.Num, what, err)
 			}
 		}
 	}

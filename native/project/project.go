@@ -46,7 +46,9 @@ const (
 	WeightsFile  = "weights.safetensors"
 	// InitialFile has the weights that an imported model begins with.
 	InitialFile = "initial.safetensors"
-	OldDir      = "previous"
+	// RestFile has what PyTorch's state dict of an imported model holds beside the graph's.
+	RestFile = "rest.safetensors"
+	OldDir   = "previous"
 )
 
 const maxConfig = 4 << 20 // bytes of a file that people write
@@ -75,6 +77,20 @@ func Open(dir string) (*Project, error) { return OpenWith(dir, nil) }
 
 // OpenWith is Open of the job as change leaves it, for flags that say otherwise.
 func OpenWith(dir string, change func(*job.Spec)) (*Project, error) {
+	p, err := openModel(dir, change)
+	if err != nil {
+		return nil, err
+	}
+	if err := p.load(); err != nil {
+		return nil, err
+	}
+	return p, p.Check()
+}
+
+// OpenModel is Open without the data set, for what needs the model alone.
+func OpenModel(dir string) (*Project, error) { return openModel(dir, nil) }
+
+func openModel(dir string, change func(*job.Spec)) (*Project, error) {
 	p := &Project{Dir: dir}
 	b, err := read(filepath.Join(dir, JobFile), "job file", job.MaxBytes)
 	if err != nil {
@@ -98,13 +114,7 @@ func OpenWith(dir string, change func(*job.Spec)) (*Project, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", filepath.Join(dir, p.Job.Model), err)
 	}
-	if err := p.load(); err != nil {
-		return nil, err
-	}
-	if err := p.loadWeights(); err != nil {
-		return nil, err
-	}
-	return p, p.Check()
+	return p, p.loadWeights()
 }
 
 // loadWeights reads the weights that training begins with.
@@ -178,16 +188,17 @@ func Init(dir, example string, n int, change func(*job.Spec)) error {
 }
 
 // Create writes a job into dir: job, model, the walkthrough's pool of n nodes and, where they
-// are not nil, the data and the weights to begin with as safetensors files that the job names. What the job cannot do is refused
-// before anything is written; files that are there are not overwritten.
-func Create(dir string, j job.Spec, g *graph.Graph, n int, src Source, weights state.Dict) error {
+// are not nil, the data and the weights to begin with as safetensors files that the job names,
+// and what else PyTorch's state dict has. What the job cannot do is refused before anything is
+// written; files that are there are not overwritten.
+func Create(dir string, j job.Spec, g *graph.Graph, n int, src Source, begin *Begin) error {
 	if Exists(dir) {
 		return fmt.Errorf("%s already holds a job: choose another directory or remove %s", dir, JobFile)
 	}
 	if src != nil {
 		j.Data = dataFile
 	}
-	if weights != nil {
+	if begin != nil {
 		j.Weights = InitialFile
 	}
 	if err := j.Check(); err != nil {
@@ -223,12 +234,8 @@ func Create(dir string, j job.Spec, g *graph.Graph, n int, src Source, weights s
 			return err
 		}
 	}
-	if weights != nil {
-		if err := p.Inside(InitialFile); err != nil {
-			return err
-		}
-		write := func(w io.Writer) error { return safetensors.Write(w, weights, nil) }
-		if err := native.Save(filepath.Join(dir, InitialFile), 0o644, write); err != nil {
+	if begin != nil {
+		if err := p.saveBegin(begin); err != nil {
 			return err
 		}
 	}

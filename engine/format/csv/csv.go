@@ -47,6 +47,27 @@ type Table struct {
 // names a column called target, label, class or y is taken. A cell that is empty or no number
 // is an error that names line and column.
 func Read(r io.Reader, target []string) (*Table, error) {
+	return read(r, func(names []string) ([]bool, []string, error) { return targets(names, target) })
+}
+
+// ReadInputs reads the inputs of a file, whose rows have n of them, and skips its targets: the
+// columns named by target or, where the file has more than n, the one that Read would take.
+func ReadInputs(r io.Reader, n int, target []string) (*data.Table, error) {
+	t, err := read(r, func(names []string) ([]bool, []string, error) {
+		if len(names) == n && len(target) == 0 {
+			_, _, err := targets(names, names[:1])
+			return make([]bool, n), nil, err
+		}
+		return targets(names, target)
+	})
+	if err != nil {
+		return nil, err
+	}
+	return t.X, nil
+}
+
+// read reads a file whose target columns choose finds among its names.
+func read(r io.Reader, choose func(names []string) (is []bool, target []string, err error)) (*Table, error) {
 	b := bufio.NewReaderSize(&bound{r: r, left: data.MaxBytes}, 1<<16)
 	if lead, err := b.Peek(3); err == nil && bytes.Equal(lead, []byte("\xef\xbb\xbf")) {
 		_, _ = b.Discard(3)
@@ -59,7 +80,7 @@ func Read(r io.Reader, target []string) (*Table, error) {
 		return nil, bad("header: %w", err)
 	}
 	names = slices.Clone(names)
-	isTarget, target, err := targets(names, target)
+	isTarget, target, err := choose(names)
 	if err != nil {
 		return nil, err
 	}

@@ -93,6 +93,41 @@ func Read(fsys fs.FS, o Options) (*Set, error) {
 	return s, err
 }
 
+// ReadRows reads the images of fsys, in folders or not, to rows without classes; paths are
+// theirs, sorted.
+func ReadRows(fsys fs.FS, o Options) (x *data.Table, paths []string, err error) {
+	var files []file
+	err = fs.WalkDir(fsys, ".", func(p string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if !d.IsDir() && isImage(p) {
+			files, paths = append(files, file{path: p}), append(paths, p)
+		}
+		if len(files) > maxImages {
+			return bad("more than %d images", maxImages)
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, nil, bad("%w", err)
+	}
+	if len(files) == 0 {
+		return nil, nil, bad("it holds no image")
+	}
+	x, _, err = read(fsys, files, &o)
+	return x, paths, err
+}
+
+// ReadRow reads one image to one row.
+func ReadRow(fsys fs.FS, name string, o Options) (*data.Table, error) {
+	x, _, err := read(fsys, []file{{path: name}}, &o)
+	return x, err
+}
+
+// Is tells by the end of its name that a file is an image.
+func Is(name string) bool { return isImage(name) }
+
 func isDir(fsys fs.FS, name string) bool {
 	info, err := fs.Stat(fsys, name)
 	return err == nil && info.IsDir()

@@ -1,0 +1,144 @@
+// Rows to predict: what Open reads, without targets.
+
+package dataset
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/ravnest/ravnest/engine/data"
+	"github.com/ravnest/ravnest/engine/format/csv"
+	"github.com/ravnest/ravnest/engine/format/images"
+	"github.com/ravnest/ravnest/engine/format/npy"
+	"github.com/ravnest/ravnest/engine/format/safetensors"
+	"github.com/ravnest/ravnest/engine/format/text"
+)
+
+// Inputs reads the rows at path that a model with inputs of the shape in is to answer. names
+// are those of the rows, nil where they have none.
+func Inputs(path string, in []int, o Options) (x *data.Table, names []string, err error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return nil, nil, fmt.Errorf("the input: %w", err)
+	}
+	if info.IsDir() {
+		x, names, err = images.ReadRows(os.DirFS(path), pixels(in))
+	} else {
+		x, names, err = inputs(path, in, o)
+	}
+	if err != nil {
+		return nil, nil, fmt.Errorf("the input %s: %w", path, err)
+	}
+	x.Kind = data.Inputs
+	if slices.Equal(squeeze(x.Shape), squeeze(in)) {
+		x.Shape = slices.Clone(in)
+	} else if slices.Equal(squeeze(append([]int{x.Rows}, x.Shape...)), squeeze(in)) {
+		x.Rows, x.Shape = 1, slices.Clone(in) // a row by itself
+	}
+	return x, names, nil
+}
+
+// pixels is what a model with inputs of the shape in takes of an image.
+func pixels(in []int) images.Options {
+	if len(in) != 3 || in[1] != in[2] || in[0] != 1 && in[0] != 3 {
+		return images.Options{}
+	}
+	return images.Options{Channels: in[0], Size: in[1]}
+}
+
+func inputs(path string, in []int, o Options) (x *data.Table, names []string, err error) {
+	ext := strings.ToLower(filepath.Ext(path))
+	if images.Is(path) {
+		x, err = images.ReadRow(os.DirFS(filepath.Dir(path)), filepath.Base(path), pixels(in))
+		return x, []string{filepath.Base(path)}, err
+	}
+	err = open(path, func(f *os.File, size int64) error {
+		switch ext {
+		case ".csv", ".tsv":
+			n := 1
+			for _, d := range in {
+				n *= d
+			}
+			x, err = csv.ReadInputs(f, n, o.Target)
+		case ".npy":
+			x, err = npy.Read(f)
+		case ".npz":
+			var m map[string]*data.Table
+			if m, err = npy.ReadZip(f, size); err == nil {
+				x, err = only(m)
+			}
+		case ".safetensors":
+			x, err = tensor(f, size)
+		case ".txt", ".text", ".md", ".bin":
+			x, err = tokens(f, ext, in, o)
+		default:
+			err = fmt.Errorf("%w: rows to predict are in a folder of images, an image, or a file that ends in .csv, .tsv, .npy, .npz, .safetensors, .txt or .bin", ErrKind)
+		}
+		return err
+	})
+	return x, names, err
+}
+
+// inputKeys are what the inputs of a set are called, those of validation first.
+var inputKeys = append(slices.Clone(keys[2]), keys[0]...)
+
+// pick is the name of the inputs among names.
+func pick(names []string) (string, error) {
+	for _, k := range inputKeys {
+		if slices.Contains(names, k) {
+			return k, nil
+		}
+	}
+	if len(names) == 1 {
+		return names[0], nil
+	}
+	return "", fmt.Errorf("%w: its arrays are called %q, one of them must be x", ErrKind, names)
+}
+
+func only(m map[string]*data.Table) (*data.Table, error) {
+	name, err := pick(slices.Sorted(maps.Keys(m)))
+	return m[name], err
+}
+
+func tensor(r io.ReaderAt, size int64) (*data.Table, error) {
+	f, err := safetensors.Open(r, size)
+	if err != nil {
+		return nil, err
+	}
+	var names []string
+	for _, e := range f.Entries {
+		names = append(names, e.Name)
+	}
+	name, err := pick(names)
+	if err != nil {
+		return nil, err
+	}
+	e, _ := f.Get(name)
+	return data.ReadTable(data.Inputs, e.DType, e.Shape, f.Raw(e))
+}
+
+// tokens reads rows of as many tokens as the model takes.
+func tokens(r io.Reader, ext string, in []int, o Options) (*data.Table, error) {
+	kind := o.Tokens
+	switch {
+	case kind == text.Characters:
+		return nil, fmt.Errorf("%w: which characters the model was trained on is not known: give tokens as .npy or .bin", ErrKind)
+	case kind == "" && ext == ".bin":
+		kind = text.Uint16
+	case kind == "":
+		kind = text.Bytes
+	}
+	if len(in) != 1 {
+		return nil, fmt.Errorf("%w: the model takes rows of %v, a text is rows of tokens", ErrKind, in)
+	}
+	// The last token needs no successor here.
+	width := map[string]int{text.Bytes: 1, text.Uint16: 2, text.Uint32: 4}[kind]
+	x, _, _, err := text.Read(io.MultiReader(r, bytes.NewReader(make([]byte, width))), kind, in[0])
+	return x, err
+}

@@ -1,0 +1,218 @@
+// What a trained model is good for: its state dict in PyTorch's form, and its answers.
+
+package host
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"math"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/ravnest/ravnest/engine/data"
+	"github.com/ravnest/ravnest/engine/exec"
+	"github.com/ravnest/ravnest/engine/fuse"
+	"github.com/ravnest/ravnest/engine/kernel"
+	"github.com/ravnest/ravnest/engine/pipeline/stage"
+	"github.com/ravnest/ravnest/engine/state"
+	"github.com/ravnest/ravnest/native/project"
+)
+
+// ErrUntrained is wrapped by the error about a job without any weights yet.
+var ErrUntrained = errors.New("nothing has been trained")
+
+// Newest is the newest state dict of a job: the trained one, or the last checkpoint's where
+// that is younger, or else the one that the job begins with. from says which.
+func Newest(p *project.Project, cluster int) (d state.Dict, from string, err error) {
+	trained := trainedFiles(p.Dir)[0]
+	ft, terr := os.Stat(trained)
+	fm, merr := os.Stat(filepath.Join(p.Dir, project.ManifestFile))
+	switch {
+	case merr == nil && (terr != nil || cluster != 0 || fm.ModTime().After(ft.ModTime())):
+		d, err = joined(p, cluster)
+		return d, "the last checkpoint", err
+	case terr == nil:
+		if d, err = readState(trained, "trained weights"); err == nil {
+			l := exec.NewLayout(p.Graph, 0)
+			if err = l.Check(d); err != nil {
+				err = fmt.Errorf("%s: %w", trained, err)
+			}
+		}
+		return d, "the trained weights", err
+	case !errors.Is(terr, fs.ErrNotExist):
+		return nil, "", terr
+	case p.Weights != nil:
+		return p.Weights, "the weights that training begins with: nothing has been trained", nil
+	}
+	return nil, "", fmt.Errorf("%w in %s: train first", ErrUntrained, p.Dir)
+}
+
+// joined is a cluster's state dict out of its stages' parts.
+func joined(p *project.Project, cluster int) (state.Dict, error) {
+	shards, err := checkpoint(p, cluster)
+	if errors.Is(err, fs.ErrNotExist) {
+		shards, err = stageFiles(p, cluster)
+	}
+	if err != nil {
+		return nil, err
+	}
+	var order []string
+	for _, q := range p.Graph.Params() {
+		order = append(order, q.Full)
+	}
+	d, err := fuse.Fuse(order, shards)
+	if err != nil {
+		return nil, err
+	}
+	for _, t := range d {
+		for i, v := range t.F32 {
+			if v-v != 0 {
+				return nil, fmt.Errorf("%w: element %d of the weights %q is %v: train again with a lower lr", stage.ErrDiverged, i, t.Name, v)
+			}
+		}
+	}
+	return d, nil
+}
+
+// Exported is the result of ravnest export.
+type Exported struct {
+	Command string `json:"command"`
+	File    string `json:"file"`
+	From    string `json:"from"`
+	Tensors int    `json:"tensors"`
+}
+
+// Export writes the newest state dict to a file, whole as PyTorch's model has it.
+func Export(p *project.Project, cluster int, file string) (Exported, error) {
+	d, from, err := Newest(p, cluster)
+	if err != nil {
+		return Exported{}, err
+	}
+	rest, err := p.ReadRest()
+	if err != nil {
+		return Exported{}, err
+	}
+	if d, err = rest.Complete(d); err != nil {
+		return Exported{}, err
+	}
+	return Exported{Command: "export", File: file, From: from, Tensors: len(d)}, project.WriteState(file, d)
+}
+
+// Prediction is the model's answer to one row: a class and its probability, those of each of
+// the answer's positions where it has several, or values.
+type Prediction struct {
+	Name          string    `json:"name,omitempty"`
+	Class         *int      `json:"class,omitempty"`
+	Probability   *float32  `json:"probability,omitempty"`
+	Classes       []int     `json:"classes,omitempty"`
+	Probabilities []float32 `json:"probabilities,omitempty"`
+	Values        []Value   `json:"values,omitempty"`
+}
+
+// Value is a number as short as a float32 allows, null where it is not finite.
+type Value float32
+
+// MarshalJSON implements json.Marshaler.
+func (v Value) MarshalJSON() ([]byte, error) {
+	if v-v != 0 {
+		return []byte("null"), nil
+	}
+	return json.Marshal(float32(v))
+}
+
+// String is the answer in words: classes and probabilities, or values.
+func (a Prediction) String() string {
+	var b strings.Builder
+	sep := ""
+	put := func(format string, v ...any) {
+		fmt.Fprintf(&b, sep+format, v...)
+		sep = " "
+	}
+	if a.Class != nil {
+		put("%d\t%.4f", *a.Class, *a.Probability)
+	}
+	for _, c := range a.Classes {
+		put("%d", c)
+	}
+	for _, v := range a.Values {
+		put("%g", v)
+	}
+	return b.String()
+}
+
+// Predict hands the model's answers to the rows of x to answer, one by one.
+func Predict(ctx context.Context, p *project.Project, d state.Dict, x *data.Table, threads int, answer func(row int, a Prediction)) error {
+	if err := project.CheckInputs(p.Graph, x); err != nil {
+		return err
+	}
+	precision, err := exec.ParsePrecision(p.Job.Precision)
+	if err != nil {
+		return err
+	}
+	g := p.Graph
+	out, batch := g.OutputValue(), max(min(p.Job.MicroRows(), x.Rows), 1)
+	plan, err := exec.Compile(g, 0, exec.Config{Rows: batch, Outputs: []int{out}, Precision: precision})
+	if err != nil {
+		return err
+	}
+	m := plan.Memory()
+	if err := room(int64(m.Total()+m.Params), "this model"); err != nil {
+		return err
+	}
+	s := plan.Layout.NewState()
+	if err := plan.Layout.Import(s, d); err != nil {
+		return err
+	}
+	team := kernel.NewTeam(threads)
+	defer team.Close()
+	e := plan.New(team)
+	n, last := g.Shape(out).Elems(), 0 // last: the axis of classes, 0: values
+	if sh := g.Shape(out); p.Job.Loss == "cross_entropy" {
+		last = sh[len(sh)-1]
+	}
+	for row := 0; row < x.Rows; row += batch {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		idx := make([]int32, min(batch, x.Rows-row))
+		for i := range idx {
+			idx[i] = int32(row + i)
+		}
+		x.Gather(e.Value(0, 0, len(idx)), idx)
+		e.Forward(0, exec.Batch{Rows: len(idx)}, s.Params, &s)
+		y := e.Value(0, out, len(idx))
+		for i := range idx {
+			answer(row+i, predict(y[i*n:][:n], last))
+		}
+	}
+	return nil
+}
+
+func predict(y []float32, classes int) (a Prediction) {
+	if classes == 0 {
+		for _, v := range y {
+			a.Values = append(a.Values, Value(v))
+		}
+		return a
+	}
+	for ; len(y) > 0; y = y[classes:] {
+		best, sum := 0, 0.0
+		for c, v := range y[:classes] {
+			if v > y[best] {
+				best = c
+			}
+		}
+		for _, v := range y[:classes] {
+			sum += math.Exp(float64(v) - float64(y[best]))
+		}
+		a.Classes, a.Probabilities = append(a.Classes, best), append(a.Probabilities, float32(1/sum))
+	}
+	if len(a.Classes) == 1 {
+		return Prediction{Class: &a.Classes[0], Probability: &a.Probabilities[0]}
+	}
+	return a
+}
