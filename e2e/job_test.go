@@ -146,6 +146,25 @@ func TestDiverged(t *testing.T) {
 	}
 }
 
+// TestDemoDiverged checks that the same run on providers ends at once, says which stage found
+// what and what to change.
+func TestDemoDiverged(t *testing.T) {
+	s, dir := newScene(t), filepath.Join(t.TempDir(), "job")
+	mlp(t, dir, map[string]any{"optimizer": map[string]any{"name": "sgd", "lr": 1e6}, "epochs": 20}, labels(3), 4, 8, 3)
+	p := s.bad([]string{
+		`the training diverged: node_\d \(cluster 0, stage \d\): `, `step \d+`, `lower the optimizer's lr of 1e\+06`,
+	}, "ravnest", "demo", "--providers", "2", "--dir", dir)
+	if said := p.err.String(); strings.Contains(said, "goes on") || strings.Count(said, "\ntraining\n") != 1 || strings.Contains(said, "exit status") {
+		t.Errorf("a run that diverged was tried again, or its providers are blamed:\n%s", said)
+	}
+	s.alone()
+	out, said := s.ok("ravnest", "demo", "--json", "--providers", "2", "--dir", dir)
+	r := parse[map[string]any](t, out)
+	if loss, there := r["loss"]; loss != nil || !there || !strings.Contains(fmt.Sprint(r["error"]), "lower the optimizer's lr") || !strings.Contains(said, "diverged") {
+		t.Errorf("stdout %s\nstderr %s", out, said)
+	}
+}
+
 // TestJobNames trains and fuses a job whose name and directory hold any letters.
 func TestJobNames(t *testing.T) {
 	if runtime.GOOS == "windows" {

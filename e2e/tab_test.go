@@ -315,6 +315,29 @@ func TestTabGone(t *testing.T) {
 	}
 }
 
+// TestTabLeaves: a tab whose button is pressed again goes when its state is saved, another
+// provider takes its stage, and no bit shows it.
+func TestTabLeaves(t *testing.T) {
+	posix(t)
+	s := newScene(t)
+	dir := s.endlessJob()
+	edit(t, filepath.Join(dir, "job.json"), `"save_every": 2`, `"save_every": 1000`) // not by the job's own rule
+	b := s.browser()
+	host, url, p := s.mixed(b, dir, 1)
+	p.shows(limit, "#state", "Training")
+	s.provide(url, "")
+	host.says("node_3 joined", limit)
+	s.more(dir, 5)
+	p.do(chromedp.Click(chromedp.CSS("#go")))
+	p.shows(20*time.Second, "#state", "Not taking part")
+	host.says("node_1 wants to leave", limit)
+	host.says(`the run goes on from step \d+`, limit)
+	host.says(`training goes on from step \d+`, limit)
+	s.more(dir, 20)
+	s.ends(host, dir)
+	p.clean(t)
+}
+
 // TestHostGone: a tab whose host falls silent says so, looks for it, and takes part again as
 // soon as there is one.
 func TestHostGone(t *testing.T) {

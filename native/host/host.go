@@ -327,11 +327,7 @@ func (r *run) serve(ctx context.Context, job server.Job) (Summary, error) {
 		err, sum.Interrupted = nil, true // before the start; a run that goes on ends well
 	}
 	if errors.Is(err, server.ErrDiverged) {
-		was := "nothing had been saved"
-		if sum.Saved {
-			was = "the last checkpoint is kept"
-		}
-		err = fmt.Errorf("%w; %s: %s", err, was, advice(r.p))
+		err = fmt.Errorf("%w: %s", err, advice(r.p)) // what is kept has been said
 		sum.Loss, sum.Error = Number(math.NaN()), err.Error()
 	}
 	if err == nil {
@@ -544,6 +540,8 @@ func redone(e server.Recovering) string {
 	switch {
 	case e.Reached > e.Step && e.Step > 0:
 		return fmt.Sprintf("the run goes on from step %d; %d steps are done again", e.Step, e.Reached-e.Step)
+	case e.Step > 0:
+		return fmt.Sprintf("the run goes on from step %d", e.Step)
 	case e.Reached > 0:
 		return fmt.Sprintf("nothing had been saved yet; %d steps are done again", e.Reached)
 	}

@@ -47,13 +47,17 @@ func (r *run) inspect(g machine.Grant, in io.Reader, size int64) (order.Position
 	if err != nil {
 		return order.Position{}, nil, err
 	}
-	return checkPart(r.p.Job, stages[g.Stage], b)
+	return checkPart(r.p.Job, r.p.Job.Order(r.p.Data.Train.Len(), r.p.Data.Val.Len()), stages[g.Stage], b)
 }
 
 // checkPart holds a part's file against a stage: every tensor has its name, its type and
-// its shape, and none is missing or beside them.
-func checkPart(j job.Spec, s *graph.Stage, file []byte) (order.Position, []string, error) {
+// its shape, and none is missing or beside them; the position is one that the run has, after
+// as many updates. So whatever passes can be joined with the other stages' parts.
+func checkPart(j job.Spec, run order.Run, s *graph.Stage, file []byte) (order.Position, []string, error) {
 	p, err := snapshot.Parse(bytes.Clone(file))
+	if err == nil {
+		err = run.CheckPosition(p.Position)
+	}
 	if err != nil {
 		return order.Position{}, nil, err
 	}
@@ -92,8 +96,16 @@ func checkPart(j job.Spec, s *graph.Stage, file []byte) (order.Position, []strin
 	for name := range want {
 		return order.Position{}, nil, fmt.Errorf("the tensor %.80q is missing", name)
 	}
-	if p.Optimizer.Name != j.Optimizer.Name {
-		return order.Position{}, nil, fmt.Errorf("it has the state of the optimiser %.40q, the job says %q", p.Optimizer.Name, j.Optimizer.Name)
+	o := p.Optimizer
+	if o.Name != j.Optimizer.Name {
+		return order.Position{}, nil, fmt.Errorf("it has the state of the optimiser %.40q, the job says %q", o.Name, j.Optimizer.Name)
+	}
+	slots := stage.Slots(j)
+	if !slices.EqualFunc(o.Slots, slots, func(s snapshot.Slot, name string) bool { return s.Name == name }) {
+		return order.Position{}, nil, fmt.Errorf("it has %d vectors of the optimiser's state, want %v in this order", len(o.Slots), slots)
+	}
+	if n := stage.Updates(j, run, p.Position); o.Updates != n {
+		return order.Position{}, nil, fmt.Errorf("it says %d updates, at step %d there are %d", o.Updates, p.Position.Step, n)
 	}
 	return p.Position, append(holds, snapshot.Optimiser), nil
 }

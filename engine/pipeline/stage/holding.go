@@ -39,7 +39,7 @@ func Tensors(j job.Spec, s *graph.Stage) []Tensor {
 }
 
 func tensors(l *exec.Layout, j job.Spec) []Tensor {
-	slots := append(optim.Slots(j.Optimizer), extraSlots(j)...)
+	slots := Slots(j)
 	var ts []Tensor
 	for _, e := range l.Entries {
 		t := Tensor{Name: e.Full, DType: state.F32, Shape: e.Shape}
@@ -55,6 +55,17 @@ func tensors(l *exec.Layout, j job.Spec) []Tensor {
 		}
 	}
 	return ts
+}
+
+// Slots are the names of the optimiser's vectors in a snapshot, in order.
+func Slots(j job.Spec) []string { return append(optim.Slots(j.Optimizer), extraSlots(j)...) }
+
+// Updates is the number of updates that a snapshot at a position of the run says.
+func Updates(j job.Spec, run order.Run, at order.Position) int {
+	if j.Replica() > 1 && !j.Gradients() && j.Averaging().Optimizer == job.ResetState {
+		return 0 // the optimiser begins anew with every round
+	}
+	return run.Updates(at, 0)
 }
 
 // Holding is the memory of a model, or of a stage of it, that a snapshot is taken of.

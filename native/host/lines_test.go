@@ -1,0 +1,160 @@
+package host
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/ravnest/ravnest/signaling/server"
+)
+
+func text(t testing.TB, path string) string {
+	t.Helper()
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
+}
+
+// TestLines checks that a step that is done again takes back its line and what follows, also
+// in a file that an earlier process wrote.
+func TestLines(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "losses.txt")
+	l, err := openLines(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range int64(5) {
+		l.set(i, fmt.Sprint("a", i))
+	}
+	l.set(3, "b3")
+	if err := l.flush(); err != nil {
+		t.Fatal(err)
+	}
+	if got := text(t, path); got != "a0\na1\na2\nb3\n" {
+		t.Errorf("%q", got)
+	}
+	l.set(4, "b4")
+	l.set(7, "b7") // two have not come
+	l.set(-1, "none")
+	if err := l.close(); err != nil {
+		t.Fatal(err)
+	}
+	if got := text(t, path); got != "a0\na1\na2\nb3\nb4\nnan\nnan\nb7\n" {
+		t.Errorf("%q", got)
+	}
+
+	// A process that was killed leaves half a line.
+	f, err := os.OpenFile(path, os.O_APPEND|os.O_WRONLY, 0)
+	if err == nil {
+		_, err = f.WriteString("b8.12")
+		_ = f.Close()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if l, err = openLines(path); err != nil {
+		t.Fatal(err)
+	}
+	l.set(8, "c8")
+	l.set(1, "c1")
+	l.set(2, "c2")
+	if err := l.close(); err != nil {
+		t.Fatal(err)
+	}
+	if got := text(t, path); got != "a0\nc1\nc2\n" {
+		t.Errorf("%q", got)
+	}
+}
+
+func TestLinesThatAreNone(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "losses.txt")
+	if err := os.WriteFile(path, []byte("1\n"+strings.Repeat("x", 1<<16)+"\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := openLines(path); err == nil || !strings.Contains(err.Error(), path) {
+		t.Errorf("a line of 64 kB: %v", err)
+	}
+	if _, err := openLines(dir); err == nil {
+		t.Error("a directory is a file of lines")
+	}
+	if err := os.WriteFile(path, nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	l, err := openLines(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = l.f.Close() // as a disk that is gone
+	l.set(0, "1")
+	if err := l.flush(); err == nil || !strings.Contains(err.Error(), path) {
+		t.Errorf("writing to nowhere: %v", err)
+	}
+}
+
+// FuzzLines holds the file against a slice of lines, through any sets, flushes and restarts.
+func FuzzLines(f *testing.F) {
+	f.Add([]byte{0, 1, 2, 3, 250, 2, 3, 254, 1, 2, 8, 0})
+	f.Add([]byte{200, 254, 100, 250, 3, 254})
+	f.Fuzz(func(t *testing.T, ops []byte) {
+		path := filepath.Join(t.TempDir(), "losses.txt")
+		l, err := openLines(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var want []string
+		hold := func() {
+			got := text(t, path)
+			if all := strings.Join(append(want, ""), "\n"); got != all {
+				t.Fatalf("the file is %q, want %q", got, all)
+			}
+		}
+		for n, op := range ops[:min(len(ops), 1000)] {
+			switch {
+			case op >= 254: // ends, and begins again
+				if err := l.close(); err != nil {
+					t.Fatal(err)
+				}
+				hold()
+				if l, err = openLines(path); err != nil {
+					t.Fatal(err)
+				}
+			case op >= 248:
+				if err := l.flush(); err != nil {
+					t.Fatal(err)
+				}
+				hold()
+			default:
+				i, s := int(op), fmt.Sprintf("%d.%04d", n%7, n)
+				want = want[:min(i, len(want))]
+				for len(want) < i {
+					want = append(want, "nan")
+				}
+				want = append(want, s)
+				l.set(int64(i), s)
+			}
+		}
+		if err := l.close(); err != nil {
+			t.Fatal(err)
+		}
+		hold()
+	})
+}
+
+func TestRedone(t *testing.T) {
+	for want, e := range map[string]server.Recovering{
+		"the run goes on": {},
+		"the run goes on from step 51; 9 steps are done again": {Step: 51, Reached: 60},
+		"the run goes on from step 51":                         {Step: 51, Reached: 51},
+		"nothing had been saved yet; 60 steps are done again":  {Reached: 60},
+		"the run goes on from step 7":                          {Step: 7},
+	} {
+		if got := redone(e); got != want {
+			t.Errorf("%+v: %q, want %q", e, got, want)
+		}
+	}
+}
