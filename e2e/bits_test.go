@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"os"
 	"path/filepath"
 	"slices"
 	"testing"
@@ -84,6 +85,61 @@ func TestMicroBatchesAreChosen(t *testing.T) {
 	if len(plan.Clusters) != 1 || plan.Clusters[0].MicroBatches < 2 {
 		t.Errorf("the planner chose %+v", plan.Clusters)
 	}
+}
+
+// TestReplicas: replicas in one pipeline of processes end with the bytes of one process that
+// trains them one after the other, and the planner puts as many of their units in flight as
+// there are stages. An epoch's 23 batches are no multiple of the replicas.
+func TestReplicas(t *testing.T) {
+	s := newScene(t)
+	tmp := t.TempDir()
+	for of, flags := range map[string][]string{
+		"parameters": {"--replicas", "4", "--reduce-factor", "2", "--epochs", "3"},
+		"gradients":  {"--replicas", "4", "--epochs", "2"},
+	} {
+		local := filepath.Join(tmp, of)
+		job := func(dir string) {
+			s.ok("ravnest", append(append([]string{"init"}, flags...), dir)...)
+			if of == "gradients" {
+				text := read(t, dir, "job.json")
+				split := bytes.Replace(text, []byte(`"replicas": 4`), []byte(`"replicas": 4, "average": {"of": "gradients"}`), 1)
+				if bytes.Equal(text, split) {
+					t.Fatalf("the job has no replicas: %s", text)
+				}
+				if err := os.WriteFile(filepath.Join(dir, "job.json"), split, 0o644); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		job(local)
+		s.ok("ravnest", "train", "--local", local)
+		for _, n := range []int{1, 2, 3} {
+			dir := filepath.Join(tmp, fmt.Sprintf("%s-%d", of, n))
+			job(dir)
+			sum := s.demo("--providers", fmt.Sprint(n), "--dir", dir)
+			for _, f := range []string{"losses.txt", "val_accuracies.txt", "trained/trained_state_dict.safetensors"} {
+				if !bytes.Equal(read(t, dir, f), read(t, local, f)) {
+					t.Errorf("%s, %d providers: %s is not that of one process", of, n, f)
+				}
+			}
+			if len(sum.Cuts) != n {
+				t.Errorf("%d stages of %d providers", len(sum.Cuts), n)
+			}
+			var plan struct {
+				Clusters []struct {
+					InFlight int `json:"in_flight"`
+				} `json:"clusters"`
+			}
+			if err := json.Unmarshal(read(t, dir, "node_data/plan.json"), &plan); err != nil {
+				t.Fatal(err)
+			}
+			if want := map[string]int{"parameters": n}[of]; len(plan.Clusters) != 1 || plan.Clusters[0].InFlight != want {
+				t.Errorf("%s, %d providers: the planner chose %+v, want %d in flight", of, n, plan.Clusters, want)
+			}
+		}
+	}
+	// What cannot be is refused with the reason.
+	s.bad([]string{"schedule async has one replica"}, "ravnest", "init", "--replicas", "4", "--schedule", "async", filepath.Join(tmp, "async"))
 }
 
 // TestLearns: async, and every codec under both schedules, learn. (Whether they reach the

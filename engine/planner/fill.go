@@ -1,5 +1,5 @@
-// How full a pipeline will be: the number of micro-batches is chosen where that changes no
-// bit of the result, and where it would, people are told what the bubble costs.
+// How full a pipeline will be: the number of micro-batches and of units in flight is chosen
+// where that changes no bit of the result, and where it would, people are told what the bubble costs.
 
 package planner
 
@@ -47,8 +47,8 @@ type cache struct {
 }
 
 // shape is what the memory of a stage depends on: its nodes and the place it has, and the
-// number of micro-batches.
-type shape struct{ from, nodes, index, of, micro int }
+// number of micro-batches and of units in flight.
+type shape struct{ from, nodes, index, of, micro, flight int }
 
 func newCache(g *graph.Graph) *cache {
 	return &cache{g, map[string][]*graph.Stage{}, map[shape]int{}}
@@ -71,7 +71,7 @@ func (c *cache) cut(starts []int) ([]*graph.Stage, error) {
 func (c *cache) memory(j job.Spec, s *graph.Stage) (int, error) {
 	// Gradients pass through the readers of a skip, so the place matters where there are any;
 	// otherwise only the distance to the end does, and whether the stage is the first.
-	key := shape{s.First, len(s.Graph.Nodes), s.Index, s.Of, j.Micro()}
+	key := shape{s.First, len(s.Graph.Nodes), s.Index, s.Of, j.Micro(), j.InFlight}
 	if chain(s) {
 		key.index, key.of = min(s.Index, 1), s.Of-s.Index
 	}
@@ -124,6 +124,9 @@ func (f fill) start() job.Spec {
 			j.MicroBatches = min(j.BatchSize, 4*min(len(f.nodes), 8))
 		}
 	}
+	if turns(j) && j.InFlight == 0 {
+		j.InFlight = 1 // more where they fit
+	}
 	return j
 }
 
@@ -143,24 +146,19 @@ func (f fill) cluster(cl *Cluster) error {
 		return err
 	}
 	pl := f.pipeline(stages, cl)
-	j := f.j
-	switch {
-	case j.MicroBatches > 0:
-		cl.MicroBatches = j.MicroBatches
-	case f.why != "":
-		cl.MicroBatches = 1
-	default:
-		cl.MicroBatches, _ = pl.MicroBatches(j.UpdateFrequency, j.BatchSize, mostMicro, func(n int) bool {
-			m, err := f.memory(stages, n)
-			for k, s := range cl.Stages {
-				if err != nil || float64(m[k]) > f.nodes[s.Node].RAM {
-					return false
-				}
+	most := min(f.j.Replica(), len(stages))
+	if !turns(f.j) {
+		f.micro(pl, cl, stages)
+	} else if f.j.InFlight > 0 {
+		cl.InFlight = f.j.InFlight
+		f.micro(f.ahead(pl, cl), cl, stages)
+	} else {
+		for cl.InFlight = most; ; cl.InFlight-- {
+			f.j.InFlight = cl.InFlight
+			f.micro(f.ahead(pl, cl), cl, stages)
+			if cl.InFlight == 1 || f.fits(cl, stages, cl.MicroBatches) {
+				break
 			}
-			return true
-		})
-		if cl.MicroBatches == 0 { // what memory was planned by fits
-			cl.MicroBatches = f.start().MicroBatches
 		}
 	}
 	m, err := f.memory(stages, cl.MicroBatches)
@@ -170,11 +168,72 @@ func (f fill) cluster(cl *Cluster) error {
 	for k := range cl.Stages {
 		cl.Stages[k].Memory = m[k]
 	}
-	if j.Schedule == job.Sync {
-		cl.Idle = pl.Update(forecast.Split(j.UpdateFrequency, j.BatchSize, cl.MicroBatches)).Idle()
+	switch j := f.j; {
+	case turns(j):
+		cl.Idle = f.ahead(pl, cl).Round(f.round(), j.BatchSize, cl.MicroBatches).Idle()
+		if cl.InFlight < most {
+			cl.Note = fmt.Sprintf("stages stand still %.0f %% of the time: %d units are in flight, more of the %d replicas do not fit into the memory that is lent", 100*cl.Idle, cl.InFlight, j.Replica())
+		} else if j.Replica() < len(stages) && cl.Idle > idleWorth {
+			cl.Note = fmt.Sprintf("stages stand still %.0f %% of the time: %d replicas do not fill %d stages", 100*cl.Idle, j.Replica(), len(stages))
+		}
+	case j.Schedule == job.Sync:
+		cl.Idle = pl.Update(forecast.Split(j.UpdateFrequency*parts(j), j.BatchSize/parts(j), cl.MicroBatches)).Idle()
 		cl.Note = f.note(pl, cl)
 	}
 	return nil
+}
+
+// turns tells whether replicas of whole batches take turns in a pipeline.
+func turns(j job.Spec) bool { return j.Replica() > 1 && !j.Gradients() }
+
+// parts is the number of replicas that a batch is split over.
+func parts(j job.Spec) int {
+	if j.Gradients() {
+		return j.Replica()
+	}
+	return 1
+}
+
+// round is the batches of a round, as far as the forecast walks them.
+func (f fill) round() int {
+	return f.j.UpdateFrequency * f.j.Replica() * min(f.j.Updates(), max(1, 32/f.j.Replica()))
+}
+
+// ahead is a pipeline that has the cluster's units in flight.
+func (f fill) ahead(pl forecast.Pipeline, cl *Cluster) forecast.Pipeline {
+	pl.Ahead = cl.InFlight * f.j.UpdateFrequency
+	return pl
+}
+
+// fits tells whether the stages have the memory for n micro-batches.
+func (f fill) fits(cl *Cluster, stages []*graph.Stage, n int) bool {
+	m, err := f.memory(stages, n)
+	for k, s := range cl.Stages {
+		if err != nil || float64(m[k]) > f.nodes[s.Node].RAM {
+			return false
+		}
+	}
+	return true
+}
+
+// micro sets the number of micro-batches of a cluster.
+func (f fill) micro(pl forecast.Pipeline, cl *Cluster, stages []*graph.Stage) {
+	j := f.j
+	batches := j.UpdateFrequency * parts(j)
+	if turns(j) {
+		batches = f.round()
+	}
+	switch {
+	case j.MicroBatches > 0:
+		cl.MicroBatches = j.MicroBatches
+	case f.why != "":
+		cl.MicroBatches = 1
+	default:
+		cl.MicroBatches, _ = pl.MicroBatches(batches, max(1, j.BatchSize/parts(j)), mostMicro, func(n int) bool { return f.fits(cl, stages, n) })
+		if cl.MicroBatches == 0 { // what memory was planned by fits
+			cl.MicroBatches = f.start().MicroBatches
+		}
+	}
 }
 
 // memory is what the stages take with n micro-batches.
@@ -280,6 +339,9 @@ func (p *Plan) String() string {
 	for i, c := range p.Clusters {
 		if c.MicroBatches > 1 {
 			fmt.Fprintf(&b, "cluster %d: batches flow in %d micro-batches\n", i, c.MicroBatches)
+		}
+		if c.InFlight > 1 {
+			fmt.Fprintf(&b, "cluster %d: units of %d replicas are in flight\n", i, c.InFlight)
 		}
 		if c.Note != "" {
 			fmt.Fprintf(&b, "cluster %d: %s\n", i, c.Note)

@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"slices"
 
+	"github.com/ravnest/ravnest/engine/exec"
 	"github.com/ravnest/ravnest/engine/graph"
 	"github.com/ravnest/ravnest/engine/job"
 	"github.com/ravnest/ravnest/engine/optim"
@@ -40,8 +41,9 @@ type Stage struct {
 // Cluster is a pipeline of stages.
 type Cluster struct {
 	Stages       []Stage `json:"stages"`
-	MicroBatches int     `json:"micro_batches"` // of a batch, where the job leaves it open
-	Idle         float64 `json:"idle"`          // share of its time that the average stage is forecast to stand still
+	MicroBatches int     `json:"micro_batches"`       // of a batch, where the job leaves it open
+	InFlight     int     `json:"in_flight,omitempty"` // units of replicas in the pipeline at once; 0: one replica
+	Idle         float64 `json:"idle"`                // share of its time that the average stage is forecast to stand still
 	// Note says what keeps the pipeline from being full and what would fill it; "" if nothing does.
 	Note string `json:"note,omitempty"`
 }
@@ -82,7 +84,7 @@ func costs(j job.Spec, g *graph.Graph, units []graph.Unit) ([]ga.Unit, error) {
 		for i := u.From; i < u.To; i++ {
 			elems += g.Shape(g.Result(i)).Elems()
 		}
-		state := 4*2*u.Params + optim.Bytes(j.Optimizer, u.Params)
+		state := 4*2*u.Params + optim.Bytes(j.Optimizer, u.Params) + stage.ReplicaBytes(j, &exec.Layout{Trainable: u.Params})
 		rest -= state
 		sum += float64(elems)
 		results = append(results, float64(elems))

@@ -243,6 +243,78 @@ func TestMicroBatchesAreChosen(t *testing.T) {
 	}
 }
 
+// TestUnitsInFlight: as many units of replicas are in flight as there are stages, or as the
+// lent memory holds; they fill the pipeline of a model whose batches stay whole; and the
+// memory that is announced is that of so many.
+func TestUnitsInFlight(t *testing.T) {
+	e, err := zoo.Find("cnn")
+	if err != nil {
+		t.Fatal(err)
+	}
+	made := func(j job.Spec, ram float64) planner.Cluster {
+		nodes := pool(3, ram, 5e8) // slow, so that computing outweighs the links
+		for i := range nodes {
+			nodes[i].Bandwidth = 1e9
+		}
+		p, err := planner.Make(j, e.Graph, nodes, ga.Options{MaxClusters: 1, MinSize: 3}, 1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		cl := p.Clusters[0]
+		j.MicroBatches, j.InFlight = cl.MicroBatches, cl.InFlight
+		stages, err := e.Graph.Cut(cl.Starts())
+		if err != nil {
+			t.Fatal(err)
+		}
+		for k, s := range stages {
+			if n, err := stage.Bytes(j, s); err != nil || n != cl.Stages[k].Memory || float64(n) > ram {
+				t.Errorf("stage %d: %d bytes announced of %.0f, %d with %d in flight (%v)", k, cl.Stages[k].Memory, ram, n, cl.InFlight, err)
+			}
+		}
+		return cl
+	}
+	one := made(e.Job, 8e9)
+	for _, c := range []struct {
+		change func(*job.Spec)
+		want   int
+	}{
+		{func(j *job.Spec) { j.Replicas = 2 }, 2},
+		{func(j *job.Spec) { j.Replicas = 6 }, 3},
+		{func(j *job.Spec) { j.Replicas, j.InFlight = 6, 1 }, 1},
+		{func(j *job.Spec) { j.Replicas, j.Average.Of = 6, job.Gradients }, 0},
+	} {
+		j := e.Job
+		c.change(&j)
+		cl := made(j, 8e9)
+		if cl.InFlight != c.want {
+			t.Errorf("%d replicas: %d units in flight, want %d", j.Replicas, cl.InFlight, c.want)
+		}
+		if c.want == 3 && cl.Idle > one.Idle-0.2 {
+			t.Errorf("with 6 replicas stages stand still %.0f %% of the time, with one %.0f %%", 100*cl.Idle, 100*one.Idle)
+		}
+	}
+	j := e.Job
+	j.Replicas = 6
+	full := made(j, 8e9)
+	j.InFlight = 1
+	least := made(j, 8e9)
+	most := func(cl planner.Cluster) float64 {
+		n := 0
+		for _, s := range cl.Stages {
+			n = max(n, s.Memory)
+		}
+		return float64(n)
+	}
+	if most(least) >= most(full) {
+		t.Fatalf("one unit in flight takes %.0f bytes, three %.0f", most(least), most(full))
+	}
+	j.InFlight = 0
+	tight := made(j, most(least)+1)
+	if tight.InFlight >= 3 || !strings.Contains(tight.Note, "do not fit into the memory") {
+		t.Errorf("with the memory of one unit %d are in flight; note %q", tight.InFlight, tight.Note)
+	}
+}
+
 // TestNoCutThroughHeavyTensors: a tensor larger than a message is not cut through, and
 // where that leaves too few cuts the error says what would help.
 func TestNoCutThroughHeavyTensors(t *testing.T) {

@@ -235,6 +235,11 @@ func (r *attempt) prepare() (*stage.Compiled, stage.Config, error) {
 			return nil, cfg, fmt.Errorf("the assignment's plan splits batches of %d rows into %d micro-batches", j.BatchSize, j.MicroBatches)
 		}
 	}
+	if j.InFlight == 0 {
+		if j.InFlight = plan.InFlight; j.InFlight < 0 || j.InFlight > j.Replica() {
+			return nil, cfg, fmt.Errorf("the assignment's plan has %d units of %d replicas in flight", j.InFlight, j.Replica())
+		}
+	}
 	f := r.fetcher()
 	b, err := f.get("the model", r.a.Graph, 0)
 	if err != nil {

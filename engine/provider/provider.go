@@ -93,6 +93,8 @@ type Plan struct {
 	Val    int   `json:"val"`
 	// MicroBatches is how many the planner chose, where the job leaves it open.
 	MicroBatches int `json:"micro_batches,omitempty"`
+	// InFlight is how many units of replicas it lets into the pipeline at once, likewise.
+	InFlight int `json:"in_flight,omitempty"`
 }
 
 // The kinds of data blobs.

@@ -355,7 +355,7 @@ func (r *run) place(_ context.Context, pool []server.Member, free bool) ([]serve
 	}
 	cl := r.plan.Clusters[0]
 	starts := cl.Starts()
-	raw, err := json.Marshal(provider.Plan{Starts: starts, Train: r.p.Data.Train.Len(), Val: r.p.Data.Val.Len(), MicroBatches: cl.MicroBatches})
+	raw, err := json.Marshal(provider.Plan{Starts: starts, Train: r.p.Data.Train.Len(), Val: r.p.Data.Val.Len(), MicroBatches: cl.MicroBatches, InFlight: cl.InFlight})
 	if err != nil {
 		return nil, err
 	}

@@ -25,6 +25,9 @@ type Link struct {
 type Pipeline struct {
 	Stages []Stage
 	Links  []Link
+	// Ahead bounds the batches that wait for their backward passes: where replicas take turns,
+	// those of the units in flight. 0: no bound.
+	Ahead int
 }
 
 // Result is how an update went.
@@ -48,7 +51,27 @@ func (r Result) Idle() float64 {
 // Update walks one update over micro-batches of the given rows. Stage s of P starts a
 // forward pass as long as fewer than P-s micro-batches wait for their backward pass, and
 // sends when a pass is over; a link carries one message after the other.
-func (p Pipeline) Update(rows []int) Result {
+func (p Pipeline) Update(rows []int) Result { return p.walk(rows, len(rows)) }
+
+// Round walks a round of replicas that take turns, so many batches in parts. Their updates
+// overlap as far as Ahead lets them; what an update costs comes with each batch.
+func (p Pipeline) Round(batches, batch, parts int) Result {
+	q := p
+	q.Stages = append([]Stage(nil), p.Stages...)
+	for i := range q.Stages {
+		q.Stages[i].EachBackward += q.Stages[i].Update / float64(parts)
+		q.Stages[i].Update = 0
+	}
+	rows := Split(batches, batch, parts)
+	ahead := len(rows)
+	if p.Ahead > 0 {
+		ahead = p.Ahead * len(rows) / batches
+	}
+	return q.walk(rows, ahead)
+}
+
+// walk is Update with at most so many micro-batches in flight.
+func (p Pipeline) walk(rows []int, ahead int) Result {
 	n, m := len(p.Stages), len(rows)
 	res := Result{Busy: make([]float64, n)}
 	act, grad := make([][]float64, n), make([][]float64, n) // by stage: when the tensors of micro-batch i are there
@@ -77,7 +100,7 @@ func (p Pipeline) Update(rows []int) Result {
 			st := p.Stages[s]
 			for backwards[s] < m {
 				i, k := forwards[s], backwards[s]
-				if i < m && i-k < n-s {
+				if i < m && i-k < min(n-s, ahead) {
 					if i >= len(act[s]) {
 						break // still to come
 					}
@@ -140,7 +163,7 @@ func Split(batches, batch, micro int) []int {
 const enough = 0.01
 
 // MicroBatches chooses into how many parts, at most most, a batch is split so that an
-// update of so many batches is over soonest. Of numbers that are as good within a percent it
+// update of so many batches, or a round where Ahead bounds what is in flight, is over soonest. Of numbers that are as good within a percent it
 // takes the smallest. fits says which numbers may be chosen; 0 is returned if none may.
 func (p Pipeline) MicroBatches(batches, batch, most int, fits func(n int) bool) (best int, r Result) {
 	last := 0
@@ -153,7 +176,12 @@ func (p Pipeline) MicroBatches(batches, batch, most int, fits func(n int) bool) 
 		if best > 0 && len(p.Stages) == 1 {
 			break // nobody waits, so that more parts only cost more
 		}
-		q := p.Update(Split(batches, batch, n))
+		var q Result
+		if p.Ahead > 0 {
+			q = p.Round(batches, batch, n)
+		} else {
+			q = p.Update(Split(batches, batch, n))
+		}
 		if (best == 0 || q.Seconds < r.Seconds*(1-enough)) && fits(n) {
 			best, r = n, q
 		}
