@@ -317,7 +317,7 @@ func (m *Machine) readied(now time.Time, x *member, msg *proto.Ready) {
 	m.report(Ready{Run: m.Run, Cluster: x.Place.Cluster, Stage: x.Place.Stage, Name: x.Name, Peak: msg.Peak})
 	ms := m.assigned()
 	for _, o := range ms {
-		if !o.Ready {
+		if !o.Ready || o.Failed {
 			return
 		}
 	}
@@ -502,9 +502,15 @@ func (m *Machine) failed(now time.Time, x *member, msg *proto.Failed) {
 			l.blame = nil
 			break
 		}
-		l.blame = []string{m.accused(x.Name, peer.Name)}
+		if m.Doubt == nil {
+			m.Doubt = &doubt{Why: why, Peer: peer.ID, Until: now.Add(m.set.Heartbeat)}
+		}
+		m.Doubt.Blame = m.accused(x.Name, peer.Name)
 		m.suspect(now, peer)
-		l.sentinel = ErrProviderLost
+		if peer == x || peer.Place == nil || peer.Failed {
+			m.judge(now) // it has nothing to say that has not been heard
+		}
+		return
 	case proto.FailedMemory:
 		// It will not lend more by trying again.
 		s := m.strikeOf(x.Name)
@@ -512,6 +518,22 @@ func (m *Machine) failed(now time.Time, x *member, msg *proto.Failed) {
 		l.blame = nil
 	}
 	m.lose(now, l)
+}
+
+// doubt is a link that broke while its peer has not been heard on it. A stage that fails
+// says why, and cuts its links after that; but its neighbours speak by connections of their
+// own and may be heard first. What it has said comes before its answer to a ping.
+type doubt struct {
+	Why, Blame string
+	Peer       string // ID
+	Until      time.Time
+}
+
+// judge ends the attempt for a broken link, whose peer has said nothing of itself.
+func (m *Machine) judge(now time.Time) {
+	d := m.Doubt
+	m.Doubt = nil
+	m.lose(now, loss{sentinel: ErrProviderLost, why: d.Why, blame: []string{d.Blame}})
 }
 
 // loss is why an attempt ends before its time.
@@ -735,6 +757,7 @@ func (m *Machine) clearAttempt() {
 		x.ReadyBy, x.Heard, x.MovedIn, x.MovedOut, x.LeaveBy = time.Time{}, time.Time{}, time.Time{}, time.Time{}, time.Time{}
 	}
 	m.placed = nil
+	m.Doubt = nil
 	m.Run, m.Started, m.Deadline, m.Warned = "", time.Time{}, time.Time{}, time.Time{}
 	m.Clusters, m.Saves = map[int]*cluster{}, nil
 	m.Loss, m.Val = nil, nil

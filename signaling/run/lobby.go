@@ -291,6 +291,9 @@ func (m *Machine) tick(now time.Time) {
 			m.letGo(now, x, "the host could not save in time")
 		}
 	}
+	if d := m.Doubt; d != nil && !now.Before(d.Until) {
+		m.judge(now)
+	}
 	switch m.Phase {
 	case Gathering:
 		m.gather(now)
@@ -334,6 +337,9 @@ func (m *Machine) receive(now time.Time, x *member, msg proto.Message) {
 		if !x.Met {
 			x.Met = true
 			m.gather(now)
+		}
+		if d := m.Doubt; d != nil && d.Peer == x.ID {
+			m.judge(now)
 		}
 	case *proto.Bye:
 		m.act(HangUp{ID: x.ID, Reason: "bye"})

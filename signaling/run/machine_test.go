@@ -582,11 +582,14 @@ func TestFailedProvider(t *testing.T) {
 func TestPeerIsBlamed(t *testing.T) {
 	r := started(t, nil)
 	r.step(Message{ID: "p2", Msg: &proto.Failed{Run: "j-1", Stage: 2, Error: "lost node_1", Kind: proto.FailedPeer, Peer: "p1"}})
-	if r.l.Strikes["node_1"] == nil || r.l.Strikes["node_1"].Count != 1 || r.l.Strikes["node_2"].Count != 0 {
-		t.Errorf("to blame are %+v", r.l.Strikes)
-	}
+	r.phase(Running) // until the peer has been heard
 	if r.l.Members["p1"].Met {
 		t.Error("the one that was blamed needs not show that it is alive")
+	}
+	r.pong("p1")
+	r.phase(Gathering)
+	if r.l.Strikes["node_1"] == nil || r.l.Strikes["node_1"].Count != 1 || r.l.Strikes["node_2"].Count != 0 {
+		t.Errorf("to blame are %+v", r.l.Strikes)
 	}
 	// One who says so of everybody is to blame itself.
 	r.l.Strikes = map[string]*strike{}
@@ -595,6 +598,52 @@ func TestPeerIsBlamed(t *testing.T) {
 			t.Errorf("node_2 accuses %s: %s is blamed, want %s", peer, got, want)
 		}
 	}
+}
+
+// TestCauseBeforeItsEffects: what a stage says of itself counts more than what its neighbours
+// say of it, although they are heard first.
+func TestCauseBeforeItsEffects(t *testing.T) {
+	lost := &proto.Failed{Run: "j-1", Stage: 0, Error: "lost node_1", Kind: proto.FailedPeer, Peer: "p1"}
+	t.Run("diverged", func(t *testing.T) {
+		r := started(t, nil)
+		r.step(Message{ID: "p0", Msg: lost})
+		r.step(Message{ID: "p1", Msg: &proto.Failed{Run: "j-1", Stage: 1, Error: "the loss is NaN", Kind: proto.FailedDiverged}})
+		if f, ok := find[Finish](r); !ok || !errors.Is(f.Err, ErrDiverged) {
+			t.Errorf("got %+v", f)
+		}
+		if e, ok := event[Recovering](r); ok {
+			t.Errorf("the run was to go on: %+v", e)
+		}
+	})
+	t.Run("memory", func(t *testing.T) {
+		r := started(t, nil)
+		r.step(Message{ID: "p0", Msg: lost})
+		r.step(Message{ID: "p1", Msg: &proto.Failed{Run: "j-1", Stage: 1, Error: "no memory", Kind: proto.FailedMemory}})
+		if e, ok := event[Recovering](r); !ok || !strings.Contains(e.Reason, "no memory") {
+			t.Errorf("got %+v", e)
+		}
+	})
+	t.Run("gone", func(t *testing.T) {
+		r := started(t, nil)
+		r.step(Message{ID: "p0", Msg: lost})
+		r.step(Leave{ID: "p1", Reason: "its connection closed"})
+		if e, ok := event[Recovering](r); !ok || !strings.Contains(e.Reason, "its connection closed") || r.l.Strikes["node_1"].Count != 1 {
+			t.Errorf("got %+v", e)
+		}
+	})
+	t.Run("silent", func(t *testing.T) {
+		r := started(t, nil)
+		r.step(Message{ID: "p0", Msg: lost})
+		r.now = r.now.Add(time.Second)
+		r.step(Tick{})
+		r.phase(Running)
+		r.now = r.now.Add(time.Second)
+		r.step(Tick{})
+		r.phase(Gathering)
+		if e, ok := event[Recovering](r); !ok || !strings.Contains(e.Reason, "lost node_1") || r.l.Strikes["node_1"].Count != 1 {
+			t.Errorf("got %+v", e)
+		}
+	})
 }
 
 func TestDivergedEndsTheRun(t *testing.T) {

@@ -226,6 +226,7 @@ type state struct {
 	GraceUntil  time.Time
 	Fruitless   int
 	LastLoss    string // of an attempt
+	Doubt       *doubt `json:",omitempty"`
 	Interrupted bool
 	Deadline    time.Time // of draining
 	Warned      time.Time
