@@ -110,6 +110,7 @@ func app() *cli.App {
 		},
 		Commands: []*cli.Command{
 			demoCommand(), initCommand(), importCommand(), clusterizeCommand(), serveCommand(), statusCommand(), fuseCommand(), evalCommand(), exportCommand(), predictCommand(), trainCommand(),
+			simulateCommand(),
 		},
 	}
 }

@@ -1,6 +1,10 @@
 package main
 
 import (
+	"bytes"
+	"encoding/json"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -20,6 +24,44 @@ func TestFlagsFirst(t *testing.T) {
 	} {
 		if got := flagsFirst(app(), strings.Fields(in)); !slices.Equal(got, strings.Fields(want)) {
 			t.Errorf("%s: got %v, want %s", in, got, want)
+		}
+	}
+}
+
+// TestSimulate runs the command as a user does.
+func TestSimulate(t *testing.T) {
+	run := func(args ...string) (string, error) {
+		var out bytes.Buffer
+		a := app()
+		a.Writer = &out
+		err := a.RunContext(t.Context(), append([]string{"ravnest", "simulate"}, args...))
+		return out.String(), err
+	}
+	trace := filepath.Join(t.TempDir(), "trace.jsonl")
+	small := []string{"--providers", "20", "--hours", "0.5", "--session", "0.2", "--seed", "5"}
+	first, err := run(append(small, "--json", "--trace", trace)...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var r struct {
+		Steps, Joined int
+		Exact         bool
+	}
+	if err := json.Unmarshal([]byte(first), &r); err != nil || !r.Exact || r.Steps == 0 || r.Joined <= 20 {
+		t.Errorf("%v: %s", err, first)
+	}
+	if again, err := run(append(small, "--json")...); err != nil || again != first {
+		t.Errorf("the same seed gives another result (%v):\n%s%s", err, first, again)
+	}
+	if text, err := run(small...); err != nil || !strings.Contains(text, "the weights are those of an undisturbed run") {
+		t.Errorf("%v: %s", err, text)
+	}
+	if b, err := os.ReadFile(trace); err != nil || bytes.Count(b, []byte{'\n'}) < 100 {
+		t.Errorf("the trace has %d bytes: %v", len(b), err)
+	}
+	for _, bad := range [][]string{{"--hours", "-1"}, {"--providers", "0"}, {"--session", "-2"}, {"dir"}} {
+		if _, err := run(bad...); err == nil {
+			t.Errorf("simulate %v is taken", bad)
 		}
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // index follows from the state and is no part of it. A nil field is made anew when it
@@ -17,11 +18,25 @@ type index struct {
 	inOrder []*member
 	placed  []*member
 	byName  map[string]*member
-	free    int // every node_N with a smaller N is taken
+	free    int       // every node_N with a smaller N is taken, or N is one of holes
+	holes   []int     // ascending
+	wishes  []*member // that want to leave
+	turns   []turn    // to be pinged, in this order
+	quiet   []*member // whose silence may become too long before they are pinged again
 }
+
+// turn is a member's place in the queue of pings; it is over if the member has been
+// pinged meanwhile or is gone.
+type turn struct {
+	x *member
+	n uint64 // member.Turn
+}
+
+func (t turn) over() bool { return t.x.gone || t.x.Turn != t.n }
 
 // enter takes a member in.
 func (m *Machine) enter(x *member) {
+	x.gone = false
 	m.names()[x.Name] = x
 	m.Members[x.ID] = x
 	if m.inOrder != nil {
@@ -33,6 +48,7 @@ func (m *Machine) enter(x *member) {
 
 // remove takes a member out.
 func (m *Machine) remove(x *member) {
+	x.gone = true
 	delete(m.names(), x.Name)
 	delete(m.Members, x.ID)
 	if i, ok := slices.BinarySearchFunc(m.inOrder, x, m.before); ok {
@@ -43,9 +59,40 @@ func (m *Machine) remove(x *member) {
 	if x.Place != nil {
 		m.placed = nil
 	}
+	if x.Wish != "" {
+		m.wishes = nil
+	}
 	if s, ok := strings.CutPrefix(x.Name, "node_"); ok {
 		if n, err := strconv.Atoi(s); err == nil && n >= 0 {
-			m.free = min(m.free, n)
+			if i, ok := slices.BinarySearch(m.holes, n); !ok && n < m.free {
+				m.holes = slices.Insert(m.holes, i, n)
+			}
+		}
+	}
+}
+
+// freeNumber returns the smallest N for which node_N is nobody's name and may be used.
+func (m *Machine) freeNumber(may func(name string) bool) int {
+	name := func(n int) string { return "node_" + strconv.Itoa(n) }
+	for i := 0; i < len(m.holes); {
+		n := name(m.holes[i])
+		if m.names()[n] != nil {
+			m.holes = slices.Delete(m.holes, i, i+1)
+			continue
+		}
+		if may(n) {
+			return m.holes[i]
+		}
+		i++
+	}
+	for i := m.free; ; i++ {
+		n := name(i)
+		taken := m.names()[n] != nil
+		if taken && i == m.free {
+			m.free++
+		}
+		if !taken && may(n) {
+			return i
 		}
 	}
 }
@@ -74,6 +121,72 @@ func (m *Machine) before(a, b *member) int {
 		return len(m.Job.Names)
 	}
 	return cmp.Or(cmp.Compare(rank(a), rank(b)), cmp.Compare(len(a.Name), len(b.Name)), cmp.Compare(a.Name, b.Name))
+}
+
+// wishing returns the members that want to leave, in order.
+func (m *Machine) wishing() []*member {
+	if m.wishes == nil {
+		m.wishes = []*member{}
+		for _, x := range m.sorted() {
+			if x.Wish != "" {
+				m.wishes = append(m.wishes, x)
+			}
+		}
+	}
+	return m.wishes
+}
+
+// silent returns the members of whom nothing has been heard for too long.
+func (m *Machine) silent(now time.Time) []*member {
+	if m.turns == nil {
+		m.turns = []turn{}
+		for _, x := range m.Members {
+			m.turns = append(m.turns, turn{x, x.Turn})
+		}
+		slices.SortFunc(m.turns, func(a, b turn) int { return cmp.Compare(a.n, b.n) })
+		m.quiet = slices.Clone(m.sorted())
+	}
+	var dead []*member
+	rest := m.quiet[:0]
+	for _, x := range m.quiet {
+		switch {
+		case x.gone:
+		case now.Sub(x.Seen) >= m.set.Timeout:
+			dead = append(dead, x)
+		case m.fading(now, x):
+			rest = append(rest, x)
+		}
+	}
+	clear(m.quiet[len(rest):])
+	m.quiet = rest
+	slices.SortFunc(dead, m.before)
+	return slices.Compact(dead)
+}
+
+// fading tells whether a member's silence may become too long before it is looked at
+// again with its next ping.
+func (m *Machine) fading(now time.Time, x *member) bool {
+	return now.Sub(x.Seen)+2*m.set.Heartbeat >= m.set.Timeout
+}
+
+// due returns the next member whose time has come to be pinged; nil: there is none.
+func (m *Machine) due(now time.Time) *member {
+	for len(m.turns) > 0 {
+		t := m.turns[0]
+		switch {
+		case t.over():
+		case now.Sub(t.x.Pinged) < m.set.Heartbeat:
+			return nil
+		default:
+			if m.fading(now, t.x) {
+				m.quiet = append(m.quiet, t.x)
+			}
+			m.turns = m.turns[1:]
+			return t.x
+		}
+		m.turns = m.turns[1:]
+	}
+	return nil
 }
 
 // sorted returns the members in order.

@@ -99,15 +99,8 @@ func (m *Machine) name(now time.Time, asked string) (string, *proto.Error) {
 				Hint: "join again if one of them leaves",
 			}
 		}
-		for i := m.free; ; i++ {
-			n := "node_" + strconv.Itoa(i)
-			if i == m.free && taken(n) {
-				m.free++
-			}
-			if !taken(n) && !slices.Contains(fixed, n) && !m.outOfPool(now, n) {
-				return n, nil
-			}
-		}
+		n := m.freeNumber(func(n string) bool { return !slices.Contains(fixed, n) && !m.outOfPool(now, n) })
+		return "node_" + strconv.Itoa(n), nil
 	}
 	switch {
 	case len(fixed) > 0 && !slices.Contains(fixed, asked):
@@ -260,6 +253,11 @@ func (m *Machine) accused(from, peer string) string {
 func (m *Machine) ping(now time.Time, x *member) {
 	x.Seq++
 	x.Pinged = now
+	m.Turns++
+	x.Turn = m.Turns
+	if m.turns != nil {
+		m.turns = append(m.turns, turn{x, x.Turn})
+	}
 	m.send(x, &proto.Ping{Seq: x.Seq, RTT: int64(x.RTT)})
 }
 
@@ -270,24 +268,17 @@ func (m *Machine) tick(now time.Time) {
 		m.slept(gap)
 	}
 	m.Ticked = now
-	dead, due := now.Add(-m.set.Timeout), now.Add(-m.set.Heartbeat)
-	var wishes []*member
-	for _, x := range m.sorted() {
-		if x.Wish != "" {
-			wishes = append(wishes, x)
-		}
-		if x.Seen.After(dead) && x.Pinged.After(due) || m.Members[x.ID] == nil {
-			continue
-		}
-		if silent := now.Sub(x.Seen); silent >= m.set.Timeout {
+	for _, x := range m.silent(now) {
+		if !x.gone {
 			m.act(HangUp{ID: x.ID, Reason: "no heartbeat", Abrupt: true})
-			m.leave(now, x.ID, fmt.Sprintf("no heartbeat for %v", silent.Round(100*time.Millisecond)), false)
-		} else {
-			m.ping(now, x)
+			m.leave(now, x.ID, fmt.Sprintf("no heartbeat for %v", now.Sub(x.Seen).Round(100*time.Millisecond)), false)
 		}
 	}
-	for _, x := range wishes {
-		if m.Members[x.ID] != nil && !now.Before(x.LeaveBy) {
+	for x := m.due(now); x != nil; x = m.due(now) {
+		m.ping(now, x)
+	}
+	for _, x := range m.wishing() {
+		if !x.gone && !now.Before(x.LeaveBy) {
 			m.letGo(now, x, "the host could not save in time")
 		}
 	}
@@ -398,6 +389,7 @@ func (m *Machine) rightStage(now time.Time, x *member, stage int) bool {
 // leaving answers a wish to go: at once where nothing would be lost, else after the
 // next checkpoint.
 func (m *Machine) leaving(now time.Time, x *member, msg *proto.Leaving) {
+	m.wishes = nil
 	x.Wish = msg.Reason
 	if x.Wish == "" {
 		x.Wish = "no reason given"

@@ -161,6 +161,7 @@ type member struct {
 	Member
 	Seen    time.Time // when it was last heard
 	Pinged  time.Time
+	Turn    uint64 // number of that ping among all members'
 	Seq     uint64 // of the ping under way
 	Met     bool   // it has answered a ping since it joined or was last suspected
 	Given   bool   // it asked for no name
@@ -181,6 +182,7 @@ type member struct {
 	Taking   time.Time // since when an upload is under way
 	Upload   *saved    // uploaded, and not yet named by a saved message
 	SavedAt  *position // its last state's
+	gone     bool      // it is no member any more
 }
 
 // saved is a stage's state in the store.
@@ -211,6 +213,7 @@ type state struct {
 	Strikes map[string]*strike // by name
 	Closed  bool
 	Ticked  time.Time
+	Turns   uint64 // pings so far
 
 	Job         *Job
 	Phase       Phase

@@ -186,9 +186,9 @@ func (m *Machine) committed(now time.Time, e Commit) {
 	m.persist()
 	m.sweep()
 	if m.Phase == Running {
-		for _, x := range m.sorted() {
+		for _, x := range m.wishing() {
 			// One at a time: the first ends the attempt, and the others are then free to go.
-			if m.Members[x.ID] != nil && x.Wish != "" {
+			if !x.gone {
 				m.letGo(now, x, "the state is saved")
 			}
 		}

@@ -22,6 +22,8 @@ import (
 type Provider struct {
 	ID, Name string
 	Hello    proto.Hello
+	// Nature is what a Nature knows of it.
+	Nature any
 	// Segment is what it has of the model in its current attempt.
 	Segment snapshot.Segment
 	// Told are the host's messages, where the world does not forget.

@@ -2,24 +2,25 @@ package runtest
 
 import "time"
 
-// timed is what happens at a time: do, or p answers a ping.
+// timed is what happens at a time since the world's beginning.
 type timed struct {
-	at   time.Time
-	seq  int
-	do   func()
-	p    *Provider
-	ping uint64
+	at  time.Duration
+	seq int
+	do  func()
+}
+
+// pong is the answer to a ping, on its way.
+type pong struct {
+	p   *Provider
+	seq uint64
 }
 
 // queue is a heap of what is to come, by time and then in the order of asking. It is
-// typed by hand since a simulated day has a hundred million entries.
+// typed by hand since a simulated day has many millions of entries.
 type queue []timed
 
 func (q queue) less(i, j int) bool {
-	if c := q[i].at.Compare(q[j].at); c != 0 {
-		return c < 0
-	}
-	return q[i].seq < q[j].seq
+	return q[i].at < q[j].at || q[i].at == q[j].at && q[i].seq < q[j].seq
 }
 
 func (q *queue) push(x timed) {

@@ -33,6 +33,7 @@ const (
 	upload  = 3 * time.Millisecond
 	notice  = 30 * time.Millisecond // until a peer's death is noticed
 	tick    = 50 * time.Millisecond
+	pongs   = 10 * time.Millisecond // that come together, where nobody looks at each
 )
 
 // Nature is what things take in a world. Zero fields take the values of tests.
@@ -94,6 +95,7 @@ type World struct {
 	messages  int
 	uploads   uint64
 	waiting   map[uint64]func(run.Action)
+	pongs     map[time.Duration][]pong
 	teams     map[key]*team
 	ticking   bool
 }
@@ -132,7 +134,7 @@ func NewWorld(n Nature, set run.Settings) *World {
 	now := time.Unix(1_700_000_000, 0).UTC()
 	return &World{
 		M: run.New(set), Now: now, start: now, Stages: 2, Store: map[string][]byte{}, nature: n,
-		providers: map[string]*Provider{}, waiting: map[uint64]func(run.Action){}, teams: map[key]*team{},
+		providers: map[string]*Provider{}, waiting: map[uint64]func(run.Action){}, teams: map[key]*team{}, pongs: map[time.Duration][]pong{},
 	}
 }
 
@@ -171,7 +173,7 @@ func (w *World) After(d time.Duration, do func()) { w.after(d, do) }
 
 func (w *World) after(d time.Duration, do func()) {
 	w.seq++
-	w.queue.push(timed{at: w.Now.Add(d), seq: w.seq, do: do})
+	w.queue.push(timed{at: w.Now.Sub(w.start) + d, seq: w.seq, do: do})
 }
 
 // Run lets the world go on for that long, or until the run has ended.
@@ -187,14 +189,11 @@ func (w *World) Run(d time.Duration) {
 func (w *World) Settle(d time.Duration) { w.until(w.Now.Add(d), false) }
 
 func (w *World) until(end time.Time, running bool) {
-	for len(w.queue) > 0 && !(running && len(w.Results) > 0) && !w.queue[0].at.After(end) {
+	last := end.Sub(w.start)
+	for len(w.queue) > 0 && !(running && len(w.Results) > 0) && w.queue[0].at <= last {
 		x := w.queue.pop()
-		w.Now = x.at
-		if x.do != nil {
-			x.do()
-		} else {
-			x.p.pong(x.ping)
-		}
+		w.Now = w.start.Add(x.at)
+		x.do()
 	}
 	if !(running && len(w.Results) > 0) {
 		w.Now = end
@@ -287,8 +286,7 @@ func (w *World) send(a run.Send) {
 	switch m := msg.(type) {
 	case *proto.Ping:
 		if w.Before == nil { // most of what is said where thousands wait
-			w.seq++
-			w.queue.push(timed{at: w.Now.Add(2 * d), seq: w.seq, p: p, ping: m.Seq})
+			w.gather(pong{p, m.Seq}, 2*d)
 			return
 		}
 	case *proto.Welcome:
@@ -300,6 +298,21 @@ func (w *World) send(a run.Send) {
 		panic(fmt.Sprintf("the machine says what cannot be said: %v", err))
 	}
 	w.after(d, func() { p.told(a.ID, msg) })
+}
+
+// gather brings a pong. Those of the same few milliseconds come together.
+func (w *World) gather(x pong, d time.Duration) {
+	at := (w.Now.Sub(w.start) + d + pongs - 1) / pongs * pongs
+	if w.pongs[at] == nil {
+		w.after(at-w.Now.Sub(w.start), func() {
+			all := w.pongs[at]
+			delete(w.pongs, at)
+			for _, x := range all {
+				x.p.pong(x.seq)
+			}
+		})
+	}
+	w.pongs[at] = append(w.pongs[at], x)
 }
 
 // plan asks Nature, or cuts the model evenly over the first members of the pool.

@@ -1,0 +1,90 @@
+package main
+
+// ravnest simulate: what volunteers who come and go make of a run, without any.
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"os"
+	"time"
+
+	"github.com/ravnest/ravnest/signaling/simulate"
+	"github.com/urfave/cli/v2"
+)
+
+func simulateCommand() *cli.Command {
+	return &cli.Command{
+		Name: "simulate", Usage: "show how a run goes on with volunteers who come and go, in virtual time",
+		Description: "Drives the machines that decide in a real run with drawn computers, links and sessions.\nThe same seed gives the same figures.",
+		Flags: []cli.Flag{
+			jsonFlag,
+			&cli.IntFlag{Name: "providers", Value: 100, Usage: "how many are there at a time; one cluster trains, the rest are spares"},
+			&cli.Float64Flag{Name: "hours", Value: 24, Usage: "of the run"},
+			&cli.Uint64Flag{Name: "seed", Value: 1, Usage: "of computers, links and sessions"},
+			&cli.Float64Flag{Name: "session", Usage: "`HOURS` that a provider stays on the average; 0: nobody leaves (default: 10.4, as SETI@home's)"},
+			&cli.StringFlag{Name: "trace", Usage: "write what the host's machine is told to `FILE`, as JSON lines"},
+		},
+		Action: runSimulation, OnUsageError: usageError,
+	}
+}
+
+func runSimulation(c *cli.Context) (err error) {
+	if c.NArg() > 0 {
+		return fmt.Errorf("simulate takes no arguments, got %q: run ravnest simulate --help for the flags", c.Args().Slice())
+	}
+	hours, session := c.Float64("hours"), c.Float64("session")
+	if !(hours > 0 && hours <= simulate.MaxTime.Hours()) {
+		return fmt.Errorf("--hours %v: give more than 0 and at most %.0f", hours, simulate.MaxTime.Hours())
+	}
+	if !(session >= 0 && session <= 1e5) {
+		return fmt.Errorf("--session %v: give 0 to 100000 hours", session)
+	}
+	o := simulate.Options{
+		Providers: c.Int("providers"), Time: time.Duration(hours * float64(time.Hour)), Seed: c.Uint64("seed"),
+		Session: time.Duration(session * float64(time.Hour)),
+		Hour: func(h int, r simulate.Result) {
+			fmt.Fprintf(os.Stderr, "hour %d of %.4g: %d steps saved, %d recoveries, %.0f %% of a quiet run\n", h, hours, r.Steps, r.Recoveries, 100*r.Throughput)
+		},
+	}
+	if c.IsSet("session") && session == 0 {
+		o.Session = -1
+	}
+	if name := c.String("trace"); name != "" {
+		f, cerr := os.Create(name)
+		if cerr != nil {
+			return fmt.Errorf("--trace: %w", cerr)
+		}
+		defer func() { err = errors.Join(err, f.Close()) }()
+		o.Trace = f
+	}
+	r, err := simulate.Run(c.Context, o)
+	if err != nil {
+		return err
+	}
+	return print(c, r, func(w io.Writer) { writeSimulation(w, r) })
+}
+
+func writeSimulation(w io.Writer, r simulate.Result) {
+	stays := "nobody leaves"
+	if r.Session > 0 {
+		stays = fmt.Sprintf("who stay %.3g h on the average", r.Session)
+	}
+	fmt.Fprintf(w, "%d providers for %.4g h, %s, seed %d, a heartbeat of %.3g s\n", r.Providers, r.Hours, stays, r.Seed, r.HeartbeatS)
+	fmt.Fprintf(w, "trained     %d steps: %.1f %% of the %.0f of a quiet run, at %.3g s a step\n", r.Steps, 100*r.Throughput, math.Floor(r.QuietSteps), r.StepS)
+	fmt.Fprintf(w, "done again  %d steps, %.1f %% of the work\n", r.Redone, 100*r.RedoneShare)
+	fmt.Fprintf(w, "losses      %d, training again after %.3g s (median), %.3g s (90 %%), %.3g s (longest); %.0f s in all\n", r.Recoveries, r.Median, r.P90, r.Longest, r.Idle)
+	fmt.Fprintf(w, "checkpoints %d, one every %.3g s\n", r.Checkpoints, r.CheckpointS)
+	fmt.Fprintf(w, "providers   %d joined; %d said goodbye, %d closed, %d fell silent\n", r.Joined, r.Polite, r.Closed, r.Silent)
+	fmt.Fprintf(w, "traffic     %d messages of the host, %.3g GB up and %.3g GB down of states, %.4g GB between peers\n",
+		r.Messages, float64(r.Uploaded)/1e9, float64(r.Downloaded)/1e9, r.Peers/1e9)
+	switch {
+	case r.Error != "":
+		fmt.Fprintf(w, "the run failed: %s\n", r.Error)
+	case r.Exact:
+		fmt.Fprintln(w, "the weights are those of an undisturbed run")
+	default:
+		fmt.Fprintln(w, "THE WEIGHTS ARE NOT THOSE OF AN UNDISTURBED RUN")
+	}
+}

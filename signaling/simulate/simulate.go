@@ -1,0 +1,372 @@
+// Package simulate runs a job on volunteers that do not exist: the host's machine
+// (signaling/run), the providers' machine (engine/provider/machine) and the planner's
+// numbers (ga), with drawn machines, links and sessions, under a virtual clock. A day
+// with ten thousand providers takes minutes, and the same seed gives the same figures.
+//
+// What is not simulated: the host's own link and processor (as fast as it needs to be),
+// and that a provider's uploads take of the bandwidth its training needs.
+package simulate
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/ravnest/ravnest/engine/pipeline/snapshot"
+	"github.com/ravnest/ravnest/ga"
+	"github.com/ravnest/ravnest/signaling/proto"
+	"github.com/ravnest/ravnest/signaling/run"
+	"github.com/ravnest/ravnest/signaling/run/runtest"
+)
+
+// Options say what is simulated.
+type Options struct {
+	Providers int           // that are there at a time
+	Time      time.Duration // of the run
+	Seed      uint64
+	Session   time.Duration // mean; 0: MeanSession, negative: nobody leaves
+	Steps     int           // ends the run; 0: Time does
+	Model     Model         // zero: Blocks
+	Placer    Placer        // nil: Best
+	Trace     io.Writer     // takes what the host's machine is told; nil: nobody
+	// Hour is called at every full hour of the simulation.
+	Hour func(h int, r Result)
+}
+
+// Limits of Options.
+const (
+	MaxProviders = 15000 // that a plan takes, with room for those who have just come
+	MaxTime      = 10000 * time.Hour
+)
+
+// ErrOptions is wrapped by errors about what cannot be simulated.
+var ErrOptions = errors.New("cannot simulate this")
+
+func (o *Options) fill() error {
+	if o.Session == 0 {
+		o.Session = MeanSession()
+	}
+	if o.Model == (Model{}) {
+		o.Model = Blocks()
+	}
+	if o.Placer == nil {
+		o.Placer = Best{}
+	}
+	switch {
+	case o.Providers < 1 || o.Providers > MaxProviders:
+		return fmt.Errorf("%w: %d providers, 1 to %d are supported", ErrOptions, o.Providers, MaxProviders)
+	case o.Time <= 0 || o.Time > MaxTime:
+		return fmt.Errorf("%w: %v, more than 0 and at most %v are supported", ErrOptions, o.Time, MaxTime)
+	case o.Session > 0 && o.Session < time.Second:
+		return fmt.Errorf("%w: sessions of %v on the average, 1 s is the least", ErrOptions, o.Session)
+	}
+	return nil
+}
+
+// heartbeat is that of a real host up to 1,000 providers; with more it keeps to 667 pings
+// a second.
+func (o *Options) heartbeat() time.Duration {
+	return 1500 * time.Millisecond * time.Duration(max(1000, o.Providers)) / 1000
+}
+
+// Result is what came of it. Times are in seconds.
+type Result struct {
+	Providers  int     `json:"providers"`
+	Hours      float64 `json:"hours"`
+	Seed       uint64  `json:"seed"`
+	Session    float64 `json:"mean_session_h"` // 0: nobody left
+	HeartbeatS float64 `json:"heartbeat_s"`
+
+	Steps       int     `json:"steps"`           // in the last checkpoint
+	StepS       float64 `json:"step_s"`          // of the first cluster
+	QuietSteps  float64 `json:"quiet_steps"`     // what the first cluster does in that time if nobody leaves
+	Throughput  float64 `json:"throughput"`      // Steps by QuietSteps
+	Redone      int     `json:"redone_steps"`    // done, lost and done again
+	RedoneShare float64 `json:"redone_share"`    // of all that was done
+	Checkpoints int     `json:"checkpoints"`     //
+	CheckpointS float64 `json:"checkpoint_s"`    // mean time between two
+	Idle        float64 `json:"recovering_s"`    // in which nothing trained, after the first start
+	Exact       bool    `json:"exact"`           // the weights are those of an undisturbed run
+	Error       string  `json:"error,omitempty"` // why the run failed before its time
+
+	Recoveries int     `json:"recoveries"`
+	Median     float64 `json:"recovery_median_s"` // from the host's word of a loss to the next start
+	P90        float64 `json:"recovery_p90_s"`
+	Longest    float64 `json:"recovery_max_s"`
+
+	Joined  int `json:"joined"`
+	Polite  int `json:"left_politely"`
+	Closed  int `json:"closed"`
+	Silent  int `json:"fell_silent"`
+	Missing int `json:"missing"` // that are there and unknown to the host: a fault of its machine
+
+	Messages   int64   `json:"messages"` // between host and providers
+	Uploaded   int64   `json:"uploaded_bytes"`
+	Downloaded int64   `json:"downloaded_bytes"`
+	Peers      float64 `json:"peer_bytes"` // activations and gradients
+}
+
+// Run simulates. Its error is about the options, ctx or the trace; a run that fails is
+// a result.
+func Run(ctx context.Context, o Options) (Result, error) {
+	if err := o.fill(); err != nil {
+		return Result{}, err
+	}
+	s := &sim{o: o}
+	hb := o.heartbeat()
+	set := run.Settings{Heartbeat: hb, MaxMembers: ga.MaxNodes}
+	nature := runtest.Nature{
+		Tick:    hb / 4,
+		Latency: func(p *runtest.Provider) time.Duration { return of(p).Latency },
+		Step:    s.step,
+		State:   func(g snapshot.Segment) int64 { return int64(o.Model.State) * int64(g.To-g.From) },
+		Upload: func(p *runtest.Provider, n int64) time.Duration {
+			return time.Duration(8 * float64(n) / of(p).Up * float64(time.Second))
+		},
+		Fetch: func(p *runtest.Provider, n int64) time.Duration {
+			return time.Duration(8 * float64(n) / of(p).Down * float64(time.Second))
+		},
+		Closed: 500 * time.Millisecond, Silent: 3500 * time.Millisecond,
+		Place:  func(pool []run.Member) ([]run.Assignment, error) { return o.Placer.Place(o.Model, pool) },
+		Report: s.report, Forget: true,
+	}
+	if o.Trace != nil {
+		nature.Event = func(now time.Time, ev run.Event) {
+			if s.trace == nil {
+				s.trace = run.NewTrace(o.Trace, now, set)
+			}
+			s.trace.Event(now, ev)
+		}
+	}
+	s.w = runtest.NewWorld(nature, set)
+	for i := range o.Providers {
+		s.enter(time.Duration(i) * 5 * time.Second / time.Duration(o.Providers))
+	}
+	s.w.Run(5*time.Second + hb) // all are here and have answered when the job comes
+	steps := o.Steps
+	if steps == 0 {
+		steps = 1 << 40
+	}
+	s.began = s.w.Now
+	s.w.Submit(run.Job{ID: "simulated", Raw: json.RawMessage(`{}`), Want: min(o.Providers, o.Model.Stages), Replan: true}, steps)
+	if err := s.run(ctx); err != nil {
+		return Result{}, err
+	}
+	if s.trace != nil {
+		if err := s.trace.Flush(); err != nil {
+			return Result{}, fmt.Errorf("writing the trace: %w", err)
+		}
+	}
+	r := s.result()
+	s.verify(&r)
+	r.Missing = s.missing()
+	return r, nil
+}
+
+// sim is one simulation.
+type sim struct {
+	o      Options
+	w      *runtest.World
+	trace  *run.Trace
+	began  time.Time
+	people int // that have been drawn
+
+	first      time.Duration // a step of the first cluster
+	started    time.Time     // the first start
+	lost       time.Time     // when the attempt under way ended; zero: none
+	idle       time.Duration
+	recoveries []time.Duration
+	saved      []time.Time
+	r          Result
+}
+
+func of(p *runtest.Provider) *volunteer { return p.Nature.(*volunteer) }
+
+// enter has somebody come after d, stay, go and leave the place to another.
+func (s *sim) enter(d time.Duration) {
+	s.w.After(d, func() {
+		s.people++
+		v := draw(s.o.Seed, s.people, max(s.o.Session, time.Second))
+		id := fmt.Sprintf("p%d", s.people)
+		s.r.Joined++
+		p := s.w.JoinAs(id, v.hello(), func(p *runtest.Provider) { p.Nature = &v })
+		if s.o.Session < 0 {
+			return
+		}
+		p.Gone = func() { s.enter(v.Away) }
+		s.w.After(v.Stays, func() { s.leave(p, v.Goes) })
+	})
+}
+
+func (s *sim) leave(p *runtest.Provider, how way) {
+	switch how {
+	case polite:
+		s.r.Polite++
+		p.Leave()
+	case closed:
+		s.r.Closed++
+		p.Kill()
+	case silent:
+		s.r.Silent++
+		p.Freeze()
+	}
+}
+
+// step is the time of a cluster's update by what its members are.
+func (s *sim) step(ps []*runtest.Provider) time.Duration {
+	m := s.o.Model
+	stages := make([]ga.Stage, len(ps))
+	for i, p := range ps {
+		v := of(p)
+		cuts := 2.0
+		if i == 0 {
+			cuts--
+		}
+		if i == len(ps)-1 {
+			cuts--
+		}
+		s.r.Peers += cuts * m.Cut / 2 // a cut has two ends
+		stages[i] = ga.Stage{
+			ComputeSeconds: float64(p.Segment.To-p.Segment.From) * m.FLOPs / v.Compute,
+			LinkSeconds:    8 * cuts * m.Cut / min(v.Up, v.Down),
+		}
+	}
+	d := m.step(stages)
+	if s.first == 0 {
+		s.first = d
+	}
+	return d
+}
+
+// report takes what the requester is told.
+func (s *sim) report(e run.Report) {
+	now := s.w.Now
+	switch e := e.(type) {
+	case run.Started:
+		if s.started.IsZero() {
+			s.started = now
+		}
+		if !s.lost.IsZero() {
+			d := now.Sub(s.lost)
+			s.idle += d
+			s.recoveries = append(s.recoveries, d)
+			s.lost = time.Time{}
+		}
+	case run.Recovering:
+		s.r.Redone += int(max(e.Reached, e.Step) - e.Step)
+		if s.lost.IsZero() && !s.started.IsZero() {
+			s.lost = now
+		}
+	case run.Checkpointed:
+		s.saved = append(s.saved, now)
+	}
+}
+
+// run lets the time pass, and then stops the run as a requester does.
+func (s *sim) run(ctx context.Context) error {
+	end := s.began.Add(s.o.Time)
+	for h := 1; len(s.w.Results) == 0 && s.w.Now.Before(end); h++ {
+		hour := s.began.Add(time.Duration(h) * time.Hour)
+		for len(s.w.Results) == 0 && s.w.Now.Before(hour) && s.w.Now.Before(end) {
+			if err := ctx.Err(); err != nil {
+				return fmt.Errorf("simulating: %w", err)
+			}
+			next := s.w.Now.Add(time.Minute)
+			for _, t := range []time.Time{hour, end} {
+				if t.Before(next) {
+					next = t
+				}
+			}
+			s.w.Run(next.Sub(s.w.Now))
+		}
+		if s.o.Hour != nil && !s.w.Now.Before(hour) {
+			s.o.Hour(h, s.result())
+		}
+	}
+	if len(s.w.Results) == 0 {
+		s.w.Step(run.StopRequest{Mode: proto.Graceful, Reason: "the time is over"})
+		s.w.Run(time.Hour)
+	}
+	if len(s.w.Results) == 0 {
+		return errors.New("the run does not end")
+	}
+	return nil
+}
+
+// result is what there is so far.
+func (s *sim) result() Result {
+	r := s.r
+	o := s.o
+	r.Providers, r.Hours, r.Seed, r.HeartbeatS = o.Providers, o.Time.Hours(), o.Seed, o.heartbeat().Seconds()
+	if o.Session > 0 {
+		r.Session = o.Session.Hours()
+	}
+	took := o.Time
+	if len(s.w.Results) > 0 {
+		res := s.w.Results[0]
+		if o.Steps > 0 || res.Err != nil {
+			took = s.w.Now.Sub(s.began)
+		}
+		if res.Err != nil {
+			r.Error = res.Err.Error()
+		}
+		if c := res.Result.Checkpoint; c != nil {
+			r.Steps = int(c.Position.Step)
+		}
+	} else {
+		took = s.w.Now.Sub(s.began)
+		if c := s.w.M.Checkpointed(); c != nil {
+			r.Steps = int(c.Position.Step)
+		}
+	}
+	r.StepS = s.first.Seconds()
+	if s.first > 0 {
+		r.QuietSteps = float64(took) / float64(s.first)
+		r.Throughput = float64(r.Steps) / r.QuietSteps
+	}
+	if all := r.Steps + r.Redone; all > 0 {
+		r.RedoneShare = float64(r.Redone) / float64(all)
+	}
+	r.Idle = s.idle.Seconds()
+	if n := len(s.saved); n > 0 {
+		r.Checkpoints = n
+		r.CheckpointS = s.saved[n-1].Sub(s.began).Seconds() / float64(n)
+	}
+	if n := len(s.recoveries); n > 0 {
+		ds := slices.Sorted(slices.Values(s.recoveries))
+		r.Recoveries, r.Median, r.P90, r.Longest = n, ds[n/2].Seconds(), ds[n*9/10].Seconds(), ds[n-1].Seconds()
+	}
+	t := s.w.Traffic
+	r.Messages, r.Uploaded, r.Downloaded = t.Messages, t.Uploaded, t.Fetched
+	return r
+}
+
+// verify compares the weights of the last checkpoint with those of an undisturbed run.
+func (s *sim) verify(r *Result) {
+	c := s.w.Results[0].Result.Checkpoint
+	if c == nil {
+		return
+	}
+	got, err := s.w.Weights(c)
+	r.Exact = err == nil && maps.Equal(got, runtest.Undisturbed(r.Steps))
+}
+
+// missing counts the providers that should be members and are not.
+func (s *sim) missing() int {
+	known := map[string]bool{}
+	for _, m := range s.w.M.Status(s.w.Now).Members {
+		known[m.Name] = true
+	}
+	n := 0
+	for _, id := range s.w.Alive() {
+		if p := s.w.Provider(id); p.Name != "" && !known[p.Name] {
+			n++
+		}
+	}
+	return n
+}
