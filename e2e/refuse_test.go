@@ -51,7 +51,7 @@ func TestNames(t *testing.T) {
 	s.ok("ravnest", "clusterize", dir)
 	host, url := s.serve(dir)
 	s.bad([]string{"nobody"}, "ravnest-provider", "--join", url, "--name", "nobody")
-	p := s.start("ravnest-provider", "--join", url, "--name", "node_1")
+	p := s.start("ravnest-provider", "--join", url, "--name", "node_1", "--once")
 	host.says("node_1 joined", limit)
 	s.bad([]string{"node_1"}, "ravnest-provider", "--join", url, "--name", "node_1")
 	host.says("refused nobody", limit)
@@ -175,11 +175,13 @@ func TestPool(t *testing.T) {
 	s.ok("ravnest", "clusterize", dir)
 	host, url := s.serve(dir)
 	ps := []*proc{
-		s.start("ravnest-provider", "--join", url, "--name", "node_0"),
-		s.start("ravnest-provider", "--join", url, "--name", "node_1", "--ram", "100kB"),
-		s.start("ravnest-provider", "--join", url, "--name", "node_2"),
+		s.start("ravnest-provider", "--join", url, "--name", "node_0", "--once"),
+		s.start("ravnest-provider", "--join", url, "--name", "node_1", "--ram", "100kB", "--once"),
+		s.start("ravnest-provider", "--join", url, "--name", "node_2", "--once"),
 	}
-	host.failed(limit, `stage 1 needs [\d.]+ kB, provider node_1 lends 100.0 kB`)
+	host.says(`stage 1 needs [\d.]+ [kM]B, provider node_1 lends 100.0 kB.*waiting for another provider`, limit)
+	host.interrupt()
+	host.wait(10 * time.Second)
 	for _, p := range ps {
 		p.wait(10 * time.Second)
 	}
@@ -197,7 +199,7 @@ func TestIdle(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "job")
 	s.ok("ravnest", "init", dir)
 	host, url := s.serve("--providers", "2", dir)
-	p := s.start("ravnest-provider", "--join", url)
+	p := s.start("ravnest-provider", "--join", url, "--once")
 	host.says("joined", limit)
 	time.Sleep(300 * time.Millisecond) // its benchmark's threads come to rest
 	cpu := func(p *proc) time.Duration {

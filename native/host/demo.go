@@ -69,7 +69,7 @@ func Demo(ctx context.Context, p *project.Project, ln net.Listener, opt DemoOpti
 	defer children.Wait()
 	defer kill()
 
-	so := Options{Listener: ln, Site: opt.Site, Providers: opt.Providers, Fresh: true, Output: opt.Output}
+	so := Options{Listener: ln, Site: opt.Site, Providers: opt.Providers, Fresh: true, Alone: opt.Tabs == 0, Output: opt.Output}
 	if opt.Tabs == 0 {
 		so.Spawned = func() time.Time {
 			mu.Lock()

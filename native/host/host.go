@@ -55,6 +55,9 @@ type Options struct {
 	Providers int
 	// Names fixes the providers' names where Providers is set; nil: any.
 	Names []string
+	// Alone tells that nobody will join but those whom Listening starts: a pool that is
+	// too small ends the run instead of waiting for another provider.
+	Alone bool
 	// Fresh begins anew even where an unfinished run of the same job could go on.
 	Fresh bool
 	// Spawned tells when the last provider was started, for FirstStepS; the zero time:
@@ -419,7 +422,7 @@ func (r *run) planPool(pool []server.Member) error {
 		r.opt.say("left waiting: %v", small)
 		return r.planPool(rest)
 	}
-	if errors.Is(err, ga.ErrRAM) || errors.Is(err, ga.ErrStages) || errors.Is(err, ga.ErrInvalid) {
+	if !r.opt.Alone && (errors.Is(err, ga.ErrRAM) || errors.Is(err, ga.ErrInvalid)) {
 		return fmt.Errorf("%w: %w", server.ErrPool, err)
 	}
 	if err != nil {
