@@ -105,6 +105,10 @@ func (l *Broadcast) Forward(y, a, b []float32, rows int) {
 		switch {
 		case sa == 1 && sb == 1:
 			arithmetic(l.Op, y, a[:n], b[:n])
+		case sa == 1 && l.Op == ArithMul:
+			Scale(y, a[:n], b[0])
+		case sb == 1 && l.Op == ArithMul:
+			Scale(y, b[:n], a[0])
 		case sa == 1:
 			for i, v := range a[:n] {
 				y[i] = l.Op.of(v, b[0])
@@ -206,33 +210,68 @@ func (l *Broadcast) Grad(dst, dy, a, b []float32, arg, rows int) {
 	if !whole {
 		clear(dst)
 	}
-	linear := l.Op == ArithAdd || l.Op == ArithSub
 	l.each(rows, func(p, q, r, n int) {
 		d := dy[p : p+n]
 		to := q
 		if arg == 1 {
 			to = r
 		}
+		if sd != 0 && whole {
+			l.slopes(arg, dst[to:to+n], d, a, b, q, r)
+			return
+		}
 		var sum lanes
-		for i, v := range d {
-			if linear {
-				v = l.Op.slope(arg, v, 0, 0)
+		var buf [termsBlock]float32
+		for i := 0; i < n; i += termsBlock {
+			t := buf[:min(n-i, termsBlock)]
+			l.slopes(arg, t, d[i:i+len(t)], a, b, q+i*sa, r+i*sb)
+			if sd == 0 {
+				sum.add(t)
 			} else {
-				v = l.Op.slope(arg, v, a[q+i*sa], b[r+i*sb])
-			}
-			switch {
-			case sd == 0:
-				sum[i&15] += v
-			case whole:
-				dst[to+i] = v
-			default:
-				dst[to+i] += v
+				AddTo(dst[to+i:to+i+len(t)], t)
 			}
 		}
 		if sd == 0 {
 			dst[to] += sum.total()
 		}
 	})
+}
+
+// termsBlock is how many terms of a gradient are held at once: a multiple of the lanes.
+const termsBlock = 256
+
+// slopes sets t to the terms of the gradient of operand arg for a run of the last axis, whose
+// operands begin at a[q] and b[r].
+func (l *Broadcast) slopes(arg int, t, d, a, b []float32, q, r int) {
+	sa, sb := l.inner()
+	d = d[:len(t)]
+	switch {
+	case l.Op == ArithAdd || l.Op == ArithSub && arg == 0:
+		copy(t, d)
+		return
+	case l.Op == ArithSub:
+		for i, v := range d {
+			t[i] = -v
+		}
+		return
+	case l.Op == ArithMul:
+		x, at, st := b, r, sb // the other operand
+		if arg == 1 {
+			x, at, st = a, q, sa
+		}
+		if st == 0 {
+			Scale(t, d, x[at])
+			return
+		}
+		x = x[at:][:len(t)]
+		for i, v := range d {
+			t[i] = v * x[i]
+		}
+		return
+	}
+	for i, v := range d {
+		t[i] = l.Op.slope(arg, v, a[q+i*sa], b[r+i*sb])
+	}
 }
 
 // Strided is a loop over a dense tensor y whose elements lie in x by strides: a

@@ -1,0 +1,48 @@
+package kernel
+
+import "testing"
+
+// BenchmarkBroadcast: what a model's scales, masks and bounded activations take, a megabyte at a time.
+func BenchmarkBroadcast(b *testing.B) {
+	const n, c = 64, 64
+	x, y, z := make([]float32, c*n*n), make([]float32, c*n*n), make([]float32, c*n*n)
+	Normal(x, NewStream(1, DomainTest, 0, 1))
+	Normal(z, NewStream(1, DomainTest, 0, 2))
+	for _, k := range []struct {
+		name string
+		op   Arith
+		b    []int
+	}{{"mul", ArithMul, []int{c, n, n}}, {"mul channel", ArithMul, []int{c, 1, 1}}, {"mul last", ArithMul, []int{n}}, {"add last", ArithAdd, []int{n}}} {
+		l := NewBroadcast(k.op, []int{c, n, n}, []int{c, n, n}, k.b, c*n*n, 0)
+		b.Run(k.name, func(b *testing.B) {
+			b.SetBytes(4 * int64(len(x)))
+			for b.Loop() {
+				l.Forward(y, x, z, 1)
+			}
+		})
+		for arg := range 2 {
+			b.Run(k.name+" gradient "+string(rune('a'+arg)), func(b *testing.B) {
+				b.SetBytes(4 * int64(len(x)))
+				d := make([]float32, len(x))
+				for b.Loop() {
+					l.Grad(d, y, x, z, arg, 1)
+				}
+			})
+		}
+	}
+	for _, f := range []string{"hardtanh", "hardswish", "affine", "silu"} {
+		u := Unaries[f]
+		b.Run(f, func(b *testing.B) {
+			b.SetBytes(4 * int64(len(x)))
+			for b.Loop() {
+				u.F(y, x, 0, 6)
+			}
+		})
+		b.Run(f+" gradient", func(b *testing.B) {
+			b.SetBytes(4 * int64(len(x)))
+			for b.Loop() {
+				u.G(y, z, x, y, 0, 6)
+			}
+		})
+	}
+}
