@@ -111,7 +111,7 @@ func newOp(p *Plan, i int) (op, error) {
 		s := o.Step()
 		return &avgpool{base: b, p: kernel.Pool{
 			N: p.cfg.Rows, C: in[0][0], H: in[0][1], W: in[0][2], KH: o.Kernel[0], KW: o.Kernel[1],
-			SH: s[0], SW: s[1], PT: o.Padding[0], PL: o.Padding[1], OH: out[1], OW: out[2],
+			SH: s[0], SW: s[1], PT: o.Padding[0], PL: o.Padding[1], OH: out[1], OW: out[2], Exclude: o.Exclude,
 		}}, nil
 	case *graph.AdaptiveAvgPool2d:
 		return &adaptive{base: b, p: kernel.AdaptivePool{N: p.cfg.Rows, C: in[0][0], H: in[0][1], W: in[0][2], OH: out[1], OW: out[2]}}, nil

@@ -60,6 +60,8 @@ func newTensorOp(p *Plan, i int) op {
 		return r
 	case *graph.CumSum:
 		return &cumsum{base: b, cols: out[len(out)-1], per: out.Elems()}
+	case *graph.Resample:
+		return newResample(b, o, in[0], out)
 	case *graph.MatMul:
 		m := &matmul{base: b, prec: p.cfg.Precision, rows: p.cfg.Rows, ta: o.TransA, tb: o.TransB, scale: o.Scale}
 		m.batch, m.m, m.k, m.n, _ = o.Sizes(in[0], in[1])
@@ -376,6 +378,27 @@ func (o *reduction) gradInput(f *frame, _ int, dst []float32) {
 
 func (o *reduction) saves(autodiff.Kind) (x, y bool) { return o.most, o.most }
 func (o *reduction) rowwise() (forward, grad bool)   { return true, true }
+
+// resample makes elements of an axis weighted sums of others.
+type resample struct {
+	base
+	r     kernel.Resample
+	outer int // of a row
+}
+
+func newResample(b base, o *graph.Resample, in, out graph.Shape) *resample {
+	return &resample{base: b, outer: in[:o.Axis].Elems(), r: kernel.Resample{
+		In: in[o.Axis], Out: out[o.Axis], Taps: o.Taps, Inner: in[o.Axis+1:].Elems(), Index: o.Index, Weight: o.Weights(),
+	}}
+}
+
+func (o *resample) forward(f *frame) { o.r.Forward(f.y(o.i), f.x(o.i, 0), f.rows*o.outer) }
+
+func (o *resample) gradInput(f *frame, _ int, dst []float32) {
+	o.r.Grad(dst, f.dy(o.i), f.rows*o.outer)
+}
+
+func (o *resample) rowwise() (forward, grad bool) { return true, true }
 
 // cumsum is the running sum along the last axis.
 type cumsum struct {

@@ -381,8 +381,11 @@ func (p *MaxPool2d) Cost(_ []Shape, out Shape) Cost {
 	return perElement(out, float64(p.Kernel[0]*p.Kernel[1]), 1)
 }
 
-// AvgPool2d is torch.nn.AvgPool2d over [N,C,H,W]; padding counts.
-type AvgPool2d struct{ MaxPool2d }
+// AvgPool2d is torch.nn.AvgPool2d over [N,C,H,W]; padding counts unless Exclude.
+type AvgPool2d struct {
+	MaxPool2d
+	Exclude bool `json:"exclude_padding,omitempty"`
+}
 
 // Kind implements Op.
 func (*AvgPool2d) Kind() string { return "avgpool2d" }

@@ -29,6 +29,7 @@ func init() {
 		"reduce":          func() Op { return &Reduce{} },
 		"matmul":          func() Op { return &MatMul{} },
 		"cumsum":          func() Op { return &CumSum{} },
+		"resample":        func() Op { return &Resample{} },
 		"parameter":       func() Op { return &Parameter{} },
 		"convtranspose2d": func() Op { return &ConvTranspose2d{Bias: true} },
 		"stochasticdepth": func() Op { return &StochasticDepth{} },
@@ -252,12 +253,12 @@ var unaries = map[string]bool{
 	"hardsigmoid": false, "hardswish": false, "leaky_relu": false, "elu": false, "selu": false, "softplus": false,
 	"mish": false, "logsigmoid": false, "softsign": false, "pow": false, "abs": false, "exp": false, "log": false,
 	"sqrt": false, "rsqrt": false, "erf": false, "sin": false, "cos": false,
-	"eq": true, "ne": true, "lt": true, "le": true, "gt": true, "ge": true, "floor": true, "trunc": true, "sign": true,
+	"eq": true, "ne": true, "lt": true, "le": true, "gt": true, "ge": true, "floor": true, "trunc": true, "sign": true, "detach": true,
 }
 
 // Unary is a function of each element, by name. A and B are its constants: "affine" is
 // A x + B, "rsub" B - A x, "rdiv" A / x, "clamp" and "hardtanh" are bounded by A and B,
-// "leaky_relu" is A x below 0, "elu" has the factor A, "softplus" the factor A and the
+// "detach" is x whose gradient stops, "leaky_relu" is A x below 0, "elu" has the factor A, "softplus" the factor A and the
 // threshold B, "pow" is x to the power A, comparisons are with A.
 type Unary struct {
 	stateless
@@ -498,6 +499,52 @@ func (*CumSum) Infer(in []Shape) (Shape, error) {
 
 // Cost implements Op.
 func (*CumSum) Cost(_ []Shape, out Shape) Cost { return perElement(out, 1, 1) }
+
+// Resample makes element o of an axis the sum over t of Weight[o,t] times element Index[o,t],
+// each of Taps for every o: padding that mirrors or repeats, interpolation, picked elements.
+type Resample struct {
+	stateless
+	Axis   int    `json:"axis"`
+	Taps   int    `json:"taps"`
+	Index  Packed `json:"index"`            // [elements, Taps]
+	Weight Packed `json:"weight,omitempty"` // bits of the weights, [elements, Taps]; none: 1
+}
+
+// Kind implements Op.
+func (*Resample) Kind() string { return "resample" }
+
+// Infer implements Op.
+func (r *Resample) Infer(in []Shape) (Shape, error) {
+	x, err := one(in, -1)
+	if err != nil {
+		return nil, err
+	}
+	if r.Axis < 0 || r.Axis >= len(x) {
+		return nil, fmt.Errorf("there is no axis %d in %s", r.Axis, x)
+	}
+	if r.Taps < 1 || r.Taps > 64 || len(r.Index) == 0 || len(r.Index)%r.Taps != 0 {
+		return nil, fmt.Errorf("%d indices are not a multiple of %d taps, which are 1 to 64", len(r.Index), r.Taps)
+	}
+	if r.Weight != nil && len(r.Weight) != len(r.Index) {
+		return nil, fmt.Errorf("%d weights for %d indices", len(r.Weight), len(r.Index))
+	}
+	for _, i := range r.Index {
+		if uint64(i) >= uint64(x[r.Axis]) {
+			return nil, fmt.Errorf("index %d is outside of axis %d of %s", i, r.Axis, x)
+		}
+	}
+	y := slices.Clone(x)
+	y[r.Axis] = len(r.Index) / r.Taps
+	return y, nil
+}
+
+// Weights are the values of Weight.
+func (r *Resample) Weights() []float32 { return (&Operand{Data: r.Weight}).Constants() }
+
+// Cost implements Op.
+func (r *Resample) Cost(_ []Shape, out Shape) Cost {
+	return perElement(out, 2*float64(r.Taps)-1, 2*float64(r.Taps))
+}
 
 // MatMul is the product of the last two axes of two inputs, for each of the axes before,
 // which are equal: [..,M,K] and [..,K,N] become [..,M,N].

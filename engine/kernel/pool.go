@@ -16,6 +16,8 @@ type Pool struct {
 	KH, KW, SH, SW int
 	PT, PL         int
 	OH, OW         int
+	// Exclude: padding does not count in an average.
+	Exclude bool
 }
 
 // PoolOut is the output size in floor mode of a window k with the given stride and
@@ -179,6 +181,11 @@ func AvgPool(p *Pool, y, x []float32) {
 
 // count is the divisor of an average.
 func (p *Pool) count(oy, ox int) float32 {
+	if p.Exclude {
+		y0, y1 := span(oy, p.SH, p.PT, p.KH, p.H)
+		x0, x1 := span(ox, p.SW, p.PL, p.KW, p.W)
+		return float32((y1 - y0) * (x1 - x0))
+	}
 	h := min(p.KH, p.H+p.PT-(oy*p.SH-p.PT))
 	w := min(p.KW, p.W+p.PL-(ox*p.SW-p.PL))
 	return float32(h * w)

@@ -67,6 +67,31 @@ func clamp(x, lo, hi float32) float32 {
 	return x
 }
 
+// clampAll is clamp of each element. Integers are chosen without a branch, floats are not.
+func clampAll(y, x []float32, lo, hi float32) {
+	y = y[:len(x)]
+	l, h := math.Float32bits(lo), math.Float32bits(hi)
+	for i, v := range x {
+		u := math.Float32bits(v)
+		if v > hi {
+			u = h
+		}
+		if v < lo {
+			u = l
+		}
+		y[i] = math.Float32frombits(u)
+	}
+}
+
+// times is dy where yes, else dy times 0.
+func times(dy float32, yes bool) float32 {
+	one := uint32(0)
+	if yes {
+		one = 0x3f800000
+	}
+	return dy * math.Float32frombits(one)
+}
+
 // sigmoid is 1 / (1 + e^-x).
 func sigmoid(x float32) float32 { return 1 / (1 + Exp(-x)) }
 
@@ -145,6 +170,7 @@ func elu(x, alpha float32) float32 {
 
 // Unaries are the functions by name. Constants a and b are those in the comments.
 var Unaries = map[string]Unary{
+	"detach": {F: func(y, x []float32, _, _ float32) { copy(y, x) }, Flat: true},
 	"affine": { // a x + b
 		F: func(y, x []float32, a, b float32) {
 			y = y[:len(x)]
@@ -190,9 +216,19 @@ var Unaries = map[string]Unary{
 		G:        func(dx, dy, _, y []float32, _, _ float32) { SigmoidGrad(dx, dy, y) },
 		ByOutput: true,
 	},
-	"clamp": byInput(clamp, func(x, lo, hi float32) float32 { return indicator(x >= lo && x <= hi) }),
+	"clamp": {F: clampAll, G: func(dx, dy, x, _ []float32, lo, hi float32) {
+		dx, dy = dx[:len(x)], dy[:len(x)]
+		for i, v := range x {
+			dx[i] = times(times(dy[i], v >= lo), v <= hi)
+		}
+	}},
 	// hardtanh, relu6 too: without the bounds, unlike clamp
-	"hardtanh": byInput(clamp, func(x, lo, hi float32) float32 { return indicator(x > lo && x < hi) }),
+	"hardtanh": {F: clampAll, G: func(dx, dy, x, _ []float32, lo, hi float32) {
+		dx, dy = dx[:len(x)], dy[:len(x)]
+		for i, v := range x {
+			dx[i] = times(times(dy[i], v > lo), v < hi)
+		}
+	}},
 	"hardsigmoid": byInput(
 		func(x, _, _ float32) float32 { return clamp(x+3, 0, 6) * (1.0 / 6) },
 		func(x, _, _ float32) float32 {
@@ -201,17 +237,35 @@ var Unaries = map[string]Unary{
 			}
 			return 0
 		}),
-	"hardswish": byInput(
-		func(x, _, _ float32) float32 { return float32(x*clamp(x+3, 0, 6)) * (1.0 / 6) },
-		func(x, _, _ float32) float32 {
-			switch {
-			case x <= -3:
-				return 0
-			case x >= 3:
-				return 1
+	"hardswish": {
+		F: func(y, x []float32, _, _ float32) { // x clamp(x+3, 0, 6) / 6
+			y = y[:len(x)]
+			for i, v := range x {
+				c := v + 3
+				u := math.Float32bits(c)
+				if c > 6 {
+					u = 0x40c00000
+				}
+				if c < 0 {
+					u = 0
+				}
+				y[i] = float32(v*math.Float32frombits(u)) * (1.0 / 6)
 			}
-			return float32(x*(1.0/3)) + 0.5
-		}),
+		},
+		G: func(dx, dy, x, _ []float32, _, _ float32) { // x/3 + 1/2 between -3 and 3
+			dx, dy = dx[:len(x)], dy[:len(x)]
+			for i, v := range x {
+				u := math.Float32bits(float32(v*(1.0/3)) + 0.5)
+				if v >= 3 {
+					u = 0x3f800000
+				}
+				if v <= -3 {
+					u = 0
+				}
+				dx[i] = dy[i] * math.Float32frombits(u)
+			}
+		},
+	},
 	"leaky_relu": byInput( // a below 0
 		func(x, a, _ float32) float32 {
 			if x > 0 {

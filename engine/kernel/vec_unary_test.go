@@ -46,7 +46,14 @@ func TestUnaryBits(t *testing.T) {
 		l.Grad(dx[200:205], dy, x, x[500:], 1, 5)
 		put(dx)
 	}
-	const want = 0xe709b2d1a7cf312c
+	for _, w := range [][]float32{nil, x[20:32]} {
+		r := Resample{In: 4, Out: 6, Taps: 2, Inner: 5, Index: []uint32{3, 0, 1, 1, 2, 3, 0, 2, 3, 3, 1, 0}, Weight: w}
+		r.Forward(y, x, 20)
+		put(y[:600])
+		r.Grad(dx, dy, 20)
+		put(dx[:400])
+	}
+	const want = 0xd27e03aa6c12f7ce
 	if got := h.Sum64(); got != want {
 		t.Errorf("the bits hash to %#x, want %#x", got, uint64(want))
 	}
