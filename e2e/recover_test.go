@@ -15,10 +15,10 @@ import (
 
 // endlessJob makes a job that no test waits for the end of: whatever a test does, and on
 // however fast a machine, it does in the middle of training.
-func (s *scene) endlessJob() (dir string) {
+func (s *scene) endlessJob(flags ...string) (dir string) {
 	s.Helper()
 	dir = filepath.Join(s.TempDir(), "served")
-	s.ok("ravnest", "init", "--epochs", endless, dir)
+	s.ok("ravnest", append(append([]string{"init", "--epochs", endless}, flags...), dir)...)
 	edit(s, filepath.Join(dir, "job.json"), `"save_every": 10`, `"save_every": 2`)
 	s.ok("ravnest", "clusterize", dir)
 	return dir
@@ -26,14 +26,14 @@ func (s *scene) endlessJob() (dir string) {
 
 // ends stops a host and holds what was trained against what one process trains in as many
 // steps: the same bytes.
-func (s *scene) ends(host *proc, dir string) {
+func (s *scene) ends(host *proc, dir string, flags ...string) {
 	s.Helper()
 	host.interrupt()
 	if code := host.wait(limit); code != 130 {
 		s.Fatalf("a host that is stopped: code %d, want 130", code)
 	}
 	local := filepath.Join(s.TempDir(), "local")
-	s.ok("ravnest", "init", "--epochs", endless, "--steps", fmt.Sprint(len(lines(s.T, dir, "losses.txt"))), local)
+	s.ok("ravnest", append(append([]string{"init", "--epochs", endless, "--steps", fmt.Sprint(len(lines(s.T, dir, "losses.txt")))}, flags...), local)...)
 	s.ok("ravnest", "train", "--local", local)
 	s.ok("ravnest", "fuse", dir)
 	for _, f := range []string{"losses.txt", "trained/trained_state_dict.safetensors"} {
@@ -101,6 +101,26 @@ func TestKilled(t *testing.T) {
 			s.ends(host, dir)
 		})
 	}
+}
+
+// TestKilledWithReplicas: several replicas go on between two rounds, as if nothing had been.
+func TestKilledWithReplicas(t *testing.T) {
+	posix(t)
+	flags := []string{"--replicas", "3", "--reduce-factor", "3"} // rounds of 9, 9 and 5 batches
+	s := newScene(t)
+	dir := s.endlessJob(flags...)
+	host, url := s.serve(dir)
+	s.provide(url, "")
+	host.says("joined", limit)
+	ps := s.provide(url, "node_0", "node_1", "node_2")
+	host.says("training", limit)
+	s.saved(dir, 5)
+	if err := ps[1].cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	host.says(`training goes on from step \d+`, limit)
+	s.more(dir, 20)
+	s.ends(host, dir, flags...)
 }
 
 // TestKilledWithoutSpare: its name comes back and takes its stage again.
