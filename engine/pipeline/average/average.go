@@ -65,18 +65,12 @@ func Blocks(n int) int { return (n + BlockSize - 1) / BlockSize }
 // Scale raises scale[b] to the largest magnitude of block b of x. scale has Blocks(len(x))
 // elements and starts as zeros.
 func Scale(scale, x []float32) error {
-	for b := range scale {
-		m := scale[b]
-		for _, v := range x[b*BlockSize : min((b+1)*BlockSize, len(x))] {
-			if v < 0 {
-				v = -v
-			}
-			if !(v <= math.MaxFloat32) {
-				return fmt.Errorf("%w: element in block %d", ErrNotFinite, b)
-			}
-			m = max(m, v)
+	for b, m := range scale {
+		a, finite := kernel.AbsMax(x[b*BlockSize : min((b+1)*BlockSize, len(x))])
+		if !finite {
+			return fmt.Errorf("%w: element in block %d", ErrNotFinite, b)
 		}
-		scale[b] = m
+		scale[b] = max(m, a)
 	}
 	return nil
 }
@@ -106,30 +100,74 @@ func (r Rule) Add(sum []int64, x, scale []float32, weight int64, draws kernel.St
 			continue
 		}
 		step := float64(top) / float64(m)
-		var word [4]uint32
-		for i := lo; i < hi; i++ {
-			v := float64(float64(x[i]) * step) // rounded, not fused with what follows
-			var q float64
-			if exact {
-				q = math.RoundToEven(v)
-			} else {
-				if i&3 == 0 { // blocks begin at multiples of 4
-					word = draws.Block(uint64(i) / 4)
-				}
-				q = math.Floor(v)
-				if frac := v - q; frac > float64(word[i&3])/(1<<32) {
-					q++
-				}
-			}
-			if !(math.Abs(q) <= float64(top)) {
-				// One rounding of the product may lift the largest element by one level.
-				if !(math.Abs(v) <= float64(top)+0.5) {
-					return fmt.Errorf("average: element %v in block %d is above the block's scale %v", x[i], b, m)
-				}
-				q = math.Copysign(float64(top), q)
-			}
-			sum[i] += weight * int64(q)
+		var err error
+		if exact {
+			err = addNearest(sum[lo:hi], x[lo:hi], step, float64(top), weight)
+		} else {
+			err = addDrawn(sum[lo:hi], x[lo:hi], step, float64(top), weight, &draws, uint64(lo)/4) // blocks begin at multiples of 4
 		}
+		if err != nil {
+			return fmt.Errorf("average: %w in block %d is above the block's scale %v", err, b, m)
+		}
+	}
+	return nil
+}
+
+// element is one that is above its block's scale.
+type element float32
+
+func (e element) Error() string { return fmt.Sprintf("element %v", float32(e)) }
+
+// clamp takes back the level by which rounding of a product may lift the largest element.
+func clamp(x float32, v, q, top float64) (float64, error) {
+	if !(math.Abs(v) <= top+0.5) {
+		return 0, element(x)
+	}
+	return math.Copysign(top, q), nil
+}
+
+// addNearest rounds to the nearest integer, halves to even.
+func addNearest(sum []int64, x []float32, step, top float64, weight int64) error {
+	const magic = 3 << 51 // numbers near it are integers
+	sum = sum[:len(x)]
+	for i, f := range x {
+		v := float64(float64(f) * step) // rounded, not fused with what follows
+		q := float64(v+magic) - magic
+		if !(q <= top && -q <= top) {
+			var err error
+			if q, err = clamp(f, v, q, top); err != nil {
+				return err
+			}
+		}
+		sum[i] += weight * int64(q)
+	}
+	return nil
+}
+
+// addDrawn rounds up as often as the fraction says, by the draws from a block on.
+func addDrawn(sum []int64, x []float32, step, top float64, weight int64, draws *kernel.Stream, block uint64) error {
+	sum = sum[:len(x)]
+	var word [4]uint32
+	for i, f := range x {
+		if i&3 == 0 {
+			word = draws.Block(block + uint64(i)/4)
+		}
+		v := float64(float64(f) * step)
+		n := int64(v)
+		if float64(n) > v {
+			n-- // the largest integer that is not above v
+		}
+		if frac := v - float64(n); frac > float64(word[i&3])/(1<<32) {
+			n++
+		}
+		if q := float64(n); !(q <= top && -q <= top) {
+			q, err := clamp(f, v, q, top)
+			if err != nil {
+				return err
+			}
+			n = int64(q)
+		}
+		sum[i] += weight * n
 	}
 	return nil
 }

@@ -183,3 +183,36 @@ func TestPartsOfReplicas(t *testing.T) {
 		}
 	}
 }
+
+// BenchmarkAverage is the end of a round of four replicas of a GPT, by parameter.
+func BenchmarkAverage(b *testing.B) {
+	g := zoo.GPT(zoo.GPTConfig{Name: "gpt", Layers: 3, Heads: 4, Width: 96, Tokens: 64, Vocab: 96})
+	l := exec.NewLayout(g, 0)
+	for _, bits := range []int{28, 8} {
+		b.Run(fmt.Sprint(bits), func(b *testing.B) {
+			j := job.Default()
+			j.Replicas, j.ReduceFactor, j.Average.Bits = 4, 8, bits
+			run := j.Order(10000, 0)
+			r, err := stage.NewReplicas(j, run, &l, optim.Delay{})
+			if err != nil {
+				b.Fatal(err)
+			}
+			seq, err := order.NewSequence(run, order.Position{})
+			if err != nil {
+				b.Fatal(err)
+			}
+			r.Open(seq.Next())
+			for b.Loop() {
+				for k := range 4 {
+					for i, p := range r.Of(k).State.Params {
+						r.Of(k).State.Params[i] = p + float32(i%97*(k+1))*1e-6
+					}
+				}
+				if err := r.Average(b.Context()); err != nil {
+					b.Fatal(err)
+				}
+			}
+			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/float64(l.Trainable), "ns/param")
+		})
+	}
+}
