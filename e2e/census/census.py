@@ -77,7 +77,8 @@ def step(m, inputs, seed=None):
 
 
 # Those that engine/importer keeps as test data: python census.py DIR small.
-SMALL = ["cnn", "autoencoder", "unet", "lstm_unrolled", "resmlp", "conv1d_audio", "encoder", "encoder_seq_first", "two_heads"]
+SMALL = ["cnn", "autoencoder", "unet", "lstm_unrolled", "resmlp", "conv1d_audio", "encoder", "encoder_seq_first", "two_heads",
+         "einsum_mix", "upsampler", "padding_modes", "lstm_both_ways", "gru_rnn", "detached"]
 
 
 def census(name, dir):
@@ -383,6 +384,91 @@ def two_heads():
             return (g.unsqueeze(-1) * torch.stack([self.a(h), self.b(h)], 1)).sum(1)
 
     return Mix(), (torch.randn(3, 8),)
+
+
+@model
+def einsum_mix():
+    class Mix(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.qk, self.v, self.o = nn.Parameter(torch.randn(2, 8, 2, 4) / 3), nn.Linear(8, 8), nn.Parameter(torch.randn(2, 4, 8) / 3)
+
+        def forward(self, x):
+            q = torch.einsum("btc,chd->bthd", x, self.qk[0])
+            k = torch.einsum("btc,chd->bhtd", x, self.qk[1])
+            a = torch.softmax(torch.einsum("bthd,bhsd->bhts", q, k) / 2, -1)
+            v = self.v(x).view(x.shape[0], -1, 2, 4)
+            y = torch.einsum("bhts,bshd,hdc->btc", a, v, self.o)
+            return y + torch.einsum("bij,bkj->bi", x, x).unsqueeze(-1)
+
+    return Mix(), (torch.randn(3, 5, 8),)
+
+
+@model
+def upsampler():
+    class Up(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.c = nn.Conv2d(2, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1), nn.Conv2d(4, 2, 1)
+            self.pool = nn.AvgPool2d(3, 2, 1, ceil_mode=True, count_include_pad=False)
+
+        def forward(self, x):
+            f = nn.functional
+            y = f.interpolate(self.pool(self.a(x)), scale_factor=2, mode="bilinear")
+            y = f.interpolate(self.b(y), scale_factor=2, mode="nearest")
+            z = f.interpolate(y, size=(7, 5), mode="bilinear", align_corners=True) + f.interpolate(y, size=(7, 5), mode="nearest-exact")
+            return self.c(f.interpolate(z, size=(9, 6), mode="bicubic") + f.interpolate(y, size=(9, 6), mode="nearest"))
+
+    return Up(), (torch.randn(2, 2, 7, 6),)
+
+
+@model
+def padding_modes():
+    return nn.Sequential(nn.Conv2d(2, 4, 3, padding=1, padding_mode="reflect"), nn.Tanh(), nn.Conv2d(4, 4, 5, padding=2, padding_mode="replicate"), nn.Tanh(),
+                         nn.Conv2d(4, 3, 3, padding=(1, 0), padding_mode="circular"), nn.ReflectionPad2d((2, 1, 0, 3)), nn.Conv2d(3, 1, 2)), (torch.randn(2, 2, 6, 5),)
+
+
+@model
+def lstm_both_ways():
+    class LSTM(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.lstm, self.head = nn.LSTM(6, 5, 2, batch_first=True, bidirectional=True), nn.Linear(10, 3)
+
+        def forward(self, x):
+            y, (h, c) = self.lstm(x)
+            return self.head(y.mean(1)) + self.head(torch.cat([h[-1], c[-2]], 1))
+
+    return LSTM(), (torch.randn(3, 4, 6),)
+
+
+@model
+def gru_rnn():
+    class GRU(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.gru, self.rnn, self.head = nn.GRU(6, 5), nn.RNN(5, 4, bias=False), nn.Linear(4, 3)
+
+        def forward(self, x):
+            y, h = self.gru(x.transpose(0, 1))
+            y, _ = self.rnn(y, h[..., :4])
+            return self.head(y[-1])
+
+    return GRU(), (torch.randn(3, 4, 6),)
+
+
+@model
+def detached():
+    class Stop(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.c = nn.Linear(6, 8), nn.Linear(8, 4), nn.Linear(8, 4)
+
+        def forward(self, x):
+            h = torch.tanh(self.a(x))
+            return self.b(h.detach()) + self.c(h) * torch.sigmoid(self.b.bias.detach())
+
+    return Stop(), (torch.randn(3, 6),)
 
 
 if __name__ == "__main__":

@@ -647,8 +647,3 @@ func baddbmm(l *lowering, n *pt2.Node) {
 	}
 	l.define(p)
 }
-
-// einsum lowers products of two tensors to permutations and one matrix product.
-func einsum(l *lowering, n *pt2.Node) {
-	fail("einsum is not supported yet; use matmul")
-}

@@ -274,8 +274,6 @@ func (l *lowering) lower() {
 
 // advice says what to write instead.
 var advice = map[string]string{
-	"lstm":                     "recurrent layers are not supported; write the cell as a loop over a fixed number of steps",
-	"gru":                      "recurrent layers are not supported; write the cell as a loop over a fixed number of steps",
 	"conv3d":                   "convolutions of three axes are not supported; use conv2d per slice",
 	"nonzero":                  "its size depends on the data; use a mask",
 	"unique":                   "its size depends on the data; use a mask",

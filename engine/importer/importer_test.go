@@ -180,7 +180,7 @@ func TestProblems(t *testing.T) {
 // TestMixedSamples: what mixes the samples of a batch is refused.
 func TestMixedSamples(t *testing.T) {
 	for _, c := range []struct{ model, old, new, want string }{
-		{"two_heads", "aten.unsqueeze.default", "aten.detach.default", "gradient that stops"},
+		{"two_heads", "aten.unsqueeze.default", "aten.flip.default", "it picks samples"},
 		{"cnn", `"training", "arg": {"as_bool": true`, `"training", "arg": {"as_bool": false`, "model.train()"},
 	} {
 		a, err := pt2.Parse(edited(t, load(t, c.model+".pt2"), c.old, c.new))

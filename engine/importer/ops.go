@@ -27,6 +27,12 @@ func init() {
 		"sym_size": symSize, "sym_constrain_range_for_size": nothing, "_assert_tensor_metadata": nothing, "_assert_scalar": nothing, "_assert_async": nothing,
 		"bernoulli": bernoulli,
 	}
+	for name, f := range resampleOperators {
+		operators[name] = f
+	}
+	for name, f := range recurrentOperators {
+		operators[name] = f
+	}
 	for name, f := range viewOperators {
 		operators[name] = f
 	}
@@ -110,7 +116,7 @@ func (l *lowering) isView(name string) bool {
 
 // weight is the name of a parameter that an operation takes as it is.
 func whole(v *value, what string) string {
-	if v.param == "" || v.index != nil {
+	if v.param == "" || v.index != nil || !slices.Equal(v.shape, v.paramShape) {
 		fail("its %s is not a parameter of the model, but computed", what)
 	}
 	return v.param
@@ -199,7 +205,7 @@ func linear(l *lowering, n *pt2.Node) {
 func (l *lowering) linear(x, w, b *value, turned bool) *value {
 	x = l.value(x)
 	lastAxis(x)
-	if w.param == "" || w.index != nil || len(w.shape) != 2 {
+	if w.param == "" || w.index != nil || len(w.shape) != 2 || !slices.Equal(w.shape, w.paramShape) {
 		return l.linearOf(x, w, b, turned)
 	}
 	o := &graph.Linear{In: w.shape[1], Out: w.shape[0], Bias: b != nil, Transposed: turned}
@@ -482,14 +488,10 @@ func pool(most bool) operator {
 		}
 		var o graph.Op = &p
 		if !most {
-			padded := p.Padding != graph.Pair{}
-			if padded && !l.flag(n, "count_include_pad", true) {
-				fail("with count_include_pad=False")
-			}
 			if _, ok := arg(n, "divisor_override"); ok {
 				fail("with divisor_override")
 			}
-			o = &graph.AvgPool2d{MaxPool2d: p}
+			o = &graph.AvgPool2d{MaxPool2d: p, Exclude: p.Padding != graph.Pair{} && !l.flag(n, "count_include_pad", true)}
 		}
 		y, s := l.emit(o, nil, x.name)
 		l.define(l.result(y, s, []int{1, s[0], s[1], s[2]}, 0, 1))
@@ -512,10 +514,7 @@ func pool1(most bool) operator {
 		}
 		var o graph.Op = &p
 		if !most {
-			if p.Padding[1] != 0 && !l.flag(n, "count_include_pad", true) {
-				fail("with count_include_pad=False")
-			}
-			o = &graph.AvgPool2d{MaxPool2d: p}
+			o = &graph.AvgPool2d{MaxPool2d: p, Exclude: p.Padding[1] != 0 && !l.flag(n, "count_include_pad", true)}
 		}
 		name, _ := l.reshape(x.name, graph.Shape{x.shape[1], 1, x.shape[2]})
 		y, s := l.emit(o, nil, name)

@@ -89,7 +89,8 @@ func detach(l *lowering, n *pt2.Node) {
 			l.define(v)
 			return
 		}
-		fail("a gradient that stops within the model is not supported; leave out detach()")
+		l.define(l.unary("detach", l.value(v), 0, 0))
+		return
 	}
 	same(l, n)
 }
@@ -576,11 +577,12 @@ func stack(l *lowering, n *pt2.Node) {
 }
 
 func padOp(l *lowering, n *pt2.Node) {
-	if m := text(n, "mode", "constant"); m != "constant" {
-		fail("with mode %q; only \"constant\" is supported", m)
-	}
 	v := l.tensor(n, "self")
 	pad := l.plain(n, "pad")
+	if m := text(n, "mode", "constant"); m != "constant" {
+		l.define(l.padAround(v, pad, m))
+		return
+	}
 	rank := len(v.shape)
 	before, after := make([]int, rank), make([]int, rank)
 	for i := 0; i+1 < len(pad); i += 2 {
@@ -651,11 +653,11 @@ func roll(l *lowering, n *pt2.Node) {
 func flip(l *lowering, n *pt2.Node) {
 	v := l.tensor(n, "self")
 	for _, a := range l.axes(n, "dims", len(v.shape)) {
-		var parts []*value
-		for i := v.shape[a] - 1; i >= 0; i-- {
-			parts = append(parts, l.cut(v, a, i, 1, 1))
+		back := make([]float64, v.shape[a])
+		for i := range back {
+			back[i] = float64(len(back) - 1 - i)
 		}
-		v = l.cat(parts, a)
+		v = l.pick(v, a, back)
 	}
 	l.define(v)
 }
@@ -695,8 +697,20 @@ func (l *lowering) pick(v *value, axis int, index []float64) *value {
 			fail("index %v of an axis of %d", f, d)
 		}
 	}
+	if axis == v.batch {
+		fail("it picks samples")
+	}
 	if v.name != "" {
 		var parts []*value
+		runs := 1
+		for i := 1; i < len(at); i++ {
+			if at[i] != at[i-1]+1 {
+				runs++
+			}
+		}
+		if runs > 3 {
+			return l.resample(v, axis, at, 1, nil)
+		}
 		for i := 0; i < len(at); { // runs of neighbours are one slice
 			k := i + 1
 			for k < len(at) && at[k] == at[k-1]+1 {
@@ -704,9 +718,6 @@ func (l *lowering) pick(v *value, axis int, index []float64) *value {
 			}
 			parts = append(parts, l.cut(v, axis, at[i], k-i, 1))
 			i = k
-		}
-		if len(parts) > 256 {
-			fail("%d separate elements of a computed tensor are picked", len(parts))
 		}
 		return l.cat(parts, axis)
 	}
