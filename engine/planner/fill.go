@@ -310,6 +310,13 @@ func (f fill) note(pl forecast.Pipeline, cl *Cluster) string {
 		}
 		return fmt.Sprintf("%s: without micro_batches in the job %d would be chosen, with %.0f %% and the same result", head, n, 100*r.Idle())
 	}
+	// As many replicas as stages, each on its own batches.
+	turn := pl
+	turn.Ahead = len(cl.Stages) * j.UpdateFrequency
+	replicas := ""
+	if i := turn.Round(8*turn.Ahead, j.BatchSize, cl.MicroBatches).Idle(); j.Replica() == 1 && i < cl.Idle-0.1 {
+		replicas = fmt.Sprintf("replicas %d, each on its own batches, would make it %.0f %%", len(cl.Stages), 100*i)
+	}
 	best := 0
 	for u := 2 * j.UpdateFrequency; u <= mostUpdate; u *= 2 {
 		if best == 0 || idle(u, cl.MicroBatches) < idle(best, cl.MicroBatches)-0.02 {
@@ -319,10 +326,17 @@ func (f fill) note(pl forecast.Pipeline, cl *Cluster) string {
 			break
 		}
 	}
-	if best == 0 || idle(best, cl.MicroBatches) > cl.Idle-0.1 {
+	var would []string
+	if best > 0 && idle(best, cl.MicroBatches) < cl.Idle-0.1 {
+		would = append(would, fmt.Sprintf("update_frequency %d, with batches as much smaller, would make it %.0f %%", best, 100*idle(best, cl.MicroBatches)))
+	}
+	if replicas != "" {
+		would = append(would, replicas)
+	}
+	if would == nil {
 		return ""
 	}
-	return fmt.Sprintf("%s: %s; update_frequency %d, with batches as much smaller, would make it %.0f %%", head, f.why, best, 100*idle(best, cl.MicroBatches))
+	return fmt.Sprintf("%s: %s; %s", head, f.why, strings.Join(would, "; "))
 }
 
 // WriteTo prints the plan for people.

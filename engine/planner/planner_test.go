@@ -211,6 +211,7 @@ func TestMicroBatchesAreChosen(t *testing.T) {
 		{"gpt-sorter", func(j *job.Spec) { j.Schedule = job.Async }, 1, 1, ""},
 		{"gpt-sorter", func(j *job.Spec) { j.BatchSize = 1 }, 1, 1, ""},
 		{"cnn", func(*job.Spec) {}, 1, 1, "update_frequency"},
+		{"cnn", func(*job.Spec) {}, 1, 1, "replicas 2, each on its own batches"},
 	} {
 		e, err := zoo.Find(c.example)
 		if err != nil {
