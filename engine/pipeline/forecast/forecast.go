@@ -51,7 +51,9 @@ func (r Result) Idle() float64 {
 // Update walks one update over micro-batches of the given rows. Stage s of P starts a
 // forward pass as long as fewer than P-s micro-batches wait for their backward pass, and
 // sends when a pass is over; a link carries one message after the other.
-func (p Pipeline) Update(rows []int) Result { return p.walk(rows, len(rows)) }
+func (p Pipeline) Update(rows []int) Result {
+	return p.walk(rows, func(s int) int { return len(p.Stages) - s })
+}
 
 // Round walks a round of replicas that take turns, so many batches in parts. Their updates
 // overlap as far as Ahead lets them; what an update costs comes with each batch.
@@ -63,15 +65,21 @@ func (p Pipeline) Round(batches, batch, parts int) Result {
 		q.Stages[i].Update = 0
 	}
 	rows := Split(batches, batch, parts)
-	ahead := len(rows)
-	if p.Ahead > 0 {
-		ahead = p.Ahead * len(rows) / batches
-	}
-	return q.walk(rows, ahead)
+	n := len(p.Stages)
+	return q.walk(rows, func(s int) int {
+		switch ahead := p.Ahead * len(rows) / batches; {
+		case p.Ahead == 0 || ahead >= n:
+			return n - s
+		case parts == 1: // spread over the stages, as order.NewSync has it
+			return ((n-s)*ahead + n - 1) / n
+		default:
+			return min(n-s, ahead)
+		}
+	})
 }
 
-// walk is Update with at most so many micro-batches in flight.
-func (p Pipeline) walk(rows []int, ahead int) Result {
+// walk is Update with at most depth(s) micro-batches between the passes of stage s.
+func (p Pipeline) walk(rows []int, depth func(s int) int) Result {
 	n, m := len(p.Stages), len(rows)
 	res := Result{Busy: make([]float64, n)}
 	act, grad := make([][]float64, n), make([][]float64, n) // by stage: when the tensors of micro-batch i are there
@@ -100,7 +108,7 @@ func (p Pipeline) walk(rows []int, ahead int) Result {
 			st := p.Stages[s]
 			for backwards[s] < m {
 				i, k := forwards[s], backwards[s]
-				if i < m && i-k < min(n-s, ahead) {
+				if i < m && i-k < depth(s) {
 					if i >= len(act[s]) {
 						break // still to come
 					}

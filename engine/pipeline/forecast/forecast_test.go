@@ -88,3 +88,20 @@ func TestMicroBatches(t *testing.T) {
 		t.Errorf("micro-batches that cost more than the batch: %d of them", last)
 	}
 }
+
+// TestRound: replicas that take turns fill the pipeline as the schedule of package order does:
+// as many as stages leave its first and last steps, one alone leaves it mostly empty.
+func TestRound(t *testing.T) {
+	for n := 1; n <= 6; n++ {
+		p := forecast.Pipeline{Links: make([]forecast.Link, n-1)}
+		for range n {
+			p.Stages = append(p.Stages, forecast.Stage{Forward: 1, Backward: 1.5, Update: 0.5})
+		}
+		for ahead, want := range map[int]float64{n: 60*3 + 3*float64(n-1), 1: 60 * 3 * float64(n)} {
+			p.Ahead = ahead
+			if got := p.Round(60, 1, 1).Seconds; got < want-1e-9 || got > want+1e-9 {
+				t.Errorf("%d stages, %d units in flight: %v s, want %v", n, ahead, got, want)
+			}
+		}
+	}
+}

@@ -193,4 +193,11 @@ func TestReplicasFillTheBubble(t *testing.T) {
 			t.Errorf("%d stages, as many replicas: %d, want %d", p, got, want)
 		}
 	}
+	// Half as many replicas as stages keep nearly half of the time busy.
+	for _, p := range []int{4, 6, 8} {
+		run := Run{Train: 120, Epochs: 1, BatchSize: 1, MicroBatches: 1, UpdateFrequency: 1, Replicas: p / 2, ReduceFactor: 120}
+		if got, most := makespan(t, run, NewSync, p), 120*3*2*107/100; got > most {
+			t.Errorf("%d stages, half as many replicas: %d, want at most %d", p, got, most)
+		}
+	}
 }

@@ -212,7 +212,13 @@ func (w *walk) mark(a Action, m Mark) error {
 // in flight has. Replicas fill each other's bubbles: with as many as stages nothing stands
 // still within a round.
 func NewSync(seq *Sequence, stage, stages int) Schedule {
-	return &alternate{walk: walk{seq: seq}, depth: min(stages-stage, seq.run.group()), sync: true}
+	r, depth := seq.run, stages-stage
+	if units := r.group(); r.replicas() > 1 && r.UpdateFrequency*r.MicroBatches == 1 && units < stages {
+		// Too few to fill the pipeline: spread over its stages, none waits for a backward pass
+		// while a forward pass could go on. Never slower than more, and less memory.
+		depth = (depth*units + stages - 1) / stages
+	}
+	return &alternate{walk: walk{seq: seq}, depth: min(depth, r.group()), sync: true}
 }
 
 // NewAsync is 1F1B without draining: stage s of P runs P-1-s updates behind, and a
