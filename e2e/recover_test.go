@@ -85,8 +85,8 @@ func TestKilled(t *testing.T) {
 			s := newScene(t)
 			dir := s.endlessJob()
 			host, url := s.serve(dir)
-			s.provide(url, "")
-			host.says("joined", limit)
+			spare := s.provide(url, "")[0]
+			host.says("node_0 joined", limit)
 			ps := s.provide(url, "node_0", "node_1", "node_2")
 			host.says("training", limit)
 			s.saved(dir, 5)
@@ -96,6 +96,7 @@ func TestKilled(t *testing.T) {
 			}
 			host.says(fmt.Sprintf(`node_%d.*the run goes on from step \d+`, k), limit)
 			host.says(`training goes on from step \d+`, limit)
+			spare.says("joined .* as node_0(.|\n)*calls this provider node_3 now", limit)
 			t.Logf("training again %.2f s after the kill", time.Since(begin).Seconds())
 			s.more(dir, 20)
 			s.ends(host, dir)

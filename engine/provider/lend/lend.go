@@ -124,7 +124,14 @@ func (l *lender) join(ctx context.Context) (provider.Host, provider.Dialer, erro
 	if l.cfg.Joined != nil {
 		l.cfg.Joined(conn.Name(), provider.Bench{GEMM: l.bench.GEMM, Conv: l.bench.Conv})
 	}
-	return &host{Conn: conn, ep: ep}, ep, nil
+	h := &host{Conn: conn, ep: ep, name: conn.Name()}
+	h.renamed = func() {
+		l.cfg.Event("the host calls this provider %s now", h.name)
+		if l.cfg.Joined != nil {
+			l.cfg.Joined(h.name, provider.Bench{GEMM: l.bench.GEMM, Conv: l.bench.Conv})
+		}
+	}
+	return h, ep, nil
 }
 
 // judge tells what the end of a session or of a try to join means.
@@ -149,8 +156,21 @@ func (l *lender) judge(err error) (goodbye, again bool) {
 // host is a session with what belongs to it.
 type host struct {
 	*client.Conn
-	ep   *rtc.Endpoint
-	once sync.Once
+	ep      *rtc.Endpoint
+	once    sync.Once
+	name    string // of the last assignment, before any the welcome's
+	renamed func()
+}
+
+// Recv implements provider.Host. A provider that asked for no name may be given another one
+// when it gets a stage: the first has gone to one that asked for it.
+func (h *host) Recv(ctx context.Context) (proto.Message, error) {
+	m, err := h.Conn.Recv(ctx)
+	if a, ok := m.(*proto.Assign); ok && a.Name != h.name && a.Name != "" {
+		h.name = a.Name
+		h.renamed()
+	}
+	return m, err
 }
 
 // ahead is how much memory a blob gets before any of it has come.
