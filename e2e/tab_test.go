@@ -280,7 +280,8 @@ func freePort(t *testing.T) string {
 }
 
 // TestTabGone: a tab that is closed, stopped, crashes or falls asleep is missed by the host
-// and by name, within five seconds where the machine is free (the log has the time). One that comes back knows what happened.
+// and by name, within five seconds where the machine is free (the log has the time). One that
+// comes back knows what happened.
 func TestTabGone(t *testing.T) {
 	posix(t)
 	for _, c := range []struct {
@@ -310,11 +311,11 @@ func TestTabGone(t *testing.T) {
 			t.Logf("%s: the host has noticed %.2f s later", c.how, time.Since(begin).Seconds())
 			switch c.how {
 			case "reloaded":
-				p.shows(5*time.Second, "#go", "Take part again")
+				p.shows(limit, "#go", "Take part again")
 			case "asleep":
 				time.Sleep(time.Until(begin.Add(11 * time.Second)))
 				b.signal(syscall.SIGCONT)
-				p.shows(5*time.Second, "#state", "Looking for it")
+				p.shows(limit, "#state", "Looking for it")
 				if said, err := eval[string](p, `document.getElementById("log").textContent`); err != nil || !strings.Contains(said, "was asleep") {
 					t.Errorf("a tab that woke up says %q (%v)", said, err)
 				}
@@ -358,13 +359,13 @@ func TestHostGone(t *testing.T) {
 	host, _, p := s.mixed(b, dir, 1, "--listen", address)
 	p.shows(limit, "#state", "Training")
 	_ = syscall.Kill(host.cmd.Process.Pid, syscall.SIGSTOP)
-	p.shows(10*time.Second, "#state", "Looking for it")
-	p.shows(time.Second, "#detail", "Lost the signaling host")
+	p.shows(limit, "#state", "Looking for it")
+	p.shows(limit, "#detail", "Lost the signaling host")
 	_ = syscall.Kill(host.cmd.Process.Pid, syscall.SIGKILL)
 	<-host.done
 	host, _ = s.serve("--listen", address, dir)
-	host.says(`js/wasm`, 30*time.Second)
-	p.shows(5*time.Second, "#go", "Stop")
+	host.says(`js/wasm`, limit)
+	p.shows(limit, "#go", "Stop")
 }
 
 // TestTabPauses: a paused tab holds the run up and loses nothing.
