@@ -26,7 +26,7 @@ import (
 // predicted is what predict --json prints.
 type predicted struct {
 	Rows []struct {
-		Name        string
+		Name, Label string
 		Class       int
 		Probability float64
 	}
@@ -118,6 +118,29 @@ func TestExport(t *testing.T) {
 		t.Error("a job that begins with the exported weights answers otherwise")
 	}
 	answersAsTorch(t, p, x, at("a.pt"), at("a.safetensors"))
+}
+
+// TestPredictNames: a table with names for classes is answered with names.
+func TestPredictNames(t *testing.T) {
+	s := newScene(t)
+	tmp := t.TempDir()
+	var b strings.Builder
+	b.WriteString("a,b,label\n")
+	for i := range 60 {
+		fmt.Fprintf(&b, "%d,%d,%s\n", i%2, 1-i%2, []string{"odd one", "even"}[i%2])
+	}
+	table, rows, job := filepath.Join(tmp, "t.csv"), filepath.Join(tmp, "rows.csv"), filepath.Join(tmp, "job")
+	write(t, table, []byte(b.String()))
+	write(t, rows, []byte("a,b\n1,0\n0,1\n"))
+	s.ok("ravnest", "init", job, "--data", table, "--epochs", "40")
+	s.ok("ravnest", "train", "--local", job)
+	if out, _ := s.ok("ravnest", "predict", job, rows); !strings.HasPrefix(out, "even\t0.") || !strings.Contains(out, "\nodd one\t0.") {
+		t.Errorf("predict prints %q", out)
+	}
+	out, _ := s.ok("ravnest", "predict", job, rows, "--json")
+	if p := parse[predicted](t, out); len(p.Rows) != 2 || p.Rows[0].Label != "even" || p.Rows[0].Class != 0 {
+		t.Errorf("predict prints %s", out)
+	}
 }
 
 // answersAsTorch compares predictions with those of PyTorch that has loaded each of files.

@@ -285,6 +285,9 @@ func (s *Source) cifar(dir string, labels int, train []string, test, names strin
 	return nil
 }
 
+// Names are the names of the classes by number, nil where they have none.
+func (s *Source) Names() []string { return s.Classes }
+
 // Shape is the shape of a row of the inputs.
 func (s *Source) Shape() []int { return slices.Clone(s.tables[0].Shape) }
 

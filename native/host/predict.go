@@ -107,8 +107,10 @@ func Export(p *project.Project, cluster int, file string) (Exported, error) {
 type Prediction struct {
 	Name          string    `json:"name,omitempty"`
 	Class         *int      `json:"class,omitempty"`
+	Label         string    `json:"label,omitempty"` // the class's name
 	Probability   *float32  `json:"probability,omitempty"`
 	Classes       []int     `json:"classes,omitempty"`
+	Labels        []string  `json:"labels,omitempty"`
 	Probabilities []float32 `json:"probabilities,omitempty"`
 	Values        []Value   `json:"values,omitempty"`
 }
@@ -132,11 +134,18 @@ func (a Prediction) String() string {
 		fmt.Fprintf(&b, sep+format, v...)
 		sep = " "
 	}
-	if a.Class != nil {
+	switch {
+	case a.Label != "":
+		put("%s\t%.4f", a.Label, *a.Probability)
+	case a.Class != nil:
 		put("%d\t%.4f", *a.Class, *a.Probability)
 	}
-	for _, c := range a.Classes {
-		put("%d", c)
+	for i, c := range a.Classes {
+		if a.Labels != nil {
+			put("%s", a.Labels[i])
+		} else {
+			put("%d", c)
+		}
 	}
 	for _, v := range a.Values {
 		put("%g", v)
@@ -147,6 +156,10 @@ func (a Prediction) String() string {
 // Predict hands the model's answers to the rows of x to answer, one by one.
 func Predict(ctx context.Context, p *project.Project, d state.Dict, x *data.Table, threads int, answer func(row int, a Prediction)) error {
 	if err := project.CheckInputs(p.Graph, x); err != nil {
+		return err
+	}
+	names, err := p.Classes()
+	if err != nil {
 		return err
 	}
 	precision, err := exec.ParsePrecision(p.Job.Precision)
@@ -186,10 +199,26 @@ func Predict(ctx context.Context, p *project.Project, d state.Dict, x *data.Tabl
 		e.Forward(0, exec.Batch{Rows: len(idx)}, s.Params, &s)
 		y := e.Value(0, out, len(idx))
 		for i := range idx {
-			answer(row+i, predict(y[i*n:][:n], last))
+			a := predict(y[i*n:][:n], last)
+			a.label(names)
+			answer(row+i, a)
 		}
 	}
 	return nil
+}
+
+// label names the classes, where there is a name for each.
+func (a *Prediction) label(names []string) {
+	if a.Class != nil && *a.Class < len(names) {
+		a.Label = names[*a.Class]
+	}
+	for _, c := range a.Classes {
+		if c >= len(names) {
+			a.Labels = nil
+			return
+		}
+		a.Labels = append(a.Labels, names[c])
+	}
 }
 
 func predict(y []float32, classes int) (a Prediction) {

@@ -48,7 +48,9 @@ const (
 	InitialFile = "initial.safetensors"
 	// RestFile has what PyTorch's state dict of an imported model holds beside the graph's.
 	RestFile = "rest.safetensors"
-	OldDir   = "previous"
+	// ClassesFile has the names of the classes, a JSON list, where the data have them.
+	ClassesFile = "classes.json"
+	OldDir      = "previous"
 )
 
 const maxConfig = 4 << 20 // bytes of a file that people write
@@ -168,9 +170,11 @@ func (p *Project) want() *data.Want {
 	return &data.Want{Output: p.Graph.Shape(p.Graph.OutputValue()), Values: p.Job.Loss == "mse"}
 }
 
-// Source gives the data set for a model: dataset.Source.
+// Source gives the data set for a model, and the names of its classes by number, nil where
+// they have none: dataset.Source.
 type Source interface {
 	Set(in []int, want *data.Want) (*data.Set, error)
+	Names() []string
 }
 
 // Init writes an example job into dir: job, model and the walkthrough's pool of n
@@ -233,6 +237,9 @@ func Create(dir string, j job.Spec, g *graph.Graph, n int, src Source, begin *Be
 		if err := native.Save(filepath.Join(dir, dataFile), 0o644, p.Data.WriteSafetensors); err != nil {
 			return err
 		}
+		if err := p.writeClasses(src.Names()); err != nil {
+			return err
+		}
 	}
 	if begin != nil {
 		if err := p.saveBegin(begin); err != nil {
@@ -248,6 +255,35 @@ func Create(dir string, j job.Spec, g *graph.Graph, n int, src Source, begin *Be
 		}
 	}
 	return nil
+}
+
+// writeClasses writes ClassesFile, where there are names.
+func (p *Project) writeClasses(names []string) error {
+	if names == nil {
+		return nil
+	}
+	b, err := json.Marshal(names)
+	if err != nil {
+		return err
+	}
+	return p.write(ClassesFile, append(b, '\n'))
+}
+
+// Classes are the names of the classes by number, nil where they have none.
+func (p *Project) Classes() ([]string, error) {
+	path := filepath.Join(p.Dir, ClassesFile)
+	b, err := read(path, "names of the classes", maxConfig)
+	if errors.Is(err, ErrMissing) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	var names []string
+	if err := json.Unmarshal(b, &names); err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return names, nil
 }
 
 // dataFile is what Create calls the data that it writes.
