@@ -27,6 +27,7 @@ import (
 
 	"github.com/ravnest/ravnest/engine/format/safetensors"
 	"github.com/ravnest/ravnest/engine/graph"
+	"github.com/ravnest/ravnest/engine/job"
 	"github.com/ravnest/ravnest/engine/pipeline/snapshot"
 	"github.com/ravnest/ravnest/engine/planner"
 	"github.com/ravnest/ravnest/engine/provider"
@@ -184,6 +185,14 @@ func answers(p *project.Project) int64 {
 	return int64(p.Data.Val.Len()) * int64(out.Elems()/out[len(out)-1])
 }
 
+// span is the batches between two places where a run of replicas can stop; 0 with one.
+func span(j job.Spec) int64 {
+	if j.Replica() == 1 || j.Gradients() {
+		return 0
+	}
+	return int64(j.Replica()) * int64(j.Updates()) * int64(j.UpdateFrequency)
+}
+
 // Serve serves the project to providers, waits for the run to end and returns its
 // figures. Cancelling ctx stops the run cleanly: what is in flight is finished and
 // saved.
@@ -192,7 +201,7 @@ func Serve(ctx context.Context, p *project.Project, opt Options) (Summary, error
 	job := server.Job{
 		ID: runID(p.Job.Name), Raw: p.Job.JSON(), Plan: r.place, Inspect: r.inspect, Want: opt.Providers, Names: opt.Names,
 		Spares: true, Replan: true, Fresh: opt.Fresh,
-		Steps: int64(p.Job.Total(p.Data.Train.Len())), Val: answers(p),
+		Steps: int64(p.Job.Total(p.Data.Train.Len())), Val: answers(p), Span: span(p.Job),
 	}
 	if opt.Providers == 0 {
 		var err error

@@ -426,6 +426,9 @@ func (m *Machine) move(now time.Time, x *member, msg *proto.Progress) {
 	if in || out || msg.Step > x.Last.Step || msg.Samples > x.Last.Samples || len(msg.Losses)+len(msg.Vals) > 0 {
 		c.LongGap = max(c.LongGap, now.Sub(c.Moved))
 		c.Moved = now
+		if m.Phase == Draining && m.Interrupted && msg.Step < m.StopBy {
+			m.extend(now) // on its way to the end of a round
+		}
 	}
 }
 
@@ -605,7 +608,9 @@ func (m *Machine) stop(now time.Time, e StopRequest) {
 		m.Interrupted = true
 		m.Phase = Draining
 		m.extend(now)
+		m.StopBy = 0
 		for _, x := range m.assigned() {
+			m.StopBy = max(m.StopBy, x.Last.Step+m.Job.Span)
 			if !x.Done {
 				m.send(x, &proto.Stop{Run: m.Run, Reason: e.Reason, Mode: proto.Graceful})
 			}

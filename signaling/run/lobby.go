@@ -403,9 +403,9 @@ func (m *Machine) leaving(now time.Time, x *member, msg *proto.Leaving) {
 	}
 	var cost time.Duration
 	if c := m.Clusters[x.Place.Cluster]; c != nil {
-		cost = c.Cost
+		cost = 3*c.Cost + time.Duration(m.Job.Span)*c.LongGap
 	}
-	x.LeaveBy = now.Add(min(m.set.StopTimeout*2+3*cost, time.Minute))
+	x.LeaveBy = now.Add(min(m.set.StopTimeout*2+cost, time.Minute))
 	m.report(Waiting{Reason: fmt.Sprintf("%s wants to leave (%s): saving first", x.Name, x.Wish)})
 	if m.Phase == Running {
 		m.ask(now, true)

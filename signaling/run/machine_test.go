@@ -999,6 +999,39 @@ func TestGracefulStop(t *testing.T) {
 	}
 }
 
+// TestStopBehindARound: replicas stop between two rounds. A stage that moves on to the end of
+// its round has the time for it, one that goes beyond or stands still has not.
+func TestStopBehindARound(t *testing.T) {
+	for name, last := range map[string]int64{"moves": 8, "stands still": 2, "goes on for ever": 60} {
+		r := started(t, func(s *Settings) { s.StopTimeout = 2 * time.Second })
+		r.l.Job.Span = 8
+		moved := func(step int64) {
+			for i := range 3 {
+				r.step(Message{ID: fmt.Sprintf("p%d", i), Msg: &proto.Progress{Run: "j-1", Stage: i, Step: step, Samples: step}})
+				r.pong(fmt.Sprintf("p%d", i))
+			}
+		}
+		moved(1)
+		r.step(StopRequest{Mode: proto.Graceful, Reason: "Ctrl-C"})
+		for step := int64(2); step <= 40 && r.l.Phase == Draining; step++ {
+			r.now = r.now.Add(time.Second)
+			if step <= last {
+				moved(step)
+			}
+			for i := range 3 {
+				r.pong(fmt.Sprintf("p%d", i))
+			}
+			r.step(Tick{})
+			if name == "moves" && step == 8 {
+				break
+			}
+		}
+		if still := r.l.Phase == Draining; still != (name == "moves") {
+			t.Errorf("a stage that %s: still waited for: %v", name, still)
+		}
+	}
+}
+
 func TestStopNow(t *testing.T) {
 	for _, from := range []Phase{Gathering, Planning, Connecting, Running, Draining} {
 		t.Run(string(from), func(t *testing.T) {

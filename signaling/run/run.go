@@ -103,6 +103,9 @@ type Job struct {
 	// Steps and Val bound what a leaf may report: the batches of the whole run and the
 	// rows of a validation pass. 0: not known.
 	Steps, Val int64
+	// Span is the batches from one place where the run can stop or save to the next: a round
+	// of replicas. 0: one.
+	Span int64
 }
 
 // Member is a provider in the lobby.
@@ -232,6 +235,7 @@ type state struct {
 	Doubt       *doubt `json:",omitempty"`
 	Interrupted bool
 	Deadline    time.Time // of draining
+	StopBy      int64     // step that no stage goes beyond once it was told to stop
 	Warned      time.Time
 	Loss        *proto.Loss
 	Val         *proto.Val

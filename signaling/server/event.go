@@ -53,6 +53,8 @@ type Job struct {
 	// Steps and Val bound what a leaf may report: batches of the run, and rows of a
 	// validation pass. 0: not known.
 	Steps, Val int64
+	// Span is the batches from one place where the run can stop or save to the next. 0: one.
+	Span int64
 	// Plan places the job on the pool, which is in the order of Names, or
 	// sorted by name; with free, whatever their names are. It may take its time, in a
 	// goroutine of its own; it is asked again with another pool when a provider comes or

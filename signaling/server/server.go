@@ -290,7 +290,7 @@ func (s *Server) Run(ctx context.Context, job Job, on func(Event)) (Result, erro
 		s.blobs, s.inspect = job.Blobs, job.Inspect
 		s.mu.Unlock()
 		s.step(now, run.Submit{Job: run.Job{
-			ID: job.ID, Raw: job.Raw, Names: job.Names, Spares: job.Spares, Replan: job.Replan, Want: job.Want, Steps: job.Steps, Val: job.Val,
+			ID: job.ID, Raw: job.Raw, Names: job.Names, Spares: job.Spares, Replan: job.Replan, Want: job.Want, Steps: job.Steps, Val: job.Val, Span: job.Span,
 		}, Earlier: earlier, Stale: stale})
 	})
 	if !alive {
