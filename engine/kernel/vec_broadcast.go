@@ -367,6 +367,10 @@ func (l *Strided) Scatter(dx, dy []float32, rows int) {
 // Put sets the elements of x that the loop names to those of y, and leaves the others.
 func (l *Strided) Put(x, y []float32, rows int) {
 	l.each(rows, func(from, to, n, stride int) {
+		if stride == 1 {
+			copy(x[to:to+n], y[from:])
+			return
+		}
 		for i := range n {
 			x[to+i*stride] = y[from+i]
 		}
