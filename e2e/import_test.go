@@ -9,6 +9,9 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/ravnest/ravnest/engine/format/safetensors"
+	"github.com/ravnest/ravnest/engine/state"
 )
 
 const archives = "../engine/importer/testdata/"
@@ -50,6 +53,43 @@ func TestImport(t *testing.T) {
 	s.ok("ravnest", "train", "--local", other)
 	if bytes.Equal(read(t, other, "losses.txt"), read(t, local, "losses.txt")) {
 		t.Error("the archive's weights make no difference")
+	}
+}
+
+// TestImportRecurrent: the steps of an LSTM share its weights, whose gradients are added in one
+// order wherever the model is cut.
+func TestImportRecurrent(t *testing.T) {
+	s := newScene(t)
+	tmp := t.TempDir()
+	x := state.Tensor{Name: "train_x", Shape: []int{48, 4, 6}, F32: make([]float32, 48*24)}
+	y := state.Tensor{Name: "train_y", Shape: []int{48}, I64: make([]int64, 48)}
+	for i := range x.F32 {
+		x.F32[i] = float32(i*i%23)/11 - 1
+	}
+	for i := range y.I64 {
+		y.I64[i] = int64(i * i % 3)
+	}
+	var b bytes.Buffer
+	if err := safetensors.Write(&b, state.Dict{x, y}, nil); err != nil {
+		t.Fatal(err)
+	}
+	rows := filepath.Join(tmp, "rows.safetensors")
+	write(t, rows, b.Bytes())
+	job := func(name string) string {
+		dir := filepath.Join(tmp, name)
+		out, _ := s.ok("ravnest", "import", archives+"lstm_both_ways.pt2", dir, "--data", rows, "--epochs", "2", "--lr", "0.01", "--batch-size", "16")
+		if !strings.Contains(out, "10 parameters are shared by several layers, which stay in one stage") {
+			t.Errorf("import prints %s", out)
+		}
+		return dir
+	}
+	local, cut := job("local"), job("cut")
+	s.ok("ravnest", "train", "--local", local)
+	s.demo("--providers", "2", "--dir", cut)
+	for _, f := range []string{"losses.txt", "trained/trained_state_dict.safetensors"} {
+		if !bytes.Equal(read(t, cut, f), read(t, local, f)) {
+			t.Errorf("two providers: %s is not that of one process", f)
+		}
 	}
 }
 
