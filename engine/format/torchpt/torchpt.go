@@ -42,7 +42,8 @@ const (
 
 // Read reads the state dict of a file of size bytes, in its order. Floating types become
 // float32 (exactly, but for float64, which is rounded), integers and bool int64. Tensors
-// may be views with any offset and stride, and may share a storage.
+// may be views with any offset and stride, and may share a storage. Where the file holds a
+// dict with an entry state_dict, model_state_dict or model that is a dict, that is read.
 func Read(r io.ReaderAt, size int64) (state.Dict, error) {
 	z, err := zip.NewReader(r, size)
 	if err != nil {
@@ -138,6 +139,7 @@ func (a *archive) dict(root any, prefix string) (state.Dict, error) {
 	if !ok {
 		return nil, bad("it holds a %s, not a state dict", kind(root))
 	}
+	top = inner(top)
 	n := len(top.items) / 2
 	if n > state.MaxTensors {
 		return nil, bad("%d tensors, at most %d are supported", n, state.MaxTensors)
@@ -187,6 +189,19 @@ func (a *archive) dict(root any, prefix string) (state.Dict, error) {
 		return nil, fmt.Errorf("%w: %w", ErrFormat, err)
 	}
 	return d, nil
+}
+
+// inner is the state dict in a checkpoint of a training run, which has it beside the epoch or
+// the optimizer's state, or top where it is none.
+func inner(top *dict) *dict {
+	for _, key := range []string{"state_dict", "model_state_dict", "model"} {
+		for i := 0; i+1 < len(top.items); i += 2 {
+			if d, ok := top.items[i+1].(*dict); ok && top.items[i] == key {
+				return d
+			}
+		}
+	}
+	return top
 }
 
 // tensor copies the elements of a view from the bytes of its storage.

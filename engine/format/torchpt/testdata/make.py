@@ -58,8 +58,9 @@ save("types", {
     "byte": torch.tensor([250, 7], dtype=torch.uint8),
     "bool": torch.tensor([True, False]),
 })
-# What must be refused.
+# The state dict among other things.
 save("checkpoint", {"model": net.state_dict(), "epoch": 3})
+# What must be refused.
 save("whole", torch.nn.Linear(1, 1))
 save("legacy", OrderedDict(w=ramp(1)), _use_new_zipfile_serialization=False)
 
