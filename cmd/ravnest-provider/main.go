@@ -9,6 +9,7 @@ import (
 	"os"
 	"runtime"
 	"runtime/debug"
+	"strings"
 	"time"
 
 	"github.com/ravnest/ravnest/engine/kernel"
@@ -16,6 +17,7 @@ import (
 	"github.com/ravnest/ravnest/engine/provider/machine"
 	"github.com/ravnest/ravnest/native"
 	"github.com/ravnest/ravnest/signaling/client"
+	"github.com/ravnest/ravnest/signaling/proto"
 	"github.com/urfave/cli/v2"
 )
 
@@ -50,8 +52,8 @@ func app() *cli.App {
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "join", Usage: "`URL` of the signaling host"},
 			&cli.StringFlag{Name: "token", EnvVars: []string{"RAVNEST_TOKEN"}, Usage: "the host's join token"},
-			&cli.StringFlag{Name: "name", Usage: "name in the plan, such as node_0 (default: the host gives one)"},
-			&cli.StringFlag{Name: "ram", Usage: "`GB` to lend (default: what is free)"},
+			&cli.StringFlag{Name: "name", DefaultText: "the host gives one", Usage: "name in the plan, such as node_0"},
+			&cli.StringFlag{Name: "ram", DefaultText: "what is free", Usage: "memory to lend, in `GB` or with a unit such as 512MB"},
 			&cli.IntFlag{Name: "threads", Value: 1, Usage: "threads of the tensor engine"},
 			&cli.BoolFlag{Name: "once", Usage: "leave after one run (default: go on to the host's next)"},
 			&cli.DurationFlag{Name: "wait", DefaultText: "for ever", Usage: "give up after `TIME` without a host, such as 30s or 0"},
@@ -64,7 +66,11 @@ func app() *cli.App {
 
 func lend(c *cli.Context) error {
 	if c.Args().Present() {
-		return fmt.Errorf("unexpected argument %q: run ravnest-provider --help for the flags", c.Args().First())
+		arg := c.Args().First()
+		if strings.Contains(arg, "://") && c.String("join") == "" {
+			return fmt.Errorf("unexpected argument %q: a host's address is given with --join %s", arg, arg)
+		}
+		return fmt.Errorf("unexpected argument %q: run ravnest-provider --help for the flags", arg)
 	}
 	if c.String("join") == "" {
 		return errors.New("which host? give its address with --join URL")
@@ -72,6 +78,11 @@ func lend(c *cli.Context) error {
 	t := c.Int("threads")
 	if t < 1 || t > 4*runtime.NumCPU()+64 {
 		return fmt.Errorf("--threads %d is outside 1..%d", t, 4*runtime.NumCPU()+64)
+	}
+	if name := c.String("name"); name != "" {
+		if err := proto.CheckName(name); err != nil {
+			return fmt.Errorf("--name: %w", err)
+		}
 	}
 	ram, err := native.AvailableRAM()
 	if err != nil {

@@ -57,16 +57,16 @@ func main() {
 // The flags that change a job; demo, train and init share them.
 func jobFlags() []cli.Flag {
 	return []cli.Flag{
-		&cli.IntFlag{Name: "epochs", Usage: "passes over the training data"},
-		&cli.IntFlag{Name: "steps", Usage: "stop after `N` batches"},
-		&cli.StringFlag{Name: "schedule", Usage: strings.Join(job.Schedules, " or ")},
-		&cli.StringFlag{Name: "wire", Usage: "how tensors are sent: " + strings.Join(job.Wires, ", ")},
-		&cli.Uint64Flag{Name: "seed", Usage: "of weights, order and dropout"},
-		&cli.IntFlag{Name: "micro-batches", Usage: "parts of a batch that flow one by one"},
-		&cli.IntFlag{Name: "replicas", Usage: "copies of the model that train, each on its share of the batches"},
-		&cli.IntFlag{Name: "reduce-factor", Usage: "updates of each replica before they are averaged"},
-		&cli.StringFlag{Name: "recompute", Usage: "selective or full: less memory for more work, the same result"},
-		&cli.StringFlag{Name: "precision", Usage: "of operands of products: fp32 or bf16, with the same bits on every machine"},
+		&cli.IntFlag{Name: "epochs", DefaultText: "the job's", Usage: "passes over the training data"},
+		&cli.IntFlag{Name: "steps", DefaultText: "the job's", Usage: "stop after `N` batches"},
+		&cli.StringFlag{Name: "schedule", DefaultText: "the job's", Usage: "how a batch flows through the stages: " + strings.Join(job.Schedules, ", ")},
+		&cli.StringFlag{Name: "wire", DefaultText: "the job's", Usage: "how tensors are sent: " + strings.Join(job.Wires, ", ")},
+		&cli.Uint64Flag{Name: "seed", DefaultText: "the job's", Usage: "`N` that initial weights, the order of the rows and dropout follow from"},
+		&cli.IntFlag{Name: "micro-batches", DefaultText: "the job's", Usage: "parts of a batch that flow one by one; 0: chosen for you"},
+		&cli.IntFlag{Name: "replicas", DefaultText: "the job's", Usage: "copies of the model that train, each on its share of the batches"},
+		&cli.IntFlag{Name: "reduce-factor", DefaultText: "the job's", Usage: "updates of each replica before they are averaged"},
+		&cli.StringFlag{Name: "recompute", DefaultText: "the job's", Usage: "selective or full: less memory for more work, with the same result"},
+		&cli.StringFlag{Name: "precision", DefaultText: "the job's", Usage: "of the operands of products: fp32 or bf16 (which has the same bits on every machine)"},
 	}
 }
 
@@ -120,8 +120,8 @@ func demoCommand() *cli.Command {
 		Name: "demo", Usage: "train the walkthrough's model with providers on this machine",
 		Description: "Starts the signaling host and N providers, trains, validates and fuses.\nRuns the job in --dir, or puts the walkthrough there.",
 		Flags: append(jobFlags(), jsonFlag, threads,
-			&cli.IntFlag{Name: "providers", Value: 3, Usage: "how many"},
-			&cli.IntFlag{Name: "tabs", Usage: "how many of them are tabs of your browser"},
+			&cli.IntFlag{Name: "providers", Value: 3, Usage: "start `N` providers"},
+			&cli.IntFlag{Name: "tabs", Usage: "of which `N` are tabs of your browser"},
 			&cli.StringFlag{Name: "dir", Value: "ravnest-demo", Usage: "the job's directory"},
 			&cli.StringFlag{Name: "ram", Usage: "`GB` that each provider lends (default: what the machine has)"},
 			&cli.StringFlag{Name: "listen", Value: "127.0.0.1:0", Usage: "address of the host"}),
@@ -139,7 +139,7 @@ func initCommand() *cli.Command {
 			&cli.StringSliceFlag{Name: "target", Usage: "target `COLUMN` of a .csv, or the file of targets beside a .npy"},
 			&cli.Float64Flag{Name: "val", Value: 0.1, Usage: "share of the rows for validation, where the data have no part for it"},
 			&cli.IntFlag{Name: "size", Usage: "scale and cut images to `N` pixels each way"},
-			&cli.IntFlag{Name: "block", Usage: "tokens in a row of a text (default: 128)"},
+			&cli.IntFlag{Name: "block", DefaultText: "128", Usage: "tokens in a row of a text"},
 			&cli.StringFlag{Name: "tokens", Usage: "how a text becomes tokens: " + strings.Join(text.Kinds, ", ")}),
 		Action: initJob, OnUsageError: usageError,
 	}
@@ -180,8 +180,8 @@ func serveCommand() *cli.Command {
 		Flags: []cli.Flag{
 			jsonFlag,
 			&cli.StringFlag{Name: "listen", Value: "127.0.0.1:8090", Usage: "`ADDR` to serve at"},
-			&cli.StringFlag{Name: "token", EnvVars: []string{"RAVNEST_TOKEN"}, Usage: "that providers must show"},
-			&cli.IntFlag{Name: "providers", Usage: "plan by the benchmarks of the first `N` that join (default: the plan of clusterize)"},
+			&cli.StringFlag{Name: "token", EnvVars: []string{"RAVNEST_TOKEN"}, Usage: "secret that providers must show to join"},
+			&cli.IntFlag{Name: "providers", DefaultText: "the plan of clusterize", Usage: "plan by the benchmarks of the first `N` that join"},
 			&cli.BoolFlag{Name: "fresh", Usage: "begin anew, where an unfinished run of the same job would go on from its last checkpoint (resume)"},
 			&cli.StringFlag{Name: "tls-cert", Usage: "serve https with the certificate in `FILE`, read again when it changes"},
 			&cli.StringFlag{Name: "tls-key", Usage: "and its key in `FILE`"},
@@ -190,7 +190,7 @@ func serveCommand() *cli.Command {
 			&cli.StringFlag{Name: "acme-cache", Usage: "`DIR` where that certificate and its key are kept (default: node_data/acme of the job)"},
 			&cli.BoolFlag{Name: "proxy", Usage: "a reverse proxy stands before the host: believe its Forwarded and X-Forwarded-* headers"},
 			&cli.StringFlag{Name: "relay", Usage: "`ADDR` (UDP and TCP) of the relay for providers without a direct path (default: that of --listen, where other machines reach it)"},
-			&cli.BoolFlag{Name: "no-relay", Usage: "no relay"},
+			&cli.BoolFlag{Name: "no-relay", Usage: "do not relay between providers without a direct path"},
 		},
 		Action: alone(serve), OnUsageError: usageError,
 	}
@@ -199,7 +199,7 @@ func serveCommand() *cli.Command {
 func statusCommand() *cli.Command {
 	return &cli.Command{
 		Name: "status", Usage: "say where a run stands, of the job in DIR or of the host at URL", ArgsUsage: "DIR|URL",
-		Flags:  []cli.Flag{jsonFlag, &cli.StringFlag{Name: "token", EnvVars: []string{"RAVNEST_TOKEN"}, Usage: "the host's"}},
+		Flags:  []cli.Flag{jsonFlag, &cli.StringFlag{Name: "token", EnvVars: []string{"RAVNEST_TOKEN"}, Usage: "the host's join token, where URL is given"}},
 		Action: status, OnUsageError: usageError,
 	}
 }
@@ -207,14 +207,14 @@ func statusCommand() *cli.Command {
 func fuseCommand() *cli.Command {
 	return &cli.Command{
 		Name: "fuse", Usage: "join the trained stages of a cluster into one state dict", ArgsUsage: "DIR",
-		Flags:  []cli.Flag{jsonFlag, &cli.IntFlag{Name: "cluster", Usage: "which cluster"}},
+		Flags:  []cli.Flag{jsonFlag, &cli.IntFlag{Name: "cluster", Usage: "fuse cluster `N`"}},
 		Action: alone(fuse), OnUsageError: usageError,
 	}
 }
 
 func evalCommand() *cli.Command {
 	return &cli.Command{
-		Name: "eval", Usage: "accuracy of the fused model on the validation set", ArgsUsage: "DIR",
+		Name: "eval", Usage: "measure the fused model on the validation set", ArgsUsage: "DIR",
 		Flags: []cli.Flag{jsonFlag, threads}, Action: eval, OnUsageError: usageError,
 	}
 }
@@ -244,8 +244,8 @@ func predictCommand() *cli.Command {
 
 func trainCommand() *cli.Command {
 	return &cli.Command{
-		Name: "train", Usage: "train the job in DIR in one process: the yardstick", ArgsUsage: "DIR",
-		Flags:  append(jobFlags(), jsonFlag, threads, &cli.BoolFlag{Name: "local", Usage: "in this process (needed: other ways are demo and serve)"}),
+		Name: "train", Usage: "train the job in DIR in one process, to compare with", ArgsUsage: "DIR",
+		Flags:  append(jobFlags(), jsonFlag, threads, &cli.BoolFlag{Name: "local", Usage: "in this process; required (to train on several machines use demo or serve)"}),
 		Action: alone(trainLocal), OnUsageError: usageError,
 	}
 }
@@ -255,7 +255,28 @@ func usageError(c *cli.Context, err error, _ bool) error {
 	if c.Command != nil && c.Command.Name != "" && c.Command.Name != "ravnest" {
 		name += " " + c.Command.Name
 	}
-	return fmt.Errorf("%w: run %s --help for the flags", err, name)
+	return fmt.Errorf("%w: run %s --help for the flags", plainFlag(err), name)
+}
+
+// plainFlag says what package flag says of a flag as it is written here, with two dashes.
+func plainFlag(err error) error {
+	text := err.Error()
+	if name, ok := strings.CutPrefix(text, "flag provided but not defined: -"); ok {
+		return fmt.Errorf("unknown flag --%s", name)
+	}
+	if name, ok := strings.CutPrefix(text, "flag needs an argument: -"); ok {
+		return fmt.Errorf("--%s needs a value", name)
+	}
+	return err
+}
+
+// threadsFlag is the value of --threads.
+func threadsFlag(c *cli.Context) (int, error) {
+	t, most := c.Int("threads"), 4*runtime.NumCPU()+64
+	if t < 1 || t > most {
+		return 0, fmt.Errorf("--threads %d is outside 1..%d", t, most)
+	}
+	return t, nil
 }
 
 // flagsFirst lets flags stand behind a command's argument, as in ravnest serve DIR
@@ -302,6 +323,9 @@ func flagsFirst(a *cli.App, args []string) []string {
 func dirArg(c *cli.Context) (string, error) {
 	if c.NArg() != 1 {
 		return "", fmt.Errorf("%s takes one directory, got %d arguments %q: run ravnest %s --help for the flags", c.Command.Name, c.NArg(), c.Args().Slice(), c.Command.Name)
+	}
+	if c.Args().First() == "" {
+		return "", fmt.Errorf("%s: the directory's name is empty: write . for this one", c.Command.Name)
 	}
 	return c.Args().First(), nil
 }
@@ -403,6 +427,17 @@ func demo(c *cli.Context) error {
 	if tabs < 0 || tabs > n {
 		return fmt.Errorf("--tabs %d is outside 0..%d, the number of --providers", tabs, n)
 	}
+	if dir == "" {
+		return errors.New("--dir is empty: write . for this directory")
+	}
+	if _, err := threadsFlag(c); err != nil {
+		return err
+	}
+	if s := c.String("ram"); s != "" {
+		if _, err := native.ParseSize(s); err != nil {
+			return fmt.Errorf("--ram %q: %w", s, err)
+		}
+	}
 	pages, err := pages()
 	if err != nil {
 		return err
@@ -443,6 +478,9 @@ func initJob(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
+	if n := c.Int("nodes"); n < 1 || n > 1000 {
+		return fmt.Errorf("--nodes %d is outside 1..1000", n)
+	}
 	files := []string{project.JobFile, "model.json", project.ConfigsFile}
 	if c.IsSet("data") {
 		err = initData(c, dir)
@@ -466,8 +504,11 @@ func initData(c *cli.Context, dir string) error {
 	if !(o.Val >= 0 && o.Val < 1) {
 		return fmt.Errorf("--val %v is a share of the rows: 0 or more and less than 1", o.Val)
 	}
-	if o.Block < 0 || o.Size < 0 || o.Size > 4096 {
-		return fmt.Errorf("--block %d or --size %d is outside 0..4096", o.Block, o.Size)
+	if o.Size < 0 || o.Size > 4096 {
+		return fmt.Errorf("--size %d is outside 0..4096 pixels (0: as large as the images are)", o.Size)
+	}
+	if o.Block < 0 {
+		return fmt.Errorf("--block %d is negative: a row of a text has at least 1 token", o.Block)
 	}
 	if !c.IsSet("seed") {
 		o.Seed = job.Default().Seed
@@ -684,7 +725,11 @@ func clusterize(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	s, err := host.Plan(p, c.Int("max-clusters"))
+	most := c.Int("max-clusters")
+	if most < 0 {
+		return fmt.Errorf("--max-clusters %d is negative: 0 allows any number", most)
+	}
+	s, err := host.Plan(p, most)
 	if err != nil {
 		return err
 	}
@@ -696,6 +741,12 @@ func serve(c *cli.Context) error {
 	p, err := open(c)
 	if err != nil {
 		return err
+	}
+	if n := c.Int("providers"); n < 0 || c.IsSet("providers") && n == 0 {
+		return fmt.Errorf("--providers %d: give how many to wait for, or leave it out to use the plan of clusterize", n)
+	}
+	if c.Bool("no-relay") && c.String("relay") != "" {
+		return errors.New("--relay and --no-relay contradict each other: give one of them")
 	}
 	ln, err := server.Listen(c.String("listen"), c.String("token"))
 	if err != nil {
@@ -827,7 +878,11 @@ func eval(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	e, err := host.Eval(c.Context, p, c.Int("threads"))
+	t, err := threadsFlag(c)
+	if err != nil {
+		return err
+	}
+	e, err := host.Eval(c.Context, p, t)
 	if err = asResult(c, err); err != nil {
 		return err
 	}
@@ -848,9 +903,9 @@ func trainLocal(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	t := c.Int("threads")
-	if t < 1 || t > 4*runtime.NumCPU()+64 {
-		return fmt.Errorf("--threads %d is outside 1..%d", t, 4*runtime.NumCPU()+64)
+	t, err := threadsFlag(c)
+	if err != nil {
+		return err
 	}
 	s, err := host.TrainLocal(c.Context, p, t, output())
 	if err = asResult(c, err); err != nil {

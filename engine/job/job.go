@@ -288,7 +288,8 @@ func (f *faults) bad(format string, a ...any) { f.errs = append(f.errs, fmt.Erro
 
 func (f *faults) in(field, v string, set []string) {
 	if !slices.Contains(set, v) {
-		f.bad("%s %.60q is not one of %s: the nearest is %q", field, v, strings.Join(set, ", "), strict.Nearest(v, set))
+		named := slices.DeleteFunc(slices.Clone(set), func(s string) bool { return s == "" })
+		f.bad("%s %.60q is not one of %s: the nearest is %q", field, v, strings.Join(named, ", "), strict.Nearest(v, named))
 	}
 }
 

@@ -92,7 +92,7 @@ func AskStatus(ctx context.Context, url, token string) (server.Status, error) {
 	}
 	resp, err := http.DefaultClient.Do(req)
 	if err != nil {
-		return s, fmt.Errorf("asking the host: %w", err)
+		return s, fmt.Errorf("asking the host: %w: is a run served there?", err)
 	}
 	defer resp.Body.Close()
 	b, err := io.ReadAll(io.LimitReader(resp.Body, 16<<20))

@@ -177,6 +177,9 @@ func weights(parts []*snapshot.Part) ([]state.Dict, error) {
 // manifests. Files that know their position must be of one.
 func stageFiles(p *project.Project, cluster int) ([]state.Dict, error) {
 	s, err := p.ReadPlan()
+	if errors.Is(err, project.ErrMissing) {
+		return nil, fmt.Errorf("%w: fuse joins what providers have trained (serve or demo)", err)
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -94,7 +94,13 @@ func OpenModel(dir string) (*Project, error) { return openModel(dir, nil) }
 
 func openModel(dir string, change func(*job.Spec)) (*Project, error) {
 	p := &Project{Dir: dir}
+	if info, err := os.Stat(dir); err == nil && !info.IsDir() {
+		return nil, fmt.Errorf("%s is a file: name the directory that holds %s", dir, JobFile)
+	}
 	b, err := read(filepath.Join(dir, JobFile), "job file", job.MaxBytes)
+	if errors.Is(err, ErrMissing) {
+		return nil, fmt.Errorf("%w: ravnest init %s makes an example", err, dir)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -397,7 +403,7 @@ func (p *Project) ReadPlan() (*Stored, error) {
 	}
 	var s Stored
 	if err := json.Unmarshal(b, &s); err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
+		return nil, fmt.Errorf("%s: %w: run clusterize again", path, err)
 	}
 	if s.Version != 1 {
 		return nil, fmt.Errorf("%s: version %d, this program reads version 1: run clusterize again", path, s.Version)
