@@ -191,6 +191,7 @@ func serveCommand() *cli.Command {
 			&cli.BoolFlag{Name: "proxy", Usage: "a reverse proxy stands before the host: believe its Forwarded and X-Forwarded-* headers"},
 			&cli.StringFlag{Name: "relay", Usage: "`ADDR` (UDP and TCP) of the relay for providers without a direct path (default: that of --listen, where other machines reach it)"},
 			&cli.BoolFlag{Name: "no-relay", Usage: "do not relay between providers without a direct path"},
+			&cli.StringFlag{Name: "trace", Usage: "write what decides the run to `FILE`, as JSON lines that replay it"},
 		},
 		Action: alone(serve), OnUsageError: usageError,
 	}
@@ -737,7 +738,7 @@ func clusterize(c *cli.Context) error {
 	return print(c, s, func(w io.Writer) { s.WriteLog(w) })
 }
 
-func serve(c *cli.Context) error {
+func serve(c *cli.Context) (err error) {
 	p, err := open(c)
 	if err != nil {
 		return err
@@ -761,8 +762,13 @@ func serve(c *cli.Context) error {
 		return err
 	}
 	out := output()
+	trace, done, err := traceFile(c)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, done()) }()
 	s, err := host.Serve(c.Context, p, host.Options{
-		Listener: ln, Site: pages, Edge: edge, Token: c.String("token"), Providers: c.Int("providers"), Fresh: c.Bool("fresh"), Output: out,
+		Listener: ln, Site: pages, Edge: edge, Token: c.String("token"), Providers: c.Int("providers"), Fresh: c.Bool("fresh"), Output: out, Trace: trace,
 		Listening: func(_ context.Context, url string) error {
 			warnPlain(c, url)
 			fmt.Fprintf(os.Stderr, "serving at %s: start providers with ravnest-provider --join %s\n", url, url)

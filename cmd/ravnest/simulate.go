@@ -51,19 +51,30 @@ func runSimulation(c *cli.Context) (err error) {
 	if c.IsSet("session") && session == 0 {
 		o.Session = -1
 	}
-	if name := c.String("trace"); name != "" {
-		f, cerr := os.Create(name)
-		if cerr != nil {
-			return fmt.Errorf("--trace: %w", cerr)
-		}
-		defer func() { err = errors.Join(err, f.Close()) }()
-		o.Trace = f
+	trace, done, err := traceFile(c)
+	if err != nil {
+		return err
 	}
+	defer func() { err = errors.Join(err, done()) }()
+	o.Trace = trace
 	r, err := simulate.Run(c.Context, o)
 	if err != nil {
 		return err
 	}
 	return print(c, r, func(w io.Writer) { writeSimulation(w, r) })
+}
+
+// traceFile opens the file of --trace; nil where there is none. done closes it.
+func traceFile(c *cli.Context) (w io.Writer, done func() error, err error) {
+	name := c.String("trace")
+	if name == "" {
+		return nil, func() error { return nil }, nil
+	}
+	f, err := os.Create(name)
+	if err != nil {
+		return nil, nil, fmt.Errorf("--trace: %w", err)
+	}
+	return f, f.Close, nil
 }
 
 func writeSimulation(w io.Writer, r simulate.Result) {

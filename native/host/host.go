@@ -66,6 +66,8 @@ type Options struct {
 	Spawned func() time.Time
 	// Listening is called with the host's URL once it accepts providers.
 	Listening func(ctx context.Context, url string) error
+	// Trace takes all that the run's machine is told; nil: nobody.
+	Trace io.Writer
 	Output
 }
 
@@ -268,7 +270,7 @@ func Serve(ctx context.Context, p *project.Project, opt Options) (Summary, error
 
 func (r *run) serve(ctx context.Context, job server.Job) (Summary, error) {
 	srv, err := server.New(server.Config{
-		Token: r.opt.Token, Store: r.store, Site: r.opt.Site, Once: true,
+		Token: r.opt.Token, Store: r.store, Site: r.opt.Site, Once: true, Trace: r.opt.Trace,
 		TLS: r.opt.Edge.TLS, Public: r.opt.Edge.Public, Proxy: r.opt.Edge.Proxy, RelayUDP: r.opt.Edge.RelayUDP,
 	})
 	if err != nil {

@@ -91,7 +91,8 @@ type Config struct {
 	MaxUpload    int64   // bytes of a trained stage, 4 GiB
 	Rate, Burst  float64 // messages per second of a session (4 KiB each), 100 and 600
 
-	Log *slog.Logger // what is not worth an event; nil: nowhere
+	Log   *slog.Logger // what is not worth an event; nil: nowhere
+	Trace io.Writer    // takes all that the run's machine is told, as run.Replay reads it; nil: nobody
 }
 
 func (c *Config) fill() error {
@@ -169,6 +170,8 @@ type Server struct {
 
 	// The loop's own.
 	machine  *run.Machine
+	born     time.Time
+	trace    *run.Trace // nil: none
 	past     history
 	sessions map[string]*session
 	run      *call
@@ -206,6 +209,10 @@ func New(cfg Config) (*Server, error) {
 		answers:  map[uint64]run.Action{},
 		sessions: map[string]*session{},
 		gate:     newGate(cfg.MaxStrangers, cfg.IdleTimeout),
+		born:     time.Now(),
+	}
+	if cfg.Trace != nil {
+		s.trace = run.NewTrace(cfg.Trace, s.born, cfg.settings())
 	}
 	if cfg.RelayUDP != nil {
 		var err error
@@ -399,6 +406,7 @@ func (s *Server) call(f func(now time.Time)) bool {
 
 func (s *Server) loop() {
 	defer close(s.dead)
+	defer s.flush()
 	// Four ticks a heartbeat: a silence is noticed a quarter of one late.
 	t := time.NewTicker(max(s.cfg.Heartbeat/4, time.Millisecond))
 	defer t.Stop()
@@ -427,20 +435,44 @@ func (s *Server) loop() {
 // step gives the machine an event and carries out what follows. It never waits for
 // anyone.
 func (s *Server) step(now time.Time, ev run.Event) {
-	actions := s.machine.Step(now, ev)
+	// Wall time as the monotonic clock counts it: a trace has the same times.
+	now = s.born.Add(now.Sub(s.born))
+	actions := s.tell(now, ev)
 	for len(actions) > 0 {
 		a := actions[0]
 		actions = actions[1:]
 		if msg, ok := a.(run.Send); ok {
 			if err := s.send(msg); err != nil {
 				// The machine hears of it now, not when the reader notices.
-				actions = append(actions, s.machine.Step(now, run.Leave{ID: msg.ID, Reason: err.Error()})...)
+				actions = append(actions, s.tell(now, run.Leave{ID: msg.ID, Reason: err.Error()})...)
 			}
 			continue
 		}
 		s.carryOut(now, a)
 	}
 	s.publish()
+}
+
+// tell gives the machine an event, and the trace.
+func (s *Server) tell(now time.Time, ev run.Event) []run.Action {
+	if s.trace != nil {
+		s.trace.Event(now, ev)
+		if _, tick := ev.(run.Tick); tick {
+			s.flush()
+		}
+	}
+	return s.machine.Step(now, ev)
+}
+
+// flush writes the trace out; it ends with the first error.
+func (s *Server) flush() {
+	if s.trace == nil {
+		return
+	}
+	if err := s.trace.Flush(); err != nil {
+		s.trace = nil
+		s.log.Warn("the trace ends here", "err", err)
+	}
 }
 
 // publish lets the newest checkpoint be fetched by those who resume from it.
