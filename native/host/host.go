@@ -136,6 +136,7 @@ type run struct {
 	p     *project.Project
 	opt   Options
 	plan  *project.Stored
+	class string // numeric, of the run's providers so far; "": none yet, or several
 	graph proto.Ref
 	data  map[string]proto.Ref
 	// weights that the run begins with; nil: drawn by the seed
@@ -359,7 +360,7 @@ func (r *run) place(_ context.Context, pool []server.Member, free bool) ([]serve
 		return nil, server.ErrStopped
 	}
 	if r.opt.Providers > 0 || free {
-		if err := r.planPool(pool); err != nil {
+		if err := r.planClass(pool); err != nil {
 			return nil, err
 		}
 	}
@@ -379,6 +380,7 @@ func (r *run) place(_ context.Context, pool []server.Member, free bool) ([]serve
 	}
 	r.stages = stages
 	var as []server.Assignment
+	var placed []server.Member
 	for k, s := range cl.Stages {
 		m, ok := byName[s.Name]
 		if !ok {
@@ -387,6 +389,7 @@ func (r *run) place(_ context.Context, pool []server.Member, free bool) ([]serve
 		if m.Hello.RAM > 0 && int64(s.Memory) > m.Hello.RAM {
 			return nil, fmt.Errorf("%w: %w: stage %d needs %s, provider %s lends %s", server.ErrPool, ga.ErrRAM, k, bytesText(float64(s.Memory)), s.Name, bytesText(float64(m.Hello.RAM)))
 		}
+		placed = append(placed, m)
 		seg := snapshot.Segment{From: starts[k], To: len(r.p.Graph.Nodes)}
 		if k+1 < len(starts) {
 			seg.To = starts[k+1]
@@ -396,6 +399,7 @@ func (r *run) place(_ context.Context, pool []server.Member, free bool) ([]serve
 			Graph: r.graph, Data: r.data, Weights: r.weights, Plan: raw,
 		})
 	}
+	r.noteClass(placed)
 	return as, r.rec.open()
 }
 
