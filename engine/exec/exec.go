@@ -185,7 +185,7 @@ func (e *Exec) backward(slot int, params, grads []float32, acc bool, steps []ste
 	f.use(&e.slots[slot], e.slots[slot].batch)
 	f.params, f.grads, f.acc, f.vals = params, grads, acc, e.p.kept
 	if grads != nil && !acc {
-		for _, r := range e.p.shared {
+		for _, r := range e.p.zeroed {
 			clear(grads[r[0]:r[1]])
 		}
 	}

@@ -70,7 +70,7 @@ type Plan struct {
 	temp   int      // floats
 	scr    int      // floats of kernel scratch
 	adds   []bool   // by node: it shares a parameter, so it adds to gradients that begin at 0
-	shared [][2]int // ranges of the gradients of those nodes
+	zeroed [][2]int // ranges of the gradients of those nodes, and of those that no gradient reaches
 }
 
 // step is one backward instruction with its resolved gradients, or a forward one that is
@@ -113,7 +113,7 @@ func Compile(g *graph.Graph, first int, cfg Config) (*Plan, error) {
 		}
 		p.ops[i] = o
 	}
-	p.findShared()
+	p.findZeroed(bw)
 	for _, in := range bw.Instrs {
 		s := step{Instr: in, dy: g.Result(in.Node), dst: -1}
 		if in.Kind == autodiff.GradInput {
@@ -142,8 +142,15 @@ func Compile(g *graph.Graph, first int, cfg Config) (*Plan, error) {
 	return p, nil
 }
 
-// findShared finds the nodes whose gradients add to those of others.
-func (p *Plan) findShared() {
+// findZeroed finds the nodes whose gradients add to those of others, and those that get none:
+// what lies before a gradient's end.
+func (p *Plan) findZeroed(bw autodiff.Backward) {
+	reached := make([]bool, len(p.g.Nodes))
+	for _, in := range bw.Instrs {
+		if in.Kind == autodiff.GradParams {
+			reached[in.Node] = true
+		}
+	}
 	p.adds = make([]bool, len(p.g.Nodes))
 	for _, nodes := range p.g.Shared() {
 		for _, i := range nodes {
@@ -152,9 +159,9 @@ func (p *Plan) findShared() {
 	}
 	for i, adds := range p.adds {
 		for _, s := range p.g.Nodes[i].Op.Params() {
-			if adds && s.Role == graph.Trainable {
+			if (adds || !reached[i]) && s.Role == graph.Trainable {
 				off := p.param(i, s.Name)
-				p.shared = append(p.shared, [2]int{off, off + s.Elems()})
+				p.zeroed = append(p.zeroed, [2]int{off, off + s.Elems()})
 			}
 		}
 	}

@@ -202,3 +202,39 @@ func TestTensorJSON(t *testing.T) {
 		}
 	}
 }
+
+// TestDetach: what lies before a gradient's end gets none, also where a buffer of gradients
+// holds those of an earlier batch.
+func TestDetach(t *testing.T) {
+	g := around([]int{4}, func(in string) []graph.Node {
+		return []graph.Node{
+			{Name: "d", Op: &graph.Unary{Function: "detach"}, Inputs: []string{in}},
+			{Name: "w", Op: &graph.Linear{In: 4, Out: 3, Bias: true}, Inputs: []string{"d"}},
+		}
+	})
+	if err := g.Check(); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []exec.Config{{}, {Recompute: exec.Full}, {Split: true}} {
+		m := build(t, g, 3, c)
+		for i := range m.grads {
+			m.grads[i] = 7
+		}
+		m.forward()
+		if c.Split {
+			m.e.BackwardInput(0, m.st.Params)
+			m.e.BackwardWeight(0, m.st.Params, m.grads, false)
+		} else {
+			m.e.Backward(0, m.st.Params, m.grads, false)
+		}
+		s := m.st
+		s.Params = m.grads
+		for _, x := range m.p.Layout.Export(s) {
+			for i, v := range x.F32 {
+				if before := x.Name[0] == 'b'; before != (v == 0) {
+					t.Errorf("%+v: element %d of the gradient of %s is %v", c, i, x.Name, v)
+				}
+			}
+		}
+	}
+}
