@@ -317,7 +317,7 @@ func (m *Progress) check() error {
 	return first(
 		CheckName(m.Run),
 		within("stage", m.Stage, 0, MaxStages-1),
-		within("step", m.Step, 0, maxSteps), within("epoch", m.Epoch, 0, maxEpoch),
+		within("step", m.Step, 0, maxSteps),
 		within("samples", m.Samples, 0, maxSteps),
 		within("wire_out", m.Out, 0, maxBytes), within("wire_in", m.In, 0, maxBytes), within("raw_out", m.Raw, 0, maxBytes),
 		within("rss_bytes", m.RSS, 0, maxBytes),

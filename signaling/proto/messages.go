@@ -265,7 +265,6 @@ type Progress struct {
 	Run     string  `json:"run"`
 	Stage   int     `json:"stage"`
 	Step    int64   `json:"step"` // batches finished
-	Epoch   int     `json:"epoch"`
 	Losses  []Loss  `json:"losses,omitempty"`
 	Vals    []Val   `json:"vals,omitempty"`
 	Samples int64   `json:"samples"`   // trained on since the start

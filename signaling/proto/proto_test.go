@@ -39,7 +39,7 @@ func samples() []Message {
 		&Ready{Run: "run-1", Peak: 310 << 20},
 		&Start{Run: "run-1"},
 		&Progress{
-			Run: "run-1", Stage: 2, Step: 17, Epoch: 1, Losses: []Loss{{Step: 16, Loss: 0.0899}, {Step: 17, Loss: Real(math.NaN())}},
+			Run: "run-1", Stage: 2, Step: 17, Losses: []Loss{{Step: 16, Loss: 0.0899}, {Step: 17, Loss: Real(math.NaN())}},
 			Vals: []Val{{Step: 17, Epoch: 1, Correct: 700, Total: 719}}, Samples: 1088, Out: 9, In: 8, Busy: 0.5, RSS: 1 << 25, FLOPs: 1e9,
 		},
 		&Saved{Run: "run-1", Stage: 2, Step: 17, Epoch: 1, Blob: ref, Position: json.RawMessage(`{"epoch":1,"update":17}`)},

@@ -41,7 +41,6 @@ type MemberStatus struct {
 	State    string      `json:"state"` // idle, connecting, ready, training, done
 	Peak     int64       `json:"peak_bytes"`
 	Step     int64       `json:"step"`
-	Epoch    int         `json:"epoch"`
 	Samples  int64       `json:"samples"`
 	Out      int64       `json:"wire_out"`
 	In       int64       `json:"wire_in"`
@@ -83,7 +82,7 @@ func (m *Machine) Status(now time.Time) Status {
 		}
 		if p := x.Place; p != nil {
 			ms.Assigned, ms.Cluster, ms.Stage, ms.Stages = true, p.Cluster, p.Stage, p.Stages
-			ms.Peak, ms.Step, ms.Epoch, ms.Samples = x.Peak, x.Last.Step, x.Last.Epoch, x.Last.Samples
+			ms.Peak, ms.Step, ms.Samples = x.Peak, x.Last.Step, x.Last.Samples
 			ms.Out, ms.In, ms.Raw, ms.Busy, ms.RSS, ms.FLOPs = x.Last.Out, x.Last.In, x.Last.Raw, x.Last.Busy, x.Last.RSS, x.Last.FLOPs
 			switch {
 			case x.Done:
