@@ -164,7 +164,7 @@ def main_output(name, size):
 
 
 main_output("googlenet", 64)
-main_output("inception_v3", 160)
+vision("inception_v3", 128, init_weights=False, aux_logits=False)  # its auxiliary head wants 299
 
 
 def ids(vocab, *shape):
