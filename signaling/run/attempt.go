@@ -49,7 +49,7 @@ func (m *Machine) submit(now time.Time, e Submit) {
 	m.gather(now)
 }
 
-// say tells what is waited for, once.
+// say reports what the run is waiting for, unless that was the last thing reported.
 func (m *Machine) say(reason string) {
 	if m.Told != reason {
 		m.Told = reason
@@ -57,8 +57,8 @@ func (m *Machine) say(reason string) {
 	}
 }
 
-// gather asks for a plan once enough providers are here. One counts from its first
-// pong on, so that the planner knows every RTT.
+// gather asks for a plan once there are enough providers. A provider counts from its
+// first pong on, so that the planner knows every RTT.
 func (m *Machine) gather(now time.Time) {
 	if m.Phase != Gathering {
 		return
@@ -87,7 +87,7 @@ func (m *Machine) gather(now time.Time) {
 		if !m.Began && m.Lost.IsZero() {
 			return // the first providers are on their way
 		}
-		// Spares take the place of the lost at once; fewer go on after a while.
+		// Spares replace lost providers at once; going on with fewer takes a grace period.
 		enough := len(pool) >= m.Job.Want && !m.Lost.IsZero()
 		if !m.Job.Replan || len(pool) == 0 || !enough && now.Before(m.GraceUntil) {
 			m.waitForMore(now, pool, missing, out)
@@ -120,7 +120,7 @@ func (m *Machine) waitForMore(now time.Time, pool []Member, missing, out []strin
 		fmt.Fprintf(&b, "; %s failed and may try again in a moment", strings.Join(out[:min(len(out), 8)], ", "))
 	}
 	if m.Job.Replan && len(pool) > 0 && now.Before(m.GraceUntil) {
-		fmt.Fprintf(&b, "; in %.0f s it goes on with who is there", m.set.Grace.Seconds())
+		fmt.Fprintf(&b, "; in %.0f s the run goes on with those that are here", m.set.Grace.Seconds())
 	}
 	m.say(b.String())
 }
@@ -145,7 +145,7 @@ func (m *Machine) planned(now time.Time, e Plan) {
 		m.Phase = Gathering
 		m.Tried = append(m.Tried[max(0, len(m.Tried)-15):], m.Asking)
 		m.say("no plan for the providers that are here: " + err.Error() + "; waiting for another provider")
-		m.gather(now) // it may have grown meanwhile
+		m.gather(now) // the pool may have grown meanwhile
 		return
 	}
 	if err != nil {
@@ -169,7 +169,7 @@ func (m *Machine) planned(now time.Time, e Plan) {
 	for i, x := range ms {
 		ev.Stages = append(ev.Stages, Placed{Member: x.Member, Assignment: *x.Place})
 		msgs[i] = m.assignment(x, ms)
-		// What cannot be said must be known before anyone is told anything.
+		// Messages that cannot be encoded must be found before any is sent.
 		if _, err := proto.Encode(msgs[i]); err != nil {
 			m.clearAttempt()
 			m.end(fmt.Errorf("%w: %w", ErrPlan, err))
@@ -208,14 +208,14 @@ func (m *Machine) assignment(x *member, ms []*member) *proto.Assign {
 	return msg
 }
 
-// resume names the parts of the newest checkpoint that a stage needs.
+// resume returns the parts of the newest checkpoint that a stage needs.
 func (m *Machine) resume(a *Assignment) *proto.Resume {
 	c := m.state.Saved
 	if c == nil {
 		return nil
 	}
 	from := c.Overlapping(a.Cluster, a.Segment)
-	if len(from) == 0 { // fewer clusters were there when it was made
+	if len(from) == 0 { // there were fewer clusters when it was made
 		from = c.Overlapping(c.Parts[0].Cluster, a.Segment)
 	}
 	pos, err := json.Marshal(c.Position)
@@ -229,7 +229,7 @@ func (m *Machine) resume(a *Assignment) *proto.Resume {
 	return r
 }
 
-// record is the run's entry in the store: what was asked, and who got what.
+// record returns the run's entry in the store: the job, and who got which stage.
 func record(run string, now time.Time, job *Job, stages []Placed) []byte {
 	type entry struct {
 		Cluster  int         `json:"cluster"`
@@ -260,7 +260,7 @@ func record(run string, now time.Time, job *Job, stages []Placed) []byte {
 	return append(b, '\n')
 }
 
-// place is where a stage stands.
+// place identifies a stage.
 type place struct{ Cluster, Stage int }
 
 // checkPlan verifies that every cluster has each of its stages once, that their
@@ -288,7 +288,7 @@ func (m *Machine) checkPlan(as []Assignment) error {
 		stages[a.Cluster] = a.Stages
 		p := place{a.Cluster, a.Stage}
 		if _, twice := have[p]; a.Stage < 0 || a.Stage >= a.Stages || twice {
-			return fmt.Errorf("the plan gives cluster %d the stage %d of %d twice or out of range", a.Cluster, a.Stage, a.Stages)
+			return fmt.Errorf("the plan gives cluster %d stage %d of %d twice, or that stage is out of range", a.Cluster, a.Stage, a.Stages)
 		}
 		have[p] = a.Segment
 		nodes = max(nodes, a.Segment.To)
@@ -301,7 +301,7 @@ func (m *Machine) checkPlan(as []Assignment) error {
 				return fmt.Errorf("the plan leaves stage %d of cluster %d without a provider", s, c)
 			}
 			if seg.From != at || seg.To <= at {
-				return fmt.Errorf("the plan gives stage %d of cluster %d the nodes %d to %d, the one before it ends at %d", s, c, seg.From, seg.To, at)
+				return fmt.Errorf("the plan gives stage %d of cluster %d the nodes %d to %d, but the one before it ends at %d", s, c, seg.From, seg.To, at)
 			}
 			at = seg.To
 		}
@@ -340,7 +340,7 @@ func (m *Machine) readied(now time.Time, x *member, msg *proto.Ready) {
 	m.report(ev)
 }
 
-// late ends an attempt in which somebody does not become ready.
+// late ends an attempt if a stage was not ready in time.
 func (m *Machine) late(now time.Time) {
 	var who, names []string
 	for _, x := range m.assigned() {
@@ -394,26 +394,26 @@ func (m *Machine) progress(now time.Time, x *member, msg *proto.Progress) {
 	}
 }
 
-// believable refuses losses and results that are not this stage's to tell, or that
-// the job cannot have.
+// believable returns an error for losses and results that this stage cannot know or the
+// job cannot have.
 func (m *Machine) believable(x *member, msg *proto.Progress) error {
 	if len(msg.Losses)+len(msg.Vals) > 0 && x.Place.Stage != x.Place.Stages-1 {
-		return fmt.Errorf("it reports losses, which stage %d of %d does not have", x.Place.Stage, x.Place.Stages)
+		return fmt.Errorf("it reports losses, but stage %d of %d computes none", x.Place.Stage, x.Place.Stages)
 	}
 	for _, l := range msg.Losses {
 		if m.Job.Steps > 0 && l.Step >= m.Job.Steps {
-			return fmt.Errorf("it reports a loss of step %d, the run has %d", l.Step, m.Job.Steps)
+			return fmt.Errorf("it reports a loss of step %d, but the run has %d steps", l.Step, m.Job.Steps)
 		}
 	}
 	for _, v := range msg.Vals {
 		if m.Job.Val > 0 && v.Total > m.Job.Val {
-			return fmt.Errorf("it reports a validation of %d rows, there are %d", v.Total, m.Job.Val)
+			return fmt.Errorf("it reports a validation over %d rows, but there are %d", v.Total, m.Job.Val)
 		}
 	}
 	return nil
 }
 
-// move notes that something of a cluster moved.
+// move records the progress that a cluster made.
 func (m *Machine) move(now time.Time, x *member, msg *proto.Progress) {
 	c := m.Clusters[x.Place.Cluster]
 	in, out := msg.In > x.Last.In, msg.Out > x.Last.Out
@@ -432,7 +432,7 @@ func (m *Machine) move(now time.Time, x *member, msg *proto.Progress) {
 	}
 }
 
-// stuck looks for a stage that holds everything up although its machine answers.
+// stuck looks for a stage that holds up its cluster although its machine answers pings.
 func (m *Machine) stuck(now time.Time) {
 	for _, k := range m.clusters() {
 		c := m.Clusters[k]
@@ -445,8 +445,8 @@ func (m *Machine) stuck(now time.Time) {
 			if x.Place.Cluster != k || x.Done {
 				continue
 			}
-			// One that does not even report; else the one that had work come in last and
-			// has sent nothing since.
+			// Blame a stage that does not even report; failing that, the one that received
+			// work last and has sent nothing since.
 			if who == nil || silent(now, x, bound) && !silent(now, who, bound) ||
 				silent(now, x, bound) == silent(now, who, bound) && x.MovedIn.Sub(x.MovedOut) > who.MovedIn.Sub(who.MovedOut) {
 				who = x
@@ -458,7 +458,7 @@ func (m *Machine) stuck(now time.Time) {
 		m.suspect(now, who)
 		m.lose(now, loss{
 			sentinel: ErrTimeout, blame: []string{who.Name},
-			why: fmt.Sprintf("%s is stuck: nothing moved for %v, at most %v before", m.where(who), now.Sub(c.Moved).Round(time.Second), c.LongGap.Round(100*time.Millisecond)),
+			why: fmt.Sprintf("%s is stuck: no progress for %v, the longest gap before was %v", m.where(who), now.Sub(c.Moved).Round(time.Second), c.LongGap.Round(100*time.Millisecond)),
 		})
 		return
 	}
@@ -466,8 +466,7 @@ func (m *Machine) stuck(now time.Time) {
 
 func silent(now time.Time, x *member, bound time.Duration) bool { return now.Sub(x.Heard) > bound/2 }
 
-// suspect has a member prove by a fresh pong that it is alive before it gets a stage
-// again.
+// suspect pings a member, which gets no stage again before it has answered.
 func (m *Machine) suspect(now time.Time, x *member) {
 	x.Met = false
 	m.ping(now, x)
@@ -475,7 +474,7 @@ func (m *Machine) suspect(now time.Time, x *member) {
 
 func (m *Machine) done(now time.Time, x *member, msg *proto.Done) {
 	if m.Phase != Running && m.Phase != Draining {
-		m.violate(now, x, errors.New("it is done before the start"))
+		m.violate(now, x, errors.New("it reports that it is done, but training has not started"))
 		return
 	}
 	x.Done = true
@@ -491,7 +490,7 @@ func (m *Machine) done(now time.Time, x *member, msg *proto.Done) {
 }
 
 func (m *Machine) failed(now time.Time, x *member, msg *proto.Failed) {
-	x.Failed = true // it needs no stop
+	x.Failed = true // it need not be told to stop
 	why := m.where(x) + ": " + msg.Error
 	if msg.Kind == proto.FailedDiverged {
 		m.end(fmt.Errorf("%w: %s", ErrDiverged, why))
@@ -501,7 +500,7 @@ func (m *Machine) failed(now time.Time, x *member, msg *proto.Failed) {
 	switch msg.Kind {
 	case proto.FailedPeer:
 		peer := m.Members[msg.Peer]
-		if peer == nil { // it has left, and the attempt with it; this came later
+		if peer == nil { // it has already left and been counted as lost
 			l.blame = nil
 			break
 		}
@@ -511,11 +510,11 @@ func (m *Machine) failed(now time.Time, x *member, msg *proto.Failed) {
 		m.Doubt.Blame = m.accused(x.Name, peer.Name)
 		m.suspect(now, peer)
 		if peer == x || peer.Place == nil || peer.Failed {
-			m.judge(now) // it has nothing to say that has not been heard
+			m.judge(now) // nothing more can be heard from it
 		}
 		return
 	case proto.FailedMemory:
-		// It will not lend more by trying again.
+		// Trying again would not give it more memory.
 		s := m.strikeOf(x.Name)
 		s.Count, s.Until = 0, now.Add(banned)
 		l.blame = nil
@@ -523,23 +522,24 @@ func (m *Machine) failed(now time.Time, x *member, msg *proto.Failed) {
 	m.lose(now, l)
 }
 
-// doubt is a link that broke while its peer has not been heard on it. A stage that fails
-// says why, and cuts its links after that; but its neighbours speak by connections of their
-// own and may be heard first. What it has said comes before its answer to a ping.
+// doubt is a report of a broken link that is not acted on until its peer has been heard.
+// A stage that fails first reports why and then closes its links, but its neighbours have
+// their own connections to the host, and their reports may arrive first. So the peer is
+// pinged: anything it has sent arrives before its pong.
 type doubt struct {
 	Why, Blame string
 	Peer       string // ID
 	Until      time.Time
 }
 
-// judge ends the attempt for a broken link, whose peer has said nothing of itself.
+// judge ends the attempt because of a broken link on which the peer did not report.
 func (m *Machine) judge(now time.Time) {
 	d := m.Doubt
 	m.Doubt = nil
 	m.lose(now, loss{sentinel: ErrProviderLost, why: d.Why, blame: []string{d.Blame}})
 }
 
-// loss is why an attempt ends before its time.
+// loss is the reason why an attempt ends early.
 type loss struct {
 	sentinel error
 	why      string
@@ -547,11 +547,11 @@ type loss struct {
 	polite   bool
 }
 
-// lose ends the attempt; the run goes on, if it can.
+// lose ends the attempt. The run goes on if it can.
 func (m *Machine) lose(now time.Time, l loss) {
 	if m.Phase == Draining && m.complete() {
-		// All that was to be done is done and saved.
-		m.report(Warning{Err: fmt.Errorf("%w: %s; all had been saved", l.sentinel, l.why)})
+		// The work is complete and saved.
+		m.report(Warning{Err: fmt.Errorf("%w: %s; everything had been saved already", l.sentinel, l.why)})
 		m.end(nil)
 		return
 	}
@@ -584,14 +584,14 @@ func (m *Machine) lose(now time.Time, l loss) {
 	}
 	m.sweep()
 	if m.Fruitless >= maxFruitless {
-		m.end(fmt.Errorf("%w: %d attempts in a row came to nothing, the last one because: %s", l.sentinel, m.Fruitless, m.LastLoss))
+		m.end(fmt.Errorf("%w: %d attempts in a row reached no new checkpoint; the last one ended because: %s", l.sentinel, m.Fruitless, m.LastLoss))
 		return
 	}
 	m.persist()
 	m.gather(now)
 }
 
-// stopAll tells the stages of the attempt to drop it.
+// stopAll tells the stages of the attempt to abandon it.
 func (m *Machine) stopAll(why string) {
 	for _, x := range m.assigned() {
 		if !x.Done && !x.Failed {
@@ -603,7 +603,7 @@ func (m *Machine) stopAll(why string) {
 func (m *Machine) stop(now time.Time, e StopRequest) {
 	switch {
 	case m.Phase == Idle:
-	case m.Phase == Draining && m.Interrupted && e.Mode == proto.Graceful: // under way
+	case m.Phase == Draining && m.Interrupted && e.Mode == proto.Graceful: // already stopping
 	case (m.Phase == Running || m.Phase == Draining) && e.Mode == proto.Graceful:
 		m.Interrupted = true
 		m.Phase = Draining
@@ -616,7 +616,7 @@ func (m *Machine) stop(now time.Time, e StopRequest) {
 			}
 		}
 	case m.Began && e.Mode == proto.Graceful && m.state.Saved != nil:
-		// Between two attempts: what is saved is what there is.
+		// Between two attempts nothing newer than the checkpoint can be saved.
 		m.Interrupted = true
 		m.stopAll(e.Reason)
 		m.end(nil)
@@ -629,7 +629,7 @@ func (m *Machine) stop(now time.Time, e StopRequest) {
 	}
 }
 
-// extend gives draining its time anew, after a sign of life.
+// extend restarts the deadline of draining, after a sign of progress.
 func (m *Machine) extend(now time.Time) {
 	wait := m.set.DrainTimeout
 	if m.Interrupted {
@@ -641,7 +641,7 @@ func (m *Machine) extend(now time.Time) {
 	m.Deadline = now.Add(wait)
 }
 
-// drain watches stages that finish.
+// drain waits for the stages to finish, up to the deadline.
 func (m *Machine) drain(now time.Time) {
 	var late, names []string
 	for _, x := range m.assigned() {
@@ -659,7 +659,7 @@ func (m *Machine) drain(now time.Time) {
 		}
 		return
 	}
-	if len(late) == 0 { // the store holds it up
+	if len(late) == 0 { // only the store is late
 		m.end(fmt.Errorf("%w: the store did not answer", ErrTimeout))
 		return
 	}
@@ -677,8 +677,8 @@ func (m *Machine) fallBack(err error) {
 	m.end(nil)
 }
 
-// complete reports whether the last state of all stages is committed. A leaf is done
-// after its last state is saved, and knows every loss up to there.
+// complete reports whether the last state of all stages is committed. By the time a leaf
+// is done, its last state is saved and all losses up to it were reported.
 func (m *Machine) complete() bool {
 	c := m.state.Saved
 	if c == nil || c.Generation != m.Attempt || len(m.Pending) > 0 || len(m.Clusters) == 0 {
@@ -708,13 +708,13 @@ func (m *Machine) finishIfDone(now time.Time) {
 	case !m.CommitOK:
 		m.end(fmt.Errorf("%w: %s", ErrStore, m.StoreErr))
 	case m.Interrupted && m.state.Saved != nil:
-		m.fallBack(fmt.Errorf("%w: the stages did not save one last state together", ErrStore))
+		m.fallBack(fmt.Errorf("%w: the stages did not all save their last state at the same position", ErrStore))
 	default:
-		m.end(fmt.Errorf("%w: the stages are done and did not save one last state together", ErrStore))
+		m.end(fmt.Errorf("%w: the stages are done but did not all save their last state at the same position", ErrStore))
 	}
 }
 
-// end ends the run, well where err is nil.
+// end ends the run, successfully if err is nil.
 func (m *Machine) end(err error) {
 	c := m.state.Saved
 	if err != nil {
@@ -730,7 +730,7 @@ func (m *Machine) end(err error) {
 	m.clearAttempt()
 	m.Saves, m.Pending = nil, nil
 	m.sweep()
-	m.Phase = Gathering // what a restarted host would go on with
+	m.Phase = Gathering // the phase in which a restarted host would continue
 	if err == nil && !res.Interrupted {
 		m.act(Discard{Objects: []string{StateObject(job.ID)}})
 	} else if m.Began {

@@ -16,19 +16,19 @@ type position = order.Position
 type Event interface{ event() }
 
 type (
-	// Join: a provider said hello and may come in.
+	// Join: a provider said hello and passed the host's checks.
 	Join struct {
 		ID, Addr string
 		Hello    proto.Hello
 	}
-	// Refusal: somebody was turned away at the door.
+	// Refusal: a provider was turned away before it could join.
 	Refusal struct {
 		Name, Addr string
 		Err        error
 	}
 	// Leave: a session has ended.
 	Leave struct{ ID, Reason string }
-	// Message came from a provider.
+	// Message: a provider sent a message.
 	Message struct {
 		ID  string
 		Msg proto.Message
@@ -46,8 +46,8 @@ type (
 		Stage   int
 		SHA256  string
 	}
-	// Upload: a stage is in the store, and is what the plan says. Position and Holds
-	// are what was found in it; nil where nobody looked.
+	// Upload: a stage's state is in the store and has the tensors that the plan says.
+	// Position and Holds were read from it; nil if it was not read.
 	Upload struct {
 		ID, Run  string
 		Stage    int
@@ -56,11 +56,11 @@ type (
 		Position *order.Position
 		Holds    []string
 	}
-	// UploadEnd: a granted upload has ended, well or not.
+	// UploadEnd: a granted upload has ended, successfully or not.
 	UploadEnd struct{ ID string }
-	// Tick comes several times a heartbeat.
+	// Tick comes several times per heartbeat.
 	Tick struct{}
-	// Plan answers an AskPlan. With Wait the error is about the pool: another provider
+	// Plan answers an AskPlan. Wait says that Err is about the pool: another provider
 	// would help.
 	Plan struct {
 		Seq    int
@@ -68,30 +68,30 @@ type (
 		Err    error
 		Wait   bool
 	}
-	// Commit: the oldest manifest on its way was stored, or could not be.
+	// Commit: the oldest pending manifest was stored, or Err says why not.
 	Commit struct {
 		Run string
 		Err error
 	}
-	// Submit begins a job, or goes on with what an earlier host did of it.
-	// Stale are objects of older runs, which go when this one has a plan.
+	// Submit begins a job, or continues it from where an earlier host left off.
+	// Stale are objects of older runs, deleted when this one has a plan.
 	Submit struct {
 		Job     Job
 		Earlier *Earlier
 		Stale   []string
 	}
-	// StopRequest is the requester's.
+	// StopRequest: the requester wants the run to stop.
 	StopRequest struct {
 		Mode   proto.Mode
 		Reason string
 	}
-	// StoreFault: the store refused something that was not a manifest. With Upload it was
-	// a stage's state: no provider can mend that, and the run ends.
+	// StoreFault: the store failed to take something other than a manifest. Upload says
+	// that it was a stage's state: no provider can remedy that, so the run ends.
 	StoreFault struct {
 		Err    error
 		Upload bool
 	}
-	// Shutdown: the host ends.
+	// Shutdown: the host is shutting down.
 	Shutdown struct{ Reason string }
 )
 
@@ -115,58 +115,58 @@ func (Shutdown) event()      {}
 type Action interface{ action() }
 
 type (
-	// Send a message. The machine leaves the session's secret and the ICE servers of a
-	// welcome to the caller.
+	// Send sends a message. The caller fills in the session secret and the ICE servers
+	// of a welcome.
 	Send struct {
 		ID  string
 		Msg proto.Message
 	}
-	// HangUp closes a session: after what was sent to it has gone out, or at once where
-	// it is dead or cannot be trusted to read.
+	// HangUp closes a session: normally after everything sent to it has gone out; Abrupt
+	// closes it at once, for a provider that is dead or may not be reading.
 	HangUp struct {
 		ID, Reason string
 		Abrupt     bool
 	}
-	// AskPlan wants a Plan with the same Seq; an earlier one is of no use any more. Free
-	// tells that the pool is not the one that the job's names stand for.
+	// AskPlan asks for a Plan with the same Seq and cancels any earlier request. Free says
+	// that the pool is not the one that the job's names stand for.
 	AskPlan struct {
 		Seq  int
 		Pool []Member
 		Free bool
 	}
-	// Emit tells the requester.
+	// Emit passes a report to the requester.
 	Emit struct{ Report Report }
-	// Put stores an object. A refusal comes back as StoreFault.
+	// Put stores an object. A failure comes back as StoreFault.
 	Put struct {
 		Object string
 		Data   []byte
 	}
-	// PutManifest stores a checkpoint's manifest atomically; what came of it comes back as
-	// Commit. Objects that it names are in the store, and stay until a later one is
-	// committed.
+	// PutManifest stores a checkpoint's manifest atomically; the outcome comes back as
+	// Commit. The objects that it names are in the store already, and are kept until a
+	// later manifest is committed.
 	PutManifest struct {
 		Run    string
 		Object string
 		Data   []byte
 	}
-	// Discard deletes objects that nothing needs.
+	// Discard deletes objects that are no longer needed.
 	Discard struct{ Objects []string }
 	// AppendLine adds a line to a log.
 	AppendLine struct {
 		Log  string
 		Line []byte
 	}
-	// Grant lets an upload in.
+	// Grant accepts the upload asked for with the same Seq.
 	Grant struct {
 		Seq     uint64
 		ID      string
 		Object  string
-		Limit   int64 // bytes; 0: the host's
+		Limit   int64 // bytes; 0: the host's limit
 		Cluster int
 		Stage   int
 		Segment snapshot.Segment
 	}
-	// Denial refuses it.
+	// Denial refuses the upload asked for with the same Seq.
 	Denial struct {
 		Seq uint64
 		Err *proto.Error
@@ -194,13 +194,13 @@ func (Finish) action()      {}
 type Report interface{ report() }
 
 type (
-	// Joined: a provider is in the lobby. Those that were there before the run are told
-	// first.
+	// Joined: a provider is in the lobby. Those that were there before the run are
+	// reported when it begins.
 	Joined struct {
 		Member
 		Have, Want int // providers in the lobby, and needed
 	}
-	// Left: a provider is gone. Run is set where that attempt was using it.
+	// Left: a provider is gone. Run is the attempt that was using it, if any.
 	Left struct {
 		Member
 		Reason string
@@ -211,10 +211,10 @@ type (
 		Name, Addr string
 		Err        error
 	}
-	// Waiting: the run needs somebody or something before it goes on.
+	// Waiting: the run cannot go on yet, for this reason.
 	Waiting struct{ Reason string }
-	// Planned: the stages are placed and the providers connect. Resume is the step that
-	// the attempt goes on from; 0: it begins with the seed.
+	// Planned: the stages are placed and the providers are connecting. Resume is the step
+	// that the attempt resumes from; 0: it begins with the seed.
 	Planned struct {
 		Run        string
 		Generation int
@@ -228,27 +228,27 @@ type (
 		Name           string
 		Peak           int64 // bytes that it promises to stay within
 	}
-	// Started: all stages were told to train. After is the time since the loss that ended
-	// the attempt before; 0: it is the first.
+	// Started: all stages were told to train. After is the time since the previous attempt
+	// was lost; 0: this is the first.
 	Started struct {
 		Run    string
 		Resume uint64
 		After  time.Duration
 	}
-	// Loss of a training batch. A step that is done again is told again.
+	// Loss: the loss of a training batch. A step that is repeated is reported again.
 	Loss struct {
 		Run            string
 		Cluster, Stage int
 		proto.Loss
 	}
-	// Val is a validation pass's result.
+	// Val: the result of a validation pass.
 	Val struct {
 		Run            string
 		Cluster, Stage int
 		proto.Val
 	}
-	// Progress of a stage. Its losses and validation passes have been told before it as
-	// Loss and Val.
+	// Progress: a stage's progress report. Its losses and validation results have already
+	// been reported as Loss and Val.
 	Progress struct {
 		Cluster int
 		Name    string
@@ -260,7 +260,8 @@ type (
 		Step int64
 		snapshot.Entry
 	}
-	// Checkpointed: the states of all stages at one position are, and the manifest too.
+	// Checkpointed: the states of all stages at one position, and their manifest, are in
+	// the store.
 	Checkpointed struct{ Manifest *snapshot.Manifest }
 	// StageDone: a stage has nothing left to do.
 	StageDone struct {
@@ -269,25 +270,24 @@ type (
 		Name           string
 		Step           int64
 	}
-	// Recovering: the attempt Run has ended before the job's end. Step is where the next
-	// one goes on, Reached what had been reported.
+	// Recovering: attempt Run ended before the job did. The next one resumes from Step;
+	// Reached is the last step that had been reported.
 	Recovering struct {
 		Run           string
 		Reason        string
 		Step, Reached uint64
 	}
-	// Resumed: the host goes on with an earlier run.
+	// Resumed: the host continues an earlier run.
 	Resumed struct {
 		Run   string
 		Step  uint64
 		Epoch int
 	}
-	// Warning: something is wrong that does not end the run, such as a store that refuses
-	// (disk full).
+	// Warning: something is wrong that does not end the run, such as a full disk.
 	Warning struct{ Err error }
-	// Done: the run ended well. The last report, like Failed.
+	// Done: the run succeeded. Done or Failed is the last report.
 	Done struct{ Result }
-	// Failed: it did not. Result.Checkpoint is what is kept.
+	// Failed: the run failed. Result.Checkpoint is what is kept.
 	Failed struct {
 		Result
 		Err error

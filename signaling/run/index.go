@@ -1,7 +1,7 @@
 package run
 
-// Who is there, by order and by name: found once and kept up to date, since a host
-// with thousands of waiting members looks at them several times a second.
+// Indexes of the members by order and by name. They are kept up to date instead of being
+// rebuilt, since a host with thousands of waiting members uses them several times a second.
 
 import (
 	"cmp"
@@ -11,22 +11,22 @@ import (
 	"time"
 )
 
-// index follows from the state and is no part of it. A nil field is made anew when it
-// is needed. The slices are never changed in place: whoever walks over one may let
-// members go meanwhile.
+// index is derived from the state and not part of it. A nil field is rebuilt when it is
+// needed. inOrder, placed and wishes are never modified in place, so that members can be
+// removed while a loop walks over one of them.
 type index struct {
 	inOrder []*member
 	placed  []*member
 	byName  map[string]*member
 	free    int       // every node_N with a smaller N is taken, or N is one of holes
 	holes   []int     // ascending
-	wishes  []*member // that want to leave
+	wishes  []*member // those that want to leave
 	turns   []turn    // to be pinged, in this order
-	quiet   []*member // whose silence may become too long before they are pinged again
+	quiet   []*member // those whose silence may become too long before they are pinged again
 }
 
-// turn is a member's place in the queue of pings; it is over if the member has been
-// pinged meanwhile or is gone.
+// turn is a member's place in the queue of pings. It is over once the member has been
+// pinged or is gone.
 type turn struct {
 	x *member
 	n uint64 // member.Turn
@@ -34,7 +34,7 @@ type turn struct {
 
 func (t turn) over() bool { return t.x.gone || t.x.Turn != t.n }
 
-// enter takes a member in.
+// enter adds a member.
 func (m *Machine) enter(x *member) {
 	x.gone = false
 	m.names()[x.Name] = x
@@ -46,7 +46,7 @@ func (m *Machine) enter(x *member) {
 	}
 }
 
-// remove takes a member out.
+// remove removes a member.
 func (m *Machine) remove(x *member) {
 	x.gone = true
 	delete(m.names(), x.Name)
@@ -71,7 +71,7 @@ func (m *Machine) remove(x *member) {
 	}
 }
 
-// freeNumber returns the smallest N for which node_N is nobody's name and may be used.
+// freeNumber returns the smallest N for which node_N is not in use and may be used.
 func (m *Machine) freeNumber(may func(name string) bool) int {
 	name := func(n int) string { return "node_" + strconv.Itoa(n) }
 	for i := 0; i < len(m.holes); {
@@ -97,7 +97,7 @@ func (m *Machine) freeNumber(may func(name string) bool) int {
 	}
 }
 
-// names are the members by name.
+// names returns the members by name.
 func (m *Machine) names() map[string]*member {
 	if m.byName == nil {
 		m.byName = make(map[string]*member, len(m.Members))
@@ -108,8 +108,9 @@ func (m *Machine) names() map[string]*member {
 	return m.byName
 }
 
-// before compares members: in the order of the job's names, others after them by name
-// with node_2 before node_10. The planner's result must not depend on who came first.
+// before compares two members: first come the job's names in their order, then all
+// others by name, with node_2 before node_10. The planner's result must not depend on
+// the order of joining.
 func (m *Machine) before(a, b *member) int {
 	rank := func(x *member) int {
 		if m.Job == nil {
@@ -136,7 +137,7 @@ func (m *Machine) wishing() []*member {
 	return m.wishes
 }
 
-// silent returns the members of whom nothing has been heard for too long.
+// silent returns the members that have not been heard from for too long.
 func (m *Machine) silent(now time.Time) []*member {
 	if m.turns == nil {
 		m.turns = []turn{}
@@ -163,13 +164,12 @@ func (m *Machine) silent(now time.Time) []*member {
 	return slices.Compact(dead)
 }
 
-// fading tells whether a member's silence may become too long before it is looked at
-// again with its next ping.
+// fading reports whether a member's silence may become too long before its next ping.
 func (m *Machine) fading(now time.Time, x *member) bool {
 	return now.Sub(x.Seen)+2*m.set.Heartbeat >= m.set.Timeout
 }
 
-// due returns the next member whose time has come to be pinged; nil: there is none.
+// due returns the next member that is due for a ping, or nil.
 func (m *Machine) due(now time.Time) *member {
 	for len(m.turns) > 0 {
 		t := m.turns[0]

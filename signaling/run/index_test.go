@@ -10,7 +10,7 @@ import (
 	"github.com/ravnest/ravnest/signaling/proto"
 )
 
-// TestIndex checks what is kept up to date against what is made anew.
+// TestIndex checks the indexes that are kept up to date against rebuilt ones.
 func TestIndex(t *testing.T) {
 	rng := rand.New(rand.NewPCG(1, 2))
 	m := New(Settings{MaxMembers: 60})

@@ -37,13 +37,13 @@ func (m *Machine) join(now time.Time, e Join) {
 		m.report(Joined{Member: x.Member, Have: len(m.Members), Want: m.Job.Want})
 	}
 	if holder != nil && m.Phase == Connecting && holder.Place != nil {
-		m.lose(now, loss{why: fmt.Sprintf("%s has come, whose stage %s was given", x.Name, holder.Name), polite: true})
+		m.lose(now, loss{why: fmt.Sprintf("%s has joined and its stage had been given to %s", x.Name, holder.Name), polite: true})
 	}
 }
 
-// yields returns the member that has to give up its name for one that asks for it: one
-// that had asked for none and was given a name of the job, unless it is training. So the
-// stages go to those they were planned for, whoever comes first.
+// yields returns the member that has to give up its name to a provider asking for it.
+// Such a member asked for no name, was given one of the job's names, and is not training.
+// So stages go to the providers they were planned for, whoever joins first.
 func (m *Machine) yields(asked string) *member {
 	if m.Closed || m.Job == nil || len(m.Members) >= m.set.MaxMembers || !slices.Contains(m.Job.Names, asked) {
 		return nil
@@ -54,29 +54,29 @@ func (m *Machine) yields(asked string) *member {
 	return nil
 }
 
-// rename gives a member another name than asked, where there is one.
+// rename gives a member a name other than asked, if one is free.
 func (m *Machine) rename(now time.Time, x *member, asked string) {
 	name, err := m.name(now, "")
 	if err != nil {
-		return // no other place is free: the one who asks is turned away
+		return // no other name is free: the newcomer is turned away
 	}
 	m.remove(x)
 	x.Name, x.Hello.Name = name, name
 	m.enter(x)
-	m.say(fmt.Sprintf("%s has come; the provider that had been given this name is %s now", asked, name))
+	m.say(fmt.Sprintf("%s has joined; the provider that had been given this name is now %s", asked, name))
 	if m.Phase == Planning {
 		m.Phase = Gathering
-		m.PlanSeq++ // the plan under way is for other names
+		m.PlanSeq++ // the plan being made is for other names
 	}
 }
 
-// name gives the provider that asks for this name the one it gets.
+// name returns the name that a provider asking for this one gets.
 func (m *Machine) name(now time.Time, asked string) (string, *proto.Error) {
 	if m.Closed {
 		return "", &proto.Error{Code: proto.Stopped, Message: "the signaling host is stopping", Hint: "join again when it is back"}
 	}
 	if len(m.Members) >= m.set.MaxMembers {
-		return "", &proto.Error{Code: proto.Full, Message: fmt.Sprintf("the host has its %d providers", m.set.MaxMembers), Hint: "try again later"}
+		return "", &proto.Error{Code: proto.Full, Message: fmt.Sprintf("the host already has %d providers, the most it takes", m.set.MaxMembers), Hint: "try again later"}
 	}
 	taken := func(n string) bool { return m.names()[n] != nil }
 	var fixed []string
@@ -85,7 +85,7 @@ func (m *Machine) name(now time.Time, asked string) (string, *proto.Error) {
 		fixed, spares = m.Job.Names, m.Job.Spares
 	}
 	if asked == "" {
-		// While others train, the name of one that was lost is kept for it.
+		// While the others train, a lost provider's name is kept for it.
 		if keep := spares && m.Job != nil && m.Job.Replan && (m.Phase == Running || m.Phase == Draining); !keep {
 			for _, n := range fixed {
 				if !taken(n) && !m.forbidden(now, n) {
@@ -107,8 +107,8 @@ func (m *Machine) name(now time.Time, asked string) (string, *proto.Error) {
 		return "", unknownName(fixed, asked)
 	case taken(asked):
 		return "", &proto.Error{
-			Code: proto.NameTaken, Message: fmt.Sprintf("a provider named %q is here already", asked),
-			Hint: fmt.Sprintf("use another name, or none to be given a free one; if that provider is dead its name is free %v after it fell silent", m.set.Timeout),
+			Code: proto.NameTaken, Message: fmt.Sprintf("a provider named %q has already joined", asked),
+			Hint: fmt.Sprintf("use another name, or none to be given a free one; if that provider is dead, its name is free %v after it was last heard from", m.set.Timeout),
 		}
 	case m.forbidden(now, asked):
 		return "", &proto.Error{
@@ -130,7 +130,7 @@ func unknownName(fixed []string, asked string) *proto.Error {
 	}
 }
 
-// leave takes a member out. A polite one has said so and is not to blame.
+// leave removes a member. A polite one has said goodbye and is not blamed.
 func (m *Machine) leave(now time.Time, id, reason string, polite bool) {
 	x := m.Members[id]
 	if x == nil {
@@ -144,7 +144,7 @@ func (m *Machine) leave(now time.Time, id, reason string, polite bool) {
 	m.report(ev)
 	if m.Phase == Planning && x.Place == nil {
 		m.Phase = Gathering
-		m.PlanSeq++ // the plan under way is for a pool that is no more
+		m.PlanSeq++ // the plan being made is for a pool that no longer exists
 		m.gather(now)
 		return
 	}
@@ -161,7 +161,7 @@ func (m *Machine) leave(now time.Time, id, reason string, polite bool) {
 	m.lose(now, l)
 }
 
-// violate sends a member away that broke the protocol.
+// violate dismisses a member that broke the protocol.
 func (m *Machine) violate(now time.Time, x *member, err error) {
 	pe := &proto.Error{Code: proto.Protocol, Message: err.Error()}
 	var v *proto.VersionError
@@ -173,7 +173,7 @@ func (m *Machine) violate(now time.Time, x *member, err error) {
 	m.leave(now, x.ID, "it broke the protocol: "+err.Error(), false)
 }
 
-// letGo says goodbye to one who wants to leave.
+// letGo lets a member go that wants to leave.
 func (m *Machine) letGo(now time.Time, x *member, why string) {
 	m.send(x, &proto.Bye{Reason: why})
 	m.act(HangUp{ID: x.ID, Reason: "bye"})
@@ -187,15 +187,15 @@ func wish(reason string) string {
 	return "it said goodbye: " + reason
 }
 
-// Failures of one provider in a row keep it out: for some seconds first, then for
-// good minutes, so that one bad machine cannot keep a run from ending.
+// A provider that fails several times in a row is kept out, for some seconds at first
+// and then for minutes, so that one bad machine cannot keep a run from ending.
 
 func (m *Machine) forbidden(now time.Time, name string) bool {
 	s := m.Strikes[name]
 	return s != nil && s.Forbidden && now.Before(s.Until)
 }
 
-// outOfPool reports whether a member gets no stage for now.
+// outOfPool reports whether a member is currently kept from getting a stage.
 func (m *Machine) outOfPool(now time.Time, name string) bool {
 	s := m.Strikes[name]
 	return s != nil && now.Before(s.Until)
@@ -210,11 +210,11 @@ func (m *Machine) strikeOf(name string) *strike {
 	return s
 }
 
-// blame counts a failure of the provider.
+// blame counts a failure against the provider.
 func (m *Machine) blame(now time.Time, name string) {
 	s := m.strikeOf(name)
 	if s.Forbidden && !now.Before(s.Until) {
-		s.Forbidden, s.Count = false, maxStrikes-1 // it had its time out; one more and it is out again
+		s.Forbidden, s.Count = false, maxStrikes-1 // it has served its time; one more failure and it is out again
 	}
 	s.Count++
 	if s.Count < maxStrikes {
@@ -232,8 +232,8 @@ func (m *Machine) blame(now time.Time, name string) {
 	}
 }
 
-// accused decides who is to blame where from says that its link to peer broke: the
-// peer, unless from has said so of others too and nobody else says it of the peer.
+// accused decides who is to blame when from reports that its link to peer broke: the
+// peer, unless from has blamed others before and nobody else blames the peer.
 func (m *Machine) accused(from, peer string) string {
 	a, b := m.strikeOf(from), m.strikeOf(peer)
 	if !slices.Contains(a.Accusing, peer) {
@@ -262,7 +262,7 @@ func (m *Machine) ping(now time.Time, x *member) {
 }
 
 func (m *Machine) tick(now time.Time) {
-	// Where the host itself slept (a laptop's lid, a starved core), the members'
+	// If the host itself was asleep (a closed laptop, a starved core), the members'
 	// silence proves nothing.
 	if gap := now.Sub(m.Ticked); !m.Ticked.IsZero() && gap > m.set.Timeout/2 {
 		m.slept(gap)
@@ -298,7 +298,7 @@ func (m *Machine) tick(now time.Time) {
 	}
 }
 
-// slept moves all times on that members' silence is measured by.
+// slept shifts all times by which silence is measured, after the host was asleep.
 func (m *Machine) slept(gap time.Duration) {
 	for _, x := range m.Members {
 		x.Seen = x.Seen.Add(gap)
@@ -322,7 +322,7 @@ func (m *Machine) receive(now time.Time, x *member, msg proto.Message) {
 	switch msg := msg.(type) {
 	case *proto.Pong:
 		if msg.Seq != x.Seq {
-			return // late: the ping after it is under way
+			return // late: the next ping has already been sent
 		}
 		x.RTT = max(now.Sub(x.Pinged), time.Nanosecond)
 		if !x.Met {
@@ -340,7 +340,7 @@ func (m *Machine) receive(now time.Time, x *member, msg proto.Message) {
 	case *proto.Signal:
 		to := m.Members[msg.To]
 		if !m.current(x, msg.Run) || to == nil || to.Place == nil || to == x || x.Failed {
-			return // of an attempt that is over, or to one that has just left
+			return // for an attempt that is over, or to a member that has just left
 		}
 		m.send(to, &proto.Signal{Run: msg.Run, From: x.ID, Body: msg.Body})
 	case *proto.Fetching:
@@ -368,12 +368,12 @@ func (m *Machine) receive(now time.Time, x *member, msg proto.Message) {
 			m.failed(now, x, msg)
 		}
 	default:
-		m.violate(now, x, fmt.Errorf("a provider does not send %s here", msg.Type()))
+		m.violate(now, x, fmt.Errorf("a provider must not send %s", msg.Type()))
 	}
 }
 
-// current reports whether a message about run from x is about now. One about an
-// attempt that has just ended is no fault of the sender.
+// current reports whether a message of x about run concerns the current attempt. A
+// message about an attempt that has just ended is not the sender's fault.
 func (m *Machine) current(x *member, run string) bool {
 	return x.Place != nil && !x.Failed && run == m.Run
 }
@@ -382,12 +382,12 @@ func (m *Machine) rightStage(now time.Time, x *member, stage int) bool {
 	if stage == x.Place.Stage {
 		return true
 	}
-	m.violate(now, x, fmt.Errorf("it speaks for stage %d and has stage %d", stage, x.Place.Stage))
+	m.violate(now, x, fmt.Errorf("it sent a message for stage %d but has stage %d", stage, x.Place.Stage))
 	return false
 }
 
-// leaving answers a wish to go: at once where nothing would be lost, else after the
-// next checkpoint.
+// leaving answers a wish to leave: the member goes at once if nothing would be lost,
+// otherwise after the next checkpoint.
 func (m *Machine) leaving(now time.Time, x *member, msg *proto.Leaving) {
 	m.wishes = nil
 	x.Wish = msg.Reason
@@ -395,11 +395,11 @@ func (m *Machine) leaving(now time.Time, x *member, msg *proto.Leaving) {
 		x.Wish = "no reason given"
 	}
 	if x.Place == nil || x.Done || x.Failed || (m.Phase != Running && m.Phase != Draining) {
-		m.letGo(now, x, "nothing is lost by it")
+		m.letGo(now, x, "nothing is lost")
 		return
 	}
 	if !x.LeaveBy.IsZero() {
-		return // it has said so before
+		return // it has asked before
 	}
 	var cost time.Duration
 	if c := m.Clusters[x.Place.Cluster]; c != nil {

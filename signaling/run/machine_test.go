@@ -28,7 +28,7 @@ type rig struct {
 	sent map[string][]proto.Message
 	acts []Action
 	evs  []Report
-	slow time.Duration // that an upload takes
+	slow time.Duration // how long an upload takes
 	ups  uint64
 }
 
@@ -50,10 +50,10 @@ func (r *rig) step(ev Event) []Action {
 		switch a := a.(type) {
 		case Send:
 			if w, ok := a.Msg.(*proto.Welcome); ok {
-				w.Session = "secret" // which is the server's to fill in
+				w.Session = "secret" // filled in by the server
 			}
 			if _, err := proto.Encode(a.Msg); err != nil {
-				r.t.Errorf("the machine says what cannot be said: %v", err)
+				r.t.Errorf("the machine sends a message that cannot be encoded: %v", err)
 			}
 			r.sent[a.ID] = append(r.sent[a.ID], a.Msg)
 		case Emit:
@@ -79,7 +79,7 @@ func (r *rig) pong(id string) {
 	}
 }
 
-// last returns the last message to id that is no ping.
+// last returns the last message to id other than a ping.
 func (r *rig) last(id string) proto.Message {
 	for i := len(r.sent[id]) - 1; i >= 0; i-- {
 		if _, ok := r.sent[id][i].(*proto.Ping); !ok {
@@ -275,7 +275,7 @@ func TestNames(t *testing.T) {
 						t.Errorf("asked for %q, was told %v, want %q", ask, m, tt.want[i])
 					}
 					if m.Hint == "" {
-						t.Errorf("%v says not what to do", m)
+						t.Errorf("%v does not say what to do", m)
 					}
 					if h, ok := find[HangUp](r); !ok || h.ID != id {
 						t.Error("it was not hung up on")
@@ -289,8 +289,8 @@ func TestNames(t *testing.T) {
 	}
 }
 
-// One that asks for a name of the job gets it, although another one, who asked for none,
-// came first and was given it.
+// A provider that asks for one of the job's names gets it, even if another one, which
+// asked for none, came first and was given it.
 func TestNamesGoToThoseWhoAsk(t *testing.T) {
 	spare := func(t *testing.T, came int) *rig {
 		r := newRig(t, nil)
@@ -325,7 +325,7 @@ func TestNamesGoToThoseWhoAsk(t *testing.T) {
 	t.Run("gathering", func(t *testing.T) {
 		r := spare(t, 2)
 		names(r, "p0=node_0 p1=node_1 spare=node_2")
-		r.phase(Planning) // three are here; then the owner of the third name comes
+		r.phase(Planning) // three have joined; then the owner of the third name comes
 		old, _ := find[AskPlan](r)
 		r.join("p2", "node_2")
 		names(r, "p0=node_0 p1=node_1 p2=node_2 spare=node_3")
@@ -333,7 +333,7 @@ func TestNamesGoToThoseWhoAsk(t *testing.T) {
 			t.Errorf("node_2 was told %#v", r.sent["p2"][0])
 		}
 		r.step(Plan{Seq: old.Seq, Placed: inOrder(old.Pool)})
-		r.phase(Planning) // not by the names of before
+		r.phase(Planning) // with the new names
 		answer(r)
 		r.phase(Connecting)
 		if r.l.Members["spare"].Place != nil || r.l.Members["p2"].Place == nil {
@@ -410,14 +410,14 @@ func TestUnknownNamesLeaveWhenTheJobComes(t *testing.T) {
 		t.Errorf("the stranger was told %#v", r.last("p0"))
 	}
 	if _, ok := event[Joined](r); !ok || len(r.l.Members) != 1 {
-		t.Error("the one that was there is not told as joined")
+		t.Error("the member that was there already was not reported as joined")
 	}
 }
 
 func TestHeartbeat(t *testing.T) {
 	r := newRig(t, nil)
 	r.join("p0", "")
-	for range 20 { // 10 s of a living provider
+	for range 20 { // 10 s in which the provider answers
 		r.now = r.now.Add(500 * time.Millisecond)
 		r.step(Tick{})
 		r.pong("p0")
@@ -487,7 +487,7 @@ func (r *rig) recovering(words ...string) Recovering {
 	return e
 }
 
-// silence lets time pass in which only these members answer.
+// silence lets d pass while only these members answer.
 func (r *rig) silence(d time.Duration, but ...string) {
 	for range int(d / (500 * time.Millisecond)) {
 		r.now = r.now.Add(500 * time.Millisecond)
@@ -511,7 +511,7 @@ func TestLostWhileRunning(t *testing.T) {
 	if len(r.l.Members) != 2 {
 		t.Error("the others are gone too")
 	}
-	// A stored plan wants the name back; one that comes is given it.
+	// A stored plan needs the name again; a newcomer is given it.
 	r.silence(3*time.Second, "p0", "p2")
 	r.phase(Gathering)
 	if w, ok := event[Waiting](r); !ok || !strings.Contains(w.Reason, "node_1") {
@@ -536,7 +536,7 @@ func TestReplansWithoutTheLost(t *testing.T) {
 		r.join(fmt.Sprintf("p%d", i), "")
 	}
 	r.start("j-1", "p0", "p1", "p2")
-	r.join("p3", "") // to spare
+	r.join("p3", "") // a spare
 	if r.l.Members["p3"].Name != "node_3" {
 		t.Fatalf("the spare is called %s", r.l.Members["p3"].Name)
 	}
@@ -582,16 +582,16 @@ func TestFailedProvider(t *testing.T) {
 func TestPeerIsBlamed(t *testing.T) {
 	r := started(t, nil)
 	r.step(Message{ID: "p2", Msg: &proto.Failed{Run: "j-1", Stage: 2, Error: "lost node_1", Kind: proto.FailedPeer, Peer: "p1"}})
-	r.phase(Running) // until the peer has been heard
+	r.phase(Running) // until the peer has been heard from
 	if r.l.Members["p1"].Met {
-		t.Error("the one that was blamed needs not show that it is alive")
+		t.Error("the provider that was blamed need not show that it is alive")
 	}
 	r.pong("p1")
 	r.phase(Gathering)
 	if r.l.Strikes["node_1"] == nil || r.l.Strikes["node_1"].Count != 1 || r.l.Strikes["node_2"].Count != 0 {
 		t.Errorf("to blame are %+v", r.l.Strikes)
 	}
-	// One who says so of everybody is to blame itself.
+	// A provider that blames everybody is itself to blame.
 	r.l.Strikes = map[string]*strike{}
 	for i, peer := range []string{"node_0", "node_1"} {
 		if got, want := r.l.accused("node_2", peer), []string{"node_0", "node_2"}[i]; got != want {
@@ -600,8 +600,8 @@ func TestPeerIsBlamed(t *testing.T) {
 	}
 }
 
-// TestCauseBeforeItsEffects: what a stage says of itself counts more than what its neighbours
-// say of it, although they are heard first.
+// TestCauseBeforeItsEffects checks that a stage's own account of a failure counts more than
+// its neighbours' reports, even if those arrive first.
 func TestCauseBeforeItsEffects(t *testing.T) {
 	lost := &proto.Failed{Run: "j-1", Stage: 0, Error: "lost node_1", Kind: proto.FailedPeer, Peer: "p1"}
 	t.Run("diverged", func(t *testing.T) {
@@ -612,7 +612,7 @@ func TestCauseBeforeItsEffects(t *testing.T) {
 			t.Errorf("got %+v", f)
 		}
 		if e, ok := event[Recovering](r); ok {
-			t.Errorf("the run was to go on: %+v", e)
+			t.Errorf("the run should have gone on: %+v", e)
 		}
 	})
 	t.Run("memory", func(t *testing.T) {
@@ -664,7 +664,7 @@ func TestDivergedEndsTheRun(t *testing.T) {
 	}
 }
 
-// Losses and results come from the leaf, and are such as the job can have.
+// Losses and validation results must come from the leaf and be possible for the job.
 func TestWhoseLosses(t *testing.T) {
 	for name, e := range map[string]Message{
 		"a loss of the root":         {"p0", &proto.Progress{Run: "j-1", Stage: 0, Losses: []proto.Loss{{Step: 1, Loss: -1e300}}}},
@@ -708,7 +708,7 @@ func TestSlowDownloadIsWaitedFor(t *testing.T) {
 		}
 	}
 	r.phase(Connecting)
-	for range 4 { // it stands still
+	for range 4 { // no progress
 		r.silence(time.Second, "p0", "p1", "p2")
 		r.step(Message{ID: "p1", Msg: &proto.Fetching{Run: "j-1", Have: 30, Want: 99}})
 	}
@@ -728,7 +728,7 @@ func TestStuckStageIsFound(t *testing.T) {
 	}
 	r.silence(time.Second, "p0", "p1", "p2")
 	at("p0", 0, 19, 190, 200)
-	at("p1", 1, 19, 390, 380) // it got the work and hands nothing on
+	at("p1", 1, 19, 390, 380) // it got the work and passes nothing on
 	for range 29 {
 		r.silence(time.Second, "p0", "p1", "p2")
 		at("p0", 0, 19, 190, 200)
@@ -837,7 +837,7 @@ func TestCheckpointsAreAskedForByTime(t *testing.T) {
 	if asked() != 1 {
 		t.Errorf("asked %d times before the first was brought", asked())
 	}
-	// It took two seconds to upload: the next one is due after forty.
+	// The upload took two seconds, so the next one is due after forty.
 	r.slow = 2 * time.Second
 	r.saveAt(5, 0, 1, 2)
 	r.commit(nil)
@@ -867,7 +867,7 @@ func TestLostBeforeTheStartGathersAgain(t *testing.T) {
 	r.step(Leave{ID: "p2", Reason: "gone"}) // while planning
 	r.phase(Gathering)
 	r.step(Plan{Seq: first.Seq, Placed: inOrder(first.Pool)})
-	r.phase(Gathering) // that plan was for another pool
+	r.phase(Gathering) // the plan was for another pool
 	r.join("p3", "")
 	second, _ := find[AskPlan](r)
 	if second.Seq == first.Seq {
@@ -883,7 +883,7 @@ func TestLostBeforeTheStartGathersAgain(t *testing.T) {
 	r.join("p4", "")
 	third, _ := find[AskPlan](r)
 	r.step(Plan{Seq: third.Seq, Placed: inOrder(third.Pool)})
-	// A late word about the first attempt changes nothing.
+	// A late message about the first attempt changes nothing.
 	r.step(Message{ID: "p0", Msg: &proto.Ready{Run: "j-1"}})
 	r.step(Message{ID: "p0", Msg: &proto.Failed{Run: "j-1", Stage: 0, Error: "late"}})
 	for _, id := range []string{"p0", "p3", "p4"} {
@@ -999,8 +999,9 @@ func TestGracefulStop(t *testing.T) {
 	}
 }
 
-// TestStopBehindARound: replicas stop between two rounds. A stage that moves on to the end of
-// its round has the time for it, one that goes beyond or stands still has not.
+// TestStopBehindARound checks that replicas stop between two rounds. A stage that makes
+// progress towards the end of its round is given the time; one that goes beyond it or
+// makes no progress is not.
 func TestStopBehindARound(t *testing.T) {
 	for name, last := range map[string]int64{"moves": 8, "stands still": 2, "goes on for ever": 60} {
 		r := started(t, func(s *Settings) { s.StopTimeout = 2 * time.Second })
@@ -1066,7 +1067,7 @@ func TestStopNow(t *testing.T) {
 					t.Errorf("p1 was told %#v", r.last("p1"))
 				}
 			}
-			// And the next job finds the machine as it should be.
+			// The next job finds the machine ready.
 			r.step(Submit{Job: *job()})
 			if from != Gathering {
 				r.phase(Planning)
@@ -1219,7 +1220,7 @@ func TestCheckpoints(t *testing.T) {
 	if !ok || len(d.Objects) != 3 || !strings.HasPrefix(d.Objects[0], "j-1/cluster_0/stage_0/") {
 		t.Errorf("discarded %v, want the three objects of step 10", d.Objects)
 	}
-	// A provider is lost: the run goes on from there.
+	// A provider is lost, and the run goes on from there.
 	r.step(Leave{ID: "p0", Reason: "gone"})
 	if e := r.recovering("node_0", "gone"); e.Step != 20 {
 		t.Errorf("it goes on from step %d", e.Step)
@@ -1241,7 +1242,7 @@ func TestDoneWaitsForTheCommit(t *testing.T) {
 	}
 }
 
-// Stages of different steps are no checkpoint, whatever they say.
+// Stages of different steps never make a checkpoint, whatever they report.
 func TestUnevenSavesAreNoResult(t *testing.T) {
 	r := started(t, nil)
 	r.saveAt(10, 0, 1, 2)
@@ -1258,7 +1259,7 @@ func TestUnevenSavesAreNoResult(t *testing.T) {
 	}
 }
 
-// What a state says of itself counts.
+// The position in the state itself counts, not the one in the message.
 func TestPositionsMustAgree(t *testing.T) {
 	r := started(t, nil)
 	object, perr := r.grant("p0", "j-1", 0, sumA)
@@ -1268,7 +1269,7 @@ func TestPositionsMustAgree(t *testing.T) {
 	ref := proto.Ref{SHA256: sumA, Size: 1}
 	r.step(Upload{ID: "p0", Run: "j-1", Object: object, Blob: ref, Position: &position{Step: 7}})
 	r.step(Message{ID: "p0", Msg: &proto.Saved{Run: "j-1", Blob: ref, Position: json.RawMessage(`{"epoch":0,"batch":0,"step":8,"seq":0}`)}})
-	r.recovering("step 8", "says 7")
+	r.recovering("step 8", "says step 7")
 }
 
 func TestFullDiskAtTheEnd(t *testing.T) {
@@ -1389,7 +1390,7 @@ func TestStatus(t *testing.T) {
 type walk struct {
 	r    *rig
 	rng  *rand.Rand
-	ids  []string // of all that ever joined, and one that did not
+	ids  []string // of all members that ever joined, and one that never did
 	next int
 }
 
@@ -1454,9 +1455,8 @@ func (w *walk) step() {
 	}
 }
 
-// Whatever strangers send and whenever they leave, the machine must neither
-// panic nor hold on to a run that cannot end, and the same events must lead to
-// the same actions.
+// Whatever strangers send and whenever they leave, the machine must neither panic nor
+// keep a run that cannot end, and the same events must lead to the same actions.
 func TestRandomEvents(t *testing.T) {
 	play := func(seed uint64) (trace string) {
 		rng := rand.New(rand.NewPCG(seed, 1))
@@ -1468,7 +1468,7 @@ func TestRandomEvents(t *testing.T) {
 				t.Fatalf("seed %d: phase %s, job %v", seed, r.l.Phase, r.l.Job)
 			}
 		}
-		// All fall silent: any run beyond gathering ends by itself.
+		// Everybody falls silent: any run beyond gathering must end by itself.
 		for range 200 {
 			r.now = r.now.Add(time.Second)
 			r.step(Tick{})

@@ -1,22 +1,23 @@
-// Package run decides how a job's run goes: who joins, who gets which stage, when
-// it starts, what is a checkpoint, and how it goes on when somebody is lost.
+// Package run coordinates a job's run: who may join, who gets which stage, when
+// training starts, what counts as a checkpoint, and how the run goes on after a
+// provider is lost.
 //
 // A [Machine] has no clock, no socket and no store. Every [Event] comes with its
-// time, and what follows from it comes back as [Action] values that the caller
-// carries out; what the requester should know is a [Report] among them. The same
-// events give the same actions, in tests, in a simulation and in life, and a
-// machine restored from its snapshot goes on as the one that was stored.
+// time; Step returns [Action] values for the caller to carry out. What the requester
+// should know is among them, as a [Report]. The same events give the same actions in
+// tests, in a simulation and in production, and a machine restored from a snapshot
+// behaves exactly like the one that was stored.
 //
-// A run's life:
+// The phases of a run:
 //
 //	idle -> gathering -> planning -> connecting -> running -> draining -> idle
 //	            ^            |           |            |           |
-//	            +------------+-----------+------------+-----------+  somebody was lost
+//	            +------------+-----------+------------+-----------+  a provider was lost
 //
-// One pass from planning on is an attempt; its number is the generation in every
-// assignment. A loss ends the attempt, not the run: the others are told to stop
-// and stay, and with whoever is there the machine plans anew and goes on from the
-// newest checkpoint, or from the seed where there is none yet.
+// One pass from planning onwards is an attempt; its number is the generation in every
+// assignment. A loss ends the attempt, not the run: the other providers stop training
+// but stay joined, and the machine plans again with whoever is there. Training resumes
+// from the newest checkpoint, or from the seed if there is none yet.
 package run
 
 import (
@@ -42,21 +43,21 @@ var (
 	ErrStore          = errors.New("the trained stages could not be stored")
 )
 
-// Settings are what the machine decides by. They are not part of its snapshot.
+// Settings are the machine's limits and intervals. They are not part of its snapshot.
 type Settings struct {
 	Heartbeat    time.Duration
 	Timeout      time.Duration // silence after which a member is dead
-	ReadyTimeout time.Duration // from assigned to ready, without a byte fetched
-	DrainTimeout time.Duration // from the first done to all done, without a sign of life
+	ReadyTimeout time.Duration // from assigned to ready; restarted by every byte fetched
+	DrainTimeout time.Duration // from the first stage done to the last; restarted by progress
 	StopTimeout  time.Duration // the same after a graceful stop
-	Grace        time.Duration // how long a lost provider is waited for before planning without it
-	Checkpoint   time.Duration // least time between two checkpoints that the host asks for; negative: never
-	Stall        time.Duration // least time without any progress before a stage counts as stuck
+	Grace        time.Duration // how long to wait for a lost provider before planning without it
+	Checkpoint   time.Duration // minimum time between checkpoints that the host asks for; negative: never
+	Stall        time.Duration // minimum time without any progress before a stage counts as stuck
 	MaxMembers   int
 	Once         bool // say bye to all when the run is over
 }
 
-// Fill sets the fields that are 0 to their defaults.
+// Fill replaces zero fields with their defaults.
 func (s *Settings) Fill() {
 	def := func(d *time.Duration, v time.Duration) {
 		if *d == 0 {
@@ -76,35 +77,35 @@ func (s *Settings) Fill() {
 	}
 }
 
-// Limits that no setting changes.
+// Fixed limits.
 const (
-	maxSaves     = 16 // positions whose checkpoint is incomplete
+	maxSaves     = 16 // incomplete checkpoints
 	maxFruitless = 12 // attempts in a row without a new checkpoint
 	maxStrikes   = 3  // failures in a row of one provider
 	banned       = 10 * time.Minute
 	restartGrace = time.Minute
 )
 
-// Job is what the machine needs of a training job. It never looks into Raw.
+// Job is what the machine needs to know about a training job.
 type Job struct {
-	// ID begins the ids of the attempts: "ID-1" and so on.
+	// ID is the prefix of the attempts' ids: "ID-1" and so on.
 	ID string
-	// Raw goes to every provider.
+	// Raw is sent to every provider. The machine never parses it.
 	Raw json.RawMessage
 	// Names are the only provider names allowed. Empty: any.
 	Names []string
-	// Spares lets providers in that have none of Names and ask for no name.
+	// Spares admits providers beyond Names, if they ask for no particular name.
 	Spares bool
-	// Replan tells that a plan can be made for other members than those of Names, or
+	// Replan says that a plan can be made for members other than those of Names, or
 	// for fewer than Want.
 	Replan bool
 	// Want is how many providers to wait for before the first plan.
 	Want int
-	// Steps and Val bound what a leaf may report: the batches of the whole run and the
-	// rows of a validation pass. 0: not known.
+	// Steps and Val bound what a leaf may report: the number of batches in the whole run
+	// and the number of rows in a validation pass. 0: unknown.
 	Steps, Val int64
-	// Span is the batches from one place where the run can stop or save to the next: a round
-	// of replicas. 0: one.
+	// Span is the number of batches between two places where the run can stop or save: a
+	// round of replicas. 0: one.
 	Span int64
 }
 
@@ -113,26 +114,26 @@ type Member struct {
 	ID    string
 	Name  string
 	Addr  string        // network address it joined from
-	Hello proto.Hello   // what it said of itself, without the token
-	RTT   time.Duration // to the host, by heartbeat
+	Hello proto.Hello   // its own description, without the token
+	RTT   time.Duration // to the host, measured by heartbeats
 }
 
-// Assignment gives a member a stage. A plan holds, for each cluster, one for
-// every stage 0 <= Stage < Stages, whose segments follow one another.
+// Assignment gives a member a stage. A plan holds one for every cluster and every
+// stage 0 <= Stage < Stages of it; the segments of a cluster follow one another.
 type Assignment struct {
 	MemberID  string
 	Cluster   int
 	Stage     int
 	Stages    int
-	Segment   snapshot.Segment // its nodes of the whole graph
-	MaxUpload int64            // bytes that the stage's state can have; 0: the host's limit
+	Segment   snapshot.Segment // its nodes in the whole graph
+	MaxUpload int64            // most bytes that the stage's state can take; 0: the host's limit
 	Graph     proto.Ref
 	Data      map[string]proto.Ref // by kind
-	Weights   map[string]proto.Ref // by kind; empty: the provider initialises by seed
+	Weights   map[string]proto.Ref // by kind; empty: the provider initialises from the seed
 	Plan      json.RawMessage      // opaque
 }
 
-// Placed is an assignment together with the provider that got it.
+// Placed is an assignment together with the provider that holds it.
 type Placed struct {
 	Member
 	Assignment
@@ -140,12 +141,12 @@ type Placed struct {
 
 // Result is how a run ended.
 type Result struct {
-	Run         string             // id of the last attempt; "" where none was planned
+	Run         string             // id of the last attempt; "" if none was planned
 	Interrupted bool               // it was stopped gracefully before its end
-	Checkpoint  *snapshot.Manifest // the last saved state; nil where there is none
+	Checkpoint  *snapshot.Manifest // the last saved state; nil if there is none
 }
 
-// Phase is where a run stands.
+// Phase is the phase that a run is in.
 type Phase string
 
 // The phases.
@@ -158,17 +159,17 @@ const (
 	Draining   Phase = "draining"
 )
 
-// member is a provider and its part in the current attempt. Like everything in
-// state it is stored as it is: fields are exported for JSON only.
+// member is a provider and its part in the current attempt. Like everything in state,
+// it is stored as JSON, which is the only reason why its fields are exported.
 type member struct {
 	Member
-	Seen    time.Time // when it was last heard
+	Seen    time.Time // when it was last heard from
 	Pinged  time.Time
-	Turn    uint64 // number of that ping among all members'
-	Seq     uint64 // of the ping under way
+	Turn    uint64 // number of that ping, counted over all members
+	Seq     uint64 // of the ping not yet answered
 	Met     bool   // it has answered a ping since it joined or was last suspected
-	Given   bool   // it asked for no name
-	Wish    string // why it wants to leave
+	Given   bool   // it did not ask for a name
+	Wish    string // why it wants to leave; "": it does not
 	LeaveBy time.Time
 
 	Place    *Assignment
@@ -176,16 +177,16 @@ type member struct {
 	ReadyBy  time.Time
 	Fetched  int64
 	Done     bool
-	Failed   bool // it has left the attempt by itself
+	Failed   bool // it has left the attempt on its own
 	Peak     int64
 	Last     proto.Progress
-	Heard    time.Time // of its last progress report
+	Heard    time.Time // when its last progress report came
 	MovedIn  time.Time // when Last.In last grew
 	MovedOut time.Time
-	Taking   time.Time // since when an upload is under way
-	Upload   *saved    // uploaded, and not yet named by a saved message
-	SavedAt  *position // its last state's
-	gone     bool      // it is no member any more
+	Taking   time.Time // when the upload in progress began
+	Upload   *saved    // uploaded, but not yet named by a saved message
+	SavedAt  *position // position of its last saved state
+	gone     bool      // it is no longer a member
 }
 
 // saved is a stage's state in the store.
@@ -194,22 +195,22 @@ type saved struct {
 	Position *position
 }
 
-// strike is what a provider's failures have led to.
+// strike records a provider's failures and their consequences.
 type strike struct {
 	Count     int
-	Until     time.Time // it gets no stage before
-	Accusers  []string  // who said that it was its fault
-	Accusing  []string  // whom it accused
-	Forbidden bool      // until Until it may not even join
+	Until     time.Time // it gets no stage before then
+	Accusers  []string  // providers that blamed it
+	Accusing  []string  // providers that it blamed
+	Forbidden bool      // it may not even join before Until
 }
 
-// pending is a manifest on its way to the store.
+// pending is a manifest that is being stored.
 type pending struct {
 	Manifest *snapshot.Manifest
 	Asked    time.Time
 }
 
-// state is all that a machine knows.
+// state is everything that a machine knows.
 type state struct {
 	Version int
 	Members map[string]*member
@@ -224,25 +225,25 @@ type state struct {
 	Attempt     int
 	PlanSeq     int
 	Asking      string   // the pool that is being planned for
-	Tried       []string // pools that the planner found no plan for
-	Told        string   // what was last said about waiting
+	Tried       []string // pools for which the planner found no plan
+	Told        string   // the last reason given for waiting
 	Started     time.Time
 	Began       bool // training has begun in some attempt
 	Lost        time.Time
 	GraceUntil  time.Time
 	Fruitless   int
-	LastLoss    string // of an attempt
+	LastLoss    string // why the last attempt was lost
 	Doubt       *doubt `json:",omitempty"`
 	Interrupted bool
 	Deadline    time.Time // of draining
-	StopBy      int64     // step that no stage goes beyond once it was told to stop
+	StopBy      int64     // step beyond which no stage trains once it was told to stop
 	Warned      time.Time
 	Loss        *proto.Loss
 	Val         *proto.Val
 
 	Clusters map[int]*cluster
 	Objects  map[string]bool // in the store, of all attempts
-	Stale    []string        // of older runs, until the first plan
+	Stale    []string        // objects of older runs, kept until the first plan
 	Saves    []*saveSet      // not yet complete, oldest first
 	Pending  []*pending
 	Saved    *snapshot.Manifest
@@ -250,15 +251,15 @@ type state struct {
 	StoreErr string
 }
 
-// cluster is what is known of one cluster in the current attempt.
+// cluster is what is known about one cluster in the current attempt.
 type cluster struct {
 	Stages  int
-	Over    *position     // of the leaf's last state, once the leaf is done
-	Asked   time.Time     // for a checkpoint; zero: none is under way
-	Last    time.Time     // when the last checkpoint was complete, or the start
-	Cost    time.Duration // of the dearest upload so far
-	Moved   time.Time     // when anything of it last moved
-	LongGap time.Duration // the longest time in which nothing did
+	Over    *position     // position of the leaf's last state, once the leaf is done
+	Asked   time.Time     // when a checkpoint was asked for; zero: none is in progress
+	Last    time.Time     // when the last checkpoint was complete, or training started
+	Cost    time.Duration // of the slowest upload so far
+	Moved   time.Time     // when any of its stages last made progress
+	LongGap time.Duration // longest time without progress so far
 }
 
 // Machine is a run's coordinator. It is not safe for concurrent use.
@@ -269,7 +270,7 @@ type Machine struct {
 	index
 }
 
-// New returns a machine in phase idle.
+// New returns an idle machine.
 func New(set Settings) *Machine {
 	set.Fill()
 	return &Machine{set: set, state: state{
@@ -280,7 +281,7 @@ func New(set Settings) *Machine {
 
 const stateVersion = 1
 
-// Snapshot returns the machine's state.
+// Snapshot returns the machine's state as JSON, for Restore.
 func (m *Machine) Snapshot() ([]byte, error) {
 	if len(m.out) > 0 {
 		return nil, errors.New("run: a snapshot in the middle of a step")
@@ -288,18 +289,18 @@ func (m *Machine) Snapshot() ([]byte, error) {
 	return json.Marshal(&m.state)
 }
 
-// Restore returns the machine whose Snapshot b is.
+// Restore returns a machine in the state that Snapshot stored as b.
 func Restore(set Settings, b []byte) (*Machine, error) {
 	m := New(set)
 	if err := json.Unmarshal(b, &m.state); err != nil {
 		return nil, fmt.Errorf("run: state: %w", err)
 	}
 	if m.Version != stateVersion {
-		return nil, fmt.Errorf("run: state of version %d, this program reads version %d", m.Version, stateVersion)
+		return nil, fmt.Errorf("run: the state has version %d, this program reads version %d", m.Version, stateVersion)
 	}
 	for id, x := range m.Members {
 		if x == nil || x.ID != id {
-			return nil, fmt.Errorf("run: state: member %.64q", id)
+			return nil, fmt.Errorf("run: state: the entry of member %.64q is not about it", id)
 		}
 	}
 	if m.state.Saved != nil {
@@ -309,23 +310,23 @@ func Restore(set Settings, b []byte) (*Machine, error) {
 	}
 	for _, p := range m.Pending {
 		if p == nil || p.Manifest == nil {
-			return nil, errors.New("run: state: a commit of nothing")
+			return nil, errors.New("run: state: a pending commit has no manifest")
 		}
 	}
 	if (m.state.Job == nil) != (m.state.Phase == Idle) {
-		return nil, fmt.Errorf("run: state: phase %s", m.state.Phase)
+		return nil, fmt.Errorf("run: state: phase %s does not fit whether there is a job", m.state.Phase)
 	}
 	return m, nil
 }
 
-// Earlier is what a host that was started anew knows of a job's run.
+// Earlier is what a restarted host knows about a job's run so far.
 type Earlier struct {
 	Checkpoint *snapshot.Manifest // nil: none
-	Attempt    int                // the last one's number
+	Attempt    int                // number of the last attempt
 }
 
-// Earlier is what a later host needs to go on with the machine's job, and that job; nil
-// where there is none.
+// Earlier returns the machine's job and what a later host needs to continue it, or nils
+// if there is no job.
 func (m *Machine) Earlier() (*Job, *Earlier) {
 	if m.Job == nil {
 		return nil, nil
@@ -333,10 +334,10 @@ func (m *Machine) Earlier() (*Job, *Earlier) {
 	return m.Job, &Earlier{Checkpoint: m.state.Saved, Attempt: m.Attempt}
 }
 
-// Checkpointed is the newest checkpoint; nil: none. It must not be changed.
+// Checkpointed returns the newest checkpoint, or nil. It must not be modified.
 func (m *Machine) Checkpointed() *snapshot.Manifest { return m.state.Saved }
 
-// Step takes one event in and returns what follows from it, in order.
+// Step handles one event and returns the actions that follow from it, in order.
 func (m *Machine) Step(now time.Time, ev Event) []Action {
 	switch e := ev.(type) {
 	case Join:

@@ -1,8 +1,7 @@
 package run
 
-// Saved state: who may upload what, when the stages that were saved make up a state
-// of the whole run, when the next one is asked for, and which objects are of no use
-// any more.
+// Checkpoints: who may upload what, when the saved stages add up to a checkpoint of the
+// whole run, when the next one is asked for, and which objects are no longer needed.
 
 import (
 	"encoding/json"
@@ -15,7 +14,7 @@ import (
 	"github.com/ravnest/ravnest/signaling/proto"
 )
 
-// saveSet is the stages that were saved at one position.
+// saveSet holds the stages saved at one position.
 type saveSet struct {
 	Position position
 	Parts    []snapshot.Entry
@@ -31,12 +30,12 @@ func (m *Machine) grant(now time.Time, e UploadRequest) {
 	case x == nil:
 		deny(proto.Forbidden, "join again", "no live session with this secret")
 	case !m.current(x, e.Run) || (m.Phase != Running && m.Phase != Draining) || x.Done:
-		deny(proto.Stopped, "drop the run", "the run %s takes no uploads from this provider now", e.Run)
+		deny(proto.Stopped, "drop the run", "run %s takes no upload from this provider now", e.Run)
 	case x.Place.Stage != e.Stage:
-		deny(proto.Forbidden, "", "stage %d is not this provider's, which is %d", e.Stage, x.Place.Stage)
+		deny(proto.Forbidden, "", "stage %d is not this provider's; it has stage %d", e.Stage, x.Place.Stage)
 	case !x.Taking.IsZero():
-		// One at a time: what a provider can make the store hold is bounded.
-		deny(proto.Protocol, "", "an upload of this provider is under way")
+		// One at a time, to bound what one provider can put into the store.
+		deny(proto.Protocol, "", "another upload from this provider is in progress")
 	default:
 		x.Taking = now
 		m.act(Grant{
@@ -46,8 +45,8 @@ func (m *Machine) grant(now time.Time, e UploadRequest) {
 	}
 }
 
-// busyUploading tells whether a stage is being brought; the server ends those that
-// stand still.
+// busyUploading reports whether a stage is being uploaded. The server ends uploads that
+// make no progress.
 func (m *Machine) busyUploading() bool {
 	for _, x := range m.assigned() {
 		if !x.Taking.IsZero() {
@@ -61,7 +60,7 @@ func (m *Machine) uploaded(now time.Time, e Upload) {
 	x := m.Members[e.ID]
 	if x == nil || !m.current(x, e.Run) {
 		if m.Job == nil || !m.Objects[e.Object] {
-			m.act(Discard{Objects: []string{e.Object}}) // the attempt has ended meanwhile
+			m.act(Discard{Objects: []string{e.Object}}) // the attempt ended in the meantime
 		}
 		return
 	}
@@ -87,7 +86,7 @@ func (m *Machine) uploaded(now time.Time, e Upload) {
 func (m *Machine) save(now time.Time, x *member, msg *proto.Saved) {
 	s := x.Upload
 	if s == nil || s.SHA256 != msg.Blob.SHA256 || s.Size != msg.Blob.Size {
-		m.violate(now, x, errors.New("it says saved of a blob that it did not upload"))
+		m.violate(now, x, errors.New("it reports a blob as saved that it did not upload"))
 		return
 	}
 	pos, err := positionOf(msg, s.Position)
@@ -121,17 +120,17 @@ func (m *Machine) save(now time.Time, x *member, msg *proto.Saved) {
 	}
 }
 
-// positionOf is where a saved state belongs: what the message says, which must be
-// what was found in the state itself.
+// positionOf returns the position of a saved state: the one in the message, which must
+// agree with the one found in the state itself.
 func positionOf(msg *proto.Saved, found *position) (position, error) {
 	var pos position
 	switch {
 	case len(msg.Position) > 0:
 		if err := json.Unmarshal(msg.Position, &pos); err != nil {
-			return pos, fmt.Errorf("the position of a saved state: %w", err)
+			return pos, fmt.Errorf("the position of a saved state cannot be read: %w", err)
 		}
 		if found != nil && *found != pos {
-			return pos, fmt.Errorf("it says that a state is of step %d, the state itself says %d", pos.Step, found.Step)
+			return pos, fmt.Errorf("it reports a state of step %d, but the state itself says step %d", pos.Step, found.Step)
 		}
 	case found != nil:
 		pos = *found
@@ -162,7 +161,7 @@ func (m *Machine) commit(now time.Time, set *saveSet) {
 
 func (m *Machine) committed(now time.Time, e Commit) {
 	if m.Job == nil || e.Run != m.Job.ID || len(m.Pending) == 0 {
-		return // the run has ended meanwhile
+		return // the run ended in the meantime
 	}
 	c := m.Pending[0].Manifest
 	m.Pending = m.Pending[1:]
@@ -187,7 +186,7 @@ func (m *Machine) committed(now time.Time, e Commit) {
 	m.sweep()
 	if m.Phase == Running {
 		for _, x := range m.wishing() {
-			// One at a time: the first ends the attempt, and the others are then free to go.
+			// Letting the first go ends the attempt, and then the others may leave too.
 			if !x.gone {
 				m.letGo(now, x, "the state is saved")
 			}
@@ -196,8 +195,8 @@ func (m *Machine) committed(now time.Time, e Commit) {
 	m.finishIfDone(now)
 }
 
-// keepForbidden forgets failures before a checkpoint: those who took part in it have
-// shown that they can.
+// keepForbidden returns the strikes still being served. The others are forgotten at a
+// checkpoint: whoever contributed to it has shown that it works.
 func keepForbidden(all map[string]*strike, now time.Time) map[string]*strike {
 	kept := map[string]*strike{}
 	for name, s := range all {
@@ -208,8 +207,8 @@ func keepForbidden(all map[string]*strike, now time.Time) map[string]*strike {
 	return kept
 }
 
-// ask has the roots save when it is time to, or at once. Uploads may take a twentieth
-// of the time.
+// ask tells the roots to save a checkpoint, when one is due or at once. Intervals are
+// chosen so that uploads take at most a twentieth of the time.
 func (m *Machine) ask(now time.Time, atOnce bool) {
 	if m.set.Checkpoint < 0 && !atOnce {
 		return
@@ -219,7 +218,7 @@ func (m *Machine) ask(now time.Time, atOnce bool) {
 		every := max(m.set.Checkpoint, 20*c.Cost)
 		switch {
 		case !c.Asked.IsZero() && now.Sub(c.Asked) < max(30*time.Second, 4*c.Cost):
-			continue // under way
+			continue // in progress
 		case !atOnce && now.Sub(c.Last) < every:
 			continue
 		}
@@ -232,7 +231,7 @@ func (m *Machine) ask(now time.Time, atOnce bool) {
 	}
 }
 
-// sweep discards the objects that nothing can need any more.
+// sweep discards the objects that are no longer needed.
 func (m *Machine) sweep() {
 	need := map[string]bool{}
 	mark := func(es []snapshot.Entry) {

@@ -8,7 +8,7 @@ import (
 	"github.com/ravnest/ravnest/signaling/proto"
 )
 
-// Status is what dashboards see, as /v1/status gives it.
+// Status is the run as dashboards see it and /v1/status returns it.
 type Status struct {
 	Protocol   int            `json:"protocol"`
 	Phase      string         `json:"phase"` // idle, gathering, planning, connecting, running, draining
@@ -21,7 +21,7 @@ type Status struct {
 	Loss       *proto.Loss    `json:"loss,omitempty"` // the last one
 	Val        *proto.Val     `json:"val,omitempty"`  // the last one
 	Checkpoint *Checkpoint    `json:"checkpoint,omitempty"`
-	Waiting    string         `json:"waiting,omitempty"` // for whom or what, while gathering
+	Waiting    string         `json:"waiting,omitempty"` // why the run waits, while gathering
 }
 
 // MemberStatus is a provider in a Status.
@@ -57,7 +57,7 @@ type Checkpoint struct {
 	Epoch int    `json:"epoch"`
 }
 
-// Status is the state for dashboards.
+// Status returns the run as dashboards see it.
 func (m *Machine) Status(now time.Time) Status {
 	s := Status{
 		Protocol: proto.Version, Phase: string(m.Phase), Run: m.Run, Stopping: m.Interrupted && m.Phase == Draining,

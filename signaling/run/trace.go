@@ -1,7 +1,7 @@
 package run
 
-// A trace: what a machine was told, as JSON lines. What follows from it can be had
-// again at any time, since the same events give the same actions.
+// A trace is the list of events that a machine was given, as JSON lines. The actions
+// need not be recorded, since the same events give the same actions.
 
 import (
 	"bufio"
@@ -15,9 +15,9 @@ import (
 )
 
 // ErrTrace is wrapped by errors about a line of a trace.
-var ErrTrace = errors.New("no trace of a run")
+var ErrTrace = errors.New("not a valid trace of a run")
 
-// line is an event of a trace. The first has the machine's settings instead.
+// line is an event of a trace. The first line has the machine's settings instead.
 type line struct {
 	At    time.Time       `json:"at"`
 	Event string          `json:"event"`
@@ -28,13 +28,13 @@ type line struct {
 
 const settings = "settings"
 
-// Trace writes what a machine is told. It is not safe for concurrent use.
+// Trace records the events that a machine is given. It is not safe for concurrent use.
 type Trace struct {
 	w   *bufio.Writer
 	err error
 }
 
-// NewTrace begins the trace of a machine that these settings were given.
+// NewTrace begins the trace of a machine with these settings.
 func NewTrace(w io.Writer, now time.Time, set Settings) *Trace {
 	t := &Trace{w: bufio.NewWriterSize(w, 1<<16)}
 	body, err := json.Marshal(set)
@@ -42,8 +42,8 @@ func NewTrace(w io.Writer, now time.Time, set Settings) *Trace {
 	return t
 }
 
-// Event writes what the machine is told next. Join tokens are left out. Nothing is
-// written after an error, which Flush returns.
+// Event records the next event, without join tokens. After an error, which Flush
+// returns, nothing more is written.
 func (t *Trace) Event(now time.Time, ev Event) {
 	if t.err != nil {
 		return
@@ -98,7 +98,7 @@ func (t *Trace) write(l line, err error) {
 	t.err = err
 }
 
-// Flush brings what was written so far to the writer, and returns the first error.
+// Flush writes out everything recorded so far, and returns the first error.
 func (t *Trace) Flush() error {
 	if t.err == nil {
 		t.err = t.w.Flush()
@@ -106,7 +106,7 @@ func (t *Trace) Flush() error {
 	return t.err
 }
 
-// eventName is the type's name as a trace has it.
+// eventName returns the name of the event's type in a trace.
 func eventName(ev Event) string {
 	switch ev.(type) {
 	case Join:
@@ -143,7 +143,7 @@ func eventName(ev Event) string {
 	return ""
 }
 
-// event is what the line tells.
+// event decodes the line's event.
 func (l line) event() (Event, error) {
 	var err error
 	if l.Err != "" {
@@ -167,7 +167,7 @@ func (l line) event() (Event, error) {
 	case "violation":
 		e, bad := body[Violation](l)
 		if e.Err = err; bad == nil && err == nil {
-			bad = errors.New("a violation of nothing")
+			bad = errors.New("a violation without an error")
 		}
 		return e, bad
 	case "upload request":
@@ -193,7 +193,7 @@ func (l line) event() (Event, error) {
 	case "store fault":
 		e, bad := body[StoreFault](l)
 		if e.Err = err; bad == nil && err == nil {
-			bad = errors.New("a fault of nothing")
+			bad = errors.New("a store fault without an error")
 		}
 		return e, bad
 	case "shutdown":
@@ -209,12 +209,13 @@ func body[E Event](l line) (e E, err error) {
 	return e, nil
 }
 
-// maxLine bounds a line: a submitted job and the plan of a large pool are the longest.
+// maxLine bounds the length of a line in bytes. Submitted jobs and the plans of large
+// pools are the longest.
 const maxLine = 64 << 20
 
-// Replay tells a new machine all that a trace has, and returns it as it stands then.
-// each, if not nil, is called after every event with what followed. Errors wrap
-// ErrTrace and name the line; the machine is that of the lines before it.
+// Replay gives all events of a trace to a new machine and returns that machine. each, if
+// not nil, is called after every event with the actions that followed. Errors wrap
+// ErrTrace and name the line; the machine returned then is that of the lines before it.
 func Replay(r io.Reader, each func(now time.Time, ev Event, acts []Action)) (*Machine, error) {
 	in := bufio.NewScanner(r)
 	in.Buffer(nil, maxLine)

@@ -12,7 +12,7 @@ import (
 	"github.com/ravnest/ravnest/signaling/run/runtest"
 )
 
-// TestReplay writes a trace of a run with losses, and tells it to another machine.
+// TestReplay records a run in which providers are lost, and replays it to another machine.
 func TestReplay(t *testing.T) {
 	w := worldOf(runtest.Recorded)
 	w.Before = func(i int, _ string, _ proto.Message) bool {
