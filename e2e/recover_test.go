@@ -96,7 +96,7 @@ func TestKilled(t *testing.T) {
 			}
 			host.says(fmt.Sprintf(`node_%d.*the run goes on from step \d+`, k), limit)
 			host.says(`training goes on from step \d+`, limit)
-			spare.says("joined .* as node_0(.|\n)*calls this provider node_3 now", limit)
+			spare.says("joined .* as node_0(.|\n)*now calls this provider node_3", limit)
 			t.Logf("training again %.2f s after the kill", time.Since(begin).Seconds())
 			s.more(dir, 20)
 			s.ends(host, dir)

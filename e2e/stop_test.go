@@ -39,7 +39,7 @@ func TestInterrupt(t *testing.T) {
 			}
 			t.Logf("left %.2f s after Ctrl-C", time.Since(begin).Seconds())
 			s.alone()
-			if !strings.Contains(p.err.String(), "what was trained is saved") {
+			if !strings.Contains(p.err.String(), "leaving once the trained state is saved") {
 				t.Errorf("stderr does not say that it is saved:\n%s", tail(p.err.String()))
 			}
 			sum := parse[summary](t, p.out.String())

@@ -1,4 +1,4 @@
-// One assignment: fetch, connect, train, save.
+// Carrying out one assignment: fetch, connect, train, save.
 
 package provider
 
@@ -23,7 +23,7 @@ import (
 	"github.com/ravnest/ravnest/signaling/proto"
 )
 
-// peerError blames a peer.
+// peerError is an error for which a peer is to blame.
 type peerError struct {
 	id, name string
 	err      error
@@ -32,10 +32,11 @@ type peerError struct {
 func (e *peerError) Error() string { return e.err.Error() }
 func (e *peerError) Unwrap() error { return e.err }
 
-// errBlob is wrapped where what the assignment names is not to be had.
+// errBlob is wrapped by errors about a blob of the assignment that cannot be fetched or
+// decoded.
 var errBlob = errors.New("the assignment cannot be fetched")
 
-// attempt is one assignment under way.
+// attempt is an assignment being carried out.
 type attempt struct {
 	d       *driver
 	cfg     *Config
@@ -46,8 +47,8 @@ type attempt struct {
 	cancel  context.CancelCauseFunc
 	started chan struct{} // closed when training begins
 	ended   chan struct{} // closed when do has returned
-	news    chan struct{} // the first batch is done
-	marked  atomic.Uint32 // the order.Mark before the next update
+	news    chan struct{} // receives once, when the first batch is done
+	marked  atomic.Uint32 // the order.Mark to set before the next update
 	mail    map[string]chan json.RawMessage
 
 	mu   sync.Mutex
@@ -57,7 +58,7 @@ type attempt struct {
 	stage     *stage.Stage
 	linked    sync.Mutex
 	links     map[int]*transport.Link
-	parts     []*snapshot.Part // to go on from
+	parts     []*snapshot.Part // of the checkpoint to resume from
 	flopsEach float64
 	flushing  sync.Mutex
 	lastBusy  time.Duration // at the last report
@@ -81,10 +82,10 @@ func newAttempt(d *driver, a *proto.Assign) *attempt {
 	return r
 }
 
-// post tells the machine.
+// post hands the machine an event.
 func (r *attempt) post(ev machine.Event) { r.d.post(happening{ev: ev}) }
 
-// update fills in what the attempt knows.
+// update fills in the fields that the attempt knows.
 func (r *attempt) update(u Update) Update {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -92,7 +93,7 @@ func (r *attempt) update(u Update) Update {
 	return u
 }
 
-// do runs the assignment. The links stay up until unlink.
+// do carries out the assignment. The links stay open until unlink is called.
 func (r *attempt) do() (machine.Ended, error) {
 	defer r.cancel(nil)
 	err := r.work()
@@ -122,7 +123,7 @@ func (r *attempt) do() (machine.Ended, error) {
 	return ended, err
 }
 
-// blame says whose link has ended with err.
+// blame names the peer whose link failed, if that is what err comes from.
 func (r *attempt) blame(err error) error {
 	for _, p := range r.a.Peers {
 		l := r.links[p.Stage]
@@ -140,7 +141,7 @@ func (r *attempt) blame(err error) error {
 	return err
 }
 
-// unlink cuts the links, all at once, in goroutines of wg.
+// unlink closes all links at once, in goroutines of wg.
 func (r *attempt) unlink(wg *sync.WaitGroup) {
 	r.linked.Lock()
 	defer r.linked.Unlock()
@@ -193,21 +194,21 @@ func (r *attempt) work() error {
 	return err
 }
 
-// resume makes the stage go on from what prepare has fetched.
+// resume loads the checkpoint that prepare fetched, if any, into the stage.
 func (r *attempt) resume() error {
 	if r.a.Resume == nil {
 		return nil
 	}
 	if err := r.stage.Load(r.parts...); err != nil {
-		return fmt.Errorf("going on from the checkpoint: %w", err)
+		return fmt.Errorf("resuming from the checkpoint: %w", err)
 	}
 	r.base = int64(r.parts[0].Position.Step)
 	r.parts = nil
 	return nil
 }
 
-// mark is asked before every update, on the root. A checkpoint is asked for once, a stop
-// for good.
+// mark returns the mark to set before the next update; the root calls it before each. A
+// request for a checkpoint applies once, a request to stop from then on.
 func (r *attempt) mark() order.Mark {
 	m := r.marked.Load()
 	if m == uint32(order.Checkpoint) {
@@ -228,7 +229,7 @@ func (r *attempt) prepare() (*stage.Compiled, stage.Config, error) {
 		return nil, cfg, fmt.Errorf("the assignment's plan: %w", err)
 	}
 	if len(plan.Starts) != r.a.Stages || r.a.Stage >= len(plan.Starts) || plan.Train < 1 || plan.Train > maxRows || plan.Val < 0 || plan.Val > maxRows {
-		return nil, cfg, fmt.Errorf("the assignment's plan has %d stages over %d and %d rows, the assignment %d stages", len(plan.Starts), plan.Train, plan.Val, r.a.Stages)
+		return nil, cfg, fmt.Errorf("the assignment's plan has %d stages with %d training and %d validation rows, but the assignment has %d stages", len(plan.Starts), plan.Train, plan.Val, r.a.Stages)
 	}
 	if j.MicroBatches == 0 {
 		if j.MicroBatches = plan.MicroBatches; j.MicroBatches < 0 || j.MicroBatches > j.BatchSize {
@@ -237,7 +238,7 @@ func (r *attempt) prepare() (*stage.Compiled, stage.Config, error) {
 	}
 	if j.InFlight == 0 {
 		if j.InFlight = plan.InFlight; j.InFlight < 0 || j.InFlight > j.Replica() {
-			return nil, cfg, fmt.Errorf("the assignment's plan has %d units of %d replicas in flight", j.InFlight, j.Replica())
+			return nil, cfg, fmt.Errorf("the assignment's plan keeps %d units in flight, but there are %d replicas", j.InFlight, j.Replica())
 		}
 	}
 	f := r.fetcher()
@@ -276,8 +277,8 @@ func (r *attempt) prepare() (*stage.Compiled, stage.Config, error) {
 	return c, cfg, r.fetchParts(f)
 }
 
-// fetchParts fetches the checkpoint that the attempt goes on from. A part of another cut may
-// hold more than this stage's share; it is held until the stage is loaded.
+// fetchParts fetches the checkpoint to resume from. A part made with other cuts may hold
+// more than this stage's share; it stays in memory until the stage is loaded.
 func (r *attempt) fetchParts(f *fetcher) error {
 	if r.a.Resume == nil {
 		return nil
@@ -338,22 +339,22 @@ func (r *attempt) rows(f *fetcher, g *graph.Graph, s *graph.Stage, cfg *stage.Co
 			return fmt.Errorf("%s: %w", p.kind, err)
 		}
 		if half.Len() != p.rows || half.Elems() != p.elems {
-			return fmt.Errorf("%s has %d rows of %d elements, the plan says %d of %d", p.kind, half.Len(), half.Elems(), p.rows, p.elems)
+			return fmt.Errorf("%s has %d rows of %d elements, but the plan says %d of %d", p.kind, half.Len(), half.Elems(), p.rows, p.elems)
 		}
 		*p.dst = half
 	}
 	return nil
 }
 
-// fits tells whether so many bytes are lent.
+// fits returns an error if need bytes exceed what is offered.
 func (r *attempt) fits(need int64, index int, with string) error {
 	if r.cfg.RAM > 0 && need > r.cfg.RAM {
-		return fmt.Errorf("%w: stage %d%s needs %.1f MB, %.1f MB are offered", ErrMemory, index, with, float64(need)/1e6, float64(r.cfg.RAM)/1e6)
+		return fmt.Errorf("%w: stage %d%s needs %.1f MB, but only %.1f MB are offered", ErrMemory, index, with, float64(need)/1e6, float64(r.cfg.RAM)/1e6)
 	}
 	return nil
 }
 
-// fetcher downloads blobs and tells how far it is.
+// fetcher downloads blobs and reports its progress.
 type fetcher struct {
 	r          *attempt
 	done, want int64
@@ -372,10 +373,10 @@ func (r *attempt) fetcher() *fetcher {
 	return f
 }
 
-// get fetches one blob, which has room beside the bytes that are in use.
+// get fetches one blob. It is an error if the blob does not fit beside the used bytes.
 func (f *fetcher) get(what string, ref proto.Ref, used int64) ([]byte, error) {
 	if ram := f.r.cfg.RAM; ram > 0 && ref.Size > ram-used {
-		return nil, fmt.Errorf("%w: %s is %.1f MB, %.1f of %.1f MB are free", ErrMemory, what, float64(ref.Size)/1e6, float64(max(ram-used, 0))/1e6, float64(ram)/1e6)
+		return nil, fmt.Errorf("%w: %s takes %.1f MB, but only %.1f of %.1f MB are free", ErrMemory, what, float64(ref.Size)/1e6, float64(max(ram-used, 0))/1e6, float64(ram)/1e6)
 	}
 	b, err := f.r.host.Blob(f.r.ctx, ref, func(n int64) {
 		if now := f.r.cfg.Now(); now-f.told >= 250*time.Millisecond {
@@ -390,8 +391,8 @@ func (f *fetcher) get(what string, ref proto.Ref, used int64) ([]byte, error) {
 	return b, nil
 }
 
-// connect opens the links to every stage that shares a tensor with this one, all at
-// once; the earlier stage of a pair begins.
+// connect opens the links to all stages that share a tensor with this one, concurrently.
+// The earlier stage of each pair makes the offer.
 func (r *attempt) connect(c *stage.Compiled) error {
 	need := map[int]bool{}
 	for _, k := range c.Peers() {
@@ -411,7 +412,7 @@ func (r *attempt) connect(c *stage.Compiled) error {
 	defer cancel()
 	var wg sync.WaitGroup
 	var once sync.Once
-	var first error // what comes after it, it has brought about
+	var first error // later errors are its consequences
 	for _, p := range peers {
 		wg.Go(func() {
 			pipe, err := r.dial(ctx, c.Stage.Index < p.Stage, p)
@@ -432,9 +433,9 @@ func (r *attempt) connect(c *stage.Compiled) error {
 	return first
 }
 
-// dial connects to one peer. Both sides say that they are here, with everything fetched,
-// before either begins: the clock of the connection starts there, and an address that was
-// found for it does not grow stale while the other side downloads.
+// dial connects to one peer. Both sides first announce that they have fetched everything.
+// Only then does either begin to connect: the time limit of the connection starts there,
+// and addresses do not expire while the other side is still downloading.
 func (r *attempt) dial(ctx context.Context, offer bool, p proto.Peer) (transport.Pipe, error) {
 	send := func(b json.RawMessage) error {
 		return r.host.Send(ctx, &proto.Signal{Run: r.a.Run, To: p.ID, Body: b})

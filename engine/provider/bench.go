@@ -1,4 +1,4 @@
-// What a provider can do, measured: the planner balances stages by these figures.
+// Measuring a provider's speed, by which the planner balances the stages.
 
 package provider
 
@@ -15,26 +15,26 @@ type Bench struct {
 }
 
 const (
-	// benchTime is how long each of the two measurements goes on, where the clock is fine.
+	// benchTime is how long each of the two measurements takes if the clock is fine enough.
 	benchTime = 60 * time.Millisecond
-	// window is how far the clock must have moved for one figure.
+	// window is the shortest time over which a rate is computed.
 	window = 8 * time.Millisecond
-	// giveUp bounds the calls of a measurement, for clocks that stand still.
+	// giveUp bounds the calls of a measurement, in case the clock stands still.
 	giveUp = 50_000
-	// tries is how often a figure that cannot be is measured again.
+	// tries is how often an impossible result is measured again.
 	tries = 3
-	// peak is a generous bound on what one thread can do: two 512-bit fused multiply-adds
-	// a cycle at 6.5 GHz.
+	// peak is a generous bound on the speed of one thread: two 512-bit fused multiply-adds
+	// per cycle at 6.5 GHz.
 	peak = 416 // GFLOP/s
 )
 
-// Peak is what no machine with so many threads can exceed, in GFLOP/s. Figures beyond it are
-// a fault of the clock they were taken by.
+// Peak returns a rate in GFLOP/s that no machine with this many threads can exceed. Higher
+// measurements are errors of the clock.
 func Peak(threads int) float64 { return peak * float64(max(threads, 1)) }
 
-// Benchmark measures a GEMM and a convolution for a moment each, as long as the clock needs:
-// browsers let theirs tick every millisecond or every hundred. A figure is 0 if now stands
-// still or says, again and again, what no machine can do.
+// Benchmark measures the speed of a matrix product and of a convolution. It takes as long
+// as the clock's resolution requires: in browsers that can be 1 ms or 100 ms. A result is 0
+// if now stands still or repeatedly gives an impossible rate.
 func Benchmark(team *kernel.Team, now func() time.Duration) Bench {
 	const n = 256
 	g := kernel.GemmArgs{M: n, N: n, K: n, A: make([]float32, n*n), RS: n, KS: 1, B: make([]float32, n*n), BK: n, BJ: 1, C: make([]float32, n*n), LDC: n}
@@ -52,9 +52,9 @@ func Benchmark(team *kernel.Team, now func() time.Duration) Bench {
 	return b
 }
 
-// rate repeats f for benchTime after one warm-up and returns the GFLOP/s of the best
-// window: the best is what the machine can do, the rest is other people's work. The first
-// measurement that is at most most counts; 0 if there is none.
+// rate repeats f for benchTime after one warm-up call and returns the GFLOP/s of the best
+// window, the one least disturbed by other programs. It measures again if the result
+// exceeds most, and returns 0 if all tries do.
 func rate(now func() time.Duration, most, flops float64, f func()) float64 {
 	f()
 	for range tries {
@@ -65,8 +65,8 @@ func rate(now func() time.Duration, most, flops float64, f func()) float64 {
 	return 0
 }
 
-// measure counts calls between two moments at which the clock was seen to move, so that
-// a coarse one errs by the length of one call at most and not by a tick.
+// measure counts the calls between two ticks of the clock, so that even with a coarse clock
+// the error is at most one call and not one tick.
 func measure(now func() time.Duration, flops float64, f func()) float64 {
 	best, calls := 0.0, 0
 	t := now()

@@ -6,8 +6,7 @@ import (
 	"time"
 )
 
-// A clock of any coarseness gives the machine's figure, and a clock that cannot be right
-// gives none.
+// A clock of any resolution gives the right rate, and an impossible clock gives none.
 func TestRateByCoarseClocks(t *testing.T) {
 	const flops = 2 * 256 * 256 * 256
 	for _, call := range []time.Duration{90 * time.Microsecond, 350 * time.Microsecond, 3 * time.Millisecond, 40 * time.Millisecond} {
@@ -16,8 +15,7 @@ func TestRateByCoarseClocks(t *testing.T) {
 			var real time.Duration
 			now := func() time.Duration { return real / res * res }
 			got := rate(now, Peak(1), flops, func() { real += call })
-			// A figure errs by a call in those of a window, or by a tick of a clock that is
-			// finer than a call.
+			// The error is one call per window, or one tick if the clock is finer than a call.
 			slack := 0.02 + max(float64(call)/float64(max(res, window)), 0)*btoi(res > call/50)
 			if math.Abs(got/want-1) > slack {
 				t.Errorf("calls of %v, ticks of %v: %.1f GFLOP/s, want %.1f", call, res, got, want)
@@ -34,7 +32,7 @@ func TestRateByCoarseClocks(t *testing.T) {
 	if got := rate(func() time.Duration { at++; return at }, Peak(4), flops, func() {}); got != 0 {
 		t.Errorf("a clock that hardly moves: %v GFLOP/s", got)
 	}
-	// What cannot be is measured again: here the clock begins by being slow.
+	// An impossible result is measured again: here the clock is slow at first.
 	var real time.Duration
 	n := 0
 	got := rate(func() time.Duration { return real }, Peak(1), flops, func() {

@@ -1,8 +1,8 @@
-// Package provider is a volunteer's side of training, on every platform: join a host, take
-// assignments, fetch what they name, connect to the other stages, train, hand back what was
-// trained, and go on to the next. Package machine decides, Serve carries out. What differs
-// between a PC and a browser tab (sockets, peer connections, memory probes) comes in
-// through the Config.
+// Package provider is the volunteer's side of training on every platform. A provider joins
+// a host, takes an assignment, fetches what it names, connects to the other stages, trains,
+// uploads the result, and waits for the next. Package machine decides; Serve carries out.
+// Whatever differs between a PC and a browser tab (sockets, peer connections, memory
+// probes) is passed in through Config.
 package provider
 
 import (
@@ -22,78 +22,81 @@ import (
 
 // Errors that end a provider's part in a run.
 var (
-	// ErrStopped is returned when the host ends the run before its end.
+	// ErrStopped is returned when the host stops the run early.
 	ErrStopped = errors.New("the run was stopped")
 	// ErrMemory is returned when the assigned stage needs more than was offered.
 	ErrMemory = errors.New("the stage does not fit into the memory offered")
 )
 
-// Host is a session with the signaling host. Send may return before ctx's end only with the
-// message out or the session over; the session never ends because a ctx does.
+// Host is a session with the signaling host. Until ctx ends, Send returns only once the
+// message is sent or the session is over. The end of a ctx never ends the session.
 type Host interface {
 	Send(ctx context.Context, m proto.Message) error
 	Recv(ctx context.Context) (proto.Message, error)
-	// Blob fetches what r names. have, unless nil, is told now and then how much has come.
+	// Blob fetches the blob r. It calls have, unless nil, from time to time with the number
+	// of bytes received so far.
 	Blob(ctx context.Context, r proto.Ref, have func(int64)) ([]byte, error)
 	Upload(ctx context.Context, run string, stage int, blob []byte) (proto.Ref, error)
 	// Close says goodbye and ends the session.
 	Close(reason string)
 }
 
-// Dialer connects to another provider. Both sides first send what their Here returns; offer
-// tells which side begins then; here is the peer's; send and recv carry the descriptions and
-// candidates through the host.
+// Dialer connects to other providers. Both sides first send each other what Here returns;
+// Connect is passed the peer's as here. The side with offer begins. send and recv carry
+// session descriptions and candidates through the host.
 type Dialer interface {
 	Here() json.RawMessage
 	Connect(ctx context.Context, offer bool, here json.RawMessage, send func(json.RawMessage) error, recv <-chan json.RawMessage) (transport.Pipe, error)
 }
 
-// Config is what a provider brings.
+// Config is what a platform supplies.
 type Config struct {
-	// Join makes a session with the host, and what connects to peers as this host wants it.
+	// Join opens a session with the host, and a dialer configured as the host wishes.
 	Join func(ctx context.Context) (Host, Dialer, error)
-	// Judge tells of an error of Join or of a session whether the host has ended it on
-	// purpose, and whether joining again may help. nil: neither.
+	// Judge says, for an error of Join or of a session, whether the host ended the session
+	// on purpose, and whether joining again may help. nil: neither.
 	Judge func(error) (goodbye, again bool)
 	Team  *kernel.Team
 	RAM   int64 // bytes it may use
 	Now   func() time.Duration
-	RSS   func() int64 // memory of the process now
-	// Event is told in a line what happens; nil is silent.
+	RSS   func() int64 // current memory use of the process
+	// Event, unless nil, receives one line of text for each thing that happens.
 	Event func(format string, a ...any)
-	// Watch is told where a run stands, whenever that changes and with every report to
-	// the host; nil is nobody.
+	// Watch, unless nil, receives the provider's status whenever it changes and with every
+	// report to the host.
 	Watch func(Update)
-	// Between is called between the kernels of a pass, if set. It may take its time: a
-	// browser's event loop gets its turn there, and a pause is a call that does not return.
+	// Between, unless nil, is called between the kernels of a pass. It may block: a browser
+	// runs its event loop there, and pauses training by not returning for a while.
 	Between func()
-	// AtOnce, when closed, ends a wait for a goodbye that loses nothing.
+	// AtOnce, when closed, makes the provider leave without waiting for its state to be saved.
 	AtOnce <-chan struct{}
-	// Rules are when to leave and how long to wait for what.
+	// Rules say when to leave and how long to wait.
 	Rules machine.Rules
 }
 
-// Update is where a provider stands.
+// Update is a provider's status.
 type Update struct {
 	State    machine.State  `json:"state"`
-	Text     string         `json:"text,omitempty"` // why, where that is not plain
+	Text     string         `json:"text,omitempty"` // the reason, if it is not obvious
 	Stage    int            `json:"stage"`
-	Stages   int            `json:"stages"` // 0: without a part
+	Stages   int            `json:"stages"` // 0: no assignment
 	Role     string         `json:"role,omitempty"`
-	Peak     int64          `json:"peak_bytes"` // that the stage stays within
-	Have     int64          `json:"have_bytes"` // of what is being fetched
+	Peak     int64          `json:"peak_bytes"` // upper bound on the stage's memory
+	Have     int64          `json:"have_bytes"` // fetched so far
 	Want     int64          `json:"want_bytes"`
 	Progress proto.Progress `json:"progress"` // since the attempt's start
 }
 
-// Plan is the opaque part of an assignment: what the planner says to every stage.
+// Plan is the part of an assignment that the host does not interpret: the planner's
+// decisions, the same for every stage.
 type Plan struct {
 	Starts []int `json:"starts"` // first graph node of each stage
-	Train  int   `json:"train"`  // rows of the data set
-	Val    int   `json:"val"`
-	// MicroBatches is how many the planner chose, where the job leaves it open.
+	Train  int   `json:"train"`  // rows to train on
+	Val    int   `json:"val"`    // rows to validate on
+	// MicroBatches is the planner's choice if the job leaves the number open.
 	MicroBatches int `json:"micro_batches,omitempty"`
-	// InFlight is how many units of replicas it lets into the pipeline at once, likewise.
+	// InFlight is the planner's choice of how many replicas' units share the pipeline at
+	// once, if the job leaves it open.
 	InFlight int `json:"in_flight,omitempty"`
 }
 
@@ -105,28 +108,28 @@ const (
 	ValY   = "val_y"
 )
 
-// maxRows bounds what a plan may announce.
+// maxRows bounds the rows that a plan may name.
 const maxRows = 1 << 30
 
-// driver carries out what the machine decides.
+// driver carries out the machine's decisions.
 type driver struct {
 	cfg    Config
 	m      *machine.Machine
 	events chan happening
-	over   chan struct{} // closed when no further event is taken
+	over   chan struct{} // closed once no more events are taken
 	wg     sync.WaitGroup
-	ctx    context.Context // of what has to end when Serve does
+	ctx    context.Context // for everything that must end with Serve
 	out    outbox
 
 	host   Host
 	dialer Dialer
 	cur    *attempt
-	shown  atomic.Value // the machine.State that was shown last
-	errs   []error      // whose texts the machine may quit with, the latest last
+	shown  atomic.Value // the last machine.State shown
+	errs   []error      // recent errors, latest last; the machine may quit with the text of one
 	quit   *machine.Quit
 }
 
-// happening is an event with what does not go into a machine.
+// happening is an event together with values that the machine does not see.
 type happening struct {
 	ev     machine.Event
 	host   Host
@@ -134,8 +137,8 @@ type happening struct {
 	err    error
 }
 
-// Serve lends this provider until its rules or ctx end that. ctx's end is the wish to leave:
-// if a stage is being trained, the host has the time of the rules to see that it is saved.
+// Serve runs the provider until its rules or the end of ctx make it leave. If a stage is
+// being trained when ctx ends, the host is given the time of the rules to save it first.
 func Serve(ctx context.Context, cfg Config) error {
 	if cfg.Event == nil {
 		cfg.Event = func(string, ...any) {}
@@ -146,7 +149,7 @@ func Serve(ctx context.Context, cfg Config) error {
 	if cfg.Judge == nil {
 		cfg.Judge = func(error) (bool, bool) { return false, false }
 	}
-	// What is under way outlives ctx until the host knows that we leave.
+	// Work in progress outlives ctx until the host knows that the provider leaves.
 	life, end := context.WithCancel(context.WithoutCancel(ctx))
 	d := &driver{cfg: cfg, m: machine.New(cfg.Rules), events: make(chan happening), over: make(chan struct{}), ctx: life}
 	d.out.wake = make(chan struct{}, 1)
@@ -155,7 +158,7 @@ func Serve(ctx context.Context, cfg Config) error {
 	return d.finish(ctx, end)
 }
 
-// loop takes events until the machine quits.
+// loop handles events until the machine quits.
 func (d *driver) loop(ctx context.Context) {
 	asked, atOnce := ctx.Done(), d.cfg.AtOnce
 	d.step(machine.Start{})
@@ -185,8 +188,8 @@ func (d *driver) loop(ctx context.Context) {
 	close(d.over)
 }
 
-// finish says goodbye and takes everything down. The links are cut last: else the
-// neighbours, who lose theirs, would be heard first and taken for the ones that failed.
+// finish says goodbye and shuts everything down. The links are closed last: otherwise the
+// neighbours might report the broken links first, and be blamed for them.
 func (d *driver) finish(ctx context.Context, end func()) error {
 	d.out.close()
 	select {
@@ -221,7 +224,7 @@ func (d *driver) finish(ctx context.Context, end func()) error {
 	return errors.New(d.quit.Why)
 }
 
-// goodbye bounds what is still to be said when the provider leaves.
+// goodbye bounds the time for sending the last messages when the provider leaves.
 const goodbye = 2 * time.Second
 
 // post hands an event to the loop, from any other goroutine.
@@ -245,7 +248,7 @@ func (d *driver) take(h happening) {
 		d.wg.Go(func() { d.listen(h.host) })
 	case machine.Lost:
 		host := d.host
-		d.wg.Go(func() { host.Close("") }) // what is left of a session that is over
+		d.wg.Go(func() { host.Close("") }) // the session is over; release its resources
 		d.host, d.dialer = nil, nil
 	}
 	d.step(h.ev)
@@ -257,20 +260,20 @@ func (d *driver) step(ev machine.Event) {
 	}
 }
 
-// do carries out an action. It never waits for anything that waits for the loop.
+// do carries out an action. It must not wait for anything that itself waits for the loop.
 func (d *driver) do(a machine.Action) {
 	switch a := a.(type) {
 	case machine.Join:
 		d.wg.Go(d.join)
 	case machine.Send:
 		if host := d.host; host != nil {
-			d.out.put(func() { _ = host.Send(d.ctx, a.Msg) }) // a session that is over says so by itself
+			d.out.put(func() { _ = host.Send(d.ctx, a.Msg) }) // listen reports the end of the session
 		}
 	case machine.Begin:
 		d.begin(a.Assign)
 	case machine.Deliver:
 		if d.cur != nil && d.cur.a.Run == a.Run {
-			d.cur.mail[a.Peer] <- a.Body // has room for all that the machine lets through
+			d.cur.mail[a.Peer] <- a.Body // the machine never delivers more than its capacity
 		}
 	case machine.Train:
 		close(d.cur.started)
@@ -323,7 +326,7 @@ func (d *driver) join() {
 	d.post(happening{ev: machine.Joined{}, host: host, dialer: dialer})
 }
 
-// listen takes a session's messages until it ends.
+// listen receives a session's messages until the session ends.
 func (d *driver) listen(host Host) {
 	for {
 		m, err := host.Recv(d.ctx)
@@ -346,7 +349,7 @@ func (d *driver) begin(a *proto.Assign) {
 	})
 }
 
-// outbox does one thing after the other, in order, beside the loop.
+// outbox calls functions one after the other, in order, so that the loop need not wait.
 type outbox struct {
 	mu     sync.Mutex
 	queue  []func()
@@ -368,7 +371,7 @@ func (o *outbox) put(f func()) {
 	o.poke()
 }
 
-// close ends run after what is queued.
+// close makes run return once the queue is empty.
 func (o *outbox) close() {
 	o.mu.Lock()
 	o.closed = true

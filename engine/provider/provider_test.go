@@ -21,7 +21,7 @@ import (
 	"github.com/ravnest/ravnest/signaling/proto"
 )
 
-// exchange stands for the network: it relays signals by hand and pairs up dialers.
+// exchange stands in for the network: it relays signals and pairs up dialers.
 type exchange struct {
 	mu    sync.Mutex
 	pipes map[string]chan transport.Pipe
@@ -79,7 +79,7 @@ func (h *fakeHost) Send(ctx context.Context, m proto.Message) error {
 
 func (h *fakeHost) Recv(ctx context.Context) (proto.Message, error) {
 	select {
-	case m := <-h.in: // what was said before the end comes before it
+	case m := <-h.in: // messages sent before the end come first
 		return m, nil
 	default:
 	}
@@ -118,7 +118,7 @@ func (h *fakeHost) Upload(_ context.Context, _ string, _ int, b []byte) (proto.R
 type world struct {
 	hosts   []*fakeHost
 	assigns []*proto.Assign
-	crash   bool // the host's end is no goodbye
+	crash   bool // the host ends without saying goodbye
 }
 
 func newWorld(t *testing.T, change func(*job.Spec)) *world {
@@ -160,8 +160,8 @@ func newWorld(t *testing.T, change func(*job.Spec)) *world {
 	return w
 }
 
-// play runs both providers; on sees every message that a provider sends. The host says
-// goodbye when both are done, or one has failed.
+// play runs both providers and passes every message that they send to on. The host says
+// goodbye when both are done or one has failed.
 func (w *world) play(t *testing.T, cfg func(k int, c *provider.Config), on func(k int, m proto.Message)) []error {
 	t.Helper()
 	x := &exchange{pipes: map[string]chan transport.Pipe{}}
@@ -214,7 +214,7 @@ func (w *world) play(t *testing.T, cfg func(k int, c *provider.Config), on func(
 					end = done == 2
 					mu.Unlock()
 				case *proto.Failed:
-					end = k == 0 // the one that the tests spoil
+					end = k == 0 // the provider that the tests disturb
 				}
 				if on != nil {
 					on(k, m)
@@ -230,8 +230,8 @@ func (w *world) play(t *testing.T, cfg func(k int, c *provider.Config), on func(
 	return errs
 }
 
-// TestRun: two providers train five batches; the leaf reports each loss once, both
-// save, both say they are done.
+// TestRun has two providers train five batches: the leaf must report each loss once, and
+// both must save and report that they are done.
 func TestRun(t *testing.T) {
 	w := newWorld(t, nil)
 	var mu sync.Mutex
@@ -277,7 +277,7 @@ func TestRun(t *testing.T) {
 	}
 }
 
-// TestGracefulStop: what is in flight is finished and saved.
+// TestGracefulStop checks that batches in flight are finished and saved.
 func TestGracefulStop(t *testing.T) {
 	w := newWorld(t, func(j *job.Spec) { j.Epochs, j.Steps = 10000, 0 })
 	var once sync.Once
@@ -298,8 +298,8 @@ func TestGracefulStop(t *testing.T) {
 	}
 }
 
-// TestStopNow and the other ends: every one has its error, and the host is told of
-// those that it cannot know.
+// TestEnds checks that every way of ending has its error, and that the host is told of those
+// that it cannot know.
 func TestEnds(t *testing.T) {
 	long := func(j *job.Spec) { j.Epochs, j.Steps = 10000, 0 }
 	t.Run("stopped now", func(t *testing.T) {

@@ -1,4 +1,4 @@
-// What a provider tells its host about a stage that trains.
+// Reports to the host about a stage in training.
 
 package provider
 
@@ -14,11 +14,11 @@ import (
 	"github.com/ravnest/ravnest/signaling/proto"
 )
 
-// reportEvery is how often the host is told what has happened.
+// reportEvery is the interval between reports to the host.
 const reportEvery = 250 * time.Millisecond
 
-// report tells the host what has happened until the returned function, which tells the
-// rest, is called.
+// report sends reports to the host until the returned function is called, which sends the
+// last one.
 func (r *attempt) report() (stop func()) {
 	ctx, cancel := context.WithCancel(r.ctx)
 	r.lastTime = r.cfg.Now()
@@ -33,8 +33,8 @@ func (r *attempt) report() (stop func()) {
 			case <-r.news: // the first batch is reported at once
 			case <-t.C:
 			}
-			// Of a session that is over the machine hears by itself. Not ctx: a report that
-			// has begun is sent whole.
+			// r.ctx and not ctx, so that a report once begun is sent whole. The machine learns
+			// by other means that a session is over.
 			if r.flush(r.ctx) != nil {
 				return
 			}
@@ -112,14 +112,14 @@ func (r *attempt) Batch(rows int) {
 	}
 }
 
-// Keep implements stage.Observer: the state is uploaded while training goes on; two
-// uploads of a stage never overlap.
+// Keep implements stage.Observer. The state is uploaded while training goes on; uploads of
+// a stage never overlap.
 func (r *attempt) Keep(s stage.Saved) error {
 	r.saves.Wait()
 	if r.saveErr != nil {
 		return r.saveErr
 	}
-	b, err := s.Part.Bytes() // its tensors change when this returns
+	b, err := s.Part.Bytes() // a copy: its tensors change after Keep returns
 	if err != nil {
 		return err
 	}
@@ -142,7 +142,7 @@ func (r *attempt) save(s stage.Saved, b []byte) error {
 	if err != nil {
 		return err
 	}
-	// No checkpoint is ahead of the losses that the host knows.
+	// The host must know all losses up to a checkpoint before the checkpoint itself.
 	if err := r.flush(r.ctx); err != nil {
 		return err
 	}

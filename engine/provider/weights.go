@@ -1,4 +1,4 @@
-// The weights that a run begins with, where its job has some.
+// Fetching the initial weights, if the job names some.
 
 package provider
 
@@ -13,15 +13,15 @@ import (
 // safetensors file.
 const Weights = "safetensors"
 
-// weights reads the weights that the assignment begins with, nil if it names none or goes
-// on from a checkpoint. need is what the stage takes besides, in bytes.
+// weights fetches the assignment's initial weights. It returns nil if there are none or the
+// assignment resumes from a checkpoint. need is the rest of the stage's memory, in bytes.
 func (f *fetcher) weights(need int64) (state.Dict, error) {
 	ref, ok := f.r.a.Weights[Weights]
 	if !ok || f.r.a.Resume != nil {
 		return nil, nil
 	}
-	const what = "the weights to begin with"
-	b, err := f.get(what, ref, need+ref.Size) // the file and what is read of it
+	const what = "the initial weights"
+	b, err := f.get(what, ref, need+ref.Size) // both the file and its decoded tensors
 	if err != nil {
 		return nil, err
 	}

@@ -1,6 +1,6 @@
-// Package lend is what a native provider and a browser tab have in common around training:
-// measure this machine, find the host, join it, connect to peers as the host wants it, and
-// do so again when it went away.
+// Package lend is what native providers and browser tabs have in common before training:
+// they measure the machine, join the host, connect to peers as the host configures it, and
+// join again when the host comes back.
 package lend
 
 import (
@@ -24,7 +24,7 @@ import (
 type Config struct {
 	Host     string // its URL
 	Token    string
-	Name     string // in the plan; "" lets the host give one
+	Name     string // in the plan; "": the host chooses one
 	Agent    string // the program and its version
 	Platform string
 	Team     *kernel.Team
@@ -34,24 +34,24 @@ type Config struct {
 	RSS      func() int64
 	Between  func()
 	AtOnce   <-chan struct{}
-	// Check, unless nil, is asked before a host is joined again; its error ends the provider.
+	// Check, unless nil, is called before joining a host again. An error ends the provider.
 	Check func(ctx context.Context) error
-	// Event is told in a line what happens, Watch where the provider stands, Joined how it
-	// is called by the host and how fast it is. nil is silent.
+	// Event receives one line of text for each thing that happens, Watch the provider's
+	// status, Joined its name at the host and its speed. Each may be nil.
 	Event  func(format string, a ...any)
 	Watch  func(provider.Update)
 	Joined func(name string, b provider.Bench)
-	// Loopback tells whether the host is reached over the loopback interface, Machine tells
-	// this machine's network from others where that is known: see rtc.Config.
+	// Loopback says that the host is reached over the loopback interface. Machine identifies
+	// this machine's network, if known. See rtc.Config.
 	Loopback bool
 	Machine  string
 }
 
-// Benchmarking is shown while the machine is measured.
+// Benchmarking is the state shown while the machine's speed is measured.
 const Benchmarking machine.State = "benchmarking"
 
-// Lend lends this machine until its rules or ctx end that: see provider.Serve. Errors of
-// the host are *proto.Error inside.
+// Lend lends this machine until its rules or the end of ctx make it leave: see
+// provider.Serve. Errors sent by the host wrap *proto.Error.
 func Lend(ctx context.Context, cfg Config) error {
 	if cfg.Event == nil {
 		cfg.Event = func(string, ...any) {}
@@ -75,13 +75,13 @@ func Lend(ctx context.Context, cfg Config) error {
 type lender struct {
 	cfg   Config
 	bench *proto.Bench // measured once
-	was   bool         // it has been a member
+	was   bool         // it has been a member before
 }
 
-// errCheck wraps what Config.Check says.
+// errCheck is wrapped by errors of Config.Check.
 var errCheck = errors.New("not joining")
 
-// join makes a session. It is called by one goroutine at a time.
+// join opens a session. It is called by one goroutine at a time.
 func (l *lender) join(ctx context.Context) (provider.Host, provider.Dialer, error) {
 	if l.cfg.Check != nil && l.was {
 		if err := l.cfg.Check(ctx); err != nil {
@@ -126,7 +126,7 @@ func (l *lender) join(ctx context.Context) (provider.Host, provider.Dialer, erro
 	}
 	h := &host{Conn: conn, ep: ep, name: conn.Name()}
 	h.renamed = func() {
-		l.cfg.Event("the host calls this provider %s now", h.name)
+		l.cfg.Event("the host now calls this provider %s", h.name)
 		if l.cfg.Joined != nil {
 			l.cfg.Joined(h.name, provider.Bench{GEMM: l.bench.GEMM, Conv: l.bench.Conv})
 		}
@@ -134,7 +134,8 @@ func (l *lender) join(ctx context.Context) (provider.Host, provider.Dialer, erro
 	return h, ep, nil
 }
 
-// judge tells what the end of a session or of a try to join means.
+// judge interprets the error that ended a session or an attempt to join: see
+// provider.Config.
 func (l *lender) judge(err error) (goodbye, again bool) {
 	var pe *proto.Error
 	switch {
@@ -145,7 +146,7 @@ func (l *lender) judge(err error) (goodbye, again bool) {
 		case proto.Stopped, proto.Full, proto.Storage:
 			return pe.Code == proto.Stopped, true
 		case proto.NameTaken:
-			// By ourselves, as long as the host has not missed us.
+			// Our own lost session holds the name until the host times it out.
 			return false, l.was
 		}
 		return false, false
@@ -153,17 +154,17 @@ func (l *lender) judge(err error) (goodbye, again bool) {
 	return errors.Is(err, client.ErrGoodbye), errors.Is(err, client.ErrUnreachable) || errors.Is(err, client.ErrLost)
 }
 
-// host is a session with what belongs to it.
+// host is a session together with its endpoint for peer connections.
 type host struct {
 	*client.Conn
 	ep      *rtc.Endpoint
 	once    sync.Once
-	name    string // of the last assignment, before any the welcome's
+	name    string // from the last assignment; before the first, from the welcome
 	renamed func()
 }
 
-// Recv implements provider.Host. A provider that asked for no name may be given another one
-// when it gets a stage: the first has gone to one that asked for it.
+// Recv implements provider.Host. A provider that asked for no name may get a new one with an
+// assignment, if another provider has asked for the one it was given first.
 func (h *host) Recv(ctx context.Context) (proto.Message, error) {
 	m, err := h.Conn.Recv(ctx)
 	if a, ok := m.(*proto.Assign); ok && a.Name != h.name && a.Name != "" {
@@ -173,7 +174,7 @@ func (h *host) Recv(ctx context.Context) (proto.Message, error) {
 	return m, err
 }
 
-// ahead is how much memory a blob gets before any of it has come.
+// ahead is the most memory allocated for a blob before any of it has arrived.
 const ahead = 64 << 20
 
 // Blob implements provider.Host.

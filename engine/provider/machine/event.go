@@ -1,4 +1,4 @@
-// What goes into a Machine and what comes out.
+// The events that a Machine takes and the actions that it returns.
 
 package machine
 
@@ -12,13 +12,13 @@ import (
 // Event is one of the events below.
 type Event interface{ event() }
 
-// The events of the host's side.
+// Events about the host.
 type (
 	// Start is the first event.
 	Start struct{}
 	// Joined says that a host has welcomed this provider.
 	Joined struct{}
-	// JoinFailed says that Join has not led to that. Again: it may the next time.
+	// JoinFailed says that a Join failed. Again says that the next try may succeed.
 	JoinFailed struct {
 		Why   string
 		Again bool
@@ -29,50 +29,51 @@ type (
 		Goodbye bool // the host ended it on purpose
 		Again   bool // joining again may help
 	}
-	// Heard is a message of the host.
+	// Heard is a message from the host.
 	Heard struct{ Msg proto.Message }
 )
 
-// The events of an attempt. What is of another run than the current one is dropped.
+// Events of an attempt. Those of a run other than the current one are dropped.
 type (
-	// Fetched says how far the downloads are, in bytes.
+	// Fetched reports the progress of the downloads, in bytes.
 	Fetched struct {
 		Run        string
 		Have, Want int64
 	}
-	// Prepared says that everything has been fetched: connecting begins.
+	// Prepared says that everything has been fetched and connecting begins.
 	Prepared struct{ Run string }
 	// Linked says that the link to a peer is up.
 	Linked struct{ Run, Peer string }
-	// Compiled says that all links are up and the stage can start; it stays within Peak bytes.
+	// Compiled says that all links are up and the stage, which will use at most Peak bytes,
+	// can start.
 	Compiled struct {
 		Run  string
 		Peak int64
 	}
-	// Saving says that a save begins or has ended.
+	// Saving says that a save begins or, without Begins, that it has ended.
 	Saving struct {
 		Run    string
 		Begins bool
 	}
-	// Ended says that nothing computes for the run any more. Its links are still up.
+	// Ended says that the attempt has stopped computing. Its links are still up.
 	Ended struct {
 		Run     string
 		Outcome Outcome
-		Step    int64 // done
+		Step    int64 // number of steps done
 		Why     string
 		Kind    proto.Kind // with Failed
 		Peer    string     // with proto.FailedPeer: its ID
 	}
 )
 
-// The other events.
+// Other events.
 type (
-	// Leave is the wish to go, by this side. The second one is AtOnce.
+	// Leave says that the user wants to leave. A second one has the effect of AtOnce.
 	Leave struct {
 		Reason string
 		AtOnce bool
 	}
-	// Tick is nothing but the time.
+	// Tick says only that time has passed.
 	Tick struct{}
 )
 
@@ -95,11 +96,11 @@ type Action interface{ action() }
 
 // The actions.
 type (
-	// Join asks for a session with the host; Joined or JoinFailed answers.
+	// Join asks for a session with the host. It is answered by Joined or JoinFailed.
 	Join struct{}
 	// Send sends a message to the host.
 	Send struct{ Msg proto.Message }
-	// Begin starts an attempt. There is no other.
+	// Begin starts an attempt. No other one is active.
 	Begin struct{ Assign *proto.Assign }
 	// Deliver hands a peer's signal to the attempt.
 	Deliver struct {
@@ -107,14 +108,14 @@ type (
 		Peer string          `json:"peer"`
 		Body json.RawMessage `json:"body"`
 	}
-	// Train starts the training of an attempt that has said Compiled.
+	// Train starts training, in an attempt that has reported Compiled.
 	Train struct{ Run string }
-	// SetMark is the mark before the root's next update.
+	// SetMark sets the mark before the root's next update.
 	SetMark struct {
 		Run  string
 		Mark order.Mark
 	}
-	// Cancel ends an attempt; Ended answers.
+	// Cancel ends an attempt. It is answered by Ended.
 	Cancel struct {
 		Run     string     `json:"run"`
 		Outcome Outcome    `json:"outcome"`
@@ -122,17 +123,17 @@ type (
 		Kind    proto.Kind `json:"kind,omitempty"`
 		Peer    string     `json:"peer,omitempty"`
 	}
-	// Unlink cuts the links of an attempt that has ended, after what was sent before it.
+	// Unlink closes the links of an attempt that has ended, after earlier messages are sent.
 	Unlink struct{ Run string }
-	// Tell is a line for the person.
+	// Tell shows the user a line of text.
 	Tell struct{ Text string }
-	// Show is where the provider stands; Have and Want are bytes of a download.
+	// Show updates the status shown; Have and Want are the bytes of a download.
 	Show struct {
 		State      State
 		Have, Want int64
 		Text       string
 	}
-	// Quit ends the provider: it says goodbye with the reason Why, then ends what is left.
+	// Quit ends the provider: it says goodbye with the reason Why, then shuts down.
 	Quit struct {
 		Outcome Outcome
 		Why     string

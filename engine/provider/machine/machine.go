@@ -1,8 +1,8 @@
-// Package machine decides what a provider does: when it joins a host and tries again, which
-// assignment it works on, which signals it takes from peers, how long it waits for whom, and
-// how it leaves. It has no clock, no socket and no goroutine: an event goes in with its time,
-// what follows from it comes out as actions in order. The same events give the same actions,
-// and the state between two of them can be stored and restored.
+// Package machine decides what a provider does: when it joins a host and when it tries
+// again, which assignment it works on, which signals it accepts from peers, how long it
+// waits, and how it leaves. It has no clock, no socket and no goroutine: Step takes an event
+// with its time and returns the actions that follow, in order. The same events give the same
+// actions, and the state between two events can be stored and restored.
 package machine
 
 import (
@@ -15,44 +15,44 @@ import (
 	"github.com/ravnest/ravnest/signaling/proto"
 )
 
-// Rules are what a Machine decides by. Zero durations take the defaults.
+// Rules are a Machine's settings. Durations that are 0 and have a default take it.
 type Rules struct {
-	// Once: leave when a run is over.
+	// Once makes the provider leave when a run is over.
 	Once bool `json:"once,omitempty"`
-	// Stay: come back after a host has said goodbye, for its next job.
+	// Stay makes the provider join again, for the next job, after a host said goodbye.
 	Stay bool `json:"stay,omitempty"`
-	// Wait is how long to be without a host before giving up; negative: for ever, 0: one try.
+	// Wait is how long to be without a host before giving up. Negative: for ever; 0: one try.
 	Wait time.Duration `json:"wait"`
-	// Connect is how long two peers that both try may take without getting any further; 30 s.
+	// Connect is how long two peers may take to connect without progress. Default: 30 s.
 	Connect time.Duration `json:"connect"`
-	// Leave bounds the wait for a goodbye that loses nothing; 10 s. While a stage is being
-	// saved it is three times as long.
+	// Leave bounds how long a leaving provider waits until its state is saved; three times
+	// as long while it is being uploaded. Default: 10 s.
 	Leave time.Duration `json:"leave"`
-	// Over is how long Once waits for the host's word after its stage is done; 60 s.
+	// Over is how long, with Once, to wait for the host after the stage is done. Default: 60 s.
 	Over time.Duration `json:"over"`
-	// Seed of the jitter in what lies between two tries to join.
+	// Seed of the random part of the delay between tries to join.
 	Seed uint64 `json:"seed"`
 }
 
-// Bounds of what a peer may signal before its link is up. What is beyond them, or comes
-// after, is dropped.
+// Bounds on what a peer may signal before its link is up. Signals beyond them, or after
+// that, are dropped.
 const (
 	MaxSignals     = 512
 	MaxSignalBytes = 256 << 10
 )
 
-// Times between two tries to join: the first, doubled for every further one, and the most.
-// Half of each is jitter, so that many providers do not come at once.
+// The delay between tries to join doubles from firstTry to lastTry. Half of it is random,
+// so that many providers do not come at once.
 const (
 	firstTry = 250 * time.Millisecond
 	lastTry  = 15 * time.Second
-	// steady is how long a session lasts that makes the next try a first one again.
+	// steady is how long a session must last for the delay to start from firstTry again.
 	steady = 10 * time.Second
-	// lostQuietly is how long tries after a loss fail without a further word.
+	// lostQuietly is how long failing to rejoin after a loss is not reported again.
 	lostQuietly = 30 * time.Second
 )
 
-// fetchEvery is how often the host is told how far a download is.
+// fetchEvery is the interval at which the host is told the progress of a download.
 const fetchEvery = time.Second
 
 // Outcome is how something ended.
@@ -60,20 +60,20 @@ type Outcome string
 
 // The outcomes.
 const (
-	None    Outcome = ""        // there was nothing
-	Done    Outcome = "done"    // well
+	None    Outcome = ""        // there was no run
+	Done    Outcome = "done"    // successfully
 	Stopped Outcome = "stopped" // by the host
 	Failed  Outcome = "failed"
 )
 
-// State is where a provider stands, as people are told.
+// State is a provider's state as shown to people.
 type State string
 
 // The states, in the order of a run.
 const (
 	Seeking    State = "seeking"    // no host answers
 	Waiting    State = "waiting"    // for an assignment
-	Fetching   State = "fetching"   // the model, data and what to go on from
+	Fetching   State = "fetching"   // the model, the data and any checkpoint
 	Connecting State = "connecting" // to peers, and until all of them are ready
 	Training   State = "training"
 	Leaving    State = "leaving" // its state is being saved
@@ -85,12 +85,12 @@ type Machine struct{ s state }
 type state struct {
 	Rules   Rules         `json:"rules"`
 	Host    hostState     `json:"host"`
-	Since   time.Duration `json:"since"` // in this state of the host
-	Away    time.Duration `json:"away"`  // without a host since
-	Tries   int           `json:"tries"` // to join that failed in a row
+	Since   time.Duration `json:"since"` // when Host last changed
+	Away    time.Duration `json:"away"`  // since when there has been no host
+	Tries   int           `json:"tries"` // failed tries to join in a row
 	Try     time.Duration `json:"try"`   // when the next one is due
 	Told    []string      `json:"told,omitempty"`
-	Missed  bool          `json:"missed,omitempty"` // the session before was lost
+	Missed  bool          `json:"missed,omitempty"` // the previous session was lost
 	Current *attempt      `json:"current,omitempty"`
 	Next    *attempt      `json:"next,omitempty"` // assigned while Current winds down
 	LastRun string        `json:"last_run,omitempty"`
@@ -105,7 +105,7 @@ type state struct {
 type hostState string
 
 const (
-	joining hostState = "joining" // a try is under way
+	joining hostState = "joining" // a try is in progress
 	joined  hostState = "joined"
 	away    hostState = "away" // until Try
 )
@@ -114,11 +114,11 @@ const (
 type attempt struct {
 	Assign *proto.Assign    `json:"assign"`
 	State  State            `json:"state"`
-	Ending bool             `json:"ending,omitempty"` // cancelled; its end is awaited
+	Ending bool             `json:"ending,omitempty"` // cancelled, but not yet ended
 	Peers  map[string]*peer `json:"peers,omitempty"`
-	Mail   []Deliver        `json:"mail,omitempty"` // of an attempt that has not begun
-	Saving int              `json:"saving,omitempty"`
-	Told   time.Duration    `json:"told,omitempty"` // how far the download is
+	Mail   []Deliver        `json:"mail,omitempty"`   // kept until the attempt begins
+	Saving int              `json:"saving,omitempty"` // saves in progress
+	Told   time.Duration    `json:"told,omitempty"`   // when the download was last reported
 	Cause  *Cancel          `json:"cause,omitempty"`
 }
 
@@ -126,11 +126,11 @@ type peer struct {
 	Name    string        `json:"name"`
 	Signals int           `json:"signals"`
 	Bytes   int           `json:"bytes"`
-	Last    time.Duration `json:"last"` // when it last signalled, if it did
+	Last    time.Duration `json:"last"` // when it last signalled, if ever
 	Linked  bool          `json:"linked,omitempty"`
 }
 
-// New is a provider that has not begun. Start is its first event.
+// New returns the machine of a new provider. Its first event must be Start.
 func New(r Rules) *Machine {
 	def := func(d *time.Duration, v time.Duration) {
 		if *d == 0 {
@@ -143,10 +143,10 @@ func New(r Rules) *Machine {
 	return &Machine{state{Rules: r, Host: away}}
 }
 
-// Snapshot is the machine's state as JSON.
+// Snapshot returns the machine's state as JSON, for Restore.
 func (m *Machine) Snapshot() ([]byte, error) { return json.Marshal(m.s) }
 
-// Restore is the machine that Snapshot was taken of.
+// Restore returns a machine in the state that Snapshot stored as b.
 func Restore(b []byte) (*Machine, error) {
 	m := new(Machine)
 	if err := json.Unmarshal(b, &m.s); err != nil {
@@ -155,7 +155,7 @@ func Restore(b []byte) (*Machine, error) {
 	return m, nil
 }
 
-// Deadline is when a Tick is due at the latest; false: nothing is waited for.
+// Deadline returns when the next Tick is due at the latest, and false if none is.
 func (m *Machine) Deadline() (time.Duration, bool) {
 	var at time.Duration
 	found := false
@@ -183,7 +183,7 @@ func (m *Machine) Deadline() (time.Duration, bool) {
 	return at, found
 }
 
-// leaveBy is when the wait for a goodbye without loss is over.
+// leaveBy returns when a leaving provider stops waiting for its state to be saved.
 func (m *Machine) leaveBy() time.Duration {
 	d := m.s.Rules.Leave
 	if c := m.s.Current; c != nil && c.Saving > 0 {
@@ -192,8 +192,9 @@ func (m *Machine) leaveBy() time.Duration {
 	return m.s.ByeFrom + d
 }
 
-// late is the peer whose connection is due first, and when; 0 where none is. A peer counts
-// from its last signal: before the first it may be downloading, which the host watches.
+// late returns the peer whose connection times out first, and when; 0: none does. The time
+// counts from the peer's last signal. Before the first one it may still be downloading,
+// which is for the host to watch.
 func (m *Machine) late() (id string, at time.Duration) {
 	c := m.s.Current
 	if c == nil || c.Ending || c.State != Connecting {
@@ -207,7 +208,7 @@ func (m *Machine) late() (id string, at time.Duration) {
 	return id, at
 }
 
-// Step takes one event in and returns what follows from it, in order.
+// Step handles one event and returns the actions that follow from it, in order.
 func (m *Machine) Step(now time.Duration, ev Event) []Action {
 	if m.s.Gone {
 		return nil
@@ -260,7 +261,7 @@ func (o *out) running(run string) *attempt {
 	return nil
 }
 
-// due does what the time asks for.
+// due acts on deadlines that have passed.
 func (o *out) due() {
 	s := o.s
 	if s.Gone {
@@ -299,8 +300,8 @@ func (o *out) joinFailed(e JoinFailed) {
 		return
 	}
 	o.s.Host, o.s.Since, o.s.Try = away, o.now, o.now+d
-	// Told once, and not at every try; a host that has another reason now is news.
-	// After a loss, of which the person knows, it takes a while until it is news at all.
+	// Report each reason once and not at every try. After a loss, which was itself
+	// reported, stay quiet for a while.
 	if fresh := o.s.Missed && waited < lostQuietly; !fresh && !slices.Contains(o.s.Told, e.Why) && len(o.s.Told) < 3 {
 		o.s.Told = append(o.s.Told, e.Why)
 		o.act(Show{State: Seeking, Text: e.Why})
@@ -311,7 +312,7 @@ func (o *out) joinFailed(e JoinFailed) {
 	}
 }
 
-// delay is the time before the n-th further try.
+// delay returns the time before the n-th retry.
 func delay(seed uint64, n int) time.Duration {
 	d := lastTry
 	if n < 6 {
@@ -368,7 +369,7 @@ func (o *out) lost(e Lost) {
 	}
 }
 
-// What the host says.
+// Messages from the host.
 
 func (o *out) heard(msg proto.Message) {
 	s := o.s
@@ -394,17 +395,17 @@ func (o *out) heard(msg proto.Message) {
 			o.quit(None, s.Bye)
 		}
 	default:
-		// An error of the host's comes back as the reason for which the connection ends.
+		// An error from the host arrives again as the reason for the session's end.
 	}
 }
 
 func (o *out) assign(a *proto.Assign) {
 	s := o.s
 	if s.Bye != "" {
-		return // the host has heard of it
+		return // the host was told that this provider leaves
 	}
 	if c := s.Current; c != nil && c.Assign.Run == a.Run || s.Next != nil && s.Next.Assign.Run == a.Run {
-		return // said twice
+		return // a duplicate
 	}
 	n := &attempt{Assign: a, State: Fetching, Peers: map[string]*peer{}}
 	for _, p := range a.Peers {
@@ -417,8 +418,8 @@ func (o *out) assign(a *proto.Assign) {
 		o.begin(n)
 		return
 	}
-	// The older one gives way; the new one begins when its memory is free.
-	o.cancel(Cancel{Outcome: Stopped, Why: "another assignment has taken its place"})
+	// The older one is cancelled; the new one begins when its memory is free.
+	o.cancel(Cancel{Outcome: Stopped, Why: "another assignment has replaced it"})
 	s.Next = n
 }
 
@@ -442,7 +443,7 @@ func (o *out) signal(g *proto.Signal) {
 	}
 	p := c.Peers[g.From]
 	if p == nil || p.Linked || p.Signals >= MaxSignals || p.Bytes+len(g.Body) > MaxSignalBytes {
-		return // a stranger, too late or too much
+		return // from a stranger, too late, or too much
 	}
 	p.Signals++
 	p.Bytes += len(g.Body)
@@ -464,7 +465,7 @@ func (o *out) stop(e *proto.Stop) {
 	c := o.running(e.Run)
 	switch {
 	case c == nil && s.LastRun == e.Run && e.Mode == proto.Now && s.Last == Done:
-		s.Last, s.LastWhy, s.OverBy = Stopped, e.Reason, 0 // what it had done is of no use
+		s.Last, s.LastWhy, s.OverBy = Stopped, e.Reason, 0 // its result is not used
 	case c == nil:
 	case e.Mode == proto.Graceful && c.State == Training:
 		o.tell("stopping: %s", e.Reason)
@@ -475,7 +476,7 @@ func (o *out) stop(e *proto.Stop) {
 	}
 }
 
-// cancel ends the current attempt, whose end comes back as Ended.
+// cancel ends the current attempt. Ended follows.
 func (o *out) cancel(c Cancel) {
 	a := o.s.Current
 	if a == nil || a.Ending {
@@ -487,7 +488,7 @@ func (o *out) cancel(c Cancel) {
 	o.act(c)
 }
 
-// What the attempt says.
+// Events of the attempt.
 
 func (o *out) progress(ev Event) {
 	switch e := ev.(type) {
@@ -502,7 +503,7 @@ func (o *out) progress(ev Event) {
 			c.State = Connecting
 			for _, p := range c.Peers {
 				if p.Signals > 0 {
-					p.Last = o.now // from now on both try
+					p.Last = o.now // now both sides try
 				}
 			}
 			o.show(c)
@@ -512,7 +513,7 @@ func (o *out) progress(ev Event) {
 			if p := c.Peers[e.Peer]; p != nil {
 				p.Linked = true
 			}
-			// One that got through says that others can: they count from here.
+			// A connection was made, so others are possible: restart their time limits.
 			for _, p := range c.Peers {
 				if p.Signals > 0 && !p.Linked {
 					p.Last = o.now
@@ -529,7 +530,7 @@ func (o *out) progress(ev Event) {
 				c.Saving++
 			} else {
 				c.Saving--
-				// The others and the host get a little longer for theirs.
+				// Allow the other stages and the host some more time to complete the checkpoint.
 				o.s.ByeFrom = max(o.s.ByeFrom, o.now-o.s.Rules.Leave/2)
 			}
 		}
@@ -561,7 +562,8 @@ func (o *out) ended(e Ended) {
 			o.send(&proto.Failed{Run: e.Run, Stage: c.Assign.Stage, Error: proto.Text(why), Kind: e.Kind, Peer: e.Peer})
 		}
 	}
-	// Cut after that: what ended this stage reaches the host before what that does to others.
+	// Close the links only after that, so that the host learns what ended this stage before
+	// it hears of the broken links.
 	o.act(Unlink{Run: e.Run})
 	if s.Next == nil || how != Stopped {
 		s.LastRun, s.Last, s.LastWhy = e.Run, how, why
@@ -603,11 +605,11 @@ func (o *out) leave(e Leave) {
 		s.Bye, s.ByeFrom, s.Next = e.Reason, o.now, nil
 		o.send(&proto.Leaving{Reason: proto.Text(e.Reason)})
 		o.act(Show{State: Leaving})
-		o.tell("leaving as soon as what was trained is saved, %v at the most; asked once more, at once", s.Rules.Leave)
+		o.tell("leaving once the trained state is saved, within %v; ask again to leave at once", s.Rules.Leave)
 	}
 }
 
-// show tells where the attempt stands.
+// show shows the attempt's state.
 func (o *out) show(c *attempt) {
 	if o.s.Bye == "" {
 		o.act(Show{State: c.State})

@@ -13,8 +13,8 @@ import (
 	"github.com/ravnest/ravnest/signaling/proto"
 )
 
-// rig drives a machine. Before every event it is stored and restored, and the copy must do
-// the same.
+// rig drives a machine. Before every event the machine is stored and restored, and the copy
+// must return the same actions.
 type rig struct {
 	t    *testing.T
 	m    *Machine
@@ -68,7 +68,7 @@ func text(as []Action) string {
 	return b.String()
 }
 
-// want tells whether the actions are of these types, beside what is only shown and told.
+// want checks that the actions have these types, ignoring Show and Tell.
 func (g *rig) want(as []Action, types ...any) {
 	g.t.Helper()
 	var got, wanted []string
@@ -103,7 +103,7 @@ func assign(n int) *proto.Assign {
 
 func (g *rig) hear(m proto.Message) []Action { g.t.Helper(); return g.step(Heard{m}) }
 
-// training takes a joined machine to the training of attempt n.
+// training brings a joined machine to training in attempt n.
 func (g *rig) training(n int) {
 	g.t.Helper()
 	run := fmt.Sprintf("r-%d", n)
@@ -115,7 +115,8 @@ func (g *rig) training(n int) {
 	g.want(g.hear(&proto.Start{Run: run}), Train{})
 }
 
-// TestJoins: it tries for as long as it may, at growing intervals, and says so once.
+// TestJoins checks that a provider tries to join for as long as the rules say, at growing
+// intervals, and reports it once.
 func TestJoins(t *testing.T) {
 	g := newRig(t, Rules{Wait: -1, Stay: true, Seed: 7})
 	g.want(g.acts, Join{})
@@ -135,7 +136,7 @@ func TestJoins(t *testing.T) {
 		g.want(g.wait(at-g.now), Join{})
 	}
 	if told != 2 {
-		t.Errorf("%d lines about 40 tries that failed alike, want 2", told)
+		t.Errorf("%d lines about 40 tries that failed for the same reason, want 2", told)
 	}
 	if gaps[0] > firstTry || gaps[39] < lastTry/2 || gaps[39] > lastTry {
 		t.Errorf("waited %v", gaps)
@@ -165,22 +166,22 @@ func TestJoins(t *testing.T) {
 	g.want(g.step(JoinFailed{Why: "nobody there", Again: true}), Quit{})
 }
 
-// TestJobToJob: it stays joined between attempts, takes a new assignment while the old one
-// winds down, and comes back to a host that has gone.
+// TestJobToJob checks that a provider stays joined between attempts, accepts a new assignment
+// while the old one ends, and rejoins a host that has gone.
 func TestJobToJob(t *testing.T) {
 	g := newRig(t, Rules{Wait: -1, Stay: true})
 	g.step(Joined{})
 	g.training(1)
-	g.want(g.hear(assign(1))) // said twice
+	g.want(g.hear(assign(1))) // a duplicate
 	g.want(g.hear(&proto.Stop{Run: "r-1", Mode: proto.Now, Reason: "one is gone"}), Cancel{})
 	g.want(g.hear(&proto.Stop{Run: "r-1", Mode: proto.Now, Reason: "one is gone"}))
 	g.want(g.hear(assign(2))) // it waits for the memory of the first
 	g.want(g.hear(&proto.Signal{Run: "r-2", From: "p1", Body: json.RawMessage(`1`)}))
 	g.want(g.step(Ended{Run: "r-1", Outcome: Failed, Why: "its neighbour hung up", Kind: proto.FailedPeer, Peer: "p1"}), Unlink{}, Begin{}, Deliver{})
-	g.want(g.step(Ended{Run: "r-1", Outcome: Done})) // of the past
+	g.want(g.step(Ended{Run: "r-1", Outcome: Done})) // of an earlier run
 	g.want(g.step(Compiled{Run: "r-1"}))
 
-	g.want(g.hear(assign(3)), Cancel{}) // without a word about the second
+	g.want(g.hear(assign(3)), Cancel{}) // nothing is said about the second
 	g.want(g.hear(assign(4)))
 	g.want(g.step(Ended{Run: "r-2", Outcome: Stopped}), Unlink{}, Begin{})
 	if run := g.m.s.Current.Assign.Run; run != "r-4" {
@@ -202,8 +203,8 @@ func TestJobToJob(t *testing.T) {
 	g.training(7)
 }
 
-// TestOnce: one that leaves after a run does so by the host's word, and how it ended does
-// not depend on whose message came first.
+// TestOnce checks that a provider that serves one run leaves when the host says so, and that
+// the outcome does not depend on the order of messages.
 func TestOnce(t *testing.T) {
 	for name, c := range map[string]struct {
 		events []Event
@@ -234,19 +235,19 @@ func TestOnce(t *testing.T) {
 	g.step(Joined{})
 	g.training(1)
 	g.step(Ended{Run: "r-1", Outcome: Done})
-	g.want(g.hear(assign(2)), Begin{}) // the run goes on without somebody
+	g.want(g.hear(assign(2)), Begin{}) // the run goes on without a lost provider
 	g.step(Ended{Run: "r-2", Outcome: Done})
-	g.want(g.wait(time.Hour), Quit{}) // a host that says nothing more
+	g.want(g.wait(time.Hour), Quit{}) // the host says nothing more
 }
 
-// TestConnecting: the clock of a connection begins when both sides are there, whatever the
-// downloads take, and what a peer may signal is bounded.
+// TestConnecting checks that the time limit of a connection starts when both sides are ready,
+// however long the downloads take, and that a peer's signals are bounded.
 func TestConnecting(t *testing.T) {
 	g := newRig(t, Rules{Wait: -1})
 	g.step(Joined{})
 	g.hear(assign(1))
 	sent := 0
-	for i := range 100 { // a slow download, told once a second
+	for i := range 100 { // a slow download, reported once a second
 		g.wait(100 * time.Millisecond)
 		for _, a := range g.step(Fetched{"r-1", int64(i), 100}) {
 			if _, ok := a.(Send); ok {
@@ -259,16 +260,16 @@ func TestConnecting(t *testing.T) {
 	}
 	body := json.RawMessage(`{"kind":"here"}`)
 	g.want(g.hear(&proto.Signal{Run: "r-1", From: "p1", Body: body}), Deliver{})
-	g.want(g.wait(time.Hour)) // ours goes on
+	g.want(g.wait(time.Hour)) // our download goes on
 	g.step(Prepared{"r-1"})
 	g.want(g.wait(29 * time.Second))
 	g.want(g.hear(&proto.Signal{Run: "r-1", From: "p1", Body: body}), Deliver{})
 	g.want(g.wait(29 * time.Second))
 	g.step(Linked{"r-1", "p1"})
 	g.want(g.hear(&proto.Signal{Run: "r-1", From: "p1", Body: body})) // too late
-	g.want(g.wait(time.Hour))                                         // the other one downloads: the host's matter
+	g.want(g.wait(time.Hour))                                         // the peer is downloading, which is for the host to watch
 
-	for range 3 * MaxSignals { // a flood kills nobody
+	for range 3 * MaxSignals { // a flood does no harm
 		g.hear(&proto.Signal{Run: "r-1", From: "p2", Body: body})
 	}
 	g.want(g.hear(&proto.Signal{Run: "r-1", From: "p3", Body: body})) // of another cluster
@@ -302,7 +303,8 @@ func TestConnecting(t *testing.T) {
 	}
 }
 
-// TestLeaving: one that trains waits until it is saved, but not for ever; others just go.
+// TestLeaving checks that a provider in training waits until its state is saved, but not for
+// ever, and that others leave at once.
 func TestLeaving(t *testing.T) {
 	begin := func() *rig {
 		g := newRig(t, Rules{Wait: -1})
@@ -313,7 +315,7 @@ func TestLeaving(t *testing.T) {
 	}
 	g := begin()
 	g.want(g.hear(assign(2)))
-	g.want(g.hear(&proto.Checkpoint{Run: "r-1"}), SetMark{}) // it trains on
+	g.want(g.hear(&proto.Checkpoint{Run: "r-1"}), SetMark{}) // training goes on
 	g.want(g.hear(&proto.Bye{}), Quit{})
 	g = begin()
 	g.want(g.step(Ended{Run: "r-1", Outcome: Done}), "done", Unlink{}, Quit{})
@@ -327,7 +329,7 @@ func TestLeaving(t *testing.T) {
 	g = begin()
 	g.want(g.wait(9 * time.Second))
 	g.step(Saving{"r-1", true})
-	g.want(g.wait(10 * time.Second)) // a save that is under way has longer
+	g.want(g.wait(10 * time.Second)) // a save in progress has longer
 	g.want(g.step(Saving{"r-1", false}))
 	g.want(g.wait(4 * time.Second))
 	g.want(g.wait(time.Second), Quit{})
@@ -343,8 +345,8 @@ func TestLeaving(t *testing.T) {
 	g.want(g.step(Leave{Reason: "bye"}), Quit{})
 }
 
-// TestRandom: whatever comes, in whatever order, there is one attempt at a time, every one
-// is unlinked, nothing happens after Quit, and a deadline that is due is dealt with.
+// TestRandom checks that under random events there is one attempt at a time, each is
+// unlinked, nothing happens after Quit, and every deadline that passes is acted on.
 func TestRandom(t *testing.T) {
 	n := 1000
 	if testing.Short() {
