@@ -78,7 +78,7 @@ func (c *cache) memory(j job.Spec, s *graph.Stage) (int, error) {
 	if n, ok := c.bytes[key]; ok {
 		return n, nil
 	}
-	n, err := stage.Bytes(j, s)
+	n, err := stage.Bytes(j, s, stage.Placement{})
 	if err == nil {
 		c.bytes[key] = n
 	}

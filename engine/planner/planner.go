@@ -72,7 +72,7 @@ func costs(j job.Spec, g *graph.Graph, units []graph.Unit) ([]ga.Unit, error) {
 	if err != nil {
 		return nil, err
 	}
-	rest, err := stage.Bytes(j, whole[0])
+	rest, err := stage.Bytes(j, whole[0], stage.Placement{})
 	if err != nil {
 		return nil, err
 	}

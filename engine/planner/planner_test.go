@@ -237,7 +237,7 @@ func TestMicroBatchesAreChosen(t *testing.T) {
 			t.Fatal(err)
 		}
 		for k, s := range stages {
-			if n, err := stage.Bytes(j, s); err != nil || n != cl.Stages[k].Memory {
+			if n, err := stage.Bytes(j, s, stage.Placement{}); err != nil || n != cl.Stages[k].Memory {
 				t.Errorf("%s: stage %d: %d bytes announced, %d with %d micro-batches (%v)", c.example, k, cl.Stages[k].Memory, n, cl.MicroBatches, err)
 			}
 		}
@@ -268,7 +268,7 @@ func TestUnitsInFlight(t *testing.T) {
 			t.Fatal(err)
 		}
 		for k, s := range stages {
-			if n, err := stage.Bytes(j, s); err != nil || n != cl.Stages[k].Memory || float64(n) > ram {
+			if n, err := stage.Bytes(j, s, stage.Placement{}); err != nil || n != cl.Stages[k].Memory || float64(n) > ram {
 				t.Errorf("stage %d: %d bytes announced of %.0f, %d with %d in flight (%v)", k, cl.Stages[k].Memory, ram, n, cl.InFlight, err)
 			}
 		}
@@ -360,7 +360,7 @@ func TestMemoryIsThePlans(t *testing.T) {
 		t.Fatal(err)
 	}
 	for k, s := range stages {
-		if n, err := stage.Bytes(j, s); err != nil || n != p.Clusters[0].Stages[k].Memory || n == 0 {
+		if n, err := stage.Bytes(j, s, stage.Placement{}); err != nil || n != p.Clusters[0].Stages[k].Memory || n == 0 {
 			t.Errorf("stage %d: %d bytes announced, %d planned (%v)", k, p.Clusters[0].Stages[k].Memory, n, err)
 		}
 	}
@@ -379,7 +379,7 @@ func TestRecomputeFits(t *testing.T) {
 		}
 		need := 0
 		for _, s := range stages {
-			n, err := stage.Bytes(j, s)
+			n, err := stage.Bytes(j, s, stage.Placement{})
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -255,7 +255,7 @@ func (r *attempt) prepare() (*stage.Compiled, stage.Config, error) {
 		return nil, cfg, err
 	}
 	s := stages[r.a.Stage]
-	c, err := stage.Compile(j, s)
+	c, err := stage.Compile(j, s, stage.Placement{})
 	if err != nil {
 		return nil, cfg, err
 	}

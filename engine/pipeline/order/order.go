@@ -25,7 +25,15 @@ type Run struct {
 	ReduceFactor int  // updates of each replica in a round, where there are several
 	Split        bool // the rows of each batch are split over the replicas
 	InFlight     int  // replicas whose micro-batches are in flight at once; 0: all
+
+	// Where several clusters share the replicas out, a run is walked by each of them. Items
+	// keep their numbers in the whole run, and so do positions.
+	Own         Set  // replicas whose items come; 0: all
+	Unvalidated bool // validation passes are another cluster's
 }
+
+// Set is a set of replicas: bit k stands for replica k.
+type Set uint64
 
 // ErrRun is wrapped by errors about a Run that has no order, ErrPosition by errors about
 // a Position that its run does not have.

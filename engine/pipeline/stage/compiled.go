@@ -29,9 +29,11 @@ var ErrMessage = errors.New("a tensor between stages is too large")
 type Compiled struct {
 	Job         job.Spec
 	Stage       *graph.Stage
+	Placement   Placement
 	kind        codec.Kind
 	train, eval *exec.Plan
 	edges       edges
+	segments    []segment // that are averaged with other clusters
 }
 
 // schedule makes the schedule that a job asks for.
@@ -47,13 +49,22 @@ func schedule(name string, seq *order.Sequence, stage, stages int) (order.Schedu
 	return nil, fmt.Errorf("no schedule is called %q", name)
 }
 
-// Compile plans a stage of job j.
-func Compile(j job.Spec, s *graph.Stage) (*Compiled, error) {
+// Compile plans a stage of job j in the cluster that p says. Errors about p wrap ErrPlacement.
+func Compile(j job.Spec, s *graph.Stage, p Placement) (*Compiled, error) {
+	if err := p.Check(j, 0); err != nil {
+		return nil, err
+	}
+	if p.several() {
+		return nil, fmt.Errorf("%w: %d clusters: this version trains with one", ErrPlacement, len(p.Clusters))
+	}
 	kind, err := codec.ParseKind(j.Wire)
 	if err != nil {
 		return nil, err
 	}
-	c := &Compiled{Job: j, Stage: s, kind: kind, edges: edgesOf(s)}
+	c := &Compiled{Job: j, Stage: s, Placement: p, kind: kind, edges: edgesOf(s)}
+	if c.segments, err = p.segments(s); err != nil {
+		return nil, err
+	}
 	if err := c.messages(); err != nil {
 		return nil, err
 	}
@@ -80,7 +91,7 @@ func Compile(j job.Spec, s *graph.Stage) (*Compiled, error) {
 	if err != nil {
 		return nil, err
 	}
-	seq, err := order.NewSequence(j.Order(1, 0), order.Position{}) // the number of rows is for New
+	seq, err := order.NewSequence(p.run(j, 1, 0), order.Position{}) // the number of rows is for New
 	if err != nil {
 		return nil, err
 	}
@@ -168,6 +179,15 @@ func (c *Compiled) Link(peer int) transport.Options {
 	return transport.Options{MaxTransfer: largest, Credit: min(transport.DefaultCredit, (c.Stage.Of+1)*ahead)}
 }
 
+// Rings are the stages of other clusters that this one needs links to: its neighbours in the
+// rings of its segments, each once, by cluster and stage. One cluster has none.
+func (c *Compiled) Rings() []Peer { return c.Placement.neighbours(c.segments) }
+
+// RingLink is Link for a stage of another cluster.
+func (c *Compiled) RingLink(Peer) transport.Options {
+	return transport.Options{MaxTransfer: wire.MessageHeader, Credit: wire.FirstWindow}
+}
+
 // Memory is what a stage takes, in bytes.
 type Memory struct {
 	Train, Eval exec.Memory // plans; weights and gradients are Train's
@@ -215,9 +235,9 @@ func (c *Compiled) Memory() Memory {
 	return m
 }
 
-// Bytes is the whole memory that a stage of job j promises to stay within.
-func Bytes(j job.Spec, s *graph.Stage) (int, error) {
-	c, err := Compile(j, s)
+// Bytes is the whole memory that a stage of job j in the cluster that p says promises to stay within.
+func Bytes(j job.Spec, s *graph.Stage, p Placement) (int, error) {
+	c, err := Compile(j, s, p)
 	if err != nil {
 		return 0, err
 	}

@@ -43,7 +43,7 @@ func TestTooLargeForAMessage(t *testing.T) {
 			t.Fatal(err)
 		}
 		for k, s := range cut {
-			_, err := stage.Compile(w.job, s)
+			_, err := stage.Compile(w.job, s, stage.Placement{})
 			if c.want == "" && err != nil {
 				t.Errorf("stage %d, %d micro-batches: %v", k, c.micro, err)
 			}
@@ -63,7 +63,7 @@ func TestHostileSizes(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c, err := stage.Compile(w.job, cut[1])
+	c, err := stage.Compile(w.job, cut[1], stage.Placement{})
 	if err != nil {
 		t.Fatal(err)
 	}

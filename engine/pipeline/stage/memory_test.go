@@ -51,7 +51,7 @@ func TestPromise(t *testing.T) {
 			t.Fatal(err)
 		}
 		before := heap()
-		c, err := stage.Compile(w.job, stages[0])
+		c, err := stage.Compile(w.job, stages[0], stage.Placement{})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -143,7 +143,7 @@ func (w *world) resume(t *testing.T, starts []int, faults mem.Faults, mark func(
 	n := len(cut)
 	compiled := make([]*stage.Compiled, n)
 	for k := range cut {
-		if compiled[k], err = stage.Compile(w.job, cut[k]); err != nil {
+		if compiled[k], err = stage.Compile(w.job, cut[k], stage.Placement{}); err != nil {
 			t.Fatal(err)
 		}
 	}

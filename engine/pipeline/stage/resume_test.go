@@ -189,7 +189,7 @@ func TestLoadRefuses(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c, err := stage.Compile(w.job, cut[0])
+	c, err := stage.Compile(w.job, cut[0], stage.Placement{})
 	if err != nil {
 		t.Fatal(err)
 	}

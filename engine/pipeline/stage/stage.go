@@ -93,7 +93,8 @@ type Config struct {
 	// drawn by the job's seed.
 	Weights state.Dict
 
-	Links map[int]Link // by stage; Connect replaces them
+	Links map[int]Link  // by stage of the own cluster; Connect replaces them
+	Rings map[Peer]Link // to stages of other clusters
 	Team  *kernel.Team
 	Now   func() time.Duration // a monotonic clock, for the busy share only
 	// Between, if set, is called between the kernels of a pass. It may take its time.
@@ -131,7 +132,7 @@ type Stage struct {
 func New(c *Compiled, cfg Config) (*Stage, error) {
 	gs, j := c.Stage, c.Job
 	s := &Stage{
-		c: c, cfg: cfg, run: j.Order(cfg.TrainRows, cfg.ValRows), first: gs.Index == 0, last: gs.Last, orderOf: -1,
+		c: c, cfg: cfg, run: c.Placement.run(j, cfg.TrainRows, cfg.ValRows), first: gs.Index == 0, last: gs.Last, orderOf: -1,
 		mark: func() order.Mark { return order.Continue }, busy: meter{now: cfg.Now},
 	}
 	if s.first && (cfg.TrainX == nil || cfg.ValX == nil) || s.last && (cfg.TrainY == nil || cfg.ValY == nil) {
@@ -141,7 +142,7 @@ func New(c *Compiled, cfg Config) (*Stage, error) {
 		return nil, err
 	}
 	s.wires = newWiring(c, &s.busy)
-	if err := s.Connect(cfg.Links); err != nil {
+	if err := s.Connect(cfg.Links, cfg.Rings); err != nil {
 		return nil, err
 	}
 	var err error
@@ -185,8 +186,16 @@ func (s *Stage) goTo(at order.Position) error {
 	return err
 }
 
-// Connect replaces the links to the other stages. It is for before Run, or after it.
-func (s *Stage) Connect(links map[int]Link) error { return s.wires.connect(s.c.Peers(), links) }
+// Connect replaces the links to the other stages, of the own cluster and of others. It is for
+// before Run, or after it.
+func (s *Stage) Connect(links map[int]Link, rings map[Peer]Link) error {
+	for _, p := range s.c.Rings() {
+		if rings[p] == nil {
+			return fmt.Errorf("stage %d has no link to %s", s.c.Stage.Index, p)
+		}
+	}
+	return s.wires.connect(s.c.Peers(), links)
+}
 
 // Load makes the stage go on from a snapshot: weights, running statistics, the optimiser's
 // state and the position come from parts that other stages may have kept, cut however they

@@ -87,7 +87,7 @@ func TestZeroBubblePromise(t *testing.T) {
 		// all of them promise.
 		promised, in := 0, 0
 		for _, s := range cut {
-			c, err := stage.Compile(w.job, s)
+			c, err := stage.Compile(w.job, s, stage.Placement{})
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -1,0 +1,162 @@
+// Who does what of a job: several clusters train the replicas of one job and average over
+// rings. A ring has one stage of every cluster; it averages a segment, which is a run of
+// nodes that no cluster cuts.
+
+package stage
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/ravnest/ravnest/engine/graph"
+	"github.com/ravnest/ravnest/engine/job"
+	"github.com/ravnest/ravnest/engine/pipeline/average"
+	"github.com/ravnest/ravnest/engine/pipeline/order"
+)
+
+// ErrPlacement is wrapped by errors about a placement that its job cannot have.
+var ErrPlacement = errors.New("invalid placement")
+
+// Placement says who does what of a job in one attempt. The zero value is one cluster with
+// all replicas. The result of a job does not depend on it.
+type Placement struct {
+	Cluster  int       `json:"cluster"` // which of Clusters this is
+	Clusters []Cluster `json:"clusters"`
+}
+
+// Cluster is a pipeline and its share of the work.
+type Cluster struct {
+	Starts   []int `json:"starts"`   // first node of each stage
+	Replicas []int `json:"replicas"` // that it trains, ascending
+}
+
+// Peer is a stage of another cluster.
+type Peer struct{ Cluster, Stage int }
+
+func (p Peer) String() string { return fmt.Sprintf("stage %d of cluster %d", p.Stage, p.Cluster) }
+
+// several tells whether there is more than one cluster.
+func (p Placement) several() bool { return len(p.Clusters) > 1 }
+
+// Check tells whether job j over a model of so many nodes, 0 if that is not known, can be
+// placed so: every cluster cuts the whole model, and every replica is in exactly one. Errors
+// wrap ErrPlacement.
+func (p Placement) Check(j job.Spec, nodes int) error {
+	bad := func(format string, a ...any) error {
+		return fmt.Errorf("%w: "+format, append([]any{ErrPlacement}, a...)...)
+	}
+	if len(p.Clusters) == 0 && p.Cluster == 0 {
+		return nil
+	}
+	r := j.Replica()
+	switch {
+	case p.Cluster < 0 || p.Cluster >= len(p.Clusters):
+		return bad("cluster %d of %d", p.Cluster, len(p.Clusters))
+	case len(p.Clusters) > r:
+		return bad("%d clusters share %d replicas, and each needs one: set replicas to at least %d", len(p.Clusters), r, len(p.Clusters))
+	}
+	cuts, last, has := make([][]int, 0, len(p.Clusters)), 0, make([]bool, r)
+	for c, cl := range p.Clusters {
+		cuts = append(cuts, cl.Starts)
+		for _, s := range cl.Starts {
+			last = max(last, s)
+		}
+		if len(cl.Replicas) == 0 {
+			return bad("cluster %d has no replica", c)
+		}
+		for i, k := range cl.Replicas {
+			if k < 0 || k >= r || has[k] || i > 0 && k < cl.Replicas[i-1] {
+				return bad("cluster %d has the replicas %v of %d; every replica is in one cluster, and in ascending order", c, cl.Replicas, r)
+			}
+			has[k] = true
+		}
+	}
+	if k := slices.Index(has, false); k >= 0 {
+		return bad("replica %d is in no cluster", k)
+	}
+	if nodes == 0 {
+		nodes = last + 1
+	}
+	if _, err := average.Segments(nodes, cuts); err != nil {
+		return bad("%w", err)
+	}
+	return nil
+}
+
+// Own is the cluster's share of the replicas.
+func (p Placement) Own() order.Set {
+	var s order.Set
+	if p.several() {
+		for _, k := range p.Clusters[p.Cluster].Replicas {
+			s |= 1 << k
+		}
+	}
+	return s
+}
+
+// run is the job's order of work in this cluster.
+func (p Placement) run(j job.Spec, train, val int) order.Run {
+	r := j.Order(train, val)
+	r.Own, r.Unvalidated = p.Own(), p.several() && p.Cluster > 0
+	return r
+}
+
+// segment is a run of nodes that no cluster cuts, one of those that one stage has.
+type segment struct {
+	number   int // among all of the model, from its start
+	from, to int // nodes of the whole model
+	holders  []int
+}
+
+// segments are those that stage s has, in order; none where there is one cluster.
+func (p Placement) segments(s *graph.Stage) ([]segment, error) {
+	if !p.several() {
+		return nil, nil
+	}
+	end, last := s.First+len(s.Graph.Nodes), 0
+	cuts := make([][]int, 0, len(p.Clusters))
+	for _, c := range p.Clusters {
+		cuts = append(cuts, c.Starts)
+		last = max(last, slices.Max(c.Starts))
+	}
+	own := p.Clusters[p.Cluster].Starts
+	if len(own) != s.Of || own[s.Index] != s.First || s.Index+1 < len(own) && own[s.Index+1] != end {
+		return nil, fmt.Errorf("%w: cluster %d is cut at %v, and stage %d of %d has the nodes from %d to %d", ErrPlacement, p.Cluster, own, s.Index, s.Of, s.First, end)
+	}
+	n := max(end, last+1)
+	all, err := average.Segments(n, cuts)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrPlacement, err)
+	}
+	var mine []segment
+	for i, g := range all {
+		if g.Holders[p.Cluster] == s.Index {
+			mine = append(mine, segment{number: i, from: g.From, to: g.To, holders: g.Holders})
+		}
+	}
+	return mine, nil
+}
+
+// next is the stage that follows this cluster in the ring of a segment, before the one that
+// precedes it.
+func (p Placement) next(g segment) Peer {
+	c := (p.Cluster + 1) % len(p.Clusters)
+	return Peer{c, g.holders[c]}
+}
+
+func (p Placement) before(g segment) Peer {
+	c := (p.Cluster + len(p.Clusters) - 1) % len(p.Clusters)
+	return Peer{c, g.holders[c]}
+}
+
+// neighbours are the stages of other clusters that a stage with these segments has links to.
+func (p Placement) neighbours(gs []segment) []Peer {
+	var ps []Peer
+	for _, g := range gs {
+		ps = append(ps, p.next(g), p.before(g))
+	}
+	slices.SortFunc(ps, func(a, b Peer) int { return cmp.Or(cmp.Compare(a.Cluster, b.Cluster), cmp.Compare(a.Stage, b.Stage)) })
+	return slices.Compact(ps)
+}
