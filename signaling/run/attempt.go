@@ -7,6 +7,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
+	"math"
 	"slices"
 	"strconv"
 	"strings"
@@ -155,6 +157,10 @@ func (m *Machine) planned(now time.Time, e Plan) {
 	m.Attempt++
 	m.Run = m.Job.ID + "-" + strconv.Itoa(m.Attempt)
 	m.Clusters, m.placed = map[int]*cluster{}, nil
+	m.Next, m.Ahead = 0, nil
+	if c := m.state.Saved; c != nil {
+		m.Next = int64(c.Position.Step)
+	}
 	for i := range e.Placed {
 		a := &e.Placed[i]
 		m.Members[a.MemberID].Place = a
@@ -199,7 +205,7 @@ func (m *Machine) assignment(x *member, ms []*member) *proto.Assign {
 		Resume: m.resume(a),
 	}
 	for _, o := range ms {
-		if o != x && o.Place.Cluster == a.Cluster {
+		if o != x && m.linked(a, o.Place) {
 			msg.Peers = append(msg.Peers, proto.Peer{
 				Cluster: o.Place.Cluster, Stage: o.Place.Stage, ID: o.ID, Name: o.Name, Class: o.Hello.Class,
 			})
@@ -208,15 +214,32 @@ func (m *Machine) assignment(x *member, ms []*member) *proto.Assign {
 	return msg
 }
 
+// linked tells whether two stages may have a link: they are of one cluster, or neighbours
+// in the ring of a segment that both hold. Rings go through the clusters by their numbers.
+func (m *Machine) linked(a, b *Assignment) bool {
+	if a.Cluster == b.Cluster {
+		return true
+	}
+	n := len(m.Clusters)
+	d := (a.Cluster - b.Cluster + n) % n
+	return (d == 1 || d == n-1) && a.Segment.From < b.Segment.To && b.Segment.From < a.Segment.To
+}
+
 // resume returns the parts of the newest checkpoint that a stage needs.
 func (m *Machine) resume(a *Assignment) *proto.Resume {
 	c := m.state.Saved
 	if c == nil {
 		return nil
 	}
-	from := c.Overlapping(a.Cluster, a.Segment)
-	if len(from) == 0 { // there were fewer clusters when it was made
-		from = c.Overlapping(c.Parts[0].Cluster, a.Segment)
+	var from []snapshot.Entry
+	if m.Job.Apart {
+		for _, p := range c.Parts { // each has something that no other has
+			if p.Segment.From < a.Segment.To && a.Segment.From < p.Segment.To {
+				from = append(from, p)
+			}
+		}
+	} else if from = c.Overlapping(a.Cluster, a.Segment); len(from) == 0 {
+		from = c.Overlapping(c.Parts[0].Cluster, a.Segment) // clusters have one state
 	}
 	pos, err := json.Marshal(c.Position)
 	if err != nil {
@@ -294,6 +317,9 @@ func (m *Machine) checkPlan(as []Assignment) error {
 		nodes = max(nodes, a.Segment.To)
 	}
 	for c, n := range stages {
+		if c < 0 || c >= len(stages) {
+			return fmt.Errorf("the plan has %d clusters, and one of number %d", len(stages), c)
+		}
 		at := 0
 		for s := range min(n, proto.MaxStages) {
 			seg, ok := have[place{c, s}]
@@ -369,8 +395,10 @@ func (m *Machine) progress(now time.Time, x *member, msg *proto.Progress) {
 	x.Last = *msg
 	x.Last.Losses, x.Last.Vals = nil, nil
 	for _, l := range msg.Losses {
-		m.report(Loss{Run: m.Run, Cluster: x.Place.Cluster, Stage: x.Place.Stage, Loss: l})
-		m.Loss = &l
+		if err := m.lossOf(x, l); err != nil {
+			m.violate(now, x, err)
+			return
+		}
 	}
 	for _, v := range msg.Vals {
 		m.report(Val{Run: m.Run, Cluster: x.Place.Cluster, Stage: x.Place.Stage, Val: v})
@@ -392,6 +420,42 @@ func (m *Machine) progress(now time.Time, x *member, msg *proto.Progress) {
 			return
 		}
 	}
+	if len(m.Clusters) > 1 && len(msg.Losses) > 0 {
+		m.commitWhole() // what waited for these losses
+	}
+}
+
+// maxAhead bounds the losses that wait for those of another cluster.
+const maxAhead = 1 << 18
+
+// lossOf reports a batch's loss. Where several clusters train, batches are reported in the
+// order of their numbers, whoever is first.
+func (m *Machine) lossOf(x *member, l proto.Loss) error {
+	loss := &Loss{Run: m.Run, Cluster: x.Place.Cluster, Stage: x.Place.Stage, Loss: l}
+	if len(m.Clusters) == 1 {
+		m.tellLoss(loss)
+		return nil
+	}
+	if l.Step < m.Next || m.Ahead[l.Step] != nil {
+		return nil // said again
+	}
+	if len(m.Ahead) >= maxAhead {
+		return fmt.Errorf("it reports the loss of step %d, %d steps before the other clusters", l.Step, l.Step-m.Next)
+	}
+	if m.Ahead == nil {
+		m.Ahead = map[int64]*Loss{}
+	}
+	m.Ahead[l.Step] = loss
+	for ; m.Ahead[m.Next] != nil; m.Next++ {
+		m.tellLoss(m.Ahead[m.Next])
+		delete(m.Ahead, m.Next)
+	}
+	return nil
+}
+
+func (m *Machine) tellLoss(l *Loss) {
+	m.report(*l)
+	m.Loss = &l.Loss
 }
 
 // believable returns an error for losses and results that this stage cannot know or the
@@ -399,6 +463,9 @@ func (m *Machine) progress(now time.Time, x *member, msg *proto.Progress) {
 func (m *Machine) believable(x *member, msg *proto.Progress) error {
 	if len(msg.Losses)+len(msg.Vals) > 0 && x.Place.Stage != x.Place.Stages-1 {
 		return fmt.Errorf("it reports losses, but stage %d of %d computes none", x.Place.Stage, x.Place.Stages)
+	}
+	if len(msg.Vals) > 0 && x.Place.Cluster != 0 {
+		return fmt.Errorf("it reports a validation, which cluster %d does not do", x.Place.Cluster)
 	}
 	for _, l := range msg.Losses {
 		if m.Job.Steps > 0 && l.Step >= m.Job.Steps {
@@ -432,12 +499,35 @@ func (m *Machine) move(now time.Time, x *member, msg *proto.Progress) {
 	}
 }
 
-// stuck looks for a stage that holds up its cluster although its machine answers pings.
+// behind are the clusters that the others wait for at a round's end, or soon will: those
+// whose slowest stage has come the least far.
+func (m *Machine) behind() map[int]bool {
+	at := map[int]int64{} // by cluster
+	for _, x := range m.assigned() {
+		if s, ok := at[x.Place.Cluster]; !x.Done && (!ok || x.Last.Step < s) {
+			at[x.Place.Cluster] = x.Last.Step
+		}
+	}
+	least := int64(math.MaxInt64)
+	for _, s := range at {
+		least = min(least, s)
+	}
+	maps.DeleteFunc(at, func(_ int, s int64) bool { return s > least })
+	all := map[int]bool{}
+	for k := range at {
+		all[k] = true
+	}
+	return all
+}
+
+// stuck looks for a stage that holds up the run although its machine answers pings. A cluster
+// that waits for another one stands still too, and is not to blame.
 func (m *Machine) stuck(now time.Time) {
+	behind := m.behind()
 	for _, k := range m.clusters() {
 		c := m.Clusters[k]
 		bound := max(m.set.Stall, 8*c.LongGap)
-		if m.busyUploading() || now.Sub(c.Moved) < bound {
+		if m.busyUploading() || now.Sub(c.Moved) < bound || !behind[k] {
 			continue
 		}
 		var who *member
@@ -765,7 +855,7 @@ func (m *Machine) clearAttempt() {
 	m.Doubt = nil
 	m.Run, m.Started, m.Deadline, m.Warned = "", time.Time{}, time.Time{}, time.Time{}
 	m.Clusters, m.Saves = map[int]*cluster{}, nil
-	m.Loss, m.Val = nil, nil
+	m.Loss, m.Val, m.Next, m.Ahead = nil, nil, 0, nil
 }
 
 func (m *Machine) dismiss(reason string) {

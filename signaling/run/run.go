@@ -107,6 +107,10 @@ type Job struct {
 	// Span is the number of batches between two places where the run can stop or save: a
 	// round of replicas. 0: one.
 	Span int64
+	// Apart tells that clusters do not have the same state after a round, since each keeps
+	// something of its replicas: a checkpoint then needs the stages of all clusters. Else
+	// those of the first cluster are enough.
+	Apart bool
 }
 
 // Member is a provider in the lobby.
@@ -207,7 +211,6 @@ type strike struct {
 // pending is a manifest that is being stored.
 type pending struct {
 	Manifest *snapshot.Manifest
-	Asked    time.Time
 }
 
 // state is everything that a machine knows.
@@ -219,21 +222,25 @@ type state struct {
 	Ticked  time.Time
 	Turns   uint64 // pings so far
 
-	Job         *Job
-	Phase       Phase
-	Run         string
-	Attempt     int
-	PlanSeq     int
-	Asking      string   // the pool that is being planned for
-	Tried       []string // pools for which the planner found no plan
-	Told        string   // the last reason given for waiting
-	Started     time.Time
-	Began       bool // training has begun in some attempt
-	Lost        time.Time
-	GraceUntil  time.Time
-	Fruitless   int
-	LastLoss    string // why the last attempt was lost
-	Doubt       *doubt `json:",omitempty"`
+	Job        *Job
+	Phase      Phase
+	Run        string
+	Attempt    int
+	PlanSeq    int
+	Asking     string   // the pool that is being planned for
+	Tried      []string // pools for which the planner found no plan
+	Told       string   // the last reason given for waiting
+	Started    time.Time
+	Began      bool // training has begun in some attempt
+	Lost       time.Time
+	GraceUntil time.Time
+	Fruitless  int
+	LastLoss   string // why the last attempt was lost
+	Doubt      *doubt `json:",omitempty"`
+	// The losses of several clusters arrive in no order: those of all steps before Next were
+	// reported, those in Ahead wait for the steps in between.
+	Next        int64
+	Ahead       map[int64]*Loss `json:",omitempty"`
 	Interrupted bool
 	Deadline    time.Time // of draining
 	StopBy      int64     // step beyond which no stage trains once it was told to stop

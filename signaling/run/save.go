@@ -14,10 +14,23 @@ import (
 	"github.com/ravnest/ravnest/signaling/proto"
 )
 
-// saveSet holds the stages saved at one position.
+// saveSet holds the stages saved at one position. Committed means that those of the first
+// cluster already make a checkpoint: the others follow at the end of a run.
 type saveSet struct {
-	Position position
-	Parts    []snapshot.Entry
+	Position  position
+	Parts     []snapshot.Entry
+	Committed bool `json:",omitempty"`
+}
+
+// of is the parts of a cluster.
+func (s *saveSet) of(cluster int) []snapshot.Entry {
+	var es []snapshot.Entry
+	for _, e := range s.Parts {
+		if e.Cluster == cluster {
+			es = append(es, e)
+		}
+	}
+	return es
 }
 
 // grant answers an upload request.
@@ -111,12 +124,26 @@ func (m *Machine) save(now time.Time, x *member, msg *proto.Saved) {
 	if m.Phase == Draining {
 		m.extend(now)
 	}
+	m.commitWhole()
+}
+
+// commitWhole commits the checkpoints whose stages are all there. With several clusters each
+// leaf reports the losses of its own batches: until all before the position are known, going
+// on from there would lose some.
+func (m *Machine) commitWhole() {
 	total := 0
 	for _, c := range m.Clusters {
 		total += c.Stages
 	}
-	if len(set.Parts) == total {
-		m.commit(now, set)
+	for _, set := range slices.Clone(m.Saves) {
+		switch {
+		case len(m.Clusters) > 1 && m.Next < int64(set.Position.Step):
+		case len(set.Parts) == total:
+			m.commit(set, set.Parts, true)
+		case !m.Job.Apart && !set.Committed && len(set.of(0)) == m.Clusters[0].Stages:
+			set.Committed = true
+			m.commit(set, set.of(0), false)
+		}
 	}
 }
 
@@ -143,10 +170,11 @@ func positionOf(msg *proto.Saved, found *position) (position, error) {
 	return pos, nil
 }
 
-// commit asks for the manifest that makes these stages the run's saved state.
-func (m *Machine) commit(now time.Time, set *saveSet) {
+// commit asks for the manifest that makes these stages of a set the run's saved state. whole
+// tells that no others will come.
+func (m *Machine) commit(set *saveSet, parts []snapshot.Entry, whole bool) {
 	c := &snapshot.Manifest{
-		Version: snapshot.Version, Run: m.Run, Generation: m.Attempt, Position: set.Position, Parts: slices.Clone(set.Parts),
+		Version: snapshot.Version, Run: m.Run, Generation: m.Attempt, Position: set.Position, Parts: slices.Clone(parts),
 	}
 	c.Sort()
 	b, err := c.JSON()
@@ -154,8 +182,10 @@ func (m *Machine) commit(now time.Time, set *saveSet) {
 		m.report(Warning{Err: fmt.Errorf("%w: %w", ErrStore, err)})
 		return
 	}
-	m.Saves = slices.DeleteFunc(m.Saves, func(o *saveSet) bool { return o.Position.Step <= set.Position.Step })
-	m.Pending = append(m.Pending, &pending{Manifest: c, Asked: now})
+	m.Saves = slices.DeleteFunc(m.Saves, func(o *saveSet) bool {
+		return o.Position.Step < set.Position.Step || o == set && whole
+	})
+	m.Pending = append(m.Pending, &pending{Manifest: c})
 	m.act(PutManifest{Run: m.Job.ID, Object: ManifestObject(m.Job.ID), Data: b})
 }
 
@@ -207,26 +237,29 @@ func keepForbidden(all map[string]*strike, now time.Time) map[string]*strike {
 	return kept
 }
 
-// ask tells the roots to save a checkpoint, when one is due or at once. Intervals are
-// chosen so that uploads take at most a twentieth of the time.
+// ask tells the root to save a checkpoint, when one is due or at once. Intervals are
+// chosen so that uploads take at most a twentieth of the time. Only the root of the first
+// cluster is asked: all clusters agree on its answer at the end of the round, and another
+// root that hears of it later would have them save again.
 func (m *Machine) ask(now time.Time, atOnce bool) {
 	if m.set.Checkpoint < 0 && !atOnce {
 		return
 	}
-	for _, k := range m.clusters() {
-		c := m.Clusters[k]
-		every := max(m.set.Checkpoint, 20*c.Cost)
-		switch {
-		case !c.Asked.IsZero() && now.Sub(c.Asked) < max(30*time.Second, 4*c.Cost):
-			continue // in progress
-		case !atOnce && now.Sub(c.Last) < every:
-			continue
-		}
-		for _, x := range m.assigned() {
-			if x.Place.Cluster == k && x.Place.Stage == 0 && !x.Done {
-				c.Asked = now
-				m.send(x, &proto.Checkpoint{Run: m.Run})
-			}
+	cost := time.Duration(0)
+	for _, c := range m.Clusters {
+		cost = max(cost, c.Cost)
+	}
+	c := m.Clusters[0]
+	switch {
+	case !c.Asked.IsZero() && now.Sub(c.Asked) < max(30*time.Second, 4*cost):
+		return // under way
+	case !atOnce && now.Sub(c.Last) < max(m.set.Checkpoint, 20*cost):
+		return
+	}
+	for _, x := range m.assigned() {
+		if x.Place.Cluster == 0 && x.Place.Stage == 0 && !x.Done {
+			c.Asked = now
+			m.send(x, &proto.Checkpoint{Run: m.Run})
 		}
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -41,6 +42,7 @@ type Provider struct {
 	due     time.Duration
 
 	a        *proto.Assign
+	own      []int // replicas; none: all
 	team     *team
 	training bool
 	weights  map[int]uint64
@@ -61,7 +63,11 @@ type key struct {
 type team struct {
 	key
 	ps    []*Provider
+	of    int  // teams of the run
 	turns bool // its steps are under way
+
+	from, to int          // steps of the round under way
+	did      map[int]bool // steps of it, where there are several teams
 }
 
 // Join lets a provider in.
@@ -195,13 +201,29 @@ func (p *Provider) cut(d time.Duration) {
 	}
 	p.quit()
 	p.w.after(d, func() {
-		for _, o := range t.ps {
-			if o != nil && !o.over && o.here() && !o.frozen {
+		for _, o := range p.w.linked(t, p) {
+			if !o.over && o.here() && !o.frozen {
 				o.quit()
 				o.step(machine.Ended{Run: t.run, Outcome: machine.Failed, Why: "lost " + p.Name, Kind: proto.FailedPeer, Peer: p.ID})
 			}
 		}
 	})
+}
+
+// linked are the providers that have a link to p, which is of team t.
+func (w *World) linked(t *team, p *Provider) (ps []*Provider) {
+	for c := range t.of {
+		x := w.teams[key{t.run, c}]
+		if x == nil {
+			continue
+		}
+		for _, o := range x.ps {
+			if o != nil && slices.ContainsFunc(o.a.Peers, func(q proto.Peer) bool { return q.ID == p.ID }) {
+				ps = append(ps, o)
+			}
+		}
+	}
+	return ps
 }
 
 // quit ends its part in its team.
@@ -295,14 +317,16 @@ func (p *Provider) begin(a *proto.Assign) {
 	k := key{a.Run, a.Cluster}
 	t := w.teams[k]
 	if t == nil {
-		t = &team{key: k, ps: make([]*Provider, a.Stages)}
+		t = &team{key: k, ps: make([]*Provider, a.Stages), to: -1, did: map[int]bool{}}
 		w.teams[k] = t
 	}
 	p.a, p.team, p.at = a, t, 0
 	t.ps[a.Stage] = p
-	if err := json.Unmarshal(a.Plan, &p.Segment); err != nil {
+	var plan placement
+	if err := json.Unmarshal(a.Plan, &plan); err != nil {
 		panic(err)
 	}
+	p.Segment, p.own, t.of = plan.Segment, plan.Own, plan.Clusters
 	p.load(a)
 	bytes := int64(0)
 	if a.Resume != nil {
@@ -377,50 +401,143 @@ func (p *Provider) load(a *proto.Assign) {
 	}
 }
 
+// ready tells whether all of a cluster train, and whether some do.
+func (t *team) ready() (all, some bool) {
+	all = true
+	for _, p := range t.ps {
+		ok := p != nil && p.here() && p.training
+		some = some || ok
+		all = all && ok && !p.frozen
+	}
+	return all, some
+}
+
 // train does one step of a cluster.
 func (w *World) train(t *team) {
 	if w.teams[t.key] != t {
 		return
 	}
-	ready, some := true, false
-	for _, p := range t.ps {
-		ok := p != nil && p.here() && p.training
-		some = some || ok
-		ready = ready && ok && !p.frozen
-	}
-	if !some {
+	ready, some := t.ready()
+	switch {
+	case !some:
 		return
-	}
-	if !ready { // not all have started yet, or somebody is frozen
+	case !ready: // not all have started yet, or somebody is frozen
 		w.after(step, func() { w.train(t) })
 		return
-	}
-	root, leaf := t.ps[0], t.ps[len(t.ps)-1]
-	if root.over {
+	case t.ps[0].over:
 		return
+	case t.to < 0:
+		t.from, t.to = t.ps[0].at, w.roundEnd(t.ps[0].at)
 	}
-	last := root.at >= w.Steps || root.stop
-	if root.save || last {
-		root.save = false
+	if t.ps[0].at >= t.to || t.of == 1 && t.ps[0].at == t.from {
+		all := w.together(t)
+		if all == nil { // it waits for another cluster
+			w.after(step, func() { w.train(t) })
+			return
+		}
+		if w.average(all); t.ps[0].over {
+			return
+		}
+	}
+	w.work(t)
+	w.after(w.nature.Step(t.ps), func() { w.train(t) })
+}
+
+// work is a cluster's next batch.
+func (w *World) work(t *team) {
+	leaf := t.ps[len(t.ps)-1]
+	at := leaf.at
+	for at < t.to && !leaf.owns(w, at) {
+		at++
+	}
+	var losses []proto.Loss
+	if at < t.to {
+		if losses = []proto.Loss{{Step: int64(at), Epoch: at / Batches, Loss: proto.Real(1 / float64(at+1))}}; t.of > 1 {
+			t.did[at] = true
+		}
+		for at++; at < t.to && !leaf.owns(w, at); at++ {
+		}
+	}
+	for _, p := range t.ps {
+		if t.of == 1 {
+			p.learn(p.at)
+		}
+		p.at = at
+	}
+	leaf.toHost(&proto.Progress{Run: t.run, Stage: leaf.a.Stage, Step: int64(at), Losses: losses})
+}
+
+// learn adds what a step does to the weights.
+func (p *Provider) learn(step int) {
+	for n := range p.weights {
+		p.weights[n] = p.weights[n]*31 + uint64(step+n)
+	}
+}
+
+// owns tells whether a batch is of one of the provider's replicas.
+func (p *Provider) owns(w *World, step int) bool {
+	return len(p.own) == 0 || slices.Contains(p.own, step%Batches%max(w.Replicas, 1))
+}
+
+// roundEnd is where the round ends that step at is in.
+func (w *World) roundEnd(at int) int {
+	span := max(w.Span, 1)
+	end := at/Batches*Batches + (at%Batches/span+1)*span
+	return min(end, (at/Batches+1)*Batches, w.Steps)
+}
+
+// together are all teams of a run, once all of them are at their round's end.
+func (w *World) together(t *team) []*team {
+	var all []*team
+	for c := range t.of {
+		o := w.teams[key{t.run, c}]
+		if o == nil {
+			return nil
+		}
+		if ready, _ := o.ready(); !ready || o.to != t.to || o.ps[0].at != t.ps[0].at {
+			return nil
+		}
+		all = append(all, o)
+	}
+	return all
+}
+
+// average ends a round of all clusters. A step that none of them has done, or two of them,
+// is missing from the weights.
+func (w *World) average(all []*team) {
+	save, stop := false, false
+	for _, t := range all {
+		save, stop = save || t.ps[0].save, stop || t.ps[0].stop
+		t.ps[0].save = false
+	}
+	at := all[0].ps[0].at
+	last := at >= w.Steps || stop
+	for _, t := range all {
+		for _, p := range t.ps {
+			for s := t.from; s < at && t.of > 1; s++ {
+				n := 0
+				for _, o := range all {
+					if o.did[s] {
+						n++
+					}
+				}
+				if n == 1 {
+					p.learn(s)
+				}
+			}
+		}
+	}
+	for _, t := range all {
+		clear(t.did)
+		t.from, t.to = at, w.roundEnd(at)
+		if !last && !(save && (t.cluster == 0 || w.apart)) {
+			continue
+		}
 		for _, p := range t.ps {
 			p.over = last
 			p.upload()
 		}
-		if last {
-			return
-		}
 	}
-	for _, p := range t.ps {
-		for n := range p.weights {
-			p.weights[n] = p.weights[n]*31 + uint64(p.at+n)
-		}
-		p.at++
-	}
-	leaf.toHost(&proto.Progress{
-		Run: t.run, Stage: leaf.a.Stage, Step: int64(leaf.at),
-		Losses: []proto.Loss{{Step: int64(leaf.at - 1), Epoch: (leaf.at - 1) / Batches, Loss: proto.Real(1 / float64(leaf.at))}},
-	})
-	w.after(w.nature.Step(t.ps), func() { w.train(t) })
 }
 
 // upload brings the provider's state to the host, after those that are on their way.

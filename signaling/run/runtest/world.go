@@ -69,8 +69,11 @@ type World struct {
 	M     *run.Machine
 	Now   time.Time
 	Steps int // of the job
-	// Stages is how many stages a plan has at most.
-	Stages int
+	// Stages is how many stages a cluster has at most, Clusters how many of them a plan has.
+	Stages, Clusters int
+	// Replicas is how many take turns in the batches of an epoch, Span the batches of a
+	// round, at whose end they are averaged. 0: one. Clusters share the replicas out.
+	Replicas, Span int
 	// Before is called before message i between host and providers is delivered, counted
 	// over both directions; false drops it.
 	Before func(i int, id string, msg proto.Message) bool
@@ -98,6 +101,7 @@ type World struct {
 	pongs     map[time.Duration][]pong
 	teams     map[key]*team
 	ticking   bool
+	apart     bool // every cluster's stages save
 }
 
 // Traffic counts messages between host and providers, and bytes of states.
@@ -133,7 +137,7 @@ func NewWorld(n Nature, set run.Settings) *World {
 	n.fill()
 	now := time.Unix(1_700_000_000, 0).UTC()
 	return &World{
-		M: run.New(set), Now: now, start: now, Stages: 2, Store: map[string][]byte{}, nature: n,
+		M: run.New(set), Now: now, start: now, Stages: 2, Clusters: 1, Store: map[string][]byte{}, nature: n,
 		providers: map[string]*Provider{}, waiting: map[uint64]func(run.Action){}, teams: map[key]*team{}, pongs: map[time.Duration][]pong{},
 	}
 }
@@ -164,7 +168,7 @@ func (n *Nature) fill() {
 
 // Submit begins a job of so many steps.
 func (w *World) Submit(job run.Job, steps int) {
-	w.Steps = steps
+	w.Steps, w.apart = steps, job.Apart
 	w.Step(run.Submit{Job: job})
 }
 
@@ -321,24 +325,47 @@ func (w *World) plan(a run.AskPlan) run.Plan {
 		placed, err := w.nature.Place(a.Pool)
 		return run.Plan{Seq: a.Seq, Placed: placed, Err: err, Wait: err != nil}
 	}
-	n := min(len(a.Pool), w.Stages)
-	if n == 0 {
+	if len(a.Pool) == 0 {
 		return run.Plan{Seq: a.Seq, Err: errors.New("nobody is here"), Wait: true}
 	}
 	p := run.Plan{Seq: a.Seq}
-	for i := range n {
-		seg := snapshot.Segment{From: Nodes * i / n, To: Nodes * (i + 1) / n}
-		p.Placed = append(p.Placed, Place(a.Pool[i], 0, i, n, seg))
+	clusters := max(1, min(w.Clusters, w.Replicas, (len(a.Pool)+w.Stages-1)/w.Stages))
+	pool := a.Pool[:min(len(a.Pool), clusters*w.Stages)]
+	for c := range clusters {
+		ms := pool[len(pool)*c/clusters : len(pool)*(c+1)/clusters]
+		pl := placement{Clusters: clusters}
+		for k := range w.Replicas {
+			if k%clusters == c {
+				pl.Own = append(pl.Own, k)
+			}
+		}
+		for i, n := 0, len(ms); i < n; i++ {
+			pl.Segment = snapshot.Segment{From: Nodes * i / n, To: Nodes * (i + 1) / n}
+			p.Placed = append(p.Placed, pl.assign(ms[i], c, i, n))
+		}
 	}
 	return p
 }
 
-// Place gives a member of the pool a stage that a world's provider can train.
+// placement is the plan of an assignment.
+type placement struct {
+	snapshot.Segment
+	Clusters int   `json:"clusters"`
+	Own      []int `json:"own,omitempty"` // replicas; none: all
+}
+
+// Place gives a member of the pool a stage that a world's provider can train, of a run with
+// one cluster.
 func Place(m run.Member, cluster, stage, stages int, seg snapshot.Segment) run.Assignment {
-	raw, err := json.Marshal(seg)
+	return placement{Segment: seg, Clusters: 1}.assign(m, cluster, stage, stages)
+}
+
+func (p placement) assign(m run.Member, cluster, stage, stages int) run.Assignment {
+	raw, err := json.Marshal(p)
 	if err != nil {
 		panic(err)
 	}
+	seg := p.Segment
 	return run.Assignment{
 		MemberID: m.ID, Cluster: cluster, Stage: stage, Stages: stages, Segment: seg, Plan: raw,
 		Graph: proto.Ref{SHA256: strings.Repeat("a", 64), Size: 1},
@@ -386,6 +413,9 @@ func (w *World) Weights(c *snapshot.Manifest) (map[int]uint64, error) {
 			return nil, fmt.Errorf("%s is of step %d, the manifest of %d", e.Object, x.Step, c.Position.Step)
 		}
 		for n, v := range x.Weights {
+			if had, ok := all[n]; ok && had != v {
+				return nil, fmt.Errorf("%s: cluster %d has node %d otherwise than the others", e.Object, e.Cluster, n)
+			}
 			all[n] = v
 		}
 	}
