@@ -740,6 +740,52 @@ func TestStuckStageIsFound(t *testing.T) {
 	r.recovering("node_1", "stuck")
 }
 
+// A cluster that waits at a round's end is not stuck, however long the other one takes. When
+// that one stands still, its stage is.
+func TestWaitingClusterIsNotStuck(t *testing.T) {
+	r := newRig(t, nil)
+	r.step(Submit{Job: *job("node_0", "node_1", "node_2")})
+	for i := range 3 {
+		r.join(fmt.Sprintf("p%d", i), "")
+	}
+	p, _ := find[AskPlan](r)
+	placed := inOrder(p.Pool)
+	placed[0].Stages, placed[0].Segment.To = 1, 4
+	for i := range 2 {
+		a := &placed[i+1]
+		a.Cluster, a.Stage, a.Stages, a.Segment = 1, i, 2, snapshot.Segment{From: 2 * i, To: 2*i + 2}
+	}
+	r.step(Plan{Seq: p.Seq, Placed: placed})
+	for i := range 3 {
+		r.step(Message{ID: fmt.Sprintf("p%d", i), Msg: &proto.Ready{Run: "j-1", Peak: 5}})
+	}
+	r.phase(Running)
+	at := func(id string, stage int, step, in, out int64) {
+		r.step(Message{ID: id, Msg: &proto.Progress{Run: "j-1", Stage: stage, Step: step, In: in, Out: out}})
+	}
+	step, moved := int64(0), int64(0)
+	for i := range int64(200) { // the fast cluster has been at the end of its round from the first second on
+		r.silence(time.Second, "p0", "p1", "p2")
+		if i%25 == 24 { // the slow one takes 25 s for a step
+			step, moved = step+1, moved+10
+		}
+		at("p0", 0, 16, 0, 0)
+		at("p1", 0, step, moved, moved)
+		at("p2", 1, step, moved, moved)
+	}
+	r.phase(Running)
+	r.silence(time.Second, "p0", "p1", "p2")
+	at("p1", 0, step+1, moved, moved+10)
+	at("p2", 1, step, moved+10, moved)
+	for range 205 {
+		r.silence(time.Second, "p0", "p1", "p2")
+		at("p0", 0, 16, 0, 0)
+		at("p1", 0, step+1, moved, moved+10)
+		at("p2", 1, step, moved+10, moved)
+	}
+	r.recovering("node_2", "stuck")
+}
+
 func TestSilentStageIsFound(t *testing.T) {
 	r := started(t, nil)
 	for i := range int64(40) {
