@@ -1,7 +1,7 @@
 package server
 
-// Certificates by ACME (RFC 8555), with the challenge that needs no other port than
-// the host's own: TLS-ALPN-01 (RFC 8737).
+// Certificates from an ACME authority (RFC 8555), by the challenge that needs no port other
+// than the host's own: TLS-ALPN-01 (RFC 8737).
 
 import (
 	"crypto/tls"
@@ -15,15 +15,16 @@ import (
 	"golang.org/x/crypto/acme/autocert"
 )
 
-// ACME is a TLS configuration whose certificate for name comes from an ACME directory and
-// is kept in cache. It is fetched when the first connection asks for it, and renewed in time.
+// ACME returns a TLS configuration whose certificate for name comes from an ACME directory
+// and is kept in the directory cache. It is fetched at the first connection that needs it,
+// and renewed before it expires.
 func ACME(directory, cache, name string) (*tls.Config, error) {
 	u, err := url.Parse(directory)
 	if err != nil || u.Scheme != "https" || u.Host == "" {
-		return nil, fmt.Errorf("the ACME directory %q is no https address", directory)
+		return nil, fmt.Errorf("the ACME directory %q is not an https address", directory)
 	}
 	if _, err := netip.ParseAddr(name); err == nil || name == "localhost" {
-		return nil, fmt.Errorf("ACME certifies names, and %q is none that others could look up", name)
+		return nil, fmt.Errorf("ACME certifies public host names, and %q is not one", name)
 	}
 	m := &autocert.Manager{
 		Prompt:     autocert.AcceptTOS,

@@ -4,9 +4,9 @@ package server
 
 import "time"
 
-// bucket is a token bucket; time is passed in.
+// bucket is a token bucket without a clock of its own.
 type bucket struct {
-	rate, burst float64 // tokens per second, and at most
+	rate, burst float64 // tokens added per second, and the most that it holds
 	have        float64
 	last        time.Time
 }
@@ -15,7 +15,7 @@ func newBucket(now time.Time, rate, burst float64) *bucket {
 	return &bucket{rate: rate, burst: burst, have: burst, last: now}
 }
 
-// take reports whether cost tokens were there, and takes them.
+// take removes cost tokens and reports whether there were as many.
 func (b *bucket) take(now time.Time, cost float64) bool {
 	if d := now.Sub(b.last); d > 0 {
 		b.have = min(b.burst, b.have+d.Seconds()*b.rate)
@@ -28,6 +28,6 @@ func (b *bucket) take(now time.Time, cost float64) bool {
 	return true
 }
 
-// cost of a message of n bytes: one token, and one more for every 4 KiB, so
-// that the rate bounds bytes as well as messages.
+// cost returns the tokens that a message of n bytes takes: one, and one more for every
+// 4 KiB, so that the rate bounds bytes as well as messages.
 func cost(n int) float64 { return 1 + float64(n)/4096 }

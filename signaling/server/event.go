@@ -1,7 +1,7 @@
 package server
 
-// What the host tells its caller (the requester's program): a run's inputs,
-// its events and its result. Most of it is the run machine's.
+// The types by which a caller (the requester's program) starts a run and follows it. Most
+// are those of package run.
 
 import (
 	"context"
@@ -13,10 +13,10 @@ import (
 	"github.com/ravnest/ravnest/signaling/run"
 )
 
-// Reasons why a run failed, for errors.Is on what Run returns. The messages
+// Reasons why a run failed, for errors.Is on the error of Run. The messages
 // around them name the provider and what is kept.
 var (
-	ErrBusy           = errors.New("a run is in progress already")
+	ErrBusy           = errors.New("a run is already in progress")
 	ErrPlan           = run.ErrPlan
 	ErrProviderLost   = run.ErrProviderLost
 	ErrProviderFailed = run.ErrProviderFailed
@@ -25,16 +25,15 @@ var (
 	ErrStopped        = run.ErrStopped
 	ErrStore          = run.ErrStore
 
-	// ErrPool is wrapped by a planner's error that another provider would mend. The host
-	// then waits for one.
+	// ErrPool is wrapped by a planner's error if another provider would help. The host then
+	// waits for one.
 	ErrPool = errors.New("these providers are not enough")
 )
 
-// Job is what the host needs of a training job. It never looks into Raw, the
+// Job is what the host needs to know about a training job. It never interprets Raw, the
 // blobs or a plan.
 type Job struct {
-	// ID begins the ids of the job's runs ("ID-1" and so on, one for each
-	// attempt). "": a random one.
+	// ID is the prefix of the ids of the job's attempts: "ID-1" and so on. "": a random one.
 	ID string
 	// Raw goes to every provider.
 	Raw json.RawMessage
@@ -42,43 +41,42 @@ type Job struct {
 	Blobs Blobs
 	// Names are the only provider names that may be asked for. Empty: any.
 	Names []string
-	// Spares lets providers in that ask for no name, though all of Names are taken.
+	// Spares admits providers that ask for no name even if all of Names are taken.
 	Spares bool
-	// Replan tells that Plan can place the job on other providers than those that Names
-	// stand for, or on fewer than Want.
+	// Replan says that Plan can place the job on providers other than those of Names, or on
+	// fewer than Want.
 	Replan bool
 	// Want is how many providers to wait for before planning. 0: one for each
-	// name, or 1.
+	// name, or 1 if there are no names.
 	Want int
-	// Steps and Val bound what a leaf may report: batches of the run, and rows of a
-	// validation pass. 0: not known.
+	// Steps and Val bound what a leaf may report: the number of batches in the run, and the
+	// number of rows in a validation pass. 0: unknown.
 	Steps, Val int64
-	// Span is the batches from one place where the run can stop or save to the next. 0: one.
+	// Span is the number of batches between two places where the run can stop or save. 0: one.
 	Span int64
-	// Plan places the job on the pool, which is in the order of Names, or
-	// sorted by name; with free, whatever their names are. It may take its time, in a
-	// goroutine of its own; it is asked again with another pool when a provider comes or
-	// leaves (ctx is then cancelled). An error that wraps ErrPool has the host wait for
-	// another provider; any other one ends the run.
+	// Plan places the job on the pool, which is in the order of Names, or sorted by name if
+	// there are none. If free is set, the providers' names do not matter. Plan runs in a
+	// goroutine of its own and may take its time. When a provider comes or leaves, ctx is
+	// cancelled and Plan is called again with the new pool. If its error wraps ErrPool, the
+	// host waits for another provider; any other error ends the run.
 	Plan func(ctx context.Context, pool []Member, free bool) ([]Assignment, error)
-	// Inspect checks that what was uploaded is the state of the stage that was granted,
-	// and says its position and what it holds. nil: nothing is checked.
+	// Inspect checks that an upload is the state of the stage that was granted, and returns
+	// its position and what it holds. nil: nothing is checked.
 	Inspect func(g run.Grant, r io.Reader, size int64) (order.Position, []string, error)
-	// Fresh begins anew even where the store has an earlier run of the same job.
+	// Fresh starts from the beginning even if the store has an earlier run of the same job.
 	Fresh bool
 }
 
-// Blobs finds a blob's bytes; fs.ErrNotExist where there is none. It must be
-// safe for concurrent use.
+// Blobs finds a blob's bytes, or returns fs.ErrNotExist. It must be safe for concurrent use.
 type Blobs interface {
 	Blob(sha256 string) (r io.ReaderAt, size int64, err error)
 }
 
-// Event is what a run's caller is told. Events reach the callback of [Server.Run] in
-// order, from one goroutine; a callback that blocks delays the events but not the run.
+// Event is something that a run's caller is told. Events reach the callback of [Server.Run]
+// in order, from one goroutine. A callback that blocks delays the events but not the run.
 type Event = run.Report
 
-// The run machine's types, by which the host is used.
+// Types of package run, for users of the host.
 type (
 	Member     = run.Member
 	Assignment = run.Assignment

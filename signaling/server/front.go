@@ -1,8 +1,7 @@
 package server
 
-// One port serves all: HTTP, TLS and TURN over TCP are told apart by their first
-// byte. Also here: by which name the host is known outside, and whom to believe
-// about that.
+// One port serves everything: HTTP, TLS and TURN over TCP are told apart by their first
+// byte. This file also handles the host's public address, reverse proxies and certificates.
 
 import (
 	"context"
@@ -26,30 +25,30 @@ import (
 	"github.com/ravnest/ravnest/signaling/relay"
 )
 
-// First bytes of connections (RFC 8446, section 5.1; RFC 8489, section 5). Those of
-// HTTP requests are capital letters.
+// First bytes of connections (RFC 8446, section 5.1; RFC 8489, section 5). HTTP requests
+// begin with a capital letter.
 const (
 	tlsHandshake = 0x16
 	stunRequests = 0x01 // the highest first byte of a STUN request
 )
 
-// front is a connection whose first byte decides what it is.
+// front is a connection whose first byte decides which protocol it speaks.
 type front struct {
-	*gated // as it came
+	*gated // the connection as accepted
 	s      *Server
 
 	once    sync.Once
-	decided atomic.Bool // what follows is set
-	io      net.Conn    // where bytes are read and written: below, or TLS on it
+	decided atomic.Bool // the fields below are set
+	io      net.Conn    // for reading and writing: the connection, or TLS over it
 	tls     bool
-	away    bool // the relay has it
+	away    bool // handed to the relay
 	err     error
 }
 
-// gone tells whether the relay has it: its end and its deadlines are the relay's then.
+// gone reports whether the relay has taken the connection over, with its deadlines and end.
 func (f *front) gone() bool { return f.decided.Load() && f.away }
 
-// prefixed gives bytes back that were read to look at them.
+// prefixed is a connection that first returns bytes that were already read from it.
 type prefixed struct {
 	net.Conn
 	head []byte
@@ -64,7 +63,7 @@ func (p *prefixed) Read(b []byte) (int, error) {
 	return p.Conn.Read(b)
 }
 
-// peek reads one byte and returns a connection that still has it.
+// peek returns the first byte of c, and a connection from which it can still be read.
 func peek(c net.Conn) (byte, net.Conn, error) {
 	var b [1]byte
 	if _, err := io.ReadFull(c, b[:]); err != nil {
@@ -73,8 +72,8 @@ func peek(c net.Conn) (byte, net.Conn, error) {
 	return b[0], &prefixed{c, b[:]}, nil
 }
 
-// decide looks at the first byte. It runs in the goroutine of the connection, under the
-// deadline for a request's header.
+// decide chooses the protocol by the first byte. It runs in the goroutine of the connection,
+// under the deadline for a request's header.
 func (f *front) decide() {
 	defer f.decided.Store(true)
 	f.io = f.gated
@@ -145,7 +144,7 @@ func (f *front) SetWriteDeadline(t time.Time) error {
 	return f.gated.SetWriteDeadline(t)
 }
 
-// frontKey finds a request's connection in its context.
+// frontKey is the context key of a request's connection.
 type frontKey struct{}
 
 // withConn is the http.Server's ConnContext.
@@ -153,23 +152,22 @@ func withConn(ctx context.Context, c net.Conn) context.Context {
 	return context.WithValue(ctx, frontKey{}, c)
 }
 
-// letIn takes the request's connection out of the strangers' room for good: it is a
-// member's.
+// letIn marks the request's connection as a member's: it no longer counts as a stranger's.
 func letIn(r *http.Request) {
 	if f, ok := r.Context().Value(frontKey{}).(*front); ok {
 		f.g.forget(f.gated)
 	}
 }
 
-// secure tells whether a request came by TLS of this host.
+// secure reports whether a request came over TLS that this host terminates.
 func secure(r *http.Request) bool {
 	f, ok := r.Context().Value(frontKey{}).(*front)
 	return ok && f.tls
 }
 
-// outside makes a handler fit the address that Config.Public says: its path may be on
-// requests or not, as a proxy passes it on or takes it off; and with TLS of its own the
-// host answers plain requests with where to go instead.
+// outside adapts a handler to Config.Public: requests may have its path as a prefix or not,
+// as proxies either pass it on or strip it. A host with TLS of its own redirects plain
+// requests to https.
 func (s *Server) outside(next http.Handler) http.Handler {
 	prefix := ""
 	if s.cfg.Public != nil {
@@ -197,8 +195,8 @@ func (s *Server) outside(next http.Handler) http.Handler {
 	})
 }
 
-// origins are those of pages that may speak to the host, beside the one that the request
-// names as its own host.
+// origins returns the origins of pages that may connect to the host, beside the one that the
+// request itself names as host.
 func (s *Server) origins(r *http.Request) []string {
 	var o []string
 	if s.cfg.Public != nil {
@@ -210,7 +208,7 @@ func (s *Server) origins(r *http.Request) []string {
 	return o
 }
 
-// forwardedHost is the host's name that a trusted proxy was asked for; "" without one.
+// forwardedHost returns the host name that a trusted proxy was asked for, or "".
 func (s *Server) forwardedHost(r *http.Request) string {
 	if !s.cfg.Proxy {
 		return ""
@@ -225,8 +223,8 @@ func (s *Server) forwardedHost(r *http.Request) string {
 	return h
 }
 
-// forwarded is a parameter of the last element of Forwarded (RFC 7239): the one that the
-// nearest proxy has added.
+// forwarded returns a parameter of the last element of the Forwarded header (RFC 7239), the
+// one that the nearest proxy added.
 func forwarded(r *http.Request, name string) string {
 	vs := r.Header.Values("Forwarded")
 	if len(vs) == 0 {
@@ -242,7 +240,7 @@ func forwarded(r *http.Request, name string) string {
 	return ""
 }
 
-// from is the address that a request comes from, as a trusted proxy says it.
+// from returns the address that a request comes from, according to a trusted proxy if any.
 func (s *Server) from(r *http.Request) string {
 	if !s.cfg.Proxy {
 		return r.RemoteAddr
@@ -261,8 +259,8 @@ func (s *Server) from(r *http.Request) string {
 	return r.RemoteAddr
 }
 
-// hostname is the name or address in a "host:port", or a host alone; an IPv6 address comes
-// in brackets. False where it is none.
+// hostname returns the name or address in a "host:port" or a host alone, with brackets
+// around an IPv6 address, and whether it is valid.
 func hostname(hostport string) (string, bool) {
 	h := hostport
 	if host, _, err := net.SplitHostPort(hostport); err == nil {
@@ -286,7 +284,7 @@ func hostname(hostport string) (string, bool) {
 	return h, true
 }
 
-// ice is what a provider that came by this request is told of the host's relay.
+// ice returns the addresses of the host's relay as the sender of this request can reach them.
 func (s *Server) ice(r *http.Request, id string) []proto.ICEServer {
 	if s.relay == nil {
 		return nil
@@ -312,17 +310,17 @@ func (s *Server) ice(r *http.Request, id string) []proto.ICEServer {
 	return []proto.ICEServer{{URLs: []string{"stun:" + at}}, {URLs: urls, Username: user, Credential: credential}}
 }
 
-// Credentials to try the relay with last tryFor; there are at most maxTries at a time.
+// Credentials for trying out the relay last tryFor; at most maxTries are valid at a time.
 const (
 	tryFor   = time.Minute
 	maxTries = 64
 )
 
-// try lets a machine look at its own network without joining.
+// try gives out credentials with which a machine can examine its network without joining.
 func (s *Server) try(w http.ResponseWriter, r *http.Request) {
 	if s.tries.Add(1) > maxTries {
 		s.tries.Add(-1)
-		httpError(w, http.StatusServiceUnavailable, &proto.Error{Code: proto.Full, Message: "too many machines look at their network just now", Hint: "try again in a minute"})
+		httpError(w, http.StatusServiceUnavailable, &proto.Error{Code: proto.Full, Message: "too many machines are testing their network at the moment", Hint: "try again in a minute"})
 		return
 	}
 	id := "t" + hexBytes(8)
@@ -338,7 +336,7 @@ func (s *Server) try(w http.ResponseWriter, r *http.Request) {
 	_ = json.NewEncoder(w).Encode(t)
 }
 
-// Relayed is what the host's relay has done; nil without one.
+// Relayed returns the statistics of the host's relay, or nil if there is none.
 func (s *Server) Relayed() *relay.Stats {
 	if s.relay == nil {
 		return nil
@@ -347,8 +345,8 @@ func (s *Server) Relayed() *relay.Stats {
 	return &st
 }
 
-// ListenUDP opens the relay's socket beside a listener: the same address, UDP. Nil, without
-// an error, where the listener is for this machine only: who is here needs no relay.
+// ListenUDP opens the relay's UDP socket at the same address as a listener. It returns nil
+// without an error for a loopback listener: local providers need no relay.
 func ListenUDP(ln net.Listener) (net.PacketConn, error) {
 	tcp, ok := ln.Addr().(*net.TCPAddr)
 	if !ok || tcp.IP.IsLoopback() {
@@ -363,11 +361,11 @@ func ListenUDP(ln net.Listener) (net.PacketConn, error) {
 	return c, nil
 }
 
-// ParsePublic reads the address by which a host is known outside.
+// ParsePublic parses the URL by which a host is known outside.
 func ParsePublic(s string) (*url.URL, error) {
 	u, err := url.Parse(s)
 	if err != nil || (u.Scheme != "http" && u.Scheme != "https") || u.Host == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" {
-		return nil, fmt.Errorf("the public address %q is none: give it like https://train.example.org or https://example.org/train", s)
+		return nil, fmt.Errorf("the public address %q is not valid: give it like https://train.example.org or https://example.org/train", s)
 	}
 	if _, ok := hostname(u.Host); !ok {
 		return nil, fmt.Errorf("the public address %q has no host name", s)
@@ -375,7 +373,7 @@ func ParsePublic(s string) (*url.URL, error) {
 	return u, nil
 }
 
-// Certificate serves a certificate from files, and reads them again when they change.
+// Certificate is a TLS certificate in files, which are read again when they change.
 type Certificate struct {
 	certFile, keyFile string
 
@@ -385,7 +383,7 @@ type Certificate struct {
 	cert   *tls.Certificate
 }
 
-// LoadCertificate reads the files, PEM both.
+// LoadCertificate reads a certificate and its key from PEM files.
 func LoadCertificate(certFile, keyFile string) (*Certificate, error) {
 	c := &Certificate{certFile: certFile, keyFile: keyFile}
 	if err := c.load(); err != nil {
@@ -408,17 +406,17 @@ func (c *Certificate) load() error {
 	}
 	cert, err := tls.LoadX509KeyPair(c.certFile, c.keyFile)
 	if err != nil {
-		return fmt.Errorf("the TLS certificate %s with the key %s: %w", c.certFile, c.keyFile, err)
+		return fmt.Errorf("the TLS certificate %s with its key %s: %w", c.certFile, c.keyFile, err)
 	}
 	c.cert, c.stamp = &cert, stamp
 	return nil
 }
 
-// certEvery is how often the files are looked at, at most.
+// certEvery is the shortest interval between checks for new files.
 const certEvery = time.Second
 
-// TLS is a configuration that serves the certificate. While files that have changed cannot
-// be read, the one before is served.
+// TLS returns a configuration that serves the certificate. If changed files cannot be read,
+// the previous certificate stays in use.
 func (c *Certificate) TLS() *tls.Config {
 	return &tls.Config{
 		MinVersion: tls.VersionTLS12,

@@ -1,6 +1,6 @@
 package server_test
 
-// One port for http, https and TURN; prefixes, proxies, certificates that change.
+// One port for http, https and TURN; path prefixes, proxies, and certificates that change.
 
 import (
 	"context"
@@ -30,7 +30,7 @@ import (
 	"github.com/ravnest/ravnest/signaling/server"
 )
 
-// writeCert makes a certificate for 127.0.0.1 and returns its pool.
+// writeCert writes a new certificate for 127.0.0.1 and returns a pool that trusts it.
 func writeCert(t *testing.T, dir, name string) *x509.CertPool {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -82,7 +82,7 @@ func TestTLS(t *testing.T) {
 	if _, _, err := client.MeasureBandwidth(t.Context(), "https://"+addr, client.Options{Token: "t", HTTP: &http.Client{Transport: tr}}); err != nil {
 		t.Error(err)
 	}
-	// Plain http on that port is told where to go.
+	// Plain http on that port is redirected.
 	plain := &http.Client{CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 	resp, err := plain.Get("http://" + addr + "/v1/status?x=1")
 	if err != nil {
@@ -92,7 +92,7 @@ func TestTLS(t *testing.T) {
 	if resp.StatusCode != 308 || resp.Header.Get("Location") != "https://"+addr+"/v1/status?x=1" {
 		t.Errorf("%s to %s", resp.Status, resp.Header.Get("Location"))
 	}
-	// TURN over TCP and over TLS come in by the same port: a STUN request is answered.
+	// TURN over TCP and over TLS uses the same port: a STUN request is answered.
 	for name, dial := range map[string]func() (net.Conn, error){
 		"tcp": func() (net.Conn, error) { return net.Dial("tcp", addr) },
 		"tls": func() (net.Conn, error) { return tls.Dial("tcp", addr, &tls.Config{RootCAs: pool}) },
@@ -127,7 +127,7 @@ func TestTLS(t *testing.T) {
 		}
 	}
 
-	// New files are taken up; broken ones leave the certificate before.
+	// New files take effect; broken ones leave the previous certificate in use.
 	ask := func(pool *x509.CertPool) error {
 		nc, err := tls.Dial("tcp", addr, &tls.Config{RootCAs: pool})
 		if err == nil {
@@ -159,7 +159,7 @@ func TestTLS(t *testing.T) {
 	}
 }
 
-// Behind a proxy that puts the host below a path, takes it off or not, and changes Host.
+// Behind a proxy that puts the host below a path, which it strips or not, and changes Host.
 func TestBehindProxy(t *testing.T) {
 	public, err := server.ParsePublic("https://train.example.org/job")
 	if err != nil {
@@ -199,7 +199,7 @@ func TestBehindProxy(t *testing.T) {
 		}
 		c.Close("")
 	}
-	// A page of the public address joins, though the proxy asks for another Host.
+	// A page of the public address can join although the proxy sends another Host.
 	ws, _, err := websocket.Dial(t.Context(), "ws://"+addr+proto.JoinPath, &websocket.DialOptions{HTTPHeader: http.Header{
 		"Origin": {"https://train.example.org"}, "X-Forwarded-For": {"6.6.6.6, 198.51.100.7"},
 	}})
@@ -225,7 +225,7 @@ func TestBehindProxy(t *testing.T) {
 	}
 	for ev := range events {
 		if j, ok := ev.(server.Joined); ok {
-			if !strings.HasPrefix(j.Addr, "198.51.100.7") { // what the nearest proxy has seen
+			if !strings.HasPrefix(j.Addr, "198.51.100.7") { // as seen by the nearest proxy
 				t.Errorf("it joined from %s", j.Addr)
 			}
 			break
@@ -235,7 +235,7 @@ func TestBehindProxy(t *testing.T) {
 	<-done
 }
 
-// Without --proxy nobody is believed.
+// Without --proxy, forwarding headers are not trusted.
 func TestForwardedIsNotBelieved(t *testing.T) {
 	udp, err := net.ListenPacket("udp", "127.0.0.1:0")
 	if err != nil {
@@ -299,7 +299,7 @@ func TestACMEArguments(t *testing.T) {
 	}
 }
 
-// Who only looks at the network gets credentials without joining, and not without end.
+// A machine can get credentials for testing its network without joining, but only so many.
 func TestTry(t *testing.T) {
 	udp, err := net.ListenPacket("udp", "127.0.0.1:0")
 	if err != nil {
@@ -311,7 +311,7 @@ func TestTry(t *testing.T) {
 		t.Fatalf("%+v, %v, %v", v, rtt, err)
 	}
 	if len(s.Status().Members) != 0 {
-		t.Error("it has joined")
+		t.Error("it joined")
 	}
 	if _, _, err := client.Try(t.Context(), addr, client.Options{Token: "x"}); !errors.Is(err, proto.ErrBadToken) {
 		t.Errorf("with a wrong token: %v", err)

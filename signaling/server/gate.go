@@ -1,14 +1,13 @@
 package server
 
-// The gate is what strangers meet first: it counts the host's connections and
-// keeps each of them moving.
+// The gate protects the host from strangers: it bounds the number of connections and closes
+// those that do not keep moving.
 //
-// A connection that has not shown a token yet may be anybody's. There is room for
-// a fixed number of those, and when it is full a new one is not turned away: it
-// takes the place of the one that has stood still the longest at the address that
-// holds the most. So an attacker who fills the room loses their own connections
-// first, and where a reverse proxy makes all addresses one, whoever moves stays.
-// Providers that have been let in do not count: they always have room.
+// A connection that has not shown a token yet may be anybody's. There is room for a fixed
+// number of those. When it is full, a new connection is not refused but replaces another:
+// the one idle for longest at the address with the most connections. So an attacker who
+// fills the room loses their own connections first, and behind a reverse proxy, where all
+// addresses look the same, active connections stay. Providers that have joined do not count.
 
 import (
 	"net"
@@ -18,16 +17,16 @@ import (
 	"time"
 )
 
-// writePiece is what has to go out within the idle timeout: a peer that takes
-// less is not reading.
+// writePiece is how many bytes must go out within the idle timeout. A peer that takes less
+// is not reading.
 const writePiece = 64 << 10
 
 type gate struct {
-	limit int           // connections that are not members'
-	stall time.Duration // for writePiece to be taken
+	limit int           // on connections that are not members'
+	stall time.Duration // time allowed for sending writePiece bytes
 
 	mu      sync.Mutex
-	conns   map[*gated]struct{} // not those of members
+	conns   map[*gated]struct{} // without those of members
 	evicted int64
 }
 
@@ -53,8 +52,8 @@ func (c *gated) Read(b []byte) (int, error) {
 	return n, err
 }
 
-// Write gives every piece a deadline of its own, so that a long answer may take
-// its time but not stand still.
+// Write sends b in pieces, each with a deadline of its own, so that a long answer may take
+// its time but must keep moving.
 func (c *gated) Write(b []byte) (n int, err error) {
 	for {
 		piece := b[n:min(len(b), n+writePiece)]
@@ -83,7 +82,7 @@ func (g *gate) forget(c *gated) {
 	g.mu.Unlock()
 }
 
-// enter takes a connection in and closes another one if the room is full.
+// enter adds a connection, and closes another one if there are too many.
 func (g *gate) enter(conn net.Conn) *gated {
 	c := &gated{Conn: conn, g: g, from: addrOf(conn.RemoteAddr())}
 	c.touch()
@@ -102,8 +101,8 @@ func (g *gate) enter(conn net.Conn) *gated {
 	return c
 }
 
-// stalest is the connection that has stood still the longest among those of the
-// address that has the most.
+// stalest returns the connection idle for longest among those of the address that has the
+// most.
 func (g *gate) stalest() *gated {
 	held := map[netip.Addr]int{}
 	for c := range g.conns {
@@ -121,8 +120,8 @@ func (g *gate) stalest() *gated {
 	return out
 }
 
-// addrOf is a connection's other end as a share is counted by: an IPv4 address,
-// or the /64 that an IPv6 host may choose its addresses from.
+// addrOf returns the address by which connections are counted: an IPv4 address, or the /64
+// from which an IPv6 host can choose its addresses freely.
 func addrOf(a net.Addr) netip.Addr {
 	ap, err := netip.ParseAddrPort(a.String())
 	if err != nil {

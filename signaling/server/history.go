@@ -1,7 +1,7 @@
 package server
 
-// What has happened in a run, for dashboards that come late: events in words, losses and
-// validation passes. All of it is bounded.
+// The history of a run for dashboards that are opened late: events as text, losses and
+// validation results. All of it is bounded.
 
 import (
 	"fmt"
@@ -11,37 +11,37 @@ import (
 )
 
 const (
-	maxPoints = 1024 // of a curve; a longer one is thinned out
+	maxPoints = 1024 // of a curve; longer ones are thinned out
 	maxNotes  = 256
 )
 
-// History is a run's past.
+// History is what has happened in a run.
 type History struct {
 	Run    string       `json:"run,omitempty"`
-	Losses [][2]float64 `json:"losses"` // step, loss; a mean where the curve is thinned out
-	Vals   [][2]float64 `json:"vals"`   // step, share that was right; none of a regression
-	// ValLosses is what Vals is for the loss of validation passes.
+	Losses [][2]float64 `json:"losses"` // step and loss; means once the curve is thinned out
+	Vals   [][2]float64 `json:"vals"`   // step and accuracy of validation passes; empty for a regression
+	// ValLosses is step and loss of validation passes.
 	ValLosses [][2]float64 `json:"val_losses"`
 	Out       int64        `json:"wire_out"` // payload bytes that the stages have sent each other
-	Raw       int64        `json:"raw_out"`  // what Out would be in plain float32
-	Notes     []Note       `json:"notes"`    // those after the one asked for
+	Raw       int64        `json:"raw_out"`  // what Out would be in uncompressed float32
+	Notes     []Note       `json:"notes"`    // those later than asked for
 }
 
-// Note is an event in words.
+// Note is an event as text.
 type Note struct {
-	// At is Unix time in microseconds, and names the note: a later one has more, even
-	// if the host was started anew in between.
+	// At is the Unix time in microseconds and identifies the note: it increases from note
+	// to note, even across restarts of the host.
 	At   int64  `json:"at_us"`
 	Kind string `json:"kind"` // joined, left, refused, waiting, planned, ready, started, saved, recovering, resumed, warning, done, failed
 	Text string `json:"text"`
 }
 
-// curve keeps at most maxPoints points of a growing series: every so often it joins
-// neighbours, and from then on each point is the mean of twice as many.
+// curve keeps at most maxPoints points of a growing series. When it is full it merges
+// neighbours, so that from then on each point is the mean of twice as many values.
 type curve struct {
 	points [][2]float64
-	each   int // values in a point
-	n      int // values in the last, unfinished point
+	each   int // values per point
+	n      int // values in the last point, which is incomplete
 	sum    float64
 }
 
@@ -70,14 +70,14 @@ func (c *curve) add(x, y float64) {
 // traffic is what a stage has sent.
 type traffic struct{ out, raw int64 }
 
-// history is the loop's.
+// history belongs to the loop.
 type history struct {
 	run                     string
 	losses, vals, valLosses curve
-	before                  traffic            // of the attempts that are over
-	sent                    map[string]traffic // by provider, as last reported: who is done may leave
+	before                  traffic            // of earlier attempts
+	sent                    map[string]traffic // by provider, as last reported; kept when a provider leaves
 	notes                   []Note
-	refused                 time.Time     // of the last such note
+	refused                 time.Time     // when the last refusal was noted
 	news                    chan struct{} // closed at the next note; nil if nobody waits
 }
 
@@ -96,7 +96,7 @@ func (h *history) note(now time.Time, kind, format string, a ...any) {
 	}
 }
 
-// after is a copy with the notes after the one of that time.
+// after returns a copy with the notes later than at.
 func (h *history) after(at int64) History {
 	c := History{
 		Run:       h.run,
@@ -124,7 +124,7 @@ func (h *history) total() traffic {
 	return t
 }
 
-// cut forgets the points from x on: they come again.
+// cut drops the points from x on, which will be added again.
 func (c *curve) cut(x float64) {
 	for len(c.points) > 0 && c.points[len(c.points)-1][0] >= x {
 		c.points = c.points[:len(c.points)-1]
@@ -132,7 +132,7 @@ func (c *curve) cut(x float64) {
 	c.n, c.sum = 0, 0
 }
 
-// take notes an event of the run.
+// take records an event of the run.
 func (h *history) take(now time.Time, ev Event) {
 	switch e := ev.(type) {
 	case Joined:
@@ -140,7 +140,7 @@ func (h *history) take(now time.Time, ev Event) {
 	case Left:
 		h.note(now, "left", "%s left: %s", e.Name, e.Reason)
 	case Refused:
-		// Anybody may be refused as often as they like: that must not push the rest out.
+		// Anybody can provoke refusals without end; they must not push out other notes.
 		if now.Sub(h.refused) < time.Second {
 			return
 		}
@@ -163,7 +163,7 @@ func (h *history) take(now time.Time, ev Event) {
 		h.note(now, "ready", "%s is ready", e.Name)
 	case Started:
 		if e.Resume > 0 {
-			h.note(now, "started", "training goes on from step %d", e.Resume)
+			h.note(now, "started", "training resumes from step %d", e.Resume)
 		} else {
 			h.note(now, "started", "training has begun")
 		}
@@ -172,7 +172,7 @@ func (h *history) take(now time.Time, ev Event) {
 	case Recovering:
 		h.note(now, "recovering", "%s", e.Reason)
 	case Resumed:
-		h.note(now, "resumed", "going on with %s from step %d", e.Run, e.Step)
+		h.note(now, "resumed", "resuming %s from step %d", e.Run, e.Step)
 	case Loss:
 		if finite(e.Loss.Loss) {
 			h.losses.add(float64(e.Step), float64(e.Loss.Loss))
@@ -192,7 +192,7 @@ func (h *history) take(now time.Time, ev Event) {
 		h.note(now, "warning", "%v", e.Err)
 	case Done:
 		if e.Interrupted {
-			h.note(now, "done", "the run was stopped; what it had trained is saved")
+			h.note(now, "done", "the run was stopped; its trained state is saved")
 		} else {
 			h.note(now, "done", "the run is over")
 		}
@@ -201,5 +201,5 @@ func (h *history) take(now time.Time, ev Event) {
 	}
 }
 
-// finite leaves out what JSON cannot say and no chart can show.
+// finite reports whether r is a number that JSON and charts can represent.
 func finite(r proto.Real) bool { return r-r == 0 }

@@ -10,7 +10,7 @@ import (
 	"github.com/ravnest/ravnest/signaling/proto"
 )
 
-// A curve is bounded, keeps the whole run in it, and keeps its mean.
+// A curve is bounded, covers the whole run, and keeps its mean.
 func TestCurve(t *testing.T) {
 	for _, n := range []int{0, 1, maxPoints - 1, maxPoints, maxPoints + 1, 100_000} {
 		var c curve
@@ -28,7 +28,7 @@ func TestCurve(t *testing.T) {
 			}
 		}
 		if left := n - len(c.points)*c.each; left < 0 || left >= max(c.each, 1) {
-			t.Errorf("%d values: %d of them in no point", n, left)
+			t.Errorf("%d values: %d of them are in no point", n, left)
 		}
 	}
 }
@@ -74,6 +74,6 @@ func TestHistory(t *testing.T) {
 	}
 	h.take(now, Planned{Run: "again-1", Generation: 1})
 	if c := h.after(0); c.Out != 0 {
-		t.Error("a new run counts what an older one sent")
+		t.Error("a new run counts the bytes that an older one sent")
 	}
 }

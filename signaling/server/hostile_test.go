@@ -1,7 +1,7 @@
 package server_test
 
-// Strangers against a whole host: what they hold of it is bounded, and a provider
-// joins all the while.
+// Strangers against a whole host: the resources that they can hold are bounded, and
+// providers can join all the while.
 
 import (
 	"bytes"
@@ -30,7 +30,7 @@ import (
 	"github.com/ravnest/ravnest/site"
 )
 
-// inUse is what the process holds: heap and stacks.
+// inUse returns the bytes that the process has in use: heap and stacks.
 func inUse() int64 {
 	runtime.GC()
 	var m runtime.MemStats
@@ -38,7 +38,7 @@ func inUse() int64 {
 	return int64(m.HeapInuse + m.StackInuse)
 }
 
-// grows fails the test where it holds more than limit bytes beyond what it did.
+// grows fails the test if the process holds more than limit bytes beyond before.
 func grows(t *testing.T, before, limit int64) {
 	t.Helper()
 	if n := inUse() - before; n > limit {
@@ -46,7 +46,7 @@ func grows(t *testing.T, before, limit int64) {
 	}
 }
 
-// crowd opens n connections and sends each what say returns; none is ever read.
+// crowd opens n connections and sends on each what say returns, without ever reading.
 func crowd(t *testing.T, addr string, n int, say func(i int) string) []net.Conn {
 	t.Helper()
 	var conns []net.Conn
@@ -68,7 +68,7 @@ func crowd(t *testing.T, addr string, n int, say func(i int) string) []net.Conn 
 	return conns
 }
 
-// joins tells that an honest provider gets in at once.
+// joins checks that an honest provider can join at once.
 func joins(t *testing.T, addr, token, name string) *client.Conn {
 	t.Helper()
 	begin := time.Now()
@@ -79,7 +79,7 @@ func joins(t *testing.T, addr, token, name string) *client.Conn {
 	return c
 }
 
-// closedBy tells how many of the connections the host has closed by then.
+// closedBy returns how many of the connections the host has closed by end.
 func closedBy(conns []net.Conn, end time.Time) int {
 	var mu sync.Mutex
 	var wg sync.WaitGroup
@@ -111,7 +111,7 @@ func gz(t *testing.T, b []byte) []byte {
 	return buf.Bytes()
 }
 
-// A large asset asked for by many who take no encoding, and do not read it.
+// A large asset is requested by many who accept no encoding and do not read the answer.
 func TestStrangersAssets(t *testing.T) {
 	const size = 8 << 20
 	big := make([]byte, size)
@@ -142,11 +142,11 @@ func TestStrangersAssets(t *testing.T) {
 	time.Sleep(200 * time.Millisecond)
 	grows(t, before, 3*size)
 	joins(t, addr, "t", "honest")
-	// Who does not read is hung up on.
+	// Those who do not read are disconnected.
 	if n := closedBy(conns[:100], time.Now().Add(10*time.Second)); n < 100 {
-		t.Errorf("%d of 100 were hung up on", n)
+		t.Errorf("%d of 100 were disconnected", n)
 	}
-	// And who reads gets the file.
+	// Those who read get the file.
 	req, _ := http.NewRequest("GET", "http://"+addr+"/assets/"+string(id)+"/big.css", nil)
 	req.Header.Set("Accept-Encoding", "identity")
 	resp, err := http.DefaultClient.Do(req)
@@ -174,7 +174,7 @@ func TestStrangersWithoutHello(t *testing.T) {
 	grows(t, before, 16<<20)
 	joins(t, addr, "t", "honest")
 	if n := closedBy(conns, time.Now().Add(8*time.Second)); n < len(conns) {
-		t.Errorf("%d of %d strangers were hung up on", n, len(conns))
+		t.Errorf("%d of %d strangers were disconnected", n, len(conns))
 	}
 	select {
 	case <-member.Done():
@@ -183,7 +183,7 @@ func TestStrangersWithoutHello(t *testing.T) {
 	}
 }
 
-// A hello larger than any, from strangers.
+// Strangers send an oversized hello.
 func TestStrangersLongHello(t *testing.T) {
 	_, addr := start(t, server.Config{Token: "t", HelloTimeout: 5 * time.Second})
 	before := inUse()
@@ -216,7 +216,7 @@ type zeros struct{}
 
 func (zeros) Read(b []byte) (int, error) { clear(b); return len(b), nil }
 
-// Bodies that never come, or drop by drop, to all kinds of routes.
+// Bodies that never arrive, or byte by byte, to all kinds of routes.
 func TestStrangersBodies(t *testing.T) {
 	_, addr := start(t, server.Config{Token: "t", IdleTimeout: time.Second, MaxStrangers: 200})
 	before := inUse()
@@ -231,11 +231,11 @@ func TestStrangersBodies(t *testing.T) {
 	grows(t, before, 16<<20)
 	joins(t, addr, "t", "honest")
 	if n := closedBy(conns, time.Now().Add(20*time.Second)); n < len(conns) {
-		t.Errorf("%d of %d strangers were hung up on", n, len(conns))
+		t.Errorf("%d of %d strangers were disconnected", n, len(conns))
 	}
 }
 
-// Wrong tokens: a few lines for the requester, not one for each.
+// Wrong tokens give the requester a few lines, not one for each.
 func TestStrangersWrongToken(t *testing.T) {
 	s, addr := start(t, server.Config{Token: "right"})
 	var mu sync.Mutex
@@ -275,7 +275,7 @@ func TestStrangersWrongToken(t *testing.T) {
 	}
 }
 
-// With a token, what comes by loopback and calls itself localhost reads nothing without it.
+// On a host with a token, requests over loopback that name localhost need the token too.
 func TestStrangersLoopbackIsNoLicence(t *testing.T) {
 	_, addr := start(t, server.Config{Token: "t"})
 	for _, path := range []string{proto.StatusPath, proto.WatchPath, proto.BlobPath(strings.Repeat("a", 64)), proto.SpeedPath + "?bytes=1"} {
@@ -294,7 +294,7 @@ func TestStrangersLoopbackIsNoLicence(t *testing.T) {
 	}
 }
 
-// Tokens of any letters, by header and by hello.
+// Tokens may contain any characters, in the header and in hello.
 func TestTokens(t *testing.T) {
 	for _, token := range []string{"plain", "q83v+/8=", "a&b=c", "100%", "p\u00e2t\u00e9", "\u03a9mega \u4e2d"} {
 		_, addr := start(t, server.Config{Token: token})
@@ -345,7 +345,7 @@ func (c *cutConn) Read(b []byte) (int, error) {
 	return n, err
 }
 
-// An upload goes on after broken connections, and no piece is over the limit.
+// An upload continues after broken connections, and no piece exceeds the limit.
 func TestUploadResumes(t *testing.T) {
 	cut := &cutter{}
 	st := &store.Mem{}
@@ -388,7 +388,7 @@ func TestUploadResumes(t *testing.T) {
 	}
 }
 
-// An upload that nobody goes on with is given up, and stores nothing.
+// An upload that nobody continues is given up, and stores nothing.
 func TestUploadExpires(t *testing.T) {
 	st := &store.Mem{}
 	_, addr, c, _, _ := alone(t, server.Config{Store: st, IdleTimeout: 100 * time.Millisecond})
@@ -415,7 +415,7 @@ func TestUploadExpires(t *testing.T) {
 	deadline := time.Now().Add(5 * time.Second)
 	for {
 		time.Sleep(50 * time.Millisecond)
-		// A piece of the middle begins nothing, and keeps nothing alive that is gone.
+		// A piece from the middle begins no upload, and revives none.
 		if code, b := put(999, nil); code == 200 && b == `{"have":0}` {
 			break
 		} else if time.Now().After(deadline) {

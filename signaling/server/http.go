@@ -1,8 +1,8 @@
 package server
 
-// The HTTP side: blobs out, trained stages in (upload.go), bandwidth, status, and
-// the site. No request needs a body over proto.MaxChunk, so that proxies with
-// small limits do not matter, and a body that does not come is soon given up.
+// The HTTP routes: blobs, uploads of trained stages (upload.go), bandwidth tests, status and
+// the site. No request needs a body larger than proto.MaxChunk, so that the host works behind
+// proxies with small limits, and a body that does not arrive is soon given up.
 
 import (
 	"encoding/base64"
@@ -20,7 +20,7 @@ import (
 	"github.com/ravnest/ravnest/signaling/proto"
 )
 
-// minRate is how many bytes a second a body must bring on the whole.
+// minRate is the lowest average rate in bytes per second at which a body may arrive.
 const minRate = 4 << 10
 
 // Handler serves the host's routes:
@@ -30,17 +30,17 @@ const minRate = 4 << 10
 //	PUT  /v1/upload/{run}/{stage}/{sha256}?offset=N&size=N
 //	                                       a piece of a trained stage, from its session
 //	GET  /v1/speed?bytes=N                 N bytes, at most proto.MaxChunk
-//	POST /v1/speed                         takes and forgets that much
-//	GET  /v1/try                           proto.Try, for a look at one's network
+//	POST /v1/speed                         discards at most as many
+//	GET  /v1/try                           proto.Try, for testing one's network
 //	GET  /v1/status                        Status as JSON
-//	GET  /v1/watch?after=TIME              Sights as lines of JSON, until the host ends
+//	GET  /v1/watch?after=TIME              a stream of Sights, one JSON value a line
 //	     /                                 Config.Site
 //
-// Where there is a token, all but the site and /v1/join, which has it in its
-// hello, want it: as "Authorization: Ravnest" and its base64url form, which
-// carries any letters, or as "Authorization: Bearer TOKEN". They want it from this
-// machine too: a reverse proxy or a tunnel comes from there. Errors are proto.Error
-// as JSON.
+// If there is a token, all routes require it except the site and /v1/join, which has it in
+// its hello. It is sent as "Authorization: Bearer TOKEN" or, if it has letters that a header
+// cannot carry, as "Authorization: Ravnest" with the token in base64url. Requests from this
+// machine need it too, since a reverse proxy or a tunnel may send them. Errors are
+// proto.Error as JSON.
 func (s *Server) Handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET "+proto.JoinPath, s.join)
@@ -62,10 +62,10 @@ func (s *Server) Handler() http.Handler {
 			_, _ = io.WriteString(w, "ravnest signaling host: join with ravnest-provider --join and this address\n")
 		})
 	}
-	// Writes from pages of other sites are refused.
+	// Refuse writes from pages of other sites.
 	cross := http.NewCrossOriginProtection()
 	if p := s.cfg.Public; p != nil {
-		_ = cross.AddTrustedOrigin(p.Scheme + "://" + p.Host) // it has the form, by ParsePublic
+		_ = cross.AddTrustedOrigin(p.Scheme + "://" + p.Host) // valid, since ParsePublic accepted it
 	}
 	return s.bounded(s.outside(cross.Handler(mux)))
 }
@@ -84,7 +84,7 @@ func (s *Server) bounded(next http.Handler) http.Handler {
 		rc := http.NewResponseController(w)
 		b := &body{ReadCloser: http.MaxBytesReader(w, r.Body, proto.MaxChunk), rc: rc, idle: s.cfg.IdleTimeout}
 		b.end = time.Now().Add(b.idle + time.Duration(n/minRate)*time.Second)
-		b.extend() // for handlers that do not read it, too
+		b.extend() // also for handlers that never read it
 		if r.Method == http.MethodGet || r.Method == http.MethodHead {
 			w.Header().Set("Connection", "close")
 			httpError(w, http.StatusBadRequest, &proto.Error{Code: proto.Protocol, Message: r.Method + " takes no body"})
@@ -100,16 +100,16 @@ func (s *Server) bounded(next http.Handler) http.Handler {
 	})
 }
 
-var errChunk = &proto.Error{Code: proto.TooLarge, Message: fmt.Sprintf("a request's body has at most %d bytes", proto.MaxChunk)}
+var errChunk = &proto.Error{Code: proto.TooLarge, Message: fmt.Sprintf("the body of a request is limited to %d bytes", proto.MaxChunk)}
 
-// body must not stand still, nor come drop by drop. It takes its deadline back at its
-// end: the answer has its own.
+// body is a request's body, which must keep arriving and not too slowly. At its end it
+// removes the deadline, since the answer has one of its own.
 type body struct {
 	io.ReadCloser
 	rc   *http.ResponseController
-	idle time.Duration // without a byte
+	idle time.Duration // longest time without a byte
 	mu   sync.Mutex
-	end  time.Time // of all of it
+	end  time.Time // deadline of the whole body
 }
 
 func (b *body) extend() {
@@ -122,7 +122,7 @@ func (b *body) extend() {
 	_ = b.rc.SetReadDeadline(t)
 }
 
-// breakOff ends it now.
+// breakOff makes reading it fail now.
 func (b *body) breakOff() {
 	b.mu.Lock()
 	b.end = time.Unix(1, 0)
@@ -149,8 +149,8 @@ func httpError(w http.ResponseWriter, status int, e *proto.Error) {
 	_ = json.NewEncoder(w).Encode(&proto.Error{Code: e.Code, Message: proto.Text(e.Message), Hint: proto.Text(e.Hint)})
 }
 
-// bearer tells whether a request shows the token; on a host without one, whether
-// it was meant for this machine.
+// bearer reports whether a request shows the token or, on a host without one, whether it was
+// addressed to this machine.
 func (s *Server) bearer(r *http.Request) bool {
 	if s.cfg.Token == "" {
 		return ownHost(r)
@@ -169,7 +169,7 @@ func (s *Server) bearer(r *http.Request) bool {
 	return sameToken(token, s.cfg.Token)
 }
 
-// authorised lets those in who show the token.
+// authorised wraps f so that it requires the token.
 func (s *Server) authorised(f http.HandlerFunc) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		if !s.bearer(r) {
@@ -217,8 +217,8 @@ func (s *Server) blob(w http.ResponseWriter, r *http.Request) {
 	http.ServeContent(w, r, "", time.Time{}, io.NewSectionReader(ra, 0, size))
 }
 
-// noise is what a download probe consists of: bytes that nothing on the way
-// compresses (xorshift64, fixed seed).
+// noise is the content of a download probe: pseudo-random bytes (xorshift64 with a fixed
+// seed), so that nothing on the way can compress them.
 var noise = func() []byte {
 	b := make([]byte, 64<<10)
 	x := uint64(0x9e3779b97f4a7c15)
@@ -251,7 +251,7 @@ func (s *Server) speedDown(w http.ResponseWriter, r *http.Request) {
 
 func (s *Server) speedUp(w http.ResponseWriter, r *http.Request) {
 	if _, err := io.Copy(io.Discard, r.Body); err != nil {
-		httpError(w, http.StatusBadRequest, &proto.Error{Code: proto.Protocol, Message: "the probe broke off: " + err.Error()})
+		httpError(w, http.StatusBadRequest, &proto.Error{Code: proto.Protocol, Message: "the probe was cut off: " + err.Error()})
 		return
 	}
 	w.WriteHeader(http.StatusNoContent)

@@ -1,6 +1,6 @@
 package server
 
-// Where the host listens: on this machine only, unless a token guards it.
+// Listening: reachable from other machines only if a token guards the host.
 
 import (
 	"errors"
@@ -11,7 +11,7 @@ import (
 	"syscall"
 )
 
-// ErrOpen: the host would be reachable from other machines without a token.
+// ErrOpen is returned if the host would be reachable from other machines without a token.
 var ErrOpen = errors.New("refusing to be reachable from other machines without a join token")
 
 // Listen opens addr ("host:port"; ":0" picks a port). Without a token it
@@ -36,7 +36,7 @@ func Listen(addr, token string) (net.Listener, error) {
 	return ln, nil
 }
 
-// loopback reports whether a "host:port", or a host alone, is this machine.
+// loopback reports whether a "host:port", or a host alone, is a loopback address.
 func loopback(hostport string) bool {
 	host := hostport
 	if h, _, err := net.SplitHostPort(hostport); err == nil {
@@ -50,7 +50,8 @@ func loopback(hostport string) bool {
 	return ip != nil && ip.IsLoopback()
 }
 
-// ownHost guards a host without a token against pages of other sites that point
-// their own name at this machine (DNS rebinding): the browser calls them same
-// origin, but the Host that they send is not a loopback name.
+// ownHost reports whether a request was addressed to a loopback name. It guards a host
+// without a token against pages of other sites that point their own name at this machine
+// (DNS rebinding): to the browser they are of the same origin, but the Host header that it
+// sends is not a loopback name.
 func ownHost(r *http.Request) bool { return loopback(r.Host) }

@@ -1,6 +1,6 @@
 package server_test
 
-// Members that send anything: messages of every type, valid and nearly so, in any order.
+// Members that send messages of every type, valid and almost valid, in any order.
 
 import (
 	"context"
@@ -26,7 +26,7 @@ import (
 	"github.com/ravnest/ravnest/signaling/store"
 )
 
-// everyMessage is one of each type that there is.
+// everyMessage returns a message of every type.
 func everyMessage() []proto.Message {
 	return []proto.Message{
 		&proto.Hello{}, &proto.Welcome{}, &proto.Error{}, &proto.Assign{}, &proto.Signal{}, &proto.Ready{}, &proto.Start{}, &proto.Progress{}, &proto.Saved{},
@@ -34,19 +34,19 @@ func everyMessage() []proto.Message {
 	}
 }
 
-// talker makes random messages of what a member may know.
+// talker makes random messages from values that a member may know.
 type talker struct {
 	rng  *rand.Rand
 	ids  []string // of members
 	runs []string
-	// sly ones send what a provider may send, so that they stay longer.
+	// sly ones send only what a provider may send, so that they are kept longer.
 	sly   bool
 	stage int // its own, as far as it has been told
 }
 
 func (w *talker) pick(s ...string) string { return s[w.rng.IntN(len(s))] }
 
-// text is a string for a field of that name.
+// text returns a string for a field of that name.
 func (w *talker) text(field string) string {
 	if w.rng.IntN(12) == 0 && (!w.sly || field == "Reason" || field == "Error") {
 		return w.pick("", "\n\x1b[2J", "../../etc/passwd", "\u202e", "\xff", strings.Repeat("x", 1<<w.rng.IntN(15)))
@@ -116,7 +116,7 @@ func (w *talker) fill(v reflect.Value, field string) {
 	}
 }
 
-// message is a random message in the form of the wire, often one that passes.
+// message returns a random message as sent on the wire, often a valid one.
 func (w *talker) message() []byte {
 	all := everyMessage()
 	if w.sly {
@@ -129,7 +129,7 @@ func (w *talker) message() []byte {
 		w.fill(reflect.ValueOf(m).Elem(), "")
 		b, err := proto.Encode(m)
 		if err != nil && w.rng.IntN(20) > 0 {
-			continue // try for one that is valid
+			continue // try again for a valid one
 		}
 		if err != nil {
 			body, err := json.Marshal(m)
@@ -171,7 +171,7 @@ func (w *talker) talk(ctx context.Context, addr, name string, sent *atomic.Int64
 			if err != nil || ws.Write(ctx, websocket.MessageText, b) != nil {
 				return
 			}
-			// What the host says is learned from, as a clever stranger does.
+			// Learn from what the host says, as a clever attacker would.
 			var mu sync.Mutex
 			var wg sync.WaitGroup
 			defer wg.Wait()
@@ -218,8 +218,8 @@ func (w *talker) talk(ctx context.Context, addr, name string, sent *atomic.Int64
 	}
 }
 
-// honest trains until hold is closed, saves, and is done; what it is told to stop it does
-// again. It ends when its session does.
+// honest trains until hold is closed, saves, and is done. If it is told to stop, it trains
+// again when assigned again. It ends when its session does.
 func honest(ctx context.Context, c *client.Conn, hold <-chan struct{}) error {
 	msgs := make(chan proto.Message, 256)
 	lost := make(chan error, 1)
@@ -271,23 +271,24 @@ func honest(ctx context.Context, c *client.Conn, hold <-chan struct{}) error {
 				training = training && m.Mode != proto.Now
 			}
 		}
-		// A run that has just been stopped takes no more uploads; the session goes on.
+		// A run that was just stopped takes no more uploads; the session goes on.
 		if e := (*proto.Error)(nil); err != nil && !errors.As(err, &e) {
 			return err
 		}
 	}
 }
 
-// TestStrangersMessages: members outside and inside of a run send messages of every type. The host
-// neither panics nor grows, honest members keep their sessions, and a run of theirs ends well.
+// TestStrangersMessages has members outside and inside of a run send messages of every type.
+// The host must neither panic nor grow, honest members must keep their sessions, and a run of
+// theirs must succeed.
 func TestStrangersMessages(t *testing.T) {
 	for _, inside := range []bool{false, true} {
 		t.Run(fmt.Sprintf("inside=%v", inside), func(t *testing.T) { strangersMessages(t, inside, 2*time.Second) })
 	}
 }
 
-// placing is a job for three honest members. If inside, a stranger stands between two of them
-// until the attack is over: the worst case.
+// placing returns a job for three honest members. If inside is set, a stranger has the stage
+// between two of them until the attack is over: the worst case.
 func placing(inside bool, over *atomic.Bool, within *atomic.Int64) server.Job {
 	job := testJob(blobs{}, 3)
 	plan := job.Plan
@@ -299,7 +300,7 @@ func placing(inside bool, over *atomic.Bool, within *atomic.Int64) server.Job {
 			}
 		}
 		if placed = placed[:min(3, len(placed))]; len(placed) < 3 {
-			return nil, fmt.Errorf("%w: the honest are not all there", server.ErrPool)
+			return nil, fmt.Errorf("%w: not all honest members are there", server.ErrPool)
 		}
 		if inside && !over.Load() {
 			i := slices.IndexFunc(pool, func(m server.Member) bool { return strings.HasPrefix(m.Name, "node") })
@@ -319,8 +320,8 @@ func placing(inside bool, over *atomic.Bool, within *atomic.Int64) server.Job {
 }
 
 func strangersMessages(t *testing.T, inside bool, length time.Duration) {
-	var over atomic.Bool    // the attack is
-	var within atomic.Int64 // plans that place a stranger
+	var over atomic.Bool    // the attack is over
+	var within atomic.Int64 // number of plans that place a stranger
 	s, addr := start(t, server.Config{Store: &store.Mem{}, Grace: 50 * time.Millisecond, Checkpoint: 100 * time.Millisecond})
 	job := placing(inside, &over, &within)
 	ids := []string{"nobody"}
@@ -348,7 +349,7 @@ func strangersMessages(t *testing.T, inside bool, length time.Duration) {
 	}
 	runs := make(chan end, 1)
 	go func() {
-		for { // until one that began after the attack ends
+		for { // until a run that began after the attack ends
 			after := over.Load()
 			r, err := s.Run(ctx, job, ev.on)
 			if err == nil || after || ctx.Err() != nil {

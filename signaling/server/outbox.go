@@ -1,10 +1,9 @@
 package server
 
-// The outbox is the one goroutine in which the store is written and the
-// requester's callback runs, in the order in which the run machine decided. It keeps
-// both off the loop: a slow disk or a slow callback must not stop
-// heartbeats. Its queue has no bound of its own; what fills it is bounded by
-// the sessions' message rates, and the callback is the host's own program.
+// The outbox is the goroutine that writes to the store and calls the requester's callback,
+// in the order of the run machine's actions. It keeps both off the loop, since a slow disk
+// or callback must not hold up heartbeats. Its queue is unbounded: what fills it is limited
+// by the sessions' message rates, and the callback belongs to the host's own program.
 
 import "sync"
 
@@ -22,7 +21,7 @@ func newOutbox() *outbox {
 	return o
 }
 
-// push queues f; after close it is dropped.
+// push queues f. After close, f is dropped.
 func (o *outbox) push(f func()) {
 	o.mu.Lock()
 	if !o.closed {
@@ -32,7 +31,7 @@ func (o *outbox) push(f func()) {
 	o.poke()
 }
 
-// close lets the queue run empty and then ends the goroutine: wait for done.
+// close ends the goroutine once the queue is empty, which closes done.
 func (o *outbox) close() {
 	o.mu.Lock()
 	o.closed = true

@@ -1,7 +1,7 @@
 package server
 
-// Going on with a run after the host was started anew, and serving its state to the
-// providers that take it up.
+// Resuming a run after the host was restarted, and serving its checkpoint to the providers
+// that continue it.
 
 import (
 	"bytes"
@@ -19,8 +19,8 @@ import (
 // maxStored bounds a run's state or manifest in the store.
 const maxStored = 64 << 20
 
-// Earlier finds what the store has of an unfinished run of this job; nil: nothing.
-// A run of a job with the same name and other contents is none.
+// Earlier returns what the store has of an unfinished run of this job, or nil. Runs of a job
+// with the same name but other contents do not count.
 func Earlier(ctx context.Context, st Store, id string, raw json.RawMessage) (*run.Earlier, error) {
 	b, err := object(ctx, st, run.StateObject(id))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -37,7 +37,7 @@ func Earlier(ctx context.Context, st Store, id string, raw json.RawMessage) (*ru
 	if job == nil || !sameJSON(job.Raw, raw) {
 		return nil, nil
 	}
-	// The manifest is what counts: it may be newer than the state by one commit.
+	// The manifest decides: it may be newer than the state by one commit.
 	b, err = object(ctx, st, run.ManifestObject(id))
 	if errors.Is(err, fs.ErrNotExist) {
 		e.Checkpoint = nil
@@ -72,8 +72,8 @@ func object(ctx context.Context, st Store, name string) ([]byte, error) {
 	return b, err
 }
 
-// earlier finds what the job goes on from, and what older runs left that nothing
-// needs once this one has begun.
+// earlier returns what the job resumes from, and the objects of older runs that are not
+// needed once this one has begun.
 func (s *Server) earlier(ctx context.Context, job *Job) (e *run.Earlier, stale []string, err error) {
 	if !job.Fresh {
 		if e, err = Earlier(ctx, s.store, job.ID, job.Raw); err != nil {
@@ -100,7 +100,7 @@ func (s *Server) earlier(ctx context.Context, job *Job) (e *run.Earlier, stale [
 	return e, stale, nil
 }
 
-// part opens a blob of the newest checkpoint. Close it.
+// part opens a blob of the newest checkpoint. The caller must close it.
 func (s *Server) part(ctx context.Context, sum string) (io.ReaderAt, int64, io.Closer, error) {
 	s.mu.Lock()
 	e, ok := s.parts[sum]

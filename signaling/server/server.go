@@ -1,7 +1,7 @@
-// Package server is the signaling host: it gathers providers, has
-// the caller's planner place a job on them, relays their WebRTC signaling,
-// serves the job's blobs, watches heartbeats, passes on progress and keeps the
-// trained stages. It never runs the model and knows nothing about one.
+// Package server is the signaling host. It gathers providers, calls the caller's planner to
+// place a job on them, relays their WebRTC signaling, serves the job's blobs, watches
+// heartbeats, passes on progress and stores the trained stages. It never runs the model and
+// knows nothing about it.
 //
 // The caller gives it a [Job]: opaque bytes for the providers, blobs by hash,
 // and a function that turns the pool into assignments.
@@ -12,9 +12,9 @@
 //	res, err := s.Run(ctx, job, func(ev server.Event) { ... })
 //	s.Shutdown(ctx)
 //
-// Inside, package run decides: a state machine without clock or socket. One
-// goroutine, the loop, feeds it events and carries out its actions; another,
-// the outbox, writes the store and calls the requester back.
+// Decisions are made by package run, a state machine without clock or socket. One goroutine,
+// the loop, feeds it events and carries out its actions. Another, the outbox, writes to the
+// store and calls the requester's callback.
 package server
 
 import (
@@ -41,24 +41,25 @@ import (
 	"github.com/ravnest/ravnest/signaling/store"
 )
 
-// Store remembers. Objects are replaced as a whole or not at all; names are
-// slash-separated paths. Package store has implementations. Safe for
-// concurrent use.
+// Store keeps objects and logs. Objects are replaced as a whole or not at all; names are
+// slash-separated paths. It must be safe for concurrent use. Package store has
+// implementations.
 type Store interface {
-	// Put stores what r yields up to io.EOF. On any error, its own or r's, an
-	// earlier object of that name stays.
+	// Put stores everything that r yields up to io.EOF. After an error, its own or r's, an
+	// earlier object of that name is unchanged.
 	Put(ctx context.Context, name string, r io.Reader) error
-	// Get opens an object; fs.ErrNotExist where there is none.
+	// Get opens an object, or returns fs.ErrNotExist.
 	Get(ctx context.Context, name string) (io.ReadCloser, error)
 	// List returns the names that start with prefix, sorted.
 	List(ctx context.Context, prefix string) ([]string, error)
-	// Delete removes an object, if there.
+	// Delete removes an object if it exists.
 	Delete(ctx context.Context, name string) error
 	// Append adds a line to a log.
 	Append(ctx context.Context, log string, line []byte) error
 }
 
-// Config sets a host up. The zero value of every field means what is said.
+// Config configures a host. Every field's comment gives its default or the meaning of its
+// zero value.
 type Config struct {
 	Token string       // join token; "": none, for loopback only
 	Site  http.Handler // serves all paths but /v1/; nil: a line of text
@@ -67,32 +68,32 @@ type Config struct {
 	ICE   []proto.ICEServer
 
 	TLS      *tls.Config    // nil: plain http
-	Public   *url.URL       // by which the host is known outside; nil: whatever it is asked for
-	Proxy    bool           // believe Forwarded and X-Forwarded-*: only a proxy reaches the host
-	RelayUDP net.PacketConn // of the relay for providers without a direct path; nil: none
+	Public   *url.URL       // address by which the host is known outside; nil: any
+	Proxy    bool           // trust Forwarded and X-Forwarded-*, as only a proxy reaches the host
+	RelayUDP net.PacketConn // socket of the relay for providers without a direct path; nil: no relay
 	Relay    relay.Config
 
 	Heartbeat    time.Duration // 1.5 s
-	Timeout      time.Duration // silence of the dead, 3 heartbeats
+	Timeout      time.Duration // silence after which a provider is dead, 3 heartbeats
 	HelloTimeout time.Duration // for a connection's first message, 5 s
-	WriteTimeout time.Duration // for a message to go out, 5 s
-	IdleTimeout  time.Duration // for a transfer without a byte moving, 30 s
-	ReadyTimeout time.Duration // from assigned to ready without a byte fetched, 60 s
-	DrainTimeout time.Duration // from the first done to all done, without a sign of life, 60 s
+	WriteTimeout time.Duration // for sending a message, 5 s
+	IdleTimeout  time.Duration // for a transfer that makes no progress, 30 s
+	ReadyTimeout time.Duration // from assigned to ready; restarted by every byte fetched; 60 s
+	DrainTimeout time.Duration // from the first stage done to the last; restarted by progress; 60 s
 	StopTimeout  time.Duration // the same after a graceful stop, 5 s
-	Grace        time.Duration // how long a lost provider is waited for, 15 s
-	Checkpoint   time.Duration // between checkpoints that the host asks for, 10 s; negative: none
-	Stall        time.Duration // least time without progress before a stage counts as stuck, 30 s
+	Grace        time.Duration // how long to wait for a lost provider, 15 s
+	Checkpoint   time.Duration // minimum time between checkpoints that the host asks for, 10 s; negative: none
+	Stall        time.Duration // minimum time without progress before a stage counts as stuck, 30 s
 
 	MaxSessions int // providers, 1024
-	// MaxStrangers bounds connections that are not providers'; the stalest makes room for
-	// a new one. 512
+	// MaxStrangers bounds the connections that are not providers'. Beyond it, a new one
+	// replaces an idle one. 512
 	MaxStrangers int
 	MaxUpload    int64   // bytes of a trained stage, 4 GiB
-	Rate, Burst  float64 // messages per second of a session (4 KiB each), 100 and 600
+	Rate, Burst  float64 // messages per second and session, per 4 KiB each; 100 and 600
 
-	Log   *slog.Logger // what is not worth an event; nil: nowhere
-	Trace io.Writer    // takes all that the run's machine is told, as run.Replay reads it; nil: nobody
+	Log   *slog.Logger // for details below the level of events; nil: none
+	Trace io.Writer    // records the run machine's events, for run.Replay; nil: not recorded
 }
 
 func (c *Config) fill() error {
@@ -136,16 +137,16 @@ func (c *Config) fill() error {
 	return nil
 }
 
-// Server is a signaling host. Make it with New, end it with Shutdown.
+// Server is a signaling host. It is created by New and ended by Shutdown.
 type Server struct {
 	cfg   Config
 	log   *slog.Logger
 	http  *http.Server
 	store Store
 
-	ctx    context.Context // of sessions and plans
+	ctx    context.Context // for sessions and plans
 	cancel context.CancelFunc
-	door   context.Context // of connections that have not said hello
+	door   context.Context // for connections that have not said hello
 	shut   context.CancelFunc
 	in     chan input
 	dead   chan struct{} // closed when the loop has ended
@@ -156,28 +157,28 @@ type Server struct {
 	ups    uploads
 
 	watching atomic.Int32 // dashboards
-	tries    atomic.Int32 // credentials of those who only look
+	tries    atomic.Int32 // credentials given out by /v1/try
 
 	wg sync.WaitGroup // sessions, transfers, plans, Serve's
 
 	mu      sync.Mutex
 	lns     []net.Listener
-	conns   int // WebSockets, those before their hello included
+	conns   int // WebSockets, including those that have not said hello
 	closing bool
 	blobs   Blobs                     // of the current run
 	parts   map[string]snapshot.Entry // of the newest checkpoint, by digest
 	inspect func(g run.Grant, r io.Reader, size int64) (order.Position, []string, error)
 
-	// The loop's own.
+	// The following fields belong to the loop.
 	machine  *run.Machine
 	born     time.Time
 	trace    *run.Trace // nil: none
 	past     history
 	sessions map[string]*session
 	run      *call
-	asked    uint64                // upload requests so far
-	answers  map[uint64]run.Action // to those that wait
-	planned  context.CancelFunc    // ends the plan under way
+	asked    uint64                // number of upload requests so far
+	answers  map[uint64]run.Action // to upload requests, until they are fetched
+	planned  context.CancelFunc    // cancels the current planning
 }
 
 // call is a call of Run.
@@ -192,12 +193,12 @@ type call struct {
 // input is an event with its time, or a call, for the loop.
 type input struct {
 	at   time.Time
-	ev   run.Event // nil: the loop's end
-	sess *session  // with joined
+	ev   run.Event // nil: the loop must end
+	sess *session  // with run.Join
 	call func(now time.Time)
 }
 
-// New starts a host that serves nothing yet: see Serve and Handler.
+// New starts a host. It serves nothing until Serve is called or its Handler is used.
 func New(cfg Config) (*Server, error) {
 	if err := cfg.fill(); err != nil {
 		return nil, err
@@ -228,7 +229,7 @@ func New(cfg Config) (*Server, error) {
 		IdleTimeout:       time.Minute,
 		MaxHeaderBytes:    16 << 10,
 		ConnContext:       withConn,
-		// A connection is counted, timed and closed as one: no HTTP/2.
+		// No HTTP/2: connections are counted, timed and closed one by one.
 		TLSNextProto: map[string]func(*http.Server, *tls.Conn, http.Handler){},
 		ErrorLog:     slog.NewLogLogger(cfg.Log.Handler(), slog.LevelWarn),
 	}
@@ -269,12 +270,11 @@ func (s *Server) Serve(ln net.Listener) error {
 	return fmt.Errorf("signaling: serve %s: %w", ln.Addr(), err)
 }
 
-// Run takes a job through its life: waits for providers, plans, trains. Events
-// go to on (nil: nowhere), from one goroutine, and none after Run returned; on
-// may call Stop and Status, but not Run or Shutdown, which wait for it.
-// Cancelling ctx stops the run at once; Stop stops it gracefully. One run at a
-// time: ErrBusy. Like every error, those of a failed run say what to do with it
-// or what is kept; Result.Checkpoint is set on failure too.
+// Run runs a job: it waits for providers, plans, and has them train. Events are passed to
+// on, unless nil, from one goroutine and none after Run has returned. on may call Stop and
+// Status, but not Run or Shutdown, which would wait for it. Cancelling ctx stops the run at
+// once; Stop stops it gracefully. If a run is in progress already, Run returns ErrBusy. The
+// error of a failed run says what is kept; Result.Checkpoint is set in that case too.
 func (s *Server) Run(ctx context.Context, job Job, on func(Event)) (Result, error) {
 	if err := checkJob(&job); err != nil {
 		return Result{}, err
@@ -319,13 +319,13 @@ func (s *Server) Run(ctx context.Context, job Job, on func(Event)) (Result, erro
 	return r.result, r.err
 }
 
-// Stop ends the run gracefully: what is in flight is finished and saved. Run
-// then returns with Result.Interrupted. A run that has not started just ends.
+// Stop ends the run gracefully: batches in flight are finished and the state is saved. Run
+// then returns with Result.Interrupted. A run that has not started training ends at once.
 func (s *Server) Stop(reason string) {
 	s.post(run.StopRequest{Mode: proto.Graceful, Reason: reason})
 }
 
-// Status is a snapshot.
+// Status returns the host's current status.
 func (s *Server) Status() Status {
 	var st Status
 	s.call(func(now time.Time) { st = s.machine.Status(now) })
@@ -343,7 +343,7 @@ func checkJob(job *Job) error {
 		return fmt.Errorf("job: the id %q is too long, the limit is %d", job.ID, proto.MaxName-8)
 	}
 	if !json.Valid(job.Raw) {
-		return errors.New("job: its raw form is not JSON")
+		return errors.New("job: Raw is not JSON")
 	}
 	if job.Plan == nil {
 		return errors.New("job: it has no planner")
@@ -354,7 +354,7 @@ func checkJob(job *Job) error {
 			return fmt.Errorf("job: provider %w", err)
 		}
 		if seen[n] {
-			return fmt.Errorf("job: the provider name %q is there twice", n)
+			return fmt.Errorf("job: the provider name %q is given twice", n)
 		}
 		seen[n] = true
 	}
@@ -362,15 +362,15 @@ func checkJob(job *Job) error {
 		job.Want = max(1, len(job.Names))
 	}
 	if job.Want < 0 || len(job.Names) > 0 && job.Want > len(job.Names) {
-		return fmt.Errorf("job: it waits for %d providers and names %d", job.Want, len(job.Names))
+		return fmt.Errorf("job: it waits for %d providers but names %d", job.Want, len(job.Names))
 	}
 	return nil
 }
 
 // The loop.
 
-// post hands an event to the loop; false after the loop's end. A joined event
-// comes with its session.
+// post hands an event to the loop. It returns false if the loop has ended. A run.Join comes
+// with its session.
 func (s *Server) post(ev run.Event, sess ...*session) bool {
 	in := input{at: time.Now(), ev: ev}
 	if len(sess) > 0 {
@@ -384,7 +384,7 @@ func (s *Server) post(ev run.Event, sess ...*session) bool {
 	}
 }
 
-// call runs f in the loop and waits for it; false after the loop's end.
+// call runs f in the loop and waits for it. It returns false if the loop has ended.
 func (s *Server) call(f func(now time.Time)) bool {
 	done := make(chan struct{})
 	in := input{at: time.Now(), call: func(now time.Time) {
@@ -407,7 +407,7 @@ func (s *Server) call(f func(now time.Time)) bool {
 func (s *Server) loop() {
 	defer close(s.dead)
 	defer s.flush()
-	// Four ticks a heartbeat: a silence is noticed a quarter of one late.
+	// Four ticks per heartbeat: silence is noticed at most a quarter of one late.
 	t := time.NewTicker(max(s.cfg.Heartbeat/4, time.Millisecond))
 	defer t.Stop()
 	for {
@@ -432,10 +432,9 @@ func (s *Server) loop() {
 	}
 }
 
-// step gives the machine an event and carries out what follows. It never waits for
-// anyone.
+// step gives the machine an event and carries out the actions that follow, without blocking.
 func (s *Server) step(now time.Time, ev run.Event) {
-	// Wall time as the monotonic clock counts it: a trace has the same times.
+	// Wall time that advances by the monotonic clock, so that a trace has the same times.
 	now = s.born.Add(now.Sub(s.born))
 	actions := s.tell(now, ev)
 	for len(actions) > 0 {
@@ -443,7 +442,7 @@ func (s *Server) step(now time.Time, ev run.Event) {
 		actions = actions[1:]
 		if msg, ok := a.(run.Send); ok {
 			if err := s.send(msg); err != nil {
-				// The machine hears of it now, not when the reader notices.
+				// Tell the machine now instead of when the reader notices.
 				actions = append(actions, s.tell(now, run.Leave{ID: msg.ID, Reason: err.Error()})...)
 			}
 			continue
@@ -453,7 +452,7 @@ func (s *Server) step(now time.Time, ev run.Event) {
 	s.publish()
 }
 
-// tell gives the machine an event, and the trace.
+// tell gives the machine an event and records it in the trace.
 func (s *Server) tell(now time.Time, ev run.Event) []run.Action {
 	if s.trace != nil {
 		s.trace.Event(now, ev)
@@ -464,7 +463,7 @@ func (s *Server) tell(now time.Time, ev run.Event) []run.Action {
 	return s.machine.Step(now, ev)
 }
 
-// flush writes the trace out; it ends with the first error.
+// flush writes the trace out. After an error the trace ends.
 func (s *Server) flush() {
 	if s.trace == nil {
 		return
@@ -475,7 +474,7 @@ func (s *Server) flush() {
 	}
 }
 
-// publish lets the newest checkpoint be fetched by those who resume from it.
+// publish makes the newest checkpoint available to providers that resume from it.
 func (s *Server) publish() {
 	var parts map[string]snapshot.Entry
 	if c := s.machine.Checkpointed(); c != nil {
@@ -543,7 +542,7 @@ func (s *Server) carryOut(now time.Time, a run.Action) {
 func (s *Server) send(a run.Send) error {
 	sess := s.sessions[a.ID]
 	if sess == nil {
-		return nil // gone; its leave is on its way
+		return nil // gone; its Leave event follows
 	}
 	if w, ok := a.Msg.(*proto.Welcome); ok {
 		w.Session, w.ICE = sess.secret, append(append([]proto.ICEServer{}, s.cfg.ICE...), sess.ice...)
@@ -591,13 +590,12 @@ func (s *Server) finishRun(a run.Finish) {
 	})
 }
 
-// Sessions' places.
+// Counting sessions.
 
 func (s *Server) admit() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	// Beside the members some may be at the door: being turned away, or
-	// leaving.
+	// Beside the members there may be some that are being turned away or leaving.
 	if s.closing || s.conns >= s.cfg.MaxSessions+64 {
 		return false
 	}
@@ -606,8 +604,8 @@ func (s *Server) admit() bool {
 	return true
 }
 
-// enter admits a request; false once the host is shutting down. Its end is
-// s.wg.Done.
+// enter admits a request, whose end must call s.wg.Done. It returns false once the host is
+// shutting down.
 func (s *Server) enter() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -625,10 +623,10 @@ func (s *Server) release() {
 	s.wg.Done()
 }
 
-// Shutdown stops the run at once, says bye to all providers and waits for
-// every goroutine. When ctx ends first, connections are cut instead, and its
-// error is returned; a planner or a store that does not return is waited for
-// all the same, as it still uses what the caller gave. Further calls return nil.
+// Shutdown stops the run at once, says bye to all providers and waits for every goroutine.
+// If ctx ends first, connections are cut and its error is returned; a planner or a store
+// that does not return is still waited for, as it uses what the caller passed in. Further
+// calls return nil.
 func (s *Server) Shutdown(ctx context.Context) error {
 	s.mu.Lock()
 	if s.closing {
@@ -657,8 +655,8 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	var err error
 	select {
 	case <-gone:
-		// Answers may still be on their way out. (Not longer: connections on which
-		// nothing was ever asked would be waited for, too.)
+		// Answers may still be being sent. Not longer, since this also waits for connections on
+		// which nothing was ever asked.
 		flush, cancel := context.WithTimeout(ctx, 50*time.Millisecond)
 		_ = s.http.Shutdown(flush)
 		cancel()

@@ -30,7 +30,7 @@ import (
 	"github.com/ravnest/ravnest/signaling/store"
 )
 
-// leaks fails the test where goroutines outlive it.
+// leaks fails the test if goroutines outlive it.
 func leaks(t *testing.T) {
 	t.Helper()
 	before := runtime.NumGoroutine()
@@ -54,7 +54,7 @@ func start(t *testing.T, cfg server.Config) (s *server.Server, addr string) {
 	return startOn(t, cfg, func(ln net.Listener) net.Listener { return ln })
 }
 
-// thin makes connections that hold little in the kernel.
+// thin is a listener whose connections have small kernel buffers.
 type thin struct{ net.Listener }
 
 func (l thin) Accept() (net.Conn, error) {
@@ -141,9 +141,9 @@ func testJob(b blobs, want int) server.Job {
 	}
 }
 
-// provider behaves as one through a run's life: it connects to each peer by
-// signals, is ready, trains until steps or a graceful stop, saves and is done.
-// It returns when the run is over for it.
+// provider plays a provider throughout a run: it exchanges signals with each peer, is
+// ready, trains until steps or a graceful stop, saves and is done. It returns when its part
+// in the run is over.
 func provider(ctx context.Context, c *client.Conn, steps int64) error {
 	var a *proto.Assign
 	for a == nil {
@@ -464,7 +464,7 @@ func TestKilledProvider(t *testing.T) {
 	if told == nil || !strings.Contains(told.Error(), "victim") {
 		t.Errorf("the other was told %v", told)
 	}
-	// Another one comes, and the run ends as if nothing had happened.
+	// Another provider joins, and the run ends as if nothing had happened.
 	third := dial(t, addr, client.Options{Hello: hello("third")})
 	for _, c := range []*client.Conn{other, third} {
 		wg.Go(func() {
@@ -502,7 +502,7 @@ func say(t *testing.T, ws *websocket.Conn, m proto.Message) {
 	}
 }
 
-// hear returns the next message that is no ping.
+// hear returns the next message other than a ping.
 func hear(t *testing.T, ws *websocket.Conn) (proto.Message, error) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
@@ -541,15 +541,15 @@ func TestSilentProvider(t *testing.T) {
 	}
 	select {
 	case <-alive.Done():
-		t.Error("the living one is gone too")
+		t.Error("the live provider is gone too")
 	case <-time.After(200 * time.Millisecond):
 	}
 	if alive.RTT() <= 0 {
-		t.Error("the living one was told no RTT")
+		t.Error("the live provider has no RTT")
 	}
 	c := dial(t, addr, client.Options{Hello: hello("frozen")})
 	if c.Name() != "frozen" {
-		t.Error("the dead one's name is not free")
+		t.Error("the dead provider's name is not free")
 	}
 }
 
@@ -676,7 +676,7 @@ func TestVersionMismatch(t *testing.T) {
 	if !ok || e.Code != proto.BadVersion || !strings.Contains(e.Message, "version 2") || !strings.Contains(e.Message, "version 1") {
 		t.Errorf("the host said %#v, %v", m, err)
 	}
-	// And the other way round: a host of the future.
+	// The other way round: a newer host.
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -715,7 +715,7 @@ func TestRudeSessions(t *testing.T) {
 		}, "unknown message type"},
 		{"oversize", true, func(ctx context.Context, ws *websocket.Conn) error {
 			return ws.Write(ctx, websocket.MessageText, make([]byte, proto.MaxMessage+10))
-		}, "over 1048576 bytes"},
+		}, "larger than 1048576 bytes"},
 		{"too frequent", true, func(ctx context.Context, ws *websocket.Conn) error {
 			for range 2000 {
 				if err := ws.Write(ctx, websocket.MessageText, []byte(`{"v":2,"type":"pong","body":{"seq":99}}`)); err != nil {
@@ -755,7 +755,7 @@ func TestRudeSessions(t *testing.T) {
 					t.Errorf("left because %q, want %q", l.Reason, tt.reason)
 				}
 			}
-			// The host is as it was.
+			// The host still works.
 			dial(t, addr, client.Options{Hello: hello("polite")})
 		})
 	}
@@ -766,8 +766,8 @@ func TestSlowConsumer(t *testing.T) {
 	s, addr := startOn(t, cfg, func(ln net.Listener) net.Listener { return thin{ln} })
 	var ev events
 	done := run(t, s, testJob(blobs{}, 2), &ev)
-	// One answers the first ping unseen and reads nothing. (Little fits into its
-	// socket, so that the host's bound is what is met.)
+	// One answers the first ping without reading it, and never reads anything. (Its socket
+	// buffers are small, so that the host's own bound is reached.)
 	tr := &http.Transport{DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
 		var d net.Dialer
 		c, err := d.DialContext(ctx, network, addr)
@@ -880,7 +880,7 @@ func TestHTTPGuards(t *testing.T) {
 		{"GET", "/v1/speed?bytes=10", map[string]string{"Authorization": "Bearer t"}, 200},
 		{"GET", "/v1/speed?bytes=99999999999", map[string]string{"Authorization": "Bearer t"}, 400},
 		{"GET", "/v1/speed?bytes=-1", map[string]string{"Authorization": "Bearer t"}, 400},
-		{"GET", "/v1/status", nil, 401}, // loopback is no licence: a proxy comes from there
+		{"GET", "/v1/status", nil, 401}, // loopback needs it too: a proxy's requests come from there
 		{"GET", "/v1/watch", nil, 401},
 		{"GET", "/v1/status", map[string]string{"Authorization": "Bearer t"}, 200},
 		{"GET", "/v1/status", map[string]string{"Authorization": proto.Authorization("t")}, 200},
@@ -924,7 +924,7 @@ func TestHTTPGuards(t *testing.T) {
 
 func TestOpenHostServesThisMachineOnly(t *testing.T) {
 	_, addr := start(t, server.Config{})
-	// DNS rebinding: a name of the attacker that points here.
+	// DNS rebinding: an attacker's name that points here.
 	_, port, _ := net.SplitHostPort(addr)
 	for _, path := range []string{proto.StatusPath, proto.WatchPath, "/v1/speed?bytes=1", proto.JoinPath} {
 		req, err := http.NewRequestWithContext(t.Context(), "GET", "http://"+addr+path, nil)
@@ -961,13 +961,13 @@ func (f *fullStore) Put(ctx context.Context, name string, r io.Reader) error {
 	return f.Mem.Put(ctx, name, r)
 }
 
-// alone brings a host with one provider to running, by hand.
+// alone brings a host with a single provider to running.
 func alone(t *testing.T, cfg server.Config) (s *server.Server, addr string, c *client.Conn, ev *events, done chan result) {
 	t.Helper()
 	return aloneBehind(t, cfg, func(l net.Listener) net.Listener { return l })
 }
 
-// aloneBehind is alone with a listener of one's own.
+// aloneBehind is alone with a wrapped listener.
 func aloneBehind(t *testing.T, cfg server.Config, wrap func(net.Listener) net.Listener) (s *server.Server, addr string, c *client.Conn, ev *events, done chan result) {
 	t.Helper()
 	s, addr = startOn(t, cfg, wrap)
@@ -1058,7 +1058,7 @@ func TestUploadGuards(t *testing.T) {
 	if got := put(strings.Repeat("b", 64), 8, strings.NewReader("not that")); got != 422 {
 		t.Errorf("a wrong hash: %d", got)
 	}
-	// Without a length it is cut off on the way.
+	// Without a length it is cut off while being read.
 	if got := put(strings.Repeat("b", 64), 900, struct{ io.Reader }{bytes.NewReader(make([]byte, 2000))}); got != 400 {
 		t.Errorf("a long body without a length: %d", got)
 	}
@@ -1102,7 +1102,7 @@ func TestBandwidth(t *testing.T) {
 	if d := time.Since(begin); d > 2*time.Second {
 		t.Errorf("it took %v", d)
 	}
-	// No figure to hold loopback to; but less than 10 Mbit/s would be a fault of the measurement.
+	// Loopback has no fixed speed, but less than 10 Mbit/s would be a measurement error.
 	if up < 1e7 || down < 1e7 {
 		t.Errorf("up %g, down %g bits/s", up, down)
 	}
@@ -1216,8 +1216,8 @@ func TestClosedClient(t *testing.T) {
 	c.Close("again")
 }
 
-// How long from the last join to the start, with providers that answer at once:
-// what the host itself adds.
+// BenchmarkJoinToStart measures the time from the last join to the start with providers that
+// answer at once: the delay that the host itself adds.
 func BenchmarkJoinToStart(b *testing.B) {
 	for b.Loop() {
 		s, err := server.New(server.Config{Once: true})

@@ -1,8 +1,7 @@
 package server
 
-// A session is a provider's WebSocket. Its reader is the HTTP handler's
-// goroutine, its writer another one with a bounded queue between it and the
-// loop, which never waits for a peer.
+// A session is a provider's WebSocket. The HTTP handler's goroutine reads it; another one
+// writes, from a bounded queue, so that the loop never waits for a peer.
 
 import (
 	"context"
@@ -24,7 +23,7 @@ import (
 
 const (
 	maxQueued      = 1024    // messages waiting to be sent to a session
-	maxQueuedBytes = 4 << 20 // and their bytes
+	maxQueuedBytes = 4 << 20 // bytes of those
 	closeWait      = 2 * time.Second
 )
 
@@ -32,23 +31,23 @@ type session struct {
 	id, secret string
 	ice        []proto.ICEServer // the host's relay, with this session's credentials
 	ws         *websocket.Conn
-	ctx        context.Context // ends the reader and the writer, abruptly
+	ctx        context.Context // its end stops the reader and the writer at once
 	cancel     context.CancelFunc
 
 	mu     sync.Mutex
 	queue  [][]byte
 	count  int // queued or being written
 	bytes  int
-	bye    string // close with this reason once the queue is out
+	bye    string // reason for closing once the queue is sent
 	ending bool   // bye is set
-	why    string // the first reason for the session's end that this side found
+	why    string // the first reason that this side found for ending the session
 	wake   chan struct{}
 }
 
-// errSlow is the end of a session that does not read what it is sent.
+// errSlow ends a session whose peer does not read what it is sent.
 var errSlow = errors.New("it does not read its messages")
 
-// push queues a message. False: there is no room, the session is to end.
+// push queues a message. It returns false if there is no room and the session must end.
 func (s *session) push(b []byte) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -65,7 +64,7 @@ func (s *session) push(b []byte) bool {
 	return true
 }
 
-// finish closes the session once its queue is out.
+// finish closes the session once its queue is sent.
 func (s *session) finish(reason string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -92,7 +91,7 @@ func (s *session) poke() {
 	}
 }
 
-// write sends the queue until the session ends.
+// write sends queued messages until the session ends.
 func (s *session) write(timeout time.Duration) {
 	for {
 		s.mu.Lock()
@@ -131,8 +130,8 @@ func (s *session) write(timeout time.Duration) {
 func hangup(ws *websocket.Conn, cancel context.CancelFunc, reason string) {
 	t := time.AfterFunc(closeWait, cancel)
 	defer t.Stop()
-	// The peer has had the error or bye itself; the close frame repeats it in
-	// short (at most 123 bytes) for peers that lost it.
+	// The peer has been sent the error or bye already. The close frame repeats it, shortened
+	// to the 123 bytes allowed.
 	_ = ws.Close(websocket.StatusNormalClosure, reason[:min(len(reason), 100)])
 	cancel()
 }
@@ -143,7 +142,7 @@ func hexBytes(n int) string {
 	return hex.EncodeToString(b)
 }
 
-// sameToken compares in constant time, whatever the lengths.
+// sameToken compares tokens in constant time, whatever their lengths.
 func sameToken(a, b string) bool {
 	x, y := sha256.Sum256([]byte(a)), sha256.Sum256([]byte(b))
 	return subtle.ConstantTimeCompare(x[:], y[:]) == 1
@@ -159,7 +158,7 @@ var errStopping = &proto.Error{Code: proto.Stopped, Message: "the host is stoppi
 // join serves a provider from its hello to its end.
 func (s *Server) join(w http.ResponseWriter, r *http.Request) {
 	if s.cfg.Token == "" && !ownHost(r) {
-		httpError(w, http.StatusForbidden, &proto.Error{Code: proto.Forbidden, Message: "this host serves this machine only"})
+		httpError(w, http.StatusForbidden, &proto.Error{Code: proto.Forbidden, Message: "this host only serves its own machine"})
 		return
 	}
 	if !s.enter() {
@@ -173,7 +172,7 @@ func (s *Server) join(w http.ResponseWriter, r *http.Request) {
 		s.log.Debug("join refused", "addr", r.RemoteAddr, "err", err)
 		return // Accept has answered
 	}
-	ws.SetReadLimit(proto.MaxHello) // it may be anybody
+	ws.SetReadLimit(proto.MaxHello) // the peer may be anybody
 	ctx, cancel := context.WithCancel(s.ctx)
 	defer func() {
 		cancel()
@@ -201,8 +200,8 @@ func (s *Server) join(w http.ResponseWriter, r *http.Request) {
 			err = ws.Write(wctx, websocket.MessageText, b)
 			stop()
 			if err == nil {
-				// Nobody reads on the side here, so the handshake itself does;
-				// closing the connection is what bounds it.
+				// No other goroutine is reading, so the closing handshake reads by itself; closing
+				// the connection bounds it.
 				hangup(ws, func() { _ = ws.CloseNow() }, string(pe.Code)+": "+pe.Message)
 			}
 		}
@@ -229,24 +228,24 @@ func (s *Server) join(w http.ResponseWriter, r *http.Request) {
 	<-writer
 }
 
-// turned counts those who were turned away and not told of yet.
+// turned counts refusals that have not been reported yet.
 type turned struct {
 	mu    sync.Mutex
 	told  *bucket
 	count int
 	flush *time.Timer
 
-	name, addr string // of the last
+	name, addr string // of the last one
 	err        *proto.Error
 }
 
 const (
-	turnedBurst = 5                // refusals that are told one by one
-	turnedEvery = 10 * time.Second // and then one line for all of this time
+	turnedBurst = 5                // refusals that are reported one by one
+	turnedEvery = 10 * time.Second // after that, one report for each interval
 )
 
-// turnAway tells the run machine that somebody was refused. Anybody can be as often as they
-// like: a few are told one by one, then all of some seconds at once.
+// turnAway reports a refusal to the run machine. Since anybody can provoke refusals without
+// end, only the first few are reported one by one, and later ones together at intervals.
 func (s *Server) turnAway(name, addr string, err *proto.Error) {
 	t := &s.turned
 	t.mu.Lock()
@@ -270,13 +269,13 @@ func (s *Server) turnAway(name, addr string, err *proto.Error) {
 		t.count = 0
 		t.mu.Unlock()
 		if n > 1 {
-			err.Message += fmt.Sprintf(" (the last of %d that were refused in %v)", n, turnedEvery)
+			err.Message += fmt.Sprintf(" (the last of %d refusals in %v)", n, turnedEvery)
 		}
 		s.post(run.Refusal{Name: name, Addr: addr, Err: &err})
 	})
 }
 
-// stop forgets the rest.
+// stop drops the refusals not yet reported.
 func (t *turned) stop() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -285,8 +284,8 @@ func (t *turned) stop() {
 	}
 }
 
-// hello waits for the first message and judges it. Where it was one, it is
-// returned with the error.
+// hello waits for the first message and checks it. The hello is returned even with an error,
+// if the message was one.
 func (s *Server) hello(ws *websocket.Conn) (*proto.Hello, error) {
 	ctx, cancel := context.WithTimeout(s.door, s.cfg.HelloTimeout)
 	defer cancel()
@@ -299,7 +298,7 @@ func (s *Server) hello(ws *websocket.Conn) (*proto.Hello, error) {
 	if errors.As(err, &v) {
 		return nil, &proto.Error{
 			Code:    proto.BadVersion,
-			Message: fmt.Sprintf("the provider speaks protocol version %d, this host version %d", v.Got, v.Want),
+			Message: fmt.Sprintf("the provider speaks protocol version %d, but this host speaks version %d", v.Got, v.Want),
 			Hint:    "update the older of the two",
 		}
 	}
@@ -308,7 +307,7 @@ func (s *Server) hello(ws *websocket.Conn) (*proto.Hello, error) {
 	}
 	hello, ok := msg.(*proto.Hello)
 	if !ok {
-		return nil, &proto.Error{Code: proto.Protocol, Message: fmt.Sprintf("the first message is %s, want hello", msg.Type())}
+		return nil, &proto.Error{Code: proto.Protocol, Message: fmt.Sprintf("the first message must be hello, not %s", msg.Type())}
 	}
 	if s.cfg.Token != "" && !sameToken(hello.Token, s.cfg.Token) {
 		return hello, errBadToken
@@ -316,7 +315,7 @@ func (s *Server) hello(ws *websocket.Conn) (*proto.Hello, error) {
 	return hello, nil
 }
 
-// read takes in messages until the session ends and says why it did.
+// read passes on messages until the session ends, and returns the reason for its end.
 func (s *Server) read(sess *session) string {
 	bucket := newBucket(time.Now(), s.cfg.Rate, s.cfg.Burst)
 	for {
@@ -328,7 +327,7 @@ func (s *Server) read(sess *session) string {
 			switch {
 			case why != "":
 			case errors.Is(err, websocket.ErrMessageTooBig):
-				why = fmt.Sprintf("it sent a message over %d bytes", proto.MaxMessage)
+				why = fmt.Sprintf("it sent a message larger than %d bytes", proto.MaxMessage)
 			default:
 				why = "its connection closed"
 			}
@@ -344,7 +343,7 @@ func (s *Server) read(sess *session) string {
 		}
 		if err != nil {
 			s.post(run.Violation{ID: sess.id, Err: err})
-			// The machine hangs up; until it has, nothing more is taken in.
+			// The machine hangs up; until then, nothing more is accepted.
 			s.drain(sess)
 			return "it broke the protocol"
 		}
@@ -354,7 +353,7 @@ func (s *Server) read(sess *session) string {
 	}
 }
 
-// drain reads on without looking, so that the closing handshake can finish.
+// drain reads and discards messages, so that the closing handshake can finish.
 func (s *Server) drain(sess *session) {
 	for {
 		if _, _, err := sess.ws.Read(sess.ctx); err != nil {

@@ -31,8 +31,8 @@ func (l *log) String() string {
 	return l.b.String()
 }
 
-// TestTraceReplays tells the trace of a real run to a machine
-// that then reports the same, word for word.
+// TestTraceReplays replays the trace of a real run. The machine must report the same, word
+// for word.
 func TestTraceReplays(t *testing.T) {
 	var trace log
 	s, addr := start(t, server.Config{Token: "open sesame", Trace: &trace, Heartbeat: 20 * time.Millisecond, Timeout: 2 * time.Second})

@@ -1,10 +1,10 @@
 package server
 
-// Trained stages come in pieces, each a request of its own: a proxy's limit on
-// bodies does not matter, and after a broken connection the provider goes on
-// where the host has come to. The pieces flow into one Put of the store as they
-// come, so that nothing is held in memory, and what the store has is replaced
-// only if the whole has the digest that its name says.
+// Trained stages are uploaded in pieces, each a request of its own, so that a proxy's limit
+// on bodies does not matter, and after a broken connection the provider can continue from
+// the last byte received. The pieces flow into one Put of the store as they arrive, so that
+// nothing is held in memory. The object is replaced only if the whole has the digest that
+// its name says.
 
 import (
 	"context"
@@ -28,14 +28,14 @@ import (
 	"github.com/ravnest/ravnest/signaling/run"
 )
 
-// Reasons that end an upload without a stage; in place of io.EOF they keep the
-// store from taking what has come.
+// Reasons for the failure of an upload. The store's reader gets them instead of io.EOF, so
+// that it does not keep the incomplete object.
 var (
-	errHash    = errors.New("the bytes do not have the SHA-256 of their name")
+	errHash    = errors.New("the SHA-256 of the bytes is not the one in the path")
 	errGivenUp = errors.New("the upload was given up")
 )
 
-// piece is where a request's body belongs.
+// piece says where a request's body belongs.
 type piece struct {
 	session, run, sum string
 	stage             int
@@ -46,25 +46,25 @@ func (p *piece) same(o *piece) bool {
 	return p.run == o.run && p.sum == o.sum && p.stage == o.stage && p.size == o.size
 }
 
-// upload is one under way, or one that has just ended well.
+// upload is an upload in progress, or one that has just succeeded.
 type upload struct {
 	piece
 	grant run.Grant
-	idle  *time.Timer // ends it where no piece comes
+	idle  *time.Timer // ends it if no more pieces come
 
-	mu   sync.Mutex // one piece at a time
+	mu   sync.Mutex // serialises pieces
 	have int64
 	hash hash.Hash
 	into *io.PipeWriter
 	put  chan struct{} // closed when the store has returned
-	err  error         // the store's
+	err  error         // the store's error
 	kept atomic.Bool
 
 	rush sync.Mutex
-	cut  func() // breaks off the piece that is being read; nil where none is
+	cut  func() // breaks off the piece being read; nil: there is none
 }
 
-// uploads holds each session's.
+// uploads holds the upload of each session.
 type uploads struct {
 	mu   sync.Mutex
 	open map[string]*upload
@@ -81,7 +81,7 @@ func pieceOf(r *http.Request) (*piece, error) {
 		return nil, err
 	}
 	if p.offset < 0 || p.size < 0 || p.offset > p.size {
-		return nil, fmt.Errorf("offset %d of %d bytes", p.offset, p.size)
+		return nil, fmt.Errorf("offset %d in an upload of %d bytes", p.offset, p.size)
 	}
 	return p, nil
 }
@@ -104,7 +104,7 @@ func (s *Server) upload(w http.ResponseWriter, r *http.Request) {
 		httpError(w, status, refusal)
 		return
 	}
-	if u == nil { // nothing of it is here: from the start, please
+	if u == nil { // nothing of it is here: ask for it from the start
 		s.have(w, 0)
 		return
 	}
@@ -133,13 +133,13 @@ func (s *Server) upload(w http.ResponseWriter, r *http.Request) {
 		s.have(w, u.have)
 	case err == nil || errors.Is(err, errTooLong):
 		s.drop(u, errHash)
-		httpError(w, http.StatusBadRequest, &proto.Error{Code: proto.Protocol, Message: "more bytes came than the upload has"})
+		httpError(w, http.StatusBadRequest, &proto.Error{Code: proto.Protocol, Message: "the request has more bytes than the upload"})
 	case u.failed():
 		s.refuseStore(w, r, u)
 	default:
-		// The provider broke off, or stood still: it may go on from here.
-		s.log.Debug("a piece of an upload broke off", "stage", u.stage, "bytes", n, "err", err)
-		httpError(w, http.StatusBadRequest, &proto.Error{Code: proto.Protocol, Message: "the piece broke off: " + err.Error()})
+		// The provider broke off or stopped sending. It may continue from here.
+		s.log.Debug("a piece of an upload was cut off", "stage", u.stage, "bytes", n, "err", err)
+		httpError(w, http.StatusBadRequest, &proto.Error{Code: proto.Protocol, Message: "the piece was cut off: " + err.Error()})
 	}
 }
 
@@ -149,8 +149,7 @@ func (s *Server) have(w http.ResponseWriter, n int64) {
 	_ = json.NewEncoder(w).Encode(proto.Have{Have: n})
 }
 
-// breakOff ends the piece that is being read: it is of a connection that the provider
-// has given up.
+// breakOff ends the piece being read, whose connection the provider has given up.
 func (u *upload) breakOff() {
 	u.rush.Lock()
 	defer u.rush.Unlock()
@@ -159,7 +158,7 @@ func (u *upload) breakOff() {
 	}
 }
 
-// breakable says how the piece that is being read can be broken off.
+// breakable sets the function that breaks off the piece being read.
 func (u *upload) breakable(cut func()) {
 	u.rush.Lock()
 	defer u.rush.Unlock()
@@ -168,7 +167,7 @@ func (u *upload) breakable(cut func()) {
 
 var errTooLong = errors.New("too long")
 
-// Write takes bytes of the body in.
+// Write adds bytes of a piece to the upload.
 func (u *upload) Write(b []byte) (int, error) {
 	if int64(len(b)) > u.size-u.have {
 		return 0, errTooLong
@@ -179,7 +178,7 @@ func (u *upload) Write(b []byte) (int, error) {
 	return n, err
 }
 
-// failed tells whether the store has given up.
+// failed reports whether the store has given up.
 func (u *upload) failed() bool {
 	select {
 	case <-u.put:
@@ -189,14 +188,14 @@ func (u *upload) failed() bool {
 	}
 }
 
-// uploadFor finds the upload that a piece belongs to, or begins one. Nil without a
-// refusal: the piece is of the middle of one that is not here.
+// uploadFor finds the upload that a piece belongs to, or begins one. It returns two nils if
+// the piece is from the middle of an upload that is unknown.
 func (s *Server) uploadFor(p *piece) (*upload, *proto.Error) {
 	s.ups.mu.Lock()
 	defer s.ups.mu.Unlock()
 	u := s.ups.open[p.session]
-	// One that begins anew with what is kept already is for another state of the same
-	// bytes, or for another run of the same name.
+	// If an upload that was stored begins again, it is another save of the same bytes, or
+	// belongs to another run of the same name.
 	if u != nil && u.same(p) && (p.offset > 0 || !u.kept.Load()) {
 		return u, nil
 	}
@@ -204,10 +203,10 @@ func (s *Server) uploadFor(p *piece) (*upload, *proto.Error) {
 		return nil, nil
 	}
 	if p.size > s.cfg.MaxUpload {
-		return nil, &proto.Error{Code: proto.TooLarge, Message: fmt.Sprintf("the stage is over this host's limit of %d bytes", s.cfg.MaxUpload)}
+		return nil, &proto.Error{Code: proto.TooLarge, Message: fmt.Sprintf("the stage is larger than this host's limit of %d bytes", s.cfg.MaxUpload)}
 	}
 	if u != nil {
-		// Its provider has begun another one.
+		// The provider has begun another upload.
 		delete(s.ups.open, p.session)
 		s.abandon(u, errGivenUp)
 	}
@@ -217,7 +216,7 @@ func (s *Server) uploadFor(p *piece) (*upload, *proto.Error) {
 	}
 	if g.Limit > 0 && p.size > g.Limit {
 		s.post(run.UploadEnd{ID: g.ID})
-		return nil, &proto.Error{Code: proto.TooLarge, Message: fmt.Sprintf("the upload has %d bytes, the state of stage %d at most %d", p.size, p.stage, g.Limit)}
+		return nil, &proto.Error{Code: proto.TooLarge, Message: fmt.Sprintf("the upload has %d bytes, but the state of stage %d has at most %d", p.size, p.stage, g.Limit)}
 	}
 	out, into := io.Pipe()
 	u = &upload{piece: *p, grant: g, hash: sha256.New(), into: into, put: make(chan struct{})}
@@ -259,7 +258,7 @@ func (s *Server) grant(p *piece) (g run.Grant, refusal *proto.Error) {
 	return g, refusal
 }
 
-// look checks that what is in the store is the stage's state.
+// look checks that the object in the store is the stage's state.
 func (s *Server) look(u *upload) (*order.Position, []string, error) {
 	s.mu.Lock()
 	inspect := s.inspect
@@ -276,7 +275,7 @@ func (s *Server) look(u *upload) (*order.Position, []string, error) {
 	return &pos, holds, err
 }
 
-// drop ends an upload that comes to nothing.
+// drop ends an upload that has failed.
 func (s *Server) drop(u *upload, why error) {
 	s.ups.mu.Lock()
 	mine := s.ups.open[u.session] == u
@@ -289,15 +288,15 @@ func (s *Server) drop(u *upload, why error) {
 	}
 }
 
-// abandon lets the store and the machine know. It is called once for each upload that
-// is no longer in the table.
+// abandon tells the store and the machine that an upload has ended. It is called once for
+// each upload that is no longer in the table.
 func (s *Server) abandon(u *upload, why error) {
 	u.idle.Stop()
-	_ = u.into.CloseWithError(why) // nothing happens to one that ended well
+	_ = u.into.CloseWithError(why) // has no effect on an upload that succeeded
 	s.post(run.UploadEnd{ID: u.grant.ID})
 }
 
-// finishUpload judges the whole and keeps it.
+// finishUpload checks the complete upload and keeps it.
 func (s *Server) finishUpload(w http.ResponseWriter, u *upload) {
 	if hex.EncodeToString(u.hash.Sum(nil)) != u.sum {
 		s.drop(u, errHash)
@@ -314,13 +313,13 @@ func (s *Server) finishUpload(w http.ResponseWriter, u *upload) {
 	if err != nil {
 		err = fmt.Errorf("its upload is not the state of stage %d: %w", u.stage, err)
 		s.drop(u, err)
-		_ = s.store.Delete(s.ctx, u.grant.Object) // nothing names it
+		_ = s.store.Delete(s.ctx, u.grant.Object) // nothing refers to it
 		httpError(w, http.StatusUnprocessableEntity, &proto.Error{Code: proto.Protocol, Message: err.Error()})
 		s.post(run.Violation{ID: u.grant.ID, Err: err})
 		return
 	}
-	u.kept.Store(true) // a provider that does not hear of it may ask again
-	// Queued before the answer, so before the saved message that follows it.
+	u.kept.Store(true) // a provider that misses the answer may ask again
+	// Posted before the answer, and so before the saved message that follows it.
 	s.post(run.Upload{
 		ID: u.grant.ID, Run: u.run, Stage: u.stage, Object: u.grant.Object, Blob: proto.Ref{SHA256: u.sum, Size: u.size},
 		Position: pos, Holds: holds,
@@ -329,7 +328,7 @@ func (s *Server) finishUpload(w http.ResponseWriter, u *upload) {
 	w.WriteHeader(http.StatusCreated)
 }
 
-// refuseStore says that the store would not take it.
+// refuseStore answers that the store did not accept the upload.
 func (s *Server) refuseStore(w http.ResponseWriter, r *http.Request, u *upload) {
 	s.drop(u, u.err)
 	if errors.Is(u.err, errGivenUp) || errors.Is(u.err, errStopping) || u.err == nil {
@@ -337,7 +336,7 @@ func (s *Server) refuseStore(w http.ResponseWriter, r *http.Request, u *upload) 
 		return
 	}
 	s.post(run.StoreFault{Upload: true, Err: fmt.Errorf("%w: stage %d of %s: %w", ErrStore, u.stage, u.run, u.err)})
-	if r != nil { // a peer that still sends would not see the answer: take the rest in
+	if r != nil { // a peer that is still sending would not see the answer: read the rest
 		_, _ = io.Copy(io.Discard, r.Body)
 	}
 	httpError(w, http.StatusInsufficientStorage, &proto.Error{

@@ -1,6 +1,6 @@
 package server
 
-// What dashboards look at: the state of a run once, or for as long as they watch.
+// The status of a run for dashboards, once or as a stream.
 
 import (
 	"encoding/json"
@@ -13,9 +13,9 @@ import (
 )
 
 const (
-	watchEvery = time.Second            // without news
-	watchPause = 100 * time.Millisecond // however much happens
-	// maxWatching bounds dashboards: each costs the loop a look every second.
+	watchEvery = time.Second            // interval without news
+	watchPause = 100 * time.Millisecond // shortest interval
+	// maxWatching bounds the dashboards, each of which occupies the loop once a second.
 	maxWatching = 64
 )
 
@@ -24,11 +24,11 @@ type Sight struct {
 	Status  Status  `json:"status"`
 	History History `json:"history"`
 
-	Relay *relay.Stats `json:"relay,omitempty"` // of the host's relay, if it has one
+	Relay *relay.Stats `json:"relay,omitempty"` // nil: the host has no relay
 }
 
-// sight is what there is to see, with the notes after the one of that time; news is
-// closed when there is more.
+// sight returns the current Sight, with the notes later than after. news is closed when
+// there are more.
 func (s *Server) sight(after int64) (v Sight, news <-chan struct{}) {
 	s.call(func(now time.Time) {
 		v = Sight{Status: s.machine.Status(now), History: s.past.after(after)}
@@ -50,8 +50,8 @@ func (s *Server) status(w http.ResponseWriter, r *http.Request) {
 	}{s.Status(), s.Relayed()})
 }
 
-// watch answers /v1/watch?after=TIME with a Sight every second, and at once when
-// something happens, so that a dashboard sees the end of a run though its host ends then.
+// watch answers /v1/watch?after=TIME with a Sight every second and whenever something
+// happens, so that a dashboard sees the end of a run even if the host exits then.
 func (s *Server) watch(w http.ResponseWriter, r *http.Request) {
 	if s.watching.Add(1) > maxWatching {
 		s.watching.Add(-1)
@@ -63,13 +63,13 @@ func (s *Server) watch(w http.ResponseWriter, r *http.Request) {
 	if v := r.URL.Query().Get("after"); v != "" {
 		var err error
 		if after, err = strconv.ParseInt(v, 10, 64); err != nil {
-			httpError(w, http.StatusBadRequest, &proto.Error{Code: proto.Protocol, Message: "after must be the time of a note"})
+			httpError(w, http.StatusBadRequest, &proto.Error{Code: proto.Protocol, Message: "the parameter after must be the time of a note"})
 			return
 		}
 	}
 	w.Header().Set("Content-Type", "application/x-ndjson")
 	w.Header().Set("Cache-Control", "no-store")
-	w.Header().Set("X-Accel-Buffering", "no") // nginx would hold lines back
+	w.Header().Set("X-Accel-Buffering", "no") // otherwise nginx buffers the lines
 	rc := http.NewResponseController(w)
 	enc := json.NewEncoder(w)
 	for last := false; ; {

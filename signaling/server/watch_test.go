@@ -12,8 +12,8 @@ import (
 	"github.com/ravnest/ravnest/signaling/proto"
 )
 
-// A dashboard that comes late gets all; one that stays gets what is new when it happens,
-// the last words of the host too.
+// A dashboard that connects late gets everything; one that stays connected gets news when it
+// happens, including the last before the host ends.
 func TestWatch(t *testing.T) {
 	s, err := New(Config{})
 	if err != nil {
@@ -46,7 +46,7 @@ func TestWatch(t *testing.T) {
 				t.Fatal(err)
 			}
 			if v.History.Losses == nil || v.History.Vals == nil || v.History.Notes == nil || v.Status.Members == nil {
-				t.Fatalf("a sight with nulls: %+v", v)
+				t.Fatalf("a Sight with nulls: %+v", v)
 			}
 			if len(v.History.Notes) > 0 {
 				return v.History.Notes
@@ -76,7 +76,7 @@ func TestWatch(t *testing.T) {
 		t.Errorf("news took %v", d)
 	}
 	notes(late)
-	// What happens right before the end is heard.
+	// Events right before the end are delivered.
 	happen(1)
 	if err := s.Shutdown(t.Context()); err != nil {
 		t.Fatal(err)
