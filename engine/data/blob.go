@@ -14,7 +14,7 @@ import (
 //	 0  4  magic "RVND"
 //	 4  1  version
 //	 5  1  kind: 0 inputs, 1 targets
-//	 6  1  type of the elements: 1 uint8, 2 float32, 3 int32
+//	 6  1  type of the elements: 1 uint8, 2 float32, 3 int32, 4 uint16
 //	 7  1  coding of the payload: 0 none, 1 zstd
 //	 8  4  classes, 0: values
 //	12  4  rows
@@ -34,6 +34,7 @@ const (
 	typeU8 = iota + 1
 	typeF32
 	typeI32
+	typeU16
 )
 
 const (
@@ -56,6 +57,11 @@ func (t *Table) Encode() ([]byte, error) {
 		dtype, raw = typeF32, make([]byte, 0, t.Bytes())
 		for _, v := range t.F32 {
 			raw = le.AppendUint32(raw, math.Float32bits(v))
+		}
+	case t.U16 != nil:
+		dtype, raw = typeU16, make([]byte, 0, t.Bytes())
+		for _, v := range t.U16 {
+			raw = le.AppendUint16(raw, v)
 		}
 	case t.I32 != nil:
 		dtype, raw = typeI32, make([]byte, 0, t.Bytes())
@@ -87,6 +93,9 @@ func (t *Table) Encode() ([]byte, error) {
 	return append(b, payload...), nil
 }
 
+// width is the bytes of an element.
+func width(dtype byte) int { return [...]int{typeU8: 1, typeF32: 4, typeI32: 4, typeU16: 2}[dtype] }
+
 // Peek reads a blob's header: a Table without elements, and the bytes that its elements
 // will take in memory. A provider can refuse a blob by it before anything is unpacked.
 func Peek(blob []byte) (*Table, int, error) {
@@ -111,7 +120,7 @@ func head(b []byte) (*Table, header, error) {
 	t := &Table{Kind: Kind(b[5])}
 	h := header{dtype: b[6], coding: b[7]}
 	classes, rows, rank := le.Uint32(b[8:]), le.Uint32(b[12:]), int(b[16])
-	if b[5] > byte(Targets) || h.dtype < typeU8 || h.dtype > typeI32 || h.coding > codingZstd || b[17]|b[18]|b[19] != 0 {
+	if b[5] > byte(Targets) || h.dtype < typeU8 || h.dtype > typeU16 || h.coding > codingZstd || b[17]|b[18]|b[19] != 0 {
 		return nil, header{}, bad("a data blob of kind %d, type %d, coding %d, reserved %x", b[5], b[6], b[7], b[17:20])
 	}
 	if rank > maxRank || len(b) < blobHead+4*rank || rows > MaxRows || classes > MaxElems {
@@ -129,10 +138,7 @@ func head(b []byte) (*Table, header, error) {
 		return nil, header{}, err
 	}
 	h.payload = b[blobHead+4*rank:]
-	size := int64(t.Rows) * int64(t.stored())
-	if h.dtype != typeU8 {
-		size *= 4
-	}
+	size := int64(t.Rows) * int64(t.stored()) * int64(width(h.dtype))
 	if size > MaxBytes {
 		return nil, header{}, bad("a data blob of %d bytes, at most %d are read", size, MaxBytes)
 	}
@@ -173,6 +179,11 @@ func Decode(blob []byte) (*Table, error) {
 		t.F32 = make([]float32, len(raw)/4)
 		for i := range t.F32 {
 			t.F32[i] = math.Float32frombits(le.Uint32(raw[4*i:]))
+		}
+	case typeU16:
+		t.U16 = make([]uint16, len(raw)/2)
+		for i := range t.U16 {
+			t.U16[i] = le.Uint16(raw[2*i:])
 		}
 	case typeI32:
 		t.I32 = make([]int32, len(raw)/4)

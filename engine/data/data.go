@@ -59,6 +59,7 @@ type Table struct {
 
 	// Exactly one is not nil: [Rows, Shape...].
 	U8  []uint8
+	U16 []uint16
 	F32 []float32
 	I32 []int32
 
@@ -94,7 +95,10 @@ func (t *Table) stored() int {
 }
 
 // Bytes is the size of the elements in memory.
-func (t *Table) Bytes() int { return len(t.U8) + 4*len(t.F32) + 4*len(t.I32) }
+func (t *Table) Bytes() int { return len(t.U8) + 2*len(t.U16) + 4*len(t.F32) + 4*len(t.I32) }
+
+// count is the number of elements that are there.
+func (t *Table) count() int { return len(t.U8) + len(t.U16) + len(t.F32) + len(t.I32) }
 
 // NoClass is a class that does not count: Gather makes it zeros, and no loss is taken.
 const NoClass = kernel.IgnoreIndex
@@ -109,19 +113,24 @@ func (t *Table) Check() error {
 	}
 	want := t.Rows * t.stored()
 	held := 0
-	for _, has := range []bool{t.U8 != nil, t.F32 != nil, t.I32 != nil} {
+	for _, has := range []bool{t.U8 != nil, t.U16 != nil, t.F32 != nil, t.I32 != nil} {
 		if has {
 			held++
 		}
 	}
-	if held != 1 || len(t.U8)+len(t.F32)+len(t.I32) != want {
-		return bad("%v of %d rows of %v hold %d elements of %d types", t.Kind, t.Rows, t.Shape, len(t.U8)+len(t.F32)+len(t.I32), held)
+	if held != 1 || t.count() != want {
+		return bad("%v of %d rows of %v hold %d elements of %d types", t.Kind, t.Rows, t.Shape, t.count(), held)
 	}
 	if t.Classes > 0 && t.F32 != nil {
 		return bad("%v: the numbers of classes must be integers", t.Kind)
 	}
 	n := t.stored()
 	for i, v := range t.U8 {
+		if t.Classes > 0 && int(v) >= t.Classes {
+			return bad("%v, row %d: class %d is not one of %d", t.Kind, i/n, v, t.Classes)
+		}
+	}
+	for i, v := range t.U16 {
 		if t.Classes > 0 && int(v) >= t.Classes {
 			return bad("%v, row %d: class %d is not one of %d", t.Kind, i/n, v, t.Classes)
 		}
@@ -155,6 +164,11 @@ func (t *Table) CheckTokens(n, from, to int) error {
 		return nil
 	}
 	for i, v := range t.U8 {
+		if err := token(i, float64(v)); err != nil {
+			return err
+		}
+	}
+	for i, v := range t.U16 {
 		if err := token(i, float64(v)); err != nil {
 			return err
 		}
@@ -218,6 +232,10 @@ func (t *Table) Gather(dst []float32, rows []int32) {
 			}
 		case t.F32 != nil:
 			copy(d, t.F32[at:][:n])
+		case t.U16 != nil:
+			for j, v := range t.U16[at:][:n] {
+				d[j] = float32(v)
+			}
 		default:
 			for j, v := range t.I32[at:][:n] {
 				d[j] = float32(v)
@@ -228,10 +246,22 @@ func (t *Table) Gather(dst []float32, rows []int32) {
 
 // class is the class of a stored element.
 func (t *Table) class(i int) int {
-	if t.U8 != nil {
+	switch {
+	case t.U8 != nil:
 		return int(t.U8[i])
+	case t.U16 != nil:
+		return int(t.U16[i])
 	}
 	return int(t.I32[i])
+}
+
+// Most is the greatest of integer elements, -1 where there are none above it.
+func (t *Table) Most() int {
+	most := -1
+	for i := range len(t.U8) + len(t.U16) + len(t.I32) {
+		most = max(most, t.class(i))
+	}
+	return most
 }
 
 // Labelled tells whether the elements are numbers of classes.
@@ -267,11 +297,13 @@ func (t *Table) isOneHot() bool {
 		return false
 	}
 	last, ones := t.Shape[len(t.Shape)-1], 0
-	for i := range len(t.U8) + len(t.F32) + len(t.I32) {
+	for i := range t.count() {
 		var v float32
 		switch {
 		case t.U8 != nil:
 			v = float32(t.U8[i])
+		case t.U16 != nil:
+			v = float32(t.U16[i])
 		case t.F32 != nil:
 			v = t.F32[i]
 		default:
@@ -351,7 +383,7 @@ func (s *Set) For(want *Want) (*Set, error) {
 	}
 	var parts [2]Part
 	for i, p := range []Part{s.Train, s.Val} {
-		y := &Table{Kind: Targets, Rows: p.y.Rows, Shape: p.y.Shape, U8: p.y.U8, I32: p.y.I32}
+		y := &Table{Kind: Targets, Rows: p.y.Rows, Shape: p.y.Shape, U8: p.y.U8, U16: p.y.U16, I32: p.y.I32}
 		if err := y.label(classes); err != nil {
 			return nil, fmt.Errorf("data set %s: %w", s.Name, err)
 		}
@@ -366,13 +398,12 @@ func Order(dst []int32, seed uint64, epoch int) {
 	kernel.Perm(dst, kernel.NewStream(seed, kernel.DomainShuffle, uint64(epoch), 0))
 }
 
-// narrow stores values that are all integers of 0..255 as bytes: a quarter of the
-// memory, and Gather gives the same bits.
+// narrow stores values that are all integers of 0..255 as bytes, and integers of 0..65535 in
+// two bytes: less memory, and Gather gives the same bits.
 func (t *Table) narrow() {
-	n := max(len(t.F32), len(t.I32))
-	b := make([]uint8, 0, n)
 	switch {
 	case t.F32 != nil:
+		b := make([]uint8, 0, len(t.F32))
 		for _, v := range t.F32 {
 			u := uint8(max(0, min(v, 255)))
 			if math.Float32bits(float32(u)) != math.Float32bits(v) { // -0 too
@@ -380,15 +411,30 @@ func (t *Table) narrow() {
 			}
 			b = append(b, u)
 		}
+		t.U8, t.F32 = b, nil
 	case t.I32 != nil:
-		for _, v := range t.I32 {
-			if v < 0 || v > 255 {
-				return
-			}
-			b = append(b, uint8(v))
+		if b, ok := narrowed[uint8](t.I32); ok {
+			t.U8, t.I32 = b, nil
+		} else if b, ok := narrowed[uint16](t.I32); ok {
+			t.U16, t.I32 = b, nil
 		}
-	default:
-		return
+	case t.U16 != nil:
+		if b, ok := narrowed[uint8](t.U16); ok {
+			t.U8, t.U16 = b, nil
+		}
 	}
-	t.U8, t.F32, t.I32 = b, nil, nil
+}
+
+// narrowed is v in a smaller type, if all of it fits.
+func narrowed[T uint8 | uint16, F uint16 | int32](v []F) ([]T, bool) {
+	for _, x := range v {
+		if x < 0 || x > F(^T(0)) {
+			return nil, false
+		}
+	}
+	b := make([]T, len(v))
+	for i, x := range v {
+		b[i] = T(x)
+	}
+	return b, true
 }

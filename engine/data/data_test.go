@@ -73,6 +73,7 @@ func tables() []*Table {
 		{Kind: Inputs, Rows: 0, Shape: []int{5}, U8: []uint8{}},
 		{Kind: Targets, Rows: 0, Shape: []int{5}, F32: []float32{}},
 		{Kind: Inputs, Rows: 1000, Shape: []int{8}, F32: make([]float32, 8000)}, // compresses
+		{Kind: Inputs, Rows: 2, Shape: []int{2}, U16: []uint16{1, 256, 65535, 7}},
 	}
 }
 
@@ -276,7 +277,7 @@ func TestHostileBlob(t *testing.T) {
 		{"version", "version 2", set(good, 4, 2)},
 		{"kind", "kind 2", set(good, 5, 2)},
 		{"type", "type 0", set(good, 6, 0)},
-		{"type 4", "type 4", set(good, 6, 4)},
+		{"type 5", "type 5", set(good, 6, 5)},
 		{"coding", "coding 2", set(good, 7, 2)},
 		{"class", "is not one of 2", set(good, 8, 2)},
 		{"classes", "classes", set(good, 8, 255, 255, 255, 255)},
@@ -377,7 +378,7 @@ func TestFromSafetensors(t *testing.T) {
 		t.Errorf("one-hot: %v %v", s, err)
 	}
 	s, err = FromSafetensors("d", file(t, f32("train_x", []int{2, 1}, 7, 8), i64("train_y", []int{2}, 300, 1)), nil)
-	if err != nil || s.Train.Y().Classes != 301 || s.Val.Y().Classes != 301 || s.Train.Y().I32 == nil {
+	if err != nil || s.Train.Y().Classes != 301 || s.Val.Y().Classes != 301 || s.Train.Y().U16 == nil {
 		t.Errorf("classes: %v %v", s, err)
 	}
 	// Bytes stay bytes; other narrow types have no writer here: a header by hand.

@@ -180,8 +180,11 @@ func ReadTable(kind Kind, dtype state.DType, shape []int, r io.Reader) (*Table, 
 		return nil, err
 	}
 	n, size := t.Rows*t.stored(), 4
-	if dtype == state.U8 || dtype == state.Bool {
+	switch dtype {
+	case state.U8, state.Bool:
 		size = 1
+	case state.U16:
+		size = 2
 	}
 	if int64(n)*int64(size) > MaxBytes {
 		return nil, bad("%d bytes, more than %d", int64(n)*int64(size), MaxBytes)
@@ -197,6 +200,8 @@ func (t *Table) read(dtype state.DType, n int, r io.Reader) error {
 		t.F32 = make([]float32, 0, room)
 	case dtype == state.U8 || dtype == state.Bool:
 		t.U8 = make([]uint8, 0, room)
+	case dtype == state.U16:
+		t.U16 = make([]uint16, 0, room)
 	default:
 		t.I32 = make([]int32, 0, room)
 	}
@@ -223,6 +228,8 @@ func (t *Table) read(dtype state.DType, n int, r io.Reader) error {
 			switch {
 			case dtype == state.Bool:
 				t.U8 = append(t.U8, uint8(v))
+			case dtype == state.U16:
+				t.U16 = append(t.U16, uint16(v))
 			case v < -exact || v > exact:
 				return bad("row %d holds %d, integers must lie in -%d..%d", (done+i)/t.stored(), v, exact, exact)
 			default:
@@ -238,7 +245,7 @@ func (t *Table) read(dtype state.DType, n int, r io.Reader) error {
 // is 0.
 func (t *Table) label(classes int) error {
 	most := 0
-	for i := range max(len(t.U8), len(t.I32)) {
+	for i := range t.count() {
 		c := t.class(i)
 		switch {
 		case c < 0 && c != NoClass:

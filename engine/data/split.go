@@ -44,6 +44,8 @@ func (t *Table) pick(rows []int32) *Table {
 	switch {
 	case t.U8 != nil:
 		p.U8 = picked(t.U8, rows, n)
+	case t.U16 != nil:
+		p.U16 = picked(t.U16, rows, n)
 	case t.F32 != nil:
 		p.F32 = picked(t.F32, rows, n)
 	default:
@@ -69,9 +71,9 @@ func (s *Set) WriteSafetensors(w io.Writer) error {
 	}
 	// The widest elements first, so that all lie aligned.
 	order := []int{}
-	for _, wide := range []bool{true, false} {
+	for _, w := range []int{4, 2, 1} {
 		for i, t := range tables {
-			if (t.U8 == nil) == wide {
+			if t.width() == w {
 				order = append(order, i)
 			}
 		}
@@ -84,6 +86,8 @@ func (s *Set) WriteSafetensors(w io.Writer) error {
 			dtype = "F32"
 		case t.I32 != nil:
 			dtype = "I32"
+		case t.U16 != nil:
+			dtype = "U16"
 		}
 		if k > 0 {
 			head += ","
@@ -110,6 +114,17 @@ func (s *Set) WriteSafetensors(w io.Writer) error {
 	return nil
 }
 
+// width is the bytes of an element.
+func (t *Table) width() int {
+	switch {
+	case t.U8 != nil:
+		return 1
+	case t.U16 != nil:
+		return 2
+	}
+	return 4
+}
+
 // write writes the elements in little-endian order.
 func (t *Table) write(w io.Writer) error {
 	if t.U8 != nil {
@@ -117,6 +132,14 @@ func (t *Table) write(w io.Writer) error {
 		return err
 	}
 	buf := make([]byte, 0, 1<<16)
+	for _, v := range t.U16 {
+		if buf = binary.LittleEndian.AppendUint16(buf, v); len(buf) == cap(buf) {
+			if _, err := w.Write(buf); err != nil {
+				return err
+			}
+			buf = buf[:0]
+		}
+	}
 	for i := range len(t.F32) + len(t.I32) {
 		v := uint32(0)
 		if t.F32 != nil {

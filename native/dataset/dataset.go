@@ -133,12 +133,7 @@ func (s *Source) text(f io.Reader, ext string, o Options) error {
 	case kind == text.Bytes:
 		s.Tokens = 256
 	case vocabulary == nil:
-		for _, v := range x.I32 {
-			s.Tokens = max(s.Tokens, int(v)+1)
-		}
-		for _, v := range y.I32 {
-			s.Tokens = max(s.Tokens, int(v)+1)
-		}
+		s.Tokens = max(x.Most(), y.Most()) + 1
 	}
 	return nil
 }
@@ -334,12 +329,7 @@ func (s *Source) Outputs() (n int, classes bool) {
 		if t == nil {
 			continue
 		}
-		for _, v := range t.U8 {
-			n = max(n, int(v)+1)
-		}
-		for _, v := range t.I32 {
-			n = max(n, int(v)+1)
-		}
+		n = max(n, t.Most()+1)
 	}
 	return max(n, len(s.Classes)), true
 }

@@ -67,7 +67,7 @@ func Read(r io.Reader) (*data.Table, error) {
 	for _, d := range t.Shape {
 		n *= d
 	}
-	t.U8, t.F32, t.I32 = reorder(t.U8, shape, n), reorder(t.F32, shape, n), reorder(t.I32, shape, n)
+	t.U8, t.U16, t.F32, t.I32 = reorder(t.U8, shape, n), reorder(t.U16, shape, n), reorder(t.F32, shape, n), reorder(t.I32, shape, n)
 	t.Rows, t.Shape = shape[0], shape[1:]
 	return t, nil
 }

@@ -66,13 +66,21 @@ func Read(r io.Reader, kind string, block int) (x, y *data.Table, vocabulary []s
 		x.U8, y.U8 = raw[:used:used], raw[1:][:used:used]
 		return x, y, nil, nil
 	}
+	if kind == Uint16 {
+		ids := make([]uint16, n)
+		for i := range ids {
+			ids[i] = binary.LittleEndian.Uint16(raw[2*i:])
+		}
+		x.U16, y.U16 = ids[:used:used], ids[1:][:used:used]
+		return x, y, nil, nil
+	}
 	var ids []int32
 	if kind == Characters {
 		if !utf8.Valid(raw) {
 			return nil, nil, nil, fmt.Errorf("%w: it is not UTF-8: take it as %s", ErrFormat, Bytes)
 		}
 		ids, vocabulary = characters(string(raw), n)
-	} else if ids, err = numbers(raw, width, n); err != nil {
+	} else if ids, err = numbers(raw, n); err != nil {
 		return nil, nil, nil, err
 	}
 	x.I32, y.I32 = ids[:used:used], ids[1:][:used:used]
@@ -101,16 +109,11 @@ func characters(s string, n int) ([]int32, []string) {
 	return ids, names
 }
 
-func numbers(raw []byte, width, n int) ([]int32, error) {
+func numbers(raw []byte, n int) ([]int32, error) {
 	const exact = 1 << 24 // tokens travel as float32
 	ids := make([]int32, n)
 	for i := range ids {
-		v := uint32(0)
-		if width == 2 {
-			v = uint32(binary.LittleEndian.Uint16(raw[2*i:]))
-		} else {
-			v = binary.LittleEndian.Uint32(raw[4*i:])
-		}
+		v := binary.LittleEndian.Uint32(raw[4*i:])
 		if v > exact {
 			return nil, fmt.Errorf("%w: token %d is %d, the greatest is %d", ErrFormat, i, v, exact)
 		}

@@ -17,7 +17,7 @@ func TestRead(t *testing.T) {
 		t.Errorf("characters: %v of %q %v", x, names, err)
 	}
 	x, _, _, err = Read(strings.NewReader("\x01\x00\x00\x02\x03\x00"), Uint16, 2)
-	if err != nil || !slices.Equal(x.I32, []int32{1, 512}) {
+	if err != nil || !slices.Equal(x.U16, []uint16{1, 512}) {
 		t.Errorf("uint16: %v %v", x, err)
 	}
 	for _, c := range []struct{ s, kind, says string }{
