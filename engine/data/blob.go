@@ -4,6 +4,7 @@ package data
 
 import (
 	"encoding/binary"
+	"errors"
 	"math"
 
 	"github.com/klauspost/compress/zstd"
@@ -44,14 +45,47 @@ const (
 
 // Encode is t as a blob. The payload is compressed where that saves a sixteenth or more.
 func (t *Table) Encode() ([]byte, error) {
+	enc, err := newEncoder(zstd.SpeedBetterCompression)
+	if err != nil {
+		return nil, err
+	}
+	b, err := t.encode(enc)
+	return b, errors.Join(err, enc.Close())
+}
+
+// newEncoder makes an encoder of one goroutine: the same bytes on every machine.
+func newEncoder(level zstd.EncoderLevel) (*zstd.Encoder, error) {
+	return zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1), zstd.WithEncoderLevel(level), zstd.WithLowerEncoderMem(true))
+}
+
+func (t *Table) encode(enc *zstd.Encoder) ([]byte, error) {
 	if err := t.Check(); err != nil {
 		return nil, err
 	}
 	if t.Bytes() > MaxBytes {
 		return nil, bad("%v of %d bytes, at most %d are sent", t.Kind, t.Bytes(), MaxBytes)
 	}
+	dtype, raw := t.raw()
+	coding, payload := byte(codingZstd), enc.EncodeAll(raw, nil)
+	if len(payload) > len(raw)-len(raw)/16 {
+		coding, payload = codingNone, raw
+	}
 	le := binary.LittleEndian
-	dtype, raw := byte(typeU8), t.U8
+	b := make([]byte, 0, blobHead+4*len(t.Shape)+len(payload))
+	b = append(b, blobMagic...)
+	b = append(b, blobVersion, byte(t.Kind), dtype, coding)
+	b = le.AppendUint32(b, uint32(t.Classes))
+	b = le.AppendUint32(b, uint32(t.Rows))
+	b = append(b, byte(len(t.Shape)), 0, 0, 0)
+	for _, d := range t.Shape {
+		b = le.AppendUint32(b, uint32(d))
+	}
+	return append(b, payload...), nil
+}
+
+// raw is the elements as they are stored, and their type.
+func (t *Table) raw() (dtype byte, raw []byte) {
+	le := binary.LittleEndian
 	switch {
 	case t.F32 != nil:
 		dtype, raw = typeF32, make([]byte, 0, t.Bytes())
@@ -68,29 +102,10 @@ func (t *Table) Encode() ([]byte, error) {
 		for _, v := range t.I32 {
 			raw = le.AppendUint32(raw, uint32(v))
 		}
+	default:
+		dtype, raw = typeU8, t.U8
 	}
-	// One goroutine: the same bytes on every machine.
-	enc, err := zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1), zstd.WithEncoderLevel(zstd.SpeedBetterCompression), zstd.WithLowerEncoderMem(true))
-	if err != nil {
-		return nil, err
-	}
-	coding, payload := byte(codingZstd), enc.EncodeAll(raw, nil)
-	if err := enc.Close(); err != nil {
-		return nil, err
-	}
-	if len(payload) > len(raw)-len(raw)/16 {
-		coding, payload = codingNone, raw
-	}
-	b := make([]byte, 0, blobHead+4*len(t.Shape)+len(payload))
-	b = append(b, blobMagic...)
-	b = append(b, blobVersion, byte(t.Kind), dtype, coding)
-	b = le.AppendUint32(b, uint32(t.Classes))
-	b = le.AppendUint32(b, uint32(t.Rows))
-	b = append(b, byte(len(t.Shape)), 0, 0, 0)
-	for _, d := range t.Shape {
-		b = le.AppendUint32(b, uint32(d))
-	}
-	return append(b, payload...), nil
+	return dtype, raw
 }
 
 // width is the bytes of an element.
@@ -146,12 +161,8 @@ func head(b []byte) (*Table, header, error) {
 	return t, h, nil
 }
 
-// Decode reads a blob. The table may share the blob's memory.
-func Decode(blob []byte) (*Table, error) {
-	t, h, err := head(blob)
-	if err != nil {
-		return nil, err
-	}
+// unpack appends the elements as they are stored to dst[:0], or returns them where they are.
+func (h header) unpack(dst []byte) ([]byte, error) {
 	raw := h.payload
 	if h.coding == codingZstd {
 		// The limit also bounds the window, which the encoder may round up.
@@ -160,17 +171,36 @@ func Decode(blob []byte) (*Table, error) {
 		if err != nil {
 			return nil, err
 		}
-		raw, err = dec.DecodeAll(h.payload, nil)
+		raw, err = dec.DecodeAll(h.payload, dst[:0])
 		dec.Close()
 		if err != nil {
 			return nil, bad("the payload does not unpack: %w", err)
 		}
 	}
 	if len(raw) != h.size {
-		return nil, bad("a payload of %d bytes, %d rows of %v have %d", len(raw), t.Rows, t.Shape, h.size)
+		return nil, bad("a payload of %d bytes, its rows have %d", len(raw), h.size)
 	}
+	return raw, nil
+}
+
+// Decode reads a blob. The table may share the blob's memory.
+func Decode(blob []byte) (*Table, error) {
+	t, h, err := head(blob)
+	if err != nil {
+		return nil, err
+	}
+	raw, err := h.unpack(nil)
+	if err != nil {
+		return nil, err
+	}
+	t.fill(h.dtype, raw)
+	return t, t.Check()
+}
+
+// fill makes stored elements those of t.
+func (t *Table) fill(dtype byte, raw []byte) {
 	le := binary.LittleEndian
-	switch h.dtype {
+	switch dtype {
 	case typeU8:
 		if t.U8 = raw[:len(raw):len(raw)]; raw == nil {
 			t.U8 = []uint8{}
@@ -191,5 +221,4 @@ func Decode(blob []byte) (*Table, error) {
 			t.I32[i] = int32(le.Uint32(raw[4*i:]))
 		}
 	}
-	return t, t.Check()
 }

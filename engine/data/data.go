@@ -57,11 +57,14 @@ type Table struct {
 	// one-hot vector of this length, and NoClass to zeros. 0: elements are values.
 	Classes int
 
-	// Exactly one is not nil: [Rows, Shape...].
+	// Exactly one is not nil, but for a table with an Index: [Rows, Shape...].
 	U8  []uint8
 	U16 []uint16
 	F32 []float32
 	I32 []int32
+
+	// Index is set where the elements are kept in shards instead: none of them are here.
+	Index *Index
 
 	oneHot struct {
 		sync.Once
@@ -162,6 +165,9 @@ func (t *Table) CheckTokens(n, from, to int) error {
 			return bad("%v, row %d: %v is not a token from 0 to %d", t.Kind, i/t.stored(), v, n-1)
 		}
 		return nil
+	}
+	if t.Index != nil {
+		return t.Index.checkTokens(n, from, to)
 	}
 	for i, v := range t.U8 {
 		if err := token(i, float64(v)); err != nil {

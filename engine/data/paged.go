@@ -1,0 +1,401 @@
+// Reading a table that is kept in shards: a few of them in memory, the next ones on their way.
+
+package data
+
+import (
+	"context"
+	"encoding/binary"
+	"fmt"
+	"math"
+	"slices"
+	"sync"
+)
+
+// Fetch gets a shard's blob. It is called by a few goroutines at once.
+type Fetch func(ctx context.Context, s Shard) ([]byte, error)
+
+// loaders is how many shards are fetched at once ahead of their use: while one is being
+// verified and unpacked, the next comes.
+const loaders = 2
+
+// LeastShards is the number of shards for which a reader needs room: those of a group, and two
+// on their way, so that the next group comes while this one is trained on.
+func LeastShards(l Layout) int { return min(l.Shards(), l.Group+loaders) }
+
+// Paged reads the rows of a table in shards, of which it holds as many as it is given room for.
+// Rows are asked for in advance, by Hold; the other methods are about those. It drops what is
+// needed last by the order of the run, which it knows, and fetches what comes next before it is asked for.
+// All but the fetching is for one goroutine.
+type Paged struct {
+	ix     *Index
+	head   *Table
+	fetch  Fetch
+	order  *Shuffle // nil: rows are visited in their order
+	most   int      // shards held at once
+	staged *Table   // the rows that are held
+	place  map[int32]int32
+	idx    []int32
+	row    int // bytes
+
+	ctx    context.Context
+	cancel context.CancelFunc
+	wg     sync.WaitGroup
+	epoch  int // for which the shards were ranked
+	group  int
+
+	mu      sync.Mutex
+	pages   map[int]*page
+	wanted  []int32 // shards in the order in which they are needed
+	loading int
+	spare   [][]byte
+	fetched int // shards, in all
+}
+
+// page is a shard in memory.
+type page struct {
+	raw   []byte
+	err   error
+	rank  int           // place in wanted; the greatest is dropped first
+	ready chan struct{} // closed when raw or err is set
+}
+
+// NewPaged reads the table that ix describes, holding at most so many shards at once, for up to
+// rows rows at a time. The order is that of the job's epochs; nil is that of the rows. It must be
+// closed.
+func NewPaged(ctx context.Context, ix *Index, order *Shuffle, shards, rows int, fetch Fetch) *Paged {
+	p := &Paged{
+		ix: ix, head: ix.Head(), fetch: fetch, order: order, most: max(shards, 1), row: ix.RowBytes(),
+		place: make(map[int32]int32, rows), idx: make([]int32, 0, rows), epoch: math.MinInt,
+		pages: map[int]*page{}, staged: &Table{Kind: ix.Kind, Shape: ix.Shape, Classes: ix.Classes},
+	}
+	p.ctx, p.cancel = context.WithCancel(ctx)
+	n := rows * product(ix.Shape)
+	switch ix.dtype {
+	case typeU8:
+		p.staged.U8 = make([]uint8, 0, n)
+	case typeU16:
+		p.staged.U16 = make([]uint16, 0, n)
+	case typeI32:
+		p.staged.I32 = make([]int32, 0, n)
+	default:
+		p.staged.F32 = make([]float32, 0, n)
+	}
+	return p
+}
+
+// PagedBytes is the memory that a Paged of so many shards and rows takes: the shards, those that
+// are being fetched, compressed, and the rows that are held.
+func (ix *Index) PagedBytes(shards, rows int) int {
+	if len(ix.Shards) == 0 {
+		return 0
+	}
+	return (min(shards, len(ix.Shards))+loaders)*ix.ShardBytes() + rows*(ix.RowBytes()+16) + indexShard*len(ix.Shards)
+}
+
+// Close ends what is being fetched.
+func (p *Paged) Close() {
+	p.cancel()
+	p.wg.Wait()
+}
+
+// Len is the number of rows of the table.
+func (p *Paged) Len() int { return p.head.Rows }
+
+// Elems is the number of float32 values of a row as Gather gives it.
+func (p *Paged) Elems() int { return p.head.Elems() }
+
+// Labelled tells whether the elements are numbers of classes.
+func (p *Paged) Labelled() bool { return p.head.Labelled() }
+
+// Answers is that of Table.
+func (p *Paged) Answers() bool { return p.head.Answers() }
+
+// Fetched is the number of shards that have been fetched.
+func (p *Paged) Fetched() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.fetched
+}
+
+// Gather is that of Table, for rows that are held.
+func (p *Paged) Gather(dst []float32, rows []int32) { p.staged.Gather(dst, p.held(rows)) }
+
+// Labels is that of Table, for rows that are held.
+func (p *Paged) Labels(dst, rows []int32) { p.staged.Labels(dst, p.held(rows)) }
+
+// held are the places of rows among those that are held.
+func (p *Paged) held(rows []int32) []int32 {
+	p.idx = p.idx[:0]
+	for _, r := range rows {
+		i, ok := p.place[r]
+		if !ok {
+			panic(fmt.Sprintf("data: row %d is not held", r))
+		}
+		p.idx = append(p.idx, i)
+	}
+	return p.idx
+}
+
+// Hold makes rows readable until its next call. They are those that an epoch visits from
+// position from on; epoch -1 is a pass over the rows in their order.
+func (p *Paged) Hold(ctx context.Context, epoch, from int, rows []int32) error {
+	clear(p.place)
+	for i, r := range rows {
+		if r < 0 || int(r) >= p.head.Rows {
+			panic(fmt.Sprintf("data: row %d of %d", r, p.head.Rows))
+		}
+		p.place[r] = int32(i)
+	}
+	p.stage(len(rows))
+	// Group by group, so that the shards of one are done with when those of the next are needed.
+	for i := 0; i < len(rows); {
+		n := min(p.plan(epoch, from+i)-(from+i), len(rows)-i)
+		p.ahead()
+		if err := p.take(ctx, rows[i:i+n], i); err != nil {
+			return err
+		}
+		i += n
+	}
+	return nil
+}
+
+// take copies rows to places from at on, shard by shard, so that room for one is enough.
+func (p *Paged) take(ctx context.Context, rows []int32, at int) error {
+	per := int32(p.ix.Layout.Per)
+	todo := len(rows)
+	for i := 0; todo > 0; i++ {
+		k := rows[i] / per
+		if slices.ContainsFunc(rows[:i], func(r int32) bool { return r/per == k }) {
+			continue
+		}
+		pg, err := p.get(ctx, int(k))
+		if err != nil {
+			return fmt.Errorf("%v, shard %d: %w", p.ix.Kind, k, err)
+		}
+		for j, r := range rows[i:] {
+			if r/per == k {
+				p.put(at+i+j, pg.raw, int(r%per))
+				todo--
+			}
+		}
+		pg.rank = p.rank(int(k))
+		p.mu.Unlock() // locked by get
+	}
+	return nil
+}
+
+// stage makes room for n rows.
+func (p *Paged) stage(n int) {
+	t := p.staged
+	t.Rows = n
+	n *= t.stored()
+	t.U8, t.U16, t.I32, t.F32 = room(t.U8, n), room(t.U16, n), room(t.I32, n), room(t.F32, n)
+}
+
+// room is v with n elements; nil stays nil.
+func room[T any](v []T, n int) []T {
+	if v == nil {
+		return nil
+	}
+	return slices.Grow(v[:0], n)[:n]
+}
+
+// put copies row r of a shard to place i.
+func (p *Paged) put(i int, raw []byte, r int) {
+	t, le, n := p.staged, binary.LittleEndian, p.staged.stored()
+	src := raw[r*p.row:][:p.row]
+	switch p.ix.dtype {
+	case typeU8:
+		copy(t.U8[i*n:], src)
+	case typeU16:
+		d := t.U16[i*n:][:n]
+		for j := range d {
+			d[j] = le.Uint16(src[2*j:])
+		}
+	case typeI32:
+		d := t.I32[i*n:][:n]
+		for j := range d {
+			d[j] = int32(le.Uint32(src[4*j:]))
+		}
+	default:
+		d := t.F32[i*n:][:n]
+		for j := range d {
+			d[j] = math.Float32frombits(le.Uint32(src[4*j:]))
+		}
+	}
+}
+
+// plan ranks the shards by when they are needed, where the position has come to others. It
+// returns the position up to which that holds.
+func (p *Paged) plan(epoch, from int) (to int) {
+	g := from / p.ix.Layout.Per
+	to = (g + 1) * p.ix.Layout.Per
+	if p.order != nil && epoch >= 0 {
+		var begin int
+		g, begin = p.order.find(epoch, from)
+		to = begin + p.order.size(g)
+	}
+	if epoch == p.epoch && g == p.group {
+		return to
+	}
+	p.epoch, p.group = epoch, g
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.wanted = p.wanted[:0]
+	if p.order != nil && epoch >= 0 {
+		p.wanted = p.order.Next(p.wanted, epoch, from, p.most)
+	} else {
+		for i := range min(p.most, len(p.ix.Shards)) {
+			p.wanted = append(p.wanted, int32((g+i)%len(p.ix.Shards)))
+		}
+	}
+	for _, pg := range p.pages {
+		pg.rank = math.MaxInt
+	}
+	for i, k := range p.wanted {
+		if pg := p.pages[int(k)]; pg != nil {
+			pg.rank = i
+		}
+	}
+	return to
+}
+
+// ahead begins to fetch what is wanted next.
+func (p *Paged) ahead() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for p.loading < loaders {
+		k, pg := p.pick()
+		if pg == nil {
+			return
+		}
+		p.loading++
+		p.wg.Go(func() {
+			for pg != nil {
+				p.load(p.ctx, k, pg)
+				failed := pg.err != nil // whoever needs the shard will say so
+				p.mu.Lock()
+				if k, pg = 0, nil; !failed {
+					k, pg = p.pick()
+				}
+				if pg == nil {
+					p.loading--
+				}
+				p.mu.Unlock()
+			}
+		})
+	}
+}
+
+// pick makes a page for the shard that is wanted first of those that are not here, if there is
+// room.
+func (p *Paged) pick() (int, *page) {
+	if p.ctx.Err() != nil {
+		return 0, nil
+	}
+	for i, k := range p.wanted {
+		if p.pages[int(k)] == nil {
+			if len(p.pages) >= p.most && !p.drop(i) {
+				return 0, nil
+			}
+			return int(k), p.page(int(k), i)
+		}
+	}
+	return 0, nil
+}
+
+func (p *Paged) page(k, rank int) *page {
+	pg := &page{rank: rank, ready: make(chan struct{})}
+	p.pages[k] = pg
+	return pg
+}
+
+// drop forgets the shard that is needed last, if that is later than rank.
+func (p *Paged) drop(rank int) bool {
+	worst, at := rank, -1
+	for k, pg := range p.pages {
+		if pg.rank > worst && pg.loaded() {
+			worst, at = pg.rank, k
+		}
+	}
+	if at < 0 {
+		return false
+	}
+	if raw := p.pages[at].raw; len(p.spare) < loaders && raw != nil {
+		p.spare = append(p.spare, raw)
+	}
+	delete(p.pages, at)
+	return true
+}
+
+func (pg *page) loaded() bool {
+	select {
+	case <-pg.ready:
+		return true
+	default:
+		return false
+	}
+}
+
+// load fetches shard k into its page.
+func (p *Paged) load(ctx context.Context, k int, pg *page) {
+	p.mu.Lock()
+	var buf []byte
+	if n := len(p.spare); n > 0 {
+		buf, p.spare = p.spare[n-1], p.spare[:n-1]
+	}
+	p.fetched++
+	p.mu.Unlock()
+	var raw []byte
+	blob, err := p.fetch(ctx, p.ix.Shards[k])
+	if err == nil {
+		raw, err = p.ix.open(buf, blob, k)
+	}
+	p.mu.Lock()
+	if pg.raw, pg.err = raw, err; err != nil {
+		delete(p.pages, k) // the next that wants it tries anew
+	}
+	if buf != nil && (err != nil || cap(buf) == 0 || &buf[:1][0] != &pg.raw[:1][0]) {
+		p.spare = append(p.spare, buf) // not needed
+	}
+	p.mu.Unlock()
+	close(pg.ready)
+}
+
+// rank is the place of shard k among those that are wanted.
+func (p *Paged) rank(k int) int {
+	if i := slices.Index(p.wanted, int32(k)); i >= 0 {
+		return i
+	}
+	return math.MaxInt
+}
+
+// get waits for shard k, or fetches it, and leaves p locked if there is no error.
+func (p *Paged) get(ctx context.Context, k int) (*page, error) {
+	for tried := false; ; {
+		p.mu.Lock()
+		pg := p.pages[k]
+		mine := pg == nil
+		if mine {
+			for len(p.pages) >= p.most && p.drop(-1) {
+			}
+			pg = p.page(k, 0)
+		}
+		if pg.rank = -1; pg.loaded() && pg.err == nil { // -1: never dropped
+			return pg, nil
+		}
+		p.mu.Unlock()
+		if mine {
+			p.load(ctx, k, pg)
+		}
+		select {
+		case <-pg.ready:
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
+		if pg.err != nil && (mine || tried) {
+			return nil, pg.err
+		}
+		tried = pg.err != nil
+	}
+}
