@@ -22,7 +22,6 @@ type Index struct {
 
 	dtype byte   // of the elements, as in blobs
 	stats *Stats // nil where they are not known: at a provider
-
 }
 
 // Shard is one shard as a blob.
