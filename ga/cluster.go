@@ -68,6 +68,13 @@ func Cluster(nodes []Node, need Need, opt Options, rng *rand.Rand) ([][]int, err
 
 // tooMany explains a pool whose nodes cannot all have a stage.
 func (p *problem) tooMany(need Need, opt Options) error {
+	if p.minK == opt.MinClusters {
+		what := fmt.Sprintf("their %s of RAM hold the model (%s) %d times", bytesText(p.totalRAM), bytesText(p.need), int(p.totalRAM/max(p.need, 1)))
+		if p.n < opt.MinClusters {
+			what = "each needs at least one"
+		}
+		return fail(ErrRAM, "%d providers cannot form %d clusters: %s; use more providers or fewer clusters", p.n, opt.MinClusters, what)
+	}
 	why := fmt.Sprintf("the model %q has only %d cut points", need.Model, p.hi-1)
 	if p.hi < need.Stages || need.Stages == 0 {
 		why = fmt.Sprintf("a cluster has at most %d stages", p.hi)

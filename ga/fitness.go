@@ -26,6 +26,7 @@ type Need struct {
 // Options tune the planner. The zero value is the default of each.
 type Options struct {
 	MaxClusters  int     // 0: no limit
+	MinClusters  int     // as many as somebody asked for; 0: as many as pay
 	MinSize      int     // least nodes of a cluster; 0: 1 where the time of a round counts, else 2, a root and a leaf
 	Replicas     int     // units of a round, which clusters take as they finish; 0: as many as pay
 	Batches      int     // that a replica trains between two averagings; 0: 64
@@ -65,6 +66,7 @@ func (o Options) check() error {
 		max   int
 	}{
 		{"MaxClusters", o.MaxClusters, MaxNodes},
+		{"MinClusters", o.MinClusters, MaxNodes},
 		{"MinSize", o.MinSize, MaxNodes},
 		{"MicroBatches", o.MicroBatches, 1 << 20},
 		{"Effort", o.Effort, 1 << 24},
@@ -103,7 +105,7 @@ const averagingLoss = 0.5
 type Fitness struct {
 	// Deficit is the hard term: for each cluster the share of the model's memory that it
 	// lacks, the nodes it has too few (Options.MinSize) or too many (Need.Stages), and
-	// the clusters beyond Options.MaxClusters.
+	// the clusters beyond Options.MaxClusters or short of Options.MinClusters.
 	Deficit float64 `json:"deficit"`
 	// Pipeline is -ln(Σ v_C/(1+(s_C-1)/m) / Σ v): the speed lost to depth; v is compute, or 1 per
 	// node where the pool has no benchmark, s the nodes of the cluster, m Options.MicroBatches.
@@ -176,7 +178,7 @@ func (p *problem) rate(clusters [][]int) Fitness {
 		_, variance := stat.PopMeanVariance(pick(p.logb, c), nil)
 		f.Likeness += float64(math.Sqrt(variance)*float64(len(c))) / float64(p.n)
 	}
-	f.Deficit += float64(max(0, k-p.maxK))
+	f.Deficit += float64(max(0, k-p.maxK, p.least-k))
 	if p.round {
 		rates := 0.0
 		for j, c := range clusters {
@@ -232,6 +234,7 @@ type problem struct {
 	lo, hi    int     // nodes of a cluster
 	minK      int     // clusters
 	maxK      int
+	least     int // Options.MinClusters
 	budget    int
 	ram       []float64 // whole bytes, so that running sums of them are exact
 	speed     []float64 // what Balance adds up; mean 1
@@ -276,7 +279,7 @@ func newProblem(nodes []Node, need Need, opt Options) (*problem, error) {
 	opt = opt.withDefaults()
 	n := len(nodes)
 	p := &problem{
-		n: n, need: math.Ceil(need.RAM), budget: effort(opt.Effort, n),
+		n: n, need: math.Ceil(need.RAM), least: opt.MinClusters, budget: effort(opt.Effort, n),
 		balance: opt.Balance, likeness: opt.Likeness, benchmark: benchmarked(nodes),
 	}
 	p.ram = column(nodes, func(n Node) float64 { return math.Floor(n.RAM) })
@@ -336,6 +339,7 @@ func newProblem(nodes []Node, need Need, opt Options) (*problem, error) {
 		p.spare, p.minK = 1, 1
 		p.maxK = max(p.maxK, 1)
 	}
+	p.minK = max(p.minK, p.least)
 	return p, nil
 }
 
@@ -357,6 +361,9 @@ func (p *problem) sizes(need Need, opt Options) {
 	}
 	p.minK = (p.n + p.hi - 1) / p.hi
 	p.lo = min(opt.MinSize, p.hi)
+	if opt.MinClusters*p.lo > p.n {
+		p.lo = 1
+	}
 	p.maxK = min(limit, p.n/p.lo)
 	if p.minK*p.lo > p.n {
 		p.lo, p.maxK = 1, min(limit, p.minK)
@@ -467,13 +474,13 @@ func (p *problem) score(t *totals) score {
 		if t.k == 0 {
 			return score{deficit: float64(p.n), cost: math.Inf(1)}
 		}
-		return score{deficit: t.deficit + float64(max(0, t.k-p.maxK)), cost: p.roundTime(t.k, t.rate)}
+		return score{deficit: t.deficit + float64(max(0, t.k-p.maxK, p.least-t.k)), cost: p.roundTime(t.k, t.rate)}
 	}
 	// Speeds sum to n, so the square of their variation is K·Σv²/n² - 1.
 	n := float64(p.n)
 	cv := math.Sqrt(max(0, float64(float64(t.k)*t.speed)/(n*n)-1))
 	return score{
-		deficit: t.deficit + float64(max(0, t.k-p.maxK)),
+		deficit: t.deficit + float64(max(0, t.k-p.maxK, p.least-t.k)),
 		cost: -math.Log(t.worth) + p.logK[t.k] +
 			float64(p.balance*cv) + float64(p.likeness*t.like)/n,
 	}
