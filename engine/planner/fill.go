@@ -37,6 +37,9 @@ type fill struct {
 	nodes []ga.Node
 	why   string // why a batch stays whole; "" if it may be split
 	cache *cache
+	// What a cluster has of the job's replicas.
+	own   int
+	place stage.Placement
 }
 
 // cache keeps what compiling tells of stages: clusters of a large pool have many in common.
@@ -48,7 +51,11 @@ type cache struct {
 
 // shape is what the memory of a stage depends on: its nodes and the place it has, and the
 // number of micro-batches and of units in flight.
-type shape struct{ from, nodes, index, of, micro, flight int }
+type shape struct {
+	from, nodes, index, of, micro, flight int
+	own                                   int
+	cuts                                  string // of all clusters, where there are several
+}
 
 func newCache(g *graph.Graph) *cache {
 	return &cache{g, map[string][]*graph.Stage{}, map[shape]int{}}
@@ -68,17 +75,23 @@ func (c *cache) cut(starts []int) ([]*graph.Stage, error) {
 }
 
 // memory is stage.Bytes.
-func (c *cache) memory(j job.Spec, s *graph.Stage) (int, error) {
+func (c *cache) memory(j job.Spec, s *graph.Stage, p stage.Placement) (int, error) {
 	// Gradients pass through the readers of a skip, so the place matters where there are any;
 	// otherwise only the distance to the end does, and whether the stage is the first.
-	key := shape{s.First, len(s.Graph.Nodes), s.Index, s.Of, j.Micro(), j.InFlight}
+	key := shape{from: s.First, nodes: len(s.Graph.Nodes), index: s.Index, of: s.Of, micro: j.Micro(), flight: j.InFlight}
+	if len(p.Clusters) > 1 {
+		key.own, key.cuts = len(p.Clusters[p.Cluster].Replicas), fmt.Sprint(p.Cluster)
+		for _, cl := range p.Clusters {
+			key.cuts += fmt.Sprint(cl.Starts)
+		}
+	}
 	if chain(s) {
 		key.index, key.of = min(s.Index, 1), s.Of-s.Index
 	}
 	if n, ok := c.bytes[key]; ok {
 		return n, nil
 	}
-	n, err := stage.Bytes(j, s, stage.Placement{})
+	n, err := stage.Bytes(j, s, p)
 	if err == nil {
 		c.bytes[key] = n
 	}
@@ -101,7 +114,7 @@ func chain(s *graph.Stage) bool {
 }
 
 func newFill(j job.Spec, g *graph.Graph, nodes []ga.Node) fill {
-	f := fill{j: j, g: g, nodes: nodes, cache: newCache(g)}
+	f := fill{j: j, g: g, nodes: nodes, cache: newCache(g), own: j.Replica()}
 	node, ok := exec.Splits(g)
 	switch {
 	case j.Schedule == job.Async: // full as it is, and its result depends on the cut
@@ -130,37 +143,18 @@ func (f fill) start() job.Spec {
 	return j
 }
 
-// choose sets what each cluster's pipeline does and what its stages then take.
-func (f fill) choose(p *Plan) error {
-	for c := range p.Clusters {
-		if err := f.cluster(&p.Clusters[c]); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
+// cluster sets what a cluster's pipeline does and what its stages then take.
 func (f fill) cluster(cl *Cluster) error {
 	stages, err := f.cache.cut(cl.Starts())
 	if err != nil {
 		return err
 	}
 	pl := f.pipeline(stages, cl)
-	most := min(f.j.Replica(), len(stages))
-	if !turns(f.j) {
-		f.micro(pl, cl, stages)
-	} else if f.j.InFlight > 0 {
-		cl.InFlight = f.j.InFlight
-		f.micro(f.ahead(pl, cl), cl, stages)
-	} else {
-		for cl.InFlight = most; ; cl.InFlight-- {
-			f.j.InFlight = cl.InFlight
-			f.micro(f.ahead(pl, cl), cl, stages)
-			if cl.InFlight == 1 || f.fits(cl, stages, cl.MicroBatches) {
-				break
-			}
-		}
+	f.flow(pl, cl, stages)
+	if turns(f.j) {
+		f.j.InFlight = cl.InFlight
 	}
+	most := min(f.own, len(stages))
 	m, err := f.memory(stages, cl.MicroBatches)
 	if err != nil {
 		return err
@@ -170,17 +164,62 @@ func (f fill) cluster(cl *Cluster) error {
 	}
 	switch j := f.j; {
 	case turns(j):
-		cl.Idle = f.ahead(pl, cl).Round(f.round(), j.BatchSize, cl.MicroBatches).Idle()
+		r := f.ahead(pl, cl).Round(f.round(), j.BatchSize, cl.MicroBatches)
+		cl.Idle = r.Idle()
+		cl.Rate = f.rate(f.round()*j.BatchSize, r.Seconds)
 		if cl.InFlight < most {
-			cl.Note = fmt.Sprintf("stages stand still %.0f %% of the time: %d units are in flight, more of the %d replicas do not fit into the memory that is lent", 100*cl.Idle, cl.InFlight, j.Replica())
-		} else if j.Replica() < len(stages) && cl.Idle > idleWorth {
-			cl.Note = fmt.Sprintf("stages stand still %.0f %% of the time: %d replicas do not fill %d stages", 100*cl.Idle, j.Replica(), len(stages))
+			cl.Note = fmt.Sprintf("stages stand still %.0f %% of the time: %d units are in flight, more of its %d replicas do not fit into the memory that is lent", 100*cl.Idle, cl.InFlight, f.own)
+		} else if f.own < len(stages) && cl.Idle > idleWorth {
+			cl.Note = fmt.Sprintf("stages stand still %.0f %% of the time: %d replica(s) do not fill %d stages", 100*cl.Idle, f.own, len(stages))
 		}
 	case j.Schedule == job.Sync:
-		cl.Idle = pl.Update(forecast.Split(j.UpdateFrequency*parts(j), j.BatchSize/parts(j), cl.MicroBatches)).Idle()
+		r := pl.Update(f.rows(cl.MicroBatches))
+		cl.Idle = r.Idle()
+		cl.Rate = f.rate(j.UpdateFrequency*j.BatchSize*f.own/j.Replica(), r.Seconds)
 		cl.Note = f.note(pl, cl)
 	}
 	return nil
+}
+
+// rate is samples a second, where the nodes were measured.
+func (f fill) rate(samples int, seconds float64) float64 {
+	for _, n := range f.nodes {
+		if n.Compute < 1 {
+			return 0
+		}
+	}
+	return float64(samples) / seconds
+}
+
+// rows are those of the micro-batches of an update of one replica, or of a cluster's share of
+// the split batches.
+func (f fill) rows(micro int) []int {
+	n := parts(f.j)
+	own := 1
+	if n > 1 {
+		own = f.own
+	}
+	return forecast.Split(f.j.UpdateFrequency*own, max(1, f.j.BatchSize/n), micro)
+}
+
+// flow chooses the numbers of units in flight and of micro-batches.
+func (f fill) flow(pl forecast.Pipeline, cl *Cluster, stages []*graph.Stage) {
+	switch {
+	case !turns(f.j):
+		cl.InFlight = 0
+		f.micro(pl, cl, stages)
+	case f.j.InFlight > 0:
+		cl.InFlight = min(f.j.InFlight, f.own)
+		f.micro(f.ahead(pl, cl), cl, stages)
+	default:
+		for cl.InFlight = min(f.own, len(stages)); ; cl.InFlight-- {
+			f.j.InFlight = cl.InFlight
+			f.micro(f.ahead(pl, cl), cl, stages)
+			if cl.InFlight == 1 || f.fits(cl, stages, cl.MicroBatches) {
+				break
+			}
+		}
+	}
 }
 
 // turns tells whether replicas of whole batches take turns in a pipeline.
@@ -196,7 +235,7 @@ func parts(j job.Spec) int {
 
 // round is the batches of a round, as far as the forecast walks them.
 func (f fill) round() int {
-	return f.j.UpdateFrequency * f.j.Replica() * min(f.j.Updates(), max(1, 32/f.j.Replica()))
+	return f.j.UpdateFrequency * f.own * min(f.j.Updates(), max(1, 32/f.j.Replica()))
 }
 
 // ahead is a pipeline that has the cluster's units in flight.
@@ -219,7 +258,7 @@ func (f fill) fits(cl *Cluster, stages []*graph.Stage, n int) bool {
 // micro sets the number of micro-batches of a cluster.
 func (f fill) micro(pl forecast.Pipeline, cl *Cluster, stages []*graph.Stage) {
 	j := f.j
-	batches := j.UpdateFrequency * parts(j)
+	batches := len(f.rows(1))
 	if turns(j) {
 		batches = f.round()
 	}
@@ -243,7 +282,7 @@ func (f fill) memory(stages []*graph.Stage, n int) ([]int, error) {
 	m := make([]int, len(stages))
 	for k, s := range stages {
 		var err error
-		if m[k], err = f.cache.memory(j, s); err != nil {
+		if m[k], err = f.cache.memory(j, s, f.place); err != nil {
 			return nil, err
 		}
 	}
@@ -351,6 +390,13 @@ func (p *Plan) String() string {
 		b.WriteString(p.GA.String())
 	}
 	for i, c := range p.Clusters {
+		if len(p.Clusters) > 1 && len(c.Replicas) > 0 {
+			fmt.Fprintf(&b, "cluster %d: trains replicas %s", i, list(c.Replicas))
+			if c.Rate > 0 {
+				fmt.Fprintf(&b, ", %.3g samples/s", c.Rate)
+			}
+			b.WriteString("\n")
+		}
 		if c.MicroBatches > 1 {
 			fmt.Fprintf(&b, "cluster %d: batches flow in %d micro-batches\n", i, c.MicroBatches)
 		}
@@ -360,6 +406,16 @@ func (p *Plan) String() string {
 		if c.Note != "" {
 			fmt.Fprintf(&b, "cluster %d: %s\n", i, c.Note)
 		}
+	}
+	if p.Rate > 0 {
+		fmt.Fprintf(&b, "forecast: %.3g samples/s", p.Rate)
+		if p.Averaging > 0 {
+			fmt.Fprintf(&b, ", %.2g %% of the time for averaging", 100*p.Averaging)
+		}
+		b.WriteString("\n")
+	}
+	if p.Note != "" {
+		fmt.Fprintln(&b, p.Note)
 	}
 	return b.String()
 }

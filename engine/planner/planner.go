@@ -41,11 +41,14 @@ type Stage struct {
 // Cluster is a pipeline of stages.
 type Cluster struct {
 	Stages       []Stage `json:"stages"`
+	Replicas     []int   `json:"replicas,omitempty"`  // that it trains; none: all
 	MicroBatches int     `json:"micro_batches"`       // of a batch, where the job leaves it open
 	InFlight     int     `json:"in_flight,omitempty"` // units of replicas in the pipeline at once; 0: one replica
 	Idle         float64 `json:"idle"`                // share of its time that the average stage is forecast to stand still
 	// Note says what keeps the pipeline from being full and what would fill it; "" if nothing does.
 	Note string `json:"note,omitempty"`
+	// Rate is the samples a second that it is forecast to train; 0 where nothing was measured.
+	Rate float64 `json:"samples_per_s,omitempty"`
 }
 
 // Starts lists the first graph node of each stage.
@@ -61,13 +64,35 @@ func (c Cluster) Starts() []int {
 type Plan struct {
 	GA       *ga.Plan  `json:"ga"`
 	Clusters []Cluster `json:"clusters"`
+	// Rate is the samples a second of all clusters together, who wait for the slowest at the end
+	// of each round and average then; Averaging is the share of the time that takes.
+	Rate      float64 `json:"samples_per_s,omitempty"`
+	Averaging float64 `json:"averaging,omitempty"`
+	Note      string  `json:"note,omitempty"`
+}
+
+// Placement is a cluster's place in the plan, as its stages know it.
+func (p *Plan) Placement(cluster int) stage.Placement {
+	pl := stage.Placement{Cluster: cluster}
+	if len(p.Clusters[cluster].Replicas) == 0 {
+		return stage.Placement{} // it trains all of them
+	}
+	for _, c := range p.Clusters {
+		pl.Clusters = append(pl.Clusters, stage.Cluster{Starts: c.Starts(), Replicas: c.Replicas})
+	}
+	return pl
 }
 
 // costs puts pieces of the model into numbers: operations, parameters, memory and bytes
 // across a cut, for one batch of the job. What the model takes besides its state, by the
 // plan of the whole model as one stage, is shared out by the size of the units' results:
 // so much as it is with the job's micro-batches and with what it computes again.
-func costs(j job.Spec, g *graph.Graph, units []graph.Unit) ([]ga.Unit, error) {
+//
+// A cluster is thought to have so many of the job's replicas as share says.
+func costs(j job.Spec, g *graph.Graph, units []graph.Unit, share int) ([]ga.Unit, error) {
+	if !j.Gradients() { // else its batches would be split otherwise
+		j.Replicas = share
+	}
 	whole, err := g.Cut([]int{0})
 	if err != nil {
 		return nil, err
@@ -123,11 +148,22 @@ func Make(j job.Spec, g *graph.Graph, nodes []ga.Node, opt ga.Options, seed uint
 func plan(j job.Spec, g *graph.Graph, nodes []ga.Node, opt ga.Options, seed uint64) (*Plan, error) {
 	fill := newFill(j, g, nodes)
 	j = fill.start()
-	if opt.Batches == 0 {
-		opt.Batches = j.ReduceFactor * j.UpdateFrequency
+	asked := opt.MaxClusters
+	if r := j.Replica(); r > 1 {
+		opt.Batches, opt.Replicas = j.Updates()*j.UpdateFrequency, r
+		if opt.MaxClusters == 0 || opt.MaxClusters > r {
+			opt.MaxClusters = r
+		}
+	}
+	if opt.MinClusters > j.Replica() {
+		return nil, fmt.Errorf("%w: %d clusters cannot share %d replica(s), and each trains at least one: set replicas to %d or more", ga.ErrInvalid, opt.MinClusters, j.Replica(), opt.MinClusters)
+	}
+	if opt.MicroBatches == 0 && (fill.why != "" || fill.j.MicroBatches > 0) {
+		opt.MicroBatches = j.UpdateFrequency * j.Replica() * max(1, fill.j.MicroBatches) // that can be in flight
 	}
 	pieces, heavy := cuttable(j, g)
-	units, err := costs(j, g, pieces)
+	most := max(1, min(opt.MaxClusters, j.Replica(), len(nodes)))
+	units, err := costs(j, g, pieces, (j.Replica()+most-1)/most)
 	if err != nil {
 		return nil, err
 	}
@@ -148,8 +184,11 @@ func plan(j job.Spec, g *graph.Graph, nodes []ga.Node, opt ga.Options, seed uint
 			return nil, err
 		}
 		if short == nil {
-			if err := fill.choose(p); err != nil {
+			if err := fill.choose(p, opt.MinClusters); err != nil {
 				return nil, err
+			}
+			if n := len(p.Clusters); asked > n && n == j.Replica() && len(nodes) > n {
+				p.Note = fmt.Sprintf("%d cluster(s), since each trains at least one replica and the job has %d: set replicas to %d for as many as were asked for", n, n, asked)
 			}
 			return p, p.setRings(g)
 		}
@@ -165,17 +204,24 @@ func plan(j job.Spec, g *graph.Graph, nodes []ga.Node, opt ga.Options, seed uint
 func (p *Plan) measure(j job.Spec, known *cache, nodes []ga.Node, pieces []graph.Unit, units []ga.Unit) (short error, failing []int, err error) {
 	p.Clusters = nil
 	grow := make([]float64, len(units))
-	for id, c := range p.GA.Clusters {
+	for _, c := range p.GA.Clusters {
 		var cl Cluster
 		for _, s := range c.Stages {
 			cl.Stages = append(cl.Stages, Stage{Node: s.Node, Name: nodes[s.Node].Name, Start: pieces[s.From].From})
 		}
+		p.Clusters = append(p.Clusters, cl)
+	}
+	if r := j.Replica(); r > 1 && len(p.Clusters) > 1 {
+		p.share(even(r, len(p.Clusters)))
+	}
+	for id, c := range p.GA.Clusters {
+		cl := p.Clusters[id]
 		stages, err := known.cut(cl.Starts())
 		if err != nil {
 			return nil, nil, err
 		}
 		for k, s := range stages {
-			n, err := known.memory(j, s)
+			n, err := known.memory(j, s, p.Placement(id))
 			if err != nil {
 				return nil, nil, err
 			}
@@ -195,7 +241,6 @@ func (p *Plan) measure(j job.Spec, known *cache, nodes []ga.Node, pieces []graph
 				grow[i] = max(grow[i], float64(n)/mine.Memory)
 			}
 		}
-		p.Clusters = append(p.Clusters, cl)
 	}
 	for i := range units {
 		units[i].Memory *= max(grow[i], 1)
