@@ -1,10 +1,10 @@
 // Package client is a provider's side of signaling: it joins a host, exchanges
 // the messages of package proto, answers heartbeats, fetches blobs, uploads
-// trained stages and measures the bandwidth to the host. It compiles for native
-// hosts and for js/wasm, where the browser's WebSocket and fetch are underneath.
+// trained stages and measures the bandwidth to the host. On js/wasm it uses the browser's
+// WebSocket and fetch.
 //
-// Errors say what to do next. Those that come from the host are *proto.Error
-// inside: errors.Is(err, proto.ErrBadToken).
+// Errors say what to do next. Those sent by the host wrap *proto.Error:
+// errors.Is(err, proto.ErrBadToken).
 package client
 
 import (
@@ -21,16 +21,16 @@ import (
 	"github.com/ravnest/ravnest/signaling/proto"
 )
 
-// Errors beside those of the host.
+// Errors other than the host's.
 var (
-	// ErrAddress: not something that names a host.
+	// ErrAddress: the address is malformed.
 	ErrAddress = errors.New("malformed host address")
-	// ErrUnreachable: nothing, or something else, answers there.
+	// ErrUnreachable: no host answers at the address.
 	ErrUnreachable = errors.New("cannot reach the signaling host")
 	// ErrLost: the host fell silent or the connection broke.
 	ErrLost = errors.New("lost the signaling host")
-	// ErrGoodbye: the host ended the session on purpose, such as after the run.
-	// It is a kind of ErrLost.
+	// ErrGoodbye: the host ended the session on purpose, for example after the run.
+	// errors.Is reports that it is an ErrLost too.
 	ErrGoodbye error = goodbye{}
 	// ErrClosed: Close was called.
 	ErrClosed = errors.New("the connection to the signaling host is closed")
@@ -41,16 +41,16 @@ type goodbye struct{}
 
 func (goodbye) Error() string { return "the signaling host said goodbye" }
 
-// Is makes it a kind of ErrLost.
+// Is reports that ErrGoodbye is an ErrLost.
 func (goodbye) Is(target error) bool { return target == ErrLost }
 
 // Options of Dial.
 type Options struct {
 	Token   string        // join token; it goes to the host in the hello and with every request
-	Hello   proto.Hello   // who we are; its Token is set from the one above
-	HTTP    *HTTP         // nil: the default client. Its Timeout should be 0
+	Hello   proto.Hello   // who we are; its Token is set to Token
+	HTTP    *HTTP         // its Timeout should be 0; nil: the default client
 	Timeout time.Duration // for joining; 0: 10 s
-	MaxBlob int64         // bytes of a blob that Blob takes; 0: 1 GiB
+	MaxBlob int64         // size limit of blobs in bytes; 0: 1 GiB
 }
 
 func (o *Options) fill() {
@@ -63,9 +63,9 @@ func (o *Options) fill() {
 	o.Hello.Token = o.Token
 }
 
-// ParseURL reads a host's address as people give it: host:port, http:, https:,
-// ws: or wss: URLs, with a path where a proxy has put the host below one. The result is an
-// http or https URL whose path has no slash at its end.
+// ParseURL parses a host's address: host:port, or an http, https, ws or wss URL, which may
+// have a path if the host is behind a proxy. The result is an http or https URL whose path
+// does not end in a slash.
 func ParseURL(s string) (*url.URL, error) {
 	example := "give it like http://192.0.2.1:8080"
 	full := s
@@ -83,7 +83,7 @@ func ParseURL(s string) (*url.URL, error) {
 	case "wss":
 		u.Scheme = "https"
 	default:
-		return nil, fmt.Errorf("%w %q: the scheme %s is none of http, https, ws, wss: %s", ErrAddress, s, u.Scheme, example)
+		return nil, fmt.Errorf("%w %q: the scheme %s is not one of http, https, ws and wss: %s", ErrAddress, s, u.Scheme, example)
 	}
 	if u.Hostname() == "" {
 		return nil, fmt.Errorf("%w %q: it has no host name: %s", ErrAddress, s, example)
@@ -95,8 +95,7 @@ func ParseURL(s string) (*url.URL, error) {
 	return u, nil
 }
 
-// Queue of received messages: what a host may send ahead of a provider that
-// does not call Recv.
+// Limits on received messages that wait for Recv.
 const (
 	maxReceived      = 1024
 	maxReceivedBytes = 16 << 20
@@ -112,22 +111,22 @@ type Conn struct {
 
 	cancel context.CancelFunc
 	out    chan outgoing // to the writer
-	gone   chan struct{} // reader and writer have ended; err is set
+	gone   chan struct{} // closed when reader and writer have ended; err is set
 
 	mu      sync.Mutex
 	queue   []proto.Message
 	bytes   int
 	sizes   []int
-	wake    chan struct{} // a token while the queue may be non-empty
+	wake    chan struct{} // holds a token while the queue may be non-empty
 	closing bool
-	last    *proto.Error // what the host said before it closed
+	last    *proto.Error // the host's error before it closed
 	bye     string
-	broken  error // of the writer
+	broken  error // the writer's error
 	err     error
 }
 
-// Dial joins the host: it connects, sends the hello and waits for the welcome.
-// ctx bounds that only.
+// Dial joins the host: it connects, sends the hello and waits for the welcome. The end of
+// ctx after that has no effect.
 func Dial(ctx context.Context, addr string, opt Options) (*Conn, error) {
 	opt.fill()
 	u, err := ParseURL(addr)
@@ -149,7 +148,7 @@ func Dial(ctx context.Context, addr string, opt Options) (*Conn, error) {
 	if err != nil {
 		ws.abort()
 		if cause := ctx.Err(); cause != nil && errors.Is(err, cause) {
-			return nil, fmt.Errorf("%w at %s: it accepted the connection and did not answer: %w", ErrUnreachable, u, cause)
+			return nil, fmt.Errorf("%w at %s: it accepted the connection but did not answer: %w", ErrUnreachable, u, cause)
 		}
 		return nil, fmt.Errorf("join %s: %w", u, err)
 	}
@@ -166,8 +165,8 @@ func Dial(ctx context.Context, addr string, opt Options) (*Conn, error) {
 
 // join exchanges hello and welcome.
 func join(ctx context.Context, ws *socket, hello []byte) (*proto.Welcome, error) {
-	// A host that refuses at once may have closed before our hello is out; what
-	// it said is still there to read.
+	// A host that refuses at once may have closed before our hello is sent; its answer can
+	// still be read.
 	werr := ws.write(ctx, hello)
 	b, err := ws.read(ctx)
 	if err != nil {
@@ -186,35 +185,35 @@ func join(ctx context.Context, ws *socket, hello []byte) (*proto.Welcome, error)
 	case *proto.Error:
 		return nil, m
 	}
-	return nil, fmt.Errorf("the host answered with %s in place of a welcome: is it a ravnest host?", msg.Type())
+	return nil, fmt.Errorf("the host answered with %s instead of a welcome: is it a ravnest host?", msg.Type())
 }
 
-// Welcome is what the host said on joining.
+// Welcome returns the host's welcome.
 func (c *Conn) Welcome() proto.Welcome { return c.welcome }
 
-// ID is how peers address this provider.
+// ID returns the ID by which peers address this provider.
 func (c *Conn) ID() string { return c.welcome.ID }
 
-// Name is this provider's name, asked for or given.
+// Name returns this provider's name, the one asked for or one given by the host.
 func (c *Conn) Name() string { return c.welcome.Name }
 
-// RTT is the round trip to the host that the last heartbeat measured; 0 before
-// the second.
+// RTT returns the round-trip time to the host measured by the last heartbeat; 0 before the
+// second.
 func (c *Conn) RTT() time.Duration { return time.Duration(c.rtt.Load()) }
 
-// outgoing is a message on its way to the writer.
+// outgoing is a message for the writer.
 type outgoing struct {
 	b    []byte
-	done chan error // buffered: nobody has to wait for it
+	done chan error // buffered, so that nobody has to receive
 }
 
-// write sends messages until the session ends. A context that ends during a write would
-// take the connection with it, so writes are bound to the session's life alone.
+// write sends messages until the session ends. Writes do not use the contexts of Send, since
+// a context that ends during a write would close the connection.
 func (c *Conn) write(life context.Context) {
 	for {
 		select {
 		case o := <-c.out:
-			// A host that takes nothing for as long as it may be silent is as good as gone.
+			// A host that accepts nothing for as long as it may be silent counts as lost.
 			ctx, cancel := context.WithTimeout(life, max(c.silence, time.Second))
 			err := c.ws.write(ctx, o.b)
 			cancel()
@@ -225,7 +224,7 @@ func (c *Conn) write(life context.Context) {
 					c.broken = err
 				}
 				c.mu.Unlock()
-				// The host's last words, if there are any, have a moment to be read.
+				// Leave a moment to read the host's last messages, if any.
 				time.AfterFunc(lastWords, c.cancel)
 				return
 			}
@@ -235,11 +234,11 @@ func (c *Conn) write(life context.Context) {
 	}
 }
 
-// lastWords is how long the reader goes on where the writer can not.
+// lastWords is how long the reader goes on after the writer has failed.
 const lastWords = time.Second
 
-// put hands a message to the writer and waits until it is written. When ctx ends first,
-// the message may still go out, whole; the session goes on.
+// put hands a message to the writer and waits until it is written. If ctx ends first, the
+// whole message may still be sent, and the session goes on.
 func (c *Conn) put(ctx context.Context, b []byte) error {
 	o := outgoing{b, make(chan error, 1)}
 	select {
@@ -259,8 +258,8 @@ func (c *Conn) put(ctx context.Context, b []byte) error {
 	}
 }
 
-// Send sends a message. When ctx ends first, Send returns its cause, the message may still
-// go out, and the session goes on.
+// Send sends a message. If ctx ends first, Send returns its cause; the message may still be
+// sent, and the session goes on.
 func (c *Conn) Send(ctx context.Context, m proto.Message) error {
 	b, err := proto.Encode(m)
 	if err != nil {
@@ -278,14 +277,14 @@ func (c *Conn) Send(ctx context.Context, m proto.Message) error {
 	case ctx.Err() != nil:
 		return fmt.Errorf("signaling: send %s: %w", m.Type(), context.Cause(ctx))
 	}
-	// The reader learns the reason.
+	// The reader finds out the reason.
 	<-c.gone
 	return c.err
 }
 
-// Recv returns the host's next message. Heartbeats are answered beneath it and
-// never returned. Once the connection has ended and all messages are taken, it
-// returns the reason: a *proto.Error or bye of the host, ErrLost or ErrClosed.
+// Recv returns the host's next message. Heartbeats are answered internally and never
+// returned. Once the connection has ended and all messages have been returned, Recv returns
+// the reason: the host's *proto.Error, ErrGoodbye, ErrLost or ErrClosed.
 func (c *Conn) Recv(ctx context.Context) (proto.Message, error) {
 	for {
 		if m := c.take(); m != nil {
@@ -326,9 +325,9 @@ func (c *Conn) poke() {
 	}
 }
 
-// read takes messages in until the connection ends.
+// read receives messages until the connection ends.
 func (c *Conn) read(ctx context.Context) {
-	// The host pings every heartbeat; a silence of its timeout is its death.
+	// The host pings at every heartbeat; after silence of its timeout it counts as lost.
 	var silent atomic.Bool
 	dog := time.AfterFunc(c.silence, func() {
 		silent.Store(true)
@@ -404,7 +403,7 @@ func (c *Conn) readAll(ctx context.Context, dog *time.Timer) error {
 		c.mu.Lock()
 		if len(c.queue) >= maxReceived || c.bytes+len(b) > maxReceivedBytes {
 			c.mu.Unlock()
-			return errors.New("the host sends more messages than this provider takes")
+			return errors.New("the host sends messages faster than this provider handles them")
 		}
 		c.queue, c.sizes = append(c.queue, m), append(c.sizes, len(b))
 		c.bytes += len(b)
@@ -413,8 +412,8 @@ func (c *Conn) readAll(ctx context.Context, dog *time.Timer) error {
 	}
 }
 
-// Close says bye with a reason, waits a moment for the host to hang up, and
-// ends the session. It returns when nothing of the connection is left.
+// Close says bye with a reason, waits a moment for the host to hang up, and ends the
+// session. It returns when all of the session's goroutines have ended.
 func (c *Conn) Close(reason string) {
 	c.mu.Lock()
 	c.closing = true
@@ -433,5 +432,5 @@ func (c *Conn) Close(reason string) {
 	<-c.gone
 }
 
-// Done is closed when the session has ended; Recv then says why.
+// Done returns a channel that is closed when the session has ended. Recv then says why.
 func (c *Conn) Done() <-chan struct{} { return c.gone }

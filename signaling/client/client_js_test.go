@@ -1,6 +1,6 @@
 package client
 
-// The browser's half, under whatever runs the test: see TestWasm.
+// Tests of the browser's half, run by TestWasm.
 
 import (
 	"context"

@@ -2,8 +2,8 @@
 
 package client_test
 
-// Most of the client is tested against the real host in package server. Here:
-// addresses, and the js/wasm half where something can run it.
+// Most of the client is tested against the real host in package server. Here are tests of
+// addresses, and of the js/wasm half if Node is installed.
 
 import (
 	"bytes"
@@ -68,10 +68,10 @@ func (b blob) Blob(sum string) (io.ReaderAt, int64, error) {
 	return bytes.NewReader(b), int64(len(b)), nil
 }
 
-// The js half in Node, from wrong token to bye.
+// TestWasm runs the js half in Node, from wrong token to bye.
 func TestWasm(t *testing.T) {
 	if _, err := exec.LookPath("node"); err != nil {
-		t.Skip("no Node here")
+		t.Skip("node is not installed")
 	}
 	s, err := server.New(server.Config{Token: "t", Once: true})
 	if err != nil {
@@ -106,7 +106,7 @@ func TestWasm(t *testing.T) {
 	}
 	run := "node --stack-size=8192 " + filepath.Join(strings.TrimSpace(string(goroot)), "lib/wasm/wasm_exec_node.js")
 	cmd := exec.CommandContext(ctx, "go", "test", "-count=1", "-v", "-run", "^TestJS$", "-exec", run, ".")
-	// Node 20 hides its WebSocket behind a flag, later ones know the flag.
+	// Node 20 needs a flag for WebSocket; later versions accept it.
 	cmd.Env = append(os.Environ(), "GOOS=js", "GOARCH=wasm", "RAVNEST_TEST_HOST="+ln.Addr().String(), "NODE_OPTIONS=--experimental-websocket")
 	out, err := cmd.CombinedOutput()
 	t.Logf("%s", out)

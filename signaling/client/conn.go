@@ -20,7 +20,7 @@ import (
 // HTTP is what requests are made with.
 type HTTP = http.Client
 
-// maxAnswer is how much of a blob is asked for at once: it streams.
+// maxAnswer is how many bytes of a blob are requested at once: no limit, as it is streamed.
 const maxAnswer = math.MaxInt64
 
 // socket is an open WebSocket.

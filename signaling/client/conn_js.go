@@ -1,7 +1,7 @@
 package client
 
-// The browser's half: its own WebSocket and fetch. net/http would do, and is two thirds
-// of what a tab would have to download.
+// The browser's half uses the browser's own WebSocket and fetch. net/http would work, but
+// would be two thirds of what a tab has to download.
 
 import (
 	"bytes"
@@ -15,21 +15,22 @@ import (
 	"github.com/ravnest/ravnest/signaling/proto"
 )
 
-// HTTP has nothing to choose in a browser.
+// HTTP has no options in a browser.
 type HTTP struct{}
 
-// maxAnswer is how much of a blob is asked for at once: an answer is held twice.
+// maxAnswer is how many bytes of a blob are requested at once: an answer takes its size twice
+// in memory.
 const maxAnswer = 4 << 20
 
 var uint8Array = js.Global().Get("Uint8Array")
 
-// socket is an open WebSocket. Its events come in the browser's event loop: nothing in
-// them waits.
+// socket is an open WebSocket. Its event handlers run in the browser's event loop and must
+// not block.
 type socket struct {
 	ws     js.Value
 	on     []js.Func
 	opened chan struct{}
-	came   chan struct{} // a token while messages may be waiting
+	came   chan struct{} // holds a token while messages may be waiting
 	gone   chan struct{}
 
 	mu      sync.Mutex
@@ -39,7 +40,7 @@ type socket struct {
 	drop    sync.Once
 }
 
-// maxWaiting bounds messages that have arrived and were not read.
+// maxWaiting bounds the bytes of messages that have arrived but were not read.
 const maxWaiting = 2 * maxReceivedBytes
 
 func dial(ctx context.Context, h *host) (*socket, error) {
@@ -60,7 +61,7 @@ func dial(ctx context.Context, h *host) (*socket, error) {
 	if cause := ctx.Err(); cause != nil && !errors.Is(cause, context.DeadlineExceeded) {
 		return nil, fmt.Errorf("join %s: %w", h.url, cause)
 	}
-	// A page learns nothing about why a WebSocket failed to open.
+	// A page is not told why a WebSocket failed to open.
 	return nil, fmt.Errorf("%w at %s: check the network, and that the host still runs", ErrUnreachable, h.url)
 }
 
@@ -81,7 +82,7 @@ func (s *socket) take(data js.Value) {
 		b = []byte(data.String())
 	}
 	if len(b) == 0 || len(b) > proto.MaxMessage || s.bytes+len(b) > maxWaiting {
-		s.ended(errors.New("the host sent a message that is none, or too much"))
+		s.ended(errors.New("the host sent a message that is not text, or too many"))
 		return
 	}
 	s.waiting = append(s.waiting, b)
@@ -141,8 +142,8 @@ func (s *socket) write(_ context.Context, b []byte) error {
 	return nil
 }
 
-// abort starts the closing. It does not wait for the browser, which may hold on to a dead
-// connection for minutes.
+// abort begins to close the connection. It does not wait for the browser, which may keep a
+// dead connection for minutes.
 func (s *socket) abort() {
 	s.drop.Do(func() {
 		for _, event := range []string{"onopen", "onmessage", "onclose"} {

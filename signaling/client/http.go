@@ -1,6 +1,6 @@
 package client
 
-// Requests to the host beside the WebSocket: blobs, uploads, bandwidth.
+// HTTP requests to the host: blobs, uploads and bandwidth.
 
 import (
 	"bytes"
@@ -20,19 +20,19 @@ import (
 	"github.com/ravnest/ravnest/signaling/proto"
 )
 
-// ErrBlob: what came is not what the reference names.
+// ErrBlob is returned if the bytes received are not those that the reference names.
 var ErrBlob = errors.New("blob does not match its reference")
 
-// host is where requests go, and with what.
+// host is where requests are sent, with their credentials.
 type host struct {
-	url     *url.URL // http or https; its path, if any, is a prefix without a slash at its end
+	url     *url.URL // http or https; its path, if any, is a prefix that does not end in a slash
 	token   string
 	session string
 	http    *HTTP
 	maxBlob int64
 }
 
-// join is the WebSocket's URL.
+// join returns the WebSocket's URL.
 func (h *host) join() string {
 	u := *h.url
 	u.Scheme = "ws" + u.Scheme[len("http"):]
@@ -40,16 +40,16 @@ func (h *host) join() string {
 	return u.String()
 }
 
-// answer is what the host answers a request; its body must be closed.
+// answer is the host's answer to a request. Its body must be closed.
 type answer struct {
 	code   int
 	status string
-	size   int64 // of the body; -1: not known
+	size   int64 // of the body; -1: unknown
 	body   io.ReadCloser
 }
 
-// do sends a request and returns the answer where its status is 2xx. A body has size
-// bytes.
+// do sends a request, with a body of size bytes if any, and returns the answer if its status
+// is 2xx.
 func (h *host) do(ctx context.Context, method, path, query string, body io.Reader, size int, headers ...[2]string) (*answer, error) {
 	u := *h.url
 	u.Path, u.RawQuery = u.Path+path, query
@@ -79,16 +79,16 @@ func (h *host) do(ctx context.Context, method, path, query string, body io.Reade
 	}
 	err = fmt.Errorf("the host at %s answered %s: is it a ravnest host?", h.url, resp.status)
 	if resp.code/100 == 5 {
-		err = fmt.Errorf("%w: %w", ErrUnreachable, err) // a proxy's word for it
+		err = fmt.Errorf("%w: %w", ErrUnreachable, err) // as a proxy reports it
 	}
 	return nil, err
 }
 
-// patience is how often in a row a transfer is taken up again without having moved.
+// patience is how often in a row a transfer without progress is retried.
 const patience = 6
 
-// again waits before a transfer that broke off for the nth time in a row is taken up
-// again. It returns err where that is of no use: the host has refused, or ctx is over.
+// again waits before the nth retry in a row of a transfer that broke off. It returns err if
+// retrying is useless: the host has refused, or ctx is over.
 func again(ctx context.Context, n int, err error) error {
 	var pe *proto.Error
 	if errors.As(err, &pe) && pe.Code != proto.Protocol || errors.Is(err, ErrBlob) || n > patience {
@@ -137,14 +137,14 @@ func (c *Conn) checkRef(ref proto.Ref) error {
 		return fmt.Errorf("blob: %w", err)
 	}
 	if ref.Size < 0 || ref.Size > c.host.maxBlob {
-		return fmt.Errorf("blob %.12s has %d bytes, this provider takes up to %d", ref.SHA256, ref.Size, c.host.maxBlob)
+		return fmt.Errorf("blob %.12s has %d bytes, but this provider takes up to %d", ref.SHA256, ref.Size, c.host.maxBlob)
 	}
 	return nil
 }
 
-// BlobTo fetches a blob of the current run into w, which never gets more than ref.Size
-// bytes; they are ref's only if the error is nil. A download that breaks off is taken up
-// where it was. have, unless nil, is told how many bytes there are, every so often.
+// BlobTo fetches a blob of the current run into w, and never writes more than ref.Size bytes.
+// They are verified only if the error is nil. A download that breaks off is continued. have,
+// unless nil, is called from time to time with the number of bytes received so far.
 func (c *Conn) BlobTo(ctx context.Context, ref proto.Ref, w io.Writer, have func(int64)) error {
 	if err := c.checkRef(ref); err != nil {
 		return err
@@ -178,13 +178,13 @@ func (c *Conn) BlobTo(ctx context.Context, ref proto.Ref, w io.Writer, have func
 	}
 }
 
-// download is what has come of a blob.
+// download is the part of a blob received so far.
 type download struct {
 	to   io.Writer
 	sum  hash.Hash
 	have int64
 	told func(int64)
-	err  error // the writer's
+	err  error // the writer's error
 }
 
 func (d *download) Write(b []byte) (int, error) {
@@ -198,7 +198,7 @@ func (d *download) Write(b []byte) (int, error) {
 	return n, err
 }
 
-// rest fetches what d does not have yet, or a part of it.
+// rest fetches some or all of the bytes that d does not have yet.
 func (h *host) rest(ctx context.Context, ref proto.Ref, d *download) error {
 	want := ref.Size - d.have
 	var header [][2]string
@@ -212,34 +212,34 @@ func (h *host) rest(ctx context.Context, ref proto.Ref, d *download) error {
 	}
 	defer resp.body.Close()
 	if resp.code != http206 && header != nil {
-		// Something on the way takes no ranges: all of it comes.
+		// A proxy ignored the range and sends everything: skip what d has.
 		if _, err := io.CopyN(io.Discard, resp.body, d.have); err != nil {
 			return fmt.Errorf("%w at %s: %w", ErrUnreachable, h.url, err)
 		}
 		want = ref.Size - d.have
 	} else if resp.size >= 0 && resp.size != want {
-		return fmt.Errorf("%w: %d bytes came, want %d", ErrBlob, resp.size, want)
+		return fmt.Errorf("%w: %d bytes were sent, want %d", ErrBlob, resp.size, want)
 	}
 	if _, err := io.CopyN(d, resp.body, want); err != nil {
 		return fmt.Errorf("%w at %s: the download broke off: %w", ErrUnreachable, h.url, err)
 	}
 	if n, _ := io.ReadFull(resp.body, make([]byte, 1)); n != 0 {
-		return fmt.Errorf("%w: more than its %d bytes came", ErrBlob, ref.Size)
+		return fmt.Errorf("%w: more than its %d bytes were sent", ErrBlob, ref.Size)
 	}
 	return nil
 }
 
-// http206 is the status of a part. (net/http is too large for a tab.)
+// http206 is the status Partial Content. (net/http is too large for a tab.)
 const http206 = 206
 
-// Upload stores a trained stage at the host, piece by piece; where a connection breaks,
-// it goes on with what the host does not have yet. The reference is for the saved message
-// that should follow. On an error, what was saved before is still there.
+// Upload stores a trained stage at the host, piece by piece. If a connection breaks, it
+// continues with the bytes that the host does not have yet. The reference returned is for
+// the saved message that should follow. After an error, the previous save is unchanged.
 func (c *Conn) Upload(ctx context.Context, run string, stage int, data []byte) (proto.Ref, error) {
 	sum := sha256.Sum256(data)
 	ref := proto.Ref{SHA256: hex.EncodeToString(sum[:]), Size: int64(len(data))}
 	path := proto.UploadPath(run, stage, ref.SHA256)
-	most := int64(-1) // that the host has had
+	most := int64(-1) // the most bytes that the host has reported
 	for off, failed := int64(0), 0; ; {
 		piece := data[off:min(off+proto.MaxChunk, ref.Size)]
 		have, done, err := c.host.putPiece(ctx, path, off, ref.Size, piece)
@@ -273,19 +273,19 @@ func (h *host) putPiece(ctx context.Context, path string, off, size int64, piece
 	}
 	var v proto.Have
 	if err := json.NewDecoder(io.LimitReader(resp.body, 1<<10)).Decode(&v); err != nil || v.Have < 0 || v.Have > size {
-		return 0, false, fmt.Errorf("%w: the answer to a piece of an upload is none: is it a ravnest host?", ErrUnreachable)
+		return 0, false, fmt.Errorf("%w: the answer to a piece of an upload cannot be read: is it a ravnest host?", ErrUnreachable)
 	}
 	return v.Have, false, nil
 }
 
-// http201 is the status of a whole that is stored.
+// http201 is the status Created, for a complete upload that was stored.
 const http201 = 201
 
-// A bandwidth probe is a number of requests of a size, which proxies pass. Probes grow
-// while one takes less than longProbe, or than longTicks of a coarse clock; then they are
-// repeated until probeTime is over, and the best counts: what disturbs one (a first use, a
-// busy core) only slows it. They end at lastProbe bytes, which on fast links is enough to
-// be dominated by the transfer.
+// A bandwidth probe is a number of requests of a size that proxies accept. Probes grow until
+// one takes longProbe, and longTicks of a coarse clock. The last size is then repeated until
+// probeTime is over, and the fastest counts, since disturbances (first use, a busy core) can
+// only slow a probe down. Probes have at most lastProbe bytes, which is enough for the
+// transfer to dominate even on fast links.
 const (
 	firstProbe = 32 << 10
 	lastProbe  = 8 << 20
@@ -293,13 +293,13 @@ const (
 	longTicks  = 10
 	coarse     = 100 * time.Microsecond
 	probeTime  = 100 * time.Millisecond
-	slowProbe  = 4 * time.Second  // far hosts' probes grow no more where they would take that long
-	probeLimit = 15 * time.Second // on links where even the first takes long
+	slowProbe  = 4 * time.Second  // probes do not grow if the next would take that long
+	probeLimit = 15 * time.Second // limit of the whole measurement, for slow links
 )
 
-// MeasureBandwidth measures bits per second to (up) and from (down) the host,
-// in about 100 ms each, with a few MB at most. It needs no session, as the
-// result goes into the hello.
+// MeasureBandwidth measures the bandwidth to (up) and from (down) the host in bits per
+// second. It takes about 100 ms and at most a few MB for each. It needs no session, as the
+// result is sent in the hello.
 func MeasureBandwidth(ctx context.Context, addr string, opt Options) (up, down float64, err error) {
 	opt.fill()
 	u, err := ParseURL(addr)
@@ -310,7 +310,7 @@ func MeasureBandwidth(ctx context.Context, addr string, opt Options) (up, down f
 	return h.measure(ctx)
 }
 
-// MeasureBandwidth is the function of that name, for this session's host.
+// MeasureBandwidth is like the function MeasureBandwidth, for this session's host.
 func (c *Conn) MeasureBandwidth(ctx context.Context) (up, down float64, err error) {
 	return c.host.measure(ctx)
 }
@@ -326,7 +326,7 @@ func (h *host) measure(ctx context.Context) (up, down float64, err error) {
 		defer resp.body.Close()
 		m, err := io.Copy(io.Discard, resp.body)
 		if err == nil && m != int64(n) {
-			err = fmt.Errorf("a probe of %d bytes gave %d", n, m)
+			err = fmt.Errorf("a probe of %d bytes transferred %d", n, m)
 		}
 		return err
 	}
@@ -341,8 +341,8 @@ func (h *host) measure(ctx context.Context) (up, down float64, err error) {
 		_ = resp.body.Close()
 		return err
 	}
-	// The first request pays for the connection; the next ones are round trips,
-	// which every request of a probe contains once.
+	// The first request opens the connection. The next ones measure the round trip, which
+	// every request of a probe contains once.
 	if err := get(0); err != nil {
 		return 0, 0, fmt.Errorf("measure bandwidth: %w", err)
 	}
@@ -363,8 +363,8 @@ func (h *host) measure(ctx context.Context) (up, down float64, err error) {
 	return up, down, nil
 }
 
-// tick is the clock's resolution, the least of a few steps of it: browsers make theirs
-// coarse, by up to 100 ms.
+// tick returns the clock's resolution: the smallest of a few steps. In browsers it can be as
+// coarse as 100 ms.
 func tick(now func() time.Time) time.Duration {
 	least := time.Second
 	for range 3 {
@@ -378,8 +378,8 @@ func tick(now func() time.Time) time.Duration {
 	return least
 }
 
-// ramp probes with growing sizes and returns the bits per second of the best of the
-// largest.
+// ramp probes with growing sizes and returns the bits per second of the fastest probe of the
+// largest size.
 func ramp(now func() time.Time, rtt time.Duration, probe func(n int) error) (float64, error) {
 	res := tick(now)
 	long, most := max(longProbe, longTicks*res), lastProbe
@@ -413,8 +413,8 @@ func ramp(now func() time.Time, rtt time.Duration, probe func(n int) error) (flo
 	}
 }
 
-// Try asks the host for what one needs to look at one's own network, without joining, and
-// whether a WebSocket gets through to it. rtt is how long the host takes to answer.
+// Try tests the network to the host without joining: it fetches the host's STUN and TURN
+// servers, and opens a WebSocket. rtt is how long the host takes to answer.
 func Try(ctx context.Context, addr string, opt Options) (t proto.Try, rtt time.Duration, err error) {
 	opt.fill()
 	u, err := ParseURL(addr)
@@ -422,7 +422,7 @@ func Try(ctx context.Context, addr string, opt Options) (t proto.Try, rtt time.D
 		return t, 0, err
 	}
 	h := host{url: u, token: opt.Token, http: opt.HTTP}
-	for range 2 { // the first request pays for the connection
+	for range 2 { // the first request opens the connection
 		begin := time.Now()
 		resp, err := h.do(ctx, "GET", proto.TryPath, "", nil, 0)
 		if err != nil {
@@ -431,20 +431,20 @@ func Try(ctx context.Context, addr string, opt Options) (t proto.Try, rtt time.D
 		err = json.NewDecoder(io.LimitReader(resp.body, proto.MaxMessage)).Decode(&t)
 		_ = resp.body.Close()
 		if err != nil || len(t.ICE) > proto.MaxICE {
-			return t, 0, fmt.Errorf("the host at %s gives no answer that can be read: is it as new as this program? %w", u, err)
+			return t, 0, fmt.Errorf("the answer of the host at %s cannot be read: is it as new as this program? %w", u, err)
 		}
 		rtt = time.Since(begin)
 	}
 	ws, err := dial(ctx, &h)
 	if err != nil {
-		return t, rtt, fmt.Errorf("%w: requests get through, WebSockets do not: the proxy before the host must pass Upgrade on", err)
+		return t, rtt, fmt.Errorf("%w: requests get through but WebSockets do not: the proxy in front of the host must pass the Upgrade header on", err)
 	}
 	ws.abort()
 	return t, rtt, nil
 }
 
-// noise is what an upload probe consists of: bytes that nothing on the way
-// compresses, from a small block so that a probe costs no memory.
+// noise is the content of an upload probe: pseudo-random bytes, so that nothing on the way
+// can compress them, repeated from a small block to save memory.
 type noise struct {
 	block []byte
 	left  int

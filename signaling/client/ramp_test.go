@@ -7,8 +7,8 @@ import (
 	"github.com/ravnest/ravnest/signaling/proto"
 )
 
-// What is measured is the link, by any clock and at any speed, in requests that proxies
-// pass and within a bounded time.
+// The link's bandwidth is measured with any clock and at any speed, by requests that proxies
+// accept and in bounded time.
 func TestRamp(t *testing.T) {
 	for _, resolution := range []time.Duration{time.Nanosecond, time.Microsecond, 20 * time.Microsecond, time.Millisecond, 16667 * time.Microsecond, 100 * time.Millisecond} {
 		for _, rate := range []float64{1e6, 20e6, 100e6, 1e9, 4e9} { // bits a second
@@ -30,8 +30,8 @@ func TestRamp(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				// A probe ends at some bytes: what is faster than that by a coarse clock, or
-				// shorter than the round trip, cannot be told exactly.
+				// Probes are bounded in size, so a rate cannot be measured exactly if they take
+				// less than a tick of the clock or a round trip.
 				low, high := rate/3, rate*1.5
 				if rtt > time.Millisecond {
 					low = min(low, 1.6e10/1e3/float64(rtt.Milliseconds()))

@@ -16,8 +16,8 @@ import (
 	"github.com/ravnest/ravnest/signaling/proto"
 )
 
-// TestCancelledSend: contexts end in the middle of writes, because the host does not read
-// for a while. Every message that comes is whole, and the session goes on.
+// TestCancelledSend has contexts end in the middle of writes, because the host does not read
+// for a while. Every message that arrives must be whole, and the session must go on.
 func TestCancelledSend(t *testing.T) {
 	read := make(chan struct{})
 	last := make(chan string, 1)

@@ -1,7 +1,6 @@
 package proto
 
-// This file holds the limits' enforcement: what a decoded message may contain.
-// Encode runs the same checks, so both ends agree.
+// Validation of messages. Decode and Encode run the same checks, so that both ends agree.
 
 import (
 	"encoding/json"
@@ -13,12 +12,12 @@ import (
 	"unicode/utf8"
 )
 
-// CheckName reports whether s can be the name of a provider, a run or a blob's
-// kind: 1 to MaxName of the characters a-z A-Z 0-9 _ - and . (no leading dot),
-// so that it can stand in a path, a terminal and a page as it is.
+// CheckName returns an error unless s can be the name of a provider, a run or a blob's kind:
+// 1 to MaxName of the characters a-z A-Z 0-9 _ - and . (no leading dot), so that it needs no
+// escaping in a path, a terminal or a page.
 func CheckName(s string) error {
 	if s == "" {
-		return fmt.Errorf("a name is empty")
+		return fmt.Errorf("the name is empty")
 	}
 	if len(s) > MaxName {
 		return fmt.Errorf("name of %d bytes, the limit is %d", len(s), MaxName)
@@ -35,7 +34,7 @@ func CheckName(s string) error {
 	return nil
 }
 
-// CheckSHA256 reports whether s is the lower-case hex form of a SHA-256.
+// CheckSHA256 returns an error unless s is a SHA-256 in lower-case hex.
 func CheckSHA256(s string) error {
 	if len(s) != 64 {
 		return fmt.Errorf("a SHA-256 of %d characters, want 64", len(s))
@@ -64,9 +63,9 @@ func text(field, s string, limit int) error {
 	return nil
 }
 
-// shown tells whether a letter may stand in text that goes to a terminal, a page or a
-// log: what moves the cursor, ends a line or turns the direction of writing would let
-// one side forge the other's lines. Joiners (U+200C, U+200D) are letters in some scripts.
+// shown reports whether a character may appear in text shown in a terminal, a page or a log.
+// Characters that move the cursor, end a line or change the writing direction would let one
+// side forge the other's lines. Joiners (U+200C, U+200D) are needed in some scripts.
 func shown(r rune) bool {
 	switch {
 	case r == '\u200c' || r == '\u200d':
@@ -77,9 +76,9 @@ func shown(r rune) bool {
 	return !unicode.In(r, unicode.Cc, unicode.Cf, unicode.Co, unicode.Zl, unicode.Zp)
 }
 
-// Text makes s one line that fits a reason, message or error field: line breaks,
-// tabs, control and direction characters become spaces, what is not UTF-8 the
-// replacement character, and the end is cut off at MaxText.
+// Text turns s into a single line that fits a reason, message or error field: line breaks,
+// tabs, control and direction characters become spaces, invalid UTF-8 becomes the replacement
+// character, and the text is truncated to MaxText bytes.
 func Text(s string) string {
 	s = cut(s, MaxText)
 	out := make([]byte, 0, len(s))
@@ -92,7 +91,7 @@ func Text(s string) string {
 	return cut(string(out), MaxText)
 }
 
-// cut is s without what is over n bytes, in whole letters.
+// cut truncates s to at most n bytes, at a character's boundary.
 func cut(s string, n int) string {
 	if len(s) <= n {
 		return s
@@ -103,14 +102,14 @@ func cut(s string, n int) string {
 	return s[:n]
 }
 
-// CheckToken reports whether s can be a join token: UTF-8 of at most MaxToken bytes
-// without control characters, which no page and no header could carry.
+// CheckToken returns an error unless s can be a join token: UTF-8 of at most MaxToken bytes
+// without control characters, which a page or a header could not carry.
 func CheckToken(s string) error {
 	if err := text("the token", s, MaxToken); err != nil {
 		return fmt.Errorf("%w: choose another one", err)
 	}
 	if strings.TrimSpace(s) != s {
-		return errors.New("the token begins or ends with a space, which is lost when it is copied: choose another one")
+		return errors.New("the token begins or ends with a space, which is easily lost when copying: choose another one")
 	}
 	return nil
 }
@@ -129,8 +128,7 @@ func within[T ~int | ~int64](field string, n, lo, hi T) error {
 	return nil
 }
 
-// raw checks an opaque part. That it is JSON is for the codec to see, which on
-// both sides goes through it anyway.
+// raw checks the size of an opaque part. encoding/json checks its syntax at both ends.
 func raw(field string, b json.RawMessage, limit int, need bool) error {
 	if len(b) == 0 {
 		if need {

@@ -1,7 +1,6 @@
 package proto
 
-// This file holds the messages themselves. Fields are plain data; what is
-// allowed in them is checked in check.go.
+// The messages. Their fields are plain data, validated in check.go.
 
 import (
 	"encoding/base64"
@@ -11,8 +10,8 @@ import (
 	"strconv"
 )
 
-// Real is a float64 that survives JSON when it is not finite: a diverging loss
-// is news, not a protocol error. NaN and infinities travel as strings.
+// Real is a float64 that can be NaN or infinite in JSON, where it is then a string: a
+// diverging loss must be reported and is not a protocol error.
 type Real float64
 
 // MarshalJSON writes the shortest decimal that reads back as r.
@@ -45,8 +44,7 @@ func (r *Real) UnmarshalJSON(b []byte) error {
 	return nil
 }
 
-// Ref names a blob by what it contains. Blobs are fetched from the host at
-// [BlobPath].
+// Ref names a blob by its content. Blobs are fetched from the host at [BlobPath].
 type Ref struct {
 	SHA256 string `json:"sha256"` // 64 lower-case hex digits
 	Size   int64  `json:"size"`   // bytes
@@ -61,24 +59,24 @@ const (
 	TryPath    = "/v1/try"
 )
 
-// AuthScheme is the scheme of the Authorization header whose credentials are the join
-// token in unpadded base64url: a header of a page has no other letters than Latin-1.
+// AuthScheme is the scheme of the Authorization header whose credentials are the join token
+// in unpadded base64url, since headers sent by a page can only carry Latin-1.
 const AuthScheme = "Ravnest"
 
-// Authorization is that header's value.
+// Authorization returns that header's value.
 func Authorization(token string) string {
 	return AuthScheme + " " + base64.RawURLEncoding.EncodeToString([]byte(token))
 }
 
-// Try is what a machine that looks at its own network is given: the host's servers, with
-// credentials for a minute, and the host's time.
+// Try is the answer to a machine that tests its network: the host's STUN and TURN servers,
+// with credentials for a minute, and the host's time.
 type Try struct {
 	ICE  []ICEServer `json:"ice_servers"`
 	Time int64       `json:"time_ms"` // Unix milliseconds
 }
 
-// Have answers a piece of an upload: how much of the whole the host has, which is where
-// it wants the next one to begin.
+// Have answers a piece of an upload: the number of bytes that the host has, which is where
+// the next piece must begin.
 type Have struct {
 	Have int64 `json:"have"`
 }
@@ -86,10 +84,10 @@ type Have struct {
 // SessionHeader carries Welcome.Session in an upload's request.
 const SessionHeader = "Ravnest-Session"
 
-// BlobPath is the route of a blob.
+// BlobPath returns the route of a blob.
 func BlobPath(sha256 string) string { return "/v1/blob/" + sha256 }
 
-// UploadPath is the route that a trained stage is put to.
+// UploadPath returns the route for uploading a trained stage.
 func UploadPath(run string, stage int, sha256 string) string {
 	return fmt.Sprintf("/v1/upload/%s/%d/%s", run, stage, sha256)
 }
@@ -103,16 +101,16 @@ const (
 // Hello is a provider's first message.
 type Hello struct {
 	Token    string `json:"token,omitempty"`
-	Name     string `json:"name,omitempty"` // "node_0", or "" to be given one
+	Name     string `json:"name,omitempty"` // such as "node_0"; "": the host chooses one
 	Agent    string `json:"agent"`          // the program and its version
 	Platform string `json:"platform"`       // "linux/amd64", "js/wasm"
 	Class    string `json:"class"`          // ClassFMA or ClassNoFMA
-	RAM      int64  `json:"ram_bytes"`      // what it may use, not what it has
+	RAM      int64  `json:"ram_bytes"`      // offered, not installed
 	Threads  int    `json:"threads"`
 	Bench    Bench  `json:"bench"`
 }
 
-// Bench holds measured figures; 0 where one was not measured.
+// Bench holds measurements; 0 means not measured.
 type Bench struct {
 	GEMM float64 `json:"gemm_gflops"`
 	Conv float64 `json:"conv_gflops"`
@@ -123,7 +121,7 @@ type Bench struct {
 // Welcome accepts a provider.
 type Welcome struct {
 	ID        string      `json:"id"`      // public: how peers address it
-	Name      string      `json:"name"`    // the one asked for, or a given one
+	Name      string      `json:"name"`    // the one asked for, or one chosen by the host
 	Session   string      `json:"session"` // secret: authorises its uploads
 	Heartbeat int         `json:"heartbeat_ms"`
 	Timeout   int         `json:"timeout_ms"` // silence after which an end counts as dead
@@ -145,19 +143,19 @@ const (
 	BadToken    Code = "bad_token"    // the join token is missing or wrong
 	BadVersion  Code = "version"      // the ends speak different versions
 	NameTaken   Code = "name_taken"   // a live provider has this name
-	NameUnknown Code = "name_unknown" // the plan fixed the names, this is none of them
+	NameUnknown Code = "name_unknown" // not one of the names that the plan fixed
 	Full        Code = "full"         // no room for another provider
-	Protocol    Code = "protocol"     // a message that is malformed, out of turn or too frequent
+	Protocol    Code = "protocol"     // a message was malformed, unexpected or one too many
 	Stopped     Code = "stopped"      // the run or the host has stopped
 	NotFound    Code = "not_found"    // no such blob or peer
 	Forbidden   Code = "forbidden"    // not this session's stage; another origin
 	TooLarge    Code = "too_large"    // over a size limit
-	BadHash     Code = "bad_hash"     // the bytes are not what their name says
+	BadHash     Code = "bad_hash"     // the bytes do not have the digest that names them
 	Storage     Code = "storage"      // the host could not store (disk full, for example)
 )
 
-// Error tells the peer what went wrong. Where the connection closes after it,
-// it is the reason. It is an error too: errors.Is(err, proto.ErrBadToken).
+// Error tells the peer what went wrong. If the connection closes after it, it is the reason.
+// It is also a Go error: errors.Is(err, proto.ErrBadToken).
 type Error struct {
 	Code    Code   `json:"code"`
 	Message string `json:"message"`
@@ -177,7 +175,7 @@ func (e *Error) Is(target error) bool {
 	return ok && t.Message == "" && t.Code == e.Code
 }
 
-// Sentinels for errors.Is, one for each code that callers tell apart.
+// Sentinels for errors.Is, one for each code that callers distinguish.
 var (
 	ErrBadToken    = &Error{Code: BadToken}
 	ErrBadVersion  = &Error{Code: BadVersion}
@@ -203,27 +201,26 @@ type Assign struct {
 	Job     json.RawMessage `json:"job"` // opaque here
 	Graph   Ref             `json:"graph"`
 	Data    map[string]Ref  `json:"data,omitempty"`    // by kind
-	Weights map[string]Ref  `json:"weights,omitempty"` // initial state, by kind; empty: initialise by seed
+	Weights map[string]Ref  `json:"weights,omitempty"` // initial state, by kind; empty: initialise from the seed
 	Peers   []Peer          `json:"peers,omitempty"`   // the cluster's other stages, by stage
 	Plan    json.RawMessage `json:"plan,omitempty"`    // opaque here: cuts, edges, rings
 
-	// Generation counts the run's attempts from 1. Every change of who does
-	// what has a new one; frames between peers carry it, and what is of an
-	// older one is dropped.
+	// Generation counts the run's attempts from 1. Every new placement increments it; frames
+	// between peers carry it, and those of an older generation are dropped.
 	Generation int `json:"generation,omitempty"`
-	// Resume is the checkpoint to go on from; nil: begin by Weights and seed.
+	// Resume is the checkpoint to resume from; nil: begin with Weights or the seed.
 	Resume *Resume `json:"resume,omitempty"`
 }
 
-// Resume names the state that a stage goes on from: every part of the
-// checkpoint that overlaps the stage's segment.
+// Resume names the state that a stage resumes from: every part of the checkpoint that
+// overlaps the stage's segment.
 type Resume struct {
-	Position json.RawMessage `json:"position"` // opaque here: where the run's order goes on
+	Position json.RawMessage `json:"position"` // opaque here: position in the run's order
 	Parts    []Part          `json:"parts"`
 }
 
-// Part is a stage's state in a checkpoint: a blob that holds the weights,
-// statistics and optimiser state of the nodes [Start, End) of the whole graph.
+// Part is a stage's state in a checkpoint: a blob with the weights, statistics and optimiser
+// state of the nodes [Start, End) of the whole graph.
 type Part struct {
 	Ref
 	Start int `json:"start"`
@@ -251,7 +248,7 @@ type Signal struct {
 // Ready says that the provider's links are up and its plan is compiled.
 type Ready struct {
 	Run  string `json:"run"`
-	Peak int64  `json:"peak_bytes"` // the plan's promise
+	Peak int64  `json:"peak_bytes"` // memory that the stage will use at most
 }
 
 // Start begins training; the host sends it to all stages at once.
@@ -259,8 +256,8 @@ type Start struct {
 	Run string `json:"run"`
 }
 
-// Progress reports what happened since the last report (Losses, Vals) and the
-// counters since the run's start. About four a second.
+// Progress reports the losses and validation results since the last report, and counters
+// since the run's start. It is sent about four times a second.
 type Progress struct {
 	Run     string  `json:"run"`
 	Stage   int     `json:"stage"`
@@ -270,7 +267,7 @@ type Progress struct {
 	Samples int64   `json:"samples"`   // trained on since the start
 	Out     int64   `json:"wire_out"`  // payload bytes sent to peers since the start
 	In      int64   `json:"wire_in"`   // payload bytes received from peers since the start
-	Raw     int64   `json:"raw_out"`   // what Out would be in plain float32
+	Raw     int64   `json:"raw_out"`   // what Out would be in uncompressed float32
 	Busy    float64 `json:"busy"`      // fraction of the time computing since the last report, 0..1
 	RSS     int64   `json:"rss_bytes"` // of the process or tab now
 	FLOPs   float64 `json:"flops"`     // floating-point operations since the start
@@ -283,8 +280,8 @@ type Loss struct {
 	Loss  Real  `json:"loss"`
 }
 
-// Val is the result of a validation pass. Total is 0 where there are no answers to be right
-// about, as in a regression.
+// Val is the result of a validation pass. Total is 0 if accuracy has no meaning, as in a
+// regression.
 type Val struct {
 	Step    int64 `json:"step"`
 	Epoch   int   `json:"epoch"`
@@ -293,25 +290,24 @@ type Val struct {
 	Loss    Real  `json:"loss"`
 }
 
-// Saved says that the stage's state before the update Step was uploaded as
-// Blob. States of one position, one from each stage, make up a checkpoint.
+// Saved says that the stage's state before the update Step was uploaded as Blob. The states
+// of all stages at one position make up a checkpoint.
 type Saved struct {
 	Run      string          `json:"run"`
 	Stage    int             `json:"stage"`
 	Step     int64           `json:"step"`
 	Epoch    int             `json:"epoch"`
 	Blob     Ref             `json:"blob"`
-	Position json.RawMessage `json:"position,omitempty"` // opaque here: where the run's order goes on
+	Position json.RawMessage `json:"position,omitempty"` // opaque here: position in the run's order
 }
 
-// Checkpoint asks the root of a cluster to have the state before its next
-// update saved by all stages.
+// Checkpoint asks the root of a cluster to make all stages save their state before the next
+// update.
 type Checkpoint struct {
 	Run string `json:"run"`
 }
 
-// Done says that the stage finished its work and everything it had to save is
-// saved.
+// Done says that the stage has finished its work and saved everything that it had to.
 type Done struct {
 	Run   string `json:"run"`
 	Stage int    `json:"stage"`
@@ -323,10 +319,10 @@ type Mode string
 
 // The modes.
 const (
-	// Graceful: the root starts no further batch; every stage finishes those
-	// in flight, saves, uploads and sends done.
+	// Graceful: the root starts no further batch; every stage finishes the batches in flight,
+	// saves, uploads and sends done.
 	Graceful Mode = "graceful"
-	// Now: drop the run. Nothing further about it is expected.
+	// Now: abandon the run. Nothing more about it is expected.
 	Now Mode = "now"
 )
 
@@ -337,20 +333,20 @@ type Stop struct {
 	Mode   Mode   `json:"mode"`
 }
 
-// Kind says what made a stage fail, so that the host knows whom to blame and
-// whether another try can end better.
+// Kind says what made a stage fail, so that the host knows whom to blame and whether trying
+// again can help.
 type Kind string
 
 // The kinds.
 const (
 	FailedPeer     Kind = "peer"     // the link to Failed.Peer broke or never came up
-	FailedMemory   Kind = "memory"   // the stage does not fit into what the provider lends
-	FailedDiverged Kind = "diverged" // a loss, activation, gradient or weight is not finite: it would happen again
-	FailedBlob     Kind = "blob"     // what the assignment names could not be fetched or is not what it should be
+	FailedMemory   Kind = "memory"   // the stage does not fit into the provider's memory
+	FailedDiverged Kind = "diverged" // a loss, activation, gradient or weight is not finite, which would happen again
+	FailedBlob     Kind = "blob"     // a blob of the assignment could not be fetched or is invalid
 	FailedOther    Kind = "other"    // anything else; the empty kind means the same
 )
 
-// Failed says that the provider cannot go on with the run.
+// Failed says that the provider cannot continue the run.
 type Failed struct {
 	Run   string `json:"run"`
 	Stage int    `json:"stage"`
@@ -359,15 +355,15 @@ type Failed struct {
 	Peer  string `json:"peer,omitempty"` // with FailedPeer: the other end's ID
 }
 
-// Leaving says that the provider wants to go. The host has its state saved
-// first, where it has a stage, and answers Bye when it can go without loss; it
-// may as well go without waiting.
+// Leaving says that the provider wants to leave. If it has a stage, the host first has its
+// state saved; it answers Bye when the provider can leave without loss. The provider may
+// leave without waiting for that.
 type Leaving struct {
 	Reason string `json:"reason"`
 }
 
-// Fetching says how far a provider's downloads are. One that moves is not given
-// up, however slow it is. About one a second.
+// Fetching reports the progress of a provider's downloads, about once a second. As long as
+// they make progress they may be as slow as they like.
 type Fetching struct {
 	Run  string `json:"run"`
 	Have int64  `json:"have_bytes"` // of all blobs of the assignment
@@ -379,8 +375,8 @@ type Bye struct {
 	Reason string `json:"reason"`
 }
 
-// Ping is the host's heartbeat. RTT is the round trip that it measured with
-// the ping before, in nanoseconds; 0 where there is none.
+// Ping is the host's heartbeat. RTT is the round-trip time measured by the previous ping, in
+// nanoseconds; 0: unknown.
 type Ping struct {
 	Seq uint64 `json:"seq"`
 	RTT int64  `json:"rtt_ns"`
@@ -391,56 +387,56 @@ type Pong struct {
 	Seq uint64 `json:"seq"`
 }
 
-// Type is the message's name on the wire.
+// Type returns the message's name on the wire.
 func (*Hello) Type() string { return "hello" }
 
-// Type is the message's name on the wire.
+// Type returns the message's name on the wire.
 func (*Welcome) Type() string { return "welcome" }
 
-// Type is the message's name on the wire.
+// Type returns the message's name on the wire.
 func (*Error) Type() string { return "error" }
 
-// Type is the message's name on the wire.
+// Type returns the message's name on the wire.
 func (*Assign) Type() string { return "assign" }
 
-// Type is the message's name on the wire.
+// Type returns the message's name on the wire.
 func (*Signal) Type() string { return "signal" }
 
-// Type is the message's name on the wire.
+// Type returns the message's name on the wire.
 func (*Ready) Type() string { return "ready" }
 
-// Type is the message's name on the wire.
+// Type returns the message's name on the wire.
 func (*Start) Type() string { return "start" }
 
-// Type is the message's name on the wire.
+// Type returns the message's name on the wire.
 func (*Progress) Type() string { return "progress" }
 
-// Type is the message's name on the wire.
+// Type returns the message's name on the wire.
 func (*Saved) Type() string { return "saved" }
 
-// Type is the message's name on the wire.
+// Type returns the message's name on the wire.
 func (*Done) Type() string { return "done" }
 
-// Type is the message's name on the wire.
+// Type returns the message's name on the wire.
 func (*Stop) Type() string { return "stop" }
 
-// Type is the message's name on the wire.
+// Type returns the message's name on the wire.
 func (*Failed) Type() string { return "failed" }
 
-// Type is the message's name on the wire.
+// Type returns the message's name on the wire.
 func (*Checkpoint) Type() string { return "checkpoint" }
 
-// Type is the message's name on the wire.
+// Type returns the message's name on the wire.
 func (*Leaving) Type() string { return "leaving" }
 
-// Type is the message's name on the wire.
+// Type returns the message's name on the wire.
 func (*Fetching) Type() string { return "fetching" }
 
-// Type is the message's name on the wire.
+// Type returns the message's name on the wire.
 func (*Bye) Type() string { return "bye" }
 
-// Type is the message's name on the wire.
+// Type returns the message's name on the wire.
 func (*Ping) Type() string { return "ping" }
 
-// Type is the message's name on the wire.
+// Type returns the message's name on the wire.
 func (*Pong) Type() string { return "pong" }

@@ -1,28 +1,28 @@
-// Package proto is the language between the signaling host and its providers:
-// versioned JSON messages, one per WebSocket text message.
+// Package proto defines the protocol between the signaling host and its providers: versioned
+// JSON messages, one per WebSocket text message.
 //
 // On the wire every message is an envelope
 //
-//	{"v":1,"type":"hello","body":{...}}
+//	{"v":2,"type":"hello","body":{...}}
 //
-// whose body is one of the structs of messages.go. Both ends are strangers to
-// each other: [Decode] caps the message before it parses, refuses unknown
-// fields and types, and checks every string, count and number against the
-// limits below, so that what it returns can be used without a second look.
+// whose body is one of the structs of messages.go. The two ends do not trust each other:
+// [Decode] limits the size of a message before parsing it, refuses unknown fields and types,
+// and checks every string, count and number against the limits below, so that the result
+// needs no further validation.
 //
-// A run in messages (host on the right):
+// The messages of a run (the host is on the right):
 //
 //	hello          ->           who I am, what I measured
 //	               <- welcome   your id, your name, your session's secret
 //	               <- ping      every heartbeat; answered by pong
-//	               <- assign    your stage, its graph, data, peers, and the state to go on from
-//	fetching       ->           how far the downloads are, about once a second
+//	               <- assign    your stage, its graph, data, peers, and the state to resume from
+//	fetching       ->           progress of the downloads, about once a second
 //	signal         <->          SDP and ICE candidates, relayed between peers
 //	ready          ->           links up, plan compiled
 //	               <- start     to all stages at once
 //	progress       ->           about four times a second
-//	               <- checkpoint  to a root: have the state saved before the next update
-//	leaving        ->           it wants to go; answered by bye when it can without loss
+//	               <- checkpoint  to a root: save all stages' state before the next update
+//	leaving        ->           wants to leave; answered by bye when nothing would be lost
 //	               <- stop      graceful (finish, save, done) or now
 //	saved          ->           after a stage was uploaded by HTTP
 //	done | failed  ->
@@ -40,8 +40,8 @@ import (
 	"io"
 )
 
-// Version is the protocol that this package speaks. It is raised whenever an
-// older peer could misunderstand a message; there is no negotiation.
+// Version is the protocol version that this package speaks. It is raised whenever an older
+// peer could misunderstand a message; there is no negotiation.
 const Version = 2
 
 // Limits of what Decode accepts. They are part of the protocol.
@@ -53,24 +53,24 @@ const (
 	MaxName     = 64        // bytes of a provider's name, an id, a run id, a blob's kind
 	MaxText     = 4 << 10   // bytes of a reason, error message or hint
 	MaxToken    = 256       // bytes of a join token
-	MaxStages   = 1024      // stages of a cluster, clusters of a run, peers of a stage
+	MaxStages   = 1024      // stages in a cluster, clusters in a run, peers of a stage
 	MaxLosses   = 4096      // losses in one progress message
 	MaxVals     = 256       // validation passes in one progress message
 	MaxBlobs    = 64        // blobs of one assignment, per map
 	MaxParts    = 256       // parts of a checkpoint that one stage resumes from
 	MaxICE      = 16        // ICE servers of a welcome
-	MaxChunk    = 768 << 10 // bytes of a request's body: proxies' usual limit is 1 MB
-	MaxHello    = 16 << 10  // bytes of a hello, which comes from anybody
+	MaxChunk    = 768 << 10 // bytes of a request's body; proxies usually allow 1 MB
+	MaxHello    = 16 << 10  // bytes of a hello, which anybody can send
 )
 
 // Errors of Decode and Encode, beside *VersionError.
 var (
-	// ErrTooLarge: the message is over MaxMessage.
+	// ErrTooLarge: the message is larger than MaxMessage.
 	ErrTooLarge = errors.New("message too large")
-	// ErrMalformed: not JSON, not an envelope, or a body that does not have
-	// its type's form or breaks a limit.
+	// ErrMalformed: the message is not JSON or not an envelope, or its body does not fit its
+	// type or exceeds a limit.
 	ErrMalformed = errors.New("malformed message")
-	// ErrUnknownType: an envelope whose type this version does not know.
+	// ErrUnknownType: this version does not know the message's type.
 	ErrUnknownType = errors.New("unknown message type")
 )
 
@@ -80,14 +80,14 @@ type VersionError struct {
 }
 
 func (e *VersionError) Error() string {
-	return fmt.Sprintf("the peer speaks protocol version %d, this program version %d: update the older of the two", e.Got, e.Want)
+	return fmt.Sprintf("the peer speaks protocol version %d, but this program speaks version %d: update the older of the two", e.Got, e.Want)
 }
 
 // Message is one of the message structs of this package, as a pointer.
 type Message interface {
-	// Type is the message's name on the wire.
+	// Type returns the message's name on the wire.
 	Type() string
-	// check verifies the limits; it also seals the interface.
+	// check validates the message. It also seals the interface.
 	check() error
 }
 
@@ -140,9 +140,9 @@ func blank(typ string) Message {
 	return nil
 }
 
-// Encode returns the wire form of m. It applies the same limits as Decode, so
-// that a message that was sent is a message that can be read; only reasons and
-// error texts, which come from anywhere, are made to fit by [Text].
+// Encode returns the wire form of m. It applies the same limits as Decode, so that every
+// message sent can be read. Only reasons and error texts, which can come from anywhere, are
+// made to fit by [Text].
 func Encode(m Message) ([]byte, error) {
 	m = tidy(m)
 	if err := m.check(); err != nil {
@@ -162,9 +162,8 @@ func Encode(m Message) ([]byte, error) {
 	return b, nil
 }
 
-// tidy returns m with free text that fits, without changing the caller's. It is the
-// one place where such text comes in, from either side: Decode and Encode both pass
-// through it.
+// tidy returns m, or a copy of it, with free text that fits. Both Decode and Encode use it,
+// so that no such text bypasses it.
 func tidy(m Message) Message {
 	switch m := m.(type) {
 	case *Hello:
@@ -195,8 +194,8 @@ func tidy(m Message) Message {
 	return m
 }
 
-// marshal is json.Marshal without the escaping of <, > and &, which would
-// lengthen messages and so let one grow over its limit on re-encoding.
+// marshal is json.Marshal without the escaping of <, > and &, which would lengthen messages,
+// so that one could exceed its limit when encoded again.
 func marshal(v any) ([]byte, error) {
 	var buf bytes.Buffer
 	enc := json.NewEncoder(&buf)
@@ -207,9 +206,8 @@ func marshal(v any) ([]byte, error) {
 	return bytes.TrimSuffix(buf.Bytes(), []byte{'\n'}), nil
 }
 
-// Decode reads one message. The version is judged before anything else of the
-// envelope, so that a peer of another version is told so and not that its
-// message is malformed.
+// Decode decodes one message. It checks the version before anything else in the envelope, so
+// that a peer of another version is told so and not that its message is malformed.
 func Decode(b []byte) (Message, error) {
 	if len(b) > MaxMessage {
 		return nil, fmt.Errorf("%w: %d bytes, the limit is %d", ErrTooLarge, len(b), MaxMessage)
@@ -235,7 +233,7 @@ func Decode(b []byte) (Message, error) {
 	return m, nil
 }
 
-// badEnvelope says what is wrong with an envelope: its version before all else.
+// badEnvelope returns what is wrong with an envelope, with the version taking precedence.
 func badEnvelope(b []byte, err error) error {
 	var head struct {
 		V *int `json:"v"`
@@ -252,7 +250,7 @@ func badEnvelope(b []byte, err error) error {
 	return fmt.Errorf("%w: %w", ErrMalformed, err)
 }
 
-// strict unmarshals and refuses unknown fields and trailing data.
+// strict unmarshals b and refuses unknown fields and trailing data.
 func strict(b []byte, v any) error {
 	dec := json.NewDecoder(bytes.NewReader(b))
 	dec.DisallowUnknownFields()

@@ -82,7 +82,7 @@ func TestRoundTrip(t *testing.T) {
 }
 
 func TestReal(t *testing.T) {
-	// A float32 loss must come out as it went in: losses.txt is compared by bytes.
+	// A float32 loss must survive unchanged, since losses.txt is compared byte by byte.
 	for _, f := range []float64{0, 1.0 / 3, float64(float32(0.0899)), math.MaxFloat64, math.SmallestNonzeroFloat64, math.Inf(1), math.Inf(-1), math.NaN(), math.Copysign(0, -1)} {
 		b, err := json.Marshal(Real(f))
 		if err != nil {
@@ -158,7 +158,7 @@ func TestDecodeRefuses(t *testing.T) {
 }
 
 func TestVersionMismatchNamesBoth(t *testing.T) {
-	// Whatever else another version's envelope holds.
+	// The rest of another version's envelope may have any form.
 	_, err := Decode([]byte(`{"v":7,"kind":"hello","payload":[1]}`))
 	var v *VersionError
 	if !errors.As(err, &v) || v.Got != 7 || v.Want != Version {
@@ -196,8 +196,8 @@ func TestEncodeTidiesText(t *testing.T) {
 	}
 }
 
-// What a peer says becomes one line of letters, whatever it sent: lines of the terminal
-// and the log are not for it to forge.
+// A peer's text becomes a single printable line, whatever it sent, so that it cannot forge
+// lines of the terminal or the log.
 func TestDecodeTidiesText(t *testing.T) {
 	evil := "a\n\r\tb\u001b[2Jc\u202ed\u2066e\u2028f\u200fg\u0085h\ufeffi\U000e0041j \u200d\u00e9"
 	want := "a   b [2Jc d e f g h i j \u200d\u00e9"
@@ -250,7 +250,7 @@ func TestCheckToken(t *testing.T) {
 func TestErrorIs(t *testing.T) {
 	err := error(&Error{Code: NameTaken, Message: "taken", Hint: "choose another"})
 	if !errors.Is(err, ErrNameTaken) || errors.Is(err, ErrFull) {
-		t.Error("errors.Is does not go by the code")
+		t.Error("errors.Is does not compare codes")
 	}
 	if err.Error() != "taken: choose another" {
 		t.Errorf("got %q", err)
@@ -274,7 +274,7 @@ func FuzzDecode(f *testing.F) {
 		}
 		once, err := Encode(m)
 		if errors.Is(err, ErrTooLarge) {
-			return // numbers such as 1e300 can grow in their shortest form
+			return // numbers such as 1e300 can become longer in their shortest form
 		}
 		if err != nil {
 			t.Fatalf("decoded but does not encode: %v", err)
@@ -290,8 +290,8 @@ func FuzzDecode(f *testing.F) {
 	})
 }
 
-// What the host spends on a provider's progress (22 losses) and on relaying a
-// signal of the largest size.
+// BenchmarkCodec measures the host's cost for a provider's progress (22 losses) and for
+// relaying a signal of the largest size.
 func BenchmarkCodec(b *testing.B) {
 	for name, m := range map[string]Message{
 		"progress": &Progress{Run: "r", Losses: make([]Loss, 22), Samples: 1408, Out: 1 << 20, In: 1 << 20},

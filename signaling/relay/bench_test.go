@@ -7,7 +7,8 @@ import (
 	"time"
 )
 
-// BenchmarkRelay: packets of 1200 bytes through the relay, both clients in this process too.
+// BenchmarkRelay sends packets of 1200 bytes through the relay, with both clients in the same
+// process.
 func BenchmarkRelay(b *testing.B) {
 	for _, network := range []string{"udp", "tcp"} {
 		b.Run(network, func(b *testing.B) {

@@ -1,15 +1,14 @@
-// Package relay carries packets between providers that have no direct path to each
-// other: a TURN server (RFC 8656) inside the host, which answers STUN too. It speaks
-// UDP, and TCP for networks that let no UDP out.
+// Package relay carries packets between providers that have no direct path to each other. It
+// is a TURN server (RFC 8656) inside the host, which also answers STUN, over UDP and, for
+// networks that block UDP, over TCP.
 //
-// It relays between its own allocations and to nobody else. Every provider of a run has
-// an allocation here, so that is all that is needed; and a relay that reaches no other
-// address cannot be turned on the host's own network or on anybody's. The relayed
-// addresses are therefore no sockets: they are names, from the block that is reserved
-// for documentation (RFC 5737), and packets go from one allocation to the other in
-// memory. One public port is enough, and no range of ports has to be open.
+// It relays between its own allocations only. That is enough, since every provider of a run
+// has an allocation here; and a relay that reaches no other address cannot be abused against
+// the host's own network or anybody else's. The relayed addresses are therefore not sockets
+// but mere names, from the block reserved for documentation (RFC 5737), and packets pass
+// from one allocation to another in memory. One public port is enough.
 //
-// Credentials are of one member each and live as long as its session does.
+// Each member has its own credentials, which are valid as long as its session.
 package relay
 
 import (
@@ -34,13 +33,13 @@ import (
 	"github.com/pion/turn/v5"
 )
 
-// Config of a relay. The zero value of every field means what is said.
+// Config configures a relay. Zero fields take the defaults given here.
 type Config struct {
 	Allocations int   // of one member, 128
-	Total       int   // of all members, 4096
-	Rate        int64 // bytes a second that one member may send, 64 MB
-	RateTotal   int64 // and all of them, 256 MB
-	Queued      int64 // bytes that wait to be taken, of all allocations, 64 MB
+	Total       int   // allocations of all members, 4096
+	Rate        int64 // bytes per second that one member may send, 64 MB
+	RateTotal   int64 // bytes per second that all members together may send, 256 MB
+	Queued      int64 // bytes waiting to be read from all allocations, 64 MB
 }
 
 func (c *Config) fill() {
@@ -62,26 +61,26 @@ func (c *Config) fill() {
 
 const (
 	realm = "ravnest"
-	// maxPacket is what pion's buffers take.
+	// maxPacket is the size of pion's buffers.
 	maxPacket = 1600
-	// maxWaiting packets of one allocation; what comes on top is lost, as on any path.
+	// maxWaiting bounds the packets waiting at one allocation; more are dropped, as on any path.
 	maxWaiting = 512
 )
 
-// block is what relayed addresses are taken from.
+// block is the block of relayed addresses.
 var block = [4]byte{198, 51, 100, 0}
 
 // Stats counts what the relay does.
 type Stats struct {
-	Members     int   `json:"members"`     // that may use it
-	Allocations int   `json:"allocations"` // there are now
+	Members     int   `json:"members"`     // with valid credentials
+	Allocations int   `json:"allocations"` // at present
 	Packets     int64 `json:"packets"`     // relayed since the start
 	Bytes       int64 `json:"bytes"`       // relayed since the start
 	Dropped     int64 `json:"dropped"`     // packets over a quota, or to nobody
-	Refused     int64 `json:"refused"`     // requests with credentials that are none, or over a quota
+	Refused     int64 `json:"refused"`     // requests with invalid credentials, or over a quota
 }
 
-// Relay is a TURN server's inside. Safe for concurrent use.
+// Relay is a TURN server. It is safe for concurrent use.
 type Relay struct {
 	cfg    Config
 	secret []byte
@@ -91,7 +90,7 @@ type Relay struct {
 	mu      sync.Mutex
 	members map[string]*member
 	conns   map[netip.AddrPort]*conn
-	tcps    map[string]*tcpConn // by their other end
+	tcps    map[string]*tcpConn // by remote address
 	all     bucket
 	closed  bool
 
@@ -105,13 +104,13 @@ type member struct {
 	rate  bucket
 }
 
-// bucket bounds what there may be a second, and at once.
+// bucket is a token bucket, which bounds a rate and a burst.
 type bucket struct {
 	rate, most, have float64
 	last             time.Time
 }
 
-// bytesPer is a bucket of bytes: a quarter of a second's at once.
+// bytesPer returns a bucket for bytes per second, with a burst of a quarter of a second.
 func bytesPer(rate int64) bucket {
 	return bucket{rate: float64(rate), most: max(float64(rate)/4, maxPacket)}
 }
@@ -128,8 +127,8 @@ func (b *bucket) take(now time.Time, n int) bool {
 	return true
 }
 
-// New starts a relay on the UDP sockets; TCP connections come by [Relay.Take]. It closes
-// the sockets in the end.
+// New starts a relay on the UDP sockets, which Close closes. TCP connections are passed to
+// [Relay.Take].
 func New(cfg Config, udp ...net.PacketConn) (*Relay, error) {
 	cfg.fill()
 	r := &Relay{
@@ -143,7 +142,7 @@ func New(cfg Config, udp ...net.PacketConn) (*Relay, error) {
 	conf := turn.ServerConfig{
 		Realm: realm, LoggerFactory: quiet, InboundMTU: maxPacket,
 		AuthHandler: r.auth, QuotaHandler: r.quota, EventHandler: turn.EventHandler{OnAuth: r.verdict},
-		// Both ends of a pair must have addresses of one family, whatever they came by.
+		// Both ends of a pair must have addresses of one family, however they connected.
 		StrictAddressFamily: true,
 		ListenerConfigs:     []turn.ListenerConfig{{Listener: r.tcp, RelayAddressGenerator: r, PermissionHandler: permit}},
 	}
@@ -175,21 +174,21 @@ func (r *Relay) Close() error {
 	return r.server.Close()
 }
 
-// Requests by UDP that are answered a second, and at once, for all the addresses that share
-// a bucket. The answer to one without credentials is a few times its size, and whose address
-// it bears nobody knows: this is what the relay can be made to send to anybody.
+// Rate and burst of requests over UDP that are answered, for all addresses that share a
+// bucket. The answer to a request without credentials is a few times its size, and the
+// source address may be forged: this bounds what the relay can be made to send to a victim.
 const (
 	requestRate  = 100
 	requestBurst = 400
 	buckets      = 4096
 )
 
-// screened leaves out requests that come too often.
+// screened is a socket that drops requests above their rate.
 type screened struct {
 	net.PacketConn
 	r    *Relay
 	seed maphash.Seed
-	rate []bucket // one goroutine reads
+	rate []bucket // used by the reading goroutine only
 }
 
 func (s *screened) ReadFrom(b []byte) (int, net.Addr, error) {
@@ -205,8 +204,8 @@ func (s *screened) ReadFrom(b []byte) (int, net.Addr, error) {
 	}
 }
 
-// pass tells whether a packet is to be looked at: all but requests (RFC 8489, section 5)
-// above their rate.
+// pass reports whether to handle a packet: all but requests (RFC 8489, section 5) above their
+// rate.
 func (s *screened) pass(b []byte, from net.Addr, now time.Time) bool {
 	ua, ok := from.(*net.UDPAddr)
 	if !ok || len(b) < 2 || b[0] > 1 || b[0]&0x01 != 0 || b[1]&0x10 != 0 {
@@ -222,7 +221,7 @@ func (s *screened) pass(b []byte, from net.Addr, now time.Time) bool {
 	return k.take(now, 1)
 }
 
-// Admit makes a member's credentials.
+// Admit creates a member's credentials.
 func (r *Relay) Admit(id string, now time.Time) (username, credential string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -253,14 +252,14 @@ func (r *Relay) Drop(id string) {
 	}
 }
 
-// password belongs to a username.
+// password returns the password of a username.
 func (r *Relay) password(username string) string {
 	h := hmac.New(sha1.New, r.secret)
 	h.Write([]byte(username))
 	return base64.StdEncoding.EncodeToString(h.Sum(nil))
 }
 
-// auth names the member that a request says it is of, and the key to check that with.
+// auth returns the member that a request claims to come from, and the key to verify it with.
 func (r *Relay) auth(ra *turn.RequestAttributes) (string, []byte, bool) {
 	_, id, _ := strings.Cut(ra.Username, ":")
 	r.mu.Lock()
@@ -272,7 +271,7 @@ func (r *Relay) auth(ra *turn.RequestAttributes) (string, []byte, bool) {
 	return id, turn.GenerateAuthKey(ra.Username, ra.Realm, r.password(ra.Username)), true
 }
 
-// verdict is told whether it was.
+// verdict is told whether a request was authentic.
 func (r *Relay) verdict(from, _ net.Addr, _, username, _, _ string, ok bool) {
 	if !ok {
 		r.refused.Add(1)
@@ -305,13 +304,13 @@ func (r *Relay) quota(id, _ string, _ net.Addr) bool {
 	return true
 }
 
-// permit lets packets go to relayed addresses only.
+// permit allows relayed addresses only as destinations.
 func permit(_ net.Addr, peer net.IP) bool {
 	ip := peer.To4()
 	return ip != nil && [3]byte(ip) == [3]byte(block[:3])
 }
 
-// Stats is a snapshot.
+// Stats returns the current statistics.
 func (r *Relay) Stats() Stats {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -321,11 +320,11 @@ func (r *Relay) Stats() Stats {
 	}
 }
 
-// Take serves a client that has come by TCP. known is called once it has shown
-// credentials.
+// Take serves a client that connected over TCP. known is called once the client has shown
+// valid credentials.
 func (r *Relay) Take(c net.Conn, known func()) {
 	t := &tcpConn{Conn: c, r: r, known: known}
-	// Nothing but a first request is expected of a stranger.
+	// A stranger must send a request soon.
 	_ = c.SetReadDeadline(time.Now().Add(strange))
 	r.mu.Lock()
 	closed := r.closed
@@ -338,10 +337,10 @@ func (r *Relay) Take(c net.Conn, known func()) {
 	}
 }
 
-// strange is how long a TCP connection may be nobody's.
+// strange is how long a TCP connection may stay without credentials.
 const strange = 10 * time.Second
 
-// tcpConn is a TCP connection, of a member since it has shown credentials.
+// tcpConn is a TCP connection, which belongs to a member once it has shown credentials.
 type tcpConn struct {
 	net.Conn
 	r     *Relay
@@ -372,10 +371,11 @@ func (r *Relay) AllocateListener(turn.AllocateListenerConfig) (net.Listener, net
 // AllocateConn implements turn.RelayAddressGenerator.
 func (r *Relay) AllocateConn(turn.AllocateConnConfig) (net.Conn, error) { return nil, errNoTCP }
 
-// AllocatePacketConn implements turn.RelayAddressGenerator: it gives a member an address.
+// AllocatePacketConn implements turn.RelayAddressGenerator. It gives a member a relayed
+// address.
 func (r *Relay) AllocatePacketConn(conf turn.AllocateListenerConfig) (net.PacketConn, net.Addr, error) {
 	if conf.Network != "udp4" {
-		return nil, nil, errors.New("this relay's addresses are of IPv4")
+		return nil, nil, errors.New("this relay has IPv4 addresses only")
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -403,7 +403,7 @@ func (r *Relay) AllocatePacketConn(conf turn.AllocateListenerConfig) (net.Packet
 	return c, net.UDPAddrFromAddrPort(addr), nil
 }
 
-// packet is on its way to an allocation.
+// packet is a packet on its way to an allocation.
 type packet struct {
 	from netip.AddrPort
 	b    []byte
@@ -419,12 +419,12 @@ type conn struct {
 	once sync.Once
 }
 
-// WriteTo gives a packet of the member to another allocation, or loses it.
+// WriteTo passes a packet from the member to another allocation, or drops it.
 func (c *conn) WriteTo(b []byte, to net.Addr) (int, error) {
 	r := c.r
 	ua, ok := to.(*net.UDPAddr)
 	if !ok {
-		return 0, fmt.Errorf("relaying to %T", to)
+		return 0, fmt.Errorf("cannot relay to a %T", to)
 	}
 	ap := ua.AddrPort()
 	ap = netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
@@ -447,7 +447,7 @@ func (c *conn) WriteTo(b []byte, to net.Addr) (int, error) {
 	return len(b), nil
 }
 
-// ReadFrom waits for a packet of another allocation.
+// ReadFrom waits for a packet from another allocation.
 func (c *conn) ReadFrom(b []byte) (int, net.Addr, error) {
 	select {
 	case p := <-c.in:
@@ -471,7 +471,7 @@ func (c *conn) Close() error {
 			case p := <-c.in:
 				r.queued.Add(-int64(len(p.b)))
 			default:
-				return // nobody finds it any more
+				return // removed already
 			}
 		}
 	})

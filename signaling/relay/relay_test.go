@@ -14,7 +14,7 @@ import (
 	"github.com/pion/turn/v5"
 )
 
-// start is a relay on UDP and TCP of 127.0.0.1.
+// start starts a relay on UDP and TCP ports of 127.0.0.1.
 func start(t testing.TB, cfg Config) (r *Relay, udp, tcp string) {
 	t.Helper()
 	pc, err := net.ListenPacket("udp", "127.0.0.1:0")
@@ -49,7 +49,7 @@ func start(t testing.TB, cfg Config) (r *Relay, udp, tcp string) {
 	return r, pc.LocalAddr().String(), ln.Addr().String()
 }
 
-// dial makes a client by UDP or TCP.
+// dial returns a client that uses UDP or TCP.
 func dial(t testing.TB, network, addr, username, credential string) *turn.Client {
 	t.Helper()
 	var pc net.PacketConn
@@ -89,11 +89,11 @@ func exchange(t testing.TB, a, b net.PacketConn) error {
 			return err
 		}
 		if i == 0 {
-			continue // it makes the permission; nobody has one for it
+			continue // this creates the sender's permission; the peer has none yet
 		}
 		buf := make([]byte, 2000)
 		_ = p.to.SetReadDeadline(time.Now().Add(2 * time.Second))
-		for { // the first one may have found its way after all
+		for { // the first packet may have arrived after all
 			n, from, err := p.to.ReadFrom(buf)
 			if err != nil {
 				return err
@@ -136,8 +136,8 @@ func TestRelay(t *testing.T) {
 	}
 }
 
-// A stranger relays nothing: not without credentials, nor with those of another time or
-// of one who has left; and a member reaches no address but the relay's own.
+// A stranger can relay nothing, neither without credentials nor with expired ones or those
+// of a member that has left; and a member reaches no address but the relay's own.
 func TestStranger(t *testing.T) {
 	r, udp, tcp := start(t, Config{})
 	u, c := r.Admit("member", time.Now())
@@ -168,13 +168,13 @@ func TestStranger(t *testing.T) {
 	if !strings.HasPrefix(end.LocalAddr().String(), "198.51.100.") {
 		t.Errorf("a relayed address of %v", end.LocalAddr())
 	}
-	// STUN is for all.
+	// STUN needs no credentials.
 	if _, err := dial(t, "udp", udp, "", "").SendBindingRequest(); err != nil {
 		t.Error(err)
 	}
 	r.Drop("member")
 	if n := r.Stats().Allocations; n != 0 {
-		t.Errorf("%d allocations of one who has left", n)
+		t.Errorf("%d allocations of a member that has left", n)
 	}
 	if _, err := dial(t, "udp", udp, u, c).Allocate(); err == nil {
 		t.Error("credentials outlived the session")
@@ -224,7 +224,7 @@ func TestQuotas(t *testing.T) {
 	}
 }
 
-// 200 allocations whose owners read nothing hold a bounded amount.
+// 200 allocations whose owners read nothing hold a bounded amount of memory.
 func TestMemory(t *testing.T) {
 	if testing.Short() {
 		t.Skip("200 clients")
@@ -255,7 +255,7 @@ func TestMemory(t *testing.T) {
 	t.Logf("%+v", r.Stats())
 }
 
-// Answers that somebody else's address may get are bounded; packets of members are not.
+// Answers that could go to a forged address are bounded; packets of members are not.
 func TestRequestRate(t *testing.T) {
 	r, udp, _ := start(t, Config{})
 	c, err := net.Dial("udp", udp)

@@ -1,7 +1,7 @@
 package simulate
 
-// The volunteers: how fast their machines and links are, how long they stay, and how
-// they go.
+// The volunteers: how fast their machines and links are, how long they stay, and how they
+// leave.
 
 import (
 	"math"
@@ -14,11 +14,10 @@ import (
 // Session lengths. Javadi, Kondo, Vincent and Anderson ("Discovering Statistical Models
 // of Availability in Large Distributed Systems: An Empirical Study of SETI@home", IEEE
 // TPDS 22(11), 2011) find that the hosts whose availability is random fall into classes
-// with exponential, Weibull and Pareto sessions. The Weibull class has the fit for all
-// random hosts together as later simulators of volunteer computing quote it: shape 0.393,
-// scale 2.964 h, a mean of 10.4 h and a median of 1.2 h. The shares of the classes, the
-// Pareto shape and that all classes have the same mean are chosen here; they are not the
-// paper's.
+// with exponential, Weibull and Pareto sessions. The Weibull class here uses the fit for all
+// random hosts together, as quoted by later simulators of volunteer computing: shape 0.393,
+// scale 2.964 h, with a mean of 10.4 h and a median of 1.2 h. The shares of the classes, the
+// Pareto shape and the common mean of all classes are our own choices and not the paper's.
 const (
 	weibullShape = 0.393
 	weibullScale = 2.964 // hours
@@ -28,12 +27,12 @@ const (
 	exponentialShare = 0.3 // the rest is Pareto
 )
 
-// MeanSession is the mean of the Weibull class.
+// MeanSession returns the mean of the Weibull class.
 func MeanSession() time.Duration {
 	return time.Duration(weibullScale * math.Gamma(1+1/weibullShape) * float64(time.Hour))
 }
 
-// session draws a session's length with this mean.
+// session draws the length of a session, from a distribution with this mean.
 func session(rng *rand.Rand, mean time.Duration) time.Duration {
 	u := 1 - rng.Float64() // (0, 1]
 	x := 0.0               // of mean 1
@@ -48,7 +47,7 @@ func session(rng *rand.Rand, mean time.Duration) time.Duration {
 	return time.Duration(min(x*float64(mean), float64(10*365*24*time.Hour)))
 }
 
-// How a session ends, and how long its place stays empty. Chosen.
+// How a session ends, and how long until another volunteer replaces it. Our own choices.
 const (
 	politeShare = 0.5  // says goodbye: a closed tab, Ctrl-C
 	closedShare = 0.35 // the connection closes: a killed process
@@ -56,7 +55,7 @@ const (
 	emptyPlace = 2 * time.Minute // mean, exponential
 )
 
-// way is how a volunteer goes.
+// way is how a volunteer leaves.
 type way int
 
 const (
@@ -75,8 +74,8 @@ func goes(rng *rand.Rand) way {
 	return silent
 }
 
-// volunteer is a machine and its link. The figures are chosen: log-normal around what a
-// laptop at home has.
+// volunteer is a machine and its link. The distributions are our own choice: log-normal
+// around the figures of a laptop at home.
 type volunteer struct {
 	Compute  float64 // FLOP/s
 	Up, Down float64 // bit/s
@@ -84,11 +83,10 @@ type volunteer struct {
 	Latency  time.Duration
 	Stays    time.Duration
 	Goes     way
-	Away     time.Duration // until somebody else has its place
+	Away     time.Duration // until another volunteer replaces it
 }
 
-// draw makes the n-th volunteer of a simulation: the same for the same seed, whatever
-// happened before.
+// draw returns the n-th volunteer of a simulation, which depends on seed, n and mean only.
 func draw(seed uint64, n int, mean time.Duration) volunteer {
 	rng := rand.New(rand.NewPCG(seed, uint64(n)))
 	about := func(median, sigma float64) float64 { return median * math.Exp(sigma*rng.NormFloat64()) }
@@ -104,7 +102,7 @@ func draw(seed uint64, n int, mean time.Duration) volunteer {
 	return v
 }
 
-// hello is what it says of itself.
+// hello returns the volunteer's hello.
 func (v volunteer) hello() proto.Hello {
 	return proto.Hello{
 		Agent: "simulated", Platform: "linux/amd64", Class: proto.ClassFMA, RAM: int64(v.RAM), Threads: 1,

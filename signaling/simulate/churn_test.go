@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// TestSessions compares drawn sessions with the distribution that they are said to have.
+// TestSessions compares drawn sessions with their documented distribution.
 func TestSessions(t *testing.T) {
 	if m := MeanSession().Hours(); math.Abs(m-10.35) > 0.05 {
 		t.Errorf("the mean of the Weibull class is %.3f h", m)

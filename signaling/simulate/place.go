@@ -1,7 +1,7 @@
 package simulate
 
-// Who does what. The planner's dynamic programme cuts the model; which members of the
-// pool it is asked for is decided here.
+// Placement. The planner's dynamic programme cuts the model; this file chooses the members
+// of the pool to cut it for.
 
 import (
 	"cmp"
@@ -15,19 +15,20 @@ import (
 	"github.com/ravnest/ravnest/signaling/run/runtest"
 )
 
-// Model is what is trained, in numbers: runtest.Nodes units of equal cost.
+// Model is the cost of the model that is trained: runtest.Nodes nodes of equal cost.
 type Model struct {
-	FLOPs  float64 `json:"flops"`           // of a unit, a step
-	Cut    float64 `json:"cut_bytes"`       // across a cut, both ways, a step
-	State  float64 `json:"state_bytes"`     // of a unit, as it is saved
-	Memory float64 `json:"memory_bytes"`    // of a unit while it trains
-	Micro  int     `json:"micro_batches"`   // of a step, in flight
-	Stages int     `json:"stages_at_most"`  // of a cluster
-	Params int64   `json:"parameters_unit"` // of a unit
+	FLOPs  float64 `json:"flops"`           // per node and step
+	Cut    float64 `json:"cut_bytes"`       // across a cut per step, both directions together
+	State  float64 `json:"state_bytes"`     // per node when saved
+	Memory float64 `json:"memory_bytes"`    // per node while training
+	Micro  int     `json:"micro_batches"`   // per step, in flight
+	Stages int     `json:"stages_at_most"`  // per cluster
+	Params int64   `json:"parameters_unit"` // per node
 }
 
-// Blocks is a model of 12 transformer blocks of width 768 (7.1 million parameters
-// each) with a batch of 4096 tokens, bf16 on the wire, float32 states with Adam's.
+// Blocks returns a model of 12 transformer blocks of width 768 (7.1 million parameters
+// each), trained on batches of 4096 tokens with bf16 on the wire, float32 parameters and
+// Adam's state.
 func Blocks() Model {
 	const params, tokens, width = 7.1e6, 4096, 768
 	return Model{
@@ -44,14 +45,14 @@ func (m Model) units() []ga.Unit {
 	return us
 }
 
-// Placer forms the clusters of a pool. Runs have one cluster today; a placement of
-// several says so by their numbers in its assignments, and the world trains each.
+// Placer forms clusters from a pool. Assignments name the cluster by number; the world
+// trains each of them.
 type Placer interface {
 	Place(m Model, pool []run.Member) ([]run.Assignment, error)
 }
 
-// Best places one cluster over the fastest members of a pool and leaves the rest as
-// spares: of the best one, two, ... the group whose step is the shortest.
+// Best places one cluster on the fastest members of a pool and leaves the rest as spares. Of
+// the groups of the fastest one, two, ... members it takes the one with the shortest step.
 type Best struct{}
 
 // Place implements Placer.
@@ -62,7 +63,7 @@ func (Best) Place(m Model, pool []run.Member) ([]run.Assignment, error) {
 		nodes[i] = ga.Node{Name: x.Name, RAM: float64(x.Hello.RAM), Bandwidth: min(b.Up, b.Down), Compute: 1e9 * min(b.GEMM, b.Conv)}
 	}
 	nodes = ga.Repair(nodes)
-	// The time of a stage of average size tells who is fast.
+	// Rank members by their time for a stage of average size.
 	share := float64(runtest.Nodes) / float64(m.Stages)
 	cost := make([]float64, len(nodes))
 	for i, n := range nodes {
@@ -104,8 +105,8 @@ func (Best) Place(m Model, pool []run.Member) ([]run.Assignment, error) {
 	return as, nil
 }
 
-// step is the time of an update through stages of a cluster: the slowest stage's for
-// every micro-batch, and the others' once to fill the pipeline.
+// step returns the time of an update in a cluster with these stages: the slowest stage's
+// time for every micro-batch, plus the others' once to fill the pipeline.
 func (m Model) step(stages []ga.Stage) time.Duration {
 	slowest, sum := 0.0, 0.0
 	for _, s := range stages {

@@ -1,10 +1,10 @@
-// Package simulate runs a job on volunteers that do not exist: the host's machine
-// (signaling/run), the providers' machine (engine/provider/machine) and the planner's
-// numbers (ga), with drawn machines, links and sessions, under a virtual clock. A day
-// with ten thousand providers takes minutes, and the same seed gives the same figures.
+// Package simulate runs a job on simulated volunteers. It uses the host's machine
+// (signaling/run), the providers' machine (engine/provider/machine) and the planner (ga),
+// with random machines, links and sessions, under a virtual clock. A day with ten thousand
+// providers takes minutes, and the same seed gives the same figures.
 //
-// What is not simulated: the host's own link and processor (as fast as it needs to be),
-// and that a provider's uploads take of the bandwidth its training needs.
+// Not simulated are limits of the host's own link and processor, and the competition of a
+// provider's uploads with its training for bandwidth.
 package simulate
 
 import (
@@ -24,27 +24,27 @@ import (
 	"github.com/ravnest/ravnest/signaling/run/runtest"
 )
 
-// Options say what is simulated.
+// Options describe a simulation.
 type Options struct {
-	Providers int           // that are there at a time
-	Time      time.Duration // of the run
+	Providers int           // at a time
+	Time      time.Duration // virtual length of the run
 	Seed      uint64
 	Session   time.Duration // mean; 0: MeanSession, negative: nobody leaves
-	Steps     int           // ends the run; 0: Time does
+	Steps     int           // after which the run ends; 0: it ends after Time
 	Model     Model         // zero: Blocks
 	Placer    Placer        // nil: Best
-	Trace     io.Writer     // takes what the host's machine is told; nil: nobody
+	Trace     io.Writer     // receives a trace of the host's machine, unless nil
 	// Hour is called at every full hour of the simulation.
 	Hour func(h int, r Result)
 }
 
 // Limits of Options.
 const (
-	MaxProviders = 15000 // that a plan takes, with room for those who have just come
+	MaxProviders = 15000 // supported by the planner, with room for newcomers
 	MaxTime      = 10000 * time.Hour
 )
 
-// ErrOptions is wrapped by errors about what cannot be simulated.
+// ErrOptions is wrapped by errors about Options.
 var ErrOptions = errors.New("cannot simulate this")
 
 func (o *Options) fill() error {
@@ -59,22 +59,22 @@ func (o *Options) fill() error {
 	}
 	switch {
 	case o.Providers < 1 || o.Providers > MaxProviders:
-		return fmt.Errorf("%w: %d providers, 1 to %d are supported", ErrOptions, o.Providers, MaxProviders)
+		return fmt.Errorf("%w: %d providers; 1 to %d are supported", ErrOptions, o.Providers, MaxProviders)
 	case o.Time <= 0 || o.Time > MaxTime:
-		return fmt.Errorf("%w: %v, more than 0 and at most %v are supported", ErrOptions, o.Time, MaxTime)
+		return fmt.Errorf("%w: a time of %v; it must be more than 0 and at most %v", ErrOptions, o.Time, MaxTime)
 	case o.Session > 0 && o.Session < time.Second:
-		return fmt.Errorf("%w: sessions of %v on the average, 1 s is the least", ErrOptions, o.Session)
+		return fmt.Errorf("%w: a mean session of %v; it must be at least 1 s", ErrOptions, o.Session)
 	}
 	return nil
 }
 
-// heartbeat is that of a real host up to 1,000 providers; with more it keeps to 667 pings
-// a second.
+// heartbeat returns the interval of a real host for up to 1,000 providers. With more it
+// limits the rate to 667 pings a second.
 func (o *Options) heartbeat() time.Duration {
 	return 1500 * time.Millisecond * time.Duration(max(1000, o.Providers)) / 1000
 }
 
-// Result is what came of it. Times are in seconds.
+// Result is the outcome of a simulation. Times are in seconds.
 type Result struct {
 	Providers  int     `json:"providers"`
 	Hours      float64 `json:"hours"`
@@ -84,18 +84,18 @@ type Result struct {
 
 	Steps       int     `json:"steps"`           // in the last checkpoint
 	StepS       float64 `json:"step_s"`          // of the first cluster
-	QuietSteps  float64 `json:"quiet_steps"`     // what the first cluster does in that time if nobody leaves
-	Throughput  float64 `json:"throughput"`      // Steps by QuietSteps
-	Redone      int     `json:"redone_steps"`    // done, lost and done again
-	RedoneShare float64 `json:"redone_share"`    // of all that was done
+	QuietSteps  float64 `json:"quiet_steps"`     // that the first cluster would do in the time if nobody left
+	Throughput  float64 `json:"throughput"`      // Steps divided by QuietSteps
+	Redone      int     `json:"redone_steps"`    // lost and repeated
+	RedoneShare float64 `json:"redone_share"`    // of all steps
 	Checkpoints int     `json:"checkpoints"`     //
 	CheckpointS float64 `json:"checkpoint_s"`    // mean time between two
-	Idle        float64 `json:"recovering_s"`    // in which nothing trained, after the first start
+	Idle        float64 `json:"recovering_s"`    // time without training after the first start
 	Exact       bool    `json:"exact"`           // the weights are those of an undisturbed run
-	Error       string  `json:"error,omitempty"` // why the run failed before its time
+	Error       string  `json:"error,omitempty"` // why the run failed early
 
 	Recoveries int     `json:"recoveries"`
-	Median     float64 `json:"recovery_median_s"` // from the host's word of a loss to the next start
+	Median     float64 `json:"recovery_median_s"` // from the host's report of a loss to the next start
 	P90        float64 `json:"recovery_p90_s"`
 	Longest    float64 `json:"recovery_max_s"`
 
@@ -103,7 +103,7 @@ type Result struct {
 	Polite  int `json:"left_politely"`
 	Closed  int `json:"closed"`
 	Silent  int `json:"fell_silent"`
-	Missing int `json:"missing"` // that are there and unknown to the host: a fault of its machine
+	Missing int `json:"missing"` // live providers unknown to the host, which would be a bug
 
 	Messages   int64   `json:"messages"` // between host and providers
 	Uploaded   int64   `json:"uploaded_bytes"`
@@ -111,8 +111,8 @@ type Result struct {
 	Peers      float64 `json:"peer_bytes"` // activations and gradients
 }
 
-// Run simulates. Its error is about the options, ctx or the trace; a run that fails is
-// a result.
+// Run runs a simulation. Its error is about the options, ctx or the trace; a simulated run
+// that fails is a result.
 func Run(ctx context.Context, o Options) (Result, error) {
 	if err := o.fill(); err != nil {
 		return Result{}, err
@@ -147,7 +147,7 @@ func Run(ctx context.Context, o Options) (Result, error) {
 	for i := range o.Providers {
 		s.enter(time.Duration(i) * 5 * time.Second / time.Duration(o.Providers))
 	}
-	s.w.Run(5*time.Second + hb) // all are here and have answered when the job comes
+	s.w.Run(5*time.Second + hb) // all have joined and answered before the job is submitted
 	steps := o.Steps
 	if steps == 0 {
 		steps = 1 << 40
@@ -174,11 +174,11 @@ type sim struct {
 	w      *runtest.World
 	trace  *run.Trace
 	began  time.Time
-	people int // that have been drawn
+	people int // volunteers drawn so far
 
-	first      time.Duration // a step of the first cluster
-	started    time.Time     // the first start
-	lost       time.Time     // when the attempt under way ended; zero: none
+	first      time.Duration // step time of the first cluster
+	started    time.Time     // when training first started
+	lost       time.Time     // when the last attempt ended; zero: training
 	idle       time.Duration
 	recoveries []time.Duration
 	saved      []time.Time
@@ -187,7 +187,7 @@ type sim struct {
 
 func of(p *runtest.Provider) *volunteer { return p.Nature.(*volunteer) }
 
-// enter has somebody come after d, stay, go and leave the place to another.
+// enter makes a volunteer join after d, stay, leave, and be replaced by another.
 func (s *sim) enter(d time.Duration) {
 	s.w.After(d, func() {
 		s.people++
@@ -217,7 +217,7 @@ func (s *sim) leave(p *runtest.Provider, how way) {
 	}
 }
 
-// step is the time of a cluster's update by what its members are.
+// step returns the time of a cluster's update, computed from its members' figures.
 func (s *sim) step(ps []*runtest.Provider) time.Duration {
 	m := s.o.Model
 	stages := make([]ga.Stage, len(ps))
@@ -243,7 +243,7 @@ func (s *sim) step(ps []*runtest.Provider) time.Duration {
 	return d
 }
 
-// report takes what the requester is told.
+// report handles a report to the requester.
 func (s *sim) report(e run.Report) {
 	now := s.w.Now
 	switch e := e.(type) {
@@ -267,7 +267,7 @@ func (s *sim) report(e run.Report) {
 	}
 }
 
-// run lets the time pass, and then stops the run as a requester does.
+// run runs the simulation for its time, and then stops the run as a requester does.
 func (s *sim) run(ctx context.Context) error {
 	end := s.began.Add(s.o.Time)
 	for h := 1; len(s.w.Results) == 0 && s.w.Now.Before(end); h++ {
@@ -298,7 +298,7 @@ func (s *sim) run(ctx context.Context) error {
 	return nil
 }
 
-// result is what there is so far.
+// result returns the figures so far.
 func (s *sim) result() Result {
 	r := s.r
 	o := s.o
@@ -356,7 +356,7 @@ func (s *sim) verify(r *Result) {
 	r.Exact = err == nil && maps.Equal(got, runtest.Undisturbed(r.Steps))
 }
 
-// missing counts the providers that should be members and are not.
+// missing counts the providers that should be members but are not.
 func (s *sim) missing() int {
 	known := map[string]bool{}
 	for _, m := range s.w.M.Status(s.w.Now).Members {

@@ -20,7 +20,7 @@ func simulated(t *testing.T, o simulate.Options) simulate.Result {
 		t.Errorf("an update was lost or counted twice: %+v", r)
 	}
 	if r.Missing > 0 {
-		t.Errorf("%d providers are there and no members", r.Missing)
+		t.Errorf("%d live providers are not members", r.Missing)
 	}
 	return r
 }
@@ -35,13 +35,13 @@ func TestSameSeedSameOutput(t *testing.T) {
 		t.Errorf("the same seed gives\n%+v and\n%+v", rs[0], rs[1])
 	}
 	if rs[0].Steps == rs[2].Steps && rs[0].Messages == rs[2].Messages {
-		t.Error("the seed is of no account")
+		t.Error("the seed makes no difference")
 	}
 	if rs[0].Recoveries == 0 || rs[0].Joined <= 20 || rs[0].Polite*rs[0].Closed*rs[0].Silent == 0 {
 		t.Errorf("too little happened: %+v", rs[0])
 	}
 
-	// The trace, told to another machine, is the same run.
+	// The trace, replayed to another machine, gives the same run.
 	redone, last := 0, -1
 	_, err := run.Replay(&traces[0], func(_ time.Time, _ run.Event, acts []run.Action) {
 		for _, a := range acts {
@@ -60,7 +60,7 @@ func TestSameSeedSameOutput(t *testing.T) {
 	}
 }
 
-// TestChurnChangesWhenNotWhat: a run of so many steps ends as one that nobody left.
+// TestChurnChangesWhenNotWhat checks that a run with churn gives the result of one without.
 func TestChurnChangesWhenNotWhat(t *testing.T) {
 	o := simulate.Options{Providers: 20, Time: 100 * time.Hour, Seed: 3, Steps: 300}
 	for seed := range uint64(4) {

@@ -1,8 +1,8 @@
 package store
 
-// The store over a directory. It is written against a narrow FS so that tests
-// can fill the disk; OS adapts a real directory, and by os.Root nothing that is
-// asked of it can leave that directory, through symbolic links either.
+// A store in a directory. It uses a narrow interface FS, so that tests can simulate a full
+// disk. OS adapts a real directory by os.Root, so that no name can lead out of it, not even
+// through symbolic links.
 
 import (
 	"context"
@@ -29,33 +29,33 @@ type File interface {
 type FS interface {
 	fs.FS
 	MkdirAll(name string) error
-	// Create makes an empty file for writing, in place of one of that name.
+	// Create creates or truncates a file for writing.
 	Create(name string) (File, error)
-	// Append opens a file for writing at its end and makes it if need be.
+	// Append opens a file for writing at its end, and creates it if necessary.
 	Append(name string) (File, error)
 	Rename(from, to string) error
-	// SyncDir makes renames in a directory last through a power cut.
+	// SyncDir makes renames in a directory durable.
 	SyncDir(name string) error
 	Remove(name string) error
 }
 
-// Dir keeps an object per file.
+// Dir is a store that keeps each object in a file.
 type Dir struct {
 	fs  FS
 	tmp atomic.Int64
 
-	mu   sync.Mutex // one append at a time: lines stay whole
+	mu   sync.Mutex // serialises appends, so that lines stay whole
 	logs map[string]File
 }
 
-// NewDir is a store over f.
+// NewDir returns a store in f.
 func NewDir(f FS) *Dir { return &Dir{fs: f, logs: map[string]File{}} }
 
-// tmpMark stands in the names of files that are being written. No component of
-// an object's name starts with a dot, so the two never meet.
+// tmpMark is the prefix of the names of files being written. No component of an object's name
+// starts with a dot, so they cannot collide.
 const tmpMark = ".tmp-"
 
-// Put streams r to a file beside the object, syncs it, moves it into place and syncs the
+// Put streams r to a temporary file beside the object, syncs it, renames it and syncs the
 // directory.
 func (d *Dir) Put(ctx context.Context, name string, r io.Reader) (err error) {
 	if err := CheckName(name); err != nil {
@@ -64,8 +64,8 @@ func (d *Dir) Put(ctx context.Context, name string, r io.Reader) (err error) {
 	if err := d.fs.MkdirAll(path.Dir(name)); err != nil {
 		return fmt.Errorf("put %s: %w", name, err)
 	}
-	// A number of this process is enough: a leftover of an earlier process with
-	// the same number is overwritten.
+	// A number unique to this process is enough: files left over from an earlier process are
+	// overwritten.
 	tmp := path.Join(path.Dir(name), fmt.Sprintf("%s%d-%s", tmpMark, d.tmp.Add(1), path.Base(name)))
 	f, err := d.fs.Create(tmp)
 	if err != nil {
@@ -98,7 +98,7 @@ func (d *Dir) Put(ctx context.Context, name string, r io.Reader) (err error) {
 	return d.fs.SyncDir(path.Dir(name))
 }
 
-// Get opens the object; fs.ErrNotExist where there is none.
+// Get opens the object, or returns fs.ErrNotExist.
 func (d *Dir) Get(_ context.Context, name string) (io.ReadCloser, error) {
 	if err := CheckName(name); err != nil {
 		return nil, err
@@ -110,8 +110,8 @@ func (d *Dir) Get(_ context.Context, name string) (io.ReadCloser, error) {
 	return f, nil
 }
 
-// List returns the names of the objects that start with prefix, sorted. Logs,
-// whose names end in ".jsonl", are files too but no objects.
+// List returns the names of the objects that start with prefix, sorted. Logs are files too,
+// but not objects; their names end in ".jsonl".
 func (d *Dir) List(ctx context.Context, prefix string) ([]string, error) {
 	root := "."
 	if i := strings.LastIndexByte(prefix, '/'); i > 0 {
@@ -120,7 +120,7 @@ func (d *Dir) List(ctx context.Context, prefix string) ([]string, error) {
 	names := []string{}
 	err := fs.WalkDir(d.fs, root, func(p string, e fs.DirEntry, err error) error {
 		if errors.Is(err, fs.ErrNotExist) {
-			return nil // nothing there, or gone while we looked
+			return nil // does not exist, or was removed in the meantime
 		}
 		if err != nil {
 			return err
@@ -137,7 +137,7 @@ func (d *Dir) List(ctx context.Context, prefix string) ([]string, error) {
 	return names, nil
 }
 
-// Delete removes the object; that there is none is no error.
+// Delete removes the object if it exists.
 func (d *Dir) Delete(_ context.Context, name string) error {
 	if err := CheckName(name); err != nil {
 		return err
@@ -150,8 +150,8 @@ func (d *Dir) Delete(_ context.Context, name string) error {
 
 const logSuffix = ".jsonl"
 
-// Append adds a line to a log, the file log.jsonl, which stays open until
-// Close. Lines are not synced: a log is worth less than the disk's time.
+// Append adds a line to the file log.jsonl, which stays open until Close. Lines are not
+// synced: a log is not worth the cost.
 func (d *Dir) Append(_ context.Context, log string, line []byte) error {
 	if err := CheckName(log); err != nil {
 		return err
@@ -193,7 +193,7 @@ type OS struct {
 	fs.FS
 }
 
-// OpenOS opens dir, which it makes if need be. Close it when done.
+// OpenOS opens dir, which it creates if necessary. The caller must call Close.
 func OpenOS(dir string) (*OS, error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, fmt.Errorf("store: %w", err)
@@ -208,15 +208,15 @@ func OpenOS(dir string) (*OS, error) {
 // Close releases the directory.
 func (o *OS) Close() error { return o.root.Close() }
 
-// MkdirAll makes a directory and those above it.
+// MkdirAll creates a directory and its parents.
 func (o *OS) MkdirAll(name string) error { return o.root.MkdirAll(name, 0o755) }
 
-// Create makes or empties a file.
+// Create creates or truncates a file.
 func (o *OS) Create(name string) (File, error) {
 	return file(o.root.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o644))
 }
 
-// Append opens a file to write at its end.
+// Append opens a file for writing at its end, and creates it if necessary.
 func (o *OS) Append(name string) (File, error) {
 	return file(o.root.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o644))
 }
@@ -229,13 +229,13 @@ func file(f *os.File, err error) (File, error) {
 	return f, nil
 }
 
-// Rename moves a file, over another if need be.
+// Rename moves a file, replacing one of the new name.
 func (o *OS) Rename(from, to string) error { return o.root.Rename(from, to) }
 
-// SyncDir syncs a directory, where the system can.
+// SyncDir syncs a directory if the system supports it.
 func (o *OS) SyncDir(name string) error {
 	if runtime.GOOS == "windows" || runtime.GOOS == "js" {
-		return nil // a directory is no file there
+		return nil // directories cannot be opened as files there
 	}
 	f, err := o.root.Open(name)
 	if err != nil {

@@ -1,6 +1,6 @@
 package store
 
-// The store in memory: for tests, and for hosts that keep nothing.
+// A store in memory, for tests and for hosts that keep nothing.
 
 import (
 	"bytes"
@@ -41,7 +41,7 @@ func (m *Mem) Put(ctx context.Context, name string, r io.Reader) error {
 	return nil
 }
 
-// Get opens the object; fs.ErrNotExist where there is none.
+// Get opens the object, or returns fs.ErrNotExist.
 func (m *Mem) Get(_ context.Context, name string) (io.ReadCloser, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -66,7 +66,7 @@ func (m *Mem) List(_ context.Context, prefix string) ([]string, error) {
 	return names, nil
 }
 
-// Delete removes the object; that there is none is no error.
+// Delete removes the object if it exists.
 func (m *Mem) Delete(_ context.Context, name string) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()

@@ -1,13 +1,11 @@
 // Package store keeps what the signaling host must remember of a run: trained
-// stages, the run's record, metrics. It is a seam and not a database: two small
-// implementations of the interface that package server declares, one in memory
-// and one over a directory. A JetStream object store and stream fit the same
-// five methods.
+// stages, the run's record and metrics. It has two small implementations of the interface
+// that package server declares, one in memory and one in a directory. A JetStream object
+// store and stream would fit the same five methods.
 //
-// Objects are named by slash-separated paths of plain components
-// ([CheckName]). An object is replaced as a whole or not at all: a Put that
-// fails, for whatever reason, leaves the earlier object in place. Lines are
-// appended to logs, which live in a name space of their own.
+// Objects are named by slash-separated paths ([CheckName]). An object is replaced as a
+// whole or not at all: a Put that fails, for whatever reason, leaves the earlier object in
+// place. Lines are appended to logs, which have a name space of their own.
 package store
 
 import (
@@ -18,8 +16,8 @@ import (
 	"github.com/ravnest/ravnest/signaling/proto"
 )
 
-// CheckName reports whether name can name an object: a slash-separated path of
-// at most 8 components, each a proto name (so: no "..", no leading dot).
+// CheckName returns an error unless name can name an object: a slash-separated path of at
+// most 8 components, each a valid proto name (so no ".." and no leading dot).
 func CheckName(name string) error {
 	parts := strings.Split(name, "/")
 	if len(parts) > 8 {

@@ -53,7 +53,7 @@ func read(t *testing.T, s store, name string) string {
 	return string(b)
 }
 
-// failing yields some bytes and then an error: a lost peer, a wrong hash.
+// failing yields some bytes and then an error, as for a lost peer or a wrong hash.
 func failing(err error) io.Reader {
 	return io.MultiReader(strings.NewReader("half"), &errReader{err})
 }
@@ -146,7 +146,7 @@ func TestAppendKeepsLinesWhole(t *testing.T) {
 	}
 }
 
-// fullFS is a disk with room for so many bytes more.
+// fullFS is a disk with room for a limited number of bytes.
 type fullFS struct {
 	FS
 	room int

@@ -1,7 +1,7 @@
 package runtest
 
-// The providers of a world: the machine of a real one, and around it a driver that
-// trains numbers.
+// The providers of a world: each has the machine of a real one, with a driver that trains
+// plain numbers.
 
 import (
 	"crypto/sha256"
@@ -19,17 +19,17 @@ import (
 	"github.com/ravnest/ravnest/signaling/run"
 )
 
-// Provider is a fake one.
+// Provider is a simulated provider.
 type Provider struct {
 	ID, Name string
 	Hello    proto.Hello
-	// Nature is what a Nature knows of it.
+	// Nature is for a Nature's own data about the provider.
 	Nature any
-	// Segment is what it has of the model in its current attempt.
+	// Segment is its part of the model in the current attempt.
 	Segment snapshot.Segment
-	// Told are the host's messages, where the world does not forget.
+	// Told holds the host's messages, unless Nature.Forget is set.
 	Told []proto.Message
-	// Gone is called once when it is no member any more and will not come back.
+	// Gone is called once, when the provider has left for good.
 	Gone func()
 
 	w       *World
@@ -50,7 +50,7 @@ type Provider struct {
 	save     bool
 	stop     bool
 	over     bool
-	saves    []func() // uploads that wait for the one under way
+	saves    []func() // uploads waiting for the one in progress
 	saving   bool
 }
 
@@ -59,24 +59,24 @@ type key struct {
 	cluster int
 }
 
-// team is the providers that train together, by stage.
+// team is the providers of one cluster, by stage.
 type team struct {
 	key
 	ps    []*Provider
 	of    int  // teams of the run
-	turns bool // its steps are under way
+	turns bool // it is training
 
 	from, to int          // steps of the round under way
 	did      map[int]bool // steps of it, where there are several teams
 }
 
-// Join lets a provider in.
+// Join adds a provider, which then joins the host.
 func (w *World) Join(id, name string) *Provider {
 	return w.JoinAs(id, proto.Hello{Name: name, Class: proto.ClassFMA}, nil)
 }
 
-// JoinAs lets a provider in that says this of itself. prepare, if any, is called
-// before its first word.
+// JoinAs is Join with a given hello. prepare, unless nil, is called before the provider sends
+// anything.
 func (w *World) JoinAs(id string, hello proto.Hello, prepare func(*Provider)) *Provider {
 	w.joined++
 	p := &Provider{ID: id, Name: hello.Name, Hello: hello, w: w, number: w.joined, m: machine.New(machine.Rules{Seed: uint64(w.joined)})}
@@ -88,12 +88,12 @@ func (w *World) JoinAs(id string, hello proto.Hello, prepare func(*Provider)) *P
 	return p
 }
 
-// here tells whether its session with the host may live.
+// here reports whether the provider may still have a session with the host.
 func (p *Provider) here() bool { return !p.dead && !p.left }
 
 func (p *Provider) latency() time.Duration { return p.w.nature.Latency(p) }
 
-// toHost sends a message.
+// toHost sends a message to the host.
 func (p *Provider) toHost(msg proto.Message) {
 	p.w.after(p.latency(), func() {
 		if !p.left && p.w.deliver(p.ID, msg) {
@@ -102,7 +102,7 @@ func (p *Provider) toHost(msg proto.Message) {
 	})
 }
 
-// told brings a message of the host.
+// told delivers a message from the host.
 func (p *Provider) told(_ string, msg proto.Message) {
 	if p.here() && p.w.deliver(p.ID, msg) && p.here() && !p.frozen {
 		if !p.w.nature.Forget {
@@ -125,7 +125,7 @@ func (p *Provider) hear(msg proto.Message) {
 	p.step(machine.Heard{Msg: msg})
 }
 
-// pong answers a ping that has taken both ways at once.
+// pong answers a ping after the latency of both directions.
 func (p *Provider) pong(seq uint64) {
 	if p.here() && !p.frozen {
 		p.w.messages += 2
@@ -134,7 +134,7 @@ func (p *Provider) pong(seq uint64) {
 	}
 }
 
-// hungUp ends the session from the host's side.
+// hungUp ends the session on behalf of the host.
 func (p *Provider) hungUp(_, reason string) {
 	switch {
 	case !p.here():
@@ -169,7 +169,7 @@ func (p *Provider) Freeze() {
 	}
 }
 
-// Leave is a polite wish to go.
+// Leave makes the provider ask to leave.
 func (p *Provider) Leave() {
 	if p.here() && !p.frozen {
 		p.step(machine.Leave{Reason: "lunch"})
@@ -226,7 +226,7 @@ func (w *World) linked(t *team, p *Provider) (ps []*Provider) {
 	return ps
 }
 
-// quit ends its part in its team.
+// quit ends the provider's part in its team.
 func (p *Provider) quit() {
 	if t := p.team; t != nil {
 		t.ps[p.a.Stage] = nil
@@ -245,7 +245,7 @@ func (w *World) disband(t *team) {
 	delete(w.teams, t.key)
 }
 
-// step gives the machine an event and carries out what follows.
+// step gives the machine an event and carries out the actions that follow.
 func (p *Provider) step(ev machine.Event) {
 	if !p.here() || p.frozen {
 		return
@@ -301,7 +301,7 @@ func (p *Provider) do(a machine.Action) {
 	}
 }
 
-// toHostLast sends a message that arrives although the provider has left by then.
+// toHostLast sends a message that arrives even if the provider has left by then.
 func (p *Provider) toHostLast(msg proto.Message) {
 	p.w.after(p.latency(), func() {
 		if p.w.deliver(p.ID, msg) {
@@ -310,7 +310,7 @@ func (p *Provider) toHostLast(msg proto.Message) {
 	})
 }
 
-// begin takes a stage.
+// begin takes on an assignment.
 func (p *Provider) begin(a *proto.Assign) {
 	w := p.w
 	p.quit()
@@ -338,7 +338,7 @@ func (p *Provider) begin(a *proto.Assign) {
 	p.fetch(a, bytes, w.Now, w.Now.Add(w.nature.Fetch(p, bytes)))
 }
 
-// fetch reports how far its download is until it is there.
+// fetch reports the progress of a download until it is complete.
 func (p *Provider) fetch(a *proto.Assign, bytes int64, from, to time.Time) {
 	const often = 15 * time.Second
 	w := p.w
@@ -364,7 +364,7 @@ type content struct {
 	Weights map[int]uint64
 }
 
-// load sets the weights: the seed's, or those of the parts to go on from.
+// load sets the weights: those of the seed, or of the parts to resume from.
 func (p *Provider) load(a *proto.Assign) {
 	p.weights = map[int]uint64{}
 	for n := p.Segment.From; n < p.Segment.To; n++ {
@@ -421,7 +421,7 @@ func (w *World) train(t *team) {
 	switch {
 	case !some:
 		return
-	case !ready: // not all have started yet, or somebody is frozen
+	case !ready: // not all have started yet, or one is frozen
 		w.after(step, func() { w.train(t) })
 		return
 	case t.ps[0].over:
@@ -540,7 +540,7 @@ func (w *World) average(all []*team) {
 	}
 }
 
-// upload brings the provider's state to the host, after those that are on their way.
+// upload sends the provider's state to the host, after earlier uploads.
 func (p *Provider) upload() {
 	b, err := json.Marshal(content{p.at, p.weights})
 	if err != nil {

@@ -2,7 +2,7 @@ package runtest
 
 import "time"
 
-// timed is what happens at a time since the world's beginning.
+// timed is something that happens at a time, counted from the world's beginning.
 type timed struct {
 	at  time.Duration
 	seq int
@@ -15,8 +15,8 @@ type pong struct {
 	seq uint64
 }
 
-// queue is a heap of what is to come, by time and then in the order of asking. It is
-// typed by hand since a simulated day has many millions of entries.
+// queue is a heap of future events, by time and then in the order in which they were added.
+// It does not use container/heap because a simulated day has many millions of entries.
 type queue []timed
 
 func (q queue) less(i, j int) bool {

@@ -1,10 +1,10 @@
-// Package runtest is a world around a run machine: providers that decide by the
-// machine that real ones have, links that break, a store, and a clock that only the
-// world moves. A whole run takes milliseconds, and the same script gives the same
-// run. Tests use it as it is; a simulation says by a Nature what things take.
+// Package runtest simulates the world around a run machine: providers that have the same
+// machine as real ones, links that break, a store, and a virtual clock. A whole run takes
+// milliseconds, and the same script gives the same run. Tests use the defaults; a simulation
+// sets times and sizes by a Nature.
 //
-// What the providers train is a number for each node of the model, to which every
-// step adds something of its own. A step that is lost or done twice shows in it.
+// The providers train one number per node of the model. Every step adds a value of its own
+// to it, so that a step that is lost or repeated shows in the result.
 package runtest
 
 import (
@@ -20,73 +20,73 @@ import (
 	"github.com/ravnest/ravnest/signaling/run"
 )
 
-// Nodes is the length of the world's model, Batches that of its epochs.
+// Nodes is the number of nodes of the world's model, Batches that of batches per epoch.
 const (
 	Nodes   = 12
 	Batches = 10
 )
 
-// Times of a world whose Nature does not say others.
+// Default times of a world.
 const (
 	latency = time.Millisecond
 	step    = 10 * time.Millisecond
 	upload  = 3 * time.Millisecond
 	notice  = 30 * time.Millisecond // until a peer's death is noticed
 	tick    = 50 * time.Millisecond
-	pongs   = 10 * time.Millisecond // that come together, where nobody looks at each
+	pongs   = 10 * time.Millisecond // pongs within it are delivered together, unless Before is set
 )
 
-// Nature is what things take in a world. Zero fields take the values of tests.
+// Nature says how long things take in a world. Zero fields take defaults for tests.
 type Nature struct {
 	// Tick is the time between two ticks of the machine.
 	Tick time.Duration
-	// Latency is the way between the host and a provider.
+	// Latency is the one-way delay between the host and a provider.
 	Latency func(*Provider) time.Duration
-	// Step is how long one step of a cluster takes, whose members are in the order of
-	// their stages.
+	// Step is how long a cluster takes for one step; its members are in the order of their
+	// stages.
 	Step func(cluster []*Provider) time.Duration
-	// State is the bytes of the state of these nodes; Upload and Fetch are how long
-	// a provider takes for so many.
+	// State is the size of the state of these nodes in bytes; Upload and Fetch are how long
+	// a provider takes to transfer as many.
 	State         func(snapshot.Segment) int64
 	Upload, Fetch func(p *Provider, bytes int64) time.Duration
-	// Closed and Silent are how long peers take to notice that a link is cut, and
-	// that nothing comes over it any more. Silent 0: only the host notices.
+	// Closed and Silent are how long peers take to notice that a link was closed, and that a
+	// link has fallen silent. Silent 0: only the host notices.
 	Closed, Silent time.Duration
-	// Place answers the machine's question who does what; nil: the first members of
-	// the pool get even shares.
+	// Place is the planner; nil: the first members of the pool get equal shares.
 	Place func(pool []run.Member) ([]run.Assignment, error)
-	// Report takes what the requester is told; nil: World.Reports.
+	// Report receives the reports to the requester; nil: they go to World.Reports.
 	Report func(run.Report)
-	// Event is told what the machine is about to be told; nil: nobody.
+	// Event, unless nil, receives each event before the machine does.
 	Event func(now time.Time, ev run.Event)
-	// Forget drops providers that are gone, and what they were told: for worlds of
-	// thousands.
+	// Forget drops providers that are gone, and the messages to all: for worlds with
+	// thousands of providers.
 	Forget bool
 }
 
-// World is a machine with everything around it. Make it with New.
+// World is a run machine with everything around it. Use New to make one.
 type World struct {
 	M     *run.Machine
 	Now   time.Time
 	Steps int // of the job
-	// Stages is how many stages a cluster has at most, Clusters how many of them a plan has.
+	// Stages is the largest number of stages in a cluster, Clusters the number of clusters
+	// in a plan.
 	Stages, Clusters int
-	// Replicas is how many take turns in the batches of an epoch, Span the batches of a
-	// round, at whose end they are averaged. 0: one. Clusters share the replicas out.
+	// Replicas is how many replicas share the batches of an epoch, Span the number of batches
+	// in a round, after which replicas are averaged. 0: one. Clusters share the replicas.
 	Replicas, Span int
-	// Before is called before message i between host and providers is delivered, counted
-	// over both directions; false drops it.
+	// Before is called before message i, counted over both directions, is delivered between
+	// the host and a provider; false drops the message.
 	Before func(i int, id string, msg proto.Message) bool
-	// Store is what the host keeps.
+	// Store is the host's store.
 	Store map[string][]byte
-	// Events are what the machine was told and what followed, if Record is set.
+	// Events are the machine's events and actions so far, if Record is set.
 	Events []Told
 	Record bool
-	// Reports are what the requester was told.
+	// Reports are the reports to the requester so far.
 	Reports []run.Report
 	// Results has one entry for each run that ended.
 	Results []run.Finish
-	// Traffic is what has gone through the host.
+	// Traffic counts what went through the host.
 	Traffic Traffic
 
 	nature    Nature
@@ -107,20 +107,19 @@ type World struct {
 // Traffic counts messages between host and providers, and bytes of states.
 type Traffic struct{ Messages, Uploaded, Fetched int64 }
 
-// Told is an event with its time and what followed from it.
+// Told is an event with its time and the actions that followed.
 type Told struct {
 	At   time.Time
 	Ev   run.Event
 	Acts []string
 }
 
-// New returns a world without providers, in which a job of so many steps has been
-// submitted.
+// New returns a world without providers, in which a job with this many steps was submitted.
 func New(set run.Settings, job run.Job, steps int) *World {
 	return begin(set, job, steps, false)
 }
 
-// Recorded is New with Record set from the first event on.
+// Recorded is New with events recorded from the first one on.
 func Recorded(set run.Settings, job run.Job, steps int) *World {
 	return begin(set, job, steps, true)
 }
@@ -166,13 +165,13 @@ func (n *Nature) fill() {
 	}
 }
 
-// Submit begins a job of so many steps.
+// Submit submits a job with this many steps.
 func (w *World) Submit(job run.Job, steps int) {
 	w.Steps, w.apart = steps, job.Apart
 	w.Step(run.Submit{Job: job})
 }
 
-// After has do happen later.
+// After calls do after d.
 func (w *World) After(d time.Duration, do func()) { w.after(d, do) }
 
 func (w *World) after(d time.Duration, do func()) {
@@ -180,7 +179,7 @@ func (w *World) after(d time.Duration, do func()) {
 	w.queue.push(timed{at: w.Now.Sub(w.start) + d, seq: w.seq, do: do})
 }
 
-// Run lets the world go on for that long, or until the run has ended.
+// Run runs the world for d, or until the run has ended.
 func (w *World) Run(d time.Duration) {
 	if !w.ticking {
 		w.ticking = true
@@ -189,7 +188,7 @@ func (w *World) Run(d time.Duration) {
 	w.until(w.Now.Add(d), true)
 }
 
-// Settle lets what is on its way arrive after the run's end.
+// Settle runs the world for d, so that messages still in flight arrive after the run's end.
 func (w *World) Settle(d time.Duration) { w.until(w.Now.Add(d), false) }
 
 func (w *World) until(end time.Time, running bool) {
@@ -209,7 +208,7 @@ func (w *World) tick() {
 	w.after(w.nature.Tick, w.tick)
 }
 
-// Step gives the machine an event and carries out what follows.
+// Step gives the machine an event and carries out the actions that follow.
 func (w *World) Step(ev run.Event) {
 	if w.nature.Event != nil {
 		w.nature.Event(w.Now, ev)
@@ -253,7 +252,7 @@ func (w *World) do(a run.Action) {
 			}
 			for _, e := range c.Parts {
 				if w.Store[e.Object] == nil {
-					panic("a manifest names what is not in the store: " + e.Object)
+					panic("a manifest names an object that is not in the store: " + e.Object)
 				}
 			}
 			w.Store[a.Object] = a.Data
@@ -279,7 +278,7 @@ func (w *World) answer(seq uint64, a run.Action) {
 	}
 }
 
-// send brings a message of the host to a provider.
+// send delivers a message from the host to a provider.
 func (w *World) send(a run.Send) {
 	p := w.providers[a.ID]
 	if p == nil {
@@ -289,7 +288,7 @@ func (w *World) send(a run.Send) {
 	msg := a.Msg
 	switch m := msg.(type) {
 	case *proto.Ping:
-		if w.Before == nil { // most of what is said where thousands wait
+		if w.Before == nil { // pings are most of the messages with thousands of providers
 			w.gather(pong{p, m.Seq}, 2*d)
 			return
 		}
@@ -299,12 +298,12 @@ func (w *World) send(a run.Send) {
 		msg = &c
 	}
 	if _, err := proto.Encode(msg); err != nil {
-		panic(fmt.Sprintf("the machine says what cannot be said: %v", err))
+		panic(fmt.Sprintf("the machine sends a message that cannot be encoded: %v", err))
 	}
 	w.after(d, func() { p.told(a.ID, msg) })
 }
 
-// gather brings a pong. Those of the same few milliseconds come together.
+// gather delivers a pong. Those within the same few milliseconds are delivered together.
 func (w *World) gather(x pong, d time.Duration) {
 	at := (w.Now.Sub(w.start) + d + pongs - 1) / pongs * pongs
 	if w.pongs[at] == nil {
@@ -319,7 +318,7 @@ func (w *World) gather(x pong, d time.Duration) {
 	w.pongs[at] = append(w.pongs[at], x)
 }
 
-// plan asks Nature, or cuts the model evenly over the first members of the pool.
+// plan asks Nature.Place, or cuts the model evenly over the first members of the pool.
 func (w *World) plan(a run.AskPlan) run.Plan {
 	if w.nature.Place != nil {
 		placed, err := w.nature.Place(a.Pool)
@@ -372,13 +371,13 @@ func (p placement) assign(m run.Member, cluster, stage, stages int) run.Assignme
 	}
 }
 
-// Messages is how many have been sent between host and providers.
+// Messages returns the number of messages sent between the host and providers.
 func (w *World) Messages() int { return w.messages }
 
-// Provider returns the one with this ID.
+// Provider returns the provider with this ID.
 func (w *World) Provider(id string) *Provider { return w.providers[id] }
 
-// Alive are the providers that should be members.
+// Alive returns the IDs of the providers that should be members.
 func (w *World) Alive() (ids []string) {
 	var ps []*Provider
 	for _, p := range w.providers {
@@ -393,7 +392,7 @@ func (w *World) Alive() (ids []string) {
 	return ids
 }
 
-// deliver counts a message and asks Before about it.
+// deliver counts a message and reports whether Before lets it pass.
 func (w *World) deliver(id string, msg proto.Message) bool {
 	i := w.messages
 	w.messages++
@@ -401,7 +400,7 @@ func (w *World) deliver(id string, msg proto.Message) bool {
 	return w.Before == nil || w.Before(i, id, msg)
 }
 
-// Weights are those that a manifest of the store names.
+// Weights returns the weights in the checkpoint of a manifest.
 func (w *World) Weights(c *snapshot.Manifest) (map[int]uint64, error) {
 	all := map[int]uint64{}
 	for _, e := range c.Parts {
@@ -410,7 +409,7 @@ func (w *World) Weights(c *snapshot.Manifest) (map[int]uint64, error) {
 			return nil, fmt.Errorf("%s: %w", e.Object, err)
 		}
 		if x.Step != int(c.Position.Step) {
-			return nil, fmt.Errorf("%s is of step %d, the manifest of %d", e.Object, x.Step, c.Position.Step)
+			return nil, fmt.Errorf("%s has step %d, but its manifest has step %d", e.Object, x.Step, c.Position.Step)
 		}
 		for n, v := range x.Weights {
 			if had, ok := all[n]; ok && had != v {
@@ -422,7 +421,7 @@ func (w *World) Weights(c *snapshot.Manifest) (map[int]uint64, error) {
 	return all, nil
 }
 
-// Undisturbed is what training so many steps gives.
+// Undisturbed returns the weights after this many steps without any loss.
 func Undisturbed(steps int) map[int]uint64 {
 	all := map[int]uint64{}
 	for n := range Nodes {
@@ -435,7 +434,7 @@ func Undisturbed(steps int) map[int]uint64 {
 	return all
 }
 
-// Leaked are the stages' objects in the store that the manifest does not name.
+// Leaked returns the stages' objects in the store that the manifest does not name.
 func (w *World) Leaked(c *snapshot.Manifest) (names []string) {
 	need := map[string]bool{}
 	if c != nil {
@@ -452,7 +451,7 @@ func (w *World) Leaked(c *snapshot.Manifest) (names []string) {
 	return names
 }
 
-// Losses is the curve as the requester keeps it: a step that is done again replaces
+// Losses returns the losses by step as the requester keeps them: a repeated step replaces
 // the earlier one.
 func (w *World) Losses() map[int64]float64 {
 	all := map[int64]float64{}
@@ -464,7 +463,7 @@ func (w *World) Losses() map[int64]float64 {
 	return all
 }
 
-// Describe is an action as text that tells all of it.
+// Describe returns an action with all its fields as text.
 func Describe(a run.Action) string {
 	switch a := a.(type) {
 	case run.Send:
@@ -500,7 +499,7 @@ func errorOf(r run.Report) string {
 	return ""
 }
 
-// Repeat has a message delivered again after a while, in the direction that it has.
+// Repeat delivers a message once more after d, in its direction.
 func (w *World) Repeat(d time.Duration, id string, msg proto.Message) {
 	w.after(d+latency, func() {
 		p := w.providers[id]
@@ -510,15 +509,15 @@ func (w *World) Repeat(d time.Duration, id string, msg proto.Message) {
 		switch msg.(type) {
 		case *proto.Pong, *proto.Ready, *proto.Progress, *proto.Saved, *proto.Done, *proto.Failed, *proto.Leaving, *proto.Fetching:
 			w.Step(run.Message{ID: id, Msg: msg})
-		case *proto.Welcome, *proto.Assign: // a connection keeps the order of what a host says once
+		case *proto.Welcome, *proto.Assign: // sent once, and a connection keeps the order
 		default:
 			p.hear(msg)
 		}
 	})
 }
 
-// Restart puts a new machine in the place of the one that was killed, as a host does
-// that finds its state in the store. No session lives on.
+// Restart replaces the machine as a killed and restarted host does: the new one resumes from
+// the state in the store, and all sessions are gone.
 func (w *World) Restart(set run.Settings) error {
 	for _, p := range w.providers {
 		p.left = true
