@@ -78,7 +78,7 @@ func TestImportRecurrent(t *testing.T) {
 	job := func(name string) string {
 		dir := filepath.Join(tmp, name)
 		out, _ := s.ok("ravnest", "import", archives+"lstm_both_ways.pt2", dir, "--data", rows, "--epochs", "2", "--lr", "0.01", "--batch-size", "16")
-		if !strings.Contains(out, "10 parameters are shared by several layers, which stay in one stage") {
+		if !strings.Contains(out, "10 parameters are shared by several layers: in a cut between them each update sends their gradients") {
 			t.Errorf("import prints %s", out)
 		}
 		return dir

@@ -127,8 +127,9 @@ func (r *result) step(m *importer.Model, want state.Dict) error {
 	}
 	r.output = fmt.Sprintf("%.1e", d)
 	copy(e.Grad(0, out, rows), seed.F32)
-	grads := make([]float32, p.Layout.Trainable)
+	grads := make([]float32, p.Layout.Grads)
 	e.Backward(0, s.Params, grads, false)
+	p.Layout.Fold(grads)
 
 	// A gradient that is zero but for rounding is compared with the size of all.
 	all, n := 0.0, 0

@@ -63,6 +63,14 @@ func (f *frame) x(node, arg int) []float32 { return f.at(f.vals[f.e.p.g.Args(nod
 func (f *frame) y(node int) []float32      { return f.at(f.vals[f.e.p.g.Result(node)]) }
 func (f *frame) dy(node int) []float32     { return f.at(f.e.p.grads[f.e.p.g.Result(node)]) }
 
+// grad is the gradient of node i's parameter of n elements that lies at off.
+func (f *frame) grad(i, off, n int) []float32 {
+	if at, ok := f.e.p.moved[i][off]; ok {
+		off = at
+	}
+	return f.grads[off:][:n]
+}
+
 func (f *frame) words(off, n int) []uint32 { return f.slot.w[off:][:n] }
 
 func (f *frame) ints(off, n int) []int32 {
@@ -163,7 +171,7 @@ func (e *Exec) between() {
 }
 
 // Backward runs the whole backward pass of the slot's micro-batch with the parameters
-// of its forward pass. acc adds to the gradients of the parameters in place of
+// of its forward pass. grads has Layout.Grads elements, and is folded before an update. acc adds to the gradients of the parameters in place of
 // storing them: the dot products over the rows simply go on.
 func (e *Exec) Backward(slot int, params, grads []float32, acc bool) {
 	e.backward(slot, params, grads, acc, e.p.back)

@@ -42,7 +42,7 @@ func build(t testing.TB, g *graph.Graph, rows int, c exec.Config) *model {
 	m.e = m.p.New(nil)
 	m.st = m.p.Layout.NewState()
 	m.p.Layout.Init(m.st, 42)
-	m.grads = make([]float32, m.p.Layout.Trainable)
+	m.grads = make([]float32, m.p.Layout.Grads)
 	if m.x = draw(rows*g.Shape(0).Elems(), 1); g.Inputs[0].Constant {
 		for i := range m.x { // tokens
 			m.x[i] = float32(i * i % 5)
@@ -269,7 +269,7 @@ func planIsWhatRuns(t *testing.T, g *graph.Graph) {
 		want := m.p.Memory()
 		var before, after runtime.MemStats
 		runtime.ReadMemStats(&before)
-		e, st, grads := m.p.New(nil), m.p.Layout.NewState(), make([]float32, m.p.Layout.Trainable)
+		e, st, grads := m.p.New(nil), m.p.Layout.NewState(), make([]float32, m.p.Layout.Grads)
 		runtime.ReadMemStats(&after)
 		if got := int(after.TotalAlloc - before.TotalAlloc); got < want.Total() || got > want.Total()+want.Total()/8+rest {
 			t.Errorf("%+v: New allocates %d bytes, the plan says %d", c, got, want.Total())
@@ -354,7 +354,7 @@ func FuzzCompile(f *testing.F) {
 			p.Layout.Init(st, 1)
 			e.Forward(0, exec.Batch{Rows: 2}, st.Params, &st)
 			if c.Train {
-				grads := make([]float32, p.Layout.Trainable)
+				grads := make([]float32, p.Layout.Grads)
 				e.BackwardInput(0, st.Params)
 				e.BackwardWeight(0, st.Params, grads, false)
 			}

@@ -6,6 +6,7 @@ package exec
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/ravnest/ravnest/engine/graph"
 	"github.com/ravnest/ravnest/engine/kernel"
@@ -27,7 +28,20 @@ type Layout struct {
 	Trainable int     // floats of the trainable vector, padding included
 	Buffers   int     // floats
 	Counters  int
-	first     int // the graph's first node in the whole model
+	// Grads is the floats of a vector of gradients: the trainable vector's, and behind them
+	// those of tied parameters' further groups.
+	Grads int
+	Ties  []Tie
+	first int // the graph's first node in the whole model
+}
+
+// Tie is a tied parameter of a layout.
+type Tie struct {
+	graph.Tie
+	Off, Elems int
+	// At is where the gradients of the groups that are here lie in a vector of gradients, from
+	// the last group to the first. The last one's place is the parameter's own.
+	At []int
 }
 
 // NewLayout places the parameters of g, whose first node is node first of the whole
@@ -47,7 +61,59 @@ func NewLayout(g *graph.Graph, first int) Layout {
 		}
 		l.Entries = append(l.Entries, e)
 	}
+	l.Grads = l.Trainable
+	for _, t := range g.Ties() {
+		i := slices.IndexFunc(l.Entries, func(e Entry) bool { return e.Full == t.Name })
+		e := l.Entries[i]
+		tie := Tie{Tie: t, Off: e.Off, Elems: e.Elems()}
+		for k := len(t.Groups) - 1; k >= 0; k-- {
+			switch {
+			case len(t.Groups[k]) == 0:
+			case len(tie.At) == 0:
+				tie.At = append(tie.At, e.Off)
+			default:
+				tie.At = append(tie.At, l.Grads)
+				l.Grads += pad(e.Elems())
+			}
+		}
+		l.Ties = append(l.Ties, tie)
+	}
 	return l
+}
+
+// grad is where node i's gradient of the parameter called full lies, which is at off itself.
+func (l *Layout) grad(i int, full string, off int) int {
+	for _, t := range l.Ties {
+		if t.Name != full {
+			continue
+		}
+		at := 0
+		for k := len(t.Groups) - 1; k >= 0; k-- {
+			if slices.Contains(t.Groups[k], i) {
+				return t.At[at]
+			}
+			if len(t.Groups[k]) > 0 {
+				at++
+			}
+		}
+	}
+	return off
+}
+
+// Fold adds up the gradients of each tied parameter's groups that are here, from the last to
+// the first, in the parameter's own place.
+func (l *Layout) Fold(grads []float32) {
+	for _, t := range l.Ties {
+		t.Fold(grads)
+	}
+}
+
+// Fold is Layout.Fold for one parameter.
+func (t *Tie) Fold(grads []float32) {
+	sum := grads[t.Off:][:t.Elems]
+	for _, at := range t.At[1:] {
+		kernel.AddTo(sum, grads[at:][:t.Elems])
+	}
 }
 
 // State is the contents of a Layout's vectors.
@@ -72,25 +138,22 @@ func (l *Layout) NewStatistics() State {
 // Init fills s as PyTorch initialises the layers: the same distributions, not the same
 // stream. The draws are a function of (seed, node, parameter, element) alone.
 func (l *Layout) Init(s State, seed uint64) {
-	k, last := 0, -1
 	for _, e := range l.Entries {
-		if k++; e.Node != last {
-			k, last = 0, e.Node
-		}
+		h := l.home(e)
 		if e.Role == graph.Counter {
 			s.Counters[e.Off] = 0
 			continue
 		}
 		v := l.floats(s, e)
-		draws := kernel.NewStream(seed, kernel.DomainInit, uint64(k), uint32(l.first+e.Node))
+		draws := kernel.NewStream(seed, kernel.DomainInit, uint64(h.Index), uint32(h.Node))
 		switch {
-		case e.Init.Bound != 0:
-			kernel.Uniform(v, draws, -e.Init.Bound, e.Init.Bound)
-		case e.Init.Std != 0:
+		case h.Init.Bound != 0:
+			kernel.Uniform(v, draws, -h.Init.Bound, h.Init.Bound)
+		case h.Init.Std != 0:
 			kernel.Normal(v, draws)
-			kernel.Scale(v, v, e.Init.Std)
+			kernel.Scale(v, v, h.Init.Std)
 		default:
-			kernel.Fill(v, e.Init.Value)
+			kernel.Fill(v, h.Init.Value)
 		}
 	}
 }
@@ -99,14 +162,21 @@ func (l *Layout) Init(s State, seed uint64) {
 // 1<<24, one for each, and the same however the model is cut.
 func (l *Layout) Numbers() []uint32 {
 	ns := make([]uint32, len(l.Entries))
-	k, last := 0, -1
 	for i, e := range l.Entries {
-		if k++; e.Node != last {
-			k, last = 0, e.Node
-		}
-		ns[i] = uint32(l.first+e.Node)<<10 | uint32(k)
+		h := l.home(e)
+		ns[i] = uint32(h.Node)<<10 | uint32(h.Index)
 	}
 	return ns
+}
+
+// home is where the whole model has an entry. Its Index begins at 0.
+func (l *Layout) home(e Entry) graph.Home {
+	h := graph.Home{Node: l.first + e.Node, Index: e.Index, Init: e.Init}
+	if e.Home != nil {
+		h = *e.Home
+	}
+	h.Index--
+	return h
 }
 
 func (l *Layout) floats(s State, e Entry) []float32 {

@@ -185,9 +185,9 @@ func (o *conv) gradParams(f *frame) {
 	o.c.N = f.rows
 	dy, scratch := o.prec.operand(f, f.dy(o.i), f.scratch)
 	x, scratch := o.prec.operand(f, f.x(o.i, 0), scratch)
-	kernel.ConvBackwardWeight(f.team, &o.c, f.grads[o.w:][:o.wn], dy, x, f.acc, scratch)
+	kernel.ConvBackwardWeight(f.team, &o.c, f.grad(o.i, o.w, o.wn), dy, x, f.acc, scratch)
 	if o.b >= 0 {
-		kernel.SumChannels(f.grads[o.b:][:o.c.O], f.dy(o.i), kernel.AllChannels(f.rows, o.c.O, o.hw), f.acc)
+		kernel.SumChannels(f.grad(o.i, o.b, o.c.O), f.dy(o.i), kernel.AllChannels(f.rows, o.c.O, o.hw), f.acc)
 	}
 }
 
@@ -260,7 +260,7 @@ func (o *linear) gradParams(f *frame) {
 	x, scratch := o.prec.operand(f, f.x(o.i, 0), scratch)
 	o.gradWeight(f, dy, x, scratch)
 	if o.b >= 0 {
-		kernel.AddRowsGrad(f.grads[o.b:][:o.out], f.dy(o.i), f.rows*o.per, f.acc)
+		kernel.AddRowsGrad(f.grad(o.i, o.b, o.out), f.dy(o.i), f.rows*o.per, f.acc)
 	}
 }
 
@@ -269,13 +269,13 @@ func (o *linear) gradWeight(f *frame, dy, x, scratch []float32) {
 	if o.turned { // dw [in, out] = xᵀ [in, N*per] dy [N*per, out]
 		kernel.Gemm(f.team, &kernel.GemmArgs{
 			M: o.in, N: o.out, K: f.rows * o.per, A: x, RS: 1, KS: o.in,
-			B: dy, BK: o.out, BJ: 1, C: f.grads[o.w:][:o.out*o.in], LDC: o.out, Acc: f.acc,
+			B: dy, BK: o.out, BJ: 1, C: f.grad(o.i, o.w, o.out*o.in), LDC: o.out, Acc: f.acc,
 		}, scratch)
 		return
 	}
 	kernel.Gemm(f.team, &kernel.GemmArgs{
 		M: o.out, N: o.in, K: f.rows * o.per, A: dy[o.first:], RS: 1, KS: o.wide,
-		B: x, BK: o.in, BJ: 1, C: f.grads[o.w:][:o.out*o.in], LDC: o.in, Acc: f.acc,
+		B: x, BK: o.in, BJ: 1, C: f.grad(o.i, o.w, o.out*o.in), LDC: o.in, Acc: f.acc,
 	}, scratch)
 }
 
@@ -511,7 +511,7 @@ func (o *batchnorm) gradParams(f *frame) {
 		o.backward(f, nil)
 	}
 	dgamma, dbeta := o.stats(f, 2), o.stats(f, 3)
-	gw, gb := f.grads[o.w:][:o.c], f.grads[o.b:][:o.c]
+	gw, gb := f.grad(o.i, o.w, o.c), f.grad(o.i, o.b, o.c)
 	if f.acc {
 		kernel.AddTo(gw, dgamma)
 		kernel.AddTo(gb, dbeta)

@@ -63,14 +63,15 @@ type Plan struct {
 	kept   []place // of every value in the backward pass, where it is kept or computed again
 	grads  []place // of every value that has a gradient; per is 0 otherwise
 	back   []step
-	params int      // index in back where the GradParams of a split plan begin
-	sum    int      // temp offset of the buffer that later addends go through
-	slotF  int      // floats of a slot
-	slotW  int      // 32-bit words of a slot: dropout bits, pooling positions
-	temp   int      // floats
-	scr    int      // floats of kernel scratch
-	adds   []bool   // by node: it shares a parameter, so it adds to gradients that begin at 0
-	zeroed [][2]int // ranges of the gradients of those nodes, and of those that no gradient reaches
+	params int           // index in back where the GradParams of a split plan begin
+	sum    int           // temp offset of the buffer that later addends go through
+	slotF  int           // floats of a slot
+	slotW  int           // 32-bit words of a slot: dropout bits, pooling positions
+	temp   int           // floats
+	scr    int           // floats of kernel scratch
+	adds   []bool        // by node: it shares a parameter, so it adds to gradients that begin at 0
+	moved  []map[int]int // by node: where its gradients lie that are not where the parameters do
+	zeroed [][2]int      // ranges of the gradients of those nodes, and of those that no gradient reaches
 }
 
 // step is one backward instruction with its resolved gradients, or a forward one that is
@@ -151,16 +152,24 @@ func (p *Plan) findZeroed(bw autodiff.Backward) {
 			reached[in.Node] = true
 		}
 	}
-	p.adds = make([]bool, len(p.g.Nodes))
-	for _, nodes := range p.g.Shared() {
-		for _, i := range nodes {
-			p.adds[i] = true
+	p.adds, p.moved = make([]bool, len(p.g.Nodes)), make([]map[int]int, len(p.g.Nodes))
+	for _, t := range p.Layout.Ties {
+		for _, nodes := range t.Groups {
+			for _, i := range nodes {
+				p.adds[i] = p.adds[i] || len(nodes) > 1
+				if at := p.Layout.grad(i, t.Name, t.Off); at != t.Off {
+					if p.moved[i] == nil {
+						p.moved[i] = map[int]int{}
+					}
+					p.moved[i][t.Off] = at
+				}
+			}
 		}
 	}
 	for i, adds := range p.adds {
 		for _, s := range p.g.Nodes[i].Op.Params() {
 			if (adds || !reached[i]) && s.Role == graph.Trainable {
-				off := p.param(i, s.Name)
+				off := p.Layout.grad(i, p.g.Nodes[i].Full(s.Name), p.param(i, s.Name))
 				p.zeroed = append(p.zeroed, [2]int{off, off + s.Elems()})
 			}
 		}
@@ -476,7 +485,7 @@ func (p *Plan) Memory() Memory {
 	}
 	m.Slots = max(p.cfg.Slots, 1) * m.Slot
 	if p.cfg.Train {
-		m.Grads = 4 * p.Layout.Trainable
+		m.Grads = 4 * p.Layout.Grads
 	}
 	return m
 }

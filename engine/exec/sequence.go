@@ -69,7 +69,7 @@ func (o *embedding) forward(f *frame) {
 func (o *embedding) gradInput(*frame, int, []float32) {}
 
 func (o *embedding) gradParams(f *frame) {
-	g := f.grads[o.w:][:o.num*o.dim]
+	g := f.grad(o.i, o.w, o.num*o.dim)
 	if o.padding < 0 {
 		kernel.EmbedGrad(g, f.dy(o.i), f.x(o.i, 0), o.num, o.dim, f.acc)
 		return
@@ -104,7 +104,7 @@ func (o *position) forward(f *frame) {
 func (o *position) gradInput(f *frame, _ int, dst []float32) { f.pass(o.i, dst) }
 
 func (o *position) gradParams(f *frame) {
-	g := f.grads[o.w:][:o.num*o.dim]
+	g := f.grad(o.i, o.w, o.num*o.dim)
 	kernel.AddRowsGrad(g[:o.n], f.dy(o.i), f.rows*o.reps, f.acc)
 	if !f.acc {
 		clear(g[o.n:])
@@ -162,7 +162,7 @@ func (o *layerNorm) gradInput(f *frame, _ int, dst []float32) {
 
 func (o *layerNorm) gradParams(f *frame) {
 	mean, inv := o.stats(f)
-	kernel.LayerNormGradParams(f.grads[o.w:][:o.cols], f.grads[o.b:][:o.cols], f.dy(o.i), f.x(o.i, 0), mean, inv, f.rows*o.per, o.cols, f.acc)
+	kernel.LayerNormGradParams(f.grad(o.i, o.w, o.cols), f.grad(o.i, o.b, o.cols), f.dy(o.i), f.x(o.i, 0), mean, inv, f.rows*o.per, o.cols, f.acc)
 }
 
 func (o *layerNorm) saves(autodiff.Kind) (x, y bool) { return true, false }
@@ -202,12 +202,12 @@ func (o *linears) gradParams(f *frame) {
 	bias := f.scratch[:l.wide]
 	if f.acc {
 		for k := range o.each {
-			copy(bias[k*l.out:][:l.out], f.grads[o.each[k].b:])
+			copy(bias[k*l.out:][:l.out], f.grad(o.i, o.each[k].b, l.out))
 		}
 	}
 	kernel.AddRowsGrad(bias, f.dy(o.i), f.rows*l.per, f.acc)
 	for k := range o.each {
-		copy(f.grads[o.each[k].b:][:l.out], bias[k*l.out:])
+		copy(f.grad(o.i, o.each[k].b, l.out), bias[k*l.out:])
 	}
 }
 

@@ -217,7 +217,7 @@ func (o *operand) values(f *frame) []float32 {
 
 // add takes in the gradient of the operand's elements.
 func (o *operand) add(f *frame, g []float32) {
-	dst := f.grads[o.w:][:o.n]
+	dst := f.grad(o.i, o.w, o.n)
 	if !f.acc {
 		clear(dst)
 	}
@@ -553,9 +553,9 @@ func (o *convTranspose) gradParams(f *frame) {
 	o.c.N = f.rows
 	x, scratch := o.prec.operand(f, f.x(o.i, 0), f.scratch)
 	dy, scratch := o.prec.operand(f, f.dy(o.i), scratch)
-	kernel.ConvBackwardWeight(f.team, &o.c, f.grads[o.w:][:o.wn], x, dy, f.acc, scratch)
+	kernel.ConvBackwardWeight(f.team, &o.c, f.grad(o.i, o.w, o.wn), x, dy, f.acc, scratch)
 	if o.b >= 0 {
-		kernel.SumChannels(f.grads[o.b:][:o.c.C], f.dy(o.i), kernel.AllChannels(f.rows, o.c.C, o.hw), f.acc)
+		kernel.SumChannels(f.grad(o.i, o.b, o.c.C), f.dy(o.i), kernel.AllChannels(f.rows, o.c.C, o.hw), f.acc)
 	}
 }
 

@@ -19,8 +19,9 @@ const maxListed = 8
 // Fuse joins shards, the state dicts of stage 0, 1, ..., into one with exactly the
 // names of order, in that order. The tensors are shared with the shards, not copied.
 //
-// A name that no shard holds, that two hold, or that the model does not have, is an
-// error; all of them are counted and the first few named with their shard.
+// Shards may share a tensor, as tied weights are, if it has the same bits in each. A name that
+// no shard holds, that one holds twice, or that the model does not have, is an error; all of
+// them are counted and the first few named with their shard.
 func Fuse(order []string, shards []state.Dict) (state.Dict, error) {
 	var bad []string
 	place := make(map[string]int, len(order))
@@ -39,8 +40,12 @@ func Fuse(order []string, shards []state.Dict) (state.Dict, error) {
 			switch {
 			case !ok:
 				bad = append(bad, fmt.Sprintf("shard %d has %q, which the model does not have", s, t.Name))
+			case from[i] == s+1:
+				bad = append(bad, fmt.Sprintf("shard %d has %q twice", s, t.Name))
 			case from[i] != 0:
-				bad = append(bad, fmt.Sprintf("shard %d has %q, which shard %d has too", s, t.Name, from[i]-1))
+				if !t.Equal(out[i]) {
+					bad = append(bad, fmt.Sprintf("shard %d has %q with other numbers than shard %d", s, t.Name, from[i]-1))
+				}
 			default:
 				if err := t.Validate(); err != nil {
 					return nil, fmt.Errorf("shard %d: %w", s, err)

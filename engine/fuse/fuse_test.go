@@ -26,6 +26,10 @@ func TestFuse(t *testing.T) {
 	if want := shard(order...); !got.Equal(want) {
 		t.Errorf("got %v, want %v", got, want)
 	}
+	// Tied weights are in two shards.
+	if got, err := Fuse(order, []state.Dict{shard("a.weight", "a.bias"), shard("a.weight", "b.0.weight", "c")}); err != nil || !got.Equal(shard(order...)) {
+		t.Errorf("tied weights fused to %v, %v", got, err)
+	}
 	if got, err := Fuse(nil, nil); err != nil || len(got) != 0 {
 		t.Errorf("nothing fused to %v, %v", got, err)
 	}
@@ -39,10 +43,10 @@ func TestErrors(t *testing.T) {
 		want   []string
 	}{
 		{order, []state.Dict{shard("a"), shard("c")}, []string{`no shard has "b"`, "before it is from shard 0"}},
-		{order, []state.Dict{shard("a", "b"), shard("b", "c")}, []string{`shard 1 has "b", which shard 0 has too`}},
-		{order, []state.Dict{shard("a", "b", "a"), shard("c")}, []string{`shard 0 has "a", which shard 0 has too`}},
+		{order, []state.Dict{shard("a", "b"), {{Name: "b", Shape: []int{1}, F32: []float32{7}}}, shard("c")}, []string{`shard 1 has "b" with other numbers than shard 0`}},
+		{order, []state.Dict{shard("a", "b", "a"), shard("c")}, []string{`shard 0 has "a" twice`}},
 		{order, []state.Dict{shard("a", "b"), shard("c", "d")}, []string{`shard 1 has "d", which the model does not have`}},
-		{order, []state.Dict{shard("a", "x"), shard("a")}, []string{`"x"`, `"a"`, `no shard has "b"`, `no shard has "c"`}},
+		{order, []state.Dict{shard("a", "x"), shard("a")}, []string{`"x"`, `no shard has "b"`, `no shard has "c"`}},
 		{[]string{"a", "a"}, []state.Dict{shard("a")}, []string{`"a" stands twice`}},
 		{nil, []state.Dict{shard("0", "1", "2", "3", "4", "5", "6", "7", "8", "9")}, []string{`"7"`, "and 2 more"}},
 	} {

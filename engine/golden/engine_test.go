@@ -137,7 +137,7 @@ func op(t *testing.T, f *golden.File, name string, g *graph.Graph, train bool) {
 	if !train {
 		return
 	}
-	grads := make([]float32, p.Layout.Trainable)
+	grads := make([]float32, p.Layout.Grads)
 	copy(e.Grad(0, out[0], rows), f.F32(name+".dy"))
 	e.Backward(0, st.Params, grads, false)
 	for i, in := range g.Inputs {
@@ -231,7 +231,7 @@ func trainingSteps(t *testing.T, f *golden.File, split bool, team *kernel.Team) 
 		t.Fatal(err)
 	}
 	y, losses := f.F32("y"), f.F32("losses")
-	grads := make([]float32, p.Layout.Trainable)
+	grads := make([]float32, p.Layout.Grads)
 	for step := range losses {
 		copy(e.Value(0, 0, 64), f.F32("x"))
 		e.Forward(0, exec.Batch{Rows: 64}, st.Params, &st)

@@ -109,7 +109,7 @@ func modelStep(t *testing.T, f *golden.File, name string, g *graph.Graph, split 
 	if err != nil {
 		t.Fatal(err)
 	}
-	e, st, grads := p.New(team), p.Layout.NewState(), make([]float32, p.Layout.Trainable)
+	e, st, grads := p.New(team), p.Layout.NewState(), make([]float32, p.Layout.Grads)
 	setWeights(p, st)
 	x := e.Value(0, 0, rows)
 	if g.Inputs[0].Constant {

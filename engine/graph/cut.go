@@ -54,19 +54,14 @@ func (g *Graph) Units() []Unit {
 		}
 		return false
 	}
-	shared := make([]bool, len(g.Nodes)) // a cut before this node would part holders of a parameter
-	for _, nodes := range g.Shared() {
-		for i := nodes[0] + 1; i <= nodes[len(nodes)-1]; i++ {
-			shared[i] = true
-		}
-	}
+	parted := g.parts(false)
 	var us []Unit
 	begin, named := 0, false // of the unit that grows, and whether it has parameters
 	for i := 1; i <= len(g.Nodes); i++ {
 		named = named || first(i-1) != nil
 		switch {
 		case i == len(g.Nodes):
-		case shared[i] || first(i) == nil || !named || i > g.output-len(g.Inputs):
+		case parted[i] || first(i) == nil || !named || i > g.output-len(g.Inputs):
 			continue // the unit goes on
 		case !used(begin, i):
 			continue
@@ -178,9 +173,11 @@ func (g *Graph) Cut(starts []int) ([]*Stage, error) {
 	if stageOf(g.output-len(g.Inputs)) != len(starts)-1 {
 		return nil, fmt.Errorf("%w: the output %q must be in the last stage", ErrCut, g.Output)
 	}
-	for name, nodes := range g.Shared() {
-		if a, b := nodes[0], nodes[len(nodes)-1]; stageOf(a) != stageOf(b) {
-			return nil, fmt.Errorf("%w: nodes %q and %q share the parameter %q and must be in one stage", ErrCut, g.Nodes[a].Name, g.Nodes[b].Name, name)
+	for _, t := range g.ties {
+		for _, nodes := range t.Groups {
+			if a, b := nodes[0], nodes[len(nodes)-1]; stageOf(a) != stageOf(b) {
+				return nil, fmt.Errorf("%w: nodes %q and %q share the parameter %q and must be in one stage", ErrCut, g.Nodes[a].Name, g.Nodes[b].Name, t.Name)
+			}
 		}
 	}
 	stages := make([]*Stage, len(starts))
@@ -237,5 +234,6 @@ func (g *Graph) Cut(starts []int) ([]*Stage, error) {
 		}
 		s.Graph = sub
 	}
+	g.tie(stages, stageOf)
 	return stages, nil
 }

@@ -115,6 +115,8 @@ type Graph struct {
 	args   [][]int        // values that each node reads
 	index  map[string]int // value by name
 	output int
+	ties   []Tie
+	homes  map[string]Home // of a stage's parameters, where the whole model has ties
 }
 
 // jsonNode is the JSON form of a Node; attrs depend on op.
@@ -281,6 +283,10 @@ func (g *Graph) Check() error {
 		return bad("output %q is not a node", g.Output)
 	}
 	g.output = out
+	g.ties, g.homes = g.findTies(), nil
+	if len(g.ties) > maxTies {
+		return bad("%d parameters are shared by several nodes, at most %d are supported", len(g.ties), maxTies)
+	}
 	return nil
 }
 
@@ -319,8 +325,11 @@ func (g *Graph) ArgShapes(i int) []Shape {
 // Param is one entry of the state dict, with the node that owns it.
 type Param struct {
 	Spec
-	Node int    // owner
-	Full string // state-dict name: node name, dot, parameter name
+	Node  int    // owner
+	Index int    // among the entries that the node owns, from 1
+	Full  string // state-dict name: node name, dot, parameter name
+	// Home is set in a stage of a model with ties: where the whole model has the entry.
+	Home *Home
 }
 
 // checkNames checks what the node's parameters are called; owner has those of the nodes
@@ -335,8 +344,11 @@ func (n *Node) checkNames(owner map[string]Spec) error {
 			return err
 		}
 	}
-	for _, s := range specs {
+	for i, s := range specs {
 		full := n.Full(s.Name)
+		if slices.ContainsFunc(specs[:i], func(t Spec) bool { return n.Full(t.Name) == full }) {
+			return fmt.Errorf("two of its parameters are called %q", full)
+		}
 		o, shared := owner[full]
 		if !shared {
 			owner[full] = s
@@ -355,13 +367,19 @@ func (g *Graph) Params() []Param {
 	var ps []Param
 	seen := map[string]bool{}
 	for i := range g.Nodes {
-		n := &g.Nodes[i]
+		n, index := &g.Nodes[i], 0
 		for _, s := range n.Op.Params() {
 			full := n.Full(s.Name)
-			if !seen[full] {
-				seen[full] = true
-				ps = append(ps, Param{Spec: s, Node: i, Full: full})
+			if seen[full] {
+				continue
 			}
+			seen[full] = true
+			index++
+			p := Param{Spec: s, Node: i, Index: index, Full: full}
+			if h, ok := g.homes[full]; ok {
+				p.Home = &h
+			}
+			ps = append(ps, p)
 		}
 	}
 	return ps

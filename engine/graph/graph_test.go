@@ -2,6 +2,7 @@ package graph_test
 
 import (
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -164,6 +165,56 @@ func TestConstants(t *testing.T) {
 		}
 		if constants != 1 || s.Graph.Varying(true)[0] == s.In[0].Constant {
 			t.Errorf("stage %d gets %d constants, want the mask", s.Index, constants)
+		}
+	}
+}
+
+// TestTies: the holders of a tied parameter may be parted between their groups, and each stage
+// knows its own share.
+func TestTies(t *testing.T) {
+	g := &graph.Graph{Name: "g", Inputs: []graph.Input{{Name: "x", Shape: graph.Shape{8}}}, Output: "l8"}
+	last := "x"
+	for i := range 9 {
+		name := fmt.Sprintf("l%d", i)
+		g.Nodes = append(g.Nodes, graph.Node{Name: name, Op: &graph.Linear{In: 8, Out: 8, Bias: true}, Inputs: []string{last}, Names: map[string]string{"weight": "w"}})
+		last = name
+	}
+	if err := g.Check(); err != nil {
+		t.Fatal(err)
+	}
+	ties := g.Ties()
+	if len(ties) != 1 || ties[0].Name != "w" || len(ties[0].Groups) != graph.MaxGroups {
+		t.Fatalf("ties %+v", ties)
+	}
+	if us := g.Units(); len(us) != graph.MaxGroups {
+		t.Errorf("%d units, want one for each group: %+v", len(us), us)
+	} else if one := g.JoinTied(us); len(one) != 1 || one[0].To != len(g.Nodes) {
+		t.Errorf("joined %+v", one)
+	}
+	within := ties[0].Groups[0] // two nodes
+	if _, err := g.Cut([]int{0, within[1]}); !errors.Is(err, graph.ErrCut) || !strings.Contains(err.Error(), `share the parameter "w"`) {
+		t.Errorf("a cut within a group: %v", err)
+	}
+	begin := ties[0].Groups[4][0]
+	stages, err := g.Cut([]int{0, begin})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for k, s := range stages {
+		mine := s.Graph.Ties()
+		if len(mine) != 1 || !slices.Equal(mine[0].Stages, []int{0, 0, 0, 0, 1, 1}) || (len(mine[0].Groups[0]) > 0) != (k == 0) || (len(mine[0].Groups[5]) > 0) != (k == 1) {
+			t.Errorf("stage %d has %+v", k, mine)
+		}
+	}
+	// What random numbers are drawn for does not depend on the cut: the second holder's bias is
+	// its first entry of its own, and the weight is the first node's.
+	for _, p := range stages[1].Graph.Params() {
+		want := graph.Home{Node: begin + p.Node, Index: 1}
+		if p.Full == "w" {
+			want.Node = 0
+		}
+		if p.Home == nil || p.Home.Node != want.Node || (p.Home.Index != want.Index && p.Full != "w") {
+			t.Errorf("%s is at home at %+v, want %+v", p.Full, p.Home, want)
 		}
 	}
 }

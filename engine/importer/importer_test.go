@@ -119,8 +119,9 @@ func TestGolden(t *testing.T) {
 			e.Forward(0, exec.Batch{Seed: 1, Rows: rows}, s.Params, &s)
 			near(t, "the output", e.Value(0, out, rows), get("output").F32, 0)
 			copy(e.Grad(0, out, rows), get("seed").F32)
-			grads := make([]float32, p.Layout.Trainable)
+			grads := make([]float32, p.Layout.Grads)
 			e.Backward(0, s.Params, grads, false)
+			p.Layout.Fold(grads)
 			size := 0.0
 			for _, v := range grads {
 				size += float64(v) * float64(v)

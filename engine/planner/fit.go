@@ -30,7 +30,11 @@ func message(j job.Spec, elems int) int {
 // cuttable joins the units between which no cut is possible, since a tensor that crosses
 // it is larger than a message may be. It returns the largest such tensor's unit too.
 func cuttable(j job.Spec, g *graph.Graph) (units []graph.Unit, heavy *graph.Unit) {
-	for _, u := range g.Units() {
+	all := g.Units()
+	if j.Schedule == job.Async {
+		all = g.JoinTied(all) // updates overlap, so that tied gradients never come together
+	}
+	for _, u := range all {
 		if n := len(units); n > 0 && message(j, units[n-1].Largest) > wire.MaxTransfer {
 			if v := units[n-1]; heavy == nil || v.Largest > heavy.Largest {
 				heavy = &v

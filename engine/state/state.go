@@ -145,14 +145,15 @@ func (d Dict) Clone() Dict {
 
 // Equal compares names, order, shapes, types and the bits of every element: a NaN
 // equals itself, and 0 is not -0.
-func (d Dict) Equal(o Dict) bool {
-	return slices.EqualFunc(d, o, func(a, b Tensor) bool {
-		return a.Name == b.Name && slices.Equal(a.Shape, b.Shape) &&
-			(a.F32 == nil) == (b.F32 == nil) && slices.Equal(a.I64, b.I64) &&
-			slices.EqualFunc(a.F32, b.F32, func(x, y float32) bool {
-				return math.Float32bits(x) == math.Float32bits(y)
-			})
-	})
+func (d Dict) Equal(o Dict) bool { return slices.EqualFunc(d, o, Tensor.Equal) }
+
+// Equal is Dict.Equal for one tensor.
+func (t Tensor) Equal(o Tensor) bool {
+	return t.Name == o.Name && slices.Equal(t.Shape, o.Shape) &&
+		(t.F32 == nil) == (o.F32 == nil) && slices.Equal(t.I64, o.I64) &&
+		slices.EqualFunc(t.F32, o.F32, func(x, y float32) bool {
+			return math.Float32bits(x) == math.Float32bits(y)
+		})
 }
 
 // Hash is the SHA-256 of the canonical form of d: equal for two dicts exactly where

@@ -186,6 +186,9 @@ func (t *Trainer) batch(ctx context.Context, it order.Item, obs stage.Observer) 
 		}
 	}
 	if it.Last {
+		if err := t.reps.Gather(ctx, it); err != nil {
+			return err
+		}
 		t.reps.Update(t.cfg.Team, it)
 	}
 	if it.Closes && many && !split {

@@ -73,7 +73,7 @@ func DescribeModel(w io.Writer, m *importer.Model, j job.Spec) error {
 		fmt.Fprintf(w, "training in one process takes %.4g MB at batch size %d, data not counted\n", float64(n)/1e6, j.BatchSize)
 	}
 	if shared := g.Shared(); len(shared) > 0 {
-		fmt.Fprintf(w, "%d parameters are shared by several layers, which stay in one stage\n", len(shared))
+		fmt.Fprintf(w, "%d parameters are shared by several layers: in a cut between them each update sends their gradients\n", len(shared))
 	}
 	if len(m.Unused) > 0 {
 		fmt.Fprintf(w, "the answer does not depend on %d tensors of the state dict, which are left out: %s\n", len(m.Unused), some(m.Unused))

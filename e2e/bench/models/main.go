@@ -197,7 +197,7 @@ func newModel(b bench, mode exec.Config, team *kernel.Team) (*model, error) {
 		return nil, err
 	}
 	m.bytes = p.Memory().Total() + optim.Bytes(rule, p.Layout.Trainable)
-	m.e, m.st, m.grads = p.New(team), p.Layout.NewState(), make([]float32, p.Layout.Trainable)
+	m.e, m.st, m.grads = p.New(team), p.Layout.NewState(), make([]float32, p.Layout.Grads)
 	p.Layout.Init(m.st, 1)
 	m.cols = shape[len(shape)-1]
 	rnd := kernel.NewStream(1, kernel.DomainTest, 0, 0)

@@ -133,7 +133,7 @@ func step(batch int) func() {
 	}
 	e, state := p.New(team), p.Layout.NewState()
 	p.Layout.Init(state, 42)
-	grads := make([]float32, p.Layout.Trainable)
+	grads := make([]float32, p.Layout.Grads)
 	x, want := draw(batch*g.Shape(0).Elems()), draw(batch*g.Shape(out).Elems())
 	return func() {
 		copy(e.Value(0, 0, batch), x)

@@ -317,3 +317,59 @@ func TestBubble(t *testing.T) {
 		}
 	}
 }
+
+// TestUpdatesMeet: where every update waits until all stages have come to it, as the gradients
+// of tied parameters make it, synchronous schedules still come to their end.
+func TestUpdatesMeet(t *testing.T) {
+	r := rand.New(rand.NewPCG(17, 0))
+	for range 300 {
+		run, stages := replicated(r), 2+r.IntN(5)
+		for _, name := range []string{"sync", "zb"} {
+			actions := make([][]Action, stages) // not done yet
+			for k := range stages {
+				actions[k] = walkAll(t, schedules[name](sequence(t, run, Position{}), k, stages), nil)
+			}
+			type tensor struct {
+				kind  ActionKind
+				stage int
+				seq   uint64
+			}
+			sent := map[tensor]bool{}
+			meets := func(a Action) bool { return a.Kind == Update || a.Kind == Average }
+			for moved := true; moved; {
+				moved = false
+				for k := range stages {
+					for len(actions[k]) > 0 {
+						a := actions[k][0]
+						if a.Kind == Forward && k > 0 && !sent[tensor{Forward, k - 1, a.Item.Seq}] {
+							break
+						}
+						back := a.Kind == Backward || a.Kind == BackwardInput
+						if back && k < stages-1 && !sent[tensor{Backward, k + 1, a.Item.Seq}] {
+							break
+						}
+						if meets(a) && slices.ContainsFunc(actions, func(as []Action) bool {
+							return slices.ContainsFunc(as, func(b Action) bool {
+								return b.Kind == a.Kind && b.Item.Seq == a.Item.Seq
+							}) && (as[0].Kind != a.Kind || as[0].Item.Seq != a.Item.Seq)
+						}) {
+							break
+						}
+						if a.Kind == Forward {
+							sent[tensor{Forward, k, a.Item.Seq}] = true
+						}
+						if back {
+							sent[tensor{Backward, k, a.Item.Seq}] = true
+						}
+						actions[k], moved = actions[k][1:], true
+					}
+				}
+			}
+			for k, as := range actions {
+				if len(as) > 0 {
+					t.Fatalf("%s, %d stages, %+v: stage %d stands still at the %s of item %d", name, stages, run, k, as[0].Kind, as[0].Item.Seq)
+				}
+			}
+		}
+	}
+}

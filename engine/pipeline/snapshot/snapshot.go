@@ -221,7 +221,8 @@ func Read(r io.ReaderAt, size int64) (*Part, error) {
 // Parse is Read from memory.
 func Parse(b []byte) (*Part, error) { return Read(bytes.NewReader(b), int64(len(b))) }
 
-// Join puts parts together that share no tensor and are of the same position and updates.
+// Join puts parts together that are of the same position and updates. A tensor may be in several
+// of them, as tied weights are, if it has the same bits everywhere.
 // The tensors are not copied; Mu is that of the first part.
 func Join(parts ...*Part) (*Part, error) {
 	if len(parts) == 0 {
@@ -240,18 +241,38 @@ func Join(parts ...*Part) (*Part, error) {
 		case o.Name != p.Optimizer.Name || o.Updates != p.Optimizer.Updates || len(o.Slots) != len(p.Optimizer.Slots):
 			return nil, bad("part %d is of %s after %d updates, part 0 of %s after %d", i, o.Name, o.Updates, p.Optimizer.Name, p.Optimizer.Updates)
 		}
-		p.State = append(p.State, q.State...)
+		if err := join(&p.State, q.State, i); err != nil {
+			return nil, err
+		}
 		for k, s := range o.Slots {
 			if s.Name != p.Optimizer.Slots[k].Name {
 				return nil, bad("part %d has the optimizer slot %q, part 0 %q", i, s.Name, p.Optimizer.Slots[k].Name)
 			}
-			p.Optimizer.Slots[k].Tensors = append(p.Optimizer.Slots[k].Tensors, s.Tensors...)
+			if err := join(&p.Optimizer.Slots[k].Tensors, s.Tensors, i); err != nil {
+				return nil, err
+			}
 		}
 	}
 	if err := p.State.Validate(); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrFormat, err)
 	}
 	return p, nil
+}
+
+// join appends part i's tensors to dst that it does not have yet.
+func join(dst *state.Dict, d state.Dict, i int) error {
+	have := make(map[string]int, len(*dst))
+	for k, t := range *dst {
+		have[t.Name] = k
+	}
+	for _, t := range d {
+		if k, ok := have[t.Name]; !ok {
+			*dst = append(*dst, t)
+		} else if !t.Equal((*dst)[k]) {
+			return bad("part %d has other numbers for %q than a part before it", i, t.Name)
+		}
+	}
+	return nil
 }
 
 // decode reads one JSON value, without unknown or doubled fields and with nothing behind it.

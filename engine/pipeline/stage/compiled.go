@@ -34,6 +34,7 @@ type Compiled struct {
 	train, eval *exec.Plan
 	edges       edges
 	segments    []segment // that are averaged with other clusters
+	ties        []tie
 }
 
 // schedule makes the schedule that a job asks for.
@@ -103,7 +104,10 @@ func Compile(j job.Spec, s *graph.Stage, p Placement) (*Compiled, error) {
 	if c.train, err = exec.Compile(s.Graph, s.First, cfg); err != nil {
 		return nil, err
 	}
-	c.eval, err = exec.Compile(s.Graph, s.First, exec.Config{Rows: j.MicroRows(), Outputs: outs, Precision: precision})
+	if c.eval, err = exec.Compile(s.Graph, s.First, exec.Config{Rows: j.MicroRows(), Outputs: outs, Precision: precision}); err != nil {
+		return nil, err
+	}
+	c.ties, err = tiesOf(j, s, p, &c.train.Layout)
 	return c, err
 }
 
@@ -149,6 +153,9 @@ func (c *Compiled) Peers() []int {
 	for _, d := range c.edges.out {
 		ps = append(append(ps, d.to...), d.after)
 	}
+	for _, t := range c.ties {
+		ps = append(ps, t.before, t.after)
+	}
 	slices.Sort(ps)
 	return slices.DeleteFunc(slices.Compact(ps), func(p int) bool { return p < 0 })
 }
@@ -174,6 +181,11 @@ func (c *Compiled) Link(peer int) transport.Options {
 		if d.after == peer {
 			take(d)
 		}
+	}
+	if n := c.tiedSize(peer); n > 0 {
+		// Whoever waits for a tied gradient takes in what else comes, so there must be room for
+		// all of it.
+		return transport.Options{MaxTransfer: max(largest, n), Credit: (c.Stage.Of+1)*ahead + 2*n}
 	}
 	// As many as may be in flight, and validation runs ahead by one more.
 	return transport.Options{MaxTransfer: largest, Credit: min(transport.DefaultCredit, (c.Stage.Of+1)*ahead)}
@@ -226,13 +238,26 @@ func (c *Compiled) Memory() Memory {
 		}
 	}
 	for _, p := range c.Peers() {
+		m.Out = max(m.Out, c.tiedSize(p))
 		m.In += wire.Bytes(c.Link(p).Credit, c.Link(p).MaxTransfer)
 	}
+	m.In += 4 * c.part()
 	m.Save = snapshot.HeadBytes
 	for _, t := range tensors(&c.train.Layout, c.Job) {
 		m.Save += t.bytes()
 	}
 	return m
+}
+
+// part is the elements of the largest piece of a tied gradient that is added to the stage's own.
+func (c *Compiled) part() int {
+	n := 0
+	for _, t := range c.ties {
+		if t.after >= 0 {
+			n = max(n, min(t.Elems, pieceElems))
+		}
+	}
+	return n
 }
 
 // Bytes is the whole memory that a stage of job j in the cluster that p says promises to stay within.

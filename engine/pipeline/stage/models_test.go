@@ -90,7 +90,7 @@ func TestModelsInStages(t *testing.T) {
 // views, products of values, parameters that are values, group norm, transposed
 // convolutions, connections that skip stages.
 func TestImportedInStages(t *testing.T) {
-	for _, name := range []string{"cnn", "unet", "encoder", "resmlp", "conv1d_audio", "two_heads"} {
+	for _, name := range []string{"cnn", "unet", "encoder", "resmlp", "conv1d_audio", "two_heads", "lstm_unrolled", "lstm_both_ways", "gru_rnn"} {
 		t.Run(name, func(t *testing.T) {
 			b, err := os.ReadFile("../../importer/testdata/" + name + ".pt2")
 			if err != nil {

@@ -212,8 +212,14 @@ func (w *world) resume(t *testing.T, starts []int, faults mem.Faults, mark func(
 	}
 	wg.Wait()
 	var d state.Dict
-	for _, s := range states {
-		d = append(d, s...)
+	for k, s := range states {
+		for _, x := range s {
+			if y, ok := d.Get(x.Name); !ok {
+				d = append(d, x)
+			} else if first == nil && !x.Equal(y) {
+				t.Errorf("stage %d has other numbers for the tied parameter %q than a stage before it", k, x.Name)
+			}
+		}
 	}
 	return w.logs[n-1], d, first
 }
@@ -427,7 +433,7 @@ func everyVersion(t *testing.T, w *world, starts []int) ([]float32, state.Dict) 
 		if err != nil {
 			t.Fatal(err)
 		}
-		s := &st{e: p.New(nil), p: p, st: p.Layout.NewState(), grads: make([]float32, p.Layout.Trainable)}
+		s := &st{e: p.New(nil), p: p, st: p.Layout.NewState(), grads: make([]float32, p.Layout.Grads)}
 		p.Layout.Init(s.st, w.job.Seed)
 		if s.opt, err = optim.New(w.job.Optimizer, p.Layout.Trainable, optim.Delay{Stage: k, Stages: n}); err != nil {
 			t.Fatal(err)

@@ -59,6 +59,10 @@ type Replicas struct {
 	outer    []float32   // momentum of the outer rule
 	at       order.Position
 
+	// tied brings the gradients of tied parameters together before an update, here and in the
+	// other stages that hold them. seq names the update.
+	tied func(ctx context.Context, seq uint64, grads []float32) error
+
 	reducer average.Reducer
 	samples []int64
 	terms   []average.Term
@@ -74,12 +78,12 @@ func ReplicaBytes(j job.Spec, l *exec.Layout) int {
 		return 0
 	}
 	more := 4*l.Buffers + 8*l.Counters
-	params, largest, once := 4*l.Trainable, 0, 0
+	params, grads, largest, once := 4*l.Trainable, 4*max(l.Trainable, l.Grads), 0, 0
 	for _, e := range l.Entries {
 		largest = max(largest, e.Elems())
 	}
 	if accumulate(j) {
-		more += params
+		more += grads
 	}
 	if !j.Gradients() {
 		more += params + optim.Bytes(j.Optimizer, l.Trainable)
@@ -95,6 +99,10 @@ func ReplicaBytes(j job.Spec, l *exec.Layout) int {
 func NewReplicas(j job.Spec, run order.Run, l *exec.Layout, d optim.Delay) (*Replicas, error) {
 	n := j.Replica()
 	r := &Replicas{job: j, rule: j.Averaging(), run: run, layout: l, reducer: average.Reducer{Exchange: average.Alone{}}}
+	r.tied = func(_ context.Context, _ uint64, grads []float32) error {
+		l.Fold(grads)
+		return nil
+	}
 	for k := range n {
 		h := Holding{Layout: l}
 		if k > 0 && j.Gradients() {
@@ -109,7 +117,7 @@ func NewReplicas(j job.Spec, run order.Run, l *exec.Layout, d optim.Delay) (*Rep
 		}
 		r.of = append(r.of, h)
 		if k == 0 || accumulate(j) {
-			r.grads = append(r.grads, make([]float32, l.Trainable))
+			r.grads = append(r.grads, make([]float32, l.Grads))
 		} else {
 			r.grads = append(r.grads, r.grads[0])
 		}
@@ -200,14 +208,23 @@ func (r *Replicas) Load(parts ...*snapshot.Part) (order.Position, error) {
 // Open tells that a round begins with item it.
 func (r *Replicas) Open(it order.Item) { r.at = it.Position() }
 
-// Update applies the gradients of the replica that item it is of.
+// Gather completes the gradients of an update: what the holders of tied parameters have of
+// them comes together.
+func (r *Replicas) Gather(ctx context.Context, it order.Item) error {
+	if r.job.Gradients() {
+		return nil // Average has
+	}
+	return r.tied(ctx, it.Seq, r.grads[it.Replica])
+}
+
+// Update applies the gradients of the replica that item it is of, which are gathered.
 func (r *Replicas) Update(t *kernel.Team, it order.Item) {
 	k := it.Replica
 	if r.job.Gradients() {
 		k = 0 // has the average
 	}
 	h := &r.of[k]
-	h.Optimizer.Step(t, h.State.Params, r.grads[k], optim.Rate(r.job.LR, r.job.Optimizer.LR, it.Epoch))
+	h.Optimizer.Step(t, h.State.Params, r.grads[k][:r.layout.Trainable], optim.Rate(r.job.LR, r.job.Optimizer.LR, it.Epoch))
 }
 
 // Average ends a round: all replicas get the state that their averages make. Its errors wrap
@@ -225,6 +242,13 @@ func (r *Replicas) average(ctx context.Context) error {
 	weights := average.Reduced(r.samples)
 	exact := average.Rule{Bits: average.ExactBits}
 	if r.job.Gradients() {
+		for k, w := range weights {
+			if w > 0 && (r.run.Own == 0 || r.run.Own&(1<<k) != 0) {
+				if err := r.tied(ctx, r.at.Seq, r.grads[k]); err != nil {
+					return err
+				}
+			}
+		}
 		// Each is of the batch's mean already: they are added up.
 		ones := make([]int64, len(weights))
 		for k, w := range weights {

@@ -159,6 +159,9 @@ func New(c *Compiled, cfg Config) (*Stage, error) {
 	if s.reps, err = NewReplicas(j, s.run, l, delay); err != nil {
 		return nil, err
 	}
+	s.reps.tied = func(ctx context.Context, seq uint64, grads []float32) error {
+		return s.wires.sum(ctx, c.ties, seq, grads)
+	}
 	if cfg.Weights != nil {
 		if err := s.reps.Import(l.Select(cfg.Weights)); err != nil {
 			return nil, fmt.Errorf("the weights to begin with: %w", err)
@@ -270,7 +273,7 @@ func (s *Stage) do(ctx context.Context, a order.Action, obs Observer) error {
 		v.release(a.Slot)
 		done()
 	case order.Update:
-		s.update(a.Item)
+		return s.update(ctx, a.Item)
 	case order.Average:
 		defer s.busy.working()()
 		return s.reps.Average(ctx)
@@ -445,13 +448,17 @@ func (s *Stage) weights(it order.Item) *versions {
 }
 
 // update applies the gradients of a group of batches.
-func (s *Stage) update(it order.Item) {
+func (s *Stage) update(ctx context.Context, it order.Item) error {
+	if err := s.reps.Gather(ctx, it); err != nil {
+		return err
+	}
 	defer s.busy.working()()
 	if s.run.Split {
 		it.Replica = 0
 	}
 	s.reps.Of(it.Replica).State.Params = s.weights(it).writable()
 	s.reps.Update(s.cfg.Team, it)
+	return nil
 }
 
 func (s *Stage) evaluate(ctx context.Context, it order.Item) error {

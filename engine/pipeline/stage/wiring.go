@@ -88,12 +88,14 @@ type wiring struct {
 	inputs int // of the model
 	kind   codec.Kind
 	links  map[int]Link
+	early  map[int][]transport.Message // by stage: what has come before its turn
 
 	enc   *codec.Encoder
-	plain *codec.Encoder // for inputs of the model that go to later stages
+	plain *codec.Encoder // for inputs of the model that go to later stages, and gradients of tied parameters
 	dec   *codec.Decoder
 	buf   []byte
-	raw   int64 // bytes that went out, had they been plain float32
+	part  []float32 // a piece of a tied gradient
+	raw   int64     // bytes that went out, had they been plain float32
 	busy  *meter
 
 	marked uint64 // item before which the last mark stood, plus one
@@ -103,6 +105,7 @@ func newWiring(c *Compiled, busy *meter) *wiring {
 	return &wiring{
 		edges: c.edges, stage: c.Stage.Index, inputs: c.Stage.ModelInputs, kind: c.kind,
 		enc: codec.NewEncoder(c.kind), dec: codec.NewDecoder(), buf: make([]byte, 0, c.Memory().Out), busy: busy,
+		part: make([]float32, c.part()),
 	}
 }
 
@@ -113,8 +116,30 @@ func (w *wiring) connect(peers []int, links map[int]Link) error {
 			return fmt.Errorf("stage %d has no link to stage %d", w.stage, p)
 		}
 	}
-	w.links = links
+	w.links, w.early = links, map[int][]transport.Message{}
 	return nil
+}
+
+// next is the next message of a stage: of those about tied parameters, or of the others. The
+// two kinds may overtake each other. What comes before its turn is no more than what the link's
+// window lets the other stage send.
+func (w *wiring) next(ctx context.Context, from int, tied bool) (transport.Message, error) {
+	for i, m := range w.early[from] {
+		if (m.Header.Kind == wire.Tied) == tied {
+			w.early[from] = slices.Delete(w.early[from], i, i+1)
+			return m, nil
+		}
+	}
+	for {
+		m, err := w.links[from].Recv(ctx)
+		if err != nil {
+			return m, fmt.Errorf("waiting for stage %d: %w", from, err)
+		}
+		if (m.Header.Kind == wire.Tied) == tied {
+			return m, nil
+		}
+		w.early[from] = append(w.early[from], m)
+	}
 }
 
 // send encodes a tensor once and sends it to the given stages.
@@ -123,10 +148,7 @@ func (w *wiring) send(ctx context.Context, to []int, kind wire.Kind, d edge, it 
 	enc, k := w.enc, w.kind
 	if int(d.id) < w.inputs {
 		// A model's input may be token numbers, which no lossy wire keeps.
-		if w.plain == nil {
-			w.plain = codec.NewEncoder(codec.FP32)
-		}
-		enc, k = w.plain, codec.FP32
+		enc, k = w.lossless(), codec.FP32
 	}
 	err := fits(k, x)
 	if err != nil {
@@ -146,6 +168,14 @@ func (w *wiring) send(ctx context.Context, to []int, kind wire.Kind, d edge, it 
 		w.raw += 4 * int64(len(x))
 	}
 	return nil
+}
+
+// lossless is an encoder that every tensor survives.
+func (w *wiring) lossless() *codec.Encoder {
+	if w.plain == nil {
+		w.plain = codec.NewEncoder(codec.FP32)
+	}
+	return w.plain
 }
 
 // most is the largest magnitude that a wire carries: beyond it a number becomes infinite.
@@ -220,9 +250,9 @@ func (w *wiring) receiveMark(ctx context.Context, it order.Item, want order.Mark
 			continue
 		}
 		heard[d.from] = true
-		m, err := w.links[d.from].Recv(ctx)
+		m, err := w.next(ctx, d.from, false)
 		if err != nil {
-			return fmt.Errorf("waiting for stage %d: %w", d.from, err)
+			return err
 		}
 		h := m.Header
 		m.Release()
@@ -236,9 +266,9 @@ func (w *wiring) receiveMark(ctx context.Context, it order.Item, want order.Mark
 // receive takes the next message of a stage, which the schedule says must be tensor d
 // of item it, or a mark before it where one may come first.
 func (w *wiring) receive(ctx context.Context, from int, kind wire.Kind, d edge, it order.Item, dst []float32, first bool) (order.Mark, error) {
-	m, err := w.links[from].Recv(ctx)
+	m, err := w.next(ctx, from, false)
 	if err != nil {
-		return order.Continue, fmt.Errorf("waiting for stage %d: %w", from, err)
+		return order.Continue, err
 	}
 	defer m.Release()
 	h := m.Header

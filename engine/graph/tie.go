@@ -1,0 +1,130 @@
+// Tied weights: parameters that several nodes share, and how their gradients add up however
+// the graph is cut.
+
+package graph
+
+import "slices"
+
+// MaxGroups is the most groups that the holders of a tied parameter make. Each has a gradient
+// of its own between two updates, so it bounds the memory of a model whose layers are all the
+// same one, or of a recurrent one.
+const MaxGroups = 6
+
+// maxTies keeps the number of a tie within a message's header.
+const maxTies = 1<<16 - 1
+
+// Tie is a parameter that several nodes hold. Its holders, in their order, make at most
+// MaxGroups groups of equal size; the graph may be cut between two groups, never within one.
+//
+// A group adds up its gradient as if the parameter were its own, and an update sums the
+// groups' gradients from the last to the first. So the sum does not depend on the cut.
+type Tie struct {
+	Name   string  // in the state dict
+	Number int     // among the ties of the whole model
+	Groups [][]int // nodes of this graph, by group; empty where another stage has them
+	Stages []int   // by group: the stage that has it; nil in a graph that is not cut
+}
+
+// Ties are the parameters that several nodes of the whole model hold, by their first node: in
+// a stage, those that it holds itself.
+func (g *Graph) Ties() []Tie { return g.ties }
+
+func (g *Graph) findTies() []Tie {
+	var ts []Tie
+	shared := g.Shared()
+	if len(shared) == 0 {
+		return nil
+	}
+	for _, p := range g.Params() {
+		nodes, ok := shared[p.Full]
+		if !ok {
+			continue
+		}
+		t := Tie{Name: p.Full, Number: len(ts), Groups: make([][]int, min(len(nodes), MaxGroups))}
+		for k, i := range nodes {
+			j := k * len(t.Groups) / len(nodes)
+			t.Groups[j] = append(t.Groups[j], i)
+		}
+		ts = append(ts, t)
+	}
+	return ts
+}
+
+// Home is the place of a state-dict entry in the whole model: what random numbers are drawn
+// for.
+type Home struct {
+	Node, Index int // as in Param
+	Init        Init
+}
+
+// parts tells for every node whether a cut before it parts the holders of a tied parameter
+// that belong together; with all, of any tied parameter.
+func (g *Graph) parts(all bool) []bool {
+	parted := make([]bool, len(g.Nodes))
+	mark := func(nodes []int) {
+		for i := nodes[0] + 1; i <= nodes[len(nodes)-1]; i++ {
+			parted[i] = true
+		}
+	}
+	for _, t := range g.ties {
+		if all {
+			mark(slices.Concat(t.Groups...))
+			continue
+		}
+		for _, nodes := range t.Groups {
+			mark(nodes)
+		}
+	}
+	return parted
+}
+
+// JoinTied joins the units between which a cut would part the holders of a tied parameter: for
+// schedules that cannot sum its gradients over stages.
+func (g *Graph) JoinTied(us []Unit) []Unit {
+	parted := g.parts(true)
+	var joined []Unit
+	for i := 0; i < len(us); {
+		k := i + 1
+		for k < len(us) && parted[us[k].From] {
+			k++
+		}
+		joined = append(joined, g.Join(us[i:k]...))
+		i = k
+	}
+	return joined
+}
+
+// tie gives the stages of a cut their share of the graph's ties.
+func (g *Graph) tie(stages []*Stage, stageOf func(node int) int) {
+	if len(g.ties) == 0 {
+		return
+	}
+	homes := map[string]Home{}
+	for _, p := range g.Params() {
+		homes[p.Full] = Home{Node: p.Node, Index: p.Index, Init: p.Init}
+	}
+	for _, s := range stages {
+		s.Graph.homes, s.Graph.ties = homes, nil
+	}
+	for _, t := range g.ties {
+		of := make([]int, len(t.Groups))
+		for j, nodes := range t.Groups {
+			of[j] = stageOf(nodes[0])
+		}
+		for k, s := range stages {
+			if !slices.Contains(of, k) {
+				continue
+			}
+			mine := Tie{Name: t.Name, Number: t.Number, Groups: make([][]int, len(t.Groups)), Stages: of}
+			for j, nodes := range t.Groups {
+				if of[j] != k {
+					continue
+				}
+				for _, i := range nodes {
+					mine.Groups[j] = append(mine.Groups[j], i-s.First)
+				}
+			}
+			s.Graph.ties = append(s.Graph.ties, mine)
+		}
+	}
+}

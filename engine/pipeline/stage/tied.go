@@ -1,0 +1,158 @@
+// Parameters that several stages hold: before an update their gradients are added up along
+// the stages, from the last holder to the first, and the sum goes back. Every holder then does
+// the same update to its own copy.
+
+package stage
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/ravnest/ravnest/engine/codec"
+	"github.com/ravnest/ravnest/engine/exec"
+	"github.com/ravnest/ravnest/engine/graph"
+	"github.com/ravnest/ravnest/engine/job"
+	"github.com/ravnest/ravnest/engine/kernel"
+	"github.com/ravnest/ravnest/engine/wire"
+)
+
+// ErrTied is wrapped by errors that say that a job cannot train parameters that several stages
+// share.
+var ErrTied = errors.New("a parameter is shared by several stages")
+
+// pieceElems is the elements of one message of a tied gradient.
+const pieceElems = 1 << 20
+
+// tie is a tied parameter that other stages hold too.
+type tie struct {
+	exec.Tie
+	before, after int // the nearest stages that hold it, -1: none
+}
+
+// pieces is the number of messages that its gradient takes.
+func (t *tie) pieces() int { return (t.Elems + pieceElems - 1) / pieceElems }
+
+// piece is one of them.
+func (t *tie) piece(k int) (from, to int) {
+	return k * pieceElems, min((k+1)*pieceElems, t.Elems)
+}
+
+// tiesOf are the tied parameters of a stage, those that it alone holds included: they are
+// folded at the same time.
+func tiesOf(j job.Spec, s *graph.Stage, p Placement, l *exec.Layout) ([]tie, error) {
+	var ts []tie
+	for _, e := range l.Ties {
+		t := tie{Tie: e, before: -1, after: -1}
+		for _, k := range e.Stages {
+			if k < s.Index {
+				t.before = max(t.before, k)
+			}
+			if k > s.Index && (t.after < 0 || k < t.after) {
+				t.after = k
+			}
+		}
+		if j.Schedule == job.Async && (t.before >= 0 || t.after >= 0) {
+			return nil, fmt.Errorf("%w: %q, and the schedule %s never brings its gradients together: use sync or zb, or a cut that leaves its layers in one stage",
+				ErrTied, e.Name, j.Schedule)
+		}
+		if p.several() && (t.before >= 0 || t.after >= 0) {
+			return nil, fmt.Errorf("%w: %q, and several clusters cannot average it: use one cluster, or a cut that leaves its layers in one stage", ErrTied, e.Name)
+		}
+		ts = append(ts, t)
+	}
+	return ts, nil
+}
+
+// tiedSize is the largest message of a tied gradient that goes to or comes from a stage, 0 if
+// there is none.
+func (c *Compiled) tiedSize(peer int) int {
+	n := 0
+	for _, t := range c.ties {
+		if t.before == peer || t.after == peer {
+			n = max(n, wire.MessageHeader+codec.MaxSize(codec.FP32, min(t.Elems, pieceElems)))
+		}
+	}
+	return n
+}
+
+// sum makes the gradients of tied parameters those of all holders.
+func (w *wiring) sum(ctx context.Context, ties []tie, seq uint64, grads []float32) error {
+	for i := range ties {
+		t := &ties[i]
+		own := grads[t.Off:][:t.Elems]
+		for k := range t.pieces() {
+			from, to := t.piece(k)
+			if t.after >= 0 {
+				part := w.part[:to-from]
+				if err := w.receiveTied(ctx, t.after, t, k, seq, part); err != nil {
+					return err
+				}
+				kernel.AddTo(own[from:to], part)
+			}
+		}
+		t.Fold(grads)
+		if t.before >= 0 {
+			if err := w.sendTied(ctx, t.before, t, seq, own); err != nil {
+				return err
+			}
+		}
+	}
+	for i := range ties {
+		t := &ties[i]
+		own := grads[t.Off:][:t.Elems]
+		if t.before >= 0 {
+			for k := range t.pieces() {
+				from, to := t.piece(k)
+				if err := w.receiveTied(ctx, t.before, t, k, seq, own[from:to]); err != nil {
+					return err
+				}
+			}
+		}
+		if t.after >= 0 {
+			if err := w.sendTied(ctx, t.after, t, seq, own); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (w *wiring) sendTied(ctx context.Context, to int, t *tie, seq uint64, x []float32) error {
+	for k := range t.pieces() {
+		from, end := t.piece(k)
+		part := x[from:end]
+		err := fits(codec.FP32, part)
+		if err != nil {
+			return fmt.Errorf("the gradient of %q, summed up by stage %d: %w", t.Name, w.stage, err)
+		}
+		if w.buf, err = w.lossless().Encode(w.buf[:0], part); err != nil {
+			return err
+		}
+		h := wire.Header{Kind: wire.Tied, Edge: uint16(t.Number), Seq: seq, Rows: uint32(k), Elems: uint32(len(part))}
+		if err := w.links[to].Send(ctx, h, w.buf); err != nil {
+			return fmt.Errorf("sending to stage %d: %w", to, err)
+		}
+		w.raw += 4 * int64(len(part))
+	}
+	return nil
+}
+
+func (w *wiring) receiveTied(ctx context.Context, from int, t *tie, piece int, seq uint64, dst []float32) error {
+	m, err := w.next(ctx, from, true)
+	if err != nil {
+		return err
+	}
+	defer m.Release()
+	if h := m.Header; int(h.Edge) != t.Number || h.Seq != seq || int(h.Rows) != piece || int(h.Elems) != len(dst) {
+		return fmt.Errorf("%w: stage %d sent piece %d of tied parameter %d at item %d, %d elements; expected piece %d of %d at item %d, %d elements",
+			ErrProtocol, from, h.Rows, h.Edge, h.Seq, h.Elems, piece, t.Number, seq, len(dst))
+	}
+	if err := w.dec.Decode(dst, m.Payload); err != nil {
+		return fmt.Errorf("from stage %d: %w", from, err)
+	}
+	if err := finite(dst); err != nil {
+		return fmt.Errorf("the gradient of %q, sent by stage %d: %w", t.Name, from, err)
+	}
+	return nil
+}
