@@ -5,6 +5,7 @@ package e2e
 
 import (
 	"bytes"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -56,39 +57,113 @@ func TestImport(t *testing.T) {
 	}
 }
 
-// TestImportRecurrent: the steps of an LSTM share its weights, whose gradients are added in one
-// order wherever the model is cut.
-func TestImportRecurrent(t *testing.T) {
-	s := newScene(t)
-	tmp := t.TempDir()
-	x := state.Tensor{Name: "train_x", Shape: []int{48, 4, 6}, F32: make([]float32, 48*24)}
-	y := state.Tensor{Name: "train_y", Shape: []int{48}, I64: make([]int64, 48)}
-	for i := range x.F32 {
-		x.F32[i] = float32(i*i%23)/11 - 1
+// sequences writes a data set of rows and answers that numbers make.
+func sequences(t *testing.T, file string, shape []int, x func(i int) float32, answers []int, y func(i int) int64) {
+	t.Helper()
+	elems := func(shape []int) int {
+		n := 1
+		for _, d := range shape {
+			n *= d
+		}
+		return n
 	}
-	for i := range y.I64 {
-		y.I64[i] = int64(i * i % 3)
+	tx := state.Tensor{Name: "train_x", Shape: shape, F32: make([]float32, elems(shape))}
+	ty := state.Tensor{Name: "train_y", Shape: answers, I64: make([]int64, elems(answers))}
+	for i := range tx.F32 {
+		tx.F32[i] = x(i)
+	}
+	for i := range ty.I64 {
+		ty.I64[i] = y(i)
 	}
 	var b bytes.Buffer
-	if err := safetensors.Write(&b, state.Dict{x, y}, nil); err != nil {
+	if err := safetensors.Write(&b, state.Dict{tx, ty}, nil); err != nil {
 		t.Fatal(err)
 	}
-	rows := filepath.Join(tmp, "rows.safetensors")
-	write(t, rows, b.Bytes())
-	job := func(name string) string {
-		dir := filepath.Join(tmp, name)
-		out, _ := s.ok("ravnest", "import", archives+"lstm_both_ways.pt2", dir, "--data", rows, "--epochs", "2", "--lr", "0.01", "--batch-size", "16")
-		if !strings.Contains(out, "10 parameters are shared by several layers: in a cut between them each update sends their gradients") {
-			t.Errorf("import prints %s", out)
+	write(t, file, b.Bytes())
+}
+
+// tied is the data of tied_decoder.pt2: the next token.
+func tied(t *testing.T, file string) {
+	token := func(i int) int { return (i*i + i/5) % 11 }
+	sequences(t, file, []int{96, 5}, func(i int) float32 { return float32(token(i)) }, []int{96, 5}, func(i int) int64 { return int64(token(i + 1)) })
+}
+
+// TestImportTied: weights that layers of several providers share, those of an LSTM's steps, of
+// a head that is the embedding and of a block that is used twice, train to the bytes of one
+// process.
+func TestImportTied(t *testing.T) {
+	s := newScene(t)
+	tmp := t.TempDir()
+	lstm, decoder := filepath.Join(tmp, "lstm.safetensors"), filepath.Join(tmp, "decoder.safetensors")
+	sequences(t, lstm, []int{48, 4, 6}, func(i int) float32 { return float32(i*i%23)/11 - 1 }, []int{48}, func(i int) int64 { return int64(i * i % 3) })
+	tied(t, decoder)
+	for _, c := range []struct {
+		name, data string
+		shared     int
+		providers  []string
+	}{
+		{"lstm_both_ways", lstm, 10, []string{"2"}},
+		{"tied_decoder", decoder, 9, []string{"2", "3"}},
+	} {
+		job := func(name string) string {
+			dir := filepath.Join(tmp, c.name+name)
+			out, _ := s.ok("ravnest", "import", archives+c.name+".pt2", dir, "--data", c.data, "--epochs", "2", "--lr", "0.01", "--batch-size", "16")
+			if want := fmt.Sprintf("%d parameters are shared by several layers: in a cut between them each update sends their gradients", c.shared); !strings.Contains(out, want) {
+				t.Errorf("import of %s prints %s", c.name, out)
+			}
+			return dir
 		}
+		local := job("local")
+		s.ok("ravnest", "train", "--local", local)
+		for _, n := range c.providers {
+			cut := job(n)
+			s.demo("--providers", n, "--dir", cut)
+			for _, f := range []string{"losses.txt", "trained/trained_state_dict.safetensors"} {
+				if !bytes.Equal(read(t, cut, f), read(t, local, f)) {
+					t.Errorf("%s on %s providers: %s is not that of one process", c.name, n, f)
+				}
+			}
+		}
+	}
+}
+
+// TestKilledTied: the run of a model with tied weights loses a provider and ends as one process
+// does.
+func TestKilledTied(t *testing.T) {
+	posix(t)
+	s := newScene(t)
+	tmp := t.TempDir()
+	data := filepath.Join(tmp, "decoder.safetensors")
+	tied(t, data)
+	job := func(name string, flags ...string) string {
+		dir := filepath.Join(tmp, name)
+		s.ok("ravnest", append([]string{"import", archives + "tied_decoder.pt2", dir, "--data", data, "--epochs", endless, "--lr", "0.01", "--batch-size", "16"}, flags...)...)
+		edit(t, filepath.Join(dir, "job.json"), `"save_every": 10`, `"save_every": 2`)
 		return dir
 	}
-	local, cut := job("local"), job("cut")
+	dir := job("served")
+	s.ok("ravnest", "clusterize", dir)
+	host, url := s.serve(dir)
+	s.provide(url, "")
+	host.says("joined", limit)
+	ps := s.provide(url, "node_0", "node_1", "node_2")
+	host.says("training", limit)
+	s.saved(dir, 5)
+	if err := ps[2].cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	host.says(`training goes on from step \d+`, limit)
+	s.more(dir, 20)
+	host.interrupt()
+	if code := host.wait(limit); code != 130 {
+		t.Fatalf("a host that is stopped: code %d, want 130", code)
+	}
+	local := job("local", "--steps", fmt.Sprint(len(lines(t, dir, "losses.txt"))))
 	s.ok("ravnest", "train", "--local", local)
-	s.demo("--providers", "2", "--dir", cut)
+	s.ok("ravnest", "fuse", dir)
 	for _, f := range []string{"losses.txt", "trained/trained_state_dict.safetensors"} {
-		if !bytes.Equal(read(t, cut, f), read(t, local, f)) {
-			t.Errorf("two providers: %s is not that of one process", f)
+		if !bytes.Equal(read(t, dir, f), read(t, local, f)) {
+			t.Errorf("%s is not what one process makes", f)
 		}
 	}
 }

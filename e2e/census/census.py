@@ -78,7 +78,7 @@ def step(m, inputs, seed=None):
 
 # Those that engine/importer keeps as test data: python census.py DIR small.
 SMALL = ["cnn", "autoencoder", "unet", "lstm_unrolled", "resmlp", "conv1d_audio", "encoder", "encoder_seq_first", "two_heads",
-         "einsum_mix", "upsampler", "padding_modes", "lstm_both_ways", "gru_rnn", "detached"]
+         "einsum_mix", "upsampler", "padding_modes", "lstm_both_ways", "gru_rnn", "detached", "tied_decoder"]
 
 
 def census(name, dir):
@@ -469,6 +469,27 @@ def detached():
             return self.b(h.detach()) + self.c(h) * torch.sigmoid(self.b.bias.detach())
 
     return Stop(), (torch.randn(3, 6),)
+
+
+@model
+def tied_decoder():
+    class Decoder(nn.Module):
+        """A block that is used twice, and a head that is the embedding."""
+
+        def __init__(self):
+            super().__init__()
+            self.wte, self.norm, self.block = nn.Embedding(11, 8), nn.LayerNorm(8), nn.Sequential(nn.Linear(8, 16), nn.GELU(), nn.Linear(16, 8))
+            self.mix, self.head = nn.Linear(5, 5), nn.Linear(8, 11, bias=False)
+            self.head.weight = self.wte.weight
+
+        def forward(self, x):
+            h = self.wte(x)
+            for _ in range(2):
+                h = h + self.block(self.norm(h))
+                h = self.mix(h.transpose(1, 2)).transpose(1, 2)
+            return self.head(h)
+
+    return Decoder(), (ids(11, 3, 5),)
 
 
 if __name__ == "__main__":
