@@ -95,7 +95,7 @@ func TestKilled(t *testing.T) {
 				t.Fatal(err)
 			}
 			host.says(fmt.Sprintf(`node_%d.*the run goes on from step \d+`, k), limit)
-			host.says(`training goes on from step \d+`, limit)
+			host.says(`training resumes from step \d+`, limit)
 			spare.says("joined .* as node_0(.|\n)*now calls this provider node_3", limit)
 			t.Logf("training again %.2f s after the kill", time.Since(begin).Seconds())
 			s.more(dir, 20)
@@ -119,7 +119,7 @@ func TestKilledWithReplicas(t *testing.T) {
 	if err := ps[1].cmd.Process.Kill(); err != nil {
 		t.Fatal(err)
 	}
-	host.says(`training goes on from step \d+`, limit)
+	host.says(`training resumes from step \d+`, limit)
 	s.more(dir, 20)
 	s.ends(host, dir, flags...)
 }
@@ -138,7 +138,7 @@ func TestKilledWithoutSpare(t *testing.T) {
 	}
 	host.says("waiting for node_1", limit)
 	s.provide(url, "node_1")
-	host.says(`training goes on from step \d+`, limit)
+	host.says(`training resumes from step \d+`, limit)
 	s.more(dir, 20)
 	s.ends(host, dir)
 }
@@ -160,7 +160,7 @@ func TestFrozen(t *testing.T) {
 	}
 	host.says(`node_1.*the run goes on from step`, limit)
 	t.Logf("noticed %.2f s after the provider froze", time.Since(begin).Seconds())
-	host.says(`training goes on from step`, limit)
+	host.says(`training resumes from step`, limit)
 	if err := ps[1].cmd.Process.Signal(syscall.SIGCONT); err != nil {
 		t.Fatal(err)
 	}
@@ -186,7 +186,7 @@ func TestProviderLeaves(t *testing.T) {
 	}
 	host.says(`node_2 wants to leave`, limit)
 	host.says(`the run goes on from step \d+`, limit)
-	host.says(`training goes on from step \d+`, limit)
+	host.says(`training resumes from step \d+`, limit)
 	s.more(dir, 20)
 	s.ends(host, dir)
 }
@@ -214,12 +214,12 @@ func TestHostComesBack(t *testing.T) {
 					t.Errorf("a host that is stopped: code %d, want 130", code)
 				}
 			}
-			if out, _ := s.ok("ravnest", "status", dir); !regexp.MustCompile(`saved at step \d+ of \d+; ravnest serve goes on from there`).MatchString(out) {
+			if out, _ := s.ok("ravnest", "status", dir); !regexp.MustCompile(`saved at step \d+ of \d+; ravnest serve resumes from there`).MatchString(out) {
 				t.Errorf("status says %q", out)
 			}
 			host, _ = s.serve("--listen", address, dir)
-			host.says(`going on with the run that ended at step \d+`, limit)
-			host.says(`training goes on from step \d+`, limit)
+			host.says(`resuming the run that ended at step \d+`, limit)
+			host.says(`training resumes from step \d+`, limit)
 			s.more(dir, 20)
 			s.ends(host, dir)
 		})

@@ -133,7 +133,7 @@ func TestVersionOfHost(t *testing.T) {
 	}
 	s.bad([]string{"protocol version 99", "update the older"}, "ravnest-provider", "--join", speaking(`{"v":99,"type":"welcome","body":{}}`))
 	s.bad([]string{"malformed"}, "ravnest-provider", "--join", speaking(`hello, friend`))
-	s.bad([]string{"in place of a welcome"}, "ravnest-provider", "--join", speaking(`{"v":2,"type":"ping","body":{"seq":1}}`))
+	s.bad([]string{"instead of a welcome"}, "ravnest-provider", "--join", speaking(`{"v":2,"type":"ping","body":{"seq":1}}`))
 
 	other := httptest.NewServer(http.NotFoundHandler())
 	defer other.Close()
@@ -179,7 +179,7 @@ func TestPool(t *testing.T) {
 		s.start("ravnest-provider", "--join", url, "--name", "node_1", "--ram", "100kB", "--once"),
 		s.start("ravnest-provider", "--join", url, "--name", "node_2", "--once"),
 	}
-	host.says(`stage 1 needs [\d.]+ [kM]B, provider node_1 lends 100.0 kB.*waiting for another provider`, limit)
+	host.says(`stage 1 needs [\d.]+ [kM]B, but provider node_1 lends 100.0 kB.*waiting for another provider`, limit)
 	host.interrupt()
 	host.wait(10 * time.Second)
 	for _, p := range ps {

@@ -341,7 +341,7 @@ func TestTabLeaves(t *testing.T) {
 	p.shows(20*time.Second, "#state", "Not taking part")
 	host.says("node_1 wants to leave", limit)
 	host.says(`the run goes on from step \d+`, limit)
-	host.says(`training goes on from step \d+`, limit)
+	host.says(`training resumes from step \d+`, limit)
 	s.more(dir, 20)
 	s.ends(host, dir)
 	p.clean(t)

@@ -1,5 +1,5 @@
-// Numeric classes: a float32 result is the same bit for bit among machines that fuse
-// multiply-adds, and among those that do not.
+// Numeric classes: float32 results have the same bits on all machines that fuse multiply-add,
+// and on all that do not.
 
 package host
 
@@ -12,20 +12,20 @@ import (
 	"github.com/ravnest/ravnest/signaling/server"
 )
 
-// exact tells whether a job's result depends on nothing but the job and the numeric class.
-// In bf16 there is one class.
+// exact reports whether a job's result depends only on the job and the numeric class. With
+// bf16 there is only one class.
 func exact(j job.Spec) bool { return j.Schedule != "async" && j.Precision != "bf16" }
 
-// ofClass parts a pool in the members of one numeric class and the others. The class is the
-// one given, else the one of the most members that number at least want. Where there is no
-// such class, all are members.
+// ofClass splits a pool into the members of one numeric class and the others. It takes the
+// class given if that has at least want members, otherwise the largest class that has.
+// Without such a class all are members.
 func ofClass(pool []server.Member, class string, want int) (members, others []server.Member) {
 	count := map[string]int{}
 	for _, m := range pool {
 		count[m.Hello.Class]++
 	}
 	if class == "" {
-		for _, m := range pool { // the first of those that are as many
+		for _, m := range pool { // among equally large classes, the first
 			if c := m.Hello.Class; count[c] >= want && count[c] > count[class] {
 				class = c
 			}
@@ -44,8 +44,8 @@ func ofClass(pool []server.Member, class string, want int) (members, others []se
 	return members, others
 }
 
-// planClass is planPool, of one numeric class where the job asks for exactness and enough
-// members are of one. A run stays with the class that it began with, while that can train it.
+// planClass is planPool, restricted to one numeric class if the job is exact and enough
+// members are of one. A run keeps the class that it began with as long as possible.
 func (r *run) planClass(pool []server.Member) error {
 	if !exact(r.p.Job) {
 		return r.planPool(pool)
@@ -55,21 +55,21 @@ func (r *run) planClass(pool []server.Member) error {
 		return r.planPool(pool)
 	}
 	if err := r.planPool(members); err != nil {
-		r.opt.say("providers of one numeric class are not enough: %v", err)
+		r.opt.say("the providers of one numeric class are too few: %v", err)
 		return r.planPool(pool)
 	}
-	r.opt.say("left waiting: %s: their float32 results differ in the last bits from those of the %s providers; with precision bf16 all could take part", classNames(others), members[0].Hello.Class)
+	r.opt.say("not used for now: %s: their float32 results differ in the last bits from those of the %s providers; with precision bf16 all could take part", classNames(others), members[0].Hello.Class)
 	return nil
 }
 
-// noteClass remembers the class of those who are placed, and warns where they are of several.
+// noteClass remembers the class of the placed providers, and warns if there are several.
 func (r *run) noteClass(placed []server.Member) {
 	if !exact(r.p.Job) || len(placed) == 0 {
 		return
 	}
 	first := placed[0].Hello.Class
 	if slices.ContainsFunc(placed, func(m server.Member) bool { return m.Hello.Class != first }) {
-		r.opt.say("WARNING: the float32 results of %s differ in the last bits, so the result depends on who computes what\nhint: set precision to bf16, which is the same on every machine, or lend machines of one kind", classNames(placed))
+		r.opt.say("WARNING: the float32 results of %s differ in the last bits, so the result depends on which provider computes what\nhint: set precision to bf16, which gives the same bits on every machine, or use machines of one kind", classNames(placed))
 		return
 	}
 	r.class = first

@@ -11,7 +11,8 @@ import (
 	"github.com/ravnest/ravnest/signaling/server"
 )
 
-// TestOfClass: members of one class are chosen where they are enough, the run's own first.
+// TestOfClass checks that members of one class are chosen if there are enough, preferring the
+// run's own class.
 func TestOfClass(t *testing.T) {
 	pool := func(s string) (ms []server.Member) {
 		for _, c := range s {

@@ -1,4 +1,4 @@
-// The demo: a host and its providers on one machine, started and stopped together.
+// The demo: a host and providers on one machine, started and stopped together.
 
 package host
 
@@ -19,19 +19,19 @@ import (
 	"github.com/ravnest/ravnest/native/project"
 )
 
-// DemoOptions are those of a demo.
+// DemoOptions are the options of a demo.
 type DemoOptions struct {
 	Providers int
-	Tabs      int // of the providers: browser tabs that people open
+	Tabs      int // how many of the providers are browser tabs that people open
 	Site      http.Handler
 	Threads   int    // of each provider
-	RAM       string // of each provider; "": what the machine has
-	Program   string // the provider's binary; "": beside this one
+	RAM       string // of each provider; "": what is available
+	Program   string // the provider's binary; "": the one beside this program
 	Listen    string
 	Output
 }
 
-// providerProgram finds the provider's binary beside this program's.
+// providerProgram returns the path of the provider's binary: given, or beside this program's.
 func providerProgram(given string) (string, error) {
 	if given != "" {
 		return given, nil
@@ -51,15 +51,15 @@ func providerProgram(given string) (string, error) {
 	return path, nil
 }
 
-// Demo serves the project and runs its providers as child processes, then fuses what
-// they trained.
+// Demo serves the project and runs its providers as child processes, then fuses the trained
+// stages.
 func Demo(ctx context.Context, p *project.Project, ln net.Listener, opt DemoOptions) (Summary, error) {
 	prog, err := providerProgram(opt.Program)
 	if err != nil {
 		_ = ln.Close()
 		return Summary{}, err
 	}
-	// A child that dies before the run has begun would be waited for in vain.
+	// If a child dies before the run has begun, stop waiting for it.
 	ctx, fail := context.WithCancelCause(ctx)
 	defer fail(nil)
 	var mu sync.Mutex
@@ -83,7 +83,7 @@ func Demo(ctx context.Context, p *project.Project, ln net.Listener, opt DemoOpti
 	so.Listening = func(_ context.Context, url string) error {
 		opt.say("host at %s, starting %d providers", url, opt.Providers-opt.Tabs)
 		if opt.Tabs > 0 {
-			opt.say("waiting for %d of your browser's tabs: open this page and lend them", opt.Tabs)
+			opt.say("waiting for %d browser tabs: open this page in each and press \"Lend this tab\"", opt.Tabs)
 		}
 		opt.say("contribute: %s/\ndashboard: %s/dashboard", url, url)
 		for _, name := range so.Names[opt.Tabs:] {
@@ -105,8 +105,8 @@ func Demo(ctx context.Context, p *project.Project, ln net.Listener, opt DemoOpti
 				if err == nil || cctx.Err() != nil {
 					return
 				}
-				// An interrupt from the terminal can meet a child that is just being made, and
-				// still of our group, before we know of it.
+				// An interrupt from the terminal can reach a child that was just created and is still
+				// in our process group, before we know of the interrupt.
 				select {
 				case <-ctx.Done():
 				case <-time.After(200 * time.Millisecond):
@@ -124,7 +124,7 @@ func Demo(ctx context.Context, p *project.Project, ln net.Listener, opt DemoOpti
 	if err != nil {
 		return sum, err
 	}
-	// The providers were told goodbye; give them a moment to leave by themselves.
+	// The host has said goodbye; give the providers a moment to exit on their own.
 	gone := make(chan struct{})
 	go func() { children.Wait(); close(gone) }()
 	select {
@@ -134,7 +134,7 @@ func Demo(ctx context.Context, p *project.Project, ln net.Listener, opt DemoOpti
 		<-gone
 	}
 	if !sum.Saved {
-		return sum, nil // stopped before anything was; older results are as they were
+		return sum, nil // stopped before anything was trained; older results are unchanged
 	}
 	files, err := Fuse(p, 0)
 	if err != nil {

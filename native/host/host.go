@@ -1,6 +1,5 @@
-// Package host is the requester's side of a run on a native machine: it serves a
-// project to providers, watches the run, and keeps what comes of it in the project's
-// directory.
+// Package host is the requester's side of a run on a native machine: it serves a project to
+// providers, follows the run, and keeps the results in the project's directory.
 package host
 
 import (
@@ -42,7 +41,7 @@ import (
 // ErrClusters is returned for a plan that this version cannot run.
 var ErrClusters = errors.New("averaging across clusters is not in this version")
 
-// storeDir is where uploaded stages are kept inside a project.
+// storeDir is the directory inside a project for uploaded stages.
 const storeDir = "node_data/store"
 
 // Options of a served run.
@@ -51,37 +50,38 @@ type Options struct {
 	Token    string
 	Site     http.Handler
 	Edge     Edge
-	// Providers is how many to wait for and plan by their benchmarks; 0: the stored
-	// plan's.
+	// Providers is how many to wait for, before planning by their benchmarks. 0: use the
+	// stored plan.
 	Providers int
-	// Names fixes the providers' names where Providers is set; nil: any.
+	// Names fixes the providers' names if Providers is set; nil: any.
 	Names []string
-	// Alone tells that nobody will join but those whom Listening starts: a pool that is
-	// too small ends the run instead of waiting for another provider.
+	// Alone says that no providers will join except those that Listening starts: if they
+	// are too few, the run ends instead of waiting for another.
 	Alone bool
-	// Fresh begins anew even where an unfinished run of the same job could go on.
+	// Fresh starts from the beginning even if an unfinished run of the same job could be
+	// resumed.
 	Fresh bool
-	// Spawned tells when the last provider was started, for FirstStepS; the zero time:
+	// Spawned returns when the last provider was started, for FirstStepS; the zero time:
 	// when the last one joined.
 	Spawned func() time.Time
 	// Listening is called with the host's URL once it accepts providers.
 	Listening func(ctx context.Context, url string) error
-	// Trace takes all that the run's machine is told; nil: nobody.
+	// Trace receives a trace of the run's machine, unless nil.
 	Trace io.Writer
 	Output
 }
 
-// Edge is how the host meets the network beyond this machine. The zero value is plain
-// http, without a relay.
+// Edge configures how the host is reached over the network. The zero value is plain http
+// without a relay.
 type Edge struct {
 	TLS      *tls.Config
-	Public   *url.URL       // by which the host is known outside; nil: the listener's address
-	Proxy    bool           // a trusted reverse proxy stands before it
-	RelayUDP net.PacketConn // of the relay; nil: none
-	RelayTCP net.Listener   // of the relay where it has an address of its own; nil: the host's
+	Public   *url.URL       // address by which the host is known outside; nil: the listener's
+	Proxy    bool           // requests come through a trusted reverse proxy
+	RelayUDP net.PacketConn // the relay's socket; nil: no relay
+	RelayTCP net.Listener   // the relay's listener, if it has an address of its own; nil: the host's
 }
 
-// url is the address to tell people.
+// url returns the address to show people.
 func (o *Options) url() string {
 	if o.Edge.Public != nil {
 		return strings.TrimRight(o.Edge.Public.String(), "/")
@@ -93,7 +93,7 @@ func (o *Options) url() string {
 	return scheme + native.Reachable(o.Listener.Addr())
 }
 
-// blobs are the run's contents by hash.
+// blobs holds the run's blobs by hash.
 type blobs map[string][]byte
 
 func (b blobs) add(data []byte) proto.Ref {
@@ -112,8 +112,8 @@ func (b blobs) Blob(sum string) (io.ReaderAt, int64, error) {
 	return bytes.NewReader(data), int64(len(data)), nil
 }
 
-// runID makes an identifier that messages, files and addresses take of a job's name, which is
-// a label and may hold any letters. Names that differ give identifiers that differ.
+// runID turns a job's name, which may contain any characters, into an identifier for messages,
+// files and addresses. Different names give different identifiers.
 func runID(name string) string {
 	const most = 32
 	id := []byte(name)
@@ -136,20 +136,20 @@ type run struct {
 	p     *project.Project
 	opt   Options
 	plan  *project.Stored
-	class string // numeric, of the run's providers so far; "": none yet, or several
+	class string // numeric class of the run's providers so far; "": none yet, or several
 	graph proto.Ref
 	data  map[string]proto.Ref
-	// weights that the run begins with; nil: drawn by the seed
+	// initial weights; nil: drawn from the seed
 	weights map[string]proto.Ref
 	rec     *record
 	joined  time.Time
 	first   time.Time
 	store   *store.Dir
-	fail    error      // of keeping what came
-	mu      sync.Mutex // of place, which the server calls from a goroutine of its own
+	fail    error      // the first failure to store results
+	mu      sync.Mutex // place is called from a goroutine of the server
 	over    bool
-	stages  []*graph.Stage  // of the plan
-	files   []string        // the stages' files of the last checkpoint
+	stages  []*graph.Stage  // the plan's stages
+	files   []string        // the last checkpoint's files, one a stage
 	done    map[string]bool // providers that have finished
 }
 
@@ -176,19 +176,20 @@ func Plan(p *project.Project, maxClusters int) (*project.Stored, error) {
 func options(pool, maxClusters int) ga.Options {
 	o := ga.Options{MaxClusters: maxClusters}
 	if pool == 1 {
-		o.MinSize = 1 // one provider is root and leaf at once
+		o.MinSize = 1 // a single provider can be root and leaf at once
 	}
 	return o
 }
 
-// answers is how many a validation pass counts at most: one for every position of a row
-// where the model answers for each, as transformers do for tokens.
+// answers returns the most answers that a validation pass counts. Models that answer for every
+// position of a row, as transformers do for tokens, give one for each.
 func answers(p *project.Project) int64 {
 	out := p.Graph.Shape(p.Graph.OutputValue())
 	return int64(p.Data.Val.Len()) * int64(out.Elems()/out[len(out)-1])
 }
 
-// span is the batches between two places where a run of replicas can stop; 0 with one.
+// span returns the number of batches between two places where a run with replicas can stop; 0
+// without replicas.
 func span(j job.Spec) int64 {
 	if j.Replica() == 1 || j.Gradients() {
 		return 0
@@ -196,8 +197,8 @@ func span(j job.Spec) int64 {
 	return int64(j.Replica()) * int64(j.Updates()) * int64(j.UpdateFrequency)
 }
 
-// Serve serves the project to providers, waits for the run to end and returns its
-// figures. Cancelling ctx stops the run cleanly: what is in flight is finished and
+// Serve serves the project to providers, waits for the run to end and returns its summary.
+// Cancelling ctx stops the run gracefully: batches in flight are finished and the state is
 // saved.
 func Serve(ctx context.Context, p *project.Project, opt Options) (Summary, error) {
 	r := &run{p: p, opt: opt, data: map[string]proto.Ref{}, done: map[string]bool{}}
@@ -210,7 +211,7 @@ func Serve(ctx context.Context, p *project.Project, opt Options) (Summary, error
 		var err error
 		if r.plan, err = p.ReadPlan(); err != nil {
 			if errors.Is(err, project.ErrMissing) {
-				err = fmt.Errorf("%w: run clusterize first, or say --providers N to plan by the benchmarks of the first N that join", err)
+				err = fmt.Errorf("%w: run clusterize first, or use --providers N to plan by the benchmarks of the first N providers to join", err)
 			}
 			return Summary{}, err
 		}
@@ -237,13 +238,13 @@ func Serve(ctx context.Context, p *project.Project, opt Options) (Summary, error
 	if p.Weights != nil {
 		var b bytes.Buffer
 		if err := safetensors.Write(&b, p.Weights, nil); err != nil {
-			return Summary{}, fmt.Errorf("encoding the weights to begin with: %w", err)
+			return Summary{}, fmt.Errorf("encoding the initial weights: %w", err)
 		}
 		r.weights = map[string]proto.Ref{provider.Weights: bl.add(b.Bytes())}
 	}
 	job.Blobs = bl
 	if err := os.MkdirAll(filepath.Join(p.Dir, storeDir), 0o755); err != nil {
-		return Summary{}, fmt.Errorf("making the store: %w", err)
+		return Summary{}, fmt.Errorf("creating the store: %w", err)
 	}
 	osfs, err := store.OpenOS(filepath.Join(p.Dir, storeDir))
 	if err != nil {
@@ -256,7 +257,7 @@ func Serve(ctx context.Context, p *project.Project, opt Options) (Summary, error
 	if !opt.Fresh {
 		earlier, err := server.Earlier(ctx, r.store, job.ID, job.Raw)
 		if err != nil {
-			return Summary{}, fmt.Errorf("%w: say --fresh to begin anew", err)
+			return Summary{}, fmt.Errorf("%w: use --fresh to start from the beginning", err)
 		}
 		if earlier != nil && earlier.Checkpoint != nil {
 			r.rec.resume = int64(earlier.Checkpoint.Position.Step)
@@ -286,7 +287,7 @@ func (r *run) serve(ctx context.Context, job server.Job) (Summary, error) {
 		go func() { served <- srv.Serve(ln) }()
 	}
 	defer func() {
-		// Providers that are told goodbye need a moment to hear it.
+		// Providers need a moment to receive the goodbye.
 		sctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 		defer cancel()
 		_ = srv.Shutdown(sctx)
@@ -299,7 +300,7 @@ func (r *run) serve(ctx context.Context, job server.Job) (Summary, error) {
 			return Summary{}, err
 		}
 	}
-	// A cancelled ctx is the requester's wish to stop; the run itself ends by its rules.
+	// A cancelled ctx asks for a graceful stop; the run ends by its own rules.
 	ended := make(chan struct{})
 	go func() {
 		select {
@@ -315,7 +316,7 @@ func (r *run) serve(ctx context.Context, job server.Job) (Summary, error) {
 	r.over = true
 	r.mu.Unlock()
 	r.rec.clear()
-	// Looking for a direct path takes some kilobytes by the relay, too.
+	// Even finding a direct path sends some kilobytes through the relay.
 	if relayed != nil && relayed.Bytes > 100e3 {
 		r.opt.say("relayed %s between providers without a direct path", bytesText(float64(relayed.Bytes)))
 	}
@@ -339,10 +340,10 @@ func (r *run) serve(ctx context.Context, job server.Job) (Summary, error) {
 		sum.Files = append(sum.Files, r.files...)
 	}
 	if errors.Is(err, server.ErrStopped) && ctx.Err() != nil {
-		err, sum.Interrupted = nil, true // before the start; a run that goes on ends well
+		err, sum.Interrupted = nil, true // stopped before training started
 	}
 	if errors.Is(err, server.ErrDiverged) {
-		err = fmt.Errorf("%w: %s", err, advice(r.p)) // what is kept has been said
+		err = fmt.Errorf("%w: %s", err, advice(r.p)) // err already says what is kept
 		sum.Loss, sum.Error = Number(math.NaN()), err.Error()
 	}
 	if err == nil {
@@ -351,7 +352,7 @@ func (r *run) serve(ctx context.Context, job server.Job) (Summary, error) {
 	return sum, err
 }
 
-// place is the server's planner: the stored plan by names, or a plan from the
+// place is the server's planner: it uses the stored plan with its names, or plans by the
 // members' benchmarks.
 func (r *run) place(_ context.Context, pool []server.Member, free bool) ([]server.Assignment, error) {
 	r.mu.Lock()
@@ -384,10 +385,10 @@ func (r *run) place(_ context.Context, pool []server.Member, free bool) ([]serve
 	for k, s := range cl.Stages {
 		m, ok := byName[s.Name]
 		if !ok {
-			return nil, fmt.Errorf("%w: the plan wants a provider %q, which is not here", server.ErrPool, s.Name)
+			return nil, fmt.Errorf("%w: the plan needs a provider %q, which has not joined", server.ErrPool, s.Name)
 		}
 		if m.Hello.RAM > 0 && int64(s.Memory) > m.Hello.RAM {
-			return nil, fmt.Errorf("%w: %w: stage %d needs %s, provider %s lends %s", server.ErrPool, ga.ErrRAM, k, bytesText(float64(s.Memory)), s.Name, bytesText(float64(m.Hello.RAM)))
+			return nil, fmt.Errorf("%w: %w: stage %d needs %s, but provider %s lends %s", server.ErrPool, ga.ErrRAM, k, bytesText(float64(s.Memory)), s.Name, bytesText(float64(m.Hello.RAM)))
 		}
 		placed = append(placed, m)
 		seg := snapshot.Segment{From: starts[k], To: len(r.p.Graph.Nodes)}
@@ -403,7 +404,7 @@ func (r *run) place(_ context.Context, pool []server.Member, free bool) ([]serve
 	return as, r.rec.open()
 }
 
-// planPool plans by what the members measured and writes the plan to the project.
+// planPool plans by the members' benchmarks and writes the plan to the project.
 func (r *run) planPool(pool []server.Member) error {
 	var nodes []project.Node
 	var gn []ga.Node
@@ -416,7 +417,7 @@ func (r *run) planPool(pool []server.Member) error {
 			n.Compute = 2e9 / (1/h.Bench.GEMM + 1/h.Bench.Conv)
 		}
 		if n.Compute > 1e9*provider.Peak(h.Threads) {
-			n.Compute = 0 // no machine can: as if it had not measured
+			n.Compute = 0 // impossible: treat it as not measured
 		}
 		nodes, gn = append(nodes, n), append(gn, n.Node)
 	}
@@ -425,7 +426,7 @@ func (r *run) planPool(pool []server.Member) error {
 		nodes[i].Node = gn[i]
 	}
 	plan, err := planner.Make(r.p.Job, r.p.Graph, ga.Repair(gn), options(len(pool), 1), r.p.Job.Seed)
-	// Those who lend too little for any stage are left waiting, if enough others are here.
+	// Leave out providers that lend too little for any stage, if there are enough others.
 	var small *planner.TooSmall
 	if errors.As(err, &small) && len(pool)-len(small.Members) >= max(r.opt.Providers, 1) {
 		var rest []server.Member
@@ -434,7 +435,7 @@ func (r *run) planPool(pool []server.Member) error {
 				rest = append(rest, m)
 			}
 		}
-		r.opt.say("left waiting: %v", small)
+		r.opt.say("not used for now: %v", small)
 		return r.planPool(rest)
 	}
 	if !r.opt.Alone && (errors.Is(err, ga.ErrRAM) || errors.Is(err, ga.ErrInvalid)) {
@@ -443,7 +444,7 @@ func (r *run) planPool(pool []server.Member) error {
 	if err != nil {
 		return err
 	}
-	// The older run's weights lie where its plan put them.
+	// Move the older run's weights aside before its plan, which locates them, is replaced.
 	if err := r.rec.open(); err != nil {
 		return err
 	}
@@ -454,9 +455,9 @@ func (r *run) planPool(pool []server.Member) error {
 	return err
 }
 
-// siblings gives the providers of this machine that use as many threads the same
-// figures, the median of theirs: they measured at the same time, which is to say each
-// other, and equal machines should be cut alike run after run.
+// siblings replaces the benchmarks of providers on this machine that use equally many threads
+// by their median. They were measured at the same time and disturbed each other, and equal
+// machines should get the same cuts in every run.
 func siblings(pool []server.Member, nodes []ga.Node) {
 	groups := map[int][]int{}
 	for i, m := range pool {
@@ -481,7 +482,7 @@ func siblings(pool []server.Member, nodes []ga.Node) {
 	}
 }
 
-// event watches the run. It is called from one goroutine.
+// event handles an event of the run. It is called from one goroutine.
 func (r *run) event(ev server.Event) {
 	now := time.Now()
 	switch e := ev.(type) {
@@ -489,7 +490,7 @@ func (r *run) event(ev server.Event) {
 		r.joined = now
 		r.opt.say("%s joined (%s, %s RAM, %.3g GFLOP/s), %d of %d", e.Name, e.Hello.Platform, bytesText(float64(e.Hello.RAM)), e.Hello.Bench.GEMM, e.Have, e.Want)
 	case server.Left:
-		if e.Run == "" { // else the run says what that means for it
+		if e.Run == "" { // otherwise a Recovering event follows
 			r.rec.clear()
 			r.opt.say("%s left: %s", e.Name, e.Reason)
 		}
@@ -514,9 +515,9 @@ func (r *run) event(ev server.Event) {
 		r.rec.begin(now, int64(e.Resume))
 		switch {
 		case e.After > 0:
-			r.opt.say("training goes on from step %d, %.1f s after the loss", e.Resume, e.After.Seconds())
+			r.opt.say("training resumes from step %d, %.1f s after the loss", e.Resume, e.After.Seconds())
 		case e.Resume > 0:
-			r.opt.say("training goes on from step %d", e.Resume)
+			r.opt.say("training resumes from step %d", e.Resume)
 		default:
 			r.opt.say("training")
 		}
@@ -525,7 +526,7 @@ func (r *run) event(ev server.Event) {
 		r.done = map[string]bool{}
 		r.opt.say("%s: %s", e.Reason, redone(e))
 	case server.Resumed:
-		r.opt.say("going on with the run that ended at step %d of epoch %d (--fresh begins anew)", e.Step, e.Epoch+1)
+		r.opt.say("resuming the run that ended at step %d of epoch %d (--fresh starts from the beginning)", e.Step, e.Epoch+1)
 	case server.Loss:
 		if r.first.IsZero() {
 			r.first = now
@@ -545,7 +546,7 @@ func (r *run) event(ev server.Event) {
 	}
 }
 
-// keep remembers the first failure to store what the run brings.
+// keep remembers the first failure to store results.
 func (r *run) keep(err error) {
 	if err != nil && r.fail == nil {
 		r.fail = err
@@ -553,21 +554,21 @@ func (r *run) keep(err error) {
 	}
 }
 
-// redone says what a recovery means for the work.
+// redone says which work a recovery repeats.
 func redone(e server.Recovering) string {
 	switch {
 	case e.Reached > e.Step && e.Step > 0:
-		return fmt.Sprintf("the run goes on from step %d; %d steps are done again", e.Step, e.Reached-e.Step)
+		return fmt.Sprintf("the run goes on from step %d; %d steps are repeated", e.Step, e.Reached-e.Step)
 	case e.Step > 0:
 		return fmt.Sprintf("the run goes on from step %d", e.Step)
 	case e.Reached > 0:
-		return fmt.Sprintf("nothing had been saved yet; %d steps are done again", e.Reached)
+		return fmt.Sprintf("nothing had been saved yet; %d steps are repeated", e.Reached)
 	}
 	return "the run goes on"
 }
 
-// saved copies a checkpoint's stages to where people look for them, and then the
-// manifest, which is what fuse and eval read.
+// saved copies a checkpoint's stages to the directories of the plan, for people, and then its
+// manifest, which fuse and eval read.
 func (r *run) saved(c *snapshot.Manifest) error {
 	r.mu.Lock()
 	plan := r.plan
@@ -575,7 +576,7 @@ func (r *run) saved(c *snapshot.Manifest) error {
 	files := []string{}
 	for _, e := range c.Parts {
 		if e.Cluster >= len(plan.Clusters) || e.Stage >= len(plan.Clusters[e.Cluster].Stages) {
-			continue // the cut has changed since
+			continue // the cuts have changed since
 		}
 		rel := filepath.Join(plan.StageDir(e.Cluster, e.Stage), project.WeightsFile)
 		if err := r.p.Inside(rel); err != nil {
@@ -583,7 +584,7 @@ func (r *run) saved(c *snapshot.Manifest) error {
 		}
 		path := filepath.Join(r.p.Dir, rel)
 		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-			return fmt.Errorf("making the directory of stage %d: %w", e.Stage, err)
+			return fmt.Errorf("creating the directory of stage %d: %w", e.Stage, err)
 		}
 		f, err := r.store.Get(context.Background(), e.Object)
 		if err != nil {

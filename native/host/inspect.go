@@ -1,5 +1,5 @@
-// What a provider uploads is held against the plan: a stage's state has the tensors
-// that the model and the optimiser give it, and no others.
+// Checking uploads: a stage's state must have exactly the tensors that the model and the
+// optimiser give it.
 
 package host
 
@@ -18,7 +18,7 @@ import (
 	machine "github.com/ravnest/ravnest/signaling/run"
 )
 
-// maxPart is the most bytes that the state of a stage takes as a file.
+// maxPart returns the size limit of a stage's state as a file, in bytes.
 func maxPart(j job.Spec, s *graph.Stage) int64 {
 	n := int64(snapshot.HeadBytes)
 	for _, t := range stage.Tensors(j, s) {
@@ -50,9 +50,10 @@ func (r *run) inspect(g machine.Grant, in io.Reader, size int64) (order.Position
 	return checkPart(r.p.Job, r.p.Job.Order(r.p.Data.Train.Len(), r.p.Data.Val.Len()), stages[g.Stage], b)
 }
 
-// checkPart holds a part's file against a stage: every tensor has its name, its type and
-// its shape, and none is missing or beside them; the position is one that the run has, after
-// as many updates. So whatever passes can be joined with the other stages' parts.
+// checkPart checks that a file is a valid state of a stage: it has all of the stage's tensors
+// and no others, with the right types and shapes, and its position is one that the run has,
+// with the right number of updates. So every file that passes can be joined with the other
+// stages' parts.
 func checkPart(j job.Spec, run order.Run, s *graph.Stage, file []byte) (order.Position, []string, error) {
 	p, err := snapshot.Parse(bytes.Clone(file))
 	if err == nil {
@@ -73,9 +74,9 @@ func checkPart(j job.Spec, run order.Run, s *graph.Stage, file []byte) (order.Po
 		}
 		switch {
 		case !ok:
-			return fmt.Errorf("stage %d has no tensor %.80q, or it is there twice", s.Index, name)
+			return fmt.Errorf("stage %d has no tensor %.80q, or the file has it twice", s.Index, name)
 		case w.DType != dtype || !slices.Equal(w.Shape, t.Shape):
-			return fmt.Errorf("tensor %.80q is %v %v, the plan says %v %v", name, dtype, t.Shape, w.DType, w.Shape)
+			return fmt.Errorf("tensor %.80q is %v %v, but the plan says %v %v", name, dtype, t.Shape, w.DType, w.Shape)
 		}
 		delete(want, name)
 		return nil
@@ -98,14 +99,14 @@ func checkPart(j job.Spec, run order.Run, s *graph.Stage, file []byte) (order.Po
 	}
 	o := p.Optimizer
 	if o.Name != j.Optimizer.Name {
-		return order.Position{}, nil, fmt.Errorf("it has the state of the optimiser %.40q, the job says %q", o.Name, j.Optimizer.Name)
+		return order.Position{}, nil, fmt.Errorf("it has the state of the optimiser %.40q, but the job says %q", o.Name, j.Optimizer.Name)
 	}
 	slots := stage.Slots(j)
 	if !slices.EqualFunc(o.Slots, slots, func(s snapshot.Slot, name string) bool { return s.Name == name }) {
-		return order.Position{}, nil, fmt.Errorf("it has %d vectors of the optimiser's state, want %v in this order", len(o.Slots), slots)
+		return order.Position{}, nil, fmt.Errorf("it has %d vectors of optimiser state, want %v in this order", len(o.Slots), slots)
 	}
 	if n := stage.Updates(j, run, p.Position); o.Updates != n {
-		return order.Position{}, nil, fmt.Errorf("it says %d updates, at step %d there are %d", o.Updates, p.Position.Step, n)
+		return order.Position{}, nil, fmt.Errorf("it says %d updates, but at step %d there are %d", o.Updates, p.Position.Step, n)
 	}
 	return p.Position, append(holds, snapshot.Optimiser), nil
 }

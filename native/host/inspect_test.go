@@ -17,7 +17,7 @@ import (
 	"github.com/ravnest/ravnest/native/project"
 )
 
-// files keeps the bytes of all states of a run.
+// files collects the states of a run as bytes.
 type files struct {
 	keeper
 	all [][]byte
@@ -29,7 +29,8 @@ func (k *files) Keep(s stage.Saved) error {
 	return err
 }
 
-// uploads are the files that a run of one stage uploads, and what they are held against.
+// uploads returns the files that a run with one stage uploads, with the project and the stage
+// to check them against.
 func uploads(t testing.TB, change func(*job.Spec)) (*project.Project, *graph.Stage, [][]byte) {
 	t.Helper()
 	dir := filepath.Join(t.TempDir(), "job")
@@ -63,7 +64,7 @@ func check(p *project.Project, s *graph.Stage, b []byte) (order.Position, []stri
 	return checkPart(p.Job, p.Job.Order(p.Data.Train.Len(), p.Data.Val.Len()), s, b)
 }
 
-// TestInspectTakes checks that what a run uploads is taken, whatever the optimiser keeps.
+// TestInspectTakes checks that a run's uploads are accepted, whatever state the optimiser has.
 func TestInspectTakes(t *testing.T) {
 	adam := func(*job.Spec) {}
 	replicas := func(state, outer string) func(*job.Spec) {
@@ -104,7 +105,7 @@ func TestInspectTakes(t *testing.T) {
 	}
 }
 
-// TestInspectRefuses takes nothing that another stage could not be joined with.
+// TestInspectRefuses checks that files which cannot be joined with other stages are refused.
 func TestInspectRefuses(t *testing.T) {
 	p, s, all := uploads(t, func(*job.Spec) {})
 	whole := all[0]
@@ -143,10 +144,10 @@ func TestInspectRefuses(t *testing.T) {
 			}
 		}},
 		{"without the optimiser's state", "missing", func(q *snapshot.Part) { q.Optimizer.Slots[1].Tensors = nil }},
-		{"a vector too many", "vectors of the optimiser", func(q *snapshot.Part) {
+		{"a vector too many", "vectors of optimiser state", func(q *snapshot.Part) {
 			q.Optimizer.Slots = append(q.Optimizer.Slots, snapshot.Slot{Name: "more"})
 		}},
-		{"vectors in another order", "vectors of the optimiser", func(q *snapshot.Part) { slices.Reverse(q.Optimizer.Slots) }},
+		{"vectors in another order", "vectors of optimiser state", func(q *snapshot.Part) { slices.Reverse(q.Optimizer.Slots) }},
 		{"another optimiser", "sgd", func(q *snapshot.Part) { q.Optimizer.Name = "sgd" }},
 		{"an update too many", "updates", func(q *snapshot.Part) { q.Optimizer.Updates++ }},
 		{"a position that is none", "position", func(q *snapshot.Part) { q.Position.Step++ }},
@@ -179,10 +180,10 @@ func TestInspectRefuses(t *testing.T) {
 	}
 }
 
-// FuzzInspect: whatever passes has the stage's tensors and can be joined with itself cut
-// anywhere; nothing else passes.
+// FuzzInspect checks that whatever passes has the stage's tensors and can be loaded with any
+// cut, and that nothing else passes.
 func FuzzInspect(f *testing.F) {
-	p, s, all := uploads(f, func(j *job.Spec) { j.Steps = 1 }) // every worker of the fuzzer makes its own
+	p, s, all := uploads(f, func(j *job.Spec) { j.Steps = 1 }) // every worker of the fuzzer trains its own
 	good := all[0]
 	head := 8 + int(good[0]) + int(good[1])<<8
 	f.Add(good[:head], uint64(0))
@@ -193,7 +194,7 @@ func FuzzInspect(f *testing.F) {
 		names[t.Name] = true
 	}
 	f.Fuzz(func(t *testing.T, b []byte, seed uint64) {
-		// The header is the fuzzer's, or the right one with some bytes changed; then comes data
+		// The header is the fuzzer's, or a valid one with some bytes changed, followed by data
 		// of the right length.
 		rng := rand.New(rand.NewPCG(seed, 1))
 		if seed%2 == 1 {
@@ -228,7 +229,7 @@ func FuzzInspect(f *testing.F) {
 			t.Fatal(err)
 		}
 		if err := tr.Resume(part); err != nil {
-			t.Fatalf("what was taken cannot be gone on from: %v", err)
+			t.Fatalf("an accepted file cannot be resumed from: %v", err)
 		}
 	})
 }

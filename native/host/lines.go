@@ -1,5 +1,5 @@
-// A text file with one line for each step of a run. A step that is done again, after a
-// loss, replaces its line and takes back those that follow.
+// A text file with one line for each step of a run. A step that is repeated after a loss
+// replaces its line and removes those that follow.
 
 package host
 
@@ -19,7 +19,7 @@ type lines struct {
 	err  error
 }
 
-// openLines opens a file and keeps the lines that are in it.
+// openLines opens a file and keeps its lines.
 func openLines(path string) (*lines, error) {
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o644)
 	if err != nil {
@@ -30,9 +30,9 @@ func openLines(path string) (*lines, error) {
 	for {
 		b, err := r.ReadSlice('\n')
 		if errors.Is(err, bufio.ErrBufferFull) {
-			err = fmt.Errorf("a line of %d bytes or more", len(b))
+			err = fmt.Errorf("a line has %d bytes or more", len(b))
 		}
-		if err == io.EOF { // a line that has no end was cut off when it was written
+		if err == io.EOF { // a last line without a newline was written incompletely: drop it
 			break
 		}
 		if err != nil {
@@ -46,7 +46,7 @@ func openLines(path string) (*lines, error) {
 	return l, l.err
 }
 
-// cut takes back the lines from i on.
+// cut removes the lines from i on.
 func (l *lines) cut(i int64) {
 	if i < int64(len(l.offs)) {
 		l.keep(l.w.Flush())
@@ -60,7 +60,7 @@ func (l *lines) cut(i int64) {
 	l.w.Reset(l.f)
 }
 
-// set writes line i; lines that are missing before it say nan.
+// set writes line i and removes those after it. Missing lines before it become nan.
 func (l *lines) set(i int64, text string) {
 	if i < 0 {
 		return

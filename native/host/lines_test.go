@@ -19,7 +19,7 @@ func text(t testing.TB, path string) string {
 	return string(b)
 }
 
-// TestLines checks that a step that is done again takes back its line and what follows, also
+// TestLines checks that a repeated step replaces its line and removes those that follow, also
 // in a file that an earlier process wrote.
 func TestLines(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "losses.txt")
@@ -38,7 +38,7 @@ func TestLines(t *testing.T) {
 		t.Errorf("%q", got)
 	}
 	l.set(4, "b4")
-	l.set(7, "b7") // two have not come
+	l.set(7, "b7") // two lines are missing before it
 	l.set(-1, "none")
 	if err := l.close(); err != nil {
 		t.Fatal(err)
@@ -47,7 +47,7 @@ func TestLines(t *testing.T) {
 		t.Errorf("%q", got)
 	}
 
-	// A process that was killed leaves half a line.
+	// A killed process leaves half a line.
 	f, err := os.OpenFile(path, os.O_APPEND|os.O_WRONLY, 0)
 	if err == nil {
 		_, err = f.WriteString("b8.12")
@@ -89,14 +89,14 @@ func TestLinesThatAreNone(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	_ = l.f.Close() // as a disk that is gone
+	_ = l.f.Close() // as if the disk were gone
 	l.set(0, "1")
 	if err := l.flush(); err == nil || !strings.Contains(err.Error(), path) {
 		t.Errorf("writing to nowhere: %v", err)
 	}
 }
 
-// FuzzLines holds the file against a slice of lines, through any sets, flushes and restarts.
+// FuzzLines compares the file with a slice of lines, over any sets, flushes and restarts.
 func FuzzLines(f *testing.F) {
 	f.Add([]byte{0, 1, 2, 3, 250, 2, 3, 254, 1, 2, 8, 0})
 	f.Add([]byte{200, 254, 100, 250, 3, 254})
@@ -148,10 +148,10 @@ func FuzzLines(f *testing.F) {
 func TestRedone(t *testing.T) {
 	for want, e := range map[string]server.Recovering{
 		"the run goes on": {},
-		"the run goes on from step 51; 9 steps are done again": {Step: 51, Reached: 60},
-		"the run goes on from step 51":                         {Step: 51, Reached: 51},
-		"nothing had been saved yet; 60 steps are done again":  {Reached: 60},
-		"the run goes on from step 7":                          {Step: 7},
+		"the run goes on from step 51; 9 steps are repeated": {Step: 51, Reached: 60},
+		"the run goes on from step 51":                       {Step: 51, Reached: 51},
+		"nothing had been saved yet; 60 steps are repeated":  {Reached: 60},
+		"the run goes on from step 7":                        {Step: 7},
 	} {
 		if got := redone(e); got != want {
 			t.Errorf("%+v: %q, want %q", e, got, want)

@@ -1,4 +1,4 @@
-// The same job in one process: the yardstick.
+// Training the job in one process: the reference for every other placement.
 
 package host
 
@@ -20,9 +20,9 @@ import (
 	"github.com/ravnest/ravnest/native/project"
 )
 
-// Output is where a command reports to.
+// Output is where a command writes its messages.
 type Output struct {
-	Err io.Writer // progress and remarks; nil: silent
+	Err io.Writer // for progress and remarks; nil: silent
 	TTY bool      // Err is a terminal
 }
 
@@ -32,7 +32,7 @@ func (o Output) say(format string, a ...any) {
 	}
 }
 
-// trainer builds the one-process trainer of a project.
+// trainer returns the one-process trainer of a project.
 func trainer(p *project.Project, team *kernel.Team) (*train.Trainer, error) {
 	d := p.Data
 	t, err := train.New(train.Config{
@@ -45,10 +45,10 @@ func trainer(p *project.Project, team *kernel.Team) (*train.Trainer, error) {
 	return t, err
 }
 
-// localObserver writes what the trainer reports.
+// localObserver records what the trainer reports.
 type localObserver struct {
 	*record
-	kept *uint64 // batches before the last state that was kept; nil: none was
+	kept *uint64 // batches before the last saved state; nil: none was saved
 }
 
 func (o *localObserver) Loss(l stage.Loss) {
@@ -74,7 +74,7 @@ func (o *localObserver) Keep(s stage.Saved) error {
 	return err
 }
 
-// fits checks that the job fits into this process beside the data, which are there already.
+// fits checks that the job fits into this process beside the data, which are loaded already.
 func fits(p *project.Project, what string) error {
 	need, err := train.Bytes(p.Job, p.Graph)
 	if err != nil {
@@ -135,13 +135,13 @@ func TrainLocal(ctx context.Context, p *project.Project, threads int, out Output
 	return s, nil
 }
 
-// diverged says what is left of a run that has diverged, and what to change. Where nothing had
-// been kept yet the weights are those that the run began with, which the seed gives again. It
-// returns the files that hold the weights.
+// diverged writes the last good weights of a run that has diverged, and says in the error
+// what to change. If none were saved yet they are the initial weights, which are computed
+// again from the seed. It returns the files with the weights.
 func diverged(err error, p *project.Project, obs *localObserver, team *kernel.Team) ([]string, error) {
-	was := "the weights that it began with"
+	was := "the initial weights"
 	if obs.kept != nil {
-		was = fmt.Sprintf("the weights after %d batches, the last that were saved", *obs.kept)
+		was = fmt.Sprintf("the last saved weights, after %d batches,", *obs.kept)
 	} else {
 		t, ierr := trainer(p, team)
 		if ierr == nil {
@@ -154,9 +154,9 @@ func diverged(err error, p *project.Project, obs *localObserver, team *kernel.Te
 	return trainedFiles(p.Dir), fmt.Errorf("%w; %s are in %s: %s", err, was, filepath.Join(p.Dir, project.TrainedDir), advice(p))
 }
 
-// advice is what to change in a job that diverges.
+// advice says what to change in a job that diverges.
 func advice(p *project.Project) string {
-	return fmt.Sprintf("lower the optimizer's lr of %g, let it rise slowly (lr_schedule linear), or look for very large numbers in the data", p.Job.Optimizer.LR)
+	return fmt.Sprintf("lower the optimizer's lr of %g, let it rise slowly (lr_schedule linear), or check the data for very large numbers", p.Job.Optimizer.LR)
 }
 
 // Evaluation is the result of ravnest eval.
@@ -169,10 +169,10 @@ type Evaluation struct {
 	Loss     Number  `json:"val_loss"`
 }
 
-// Eval measures the fused model on the validation set.
+// Eval evaluates the fused model on the validation set.
 func Eval(ctx context.Context, p *project.Project, threads int) (Evaluation, error) {
 	if p.Data.Val.Len() == 0 {
-		return Evaluation{}, fmt.Errorf("the data set %q has no validation rows to measure the model on", p.Job.Data)
+		return Evaluation{}, fmt.Errorf("the data set %q has no validation rows to evaluate the model on", p.Job.Data)
 	}
 	file := trainedFiles(p.Dir)[0]
 	d, err := readState(file, "fused model")

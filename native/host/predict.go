@@ -1,4 +1,4 @@
-// What a trained model is good for: its state dict in PyTorch's form, and its answers.
+// Using a trained model: its state dict in PyTorch's form, and its predictions.
 
 package host
 
@@ -22,11 +22,11 @@ import (
 	"github.com/ravnest/ravnest/native/project"
 )
 
-// ErrUntrained is wrapped by the error about a job without any weights yet.
+// ErrUntrained is wrapped by errors about a job that has no weights yet.
 var ErrUntrained = errors.New("nothing has been trained")
 
-// Newest is the newest state dict of a job: the trained one, or the last checkpoint's where
-// that is younger, or else the one that the job begins with. from says which.
+// Newest returns the newest state dict of a job: the trained one or the last checkpoint's,
+// whichever is newer, or else the initial one. from says which.
 func Newest(p *project.Project, cluster int) (d state.Dict, from string, err error) {
 	trained := trainedFiles(p.Dir)[0]
 	ft, terr := os.Stat(trained)
@@ -46,12 +46,12 @@ func Newest(p *project.Project, cluster int) (d state.Dict, from string, err err
 	case !errors.Is(terr, fs.ErrNotExist):
 		return nil, "", terr
 	case p.Weights != nil:
-		return p.Weights, "the weights that training begins with: nothing has been trained", nil
+		return p.Weights, "the initial weights: nothing has been trained", nil
 	}
 	return nil, "", fmt.Errorf("%w in %s: train first", ErrUntrained, p.Dir)
 }
 
-// joined is a cluster's state dict out of its stages' parts.
+// joined returns a cluster's state dict, joined from its stages' parts.
 func joined(p *project.Project, cluster int) (state.Dict, error) {
 	shards, err := checkpoint(p, cluster)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -86,7 +86,7 @@ type Exported struct {
 	Tensors int    `json:"tensors"`
 }
 
-// Export writes the newest state dict to a file, whole as PyTorch's model has it.
+// Export writes the newest state dict to a file, complete as PyTorch's model has it.
 func Export(p *project.Project, cluster int, file string) (Exported, error) {
 	d, from, err := Newest(p, cluster)
 	if err != nil {
@@ -102,8 +102,8 @@ func Export(p *project.Project, cluster int, file string) (Exported, error) {
 	return Exported{Command: "export", File: file, From: from, Tensors: len(d)}, project.WriteState(file, d)
 }
 
-// Prediction is the model's answer to one row: a class and its probability, those of each of
-// the answer's positions where it has several, or values.
+// Prediction is the model's answer to one row: a class and its probability, or several for an
+// answer with several positions, or values.
 type Prediction struct {
 	Name          string    `json:"name,omitempty"`
 	Class         *int      `json:"class,omitempty"`
@@ -115,7 +115,8 @@ type Prediction struct {
 	Values        []Value   `json:"values,omitempty"`
 }
 
-// Value is a number as short as a float32 allows, null where it is not finite.
+// Value is a float32 that is written to JSON as short as possible, and as null if it is not
+// finite.
 type Value float32
 
 // MarshalJSON implements json.Marshaler.
@@ -126,7 +127,7 @@ func (v Value) MarshalJSON() ([]byte, error) {
 	return json.Marshal(float32(v))
 }
 
-// String is the answer in words: classes and probabilities, or values.
+// String returns the answer as text: classes and probabilities, or values.
 func (a Prediction) String() string {
 	var b strings.Builder
 	sep := ""
@@ -153,7 +154,7 @@ func (a Prediction) String() string {
 	return b.String()
 }
 
-// Predict hands the model's answers to the rows of x to answer, one by one.
+// Predict runs the model on the rows of x and calls answer with each prediction, in order.
 func Predict(ctx context.Context, p *project.Project, d state.Dict, x *data.Table, threads int, answer func(row int, a Prediction)) error {
 	if err := project.CheckInputs(p.Graph, x); err != nil {
 		return err
@@ -183,7 +184,7 @@ func Predict(ctx context.Context, p *project.Project, d state.Dict, x *data.Tabl
 	team := kernel.NewTeam(threads)
 	defer team.Close()
 	e := plan.New(team)
-	n, last := g.Shape(out).Elems(), 0 // last: the axis of classes, 0: values
+	n, last := g.Shape(out).Elems(), 0 // last: number of classes; 0: values
 	if sh := g.Shape(out); p.Job.Loss == "cross_entropy" {
 		last = sh[len(sh)-1]
 	}
@@ -207,7 +208,7 @@ func Predict(ctx context.Context, p *project.Project, d state.Dict, x *data.Tabl
 	return nil
 }
 
-// label names the classes, where there is a name for each.
+// label sets the names of the classes, if there is a name for each.
 func (a *Prediction) label(names []string) {
 	if a.Class != nil && *a.Class < len(names) {
 		a.Label = names[*a.Class]

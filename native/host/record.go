@@ -1,5 +1,5 @@
-// What a run tells the requester while it goes on and leaves in the project: the loss
-// and accuracy files, a line of progress, and the summary at the end.
+// The record of a run: the loss and accuracy files, the progress line, and the summary at the
+// end.
 
 package host
 
@@ -26,23 +26,23 @@ type Summary struct {
 	Epochs      int      `json:"epochs"`
 	Steps       int64    `json:"steps"` // batches trained
 	Samples     int64    `json:"samples"`
-	Seconds     float64  `json:"seconds"` // training, validation and saves included
+	Seconds     float64  `json:"seconds"` // of training, including validation and saves
 	SamplesPerS float64  `json:"samples_per_s"`
 	Loss        Number   `json:"loss"`         // of the last batch
 	ValLoss     Number   `json:"val_loss"`     // of the last validation pass; null: none
-	ValAccuracy float64  `json:"val_accuracy"` // percent, of the last pass; -1: none, or a regression
+	ValAccuracy float64  `json:"val_accuracy"` // percent, in the last pass; -1: none, or a regression
 	BestVal     float64  `json:"best_val_accuracy"`
-	WireBytes   float64  `json:"wire_bytes_per_batch"` // tensors sent by all stages, validation included
+	WireBytes   float64  `json:"wire_bytes_per_batch"` // tensors sent by all stages, including validation
 	PeakRSS     []int64  `json:"peak_rss_bytes"`       // of each provider
-	FirstStepS  float64  `json:"first_step_s"`         // from the last provider's start
+	FirstStepS  float64  `json:"first_step_s"`         // time from the last provider's start
 	Cuts        []string `json:"cuts,omitempty"`       // first node of each stage
 	Files       []string `json:"files"`
 	Interrupted bool     `json:"interrupted"`
-	Error       string   `json:"error,omitempty"` // why the run did not come to its end
-	Saved       bool     `json:"-"`               // weights are there
+	Error       string   `json:"error,omitempty"` // why the run failed
+	Saved       bool     `json:"-"`               // there are trained weights
 }
 
-// Number is a float64 that is null in JSON where it is not finite.
+// Number is a float64 that is null in JSON if it is not finite.
 type Number float64
 
 // MarshalJSON implements json.Marshaler.
@@ -53,25 +53,25 @@ func (n Number) MarshalJSON() ([]byte, error) {
 	return json.Marshal(float64(n))
 }
 
-// record keeps the files of a run and its running figures.
+// record keeps the files and the current figures of a run.
 type record struct {
 	p                       *project.Project
 	losses, vals, valLosses *lines
 	Output
 	opened    bool
-	resume    int64 // step that an earlier host's run goes on from; 0: it begins
+	resume    int64 // step from which an earlier run is resumed; 0: none
 	sum       Summary
-	batches   int // of an epoch
+	batches   int // per epoch
 	total     int64
 	started   time.Time
 	ended     time.Time
 	printed   time.Time
 	wire      map[string]int64 // by provider, in this attempt
-	before    int64            // wire bytes of the attempts that are over
+	before    int64            // wire bytes of earlier attempts
 	busy      map[string]float64
 	rss       map[string]int64
 	roles     []string
-	samples   int64 // trained since started
+	samples   int64 // trained since started, including repeated steps
 	lastEpoch int
 	dirty     bool
 }
@@ -85,9 +85,9 @@ func newRecord(p *project.Project, command string, out Output) *record {
 	}
 }
 
-// open moves an older run's results aside and begins the files of this one. Until it is
-// called, which is when nothing but training itself can fail, older results stay where
-// they are. Further calls do nothing.
+// open moves an older run's results aside and opens the files of this one. It is called as
+// late as possible, when only training itself can still fail, so that older results are kept
+// in place until then. Further calls do nothing.
 func (r *record) open() error {
 	if r.opened {
 		return nil
@@ -128,19 +128,19 @@ func (r *record) flush() error {
 	return errors.Join(r.losses.flush(), r.vals.flush(), r.valLosses.flush())
 }
 
-// attempt forgets who did what: the next stages may be others'.
+// attempt begins a new attempt, in which other providers may have the stages.
 func (r *record) attempt() {
 	r.before = r.wireTotal()
 	r.roles, r.wire, r.busy = nil, map[string]int64{}, map[string]float64{}
 }
 
-// progress notes what a provider reports.
+// progress records a provider's report.
 func (r *record) progress(name string, out int64, busy float64, rss int64) {
 	r.wire[name], r.busy[name] = out, busy
 	r.rss[name] = max(r.rss[name], rss)
 }
 
-// begin notes that training begins, or goes on from a step.
+// begin records that training begins at a step, 0 or the one it resumes from.
 func (r *record) begin(now time.Time, step int64) {
 	if r.started.IsZero() {
 		r.started = now
@@ -149,7 +149,7 @@ func (r *record) begin(now time.Time, step int64) {
 	r.sum.Steps = step
 }
 
-// loss notes a batch's loss; rows are the samples of the batch.
+// loss records a batch's loss.
 func (r *record) loss(now time.Time, epoch int, step int64, loss float64) {
 	r.losses.set(step, fmt.Sprintf("%.4f", loss))
 	r.ended, r.lastEpoch = now, epoch
@@ -158,7 +158,7 @@ func (r *record) loss(now time.Time, epoch int, step int64, loss float64) {
 	r.dirty = true
 }
 
-// val notes a validation pass; total is 0 where there are no answers to be right about.
+// val records a validation pass; total is 0 if accuracy has no meaning, as in a regression.
 func (r *record) val(now time.Time, epoch int, correct, total int64, loss float64) {
 	pass := int64(epoch) / int64(max(r.p.Job.ValEvery, 1))
 	r.valLosses.set(pass, fmt.Sprintf("%.4f", loss))
@@ -197,7 +197,7 @@ func (r *record) print(now time.Time) {
 	fmt.Fprintln(r.Err, line)
 }
 
-// clear ends a drawn line before something else is written.
+// clear ends the progress line before something else is written.
 func (r *record) clear() {
 	if r.Err != nil && r.TTY && !r.printed.IsZero() {
 		fmt.Fprintln(r.Err)
@@ -233,10 +233,10 @@ func (r *record) wireTotal() int64 {
 	return n
 }
 
-// summary closes the figures.
+// summary returns the final figures.
 func (r *record) summary() Summary {
 	s := r.sum
-	for i := range s.Steps { // each counts once, however often it was done
+	for i := range s.Steps { // each counts once, even if it was repeated
 		s.Samples += int64(r.p.Job.Rows(r.p.Data.Train.Len(), int(i)%r.batches))
 	}
 	s.Seconds = r.ended.Sub(r.started).Seconds()

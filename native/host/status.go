@@ -1,4 +1,4 @@
-// Where a run stands: asked of a host, or read from a project's directory.
+// The status of a run, asked of a host or read from a project's directory.
 
 package host
 
@@ -21,17 +21,17 @@ import (
 	"github.com/ravnest/ravnest/signaling/store"
 )
 
-// Standing is what ravnest status says of a project's directory.
+// Standing is the status of a project's directory.
 type Standing struct {
 	Command    string `json:"command"`
 	Job        string `json:"job"`
 	Steps      int64  `json:"steps"`           // of the whole run
-	Step       int64  `json:"checkpoint_step"` // that the last checkpoint is of; -1: there is none
+	Step       int64  `json:"checkpoint_step"` // of the last checkpoint; -1: there is none
 	Epoch      int    `json:"checkpoint_epoch"`
-	Unfinished bool   `json:"unfinished"` // ravnest serve would go on from the checkpoint
+	Unfinished bool   `json:"unfinished"` // ravnest serve would resume from the checkpoint
 }
 
-// StatusOf reads where a project's run stands. It changes nothing.
+// StatusOf reads the status of a project's run. It changes nothing.
 func StatusOf(ctx context.Context, p *project.Project) (Standing, error) {
 	s := Standing{Command: "status", Job: p.Job.Name, Steps: int64(p.Job.Total(p.Data.Train.Len())), Step: -1}
 	b, err := os.ReadFile(filepath.Join(p.Dir, project.ManifestFile))
@@ -69,16 +69,16 @@ func StatusOf(ctx context.Context, p *project.Project) (Standing, error) {
 func (s Standing) String() string {
 	switch {
 	case s.Step < 0 && s.Unfinished:
-		return fmt.Sprintf("%s: begun, nothing saved yet; ravnest serve begins it again", s.Job)
+		return fmt.Sprintf("%s: begun, but nothing saved yet; ravnest serve starts it again", s.Job)
 	case s.Step < 0:
 		return fmt.Sprintf("%s: not trained yet", s.Job)
 	case s.Unfinished:
-		return fmt.Sprintf("%s: saved at step %d of %d; ravnest serve goes on from there", s.Job, s.Step, s.Steps)
+		return fmt.Sprintf("%s: saved at step %d of %d; ravnest serve resumes from there", s.Job, s.Step, s.Steps)
 	}
 	return fmt.Sprintf("%s: the last run is saved at step %d of %d", s.Job, s.Step, s.Steps)
 }
 
-// AskStatus asks a host at a URL where its run stands.
+// AskStatus asks a host at a URL for its status.
 func AskStatus(ctx context.Context, url, token string) (server.Status, error) {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
@@ -92,7 +92,7 @@ func AskStatus(ctx context.Context, url, token string) (server.Status, error) {
 	}
 	resp, err := http.DefaultClient.Do(req)
 	if err != nil {
-		return s, fmt.Errorf("asking the host: %w: is a run served there?", err)
+		return s, fmt.Errorf("asking the host: %w: is a run being served there?", err)
 	}
 	defer resp.Body.Close()
 	b, err := io.ReadAll(io.LimitReader(resp.Body, 16<<20))
@@ -107,12 +107,12 @@ func AskStatus(ctx context.Context, url, token string) (server.Status, error) {
 		return s, fmt.Errorf("the host at %s says %s", url, resp.Status)
 	}
 	if err := json.Unmarshal(b, &s); err != nil {
-		return s, fmt.Errorf("what answers at %s is no ravnest host: %w", url, err)
+		return s, fmt.Errorf("the server at %s is not a ravnest host: %w", url, err)
 	}
 	return s, nil
 }
 
-// StatusText is a host's status for people.
+// StatusText returns a host's status as text.
 func StatusText(s server.Status) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s", s.Phase)

@@ -1,5 +1,4 @@
-// The trained state dict on disk: stage shards fused into the two files that PyTorch
-// loads.
+// The trained state dict on disk: the stages' shards, fused into two files that PyTorch loads.
 
 package host
 
@@ -20,20 +19,20 @@ import (
 	"github.com/ravnest/ravnest/native/project"
 )
 
-// trainedFiles are the two forms of the fused state dict, safetensors first.
+// trainedFiles returns the paths of the fused state dict's two forms, safetensors first.
 func trainedFiles(dir string) []string {
 	base := filepath.Join(dir, project.TrainedDir, "trained_state_dict")
 	return []string{base + ".safetensors", base + ".pt"}
 }
 
-// writeTrained writes both forms, straight to their files.
+// writeTrained writes both forms.
 func writeTrained(p *project.Project, d state.Dict) ([]string, error) {
 	files := trainedFiles(p.Dir)
 	if err := p.Inside(filepath.Join(project.TrainedDir, filepath.Base(files[0]))); err != nil {
 		return nil, err
 	}
 	if err := os.MkdirAll(filepath.Dir(files[0]), 0o755); err != nil {
-		return nil, fmt.Errorf("making %s: %w", filepath.Dir(files[0]), err)
+		return nil, fmt.Errorf("creating %s: %w", filepath.Dir(files[0]), err)
 	}
 	for i, write := range []func(io.Writer) error{
 		func(w io.Writer) error { return safetensors.Write(w, d, map[string]string{"format": "pt"}) },
@@ -53,11 +52,11 @@ func writeTrained(p *project.Project, d state.Dict) ([]string, error) {
 	return files, nil
 }
 
-// ReadWeights reads a checkpoint that others wrote: a .safetensors file, or a state dict of
-// torch.save.
+// ReadWeights reads a checkpoint written by others: a .safetensors file, or a state dict
+// written by torch.save.
 func ReadWeights(file string) (state.Dict, error) { return readState(file, "weights file") }
 
-// readState reads a state dict of a file.
+// readState reads a state dict from a file.
 func readState(path, what string) (state.Dict, error) {
 	f, size, err := project.OpenRegular(path, what)
 	if err != nil {
@@ -79,22 +78,21 @@ func readState(path, what string) (state.Dict, error) {
 	return d, nil
 }
 
-// ErrMemory is wrapped by errors about what this machine has not enough memory for.
+// ErrMemory is wrapped by errors about this machine having too little memory.
 var ErrMemory = errors.New("not enough memory")
 
-// room checks that what takes need more bytes does not take more than this process may
-// have: the machine's free memory and the limits of its control groups and shell.
+// room returns an error if need more bytes, for what, exceed what this process can get: the
+// machine's free memory and the limits of its control groups and shell.
 func room(need int64, what string) error {
 	have, err := native.AvailableRAM()
-	if err != nil || need <= have { // an error: the system does not tell
+	if err != nil || need <= have { // an error means that the limit is unknown
 		return nil
 	}
-	return fmt.Errorf("%w: %s needs %s, %s are available here", ErrMemory, what, native.FormatSize(need), native.FormatSize(have))
+	return fmt.Errorf("%w: %s needs %s, but only %s are available", ErrMemory, what, native.FormatSize(need), native.FormatSize(have))
 }
 
-// Fuse joins the stages of a cluster, as the last run saved them, into one state dict
-// with the model's own names. It takes what the last checkpoint's manifest names, and
-// nothing else where there is one.
+// Fuse joins the stages of a cluster, as the last run saved them, into one state dict with the
+// model's own names. If there is a manifest, only the parts that it names are used.
 func Fuse(p *project.Project, cluster int) ([]string, error) {
 	d, err := joined(p, cluster)
 	if err != nil {
@@ -103,9 +101,9 @@ func Fuse(p *project.Project, cluster int) ([]string, error) {
 	return writeTrained(p, d)
 }
 
-// checkpoint is the weights of a cluster's parts that the manifest names. Without a manifest
-// the error wraps fs.ErrNotExist. Every part must have the digest and the position that the
-// manifest says.
+// checkpoint returns the weights of a cluster's parts that the manifest names. Without a
+// manifest the error wraps fs.ErrNotExist. Every part must have the digest and the position
+// stated in the manifest.
 func checkpoint(p *project.Project, cluster int) ([]state.Dict, error) {
 	path := filepath.Join(p.Dir, project.ManifestFile)
 	f, size, err := project.OpenRegular(path, "manifest")
@@ -151,7 +149,7 @@ func checkpoint(p *project.Project, cluster int) ([]state.Dict, error) {
 
 func openPart(p *project.Project, m *snapshot.Manifest, e snapshot.Entry) (*snapshot.Part, error) {
 	if !filepath.IsLocal(e.Object) {
-		return nil, fmt.Errorf("the manifest's object %q does not lie in the store", e.Object)
+		return nil, fmt.Errorf("the manifest's object %q is not inside the store", e.Object)
 	}
 	f, _, err := project.OpenRegular(filepath.Join(p.Dir, storeDir, e.Object), "checkpoint's part")
 	if err != nil {
@@ -161,7 +159,7 @@ func openPart(p *project.Project, m *snapshot.Manifest, e snapshot.Entry) (*snap
 	return m.Open(e, f)
 }
 
-// weights are the state dicts of parts that share a position.
+// weights returns the state dicts of parts, which must share a position.
 func weights(parts []*snapshot.Part) ([]state.Dict, error) {
 	if _, err := snapshot.Join(parts...); err != nil {
 		return nil, err
@@ -173,8 +171,8 @@ func weights(parts []*snapshot.Part) ([]state.Dict, error) {
 	return ds, nil
 }
 
-// stageFiles are the weights that lie beside the plan's stages, of runs before there were
-// manifests. Files that know their position must be of one.
+// stageFiles returns the weights in the directories of the plan's stages, for runs without a
+// manifest. Files that have a position must all have the same.
 func stageFiles(p *project.Project, cluster int) ([]state.Dict, error) {
 	s, err := p.ReadPlan()
 	if errors.Is(err, project.ErrMissing) {
@@ -204,10 +202,10 @@ func stageFiles(p *project.Project, cluster int) ([]state.Dict, error) {
 	case len(shards):
 		return weights(parts)
 	}
-	return nil, fmt.Errorf("%d of the cluster's %d stage files know the step that they are of, the others do not: they are of different runs", len(parts), len(shards))
+	return nil, fmt.Errorf("%d of the cluster's %d stage files have a step and the others do not: they come from different runs", len(parts), len(shards))
 }
 
-// stageFile reads a stage's file: weights alone, or a part.
+// stageFile reads a stage's file, which holds either plain weights or a part.
 func stageFile(path string) (state.Dict, *snapshot.Part, error) {
 	f, size, err := project.OpenRegular(path, "trained weights")
 	if errors.Is(err, project.ErrMissing) {

@@ -15,7 +15,7 @@ import (
 	"github.com/ravnest/ravnest/native/project"
 )
 
-// keeper takes the last state of a run.
+// keeper keeps the last state of a run.
 type keeper struct{ part *snapshot.Part }
 
 func (k *keeper) Loss(stage.Loss)            {}
@@ -23,8 +23,8 @@ func (k *keeper) Validated(stage.Validation) {}
 func (k *keeper) Batch(int)                  {}
 func (k *keeper) Keep(s stage.Saved) error   { k.part = s.Part; return nil }
 
-// checkpointed is a project with a checkpoint of two stages, as a served run leaves it, and the
-// state that its parts make up.
+// checkpointed returns a project with a checkpoint of two stages, as a served run leaves it,
+// and the state dict that its parts add up to.
 func checkpointed(t *testing.T, change func(parts []*snapshot.Part)) (*project.Project, state.Dict) {
 	t.Helper()
 	dir := filepath.Join(t.TempDir(), "job")
@@ -98,10 +98,11 @@ func write(t *testing.T, b []byte, elem ...string) {
 	}
 }
 
-// TestFuseManifest joins what the manifest names, whatever lies beside it.
+// TestFuseManifest checks that the parts that the manifest names are joined, whatever other
+// files there are.
 func TestFuseManifest(t *testing.T) {
 	p, want := checkpointed(t, nil)
-	// A file of another run where stages' copies lie: it does not count.
+	// A file of another run in a stage's directory is ignored.
 	write(t, []byte("nothing"), p.Dir, "node_data", "cluster_0", "0.0.0.0:8080", project.WeightsFile)
 	files, err := Fuse(p, 0)
 	if err != nil {
@@ -116,8 +117,8 @@ func TestFuseManifest(t *testing.T) {
 	}
 }
 
-// TestFuseRefuses takes nothing whose digest, position or numbers are wrong, and leaves an
-// older result alone.
+// TestFuseRefuses checks that parts with a wrong digest, position or number are refused, and
+// that an older result is left alone.
 func TestFuseRefuses(t *testing.T) {
 	for _, c := range []struct {
 		name, says string
@@ -135,7 +136,7 @@ func TestFuseRefuses(t *testing.T) {
 		}},
 		{"a part is gone", "no checkpoint's part", nil, func(p *project.Project) error { return os.Remove(filepath.Join(p.Dir, storeDir, "cnn-1-a")) }},
 		{"steps differ", "step", func(ps []*snapshot.Part) { ps[1].Position.Step++ }, nil},
-		{"a part leads out", "does not lie in the store", nil, func(p *project.Project) error {
+		{"a part leads out", "is not inside the store", nil, func(p *project.Project) error {
 			path := filepath.Join(p.Dir, project.ManifestFile)
 			b, err := os.ReadFile(path)
 			if err == nil {
