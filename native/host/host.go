@@ -494,6 +494,9 @@ func (r *run) event(ev server.Event) {
 			r.rec.clear()
 			r.opt.say("%s left: %s", e.Name, e.Reason)
 		}
+	case server.Returned:
+		r.rec.clear()
+		r.opt.say("%s lost its connection to this host and has another one after %.1f s: nothing is lost", e.Name, e.After.Seconds())
 	case server.StageDone:
 		r.done[e.Name] = true
 	case server.Refused:

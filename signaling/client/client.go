@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/ravnest/ravnest/signaling/proto"
+	"github.com/ravnest/ravnest/signaling/window"
 )
 
 // Errors other than the host's.
@@ -51,6 +52,11 @@ type Options struct {
 	HTTP    *HTTP         // its Timeout should be 0; nil: the default client
 	Timeout time.Duration // for joining; 0: 10 s
 	MaxBlob int64         // size limit of blobs in bytes; 0: 1 GiB
+
+	// Away is told that a connection has ended and another one is sought for the session,
+	// Back that it has been found, and after how long. nil: nobody.
+	Away func(why error)
+	Back func(after time.Duration)
 }
 
 func (o *Options) fill() {
@@ -101,19 +107,30 @@ const (
 	maxReceivedBytes = 16 << 20
 )
 
-// Conn is a session with a host. Its methods are safe for concurrent use.
+// What the host has not acknowledged, with what waits to be sent: beyond it, Send waits.
+const (
+	maxKept      = 256
+	maxKeptBytes = 2 << 20
+)
+
+// Conn is a session with a host. It outlives its connections: see session.go. Its methods
+// are safe for concurrent use.
 type Conn struct {
 	host    host
-	ws      *socket
+	opt     Options
 	welcome proto.Welcome
 	silence time.Duration
+	keep    time.Duration // how long the session outlives its connection
 	rtt     atomic.Int64
 
 	cancel context.CancelFunc
-	out    chan outgoing // to the writer
-	gone   chan struct{} // closed when reader and writer have ended; err is set
+	gone   chan struct{} // nothing of the session runs any more; err is set
 
 	mu      sync.Mutex
+	out     window.Out
+	in      window.In
+	kick    chan struct{} // a token while there may be something to write
+	moved   chan struct{} // closed, and made anew, when something was written or acknowledged
 	queue   []proto.Message
 	bytes   int
 	sizes   []int
@@ -121,7 +138,6 @@ type Conn struct {
 	closing bool
 	last    *proto.Error // the host's error before it closed
 	bye     string
-	broken  error // the writer's error
 	err     error
 }
 
@@ -140,27 +156,36 @@ func Dial(ctx context.Context, addr string, opt Options) (*Conn, error) {
 	ctx, stop := context.WithTimeout(ctx, opt.Timeout)
 	defer stop()
 	h := host{url: u, token: opt.Token, http: opt.HTTP, maxBlob: opt.MaxBlob}
-	ws, err := dial(ctx, &h)
+	ws, welcome, err := enter(ctx, &h, hello)
 	if err != nil {
 		return nil, err
+	}
+	life, cancel := context.WithCancel(context.Background())
+	c := &Conn{
+		host: h, opt: opt, welcome: *welcome, cancel: cancel,
+		silence: time.Duration(welcome.Timeout) * time.Millisecond, keep: time.Duration(welcome.Keep) * time.Millisecond,
+		gone: make(chan struct{}), kick: make(chan struct{}, 1), moved: make(chan struct{}), wake: make(chan struct{}, 1),
+	}
+	c.host.session = welcome.Session
+	go c.serve(life, ws)
+	return c, nil
+}
+
+// enter makes a connection and exchanges hello and welcome over it.
+func enter(ctx context.Context, h *host, hello []byte) (*socket, *proto.Welcome, error) {
+	ws, err := dial(ctx, h)
+	if err != nil {
+		return nil, nil, err
 	}
 	welcome, err := join(ctx, ws, hello)
 	if err != nil {
 		ws.abort()
 		if cause := ctx.Err(); cause != nil && errors.Is(err, cause) {
-			return nil, fmt.Errorf("%w at %s: it accepted the connection but did not answer: %w", ErrUnreachable, u, cause)
+			return nil, nil, fmt.Errorf("%w at %s: it accepted the connection but did not answer: %w", ErrUnreachable, h.url, cause)
 		}
-		return nil, fmt.Errorf("join %s: %w", u, err)
+		return nil, nil, fmt.Errorf("join %s: %w", h.url, err)
 	}
-	life, cancel := context.WithCancel(context.Background())
-	c := &Conn{
-		host: h, ws: ws, welcome: *welcome, cancel: cancel,
-		silence: time.Duration(welcome.Timeout) * time.Millisecond,
-		out:     make(chan outgoing), gone: make(chan struct{}), wake: make(chan struct{}, 1),
-	}
-	c.host.session = welcome.Session
-	go c.read(life)
-	return c, nil
+	return ws, welcome, nil
 }
 
 // join exchanges hello and welcome.
@@ -201,65 +226,10 @@ func (c *Conn) Name() string { return c.welcome.Name }
 // second.
 func (c *Conn) RTT() time.Duration { return time.Duration(c.rtt.Load()) }
 
-// outgoing is a message for the writer.
-type outgoing struct {
-	b    []byte
-	done chan error // buffered, so that nobody has to receive
-}
-
-// write sends messages until the session ends. Writes do not use the contexts of Send, since
-// a context that ends during a write would close the connection.
-func (c *Conn) write(life context.Context) {
-	for {
-		select {
-		case o := <-c.out:
-			// A host that accepts nothing for as long as it may be silent counts as lost.
-			ctx, cancel := context.WithTimeout(life, max(c.silence, time.Second))
-			err := c.ws.write(ctx, o.b)
-			cancel()
-			o.done <- err
-			if err != nil {
-				c.mu.Lock()
-				if c.broken == nil && life.Err() == nil {
-					c.broken = err
-				}
-				c.mu.Unlock()
-				// Leave a moment to read the host's last messages, if any.
-				time.AfterFunc(lastWords, c.cancel)
-				return
-			}
-		case <-life.Done():
-			return
-		}
-	}
-}
-
-// lastWords is how long the reader goes on after the writer has failed.
-const lastWords = time.Second
-
-// put hands a message to the writer and waits until it is written. If ctx ends first, the
-// whole message may still be sent, and the session goes on.
-func (c *Conn) put(ctx context.Context, b []byte) error {
-	o := outgoing{b, make(chan error, 1)}
-	select {
-	case c.out <- o:
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	case <-c.gone:
-		return c.err
-	}
-	select {
-	case err := <-o.done:
-		return err
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	case <-c.gone:
-		return c.err
-	}
-}
-
-// Send sends a message. If ctx ends first, Send returns its cause; the message may still be
-// sent, and the session goes on.
+// Send sends a message: it waits until it is written. Over a session that outlives its
+// connections the message then comes, whatever happens to them, unless the session ends. When
+// ctx ends first, Send returns its cause, the message may still go out, and the session
+// goes on.
 func (c *Conn) Send(ctx context.Context, m proto.Message) error {
 	b, err := proto.Encode(m)
 	if err != nil {
@@ -270,16 +240,13 @@ func (c *Conn) Send(ctx context.Context, m proto.Message) error {
 		return c.err
 	default:
 	}
-	err = c.put(ctx, b)
-	switch {
-	case err == nil:
-		return nil
-	case ctx.Err() != nil:
-		return fmt.Errorf("signaling: send %s: %w", m.Type(), context.Cause(ctx))
+	if err := c.put(ctx, b); err != nil {
+		if ctx.Err() != nil {
+			return fmt.Errorf("signaling: send %s: %w", m.Type(), err)
+		}
+		return err
 	}
-	// The reader finds out the reason.
-	<-c.gone
-	return c.err
+	return nil
 }
 
 // Recv returns the host's next message. Heartbeats are answered internally and never
@@ -325,95 +292,8 @@ func (c *Conn) poke() {
 	}
 }
 
-// read receives messages until the connection ends.
-func (c *Conn) read(ctx context.Context) {
-	// The host pings at every heartbeat; after silence of its timeout it counts as lost.
-	var silent atomic.Bool
-	dog := time.AfterFunc(c.silence, func() {
-		silent.Store(true)
-		c.cancel()
-	})
-	written := make(chan struct{})
-	go func() {
-		defer close(written)
-		c.write(ctx)
-	}()
-	err := c.readAll(ctx, dog)
-	dog.Stop()
-	c.cancel()
-	c.ws.abort()
-	<-written
-	c.mu.Lock()
-	if c.broken != nil {
-		err = c.broken
-	}
-	switch {
-	case c.closing:
-		c.err = ErrClosed
-	case c.last != nil:
-		c.err = c.last
-	case c.bye != "":
-		c.err = fmt.Errorf("%w: %s", ErrGoodbye, c.bye)
-	case silent.Load():
-		c.err = fmt.Errorf("%w: nothing heard for %v: check the network and that the host still runs, then join again", ErrLost, c.silence)
-	default:
-		c.err = fmt.Errorf("%w: %w: check that the host still runs, then join again", ErrLost, err)
-	}
-	c.mu.Unlock()
-	close(c.gone)
-}
-
-func (c *Conn) readAll(ctx context.Context, dog *time.Timer) error {
-	for {
-		b, err := c.ws.read(ctx)
-		if err != nil {
-			return err
-		}
-		dog.Reset(c.silence)
-		m, err := proto.Decode(b)
-		if err != nil {
-			return err
-		}
-		switch m := m.(type) {
-		case *proto.Ping:
-			c.rtt.Store(m.RTT)
-			pong, err := proto.Encode(&proto.Pong{Seq: m.Seq})
-			if err != nil {
-				return err
-			}
-			o := outgoing{pong, make(chan error, 1)}
-			select {
-			case c.out <- o:
-			case <-ctx.Done():
-				return ctx.Err()
-			}
-			continue
-		case *proto.Error:
-			c.mu.Lock()
-			c.last = m
-			c.mu.Unlock()
-		case *proto.Bye:
-			c.mu.Lock()
-			c.bye = m.Reason
-			if c.bye == "" {
-				c.bye = "without a reason"
-			}
-			c.mu.Unlock()
-		}
-		c.mu.Lock()
-		if len(c.queue) >= maxReceived || c.bytes+len(b) > maxReceivedBytes {
-			c.mu.Unlock()
-			return errors.New("the host sends messages faster than this provider handles them")
-		}
-		c.queue, c.sizes = append(c.queue, m), append(c.sizes, len(b))
-		c.bytes += len(b)
-		c.mu.Unlock()
-		c.poke()
-	}
-}
-
-// Close says bye with a reason, waits a moment for the host to hang up, and ends the
-// session. It returns when all of the session's goroutines have ended.
+// Close says bye with a reason, waits a moment for the host to hang up, and
+// ends the session. It returns when all of the session's goroutines have ended.
 func (c *Conn) Close(reason string) {
 	c.mu.Lock()
 	c.closing = true

@@ -174,6 +174,11 @@ func (m *Hello) check() error {
 	if m.Class != ClassFMA && m.Class != ClassNoFMA {
 		return fmt.Errorf("numeric class %.32q, want %q or %q", m.Class, ClassFMA, ClassNoFMA)
 	}
+	if m.Return != nil {
+		if err := CheckName(m.Return.Session); err != nil {
+			return fmt.Errorf("session: %w", err)
+		}
+	}
 	return first(
 		text("token", m.Token, MaxToken),
 		text("agent", m.Agent, MaxName),
@@ -208,6 +213,7 @@ func (m *Welcome) check() error {
 		CheckName(m.ID), CheckName(m.Name), CheckName(m.Session),
 		within("heartbeat_ms", m.Heartbeat, 1, 3_600_000),
 		within("timeout_ms", m.Timeout, m.Heartbeat, 3_600_000),
+		within("keep_ms", m.Keep, 0, 3_600_000),
 	)
 }
 
@@ -371,3 +377,5 @@ func (m *Bye) check() error { return text("reason", m.Reason, MaxText) }
 func (m *Ping) check() error { return within("rtt_ns", m.RTT, 0, maxBytes) }
 
 func (m *Pong) check() error { return nil }
+
+func (m *Ack) check() error { return nil }

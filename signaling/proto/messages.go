@@ -108,6 +108,15 @@ type Hello struct {
 	RAM      int64  `json:"ram_bytes"`      // offered, not installed
 	Threads  int    `json:"threads"`
 	Bench    Bench  `json:"bench"`
+	// Return asks to go on with a session whose connection has ended; the rest, but for
+	// the token, then says nothing new.
+	Return *Return `json:"return,omitempty"`
+}
+
+// Return names a session to go on with.
+type Return struct {
+	Session string `json:"session"` // Welcome.Session
+	Got     uint64 `json:"got"`     // counted messages that the provider has
 }
 
 // Bench holds measurements; 0 means not measured.
@@ -118,13 +127,15 @@ type Bench struct {
 	Down float64 `json:"down_bps"` // bits/s from the host
 }
 
-// Welcome accepts a provider.
+// Welcome accepts a provider, for the first time or again.
 type Welcome struct {
 	ID        string      `json:"id"`      // public: how peers address it
 	Name      string      `json:"name"`    // the one asked for, or one chosen by the host
-	Session   string      `json:"session"` // secret: authorises its uploads
+	Session   string      `json:"session"` // secret: authorises its uploads and its return
 	Heartbeat int         `json:"heartbeat_ms"`
 	Timeout   int         `json:"timeout_ms"` // silence after which an end counts as dead
+	Keep      int         `json:"keep_ms"`    // how long the session outlives its connection; 0: not at all
+	Got       uint64      `json:"got"`        // counted messages that the host has, after a Return
 	ICE       []ICEServer `json:"ice_servers,omitempty"`
 }
 
@@ -151,6 +162,7 @@ const (
 	Forbidden   Code = "forbidden"    // not this session's stage; another origin
 	TooLarge    Code = "too_large"    // over a size limit
 	BadHash     Code = "bad_hash"     // the bytes do not have the digest that names them
+	Forgotten   Code = "forgotten"    // no session to return to: it has ended, or the host has been started anew
 	Storage     Code = "storage"      // the host could not store (disk full, for example)
 )
 
@@ -188,6 +200,7 @@ var (
 	ErrForbidden   = &Error{Code: Forbidden}
 	ErrOverLimit   = &Error{Code: TooLarge}
 	ErrBadHash     = &Error{Code: BadHash}
+	ErrForgotten   = &Error{Code: Forgotten}
 	ErrStorage     = &Error{Code: Storage}
 )
 
@@ -380,11 +393,27 @@ type Bye struct {
 type Ping struct {
 	Seq uint64 `json:"seq"`
 	RTT int64  `json:"rtt_ns"`
+	Got uint64 `json:"got"` // counted messages that the host has
 }
 
 // Pong answers the Ping with the same Seq.
 type Pong struct {
 	Seq uint64 `json:"seq"`
+	Got uint64 `json:"got"` // counted messages that the provider has
+}
+
+// Ack says between two heartbeats how many counted messages have come.
+type Ack struct {
+	Got uint64 `json:"got"`
+}
+
+// Counted tells whether a message belongs to the session, and not only to its connection.
+func Counted(m Message) bool {
+	switch m.(type) {
+	case *Hello, *Welcome, *Ping, *Pong, *Ack:
+		return false
+	}
+	return true
 }
 
 // Type returns the message's name on the wire.
@@ -440,3 +469,6 @@ func (*Ping) Type() string { return "ping" }
 
 // Type returns the message's name on the wire.
 func (*Pong) Type() string { return "pong" }
+
+// Type is the message's name on the wire.
+func (*Ack) Type() string { return "ack" }

@@ -3,7 +3,7 @@
 //
 // On the wire every message is an envelope
 //
-//	{"v":2,"type":"hello","body":{...}}
+//	{"v":3,"type":"hello","body":{...}}
 //
 // whose body is one of the structs of messages.go. The two ends do not trust each other:
 // [Decode] limits the size of a message before parsing it, refuses unknown fields and types,
@@ -28,8 +28,16 @@
 //	done | failed  ->
 //	bye            <->
 //
+// A session outlives its connection. Both sides count the messages that they have sent and
+// taken in; hello, welcome, ping, pong and ack are of one connection and not counted. Ping,
+// pong and ack say how many have come, and what is not acknowledged is kept (package window).
+// A provider whose connection ends connects again within Welcome.Keep, and its hello says
+// with Return which session it is and what it has had; the welcome answers with what the host
+// has had, and both send the rest again.
+//
 // Version history: 1, the first; 2, attempts: generations, resuming, checkpoints
-// on request, leaving, fetching and kinds of failures.
+// on request, leaving, fetching and kinds of failures; 3, sessions that outlive
+// their connections.
 package proto
 
 import (
@@ -42,7 +50,7 @@ import (
 
 // Version is the protocol version that this package speaks. It is raised whenever an older
 // peer could misunderstand a message; there is no negotiation.
-const Version = 2
+const Version = 3
 
 // Limits of what Decode accepts. They are part of the protocol.
 const (
@@ -136,6 +144,8 @@ func blank(typ string) Message {
 		return new(Ping)
 	case "pong":
 		return new(Pong)
+	case "ack":
+		return new(Ack)
 	}
 	return nil
 }

@@ -20,9 +20,10 @@ func samples() []Message {
 		&Hello{
 			Token: "t", Name: "node_0", Agent: "ravnest-provider 0.1", Platform: "linux/amd64", Class: ClassFMA,
 			RAM: 8 << 30, Threads: 2, Bench: Bench{GEMM: 80.5, Conv: 60, Up: 1e8, Down: 2e8},
+			Return: &Return{Session: "0f", Got: 12},
 		},
 		&Welcome{
-			ID: "p1", Name: "node_0", Session: "0f", Heartbeat: 1500, Timeout: 4500,
+			ID: "p1", Name: "node_0", Session: "0f", Heartbeat: 1500, Timeout: 4500, Keep: 4500, Got: 3,
 			ICE: []ICEServer{{URLs: []string{"stun:127.0.0.1:3478"}, Username: "u", Credential: "c"}},
 		},
 		&Error{Code: BadToken, Message: "the join token is wrong", Hint: "ask <the> requester & retry"},
@@ -51,8 +52,9 @@ func samples() []Message {
 		&Failed{Run: "run-1", Stage: 2, Error: "out of memory", Kind: FailedMemory},
 		&Failed{Run: "run-1", Stage: 2, Error: "lost node_1", Kind: FailedPeer, Peer: "p1"},
 		&Bye{Reason: "closing"},
-		&Ping{Seq: 3, RTT: 120_000},
-		&Pong{Seq: 3},
+		&Ping{Seq: 3, RTT: 120_000, Got: 7},
+		&Pong{Seq: 3, Got: 9},
+		&Ack{Got: 32},
 	}
 }
 
@@ -76,8 +78,8 @@ func TestRoundTrip(t *testing.T) {
 		}
 		seen[m.Type()] = true
 	}
-	if len(seen) != 18 {
-		t.Errorf("%d types have samples, want 18", len(seen))
+	if len(seen) != 19 {
+		t.Errorf("%d types have samples, want 19", len(seen))
 	}
 }
 
@@ -113,38 +115,38 @@ func TestDecodeRefuses(t *testing.T) {
 		{"not JSON", `hello`, ErrMalformed, ""},
 		{"an array", `[1]`, ErrMalformed, ""},
 		{"no version", `{"type":"pong","body":{"seq":1}}`, ErrMalformed, "no protocol version"},
-		{"unknown type", `{"v":2,"type":"format_disk","body":{}}`, ErrUnknownType, `"format_disk"`},
-		{"no body", `{"v":2,"type":"pong"}`, ErrMalformed, "no body"},
-		{"null body", `{"v":2,"type":"pong","body":null}`, ErrMalformed, "no body"},
-		{"unknown field", `{"v":2,"type":"pong","body":{"seq":1,"x":2}}`, ErrMalformed, "unknown field"},
-		{"unknown envelope field", `{"v":2,"type":"pong","body":{"seq":1},"x":2}`, ErrMalformed, "unknown field"},
-		{"trailing data", `{"v":2,"type":"pong","body":{"seq":1}} {}`, ErrMalformed, ""},
-		{"wrong field type", `{"v":2,"type":"pong","body":{"seq":"1"}}`, ErrMalformed, ""},
-		{"negative seq", `{"v":2,"type":"pong","body":{"seq":-1}}`, ErrMalformed, ""},
-		{"class", `{"v":2,"type":"hello","body":{"class":"x87"}}`, ErrMalformed, "numeric class"},
-		{"name with a path", `{"v":2,"type":"hello","body":{"class":"fma","name":"../etc"}}`, ErrMalformed, "only letters"},
-		{"negative RAM", `{"v":2,"type":"hello","body":{"class":"fma","ram_bytes":-1}}`, ErrMalformed, "ram_bytes"},
-		{"benchmark", `{"v":2,"type":"hello","body":{"class":"fma","bench":{"gemm_gflops":-3}}}`, ErrMalformed, "gemm_gflops"},
-		{"token", `{"v":2,"type":"hello","body":{"class":"fma","token":"\u001b[2J"}}`, ErrMalformed, "control character"},
-		{"long token", `{"v":2,"type":"hello","body":{"class":"fma","token":"` + long + `"}}`, ErrMalformed, "limit"},
-		{"hash", `{"v":2,"type":"saved","body":{"run":"r","blob":{"sha256":"AB","size":1}}}`, ErrMalformed, "SHA-256"},
-		{"upper-case hash", `{"v":2,"type":"saved","body":{"run":"r","blob":{"sha256":"` + strings.ToUpper(sum) + `","size":1}}}`, ErrMalformed, "hex"},
-		{"stage", `{"v":2,"type":"done","body":{"run":"r","stage":-1}}`, ErrMalformed, "stage"},
-		{"correct over total", `{"v":2,"type":"progress","body":{"run":"r","vals":[{"correct":2,"total":1}]}}`, ErrMalformed, "correct"},
-		{"stop mode", `{"v":2,"type":"stop","body":{"run":"r","mode":"soon"}}`, ErrMalformed, "mode"},
-		{"signal without body", `{"v":2,"type":"signal","body":{"run":"r","to":"p"}}`, ErrMalformed, "body"},
-		{"signal to nobody", `{"v":2,"type":"signal","body":{"run":"r","body":1}}`, ErrMalformed, "neither"},
-		{"signal too large", `{"v":2,"type":"signal","body":{"run":"r","to":"p","body":"` + strings.Repeat("x", MaxSignal) + `"}}`, ErrMalformed, "limit"},
-		{"many losses", `{"v":2,"type":"progress","body":{"run":"r","losses":[{}` + strings.Repeat(`,{}`, MaxLosses) + `]}}`, ErrMalformed, "losses"},
-		{"no parts to resume from", `{"v":2,"type":"assign","body":{"run":"r","name":"n","stages":1,"job":{},"graph":{"sha256":"` + sum + `"},"resume":{"position":{},"parts":[]}}}`, ErrMalformed, "parts"},
-		{"resuming nowhere", `{"v":2,"type":"assign","body":{"run":"r","name":"n","stages":1,"job":{},"graph":{"sha256":"` + sum + `"},"resume":{"parts":[{"sha256":"` + sum + `","start":0,"end":1}]}}}`, ErrMalformed, "position"},
-		{"empty part", `{"v":2,"type":"assign","body":{"run":"r","name":"n","stages":1,"job":{},"graph":{"sha256":"` + sum + `"},"resume":{"position":{},"parts":[{"sha256":"` + sum + `","start":3,"end":3}]}}}`, ErrMalformed, "end"},
-		{"long position", `{"v":2,"type":"saved","body":{"run":"r","blob":{"sha256":"` + sum + `","size":1},"position":"` + strings.Repeat("x", MaxPosition) + `"}}`, ErrMalformed, "position"},
-		{"kind of failure", `{"v":2,"type":"failed","body":{"run":"r","stage":0,"error":"","kind":"bad luck"}}`, ErrMalformed, "kind"},
-		{"blamed by another kind", `{"v":2,"type":"failed","body":{"run":"r","stage":0,"error":"","kind":"memory","peer":"p1"}}`, ErrMalformed, "peer"},
-		{"peer failure without a peer", `{"v":2,"type":"failed","body":{"run":"r","stage":0,"error":"","kind":"peer"}}`, ErrMalformed, "peer"},
-		{"fetched more than there is", `{"v":2,"type":"fetching","body":{"run":"r","have_bytes":2,"want_bytes":1}}`, ErrMalformed, "have_bytes"},
-		{"oversize", `{"v":2,"type":"pong","body":{"seq":1` + strings.Repeat(" ", MaxMessage) + `}}`, ErrTooLarge, ""},
+		{"unknown type", `{"v":3,"type":"format_disk","body":{}}`, ErrUnknownType, `"format_disk"`},
+		{"no body", `{"v":3,"type":"pong"}`, ErrMalformed, "no body"},
+		{"null body", `{"v":3,"type":"pong","body":null}`, ErrMalformed, "no body"},
+		{"unknown field", `{"v":3,"type":"pong","body":{"seq":1,"x":2}}`, ErrMalformed, "unknown field"},
+		{"unknown envelope field", `{"v":3,"type":"pong","body":{"seq":1},"x":2}`, ErrMalformed, "unknown field"},
+		{"trailing data", `{"v":3,"type":"pong","body":{"seq":1}} {}`, ErrMalformed, ""},
+		{"wrong field type", `{"v":3,"type":"pong","body":{"seq":"1"}}`, ErrMalformed, ""},
+		{"negative seq", `{"v":3,"type":"pong","body":{"seq":-1}}`, ErrMalformed, ""},
+		{"class", `{"v":3,"type":"hello","body":{"class":"x87"}}`, ErrMalformed, "numeric class"},
+		{"name with a path", `{"v":3,"type":"hello","body":{"class":"fma","name":"../etc"}}`, ErrMalformed, "only letters"},
+		{"negative RAM", `{"v":3,"type":"hello","body":{"class":"fma","ram_bytes":-1}}`, ErrMalformed, "ram_bytes"},
+		{"benchmark", `{"v":3,"type":"hello","body":{"class":"fma","bench":{"gemm_gflops":-3}}}`, ErrMalformed, "gemm_gflops"},
+		{"token", `{"v":3,"type":"hello","body":{"class":"fma","token":"\u001b[2J"}}`, ErrMalformed, "control character"},
+		{"long token", `{"v":3,"type":"hello","body":{"class":"fma","token":"` + long + `"}}`, ErrMalformed, "limit"},
+		{"hash", `{"v":3,"type":"saved","body":{"run":"r","blob":{"sha256":"AB","size":1}}}`, ErrMalformed, "SHA-256"},
+		{"upper-case hash", `{"v":3,"type":"saved","body":{"run":"r","blob":{"sha256":"` + strings.ToUpper(sum) + `","size":1}}}`, ErrMalformed, "hex"},
+		{"stage", `{"v":3,"type":"done","body":{"run":"r","stage":-1}}`, ErrMalformed, "stage"},
+		{"correct over total", `{"v":3,"type":"progress","body":{"run":"r","vals":[{"correct":2,"total":1}]}}`, ErrMalformed, "correct"},
+		{"stop mode", `{"v":3,"type":"stop","body":{"run":"r","mode":"soon"}}`, ErrMalformed, "mode"},
+		{"signal without body", `{"v":3,"type":"signal","body":{"run":"r","to":"p"}}`, ErrMalformed, "body"},
+		{"signal to nobody", `{"v":3,"type":"signal","body":{"run":"r","body":1}}`, ErrMalformed, "neither"},
+		{"signal too large", `{"v":3,"type":"signal","body":{"run":"r","to":"p","body":"` + strings.Repeat("x", MaxSignal) + `"}}`, ErrMalformed, "limit"},
+		{"many losses", `{"v":3,"type":"progress","body":{"run":"r","losses":[{}` + strings.Repeat(`,{}`, MaxLosses) + `]}}`, ErrMalformed, "losses"},
+		{"no parts to resume from", `{"v":3,"type":"assign","body":{"run":"r","name":"n","stages":1,"job":{},"graph":{"sha256":"` + sum + `"},"resume":{"position":{},"parts":[]}}}`, ErrMalformed, "parts"},
+		{"resuming nowhere", `{"v":3,"type":"assign","body":{"run":"r","name":"n","stages":1,"job":{},"graph":{"sha256":"` + sum + `"},"resume":{"parts":[{"sha256":"` + sum + `","start":0,"end":1}]}}}`, ErrMalformed, "position"},
+		{"empty part", `{"v":3,"type":"assign","body":{"run":"r","name":"n","stages":1,"job":{},"graph":{"sha256":"` + sum + `"},"resume":{"position":{},"parts":[{"sha256":"` + sum + `","start":3,"end":3}]}}}`, ErrMalformed, "end"},
+		{"long position", `{"v":3,"type":"saved","body":{"run":"r","blob":{"sha256":"` + sum + `","size":1},"position":"` + strings.Repeat("x", MaxPosition) + `"}}`, ErrMalformed, "position"},
+		{"kind of failure", `{"v":3,"type":"failed","body":{"run":"r","stage":0,"error":"","kind":"bad luck"}}`, ErrMalformed, "kind"},
+		{"blamed by another kind", `{"v":3,"type":"failed","body":{"run":"r","stage":0,"error":"","kind":"memory","peer":"p1"}}`, ErrMalformed, "peer"},
+		{"peer failure without a peer", `{"v":3,"type":"failed","body":{"run":"r","stage":0,"error":"","kind":"peer"}}`, ErrMalformed, "peer"},
+		{"fetched more than there is", `{"v":3,"type":"fetching","body":{"run":"r","have_bytes":2,"want_bytes":1}}`, ErrMalformed, "have_bytes"},
+		{"oversize", `{"v":3,"type":"pong","body":{"seq":1` + strings.Repeat(" ", MaxMessage) + `}}`, ErrTooLarge, ""},
 		{"deep", strings.Repeat(`[`, 100_000), ErrMalformed, ""},
 	}
 	for _, tt := range tests {
@@ -164,7 +166,7 @@ func TestVersionMismatchNamesBoth(t *testing.T) {
 	if !errors.As(err, &v) || v.Got != 7 || v.Want != Version {
 		t.Fatalf("got %v", err)
 	}
-	if s := err.Error(); !strings.Contains(s, "version 7") || !strings.Contains(s, "version 2") {
+	if s := err.Error(); !strings.Contains(s, "version 7") || !strings.Contains(s, fmt.Sprintf("version %d", Version)) {
 		t.Errorf("%q does not name both versions", s)
 	}
 }
@@ -266,7 +268,7 @@ func FuzzDecode(f *testing.F) {
 		f.Add(b)
 	}
 	f.Add([]byte(`{"v":3,"type":"hello"}`))
-	f.Add([]byte(`{"v":2,"type":"progress","body":{"losses":[{"loss":"NaN"}]}}`))
+	f.Add([]byte(`{"v":3,"type":"progress","body":{"losses":[{"loss":"NaN"}]}}`))
 	f.Fuzz(func(t *testing.T, in []byte) {
 		m, err := Decode(in)
 		if err != nil {

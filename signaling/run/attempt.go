@@ -70,7 +70,7 @@ func (m *Machine) gather(now time.Time) {
 	here := map[string]bool{}
 	for _, x := range m.sorted() {
 		switch {
-		case !x.Met || x.Wish != "":
+		case !x.Met || x.Wish != "" || x.Away != "":
 		case m.outOfPool(now, x.Name):
 			out = append(out, x.Name)
 		default:
@@ -848,7 +848,7 @@ func (m *Machine) end(err error) {
 func (m *Machine) clearAttempt() {
 	for _, x := range m.Members {
 		x.Place, x.Ready, x.Done, x.Failed, x.Peak, x.Last = nil, false, false, false, 0, proto.Progress{}
-		x.Upload, x.SavedAt, x.Fetched = nil, nil, 0
+		x.Uploads, x.SavedAt, x.Fetched = nil, nil, 0
 		x.ReadyBy, x.Heard, x.MovedIn, x.MovedOut, x.LeaveBy = time.Time{}, time.Time{}, time.Time{}, time.Time{}, time.Time{}
 	}
 	m.placed = nil

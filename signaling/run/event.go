@@ -28,6 +28,10 @@ type (
 	}
 	// Leave: a session has ended.
 	Leave struct{ ID, Reason string }
+	// Away: a session's connection has ended. Its provider may return.
+	Away struct{ ID, Reason string }
+	// Back: it has. Nothing of what either side said is lost.
+	Back struct{ ID string }
 	// Message: a provider sent a message.
 	Message struct {
 		ID  string
@@ -98,6 +102,8 @@ type (
 func (Join) event()          {}
 func (Refusal) event()       {}
 func (Leave) event()         {}
+func (Away) event()          {}
+func (Back) event()          {}
 func (Message) event()       {}
 func (Violation) event()     {}
 func (UploadRequest) event() {}
@@ -206,6 +212,11 @@ type (
 		Reason string
 		Run    string
 	}
+	// Returned: a provider whose connection had ended has another one. Nothing is lost.
+	Returned struct {
+		Member
+		After time.Duration
+	}
 	// Refused: a provider was turned away.
 	Refused struct {
 		Name, Addr string
@@ -296,6 +307,7 @@ type (
 
 func (Joined) report()       {}
 func (Left) report()         {}
+func (Returned) report()     {}
 func (Refused) report()      {}
 func (Waiting) report()      {}
 func (Planned) report()      {}

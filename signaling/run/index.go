@@ -21,6 +21,7 @@ type index struct {
 	free    int       // every node_N with a smaller N is taken, or N is one of holes
 	holes   []int     // ascending
 	wishes  []*member // those that want to leave
+	absent  []*member // without a connection
 	turns   []turn    // to be pinged, in this order
 	quiet   []*member // those whose silence may become too long before they are pinged again
 }
@@ -61,6 +62,9 @@ func (m *Machine) remove(x *member) {
 	}
 	if x.Wish != "" {
 		m.wishes = nil
+	}
+	if x.Away != "" {
+		m.absent = nil
 	}
 	if s, ok := strings.CutPrefix(x.Name, "node_"); ok {
 		if n, err := strconv.Atoi(s); err == nil && n >= 0 {
@@ -151,7 +155,7 @@ func (m *Machine) silent(now time.Time) []*member {
 	rest := m.quiet[:0]
 	for _, x := range m.quiet {
 		switch {
-		case x.gone:
+		case x.gone || x.Away != "":
 		case now.Sub(x.Seen) >= m.set.Timeout:
 			dead = append(dead, x)
 		case m.fading(now, x):

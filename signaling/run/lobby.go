@@ -14,6 +14,11 @@ import (
 )
 
 func (m *Machine) join(now time.Time, e Join) {
+	if x := m.names()[e.Hello.Name]; x != nil && x.Away != "" && e.Hello.Name != "" {
+		// Started anew, rather than come back.
+		m.act(HangUp{ID: x.ID, Reason: "another has come with its name", Abrupt: true})
+		m.leave(now, x.ID, x.Away+", and another has come with its name", false)
+	}
 	holder := m.yields(e.Hello.Name)
 	if holder != nil {
 		m.rename(now, holder, e.Hello.Name)
@@ -31,6 +36,7 @@ func (m *Machine) join(now time.Time, e Join) {
 	m.enter(x)
 	m.send(x, &proto.Welcome{
 		ID: x.ID, Name: name, Heartbeat: int(m.set.Heartbeat.Milliseconds()), Timeout: int(m.set.Timeout.Milliseconds()),
+		Keep: int(max(m.set.Away, 0).Milliseconds()),
 	})
 	m.ping(now, x)
 	if m.Job != nil {
@@ -277,6 +283,12 @@ func (m *Machine) tick(now time.Time) {
 	for x := m.due(now); x != nil; x = m.due(now) {
 		m.ping(now, x)
 	}
+	for _, x := range m.missing() {
+		if !x.gone && m.lostFor(now, x) {
+			m.act(HangUp{ID: x.ID, Reason: x.Away, Abrupt: true})
+			m.leave(now, x.ID, fmt.Sprintf("%s, and it did not return within %v", x.Away, now.Sub(x.AwayAt).Round(100*time.Millisecond)), false)
+		}
+	}
 	for _, x := range m.wishing() {
 		if !x.gone && !now.Before(x.LeaveBy) {
 			m.letGo(now, x, "the host could not save in time")
@@ -302,7 +314,7 @@ func (m *Machine) tick(now time.Time) {
 func (m *Machine) slept(gap time.Duration) {
 	for _, x := range m.Members {
 		x.Seen = x.Seen.Add(gap)
-		for _, t := range []*time.Time{&x.Heard, &x.ReadyBy, &x.LeaveBy} {
+		for _, t := range []*time.Time{&x.AwayAt, &x.Heard, &x.ReadyBy, &x.LeaveBy} {
 			if !t.IsZero() {
 				*t = t.Add(gap)
 			}

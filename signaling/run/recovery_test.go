@@ -98,6 +98,7 @@ func TestEveryFaultAtEveryMessage(t *testing.T) {
 		"kill":   func(_ *runtest.World, p *runtest.Provider) { p.Kill() },
 		"freeze": func(_ *runtest.World, p *runtest.Provider) { p.Freeze() },
 		"leave":  func(_ *runtest.World, p *runtest.Provider) { p.Leave() },
+		"drop":   func(_ *runtest.World, p *runtest.Provider) { p.Drop(200 * time.Millisecond) },
 	}
 	for name, fault := range faults {
 		t.Run(name, func(t *testing.T) {

@@ -51,6 +51,7 @@ type Settings struct {
 	DrainTimeout time.Duration // from the first stage done to the last; restarted by progress
 	StopTimeout  time.Duration // the same after a graceful stop
 	Grace        time.Duration // how long to wait for a lost provider before planning without it
+	Away         time.Duration // how long a member without a connection may take to return; negative: not at all
 	Checkpoint   time.Duration // minimum time between checkpoints that the host asks for; negative: never
 	Stall        time.Duration // minimum time without any progress before a stage counts as stuck
 	MaxMembers   int
@@ -66,6 +67,7 @@ func (s *Settings) Fill() {
 	}
 	def(&s.Heartbeat, 1500*time.Millisecond)
 	def(&s.Timeout, 3*s.Heartbeat)
+	def(&s.Away, s.Timeout)
 	def(&s.ReadyTimeout, time.Minute)
 	def(&s.DrainTimeout, time.Minute)
 	def(&s.StopTimeout, 5*time.Second)
@@ -79,6 +81,7 @@ func (s *Settings) Fill() {
 
 // Fixed limits.
 const (
+	maxUploads   = 4  // of one stage that no message has named
 	maxSaves     = 16 // incomplete checkpoints
 	maxFruitless = 12 // attempts in a row without a new checkpoint
 	maxStrikes   = 3  // failures in a row of one provider
@@ -173,6 +176,8 @@ type member struct {
 	Seq     uint64 // of the ping not yet answered
 	Met     bool   // it has answered a ping since it joined or was last suspected
 	Given   bool   // it did not ask for a name
+	Away    string // why its connection has ended; "": it has one
+	AwayAt  time.Time
 	Wish    string // why it wants to leave; "": it does not
 	LeaveBy time.Time
 
@@ -188,7 +193,7 @@ type member struct {
 	MovedIn  time.Time // when Last.In last grew
 	MovedOut time.Time
 	Taking   time.Time // when the upload in progress began
-	Upload   *saved    // uploaded, but not yet named by a saved message
+	Uploads  []*saved  // uploaded, but not yet named by a saved message
 	SavedAt  *position // position of its last saved state
 	gone     bool      // it is no longer a member
 }
@@ -353,6 +358,10 @@ func (m *Machine) Step(now time.Time, ev Event) []Action {
 		m.report(Refused(e))
 	case Leave:
 		m.leave(now, e.ID, e.Reason, false)
+	case Away:
+		m.away(now, e)
+	case Back:
+		m.back(now, e)
 	case Message:
 		if x := m.Members[e.ID]; x != nil {
 			x.Seen = now

@@ -86,10 +86,11 @@ func (m *Machine) uploaded(now time.Time, e Upload) {
 	if holds == nil {
 		holds = []string{snapshot.Weights}
 	}
-	x.Upload = &saved{Position: e.Position, Entry: snapshot.Entry{
+	// What names it may come late, over a connection that had to be made anew.
+	x.Uploads = append(x.Uploads[max(0, len(x.Uploads)-maxUploads+1):], &saved{Position: e.Position, Entry: snapshot.Entry{
 		Cluster: x.Place.Cluster, Stage: x.Place.Stage, Segment: x.Place.Segment,
 		Object: e.Object, SHA256: e.Blob.SHA256, Size: e.Blob.Size, Holds: holds, Provider: x.Name,
-	}}
+	}})
 	m.sweep()
 	if m.Phase == Draining {
 		m.extend(now)
@@ -97,19 +98,20 @@ func (m *Machine) uploaded(now time.Time, e Upload) {
 }
 
 func (m *Machine) save(now time.Time, x *member, msg *proto.Saved) {
-	s := x.Upload
-	if s == nil || s.SHA256 != msg.Blob.SHA256 || s.Size != msg.Blob.Size {
+	i := slices.IndexFunc(x.Uploads, func(s *saved) bool { return s.SHA256 == msg.Blob.SHA256 && s.Size == msg.Blob.Size })
+	if i < 0 {
 		m.violate(now, x, errors.New("it reports a blob as saved that it did not upload"))
 		return
 	}
+	s := x.Uploads[i]
 	pos, err := positionOf(msg, s.Position)
 	if err != nil {
 		m.violate(now, x, err)
 		return
 	}
-	x.Upload, x.SavedAt = nil, &pos
+	x.Uploads, x.SavedAt = x.Uploads[i+1:], &pos // those before it were never named
 	m.report(Saved{Run: m.Run, Step: msg.Step, Entry: s.Entry})
-	i := slices.IndexFunc(m.Saves, func(o *saveSet) bool { return o.Position == pos })
+	i = slices.IndexFunc(m.Saves, func(o *saveSet) bool { return o.Position == pos })
 	if i < 0 {
 		if len(m.Saves) >= maxSaves {
 			m.Saves = m.Saves[1:]
@@ -282,8 +284,8 @@ func (m *Machine) sweep() {
 		mark(s.Parts)
 	}
 	for _, x := range m.assigned() {
-		if x.Upload != nil {
-			need[x.Upload.Object] = true
+		for _, s := range x.Uploads {
+			need[s.Object] = true
 		}
 	}
 	var old []string

@@ -115,6 +115,10 @@ func eventName(ev Event) string {
 		return "refusal"
 	case Leave:
 		return "leave"
+	case Away:
+		return "away"
+	case Back:
+		return "back"
 	case Message:
 		return "message"
 	case Violation:
@@ -158,6 +162,10 @@ func (l line) event() (Event, error) {
 		return e, bad
 	case "leave":
 		return body[Leave](l)
+	case "away":
+		return body[Away](l)
+	case "back":
+		return body[Back](l)
 	case "message":
 		e, bad := body[Message](l)
 		if bad == nil {

@@ -86,6 +86,7 @@ type (
 
 	Joined       = run.Joined
 	Left         = run.Left
+	Returned     = run.Returned
 	Refused      = run.Refused
 	Waiting      = run.Waiting
 	Planned      = run.Planned

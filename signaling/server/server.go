@@ -82,6 +82,7 @@ type Config struct {
 	DrainTimeout time.Duration // from the first stage done to the last; restarted by progress; 60 s
 	StopTimeout  time.Duration // the same after a graceful stop, 5 s
 	Grace        time.Duration // how long to wait for a lost provider, 15 s
+	Away         time.Duration // how long a session outlives its connection, Timeout; negative: not at all
 	Checkpoint   time.Duration // minimum time between checkpoints that the host asks for, 10 s; negative: none
 	Stall        time.Duration // minimum time without progress before a stage counts as stuck, 30 s
 
@@ -104,6 +105,7 @@ func (c *Config) fill() error {
 	}
 	def(&c.Heartbeat, 1500*time.Millisecond)
 	def(&c.Timeout, 3*c.Heartbeat)
+	def(&c.Away, c.Timeout)
 	def(&c.HelloTimeout, 5*time.Second)
 	def(&c.WriteTimeout, 5*time.Second)
 	def(&c.IdleTimeout, 30*time.Second)
@@ -240,7 +242,7 @@ func New(cfg Config) (*Server, error) {
 func (c *Config) settings() run.Settings {
 	return run.Settings{
 		Heartbeat: c.Heartbeat, Timeout: c.Timeout, ReadyTimeout: c.ReadyTimeout, DrainTimeout: c.DrainTimeout,
-		StopTimeout: c.StopTimeout, Grace: c.Grace, Checkpoint: c.Checkpoint, Stall: c.Stall,
+		StopTimeout: c.StopTimeout, Grace: c.Grace, Away: c.Away, Checkpoint: c.Checkpoint, Stall: c.Stall,
 		MaxMembers: c.MaxSessions, Once: c.Once,
 	}
 }
@@ -425,10 +427,21 @@ func (s *Server) loop() {
 			case run.Join:
 				s.sessions[ev.ID] = in.sess
 			case run.Leave:
-				delete(s.sessions, ev.ID)
+				s.forget(s.sessions[ev.ID])
 			}
 			s.step(in.at, in.ev)
 		}
+	}
+}
+
+// forget drops a session that has ended.
+func (s *Server) forget(sess *session) {
+	if sess == nil {
+		return
+	}
+	delete(s.sessions, sess.id)
+	if sess.ice != nil {
+		s.relay.Drop(sess.id)
 	}
 }
 
@@ -491,11 +504,16 @@ func (s *Server) publish() {
 func (s *Server) carryOut(now time.Time, a run.Action) {
 	switch a := a.(type) {
 	case run.HangUp:
-		if sess := s.sessions[a.ID]; sess == nil {
-		} else if a.Abrupt {
-			sess.abort(a.Reason)
-		} else {
-			sess.finish(a.Reason)
+		sess := s.sessions[a.ID]
+		if sess == nil {
+			return
+		}
+		end := sess.finish
+		if a.Abrupt {
+			end = sess.abort
+		}
+		if !end(a.Reason) {
+			s.forget(sess) // there is no connection whose end would tell
 		}
 	case run.AskPlan:
 		s.plan(a)
@@ -544,20 +562,26 @@ func (s *Server) send(a run.Send) error {
 	if sess == nil {
 		return nil // gone; its Leave event follows
 	}
-	if w, ok := a.Msg.(*proto.Welcome); ok {
-		w.Session, w.ICE = sess.secret, append(append([]proto.ICEServer{}, s.cfg.ICE...), sess.ice...)
+	switch m := a.Msg.(type) {
+	case *proto.Welcome:
+		m.Session, m.ICE = sess.secret, append(append([]proto.ICEServer{}, s.cfg.ICE...), sess.ice...)
+		sess.mu.Lock()
+		sess.welcome = m
+		sess.mu.Unlock()
+	case *proto.Ping:
+		m.Got = sess.has()
 	}
 	b, err := proto.Encode(a.Msg)
 	if err != nil {
 		s.log.Error("cannot say", "type", a.Msg.Type(), "err", err)
-		sess.abort("the host failed")
-		return fmt.Errorf("the host cannot encode %s: %w", a.Msg.Type(), err)
+		err = fmt.Errorf("the host cannot encode %s: %w", a.Msg.Type(), err)
+	} else if !sess.push(b, !proto.Counted(a.Msg)) {
+		err = errSlow
 	}
-	if !sess.push(b) {
-		sess.abort(errSlow.Error())
-		return errSlow
+	if err != nil && !sess.abort(err.Error()) {
+		s.forget(sess)
 	}
-	return nil
+	return err
 }
 
 func (s *Server) plan(a run.AskPlan) {

@@ -9,7 +9,6 @@ package server
 import (
 	"context"
 	"crypto/sha256"
-	"crypto/subtle"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -240,10 +239,8 @@ func (s *Server) grant(p *piece) (g run.Grant, refusal *proto.Error) {
 	refusal = errStopping
 	s.call(func(now time.Time) {
 		id := ""
-		for _, sess := range s.sessions {
-			if subtle.ConstantTimeCompare([]byte(sess.secret), []byte(p.session)) == 1 {
-				id = sess.id
-			}
+		if sess := s.bySecret(p.session); sess != nil {
+			id = sess.id
 		}
 		s.asked++
 		s.step(now, run.UploadRequest{Seq: s.asked, ID: id, Run: p.run, Stage: p.stage, SHA256: p.sum})

@@ -92,6 +92,10 @@ func (l *lender) join(ctx context.Context) (provider.Host, provider.Dialer, erro
 		Name: l.cfg.Name, Agent: l.cfg.Agent, Platform: l.cfg.Platform,
 		Class: kernel.Class(), RAM: l.cfg.RAM, Threads: l.cfg.Team.Threads(),
 	}}
+	opt.Away = func(error) { l.cfg.Event("lost the connection to the host: making another one, the work goes on") }
+	opt.Back = func(after time.Duration) {
+		l.cfg.Event("connected to the host again after %.1f s, nothing is lost", after.Seconds())
+	}
 	if l.bench == nil {
 		up, down, err := client.MeasureBandwidth(ctx, l.cfg.Host, opt)
 		if err != nil {

@@ -39,6 +39,8 @@ type Provider struct {
 	frozen  bool
 	left    bool
 	welcome bool // it is a member
+	offline int  // cuts of its connection that are not over
+	held    []func()
 	due     time.Duration
 
 	a        *proto.Assign
@@ -96,14 +98,52 @@ func (p *Provider) latency() time.Duration { return p.w.nature.Latency(p) }
 // toHost sends a message to the host.
 func (p *Provider) toHost(msg proto.Message) {
 	p.w.after(p.latency(), func() {
-		if !p.left && p.w.deliver(p.ID, msg) {
-			p.w.Step(run.Message{ID: p.ID, Msg: msg})
+		p.online(msg, func() {
+			if !p.left && p.w.deliver(p.ID, msg) {
+				p.w.Step(run.Message{ID: p.ID, Msg: msg})
+			}
+		})
+	})
+}
+
+// online does something now, or when the provider has a connection to the host again. What is
+// of one connection only goes with it.
+func (p *Provider) online(msg proto.Message, do func()) {
+	switch {
+	case p.offline == 0:
+		do()
+	case proto.Counted(msg):
+		p.held = append(p.held, do)
+	}
+}
+
+// Drop ends the provider's connection to the host, and no other, for d: it goes on, and so
+// does its session.
+func (p *Provider) Drop(d time.Duration) {
+	if !p.here() || p.frozen || !p.welcome {
+		return
+	}
+	p.offline++
+	if p.offline == 1 {
+		p.w.Step(run.Away{ID: p.ID, Reason: "its connection closed"})
+	}
+	p.w.after(d, func() {
+		if p.offline--; p.offline > 0 || !p.here() {
+			return
+		}
+		p.w.Step(run.Back{ID: p.ID})
+		held := p.held
+		p.held = nil
+		for _, do := range held {
+			do()
 		}
 	})
 }
 
 // told delivers a message from the host.
-func (p *Provider) told(_ string, msg proto.Message) {
+func (p *Provider) told(msg proto.Message) { p.online(msg, func() { p.takes(msg) }) }
+
+func (p *Provider) takes(msg proto.Message) {
 	if p.here() && p.w.deliver(p.ID, msg) && p.here() && !p.frozen {
 		if !p.w.nature.Forget {
 			p.Told = append(p.Told, msg)
@@ -127,7 +167,7 @@ func (p *Provider) hear(msg proto.Message) {
 
 // pong answers a ping after the latency of both directions.
 func (p *Provider) pong(seq uint64) {
-	if p.here() && !p.frozen {
+	if p.here() && !p.frozen && p.offline == 0 {
 		p.w.messages += 2
 		p.w.Traffic.Messages += 2
 		p.w.Step(run.Message{ID: p.ID, Msg: &proto.Pong{Seq: seq}})
@@ -147,13 +187,13 @@ func (p *Provider) hungUp(_, reason string) {
 	}
 }
 
-// Kill ends a provider as a power cut does: its connection closes.
+// Kill ends a provider as its system does: its connection closes, without a word.
 func (p *Provider) Kill() {
 	if !p.here() {
 		return
 	}
 	p.dead = true
-	p.w.after(p.latency(), func() { p.w.Step(run.Leave{ID: p.ID, Reason: "its connection closed"}) })
+	p.w.after(p.latency(), func() { p.w.Step(run.Away{ID: p.ID, Reason: "its connection closed"}) })
 	p.cut(p.w.nature.Closed)
 	p.forget()
 }

@@ -300,7 +300,7 @@ func (w *World) send(a run.Send) {
 	if _, err := proto.Encode(msg); err != nil {
 		panic(fmt.Sprintf("the machine sends a message that cannot be encoded: %v", err))
 	}
-	w.after(d, func() { p.told(a.ID, msg) })
+	w.after(d, func() { p.told(msg) })
 }
 
 // gather delivers a pong. Those within the same few milliseconds are delivered together.
