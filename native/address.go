@@ -4,9 +4,9 @@ package native
 
 import "net"
 
-// Reachable is where others on the network reach a listener: its own address, or one of
-// this machine's where it listens on all of them. IPv4 is preferred, since everyone can
-// type it; a machine that has IPv6 alone is reached by that.
+// Reachable returns an address at which others on the network reach a listener: its own, or
+// one of this machine's if it listens on all. IPv4 is preferred, as it is easy to type; IPv6
+// is used if the machine has nothing else.
 func Reachable(addr net.Addr) string {
 	tcp, ok := addr.(*net.TCPAddr)
 	if !ok || !tcp.IP.IsUnspecified() {
@@ -19,7 +19,7 @@ func Reachable(addr net.Addr) string {
 	return (&net.TCPAddr{IP: choose(addrs, tcp.IP.To4() == nil), Port: tcp.Port}).String()
 }
 
-// choose picks the address to be told to others; six: IPv6 will do.
+// choose picks the address to tell others. If six is set, it may be an IPv6 address.
 func choose(addrs []net.Addr, six bool) net.IP {
 	var found net.IP
 	for _, a := range addrs {

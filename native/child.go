@@ -1,4 +1,4 @@
-// Children that do not outlive their parent.
+// Child processes that do not outlive their parent.
 
 package native
 
@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// Grace is how long a child may take to leave once it was asked to.
+// Grace is how long a child may take to exit once asked to.
 const Grace = 5 * time.Second
 
 // Child is a running process that Start started.
@@ -24,11 +24,11 @@ type Child struct {
 	reaped bool // its process id may belong to someone else
 }
 
-// Start runs cmd as a child in a process group of its own, so that a Ctrl-C at the
-// terminal reaches only the parent, which decides. When ctx ends, the group is asked to end
-// (SIGTERM) and killed after Grace. On Linux the child is also killed if the parent dies in any
-// way, and what is left of its group is killed when it ends; elsewhere only a parent that ends ctx takes
-// its children along. Windows cannot ask: it kills.
+// Start runs cmd as a child in a process group of its own, so that a Ctrl-C at the terminal
+// reaches only the parent, which decides what to do. When ctx ends, the group is asked to end
+// (SIGTERM) and killed after Grace; on Windows, it is killed at once. On Linux the child is also
+// killed if the parent dies in any way, and the rest of its group is killed when it ends.
+// Elsewhere children end with the parent only if it ends ctx.
 //
 // The caller must Wait.
 func Start(ctx context.Context, cmd *exec.Cmd) (*Child, error) { return start(ctx, cmd, Grace) }
@@ -38,15 +38,15 @@ func start(ctx context.Context, cmd *exec.Cmd, grace time.Duration) (*Child, err
 		return nil, fmt.Errorf("starting %s: %w", cmd.Path, context.Cause(ctx))
 	}
 	detach(cmd)
-	// A grandchild that keeps the output open must not keep Wait waiting for ever.
+	// A grandchild that keeps the output open must not block Wait for ever.
 	if cmd.WaitDelay == 0 {
 		cmd.WaitDelay = grace
 	}
 	c := &Child{cmd: cmd, done: make(chan struct{})}
 	started := make(chan error)
 	go func() {
-		// The death signal is sent when the thread that made the child ends, so that
-		// thread is kept for as long as the child lives.
+		// The death signal is sent when the thread that created the child ends, so keep that
+		// thread as long as the child lives.
 		runtime.LockOSThread()
 		defer runtime.UnlockOSThread()
 		err := cmd.Start()
@@ -54,8 +54,8 @@ func start(ctx context.Context, cmd *exec.Cmd, grace time.Duration) (*Child, err
 		if err != nil {
 			return
 		}
-		// Seeing the end before the process id is given up leaves no moment in which a
-		// signal could reach a stranger, and lets the rest of the group be ended with it.
+		// Notice the end before the process id is released, so that no signal can reach an
+		// unrelated process, and so that the rest of the group can be killed.
 		if ended(cmd.Process.Pid) {
 			c.mu.Lock()
 			end(cmd.Process, true)
@@ -89,7 +89,7 @@ func start(ctx context.Context, cmd *exec.Cmd, grace time.Duration) (*Child, err
 	return c, nil
 }
 
-// signal asks the child's group to end, or ends it.
+// signal asks the child's group to end, or kills it.
 func (c *Child) signal(force bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -98,14 +98,14 @@ func (c *Child) signal(force bool) {
 	}
 }
 
-// Pid is the child's process id.
+// Pid returns the child's process id.
 func (c *Child) Pid() int { return c.cmd.Process.Pid }
 
-// Done is closed when the child has ended.
+// Done returns a channel that is closed when the child has ended.
 func (c *Child) Done() <-chan struct{} { return c.done }
 
-// Wait waits for the child to end and says how it did: nil, an *exec.ExitError, or what went
-// wrong with its output. Any number of callers may wait.
+// Wait waits for the child to end and returns nil, an *exec.ExitError, or an error about its
+// output. Any number of callers may wait.
 func (c *Child) Wait() error {
 	<-c.done
 	return c.err

@@ -23,10 +23,10 @@ func end(p *os.Process, force bool) {
 	if force {
 		s = syscall.SIGKILL
 	}
-	_ = syscall.Kill(-p.Pid, s) // it may have gone
+	_ = syscall.Kill(-p.Pid, s) // it may have ended
 }
 
-// ended blocks until the process has ended and leaves it to be waited for.
+// ended blocks until the process has ended, without reaping it.
 func ended(pid int) bool {
 	for {
 		err := unix.Waitid(unix.P_PID, pid, nil, unix.WEXITED|unix.WNOWAIT, nil)

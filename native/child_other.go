@@ -13,5 +13,5 @@ func detach(*exec.Cmd) {}
 
 func end(p *os.Process, _ bool) { _ = p.Kill() }
 
-// ended cannot look without reaping here.
+// ended cannot be implemented here without reaping the process.
 func ended(int) bool { return false }

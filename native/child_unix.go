@@ -22,8 +22,8 @@ func end(p *os.Process, force bool) {
 	if force {
 		s = syscall.SIGKILL
 	}
-	_ = syscall.Kill(-p.Pid, s) // it may have gone
+	_ = syscall.Kill(-p.Pid, s) // it may have ended
 }
 
-// ended cannot look without reaping here.
+// ended cannot be implemented here without reaping the process.
 func ended(int) bool { return false }

@@ -1,4 +1,4 @@
-// Saving a file so that at every moment either the old or the new content is there.
+// Saving a file so that it has either its old or its new content at every moment.
 
 package native
 
@@ -22,11 +22,11 @@ func WriteFile(path string, data []byte, perm fs.FileMode) error {
 	})
 }
 
-// Save replaces the file at path with what write writes: into a temporary file beside it that is
-// synced, then renamed over it, then the directory is synced. If anything fails, or
-// write returns an error, the old file stays as it was and the temporary one is removed. A new
-// file gets perm less the umask. A symbolic link is followed. The error says what could not be
-// saved, how far it came and why.
+// Save replaces the file at path with what write writes. It writes to a temporary file in the
+// same directory, syncs it, renames it and syncs the directory. If anything fails or write
+// returns an error, the old file is unchanged and the temporary one is removed. A new file gets
+// perm less the umask. A symbolic link is followed. The error says what could not be saved, how
+// much was written and why it failed.
 func Save(path string, perm fs.FileMode, write func(io.Writer) error) (err error) {
 	target := path
 	if real, err := filepath.EvalSymlinks(path); err == nil {
@@ -79,7 +79,7 @@ func Save(path string, perm fs.FileMode, write func(io.Writer) error) (err error
 	return syncDir(filepath.Dir(target))
 }
 
-// temporary makes a new file beside path; unlike os.CreateTemp it honours the umask.
+// temporary creates a new file beside path. Unlike os.CreateTemp it honours the umask.
 func temporary(path string, perm fs.FileMode) (*os.File, error) {
 	dir, base := filepath.Split(path)
 	for try := 0; ; try++ {
@@ -92,7 +92,7 @@ func temporary(path string, perm fs.FileMode) (*os.File, error) {
 	}
 }
 
-// syncDir makes a rename durable. Windows cannot and need not.
+// syncDir makes a rename durable. Windows cannot do so and does not need it.
 func syncDir(dir string) error {
 	if runtime.GOOS == "windows" {
 		return nil
@@ -102,14 +102,14 @@ func syncDir(dir string) error {
 		return err
 	}
 	defer d.Close()
-	// Some network file systems refuse to sync directories: there the rename is as safe as it gets.
+	// Some network file systems cannot sync directories; there the rename is as safe as it gets.
 	if err := d.Sync(); err != nil && !errors.Is(err, syscall.EINVAL) && !errors.Is(err, errors.ErrUnsupported) {
 		return err
 	}
 	return nil
 }
 
-// counter counts for the error message.
+// counter counts bytes for the error message.
 type counter struct {
 	w        io.Writer
 	tried, n int64

@@ -1,4 +1,4 @@
-// Keeping two processes from working on the same thing.
+// Locks that keep two processes from working on the same thing.
 
 package native
 
@@ -16,10 +16,11 @@ import (
 // ErrLocked is wrapped by the error of a lock that another process holds.
 var ErrLocked = errors.New("in use")
 
-// Lock locks the file at path, made if need be, until unlock or the end of this process.
-// Where another process holds it the error wraps ErrLocked and says what that process wrote
-// there: what, which process, since when. The file stays: who removed it could take it from
-// under another. A file system that knows no locks gives none, without an error.
+// Lock locks the file at path, which it creates if necessary, until unlock is called or this
+// process ends. If another process holds the lock, the error wraps ErrLocked and says what that
+// process wrote there: what, its process id, and since when. The file is never removed, since
+// another process might be locking it at that moment. On a file system without locks, Lock
+// succeeds without locking.
 func Lock(path, what string) (unlock func(), err error) {
 	if info, err := os.Lstat(path); err == nil && !info.Mode().IsRegular() {
 		return nil, fmt.Errorf("locking %s: it is not a regular file", path)

@@ -39,7 +39,7 @@ func TestLock(t *testing.T) {
 	if !errors.Is(err, ErrLocked) || !strings.Contains(err.Error(), "in use by the holder[2J (process") {
 		t.Errorf("a lock that is held: %v", err)
 	}
-	_ = cmd.Process.Kill() // it does not get to unlock
+	_ = cmd.Process.Kill() // without unlocking
 	_ = cmd.Wait()
 	for range 2 {
 		unlock, err := Lock(path, "third")

@@ -9,8 +9,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// lockFile locks the whole of f for this process, without waiting. The system lets go of it
-// when the process ends, however it does.
+// lockFile locks all of f for this process, without waiting. The system releases the lock when
+// the process ends in any way.
 func lockFile(f *os.File) error {
 	for {
 		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)

@@ -1,4 +1,4 @@
-// Telling whether others are on this machine.
+// Detecting whether a host is on this machine.
 
 package native
 
@@ -9,9 +9,8 @@ import (
 	"github.com/ravnest/ravnest/signaling/client"
 )
 
-// Loopback tells whether the host at addr is reached over this machine's loopback
-// interface. A host behind a forwarded port looks like that as well; Network tells such
-// machines apart.
+// Loopback reports whether the host at addr is reached over this machine's loopback interface.
+// That is also true of a host behind a forwarded port; Network distinguishes such machines.
 func Loopback(addr string) bool {
 	u, err := client.ParseURL(addr)
 	if err != nil {

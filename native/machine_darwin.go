@@ -13,8 +13,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// AvailableRAM is half of the machine's memory: macOS keeps the rest busy with caches that
-// it does not tell apart without its private calls.
+// AvailableRAM returns half of the machine's memory: macOS uses most of the rest for caches,
+// which cannot be told apart without private calls.
 func AvailableRAM() (int64, error) {
 	n, err := unix.SysctlUint64("hw.memsize")
 	if err != nil {
@@ -23,10 +23,10 @@ func AvailableRAM() (int64, error) {
 	return int64(min(n, 1<<62) / 2), nil
 }
 
-// Cores is how many cores this process may use.
+// Cores returns how many cores this process may use.
 func Cores() int { return runtime.NumCPU() }
 
-// CPUTime is the processor time of this process.
+// CPUTime returns the processor time of this process.
 func CPUTime() (time.Duration, error) {
 	u, err := UsageOf(os.Getpid())
 	return u.CPU, err
@@ -41,11 +41,11 @@ func UsageOf(pid int) (Usage, error) {
 	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &r); err != nil {
 		return Usage{}, fmt.Errorf("reading this process's usage: %w", err)
 	}
-	// Maxrss is in bytes here, in kilobytes elsewhere.
+	// Maxrss is in bytes on macOS, in kilobytes elsewhere.
 	return Usage{RSS: r.Maxrss, PeakRSS: r.Maxrss, CPU: time.Duration(r.Utime.Nano() + r.Stime.Nano())}, nil
 }
 
-// IsTerminal says whether f is a terminal.
+// IsTerminal reports whether f is a terminal.
 func IsTerminal(f *os.File) bool {
 	_, err := unix.IoctlGetTermios(int(f.Fd()), unix.TIOCGETA)
 	return err == nil

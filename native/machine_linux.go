@@ -1,5 +1,5 @@
-// Memory, cores and usage on Linux, read from /proc and the control groups. All readers take
-// the root of the file system, so that tests can show them other machines.
+// Memory, cores and usage on Linux, read from /proc and the control groups. All functions take
+// the root of the file system, so that tests can simulate other machines.
 
 package native
 
@@ -20,8 +20,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// AvailableRAM is how many bytes this process may still take without pushing the
-// machine into swap or its control group over its limit.
+// AvailableRAM returns how many more bytes this process can use without making the machine swap
+// or exceeding the limit of its control group.
 func AvailableRAM() (int64, error) {
 	avail, err := availableRAM(os.DirFS("/"))
 	if err != nil {
@@ -45,12 +45,12 @@ func AvailableRAM() (int64, error) {
 	return avail, nil
 }
 
-// Cores is how many cores this process may use: its affinity, cut to whole cores of its
-// control group's quota (at least 1). It rounds down, since a team of threads that is
-// throttled waits for its slowest member.
+// Cores returns how many cores this process may use: those of its affinity, limited by its
+// control group's quota rounded down to whole cores (at least 1). It rounds down because a
+// throttled team of threads waits for its slowest member.
 func Cores() int { return cores(os.DirFS("/"), runtime.NumCPU()) }
 
-// CPUTime is the processor time of this process.
+// CPUTime returns the processor time of this process.
 func CPUTime() (time.Duration, error) {
 	var r syscall.Rusage
 	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &r); err != nil {
@@ -59,8 +59,8 @@ func CPUTime() (time.Duration, error) {
 	return time.Duration(r.Utime.Nano() + r.Stime.Nano()), nil
 }
 
-// UsageOf reads the usage of a running process. A process that has ended is an error
-// that wraps fs.ErrNotExist, also while its parent has not waited for it.
+// UsageOf reads the usage of a running process. If the process has ended, even if its parent
+// has not yet waited for it, the error wraps fs.ErrNotExist.
 func UsageOf(pid int) (Usage, error) {
 	u, err := usageOf(os.DirFS("/"), pid)
 	if err == nil && pid == os.Getpid() {
@@ -69,14 +69,14 @@ func UsageOf(pid int) (Usage, error) {
 	return u, err
 }
 
-// IsTerminal says whether f is a terminal.
+// IsTerminal reports whether f is a terminal.
 func IsTerminal(f *os.File) bool {
 	_, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS)
 	return err == nil
 }
 
-// field finds "name: value kB" (meminfo, status) or "name value" (memory.stat) in the
-// lines of a file. The value is a plain number; kilobytes are turned into bytes.
+// field finds "name: value kB" (meminfo, status) or "name value" (memory.stat) in the lines of
+// a file. It converts kilobytes to bytes.
 func field(data []byte, name string) (int64, bool) {
 	for line := range bytes.Lines(data) {
 		f := strings.Fields(string(line))
@@ -107,7 +107,7 @@ func availableRAM(root fs.FS) (int64, error) {
 	if !ok {
 		return 0, errors.New("reading the machine's memory: /proc/meminfo has no MemAvailable; give the memory with --ram")
 	}
-	// A limit of a parent group binds as well as its own.
+	// The limits of parent groups apply too.
 	groups(root, "memory", func(dir string, v2 bool) {
 		names := [3]string{"memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"}
 		if v2 {
@@ -118,7 +118,7 @@ func availableRAM(root fs.FS) (int64, error) {
 		if !ok1 || !ok2 {
 			return // "max", the root group, or no such controller
 		}
-		// Cached pages of files count as used, but are given back when memory runs short.
+		// Cached file pages count as used, but are released when memory runs short.
 		if stat, err := fs.ReadFile(root, path.Join(dir, "memory.stat")); err == nil {
 			if cached, ok := field(stat, names[2]); ok {
 				used -= min(used, cached)
@@ -165,8 +165,8 @@ func number(root fs.FS, name string) (int64, bool) {
 	return v, err == nil && v >= 0
 }
 
-// groups calls f for this process's control group of a controller and each group
-// above it, up to where the hierarchy is mounted.
+// groups calls f for this process's control group of a controller and for each of its parents,
+// up to where the hierarchy is mounted.
 func groups(root fs.FS, controller string, f func(dir string, v2 bool)) {
 	own, err := fs.ReadFile(root, "proc/self/cgroup")
 	if err != nil {
@@ -190,7 +190,7 @@ func groups(root fs.FS, controller string, f func(dir string, v2 bool)) {
 		if !ok {
 			continue
 		}
-		// In a container the path may be the host's: then the mount itself is the group.
+		// In a container the path may be the host's; then the mount itself is the group.
 		rel, inside := strings.CutPrefix(path.Clean(p[2]), strings.TrimSuffix(from, "/"))
 		if !inside || (rel != "" && rel[0] != '/') || strings.Contains(rel, "..") {
 			rel = ""
@@ -213,7 +213,7 @@ func has(list, item string) bool {
 	return false
 }
 
-// mounted finds where a hierarchy is mounted, and which of its groups is the root of the mount.
+// mounted returns where a hierarchy is mounted, and which of its groups is the mount's root.
 // A line of mountinfo: id parent major:minor root mountpoint options [optional]... - type source superoptions
 func mounted(mounts, controller string, v2 bool) (at, root string, ok bool) {
 	for line := range strings.Lines(mounts) {
@@ -252,10 +252,11 @@ func usageOf(root fs.FS, pid int) (Usage, error) {
 	if err != nil {
 		return Usage{}, fmt.Errorf("usage of process %d: %w", pid, err)
 	}
-	// The command in parentheses may hold anything, also parentheses: count from the last one.
+	// The command in parentheses may contain anything, including parentheses: count from the
+	// last one.
 	f := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
 	if len(f) < 13 {
-		return Usage{}, fmt.Errorf("usage of process %d: /proc/%d/stat has %d fields after the command, 13 are needed", pid, pid, len(f))
+		return Usage{}, fmt.Errorf("usage of process %d: /proc/%d/stat has only %d fields after the command, want at least 13", pid, pid, len(f))
 	}
 	for _, s := range f[11:13] { // utime, stime
 		v, err := strconv.ParseInt(s, 10, 64)

@@ -19,7 +19,7 @@ var (
 	memoryInfo   = kernel32.NewProc("K32GetProcessMemoryInfo")
 )
 
-// AvailableRAM is the physical memory that is free or can be given up at once.
+// AvailableRAM returns the physical memory that is free or can be freed at once, in bytes.
 func AvailableRAM() (int64, error) {
 	// MEMORYSTATUSEX
 	var m struct {
@@ -36,10 +36,10 @@ func AvailableRAM() (int64, error) {
 	return int64(min(m.available, 1<<62)), nil
 }
 
-// Cores is how many cores this process may use.
+// Cores returns how many cores this process may use.
 func Cores() int { return runtime.NumCPU() }
 
-// CPUTime is the processor time of this process.
+// CPUTime returns the processor time of this process.
 func CPUTime() (time.Duration, error) {
 	var created, ended, kernel, user windows.Filetime
 	if err := windows.GetProcessTimes(windows.CurrentProcess(), &created, &ended, &kernel, &user); err != nil {
@@ -68,7 +68,7 @@ func UsageOf(pid int) (Usage, error) {
 	return Usage{RSS: int64(m.working), PeakRSS: int64(m.peak), CPU: cpu}, err
 }
 
-// IsTerminal says whether f is a console.
+// IsTerminal reports whether f is a console.
 func IsTerminal(f *os.File) bool {
 	var mode uint32
 	return windows.GetConsoleMode(windows.Handle(f.Fd()), &mode) == nil

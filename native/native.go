@@ -1,12 +1,11 @@
-// The package's doc comment and what needs no particular system.
+// The package's doc comment, and code that does not depend on the system.
 
-// Package native is what only a native host can do for a job: measure the memory and
-// cores that a process may use, save files so that a crash or a full disk loses
-// nothing, keep a cache of blobs, turn signals into a context, and run children that do
-// not outlive their parent.
+// Package native does what only a native machine can do for a job: measure the memory and cores
+// that a process may use, save files so that a crash or a full disk loses nothing, lock files,
+// turn signals into a context, and run child processes that do not outlive their parent.
 //
-// Linux is the reference. macOS and Windows have fallbacks that are right but coarser;
-// what a system cannot tell is an error that wraps errors.ErrUnsupported, never a guess.
+// Linux is the reference. macOS and Windows have correct but coarser implementations. What a
+// system cannot tell is an error that wraps errors.ErrUnsupported, never a guess.
 package native
 
 import (
@@ -27,8 +26,9 @@ var sizeUnits = map[string]float64{
 	"kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "tib": 1 << 40,
 }
 
-// ParseSize reads a size in bytes as people write it: "8" is 8 GB, as in Ravnest's node
-// files; "8GB", "512 MB", "1.5g" are decimal, "8GiB" is binary. It must be at least a byte.
+// ParseSize parses a size as people write it and returns bytes: "8" is 8 GB, as in Ravnest's
+// node files; "8GB", "512 MB" and "1.5g" are decimal, "8GiB" is binary. The size must be at
+// least one byte.
 func ParseSize(s string) (int64, error) {
 	t := strings.ToLower(strings.TrimSpace(s))
 	number := strings.TrimRight(t, "abcdefghijklmnopqrstuvwxyz ")
@@ -45,7 +45,7 @@ func ParseSize(s string) (int64, error) {
 	return int64(v), nil
 }
 
-// FormatSize prints bytes in the decimal unit that ParseSize reads back.
+// FormatSize formats a number of bytes in a decimal unit, as ParseSize reads it.
 func FormatSize(n int64) string {
 	for _, u := range []struct {
 		name string
@@ -58,14 +58,14 @@ func FormatSize(n int64) string {
 	return strconv.FormatInt(n, 10) + " B"
 }
 
-// Usage is what a process takes from its machine.
+// Usage is a process's use of its machine.
 type Usage struct {
-	RSS     int64         // bytes resident now
-	PeakRSS int64         // bytes resident at most since it started
-	CPU     time.Duration // of all its threads, user and system
+	RSS     int64         // resident bytes now
+	PeakRSS int64         // most resident bytes since it started
+	CPU     time.Duration // user and system time of all its threads
 }
 
-// PeakRSS is the most memory that this process has had resident, in bytes.
+// PeakRSS returns the most memory that this process has had resident, in bytes.
 func PeakRSS() (int64, error) {
 	u, err := UsageOf(os.Getpid())
 	return u.PeakRSS, err

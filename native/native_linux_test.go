@@ -173,7 +173,7 @@ func TestIsTerminalPty(t *testing.T) {
 	}
 }
 
-// A disk that fills up half way: a file size limit is one that needs no privilege.
+// A disk that fills up half way, simulated by a file size limit, which needs no privilege.
 func TestWriteFileBeyondALimit(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "state.bin")
@@ -208,7 +208,7 @@ func checkFull(t *testing.T, dir, msg, reason string) {
 	}
 }
 
-// A disk that is really full: a small one of our own, where name spaces are allowed.
+// A disk that is really full: a small one of our own, if namespaces are available.
 func TestWriteFileOnAFullDisk(t *testing.T) {
 	cmd := helper("full", "DIR="+t.TempDir())
 	cmd.SysProcAttr = &syscall.SysProcAttr{
@@ -247,8 +247,8 @@ func lines(t *testing.T, cmd *exec.Cmd) func() string {
 	}
 }
 
-// TestShutdown: two signals in a row are one request, a later one ends the process; a
-// hang-up asks too and never insists.
+// TestShutdown checks that two signals in quick succession are one request, that a later one
+// ends the process, and that a hang-up is a request too but never ends it.
 func TestShutdown(t *testing.T) {
 	for _, c := range []struct{ first, insists syscall.Signal }{
 		{syscall.SIGINT, syscall.SIGINT},
@@ -271,7 +271,7 @@ func TestShutdown(t *testing.T) {
 			if got := next(); !strings.HasPrefix(got, "stopped on request") || !strings.HasSuffix(got, "canceled true") {
 				t.Errorf("%q", got)
 			}
-			// It hangs on purpose.
+			// The helper hangs on purpose.
 			time.Sleep(oneRequest + 200*time.Millisecond)
 			_ = cmd.Process.Signal(syscall.SIGHUP)
 			time.Sleep(50 * time.Millisecond)
@@ -296,8 +296,8 @@ func TestShutdown(t *testing.T) {
 	}
 }
 
-// TestNohup: a hang-up that was ignored at the start does not stop the program; what else
-// asks still does.
+// TestNohup checks that a hang-up that was ignored at the start does not stop the program,
+// while other signals still do.
 func TestNohup(t *testing.T) {
 	cmd := helper("shutdown", "POLITE=1")
 	cmd.Path, cmd.Args = "/bin/sh", append([]string{"sh", "-c", `trap "" HUP; exec "$0" "$@"`}, cmd.Args...)
@@ -319,7 +319,7 @@ func TestNohup(t *testing.T) {
 	}
 }
 
-// alive says whether a process exists and is no zombie.
+// alive reports whether a process exists and is not a zombie.
 func alive(pid int) bool {
 	_, err := UsageOf(pid)
 	return err == nil
@@ -371,7 +371,7 @@ type writerFunc func([]byte) (int, error)
 
 func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
 
-// A child that does not listen is killed, and its own children with it.
+// A child that ignores the request to end is killed, with its own children.
 func TestChildThatDoesNotListen(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	r, w := io.Pipe()

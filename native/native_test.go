@@ -31,7 +31,7 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// helper is a command that runs one of roles.
+// helper returns a command that runs one of roles.
 func helper(name string, env ...string) *exec.Cmd {
 	cmd := exec.Command(os.Args[0])
 	cmd.Env = append(os.Environ(), append(env, role+"="+name)...)
@@ -83,7 +83,7 @@ func FuzzParseSize(f *testing.F) {
 		if n < 1 || n > MaxSize {
 			t.Errorf("%q is %d", s, n)
 		}
-		// What is printed reads back, to the digit that is printed.
+		// The formatted size parses to the same number, up to rounding.
 		back, err := ParseSize(FormatSize(n))
 		if err != nil || math.Abs(float64(back-n)) > 0.051*math.Max(1, math.Pow(1000, math.Floor(math.Log10(float64(n)*1.001)/3))) {
 			t.Errorf("%q is %d, printed %q, read back %d, %v", s, n, FormatSize(n), back, err)
@@ -99,7 +99,7 @@ func TestThisMachine(t *testing.T) {
 	if c := Cores(); c < 1 || c > runtime.NumCPU() {
 		t.Errorf("%d cores of %d", c, runtime.NumCPU())
 	}
-	// What ran before in this process may have left a peak above today's use: fill up to it.
+	// Earlier tests may have left a peak above the current use: fill memory up to it.
 	fill := func(n int) []byte {
 		block := make([]byte, n)
 		for i := range block {

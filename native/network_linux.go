@@ -6,8 +6,8 @@ import (
 	"os"
 )
 
-// Network names this machine's network until the next start, for comparison only: two
-// processes of which it is the same share a loopback interface. "" if that is not known.
+// Network returns an identifier of this machine's network, valid until the next boot: two
+// processes with the same one share a loopback interface. "" means unknown.
 func Network() string {
 	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	if err != nil {

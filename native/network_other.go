@@ -4,8 +4,8 @@ package native
 
 import "os"
 
-// Network names this machine's network, for comparison only: two processes of which it is
-// the same share a loopback interface. "" if that is not known.
+// Network returns an identifier of this machine's network: two processes with the same one
+// share a loopback interface. "" means unknown.
 func Network() string {
 	name, err := os.Hostname()
 	if err != nil {

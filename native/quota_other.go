@@ -1,6 +1,6 @@
 //go:build !unix && !js
 
-// Without disk quotas only a full disk is left.
+// Systems without disk quotas.
 
 package native
 

@@ -1,10 +1,10 @@
 //go:build unix || js
 
-// The error of a disk quota, where there is one.
+// The error of an exceeded disk quota.
 
 package native
 
 import "syscall"
 
-// errQuota is a full disk for one user.
+// errQuota says that a user's disk quota is exceeded.
 var errQuota error = syscall.EDQUOT

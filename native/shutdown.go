@@ -1,6 +1,6 @@
 //go:build !js
 
-// Signals as a context: the first asks, a later one insists.
+// Signals as a context: the first one asks to stop, a later one insists.
 
 package native
 
@@ -14,28 +14,28 @@ import (
 	"time"
 )
 
-// Interrupted is the cause of a context that a signal ended. It answers to
-// errors.Is(err, context.Canceled): being asked to stop is not a failure.
+// Interrupted is the cause of a context that a signal ended. errors.Is(err, context.Canceled)
+// is true of it, since being asked to stop is not a failure.
 type Interrupted struct{ Signal os.Signal }
 
 func (e *Interrupted) Error() string {
 	return fmt.Sprintf("stopped on request (%v)", e.Signal)
 }
 
-// Is makes it a kind of context.Canceled.
+// Is reports that it is a context.Canceled.
 func (e *Interrupted) Is(target error) bool { return target == context.Canceled }
 
-// oneRequest is the time in which further signals are the same request: timeout(1) and
-// process managers signal a process and then its group, some milliseconds apart. A person
+// oneRequest is the time during which further signals count as the same request: timeout(1)
+// and process managers signal a process and then its group, some milliseconds apart. A person
 // who presses Ctrl-C again takes longer.
 const oneRequest = 500 * time.Millisecond
 
 // Shutdown returns a context that ends at the first interrupt (Ctrl-C), termination or
-// hang-up signal, with an *Interrupted as its cause, so that the program can save and
-// leave. After oneRequest interrupt and termination do what the system does by default: they
-// end the process at once. A hang-up never insists, because nobody is there any more to mean
-// it, and one that was ignored when the process started (nohup) stays ignored. stop ends the
-// context, gives the signals back and waits; call it when done.
+// hang-up signal, with an *Interrupted as its cause, so that the program can save and exit.
+// After oneRequest, a further interrupt or termination has the system's default effect and
+// ends the process at once. A hang-up never does, because nobody is left to insist, and if
+// hang-ups were ignored when the process started (nohup) they stay ignored. stop ends the
+// context, restores the signals' defaults and waits. The caller must call it.
 func Shutdown(parent context.Context) (ctx context.Context, stop func()) {
 	ctx, cancel := context.WithCancelCause(parent)
 	ask, hangup := make(chan os.Signal, 1), make(chan os.Signal, 1)

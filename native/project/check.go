@@ -1,5 +1,5 @@
-// What a job, its model and its data must have to do with each other. Every command asks
-// before it begins, so that what cannot be done is refused in words and not by a kernel.
+// Checking that a job, its model and its data fit together. Every command does so before it
+// begins, so that a mismatch gives a clear error instead of a panic in a kernel.
 
 package project
 
@@ -13,11 +13,11 @@ import (
 	"github.com/ravnest/ravnest/engine/job"
 )
 
-// Check holds job, model and data against each other.
+// Check checks that job, model and data fit together.
 func (p *Project) Check() error { return CheckJob(p.Job, p.Graph, p.Data) }
 
-// CheckJob holds a job, its model and its data against each other: shapes, targets, every
-// batch and micro-batch that the run will have, and tokens.
+// CheckJob checks that a job, its model and its data fit together: shapes, targets, the sizes
+// of all batches and micro-batches, and tokens.
 func CheckJob(j job.Spec, g *graph.Graph, d *data.Set) error {
 	if n := len(g.Inputs); n != 1 {
 		return fmt.Errorf("the model has %d inputs, data sets have 1", n)
@@ -37,7 +37,7 @@ func CheckJob(j job.Spec, g *graph.Graph, d *data.Set) error {
 	return errors.Join(checkBatches(j, g, d.Train.Len()), checkTokens(g, "training data", d.Train.X()), checkTokens(g, "validation data", d.Val.X()))
 }
 
-// CheckInputs tells whether the model can answer the rows of x.
+// CheckInputs returns an error unless the rows of x are valid inputs of the model.
 func CheckInputs(g *graph.Graph, x *data.Table) error {
 	if n := len(g.Inputs); n != 1 {
 		return fmt.Errorf("the model has %d inputs, data sets have 1", n)
@@ -51,7 +51,7 @@ func CheckInputs(g *graph.Graph, x *data.Table) error {
 	return checkTokens(g, "data", x)
 }
 
-// checkTargets compares the model's answer and the loss with a target.
+// checkTargets checks that the model's output and the loss fit the targets.
 func checkTargets(j job.Spec, g *graph.Graph, d *data.Set) error {
 	out, row, y := g.Shape(g.OutputValue()), graph.Shape(d.Train.TargetShape()), d.Train.Y()
 	if out.Elems() != row.Elems() {
@@ -65,23 +65,23 @@ func checkTargets(j job.Spec, g *graph.Graph, d *data.Set) error {
 	if len(out) > 0 {
 		last = out[len(out)-1]
 	}
-	// Of classes, a row of the target has one for each position of the output.
+	// With classes, a target row has one label for each position of the output.
 	if y.Labelled() && (y.Classes != last || y.Elems()/y.Classes != out.Elems()/last) {
 		return fmt.Errorf("the model's output %q is %s, which is %d positions of %d classes, but a row of the data set %q has %d labels of %d classes: the output's last axis must be the classes",
 			g.Output, out, out.Elems()/last, last, j.Data, y.Elems()/y.Classes, y.Classes)
 	}
 	if j.Loss == "cross_entropy" && len(row) > 0 && row[len(row)-1] != last {
-		return fmt.Errorf("loss cross_entropy compares the last axis of the model's output %q, which is %s, with that of a target, but the data set %q has %s: give both as many classes",
+		return fmt.Errorf("loss cross_entropy compares the last axis of the model's output %q, which is %s, with that of a target, but the data set %q has %s: both need the same number of classes",
 			g.Output, out, j.Data, row)
 	}
 	if classes := last > 1; j.Loss == "cross_entropy" && !classes {
-		return fmt.Errorf("loss cross_entropy over the model's output %q of %s: of one class it is 0 whatever the model answers; give the model an output for each class, or use mse", g.Output, out)
+		return fmt.Errorf("loss cross_entropy over the model's output %q of %s: with a single class it is always 0; give the model an output for each class, or use mse", g.Output, out)
 	}
 	return nil
 }
 
-// checkBatches walks the sizes of all micro-batches of the run over n training rows. Batches
-// differ in size by the last of an epoch only, if the run comes to it.
+// checkBatches checks the sizes of all micro-batches of a run over n training rows. All
+// batches have the same size except the last of an epoch, if the run reaches it.
 func checkBatches(j job.Spec, g *graph.Graph, n int) error {
 	totals := []int{j.Rows(n, 0)}
 	if b := j.Batches(n); j.Total(n) >= b {
@@ -92,7 +92,7 @@ func checkBatches(j job.Spec, g *graph.Graph, n int) error {
 		if !ok {
 			continue
 		}
-		values := g.Shape(g.Result(i)).Elems() / op.Features // of a channel, in a row
+		values := g.Shape(g.Result(i)).Elems() / op.Features // per channel and row
 		for k, total := range totals {
 			for _, rows := range j.Order(n, 0).Parts(total) {
 				if rows*values >= 2 {
@@ -114,8 +114,8 @@ func checkBatches(j job.Spec, g *graph.Graph, n int) error {
 	return nil
 }
 
-// checkTokens looks at what every embedding reads of the rows of x, also through views; what
-// is x's name in errors.
+// checkTokens checks the elements of x that embeddings read, also through views. what names x
+// in errors.
 func checkTokens(g *graph.Graph, what string, x *data.Table) error {
 	type span struct{ from, to int } // of a row's elements
 	raw := map[int]span{0: {0, g.Inputs[0].Shape.Elems()}}

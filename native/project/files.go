@@ -1,5 +1,5 @@
-// A project's files: how they are read, whatever the job's names point at, and written,
-// whatever lies in the directory already.
+// Reading and writing a project's files safely, whatever the names in the job point at and
+// whatever is already in the directory.
 
 package project
 
@@ -17,7 +17,7 @@ import (
 	"github.com/ravnest/ravnest/native"
 )
 
-// kinds of files that are not regular, in words.
+// kinds describes files that are not regular.
 var kinds = []struct {
 	mode fs.FileMode
 	name string
@@ -28,9 +28,9 @@ var kinds = []struct {
 	{fs.ModeDevice | fs.ModeCharDevice, "a device"},
 }
 
-// OpenRegular opens a regular file, also through symbolic links: the owner of the directory
-// has put them there. Anything else is refused before it is opened: a named pipe would wait
-// for ever.
+// OpenRegular opens a regular file. It follows symbolic links, which the owner of the
+// directory has made. Anything else is refused without opening it, since a named pipe would
+// block for ever.
 func OpenRegular(path, what string) (*os.File, int64, error) {
 	info, err := os.Stat(path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -58,7 +58,7 @@ func OpenRegular(path, what string) (*os.File, int64, error) {
 	return f, info.Size(), nil
 }
 
-// read reads a whole file of bounded size.
+// read reads a file of at most limit bytes.
 func read(path, what string, limit int64) ([]byte, error) {
 	f, _, err := OpenRegular(path, what)
 	if err != nil {
@@ -75,11 +75,11 @@ func read(path, what string, limit int64) ([]byte, error) {
 	return b, nil
 }
 
-// local is the path of a file named by the job, which must lie inside the directory. A
-// symbolic link there may lead anywhere: a job comes from others, links do not.
+// local returns the path of a file named by the job, which must be inside the directory. A
+// symbolic link may lead anywhere: a job may come from others, but links do not.
 func (p *Project) local(name, what string) (string, error) {
 	if !filepath.IsLocal(name) {
-		return "", fmt.Errorf("the %s %q must lie inside the job's directory", what, name)
+		return "", fmt.Errorf("the %s %q must be inside the job's directory", what, name)
 	}
 	return filepath.Join(p.Dir, name), nil
 }
@@ -95,12 +95,12 @@ func (p *Project) readLocal(name, what string, limit int64) ([]byte, error) {
 // ErrOutside is wrapped by errors about results that a symbolic link would put elsewhere.
 var ErrOutside = errors.New("results are written in the job's directory only")
 
-// Inside checks that writing name, relative to the directory, stays in the directory: no
-// part of it that is there already leads out by a symbolic link.
+// Inside checks that writing name, relative to the directory, stays inside it: no existing
+// part of the path may be a symbolic link that leads out.
 func (p *Project) Inside(name string) error {
 	root, err := filepath.EvalSymlinks(p.Dir)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil // it will be made
+		return nil // it will be created
 	}
 	if err != nil {
 		return fmt.Errorf("the job's directory: %w", err)
@@ -136,22 +136,22 @@ func (p *Project) write(name string, b []byte) error {
 	}
 	path := filepath.Join(p.Dir, name)
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-		return fmt.Errorf("making the directory of %s: %w", name, err)
+		return fmt.Errorf("creating the directory of %s: %w", name, err)
 	}
 	return native.WriteFile(path, b, 0o644)
 }
 
-// glob lists what matches a pattern relative to the directory, whose own name may hold any
-// characters, sorted.
+// glob returns the files that match a pattern relative to the directory, sorted. The
+// directory's own name may contain any characters.
 func (p *Project) glob(pattern string) ([]string, error) {
 	names, err := fs.Glob(os.DirFS(p.Dir), pattern)
 	slices.Sort(names)
 	return names, err
 }
 
-// MoveAside moves what an older run left to previous/N and returns N, 0 if there was
-// nothing. What cannot be moved stays where it is, and is an error. The manifest is removed:
-// it names objects of the store that the next run discards, while the stage files that were
+// MoveAside moves the results of an older run to previous/N and returns N; 0 means that there
+// were none. It is an error if something cannot be moved; that stays in place. The manifest
+// is removed, since the next run discards the objects that it names, while the stage files
 // written from it are kept.
 func (p *Project) MoveAside() (int, error) {
 	var found []string
@@ -207,15 +207,15 @@ func (p *Project) dropManifest() error {
 	return nil
 }
 
-// lockFile is the file whose lock says that a command works in the directory. It stays.
+// lockFile is the file whose lock says that a command is working in the directory. It is never
+// removed.
 const lockFile = ".ravnest.lock"
 
-// Lock takes the directory for a command that changes it. Another process that has it is an
-// error that wraps native.ErrLocked and names it; one that has died has it no longer. Unlock
-// gives it back.
+// Lock locks the directory for a command that changes it. If another live process holds the
+// lock, the error wraps native.ErrLocked and names that process.
 func Lock(dir, command string) (unlock func(), err error) {
 	if info, err := os.Stat(dir); err != nil || !info.IsDir() {
-		return func() {}, nil // the command itself will say what is wrong with it
+		return func() {}, nil // the command itself will report what is wrong
 	}
 	unlock, err = native.Lock(filepath.Join(dir, lockFile), command)
 	if err != nil {

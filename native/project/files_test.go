@@ -16,7 +16,7 @@ import (
 	"github.com/ravnest/ravnest/native/project"
 )
 
-// TestNames does what a run does with its directory in directories of any name.
+// TestNames does everything that a run does in directories with unusual names.
 func TestNames(t *testing.T) {
 	for _, name := range []string{
 		"plain", "with spaces ", "[glob]*?", "-dash", "quote'\"`$HOME", "ünï cödé 名前", "a\\b", "{a,b}", "~", "#x", "%s%d", ".hidden",
@@ -42,7 +42,7 @@ func TestNames(t *testing.T) {
 			if n, err := p.MoveAside(); n != run || err != nil {
 				t.Errorf("%q: moving run %d aside: %d, %v", name, run, n, err)
 			}
-			// What the manifest names is discarded by the next run, so no copy of it is kept.
+			// The next run discards the objects that the manifest names, so no copy of it is kept.
 			for _, d := range []string{dir, filepath.Join(dir, "previous", string(rune('0'+run)))} {
 				if _, err := os.Lstat(filepath.Join(d, "node_data/manifest.json")); err == nil {
 					t.Errorf("%q: a manifest is left in %s", name, d)
@@ -64,7 +64,7 @@ func TestNames(t *testing.T) {
 	}
 }
 
-// TestEditors reads files as editors on Windows save them.
+// TestEditors reads files as saved by editors on Windows.
 func TestEditors(t *testing.T) {
 	dir := fresh(t)
 	for i, save := range []func(string) string{
@@ -101,7 +101,7 @@ func TestEditors(t *testing.T) {
 	}
 }
 
-// TestSpecialFiles refuses what is not a regular file, at once.
+// TestSpecialFiles checks that files which are not regular are refused without blocking.
 func TestSpecialFiles(t *testing.T) {
 	for name, replace := range map[string]func(path string) error{
 		"a named pipe": func(path string) error { return syscall.Mkfifo(path, 0o644) },
@@ -131,7 +131,7 @@ func TestSpecialFiles(t *testing.T) {
 	}
 }
 
-// TestSymbolicLinks reads through the owner's links and never writes through them.
+// TestSymbolicLinks checks that the owner's links are followed for reading and never for writing.
 func TestSymbolicLinks(t *testing.T) {
 	dir, out := fresh(t), t.TempDir()
 	if err := errors.Join(os.Rename(filepath.Join(dir, "model.json"), filepath.Join(out, "m")), os.Symlink(filepath.Join(out, "m"), filepath.Join(dir, "model.json"))); err != nil {
@@ -147,7 +147,7 @@ func TestSymbolicLinks(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	// Moving aside moves the links themselves.
+	// MoveAside moves the links themselves.
 	if n, err := p.MoveAside(); n != 1 || err != nil {
 		t.Fatal(n, err)
 	}
@@ -159,7 +159,7 @@ func TestSymbolicLinks(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	// A link that stays inside is the owner's way to order things.
+	// A link that stays inside the directory is allowed.
 	if err := errors.Join(os.Mkdir(filepath.Join(dir, "disk"), 0o755), os.Symlink("disk", filepath.Join(dir, "trained"))); err != nil {
 		t.Fatal(err)
 	}

@@ -1,4 +1,4 @@
-// Models that PyTorch exported: how they are read and shown.
+// Reading and describing models that PyTorch exported.
 
 package project
 
@@ -15,8 +15,8 @@ import (
 	"github.com/ravnest/ravnest/engine/train"
 )
 
-// ReadModel reads an archive of torch.export.save. output is the number of the program's
-// output that is the model's answer.
+// ReadModel reads an archive written by torch.export.save. output is the index of the
+// program's output that is the model's answer.
 func ReadModel(file string, output int) (*importer.Model, error) {
 	f, size, err := OpenRegular(file, "model file")
 	if err != nil {
@@ -39,9 +39,9 @@ func modelName(file string) string {
 	return name[:min(len(name), job.MaxText)]
 }
 
-// DescribeModel writes the model as a table: a line for every node, with its output's
-// shape, parameters, floating point operations forward and the memory of its output for a
-// batch. A line before which the model may be cut begins with a mark.
+// DescribeModel writes the model as a table with a line for every node: the shape of its
+// output, its parameters, the floating-point operations of its forward pass, and the memory
+// of its output for a batch. Lines before which the model can be cut are marked.
 func DescribeModel(w io.Writer, m *importer.Model, j job.Spec) error {
 	g := m.Graph
 	begins := map[int]bool{}
@@ -81,7 +81,7 @@ func DescribeModel(w io.Writer, m *importer.Model, j job.Spec) error {
 	return nil
 }
 
-// some names the first of a list.
+// some returns the first few elements of a list as text.
 func some(names []string) string {
 	const most = 4
 	if len(names) <= most {

@@ -1,6 +1,6 @@
 // Package project is a job's directory on disk: what the requester writes (job, model,
-// pool), what the planner adds (node_data) and what a run leaves behind (losses,
-// weights, the trained state dict). The names are Ravnest's where Ravnest has one.
+// pool), what the planner adds (node_data) and what a run leaves behind (losses, weights,
+// the trained state dict). File names are the original Ravnest's where it has such a file.
 package project
 
 import (
@@ -44,31 +44,32 @@ const (
 	TrainedDir   = "trained"
 	StageFile    = "stage.json"
 	WeightsFile  = "weights.safetensors"
-	// InitialFile has the weights that an imported model begins with.
+	// InitialFile holds the initial weights of an imported model.
 	InitialFile = "initial.safetensors"
-	// RestFile has what PyTorch's state dict of an imported model holds beside the graph's.
+	// RestFile holds the entries of an imported model's PyTorch state dict that the graph
+	// does not have.
 	RestFile = "rest.safetensors"
-	// ClassesFile has the names of the classes, a JSON list, where the data have them.
+	// ClassesFile is a JSON list of the names of the classes, if the data have names.
 	ClassesFile = "classes.json"
 	OldDir      = "previous"
 )
 
-const maxConfig = 4 << 20 // bytes of a file that people write
+const maxConfig = 4 << 20 // bytes of a file written by people
 
 // ErrMissing is wrapped by errors about a file that should be there.
 var ErrMissing = errors.New("missing file")
 
-// Project is a directory with its job and model read and checked.
+// Project is a job's directory, with its job and model read and checked.
 type Project struct {
 	Dir       string
 	Job       job.Spec
 	Graph     *graph.Graph
 	GraphJSON []byte
 	Data      *data.Set
-	Weights   state.Dict // that training begins with; nil: drawn by the seed
+	Weights   state.Dict // initial weights; nil: drawn from the seed
 }
 
-// Exists tells whether dir holds a job.
+// Exists reports whether dir holds a job.
 func Exists(dir string) bool {
 	_, err := os.Stat(filepath.Join(dir, JobFile))
 	return err == nil
@@ -77,7 +78,7 @@ func Exists(dir string) bool {
 // Open reads and checks the job, its model and its data.
 func Open(dir string) (*Project, error) { return OpenWith(dir, nil) }
 
-// OpenWith is Open of the job as change leaves it, for flags that say otherwise.
+// OpenWith is like Open, but first lets change modify the job, for flags that override it.
 func OpenWith(dir string, change func(*job.Spec)) (*Project, error) {
 	p, err := openModel(dir, change)
 	if err != nil {
@@ -89,7 +90,7 @@ func OpenWith(dir string, change func(*job.Spec)) (*Project, error) {
 	return p, p.Check()
 }
 
-// OpenModel is Open without the data set, for what needs the model alone.
+// OpenModel is like Open, but does not read the data set.
 func OpenModel(dir string) (*Project, error) { return openModel(dir, nil) }
 
 func openModel(dir string, change func(*job.Spec)) (*Project, error) {
@@ -99,7 +100,7 @@ func openModel(dir string, change func(*job.Spec)) (*Project, error) {
 	}
 	b, err := read(filepath.Join(dir, JobFile), "job file", job.MaxBytes)
 	if errors.Is(err, ErrMissing) {
-		return nil, fmt.Errorf("%w: ravnest init %s makes an example", err, dir)
+		return nil, fmt.Errorf("%w: ravnest init %s creates an example", err, dir)
 	}
 	if err != nil {
 		return nil, err
@@ -125,7 +126,7 @@ func openModel(dir string, change func(*job.Spec)) (*Project, error) {
 	return p, p.loadWeights()
 }
 
-// loadWeights reads the weights that training begins with.
+// loadWeights reads the initial weights.
 func (p *Project) loadWeights() error {
 	if p.Job.Weights == "" {
 		return nil
@@ -149,7 +150,7 @@ func (p *Project) loadWeights() error {
 	return nil
 }
 
-// load reads the data set as the model wants it.
+// load reads the data set in the form that the model needs.
 func (p *Project) load() error {
 	set, builtin, err := data.Builtin(p.Job.Data)
 	if builtin {
@@ -176,15 +177,15 @@ func (p *Project) want() *data.Want {
 	return &data.Want{Output: p.Graph.Shape(p.Graph.OutputValue()), Values: p.Job.Loss == "mse"}
 }
 
-// Source gives the data set for a model, and the names of its classes by number, nil where
-// they have none: dataset.Source.
+// Source provides the data set for a model, and the names of its classes by number, or nil if
+// they have none. It is implemented by dataset.Source.
 type Source interface {
 	Set(in []int, want *data.Want) (*data.Set, error)
 	Names() []string
 }
 
 // Init writes an example job into dir: job, model and the walkthrough's pool of n
-// nodes. Files that are there are not overwritten.
+// nodes. Existing files are not overwritten.
 func Init(dir, example string, n int, change func(*job.Spec)) error {
 	e, err := zoo.Find(example)
 	if err != nil {
@@ -197,10 +198,10 @@ func Init(dir, example string, n int, change func(*job.Spec)) error {
 	return Create(dir, j, e.Graph, n, nil, nil)
 }
 
-// Create writes a job into dir: job, model, the walkthrough's pool of n nodes and, where they
-// are not nil, the data and the weights to begin with as safetensors files that the job names,
-// and what else PyTorch's state dict has. What the job cannot do is refused before anything is
-// written; files that are there are not overwritten.
+// Create writes a job into dir: job, model, the walkthrough's pool of n nodes and, unless they
+// are nil, the data and the initial weights as safetensors files that the job names, and the
+// rest of PyTorch's state dict. An invalid job is refused before anything is written; existing
+// files are not overwritten.
 func Create(dir string, j job.Spec, g *graph.Graph, n int, src Source, begin *Begin) error {
 	if Exists(dir) {
 		return fmt.Errorf("%s already holds a job: choose another directory or remove %s", dir, JobFile)
@@ -231,7 +232,7 @@ func Create(dir string, j job.Spec, g *graph.Graph, n int, src Source, begin *Be
 		return err
 	}
 	if err := os.MkdirAll(filepath.Join(dir, "node_data"), 0o755); err != nil {
-		return fmt.Errorf("making the job's directory: %w", err)
+		return fmt.Errorf("creating the job's directory: %w", err)
 	}
 	if src != nil {
 		if err := p.Inside(dataFile); err != nil {
@@ -255,7 +256,7 @@ func Create(dir string, j job.Spec, g *graph.Graph, n int, src Source, begin *Be
 	for _, f := range []struct {
 		name string
 		data []byte
-	}{{j.Model, model}, {ConfigsFile, configs(n)}, {JobFile, j.JSON()}} { // the job last: with it the directory is one
+	}{{j.Model, model}, {ConfigsFile, configs(n)}, {JobFile, j.JSON()}} { // the job last: it makes the directory a project
 		if err := p.write(f.name, f.data); err != nil {
 			return err
 		}
@@ -263,7 +264,7 @@ func Create(dir string, j job.Spec, g *graph.Graph, n int, src Source, begin *Be
 	return nil
 }
 
-// writeClasses writes ClassesFile, where there are names.
+// writeClasses writes ClassesFile, if there are names.
 func (p *Project) writeClasses(names []string) error {
 	if names == nil {
 		return nil
@@ -275,7 +276,7 @@ func (p *Project) writeClasses(names []string) error {
 	return p.write(ClassesFile, append(b, '\n'))
 }
 
-// Classes are the names of the classes by number, nil where they have none.
+// Classes returns the names of the classes by number, or nil if they have none.
 func (p *Project) Classes() ([]string, error) {
 	path := filepath.Join(p.Dir, ClassesFile)
 	b, err := read(path, "names of the classes", maxConfig)
@@ -292,10 +293,10 @@ func (p *Project) Classes() ([]string, error) {
 	return names, nil
 }
 
-// dataFile is what Create calls the data that it writes.
+// dataFile is the name of the data file that Create writes.
 const dataFile = "data.safetensors"
 
-// config is one node of node_configs.json, with the seed's keys; compute is ours.
+// config is one node of node_configs.json. The keys are the original Ravnest's except compute.
 type config struct {
 	IP         string `json:"IP"`
 	Benchmarks struct {
@@ -305,7 +306,7 @@ type config struct {
 	} `json:"benchmarks"`
 }
 
-// configs is the walkthrough's pool: n nodes of 8 GB and 10 Mbit/s.
+// configs returns the walkthrough's pool: n nodes of 8 GB and 10 Mbit/s.
 func configs(n int) []byte {
 	var b bytes.Buffer
 	b.WriteString("{\n")
@@ -338,7 +339,7 @@ func (p *Project) Pool() ([]Node, error) {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
 	if len(m) == 0 || len(m) > ga.MaxNodes {
-		return nil, fmt.Errorf("%s: %d nodes, 1..%d are supported", path, len(m), ga.MaxNodes)
+		return nil, fmt.Errorf("%s: %d nodes; 1 to %d are supported", path, len(m), ga.MaxNodes)
 	}
 	nodes := make([]Node, len(m))
 	seen := map[string]string{}
@@ -375,7 +376,7 @@ func checkAddress(a string) error {
 	return nil
 }
 
-// Stored is the plan as it lies in node_data/plan.json.
+// Stored is the plan as stored in node_data/plan.json.
 type Stored struct {
 	Version int      `json:"version"`
 	Nodes   []Placed `json:"nodes"` // by position in the pool
@@ -388,7 +389,7 @@ type Placed struct {
 	Address string `json:"address"`
 }
 
-// HasPlan tells whether clusterize has run.
+// HasPlan reports whether there is a stored plan.
 func (p *Project) HasPlan() bool {
 	_, err := os.Stat(filepath.Join(p.Dir, PlanFile))
 	return err == nil
@@ -406,7 +407,7 @@ func (p *Project) ReadPlan() (*Stored, error) {
 		return nil, fmt.Errorf("%s: %w: run clusterize again", path, err)
 	}
 	if s.Version != 1 {
-		return nil, fmt.Errorf("%s: version %d, this program reads version 1: run clusterize again", path, s.Version)
+		return nil, fmt.Errorf("%s: it has version %d, this program reads version 1: run clusterize again", path, s.Version)
 	}
 	if err := s.Check(p.Graph); err != nil {
 		return nil, fmt.Errorf("%s: %w: run clusterize again", path, err)
@@ -424,7 +425,7 @@ func (p *Project) ReadPlan() (*Stored, error) {
 	return &s, nil
 }
 
-// nodeFile is node_data/nodes/node_N.json with the seed's keys.
+// nodeFile is node_data/nodes/node_N.json with the original Ravnest's keys.
 type nodeFile struct {
 	ID           int                 `json:"node_id"`
 	Host         string              `json:"local_host"`
@@ -442,7 +443,7 @@ type nodeFile struct {
 	Type         string              `json:"node_type"`
 }
 
-// split cuts an address that checkAddress has accepted.
+// split splits an address that checkAddress has accepted into host and port.
 func split(a string) (string, int) {
 	h, p, _ := net.SplitHostPort(a)
 	n, _ := strconv.Atoi(p)
@@ -514,8 +515,8 @@ func (p *Project) nodeFile(s *Stored, c, k int, gs *graph.Stage) nodeFile {
 	return f
 }
 
-// Addresses are the nodes of the next cluster in the rings that hold the parameters
-// of a stage, each with the first of them: the seed's Address2Param.
+// Addresses returns the nodes of the next cluster in the rings for a stage's parameters, each
+// with the first of those parameters: the original Ravnest's Address2Param.
 func (s *Stored) Addresses(c, k int) map[string]string {
 	next := s.Clusters[(c+1)%len(s.Clusters)]
 	m := map[string]string{}
@@ -531,16 +532,16 @@ func (s *Stored) Addresses(c, k int) map[string]string {
 	return m
 }
 
-// StageDir is the directory of a stage, relative to the project.
+// StageDir returns the directory of a stage, relative to the project.
 func (s *Stored) StageDir(c, k int) string {
 	address := s.Nodes[s.Clusters[c].Stages[k].Node].Address
 	if runtime.GOOS == "windows" {
-		address = strings.ReplaceAll(address, ":", "_") // it names a drive there, or a stream
+		address = strings.ReplaceAll(address, ":", "_") // on Windows a colon separates drives and streams
 	}
 	return filepath.Join("node_data", fmt.Sprintf("cluster_%d", c), address)
 }
 
-// WriteLog prints each node as Ravnest's clusterize does, with its role.
+// WriteLog prints each node with its role, as the original Ravnest's clusterize does.
 func (s *Stored) WriteLog(w io.Writer) {
 	for c, cl := range s.Clusters {
 		for k, st := range cl.Stages {

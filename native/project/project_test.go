@@ -36,7 +36,7 @@ func open(t testing.TB, dir string) *project.Project {
 	return p
 }
 
-// TestPlanFiles: what clusterize writes has the seed's names and keys.
+// TestPlanFiles checks that the files of a plan have the original Ravnest's names and keys.
 func TestPlanFiles(t *testing.T) {
 	p := open(t, fresh(t))
 	nodes, err := p.Pool()
@@ -90,7 +90,7 @@ func TestPlanFiles(t *testing.T) {
 	}
 }
 
-// TestMoveAside: an older run's results are kept, run after run.
+// TestMoveAside checks that older runs' results are kept, run after run.
 func TestMoveAside(t *testing.T) {
 	p := open(t, fresh(t))
 	if n, err := p.MoveAside(); n != 0 || err != nil {
@@ -155,7 +155,7 @@ func TestMistakes(t *testing.T) {
 	}
 }
 
-// FuzzPool: the node file is written by people and may be anything.
+// FuzzPool checks that any pool file, which people write, is either read or refused.
 func FuzzPool(f *testing.F) {
 	dir := fresh(f)
 	good, err := os.ReadFile(filepath.Join(dir, project.ConfigsFile))
@@ -181,7 +181,7 @@ func FuzzPool(f *testing.F) {
 	})
 }
 
-// FuzzPlan: so is the plan.
+// FuzzPlan does the same for plans.
 func FuzzPlan(f *testing.F) {
 	dir := fresh(f)
 	p := open(f, dir)
@@ -205,7 +205,7 @@ func FuzzPlan(f *testing.F) {
 	})
 }
 
-// TestExamples: every example of the zoo is a job that fits its data.
+// TestExamples checks that every example of the zoo is a job that fits its data.
 func TestExamples(t *testing.T) {
 	for _, name := range zoo.Names() {
 		dir := t.TempDir()
@@ -224,7 +224,7 @@ func TestExamples(t *testing.T) {
 	}
 }
 
-// TestTokensOutsideTheTable: data that a model has no embedding for are refused before
+// TestTokensOutsideTheTable checks that tokens without an embedding are refused before
 // anything runs.
 func TestTokensOutsideTheTable(t *testing.T) {
 	e, err := zoo.Find("gpt-sorter")

@@ -19,7 +19,7 @@ import (
 	"github.com/ravnest/ravnest/native/project"
 )
 
-// nothing observes a run.
+// nothing is an observer that only counts losses.
 type nothing struct{ losses int }
 
 func (n *nothing) Loss(stage.Loss)            { n.losses++ }
@@ -27,7 +27,7 @@ func (n *nothing) Validated(stage.Validation) {}
 func (n *nothing) Batch(int)                  {}
 func (n *nothing) Keep(stage.Saved) error     { return nil }
 
-// model is a random chain of ops in JSON; many do not fit each other.
+// model returns a random chain of ops as JSON; many are invalid.
 func model(r *rand.Rand, tokens bool, width int) map[string]any {
 	var nodes []any
 	last, c := "x", width
@@ -85,7 +85,7 @@ func model(r *rand.Rand, tokens bool, width int) map[string]any {
 	}
 }
 
-// tensor is random elements of a kind: floats, or integers from lo to hi.
+// tensor returns a tensor of random elements: floats, or integers from lo to hi.
 func tensor(r *rand.Rand, name string, shape []int, ints bool, lo, hi int) state.Tensor {
 	n := 1
 	for _, d := range shape {
@@ -106,7 +106,7 @@ func tensor(r *rand.Rand, name string, shape []int, ints bool, lo, hi int) state
 	return t
 }
 
-// write makes a random project.
+// write writes a random project.
 func write(t *testing.T, dir string, r *rand.Rand) {
 	t.Helper()
 	tokens, width := r.IntN(3) == 0, 1+r.IntN(4)
@@ -159,8 +159,8 @@ func write(t *testing.T, dir string, r *rand.Rand) {
 	}
 }
 
-// TestRandomJobs runs jobs of random parts to their end: what Open accepts must not panic in
-// a kernel, and every batch of it must be trained.
+// TestRandomJobs runs random jobs to their end: a job that Open accepts must not panic in a
+// kernel, and all of its batches must be trained.
 func TestRandomJobs(t *testing.T) {
 	n := 600
 	if testing.Short() {
@@ -191,6 +191,6 @@ func TestRandomJobs(t *testing.T) {
 		}
 	}
 	if accepted < n/20 {
-		t.Errorf("%d of %d jobs were accepted: the test tries nothing; refused were %v", accepted, n, why)
+		t.Errorf("only %d of %d jobs were accepted, so the test tries little; refused: %v", accepted, n, why)
 	}
 }

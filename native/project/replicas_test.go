@@ -8,8 +8,8 @@ import (
 	"github.com/ravnest/ravnest/native/project"
 )
 
-// TestPartsForBatchNorm: a batch that is split over so many replicas that one has a single row
-// is refused under batch norm, with what to do; fewer replicas are not.
+// TestPartsForBatchNorm checks that with batch norm a split of batches that leaves a replica a
+// single row is refused, with advice, and that fewer replicas are accepted.
 func TestPartsForBatchNorm(t *testing.T) {
 	dir := t.TempDir()
 	if err := project.Init(dir, "cnn", 3, nil); err != nil {

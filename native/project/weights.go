@@ -1,5 +1,5 @@
-// Weights in and out of a job: what training begins with, taken from a checkpoint, and
-// PyTorch's state dict of what was trained.
+// Weights in and out of a job: initial weights from a checkpoint, and PyTorch's state dict of
+// the trained model.
 
 package project
 
@@ -22,25 +22,25 @@ import (
 	"github.com/ravnest/ravnest/native"
 )
 
-// Rest is what PyTorch's state dict of a model has beside the graph's: tensors that the
-// answer does not depend on, and second names of tied parameters.
+// Rest is what PyTorch's state dict of a model has in addition to the graph's: tensors that the
+// answer does not depend on, and further names of tied parameters.
 type Rest struct {
 	State state.Dict
 	Tied  map[string]string // name -> the name that the graph or State has
 }
 
-// Begin is what a job begins with.
+// Begin is the initial state of a job.
 type Begin struct {
 	Weights state.Dict // the graph's state dict
 	Rest    Rest
 }
 
-// BeginOf is what an imported model begins with.
+// BeginOf returns the initial state of an imported model.
 func BeginOf(m *importer.Model) *Begin {
 	return &Begin{Weights: m.Weights, Rest: Rest{State: m.Rest, Tied: m.Tied}}
 }
 
-// tiedKey is where the metadata of RestFile has Rest.Tied, as JSON.
+// tiedKey is the key of Rest.Tied, as JSON, in the metadata of RestFile.
 const tiedKey = "ravnest.tied"
 
 // saveBegin writes InitialFile and RestFile.
@@ -92,7 +92,7 @@ func (p *Project) ReadRest() (Rest, error) {
 	return r, nil
 }
 
-// Complete is the state dict that PyTorch's model has: d, the graph's, with the rest.
+// Complete returns the state dict that PyTorch's model has: d, the graph's, with the rest.
 func (r Rest) Complete(d state.Dict) (state.Dict, error) {
 	all := slices.Clone(d)
 	has := make(map[string]state.Tensor, len(d)+len(r.State))
@@ -124,20 +124,20 @@ func sorted(m map[string]string) []string {
 	return names
 }
 
-// IsTorch tells by the end of its name that a file is one of torch.save.
+// IsTorch reports whether a file's extension is one of torch.save's.
 func IsTorch(file string) bool {
 	return slices.Contains([]string{".pt", ".pth", ".bin", ".ckpt"}, strings.ToLower(filepath.Ext(file)))
 }
 
-// IsWeights tells by the end of its name that a file is a checkpoint.
+// IsWeights reports whether a file's extension is a checkpoint's.
 func IsWeights(file string) bool {
 	return IsTorch(file) || strings.EqualFold(filepath.Ext(file), ".safetensors")
 }
 
-// WriteState writes a state dict in the form that the file's name says.
+// WriteState writes a state dict in the format given by the file's extension.
 func WriteState(file string, d state.Dict) error {
 	if !IsWeights(file) {
-		return fmt.Errorf("%s: a state dict's file ends in .safetensors or .pt", file)
+		return fmt.Errorf("%s: the name of a state dict's file must end in .safetensors or .pt", file)
 	}
 	return native.Save(file, 0o644, func(w io.Writer) error {
 		if IsTorch(file) {
@@ -149,32 +149,32 @@ func WriteState(file string, d state.Dict) error {
 
 // FitOptions say how a checkpoint may differ from the model.
 type FitOptions struct {
-	Strict bool     // no name may be missing and none surplus, but for those ignored
-	Ignore []string // patterns of names that are neither taken nor missed
-	Strip  string   // what the file's names begin with and the model's do not
+	Strict bool     // no names may be missing or unused, except ignored ones
+	Ignore []string // patterns of names that are not taken and may be missing
+	Strip  string   // prefix of the file's names that the model's do not have
 }
 
-// Fit is a checkpoint held against the model.
+// Fit is the result of matching a checkpoint with the model.
 type Fit struct {
 	Begin
-	Taken int      // tensors of the model that the file gave
-	Kept  []string // of the model, that it did not
-	Left  []string // of the file, that the model has no use for
+	Taken int      // number of the model's tensors taken from the file
+	Kept  []string // the model's tensors that the file does not have
+	Left  []string // the file's tensors that the model does not use
 }
 
-// ErrFit is wrapped by the error that says what does not fit.
-var ErrFit = errors.New("the checkpoint is not one of this model")
+// ErrFit is wrapped by the error that lists what does not fit.
+var ErrFit = errors.New("the checkpoint does not fit this model")
 
-// fitting is a Fit under way.
+// fitting is the state while computing a Fit.
 type fitting struct {
 	o                FitOptions
-	have             map[string]state.Tensor // of the file, what is not used yet
+	have             map[string]state.Tensor // the file's tensors not used yet
 	missing, surplus []string
 	wrong            []string // shapes, types, values
 }
 
-// Fit holds a checkpoint against the job's model. What is kept has the values that the job
-// begins with so far. The error names everything that does not fit at once.
+// Fit matches a checkpoint with the job's model. Tensors that the file does not have keep the
+// job's current initial values. The error lists everything that does not fit at once.
 func (p *Project) Fit(d state.Dict, o FitOptions) (*Fit, error) {
 	for _, pattern := range o.Ignore {
 		if _, err := path.Match(pattern, ""); err != nil {
@@ -205,7 +205,7 @@ func (p *Project) Fit(d state.Dict, o FitOptions) (*Fit, error) {
 		h.have[t.Name] = t
 	}
 	f := &Fit{Begin: Begin{Rest: Rest{Tied: rest.Tied}}}
-	names := map[string][]string{} // of a tensor, beside its own
+	names := map[string][]string{} // further names of tied tensors
 	for _, other := range sorted(rest.Tied) {
 		names[rest.Tied[other]] = append(names[rest.Tied[other]], other)
 	}
@@ -217,7 +217,7 @@ func (p *Project) Fit(d state.Dict, o FitOptions) (*Fit, error) {
 			f.Kept = append(f.Kept, q.Full)
 		}
 	}
-	for _, w := range rest.State { // the answer does not need it: it may be missing
+	for _, w := range rest.State { // optional: the answer does not depend on it
 		t, _ := h.take(w.Name, names[w.Name], w, true)
 		f.Rest.State = append(f.Rest.State, t)
 	}
@@ -236,13 +236,13 @@ func (h *fitting) left(name string) bool { _, ok := h.have[name]; return ok }
 
 func (h *fitting) ignored(name string) bool {
 	return slices.ContainsFunc(h.o.Ignore, func(pattern string) bool {
-		ok, _ := path.Match(pattern, name) //nolint:errcheck // Fit has looked
+		ok, _ := path.Match(pattern, name) //nolint:errcheck // Fit has checked the pattern
 		return ok
 	})
 }
 
-// take takes the tensor that the model calls name, or one of others, where it has the shape
-// and type of was, and returns was where it does not. optional: it may be missing.
+// take returns the file's tensor called name or one of others if it has the shape and type of
+// was, and otherwise was itself. An optional one may be missing.
 func (h *fitting) take(name string, others []string, was state.Tensor, optional bool) (state.Tensor, bool) {
 	got, found := state.Tensor{}, ""
 	for _, n := range append([]string{name}, others...) {
@@ -272,7 +272,7 @@ func (h *fitting) take(name string, others []string, was state.Tensor, optional 
 		h.wrong = append(h.wrong, fmt.Sprintf("%s is %v, the model's is %v", found, got.Shape, was.Shape))
 		return was, false
 	case (got.I64 == nil) != (was.I64 == nil):
-		h.wrong = append(h.wrong, fmt.Sprintf("%s holds whole numbers where the model has others, or the reverse", found))
+		h.wrong = append(h.wrong, fmt.Sprintf("%s holds integers where the model has floats, or the reverse", found))
 		return was, false
 	}
 	for i, v := range got.F32 {
@@ -290,7 +290,7 @@ func (h *fitting) err(f *Fit) error {
 		h.missing, h.surplus = nil, nil
 	}
 	if f.Taken == 0 && len(h.missing)+len(h.wrong) == 0 {
-		return fmt.Errorf("%w: none of its %d tensors is one of the model's", ErrFit, len(f.Left))
+		return fmt.Errorf("%w: the model has none of its %d tensors", ErrFit, len(f.Left))
 	}
 	if len(h.missing)+len(h.surplus)+len(h.wrong) == 0 {
 		return nil
@@ -310,12 +310,13 @@ func (h *fitting) err(f *Fit) error {
 	if prefix := h.prefix(); prefix != "" {
 		fmt.Fprintf(&b, "\nhint: the file's names begin with %q: --strip %s", prefix, prefix)
 	} else {
-		b.WriteString("\nhint: --ignore 'PATTERN' leaves out the names that match, such as 'fc.*'; --strict=false takes what fits")
+		b.WriteString("\nhint: --ignore 'PATTERN' leaves out names that match, such as 'fc.*'; --strict=false takes what fits")
 	}
 	return fmt.Errorf("%w:%s", ErrFit, b.String())
 }
 
-// prefix is what stands before the missing names in the file, "" where that is not it.
+// prefix returns the prefix that the file's names have before the missing ones, or "" if that
+// does not explain them.
 func (h *fitting) prefix() string {
 	if len(h.missing) == 0 {
 		return ""
@@ -329,7 +330,7 @@ func (h *fitting) prefix() string {
 	return ""
 }
 
-// BeginWith makes the job begin with b.
+// BeginWith sets the job's initial state to b.
 func (p *Project) BeginWith(b *Begin) error {
 	if err := p.saveBegin(b); err != nil {
 		return err

@@ -14,8 +14,8 @@ import (
 	"github.com/ravnest/ravnest/native/project"
 )
 
-// begun is a job that begins with weights: the walkthrough's, whose PyTorch model also has a
-// mask, and a second name for its first weights.
+// begun returns a job with initial weights: the walkthrough's, whose PyTorch model also has a
+// mask and a second name for its first weights.
 func begun(t *testing.T) (*project.Project, *project.Fit) {
 	t.Helper()
 	p := open(t, fresh(t))
@@ -26,8 +26,8 @@ func begun(t *testing.T) (*project.Project, *project.Fit) {
 	return p, whole
 }
 
-// TestRest: what the graph lacks of PyTorch's state dict is kept through import and export, and
-// a checkpoint may call tied weights by either name.
+// TestRest checks that entries of PyTorch's state dict which the graph lacks survive import and
+// export, and that a checkpoint may use either name of tied weights.
 func TestRest(t *testing.T) {
 	p, fit := begun(t)
 	first := fit.Weights[0]
@@ -59,7 +59,7 @@ func TestRest(t *testing.T) {
 		t.Error("tied weights differ")
 	}
 
-	// By its other name only, with another mask, as safetensors of tied models are written.
+	// With the other name only, as safetensors of tied models are written, and another mask.
 	var other state.Dict
 	for _, x := range all.Clone() {
 		switch x.Name {
@@ -83,14 +83,15 @@ func TestRest(t *testing.T) {
 	if rest, err = q.ReadRest(); err != nil || rest.State[0].I64[1] != 9 || q.Weights[0].F32[0] != 5 {
 		t.Errorf("the job begins with %v, %v: %v", q.Weights[0].F32[0], rest, err)
 	}
-	// Both names, and they differ.
+	// With both names and different values.
 	other = append(other, all[0])
 	if _, err = q.Fit(other, project.FitOptions{}); !errors.Is(err, project.ErrFit) || !strings.Contains(err.Error(), "are one tensor") {
 		t.Errorf("two values for one tensor: %v", err)
 	}
 }
 
-// TestFitRefuses: values that are not finite, kinds of numbers, names that become one, patterns.
+// TestFitRefuses checks that values that are not finite, wrong types, colliding names and bad
+// patterns are refused.
 func TestFitRefuses(t *testing.T) {
 	p, fit := begun(t)
 	for _, c := range []struct {
@@ -109,7 +110,7 @@ func TestFitRefuses(t *testing.T) {
 			return append(d, x)
 		}, project.FitOptions{Strip: "p."}},
 		{"--ignore", func(d state.Dict) state.Dict { return d }, project.FitOptions{Ignore: []string{"["}}},
-		{"none of its 1", func(state.Dict) state.Dict { return state.Dict{{Name: "x", Shape: []int{}, F32: []float32{1}}} }, project.FitOptions{}},
+		{"has none of its 1", func(state.Dict) state.Dict { return state.Dict{{Name: "x", Shape: []int{}, F32: []float32{1}}} }, project.FitOptions{}},
 	} {
 		if _, err := p.Fit(c.change(fit.Weights.Clone()), c.o); err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("want an error with %q, got %v", c.want, err)
@@ -120,7 +121,7 @@ func TestFitRefuses(t *testing.T) {
 	}
 }
 
-// TestCheckInputs: rows that the model cannot answer are refused before a kernel sees them.
+// TestCheckInputs checks that invalid rows are refused before they reach a kernel.
 func TestCheckInputs(t *testing.T) {
 	e, err := zoo.Find("char-gpt")
 	if err != nil {
