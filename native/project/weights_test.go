@@ -100,7 +100,7 @@ func TestFitRefuses(t *testing.T) {
 		o      project.FitOptions
 	}{
 		{"is NaN", func(d state.Dict) state.Dict { d[0].F32[0] = float32(math.NaN()); return d }, project.FitOptions{}},
-		{"whole numbers", func(d state.Dict) state.Dict {
+		{"integers where", func(d state.Dict) state.Dict {
 			d[0].F32, d[0].I64 = nil, make([]int64, len(d[0].F32))
 			return d
 		}, project.FitOptions{}},
