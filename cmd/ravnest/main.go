@@ -132,7 +132,7 @@ func demoCommand() *cli.Command {
 func initCommand() *cli.Command {
 	return &cli.Command{
 		Name: "init", Usage: "write an example job into DIR", ArgsUsage: "DIR",
-		Flags: append(jobFlags(),
+		Flags: append(append(jobFlags(), learnFlags("", "")...),
 			&cli.StringFlag{Name: "example", Value: "cnn", Usage: strings.Join(zoo.Names(), ", ")},
 			&cli.IntFlag{Name: "nodes", Value: 3, Usage: "nodes of the example pool"},
 			&cli.StringFlag{Name: "data", Usage: "train on `PATH`: a folder of images (a folder a class), MNIST's or CIFAR's files, .npz, .npy, .csv, .txt, .bin, .safetensors"},
@@ -149,14 +149,11 @@ func importCommand() *cli.Command {
 	return &cli.Command{
 		Name: "import", Usage: "make a job of a model that PyTorch exported, or begin the job in DIR with the weights of a checkpoint", ArgsUsage: "MODEL.pt2 [DIR] | WEIGHTS.safetensors|.pt DIR",
 		Description: "MODEL.pt2 is an archive of torch.export.save(torch.export.export(model.train(), (example,),\ndynamic_shapes=({0: torch.export.Dim.AUTO},)), path). Prints the model as a table; with\nDIR writes a job there, whose training begins with the archive's weights.\n\nWEIGHTS are a state dict: a .safetensors file, or a .pt of torch.save(model.state_dict(), path).\nTheir names and shapes must be those of the job's model.",
-		Flags: append(jobFlags(),
+		Flags: append(append(jobFlags(), learnFlags("cross_entropy", "adamw")...),
 			&cli.StringFlag{Name: "data", Usage: "train on `PATH`, as init --data, or on one of " + strings.Join(data.BuiltinNames(), ", ")},
 			&cli.StringSliceFlag{Name: "target", Usage: "target `COLUMN` of a .csv, or the file of targets beside a .npy"},
 			&cli.Float64Flag{Name: "val", Value: 0.1, Usage: "share of the rows for validation, where the data have no part for it"},
 			&cli.StringFlag{Name: "tokens", Usage: "how a text becomes tokens: " + strings.Join(text.Kinds, ", ")},
-			&cli.StringFlag{Name: "loss", Value: "cross_entropy", Usage: strings.Join(job.Losses, " or ")},
-			&cli.StringFlag{Name: "optimizer", Value: "adamw", Usage: strings.Join(job.Optimizers, ", ")},
-			&cli.Float64Flag{Name: "lr", Usage: "learning `RATE` (default: PyTorch's)"},
 			&cli.IntFlag{Name: "batch-size", Value: 32, Usage: "rows of a batch"},
 			&cli.IntFlag{Name: "output", Usage: "which of the model's outputs is its answer, from 0"},
 			&cli.BoolFlag{Name: "strict", Value: true, Usage: "of WEIGHTS: no name may be missing or surplus"},
@@ -336,7 +333,7 @@ func open(c *cli.Context) (*project.Project, error) {
 	if err != nil {
 		return nil, err
 	}
-	return project.OpenWith(dir, func(j *job.Spec) { change(c, j) })
+	return project.OpenWith(dir, func(j *job.Spec) { changeLearning(c, j); change(c, j) })
 }
 
 // locked runs f while no other command changes the directory.
@@ -459,7 +456,7 @@ func demoIn(c *cli.Context, dir string, pages *site.Site) error {
 			return err
 		}
 	}
-	p, err := project.OpenWith(dir, func(j *job.Spec) { change(c, j) })
+	p, err := project.OpenWith(dir, func(j *job.Spec) { changeLearning(c, j); change(c, j) })
 	if err != nil {
 		return err
 	}
@@ -487,7 +484,7 @@ func initJob(c *cli.Context) error {
 		err = initData(c, dir)
 		files = append(files, "data.safetensors")
 	} else {
-		err = project.Init(dir, c.String("example"), c.Int("nodes"), func(j *job.Spec) { change(c, j) })
+		err = project.Init(dir, c.String("example"), c.Int("nodes"), func(j *job.Spec) { changeLearning(c, j); change(c, j) })
 	}
 	if err != nil {
 		return err
@@ -537,6 +534,7 @@ func initData(c *cli.Context, dir string) error {
 			j.Loss = "cross_entropy"
 		}
 	}
+	changeLearning(c, &j)
 	change(c, &j)
 	if err := project.Create(dir, j, g, c.Int("nodes"), src, nil); err != nil {
 		return err
@@ -573,11 +571,8 @@ func importModel(c *cli.Context) error {
 		}
 	}
 	j := job.Default()
-	j.Loss, j.BatchSize = c.String("loss"), c.Int("batch-size")
-	j.Optimizer = job.DefaultOptimizer(c.String("optimizer"))
-	if c.IsSet("lr") {
-		j.Optimizer.LR = c.Float64("lr")
-	}
+	j.BatchSize = c.Int("batch-size")
+	changeLearning(c, &j)
 	j.Schedule, j.Wire = job.Sync, "fp32"
 	change(c, &j)
 	if err := j.Check(); err != nil {
@@ -894,10 +889,14 @@ func eval(c *cli.Context) error {
 	}
 	return print(c, e, func(w io.Writer) {
 		if e.Total == 0 {
-			fmt.Fprintf(w, "validation loss %.4f\n", e.Loss)
-			return
+			fmt.Fprintf(w, "validation loss %.4f", e.Loss)
+		} else {
+			fmt.Fprintf(w, "%d of %d right: validation accuracy %.2f %%, loss %.4f", e.Correct, e.Total, e.Accuracy, e.Loss)
 		}
-		fmt.Fprintf(w, "%d of %d right: validation accuracy %.2f %%, loss %.4f\n", e.Correct, e.Total, e.Accuracy, e.Loss)
+		for _, m := range e.Told {
+			fmt.Fprintf(w, ", %s %.4g", m.Name, m.Value)
+		}
+		fmt.Fprintln(w)
 	})
 }
 

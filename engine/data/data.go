@@ -287,12 +287,16 @@ func (t *Table) Labels(dst, rows []int32) {
 	}
 }
 
-// Answers reports whether a model can be right or wrong about the elements: they are classes,
-// or their last axis is one-hot everywhere. Anything else is a regression. The elements must
-// not change after the first call.
-func (t *Table) Answers() bool {
+// Answers reports whether a model whose last axis has so many classes can be right or wrong
+// about the elements: they are classes, or their last axis is as long and one-hot everywhere.
+// Anything else is a regression. classes 0 is any number of them. The elements must not
+// change after the first call.
+func (t *Table) Answers(classes int) bool {
 	if t.Classes > 0 {
 		return t.Classes > 1
+	}
+	if n := len(t.Shape); classes > 0 && (n == 0 || t.Shape[n-1] != classes) {
+		return false
 	}
 	t.oneHot.Do(func() { t.oneHot.yes = t.isOneHot() })
 	return t.oneHot.yes
@@ -384,12 +388,13 @@ func (s *Set) For(want *Want) (*Set, error) {
 		return s, nil
 	}
 	values, classes := want.labels(y.Shape)
-	if values || classes == 0 || classes == y.Classes {
+	if values || classes == 0 || classes == y.Classes && (want == nil || want.Ignore == nil) {
 		return s, nil
 	}
 	var parts [2]Part
 	for i, p := range []Part{s.Train, s.Val} {
 		y := &Table{Kind: Targets, Rows: p.y.Rows, Shape: p.y.Shape, U8: p.y.U8, U16: p.y.U16, I32: p.y.I32}
+		y.ignore(want)
 		if err := y.label(classes); err != nil {
 			return nil, fmt.Errorf("data set %s: %w", s.Name, err)
 		}

@@ -21,6 +21,9 @@ type Want struct {
 	// Values takes integers as values where there are as many as the model answers: the
 	// targets of a regression.
 	Values bool
+	// Ignore is a class that does not count, beside NoClass; nil: none. It may lie outside of
+	// the model's classes.
+	Ignore *int
 }
 
 // FromSafetensors reads a data set from a file in the safetensors format with the tensors
@@ -160,6 +163,7 @@ func (t *Table) resolve(float bool, want *Want) error {
 		labelled = !values
 	}
 	if labelled {
+		t.ignore(want)
 		return t.label(classes)
 	}
 	if len(t.Shape) == 0 {
@@ -239,6 +243,28 @@ func (t *Table) read(dtype state.DType, n int, r io.Reader) error {
 		done += k
 	}
 	return nil
+}
+
+// ignore makes the class that does not count NoClass.
+func (t *Table) ignore(want *Want) {
+	if want == nil || want.Ignore == nil || *want.Ignore == NoClass {
+		return
+	}
+	n := max(len(t.U8), len(t.U16), len(t.I32))
+	found := false
+	for i := 0; i < n && !found; i++ {
+		found = t.class(i) == *want.Ignore
+	}
+	if !found {
+		return
+	}
+	classes := make([]int32, n) // small integers have no room for NoClass
+	for i := range classes {
+		if classes[i] = int32(t.class(i)); t.class(i) == *want.Ignore {
+			classes[i] = NoClass
+		}
+	}
+	t.U8, t.U16, t.I32 = nil, nil, classes
 }
 
 // label makes the elements the numbers of classes, of as many as there are where classes

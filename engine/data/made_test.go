@@ -131,8 +131,11 @@ func TestAnswers(t *testing.T) {
 		{&data.Table{Rows: 2, Shape: []int{1}, F32: []float32{1, 1}}, false},
 		{&data.Table{Rows: 2, Shape: []int{}, F32: []float32{1, 1}}, false},
 	} {
-		if got := c.t.Answers(); got != c.want {
+		if got := c.t.Answers(0); got != c.want {
 			t.Errorf("%v of %v: %v", c.t.F32, c.t.Shape, got)
+		}
+		if c.t.F32 != nil && c.t.Answers(12) {
+			t.Errorf("%v of %v are answers of a model of 12 classes", c.t.F32, c.t.Shape)
 		}
 	}
 }

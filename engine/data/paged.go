@@ -108,7 +108,7 @@ func (p *Paged) Elems() int { return p.head.Elems() }
 func (p *Paged) Labelled() bool { return p.head.Labelled() }
 
 // Answers is that of Table.
-func (p *Paged) Answers() bool { return p.head.Answers() }
+func (p *Paged) Answers(classes int) bool { return p.head.Answers(classes) }
 
 // Fetched is the number of shards that have been fetched.
 func (p *Paged) Fetched() int {

@@ -236,7 +236,7 @@ func trainingSteps(t *testing.T, f *golden.File, split bool, team *kernel.Team) 
 		copy(e.Value(0, 0, 64), f.F32("x"))
 		e.Forward(0, exec.Batch{Rows: 64}, st.Params, &st)
 		out := e.Value(0, g.OutputValue(), 64)
-		l := loss.Mean(kernel.MSE(e.Grad(0, g.OutputValue(), 64), out, y, 1/float32(len(y))), len(y))
+		l := loss.Mean(kernel.MSE(e.Grad(0, g.OutputValue(), 64), out, y, 1/float32(len(y))), float64(len(y)))
 		// From the second step on Adam has magnified gradients next to nothing.
 		tol := 1e-6
 		if step > 0 {

@@ -317,6 +317,57 @@ def make_ops():
     return c
 
 
+# ---- losses with their settings ----
+
+
+def make_losses():
+    c = Cases()
+    r = Inputs(11)
+
+    def case(name, kind, options, f, x, target):
+        loss(c, name, {"loss": kind, "options": options}, f, x, target)
+
+    spread = lambda *shape: torch.cat([r.normal(*shape), r.normal(*shape) * 8])
+    ce = "cross_entropy"
+    labels = r.ints(5, 12)
+    padded = labels.clone()
+    padded[3] = padded[7] = 0
+    far = labels.clone()
+    far[2] = 255
+    weights = r.uniform(0.25, 3, 5)
+    listed = [float(w) for w in weights]
+    prob = grid(F.softmax(r.normal(12, 5), -1))
+    x = spread(6, 5)
+    case("ce_ignore", ce, {"ignore_index": 0}, lambda x, t: F.cross_entropy(x, t, ignore_index=0), x, padded)
+    case("ce_ignore_far", ce, {"ignore_index": 255}, lambda x, t: F.cross_entropy(x, t, ignore_index=255), x, far)
+    case("ce_smooth", ce, {"label_smoothing": 0.1}, lambda x, t: F.cross_entropy(x, t, label_smoothing=0.1), x, labels)
+    case("ce_weights", ce, {"class_weights": listed}, lambda x, t: F.cross_entropy(x, t, weights), x, labels)
+    both = {"class_weights": listed, "label_smoothing": 0.3, "ignore_index": 0}
+    case("ce_all", ce, both, lambda x, t: F.cross_entropy(x, t, weights, label_smoothing=0.3, ignore_index=0), x, padded)
+    case("ce_prob_smooth", ce, {"label_smoothing": 0.1}, lambda x, t: F.cross_entropy(x, t, label_smoothing=0.1), x, prob)
+    both = {"class_weights": listed, "label_smoothing": 0.3}
+    case("ce_prob_all", ce, both, lambda x, t: F.cross_entropy(x, t, weights, label_smoothing=0.3), x, prob)
+
+    bce, F_bce = "bce_with_logits", F.binary_cross_entropy_with_logits
+    yes, shares = r.ints(2, 12, 3).float(), r.uniform(0, 1, 12, 3)
+    x = torch.cat([spread(5, 3), torch.tensor([[0.0, -0.0, 40.0], [-40.0, 90.0, -90.0]])])
+    pos = r.uniform(0.25, 4, 3)
+    case("bce", bce, {}, F_bce, x, yes)
+    case("bce_shares", bce, {}, F_bce, x, shares)
+    case("bce_pos", bce, {"pos_weight": [float(w) for w in pos]}, lambda x, t: F_bce(x, t, pos_weight=pos), x, yes)
+    case("bce_pos_one", bce, {"pos_weight": [2.5]}, lambda x, t: F_bce(x, t, pos_weight=torch.tensor(2.5)), x, shares)
+
+    x, t = spread(6, 3), r.normal(12, 3)
+    x[0] = t[0]  # no error at all
+    case("l1", "l1", {}, F.l1_loss, x, t)
+    case("smooth_l1", "smooth_l1", {}, F.smooth_l1_loss, x, t)
+    case("smooth_l1_narrow", "smooth_l1", {"beta": 0.25}, lambda x, t: F.smooth_l1_loss(x, t, beta=0.25), x, t)
+    case("smooth_l1_zero", "smooth_l1", {"beta": 0.0}, lambda x, t: F.smooth_l1_loss(x, t, beta=0.0), x[1:], t[1:])  # 1.13 has -1 at 0
+    case("huber", "huber", {}, F.huber_loss, x, t)
+    case("huber_wide", "huber", {"delta": 2.5}, lambda x, t: F.huber_loss(x, t, delta=2.5), x, t)
+    return c
+
+
 # ---- optimisers and schedules ----
 
 
@@ -683,7 +734,7 @@ def main():
     torch.set_num_threads(1)
     torch.manual_seed(0)
     ok = True
-    for name, make in (("ops", make_ops), ("optim", make_optim), ("cnn", make_cnn), ("models", make_models)):
+    for name, make in (("ops", make_ops), ("losses", make_losses), ("optim", make_optim), ("cnn", make_cnn), ("models", make_models)):
         c = make()
         if args.check:
             ok = check(name, c) and ok

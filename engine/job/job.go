@@ -39,7 +39,6 @@ const (
 var (
 	Schedules  = []string{Sync, Async, ZB}
 	Wires      = []string{"fp32", "fp16", "bf16", "int8"}
-	Losses     = []string{"mse", "cross_entropy"}
 	Optimizers = []string{"sgd", "adam", "adamw", "nadam"}
 	LRs        = []string{"constant", "step", "exponential", "cosine", "linear"}
 	Recomputes = []string{"", "selective", "full"}
@@ -52,7 +51,12 @@ type Spec struct {
 	Name    string `json:"name"`
 	Model   string `json:"model"` // graph JSON: a file beside the job
 	Data    string `json:"data"`  // a data set that comes with the program ("digits"), or a safetensors file beside the job
-	Loss    string `json:"loss"`
+	Loss    string `json:"loss"`  // one of Losses
+	// LossOptions are the loss's settings.
+	LossOptions LossOptions `json:"loss_options,omitzero"`
+	// Metrics are the figures of a validation pass, some of Metrics. Left out: those that are
+	// usual for the loss. Accuracy is always there where answers are right or wrong.
+	Metrics []string `json:"metrics,omitempty"`
 	// Weights are those that training begins with: a safetensors file beside the job with
 	// every name of the model's state dict. None: drawn by the seed.
 	Weights string `json:"weights,omitempty"`
@@ -230,7 +234,7 @@ func Parse(data []byte) (Spec, error) {
 	if err != nil {
 		return Spec{}, fmt.Errorf("%w: %w", ErrInvalid, err)
 	}
-	if err := errors.Join(s.defaults(has), s.Average.zeros(has)); err != nil {
+	if err := errors.Join(s.defaults(has), s.Average.zeros(has), s.emptyLists(has)); err != nil {
 		return Spec{}, fmt.Errorf("%w: %w", ErrInvalid, err)
 	}
 	return s, s.Check()
@@ -320,7 +324,7 @@ func (s Spec) Check() error {
 			f.bad("%s %q holds a character that cannot be printed", t[0], t[1])
 		}
 	}
-	f.in("loss", s.Loss, Losses)
+	s.checkLoss(&f)
 	f.in("schedule", s.Schedule, Schedules)
 	f.in("wire", s.Wire, Wires)
 	f.in("recompute", s.Recompute, Recomputes)

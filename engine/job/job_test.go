@@ -2,6 +2,7 @@ package job_test
 
 import (
 	"errors"
+	"reflect"
 	"strings"
 	"testing"
 
@@ -10,7 +11,7 @@ import (
 
 func TestRoundTrip(t *testing.T) {
 	s, err := job.Parse(job.Default().JSON())
-	if err != nil || s != job.Default() {
+	if err != nil || !reflect.DeepEqual(s, job.Default()) {
 		t.Errorf("the default job comes back as %+v, %v", s, err)
 	}
 }
@@ -20,6 +21,15 @@ func TestMistakesNameTheField(t *testing.T) {
 	for _, c := range [][3]string{
 		{`"version": 1`, `"version": 2`, "version 2"},
 		{`"loss": "mse"`, `"loss": "hinge"`, `loss "hinge"`},
+		{`"loss": "mse"`, `"loss": "mse", "loss_options": {"delta": 1}`, "delta is for the loss huber, not for mse"},
+		{`"loss": "mse"`, `"loss": "huber", "loss_options": {"delta": 0}`, "delta 0 is not above 0"},
+		{`"loss": "mse"`, `"loss": "cross_entropy", "loss_options": {"label_smoothing": 1.5}`, "label_smoothing 1.5 is outside 0..1"},
+		{`"loss": "mse"`, `"loss": "cross_entropy", "loss_options": {"class_weights": []}`, "class_weights is empty"},
+		{`"loss": "mse"`, `"loss": "cross_entropy", "loss_options": {"class_weights": [1, -1]}`, "class_weights[1] -1"},
+		{`"loss": "mse"`, `"loss": "mse", "metrics": ["acuracy"]`, `the nearest is "accuracy"`},
+		{`"loss": "mse"`, `"loss": "mse", "metrics": ["perplexity"]`, "the loss is mse"},
+		{`"loss": "mse"`, `"loss": "mse", "metrics": ["mae", "mae"]`, "twice"},
+		{`"loss": "mse"`, `"loss": "output", "metrics": ["mae"]`, "no targets to compare with"},
 		{`"batch_size": 64`, `"batch_size": 0`, "batch_size 0"},
 		{`"batch_size": 64`, `"batch_size": 64, "micro_batches": 65`, "micro_batches 65"},
 		{`"lr": 0.001`, `"lr": -1`, "optimizer lr"},

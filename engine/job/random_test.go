@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"math/rand/v2"
+	"reflect"
 	"testing"
 
 	"github.com/ravnest/ravnest/engine/job"
@@ -19,7 +20,16 @@ func random(r *rand.Rand) []byte {
 	}
 	m := map[string]any{"version": 1}
 	some(m, "name", "a", "ünï cödé", "-x", "", "a/b")
-	some(m, "loss", "mse", "cross_entropy")
+	some(m, "loss", "mse", "cross_entropy", "bce_with_logits", "huber", "output")
+	if r.IntN(3) == 0 {
+		o := map[string]any{}
+		some(o, "ignore_index", -100, 0, 255, -1)
+		some(o, "label_smoothing", 0, 0.1, 1, 2)
+		some(o, "class_weights", []float64{1, 0.5}, []float64{}, []float64{0})
+		some(o, "delta", 0, 0.5)
+		m["loss_options"] = o
+	}
+	some(m, "metrics", []string{}, []string{"top5"}, []string{"mae", "f1"}, []string{"perplexity", "accuracy"}, []string{"f1", "f1"})
 	some(m, "epochs", 1, 2, 0, 1<<20)
 	some(m, "steps", 0, 1, 5)
 	some(m, "batch_size", 1, 2, 7, 64)
@@ -85,7 +95,7 @@ func TestRandomJobs(t *testing.T) {
 		accepted++
 		first := s.JSON()
 		again, err := job.Parse(first)
-		if err != nil || again != s || !bytes.Equal(again.JSON(), first) {
+		if err != nil || !reflect.DeepEqual(again, s) || !bytes.Equal(again.JSON(), first) {
 			t.Fatalf("%s\nis read as\n%s\nand that as\n%s (%v)", b, first, again.JSON(), err)
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"math"
 	"testing"
 
+	"github.com/ravnest/ravnest/engine/job"
 	"github.com/ravnest/ravnest/engine/kernel"
 	"github.com/ravnest/ravnest/engine/loss"
 )
@@ -41,15 +42,15 @@ func TestLabelsAndValues(t *testing.T) {
 	y := classes{0, kernel.IgnoreIndex, 2, 1, 1, 1}
 	rows := []int32{2, 0}
 	pred := []float32{0.5, 2, -1, 3, 1, 0, 1, -1, 0.25, 9, 9, 9}
-	f, err := loss.New("cross_entropy", []int{2, 3}, 2)
+	f, err := loss.New(job.Spec{Loss: "cross_entropy"}, []int{2, 3}, 2)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if n := f.Terms(y, rows); n != 3 {
-		t.Errorf("%d terms, want the 3 positions with a class", n)
+		t.Errorf("%v terms, want the 3 positions with a class", n)
 	}
 	if n := f.Terms(values{y}, rows); n != 4 {
-		t.Errorf("%d terms of values, want 4", n)
+		t.Errorf("%v terms of values, want 4", n)
 	}
 	g, h := make([]float32, 12), make([]float32, 12)
 	a, b := f.Eval(g, pred, y, rows, 3), f.Eval(h, pred, values{y}, rows, 3)
@@ -79,8 +80,8 @@ type oneHot struct {
 	yes bool
 }
 
-func (o oneHot) Labelled() bool { return false }
-func (o oneHot) Answers() bool  { return o.yes }
+func (o oneHot) Labelled() bool   { return false }
+func (o oneHot) Answers(int) bool { return o.yes }
 
 // TestRegression checks that nobody is right or wrong about values.
 func TestRegression(t *testing.T) {
@@ -97,7 +98,7 @@ func TestRegression(t *testing.T) {
 		{"cross_entropy", []int{2, 3}, oneHot{y, false}, 4},
 		{"mse", []int{6, 1}, oneHot{y, true}, 0}, // one output is always the greatest
 	} {
-		f, err := loss.New(c.name, c.shape, 2)
+		f, err := loss.New(job.Spec{Loss: c.name}, c.shape, 2)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -111,7 +112,7 @@ func TestRegression(t *testing.T) {
 
 // TestNoTerms checks that rows without a single class leave loss and gradient at zero.
 func TestNoTerms(t *testing.T) {
-	f, err := loss.New("cross_entropy", []int{2, 3}, 1)
+	f, err := loss.New(job.Spec{Loss: "cross_entropy"}, []int{2, 3}, 1)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -119,7 +120,7 @@ func TestNoTerms(t *testing.T) {
 	terms, grad := f.Terms(y, rows), []float32{1, 1, 1, 1, 1, 1}
 	sum := f.Eval(grad, []float32{1, 2, 3, 4, 5, 6}, y, rows, terms)
 	if m := loss.Mean(sum, terms); terms != 0 || m != 0 {
-		t.Errorf("%d terms with the mean %v", terms, m)
+		t.Errorf("%v terms with the mean %v", terms, m)
 	}
 	for _, g := range grad {
 		if g != 0 {
@@ -129,7 +130,7 @@ func TestNoTerms(t *testing.T) {
 }
 
 func TestUnknown(t *testing.T) {
-	if _, err := loss.New("hinge", []int{1}, 1); err == nil {
+	if _, err := loss.New(job.Spec{Loss: "hinge"}, []int{1}, 1); err == nil {
 		t.Error("an unknown loss is accepted")
 	}
 }

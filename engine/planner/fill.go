@@ -11,6 +11,7 @@ import (
 	"github.com/ravnest/ravnest/engine/exec"
 	"github.com/ravnest/ravnest/engine/graph"
 	"github.com/ravnest/ravnest/engine/job"
+	"github.com/ravnest/ravnest/engine/loss"
 	"github.com/ravnest/ravnest/engine/pipeline/forecast"
 	"github.com/ravnest/ravnest/engine/pipeline/stage"
 	"github.com/ravnest/ravnest/ga"
@@ -121,7 +122,7 @@ func newFill(j job.Spec, g *graph.Graph, nodes []ga.Node) fill {
 		f.why = "schedule"
 	case !ok:
 		f.why = fmt.Sprintf("%q computes over whole micro-batches, so the number of them changes the result", node)
-	case j.Loss == "mse":
+	case !loss.Splits(j.Loss):
 		f.why = "a mean squared error is summed over whole micro-batches, so the number of them changes the result"
 	}
 	return f

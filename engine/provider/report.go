@@ -97,7 +97,11 @@ func (r *attempt) Loss(l stage.Loss) {
 func (r *attempt) Validated(v stage.Validation) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.prog.Vals = append(r.prog.Vals, proto.Val{Step: int64(v.Step), Epoch: v.Epoch, Correct: int64(v.Correct), Total: int64(v.Total), Loss: proto.Real(v.Loss)})
+	val := proto.Val{Step: int64(v.Step), Epoch: v.Epoch, Correct: int64(v.Correct), Total: int64(v.Total), Loss: proto.Real(v.Loss)}
+	for _, m := range v.Metrics {
+		val.Metrics = append(val.Metrics, proto.Metric{Name: m.Name, Value: proto.Real(m.Value)})
+	}
+	r.prog.Vals = append(r.prog.Vals, val)
 }
 
 // Batch implements stage.Observer.

@@ -44,7 +44,7 @@ type Trainer struct {
 	rows        []int32 // of a validation batch
 
 	sum   stage.BatchLoss
-	terms int // of the whole batch
+	terms float64 // of the whole batch
 }
 
 // New compiles the whole model and initialises it from the job's seed.
@@ -55,7 +55,7 @@ func New(cfg Config) (*Trainer, error) {
 	if err != nil {
 		return nil, err
 	}
-	if t.loss, err = loss.New(j.Loss, g.Shape(t.out), j.BatchSize); err != nil {
+	if t.loss, err = loss.New(j, g.Shape(t.out), j.BatchSize); err != nil {
 		return nil, err
 	}
 	t.layout = &plan.Layout
@@ -147,7 +147,7 @@ func (t *Trainer) Run(ctx context.Context, mark func() order.Mark, obs stage.Obs
 		case order.Eval:
 			t.evaluate(&val, it.Batch*j.BatchSize+it.Row0, it.Rows, it.Ends)
 		case order.EvalDone:
-			v := stage.NewValidation(val)
+			v := stage.NewValidation(t.loss, val, t.cfg.ValY)
 			v.Epoch, v.Step = it.Epoch, it.Step
 			if v.Loss-v.Loss != 0 {
 				return fmt.Errorf("step %d: %w: the validation loss is %v", it.Step, stage.ErrDiverged, v.Loss)
@@ -249,5 +249,5 @@ func (t *Trainer) Evaluate(ctx context.Context) (stage.Validation, error) {
 			t.evaluate(&val, b*t.run.BatchSize+row, min(micro, total-row), row+micro >= total)
 		}
 	}
-	return stage.NewValidation(val), nil
+	return stage.NewValidation(t.loss, val, t.cfg.ValY), nil
 }

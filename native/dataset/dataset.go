@@ -323,7 +323,7 @@ func (s *Source) Outputs() (n int, classes bool) {
 		for _, d := range y.Shape {
 			n *= d
 		}
-		return n, y.Answers()
+		return n, y.Answers(0)
 	}
 	for _, t := range []*data.Table{y, s.tables[3]} {
 		if t == nil {

@@ -27,6 +27,7 @@ import (
 	"github.com/ravnest/ravnest/engine/format/safetensors"
 	"github.com/ravnest/ravnest/engine/graph"
 	"github.com/ravnest/ravnest/engine/job"
+	"github.com/ravnest/ravnest/engine/loss"
 	"github.com/ravnest/ravnest/engine/pipeline/snapshot"
 	"github.com/ravnest/ravnest/engine/planner"
 	"github.com/ravnest/ravnest/engine/provider"
@@ -185,6 +186,9 @@ func options(pool, maxClusters int) ga.Options {
 // position of a row, as transformers do for tokens, give one for each.
 func answers(p *project.Project) int64 {
 	out := p.Graph.Shape(p.Graph.OutputValue())
+	if p.Job.Loss == job.BCE { // each output is right or wrong for itself
+		return int64(p.Data.Val.Len()) * int64(out.Elems())
+	}
 	return int64(p.Data.Val.Len()) * int64(out.Elems()/out[len(out)-1])
 }
 
@@ -536,7 +540,11 @@ func (r *run) event(ev server.Event) {
 		}
 		r.rec.loss(now, e.Epoch, e.Step, float64(e.Loss.Loss))
 	case server.Val:
-		r.rec.val(now, e.Epoch, e.Correct, e.Total, float64(e.Val.Loss))
+		v := validation{epoch: e.Epoch, step: e.Step, correct: e.Correct, total: e.Total, loss: float64(e.Val.Loss)}
+		for _, m := range e.Metrics {
+			v.metrics = append(v.metrics, loss.Metric{Name: m.Name, Value: float64(m.Value)})
+		}
+		r.rec.val(now, v)
 	case server.Progress:
 		r.rec.progress(e.Name, e.Out, e.Busy, e.RSS)
 		r.rec.tick(now)

@@ -13,6 +13,7 @@ import (
 
 	"github.com/ravnest/ravnest/engine/data"
 	"github.com/ravnest/ravnest/engine/kernel"
+	"github.com/ravnest/ravnest/engine/loss"
 	"github.com/ravnest/ravnest/engine/pipeline/order"
 	"github.com/ravnest/ravnest/engine/pipeline/stage"
 	"github.com/ravnest/ravnest/engine/train"
@@ -58,7 +59,7 @@ func (o *localObserver) Loss(l stage.Loss) {
 }
 
 func (o *localObserver) Validated(v stage.Validation) {
-	o.val(time.Now(), v.Epoch, int64(v.Correct), int64(v.Total), float64(v.Loss))
+	o.val(time.Now(), validation{epoch: v.Epoch, step: int64(v.Step), correct: int64(v.Correct), total: int64(v.Total), loss: float64(v.Loss), metrics: v.Metrics})
 }
 
 func (o *localObserver) Batch(int) {}
@@ -167,6 +168,9 @@ type Evaluation struct {
 	Total    int     `json:"total"`        // 0: a regression
 	Accuracy float64 `json:"val_accuracy"` // percent; -1: a regression
 	Loss     Number  `json:"val_loss"`
+	Metrics  Figures `json:"metrics,omitempty"` // the job's other figures, by name
+
+	Told []loss.Metric `json:"-"` // Metrics in their order
 }
 
 // Eval evaluates the fused model on the validation set.
@@ -198,7 +202,7 @@ func Eval(ctx context.Context, p *project.Project, threads int) (Evaluation, err
 	if err != nil {
 		return Evaluation{}, err
 	}
-	e := Evaluation{Command: "eval", File: file, Correct: v.Correct, Total: v.Total, Accuracy: -1, Loss: Number(v.Loss)}
+	e := Evaluation{Command: "eval", File: file, Correct: v.Correct, Total: v.Total, Accuracy: -1, Loss: Number(v.Loss), Metrics: figures(v.Metrics), Told: v.Metrics}
 	if v.Total > 0 {
 		e.Accuracy = 100 * float64(v.Correct) / float64(v.Total)
 	}

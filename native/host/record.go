@@ -12,6 +12,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/ravnest/ravnest/engine/loss"
+	"github.com/ravnest/ravnest/engine/optim"
 	"github.com/ravnest/ravnest/native"
 	"github.com/ravnest/ravnest/native/project"
 )
@@ -32,6 +34,7 @@ type Summary struct {
 	ValLoss     Number   `json:"val_loss"`     // of the last validation pass; null: none
 	ValAccuracy float64  `json:"val_accuracy"` // percent, in the last pass; -1: none, or a regression
 	BestVal     float64  `json:"best_val_accuracy"`
+	Metrics     Figures  `json:"metrics,omitempty"`    // of the last pass, by name
 	WireBytes   float64  `json:"wire_bytes_per_batch"` // tensors sent by all stages, including validation
 	PeakRSS     []int64  `json:"peak_rss_bytes"`       // of each provider
 	FirstStepS  float64  `json:"first_step_s"`         // time from the last provider's start
@@ -40,6 +43,17 @@ type Summary struct {
 	Interrupted bool     `json:"interrupted"`
 	Error       string   `json:"error,omitempty"` // why the run failed
 	Saved       bool     `json:"-"`               // there are trained weights
+}
+
+// Figures are the metrics of a validation pass by name.
+type Figures map[string]Number
+
+func figures(ms []loss.Metric) Figures {
+	f := make(Figures, len(ms))
+	for _, m := range ms {
+		f[m.Name] = Number(m.Value)
+	}
+	return f
 }
 
 // Number is a float64 that is null in JSON if it is not finite.
@@ -57,6 +71,7 @@ func (n Number) MarshalJSON() ([]byte, error) {
 type record struct {
 	p                       *project.Project
 	losses, vals, valLosses *lines
+	metrics                 *metrics
 	Output
 	opened    bool
 	resume    int64 // step from which an earlier run is resumed; 0: none
@@ -74,6 +89,8 @@ type record struct {
 	samples   int64 // trained since started, including repeated steps
 	lastEpoch int
 	dirty     bool
+	failed    error         // of writing the metrics
+	told      []loss.Metric // of the last validation pass
 }
 
 func newRecord(p *project.Project, command string, out Output) *record {
@@ -108,6 +125,10 @@ func (r *record) open() error {
 			return err
 		}
 	}
+	var err error
+	if r.metrics, err = openMetrics(r.p, r.resume, time.Now()); err != nil {
+		return err
+	}
 	r.opened = true
 	return nil
 }
@@ -118,14 +139,14 @@ func (r *record) close() error {
 	if !r.opened {
 		return nil
 	}
-	return errors.Join(r.losses.close(), r.vals.close(), r.valLosses.close())
+	return errors.Join(r.losses.close(), r.vals.close(), r.valLosses.close(), r.metrics.close(), r.failed)
 }
 
 func (r *record) flush() error {
 	if !r.opened {
 		return nil
 	}
-	return errors.Join(r.losses.flush(), r.vals.flush(), r.valLosses.flush())
+	return errors.Join(r.losses.flush(), r.vals.flush(), r.valLosses.flush(), r.metrics.flush(), r.failed)
 }
 
 // attempt begins a new attempt, in which other providers may have the stages.
@@ -152,19 +173,28 @@ func (r *record) begin(now time.Time, step int64) {
 // loss records a batch's loss.
 func (r *record) loss(now time.Time, epoch int, step int64, loss float64) {
 	r.losses.set(step, fmt.Sprintf("%.4f", loss))
+	r.keep(r.metrics.loss(now, epoch, step, loss, r.rate(epoch)))
 	r.ended, r.lastEpoch = now, epoch
 	r.sum.Loss, r.sum.Steps = Number(loss), step+1
 	r.samples += int64(r.p.Job.Rows(r.p.Data.Train.Len(), int(step)%r.batches))
 	r.dirty = true
 }
 
-// val records a validation pass; total is 0 if accuracy has no meaning, as in a regression.
-func (r *record) val(now time.Time, epoch int, correct, total int64, loss float64) {
-	pass := int64(epoch) / int64(max(r.p.Job.ValEvery, 1))
-	r.valLosses.set(pass, fmt.Sprintf("%.4f", loss))
-	r.sum.ValLoss = Number(loss)
-	if total > 0 {
-		acc := 100 * float64(correct) / float64(total)
+// keep remembers the first failure to write the metrics.
+func (r *record) keep(err error) {
+	if r.failed == nil {
+		r.failed = err
+	}
+}
+
+// val records a validation pass.
+func (r *record) val(now time.Time, v validation) {
+	pass, epoch := int64(v.epoch)/int64(max(r.p.Job.ValEvery, 1)), v.epoch
+	r.valLosses.set(pass, fmt.Sprintf("%.4f", v.loss))
+	r.keep(r.metrics.val(now, v))
+	r.sum.ValLoss, r.sum.Metrics, r.told = Number(v.loss), figures(v.metrics), v.metrics
+	if v.total > 0 {
+		acc := v.accuracy()
 		r.vals.set(pass, fmt.Sprintf("%.4f", acc))
 		r.sum.ValAccuracy, r.sum.BestVal = acc, max(r.sum.BestVal, acc)
 	}
@@ -182,6 +212,11 @@ func (r *record) tick(now time.Time) {
 	if r.TTY && now.Sub(r.printed) >= 250*time.Millisecond {
 		r.print(now)
 	}
+}
+
+// rate is the learning rate of an epoch.
+func (r *record) rate(epoch int) float64 {
+	return optim.Rate(r.p.Job.LR, r.p.Job.Optimizer.LR, epoch)
 }
 
 func (r *record) print(now time.Time) {
@@ -212,6 +247,9 @@ func (r *record) line(now time.Time) string {
 		fmt.Fprintf(&b, "  val %.2f %%", r.sum.ValAccuracy)
 	} else if v := float64(r.sum.ValLoss); !math.IsNaN(v) {
 		fmt.Fprintf(&b, "  val loss %.4f", v)
+	}
+	for _, m := range r.told {
+		fmt.Fprintf(&b, "  %s %.4g", m.Name, m.Value)
 	}
 	if s := now.Sub(r.started).Seconds(); s > 0 {
 		fmt.Fprintf(&b, "  %.0f samples/s", float64(r.samples)/s)
@@ -252,7 +290,7 @@ func (r *record) summary() Summary {
 	if !r.opened {
 		return s
 	}
-	s.Files = append(s.Files, filepath.Join(r.p.Dir, project.LossesFile), filepath.Join(r.p.Dir, project.ValsFile), filepath.Join(r.p.Dir, project.ValLossFile))
+	s.Files = append(s.Files, filepath.Join(r.p.Dir, project.LossesFile), filepath.Join(r.p.Dir, project.ValsFile), filepath.Join(r.p.Dir, project.ValLossFile), filepath.Join(r.p.Dir, project.MetricsFile))
 	return s
 }
 

@@ -54,6 +54,9 @@ func CheckInputs(g *graph.Graph, x *data.Table) error {
 // checkTargets checks that the model's output and the loss fit the targets.
 func checkTargets(j job.Spec, g *graph.Graph, d *data.Set) error {
 	out, row, y := g.Shape(g.OutputValue()), graph.Shape(d.Train.TargetShape()), d.Train.Y()
+	if j.Loss == job.OutputLoss {
+		return nil // the targets are not looked at
+	}
 	if out.Elems() != row.Elems() {
 		hint := ""
 		if !y.Labelled() && len(out) > 0 && row.Elems() == out.Elems()/out[len(out)-1] {
@@ -70,12 +73,40 @@ func checkTargets(j job.Spec, g *graph.Graph, d *data.Set) error {
 		return fmt.Errorf("the model's output %q is %s, which is %d positions of %d classes, but a row of the data set %q has %d labels of %d classes: the output's last axis must be the classes",
 			g.Output, out, out.Elems()/last, last, j.Data, y.Elems()/y.Classes, y.Classes)
 	}
-	if j.Loss == "cross_entropy" && len(row) > 0 && row[len(row)-1] != last {
+	if j.Loss == job.CrossEntropy && len(row) > 0 && row[len(row)-1] != last {
 		return fmt.Errorf("loss cross_entropy compares the last axis of the model's output %q, which is %s, with that of a target, but the data set %q has %s: both need the same number of classes",
 			g.Output, out, j.Data, row)
 	}
-	if classes := last > 1; j.Loss == "cross_entropy" && !classes {
-		return fmt.Errorf("loss cross_entropy over the model's output %q of %s: with a single class it is always 0; give the model an output for each class, or use mse", g.Output, out)
+	if classes := last > 1; j.Loss == job.CrossEntropy && !classes {
+		return fmt.Errorf("loss cross_entropy over the model's output %q of %s: with a single class it is always 0; give the model an output for each class, or use bce_with_logits or mse", g.Output, out)
+	}
+	if err := j.CheckOutputs(last); err != nil {
+		return fmt.Errorf("the model's output %q is %s: %w", g.Output, out, err)
+	}
+	if j.Loss == job.BCE {
+		return errors.Join(checkShares("training", y), checkShares("validation", d.Val.Y()))
+	}
+	for _, m := range j.Metrics {
+		if j.Loss != job.CrossEntropy && m != job.MAE && !y.Answers(last) {
+			return fmt.Errorf("metrics %s asks whether answers are right, but the targets of the data set %q are values: with the loss %s that is known of classes and one-hot targets only", m, j.Data, j.Loss)
+		}
+	}
+	return nil
+}
+
+// checkShares refuses targets that a binary cross entropy cannot have.
+func checkShares(what string, y *data.Table) error {
+	if y.Labelled() {
+		return nil
+	}
+	v := make([]float32, y.Elems())
+	for r := range y.Rows {
+		y.Gather(v, []int32{int32(r)})
+		for _, t := range v {
+			if !(t >= 0 && t <= 1) {
+				return fmt.Errorf("loss bce_with_logits wants targets from 0 (no) to 1 (yes), but row %d of the %s data holds %v", r, what, t)
+			}
+		}
 	}
 	return nil
 }

@@ -39,6 +39,10 @@ const (
 	LossesFile  = "losses.txt"
 	ValsFile    = "val_accuracies.txt"
 	ValLossFile = "val_losses.txt"
+	// MetricsFile is a table of all figures, RunsDir holds TensorBoard's event files of every
+	// run.
+	MetricsFile = "metrics.csv"
+	RunsDir     = "runs"
 	// ManifestFile names the parts of the last checkpoint: a snapshot.Manifest.
 	ManifestFile = "node_data/manifest.json"
 	TrainedDir   = "trained"
@@ -174,7 +178,7 @@ func (p *Project) load() error {
 }
 
 func (p *Project) want() *data.Want {
-	return &data.Want{Output: p.Graph.Shape(p.Graph.OutputValue()), Values: p.Job.Loss == "mse"}
+	return &data.Want{Output: p.Graph.Shape(p.Graph.OutputValue()), Values: !p.Job.Classifies(), Ignore: p.Job.LossOptions.IgnoreIndex}
 }
 
 // Source provides the data set for a model, and the names of its classes by number, or nil if

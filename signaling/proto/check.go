@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -313,7 +314,14 @@ func (m *Progress) check() error {
 		err := first(
 			within("step", v.Step, 0, maxSteps), within("epoch", v.Epoch, 0, maxEpoch),
 			within("total", v.Total, 0, maxSteps), within("correct", v.Correct, 0, v.Total),
+			within("metrics", int64(len(v.Metrics)), 0, MaxMetrics),
 		)
+		for i, m := range v.Metrics {
+			err = first(err, CheckName(m.Name))
+			if slices.ContainsFunc(v.Metrics[:i], func(o Metric) bool { return o.Name == m.Name }) {
+				err = first(err, fmt.Errorf("metric %q stands twice", m.Name))
+			}
+		}
 		if err != nil {
 			return err
 		}

@@ -301,6 +301,14 @@ type Val struct {
 	Correct int64 `json:"correct"`
 	Total   int64 `json:"total"`
 	Loss    Real  `json:"loss"`
+	// Metrics are the job's other figures of the pass.
+	Metrics []Metric `json:"metrics,omitempty"`
+}
+
+// Metric is a figure of a validation pass, such as perplexity.
+type Metric struct {
+	Name  string `json:"name"`
+	Value Real   `json:"value"`
 }
 
 // Saved says that the stage's state before the update Step was uploaded as Blob. The states

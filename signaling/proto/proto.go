@@ -64,6 +64,7 @@ const (
 	MaxStages   = 1024      // stages in a cluster, clusters in a run, peers of a stage
 	MaxLosses   = 4096      // losses in one progress message
 	MaxVals     = 256       // validation passes in one progress message
+	MaxMetrics  = 16        // figures of a validation pass
 	MaxBlobs    = 64        // blobs of one assignment, per map
 	MaxParts    = 256       // parts of a checkpoint that one stage resumes from
 	MaxICE      = 16        // ICE servers of a welcome

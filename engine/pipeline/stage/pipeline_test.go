@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -242,7 +243,7 @@ func equal(t *testing.T, what string, a, b *log, da, db state.Dict) {
 		}
 	}
 	for i := range a.vals {
-		if a.vals[i] != b.vals[i] {
+		if !reflect.DeepEqual(a.vals[i], b.vals[i]) {
 			t.Fatalf("%s: validation %d is %+v against %+v", what, i, a.vals[i], b.vals[i])
 		}
 	}
@@ -460,7 +461,7 @@ func everyVersion(t *testing.T, w *world, starts []int) ([]float32, state.Dict) 
 			y, leaf, out := make([]float32, n*10), ss[len(ss)-1], stages[len(ss)-1].Graph.OutputValue()
 			w.ty.Gather(y, rows)
 			sum := kernel.MSE(leaf.e.Grad(0, out, n), leaf.e.Value(0, out, n), y, 1/float32(len(y)))
-			losses = append(losses, loss.Mean(sum, len(y)))
+			losses = append(losses, loss.Mean(sum, float64(len(y))))
 			for k := len(ss) - 1; k >= 0; k-- {
 				s := ss[k]
 				if k < len(ss)-1 {

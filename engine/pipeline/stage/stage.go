@@ -56,11 +56,12 @@ type Validation struct {
 	Step           uint64
 	Correct, Total int // answers: one a row, or one for every position that has a class
 	Loss           float32
+	Metrics        []loss.Metric // what else there is to say
 }
 
-// NewValidation is the outcome of a pass whose answers were scored as s.
-func NewValidation(s loss.Score) Validation {
-	return Validation{Correct: s.Correct, Total: s.Total, Loss: s.Mean()}
+// NewValidation is the outcome of a pass over the targets y whose answers f scored as s.
+func NewValidation(f *loss.Func, s loss.Score, y Rows) Validation {
+	return Validation{Correct: s.Correct, Total: s.Total, Loss: s.Mean(), Metrics: f.Metrics(&s, y)}
 }
 
 // Saved is a stage's state at a point that all stages share.
@@ -119,7 +120,7 @@ type Stage struct {
 	orderOf     int     // epoch that order is of; -1: none
 	rowIdx      []int32 // of validation rows
 	sum         BatchLoss
-	terms       int // of the whole batch
+	terms       float64 // of the whole batch
 	val         loss.Score
 	busy        meter
 
@@ -147,7 +148,7 @@ func New(c *Compiled, cfg Config) (*Stage, error) {
 	}
 	var err error
 	if s.last {
-		if s.loss, err = loss.New(j.Loss, gs.Graph.Shape(gs.Graph.OutputValue()), j.BatchSize); err != nil {
+		if s.loss, err = loss.New(j, gs.Graph.Shape(gs.Graph.OutputValue()), j.BatchSize); err != nil {
 			return nil, err
 		}
 	}
@@ -481,7 +482,7 @@ func (s *Stage) report(it order.Item, obs Observer) error {
 	if !s.last {
 		return nil
 	}
-	v := NewValidation(s.val)
+	v := NewValidation(s.loss, s.val, s.cfg.ValY)
 	if v.Epoch, v.Step = it.Epoch, it.Step; v.Loss-v.Loss != 0 {
 		return fmt.Errorf("%w: the validation loss is %v", ErrDiverged, v.Loss)
 	}

@@ -1,0 +1,65 @@
+// Flags about how a job learns, which init and import have.
+
+package main
+
+import (
+	"strings"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/ravnest/ravnest/engine/job"
+)
+
+// learnFlags are the flags about loss, metrics and update rule. A default of "" leaves a choice
+// to the job.
+func learnFlags(loss, optimizer string) []cli.Flag {
+	return []cli.Flag{
+		&cli.StringFlag{Name: "loss", Value: loss, DefaultText: orText(loss, "by the data or the example"), Usage: strings.Join(job.Losses, ", ")},
+		&cli.IntFlag{Name: "ignore-index", Usage: "class `N` does not count (cross_entropy)"},
+		&cli.Float64Flag{Name: "label-smoothing", Usage: "spread this `PART` of the target over all classes (cross_entropy)"},
+		&cli.Float64SliceFlag{Name: "class-weights", Usage: "a weight for each class (cross_entropy): `W,W,...`"},
+		&cli.Float64SliceFlag{Name: "pos-weight", Usage: "a weight of positive answers for each output, or one for all (bce_with_logits): `W,W,...`"},
+		&cli.StringSliceFlag{Name: "metrics", DefaultText: "by the loss", Usage: "what validation tells beside the loss: " + strings.Join(job.Metrics, ", ")},
+		&cli.StringFlag{Name: "optimizer", Value: optimizer, DefaultText: orText(optimizer, "the job's"), Usage: strings.Join(job.Optimizers, ", ")},
+		&cli.Float64Flag{Name: "lr", DefaultText: "PyTorch's", Usage: "learning `RATE`"},
+	}
+}
+
+func orText(a, b string) string {
+	if a == "" {
+		return b
+	}
+	return a
+}
+
+// changeLearning applies the flags of learnFlags.
+func changeLearning(c *cli.Context, j *job.Spec) {
+	if v := c.String("loss"); v != "" {
+		if v != j.Loss {
+			j.LossOptions, j.Metrics = job.LossOptions{}, nil
+		}
+		j.Loss = v
+	}
+	if c.IsSet("ignore-index") {
+		v := c.Int("ignore-index")
+		j.LossOptions.IgnoreIndex = &v
+	}
+	if c.IsSet("label-smoothing") {
+		j.LossOptions.LabelSmoothing = c.Float64("label-smoothing")
+	}
+	if c.IsSet("class-weights") {
+		j.LossOptions.ClassWeights = c.Float64Slice("class-weights")
+	}
+	if c.IsSet("pos-weight") {
+		j.LossOptions.PosWeight = c.Float64Slice("pos-weight")
+	}
+	if c.IsSet("metrics") {
+		j.Metrics = c.StringSlice("metrics")
+	}
+	if v := c.String("optimizer"); v != "" {
+		j.Optimizer = job.DefaultOptimizer(v)
+	}
+	if c.IsSet("lr") {
+		j.Optimizer.LR = c.Float64("lr")
+	}
+}

@@ -1,0 +1,189 @@
+// The figures of a run for other tools: a table (metrics.csv) and TensorBoard's event files
+// (runs/N).
+
+package host
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/ravnest/ravnest/engine/format/tfevents"
+	"github.com/ravnest/ravnest/engine/loss"
+	"github.com/ravnest/ravnest/native/project"
+)
+
+// validation is the outcome of a validation pass; total is 0 where there are no answers to be
+// right about.
+type validation struct {
+	epoch          int
+	step           int64 // batches done
+	correct, total int64
+	loss           float64
+	metrics        []loss.Metric
+}
+
+// accuracy is in percent.
+func (v validation) accuracy() float64 { return 100 * float64(v.correct) / float64(v.total) }
+
+// metrics writes both forms. A batch that is trained again, after a loss, takes back what
+// follows it.
+type metrics struct {
+	table *lines
+	names []string // of the columns that come after the fixed ones
+	steps []int64  // of the table's lines
+	file  *os.File
+	w     *bufio.Writer
+	board *tfevents.Writer
+	dir   string // of the event file
+	last  int64  // step of the newest batch
+}
+
+// fixed are the table's first columns.
+var fixed = []string{"step", "epoch", "loss", "lr", "val_loss", "val_accuracy"}
+
+// openMetrics opens the files of a run that begins, or goes on from a step.
+func openMetrics(p *project.Project, resume int64, now time.Time) (*metrics, error) {
+	m := &metrics{last: resume - 1}
+	f, err := loss.New(p.Job, p.Graph.Shape(p.Graph.OutputValue()), 1)
+	if err != nil {
+		return nil, err
+	}
+	m.names = f.Names(p.Data.Val.Y())
+	if err := p.Inside(project.MetricsFile); err != nil {
+		return nil, err
+	}
+	path := filepath.Join(p.Dir, project.MetricsFile)
+	if m.table, err = openLines(path); err != nil {
+		return nil, err
+	}
+	if m.steps, err = tableSteps(path, len(m.table.offs)); err != nil {
+		return nil, errors.Join(err, m.table.close())
+	}
+	if len(m.steps) == 0 {
+		m.table.add(strings.Join(append(append([]string{}, fixed...), m.names...), ","))
+		m.steps = []int64{-1}
+	}
+	return m, m.openBoard(p, resume, now)
+}
+
+// tableSteps reads the steps of the lines of a table: -1 of the first, which has the names.
+func tableSteps(path string, n int) ([]int64, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	var steps []int64
+	for s := bufio.NewScanner(f); len(steps) < n && s.Scan(); {
+		first, _, _ := strings.Cut(s.Text(), ",")
+		step, err := strconv.ParseInt(first, 10, 64)
+		if err != nil {
+			step = -1
+		}
+		steps = append(steps, step)
+	}
+	return steps, nil
+}
+
+// openBoard begins an event file: in the directory of the run that goes on, or in a new one.
+func (m *metrics) openBoard(p *project.Project, resume int64, now time.Time) error {
+	if err := p.Inside(project.RunsDir); err != nil {
+		return err
+	}
+	runs := filepath.Join(p.Dir, project.RunsDir)
+	n := 1
+	for exists(filepath.Join(runs, strconv.Itoa(n))) {
+		n++
+	}
+	if resume > 0 && n > 1 {
+		n--
+	}
+	m.dir = filepath.Join(runs, strconv.Itoa(n))
+	if err := os.MkdirAll(m.dir, 0o755); err != nil {
+		return fmt.Errorf("making the directory of the event files: %w", err)
+	}
+	// TensorBoard reads files of a directory in the order of their names.
+	var err error
+	name := filepath.Join(m.dir, fmt.Sprintf("events.out.tfevents.%d.ravnest.%d", now.Unix(), os.Getpid()))
+	if m.file, err = os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o644); err != nil {
+		return fmt.Errorf("opening the event file: %w", err)
+	}
+	m.w = bufio.NewWriter(m.file)
+	if m.board, err = tfevents.NewWriter(m.w, now); err == nil && resume > 0 {
+		err = m.board.Restart(now, resume)
+	}
+	return err
+}
+
+func exists(path string) bool {
+	_, err := os.Lstat(path)
+	return err == nil
+}
+
+// back takes back what is of step and later.
+func (m *metrics) back(now time.Time, step int64) error {
+	i := len(m.steps)
+	for i > 1 && m.steps[i-1] >= step {
+		i--
+	}
+	if i < len(m.steps) {
+		m.table.cut(int64(i))
+		m.steps = m.steps[:i]
+	}
+	return m.board.Restart(now, step)
+}
+
+func number(v float64) string { return strconv.FormatFloat(v, 'g', 8, 64) }
+
+// loss notes the loss of batch step, which was trained at a learning rate.
+func (m *metrics) loss(now time.Time, epoch int, step int64, loss, lr float64) error {
+	var back error
+	if step <= m.last {
+		back = m.back(now, step+1)
+	}
+	m.last = step
+	m.row(step+1, epoch, number(loss), number(lr))
+	return errors.Join(back, m.board.Write(now, step+1, tfevents.Scalar{Tag: "loss/train", Value: float32(loss)}, tfevents.Scalar{Tag: "learning_rate", Value: float32(lr)}))
+}
+
+// val notes a validation pass.
+func (m *metrics) val(now time.Time, v validation) error {
+	points := []tfevents.Scalar{{Tag: "loss/validation", Value: float32(v.loss)}}
+	cells := []string{"", "", number(v.loss), ""}
+	if v.total > 0 {
+		cells[3] = number(v.accuracy())
+		points = append(points, tfevents.Scalar{Tag: "accuracy/validation", Value: float32(v.accuracy())})
+	}
+	for _, name := range m.names {
+		cell := ""
+		for _, x := range v.metrics {
+			if x.Name == name {
+				cell = number(x.Value)
+				points = append(points, tfevents.Scalar{Tag: name + "/validation", Value: float32(x.Value)})
+			}
+		}
+		cells = append(cells, cell)
+	}
+	m.row(v.step, v.epoch, cells...)
+	return m.board.Write(now, v.step, points...)
+}
+
+// row adds a line to the table; cells that are missing stay empty.
+func (m *metrics) row(step int64, epoch int, cells ...string) {
+	cells = append([]string{strconv.FormatInt(step, 10), strconv.Itoa(epoch + 1)}, cells...)
+	for len(cells) < len(fixed)+len(m.names) {
+		cells = append(cells, "")
+	}
+	m.table.add(strings.Join(cells, ","))
+	m.steps = append(m.steps, step)
+}
+
+func (m *metrics) flush() error { return errors.Join(m.table.flush(), m.w.Flush()) }
+
+func (m *metrics) close() error { return errors.Join(m.table.close(), m.w.Flush(), m.file.Close()) }
