@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 )
 
 type lines struct {
@@ -72,6 +73,23 @@ func (l *lines) set(i int64, text string) {
 		l.add("nan")
 	}
 	l.add(text)
+}
+
+// insert puts a line before line i.
+func (l *lines) insert(i int64, text string) {
+	if i >= int64(len(l.offs)) {
+		l.add(text)
+		return
+	}
+	l.keep(l.w.Flush())
+	after := make([]byte, l.end-l.offs[i])
+	_, err := l.f.ReadAt(after, l.offs[i])
+	l.keep(err)
+	l.cut(i)
+	l.add(text)
+	for s := range strings.Lines(string(after)) {
+		l.add(strings.TrimSuffix(s, "\n"))
+	}
 }
 
 func (l *lines) add(text string) {

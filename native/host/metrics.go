@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -174,14 +175,18 @@ func (m *metrics) val(now time.Time, v validation) error {
 	return m.board.Write(now, v.step, points...)
 }
 
-// row adds a line to the table; cells that are missing stay empty.
+// row adds a line to the table, in the order of steps; cells that are missing stay empty.
 func (m *metrics) row(step int64, epoch int, cells ...string) {
 	cells = append([]string{strconv.FormatInt(step, 10), strconv.Itoa(epoch + 1)}, cells...)
 	for len(cells) < len(fixed)+len(m.names) {
 		cells = append(cells, "")
 	}
-	m.table.add(strings.Join(cells, ","))
-	m.steps = append(m.steps, step)
+	i := len(m.steps)
+	for i > 1 && m.steps[i-1] > step {
+		i-- // a pass is told later than the losses of batches behind it
+	}
+	m.table.insert(int64(i), strings.Join(cells, ","))
+	m.steps = slices.Insert(m.steps, i, step)
 }
 
 func (m *metrics) flush() error { return errors.Join(m.table.flush(), m.w.Flush()) }

@@ -26,6 +26,7 @@ let seen = 0; // time of the newest note
 let ending = null; // the note that the last run ended with
 let members = []; // of the last status, and those who are done
 let regression = false; // validation has a loss and no answers
+let figures = ""; // the job's other metrics of the last validation pass
 let recent = []; // statuses of the last span, with their time
 
 // sights yields what the host tells, a line of JSON at a time, until it ends.
@@ -120,11 +121,11 @@ function showEnding(losses, vals, valLosses) {
     came.push(`loss ${loss(v)}`);
   }
   for (const [, v] of vals.slice(-1)) {
-    set($("val"), accuracy(v));
+    set($("val"), accuracy(v) + figures);
     came.push(`${accuracy(v)} of the validation data right`);
   }
   for (const [, v] of regression ? valLosses.slice(-1) : []) {
-    set($("val"), loss(v));
+    set($("val"), loss(v) + figures);
     came.push(`validation loss ${loss(v)}`);
   }
   set($("ending-text"), `${came.length ? `At the end: ${came.join(", ")}. ` : ""}What was saved is in the job's directory, where ravnest was started.`);
@@ -159,7 +160,10 @@ function showFigures(status, rate) {
     set($("loss"), loss(status.loss.loss));
     set($("epoch"), String(status.loss.epoch + 1));
   }
-  if (status.val) set($("val"), status.val.total ? accuracy(status.val.correct / status.val.total) : loss(status.val.loss));
+  if (status.val) {
+    figures = (status.val.metrics ?? []).map((m) => ` · ${m.name} ${loss(m.value)}`).join("");
+    set($("val"), (status.val.total ? accuracy(status.val.correct / status.val.total) : loss(status.val.loss)) + figures);
+  }
   if (status.running_ms) set($("time"), duration(status.running_ms));
 }
 

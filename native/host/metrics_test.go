@@ -1,0 +1,90 @@
+package host
+
+import (
+	"encoding/binary"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/ravnest/ravnest/engine/format/tfevents"
+	"github.com/ravnest/ravnest/engine/loss"
+	"github.com/ravnest/ravnest/native/project"
+)
+
+// TestMetrics: the table has its rows in the order of steps, whenever they are told; batches that
+// are trained again take back what followed, also where another host goes on; and the event
+// files are whole records.
+func TestMetrics(t *testing.T) {
+	dir := t.TempDir()
+	if err := project.Init(dir, "gpt-sorter", 3, nil); err != nil {
+		t.Fatal(err)
+	}
+	p, err := project.Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	now := time.Unix(1700000000, 0)
+	m, err := openMetrics(p, 0, now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	check := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	val := validation{epoch: 0, step: 2, correct: 3, total: 4, loss: 0.25, metrics: []loss.Metric{{Name: "perplexity", Value: 1.5}}}
+	check(m.loss(now, 0, 0, 1, 0.1))
+	check(m.loss(now, 0, 1, 0.5, 0.1))
+	check(m.loss(now, 0, 2, 0.375, 0.1))
+	check(m.val(now, val))
+	check(m.loss(now, 0, 3, 0.125, 0.1))
+	check(m.close())
+	table := func() string {
+		b, err := os.ReadFile(filepath.Join(dir, project.MetricsFile))
+		check(err)
+		return strings.TrimSpace(string(b))
+	}
+	head := "step,epoch,loss,lr,val_loss,val_accuracy,perplexity\n1,1,1,0.1,,,\n2,1,0.5,0.1,,,\n2,1,,,0.25,75,1.5\n3,1,0.375,0.1,,,"
+	if got, want := table(), head+"\n4,1,0.125,0.1,,,"; got != want {
+		t.Errorf("%s\nwant\n%s", got, want)
+	}
+	m, err = openMetrics(p, 3, now.Add(time.Second))
+	check(err)
+	check(m.loss(now, 0, 3, 0.0625, 0.1))
+	check(m.loss(now, 0, 4, 2, 0.1))
+	check(m.loss(now, 0, 3, 0.0625, 0.1)) // an attempt that began anew
+	check(m.close())
+	if got, want := table(), head+"\n4,1,0.0625,0.1,,,"; got != want {
+		t.Errorf("%s\nwant\n%s", got, want)
+	}
+	files, err := filepath.Glob(filepath.Join(dir, project.RunsDir, "1", "*"))
+	check(err)
+	if len(files) != 2 {
+		t.Fatalf("event files %q, want two of one run", files)
+	}
+	for i, want := range []int{6, 6} { // version, points, and restarts
+		b, err := os.ReadFile(files[i])
+		check(err)
+		n := 0
+		for ; len(b) > 0; n++ {
+			size := binary.LittleEndian.Uint64(b)
+			if binary.LittleEndian.Uint32(b[12+size:]) != tfevents.Checksum(b[12:][:size]) {
+				t.Fatalf("%s: event %d is broken", files[i], n)
+			}
+			b = b[16+size:]
+		}
+		if n != want {
+			t.Errorf("%s has %d events, want %d", files[i], n, want)
+		}
+	}
+	if _, err := openMetrics(p, 0, now); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(filepath.Join(dir, project.RunsDir, "2")); err != nil {
+		t.Errorf("a new run has no directory of its own: %v", err)
+	}
+}
