@@ -109,7 +109,7 @@ func costs(j job.Spec, g *graph.Graph, units []graph.Unit, share int) ([]ga.Unit
 		for i := u.From; i < u.To; i++ {
 			elems += g.Shape(g.Result(i)).Elems()
 		}
-		state := 4*2*u.Params + optim.Bytes(j.Optimizer, u.Params) + stage.ReplicaBytes(j, &exec.Layout{Trainable: u.Params})
+		state := 4*2*u.Params + optim.Bytes(j.Optimizer, u.Params) + stage.ReplicaBytes(j, &exec.Layout{Trainable: u.Params}, stage.Placement{})
 		rest -= state
 		sum += float64(elems)
 		results = append(results, float64(elems))

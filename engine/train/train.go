@@ -95,7 +95,7 @@ func Bytes(j job.Spec, g *graph.Graph) (int, error) {
 	}
 	m, ev := p.Memory(), e.Memory()
 	return m.Total() + m.Params + ev.Slots + ev.Temp + ev.Scratch + 2*optim.Bytes(j.Optimizer, p.Layout.Trainable) +
-		stage.ReplicaBytes(j, &p.Layout) + loss.Bytes(g.Shape(g.OutputValue()), j.BatchSize), nil
+		stage.ReplicaBytes(j, &p.Layout, stage.Placement{}) + loss.Bytes(g.Shape(g.OutputValue()), j.BatchSize), nil
 }
 
 // State is a copy of the weights and running statistics.

@@ -137,11 +137,13 @@ const (
 	Gradient   Kind = 2
 	Control    Kind = 3
 	Tied       Kind = 4 // a piece of the gradient of a parameter that several stages hold
+	Scale      Kind = 5 // of blocks that clusters average
+	Sum        Kind = 6 // of their elements
 )
 
 func (k Kind) String() string {
-	if k >= Activation && k <= Tied {
-		return [...]string{"activation", "gradient", "control", "tied gradient"}[k-1]
+	if k >= Activation && k <= Sum {
+		return [...]string{"activation", "gradient", "control", "tied gradient", "scale", "sum"}[k-1]
 	}
 	return fmt.Sprintf("kind %d", uint8(k))
 }
@@ -151,10 +153,12 @@ func (k Kind) String() string {
 //
 //	byte  0     kind
 //	byte  1     zero
-//	bytes 2-3   edge: number of the value in the model; of a Tied message, of the tie
-//	bytes 4-7   rows; of a Tied message, number of the piece
-//	bytes 8-15  seq: position of the item in the run
-//	bytes 16-19 elems: float32 elements after decoding
+//	bytes 2-3   edge: number of the value in the model; of the tie (Tied); of the segment
+//	            (Scale, Sum)
+//	bytes 4-7   rows; number of the piece (Tied); 256 times the group plus the step of the ring
+//	            (Scale, Sum)
+//	bytes 8-15  seq: position of the item in the run; the round (Scale, Sum)
+//	bytes 16-19 elems: elements after decoding
 //	bytes 20-23 bytes of the payload
 //	bytes 24-27 CRC-32C of the payload
 type Header struct {
@@ -195,7 +199,7 @@ func parseHeader(b []byte, total int) (Header, error) {
 		Kind: Kind(b[0]), Edge: binary.LittleEndian.Uint16(b[2:]), Rows: binary.LittleEndian.Uint32(b[4:]), Seq: binary.LittleEndian.Uint64(b[8:]),
 		Elems: binary.LittleEndian.Uint32(b[16:]), Bytes: binary.LittleEndian.Uint32(b[20:]), Sum: binary.LittleEndian.Uint32(b[24:]),
 	}
-	if h.Kind < Activation || h.Kind > Tied || b[1] != 0 {
+	if h.Kind < Activation || h.Kind > Sum || b[1] != 0 {
 		return h, fmt.Errorf("%w: unknown message kind %d", ErrProtocol, b[0])
 	}
 	if int64(h.Bytes) != int64(total-MessageHeader) {

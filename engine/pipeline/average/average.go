@@ -84,9 +84,10 @@ func Max(dst, src []float32) {
 
 // Add rounds x by the agreed scales and adds weight times the integers to sum. draws
 // addresses the random numbers of this replica's change of this tensor in this round; it
-// is not read where r rounds to nearest. An element above its block's scale, which only a
-// scale that was not agreed upon has, is an error.
-func (r Rule) Add(sum []int64, x, scale []float32, weight int64, draws kernel.Stream) error {
+// is not read where r rounds to nearest. first is the number of x[0] in its tensor, which
+// begins a block. An element above its block's scale, which only a scale that was not agreed
+// upon has, is an error.
+func (r Rule) Add(sum []int64, x, scale []float32, weight int64, draws kernel.Stream, first int) error {
 	top := r.levels()
 	exact := r.Bits >= ExactBits
 	for b, m := range scale {
@@ -104,7 +105,7 @@ func (r Rule) Add(sum []int64, x, scale []float32, weight int64, draws kernel.St
 		if exact {
 			err = addNearest(sum[lo:hi], x[lo:hi], step, float64(top), weight)
 		} else {
-			err = addDrawn(sum[lo:hi], x[lo:hi], step, float64(top), weight, &draws, uint64(lo)/4) // blocks begin at multiples of 4
+			err = addDrawn(sum[lo:hi], x[lo:hi], step, float64(top), weight, &draws, uint64(first+lo)/4) // blocks begin at multiples of 4
 		}
 		if err != nil {
 			return fmt.Errorf("average: %w in block %d is above the block's scale %v", err, b, m)

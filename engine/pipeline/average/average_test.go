@@ -62,13 +62,13 @@ func mean(t *testing.T, rule Rule, xs [][]float32, weights []int64, order []int,
 		part := make([]int64, n)
 		for i, k := range order {
 			if i%groups == g {
-				if err := rule.Add(part, xs[k], scale, weights[k], draws(k)); err != nil {
+				if err := rule.Add(part, xs[k], scale, weights[k], draws(k), 0); err != nil {
 					t.Fatal(err)
 				}
 			}
 		}
 		b := rule.Pack(nil, part, total)
-		if err := rule.Unpack(b, n, total, func(i int, s int64) { sum[i] += s }); err != nil {
+		if err := rule.Unpack(sum, b, total, true); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -142,7 +142,7 @@ func TestStochasticRoundingHasNoBias(t *testing.T) {
 	const rounds = 4000
 	sum := make([]int64, len(x))
 	for k := range rounds {
-		if err := rule.Add(sum, x, scale, 1, draws(k)); err != nil {
+		if err := rule.Add(sum, x, scale, 1, draws(k), 0); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -162,10 +162,10 @@ func TestNotFinite(t *testing.T) {
 			t.Errorf("%v: %v", v, err)
 		}
 	}
-	if err := (Rule{Bits: 8}).Add(make([]int64, 1), []float32{2}, []float32{1}, 1, draws(0)); err == nil {
+	if err := (Rule{Bits: 8}).Add(make([]int64, 1), []float32{2}, []float32{1}, 1, draws(0), 0); err == nil {
 		t.Error("an element above the agreed scale was taken")
 	}
-	if err := (Rule{Bits: 8}).Add(make([]int64, 1), []float32{2}, []float32{0}, 1, draws(0)); err == nil {
+	if err := (Rule{Bits: 8}).Add(make([]int64, 1), []float32{2}, []float32{0}, 1, draws(0), 0); err == nil {
 		t.Error("an element above the agreed scale 0 was taken")
 	}
 }
@@ -202,6 +202,9 @@ func TestRing(t *testing.T) {
 			sent := make([][]int, n)
 			for m := range n {
 				sent[m] = slices.Clone(have[m][steps[m][s].Send])
+				if who := Terms(n, m, s); !slices.Equal(slices.Sorted(slices.Values(who)), slices.Sorted(slices.Values(sent[m]))) {
+					t.Fatalf("%d members, step %d: member %d sends the terms of %v, Terms says %v", n, s, m, sent[m], who)
+				}
 			}
 			for m := range n {
 				from := (m - 1 + n) % n
@@ -230,16 +233,48 @@ func TestRing(t *testing.T) {
 }
 
 func TestChunks(t *testing.T) {
-	for blocks := range 20 {
+	for elems := range 20 {
 		for n := 1; n < 9; n++ {
-			ends := Chunks(blocks, n)
-			if ends[0] != 0 || ends[n] != blocks {
-				t.Fatalf("%d blocks, %d chunks: %v", blocks, n, ends)
-			}
+			at := 0
 			for i := range n {
-				if d := ends[i+1] - ends[i]; d < blocks/n || d > blocks/n+1 {
-					t.Fatalf("%d blocks, %d chunks: %v", blocks, n, ends)
+				from, to := Chunk(elems, n, i)
+				if d := to - from; from != at || d < elems/n || d > elems/n+1 {
+					t.Fatalf("%d elements, chunk %d of %d: %d to %d", elems, i, n, from, to)
 				}
+				at = to
+			}
+			if at != elems {
+				t.Fatalf("%d elements, %d chunks: they end at %d", elems, n, at)
+			}
+		}
+	}
+}
+
+// TestPack: sums of every width come back, alone and behind others, and change no bit that is
+// not theirs.
+func TestPack(t *testing.T) {
+	r := rand.New(rand.NewPCG(3, 0))
+	for range 2000 {
+		rule := Rule{Bits: MinBits + r.IntN(MaxBits-MinBits+1)}
+		total := r.Int64N(1 << r.IntN(30))
+		sums := make([]int64, r.IntN(40))
+		for i := range sums {
+			if sums[i] = r.Int64N(2*total*rule.levels()+1) - total*rule.levels(); r.IntN(4) == 0 {
+				sums[i] = total * rule.levels() * int64(1-2*r.IntN(2))
+			}
+		}
+		b := rule.Pack([]byte{7}, sums, total)
+		if b[0] != 7 || len(b) != 1+rule.PackedLen(len(sums), total) {
+			t.Fatalf("%d sums of %d bits are packed to %x", len(sums), rule.Width(total), b)
+		}
+		got := make([]int64, len(sums))
+		if err := rule.Unpack(got, b[1:], total, false); err != nil || !slices.Equal(got, sums) {
+			t.Fatalf("%d bits: %v come back as %v: %v", rule.Width(total), sums, got, err)
+		}
+		if len(b) > 1 && rule.Width(total)*len(sums)%8 != 0 {
+			b[len(b)-1] |= 0x80
+			if err := rule.Unpack(got, b[1:], total, false); !errors.Is(err, ErrPacked) {
+				t.Fatalf("a bit beyond the last sum: %v", err)
 			}
 		}
 	}
@@ -264,8 +299,17 @@ func FuzzUnpack(f *testing.F) {
 			return
 		}
 		sums := make([]int64, n)
-		if rule.Unpack(b, int(n), int64(total), func(i int, s int64) { sums[i] = s }) != nil {
+		if rule.Unpack(sums, b, int64(total), false) != nil {
 			return
+		}
+		twice := slices.Clone(sums)
+		if err := rule.Unpack(twice, b, int64(total), true); err != nil {
+			t.Fatal(err)
+		}
+		for i, s := range sums {
+			if twice[i] != 2*s {
+				t.Fatalf("sum %d is %d, and %d when it is added", i, s, twice[i])
+			}
 		}
 		if got := rule.Pack(nil, sums, int64(total)); !slices.Equal(got, b) {
 			t.Errorf("%x unpacks to %v, which packs to %x", b, sums, got)

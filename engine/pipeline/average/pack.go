@@ -1,16 +1,18 @@
 package average
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"math/bits"
+	"slices"
 )
 
 // ErrPacked is wrapped by errors about packed sums that are not what the rule allows.
 var ErrPacked = errors.New("malformed packed sums")
 
 // Width is how many bits a sum takes on the wire, for changes whose weights add up to at
-// most total: sums are between -total*levels and total*levels.
+// most total: sums are between -total*levels and total*levels. It is 0 where total is.
 func (r Rule) Width(total int64) int {
 	return bits.Len64(2 * uint64(total) * uint64(r.levels()))
 }
@@ -21,59 +23,77 @@ func (r Rule) PackedLen(n int, total int64) int { return (n*r.Width(total) + 7) 
 // Pack appends sums to dst, Width bits each, least significant bit first, as offsets from
 // the least possible sum. Unused bits of the last byte are zero.
 func (r Rule) Pack(dst []byte, sums []int64, total int64) []byte {
-	w, low := r.Width(total), total*r.levels()
+	w, low := uint(r.Width(total)), total*r.levels()
+	if w == 0 {
+		return dst
+	}
+	at, n := len(dst), r.PackedLen(len(sums), total)
+	dst = slices.Grow(dst, n)[:at+n]
+	out := dst[at:]
 	var acc uint64
-	have := 0
+	have := uint(0) // bits in acc
 	for _, s := range sums {
 		v := uint64(s + low)
-		// At most 7 bits wait, so 57 bits fit; wider sums go in two steps.
-		for left := w; left > 0; {
-			n := min(left, 57)
-			acc |= (v & (1<<n - 1)) << have
-			v >>= n
-			left -= n
-			for have += n; have >= 8; have -= 8 {
-				dst = append(dst, byte(acc))
-				acc >>= 8
-			}
+		acc |= v << have
+		if have += w; have >= 64 {
+			binary.LittleEndian.PutUint64(out, acc)
+			out = out[8:]
+			have -= 64
+			acc = v >> (w - have)
 		}
 	}
-	if have > 0 {
-		dst = append(dst, byte(acc))
+	for i := range out {
+		out[i] = byte(acc)
+		acc >>= 8
 	}
 	return dst
 }
 
-// Unpack reads len(sums) sums and passes each to put, refusing anything that Pack does not
-// write.
-func (r Rule) Unpack(b []byte, n int, total int64, put func(i int, sum int64)) error {
-	if want := r.PackedLen(n, total); len(b) != want {
-		return fmt.Errorf("%w: %d bytes for %d sums, want %d", ErrPacked, len(b), n, want)
+// Unpack reads len(sums) sums into sums, or adds them where add is set. It refuses anything
+// that Pack does not write; what it had read by then is in sums.
+func (r Rule) Unpack(sums []int64, b []byte, total int64, add bool) error {
+	if want := r.PackedLen(len(sums), total); len(b) != want {
+		return fmt.Errorf("%w: %d bytes for %d sums, want %d", ErrPacked, len(b), len(sums), want)
 	}
-	w, low := r.Width(total), total*r.levels()
-	var acc uint64
-	have := 0
-	for i := range n {
+	w, low := uint(r.Width(total)), total*r.levels()
+	keep := int64(0)
+	if add {
+		keep = -1
+	}
+	fast := 0 // sums that lie within eight bytes that are all there
+	if 0 < w && w <= 57 && len(b) >= 8 {
+		fast = min(len(sums), (8*(len(b)-8)+7)/int(w)+1)
+	}
+	mask := uint64(1)<<w - 1
+	bit := uint(0)
+	for i := range sums {
 		var v uint64
-		for got := 0; got < w; {
-			k := min(w-got, 57)
-			for have < k {
-				acc |= uint64(b[0]) << have
-				b = b[1:]
-				have += 8
-			}
-			v |= (acc & (1<<k - 1)) << got
-			acc >>= k
-			have -= k
-			got += k
+		if i < fast {
+			v = binary.LittleEndian.Uint64(b[bit/8:]) >> (bit % 8) & mask
+		} else {
+			v = field(b, bit, w)
 		}
+		bit += w
 		if v > 2*uint64(low) {
 			return fmt.Errorf("%w: sum %d is out of range", ErrPacked, i)
 		}
-		put(i, int64(v)-low)
+		sums[i] = sums[i]&keep + int64(v) - low
 	}
-	if acc != 0 {
+	if rest := 8*uint(len(b)) - bit; rest > 0 && b[len(b)-1]>>(8-rest) != 0 {
 		return fmt.Errorf("%w: the last byte has bits beyond the last sum", ErrPacked)
 	}
 	return nil
+}
+
+// field is the w bits of b from a bit on.
+func field(b []byte, bit, w uint) uint64 {
+	var v uint64
+	for got := uint(0); got < w; {
+		v |= uint64(b[(bit+got)/8]) >> ((bit + got) % 8) << got
+		got += 8 - (bit+got)%8
+	}
+	if w < 64 {
+		v &= 1<<w - 1
+	}
+	return v
 }

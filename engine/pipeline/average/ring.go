@@ -11,7 +11,8 @@ type Step struct {
 // Ring lists the 2(n-1) steps of member me of n: reduce-scatter, after which the member
 // holds one combined chunk, then all-gather. Each member sends 2(n-1)/n of the data, the
 // least that is possible (Patarasuk and Yuan, "Bandwidth optimal all-reduce algorithms for
-// clusters of workstations", 2009). A ring of one has no steps.
+// clusters of workstations", 2009). A ring of one has no steps. What a member sends in a
+// step after the first is what it received in the one before.
 func Ring(n, me int) []Step {
 	var steps []Step
 	for phase, reduce := range []bool{true, false} {
@@ -23,11 +24,16 @@ func Ring(n, me int) []Step {
 	return steps
 }
 
-// Chunks divides blocks into n runs of nearly equal length: chunk i is the blocks from
-// ends[i] to ends[i+1]. Some are empty where there are fewer blocks than members.
-func Chunks(blocks, n int) (ends []int) {
-	for i := range n + 1 {
-		ends = append(ends, blocks*i/n)
+// Terms are the members whose terms are in the chunk that member me of n sends in a step: as
+// many as have been combined, from the oldest on.
+func Terms(n, me, step int) []int {
+	var ms []int
+	for i := min(step, n-1); i >= 0; i-- {
+		ms = append(ms, (me-i+2*n)%n)
 	}
-	return ends
+	return ms
 }
+
+// Chunk is the elements [from, to) of chunk i, where n elements are divided into chunks of
+// nearly equal length. Some are empty where there are fewer elements than chunks.
+func Chunk(n, chunks, i int) (from, to int) { return n * i / chunks, n * (i + 1) / chunks }

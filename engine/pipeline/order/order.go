@@ -7,6 +7,7 @@ package order
 import (
 	"errors"
 	"fmt"
+	"math/bits"
 )
 
 // Run is the numbers of a run that its order follows from.
@@ -26,14 +27,21 @@ type Run struct {
 	Split        bool // the rows of each batch are split over the replicas
 	InFlight     int  // replicas whose micro-batches are in flight at once; 0: all
 
-	// Where several clusters share the replicas out, a run is walked by each of them. Items
-	// keep their numbers in the whole run, and so do positions.
-	Own         Set  // replicas whose items come; 0: all
+	// Where several clusters share the replicas out, each walks the run for itself: it gets the
+	// items of its replicas, between an Open and a Close for every round. Items keep their
+	// numbers in the whole run, so a Position is the same in all clusters.
+	Own         Set  // replicas of this cluster; 0: all, and there is only one
 	Unvalidated bool // validation passes are another cluster's
 }
 
 // Set is a set of replicas: bit k stands for replica k.
 type Set uint64
+
+// Has tells whether replica k is in the set.
+func (s Set) Has(k int) bool { return s>>k&1 != 0 }
+
+// Len is the number of replicas in the set.
+func (s Set) Len() int { return bits.OnesCount64(uint64(s)) }
 
 // ErrRun is wrapped by errors about a Run that has no order, ErrPosition by errors about
 // a Position that its run does not have.
@@ -68,6 +76,9 @@ func (r Run) Check() error {
 	if r.Replicas > MaxReplicas || r.Replicas > 1 && !r.Split && r.ReduceFactor < 1 {
 		return fmt.Errorf("%w: %d replicas with rounds of %d updates, want at most %d and at least 1", ErrRun, r.Replicas, r.ReduceFactor, MaxReplicas)
 	}
+	if r.Own != 0 && (r.Replicas < 2 || r.Own>>r.Replicas != 0) {
+		return fmt.Errorf("%w: the share %b of %d replicas", ErrRun, r.Own, r.Replicas)
+	}
 	return nil
 }
 
@@ -80,6 +91,9 @@ func (r Run) Rows(n, b int) int { return min(r.BatchSize, n-b*r.BatchSize) }
 // group is the most micro-batches in flight: those of an update of each unit in flight.
 func (r Run) group() int {
 	units := r.replicas()
+	if r.Own != 0 {
+		units = r.Own.Len()
+	}
 	if r.InFlight > 0 {
 		units = min(units, r.InFlight)
 	}

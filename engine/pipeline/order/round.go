@@ -72,7 +72,8 @@ func (r Run) Round(p Position) uint64 {
 func (r Run) Samples(dst []int64, p Position) {
 	clear(dst)
 	n := r.replicas()
-	for b := p.Batch; b < min(p.Batch+r.span(), r.within(p.Epoch)); b++ {
+	from, to := r.Span(p)
+	for b := from; b < to; b++ {
 		rows := r.Rows(r.Train, b)
 		if !r.Split {
 			dst[b%n] += int64(rows)
@@ -83,6 +84,36 @@ func (r Run) Samples(dst []int64, p Position) {
 			dst[k] += int64(to - from)
 		}
 	}
+}
+
+// OwnRows is how many rows of a batch of total rows the cluster trains that trains the batch or
+// a part of it.
+func (r Run) OwnRows(total int) int {
+	if r.Own == 0 || !r.Split {
+		return total
+	}
+	sum := 0
+	for k := range r.replicas() {
+		if r.Own.Has(k) {
+			from, to := share(total, k, r.replicas())
+			sum += to - from
+		}
+	}
+	return sum
+}
+
+// Has tells whether replica k has rows of a batch of total rows that is number b of its epoch.
+func (r Run) Has(b, total, k int) bool {
+	if !r.Split {
+		return b%r.replicas() == k
+	}
+	from, to := share(total, k, r.replicas())
+	return from < to
+}
+
+// Span is the batches of the round that begins at p, as numbers in its epoch.
+func (r Run) Span(p Position) (from, to int) {
+	return p.Batch, min(p.Batch+r.span(), r.within(p.Epoch))
 }
 
 // Updates is how many updates replica k has done at p, since the run's start.

@@ -22,11 +22,12 @@ const (
 	Report                           // the validation pass is over
 	Keep                             // save the state
 	Done
+	Begin // a round, where several clusters do it: before it a mark may stand
 )
 
 func (k ActionKind) String() string {
-	if k <= Done {
-		return [...]string{"forward", "backward", "input gradient", "weight gradient", "update", "average", "evaluate", "report", "keep", "done"}[k]
+	if k <= Begin {
+		return [...]string{"forward", "backward", "input gradient", "weight gradient", "update", "average", "evaluate", "report", "keep", "done", "begin"}[k]
 	}
 	return fmt.Sprintf("action %d", uint8(k))
 }
@@ -37,7 +38,7 @@ type Action struct {
 	Item Item
 	Slot int // memory of the micro-batch from its forward to the end of its backward pass
 
-	// Forward: nothing else is in flight in the whole pipeline, so that all stages hold
+	// Forward, Begin: nothing else is in flight in the whole pipeline, so that all stages hold
 	// the state of the same update. Such a place is where a Save can be asked for.
 	Drained bool
 	// Keep: where the state that is kept goes on, and whether the run ends behind it.
@@ -73,8 +74,8 @@ var ErrItem = errors.New("unknown item")
 type Schedule interface {
 	// Next decides the next action. After Done it returns Done for ever.
 	Next() (Action, error)
-	// Mark takes back a, the forward action just given, which must be that of the first
-	// micro-batch of a round. Checkpoint, which needs a to be Drained, keeps the state
+	// Mark takes back a, the action just given, which must begin a round: the forward pass of
+	// its first micro-batch or, with several clusters, Begin. Checkpoint, which needs a to be Drained, keeps the state
 	// and then gives a again. Stop ends the run before a: what is in flight is finished,
 	// the state is kept, and the run is done.
 	Mark(a Action, m Mark) error
@@ -93,6 +94,10 @@ func actionOf(k ItemKind) (ActionKind, error) {
 		return Keep, nil
 	case End:
 		return Done, nil
+	case Open:
+		return Begin, nil
+	case Close:
+		return Average, nil
 	case Train:
 	}
 	return Done, fmt.Errorf("%w: no action follows from an item of %s", ErrItem, k)
@@ -179,15 +184,20 @@ func (w *walk) other() (Action, error) {
 	}
 	w.waiting = it.Kind == End
 	a := Action{Kind: kind, Item: it}
-	if kind == Keep {
+	switch {
+	case kind == Keep:
 		a.At, a.Final = w.seq.Position(), w.seq.Ending()
+	case kind == Begin:
+		a.Drained = true
+	case kind == Average && w.seq.run.Split:
+		w.due[0], w.owed = Action{Kind: Update, Item: it}, 1
 	}
 	return a, nil
 }
 
 // mark sets a mark before a.
 func (w *walk) mark(a Action, m Mark) error {
-	if a.Kind != Forward || !a.Item.Opens || w.keep || w.stop {
+	if a.Kind != Forward && a.Kind != Begin || !a.Item.Opens || w.keep || w.stop {
 		return fmt.Errorf("%w: %s at the %s of item %d", ErrMark, m, a.Kind, a.Item.Seq)
 	}
 	switch m {
@@ -263,6 +273,9 @@ func (s *alternate) Next() (Action, error) {
 }
 
 func (s *alternate) Mark(a Action, m Mark) error {
+	if a.Kind == Begin {
+		return s.mark(a, m)
+	}
 	last := len(s.flight) - 1
 	if last < 0 || s.flight[last].Item.Seq != a.Item.Seq {
 		return fmt.Errorf("%w: %s at item %d, which was not just begun", ErrMark, m, a.Item.Seq)

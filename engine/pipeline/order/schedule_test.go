@@ -23,7 +23,7 @@ func walkAll(t *testing.T, s Schedule, before func(Action) Mark) []Action {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if a.Kind == Forward && a.Item.Opens && before != nil && !asked[a.Item.Seq] {
+		if a.Item.Opens && (a.Kind == Forward || a.Kind == Begin) && before != nil && !asked[a.Item.Seq] {
 			asked[a.Item.Seq] = true
 			if m := before(a); m != Continue {
 				if err := s.Mark(a, m); err != nil {
@@ -230,7 +230,7 @@ func TestMarksThatCannotBe(t *testing.T) {
 func TestUnknownItem(t *testing.T) {
 	run := Run{Train: 10, Epochs: 1, BatchSize: 10, MicroBatches: 1, UpdateFrequency: 1}
 	seq := sequence(t, run, Position{})
-	seq.pending = []Item{{Kind: End + 1}}
+	seq.pending = []Item{{Kind: Close + 1}}
 	if a, err := NewSync(seq, 0, 1).Next(); !errors.Is(err, ErrItem) {
 		t.Errorf("%v, %v", a.Kind, err)
 	}

@@ -15,11 +15,13 @@ const (
 	EvalDone                 // the validation pass is over
 	Save                     // keep the state
 	End                      // the run is over
+	Open                     // a round begins, of which this cluster may have no item
+	Close                    // it is over
 )
 
 func (k ItemKind) String() string {
-	if k <= End {
-		return [...]string{"train", "eval", "evaldone", "save", "end"}[k]
+	if k <= Close {
+		return [...]string{"train", "eval", "evaldone", "save", "end", "open", "close"}[k]
 	}
 	return fmt.Sprintf("kind %d", uint8(k))
 }
@@ -38,12 +40,14 @@ type Item struct {
 	Replica int  // that trains the rows
 	First   bool // first micro-batch of an update of its replica
 	Last    bool // last micro-batch of an update
-	Ends    bool // last micro-batch of its batch
-	Opens   bool // first micro-batch of a round: all replicas have one state before it
-	Closes  bool // last micro-batch of a round
+	Ends    bool // last micro-batch of its batch, or of what this cluster has of it
+	// Opens is set where a round begins, so that all replicas have one state before it, and
+	// Closes where it ends: at its first and its last micro-batch, or, with several clusters,
+	// at Open and Close.
+	Opens, Closes bool
 }
 
-// Position is where the run stands before a Train item that opens a round.
+// Position is where the run stands before an item that opens a round.
 func (it Item) Position() Position {
 	return Position{Epoch: it.Epoch, Batch: it.Batch, Step: it.Step, Seq: it.Seq}
 }
@@ -54,7 +58,10 @@ type Sequence struct {
 	at      Position // of the next batch; Seq: of the next item
 	row0    int      // first row of the next micro-batch
 	part    int      // replica whose rows of a split batch come next
-	pending []Item   // marks and validation batches that come before the next Train
+	open    bool     // the Open of the round has come
+	close   bool     // the Close is due; closing is it
+	closing Item
+	pending []Item // marks and validation batches that come before the next Train
 }
 
 // NewSequence begins at a position of the run; the zero Position is its start. It fails
@@ -76,6 +83,58 @@ func (s *Sequence) Position() Position { return s.at }
 
 // Next returns the next item; after End it returns End for ever.
 func (s *Sequence) Next() Item {
+	if s.run.Own == 0 {
+		return s.next()
+	}
+	for {
+		if s.close {
+			s.open, s.close = false, false
+			return s.closing
+		}
+		if len(s.pending) == 0 && !s.open {
+			s.open = true
+			at := s.at
+			return Item{Kind: Open, Seq: at.Seq, Epoch: at.Epoch, Step: at.Step, Batch: at.Batch, Opens: true}
+		}
+		it := s.next()
+		switch it.Kind {
+		case Train:
+			if s.close = it.Closes; s.close {
+				s.closing = Item{Kind: Close, Seq: it.Seq, Epoch: it.Epoch, Step: it.Step, Batch: it.Batch, Closes: true}
+			}
+			if s.run.Own.Has(it.Replica) {
+				return s.own(it)
+			}
+		case Eval, EvalDone:
+			if !s.run.Unvalidated {
+				return it
+			}
+		default:
+			return it
+		}
+	}
+}
+
+// own is an item of the cluster's: what ends with its last micro-batch of a batch ends there.
+func (s *Sequence) own(it Item) Item {
+	it.Opens, it.Closes = false, false
+	if !s.run.Split {
+		return it
+	}
+	it.Last = false // the update comes with the round's end
+	n := s.run.replicas()
+	_, to := share(it.Total, it.Replica, n)
+	it.Ends = it.Row0+it.Rows == to
+	for k := it.Replica + 1; k < n; k++ {
+		if s.run.Own.Has(k) && s.run.Has(it.Batch, it.Total, k) {
+			it.Ends = false
+		}
+	}
+	return it
+}
+
+// next is Next of the whole run.
+func (s *Sequence) next() Item {
 	if len(s.pending) > 0 {
 		it := s.pending[0]
 		if it.Kind == End {

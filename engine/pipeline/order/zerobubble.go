@@ -75,6 +75,9 @@ func (s *zeroBubble) second() Action {
 }
 
 func (s *zeroBubble) Mark(a Action, m Mark) error {
+	if a.Kind == Begin {
+		return s.mark(a, m)
+	}
 	last := len(s.flight) - 1
 	if last < 0 || s.flight[last].Item.Seq != a.Item.Seq {
 		return fmt.Errorf("%w: %s at item %d, which was not just begun", ErrMark, m, a.Item.Seq)

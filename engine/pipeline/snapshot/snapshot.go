@@ -221,37 +221,43 @@ func Read(r io.ReaderAt, size int64) (*Part, error) {
 // Parse is Read from memory.
 func Parse(b []byte) (*Part, error) { return Read(bytes.NewReader(b), int64(len(b))) }
 
-// Join puts parts together that are of the same position and updates. A tensor may be in several
-// of them, as tied weights are, if it has the same bits everywhere.
-// The tensors are not copied; Mu is that of the first part.
+// Join puts parts of one position and one number of updates together. The tensors are not
+// copied; Mu is that of the first part. A tensor may be in several parts if it has the same bits
+// everywhere: tied weights are, and the state of clusters, of which each has the optimizer's slots
+// of its own replicas.
 func Join(parts ...*Part) (*Part, error) {
 	if len(parts) == 0 {
 		return nil, bad("no parts")
 	}
 	first := parts[0]
 	p := &Part{Position: first.Position, Optimizer: Optimizer{Name: first.Optimizer.Name, Updates: first.Optimizer.Updates, Mu: first.Optimizer.Mu}}
-	for _, s := range first.Optimizer.Slots {
-		p.Optimizer.Slots = append(p.Optimizer.Slots, Slot{Name: s.Name})
-	}
+	state, slots := newUnion(), map[string]*union{}
 	for i, q := range parts {
 		o := q.Optimizer
 		switch {
 		case q.Position != p.Position:
 			return nil, bad("part %d is of step %d, part 0 of step %d", i, q.Position.Step, p.Position.Step)
-		case o.Name != p.Optimizer.Name || o.Updates != p.Optimizer.Updates || len(o.Slots) != len(p.Optimizer.Slots):
+		case o.Name != p.Optimizer.Name || o.Updates != p.Optimizer.Updates:
 			return nil, bad("part %d is of %s after %d updates, part 0 of %s after %d", i, o.Name, o.Updates, p.Optimizer.Name, p.Optimizer.Updates)
 		}
-		if err := join(&p.State, q.State, i); err != nil {
-			return nil, err
+		if err := state.add(q.State); err != nil {
+			return nil, fmt.Errorf("part %d: %w", i, err)
 		}
-		for k, s := range o.Slots {
-			if s.Name != p.Optimizer.Slots[k].Name {
-				return nil, bad("part %d has the optimizer slot %q, part 0 %q", i, s.Name, p.Optimizer.Slots[k].Name)
+		for _, s := range o.Slots {
+			u := slots[s.Name]
+			if u == nil {
+				u = newUnion()
+				slots[s.Name] = u
+				p.Optimizer.Slots = append(p.Optimizer.Slots, Slot{Name: s.Name})
 			}
-			if err := join(&p.Optimizer.Slots[k].Tensors, s.Tensors, i); err != nil {
-				return nil, err
+			if err := u.add(s.Tensors); err != nil {
+				return nil, fmt.Errorf("part %d: the optimizer's %s: %w", i, s.Name, err)
 			}
 		}
+	}
+	p.State = state.all
+	for i, s := range p.Optimizer.Slots {
+		p.Optimizer.Slots[i].Tensors = slots[s.Name].all
 	}
 	if err := p.State.Validate(); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrFormat, err)
@@ -259,17 +265,24 @@ func Join(parts ...*Part) (*Part, error) {
 	return p, nil
 }
 
-// join appends part i's tensors to dst that it does not have yet.
-func join(dst *state.Dict, d state.Dict, i int) error {
-	have := make(map[string]int, len(*dst))
-	for k, t := range *dst {
-		have[t.Name] = k
-	}
+// union is tensors without those that came before.
+type union struct {
+	all   state.Dict
+	index map[string]int
+}
+
+func newUnion() *union { return &union{index: map[string]int{}} }
+
+func (u *union) add(d state.Dict) error {
 	for _, t := range d {
-		if k, ok := have[t.Name]; !ok {
-			*dst = append(*dst, t)
-		} else if !t.Equal((*dst)[k]) {
-			return bad("part %d has other numbers for %q than a part before it", i, t.Name)
+		i, ok := u.index[t.Name]
+		if !ok {
+			u.index[t.Name] = len(u.all)
+			u.all = append(u.all, t)
+			continue
+		}
+		if !t.Equal(u.all[i]) {
+			return bad("%q is not what an earlier part has", t.Name)
 		}
 	}
 	return nil

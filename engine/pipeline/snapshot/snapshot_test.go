@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"math"
 	"reflect"
 	"strings"
 	"testing"
@@ -110,10 +111,27 @@ func TestJoin(t *testing.T) {
 	if p, err := snapshot.Join(a, a); err != nil || len(p.State) != len(a.State) || len(p.Optimizer.Slots[0].Tensors) != len(a.Optimizer.Slots[0].Tensors) {
 		t.Errorf("the same twice: %+v, %v", p, err)
 	}
-	c := part()
-	c.State[0].F32[0]++
-	if _, err := snapshot.Join(a, c); !errors.Is(err, snapshot.ErrFormat) || !strings.Contains(err.Error(), "other numbers") {
+	other := part()
+	other.State[0].F32[0]++
+	if _, err := snapshot.Join(a, other); !errors.Is(err, snapshot.ErrFormat) || !strings.Contains(err.Error(), "not what an earlier part has") {
 		t.Errorf("one tensor with two values: %v", err)
+	}
+	// The parts of another cluster have the same state, and slots of other replicas.
+	c := part()
+	for i, s := range c.Optimizer.Slots {
+		c.Optimizer.Slots[i].Name = s.Name + "_replica1"
+	}
+	if p, err = snapshot.Join(a, b, c); err != nil || len(p.State) != 6 || len(p.Optimizer.Slots) != 4 || len(p.Optimizer.Slots[2].Tensors) != 1 {
+		t.Errorf("with another cluster's: %+v, %v", p, err)
+	}
+	for _, x := range [][]float32{c.State[0].F32, a.Optimizer.Slots[0].Tensors[0].F32} {
+		d := part()
+		old := x[0]
+		x[0] = math.Nextafter32(x[0], 9)
+		if _, err := snapshot.Join(a, b, c, d); !errors.Is(err, snapshot.ErrFormat) || !strings.Contains(err.Error(), "not what an earlier part has") {
+			t.Errorf("the same tensor with other bits: %v", err)
+		}
+		x[0] = old
 	}
 	b.Position.Step++
 	if _, err := snapshot.Join(a, b); !errors.Is(err, snapshot.ErrFormat) || !strings.Contains(err.Error(), "of step 14") {

@@ -4,6 +4,7 @@
 package stage
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"slices"
@@ -33,7 +34,7 @@ type Compiled struct {
 	kind        codec.Kind
 	train, eval *exec.Plan
 	edges       edges
-	segments    []segment // that are averaged with other clusters
+	shares      []share // that are averaged with other clusters
 	ties        []tie
 }
 
@@ -55,15 +56,13 @@ func Compile(j job.Spec, s *graph.Stage, p Placement) (*Compiled, error) {
 	if err := p.Check(j, 0); err != nil {
 		return nil, err
 	}
-	if p.several() {
-		return nil, fmt.Errorf("%w: %d clusters: this version trains with one", ErrPlacement, len(p.Clusters))
-	}
 	kind, err := codec.ParseKind(j.Wire)
 	if err != nil {
 		return nil, err
 	}
 	c := &Compiled{Job: j, Stage: s, Placement: p, kind: kind, edges: edgesOf(s)}
-	if c.segments, err = p.segments(s); err != nil {
+	segments, err := p.segments(s)
+	if err != nil {
 		return nil, err
 	}
 	if err := c.messages(); err != nil {
@@ -105,6 +104,10 @@ func Compile(j job.Spec, s *graph.Stage, p Placement) (*Compiled, error) {
 		return nil, err
 	}
 	if c.eval, err = exec.Compile(s.Graph, s.First, exec.Config{Rows: j.MicroRows(), Outputs: outs, Precision: precision}); err != nil {
+		return nil, err
+	}
+	c.shares = sharesOf(j, &c.train.Layout, s.First, segments, len(p.Clusters))
+	if err := c.checkRings(); err != nil {
 		return nil, err
 	}
 	c.ties, err = tiesOf(j, s, p, &c.train.Layout)
@@ -193,18 +196,23 @@ func (c *Compiled) Link(peer int) transport.Options {
 
 // Rings are the stages of other clusters that this one needs links to: its neighbours in the
 // rings of its segments, each once, by cluster and stage. One cluster has none.
-func (c *Compiled) Rings() []Peer { return c.Placement.neighbours(c.segments) }
+func (c *Compiled) Rings() []Peer {
+	var ps []Peer
+	for _, r := range c.ringShares() {
+		ps = append(ps, r.next, r.before)
+	}
+	slices.SortFunc(ps, func(a, b Peer) int { return cmp.Or(cmp.Compare(a.Cluster, b.Cluster), cmp.Compare(a.Stage, b.Stage)) })
+	return slices.Compact(ps)
+}
 
 // RingLink is Link for a stage of another cluster.
-func (c *Compiled) RingLink(Peer) transport.Options {
-	return transport.Options{MaxTransfer: wire.MessageHeader, Credit: wire.FirstWindow}
-}
+func (c *Compiled) RingLink(p Peer) transport.Options { return c.ringLink(p) }
 
 // Memory is what a stage takes, in bytes.
 type Memory struct {
 	Train, Eval exec.Memory // plans; weights and gradients are Train's
 	Optimizer   int
-	Replicas    int // what replicas beside the first have, and what averaging them takes
+	Replicas    int // what replicas beside the first have, and what averaging them takes, messages to other clusters included
 	Versions    int // weights that micro-batches in flight were computed with
 	Targets     int // of the rows that are compared with them
 	Out         int // the message that is encoded
@@ -221,7 +229,7 @@ func (m Memory) Total() int {
 // messages are compressed with come on top.
 func (c *Compiled) Memory() Memory {
 	s, trainable := c.Stage, c.train.Layout.Trainable
-	m := Memory{Train: c.train.Memory(), Eval: c.eval.Memory(), Optimizer: optim.Bytes(c.Job.Optimizer, trainable), Replicas: ReplicaBytes(c.Job, &c.train.Layout)}
+	m := Memory{Train: c.train.Memory(), Eval: c.eval.Memory(), Optimizer: optim.Bytes(c.Job.Optimizer, trainable), Replicas: replicaBytes(c.Job, &c.train.Layout, c.Placement, c.shares) + c.ringBytes()}
 	if c.Job.Schedule == job.Async {
 		m.Versions = 4 * trainable * (s.Of - s.Index - 1)
 	}
@@ -242,6 +250,9 @@ func (c *Compiled) Memory() Memory {
 		m.In += wire.Bytes(c.Link(p).Credit, c.Link(p).MaxTransfer)
 	}
 	m.In += 4 * c.part()
+	for _, p := range c.Rings() {
+		m.In += wire.Bytes(c.RingLink(p).Credit, c.RingLink(p).MaxTransfer)
+	}
 	m.Save = snapshot.HeadBytes
 	for _, t := range tensors(&c.train.Layout, c.Job) {
 		m.Save += t.bytes()

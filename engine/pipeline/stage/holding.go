@@ -73,7 +73,9 @@ type Holding struct {
 	Layout    *exec.Layout
 	State     exec.State
 	Optimizer *optim.Optimizer
-	Extra     []Slot // that a snapshot has beside the optimizer's
+	Replica   int      // that the optimizer is kept by, where each keeps its own
+	Extra     []Slot   // that a snapshot has beside the optimizer's
+	Whole     []string // slots of a whole snapshot, of which some may be held elsewhere; nil: those here
 }
 
 // Slot is a vector with an element for each of the layout's trainable ones.
@@ -87,6 +89,9 @@ func (h *Holding) slots() []Slot {
 	var all []Slot
 	s := h.Optimizer.State()
 	for k, name := range s.Slots {
+		if h.Replica > 0 {
+			name = keptSlot(name, h.Replica)
+		}
 		all = append(all, Slot{name, s.Vectors[k]})
 	}
 	return append(all, h.Extra...)
@@ -128,7 +133,7 @@ func finiteDict(d state.Dict, what string) error {
 }
 
 // Load takes from parts of one snapshot, cut however they are, what the layout has, and
-// returns their position. Tensors that the layout does not have are passed over. After an
+// returns their position. Parts of other clusters may be among them. Tensors that the layout does not have are passed over. After an
 // error nothing has changed.
 func (h *Holding) Load(run order.Run, parts ...*snapshot.Part) (order.Position, error) {
 	var at order.Position
@@ -142,8 +147,12 @@ func (h *Holding) Load(run order.Run, parts ...*snapshot.Part) (order.Position, 
 	s := h.Optimizer.State()
 	o := all.Optimizer
 	slots := h.slots()
-	if o.Name != s.Name || len(o.Slots) != len(slots) {
-		return at, fmt.Errorf("%w: the state of optimizer %s with %d slots, the job has %s with %d", snapshot.ErrFormat, o.Name, len(o.Slots), s.Name, len(slots))
+	whole := len(slots)
+	if h.Whole != nil {
+		whole = len(h.Whole)
+	}
+	if o.Name != s.Name || len(o.Slots) != whole {
+		return at, fmt.Errorf("%w: the state of optimizer %s with %d slots, the job has %s with %d", snapshot.ErrFormat, o.Name, len(o.Slots), s.Name, whole)
 	}
 	byName := func(d state.Dict) map[string]state.Tensor {
 		m := make(map[string]state.Tensor, len(d))

@@ -5,7 +5,6 @@
 package stage
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
 	"slices"
@@ -149,14 +148,4 @@ func (p Placement) next(g segment) Peer {
 func (p Placement) before(g segment) Peer {
 	c := (p.Cluster + len(p.Clusters) - 1) % len(p.Clusters)
 	return Peer{c, g.holders[c]}
-}
-
-// neighbours are the stages of other clusters that a stage with these segments has links to.
-func (p Placement) neighbours(gs []segment) []Peer {
-	var ps []Peer
-	for _, g := range gs {
-		ps = append(ps, p.next(g), p.before(g))
-	}
-	slices.SortFunc(ps, func(a, b Peer) int { return cmp.Or(cmp.Compare(a.Cluster, b.Cluster), cmp.Compare(a.Stage, b.Stage)) })
-	return slices.Compact(ps)
 }

@@ -8,7 +8,6 @@ import (
 	"fmt"
 
 	"github.com/ravnest/ravnest/engine/exec"
-	"github.com/ravnest/ravnest/engine/graph"
 	"github.com/ravnest/ravnest/engine/job"
 	"github.com/ravnest/ravnest/engine/kernel"
 	"github.com/ravnest/ravnest/engine/optim"
@@ -44,15 +43,17 @@ func extraSlots(j job.Spec) []string {
 	return names
 }
 
-// Replicas are the states of all replicas of a job, of the whole model or of one stage. All
-// are equal between two rounds, but for what the job lets a replica keep.
+// Replicas are the states of the replicas of a job, of the whole model or of one stage: of all
+// replicas, or of those that a cluster has. All are equal between two rounds, but for what the
+// job lets a replica keep.
 type Replicas struct {
 	job      job.Spec
 	rule     job.Average
 	run      order.Run
 	layout   *exec.Layout
+	own      []int // the replicas that are here, ascending
 	numbers  []uint32
-	of       []Holding
+	of       []Holding   // by replica
 	grads    [][]float32 // by replica; the same one where a replica's are used up before the next's come
 	start    []float32   // parameters at the round's start
 	counters []int64     // and counters
@@ -63,25 +64,32 @@ type Replicas struct {
 	// other stages that hold them. seq names the update.
 	tied func(ctx context.Context, seq uint64, grads []float32) error
 
-	reducer average.Reducer
+	vectors []vector
+	shares  []share
 	samples []int64
-	terms   []average.Term
+	scales  []float32 // of one share, where there are no rings
+	sums    []int64   // of a group
 }
 
 // accumulate tells whether gradients of several replicas are under way at once.
 func accumulate(j job.Spec) bool { return j.Gradients() || j.UpdateFrequency > 1 }
 
-// ReplicaBytes is what the replicas of job j take beside what one does, for a layout.
-func ReplicaBytes(j job.Spec, l *exec.Layout) int {
-	n := j.Replica()
-	if n == 1 {
+// ReplicaBytes is what the replicas of job j that a cluster has take beside what one does, for
+// a layout, and what averaging them takes beside messages.
+func ReplicaBytes(j job.Spec, l *exec.Layout, p Placement) int {
+	return replicaBytes(j, l, p, sharesOf(j, l, 0, nil, 1))
+}
+
+func replicaBytes(j job.Spec, l *exec.Layout, p Placement, shares []share) int {
+	if j.Replica() == 1 {
 		return 0
 	}
-	more := 4*l.Buffers + 8*l.Counters
-	params, grads, largest, once := 4*l.Trainable, 4*max(l.Trainable, l.Grads), 0, 0
-	for _, e := range l.Entries {
-		largest = max(largest, e.Elems())
+	n := j.Replica()
+	if p.several() {
+		n = p.Own().Len()
 	}
+	more := 4*l.Buffers + 8*l.Counters
+	params, grads, once := 4*l.Trainable, 4*max(l.Trainable, l.Grads), 0
 	if accumulate(j) {
 		more += grads
 	}
@@ -92,22 +100,33 @@ func ReplicaBytes(j job.Spec, l *exec.Layout) int {
 	if j.Averaging().Outer.Name != "none" {
 		once += params
 	}
-	return (n-1)*more + once + 8*l.Counters + average.ReducerBytes(largest)
+	return (n-1)*more + once + 8*l.Counters + bytesOf(shares, p.several())
 }
 
-// NewReplicas allocates the replicas of job j and initialises them from its seed.
+// NewReplicas allocates the replicas of job j that run has and initialises them from the job's
+// seed.
 func NewReplicas(j job.Spec, run order.Run, l *exec.Layout, d optim.Delay) (*Replicas, error) {
+	return newReplicas(j, run, l, d, sharesOf(j, l, 0, nil, 1))
+}
+
+func newReplicas(j job.Spec, run order.Run, l *exec.Layout, d optim.Delay, shares []share) (*Replicas, error) {
 	n := j.Replica()
-	r := &Replicas{job: j, rule: j.Averaging(), run: run, layout: l, reducer: average.Reducer{Exchange: average.Alone{}}}
+	r := &Replicas{job: j, rule: j.Averaging(), run: run, layout: l, of: make([]Holding, n), grads: make([][]float32, n)}
 	r.tied = func(_ context.Context, _ uint64, grads []float32) error {
 		l.Fold(grads)
 		return nil
 	}
 	for k := range n {
-		h := Holding{Layout: l}
-		if k > 0 && j.Gradients() {
-			h.State, h.Optimizer = l.NewStatistics(), r.of[0].Optimizer
-			h.State.Params = r.of[0].State.Params
+		if run.Own == 0 || run.Own.Has(k) {
+			r.own = append(r.own, k)
+		}
+	}
+	first := r.own[0]
+	for _, k := range r.own {
+		h := Holding{Layout: l, Replica: k}
+		if k != first && j.Gradients() {
+			h.State, h.Optimizer = l.NewStatistics(), r.of[first].Optimizer
+			h.State.Params = r.of[first].State.Params
 		} else {
 			h.State = l.NewState()
 			var err error
@@ -115,15 +134,16 @@ func NewReplicas(j job.Spec, run order.Run, l *exec.Layout, d optim.Delay) (*Rep
 				return nil, err
 			}
 		}
-		r.of = append(r.of, h)
-		if k == 0 || accumulate(j) {
-			r.grads = append(r.grads, make([]float32, l.Grads))
+		r.of[k] = h
+		if k == first || accumulate(j) {
+			r.grads[k] = make([]float32, l.Grads)
 		} else {
-			r.grads = append(r.grads, r.grads[0])
+			r.grads[k] = r.grads[first]
 		}
 	}
 	if n > 1 {
 		r.numbers, r.samples, r.counters = l.Numbers(), make([]int64, n), make([]int64, l.Counters)
+		r.vectors, r.shares = vectorsOf(j), shares
 		if !j.Gradients() {
 			r.start = make([]float32, l.Trainable)
 		}
@@ -132,37 +152,55 @@ func NewReplicas(j job.Spec, run order.Run, l *exec.Layout, d optim.Delay) (*Rep
 		}
 		r.extra()
 	}
-	l.Init(r.of[0].State, j.Seed)
-	r.share()
+	l.Init(r.of[first].State, j.Seed)
+	r.spread()
 	return r, nil
 }
 
+// lead is the first replica that is here. It has what all have.
+func (r *Replicas) lead() *Holding { return &r.of[r.own[0]] }
+
+// keeps tells whether each replica keeps an optimizer of its own.
+func (r *Replicas) keeps() bool { return len(r.of) > 1 && r.rule.Optimizer == job.KeepState }
+
 // extra tells the first replica's holding what a snapshot has beside its own.
 func (r *Replicas) extra() {
-	if r.rule.Optimizer == job.KeepState {
-		for k := 1; k < len(r.of); k++ {
+	h := r.lead()
+	if r.keeps() {
+		for _, k := range r.own[1:] {
 			s := r.of[k].Optimizer.State()
 			for i, name := range s.Slots {
-				r.of[0].Extra = append(r.of[0].Extra, Slot{keptSlot(name, k), s.Vectors[i]})
+				h.Extra = append(h.Extra, Slot{keptSlot(name, k), s.Vectors[i]})
 			}
 		}
+	} else {
+		h.Replica = 0 // one optimizer for all
 	}
 	if r.outer != nil {
-		r.of[0].Extra = append(r.of[0].Extra, Slot{outerSlot, r.outer})
+		h.Extra = append(h.Extra, Slot{outerSlot, r.outer})
 	}
+	h.Whole = Slots(r.job)
 }
 
-// share gives the weights and statistics of the first replica to all.
-func (r *Replicas) share() {
-	first := r.of[0].State
-	for _, h := range r.of[1:] {
+// spread gives the weights and statistics of the first replica to all.
+func (r *Replicas) spread() {
+	first := r.lead().State
+	for _, k := range r.own[1:] {
+		h := &r.of[k]
 		if !r.job.Gradients() {
 			copy(h.State.Params, first.Params)
 		}
 		copy(h.State.Buffers, first.Buffers)
-		copy(h.State.Counters, first.Counters)
 	}
 	copy(r.start, first.Params)
+	r.spreadCounters()
+}
+
+func (r *Replicas) spreadCounters() {
+	first := r.lead().State
+	for _, k := range r.own[1:] {
+		copy(r.of[k].State.Counters, first.Counters)
+	}
 	copy(r.counters, first.Counters)
 }
 
@@ -174,28 +212,41 @@ func (r *Replicas) Grads(k int) []float32 { return r.grads[k] }
 
 // Import replaces the weights and running statistics of all replicas.
 func (r *Replicas) Import(d state.Dict) error {
-	if err := r.layout.Import(r.of[0].State, d); err != nil {
+	if err := r.layout.Import(r.lead().State, d); err != nil {
 		return err
 	}
-	r.share()
+	r.spread()
 	return nil
 }
 
-// Part is the state between two rounds, as Holding.Part.
-func (r *Replicas) Part(at order.Position) (*snapshot.Part, error) { return r.of[0].Part(at) }
+// Part is the state between two rounds, as Holding.Part. Where replicas keep their optimizers
+// it has those of the replicas that are here.
+func (r *Replicas) Part(at order.Position) (*snapshot.Part, error) {
+	p, err := r.lead().Part(at)
+	if err == nil && r.keeps() && r.own[0] > 0 {
+		// All parts of a snapshot name the updates of the first replica.
+		o, err := optim.New(r.job.Optimizer, 0, optim.Delay{})
+		if err != nil {
+			return nil, err
+		}
+		o.Rewind(r.run.Updates(at, 0))
+		p.Optimizer.Updates, p.Optimizer.Mu = o.State().Updates, o.State().Mu
+	}
+	return p, err
+}
 
 // Load makes all replicas go on from a snapshot, as Holding.Load.
 func (r *Replicas) Load(parts ...*snapshot.Part) (order.Position, error) {
-	at, err := r.of[0].Load(r.run, parts...)
+	at, err := r.lead().Load(r.run, parts...)
 	if err != nil {
 		return at, err
 	}
-	r.share()
-	s := r.of[0].Optimizer.State()
-	for k := 1; k < len(r.of) && !r.job.Gradients(); k++ {
-		if o := r.of[k].Optimizer; r.rule.Optimizer == job.KeepState {
+	r.spread()
+	s := r.lead().Optimizer.State()
+	for _, k := range r.own {
+		if o := r.of[k].Optimizer; r.keeps() {
 			o.Rewind(r.run.Updates(at, k))
-		} else {
+		} else if o != r.lead().Optimizer {
 			for i, v := range o.State().Vectors {
 				copy(v, s.Vectors[i])
 			}
@@ -221,7 +272,7 @@ func (r *Replicas) Gather(ctx context.Context, it order.Item) error {
 func (r *Replicas) Update(t *kernel.Team, it order.Item) {
 	k := it.Replica
 	if r.job.Gradients() {
-		k = 0 // has the average
+		k = r.own[0] // has the sum
 	}
 	h := &r.of[k]
 	h.Optimizer.Step(t, h.State.Params, r.grads[k][:r.layout.Trainable], optim.Rate(r.job.LR, r.job.Optimizer.LR, it.Epoch))
@@ -229,156 +280,122 @@ func (r *Replicas) Update(t *kernel.Team, it order.Item) {
 
 // Average ends a round: all replicas get the state that their averages make. Its errors wrap
 // ErrDiverged where a number is not finite.
-func (r *Replicas) Average(ctx context.Context) error {
-	err := r.average(ctx)
+func (r *Replicas) Average(ctx context.Context) error { return r.average(ctx, nil) }
+
+// average is Average with other clusters, where there are rings.
+func (r *Replicas) average(ctx context.Context, x *rings) error {
+	w, err := r.weights()
+	if err != nil {
+		return err
+	}
+	if r.job.Gradients() {
+		for _, k := range r.own {
+			if w.samples[k] == 0 {
+				continue
+			}
+			if err := r.tied(ctx, r.at.Seq, r.grads[k]); err != nil {
+				return err
+			}
+		}
+	}
+	if x != nil {
+		err = x.average(ctx, r, &w)
+	} else {
+		err = r.alone(ctx, &w)
+	}
 	if errors.Is(err, average.ErrNotFinite) {
-		return fmt.Errorf("%w: %w", ErrDiverged, err)
+		err = fmt.Errorf("%w: %w", ErrDiverged, err)
+	}
+	if err == nil {
+		r.spreadCounters()
+		r.restart()
 	}
 	return err
 }
 
-func (r *Replicas) average(ctx context.Context) error {
+// weights are those of the round that is over.
+func (r *Replicas) weights() (round, error) {
 	r.run.Samples(r.samples, r.at)
-	weights := average.Reduced(r.samples)
-	exact := average.Rule{Bits: average.ExactBits}
-	if r.job.Gradients() {
-		for k, w := range weights {
-			if w > 0 && (r.run.Own == 0 || r.run.Own&(1<<k) != 0) {
-				if err := r.tied(ctx, r.at.Seq, r.grads[k]); err != nil {
-					return err
-				}
+	w := round{number: r.run.Round(r.at), samples: average.Reduced(r.samples), ones: make([]int64, len(r.samples))}
+	for k, n := range w.samples {
+		w.ones[k] = min(n, 1)
+	}
+	for _, v := range r.vectors {
+		rule, weights, _ := r.arithmetic(v, &w)
+		if err := rule.Check(sumOf(weights)); err != nil {
+			return w, err
+		}
+	}
+	return w, nil
+}
+
+// alone averages replicas that are all here.
+func (r *Replicas) alone(ctx context.Context, w *round) error {
+	for _, s := range r.shares {
+		if r.sums == nil {
+			r.sums, r.scales = make([]int64, s.largest), make([]float32, s.scales)
+		}
+		clear(r.scales)
+		for i := range s.groups {
+			if ctx.Err() != nil {
+				return context.Cause(ctx)
 			}
-		}
-		// Each is of the batch's mean already: they are added up.
-		ones := make([]int64, len(weights))
-		for k, w := range weights {
-			ones[k] = min(w, 1)
-		}
-		if err := r.reduce(ctx, average.Rule{Bits: r.rule.Bits}, graph.Trainable, ones, 1, func(k int) []float32 { return r.grads[k] }); err != nil {
-			return fmt.Errorf("the sum of gradients: %w", err)
-		}
-	} else {
-		if err := r.parameters(ctx, weights); err != nil {
-			return fmt.Errorf("the average of parameters: %w", err)
-		}
-		if err := r.optimizers(ctx, exact, weights); err != nil {
-			return err
-		}
-	}
-	if err := r.reduce(ctx, exact, graph.Buffer, weights, 0, func(k int) []float32 { return r.of[k].State.Buffers }); err != nil {
-		return fmt.Errorf("the average of running statistics: %w", err)
-	}
-	r.count()
-	r.share()
-	return nil
-}
-
-// reduce puts the sum of a vector's tensors over den in place of the first replica's; den 0
-// stands for the sum of the weights. The first replica always has samples.
-func (r *Replicas) reduce(ctx context.Context, rule average.Rule, role graph.Role, weights []int64, den int64, of func(k int) []float32) error {
-	var total int64
-	for _, w := range weights {
-		total += w
-	}
-	if den == 0 {
-		den = total
-	}
-	round := r.run.Round(r.at)
-	for i, e := range r.layout.Entries {
-		if e.Role != role {
-			continue
-		}
-		r.terms = r.terms[:0]
-		for k, w := range weights {
-			if w == 0 {
-				continue
+			g := &s.groups[i]
+			sum := r.sums[:g.n]
+			if err := r.scale(g, w, r.scales); err != nil {
+				return err
 			}
-			r.terms = append(r.terms, average.Term{
-				X: of(k)[e.Off:][:e.Elems()], Weight: w,
-				Draws: kernel.NewStream(r.job.Seed, kernel.DomainAverage, round, uint32(k)<<24|r.numbers[i]),
-			})
+			if err := r.sum(g, w, r.scales, sum); err != nil {
+				return err
+			}
+			r.apply(g, w, r.scales, sum)
 		}
-		if err := r.reducer.Reduce(ctx, rule, of(0)[e.Off:][:e.Elems()], r.terms, total, den); err != nil {
-			return fmt.Errorf("%q: %w", e.Full, err)
-		}
+	}
+	for i := range r.counters {
+		r.lead().State.Counters[i] = r.counters[i] + r.counted(i)
 	}
 	return nil
 }
 
-// parameters applies the mean change to the parameters of the round's start, in r.of[0].
-func (r *Replicas) parameters(ctx context.Context, weights []int64) error {
-	for k, w := range weights {
-		if w == 0 {
-			continue
+// counted is what a counter of the own replicas went up by. Where batches are split every
+// replica with rows counts every batch, and each counts once.
+func (r *Replicas) counted(i int) (up int64) {
+	for _, k := range r.own {
+		d := r.of[k].State.Counters[i] - r.counters[i]
+		if r.job.Gradients() {
+			up = max(up, d)
+		} else {
+			up += d
 		}
-		p := r.of[k].State.Params
-		for i, v := range r.start {
-			p[i] -= v
-		}
 	}
-	if err := r.reduce(ctx, average.Rule{Bits: r.rule.Bits}, graph.Trainable, weights, 0, func(k int) []float32 { return r.of[k].State.Params }); err != nil {
-		return err
-	}
-	p, o := r.of[0].State.Params, r.rule.Outer
-	if o.Name == "nesterov" {
-		for i, v := range p {
-			p[i] = -v // a gradient points against the change
-		}
-		kernel.SGD(r.start, p, r.outer, kernel.SGDParams{
-			LR: float32(o.LR), Momentum: float32(o.Momentum), OneMinusDampening: 1, Nesterov: true,
-		})
-		copy(p, r.start)
-		return nil
-	}
-	for i, v := range r.start {
-		p[i] += v
-	}
-	return nil
+	return up
 }
 
-// optimizers does with the replicas' optimizers what the job says.
-func (r *Replicas) optimizers(ctx context.Context, exact average.Rule, weights []int64) error {
-	first := r.of[0].Optimizer.State()
-	switch r.rule.Optimizer {
-	case job.KeepState:
-		return nil
-	case job.ResetState:
-		for _, h := range r.of {
-			for _, v := range h.Optimizer.State().Vectors {
+// restart sets the optimizers to what they are between two rounds.
+func (r *Replicas) restart() {
+	if r.job.Gradients() || r.keeps() {
+		return
+	}
+	// The first replica of all has done no fewer updates than any other.
+	n := 0
+	if r.rule.Optimizer != job.ResetState {
+		_, to := r.run.Span(r.at)
+		n = r.run.Updates(order.Position{Epoch: r.at.Epoch, Batch: to}, 0)
+	}
+	first := r.lead().Optimizer
+	if first.State().Updates != n {
+		first.Rewind(n)
+	}
+	s := first.State()
+	for _, k := range r.own {
+		o := r.of[k].Optimizer
+		if r.rule.Optimizer == job.ResetState {
+			for _, v := range o.State().Vectors {
 				clear(v)
 			}
-			h.Optimizer.Rewind(0)
 		}
-		return nil
+		o.Resume(s.Updates, s.Mu)
 	}
-	for s, name := range first.Slots {
-		of := func(k int) []float32 { return r.of[k].Optimizer.State().Vectors[s] }
-		// Second moments span the square of what gradients do. Their roots have the range of
-		// first moments, so that neither is rounded to zero where the other is not.
-		root := name == "exp_avg_sq"
-		for k := range r.of {
-			if v := of(k); root {
-				for i, x := range v {
-					v[i] = kernel.Sqrt(x)
-				}
-			}
-		}
-		if err := r.reduce(ctx, exact, graph.Trainable, weights, 0, of); err != nil {
-			return fmt.Errorf("the average of the optimizer's %s: %w", name, err)
-		}
-		if root {
-			for i, x := range first.Vectors[s] {
-				first.Vectors[s][i] = float32(x * x)
-			}
-		}
-		for k := 1; k < len(r.of); k++ {
-			copy(of(k), first.Vectors[s])
-		}
-	}
-	for _, h := range r.of[1:] { // the first has done no fewer updates than any other
-		h.Optimizer.Resume(first.Updates, first.Mu)
-	}
-	return nil
 }
 
 // BatchLoss adds up the loss's terms of a batch: those of each replica's rows for themselves,
@@ -386,17 +403,18 @@ func (r *Replicas) optimizers(ctx context.Context, exact average.Rule, weights [
 // of some replicas can pass it on.
 type BatchLoss struct {
 	before, own float32
+	step        uint64
 	replica     int
 	later       bool // before counts
 }
 
 // Before is what the terms of item it are to be added to.
 func (b *BatchLoss) Before(it order.Item) float32 {
-	if it.Row0 == 0 {
-		*b = BatchLoss{replica: it.Replica}
+	if it.Row0 == 0 || it.Step != b.step {
+		*b = BatchLoss{step: it.Step, replica: it.Replica}
 	}
 	if it.Replica != b.replica {
-		*b = BatchLoss{before: b.Sum(), replica: it.Replica, later: true}
+		*b = BatchLoss{before: b.Sum(), step: it.Step, replica: it.Replica, later: true}
 	}
 	return b.own
 }
@@ -410,18 +428,4 @@ func (b *BatchLoss) Sum() float32 {
 		return b.own
 	}
 	return b.before + b.own
-}
-
-// count puts the sum of what the counters of all replicas went up by into the first's. Where
-// batches are split each replica has counted every batch, and the first missed none.
-func (r *Replicas) count() {
-	if r.job.Gradients() {
-		return
-	}
-	c := r.of[0].State.Counters
-	for _, h := range r.of[1:] {
-		for i, v := range h.State.Counters {
-			c[i] += v - r.counters[i]
-		}
-	}
 }

@@ -63,7 +63,7 @@ func TestReplicaBytes(t *testing.T) {
 			j.ReduceFactor = 2
 			change(&j)
 			j.Replicas = 5
-			got, want := allocated(5)-allocated(1), stage.ReplicaBytes(j, &l)
+			got, want := allocated(5)-allocated(1), stage.ReplicaBytes(j, &l, stage.Placement{})
 			// Names, headers and vectors of a few bytes come on top, whatever the model's size.
 			if extra := got - want; extra < -4096 || extra > 96<<10 {
 				t.Errorf("%d bytes are allocated, %d were announced", got, want)

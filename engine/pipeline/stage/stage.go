@@ -74,12 +74,15 @@ type Saved struct {
 	Part *snapshot.Part
 }
 
-// Observer is told what happens. Its methods are called from Run's goroutine and
+// Observer is told what happens. With several clusters each leaf reports the losses of its
+// replicas' batches, and the first cluster's those of batches that are split over replicas, and
+// validation; and other clusters than the first keep the state only at the run's end, or where
+// their replicas keep optimizers of their own. Its methods are called from Run's goroutine and
 // must not block for long.
 type Observer interface {
 	Loss(Loss)            // leaf only
 	Validated(Validation) // leaf only
-	Batch(rows int)       // a batch has been through this stage
+	Batch(rows int)       // so many rows of a batch have been through this stage
 	Keep(Saved) error
 }
 
@@ -121,11 +124,14 @@ type Stage struct {
 	rowIdx      []int32 // of validation rows
 	sum         BatchLoss
 	terms       float64 // of the whole batch
+	termsOf     uint64  // the batch, plus one
 	val         loss.Score
 	busy        meter
 
 	mark   func() order.Mark // asked on the root
 	wanted bool              // a checkpoint, at the next place where one can be taken
+	rings  *rings            // to other clusters; nil: there are none
+	agreed order.Mark        // by all clusters, before the next round
 }
 
 // New allocates a stage and initialises its weights, from the job's seed or as told. Unless Load is
@@ -142,7 +148,7 @@ func New(c *Compiled, cfg Config) (*Stage, error) {
 	if err := s.goTo(order.Position{}); err != nil {
 		return nil, err
 	}
-	s.wires = newWiring(c, &s.busy)
+	s.wires, s.rings = newWiring(c, &s.busy), newRings(c, &s.busy, cfg.Now)
 	if err := s.Connect(cfg.Links, cfg.Rings); err != nil {
 		return nil, err
 	}
@@ -157,7 +163,7 @@ func New(c *Compiled, cfg Config) (*Stage, error) {
 		delay = optim.Delay{Stage: gs.Index, Stages: gs.Of}
 	}
 	l := &c.train.Layout
-	if s.reps, err = NewReplicas(j, s.run, l, delay); err != nil {
+	if s.reps, err = newReplicas(j, s.run, l, delay, c.shares); err != nil {
 		return nil, err
 	}
 	s.reps.tied = func(ctx context.Context, seq uint64, grads []float32) error {
@@ -172,7 +178,7 @@ func New(c *Compiled, cfg Config) (*Stage, error) {
 	s.train, s.eval = c.train.New(cfg.Team), c.eval.New(cfg.Team)
 	s.train.Between, s.eval.Between = cfg.Between, cfg.Between
 	s.versions = make([]versions, j.Replica())
-	for k := range s.versions {
+	for _, k := range s.reps.own {
 		s.versions[k] = newVersions(s.reps.Of(k).State.Params, s.sched.Slots())
 	}
 	s.order = make([]int32, cfg.TrainRows)
@@ -198,6 +204,9 @@ func (s *Stage) Connect(links map[int]Link, rings map[Peer]Link) error {
 			return fmt.Errorf("stage %d has no link to %s", s.c.Stage.Index, p)
 		}
 	}
+	if s.rings != nil {
+		s.rings.links = rings
+	}
 	return s.wires.connect(s.c.Peers(), links)
 }
 
@@ -217,7 +226,7 @@ func (s *Stage) Load(parts ...*snapshot.Part) error {
 func (s *Stage) Memory() int { return s.c.Memory().Total() }
 
 // State is a copy of the weights and running statistics.
-func (s *Stage) State() state.Dict { return s.c.train.Layout.Export(s.reps.Of(0).State) }
+func (s *Stage) State() state.Dict { return s.c.train.Layout.Export(s.reps.lead().State) }
 
 // Raw is how many bytes of plain float32 the tensors sent so far are. It is for the
 // Observer's calls.
@@ -227,9 +236,13 @@ func (s *Stage) Raw() int64 { return s.wires.raw }
 // a pass too.
 func (s *Stage) Busy() time.Duration { return s.busy.read() }
 
+// Averages is what averaging with other clusters has come to so far. Any goroutine may ask.
+func (s *Stage) Averages() Averages { return s.rings.stats() }
+
 // Run walks the whole run. On the root, mark is asked before every round, which with one
-// replica is an update; the other
-// stages learn the answer from their neighbours. At order.Stop what is in flight is
+// replica is an update; the other stages learn the answer from their neighbours. With several
+// clusters their roots are asked at a round's end, and what the most urgent says holds for all
+// before the next. At order.Stop what is in flight is
 // finished, the state is kept and the run ends. At order.Checkpoint the state is kept and
 // the run goes on: where updates overlap (async), at the next place where the pipeline is
 // drained anyway, so that a checkpoint never changes the result.
@@ -275,14 +288,22 @@ func (s *Stage) do(ctx context.Context, a order.Action, obs Observer) error {
 		done()
 	case order.Update:
 		return s.update(ctx, a.Item)
+	case order.Begin:
+		m, err := s.begin(ctx, a.Item)
+		if err == nil && m != order.Continue {
+			err = s.sched.Mark(a, m)
+		}
+		return err
 	case order.Average:
-		defer s.busy.working()()
-		return s.reps.Average(ctx)
+		return s.average(ctx, obs)
 	case order.Evaluate:
 		return s.evaluate(ctx, a.Item)
 	case order.Report:
 		return s.report(a.Item, obs)
 	case order.Keep:
+		if s.c.Placement.Cluster > 0 && !a.Final && !s.reps.keeps() {
+			return nil // the first cluster's is the same
+		}
 		p, err := s.reps.Part(a.At)
 		if err != nil {
 			return err
@@ -291,6 +312,84 @@ func (s *Stage) do(ctx context.Context, a order.Action, obs Observer) error {
 	case order.Done:
 	default:
 		return fmt.Errorf("a stage cannot do %s", a.Kind)
+	}
+	return nil
+}
+
+// begin learns what comes before a round, and begins it if that is nothing. A round may have no
+// item of this cluster, so that the mark is told even where it is order.Continue.
+func (s *Stage) begin(ctx context.Context, it order.Item) (order.Mark, error) {
+	w := s.wires
+	m := order.Continue
+	if w.marked != it.Seq+1 {
+		if w.marked = it.Seq + 1; s.first {
+			m, s.agreed = s.agreed, order.Continue
+		} else {
+			var err error
+			if m, err = w.firstMark(ctx, it); err != nil {
+				return m, err
+			}
+		}
+		if err := w.sendMark(ctx, it, m); err != nil {
+			return m, err
+		}
+		if !s.first {
+			if err := w.receiveMark(ctx, it, m); err != nil {
+				return m, err
+			}
+		}
+	}
+	if m == order.Continue {
+		s.reps.Open(it)
+		for i := range s.rings.losses {
+			s.rings.losses[i] = silent
+		}
+	}
+	return m, nil
+}
+
+// average ends a round.
+func (s *Stage) average(ctx context.Context, obs Observer) error {
+	x := s.rings
+	if x == nil {
+		defer s.busy.working()()
+		return s.reps.Average(ctx)
+	}
+	x.mark = order.Continue
+	if s.first {
+		x.mark = s.mark()
+	}
+	if err := s.reps.average(ctx, x); err != nil {
+		return err
+	}
+	s.agreed = x.mark
+	if s.last && s.run.Split && s.c.Placement.Cluster == 0 {
+		return s.losses(obs)
+	}
+	return nil
+}
+
+// losses reports those of a round of split batches, which all clusters have told.
+func (s *Stage) losses(obs Observer) error {
+	at := s.reps.at
+	from, to := s.run.Span(at)
+	for b := from; b < to; b++ {
+		total := s.run.Rows(s.run.Train, b)
+		it := order.Item{Epoch: at.Epoch, Step: at.Step + uint64(b-from), Batch: b, Total: total}
+		var sum BatchLoss
+		for k, v := range s.rings.losses[(b-from)*s.run.Replicas:][:s.run.Replicas] {
+			if !s.run.Has(b, total, k) {
+				continue
+			}
+			if v-v != 0 {
+				return fmt.Errorf("%w: the loss of replica %d is %v", ErrProtocol, k, v)
+			}
+			it.Replica = k
+			sum.Before(it)
+			sum.After(v)
+			it.Row0 = 1
+		}
+		obs.Loss(Loss{Epoch: it.Epoch, Step: it.Step, Value: loss.Mean(sum.Sum(), s.loss.Terms(s.cfg.TrainY, s.batch(it)))})
 	}
 	return nil
 }
@@ -390,7 +489,7 @@ func (s *Stage) forward(ctx context.Context, a order.Action, obs Observer) (orde
 		return order.Continue, err
 	}
 	if it.Ends {
-		obs.Batch(it.Total)
+		obs.Batch(s.run.OwnRows(it.Total))
 	}
 	return order.Continue, s.emit(ctx, s.train, a.Slot, it)
 }
@@ -398,14 +497,18 @@ func (s *Stage) forward(ctx context.Context, a order.Action, obs Observer) (orde
 // score computes the loss of a micro-batch and the gradient of the model's answer.
 func (s *Stage) score(a order.Action, obs Observer) error {
 	it, out := a.Item, s.c.Stage.Graph.OutputValue()
-	if it.Row0 == 0 {
-		s.terms = s.loss.Terms(s.cfg.TrainY, s.batch(it))
+	if s.termsOf != it.Step+1 {
+		s.terms, s.termsOf = s.loss.Terms(s.cfg.TrainY, s.batch(it)), it.Step+1
 	}
 	sum := s.sum.Before(it)
 	sum = s.loss.Accumulate(sum, s.train.Grad(a.Slot, out, it.Rows), s.train.Value(a.Slot, out, it.Rows), s.cfg.TrainY, s.rows(it), s.terms)
 	s.sum.After(sum)
 	if err := CheckLoss(sum); err != nil {
 		return err
+	}
+	if s.rings != nil && s.run.Split {
+		s.rings.losses[(it.Batch-s.reps.at.Batch)*s.run.Replicas+it.Replica] = sum
+		return nil // all clusters' come together at the round's end
 	}
 	if it.Ends {
 		obs.Loss(Loss{Epoch: it.Epoch, Step: it.Step, Value: loss.Mean(s.sum.Sum(), s.terms)})
@@ -443,7 +546,7 @@ func (s *Stage) backward(ctx context.Context, a order.Action) error {
 // weights are those of the replica that trains item it.
 func (s *Stage) weights(it order.Item) *versions {
 	if s.run.Split {
-		return &s.versions[0]
+		return &s.versions[s.reps.own[0]]
 	}
 	return &s.versions[it.Replica]
 }
@@ -455,7 +558,7 @@ func (s *Stage) update(ctx context.Context, it order.Item) error {
 	}
 	defer s.busy.working()()
 	if s.run.Split {
-		it.Replica = 0
+		it.Replica = s.reps.own[0]
 	}
 	s.reps.Of(it.Replica).State.Params = s.weights(it).writable()
 	s.reps.Update(s.cfg.Team, it)
@@ -467,7 +570,7 @@ func (s *Stage) evaluate(ctx context.Context, it order.Item) error {
 		return err
 	}
 	done := s.busy.working()
-	h := s.reps.Of(0) // all are equal
+	h := s.reps.lead() // all are equal
 	s.eval.Forward(0, exec.Batch{Rows: it.Rows}, h.State.Params, &h.State)
 	if s.last {
 		pred := s.eval.Value(0, s.c.Stage.Graph.OutputValue(), it.Rows)

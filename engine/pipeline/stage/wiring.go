@@ -241,6 +241,20 @@ func (w *wiring) marks(it order.Item) bool {
 	return it.Kind == order.Train && it.Opens && w.marked != it.Seq+1
 }
 
+// firstMark takes the mark before item it from the first stage that this one listens to.
+func (w *wiring) firstMark(ctx context.Context, it order.Item) (order.Mark, error) {
+	from := w.in[0].from
+	m, err := w.links[from].Recv(ctx)
+	if err != nil {
+		return order.Continue, fmt.Errorf("waiting for stage %d: %w", from, err)
+	}
+	defer m.Release()
+	if h := m.Header; h.Kind != wire.Control || h.Seq != it.Seq || h.Rows > uint32(order.Stop) {
+		return order.Continue, fmt.Errorf("%w: stage %d sent a %s for item %d with %d rows; expected the mark before item %d", ErrProtocol, from, h.Kind, h.Seq, h.Rows, it.Seq)
+	}
+	return order.Mark(m.Header.Rows), nil
+}
+
 // receiveMark takes mark want from the stages that this one listens to, but for the first,
 // which has sent it already.
 func (w *wiring) receiveMark(ctx context.Context, it order.Item, want order.Mark) error {

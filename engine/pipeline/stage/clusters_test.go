@@ -1,0 +1,205 @@
+package stage_test
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+	"testing"
+
+	"github.com/ravnest/ravnest/engine/job"
+	"github.com/ravnest/ravnest/engine/pipeline/order"
+	"github.com/ravnest/ravnest/engine/pipeline/snapshot"
+	"github.com/ravnest/ravnest/engine/pipeline/stage"
+	"github.com/ravnest/ravnest/engine/state"
+	"github.com/ravnest/ravnest/engine/transport"
+	"github.com/ravnest/ravnest/engine/transport/mem"
+)
+
+// team is the clusters of a world.
+type team struct {
+	*world
+	clusters []stage.Cluster
+	faults   mem.Faults // of links between clusters, from the lower to the higher
+
+	logs   [][]*log // by cluster and stage
+	states []state.Dict
+	rings  []stage.Averages // by stage, cluster after cluster
+}
+
+// shareOut gives the replicas of the world's job to clusters with these cuts, in turns from the
+// last on, so that the first does not have the first.
+func (w *world) shareOut(cuts ...[]int) *team {
+	t := &team{world: w, clusters: make([]stage.Cluster, len(cuts))}
+	for c, starts := range cuts {
+		t.clusters[c].Starts = starts
+	}
+	for k := range w.job.Replica() {
+		c := len(cuts) - 1 - k%len(cuts)
+		t.clusters[c].Replicas = append(t.clusters[c].Replicas, k)
+	}
+	return t
+}
+
+// place is a stage's name in the whole team.
+type place struct{ cluster, stage int }
+
+// run trains the job on all clusters and merges what they report.
+func (m *team) run(t *testing.T, mark func() order.Mark, parts []*snapshot.Part) (*log, error) {
+	t.Helper()
+	compiled := map[place]*stage.Compiled{}
+	links, rings := map[place]map[int]stage.Link{}, map[place]map[stage.Peer]stage.Link{}
+	for c, cl := range m.clusters {
+		cut, err := m.g.Cut(cl.Starts)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for k, s := range cut {
+			at := place{c, k}
+			if compiled[at], err = stage.Compile(m.job, s, stage.Placement{Cluster: c, Clusters: m.clusters}); err != nil {
+				t.Fatal(err)
+			}
+			links[at], rings[at] = map[int]stage.Link{}, map[stage.Peer]stage.Link{}
+		}
+	}
+	var all []*transport.Link
+	pair := func(a, b transport.Options, faults mem.Faults) (x, y *transport.Link) {
+		p, q := mem.Pair(faults, mem.Faults{})
+		x, y = transport.NewLink(p, a), transport.NewLink(q, b)
+		all = append(all, x, y)
+		return x, y
+	}
+	places := slices.SortedFunc(maps.Keys(compiled), func(a, b place) int { return cmp.Or(a.cluster-b.cluster, a.stage-b.stage) })
+	for _, a := range places {
+		for _, k := range compiled[a].Peers() {
+			if b := (place{a.cluster, k}); k > a.stage {
+				links[a][k], links[b][a.stage] = pair(compiled[a].Link(k), compiled[b].Link(a.stage), mem.Faults{})
+			}
+		}
+		for _, p := range compiled[a].Rings() {
+			b := place{p.Cluster, p.Stage}
+			me := stage.Peer{Cluster: a.cluster, Stage: a.stage}
+			if !slices.Contains(compiled[b].Rings(), me) {
+				t.Fatalf("%v is a neighbour of %v, but not the other way", p, me)
+			}
+			if p.Cluster > a.cluster {
+				rings[a][p], rings[b][me] = pair(compiled[a].RingLink(p), compiled[b].RingLink(me), m.faults)
+			}
+		}
+	}
+	defer func() {
+		for _, l := range all {
+			_ = l.Close()
+		}
+	}()
+	ctx, cancel := context.WithCancelCause(t.Context())
+	defer cancel(nil)
+	var wg sync.WaitGroup
+	m.logs, m.states = make([][]*log, len(m.clusters)), make([]state.Dict, len(m.clusters))
+	m.rings, m.errs = make([]stage.Averages, len(places)), make([]error, len(places))
+	stages := make([]*stage.Stage, len(places))
+	for i, at := range places {
+		cfg := m.config(links[at])
+		cfg.Rings = rings[at]
+		s, err := stage.New(compiled[at], cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if parts != nil {
+			if err := s.Load(parts...); err != nil {
+				t.Fatal(err)
+			}
+		}
+		l := &log{}
+		m.logs[at.cluster], stages[i] = append(m.logs[at.cluster], l), s
+		ask := mark
+		if at.cluster != len(m.clusters)/2 { // one root is enough
+			ask = nil
+		}
+		wg.Go(func() {
+			if err := s.Run(ctx, ask, l); err != nil {
+				m.errs[i] = err
+				cancel(fmt.Errorf("stage %d of cluster %d: %w", at.stage, at.cluster, err))
+			}
+		})
+	}
+	wg.Wait()
+	for i, at := range places {
+		m.states[at.cluster] = append(m.states[at.cluster], stages[i].State()...)
+		m.rings[i] = stages[i].Averages()
+	}
+	out := &log{}
+	for c, stages := range m.logs {
+		leaf := stages[len(stages)-1]
+		out.losses = append(out.losses, leaf.losses...)
+		if c == 0 {
+			out.vals, out.saved = leaf.vals, leaf.saved
+		} else if len(leaf.vals) > 0 {
+			t.Error("another cluster than the first has validated")
+		}
+	}
+	slices.SortFunc(out.losses, func(a, b stage.Loss) int { return cmp.Compare(a.Step, b.Step) })
+	return out, context.Cause(ctx)
+}
+
+// saved are the parts that the clusters kept last: of the first one, and of all where the
+// optimizer is kept.
+func (m *team) saved(t *testing.T) []*snapshot.Part {
+	t.Helper()
+	var ps []*snapshot.Part
+	for c, logs := range m.logs {
+		for _, l := range logs {
+			if c == 0 || m.job.Averaging().Optimizer == job.KeepState {
+				ps = append(ps, l.saved[len(l.saved)-1].Part)
+			}
+		}
+	}
+	return ps
+}
+
+// check holds a run against that of one process: losses, validations, and the trained bytes of
+// every cluster.
+func (m *team) check(t *testing.T, what string, got, want *log, dict state.Dict) {
+	t.Helper()
+	for c, d := range m.states {
+		equal(t, fmt.Sprintf("%s, cluster %d", what, c), got, want, d, dict)
+	}
+}
+
+// TestClustersAreOneProcess: replicas that are shared out to any number of clusters, cut alike
+// or not, have every loss, validation and weight of one process.
+func TestClustersAreOneProcess(t *testing.T) {
+	for i, how := range slices.Sorted(maps.Keys(averages)) {
+		for k, n := range []int{2, 4, 6} {
+			t.Run(fmt.Sprintf("%s/%d", how, n), func(t *testing.T) {
+				w := newWorld(replicated(n, how)) // 5 batches an epoch, the last one short
+				if (i+k)%2 == 0 || how == "gradients" && n > 2 {
+					w = small(replicated(n, how))
+				}
+				want, dict := w.local(t)
+				cuts := [][][]int{
+					{w.starts(3), w.starts(3)},
+					{w.starts(2), w.starts(3)},
+					{w.starts(1), w.starts(5)},
+					{w.starts(2), w.starts(1), w.starts(3)},
+					{w.starts(1), w.starts(1), w.starts(1), w.starts(1)},
+				}
+				for c, cut := range cuts {
+					if len(cut) > n {
+						continue
+					}
+					w.job.InFlight = (i + k + c) % 3
+					w.job.Schedule = []string{job.Sync, job.Sync, job.ZB}[(i+c)%3]
+					m := w.shareOut(cut...)
+					got, err := m.run(t, nil, nil)
+					if err != nil {
+						t.Fatalf("%v: %v", cut, err)
+					}
+					m.check(t, fmt.Sprint(cut), got, want, dict)
+				}
+			})
+		}
+	}
+}

@@ -1,0 +1,592 @@
+// Averages with other clusters. Every segment has a ring of one stage from each cluster, in
+// the clusters' order, and a stage takes part in the rings of all its segments at once: those
+// are the parallel rings. Each ring first agrees on scales by a maximum and then adds up
+// integers, group by group, several of them under way at once.
+//
+// Nobody waits for ever: what is received is taken in at once, whatever ring and group it is
+// of, and what is sent waits in a queue that holds all that can be due. So every member
+// answers every message, in any order in which rings come to it.
+
+package stage
+
+import (
+	"context"
+	"encoding/binary"
+	"fmt"
+	"math"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/ravnest/ravnest/engine/pipeline/average"
+	"github.com/ravnest/ravnest/engine/pipeline/order"
+	"github.com/ravnest/ravnest/engine/transport"
+	"github.com/ravnest/ravnest/engine/wire"
+)
+
+// Averages is what averaging with other clusters has come to so far.
+type Averages struct {
+	Rounds         int           // averaged
+	Waited         time.Duration // for other clusters, by Config.Now
+	Sent, Received int64         // bytes of messages over rings
+}
+
+// maxRingGroups and maxSegments are what a header has room for.
+const (
+	maxRingGroups = 1 << 24
+	maxSegments   = 1 << 16
+)
+
+// ringShare is a share with what its ring needs to know.
+type ringShare struct {
+	share
+	next, before Peer
+	steps        []average.Step
+	// Elements of the vector whose maximum is agreed on: scales, then what clusters tell each
+	// other in the same breath.
+	counters, mark, losses, elems int
+	first, last                   bool // of the model
+}
+
+// perLoss is the losses that clusters tell each other at a round's end: those of split batches,
+// by batch of the round and by replica.
+func (c *Compiled) perLoss() int {
+	if !c.Job.Gradients() {
+		return 0
+	}
+	return c.Job.UpdateFrequency * c.Job.Replica()
+}
+
+// ringShares are those of a stage.
+func (c *Compiled) ringShares() []ringShare {
+	p := c.Placement
+	if !p.several() {
+		return nil
+	}
+	n := len(p.Clusters)
+	var rs []ringShare
+	for i, s := range c.shares {
+		r := ringShare{share: s, next: p.next(s.segment), before: p.before(s.segment), steps: average.Ring(n, p.Cluster)}
+		r.first = s.number == 0
+		r.last = c.Stage.Last && i == len(c.shares)-1
+		r.elems = s.scales
+		r.counters = r.elems
+		r.elems += 2 * n * len(s.counters)
+		if r.mark = r.elems; r.first {
+			r.elems++
+		}
+		if r.losses = r.elems; r.last {
+			r.elems += c.perLoss()
+		}
+		if r.elems > 0 { // else nothing of the segment is averaged
+			rs = append(rs, r)
+		}
+	}
+	return rs
+}
+
+// sumBytes is the most that a sum takes in a message.
+const sumBytes = 8
+
+// ringMessage is the largest message of a share's ring.
+func (r *ringShare) message(n int) int {
+	return wire.MessageHeader + max(4*((r.elems+n-1)/n), sumBytes*((r.largest+n-1)/n))
+}
+
+// ringBytes is what the rings keep beside the arithmetic: what is told with the scales, and
+// messages that wait to be sent.
+func (c *Compiled) ringBytes() int {
+	n := 0
+	for _, r := range c.ringShares() {
+		n += 4*(r.elems-r.scales) + 4*r.elems + buffers(r.share, true)*sumBytes*r.largest
+	}
+	return n
+}
+
+// checkRings fails if the headers of messages have no room for what the rings do.
+func (c *Compiled) checkRings() error {
+	for _, r := range c.ringShares() {
+		if r.number >= maxSegments || len(r.groups) > maxRingGroups || r.message(len(c.Placement.Clusters)) > wire.MaxTransfer {
+			return fmt.Errorf("%w: segment %d of %d groups is too much for one ring: cut the model into more stages", ErrPlacement, r.number, len(r.groups))
+		}
+	}
+	return nil
+}
+
+// ringLink is what this side of the link to a neighbour in rings takes.
+func (c *Compiled) ringLink(p Peer) transport.Options {
+	o := transport.Options{MaxTransfer: wire.MessageHeader}
+	n := len(c.Placement.Clusters)
+	for _, r := range c.ringShares() {
+		if r.before == p {
+			m := r.message(n)
+			o.MaxTransfer = max(o.MaxTransfer, m)
+			o.Credit += (window + 1) * (m + wire.MessageCost)
+		}
+	}
+	o.Credit = min(max(o.Credit, wire.FirstWindow), transport.DefaultCredit)
+	return o
+}
+
+// rings is a stage's end of its rings.
+type rings struct {
+	c      *Compiled
+	n      int // clusters
+	links  map[Peer]Link
+	shares []*ring
+	busy   *meter
+	now    func() time.Duration
+
+	mark   order.Mark // on a root: what it asks for, and then what is agreed
+	losses []float32  // on a leaf: those of the own replicas, and then of all; -Inf: none
+
+	mu   sync.Mutex
+	done Averages
+	free [][]byte // buffers of messages
+}
+
+// ring is what one ring is about to do.
+type ring struct {
+	ringShare
+	agreed   []float32 // scales and what is told with them
+	step     int       // of the agreement; all: it is over
+	started  int       // groups
+	finished int
+	under    []underway // groups, by number modulo their count
+}
+
+type underway struct {
+	sum  []int64
+	step int
+}
+
+func newRings(c *Compiled, busy *meter, now func() time.Duration) *rings {
+	if !c.Placement.several() {
+		return nil
+	}
+	x := &rings{c: c, n: len(c.Placement.Clusters), busy: busy, now: now}
+	for _, s := range c.ringShares() {
+		r := &ring{ringShare: s, agreed: make([]float32, s.elems)}
+		for range buffers(s.share, true) {
+			r.under = append(r.under, underway{sum: make([]int64, s.largest)})
+		}
+		x.shares = append(x.shares, r)
+		if s.last {
+			x.losses = make([]float32, c.perLoss())
+		}
+	}
+	return x
+}
+
+// stats are the totals so far; any goroutine may ask.
+func (x *rings) stats() Averages {
+	if x == nil {
+		return Averages{}
+	}
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.done
+}
+
+// outgoing is a message that waits to be sent.
+type outgoing struct {
+	h wire.Header
+	b []byte
+}
+
+// incoming is a message that has come.
+type incoming struct {
+	from Peer
+	transport.Message
+}
+
+// meeting is one average.
+type meeting struct {
+	*rings
+	r      *Replicas
+	w      *round
+	ctx    context.Context
+	cancel context.CancelCauseFunc
+	out    map[Peer]chan outgoing
+	in     chan incoming
+	left   int // rings that are not through
+}
+
+// average makes the replicas of all clusters one.
+func (x *rings) average(ctx context.Context, r *Replicas, w *round) error {
+	m := &meeting{rings: x, r: r, w: w, out: map[Peer]chan outgoing{}, in: make(chan incoming), left: len(x.shares)}
+	m.ctx, m.cancel = context.WithCancelCause(ctx)
+	defer m.cancel(nil)
+	var wg sync.WaitGroup
+	m.start(&wg)
+	err := m.run()
+	if err != nil {
+		m.cancel(err)
+	}
+	for _, out := range m.out {
+		close(out)
+	}
+	wg.Wait() // what is queued goes out
+	if m.ctx.Err() != nil {
+		return context.Cause(m.ctx)
+	}
+	x.mu.Lock()
+	x.done.Rounds++
+	x.mu.Unlock()
+	return nil
+}
+
+// start begins to take and to send messages: as many as this average has.
+func (m *meeting) start(wg *sync.WaitGroup) {
+	due, room := map[Peer]int{}, map[Peer]int{}
+	for _, r := range m.shares {
+		r.step, r.started, r.finished = 0, 0, 0
+		n := len(r.steps) * (1 + len(r.groups))
+		due[r.before] += n
+		room[r.next] += n
+	}
+	for p, n := range due {
+		wg.Go(func() { m.receive(p, n) })
+	}
+	for p, n := range room {
+		out := make(chan outgoing, n)
+		m.out[p] = out
+		wg.Go(func() { m.send(p, out) })
+	}
+}
+
+// receive hands on the next n messages of a neighbour.
+func (m *meeting) receive(p Peer, n int) {
+	for range n {
+		msg, err := m.links[p].Recv(m.ctx)
+		if err != nil {
+			m.cancel(fmt.Errorf("waiting for %s: %w", p, err))
+			return
+		}
+		select {
+		case m.in <- incoming{p, msg}:
+		case <-m.ctx.Done():
+			msg.Release()
+			return
+		}
+	}
+}
+
+// send sends what is put into out, until it is closed.
+func (m *meeting) send(p Peer, out chan outgoing) {
+	for o := range out {
+		err := m.links[p].Send(m.ctx, o.h, o.b)
+		m.mu.Lock()
+		m.free = append(m.free, o.b)
+		m.done.Sent += int64(wire.MessageHeader + len(o.b))
+		m.mu.Unlock()
+		if err != nil {
+			m.cancel(fmt.Errorf("sending to %s: %w", p, err))
+			return
+		}
+	}
+}
+
+// buffer is an empty one for n bytes.
+func (m *meeting) buffer(n int) []byte {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if k := len(m.free) - 1; k >= 0 {
+		b := m.free[k]
+		if m.free = m.free[:k]; cap(b) >= n {
+			return b[:0]
+		}
+	}
+	return make([]byte, 0, n)
+}
+
+// run does the work of all rings. It never waits for a message of its choice: it takes what
+// comes, and begins groups while nothing does.
+func (m *meeting) run() error {
+	for _, r := range m.shares {
+		if err := m.begin(r); err != nil {
+			return err
+		}
+	}
+	for m.left > 0 {
+		select {
+		case in := <-m.in:
+			if err := m.take(in); err != nil {
+				return err
+			}
+			continue
+		case <-m.ctx.Done():
+			return context.Cause(m.ctx)
+		default:
+		}
+		if i := slices.IndexFunc(m.shares, (*ring).may); i >= 0 {
+			if err := m.group(m.shares[i]); err != nil {
+				return err
+			}
+			continue
+		}
+		if err := m.wait(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// wait takes the next message.
+func (m *meeting) wait() error {
+	if m.now != nil {
+		began := m.now()
+		defer func() {
+			m.mu.Lock()
+			m.done.Waited += m.now() - began
+			m.mu.Unlock()
+		}()
+	}
+	select {
+	case in := <-m.in:
+		return m.take(in)
+	case <-m.ctx.Done():
+		return context.Cause(m.ctx)
+	}
+}
+
+// begin computes the scales of a ring's segment and sends the first of them.
+func (m *meeting) begin(r *ring) error {
+	done := m.busy.working()
+	clear(r.agreed[:r.scales])
+	for i := range r.groups {
+		if err := m.r.scale(&r.groups[i], m.w, r.agreed[:r.scales]); err != nil {
+			done()
+			return err
+		}
+	}
+	m.tell(r)
+	done()
+	m.sendScales(r)
+	return nil
+}
+
+// may tells whether a group can begin.
+func (r *ring) may() bool {
+	return r.step == len(r.steps) && r.started < len(r.groups) && r.started < r.finished+len(r.under)
+}
+
+// group begins the next group.
+func (m *meeting) group(r *ring) error {
+	done := m.busy.working()
+	g := &r.groups[r.started]
+	u := &r.under[r.started%len(r.under)]
+	u.step = 0
+	err := m.r.sum(g, m.w, r.agreed[:r.scales], u.sum[:g.n])
+	done()
+	if err != nil {
+		return err
+	}
+	r.started++
+	m.sendSums(r, r.started-1)
+	return nil
+}
+
+// queue puts a message into the queue of a neighbour, which has room for it.
+func (m *meeting) queue(r *ring, kind wire.Kind, group, step, elems int, b []byte) {
+	m.out[r.next] <- outgoing{wire.Header{
+		Kind: kind, Edge: uint16(r.number), Rows: uint32(group<<8 | step), Seq: m.w.number, Elems: uint32(elems),
+	}, b}
+}
+
+// sendScales sends what is due in a ring's agreement.
+func (m *meeting) sendScales(r *ring) {
+	from, to := average.Chunk(r.elems, m.n, r.steps[r.step].Send)
+	b := m.buffer(4 * (to - from))
+	for _, v := range r.agreed[from:to] {
+		b = binary.LittleEndian.AppendUint32(b, math.Float32bits(v))
+	}
+	m.queue(r, wire.Scale, 0, r.step, to-from, b)
+}
+
+// sendSums sends what is due of a group.
+func (m *meeting) sendSums(r *ring, g int) {
+	defer m.busy.working()()
+	u, n := &r.under[g%len(r.under)], r.groups[g].n
+	from, to := average.Chunk(n, m.n, r.steps[u.step].Send)
+	rule, total := m.weight(r, g, m.c.Placement.Cluster, u.step)
+	b := rule.Pack(m.buffer(rule.PackedLen(to-from, total)), u.sum[from:to], total)
+	m.queue(r, wire.Sum, g, u.step, to-from, b)
+}
+
+// weight is the rule of a group, and the weights that the sum of a chunk has that a cluster
+// sends in a step.
+func (m *meeting) weight(r *ring, g, cluster, step int) (average.Rule, int64) {
+	rule, weights, _ := m.r.arithmetic(m.r.vectors[r.groups[g].vector], m.w)
+	var total int64
+	for _, c := range average.Terms(m.n, cluster, step) {
+		for _, k := range m.c.Placement.Clusters[c].Replicas {
+			total += weights[k]
+		}
+	}
+	return rule, total
+}
+
+// take takes in a message.
+func (m *meeting) take(in incoming) error {
+	defer in.Release()
+	h := in.Header
+	m.mu.Lock()
+	m.done.Received += int64(wire.MessageHeader + len(in.Payload))
+	m.mu.Unlock()
+	i := slices.IndexFunc(m.shares, func(r *ring) bool { return r.number == int(h.Edge) && r.before == in.from })
+	if i < 0 || h.Seq != m.w.number {
+		return fmt.Errorf("%w: %s sent a %s of segment %d in round %d, this is round %d", ErrProtocol, in.from, h.Kind, h.Edge, h.Seq, m.w.number)
+	}
+	r, g, step := m.shares[i], int(h.Rows>>8), int(h.Rows&0xff)
+	var err error
+	switch {
+	case h.Kind == wire.Scale && g == 0:
+		err = m.takeScales(r, in, step)
+	case h.Kind == wire.Sum:
+		if g == r.started && r.may() {
+			if err := m.group(r); err != nil {
+				return err
+			}
+		}
+		err = m.takeSums(r, in, g, step)
+	default:
+		err = fmt.Errorf("%w: a %s of group %d", ErrProtocol, h.Kind, g)
+	}
+	if err != nil {
+		return fmt.Errorf("from %s: segment %d, step %d: %w", in.from, r.number, step, err)
+	}
+	return nil
+}
+
+// takeScales takes a step of a ring's agreement.
+func (m *meeting) takeScales(r *ring, in incoming, step int) error {
+	if step != r.step || step >= len(r.steps) {
+		return fmt.Errorf("%w: scales of step %d in step %d of %d", ErrProtocol, step, r.step, len(r.steps))
+	}
+	st := r.steps[step]
+	from, to := average.Chunk(r.elems, m.n, st.Recv)
+	if int(in.Header.Elems) != to-from || len(in.Payload) != 4*(to-from) {
+		return fmt.Errorf("%w: %d scales in %d bytes, want %d", ErrProtocol, in.Header.Elems, len(in.Payload), to-from)
+	}
+	for i := range to - from {
+		v := math.Float32frombits(binary.LittleEndian.Uint32(in.Payload[4*i:]))
+		own := &r.agreed[from+i]
+		// A scale is not negative, what is told besides may be left out; a maximum that all have
+		// a part in is nobody's less than his own.
+		if !(v <= math.MaxFloat32) || from+i < r.scales && !(v >= 0) || !st.Reduce && v < *own {
+			return fmt.Errorf("%w: element %d of the scales is %v, here %v", ErrProtocol, from+i, v, *own)
+		}
+		*own = max(*own, v)
+	}
+	if r.step++; r.step < len(r.steps) {
+		m.sendScales(r)
+		return nil
+	}
+	if len(r.groups) == 0 {
+		m.left--
+	}
+	return m.heard(r)
+}
+
+// takeSums takes a step of a group.
+func (m *meeting) takeSums(r *ring, in incoming, g, step int) error {
+	if g < r.finished || g >= r.started {
+		return fmt.Errorf("%w: sums of group %d, groups %d to %d are under way", ErrProtocol, g, r.finished, r.started)
+	}
+	u := &r.under[g%len(r.under)]
+	if step != u.step || step >= len(r.steps) {
+		return fmt.Errorf("%w: sums of step %d in step %d", ErrProtocol, step, u.step)
+	}
+	done := m.busy.working()
+	st := r.steps[step]
+	from, to := average.Chunk(r.groups[g].n, m.n, st.Recv)
+	rule, total := m.weight(r, g, r.before.Cluster, step)
+	err := rule.Unpack(u.sum[from:to], in.Payload, total, st.Reduce)
+	done()
+	switch {
+	case int(in.Header.Elems) != to-from:
+		return fmt.Errorf("%w: %d sums, want %d", ErrProtocol, in.Header.Elems, to-from)
+	case err != nil:
+		return fmt.Errorf("%w: %w", ErrProtocol, err)
+	}
+	if u.step++; u.step < len(r.steps) {
+		m.sendSums(r, g)
+		return nil
+	}
+	if g != r.finished {
+		return fmt.Errorf("%w: group %d is over before group %d", ErrProtocol, g, r.finished)
+	}
+	done = m.busy.working()
+	m.r.apply(&r.groups[g], m.w, r.agreed[:r.scales], u.sum[:r.groups[g].n])
+	done()
+	if r.finished++; r.finished == len(r.groups) {
+		m.left--
+	}
+	return nil
+}
+
+// silent stands for what a cluster does not tell: it is less than all that one can.
+var silent = float32(math.Inf(-1))
+
+// countBits is how much of a count one float32 holds.
+const countBits = 24
+
+// tell puts what this cluster tells the others behind the scales.
+func (m *meeting) tell(r *ring) {
+	for i := range r.agreed[r.scales:] {
+		r.agreed[r.scales+i] = silent
+	}
+	for i, off := range r.share.counters {
+		up := m.r.counted(off)
+		at := r.counters + 2*(i*m.n+m.c.Placement.Cluster)
+		r.agreed[at], r.agreed[at+1] = float32(up>>countBits), float32(up&(1<<countBits-1))
+	}
+	if r.first {
+		r.agreed[r.mark] = float32(m.mark)
+	}
+	if r.last {
+		copy(r.agreed[r.losses:], m.rings.losses)
+	}
+}
+
+// heard takes what all clusters have told.
+func (m *meeting) heard(r *ring) error {
+	whole := func(v float32, least, most int64) (int64, error) {
+		if n := int64(v); float32(n) == v && n >= least && n <= most {
+			return n, nil
+		}
+		return 0, fmt.Errorf("%w: a count or mark of %v", ErrProtocol, v)
+	}
+	for i, off := range r.share.counters {
+		var up int64
+		for c := range m.n {
+			at := r.counters + 2*(i*m.n+c)
+			high, err := whole(r.agreed[at], 0, 1<<countBits-1)
+			if err != nil {
+				return err
+			}
+			low, err := whole(r.agreed[at+1], 0, 1<<countBits-1)
+			if err != nil {
+				return err
+			}
+			if d := high<<countBits + low; m.r.job.Gradients() {
+				up = max(up, d)
+			} else {
+				up += d
+			}
+		}
+		m.r.lead().State.Counters[off] = m.r.counters[off] + up
+	}
+	if r.first {
+		mark, err := whole(r.agreed[r.mark], 0, int64(order.Stop))
+		if err != nil {
+			return err
+		}
+		m.mark = order.Mark(mark)
+	}
+	if r.last {
+		copy(m.rings.losses, r.agreed[r.losses:])
+	}
+	return nil
+}
