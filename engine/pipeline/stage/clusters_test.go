@@ -203,3 +203,74 @@ func TestClustersAreOneProcess(t *testing.T) {
 		}
 	}
 }
+
+// TestClustersResume: clusters that are stopped between two rounds go on as another number of
+// clusters with other cuts, as one pipeline and as one process; and a checkpoint on the way is
+// what a stop there keeps, and changes no bit.
+func TestClustersResume(t *testing.T) {
+	for how := range averages {
+		t.Run(how, func(t *testing.T) {
+			change := func(j *job.Spec) {
+				replicated(4, how)(j)
+				if j.Epochs = 4; j.ReduceFactor > 0 {
+					j.ReduceFactor = 1
+				}
+			}
+			w := newWorld(change)
+			if how == "gradients" { // batch norm needs two rows
+				w = small(change)
+			}
+			want, dict := w.local(t)
+			m := w.shareOut(w.starts(2), w.starts(3))
+			got, err := m.run(t, at(1, order.Checkpoint), nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			m.check(t, "with a checkpoint", got, want, dict)
+			// The mark is asked for at the end of the second round, and holds before the third.
+			checkpoint := got.saved[0].Part.Position
+			for i, cuts := range [][][]int{
+				{w.starts(3), w.starts(2), w.starts(1)},
+				{w.starts(1), w.starts(1), w.starts(2), w.starts(5)},
+				{w.starts(2)},
+			} {
+				stop := 1 + i%2
+				before, err := m.run(t, at(stop, order.Stop), nil)
+				if err != nil {
+					t.Fatal(err)
+				}
+				parts := m.saved(t)
+				pos := parts[0].Position
+				if len(before.losses) == 0 || pos.Step != uint64(len(before.losses)) || stop == 1 && pos != checkpoint {
+					t.Fatalf("stopped at the end of round %d: %d losses, %+v, a checkpoint is at %+v", stop, len(before.losses), pos, checkpoint)
+				}
+				join := func(after *log) *log {
+					return &log{losses: slices.Concat(before.losses, after.losses), vals: slices.Concat(before.vals, after.vals)}
+				}
+				if len(cuts) == 1 {
+					after, d, err := w.resume(t, cuts[0], mem.Faults{}, nil, parts)
+					if err != nil {
+						t.Fatal(err)
+					}
+					equal(t, "one pipeline", join(after), want, d, dict)
+					tr := w.trainer(t)
+					if err := tr.Resume(parts...); err != nil {
+						t.Fatal(err)
+					}
+					after = &log{}
+					if err := tr.Run(t.Context(), nil, after); err != nil {
+						t.Fatal(err)
+					}
+					equal(t, "one process", join(after), want, tr.State(), dict)
+					continue
+				}
+				n := w.shareOut(cuts...)
+				after, err := n.run(t, nil, parts)
+				if err != nil {
+					t.Fatal(err)
+				}
+				n.check(t, fmt.Sprint(cuts), join(after), want, dict)
+			}
+		})
+	}
+}
