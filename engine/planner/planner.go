@@ -149,21 +149,22 @@ func plan(j job.Spec, g *graph.Graph, nodes []ga.Node, opt ga.Options, seed uint
 	fill := newFill(j, g, nodes)
 	j = fill.start()
 	asked := opt.MaxClusters
-	if r := j.Replica(); r > 1 {
+	r := j.Replica()
+	if r > 1 {
 		opt.Batches, opt.Replicas = j.Updates()*j.UpdateFrequency, r
-		if opt.MaxClusters == 0 || opt.MaxClusters > r {
-			opt.MaxClusters = r
-		}
 	}
-	if opt.MinClusters > j.Replica() {
-		return nil, fmt.Errorf("%w: %d clusters cannot share %d replica(s), and each trains at least one: set replicas to %d or more", ga.ErrInvalid, opt.MinClusters, j.Replica(), opt.MinClusters)
+	if r > 1 && opt.MaxClusters == 0 || opt.MaxClusters > r {
+		opt.MaxClusters = r
+	}
+	if opt.MinClusters > r {
+		return nil, fmt.Errorf("%w: %d clusters cannot share %d replica(s), since each trains at least one: set replicas to %d or more", ga.ErrInvalid, opt.MinClusters, r, opt.MinClusters)
 	}
 	if opt.MicroBatches == 0 && (fill.why != "" || fill.j.MicroBatches > 0) {
-		opt.MicroBatches = j.UpdateFrequency * j.Replica() * max(1, fill.j.MicroBatches) // that can be in flight
+		opt.MicroBatches = j.UpdateFrequency * r * max(1, fill.j.MicroBatches) // that can be in flight
 	}
 	pieces, heavy := cuttable(j, g)
-	most := max(1, min(opt.MaxClusters, j.Replica(), len(nodes)))
-	units, err := costs(j, g, pieces, (j.Replica()+most-1)/most)
+	most := max(1, min(opt.MaxClusters, r, len(nodes)))
+	units, err := costs(j, g, pieces, (r+most-1)/most)
 	if err != nil {
 		return nil, err
 	}
@@ -187,7 +188,7 @@ func plan(j job.Spec, g *graph.Graph, nodes []ga.Node, opt ga.Options, seed uint
 			if err := fill.choose(p, opt.MinClusters); err != nil {
 				return nil, err
 			}
-			if n := len(p.Clusters); asked > n && n == j.Replica() && len(nodes) > n {
+			if n := len(p.Clusters); asked > n && n == r && len(nodes) > n {
 				p.Note = fmt.Sprintf("%d cluster(s), since each trains at least one replica and the job has %d: set replicas to %d for as many as were asked for", n, n, asked)
 			}
 			return p, p.setRings(g)

@@ -57,13 +57,13 @@ type attempt struct {
 
 	stage     *stage.Stage
 	linked    sync.Mutex
-	links     map[int]*transport.Link
+	links     map[stage.Peer]*transport.Link
 	parts     []*snapshot.Part // of the checkpoint to resume from
 	flopsEach float64
 	flushing  sync.Mutex
 	lastBusy  time.Duration // at the last report
 	lastTime  time.Duration
-	base      int64 // steps done before this attempt
+	track     track
 	saves     sync.WaitGroup
 	saveErr   error
 }
@@ -72,7 +72,7 @@ func newAttempt(d *driver, a *proto.Assign) *attempt {
 	r := &attempt{
 		d: d, cfg: &d.cfg, host: d.host, dialer: d.dialer, a: a,
 		started: make(chan struct{}), ended: make(chan struct{}), news: make(chan struct{}, 1),
-		mail: map[string]chan json.RawMessage{}, links: map[int]*transport.Link{},
+		mail: map[string]chan json.RawMessage{}, links: map[stage.Peer]*transport.Link{},
 		at: Update{Stage: a.Stage, Stages: a.Stages},
 	}
 	r.ctx, r.cancel = context.WithCancelCause(d.ctx)
@@ -98,7 +98,7 @@ func (r *attempt) do() (machine.Ended, error) {
 	defer r.cancel(nil)
 	err := r.work()
 	r.saves.Wait()
-	ended := machine.Ended{Run: r.a.Run, Outcome: machine.Done, Step: r.base + r.prog.Step}
+	ended := machine.Ended{Run: r.a.Run, Outcome: machine.Done, Step: r.prog.Step}
 	if err == nil {
 		return ended, nil
 	}
@@ -126,8 +126,8 @@ func (r *attempt) do() (machine.Ended, error) {
 // blame names the peer whose link failed, if that is what err comes from.
 func (r *attempt) blame(err error) error {
 	for _, p := range r.a.Peers {
-		l := r.links[p.Stage]
-		if p.Cluster != r.a.Cluster || l == nil {
+		l := r.links[stage.Peer{Cluster: p.Cluster, Stage: p.Stage}]
+		if l == nil {
 			continue
 		}
 		if why := l.Err(); why != nil && errors.Is(err, why) {
@@ -163,9 +163,13 @@ func (r *attempt) work() error {
 	if err := r.connect(c); err != nil {
 		return err
 	}
-	cfg.Links = map[int]stage.Link{}
-	for k, l := range r.links {
-		cfg.Links[k] = l
+	cfg.Links, cfg.Rings = map[int]stage.Link{}, map[stage.Peer]stage.Link{}
+	for p, l := range r.links {
+		if p.Cluster == r.a.Cluster {
+			cfg.Links[p.Stage] = l
+		} else {
+			cfg.Rings[p] = l
+		}
 	}
 	if r.stage, err = stage.New(c, cfg); err != nil {
 		return err
@@ -202,7 +206,7 @@ func (r *attempt) resume() error {
 	if err := r.stage.Load(r.parts...); err != nil {
 		return fmt.Errorf("resuming from the checkpoint: %w", err)
 	}
-	r.base = int64(r.parts[0].Position.Step)
+	r.prog.Step = int64(r.parts[0].Position.Step)
 	r.parts = nil
 	return nil
 }
@@ -228,8 +232,12 @@ func (r *attempt) prepare() (*stage.Compiled, stage.Config, error) {
 	if err := json.Unmarshal(r.a.Plan, &plan); err != nil {
 		return nil, cfg, fmt.Errorf("the assignment's plan: %w", err)
 	}
-	if len(plan.Starts) != r.a.Stages || r.a.Stage >= len(plan.Starts) || plan.Train < 1 || plan.Train > maxRows || plan.Val < 0 || plan.Val > maxRows {
-		return nil, cfg, fmt.Errorf("the assignment's plan has %d stages with %d training and %d validation rows, but the assignment has %d stages", len(plan.Starts), plan.Train, plan.Val, r.a.Stages)
+	var starts []int
+	if r.a.Cluster < len(plan.Clusters) {
+		starts = plan.Clusters[r.a.Cluster].Starts
+	}
+	if len(starts) != r.a.Stages || r.a.Stage >= len(starts) || plan.Train < 1 || plan.Train > maxRows || plan.Val < 0 || plan.Val > maxRows {
+		return nil, cfg, fmt.Errorf("the assignment's plan has %d stages with %d training and %d validation rows, but the assignment has %d stages", len(starts), plan.Train, plan.Val, r.a.Stages)
 	}
 	if j.MicroBatches == 0 {
 		if j.MicroBatches = plan.MicroBatches; j.MicroBatches < 0 || j.MicroBatches > j.BatchSize {
@@ -250,18 +258,26 @@ func (r *attempt) prepare() (*stage.Compiled, stage.Config, error) {
 	if err != nil {
 		return nil, cfg, err
 	}
-	stages, err := g.Cut(plan.Starts)
+	placement := stage.Placement{Cluster: r.a.Cluster, Clusters: plan.Clusters}
+	if err := placement.Check(j, len(g.Nodes)); err != nil {
+		return nil, cfg, err
+	}
+	stages, err := g.Cut(starts)
 	if err != nil {
 		return nil, cfg, err
 	}
 	s := stages[r.a.Stage]
-	c, err := stage.Compile(j, s, stage.Placement{})
+	c, err := stage.Compile(j, s, placement)
 	if err != nil {
 		return nil, cfg, err
 	}
 	need := int64(c.Memory().Total())
 	if err := r.fits(need, s.Index, ""); err != nil {
 		return nil, cfg, err
+	}
+	r.track = track{batches: j.Batches(plan.Train), own: placement.Own(), replicas: j.Replica(), span: j.Replica() * j.Updates() * j.UpdateFrequency}
+	if j.Gradients() {
+		r.track.own = 0 // every cluster has a part of every batch
 	}
 	cfg = stage.Config{
 		TrainRows: plan.Train, ValRows: plan.Val,
@@ -391,46 +407,56 @@ func (f *fetcher) get(what string, ref proto.Ref, used int64) ([]byte, error) {
 	return b, nil
 }
 
-// connect opens the links to all stages that share a tensor with this one, concurrently.
-// The earlier stage of each pair makes the offer.
+// connect opens the links to all stages of its cluster that share a tensor with this one, and
+// to its neighbours in the rings of its segments, concurrently. The earlier stage of each pair
+// makes the offer.
 func (r *attempt) connect(c *stage.Compiled) error {
-	need := map[int]bool{}
+	need := map[stage.Peer]transport.Options{}
 	for _, k := range c.Peers() {
-		need[k] = true
+		need[stage.Peer{Cluster: r.a.Cluster, Stage: k}] = c.Link(k)
 	}
-	var peers []proto.Peer
+	for _, p := range c.Rings() {
+		need[p] = c.RingLink(p)
+	}
+	type end struct {
+		proto.Peer
+		opt transport.Options
+	}
+	var peers []end
 	for _, p := range r.a.Peers {
-		if p.Cluster == r.a.Cluster && need[p.Stage] {
-			delete(need, p.Stage)
-			peers = append(peers, p)
+		k := stage.Peer{Cluster: p.Cluster, Stage: p.Stage}
+		if opt, ok := need[k]; ok {
+			delete(need, k)
+			peers = append(peers, end{p, opt})
 		}
 	}
 	for k := range need {
-		return fmt.Errorf("the assignment names no provider for stage %d", k)
+		return fmt.Errorf("the assignment names no provider for %s", k)
 	}
 	ctx, cancel := context.WithCancel(r.ctx)
 	defer cancel()
 	var wg sync.WaitGroup
 	var once sync.Once
-	var first error // later errors are its consequences
+	var cause error // later errors are its consequences
 	for _, p := range peers {
 		wg.Go(func() {
-			pipe, err := r.dial(ctx, c.Stage.Index < p.Stage, p)
+			first := r.a.Cluster < p.Cluster || r.a.Cluster == p.Cluster && r.a.Stage < p.Stage
+			pipe, err := r.dial(ctx, first, p.Peer)
 			if err != nil {
 				once.Do(func() {
-					first = err
+					cause = err
 					cancel()
 				})
 				return
 			}
 			r.linked.Lock()
-			r.links[p.Stage] = transport.NewLink(pipe, c.Link(p.Stage))
+			r.links[stage.Peer{Cluster: p.Cluster, Stage: p.Stage}] = transport.NewLink(pipe, p.opt)
 			r.linked.Unlock()
 			r.post(machine.Linked{Run: r.a.Run, Peer: p.ID})
 		})
 	}
 	wg.Wait()
-	return first
+	return cause
 }
 
 // dial connects to one peer. Both sides first announce that they have fetched everything.

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/ravnest/ravnest/engine/kernel"
+	"github.com/ravnest/ravnest/engine/pipeline/stage"
 	"github.com/ravnest/ravnest/engine/provider/machine"
 	"github.com/ravnest/ravnest/engine/transport"
 	"github.com/ravnest/ravnest/signaling/proto"
@@ -88,11 +89,11 @@ type Update struct {
 }
 
 // Plan is the part of an assignment that the host does not interpret: the planner's
-// decisions, the same for every stage.
+// decisions, the same for every stage of a cluster.
 type Plan struct {
-	Starts []int `json:"starts"` // first graph node of each stage
-	Train  int   `json:"train"`  // rows to train on
-	Val    int   `json:"val"`    // rows to validate on
+	Clusters []stage.Cluster `json:"clusters"` // of the attempt, with their cuts and replicas
+	Train    int             `json:"train"`    // rows to train on
+	Val      int             `json:"val"`      // rows to validate on
 	// MicroBatches is the planner's choice if the job leaves the number open.
 	MicroBatches int `json:"micro_batches,omitempty"`
 	// InFlight is the planner's choice of how many replicas' units share the pipeline at

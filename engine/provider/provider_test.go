@@ -13,6 +13,7 @@ import (
 	"github.com/ravnest/ravnest/engine/data"
 	"github.com/ravnest/ravnest/engine/job"
 	"github.com/ravnest/ravnest/engine/pipeline/snapshot"
+	"github.com/ravnest/ravnest/engine/pipeline/stage"
 	"github.com/ravnest/ravnest/engine/provider"
 	"github.com/ravnest/ravnest/engine/provider/machine"
 	"github.com/ravnest/ravnest/engine/transport"
@@ -148,7 +149,7 @@ func newWorld(t *testing.T, change func(*job.Spec)) *world {
 	w := &world{}
 	for k := range 2 {
 		w.hosts = append(w.hosts, &fakeHost{in: make(chan proto.Message, 64), out: make(chan proto.Message, 4096), gone: make(chan struct{}), blobs: blobs})
-		plan, err := json.Marshal(provider.Plan{Starts: []int{0, 12}, Train: set.Train.Len(), Val: set.Val.Len()})
+		plan, err := json.Marshal(provider.Plan{Clusters: []stage.Cluster{{Starts: []int{0, 12}, Replicas: []int{0}}}, Train: set.Train.Len(), Val: set.Val.Len()})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -345,11 +346,17 @@ func TestEnds(t *testing.T) {
 		cfg   func(k int, c *provider.Config)
 		want  string
 	}{
-		"memory":      {nil, func(_ int, c *provider.Config) { c.RAM = 1000 }, "0.0 MB are offered"},
-		"plan":        {func(w *world) { w.assigns[0].Plan = json.RawMessage(`{"starts":[0],"train":1}`) }, nil, "plan has 1 stages"},
-		"rows":        {func(w *world) { w.assigns[0].Plan = json.RawMessage(`{"starts":[0,12],"train":9,"val":3}`) }, nil, "the plan says"},
-		"job":         {func(w *world) { w.assigns[0].Job = json.RawMessage(`{}`) }, nil, "invalid job"},
-		"cut":         {func(w *world) { w.assigns[0].Plan = json.RawMessage(`{"starts":[0,99],"train":1078,"val":719}`) }, nil, "invalid cut"},
+		"memory": {nil, func(_ int, c *provider.Config) { c.RAM = 1000 }, "0.0 MB are offered"},
+		"plan": {func(w *world) {
+			w.assigns[0].Plan = json.RawMessage(`{"clusters":[{"starts":[0],"replicas":[0]}],"train":1}`)
+		}, nil, "plan has 1 stages"},
+		"rows": {func(w *world) {
+			w.assigns[0].Plan = json.RawMessage(`{"clusters":[{"starts":[0,12],"replicas":[0]}],"train":9,"val":3}`)
+		}, nil, "the plan says"},
+		"job": {func(w *world) { w.assigns[0].Job = json.RawMessage(`{}`) }, nil, "invalid job"},
+		"cut": {func(w *world) {
+			w.assigns[0].Plan = json.RawMessage(`{"clusters":[{"starts":[0,99],"replicas":[0]}],"train":1078,"val":719}`)
+		}, nil, "invalid placement"},
 		"no data":     {func(w *world) { w.assigns[0].Data = nil }, nil, "no train_x"},
 		"nobody else": {func(w *world) { w.assigns[0].Peers = nil }, nil, "no provider for stage 1"},
 	} {

@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/ravnest/ravnest/engine/pipeline/order"
 	"github.com/ravnest/ravnest/engine/pipeline/stage"
 	"github.com/ravnest/ravnest/engine/provider/machine"
 	"github.com/ravnest/ravnest/signaling/proto"
@@ -65,7 +66,6 @@ func (r *attempt) flush(ctx context.Context) error {
 	}
 	r.lastBusy, r.lastTime = busy, now
 	p.Run, p.Stage, p.Out, p.In = r.a.Run, r.a.Stage, out, in
-	p.Step += r.base
 	p.FLOPs = float64(p.Samples) * r.flopsEach
 	if r.cfg.RSS != nil {
 		p.RSS = r.cfg.RSS()
@@ -108,12 +108,36 @@ func (r *attempt) Validated(v stage.Validation) {
 func (r *attempt) Batch(rows int) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	first := r.prog.Samples == 0
 	r.prog.Samples += int64(rows)
-	r.prog.Step++
+	r.prog.Step = r.track.after(r.prog.Step)
 	r.prog.Raw = r.stage.Raw()
-	if r.prog.Step == 1 {
+	if first {
 		r.news <- struct{}{}
 	}
+}
+
+// track is where a cluster stands in the run. Its step counts the batches of all clusters, so
+// that the host can see who is behind.
+type track struct {
+	batches, replicas, span int       // of an epoch; in all; of a round
+	own                     order.Set // replicas; none: every batch is its own
+}
+
+// after is the step that a cluster stands at which was at step and has trained its next batch:
+// that of the batch after it, or the end of the round where it has none left in it.
+func (t track) after(step int64) int64 {
+	if t.own == 0 {
+		return step + 1
+	}
+	batch := func() int { return int(step % int64(t.batches)) }
+	mine := func() bool { return t.own>>(batch()%t.replicas)&1 == 1 }
+	for !mine() {
+		step++
+	}
+	for step++; batch()%t.span != 0 && !mine(); step++ {
+	}
+	return step
 }
 
 // Keep implements stage.Observer. The state is uploaded while training goes on; uploads of

@@ -46,17 +46,17 @@ func ofClass(pool []server.Member, class string, want int) (members, others []se
 
 // planClass is planPool, restricted to one numeric class if the job is exact and enough
 // members are of one. A run keeps the class that it began with as long as possible.
-func (r *run) planClass(pool []server.Member) error {
+func (r *run) planClass(pool []server.Member, free bool) error {
 	if !exact(r.p.Job) {
-		return r.planPool(pool)
+		return r.planPool(pool, free)
 	}
 	members, others := ofClass(pool, r.class, max(r.opt.Providers, 1))
 	if len(others) == 0 {
-		return r.planPool(pool)
+		return r.planPool(pool, free)
 	}
-	if err := r.planPool(members); err != nil {
+	if err := r.planPool(members, free); err != nil {
 		r.opt.say("the providers of one numeric class are too few: %v", err)
-		return r.planPool(pool)
+		return r.planPool(pool, free)
 	}
 	r.opt.say("not used for now: %s: their float32 results differ in the last bits from those of the %s providers; with precision bf16 all could take part", classNames(others), members[0].Hello.Class)
 	return nil

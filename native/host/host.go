@@ -29,6 +29,7 @@ import (
 	"github.com/ravnest/ravnest/engine/job"
 	"github.com/ravnest/ravnest/engine/loss"
 	"github.com/ravnest/ravnest/engine/pipeline/snapshot"
+	"github.com/ravnest/ravnest/engine/pipeline/stage"
 	"github.com/ravnest/ravnest/engine/planner"
 	"github.com/ravnest/ravnest/engine/provider"
 	"github.com/ravnest/ravnest/ga"
@@ -38,9 +39,6 @@ import (
 	"github.com/ravnest/ravnest/signaling/server"
 	"github.com/ravnest/ravnest/signaling/store"
 )
-
-// ErrClusters is returned for a plan that this version cannot run.
-var ErrClusters = errors.New("averaging across clusters is not in this version")
 
 // storeDir is the directory inside a project for uploaded stages.
 const storeDir = "node_data/store"
@@ -54,6 +52,8 @@ type Options struct {
 	// Providers is how many to wait for, before planning by their benchmarks. 0: use the
 	// stored plan.
 	Providers int
+	// Clusters is how many clusters to form of them; 0: as many as pay.
+	Clusters int
 	// Names fixes the providers' names if Providers is set; nil: any.
 	Names []string
 	// Alone says that no providers will join except those that Listening starts: if they
@@ -149,9 +149,9 @@ type run struct {
 	fail    error      // the first failure to store results
 	mu      sync.Mutex // place is called from a goroutine of the server
 	over    bool
-	stages  []*graph.Stage  // the plan's stages
-	files   []string        // the last checkpoint's files, one a stage
-	done    map[string]bool // providers that have finished
+	stages  [][]*graph.Stage // the plan's stages, by cluster
+	files   []string         // the last checkpoint's files, one a stage
+	done    map[string]bool  // providers that have finished
 }
 
 // Plan forms clusters from the project's pool file and writes node_data.
@@ -164,7 +164,7 @@ func Plan(p *project.Project, maxClusters int) (*project.Stored, error) {
 	for i, n := range pool {
 		nodes[i] = n.Node
 	}
-	plan, err := planner.Make(p.Job, p.Graph, nodes, options(len(pool), maxClusters), p.Job.Seed)
+	plan, err := planner.Make(p.Job, p.Graph, nodes, options(p.Job, len(pool), maxClusters), p.Job.Seed)
 	if err != nil {
 		return nil, err
 	}
@@ -174,8 +174,11 @@ func Plan(p *project.Project, maxClusters int) (*project.Stored, error) {
 	return p.ReadPlan()
 }
 
-func options(pool, maxClusters int) ga.Options {
+func options(j job.Spec, pool, maxClusters int) ga.Options {
 	o := ga.Options{MaxClusters: maxClusters}
+	if o.MaxClusters == 0 {
+		o.MaxClusters = min(j.Replica(), 1)
+	}
 	if pool == 1 {
 		o.MinSize = 1 // a single provider can be root and leaf at once
 	}
@@ -210,6 +213,7 @@ func Serve(ctx context.Context, p *project.Project, opt Options) (Summary, error
 		ID: runID(p.Job.Name), Raw: p.Job.JSON(), Plan: r.place, Inspect: r.inspect, Want: opt.Providers, Names: opt.Names,
 		Spares: true, Replan: true, Fresh: opt.Fresh,
 		Steps: int64(p.Job.Total(p.Data.Train.Len())), Val: answers(p), Span: span(p.Job),
+		Apart: p.Job.Replica() > 1 && p.Job.Averaging().Optimizer == job.KeepState,
 	}
 	if opt.Providers == 0 {
 		var err error
@@ -219,11 +223,13 @@ func Serve(ctx context.Context, p *project.Project, opt Options) (Summary, error
 			}
 			return Summary{}, err
 		}
-		if n := len(r.plan.Clusters); n > 1 {
-			return Summary{}, fmt.Errorf("%w: the plan has %d clusters: run clusterize again with --max-clusters 1", ErrClusters, n)
+		if err := stage.Placement.Check(stage.Placement{Clusters: clusters(&r.plan.Plan, p.Job)}, p.Job, len(p.Graph.Nodes)); err != nil {
+			return Summary{}, fmt.Errorf("the plan is not one of this job: %w: run clusterize again", err)
 		}
-		for _, s := range r.plan.Clusters[0].Stages {
-			job.Names = append(job.Names, s.Name)
+		for _, c := range r.plan.Clusters {
+			for _, s := range c.Stages {
+				job.Names = append(job.Names, s.Name)
+			}
 		}
 		job.Want = len(job.Names)
 	}
@@ -327,9 +333,14 @@ func (r *run) serve(ctx context.Context, job server.Job) (Summary, error) {
 	sum := r.rec.summary()
 	sum.Interrupted = res.Interrupted
 	if r.plan != nil {
-		sum.Providers = len(r.plan.Clusters[0].Stages)
-		for _, s := range r.plan.Clusters[0].Stages {
-			sum.Cuts = append(sum.Cuts, r.p.Graph.Nodes[s.Start].Name)
+		sum.Providers = 0
+		for c, cl := range r.plan.Clusters {
+			sum.Providers += len(cl.Stages)
+			for _, s := range cl.Stages {
+				if c == 0 {
+					sum.Cuts = append(sum.Cuts, r.p.Graph.Nodes[s.Start].Name)
+				}
+			}
 		}
 	}
 	if !r.first.IsZero() {
@@ -365,7 +376,7 @@ func (r *run) place(_ context.Context, pool []server.Member, free bool) ([]serve
 		return nil, server.ErrStopped
 	}
 	if r.opt.Providers > 0 || free {
-		if err := r.planClass(pool); err != nil {
+		if err := r.planClass(pool, free); err != nil {
 			return nil, err
 		}
 	}
@@ -373,43 +384,62 @@ func (r *run) place(_ context.Context, pool []server.Member, free bool) ([]serve
 	for _, m := range pool {
 		byName[m.Name] = m
 	}
-	cl := r.plan.Clusters[0]
-	starts := cl.Starts()
-	raw, err := json.Marshal(provider.Plan{Starts: starts, Train: r.p.Data.Train.Len(), Val: r.p.Data.Val.Len(), MicroBatches: cl.MicroBatches, InFlight: cl.InFlight})
-	if err != nil {
-		return nil, err
-	}
-	stages, err := r.p.Graph.Cut(starts)
-	if err != nil {
-		return nil, err
-	}
-	r.stages = stages
 	var as []server.Assignment
 	var placed []server.Member
-	for k, s := range cl.Stages {
-		m, ok := byName[s.Name]
-		if !ok {
-			return nil, fmt.Errorf("%w: the plan needs a provider %q, which has not joined", server.ErrPool, s.Name)
+	r.stages = nil
+	all := clusters(&r.plan.Plan, r.p.Job)
+	for c, cl := range r.plan.Clusters {
+		starts := cl.Starts()
+		raw, err := json.Marshal(provider.Plan{Clusters: all, Train: r.p.Data.Train.Len(), Val: r.p.Data.Val.Len(), MicroBatches: cl.MicroBatches, InFlight: cl.InFlight})
+		if err != nil {
+			return nil, err
 		}
-		if m.Hello.RAM > 0 && int64(s.Memory) > m.Hello.RAM {
-			return nil, fmt.Errorf("%w: %w: stage %d needs %s, but provider %s lends %s", server.ErrPool, ga.ErrRAM, k, bytesText(float64(s.Memory)), s.Name, bytesText(float64(m.Hello.RAM)))
+		stages, err := r.p.Graph.Cut(starts)
+		if err != nil {
+			return nil, err
 		}
-		placed = append(placed, m)
-		seg := snapshot.Segment{From: starts[k], To: len(r.p.Graph.Nodes)}
-		if k+1 < len(starts) {
-			seg.To = starts[k+1]
+		r.stages = append(r.stages, stages)
+		for k, s := range cl.Stages {
+			m, ok := byName[s.Name]
+			if !ok {
+				return nil, fmt.Errorf("%w: the plan needs a provider %q, which has not joined", server.ErrPool, s.Name)
+			}
+			if m.Hello.RAM > 0 && int64(s.Memory) > m.Hello.RAM {
+				return nil, fmt.Errorf("%w: %w: stage %d of cluster %d needs %s, but provider %s lends %s", server.ErrPool, ga.ErrRAM, k, c, bytesText(float64(s.Memory)), s.Name, bytesText(float64(m.Hello.RAM)))
+			}
+			placed = append(placed, m)
+			seg := snapshot.Segment{From: starts[k], To: len(r.p.Graph.Nodes)}
+			if k+1 < len(starts) {
+				seg.To = starts[k+1]
+			}
+			as = append(as, server.Assignment{
+				MemberID: m.ID, Cluster: c, Stage: k, Stages: len(cl.Stages), Segment: seg, MaxUpload: maxPart(r.p.Job, stages[k]),
+				Graph: r.graph, Data: r.data, Weights: r.weights, Plan: raw,
+			})
 		}
-		as = append(as, server.Assignment{
-			MemberID: m.ID, Stage: k, Stages: len(cl.Stages), Segment: seg, MaxUpload: maxPart(r.p.Job, stages[k]),
-			Graph: r.graph, Data: r.data, Weights: r.weights, Plan: raw,
-		})
 	}
 	r.noteClass(placed)
 	return as, r.rec.open()
 }
 
-// planPool plans by the members' benchmarks and writes the plan to the project.
-func (r *run) planPool(pool []server.Member) error {
+// clusters are those of a plan as their stages know them.
+func clusters(p *planner.Plan, j job.Spec) []stage.Cluster {
+	var all []stage.Cluster
+	for _, c := range p.Clusters {
+		own := c.Replicas
+		if len(p.Clusters) == 1 && len(own) == 0 {
+			for k := range j.Replica() {
+				own = append(own, k)
+			}
+		}
+		all = append(all, stage.Cluster{Starts: c.Starts(), Replicas: own})
+	}
+	return all
+}
+
+// planPool plans by the members' benchmarks and writes the plan to the project. free says that
+// somebody was lost.
+func (r *run) planPool(pool []server.Member, free bool) error {
 	var nodes []project.Node
 	var gn []ga.Node
 	for i, m := range pool {
@@ -429,7 +459,11 @@ func (r *run) planPool(pool []server.Member) error {
 	for i := range nodes {
 		nodes[i].Node = gn[i]
 	}
-	plan, err := planner.Make(r.p.Job, r.p.Graph, ga.Repair(gn), options(len(pool), 1), r.p.Job.Seed)
+	opt := options(r.p.Job, len(pool), r.opt.Clusters)
+	if !free {
+		opt.MinClusters = r.opt.Clusters // after a loss fewer are better than none
+	}
+	plan, err := planner.Make(r.p.Job, r.p.Graph, ga.Repair(gn), opt, r.p.Job.Seed)
 	// Leave out providers that lend too little for any stage, if there are enough others.
 	var small *planner.TooSmall
 	if errors.As(err, &small) && len(pool)-len(small.Members) >= max(r.opt.Providers, 1) {
@@ -440,7 +474,7 @@ func (r *run) planPool(pool []server.Member) error {
 			}
 		}
 		r.opt.say("not used for now: %v", small)
-		return r.planPool(rest)
+		return r.planPool(rest, free)
 	}
 	if !r.opt.Alone && (errors.Is(err, ga.ErrRAM) || errors.Is(err, ga.ErrInvalid)) {
 		return fmt.Errorf("%w: %w", server.ErrPool, err)
@@ -516,6 +550,7 @@ func (r *run) event(ev server.Event) {
 		}
 		r.mu.Lock()
 		plan := r.plan.String()
+		r.rec.placed(&r.plan.Plan, r.p.Graph)
 		r.mu.Unlock()
 		r.opt.say("%s", strings.TrimRight(plan, "\n"))
 	case server.Started:
@@ -539,6 +574,7 @@ func (r *run) event(ev server.Event) {
 			r.first = now
 		}
 		r.rec.loss(now, e.Epoch, e.Step, float64(e.Loss.Loss))
+		r.rec.trained(e.Cluster, e.Step)
 	case server.Val:
 		v := validation{epoch: e.Epoch, step: e.Step, correct: e.Correct, total: e.Total, loss: float64(e.Val.Loss)}
 		for _, m := range e.Metrics {
@@ -546,7 +582,7 @@ func (r *run) event(ev server.Event) {
 		}
 		r.rec.val(now, v)
 	case server.Progress:
-		r.rec.progress(e.Name, e.Out, e.Busy, e.RSS)
+		r.rec.progress(&e)
 		r.rec.tick(now)
 		r.keep(r.rec.flush())
 	case server.Checkpointed:

@@ -40,14 +40,14 @@ func (r *run) inspect(g machine.Grant, in io.Reader, size int64) (order.Position
 	r.mu.Lock()
 	stages := r.stages
 	r.mu.Unlock()
-	if g.Stage >= len(stages) {
-		return order.Position{}, nil, fmt.Errorf("the plan has %d stages", len(stages))
+	if g.Cluster >= len(stages) || g.Stage >= len(stages[g.Cluster]) {
+		return order.Position{}, nil, fmt.Errorf("the plan has no stage %d of a cluster %d", g.Stage, g.Cluster)
 	}
 	b, err := io.ReadAll(io.LimitReader(in, size))
 	if err != nil {
 		return order.Position{}, nil, err
 	}
-	return checkPart(r.p.Job, r.p.Job.Order(r.p.Data.Train.Len(), r.p.Data.Val.Len()), stages[g.Stage], b)
+	return checkPart(r.p.Job, r.p.Job.Order(r.p.Data.Train.Len(), r.p.Data.Val.Len()), stages[g.Cluster][g.Stage], b)
 }
 
 // checkPart checks that a file is a valid state of a stage: it has all of the stage's tensors

@@ -9,13 +9,18 @@ import (
 	"fmt"
 	"math"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
+	"github.com/ravnest/ravnest/engine/graph"
 	"github.com/ravnest/ravnest/engine/loss"
 	"github.com/ravnest/ravnest/engine/optim"
+	"github.com/ravnest/ravnest/engine/pipeline/order"
+	"github.com/ravnest/ravnest/engine/planner"
 	"github.com/ravnest/ravnest/native"
 	"github.com/ravnest/ravnest/native/project"
+	"github.com/ravnest/ravnest/signaling/server"
 )
 
 // Summary is a run's result: what --json prints.
@@ -38,11 +43,30 @@ type Summary struct {
 	WireBytes   float64  `json:"wire_bytes_per_batch"` // tensors sent by all stages, including validation
 	PeakRSS     []int64  `json:"peak_rss_bytes"`       // of each provider
 	FirstStepS  float64  `json:"first_step_s"`         // time from the last provider's start
-	Cuts        []string `json:"cuts,omitempty"`       // first node of each stage
+	Cuts        []string `json:"cuts,omitempty"`       // first node of each stage, of the first cluster
+	// Where replicas train: their number, the rounds that were finished, and what each cluster did.
+	Replicas int              `json:"replicas,omitempty"`
+	Rounds   int64            `json:"rounds,omitempty"`
+	Clusters []ClusterSummary `json:"clusters,omitempty"`
+	// Forecast is the planner's samples_per_s; 0: nothing was measured.
+	Forecast    float64  `json:"forecast_samples_per_s,omitempty"`
 	Files       []string `json:"files"`
 	Interrupted bool     `json:"interrupted"`
 	Error       string   `json:"error,omitempty"` // why the run failed
 	Saved       bool     `json:"-"`               // there are trained weights
+}
+
+// ClusterSummary is what a cluster did. Its figures are of all attempts that had a cluster of
+// this number.
+type ClusterSummary struct {
+	Providers    []string `json:"providers"` // by stage, in the last attempt
+	Cuts         []string `json:"cuts"`
+	Replicas     []int    `json:"replicas"`
+	Units        int64    `json:"units"` // a unit is what a replica trains in a round
+	Samples      int64    `json:"samples"`
+	AverageBytes int64    `json:"average_bytes"` // sent to other clusters
+	WaitS        float64  `json:"wait_s"`        // for other clusters, of its average stage
+	Forecast     float64  `json:"forecast_samples_per_s,omitempty"`
 }
 
 // Figures are the metrics of a validation pass by name.
@@ -86,11 +110,22 @@ type record struct {
 	busy      map[string]float64
 	rss       map[string]int64
 	roles     []string
-	samples   int64 // trained since started, including repeated steps
+	clusters  []ClusterSummary     // what was done so far
+	average   map[string]averaging // by provider, in this attempt
+	at        []int64              // step of each cluster
+	samples   int64                // trained since started, including repeated steps
 	lastEpoch int
 	dirty     bool
 	failed    error         // of writing the metrics
 	told      []loss.Metric // of the last validation pass
+}
+
+// averaging is what a stage says of the ends of rounds.
+type averaging struct {
+	cluster int
+	share   float64 // of the cluster's stages
+	out     int64
+	waited  float64 // seconds
 }
 
 func newRecord(p *project.Project, command string, out Output) *record {
@@ -152,13 +187,78 @@ func (r *record) flush() error {
 // attempt begins a new attempt, in which other providers may have the stages.
 func (r *record) attempt() {
 	r.before = r.wireTotal()
-	r.roles, r.wire, r.busy = nil, map[string]int64{}, map[string]float64{}
+	r.clusters = r.fold()
+	r.roles, r.wire, r.busy, r.average = nil, map[string]int64{}, map[string]float64{}, map[string]averaging{}
+}
+
+// placed notes the clusters of an attempt.
+func (r *record) placed(plan *planner.Plan, g *graph.Graph) {
+	for len(r.clusters) < len(plan.Clusters) {
+		r.clusters = append(r.clusters, ClusterSummary{})
+	}
+	for c := range r.clusters {
+		r.clusters[c].Providers, r.clusters[c].Cuts, r.clusters[c].Replicas = nil, nil, nil
+	}
+	for c, s := range clusters(plan, r.p.Job) {
+		t := &r.clusters[c]
+		t.Replicas, t.Forecast = s.Replicas, plan.Clusters[c].Rate
+		for _, st := range plan.Clusters[c].Stages {
+			t.Providers, t.Cuts = append(t.Providers, st.Name), append(t.Cuts, g.Nodes[st.Start].Name)
+		}
+	}
+	r.at = make([]int64, len(plan.Clusters))
+	r.sum.Forecast = plan.Rate
+}
+
+// fold adds what the stages said in this attempt to what was before.
+func (r *record) fold() []ClusterSummary {
+	cs := slices.Clone(r.clusters)
+	for _, a := range r.average {
+		cs[a.cluster].AverageBytes += a.out
+		cs[a.cluster].WaitS += a.waited * a.share
+	}
+	return cs
 }
 
 // progress records a provider's report.
-func (r *record) progress(name string, out int64, busy float64, rss int64) {
-	r.wire[name], r.busy[name] = out, busy
-	r.rss[name] = max(r.rss[name], rss)
+func (r *record) progress(e *server.Progress) {
+	r.wire[e.Name], r.busy[e.Name] = e.Out, e.Busy
+	r.rss[e.Name] = max(r.rss[e.Name], e.RSS)
+	if e.Cluster < len(r.at) {
+		n := len(r.clusters[e.Cluster].Providers)
+		r.average[e.Name] = averaging{e.Cluster, 1 / float64(max(n, 1)), e.Shared, float64(e.Waited) / 1e3}
+		if e.Stage == n-1 {
+			r.at[e.Cluster] = e.Step
+		}
+	}
+}
+
+// trained notes the units and samples of a batch whose loss a cluster has reported. Batches
+// that are split over the replicas are reported by one cluster for all.
+func (r *record) trained(cluster int, step int64) {
+	j, run := r.p.Job, r.p.Job.Order(r.p.Data.Train.Len(), 0)
+	b, n := int(step)%r.batches, j.Replica()
+	rows := j.Rows(r.p.Data.Train.Len(), b)
+	over := step+1 == r.total
+	if j.Gradients() {
+		for c := range r.at {
+			own := len(r.clusters[c].Replicas)
+			r.clusters[c].Samples += int64(rows * own / n)
+			if over || b+1 == r.batches || (b+1)%j.UpdateFrequency == 0 {
+				r.clusters[c].Units += int64(own)
+			}
+		}
+		return
+	}
+	if cluster >= len(r.at) {
+		return
+	}
+	c := &r.clusters[cluster]
+	c.Samples += int64(rows)
+	next := order.Position{Epoch: int(step) / r.batches, Batch: b + n, Step: uint64(step) + uint64(n)}
+	if b+n >= r.batches || step+int64(n) >= r.total || run.Round(next) != run.Round(order.Position{Epoch: next.Epoch, Batch: b}) {
+		c.Units++
+	}
 }
 
 // begin records that training begins at a step, 0 or the one it resumes from.
@@ -257,10 +357,36 @@ func (r *record) line(now time.Time) string {
 	if w := r.wireTotal(); w > 0 && r.sum.Steps > 0 {
 		fmt.Fprintf(&b, "  %s/batch", bytesText(float64(w)/float64(r.sum.Steps)))
 	}
+	if len(r.at) > 1 {
+		r.ahead(&b)
+		return b.String()
+	}
 	for _, name := range r.roles {
 		fmt.Fprintf(&b, "  %s %.0f %%", name, 100*r.busy[name])
 	}
 	return b.String()
+}
+
+// ahead tells of several clusters how busy they are and who is ahead.
+func (r *record) ahead(b *strings.Builder) {
+	fmt.Fprintf(b, "  round %d", r.rounds(r.sum.Steps)+1)
+	least := slices.Min(r.at)
+	for c, at := range r.at {
+		busy := 0.0
+		for _, name := range r.clusters[c].Providers {
+			busy += r.busy[name] / float64(len(r.clusters[c].Providers))
+		}
+		fmt.Fprintf(b, "  cluster %d %.0f %%", c, 100*busy)
+		if at > least {
+			fmt.Fprintf(b, " +%d", at-least)
+		}
+	}
+}
+
+// rounds is how many rounds so many batches are.
+func (r *record) rounds(steps int64) int64 {
+	run := r.p.Job.Order(r.p.Data.Train.Len(), 0)
+	return int64(run.Round(order.Position{Epoch: int(steps) / r.batches, Batch: int(steps) % r.batches}))
 }
 
 func (r *record) wireTotal() int64 {
@@ -283,6 +409,9 @@ func (r *record) summary() Summary {
 	}
 	if s.Steps > 0 {
 		s.WireBytes = float64(r.wireTotal()) / float64(s.Steps)
+	}
+	if r.p.Job.Replica() > 1 && r.at != nil {
+		s.Replicas, s.Rounds, s.Clusters = r.p.Job.Replica(), r.rounds(s.Steps), r.fold()
 	}
 	for _, name := range r.roles {
 		s.PeakRSS = append(s.PeakRSS, r.rss[name])

@@ -332,6 +332,7 @@ func (m *Progress) check() error {
 		within("step", m.Step, 0, maxSteps),
 		within("samples", m.Samples, 0, maxSteps),
 		within("wire_out", m.Out, 0, maxBytes), within("wire_in", m.In, 0, maxBytes), within("raw_out", m.Raw, 0, maxBytes),
+		within("average_out", m.Shared, 0, maxBytes), within("waited_ms", m.Waited, 0, maxSteps),
 		within("rss_bytes", m.RSS, 0, maxBytes),
 		number("busy", m.Busy, 1<<16), number("flops", m.FLOPs, maxFLOPs),
 	)

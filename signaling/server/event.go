@@ -54,6 +54,9 @@ type Job struct {
 	Steps, Val int64
 	// Span is the number of batches between two places where the run can stop or save. 0: one.
 	Span int64
+	// Apart tells that clusters do not have the same state after a round. A checkpoint then
+	// needs the stages of all clusters.
+	Apart bool
 	// Plan places the job on the pool, which is in the order of Names, or sorted by name if
 	// there are none. If free is set, the providers' names do not matter. Plan runs in a
 	// goroutine of its own and may take its time. When a provider comes or leaves, ctx is

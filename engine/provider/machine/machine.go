@@ -409,9 +409,7 @@ func (o *out) assign(a *proto.Assign) {
 	}
 	n := &attempt{Assign: a, State: Fetching, Peers: map[string]*peer{}}
 	for _, p := range a.Peers {
-		if p.Cluster == a.Cluster {
-			n.Peers[p.ID] = &peer{Name: p.Name}
-		}
+		n.Peers[p.ID] = &peer{Name: p.Name}
 	}
 	s.OverBy = 0
 	if s.Current == nil {

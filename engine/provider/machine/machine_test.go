@@ -115,6 +115,22 @@ func (g *rig) training(n int) {
 	g.want(g.hear(&proto.Start{Run: run}), Train{})
 }
 
+// TestRingPeer checks that a neighbour of another cluster is a peer like those of its own.
+func TestRingPeer(t *testing.T) {
+	g := newRig(t, Rules{Wait: -1, Connect: 30 * time.Second})
+	g.step(Joined{})
+	g.hear(assign(1))
+	g.step(Prepared{"r-1"})
+	body := json.RawMessage(`{"kind":"here"}`)
+	g.want(g.hear(&proto.Signal{Run: "r-1", From: "p3", Body: body}), Deliver{})
+	for _, a := range g.wait(31 * time.Second) {
+		if c, ok := a.(Cancel); ok && c.Kind == proto.FailedPeer && c.Peer == "p3" {
+			return
+		}
+	}
+	t.Error("a neighbour in a ring that does not connect is waited for")
+}
+
 // TestJoins checks that a provider tries to join for as long as the rules say, at growing
 // intervals, and reports it once.
 func TestJoins(t *testing.T) {
@@ -272,7 +288,6 @@ func TestConnecting(t *testing.T) {
 	for range 3 * MaxSignals { // a flood does no harm
 		g.hear(&proto.Signal{Run: "r-1", From: "p2", Body: body})
 	}
-	g.want(g.hear(&proto.Signal{Run: "r-1", From: "p3", Body: body})) // of another cluster
 	g.want(g.hear(&proto.Signal{Run: "r-1", From: "px", Body: body}))
 	g.want(g.hear(&proto.Signal{Run: "r-0", From: "p2", Body: body}))
 	if p := g.m.s.Current.Peers["p2"]; p.Signals != MaxSignals {

@@ -1,0 +1,32 @@
+package provider
+
+import (
+	"testing"
+
+	"github.com/ravnest/ravnest/engine/pipeline/order"
+)
+
+// TestTrack: a cluster's step counts the batches of all clusters; at a round's end all stand
+// at the same step, also where an epoch ends inside a round.
+func TestTrack(t *testing.T) {
+	base := track{batches: 10, replicas: 3, span: 6} // rounds of 6 and 4 batches
+	for own, want := range map[uint64][]int64{
+		0b111: {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11},
+		0b001: {3, 6, 9, 10, 13, 16, 19, 20},
+		0b110: {2, 4, 5, 6, 8, 10, 12, 14, 15, 16},
+		0b100: {5, 6, 10, 15, 16, 20},
+	} {
+		tr := base
+		tr.own = order.Set(own)
+		step := int64(0)
+		if own == 0b111 {
+			tr.own = 0
+		}
+		for i, w := range want {
+			if step = tr.after(step); step != w {
+				t.Errorf("replicas %b: after %d batches it stands at step %d, want %d", own, i+1, step, w)
+				break
+			}
+		}
+	}
+}
