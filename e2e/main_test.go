@@ -140,7 +140,11 @@ func (s *scene) begin(cmd *exec.Cmd) *proc {
 	s.Helper()
 	p := &proc{s: s, cmd: cmd, done: make(chan struct{})}
 	cmd.Stdout, cmd.Stderr = &p.out, &p.err
-	cmd.Env = append(os.Environ(), s.mark)
+	if cmd.Env == nil {
+		// What else runs here must not slow a test's providers.
+		cmd.Env = append(os.Environ(), "RAVNEST_NICE=0")
+	}
+	cmd.Env = append(cmd.Env, s.mark)
 	group(cmd)
 	if err := cmd.Start(); err != nil {
 		s.Fatal(err)

@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -203,5 +204,68 @@ func TestHomes(t *testing.T) {
 				t.Logf("%.0f samples/s", parse[summary](t, host.out.String()).SamplesPerS)
 			})
 		}
+	}
+}
+
+// counters are the bytes that a machine has received and sent so far.
+func (h *homes) counters(ns, dev string) (in, out int64) {
+	h.s.Helper()
+	for file, n := range map[string]*int64{"rx_bytes": &in, "tx_bytes": &out} {
+		b, err := exec.Command("ip", "netns", "exec", h.prefix+ns, "cat", "/sys/class/net/"+dev+"/statistics/"+file).Output()
+		if err != nil {
+			h.s.Fatal(err)
+		}
+		if *n, err = strconv.ParseInt(strings.TrimSpace(string(b)), 10, 64); err != nil {
+			h.s.Fatal(err)
+		}
+	}
+	return in, out
+}
+
+// TestRates: a provider's --up and --down hold for all that passes its network interface:
+// the model's way in, training, and the way out of what was trained, against a neighbour and
+// a host without limits.
+func TestRates(t *testing.T) {
+	s := newScene(t)
+	h := newHomes(s, "masquerade")
+	dir := filepath.Join(t.TempDir(), "job")
+	s.ok("ravnest", "init", "--nodes", "2", "--steps", "40", dir)
+	wide(t, dir, 900)
+	s.ok("ravnest", "clusterize", dir)
+	host := h.begin("p", filepath.Join(bin, "ravnest"), "serve", "--json", "--listen", "0.0.0.0:8090", "--token", "t", dir)
+	host.says(`serving at`, limit)
+	h.begin("b", filepath.Join(bin, "ravnest-provider"), "--join", "http://"+hostAt[1]+":8090", "--token", "t", "--name", "node_1", "--once")
+	const up, down = 16.0, 24.0 // Mbit/s
+	begin := time.Now()
+	in0, out0 := h.counters("a", "in")
+	h.begin("a", filepath.Join(bin, "ravnest-provider"), "--join", "http://"+hostAt[0]+":8090", "--token", "t", "--name", "node_0", "--once", "--up", fmt.Sprint(up), "--down", fmt.Sprint(down))
+	for ended := false; !ended; {
+		select {
+		case <-host.done:
+			ended = true
+		case <-time.After(500 * time.Millisecond):
+		}
+		in, out := h.counters("a", "in")
+		passed := time.Since(begin).Seconds()
+		for _, c := range []struct {
+			what  string
+			bytes int64
+			rate  float64
+		}{{"received", in - in0, down}, {"sent", out - out0, up}} {
+			// What was saved up, a window of the peer's, and a twentieth for what is not counted exactly.
+			if most := c.rate*1e6/8*(passed+0.25)*1.05 + 400e3; float64(c.bytes) > most {
+				t.Errorf("%d bytes %s in %.1f s at %g Mbit/s, want at most %.0f", c.bytes, c.what, passed, c.rate, most)
+				return
+			}
+		}
+	}
+	in, out := h.counters("a", "in")
+	passed := time.Since(begin).Seconds()
+	t.Logf("%.1f Mbit/s in, %.1f Mbit/s out over %.1f s", float64(in-in0)*8/1e6/passed, float64(out-out0)*8/1e6/passed, passed)
+	if code := host.wait(limit); code != 0 {
+		t.Fatalf("serve: code %d", code)
+	}
+	if in-in0 < 2e6 || out-out0 < 5e6 {
+		t.Errorf("only %d bytes in and %d out: the limits were not met with", in-in0, out-out0)
 	}
 }

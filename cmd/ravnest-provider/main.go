@@ -49,16 +49,14 @@ func app() *cli.App {
 		OnUsageError: func(_ *cli.Context, err error, _ bool) error {
 			return fmt.Errorf("%w: run ravnest-provider --help for the flags", err)
 		},
-		Flags: []cli.Flag{
-			&cli.StringFlag{Name: "join", Usage: "`URL` of the signaling host"},
+		Flags: append(limitFlags(),
+			&cli.StringFlag{Name: "join", EnvVars: []string{"RAVNEST_JOIN"}, Usage: "`URL` of the signaling host"},
 			&cli.StringFlag{Name: "token", EnvVars: []string{"RAVNEST_TOKEN"}, Usage: "the host's join token"},
-			&cli.StringFlag{Name: "name", DefaultText: "the host gives one", Usage: "name in the plan, such as node_0"},
-			&cli.StringFlag{Name: "ram", DefaultText: "what is free", Usage: "memory to lend, in `GB` or with a unit such as 512MB"},
-			&cli.IntFlag{Name: "threads", Value: 1, Usage: "threads of the tensor engine"},
+			&cli.StringFlag{Name: "name", DefaultText: "the host gives one", EnvVars: []string{"RAVNEST_NAME"}, Usage: "name in the plan, such as node_0"},
 			&cli.BoolFlag{Name: "once", Usage: "leave after one run (default: go on to the host's next)"},
 			&cli.DurationFlag{Name: "wait", DefaultText: "for ever", Usage: "give up after `TIME` without a host, such as 30s or 0"},
 			&cli.BoolFlag{Name: "quiet", Usage: "say only what goes wrong"},
-		},
+		),
 		Action:   lend,
 		Commands: []*cli.Command{doctorCommand()},
 	}
@@ -75,25 +73,10 @@ func lend(c *cli.Context) error {
 	if c.String("join") == "" {
 		return errors.New("which host? give its address with --join URL")
 	}
-	t := c.Int("threads")
-	if t < 1 || t > 4*runtime.NumCPU()+64 {
-		return fmt.Errorf("--threads %d is outside 1..%d", t, 4*runtime.NumCPU()+64)
-	}
 	if name := c.String("name"); name != "" {
 		if err := proto.CheckName(name); err != nil {
 			return fmt.Errorf("--name: %w", err)
 		}
-	}
-	ram, err := native.AvailableRAM()
-	if err != nil {
-		return err
-	}
-	if s := c.String("ram"); s != "" {
-		n, err := native.ParseSize(s)
-		if err != nil {
-			return fmt.Errorf("--ram %q: %w", s, err)
-		}
-		ram = n
 	}
 	say := func(format string, a ...any) {
 		if !c.Bool("quiet") {
@@ -106,13 +89,17 @@ func lend(c *cli.Context) error {
 	} else if wait < 0 {
 		return fmt.Errorf("--wait %v is negative: leave it out to wait for ever", wait)
 	}
-	team := kernel.NewTeam(t)
+	lim, err := limits(c, say)
+	if err != nil {
+		return err
+	}
+	team := kernel.NewTeam(lim.threads)
 	defer team.Close()
 	began := time.Now()
 	err = lender.Lend(c.Context, lender.Config{
 		Host: c.String("join"), Token: c.String("token"), Name: c.String("name"),
 		Agent: "ravnest-provider/" + version, Platform: runtime.GOOS + "/" + runtime.GOARCH,
-		Team: team, RAM: ram, Loopback: native.Loopback(c.String("join")), Machine: native.Network(),
+		Team: team, RAM: lim.ram, Limit: lim.rate, May: lim.may, Loopback: native.Loopback(c.String("join")), Machine: native.Network(),
 		Rules: machine.Rules{Once: c.Bool("once"), Stay: true, Wait: wait},
 		Now:   func() time.Duration { return time.Since(began) },
 		Event: say,

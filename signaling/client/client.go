@@ -18,6 +18,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/ravnest/ravnest/engine/transport/throttle"
 	"github.com/ravnest/ravnest/signaling/proto"
 	"github.com/ravnest/ravnest/signaling/window"
 )
@@ -52,6 +53,8 @@ type Options struct {
 	HTTP    *HTTP         // its Timeout should be 0; nil: the default client
 	Timeout time.Duration // for joining; 0: 10 s
 	MaxBlob int64         // size limit of blobs in bytes; 0: 1 GiB
+	// Limit bounds what is sent to the host and received from it; nil: nothing does.
+	Limit *throttle.Limit
 
 	// Away is told that a connection has ended and another one is sought for the session,
 	// Back that it has been found, and after how long. nil: nobody.
@@ -67,6 +70,10 @@ func (o *Options) fill() {
 		o.MaxBlob = 1 << 30
 	}
 	o.Hello.Token = o.Token
+}
+
+func (o *Options) host(u *url.URL) host {
+	return host{url: u, token: o.Token, http: paced(o.HTTP, o.Limit), maxBlob: o.MaxBlob, limit: o.Limit}
 }
 
 // ParseURL parses a host's address: host:port, or an http, https, ws or wss URL, which may
@@ -155,7 +162,7 @@ func Dial(ctx context.Context, addr string, opt Options) (*Conn, error) {
 	}
 	ctx, stop := context.WithTimeout(ctx, opt.Timeout)
 	defer stop()
-	h := host{url: u, token: opt.Token, http: opt.HTTP, maxBlob: opt.MaxBlob}
+	h := opt.host(u)
 	ws, welcome, err := enter(ctx, &h, hello)
 	if err != nil {
 		return nil, err

@@ -10,18 +10,41 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"net"
 	"net/http"
+	"time"
 
 	"github.com/coder/websocket"
 
+	"github.com/ravnest/ravnest/engine/transport/throttle"
 	"github.com/ravnest/ravnest/signaling/proto"
 )
 
 // HTTP is what requests are made with.
 type HTTP = http.Client
 
-// maxAnswer is how many bytes of a blob are requested at once: no limit, as it is streamed.
-const maxAnswer = math.MaxInt64
+// most is how much of a blob is asked for at once: it streams.
+func (*host) most() int64 { return math.MaxInt64 }
+
+// paced is what a client with a limit makes requests with: the system buffers no more of an
+// answer ahead than the limit lets through in a quarter of a second.
+func paced(c *HTTP, l *throttle.Limit) *HTTP {
+	if c != nil || l.Down() == 0 {
+		return c
+	}
+	ahead := max(int(l.Down()/8/4), 32<<10)
+	t := http.DefaultTransport.(*http.Transport).Clone()
+	t.ForceAttemptHTTP2 = false
+	d := net.Dialer{Timeout: 30 * time.Second}
+	t.DialContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
+		c, err := d.DialContext(ctx, network, addr)
+		if tcp, ok := c.(*net.TCPConn); ok {
+			_ = tcp.SetReadBuffer(ahead)
+		}
+		return c, err
+	}
+	return &http.Client{Transport: t}
+}
 
 // socket is an open WebSocket.
 type socket struct{ ws *websocket.Conn }

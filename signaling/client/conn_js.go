@@ -12,6 +12,7 @@ import (
 	"sync"
 	"syscall/js"
 
+	"github.com/ravnest/ravnest/engine/transport/throttle"
 	"github.com/ravnest/ravnest/signaling/proto"
 )
 
@@ -21,6 +22,17 @@ type HTTP struct{}
 // maxAnswer is how many bytes of a blob are requested at once: an answer takes its size twice
 // in memory.
 const maxAnswer = 4 << 20
+
+// most is the same within a limit: an answer comes as fast as the network brings it.
+func (h *host) most() int64 {
+	if l := h.limit.Down(); l > 0 {
+		return min(maxAnswer, max(int64(l/8/4), 64<<10))
+	}
+	return maxAnswer
+}
+
+// paced has nothing to choose in a browser.
+func paced(c *HTTP, _ *throttle.Limit) *HTTP { return c }
 
 var uint8Array = js.Global().Get("Uint8Array")
 

@@ -17,6 +17,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/ravnest/ravnest/engine/transport/throttle"
 	"github.com/ravnest/ravnest/signaling/proto"
 )
 
@@ -30,6 +31,7 @@ type host struct {
 	session string
 	http    *HTTP
 	maxBlob int64
+	limit   *throttle.Limit
 }
 
 // join returns the WebSocket's URL.
@@ -63,7 +65,7 @@ func (h *host) do(ctx context.Context, method, path, query string, body io.Reade
 	if method == "PUT" {
 		header[proto.SessionHeader] = h.session
 	}
-	resp, err := h.send(ctx, method, u.String(), header, body, size)
+	resp, err := h.send(ctx, method, u.String(), header, h.limit.Sent(ctx, body), size)
 	if err != nil {
 		if cause := ctx.Err(); cause != nil {
 			return nil, cause
@@ -71,6 +73,7 @@ func (h *host) do(ctx context.Context, method, path, query string, body io.Reade
 		return nil, fmt.Errorf("%w at %s: %w", ErrUnreachable, h.url, err)
 	}
 	if resp.code/100 == 2 {
+		resp.body = h.limit.Received(ctx, resp.body)
 		return resp, nil
 	}
 	defer resp.body.Close()
@@ -202,8 +205,8 @@ func (d *download) Write(b []byte) (int, error) {
 func (h *host) rest(ctx context.Context, ref proto.Ref, d *download) error {
 	want := ref.Size - d.have
 	var header [][2]string
-	if d.have > 0 || want > maxAnswer {
-		want = min(want, maxAnswer)
+	if most := h.most(); d.have > 0 || want > most {
+		want = min(want, most)
 		header = append(header, [2]string{"Range", fmt.Sprintf("bytes=%d-%d", d.have, d.have+want-1)})
 	}
 	resp, err := h.do(ctx, "GET", proto.BlobPath(ref.SHA256), "", nil, 0, header...)
@@ -306,7 +309,7 @@ func MeasureBandwidth(ctx context.Context, addr string, opt Options) (up, down f
 	if err != nil {
 		return 0, 0, err
 	}
-	h := host{url: u, token: opt.Token, http: opt.HTTP}
+	h := opt.host(u)
 	return h.measure(ctx)
 }
 
@@ -359,6 +362,13 @@ func (h *host) measure(ctx context.Context) (up, down float64, err error) {
 	}
 	if up, err = ramp(time.Now, rtt, post); err != nil {
 		return 0, 0, fmt.Errorf("measure bandwidth to the host: %w", err)
+	}
+	// What a bucket has saved up is faster than its rate.
+	if l := h.limit.Up(); l > 0 {
+		up = min(up, l)
+	}
+	if l := h.limit.Down(); l > 0 {
+		down = min(down, l)
 	}
 	return up, down, nil
 }
@@ -421,7 +431,7 @@ func Try(ctx context.Context, addr string, opt Options) (t proto.Try, rtt time.D
 	if err != nil {
 		return t, 0, err
 	}
-	h := host{url: u, token: opt.Token, http: opt.HTTP}
+	h := opt.host(u)
 	for range 2 { // the first request opens the connection
 		begin := time.Now()
 		resp, err := h.do(ctx, "GET", proto.TryPath, "", nil, 0)

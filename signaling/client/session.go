@@ -118,6 +118,7 @@ func (c *Conn) write(ctx context.Context, ws *socket, cancel func()) error {
 		}
 		// A host that takes nothing for as long as it may be silent counts as lost.
 		wctx, stop := context.WithTimeout(ctx, max(c.silence, time.Second))
+		c.host.limit.Note(true, len(it.Bytes))
 		err := ws.write(wctx, it.Bytes)
 		stop()
 		if err != nil {
@@ -207,6 +208,7 @@ func (c *Conn) read(ctx context.Context, ws *socket, heard func()) error {
 			return err
 		}
 		heard()
+		c.host.limit.Note(false, len(b))
 		m, err := proto.Decode(b)
 		if err != nil {
 			return fmt.Errorf("%w: %w", errHost, err)

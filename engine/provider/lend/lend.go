@@ -6,6 +6,7 @@ package lend
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -15,7 +16,9 @@ import (
 	"github.com/ravnest/ravnest/engine/kernel"
 	"github.com/ravnest/ravnest/engine/provider"
 	"github.com/ravnest/ravnest/engine/provider/machine"
+	"github.com/ravnest/ravnest/engine/transport"
 	"github.com/ravnest/ravnest/engine/transport/rtc"
+	"github.com/ravnest/ravnest/engine/transport/throttle"
 	"github.com/ravnest/ravnest/signaling/client"
 	"github.com/ravnest/ravnest/signaling/proto"
 )
@@ -41,14 +44,23 @@ type Config struct {
 	Event  func(format string, a ...any)
 	Watch  func(provider.Update)
 	Joined func(name string, b provider.Bench)
+	// Limit bounds what is sent and received; nil: nothing does.
+	Limit *throttle.Limit
+	// May, unless nil, tells whether this machine may be lent now; if not, why. It is asked
+	// every second. A provider that may not leaves as
+	// politely as one that is asked to, and comes back by itself.
+	May func() (why string, ok bool)
 	// Loopback says that the host is reached over the loopback interface. Machine identifies
 	// this machine's network, if known. See rtc.Config.
 	Loopback bool
 	Machine  string
 }
 
-// Benchmarking is the state shown while the machine's speed is measured.
-const Benchmarking machine.State = "benchmarking"
+// States beside those of a run.
+const (
+	Benchmarking machine.State = "benchmarking" // the machine is being measured
+	Resting      machine.State = "resting"      // it may not be lent now
+)
 
 // Lend lends this machine until its rules or the end of ctx make it leave: see
 // provider.Serve. Errors sent by the host wrap *proto.Error.
@@ -65,7 +77,77 @@ func Lend(ctx context.Context, cfg Config) error {
 	if cfg.Rules.Seed == 0 {
 		cfg.Rules.Seed = rand.Uint64()
 	}
+	if cfg.May == nil {
+		cfg.May = func() (string, bool) { return "", true }
+	}
 	l := &lender{cfg: cfg}
+	for {
+		if err := l.rest(ctx); err != nil {
+			return err
+		}
+		err := l.serve(ctx)
+		var r *resting
+		if !errors.As(err, &r) {
+			return err
+		}
+	}
+}
+
+// resting is why a provider leaves for a while.
+type resting struct{ why string }
+
+func (r *resting) Error() string { return r.why }
+
+// often is how often it is asked whether the machine may be lent.
+const often = time.Second
+
+// rest waits until this machine may be lent.
+func (l *lender) rest(ctx context.Context) error {
+	said := ""
+	for {
+		why, ok := l.cfg.May()
+		if ok {
+			return nil
+		}
+		if why != said {
+			said = why
+			l.cfg.Watch(provider.Update{State: Resting, Text: why})
+			l.cfg.Event("resting: %s", why)
+		}
+		select {
+		case <-time.After(often):
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-l.cfg.AtOnce:
+			return nil // Serve will see it, too
+		}
+	}
+}
+
+// serve lends this machine for as long as it may be. A *resting is its end by that.
+func (l *lender) serve(ctx context.Context) error {
+	ctx, leave := context.WithCancelCause(ctx)
+	defer leave(nil)
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	over := make(chan struct{})
+	defer close(over)
+	wg.Go(func() {
+		t := time.NewTicker(often)
+		defer t.Stop()
+		for {
+			select {
+			case <-t.C:
+				if why, ok := l.cfg.May(); !ok {
+					leave(&resting{why})
+					return
+				}
+			case <-over:
+				return
+			}
+		}
+	})
+	cfg := &l.cfg
 	return provider.Serve(ctx, provider.Config{
 		Join: l.join, Judge: l.judge, Team: cfg.Team, RAM: cfg.RAM, Now: cfg.Now, RSS: cfg.RSS,
 		Event: cfg.Event, Watch: cfg.Watch, Between: cfg.Between, AtOnce: cfg.AtOnce, Rules: cfg.Rules,
@@ -88,7 +170,7 @@ func (l *lender) join(ctx context.Context) (provider.Host, provider.Dialer, erro
 			return nil, nil, fmt.Errorf("%w: %w", errCheck, err)
 		}
 	}
-	opt := client.Options{Token: l.cfg.Token, MaxBlob: l.cfg.RAM, Hello: proto.Hello{
+	opt := client.Options{Token: l.cfg.Token, MaxBlob: l.cfg.RAM, Limit: l.cfg.Limit, Hello: proto.Hello{
 		Name: l.cfg.Name, Agent: l.cfg.Agent, Platform: l.cfg.Platform,
 		Class: kernel.Class(), RAM: l.cfg.RAM, Threads: l.cfg.Team.Threads(),
 	}}
@@ -114,7 +196,9 @@ func (l *lender) join(ctx context.Context) (provider.Host, provider.Dialer, erro
 	for _, s := range conn.Welcome().ICE {
 		ice = append(ice, rtc.ICEServer{URLs: s.URLs, Username: s.Username, Credential: s.Credential})
 	}
-	ep, err := rtc.NewEndpoint(rtc.Config{ICE: ice, Loopback: l.cfg.Loopback, Machine: l.cfg.Machine})
+	// Of a limit, a quarter of a second may be under way.
+	window := int(l.cfg.Limit.Down() / 8 / 4)
+	ep, err := rtc.NewEndpoint(rtc.Config{ICE: ice, Loopback: l.cfg.Loopback, Machine: l.cfg.Machine, Window: window})
 	if err != nil {
 		conn.Close("cannot connect to peers")
 		return nil, nil, err
@@ -135,7 +219,22 @@ func (l *lender) join(ctx context.Context) (provider.Host, provider.Dialer, erro
 			l.cfg.Joined(h.name, provider.Bench{GEMM: l.bench.GEMM, Conv: l.bench.Conv})
 		}
 	}
-	return h, ep, nil
+	return h, dialer{ep, l.cfg.Limit}, nil
+}
+
+// dialer connects to peers within the limit.
+type dialer struct {
+	*rtc.Endpoint
+	limit *throttle.Limit
+}
+
+// Connect implements provider.Dialer.
+func (d dialer) Connect(ctx context.Context, offer bool, here json.RawMessage, send func(json.RawMessage) error, recv <-chan json.RawMessage) (transport.Pipe, error) {
+	p, err := d.Endpoint.Connect(ctx, offer, here, send, recv)
+	if err != nil {
+		return nil, err
+	}
+	return d.limit.Pipe(p), nil
 }
 
 // judge interprets the error that ended a session or an attempt to join: see

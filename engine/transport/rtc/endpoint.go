@@ -102,6 +102,9 @@ func NewEndpoint(cfg Config) (*Endpoint, error) {
 	if socks.small.Load() {
 		win = narrow
 	}
+	if w := max(cfg.Window, narrow); cfg.Window > 0 && uint32(w) < win {
+		win = uint32(w)
+	}
 	se.SetSCTPMaxReceiveBufferSize(win)
 	for w := range e.api {
 		se := se // each way has settings of its own

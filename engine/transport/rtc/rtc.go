@@ -45,6 +45,9 @@ type Config struct {
 	// Idle is the silence after which a peer counts as gone; 0: 3.5 s. It is looked at
 	// once a second, so a killed peer is noticed within Idle and a second.
 	Idle time.Duration
+	// Window bounds the bytes that a peer may have under way, where it is above 0 and below
+	// what the system allows. A browser chooses its own.
+	Window int
 }
 
 // defaultIdle leaves room for three lost keepalives and stays under five seconds.

@@ -1,0 +1,99 @@
+// What a volunteer allows: when, how fast, and behind whom.
+
+package e2e
+
+import (
+	"bytes"
+	"encoding/binary"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+)
+
+// clock is a time zone in which it is now that time of day: the file that TZ names (RFC 8536).
+func clock(t *testing.T, now string) string {
+	t.Helper()
+	want, err := time.Parse("15:04:05", now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	is := time.Now().UTC()
+	offset := int32(want.Hour()*3600+want.Minute()*60+want.Second()) - int32(is.Hour()*3600+is.Minute()*60+is.Second())
+	b := append([]byte("TZif"), make([]byte, 16)...)
+	for _, count := range []uint32{0, 0, 0, 0, 1, 4} {
+		b = binary.BigEndian.AppendUint32(b, count)
+	}
+	b = binary.BigEndian.AppendUint32(b, uint32(offset))
+	b = append(b, 0, 0, 'T', 'S', 'T', 0)
+	path := filepath.Join(t.TempDir(), "zone")
+	if err := os.WriteFile(path, b, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// TestSchedule: one provider's hours end while it trains, another's begin then: what the
+// first has done is saved, the second goes on from it, to the bits of one process.
+func TestSchedule(t *testing.T) {
+	posix(t)
+	s := newScene(t)
+	dir := s.endlessJob("--nodes", "1")
+	host, url := s.serve(dir)
+	at := func(now, schedule string) *proc {
+		cmd := exec.Command(filepath.Join(bin, "ravnest-provider"), "--join", url, "--schedule", schedule)
+		cmd.Env = append(os.Environ(), "TZ="+clock(t, now))
+		return s.begin(cmd)
+	}
+	day := at("16:59:56", "09:00-17:00")
+	night := at("21:59:55", "22:00-07:00,12:00-13:00")
+	night.says(`(?m)^resting: until 22:00 \(lent 22:00-07:00,12:00-13:00\)$`, limit)
+	host.says(`(?m)^training`, limit)
+	day.says(`(?m)^leaving as soon as what was trained is saved`, limit)
+	day.says(`(?m)^resting: until 09:00 \(lent 09:00-17:00\)$`, limit)
+	night.says(`(?m)^joined `, limit)
+	s.more(dir, 50)
+	s.ends(host, dir, "--nodes", "1")
+	if n := strings.Count(day.err.String(), "joined "); n != 1 {
+		t.Errorf("it joined %d times within its hours:\n%s", n, day.err.String())
+	}
+}
+
+// TestGivesWay: a provider is nice to the machine's other programs, unless it is told not to.
+func TestGivesWay(t *testing.T) {
+	s := newScene(t)
+	dir := filepath.Join(t.TempDir(), "job")
+	s.job(dir, "--epochs", endless)
+	_, url := s.serve(dir)
+	own := nice(t, "self")
+	for _, c := range []struct {
+		args []string
+		nice int
+	}{{nil, 10}, {[]string{"--nice", "15"}, 15}, {[]string{"--nice", "0"}, 0}} {
+		cmd := exec.Command(filepath.Join(bin, "ravnest-provider"), append([]string{"--join", url}, c.args...)...)
+		cmd.Env = os.Environ()
+		p := s.begin(cmd)
+		p.says("joined", limit)
+		if got, want := nice(t, strconv.Itoa(p.cmd.Process.Pid)), max(own, c.nice); got != want {
+			t.Errorf("%v: nice %d, want %d", c.args, got, want)
+		}
+	}
+}
+
+// nice of a process as /proc tells it.
+func nice(t *testing.T, pid string) int {
+	t.Helper()
+	stat, err := os.ReadFile("/proc/" + pid + "/stat")
+	if err != nil {
+		t.Skip(err)
+	}
+	f := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
+	n, err := strconv.Atoi(f[16])
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
