@@ -5,6 +5,7 @@ package e2e
 import (
 	"bytes"
 	"encoding/binary"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -12,6 +13,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/chromedp/chromedp"
 )
 
 // clock is a time zone in which it is now that time of day: the file that TZ names (RFC 8536).
@@ -96,4 +99,45 @@ func nice(t *testing.T, pid string) int {
 		t.Fatal(err)
 	}
 	return n
+}
+
+// TestTabLimits: a tab keeps its hours, and its rates hold where it trains.
+func TestTabLimits(t *testing.T) {
+	posix(t)
+	s := newScene(t)
+	dir := s.endlessJob("--nodes", "1")
+	host, url := s.serve(dir)
+	fill := func(p *page, values string) {
+		t.Helper()
+		p.do(chromedp.WaitEnabled(chromedp.CSS("#go")))
+		if _, err := eval[string](p, `for (const [id, value] of Object.entries(`+values+`)) document.getElementById(id).value = value; ""`); err != nil {
+			t.Fatal(err)
+		}
+	}
+	at := func(d time.Duration) string { return time.Now().Add(d).Format("15:04") }
+	b := s.browser()
+	p := b.open(url)
+	p.do(chromedp.WaitEnabled(chromedp.CSS("#go")))
+	fill(p, `{from: "09:00"}`)
+	p.lend()
+	if state := p.text("#state"); !strings.Contains(state, "Not taking part") {
+		t.Errorf("with one of two times: %q", state)
+	}
+	from, to := at(2*time.Hour), at(3*time.Hour)
+	fill(p, fmt.Sprintf(`{from: %q, to: %q}`, from, to))
+	p.lend()
+	p.shows(limit, "#state", "Resting")
+	p.shows(limit, "#detail", fmt.Sprintf("Until %s (lent %s-%s)", from, from, to))
+	p.lend() // the same button stops it
+	p.shows(limit, "#state", "Not taking part")
+
+	fill(p, fmt.Sprintf(`{from: %q, to: %q, up: "5", down: "5"}`, at(-time.Hour), at(time.Hour)))
+	p.lend()
+	p.shows(limit, "#state", "Training")
+	s.more(dir, 20)
+	p.clean(t)
+	host.interrupt()
+	if code := host.wait(limit); code != 130 {
+		t.Errorf("the host: code %d", code)
+	}
 }

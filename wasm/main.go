@@ -19,9 +19,11 @@ import (
 
 	"github.com/ravnest/ravnest/engine/kernel"
 	"github.com/ravnest/ravnest/engine/provider"
+	"github.com/ravnest/ravnest/engine/provider/hours"
 	lender "github.com/ravnest/ravnest/engine/provider/lend"
 	"github.com/ravnest/ravnest/engine/provider/machine"
 	"github.com/ravnest/ravnest/engine/transport"
+	"github.com/ravnest/ravnest/engine/transport/throttle"
 	"github.com/ravnest/ravnest/signaling/client"
 	"github.com/ravnest/ravnest/signaling/proto"
 )
@@ -36,6 +38,11 @@ type settings struct {
 	Name    string `json:"name"`
 	Threads int    `json:"threads"`
 	RAM     int64  `json:"ram"` // bytes to lend
+	// Up and Down are the most Mbit/s that it sends and receives; 0: no limit.
+	Up   float64 `json:"up"`
+	Down float64 `json:"down"`
+	// Hours are those of the day in which it may be lent; "": the whole day.
+	Hours string `json:"hours"`
 }
 
 // ending is how the tab's part ended, for the page.
@@ -90,12 +97,23 @@ func main() {
 }
 
 func lend(ctx context.Context, set settings, t *turns, atOnce <-chan struct{}, emit func(string, any)) error {
+	limit, err := throttle.New(1e6*set.Up, 1e6*set.Down)
+	if err != nil {
+		return err
+	}
+	var day hours.Hours
+	if set.Hours != "" {
+		if day, err = hours.Parse(set.Hours); err != nil {
+			return err
+		}
+	}
 	team := kernel.NewTeam(min(set.Threads, kernel.Cores()))
 	defer team.Close()
 	began := time.Now()
 	return lender.Lend(ctx, lender.Config{
 		Host: set.Host, Token: set.Token, Name: set.Name, Agent: "ravnest-tab/" + version, Platform: "js/wasm",
-		Loopback: loopback(set.Host),
+		Loopback: loopback(set.Host), Limit: limit,
+		May: func() (string, bool) { return day.May(time.Now()) },
 		Team:     team, RAM: set.RAM, AtOnce: atOnce, Between: t.between, RSS: t.memory, Check: t.current,
 		// A tab is a guest of its page's host: when that says goodbye, it is over. A
 		// connection that was lost is looked for.

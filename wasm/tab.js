@@ -38,8 +38,8 @@ const goodbye = 1500;
 
 // Tab is one tab's part in training. Its events, all CustomEvents:
 //
-//	state     {state, ...}: loading, benchmarking, seeking (the host does not answer), waiting,
-//	          fetching, connecting, training, paused, leaving, stopped; the last with code,
+//	state     {state, ...}: loading, resting (outside its hours), benchmarking, seeking (the host
+//	          does not answer), waiting, fetching, connecting, training, paused, leaving, stopped; the last with code,
 //	          text and hint, where code is "" if all is well; text may say why elsewhere too
 //	progress  what the host is told four times a second, see provider.Update
 //	joined    {name, gflops}
@@ -62,8 +62,9 @@ export class Tab extends EventTarget {
     return this.#paused && this.#state === "training" ? "paused" : this.#state;
   }
 
-  // start begins to take part. ram is in bytes.
-  async start({ host = location.origin, token = "", name = "", threads = 1, ram = 2 ** 30 } = {}) {
+  // start begins to take part. ram is in bytes; up and down are in Mbit/s, where 0 is no
+  // limit; hours are like 22:00-07:00, where "" is the whole day.
+  async start({ host = location.origin, token = "", name = "", threads = 1, ram = 2 ** 30, up = 0, down = 0, hours = "" } = {}) {
     if (this.#worker) throw new Error("this tab takes part already");
     this.#set("loading");
     const worker = new Worker(new URL("worker.js", import.meta.url), { type: "module", name: "ravnest" });
@@ -77,7 +78,7 @@ export class Tab extends EventTarget {
     const problem = await outdated();
     if (this.#worker !== worker) return; // stopped meanwhile
     if (problem) this.#end(problem);
-    else worker.postMessage({ start: { host, token, name, threads, ram } });
+    else worker.postMessage({ start: { host, token, name, threads, ram, up, down, hours } });
   }
 
   // stop leaves. A tab that trains first has the host see that its part is saved, which takes

@@ -7,9 +7,13 @@ import { $, bytes, count, el, flop, hostURL, note, plain, sentence, set } from "
 
 const memories = [125, 250, 500, 1000, 2000, 3000].map((mb) => mb * 1e6);
 
+// allowed are the fields of what the tab may use; they stand while it takes part.
+const allowed = ["cores", "memory", "up", "down", "from", "to", "token"];
+
 const words = {
   loading: "Loading the engine …",
   benchmarking: "Measuring what this tab can do …",
+  resting: "Resting …",
   seeking: "The host does not answer. Looking for it …",
   waiting: "Ready. Waiting for a part of a model …",
   fetching: "Fetching a part of the model …",
@@ -39,10 +43,10 @@ function show({ detail }) {
   $("state").classList.toggle("good", state === "training");
   $("go").textContent = state === "leaving" ? "Stop now" : on ? "Stop" : $("live").hidden ? "Lend this tab" : "Take part again";
   $("go").classList.toggle("on", on);
-  for (const id of ["cores", "memory", "token"]) $(id).disabled = on;
+  for (const id of allowed) $(id).disabled = on;
   document.title = `${on ? words[state].replace(/[ .…]+$/, "") : "Lend this tab"} · Ravnest`;
   if (state === "fetching") assigned(detail);
-  else if (state === "seeking" || state === "waiting") set($("detail"), detail.text ? `${sentence(detail.text)}.` : "");
+  else if (state === "seeking" || state === "waiting" || state === "resting") set($("detail"), detail.text ? `${sentence(detail.text)}.` : "");
   if (!on) ended(detail);
 }
 
@@ -91,13 +95,22 @@ function progress({ detail }) {
   last = { at: now, samples: p.samples };
 }
 
+// hours are those in which the tab may be lent; "" is the whole day.
+const hours = () => ($("from").value && $("to").value ? `${$("from").value}-${$("to").value}` : "");
+
 function begin() {
+  const [from, to] = [$("from").value, $("to").value];
+  $("to").setCustomValidity(!from !== !to ? "Give both times, or neither." : from && from === to ? "The two times are the same." : "");
+  if (!$("limits").reportValidity()) return;
   complain([]);
   set($("detail"), "");
   last = null;
   hold($("token").value);
-  remember({ on: true, cores: $("cores").value, memory: $("memory").value });
-  tab.start({ host: hostURL(), token: token(), threads: Number($("cores").value), ram: memories[$("memory").value] });
+  remember({ on: true, ...Object.fromEntries(allowed.filter((id) => id !== "token").map((id) => [id, $(id).value])) });
+  tab.start({
+    host: hostURL(), token: token(), threads: Number($("cores").value), ram: memories[$("memory").value],
+    up: Number($("up").value), down: Number($("down").value), hours: hours(),
+  });
   pauseOrNot();
 }
 
@@ -128,6 +141,7 @@ async function main() {
   $("one-core").hidden = can.isolated;
   $("memory").max = Math.max(0, memories.findLastIndex((m) => m <= can.memory));
   $("memory").value = was.memory ?? Math.min(3, Number($("memory").max));
+  for (const id of ["up", "down", "from", "to"]) $(id).value = was[id] ?? "";
   const say = () => {
     set($("cores-out"), $("cores").value);
     set($("memory-out"), bytes(memories[$("memory").value], 2));
