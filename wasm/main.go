@@ -113,8 +113,8 @@ func lend(ctx context.Context, set settings, t *turns, atOnce <-chan struct{}, e
 	return lender.Lend(ctx, lender.Config{
 		Host: set.Host, Token: set.Token, Name: set.Name, Agent: "ravnest-tab/" + version, Platform: "js/wasm",
 		Loopback: loopback(set.Host), Limit: limit,
-		May: func() (string, bool) { return day.May(time.Now()) },
-		Team:     team, RAM: set.RAM, AtOnce: atOnce, Between: t.between, RSS: t.memory, Check: t.current,
+		May:  func() (string, bool) { return day.May(time.Now()) },
+		Team: team, RAM: set.RAM, AtOnce: atOnce, Between: t.between, RSS: t.memory, Check: t.current,
 		// A tab is a guest of its page's host: when that says goodbye, it is over. A
 		// connection that was lost is looked for.
 		Rules:  machine.Rules{Wait: -1},
