@@ -55,7 +55,7 @@ func TestSchedule(t *testing.T) {
 	night := at("21:59:55", "22:00-07:00,12:00-13:00")
 	night.says(`(?m)^resting: until 22:00 \(lent 22:00-07:00,12:00-13:00\)$`, limit)
 	host.says(`(?m)^training`, limit)
-	day.says(`(?m)^leaving as soon as what was trained is saved`, limit)
+	day.says(`(?m)^leaving once the trained state is saved`, limit)
 	day.says(`(?m)^resting: until 09:00 \(lent 09:00-17:00\)$`, limit)
 	night.says(`(?m)^joined `, limit)
 	s.more(dir, 50)
