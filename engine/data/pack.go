@@ -11,14 +11,6 @@ import (
 	"github.com/ravnest/ravnest/engine/kernel"
 )
 
-// Shape of shards where a job does not say otherwise. Four megabytes take a provider with 50
-// Mbit/s two thirds of a second, beside which the time of a request does not count; eight of
-// them are some ten thousand small images to shuffle.
-const (
-	DefaultShard = 4 << 20 // bytes of a shard's inputs and targets
-	DefaultGroup = 8       // shards whose rows are shuffled together
-)
-
 // PackedTable is a table in shards: what does not depend on the model that trains on it.
 type PackedTable struct {
 	Rows   int      `json:"rows"`

@@ -57,6 +57,10 @@ type Spec struct {
 	// Metrics are the figures of a validation pass, some of Metrics. Left out: those that are
 	// usual for the loss. Accuracy is always there where answers are right or wrong.
 	Metrics []string `json:"metrics,omitempty"`
+	// Shards keeps the data set in pieces that are fetched as they are needed, Augment changes its
+	// inputs on their way into the model.
+	Shards  Shards  `json:"shards,omitzero"`
+	Augment Augment `json:"augment,omitzero"`
 	// Weights are those that training begins with: a safetensors file beside the job with
 	// every name of the model's state dict. None: drawn by the seed.
 	Weights string `json:"weights,omitempty"`
@@ -237,6 +241,12 @@ func Parse(data []byte) (Spec, error) {
 	if err := errors.Join(s.defaults(has), s.Average.zeros(has), s.emptyLists(has)); err != nil {
 		return Spec{}, fmt.Errorf("%w: %w", ErrInvalid, err)
 	}
+	if len(s.Augment.Mean) == 0 {
+		s.Augment.Mean = nil
+	}
+	if len(s.Augment.Std) == 0 {
+		s.Augment.Std = nil
+	}
 	return s, s.Check()
 }
 
@@ -340,6 +350,8 @@ func (s Spec) Check() error {
 	f.num("update_frequency", s.UpdateFrequency, 1, 1<<16)
 	f.num("reduce_factor", s.ReduceFactor, 0, 1<<20)
 	s.checkReplicas(&f)
+	s.Shards.check(&f)
+	s.Augment.check(&f)
 	s.Optimizer.check(&f)
 	s.LR.check(&f)
 	if len(f.errs) > 0 {

@@ -45,6 +45,7 @@ const (
 	DomainTest
 	DomainData    // of synthetic data sets
 	DomainAverage // of stochastic rounding
+	DomainAugment // of changes to the rows of a data set
 )
 
 // Stream addresses random numbers. The Philox key is the 64-bit seed; the counter is

@@ -24,8 +24,10 @@ type Config struct {
 	Job                        job.Spec
 	Graph                      *graph.Graph
 	TrainX, ValX, TrainY, ValY stage.Rows
-	Order                      func(dst []int32, seed uint64, epoch int)
-	Team                       *kernel.Team
+	// Visits is the order of the training rows; nil: Order fills dst with that of an epoch.
+	Visits stage.Visits
+	Order  func(dst []int32, seed uint64, epoch int)
+	Team   *kernel.Team
 }
 
 // Trainer holds the model in training.
@@ -38,9 +40,7 @@ type Trainer struct {
 	run         order.Run
 	at          order.Position // where Run begins
 	loss        *loss.Func
-	order       []int32
-	orderOf     int // epoch that order is of, if ordered
-	ordered     bool
+	batchRows   []int32 // of a training batch
 	rows        []int32 // of a validation batch
 
 	sum   stage.BatchLoss
@@ -63,7 +63,10 @@ func New(cfg Config) (*Trainer, error) {
 		return nil, err
 	}
 	t.train, t.eval = plan.New(cfg.Team), ev.New(cfg.Team)
-	t.order, t.rows = make([]int32, cfg.TrainX.Len()), make([]int32, j.MicroRows())
+	if t.cfg.Visits == nil {
+		t.cfg.Visits = stage.AllRows(cfg.TrainX.Len(), j.Seed, cfg.Order)
+	}
+	t.batchRows, t.rows = make([]int32, j.BatchSize), make([]int32, j.MicroRows())
 	return t, nil
 }
 
@@ -95,7 +98,7 @@ func Bytes(j job.Spec, g *graph.Graph) (int, error) {
 	}
 	m, ev := p.Memory(), e.Memory()
 	return m.Total() + m.Params + ev.Slots + ev.Temp + ev.Scratch + 2*optim.Bytes(j.Optimizer, p.Layout.Trainable) +
-		stage.ReplicaBytes(j, &p.Layout, stage.Placement{}) + loss.Bytes(g.Shape(g.OutputValue()), j.BatchSize), nil
+		stage.ReplicaBytes(j, &p.Layout, stage.Placement{}) + j.Shards.Inputs + j.Shards.Targets + loss.Bytes(g.Shape(g.OutputValue()), j.BatchSize), nil
 }
 
 // State is a copy of the weights and running statistics.
@@ -117,7 +120,6 @@ func (t *Trainer) Resume(parts ...*snapshot.Part) error {
 // Run trains until the job's end or until mark says order.Stop before a round; either
 // way the state is kept. At order.Checkpoint it is kept and training goes on.
 func (t *Trainer) Run(ctx context.Context, mark func() order.Mark, obs stage.Observer) error {
-	j := t.cfg.Job
 	seq, err := order.NewSequence(t.run, t.at)
 	if err != nil {
 		return err
@@ -145,7 +147,9 @@ func (t *Trainer) Run(ctx context.Context, mark func() order.Mark, obs stage.Obs
 				return fmt.Errorf("step %d: %w", it.Step, err)
 			}
 		case order.Eval:
-			t.evaluate(&val, it.Batch*j.BatchSize+it.Row0, it.Rows, it.Ends)
+			if err := t.evaluate(ctx, &val, it); err != nil {
+				return fmt.Errorf("step %d: %w", it.Step, err)
+			}
 		case order.EvalDone:
 			v := stage.NewValidation(t.loss, val, t.cfg.ValY)
 			v.Epoch, v.Step = it.Epoch, it.Step
@@ -172,7 +176,7 @@ func (t *Trainer) batch(ctx context.Context, it order.Item, obs stage.Observer) 
 	if it.Opens {
 		t.reps.Open(it)
 	}
-	if err := t.step(it); err != nil {
+	if err := t.step(ctx, it); err != nil {
 		return err
 	}
 	if it.Ends {
@@ -198,14 +202,19 @@ func (t *Trainer) batch(ctx context.Context, it order.Item, obs stage.Observer) 
 }
 
 // step runs a micro-batch forward and backward.
-func (t *Trainer) step(it order.Item) error {
+func (t *Trainer) step(ctx context.Context, it order.Item) error {
 	j := t.cfg.Job
-	if !t.ordered || t.orderOf != it.Epoch {
-		t.cfg.Order(t.order, j.Seed, it.Epoch)
-		t.orderOf, t.ordered = it.Epoch, true
-	}
-	batch := t.order[it.Batch*j.BatchSize:][:it.Total]
+	batch := t.batchRows[:it.Total]
+	t.cfg.Visits.Rows(batch, it.Epoch, it.Batch*j.BatchSize)
 	rows := batch[it.Row0:][:it.Rows]
+	if err := stage.Hold(ctx, t.cfg.TrainX, it, j.BatchSize, it.Row0, rows); err != nil {
+		return err
+	}
+	if it.Row0 == 0 {
+		if err := stage.Hold(ctx, t.cfg.TrainY, it, j.BatchSize, 0, batch); err != nil {
+			return err
+		}
+	}
 	h := t.reps.Of(it.Replica)
 	t.cfg.TrainX.Gather(t.train.Value(0, 0, it.Rows), rows)
 	t.train.Forward(0, exec.Batch{Seed: j.Seed, Step: it.Step, Row0: it.Row0, Rows: it.Rows}, h.State.Params, &h.State)
@@ -222,17 +231,22 @@ func (t *Trainer) step(it order.Item) error {
 	return nil
 }
 
-// evaluate runs rows of the validation set from row0 on, and adds how they did to val; ends
-// tells that they are the last of their batch.
-func (t *Trainer) evaluate(val *loss.Score, row0, rows int, ends bool) {
-	idx := t.rows[:rows]
+// evaluate runs a micro-batch of the validation set, and adds how it did to val.
+func (t *Trainer) evaluate(ctx context.Context, val *loss.Score, it order.Item) error {
+	idx, rows := t.rows[:it.Rows], it.Rows
 	for i := range idx {
-		idx[i] = int32(row0 + i)
+		idx[i] = int32(it.Batch*t.run.BatchSize + it.Row0 + i)
+	}
+	for _, x := range []stage.Rows{t.cfg.ValX, t.cfg.ValY} {
+		if err := stage.Hold(ctx, x, it, t.run.BatchSize, it.Row0, idx); err != nil {
+			return err
+		}
 	}
 	h := t.reps.Of(0) // all are equal
 	t.cfg.ValX.Gather(t.eval.Value(0, 0, rows), idx)
 	t.eval.Forward(0, exec.Batch{Rows: rows}, h.State.Params, &h.State)
-	t.loss.Count(val, t.eval.Value(0, t.out, rows), t.cfg.ValY, idx, ends)
+	t.loss.Count(val, t.eval.Value(0, t.out, rows), t.cfg.ValY, idx, it.Ends)
+	return nil
 }
 
 // Evaluate runs the validation set through the model in evaluation mode, in the batches and
@@ -246,7 +260,10 @@ func (t *Trainer) Evaluate(ctx context.Context) (stage.Validation, error) {
 			if ctx.Err() != nil {
 				return stage.Validation{}, context.Cause(ctx)
 			}
-			t.evaluate(&val, b*t.run.BatchSize+row, min(micro, total-row), row+micro >= total)
+			it := order.Item{Kind: order.Eval, Batch: b, Row0: row, Rows: min(micro, total-row), Total: total, Ends: row+micro >= total}
+			if err := t.evaluate(ctx, &val, it); err != nil {
+				return stage.Validation{}, err
+			}
 		}
 	}
 	return stage.NewValidation(t.loss, val, t.cfg.ValY), nil

@@ -215,6 +215,7 @@ type Memory struct {
 	Replicas    int // what replicas beside the first have, and what averaging them takes, messages to other clusters included
 	Versions    int // weights that micro-batches in flight were computed with
 	Targets     int // of the rows that are compared with them
+	Data        int // shards of the data set, where it is kept in some
 	Out         int // the message that is encoded
 	In          int // messages that have arrived or are about to
 	Save        int // the file of a state that is kept
@@ -222,7 +223,7 @@ type Memory struct {
 
 // Total of everything.
 func (m Memory) Total() int {
-	return m.Train.Total() + m.Eval.Slots + m.Eval.Temp + m.Eval.Scratch + m.Optimizer + m.Replicas + m.Versions + m.Targets + m.Out + m.In + m.Save
+	return m.Train.Total() + m.Eval.Slots + m.Eval.Temp + m.Eval.Scratch + m.Optimizer + m.Replicas + m.Versions + m.Targets + m.Data + m.Out + m.In + m.Save
 }
 
 // Memory is what the stage promises to stay within, on one thread. The data set and what
@@ -234,7 +235,11 @@ func (c *Compiled) Memory() Memory {
 		m.Versions = 4 * trainable * (s.Of - s.Index - 1)
 	}
 	rows := c.Job.MicroRows()
+	if s.Index == 0 {
+		m.Data += c.Job.Shards.Inputs
+	}
 	if s.Last {
+		m.Data += c.Job.Shards.Targets
 		m.Targets = loss.Bytes(s.Graph.Shape(s.Graph.OutputValue()), c.Job.BatchSize)
 	}
 	for _, d := range c.edges.out {

@@ -43,6 +43,60 @@ type Rows interface {
 	Gather(dst []float32, rows []int32) // rows × elements
 }
 
+// Fetched are Rows that are not all in memory, or depend on the epoch.
+type Fetched interface {
+	Rows
+	// Hold makes rows readable until its next call: those that an epoch visits from position from
+	// on. Epoch -1 is a pass over the validation rows.
+	Hold(ctx context.Context, epoch, from int, rows []int32) error
+}
+
+// Hold prepares Rows to be read, where they ask for that: rows of the batch that it is of, the
+// first of which is number row0 in the batch. batch is the size of all batches but the last.
+func Hold(ctx context.Context, x Rows, it order.Item, batch, row0 int, rows []int32) error {
+	f, ok := x.(Fetched)
+	if !ok {
+		return nil
+	}
+	epoch := it.Epoch
+	if it.Kind == order.Eval {
+		epoch = -1
+	}
+	if err := f.Hold(ctx, epoch, it.Batch*batch+row0, rows); err != nil {
+		return fmt.Errorf("%w: %w", ErrData, err)
+	}
+	return nil
+}
+
+// ErrData is wrapped by errors about rows of the data set that could not be fetched.
+var ErrData = errors.New("the data set")
+
+// Visits is the order in which epochs visit the training rows.
+type Visits interface {
+	// Rows fills dst with the rows from position from of an epoch on.
+	Rows(dst []int32, epoch, from int)
+}
+
+// AllRows is Visits of n rows by a function that orders all of them at once.
+func AllRows(n int, seed uint64, order func(dst []int32, seed uint64, epoch int)) Visits {
+	return &allRows{rows: make([]int32, n), seed: seed, order: order, epoch: -1}
+}
+
+type allRows struct {
+	rows  []int32
+	seed  uint64
+	epoch int // that rows are of; -1: none
+	order func(dst []int32, seed uint64, epoch int)
+}
+
+func (a *allRows) Rows(dst []int32, epoch, from int) {
+	if a.epoch != epoch {
+		a.order(a.rows, a.seed, epoch)
+		a.epoch = epoch
+	}
+	copy(dst, a.rows[from:])
+}
+
 // Loss is the training loss of one batch.
 type Loss struct {
 	Epoch int
@@ -91,8 +145,9 @@ type Config struct {
 	TrainRows, ValRows int
 	// Inputs of the model (root) and targets (leaf): training and validation rows.
 	TrainX, ValX, TrainY, ValY Rows
-	// Order fills dst with the order of an epoch's training rows.
-	Order func(dst []int32, seed uint64, epoch int)
+	// Visits is the order of the training rows; nil: Order fills dst with that of an epoch.
+	Visits Visits
+	Order  func(dst []int32, seed uint64, epoch int)
 	// Weights are those that the run begins with, of this stage or of the whole model; nil:
 	// drawn by the job's seed.
 	Weights state.Dict
@@ -119,8 +174,8 @@ type Stage struct {
 	train, eval *exec.Exec
 	loss        *loss.Func
 	first, last bool
-	order       []int32 // of the training rows
-	orderOf     int     // epoch that order is of; -1: none
+	batchRows   []int32 // of batchOf, a training batch
+	batchOf     order.Position
 	rowIdx      []int32 // of validation rows
 	sum         BatchLoss
 	terms       float64 // of the whole batch
@@ -139,7 +194,7 @@ type Stage struct {
 func New(c *Compiled, cfg Config) (*Stage, error) {
 	gs, j := c.Stage, c.Job
 	s := &Stage{
-		c: c, cfg: cfg, run: c.Placement.run(j, cfg.TrainRows, cfg.ValRows), first: gs.Index == 0, last: gs.Last, orderOf: -1,
+		c: c, cfg: cfg, run: c.Placement.run(j, cfg.TrainRows, cfg.ValRows), first: gs.Index == 0, last: gs.Last,
 		mark: func() order.Mark { return order.Continue }, busy: meter{now: cfg.Now},
 	}
 	if s.first && (cfg.TrainX == nil || cfg.ValX == nil) || s.last && (cfg.TrainY == nil || cfg.ValY == nil) {
@@ -181,7 +236,10 @@ func New(c *Compiled, cfg Config) (*Stage, error) {
 	for _, k := range s.reps.own {
 		s.versions[k] = newVersions(s.reps.Of(k).State.Params, s.sched.Slots())
 	}
-	s.order = make([]int32, cfg.TrainRows)
+	if s.cfg.Visits == nil {
+		s.cfg.Visits = AllRows(cfg.TrainRows, j.Seed, cfg.Order)
+	}
+	s.batchRows = make([]int32, 0, j.BatchSize)
 	s.rowIdx = make([]int32, j.MicroRows())
 	return s, nil
 }
@@ -408,11 +466,11 @@ func (s *Stage) rows(it order.Item) []int32 {
 
 // batch is the rows of the whole batch that a Train item is a part of.
 func (s *Stage) batch(it order.Item) []int32 {
-	if s.orderOf != it.Epoch {
-		s.cfg.Order(s.order, s.c.Job.Seed, it.Epoch)
-		s.orderOf = it.Epoch
+	if at := (order.Position{Epoch: it.Epoch, Batch: it.Batch}); len(s.batchRows) == 0 || s.batchOf != at {
+		s.batchOf, s.batchRows = at, s.batchRows[:it.Total]
+		s.cfg.Visits.Rows(s.batchRows, it.Epoch, it.Batch*s.run.BatchSize)
 	}
-	return s.order[it.Batch*s.run.BatchSize:][:it.Total]
+	return s.batchRows
 }
 
 // ask is the mark before an update, on the root.
@@ -438,8 +496,12 @@ func (s *Stage) feed(ctx context.Context, e *exec.Exec, a order.Action, x Rows) 
 				return m, w.sendMark(ctx, it, m)
 			}
 		}
+		rows := s.rows(it)
+		if err := Hold(ctx, x, it, s.run.BatchSize, it.Row0, rows); err != nil {
+			return order.Continue, err
+		}
 		for _, d := range w.in {
-			x.Gather(e.Value(a.Slot, d.local, it.Rows), s.rows(it))
+			x.Gather(e.Value(a.Slot, d.local, it.Rows), rows)
 		}
 		return order.Continue, nil
 	}
@@ -473,6 +535,11 @@ func (s *Stage) forward(ctx context.Context, a order.Action, obs Observer) (orde
 	it := a.Item
 	if m, err := s.feed(ctx, s.train, a, s.cfg.TrainX); m != order.Continue || err != nil {
 		return m, err
+	}
+	if s.last && it.Row0 == 0 {
+		if err := Hold(ctx, s.cfg.TrainY, it, s.run.BatchSize, 0, s.batch(it)); err != nil {
+			return order.Continue, err
+		}
 	}
 	done := s.busy.working()
 	if it.Opens {
@@ -568,6 +635,11 @@ func (s *Stage) update(ctx context.Context, it order.Item) error {
 func (s *Stage) evaluate(ctx context.Context, it order.Item) error {
 	if _, err := s.feed(ctx, s.eval, order.Action{Item: it}, s.cfg.ValX); err != nil {
 		return err
+	}
+	if s.last {
+		if err := Hold(ctx, s.cfg.ValY, it, s.run.BatchSize, it.Row0, s.rows(it)); err != nil {
+			return err
+		}
 	}
 	done := s.busy.working()
 	h := s.reps.lead() // all are equal

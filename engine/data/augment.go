@@ -1,0 +1,172 @@
+// Changes to the inputs on their way into the model.
+
+package data
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/ravnest/ravnest/engine/job"
+	"github.com/ravnest/ravnest/engine/kernel"
+)
+
+// Rows are inputs that are read by their number.
+type Rows interface {
+	Len() int
+	Gather(dst []float32, rows []int32)
+}
+
+// Augmented are rows of one shape, changed as a job says. What is random follows from the seed,
+// the epoch and the row's number alone, so a row is the same whoever reads it and however often.
+type Augmented struct {
+	in    Rows
+	a     job.Augment
+	seed  uint64
+	epoch int
+
+	channels, height, width int
+	divide                  float32
+	mean, std               []float32 // by channel; nil: nothing
+	row                     []float32
+}
+
+// CheckAugment tells whether rows of a shape can be changed so.
+func CheckAugment(a job.Augment, shape []int) error {
+	image := len(shape) == 3
+	if (a.Crop > 0 || a.Flip) && !image {
+		return fmt.Errorf("augment crop and flip are for images [channels, height, width]; a row of the inputs is %v", shape)
+	}
+	if image && a.Crop > max(shape[1], shape[2]) {
+		return fmt.Errorf("augment crop %d is more than the images' %d x %d", a.Crop, shape[1], shape[2])
+	}
+	channels := 1
+	if image {
+		channels = shape[0]
+	}
+	for _, v := range []struct {
+		name string
+		n    int
+	}{{"mean", len(a.Mean)}, {"std", len(a.Std)}} {
+		if v.n > 1 && v.n != channels {
+			return fmt.Errorf("augment has a %s for %d channels, a row of the inputs is %v: give %d or 1", v.name, v.n, shape, channels)
+		}
+	}
+	return nil
+}
+
+// NewAugmented changes rows of a shape that CheckAugment accepts; seed is the job's.
+func NewAugmented(in Rows, a job.Augment, shape []int, seed uint64) *Augmented {
+	r := &Augmented{in: in, a: a, seed: seed, epoch: -1, channels: 1, height: 1, width: product(shape), divide: float32(a.Divide)}
+	if len(shape) == 3 {
+		r.channels, r.height, r.width = shape[0], shape[1], shape[2]
+	}
+	each := func(v []float64) []float32 {
+		if len(v) == 0 {
+			return nil
+		}
+		out := make([]float32, r.channels)
+		for c := range out {
+			out[c] = float32(v[min(c, len(v)-1)])
+		}
+		return out
+	}
+	r.mean, r.std = each(a.Mean), each(a.Std)
+	r.row = make([]float32, product(shape))
+	return r
+}
+
+// Len is the number of rows.
+func (r *Augmented) Len() int { return r.in.Len() }
+
+// Hold takes note of the epoch, and has the rows below held. Epoch -1 is a pass without anything
+// random.
+func (r *Augmented) Hold(ctx context.Context, epoch, from int, rows []int32) error {
+	r.epoch = epoch
+	if p, ok := r.in.(interface {
+		Hold(ctx context.Context, epoch, from int, rows []int32) error
+	}); ok {
+		return p.Hold(ctx, epoch, from, rows)
+	}
+	return nil
+}
+
+// Gather copies rows, changed, to dst.
+func (r *Augmented) Gather(dst []float32, rows []int32) {
+	r.in.Gather(dst, rows)
+	n := len(r.row)
+	for i, row := range rows {
+		v := dst[i*n:][:n]
+		if r.epoch >= 0 && (r.a.Crop > 0 || r.a.Flip) {
+			r.move(v, row)
+		}
+		r.normalise(v)
+	}
+}
+
+
+// move crops and flips one image.
+func (r *Augmented) move(v []float32, row int32) {
+	s := kernel.NewStream(r.seed, kernel.DomainAugment, uint64(r.epoch), 0)
+	draw := s.Block(uint64(row)) // four numbers a row: down, right, flip
+	crop := r.a.Crop
+	below := func(u uint32) int { return int(uint64(u) * uint64(2*crop+1) >> 32) }
+	down, right := below(draw[0])-crop, below(draw[1])-crop
+	flip := r.a.Flip && draw[2]>>31 == 1
+	if down == 0 && right == 0 && !flip {
+		return
+	}
+	copy(r.row, v)
+	for c := range r.channels {
+		for y := range r.height {
+			out := v[(c*r.height+y)*r.width:][:r.width]
+			from := y + down
+			if from < 0 || from >= r.height {
+				clear(out)
+				continue
+			}
+			in := r.row[(c*r.height+from)*r.width:][:r.width]
+			for x := range out {
+				at := x
+				if flip { // of the cropped image
+					at = r.width - 1 - x
+				}
+				if at += right; at >= 0 && at < r.width {
+					out[x] = in[at]
+				} else {
+					out[x] = 0
+				}
+			}
+		}
+	}
+}
+
+// normalise divides, subtracts and divides, each rounded, as torchvision does.
+func (r *Augmented) normalise(v []float32) {
+	if r.divide != 0 {
+		for i := range v {
+			v[i] /= r.divide
+		}
+	}
+	n := r.height * r.width
+	for c := range r.channels {
+		w := v[c*n:][:n]
+		if r.mean != nil {
+			for i := range w {
+				w[i] -= r.mean[c]
+			}
+		}
+		if r.std != nil {
+			for i := range w {
+				w[i] /= r.std[c]
+			}
+		}
+	}
+}
+
+// AugmentBytes is the memory that changing rows of a shape takes.
+func AugmentBytes(a job.Augment, shape []int) int {
+	if !a.On() {
+		return 0
+	}
+	return 4 * product(shape)
+}
