@@ -17,6 +17,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/ravnest/ravnest/engine/data"
 	"github.com/ravnest/ravnest/engine/format/text"
@@ -84,6 +85,22 @@ func change(c *cli.Context, j *job.Spec) {
 	}
 	if c.IsSet("seed") {
 		j.Seed = c.Uint64("seed")
+	}
+}
+
+// preparing shows on the terminal how far the shards of a data set are.
+func preparing(ctx context.Context) project.Progress {
+	told := time.Now()
+	begun := false
+	return func(done, total int) error {
+		if now := time.Now(); now.Sub(told) > time.Second || begun && done == total {
+			if !begun {
+				fmt.Fprintln(os.Stderr, "preparing the data: they are dealt to shards, once")
+			}
+			begun, told = true, now
+			fmt.Fprintf(os.Stderr, "preparing the data: %d %%\n", 100*int64(done)/int64(max(total, 1)))
+		}
+		return context.Cause(ctx)
 	}
 }
 
@@ -333,7 +350,7 @@ func open(c *cli.Context) (*project.Project, error) {
 	if err != nil {
 		return nil, err
 	}
-	return project.OpenWith(dir, func(j *job.Spec) { changeLearning(c, j); change(c, j) })
+	return project.OpenWith(dir, func(j *job.Spec) { changeLearning(c, j); change(c, j) }, preparing(c.Context))
 }
 
 // locked runs f while no other command changes the directory.
@@ -456,7 +473,7 @@ func demoIn(c *cli.Context, dir string, pages *site.Site) error {
 			return err
 		}
 	}
-	p, err := project.OpenWith(dir, func(j *job.Spec) { changeLearning(c, j); change(c, j) })
+	p, err := project.OpenWith(dir, func(j *job.Spec) { changeLearning(c, j); change(c, j) }, preparing(c.Context))
 	if err != nil {
 		return err
 	}

@@ -103,7 +103,6 @@ func (r *Augmented) Gather(dst []float32, rows []int32) {
 	}
 }
 
-
 // move crops and flips one image.
 func (r *Augmented) move(v []float32, row int32) {
 	s := kernel.NewStream(r.seed, kernel.DomainAugment, uint64(r.epoch), 0)
@@ -161,12 +160,4 @@ func (r *Augmented) normalise(v []float32) {
 			}
 		}
 	}
-}
-
-// AugmentBytes is the memory that changing rows of a shape takes.
-func AugmentBytes(a job.Augment, shape []int) int {
-	if !a.On() {
-		return 0
-	}
-	return 4 * product(shape)
 }

@@ -172,6 +172,17 @@ func (t *Table) resolve(float bool, want *Want) error {
 	return nil
 }
 
+// Held is the bytes in memory of an element of a file's type.
+func Held(dtype state.DType) int {
+	switch dtype {
+	case state.U8, state.Bool:
+		return 1
+	case state.U16:
+		return 2
+	}
+	return 4
+}
+
 // ReadTable reads a table whose first axis is the row from little-endian elements of a type,
 // as they stand in a file. Integers stay integers, bytes stay bytes, of which there may be
 // MaxBytes in memory.
@@ -183,13 +194,7 @@ func ReadTable(kind Kind, dtype state.DType, shape []int, r io.Reader) (*Table, 
 	if err := t.checkShape(); err != nil {
 		return nil, err
 	}
-	n, size := t.Rows*t.stored(), 4
-	switch dtype {
-	case state.U8, state.Bool:
-		size = 1
-	case state.U16:
-		size = 2
-	}
+	n, size := t.Rows*t.stored(), Held(dtype)
 	if int64(n)*int64(size) > MaxBytes {
 		return nil, bad("%d bytes, more than %d", int64(n)*int64(size), MaxBytes)
 	}

@@ -18,10 +18,6 @@ type Fetch func(ctx context.Context, s Shard) ([]byte, error)
 // verified and unpacked, the next comes.
 const loaders = 2
 
-// LeastShards is the number of shards for which a reader needs room: those of a group, and two
-// on their way, so that the next group comes while this one is trained on.
-func LeastShards(l Layout) int { return min(l.Shards(), l.Group+loaders) }
-
 // Paged reads the rows of a table in shards, of which it holds as many as it is given room for.
 // Rows are asked for in advance, by Hold; the other methods are about those. It drops what is
 // needed last by the order of the run, which it knows, and fetches what comes next before it is asked for.
@@ -83,13 +79,35 @@ func NewPaged(ctx context.Context, ix *Index, order *Shuffle, shards, rows int, 
 	return p
 }
 
-// PagedBytes is the memory that a Paged of so many shards and rows takes: the shards, those that
-// are being fetched, compressed, and the rows that are held.
-func (ix *Index) PagedBytes(shards, rows int) int {
+// LeastShards is the number of shards for which a reader of training rows needs room: those of
+// a group, and two on their way, so that the next group comes while this one is trained on. Of
+// validation rows it is one, and two on their way.
+func (ix *Index) LeastShards(training bool) int {
+	n := 1
+	if training {
+		n = ix.Layout.Group
+	}
+	return min(ix.Layout.Shards(), n+loaders)
+}
+
+// LeastBytes is the memory that a Paged of so many shards takes, for batches of rows: the shards,
+// those that are being fetched, compressed, the rows that are held, and the index.
+func (ix *Index) LeastBytes(training bool, rows int) int {
 	if len(ix.Shards) == 0 {
 		return 0
 	}
-	return (min(shards, len(ix.Shards))+loaders)*ix.ShardBytes() + rows*(ix.RowBytes()+16) + indexShard*len(ix.Shards)
+	const row = 32 // in what finds a row that is held
+	return (ix.LeastShards(training)+loaders)*ix.ShardBytes() + rows*(ix.RowBytes()+row) + 2*indexShard*len(ix.Shards)
+}
+
+// LeastBytes is the memory that reading a set in shards takes at least, by the batches of a job,
+// where its inputs and where its targets are read.
+func (s *Set) LeastBytes(batch int) (inputs, targets int) {
+	for i, p := range []Part{s.Train, s.Val} {
+		inputs += p.x.Index.LeastBytes(i == 0, batch)
+		targets += p.y.Index.LeastBytes(i == 0, batch)
+	}
+	return inputs, targets
 }
 
 // Close ends what is being fetched.

@@ -194,7 +194,7 @@ func checkPaged(t *testing.T, name string, set *Set, whole [2]*Table, s *shelf, 
 	switch {
 	case most >= l.Shards() && fetched != l.Shards():
 		t.Errorf("%s: %d fetches of %d shards that all fit", name, fetched, l.Shards())
-	case most >= LeastShards(l) && fetched > epochs*l.Shards()+most:
+	case most >= set.Train.X().Index.LeastShards(true) && fetched > epochs*l.Shards()+most:
 		t.Errorf("%s: %d fetches in %d epochs of %d shards", name, fetched, epochs, l.Shards())
 	}
 }

@@ -64,6 +64,8 @@ type attempt struct {
 	lastBusy  time.Duration // at the last report
 	lastTime  time.Duration
 	track     track
+	paged     []*data.Paged
+	cached    int64 // bytes of shards beyond what the stage promises
 	saves     sync.WaitGroup
 	saveErr   error
 }
@@ -97,6 +99,9 @@ func (r *attempt) update(u Update) Update {
 func (r *attempt) do() (machine.Ended, error) {
 	defer r.cancel(nil)
 	err := r.work()
+	for _, p := range r.paged {
+		p.Close()
+	}
 	r.saves.Wait()
 	ended := machine.Ended{Run: r.a.Run, Outcome: machine.Done, Step: r.prog.Step}
 	if err == nil {
@@ -117,7 +122,7 @@ func (r *attempt) do() (machine.Ended, error) {
 		ended.Kind = proto.FailedMemory
 	case errors.Is(err, stage.ErrDiverged):
 		ended.Kind = proto.FailedDiverged
-	case errors.Is(err, errBlob):
+	case errors.Is(err, errBlob), errors.Is(err, stage.ErrData):
 		ended.Kind = proto.FailedBlob
 	}
 	return ended, err
@@ -177,7 +182,7 @@ func (r *attempt) work() error {
 	if err := r.resume(); err != nil {
 		return err
 	}
-	peak := int64(r.stage.Memory())
+	peak := int64(r.stage.Memory()) + r.cached
 	r.mu.Lock()
 	r.at.Peak = peak
 	r.mu.Unlock()
@@ -287,7 +292,7 @@ func (r *attempt) prepare() (*stage.Compiled, stage.Config, error) {
 		return nil, cfg, err
 	}
 	r.flopsEach = s.Graph.Cost(0, len(s.Graph.Nodes)).Total()
-	if err := r.rows(f, g, s, &cfg, need); err != nil {
+	if err := r.rows(f, j, g, s, &cfg, need); err != nil {
 		return nil, cfg, err
 	}
 	return c, cfg, r.fetchParts(f)
@@ -309,55 +314,6 @@ func (r *attempt) fetchParts(f *fetcher) error {
 			return fmt.Errorf("%w: the checkpoint: %w", errBlob, err)
 		}
 		r.parts = append(r.parts, part)
-	}
-	return nil
-}
-
-// rows fetches the stage's part of the data set.
-func (r *attempt) rows(f *fetcher, g *graph.Graph, s *graph.Stage, cfg *stage.Config, need int64) error {
-	type part struct {
-		kind  string
-		dst   *stage.Rows
-		rows  int
-		elems int
-	}
-	var parts []part
-	if s.Index == 0 {
-		n := g.Inputs[0].Shape.Elems()
-		parts = append(parts, part{TrainX, &cfg.TrainX, cfg.TrainRows, n}, part{ValX, &cfg.ValX, cfg.ValRows, n})
-	}
-	if s.Last {
-		n := g.Shape(g.OutputValue()).Elems()
-		parts = append(parts, part{TrainY, &cfg.TrainY, cfg.TrainRows, n}, part{ValY, &cfg.ValY, cfg.ValRows, n})
-	}
-	for _, p := range parts {
-		ref, ok := r.a.Data[p.kind]
-		if !ok {
-			return fmt.Errorf("the assignment has no %s", p.kind)
-		}
-		f.want += ref.Size
-	}
-	for _, p := range parts {
-		b, err := f.get(p.kind, r.a.Data[p.kind], need)
-		if err != nil {
-			return err
-		}
-		_, n, err := data.Peek(b)
-		if err != nil {
-			return fmt.Errorf("%s: %w", p.kind, err)
-		}
-		need += int64(n)
-		if err := r.fits(need, s.Index, " with "+p.kind); err != nil {
-			return err
-		}
-		half, err := data.Decode(b)
-		if err != nil {
-			return fmt.Errorf("%s: %w", p.kind, err)
-		}
-		if half.Len() != p.rows || half.Elems() != p.elems {
-			return fmt.Errorf("%s has %d rows of %d elements, but the plan says %d of %d", p.kind, half.Len(), half.Elems(), p.rows, p.elems)
-		}
-		*p.dst = half
 	}
 	return nil
 }

@@ -24,6 +24,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/ravnest/ravnest/engine/data"
 	"github.com/ravnest/ravnest/engine/format/safetensors"
 	"github.com/ravnest/ravnest/engine/graph"
 	"github.com/ravnest/ravnest/engine/job"
@@ -94,20 +95,30 @@ func (o *Options) url() string {
 	return scheme + native.Reachable(o.Listener.Addr())
 }
 
-// blobs holds the run's blobs by hash.
-type blobs map[string][]byte
+// blobs holds the run's blobs by hash: those in memory and the shards of its data.
+type blobs struct {
+	held   map[string][]byte
+	shards *project.Shards // nil: none
+}
 
 func (b blobs) add(data []byte) proto.Ref {
 	h := sha256.Sum256(data)
 	ref := proto.Ref{SHA256: hex.EncodeToString(h[:]), Size: int64(len(data))}
-	b[ref.SHA256] = data
+	b.held[ref.SHA256] = data
 	return ref
 }
 
 // Blob implements server.Blobs.
 func (b blobs) Blob(sum string) (io.ReaderAt, int64, error) {
-	data, ok := b[sum]
-	if !ok {
+	data, ok := b.held[sum]
+	switch {
+	case !ok && b.shards != nil:
+		f, size, err := b.shards.Open(sum)
+		if err != nil {
+			return nil, 0, err
+		}
+		return f, size, nil
+	case !ok:
 		return nil, 0, fs.ErrNotExist
 	}
 	return bytes.NewReader(data), int64(len(data)), nil
@@ -233,12 +244,16 @@ func Serve(ctx context.Context, p *project.Project, opt Options) (Summary, error
 		}
 		job.Want = len(job.Names)
 	}
-	bl := blobs{}
+	bl := blobs{held: map[string][]byte{}, shards: p.Shards}
 	r.graph = bl.add(p.GraphJSON)
-	for kind, half := range map[string]interface{ Encode() ([]byte, error) }{
+	for kind, half := range map[string]*data.Table{
 		provider.TrainX: p.Data.Train.X(), provider.TrainY: p.Data.Train.Y(),
 		provider.ValX: p.Data.Val.X(), provider.ValY: p.Data.Val.Y(),
 	} {
+		if half.Index != nil {
+			r.data[kind] = bl.add(half.Index.Encode())
+			continue
+		}
 		b, err := half.Encode()
 		if err != nil {
 			return Summary{}, fmt.Errorf("encoding %s: %w", kind, err)

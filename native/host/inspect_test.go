@@ -49,7 +49,8 @@ func uploads(t testing.TB, change func(*job.Spec)) (*project.Project, *graph.Sta
 	if err != nil {
 		t.Fatal(err)
 	}
-	tr, err := trainer(p, nil)
+	tr, end, err := trainer(t.Context(), p, nil)
+	defer end()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -224,7 +225,8 @@ func FuzzInspect(f *testing.F) {
 		if n != len(names) || part.Position != at {
 			t.Fatalf("%d tensors of %d at %+v", n, len(names), at)
 		}
-		tr, err := trainer(p, nil)
+		tr, end, err := trainer(t.Context(), p, nil)
+	defer end()
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -33,17 +33,40 @@ func (o Output) say(format string, a ...any) {
 	}
 }
 
-// trainer returns the one-process trainer of a project.
-func trainer(p *project.Project, team *kernel.Team) (*train.Trainer, error) {
+// trainer returns the one-process trainer of a project and a function that closes it.
+func trainer(ctx context.Context, p *project.Project, team *kernel.Team) (*train.Trainer, func(), error) {
+	cfg := train.Config{Job: p.Job, Graph: p.Graph, Order: data.Order, Team: team}
+	var paged []*data.Paged
+	read := func(h *data.Table, training bool) stage.Rows {
+		if h.Index == nil {
+			return h
+		}
+		var visits *data.Shuffle
+		if training {
+			visits = data.NewShuffle(h.Index.Layout, p.Job.Seed)
+			cfg.Visits = data.NewShuffle(h.Index.Layout, p.Job.Seed)
+		}
+		r := data.NewPaged(ctx, h.Index, visits, h.Index.LeastShards(training), p.Job.BatchSize, p.Shards.Fetch)
+		paged = append(paged, r)
+		return r
+	}
 	d := p.Data
-	t, err := train.New(train.Config{
-		Job: p.Job, Graph: p.Graph, Order: data.Order, Team: team,
-		TrainX: d.Train.X(), TrainY: d.Train.Y(), ValX: d.Val.X(), ValY: d.Val.Y(),
-	})
+	cfg.TrainX, cfg.TrainY = read(d.Train.X(), true), read(d.Train.Y(), true)
+	cfg.ValX, cfg.ValY = read(d.Val.X(), false), read(d.Val.Y(), false)
+	if p.Job.Augment.On() {
+		for _, x := range []*stage.Rows{&cfg.TrainX, &cfg.ValX} {
+			*x = data.NewAugmented(*x, p.Job.Augment, p.Graph.Inputs[0].Shape, p.Job.Seed)
+		}
+	}
+	t, err := train.New(cfg)
 	if err == nil && p.Weights != nil {
 		err = t.Load(p.Weights)
 	}
-	return t, err
+	return t, func() {
+		for _, r := range paged {
+			r.Close()
+		}
+	}, err
 }
 
 // localObserver records what the trainer reports.
@@ -96,7 +119,8 @@ func TrainLocal(ctx context.Context, p *project.Project, threads int, out Output
 	team := kernel.NewTeam(threads)
 	defer team.Close()
 	begin := time.Now()
-	t, err := trainer(p, team)
+	t, end, err := trainer(context.WithoutCancel(ctx), p, team)
+	defer end()
 	if err != nil {
 		return Summary{}, err
 	}
@@ -144,7 +168,8 @@ func diverged(err error, p *project.Project, obs *localObserver, team *kernel.Te
 	if obs.kept != nil {
 		was = fmt.Sprintf("the last saved weights, after %d batches,", *obs.kept)
 	} else {
-		t, ierr := trainer(p, team)
+		t, end, ierr := trainer(context.Background(), p, team)
+		defer end()
 		if ierr == nil {
 			_, ierr = writeTrained(p, t.State())
 		}
@@ -191,7 +216,8 @@ func Eval(ctx context.Context, p *project.Project, threads int) (Evaluation, err
 	}
 	team := kernel.NewTeam(threads)
 	defer team.Close()
-	t, err := trainer(p, team)
+	t, end, err := trainer(ctx, p, team)
+	defer end()
 	if err != nil {
 		return Evaluation{}, err
 	}

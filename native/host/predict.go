@@ -188,6 +188,10 @@ func Predict(ctx context.Context, p *project.Project, d state.Dict, x *data.Tabl
 	if sh := g.Shape(out); p.Job.Loss == "cross_entropy" {
 		last = sh[len(sh)-1]
 	}
+	rows := data.Rows(x)
+	if p.Job.Augment.On() {
+		rows = data.NewAugmented(x, p.Job.Augment, g.Inputs[0].Shape, p.Job.Seed)
+	}
 	for row := 0; row < x.Rows; row += batch {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
@@ -196,7 +200,7 @@ func Predict(ctx context.Context, p *project.Project, d state.Dict, x *data.Tabl
 		for i := range idx {
 			idx[i] = int32(row + i)
 		}
-		x.Gather(e.Value(0, 0, len(idx)), idx)
+		rows.Gather(e.Value(0, 0, len(idx)), idx)
 		e.Forward(0, exec.Batch{Rows: len(idx)}, s.Params, &s)
 		y := e.Value(0, out, len(idx))
 		for i := range idx {

@@ -35,7 +35,8 @@ func checkpointed(t *testing.T, change func(parts []*snapshot.Part)) (*project.P
 	if err != nil {
 		t.Fatal(err)
 	}
-	tr, err := trainer(p, nil)
+	tr, end, err := trainer(t.Context(), p, nil)
+	defer end()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -25,6 +25,9 @@ func CheckJob(j job.Spec, g *graph.Graph, d *data.Set) error {
 	if in, row := g.Inputs[0].Shape, graph.Shape(d.Train.InputShape()); !slices.Equal(in, row) {
 		return fmt.Errorf("the model's input %q is %s, but a row of the data set %q is %s", g.Inputs[0].Name, in, j.Data, row)
 	}
+	if err := data.CheckAugment(j.Augment, g.Inputs[0].Shape); err != nil {
+		return err
+	}
 	if err := checkTargets(j, g, d); err != nil {
 		return err
 	}

@@ -71,6 +71,7 @@ type Project struct {
 	GraphJSON []byte
 	Data      *data.Set
 	Weights   state.Dict // initial weights; nil: drawn from the seed
+	Shards    *Shards    // of Data; nil: they are in memory
 }
 
 // Exists reports whether dir holds a job.
@@ -80,15 +81,16 @@ func Exists(dir string) bool {
 }
 
 // Open reads and checks the job, its model and its data.
-func Open(dir string) (*Project, error) { return OpenWith(dir, nil) }
+func Open(dir string) (*Project, error) { return OpenWith(dir, nil, nil) }
 
 // OpenWith is like Open, but first lets change modify the job, for flags that override it.
-func OpenWith(dir string, change func(*job.Spec)) (*Project, error) {
+// progress, if not nil, is told how far the shards of the data set are made.
+func OpenWith(dir string, change func(*job.Spec), progress Progress) (*Project, error) {
 	p, err := openModel(dir, change)
 	if err != nil {
 		return nil, err
 	}
-	if err := p.load(); err != nil {
+	if err := p.load(progress); err != nil {
 		return nil, err
 	}
 	return p, p.Check()
@@ -155,11 +157,14 @@ func (p *Project) loadWeights() error {
 }
 
 // load reads the data set in the form that the model needs.
-func (p *Project) load() error {
+func (p *Project) load(progress Progress) error {
 	set, builtin, err := data.Builtin(p.Job.Data)
 	if builtin {
 		if err != nil {
 			return err
+		}
+		if p.Job.Shards.On() {
+			return fmt.Errorf("shards are of a data file, %q comes with the program: remove shards from the job", p.Job.Data)
 		}
 		p.Data, err = set.For(p.want())
 		return err
@@ -168,11 +173,17 @@ func (p *Project) load() error {
 	if err != nil {
 		return err
 	}
+	if info, err := os.Stat(filepath.Join(path, shardsFile)); err == nil && info.Mode().IsRegular() {
+		return p.loadShards(path)
+	}
 	f, size, err := OpenRegular(path, "data file")
 	if err != nil {
 		return err
 	}
 	defer f.Close()
+	if st, err := safetensors.Open(f, size); err == nil && p.inShards(st) {
+		return p.shard(st, f, progress)
+	}
 	p.Data, err = data.ReadSafetensors(p.Job.Data, f, size, p.want())
 	return err
 }
@@ -225,7 +236,7 @@ func Create(dir string, j job.Spec, g *graph.Graph, n int, src Source, begin *Be
 	}
 	p := &Project{Dir: dir, Job: j, Graph: g}
 	if src == nil {
-		err = p.load()
+		err = p.load(nil)
 	} else if len(g.Inputs) == 1 {
 		p.Data, err = src.Set(g.Inputs[0].Shape, p.want())
 	}

@@ -71,6 +71,7 @@ type Job struct {
 }
 
 // Blobs finds a blob's bytes, or returns fs.ErrNotExist. It must be safe for concurrent use.
+// What is an io.Closer, too, is closed after use.
 type Blobs interface {
 	Blob(sha256 string) (r io.ReaderAt, size int64, err error)
 }

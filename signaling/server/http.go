@@ -197,6 +197,9 @@ func (s *Server) blob(w http.ResponseWriter, r *http.Request) {
 		err = fs.ErrNotExist
 		if blobs != nil {
 			ra, size, err = blobs.Blob(sum)
+			if c, ok := ra.(io.Closer); ok && err == nil {
+				defer c.Close()
+			}
 		}
 		if errors.Is(err, fs.ErrNotExist) {
 			var c io.Closer

@@ -215,7 +215,7 @@ type Memory struct {
 	Replicas    int // what replicas beside the first have, and what averaging them takes, messages to other clusters included
 	Versions    int // weights that micro-batches in flight were computed with
 	Targets     int // of the rows that are compared with them
-	Data        int // shards of the data set, where it is kept in some
+	Data        int // shards of the data set, where it is kept in some, and what changes a row
 	Out         int // the message that is encoded
 	In          int // messages that have arrived or are about to
 	Save        int // the file of a state that is kept
@@ -237,6 +237,9 @@ func (c *Compiled) Memory() Memory {
 	rows := c.Job.MicroRows()
 	if s.Index == 0 {
 		m.Data += c.Job.Shards.Inputs
+		if c.Job.Augment.On() {
+			m.Data += 4 * s.Graph.Inputs[0].Shape.Elems()
+		}
 	}
 	if s.Last {
 		m.Data += c.Job.Shards.Targets

@@ -79,17 +79,21 @@ type Visits interface {
 
 // AllRows is Visits of n rows by a function that orders all of them at once.
 func AllRows(n int, seed uint64, order func(dst []int32, seed uint64, epoch int)) Visits {
-	return &allRows{rows: make([]int32, n), seed: seed, order: order, epoch: -1}
+	return &allRows{n: n, seed: seed, order: order, epoch: -1}
 }
 
 type allRows struct {
-	rows  []int32
+	n     int
+	rows  []int32 // nil until they are asked for, which a stage in the middle never does
 	seed  uint64
 	epoch int // that rows are of; -1: none
 	order func(dst []int32, seed uint64, epoch int)
 }
 
 func (a *allRows) Rows(dst []int32, epoch, from int) {
+	if a.rows == nil {
+		a.rows = make([]int32, a.n)
+	}
 	if a.epoch != epoch {
 		a.order(a.rows, a.seed, epoch)
 		a.epoch = epoch

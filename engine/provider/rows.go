@@ -1,0 +1,182 @@
+// The stage's part of the data set: a table, or shards that are fetched while it trains.
+
+package provider
+
+import (
+	"context"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/ravnest/ravnest/engine/data"
+	"github.com/ravnest/ravnest/engine/graph"
+	"github.com/ravnest/ravnest/engine/job"
+	"github.com/ravnest/ravnest/engine/pipeline/stage"
+	"github.com/ravnest/ravnest/signaling/proto"
+)
+
+// table is one table that a stage reads.
+type table struct {
+	kind  string
+	dst   *stage.Rows
+	rows  int
+	elems int
+	index *data.Index // of a table in shards
+}
+
+// rows fetches the stage's part of the data set; of a table in shards, the index. need is the
+// memory that the stage takes besides, which shards are a part of already.
+func (r *attempt) rows(f *fetcher, j job.Spec, g *graph.Graph, s *graph.Stage, cfg *stage.Config, need int64) error {
+	var tables []*table
+	if s.Index == 0 {
+		n := g.Inputs[0].Shape.Elems()
+		tables = append(tables, &table{kind: TrainX, dst: &cfg.TrainX, rows: cfg.TrainRows, elems: n}, &table{kind: ValX, dst: &cfg.ValX, rows: cfg.ValRows, elems: n})
+	}
+	if s.Last {
+		n := g.Shape(g.OutputValue()).Elems()
+		tables = append(tables, &table{kind: TrainY, dst: &cfg.TrainY, rows: cfg.TrainRows, elems: n}, &table{kind: ValY, dst: &cfg.ValY, rows: cfg.ValRows, elems: n})
+	}
+	for _, t := range tables {
+		ref, ok := r.a.Data[t.kind]
+		if !ok {
+			return fmt.Errorf("the assignment has no %s", t.kind)
+		}
+		f.want += ref.Size
+	}
+	for _, t := range tables {
+		b, err := f.get(t.kind, r.a.Data[t.kind], need)
+		if err != nil {
+			return err
+		}
+		n, err := t.read(b)
+		if err != nil {
+			return fmt.Errorf("%s: %w", t.kind, err)
+		}
+		need += int64(n)
+		if err := r.fits(need, s.Index, " with "+t.kind); err != nil {
+			return err
+		}
+		if t.index == nil {
+			if err := t.decode(b); err != nil {
+				return fmt.Errorf("%s: %w", t.kind, err)
+			}
+		} else if !j.Shards.On() {
+			return fmt.Errorf("%s is in shards, which the job does not say", t.kind)
+		}
+	}
+	if j.Shards.On() && len(tables) > 0 {
+		if err := r.page(j, tables, cfg, need); err != nil {
+			return err
+		}
+	}
+	if j.Augment.On() && s.Index == 0 {
+		shape := g.Inputs[0].Shape
+		if err := data.CheckAugment(j.Augment, shape); err != nil {
+			return err
+		}
+		for _, x := range []*stage.Rows{&cfg.TrainX, &cfg.ValX} {
+			*x = data.NewAugmented(*x, j.Augment, shape, j.Seed)
+		}
+	}
+	return nil
+}
+
+// read looks at a blob and returns how much more memory its table takes.
+func (t *table) read(b []byte) (int, error) {
+	if !data.IsIndex(b) {
+		_, n, err := data.Peek(b)
+		return n, err
+	}
+	var err error
+	if t.index, err = data.DecodeIndex(b); err != nil {
+		return 0, err
+	}
+	head := t.index.Head()
+	return 0, t.check(head.Len(), head.Elems())
+}
+
+func (t *table) decode(b []byte) error {
+	half, err := data.Decode(b)
+	if err != nil {
+		return err
+	}
+	*t.dst = half
+	return t.check(half.Len(), half.Elems())
+}
+
+func (t *table) check(rows, elems int) error {
+	if rows != t.rows || elems != t.elems {
+		return fmt.Errorf("%d rows of %d elements, but the plan says %d of %d", rows, elems, t.rows, t.elems)
+	}
+	return nil
+}
+
+// page reads the tables that are in shards. What is lent beyond need holds further shards, so
+// that fewer are fetched again in each epoch; a part of it is left for blobs on their way to the
+// garbage collector.
+func (r *attempt) page(j job.Spec, tables []*table, cfg *stage.Config, need int64) error {
+	spare := (r.cfg.RAM - need) / 4 * 3
+	least := 0
+	var layout *data.Layout
+	for _, t := range tables {
+		if t.index == nil {
+			return fmt.Errorf("%s is not in shards, as the job says", t.kind)
+		}
+		least += t.index.LeastBytes(t.training(), j.BatchSize)
+		if t.training() {
+			if layout != nil && *layout != t.index.Layout {
+				return fmt.Errorf("the inputs are in %+v and the targets in %+v", *layout, t.index.Layout)
+			}
+			layout = &t.index.Layout
+		}
+	}
+	if layout == nil {
+		return errors.New("a part without training rows")
+	}
+	if most := j.Shards.Inputs + j.Shards.Targets; least > most {
+		return fmt.Errorf("reading the shards takes %d bytes, the job says %d", least, most)
+	}
+	for _, t := range tables {
+		ix, shards := t.index, t.index.LeastShards(t.training())
+		if per := int64(ix.ShardBytes()); per > 0 && spare > per {
+			more := min(int64(ix.Layout.Shards()-shards), spare/per)
+			shards, spare, r.cached = shards+int(more), spare-more*per, r.cached+more*per
+		}
+		var visits *data.Shuffle
+		if t.training() {
+			visits = data.NewShuffle(ix.Layout, j.Seed)
+		}
+		p := data.NewPaged(r.ctx, ix, visits, shards, j.BatchSize, r.shard)
+		r.paged = append(r.paged, p)
+		*t.dst = p
+	}
+	cfg.Visits = data.NewShuffle(*layout, j.Seed)
+	return nil
+}
+
+// training tells the training rows from those for validation.
+func (t *table) training() bool { return t.kind == TrainX || t.kind == TrainY }
+
+// The host may be away for a moment; whoever needs the shard waits that long.
+const (
+	shardTries = 6
+	shardWait  = 2 * time.Second
+)
+
+// shard fetches one shard.
+func (r *attempt) shard(ctx context.Context, s data.Shard) ([]byte, error) {
+	ref := proto.Ref{SHA256: hex.EncodeToString(s.SHA256[:]), Size: int64(s.Size)}
+	for n := 1; ; n++ {
+		b, err := r.host.Blob(ctx, ref, nil)
+		var refused *proto.Error
+		if err == nil || n == shardTries || ctx.Err() != nil || errors.As(err, &refused) {
+			return b, err
+		}
+		select {
+		case <-time.After(shardWait):
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
+	}
+}
