@@ -226,7 +226,7 @@ func FuzzInspect(f *testing.F) {
 			t.Fatalf("%d tensors of %d at %+v", n, len(names), at)
 		}
 		tr, end, err := trainer(t.Context(), p, nil)
-	defer end()
+		defer end()
 		if err != nil {
 			t.Fatal(err)
 		}
