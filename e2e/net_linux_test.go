@@ -116,9 +116,9 @@ func (h *homes) doctor(blocked bool) {
 	}
 	want := []string{`(?m)^ok +host .*answers in`, `(?m)^FAIL +encryption`, `(?m)^ok +clock`, `(?m)^ok +speed`, `(?m)^ok +relay, TCP`}
 	if blocked {
-		want = append(want, `(?m)^FAIL +UDP, STUN`, `hint: a firewall`, `(?m)^FAIL +relay, UDP`, `(?m)^ok +other providers +by the host's relay only, over TCP`)
+		want = append(want, `(?m)^FAIL +UDP, STUN`, `hint: a firewall`, `(?m)^FAIL +relay, UDP`, `(?m)^ok +other providers +only through the host's relay, over TCP`)
 	} else {
-		want = append(want, `(?m)^ok +UDP, STUN +seen from outside as 203\.0\.113\.2$`, `(?m)^ok +relay, UDP`, `(?m)^ok +other providers +directly where`)
+		want = append(want, `(?m)^ok +UDP, STUN +seen from outside as 203\.0\.113\.2$`, `(?m)^ok +relay, UDP`, `(?m)^ok +other providers +directly if`)
 	}
 	for _, w := range want {
 		if !regexp.MustCompile(w).MatchString(p.out.String()) {

@@ -90,7 +90,7 @@ func TestWalkthrough(t *testing.T) {
 	if acc.Total != 719 || fmt.Sprintf("%.4f", acc.Accuracy) != vals[2] {
 		t.Errorf("eval of the fused model: %+v, the run's last pass: %s %%", acc, vals[2])
 	}
-	if plain, _ := s.ok("ravnest", "eval", dir); !regexp.MustCompile(`^\d+ of 719 right: validation accuracy [\d.]+ %`).MatchString(plain) {
+	if plain, _ := s.ok("ravnest", "eval", dir); !regexp.MustCompile(`^\d+ of 719 correct: validation accuracy [\d.]+ %`).MatchString(plain) {
 		t.Errorf("eval prints %q", plain)
 	}
 	checkLosses(t, dir, 51)

@@ -1,7 +1,7 @@
 package main
 
-// The doctor looks at the network between this machine and a host: what works, and
-// what to do about what does not. It does not join.
+// The doctor tests the network between this machine and a host, and says what to do about
+// what does not work. It does not join the host.
 
 import (
 	"context"
@@ -20,11 +20,11 @@ import (
 )
 
 // errNoPath is the doctor's worst finding.
-var errNoPath = errors.New("this machine cannot take part in a run of that host")
+var errNoPath = errors.New("this machine cannot take part in a run of this host")
 
 func doctorCommand() *cli.Command {
 	return &cli.Command{
-		Name: "doctor", Usage: "tell what of the network works between here and a host, without joining it",
+		Name: "doctor", Usage: "test the network between this machine and a host, without joining it",
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "join", Usage: "`URL` of the signaling host"},
 			&cli.StringFlag{Name: "token", EnvVars: []string{"RAVNEST_TOKEN"}, Usage: "the host's join token"},
@@ -38,7 +38,7 @@ func doctorCommand() *cli.Command {
 	}
 }
 
-// finding is a line of the doctor's.
+// finding prints one of the doctor's findings.
 func finding(w io.Writer, good bool, what, result, hint string) {
 	mark := "ok  "
 	if !good {
@@ -65,7 +65,7 @@ func doctor(ctx context.Context, w io.Writer, join, token string) error {
 	}
 	encrypted(w, u)
 	off := time.UnixMilli(t.Time).Sub(before.Add(time.Since(before) / 2)).Round(100 * time.Millisecond)
-	finding(w, off.Abs() < time.Minute, "clock", fmt.Sprintf("%v from the host's", off), "set this machine's clock: certificates are judged by it")
+	finding(w, off.Abs() < time.Minute, "clock", fmt.Sprintf("%v from the host's", off), "set this machine's clock: certificates are checked against it")
 	up, down, err := client.MeasureBandwidth(ctx, join, opt)
 	if err != nil {
 		finding(w, false, "speed", err.Error(), "")
@@ -77,20 +77,20 @@ func doctor(ctx context.Context, w io.Writer, join, token string) error {
 
 func encrypted(w io.Writer, u *url.URL) {
 	if u.Scheme == "https" || native.Loopback(u.String()) {
-		finding(w, true, "encryption", map[bool]string{true: "TLS", false: "none, and none is needed on one machine"}[u.Scheme == "https"], "")
+		finding(w, true, "encryption", map[bool]string{true: "TLS", false: "none; it is not needed on one machine"}[u.Scheme == "https"], "")
 		return
 	}
 	finding(w, false, "encryption", "plain http: others on the network can read the token, the data and the weights", "ask the requester for an https address")
 }
 
-// paths looks at the ways to other providers.
+// paths tests the paths to other providers.
 func paths(ctx context.Context, w io.Writer, servers []proto.ICEServer, loopback bool) error {
 	switch {
 	case loopback:
 		finding(w, true, "other providers", "on this machine", "")
 		return nil
 	case len(servers) == 0:
-		finding(w, false, "relay", "the host has none: providers need direct paths to each other", "the requester can start it with serve --relay ADDR")
+		finding(w, false, "relay", "the host has no relay: providers need direct paths to each other", "the requester can start it with serve --relay ADDR")
 		return nil
 	}
 	udp, relayed := false, false
@@ -117,27 +117,27 @@ func paths(ctx context.Context, w io.Writer, servers []proto.ICEServer, loopback
 	}
 	switch {
 	case udp && relayed:
-		finding(w, true, "other providers", "directly where both networks allow it, else by the host's relay", "")
+		finding(w, true, "other providers", "directly if both networks allow it, otherwise through the host's relay", "")
 	case relayed:
-		finding(w, true, "other providers", "by the host's relay only, over TCP: this network lets no UDP out", "")
+		finding(w, true, "other providers", "only through the host's relay, over TCP: this network blocks UDP", "")
 	case udp:
 		finding(w, true, "other providers", "directly only", "")
 	default:
-		finding(w, false, "other providers", "no way to any", "let UDP or TCP out to the host's port")
+		finding(w, false, "other providers", "no path to any", "let UDP or TCP out to the host's port")
 		return errNoPath
 	}
 	return nil
 }
 
-// probed names what a server's URL is, and what to do if it does not answer.
+// probed returns the name of the test of a server's URL, and what to do if it fails.
 func probed(at string) (what, hint string) {
 	switch {
 	case strings.HasPrefix(at, "stun:"):
-		return "UDP, STUN", "a firewall here or at the host keeps UDP out: training goes by the relay over TCP, more slowly"
+		return "UDP, STUN", "a firewall here or at the host blocks UDP: training will use the relay over TCP, which is slower"
 	case strings.HasPrefix(at, "turns:"):
-		return "relay, TLS", "the host's port is not open to TLS here"
+		return "relay, TLS", "TLS to the host's port is blocked here"
 	case strings.HasSuffix(at, "transport=tcp"):
-		return "relay, TCP", "the host's relay is not reached at that port: behind a reverse proxy it needs one of its own (serve --relay ADDR)"
+		return "relay, TCP", "the host's relay cannot be reached at that port: behind a reverse proxy it needs an address of its own (serve --relay ADDR)"
 	}
-	return "relay, UDP", "a firewall here or at the host keeps UDP out: the relay over TCP is used instead"
+	return "relay, UDP", "a firewall here or at the host blocks UDP: the relay over TCP is used instead"
 }

@@ -1,5 +1,5 @@
-// Command ravnest-provider lends this machine to a training run: it joins a signaling
-// host, trains the stages that it is given, hands them back and waits for the next.
+// Command ravnest-provider lends this machine to a training run: it joins a signaling host,
+// trains the stages that it is assigned, uploads them and waits for the next.
 package main
 
 import (
@@ -25,7 +25,7 @@ import (
 var version = "dev"
 
 func main() {
-	// Small and steady: what the plan needs is allocated once, the rest is messages.
+	// Keep the heap small: what the plan needs is allocated once, the rest is messages.
 	debug.SetGCPercent(50)
 	ctx, stop := native.Shutdown(context.Background())
 	err := app().RunContext(ctx, os.Args)
@@ -52,10 +52,10 @@ func app() *cli.App {
 		Flags: append(limitFlags(),
 			&cli.StringFlag{Name: "join", EnvVars: []string{"RAVNEST_JOIN"}, Usage: "`URL` of the signaling host"},
 			&cli.StringFlag{Name: "token", EnvVars: []string{"RAVNEST_TOKEN"}, Usage: "the host's join token"},
-			&cli.StringFlag{Name: "name", DefaultText: "the host gives one", EnvVars: []string{"RAVNEST_NAME"}, Usage: "name in the plan, such as node_0"},
-			&cli.BoolFlag{Name: "once", Usage: "leave after one run (default: go on to the host's next)"},
+			&cli.StringFlag{Name: "name", DefaultText: "chosen by the host", EnvVars: []string{"RAVNEST_NAME"}, Usage: "name in the plan, such as node_0"},
+			&cli.BoolFlag{Name: "once", Usage: "leave after one run (default: stay for the host's next)"},
 			&cli.DurationFlag{Name: "wait", DefaultText: "for ever", Usage: "give up after `TIME` without a host, such as 30s or 0"},
-			&cli.BoolFlag{Name: "quiet", Usage: "say only what goes wrong"},
+			&cli.BoolFlag{Name: "quiet", Usage: "print errors only"},
 		),
 		Action:   lend,
 		Commands: []*cli.Command{doctorCommand()},

@@ -1,5 +1,5 @@
-// Command ravnest is the requester's program: it makes a job, plans and serves it to
-// providers, and fuses what they trained.
+// Command ravnest is the requester's program: it creates a job, plans it and serves it to
+// providers, and fuses the trained stages.
 package main
 
 import (
@@ -37,7 +37,7 @@ import (
 // version is set by the release build.
 var version = "dev"
 
-// errInterrupted makes the exit code that shells use for Ctrl-C.
+// errInterrupted gives the exit code that shells use for Ctrl-C.
 var errInterrupted = errors.New("interrupted")
 
 func main() {
@@ -62,12 +62,12 @@ func jobFlags() []cli.Flag {
 		&cli.IntFlag{Name: "steps", DefaultText: "the job's", Usage: "stop after `N` batches"},
 		&cli.StringFlag{Name: "schedule", DefaultText: "the job's", Usage: "how a batch flows through the stages: " + strings.Join(job.Schedules, ", ")},
 		&cli.StringFlag{Name: "wire", DefaultText: "the job's", Usage: "how tensors are sent: " + strings.Join(job.Wires, ", ")},
-		&cli.Uint64Flag{Name: "seed", DefaultText: "the job's", Usage: "`N` that initial weights, the order of the rows and dropout follow from"},
-		&cli.IntFlag{Name: "micro-batches", DefaultText: "the job's", Usage: "parts of a batch that flow one by one; 0: chosen for you"},
-		&cli.IntFlag{Name: "replicas", DefaultText: "the job's", Usage: "copies of the model that train, each on its share of the batches"},
-		&cli.IntFlag{Name: "reduce-factor", DefaultText: "the job's", Usage: "updates of each replica before they are averaged"},
-		&cli.StringFlag{Name: "recompute", DefaultText: "the job's", Usage: "selective or full: less memory for more work, with the same result"},
-		&cli.StringFlag{Name: "precision", DefaultText: "the job's", Usage: "of the operands of products: fp32 or bf16 (which has the same bits on every machine)"},
+		&cli.Uint64Flag{Name: "seed", DefaultText: "the job's", Usage: "seed `N` of the initial weights, the order of the rows and dropout"},
+		&cli.IntFlag{Name: "micro-batches", DefaultText: "the job's", Usage: "number of parts that a batch is split into; 0: chosen by the planner"},
+		&cli.IntFlag{Name: "replicas", DefaultText: "the job's", Usage: "copies of the model, each trained on its share of the batches"},
+		&cli.IntFlag{Name: "reduce-factor", DefaultText: "the job's", Usage: "updates of each replica between averages"},
+		&cli.StringFlag{Name: "recompute", DefaultText: "the job's", Usage: "selective or full: less memory for more computation, with the same result"},
+		&cli.StringFlag{Name: "precision", DefaultText: "the job's", Usage: "precision of the operands of products: fp32 or bf16 (the same bits on every machine)"},
 	}
 }
 
@@ -113,7 +113,7 @@ var (
 func app() *cli.App {
 	return &cli.App{
 		Name: "ravnest", Version: version, HideHelpCommand: true,
-		Usage:                "train a neural network on the machines that people lend",
+		Usage:                "train a neural network on machines that people lend",
 		Writer:               os.Stdout,
 		ErrWriter:            os.Stderr,
 		ExitErrHandler:       func(*cli.Context, error) {},
@@ -135,12 +135,12 @@ func app() *cli.App {
 func demoCommand() *cli.Command {
 	return &cli.Command{
 		Name: "demo", Usage: "train the walkthrough's model with providers on this machine",
-		Description: "Starts the signaling host and N providers, trains, validates and fuses.\nRuns the job in --dir, or puts the walkthrough there.",
+		Description: "Starts the signaling host and N providers, trains, validates and fuses.\nRuns the job in --dir, or creates the walkthrough's there.",
 		Flags: append(jobFlags(), jsonFlag, threads,
 			&cli.IntFlag{Name: "providers", Value: 3, Usage: "start `N` providers"},
-			&cli.IntFlag{Name: "tabs", Usage: "of which `N` are tabs of your browser"},
+			&cli.IntFlag{Name: "tabs", Usage: "of which `N` are browser tabs that you open"},
 			&cli.StringFlag{Name: "dir", Value: "ravnest-demo", Usage: "the job's directory"},
-			&cli.StringFlag{Name: "ram", Usage: "`GB` that each provider lends (default: what the machine has)"},
+			&cli.StringFlag{Name: "ram", Usage: "`GB` that each provider lends (default: what is available)"},
 			&cli.StringFlag{Name: "listen", Value: "127.0.0.1:0", Usage: "address of the host"}),
 		Action: demo, OnUsageError: usageError,
 	}
@@ -152,10 +152,10 @@ func initCommand() *cli.Command {
 		Flags: append(append(jobFlags(), learnFlags("", "")...),
 			&cli.StringFlag{Name: "example", Value: "cnn", Usage: strings.Join(zoo.Names(), ", ")},
 			&cli.IntFlag{Name: "nodes", Value: 3, Usage: "nodes of the example pool"},
-			&cli.StringFlag{Name: "data", Usage: "train on `PATH`: a folder of images (a folder a class), MNIST's or CIFAR's files, .npz, .npy, .csv, .txt, .bin, .safetensors"},
+			&cli.StringFlag{Name: "data", Usage: "train on `PATH`: a folder of images (one folder per class), MNIST's or CIFAR's files, .npz, .npy, .csv, .txt, .bin, .safetensors"},
 			&cli.StringSliceFlag{Name: "target", Usage: "target `COLUMN` of a .csv, or the file of targets beside a .npy"},
 			&cli.Float64Flag{Name: "val", Value: 0.1, Usage: "share of the rows for validation, where the data have no part for it"},
-			&cli.IntFlag{Name: "size", Usage: "scale and cut images to `N` pixels each way"},
+			&cli.IntFlag{Name: "size", Usage: "scale and crop images to `N` by `N` pixels"},
 			&cli.IntFlag{Name: "block", DefaultText: "128", Usage: "tokens in a row of a text"},
 			&cli.StringFlag{Name: "tokens", Usage: "how a text becomes tokens: " + strings.Join(text.Kinds, ", ")}),
 		Action: initJob, OnUsageError: usageError,
@@ -164,25 +164,25 @@ func initCommand() *cli.Command {
 
 func importCommand() *cli.Command {
 	return &cli.Command{
-		Name: "import", Usage: "make a job of a model that PyTorch exported, or begin the job in DIR with the weights of a checkpoint", ArgsUsage: "MODEL.pt2 [DIR] | WEIGHTS.safetensors|.pt DIR",
-		Description: "MODEL.pt2 is an archive of torch.export.save(torch.export.export(model.train(), (example,),\ndynamic_shapes=({0: torch.export.Dim.AUTO},)), path). Prints the model as a table; with\nDIR writes a job there, whose training begins with the archive's weights.\n\nWEIGHTS are a state dict: a .safetensors file, or a .pt of torch.save(model.state_dict(), path).\nTheir names and shapes must be those of the job's model.",
+		Name: "import", Usage: "create a job from a model that PyTorch exported, or take the initial weights of the job in DIR from a checkpoint", ArgsUsage: "MODEL.pt2 [DIR] | WEIGHTS.safetensors|.pt DIR",
+		Description: "MODEL.pt2 is an archive of torch.export.save(torch.export.export(model.train(), (example,),\ndynamic_shapes=({0: torch.export.Dim.AUTO},)), path). Prints the model as a table; with\nDIR also writes a job there, whose initial weights are the archive's.\n\nWEIGHTS are a state dict: a .safetensors file, or a .pt of torch.save(model.state_dict(), path).\nTheir names and shapes must be those of the job's model.",
 		Flags: append(append(jobFlags(), learnFlags("cross_entropy", "adamw")...),
 			&cli.StringFlag{Name: "data", Usage: "train on `PATH`, as init --data, or on one of " + strings.Join(data.BuiltinNames(), ", ")},
 			&cli.StringSliceFlag{Name: "target", Usage: "target `COLUMN` of a .csv, or the file of targets beside a .npy"},
 			&cli.Float64Flag{Name: "val", Value: 0.1, Usage: "share of the rows for validation, where the data have no part for it"},
 			&cli.StringFlag{Name: "tokens", Usage: "how a text becomes tokens: " + strings.Join(text.Kinds, ", ")},
 			&cli.IntFlag{Name: "batch-size", Value: 32, Usage: "rows of a batch"},
-			&cli.IntFlag{Name: "output", Usage: "which of the model's outputs is its answer, from 0"},
-			&cli.BoolFlag{Name: "strict", Value: true, Usage: "of WEIGHTS: no name may be missing or surplus"},
-			&cli.StringSliceFlag{Name: "ignore", Usage: "of WEIGHTS: leave out names that match `PATTERN`, such as 'fc.*', and keep what the job has"},
-			&cli.StringFlag{Name: "strip", Usage: "of WEIGHTS: their names begin with `PREFIX`, the model's do not"}),
+			&cli.IntFlag{Name: "output", Usage: "index of the model's output that is its answer, from 0"},
+			&cli.BoolFlag{Name: "strict", Value: true, Usage: "for WEIGHTS: no names may be missing or unused"},
+			&cli.StringSliceFlag{Name: "ignore", Usage: "for WEIGHTS: skip names that match `PATTERN`, such as 'fc.*', and keep the job's values"},
+			&cli.StringFlag{Name: "strip", Usage: "for WEIGHTS: remove `PREFIX` from their names"}),
 		Action: importModel, OnUsageError: usageError,
 	}
 }
 
 func clusterizeCommand() *cli.Command {
 	return &cli.Command{
-		Name: "clusterize", Usage: "form clusters of the pool in DIR/node_data/node_configs.json and cut the model", ArgsUsage: "DIR",
+		Name: "clusterize", Usage: "form clusters from the pool in DIR/node_data/node_configs.json and cut the model", ArgsUsage: "DIR",
 		Flags:  []cli.Flag{jsonFlag, &cli.IntFlag{Name: "max-clusters", Value: 1, Usage: "at most `N` clusters, 0 for any number"}},
 		Action: alone(clusterize), OnUsageError: usageError,
 	}
@@ -196,16 +196,16 @@ func serveCommand() *cli.Command {
 			&cli.StringFlag{Name: "listen", Value: "127.0.0.1:8090", Usage: "`ADDR` to serve at"},
 			&cli.StringFlag{Name: "token", EnvVars: []string{"RAVNEST_TOKEN"}, Usage: "secret that providers must show to join"},
 			&cli.IntFlag{Name: "providers", DefaultText: "the plan of clusterize", Usage: "plan by the benchmarks of the first `N` that join"},
-			&cli.BoolFlag{Name: "fresh", Usage: "begin anew, where an unfinished run of the same job would go on from its last checkpoint (resume)"},
+			&cli.BoolFlag{Name: "fresh", Usage: "start from the beginning instead of resuming an unfinished run of the same job from its last checkpoint"},
 			&cli.StringFlag{Name: "tls-cert", Usage: "serve https with the certificate in `FILE`, read again when it changes"},
-			&cli.StringFlag{Name: "tls-key", Usage: "and its key in `FILE`"},
-			&cli.StringFlag{Name: "public", Usage: "`URL` by which people reach the host, with the path below which a proxy has put it"},
-			&cli.StringFlag{Name: "acme", Usage: "get the certificate for --public from the ACME directory at `URL`, whose terms you accept, such as https://acme-v02.api.letsencrypt.org/directory; it looks for this host at port 443"},
+			&cli.StringFlag{Name: "tls-key", Usage: "key of that certificate, in `FILE`"},
+			&cli.StringFlag{Name: "public", Usage: "`URL` by which people reach the host, including any path prefix of a proxy"},
+			&cli.StringFlag{Name: "acme", Usage: "get the certificate for --public from the ACME directory at `URL`, whose terms you accept, such as https://acme-v02.api.letsencrypt.org/directory; it connects to this host at port 443"},
 			&cli.StringFlag{Name: "acme-cache", Usage: "`DIR` where that certificate and its key are kept (default: node_data/acme of the job)"},
-			&cli.BoolFlag{Name: "proxy", Usage: "a reverse proxy stands before the host: believe its Forwarded and X-Forwarded-* headers"},
-			&cli.StringFlag{Name: "relay", Usage: "`ADDR` (UDP and TCP) of the relay for providers without a direct path (default: that of --listen, where other machines reach it)"},
+			&cli.BoolFlag{Name: "proxy", Usage: "the host is behind a reverse proxy: trust its Forwarded and X-Forwarded-* headers"},
+			&cli.StringFlag{Name: "relay", Usage: "`ADDR` (UDP and TCP) of the relay for providers without a direct path (default: that of --listen, if other machines can reach it)"},
 			&cli.BoolFlag{Name: "no-relay", Usage: "do not relay between providers without a direct path"},
-			&cli.StringFlag{Name: "trace", Usage: "write what decides the run to `FILE`, as JSON lines that replay it"},
+			&cli.StringFlag{Name: "trace", Usage: "write the run's events to `FILE` as JSON lines, from which it can be replayed"},
 		},
 		Action: alone(serve), OnUsageError: usageError,
 	}
@@ -213,8 +213,8 @@ func serveCommand() *cli.Command {
 
 func statusCommand() *cli.Command {
 	return &cli.Command{
-		Name: "status", Usage: "say where a run stands, of the job in DIR or of the host at URL", ArgsUsage: "DIR|URL",
-		Flags:  []cli.Flag{jsonFlag, &cli.StringFlag{Name: "token", EnvVars: []string{"RAVNEST_TOKEN"}, Usage: "the host's join token, where URL is given"}},
+		Name: "status", Usage: "show the status of a run: of the job in DIR or of the host at URL", ArgsUsage: "DIR|URL",
+		Flags:  []cli.Flag{jsonFlag, &cli.StringFlag{Name: "token", EnvVars: []string{"RAVNEST_TOKEN"}, Usage: "the host's join token, with URL"}},
 		Action: status, OnUsageError: usageError,
 	}
 }
@@ -229,7 +229,7 @@ func fuseCommand() *cli.Command {
 
 func evalCommand() *cli.Command {
 	return &cli.Command{
-		Name: "eval", Usage: "measure the fused model on the validation set", ArgsUsage: "DIR",
+		Name: "eval", Usage: "evaluate the fused model on the validation set", ArgsUsage: "DIR",
 		Flags: []cli.Flag{jsonFlag, threads}, Action: eval, OnUsageError: usageError,
 	}
 }
@@ -237,7 +237,7 @@ func evalCommand() *cli.Command {
 func exportCommand() *cli.Command {
 	return &cli.Command{
 		Name: "export", Usage: "write the trained weights, or those of the last checkpoint, as PyTorch's state dict", ArgsUsage: "DIR",
-		Description: "The file loads with load_state_dict, strictly: safetensors.torch.load_file, or\ntorch.load(path, weights_only=True) where it ends in .pt.",
+		Description: "The file loads with load_state_dict, strictly: safetensors.torch.load_file, or\ntorch.load(path, weights_only=True) for a .pt file.",
 		Flags:       []cli.Flag{jsonFlag, &cli.StringFlag{Name: "to", Usage: "`FILE` that ends in .safetensors or .pt"}, &cli.IntFlag{Name: "cluster", Usage: "which cluster"}},
 		Action:      export, OnUsageError: usageError,
 	}
@@ -245,11 +245,11 @@ func exportCommand() *cli.Command {
 
 func predictCommand() *cli.Command {
 	return &cli.Command{
-		Name: "predict", Usage: "answer the rows of INPUT with the model of the job in DIR", ArgsUsage: "DIR INPUT",
-		Description: "INPUT is a folder of images, an image, or a .csv, .npy, .npz, .safetensors, .txt or .bin. Prints\na line for every row: the class and its probability, or the values.",
+		Name: "predict", Usage: "run the model of the job in DIR on the rows of INPUT", ArgsUsage: "DIR INPUT",
+		Description: "INPUT is a folder of images, an image, or a .csv, .npy, .npz, .safetensors, .txt or .bin. Prints\none line per row: the class and its probability, or the values.",
 		Flags: []cli.Flag{
 			jsonFlag, threads,
-			&cli.StringSliceFlag{Name: "target", Usage: "`COLUMN` of a .csv that is no input"},
+			&cli.StringSliceFlag{Name: "target", Usage: "`COLUMN` of a .csv that is not an input"},
 			&cli.StringFlag{Name: "tokens", Usage: "how a text becomes tokens: " + strings.Join(text.Kinds, ", ")},
 			&cli.IntFlag{Name: "cluster", Usage: "whose checkpoint"},
 		},
@@ -259,8 +259,8 @@ func predictCommand() *cli.Command {
 
 func trainCommand() *cli.Command {
 	return &cli.Command{
-		Name: "train", Usage: "train the job in DIR in one process, to compare with", ArgsUsage: "DIR",
-		Flags:  append(jobFlags(), jsonFlag, threads, &cli.BoolFlag{Name: "local", Usage: "in this process; required (to train on several machines use demo or serve)"}),
+		Name: "train", Usage: "train the job in DIR in one process, for comparison", ArgsUsage: "DIR",
+		Flags:  append(jobFlags(), jsonFlag, threads, &cli.BoolFlag{Name: "local", Usage: "train in this process; required (to train on several machines, use demo or serve)"}),
 		Action: alone(trainLocal), OnUsageError: usageError,
 	}
 }
@@ -273,7 +273,7 @@ func usageError(c *cli.Context, err error, _ bool) error {
 	return fmt.Errorf("%w: run %s --help for the flags", plainFlag(err), name)
 }
 
-// plainFlag says what package flag says of a flag as it is written here, with two dashes.
+// plainFlag rewrites errors of package flag so that flags have two dashes.
 func plainFlag(err error) error {
 	text := err.Error()
 	if name, ok := strings.CutPrefix(text, "flag provided but not defined: -"); ok {
@@ -285,7 +285,7 @@ func plainFlag(err error) error {
 	return err
 }
 
-// threadsFlag is the value of --threads.
+// threadsFlag returns the value of --threads.
 func threadsFlag(c *cli.Context) (int, error) {
 	t, most := c.Int("threads"), 4*runtime.NumCPU()+64
 	if t < 1 || t > most {
@@ -294,8 +294,8 @@ func threadsFlag(c *cli.Context) (int, error) {
 	return t, nil
 }
 
-// flagsFirst lets flags stand behind a command's argument, as in ravnest serve DIR
-// --listen ADDR: it moves them before it. What follows "--" stays where it is.
+// flagsFirst moves flags that follow a command's argument before it, as in ravnest serve DIR
+// --listen ADDR. Arguments after "--" stay in place.
 func flagsFirst(a *cli.App, args []string) []string {
 	if len(args) < 2 {
 		return args
@@ -334,7 +334,7 @@ func flagsFirst(a *cli.App, args []string) []string {
 	return append(append([]string{args[0], args[1]}, flags...), rest...)
 }
 
-// dirArg is the one argument of a command.
+// dirArg returns the one argument of a command.
 func dirArg(c *cli.Context) (string, error) {
 	if c.NArg() != 1 {
 		return "", fmt.Errorf("%s takes one directory, got %d arguments %q: run ravnest %s --help for the flags", c.Command.Name, c.NArg(), c.Args().Slice(), c.Command.Name)
@@ -363,7 +363,7 @@ func locked(dir, command string, f func() error) error {
 	return f()
 }
 
-// alone is an action on a directory that no other command may change meanwhile.
+// alone wraps an action so that it holds the lock of its directory.
 func alone(action cli.ActionFunc) cli.ActionFunc {
 	return func(c *cli.Context) error {
 		dir, err := dirArg(c)
@@ -389,7 +389,14 @@ func print(c *cli.Context, v any, text func(w io.Writer)) error {
 
 func summary(c *cli.Context, s host.Summary) error {
 	err := print(c, s, func(w io.Writer) {
-		fmt.Fprintf(w, "trained %d samples in %.2f s: %.0f samples/s, loss %.4f", s.Samples, s.Seconds, s.SamplesPerS, s.Loss)
+		if s.Samples == 0 {
+			fmt.Fprintln(w, "nothing was trained")
+			return
+		}
+		fmt.Fprintf(w, "trained %d samples in %.2f s: %.0f samples/s", s.Samples, s.Seconds, s.SamplesPerS)
+		if v := float64(s.Loss); !math.IsNaN(v) { // NaN: stopped before the first batch after resuming
+			fmt.Fprintf(w, ", loss %.4f", v)
+		}
 		if s.ValAccuracy >= 0 {
 			fmt.Fprintf(w, ", validation accuracy %.2f %%", s.ValAccuracy)
 		} else if v := float64(s.ValLoss); !math.IsNaN(v) {
@@ -404,7 +411,7 @@ func summary(c *cli.Context, s host.Summary) error {
 		}
 	})
 	if err == nil && s.Interrupted {
-		err = fmt.Errorf("%w: what was trained is saved", errInterrupted)
+		err = fmt.Errorf("%w: the trained state is saved", errInterrupted)
 		if !s.Saved {
 			err = fmt.Errorf("%w before anything was trained", errInterrupted)
 		}
@@ -412,8 +419,8 @@ func summary(c *cli.Context, s host.Summary) error {
 	return err
 }
 
-// asResult turns the error of a run that diverged into a warning when --json is given: the
-// object carries the error, and null for what is not finite.
+// asResult prints the error of a run that diverged and returns nil if --json is given, since
+// the JSON object has the error, and null for numbers that are not finite.
 func asResult(c *cli.Context, err error) error {
 	if (errors.Is(err, stage.ErrDiverged) || errors.Is(err, server.ErrDiverged)) && c.Bool("json") {
 		fmt.Fprintln(os.Stderr, "ravnest:", err)
@@ -422,7 +429,7 @@ func asResult(c *cli.Context, err error) error {
 	return err
 }
 
-// pages is the site in this program.
+// pages returns the site embedded in this program.
 func pages() (*site.Site, error) {
 	s, err := site.Embedded()
 	if err != nil {
@@ -433,7 +440,7 @@ func pages() (*site.Site, error) {
 
 func demo(c *cli.Context) error {
 	if c.NArg() > 0 {
-		return fmt.Errorf("demo takes no arguments, got %q: the directory is --dir", c.Args().Slice())
+		return fmt.Errorf("demo takes no arguments, got %q: give the directory with --dir", c.Args().Slice())
 	}
 	n, tabs, dir := c.Int("providers"), c.Int("tabs"), c.String("dir")
 	if n < 1 || n > 64 {
@@ -461,7 +468,7 @@ func demo(c *cli.Context) error {
 		return errors.New("--tabs: this ravnest was built without its pages: make builds them (it needs npm)")
 	}
 	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return fmt.Errorf("making the job's directory: %w", err)
+		return fmt.Errorf("creating the job's directory: %w", err)
 	}
 	return locked(dir, "demo", func() error { return demoIn(c, dir, pages) })
 }
@@ -512,12 +519,12 @@ func initJob(c *cli.Context) error {
 	return nil
 }
 
-// initData writes a job over the user's own data: with an example's model if one is named,
-// else with a small one made for them.
+// initData writes a job on the user's own data: with an example's model if one is named,
+// otherwise with a small model made for the data.
 func initData(c *cli.Context, dir string) error {
 	o := dataset.Options{Block: c.Int("block"), Tokens: c.String("tokens"), Size: c.Int("size"), Val: c.Float64("val"), Seed: c.Uint64("seed"), Target: c.StringSlice("target")}
 	if !(o.Val >= 0 && o.Val < 1) {
-		return fmt.Errorf("--val %v is a share of the rows: 0 or more and less than 1", o.Val)
+		return fmt.Errorf("--val %v must be a share of the rows: at least 0 and less than 1", o.Val)
 	}
 	if o.Size < 0 || o.Size > 4096 {
 		return fmt.Errorf("--size %d is outside 0..4096 pixels (0: as large as the images are)", o.Size)
@@ -564,8 +571,8 @@ func initData(c *cli.Context, dir string) error {
 	return nil
 }
 
-// batch is a batch size for so many rows whose last batch has more than one row, which batch
-// norm needs.
+// batch returns a batch size for this many rows such that the last batch has more than one
+// row, as batch norm requires.
 func batch(rows int) int {
 	for n := min(64, rows); n > 2; n-- {
 		if rows%n != 1 {
@@ -584,7 +591,7 @@ func importModel(c *cli.Context) error {
 	}
 	for _, f := range []string{"strict", "ignore", "strip"} {
 		if c.IsSet(f) {
-			return fmt.Errorf("--%s is for weights (.safetensors, .pt), %s is not called so", f, c.Args().First())
+			return fmt.Errorf("--%s is for weights (.safetensors, .pt), but %s is neither", f, c.Args().First())
 		}
 	}
 	j := job.Default()
@@ -610,7 +617,7 @@ func importModel(c *cli.Context) error {
 	var src project.Source
 	if !slices.Contains(data.BuiltinNames(), j.Data) {
 		o := dataset.Options{Val: c.Float64("val"), Seed: j.Seed, Target: c.StringSlice("target"), Tokens: c.String("tokens")}
-		switch in := m.Graph.Inputs[0].Shape; len(in) { // what the model takes
+		switch in := m.Graph.Inputs[0].Shape; len(in) { // the rows that the model takes
 		case 1:
 			o.Block = in[0]
 		case 3:
@@ -629,15 +636,15 @@ func importModel(c *cli.Context) error {
 	return nil
 }
 
-// importWeights makes the job in a directory begin with a checkpoint.
+// importWeights takes a job's initial weights from a checkpoint.
 func importWeights(c *cli.Context) error {
 	file, dir := c.Args().First(), c.Args().Get(1)
 	if dir == "" {
-		return fmt.Errorf("import %s needs the directory of the job that is to begin with it", file)
+		return fmt.Errorf("import %s needs the directory of the job whose initial weights it shall be", file)
 	}
 	for _, f := range c.FlagNames() {
 		if !slices.Contains([]string{"strict", "ignore", "strip"}, f) {
-			return fmt.Errorf("--%s is for a model (.pt2), %s is a checkpoint: change %s", f, file, filepath.Join(dir, project.JobFile))
+			return fmt.Errorf("--%s is for a model (.pt2), but %s is a checkpoint: change %s instead", f, file, filepath.Join(dir, project.JobFile))
 		}
 	}
 	return locked(dir, "import", func() error {
@@ -660,7 +667,7 @@ func importWeights(c *cli.Context) error {
 		for _, g := range []struct {
 			what  string
 			names []string
-		}{{"kept as they were", f.Kept}, {"of the file not used", f.Left}} {
+		}{{"kept as they were", f.Kept}, {"in the file not used", f.Left}} {
 			if len(g.names) > 0 {
 				fmt.Fprintf(os.Stderr, "%d %s: %s\n", len(g.names), g.what, strings.Join(g.names, ", "))
 			}
@@ -701,7 +708,7 @@ func predict(c *cli.Context) error {
 		return err
 	}
 	if n := len(p.Graph.Inputs); n != 1 {
-		return fmt.Errorf("the model has %d inputs, predict reads 1", n)
+		return fmt.Errorf("the model has %d inputs, but predict reads 1", n)
 	}
 	x, names, err := dataset.Inputs(c.Args().Get(1), p.Graph.Inputs[0].Shape, dataset.Options{Target: c.StringSlice("target"), Tokens: c.String("tokens")})
 	if err != nil {
@@ -798,7 +805,7 @@ func serve(c *cli.Context) (err error) {
 	return summary(c, s)
 }
 
-// status says where a run stands, of a directory or of a host.
+// status shows the status of a run: of a directory or of a host.
 func status(c *cli.Context) error {
 	at, err := dirArg(c)
 	if err != nil {
@@ -822,12 +829,12 @@ func status(c *cli.Context) error {
 	return print(c, s, func(w io.Writer) { fmt.Fprintln(w, s) })
 }
 
-// edgeOf reads how the host meets other machines.
+// edgeOf reads the flags about how the host is reached over the network.
 func edgeOf(c *cli.Context, ln net.Listener) (host.Edge, error) {
 	e := host.Edge{Proxy: c.Bool("proxy")}
 	if cert, key := c.String("tls-cert"), c.String("tls-key"); cert != "" || key != "" {
 		if cert == "" || key == "" {
-			return e, errors.New("--tls-cert and --tls-key go together: one has the certificate, the other its key")
+			return e, errors.New("--tls-cert and --tls-key must be given together: the certificate and its key")
 		}
 		loaded, err := server.LoadCertificate(cert, key)
 		if err != nil {
@@ -866,13 +873,13 @@ func edgeOf(c *cli.Context, ln net.Listener) (host.Edge, error) {
 	return e, err
 }
 
-// warnPlain says loudly that others can read along.
+// warnPlain warns that others can read what is sent.
 func warnPlain(c *cli.Context, at string) {
 	u, err := url.Parse(at)
 	if err != nil || u.Scheme != "http" || native.Loopback(at) {
 		return
 	}
-	fmt.Fprintln(os.Stderr, "WARNING: this is plain http: the token, the data and the trained weights cross the network in clear, and tabs get one core.\nhint: give --tls-cert and --tls-key, or put a reverse proxy with https before it and say --proxy --public https://...")
+	fmt.Fprintln(os.Stderr, "WARNING: this is plain http: the token, the data and the trained weights cross the network unencrypted, and tabs can use only one core.\nhint: give --tls-cert and --tls-key, or put a reverse proxy with https in front and give --proxy --public https://...")
 }
 
 func fuse(c *cli.Context) error {
@@ -908,7 +915,7 @@ func eval(c *cli.Context) error {
 		if e.Total == 0 {
 			fmt.Fprintf(w, "validation loss %.4f", e.Loss)
 		} else {
-			fmt.Fprintf(w, "%d of %d right: validation accuracy %.2f %%, loss %.4f", e.Correct, e.Total, e.Accuracy, e.Loss)
+			fmt.Fprintf(w, "%d of %d correct: validation accuracy %.2f %%, loss %.4f", e.Correct, e.Total, e.Accuracy, e.Loss)
 		}
 		for _, m := range e.Told {
 			fmt.Fprintf(w, ", %s %.4g", m.Name, m.Value)
@@ -919,7 +926,7 @@ func eval(c *cli.Context) error {
 
 func trainLocal(c *cli.Context) error {
 	if !c.Bool("local") {
-		return errors.New("train needs --local: to train on several machines use demo or serve")
+		return errors.New("train needs --local: to train on several machines, use demo or serve")
 	}
 	p, err := open(c)
 	if err != nil {

@@ -61,7 +61,7 @@ func TestSimulate(t *testing.T) {
 	}
 	for _, bad := range [][]string{{"--hours", "-1"}, {"--providers", "0"}, {"--session", "-2"}, {"dir"}} {
 		if _, err := run(bad...); err == nil {
-			t.Errorf("simulate %v is taken", bad)
+			t.Errorf("simulate %v is accepted", bad)
 		}
 	}
 }

@@ -1,6 +1,6 @@
 package main
 
-// ravnest simulate: what volunteers who come and go make of a run, without any.
+// The command ravnest simulate, which runs a job on simulated volunteers.
 
 import (
 	"errors"
@@ -17,15 +17,15 @@ import (
 
 func simulateCommand() *cli.Command {
 	return &cli.Command{
-		Name: "simulate", Usage: "show how a run goes on with volunteers who come and go, in virtual time",
-		Description: "Drives the machines that decide in a real run with drawn computers, links and sessions.\nThe same seed gives the same figures.",
+		Name: "simulate", Usage: "simulate a run with volunteers who come and go, in virtual time",
+		Description: "Runs the decision logic of a real run on random computers, links and sessions.\nThe same seed gives the same figures.",
 		Flags: []cli.Flag{
 			jsonFlag,
-			&cli.IntFlag{Name: "providers", Value: 100, Usage: "how many are there at a time; one cluster trains, the rest are spares"},
-			&cli.Float64Flag{Name: "hours", Value: 24, Usage: "of the run"},
-			&cli.Uint64Flag{Name: "seed", Value: 1, Usage: "of computers, links and sessions"},
-			&cli.Float64Flag{Name: "session", Usage: "`HOURS` that a provider stays on the average; 0: nobody leaves (default: 10.4, as SETI@home's)"},
-			&cli.StringFlag{Name: "trace", Usage: "write what the host's machine is told to `FILE`, as JSON lines"},
+			&cli.IntFlag{Name: "providers", Value: 100, Usage: "number of providers at a time; one cluster trains, the rest are spares"},
+			&cli.Float64Flag{Name: "hours", Value: 24, Usage: "length of the run"},
+			&cli.Uint64Flag{Name: "seed", Value: 1, Usage: "seed of the random computers, links and sessions"},
+			&cli.Float64Flag{Name: "session", Usage: "mean `HOURS` that a provider stays; 0: nobody leaves (default: 10.4, as in SETI@home)"},
+			&cli.StringFlag{Name: "trace", Usage: "write the host's events to `FILE` as JSON lines"},
 		},
 		Action: runSimulation, OnUsageError: usageError,
 	}
@@ -46,7 +46,7 @@ func runSimulation(c *cli.Context) (err error) {
 		Providers: c.Int("providers"), Time: time.Duration(hours * float64(time.Hour)), Seed: c.Uint64("seed"),
 		Session: time.Duration(session * float64(time.Hour)),
 		Hour: func(h int, r simulate.Result) {
-			fmt.Fprintf(os.Stderr, "hour %d of %.4g: %d steps saved, %d recoveries, %.0f %% of a quiet run\n", h, hours, r.Steps, r.Recoveries, 100*r.Throughput)
+			fmt.Fprintf(os.Stderr, "hour %d of %.4g: %d steps saved, %d recoveries, %.0f %% of a run without losses\n", h, hours, r.Steps, r.Recoveries, 100*r.Throughput)
 		},
 	}
 	if c.IsSet("session") && session == 0 {
@@ -58,8 +58,8 @@ func runSimulation(c *cli.Context) (err error) {
 	}
 	defer func() { err = errors.Join(err, done()) }()
 	o.Trace = trace
-	// Thousands of members are a heap that hardly changes: collecting it less often saves a
-	// third of the time.
+	// With thousands of members the heap is large and hardly changes: collecting it less often
+	// saves a third of the time.
 	defer debug.SetGCPercent(debug.SetGCPercent(500))
 	r, err := simulate.Run(c.Context, o)
 	if err != nil {
@@ -68,7 +68,7 @@ func runSimulation(c *cli.Context) (err error) {
 	return print(c, r, func(w io.Writer) { writeSimulation(w, r) })
 }
 
-// traceFile opens the file of --trace; nil where there is none. done closes it.
+// traceFile opens the file of --trace, if given. done closes it.
 func traceFile(c *cli.Context) (w io.Writer, done func() error, err error) {
 	name := c.String("trace")
 	if name == "" {
@@ -84,15 +84,15 @@ func traceFile(c *cli.Context) (w io.Writer, done func() error, err error) {
 func writeSimulation(w io.Writer, r simulate.Result) {
 	stays := "nobody leaves"
 	if r.Session > 0 {
-		stays = fmt.Sprintf("who stay %.3g h on the average", r.Session)
+		stays = fmt.Sprintf("who stay %.3g h on average", r.Session)
 	}
 	fmt.Fprintf(w, "%d providers for %.4g h, %s, seed %d, a heartbeat of %.3g s\n", r.Providers, r.Hours, stays, r.Seed, r.HeartbeatS)
-	fmt.Fprintf(w, "trained     %d steps: %.1f %% of the %.0f of a quiet run, at %.3g s a step\n", r.Steps, 100*r.Throughput, math.Floor(r.QuietSteps), r.StepS)
-	fmt.Fprintf(w, "done again  %d steps, %.1f %% of the work\n", r.Redone, 100*r.RedoneShare)
-	fmt.Fprintf(w, "losses      %d, training again after %.3g s (median), %.3g s (90 %%), %.3g s (longest); %.0f s in all\n", r.Recoveries, r.Median, r.P90, r.Longest, r.Idle)
+	fmt.Fprintf(w, "trained     %d steps: %.1f %% of the %.0f of a run without losses, at %.3g s a step\n", r.Steps, 100*r.Throughput, math.Floor(r.QuietSteps), r.StepS)
+	fmt.Fprintf(w, "repeated    %d steps, %.1f %% of the work\n", r.Redone, 100*r.RedoneShare)
+	fmt.Fprintf(w, "losses      %d, training resumed after %.3g s (median), %.3g s (90 %%), %.3g s (longest); %.0f s in total\n", r.Recoveries, r.Median, r.P90, r.Longest, r.Idle)
 	fmt.Fprintf(w, "checkpoints %d, one every %.3g s\n", r.Checkpoints, r.CheckpointS)
-	fmt.Fprintf(w, "providers   %d joined; %d said goodbye, %d closed, %d fell silent\n", r.Joined, r.Polite, r.Closed, r.Silent)
-	fmt.Fprintf(w, "traffic     %d messages of the host, %.3g GB up and %.3g GB down of states, %.4g GB between peers\n",
+	fmt.Fprintf(w, "providers   %d joined; %d said goodbye, %d disconnected, %d fell silent\n", r.Joined, r.Polite, r.Closed, r.Silent)
+	fmt.Fprintf(w, "traffic     %d messages with the host, states of %.3g GB up and %.3g GB down, %.4g GB between peers\n",
 		r.Messages, float64(r.Uploaded)/1e9, float64(r.Downloaded)/1e9, r.Peers/1e9)
 	switch {
 	case r.Error != "":
