@@ -1,6 +1,6 @@
-// Package transport moves whole messages between two stages over a pipe of frames: an
-// ordered, reliable channel such as a WebRTC data channel. A Link cuts messages into
-// frames, keeps the receiver from being flooded by credits, and says why it ended.
+// Package transport carries messages between two stages over a pipe of frames: an ordered,
+// reliable channel such as a WebRTC data channel. A Link splits messages into frames, uses
+// credits so that the receiver is not flooded, and reports why it ended.
 package transport
 
 import (
@@ -14,7 +14,7 @@ import (
 	"github.com/ravnest/ravnest/engine/wire"
 )
 
-// Errors that end a link. What a peer sent against the rules is a wire.ErrProtocol.
+// Errors that end a link. Violations of the protocol are wire.ErrProtocol.
 var (
 	// ErrClosed is returned after Close.
 	ErrClosed = errors.New("the link is closed")
@@ -25,69 +25,69 @@ var (
 // Pipe is an ordered, reliable channel of frames. Send is for one goroutine at a time,
 // and so is Recv; Close is for any.
 type Pipe interface {
-	// Send sends a frame of at most wire.MaxFrame bytes and is done with it on return.
-	// It blocks while too much is queued. If it fails because of ctx, no part of the
-	// frame was sent.
+	// Send sends a frame of at most wire.MaxFrame bytes and does not keep it after
+	// returning. It blocks while too much is queued. If it fails because of ctx, no part
+	// of the frame was sent.
 	Send(ctx context.Context, frame []byte) error
-	// Recv returns the next frame, valid until the next call. After the end of the
-	// pipe, whoever ended it, it still hands out what has arrived, and then fails.
+	// Recv returns the next frame, valid until the next call. After the pipe has ended on
+	// either side, it still returns the frames that have arrived, and then fails.
 	Recv(ctx context.Context) ([]byte, error)
-	// Close ends the pipe and makes Send and Recv return. What was sent before has a
+	// Close ends the pipe and makes Send and Recv return. Frames sent before have a
 	// bounded time to arrive.
 	Close() error
 }
 
 // Options of a link. Zero fields take the defaults. The two sides need not agree.
 type Options struct {
-	// Credit is the window: bytes that the peer may have sent and we not yet released;
-	// 8 MiB, at least wire.FirstWindow.
+	// Credit is the window: how many bytes sent by the peer may be waiting to be released.
+	// Default: 8 MiB; at least wire.FirstWindow.
 	Credit int
-	// MaxTransfer is the largest message that we take, header included;
-	// wire.MaxTransfer, which is also the most.
+	// MaxTransfer is the size limit of messages from the peer, including the header.
+	// Default: wire.MaxTransfer, which it cannot exceed.
 	MaxTransfer int
 }
 
-// DefaultCredit is the window of a link: some tens of milliseconds of a fast link.
+// DefaultCredit is the default window in bytes: some tens of milliseconds of a fast link.
 const DefaultCredit = 8 << 20
 
 // farewell bounds the attempt to tell the peer why a link ends.
 const farewell = 250 * time.Millisecond
 
-// Stats are running totals.
+// Stats are totals since the link was made.
 type Stats struct {
 	SentPayload, ReceivedPayload int64 // of messages
 	SentBytes, ReceivedBytes     int64 // of frames
 	Sent, Received               int64 // messages
 }
 
-// Link carries messages over a pipe, in order. Any number of goroutines may call its
-// methods; of several senders or receivers one is served after the other.
+// Link carries messages over a pipe, in order. Any number of goroutines may call its methods;
+// concurrent senders or receivers are served one after the other.
 type Link struct {
 	pipe   Pipe
 	ctx    context.Context // ends with the link; its cause says why
 	cancel context.CancelCauseFunc
 	wg     sync.WaitGroup
 
-	sending chan struct{} // held by the goroutine that sends a message
+	sending chan struct{} // held by the goroutine that is sending a message
 	id      uint32        // of the last message
 	head    []byte
 
-	writing chan struct{} // held by the goroutine that has the pipe
-	number  uint16        // of the next frame out
+	writing chan struct{} // held by the goroutine that is using the pipe
+	number  uint16        // of the next frame to be sent
 	frame   []byte
 
 	mu    sync.Mutex
 	ended bool
 	out   wire.Window
 	in    *wire.Assembler
-	queue []*wire.Message // whole messages, oldest first
-	room  chan struct{}   // a token: the window may have room
-	ready chan struct{}   // a token: the queue may have messages
+	queue []*wire.Message // complete messages, oldest first
+	room  chan struct{}   // holds a token if the window may have room
+	ready chan struct{}   // holds a token if the queue may have messages
 
 	sp, rp, sb, rb, sn, rn atomic.Int64
 }
 
-// NewLink takes over the pipe.
+// NewLink returns a link over the pipe, which it takes over.
 func NewLink(p Pipe, opt Options) *Link {
 	if opt.Credit <= 0 {
 		opt.Credit = DefaultCredit
@@ -100,24 +100,24 @@ func NewLink(p Pipe, opt Options) *Link {
 		sending: make(chan struct{}, 1), writing: make(chan struct{}, 1), frame: make([]byte, 0, wire.MaxFrame),
 	}
 	l.ctx, l.cancel = context.WithCancelCause(context.Background())
-	l.writing <- struct{}{} // until the hello is out: it is the first frame
+	l.writing <- struct{}{} // held until the hello is sent, which must be the first frame
 	l.wg.Go(l.read)
 	return l
 }
 
-// Stats of the link so far.
+// Stats returns the link's totals so far.
 func (l *Link) Stats() Stats {
 	return Stats{l.sp.Load(), l.rp.Load(), l.sb.Load(), l.rb.Load(), l.sn.Load(), l.rn.Load()}
 }
 
-// Done is closed when the link has ended; Err then says why.
+// Done returns a channel that is closed when the link has ended. Err then says why.
 func (l *Link) Done() <-chan struct{} { return l.ctx.Done() }
 
-// Err is why the link has ended, nil before: ErrClosed, or something that wraps
+// Err returns why the link has ended, or nil before that: ErrClosed, or an error that wraps
 // ErrPeerGone or wire.ErrProtocol.
 func (l *Link) Err() error { return context.Cause(l.ctx) }
 
-// notify leaves a token for a waiter; one that is already there is enough.
+// notify leaves a token for a waiter, unless there is one already.
 func notify(c chan struct{}) {
 	select {
 	case c <- struct{}{}:
@@ -142,7 +142,7 @@ func (l *Link) acquire(ctx context.Context, lock chan struct{}) error {
 	}
 }
 
-// end ends the link; the first reason counts, and the peer hears it if tell is set.
+// end ends the link. The first reason counts; if tell is set, the peer is told.
 func (l *Link) end(err error, tell bool) {
 	l.mu.Lock()
 	first := !l.ended
@@ -158,7 +158,7 @@ func (l *Link) end(err error, tell bool) {
 	_ = l.pipe.Close()
 }
 
-// bye tells the peer, if that is possible soon.
+// bye tells the peer why the link ends, if that is possible soon.
 func (l *Link) bye(err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), farewell)
 	defer cancel()
@@ -179,7 +179,7 @@ func (l *Link) put(ctx context.Context, f wire.Frame) error {
 	return l.flush(ctx)
 }
 
-// flush sends what stands in l.frame. The caller holds writing.
+// flush sends l.frame. The caller holds writing.
 func (l *Link) flush(ctx context.Context) error {
 	if err := l.pipe.Send(ctx, l.frame); err != nil {
 		return err
@@ -201,13 +201,13 @@ func (l *Link) write(f wire.Frame) {
 	}
 }
 
-// broken is called when the pipe does not take a frame. The link ends, but not before
-// the reader has taken what had arrived: often that says why.
+// broken is called when the pipe does not accept a frame. The link ends after the reader has
+// read what had arrived, since that often says why.
 func (l *Link) broken() { _ = l.pipe.Close() }
 
-// Send sends a message; Bytes and Sum of the header are set here. The payload is free
-// again on return. If ctx ends first the message is cancelled, Send returns its cause
-// and the link lives on.
+// Send sends a message. It sets Bytes and Sum of the header, and does not keep the payload
+// after returning. If ctx ends first, the message is cancelled, Send returns the cause, and
+// the link stays usable.
 func (l *Link) Send(ctx context.Context, h wire.Header, payload []byte) error {
 	total := wire.MessageHeader + len(payload)
 	if err := l.acquire(ctx, l.sending); err != nil {
@@ -224,7 +224,7 @@ func (l *Link) Send(ctx context.Context, h wire.Header, payload []byte) error {
 		<-l.sending
 		return l.Err()
 	}
-	if ctx.Err() == nil { // the pipe's fault, or the message's
+	if ctx.Err() == nil { // the pipe or the message is at fault
 		<-l.sending
 		if sent >= 0 {
 			l.broken()
@@ -233,12 +233,12 @@ func (l *Link) Send(ctx context.Context, h wire.Header, payload []byte) error {
 		}
 		return err
 	}
-	if sent <= 0 { // nothing is on the way
+	if sent <= 0 { // nothing was sent
 		<-l.sending
 		return context.Cause(ctx)
 	}
-	// The peer has a part. It is told so before anything else is sent, but the caller
-	// need not wait for that.
+	// The peer has received a part of the message. It is told of the cancellation before
+	// anything else is sent, but the caller need not wait for that.
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.ended {
@@ -253,7 +253,7 @@ func (l *Link) Send(ctx context.Context, h wire.Header, payload []byte) error {
 	return context.Cause(ctx)
 }
 
-// send sends the frames of a message and counts them; -1 means that it did not begin.
+// send sends the frames of a message and returns how many; -1 means that it did not begin.
 func (l *Link) send(ctx context.Context, h wire.Header, payload []byte, total int) (sent int, err error) {
 	if err := l.reserve(ctx, total); err != nil {
 		return -1, err
@@ -298,7 +298,7 @@ func (l *Link) reserve(ctx context.Context, total int) error {
 		}
 		l.mu.Unlock()
 		if total > most {
-			return fmt.Errorf("a message of %d bytes, the peer takes at most %d", total, most)
+			return fmt.Errorf("a message has %d bytes, but the peer takes at most %d", total, most)
 		}
 		if ok {
 			return nil
@@ -311,7 +311,7 @@ func (l *Link) reserve(ctx context.Context, total int) error {
 	}
 }
 
-// read says hello and takes frames from the pipe until the link ends.
+// read sends hello and receives frames from the pipe until the link ends.
 func (l *Link) read() {
 	err := l.put(l.ctx, l.in.Hello())
 	<-l.writing
@@ -331,10 +331,10 @@ func (l *Link) read() {
 		l.rb.Add(int64(len(b)))
 		f, err := wire.ParseFrame(b)
 		if err == nil && f.Number != n {
-			err = fmt.Errorf("%w: frame %d where %d was due: the pipe loses or reorders", wire.ErrProtocol, f.Number, n)
+			err = fmt.Errorf("%w: received frame %d instead of %d: the pipe loses or reorders frames", wire.ErrProtocol, f.Number, n)
 		}
 		if err == nil && (f.Type == wire.Hello) != first {
-			err = fmt.Errorf("%w: a %s frame out of turn: hello comes first and once", wire.ErrProtocol, f.Type)
+			err = fmt.Errorf("%w: unexpected %s frame: hello must come first, and only once", wire.ErrProtocol, f.Type)
 		}
 		first = false
 		if err == nil {
@@ -347,7 +347,7 @@ func (l *Link) read() {
 	}
 }
 
-// handle takes in one frame.
+// handle handles a received frame.
 func (l *Link) handle(f wire.Frame) error {
 	if f.Type == wire.Bye {
 		return fmt.Errorf("%w: it said %.300q", ErrPeerGone, f.Body)
@@ -373,18 +373,18 @@ func (l *Link) handle(f wire.Frame) error {
 	return nil
 }
 
-// Message is a received message. Its payload is valid until Release, which gives the
-// buffer and the credit back and must be called once.
+// Message is a received message. Its payload is valid until Release, which returns the buffer
+// and the credit and must be called once.
 type Message struct {
 	*wire.Message
 	l *Link
 }
 
-// Recv returns the next message. Messages that have arrived are still handed out
-// after the link has ended.
+// Recv returns the next message. After the link has ended, it still returns the messages that
+// have arrived.
 func (l *Link) Recv(ctx context.Context) (Message, error) {
 	for {
-		ended := l.ctx.Err() != nil // asked before the queue is looked at: what came before the end counts
+		ended := l.ctx.Err() != nil // checked before the queue, so that messages from before the end are returned
 		l.mu.Lock()
 		if len(l.queue) > 0 {
 			m := l.queue[0]
@@ -408,7 +408,7 @@ func (l *Link) Recv(ctx context.Context) (Message, error) {
 	}
 }
 
-// Release gives the message back. Now and then that sends a frame, which may wait for
+// Release releases the message. Sometimes that sends a frame with credit, which may block on
 // the pipe.
 func (m Message) Release() {
 	l := m.l
@@ -420,12 +420,12 @@ func (m Message) Release() {
 	}
 }
 
-// Close says goodbye, ends the link and the pipe, and waits for all that the link runs.
-// It may be called more than once.
+// Close says goodbye, ends the link and the pipe, and waits for the link's goroutines. It may
+// be called more than once.
 func (l *Link) Close() error { return l.CloseFor(ErrClosed) }
 
-// CloseFor is Close with a reason, which the peer gets to know (its first
-// wire.MaxReason bytes) and which local callers get as the link's error.
+// CloseFor is Close with a reason. The peer is sent its first wire.MaxReason bytes, and it
+// becomes the link's error.
 func (l *Link) CloseFor(reason error) error {
 	l.end(reason, true)
 	l.wg.Wait()

@@ -17,7 +17,7 @@ import (
 	"github.com/ravnest/ravnest/engine/wire"
 )
 
-const patience = 10 * time.Second // for what takes milliseconds on a free machine
+const patience = 10 * time.Second // limit for what takes milliseconds on an idle machine
 
 func soon(t testing.TB) context.Context {
 	t.Helper()
@@ -26,7 +26,7 @@ func soon(t testing.TB) context.Context {
 	return ctx
 }
 
-// links connects two, with faults from a to b.
+// links returns two connected links, with faults from a to b.
 func links(t testing.TB, f mem.Faults, oa, ob Options) (a, b *Link) {
 	t.Helper()
 	pa, pb := mem.Pair(f, mem.Faults{})
@@ -35,7 +35,7 @@ func links(t testing.TB, f mem.Faults, oa, ob Options) (a, b *Link) {
 	return a, b
 }
 
-// text makes n bytes that depend on seed.
+// text returns n bytes that depend on seed.
 func text(seed, n int) []byte {
 	b := make([]byte, n)
 	for i := range b {
@@ -44,8 +44,8 @@ func text(seed, n int) []byte {
 	return b
 }
 
-// TestBothWays: messages of all sizes in both directions at once, some larger than the
-// window, with windows that differ.
+// TestBothWays sends messages of all sizes in both directions at once, some larger than the
+// window, with different windows.
 func TestBothWays(t *testing.T) {
 	before := runtime.NumGoroutine()
 	a, b := links(t, mem.Faults{}, Options{Credit: wire.FirstWindow}, Options{Credit: 2 << 20})
@@ -109,13 +109,14 @@ func TestBothWays(t *testing.T) {
 	}
 }
 
-// TestCredit: a sender stops at the window and goes on when the consumer releases.
+// TestCredit checks that a sender stops at the window and continues when the consumer
+// releases messages.
 func TestCredit(t *testing.T) {
 	a, b := links(t, mem.Faults{Queue: 64 << 20}, Options{}, Options{Credit: 1 << 20})
 	ctx := soon(t)
 	var held []Message
 	p := make([]byte, 100_000)
-	// The receiver's hello may still be on its way: take one message first.
+	// The receiver's hello may not have arrived yet: receive one message first.
 	if err := a.Send(ctx, wire.Header{Kind: wire.Activation}, p); err != nil {
 		t.Fatal(err)
 	}
@@ -168,8 +169,8 @@ func TestCredit(t *testing.T) {
 	}
 }
 
-// TestCancel: a message given up in the middle leaves the link whole and the window as
-// it was, any number of times.
+// TestCancel checks that a message cancelled in the middle leaves the link usable and the
+// window unchanged, any number of times.
 func TestCancel(t *testing.T) {
 	a, b := links(t, mem.Faults{Rate: 4 << 20, Queue: 128 << 10}, Options{}, Options{Credit: 1 << 20})
 	why := errors.New("changed my mind")
@@ -212,8 +213,8 @@ func TestCancel(t *testing.T) {
 	}
 }
 
-// TestFaults: whatever a broken pipe does, nothing wrong is ever handed out and both
-// sides learn that the link is over.
+// TestFaults checks that with any faults of the pipe no wrong message is ever returned, and
+// that both sides learn that the link has ended.
 func TestFaults(t *testing.T) {
 	for _, tc := range []struct {
 		name string
@@ -282,7 +283,8 @@ func TestFaults(t *testing.T) {
 	}
 }
 
-// TestClose: the peer gets what was sent and then the reason; own calls get ErrClosed.
+// TestClose checks that the peer receives everything sent and then the reason, and that local
+// calls get ErrClosed.
 func TestClose(t *testing.T) {
 	a, b := links(t, mem.Faults{}, Options{}, Options{})
 	ctx := soon(t)
@@ -331,7 +333,7 @@ func TestClose(t *testing.T) {
 	}
 }
 
-// TestCloseStuck: Close does not wait for a peer that takes nothing.
+// TestCloseStuck checks that Close does not wait for a peer that reads nothing.
 func TestCloseStuck(t *testing.T) {
 	pa, _ := mem.Pair(mem.Faults{Queue: 100_000}, mem.Faults{}) // nobody reads
 	a := NewLink(pa, Options{})
@@ -354,12 +356,12 @@ func TestCloseStuck(t *testing.T) {
 	}
 }
 
-// TestTooLarge: a message that the peer would refuse is refused here, and the link
-// lives.
+// TestTooLarge checks that a message that the peer would refuse is refused by Send, and that
+// the link stays usable.
 func TestTooLarge(t *testing.T) {
 	a, b := links(t, mem.Faults{}, Options{}, Options{MaxTransfer: 100_000})
 	ctx := soon(t)
-	if err := a.Send(ctx, wire.Header{Kind: wire.Control}, nil); err != nil { // the hello is surely here afterwards
+	if err := a.Send(ctx, wire.Header{Kind: wire.Control}, nil); err != nil { // after this the hello has arrived
 		t.Fatal(err)
 	}
 	if err := b.Send(ctx, wire.Header{Kind: wire.Control}, nil); err != nil {
@@ -380,8 +382,8 @@ func TestTooLarge(t *testing.T) {
 	}
 }
 
-// TestStranger: frames against the rules end the link with an error that says so, and
-// the stranger is told.
+// TestStranger checks that invalid frames end the link with an error that says so, and that
+// the peer is told.
 func TestStranger(t *testing.T) {
 	hello := wire.NewAssembler(0, 1000).Hello()
 	after := func(fs ...wire.Frame) (out [][]byte) {
@@ -446,7 +448,7 @@ func TestStranger(t *testing.T) {
 	}
 }
 
-// TestAllocations: a message that is sent, received and released costs no memory.
+// TestAllocations checks that sending, receiving and releasing a message allocates nothing.
 func TestAllocations(t *testing.T) {
 	a, b := links(t, mem.Faults{}, Options{}, Options{})
 	ctx := context.Background()
@@ -464,7 +466,7 @@ func TestAllocations(t *testing.T) {
 	for range 200 {
 		one()
 	}
-	// Not zero: now and then a credit frame, and the goroutines' own bookkeeping.
+	// Not exactly zero, because of occasional credit frames and the runtime's bookkeeping.
 	if n := testing.AllocsPerRun(500, one); n > 1 {
 		t.Errorf("%v allocations per message", n)
 	}

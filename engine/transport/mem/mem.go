@@ -1,6 +1,6 @@
-// Package mem is a pipe within one process, with the faults of a network for tests:
-// delay, a narrow link, loss, reorder, a cut. It reads no clock unless a delay or a
-// rate asks for it, and draws from no random source but the one it is given.
+// Package mem is a pipe within one process, with a network's faults for tests: delay, limited
+// bandwidth, loss, reordering, and breaking. It reads the clock only for a delay or a rate, and
+// uses no random source but the one it is given.
 package mem
 
 import (
@@ -11,13 +11,13 @@ import (
 	"time"
 )
 
-// ErrCut is what a pipe returns after its cut.
+// ErrCut is returned after the pipe broke.
 var ErrCut = errors.New("the connection was cut")
 
-// errClosed is what a closed pipe returns.
+// errClosed is returned by a closed pipe.
 var errClosed = errors.New("the pipe is closed")
 
-// highWater is where Send waits by default, in bytes.
+// highWater is the default number of bytes in flight at which Send waits.
 const highWater = 1 << 20
 
 // Faults of one direction. The zero value is a perfect pipe.
@@ -25,11 +25,11 @@ type Faults struct {
 	Delay   time.Duration // of every frame
 	Rate    int           // bytes a second; 0: no limit
 	Loss    float64       // probability that a frame vanishes
-	DropAt  int           // this frame vanishes, counted from 1; 0: none
+	DropAt  int           // number of a frame that vanishes, from 1; 0: none
 	Reorder float64       // probability that a frame overtakes the one before it
-	CutAt   int           // the pipe breaks at this frame, counted from 1; 0: never
-	Queue   int           // bytes under way at which Send waits; 0: 1 MiB
-	Rand    *rand.Rand    // needed with Loss or Reorder; used by Send only
+	CutAt   int           // number of the frame at which the pipe breaks, from 1; 0: never
+	Queue   int           // bytes in flight at which Send waits; 0: 1 MiB
+	Rand    *rand.Rand    // required with Loss or Reorder; used by Send only
 }
 
 // half is one direction.
@@ -40,7 +40,7 @@ type half struct {
 	free [][]byte
 	size int       // bytes in q
 	n    int       // frames sent
-	out  time.Time // when the last frame has left a narrow link
+	out  time.Time // when the last frame has passed a link of limited rate
 	wake chan struct{}
 	room chan struct{}
 }
@@ -54,10 +54,10 @@ type timed struct {
 type Pipe struct {
 	in, out *half
 	done    *closer
-	last    []byte // what Recv has handed out
+	last    []byte // the frame that Recv returned
 }
 
-// closer ends both ends at once, with a reason.
+// closer closes both ends at once, with a reason.
 type closer struct {
 	once sync.Once
 	c    chan struct{}
@@ -66,7 +66,7 @@ type closer struct {
 
 func (c *closer) close(err error) { c.once.Do(func() { c.err = err; close(c.c) }) }
 
-// over is why the pipe has ended, nil before.
+// over returns why the pipe has ended, or nil before that.
 func (c *closer) over() error {
 	select {
 	case <-c.c:
@@ -76,7 +76,7 @@ func (c *closer) over() error {
 	}
 }
 
-// Pair makes the two ends of a pipe; ab are the faults from a to b, ba the other way.
+// Pair returns the two ends of a pipe. ab are the faults from a to b, ba those from b to a.
 func Pair(ab, ba Faults) (a, b *Pipe) {
 	x, y := newHalf(ab), newHalf(ba)
 	done := &closer{c: make(chan struct{})}
@@ -151,7 +151,7 @@ func (p *Pipe) Send(ctx context.Context, frame []byte) error {
 	return nil
 }
 
-// Recv implements transport.Pipe. What was sent before the pipe ended still arrives.
+// Recv implements transport.Pipe. Frames sent before the pipe ended still arrive.
 func (p *Pipe) Recv(ctx context.Context) ([]byte, error) {
 	h := p.in
 	for {

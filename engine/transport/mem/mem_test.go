@@ -12,7 +12,7 @@ import (
 
 var _ transport.Pipe = (*Pipe)(nil)
 
-// arrivals sends n numbered frames through a pipe with faults and tells which arrive.
+// arrivals sends n numbered frames through a pipe with faults and returns which arrive.
 func arrivals(t *testing.T, f Faults, n int) (got []byte, last error) {
 	t.Helper()
 	a, b := Pair(f, Faults{})
@@ -69,7 +69,8 @@ func TestFaults(t *testing.T) {
 	}
 }
 
-// TestQueue: Send waits at the high-water mark, and ends with its context or the pipe.
+// TestQueue checks that Send waits at the high-water mark, and returns when its context or the
+// pipe ends.
 func TestQueue(t *testing.T) {
 	a, b := Pair(Faults{Queue: 10}, Faults{})
 	ctx := context.Background()

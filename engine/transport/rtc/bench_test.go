@@ -13,7 +13,7 @@ import (
 	"github.com/ravnest/ravnest/engine/wire"
 )
 
-// processor is the time that this process, and so both ends, has used.
+// processor returns the processor time of this process, which has both ends.
 func processor() time.Duration {
 	var r syscall.Rusage
 	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &r); err != nil {
@@ -44,7 +44,7 @@ func take(b *testing.B, l *transport.Link, n int) {
 
 var benchSizes = []int{8_000, 64_000}
 
-// BenchmarkStream: messages one after the other, one way.
+// BenchmarkStream sends messages one after the other in one direction.
 func BenchmarkStream(b *testing.B) {
 	for _, n := range benchSizes {
 		b.Run(fmt.Sprint(n), func(b *testing.B) {
@@ -66,8 +66,8 @@ func BenchmarkStream(b *testing.B) {
 	}
 }
 
-// BenchmarkRoundTrip: a message there and one of the same size back: what a pipeline of
-// two stages waits for.
+// BenchmarkRoundTrip sends a message and another of the same size back, as a pipeline of two
+// stages does.
 func BenchmarkRoundTrip(b *testing.B) {
 	for _, n := range benchSizes {
 		b.Run(fmt.Sprint(n), func(b *testing.B) {
@@ -102,7 +102,7 @@ func BenchmarkRoundTrip(b *testing.B) {
 	}
 }
 
-// BenchmarkConnect: from nothing to an open channel, both ends.
+// BenchmarkConnect sets up a connection until the channel is open at both ends.
 func BenchmarkConnect(b *testing.B) {
 	for range b.N {
 		p, q := pair(b)

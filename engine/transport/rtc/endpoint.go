@@ -27,22 +27,23 @@ import (
 )
 
 const (
-	// socketBuffer of each UDP socket takes the burst of a whole tensor. The kernel may
-	// grant less; that costs speed, not data.
+	// socketBuffer is the size requested for each UDP socket's buffer, enough for a burst of a
+	// whole tensor. The kernel may grant less; that costs speed, not data.
 	socketBuffer = 4 << 20
-	// window is SCTP's receive window: what a peer may have under way. It bounds memory
-	// too, and stays below the socket's buffer, so that a busy machine loses nothing.
+	// window is SCTP's receive window: the bytes that a peer may have in flight. It also bounds
+	// memory, and is smaller than the socket's buffer, so that a busy machine loses nothing.
 	window = 1 << 20
-	// narrow is the window where the kernel grants small socket buffers (Linux: 208 KiB
-	// by default, which counts overhead too).
+	// narrow is the window if the kernel grants small socket buffers only (Linux: 208 KiB by
+	// default, including overhead).
 	narrow = 96 << 10
 
 	keepalive = time.Second
-	// checks of a pair before ICE gives up; the caller's context is the real limit.
+	// checks is how often ICE checks a pair before giving up. The caller's context is the
+	// real limit.
 	checks = 200
 )
 
-// Endpoint holds what the connections of one process share: the settings.
+// Endpoint holds the settings shared by the connections of one process.
 type Endpoint struct {
 	cfg Config
 	ice []webrtc.ICEServer
@@ -56,7 +57,7 @@ type Endpoint struct {
 // localhost is the only address of a Loopback endpoint.
 var localhost = net.IPv4(127, 0, 0, 1)
 
-// NewEndpoint checks the configuration.
+// NewEndpoint returns an endpoint, or an error if the configuration is invalid.
 func NewEndpoint(cfg Config) (*Endpoint, error) {
 	if cfg.Idle <= 0 {
 		cfg.Idle = defaultIdle
@@ -84,17 +85,17 @@ func NewEndpoint(cfg Config) (*Endpoint, error) {
 	se.DetachDataChannels()
 	se.SetICEMulticastDNSMode(ice.MulticastDNSModeDisabled)
 	se.SetICEMaxBindingRequests(checks)
-	// Disconnected is the end for us; failed, which comes later, counts only while
+	// A disconnected peer counts as gone. The later state failed matters only while
 	// connecting, where the caller's context is the limit.
 	se.SetICETimeouts(cfg.Idle, 5*time.Minute, keepalive)
-	// What works first is taken soon: a better path than a direct one does not come.
+	// Use the first direct path that works: no better one will be found.
 	se.SetHostAcceptanceMinWait(0)
 	se.SetPrflxAcceptanceMinWait(200 * time.Millisecond)
 	se.SetSrflxAcceptanceMinWait(200 * time.Millisecond)
 	se.SetRelayAcceptanceMinWait(time.Second)
-	// RFC 8827 makes it mandatory, processors make it cheap.
+	// RFC 8827 makes this suite mandatory, and processors have instructions for it.
 	se.SetDTLSCipherSuites(dtls.TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256)
-	se.EnableSCTPZeroChecksum(true) // DTLS checks every byte (RFC 9653)
+	se.EnableSCTPZeroChecksum(true) // DTLS already protects every byte (RFC 9653)
 	win := uint32(window)
 	if probe, err := socks.ListenUDP("udp4", &net.UDPAddr{IP: localhost}); err == nil {
 		_ = probe.Close()
@@ -107,7 +108,7 @@ func NewEndpoint(cfg Config) (*Endpoint, error) {
 	}
 	se.SetSCTPMaxReceiveBufferSize(win)
 	for w := range e.api {
-		se := se // each way has settings of its own
+		se := se // each way has its own settings
 		switch way(w) {
 		case loopback:
 			only := func(ip net.IP) bool { return ip.Equal(localhost) }
@@ -120,7 +121,7 @@ func NewEndpoint(cfg Config) (*Endpoint, error) {
 			se.SetNetworkTypes([]webrtc.NetworkType{webrtc.NetworkTypeUDP4, webrtc.NetworkTypeUDP6})
 		default:
 			se.SetNetworkTypes([]webrtc.NetworkType{webrtc.NetworkTypeUDP4, webrtc.NetworkTypeUDP6})
-			// A stranger does not get to choose what is talked to on this machine.
+			// A stranger must not make this process talk to others on this machine.
 			se.SetRemoteIPFilter(func(ip net.IP) bool { return !ip.IsLoopback() })
 		}
 		e.api[w] = webrtc.NewAPI(webrtc.WithSettingEngine(se), webrtc.WithMediaEngine(&webrtc.MediaEngine{}))
@@ -128,7 +129,7 @@ func NewEndpoint(cfg Config) (*Endpoint, error) {
 	return e, nil
 }
 
-// Here is what this side tells a peer before anything else.
+// Here returns the first signal that this side sends to a peer.
 func (e *Endpoint) Here() json.RawMessage {
 	b, err := json.Marshal(Here{Kind: Hello, Loopback: e.cfg.Loopback, Machine: e.cfg.Machine})
 	if err != nil {
@@ -157,7 +158,7 @@ func (e *Endpoint) Close() error {
 // sockets makes ICE's sockets large.
 type sockets struct {
 	*stdnet.Net
-	small atomic.Bool // the kernel grants less than asked
+	small atomic.Bool // the kernel granted less than requested
 }
 
 func (s *sockets) ListenUDP(network string, addr *net.UDPAddr) (ptransport.UDPConn, error) {
@@ -188,10 +189,10 @@ func (e *Endpoint) forget(p *pipe) {
 	delete(e.pipes, p)
 }
 
-// Connect makes a pipe to a peer, whose Here is given. One side offers, the other answers;
-// send and recv carry their signals (JSON of a Signal) through the host until the channel is open.
-// send is called by one goroutine at a time and never after Connect has returned.
-// The pipe's Send is for one goroutine at a time, and so is Recv.
+// Connect makes a pipe to a peer, whose Here is given. One side offers, the other answers.
+// send and recv carry their signals (each a Signal as JSON) through the host until the channel
+// is open. send is called by one goroutine at a time and never after Connect has returned. The
+// pipe's Send is for one goroutine at a time, and so is Recv.
 func (e *Endpoint) Connect(ctx context.Context, offers bool, here json.RawMessage, send func(json.RawMessage) error, recv <-chan json.RawMessage) (transport.Pipe, error) {
 	e.mu.Lock()
 	closed := e.closed
@@ -215,7 +216,7 @@ func (e *Endpoint) Connect(ctx context.Context, offers bool, here json.RawMessag
 	}
 	if err != nil {
 		if cause != nil {
-			err = cause // says more than "cancelled"
+			err = cause // more specific than "cancelled"
 		}
 		if c.both() {
 			err = fmt.Errorf("%w: %s", err, hint)
@@ -226,7 +227,7 @@ func (e *Endpoint) Connect(ctx context.Context, offers bool, here json.RawMessag
 	return p, nil
 }
 
-// connecting is a connection on its way.
+// connecting is a connection being set up.
 type connecting struct {
 	*talk
 	pc *webrtc.PeerConnection
@@ -257,7 +258,7 @@ func (c *connecting) run(ctx context.Context, p *pipe, recv <-chan json.RawMessa
 	c.pc.OnICEConnectionStateChange(func(s webrtc.ICEConnectionState) {
 		switch s {
 		case webrtc.ICEConnectionStateFailed, webrtc.ICEConnectionStateClosed, webrtc.ICEConnectionStateDisconnected:
-			err := fmt.Errorf("%w: nothing was heard of it for %v", transport.ErrPeerGone, p.e.cfg.Idle)
+			err := fmt.Errorf("%w: nothing was heard from it for %v", transport.ErrPeerGone, p.e.cfg.Idle)
 			c.cancel(err)
 			p.end(err)
 		}
@@ -300,7 +301,7 @@ func (c *connecting) remote(s Signal) error {
 		return fmt.Errorf("%w: the %s: %w", ErrSignal, s.Kind, err)
 	}
 	if c.pc.SCTP() == nil || len(c.pc.GetTransceivers()) > 0 {
-		return fmt.Errorf("%w: the %s is not of a data channel alone", ErrSignal, s.Kind)
+		return fmt.Errorf("%w: the %s must describe a data channel and nothing else", ErrSignal, s.Kind)
 	}
 	if s.Kind == Answer {
 		return nil
@@ -323,8 +324,8 @@ func (*connecting) check(s string) error {
 	return nil
 }
 
-// candidate hands one of the peer's to ICE. One of a kind that this side does not use
-// (TCP, a hidden name) is left out.
+// candidate passes one of the peer's candidates to ICE. Kinds that this side does not use (TCP,
+// hidden names) are ignored.
 func (c *connecting) candidate(s Signal) error {
 	if s.Candidate == "" {
 		return nil

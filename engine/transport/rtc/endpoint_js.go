@@ -1,17 +1,17 @@
 package rtc
 
-// The browser's side. Peer connections exist on the page's main thread only, which
-// makes and describes them when told to; their data channels are handed over to the
-// worker that this runs in. Messages to the page are {op, id, ...}:
+// The browser's side. Peer connections exist on the page's main thread only, which makes and
+// describes them on request; their data channels are transferred to the worker that this runs
+// in. Messages to the page are {op, id, ...}:
 //
 //	open    ice, offers: make a connection    signal  signal: a Signal of the other side
-//	close   let go of it
+//	close   drop the connection
 //
-// and those of the page
+// and those from the page
 //
-//	channel channel: the RTCDataChannel, or one that looks like it
+//	channel channel: the RTCDataChannel, or an object like it
 //	signal  signal: one of ours, to be sent
-//	refuse  why: the browser does not take the other side's signal
+//	refuse  why: the browser does not accept the other side's signal
 //	gone    why: the connection has ended
 
 import (
@@ -30,7 +30,7 @@ import (
 // Endpoint holds the connections of one tab.
 type Endpoint struct {
 	cfg  Config
-	page js.Value // post(message); handler is called with its answers
+	page js.Value // has post(message), and calls handler with its answers
 	hear js.Func
 
 	mu     sync.Mutex
@@ -38,7 +38,8 @@ type Endpoint struct {
 	closed bool
 }
 
-// lastID is the last connection's number: the page's half outlives endpoints.
+// lastID is the number of the last connection. It is global because the page's half outlives
+// endpoints.
 var lastID atomic.Int64
 
 // NewEndpoint takes over the page's end that the worker's shell offers as
@@ -46,7 +47,7 @@ var lastID atomic.Int64
 func NewEndpoint(cfg Config) (*Endpoint, error) {
 	page := js.Global().Get("ravnest").Get("peers")
 	if page.IsUndefined() {
-		return nil, errors.New("no page behind this worker: peer connections live there")
+		return nil, errors.New("this worker has no page, which peer connections need")
 	}
 	if cfg.Idle <= 0 {
 		cfg.Idle = defaultIdle
@@ -74,14 +75,14 @@ func (e *Endpoint) Close() error {
 		wg.Go(func() { _ = p.Close() })
 	}
 	wg.Wait()
-	if e.page.Get("handler").Equal(e.hear.Value) { // else another endpoint has taken over
+	if e.page.Get("handler").Equal(e.hear.Value) { // otherwise another endpoint has taken over
 		e.page.Set("handler", js.Null())
 	}
 	e.hear.Release()
 	return nil
 }
 
-// post tells the page.
+// post sends a message to the page.
 func (e *Endpoint) post(op string, id int, more map[string]any) {
 	m := map[string]any{"op": op, "id": id}
 	for k, v := range more {
@@ -90,7 +91,7 @@ func (e *Endpoint) post(op string, id int, more map[string]any) {
 	e.page.Call("post", m)
 }
 
-// take is what the page tells. It runs in the browser's event loop: nothing here waits.
+// take handles a message from the page. It runs in the browser's event loop and must not block.
 func (e *Endpoint) take(m js.Value) {
 	e.mu.Lock()
 	c := e.conns[m.Get("id").Int()]
@@ -109,7 +110,7 @@ func (e *Endpoint) take(m js.Value) {
 		}
 		select {
 		case c.ours <- s:
-		default: // of so many candidates the peer would not take this one either
+		default: // the peer would ignore so many candidates anyway
 		}
 	case "refuse":
 		c.cancel(fmt.Errorf("%w: the browser says %q", ErrSignal, m.Get("why").String()))
@@ -120,7 +121,7 @@ func (e *Endpoint) take(m js.Value) {
 	}
 }
 
-// Here is what this side tells a peer before anything else.
+// Here returns the first signal that this side sends to a peer.
 func (e *Endpoint) Here() json.RawMessage {
 	b, err := json.Marshal(Here{Kind: Hello, Loopback: e.cfg.Loopback})
 	if err != nil {
@@ -129,10 +130,11 @@ func (e *Endpoint) Here() json.RawMessage {
 	return b
 }
 
-// Connect makes a pipe to a peer. The browser chooses the addresses whatever its Here
-// says. One side offers, the other answers; send and recv carry their signals (JSON of a Signal) through the host until the channel is open.
-// send is called by one goroutine at a time and never after Connect has returned.
-// The pipe's Send is for one goroutine at a time, and so is Recv.
+// Connect makes a pipe to a peer. The peer's Here is ignored, since the browser chooses the
+// addresses. One side offers, the other answers. send and recv carry their signals (each a
+// Signal as JSON) through the host until the channel is open. send is called by one goroutine
+// at a time and never after Connect has returned. The pipe's Send is for one goroutine at a
+// time, and so is Recv.
 func (e *Endpoint) Connect(ctx context.Context, offers bool, _ json.RawMessage, send func(json.RawMessage) error, recv <-chan json.RawMessage) (transport.Pipe, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -156,7 +158,7 @@ func (e *Endpoint) Connect(ctx context.Context, offers bool, _ json.RawMessage, 
 		ice = append(ice, map[string]any{"urls": urls, "username": s.Username, "credential": s.Credential})
 	}
 	e.post("open", c.id, map[string]any{"ice": ice, "offers": offers, "label": Label, "channel": Channel})
-	// What the browser has to say may wait for the host, which its event loop must not.
+	// Sending the browser's signals may wait for the host; the event loop must not wait.
 	var telling sync.WaitGroup
 	telling.Go(func() {
 		for {
@@ -187,7 +189,7 @@ func (e *Endpoint) Connect(ctx context.Context, offers bool, _ json.RawMessage, 
 	return c.pipe, nil
 }
 
-// drop lets go of a connection.
+// drop drops a connection.
 func (e *Endpoint) drop(id int) {
 	e.mu.Lock()
 	delete(e.conns, id)
@@ -195,13 +197,13 @@ func (e *Endpoint) drop(id int) {
 	e.post("close", id, nil)
 }
 
-// connecting is a connection, on its way until its talk is over.
+// connecting is a connection being set up.
 type connecting struct {
 	*talk
 	e    *Endpoint
 	id   int
 	pipe *pipe
-	ours chan Signal // what the browser wants to be told
+	ours chan Signal // the browser's signals to be sent
 }
 
 func (c *connecting) hand(s Signal) error {
@@ -218,7 +220,7 @@ func (c *connecting) hand(s Signal) error {
 
 func (c *connecting) remote(s Signal) error {
 	if strings.Count(s.SDP, "\nm=") != 1 || !strings.Contains(s.SDP, "\nm=application ") {
-		return fmt.Errorf("%w: the %s is not of a data channel alone", ErrSignal, s.Kind)
+		return fmt.Errorf("%w: the %s must describe a data channel and nothing else", ErrSignal, s.Kind)
 	}
 	return c.hand(s)
 }

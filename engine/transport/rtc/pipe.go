@@ -19,9 +19,9 @@ import (
 )
 
 const (
-	highWater = 1 << 20 // bytes sent and not acknowledged at which Send waits
+	highWater = 1 << 20 // unacknowledged bytes at which Send waits
 	lowWater  = 512 << 10
-	// linger is how long Close waits for the peer to have everything.
+	// linger is how long Close waits for the peer to receive everything.
 	linger = time.Second
 )
 
@@ -31,16 +31,16 @@ type pipe struct {
 	pc  *webrtc.PeerConnection
 	d   *webrtc.DataChannel
 	raw datachannel.ReadWriteCloserDeadliner
-	low chan struct{} // the queue has drained to the low mark
+	low chan struct{} // signals that the queue has drained to the low mark
 	buf []byte
 
-	// The context that Recv watches: registering it once, and not for every frame,
-	// keeps Recv free of allocations.
+	// The context that Recv watches. It is registered once and not for every frame, so that
+	// Recv does not allocate.
 	ctx     context.Context
 	unwatch func() bool
 	fired   chan struct{}
 
-	mu     sync.Mutex // guards the end of the pipe against its opening
+	mu     sync.Mutex // serialises opening and ending the pipe
 	gone   chan struct{}
 	reason error
 
@@ -63,7 +63,7 @@ func (p *pipe) open(d *webrtc.DataChannel, raw datachannel.ReadWriteCloserDeadli
 	}
 }
 
-// end marks the pipe as over; the first reason counts.
+// end ends the pipe. The first reason counts.
 func (p *pipe) end(err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -80,17 +80,17 @@ func (p *pipe) end(err error) {
 // interrupt makes a waiting Recv return.
 func (p *pipe) interrupt() { _ = p.raw.SetReadDeadline(time.Unix(1, 0)) }
 
-// over is the reason of the end, nil before it.
+// over returns why the pipe has ended, or nil before that.
 func (p *pipe) over() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.reason
 }
 
-// Send implements transport.Pipe: it waits while more than a mebibyte is on its way.
+// Send implements transport.Pipe. It waits while more than a mebibyte is in flight.
 func (p *pipe) Send(ctx context.Context, frame []byte) error {
 	if len(frame) == 0 || len(frame) > wire.MaxFrame {
-		return fmt.Errorf("a frame of %d bytes, want 1..%d", len(frame), wire.MaxFrame)
+		return fmt.Errorf("a frame has %d bytes, want 1..%d", len(frame), wire.MaxFrame)
 	}
 	for {
 		if err := p.over(); err != nil {
@@ -115,7 +115,7 @@ func (p *pipe) Send(ctx context.Context, frame []byte) error {
 	return nil
 }
 
-// Recv implements transport.Pipe: the frame is valid until the next call.
+// Recv implements transport.Pipe. The frame is valid until the next call.
 func (p *pipe) Recv(ctx context.Context) ([]byte, error) {
 	p.watch(ctx)
 	if err := ctx.Err(); err != nil {
@@ -126,7 +126,7 @@ func (p *pipe) Recv(ctx context.Context) ([]byte, error) {
 	case err == nil && !text && n <= wire.MaxFrame:
 		return p.buf[:n], nil
 	case err == nil || errors.Is(err, io.ErrShortBuffer):
-		p.end(fmt.Errorf("%w: the peer sent a message that is no frame (text %v, %d bytes)", wire.ErrProtocol, text, n))
+		p.end(fmt.Errorf("%w: the peer sent a message that is not a frame (text %v, %d bytes)", wire.ErrProtocol, text, n))
 		return nil, p.over()
 	}
 	if over := p.over(); over != nil {
@@ -145,7 +145,7 @@ func (p *pipe) watch(ctx context.Context) {
 		return
 	}
 	if p.unwatch != nil && !p.unwatch() {
-		<-p.fired // it is about to interrupt: let it, then undo it
+		<-p.fired // it is about to interrupt: wait for that and undo it
 		_ = p.raw.SetReadDeadline(time.Time{})
 		if p.over() != nil {
 			p.interrupt()
@@ -160,8 +160,8 @@ func (p *pipe) watch(ctx context.Context) {
 	})
 }
 
-// Close implements transport.Pipe: what was sent has a second to arrive, then the peer
-// is told. It waits for everything that the connection runs.
+// Close implements transport.Pipe. Frames already sent have a second to arrive, then the peer
+// is told. Close waits for the connection's goroutines.
 func (p *pipe) Close() error {
 	late := time.NewTimer(linger)
 	defer late.Stop()
@@ -180,7 +180,7 @@ func (p *pipe) Close() error {
 	return nil
 }
 
-// tearDown takes apart what there is, from the top down.
+// tearDown closes the connection's layers, from the top down.
 func (p *pipe) tearDown() {
 	p.down.Do(func() {
 		p.end(transport.ErrClosed)

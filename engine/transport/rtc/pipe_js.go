@@ -16,22 +16,22 @@ import (
 const (
 	highWater = 1 << 20 // bytes in the browser's queue at which Send waits
 	lowWater  = 512 << 10
-	// linger is how long Close waits for the peer to have everything.
+	// linger is how long Close waits for the peer to receive everything.
 	linger = time.Second
-	// maxWaiting bounds what has arrived and was not received yet: no peer that keeps to
-	// its credit comes near.
+	// maxWaiting bounds the bytes that have arrived but were not received. A peer that
+	// respects its credit never comes near it.
 	maxWaiting = 64 << 20
 )
 
 // pipe implements transport.Pipe.
 type pipe struct {
-	drop func() // lets go of the connection
+	drop func() // drops the connection
 	low  chan struct{}
-	came chan struct{} // a token while frames may be waiting
+	came chan struct{} // holds a token while frames may be waiting
 	gone chan struct{}
-	shut chan struct{} // the channel is closed on both sides
-	buf  []byte        // what Recv returned
-	out  js.Value      // Uint8Array that frames are sent from
+	shut chan struct{} // closed when the channel is closed on both sides
+	buf  []byte        // the frame that Recv returned
+	out  js.Value      // Uint8Array from which frames are sent
 
 	mu      sync.Mutex
 	ch      js.Value
@@ -58,8 +58,8 @@ func poke(c chan struct{}) {
 	}
 }
 
-// open takes over the channel; ready is called once it is open. Its events come in the
-// browser's event loop: nothing in them waits.
+// open takes over the channel and calls ready once it is open. Its event handlers run in the
+// browser's event loop and must not block.
 func (p *pipe) open(ch js.Value, ready func()) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -94,10 +94,10 @@ func (p *pipe) hook(event string, f func(ev js.Value)) {
 	p.ch.Set(event, fn)
 }
 
-// take puts what has arrived into the queue.
+// take queues data that has arrived.
 func (p *pipe) take(data js.Value) {
 	if data.Type() != js.TypeObject || data.Get("byteLength").Type() != js.TypeNumber {
-		p.end(fmt.Errorf("%w: the peer sent a message that is no frame (text)", wire.ErrProtocol))
+		p.end(fmt.Errorf("%w: the peer sent a message that is not a frame (text)", wire.ErrProtocol))
 		return
 	}
 	n := data.Get("byteLength").Int()
@@ -109,12 +109,12 @@ func (p *pipe) take(data js.Value) {
 	}
 	p.mu.Unlock()
 	if !ok {
-		p.end(fmt.Errorf("%w: the peer sent a message that is no frame (%d bytes), or too many", wire.ErrProtocol, n))
+		p.end(fmt.Errorf("%w: the peer sent a message that is not a frame (%d bytes), or too many", wire.ErrProtocol, n))
 	}
 	poke(p.came)
 }
 
-// end marks the pipe as over; the first reason counts.
+// end ends the pipe. The first reason counts.
 func (p *pipe) end(err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -124,7 +124,7 @@ func (p *pipe) end(err error) {
 	}
 }
 
-// over is the reason of the end, nil before it.
+// over returns why the pipe has ended, or nil before that.
 func (p *pipe) over() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -133,10 +133,10 @@ func (p *pipe) over() error {
 
 func (p *pipe) queued() int { return p.ch.Get("bufferedAmount").Int() }
 
-// Send implements transport.Pipe: it waits while more than a mebibyte is on its way.
+// Send implements transport.Pipe. It waits while more than a mebibyte is in flight.
 func (p *pipe) Send(ctx context.Context, frame []byte) (err error) {
 	if len(frame) == 0 || len(frame) > wire.MaxFrame {
-		return fmt.Errorf("a frame of %d bytes, want 1..%d", len(frame), wire.MaxFrame)
+		return fmt.Errorf("a frame has %d bytes, want 1..%d", len(frame), wire.MaxFrame)
 	}
 	for {
 		if err := p.over(); err != nil {
@@ -155,7 +155,7 @@ func (p *pipe) Send(ctx context.Context, frame []byte) (err error) {
 		}
 	}
 	defer func() {
-		// The browser throws where the channel closed in this moment.
+		// The browser throws if the channel was closed just now.
 		if r := recover(); r != nil {
 			p.end(fmt.Errorf("%w: %v", transport.ErrPeerGone, r))
 			err = p.over()
@@ -166,7 +166,7 @@ func (p *pipe) Send(ctx context.Context, frame []byte) (err error) {
 	return nil
 }
 
-// Recv implements transport.Pipe: the frame is valid until the next call.
+// Recv implements transport.Pipe. The frame is valid until the next call.
 func (p *pipe) Recv(ctx context.Context) ([]byte, error) {
 	for {
 		if ctx.Err() != nil {
@@ -199,7 +199,7 @@ func (p *pipe) next() (js.Value, bool) {
 	return v, true
 }
 
-// Close implements transport.Pipe: what was sent has a second to arrive.
+// Close implements transport.Pipe. Frames already sent have a second to arrive.
 func (p *pipe) Close() error {
 	p.closing.Do(p.tearDown)
 	return nil
@@ -218,8 +218,8 @@ func (p *pipe) tearDown() {
 			}
 		}
 		p.end(transport.ErrClosed)
-		// The channel is closed when the peer has everything; the connection must live
-		// until then.
+		// The channel closes once the peer has received everything; keep the connection until
+		// then.
 		p.ch.Call("close")
 		select {
 		case <-p.shut:

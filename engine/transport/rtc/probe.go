@@ -2,7 +2,7 @@
 
 package rtc
 
-// What a network lets through to a STUN or TURN server.
+// Testing whether a network lets packets through to a STUN or TURN server.
 
 import (
 	"context"
@@ -13,8 +13,8 @@ import (
 	"github.com/pion/webrtc/v4"
 )
 
-// Probe asks one server for an address by one of its URLs and returns that: what a STUN
-// server sees this machine as, or what a TURN server relays to it.
+// Probe asks a server for an address by one of its URLs, and returns that: the address at which
+// a STUN server sees this machine, or one that a TURN server relays for it.
 func Probe(ctx context.Context, s ICEServer, url string) (string, error) {
 	e, err := NewEndpoint(Config{ICE: []ICEServer{{URLs: []string{url}, Username: s.Username, Credential: s.Credential}}})
 	if err != nil {

@@ -1,10 +1,10 @@
-// Package rtc makes pipes of WebRTC data channels: how two providers that know each
-// other only through the signaling host come to a direct connection.
+// Package rtc makes pipes from WebRTC data channels. With it, two providers that know each
+// other only through the signaling host connect directly.
 //
-// A connection is ICE (RFC 8445), DTLS 1.2 (RFC 6347) with self-signed certificates
-// whose fingerprints travel in the descriptions, SCTP over it (RFC 8261) and one
-// ordered, reliable data channel with the agreed number 0 (RFC 8832, section 4), so
-// that a browser is a peer like any other. The descriptions are SDP (RFC 8841).
+// A connection uses ICE (RFC 8445), DTLS 1.2 (RFC 6347) with self-signed certificates whose
+// fingerprints are in the descriptions, SCTP over it (RFC 8261) and one ordered, reliable data
+// channel with the agreed number 0 (RFC 8832, section 4), so that a browser is a peer like any
+// other. The descriptions are SDP (RFC 8841).
 package rtc
 
 import (
@@ -21,11 +21,11 @@ const (
 	Channel = 0
 )
 
-// Limits on what a peer signals.
+// Limits on a peer's signals.
 const (
 	MaxSDP        = 16 << 10
 	MaxCandidate  = 512
-	MaxCandidates = 64 // of one connection
+	MaxCandidates = 64 // per connection
 )
 
 // ErrSignal is wrapped by errors about a malformed or unexpected signal.
@@ -35,22 +35,22 @@ var ErrSignal = errors.New("invalid signal")
 type Config struct {
 	// ICE are STUN and TURN servers; none by default.
 	ICE []ICEServer
-	// Loopback says that this provider reaches its host over the loopback interface. With
-	// others of whom the same is said it connects over that alone, with a browser on this
-	// machine over that too, and with the rest over the network.
+	// Loopback says that this provider reaches its host over the loopback interface. Two such
+	// providers connect over loopback only; with a browser on this machine loopback is used
+	// too; with all others only the network is.
 	Loopback bool
-	// Machine tells this machine's network from others, where that is known: a host that is
-	// reached over a tunnel seems to be on loopback from several machines.
+	// Machine identifies this machine's network, if known. It is needed because a host behind
+	// a tunnel appears to be on loopback from several machines.
 	Machine string
-	// Idle is the silence after which a peer counts as gone; 0: 3.5 s. It is looked at
-	// once a second, so a killed peer is noticed within Idle and a second.
+	// Idle is the silence after which a peer counts as gone; 0: 3.5 s. It is checked once a
+	// second, so a killed peer is noticed within Idle plus one second.
 	Idle time.Duration
 	// Window bounds the bytes that a peer may have under way, where it is above 0 and below
 	// what the system allows. A browser chooses its own.
 	Window int
 }
 
-// defaultIdle leaves room for three lost keepalives and stays under five seconds.
+// defaultIdle allows for three lost keepalives and is less than five seconds.
 const defaultIdle = 3500 * time.Millisecond
 
 // ICEServer is a STUN or TURN server.
@@ -59,15 +59,15 @@ type ICEServer struct {
 	Username, Credential string
 }
 
-// Here is the first signal of both sides: this one is ready to connect, and where it is.
+// Here is the first signal of both sides: it says that the sender is ready to connect, and
+// where it is.
 type Here struct {
 	Kind     Kind   `json:"kind"` // Hello
 	Loopback bool   `json:"loopback,omitempty"`
 	Machine  string `json:"machine,omitempty"`
 }
 
-// parseHere decodes a peer's first signal. What is odd in it says nothing about where the
-// peer is.
+// parseHere decodes a peer's first signal. An invalid one says nothing about where the peer is.
 func parseHere(b json.RawMessage) Here {
 	var h Here
 	if len(b) > MaxCandidate || json.Unmarshal(b, &h) != nil {
@@ -76,30 +76,30 @@ func parseHere(b json.RawMessage) Here {
 	return h
 }
 
-// way is over which addresses two providers connect.
+// way is the kind of addresses over which two providers connect.
 type way int
 
 const (
-	network  way = iota // all but loopback
-	loopback            // 127.0.0.1 alone
+	network  way = iota // all except loopback
+	loopback            // only 127.0.0.1
 	both
 )
 
-// choose is the way to a peer.
+// choose returns the way to a peer.
 func choose(cfg Config, peer Here) way {
 	switch {
 	case !cfg.Loopback || !peer.Loopback:
-		return network // one does not get to choose what the other talks to on its machine
+		return network // a peer must not choose what this process talks to on its own machine
 	case cfg.Machine == peer.Machine:
 		return loopback
 	case cfg.Machine == "" || peer.Machine == "":
-		return both // a browser does not know
+		return both // a browser does not know its machine
 	}
 	return network
 }
 
-// hint is added where both sides have described themselves and nothing came of it.
-const hint = "the two found each other through the host, and no UDP packet came through between them: a firewall or a NAT may be in the way on either side"
+// hint is added to the error if both sides have exchanged descriptions but could not connect.
+const hint = "the two found each other through the host, but no UDP packet got through between them: a firewall or a NAT may be in the way on either side"
 
 // Kind of a signal.
 type Kind string
@@ -112,17 +112,17 @@ const (
 	Candidate Kind = "candidate"
 )
 
-// Signal is what the two sides tell each other through the host, as JSON. Its fields
-// are those of a browser's RTCSessionDescription and RTCIceCandidate.
+// Signal is a message between the two sides through the host, as JSON. Its fields are those of
+// a browser's RTCSessionDescription and RTCIceCandidate.
 type Signal struct {
 	Kind      Kind    `json:"kind"`
 	SDP       string  `json:"sdp,omitempty"`
-	Candidate string  `json:"candidate,omitempty"` // empty: there are no more
+	Candidate string  `json:"candidate,omitempty"` // empty: no more will follow
 	Mid       *string `json:"mid,omitempty"`
 	Line      *uint16 `json:"line,omitempty"`
 }
 
-// ParseSignal decodes and checks a signal of a peer. Errors wrap ErrSignal.
+// ParseSignal decodes and checks a peer's signal. Errors wrap ErrSignal.
 func ParseSignal(b []byte) (Signal, error) {
 	var s Signal
 	if len(b) > 2*(MaxSDP+MaxCandidate) {

@@ -26,7 +26,7 @@ import (
 	"github.com/ravnest/ravnest/engine/wire"
 )
 
-const patience = 30 * time.Second // for what takes milliseconds on a free machine
+const patience = 30 * time.Second // limit for what takes milliseconds on an idle machine
 
 func endpoint(t testing.TB) *Endpoint {
 	t.Helper()
@@ -66,8 +66,8 @@ func pair(t testing.TB) (a, b transport.Pipe) {
 	return a, b
 }
 
-// TestBothWays: twenty megabytes (under the race detector three) cross each way at once, unchanged, and nothing of a
-// connection is left behind.
+// TestBothWays sends twenty megabytes (three under the race detector) in both directions at
+// once. They must arrive unchanged, and nothing of the connection may be left behind.
 func TestBothWays(t *testing.T) {
 	before := runtime.NumGoroutine()
 	began := time.Now()
@@ -132,7 +132,8 @@ func TestBothWays(t *testing.T) {
 	t.Errorf("%d goroutines before, %d after:\n%s", before, runtime.NumGoroutine(), buf[:runtime.Stack(buf, true)])
 }
 
-// TestClose: what was sent before Close arrives, then the peer learns at once.
+// TestClose checks that frames sent before Close arrive, and that the peer then learns of it at
+// once.
 func TestClose(t *testing.T) {
 	a, b := pair(t)
 	ctx := soon(t)
@@ -173,7 +174,7 @@ func TestClose(t *testing.T) {
 	}
 }
 
-// TestContexts: a cancelled Recv or Send returns and the pipe lives on.
+// TestContexts checks that a cancelled Recv or Send returns and the pipe stays usable.
 func TestContexts(t *testing.T) {
 	a, b := pair(t)
 	for range 3 {
@@ -223,8 +224,8 @@ func TestContexts(t *testing.T) {
 	}
 }
 
-// negotiate lets a browser's connection signal until done is closed: in is what it says, out
-// what it hears.
+// negotiate handles a browser's signaling until done is closed: it sends its signals to in and
+// receives the peer's from out.
 func negotiate(t *testing.T, pc *webrtc.PeerConnection, offers bool, in chan<- json.RawMessage, out <-chan json.RawMessage, done <-chan struct{}, wg *sync.WaitGroup) {
 	tell := func(s Signal) {
 		b, err := json.Marshal(s)
@@ -280,7 +281,7 @@ func negotiate(t *testing.T, pc *webrtc.PeerConnection, offers bool, in chan<- j
 	})
 }
 
-// TestBrowser: a peer connection as browsers have it, in both roles.
+// TestBrowser connects to a peer connection like a browser's, in both roles.
 func TestBrowser(t *testing.T) {
 	for _, offers := range []bool{true, false} {
 		t.Run(fmt.Sprintf("offers=%v", offers), func(t *testing.T) {
@@ -340,9 +341,9 @@ func TestBrowser(t *testing.T) {
 	}
 }
 
-// TestStrangers: what a peer may signal ends in an error that says so, soon.
+// TestStrangers checks that invalid signals soon end in an error that says so.
 func TestStrangers(t *testing.T) {
-	// A real offer, to be spoiled.
+	// A real offer, to be modified.
 	pc, err := webrtc.NewPeerConnection(webrtc.Configuration{})
 	if err != nil {
 		t.Fatal(err)
@@ -399,7 +400,7 @@ func TestStrangers(t *testing.T) {
 	}
 }
 
-// TestWrongCertificate: a host that swaps fingerprints does not get in between.
+// TestWrongCertificate checks that a host cannot get in between by swapping fingerprints.
 func TestWrongCertificate(t *testing.T) {
 	x, y := endpoint(t), endpoint(t)
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
@@ -434,7 +435,7 @@ func TestWrongCertificate(t *testing.T) {
 	}
 }
 
-// TestNobody: a peer that never answers costs the caller's patience and no more.
+// TestNobody checks that connecting to a peer that never answers ends with the caller's context.
 func TestNobody(t *testing.T) {
 	why := errors.New("no peer in time")
 	ctx, cancel := context.WithTimeoutCause(context.Background(), 100*time.Millisecond, why)
@@ -448,11 +449,11 @@ func TestNobody(t *testing.T) {
 		t.Errorf("gave up after %v", d)
 	}
 	if _, err := NewEndpoint(Config{ICE: []ICEServer{{URLs: []string{"http://example"}}}}); err == nil {
-		t.Error("an ICE server that is none was taken")
+		t.Error("an invalid ICE server was accepted")
 	}
 }
 
-// child is the environment variable that makes this test binary the other process.
+// child is the environment variable that turns this test binary into the other process.
 const child = "RAVNEST_RTC_CHILD"
 
 func TestMain(m *testing.M) {
@@ -463,7 +464,7 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// echo is a peer in its own process: signals go over stdin and stdout.
+// echo is a peer in its own process, with signals over stdin and stdout.
 func echo() {
 	e, err := NewEndpoint(Config{Loopback: true})
 	if err != nil {
@@ -496,8 +497,8 @@ func echo() {
 	}
 }
 
-// TestKilled: a peer process that dies without a word is noticed within five seconds,
-// by an idle link and by one that sends.
+// TestKilled checks that a peer process that is killed is noticed within five seconds, both by
+// an idle link and by one that sends.
 func TestKilled(t *testing.T) {
 	for _, busy := range []bool{false, true} {
 		t.Run(fmt.Sprintf("busy=%v", busy), func(t *testing.T) {
@@ -555,7 +556,7 @@ func TestKilled(t *testing.T) {
 					t.Fatalf("echo %d: %v", i, err)
 				}
 			}
-			// A quiet peer is not a dead one.
+			// A silent peer is not a dead one.
 			quiet, stop := context.WithTimeout(ctx, 2*time.Second)
 			defer stop()
 			if _, err := p.Recv(quiet); !errors.Is(err, context.DeadlineExceeded) {
@@ -577,7 +578,7 @@ func TestKilled(t *testing.T) {
 			if !errors.Is(err, transport.ErrPeerGone) {
 				t.Errorf("got %v, want that the peer is gone", err)
 			}
-			// The bound is Idle and a second; half a second more for a busy machine.
+			// The limit is Idle plus a second, and half a second more for a busy machine.
 			if d > defaultIdle+1500*time.Millisecond {
 				t.Errorf("a killed peer was noticed after %v", d)
 			}

@@ -5,8 +5,8 @@ import (
 	"syscall"
 )
 
-// granted is the read buffer that the kernel gives a socket, in bytes of its own
-// account: Linux doubles what is asked for.
+// granted returns the size of the read buffer that the kernel gave a socket, by its own
+// accounting: Linux doubles what is requested.
 func granted(c *net.UDPConn) int {
 	raw, err := c.SyscallConn()
 	if err != nil {

@@ -4,5 +4,5 @@ package rtc
 
 import "net"
 
-// granted is not known here: the least is assumed.
+// granted is unknown here, so it assumes the least.
 func granted(*net.UDPConn) int { return 0 }

@@ -1,5 +1,5 @@
-// What the two sides of a connection tell each other through the host until their
-// channel is open, the same for pion and for browsers.
+// The signaling of two sides through the host until their channel is open, the same for pion
+// and for browsers.
 
 package rtc
 
@@ -10,7 +10,7 @@ import (
 	"sync"
 )
 
-// peer is a peer connection that is being set up.
+// peer is a peer connection being set up.
 type peer interface {
 	remote(Signal) error    // sets the other side's description and answers an offer
 	candidate(Signal) error // adds one of the other side's candidates
@@ -24,17 +24,17 @@ type talk struct {
 	cancel context.CancelCauseFunc
 
 	mu      sync.Mutex
-	send    func(json.RawMessage) error // nil: over
-	told    bool                        // our description is out: candidates may follow
-	heard   bool                        // theirs is in
-	waiting []Signal                    // candidates found before that
+	send    func(json.RawMessage) error // nil: the exchange is over
+	told    bool                        // our description was sent, so candidates may follow
+	heard   bool                        // theirs was received
+	waiting []Signal                    // candidates found before our description was sent
 }
 
 func newTalk(offers bool, send func(json.RawMessage) error, cancel context.CancelCauseFunc) *talk {
 	return &talk{offers: offers, opened: make(chan struct{}), cancel: cancel, send: send}
 }
 
-// tell sends a signal; candidates wait for the description.
+// tell sends a signal. Candidates wait until the description was sent.
 func (t *talk) tell(s Signal) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -59,21 +59,21 @@ func (t *talk) tell(s Signal) {
 	t.waiting = nil
 }
 
-// both tells whether both sides have described themselves.
+// both reports whether both descriptions were exchanged.
 func (t *talk) both() bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.told && t.heard
 }
 
-// quiet ends tell.
+// quiet makes tell do nothing from now on.
 func (t *talk) quiet() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.send = nil
 }
 
-// listen takes the other side's signals until the channel is open.
+// listen handles the other side's signals until the channel is open.
 func (t *talk) listen(ctx context.Context, recv <-chan json.RawMessage, p peer) error {
 	described, n := false, 0
 	var early []Signal // candidates that overtook the description
@@ -87,7 +87,7 @@ func (t *talk) listen(ctx context.Context, recv <-chan json.RawMessage, p peer) 
 		case b = <-recv:
 		}
 		if b == nil {
-			recv = nil // the caller's queue has ended; what was sent may still suffice
+			recv = nil // the caller's queue has ended; the signals so far may suffice
 			continue
 		}
 		s, err := ParseSignal(b)
@@ -97,7 +97,7 @@ func (t *talk) listen(ctx context.Context, recv <-chan json.RawMessage, p peer) 
 		switch {
 		case s.Kind == Candidate:
 			if n++; n > MaxCandidates {
-				continue // a machine of many addresses is no enemy; those that came suffice
+				continue // harmless: a machine may have many addresses, and the first ones suffice
 			}
 			if err = p.check(s.Candidate); err == nil && described {
 				err = p.candidate(s)
@@ -105,7 +105,7 @@ func (t *talk) listen(ctx context.Context, recv <-chan json.RawMessage, p peer) 
 				early = append(early, s)
 			}
 		case described || (s.Kind == Answer) != t.offers:
-			err = fmt.Errorf("%w: an %s out of turn", ErrSignal, s.Kind)
+			err = fmt.Errorf("%w: unexpected %s", ErrSignal, s.Kind)
 		default:
 			described = true
 			t.mu.Lock()

@@ -13,10 +13,10 @@ import (
 	"github.com/ravnest/ravnest/engine/transport"
 )
 
-// nearby is the Here of a peer on loopback.
+// nearby is the Here signal of a peer on loopback.
 var nearby = json.RawMessage(`{"kind":"here","loopback":true}`)
 
-// TestWay: who may meet over loopback, and who has to take the network.
+// TestWay checks which peers connect over loopback and which over the network.
 func TestWay(t *testing.T) {
 	for _, c := range []struct {
 		cfg  Config
@@ -28,7 +28,7 @@ func TestWay(t *testing.T) {
 		{Config{Loopback: true, Machine: "a"}, `{"kind":"here","loopback":true}`, both},                  // a browser
 		{Config{Loopback: true, Machine: "a"}, `{"kind":"here","loopback":true,"machine":"b"}`, network}, // a tunnel
 		{Config{Loopback: true, Machine: "a"}, `{"kind":"here","machine":"a"}`, network},
-		{Config{Machine: "a"}, `{"kind":"here","loopback":true,"machine":"a"}`, network}, // not on a stranger's word
+		{Config{Machine: "a"}, `{"kind":"here","loopback":true,"machine":"a"}`, network}, // a stranger's claim does not suffice
 		{Config{Loopback: true, Machine: "a"}, `{"loopback":`, network},
 		{Config{Loopback: true, Machine: "a"}, ``, network},
 	} {
@@ -67,7 +67,7 @@ func meet(ctx context.Context, x, y *Endpoint, change func(json.RawMessage) []js
 
 func as(m json.RawMessage) []json.RawMessage { return []json.RawMessage{m} }
 
-// TestManyAddresses: a peer with more candidates than are looked at connects all the same.
+// TestManyAddresses checks that a peer with more candidates than are used can still connect.
 func TestManyAddresses(t *testing.T) {
 	junk := json.RawMessage(`{"kind":"candidate","candidate":"candidate:1 1 udp 1 127.0.0.1 9 typ host"}`)
 	ea, eb := meet(soon(t), endpoint(t), endpoint(t), func(m json.RawMessage) []json.RawMessage {
@@ -84,7 +84,7 @@ func TestManyAddresses(t *testing.T) {
 	}
 }
 
-// TestNoUDP: where no packet comes through, the error says what may be in the way.
+// TestNoUDP checks that if no packets get through, the error says what may be in the way.
 func TestNoUDP(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
 	defer cancel()
@@ -92,7 +92,7 @@ func TestNoUDP(t *testing.T) {
 		if strings.Contains(string(m), `"candidate:`) {
 			return nil
 		}
-		// Nor may the description have any.
+		// The description must not have any either.
 		var s Signal
 		if err := json.Unmarshal(m, &s); err != nil {
 			t.Error(err)
@@ -103,7 +103,7 @@ func TestNoUDP(t *testing.T) {
 				keep = append(keep, l)
 			}
 		}
-		s.SDP = strings.ReplaceAll(strings.Join(keep, ""), "a=ice-pwd:", "a=ice-pwd:x") // its own packets are refused
+		s.SDP = strings.ReplaceAll(strings.Join(keep, ""), "a=ice-pwd:", "a=ice-pwd:x") // so that its own packets are refused
 		b, err := json.Marshal(s)
 		if err != nil {
 			t.Error(err)
