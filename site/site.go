@@ -1,11 +1,10 @@
-// Package site is what the host shows in a browser: the page that lends a tab, the
-// dashboard, and the engine that the tab runs, all embedded. Nothing is fetched from
-// anywhere else.
+// Package site serves the host's pages: the one that lends a tab, the dashboard, and the
+// engine that the tab runs, all embedded. Nothing is fetched from anywhere else.
 //
-// Files of the build (make site) lie in dist: pages at its top, everything else under
-// dist/assets, each twice: as .br and as .gz. Assets are served under /assets/ID/, where
-// ID names the whole build, so that they may be cached for ever, and a page of an older
-// build cannot mix with a newer one: its assets are gone, and it says so.
+// The build (make site) puts its files into dist: pages at the top, everything else under
+// dist/assets, each compressed twice, as .br and as .gz. Assets are served under /assets/ID/,
+// where ID identifies the whole build. So they can be cached for ever, and a page of an older
+// build cannot be mixed with a newer one: its assets are gone, and the page says so.
 package site
 
 import (
@@ -28,14 +27,15 @@ import (
 //go:embed all:dist
 var embedded embed.FS
 
-// policy of every page: its own files, workers and host; WebAssembly may be compiled.
+// policy is the content security policy of every page: only its own files, workers and host
+// are allowed, and compiling WebAssembly.
 const policy = "default-src 'none'; script-src 'self' 'wasm-unsafe-eval'; style-src 'self'; img-src 'self' data:; " +
 	"connect-src 'self' ws: wss:; worker-src 'self'; manifest-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 
-// buildMark stands in pages where the build's name belongs.
+// buildMark is replaced by the build's ID in pages.
 const buildMark = "{{build}}"
 
-// types of the files that we have; the system's table may say otherwise or nothing.
+// types are the media types of our files, since the system's table may lack or change them.
 var types = map[string]string{
 	".html": "text/html; charset=utf-8",
 	".css":  "text/css; charset=utf-8",
@@ -51,14 +51,14 @@ type Site struct {
 	files map[string]*file  // assets
 }
 
-// file is an asset. All who ask for it read the same bytes: what a request holds does
-// not grow with the file.
+// file is an asset. All requests share its bytes, so that memory per request does not grow
+// with the file.
 type file struct {
 	br, gz []byte
-	plain  func() ([]byte, error) // as it was before it was compressed, for the few that take no encoding
+	plain  func() ([]byte, error) // uncompressed, for the few clients that accept no encoding
 }
 
-// Embedded is the build in this program.
+// Embedded returns the build embedded in this program.
 func Embedded() (*Site, error) {
 	dist, err := fs.Sub(embedded, "dist")
 	if err != nil {
@@ -99,7 +99,7 @@ func New(dist fs.FS) (*Site, error) {
 	return s, nil
 }
 
-// add takes in an asset in one of its encodings.
+// add adds an asset in one of its encodings.
 func (s *Site) add(name string, b []byte) {
 	ext := path.Ext(name)
 	name = strings.TrimSuffix(name, ext)
@@ -123,7 +123,7 @@ func (s *Site) add(name string, b []byte) {
 	}
 }
 
-// Built tells whether there are pages: make site puts them there.
+// Built reports whether there are pages, which make site builds.
 func (s *Site) Built() bool { return len(s.pages) > 0 }
 
 // ServeHTTP implements http.Handler.
@@ -138,11 +138,11 @@ func (s *Site) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h.Set("Referrer-Policy", "no-referrer")
 	if r.Method != http.MethodGet && r.Method != http.MethodHead {
 		h.Set("Allow", "GET, HEAD")
-		s.refuse(w, http.StatusMethodNotAllowed, "only GET and HEAD here")
+		s.refuse(w, http.StatusMethodNotAllowed, "only GET and HEAD are allowed")
 		return
 	}
 	if !s.Built() {
-		s.refuse(w, http.StatusNotFound, "This ravnest was built without its pages: `make` builds them (it needs npm).\nNative providers join all the same: ravnest-provider --join and this address.")
+		s.refuse(w, http.StatusNotFound, "This ravnest was built without its pages: `make` builds them (it needs npm).\nNative providers can still join: ravnest-provider --join and this address.")
 		return
 	}
 	if page, ok := s.pages[r.URL.Path]; ok {
@@ -169,7 +169,7 @@ func (s *Site) refuse(w http.ResponseWriter, status int, text string) {
 	http.Error(w, text, status)
 }
 
-// asset serves a file in the best encoding that the browser takes.
+// asset serves a file in the best encoding that the browser accepts.
 func (s *Site) asset(w http.ResponseWriter, r *http.Request, name string) {
 	h := w.Header()
 	kind, known := types[path.Ext(name)]
@@ -205,7 +205,7 @@ func (s *Site) asset(w http.ResponseWriter, r *http.Request, name string) {
 	}
 }
 
-// accepts tells whether the request's Accept-Encoding has e, and not with a weight of 0.
+// accepts reports whether the request's Accept-Encoding has e with a weight other than 0.
 func accepts(r *http.Request, e string) bool {
 	return slices.ContainsFunc(strings.Split(r.Header.Get("Accept-Encoding"), ","), func(part string) bool {
 		name, weight, _ := strings.Cut(strings.TrimSpace(part), ";")

@@ -105,7 +105,7 @@ func TestSite(t *testing.T) {
 	}
 }
 
-// A program that was compiled without npm says what is missing.
+// A program compiled without the pages says what is missing.
 func TestNotBuilt(t *testing.T) {
 	s, err := New(fstest.MapFS{".keep": {}})
 	if err != nil || s.Built() {
@@ -122,11 +122,11 @@ func TestEmbedded(t *testing.T) {
 	}
 }
 
-// The pages' reckoning, where there is Node.
+// TestScripts tests the pages' computations, if Node is installed.
 func TestScripts(t *testing.T) {
 	node, err := exec.LookPath("node")
 	if err != nil {
-		t.Skip("node is not here: the browser tests see what the pages reckon")
+		t.Skip("node is not installed: the browser tests cover the pages' computations")
 	}
 	if out, err := exec.CommandContext(t.Context(), node, "--test", "test.mjs").CombinedOutput(); err != nil {
 		t.Errorf("%v\n%s", err, out)

@@ -1,5 +1,5 @@
-// A data channel that stayed on the page, as the worker sees it: an object with the part
-// of RTCDataChannel that the engine uses. peers.js has the other end of the port.
+// The worker's view of a data channel that stayed on the page: an object with the part of
+// RTCDataChannel's interface that the engine uses. peers.js has the other end of the port.
 
 export class Bridge {
   #port;
@@ -26,7 +26,7 @@ export class Bridge {
     if (event === "close") this.onclose?.({});
   }
 
-  // bufferedAmount counts what is on its way to the page, too.
+  // bufferedAmount includes bytes on their way to the page.
   get bufferedAmount() {
     return this.#sent - this.#taken + this.#queued;
   }

@@ -1,8 +1,7 @@
-// A worker that does parts of products on the engine's shared memory. It is told of the
-// memory first and of the control block later, and from then on it never returns to its
-// event loop.
+// A worker that computes parts of products on the engine's shared memory. It receives the
+// memory first and the control block later, and from then on never returns to its event loop.
 
-const broken = 32 / 4; // index of the control block's word that says so
+const broken = 32 / 4; // index of the control block's word for a broken worker
 
 let memory;
 let kernel;
@@ -17,7 +16,7 @@ onmessage = async ({ data }) => {
   try {
     kernel.exports.serve(data.ctl, data.worker);
   } catch (err) {
-    // What it had taken will never be done: the engine must not wait for it.
+    // Its current part will never be finished: the engine must not wait for it.
     Atomics.store(new Int32Array(memory.buffer, data.ctl), broken, 1);
     throw err;
   }

@@ -1,7 +1,7 @@
-// Instantiating the engine: its memory, the kernels' module on it, the Go program on
-// both. The same in a tab's worker and, for tests, in Node.
+// Instantiating the engine: its memory, the kernels' module on that, and the Go program on
+// both. Used in a tab's worker and, for tests, in Node.
 
-// simd and relaxed are modules of one instruction, valid where the browser knows it.
+// simd and relaxed are modules with one instruction, valid if the browser knows it.
 const header = [0, 97, 115, 109, 1, 0, 0, 0, 1, 5, 1, 96, 0, 1, 123, 3, 2, 1, 0];
 const simd = [...header, 10, 10, 1, 8, 0, 65, 0, 253, 15, 253, 98, 11];
 const relaxed = [...header, 10, 15, 1, 13, 0, 65, 0, 253, 15, 65, 0, 253, 15, 253, 128, 2, 11];
@@ -11,7 +11,7 @@ export const has = {
   relaxed: () => WebAssembly.validate(new Uint8Array(relaxed)),
 };
 
-// stub is what the engine imports where there are no vectors.
+// stub holds the engine's imports if there are no vector instructions.
 const stub = { level: () => 0 };
 for (const name of ["gemm", "depthwise", "pointwise", "lanewise", "vec", "transpose", "evens", "zip", "mask", "maxPool", "maxPoolGrad"]) stub[name] = () => 0;
 
@@ -25,7 +25,7 @@ async function kernels(memory, compile, fuse, suffix) {
   if (fuse && has.relaxed()) {
     module = await compile(`fma${suffix}.wasm`);
     product = await instance(module);
-    // A browser without the instruction fuses nothing and does not say so.
+    // On some machines the browser silently does not fuse.
     if (product.probe(1 + 2 ** -12, -(1 + 2 ** -11)) !== 2 ** -24) product = null;
   }
   if (!product) {
@@ -35,23 +35,23 @@ async function kernels(memory, compile, fuse, suffix) {
   return { module, exports: { ...product, ...(await loops) } };
 }
 
-// helpers starts workers that share the memory and waits until they are there.
+// helpers starts workers that share the memory and waits until they run.
 function helpers(n, memory, module) {
   const ready = Array.from({ length: n }, () => {
     const worker = new Worker(new URL("kernelworker.js", import.meta.url), { type: "module", name: "kernels" });
     worker.postMessage({ memory, module });
     return new Promise((resolve, reject) => {
       worker.onmessage = () => resolve(worker);
-      worker.onerror = (ev) => reject(new Error(`a kernel worker does not start: ${ev.message}`));
+      worker.onerror = (ev) => reject(new Error(`a kernel worker could not be started: ${ev.message}`));
     });
   });
   return Promise.all(ready);
 }
 
-// load instantiates the engine. compile(name) gives the module of a file; go is an
-// instance of wasm_exec.js's Go; fuse: false is a browser without fused multiply-add.
-// More than one thread needs cross-origin isolation. run starts the program and ends when
-// it does.
+// load instantiates the engine. compile(name) returns the module in a file; go is an instance
+// of wasm_exec.js's Go; fuse: false behaves like a browser without fused multiply-add. More
+// than one thread needs cross-origin isolation. run starts the program and returns when it
+// ends.
 export async function load({ go, compile, threads = 1, fuse = true }) {
   const shared = threads > 1 && globalThis.crossOriginIsolated === true;
   const suffix = shared ? "-shared" : "";
@@ -69,5 +69,5 @@ export async function load({ go, compile, threads = 1, fuse = true }) {
   return { memory, run: () => go.run(instance) };
 }
 
-// pages that the memory begins with, of 64 KiB; the program may want fewer.
+// pages is the memory's initial size in pages of 64 KiB; the program may need fewer.
 const pages = 1024;

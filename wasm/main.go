@@ -1,8 +1,8 @@
 //go:build js
 
-// Command wasm is the provider of a browser tab: the tensor engine and a provider's side
-// of a run, in a dedicated worker. The worker's shell (worker.js) offers the object
-// ravnest with the settings and the way to the page; the page's half is tab.js.
+// Command wasm is the provider in a browser tab: the tensor engine and a provider's side of a
+// run, in a dedicated worker. The worker's shell (worker.js) provides the object ravnest with
+// the settings and functions for reaching the page. The page's half is tab.js.
 package main
 
 import (
@@ -31,7 +31,7 @@ import (
 // version is set by the release build.
 var version = "dev"
 
-// settings are what the person chose.
+// settings are the user's choices.
 type settings struct {
 	Host    string `json:"host"`
 	Token   string `json:"token"`
@@ -45,22 +45,22 @@ type settings struct {
 	Hours string `json:"hours"`
 }
 
-// ending is how the tab's part ended, for the page.
+// ending tells the page how the tab's part ended.
 type ending struct {
-	Code string `json:"code"` // "" where all went well
+	Code string `json:"code"` // "" if all went well
 	Text string `json:"text"`
 	Hint string `json:"hint,omitempty"`
 }
 
-// errOutdated is returned where the host has another build than the page: an older engine
-// may not give the same bits.
+// errOutdated is returned if the host's build is not the page's: an older engine may not give
+// the same bits.
 var errOutdated = errors.New("this host has been updated since the page was loaded")
 
-// errStopped is the end that the person asked for.
-var errStopped = errors.New("stopped by the person at this tab")
+// errStopped says that the user stopped the tab.
+var errStopped = errors.New("stopped by the user of this tab")
 
 func main() {
-	debug.SetGCPercent(50) // as native providers: what is needed is allocated once
+	debug.SetGCPercent(50) // as in native providers
 	shell := js.Global().Get("ravnest")
 	emit := func(kind string, v any) {
 		b, err := json.Marshal(v)
@@ -115,8 +115,8 @@ func lend(ctx context.Context, set settings, t *turns, atOnce <-chan struct{}, e
 		Loopback: loopback(set.Host), Limit: limit,
 		May:  func() (string, bool) { return day.May(time.Now()) },
 		Team: team, RAM: set.RAM, AtOnce: atOnce, Between: t.between, RSS: t.memory, Check: t.current,
-		// A tab is a guest of its page's host: when that says goodbye, it is over. A
-		// connection that was lost is looked for.
+		// A tab belongs to its page's host: when the host says goodbye, the tab is done. If the
+		// connection is lost, it tries to join again.
 		Rules:  machine.Rules{Wait: -1},
 		Now:    func() time.Duration { return time.Since(began) },
 		Event:  func(format string, a ...any) { emit("log", fmt.Sprintf(format, a...)) },
@@ -125,7 +125,7 @@ func lend(ctx context.Context, set settings, t *turns, atOnce <-chan struct{}, e
 	})
 }
 
-// loopback tells whether the page's host is this machine.
+// loopback reports whether the page's host is this machine.
 func loopback(host string) bool {
 	u, err := client.ParseURL(host)
 	if err != nil {
@@ -135,7 +135,7 @@ func loopback(host string) bool {
 	return u.Hostname() == "localhost" || err == nil && ip.IsLoopback()
 }
 
-// explain words an end for the page.
+// explain turns an error into an ending for the page.
 func explain(err error) ending {
 	var pe *proto.Error
 	switch {

@@ -1,9 +1,9 @@
-// The page's half of WebRTC. Peer connections exist on the main thread only; the engine
-// runs in a worker. This makes the connections that the worker asks for, hands their data
-// channels over to it and carries signals. engine/transport/rtc/endpoint_js.go is the
-// other half and says what the messages are.
+// The page's half of WebRTC. Peer connections exist on the main thread only, but the engine
+// runs in a worker. This code makes the connections that the worker asks for, transfers their
+// data channels to it and carries signals. engine/transport/rtc/endpoint_js.go is the other
+// half and documents the messages.
 
-// linger is how long a connection outlives its channel: what was sent has left by then.
+// linger is how long in ms a connection outlives its channel, for the last data to be sent.
 const linger = 1000;
 
 export class Peers {
@@ -11,13 +11,13 @@ export class Peers {
   #open = new Map();
   #bridged;
 
-  // bridged: do as a browser does that cannot transfer data channels.
+  // bridged: behave like a browser that cannot transfer data channels.
   constructor(worker, { bridged = false } = {}) {
     this.#worker = worker;
     this.#bridged = bridged;
   }
 
-  // take carries out a message of the worker.
+  // take handles a message from the worker.
   take(m) {
     if (m.op === "open") {
       this.#connect(m);
@@ -46,12 +46,12 @@ export class Peers {
     try {
       pc = new RTCPeerConnection({ iceServers: ice });
     } catch (err) {
-      tell("gone", { why: `the browser makes no peer connection: ${err.message}` });
+      tell("gone", { why: `the browser cannot make a peer connection: ${err.message}` });
       return;
     }
     const peer = { pc, signal: (s) => (chain = chain.then(() => accept(s)).catch(refuse)) };
     this.#open.set(id, peer);
-    // One thing at a time, in the order that it was asked for.
+    // Handle requests one at a time, in order.
     let chain = Promise.resolve();
     const refuse = (err) => tell("refuse", { why: err.message });
     const say = (s) => tell("signal", { signal: JSON.stringify(s) });
@@ -83,7 +83,7 @@ export class Peers {
         tell("channel", { channel: dc }, [dc]); // must happen before anything else does
         moved = true;
       } catch {
-        // It cannot be transferred here.
+        // This browser cannot transfer it.
       }
     }
     if (!moved) {
@@ -94,11 +94,11 @@ export class Peers {
   }
 }
 
-// bridge serves a data channel that has to stay on the page over a MessagePort. To the
-// page go buffers, a threshold or a close; to the worker buffers, and what is queued.
+// bridge serves a data channel that has to stay on the page over a MessagePort. The worker
+// sends buffers, a threshold or a close; the page sends buffers and the queue's length.
 function bridge(dc) {
   const { port1: here, port2: there } = new MessageChannel();
-  let taken = 0; // bytes that the worker has sent
+  let taken = 0; // bytes received from the worker
   const report = (event) => here.postMessage({ event, taken, queued: dc.bufferedAmount, state: dc.readyState });
   dc.binaryType = "arraybuffer";
   dc.onopen = () => report("open");

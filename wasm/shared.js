@@ -1,5 +1,6 @@
-// Go's wasm_exec.js on memory that workers share: two functions of the browser that it
-// calls do not take views of such memory. They get copies. Imported before wasm_exec.js.
+// Makes Go's wasm_exec.js work on shared memory: two of the browser's functions that it calls
+// do not accept views of such memory and are given copies. Must be imported before
+// wasm_exec.js.
 
 const isShared = (v) => typeof SharedArrayBuffer === "function" && v?.buffer instanceof SharedArrayBuffer;
 

@@ -1,29 +1,29 @@
-// A tab as a provider, for pages: what this browser can do, and the life of the worker
-// in which the engine runs. It has no look of its own.
+// A tab as a provider: what this browser supports, and the worker in which the engine runs.
+// The page provides the user interface.
 
 import { has } from "./load.js";
 import { Peers } from "./peers.js";
 
-// support tells what this browser brings. problems are reasons why it cannot take part,
-// in words for the person: {code, text, hint}.
+// support returns what this browser supports. problems are reasons why it cannot take part,
+// as texts for the user: {code, text, hint}.
 export async function support() {
   const problems = [];
   const lacks = (code, text, hint) => problems.push({ code, text, hint });
-  if (typeof WebAssembly !== "object") lacks("wasm", "this browser has no WebAssembly, which the engine is made of", "use a current Chromium, Firefox or Safari");
-  else if (!has.simd()) lacks("simd", "this browser has no WebAssembly SIMD: training would take many times as long", "use a current Chromium, Firefox or Safari");
-  if (typeof RTCPeerConnection !== "function") lacks("webrtc", "this browser has no WebRTC, over which providers talk to each other", "allow it in the browser's settings, or use another browser");
+  if (typeof WebAssembly !== "object") lacks("wasm", "this browser has no WebAssembly, which the engine needs", "use a current Chromium, Firefox or Safari");
+  else if (!has.simd()) lacks("simd", "this browser has no WebAssembly SIMD, without which training is many times slower", "use a current Chromium, Firefox or Safari");
+  if (typeof RTCPeerConnection !== "function") lacks("webrtc", "this browser has no WebRTC, which providers need to connect to each other", "allow it in the browser's settings, or use another browser");
   if (typeof Worker !== "function") lacks("worker", "this browser has no workers to train in", "use a current Chromium, Firefox or Safari");
   return {
     problems,
     cores: navigator.hardwareConcurrency || 1,
-    memory: (navigator.deviceMemory || 4) * 2 ** 30, // bytes, a rounded figure
+    memory: (navigator.deviceMemory || 4) * 2 ** 30, // bytes, rounded by the browser
     isolated: globalThis.crossOriginIsolated === true,
     battery: typeof navigator.getBattery === "function",
   };
 }
 
-// outdated asks whether the host still has this very build: caches keep what it no longer
-// has, and an older engine may not give the same bits.
+// outdated checks whether the host still has this build: caches may keep an older one, whose
+// engine may not give the same bits.
 async function outdated() {
   try {
     const { ok } = await fetch(import.meta.url, { method: "HEAD", cache: "no-store" });
@@ -33,7 +33,7 @@ async function outdated() {
   }
 }
 
-// goodbye is how long a worker that leaves at once may take before it is ended, in ms.
+// goodbye is how long in ms a worker may take to leave at once before it is terminated.
 const goodbye = 1500;
 
 // Tab is one tab's part in training. Its events, all CustomEvents:
@@ -41,7 +41,7 @@ const goodbye = 1500;
 //	state     {state, ...}: loading, resting (outside its hours), benchmarking, seeking (the host
 //	          does not answer), waiting, fetching, connecting, training, paused, leaving, stopped; the last with code,
 //	          text and hint, where code is "" if all is well; text may say why elsewhere too
-//	progress  what the host is told four times a second, see provider.Update
+//	progress  the report sent to the host four times a second, see provider.Update
 //	joined    {name, gflops}
 //	log       a line of text
 export class Tab extends EventTarget {
@@ -51,7 +51,7 @@ export class Tab extends EventTarget {
   #paused = false;
   #options;
 
-  // options.bridged is for tests: do as browsers that cannot transfer data channels.
+  // options.bridged is for tests: behave like a browser that cannot transfer data channels.
   constructor(options = {}) {
     super();
     this.#options = options;
@@ -62,10 +62,10 @@ export class Tab extends EventTarget {
     return this.#paused && this.#state === "training" ? "paused" : this.#state;
   }
 
-  // start begins to take part. ram is in bytes; up and down are in Mbit/s, where 0 is no
-  // limit; hours are like 22:00-07:00, where "" is the whole day.
+  // start makes the tab take part. ram is in bytes; up and down are in Mbit/s, 0 for no limit;
+  // hours are such as 22:00-07:00, "" for the whole day.
   async start({ host = location.origin, token = "", name = "", threads = 1, ram = 2 ** 30, up = 0, down = 0, hours = "" } = {}) {
-    if (this.#worker) throw new Error("this tab takes part already");
+    if (this.#worker) throw new Error("this tab is already taking part");
     this.#set("loading");
     const worker = new Worker(new URL("worker.js", import.meta.url), { type: "module", name: "ravnest" });
     this.#worker = worker;
@@ -76,13 +76,13 @@ export class Tab extends EventTarget {
       this.#end({ code: "engine", text: `the engine has stopped: ${ev.message || "its files could not be loaded"}`, hint: "reload the page" });
     };
     const problem = await outdated();
-    if (this.#worker !== worker) return; // stopped meanwhile
+    if (this.#worker !== worker) return; // stopped in the meantime
     if (problem) this.#end(problem);
     else worker.postMessage({ start: { host, token, name, threads, ram, up, down, hours } });
   }
 
-  // stop leaves. A tab that trains first has the host see that its part is saved, which takes
-  // some seconds at the most; asked again, it goes at once.
+  // stop makes the tab leave. If it is training, the host first has its part saved, which takes
+  // at most some seconds; called again, stop leaves at once.
   stop() {
     if (!this.#worker) return;
     const worker = this.#worker;
@@ -135,7 +135,7 @@ export class Tab extends EventTarget {
     else if (m.exited) this.#end({ code: "engine", text: "the engine has stopped", hint: "reload the page; the browser's console says why" });
   }
 
-  // end takes everything down. The first reason counts.
+  // end shuts everything down. The first reason counts.
   #end(why) {
     if (!this.#worker) return;
     this.#peers.close();

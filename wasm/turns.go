@@ -1,7 +1,7 @@
 //go:build js
 
-// Sharing a worker's one thread: kernels run on it, and so do the network's events. They
-// get their turn between kernels.
+// Sharing a worker's single thread between kernels and the network's events, which get their
+// turn between kernels.
 
 package main
 
@@ -11,15 +11,15 @@ import (
 	"time"
 )
 
-// share is how long kernels run before events get their turn: short beside a heartbeat,
-// long beside what a turn takes (some ten microseconds).
+// share is how long kernels run before events get their turn: short compared with a heartbeat,
+// long compared with a turn (some ten microseconds).
 const share = 15 * time.Millisecond
 
-// turns gives the event loop its turns, and holds the kernels while the tab is paused.
-// All of it runs on one thread.
+// turns gives the event loop its turns, and holds the kernels while the tab is paused. All of
+// this runs on one thread.
 type turns struct {
 	shell  js.Value
-	ask    js.Value // calls done after what is waiting in the event loop
+	ask    js.Value // calls done once the waiting events have been handled
 	done   chan struct{}
 	last   time.Time
 	paused chan struct{} // nil: running
@@ -60,11 +60,11 @@ func (t *turns) resume() {
 	}
 }
 
-// memory is what the tab's engine occupies, in bytes.
+// memory returns the bytes that the tab's engine occupies.
 func (t *turns) memory() int64 { return int64(t.shell.Call("memory").Float()) }
 
-// current tells whether the host still has this build. A host that does not answer is not
-// asked again: joining it fails by itself.
+// current returns an error if the host has another build now. If the host does not answer, the
+// result is nil: joining it will fail anyway.
 func (t *turns) current(ctx context.Context) error {
 	answer := make(chan bool, 1)
 	got := js.FuncOf(func(_ js.Value, args []js.Value) any {

@@ -1,4 +1,4 @@
-// The shell of the tab's worker: it loads the engine, offers it the object ravnest (see
+// The shell of the tab's worker: it loads the engine, provides the object ravnest (see
 // main.go, turns.go and rtc/endpoint_js.go) and carries messages between it and tab.js.
 
 import { Bridge } from "./bridge.js";
@@ -9,8 +9,8 @@ import "./wasm_exec.js";
 const channel = new MessageChannel();
 let engine;
 
-// asleep is a gap between two ticks of a second that only a sleeping machine makes: a
-// worker's clock goes on in a hidden tab, where a page's may tick once a minute.
+// asleep is a gap in ms between ticks of one second that means the machine was asleep. (A
+// worker's timers keep running in a hidden tab, where a page's may fire once a minute.)
 const asleep = 10_000;
 let last = Date.now();
 
@@ -33,16 +33,16 @@ globalThis.ravnest = {
   settings: "",
   command: null, // set by the engine: takes stop, leave (at once), pause, resume
   emit: (kind, json) => {
-    tick(); // why the host is gone comes before that it is
+    tick(); // report that the machine was asleep before that the host is lost
     postMessage({ [kind]: JSON.parse(json) });
   },
-  // current tells whether the host still has this very build; true where it does not answer.
+  // current reports whether the host still has this build; true if it does not answer.
   current: (tell) => {
     const url = import.meta.url;
     fetch(url, { method: "HEAD", cache: "no-store" }).then(({ ok, status }) => tell(ok || status >= 500), () => tell(true));
   },
   memory: () => engine.memory.buffer.byteLength,
-  // turns returns a function that has done called when the events that wait are through.
+  // turns returns a function that calls done once the waiting events have been handled.
   turns: (done) => {
     channel.port1.onmessage = done;
     return () => channel.port2.postMessage(null);
@@ -68,7 +68,7 @@ onmessage = async ({ data }) => {
       postMessage({
         ended: {
           code: memory ? "memory" : "engine",
-          text: `the engine does not run: ${err.message}`,
+          text: `the engine cannot run: ${err.message}`,
           hint: memory ? "close other tabs, or allow this one less memory" : "reload the page",
         },
       });

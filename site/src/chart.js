@@ -4,9 +4,8 @@ import uPlot from "uplot";
 
 const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
-// lineChart draws one series {label, colour: "--accent", say} over x, whose unit is
-// xLabel. say words a value; fromZero keeps zero in the picture. set takes points [x, y]
-// and retells the chart to those who do not see it.
+// lineChart draws one series over x, whose unit is xLabel. say formats a value; fromZero
+// keeps zero visible. set takes points [x, y] and updates the description for screen readers.
 export function lineChart(host, { label, colour: stroke, say, xLabel, height = 190, points = false, fromZero = false }) {
   const name = host.ariaLabel;
   const width = () => Math.max(host.clientWidth, 200);

@@ -20,7 +20,7 @@ const words = {
   connecting: "Connecting to the others …",
   training: "Training",
   paused: "Paused. The others are waiting for this tab.",
-  leaving: "Leaving as soon as this part is saved …",
+  leaving: "Leaving once this part is saved …",
   stopped: "Not taking part",
 };
 
@@ -28,7 +28,7 @@ const tab = new Tab();
 let chart;
 let rates = []; // [seconds since the start, samples per second]
 let began = 0;
-let last = null; // the figures that the last rate was taken from
+let last = null; // the figures from which the last rate was computed
 
 function complain(problems) {
   const box = $("problems");
@@ -50,7 +50,7 @@ function show({ detail }) {
   if (!on) ended(detail);
 }
 
-// assigned shows a run's figures, from the beginning.
+// assigned shows the figures of a new assignment.
 function assigned(place) {
   $("live").hidden = false;
   chart ??= lineChart($("chart"), { label: "samples/s", colour: "--accent", say: count, xLabel: "s", height: 150, fromZero: true });
@@ -122,7 +122,7 @@ function watchBattery(b) {
   pauseOrNot();
 }
 
-// pauseOrNot does as the person wants it.
+// pauseOrNot pauses or resumes, depending on the settings.
 function pauseOrNot() {
   const hidden = $("when-hidden").checked && document.visibilityState === "hidden";
   const drained = $("on-battery").checked && battery && !battery.charging;
@@ -163,14 +163,14 @@ async function main() {
   document.addEventListener("visibilitychange", pauseOrNot);
   $("when-hidden").addEventListener("change", pauseOrNot);
   $("on-battery").addEventListener("change", pauseOrNot);
-  if (can.battery) navigator.getBattery().then(watchBattery, () => {}); // it may be a while
+  if (can.battery) navigator.getBattery().then(watchBattery, () => {}); // may take a while
 
   complain(can.problems);
   $("go").disabled = can.problems.length > 0;
   set($("state"), can.problems.length ? "This browser cannot take part" : words.stopped);
   if (was.on && !can.problems.length) {
     $("go").textContent = "Take part again";
-    set($("detail"), "This tab took part until it was reloaded. The host knows that it left.");
+    set($("detail"), "This tab took part until it was reloaded. The host was told that it left.");
     remember({ on: false });
   }
 }

@@ -1,4 +1,4 @@
-// The requester's view of a run, as the host tells it.
+// The dashboard: the requester's view of a run.
 
 import { lineChart } from "./chart.js";
 import { Pipeline, kind } from "./pipeline.js";
@@ -17,8 +17,8 @@ const phases = {
   failed: "Failed",
 };
 
-const span = 3000; // ms that rates are taken over
-const patience = 10_000; // ms without a word from the host
+const span = 3000; // ms over which rates are computed
+const patience = 10_000; // ms of silence after which the host counts as lost
 
 const pipeline = new Pipeline($("clusters"));
 const charts = {};
@@ -29,7 +29,7 @@ let regression = false; // validation has a loss and no answers
 let figures = ""; // the job's other metrics of the last validation pass
 let recent = []; // statuses of the last span, with their time
 
-// sights yields what the host tells, a line of JSON at a time, until it ends.
+// sights yields the host's Sights, one per line of JSON, until the stream ends.
 async function* sights() {
   const silence = new AbortController();
   let timer;
@@ -40,7 +40,7 @@ async function* sights() {
   alive();
   try {
     const response = await fetch(`v1/watch?after=${seen}`, { headers: authorization(token()), cache: "no-store", signal: silence.signal });
-    if (!response.ok) throw Object.assign(new Error(`the host answers ${response.status}`), { status: response.status });
+    if (!response.ok) throw Object.assign(new Error(`the host answered ${response.status}`), { status: response.status });
     const text = response.body.pipeThrough(new TextDecoderStream()).getReader();
     for (let rest = ""; ; ) {
       const { value, done } = await text.read();
@@ -56,7 +56,7 @@ async function* sights() {
   }
 }
 
-// updated tells whether the host has another build of this page by now.
+// updated reports whether the host now has another build of this page.
 async function updated() {
   const { ok } = await fetch(import.meta.url, { method: "HEAD", cache: "no-store" });
   return !ok;
@@ -74,7 +74,7 @@ function showPhase(phase, words = phases[phase] ?? phase) {
 }
 
 const accuracy = (share) => `${(100 * share).toFixed(2)} %`;
-const loss = (v) => (typeof v === "number" ? v.toPrecision(4) : v); // JSON has no NaN: the host writes a word
+const loss = (v) => (typeof v === "number" ? v.toPrecision(4) : v); // JSON has no NaN: the host sends a string
 
 function showHistory({ losses, vals, val_losses: valLosses, wire_out: out, raw_out: raw, notes }) {
   $("all").hidden = false;
@@ -131,7 +131,7 @@ function showEnding(losses, vals, valLosses) {
   set($("ending-text"), `${came.length ? `At the end: ${came.join(", ")}. ` : ""}What was saved is in the job's directory, where ravnest was started.`);
 }
 
-// rates are what members did per second of the last span, by name.
+// rates returns each member's figures per second over the last span, by name.
 function rates(status, now) {
   recent = recent.filter((r) => r.status.run === status.run && now - r.now <= span);
   recent.push({ status, now });
@@ -152,7 +152,7 @@ function showFigures(status, rate) {
   const at = members.filter((m) => m.assigned);
   const sum = (list, f) => list.reduce((total, m) => total + f(m), 0);
   if (at.length && at.every((m) => rate.has(m.name))) {
-    // Every stage of a cluster sees all of its samples: the leaf's count is the cluster's.
+    // Every stage of a cluster sees all of its samples, so count the leaf's only.
     set($("rate"), count(sum(at.filter((m) => m.stage === m.stages - 1), (m) => rate.get(m.name).samples)));
     set($("flops"), `${flop(sum(at, (m) => rate.get(m.name).flops))}/s`);
   }
@@ -176,9 +176,9 @@ function showWaiting(status) {
 }
 
 function showStatus(status) {
-  if (status.phase === "idle" && ending) return; // the last run stays in view
+  if (status.phase === "idle" && ending) return; // keep showing the last run
   set($("job"), status.job || "Dashboard");
-  // In the end those who are done leave. They stay in the picture.
+  // Members that are done leave at the end. Keep showing them.
   const ends = status.phase === "draining" && members.length > 0;
   members = ends ? members.map((m) => status.members.find((o) => o.name === m.name && o.assigned) ?? m) : status.members;
   const rate = rates(status, performance.now());
@@ -188,7 +188,7 @@ function showStatus(status) {
   pipeline.draw(members, rate);
 }
 
-// watch shows what the host tells, and asks again when that breaks off.
+// watch shows the host's Sights, and reconnects when the stream breaks off.
 async function watch() {
   for (let lost = false; ; ) {
     try {
@@ -199,7 +199,7 @@ async function watch() {
         $("token-form").hidden = true;
         showHistory(history);
         showStatus(status);
-        // Looking for a direct path takes some kilobytes by the relay, too.
+        // Even finding a direct path sends some kilobytes through the relay.
         $("relayed-row").hidden = !(relay?.bytes > 100e3);
         if (relay) set($("relayed"), bytes(relay.bytes));
       }
@@ -211,9 +211,9 @@ async function watch() {
         $("token-form").hidden = false;
         $("token").focus();
         $("token").select();
-        return; // until another one is given
+        return; // until another token is entered
       }
-      lost = err instanceof TypeError; // fetch's word for no answer
+      lost = err instanceof TypeError; // how fetch reports that there is no answer
       if (!lost) problem(`Something is wrong: ${err.message}.`);
       else if (!ending) {
         problem("The host does not answer. If its run has ended, the results are where it was started.");

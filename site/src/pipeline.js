@@ -1,4 +1,4 @@
-// The picture of a run: clusters, their stages in a chain, and what flows between them.
+// The diagram of a run: clusters, their chains of stages, and the traffic between them.
 
 import { bytes, el, flop, set } from "./words.js";
 
@@ -15,7 +15,7 @@ const facts = {
   "To host": (m) => `${(m.rtt_us / 1000).toFixed(1)} ms`,
 };
 
-// stage is a provider's card; update brings its figures up to date.
+// stage returns a provider's card. update sets its figures.
 function stage(m) {
   const values = Object.keys(facts).map(() => el("dd"));
   const bar = el("rect", { height: 6 });
@@ -33,7 +33,7 @@ function stage(m) {
   return { node, update };
 }
 
-// link is what two stages exchange: activations one way, gradients the other.
+// link returns the connection between two stages: activations one way, gradients the other.
 function link() {
   const rate = el("span", { class: "number" });
   const line = el("path", { d: "M0 6 H80", fill: "none", stroke: "currentColor", "stroke-width": "2", "stroke-dasharray": "5 5" });
@@ -45,8 +45,8 @@ function link() {
   return { node, update };
 }
 
-// linkRates finds what each link of a chain carries from what each stage moves: that is
-// the sum of its two links. Reckoned from the nearer end, as errors add up on the way.
+// linkRates computes the traffic of each link in a chain from the traffic of each stage, which
+// is the sum over its two links. It starts from both ends, as errors add up along the chain.
 export function linkRates(moved) {
   const n = moved.length;
   const rates = new Array(n - 1);
@@ -67,8 +67,8 @@ export class Pipeline {
     this.#host = host;
   }
 
-  // draw shows those members that have a stage. rates: what they move in bytes per
-  // second, by name; those not in it are not known yet.
+  // draw shows the members that have a stage. rates holds their traffic in bytes per second,
+  // by name, as far as it is known.
   draw(members, rates) {
     const placed = members.filter((m) => m.assigned).sort((a, b) => a.cluster - b.cluster || a.stage - b.stage);
     const clusters = [...Map.groupBy(placed, (m) => m.cluster).values()];

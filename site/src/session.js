@@ -1,4 +1,4 @@
-// What a reload finds again: kept for this tab only, and by both pages.
+// State that survives a reload, kept for this tab only and shared by both pages.
 
 import { readings } from "./token.js";
 
@@ -16,11 +16,11 @@ export function remember(more) {
   try {
     sessionStorage.setItem(key, JSON.stringify({ ...remembered(), ...more }));
   } catch {
-    // Storage is off: a reload then begins afresh.
+    // Storage is disabled: a reload then loses the state.
   }
 }
 
-// The host's token comes with the link, or is typed in.
+// The host's token comes with the link or is typed in.
 const given = readings(location.hash);
 let held = given[0] ?? remembered().token ?? "";
 
@@ -31,8 +31,8 @@ export function hold(token) {
   remember({ token });
 }
 
-// otherReading turns to the other reading of the link, after the host has refused the one
-// held; false where there is none.
+// otherReading switches to the other reading of the link, after the host has refused the
+// current one. It returns false if there is none.
 export function otherReading() {
   if (given.length < 2 || held !== given[0]) return false;
   hold(given[1]);

@@ -1,9 +1,9 @@
-// How a join token comes with a link and goes with a request.
+// Reading the join token from a link and sending it with requests.
 
-// readings of a link's fragment, which browsers send to nobody: the token is everything
-// behind "#token=", + and & included. Browsers escape what is not ASCII, and links may
-// escape anything, so valid escapes are undone; where that changes something, the text as
-// it stands is kept as the other reading, for a token that has a % of its own.
+// readings returns the possible tokens in a link's fragment, which browsers never send. The
+// token is everything after "#token=", including + and &. Browsers escape characters that are
+// not ASCII, and links may escape any, so valid escapes are decoded. If that changes the text,
+// the original text is the second reading, for a token that itself contains a %.
 export function readings(hash) {
   const prefix = "#token=";
   if (!hash.startsWith(prefix)) return [];
@@ -12,12 +12,13 @@ export function readings(hash) {
     const plain = decodeURIComponent(raw);
     return plain === raw ? [raw] : [plain, raw];
   } catch {
-    // A % that escapes nothing. Letters that the browser has escaped are read all the same.
+    // There is a % that is not an escape. Still decode what the browser has escaped.
     return [raw.replace(/(%[89a-f][0-9a-f])+/gi, (m) => { try { return decodeURIComponent(m); } catch { return m; } })];
   }
 }
 
-// authorization is the header for requests: headers have no other letters than Latin-1.
+// authorization returns the header for requests. The token is encoded in base64url, since
+// headers can only carry Latin-1.
 export function authorization(token) {
   if (!token) return {};
   const base64 = btoa(String.fromCharCode(...new TextEncoder().encode(token)));

@@ -1,4 +1,4 @@
-// Figures and small pieces of page, the same on both pages.
+// Formatting of figures and other helpers shared by both pages.
 
 const steps = (units) => (n, digits = 3) => {
   if (!(n > 0)) return `0 ${units[0]}`;
@@ -32,7 +32,7 @@ export function el(name, attributes = {}, ...children) {
   return e;
 }
 
-// set writes text only where it changed: what is read out stays quiet otherwise.
+// set writes text only if it has changed, so that screen readers do not repeat it.
 export function set(node, text) {
   if (node.textContent !== text) node.textContent = text;
 }
@@ -45,9 +45,8 @@ export function note(list, text, when = new Date()) {
   return line;
 }
 
-// hostURL is the address of this page's host, with the prefix that a proxy may have put it
-// below.
+// hostURL returns the address of this page's host, including any path prefix of a proxy.
 export const hostURL = () => new URL(".", location.href).href.replace(/[?#].*$/, "").replace(/\/$/, "");
 
-// plain tells whether others on the way can read what this page and its host say.
+// plain reports whether others on the network can read the traffic of this page.
 export const plain = ({ protocol, hostname } = location) => protocol === "http:" && !/^(localhost|.*\.localhost|127(\.\d+){3}|\[::1\])$/.test(hostname);

@@ -6,17 +6,17 @@ import (
 	"fmt"
 )
 
-// MaxPages is the most that the memory may grow to: 4 GiB, the format's own limit.
+// MaxPages is the number of pages that the memory may grow to: 4 GiB, the format's limit.
 const MaxPages = 65536
 
-// Sections of a module that matter here (WebAssembly core specification, 5.5).
+// Sections of a module that are used here (WebAssembly core specification, 5.5).
 const (
 	sectionImport = 2
 	sectionMemory = 5
 )
 
 // errModule is wrapped by every error about the input.
-var errModule = errors.New("not a module that this can rewrite")
+var errModule = errors.New("not a module that this program can rewrite")
 
 // reader reads a module's numbers.
 type reader struct {
@@ -24,12 +24,12 @@ type reader struct {
 	at int
 }
 
-// u32 is an unsigned LEB128 number.
+// u32 reads an unsigned LEB128 number.
 func (r *reader) u32() (uint32, error) {
 	var v uint64
 	for shift := 0; shift < 35; shift += 7 {
 		if r.at >= len(r.b) {
-			return 0, fmt.Errorf("%w: it ends in a number at byte %d", errModule, r.at)
+			return 0, fmt.Errorf("%w: it ends inside a number at byte %d", errModule, r.at)
 		}
 		c := r.b[r.at]
 		r.at++
@@ -44,7 +44,7 @@ func (r *reader) u32() (uint32, error) {
 	return 0, fmt.Errorf("%w: a number before byte %d is too large", errModule, r.at)
 }
 
-// bytes is the next n bytes.
+// bytes returns the next n bytes.
 func (r *reader) bytes(n uint32) ([]byte, error) {
 	if uint64(n) > uint64(len(r.b)-r.at) {
 		return nil, fmt.Errorf("%w: %d bytes are announced at byte %d, %d are left", errModule, n, r.at, len(r.b)-r.at)
@@ -69,7 +69,7 @@ type section struct {
 // split reads a module's sections.
 func split(b []byte) ([]section, error) {
 	if !bytes.HasPrefix(b, []byte("\x00asm\x01\x00\x00\x00")) {
-		return nil, fmt.Errorf("%w: it does not begin as WebAssembly 1 does", errModule)
+		return nil, fmt.Errorf("%w: it does not begin like a WebAssembly 1 module", errModule)
 	}
 	var ss []section
 	for r := (reader{b, 8}); r.at < len(b); {
@@ -90,7 +90,7 @@ func split(b []byte) ([]section, error) {
 	return ss, nil
 }
 
-// minimum is the pages that a memory section's one memory begins with.
+// minimum returns the initial number of pages of a memory section's one memory.
 func minimum(body []byte) (uint32, error) {
 	r := reader{body, 0}
 	if n, err := r.u32(); err != nil {
@@ -103,13 +103,13 @@ func minimum(body []byte) (uint32, error) {
 	}
 	pages, err := r.u32()
 	if err == nil && pages > MaxPages {
-		err = fmt.Errorf("%w: its memory begins with %d pages, at most %d are possible", errModule, pages, MaxPages)
+		err = fmt.Errorf("%w: its memory begins with %d pages, but at most %d are possible", errModule, pages, MaxPages)
 	}
 	return pages, err
 }
 
-// Import gives the module in b its memory as the import env.memory, of at least the pages
-// that it had and at most MaxPages, shared or not. b must define one memory and have
+// Import returns the module b with its memory replaced by the import env.memory, with at least
+// the pages that it had and at most MaxPages, shared or not. b must define one memory and have
 // imports.
 func Import(b []byte, shared bool) ([]byte, error) {
 	ss, err := split(b)

@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-// module puts sections together.
+// module returns a module with these sections.
 func module(ss ...section) []byte {
 	b := []byte("\x00asm\x01\x00\x00\x00")
 	for _, s := range ss {

@@ -1,7 +1,7 @@
-// Command link makes a linked Go program take its memory from outside: it drops the
-// memory of a js/wasm binary and imports env.memory in its place. The kernels' module
-// can then be instantiated first, on the same memory, and its functions are the Go
-// program's imports: no JavaScript lies between them.
+// Command link makes a linked Go program take its memory from outside: it replaces the memory
+// of a js/wasm binary by the import env.memory. The kernels' module can then be instantiated
+// first, on the same memory, and its functions become imports of the Go program, without any
+// JavaScript in between.
 //
 //	link [-shared] -o OUT IN     rewrites IN
 //	link -run LOADER IN ARGS     rewrites IN and runs it in Node, for go test -exec
@@ -30,7 +30,7 @@ func main() {
 }
 
 func run() error {
-	shared := flag.Bool("shared", false, "make the memory one that workers share")
+	shared := flag.Bool("shared", false, "make the memory shared between workers")
 	out := flag.String("o", "", "`FILE` to write")
 	loader := flag.String("run", "", "the `SCRIPT` that runs the program in Node")
 	flag.Parse()
