@@ -374,7 +374,11 @@ func alone(action cli.ActionFunc) cli.ActionFunc {
 	}
 }
 
-func output() host.Output { return host.Output{Err: os.Stderr, TTY: native.IsTerminal(os.Stderr)} }
+func output() host.Output {
+	return host.Output{
+		Err: os.Stderr, TTY: native.IsTerminal(os.Stderr), Columns: func() int { return native.Columns(os.Stderr) },
+	}
+}
 
 // print writes a result: JSON, or what text writes.
 func print(c *cli.Context, v any, text func(w io.Writer)) error {

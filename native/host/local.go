@@ -25,6 +25,9 @@ import (
 type Output struct {
 	Err io.Writer // for progress and remarks; nil: silent
 	TTY bool      // Err is a terminal
+
+	// Columns returns the terminal's width, 0 if it is unknown; nil: unknown.
+	Columns func() int
 }
 
 func (o Output) say(format string, a ...any) {

@@ -326,10 +326,23 @@ func (r *record) print(now time.Time) {
 	r.printed = now
 	line := r.line(now)
 	if r.TTY {
+		if r.Columns != nil {
+			line = fit(line, r.Columns())
+		}
 		fmt.Fprintf(r.Err, "\r\x1b[K%s", line)
 		return
 	}
 	fmt.Fprintln(r.Err, line)
+}
+
+// fit shortens a progress line to less than the terminal's width, so that it does not wrap:
+// only the last row of a wrapped line would be replaced by the next one.
+func fit(line string, columns int) string {
+	letters := []rune(line)
+	if columns <= 0 || len(letters) < columns {
+		return line
+	}
+	return string(letters[:columns-1])
 }
 
 // clear ends the progress line before something else is written.

@@ -1,0 +1,27 @@
+package host
+
+import (
+	"bytes"
+	"testing"
+	"time"
+)
+
+// TestFit checks that the progress line is shortened to less than the terminal's width.
+func TestFit(t *testing.T) {
+	for _, c := range []struct {
+		columns int
+		want    string
+	}{{0, "é 1/2 loss"}, {11, "é 1/2 loss"}, {10, "é 1/2 los"}, {2, "é"}, {1, ""}} {
+		if got := fit("é 1/2 loss", c.columns); got != c.want {
+			t.Errorf("%d columns: %q, want %q", c.columns, got, c.want)
+		}
+	}
+	p, _ := checkpointed(t, nil)
+	var out bytes.Buffer
+	r := newRecord(p, "test", Output{Err: &out, TTY: true, Columns: func() int { return 20 }})
+	r.dirty = true
+	r.tick(time.Now())
+	if want := "\r\x1b[Kepoch 0/"; !bytes.HasPrefix(out.Bytes(), []byte(want)) || out.Len() != len("\r\x1b[K")+19 {
+		t.Errorf("drew %q", out.String())
+	}
+}
