@@ -3,12 +3,16 @@ package stage_test
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"maps"
+	"runtime"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 
+	"github.com/ravnest/ravnest/engine/exec"
 	"github.com/ravnest/ravnest/engine/job"
 	"github.com/ravnest/ravnest/engine/pipeline/order"
 	"github.com/ravnest/ravnest/engine/pipeline/snapshot"
@@ -16,6 +20,8 @@ import (
 	"github.com/ravnest/ravnest/engine/state"
 	"github.com/ravnest/ravnest/engine/transport"
 	"github.com/ravnest/ravnest/engine/transport/mem"
+	"github.com/ravnest/ravnest/engine/wire"
+	"github.com/ravnest/ravnest/engine/zoo"
 )
 
 // team is the clusters of a world.
@@ -114,12 +120,17 @@ func (m *team) run(t *testing.T, mark func() order.Mark, parts []*snapshot.Part)
 		}
 		l := &log{}
 		m.logs[at.cluster], stages[i] = append(m.logs[at.cluster], l), s
+		var obs stage.Observer = l
+		if m.light {
+			obs = &dropped{}
+			m.stages, m.kept = append(m.stages, s), append(m.kept, obs)
+		}
 		ask := mark
 		if at.cluster != len(m.clusters)/2 { // one root is enough
 			ask = nil
 		}
 		wg.Go(func() {
-			if err := s.Run(ctx, ask, l); err != nil {
+			if err := s.Run(ctx, ask, obs); err != nil {
 				m.errs[i] = err
 				cancel(fmt.Errorf("stage %d of cluster %d: %w", at.stage, at.cluster, err))
 			}
@@ -127,9 +138,17 @@ func (m *team) run(t *testing.T, mark func() order.Mark, parts []*snapshot.Part)
 	}
 	wg.Wait()
 	for i, at := range places {
-		m.states[at.cluster] = append(m.states[at.cluster], stages[i].State()...)
+		if !m.light {
+			m.states[at.cluster] = append(m.states[at.cluster], stages[i].State()...)
+		}
 		m.rings[i] = stages[i].Averages()
 	}
+	return m.merged(t), context.Cause(ctx)
+}
+
+// merged is what the leaves have reported, in the order of batches.
+func (m *team) merged(t *testing.T) *log {
+	t.Helper()
 	out := &log{}
 	for c, stages := range m.logs {
 		leaf := stages[len(stages)-1]
@@ -141,7 +160,7 @@ func (m *team) run(t *testing.T, mark func() order.Mark, parts []*snapshot.Part)
 		}
 	}
 	slices.SortFunc(out.losses, func(a, b stage.Loss) int { return cmp.Compare(a.Step, b.Step) })
-	return out, context.Cause(ctx)
+	return out
 }
 
 // saved are the parts that the clusters kept last: of the first one, and of all where the
@@ -273,4 +292,104 @@ func TestClustersResume(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestClustersThatLoseALink: where the link between two clusters breaks, or loses or reorders
+// what it carries, every stage of both ends with an error; nothing hangs and nothing is guessed.
+func TestClustersThatLoseALink(t *testing.T) {
+	for name, f := range map[string]mem.Faults{
+		"cut at once":  {CutAt: 1},
+		"cut":          {CutAt: 9},
+		"cut later":    {CutAt: 30},
+		"loss":         {DropAt: 12},
+		"reorder":      {Reorder: 1, Delay: 2e6, Rand: newRand()},
+		"cut, delayed": {CutAt: 14, Delay: 1e6},
+	} {
+		w := newWorld(replicated(4, "parameters"))
+		m := w.shareOut(w.starts(2), w.starts(3))
+		m.faults = f
+		_, err := m.run(t, nil, nil)
+		if err == nil || !errors.Is(err, transport.ErrPeerGone) && !errors.Is(err, wire.ErrProtocol) && !strings.Contains(err.Error(), wire.ErrProtocol.Error()) {
+			t.Errorf("%s: %v", name, err)
+		}
+		if !strings.Contains(fmt.Sprint(err), "of cluster 1: ") && !strings.Contains(fmt.Sprint(err), "of cluster 0: ") {
+			t.Errorf("%s: nobody is named: %v", name, err)
+		}
+		for i, err := range m.errs {
+			if err == nil {
+				t.Errorf("%s: stage %d ends without an error", name, i)
+			}
+		}
+	}
+}
+
+// TestTraffic: averaging sends at most a tenth more than a ring has to: 2(n-1)/n of what is
+// averaged, times its bits.
+func TestTraffic(t *testing.T) {
+	for _, c := range []struct{ clusters, replicas, bits int }{{2, 2, 28}, {2, 4, 28}, {3, 3, 28}, {3, 6, 28}, {2, 2, 16}, {2, 2, 8}} {
+		w := newWorld(func(j *job.Spec) {
+			j.Loss, j.Epochs, j.BatchSize, j.Replicas, j.ReduceFactor, j.ValEvery = "cross_entropy", 1, 2, c.replicas, 1, 0
+			j.Average.Bits = c.bits
+		})
+		w.g = zoo.GPT(zoo.GPTSorter)
+		w.tx, w.vx = integers(4*c.replicas, 11, 0, 3, 1), integers(2, 11, 0, 3, 2)
+		w.ty, w.vy = integers(4*c.replicas, 33, 0, 2, 3), integers(2, 33, 0, 2, 4)
+		var cuts [][]int
+		for range c.clusters {
+			cuts = append(cuts, w.starts(1))
+		}
+		m := w.shareOut(cuts...)
+		if _, err := m.run(t, nil, nil); err != nil {
+			t.Fatal(err)
+		}
+		l := exec.NewLayout(w.g, 0)
+		bits := 0
+		for _, e := range l.Entries {
+			bits += e.Elems() * (c.bits + 2*28) // and two moments
+		}
+		var sent, rounds int64
+		for i, a := range m.rings {
+			if a.Rounds != 2 {
+				t.Fatalf("%d rounds", a.Rounds)
+			}
+			sent, rounds = sent+a.Sent, rounds+int64(a.Rounds)
+			if a.Received != m.rings[(i+1)%len(m.rings)].Sent && c.clusters == 2 {
+				t.Errorf("%d bytes sent, %d received", m.rings[1-i].Sent, a.Received)
+			}
+		}
+		least := float64(bits) / 8 * 2 * float64(c.clusters-1) / float64(c.clusters)
+		got := float64(sent) / float64(rounds) / least
+		t.Logf("%+v: %.3f of the least", c, got)
+		if got > 1.1 || got < 1 {
+			t.Errorf("%+v: %.3f of what a ring has to send", c, got)
+		}
+	}
+}
+
+// TestPromiseOfClusters: what stages that average with others have allocated is within what was
+// promised.
+func TestPromiseOfClusters(t *testing.T) {
+	const perStage, pipes = 160 << 10, 4 << 20
+	w := newWorld(func(j *job.Spec) {
+		j.Loss, j.Epochs, j.BatchSize, j.Replicas = "cross_entropy", 1, 64, 4
+	})
+	w.light = true
+	w.g = zoo.GPT(zoo.GPTSorter)
+	w.tx, w.vx = integers(256, 11, 0, 3, 1), integers(128, 11, 0, 3, 2)
+	w.ty, w.vy = integers(256, 33, 0, 2, 3), integers(128, 33, 0, 2, 4)
+	m := w.shareOut(w.starts(2), w.starts(1))
+	rest := 3*(codecs()+perStage) + pipes
+	before := heap()
+	if _, err := m.run(t, nil, nil); err != nil {
+		t.Fatal(err)
+	}
+	got, want := heap()-before, 0
+	for _, s := range w.stages {
+		want += s.Memory()
+	}
+	// Windows and buffers of messages are not all in use at the end.
+	if got > want+rest || got < want/2 {
+		t.Errorf("%d bytes in use, %d promised", got, want)
+	}
+	runtime.KeepAlive(w)
 }

@@ -430,47 +430,52 @@ func (m *meeting) weight(r *ring, g, cluster, step int) (average.Rule, int64) {
 // take takes in a message.
 func (m *meeting) take(in incoming) error {
 	defer in.Release()
-	h := in.Header
 	m.mu.Lock()
 	m.done.Received += int64(wire.MessageHeader + len(in.Payload))
 	m.mu.Unlock()
-	i := slices.IndexFunc(m.shares, func(r *ring) bool { return r.number == int(h.Edge) && r.before == in.from })
+	return m.handle(in.from, in.Header, in.Payload)
+}
+
+// handle does what a message from a neighbour asks for. Whatever it holds, a ring takes it as
+// its next step or refuses it.
+func (m *meeting) handle(from Peer, h wire.Header, payload []byte) error {
+	i := slices.IndexFunc(m.shares, func(r *ring) bool { return r.number == int(h.Edge) && r.before == from })
 	if i < 0 || h.Seq != m.w.number {
-		return fmt.Errorf("%w: %s sent a %s of segment %d in round %d, this is round %d", ErrProtocol, in.from, h.Kind, h.Edge, h.Seq, m.w.number)
+		return fmt.Errorf("%w: %s sent a %s of segment %d in round %d, this is round %d", ErrProtocol, from, h.Kind, h.Edge, h.Seq, m.w.number)
 	}
 	r, g, step := m.shares[i], int(h.Rows>>8), int(h.Rows&0xff)
 	var err error
 	switch {
 	case h.Kind == wire.Scale && g == 0:
-		err = m.takeScales(r, in, step)
+		err = m.takeScales(r, h, payload, step)
 	case h.Kind == wire.Sum:
 		if g == r.started && r.may() {
 			if err := m.group(r); err != nil {
 				return err
 			}
 		}
-		err = m.takeSums(r, in, g, step)
+		err = m.takeSums(r, h, payload, g, step)
 	default:
 		err = fmt.Errorf("%w: a %s of group %d", ErrProtocol, h.Kind, g)
 	}
 	if err != nil {
-		return fmt.Errorf("from %s: segment %d, step %d: %w", in.from, r.number, step, err)
+		return fmt.Errorf("from %s: segment %d, step %d: %w", from, r.number, step, err)
 	}
 	return nil
 }
 
 // takeScales takes a step of a ring's agreement.
-func (m *meeting) takeScales(r *ring, in incoming, step int) error {
+func (m *meeting) takeScales(r *ring, h wire.Header, payload []byte, step int) error {
 	if step != r.step || step >= len(r.steps) {
 		return fmt.Errorf("%w: scales of step %d in step %d of %d", ErrProtocol, step, r.step, len(r.steps))
 	}
 	st := r.steps[step]
 	from, to := average.Chunk(r.elems, m.n, st.Recv)
-	if int(in.Header.Elems) != to-from || len(in.Payload) != 4*(to-from) {
-		return fmt.Errorf("%w: %d scales in %d bytes, want %d", ErrProtocol, in.Header.Elems, len(in.Payload), to-from)
+	if int(h.Elems) != to-from || len(payload) != 4*(to-from) {
+		return fmt.Errorf("%w: %d scales in %d bytes, want %d", ErrProtocol, h.Elems, len(payload), to-from)
 	}
 	for i := range to - from {
-		v := math.Float32frombits(binary.LittleEndian.Uint32(in.Payload[4*i:]))
+		v := math.Float32frombits(binary.LittleEndian.Uint32(payload[4*i:]))
 		own := &r.agreed[from+i]
 		// A scale is not negative, what is told besides may be left out; a maximum that all have
 		// a part in is nobody's less than his own.
@@ -490,7 +495,7 @@ func (m *meeting) takeScales(r *ring, in incoming, step int) error {
 }
 
 // takeSums takes a step of a group.
-func (m *meeting) takeSums(r *ring, in incoming, g, step int) error {
+func (m *meeting) takeSums(r *ring, h wire.Header, payload []byte, g, step int) error {
 	if g < r.finished || g >= r.started {
 		return fmt.Errorf("%w: sums of group %d, groups %d to %d are under way", ErrProtocol, g, r.finished, r.started)
 	}
@@ -502,11 +507,11 @@ func (m *meeting) takeSums(r *ring, in incoming, g, step int) error {
 	st := r.steps[step]
 	from, to := average.Chunk(r.groups[g].n, m.n, st.Recv)
 	rule, total := m.weight(r, g, r.before.Cluster, step)
-	err := rule.Unpack(u.sum[from:to], in.Payload, total, st.Reduce)
+	err := rule.Unpack(u.sum[from:to], payload, total, st.Reduce)
 	done()
 	switch {
-	case int(in.Header.Elems) != to-from:
-		return fmt.Errorf("%w: %d sums, want %d", ErrProtocol, in.Header.Elems, to-from)
+	case int(h.Elems) != to-from:
+		return fmt.Errorf("%w: %d sums, want %d", ErrProtocol, h.Elems, to-from)
 	case err != nil:
 		return fmt.Errorf("%w: %w", ErrProtocol, err)
 	}
