@@ -116,7 +116,7 @@ func TestReplicas(t *testing.T) {
 		for _, n := range []int{1, 2, 3} {
 			dir := filepath.Join(tmp, fmt.Sprintf("%s-%d", of, n))
 			job(dir)
-			sum := s.demo("--providers", fmt.Sprint(n), "--dir", dir)
+			sum := s.demo("--providers", fmt.Sprint(n), "--clusters", "1", "--dir", dir)
 			for _, f := range []string{"losses.txt", "val_accuracies.txt", "trained/trained_state_dict.safetensors"} {
 				if !bytes.Equal(read(t, dir, f), read(t, local, f)) {
 					t.Errorf("%s, %d providers: %s is not that of one process", of, n, f)

@@ -138,6 +138,7 @@ func demoCommand() *cli.Command {
 		Description: "Starts the signaling host and N providers, trains, validates and fuses.\nRuns the job in --dir, or creates the walkthrough's there.",
 		Flags: append(jobFlags(), jsonFlag, threads,
 			&cli.IntFlag{Name: "providers", Value: 3, Usage: "start `N` providers"},
+			&cli.IntFlag{Name: "clusters", DefaultText: "as many as pay", Usage: "form `N` clusters of them, which share the job's replicas"},
 			&cli.IntFlag{Name: "tabs", Usage: "of which `N` are browser tabs that you open"},
 			&cli.StringFlag{Name: "dir", Value: "ravnest-demo", Usage: "the job's directory"},
 			&cli.StringFlag{Name: "ram", Usage: "`GB` that each provider lends (default: what is available)"},
@@ -183,7 +184,7 @@ func importCommand() *cli.Command {
 func clusterizeCommand() *cli.Command {
 	return &cli.Command{
 		Name: "clusterize", Usage: "form clusters from the pool in DIR/node_data/node_configs.json and cut the model", ArgsUsage: "DIR",
-		Flags:  []cli.Flag{jsonFlag, &cli.IntFlag{Name: "max-clusters", Value: 1, Usage: "at most `N` clusters, 0 for any number"}},
+		Flags:  []cli.Flag{jsonFlag, &cli.IntFlag{Name: "max-clusters", DefaultText: "as many as pay", Usage: "at most `N` clusters; each trains at least one of the job's replicas"}},
 		Action: alone(clusterize), OnUsageError: usageError,
 	}
 }
@@ -196,6 +197,7 @@ func serveCommand() *cli.Command {
 			&cli.StringFlag{Name: "listen", Value: "127.0.0.1:8090", Usage: "`ADDR` to serve at"},
 			&cli.StringFlag{Name: "token", EnvVars: []string{"RAVNEST_TOKEN"}, Usage: "secret that providers must show to join"},
 			&cli.IntFlag{Name: "providers", DefaultText: "the plan of clusterize", Usage: "plan by the benchmarks of the first `N` that join"},
+			&cli.IntFlag{Name: "clusters", DefaultText: "as many as pay", Usage: "with --providers: form `N` clusters, which share the job's replicas"},
 			&cli.BoolFlag{Name: "fresh", Usage: "start from the beginning instead of resuming an unfinished run of the same job from its last checkpoint"},
 			&cli.StringFlag{Name: "tls-cert", Usage: "serve https with the certificate in `FILE`, read again when it changes"},
 			&cli.StringFlag{Name: "tls-key", Usage: "key of that certificate, in `FILE`"},
@@ -450,6 +452,9 @@ func demo(c *cli.Context) error {
 	if n < 1 || n > 64 {
 		return fmt.Errorf("--providers %d is outside 1..64", n)
 	}
+	if k := c.Int("clusters"); k < 0 || k > n || c.IsSet("clusters") && k == 0 {
+		return fmt.Errorf("--clusters %d is outside 1..%d, the number of --providers", k, n)
+	}
 	if tabs < 0 || tabs > n {
 		return fmt.Errorf("--tabs %d is outside 0..%d, the number of --providers", tabs, n)
 	}
@@ -492,7 +497,7 @@ func demoIn(c *cli.Context, dir string, pages *site.Site) error {
 	if err != nil {
 		return err
 	}
-	s, err := host.Demo(c.Context, p, ln, host.DemoOptions{Providers: n, Tabs: tabs, Site: pages, Threads: c.Int("threads"), RAM: c.String("ram"), Output: output()})
+	s, err := host.Demo(c.Context, p, ln, host.DemoOptions{Providers: n, Clusters: c.Int("clusters"), Tabs: tabs, Site: pages, Threads: c.Int("threads"), RAM: c.String("ram"), Output: output()})
 	if err = asResult(c, err); err != nil {
 		return err
 	}
@@ -769,6 +774,12 @@ func serve(c *cli.Context) (err error) {
 	if n := c.Int("providers"); n < 0 || c.IsSet("providers") && n == 0 {
 		return fmt.Errorf("--providers %d: give how many to wait for, or leave it out to use the plan of clusterize", n)
 	}
+	if k, n := c.Int("clusters"), c.Int("providers"); c.IsSet("clusters") && (k < 1 || k > n) {
+		if n == 0 {
+			return fmt.Errorf("--clusters %d goes with --providers: the plan of clusterize has its clusters", k)
+		}
+		return fmt.Errorf("--clusters %d is outside 1..%d, the number of --providers", k, n)
+	}
 	if c.Bool("no-relay") && c.String("relay") != "" {
 		return errors.New("--relay and --no-relay contradict each other: give one of them")
 	}
@@ -791,7 +802,7 @@ func serve(c *cli.Context) (err error) {
 	}
 	defer func() { err = errors.Join(err, done()) }()
 	s, err := host.Serve(c.Context, p, host.Options{
-		Listener: ln, Site: pages, Edge: edge, Token: c.String("token"), Providers: c.Int("providers"), Fresh: c.Bool("fresh"), Output: out, Trace: trace,
+		Listener: ln, Site: pages, Edge: edge, Token: c.String("token"), Providers: c.Int("providers"), Clusters: c.Int("clusters"), Fresh: c.Bool("fresh"), Output: out, Trace: trace,
 		Listening: func(_ context.Context, url string) error {
 			warnPlain(c, url)
 			fmt.Fprintf(os.Stderr, "serving at %s: start providers with ravnest-provider --join %s\n", url, url)

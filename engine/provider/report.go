@@ -67,6 +67,8 @@ func (r *attempt) flush(ctx context.Context) error {
 	r.lastBusy, r.lastTime = busy, now
 	p.Run, p.Stage, p.Out, p.In = r.a.Run, r.a.Stage, out, in
 	p.FLOPs = float64(p.Samples) * r.flopsEach
+	a := r.stage.Averages()
+	p.Shared, p.Waited = a.Sent, a.Waited.Milliseconds()
 	if r.cfg.RSS != nil {
 		p.RSS = r.cfg.RSS()
 	}

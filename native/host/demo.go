@@ -22,6 +22,7 @@ import (
 // DemoOptions are the options of a demo.
 type DemoOptions struct {
 	Providers int
+	Clusters  int // to form of them; 0: as many as pay
 	Tabs      int // how many of the providers are browser tabs that people open
 	Site      http.Handler
 	Threads   int    // of each provider
@@ -69,7 +70,7 @@ func Demo(ctx context.Context, p *project.Project, ln net.Listener, opt DemoOpti
 	defer children.Wait()
 	defer kill()
 
-	so := Options{Listener: ln, Site: opt.Site, Providers: opt.Providers, Fresh: true, Alone: opt.Tabs == 0, Output: opt.Output}
+	so := Options{Listener: ln, Site: opt.Site, Providers: opt.Providers, Clusters: opt.Clusters, Fresh: true, Alone: opt.Tabs == 0, Output: opt.Output}
 	if opt.Tabs == 0 {
 		so.Spawned = func() time.Time {
 			mu.Lock()

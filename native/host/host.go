@@ -188,7 +188,7 @@ func Plan(p *project.Project, maxClusters int) (*project.Stored, error) {
 func options(j job.Spec, pool, maxClusters int) ga.Options {
 	o := ga.Options{MaxClusters: maxClusters}
 	if o.MaxClusters == 0 {
-		o.MaxClusters = min(j.Replica(), 1)
+		o.MaxClusters = j.Replica() // each trains at least one
 	}
 	if pool == 1 {
 		o.MinSize = 1 // a single provider can be root and leaf at once
