@@ -21,6 +21,7 @@ func learnFlags(loss, optimizer string) []cli.Flag {
 		&cli.Float64SliceFlag{Name: "pos-weight", Usage: "a weight of positive answers for each output, or one for all (bce_with_logits): `W,W,...`"},
 		&cli.StringSliceFlag{Name: "metrics", DefaultText: "by the loss", Usage: "what validation tells beside the loss: " + strings.Join(job.Metrics, ", ")},
 		&cli.StringFlag{Name: "optimizer", Value: optimizer, DefaultText: orText(optimizer, "the job's"), Usage: strings.Join(job.Optimizers, ", ")},
+		&cli.Float64Flag{Name: "clip-norm", DefaultText: "the job's", Usage: "scale gradients down whose norm, over all parameters, is above `N`"},
 		&cli.Float64Flag{Name: "lr", DefaultText: "PyTorch's", Usage: "learning `RATE`"},
 	}
 }
@@ -52,6 +53,9 @@ func changeLearning(c *cli.Context, j *job.Spec) {
 	}
 	if c.IsSet("pos-weight") {
 		j.LossOptions.PosWeight = c.Float64Slice("pos-weight")
+	}
+	if c.IsSet("clip-norm") {
+		j.ClipNorm = c.Float64("clip-norm")
 	}
 	if c.IsSet("metrics") {
 		j.Metrics = c.StringSlice("metrics")

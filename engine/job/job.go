@@ -66,7 +66,10 @@ type Spec struct {
 	Weights string `json:"weights,omitempty"`
 
 	Optimizer Optimizer `json:"optimizer"`
-	LR        LR        `json:"lr_schedule"`
+	// ClipNorm is the largest norm that all gradients of an update may have together; above it
+	// they are scaled down (torch.nn.utils.clip_grad_norm_). 0: they are left alone.
+	ClipNorm float64 `json:"clip_norm,omitempty"`
+	LR       LR      `json:"lr_schedule"`
 
 	Epochs    int `json:"epochs"`
 	Steps     int `json:"steps,omitempty"` // stop after so many batches; 0: all of the epochs
@@ -352,6 +355,10 @@ func (s Spec) Check() error {
 	s.checkReplicas(&f)
 	s.Shards.check(&f)
 	s.Augment.check(&f)
+	f.real("clip_norm", s.ClipNorm, 0, 1e6)
+	if s.ClipNorm > 0 && s.Schedule == Async {
+		f.bad("clip_norm %v: the schedule async updates each stage by itself and never has the norm of all gradients: choose sync or zb", s.ClipNorm)
+	}
 	s.Optimizer.check(&f)
 	s.LR.check(&f)
 	if len(f.errs) > 0 {

@@ -34,6 +34,8 @@ func TestMistakesNameTheField(t *testing.T) {
 		{`"loss": "mse"`, `"loss": "mse", "shards": {"group": 2}`, "shards has no bytes"},
 		{`"loss": "mse"`, `"loss": "mse", "augment": {"crop": -1}`, "augment crop -1"},
 		{`"loss": "mse"`, `"loss": "mse", "augment": {"std": [1, 0]}`, "augment std 0"},
+		{`"schedule": "sync"`, `"schedule": "async", "clip_norm": 1`, "never has the norm of all gradients"},
+		{`"epochs": 100`, `"epochs": 100, "clip_norm": -1`, "clip_norm -1 is outside"},
 		{`"batch_size": 64`, `"batch_size": 0`, "batch_size 0"},
 		{`"batch_size": 64`, `"batch_size": 64, "micro_batches": 65`, "micro_batches 65"},
 		{`"lr": 0.001`, `"lr": -1`, "optimizer lr"},

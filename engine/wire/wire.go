@@ -139,11 +139,15 @@ const (
 	Tied       Kind = 4 // a piece of the gradient of a parameter that several stages hold
 	Scale      Kind = 5 // of blocks that clusters average
 	Sum        Kind = 6 // of their elements
+	Norm       Kind = 7 // squares of gradients, added up; the payload is a float64
 )
 
+// Gathers tells whether a message completes the gradients of an update.
+func (k Kind) Gathers() bool { return k == Tied || k == Norm }
+
 func (k Kind) String() string {
-	if k >= Activation && k <= Sum {
-		return [...]string{"activation", "gradient", "control", "tied gradient", "scale", "sum"}[k-1]
+	if k >= Activation && k <= Norm {
+		return [...]string{"activation", "gradient", "control", "tied gradient", "scale", "sum", "norm"}[k-1]
 	}
 	return fmt.Sprintf("kind %d", uint8(k))
 }
@@ -199,7 +203,7 @@ func parseHeader(b []byte, total int) (Header, error) {
 		Kind: Kind(b[0]), Edge: binary.LittleEndian.Uint16(b[2:]), Rows: binary.LittleEndian.Uint32(b[4:]), Seq: binary.LittleEndian.Uint64(b[8:]),
 		Elems: binary.LittleEndian.Uint32(b[16:]), Bytes: binary.LittleEndian.Uint32(b[20:]), Sum: binary.LittleEndian.Uint32(b[24:]),
 	}
-	if h.Kind < Activation || h.Kind > Sum || b[1] != 0 {
+	if h.Kind < Activation || h.Kind > Norm || b[1] != 0 {
 		return h, fmt.Errorf("%w: unknown message kind %d", ErrProtocol, b[0])
 	}
 	if int64(h.Bytes) != int64(total-MessageHeader) {

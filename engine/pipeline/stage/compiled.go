@@ -159,6 +159,12 @@ func (c *Compiled) Peers() []int {
 	for _, t := range c.ties {
 		ps = append(ps, t.before, t.after)
 	}
+	if c.clips() {
+		ps = append(ps, c.Stage.Index-1)
+		if !c.Stage.Last {
+			ps = append(ps, c.Stage.Index+1)
+		}
+	}
 	slices.Sort(ps)
 	return slices.DeleteFunc(slices.Compact(ps), func(p int) bool { return p < 0 })
 }
@@ -185,8 +191,8 @@ func (c *Compiled) Link(peer int) transport.Options {
 			take(d)
 		}
 	}
-	if n := c.tiedSize(peer); n > 0 {
-		// Whoever waits for a tied gradient takes in what else comes, so there must be room for
+	if n := c.gathered(peer); n > 0 {
+		// Whoever waits for what completes gradients takes in what else comes, so there must be room for
 		// all of it.
 		return transport.Options{MaxTransfer: max(largest, n), Credit: (c.Stage.Of+1)*ahead + 2*n}
 	}
@@ -254,7 +260,7 @@ func (c *Compiled) Memory() Memory {
 		}
 	}
 	for _, p := range c.Peers() {
-		m.Out = max(m.Out, c.tiedSize(p))
+		m.Out = max(m.Out, c.gathered(p))
 		m.In += wire.Bytes(c.Link(p).Credit, c.Link(p).MaxTransfer)
 	}
 	m.In += 4 * c.part()

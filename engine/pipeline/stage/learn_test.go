@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"testing"
 
+	"github.com/ravnest/ravnest/engine/graph"
 	"github.com/ravnest/ravnest/engine/job"
 	"github.com/ravnest/ravnest/engine/pipeline/order"
 	"github.com/ravnest/ravnest/engine/transport/mem"
@@ -18,7 +19,14 @@ var learning = map[string]func(*job.Spec){
 	"binary cross entropy": func(j *job.Spec) {
 		j.Loss, j.LossOptions = "bce_with_logits", job.LossOptions{PosWeight: []float64{9}}
 	},
-	"huber":  func(j *job.Spec) { j.Loss, j.Metrics = "huber", []string{"mae", "f1"} },
+	"huber":   func(j *job.Spec) { j.Loss, j.Metrics = "huber", []string{"mae", "f1"} },
+	"clipped": func(j *job.Spec) { j.ClipNorm = 0.125 },
+	"clipped sums of gradients": func(j *job.Spec) {
+		j.ClipNorm, j.ReduceFactor = 0.125, 0
+		if j.Replicas > 1 {
+			j.Average.Of = job.Gradients
+		}
+	},
 	"output": func(j *job.Spec) { j.Loss = "output" },
 }
 
@@ -50,5 +58,43 @@ func TestLearningIsOneProcess(t *testing.T) {
 				}
 			})
 		}
+	}
+}
+
+// TestClipTied: a parameter that several stages hold counts once in the norm, and stages without
+// a tensor between them exchange it too.
+func TestClipTied(t *testing.T) {
+	lin := func(in, out int) graph.Op { return &graph.Linear{In: in, Out: out, Bias: true} }
+	n := func(name string, op graph.Op, in ...string) graph.Node {
+		return graph.Node{Name: name, Op: op, Inputs: in}
+	}
+	tied := n("d", lin(20, 20), "c")
+	tied.Names = map[string]string{"weight": "b.weight"}
+	w := newWorld(func(j *job.Spec) { j.ClipNorm = 0.0625 })
+	w.g = &graph.Graph{Name: "tied", Inputs: []graph.Input{{Name: "x", Shape: graph.Shape{1, 8, 8}}}, Output: "y", Nodes: []graph.Node{
+		n("f", &graph.Flatten{}, "x"), n("a", lin(64, 20), "f"), n("b", lin(20, 20), "a"),
+		n("c", lin(64, 20), "f"), tied, n("s", &graph.Add{}, "d", "b"), n("y", lin(20, 10), "s"),
+	}}
+	if err := w.g.Check(); err != nil {
+		t.Fatal(err)
+	}
+	want, dict := w.local(t)
+	for i, starts := range [][]int{{0, 3}, {0, 2, 4}, {0, 2, 3, 4, 6}} {
+		w.job.Schedule = []string{job.Sync, job.ZB, job.Sync}[i]
+		got, d, err := w.pipeline(t, starts, mem.Faults{}, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		once := d[:0]
+		for _, x := range d { // each holder has it
+			if _, ok := once.Get(x.Name); !ok {
+				once = append(once, x)
+			}
+		}
+		equal(t, fmt.Sprintf("cut at %v", starts), got, want, once, dict)
+	}
+	w.job.ClipNorm = 0
+	if free, _ := w.local(t); free.losses[len(free.losses)-1] == want.losses[len(want.losses)-1] {
+		t.Error("nothing was clipped")
 	}
 }

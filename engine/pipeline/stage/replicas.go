@@ -63,6 +63,9 @@ type Replicas struct {
 	// tied brings the gradients of tied parameters together before an update, here and in the
 	// other stages that hold them. seq names the update.
 	tied func(ctx context.Context, seq uint64, grads []float32) error
+	// norm adds up over all stages what each has: add takes the sum of the later ones.
+	norm      func(ctx context.Context, seq uint64, add func(after float64) float64) (float64, error)
+	elsewhere map[string]bool // tied parameters that an earlier stage counts in the norm
 
 	vectors []vector
 	shares  []share
@@ -116,6 +119,8 @@ func newReplicas(j job.Spec, run order.Run, l *exec.Layout, d optim.Delay, share
 		l.Fold(grads)
 		return nil
 	}
+	r.norm = func(_ context.Context, _ uint64, add func(float64) float64) (float64, error) { return add(0), nil }
+	r.elsewhere = map[string]bool{}
 	for k := range n {
 		if run.Own == 0 || run.Own.Has(k) {
 			r.own = append(r.own, k)
@@ -260,12 +265,15 @@ func (r *Replicas) Load(parts ...*snapshot.Part) (order.Position, error) {
 func (r *Replicas) Open(it order.Item) { r.at = it.Position() }
 
 // Gather completes the gradients of an update: what the holders of tied parameters have of
-// them comes together.
+// them comes together, and their norm is clipped.
 func (r *Replicas) Gather(ctx context.Context, it order.Item) error {
-	if r.job.Gradients() {
-		return nil // Average has
+	if r.job.Gradients() { // Average has summed those of tied parameters
+		return r.clip(ctx, it.Seq, r.grads[0])
 	}
-	return r.tied(ctx, it.Seq, r.grads[it.Replica])
+	if err := r.tied(ctx, it.Seq, r.grads[it.Replica]); err != nil {
+		return err
+	}
+	return r.clip(ctx, it.Seq, r.grads[it.Replica])
 }
 
 // Update applies the gradients of the replica that item it is of, which are gathered.

@@ -228,6 +228,14 @@ func New(c *Compiled, cfg Config) (*Stage, error) {
 	s.reps.tied = func(ctx context.Context, seq uint64, grads []float32) error {
 		return s.wires.sum(ctx, c.ties, seq, grads)
 	}
+	if c.clips() {
+		s.reps.norm = func(ctx context.Context, seq uint64, add func(float64) float64) (float64, error) {
+			return s.wires.norm(ctx, gs.Of, seq, add)
+		}
+		for _, t := range c.ties {
+			s.reps.elsewhere[t.Name] = t.before >= 0
+		}
+	}
 	if cfg.Weights != nil {
 		if err := s.reps.Import(l.Select(cfg.Weights)); err != nil {
 			return nil, fmt.Errorf("the weights to begin with: %w", err)

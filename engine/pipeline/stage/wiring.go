@@ -120,12 +120,12 @@ func (w *wiring) connect(peers []int, links map[int]Link) error {
 	return nil
 }
 
-// next is the next message of a stage: of those about tied parameters, or of the others. The
+// next is the next message of a stage: of those that complete gradients, or of the others. The
 // two kinds may overtake each other. What comes before its turn is no more than what the link's
 // window lets the other stage send.
-func (w *wiring) next(ctx context.Context, from int, tied bool) (transport.Message, error) {
+func (w *wiring) next(ctx context.Context, from int, gathers bool) (transport.Message, error) {
 	for i, m := range w.early[from] {
-		if (m.Header.Kind == wire.Tied) == tied {
+		if m.Header.Kind.Gathers() == gathers {
 			w.early[from] = slices.Delete(w.early[from], i, i+1)
 			return m, nil
 		}
@@ -135,7 +135,7 @@ func (w *wiring) next(ctx context.Context, from int, tied bool) (transport.Messa
 		if err != nil {
 			return m, fmt.Errorf("waiting for stage %d: %w", from, err)
 		}
-		if (m.Header.Kind == wire.Tied) == tied {
+		if m.Header.Kind.Gathers() == gathers {
 			return m, nil
 		}
 		w.early[from] = append(w.early[from], m)
