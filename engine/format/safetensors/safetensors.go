@@ -18,7 +18,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"maps"
 	"slices"
 	"unicode/utf8"
@@ -253,27 +252,6 @@ func Read(r io.ReaderAt, size int64) (state.Dict, map[string]string, error) {
 // Parse is Read from memory.
 func Parse(b []byte) (state.Dict, map[string]string, error) {
 	return Read(bytes.NewReader(b), int64(len(b)))
-}
-
-// OpenFS opens a file of fsys and its directory. The caller closes the file.
-func OpenFS(fsys fs.FS, name string) (*File, io.Closer, error) {
-	h, err := fsys.Open(name)
-	if err != nil {
-		return nil, nil, err
-	}
-	st, err := h.Stat()
-	if err == nil {
-		r, ok := h.(io.ReaderAt)
-		if !ok {
-			err = fmt.Errorf("%s cannot be read at an offset", name)
-		} else {
-			var f *File
-			if f, err = Open(r, st.Size()); err == nil {
-				return f, h, nil
-			}
-		}
-	}
-	return nil, nil, fmt.Errorf("%s: %w", name, errors.Join(err, h.Close()))
 }
 
 // readAt fills p from off. A short read is an error, whatever the reader calls it.
