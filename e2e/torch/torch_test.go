@@ -182,7 +182,7 @@ func TestWriteDigits(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	got, err := data.FromSafetensors("digits", raw, nil)
+	got, err := data.ReadSafetensors("digits", bytes.NewReader(raw), int64(len(raw)), nil)
 	if err != nil {
 		t.Fatal(err)
 	}

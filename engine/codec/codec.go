@@ -5,7 +5,7 @@
 // Encoding has two independent halves:
 //
 //	quantise  float32 -> words of 4, 2, 2 or 1 bytes (fp32, fp16, bf16, int8);
-//	          the only half that may lose anything, and RoundTrip is exactly it
+//	          the only half that may lose anything
 //	squeeze   words -> bytes, without loss: what repeats (zeros, or one value
 //	          per column) becomes a bitmap, bytes of equal significance are laid
 //	          together, and a plane that zstd makes smaller is sent so

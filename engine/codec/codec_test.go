@@ -116,7 +116,7 @@ func sameBits(t *testing.T, what string, got, want []float32) {
 	}
 }
 
-// What comes out is what RoundTrip says, for fp32 what went in, to the bit; the
+// What comes out is what roundTrip says, for fp32 what went in, to the bit; the
 // message keeps within MaxSize; and neither side remembers the message before.
 func TestEncodeDecode(t *testing.T) {
 	d := NewDecoder()
@@ -126,7 +126,7 @@ func TestEncodeDecode(t *testing.T) {
 		eachInput(func(name string, x []float32) {
 			what := k.String() + " " + name
 			want := make([]float32, len(x))
-			RoundTrip(k, want, x)
+			roundTrip(k, want, x)
 			if k == FP32 {
 				sameBits(t, what+" round trip", want, x)
 			}
@@ -592,7 +592,7 @@ func FuzzEncode(f *testing.F) {
 		if err := d.Decode(got, msg); err != nil {
 			t.Fatal(err)
 		}
-		RoundTrip(e.kind, want, x)
+		roundTrip(e.kind, want, x)
 		sameBits(t, "decoded", got, want)
 	})
 }

@@ -20,7 +20,7 @@ func TestInt8Bound(t *testing.T) {
 				a = max(a, math.Abs(float64(x[i])))
 			}
 			y, z := make([]float32, n), make([]float32, n)
-			RoundTrip(INT8, y, x)
+			roundTrip(INT8, y, x)
 			// The step is a/127. On top of half of it: 127/a, its product with x
 			// and x' are each rounded to 24 bits, in steps 3*127*2^-24.
 			limit := a / 254 * (1 + 6*127.0/(1<<24))
@@ -32,7 +32,7 @@ func TestInt8Bound(t *testing.T) {
 					t.Fatalf("the largest, %v, became %v", x[i], y[i])
 				}
 			}
-			RoundTrip(INT8, z, y)
+			roundTrip(INT8, z, y)
 			for i := range y {
 				if y[i] != z[i] {
 					t.Fatalf("quantised again, %v became %v", y[i], z[i])
@@ -46,7 +46,7 @@ func TestInt8Bound(t *testing.T) {
 func TestInt8Ties(t *testing.T) {
 	x := []float32{127, 0.5, 1.5, 2.5, -0.5, -1.5, -2.5, 126.5, -126.5, 125.5}
 	want := []float32{127, 0, 2, 2, 0, -2, -2, 126, -126, 126}
-	RoundTrip(INT8, x, x)
+	roundTrip(INT8, x, x)
 	for i := range x {
 		if x[i] != want[i] {
 			t.Errorf("element %d is %v, want %v", i, x[i], want[i])
@@ -67,7 +67,7 @@ func TestInt8Escape(t *testing.T) {
 		}
 		x[quantBlock+17] = odd
 		y := make([]float32, len(x))
-		RoundTrip(INT8, y, x)
+		roundTrip(INT8, y, x)
 		for i := range x[quantBlock : 2*quantBlock] {
 			i += quantBlock
 			if math.Float32bits(x[i]) != math.Float32bits(y[i]) {
@@ -84,7 +84,7 @@ func TestInt8Escape(t *testing.T) {
 	}
 	tiny := []float32{math.SmallestNonzeroFloat32, 0, -1e-40, 5e-31}
 	y := make([]float32, len(tiny))
-	RoundTrip(INT8, y, tiny)
+	roundTrip(INT8, y, tiny)
 	for i := range y {
 		if y[i] != tiny[i] {
 			t.Errorf("tiny block: %v became %v", tiny[i], y[i])
@@ -94,8 +94,8 @@ func TestInt8Escape(t *testing.T) {
 
 func TestRoundTripRefuses(t *testing.T) {
 	for name, f := range map[string]func(){
-		"lengths": func() { RoundTrip(FP32, make([]float32, 2), make([]float32, 3)) },
-		"kind":    func() { RoundTrip(0, make([]float32, 2), make([]float32, 2)) },
+		"lengths": func() { roundTrip(FP32, make([]float32, 2), make([]float32, 3)) },
+		"kind":    func() { roundTrip(0, make([]float32, 2), make([]float32, 2)) },
 	} {
 		func() {
 			defer func() {

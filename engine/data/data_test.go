@@ -342,9 +342,13 @@ func i64(name string, shape []int, v ...int64) state.Tensor {
 	return state.Tensor{Name: name, Shape: shape, I64: append([]int64{}, v...)}
 }
 
-func TestFromSafetensors(t *testing.T) {
+func fromBytes(name string, raw []byte, want *Want) (*Set, error) {
+	return ReadSafetensors(name, bytes.NewReader(raw), int64(len(raw)), want)
+}
+
+func TestReadSafetensors(t *testing.T) {
 	// Classes, of which the greatest is in validation only; inputs that fit bytes.
-	s, err := FromSafetensors("a", file(t, f32("train_x", []int{2, 2}, 0, 255, 3, 4), i64("train_y", []int{2}, 0, 2),
+	s, err := fromBytes("a", file(t, f32("train_x", []int{2, 2}, 0, 255, 3, 4), i64("train_y", []int{2}, 0, 2),
 		f32("val_x", []int{1, 2}, .5, -1), i64("val_y", []int{1}, 4)), nil)
 	if err != nil {
 		t.Fatal(err)
@@ -359,7 +363,7 @@ func TestFromSafetensors(t *testing.T) {
 		t.Errorf("inputs %v", got)
 	}
 	// Regression without validation; -0 must not become a byte.
-	s, err = FromSafetensors("b", file(t, i64("train_x", []int{2, 1}, -3, 300), f32("train_y", []int{2}, float32(math.Copysign(0, -1)), 1)), nil)
+	s, err = fromBytes("b", file(t, i64("train_x", []int{2, 1}, -3, 300), f32("train_y", []int{2}, float32(math.Copysign(0, -1)), 1)), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -373,11 +377,11 @@ func TestFromSafetensors(t *testing.T) {
 		t.Errorf("no validation came back as %v, %v", v, err)
 	}
 	// One-hot targets as they are, and classes without validation.
-	s, err = FromSafetensors("c", file(t, f32("train_x", []int{1, 1}, 7), f32("train_y", []int{1, 3}, 0, 1, 0)), nil)
+	s, err = fromBytes("c", file(t, f32("train_x", []int{1, 1}, 7), f32("train_y", []int{1, 3}, 0, 1, 0)), nil)
 	if err != nil || !slices.Equal(s.Train.TargetShape(), []int{3}) || !slices.Equal(all(s.Train.Y()), []float32{0, 1, 0}) {
 		t.Errorf("one-hot: %v %v", s, err)
 	}
-	s, err = FromSafetensors("d", file(t, f32("train_x", []int{2, 1}, 7, 8), i64("train_y", []int{2}, 300, 1)), nil)
+	s, err = fromBytes("d", file(t, f32("train_x", []int{2, 1}, 7, 8), i64("train_y", []int{2}, 300, 1)), nil)
 	if err != nil || s.Train.Y().Classes != 301 || s.Val.Y().Classes != 301 || s.Train.Y().U16 == nil {
 		t.Errorf("classes: %v %v", s, err)
 	}
@@ -385,7 +389,7 @@ func TestFromSafetensors(t *testing.T) {
 	head := `{"train_x":{"dtype":"U8","shape":[2,2],"data_offsets":[0,4]},"train_y":{"dtype":"I8","shape":[2],"data_offsets":[4,6]}}`
 	raw := binary.LittleEndian.AppendUint64(nil, uint64(len(head)))
 	raw = append(append(raw, head...), 9, 8, 7, 255, 1, 0)
-	s, err = FromSafetensors("e", raw, nil)
+	s, err = fromBytes("e", raw, nil)
 	if err != nil || !bytes.Equal(s.Train.X().U8, []byte{9, 8, 7, 255}) || s.Train.Y().Classes != 2 {
 		t.Errorf("bytes: %+v %v", s, err)
 	}
@@ -415,12 +419,12 @@ func TestFileErrors(t *testing.T) {
 		{"empty rows", "empty", state.Dict{f32("train_x", []int{2, 0}), y}},
 		{"axes", "axes", state.Dict{f32("train_x", []int{1, 1, 1, 1, 1, 1, 1, 1}, 1), y}},
 	} {
-		_, err := FromSafetensors("my.safetensors", file(t, c.d...), nil)
+		_, err := fromBytes("my.safetensors", file(t, c.d...), nil)
 		if !errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), c.want) || !strings.Contains(err.Error(), "my.safetensors") {
 			t.Errorf("%s: got %v, want an error with %q", c.name, err, c.want)
 		}
 	}
-	if _, err := FromSafetensors("x", []byte("train_x"), nil); !errors.Is(err, safetensors.ErrFormat) {
+	if _, err := fromBytes("x", []byte("train_x"), nil); !errors.Is(err, safetensors.ErrFormat) {
 		t.Errorf("not a file: %v", err)
 	}
 }
@@ -460,7 +464,7 @@ func FuzzFile(f *testing.F) {
 	f.Add(file(f, f32("train_x", []int{2, 2}, 0, 255, 3, 4), i64("train_y", []int{2}, 0, 2), f32("val_x", []int{1, 2}, .5, -1), i64("val_y", []int{1}, 4)))
 	f.Add(file(f, i64("train_x", []int{2, 1}, -3, 300), f32("train_y", []int{2}, 0, 1)))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		s, err := FromSafetensors("x", b, nil)
+		s, err := fromBytes("x", b, nil)
 		if err != nil {
 			return
 		}

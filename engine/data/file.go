@@ -3,7 +3,6 @@
 package data
 
 import (
-	"bytes"
 	"fmt"
 	"io"
 	"slices"
@@ -26,19 +25,15 @@ type Want struct {
 	Ignore *int
 }
 
-// FromSafetensors reads a data set from a file in the safetensors format with the tensors
-// train_x, train_y and, for validation, val_x and val_y; their first axis is the row.
+// ReadSafetensors reads a data set from a file of size bytes in the safetensors format with
+// the tensors train_x, train_y and, for validation, val_x and val_y; their first axis is the
+// row.
 //
 // Inputs may have any type. Targets of an integer type are the numbers of classes, from
 // 0 (NoClass: none): they are gathered as one-hot vectors, of as many classes as want says,
 // or as there are where want is nil. Targets of a floating type are taken as they are, one-hot
 // or values to be regressed; [n] of them is [n,1]. Float64 is rounded to float32. Errors name
 // the set, the tensor and the row.
-func FromSafetensors(name string, raw []byte, want *Want) (*Set, error) {
-	return ReadSafetensors(name, bytes.NewReader(raw), int64(len(raw)), want)
-}
-
-// ReadSafetensors is FromSafetensors for a file of size bytes that is not in memory.
 func ReadSafetensors(name string, r io.ReaderAt, size int64, want *Want) (*Set, error) {
 	s, err := fromFile(name, r, size, want)
 	if err != nil {
@@ -76,7 +71,7 @@ func fromFile(name string, r io.ReaderAt, size int64, want *Want) (*Set, error) 
 	return assemble(name, t)
 }
 
-// Assemble joins tables of rows, the targets of which are resolved as FromSafetensors does, to
+// Assemble joins tables of rows, the targets of which are resolved as ReadSafetensors does, to
 // a set: train_x, train_y, and val_x, val_y, which may be nil. The tables become the set's.
 func Assemble(name string, t [4]*Table, want *Want) (*Set, error) {
 	if t[2] == nil && t[3] == nil && t[0] != nil && t[1] != nil {

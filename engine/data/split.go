@@ -62,7 +62,7 @@ func picked[T any](v []T, rows []int32, n int) []T {
 	return p
 }
 
-// WriteSafetensors writes the set in the form that FromSafetensors reads. Rows keep the type
+// WriteSafetensors writes the set in the form that ReadSafetensors reads. Rows keep the type
 // in which they are held: bytes stay bytes. The numbers of classes are integers.
 func (s *Set) WriteSafetensors(w io.Writer) error {
 	tables := []*Table{s.Train.x, s.Train.y, s.Val.x, s.Val.y}

@@ -111,9 +111,9 @@ func logSum(x []float32) (ls, m float32) {
 	return Log(l.total()), m
 }
 
-// LogSoftmax sets each row of y [rows,cols] to (x - max) - log(sum e^(x-max)). y may be
+// logSoftmax sets each row of y [rows,cols] to (x - max) - log(sum e^(x-max)). y may be
 // x.
-func LogSoftmax(y, x []float32, rows, cols int) {
+func logSoftmax(y, x []float32, rows, cols int) {
 	y, x = y[:rows*cols], x[:rows*cols]
 	for ; len(x) > 0; x, y = x[cols:], y[cols:] {
 		ls, m := logSum(x[:cols])
@@ -126,9 +126,9 @@ func LogSoftmax(y, x []float32, rows, cols int) {
 	}
 }
 
-// LogSoftmaxGrad sets dx = dy - e^y * sum(dy) for each row of log-softmax output y
+// logSoftmaxGrad sets dx = dy - e^y * sum(dy) for each row of log-softmax output y
 // [rows,cols]. dx may be dy.
-func LogSoftmaxGrad(dx, dy, y []float32, rows, cols int) {
+func logSoftmaxGrad(dx, dy, y []float32, rows, cols int) {
 	dx, dy, y = dx[:rows*cols], dy[:rows*cols], y[:rows*cols]
 	for ; len(y) > 0; dx, dy, y = dx[cols:], dy[cols:], y[cols:] {
 		d, g := dx[:cols], dy[:cols]

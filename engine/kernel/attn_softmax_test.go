@@ -42,8 +42,8 @@ func TestSoftmax(t *testing.T) {
 				func(dx, dy, y []float32) { SoftmaxGrad(dx, dy, y, rows, cols) }, false,
 			},
 			{
-				"log-softmax", func(y, x, _ []float32) { LogSoftmax(y, x, rows, cols) },
-				func(dx, dy, y []float32) { LogSoftmaxGrad(dx, dy, y, rows, cols) }, true,
+				"log-softmax", func(y, x, _ []float32) { logSoftmax(y, x, rows, cols) },
+				func(dx, dy, y []float32) { logSoftmaxGrad(dx, dy, y, rows, cols) }, true,
 			},
 		} {
 			y, dx := make([]float32, len(x)), make([]float32, len(x))

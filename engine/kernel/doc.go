@@ -39,7 +39,7 @@
 // geometry [Conv] with strides, paddings, dilations and groups.
 //
 // Attention (attn_): [AttentionForward] and [AttentionBackward] over an [Attention];
-// [Softmax], [SoftmaxGrad], [LogSoftmax], [LogSoftmaxGrad].
+// [Softmax], [SoftmaxGrad].
 //
 // Normalisation (norm_): [BatchNormForward] and [BatchNormBackward] over a [BatchNorm], the
 // passes they consist of, and [BatchNormRunning]; [LayerNorm], [LayerNormGradInput],
@@ -57,7 +57,7 @@
 // [AbsMax], the way back, and [CountZeros], [CountEqual], [TakeEqual] for coders.
 //
 // Losses (loss.go): [MSE], [CrossEntropy], [CrossEntropyProb] with gradients; [CountCorrect],
-// [CountCorrectClass], [CheckClasses].
+// [CountCorrectClass].
 //
 // Optimisers (optim.go): [SGD], [Adam], [AdamW], [NAdam].
 //

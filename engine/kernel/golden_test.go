@@ -394,9 +394,10 @@ func goldenCrossEntropy(c testCase) {
 	count := n
 	if strings.Contains(c.name, "index") {
 		t := c.classes()
-		var err error
-		if count, err = kernel.CheckClasses(t, k); err != nil {
-			c.Fatal(err)
+		for _, class := range t {
+			if class == kernel.IgnoreIndex {
+				count--
+			}
 		}
 		sum = kernel.CrossEntropy(dx, x, t, n, k, 1/float32(count))
 	} else {

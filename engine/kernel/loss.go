@@ -4,8 +4,6 @@
 
 package kernel
 
-import "fmt"
-
 // MSE returns the sum of (pred-target)^2, one row of the sum scheme, and sets
 // grad = 2*(pred-target) * scale unless grad is nil. grad may be pred.
 func MSE(grad, pred, target []float32, scale float32) float32 {
@@ -32,24 +30,9 @@ func MSE(grad, pred, target []float32, scale float32) float32 {
 // IgnoreIndex marks a row without a class, PyTorch's default.
 const IgnoreIndex = -100
 
-// CheckClasses counts the rows that have a class and rejects classes outside 0..cols-1.
-// Labels from outside must pass here before they reach CrossEntropy.
-func CheckClasses(target []int32, cols int) (rows int, err error) {
-	for i, t := range target {
-		if t == IgnoreIndex {
-			continue
-		}
-		if t < 0 || int(t) >= cols {
-			return 0, fmt.Errorf("kernel: label %d of row %d is outside 0..%d", t, i, cols-1)
-		}
-		rows++
-	}
-	return rows, nil
-}
-
 // CrossEntropy returns the sum over rows, ascending, of log(sum e^(x-max)) - (x[t]-max)
-// for logits x [rows,cols] and classes t [rows]; rows of IgnoreIndex count nothing. It
-// sets grad = (softmax(x) - onehot(t)) * scale unless grad is nil, +0 for ignored rows.
+// for logits x [rows,cols] and classes t [rows], each IgnoreIndex, which counts nothing, or
+// within 0..cols-1. It sets grad = (softmax(x) - onehot(t)) * scale unless grad is nil, +0 for ignored rows.
 // grad may be logits.
 func CrossEntropy(grad, logits []float32, target []int32, rows, cols int, scale float32) float32 {
 	logits, target = logits[:rows*cols], target[:rows]

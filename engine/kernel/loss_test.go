@@ -2,7 +2,6 @@ package kernel
 
 import (
 	"math"
-	"strings"
 	"testing"
 )
 
@@ -77,17 +76,6 @@ func TestCrossEntropy(t *testing.T) {
 	g := make([]float32, 2)
 	if l := CrossEntropy(g, []float32{1e4, 0}, []int32{1}, 1, 2, 1); l != 1e4 || g[0] != 1 || g[1] != -1 {
 		t.Errorf("loss %v and gradient %v of logits 10000, 0", l, g)
-	}
-}
-
-func TestCheckClasses(t *testing.T) {
-	if n, err := CheckClasses([]int32{0, 9, IgnoreIndex, 3}, 10); n != 3 || err != nil {
-		t.Errorf("%d rows, %v; want 3", n, err)
-	}
-	for _, bad := range []int32{-1, 10, -99, math.MinInt32, math.MaxInt32} {
-		if _, err := CheckClasses([]int32{0, bad}, 10); err == nil || !strings.Contains(err.Error(), "row 1") {
-			t.Errorf("class %d of 10: %v", bad, err)
-		}
 	}
 }
 

@@ -315,9 +315,9 @@ func vecNormGradInput(dx, dy, x, mean, invstd, gamma, dgamma, dbeta []float32, s
 	return true
 }
 
-// BatchNormGradInputFixed sets dx = dy * (gamma*invstd), the gradient where the
+// batchNormGradInputFixed sets dx = dy * (gamma*invstd), the gradient where the
 // statistics are constants (evaluation mode, frozen layers). dx may be dy.
-func BatchNormGradInputFixed(dx, dy, invstd, gamma []float32, s Channels) {
+func batchNormGradInputFixed(dx, dy, invstd, gamma []float32, s Channels) {
 	dx, dy = dx[:s.size()], dy[:s.size()]
 	invstd, gamma = invstd[:s.C], gamma[:s.C]
 	if !s.empty() && vecNormGradFixed(dx, dy, invstd, gamma, s) {

@@ -115,7 +115,7 @@ func TestBatchNorm(t *testing.T) {
 		place = append(place[:0], x...)
 		BatchNormApply(place, place, mean, inv, gamma, beta, AllChannels(n, c, hw))
 		elemTSame(t, "y in place", place, y)
-		BatchNormGradInputFixed(dx, dy, inv, gamma, AllChannels(n, c, hw))
+		batchNormGradInputFixed(dx, dy, inv, gamma, AllChannels(n, c, hw))
 		for i := range dx {
 			j := i / hw % c
 			elemTSame(t, "dx with fixed statistics", dx[i:i+1], []float32{dy[i] * (gamma[j] * inv[j])})
@@ -158,7 +158,7 @@ func TestChannels(t *testing.T) {
 				BatchNormGradSums(out[4], out[5], dy, x, k, k[c:], p)
 				BatchNormApply(out[6], x, k, k[c:], k, k[c:], p)
 				BatchNormGradInput(out[7], dy, x, k, k[c:], k, out[4], out[5], p)
-				BatchNormGradInputFixed(out[8], dy, k, k[c:], p)
+				batchNormGradInputFixed(out[8], dy, k, k[c:], p)
 			}
 			return out
 		}

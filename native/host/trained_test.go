@@ -2,7 +2,9 @@ package host
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -80,7 +82,7 @@ func checkpointed(t *testing.T, change func(parts []*snapshot.Part)) (*project.P
 			seg = snapshot.Segment{From: cut, To: len(p.Graph.Nodes)}
 		}
 		object := []string{"cnn-1-a", "cnn-1-b"}[i]
-		m.Parts = append(m.Parts, snapshot.Entry{Stage: i, Segment: seg, Object: object, SHA256: snapshot.Digest(b), Size: int64(len(b)), Holds: []string{snapshot.Weights, snapshot.Statistics, snapshot.Optimiser}})
+		m.Parts = append(m.Parts, snapshot.Entry{Stage: i, Segment: seg, Object: object, SHA256: fmt.Sprintf("%x", sha256.Sum256(b)), Size: int64(len(b)), Holds: []string{snapshot.Weights, snapshot.Statistics, snapshot.Optimiser}})
 		write(t, b, dir, storeDir, object)
 	}
 	b, err := m.JSON()

@@ -217,9 +217,3 @@ func (m *Manifest) Open(e Entry, r io.Reader) (*Part, error) {
 	}
 	return p, nil
 }
-
-// Digest is the digest of a part's file, as a manifest has it.
-func Digest(b []byte) string {
-	s := sha256.Sum256(b)
-	return hex.EncodeToString(s[:])
-}
