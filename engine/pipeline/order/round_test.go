@@ -181,7 +181,7 @@ func TestReplicasInAPipeline(t *testing.T) {
 }
 
 // TestReplicasFillTheBubble: as many replicas as stages make a synchronous pipeline as fast as
-// one that never drains, although every batch is whole.
+// one that never drains, although every batch is whole; fewer fill their share of it.
 func TestReplicasFillTheBubble(t *testing.T) {
 	for p := 1; p <= 6; p++ {
 		run := Run{Train: 60, Epochs: 1, BatchSize: 1, MicroBatches: 1, UpdateFrequency: 1}
@@ -193,11 +193,16 @@ func TestReplicasFillTheBubble(t *testing.T) {
 			t.Errorf("%d stages, as many replicas: %d, want %d", p, got, want)
 		}
 	}
-	// Half as many replicas as stages keep nearly half of the time busy.
-	for _, p := range []int{4, 6, 8} {
-		run := Run{Train: 120, Epochs: 1, BatchSize: 1, MicroBatches: 1, UpdateFrequency: 1, Replicas: p / 2, ReduceFactor: 120}
-		if got, most := makespan(t, run, NewSync, p), 120*3*2*107/100; got > most {
-			t.Errorf("%d stages, half as many replicas: %d, want at most %d", p, got, most)
+	// Fewer leave as much time as cannot be filled: an update of each replica takes as long as
+	// its first micro-batch is on the way, and its other micro-batches behind it.
+	for p := 2; p <= 6; p++ {
+		for r := 2; r < p; r++ {
+			for m := 1; r*m < p+m-1; m++ {
+				run := Run{Train: 20 * r * m, Epochs: 1, BatchSize: m, MicroBatches: m, UpdateFrequency: 1, Replicas: r, ReduceFactor: 20}
+				if got, want := makespan(t, run, NewSync, p), 3*(19*(p+m-1)+r*m-1+p); got != want {
+					t.Errorf("%d stages, %d replicas, %d micro-batches: %d, want %d", p, r, m, got, want)
+				}
+			}
 		}
 	}
 }
