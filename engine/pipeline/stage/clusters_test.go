@@ -29,6 +29,7 @@ import (
 type team struct {
 	*world
 	clusters []stage.Cluster
+	micro    []int      // micro-batches by cluster; nil: the job's
 	faults   mem.Faults // of links between clusters, from the lower to the higher
 	back     mem.Faults // and the other way
 
@@ -68,7 +69,11 @@ func (m *team) run(t testing.TB, mark func() order.Mark, parts []*snapshot.Part)
 		}
 		for k, s := range cut {
 			at := place{c, k}
-			if compiled[at], err = stage.Compile(m.job, s, stage.Placement{Cluster: c, Clusters: m.clusters}); err != nil {
+			j := m.job
+			if m.micro != nil {
+				j.MicroBatches = m.micro[c]
+			}
+			if compiled[at], err = stage.Compile(j, s, stage.Placement{Cluster: c, Clusters: m.clusters}); err != nil {
 				t.Fatal(err)
 			}
 			links[at], rings[at] = map[int]stage.Link{}, map[stage.Peer]stage.Link{}
@@ -200,6 +205,9 @@ func TestClustersAreOneProcess(t *testing.T) {
 				w := newWorld(replicated(n, how)) // 5 batches an epoch, the last one short
 				if (i+k)%2 == 0 || how == "gradients" && n > 2 {
 					w = small(replicated(n, how))
+				}
+				if k == 1 {
+					w.job.ClipNorm = 0.05
 				}
 				want, dict := w.local(t)
 				cuts := [][][]int{
@@ -427,4 +435,31 @@ func BenchmarkRings(b *testing.B) {
 			}
 		})
 	}
+}
+
+// TestClustersChooseMicroBatches: each cluster may take as many micro-batches as suits it. All
+// that they keep is of one position, and other clusters go on from it.
+func TestClustersChooseMicroBatches(t *testing.T) {
+	w := small(replicated(4, "keep"))
+	w.job.MicroBatches, w.job.ReduceFactor, w.job.Epochs, w.job.ClipNorm = 0, 1, 4, 0.1
+	want, dict := w.local(t)
+	m := w.shareOut(w.starts(2), w.starts(1), w.starts(3))
+	m.micro = []int{1, 2, 4}
+	got, err := m.run(t, nil, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.check(t, "undisturbed", got, want, dict)
+	before, err := m.run(t, at(1, order.Stop), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	parts := m.saved(t)
+	n := w.shareOut(w.starts(3), w.starts(1))
+	n.micro = []int{4, 1}
+	after, err := n.run(t, nil, parts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n.check(t, "stopped", &log{losses: slices.Concat(before.losses, after.losses), vals: slices.Concat(before.vals, after.vals)}, want, dict)
 }

@@ -225,8 +225,10 @@ func (r *Replicas) Import(d state.Dict) error {
 }
 
 // Part is the state between two rounds, as Holding.Part. Where replicas keep their optimizers
-// it has those of the replicas that are here.
+// it has those of the replicas that are here. Its position numbers items from its batch on: how
+// many there were before depends on their micro-batches, which clusters choose for themselves.
 func (r *Replicas) Part(at order.Position) (*snapshot.Part, error) {
+	at.Seq = at.Step
 	p, err := r.lead().Part(at)
 	if err == nil && r.keeps() && r.own[0] > 0 {
 		// All parts of a snapshot name the updates of the first replica.
@@ -268,7 +270,7 @@ func (r *Replicas) Open(it order.Item) { r.at = it.Position() }
 // them comes together, and their norm is clipped.
 func (r *Replicas) Gather(ctx context.Context, it order.Item) error {
 	if r.job.Gradients() { // Average has summed those of tied parameters
-		return r.clip(ctx, it.Seq, r.grads[0])
+		return r.clip(ctx, it.Seq, r.grads[r.own[0]])
 	}
 	if err := r.tied(ctx, it.Seq, r.grads[it.Replica]); err != nil {
 		return err

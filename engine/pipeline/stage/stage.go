@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"time"
 
 	"github.com/ravnest/ravnest/engine/exec"
@@ -191,6 +192,7 @@ type Stage struct {
 	wanted bool              // a checkpoint, at the next place where one can be taken
 	rings  *rings            // to other clusters; nil: there are none
 	agreed order.Mark        // by all clusters, before the next round
+	step   atomic.Uint64     // see Step
 }
 
 // New allocates a stage and initialises its weights, from the job's seed or as told. Unless Load is
@@ -262,6 +264,10 @@ func (s *Stage) goTo(at order.Position) error {
 	if err != nil {
 		return err
 	}
+	if s.wires != nil {
+		s.wires.marked = 0 // items have new numbers
+	}
+	s.step.Store(at.Step)
 	s.sched, err = schedule(s.c.Job.Schedule, seq, s.c.Stage.Index, s.c.Stage.Of)
 	return err
 }
@@ -305,6 +311,11 @@ func (s *Stage) Raw() int64 { return s.wires.raw }
 // Busy is the time spent computing so far, by Config.Now. Any goroutine may ask, during
 // a pass too.
 func (s *Stage) Busy() time.Duration { return s.busy.read() }
+
+// Step is the batch of the run that the stage is at, and the first of the next round where its
+// work of a round of several replicas is done. So with several clusters it tells who is behind:
+// who waits for the others stands at the next round. Any goroutine may ask.
+func (s *Stage) Step() uint64 { return s.step.Load() }
 
 // Averages is what averaging with other clusters has come to so far. Any goroutine may ask.
 func (s *Stage) Averages() Averages { return s.rings.stats() }
@@ -365,6 +376,8 @@ func (s *Stage) do(ctx context.Context, a order.Action, obs Observer) error {
 		}
 		return err
 	case order.Average:
+		from, to := s.run.Span(s.reps.at)
+		s.step.Store(s.reps.at.Step + uint64(to-from))
 		return s.average(ctx, obs)
 	case order.Evaluate:
 		return s.evaluate(ctx, a.Item)
@@ -553,6 +566,7 @@ func (s *Stage) forward(ctx context.Context, a order.Action, obs Observer) (orde
 			return order.Continue, err
 		}
 	}
+	s.step.Store(it.Step)
 	done := s.busy.working()
 	if it.Opens {
 		s.reps.Open(it)
