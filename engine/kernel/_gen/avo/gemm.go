@@ -26,184 +26,219 @@ type shape struct {
 
 const unroll = 2
 
-func (s shape) kernel(mr, nv int) {
-	name := fmt.Sprintf("%s%dx%d", s.prefix, mr, nv)
+// gemmTile is a kernel of mr rows by nv vectors.
+type gemmTile struct {
+	shape
+	mr, nv int
+	v      []reg.VecPhysical
+	w      int // bytes of a vector
+
+	// General registers: parameters, of which ars is s1; s3, s5 and s7 are multiples of it.
+	kc, a, b, c, bks, aks, s1, s3, s5, s7, ldc, t, side, step reg.GPPhysical
+}
+
+func (s shape) tile(mr, nv int) *gemmTile {
+	g := &gemmTile{
+		shape: s, mr: mr, nv: nv, v: ymm, w: 32,
+		kc: reg.RCX, a: reg.RSI, b: reg.RDI, c: reg.RDX, bks: reg.RBX, aks: reg.R8,
+		s1: reg.R9, s3: reg.R10, s5: reg.R11, s7: reg.R12, ldc: reg.R13, t: reg.RAX, side: reg.R15, step: reg.R14,
+	}
+	if s.wide {
+		g.v, g.w = zmm, 64
+	}
+	return g
+}
+
+func (g *gemmTile) sum(i, j int) reg.VecPhysical { return g.v[i*g.nv+j] }
+func (g *gemmTile) vec(j int) reg.VecPhysical    { return g.v[g.mr*g.nv+j] }
+
+// Registers of ymm tiles; those of zmm broadcast from memory and have mask registers.
+func (g *gemmTile) bcast() reg.VecPhysical { return g.v[15] }
+func (g *gemmTile) mask() reg.VecPhysical  { return g.v[14] }
+
+// row addresses row i of A.
+func (g *gemmTile) row(i int) Mem {
+	return []Mem{
+		{Base: g.a},
+		{Base: g.a, Index: g.s1, Scale: 1},
+		{Base: g.a, Index: g.s1, Scale: 2},
+		{Base: g.a, Index: g.s3, Scale: 1},
+		{Base: g.a, Index: g.s1, Scale: 4},
+		{Base: g.a, Index: g.s5, Scale: 1},
+		{Base: g.a, Index: g.s3, Scale: 2},
+		{Base: g.a, Index: g.s7, Scale: 1},
+	}[i]
+}
+
+// load loads vector j of a row; masked has the last one end where the tile does.
+func (g *gemmTile) load(m Mem, j int, r reg.VecPhysical, masked bool) {
+	switch {
+	case j < g.nv-1 || !masked:
+		VMOVUPS(m, r)
+	case g.wide:
+		VMOVUPS_Z(m, reg.K1, r)
+	default:
+		VMASKMOVPS(m, g.mask(), r)
+	}
+}
+
+// kernel writes the kernel.
+func (g *gemmTile) kernel() {
+	name := fmt.Sprintf("%s%dx%d", g.prefix, g.mr, g.nv)
 	TEXT(name, NOSPLIT, "func(kc int, a *float32, ars, aks int, b *float32, bks int, c *float32, ldc, acc, last int, side *float32, step int)")
 	Pragma("noescape")
-	doc := fmt.Sprintf("%s multiplies %d rows by %d vectors, the last of them of that many lanes; strides are in bytes, kc > 0.", name, mr, nv)
-	if s.pack {
+	doc := fmt.Sprintf("%s multiplies %d rows by %d vectors, the last of them of that many lanes; strides are in bytes, kc > 0.", name, g.mr, g.nv)
+	if g.pack {
 		doc += " B is copied to side, vectors filled up with zeros."
 	} else {
 		doc += " The line at side is fetched, and one a step further for each of kc."
 	}
 	Doc(doc)
-	v, w := ymm, 32
-	if s.wide {
-		v, w = zmm, 64
+	g.params()
+	g.begin()
+	MOVQ(g.kc, g.t)
+	SHRQ(Imm(1), g.t)
+	JZ(LabelRef("tail"))
+	Label("loop")
+	for range unroll {
+		g.term()
 	}
-	kc, a, b, c := reg.RCX, reg.RSI, reg.RDI, reg.RDX
-	bks, aks, s1, s3, s5, s7, ldc, t, side, step := reg.RBX, reg.R8, reg.R9, reg.R10, reg.R11, reg.R12, reg.R13, reg.RAX, reg.R15, reg.R14
-	sum := func(i, j int) reg.VecPhysical { return v[i*nv+j] }
-	vec := func(j int) reg.VecPhysical { return v[mr*nv+j] }
-	bcast, mask := v[15], v[14] // of ymm
-	load := func(m Mem, j int, r reg.VecPhysical, masked bool) {
-		switch {
-		case j < nv-1 || !masked:
-			VMOVUPS(m, r)
-		case s.wide:
-			VMOVUPS_Z(m, reg.K1, r)
-		default:
-			VMASKMOVPS(m, mask, r)
-		}
+	DECQ(g.t)
+	JNZ(LabelRef("loop"))
+	Label("tail")
+	ANDQ(Imm(unroll-1), g.kc)
+	JZ(LabelRef("store"))
+	g.term()
+	Label("store")
+	if !g.wide {
+		// Masked stores are slow, and few tiles need them.
+		Load(Param("last"), g.t)
+		CMPQ(g.t, Imm(8))
+		JNE(LabelRef("part"))
+		g.store(false)
+		Label("part")
 	}
+	g.store(true)
+}
 
-	if s.wide {
-		Load(Param("last"), reg.RBX)
-		maskZ(reg.RBX, t, reg.K1)
+// params loads the mask of the last vector and the parameters.
+func (g *gemmTile) params() {
+	Load(Param("last"), reg.RBX)
+	if g.wide {
+		maskZ(reg.RBX, g.t, reg.K1)
 	} else {
-		Load(Param("last"), reg.RBX)
-		maskY(reg.RBX, t, mask)
+		maskY(reg.RBX, g.t, g.mask())
 	}
-	Load(Param("kc"), kc)
-	Load(Param("a"), a)
-	Load(Param("ars"), s1)
-	Load(Param("aks"), aks)
-	Load(Param("b"), b)
-	Load(Param("bks"), bks)
-	Load(Param("c"), c)
-	Load(Param("ldc"), ldc)
-	Load(Param("side"), side)
-	if !s.pack {
-		Load(Param("step"), step)
+	Load(Param("kc"), g.kc)
+	Load(Param("a"), g.a)
+	Load(Param("ars"), g.s1)
+	Load(Param("aks"), g.aks)
+	Load(Param("b"), g.b)
+	Load(Param("bks"), g.bks)
+	Load(Param("c"), g.c)
+	Load(Param("ldc"), g.ldc)
+	Load(Param("side"), g.side)
+	if !g.pack {
+		Load(Param("step"), g.step)
 	}
-	LEAQ(Mem{Base: s1, Index: s1, Scale: 2}, s3)
-	LEAQ(Mem{Base: s1, Index: s1, Scale: 4}, s5)
-	LEAQ(Mem{Base: s3, Index: s1, Scale: 4}, s7)
-	// row addresses row i of A
-	row := func(i int) Mem {
-		return []Mem{
-			{Base: a},
-			{Base: a, Index: s1, Scale: 1},
-			{Base: a, Index: s1, Scale: 2},
-			{Base: a, Index: s3, Scale: 1},
-			{Base: a, Index: s1, Scale: 4},
-			{Base: a, Index: s5, Scale: 1},
-			{Base: a, Index: s3, Scale: 2},
-			{Base: a, Index: s7, Scale: 1},
-		}[i]
-	}
+	LEAQ(Mem{Base: g.s1, Index: g.s1, Scale: 2}, g.s3)
+	LEAQ(Mem{Base: g.s1, Index: g.s1, Scale: 4}, g.s5)
+	LEAQ(Mem{Base: g.s3, Index: g.s1, Scale: 4}, g.s7)
+}
 
-	// Accumulators: zero, or what C holds.
-	Load(Param("acc"), t)
-	TESTQ(t, t)
-	MOVQ(c, t)
+// begin sets the accumulators to zero, or to what C holds.
+func (g *gemmTile) begin() {
+	Load(Param("acc"), g.t)
+	TESTQ(g.t, g.t)
+	MOVQ(g.c, g.t)
 	JZ(LabelRef("zero"))
-	for i := range mr {
-		for j := range nv {
-			load(Mem{Base: t, Disp: j * w}, j, sum(i, j), true)
+	for i := range g.mr {
+		for j := range g.nv {
+			g.load(Mem{Base: g.t, Disp: j * g.w}, j, g.sum(i, j), true)
 		}
-		for j := nv * w; j < 2*nv*w; j += 64 {
-			PREFETCHT0(Mem{Base: t, Disp: j}) // of the next tile
+		for j := g.nv * g.w; j < 2*g.nv*g.w; j += 64 {
+			PREFETCHT0(Mem{Base: g.t, Disp: j}) // of the next tile
 		}
-		if i < mr-1 {
-			ADDQ(ldc, t)
+		if i < g.mr-1 {
+			ADDQ(g.ldc, g.t)
 		}
 	}
 	JMP(LabelRef("begin"))
 	Label("zero")
-	for i := range mr {
-		for j := range nv {
-			if s.wide {
-				VPXORD(sum(i, j), sum(i, j), sum(i, j))
+	for i := range g.mr {
+		for j := range g.nv {
+			if g.wide {
+				VPXORD(g.sum(i, j), g.sum(i, j), g.sum(i, j))
 			} else {
-				VXORPS(sum(i, j), sum(i, j), sum(i, j))
+				VXORPS(g.sum(i, j), g.sum(i, j), g.sum(i, j))
 			}
 		}
-		for j := 0; j < nv*w; j += 64 {
-			PREFETCHT0(Mem{Base: t, Disp: j})
+		for j := 0; j < g.nv*g.w; j += 64 {
+			PREFETCHT0(Mem{Base: g.t, Disp: j})
 		}
-		if i < mr-1 {
-			ADDQ(ldc, t)
+		if i < g.mr-1 {
+			ADDQ(g.ldc, g.t)
 		}
 	}
 	Label("begin")
-	term := func() {
-		for j := range nv {
-			// Panels hold whole vectors, so AVX2 needs no mask, which would cost an
-			// instruction.
-			load(Mem{Base: b, Disp: j * w}, j, vec(j), s.wide || s.pack)
-			if s.pack {
-				if j*w%64 == 0 {
-					PREFETCHT0(Mem{Base: b, Index: bks, Scale: 8, Disp: j * w})
-				}
-				VMOVUPS(vec(j), Mem{Base: side, Disp: j * w})
+}
+
+// term adds the products of one k.
+func (g *gemmTile) term() {
+	for j := range g.nv {
+		// Panels hold whole vectors, so AVX2 needs no mask, which would cost an
+		// instruction.
+		g.load(Mem{Base: g.b, Disp: j * g.w}, j, g.vec(j), g.wide || g.pack)
+		if g.pack {
+			if j*g.w%64 == 0 {
+				PREFETCHT0(Mem{Base: g.b, Index: g.bks, Scale: 8, Disp: j * g.w})
 			}
+			VMOVUPS(g.vec(j), Mem{Base: g.side, Disp: j * g.w})
 		}
-		if s.pack {
-			ADDQ(Imm(uint64(nv*w)), side)
-		}
-		for i := range mr {
-			if s.wide {
-				for j := range nv {
-					VFMADD231PS_BCST(row(i), vec(j), sum(i, j))
-				}
-				continue
-			}
-			VBROADCASTSS(row(i), bcast)
-			for j := range nv {
-				VFMADD231PS(bcast, vec(j), sum(i, j))
-			}
-		}
-		if !s.pack {
-			PREFETCHT1(Mem{Base: side})
-			ADDQ(step, side)
-		}
-		ADDQ(bks, b)
-		ADDQ(aks, a)
 	}
-	MOVQ(kc, t)
-	SHRQ(Imm(1), t)
-	JZ(LabelRef("tail"))
-	Label("loop")
-	for range unroll {
-		term()
+	if g.pack {
+		ADDQ(Imm(uint64(g.nv*g.w)), g.side)
 	}
-	DECQ(t)
-	JNZ(LabelRef("loop"))
-	Label("tail")
-	ANDQ(Imm(unroll-1), kc)
-	JZ(LabelRef("store"))
-	term()
-	Label("store")
-	store := func(masked bool) {
-		for i := range mr {
-			for j := range nv {
-				m := Mem{Base: c, Disp: j * w}
-				switch {
-				case j < nv-1 || !masked:
-					VMOVUPS(sum(i, j), m)
-				case s.wide:
-					VMOVUPS(sum(i, j), reg.K1, m)
-				default:
-					VMASKMOVPS(sum(i, j), mask, m)
-				}
+	for i := range g.mr {
+		if g.wide {
+			for j := range g.nv {
+				VFMADD231PS_BCST(g.row(i), g.vec(j), g.sum(i, j))
 			}
-			if i < mr-1 {
-				ADDQ(ldc, c)
+			continue
+		}
+		VBROADCASTSS(g.row(i), g.bcast())
+		for j := range g.nv {
+			VFMADD231PS(g.bcast(), g.vec(j), g.sum(i, j))
+		}
+	}
+	if !g.pack {
+		PREFETCHT1(Mem{Base: g.side})
+		ADDQ(g.step, g.side)
+	}
+	ADDQ(g.bks, g.b)
+	ADDQ(g.aks, g.a)
+}
+
+// store stores the accumulators, of the last vector the lanes of the mask, and returns.
+func (g *gemmTile) store(masked bool) {
+	for i := range g.mr {
+		for j := range g.nv {
+			m := Mem{Base: g.c, Disp: j * g.w}
+			switch {
+			case j < g.nv-1 || !masked:
+				VMOVUPS(g.sum(i, j), m)
+			case g.wide:
+				VMOVUPS(g.sum(i, j), reg.K1, m)
+			default:
+				VMASKMOVPS(g.sum(i, j), g.mask(), m)
 			}
 		}
-		VZEROUPPER()
-		RET()
+		if i < g.mr-1 {
+			ADDQ(g.ldc, g.c)
+		}
 	}
-	if !s.wide {
-		// Masked stores are slow, and few tiles need them.
-		Load(Param("last"), t)
-		CMPQ(t, Imm(8))
-		JNE(LabelRef("part"))
-		store(false)
-		Label("part")
-	}
-	store(true)
+	VZEROUPPER()
+	RET()
 }
 
 // strips copies rows of a transposed A into strips.
@@ -246,7 +281,7 @@ func gemm() {
 	} {
 		for mr := 1; mr <= s.rows; mr++ {
 			for nv := 1; nv <= s.vecs; nv++ {
-				s.kernel(mr, nv)
+				s.tile(mr, nv).kernel()
 			}
 		}
 	}

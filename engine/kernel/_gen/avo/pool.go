@@ -42,17 +42,9 @@ func windowMax(name string, wide bool) {
 	Load(Param("y"), y)
 	Load(Param("arg"), arg)
 	Load(Param("step"), step)
-	broadcast := func(r reg.GPPhysical, to reg.VecPhysical) {
-		if wide {
-			VPBROADCASTD(r.As32(), to)
-			return
-		}
-		VMOVD(r.As32(), to.AsX())
-		VPBROADCASTD(to.AsX(), to)
-	}
 	MOVQ(U32(1), t)
-	broadcast(t, one)
-	broadcast(w, next)
+	broadcast(wide, t, one)
+	broadcast(wide, w, next)
 	gather := func(to reg.VecPhysical) {
 		if wide {
 			KMOVW(reg.K1, reg.K2)
@@ -114,6 +106,16 @@ func windowMax(name string, wide bool) {
 	JNZ(LabelRef("plane"))
 	VZEROUPPER()
 	RET()
+}
+
+// broadcast sets the 32-bit lanes of a register to the lower half of r.
+func broadcast(wide bool, r reg.GPPhysical, to reg.VecPhysical) {
+	if wide {
+		VPBROADCASTD(r.As32(), to)
+		return
+	}
+	VMOVD(r.As32(), to.AsX())
+	VPBROADCASTD(to.AsX(), to)
 }
 
 // windowMaxNear is windowMax for windows whose rows are close together: their floats are

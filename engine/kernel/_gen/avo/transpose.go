@@ -145,35 +145,6 @@ func trans16Strided() {
 		}
 		KMOVW(to.As32(), part[q])
 	}
-	// Four columns: register i has rows i, i+4, i+8 and i+12, and column i when transposed.
-	four := func(masks []reg.OpmaskPhysical) {
-		for q, p := range quarter {
-			for i := range 4 {
-				m := []Mem{
-					{Base: p},
-					{Base: p, Index: row, Scale: 1},
-					{Base: p, Index: row, Scale: 2},
-					{Base: p, Index: three, Scale: 1},
-				}[i]
-				switch {
-				case masks[q] == nil:
-					VMOVUPS(m, zmm[i].AsX())
-				case q == 0:
-					VMOVUPS_Z(m, masks[q], zmm[i].AsX())
-				default:
-					VBROADCASTF32X4(m, masks[q], zmm[i])
-				}
-			}
-		}
-		VUNPCKLPS(zmm[1], zmm[0], zmm[4])
-		VUNPCKHPS(zmm[1], zmm[0], zmm[5])
-		VUNPCKLPS(zmm[3], zmm[2], zmm[6])
-		VUNPCKHPS(zmm[3], zmm[2], zmm[7])
-		VUNPCKLPD(zmm[6], zmm[4], zmm[0])
-		VUNPCKHPD(zmm[6], zmm[4], zmm[1])
-		VUNPCKLPD(zmm[7], zmm[5], zmm[2])
-		VUNPCKHPD(zmm[7], zmm[5], zmm[3])
-	}
 	Label("block")
 	MOVQ(src, quarter[0])
 	for q := 1; q < 4; q++ {
@@ -189,7 +160,7 @@ func trans16Strided() {
 	SUBQ(Imm(4), left)
 	JL(LabelRef("rest"))
 	Label("four")
-	four(whole)
+	fourColumns(quarter, row, three, whole)
 	for i := range 4 {
 		VMOVUPS(zmm[i], Mem{Base: to})
 		ADDQ(drow, to)
@@ -202,7 +173,7 @@ func trans16Strided() {
 	Label("rest")
 	ADDQ(Imm(4), left)
 	JZ(LabelRef("next"))
-	four(part)
+	fourColumns(quarter, row, three, part)
 	for i := range 3 {
 		VMOVUPS(zmm[i], Mem{Base: to})
 		ADDQ(drow, to)
@@ -217,6 +188,39 @@ func trans16Strided() {
 	JNZ(LabelRef("block"))
 	VZEROUPPER()
 	RET()
+}
+
+// fourColumns loads four columns of 16 rows, those at each of quarter and the three that
+// follow by row bytes (three is 3*row), into registers 0 to 3 and transposes them. A mask
+// leaves columns out; nil has them all.
+func fourColumns(quarter []reg.GPPhysical, row, three reg.GPPhysical, masks []reg.OpmaskPhysical) {
+	// Register i has rows i, i+4, i+8 and i+12, and column i when transposed.
+	for q, p := range quarter {
+		for i := range 4 {
+			m := []Mem{
+				{Base: p},
+				{Base: p, Index: row, Scale: 1},
+				{Base: p, Index: row, Scale: 2},
+				{Base: p, Index: three, Scale: 1},
+			}[i]
+			switch {
+			case masks[q] == nil:
+				VMOVUPS(m, zmm[i].AsX())
+			case q == 0:
+				VMOVUPS_Z(m, masks[q], zmm[i].AsX())
+			default:
+				VBROADCASTF32X4(m, masks[q], zmm[i])
+			}
+		}
+	}
+	VUNPCKLPS(zmm[1], zmm[0], zmm[4])
+	VUNPCKHPS(zmm[1], zmm[0], zmm[5])
+	VUNPCKLPS(zmm[3], zmm[2], zmm[6])
+	VUNPCKHPS(zmm[3], zmm[2], zmm[7])
+	VUNPCKLPD(zmm[6], zmm[4], zmm[0])
+	VUNPCKHPD(zmm[6], zmm[4], zmm[1])
+	VUNPCKLPD(zmm[7], zmm[5], zmm[2])
+	VUNPCKHPD(zmm[7], zmm[5], zmm[3])
 }
 
 // evens and zip write the copies of convolutions with a stride of two.

@@ -293,204 +293,256 @@ func (w *x86) body(parts ...part) {
 
 // operation writes node i. last is the last reader of each node.
 func (w *x86) operation(i int, n node, last []int) {
-	var temps []int
-	// reg returns the register of a node, after loading it if it is in memory.
-	reg := func(a int) string {
-		switch m := w.nodes[a]; {
-		case m.op == param && w.lanewise:
-			return w.v(w.fixed[w.half][m.i])
-		case m.op == constant || m.op == param:
-			if r, ok := w.held[m]; ok {
-				return w.v(r)
-			}
-			r := w.regs.take()
-			temps = append(temps, r)
-			w.operand(m, r)
-			return w.v(r)
-		}
-		return w.v(w.at[a])
-	}
-	// last2 returns the suffix of an instruction and its last operand, which may be in memory.
-	last2 := func(a int) (string, string) {
-		m := w.nodes[a]
-		if _, ok := w.held[m]; ok {
-			return "", reg(a)
-		}
-		switch {
-		case w.wide && (m.op == constant && m.imm != 0 || m.op == param && !w.lanewise):
-			return ".BCST", w.mem(m)
-		case !w.wide && m.op == constant && m.imm != 0:
-			return "", w.mem(m)
-		}
-		return "", reg(a)
-	}
-	// free releases the registers of nodes whose last reader this is.
-	free := func() {
-		for _, r := range temps {
-			w.regs.free(r)
-		}
-		for j, a := range []int{n.a, n.b, n.c} {
-			if a < 0 || last[a] != i || w.at[a] < 0 || j > 0 && a == n.a || j > 1 && a == n.b {
-				continue
-			}
-			if w.isMask(a) {
-				w.masks.free(w.at[a])
-			} else {
-				w.regs.free(w.at[a])
-			}
-		}
-	}
-	dst := func() string {
-		free()
-		w.at[i] = w.regs.take()
-		return w.v(w.at[i])
-	}
-	off := 4 * w.width * w.half
-	at := off
-	if w.next {
-		at += 64
-	}
-	slice := fmt.Sprintf("%d(R%d)(DI*1)", at, 8+n.i)
-	ka := ""
-	if n.a >= 0 && w.isMask(n.a) {
-		ka = fmt.Sprintf("K%d", w.at[n.a])
-	}
+	o := &x86op{x86: w, i: i, n: n, last: last}
 	switch n.op {
 	case constant, param:
+	case load, store, bits:
+		o.memory()
+	case gt, lt, ge, igt, ieq:
+		o.compare()
+	case keep, drop, choose:
+		o.pick()
+	case acrossMax, acrossAdd:
+		w.across(n.op, o.reg(n.a), o.dst())
+	case accAdd, accMax:
+		o.accumulate()
+	default:
+		o.arithmetic()
+	}
+}
+
+// x86op is the node that is being written.
+type x86op struct {
+	*x86
+	i     int
+	n     node
+	last  []int // last reader of each node
+	temps []int // registers that hold operands until free
+}
+
+// reg returns the register of a node, after loading it if it is in memory.
+func (o *x86op) reg(a int) string {
+	switch m := o.nodes[a]; {
+	case m.op == param && o.lanewise:
+		return o.v(o.fixed[o.half][m.i])
+	case m.op == constant || m.op == param:
+		if r, ok := o.held[m]; ok {
+			return o.v(r)
+		}
+		r := o.regs.take()
+		o.temps = append(o.temps, r)
+		o.operand(m, r)
+		return o.v(r)
+	}
+	return o.v(o.at[a])
+}
+
+// last2 returns the suffix of an instruction and its last operand, which may be in memory.
+func (o *x86op) last2(a int) (string, string) {
+	m := o.nodes[a]
+	if _, ok := o.held[m]; ok {
+		return "", o.reg(a)
+	}
+	switch {
+	case o.wide && (m.op == constant && m.imm != 0 || m.op == param && !o.lanewise):
+		return ".BCST", o.mem(m)
+	case !o.wide && m.op == constant && m.imm != 0:
+		return "", o.mem(m)
+	}
+	return "", o.reg(a)
+}
+
+// free releases the registers of nodes whose last reader this is.
+func (o *x86op) free() {
+	for _, r := range o.temps {
+		o.regs.free(r)
+	}
+	n := o.n
+	for j, a := range []int{n.a, n.b, n.c} {
+		if a < 0 || o.last[a] != o.i || o.at[a] < 0 || j > 0 && a == n.a || j > 1 && a == n.b {
+			continue
+		}
+		if o.isMask(a) {
+			o.masks.free(o.at[a])
+		} else {
+			o.regs.free(o.at[a])
+		}
+	}
+}
+
+// dst frees the operands and takes a register for the result.
+func (o *x86op) dst() string {
+	o.free()
+	o.at[o.i] = o.regs.take()
+	return o.v(o.at[o.i])
+}
+
+// dstMask is dst for a mask register.
+func (o *x86op) dstMask() string {
+	o.free()
+	o.at[o.i] = o.masks.take()
+	return fmt.Sprintf("K%d", o.at[o.i])
+}
+
+// lane is the offset in bytes of the register's first lane in its block.
+func (o *x86op) lane() int { return 4 * o.width * o.half }
+
+// memory writes loads, stores and the bits of a mask.
+func (o *x86op) memory() {
+	at := o.lane()
+	if o.next {
+		at += 64
+	}
+	slice := fmt.Sprintf("%d(R%d)(DI*1)", at, 8+o.n.i)
+	switch o.n.op {
 	case load:
-		switch d := dst(); {
-		case !w.tail:
-			w.op("VMOVUPS %s, %s", slice, d)
-		case w.wide:
-			w.op("VMOVUPS.Z %s, K1, %s", slice, d)
+		switch d := o.dst(); {
+		case !o.tail:
+			o.op("VMOVUPS %s, %s", slice, d)
+		case o.wide:
+			o.op("VMOVUPS.Z %s, K1, %s", slice, d)
 		default:
-			w.op("VMOVUPS %d(R13), %s", off, d)
-			w.op("VMASKMOVPS %s, %s, %s", slice, d, d)
+			o.op("VMOVUPS %d(R13), %s", o.lane(), d)
+			o.op("VMASKMOVPS %s, %s, %s", slice, d, d)
 		}
 	case store:
-		switch x := reg(n.a); {
-		case !w.tail:
-			w.op("VMOVUPS %s, %s", x, slice)
-		case w.wide:
-			w.op("VMOVUPS %s, K1, %s", x, slice)
+		switch x := o.reg(o.n.a); {
+		case !o.tail:
+			o.op("VMOVUPS %s, %s", x, slice)
+		case o.wide:
+			o.op("VMOVUPS %s, K1, %s", x, slice)
 		default:
-			t := w.regs.take()
-			w.op("VMOVUPS %d(R13), %s", off, w.v(t))
-			w.op("VMASKMOVPS %s, %s, %s", x, w.v(t), slice)
-			w.regs.free(t)
+			t := o.regs.take()
+			o.op("VMOVUPS %d(R13), %s", o.lane(), o.v(t))
+			o.op("VMASKMOVPS %s, %s, %s", x, o.v(t), slice)
+			o.regs.free(t)
 		}
-		free()
+		o.free()
+	case bits:
+		if o.wide {
+			o.op("KMOVW (R12), %s", o.dstMask())
+			return
+		}
+		d := o.dst()
+		o.op("MOVBLZX %d(R12), R15", o.half)
+		o.op("VMOVD R15, X%d", o.at[o.i])
+		o.op("VPBROADCASTD X%d, %s", o.at[o.i], d)
+		o.op("VPAND vecBits<>(SB), %s, %s", d, d)
+		o.op("VPCMPEQD vecBits<>(SB), %s, %s", d, d)
+	}
+}
+
+// arithmetic writes what makes numbers of numbers, lane by lane.
+func (o *x86op) arithmetic() {
+	n := o.n
+	x := o.reg(n.a)
+	switch n.op {
 	case add, sub, mul, div, and, or, xor, iadd, isub:
-		x := reg(n.a)
-		suffix, y := last2(n.b)
+		suffix, y := o.last2(n.b)
 		name := x86bin[n.op][1]
-		if w.wide {
+		if o.wide {
 			name = x86bin[n.op][0]
 		}
-		w.op("%s%s %s, %s, %s", name, suffix, y, x, dst())
+		o.op("%s%s %s, %s, %s", name, suffix, y, x, o.dst())
 	case lesser, larger:
 		// The instruction returns its second operand, the first in Go's order, for NaN.
-		x, y := reg(n.a), reg(n.b)
-		w.op("%s %s, %s, %s", map[opcode]string{lesser: "VMINPS", larger: "VMAXPS"}[n.op], x, y, dst())
+		y := o.reg(n.b)
+		o.op("%s %s, %s, %s", map[opcode]string{lesser: "VMINPS", larger: "VMAXPS"}[n.op], x, y, o.dst())
 	case round:
-		x := reg(n.a)
-		w.op("VRNDSCALEPS $0, %s, %s", x, dst())
+		o.op("VRNDSCALEPS $0, %s, %s", x, o.dst())
 	case half:
-		x := reg(n.a)
-		d := dst()
-		w.op("VCVTPS2PH $0, %s, Y%d", x, w.at[i])
-		w.op("VPMOVZXWD Y%d, %s", w.at[i], d)
+		d := o.dst()
+		o.op("VCVTPS2PH $0, %s, Y%d", x, o.at[o.i])
+		o.op("VPMOVZXWD Y%d, %s", o.at[o.i], d)
 	case scale2:
-		x, y := reg(n.a), reg(n.b)
-		w.op("VSCALEFPS %s, %s, %s", y, x, dst())
+		y := o.reg(n.b)
+		o.op("VSCALEFPS %s, %s, %s", y, x, o.dst())
 	case sqrt:
-		x := reg(n.a)
-		w.op("VSQRTPS %s, %s", x, dst())
+		o.op("VSQRTPS %s, %s", x, o.dst())
 	case shl, sar:
-		x := reg(n.a)
-		w.op("%s $%d, %s, %s", map[opcode]string{shl: "VPSLLD", sar: "VPSRAD"}[n.op], n.i, x, dst())
+		o.op("%s $%d, %s, %s", map[opcode]string{shl: "VPSLLD", sar: "VPSRAD"}[n.op], n.i, x, o.dst())
+	}
+}
+
+// compare writes comparisons, whose result is a mask.
+func (o *x86op) compare() {
+	n := o.n
+	x := o.reg(n.a)
+	switch n.op {
 	case gt, lt, ge:
-		x := reg(n.a)
-		suffix, y := last2(n.b)
-		if w.wide {
-			free()
-			w.at[i] = w.masks.take()
-			w.op("VCMPPS%s $%d, %s, %s, K%d", suffix, x86cmp[n.op], y, x, w.at[i])
+		suffix, y := o.last2(n.b)
+		if o.wide {
+			o.op("VCMPPS%s $%d, %s, %s, %s", suffix, x86cmp[n.op], y, x, o.dstMask())
 		} else {
-			w.op("VCMPPS $%d, %s, %s, %s", x86cmp[n.op], y, x, dst())
+			o.op("VCMPPS $%d, %s, %s, %s", x86cmp[n.op], y, x, o.dst())
 		}
 	case igt, ieq:
 		name := map[opcode]string{igt: "VPCMPGTD", ieq: "VPCMPEQD"}[n.op]
-		x := reg(n.a)
-		suffix, y := last2(n.b)
-		if w.wide {
-			free()
-			w.at[i] = w.masks.take()
-			w.op("%s%s %s, %s, K%d", name, suffix, y, x, w.at[i])
+		suffix, y := o.last2(n.b)
+		if o.wide {
+			o.op("%s%s %s, %s, %s", name, suffix, y, x, o.dstMask())
 		} else {
-			w.op("%s %s, %s, %s", name, y, x, dst())
+			o.op("%s %s, %s, %s", name, y, x, o.dst())
 		}
-	case bits:
-		if w.wide {
-			w.at[i] = w.masks.take()
-			w.op("KMOVW (R12), K%d", w.at[i])
-			return
-		}
-		d := dst()
-		w.op("MOVBLZX %d(R12), R15", w.half)
-		w.op("VMOVD R15, X%d", w.at[i])
-		w.op("VPBROADCASTD X%d, %s", w.at[i], d)
-		w.op("VPAND vecBits<>(SB), %s, %s", d, d)
-		w.op("VPCMPEQD vecBits<>(SB), %s, %s", d, d)
+	}
+}
+
+// pick writes choices by a mask.
+func (o *x86op) pick() {
+	n := o.n
+	mask := fmt.Sprintf("K%d", o.at[n.a]) // where o.wide
+	switch n.op {
 	case keep:
-		x := reg(n.b)
-		if w.wide {
-			w.op("VMOVAPS.Z %s, %s, %s", x, ka, dst())
+		x := o.reg(n.b)
+		if o.wide {
+			o.op("VMOVAPS.Z %s, %s, %s", x, mask, o.dst())
 		} else {
-			w.op("VANDPS %s, %s, %s", x, reg(n.a), dst())
+			o.op("VANDPS %s, %s, %s", x, o.reg(n.a), o.dst())
 		}
 	case drop:
-		x := reg(n.b)
-		if w.wide {
-			w.op("KNOTW %s, %s", ka, ka)
-			w.op("VMOVAPS.Z %s, %s, %s", x, ka, dst())
+		x := o.reg(n.b)
+		if o.wide {
+			o.op("KNOTW %s, %s", mask, mask)
+			o.op("VMOVAPS.Z %s, %s, %s", x, mask, o.dst())
 		} else {
-			w.op("VANDNPS %s, %s, %s", x, reg(n.a), dst())
+			o.op("VANDNPS %s, %s, %s", x, o.reg(n.a), o.dst())
 		}
 	case choose:
-		z := reg(n.c)
-		suffix, y := last2(n.b)
-		if w.wide {
-			w.op("VBLENDMPS%s %s, %s, %s, %s", suffix, y, z, ka, dst())
+		z := o.reg(n.c)
+		suffix, y := o.last2(n.b)
+		if o.wide {
+			o.op("VBLENDMPS%s %s, %s, %s, %s", suffix, y, z, mask, o.dst())
 		} else {
-			w.op("VBLENDVPS %s, %s, %s, %s", reg(n.a), y, z, dst())
+			o.op("VBLENDVPS %s, %s, %s, %s", o.reg(n.a), y, z, o.dst())
 		}
-	case acrossMax, acrossAdd:
-		w.across(n.op, reg(n.a), dst())
-	case accAdd, accMax:
-		x, s := reg(n.a), w.v(w.sums[n.i*w.halves()+w.half])
-		from, mask := x, ""
-		if w.tail && w.wide {
-			mask = "K1, "
-		} else if w.tail {
-			// Lanes beyond the row add nothing: no sum is ever -0.
-			t := w.regs.take()
-			temps = append(temps, t)
-			from = w.v(t)
-			w.op("VMOVUPS %d(R13), %s", off, from)
-			if n.op == accAdd {
-				w.op("VANDPS %s, %s, %s", x, from, from)
-			} else {
-				w.op("VBLENDVPS %s, %s, %s, %s", from, x, s, from)
-			}
-		}
-		if n.op == accAdd {
-			w.op("VADDPS %s, %s, %s%s", from, s, mask, s)
-		} else {
-			w.op("VMAXPS %s, %s, %s%s", s, from, mask, s)
-		}
-		free()
 	}
+}
+
+// accumulate adds to a sum or maximum of each lane.
+func (o *x86op) accumulate() {
+	n := o.n
+	x, s := o.reg(n.a), o.v(o.sums[n.i*o.halves()+o.half])
+	from, mask := x, ""
+	if o.tail && o.wide {
+		mask = "K1, "
+	} else if o.tail {
+		// Lanes beyond the row add nothing: no sum is ever -0.
+		t := o.regs.take()
+		o.temps = append(o.temps, t)
+		from = o.v(t)
+		o.op("VMOVUPS %d(R13), %s", o.lane(), from)
+		if n.op == accAdd {
+			o.op("VANDPS %s, %s, %s", x, from, from)
+		} else {
+			o.op("VBLENDVPS %s, %s, %s, %s", from, x, s, from)
+		}
+	}
+	if n.op == accAdd {
+		o.op("VADDPS %s, %s, %s%s", from, s, mask, s)
+	} else {
+		o.op("VMAXPS %s, %s, %s%s", s, from, mask, s)
+	}
+	o.free()
 }
 
 // across joins the lanes of x by the tree of vec_sum.go, in every lane alike. d may be x.

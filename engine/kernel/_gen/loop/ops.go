@@ -6,18 +6,44 @@ package loop
 // loops lists the kernels in the order of their numbers, for registers of a whole block
 // or for others.
 func loops(wide bool) []*kernel {
-	var all []*kernel
-	def := func(name, doc string, f func(k *kernel)) *kernel {
-		k := &kernel{name: name, doc: doc, wide: wide}
-		f(k)
-		all = append(all, k)
-		return k
-	}
-	lanewise := func(name, doc string, f func(k *kernel)) { def(name, doc, f).lanewise = true }
+	d := &definer{wide: wide}
+	elementwise(d.def, d.lanewise)
+	gelus(d.def)
+	sums(d.def, d.lanewise)
+	layers(d.def)
+	losses(d.def)
+	conversions(d.def, wide)
+	optimisers(d.def)
+	return d.all
+}
 
+// definer collects kernels.
+type definer struct {
+	wide bool
+	all  []*kernel
+}
+
+// define is the type of a definer's methods: f makes the kernel that computes doc.
+type define func(name, doc string, f func(k *kernel))
+
+func (d *definer) def(name, doc string, f func(k *kernel)) {
+	k := &kernel{name: name, doc: doc, wide: d.wide}
+	f(k)
+	d.all = append(d.all, k)
+}
+
+// lanewise defines a kernel whose parameters differ from lane to lane.
+func (d *definer) lanewise(name, doc string, f func(k *kernel)) {
+	d.def(name, doc, f)
+	d.all[len(d.all)-1].lanewise = true
+}
+
+func relu(x value) value { return x.lt(x.k.num(0)).drop(x) }
+
+// elementwise defines arithmetic and activations.
+func elementwise(def, lanewise define) {
 	def("add", "p0 = p1 + p2", func(k *kernel) { k.store(0, k.load(1).add(k.load(2))) })
 	lanewise("scale", "p0 = p1 * k0", func(k *kernel) { k.store(0, k.load(1).mul(k.param(0))) })
-	relu := func(x value) value { return x.lt(x.k.num(0)).drop(x) }
 	def("addRelu", "p0 = 0 > y ? 0 : y, y = p1 + p2", func(k *kernel) { k.store(0, relu(k.load(1).add(k.load(2)))) })
 	def("relu", "p0 = 0 > p1 ? 0 : p1", func(k *kernel) { k.store(0, relu(k.load(1))) })
 	def("reluGrad", "p0 = p2 > 0 ? p1 : 0", func(k *kernel) { k.store(0, k.load(2).gt(k.num(0)).keep(k.load(1))) })
@@ -36,6 +62,10 @@ func loops(wide bool) []*kernel {
 		y := k.load(2)
 		k.store(0, k.load(1).mul(k.num(1).sub(y.mul(y))))
 	})
+}
+
+// gelus defines the Gaussian error linear unit, exactly and by tanh.
+func gelus(def define) {
 	const rsqrt2, rsqrt2Pi = 0.70710678118654752440, 0.398942280401432677940
 	def("gelu", "p0 = p1/2 * (1 + erf(p1/√2))", func(k *kernel) {
 		x := k.load(1)
@@ -62,7 +92,10 @@ func loops(wide bool) []*kernel {
 		s := x.mul(k.num(0.5)).mul(k.num(1).sub(t.mul(t))).mul(u)
 		k.store(0, k.load(1).mul(t.add(k.num(1)).mul(k.num(0.5)).add(s)))
 	})
+}
 
+// sums defines sums and the passes of batch norm, which consist of them.
+func sums(def, lanewise define) {
 	def("sum", "s0 += p0", func(k *kernel) { k.sum(0, k.load(0)) })
 	def("max", "s0 = p0 > s0 ? p0 : s0", func(k *kernel) { k.max(0, k.load(0)) })
 	def("dot", "s0 += p0 * p1", func(k *kernel) { k.sum(0, k.load(0).mul(k.load(1))) })
@@ -95,6 +128,10 @@ func loops(wide bool) []*kernel {
 		xhat := k.load(2).sub(k.param(0)).mul(k.param(1))
 		k.store(0, k.load(1).sub(k.param(3)).sub(xhat.mul(k.param(4))).mul(k.param(2)))
 	})
+}
+
+// layers defines the passes of layer norm.
+func layers(def define) {
 	def("layer", "p0 = ((p1-k0) * k1) * p2 + p3", func(k *kernel) {
 		k.store(0, k.load(1).sub(k.param(0)).mul(k.param(1)).mul(k.load(2)).add(k.load(3)))
 	})
@@ -110,7 +147,10 @@ func loops(wide bool) []*kernel {
 	def("layerParams", "p0 = p0 + p1 * ((p2-k0) * k1)", func(k *kernel) {
 		k.store(0, k.load(0).add(k.load(1).mul(k.load(2).sub(k.param(0)).mul(k.param(1)))))
 	})
+}
 
+// losses defines softmax and the losses.
+func losses(def define) {
 	def("expSum", "p0 = e^(p1-k0), s0 += p0; p1 <= k0", func(k *kernel) {
 		e := expWithin(k.load(1).sub(k.param(0)).larger(k.num(-104)))
 		k.store(0, e)
@@ -137,10 +177,6 @@ func loops(wide bool) []*kernel {
 	def("crossGrad", "p0 = (p1*k0 - p2) * k1", func(k *kernel) {
 		k.store(0, k.load(1).mul(k.param(0)).sub(k.load(2)).mul(k.param(1)))
 	})
-
-	conversions(def, wide)
-	optimisers(def)
-	return all
 }
 
 // rowLoops lists the kernels of rows that are one block at most: only machines whose block
@@ -158,7 +194,7 @@ func rowLoops() []*kernel {
 }
 
 // optimisers defines the update rules. p0 are the weights, p1 the gradients.
-func optimisers(def func(name, doc string, f func(k *kernel)) *kernel) {
+func optimisers(def define) {
 	// decayed is the gradient with an L2 penalty of k0 where k1 is set.
 	const decayDoc = "g = k1 > 0 ? p1 + k0*p0 : p1, "
 	decayed := func(g, w value) value {
@@ -206,7 +242,7 @@ func optimisers(def func(name, doc string, f func(k *kernel)) *kernel) {
 }
 
 // conversions defines the loops between floats and words.
-func conversions(def func(name, doc string, f func(k *kernel)) *kernel, wide bool) {
+func conversions(def define, wide bool) {
 	const inf, signs = 0x7f800000, 0x80000000
 	def("toHalf", "p0 = bits of p1 in binary16", func(k *kernel) {
 		b := k.load(1)
