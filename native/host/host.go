@@ -152,17 +152,18 @@ type run struct {
 	graph proto.Ref
 	data  map[string]proto.Ref
 	// initial weights; nil: drawn from the seed
-	weights map[string]proto.Ref
-	rec     *record
-	joined  time.Time
-	first   time.Time
-	store   *store.Dir
-	fail    error      // the first failure to store results
-	mu      sync.Mutex // place is called from a goroutine of the server
-	over    bool
-	stages  [][]*graph.Stage // the plan's stages, by cluster
-	files   []string         // the last checkpoint's files, one a stage
-	done    map[string]bool  // providers that have finished
+	weights  map[string]proto.Ref
+	rec      *record
+	joined   time.Time
+	first    time.Time
+	store    *store.Dir
+	fail     error      // the first failure to store results
+	mu       sync.Mutex // place is called from a goroutine of the server
+	over     bool
+	stages   [][]*graph.Stage // the plan's stages, by cluster
+	clusters []stage.Cluster
+	files    []string        // the last checkpoint's files, one a stage
+	done     map[string]bool // providers that have finished
 }
 
 // Plan forms clusters from the project's pool file and writes node_data.
@@ -403,6 +404,7 @@ func (r *run) place(_ context.Context, pool []server.Member, free bool) ([]serve
 	var placed []server.Member
 	r.stages = nil
 	all := clusters(&r.plan.Plan, r.p.Job)
+	r.clusters = all
 	for c, cl := range r.plan.Clusters {
 		starts := cl.Starts()
 		raw, err := json.Marshal(provider.Plan{Clusters: all, Train: r.p.Data.Train.Len(), Val: r.p.Data.Val.Len(), MicroBatches: cl.MicroBatches, InFlight: cl.InFlight})
@@ -428,7 +430,7 @@ func (r *run) place(_ context.Context, pool []server.Member, free bool) ([]serve
 				seg.To = starts[k+1]
 			}
 			as = append(as, server.Assignment{
-				MemberID: m.ID, Cluster: c, Stage: k, Stages: len(cl.Stages), Segment: seg, MaxUpload: maxPart(r.p.Job, stages[k]),
+				MemberID: m.ID, Cluster: c, Stage: k, Stages: len(cl.Stages), Segment: seg, MaxUpload: maxPart(r.p.Job, stages[k], stage.Placement{Cluster: c, Clusters: all}),
 				Graph: r.graph, Data: r.data, Weights: r.weights, Plan: raw,
 			})
 		}

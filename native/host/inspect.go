@@ -19,9 +19,9 @@ import (
 )
 
 // maxPart returns the size limit of a stage's state as a file, in bytes.
-func maxPart(j job.Spec, s *graph.Stage) int64 {
+func maxPart(j job.Spec, s *graph.Stage, p stage.Placement) int64 {
 	n := int64(snapshot.HeadBytes)
-	for _, t := range stage.Tensors(j, s) {
+	for _, t := range stage.Tensors(j, s, p) {
 		n += tensorBytes(t) + int64(snapshot.Overhead(t.Name, len(t.Shape)))
 	}
 	return n
@@ -38,7 +38,7 @@ func tensorBytes(t stage.Tensor) int64 {
 // inspect checks an upload for the server.
 func (r *run) inspect(g machine.Grant, in io.Reader, size int64) (order.Position, []string, error) {
 	r.mu.Lock()
-	stages := r.stages
+	stages, all := r.stages, r.clusters
 	r.mu.Unlock()
 	if g.Cluster >= len(stages) || g.Stage >= len(stages[g.Cluster]) {
 		return order.Position{}, nil, fmt.Errorf("the plan has no stage %d of a cluster %d", g.Stage, g.Cluster)
@@ -47,14 +47,14 @@ func (r *run) inspect(g machine.Grant, in io.Reader, size int64) (order.Position
 	if err != nil {
 		return order.Position{}, nil, err
 	}
-	return checkPart(r.p.Job, r.p.Job.Order(r.p.Data.Train.Len(), r.p.Data.Val.Len()), stages[g.Cluster][g.Stage], b)
+	return checkPart(r.p.Job, r.p.Job.Order(r.p.Data.Train.Len(), r.p.Data.Val.Len()), stages[g.Cluster][g.Stage], stage.Placement{Cluster: g.Cluster, Clusters: all}, b)
 }
 
 // checkPart checks that a file is a valid state of a stage: it has all of the stage's tensors
 // and no others, with the right types and shapes, and its position is one that the run has,
 // with the right number of updates. So every file that passes can be joined with the other
 // stages' parts.
-func checkPart(j job.Spec, run order.Run, s *graph.Stage, file []byte) (order.Position, []string, error) {
+func checkPart(j job.Spec, run order.Run, s *graph.Stage, place stage.Placement, file []byte) (order.Position, []string, error) {
 	p, err := snapshot.Parse(bytes.Clone(file))
 	if err == nil {
 		err = run.CheckPosition(p.Position)
@@ -63,7 +63,7 @@ func checkPart(j job.Spec, run order.Run, s *graph.Stage, file []byte) (order.Po
 		return order.Position{}, nil, err
 	}
 	want := map[string]stage.Tensor{}
-	for _, t := range stage.Tensors(j, s) {
+	for _, t := range stage.Tensors(j, s, place) {
 		want[t.Name] = t
 	}
 	check := func(name string, t state.Tensor) error {
@@ -101,7 +101,7 @@ func checkPart(j job.Spec, run order.Run, s *graph.Stage, file []byte) (order.Po
 	if o.Name != j.Optimizer.Name {
 		return order.Position{}, nil, fmt.Errorf("it has the state of the optimiser %.40q, but the job says %q", o.Name, j.Optimizer.Name)
 	}
-	slots := stage.Slots(j)
+	slots := place.Slots(j)
 	if !slices.EqualFunc(o.Slots, slots, func(s snapshot.Slot, name string) bool { return s.Name == name }) {
 		return order.Position{}, nil, fmt.Errorf("it has %d vectors of optimiser state, want %v in this order", len(o.Slots), slots)
 	}

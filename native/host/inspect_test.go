@@ -62,7 +62,7 @@ func uploads(t testing.TB, change func(*job.Spec)) (*project.Project, *graph.Sta
 }
 
 func check(p *project.Project, s *graph.Stage, b []byte) (order.Position, []string, error) {
-	return checkPart(p.Job, p.Job.Order(p.Data.Train.Len(), p.Data.Val.Len()), s, b)
+	return checkPart(p.Job, p.Job.Order(p.Data.Train.Len(), p.Data.Val.Len()), s, stage.Placement{}, b)
 }
 
 // TestInspectTakes checks that a run's uploads are accepted, whatever state the optimiser has.
@@ -95,7 +95,7 @@ func TestInspectTakes(t *testing.T) {
 				if !slices.Equal(holds, []string{snapshot.Weights, snapshot.Optimiser}) || at.Step == 0 {
 					t.Errorf("at %+v it holds %v", at, holds)
 				}
-				if most := maxPart(p.Job, s); int64(len(b)) > most {
+				if most := maxPart(p.Job, s, stage.Placement{}); int64(len(b)) > most {
 					t.Errorf("%d bytes, %d are allowed", len(b), most)
 				}
 			}
@@ -191,7 +191,7 @@ func FuzzInspect(f *testing.F) {
 	f.Add([]byte("\x02\x00\x00\x00\x00\x00\x00\x00{}"), uint64(1))
 	f.Add([]byte{}, uint64(2))
 	names := map[string]bool{}
-	for _, t := range stage.Tensors(p.Job, s) {
+	for _, t := range stage.Tensors(p.Job, s, stage.Placement{}) {
 		names[t.Name] = true
 	}
 	f.Fuzz(func(t *testing.T, b []byte, seed uint64) {

@@ -205,7 +205,7 @@ func (m *Machine) assignment(x *member, ms []*member) *proto.Assign {
 		Resume: m.resume(a),
 	}
 	for _, o := range ms {
-		if o != x && m.linked(a, o.Place) {
+		if o != x && linked(a, o.Place) {
 			msg.Peers = append(msg.Peers, proto.Peer{
 				Cluster: o.Place.Cluster, Stage: o.Place.Stage, ID: o.ID, Name: o.Name, Class: o.Hello.Class,
 			})
@@ -214,15 +214,10 @@ func (m *Machine) assignment(x *member, ms []*member) *proto.Assign {
 	return msg
 }
 
-// linked tells whether two stages may have a link: they are of one cluster, or neighbours
-// in the ring of a segment that both hold. Rings go through the clusters by their numbers.
-func (m *Machine) linked(a, b *Assignment) bool {
-	if a.Cluster == b.Cluster {
-		return true
-	}
-	n := len(m.Clusters)
-	d := (a.Cluster - b.Cluster + n) % n
-	return (d == 1 || d == n-1) && a.Segment.From < b.Segment.To && b.Segment.From < a.Segment.To
+// linked tells whether two stages may have a link: they are of one cluster, or hold something
+// in common, so that they can be neighbours in a ring.
+func linked(a, b *Assignment) bool {
+	return a.Cluster == b.Cluster || a.Segment.From < b.Segment.To && b.Segment.From < a.Segment.To
 }
 
 // resume returns the parts of the newest checkpoint that a stage needs.

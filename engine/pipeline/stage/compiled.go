@@ -268,7 +268,7 @@ func (c *Compiled) Memory() Memory {
 		m.In += wire.Bytes(c.RingLink(p).Credit, c.RingLink(p).MaxTransfer)
 	}
 	m.Save = snapshot.HeadBytes
-	for _, t := range tensors(&c.train.Layout, c.Job) {
+	for _, t := range tensors(&c.train.Layout, c.Job, c.Placement) {
 		m.Save += t.bytes()
 	}
 	return m

@@ -32,14 +32,15 @@ func (t Tensor) bytes() int {
 	return n + snapshot.Overhead(t.Name, len(t.Shape))
 }
 
-// Tensors are those of the part that a stage of job j keeps, in no order that counts.
-func Tensors(j job.Spec, s *graph.Stage) []Tensor {
+// Tensors are those of the part that a stage of job j in the cluster that p says keeps, in no
+// order that counts.
+func Tensors(j job.Spec, s *graph.Stage, p Placement) []Tensor {
 	l := exec.NewLayout(s.Graph, s.First)
-	return tensors(&l, j)
+	return tensors(&l, j, p)
 }
 
-func tensors(l *exec.Layout, j job.Spec) []Tensor {
-	slots := Slots(j)
+func tensors(l *exec.Layout, j job.Spec, p Placement) []Tensor {
+	slots := p.Slots(j)
 	var ts []Tensor
 	for _, e := range l.Entries {
 		t := Tensor{Name: e.Full, DType: state.F32, Shape: e.Shape}
@@ -59,6 +60,27 @@ func tensors(l *exec.Layout, j job.Spec) []Tensor {
 
 // Slots are the names of the optimiser's vectors in a snapshot, in order.
 func Slots(j job.Spec) []string { return append(optim.Slots(j.Optimizer), extraSlots(j)...) }
+
+// Slots are those of the parts of one cluster: where replicas keep their optimizers, it has its
+// own replicas' only.
+func (p Placement) Slots(j job.Spec) []string {
+	if !p.several() || j.Averaging().Optimizer != job.KeepState {
+		return Slots(j)
+	}
+	var names []string
+	for _, k := range p.Clusters[p.Cluster].Replicas {
+		for _, s := range optim.Slots(j.Optimizer) {
+			if k > 0 {
+				s = keptSlot(s, k)
+			}
+			names = append(names, s)
+		}
+	}
+	if j.Averaging().Outer.Name != "none" {
+		names = append(names, outerSlot)
+	}
+	return names
+}
 
 // Updates is the number of updates that a snapshot at a position of the run says.
 func Updates(j job.Spec, run order.Run, at order.Position) int {

@@ -165,7 +165,7 @@ func TestPartsOfReplicas(t *testing.T) {
 		}
 		for k, p := range w.parts(-1) {
 			want := map[string]bool{}
-			for _, x := range stage.Tensors(w.job, cut[k]) {
+			for _, x := range stage.Tensors(w.job, cut[k], stage.Placement{}) {
 				want[x.Name] = true
 			}
 			have := map[string]bool{}

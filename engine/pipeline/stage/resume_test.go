@@ -278,7 +278,7 @@ func TestTensors(t *testing.T) {
 				got[snapshot.Name(s.Name, e.Name)] = e.Shape
 			}
 		}
-		want := stage.Tensors(w.job, cut[k])
+		want := stage.Tensors(w.job, cut[k], stage.Placement{})
 		if len(got) != len(want) {
 			t.Errorf("stage %d keeps %d tensors, %d were announced", k, len(got), len(want))
 		}
