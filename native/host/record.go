@@ -382,7 +382,7 @@ func (r *record) line(now time.Time) string {
 
 // ahead tells of several clusters how busy they are and who is ahead.
 func (r *record) ahead(b *strings.Builder) {
-	fmt.Fprintf(b, "  round %d", r.rounds(r.sum.Steps)+1)
+	fmt.Fprintf(b, "  round %d", r.rounds(max(r.sum.Steps-1, 0))+1)
 	least := slices.Min(r.at)
 	for c, at := range r.at {
 		busy := 0.0
@@ -396,10 +396,15 @@ func (r *record) ahead(b *strings.Builder) {
 	}
 }
 
-// rounds is how many rounds so many batches are.
+// rounds is how many rounds are over after so many batches. The run's end ends one, too.
 func (r *record) rounds(steps int64) int64 {
 	run := r.p.Job.Order(r.p.Data.Train.Len(), 0)
-	return int64(run.Round(order.Position{Epoch: int(steps) / r.batches, Batch: int(steps) % r.batches}))
+	p := order.Position{Epoch: int(steps) / r.batches, Batch: int(steps) % r.batches, Step: uint64(steps), Seq: uint64(steps)}
+	n := int64(run.Round(p))
+	if steps == r.total && p.Batch%max(int(span(r.p.Job)), r.p.Job.UpdateFrequency) != 0 {
+		n++
+	}
+	return n
 }
 
 func (r *record) wireTotal() int64 {
