@@ -152,7 +152,7 @@ func TestKilledTied(t *testing.T) {
 	if err := ps[2].cmd.Process.Kill(); err != nil {
 		t.Fatal(err)
 	}
-	host.says(`training goes on from step \d+`, limit)
+	host.says(`training resumes from step \d+`, limit)
 	s.more(dir, 20)
 	host.interrupt()
 	if code := host.wait(limit); code != 130 {

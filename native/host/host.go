@@ -37,6 +37,7 @@ import (
 	"github.com/ravnest/ravnest/native"
 	"github.com/ravnest/ravnest/native/project"
 	"github.com/ravnest/ravnest/signaling/proto"
+	machine "github.com/ravnest/ravnest/signaling/run"
 	"github.com/ravnest/ravnest/signaling/server"
 	"github.com/ravnest/ravnest/signaling/store"
 )
@@ -222,10 +223,12 @@ func span(j job.Spec) int64 {
 func Serve(ctx context.Context, p *project.Project, opt Options) (Summary, error) {
 	r := &run{p: p, opt: opt, data: map[string]proto.Ref{}, done: map[string]bool{}}
 	job := server.Job{
-		ID: runID(p.Job.Name), Raw: p.Job.JSON(), Plan: r.place, Inspect: r.inspect, Want: opt.Providers, Names: opt.Names,
-		Spares: true, Replan: true, Fresh: opt.Fresh,
-		Steps: int64(p.Job.Total(p.Data.Train.Len())), Val: answers(p), Span: span(p.Job),
-		Apart: p.Job.Replica() > 1 && p.Job.Averaging().Optimizer == job.KeepState,
+		Job: machine.Job{
+			ID: runID(p.Job.Name), Raw: p.Job.JSON(), Want: opt.Providers, Names: opt.Names, Spares: true, Replan: true,
+			Steps: int64(p.Job.Total(p.Data.Train.Len())), Val: answers(p), Span: span(p.Job),
+			Apart: p.Job.Replica() > 1 && p.Job.Averaging().Optimizer == job.KeepState,
+		},
+		Plan: r.place, Inspect: r.inspect, Fresh: opt.Fresh,
 	}
 	if opt.Providers == 0 {
 		var err error
@@ -344,7 +347,7 @@ func (r *run) serve(ctx context.Context, job server.Job) (Summary, error) {
 	r.rec.clear()
 	// Even finding a direct path sends some kilobytes through the relay.
 	if relayed != nil && relayed.Bytes > 100e3 {
-		r.opt.say("relayed %s between providers without a direct path", bytesText(float64(relayed.Bytes)))
+		r.opt.say("relayed %s between providers without a direct path", native.FormatSize(relayed.Bytes))
 	}
 	sum := r.rec.summary()
 	sum.Interrupted = res.Interrupted
@@ -422,7 +425,7 @@ func (r *run) place(_ context.Context, pool []server.Member, free bool) ([]serve
 				return nil, fmt.Errorf("%w: the plan needs a provider %q, which has not joined", server.ErrPool, s.Name)
 			}
 			if m.Hello.RAM > 0 && int64(s.Memory) > m.Hello.RAM {
-				return nil, fmt.Errorf("%w: %w: stage %d of cluster %d needs %s, but provider %s lends %s", server.ErrPool, ga.ErrRAM, k, c, bytesText(float64(s.Memory)), s.Name, bytesText(float64(m.Hello.RAM)))
+				return nil, fmt.Errorf("%w: %w: stage %d of cluster %d needs %s, but provider %s lends %s", server.ErrPool, ga.ErrRAM, k, c, native.FormatSize(int64(s.Memory)), s.Name, native.FormatSize(m.Hello.RAM))
 			}
 			placed = append(placed, m)
 			seg := snapshot.Segment{From: starts[k], To: len(r.p.Graph.Nodes)}
@@ -543,7 +546,7 @@ func (r *run) event(ev server.Event) {
 	switch e := ev.(type) {
 	case server.Joined:
 		r.joined = now
-		r.opt.say("%s joined (%s, %s RAM, %.3g GFLOP/s), %d of %d", e.Name, e.Hello.Platform, bytesText(float64(e.Hello.RAM)), e.Hello.Bench.GEMM, e.Have, e.Want)
+		r.opt.say("%s joined (%s, %s RAM, %.3g GFLOP/s), %d of %d", e.Name, e.Hello.Platform, native.FormatSize(e.Hello.RAM), e.Hello.Bench.GEMM, e.Have, e.Want)
 	case server.Left:
 		if e.Run == "" { // otherwise a Recovering event follows
 			r.rec.clear()

@@ -368,7 +368,7 @@ func (r *record) line(now time.Time) string {
 		fmt.Fprintf(&b, "  %.0f samples/s", float64(r.samples)/s)
 	}
 	if w := r.wireTotal(); w > 0 && r.sum.Steps > 0 {
-		fmt.Fprintf(&b, "  %s/batch", bytesText(float64(w)/float64(r.sum.Steps)))
+		fmt.Fprintf(&b, "  %s/batch", native.FormatSize(w/r.sum.Steps))
 	}
 	if len(r.at) > 1 {
 		r.ahead(&b)
@@ -440,5 +440,3 @@ func (r *record) summary() Summary {
 	s.Files = append(s.Files, filepath.Join(r.p.Dir, project.LossesFile), filepath.Join(r.p.Dir, project.ValsFile), filepath.Join(r.p.Dir, project.ValLossFile), filepath.Join(r.p.Dir, project.MetricsFile))
 	return s
 }
-
-func bytesText(b float64) string { return native.FormatSize(int64(b)) }

@@ -568,15 +568,8 @@ func (s *Stored) WriteLog(w io.Writer) {
 				addrs = append(addrs, fmt.Sprintf("'%s': '%s'", a, q))
 			}
 			slices.Sort(addrs)
-			role := "stem"
-			switch k {
-			case 0:
-				role = "root"
-			case len(cl.Stages) - 1:
-				role = "leaf"
-			}
 			fmt.Fprintf(w, "Node(%d, Cluster(%d))\nrole(%s)\nself.IP(%s)\nRing IDs({%s})\nAddress2Param({%s})\n\n",
-				st.Node, c, role, s.Nodes[st.Node].Address, strings.Join(rings, ", "), strings.Join(addrs, ", "))
+				st.Node, c, (&graph.Stage{Index: k, Of: len(cl.Stages)}).Role(), s.Nodes[st.Node].Address, strings.Join(rings, ", "), strings.Join(addrs, ", "))
 		}
 	}
 }

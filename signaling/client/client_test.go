@@ -23,6 +23,7 @@ import (
 	"github.com/ravnest/ravnest/engine/pipeline/snapshot"
 	"github.com/ravnest/ravnest/signaling/client"
 	"github.com/ravnest/ravnest/signaling/proto"
+	"github.com/ravnest/ravnest/signaling/run"
 	"github.com/ravnest/ravnest/signaling/server"
 )
 
@@ -90,7 +91,7 @@ func TestWasm(t *testing.T) {
 	ended := make(chan error, 1)
 	go func() {
 		r, err := s.Run(ctx, server.Job{
-			Raw: json.RawMessage(`{}`), Blobs: graph,
+			Job: run.Job{Raw: json.RawMessage(`{}`)}, Blobs: graph,
 			Plan: func(_ context.Context, pool []server.Member, _ bool) ([]server.Assignment, error) {
 				return []server.Assignment{{MemberID: pool[0].ID, Stages: 1, Segment: snapshot.Segment{To: 1}, Graph: proto.Ref{SHA256: hex.EncodeToString(sum[:]), Size: int64(len(graph))}}}, nil
 			},

@@ -5,7 +5,6 @@ package server
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"io"
 
@@ -31,32 +30,12 @@ var (
 )
 
 // Job is what the host needs to know about a training job. It never interprets Raw, the
-// blobs or a plan.
+// blobs or a plan. An empty ID stands for a random one, a Want of 0 for one provider for each
+// of Names, or for one if there are none.
 type Job struct {
-	// ID is the prefix of the ids of the job's attempts: "ID-1" and so on. "": a random one.
-	ID string
-	// Raw goes to every provider.
-	Raw json.RawMessage
+	run.Job
 	// Blobs holds the graph, data and weights that assignments refer to.
 	Blobs Blobs
-	// Names are the only provider names that may be asked for. Empty: any.
-	Names []string
-	// Spares admits providers that ask for no name even if all of Names are taken.
-	Spares bool
-	// Replan says that Plan can place the job on providers other than those of Names, or on
-	// fewer than Want.
-	Replan bool
-	// Want is how many providers to wait for before planning. 0: one for each
-	// name, or 1 if there are no names.
-	Want int
-	// Steps and Val bound what a leaf may report: the number of batches in the run, and the
-	// number of rows in a validation pass. 0: unknown.
-	Steps, Val int64
-	// Span is the number of batches between two places where the run can stop or save. 0: one.
-	Span int64
-	// Apart tells that clusters do not have the same state after a round. A checkpoint then
-	// needs the stages of all clusters.
-	Apart bool
 	// Plan places the job on the pool, which is in the order of Names, or sorted by name if
 	// there are none. If free is set, the providers' names do not matter. Plan runs in a
 	// goroutine of its own and may take its time. When a provider comes or leaves, ctx is

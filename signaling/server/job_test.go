@@ -6,6 +6,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/ravnest/ravnest/signaling/run"
 )
 
 func TestBucket(t *testing.T) {
@@ -32,18 +34,23 @@ func TestBucket(t *testing.T) {
 
 func TestCheckJob(t *testing.T) {
 	plan := func(context.Context, []Member, bool) ([]Assignment, error) { return nil, nil }
-	for name, j := range map[string]Job{
-		"no plan":     {Raw: json.RawMessage(`{}`)},
-		"raw":         {Raw: json.RawMessage(`{`), Plan: plan},
-		"id":          {ID: "../x", Raw: json.RawMessage(`{}`), Plan: plan},
-		"long id":     {ID: strings.Repeat("x", 60), Raw: json.RawMessage(`{}`), Plan: plan},
-		"names":       {Names: []string{"a", "a"}, Raw: json.RawMessage(`{}`), Plan: plan},
-		"name":        {Names: []string{"a b"}, Raw: json.RawMessage(`{}`), Plan: plan},
-		"want":        {Names: []string{"a"}, Want: 2, Raw: json.RawMessage(`{}`), Plan: plan},
-		"negative":    {Want: -1, Raw: json.RawMessage(`{}`), Plan: plan},
-		"no raw form": {Plan: plan},
+	if err := checkJob(&Job{Job: run.Job{Raw: json.RawMessage(`{}`)}}); err == nil {
+		t.Error("no plan: accepted")
+	}
+	if err := checkJob(&Job{Job: run.Job{Raw: json.RawMessage(`{}`)}, Plan: plan}); err != nil {
+		t.Errorf("the least that a job can say: %v", err)
+	}
+	for name, j := range map[string]run.Job{
+		"raw":         {Raw: json.RawMessage(`{`)},
+		"id":          {ID: "../x", Raw: json.RawMessage(`{}`)},
+		"long id":     {ID: strings.Repeat("x", 60), Raw: json.RawMessage(`{}`)},
+		"names":       {Names: []string{"a", "a"}, Raw: json.RawMessage(`{}`)},
+		"name":        {Names: []string{"a b"}, Raw: json.RawMessage(`{}`)},
+		"want":        {Names: []string{"a"}, Want: 2, Raw: json.RawMessage(`{}`)},
+		"negative":    {Want: -1, Raw: json.RawMessage(`{}`)},
+		"no raw form": {},
 	} {
-		if err := checkJob(&j); err == nil {
+		if err := checkJob(&Job{Job: j, Plan: plan}); err == nil {
 			t.Errorf("%s: accepted", name)
 		}
 	}

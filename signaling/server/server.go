@@ -298,9 +298,7 @@ func (s *Server) Run(ctx context.Context, job Job, on func(Event)) (Result, erro
 		s.mu.Lock()
 		s.blobs, s.inspect = job.Blobs, job.Inspect
 		s.mu.Unlock()
-		s.step(now, run.Submit{Job: run.Job{
-			ID: job.ID, Raw: job.Raw, Names: job.Names, Spares: job.Spares, Replan: job.Replan, Want: job.Want, Steps: job.Steps, Val: job.Val, Span: job.Span, Apart: job.Apart,
-		}, Earlier: earlier, Stale: stale})
+		s.step(now, run.Submit{Job: job.Job, Earlier: earlier, Stale: stale})
 	})
 	if !alive {
 		return Result{}, fmt.Errorf("%w: the host has been shut down", ErrStopped)

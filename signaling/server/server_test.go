@@ -26,6 +26,7 @@ import (
 	"github.com/ravnest/ravnest/engine/pipeline/snapshot"
 	"github.com/ravnest/ravnest/signaling/client"
 	"github.com/ravnest/ravnest/signaling/proto"
+	machine "github.com/ravnest/ravnest/signaling/run"
 	"github.com/ravnest/ravnest/signaling/server"
 	"github.com/ravnest/ravnest/signaling/store"
 )
@@ -127,7 +128,8 @@ func testJob(b blobs, want int) server.Job {
 	graph := b.add([]byte(`{"graph":1}`))
 	data := b.add(bytes.Repeat([]byte("digits"), 50_000))
 	return server.Job{
-		ID: "digits", Raw: json.RawMessage(`{"epochs":1}`), Blobs: b, Want: want,
+		Job:   machine.Job{ID: "digits", Raw: json.RawMessage(`{"epochs":1}`), Want: want},
+		Blobs: b,
 		Plan: func(_ context.Context, pool []server.Member, _ bool) ([]server.Assignment, error) {
 			var as []server.Assignment
 			for i, m := range pool {
