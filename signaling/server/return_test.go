@@ -6,9 +6,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"io"
 	"math/rand/v2"
-	"net"
 	"strings"
 	"sync"
 	"testing"
@@ -18,98 +16,9 @@ import (
 
 	"github.com/ravnest/ravnest/signaling/client"
 	"github.com/ravnest/ravnest/signaling/proto"
+	"github.com/ravnest/ravnest/signaling/proxytest"
 	"github.com/ravnest/ravnest/signaling/server"
 )
-
-// cutting is a way to a host that can be cut.
-type cutting struct {
-	ln net.Listener
-	to string
-	wg sync.WaitGroup
-
-	mu     sync.Mutex
-	closed bool
-	conns  map[net.Conn]bool
-}
-
-func newCutter(t *testing.T, to string) *cutting {
-	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	c := &cutting{ln: ln, to: to, conns: map[net.Conn]bool{}}
-	c.wg.Go(func() {
-		for {
-			in, err := ln.Accept()
-			if err != nil {
-				return
-			}
-			c.wg.Go(func() { c.carry(in) })
-		}
-	})
-	t.Cleanup(func() {
-		c.shut()
-		c.wg.Wait()
-	})
-	return c
-}
-
-func (c *cutting) addr() string { return c.ln.Addr().String() }
-
-// carry copies both ways until one ends.
-func (c *cutting) carry(in net.Conn) {
-	defer in.Close()
-	c.mu.Lock()
-	to := c.to
-	c.mu.Unlock()
-	out, err := net.Dial("tcp", to)
-	if err != nil {
-		return
-	}
-	defer out.Close()
-	c.mu.Lock()
-	if c.closed {
-		c.mu.Unlock()
-		return
-	}
-	c.conns[in] = true
-	c.mu.Unlock()
-	var wg sync.WaitGroup
-	for _, p := range [2][2]net.Conn{{in, out}, {out, in}} {
-		wg.Go(func() {
-			_, _ = io.Copy(p[0], p[1])
-			in.Close()
-			out.Close()
-		})
-	}
-	wg.Wait()
-	c.mu.Lock()
-	delete(c.conns, in)
-	c.mu.Unlock()
-}
-
-// cut ends all connections, with what is on its way.
-func (c *cutting) cut() (n int) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	for x := range c.conns {
-		_ = x.(*net.TCPConn).SetLinger(0)
-		x.Close()
-		n++
-	}
-	clear(c.conns)
-	return n
-}
-
-// shut cuts, and lets no other connection be made.
-func (c *cutting) shut() {
-	c.ln.Close()
-	c.mu.Lock()
-	c.closed = true
-	c.mu.Unlock()
-	c.cut()
-}
 
 // TestConnectionsCut cuts the connections of two providers that train, at random, again and
 // again. Everything that either side says comes once and in order, an upload too, and the run
@@ -120,11 +29,11 @@ func TestConnectionsCut(t *testing.T) {
 	b := blobs{}
 	done := run(t, s, testJob(b, 2), &ev)
 	const losses = 2000
-	ways := [2]*cutting{newCutter(t, addr), newCutter(t, addr)}
+	proxies := [2]*proxytest.Proxy{proxytest.New(t, addr), proxytest.New(t, addr)}
 	var conns [2]*client.Conn
 	back := make(chan struct{}, 1000)
 	for i := range conns {
-		conns[i] = dial(t, ways[i].addr(), client.Options{Hello: hello(""), Back: func(time.Duration) { back <- struct{}{} }})
+		conns[i] = dial(t, proxies[i].Addr(), client.Options{Hello: hello(""), Back: func(time.Duration) { back <- struct{}{} }})
 	}
 	stop := make(chan struct{})
 	var wg, cutting sync.WaitGroup
@@ -144,7 +53,7 @@ func TestConnectionsCut(t *testing.T) {
 			case <-stop:
 				return
 			case <-time.After(time.Duration(rng.IntN(60)) * time.Millisecond):
-				cuts += ways[rng.IntN(2)].cut()
+				cuts += proxies[rng.IntN(2)].Cut()
 			}
 		}
 	})
@@ -297,10 +206,10 @@ func TestAcknowledgesTooMuch(t *testing.T) {
 // TestHostForgets: the session of a host that is no more ends, and says so.
 func TestHostForgets(t *testing.T) {
 	_, addr := start(t, server.Config{Heartbeat: 200 * time.Millisecond})
-	way := newCutter(t, addr)
-	c := dial(t, way.addr(), client.Options{Hello: hello("")})
+	proxy := proxytest.New(t, addr)
+	c := dial(t, proxy.Addr(), client.Options{Hello: hello("")})
 	begin := time.Now()
-	way.shut()
+	proxy.Close()
 	if _, err := c.Recv(t.Context()); !errors.Is(err, client.ErrLost) || !strings.Contains(err.Error(), "could not be reached again for 600ms") {
 		t.Errorf("got %v", err)
 	}
@@ -309,12 +218,10 @@ func TestHostForgets(t *testing.T) {
 	}
 	// Another host has its place.
 	_, other := start(t, server.Config{})
-	way = newCutter(t, addr)
-	c = dial(t, way.addr(), client.Options{Hello: hello("")})
-	way.mu.Lock()
-	way.to = other
-	way.mu.Unlock()
-	way.cut()
+	proxy = proxytest.New(t, addr)
+	c = dial(t, proxy.Addr(), client.Options{Hello: hello("")})
+	proxy.Redirect(other)
+	proxy.Cut()
 	if _, err := c.Recv(t.Context()); !errors.Is(err, client.ErrLost) || !strings.Contains(err.Error(), "does not know this session") || errors.Is(err, proto.ErrForgotten) {
 		t.Errorf("got %v", err)
 	}

@@ -26,6 +26,7 @@ import (
 	"github.com/ravnest/ravnest/engine/pipeline/snapshot"
 	"github.com/ravnest/ravnest/signaling/client"
 	"github.com/ravnest/ravnest/signaling/proto"
+	"github.com/ravnest/ravnest/signaling/proxytest"
 	machine "github.com/ravnest/ravnest/signaling/run"
 	"github.com/ravnest/ravnest/signaling/server"
 	"github.com/ravnest/ravnest/signaling/store"
@@ -432,9 +433,9 @@ func TestKilledProvider(t *testing.T) {
 	s, addr := start(t, server.Config{})
 	var ev events
 	done := run(t, s, testJob(blobs{}, 2), &ev)
-	// The first one's connection can be cut, and no other made, as a kill does.
-	victimAt := newCutter(t, addr)
-	victim := dial(t, victimAt.addr(), client.Options{Hello: hello("victim")})
+	// The first one's connection can be cut for good, as by a kill.
+	proxy := proxytest.New(t, addr)
+	victim := dial(t, proxy.Addr(), client.Options{Hello: hello("victim")})
 	other := dial(t, addr, client.Options{Hello: hello("witness")})
 	var wg sync.WaitGroup
 	wg.Go(func() { _ = provider(t.Context(), victim, 1<<10) })
@@ -442,7 +443,7 @@ func TestKilledProvider(t *testing.T) {
 	wg.Go(func() { told = provider(t.Context(), other, 1<<10) })
 	await[server.Started](t, &ev)
 	begin := time.Now()
-	victimAt.shut()
+	proxy.Close()
 	rec := await[server.Recovering](t, &ev)
 	if d := time.Since(begin); d > 2*time.Second {
 		t.Errorf("it took %v to notice", d)
