@@ -115,6 +115,15 @@ func (r *Raw) Survey(k Kind, done func(rows int) error) (*Stats, error) {
 		if err := r.read(b, rows[:m]); err != nil {
 			return nil, err
 		}
+		if r.DType == state.U8 && n > 1 {
+			s.takeBytes(b, n, hot)
+			if done != nil {
+				if err := done(row + m); err != nil {
+					return nil, err
+				}
+			}
+			continue
+		}
 		piece.F32, piece.I64 = piece.F32[:0], piece.I64[:0]
 		if err := piece.DecodeChecked(r.DType, b); err != nil {
 			return nil, bad("row %d: %w", row, err)
@@ -158,6 +167,31 @@ func (o *oneHot) add(v float64) {
 }
 
 func (o *oneHot) yes() bool { return !o.no && o.at == 0 }
+
+// takeBytes is take for bytes, of which most data sets consist.
+func (s *Stats) takeBytes(b []byte, n int, hot *oneHot) {
+	if s.From == nil {
+		for _, v := range b {
+			s.Least, s.Most = min(s.Least, float64(v)), max(s.Most, float64(v))
+		}
+	}
+	for i := range s.From {
+		lo, hi := uint8(255), uint8(0)
+		for at := i; at < len(b); at += n {
+			lo, hi = min(lo, b[at]), max(hi, b[at])
+		}
+		s.From[i], s.To[i] = min(s.From[i], float64(lo)), max(s.To[i], float64(hi))
+		s.Least, s.Most = min(s.Least, s.From[i]), max(s.Most, s.To[i])
+	}
+	if s.OneHot {
+		for _, v := range b {
+			if hot.no {
+				return
+			}
+			hot.add(float64(v))
+		}
+	}
+}
 
 // take adds decoded elements, which begin a row.
 func (s *Stats) take(p *state.Tensor, row, n int, hot *oneHot) error {

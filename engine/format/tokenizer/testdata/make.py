@@ -1,0 +1,96 @@
+"""Makes the tokenizers of the tests and what Hugging Face's library makes of odd texts.
+
+pip install tokenizers; python make.py. tokenizers 0.23.3 made what is committed.
+"""
+import json
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+
+CORPUS = [
+    "The quick brown fox jumps over the lazy dog. It's the dog's day, isn't it? We'll see; they've said I'm late.",
+    "In 2024 there were 1,234,567 words and 89% of them were short: a, of, in, on, to, the.\n\n\tIndented   text  with spaces.",
+    "Straße, naïve café, Ångström, œuvre, İstanbul, ΑΣΣΟΣ, Привет мир, 你好世界, こんにちは, 안녕하세요, مرحبا, שלום, हिन्दी",
+    "def f(x):\n    return x**2 + 3*x - 1  # comment\n\nclass A:\n    pass\n",
+    "tokenization tokenizer tokens token unbelievable believable believe believing lower lowest newer newest wide wider widest",
+] * 4
+
+TEXTS = [
+    "", " ", "  ", "\n", "\n\n\n", "a", " a", "a ", "Hello world", "hello  world", "hello   world  ", "Hello\nworld\n\n  again\t\ttabs",
+    "It's they've I'm we'll can't 'tis o'clock IT'S", "x=1;y=22;z=333+4444", "3.14159 1,234,567 ½ ² Ⅷ ٣٤ 一二三",
+    "Straße naïve café ÅNGSTRÖM œuvre İstanbul ΑΣΣΟΣ", "cafe\u0301 a\u030a \u0041\u0300\u0301 e\u0301\u0327", "Привет, мир! 你好,世界。こんにちは 안녕",
+    "مرحبا بالعالم שלום עולם हिन्दी भाषा ไทย", "👍🏽 👨‍👩‍👧‍👦 🇫🇷 😀😀 x👍y", "zero\u200bwidth \u00a0nbsp \u2003em \u3000ideographic \ufeffbom \u00adsoft",
+    "ctrl\x00\x01\x07\x7f\x85 end", "\u2028line\u2029para", "ﬁ ﬂ ﬀ Ǆ ㎏ ① Å Ω", "a_b-c.d/e\\f|g~h`i^j", "$5 €6 £7 + < = > | ~ ^", "«quoted» “quotes” ‘single’ — – … ¿¡",
+    "supercalifragilisticexpialidocious" * 4, "the" * 60, " " * 20 + "x" + " " * 7, "\r\n\r\nwin\r\n", "[CLS] text [SEP] <s> </s> <|endoftext|>more<|endoftext|>", "<|endoftext|> <pad> x<pad>y [MASK] z",
+    "\U0001f9ff\U0010ffff\ufffd\ue000", "ʼn ẞ ß ſ K İi ı", "tokenization of unbelievable newest tokens", "a\u0338b \u0301start", "𝕳𝖊𝖑𝖑𝖔 𝓦𝓸𝓻𝓵𝓭 x²+y²", "日本語テキスト漢字かな交じり文", "𠀀𪜀豈 CJK-ext",
+]
+
+
+def bpe(special, **kw):
+    t = Tokenizer(models.BPE(**kw))
+    return t, trainers.BpeTrainer(vocab_size=520, special_tokens=special, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False)
+
+
+def gpt2():
+    t, tr = bpe(["<|endoftext|>"])
+    t.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    t.train_from_iterator(CORPUS, tr)
+    return t
+
+
+def roberta():
+    t, tr = bpe(["<s>", "</s>", "<pad>"])
+    t.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    t.train_from_iterator(CORPUS, tr)
+    t.add_special_tokens([AddedToken("[MASK]", lstrip=True, special=True)])
+    return t
+
+
+def llama3():
+    t, tr = bpe(["<|endoftext|>"], ignore_merges=True)
+    p = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+    t.normalizer = normalizers.NFC()
+    t.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(p), "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+    t.train_from_iterator(CORPUS, tr)
+    return t
+
+
+def llama2():
+    t = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
+    t.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    special = ["<unk>", "<s>", "</s>"] + ["<0x%02X>" % b for b in range(256)]
+    t.train_from_iterator([w for line in CORPUS for w in line.split(" ")], trainers.BpeTrainer(vocab_size=480, special_tokens=special, limit_alphabet=60, show_progress=False))
+    j = json.loads(t.to_str())  # the bytes are no tokens that are found in a text
+    j["added_tokens"] = j["added_tokens"][:3]
+    return Tokenizer.from_str(json.dumps(j))
+
+
+def metaspace():
+    t = Tokenizer(models.BPE(unk_token="<unk>", fuse_unk=True))
+    t.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Strip()])
+    t.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Metaspace(prepend_scheme="first"), pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.Punctuation("merged_with_previous")])
+    t.train_from_iterator(CORPUS, trainers.BpeTrainer(vocab_size=300, special_tokens=["<unk>", "<pad>"], show_progress=False))
+    return t
+
+
+def suffix():
+    t = Tokenizer(models.BPE(unk_token="<unk>", end_of_word_suffix="</w>"))
+    t.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
+    t.pre_tokenizer = pre_tokenizers.Whitespace()
+    t.train_from_iterator(CORPUS, trainers.BpeTrainer(vocab_size=300, special_tokens=["<unk>"], end_of_word_suffix="</w>", show_progress=False))
+    return t
+
+
+def bert(lower):
+    t = Tokenizer(models.WordPiece(unk_token="[UNK]", max_input_chars_per_word=100))
+    t.normalizer = normalizers.BertNormalizer(lowercase=lower)
+    t.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    t.train_from_iterator(CORPUS, trainers.WordPieceTrainer(vocab_size=400, special_tokens=["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"], show_progress=False))
+    return t
+
+
+golden = {"texts": TEXTS, "ids": {}}
+for name, t in {"gpt2": gpt2(), "roberta": roberta(), "llama3": llama3(), "llama2": llama2(), "metaspace": metaspace(), "suffix": suffix(), "bert": bert(True), "bert-cased": bert(False)}.items():
+    with open(name + ".json", "w") as f:
+        json.dump(json.loads(t.to_str()), f, ensure_ascii=True, separators=(",", ":"))
+    golden["ids"][name] = [t.encode(x, add_special_tokens=False).ids for x in TEXTS]
+with open("golden.json", "w") as f:
+    json.dump(golden, f, ensure_ascii=True, separators=(",", ":"))
