@@ -95,15 +95,14 @@ func TestShards(t *testing.T) {
 	if err := ps[1].cmd.Process.Kill(); err != nil { // the leaf, or the one that took its place
 		t.Fatal(err)
 	}
-	host.says(`training goes on from step \d+`, limit)
+	host.says(`training resumes from step \d+`, limit)
 	s.more(dir, 60) // more than an epoch: other shards
 	if err := host.cmd.Process.Kill(); err != nil {
 		t.Fatal(err)
 	}
 	<-host.done
 	host, _ = s.serve("--listen", address, dir)
-	s.provide(url, "node_0", "node_1", "node_2")
-	host.says(`training goes on from step \d+`, limit)
+	host.says(`training resumes from step \d+`, limit)
 	s.more(dir, 20)
 	host.interrupt()
 	if code := host.wait(limit); code != 130 {

@@ -106,6 +106,8 @@ func preparing(ctx context.Context) project.Progress {
 
 // flags that several commands have.
 var (
+	tokenizerFlag = &cli.StringFlag{Name: "tokenizer", Usage: "`FILE` of a tokenizer.json that makes the tokens of a text: BPE or WordPiece"}
+	shardsFlag    = &cli.StringFlag{Name: "shards", DefaultText: "256MB", Usage: "keep data of more than `SIZE` in shards, of which a machine holds a few at a time"}
 	jsonFlag = &cli.BoolFlag{Name: "json", Usage: "print the result as one JSON object on stdout"}
 	threads  = &cli.IntFlag{Name: "threads", Value: 1, Usage: "threads of the tensor engine"}
 )
@@ -153,12 +155,13 @@ func initCommand() *cli.Command {
 		Flags: append(append(jobFlags(), learnFlags("", "")...),
 			&cli.StringFlag{Name: "example", Value: "cnn", Usage: strings.Join(zoo.Names(), ", ")},
 			&cli.IntFlag{Name: "nodes", Value: 3, Usage: "nodes of the example pool"},
-			&cli.StringFlag{Name: "data", Usage: "train on `PATH`: a folder of images (one folder per class), MNIST's or CIFAR's files, .npz, .npy, .csv, .txt, .bin, .safetensors"},
+			&cli.StringFlag{Name: "data", Usage: "train on `PATH`: a folder of images (one folder per class), MNIST's or CIFAR's files, .npz, .npy, .csv, .txt, .bin, WebDataset's .tar, .parquet, .safetensors"},
 			&cli.StringSliceFlag{Name: "target", Usage: "target `COLUMN` of a .csv, or the file of targets beside a .npy"},
 			&cli.Float64Flag{Name: "val", Value: 0.1, Usage: "share of the rows for validation, where the data have no part for it"},
 			&cli.IntFlag{Name: "size", Usage: "scale and crop images to `N` by `N` pixels"},
 			&cli.IntFlag{Name: "block", DefaultText: "128", Usage: "tokens in a row of a text"},
-			&cli.StringFlag{Name: "tokens", Usage: "how a text becomes tokens: " + strings.Join(text.Kinds, ", ")}),
+			&cli.StringFlag{Name: "tokens", Usage: "how a text becomes tokens: " + strings.Join(text.Kinds, ", ")},
+			tokenizerFlag, shardsFlag),
 		Action: initJob, OnUsageError: usageError,
 	}
 }
@@ -172,6 +175,7 @@ func importCommand() *cli.Command {
 			&cli.StringSliceFlag{Name: "target", Usage: "target `COLUMN` of a .csv, or the file of targets beside a .npy"},
 			&cli.Float64Flag{Name: "val", Value: 0.1, Usage: "share of the rows for validation, where the data have no part for it"},
 			&cli.StringFlag{Name: "tokens", Usage: "how a text becomes tokens: " + strings.Join(text.Kinds, ", ")},
+			tokenizerFlag, shardsFlag,
 			&cli.IntFlag{Name: "batch-size", Value: 32, Usage: "rows of a batch"},
 			&cli.IntFlag{Name: "output", Usage: "index of the model's output that is its answer, from 0"},
 			&cli.BoolFlag{Name: "strict", Value: true, Usage: "for WEIGHTS: no names may be missing or unused"},
@@ -515,7 +519,11 @@ func initJob(c *cli.Context) error {
 	files := []string{project.JobFile, "model.json", project.ConfigsFile}
 	if c.IsSet("data") {
 		err = initData(c, dir)
-		files = append(files, "data.safetensors")
+		data := "data.safetensors"
+		if _, serr := os.Stat(filepath.Join(dir, project.ShardsDir)); serr == nil {
+			data = project.ShardsDir
+		}
+		files = append(files, data)
 	} else {
 		err = project.Init(dir, c.String("example"), c.Int("nodes"), func(j *job.Spec) { changeLearning(c, j); change(c, j) })
 	}
@@ -532,6 +540,9 @@ func initJob(c *cli.Context) error {
 // otherwise with a small model made for the data.
 func initData(c *cli.Context, dir string) error {
 	o := dataset.Options{Block: c.Int("block"), Tokens: c.String("tokens"), Size: c.Int("size"), Val: c.Float64("val"), Seed: c.Uint64("seed"), Target: c.StringSlice("target")}
+	if err := largeOptions(c, dir, &o); err != nil {
+		return err
+	}
 	if !(o.Val >= 0 && o.Val < 1) {
 		return fmt.Errorf("--val %v must be a share of the rows: at least 0 and less than 1", o.Val)
 	}
@@ -548,6 +559,7 @@ func initData(c *cli.Context, dir string) error {
 	if err != nil {
 		return err
 	}
+	defer src.Close()
 	j, train := job.Default(), 0
 	train, _ = src.Rows()
 	outputs, classes := src.Outputs()
@@ -569,7 +581,7 @@ func initData(c *cli.Context, dir string) error {
 	}
 	changeLearning(c, &j)
 	change(c, &j)
-	if err := project.Create(dir, j, g, c.Int("nodes"), src, nil); err != nil {
+	if err := project.Create(dir, j, g, c.Int("nodes"), src, nil, preparing(c.Context)); err != nil {
 		return err
 	}
 	_, val := src.Rows()
@@ -578,6 +590,24 @@ func initData(c *cli.Context, dir string) error {
 		fmt.Fprintf(os.Stderr, "classes: %.200q\n", src.Classes)
 	}
 	return nil
+}
+
+// largeOptions reads the flags about data that are not held in memory. What is read goes through
+// files beside the job's directory, which is where there is room for it.
+func largeOptions(c *cli.Context, dir string, o *dataset.Options) error {
+	o.Tokenizer = c.String("tokenizer")
+	if c.IsSet("shards") {
+		n, err := native.ParseSize(c.String("shards"))
+		if c.String("shards") == "0" {
+			n, err = 0, nil
+		}
+		if err != nil {
+			return fmt.Errorf("--shards %q: %w", c.String("shards"), err)
+		}
+		o.Above = &n
+	}
+	o.Scratch = filepath.Dir(filepath.Clean(dir))
+	return os.MkdirAll(o.Scratch, 0o755)
 }
 
 // batch returns a batch size for this many rows such that the last batch has more than one
@@ -632,11 +662,17 @@ func importModel(c *cli.Context) error {
 		case 3:
 			o.Size = in[1]
 		}
-		if src, err = dataset.Open(j.Data, o); err != nil {
+		if err := largeOptions(c, dir, &o); err != nil {
 			return err
 		}
+		s, err := dataset.Open(j.Data, o)
+		if err != nil {
+			return err
+		}
+		defer s.Close()
+		src = s
 	}
-	if err := project.Create(dir, j, m.Graph, 3, src, project.BeginOf(m)); err != nil {
+	if err := project.Create(dir, j, m.Graph, 3, src, project.BeginOf(m), preparing(c.Context)); err != nil {
 		return err
 	}
 	for _, f := range []string{project.JobFile, "model.json", project.InitialFile} {

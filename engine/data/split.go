@@ -12,28 +12,36 @@ import (
 	"github.com/ravnest/ravnest/engine/kernel"
 )
 
-// Split parts the rows of inputs and targets: share of them, at least one where share is not
-// 0, are for validation. Which ones is a function of the seed and the number of rows; either
-// part keeps the rows' order.
+// SplitRows chooses the rows for validation out of n: share of them, at least one where share is
+// not 0, by the seed. The others are for training; both ascend. val is empty where share is 0.
+func SplitRows(n int, share float64, seed uint64) (val, train []int32, err error) {
+	if !(share >= 0 && share < 1) {
+		return nil, nil, bad("a share of %v for validation, want 0 or more and less than 1", share)
+	}
+	k := int(math.Round(share * float64(n)))
+	if share > 0 {
+		k = min(max(k, 1), n-1)
+	}
+	if k <= 0 {
+		return nil, nil, nil
+	}
+	rows := make([]int32, n)
+	kernel.Perm(rows, kernel.NewStream(seed, kernel.DomainShuffle, 0, 1)) // epochs draw from stream 0
+	val, train = rows[:k], rows[k:]
+	slices.Sort(val)
+	slices.Sort(train)
+	return val, train, nil
+}
+
+// Split parts the rows of inputs and targets as SplitRows does; either part keeps the rows' order.
 func Split(x, y *Table, share float64, seed uint64) ([4]*Table, error) {
 	if x.Rows != y.Rows {
 		return [4]*Table{}, bad("%d rows of inputs beside %d of targets", x.Rows, y.Rows)
 	}
-	if !(share >= 0 && share < 1) {
-		return [4]*Table{}, bad("a share of %v for validation, want 0 or more and less than 1", share)
+	val, train, err := SplitRows(x.Rows, share, seed)
+	if err != nil || len(val) == 0 {
+		return [4]*Table{x, y, nil, nil}, err
 	}
-	n := int(math.Round(share * float64(x.Rows)))
-	if share > 0 {
-		n = min(max(n, 1), x.Rows-1)
-	}
-	if n <= 0 {
-		return [4]*Table{x, y, nil, nil}, nil
-	}
-	rows := make([]int32, x.Rows)
-	kernel.Perm(rows, kernel.NewStream(seed, kernel.DomainShuffle, 0, 1)) // epochs draw from stream 0
-	val, train := rows[:n], rows[n:]
-	slices.Sort(val)
-	slices.Sort(train)
 	return [4]*Table{x.pick(train), y.pick(train), x.pick(val), y.pick(val)}, nil
 }
 

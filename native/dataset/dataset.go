@@ -16,7 +16,6 @@ import (
 	"github.com/ravnest/ravnest/engine/format/cifar"
 	"github.com/ravnest/ravnest/engine/format/csv"
 	"github.com/ravnest/ravnest/engine/format/idx"
-	"github.com/ravnest/ravnest/engine/format/images"
 	"github.com/ravnest/ravnest/engine/format/npy"
 	"github.com/ravnest/ravnest/engine/format/text"
 	"github.com/ravnest/ravnest/native/project"
@@ -33,6 +32,19 @@ type Options struct {
 	Size   int      // images: width and height; 0: as they are
 	Val    float64  // share of the rows for validation, where the path has no such part
 	Seed   uint64   // which rows those are
+	// Tokenizer is the file of a tokenizer.json that turns a text into tokens; "": Tokens says how.
+	Tokenizer string
+	// Above is the size in bytes above which rows are not held in memory; nil: DefaultAbove.
+	Above *int64
+	// Scratch is the directory for files that rows go through; "": the system's.
+	Scratch string
+}
+
+func (o *Options) block() int {
+	if o.Block == 0 {
+		return 128
+	}
+	return o.Block
 }
 
 // Source is what was read, before it is known what a model wants of it.
@@ -43,9 +55,14 @@ type Source struct {
 	// where they have no names.
 	Classes []string
 	Tokens  int // inputs are numbers of tokens below this; 0: they are values
+	// Tokenizer is the tokenizer.json that made the tokens; nil: none did.
+	Tokenizer []byte
+
+	raws    [4]*data.Raw // instead of tables, of a set that is not held in memory
+	closers []io.Closer
 }
 
-// Open reads the data set at path.
+// Open reads the data set at path. It must be closed.
 func Open(path string, o Options) (*Source, error) {
 	info, err := os.Stat(path)
 	if err != nil {
@@ -58,11 +75,20 @@ func Open(path string, o Options) (*Source, error) {
 		err = s.file(path, o)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("the data %s: %w", path, err)
+		return nil, errors.Join(fmt.Errorf("the data %s: %w", path, err), s.Close())
+	}
+	if s.raws[0] != nil {
+		if s.raws[2] == nil {
+			err = s.split(o.Val, o.Seed)
+		}
+		if err != nil {
+			return nil, errors.Join(fmt.Errorf("the data %s: %w", path, err), s.Close())
+		}
+		return s, nil
 	}
 	if s.tables[2] == nil {
 		if s.tables, err = data.Split(s.tables[0], s.tables[1], o.Val, o.Seed); err != nil {
-			return nil, fmt.Errorf("the data %s: %w", path, err)
+			return nil, errors.Join(fmt.Errorf("the data %s: %w", path, err), s.Close())
 		}
 	}
 	return s, nil
@@ -79,8 +105,20 @@ func open(path string, read func(f *os.File, size int64) error) error {
 }
 
 func (s *Source) file(path string, o Options) error {
+	ext := strings.ToLower(filepath.Ext(path))
+	if o.Tokenizer != "" && !slices.Contains([]string{".txt", ".text", ".md"}, ext) {
+		return fmt.Errorf("%w: a tokenizer is for a text (.txt)", ErrKind)
+	}
+	if ext == ".tar" {
+		return s.webdataset(tars(path), o)
+	}
+	if o.Tokenizer == "" {
+		if large, err := s.largeFile(path, ext, o); large || err != nil {
+			return err
+		}
+	}
 	return open(path, func(f *os.File, size int64) error {
-		switch ext := strings.ToLower(filepath.Ext(path)); ext {
+		switch ext {
 		case ".csv", ".tsv":
 			t, err := csv.Read(f, o.Target)
 			if err != nil {
@@ -109,20 +147,23 @@ func (s *Source) file(path string, o Options) error {
 			}
 			return nil
 		}
-		return fmt.Errorf("%w: a file ends in .csv, .tsv, .npz, .npy, .txt, .bin or .safetensors", ErrKind)
+		return fmt.Errorf("%w: a file ends in .csv, .tsv, .npz, .npy, .txt, .bin, .tar or .safetensors", ErrKind)
 	})
 }
 
 func (s *Source) text(f io.Reader, ext string, o Options) error {
-	kind, block := o.Tokens, o.Block
+	kind, block := o.Tokens, o.block()
+	if o.Tokenizer != "" {
+		if kind != "" {
+			return fmt.Errorf("%w: tokens of %s, and a tokenizer: give one of them", ErrKind, kind)
+		}
+		return s.tokenized(f, o, block)
+	}
 	if kind == "" {
 		kind = text.Bytes
 		if ext == ".bin" {
 			kind = text.Uint16
 		}
-	}
-	if block == 0 {
-		block = 128
 	}
 	x, y, vocabulary, err := text.Read(f, kind, block)
 	if err != nil {
@@ -220,11 +261,12 @@ func (s *Source) folder(dir string, o Options) error {
 		}
 		return s.named(m)
 	}
-	set, err := images.Read(os.DirFS(dir), images.Options{Size: o.Size})
-	if err != nil {
+	if lists := tars(dir); len(lists[0]) > 0 {
+		return s.webdataset(lists, o)
+	}
+	if err := s.imageFolder(dir, o); err != nil {
 		return fmt.Errorf("%w (nor are there MNIST's, CIFAR's or NumPy's files)", err)
 	}
-	s.tables, s.Classes = [4]*data.Table{set.TrainX, set.TrainY, set.ValX, set.ValY}, set.Classes
 	return nil
 }
 
@@ -284,10 +326,21 @@ func (s *Source) cifar(dir string, labels int, train []string, test, names strin
 func (s *Source) Names() []string { return s.Classes }
 
 // Shape is the shape of a row of the inputs.
-func (s *Source) Shape() []int { return slices.Clone(s.tables[0].Shape) }
+func (s *Source) Shape() []int {
+	if s.raws[0] != nil {
+		return slices.Clone(s.raws[0].Shape)
+	}
+	return slices.Clone(s.tables[0].Shape)
+}
 
 // Rows is the number of rows for training and for validation.
 func (s *Source) Rows() (train, val int) {
+	if s.raws[0] != nil {
+		if s.raws[2] != nil {
+			val = s.raws[2].Rows
+		}
+		return s.raws[0].Rows, val
+	}
 	if s.tables[2] != nil {
 		val = s.tables[2].Rows
 	}
@@ -314,10 +367,25 @@ func squeeze(shape []int) []int {
 // Outputs is how many numbers a model has to answer, for each of positions: as many as there
 // are classes, or values of a regression.
 func (s *Source) Outputs() (n int, classes bool) {
+	if s.Tokens > 0 {
+		return s.Tokens, true
+	}
+	if y := s.raws[1]; y != nil {
+		st, err := y.Survey(data.Targets, nil)
+		if err != nil {
+			return max(1, len(s.Classes)), true // it will be said when the shards are made
+		}
+		n = 1
+		for _, d := range y.Shape {
+			n *= d
+		}
+		if st.Float {
+			return n, st.OneHot
+		}
+		return max(int(st.Most)+1, len(s.Classes)), true
+	}
 	y := s.tables[1]
 	switch {
-	case s.Tokens > 0:
-		return s.Tokens, true
 	case y.F32 != nil:
 		n = 1
 		for _, d := range y.Shape {

@@ -155,7 +155,7 @@ func TestPaths(t *testing.T) {
 		}
 		j := job.Default()
 		j.Loss, j.BatchSize = "cross_entropy", 4
-		if err := project.Create(filepath.Join(dir, "job"), j, g, 3, s, nil); err != nil {
+		if err := project.Create(filepath.Join(dir, "job"), j, g, 3, s, nil, nil); err != nil {
 			t.Errorf("%s: %v", name, err)
 			continue
 		}

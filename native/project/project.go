@@ -55,7 +55,9 @@ const (
 	RestFile = "rest.safetensors"
 	// ClassesFile is a JSON list of the names of the classes, if the data have names.
 	ClassesFile = "classes.json"
-	OldDir      = "previous"
+	// TokenizerFile is the tokenizer.json that made the tokens of a text.
+	TokenizerFile = "tokenizer.json"
+	OldDir        = "previous"
 )
 
 const maxConfig = 4 << 20 // bytes of a file written by people
@@ -199,6 +201,16 @@ type Source interface {
 	Names() []string
 }
 
+// RawSource is a Source of a data set that may be too large for memory.
+type RawSource interface {
+	Source
+	// Raw gives it without reading it; false: it is not too large.
+	Raw() (RawSet, bool)
+}
+
+// Tokenized is a Source whose tokens a tokenizer.json has made; nil: none has.
+type Tokenized interface{ TokenizerJSON() []byte }
+
 // Init writes an example job into dir: job, model and the walkthrough's pool of n
 // nodes. Existing files are not overwritten.
 func Init(dir, example string, n int, change func(*job.Spec)) error {
@@ -210,18 +222,24 @@ func Init(dir, example string, n int, change func(*job.Spec)) error {
 	if change != nil {
 		change(&j)
 	}
-	return Create(dir, j, e.Graph, n, nil, nil)
+	return Create(dir, j, e.Graph, n, nil, nil, nil)
 }
 
 // Create writes a job into dir: job, model, the walkthrough's pool of n nodes and, unless they
 // are nil, the data and the initial weights as safetensors files that the job names, and the
 // rest of PyTorch's state dict. An invalid job is refused before anything is written; existing
 // files are not overwritten.
-func Create(dir string, j job.Spec, g *graph.Graph, n int, src Source, begin *Begin) error {
+func Create(dir string, j job.Spec, g *graph.Graph, n int, src Source, begin *Begin, progress Progress) (err error) {
 	if Exists(dir) {
 		return fmt.Errorf("%s already holds a job: choose another directory or remove %s", dir, JobFile)
 	}
-	if src != nil {
+	raw, large := rawOf(src)
+	switch {
+	case large:
+		if j.Data = ShardsDir; !j.Shards.On() {
+			j.Shards.Bytes = job.DefaultShard
+		}
+	case src != nil:
 		j.Data = dataFile
 	}
 	if begin != nil {
@@ -235,9 +253,17 @@ func Create(dir string, j job.Spec, g *graph.Graph, n int, src Source, begin *Be
 		return err
 	}
 	p := &Project{Dir: dir, Job: j, Graph: g}
-	if src == nil {
+	switch {
+	case large:
+		defer func() {
+			if err != nil {
+				err = errors.Join(err, os.RemoveAll(filepath.Join(dir, ShardsDir)))
+			}
+		}()
+		err = p.createShards(raw, progress)
+	case src == nil:
 		err = p.load(nil)
-	} else if len(g.Inputs) == 1 {
+	case len(g.Inputs) == 1:
 		p.Data, err = src.Set(g.Inputs[0].Shape, p.want())
 	}
 	if err != nil {
@@ -249,7 +275,7 @@ func Create(dir string, j job.Spec, g *graph.Graph, n int, src Source, begin *Be
 	if err := os.MkdirAll(filepath.Join(dir, "node_data"), 0o755); err != nil {
 		return fmt.Errorf("creating the job's directory: %w", err)
 	}
-	if src != nil {
+	if src != nil && !large {
 		if err := p.Inside(dataFile); err != nil {
 			return err
 		}
@@ -259,8 +285,15 @@ func Create(dir string, j job.Spec, g *graph.Graph, n int, src Source, begin *Be
 		if err := native.Save(filepath.Join(dir, dataFile), 0o644, p.Data.WriteSafetensors); err != nil {
 			return err
 		}
+	}
+	if src != nil {
 		if err := p.writeClasses(src.Names()); err != nil {
 			return err
+		}
+		if t, ok := src.(Tokenized); ok && t.TokenizerJSON() != nil {
+			if err := p.write(TokenizerFile, t.TokenizerJSON()); err != nil {
+				return err
+			}
 		}
 	}
 	if begin != nil {
@@ -271,7 +304,7 @@ func Create(dir string, j job.Spec, g *graph.Graph, n int, src Source, begin *Be
 	for _, f := range []struct {
 		name string
 		data []byte
-	}{{j.Model, model}, {ConfigsFile, configs(n)}, {JobFile, j.JSON()}} { // the job last: it makes the directory a project
+	}{{j.Model, model}, {ConfigsFile, configs(n)}, {JobFile, p.Job.JSON()}} { // the job last: it makes the directory a project
 		if err := p.write(f.name, f.data); err != nil {
 			return err
 		}

@@ -284,3 +284,26 @@ func RawSafetensors(f *safetensors.File) (RawSet, error) {
 	}
 	return r, nil
 }
+
+// rawOf is the data set of a source that is too large for memory.
+func rawOf(src Source) (RawSet, bool) {
+	if r, ok := src.(RawSource); ok {
+		return r.Raw()
+	}
+	return RawSet{}, false
+}
+
+// createShards makes the shards of a new job's data.
+func (p *Project) createShards(r RawSet, progress Progress) error {
+	if err := os.MkdirAll(p.Dir, 0o755); err != nil {
+		return fmt.Errorf("making the job's directory: %w", err)
+	}
+	if _, err := os.Lstat(filepath.Join(p.Dir, ShardsDir)); err == nil {
+		return fmt.Errorf("%s already holds %s: choose another directory or remove it", p.Dir, ShardsDir)
+	}
+	s, err := p.makeShards(ShardsDir, r, p.Job.Shards.Bytes, shardSource{}, progress)
+	if err != nil {
+		return err
+	}
+	return p.useShards(s)
+}

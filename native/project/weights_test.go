@@ -38,7 +38,7 @@ func TestRest(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "job")
 	j := job.Default()
 	j.Name, j.Model, j.Data = "tied", "model.json", "digits"
-	if err := project.Create(dir, j, p.Graph, 3, nil, begin); err != nil {
+	if err := project.Create(dir, j, p.Graph, 3, nil, begin, nil); err != nil {
 		t.Fatal(err)
 	}
 	q := open(t, dir)

@@ -62,9 +62,42 @@ type file struct {
 	class int
 }
 
-// Read reads the folder fsys. What is not an image by the end of its name is left out; an image
-// that cannot be read is an error that names it.
+// Emit takes a row, of the part for validation or not. pixels is [channels, height, width] of shape,
+// and is only the callee's until it returns.
+type Emit func(val bool, shape []int, pixels []uint8, class int) error
+
+// Read reads the folder fsys to memory. What is not an image by the end of its name is left out;
+// an image that cannot be read is an error that names it.
 func Read(fsys fs.FS, o Options) (*Set, error) {
+	s := &Set{}
+	var err error
+	s.Classes, err = Each(fsys, o, func(val bool, shape []int, pixels []uint8, class int) error {
+		x, y := &s.TrainX, &s.TrainY
+		if val {
+			x, y = &s.ValX, &s.ValY
+		}
+		return add(x, y, shape, pixels, class)
+	})
+	return s, err
+}
+
+// add appends a row to tables, which are made where there are none yet.
+func add(x, y **data.Table, shape []int, pixels []uint8, class int) error {
+	if *x == nil {
+		*x = &data.Table{Kind: data.Inputs, Shape: slices.Clone(shape), U8: []uint8{}}
+		*y = &data.Table{Kind: data.Targets, Shape: []int{}}
+	}
+	if len((*x).U8)+len(pixels) > data.MaxBytes {
+		return bad("the images are more than %d bytes: give a smaller size", data.MaxBytes)
+	}
+	(*x).U8, (*y).I32 = append((*x).U8, pixels...), append((*y).I32, int32(class))
+	(*x).Rows, (*y).Rows = (*x).Rows+1, (*y).Rows+1
+	return nil
+}
+
+// Each reads the folder fsys image by image: first those for training, class by class, then those
+// for validation. It returns the names of the classes.
+func Each(fsys fs.FS, o Options, emit Emit) ([]string, error) {
 	train, val := ".", ""
 	if isDir(fsys, "train") {
 		train = "train"
@@ -74,23 +107,27 @@ func Read(fsys fs.FS, o Options) (*Set, error) {
 			}
 		}
 	}
-	s := &Set{}
-	var err error
-	if s.Classes, err = classes(fsys, train); err != nil {
-		return nil, err
-	}
-	files, err := list(fsys, train, s.Classes)
+	names, err := classes(fsys, train)
 	if err != nil {
 		return nil, err
 	}
-	if s.TrainX, s.TrainY, err = read(fsys, files, &o); err != nil || val == "" {
-		return s, err
+	var first []int
+	for _, part := range []string{train, val} {
+		if part == "" {
+			continue
+		}
+		files, err := list(fsys, part, names)
+		if err != nil {
+			return nil, err
+		}
+		err = each(fsys, files, &o, &first, func(shape []int, pixels []uint8, class int) error {
+			return emit(part == val, shape, pixels, class)
+		})
+		if err != nil {
+			return nil, err
+		}
 	}
-	if files, err = list(fsys, val, s.Classes); err != nil {
-		return nil, err
-	}
-	s.ValX, s.ValY, err = read(fsys, files, &o)
-	return s, err
+	return names, nil
 }
 
 // ReadRows reads the images of fsys, in folders or not, to rows without classes; paths are
@@ -219,42 +256,51 @@ func annotated(r io.Reader, dir string, classes []string) ([]file, error) {
 
 // read reads images to rows of one size; what o leaves open the first image decides.
 func read(fsys fs.FS, files []file, o *Options) (x, y *data.Table, err error) {
+	var first []int
+	err = each(fsys, files, o, &first, func(shape []int, pixels []uint8, class int) error {
+		return add(&x, &y, shape, pixels, class)
+	})
+	return x, y, err
+}
+
+func each(fsys fs.FS, files []file, o *Options, first *[]int, emit func(shape []int, pixels []uint8, class int) error) error {
 	if len(files) == 0 {
-		return nil, nil, bad("no images in the folders of classes")
+		return bad("no images in the folders of classes")
 	}
-	x = &data.Table{Kind: data.Inputs, U8: []uint8{}}
-	y = &data.Table{Kind: data.Targets, Shape: []int{}}
 	for _, f := range files {
 		img, err := decode(fsys, f.path)
 		if err != nil {
-			return nil, nil, bad("%s: %w", f.path, err)
+			return bad("%s: %w", f.path, err)
 		}
-		if o.Channels == 0 {
-			o.Channels = 3
-			switch img.ColorModel() {
-			case color.GrayModel, color.Gray16Model:
-				o.Channels = 1
-			}
+		shape, pixels := o.Row(img)
+		if *first == nil {
+			*first = shape
 		}
-		size := img.Bounds().Size()
-		if o.Size > 0 {
-			size = image.Pt(o.Size, o.Size)
+		if !slices.Equal(*first, shape) {
+			return bad("%s is %dx%d, the first image is %dx%d: give a size to scale all to", f.path, shape[2], shape[1], (*first)[2], (*first)[1])
 		}
-		shape := []int{o.Channels, size.Y, size.X}
-		if x.Shape == nil {
-			x.Shape = shape
+		if err := emit(shape, pixels, f.class); err != nil {
+			return err
 		}
-		if !slices.Equal(x.Shape, shape) {
-			return nil, nil, bad("%s is %dx%d, the first image is %dx%d: give a size to scale all to", f.path, size.X, size.Y, x.Shape[2], x.Shape[1])
-		}
-		if len(x.U8)+o.Channels*size.X*size.Y > data.MaxBytes {
-			return nil, nil, bad("the images are more than %d bytes: give a smaller size", data.MaxBytes)
-		}
-		x.U8 = append(x.U8, planes(img, o.Channels, size)...)
-		y.I32 = append(y.I32, int32(f.class))
-		x.Rows, y.Rows = x.Rows+1, y.Rows+1
 	}
-	return x, y, nil
+	return nil
+}
+
+// Row is an image as a row of the shape [channels, height, width]. What o leaves open of the
+// channels the first image decides.
+func (o *Options) Row(img image.Image) (shape []int, pixels []uint8) {
+	if o.Channels == 0 {
+		o.Channels = 3
+		switch img.ColorModel() {
+		case color.GrayModel, color.Gray16Model:
+			o.Channels = 1
+		}
+	}
+	size := img.Bounds().Size()
+	if o.Size > 0 {
+		size = image.Pt(o.Size, o.Size)
+	}
+	return []int{o.Channels, size.Y, size.X}, planes(img, o.Channels, size)
 }
 
 func decode(fsys fs.FS, name string) (image.Image, error) {

@@ -1,0 +1,132 @@
+// Package webdataset reads tar files of samples as WebDataset writes them: the members of a
+// sample lie one behind the other and share the name up to the first dot of the base name, say
+// n01/0001.jpg and n01/0001.cls.
+package webdataset
+
+import (
+	"archive/tar"
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"path"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/ravnest/ravnest/engine/format/images"
+)
+
+// ErrFormat is wrapped by every error about what a file holds.
+var ErrFormat = errors.New("invalid WebDataset")
+
+func bad(format string, a ...any) error {
+	return fmt.Errorf("%w: "+format, append([]any{ErrFormat}, a...)...)
+}
+
+// Limits of a file.
+const (
+	maxMember  = 64 << 20 // bytes
+	maxClass   = 1 << 16
+	maxSamples = 1 << 26
+)
+
+// Reader reads the samples of one tar after the other.
+type Reader struct {
+	Options images.Options
+	shape   []int // of the first image
+	samples int
+}
+
+// sample is what has come of one.
+type sample struct {
+	key    string
+	shape  []int
+	pixels []uint8
+	class  int // -1: none has come
+}
+
+// Read gives the samples of a tar in its order: an image and a class, which is a number as text in
+// a member .cls, .cls.txt or .label. Members of other kinds are passed over.
+func (r *Reader) Read(f io.Reader, emit func(shape []int, pixels []uint8, class int) error) error {
+	t := tar.NewReader(f)
+	cur := sample{class: -1}
+	flush := func() error {
+		s := cur
+		cur = sample{class: -1}
+		if s.pixels == nil && s.class < 0 {
+			return nil
+		}
+		if s.pixels == nil || s.class < 0 {
+			return bad("sample %.60q has no %s", s.key, map[bool]string{true: "image", false: "class (.cls)"}[s.pixels == nil])
+		}
+		if r.samples++; r.samples > maxSamples {
+			return bad("more than %d samples", maxSamples)
+		}
+		return emit(s.shape, s.pixels, s.class)
+	}
+	for {
+		h, err := t.Next()
+		if errors.Is(err, io.EOF) {
+			return flush()
+		}
+		if err != nil {
+			return bad("%w", err)
+		}
+		base := path.Base(h.Name)
+		if h.Typeflag != tar.TypeReg || strings.HasPrefix(base, ".") {
+			continue
+		}
+		key, ext, _ := strings.Cut(base, ".")
+		if key = path.Join(path.Dir(h.Name), key); key != cur.key {
+			if err := flush(); err != nil {
+				return err
+			}
+			cur.key = key
+		}
+		if err := r.member(&cur, h, strings.ToLower(ext), t); err != nil {
+			return err
+		}
+	}
+}
+
+// member takes one member of a sample.
+func (r *Reader) member(s *sample, h *tar.Header, ext string, f io.Reader) error {
+	class := ext == "cls" || ext == "cls.txt" || ext == "label"
+	if !class && !images.Is("x."+ext) {
+		return nil
+	}
+	if h.Size > maxMember {
+		return bad("%.60q has %d bytes, at most %d are read", h.Name, h.Size, maxMember)
+	}
+	b, err := io.ReadAll(io.LimitReader(f, maxMember))
+	if err != nil {
+		return bad("%.60q: %w", h.Name, err)
+	}
+	if class {
+		n, err := strconv.Atoi(strings.TrimSpace(string(b[:min(len(b), 32)])))
+		if err != nil || n < 0 || n >= maxClass {
+			return bad("%.60q holds %.20q, want the number of a class below %d", h.Name, b, maxClass)
+		}
+		if s.class >= 0 {
+			return bad("sample %.60q has two classes", s.key)
+		}
+		s.class = n
+		return nil
+	}
+	img, err := images.Decode(bytes.NewReader(b))
+	if err != nil {
+		return bad("%.60q: %w", h.Name, err)
+	}
+	if s.pixels != nil {
+		return bad("sample %.60q has two images", s.key)
+	}
+	s.shape, s.pixels = r.Options.Row(img)
+	if r.shape == nil {
+		r.shape = s.shape
+	}
+	if !slices.Equal(r.shape, s.shape) {
+		return bad("%.60q is %dx%d, the first image is %dx%d: give a size to scale all to", h.Name, s.shape[2], s.shape[1], r.shape[2], r.shape[1])
+	}
+	return nil
+}

@@ -1,0 +1,434 @@
+// Data sets that are not read into memory: rows go through a file on their way into shards.
+
+package dataset
+
+import (
+	"bufio"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/ravnest/ravnest/engine/data"
+	"github.com/ravnest/ravnest/engine/format/images"
+	"github.com/ravnest/ravnest/engine/format/safetensors"
+	"github.com/ravnest/ravnest/engine/format/text"
+	"github.com/ravnest/ravnest/engine/format/tokenizer"
+	"github.com/ravnest/ravnest/engine/format/webdataset"
+	"github.com/ravnest/ravnest/engine/state"
+	"github.com/ravnest/ravnest/native/project"
+)
+
+// DefaultAbove is the size of a data set above which it is not held in memory.
+const DefaultAbove = 256 << 20
+
+// spool is a file that rows of one shape are written to, which is gone when it is closed.
+type spool struct {
+	f     *os.File
+	w     *bufio.Writer
+	dtype state.DType
+	rows  int
+	shape []int // of a row
+}
+
+func newSpool(dir string, dtype state.DType) (*spool, error) {
+	f, err := os.CreateTemp(dir, ".ravnest-*")
+	if err != nil {
+		return nil, fmt.Errorf("making a file for what is read: %w", err)
+	}
+	_ = os.Remove(f.Name()) // where a file in use cannot be removed, Close does
+	return &spool{f: f, w: bufio.NewWriterSize(f, 1<<20), dtype: dtype}, nil
+}
+
+func (s *spool) Close() error {
+	name := s.f.Name()
+	err := s.f.Close()
+	if rerr := os.Remove(name); rerr != nil && !errors.Is(rerr, os.ErrNotExist) {
+		err = errors.Join(err, rerr)
+	}
+	return err
+}
+
+// raw ends the writing.
+func (s *spool) raw() (*data.Raw, error) {
+	if err := s.w.Flush(); err != nil {
+		return nil, fmt.Errorf("writing what is read to a file: %w", err)
+	}
+	return &data.Raw{Rows: s.rows, Shape: s.shape, DType: s.dtype, R: s.f}, nil
+}
+
+// pairs are the rows of one part on their way.
+type pairs struct{ x, y *spool }
+
+// spooler takes images and their classes.
+type spooler struct {
+	s     *Source
+	dir   string
+	parts [2]*pairs
+}
+
+func (p *spooler) emit(val bool, shape []int, pixels []uint8, class int) error {
+	k := 0
+	if val {
+		k = 1
+	}
+	if p.parts[k] == nil {
+		x, err := newSpool(p.dir, state.U8)
+		if err != nil {
+			return err
+		}
+		p.s.closers = append(p.s.closers, x)
+		y, err := newSpool(p.dir, state.I32)
+		if err != nil {
+			return err
+		}
+		p.s.closers = append(p.s.closers, y)
+		x.shape, y.shape = slices.Clone(shape), []int{}
+		p.parts[k] = &pairs{x, y}
+	}
+	x, y := p.parts[k].x, p.parts[k].y
+	x.rows, y.rows = x.rows+1, y.rows+1
+	if x.rows > data.MaxRows {
+		return fmt.Errorf("%w: more than %d rows", data.ErrInvalid, data.MaxRows)
+	}
+	if _, err := x.w.Write(pixels); err != nil {
+		return fmt.Errorf("writing what is read to a file: %w", err)
+	}
+	_, err := y.w.Write(binary.LittleEndian.AppendUint32(nil, uint32(class)))
+	return err
+}
+
+// done makes what was taken the source's rows: tables, if they are not larger than above, else
+// raw ones.
+func (p *spooler) done(above int64) error {
+	var raws [4]*data.Raw
+	size := int64(0)
+	for k, q := range p.parts {
+		if q == nil {
+			continue
+		}
+		for i, s := range []*spool{q.x, q.y} {
+			r, err := s.raw()
+			if err != nil {
+				return err
+			}
+			raws[2*k+i] = r
+		}
+		n := int64(q.x.rows)
+		for _, d := range q.x.shape {
+			n *= int64(d)
+		}
+		size += n
+	}
+	if raws[0] == nil {
+		return fmt.Errorf("%w: it holds no images for training", ErrKind)
+	}
+	return p.s.take(raws, size, above)
+}
+
+// take makes raws the source's, or tables of them, if they are not larger than above.
+func (s *Source) take(raws [4]*data.Raw, size, above int64) error {
+	if size > above {
+		s.raws = raws
+		return nil
+	}
+	for i, r := range raws {
+		if r == nil {
+			continue
+		}
+		shape := append([]int{r.Rows}, r.Shape...)
+		// One row may begin in another: they are read one by one.
+		rows := make([]io.Reader, 1)
+		n := int64(r.DType.Size())
+		for _, d := range r.Shape {
+			n *= int64(d)
+		}
+		if r.Stride == 0 || r.Stride == n {
+			rows[0] = io.NewSectionReader(r.R, r.Off, n*int64(r.Rows))
+		} else {
+			rows = rows[:0]
+			for k := range r.Rows {
+				rows = append(rows, io.NewSectionReader(r.R, r.Off+int64(k)*r.Stride, n))
+			}
+		}
+		t, err := data.ReadTable(data.Kind(i%2), r.DType, shape, bufio.NewReaderSize(io.MultiReader(rows...), 1<<16))
+		if err != nil {
+			return err
+		}
+		s.tables[i] = t
+	}
+	return nil
+}
+
+func (o *Options) above() int64 {
+	if o.Above == nil {
+		return DefaultAbove
+	}
+	return *o.Above
+}
+
+// imageFolder reads a folder of images.
+func (s *Source) imageFolder(dir string, o Options) error {
+	p := &spooler{s: s, dir: o.Scratch}
+	var err error
+	if s.Classes, err = images.Each(os.DirFS(dir), images.Options{Size: o.Size}, p.emit); err != nil {
+		return err
+	}
+	return p.done(o.above())
+}
+
+// tars lists the tar files for training and for validation at path: itself, those in a folder by
+// the beginnings of their names, or those in its folders train and val.
+func tars(path string) (lists [2][]string) {
+	if strings.EqualFold(filepath.Ext(path), ".tar") {
+		return [2][]string{{path}}
+	}
+	in := func(dir string) []string {
+		es, _ := os.ReadDir(dir) // sorted
+		var out []string
+		for _, e := range es {
+			if strings.EqualFold(filepath.Ext(e.Name()), ".tar") && !strings.HasPrefix(e.Name(), ".") {
+				out = append(out, filepath.Join(dir, e.Name()))
+			}
+		}
+		return out
+	}
+	validation := []string{"val", "valid", "validation", "test"}
+	lists[0] = in(filepath.Join(path, "train"))
+	for _, v := range validation {
+		if len(lists[1]) == 0 {
+			lists[1] = in(filepath.Join(path, v))
+		}
+	}
+	for _, f := range in(path) {
+		k := 0
+		for _, v := range validation {
+			if strings.HasPrefix(filepath.Base(f), v) {
+				k = 1
+			}
+		}
+		lists[k] = append(lists[k], f)
+	}
+	return lists
+}
+
+// webdataset reads tar files of samples.
+func (s *Source) webdataset(lists [2][]string, o Options) error {
+	p := &spooler{s: s, dir: o.Scratch}
+	r := webdataset.Reader{Options: images.Options{Size: o.Size}}
+	for k, files := range lists {
+		for _, name := range files {
+			err := open(name, func(f *os.File, _ int64) error {
+				return r.Read(bufio.NewReaderSize(f, 1<<20), func(shape []int, pixels []uint8, class int) error {
+					return p.emit(k == 1, shape, pixels, class)
+				})
+			})
+			if err != nil {
+				return fmt.Errorf("%s: %w", filepath.Base(name), err)
+			}
+		}
+	}
+	return p.done(o.above())
+}
+
+// tokenized encodes a text by a tokenizer.json to a file of tokens.
+func (s *Source) tokenized(f io.Reader, o Options, block int) error {
+	b, err := os.ReadFile(o.Tokenizer)
+	if err != nil {
+		return fmt.Errorf("the tokenizer: %w", err)
+	}
+	t, err := tokenizer.Parse(b)
+	if err != nil {
+		return fmt.Errorf("the tokenizer %s: %w", o.Tokenizer, err)
+	}
+	dtype := state.U16
+	if t.Size() > math.MaxUint16+1 {
+		dtype = state.U32
+	}
+	sp, err := newSpool(o.Scratch, dtype)
+	if err != nil {
+		return err
+	}
+	s.closers = append(s.closers, sp)
+	tokens := int64(0)
+	var ids []int32
+	var buf []byte
+	err = pieces(f, func(piece string, begins bool) error {
+		if ids, err = t.Encode(ids[:0], piece, begins); err != nil {
+			return err
+		}
+		buf = buf[:0]
+		for _, id := range ids {
+			if dtype == state.U16 {
+				buf = binary.LittleEndian.AppendUint16(buf, uint16(id))
+			} else {
+				buf = binary.LittleEndian.AppendUint32(buf, uint32(id))
+			}
+		}
+		tokens += int64(len(ids))
+		_, err := sp.w.Write(buf)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	r, err := sp.raw()
+	if err != nil {
+		return err
+	}
+	s.Tokens, s.Tokenizer = t.Size(), b
+	return s.blocks(r.R, dtype, tokens, block, o.above())
+}
+
+// pieces gives a text in pieces that can be encoded one by one.
+func pieces(f io.Reader, give func(piece string, begins bool) error) error {
+	const piece, most = 1 << 20, 64 << 20
+	var have []byte
+	begins := true
+	for room := piece; ; {
+		n := len(have)
+		have = append(have, make([]byte, room-n)...)
+		k, err := io.ReadFull(f, have[n:])
+		have = have[:n+k]
+		if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
+			return err
+		}
+		if err != nil {
+			if len(have) == 0 {
+				return nil
+			}
+			return give(string(have), begins)
+		}
+		text := string(have)
+		cut := tokenizer.Cut(text, len(text))
+		if cut == 0 {
+			if room *= 2; room > most {
+				return fmt.Errorf("%w: %d bytes of text without a line break between two words", tokenizer.ErrText, len(have))
+			}
+			continue
+		}
+		if err := give(text[:cut], begins); err != nil {
+			return err
+		}
+		begins, room = false, max(piece, 2*(len(have)-cut))
+		have = append(have[:0], have[cut:]...)
+	}
+}
+
+// blocks makes rows of so many tokens, each with the same one token later as its targets.
+func (s *Source) blocks(r io.ReaderAt, dtype state.DType, tokens int64, block int, above int64) error {
+	rows := (tokens - 1) / int64(block)
+	if rows < 1 || block < 1 {
+		return fmt.Errorf("%w: %d tokens are too few for a row of %d and its targets", text.ErrFormat, tokens, block)
+	}
+	if rows > data.MaxRows {
+		return fmt.Errorf("%w: %d rows of %d tokens, at most %d rows are read", text.ErrFormat, rows, block, data.MaxRows)
+	}
+	width := int64(dtype.Size())
+	x := &data.Raw{Rows: int(rows), Shape: []int{block}, DType: dtype, R: r, Stride: int64(block) * width}
+	y := *x
+	y.Off = width
+	return s.take([4]*data.Raw{x, &y}, 2*rows*int64(block)*width, above)
+}
+
+// keep opens a file that rows are read from until the source is closed.
+func (s *Source) keep(path string) (*os.File, int64, error) {
+	f, size, err := project.OpenRegular(path, "data file")
+	if err == nil {
+		s.closers = append(s.closers, f)
+	}
+	return f, size, err
+}
+
+// largeFile takes a file that is larger than may be in memory, if it is of a kind that need not
+// be.
+func (s *Source) largeFile(path, ext string, o Options) (bool, error) {
+	info, err := os.Stat(path)
+	if err != nil || info.Size() <= o.above() || !info.Mode().IsRegular() {
+		return false, nil
+	}
+	kind := o.Tokens
+	switch {
+	case ext == ".safetensors":
+		f, size, err := s.keep(path)
+		if err != nil {
+			return true, err
+		}
+		st, err := safetensors.Open(f, size)
+		if err != nil {
+			return true, err
+		}
+		r, err := project.RawSafetensors(st)
+		s.raws = [4]*data.Raw{r.TrainX, r.TrainY, r.ValX, r.ValY}
+		return true, err
+	case ext == ".bin" && (kind == "" || kind == text.Uint16 || kind == text.Uint32), kind == text.Bytes || kind == "" && (ext == ".txt" || ext == ".text" || ext == ".md"):
+		f, size, err := s.keep(path)
+		if err != nil {
+			return true, err
+		}
+		dtype := state.U8
+		switch {
+		case kind == text.Uint32:
+			dtype = state.U32
+		case ext == ".bin" && kind != text.Bytes:
+			dtype = state.U16
+		}
+		if size%int64(dtype.Size()) != 0 {
+			return true, fmt.Errorf("%w: %d bytes, tokens of %v have %d each", text.ErrFormat, size, dtype, dtype.Size())
+		}
+		if err := s.blocks(f, dtype, size/int64(dtype.Size()), o.block(), 0); err != nil {
+			return true, err
+		}
+		if s.Tokens = 256; dtype != state.U8 {
+			st, err := s.raws[1].Survey(data.Targets, nil)
+			if err != nil {
+				return true, err
+			}
+			s.Tokens = int(st.Most) + 1
+		}
+		return true, nil
+	}
+	return false, nil
+}
+
+// Raw is the data set without reading it, where it is too large for that.
+func (s *Source) Raw() (project.RawSet, bool) {
+	r := s.raws
+	return project.RawSet{TrainX: r[0], TrainY: r[1], ValX: r[2], ValY: r[3]}, r[0] != nil
+}
+
+// split parts the rows of a set that is not in memory.
+func (s *Source) split(share float64, seed uint64) error {
+	x, y := s.raws[0], s.raws[1]
+	if x.Rows != y.Rows {
+		return fmt.Errorf("%w: %d rows of inputs beside %d of targets", data.ErrInvalid, x.Rows, y.Rows)
+	}
+	val, train, err := data.SplitRows(x.Rows, share, seed)
+	if err != nil || len(val) == 0 {
+		return err
+	}
+	for i, r := range []*data.Raw{x, y} {
+		t, v := *r, *r
+		t.Rows, t.Pick, v.Rows, v.Pick = len(train), train, len(val), val
+		s.raws[i], s.raws[2+i] = &t, &v
+	}
+	return nil
+}
+
+// Close lets go of what the rows are read from.
+func (s *Source) Close() error {
+	var errs []error
+	for _, c := range s.closers {
+		errs = append(errs, c.Close())
+	}
+	s.closers = nil
+	return errors.Join(errs...)
+}
+
+// TokenizerJSON implements project.Tokenized.
+func (s *Source) TokenizerJSON() []byte { return s.Tokenizer }

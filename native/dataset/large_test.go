@@ -1,0 +1,222 @@
+package dataset_test
+
+import (
+	"archive/tar"
+	"bytes"
+	"fmt"
+	"image"
+	"image/color"
+	"image/png"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/ravnest/ravnest/engine/data"
+	"github.com/ravnest/ravnest/engine/format/tokenizer"
+	"github.com/ravnest/ravnest/engine/job"
+	"github.com/ravnest/ravnest/engine/zoo"
+	"github.com/ravnest/ravnest/native/dataset"
+	"github.com/ravnest/ravnest/native/project"
+)
+
+func picture(t *testing.T, shade int) []byte {
+	t.Helper()
+	m := image.NewGray(image.Rect(0, 0, 4, 4))
+	for i := range 16 {
+		m.Set(i%4, i/4, color.Gray{uint8(shade + i)})
+	}
+	var b bytes.Buffer
+	if err := png.Encode(&b, m); err != nil {
+		t.Fatal(err)
+	}
+	return b.Bytes()
+}
+
+// tarOf packs pictures of n classes as WebDataset does.
+func tarOf(t *testing.T, from, to int) []byte {
+	t.Helper()
+	var b bytes.Buffer
+	w := tar.NewWriter(&b)
+	put := func(name string, c []byte) {
+		if err := w.WriteHeader(&tar.Header{Name: name, Size: int64(len(c)), Mode: 0o644, Typeflag: tar.TypeReg}); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := w.Write(c); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i := from; i < to; i++ {
+		put(fmt.Sprintf("%04d.png", i), picture(t, i))
+		put(fmt.Sprintf("%04d.cls", i), []byte(fmt.Sprint(i%3)))
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return b.Bytes()
+}
+
+// rowsOf are the rows of a part as texts, in their order.
+func rowsOf(t *testing.T, p *project.Project, part data.Part) (rows []string) {
+	t.Helper()
+	read := func(h *data.Table) data.Rows {
+		if h.Index == nil {
+			return h
+		}
+		r := data.NewPaged(t.Context(), h.Index, nil, 2, 1, p.Shards.Fetch)
+		t.Cleanup(r.Close)
+		return r
+	}
+	x, y := read(part.X()), read(part.Y())
+	for i := range int32(part.Len()) {
+		dx, dy := make([]float32, part.X().Elems()), make([]float32, part.Y().Elems())
+		for _, r := range []data.Rows{x, y} {
+			if g, ok := r.(*data.Paged); ok {
+				if err := g.Hold(t.Context(), -1, int(i), []int32{i}); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		x.Gather(dx, []int32{i})
+		y.Gather(dy, []int32{i})
+		rows = append(rows, fmt.Sprint(dx, dy))
+	}
+	return rows
+}
+
+// TestLarge: what is too large for memory has the rows that it would have in memory: those for
+// training in another order, those for validation in the same.
+func TestLarge(t *testing.T) {
+	const chars = "to be or not to be, that is the question:\nWhether 'tis nobler in the mind to suffer\n"
+	for name, c := range map[string]struct {
+		make func(dir string) string
+		o    dataset.Options
+		want []int // rows for training and for validation, outputs
+	}{
+		"tar": {func(dir string) string { return write(t, tarOf(t, 0, 40), dir, "x.tar") }, dataset.Options{Val: 0.2, Seed: 1}, []int{32, 8, 3}},
+		"tars": {func(dir string) string {
+			write(t, tarOf(t, 0, 20), dir, "train-0.tar")
+			write(t, tarOf(t, 30, 37), dir, "val-0.tar")
+			write(t, tarOf(t, 20, 30), dir, "train-1.tar")
+			return dir
+		}, dataset.Options{}, []int{30, 7, 3}},
+		"images": {func(dir string) string {
+			for i := range 12 {
+				write(t, picture(t, i), dir, "train", string(rune('a'+i%3)), fmt.Sprint(i, ".png"))
+			}
+			write(t, picture(t, 99), dir, "val", "b", "x.png")
+			return dir
+		}, dataset.Options{}, []int{12, 1, 3}},
+		"text":   {func(dir string) string { return write(t, []byte(strings.Repeat(chars, 9)), dir, "x.txt") }, dataset.Options{Block: 16, Val: 0.1}, []int{42, 5, 256}},
+		"tokens": {func(dir string) string { return write(t, bytes.Repeat([]byte{1, 0, 2, 1, 7, 0}, 40), dir, "x.bin") }, dataset.Options{Block: 7, Val: 0.25}, []int{13, 4, 259}},
+		"uint32": {func(dir string) string {
+			return write(t, bytes.Repeat([]byte{1, 0, 1, 0, 7, 0, 0, 0}, 40), dir, "x.bin")
+		}, dataset.Options{Block: 7, Tokens: "uint32"}, []int{11, 0, 65538}},
+		"tokenizer": {func(dir string) string { return write(t, []byte(strings.Repeat(chars, 9)), dir, "x.txt") }, dataset.Options{Block: 8, Tokenizer: "../../engine/format/tokenizer/testdata/gpt2.json", Val: 0.1}, nil},
+	} {
+		var train, val [2][]string
+		for k, above := range []int64{1 << 40, 0} {
+			dir := t.TempDir()
+			o := c.o
+			o.Above, o.Scratch = &above, dir
+			s, err := dataset.Open(c.make(filepath.Join(dir, "data")), o)
+			if err != nil {
+				t.Fatalf("%s: %v", name, err)
+			}
+			if _, large := s.Raw(); large != (above == 0) {
+				t.Errorf("%s: large: %v", name, large)
+			}
+			n, m := s.Rows()
+			outputs, _ := s.Outputs()
+			if c.want != nil && !slices.Equal([]int{n, m, outputs}, c.want) {
+				t.Errorf("%s: %d and %d rows, %d outputs, want %v", name, n, m, outputs, c.want)
+			}
+			g, err := zoo.Starter(s.Shape(), outputs, s.Tokens)
+			if err != nil {
+				t.Fatalf("%s: %v", name, err)
+			}
+			j := job.Default()
+			j.Loss, j.BatchSize, j.Shards.Bytes = "cross_entropy", 4, 0
+			if above == 0 {
+				j.Shards = job.Shards{Bytes: 100, Group: 2}
+			}
+			job := filepath.Join(dir, "job")
+			if err := project.Create(job, j, g, 3, s, nil, nil); err != nil {
+				t.Fatalf("%s: %v", name, err)
+			}
+			if err := s.Close(); err != nil {
+				t.Error(err)
+			}
+			if left, _ := filepath.Glob(filepath.Join(dir, ".ravnest-*")); len(left) > 0 {
+				t.Errorf("%s leaves %q", name, left)
+			}
+			p, err := project.Open(job)
+			if err != nil {
+				t.Fatalf("%s: %v", name, err)
+			}
+			train[k], val[k] = rowsOf(t, p, p.Data.Train), rowsOf(t, p, p.Data.Val)
+			if name == "tokenizer" {
+				if b, err := os.ReadFile(filepath.Join(job, "tokenizer.json")); err != nil || len(b) == 0 {
+					t.Errorf("no tokenizer in the job: %v", err)
+				}
+			}
+		}
+		if len(train[0]) < 10 || slices.Equal(train[0], train[1]) || !slices.Equal(slices.Sorted(slices.Values(train[0])), slices.Sorted(slices.Values(train[1]))) {
+			t.Errorf("%s: %d rows in memory, %d in shards, not the same in another order", name, len(train[0]), len(train[1]))
+		}
+		if !slices.Equal(val[0], val[1]) {
+			t.Errorf("%s: other rows for validation", name)
+		}
+	}
+}
+
+// TestTokenizer: a text's rows are the tokens of the whole text, one behind the other.
+func TestTokenizer(t *testing.T) {
+	dir := t.TempDir()
+	text := strings.Repeat("It's a text.\nOf several lines\n\n  and words, isn't it?\n", 20)
+	file := "../../engine/format/tokenizer/testdata/gpt2.json"
+	s, err := dataset.Open(write(t, []byte(text), dir, "x.txt"), dataset.Options{Block: 5, Tokenizer: file})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	b, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	k, err := tokenizer.Parse(b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ids, err := k.Encode(nil, text, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	set, err := s.Set([]int{5}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	x, y := set.Train.X(), set.Train.Y()
+	if x.Rows != (len(ids)-1)/5 || s.Tokens != k.Size() {
+		t.Fatalf("%d rows of %d tokens, %d tokens in all", x.Rows, len(ids), s.Tokens)
+	}
+	for r := range int32(x.Rows) {
+		in, out := make([]float32, 5), make([]int32, 5)
+		x.Gather(in, []int32{r})
+		y.Labels(out, []int32{r})
+		for i := range 5 {
+			if at := int(r)*5 + i; in[i] != float32(ids[at]) || out[i] != ids[at+1] {
+				t.Fatalf("row %d is %v -> %v, want %v", r, in, out, ids[5*r:][:6])
+			}
+		}
+	}
+	for _, c := range []struct {
+		name, file, says string
+	}{{"x.txt", "none.json", "no such file"}, {"x.bin", file, "for a text"}, {"x.txt", write(t, []byte("{}"), dir, "bad.json"), "no model"}} {
+		_, err := dataset.Open(write(t, []byte(text), dir, c.name), dataset.Options{Tokenizer: c.file})
+		if err == nil || !strings.Contains(err.Error(), c.says) {
+			t.Errorf("%s: %v", c.says, err)
+		}
+	}
+}
