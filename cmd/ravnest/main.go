@@ -108,8 +108,8 @@ func preparing(ctx context.Context) project.Progress {
 var (
 	tokenizerFlag = &cli.StringFlag{Name: "tokenizer", Usage: "`FILE` of a tokenizer.json that makes the tokens of a text: BPE or WordPiece"}
 	shardsFlag    = &cli.StringFlag{Name: "shards", DefaultText: "256MB", Usage: "keep data of more than `SIZE` in shards, of which a machine holds a few at a time"}
-	jsonFlag = &cli.BoolFlag{Name: "json", Usage: "print the result as one JSON object on stdout"}
-	threads  = &cli.IntFlag{Name: "threads", Value: 1, Usage: "threads of the tensor engine"}
+	jsonFlag      = &cli.BoolFlag{Name: "json", Usage: "print the result as one JSON object on stdout"}
+	threads       = &cli.IntFlag{Name: "threads", Value: 1, Usage: "threads of the tensor engine"}
 )
 
 func app() *cli.App {
