@@ -99,7 +99,8 @@ type share struct {
 
 // sharesOf are those of a layout whose first node is node first of the model. Without segments
 // all of it is one.
-func sharesOf(j job.Spec, l *exec.Layout, first int, segments []segment, clusters int) []share {
+// Parameters in elsewhere are averaged by another stage.
+func sharesOf(j job.Spec, l *exec.Layout, first int, segments []segment, clusters int, elsewhere map[string]bool) []share {
 	if j.Replica() == 1 {
 		return nil
 	}
@@ -107,14 +108,14 @@ func sharesOf(j job.Spec, l *exec.Layout, first int, segments []segment, cluster
 	if len(segments) == 0 {
 		segments = []segment{{to: math.MaxInt}}
 	} else {
-		most = groupRing * clusters
+		most = groupMost(clusters)
 	}
 	shares := make([]share, len(segments))
 	for i, g := range segments {
 		s := &shares[i]
 		s.segment = g
 		for v, vec := range vectorsOf(j) {
-			s.add(l, first, v, vec.role(), most)
+			s.add(l, first, v, vec.role(), most, elsewhere)
 		}
 		for _, e := range l.Entries {
 			if e.Role == graph.Counter && s.has(first+e.Node) {
@@ -128,10 +129,13 @@ func sharesOf(j job.Spec, l *exec.Layout, first int, segments []segment, cluster
 	return shares
 }
 
+// groupMost is the most elements of a group that so many clusters average.
+func groupMost(clusters int) int { return min(groupRing*clusters, pieceElems) }
+
 func (s *segment) has(node int) bool { return s.from <= node && node < s.to }
 
 // add cuts a vector's tensors into groups of at most so many elements.
-func (s *share) add(l *exec.Layout, first, v int, role graph.Role, most int) {
+func (s *share) add(l *exec.Layout, first, v int, role graph.Role, most int, elsewhere map[string]bool) {
 	g := group{vector: v}
 	done := func() {
 		if g.n > 0 {
@@ -140,7 +144,7 @@ func (s *share) add(l *exec.Layout, first, v int, role graph.Role, most int) {
 		g = group{vector: v}
 	}
 	for i, e := range l.Entries {
-		if e.Role != role || !s.has(first+e.Node) {
+		if e.Role != role || !s.has(first+e.Node) || elsewhere[e.Full] {
 			continue
 		}
 		for at := 0; at < e.Elems(); {
@@ -278,8 +282,9 @@ func (r *Replicas) sum(g *group, w *round, scale []float32, sum []int64) error {
 	return nil
 }
 
-// apply gives all own replicas what the sum of a group over all replicas makes.
-func (r *Replicas) apply(g *group, w *round, scale []float32, sum []int64) {
+// apply gives all own replicas what the sum of a group over all replicas makes. pass, if it is
+// set, is told the mean of every piece.
+func (r *Replicas) apply(g *group, w *round, scale []float32, sum []int64, pass func(vector int, p piece, y []float32)) {
 	v := r.vectors[g.vector]
 	rule, _, den := r.arithmetic(v, w)
 	dst, at := r.values(v, r.own[0]), 0
@@ -287,20 +292,28 @@ func (r *Replicas) apply(g *group, w *round, scale []float32, sum []int64) {
 		y := dst[p.off:][:p.n]
 		rule.Mean(y, sum[at:][:p.n], scale[p.scale:][:average.Blocks(p.n)], den)
 		at += p.n
-		switch {
-		case v.kind == parameters:
-			r.move(y, p)
-		case v.rooted():
-			for i, x := range y {
-				y[i] = float32(x * x)
-			}
+		if pass != nil {
+			pass(g.vector, p, y)
 		}
-		if v.kind == gradients {
-			continue // the update needs them once
+		r.settle(v, p, y)
+	}
+}
+
+// settle gives all own replicas what the mean of a piece makes, which stands in the first.
+func (r *Replicas) settle(v vector, p piece, y []float32) {
+	switch {
+	case v.kind == parameters:
+		r.move(y, p)
+	case v.rooted():
+		for i, x := range y {
+			y[i] = float32(x * x)
 		}
-		for _, k := range r.own[1:] {
-			copy(r.values(v, k)[p.off:][:p.n], y)
-		}
+	}
+	if v.kind == gradients {
+		return // the update needs them once
+	}
+	for _, k := range r.own[1:] {
+		copy(r.values(v, k)[p.off:][:p.n], y)
 	}
 }
 

@@ -463,3 +463,43 @@ func TestClustersChooseMicroBatches(t *testing.T) {
 	}
 	n.check(t, "stopped", &log{losses: slices.Concat(before.losses, after.losses), vals: slices.Concat(before.vals, after.vals)}, want, dict)
 }
+
+// TestTiedWeightsInClusters: a parameter that one cluster has in several stages, and another in
+// one, is averaged to the bits of one process, whatever is averaged, and with stochastic
+// rounding too.
+func TestTiedWeightsInClusters(t *testing.T) {
+	for how := range averages {
+		t.Run(how, func(t *testing.T) {
+			w := tiedWorld(replicated(4, how))
+			if how != "gradients" {
+				w.job.ReduceFactor = 1
+			}
+			w.job.ClipNorm = 0.1
+			want, dict := w.local(t)
+			for i, cuts := range [][][]int{
+				{w.starts(1), w.starts(3)},
+				{w.starts(5), w.starts(2), w.starts(1)},
+				{w.starts(3), w.starts(5)},
+			} {
+				if w.job.Schedule = job.Sync; i == 2 {
+					w.job.Schedule = job.ZB
+				}
+				m := w.shareOut(cuts...)
+				got, err := m.run(t, nil, nil)
+				if err != nil {
+					t.Fatalf("%v: %v", cuts, err)
+				}
+				for c, d := range m.states {
+					// Parameters of several stages come with each of them.
+					seen := map[string]bool{}
+					m.states[c] = slices.DeleteFunc(d, func(x state.Tensor) bool {
+						again := seen[x.Name]
+						seen[x.Name] = true
+						return again
+					})
+				}
+				m.check(t, fmt.Sprint(cuts), got, want, dict)
+			}
+		})
+	}
+}

@@ -106,12 +106,15 @@ func Compile(j job.Spec, s *graph.Stage, p Placement) (*Compiled, error) {
 	if c.eval, err = exec.Compile(s.Graph, s.First, exec.Config{Rows: j.MicroRows(), Outputs: outs, Precision: precision}); err != nil {
 		return nil, err
 	}
-	c.shares = sharesOf(j, &c.train.Layout, s.First, segments, len(p.Clusters))
-	if err := c.checkRings(); err != nil {
+	if c.ties, err = tiesOf(j, s, &c.train.Layout); err != nil {
 		return nil, err
 	}
-	c.ties, err = tiesOf(j, s, p, &c.train.Layout)
-	return c, err
+	var elsewhere map[string]bool
+	if p.several() { // one cluster averages each copy for itself
+		elsewhere = later(c.ties)
+	}
+	c.shares = sharesOf(j, &c.train.Layout, s.First, segments, len(p.Clusters), elsewhere)
+	return c, c.checkRings()
 }
 
 // messages fails if a tensor is larger than the largest message that links carry.

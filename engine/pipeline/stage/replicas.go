@@ -80,7 +80,7 @@ func accumulate(j job.Spec) bool { return j.Gradients() || j.UpdateFrequency > 1
 // ReplicaBytes is what the replicas of job j that a cluster has take beside what one does, for
 // a layout, and what averaging them takes beside messages.
 func ReplicaBytes(j job.Spec, l *exec.Layout, p Placement) int {
-	return replicaBytes(j, l, p, sharesOf(j, l, 0, nil, 1))
+	return replicaBytes(j, l, p, sharesOf(j, l, 0, nil, 1, nil))
 }
 
 func replicaBytes(j job.Spec, l *exec.Layout, p Placement, shares []share) int {
@@ -109,7 +109,7 @@ func replicaBytes(j job.Spec, l *exec.Layout, p Placement, shares []share) int {
 // NewReplicas allocates the replicas of job j that run has and initialises them from the job's
 // seed.
 func NewReplicas(j job.Spec, run order.Run, l *exec.Layout, d optim.Delay) (*Replicas, error) {
-	return newReplicas(j, run, l, d, sharesOf(j, l, 0, nil, 1))
+	return newReplicas(j, run, l, d, sharesOf(j, l, 0, nil, 1, nil))
 }
 
 func newReplicas(j job.Spec, run order.Run, l *exec.Layout, d optim.Delay, shares []share) (*Replicas, error) {
@@ -358,7 +358,7 @@ func (r *Replicas) alone(ctx context.Context, w *round) error {
 			if err := r.sum(g, w, r.scales, sum); err != nil {
 				return err
 			}
-			r.apply(g, w, r.scales, sum)
+			r.apply(g, w, r.scales, sum, nil)
 		}
 	}
 	for i := range r.counters {

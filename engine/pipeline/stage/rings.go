@@ -96,7 +96,16 @@ func (r *ringShare) message(n int) int {
 // ringBytes is what the rings keep beside the arithmetic: what is told with the scales, and
 // messages that wait to be sent.
 func (c *Compiled) ringBytes() int {
-	n := 0
+	if !c.Placement.several() {
+		return 0
+	}
+	passed := 0
+	for _, t := range c.ties {
+		if t.after >= 0 {
+			passed = max(passed, 4*min(t.Elems, groupMost(len(c.Placement.Clusters))))
+		}
+	}
+	n := (maxPassed + window) * passed
 	for _, r := range c.ringShares() {
 		n += 4*(r.elems-r.scales) + 4*r.elems + buffers(r.share, true)*sumBytes*r.largest
 	}
@@ -136,6 +145,7 @@ type rings struct {
 	shares []*ring
 	busy   *meter
 	now    func() time.Duration
+	wires  *wiring // to stages of the own cluster
 
 	mark   order.Mark // on a root: what it asks for, and then what is agreed
 	losses []float32  // on a leaf: those of the own replicas, and then of all; -Inf: none
@@ -160,11 +170,11 @@ type underway struct {
 	step int
 }
 
-func newRings(c *Compiled, busy *meter, now func() time.Duration) *rings {
+func newRings(c *Compiled, wires *wiring, busy *meter, now func() time.Duration) *rings {
 	if !c.Placement.several() {
 		return nil
 	}
-	x := &rings{c: c, n: len(c.Placement.Clusters), busy: busy, now: now}
+	x := &rings{c: c, n: len(c.Placement.Clusters), busy: busy, now: now, wires: wires}
 	for _, s := range c.ringShares() {
 		r := &ring{ringShare: s, agreed: make([]float32, s.elems)}
 		for range buffers(s.share, true) {
@@ -209,7 +219,9 @@ type meeting struct {
 	cancel context.CancelCauseFunc
 	out    map[Peer]chan outgoing
 	in     chan incoming
-	left   int // rings that are not through
+	left   int // rings that are not through, and stages that have more to pass on
+
+	passing passing
 }
 
 // average makes the replicas of all clusters one.
@@ -219,6 +231,7 @@ func (x *rings) average(ctx context.Context, r *Replicas, w *round) error {
 	defer m.cancel(nil)
 	var wg sync.WaitGroup
 	m.start(&wg)
+	m.startPassing(&wg)
 	err := m.run()
 	if err != nil {
 		m.cancel(err)
@@ -226,6 +239,7 @@ func (x *rings) average(ctx context.Context, r *Replicas, w *round) error {
 	for _, out := range m.out {
 		close(out)
 	}
+	m.closePassing()
 	wg.Wait() // what is queued goes out
 	if m.ctx.Err() != nil {
 		return context.Cause(m.ctx)
@@ -315,11 +329,16 @@ func (m *meeting) run() error {
 				return err
 			}
 			continue
+		case in := <-m.passes():
+			if err := m.takePassed(in); err != nil {
+				return err
+			}
+			continue
 		case <-m.ctx.Done():
 			return context.Cause(m.ctx)
 		default:
 		}
-		if i := slices.IndexFunc(m.shares, (*ring).may); i >= 0 {
+		if i := slices.IndexFunc(m.shares, (*ring).may); i >= 0 && !m.crowded() {
 			if err := m.group(m.shares[i]); err != nil {
 				return err
 			}
@@ -345,6 +364,10 @@ func (m *meeting) wait() error {
 	select {
 	case in := <-m.in:
 		return m.take(in)
+	case in := <-m.passes():
+		return m.takePassed(in)
+	case <-m.passing.wake: // a later stage may have caught up
+		return nil
 	case <-m.ctx.Done():
 		return context.Cause(m.ctx)
 	}
@@ -523,7 +546,7 @@ func (m *meeting) takeSums(r *ring, h wire.Header, payload []byte, g, step int) 
 		return fmt.Errorf("%w: group %d is over before group %d", ErrProtocol, g, r.finished)
 	}
 	done = m.busy.working()
-	m.r.apply(&r.groups[g], m.w, r.agreed[:r.scales], u.sum[:r.groups[g].n])
+	m.r.apply(&r.groups[g], m.w, r.agreed[:r.scales], u.sum[:r.groups[g].n], m.pass)
 	done()
 	if r.finished++; r.finished == len(r.groups) {
 		m.left--

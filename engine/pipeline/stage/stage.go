@@ -209,7 +209,8 @@ func New(c *Compiled, cfg Config) (*Stage, error) {
 	if err := s.goTo(order.Position{}); err != nil {
 		return nil, err
 	}
-	s.wires, s.rings = newWiring(c, &s.busy), newRings(c, &s.busy, cfg.Now)
+	s.wires = newWiring(c, &s.busy)
+	s.rings = newRings(c, s.wires, &s.busy, cfg.Now)
 	if err := s.Connect(cfg.Links, cfg.Rings); err != nil {
 		return nil, err
 	}

@@ -40,7 +40,7 @@ func (t *tie) piece(k int) (from, to int) {
 
 // tiesOf are the tied parameters of a stage, those that it alone holds included: they are
 // folded at the same time.
-func tiesOf(j job.Spec, s *graph.Stage, p Placement, l *exec.Layout) ([]tie, error) {
+func tiesOf(j job.Spec, s *graph.Stage, l *exec.Layout) ([]tie, error) {
 	var ts []tie
 	for _, e := range l.Ties {
 		t := tie{Tie: e, before: -1, after: -1}
@@ -55,9 +55,6 @@ func tiesOf(j job.Spec, s *graph.Stage, p Placement, l *exec.Layout) ([]tie, err
 		if j.Schedule == job.Async && (t.before >= 0 || t.after >= 0) {
 			return nil, fmt.Errorf("%w: %q, and the schedule %s never brings its gradients together: use sync or zb, or a cut that leaves its layers in one stage",
 				ErrTied, e.Name, j.Schedule)
-		}
-		if p.several() && (t.before >= 0 || t.after >= 0) {
-			return nil, fmt.Errorf("%w: %q, and several clusters cannot average it: use one cluster, or a cut that leaves its layers in one stage", ErrTied, e.Name)
 		}
 		ts = append(ts, t)
 	}

@@ -244,9 +244,9 @@ func (w *wiring) marks(it order.Item) bool {
 // firstMark takes the mark before item it from the first stage that this one listens to.
 func (w *wiring) firstMark(ctx context.Context, it order.Item) (order.Mark, error) {
 	from := w.in[0].from
-	m, err := w.links[from].Recv(ctx)
+	m, err := w.next(ctx, from, false)
 	if err != nil {
-		return order.Continue, fmt.Errorf("waiting for stage %d: %w", from, err)
+		return order.Continue, err
 	}
 	defer m.Release()
 	if h := m.Header; h.Kind != wire.Control || h.Seq != it.Seq || h.Rows > uint32(order.Stop) {

@@ -1,0 +1,220 @@
+// Averages of parameters that several stages of a cluster hold. Such a parameter is averaged
+// where its first holder is, in the ring of that segment, since other clusters may have its
+// holders in one stage. The first holder passes the mean on to the next, and that one on: all
+// copies then do the same with it. Whoever passes on does not wait for the next stage until
+// some messages are on the way; later holders wait for earlier ones only, never the other way.
+
+package stage
+
+import (
+	"encoding/binary"
+	"fmt"
+	"math"
+	"slices"
+	"sync"
+
+	"github.com/ravnest/ravnest/engine/graph"
+	"github.com/ravnest/ravnest/engine/pipeline/average"
+	"github.com/ravnest/ravnest/engine/transport"
+	"github.com/ravnest/ravnest/engine/wire"
+)
+
+// maxPassed is how many messages wait for a stage before nothing new is begun for it.
+const maxPassed = 8
+
+// blockBits is how many of a header's bits number a block; those above number the vector.
+const blockBits = 28
+
+// passing is the tied parameters of one average: what of them goes to later stages, and what
+// comes from earlier ones.
+type passing struct {
+	out  map[int]chan outgoing // by stage
+	in   chan passed
+	wake chan struct{} // a token: a message has gone out
+	left map[int]int   // elements that are to come, by stage
+	at   map[[2]int]int
+}
+
+// passed is a message of an earlier stage.
+type passed struct {
+	from int
+	transport.Message
+}
+
+// later are the tied parameters that are averaged elsewhere, by name.
+func later(ts []tie) map[string]bool {
+	names := map[string]bool{}
+	for _, t := range ts {
+		if t.before >= 0 {
+			names[t.Name] = true
+		}
+	}
+	return names
+}
+
+// startPassing begins to pass on and to take what earlier holders pass on.
+func (m *meeting) startPassing(wg *sync.WaitGroup) {
+	m.passing = passing{
+		out: map[int]chan outgoing{}, in: make(chan passed), wake: make(chan struct{}, 1), left: map[int]int{}, at: map[[2]int]int{},
+	}
+	vectors, pieces := 0, 0
+	for _, v := range m.r.vectors {
+		if v.role() == graph.Trainable {
+			vectors++
+		}
+	}
+	for _, r := range m.shares {
+		for _, g := range r.groups {
+			pieces += len(g.pieces)
+		}
+	}
+	for _, t := range m.c.ties {
+		if t.after >= 0 && m.passing.out[t.after] == nil {
+			// Room for all pieces of this stage's own, and for those that it only hands on.
+			out := make(chan outgoing, pieces+2*maxPassed)
+			m.passing.out[t.after] = out
+			wg.Go(func() { m.sendPassed(t.after, out) })
+		}
+		if t.before >= 0 {
+			m.passing.left[t.before] += vectors * t.Elems
+		}
+	}
+	for from, n := range m.passing.left {
+		m.left++
+		early := m.wires.early[from]
+		delete(m.wires.early, from)
+		wg.Go(func() { m.receivePassed(from, n, early) })
+	}
+}
+
+// receivePassed hands on messages of an earlier stage until n elements have come.
+func (m *meeting) receivePassed(from, n int, early []transport.Message) {
+	next := func() (msg transport.Message, err error) {
+		if len(early) > 0 {
+			msg, early = early[0], early[1:]
+			return msg, nil
+		}
+		return m.wires.links[from].Recv(m.ctx)
+	}
+	for n > 0 {
+		msg, err := next()
+		if err != nil {
+			m.cancel(fmt.Errorf("waiting for stage %d: %w", from, err))
+			return
+		}
+		n -= max(int(msg.Header.Elems), 1)
+		select {
+		case m.passing.in <- passed{from, msg}:
+		case <-m.ctx.Done():
+			msg.Release()
+			return
+		}
+	}
+}
+
+// sendPassed sends what is put into out, until it is closed.
+func (m *meeting) sendPassed(to int, out chan outgoing) {
+	for o := range out {
+		err := m.wires.links[to].Send(m.ctx, o.h, o.b)
+		m.mu.Lock()
+		m.free = append(m.free, o.b)
+		m.mu.Unlock()
+		if err != nil {
+			m.cancel(fmt.Errorf("sending to stage %d: %w", to, err))
+			return
+		}
+		select {
+		case m.passing.wake <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// passes is where messages of earlier holders come, unless too many wait to be handed on.
+func (m *meeting) passes() chan passed {
+	if m.crowded() {
+		return nil
+	}
+	return m.passing.in
+}
+
+// crowded tells whether a later stage is behind.
+func (m *meeting) crowded() bool {
+	for _, out := range m.passing.out {
+		if len(out) >= maxPassed {
+			return true
+		}
+	}
+	return false
+}
+
+// pass sends the mean of a piece to the next holder of its parameter, if there is one.
+func (m *meeting) pass(vector int, p piece, y []float32) {
+	name := m.r.layout.Entries[p.entry].Full
+	i := slices.IndexFunc(m.c.ties, func(t tie) bool { return t.Name == name && t.after >= 0 })
+	if i >= 0 {
+		m.handOn(&m.c.ties[i], vector, p.first, y)
+	}
+}
+
+func (m *meeting) handOn(t *tie, vector, first int, y []float32) {
+	b := m.buffer(4 * len(y))
+	for _, v := range y {
+		b = binary.LittleEndian.AppendUint32(b, math.Float32bits(v))
+	}
+	m.passing.out[t.after] <- outgoing{wire.Header{
+		Kind: wire.Tied, Edge: uint16(t.Number), Rows: uint32(vector<<blockBits | first/average.BlockSize), Seq: m.w.number, Elems: uint32(len(y)),
+	}, b}
+}
+
+// takePassed takes the mean of a piece from an earlier holder.
+func (m *meeting) takePassed(in passed) error {
+	defer in.Release()
+	h := in.Header
+	err := m.handlePassed(in.from, h, in.Payload)
+	if err != nil {
+		return fmt.Errorf("from stage %d: the average of tied parameter %d: %w", in.from, h.Edge, err)
+	}
+	return nil
+}
+
+func (m *meeting) handlePassed(from int, h wire.Header, payload []byte) error {
+	i := slices.IndexFunc(m.c.ties, func(t tie) bool { return t.Number == int(h.Edge) && t.before == from })
+	if i < 0 || h.Kind != wire.Tied || h.Seq != m.w.number {
+		return fmt.Errorf("%w: a %s of round %d, this is round %d", ErrProtocol, h.Kind, h.Seq, m.w.number)
+	}
+	t, v, first, n := &m.c.ties[i], int(h.Rows>>blockBits), int(h.Rows&(1<<blockBits-1))*average.BlockSize, int(h.Elems)
+	if v >= len(m.r.vectors) || m.r.vectors[v].role() != graph.Trainable {
+		return fmt.Errorf("%w: vector %d", ErrProtocol, v)
+	}
+	// Pieces of one vector come in order.
+	key := [2]int{i, v}
+	if first != m.passing.at[key] || n < 1 || n > t.Elems-first || n%average.BlockSize != 0 && first+n != t.Elems || len(payload) != 4*n {
+		return fmt.Errorf("%w: elements from %d on, %d of them in %d bytes, of %d; those from %d on are due", ErrProtocol, first, n, len(payload), t.Elems, m.passing.at[key])
+	}
+	defer m.busy.working()()
+	p := piece{off: t.Off + first, first: first, n: n}
+	y := m.r.values(m.r.vectors[v], m.r.own[0])[p.off:][:n]
+	for k := range y {
+		y[k] = math.Float32frombits(binary.LittleEndian.Uint32(payload[4*k:]))
+	}
+	if err := finite(y); err != nil {
+		return err
+	}
+	if t.after >= 0 {
+		m.handOn(t, v, first, y)
+	}
+	m.r.settle(m.r.vectors[v], p, y)
+	m.passing.at[key] += n
+	if m.passing.left[from] -= n; m.passing.left[from] == 0 {
+		m.left--
+	}
+	return nil
+}
+
+// closePassing tells that nothing more is passed on.
+func (m *meeting) closePassing() {
+	for _, out := range m.passing.out {
+		close(out)
+	}
+}
