@@ -35,6 +35,15 @@ func TestMain(m *testing.M) {
 }
 
 func prepared(run func() int) (code int, err error) {
+	// A tester's own provider keeps its key.
+	config, err := os.MkdirTemp("", "ravnest-e2e-config-")
+	if err != nil {
+		return 1, err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(config)) }()
+	if err := os.Setenv("RAVNEST_IDENTITY", filepath.Join(config, "identity.pem")); err != nil {
+		return 1, err
+	}
 	if bin = os.Getenv("RAVNEST_BIN"); bin != "" {
 		for _, name := range []string{"ravnest", "ravnest-provider"} {
 			if _, err := os.Stat(filepath.Join(bin, name)); err != nil {

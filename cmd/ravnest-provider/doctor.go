@@ -25,15 +25,22 @@ var errNoPath = errors.New("this machine cannot take part in a run of this host"
 func doctorCommand() *cli.Command {
 	return &cli.Command{
 		Name: "doctor", Usage: "test the network between this machine and a host, without joining it",
-		Flags: []cli.Flag{
-			&cli.StringFlag{Name: "join", Usage: "`URL` of the signaling host"},
-			&cli.StringFlag{Name: "token", EnvVars: []string{"RAVNEST_TOKEN"}, Usage: "the host's join token"},
-		},
+		Flags: []cli.Flag{joinFlag, tokenFlag, tokenFileFlag, identityFlag},
 		Action: func(c *cli.Context) error {
-			if c.String("join") == "" {
-				return errors.New("which host? give its address with --join URL")
+			join, token, err := hostOf(c)
+			if err != nil {
+				return err
 			}
-			return doctor(c.Context, c.App.Writer, c.String("join"), c.String("token"))
+			id, err := identity(c, func(string, ...any) {})
+			if err != nil {
+				return err
+			}
+			if token == "" && id != nil {
+				if u, err := client.ParseURL(join); err == nil {
+					token = id.Pass(u.String())
+				}
+			}
+			return doctor(c.Context, c.App.Writer, join, token)
 		},
 	}
 }

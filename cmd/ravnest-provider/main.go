@@ -27,6 +27,7 @@ var version = "dev"
 func main() {
 	// Keep the heap small: what the plan needs is allocated once, the rest is messages.
 	debug.SetGCPercent(50)
+	native.Scrub()
 	ctx, stop := native.Shutdown(context.Background())
 	err := app().RunContext(ctx, os.Args)
 	stop()
@@ -50,8 +51,7 @@ func app() *cli.App {
 			return fmt.Errorf("%w: run ravnest-provider --help for the flags", err)
 		},
 		Flags: append(limitFlags(),
-			&cli.StringFlag{Name: "join", EnvVars: []string{"RAVNEST_JOIN"}, Usage: "`URL` of the signaling host"},
-			&cli.StringFlag{Name: "token", EnvVars: []string{"RAVNEST_TOKEN"}, Usage: "the host's join token"},
+			joinFlag, tokenFlag, tokenFileFlag, identityFlag,
 			&cli.StringFlag{Name: "name", DefaultText: "chosen by the host", EnvVars: []string{"RAVNEST_NAME"}, Usage: "name in the plan, such as node_0"},
 			&cli.BoolFlag{Name: "once", Usage: "leave after one run (default: stay for the host's next)"},
 			&cli.DurationFlag{Name: "wait", DefaultText: "for ever", Usage: "give up after `TIME` without a host, such as 30s or 0"},
@@ -70,8 +70,9 @@ func lend(c *cli.Context) error {
 		}
 		return fmt.Errorf("unexpected argument %q: run ravnest-provider --help for the flags", arg)
 	}
-	if c.String("join") == "" {
-		return errors.New("which host? give its address with --join URL")
+	join, token, err := hostOf(c)
+	if err != nil {
+		return err
 	}
 	if name := c.String("name"); name != "" {
 		if err := proto.CheckName(name); err != nil {
@@ -89,6 +90,10 @@ func lend(c *cli.Context) error {
 	} else if wait < 0 {
 		return fmt.Errorf("--wait %v is negative: leave it out to wait for ever", wait)
 	}
+	id, err := identity(c, say)
+	if err != nil {
+		return err
+	}
 	lim, err := limits(c, say)
 	if err != nil {
 		return err
@@ -96,10 +101,10 @@ func lend(c *cli.Context) error {
 	team := kernel.NewTeam(lim.threads)
 	defer team.Close()
 	began := time.Now()
-	err = lender.Lend(c.Context, lender.Config{
-		Host: c.String("join"), Token: c.String("token"), Name: c.String("name"),
+	cfg := lender.Config{
+		Host: join, Token: token, Name: c.String("name"),
 		Agent: "ravnest-provider/" + version, Platform: runtime.GOOS + "/" + runtime.GOARCH,
-		Team: team, RAM: lim.ram, Limit: lim.rate, May: lim.may, Loopback: native.Loopback(c.String("join")), Machine: native.Network(),
+		Team: team, RAM: lim.ram, Limit: lim.rate, May: lim.may, Loopback: native.Loopback(join), Machine: native.Network(),
 		Rules: machine.Rules{Once: c.Bool("once"), Stay: true, Wait: wait},
 		Now:   func() time.Duration { return time.Since(began) },
 		Event: say,
@@ -110,7 +115,11 @@ func lend(c *cli.Context) error {
 			}
 			return n
 		},
-	})
+	}
+	if id != nil {
+		id.into(&cfg)
+	}
+	err = lender.Lend(c.Context, cfg)
 	if errors.Is(err, client.ErrGoodbye) {
 		say("%v", err)
 		return nil

@@ -41,6 +41,7 @@ var version = "dev"
 var errInterrupted = errors.New("interrupted")
 
 func main() {
+	native.Scrub()
 	ctx, stop := native.Shutdown(context.Background())
 	a := app()
 	err := a.RunContext(ctx, flagsFirst(a, os.Args))
@@ -110,6 +111,7 @@ var (
 	shardsFlag    = &cli.StringFlag{Name: "shards", DefaultText: "256MB", Usage: "keep data of more than `SIZE` in shards, of which a machine holds a few at a time"}
 	jsonFlag      = &cli.BoolFlag{Name: "json", Usage: "print the result as one JSON object on stdout"}
 	threads       = &cli.IntFlag{Name: "threads", Value: 1, Usage: "threads of the tensor engine"}
+	tokenFileFlag = &cli.StringFlag{Name: "token-file", EnvVars: []string{"RAVNEST_TOKEN_FILE"}, Usage: "read the token from `FILE`; - is standard input"}
 )
 
 func app() *cli.App {
@@ -129,7 +131,7 @@ func app() *cli.App {
 		},
 		Commands: []*cli.Command{
 			demoCommand(), initCommand(), importCommand(), clusterizeCommand(), serveCommand(), statusCommand(), fuseCommand(), evalCommand(), exportCommand(), predictCommand(), trainCommand(),
-			simulateCommand(),
+			simulateCommand(), membersCommand(),
 		},
 	}
 }
@@ -200,6 +202,8 @@ func serveCommand() *cli.Command {
 			jsonFlag,
 			&cli.StringFlag{Name: "listen", Value: "127.0.0.1:8090", Usage: "`ADDR` to serve at"},
 			&cli.StringFlag{Name: "token", EnvVars: []string{"RAVNEST_TOKEN"}, Usage: "secret that providers must show to join"},
+			tokenFileFlag,
+			&cli.BoolFlag{Name: "members-only", Usage: "let only those join whom ravnest members has allowed or invited; the token then opens the dashboard alone"},
 			&cli.IntFlag{Name: "providers", DefaultText: "the plan of clusterize", Usage: "plan by the benchmarks of the first `N` that join"},
 			&cli.IntFlag{Name: "clusters", DefaultText: "as many as pay", Usage: "with --providers: form `N` clusters, which share the job's replicas"},
 			&cli.BoolFlag{Name: "fresh", Usage: "start from the beginning instead of resuming an unfinished run of the same job from its last checkpoint"},
@@ -217,10 +221,22 @@ func serveCommand() *cli.Command {
 	}
 }
 
+// tokenOf is the token of the flags.
+func tokenOf(c *cli.Context) (string, error) {
+	file, token := c.String("token-file"), c.String("token")
+	switch {
+	case file == "":
+		return token, nil
+	case token != "":
+		return "", errors.New("there is a token beside --token-file: give one of them")
+	}
+	return native.TokenFile(file)
+}
+
 func statusCommand() *cli.Command {
 	return &cli.Command{
 		Name: "status", Usage: "show the status of a run: of the job in DIR or of the host at URL", ArgsUsage: "DIR|URL",
-		Flags:  []cli.Flag{jsonFlag, &cli.StringFlag{Name: "token", EnvVars: []string{"RAVNEST_TOKEN"}, Usage: "the host's join token, with URL"}},
+		Flags:  []cli.Flag{jsonFlag, &cli.StringFlag{Name: "token", EnvVars: []string{"RAVNEST_TOKEN"}, Usage: "the host's join token, with URL"}, tokenFileFlag},
 		Action: status, OnUsageError: usageError,
 	}
 }
@@ -819,11 +835,19 @@ func serve(c *cli.Context) (err error) {
 	if c.Bool("no-relay") && c.String("relay") != "" {
 		return errors.New("--relay and --no-relay contradict each other: give one of them")
 	}
-	ln, err := server.Listen(c.String("listen"), c.String("token"))
+	token, err := tokenOf(c)
 	if err != nil {
 		return err
 	}
-	edge, err := edgeOf(c, ln)
+	ln, err := server.Listen(c.String("listen"), token)
+	if err != nil {
+		return err
+	}
+	members, err := host.OpenMembers(p.Dir, c.Bool("members-only"))
+	if err != nil {
+		return err
+	}
+	edge, err := edgeOf(c, ln, token)
 	if err != nil {
 		return err
 	}
@@ -838,7 +862,7 @@ func serve(c *cli.Context) (err error) {
 	}
 	defer func() { err = errors.Join(err, done()) }()
 	s, err := host.Serve(c.Context, p, host.Options{
-		Listener: ln, Site: pages, Edge: edge, Token: c.String("token"), Providers: c.Int("providers"), Clusters: c.Int("clusters"), Fresh: c.Bool("fresh"), Output: out, Trace: trace,
+		Listener: ln, Site: pages, Edge: edge, Token: token, Members: members, Providers: c.Int("providers"), Clusters: c.Int("clusters"), Fresh: c.Bool("fresh"), Output: out, Trace: trace,
 		Listening: func(_ context.Context, url string) error {
 			warnPlain(c, url)
 			fmt.Fprintf(os.Stderr, "serving at %s: start providers with ravnest-provider --join %s\n", url, url)
@@ -863,7 +887,11 @@ func status(c *cli.Context) error {
 		return err
 	}
 	if strings.HasPrefix(at, "http://") || strings.HasPrefix(at, "https://") {
-		s, err := host.AskStatus(c.Context, at, c.String("token"))
+		token, err := tokenOf(c)
+		if err != nil {
+			return err
+		}
+		s, err := host.AskStatus(c.Context, at, token)
 		if err != nil {
 			return err
 		}
@@ -881,7 +909,7 @@ func status(c *cli.Context) error {
 }
 
 // edgeOf reads the flags about how the host is reached over the network.
-func edgeOf(c *cli.Context, ln net.Listener) (host.Edge, error) {
+func edgeOf(c *cli.Context, ln net.Listener, token string) (host.Edge, error) {
 	e := host.Edge{Proxy: c.Bool("proxy")}
 	if cert, key := c.String("tls-cert"), c.String("tls-key"); cert != "" || key != "" {
 		if cert == "" || key == "" {
@@ -914,7 +942,7 @@ func edgeOf(c *cli.Context, ln net.Listener) (host.Edge, error) {
 	switch at := c.String("relay"); {
 	case c.Bool("no-relay"):
 	case at != "":
-		if e.RelayTCP, err = server.Listen(at, c.String("token")); err != nil {
+		if e.RelayTCP, err = server.Listen(at, token); err != nil {
 			return e, fmt.Errorf("--relay: %w", err)
 		}
 		e.RelayUDP, err = server.ListenUDP(e.RelayTCP)

@@ -88,7 +88,7 @@ func Demo(ctx context.Context, p *project.Project, ln net.Listener, opt DemoOpti
 		}
 		opt.say("contribute: %s/\ndashboard: %s/dashboard", url, url)
 		for _, name := range so.Names[opt.Tabs:] {
-			args := []string{"--join", url, "--name", name, "--threads", fmt.Sprint(opt.Threads), "--nice", "0", "--once", "--quiet"}
+			args := []string{"--join", url, "--name", name, "--threads", fmt.Sprint(opt.Threads), "--nice", "0", "--identity", "none", "--once", "--quiet"}
 			if opt.RAM != "" {
 				args = append(args, "--ram", opt.RAM)
 			}

@@ -49,8 +49,10 @@ const storeDir = "node_data/store"
 type Options struct {
 	Listener net.Listener
 	Token    string
-	Site     http.Handler
-	Edge     Edge
+	// Members admits providers by their keys; nil: only the token counts.
+	Members *Members
+	Site    http.Handler
+	Edge    Edge
 	// Providers is how many to wait for, before planning by their benchmarks. 0: use the
 	// stored plan.
 	Providers int
@@ -300,10 +302,14 @@ func Serve(ctx context.Context, p *project.Project, opt Options) (Summary, error
 }
 
 func (r *run) serve(ctx context.Context, job server.Job) (Summary, error) {
-	srv, err := server.New(server.Config{
+	conf := server.Config{
 		Token: r.opt.Token, Store: r.store, Site: r.opt.Site, Once: true, Trace: r.opt.Trace,
 		TLS: r.opt.Edge.TLS, Public: r.opt.Edge.Public, Proxy: r.opt.Edge.Proxy, RelayUDP: r.opt.Edge.RelayUDP,
-	})
+	}
+	if r.opt.Members != nil {
+		conf.Members = r.opt.Members
+	}
+	srv, err := server.New(conf)
 	if err != nil {
 		return Summary{}, err
 	}
@@ -328,6 +334,13 @@ func (r *run) serve(ctx context.Context, job server.Job) (Summary, error) {
 		if err := r.opt.Listening(ctx, r.opt.url()); err != nil {
 			return Summary{}, err
 		}
+	}
+	if r.opt.Members != nil {
+		stop, err := r.watchMembers(ctx, srv)
+		if err != nil {
+			return Summary{}, err
+		}
+		defer stop()
 	}
 	// A cancelled ctx asks for a graceful stop; the run ends by its own rules.
 	ended := make(chan struct{})

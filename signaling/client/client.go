@@ -9,6 +9,7 @@ package client
 
 import (
 	"context"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"net/url"
@@ -53,6 +54,8 @@ type Options struct {
 	HTTP    *HTTP         // its Timeout should be 0; nil: the default client
 	Timeout time.Duration // for joining; 0: 10 s
 	MaxBlob int64         // size limit of blobs in bytes; 0: 1 GiB
+	// Identity proves who this provider is; nil: it has none.
+	Identity Identity
 	// Limit bounds what is sent to the host and received from it; nil: nothing does.
 	Limit *throttle.Limit
 
@@ -60,6 +63,14 @@ type Options struct {
 	// Back that it has been found, and after how long. nil: nobody.
 	Away func(why error)
 	Back func(after time.Duration)
+}
+
+// Identity is a provider's Ed25519 key.
+type Identity interface {
+	// Key returns the public key in lower-case hex.
+	Key() string
+	// Sign returns the signature of a message.
+	Sign(ctx context.Context, message []byte) ([]byte, error)
 }
 
 func (o *Options) fill() {
@@ -70,10 +81,13 @@ func (o *Options) fill() {
 		o.MaxBlob = 1 << 30
 	}
 	o.Hello.Token = o.Token
+	if o.Identity != nil {
+		o.Hello.Key = o.Identity.Key()
+	}
 }
 
 func (o *Options) host(u *url.URL) host {
-	return host{url: u, token: o.Token, http: paced(o.HTTP, o.Limit), maxBlob: o.MaxBlob, limit: o.Limit}
+	return host{url: u, token: o.Token, http: paced(o.HTTP, o.Limit), maxBlob: o.MaxBlob, limit: o.Limit, identity: o.Identity}
 }
 
 // ParseURL parses a host's address: host:port, or an http, https, ws or wss URL, which may
@@ -180,11 +194,24 @@ func Dial(ctx context.Context, addr string, opt Options) (*Conn, error) {
 
 // enter makes a connection and exchanges hello and welcome over it.
 func enter(ctx context.Context, h *host, hello []byte) (*socket, *proto.Welcome, error) {
+	ws, msg, err := greet(ctx, h, hello)
+	if err != nil {
+		return nil, nil, err
+	}
+	if w, ok := msg.(*proto.Welcome); ok {
+		return ws, w, nil
+	}
+	ws.abort()
+	return nil, nil, fmt.Errorf("join %s: the host answered with %s instead of a welcome: is it a ravnest host?", h.url, msg.Type())
+}
+
+// greet makes a connection, says hello and returns the host's answer that is no error.
+func greet(ctx context.Context, h *host, hello []byte) (*socket, proto.Message, error) {
 	ws, err := dial(ctx, h)
 	if err != nil {
 		return nil, nil, err
 	}
-	welcome, err := join(ctx, ws, hello)
+	msg, err := join(ctx, ws, h.identity, hello)
 	if err != nil {
 		ws.abort()
 		if cause := ctx.Err(); cause != nil && errors.Is(err, cause) {
@@ -192,32 +219,74 @@ func enter(ctx context.Context, h *host, hello []byte) (*socket, *proto.Welcome,
 		}
 		return nil, nil, fmt.Errorf("join %s: %w", h.url, err)
 	}
-	return ws, welcome, nil
+	return ws, msg, nil
 }
 
-// join exchanges hello and welcome.
-func join(ctx context.Context, ws *socket, hello []byte) (*proto.Welcome, error) {
+// join says hello, proves our key if the host asks for that, and returns the answer.
+func join(ctx context.Context, ws *socket, id Identity, hello []byte) (proto.Message, error) {
 	// A host that refuses at once may have closed before our hello is sent; its answer can
 	// still be read.
 	werr := ws.write(ctx, hello)
-	b, err := ws.read(ctx)
-	if err != nil {
-		if werr != nil {
-			err = werr
+	for proved := false; ; proved = true {
+		b, err := ws.read(ctx)
+		if err != nil {
+			if werr != nil {
+				err = werr
+			}
+			return nil, fmt.Errorf("%w: the host closed the connection: %w", ErrLost, err)
 		}
-		return nil, fmt.Errorf("%w: the host closed the connection: %w", ErrLost, err)
+		msg, err := proto.Decode(b)
+		if err != nil {
+			return nil, err
+		}
+		switch m := msg.(type) {
+		case *proto.Error:
+			return nil, m
+		case *proto.Challenge:
+			if id == nil || proved {
+				return nil, errors.New("the host asks for a proof out of turn")
+			}
+			sig, err := id.Sign(ctx, proto.Proven(m.Nonce, hello))
+			if err != nil {
+				return nil, fmt.Errorf("proving this provider's key: %w", err)
+			}
+			p, err := proto.Encode(&proto.Proof{Signature: hex.EncodeToString(sig)})
+			if err != nil {
+				return nil, err
+			}
+			werr = ws.write(ctx, p)
+		default:
+			return msg, nil
+		}
 	}
-	msg, err := proto.Decode(b)
+}
+
+// AskPass asks the host for a pass: who is allowed or brings an invitation gets a token of its
+// own, with which it can do what the join token allows. The error is the host's *proto.Error
+// if it gives none.
+func AskPass(ctx context.Context, addr string, opt Options) (string, error) {
+	opt.fill()
+	u, err := ParseURL(addr)
 	if err != nil {
-		return nil, err
+		return "", err
 	}
-	switch m := msg.(type) {
-	case *proto.Welcome:
-		return m, nil
-	case *proto.Error:
-		return nil, m
+	opt.Hello.Pass = true
+	hello, err := proto.Encode(&opt.Hello)
+	if err != nil {
+		return "", fmt.Errorf("signaling: %w", err)
 	}
-	return nil, fmt.Errorf("the host answered with %s instead of a welcome: is it a ravnest host?", msg.Type())
+	ctx, stop := context.WithTimeout(ctx, opt.Timeout)
+	defer stop()
+	h := opt.host(u)
+	ws, msg, err := greet(ctx, &h, hello)
+	if err != nil {
+		return "", err
+	}
+	ws.abort()
+	if p, ok := msg.(*proto.Pass); ok {
+		return p.Token, nil
+	}
+	return "", fmt.Errorf("the host at %s answered with %s instead of a pass: is it a ravnest host?", u, msg.Type())
 }
 
 // Welcome returns the host's welcome.

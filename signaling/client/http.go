@@ -32,6 +32,8 @@ type host struct {
 	http    *HTTP
 	maxBlob int64
 	limit   *throttle.Limit
+
+	identity Identity
 }
 
 // join returns the WebSocket's URL.

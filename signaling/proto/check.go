@@ -36,13 +36,18 @@ func CheckName(s string) error {
 }
 
 // CheckSHA256 returns an error unless s is a SHA-256 in lower-case hex.
-func CheckSHA256(s string) error {
-	if len(s) != 64 {
-		return fmt.Errorf("a SHA-256 of %d characters, want 64", len(s))
+func CheckSHA256(s string) error { return lowerHex("SHA-256", s, 64) }
+
+// CheckKey returns an error unless s is an Ed25519 public key in lower-case hex.
+func CheckKey(s string) error { return lowerHex("key", s, 64) }
+
+func lowerHex(what, s string, n int) error {
+	if len(s) != n {
+		return fmt.Errorf("a %s of %d characters, want %d", what, len(s), n)
 	}
 	for i := 0; i < len(s); i++ {
 		if c := s[i]; (c < '0' || c > '9') && (c < 'a' || c > 'f') {
-			return fmt.Errorf("SHA-256 %q is not lower-case hex", s)
+			return fmt.Errorf("%s %q is not lower-case hex", what, s)
 		}
 	}
 	return nil
@@ -175,6 +180,11 @@ func (m *Hello) check() error {
 	if m.Class != ClassFMA && m.Class != ClassNoFMA {
 		return fmt.Errorf("numeric class %.32q, want %q or %q", m.Class, ClassFMA, ClassNoFMA)
 	}
+	if m.Key != "" {
+		if err := CheckKey(m.Key); err != nil {
+			return err
+		}
+	}
 	if m.Return != nil {
 		if err := CheckName(m.Return.Session); err != nil {
 			return fmt.Errorf("session: %w", err)
@@ -192,6 +202,12 @@ func (m *Hello) check() error {
 		number("down_bps", m.Bench.Down, 1e15),
 	)
 }
+
+func (m *Challenge) check() error { return lowerHex("nonce", m.Nonce, 64) }
+
+func (m *Proof) check() error { return lowerHex("signature", m.Signature, 128) }
+
+func (m *Pass) check() error { return text("pass", m.Token, MaxToken) }
 
 func (m *Welcome) check() error {
 	if len(m.ICE) > MaxICE {

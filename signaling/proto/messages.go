@@ -3,11 +3,13 @@ package proto
 // The messages. Their fields are plain data, validated in check.go.
 
 import (
+	"crypto/sha256"
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"math"
 	"strconv"
+	"strings"
 )
 
 // Real is a float64 that can be NaN or infinite in JSON, where it is then a string: a
@@ -108,10 +110,44 @@ type Hello struct {
 	RAM      int64  `json:"ram_bytes"`      // offered, not installed
 	Threads  int    `json:"threads"`
 	Bench    Bench  `json:"bench"`
+	// Key is the provider's Ed25519 public key in lower-case hex; "": it has none. The host
+	// answers with a Challenge, which a Proof answers.
+	Key string `json:"key,omitempty"`
+	// Pass asks for a Pass in place of a Welcome.
+	Pass bool `json:"pass,omitempty"`
 	// Return asks to go on with a session whose connection has ended; the rest, but for
 	// the token, then says nothing new.
 	Return *Return `json:"return,omitempty"`
 }
+
+// Challenge asks a provider to prove that it has the key of its hello.
+type Challenge struct {
+	Nonce string `json:"nonce"` // 32 random bytes in lower-case hex
+}
+
+// Proof answers a Challenge.
+type Proof struct {
+	Signature string `json:"signature"` // of Proven's bytes, in lower-case hex
+}
+
+// Proven returns what a Proof signs: the challenge and the hello as it was sent, which has the
+// host's token in it, so that the proof is of no use to another host's requester.
+func Proven(nonce string, hello []byte) []byte {
+	sum := sha256.Sum256(hello)
+	return fmt.Appendf(nil, "ravnest hello\n%s\n%x", nonce, sum)
+}
+
+// Pass is a token of a member's own, which it can use as the join token from then on. It is
+// of use only with the member's key.
+type Pass struct {
+	Token string `json:"token"`
+}
+
+// InvitePrefix begins the tokens that are invitations for one provider.
+const InvitePrefix = "invite."
+
+// IsInvite reports whether a token is an invitation.
+func IsInvite(token string) bool { return strings.HasPrefix(token, InvitePrefix) }
 
 // Return names a session to go on with.
 type Return struct {
@@ -163,6 +199,7 @@ const (
 	TooLarge    Code = "too_large"    // over a size limit
 	BadHash     Code = "bad_hash"     // the bytes do not have the digest that names them
 	Forgotten   Code = "forgotten"    // no session to return to: it has ended, or the host has been started anew
+	Banned      Code = "banned"       // the requester has banned this provider's key
 	Storage     Code = "storage"      // the host could not store (disk full, for example)
 )
 
@@ -428,6 +465,15 @@ func Counted(m Message) bool {
 
 // Type returns the message's name on the wire.
 func (*Hello) Type() string { return "hello" }
+
+// Type returns the message's name on the wire.
+func (*Challenge) Type() string { return "challenge" }
+
+// Type returns the message's name on the wire.
+func (*Proof) Type() string { return "proof" }
+
+// Type returns the message's name on the wire.
+func (*Pass) Type() string { return "pass" }
 
 // Type returns the message's name on the wire.
 func (*Welcome) Type() string { return "welcome" }

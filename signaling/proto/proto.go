@@ -145,6 +145,12 @@ func blank(typ string) Message {
 		return new(Ping)
 	case "pong":
 		return new(Pong)
+	case "challenge":
+		return new(Challenge)
+	case "proof":
+		return new(Proof)
+	case "pass":
+		return new(Pass)
 	case "ack":
 		return new(Ack)
 	}

@@ -166,7 +166,7 @@ func (s *Server) bearer(r *http.Request) bool {
 	case !strings.EqualFold(scheme, "Bearer"):
 		return false
 	}
-	return sameToken(token, s.cfg.Token)
+	return s.shows(token)
 }
 
 // authorised wraps f so that it requires the token.

@@ -61,11 +61,13 @@ type Store interface {
 // Config configures a host. Every field's comment gives its default or the meaning of its
 // zero value.
 type Config struct {
-	Token string       // join token; "": none, for loopback only
-	Site  http.Handler // serves all paths but /v1/; nil: a line of text
-	Store Store        // nil: in memory
-	Once  bool         // say bye to the providers when a run is over
-	ICE   []proto.ICEServer
+	Token string // join token; "": none, for loopback only
+	// Members admits providers by their keys, beside the token; nil: only the token counts.
+	Members Members
+	Site    http.Handler // serves all paths but /v1/; nil: a line of text
+	Store   Store        // nil: in memory
+	Once    bool         // say bye to the providers when a run is over
+	ICE     []proto.ICEServer
 
 	TLS      *tls.Config    // nil: plain http
 	Public   *url.URL       // address by which the host is known outside; nil: any

@@ -32,6 +32,7 @@ const (
 
 type session struct {
 	id, secret string
+	key        string            // its provider's, proven; "": none
 	ice        []proto.ICEServer // the host's relay, with this session's credentials
 	keeps      bool              // it may outlive its connection
 	bucket     *bucket           // the reader's
@@ -270,6 +271,10 @@ func (s *Server) join(w http.ResponseWriter, r *http.Request) {
 		_ = ws.CloseNow()
 	}()
 	hello, err := s.hello(ws)
+	if err == nil && hello.Pass {
+		s.givePass(ctx, ws, hello)
+		return
+	}
 	if err == nil && !s.admit() {
 		err = &proto.Error{Code: proto.Full, Message: "the host has no room for another provider", Hint: "try again later"}
 	} else if err == nil {
@@ -306,7 +311,7 @@ func (s *Server) join(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	sess := &session{
-		id: "p" + hexBytes(8), secret: hexBytes(16), keeps: s.cfg.Away > 0, line: l,
+		id: "p" + hexBytes(8), secret: hexBytes(16), key: hello.Key, keeps: s.cfg.Away > 0, line: l,
 		bucket: newBucket(time.Now(), s.cfg.Rate, s.cfg.Burst),
 	}
 	sess.ice = s.ice(r, sess.id)
@@ -451,35 +456,52 @@ func (t *turned) stop() {
 	}
 }
 
-// hello waits for the first message and checks it. The hello is returned even with an error,
-// if the message was one.
+// hello waits for the first message, checks it, and has the provider prove its key. The hello
+// is returned even with an error, if the message was one.
 func (s *Server) hello(ws *websocket.Conn) (*proto.Hello, error) {
 	ctx, cancel := context.WithTimeout(s.door, s.cfg.HelloTimeout)
 	defer cancel()
-	_, b, err := ws.Read(ctx)
+	raw, msg, err := receive(ctx, ws)
 	if err != nil {
 		return nil, err
+	}
+	hello, ok := msg.(*proto.Hello)
+	if !ok {
+		return nil, &proto.Error{Code: proto.Protocol, Message: fmt.Sprintf("the first message must be hello, not %s", msg.Type())}
+	}
+	if hello.Return != nil { // its session's secret says who it is
+		if !s.shows(hello.Token) {
+			return hello, errBadToken
+		}
+		return hello, nil
+	}
+	if hello.Key != "" {
+		if err := prove(ctx, ws, hello.Key, raw); err != nil {
+			return hello, err
+		}
+	}
+	return hello, s.mayJoin(hello)
+}
+
+// receive reads a message of somebody who has not joined.
+func receive(ctx context.Context, ws *websocket.Conn) ([]byte, proto.Message, error) {
+	_, b, err := ws.Read(ctx)
+	if err != nil {
+		return nil, nil, err
 	}
 	msg, err := proto.Decode(b)
 	var v *proto.VersionError
 	if errors.As(err, &v) {
-		return nil, &proto.Error{
+		return nil, nil, &proto.Error{
 			Code:    proto.BadVersion,
 			Message: fmt.Sprintf("the provider speaks protocol version %d, but this host speaks version %d", v.Got, v.Want),
 			Hint:    "update the older of the two",
 		}
 	}
 	if err != nil {
-		return nil, &proto.Error{Code: proto.Protocol, Message: err.Error()}
+		return nil, nil, &proto.Error{Code: proto.Protocol, Message: err.Error()}
 	}
-	hello, ok := msg.(*proto.Hello)
-	if !ok {
-		return nil, &proto.Error{Code: proto.Protocol, Message: fmt.Sprintf("the first message must be hello, not %s", msg.Type())}
-	}
-	if s.cfg.Token != "" && !sameToken(hello.Token, s.cfg.Token) {
-		return hello, errBadToken
-	}
-	return hello, nil
+	return b, msg, nil
 }
 
 // read takes in messages until the connection ends and says why it did, and whether that

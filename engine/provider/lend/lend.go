@@ -44,6 +44,10 @@ type Config struct {
 	Event  func(format string, a ...any)
 	Watch  func(provider.Update)
 	Joined func(name string, b provider.Bench)
+	// Identity proves who this provider is; nil: it has none. Pass is told of a token of its
+	// own that the host has given it, in place of Token; nil: nobody keeps it.
+	Identity client.Identity
+	Pass     func(token string)
 	// Limit bounds what is sent and received; nil: nothing does.
 	Limit *throttle.Limit
 	// May, unless nil, tells whether this machine may be lent now; if not, why. It is asked
@@ -157,6 +161,7 @@ func (l *lender) serve(ctx context.Context) error {
 type lender struct {
 	cfg   Config
 	bench *proto.Bench // measured once
+	asked bool         // for a pass
 	was   bool         // it has been a member before
 }
 
@@ -170,7 +175,7 @@ func (l *lender) join(ctx context.Context) (provider.Host, provider.Dialer, erro
 			return nil, nil, fmt.Errorf("%w: %w", errCheck, err)
 		}
 	}
-	opt := client.Options{Token: l.cfg.Token, MaxBlob: l.cfg.RAM, Limit: l.cfg.Limit, Hello: proto.Hello{
+	opt := client.Options{Token: l.cfg.Token, Identity: l.cfg.Identity, MaxBlob: l.cfg.RAM, Limit: l.cfg.Limit, Hello: proto.Hello{
 		Name: l.cfg.Name, Agent: l.cfg.Agent, Platform: l.cfg.Platform,
 		Class: kernel.Class(), RAM: l.cfg.RAM, Threads: l.cfg.Team.Threads(),
 	}}
@@ -178,14 +183,8 @@ func (l *lender) join(ctx context.Context) (provider.Host, provider.Dialer, erro
 	opt.Back = func(after time.Duration) {
 		l.cfg.Event("connected to the host again after %.1f s, nothing is lost", after.Seconds())
 	}
-	if l.bench == nil {
-		up, down, err := client.MeasureBandwidth(ctx, l.cfg.Host, opt)
-		if err != nil {
-			return nil, nil, err
-		}
-		l.cfg.Watch(provider.Update{State: Benchmarking})
-		b := provider.Benchmark(l.cfg.Team, l.cfg.Now)
-		l.bench = &proto.Bench{GEMM: b.GEMM, Conv: b.Conv, Up: up, Down: down}
+	if err := l.admitted(ctx, &opt); err != nil {
+		return nil, nil, err
 	}
 	opt.Hello.Bench = *l.bench
 	conn, err := client.Dial(ctx, l.cfg.Host, opt)
@@ -220,6 +219,46 @@ func (l *lender) join(ctx context.Context) (provider.Host, provider.Dialer, erro
 		}
 	}
 	return h, dialer{ep, l.cfg.Limit}, nil
+}
+
+// admitted sees that opt has a token that the host takes, and that this machine is measured.
+func (l *lender) admitted(ctx context.Context, opt *client.Options) error {
+	if proto.IsInvite(opt.Token) {
+		if err := l.askPass(ctx, opt); err != nil {
+			return err
+		}
+	}
+	if l.bench != nil {
+		return nil
+	}
+	up, down, err := client.MeasureBandwidth(ctx, l.cfg.Host, *opt)
+	if errors.Is(err, proto.ErrBadToken) && l.cfg.Identity != nil && !l.asked {
+		// The host may know this key all the same.
+		if l.askPass(ctx, opt) == nil {
+			up, down, err = client.MeasureBandwidth(ctx, l.cfg.Host, *opt)
+		}
+	}
+	if err != nil {
+		return err
+	}
+	l.cfg.Watch(provider.Update{State: Benchmarking})
+	b := provider.Benchmark(l.cfg.Team, l.cfg.Now)
+	l.bench = &proto.Bench{GEMM: b.GEMM, Conv: b.Conv, Up: up, Down: down}
+	return nil
+}
+
+// askPass asks the host for a token of this provider's own, to be used from now on.
+func (l *lender) askPass(ctx context.Context, opt *client.Options) error {
+	l.asked = true
+	pass, err := client.AskPass(ctx, l.cfg.Host, *opt)
+	if err != nil {
+		return err
+	}
+	l.cfg.Token, opt.Token = pass, pass
+	if l.cfg.Pass != nil {
+		l.cfg.Pass(pass)
+	}
+	return nil
 }
 
 // dialer connects to peers within the limit.
