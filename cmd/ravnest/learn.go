@@ -23,6 +23,11 @@ func learnFlags(loss, optimizer string) []cli.Flag {
 		&cli.StringFlag{Name: "optimizer", Value: optimizer, DefaultText: orText(optimizer, "the job's"), Usage: strings.Join(job.Optimizers, ", ")},
 		&cli.Float64Flag{Name: "clip-norm", DefaultText: "the job's", Usage: "scale gradients down whose norm, over all parameters, is above `N`"},
 		&cli.Float64Flag{Name: "lr", DefaultText: "PyTorch's", Usage: "learning `RATE`"},
+		&cli.Float64Flag{Name: "weight-decay", DefaultText: "PyTorch's", Usage: "pull weights towards 0 by this `PART`"},
+		&cli.StringSliceFlag{Name: "no-decay", Usage: "parameters without weight decay: bias, norm, or `PATTERN`s of names such as 'wte.*'"},
+		&cli.StringSliceFlag{Name: "freeze", Usage: "leave parameters alone whose names match `PATTERN`, such as 'features.*'"},
+		&cli.StringFlag{Name: "lr-schedule", DefaultText: "the job's", Usage: "how the learning rate moves: " + strings.Join(job.LRs, ", ")},
+		&cli.IntFlag{Name: "warmup", Usage: "raise the learning rate from 0 over the first `N` updates"},
 	}
 }
 
@@ -65,5 +70,23 @@ func changeLearning(c *cli.Context, j *job.Spec) {
 	}
 	if c.IsSet("lr") {
 		j.Optimizer.LR = c.Float64("lr")
+	}
+	if c.IsSet("weight-decay") {
+		j.Optimizer.WeightDecay = c.Float64("weight-decay")
+	}
+	if c.IsSet("no-decay") {
+		j.Optimizer.NoDecay = c.StringSlice("no-decay")
+	}
+	if c.IsSet("freeze") {
+		j.Freeze = c.StringSlice("freeze")
+	}
+	if v := c.String("lr-schedule"); v != "" {
+		j.LR = job.DefaultLR(v)
+	}
+	if c.IsSet("warmup") {
+		if j.LR.Name == "constant" {
+			j.LR = job.DefaultLR("warmup")
+		}
+		j.LR.Warmup = c.Int("warmup")
 	}
 }

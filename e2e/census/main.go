@@ -127,7 +127,7 @@ func (r *result) step(m *importer.Model, want state.Dict) error {
 	}
 	r.output = fmt.Sprintf("%.1e", d)
 	copy(e.Grad(0, out, rows), seed.F32)
-	grads := make([]float32, p.Layout.Grads)
+	grads := make([]float32, max(p.Layout.Grads, p.Layout.Params))
 	e.Backward(0, s.Params, grads, false)
 	p.Layout.Fold(grads)
 

@@ -26,6 +26,7 @@ type Entry struct {
 type Layout struct {
 	Entries   []Entry // in state-dict order
 	Trainable int     // floats of the trainable vector, padding included
+	Params    int     // floats of it with the frozen parameters behind it
 	Buffers   int     // floats
 	Counters  int
 	// Grads is the floats of a vector of gradients: the trainable vector's, and behind them
@@ -33,6 +34,9 @@ type Layout struct {
 	Grads int
 	Ties  []Tie
 	first int // the graph's first node in the whole model
+
+	frozen map[string]int // where frozen parameters are
+	unused int            // where room for gradients begins that nobody looks at
 }
 
 // Tie is a tied parameter of a layout.
@@ -47,13 +51,15 @@ type Tie struct {
 // NewLayout places the parameters of g, whose first node is node first of the whole
 // model (its random streams are named by that number, so that a cut changes nothing).
 func NewLayout(g *graph.Graph, first int) Layout {
-	l := Layout{first: first}
+	l := Layout{first: first, frozen: map[string]int{}}
 	for _, p := range g.Params() {
 		e := Entry{Param: p}
 		n := (p.Elems() + align - 1) / align * align
 		switch p.Role {
 		case graph.Trainable:
 			e.Off, l.Trainable = l.Trainable, l.Trainable+n
+		case graph.Frozen:
+			e.Off, l.Params = l.Params, l.Params+n
 		case graph.Buffer:
 			e.Off, l.Buffers = l.Buffers, l.Buffers+n
 		case graph.Counter:
@@ -61,10 +67,20 @@ func NewLayout(g *graph.Graph, first int) Layout {
 		}
 		l.Entries = append(l.Entries, e)
 	}
+	for i := range l.Entries {
+		if e := &l.Entries[i]; e.Role == graph.Frozen {
+			e.Off += l.Trainable
+			l.frozen[e.Full] = e.Off
+		}
+	}
+	l.Params += l.Trainable
 	l.Grads = l.Trainable
 	for _, t := range g.Ties() {
 		i := slices.IndexFunc(l.Entries, func(e Entry) bool { return e.Full == t.Name })
 		e := l.Entries[i]
+		if e.Role == graph.Frozen {
+			continue // no gradient is added up
+		}
 		tie := Tie{Tie: t, Off: e.Off, Elems: e.Elems()}
 		for k := len(t.Groups) - 1; k >= 0; k-- {
 			switch {
@@ -77,6 +93,10 @@ func NewLayout(g *graph.Graph, first int) Layout {
 			}
 		}
 		l.Ties = append(l.Ties, tie)
+	}
+	l.unused = l.Grads
+	for i := range g.Nodes {
+		l.spare(g, i)
 	}
 	return l
 }
@@ -116,6 +136,25 @@ func (t *Tie) Fold(grads []float32) {
 	}
 }
 
+// spare makes room at the end of a vector of gradients for those of frozen parameters whose
+// nodes have others that train: they are computed with them and not looked at. It returns where
+// each of node i's lies.
+func (l *Layout) spare(g *graph.Graph, i int) map[int]int {
+	if len(l.frozen) == 0 || g.ParamCount(i, i+1) == 0 {
+		return nil
+	}
+	at := map[int]int{}
+	end := l.unused
+	for _, s := range g.Nodes[i].Op.Params() {
+		if off, ok := l.frozen[g.Nodes[i].Full(s.Name)]; ok {
+			at[off] = end
+			end += pad(s.Elems())
+		}
+	}
+	l.Grads = max(l.Grads, end)
+	return at
+}
+
 // State is the contents of a Layout's vectors.
 type State struct {
 	Params   []float32
@@ -126,7 +165,7 @@ type State struct {
 // NewState allocates zeroed vectors.
 func (l *Layout) NewState() State {
 	s := l.NewStatistics()
-	s.Params = floats(l.Trainable)
+	s.Params = floats(l.Params)
 	return s
 }
 

@@ -166,9 +166,17 @@ func (p *Plan) findZeroed(bw autodiff.Backward) {
 			}
 		}
 	}
+	for i := range p.g.Nodes {
+		for off, at := range p.Layout.spare(p.g, i) {
+			if p.moved[i] == nil {
+				p.moved[i] = map[int]int{}
+			}
+			p.moved[i][off] = at
+		}
+	}
 	for i, adds := range p.adds {
 		for _, s := range p.g.Nodes[i].Op.Params() {
-			if (adds || !reached[i]) && s.Role == graph.Trainable {
+			if _, frozen := p.Layout.frozen[p.g.Nodes[i].Full(s.Name)]; (adds || !reached[i]) && s.Role == graph.Trainable && !frozen {
 				off := p.Layout.grad(i, p.g.Nodes[i].Full(s.Name), p.param(i, s.Name))
 				p.zeroed = append(p.zeroed, [2]int{off, off + s.Elems()})
 			}
@@ -479,7 +487,7 @@ func pack(ls []*life) int {
 // Memory of the plan in bytes.
 func (p *Plan) Memory() Memory {
 	m := Memory{
-		Params: 4*(p.Layout.Trainable+p.Layout.Buffers) + 8*p.Layout.Counters,
+		Params: 4*(p.Layout.Params+p.Layout.Buffers) + 8*p.Layout.Counters,
 		Slot:   4 * (p.slotF + p.slotW),
 		Temp:   4 * p.temp, Scratch: 4 * p.scr,
 	}

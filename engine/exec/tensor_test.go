@@ -229,12 +229,15 @@ func TestDetach(t *testing.T) {
 		} else {
 			m.e.Backward(0, m.st.Params, m.grads, false)
 		}
-		s := m.st
-		s.Params = m.grads
-		for _, x := range m.p.Layout.Export(s) {
-			for i, v := range x.F32 {
-				if before := x.Name[0] == 'b'; before != (v == 0) {
-					t.Errorf("%+v: element %d of the gradient of %s is %v", c, i, x.Name, v)
+		for _, e := range m.p.Layout.Entries {
+			if before := e.Full[0] == 'b'; before != (e.Role == graph.Frozen) {
+				t.Errorf("%+v: %s has the role %d", c, e.Full, e.Role)
+			} else if before {
+				continue
+			}
+			for i, v := range m.grads[e.Off:][:e.Elems()] {
+				if v == 0 {
+					t.Errorf("%+v: element %d of the gradient of %s is 0", c, i, e.Full)
 				}
 			}
 		}

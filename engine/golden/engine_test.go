@@ -365,7 +365,7 @@ func TestLearningRates(t *testing.T) {
 			d.Schedule.End = 1
 		}
 		for e, want := range d.LR {
-			if got := optim.Rate(d.Schedule, d.Base, e); math.Abs(got-want) > 1e-14 {
+			if got := optim.Rate(d.Schedule, d.Base, optim.When{Epoch: e, Update: e, Total: len(d.LR)}); math.Abs(got-want) > 1e-14 {
 				t.Errorf("%s: %v in epoch %d, PyTorch's %v", name, got, e, want)
 			}
 		}

@@ -450,6 +450,101 @@ def make_optim():
     return c
 
 
+# ---- how a job learns ----
+
+
+class Lamb(torch.optim.Optimizer):
+    """LAMB (arXiv 1904.00962, algorithm 2), with the steps of parameters without decay as Adam's."""
+
+    def __init__(self, params, lr, betas=(0.9, 0.999), eps=1e-6, weight_decay=0.01):
+        super().__init__(params, dict(lr=lr, betas=betas, eps=eps, weight_decay=weight_decay))
+
+    @torch.no_grad()
+    def step(self):
+        for g in self.param_groups:
+            for p in g["params"]:
+                if p.grad is None:
+                    continue
+                s = self.state[p]
+                if not s:
+                    s.update(t=0, m=torch.zeros_like(p), v=torch.zeros_like(p))
+                s["t"] += 1
+                b1, b2 = g["betas"]
+                s["m"].mul_(b1).add_(p.grad, alpha=1 - b1)
+                s["v"].mul_(b2).addcmul_(p.grad, p.grad, value=1 - b2)
+                r = (s["m"] / (1 - b1 ** s["t"])) / ((s["v"] / (1 - b2 ** s["t"])).sqrt() + g["eps"]) + g["weight_decay"] * p
+                trust = 1.0
+                if g["weight_decay"] and p.norm() > 0 and r.norm() > 0:
+                    trust = (p.norm() / r.norm()).item()
+                p.sub_(r, alpha=g["lr"] * trust)
+
+
+class Learner(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.n, self.b = nn.Linear(6, 8), nn.LayerNorm(8), nn.Linear(8, 3)
+
+    def forward(self, x):
+        return self.b(F.relu(self.n(self.a(x))))
+
+
+def make_learn():
+    """Two epochs of three batches, in order, with the settings of a job."""
+    c = Cases()
+    r = Inputs(21)
+    x, y = r.normal(24, 6), r.ints(3, 24)
+    begin = {k: r.uniform(-0.6, 0.6, *v.shape) for k, v in Learner().state_dict().items()}
+    c.put("data", {}, {"x": x, "y": y, **{"init." + k: v for k, v in begin.items()}}, {})
+    rules = {"sgd": torch.optim.SGD, "adamw": torch.optim.AdamW, "lamb": Lamb}
+
+    def run(case, name, clip=0, freeze=(), no_decay=(), plain=(), lr=0.05, schedule=None, rate=None, **kw):
+        m = Learner()
+        m.load_state_dict(begin)
+        for k, p in m.named_parameters():
+            p.requires_grad_(k not in freeze)
+        trained = {k: p for k, p in m.named_parameters() if p.requires_grad}
+        groups = [{"params": [p for k, p in trained.items() if k not in plain]}, {"params": [p for k, p in trained.items() if k in plain], "weight_decay": 0.0}]
+        o = rules[name](groups if plain else groups[0]["params"], lr=lr, **kw)
+        losses, update = [], 0
+        for epoch in range(2):
+            for b in range(0, 24, 8):
+                for g in o.param_groups:
+                    g["lr"] = lr * rate(update) if rate else lr
+                o.zero_grad(set_to_none=True)
+                l = F.cross_entropy(m(x[b : b + 8]), y[b : b + 8])
+                l.backward()
+                if clip:
+                    nn.utils.clip_grad_norm_(m.parameters(), clip)
+                o.step()
+                losses.append(l.item())
+                update += 1
+        opt = {"name": name, "lr": lr, **kw}
+        if no_decay:
+            opt["no_decay"] = list(no_decay)
+        job = {"optimizer": opt}
+        if clip:
+            job["clip_norm"] = clip
+        if freeze:
+            job["freeze"] = list(freeze)
+        if schedule:
+            job["lr_schedule"] = schedule
+        c.put(case, job, {}, {"losses": torch.tensor(losses), **{"after." + k: v for k, v in m.state_dict().items()}})
+
+    run("clip", "sgd", clip=0.25)
+    run("clip_frozen", "sgd", clip=0.25, freeze=("a.weight", "n.bias"), momentum=0.9)
+    run("frozen_layer", "adamw", freeze=("a.weight", "a.bias"), weight_decay=0.1)
+    run("no_decay", "adamw", weight_decay=0.5, no_decay=("bias", "norm"), plain=("a.bias", "n.weight", "n.bias", "b.bias"))
+    run("no_decay_name", "sgd", weight_decay=0.1, no_decay=("b.*",), plain=("b.weight", "b.bias"))
+    run("lamb", "lamb", weight_decay=0.1)
+    run("lamb_no_decay", "lamb", weight_decay=0.1, no_decay=("bias", "norm"), plain=("a.bias", "n.weight", "n.bias", "b.bias"), clip=1.0)
+    up = lambda u: u / 2
+    half = lambda u: 0.5 * (1 + math.cos(math.pi * (u - 2) / 4))
+    run("warmup_linear", "sgd", schedule={"name": "warmup_linear", "warmup": 2}, rate=lambda u: up(u) if u < 2 else (6 - u) / 4)
+    run("warmup_cosine", "adamw", schedule={"name": "warmup_cosine", "warmup": 2}, rate=lambda u: up(u) if u < 2 else half(u), weight_decay=0.01)
+    run("warmup", "sgd", schedule={"name": "warmup", "warmup": 4}, rate=lambda u: min(u / 4, 1))
+    return c
+
+
 # ---- the walkthrough's model ----
 
 
@@ -734,7 +829,7 @@ def main():
     torch.set_num_threads(1)
     torch.manual_seed(0)
     ok = True
-    for name, make in (("ops", make_ops), ("losses", make_losses), ("optim", make_optim), ("cnn", make_cnn), ("models", make_models)):
+    for name, make in (("ops", make_ops), ("losses", make_losses), ("optim", make_optim), ("learn", make_learn), ("cnn", make_cnn), ("models", make_models)):
         c = make()
         if args.check:
             ok = check(name, c) and ok

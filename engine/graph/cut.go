@@ -232,7 +232,7 @@ func (g *Graph) Cut(starts []int) ([]*Stage, error) {
 		if err := sub.Check(); err != nil {
 			return nil, fmt.Errorf("%w: stage %d: %w", ErrCut, k, err)
 		}
-		s.Graph = sub
+		s.Graph, sub.idle = sub, g.idle
 	}
 	g.tie(stages, stageOf)
 	return stages, nil

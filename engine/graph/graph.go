@@ -93,6 +93,8 @@ type Node struct {
 	// Names are the state-dict names of the parameters that are not called as usual. Nodes
 	// that name the same parameter share it.
 	Names map[string]string
+	// Frozen are the parameters, by the op's names, that training leaves alone.
+	Frozen []string
 }
 
 // Full is the state-dict name of the node's parameter.
@@ -116,6 +118,7 @@ type Graph struct {
 	index  map[string]int // value by name
 	output int
 	ties   []Tie
+	idle   map[string]bool // parameters that training leaves alone; a stage has its whole model's
 	homes  map[string]Home // of a stage's parameters, where the whole model has ties
 }
 
@@ -126,7 +129,8 @@ type jsonNode struct {
 	In    []string        `json:"in"`
 	Attrs json.RawMessage `json:"attrs,omitempty"`
 
-	Names map[string]string `json:"names,omitempty"`
+	Names  map[string]string `json:"names,omitempty"`
+	Frozen []string          `json:"frozen,omitempty"`
 }
 
 type jsonGraph struct {
@@ -164,7 +168,7 @@ func Parse(data []byte) (*Graph, error) {
 				return nil, fmt.Errorf("%w: node %q (%s): attrs: %w", ErrInvalid, n.Name, n.Op, err)
 			}
 		}
-		g.Nodes[i] = Node{Name: n.Name, Op: op, Inputs: n.In, Names: n.Names}
+		g.Nodes[i] = Node{Name: n.Name, Op: op, Inputs: n.In, Names: n.Names, Frozen: n.Frozen}
 	}
 	if err := g.Check(); err != nil {
 		return nil, err
@@ -183,7 +187,7 @@ func (g *Graph) JSON() ([]byte, error) {
 		if string(attrs) == "{}" {
 			attrs = nil
 		}
-		j.Nodes[i] = jsonNode{Name: n.Name, Op: n.Op.Kind(), In: append([]string{}, n.Inputs...), Attrs: attrs, Names: n.Names}
+		j.Nodes[i] = jsonNode{Name: n.Name, Op: n.Op.Kind(), In: append([]string{}, n.Inputs...), Attrs: attrs, Names: n.Names, Frozen: n.Frozen}
 	}
 	b, err := json.MarshalIndent(j, "", " ")
 	if err != nil {
@@ -264,7 +268,7 @@ func (g *Graph) Check() error {
 		if err := out.check(); err != nil {
 			return bad("node %q (%s): output: %w", n.Name, n.Op.Kind(), err)
 		}
-		if err := n.checkNames(owner); err != nil {
+		if err := errors.Join(n.checkNames(owner), n.checkFrozen()); err != nil {
 			return bad("node %q (%s): %w", n.Name, n.Op.Kind(), err)
 		}
 		for _, p := range n.Op.Params() {
@@ -283,7 +287,7 @@ func (g *Graph) Check() error {
 		return bad("output %q is not a node", g.Output)
 	}
 	g.output = out
-	g.ties, g.homes = g.findTies(), nil
+	g.ties, g.homes, g.idle = g.findTies(), nil, g.findIdle()
 	if len(g.ties) > maxTies {
 		return bad("%d parameters are shared by several nodes, at most %d are supported", len(g.ties), maxTies)
 	}
@@ -328,6 +332,7 @@ type Param struct {
 	Node  int    // owner
 	Index int    // among the entries that the node owns, from 1
 	Full  string // state-dict name: node name, dot, parameter name
+	Kind  string // of the owner's op
 	// Home is set in a stage of a model with ties: where the whole model has the entry.
 	Home *Home
 }
@@ -375,7 +380,8 @@ func (g *Graph) Params() []Param {
 			}
 			seen[full] = true
 			index++
-			p := Param{Spec: s, Node: i, Index: index, Full: full}
+			p := Param{Spec: s, Node: i, Index: index, Full: full, Kind: n.Op.Kind()}
+			p.Role = g.role(n, s)
 			if h, ok := g.homes[full]; ok {
 				p.Home = &h
 			}
@@ -410,7 +416,7 @@ func (g *Graph) ParamCount(from, to int) int {
 	for i := from; i < to; i++ {
 		nd := &g.Nodes[i]
 		for _, s := range nd.Op.Params() {
-			if s.Role != Trainable || seen[nd.Full(s.Name)] {
+			if g.role(nd, s) != Trainable || seen[nd.Full(s.Name)] {
 				continue
 			}
 			if nd.Names != nil {
@@ -443,7 +449,7 @@ func (g *Graph) Varying(inputs bool) []bool {
 	}
 	for i, n := range g.Nodes {
 		r := g.Result(i)
-		d[r] = trainable(n.Op)
+		d[r] = g.trains(i)
 		for k, v := range g.args[i] {
 			d[r] = d[r] || (d[v] && HasGrad(n.Op, k))
 		}

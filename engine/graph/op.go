@@ -37,11 +37,6 @@ func HasGrad(op Op, arg int) bool {
 	return !ok || !d.Discrete(arg)
 }
 
-// trainable tells whether an op owns parameters that training changes.
-func trainable(op Op) bool {
-	return slices.ContainsFunc(op.Params(), func(s Spec) bool { return s.Role == Trainable })
-}
-
 // Cost in floating point operations per row; a multiply-add counts two.
 type Cost struct {
 	Forward    float64
@@ -64,6 +59,7 @@ const (
 	Trainable Role = iota // float32, updated by the optimiser
 	Buffer                // float32, updated by the forward pass (running statistics)
 	Counter               // int64 scalar (num_batches_tracked)
+	Frozen                // float32, as Trainable, but training leaves it alone
 )
 
 // Init is the distribution of a parameter before training.

@@ -39,8 +39,8 @@ const (
 var (
 	Schedules  = []string{Sync, Async, ZB}
 	Wires      = []string{"fp32", "fp16", "bf16", "int8"}
-	Optimizers = []string{"sgd", "adam", "adamw", "nadam"}
-	LRs        = []string{"constant", "step", "exponential", "cosine", "linear"}
+	Optimizers = []string{"sgd", "adam", "adamw", "nadam", "lamb"}
+	LRs        = []string{"constant", "step", "multistep", "exponential", "cosine", "linear", "warmup", "warmup_linear", "warmup_cosine"}
 	Recomputes = []string{"", "selective", "full"}
 	Precisions = []string{"", "fp32", "bf16"}
 )
@@ -69,7 +69,10 @@ type Spec struct {
 	// ClipNorm is the largest norm that all gradients of an update may have together; above it
 	// they are scaled down (torch.nn.utils.clip_grad_norm_). 0: they are left alone.
 	ClipNorm float64 `json:"clip_norm,omitempty"`
-	LR       LR      `json:"lr_schedule"`
+	// Freeze are patterns of names of the state dict, with * for any characters: parameters
+	// that training leaves alone. They have no gradient and no optimizer state.
+	Freeze []string `json:"freeze,omitempty"`
+	LR     LR       `json:"lr_schedule"`
 
 	Epochs    int `json:"epochs"`
 	Steps     int `json:"steps,omitempty"` // stop after so many batches; 0: all of the epochs
@@ -122,6 +125,10 @@ type Optimizer struct {
 	Dampening     float64    `json:"dampening,omitzero"`      // sgd
 	Nesterov      bool       `json:"nesterov,omitempty"`      // sgd
 	MomentumDecay float64    `json:"momentum_decay,omitzero"` // nadam
+	// NoDecay says which parameters have no weight decay: patterns of names of the state dict,
+	// with * for any characters; bias stands for all biases, norm for the parameters of all
+	// normalisation layers.
+	NoDecay []string `json:"no_decay,omitempty"`
 	// StageMomentum raises beta1 (nadam, async) with a stage's delay:
 	// 0.9 + 0.09 delay/stages, arXiv 2505.01099.
 	StageMomentum bool `json:"stage_momentum,omitempty"`
@@ -134,7 +141,7 @@ func DefaultOptimizer(name string) Optimizer {
 	switch name {
 	case "sgd":
 		return o
-	case "adam", "adamw", "nadam":
+	case "adam", "adamw", "nadam", "lamb":
 		o.Betas, o.Eps = [2]float64{0.9, 0.999}, 1e-8
 	default:
 		return Optimizer{Name: name}
@@ -142,6 +149,8 @@ func DefaultOptimizer(name string) Optimizer {
 	switch name {
 	case "adamw":
 		o.WeightDecay = 1e-2
+	case "lamb": // You et al., arXiv 1904.00962
+		o.Eps, o.WeightDecay = 1e-6, 1e-2
 	case "nadam":
 		o.LR, o.MomentumDecay = 2e-3, 4e-3
 	}
@@ -185,7 +194,13 @@ type LR struct {
 	EtaMin   float64 `json:"eta_min,omitempty"`   // cosine: the least rate
 	Start    float64 `json:"start,omitempty"`     // linear: factor at epoch 0 (start_factor)
 	End      float64 `json:"end,omitempty"`       // linear: factor from epoch total on (end_factor)
-	Total    int     `json:"total,omitempty"`     // linear: epochs from start to end (total_iters)
+	Total    int     `json:"total,omitempty"`     // linear: epochs from start to end (total_iters); warmup_*: updates, 0: those of the run
+
+	Milestones []int `json:"milestones,omitempty"` // multistep: epochs before which the rate decays
+	// Warmup is the number of updates over which a warmup schedule raises the rate from 0
+	// (transformers' get_..._schedule_with_warmup). Behind it the rate stays, falls linearly, or
+	// falls as half a cosine, to eta_min.
+	Warmup int `json:"warmup,omitempty"`
 }
 
 // DefaultLR is a schedule with the defaults of torch.optim.lr_scheduler: what is left out of
@@ -194,7 +209,7 @@ type LR struct {
 func DefaultLR(name string) LR {
 	l := LR{Name: name}
 	switch name {
-	case "step":
+	case "step", "multistep":
 		l.Gamma = 0.1
 	case "linear":
 		l.Start, l.End, l.Total = 1.0/3, 1, 5
@@ -210,7 +225,7 @@ func (l LR) MarshalJSON() ([]byte, error) {
 		Gamma *float64 `json:"gamma,omitempty"`
 		End   *float64 `json:"end,omitempty"`
 	}{plain: plain(l)}
-	if l.Gamma != 0 || l.Name == "step" || l.Name == "exponential" {
+	if l.Gamma != 0 || l.Name == "step" || l.Name == "multistep" || l.Name == "exponential" {
 		v.Gamma = &l.Gamma
 	}
 	if l.End != 0 || l.Name == "linear" {
@@ -361,6 +376,7 @@ func (s Spec) Check() error {
 	}
 	s.Optimizer.check(&f)
 	s.LR.check(&f)
+	checkPatterns(&f, "freeze", s.Freeze)
 	if len(f.errs) > 0 {
 		return fmt.Errorf("%w: %w", ErrInvalid, errors.Join(f.errs...))
 	}
@@ -383,6 +399,7 @@ func (o Optimizer) check(f *faults) {
 	if o.Name == "sgd" && (o.Betas != [2]float64{} || o.Eps != 0) {
 		f.bad("optimizer sgd has no betas or eps")
 	}
+	checkPatterns(f, "optimizer no_decay", o.NoDecay)
 	if o.Nesterov && (o.Momentum == 0 || o.Dampening != 0) {
 		f.bad("optimizer sgd: nesterov needs a momentum and no dampening")
 	}
@@ -395,7 +412,20 @@ func (l LR) check(f *faults) {
 	f.in("lr_schedule", l.Name, LRs)
 	f.num("lr_schedule step_size", l.StepSize, 0, 1<<20)
 	f.num("lr_schedule t_max", l.TMax, 0, 1<<20)
-	f.num("lr_schedule total", l.Total, 0, 1<<20)
+	f.num("lr_schedule total", l.Total, 0, 1<<40)
+	f.num("lr_schedule warmup", l.Warmup, 0, 1<<40)
+	if l.Total > 0 && l.Warmup >= l.Total {
+		f.bad("lr_schedule warmup %d takes all of its %d updates", l.Warmup, l.Total)
+	}
+	for i, m := range l.Milestones {
+		f.num("lr_schedule milestones", m, 1, 1<<20)
+		if i > 0 && m < l.Milestones[i-1] {
+			f.bad("lr_schedule milestones %v do not ascend", l.Milestones)
+		}
+	}
+	if len(l.Milestones) > maxList {
+		f.bad("lr_schedule has %d milestones, at most %d are read", len(l.Milestones), maxList)
+	}
 	f.real("lr_schedule gamma", l.Gamma, 0, 10)
 	f.real("lr_schedule eta_min", l.EtaMin, 0, 1e6)
 	f.real("lr_schedule start", l.Start, 0, 1)
@@ -407,12 +437,14 @@ func (l LR) check(f *faults) {
 		must  bool
 	}{
 		{"step_size", l.StepSize != 0, []string{"step"}, true},
-		{"gamma", l.Gamma != 0, []string{"step", "exponential"}, false},
+		{"gamma", l.Gamma != 0, []string{"step", "multistep", "exponential"}, false},
+		{"milestones", l.Milestones != nil, []string{"multistep"}, true},
+		{"warmup", l.Warmup != 0, []string{"warmup", "warmup_linear", "warmup_cosine"}, false},
 		{"t_max", l.TMax != 0, []string{"cosine"}, true},
-		{"eta_min", l.EtaMin != 0, []string{"cosine"}, false},
+		{"eta_min", l.EtaMin != 0, []string{"cosine", "warmup_linear", "warmup_cosine"}, false},
 		{"start", l.Start != 0, []string{"linear"}, true},
 		{"end", l.End != 0, []string{"linear"}, false},
-		{"total", l.Total != 0, []string{"linear"}, true},
+		{"total", l.Total != 0, []string{"linear", "warmup_linear", "warmup_cosine"}, l.Name == "linear"},
 	} {
 		has := slices.Contains(x.of, l.Name)
 		switch {

@@ -117,7 +117,7 @@ func TestDefaults(t *testing.T) {
 		`{"name": "nadam"}`:                    {Name: "nadam", LR: 2e-3, Betas: [2]float64{0.9, 0.999}, Eps: 1e-8, MomentumDecay: 4e-3},
 	} {
 		s, err := job.Parse([]byte(`{"version": 1, "optimizer": ` + text + `}`))
-		if err != nil || s.Optimizer != want {
+		if err != nil || !reflect.DeepEqual(s.Optimizer, want) {
 			t.Errorf("%s: %+v, %v", text, s.Optimizer, err)
 		}
 	}
@@ -131,7 +131,7 @@ func TestDefaults(t *testing.T) {
 		`{"name": "exponential", "gamma": 0}`:          {Name: "exponential"},
 	} {
 		s, err := job.Parse([]byte(`{"version": 1, "lr_schedule": ` + text + `}`))
-		if err != nil || s.LR != want {
+		if err != nil || !reflect.DeepEqual(s.LR, want) {
 			t.Errorf("%s: %+v, %v", text, s.LR, err)
 		}
 	}

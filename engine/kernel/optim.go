@@ -114,6 +114,20 @@ func AdamW(p, g, m, v []float32, a AdamParams) {
 	}
 }
 
+// LAMB moves first moment m and second moment v as Adam does and sets g to the direction of
+// the step, which is p's own decay and Adam's step at the rate 1:
+//
+//	g = (m/(1-beta1^t)) / (sqrt(v)/sqrtbias2 + eps) + wd*p
+//
+// StepSize is 1/(1-beta1^t).
+func LAMB(p, g, m, v []float32, a AdamParams) {
+	for i, d := range g[:len(p)] {
+		mi, vi := moments(m[i], v[i], d, a.Beta1, a.OneMinusBeta1, a.Beta2, a.OneMinusBeta2)
+		m[i], v[i] = mi, vi
+		g[i] = decayed(float32(a.StepSize*mi)/(Sqrt(vi)/a.SqrtBiasCorrection2+a.Eps), p[i], a.WeightDecay)
+	}
+}
+
 // vecMoments runs the loop of an optimiser if 1-beta1, k[2], is below 1/2.
 func vecMoments(op vecOp, p, g, m, v []float32, k [10]float32) bool {
 	return k[2] < 0.5 && vec(op, &vecArgs{n: len(p), p: ptrs(p, g, m, v), k: k})

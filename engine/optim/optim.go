@@ -18,16 +18,34 @@ type Optimizer struct {
 	t     int         // updates done
 	mu    float64     // nadam: product of the momentum terms
 	state [][]float32 // sgd: momentum buffer; adam family: first and second moment
+	parts []Tensor    // neighbours with the same decay are one, but of a rule that looks at tensors
 	now   update
+}
+
+// Tensor is a parameter's place in the vector, and whether it has weight decay.
+type Tensor struct {
+	From, To int
+	Decay    bool
 }
 
 // Delay places a stage in an asynchronous pipeline: its weights are Stages-1-Stage
 // updates old when they are used. The zero value is no delay.
 type Delay struct{ Stage, Stages int }
 
-// New makes the optimiser of spec for n parameters.
-func New(spec job.Optimizer, n int, d Delay) (*Optimizer, error) {
+// New makes the optimiser of spec for n parameters, which are those of tensors: their places
+// ascend and cover the vector. Without any the vector is one.
+func New(spec job.Optimizer, n int, d Delay, tensors ...Tensor) (*Optimizer, error) {
 	o := &Optimizer{spec: spec, mu: 1}
+	if len(tensors) == 0 {
+		tensors = []Tensor{{0, n, true}}
+	}
+	for _, t := range tensors {
+		if k := len(o.parts) - 1; k >= 0 && spec.Name != "lamb" && o.parts[k].Decay == t.Decay {
+			o.parts[k].To = t.To
+			continue
+		}
+		o.parts = append(o.parts, t)
+	}
 	if !slices.Contains(job.Optimizers, spec.Name) {
 		return nil, fmt.Errorf("unknown optimizer %q", spec.Name)
 	}
@@ -88,13 +106,40 @@ func (o *Optimizer) momentum(t int) float64 {
 	return o.spec.Betas[0] * (1 - float64(0.5*pow(0.96, float64(t)*o.spec.MomentumDecay)))
 }
 
-// Step updates p in place with gradients g and learning rate lr, on the team's threads.
+// Step updates p in place with gradients g and learning rate lr, on the team's threads. Of lamb
+// g becomes the direction of the step.
 // The scalars of the formulas are computed in float64 and rounded once, as PyTorch does.
 func (o *Optimizer) Step(t *kernel.Team, p, g []float32, lr float64) {
 	o.t++
 	s, u := o.spec, &o.now
-	*u = update{name: s.Name, p: p, g: g}
-	copy(u.state[:], o.state)
+	if s.Name == "nadam" {
+		o.mu *= o.momentum(o.t)
+	}
+	if s.Name == "lamb" {
+		*u = update{name: s.Name, p: p, g: g, adam: o.adam(1), lr: lr, parts: o.parts, decay: s.WeightDecay}
+		copy(u.state[:], o.state)
+		t.Run(len(o.parts), u)
+		*u = update{} // nothing of the caller's is kept
+		return
+	}
+	for _, part := range o.parts {
+		s.WeightDecay = o.spec.WeightDecay
+		if !part.Decay {
+			s.WeightDecay = 0
+		}
+		*u = update{name: s.Name, p: p[part.From:part.To], g: g[part.From:part.To]}
+		for k, v := range o.state {
+			u.state[k] = v[part.From:part.To]
+		}
+		o.scalars(s, lr)
+		t.Run((len(u.p)+rangeFloats-1)/rangeFloats, u)
+	}
+	*u = update{}
+}
+
+// scalars sets those of the next step of the rule s.
+func (o *Optimizer) scalars(s job.Optimizer, lr float64) {
+	u := &o.now
 	switch s.Name {
 	case "sgd":
 		u.sgd = kernel.SGDParams{
@@ -103,17 +148,15 @@ func (o *Optimizer) Step(t *kernel.Team, p, g []float32, lr float64) {
 		}
 	case "adam", "adamw":
 		u.adam = o.adam(lr)
+		u.adam.WeightDecay, u.adam.Decay = float32(s.WeightDecay), float32(1-float64(lr*s.WeightDecay))
 	case "nadam":
 		mu, next := o.momentum(o.t), o.momentum(o.t+1)
-		o.mu *= mu
 		u.nadam = kernel.NAdamParams{
 			Beta1: float32(s.Betas[0]), Beta2: float32(s.Betas[1]), OneMinusBeta1: float32(1 - s.Betas[0]), OneMinusBeta2: float32(1 - s.Betas[1]),
 			Eps: float32(s.Eps), WeightDecay: float32(s.WeightDecay), BiasCorrection2: float32(1 - ipow(s.Betas[1], o.t)),
 			GradScale: float32(lr * (1 - mu) / (1 - o.mu)), MomentScale: float32(lr * next / (1 - float64(o.mu*next))),
 		}
 	}
-	t.Run((len(p)+rangeFloats-1)/rangeFloats, u)
-	*u = update{} // nothing of the caller's is kept
 }
 
 // rangeFloats is the parameters that a thread updates at a time.
@@ -127,10 +170,36 @@ type update struct {
 	sgd   kernel.SGDParams
 	adam  kernel.AdamParams
 	nadam kernel.NAdamParams
+
+	lr, decay float64 // lamb
+	parts     []Tensor
+}
+
+// lamb updates one tensor. Its step is as long as the learning rate says in parts of the
+// tensor's own norm (You et al., "Large Batch Optimization for Deep Learning", arXiv
+// 1904.00962); tensors without weight decay, biases and norms as a rule, take Adam's step.
+func (u *update) lamb(part Tensor) {
+	cut := func(x []float32) []float32 { return x[part.From:part.To] }
+	p, g, a := cut(u.p), cut(u.g), u.adam
+	if a.WeightDecay = 0; part.Decay {
+		a.WeightDecay = float32(u.decay)
+	}
+	kernel.LAMB(p, g, cut(u.state[0]), cut(u.state[1]), a)
+	trust := 1.0
+	if a.WeightDecay != 0 {
+		if w, d := math.Sqrt(kernel.SumSquares(p)), math.Sqrt(kernel.SumSquares(g)); w > 0 && d > 0 {
+			trust = w / d
+		}
+	}
+	kernel.SGD(p, g, nil, kernel.SGDParams{LR: float32(u.lr * trust)})
 }
 
 // Tile implements kernel.Task.
 func (u *update) Tile(_, i int) {
+	if u.parts != nil {
+		u.lamb(u.parts[i])
+		return
+	}
 	part := func(s []float32) []float32 {
 		if s == nil {
 			return nil
@@ -154,8 +223,7 @@ func (o *Optimizer) adam(lr float64) kernel.AdamParams {
 	s := o.spec
 	return kernel.AdamParams{
 		Beta1: float32(s.Betas[0]), Beta2: float32(s.Betas[1]), OneMinusBeta1: float32(1 - s.Betas[0]), OneMinusBeta2: float32(1 - s.Betas[1]),
-		Eps: float32(s.Eps), WeightDecay: float32(s.WeightDecay), Decay: float32(1 - float64(lr*s.WeightDecay)),
-		StepSize: float32(lr / (1 - ipow(s.Betas[0], o.t))), SqrtBiasCorrection2: float32(math.Sqrt(1 - ipow(s.Betas[1], o.t))),
+		Eps: float32(s.Eps), StepSize: float32(lr / (1 - ipow(s.Betas[0], o.t))), SqrtBiasCorrection2: float32(math.Sqrt(1 - ipow(s.Betas[1], o.t))),
 	}
 }
 
@@ -202,12 +270,27 @@ func exp(x float64) float64 {
 	return sum
 }
 
-// Rate is the learning rate of an epoch (0 is the first) under schedule s.
-func Rate(s job.LR, base float64, epoch int) float64 {
+// When is an update's place in a run.
+type When struct {
+	Epoch         int // 0 is the first
+	Update, Total int // its number, from 0, and how many the run has
+}
+
+// Rate is the learning rate of an update under schedule s.
+func Rate(s job.LR, base float64, at When) float64 {
+	epoch := at.Epoch
 	e := float64(epoch)
 	switch s.Name {
 	case "step":
 		return base * ipow(s.Gamma, epoch/s.StepSize)
+	case "multistep":
+		n := 0
+		for _, m := range s.Milestones {
+			if epoch >= m {
+				n++
+			}
+		}
+		return base * ipow(s.Gamma, n)
 	case "exponential":
 		return base * ipow(s.Gamma, epoch)
 	case "cosine":
@@ -217,6 +300,27 @@ func Rate(s job.LR, base float64, epoch int) float64 {
 			return base * s.End
 		}
 		return base * (s.Start + float64((s.End-s.Start)*e)/float64(s.Total))
+	case "warmup", "warmup_linear", "warmup_cosine":
+		return warm(s, base, at)
+	}
+	return base
+}
+
+// warm is Rate of the schedules that count updates, which are those of transformers.
+func warm(s job.LR, base float64, at When) float64 {
+	if at.Update < s.Warmup {
+		return base * (float64(at.Update) / float64(s.Warmup))
+	}
+	total := s.Total
+	if total == 0 {
+		total = at.Total
+	}
+	done := min(float64(at.Update-s.Warmup)/float64(max(total-s.Warmup, 1)), 1)
+	switch s.Name {
+	case "warmup_linear":
+		return s.EtaMin + float64((base-s.EtaMin)*(1-done))
+	case "warmup_cosine":
+		return s.EtaMin + float64((base-s.EtaMin)*(1+cospi(done)))/2
 	}
 	return base
 }

@@ -273,7 +273,7 @@ func (r *record) begin(now time.Time, step int64) {
 // loss records a batch's loss.
 func (r *record) loss(now time.Time, epoch int, step int64, loss float64) {
 	r.losses.set(step, fmt.Sprintf("%.4f", loss))
-	r.keep(r.metrics.loss(now, epoch, step, loss, r.rate(epoch)))
+	r.keep(r.metrics.loss(now, epoch, step, loss, r.rate(step)))
 	r.ended, r.lastEpoch = now, epoch
 	r.sum.Loss, r.sum.Steps = Number(loss), step+1
 	r.samples += int64(r.p.Job.Rows(r.p.Data.Train.Len(), int(step)%r.batches))
@@ -314,9 +314,11 @@ func (r *record) tick(now time.Time) {
 	}
 }
 
-// rate is the learning rate of an epoch.
-func (r *record) rate(epoch int) float64 {
-	return optim.Rate(r.p.Job.LR, r.p.Job.Optimizer.LR, epoch)
+// rate is the learning rate of the update that a batch is a part of.
+func (r *record) rate(step int64) float64 {
+	run := r.p.Job.Order(r.p.Data.Train.Len(), 0)
+	epoch, batch := int(step)/r.batches, int(step)%r.batches
+	return optim.Rate(r.p.Job.LR, r.p.Job.Optimizer.LR, optim.When{Epoch: epoch, Update: run.Update(epoch, batch), Total: run.AllUpdates()})
 }
 
 func (r *record) print(now time.Time) {

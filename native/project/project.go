@@ -131,7 +131,24 @@ func openModel(dir string, change func(*job.Spec)) (*Project, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", filepath.Join(dir, p.Job.Model), err)
 	}
+	if err := p.learn(); err != nil {
+		return nil, err
+	}
 	return p, p.loadWeights()
+}
+
+// learn makes the model what the job trains: some of its parameters may be frozen.
+func (p *Project) learn() error {
+	if len(p.Job.Freeze) == 0 {
+		return nil
+	}
+	g, err := p.Graph.Freeze(p.Job.Freeze)
+	if err != nil {
+		return fmt.Errorf("freeze: %w", err)
+	}
+	p.Graph = g
+	p.GraphJSON, err = g.JSON()
+	return err
 }
 
 // loadWeights reads the initial weights.
@@ -253,6 +270,9 @@ func Create(dir string, j job.Spec, g *graph.Graph, n int, src Source, begin *Be
 		return err
 	}
 	p := &Project{Dir: dir, Job: j, Graph: g}
+	if err := p.learn(); err != nil {
+		return err
+	}
 	switch {
 	case large:
 		defer func() {

@@ -116,6 +116,22 @@ func (r Run) Span(p Position) (from, to int) {
 	return p.Batch, min(p.Batch+r.span(), r.within(p.Epoch))
 }
 
+// Update is the number, from 0, of the update that a batch is a part of, among those of the
+// batch's replica.
+func (r Run) Update(epoch, batch int) int {
+	n := r.replicas()
+	if r.Split {
+		n = 1
+	}
+	return r.Updates(Position{Epoch: epoch, Batch: batch + 1}, batch%n) - 1
+}
+
+// AllUpdates is the number of updates of the whole run, of the first replica.
+func (r Run) AllUpdates() int {
+	b, t := r.Batches(r.Train), r.Total()
+	return r.Updates(Position{Epoch: t / b, Batch: t % b}, 0)
+}
+
 // Updates is how many updates replica k has done at p, since the run's start.
 func (r Run) Updates(p Position, k int) int {
 	n, u := r.replicas(), r.UpdateFrequency

@@ -241,7 +241,7 @@ func (c *Compiled) Memory() Memory {
 	s, trainable := c.Stage, c.train.Layout.Trainable
 	m := Memory{Train: c.train.Memory(), Eval: c.eval.Memory(), Optimizer: optim.Bytes(c.Job.Optimizer, trainable), Replicas: replicaBytes(c.Job, &c.train.Layout, c.Placement, c.shares) + c.ringBytes()}
 	if c.Job.Schedule == job.Async {
-		m.Versions = 4 * trainable * (s.Of - s.Index - 1)
+		m.Versions = 4 * c.train.Layout.Params * (s.Of - s.Index - 1)
 	}
 	rows := c.Job.MicroRows()
 	if s.Index == 0 {

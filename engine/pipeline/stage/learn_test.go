@@ -27,6 +27,15 @@ var learning = map[string]func(*job.Spec){
 			j.Average.Of = job.Gradients
 		}
 	},
+	"lamb with warm-up": func(j *job.Spec) {
+		j.Optimizer, j.LR = job.DefaultOptimizer("lamb"), job.LR{Name: "warmup_cosine", Warmup: 2}
+		j.Optimizer.NoDecay = []string{"bias", "norm"}
+	},
+	"first layers frozen": func(j *job.Spec) { j.Freeze = []string{"conv*", "bn_1*"} },
+	"last layers frozen":  func(j *job.Spec) { j.Freeze = []string{"dense*", "bn_3*"} },
+	"weights frozen": func(j *job.Spec) {
+		j.Freeze, j.ClipNorm, j.Optimizer = []string{"*.weight"}, 1, job.DefaultOptimizer("adamw")
+	},
 	"output": func(j *job.Spec) { j.Loss = "output" },
 }
 
@@ -40,6 +49,13 @@ func TestLearningIsOneProcess(t *testing.T) {
 					j.Epochs, j.UpdateFrequency, j.Replicas, j.ReduceFactor = 2, 2, replicas, 2
 					change(j)
 				})
+				if w.job.Freeze != nil {
+					g, err := w.g.Freeze(w.job.Freeze)
+					if err != nil {
+						t.Fatal(err)
+					}
+					w.g = g
+				}
 				want, dict := w.local(t)
 				for _, v := range want.vals {
 					if v.Loss == 0 || len(w.job.Metrics) > len(v.Metrics) {

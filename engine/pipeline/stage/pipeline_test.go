@@ -469,7 +469,7 @@ func everyVersion(t *testing.T, w *world, starts []int) ([]float32, state.Dict) 
 				}
 				s.e.Backward(0, used[k], s.grads, false)
 				next := append([]float32(nil), s.versions[len(s.versions)-1]...)
-				s.opt.Step(nil, next, s.grads, optim.Rate(w.job.LR, w.job.Optimizer.LR, epoch))
+				s.opt.Step(nil, next, s.grads, optim.Rate(w.job.LR, w.job.Optimizer.LR, optim.When{Epoch: epoch}))
 				s.versions = append(s.versions, next)
 			}
 			i++

@@ -8,6 +8,7 @@ import (
 	"fmt"
 
 	"github.com/ravnest/ravnest/engine/exec"
+	"github.com/ravnest/ravnest/engine/graph"
 	"github.com/ravnest/ravnest/engine/job"
 	"github.com/ravnest/ravnest/engine/kernel"
 	"github.com/ravnest/ravnest/engine/optim"
@@ -93,11 +94,12 @@ func replicaBytes(j job.Spec, l *exec.Layout, p Placement, shares []share) int {
 	}
 	more := 4*l.Buffers + 8*l.Counters
 	params, grads, once := 4*l.Trainable, 4*max(l.Trainable, l.Grads), 0
+	frozen := 4 * (l.Params - l.Trainable)
 	if accumulate(j) {
 		more += grads
 	}
 	if !j.Gradients() {
-		more += params + optim.Bytes(j.Optimizer, l.Trainable)
+		more += params + frozen + optim.Bytes(j.Optimizer, l.Trainable)
 		once = params
 	}
 	if j.Averaging().Outer.Name != "none" {
@@ -110,6 +112,21 @@ func replicaBytes(j job.Spec, l *exec.Layout, p Placement, shares []share) int {
 // seed.
 func NewReplicas(j job.Spec, run order.Run, l *exec.Layout, d optim.Delay) (*Replicas, error) {
 	return newReplicas(j, run, l, d, sharesOf(j, l, 0, nil, 1, nil))
+}
+
+// parametersOf are the places of the trainable parameters, padding included.
+func parametersOf(j job.Spec, l *exec.Layout) []optim.Tensor {
+	var ts []optim.Tensor
+	for _, e := range l.Entries {
+		if e.Role != graph.Trainable {
+			continue
+		}
+		if n := len(ts); n > 0 {
+			ts[n-1].To = e.Off
+		}
+		ts = append(ts, optim.Tensor{From: e.Off, To: l.Trainable, Decay: j.Optimizer.Decays(e.Full, e.Name, e.Kind)})
+	}
+	return ts
 }
 
 func newReplicas(j job.Spec, run order.Run, l *exec.Layout, d optim.Delay, shares []share) (*Replicas, error) {
@@ -135,7 +152,7 @@ func newReplicas(j job.Spec, run order.Run, l *exec.Layout, d optim.Delay, share
 		} else {
 			h.State = l.NewState()
 			var err error
-			if h.Optimizer, err = optim.New(j.Optimizer, l.Trainable, d); err != nil {
+			if h.Optimizer, err = optim.New(j.Optimizer, l.Trainable, d, parametersOf(j, l)...); err != nil {
 				return nil, err
 			}
 		}
@@ -278,6 +295,12 @@ func (r *Replicas) Gather(ctx context.Context, it order.Item) error {
 	return r.clip(ctx, it.Seq, r.grads[it.Replica])
 }
 
+// rate is the learning rate of the update that ends with item it.
+func (r *Replicas) rate(it order.Item) float64 {
+	at := optim.When{Epoch: it.Epoch, Update: r.run.Update(it.Epoch, it.Batch), Total: r.run.AllUpdates()}
+	return optim.Rate(r.job.LR, r.job.Optimizer.LR, at)
+}
+
 // Update applies the gradients of the replica that item it is of, which are gathered.
 func (r *Replicas) Update(t *kernel.Team, it order.Item) {
 	k := it.Replica
@@ -285,7 +308,7 @@ func (r *Replicas) Update(t *kernel.Team, it order.Item) {
 		k = r.own[0] // has the sum
 	}
 	h := &r.of[k]
-	h.Optimizer.Step(t, h.State.Params, r.grads[k][:r.layout.Trainable], optim.Rate(r.job.LR, r.job.Optimizer.LR, it.Epoch))
+	h.Optimizer.Step(t, h.State.Params[:r.layout.Trainable], r.grads[k][:r.layout.Trainable], r.rate(it))
 }
 
 // Average ends a round: all replicas get the state that their averages make. Its errors wrap
