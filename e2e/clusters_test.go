@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 )
 
 // clusterSummary is what --json says of clusters.
@@ -173,4 +174,31 @@ func TestTabInClusters(t *testing.T) {
 	s.ok("ravnest", "fuse", dir)
 	s.same("with a tab", dir, filepath.Join(tmp, "local"))
 	p.clean(t)
+}
+
+// TestDashboardOfClusters: the dashboard shows each cluster with its share, the round, and the
+// forecast beside what is achieved.
+func TestDashboardOfClusters(t *testing.T) {
+	posix(t)
+	s := newScene(t)
+	dir := filepath.Join(t.TempDir(), "job")
+	s.ok("ravnest", "init", "--epochs", endless, "--replicas", "3", "--reduce-factor", "4", dir)
+	host, url := s.serve("--providers", "5", "--clusters", "2", dir)
+	dash := s.browser().open(url + "/dashboard")
+	s.provide(url, "node_0", "node_1", "node_2", "node_3", "node_4")
+	host.says("training", limit)
+	for _, want := range []string{"Cluster 0", "Cluster 1", "replica", "samples/s", "forecast", "node_4"} {
+		dash.shows(limit, "#clusters", want)
+	}
+	dash.shows(limit, "#forecast", "/s")
+	eventually(t, "a round", limit, func() bool { return strings.Trim(dash.text("#round"), "–0 ") != "" })
+	time.Sleep(4 * time.Second) // some points for the curves
+	dash.shoot(t, "dashboard-clusters")
+	out, _ := s.ok("ravnest", "status", url)
+	for _, want := range []string{"of 3 replicas", "cluster 1 trains"} {
+		if !strings.Contains(out, want) {
+			t.Errorf("status does not say %q:\n%s", want, out)
+		}
+	}
+	dash.clean(t)
 }

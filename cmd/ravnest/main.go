@@ -429,6 +429,15 @@ func summary(c *cli.Context, s host.Summary) error {
 			fmt.Fprintf(w, ", validation loss %.4f", v)
 		}
 		fmt.Fprintln(w)
+		for k, cl := range s.Clusters {
+			if len(s.Clusters) > 1 {
+				fmt.Fprintf(w, "cluster %d (%s) trained %d units of the %d replicas, %d samples; it sent %.1f kB to average and waited %.1f s\n",
+					k, strings.Join(cl.Providers, ", "), cl.Units, s.Replicas, cl.Samples, float64(cl.AverageBytes)/1e3, cl.WaitS)
+			}
+		}
+		if s.Forecast > 0 {
+			fmt.Fprintf(w, "the forecast was %.0f samples/s\n", s.Forecast)
+		}
 		if s.WireBytes > 0 {
 			fmt.Fprintf(w, "sent %.1f kB a batch between stages that begin at %s\n", s.WireBytes/1e3, strings.Join(s.Cuts, ", "))
 		}

@@ -189,6 +189,9 @@ func (f fill) rate(samples int, seconds float64) float64 {
 			return 0
 		}
 	}
+	if seconds <= 0 {
+		return 0
+	}
 	return float64(samples) / seconds
 }
 

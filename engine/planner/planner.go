@@ -181,10 +181,6 @@ func plan(j job.Spec, g *graph.Graph, nodes []ga.Node, opt ga.Options, seed uint
 			}
 			short, failing, err = p.measure(j, fill.cache, nodes, pieces, units)
 		}
-		if errors.Is(err, stage.ErrTied) && len(p.GA.Clusters) > 1 && opt.MinClusters < 2 {
-			opt.MaxClusters = 1 // several could not average what its stages share
-			continue
-		}
 		if err != nil {
 			return nil, err
 		}

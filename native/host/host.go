@@ -228,7 +228,7 @@ func Serve(ctx context.Context, p *project.Project, opt Options) (Summary, error
 		Job: machine.Job{
 			ID: runID(p.Job.Name), Raw: p.Job.JSON(), Want: opt.Providers, Names: opt.Names, Spares: true, Replan: true,
 			Steps: int64(p.Job.Total(p.Data.Train.Len())), Val: answers(p), Span: span(p.Job),
-			Apart: p.Job.Replica() > 1 && p.Job.Averaging().Optimizer == job.KeepState,
+			Batches: int64(p.Job.Batches(p.Data.Train.Len())), Apart: p.Job.Replica() > 1 && p.Job.Averaging().Optimizer == job.KeepState,
 		},
 		Plan: r.place, Inspect: r.inspect, Fresh: opt.Fresh,
 	}
@@ -447,7 +447,7 @@ func (r *run) place(_ context.Context, pool []server.Member, free bool) ([]serve
 			}
 			as = append(as, server.Assignment{
 				MemberID: m.ID, Cluster: c, Stage: k, Stages: len(cl.Stages), Segment: seg, MaxUpload: maxPart(r.p.Job, stages[k], stage.Placement{Cluster: c, Clusters: all}),
-				Graph: r.graph, Data: r.data, Weights: r.weights, Plan: raw,
+				Graph: r.graph, Data: r.data, Weights: r.weights, Plan: raw, Share: len(all[c].Replicas), Forecast: cl.Rate,
 			})
 		}
 	}

@@ -131,9 +131,18 @@ func StatusText(s server.Status) string {
 	if s.Waiting != "" {
 		fmt.Fprintf(&b, "\n%s", s.Waiting)
 	}
+	if len(s.Clusters) > 1 {
+		fmt.Fprintf(&b, "\nround %d of %d replicas", s.Round, s.Replicas)
+		for _, c := range s.Clusters {
+			fmt.Fprintf(&b, "\n  cluster %d trains %d replica(s), step %d", c.Cluster, c.Replicas, c.Step)
+		}
+	}
 	for _, m := range s.Members {
 		fmt.Fprintf(&b, "\n  %-16s %-10s", m.Name, m.State)
 		if m.Assigned {
+			if len(s.Clusters) > 1 {
+				fmt.Fprintf(&b, " cluster %d", m.Cluster)
+			}
 			fmt.Fprintf(&b, " stage %d of %d  step %d", m.Stage+1, m.Stages, m.Step)
 		}
 	}

@@ -110,6 +110,8 @@ type Job struct {
 	// Span is the number of batches between two places where the run can stop or save: a
 	// round of replicas. 0: one.
 	Span int64
+	// Batches is the number of batches of an epoch, for people; 0: not known.
+	Batches int64
 	// Apart tells that clusters do not have the same state after a round, since each keeps
 	// something of its replicas: a checkpoint then needs the stages of all clusters. Else
 	// those of the first cluster are enough.
@@ -138,6 +140,10 @@ type Assignment struct {
 	Data      map[string]proto.Ref // by kind
 	Weights   map[string]proto.Ref // by kind; empty: the provider initialises from the seed
 	Plan      json.RawMessage      // opaque
+	// For people: how many replicas the cluster trains, and the samples a second that it is
+	// expected to; 0: not known.
+	Share    int
+	Forecast float64
 }
 
 // Placed is an assignment together with the provider that holds it.

@@ -3,6 +3,7 @@ package run
 // The run as dashboards see it.
 
 import (
+	"math"
 	"time"
 
 	"github.com/ravnest/ravnest/signaling/proto"
@@ -10,18 +11,33 @@ import (
 
 // Status is the run as dashboards see it and /v1/status returns it.
 type Status struct {
-	Protocol   int            `json:"protocol"`
-	Phase      string         `json:"phase"` // idle, gathering, planning, connecting, running, draining
-	Run        string         `json:"run,omitempty"`
-	Job        string         `json:"job,omitempty"`
-	Want       int            `json:"want"`
-	Stopping   bool           `json:"stopping"`
-	RunningMS  int64          `json:"running_ms"`
-	Members    []MemberStatus `json:"members"`
-	Loss       *proto.Loss    `json:"loss,omitempty"` // the last one
-	Val        *proto.Val     `json:"val,omitempty"`  // the last one
-	Checkpoint *Checkpoint    `json:"checkpoint,omitempty"`
-	Waiting    string         `json:"waiting,omitempty"` // why the run waits, while gathering
+	Protocol  int            `json:"protocol"`
+	Phase     string         `json:"phase"` // idle, gathering, planning, connecting, running, draining
+	Run       string         `json:"run,omitempty"`
+	Job       string         `json:"job,omitempty"`
+	Want      int            `json:"want"`
+	Stopping  bool           `json:"stopping"`
+	RunningMS int64          `json:"running_ms"`
+	Members   []MemberStatus `json:"members"`
+	// Where replicas train: their number, the round that is trained, counted from 1, what each
+	// cluster does, and the samples a second that are expected of all; 0: not known.
+	Replicas int             `json:"replicas,omitempty"`
+	Round    int64           `json:"round,omitempty"`
+	Clusters []ClusterStatus `json:"clusters,omitempty"`
+	Forecast float64         `json:"forecast_samples_per_s,omitempty"`
+
+	Loss       *proto.Loss `json:"loss,omitempty"` // the last one
+	Val        *proto.Val  `json:"val,omitempty"`  // the last one
+	Checkpoint *Checkpoint `json:"checkpoint,omitempty"`
+	Waiting    string      `json:"waiting,omitempty"` // why the run waits, while gathering
+}
+
+// ClusterStatus is a cluster in a Status.
+type ClusterStatus struct {
+	Cluster  int     `json:"cluster"`
+	Replicas int     `json:"replicas"` // that it trains
+	Step     int64   `json:"step"`     // that it stands at, counting the batches of all clusters
+	Forecast float64 `json:"forecast_samples_per_s"`
 }
 
 // MemberStatus is a provider in a Status.
@@ -47,6 +63,8 @@ type MemberStatus struct {
 	Raw      int64       `json:"raw_out"`
 	Busy     float64     `json:"busy"`
 	RSS      int64       `json:"rss_bytes"`
+	Shared   int64       `json:"average_out"`
+	Waited   int64       `json:"waited_ms"`
 	FLOPs    float64     `json:"flops"`
 }
 
@@ -75,6 +93,7 @@ func (m *Machine) Status(now time.Time) Status {
 	if !m.Started.IsZero() {
 		s.RunningMS = now.Sub(m.Started).Milliseconds()
 	}
+	m.replicas(&s)
 	for _, x := range m.sorted() {
 		ms := MemberStatus{
 			Name: x.Name, Agent: x.Hello.Agent, Platform: x.Hello.Platform, Class: x.Hello.Class,
@@ -84,6 +103,7 @@ func (m *Machine) Status(now time.Time) Status {
 			ms.Assigned, ms.Cluster, ms.Stage, ms.Stages = true, p.Cluster, p.Stage, p.Stages
 			ms.Peak, ms.Step, ms.Samples = x.Peak, x.Last.Step, x.Last.Samples
 			ms.Out, ms.In, ms.Raw, ms.Busy, ms.RSS, ms.FLOPs = x.Last.Out, x.Last.In, x.Last.Raw, x.Last.Busy, x.Last.RSS, x.Last.FLOPs
+			ms.Shared, ms.Waited = x.Last.Shared, x.Last.Waited
 			switch {
 			case x.Done:
 				ms.State = "done"
@@ -98,4 +118,25 @@ func (m *Machine) Status(now time.Time) Status {
 		s.Members = append(s.Members, ms)
 	}
 	return s
+}
+
+// replicas adds what clusters do.
+func (m *Machine) replicas(s *Status) {
+	slowest, behind := math.Inf(1), int64(math.MaxInt64)
+	for _, x := range m.assigned() {
+		p := x.Place
+		if p.Stage != p.Stages-1 || p.Share == 0 {
+			continue
+		}
+		s.Replicas += p.Share
+		s.Clusters = append(s.Clusters, ClusterStatus{Cluster: p.Cluster, Replicas: p.Share, Step: x.Last.Step, Forecast: p.Forecast})
+		slowest, behind = min(slowest, p.Forecast/float64(p.Share)), min(behind, x.Last.Step)
+	}
+	if s.Replicas == 0 {
+		return
+	}
+	s.Forecast = float64(s.Replicas) * slowest // all wait for the slowest
+	if j := m.Job; s.Replicas > 1 && j.Batches > 0 && j.Span > 0 && (m.Phase == Running || m.Phase == Draining) {
+		s.Round = behind/j.Batches*((j.Batches+j.Span-1)/j.Span) + behind%j.Batches/j.Span + 1
+	}
 }

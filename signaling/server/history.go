@@ -157,7 +157,11 @@ func (h *history) take(now time.Time, ev Event) {
 		}
 		h.run, h.sent = e.Run, map[string]traffic{}
 		for _, p := range e.Stages {
-			h.note(now, "planned", "%s gets stage %d of %d", p.Name, p.Stage+1, p.Stages)
+			of := ""
+			if e.Stages[len(e.Stages)-1].Cluster > 0 {
+				of = fmt.Sprintf(" of cluster %d", p.Cluster)
+			}
+			h.note(now, "planned", "%s gets stage %d of %d%s", p.Name, p.Stage+1, p.Stages, of)
 		}
 	case Ready:
 		h.note(now, "ready", "%s is ready", e.Name)

@@ -142,7 +142,7 @@ function rates(status, now) {
   for (const m of status.members) {
     const was = old.members.find((o) => o.name === m.name && o.assigned);
     const per = (f) => (f(m) - f(was)) / s;
-    if (was && m.samples >= was.samples) result.set(m.name, { moved: per((x) => x.wire_out + x.wire_in), samples: per((x) => x.samples), flops: per((x) => x.flops) });
+    if (was && m.samples >= was.samples) result.set(m.name, { moved: Math.max(0, per((x) => x.wire_out + x.wire_in - 2 * x.average_out)), samples: per((x) => x.samples), flops: per((x) => x.flops) });
   }
   return result;
 }
@@ -164,6 +164,10 @@ function showFigures(status, rate) {
     figures = (status.val.metrics ?? []).map((m) => ` · ${m.name} ${loss(m.value)}`).join("");
     set($("val"), (status.val.total ? accuracy(status.val.correct / status.val.total) : loss(status.val.loss)) + figures);
   }
+  $("forecast-row").hidden = !status.forecast_samples_per_s;
+  if (status.forecast_samples_per_s) set($("forecast"), `${count(Math.round(status.forecast_samples_per_s))}/s`);
+  $("round-row").hidden = !status.round;
+  if (status.round) set($("round"), String(status.round));
   if (status.running_ms) set($("time"), duration(status.running_ms));
 }
 
@@ -185,7 +189,7 @@ function showStatus(status) {
   showPhase(status.phase);
   showFigures(status, rate);
   showWaiting(status);
-  pipeline.draw(members, rate);
+  pipeline.draw(members, rate, status.clusters);
 }
 
 // watch shows the host's Sights, and reconnects when the stream breaks off.

@@ -1,6 +1,6 @@
 // The diagram of a run: clusters, their chains of stages, and the traffic between them.
 
-import { bytes, el, flop, set } from "./words.js";
+import { bytes, count, el, flop, set } from "./words.js";
 
 export const kind = (m) => (m.platform.startsWith("js/") ? "tab" : "native");
 
@@ -62,20 +62,31 @@ export class Pipeline {
   #host;
   #layout = "";
   #chains = [];
+  #titles = [];
 
   constructor(host) {
     this.#host = host;
   }
 
   // draw shows the members that have a stage. rates holds their traffic in bytes per second,
-  // by name, as far as it is known.
-  draw(members, rates) {
+  // by name, as far as it is known; clusters says what each does where there are several.
+  draw(members, rates, shares = []) {
     const placed = members.filter((m) => m.assigned).sort((a, b) => a.cluster - b.cluster || a.stage - b.stage);
     const clusters = [...Map.groupBy(placed, (m) => m.cluster).values()];
     const layout = JSON.stringify(placed.map((m) => [m.cluster, m.stage, m.name, m.platform]));
     if (layout !== this.#layout) this.#build(clusters);
     this.#layout = layout;
+    const least = Math.min(...shares.map((s) => s.step));
     clusters.forEach((chain, c) => {
+      const share = shares.find((s) => s.cluster === chain[0].cluster);
+      if (share && this.#titles[c]) {
+        const said = [`${share.replicas} ${share.replicas === 1 ? "replica" : "replicas"}`];
+        const rate = rates.get(chain.at(-1).name)?.samples;
+        const forecast = share.forecast_samples_per_s ? ` of ${count(Math.round(share.forecast_samples_per_s))} forecast` : "";
+        if (rate !== undefined) said.push(`${count(rate)} samples/s${forecast}`);
+        if (share.step > least) said.push(`${share.step - least} batches ahead`);
+        set(this.#titles[c], ` · ${said.join(" · ")}`);
+      }
       const known = chain.every((m) => rates.has(m.name));
       const carried = known ? linkRates(chain.map((m) => rates.get(m.name).moved)) : [];
       chain.forEach((m, i) => {
@@ -90,7 +101,8 @@ export class Pipeline {
     this.#host.replaceChildren(
       ...this.#chains.map((chain, c) => {
         const items = chain.map(({ stage, link }) => el("li", {}, stage.node, ...(link ? [link.node] : [])));
-        const title = clusters.length > 1 ? [el("h3", {}, `Cluster ${c + 1}`)] : [];
+        this.#titles[c] = el("span", { class: "muted" });
+        const title = clusters.length > 1 ? [el("h3", {}, `Cluster ${c}`, this.#titles[c])] : [];
         return el("div", { class: "cluster" }, ...title, el("ol", { class: "stages" }, ...items));
       }),
     );
