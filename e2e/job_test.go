@@ -1,4 +1,4 @@
-// Jobs as people write them: their own data, labels, names, and what they get wrong.
+// Jobs as people write them, with their own data, labels and names, and with mistakes.
 
 package e2e
 
@@ -17,8 +17,8 @@ import (
 	"github.com/ravnest/ravnest/engine/state"
 )
 
-// mlp writes a job with a model of linear layers of the given sizes and data of 40 rows, whose
-// targets are y.
+// mlp writes a job whose model consists of linear layers of the given sizes and whose data has
+// 40 rows with the targets y. change replaces entries of job.json.
 func mlp(t *testing.T, dir string, change map[string]any, y state.Tensor, sizes ...int) {
 	t.Helper()
 	nodes, last := []any{}, "x"
@@ -69,7 +69,7 @@ func mlp(t *testing.T, dir string, change map[string]any, y state.Tensor, sizes 
 	}
 }
 
-// labels are 40 classes 0 to n-1.
+// labels returns 40 classes from 0 to n-1.
 func labels(n int) state.Tensor {
 	y := state.Tensor{Shape: []int{}}
 	for i := range 40 {
@@ -78,7 +78,7 @@ func labels(n int) state.Tensor {
 	return y
 }
 
-// values are 40 numbers.
+// values returns 40 numbers.
 func values() state.Tensor {
 	y := state.Tensor{Shape: []int{}}
 	for i := range 40 {
@@ -87,12 +87,12 @@ func values() state.Tensor {
 	return y
 }
 
-// TestLabels trains on labels that are fewer than the model's outputs, and refuses more.
+// TestLabels trains on fewer classes than the model has outputs; more are refused.
 func TestLabels(t *testing.T) {
 	s, dir := newScene(t), filepath.Join(t.TempDir(), "job")
 	mlp(t, dir, nil, labels(3), 4, 8, 5)
 	s.ok("ravnest", "train", "--local", dir)
-	if out, _ := s.ok("ravnest", "eval", dir); !strings.Contains(out, " of 40 right") {
+	if out, _ := s.ok("ravnest", "eval", dir); !strings.Contains(out, " of 40 correct") {
 		t.Errorf("eval says %q", out)
 	}
 	mlp(t, dir, nil, labels(6), 4, 8, 5)
@@ -101,8 +101,8 @@ func TestLabels(t *testing.T) {
 	}
 }
 
-// TestRegression checks that nobody says a regression is accurate: not a local run, not a
-// demo, not eval.
+// TestRegression checks that no command reports an accuracy for a regression: neither a local
+// run nor a demo nor eval.
 func TestRegression(t *testing.T) {
 	s, dir := newScene(t), filepath.Join(t.TempDir(), "job")
 	mlp(t, dir, map[string]any{"loss": "mse", "optimizer": map[string]any{"name": "adam"}}, values(), 4, 8, 1)
@@ -126,8 +126,8 @@ func TestRegression(t *testing.T) {
 	}
 }
 
-// TestDiverged checks that a run whose loss is not finite says so, leaves finite weights, and
-// prints JSON.
+// TestDiverged checks that a run whose loss becomes infinite or NaN says so, leaves finite
+// weights, and still prints JSON.
 func TestDiverged(t *testing.T) {
 	s, dir := newScene(t), filepath.Join(t.TempDir(), "job")
 	mlp(t, dir, map[string]any{"optimizer": map[string]any{"name": "sgd", "lr": 1e6}, "epochs": 20}, labels(3), 4, 8, 3)
@@ -138,16 +138,16 @@ func TestDiverged(t *testing.T) {
 		t.Errorf("stdout %s\nstderr %s", out, said)
 	}
 	if files := fmt.Sprint(r["files"]); strings.Count(files, "trained_state_dict") != 2 {
-		t.Errorf("the files of the weights that are left are not listed: %s", out)
+		t.Errorf("the files of the saved weights are not listed: %s", out)
 	}
 	out, _ = s.ok("ravnest", "eval", "--json", dir)
 	if e := parse[map[string]any](t, out); e["val_loss"] == nil {
-		t.Errorf("the weights that are left are not finite: %s", out)
+		t.Errorf("the saved weights are not finite: %s", out)
 	}
 }
 
-// TestDemoDiverged checks that the same run on providers ends at once, says which stage found
-// what and what to change.
+// TestDemoDiverged checks that the same run on providers ends at once and says which stage
+// found what, and what to change.
 func TestDemoDiverged(t *testing.T) {
 	s, dir := newScene(t), filepath.Join(t.TempDir(), "job")
 	mlp(t, dir, map[string]any{"optimizer": map[string]any{"name": "sgd", "lr": 1e6}, "epochs": 20}, labels(3), 4, 8, 3)
@@ -155,7 +155,7 @@ func TestDemoDiverged(t *testing.T) {
 		`the training diverged: node_\d \(cluster 0, stage \d\): `, `step \d+`, `lower the optimizer's lr of 1e\+06`,
 	}, "ravnest", "demo", "--providers", "2", "--dir", dir)
 	if said := p.err.String(); strings.Contains(said, "goes on") || strings.Count(said, "\ntraining\n") != 1 || strings.Contains(said, "exit status") {
-		t.Errorf("a run that diverged was tried again, or its providers are blamed:\n%s", said)
+		t.Errorf("a run that diverged was tried again, or its providers were blamed:\n%s", said)
 	}
 	s.alone()
 	out, said := s.ok("ravnest", "demo", "--json", "--providers", "2", "--dir", dir)
@@ -165,10 +165,10 @@ func TestDemoDiverged(t *testing.T) {
 	}
 }
 
-// TestJobNames trains and fuses a job whose name and directory hold any letters.
+// TestJobNames trains and fuses a job whose name and directory contain unusual characters.
 func TestJobNames(t *testing.T) {
 	if runtime.GOOS == "windows" {
-		t.Skip("this system has names of its own")
+		t.Skip("not all of these characters are allowed in names here")
 	}
 	s := newScene(t)
 	dir := filepath.Join(t.TempDir(), "a [dir] with 'ünï'\"cödé\" *?")
@@ -181,8 +181,8 @@ func TestJobNames(t *testing.T) {
 	s.ok("ravnest", "eval", dir)
 }
 
-// TestInUse keeps a second command from a directory that one works in, until that one ends,
-// even by being killed.
+// TestInUse checks that a directory in which one command works is closed to others until that
+// one ends, even if it is killed.
 func TestInUse(t *testing.T) {
 	s, dir := newScene(t), filepath.Join(t.TempDir(), "job")
 	mlp(t, dir, map[string]any{"epochs": 1 << 20, "save_every": 1000}, labels(3), 4, 64, 3)

@@ -1,4 +1,4 @@
-// A provider's daily life: it waits for its host, leaves politely, and is not harmed by
+// The daily life of a provider: it waits for its host, leaves politely, and works under
 // nohup.
 
 package e2e
@@ -13,8 +13,8 @@ import (
 	"time"
 )
 
-// TestProviderFirst: a provider that starts before its host waits for it, says so once, and
-// stays for the next host.
+// TestProviderFirst: a provider that starts before its host waits for it without repeating
+// itself, and waits for the next host when that one has ended.
 func TestProviderFirst(t *testing.T) {
 	posix(t)
 	s := newScene(t)
@@ -33,7 +33,7 @@ func TestProviderFirst(t *testing.T) {
 		}
 	}
 	if n := strings.Count(p.err.String(), "cannot reach the signaling host"); n > 4 {
-		t.Errorf("it says %d times that there is no host:\n%s", n, p.err.String())
+		t.Errorf("it says %d times that it cannot reach a host:\n%s", n, p.err.String())
 	}
 	p.interrupt()
 	if code := p.wait(5 * time.Second); code != 130 {
@@ -42,11 +42,12 @@ func TestProviderFirst(t *testing.T) {
 	s.bad([]string{"cannot reach the signaling host"}, "ravnest-provider", "--join", address, "--wait", "1s")
 	a, b := read(t, tmp, "first", "losses.txt"), read(t, tmp, "second", "losses.txt")
 	if !bytes.Equal(a, b) {
-		t.Error("the second run's losses are not those of the first")
+		t.Error("the losses of the two runs differ")
 	}
 }
 
-// TestNohup: a hang-up that was ignored at the start stops neither host nor provider.
+// TestNohup: under nohup, which has SIGHUP ignored from the start, that signal stops neither
+// host nor provider.
 func TestNohup(t *testing.T) {
 	posix(t)
 	s := newScene(t)
@@ -63,8 +64,8 @@ func TestNohup(t *testing.T) {
 		}
 	}
 	was := size(dir, "losses.txt")
-	eventually(t, "further losses", limit, func() bool { return size(dir, "losses.txt") > was+4000 })
-	// Twice in a row is once.
+	eventually(t, "more losses", limit, func() bool { return size(dir, "losses.txt") > was+4000 })
+	// Two signals in quick succession count as one.
 	_ = host.cmd.Process.Signal(syscall.SIGTERM)
 	_ = host.cmd.Process.Signal(syscall.SIGTERM)
 	if code := host.wait(10 * time.Second); code != 130 {

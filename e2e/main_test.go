@@ -1,5 +1,5 @@
-// Package e2e drives the binaries as their users do: real processes, real WebRTC, on
-// loopback, each bounded in time. This file has what the tests share.
+// Package e2e tests the binaries as users run them: real processes and real WebRTC over
+// loopback, all with time limits. This file has what the tests share.
 package e2e
 
 import (
@@ -22,11 +22,11 @@ import (
 	"time"
 )
 
-// bin is the directory of the binaries: $RAVNEST_BIN, or what TestMain builds.
+// bin is the directory of the binaries: $RAVNEST_BIN, or one that TestMain builds them into.
 var bin string
 
 func TestMain(m *testing.M) {
-	code, err := prepared(m.Run)
+	code, err := prepare(m.Run)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "e2e:", err)
 		code = 1
@@ -34,8 +34,8 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-func prepared(run func() int) (code int, err error) {
-	// A tester's own provider keeps its key.
+func prepare(run func() int) (code int, err error) {
+	// The tests must not touch the key of the tester's own provider.
 	config, err := os.MkdirTemp("", "ravnest-e2e-config-")
 	if err != nil {
 		return 1, err
@@ -65,7 +65,7 @@ func prepared(run func() int) (code int, err error) {
 	return run(), nil
 }
 
-// text is output that can be read while it grows.
+// text is output that can be read while it is being written.
 type text struct {
 	mu  sync.Mutex
 	buf bytes.Buffer
@@ -83,8 +83,8 @@ func (o *text) String() string {
 	return o.buf.String()
 }
 
-// scene is a test's processes. All of them, and whatever they start, carry a mark in
-// their environment, by which those that should have ended are found.
+// scene holds the processes of a test. They and their children carry a mark in their
+// environment, by which processes that should have ended are found.
 type scene struct {
 	*testing.T
 	mark string
@@ -92,14 +92,15 @@ type scene struct {
 
 const markVar = "RAVNEST_E2E_SCENE="
 
-// newScene fails the test at its end if a process of its is still running.
+// newScene returns a scene that fails the test if one of its processes is still running at
+// the end.
 func newScene(t *testing.T) *scene {
 	s := &scene{t, fmt.Sprintf("%s%d-%s", markVar, os.Getpid(), t.Name())}
 	t.Cleanup(s.alone)
 	return s
 }
 
-// running are the processes with a mark; none where there is no /proc.
+// running returns the processes that have a mark, or none where there is no /proc.
 func running(mark string) (pids []string) {
 	envs, _ := filepath.Glob("/proc/[0-9]*/environ")
 	for _, f := range envs {
@@ -117,7 +118,8 @@ func running(mark string) (pids []string) {
 	return pids
 }
 
-// alone: nothing is left running. A moment is allowed, for the system to reap.
+// alone checks that no process is left running. It allows a second for the system to reap
+// them.
 func (s *scene) alone() {
 	s.Helper()
 	var left []string
@@ -150,7 +152,7 @@ func (s *scene) begin(cmd *exec.Cmd) *proc {
 	p := &proc{s: s, cmd: cmd, done: make(chan struct{})}
 	cmd.Stdout, cmd.Stderr = &p.out, &p.err
 	if cmd.Env == nil {
-		// What else runs here must not slow a test's providers.
+		// The machine's other work must not slow down the providers of a test.
 		cmd.Env = append(os.Environ(), "RAVNEST_NICE=0")
 	}
 	cmd.Env = append(cmd.Env, s.mark)
@@ -174,19 +176,19 @@ func (s *scene) begin(cmd *exec.Cmd) *proc {
 
 func tail(s string) string { return s[max(0, len(s)-4000):] }
 
-// wait returns the exit code.
+// wait waits for the process to end and returns its exit code.
 func (p *proc) wait(limit time.Duration) int {
 	p.s.Helper()
 	select {
 	case <-p.done:
 		return p.cmd.ProcessState.ExitCode()
 	case <-time.After(limit):
-		p.s.Fatalf("%s %v still runs after %v\nstderr:\n%s", filepath.Base(p.cmd.Path), p.cmd.Args[1:], limit, tail(p.err.String()))
+		p.s.Fatalf("%s %v is still running after %v\nstderr:\n%s", filepath.Base(p.cmd.Path), p.cmd.Args[1:], limit, tail(p.err.String()))
 	}
 	return -1
 }
 
-// says waits until stderr matches and returns the match and its groups.
+// says waits until stderr matches a regular expression and returns the match and its groups.
 func (p *proc) says(pattern string, limit time.Duration) []string {
 	p.s.Helper()
 	re := regexp.MustCompile(pattern)
@@ -208,10 +210,10 @@ func (p *proc) says(pattern string, limit time.Duration) []string {
 	}
 }
 
-// limit of a command that should be quick, on a machine that is not.
+// limit is the time limit for a command that should be quick, on a machine that may be slow.
 const limit = 90 * time.Second
 
-// ok runs a binary that must succeed and returns what it printed.
+// ok runs a binary that must succeed and returns its output.
 func (s *scene) ok(name string, args ...string) (stdout, stderr string) {
 	s.Helper()
 	p := s.start(name, args...)
@@ -221,7 +223,7 @@ func (s *scene) ok(name string, args ...string) (stdout, stderr string) {
 	return p.out.String(), p.err.String()
 }
 
-// bad runs a binary that must fail with code 1 and a message that matches all patterns.
+// bad runs a binary that must exit with code 1 and a message that matches all patterns.
 func (s *scene) bad(patterns []string, name string, args ...string) *proc {
 	s.Helper()
 	p := s.start(name, args...)
@@ -229,6 +231,7 @@ func (s *scene) bad(patterns []string, name string, args ...string) *proc {
 	return p
 }
 
+// failed checks that the process exits with code 1 and a message that matches all patterns.
 func (p *proc) failed(limit time.Duration, patterns ...string) {
 	p.s.Helper()
 	if code := p.wait(limit); code != 1 {
@@ -244,7 +247,7 @@ func (p *proc) failed(limit time.Duration, patterns ...string) {
 	}
 }
 
-// summary is what --json promises.
+// summary is the part of the output of --json that the tests read.
 type summary struct {
 	Command     string   `json:"command"`
 	Providers   int      `json:"providers"`
@@ -261,7 +264,7 @@ type summary struct {
 	Interrupted bool     `json:"interrupted"`
 }
 
-// parse reads the one object of a --json output.
+// parse decodes the output of --json, which must be one object.
 func parse[T any](t testing.TB, out string) (v T) {
 	t.Helper()
 	d := json.NewDecoder(strings.NewReader(out))
@@ -274,7 +277,7 @@ func parse[T any](t testing.TB, out string) (v T) {
 	return v
 }
 
-// demo runs a demo with --json.
+// demo runs a demo with --json and returns its summary.
 func (s *scene) demo(args ...string) summary {
 	s.Helper()
 	out, _ := s.ok("ravnest", append([]string{"demo", "--json"}, args...)...)
@@ -291,7 +294,7 @@ func read(t testing.TB, elem ...string) []byte {
 	return b
 }
 
-// results are the files of a run, by their path in the project.
+// results returns the contents of a run's result files by their paths in the project.
 func results(t testing.TB, dir string) map[string]string {
 	t.Helper()
 	m := map[string]string{}
@@ -319,7 +322,7 @@ func results(t testing.TB, dir string) map[string]string {
 	return m
 }
 
-// kept: the results that a directory had are still there, under a prefix.
+// kept checks that the results want are in dir, unchanged.
 func kept(t testing.TB, want map[string]string, dir string) {
 	t.Helper()
 	if len(want) == 0 {
@@ -342,7 +345,7 @@ func (s *scene) serve(args ...string) (*proc, string) {
 	return p, p.says(`serving at (http://\S+):`, limit)[1]
 }
 
-// edit rewrites a file of a job.
+// edit replaces the first occurrence of old in a file.
 func edit(t testing.TB, path, old, new string) {
 	t.Helper()
 	b := read(t, path)
@@ -354,7 +357,7 @@ func edit(t testing.TB, path, old, new string) {
 	}
 }
 
-// eventually polls a condition.
+// eventually waits until f returns true.
 func eventually(t testing.TB, what string, limit time.Duration, f func() bool) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), limit)
@@ -367,14 +370,14 @@ func eventually(t testing.TB, what string, limit time.Duration, f func() bool) {
 	}
 }
 
-// posix ends tests that need signals and process groups.
+// posix skips tests that need signals and process groups on systems without them.
 func posix(t testing.TB) {
 	if runtime.GOOS == "windows" {
 		t.Skip("needs POSIX signals")
 	}
 }
 
-// interrupt is Ctrl-C: the terminal signals the whole group.
+// interrupt does what Ctrl-C does: the terminal signals the whole process group.
 func (p *proc) interrupt() {
 	p.s.Helper()
 	if err := syscall.Kill(-p.cmd.Process.Pid, syscall.SIGINT); err != nil {

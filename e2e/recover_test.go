@@ -1,5 +1,5 @@
-// A run that loses a provider, or its host, ends as one in which nothing happened: the
-// same weights, the same losses, bit for bit.
+// A run that loses a provider or its host ends as if nothing had happened: with the same
+// weights and losses, bit for bit.
 
 package e2e
 
@@ -13,8 +13,8 @@ import (
 	"time"
 )
 
-// endlessJob makes a job that no test waits for the end of: whatever a test does, and on
-// however fast a machine, it does in the middle of training.
+// endlessJob makes a job so long that whatever a test does happens in the middle of training,
+// however fast the machine is.
 func (s *scene) endlessJob(flags ...string) (dir string) {
 	s.Helper()
 	dir = filepath.Join(s.TempDir(), "served")
@@ -24,8 +24,8 @@ func (s *scene) endlessJob(flags ...string) (dir string) {
 	return dir
 }
 
-// ends stops a host and holds what was trained against what one process trains in as many
-// steps: the same bytes.
+// ends stops a host and checks that it has trained, byte for byte, what one process trains in
+// as many steps.
 func (s *scene) ends(host *proc, dir string, flags ...string) {
 	s.Helper()
 	host.interrupt()
@@ -38,18 +38,18 @@ func (s *scene) ends(host *proc, dir string, flags ...string) {
 	s.ok("ravnest", "fuse", dir)
 	for _, f := range []string{"losses.txt", "trained/trained_state_dict.safetensors"} {
 		if !bytes.Equal(read(s, dir, f), read(s, local, f)) {
-			s.Errorf("%s is not what one process makes", f)
+			s.Errorf("%s differs from that of one process", f)
 		}
 	}
-	// A run that ends between two epochs has no validation of its last steps.
+	// A run that is stopped within an epoch has not validated its last steps.
 	for _, f := range []string{"val_accuracies.txt", "val_losses.txt"} {
 		if got, want := read(s, dir, f), read(s, local, f); !bytes.HasPrefix(want, got) || len(got)+16 < len(want) {
-			s.Errorf("%s is not what one process makes: %q, want %q", f, got, want)
+			s.Errorf("%s differs from that of one process: %q, want %q", f, got, want)
 		}
 	}
 }
 
-// provide starts providers by name; "" is one to spare.
+// provide starts providers with these names; "" is a spare provider.
 func (s *scene) provide(url string, names ...string) (ps []*proc) {
 	s.Helper()
 	for _, n := range names {
@@ -62,7 +62,7 @@ func (s *scene) provide(url string, names ...string) (ps []*proc) {
 	return ps
 }
 
-// saved waits for a checkpoint and for n losses beyond it, which are lost without a save.
+// saved waits for a checkpoint and for n more losses, which a failure then loses.
 func (s *scene) saved(dir string, n int) {
 	s.Helper()
 	eventually(s, "a checkpoint", limit, func() bool { return size(dir, "node_data/manifest.json") > 0 })
@@ -76,8 +76,8 @@ func (s *scene) more(dir string, n int) {
 	eventually(s, "more losses", limit, func() bool { return size(dir, "losses.txt") >= was+int64(7*n) })
 }
 
-// TestKilled: a provider is killed in the middle of training, and one to spare, which came
-// before all others, takes its stage.
+// TestKilled: a provider is killed in the middle of training, and a spare, which joined before
+// all others, takes over its stage.
 func TestKilled(t *testing.T) {
 	posix(t)
 	for k, role := range []string{"root", "stem", "leaf"} {
@@ -97,14 +97,14 @@ func TestKilled(t *testing.T) {
 			host.says(fmt.Sprintf(`node_%d.*the run goes on from step \d+`, k), limit)
 			host.says(`training resumes from step \d+`, limit)
 			spare.says("joined .* as node_0(.|\n)*now calls this provider node_3", limit)
-			t.Logf("training again %.2f s after the kill", time.Since(begin).Seconds())
+			t.Logf("training resumed %.2f s after the kill", time.Since(begin).Seconds())
 			s.more(dir, 20)
 			s.ends(host, dir)
 		})
 	}
 }
 
-// TestKilledWithReplicas: several replicas go on between two rounds, as if nothing had been.
+// TestKilledWithReplicas: a job with several replicas resumes between two rounds.
 func TestKilledWithReplicas(t *testing.T) {
 	posix(t)
 	flags := []string{"--replicas", "3", "--reduce-factor", "3"} // rounds of 9, 9 and 5 batches
@@ -124,7 +124,8 @@ func TestKilledWithReplicas(t *testing.T) {
 	s.ends(host, dir, flags...)
 }
 
-// TestKilledWithoutSpare: its name comes back and takes its stage again.
+// TestKilledWithoutSpare: without a spare, a provider with the name of the one that was killed
+// takes over its stage.
 func TestKilledWithoutSpare(t *testing.T) {
 	posix(t)
 	s := newScene(t)
@@ -143,7 +144,7 @@ func TestKilledWithoutSpare(t *testing.T) {
 	s.ends(host, dir)
 }
 
-// TestFrozen: one that is silent without being gone is given up.
+// TestFrozen: a provider that falls silent, although its process still exists, is given up.
 func TestFrozen(t *testing.T) {
 	posix(t)
 	s := newScene(t)
@@ -168,12 +169,12 @@ func TestFrozen(t *testing.T) {
 	s.ends(host, dir)
 }
 
-// TestProviderLeaves: one that is asked to leave goes as soon as its state is saved.
+// TestProviderLeaves: a provider that is interrupted leaves as soon as its state is saved.
 func TestProviderLeaves(t *testing.T) {
 	posix(t)
 	s := newScene(t)
 	dir := s.endlessJob()
-	edit(t, filepath.Join(dir, "job.json"), `"save_every": 2`, `"save_every": 1000`) // not by the job's own rule
+	edit(t, filepath.Join(dir, "job.json"), `"save_every": 2`, `"save_every": 1000`) // so that only its leaving causes a save
 	host, url := s.serve(dir)
 	s.provide(url, "")
 	host.says("joined", limit)
@@ -191,8 +192,8 @@ func TestProviderLeaves(t *testing.T) {
 	s.ends(host, dir)
 }
 
-// TestHostComesBack: a host that was killed, or stopped by its requester, goes on with the
-// run when it is started again.
+// TestHostComesBack: a host that was killed, or stopped by Ctrl-C, resumes the run when it is
+// started again.
 func TestHostComesBack(t *testing.T) {
 	posix(t)
 	for _, how := range []string{"killed", "stopped"} {

@@ -1,11 +1,12 @@
-// What hosts and providers refuse: each other's token or version, a port in use, a pool
-// that the model does not fit.
+// What hosts and providers refuse: a wrong token or version, a port in use, a pool that is
+// too small for the model.
 
 package e2e
 
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -20,6 +21,7 @@ import (
 	"github.com/coder/websocket"
 
 	"github.com/ravnest/ravnest/native"
+	"github.com/ravnest/ravnest/signaling/proto"
 )
 
 func TestWrongToken(t *testing.T) {
@@ -35,10 +37,10 @@ func TestWrongToken(t *testing.T) {
 		}
 		s.bad([]string{"(?i)token"}, "ravnest-provider", args...)
 	}
-	// The host goes on; one with the token trains.
+	// The host keeps running; a provider with the token trains.
 	s.ok("ravnest-provider", "--join", url, "--token", "right", "--once")
 	if code := host.wait(limit); code != 0 {
-		t.Errorf("the host that refused some: code %d", code)
+		t.Errorf("a host that refused providers: code %d", code)
 	}
 	checkLosses(t, dir, 17)
 }
@@ -60,7 +62,8 @@ func TestNames(t *testing.T) {
 	p.wait(10 * time.Second)
 }
 
-// TestVersionOfProvider: a provider of another version is told so, by code and in words.
+// TestVersionOfProvider: a provider of another version is told so, by an error code and a
+// message.
 func TestVersionOfProvider(t *testing.T) {
 	posix(t)
 	s := newScene(t)
@@ -89,7 +92,7 @@ func TestVersionOfProvider(t *testing.T) {
 		t.Fatal(err)
 	}
 	if m.Type != "error" || m.Body.Code != "version" || !strings.Contains(m.Body.Message, "protocol version 99") {
-		t.Errorf("the host answers %s, want an error of code version that names 99", b)
+		t.Errorf("the host answers %s, want an error with the code version that names 99", b)
 	}
 	if _, _, err := ws.Read(ctx); err == nil || ctx.Err() != nil {
 		t.Error("the host does not close the connection")
@@ -97,14 +100,15 @@ func TestVersionOfProvider(t *testing.T) {
 	host.says("refused .*protocol version 99", limit)
 	s.ok("ravnest-provider", "--join", url, "--once")
 	if code := host.wait(limit); code != 0 {
-		t.Errorf("the host that refused one: code %d", code)
+		t.Errorf("a host that refused a provider: code %d", code)
 	}
 }
 
-// TestVersionOfHost: a provider says that the host speaks another version, or is none.
+// TestVersionOfHost: a provider says that the host speaks another version, or that it is no
+// host.
 func TestVersionOfHost(t *testing.T) {
 	s := newScene(t)
-	speaking := func(answer string) string {
+	answering := func(answer string) string {
 		mux := http.NewServeMux()
 		mux.HandleFunc("GET /v1/speed", func(w http.ResponseWriter, r *http.Request) {
 			if n, err := strconv.Atoi(r.URL.Query().Get("bytes")); err == nil && n >= 0 && n <= 16<<20 {
@@ -131,9 +135,9 @@ func TestVersionOfHost(t *testing.T) {
 		t.Cleanup(srv.Close)
 		return srv.URL
 	}
-	s.bad([]string{"protocol version 99", "update the older"}, "ravnest-provider", "--join", speaking(`{"v":99,"type":"welcome","body":{}}`))
-	s.bad([]string{"malformed"}, "ravnest-provider", "--join", speaking(`hello, friend`))
-	s.bad([]string{"instead of a welcome"}, "ravnest-provider", "--join", speaking(`{"v":2,"type":"ping","body":{"seq":1}}`))
+	s.bad([]string{"protocol version 99", "update the older"}, "ravnest-provider", "--join", answering(`{"v":99,"type":"welcome","body":{}}`))
+	s.bad([]string{"malformed"}, "ravnest-provider", "--join", answering(`hello, friend`))
+	s.bad([]string{"instead of a welcome"}, "ravnest-provider", "--join", answering(fmt.Sprintf(`{"v":%d,"type":"ping","body":{"seq":1}}`, proto.Version)))
 
 	other := httptest.NewServer(http.NotFoundHandler())
 	defer other.Close()
@@ -156,8 +160,7 @@ func TestPortInUse(t *testing.T) {
 	kept(t, was, dir)
 }
 
-// TestPool: a pool that the model does not fit into ends the run before it touches
-// anything.
+// TestPool: a pool that is too small for the model ends the run before it changes anything.
 func TestPool(t *testing.T) {
 	s := newScene(t)
 	dir := filepath.Join(t.TempDir(), "job")
@@ -171,7 +174,7 @@ func TestPool(t *testing.T) {
 	s.bad([]string{`--threads 0`}, "ravnest", "demo", "--threads", "0", "--dir", dir)
 	kept(t, was, dir)
 
-	// A plan by the pool file meets a provider that lends less than the file says.
+	// A provider lends less than the pool file, from which the plan was made, says.
 	s.ok("ravnest", "clusterize", dir)
 	host, url := s.serve(dir)
 	ps := []*proc{
@@ -179,7 +182,7 @@ func TestPool(t *testing.T) {
 		s.start("ravnest-provider", "--join", url, "--name", "node_1", "--ram", "100kB", "--once"),
 		s.start("ravnest-provider", "--join", url, "--name", "node_2", "--once"),
 	}
-	host.says(`stage 1 needs [\d.]+ [kM]B, but provider node_1 lends 100.0 kB.*waiting for another provider`, limit)
+	host.says(`stage 1 of cluster 0 needs [\d.]+ [kM]B, but provider node_1 lends 100.0 kB.*waiting for another provider`, limit)
 	host.interrupt()
 	host.wait(10 * time.Second)
 	for _, p := range ps {
@@ -188,9 +191,9 @@ func TestPool(t *testing.T) {
 	kept(t, was, dir)
 }
 
-// TestIdle: a provider that waits for others takes next to nothing: the issue says 1 % of
-// a core. 3 % are allowed here, for the ticks of the system's clock (10 ms of 3 s) and
-// whatever else runs on a machine that tests.
+// TestIdle: a provider that waits for others uses next to no processor time. The goal is 1 %
+// of a core; 3 % are allowed here because the system accounts in ticks (10 ms of 3 s) and the
+// test is not alone on the machine.
 func TestIdle(t *testing.T) {
 	if runtime.GOOS != "linux" {
 		t.Skip("reads /proc")
@@ -201,7 +204,7 @@ func TestIdle(t *testing.T) {
 	host, url := s.serve("--providers", "2", dir)
 	p := s.start("ravnest-provider", "--join", url, "--once")
 	host.says("joined", limit)
-	time.Sleep(300 * time.Millisecond) // its benchmark's threads come to rest
+	time.Sleep(300 * time.Millisecond) // the benchmark's threads stop spinning
 	cpu := func(p *proc) time.Duration {
 		u, err := native.UsageOf(p.cmd.Process.Pid)
 		if err != nil {
@@ -213,12 +216,12 @@ func TestIdle(t *testing.T) {
 	time.Sleep(3 * time.Second)
 	wall := time.Since(begin)
 	share := 100 * (cpu(p) - a).Seconds() / wall.Seconds()
-	t.Logf("an idle provider takes %.2f %% of a core, its host %.2f %%", share, 100*(cpu(host)-b).Seconds()/wall.Seconds())
+	t.Logf("an idle provider uses %.2f %% of a core, its host %.2f %%", share, 100*(cpu(host)-b).Seconds()/wall.Seconds())
 	if a <= 0 {
-		t.Error("the benchmark took no time: the measure is broken")
+		t.Error("the benchmark used no processor time: the measurement is broken")
 	}
 	if share > 3 {
-		t.Errorf("an idle provider takes %.2f %% of a core", share)
+		t.Errorf("an idle provider uses %.2f %% of a core", share)
 	}
 	host.interrupt()
 	host.wait(10 * time.Second)

@@ -1,5 +1,4 @@
-// Ways in which a run ends before its end: Ctrl-C, a provider that is killed, a disk
-// that is full.
+// Runs that end early: by Ctrl-C, by a host that is killed, on a full disk.
 
 package e2e
 
@@ -16,11 +15,11 @@ import (
 	"time"
 )
 
-// endless is more epochs than a test waits for.
+// endless is a number of epochs that no test waits for.
 const endless = "1000000"
 
-// TestInterrupt: Ctrl-C in the middle of a demo saves, fuses and leaves, and the next run
-// moves what it left aside.
+// TestInterrupt: Ctrl-C in the middle of a demo saves, fuses and ends it, and the next run
+// moves the results aside.
 func TestInterrupt(t *testing.T) {
 	posix(t)
 	for _, schedule := range []string{"sync", "async"} {
@@ -37,10 +36,10 @@ func TestInterrupt(t *testing.T) {
 			if code := p.wait(10 * time.Second); code != 130 {
 				t.Errorf("code %d, want 130", code)
 			}
-			t.Logf("left %.2f s after Ctrl-C", time.Since(begin).Seconds())
+			t.Logf("ended %.2f s after Ctrl-C", time.Since(begin).Seconds())
 			s.alone()
 			if !strings.Contains(p.err.String(), "leaving once the trained state is saved") {
-				t.Errorf("stderr does not say that it is saved:\n%s", tail(p.err.String()))
+				t.Errorf("stderr does not say that the state is saved:\n%s", tail(p.err.String()))
 			}
 			sum := parse[summary](t, p.out.String())
 			if !sum.Interrupted || sum.Steps < 17 {
@@ -50,10 +49,10 @@ func TestInterrupt(t *testing.T) {
 			s.ok("ravnest", "eval", dir)
 			was := results(t, dir)
 			if n := len(was); n != 7 {
-				t.Errorf("%d files of results, want losses, accuracies, two fused and three stages", n)
+				t.Errorf("%d result files, want 7: losses, accuracies, two fused files and three stages", n)
 			}
 			s.ok("ravnest", "fuse", dir)
-			kept(t, was, dir) // fusing again gives the same
+			kept(t, was, dir) // fusing again gives the same files
 
 			s.demo("--epochs", "1", "--dir", dir)
 			kept(t, was, filepath.Join(dir, "previous/1"))
@@ -65,7 +64,7 @@ func TestInterrupt(t *testing.T) {
 	}
 }
 
-// TestInterruptEarly: Ctrl-C before training has begun leaves older results in place.
+// TestInterruptEarly: Ctrl-C before training begins leaves older results in place.
 func TestInterruptEarly(t *testing.T) {
 	posix(t)
 	s := newScene(t)
@@ -90,12 +89,12 @@ func TestInterruptEarly(t *testing.T) {
 		t.Errorf("serve: code %d, want 130", code)
 	}
 	if code := q.wait(10 * time.Second); code != 0 {
-		t.Errorf("a provider that was told goodbye: code %d, want 0", code)
+		t.Errorf("a provider that the host dismissed: code %d, want 0", code)
 	}
 	kept(t, was, dir)
 }
 
-// TestInterruptLocal: the same for one process.
+// TestInterruptLocal: Ctrl-C saves the state of train --local, too.
 func TestInterruptLocal(t *testing.T) {
 	posix(t)
 	s := newScene(t)
@@ -111,8 +110,8 @@ func TestInterruptLocal(t *testing.T) {
 	s.ok("ravnest", "eval", dir)
 }
 
-// running starts an endless serve with three providers that saves every epoch, and waits
-// until it has saved.
+// running starts a host of an endless job that saves every epoch, with three providers, and
+// waits until all stages are saved.
 func (s *scene) running(dir string) (host *proc, ps []*proc) {
 	s.Helper()
 	s.ok("ravnest", "init", "--epochs", endless, dir)
@@ -131,6 +130,7 @@ func (s *scene) running(dir string) (host *proc, ps []*proc) {
 	return host, ps
 }
 
+// size returns the size of a file, 0 if there is none.
 func size(dir, name string) int64 {
 	fi, err := os.Stat(filepath.Join(dir, name))
 	if err != nil {
@@ -139,7 +139,7 @@ func size(dir, name string) int64 {
 	return fi.Size()
 }
 
-// TestHostKilled: providers do not outlive a host that is gone.
+// TestHostKilled: providers that are not to wait for another host end when theirs is killed.
 func TestHostKilled(t *testing.T) {
 	posix(t)
 	s := newScene(t)
@@ -154,16 +154,16 @@ func TestHostKilled(t *testing.T) {
 	}
 }
 
-// TestFullDisk: the disk fills up at a save. Older results stay, the error says what
-// could not be written and why, nothing is left running.
+// TestFullDisk: the disk is full when the state is saved. Older results are kept, the error
+// says what could not be written and why, and nothing is left running.
 func TestFullDisk(t *testing.T) {
 	posix(t)
 	commands := [][]string{
 		{"demo", "--epochs", "2", "--dir"},
 		{"train", "--local", "--epochs", "2"},
 	}
-	// A limit on the size of files acts as a full disk, and works everywhere. The largest
-	// stage is between 24 and 64 KiB, the fused file above.
+	// A limit on the size of files acts like a full disk and needs no privileges. The largest
+	// stage takes between 24 and 64 KiB, the fused file more.
 	t.Run("limit", func(t *testing.T) {
 		for _, c := range commands {
 			s := newScene(t)
@@ -173,8 +173,8 @@ func TestFullDisk(t *testing.T) {
 			aside(t, was, dir)
 		}
 	})
-	// Where we may, a file system that is full indeed. Inside a container we may not; there
-	// the limit above stands for it.
+	// A file system that really is full, where the test may mount one. In most containers it
+	// may not.
 	t.Run("tmpfs", func(t *testing.T) {
 		s := newScene(t)
 		mnt := t.TempDir()
@@ -196,21 +196,21 @@ func TestFullDisk(t *testing.T) {
 			if err := os.Remove(filepath.Join(mnt, "ballast")); err != nil {
 				t.Fatal(err)
 			}
-			// With room again the job runs.
+			// With space again the job runs.
 			s.ok("ravnest", append(c, dir)...)
 			s.ok("ravnest", "eval", dir)
 		}
 	})
 }
 
-// trained makes a job with results.
+// trained makes a job and trains it, and returns its results.
 func trained(s *scene, dir string) (string, map[string]string) {
 	s.Helper()
 	s.demo("--epochs", "1", "--dir", dir)
 	return dir, results(s, dir)
 }
 
-// aside: older results are in place, or all in previous/1.
+// aside checks that older results are in place, or all in previous/1.
 func aside(t *testing.T, was map[string]string, dir string) {
 	t.Helper()
 	if _, err := os.Stat(filepath.Join(dir, "previous/1")); err == nil {
@@ -219,7 +219,7 @@ func aside(t *testing.T, was map[string]string, dir string) {
 	kept(t, was, dir)
 }
 
-// fill leaves so many bytes of a file system.
+// fill fills a file system up to the last room bytes.
 func fill(t *testing.T, mnt string, room uint64) {
 	t.Helper()
 	var st syscall.Statfs_t
