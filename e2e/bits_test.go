@@ -1,4 +1,4 @@
-// The same job gives the same bits on every path, and the other schedule and codecs learn.
+// The same job gives the same bits on every path; async and the lossy codecs learn, too.
 
 package e2e
 
@@ -12,8 +12,8 @@ import (
 	"testing"
 )
 
-// TestBits: sync with fp32 over any number of providers and threads is the run of one
-// process, twice in a row.
+// TestBits: sync with fp32 gives the results of one process on any number of providers and
+// threads, and again when it is repeated.
 func TestBits(t *testing.T) {
 	s := newScene(t)
 	tmp := t.TempDir()
@@ -27,7 +27,7 @@ func TestBits(t *testing.T) {
 				want[f] = got
 			}
 			if !bytes.Equal(got, want[f]) {
-				t.Errorf("%s: %s is not that of one process with one thread", what, f)
+				t.Errorf("%s: %s differs from that of one process with one thread", what, f)
 			}
 		}
 	}
@@ -49,7 +49,7 @@ func TestBits(t *testing.T) {
 			}
 		}
 	}
-	// Micro-batches change the sums, but not from path to path.
+	// Micro-batches change the sums, but alike on every path.
 	clear(want)
 	s.ok("ravnest", "train", "--local", "--micro-batches", "4", local)
 	same(local, "train --local --micro-batches 4")
@@ -58,8 +58,8 @@ func TestBits(t *testing.T) {
 	same(dir, "3 providers, 4 micro-batches")
 }
 
-// TestMicroBatchesAreChosen: a job that leaves them out is split by the planner, with every
-// bit of one process, which does not split it.
+// TestMicroBatchesAreChosen: if the job does not say how many micro-batches a batch has, the
+// planner decides, and the results are those of one process, which does not split batches.
 func TestMicroBatchesAreChosen(t *testing.T) {
 	s := newScene(t)
 	tmp := t.TempDir()
@@ -71,7 +71,7 @@ func TestMicroBatchesAreChosen(t *testing.T) {
 	s.demo("--providers", "2", "--dir", dir)
 	for _, f := range []string{"losses.txt", "trained/trained_state_dict.safetensors"} {
 		if !bytes.Equal(read(t, dir, f), read(t, local, f)) {
-			t.Errorf("%s is not that of one process", f)
+			t.Errorf("%s differs from that of one process", f)
 		}
 	}
 	var plan struct {
@@ -87,9 +87,9 @@ func TestMicroBatchesAreChosen(t *testing.T) {
 	}
 }
 
-// TestReplicas: replicas in one pipeline of processes end with the bytes of one process that
-// trains them one after the other, and the planner puts as many of their units in flight as
-// there are stages. An epoch's 23 batches are no multiple of the replicas.
+// TestReplicas: replicas in one pipeline of processes give the results of one process that
+// trains them one after the other, and the planner keeps as many units in flight as there are
+// stages. The number of batches in an epoch, 23, is not a multiple of the replicas.
 func TestReplicas(t *testing.T) {
 	s := newScene(t)
 	tmp := t.TempDir()
@@ -119,11 +119,11 @@ func TestReplicas(t *testing.T) {
 			sum := s.demo("--providers", fmt.Sprint(n), "--clusters", "1", "--dir", dir)
 			for _, f := range []string{"losses.txt", "val_accuracies.txt", "trained/trained_state_dict.safetensors"} {
 				if !bytes.Equal(read(t, dir, f), read(t, local, f)) {
-					t.Errorf("%s, %d providers: %s is not that of one process", of, n, f)
+					t.Errorf("%s, %d providers: %s differs from that of one process", of, n, f)
 				}
 			}
 			if len(sum.Cuts) != n {
-				t.Errorf("%d stages of %d providers", len(sum.Cuts), n)
+				t.Errorf("%d stages on %d providers", len(sum.Cuts), n)
 			}
 			var plan struct {
 				Clusters []struct {
@@ -138,24 +138,24 @@ func TestReplicas(t *testing.T) {
 			}
 		}
 	}
-	// What cannot be is refused with the reason.
+	// What is impossible is refused with the reason.
 	s.bad([]string{"schedule async has one replica"}, "ravnest", "init", "--replicas", "4", "--schedule", "async", filepath.Join(tmp, "async"))
 }
 
-// TestLearns: async, and every codec under both schedules, learn. (Whether they reach the
-// last percent is TestLearning's question.)
+// TestLearns: both schedules learn with every codec. How well they do is measured by
+// TestLearning.
 func TestLearns(t *testing.T) {
 	s := newScene(t)
 	tmp := t.TempDir()
-	// Bytes a batch at most: the figures. Between runs they compare only where the
-	// stages were cut alike, which the noise of the providers' benchmarks can prevent.
+	// The most bytes that a batch may take. Runs can be compared only where their stages begin
+	// at the same nodes: noise in the providers' benchmarks can move the cuts.
 	most := map[string]float64{"fp32": 157e3, "fp16": 80e3, "bf16": 80e3, "int8": 45e3}
 	var lossless summary
 	for _, schedule := range []string{"sync", "async"} {
 		for _, wire := range []string{"fp32", "int8", "fp16", "bf16"} {
 			sum := s.demo("--schedule", schedule, "--wire", wire, "--epochs", "10", "--dir", filepath.Join(tmp, schedule+wire))
 			t.Logf("%-5s %s: %.2f %%, %.0f samples/s, %.1f kB a batch, stages from %v", schedule, wire, sum.ValAccuracy, sum.SamplesPerS, sum.WireBytes/1e3, sum.Cuts)
-			// One process has 93.3 % after 10 epochs; chance is 10 %.
+			// One process reaches 93.3 % after 10 epochs; guessing is 10 %.
 			if sum.ValAccuracy < 85 {
 				t.Errorf("%s over %s: %.2f %% after 10 epochs, want 85", schedule, wire, sum.ValAccuracy)
 			}

@@ -1,4 +1,4 @@
-// A real browser for the tests: headless Chromium, driven as a person would.
+// A real browser for the tests: headless Chromium, used as a person would use it.
 
 package e2e
 
@@ -22,7 +22,7 @@ import (
 	"github.com/chromedp/chromedp"
 )
 
-// chromium finds the browser. There are no tests without it: see make need-chromium.
+// chromium finds the browser. The tests fail without it: see make need-chromium.
 func chromium() (string, error) {
 	if path := os.Getenv("RAVNEST_CHROMIUM"); path != "" {
 		return path, nil
@@ -35,7 +35,7 @@ func chromium() (string, error) {
 	return "", errors.New("neither Chromium nor Chrome is here: install one (Debian: apt-get install chromium), or name it in RAVNEST_CHROMIUM")
 }
 
-// browser is a Chromium of a scene. Its tabs share a profile that is thrown away.
+// browser is a Chromium of a scene. Its tabs share a temporary profile.
 type browser struct {
 	s   *scene
 	ctx context.Context
@@ -52,10 +52,10 @@ func (s *scene) browser(flags ...string) *browser {
 		chromedp.NoFirstRun, chromedp.NoDefaultBrowserCheck, chromedp.Headless,
 		chromedp.Flag("disable-background-networking", true), chromedp.Flag("disable-component-update", true),
 		chromedp.Flag("disable-sync", true), chromedp.Flag("disable-extensions", true), chromedp.Flag("disable-gpu", true),
-		// Loopback is all the network that there is: real addresses, and packets to oneself.
+		// Peers connect over loopback: that needs real addresses instead of mDNS names.
 		chromedp.Flag("allow-loopback-in-peer-connection", true),
 		chromedp.Flag("disable-features", "WebRtcHideLocalIpsWithMdns"),
-		// Tabs in front of each other are what we test one by one.
+		// Some tests cover one tab by another on purpose; the others must not be affected.
 		chromedp.Flag("disable-backgrounding-occluded-windows", true), chromedp.Flag("disable-renderer-backgrounding", true),
 		chromedp.WindowSize(1280, 900), chromedp.Env(s.mark),
 	}
@@ -87,11 +87,11 @@ type page struct {
 	cancel context.CancelFunc
 
 	mu   sync.Mutex
-	says []string // what it wrote to the console
-	bad  []string // errors among that
+	says []string // lines of the console
+	bad  []string // errors: of the console, and uncaught
 }
 
-// open opens a page. What it writes to the console is kept. Scripts run before its own.
+// open opens a page and records its console. The scripts run before those of the page.
 func (b *browser) open(url string, scripts ...string) *page {
 	b.s.Helper()
 	ctx, cancel := chromedp.NewContext(b.ctx, chromedp.WithNewWindow(false))
@@ -113,7 +113,7 @@ func (b *browser) open(url string, scripts ...string) *page {
 	return p
 }
 
-// hear keeps what the page says.
+// hear records what the page writes to the console, and its errors.
 func (p *page) hear(ev any) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -141,7 +141,7 @@ func (p *page) hear(ev any) {
 	}
 }
 
-// patience of a browser's answer.
+// patience is how long a browser may take to answer.
 const patience = 30 * time.Second
 
 func (p *page) run(actions ...chromedp.Action[chromedp.Void]) error {
@@ -164,13 +164,13 @@ func eval[T any](p *page, js string) (T, error) {
 	return chromedp.Run(ctx, chromedp.Evaluate[T](js))
 }
 
-// text is what an element says; "" if there is none.
+// text returns the text of an element, "" if there is no such element.
 func (p *page) text(selector string) string {
 	s, _ := eval[string](p, fmt.Sprintf("document.querySelector(%q)?.innerText ?? ''", selector))
 	return s
 }
 
-// shows waits until an element's text contains one of what.
+// shows waits until the text of an element contains one of what, and returns it.
 func (p *page) shows(limit time.Duration, selector string, what ...string) string {
 	p.s.Helper()
 	var last string
@@ -186,13 +186,13 @@ func (p *page) shows(limit time.Duration, selector string, what ...string) strin
 	return ""
 }
 
-// lend presses the button once the page has found out what the browser can do.
+// lend clicks the button that starts lending, once the page has enabled it.
 func (p *page) lend() {
 	p.s.Helper()
 	p.do(chromedp.WaitEnabled(chromedp.CSS("#go")), chromedp.Click(chromedp.CSS("#go")))
 }
 
-// signal reaches the processes of the browser's pages.
+// signal sends a signal to the processes of the browser's pages.
 func (b *browser) signal(sig syscall.Signal) {
 	b.s.Helper()
 	info, err := chromedp.CallBrowser(b.ctx, systeminfo.GetProcessInfo, cdp.Empty{})
@@ -206,7 +206,7 @@ func (b *browser) signal(sig syscall.Signal) {
 	}
 }
 
-// clean: nothing went wrong in the page.
+// clean checks that there were no errors in the page.
 func (p *page) clean(t testing.TB) {
 	t.Helper()
 	p.mu.Lock()

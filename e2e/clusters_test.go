@@ -1,5 +1,5 @@
-// Several clusters train one job: the losses and the trained bytes are those of one process
-// with the same replicas, whoever trained what.
+// Several clusters train one job: the losses and the trained weights are those of one process
+// with the same replicas, whoever trained which.
 
 package e2e
 
@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-// clusterSummary is what --json says of clusters.
+// clusterSummary is what --json says about clusters.
 type clusterSummary struct {
 	summary
 	Replicas int   `json:"replicas"`
@@ -27,18 +27,18 @@ type clusterSummary struct {
 	Forecast float64 `json:"forecast_samples_per_s"`
 }
 
-// same holds the files of a run against those of one process.
+// same compares the results of a run with those of one process.
 func (s *scene) same(what, dir, local string) {
 	s.Helper()
 	for _, f := range []string{"losses.txt", "val_accuracies.txt", "val_losses.txt", "trained/trained_state_dict.safetensors"} {
 		if !bytes.Equal(read(s, dir, f), read(s, local, f)) {
-			s.Errorf("%s: %s is not that of one process", what, f)
+			s.Errorf("%s: %s differs from that of one process", what, f)
 		}
 	}
 }
 
-// TestClusters: clusters of every number and size, with cuts that nest and that do not, and
-// every kind of average. Any cluster's stages fuse to the same bytes.
+// TestClusters: several numbers and sizes of clusters, with nested cuts and others, and every
+// kind of average. The stages of any cluster fuse to the same weights.
 func TestClusters(t *testing.T) {
 	s := newScene(t)
 	tmp := t.TempDir()
@@ -49,7 +49,7 @@ func TestClusters(t *testing.T) {
 		rounds int64
 		units  int64
 	}{
-		// 17 batches an epoch: rounds of 8, 8 and 1, which one replica has.
+		// An epoch has 17 batches: rounds of 8, 8 and 1, the last of which a single replica trains.
 		"parameters": {[]string{"--replicas", "4", "--reduce-factor", "2", "--epochs", "2"}, "", [][2]int{{6, 2}, {5, 2}, {6, 3}, {4, 4}}, 6, 18},
 		"keep":       {[]string{"--replicas", "3", "--reduce-factor", "4", "--epochs", "2"}, `, "average": {"optimizer": "keep", "outer": {"name": "nesterov"}}`, [][2]int{{5, 2}}, 4, 12},
 		"gradients":  {[]string{"--replicas", "4", "--epochs", "1"}, `, "average": {"of": "gradients"}`, [][2]int{{4, 2}}, 17, 68},
@@ -82,11 +82,11 @@ func TestClusters(t *testing.T) {
 			for k, cl := range sum.Clusters {
 				providers, units, samples = providers+len(cl.Providers), units+cl.Units, samples+cl.Samples
 				if cl.AverageBytes == 0 {
-					t.Errorf("%s: cluster %d says that it has averaged nothing", what, k)
+					t.Errorf("%s: cluster %d reports no traffic for averages", what, k)
 				}
 				s.ok("ravnest", "fuse", "--cluster", fmt.Sprint(k), dir)
 				if !bytes.Equal(read(t, dir, "trained/trained_state_dict.safetensors"), want) {
-					t.Errorf("%s: cluster %d has other weights than cluster 0", what, k)
+					t.Errorf("%s: the weights of cluster %d differ from those of cluster 0", what, k)
 				}
 			}
 			if len(sum.Clusters) != pool[1] || providers != pool[0] || sum.Providers != pool[0] || samples != sum.Samples || sum.Rounds != c.rounds || units != c.units {
@@ -99,8 +99,8 @@ func TestClusters(t *testing.T) {
 	}
 }
 
-// TestClustersLoseProviders: a provider is lost in each cluster in turn; first one to spare
-// takes its place, then the run goes on with those that are left, in other clusters.
+// TestClustersLoseProviders: each cluster in turn loses a provider. A spare replaces the first;
+// after the second loss, the providers that are left continue in other clusters.
 func TestClustersLoseProviders(t *testing.T) {
 	posix(t)
 	flags := []string{"--replicas", "3", "--reduce-factor", "3"}
@@ -126,7 +126,7 @@ func TestClustersLoseProviders(t *testing.T) {
 	s.ends(host, dir, flags...)
 }
 
-// TestClustersStopAndGoOn: Ctrl-C ends all clusters after the same round, and the run goes on
+// TestClustersStopAndGoOn: Ctrl-C stops all clusters after the same round, and the run resumes
 // with another number of clusters.
 func TestClustersStopAndGoOn(t *testing.T) {
 	posix(t)
@@ -151,7 +151,7 @@ func TestClustersStopAndGoOn(t *testing.T) {
 	}
 }
 
-// TestTabInClusters: a tab trains in one of two clusters of native providers.
+// TestTabInClusters: a tab and native providers train in two clusters.
 func TestTabInClusters(t *testing.T) {
 	posix(t)
 	s := newScene(t)

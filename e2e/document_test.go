@@ -9,8 +9,8 @@ import (
 	"testing"
 )
 
-// TestDocumentedCommands: every command and flag of ours that a document names is one that
-// the programs' own help knows.
+// TestDocumentedCommands: every command and flag that the documents mention appears in the
+// help of the programs.
 func TestDocumentedCommands(t *testing.T) {
 	command := regexp.MustCompile("(?:bin/)?(ravnest(?:-provider)?)((?: [^\\s`#|]+)*)")
 	flag := regexp.MustCompile(`^--([a-z][a-z-]*)`)
@@ -69,6 +69,6 @@ func TestDocumentedCommands(t *testing.T) {
 		}
 	}
 	if seen < 20 {
-		t.Errorf("only %d flags found in the documents: the test reads them wrongly", seen)
+		t.Errorf("only %d flags were found in the documents: the test does not read them correctly", seen)
 	}
 }

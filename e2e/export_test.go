@@ -1,4 +1,4 @@
-// Weights go in and out of a job, and what was trained answers.
+// Weights are imported into jobs and exported from them, and trained models predict.
 
 package e2e
 
@@ -62,8 +62,9 @@ func write(t *testing.T, path string, b []byte) {
 	}
 }
 
-// TestExport trains an imported model, takes it home in both forms, begins another job with it,
-// and asks it about digits: with the accuracy of eval, and as PyTorch answers, where it is.
+// TestExport trains an imported model, exports it in both formats, starts another job from it,
+// and classifies digits with it: with the accuracy that eval reports and, where PyTorch is
+// installed, with the answers of PyTorch.
 func TestExport(t *testing.T) {
 	s := newScene(t)
 	tmp := t.TempDir()
@@ -90,7 +91,7 @@ func TestExport(t *testing.T) {
 		t.Fatal(err)
 	}
 	if !slices.Contains(pt.Names(), "1.num_batches_tracked") || len(pt) != len(st) || len(pt) != 11 {
-		t.Errorf("exported are %v and %v", pt.Names(), st.Names())
+		t.Errorf("the exported tensors are %v and %v", pt.Names(), st.Names())
 	}
 
 	out, _ := s.ok("ravnest", "predict", job, x, "--json")
@@ -103,24 +104,24 @@ func TestExport(t *testing.T) {
 	}
 	ev, _ := s.ok("ravnest", "eval", "--json", job)
 	if e := parse[struct{ Correct, Total int }](t, ev); e.Correct != right || e.Total != len(p.Rows) || right < 100 {
-		t.Errorf("predict is right about %d of %d rows, eval says %+v", right, len(p.Rows), e)
+		t.Errorf("predict is right for %d of %d rows, eval says %+v", right, len(p.Rows), e)
 	}
 	plain, _ := s.ok("ravnest", "predict", job, x)
 	if n, first := strings.Count(plain, "\n"), fmt.Sprintf("%d\t%.4f\n", p.Rows[0].Class, p.Rows[0].Probability); n != len(labels) || !strings.HasPrefix(plain, first) {
 		t.Errorf("predict prints %d lines, %.40q..., want %q first", n, plain, first)
 	}
 
-	// Another job begins with it: it answers the same before it is trained.
+	// Another job that starts from it gives the same answers before it is trained.
 	other := at("other")
 	s.ok("ravnest", "import", archives+"cnn.pt2", other, "--data", "digits")
 	s.ok("ravnest", "import", at("a.pt"), other)
 	if again, _ := s.ok("ravnest", "predict", other, x); again != plain {
-		t.Error("a job that begins with the exported weights answers otherwise")
+		t.Error("a job that starts from the exported weights gives other answers")
 	}
 	answersAsTorch(t, p, x, at("a.pt"), at("a.safetensors"))
 }
 
-// TestPredictNames: a table with names for classes is answered with names.
+// TestPredictNames: if the classes of a table have names, predict answers with them.
 func TestPredictNames(t *testing.T) {
 	s := newScene(t)
 	tmp := t.TempDir()
@@ -143,7 +144,7 @@ func TestPredictNames(t *testing.T) {
 	}
 }
 
-// answersAsTorch compares predictions with those of PyTorch that has loaded each of files.
+// answersAsTorch compares predictions with those of PyTorch for the weights in each of files.
 func answersAsTorch(t *testing.T, p predicted, x string, files ...string) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
@@ -175,7 +176,7 @@ func answersAsTorch(t *testing.T, p predicted, x string, files ...string) {
 	}
 }
 
-// TestImportWeights: what does not fit is named at once, and can be left out.
+// TestImportWeights: all tensors that do not fit are named at once, and can be left out.
 func TestImportWeights(t *testing.T) {
 	s := newScene(t)
 	tmp := t.TempDir()
@@ -203,7 +204,7 @@ func TestImportWeights(t *testing.T) {
 	s.bad([]string{`1 missing:\s+0\.weight`, `1 surplus:\s+first\.weight`, `8\.bias is \[5\], the model's is \[10\]`, "--ignore"}, "ravnest", "import", file, job)
 	s.bad([]string{`8\.bias is`}, "ravnest", "import", file, job, "--strict=false")
 	if !bytes.Equal(read(t, job, "initial.safetensors"), was) {
-		t.Error("a checkpoint that does not fit has changed the job")
+		t.Error("a checkpoint that does not fit changed the job")
 	}
 	_, said := s.ok("ravnest", "import", file, job, "--ignore", "8.*", "--ignore", "0.weight", "--ignore", "first*")
 	for _, want := range []string{"8 tensors of", "3 kept as they were: 0.weight, 8.weight, 8.bias", "first.weight"} {
@@ -216,7 +217,7 @@ func TestImportWeights(t *testing.T) {
 		t.Fatal(err)
 	}
 	if !got[:1].Equal(d[:1]) || got[1].F32[0] != 7 || !got[len(got)-1:].Equal(d[len(d)-1:]) {
-		t.Error("the job begins with other weights than the checkpoint's and those kept")
+		t.Error("the job does not start from the checkpoint's weights and those kept")
 	}
 	save(func(d state.Dict) state.Dict {
 		for i := range d {
@@ -227,9 +228,9 @@ func TestImportWeights(t *testing.T) {
 	s.bad([]string{"--strip module"}, "ravnest", "import", file, job)
 	s.ok("ravnest", "import", file, job, "--strip", "module.")
 	if !bytes.Equal(read(t, job, "initial.safetensors"), was) {
-		t.Error("the same weights give another file")
+		t.Error("the same weights give a different file")
 	}
-	// An example's job begins with them too.
+	// Jobs of examples can be given weights, too.
 	cnn := filepath.Join(tmp, "cnn")
 	s.ok("ravnest", "init", cnn)
 	s.bad([]string{"nothing has been trained"}, "ravnest", "export", cnn, "--to", file)

@@ -1,5 +1,5 @@
-// A model that PyTorch exported becomes a job, and trains from its own weights on every
-// path with one result.
+// A model exported from PyTorch becomes a job that trains from its weights, with the same
+// result on every path.
 
 package e2e
 
@@ -17,8 +17,8 @@ import (
 
 const archives = "../engine/importer/testdata/"
 
-// TestImport imports a model, trains it in one process, on three providers and on two, and
-// compares every byte.
+// TestImport imports a model, trains it in one process and on two and three providers, and
+// compares the results byte by byte.
 func TestImport(t *testing.T) {
 	s := newScene(t)
 	tmp := t.TempDir()
@@ -41,11 +41,11 @@ func TestImport(t *testing.T) {
 		s.demo("--providers", n, "--dir", dir)
 		for _, f := range files {
 			if !bytes.Equal(read(t, dir, f), read(t, local, f)) {
-				t.Errorf("%s providers: %s is not that of one process", n, f)
+				t.Errorf("%s providers: %s differs from that of one process", n, f)
 			}
 		}
 	}
-	// Other weights to begin with are another run.
+	// Other initial weights give other results.
 	other := job("other")
 	if err := os.Remove(filepath.Join(other, "initial.safetensors")); err != nil {
 		t.Fatal(err)
@@ -53,11 +53,11 @@ func TestImport(t *testing.T) {
 	edit(t, filepath.Join(other, "job.json"), ` "weights": "initial.safetensors",`, "")
 	s.ok("ravnest", "train", "--local", other)
 	if bytes.Equal(read(t, other, "losses.txt"), read(t, local, "losses.txt")) {
-		t.Error("the archive's weights make no difference")
+		t.Error("the weights of the archive make no difference")
 	}
 }
 
-// sequences writes a data set of rows and answers that numbers make.
+// sequences writes a data set whose inputs and targets are functions of their index.
 func sequences(t *testing.T, file string, shape []int, x func(i int) float32, answers []int, y func(i int) int64) {
 	t.Helper()
 	elems := func(shape []int) int {
@@ -82,15 +82,14 @@ func sequences(t *testing.T, file string, shape []int, x func(i int) float32, an
 	write(t, file, b.Bytes())
 }
 
-// tied is the data of tied_decoder.pt2: the next token.
+// tied writes data for tied_decoder.pt2, whose targets are the next tokens.
 func tied(t *testing.T, file string) {
 	token := func(i int) int { return (i*i + i/5) % 11 }
 	sequences(t, file, []int{96, 5}, func(i int) float32 { return float32(token(i)) }, []int{96, 5}, func(i int) int64 { return int64(token(i + 1)) })
 }
 
-// TestImportTied: weights that layers of several providers share, those of an LSTM's steps, of
-// a head that is the embedding and of a block that is used twice, train to the bytes of one
-// process.
+// TestImportTied: weights that layers on several providers share (by the steps of an LSTM, by
+// the embedding and the head, by two uses of a block) train to the results of one process.
 func TestImportTied(t *testing.T) {
 	s := newScene(t)
 	tmp := t.TempDir()
@@ -120,15 +119,15 @@ func TestImportTied(t *testing.T) {
 			s.demo("--providers", n, "--dir", cut)
 			for _, f := range []string{"losses.txt", "trained/trained_state_dict.safetensors"} {
 				if !bytes.Equal(read(t, cut, f), read(t, local, f)) {
-					t.Errorf("%s on %s providers: %s is not that of one process", c.name, n, f)
+					t.Errorf("%s on %s providers: %s differs from that of one process", c.name, n, f)
 				}
 			}
 		}
 	}
 }
 
-// TestKilledTied: the run of a model with tied weights loses a provider and ends as one process
-// does.
+// TestKilledTied: a run of a model with tied weights loses a provider and ends with the results
+// of one process.
 func TestKilledTied(t *testing.T) {
 	posix(t)
 	s := newScene(t)
@@ -163,12 +162,12 @@ func TestKilledTied(t *testing.T) {
 	s.ok("ravnest", "fuse", dir)
 	for _, f := range []string{"losses.txt", "trained/trained_state_dict.safetensors"} {
 		if !bytes.Equal(read(t, dir, f), read(t, local, f)) {
-			t.Errorf("%s is not what one process makes", f)
+			t.Errorf("%s differs from that of one process", f)
 		}
 	}
 }
 
-// TestImportRefuses: what cannot be imported is refused in words.
+// TestImportRefuses: what cannot be imported is refused with a clear message.
 func TestImportRefuses(t *testing.T) {
 	s := newScene(t)
 	dir := filepath.Join(t.TempDir(), "job")

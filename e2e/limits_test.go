@@ -1,4 +1,4 @@
-// What a volunteer allows: when, how fast, and behind whom.
+// The limits that volunteers set: hours, rates, priority.
 
 package e2e
 
@@ -17,7 +17,7 @@ import (
 	"github.com/chromedp/chromedp"
 )
 
-// clock is a time zone in which it is now that time of day: the file that TZ names (RFC 8536).
+// clock writes a time zone file (RFC 8536) for TZ in which the time of day is now.
 func clock(t *testing.T, now string) string {
 	t.Helper()
 	want, err := time.Parse("15:04:05", now)
@@ -39,8 +39,9 @@ func clock(t *testing.T, now string) string {
 	return path
 }
 
-// TestSchedule: one provider's hours end while it trains, another's begin then: what the
-// first has done is saved, the second goes on from it, to the bits of one process.
+// TestSchedule: the hours of one provider end while it trains, and those of another begin: the
+// work of the first is saved, the second continues from there, and the results are those of
+// one process.
 func TestSchedule(t *testing.T) {
 	posix(t)
 	s := newScene(t)
@@ -61,11 +62,11 @@ func TestSchedule(t *testing.T) {
 	s.more(dir, 50)
 	s.ends(host, dir, "--nodes", "1")
 	if n := strings.Count(day.err.String(), "joined "); n != 1 {
-		t.Errorf("it joined %d times within its hours:\n%s", n, day.err.String())
+		t.Errorf("it joined %d times, want 1:\n%s", n, day.err.String())
 	}
 }
 
-// TestGivesWay: a provider is nice to the machine's other programs, unless it is told not to.
+// TestGivesWay: a provider runs at a low priority unless --nice says otherwise.
 func TestGivesWay(t *testing.T) {
 	s := newScene(t)
 	dir := filepath.Join(t.TempDir(), "job")
@@ -86,7 +87,7 @@ func TestGivesWay(t *testing.T) {
 	}
 }
 
-// nice of a process as /proc tells it.
+// nice returns the nice value of a process from /proc.
 func nice(t *testing.T, pid string) int {
 	t.Helper()
 	stat, err := os.ReadFile("/proc/" + pid + "/stat")
@@ -101,7 +102,7 @@ func nice(t *testing.T, pid string) int {
 	return n
 }
 
-// TestTabLimits: a tab keeps its hours, and its rates hold where it trains.
+// TestTabLimits: a tab keeps to its hours, and trains with limits on its rates.
 func TestTabLimits(t *testing.T) {
 	posix(t)
 	s := newScene(t)
@@ -121,7 +122,7 @@ func TestTabLimits(t *testing.T) {
 	fill(p, `{from: "09:00"}`)
 	p.lend()
 	if state := p.text("#state"); !strings.Contains(state, "Not taking part") {
-		t.Errorf("with one of two times: %q", state)
+		t.Errorf("with only one of the two times: %q", state)
 	}
 	from, to := at(2*time.Hour), at(3*time.Hour)
 	fill(p, fmt.Sprintf(`{from: %q, to: %q}`, from, to))

@@ -1,8 +1,7 @@
 package e2e
 
-// Networks as volunteers have them, in namespaces: two homes behind routers that
-// translate addresses, with the host outside, on a machine where the test may make such
-// (root, iproute2, nftables).
+// Networks like those of volunteers, built from network namespaces: two homes behind routers
+// that translate addresses, and the host outside. Needs root, iproute2 and nftables.
 
 import (
 	"bytes"
@@ -17,13 +16,13 @@ import (
 	"time"
 )
 
-// homes are two machines behind a router each, and a host that both reach.
+// homes are two machines, each behind a router, and a host that both can reach.
 type homes struct {
 	s      *scene
 	prefix string
 }
 
-// addresses of the host as the two homes reach it; there is no other way between them.
+// hostAt is the address of the host for each home. The homes reach each other only through it.
 var hostAt = [2]string{"203.0.113.1", "203.0.113.5"}
 
 func newHomes(s *scene, masquerade string) *homes {
@@ -53,7 +52,7 @@ func newHomes(s *scene, masquerade string) *homes {
 		h.ip(home, "route", "add", "default", "via", fmt.Sprintf("192.168.%d.1", k+1))
 		h.in(r, "sysctl", "-qw", "net.ipv4.ip_forward=1")
 		h.nft(r, "add table ip nat", "add chain ip nat post { type nat hook postrouting priority 100 ; }", "add rule ip nat post oifname wan "+masquerade,
-			// As home routers do: who was not asked is not answered, and leaves no trace.
+			// Like home routers, drop unsolicited packets before they create state.
 			"add chain ip nat door { type filter hook input priority 0 ; }", "add rule ip nat door iifname wan ct state new drop")
 	}
 	return h
@@ -93,7 +92,7 @@ func (h *homes) link(ns1, dev1, addr1, ns2, dev2, addr2 string) {
 	}
 }
 
-// noUDP lets no UDP through to the host, nor between the homes.
+// noUDP drops UDP to the host and between the homes.
 func (h *homes) noUDP() {
 	h.s.Helper()
 	for _, hook := range []string{"input", "forward"} {
@@ -107,7 +106,8 @@ func (h *homes) begin(ns string, args ...string) *proc {
 	return h.s.begin(exec.Command("ip", append([]string{"netns", "exec", h.prefix + ns}, args...)...))
 }
 
-// doctor names the paths that a home has, and the reason where one is missing.
+// doctor checks that ravnest-provider doctor finds the paths that a home has, and says why
+// others are missing.
 func (h *homes) doctor(blocked bool) {
 	h.s.Helper()
 	p := h.begin("a", filepath.Join(bin, "ravnest-provider"), "doctor", "--join", "http://"+hostAt[0]+":8090", "--token", "a+b&c")
@@ -127,11 +127,11 @@ func (h *homes) doctor(blocked bool) {
 	}
 }
 
-// insideVar names the page that TestInside lends a tab on.
+// insideVar is the environment variable that gives TestInside the URL of the page.
 const insideVar = "RAVNEST_E2E_LEND"
 
-// TestInside is not a test but a browser in a namespace: it lends a tab to the host that
-// the environment names until the run is over.
+// TestInside is not a test of its own: TestHomes runs it inside a namespace to lend a tab to
+// its host until the run is over.
 func TestInside(t *testing.T) {
 	url := os.Getenv(insideVar)
 	if url == "" {
@@ -144,9 +144,9 @@ func TestInside(t *testing.T) {
 	p.clean(t)
 }
 
-// TestHomes: two homes train together, whatever their routers do: with stable ports
-// directly, with random ports by the host's relay, and without UDP by the relay over TCP;
-// natively and in a tab, to the same bits.
+// TestHomes: two homes train together whatever their routers do: directly if these keep ports
+// stable, through the host's relay if they choose random ports, and through the relay over TCP
+// if UDP is blocked; natively and in a tab, always with the results of one process.
 func TestHomes(t *testing.T) {
 	s := newScene(t)
 	tmp := t.TempDir()
@@ -196,10 +196,10 @@ func TestHomes(t *testing.T) {
 					t.Fatalf("serve: code %d\n%s", code, tail(host.err.String()))
 				}
 				if !bytes.Equal(read(t, dir, "losses.txt"), want) {
-					t.Error("losses.txt is not that of one process")
+					t.Error("losses.txt differs from that of one process")
 				}
 				if relayed := strings.Contains(host.err.String(), "\nrelayed "); relayed != net.relayed {
-					t.Errorf("by the host's relay: %v, want %v\n%s", relayed, net.relayed, tail(host.err.String()))
+					t.Errorf("through the host's relay: %v, want %v\n%s", relayed, net.relayed, tail(host.err.String()))
 				}
 				t.Logf("%.0f samples/s", parse[summary](t, host.out.String()).SamplesPerS)
 			})
@@ -207,7 +207,7 @@ func TestHomes(t *testing.T) {
 	}
 }
 
-// counters are the bytes that a machine has received and sent so far.
+// counters returns the bytes that a machine has received and sent so far.
 func (h *homes) counters(ns, dev string) (in, out int64) {
 	h.s.Helper()
 	for file, n := range map[string]*int64{"rx_bytes": &in, "tx_bytes": &out} {
@@ -222,9 +222,9 @@ func (h *homes) counters(ns, dev string) (in, out int64) {
 	return in, out
 }
 
-// TestRates: a provider's --up and --down hold for all that passes its network interface:
-// the model's way in, training, and the way out of what was trained, against a neighbour and
-// a host without limits.
+// TestRates: --up and --down limit everything that passes a provider's network interface: the
+// download of the model, training, and the upload of the state, with a peer and a host that
+// have no limits.
 func TestRates(t *testing.T) {
 	s := newScene(t)
 	h := newHomes(s, "masquerade")
@@ -252,7 +252,7 @@ func TestRates(t *testing.T) {
 			bytes int64
 			rate  float64
 		}{{"received", in - in0, down}, {"sent", out - out0, up}} {
-			// What was saved up, a window of the peer's, and a twentieth for what is not counted exactly.
+			// Allows for saved-up tokens, a window of the peer's, and 5 % for bytes that are counted late.
 			if most := c.rate*1e6/8*(passed+0.25)*1.05 + 400e3; float64(c.bytes) > most {
 				t.Errorf("%d bytes %s in %.1f s at %g Mbit/s, want at most %.0f", c.bytes, c.what, passed, c.rate, most)
 				return
@@ -266,6 +266,6 @@ func TestRates(t *testing.T) {
 		t.Fatalf("serve: code %d", code)
 	}
 	if in-in0 < 2e6 || out-out0 < 5e6 {
-		t.Errorf("only %d bytes in and %d out: the limits were not met with", in-in0, out-out0)
+		t.Errorf("only %d bytes in and %d out: the run was too short to reach the limits", in-in0, out-out0)
 	}
 }

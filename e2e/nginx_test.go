@@ -17,7 +17,7 @@ import (
 	"time"
 )
 
-// certificate writes one for 127.0.0.1, of its own authority.
+// certificate writes a self-signed certificate for 127.0.0.1 and its key.
 func certificate(t *testing.T, dir string) (cert, key string) {
 	t.Helper()
 	k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -45,9 +45,9 @@ func certificate(t *testing.T, dir string) (cert, key string) {
 	return cert, key
 }
 
-// TestNginx: behind nginx as it comes, with TLS and below a path, a native provider and a
-// tab with all its cores train to the bits of one process. Debian's proxy_params and limits
-// are its defaults: bodies of 1 MB, 60 s without a byte, buffering.
+// TestNginx: behind nginx with TLS, under a path, a native provider and a tab that uses all its
+// cores give the results of one process. The limits are nginx's defaults: bodies of 1 MB, 60 s
+// without a byte, buffering.
 func TestNginx(t *testing.T) {
 	posix(t)
 	nginx, err := exec.LookPath("nginx")
@@ -94,7 +94,7 @@ http {
 	host.says("node_0 joined", limit)
 	p := s.browser("ignore-certificate-errors").open(url + "/#token=s")
 	if isolated, err := eval[bool](p, "crossOriginIsolated"); err != nil || !isolated {
-		t.Errorf("the page is not isolated: %v %v: a tab has one core only", isolated, err)
+		t.Errorf("the page is not cross-origin isolated (%v, %v), so a tab has only one core", isolated, err)
 	}
 	p.lend()
 	if code := host.wait(limit); code != 0 {
@@ -102,6 +102,6 @@ http {
 	}
 	p.clean(t)
 	if !bytes.Equal(read(t, dir, "losses.txt"), want) {
-		t.Error("losses.txt is not that of one process")
+		t.Error("losses.txt differs from that of one process")
 	}
 }

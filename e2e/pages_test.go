@@ -1,4 +1,4 @@
-// The pages as people see them. Screenshots land in e2e/out, for eyes.
+// The pages as people see them. Screenshots are written to e2e/out for people to look at.
 
 package e2e
 
@@ -14,7 +14,7 @@ import (
 	"github.com/chromedp/chromedp"
 )
 
-// looks are the sizes and themes that pages are looked at in.
+// looks are the window sizes and colour schemes that pages are checked in.
 var looks = []struct {
 	name          string
 	width, height int64
@@ -26,7 +26,7 @@ var looks = []struct {
 	{"phone-dark", 390, 844, true, true},
 }
 
-// shoot takes a page's picture in every look and checks what every page must have.
+// shoot takes screenshots of a page in every look and checks what holds for every page.
 func (p *page) shoot(t *testing.T, name string) {
 	t.Helper()
 	dir := filepath.Join("out")
@@ -45,7 +45,7 @@ func (p *page) shoot(t *testing.T, name string) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		time.Sleep(300 * time.Millisecond) // charts follow the size
+		time.Sleep(300 * time.Millisecond) // charts adapt to the size
 		if over, err := eval[int](p, "document.documentElement.scrollWidth - document.documentElement.clientWidth"); err != nil || over > 0 {
 			t.Errorf("%s, %s: %d pixels wider than the window (%v)", name, l.name, over, err)
 		}
@@ -60,7 +60,7 @@ func (p *page) shoot(t *testing.T, name string) {
 	}
 	foreign, err := eval[[]string](p, `performance.getEntriesByType("resource").map((e) => e.name).filter((u) => !u.startsWith(location.origin) && !u.startsWith("data:"))`)
 	if err != nil || len(foreign) > 0 {
-		t.Errorf("%s asks other hosts: %v %v", name, foreign, err)
+		t.Errorf("%s loads from other hosts: %v %v", name, foreign, err)
 	}
 	nameless, err := eval[[]string](p, `[...document.querySelectorAll("button, input, a, select, [role=img], svg:not([aria-hidden])")]
   .filter((e) => e.checkVisibility())
@@ -71,7 +71,8 @@ func (p *page) shoot(t *testing.T, name string) {
 	}
 }
 
-// readable: text stands out from its ground by 4.5 to 1 (WCAG 2.2, 1.4.3).
+// readable checks that text contrasts with its background by at least 4.5 to 1 (WCAG 2.2,
+// 1.4.3).
 func (p *page) readable(t *testing.T, what string) {
 	t.Helper()
 	faint, err := eval[[]string](p, `(() => {
@@ -88,11 +89,11 @@ func (p *page) readable(t *testing.T, what string) {
   return bad;
 })()`)
 	if err != nil || len(faint) > 0 {
-		t.Errorf("%s: hard to read: %v %v", what, faint, err)
+		t.Errorf("%s: not enough contrast: %v %v", what, faint, err)
 	}
 }
 
-// tabTo goes to a control as those do who have no mouse.
+// tabTo moves the focus to a control with the Tab key.
 func (p *page) tabTo(id string) {
 	p.s.Helper()
 	var at string
@@ -100,15 +101,15 @@ func (p *page) tabTo(id string) {
 		p.do(chromedp.KeyEvent("\t"))
 		if at, _ = eval[string](p, "document.activeElement.id"); at == id {
 			if ring, _ := eval[string](p, "getComputedStyle(document.activeElement).outlineStyle"); ring != "solid" {
-				p.s.Errorf("#%s does not show that it has the focus: outline %q", id, ring)
+				p.s.Errorf("#%s does not show the focus: outline %q", id, ring)
 			}
 			return
 		}
 	}
-	p.s.Fatalf("the tab key does not lead to #%s, but last to %q", id, at)
+	p.s.Fatalf("the Tab key does not reach #%s; it ended at %q", id, at)
 }
 
-// TestPages looks at both pages before, in and after a run.
+// TestPages checks both pages before, during and after a run.
 func TestPages(t *testing.T) {
 	posix(t)
 	s := newScene(t)
@@ -135,10 +136,10 @@ func TestPages(t *testing.T) {
 	for _, want := range []string{"node_0", "node_1", "node_2", "root", "stem", "leaf", "tab"} {
 		dash.shows(5*time.Second, "#clusters", want)
 	}
-	time.Sleep(6 * time.Second) // some points for the curves
+	time.Sleep(6 * time.Second) // so that the charts have some points
 	for _, id := range []string{"#rate", "#loss", "#val", "#sent", "#flops"} {
 		if got := dash.text(id); strings.Trim(got, "– ") == "" {
-			t.Errorf("the dashboard's %s shows %q in the middle of a run", id, got)
+			t.Errorf("the dashboard's %s shows %q during a run", id, got)
 		}
 	}
 	dash.shows(time.Second, "#events", "training has begun")
@@ -150,7 +151,7 @@ func TestPages(t *testing.T) {
 	dash.clean(t)
 	lend.do(chromedp.Click(chromedp.CSS("#go")))
 	lend.shows(5*time.Second, "#go", "Take part again")
-	// A run whose provider has left waits for it, or another.
+	// The run waits for the provider that has left, or for another.
 	dash.front()
 	dash.shows(10*time.Second, "#phase", "Waiting for providers")
 	dash.shows(5*time.Second, "#events", "node_1")
@@ -183,7 +184,7 @@ func TestPagesAfterwards(t *testing.T) {
 	dash.shows(5*time.Second, "#phase", "Done")
 	sum := parse[summary](t, host.out.String())
 	dash.shows(time.Second, "#ending-text", fmt.Sprintf("%.2f %% of the validation data right", sum.ValAccuracy))
-	// What providers report as they leave counts.
+	// It includes what providers report as they leave.
 	dash.shows(time.Second, "#sent", fmt.Sprintf("%.3g MB", sum.WireBytes*float64(sum.Steps)/1e6))
 	dash.front()
 	dash.shoot(t, "dashboard-done")

@@ -22,14 +22,15 @@ import (
 	"github.com/chromedp/chromedp"
 )
 
-// job makes a job that is planned for three.
+// job makes a job and plans it for three providers.
 func (s *scene) job(dir string, args ...string) {
 	s.Helper()
 	s.ok("ravnest", append(append([]string{"init"}, args...), dir)...)
 	s.ok("ravnest", "clusterize", dir)
 }
 
-// local makes a job and trains it in one process: what all runs of it must equal.
+// local makes a job, trains it in one process and returns its losses, which those of all other
+// runs must equal.
 func (s *scene) local(dir string, args ...string) []byte {
 	s.Helper()
 	s.ok("ravnest", append(append([]string{"init"}, args...), dir)...)
@@ -37,7 +38,7 @@ func (s *scene) local(dir string, args ...string) []byte {
 	return read(s, dir, "losses.txt")
 }
 
-// TestTabsAlone: one tab, and three, train what one process trains, bit for bit.
+// TestTabsAlone: one tab and three tabs give the results of one process, bit for bit.
 func TestTabsAlone(t *testing.T) {
 	s := newScene(t)
 	tmp := t.TempDir()
@@ -64,17 +65,17 @@ func TestTabsAlone(t *testing.T) {
 			p.clean(t)
 		}
 		if !bytes.Equal(read(t, dir, "losses.txt"), want) {
-			t.Errorf("%d tabs: losses.txt is not that of one process", n)
+			t.Errorf("%d tabs: losses.txt differs from that of one process", n)
 		}
 		t.Logf("%d tabs: %.0f samples/s", n, parse[summary](t, host.out.String()).SamplesPerS)
 	}
 }
 
-// TestTabCores: a tab with a worker more gives the same bits, and says that it has two.
+// TestTabCores: a tab that uses two cores gives the same results, and reports two threads.
 func TestTabCores(t *testing.T) {
 	s := newScene(t)
 	tmp := t.TempDir()
-	// Products large enough to be shared: 2048 wide.
+	// A width of 2048 makes the matrix products large enough to be shared.
 	dirs := []string{filepath.Join(tmp, "local"), filepath.Join(tmp, "tab")}
 	for _, dir := range dirs {
 		s.ok("ravnest", "init", "--steps", "12", dir)
@@ -102,12 +103,12 @@ func TestTabCores(t *testing.T) {
 		}
 	}
 	if !bytes.Equal(read(t, dirs[1], "losses.txt"), read(t, dirs[0], "losses.txt")) {
-		t.Error("two cores: losses.txt is not that of one process")
+		t.Error("two cores: losses.txt differs from that of one process")
 	}
 }
 
-// TestTabLarge: 50 million parameters in a tab, within the memory that it announced, and
-// hidden for a minute meanwhile. On demand: make test-large.
+// TestTabLarge: a tab trains 50 million parameters within the memory that it announced, most of
+// the time in the background. On demand: make test-large.
 func TestTabLarge(t *testing.T) {
 	posix(t)
 	if os.Getenv("RAVNEST_LARGE") == "" {
@@ -141,7 +142,7 @@ func TestTabLarge(t *testing.T) {
 	p.clean(t)
 }
 
-// TestTabsLearn: a cluster of tabs takes the walkthrough to 97 %.
+// TestTabsLearn: a cluster of tabs trains the example of the walkthrough to 97 %.
 func TestTabsLearn(t *testing.T) {
 	posix(t)
 	s := newScene(t)
@@ -161,7 +162,7 @@ func TestTabsLearn(t *testing.T) {
 	}
 }
 
-// wide makes the model of a job one hidden layer of that many units.
+// wide replaces the model of a job by one with two hidden layers of that many units.
 func wide(t *testing.T, dir string, units int) {
 	t.Helper()
 	model := fmt.Sprintf(`{"version":1,"name":"wide","inputs":[{"name":"x","shape":[1,8,8]}],"output":"soft","nodes":[
@@ -177,8 +178,8 @@ func wide(t *testing.T, dir string, units int) {
 	}
 }
 
-// TestTabMemory: the requester is told of a tab that lends too little for its part, and
-// the run begins once it lends more.
+// TestTabMemory: the host reports a tab that lends too little memory for its stage, and the run
+// begins once the tab lends more.
 func TestTabMemory(t *testing.T) {
 	posix(t)
 	s := newScene(t)
@@ -206,8 +207,8 @@ func TestTabMemory(t *testing.T) {
 	}
 }
 
-// mixed serves a clusterized job, with a tab in the place of one of three providers.
-// Native providers take the other names.
+// mixed serves a clusterized job to three providers, one of which is a tab and the others
+// native.
 func (s *scene) mixed(b *browser, dir string, tab int, flags ...string) (host *proc, url string, p *page) {
 	s.Helper()
 	host, url = s.serve(append(flags, dir)...)
@@ -222,8 +223,8 @@ func (s *scene) mixed(b *browser, dir string, tab int, flags ...string) (host *p
 	return host, url, p
 }
 
-// TestTabRoles: a tab as root, as stem and as leaf among native providers. All jobs are
-// trained by the same tab, one after the other: the page of one host is good for the next.
+// TestTabRoles: a tab is root, stem and leaf among native providers. The same page takes part
+// in all three jobs, one after the other, each with a host of its own.
 func TestTabRoles(t *testing.T) {
 	posix(t)
 	s := newScene(t)
@@ -250,13 +251,13 @@ func TestTabRoles(t *testing.T) {
 			s.trained(host, p, role)
 		}
 		if !bytes.Equal(read(t, dir, "losses.txt"), want) {
-			t.Errorf("a tab as %s: losses.txt is not that of one process", role)
+			t.Errorf("a tab as %s: losses.txt differs from that of one process", role)
 		}
 	}
 	p.clean(t)
 }
 
-// trained waits for the end of a run in which the tab had a role.
+// trained waits for the end of a run in which the tab has this role.
 func (s *scene) trained(host *proc, p *page, role string) {
 	s.Helper()
 	p.shows(limit, "#f-stage", role)
@@ -265,7 +266,7 @@ func (s *scene) trained(host *proc, p *page, role string) {
 	}
 	p.shows(5*time.Second, "#state", "Not taking part")
 	if given := p.text("#f-samples"); given == "0" {
-		s.Errorf("a tab as %s says that it has trained on %s samples", role, given)
+		s.Errorf("a tab as %s reports %s samples", role, given)
 	}
 }
 
@@ -279,9 +280,9 @@ func freePort(t *testing.T) string {
 	return ln.Addr().String()
 }
 
-// TestTabGone: a tab that is closed, stopped, crashes or falls asleep is missed by the host
-// and by name, within five seconds where the machine is free (the log has the time). One that
-// comes back knows what happened.
+// TestTabGone: the host notices when a tab is closed, stopped or suspended, or crashes, and
+// names it; on an idle machine within five seconds (the log has the time). A tab that comes
+// back knows what happened.
 func TestTabGone(t *testing.T) {
 	posix(t)
 	for _, c := range []struct {
@@ -306,9 +307,9 @@ func TestTabGone(t *testing.T) {
 			p.shows(limit, "#state", "Training")
 			begin := time.Now()
 			c.lose(b, p)
-			// A sleeping one's neighbours may be the first to say so.
+			// The peers of a suspended tab may be the first to report it.
 			host.says("node_1.*the run goes on", limit)
-			t.Logf("%s: the host has noticed %.2f s later", c.how, time.Since(begin).Seconds())
+			t.Logf("%s: the host noticed %.2f s later", c.how, time.Since(begin).Seconds())
 			switch c.how {
 			case "reloaded":
 				p.shows(limit, "#go", "Take part again")
@@ -317,20 +318,20 @@ func TestTabGone(t *testing.T) {
 				b.signal(syscall.SIGCONT)
 				p.shows(limit, "#state", "Looking for it")
 				if said, err := eval[string](p, `document.getElementById("log").textContent`); err != nil || !strings.Contains(said, "was asleep") {
-					t.Errorf("a tab that woke up says %q (%v)", said, err)
+					t.Errorf("a tab that was suspended says %q (%v)", said, err)
 				}
 			}
 		})
 	}
 }
 
-// TestTabLeaves: a tab whose button is pressed again goes when its state is saved, another
-// provider takes its stage, and no bit shows it.
+// TestTabLeaves: a tab whose button is clicked again leaves once its state is saved, another
+// provider takes over its stage, and the results are those of one process.
 func TestTabLeaves(t *testing.T) {
 	posix(t)
 	s := newScene(t)
 	dir := s.endlessJob()
-	edit(t, filepath.Join(dir, "job.json"), `"save_every": 2`, `"save_every": 1000`) // not by the job's own rule
+	edit(t, filepath.Join(dir, "job.json"), `"save_every": 2`, `"save_every": 1000`) // so that only its leaving causes a save
 	b := s.browser()
 	host, url, p := s.mixed(b, dir, 1)
 	p.shows(limit, "#state", "Training")
@@ -347,8 +348,8 @@ func TestTabLeaves(t *testing.T) {
 	p.clean(t)
 }
 
-// TestHostGone: a tab whose host falls silent says so, looks for it, and takes part again as
-// soon as there is one.
+// TestHostGone: a tab whose host falls silent says so, tries to reach it again, and takes part
+// as soon as there is a host.
 func TestHostGone(t *testing.T) {
 	posix(t)
 	s := newScene(t)
@@ -368,7 +369,7 @@ func TestHostGone(t *testing.T) {
 	p.shows(limit, "#go", "Stop")
 }
 
-// TestTabPauses: a paused tab holds the run up and loses nothing.
+// TestTabPauses: a paused tab delays the run, and nothing is lost.
 func TestTabPauses(t *testing.T) {
 	posix(t)
 	s := newScene(t)
@@ -380,11 +381,11 @@ func TestTabPauses(t *testing.T) {
 	host, url, p := s.mixed(b, dir, 1)
 	p.shows(limit, "#state", "Training")
 	p.do(chromedp.Click(chromedp.CSS("#when-hidden")))
-	other := b.open(url + "/dashboard") // in front: the first is hidden now
+	other := b.open(url + "/dashboard") // covers the first
 	p.shows(5*time.Second, "#state", "Paused")
-	time.Sleep(time.Second) // what was under way arrives
+	time.Sleep(time.Second) // for batches in flight
 	held := size(dir, "losses.txt")
-	time.Sleep(6 * time.Second) // longer than the host waits for the dead
+	time.Sleep(6 * time.Second) // longer than the host waits for a lost provider
 	if now := size(dir, "losses.txt"); now != held {
 		t.Errorf("losses.txt grew from %d to %d bytes during a pause", held, now)
 	}
@@ -394,11 +395,11 @@ func TestTabPauses(t *testing.T) {
 		t.Fatalf("after a pause: code %d", code)
 	}
 	if !bytes.Equal(read(t, dir, "losses.txt"), want) {
-		t.Error("after a pause losses.txt is not that of one process")
+		t.Error("after a pause, losses.txt differs from that of one process")
 	}
 }
 
-// front puts a page before the others.
+// front brings a page to the front.
 func (p *page) front() {
 	p.s.Helper()
 	id := chromedp.FromContext(p.ctx).Target.TargetID
@@ -407,7 +408,7 @@ func (p *page) front() {
 	}
 }
 
-// TestTabHidden: a tab behind another one goes on training.
+// TestTabHidden: a tab behind another one keeps training.
 func TestTabHidden(t *testing.T) {
 	posix(t)
 	s := newScene(t)
@@ -425,7 +426,7 @@ func TestTabHidden(t *testing.T) {
 		before := size(dir, "losses.txt")
 		time.Sleep(3 * time.Second)
 		if size(dir, "losses.txt") <= before {
-			t.Errorf("no loss in the seconds %d to %d of being hidden", 3*i, 3*i+3)
+			t.Errorf("no losses in seconds %d to %d in the background", 3*i, 3*i+3)
 		}
 	}
 	host.interrupt()
@@ -434,7 +435,7 @@ func TestTabHidden(t *testing.T) {
 	}
 }
 
-// TestBridge: a browser that cannot transfer data channels trains over a port.
+// TestBridge: a browser that cannot transfer data channels to workers trains over a message port.
 func TestBridge(t *testing.T) {
 	posix(t)
 	s := newScene(t)
@@ -448,7 +449,7 @@ func TestBridge(t *testing.T) {
 		s.start("ravnest-provider", "--join", url, "--name", fmt.Sprintf("node_%d", k), "--once")
 		host.says(fmt.Sprintf("node_%d joined", k), limit)
 	}
-	// Transferring a channel fails as it does where it is not known.
+	// Make the transfer of a channel fail as in browsers that do not support it.
 	p := b.open(url, `const post = Worker.prototype.postMessage;
 Worker.prototype.postMessage = function (m, transfer) {
   if ([].concat(transfer ?? []).some((t) => t instanceof RTCDataChannel)) throw new DOMException("not transferable", "DataCloneError");
@@ -457,12 +458,12 @@ Worker.prototype.postMessage = function (m, transfer) {
 	p.lend()
 	s.trained(host, p, "leaf")
 	if !bytes.Equal(read(t, dir, "losses.txt"), want) {
-		t.Error("over a port: losses.txt is not that of one process")
+		t.Error("over a port: losses.txt differs from that of one process")
 	}
 	p.clean(t)
 }
 
-// TestTabRefused: what is wrong is said in the page.
+// TestTabRefused: the page says what is wrong.
 func TestTabRefused(t *testing.T) {
 	posix(t)
 	s := newScene(t)
@@ -480,7 +481,7 @@ func TestTabRefused(t *testing.T) {
 		p.shows(5*time.Second, "#problems", what)
 		p.shows(time.Second, "#state", "cannot take part")
 		if can, err := eval[bool](p, `!document.getElementById("go").disabled`); err != nil || can {
-			t.Errorf("%s: the button can be pressed (%v)", what, err)
+			t.Errorf("%s: the button is enabled (%v)", what, err)
 		}
 	}
 
@@ -488,13 +489,13 @@ func TestTabRefused(t *testing.T) {
 	p.lend()
 	p.shows(limit, "#problems", "token")
 	p.shows(time.Second, "#state", "Not taking part")
-	// What it asks for helps.
+	// With the token that the page asks for, it works.
 	p.do(chromedp.SetValue(chromedp.CSS("#token"), "right"))
 	p.lend()
 	p.shows(limit, "#state", "Waiting")
 	host.says("node_0 joined", limit)
 
-	// A page of an older build: its assets are gone.
+	// The host is updated, so that the assets of an open page are gone.
 	old := b.open(url)
 	host.interrupt()
 	host.wait(10 * time.Second)
@@ -505,7 +506,7 @@ func TestTabRefused(t *testing.T) {
 	old.shows(10*time.Second, "#problems", "eload the page")
 }
 
-// gone is a host that has nothing for the pages of another build.
+// gone serves like a host of another build, which does not have the assets of an older page.
 func gone(t *testing.T, address string) (stop func()) {
 	t.Helper()
 	var ln net.Listener

@@ -11,8 +11,8 @@ import (
 	"github.com/ravnest/ravnest/e2e/torch"
 )
 
-// TestZoo: a transformer and a residual network over three providers are the run of one
-// process, and PyTorch loads what comes out under its own names.
+// TestZoo: a transformer and a residual network give the results of one process on three
+// providers, and PyTorch loads them under its own names.
 func TestZoo(t *testing.T) {
 	s := newScene(t)
 	python, err := torch.Python(t.Context())
@@ -34,7 +34,7 @@ func TestZoo(t *testing.T) {
 		s.ok("ravnest", "train", "--local", dir)
 		for i, f := range files {
 			if !bytes.Equal(read(t, dir, f), want[i]) {
-				t.Errorf("%s: %s of three providers is not that of one process", c.name, f)
+				t.Errorf("%s: %s of three providers differs from that of one process", c.name, f)
 			}
 		}
 		if python == "" {
@@ -58,7 +58,7 @@ func TestSorterSorts(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "job")
 	s.ok("ravnest", "init", "--example", "gpt-sorter", "--epochs=40", dir)
 	sum := s.demo("--dir", dir)
-	// Seen: 100 %. Chance is 33 %.
+	// Measured: 100 %. Guessing is 33 %.
 	if sum.ValAccuracy < 98 {
 		t.Errorf("%.2f %% of the tokens are right after 40 epochs, want 98", sum.ValAccuracy)
 	}
