@@ -244,7 +244,7 @@ func (f fill) round() int {
 
 // ahead is a pipeline that has the cluster's units in flight.
 func (f fill) ahead(pl forecast.Pipeline, cl *Cluster) forecast.Pipeline {
-	pl.Ahead = cl.InFlight * f.j.UpdateFrequency
+	pl.Ahead, pl.Each = cl.InFlight*f.j.UpdateFrequency, f.j.UpdateFrequency
 	return pl
 }
 
@@ -355,7 +355,7 @@ func (f fill) note(pl forecast.Pipeline, cl *Cluster) string {
 	}
 	// As many replicas as stages, each on its own batches.
 	turn := pl
-	turn.Ahead = len(cl.Stages) * j.UpdateFrequency
+	turn.Ahead, turn.Each = len(cl.Stages)*j.UpdateFrequency, j.UpdateFrequency
 	replicas := ""
 	if i := turn.Round(8*turn.Ahead, j.BatchSize, cl.MicroBatches).Idle(); j.Replica() == 1 && i < cl.Idle-0.1 {
 		replicas = fmt.Sprintf("replicas %d, each on its own batches, would make it %.0f %%", len(cl.Stages), 100*i)

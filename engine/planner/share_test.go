@@ -39,7 +39,7 @@ func TestShares(t *testing.T) {
 		average  string
 	}{
 		{"equal", []float64{1, 1, 1, 1, 1, 1}, 6, 2, []int{3, 3}, 0, ""},
-		{"two do not fill three stages", []float64{1, 1, 1, 1, 1, 1}, 4, 2, []int{3, 1}, 0, ""},
+		{"two fill two thirds of three stages", []float64{1, 1, 1, 1, 1, 1}, 4, 2, []int{2, 2}, 0, ""},
 		{"equal, three", []float64{1, 1, 1, 1, 1, 1}, 6, 3, []int{2, 2, 2}, 0, ""},
 		{"one is faster", []float64{4, 1}, 5, 2, []int{4, 1}, 0, ""},
 		{"one is much faster", []float64{16, 1}, 2, 0, []int{2}, 1, ""},

@@ -4,6 +4,8 @@
 // the costs are is for others to measure.
 package forecast
 
+import "github.com/ravnest/ravnest/engine/pipeline/order"
+
 // Stage is what one stage costs. Times are in seconds.
 type Stage struct {
 	Forward, Backward float64 // for each row
@@ -26,8 +28,8 @@ type Pipeline struct {
 	Stages []Stage
 	Links  []Link
 	// Ahead bounds the batches that wait for their backward passes: where replicas take turns,
-	// those of the units in flight. 0: no bound.
-	Ahead int
+	// those of the units in flight. 0: no bound. Each is how many of them are of one replica.
+	Ahead, Each int
 }
 
 // Result is how an update went.
@@ -52,7 +54,7 @@ func (r Result) Idle() float64 {
 // forward pass as long as fewer than P-s micro-batches wait for their backward pass, and
 // sends when a pass is over; a link carries one message after the other.
 func (p Pipeline) Update(rows []int) Result {
-	return p.walk(rows, func(s int) int { return len(p.Stages) - s })
+	return p.walk(rows, order.Pace{Stages: len(p.Stages), Group: max(1, len(rows)), Each: 1})
 }
 
 // Round walks a round of replicas that take turns, so many batches in parts. Their updates
@@ -65,21 +67,16 @@ func (p Pipeline) Round(batches, batch, parts int) Result {
 		q.Stages[i].Update = 0
 	}
 	rows := Split(batches, batch, parts)
-	n := len(p.Stages)
-	return q.walk(rows, func(s int) int {
-		switch ahead := p.Ahead * len(rows) / batches; {
-		case p.Ahead == 0 || ahead >= n:
-			return n - s
-		case parts == 1: // spread over the stages, as order.NewSync has it
-			return ((n-s)*ahead + n - 1) / n
-		default:
-			return min(n-s, ahead)
-		}
-	})
+	pace := order.Pace{Stages: len(p.Stages), Group: max(1, len(rows)), Each: 1}
+	if p.Ahead > 0 {
+		parts, each := len(rows)/batches, max(1, p.Each)
+		pace.Group, pace.Each, pace.More = p.Ahead*parts, each*parts, max(0, p.Ahead-each*len(p.Stages))*parts
+	}
+	return q.walk(rows, pace)
 }
 
-// walk is Update with at most depth(s) micro-batches between the passes of stage s.
-func (p Pipeline) walk(rows []int, depth func(s int) int) Result {
+// walk is Update at a pace.
+func (p Pipeline) walk(rows []int, pace order.Pace) Result {
 	n, m := len(p.Stages), len(rows)
 	res := Result{Busy: make([]float64, n)}
 	act, grad := make([][]float64, n), make([][]float64, n) // by stage: when the tensors of micro-batch i are there
@@ -108,7 +105,7 @@ func (p Pipeline) walk(rows []int, depth func(s int) int) Result {
 			st := p.Stages[s]
 			for backwards[s] < m {
 				i, k := forwards[s], backwards[s]
-				if i < m && i-k < depth(s) {
+				if i < m && (i == k || i-k < pace.Depth(s) && pace.Place(i)-pace.Place(k) < pace.Ahead(s)) {
 					if i >= len(act[s]) {
 						break // still to come
 					}

@@ -105,3 +105,21 @@ func TestRound(t *testing.T) {
 		}
 	}
 }
+
+// TestDelay: the delay of links leaves stages idle that have as many units in flight as stages,
+// and twice as many hide it.
+func TestDelay(t *testing.T) {
+	p := forecast.Pipeline{Each: 1}
+	for range 4 {
+		p.Stages = append(p.Stages, forecast.Stage{Forward: 20e-3, Backward: 40e-3})
+	}
+	for range 3 {
+		p.Links = append(p.Links, forecast.Link{Latency: 20e-3})
+	}
+	p.Ahead = 4
+	few := p.Round(400, 1, 1).Idle()
+	p.Ahead = 8
+	if many := p.Round(400, 1, 1).Idle(); few < 0.3 || many > 0.05 {
+		t.Errorf("idle %.0f %% with four in flight, %.0f %% with eight", 100*few, 100*many)
+	}
+}

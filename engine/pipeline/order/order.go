@@ -25,7 +25,7 @@ type Run struct {
 	Replicas     int  // 0 or 1: one
 	ReduceFactor int  // updates of each replica in a round, where there are several
 	Split        bool // the rows of each batch are split over the replicas
-	InFlight     int  // replicas whose micro-batches are in flight at once; 0: all
+	InFlight     int  // replicas whose micro-batches are in flight at once; 0: as many as fill the pipeline
 
 	// Where several clusters share the replicas out, each walks the run for itself: it gets the
 	// items of its replicas, between an Open and a Close for every round. Items keep their
@@ -88,8 +88,8 @@ func (r Run) Batches(n int) int { return (n + r.BatchSize - 1) / r.BatchSize }
 // Rows is the number of rows of batch b of n rows.
 func (r Run) Rows(n, b int) int { return min(r.BatchSize, n-b*r.BatchSize) }
 
-// group is the most micro-batches in flight: those of an update of each unit in flight.
-func (r Run) group() int {
+// units is the most units in flight.
+func (r Run) units() int {
 	units := r.replicas()
 	if r.Own != 0 {
 		units = r.Own.Len()
@@ -97,7 +97,12 @@ func (r Run) group() int {
 	if r.InFlight > 0 {
 		units = min(units, r.InFlight)
 	}
-	return units * r.UpdateFrequency * min(r.MicroBatches, r.BatchSize)
+	return units
+}
+
+// group is the most micro-batches in flight: those of an update of each unit in flight.
+func (r Run) group() int {
+	return r.units() * r.UpdateFrequency * min(r.MicroBatches, r.BatchSize)
 }
 
 // Total is the number of training batches of the run.

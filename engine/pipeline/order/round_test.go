@@ -11,7 +11,7 @@ import (
 // replicated is a random run of one or more replicas.
 func replicated(r *rand.Rand) Run {
 	run := random(r)
-	run.Replicas, run.ReduceFactor, run.InFlight = r.IntN(7), 1+r.IntN(4), r.IntN(4)
+	run.Replicas, run.ReduceFactor, run.InFlight = r.IntN(7), 1+r.IntN(4), r.IntN(8)
 	run.Split = r.IntN(3) == 0
 	return run
 }

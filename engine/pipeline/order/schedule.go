@@ -220,52 +220,38 @@ func (w *walk) mark(a Action, m Mark) error {
 // replica: the computation of one process. Stage s of P has at most P-s micro-batches
 // between their forward and their backward pass, and never more than an update of each unit
 // in flight has. Replicas fill each other's bubbles: with as many as stages nothing stands
-// still within a round.
-//
-// Fewer than fill the pipeline leave gaps, and what counts is that the gaps do not move.
-// Where a backward pass takes two forward passes, micro-batches that start at the root three
-// of them apart, or a multiple of three, never meet in a stage. So they get places three
-// apart: those of one update of each unit in a row, and then as many empty places as it takes
-// until the first of them is through. P-s is counted in places.
+// still within a round, and fewer leave the gaps of Pace. More that are asked for let stages run
+// further ahead.
 func NewSync(seq *Sequence, stage, stages int) Schedule {
-	r := seq.run
-	s := &alternate{walk: walk{seq: seq}, depth: min(stages-stage, r.group()), ahead: stages - stage, group: r.group(), sync: true}
-	m := 1 // micro-batches of a replica that have to be through before its next
-	if !r.Split {
-		m = r.UpdateFrequency * min(r.MicroBatches, r.BatchSize)
-	}
-	s.cycle = max(s.group, stages+m-1)
-	return s
+	p := seq.run.pace(stages)
+	return &alternate{walk: walk{seq: seq}, depth: p.Depth(stage), ahead: p.Ahead(stage), pace: p, sync: true}
 }
 
 // NewAsync is 1F1B without draining: stage s of P runs P-1-s updates behind, and a
 // backward pass uses the weights of its forward pass.
 func NewAsync(seq *Sequence, stage, stages int) Schedule {
-	return &alternate{walk: walk{seq: seq}, depth: stages - stage, ahead: stages - stage, group: 1, cycle: 1}
+	return &alternate{walk: walk{seq: seq}, depth: stages - stage, ahead: stages - stage, pace: Pace{Stages: 1, Group: 1, Each: 1}}
 }
 
 // alternate is one forward, one backward.
 type alternate struct {
 	walk
-	depth        int // micro-batches in flight at most
-	ahead        int // places from the oldest of them to the newest, at most
-	group, cycle int // of so many places the first are taken
-	sync         bool
-	flight       []Action // forwards whose backward is due, oldest first
-	places       []int    // of them
-	begun        int      // forwards since the round began
-	slot         int
+	depth  int // micro-batches in flight at most
+	ahead  int // places from the oldest of them to the newest, at most
+	pace   Pace
+	sync   bool
+	flight []Action // forwards whose backward is due, oldest first
+	places []int    // of them
+	begun  int      // forwards since the round began
+	slot   int
 }
-
-// place is that of the next forward pass.
-func (s *alternate) place() int { return s.begun/s.group*s.cycle + s.begun%s.group }
 
 // may tells whether a forward pass comes before the oldest backward pass.
 func (s *alternate) may() bool {
 	if len(s.flight) == 0 {
 		return true
 	}
-	return len(s.flight) < s.depth && s.place()-s.places[0] < s.ahead && !(s.sync && waits(s.next, s.flight))
+	return len(s.flight) < s.depth && s.pace.Place(s.begun)-s.places[0] < s.ahead && !(s.sync && waits(s.next, s.flight))
 }
 
 func (s *alternate) Slots() int { return s.depth }
@@ -280,7 +266,7 @@ func (s *alternate) Next() (Action, error) {
 	}
 	if !s.blocked() && it.Kind == Train && s.may() {
 		s.waiting = false
-		s.places = append(s.places, s.place())
+		s.places = append(s.places, s.pace.Place(s.begun))
 		s.begun++
 		a := Action{Kind: Forward, Item: it, Slot: s.slot, Drained: len(s.flight) == 0}
 		s.slot = (s.slot + 1) % s.depth
