@@ -295,6 +295,15 @@ func TestUnitsInFlight(t *testing.T) {
 		}
 	}
 	j := e.Job
+	// Nodes that are so fast that a message's delay counts are given more to do meanwhile.
+	j.Replicas = 9
+	p, err := planner.Make(j, e.Graph, pool(3, 8e9, 2e10), ga.Options{MaxClusters: 1, MinSize: 3}, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := p.Clusters[0].InFlight; n <= 3 || n > 9 {
+		t.Errorf("fast nodes: %d units in flight", n)
+	}
 	j.Replicas = 6
 	full := made(j, 8e9)
 	j.InFlight = 1
