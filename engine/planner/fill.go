@@ -232,7 +232,9 @@ func (f fill) flow(pl forecast.Pipeline, cl *Cluster, stages []*graph.Stage) {
 // further takes more units in flight than stages where links are so slow that it pays.
 func (f fill) further(pl forecast.Pipeline, cl *Cluster, stages []*graph.Stage) {
 	const times, enough = 3, 0.97 // more units take more memory
-	seconds := func(c *Cluster) float64 { return f.ahead(pl, c).Round(f.round(), f.j.BatchSize, c.MicroBatches).Seconds }
+	seconds := func(c *Cluster) float64 {
+		return f.ahead(pl, c).Round(f.round(), f.j.BatchSize, c.MicroBatches).Seconds
+	}
 	best := seconds(cl)
 	for n := cl.InFlight + 1; n <= min(f.own, times*len(stages)); n++ {
 		more := *cl
