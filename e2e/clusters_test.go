@@ -202,3 +202,39 @@ func TestDashboardOfClusters(t *testing.T) {
 	}
 	dash.clean(t)
 }
+
+// TestServeClusters: clusterize forms as many clusters as are asked for, serve trains them, and
+// where nobody asks the planner decides: always the bytes of one process.
+func TestServeClusters(t *testing.T) {
+	s := newScene(t)
+	tmp := t.TempDir()
+	flags := []string{"--nodes", "6", "--epochs", "2", "--replicas", "4", "--reduce-factor", "2"}
+	local, dir, free := filepath.Join(tmp, "local"), filepath.Join(tmp, "served"), filepath.Join(tmp, "free")
+	s.local(local, flags...)
+	s.ok("ravnest", append(append([]string{"init"}, flags...), dir)...)
+	s.ok("ravnest", "clusterize", "--clusters", "2", dir)
+	host, url := s.serve("--json", dir)
+	for k := range 6 {
+		s.start("ravnest-provider", "--join", url, "--name", fmt.Sprintf("node_%d", k), "--once")
+	}
+	if code := host.wait(limit); code != 0 {
+		t.Fatalf("code %d", code)
+	}
+	sum := parse[clusterSummary](t, host.out.String())
+	if len(sum.Clusters) != 2 || len(sum.Clusters[0].Providers) != 3 || len(sum.Clusters[1].Providers) != 3 {
+		t.Errorf("%+v", sum.Clusters)
+	}
+	s.ok("ravnest", "fuse", dir)
+	s.same("served", dir, local)
+
+	s.ok("ravnest", append(append([]string{"init"}, flags...), free)...)
+	out, _ := s.ok("ravnest", "demo", "--json", "--providers", "4", "--dir", free)
+	s.same("as many as pay", free, local)
+	t.Logf("as many as pay: %+v", parse[clusterSummary](t, out).Clusters)
+
+	s.bad([]string{"5 clusters cannot share 4 replica", "set replicas to 5"}, "ravnest", "clusterize", "--clusters", "5", dir)
+	_, said := s.ok("ravnest", "clusterize", "--max-clusters", "6", dir)
+	if !strings.Contains(said, "cluster 0") {
+		t.Errorf("clusterize says %q", said)
+	}
+}

@@ -190,7 +190,10 @@ func importCommand() *cli.Command {
 func clusterizeCommand() *cli.Command {
 	return &cli.Command{
 		Name: "clusterize", Usage: "form clusters from the pool in DIR/node_data/node_configs.json and cut the model", ArgsUsage: "DIR",
-		Flags:  []cli.Flag{jsonFlag, &cli.IntFlag{Name: "max-clusters", DefaultText: "as many as pay", Usage: "at most `N` clusters; each trains at least one of the job's replicas"}},
+		Flags: []cli.Flag{
+			jsonFlag, &cli.IntFlag{Name: "max-clusters", DefaultText: "as many as pay", Usage: "at most `N` clusters; each trains at least one of the job's replicas"},
+			&cli.IntFlag{Name: "clusters", DefaultText: "as many as pay", Usage: "exactly `N` clusters"},
+		},
 		Action: alone(clusterize), OnUsageError: usageError,
 	}
 }
@@ -819,7 +822,14 @@ func clusterize(c *cli.Context) error {
 	if most < 0 {
 		return fmt.Errorf("--max-clusters %d is negative: 0 allows any number", most)
 	}
-	s, err := host.Plan(p, most)
+	exactly := c.Int("clusters")
+	if exactly < 0 || c.IsSet("clusters") && exactly == 0 {
+		return fmt.Errorf("--clusters %d: give how many to form, or leave it out to have as many as pay", exactly)
+	}
+	if c.IsSet("clusters") && c.IsSet("max-clusters") {
+		return errors.New("--clusters and --max-clusters contradict each other: give one of them")
+	}
+	s, err := host.Plan(p, most, exactly)
 	if err != nil {
 		return err
 	}

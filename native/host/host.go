@@ -170,7 +170,8 @@ type run struct {
 }
 
 // Plan forms clusters from the project's pool file and writes node_data.
-func Plan(p *project.Project, maxClusters int) (*project.Stored, error) {
+// At most so many are formed, 0: as many as pay; or exactly so many, unless that is 0.
+func Plan(p *project.Project, maxClusters, exactly int) (*project.Stored, error) {
 	pool, err := p.Pool()
 	if err != nil {
 		return nil, err
@@ -179,7 +180,9 @@ func Plan(p *project.Project, maxClusters int) (*project.Stored, error) {
 	for i, n := range pool {
 		nodes[i] = n.Node
 	}
-	plan, err := planner.Make(p.Job, p.Graph, nodes, options(p.Job, len(pool), maxClusters), p.Job.Seed)
+	opt := options(p.Job, len(pool), max(maxClusters, exactly))
+	opt.MinClusters = exactly
+	plan, err := planner.Make(p.Job, p.Graph, nodes, opt, p.Job.Seed)
 	if err != nil {
 		return nil, err
 	}
@@ -496,6 +499,8 @@ func (r *run) planPool(pool []server.Member, free bool) error {
 	if !free {
 		opt.MinClusters = r.opt.Clusters // after a loss fewer are better than none
 	}
+	// Who would slow the others is better kept to take the place of one that is lost.
+	opt.Spares = r.opt.Clusters == 0 && r.p.Job.Replica() > 1
 	plan, err := planner.Make(r.p.Job, r.p.Graph, ga.Repair(gn), opt, r.p.Job.Seed)
 	// Leave out providers that lend too little for any stage, if there are enough others.
 	var small *planner.TooSmall

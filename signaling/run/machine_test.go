@@ -7,6 +7,7 @@ import (
 	"math"
 	"math/rand/v2"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -784,6 +785,69 @@ func TestWaitingClusterIsNotStuck(t *testing.T) {
 		at("p2", 1, step, moved+10, moved)
 	}
 	r.recovering("node_2", "stuck")
+}
+
+// Two clusters report losses: they are told in the order of batches, each once, and what a
+// leaf cannot know is refused.
+func TestLossesOfClusters(t *testing.T) {
+	begin := func() *rig {
+		r := newRig(t, nil)
+		r.step(Submit{Job: *job("node_0", "node_1", "node_2")})
+		for i := range 3 {
+			r.join(fmt.Sprintf("p%d", i), "")
+		}
+		p, _ := find[AskPlan](r)
+		placed := inOrder(p.Pool)
+		placed[0].Stages, placed[0].Segment.To = 1, 4
+		for i := range 2 {
+			a := &placed[i+1]
+			a.Cluster, a.Stage, a.Stages, a.Segment = 1, i, 2, snapshot.Segment{From: 2 * i, To: 2*i + 2}
+		}
+		r.step(Plan{Seq: p.Seq, Placed: placed})
+		for i := range 3 {
+			r.step(Message{ID: fmt.Sprintf("p%d", i), Msg: &proto.Ready{Run: "j-1", Peak: 5}})
+		}
+		return r
+	}
+	says := func(r *rig, id string, stage int, steps ...int64) {
+		m := &proto.Progress{Run: "j-1", Stage: stage}
+		for _, s := range steps {
+			m.Losses = append(m.Losses, proto.Loss{Step: s, Loss: 1})
+		}
+		r.step(Message{ID: id, Msg: m})
+	}
+	r := begin()
+	says(r, "p2", 1, 1, 3, 5)
+	says(r, "p0", 0, 0, 2)
+	says(r, "p2", 1, 1, 5) // again
+	says(r, "p0", 0, 4)
+	var told []int64
+	for _, e := range r.evs {
+		if l, ok := e.(Loss); ok {
+			if told = append(told, l.Step); l.Cluster != int(l.Step%2) {
+				t.Errorf("the loss of step %d is of cluster %d", l.Step, l.Cluster)
+			}
+		}
+	}
+	if !slices.Equal(told, []int64{0, 1, 2, 3, 4, 5}) {
+		t.Errorf("told %v", told)
+	}
+	says(r, "p1", 0, 7)
+	r.recovering("computes none", "node_1")
+
+	r = begin()
+	r.step(Message{ID: "p2", Msg: &proto.Progress{Run: "j-1", Stage: 1, Vals: []proto.Val{{Step: 2, Correct: 1, Total: 2}}}})
+	r.recovering("cluster 1 does not do", "node_2")
+
+	r = begin()
+	for at := int64(1); at < 3<<18 && r.l.Phase == Running; at += proto.MaxLosses {
+		steps := make([]int64, proto.MaxLosses)
+		for i := range steps {
+			steps[i] = at + int64(i)
+		}
+		says(r, "p2", 1, steps...)
+	}
+	r.recovering("before the other clusters", "node_2")
 }
 
 func TestSilentStageIsFound(t *testing.T) {
