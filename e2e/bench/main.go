@@ -1,6 +1,6 @@
-// Command bench measures the demo as its user sees it (make bench-demo): whole processes
-// on this machine, beside the figures of the systems that it is compared with. It prints
-// a table, and appends a JSON line per figure to the file that OUT names.
+// Command bench measures the demo as its user sees it, in whole processes, and compares it with
+// figures of other systems (make bench-demo). It prints a table and appends a line of JSON for
+// each figure to the file named by OUT.
 package main
 
 import (
@@ -24,12 +24,13 @@ import (
 	"github.com/ravnest/ravnest/native"
 )
 
-// The figures to compare with: Ravnest's walkthrough (Python, gRPC), measured on a 2-core
-// machine, and PyTorch 1.13 training the same model from memory on one thread of it.
+// The figures to compare with, measured on a machine with 2 cores: the walkthrough of the
+// original Ravnest (Python, gRPC), and PyTorch 1.13 training the same model from memory on one
+// thread.
 const (
 	seedSamples  = 597.0    // samples/s of three providers
 	seedRSS      = 3.0e9    // bytes of three providers
-	seedWire     = 157000.0 // bytes a batch
+	seedWire     = 157000.0 // bytes per batch
 	torchSamples = 28000.0  // samples/s, one thread
 	targetRSS    = 150e6
 	targetInt8   = 45000.0
@@ -37,13 +38,13 @@ const (
 )
 
 const (
-	epochs      = 100 // of what is timed
-	shortEpochs = 10  // of what is only weighed
+	epochs      = 100 // of runs that are timed
+	shortEpochs = 10  // of runs whose traffic is measured
 	torchEpochs = 60
 	providers   = "3"
 )
 
-// line is what is appended to OUT.
+// line is a line of OUT.
 type line struct {
 	Name     string  `json:"name"`
 	Ours     float64 `json:"ours"`
@@ -61,10 +62,10 @@ type machine struct {
 	RAM   int64  `json:"available_ram_bytes"`
 	OS    string `json:"os"`
 	Go    string `json:"go"`
-	Load  string `json:"load"` // averages before the first run: 0 on a machine at rest
+	Load  string `json:"load"` // load averages before the first run: 0 on an idle machine
 }
 
-// result is what this program reads of a --json output.
+// result is the part of the output of --json that this program reads.
 type result struct {
 	SamplesPerS float64 `json:"samples_per_s"`
 	ValAccuracy float64 `json:"val_accuracy"`
@@ -81,7 +82,7 @@ func (r result) rss() (n float64) {
 }
 
 func main() {
-	n := flag.Int("n", 3, "runs of each measurement: the median is reported")
+	n := flag.Int("n", 3, "runs of each measurement, of which the median is reported")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
@@ -91,7 +92,7 @@ func main() {
 	}
 }
 
-// ravnest runs the binary of that name in bin once.
+// ravnest runs ravnest of the directory bin.
 func ravnest(ctx context.Context, bin string, args ...string) (r result, err error) {
 	cmd := exec.CommandContext(ctx, filepath.Join(bin, "ravnest"), args...)
 	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
@@ -145,7 +146,7 @@ func bench(ctx context.Context, n int, out io.Writer) (err error) {
 	fmt.Fprintf(out, "%s, %d cores, %s available, %s, %s, load before %s\n", m.CPU, m.Cores, native.FormatSize(m.RAM), m.OS, m.Go, m.Load)
 	fmt.Fprintf(out, "median of %d alternating runs\n\n", n)
 
-	// Alternating, so that what else the machine does disturbs all alike.
+	// Alternating, so that other work of the machine disturbs all alike.
 	var async, sync, int8s, locals []result
 	var peers []float64
 	var version string
@@ -204,7 +205,7 @@ func bench(ctx context.Context, n int, out io.Writer) (err error) {
 	return record(os.Getenv("OUT"), m, ls)
 }
 
-// median of a figure.
+// median returns the median of a figure.
 func median(rs []result, f func(result) float64) float64 {
 	var v []float64
 	for _, r := range rs {
@@ -223,7 +224,7 @@ func table(out io.Writer, ls []line) error {
 	return w.Flush()
 }
 
-// figure prints a number with three digits or as a whole.
+// figure formats a number with three digits, or as an integer if it has more.
 func figure(v float64) string {
 	if v < 100 {
 		return fmt.Sprintf("%.3g", v)
@@ -255,7 +256,7 @@ func record(path string, m machine, ls []line) (err error) {
 	return errors.Join(err, f.Close())
 }
 
-// describe names the machine; what a system does not tell is left empty.
+// describe describes the machine; what the system does not tell is left empty.
 func describe() machine {
 	m := machine{Name: "machine", CPU: runtime.GOARCH, Cores: native.Cores(), OS: runtime.GOOS + "/" + runtime.GOARCH, Go: runtime.Version()}
 	if ram, err := native.AvailableRAM(); err == nil {

@@ -1,6 +1,6 @@
-// Command browse runs a js/wasm test binary, or a script, in a worker of a headless
-// Chromium, on an isolated page: go test -exec "browse -threads 2". What it writes goes to
-// stdout; its exit code is that of this program.
+// Command browse runs a js/wasm test binary, or a script, in a worker of headless Chromium, on
+// a cross-origin isolated page: go test -exec "browse -threads 2". It prints the program's
+// output and exits with its exit code.
 package main
 
 import (
@@ -21,12 +21,12 @@ import (
 	"github.com/chromedp/chromedp"
 )
 
-// end is how the page says that the program has ended.
+// end begins the line by which the page reports that the program has ended.
 const end = "browse: exit code "
 
 const page = `<!doctype html><meta charset="utf-8"><script type="module" src="/browse.js"></script>`
 
-// script runs the program in a worker, whose console is not the page's.
+// script runs the program in a worker and forwards its output to the console of the page.
 const script = `const w = new Worker("/browse-worker.js", { type: "module" });
 w.onmessage = ({ data }) => console.log(data);
 w.onerror = (ev) => console.log("browse: " + ev.message + "\n` + end + `1");`
@@ -70,11 +70,11 @@ func main() {
 }
 
 func run() (int, error) {
-	threads := flag.Int("threads", 1, "workers that compute")
+	threads := flag.Int("threads", 1, "run the kernels on `N` workers")
 	dir := flag.String("wasm", "", "the `DIR` of load.js and the kernels' modules")
-	module := flag.String("script", "", "run this `MODULE` of -wasm's directory in place of a program")
-	options := flag.String("options", "{}", "the `JSON` that -script finds in globalThis.options")
-	limit := flag.Duration("limit", 10*time.Minute, "time that the program may take")
+	module := flag.String("script", "", "run this `MODULE` of the directory given by -wasm instead of a program")
+	options := flag.String("options", "{}", "the `JSON` that the script finds in globalThis.options")
+	limit := flag.Duration("limit", 10*time.Minute, "the longest that the program may take")
 	flag.Parse()
 	if (flag.NArg() < 1) != (*module != "") || *dir == "" {
 		return 1, errors.New("usage: browse -wasm DIR [-threads N] PROGRAM ARGS, or browse -wasm DIR -script MODULE")
@@ -107,7 +107,7 @@ func run() (int, error) {
 	return serve(*dir, tmp, goexec, fmt.Sprintf(worker, list(flag.Args()), env(), *threads, os.Getenv("NOFMA") == ""), *limit)
 }
 
-// serve shows the files to a browser until what the worker runs has ended.
+// serve serves the files to a browser until the program in the worker has ended.
 func serve(dir, tmp, goexec, worker string, limit time.Duration) (int, error) {
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -126,7 +126,7 @@ func abs(path string) string {
 	return path
 }
 
-// list is a JavaScript array of strings.
+// list formats a JavaScript array of strings.
 func list(args []string) string {
 	var q []string
 	for _, a := range args {
@@ -135,7 +135,7 @@ func list(args []string) string {
 	return "[" + strings.Join(q, ",") + "]"
 }
 
-// env hands on what tests ask for.
+// env formats the environment of the program, as a JavaScript object.
 func env() string {
 	return fmt.Sprintf("{GODEBUG: %q}", os.Getenv("GODEBUG"))
 }
@@ -166,7 +166,7 @@ func handler(dir, tmp, goexec, worker string) http.Handler {
 	})
 }
 
-// browse opens the page and prints what it says until the program has ended.
+// browse opens the page and prints the output of the program until it has ended.
 func browse(url string, limit time.Duration) (int, error) {
 	opts := append(chromedp.DefaultExecAllocatorOptions[:], chromedp.Flag("disable-gpu", true))
 	if os.Getuid() == 0 {
@@ -215,6 +215,6 @@ func browse(url string, limit time.Duration) (int, error) {
 	case code := <-ended:
 		return code, nil
 	case <-ctx.Done():
-		return 1, fmt.Errorf("the program still runs after %v", limit)
+		return 1, fmt.Errorf("the program is still running after %v", limit)
 	}
 }

@@ -1,5 +1,5 @@
-// Package torch asks PyTorch, the judge of our files and the yardstick of our speed,
-// where a machine has it. The Python files beside it do the asking.
+// Package torch runs PyTorch, where it is installed, to check the files that we write and to
+// compare speeds. The scripts are the Python files beside it.
 package torch
 
 import (
@@ -28,12 +28,12 @@ var scripts embed.FS
 // ErrMissing says that no interpreter with PyTorch was found.
 var ErrMissing = errors.New("no python3 with PyTorch here: install python3-torch, or name an interpreter in PYTHON")
 
-// probe fails where there is no PyTorch, even if the working directory has a folder of that
-// name, as ours does.
+// probe fails where there is no PyTorch, even if the working directory has a folder named
+// torch, as ours does.
 const probe = "import torch; torch.__version__"
 
-// Python finds an interpreter that imports torch: $PYTHON, then python3 of the path, then
-// the system's, which is where distributions install PyTorch.
+// Python finds an interpreter that can import torch: $PYTHON, else python3 of the path, else
+// the system's, for which distributions install PyTorch.
 func Python(ctx context.Context) (string, error) {
 	if p := os.Getenv("PYTHON"); p != "" {
 		if out, err := osexec.CommandContext(ctx, p, "-c", probe).CombinedOutput(); err != nil {
@@ -50,7 +50,7 @@ func Python(ctx context.Context) (string, error) {
 }
 
 // Run runs one of the scripts ("check.py", "train.py") and decodes the JSON line that it
-// prints into v. Its error holds what the script said.
+// prints into v. Its error contains the script's stderr.
 func Run(ctx context.Context, python string, v any, script string, args ...string) (err error) {
 	dir, err := os.MkdirTemp("", "ravnest-torch-")
 	if err != nil {
@@ -104,8 +104,9 @@ type Report struct {
 	LogitsSHA256 string      `json:"logits_sha256"`
 	LogitsFirst  [][]float32 `json:"logits_first"`
 
-	// How far our answers are from PyTorch's, the largest of PyTorch's, and in how
-	// many rows both choose the same class. Nil where they were not given, or NaN.
+	// The largest difference between our answers and PyTorch's, the largest of PyTorch's, and
+	// the number of rows for which both choose the same class. Nil if there are no answers, or
+	// if the value is NaN.
 	LogitsDiff *float64 `json:"logits_max_abs_diff"`
 	LogitsMax  *float64 `json:"logits_max_abs"`
 	LogitsSame *int     `json:"logits_same_class"`
@@ -114,8 +115,8 @@ type Report struct {
 	OutSame    *int     `json:"out_same_class"`
 }
 
-// Check loads both fused files into the walkthrough's module and evaluates them on the
-// validation rows of the data file val. answers is a file of our outputs, or empty.
+// Check loads both fused files into PyTorch's version of the walkthrough's model and evaluates
+// them on the validation rows of the data file val. answers is a file of our outputs, or empty.
 func Check(ctx context.Context, python, pt, st, val, answers string) (Report, error) {
 	args := []string{"--pt", pt, "--safetensors", st, "--val", val}
 	if answers != "" {
@@ -152,8 +153,8 @@ func Train(ctx context.Context, python, path string, epochs int, seed uint64, lo
 	return s, err
 }
 
-// WriteAnswers writes what our engine answers to the walkthrough's validation rows with
-// the weights d: logits and out, each [719,10], for Check to compare.
+// WriteAnswers writes the answers of our engine for the walkthrough's validation rows, with the
+// weights d, for Check to compare: logits and out, each [719,10].
 func WriteAnswers(path string, d state.Dict) error {
 	set, err := data.Digits()
 	if err != nil {
@@ -181,8 +182,8 @@ func WriteAnswers(path string, d state.Dict) error {
 	})
 }
 
-// WriteDigits writes the walkthrough's data set to a safetensors file that the scripts,
-// and engine/data, read: train_x [1078,1,8,8], train_y [1078] classes, val_x, val_y.
+// WriteDigits writes the walkthrough's data set to a safetensors file that the scripts and
+// engine/data can read: train_x [1078,1,8,8], train_y [1078] classes, val_x, val_y.
 func WriteDigits(path string) error {
 	set, err := data.Digits()
 	if err != nil {
@@ -208,7 +209,7 @@ func WriteDigits(path string) error {
 	return write(path, d)
 }
 
-// all are the rows 0 to n-1.
+// all returns the rows 0 to n-1.
 func all(n int) []int32 {
 	rows := make([]int32, n)
 	for i := range rows {

@@ -1,5 +1,5 @@
-// Package dataset makes a data set of what people have: a path to a folder of images, to
-// MNIST's or CIFAR's files, to NumPy arrays, a CSV table, a text, tokens or safetensors.
+// Package dataset reads data sets in the formats that people have them in: folders of images,
+// the files of MNIST and CIFAR, NumPy arrays, CSV tables, texts, tokens, safetensors.
 package dataset
 
 import (
@@ -21,22 +21,22 @@ import (
 	"github.com/ravnest/ravnest/native/project"
 )
 
-// ErrKind is wrapped by errors about a path that is no data set of a kind that is known.
-var ErrKind = errors.New("no data set that is known")
+// ErrKind is wrapped by errors about a path that is not a data set of a supported kind.
+var ErrKind = errors.New("not a known kind of data set")
 
-// Options say what a path alone does not.
+// Options say what the files themselves do not.
 type Options struct {
 	Target []string // csv: the target columns; npy: the file of targets
-	Block  int      // text, tokens: the length of a row; 0: 128
+	Block  int      // text, tokens: the length of a row in tokens; 0: 128
 	Tokens string   // text, tokens: one of text.Kinds; "": bytes of a text, uint16 of a .bin
-	Size   int      // images: width and height; 0: as they are
-	Val    float64  // share of the rows for validation, where the path has no such part
-	Seed   uint64   // which rows those are
-	// Tokenizer is the file of a tokenizer.json that turns a text into tokens; "": Tokens says how.
+	Size   int      // images: width and height to scale to; 0: as they are
+	Val    float64  // share of the rows for validation, if the data have no validation part
+	Seed   uint64   // chooses those rows
+	// Tokenizer is the path of a tokenizer.json that turns a text into tokens; "": Tokens says how.
 	Tokenizer string
 	// Above is the size in bytes above which rows are not held in memory; nil: DefaultAbove.
 	Above *int64
-	// Scratch is the directory for files that rows go through; "": the system's.
+	// Scratch is the directory for temporary files; "": the system's.
 	Scratch string
 }
 
@@ -47,22 +47,22 @@ func (o *Options) block() int {
 	return o.Block
 }
 
-// Source is what was read, before it is known what a model wants of it.
+// Source is a data set that was read, before it is known in which form a model takes it.
 type Source struct {
 	Name   string
 	tables [4]*data.Table
-	// Classes are the names of classes, or the characters that tokens stand for, by number; nil
-	// where they have no names.
+	// Classes are the names of the classes, or the characters that the tokens stand for, by
+	// number; nil if they have no names.
 	Classes []string
-	Tokens  int // inputs are numbers of tokens below this; 0: they are values
-	// Tokenizer is the tokenizer.json that made the tokens; nil: none did.
+	Tokens  int // inputs are numbers of tokens less than this; 0: they are values
+	// Tokenizer is the tokenizer.json that made the tokens, nil if none did.
 	Tokenizer []byte
 
-	raws    [4]*data.Raw // instead of tables, of a set that is not held in memory
+	raws    [4]*data.Raw // instead of tables if the set is not held in memory
 	closers []io.Closer
 }
 
-// Open reads the data set at path. It must be closed.
+// Open reads the data set at path. The caller must close the source.
 func Open(path string, o Options) (*Source, error) {
 	info, err := os.Stat(path)
 	if err != nil {
@@ -94,7 +94,7 @@ func Open(path string, o Options) (*Source, error) {
 	return s, nil
 }
 
-// open opens a regular file for reading from its beginning.
+// open calls read with a regular file and its size.
 func open(path string, read func(f *os.File, size int64) error) error {
 	f, size, err := project.OpenRegular(path, "data file")
 	if err != nil {
@@ -155,7 +155,7 @@ func (s *Source) text(f io.Reader, ext string, o Options) error {
 	kind, block := o.Tokens, o.block()
 	if o.Tokenizer != "" {
 		if kind != "" {
-			return fmt.Errorf("%w: tokens of %s, and a tokenizer: give one of them", ErrKind, kind)
+			return fmt.Errorf("%w: both tokens of %s and a tokenizer: give one of them", ErrKind, kind)
 		}
 		return s.tokenized(f, o, block)
 	}
@@ -179,10 +179,10 @@ func (s *Source) text(f io.Reader, ext string, o Options) error {
 	return nil
 }
 
-// pair reads inputs from an array and targets from another.
+// pair reads inputs from one array file and targets from another.
 func (s *Source) pair(f io.Reader, o Options) error {
 	if len(o.Target) != 1 {
-		return fmt.Errorf("%w: one array holds the inputs: name the file of the targets too", ErrKind)
+		return fmt.Errorf("%w: this array holds the inputs: name the file of the targets, too", ErrKind)
 	}
 	x, err := npy.Read(f)
 	if err != nil {
@@ -199,7 +199,7 @@ func (s *Source) pair(f io.Reader, o Options) error {
 	})
 }
 
-// keys are what arrays of a set are called, by table.
+// keys lists the usual names of arrays for each table.
 var keys = [4][]string{
 	{"train_x", "x_train", "X_train", "x", "X", "inputs", "data"},
 	{"train_y", "y_train", "Y_train", "y", "Y", "targets", "labels"},
@@ -207,7 +207,7 @@ var keys = [4][]string{
 	{"val_y", "y_val", "y_test", "Y_test", "test_y"},
 }
 
-// named takes arrays by their names.
+// named chooses arrays by their names.
 func (s *Source) named(m map[string]*data.Table) error {
 	var names []string
 	for name := range m {
@@ -228,7 +228,7 @@ func (s *Source) named(m map[string]*data.Table) error {
 	return nil
 }
 
-// first is the path of the first of names that is in dir, with or without .gz.
+// first returns the path of the first of names that exists in dir, with or without .gz, or "".
 func first(dir string, names ...string) string {
 	for _, n := range names {
 		for _, end := range []string{"", ".gz"} {
@@ -322,10 +322,10 @@ func (s *Source) cifar(dir string, labels int, train []string, test, names strin
 	return nil
 }
 
-// Names are the names of the classes by number, nil where they have none.
+// Names returns the names of the classes by number, nil if they have none.
 func (s *Source) Names() []string { return s.Classes }
 
-// Shape is the shape of a row of the inputs.
+// Shape returns the shape of a row of inputs.
 func (s *Source) Shape() []int {
 	if s.raws[0] != nil {
 		return slices.Clone(s.raws[0].Shape)
@@ -333,7 +333,7 @@ func (s *Source) Shape() []int {
 	return slices.Clone(s.tables[0].Shape)
 }
 
-// Rows is the number of rows for training and for validation.
+// Rows returns the number of rows for training and for validation.
 func (s *Source) Rows() (train, val int) {
 	if s.raws[0] != nil {
 		if s.raws[2] != nil {
@@ -347,9 +347,9 @@ func (s *Source) Rows() (train, val int) {
 	return s.tables[0].Rows, val
 }
 
-// Set is the data set as a model takes it: rows of the shape in, which may have axes of 1 that
-// the data lack or the reverse, and targets as want asks. It is made once: the tables are the
-// set's.
+// Set returns the data set in the form that a model takes: rows of the shape in, which may
+// differ from the data's by axes of length 1, and targets as want says. It may be called once,
+// since the set takes over the tables.
 func (s *Source) Set(in []int, want *data.Want) (*data.Set, error) {
 	for _, t := range []*data.Table{s.tables[0], s.tables[2]} {
 		if t != nil && slices.Equal(squeeze(t.Shape), squeeze(in)) {
@@ -359,13 +359,13 @@ func (s *Source) Set(in []int, want *data.Want) (*data.Set, error) {
 	return data.Assemble(s.Name, s.tables, want)
 }
 
-// squeeze is a shape without its axes of 1.
+// squeeze returns a shape without its axes of length 1.
 func squeeze(shape []int) []int {
 	return slices.DeleteFunc(slices.Clone(shape), func(d int) bool { return d == 1 })
 }
 
-// Outputs is how many numbers a model has to answer, for each of positions: as many as there
-// are classes, or values of a regression.
+// Outputs returns the number of outputs that a model needs, for each position of a sequence: the
+// number of classes or, for a regression, of values.
 func (s *Source) Outputs() (n int, classes bool) {
 	if s.Tokens > 0 {
 		return s.Tokens, true
@@ -373,7 +373,7 @@ func (s *Source) Outputs() (n int, classes bool) {
 	if y := s.raws[1]; y != nil {
 		st, err := y.Survey(data.Targets, nil)
 		if err != nil {
-			return max(1, len(s.Classes)), true // it will be said when the shards are made
+			return max(1, len(s.Classes)), true // making the shards will report the error
 		}
 		n = 1
 		for _, d := range y.Shape {

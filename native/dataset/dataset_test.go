@@ -38,7 +38,7 @@ func zipped(b []byte) []byte {
 	return z.Bytes()
 }
 
-// idx is a file of bytes with the given axes.
+// idx returns an IDX file of bytes with the given axes.
 func idx(elem []byte, axes ...byte) []byte {
 	b := []byte{0, 0, 8, byte(len(axes))}
 	for _, a := range axes {
@@ -60,7 +60,7 @@ func ramp(n int) []byte {
 	return b
 }
 
-// npz is an archive of four arrays, as numpy.savez writes MNIST.
+// npz returns an archive of four arrays, as numpy.savez writes MNIST.
 func npz(t *testing.T) []byte {
 	t.Helper()
 	var b bytes.Buffer
@@ -80,7 +80,8 @@ func npz(t *testing.T) []byte {
 	return b.Bytes()
 }
 
-// TestPaths makes a job over data of every kind, opens it as commands do and compares the rows.
+// TestPaths makes a job with data of every kind, opens it as the commands do and compares the
+// rows.
 func TestPaths(t *testing.T) {
 	var imgPNG bytes.Buffer
 	if err := png.Encode(&imgPNG, image.NewRGBA(image.Rect(0, 0, 8, 8))); err != nil {
@@ -133,7 +134,7 @@ func TestPaths(t *testing.T) {
 	} {
 		dir := t.TempDir()
 		s, err := dataset.Open(c.make(filepath.Join(dir, "data")), c.o)
-		if c.shape == nil { // "kind" is no number
+		if c.shape == nil { // "kind" is not a number
 			if err == nil || !strings.Contains(err.Error(), `column "kind"`) {
 				t.Errorf("%s: %v", name, err)
 			}
@@ -175,7 +176,7 @@ func TestPaths(t *testing.T) {
 	}
 }
 
-// TestSplit is a function of the seed, keeps the order and loses no row.
+// TestSplit: the split is a function of the seed, keeps the order and loses no row.
 func TestSplit(t *testing.T) {
 	tables := func() (x, y *data.Table) {
 		return &data.Table{Rows: 10, Shape: []int{}, U8: ramp(10)}, &data.Table{Kind: data.Targets, Rows: 10, Shape: []int{}, I32: []int32{0, 1, 2, 3, 4, 5, 6, 7, 8, 9}}

@@ -1,4 +1,4 @@
-// Rows to predict: what Open reads, without targets.
+// Rows to predict, in the formats that Open reads, without targets.
 
 package dataset
 
@@ -20,8 +20,8 @@ import (
 	"github.com/ravnest/ravnest/engine/format/text"
 )
 
-// Inputs reads the rows at path that a model with inputs of the shape in is to answer. names
-// are those of the rows, nil where they have none.
+// Inputs reads rows at path for a model with inputs of the shape in. names are the names of the
+// rows, nil if they have none.
 func Inputs(path string, in []int, o Options) (x *data.Table, names []string, err error) {
 	info, err := os.Stat(path)
 	if err != nil {
@@ -39,12 +39,12 @@ func Inputs(path string, in []int, o Options) (x *data.Table, names []string, er
 	if slices.Equal(squeeze(x.Shape), squeeze(in)) {
 		x.Shape = slices.Clone(in)
 	} else if slices.Equal(squeeze(append([]int{x.Rows}, x.Shape...)), squeeze(in)) {
-		x.Rows, x.Shape = 1, slices.Clone(in) // a row by itself
+		x.Rows, x.Shape = 1, slices.Clone(in) // a single row
 	}
 	return x, names, nil
 }
 
-// pixels is what a model with inputs of the shape in takes of an image.
+// pixels returns the options to read an image for a model with inputs of the shape in.
 func pixels(in []int) images.Options {
 	if len(in) != 3 || in[1] != in[2] || in[0] != 1 && in[0] != 3 {
 		return images.Options{}
@@ -78,17 +78,17 @@ func inputs(path string, in []int, o Options) (x *data.Table, names []string, er
 		case ".txt", ".text", ".md", ".bin":
 			x, err = tokens(f, ext, in, o)
 		default:
-			err = fmt.Errorf("%w: rows to predict are in a folder of images, an image, or a file that ends in .csv, .tsv, .npy, .npz, .safetensors, .txt or .bin", ErrKind)
+			err = fmt.Errorf("%w: rows to predict come from an image, a folder of images, or a file that ends in .csv, .tsv, .npy, .npz, .safetensors, .txt or .bin", ErrKind)
 		}
 		return err
 	})
 	return x, names, err
 }
 
-// inputKeys are what the inputs of a set are called, those of validation first.
+// inputKeys lists the usual names of inputs, those for validation first.
 var inputKeys = append(slices.Clone(keys[2]), keys[0]...)
 
-// pick is the name of the inputs among names.
+// pick returns the name of the inputs among names.
 func pick(names []string) (string, error) {
 	for _, k := range inputKeys {
 		if slices.Contains(names, k) {
@@ -123,21 +123,21 @@ func tensor(r io.ReaderAt, size int64) (*data.Table, error) {
 	return data.ReadTable(data.Inputs, e.DType, e.Shape, f.Raw(e))
 }
 
-// tokens reads rows of as many tokens as the model takes.
+// tokens reads rows of the length that the model takes.
 func tokens(r io.Reader, ext string, in []int, o Options) (*data.Table, error) {
 	kind := o.Tokens
 	switch {
 	case kind == text.Characters:
-		return nil, fmt.Errorf("%w: which characters the model was trained on is not known: give tokens as .npy or .bin", ErrKind)
+		return nil, fmt.Errorf("%w: it is not known which characters the model was trained on: give tokens as .npy or .bin", ErrKind)
 	case kind == "" && ext == ".bin":
 		kind = text.Uint16
 	case kind == "":
 		kind = text.Bytes
 	}
 	if len(in) != 1 {
-		return nil, fmt.Errorf("%w: the model takes rows of %v, a text is rows of tokens", ErrKind, in)
+		return nil, fmt.Errorf("%w: the model takes rows of shape %v, but a text gives rows of tokens", ErrKind, in)
 	}
-	// The last token needs no successor here.
+	// Rows to predict need no next token: append one, since text.Read takes it as a target.
 	width := map[string]int{text.Bytes: 1, text.Uint16: 2, text.Uint32: 4}[kind]
 	x, _, _, err := text.Read(io.MultiReader(r, bytes.NewReader(make([]byte, width))), kind, in[0])
 	return x, err

@@ -14,7 +14,7 @@ import (
 	"github.com/ravnest/ravnest/native/dataset"
 )
 
-// TestInputs: rows to predict need no targets, and skip those that they have.
+// TestInputs: rows to predict need no targets; targets that are there are skipped.
 func TestInputs(t *testing.T) {
 	dir := t.TempDir()
 	put := func(name, content string) string {
@@ -47,7 +47,7 @@ func TestInputs(t *testing.T) {
 		{put("bare.csv", "a,b\n1,2\n3,4\n"), []int{2}, dataset.Options{}, 2, 1, 4, nil},
 		{put("label.csv", "label,a,b\nx,1,2\ny,3,4\n"), []int{2}, dataset.Options{}, 2, 1, 4, nil},
 		{put("named.csv", "a,out,b\n1,x,2\n3,y,4\n"), []int{1, 2}, dataset.Options{Target: []string{"out"}}, 2, 1, 4, nil},
-		{put("y.csv", "y,x\n1,2\n"), []int{2}, dataset.Options{}, 1, 1, 2, nil}, // as many as the model takes: both are inputs
+		{put("y.csv", "y,x\n1,2\n"), []int{2}, dataset.Options{}, 1, 1, 2, nil}, // as many columns as the model has inputs: y is one of them
 		{put("t.txt", "abcdefg"), []int{3}, dataset.Options{}, 2, 'a', 'f', nil},
 		{put("t.bin", "\x01\x00\x02\x00"), []int{2}, dataset.Options{}, 1, 1, 2, nil},
 		{pic, []int{1, 2, 4}, dataset.Options{}, 1, 0, 0, []string{"a.png"}},
@@ -73,7 +73,7 @@ func TestInputs(t *testing.T) {
 	}
 	for path, want := range map[string]string{
 		put("three.csv", "a,b,c\n1,2,3\n"): "which column is the target",
-		put("x.dat", ""):                   "no data set that is known",
+		put("x.dat", ""):                   "not a known kind of data set",
 		put("short.txt", "ab"):             "too few",
 		put("empty/x.txt", "") + "/..":     "not a directory",
 		filepath.Join(dir, "empty"):        "no image",

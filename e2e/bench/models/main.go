@@ -1,10 +1,10 @@
-// Command models measures training steps of the zoo's models beside PyTorch's in the same
-// minute, round by round in turn, and the memory of both (make bench-models). It prints a
-// table, and appends a JSON line per model to the file that OUT names.
+// Command models compares training steps of the zoo's models with those of PyTorch, in
+// alternating rounds, and the memory of both (make bench-models). It prints a table and appends
+// a line of JSON for each model to the file named by OUT.
 //
-// A step is forward, loss, backward and AdamW, on one batch that lies in memory. Our
-// memory is what the plan announces; PyTorch's is the peak of its process less what it had
-// before the model. Both sides run the same number of threads.
+// A step is forward, loss, backward and AdamW on one batch in memory. Our memory is what the
+// plan announces; PyTorch's is the peak of its process less what it used before the model was
+// made. Both sides use the same number of threads.
 package main
 
 import (
@@ -33,10 +33,10 @@ import (
 
 // bench is a model and a batch.
 type bench struct {
-	name  string // of step.py
+	name  string // as step.py knows it
 	graph *graph.Graph
 	batch int
-	steps int // a round
+	steps int // in a round
 }
 
 func resnet(c zoo.ResNetConfig, image int) *graph.Graph {
@@ -57,7 +57,7 @@ func benches() []bench {
 	}
 }
 
-// line is what is appended to OUT.
+// line is a line of OUT.
 type line struct {
 	Name     string  `json:"name"`
 	Threads  int     `json:"threads"`
@@ -71,11 +71,11 @@ type line struct {
 
 func main() {
 	threads := flag.Int("threads", 1, "threads of both sides")
-	rounds := flag.Int("rounds", 5, "rounds per model")
-	only := flag.String("only", "", "models to run, by comma; empty: all")
-	alone := flag.Bool("alone", false, "without PyTorch")
-	recompute := flag.String("recompute", "", "selective or full: what our side computes again")
-	precision := flag.String("precision", "", "bf16: operands of our side's products (the peer stays in float32)")
+	rounds := flag.Int("rounds", 5, "rounds for each model")
+	only := flag.String("only", "", "models to run, separated by commas (default all)")
+	alone := flag.Bool("alone", false, "do not run PyTorch")
+	recompute := flag.String("recompute", "", "selective or full: what our side recomputes")
+	precision := flag.String("precision", "", "bf16: the operands of our side's products (PyTorch stays in float32)")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
@@ -168,7 +168,7 @@ func median(v []float64) float64 {
 	return v[len(v)/2]
 }
 
-// model is our side.
+// model is a model that the engine trains.
 type model struct {
 	rows  int
 	out   int
@@ -237,7 +237,7 @@ func (m *model) step() {
 	m.opt.Step(m.team, m.st.Params, m.grads, 1e-5)
 }
 
-// peer is step.py at work.
+// peer is a process of step.py.
 type peer struct {
 	cmd     *osexec.Cmd
 	in      io.WriteCloser
@@ -251,8 +251,8 @@ func startPeer(ctx context.Context, python string, b bench, threads int) (*peer,
 	n := fmt.Sprint(threads)
 	cmd := osexec.CommandContext(ctx, python, filepath.Join("e2e", "bench", "models", "step.py"),
 		filepath.Join("e2e", "torch"), b.name, fmt.Sprint(b.batch), n)
-	// torch.set_num_threads does not reach the threads of OpenBLAS, which Debian's PyTorch
-	// multiplies with.
+	// torch.set_num_threads does not set the threads of OpenBLAS, with which Debian's PyTorch
+	// multiplies matrices.
 	cmd.Env = append(os.Environ(), "PYTHONDONTWRITEBYTECODE=1",
 		"OMP_NUM_THREADS="+n, "MKL_NUM_THREADS="+n, "OPENBLAS_NUM_THREADS="+n)
 	cmd.Stderr = os.Stderr

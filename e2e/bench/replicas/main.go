@@ -1,6 +1,6 @@
-// Command replicas measures what replicas learn: the validation loss of examples with one, two
-// and four of them, for each way of averaging, after equal samples and after equal updates.
-// The figures of BENCHMARKS.md are its output.
+// Command replicas measures how well replicas learn: the validation loss of examples with one,
+// two and four replicas, for each way of averaging, after the same number of samples and after
+// the same number of updates. Its output is in BENCHMARKS.md.
 package main
 
 import (
@@ -42,10 +42,10 @@ var ways = []way{
 
 func main() {
 	only := flag.String("only", "cnn,gpt-sorter", "examples")
-	epochs := flag.Int("epochs", 4, "of the samples that one replica sees")
-	seeds := flag.Int("seeds", 1, "runs of each")
-	replicas := flag.String("replicas", "2,4", "numbers of replicas beside one")
-	threads := flag.Int("threads", 1, "of the tensor engine")
+	epochs := flag.Int("epochs", 4, "epochs that one replica trains")
+	seeds := flag.Int("seeds", 1, "runs of each kind, with seeds of their own")
+	replicas := flag.String("replicas", "2,4", "numbers of replicas, besides one")
+	threads := flag.Int("threads", 1, "threads of the tensor engine")
 	flag.Parse()
 	if err := run(strings.Split(*only, ","), strings.Split(*replicas, ","), *epochs, *seeds, *threads); err != nil {
 		fmt.Fprintln(os.Stderr, "replicas:", err)
@@ -59,7 +59,7 @@ func run(names, replicas []string, epochs, seeds, threads int) error {
 		if err != nil {
 			return err
 		}
-		fmt.Printf("%s: validation loss after %d epochs, and after as many updates of each replica\n", name, epochs)
+		fmt.Printf("%s: validation loss after %d epochs, and after as many updates as one replica makes\n", name, epochs)
 		if err := line(e, way{"one replica", func(*job.Spec) {}}, 1, epochs, seeds, threads); err != nil {
 			return err
 		}
@@ -78,7 +78,7 @@ func run(names, replicas []string, epochs, seeds, threads int) error {
 	return nil
 }
 
-// line measures and prints one way for n replicas.
+// line measures one way of averaging with n replicas and prints it.
 func line(e zoo.Example, w way, n, epochs, seeds, threads int) error {
 	samples, updates := make([]float64, seeds), make([]float64, seeds)
 	for s := range seeds {
@@ -98,7 +98,7 @@ func line(e zoo.Example, w way, n, epochs, seeds, threads int) error {
 	return nil
 }
 
-// spread is the mean of figures, with the least and the largest of several.
+// spread formats the mean of figures and, of several, their range.
 func spread(v []float64) string {
 	sum := 0.0
 	for _, x := range v {
@@ -136,7 +136,7 @@ func losses(e zoo.Example, j job.Spec, threads int) ([]float64, error) {
 	return o.vals, nil
 }
 
-// observer keeps validation losses.
+// observer records validation losses.
 type observer struct{ vals []float64 }
 
 func (*observer) Loss(stage.Loss)                {}

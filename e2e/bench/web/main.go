@@ -1,8 +1,8 @@
 //go:build !js
 
-// Command web compares the kernels of a tab with those of tfjs and onnxruntime-web, all on
-// one thread of one worker and by turns, and the walkthrough's training step in a tab with
-// a native one. It wants npm and Chromium, and is run by make bench-wasm.
+// Command web compares the kernels of a tab with those of tfjs and onnxruntime-web, in turns on
+// one thread of one worker, and the training step of the walkthrough in a tab with the native
+// one. It needs npm and Chromium; make bench-wasm runs it.
 package main
 
 import (
@@ -19,10 +19,10 @@ import (
 	"strings"
 )
 
-// result is the milliseconds that a case took.
+// result holds the milliseconds that a case took.
 type result struct {
 	Name  string
-	Flops float64 // 0 where bytes matter
+	Flops float64 // 0 where memory traffic is what matters
 	TFJS  float64
 	ORT   float64
 	Ours  float64
@@ -38,8 +38,8 @@ func main() {
 
 func run() error {
 	only := flag.String("only", "", "measure the cases whose names match `REGEXP`")
-	rounds := flag.Int("rounds", 7, "how often each case is measured, for medians")
-	ms := flag.Int("ms", 40, "milliseconds of one measurement")
+	rounds := flag.Int("rounds", 7, "measurements of each case, of which the median counts")
+	ms := flag.Int("ms", 40, "milliseconds for one measurement")
 	flag.Parse()
 	if flag.NArg() != 3 {
 		return fmt.Errorf("usage: web [-only REGEXP] [-rounds N] [-ms N] BROWSE DIR EXEC.test")
@@ -82,7 +82,7 @@ func run() error {
 	return nil
 }
 
-// beside prints what the step takes natively.
+// beside measures the native step and prints it.
 func beside(native string, tab float64) error {
 	out, err := exec.Command(native, "-test.run=xxx", "-test.bench=CNNStep$", "-test.benchtime=0.5s").Output()
 	if err != nil {
@@ -100,7 +100,7 @@ func beside(native string, tab float64) error {
 	return nil
 }
 
-// figure is GFLOP/s, or milliseconds where there are none; "" is no figure.
+// figure formats GFLOP/s, or milliseconds for cases without them; "" if it was not measured.
 func (r *result) figure(ms float64) string {
 	switch {
 	case ms == 0:
@@ -121,7 +121,7 @@ func (r *result) print() {
 	fmt.Printf("| %s | %s | %s | %s | %s | %.2f |\n", r.Name, r.figure(r.TFJS), r.figure(r.ORT), r.figure(r.Ours), strings.Join(ratios, ", "), r.Ours/r.Two)
 }
 
-// means are the ratios to both peers, by the first word of a case's name.
+// means collects the ratios to both peers by the first word of the cases' names.
 type means struct {
 	kinds []string
 	logs  map[string]*[2][]float64
@@ -144,7 +144,7 @@ func (m *means) add(r *result) {
 }
 
 func (m *means) print() {
-	fmt.Println("\nGeometric means of the ratios, and the least:")
+	fmt.Println("\nGeometric means and minima of the ratios:")
 	for _, kind := range m.kinds {
 		for i, peer := range []string{"tfjs", "onnxruntime-web"} {
 			logs := m.logs[kind][i]

@@ -1,5 +1,5 @@
-// The engine's part, built for the browser: kernels, and the walkthrough's training step,
-// which bench.js calls.
+// The engine's side, built for the browser: kernels and the training step of the walkthrough,
+// called by bench.js.
 
 package main
 
@@ -11,7 +11,7 @@ import (
 	"github.com/ravnest/ravnest/engine/zoo"
 )
 
-// team has as many threads as the page started; call is the case that was set up.
+// team has as many threads as the page started; call runs the case that was set up.
 var (
 	team *kernel.Team
 	call func()
@@ -44,14 +44,14 @@ func main() {
 	select {}
 }
 
-// draw makes n floats that look like activations.
+// draw returns n random floats distributed like activations.
 func draw(n int) []float32 {
 	v := make([]float32, n)
 	kernel.Normal(v, kernel.NewStream(7, kernel.DomainTest, 0, uint32(n)))
 	return v
 }
 
-// setup makes the call of a case; the numbers are those of cases.js.
+// setup returns the call of a case; the numbers are those of cases.js.
 func setup(kind string, a []int) func() {
 	switch kind {
 	case "gemm":
@@ -100,7 +100,7 @@ func pool(planes, side, window, stride, pad int) func() {
 	return func() { kernel.MaxPool(p, y, x, nil) }
 }
 
-// loop is an operation on [rows,cols].
+// loop returns an operation on [rows,cols].
 func loop(kind string, rows, cols int) func() {
 	x, y, z := draw(rows*cols), draw(rows*cols), draw(rows*cols)
 	switch kind {
@@ -123,7 +123,7 @@ func loop(kind string, rows, cols int) func() {
 	panic("no case " + kind)
 }
 
-// step is the training step of the walkthrough's model, all but its optimiser.
+// step returns the training step of the walkthrough's model, without the optimiser.
 func step(batch int) func() {
 	g := zoo.CNN()
 	out := g.OutputValue()
