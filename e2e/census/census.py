@@ -14,6 +14,7 @@ import os
 import struct
 import sys
 import time
+import warnings
 import zipfile
 
 import torch
@@ -55,6 +56,18 @@ def export(ep, path):
                 data = data.replace(lib.encode(), b"/lib").replace(here.encode(), b"/src")
             if "sample_inputs" not in f.filename:
                 new.writestr(zipfile.ZipInfo("model/" + f.filename.split("/", 1)[1]), data)
+
+
+def onnx(m, inputs, fixed, path, how):
+    """The model by torch.onnx.export: how is dynamo, script (the exporter before) or eval."""
+    warnings.filterwarnings("ignore")
+    if how == "script":
+        kw = {} if fixed else {"input_names": ["x%d" % i for i in range(len(inputs))], "dynamic_axes": {"x%d" % i: {0: "N"} for i in range(len(inputs))}}
+        torch.onnx.export(m, inputs, path, dynamo=False, training=torch.onnx.TrainingMode.TRAINING, do_constant_folding=False, **kw)
+        return
+    kw = {} if fixed else {"dynamic_shapes": tuple({0: torch.export.Dim.AUTO} for _ in inputs)}
+    # Its optimiser folds batch normalisation into the convolution before it.
+    torch.onnx.export(m, inputs, path, dynamo=True, verbose=False, optimize=how != "plain", **kw)
 
 
 def first(out):
@@ -104,6 +117,9 @@ def census(name, dir):
         kw["dynamic_shapes"] = tuple({0: torch.export.Dim.AUTO} for _ in inputs)
     ep = torch.export.export(m, inputs, strict=False, **kw)
     export(ep, os.path.join(dir, name + ".pt2"))
+    if os.environ.get("ONNX"):
+        m.load_state_dict(state)
+        onnx(m, inputs, fixed, os.path.join(dir, name + ".onnx"), os.environ["ONNX"])
     m.load_state_dict(state)
     out, seed, loss, grads = step(m, inputs)
     t = {"input.%d" % i: x for i, x in enumerate(inputs)}

@@ -20,6 +20,7 @@ import (
 	"sort"
 	"strings"
 
+	"github.com/ravnest/ravnest/engine/format/onnx"
 	"github.com/ravnest/ravnest/engine/format/pt2"
 	"github.com/ravnest/ravnest/engine/graph"
 	"github.com/ravnest/ravnest/engine/state"
@@ -94,14 +95,17 @@ func Import(a *pt2.Archive, o Options) (m *Model, err error) {
 			panic(r)
 		}
 	}()
-	l := &lowering{
-		a: a, vals: map[string]*value{}, ints: map[string]number{}, used: map[string]bool{}, tied: a.Tied(),
-		g: &graph.Graph{Name: o.Name}, made: map[string]int{}, shapes: map[string]graph.Shape{},
-	}
+	l := newLowering(a, o)
+	l.program = a.Program
 	if err := l.inputs(); err != nil {
 		return nil, err
 	}
 	l.run(&a.Program.Graph)
+	return l.model(o)
+}
+
+// model is the outcome of a lowering.
+func (l *lowering) model(o Options) (*Model, error) {
 	out, err := l.output(o.Output)
 	if len(l.problems) > 0 {
 		return nil, l.report()
@@ -112,9 +116,27 @@ func Import(a *pt2.Archive, o Options) (m *Model, err error) {
 	return l.finish(out)
 }
 
+// archive is where a model's tensors are.
+type archive interface {
+	Has(name string) bool
+	Load(name string) (state.Tensor, error)
+	Tied() map[string]string // parameters by the earlier one that they share their elements with
+}
+
+func newLowering(a archive, o Options) *lowering {
+	return &lowering{
+		a: a, vals: map[string]*value{}, ints: map[string]number{}, used: map[string]bool{}, tied: a.Tied(),
+		g: &graph.Graph{Name: o.Name}, made: map[string]int{}, shapes: map[string]graph.Shape{},
+	}
+}
+
 // lowering is an import under way.
 type lowering struct {
-	a        *pt2.Archive
+	a        archive
+	program  *pt2.Program // nil where it is an ONNX model
+	outputs  []string     // names of the values that are the model's outputs
+	dict     []string     // names of its state dict
+	onnx     *onnx.Model  // nil where it is a program
 	g        *graph.Graph
 	vals     map[string]*value
 	ints     map[string]number
@@ -136,7 +158,12 @@ func fail(format string, a ...any) { panic(failure{fmt.Sprintf(format, a...)}) }
 
 // inputs defines the program's inputs.
 func (l *lowering) inputs() error {
-	p := l.a.Program
+	p := l.program
+	for _, o := range p.Outputs {
+		if o.Kind == "user_output" || o.Kind == "loss_output" {
+			l.outputs = append(l.outputs, o.Value)
+		}
+	}
 	for _, in := range p.UserInputs() {
 		if in.Value == "" {
 			continue
@@ -194,6 +221,9 @@ func (l *lowering) inputs() error {
 	for _, in := range p.Inputs {
 		if in.Kind == pt2.UserInput {
 			continue
+		}
+		if in.Kind == pt2.Parameter || in.Kind == pt2.Buffer && in.Persistent {
+			l.dict = append(l.dict, in.Name)
 		}
 		m := p.Tensors[in.Value]
 		v := &value{batch: -1, outer: 1, whole: !m.DType.Floating(), archived: in.Name}
@@ -314,12 +344,8 @@ func (l *lowering) report() error { return Problems(l.problems) }
 // output is the value that is the model's answer.
 func (l *lowering) output(k int) (*value, error) {
 	var outs []*value
-	for _, o := range l.a.Program.Outputs {
-		if o.Kind != "user_output" && o.Kind != "loss_output" {
-			continue
-		}
-		v := l.vals[o.Value]
-		if o.Value != "" && v != nil {
+	for _, name := range l.outputs {
+		if v := l.vals[name]; name != "" && v != nil {
 			outs = append(outs, v)
 		}
 	}
@@ -368,15 +394,15 @@ func (l *lowering) finish(out *value) (*Model, error) {
 		has[p.Full] = true
 		m.Weights = append(m.Weights, t)
 	}
-	for _, in := range l.a.Program.Inputs {
-		_, tied := l.tied[in.Name]
-		if (in.Kind == pt2.Parameter || in.Kind == pt2.Buffer && in.Persistent) && !has[in.Name] && !tied {
-			t, err := l.a.Load(in.Name)
-			if err != nil {
-				return nil, err
-			}
-			m.Unused, m.Rest = append(m.Unused, in.Name), append(m.Rest, t)
+	for _, name := range l.dict {
+		if _, tied := l.tied[name]; has[name] || tied {
+			continue
 		}
+		t, err := l.a.Load(name)
+		if err != nil {
+			return nil, err
+		}
+		m.Unused, m.Rest = append(m.Unused, name), append(m.Rest, t)
 	}
 	sort.Strings(m.Unused)
 	return m, nil

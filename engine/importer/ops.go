@@ -277,13 +277,19 @@ func batchNorm(l *lowering, n *pt2.Node) {
 	if !l.flag(n, "training", l.flag(n, "use_input_stats", true)) {
 		fail("it was exported in evaluation mode; call model.train() before torch.export.export")
 	}
-	m := map[string]string{"weight": whole(w, "weight"), "bias": whole(b, "bias"), "running_mean": mean.archived, "running_var": va.archived}
 	base, ok := strings.CutSuffix(mean.archived, "running_mean")
 	if !ok || !l.a.Has(base+"num_batches_tracked") {
 		fail("it does not count its batches; use track_running_stats=True")
 	}
-	m["num_batches_tracked"] = base + "num_batches_tracked"
-	o := &graph.BatchNorm{Rank: 3, Features: x.shape[1], Eps: l.scalar(n, "eps", 1e-5), Momentum: l.scalar(n, "momentum", 0.1)}
+	l.define(l.batchNorm(x, w, b, mean, va, base+"num_batches_tracked", l.scalar(n, "eps", 1e-5), l.scalar(n, "momentum", 0.1)))
+}
+
+// batchNorm normalises the channels of x, [N,C] or [N,C,...].
+func (l *lowering) batchNorm(x, w, b, mean, va *value, count string, eps, momentum float64) *value {
+	m := map[string]string{
+		"weight": whole(w, "weight"), "bias": whole(b, "bias"), "running_mean": mean.archived, "running_var": va.archived, "num_batches_tracked": count,
+	}
+	o := &graph.BatchNorm{Rank: 3, Features: x.shape[1], Eps: eps, Momentum: momentum}
 	row := graph.Shape{x.shape[1]}
 	if len(x.shape) == 2 {
 		o.Rank = 1
@@ -298,7 +304,7 @@ func batchNorm(l *lowering, n *pt2.Node) {
 	}
 	name, _ := l.reshape(x.name, row)
 	y, s := l.emit(o, m, name)
-	l.define(l.result(y, s, x.shape, 0, 1))
+	return l.result(y, s, x.shape, 0, 1)
 }
 
 func layerNorm(l *lowering, n *pt2.Node) {

@@ -98,38 +98,46 @@ func upsample(dims int, s sampler) operator {
 		if len(v.shape) != dims+2 || len(sizes) != dims+2 {
 			fail("of %v", v.shape)
 		}
-		scales := l.scales(n, dims)
-		corners := l.flag(n, "align_corners", false)
-		for k := dims - 1; k >= 0; k-- { // PyTorch begins with the last axis too
-			a := k + 2
-			in, out := v.shape[a], sizes[a].n
-			if out < 1 || out > graph.MaxDim {
-				fail("to %d elements", out)
-			}
-			scale := float64(float32(in) / float32(out))
-			switch {
-			case corners:
-				scale = 0
-				if out > 1 {
-					scale = float64(float32(in-1) / float32(out-1))
-				}
-			case scales != nil && scales[k] > 0:
-				scale = float64(float32(1 / scales[k]))
-			}
-			var index []int
-			var weights []float64
-			taps, same := 1, in == out
-			for o := range out {
-				is, ws := s(o, in, scale, corners)
-				same = same && len(is) == 1 && is[0] == o
-				index, weights, taps = append(index, is...), append(weights, ws...), len(is)
-			}
-			if !same {
-				v = l.resample(v, a, index, taps, weights)
-			}
+		out := make([]int, dims)
+		for k := range out {
+			out[k] = sizes[k+2].n
 		}
-		l.define(v)
+		l.define(l.interpolate(v, out, l.scales(n, dims), s, l.flag(n, "align_corners", false)))
 	}
+}
+
+// interpolate gives the axes behind the channels other sizes. scales, where they are not nil,
+// count more than the sizes.
+func (l *lowering) interpolate(v *value, sizes []int, scales []float64, s sampler, corners bool) *value {
+	for k := len(sizes) - 1; k >= 0; k-- { // PyTorch begins with the last axis too
+		a := k + 2
+		in, out := v.shape[a], sizes[k]
+		if out < 1 || out > graph.MaxDim {
+			fail("to %d elements", out)
+		}
+		scale := float64(float32(in) / float32(out))
+		switch {
+		case corners:
+			scale = 0
+			if out > 1 {
+				scale = float64(float32(in-1) / float32(out-1))
+			}
+		case scales != nil && scales[k] > 0:
+			scale = float64(float32(1 / scales[k]))
+		}
+		var index []int
+		var weights []float64
+		taps, same := 1, in == out
+		for o := range out {
+			is, ws := s(o, in, scale, corners)
+			same = same && len(is) == 1 && is[0] == o
+			index, weights, taps = append(index, is...), append(weights, ws...), len(is)
+		}
+		if !same {
+			v = l.resample(v, a, index, taps, weights)
+		}
+	}
+	return v
 }
 
 // scales are the factors of the axes where they were given, which count more than the sizes.

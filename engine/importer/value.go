@@ -26,8 +26,13 @@ type value struct {
 	paramShape []int
 	archived   string // state-dict name of an input as it is
 
+	columns []*value // of an ONNX model: an index by the number of the sample and others
+	list    []*value // of an ONNX model: a sequence of tensors
+	sizes   []number // of an ONNX model: integers, some of them multiples of the batch
+
 	buf    *buffer
 	sample bool  // the number of a sample in its batch: known to no row
+	along  int   // of an ONNX model: the axis of those samples
 	index  []int // into the parameter's elements or the buffer's; nil: all, in order
 	view   bool  // of another tensor of the program
 }
@@ -94,6 +99,9 @@ func (v *value) isConst() bool { return v.buf != nil }
 
 // data are the elements of a constant, which may be its own.
 func (l *lowering) data(v *value) []float64 {
+	if v.sizes != nil {
+		fail("it takes the number of samples for a number")
+	}
 	if v.sample {
 		fail("it depends on the number of a sample in its batch")
 	}
@@ -195,6 +203,10 @@ func (l *lowering) meta(name string) (sizes []number, whole bool) {
 func (l *lowering) define(v *value) { l.defineAs(l.node.Outputs[0].Names[0], v) }
 
 func (l *lowering) defineAs(name string, v *value) {
+	if l.program == nil { // an ONNX model tells no shapes
+		l.vals[name] = v
+		return
+	}
 	sizes, whole := l.meta(name)
 	v.whole = whole
 	if v.isConst() || v.param != "" {
@@ -282,6 +294,9 @@ func (l *lowering) permute(name string, axes []int) (string, graph.Shape) {
 // operand is a constant or parameter as part of an operation. shape is that of the row
 // that it meets.
 func (l *lowering) operand(v *value, shape []int) (*graph.Operand, map[string]string) {
+	if v.sizes != nil {
+		fail("it takes the number of samples for a number")
+	}
 	o := &graph.Operand{Shape: shape}
 	if v.param != "" {
 		o.Param = v.paramShape

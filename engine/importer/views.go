@@ -750,6 +750,17 @@ func indexSelect(l *lowering, n *pt2.Node) {
 // indexOp is x[i, j, ...] with constant indices.
 func indexOp(l *lowering, n *pt2.Node) {
 	v, is := l.tensor(n, "self"), l.tensors(n, "indices")
+	for a, i := range is {
+		if i != nil && l.graph.Tensors[argName(n, "indices", a)].DType == pt2.Boolean {
+			fail("with a mask; use torch.where")
+		}
+	}
+	l.define(l.index(v, is))
+}
+
+// index is v[is...]: by constants on neighbouring axes, nil on others.
+func (l *lowering) index(v *value, is []*value) *value {
+	is = slices.Clone(is)
 	first, count := -1, 0
 	for a, i := range is {
 		if i == nil {
@@ -757,9 +768,6 @@ func indexOp(l *lowering, n *pt2.Node) {
 		}
 		if !i.isConst() {
 			fail("with an index that depends on the data")
-		}
-		if l.graph.Tensors[argName(n, "indices", a)].DType == pt2.Boolean {
-			fail("with a mask; use torch.where")
 		}
 		if i.sample && v.batch < 0 && v.shape[a] == 1 { // all samples are alike here
 			is[a] = constant(slices.Repeat([]float64{0}, elems(i.shape)), i.shape, true)
@@ -772,12 +780,10 @@ func indexOp(l *lowering, n *pt2.Node) {
 		count++
 	}
 	if count == 0 {
-		l.define(v)
-		return
+		return v
 	}
 	if v.batch >= first && v.batch < first+count {
-		l.indexBatch(v, is, first, count)
-		return
+		fail("it picks samples")
 	}
 	// The indexed axes become one, which is indexed by one number.
 	shape := is[first].shape
@@ -797,12 +803,7 @@ func indexOp(l *lowering, n *pt2.Node) {
 	joined := slices.Concat(v.shape[:first], []int{elems(v.shape[first : first+count])}, v.shape[first+count:])
 	w := l.regrouped(v, joined)
 	w = l.pick(w, first, flat)
-	l.define(l.regrouped(w, slices.Concat(v.shape[:first], shape, v.shape[first+count:])))
-}
-
-// indexBatch is x[arange(N)[:, None], j]: all samples, and the same elements of each.
-func (l *lowering) indexBatch(v *value, is []*value, first, count int) {
-	fail("it picks samples")
+	return l.regrouped(w, slices.Concat(v.shape[:first], shape, v.shape[first+count:]))
 }
 
 // regrouped joins or splits axes on one side of the batch.

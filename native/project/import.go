@@ -5,24 +5,39 @@ package project
 import (
 	"fmt"
 	"io"
+	"os"
 	"path/filepath"
 	"strings"
 	"text/tabwriter"
 
+	"github.com/ravnest/ravnest/engine/format/onnx"
 	"github.com/ravnest/ravnest/engine/format/pt2"
 	"github.com/ravnest/ravnest/engine/importer"
 	"github.com/ravnest/ravnest/engine/job"
 	"github.com/ravnest/ravnest/engine/train"
 )
 
-// ReadModel reads an archive written by torch.export.save. output is the index of the
-// program's output that is the model's answer.
+// IsModel tells whether a file is a model by its name, and not weights.
+func IsModel(file string) bool {
+	ext := strings.ToLower(filepath.Ext(file))
+	return ext == ".pt2" || ext == ".onnx"
+}
+
+// ReadModel reads an archive written by torch.export.save, or an ONNX model. output is the index
+// of the model's output that is its answer.
 func ReadModel(file string, output int) (*importer.Model, error) {
 	f, size, err := OpenRegular(file, "model file")
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
+	if strings.EqualFold(filepath.Ext(file), ".onnx") {
+		m, err := readONNX(f, size, file, output)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", file, err)
+		}
+		return m, nil
+	}
 	a, err := pt2.Open(f, size)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", file, err)
@@ -32,6 +47,46 @@ func ReadModel(file string, output int) (*importer.Model, error) {
 		return nil, fmt.Errorf("%s: %w", file, err)
 	}
 	return m, nil
+}
+
+// readONNX reads an ONNX model. Weights may lie in files of the same folder.
+func readONNX(f *os.File, size int64, file string, output int) (*importer.Model, error) {
+	if size > onnx.MaxBytes {
+		return nil, fmt.Errorf("%w: %d bytes, at most %d are read", onnx.ErrFormat, size, int64(onnx.MaxBytes))
+	}
+	b := make([]byte, size)
+	if _, err := io.ReadFull(f, b); err != nil {
+		return nil, err
+	}
+	m, err := onnx.Parse(b)
+	if err != nil {
+		return nil, err
+	}
+	type part struct {
+		f    *os.File
+		size int64
+	}
+	parts := map[string]part{}
+	defer func() {
+		for _, p := range parts {
+			_ = p.f.Close() // only read
+		}
+	}()
+	open := func(name string) (io.ReaderAt, int64, error) {
+		p, ok := parts[name]
+		if !ok {
+			if !filepath.IsLocal(name) {
+				return nil, 0, fmt.Errorf("%w: %q does not lie beside the model", onnx.ErrFormat, name)
+			}
+			var err error
+			if p.f, p.size, err = OpenRegular(filepath.Join(filepath.Dir(file), filepath.FromSlash(name)), "file of weights"); err != nil {
+				return nil, 0, err
+			}
+			parts[name] = p
+		}
+		return p.f, p.size, nil
+	}
+	return importer.ImportONNX(m, open, importer.Options{Name: modelName(file), Output: output})
 }
 
 func modelName(file string) string {
