@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"math"
@@ -253,4 +254,55 @@ func npy(t *testing.T, path string, shape ...int) string {
 	b := binary.LittleEndian.AppendUint16([]byte("\x93NUMPY\x01\x00"), uint16(len(head)))
 	write(t, path, append(append(b, head...), make([]byte, 4*n)...))
 	return path
+}
+
+// TestONNX: a model in ONNX trains, on one process and on two providers to the same bytes, goes
+// out as ONNX, and comes in again with its answers.
+func TestONNX(t *testing.T) {
+	s := newScene(t)
+	tmp := t.TempDir()
+	job := func(name, model string) string {
+		dir := filepath.Join(tmp, name)
+		out, _ := s.ok("ravnest", "import", model, dir, "--data", "digits", "--epochs", "2", "--lr", "0.01")
+		if !strings.Contains(out, "1434 parameters") || !strings.Contains(out, "conv2d") {
+			t.Errorf("import of %s prints %s", model, out)
+		}
+		return dir
+	}
+	local, cut := job("local", archives+"onnx/cnn.onnx"), job("cut", archives+"onnx/cnn.onnx")
+	s.ok("ravnest", "train", "--local", local)
+	s.demo("--providers", "2", "--dir", cut)
+	for _, f := range []string{"losses.txt", "trained/trained_state_dict.safetensors"} {
+		if !bytes.Equal(read(t, cut, f), read(t, local, f)) {
+			t.Errorf("two providers: %s is not that of one process", f)
+		}
+	}
+	file := filepath.Join(tmp, "trained.onnx")
+	s.ok("ravnest", "export", local, "--to", file)
+	again := job("again", file)
+	x := filepath.Join(tmp, "x.safetensors")
+	digitRows(t, x)
+	classes := func(dir string) (cs []int, ps []float64) {
+		out, _ := s.ok("ravnest", "predict", "--json", dir, x)
+		var p predicted
+		if err := json.Unmarshal([]byte(out), &p); err != nil {
+			t.Fatal(err)
+		}
+		for _, r := range p.Rows {
+			cs, ps = append(cs, r.Class), append(ps, r.Probability)
+		}
+		return cs, ps
+	}
+	// The second job has not been trained: it answers as the first one does.
+	c, p := classes(local)
+	d, q := classes(again)
+	for i := range p {
+		if c[i] != d[i] || math.Abs(p[i]-q[i]) > 1e-5 {
+			t.Fatalf("row %d: class %d with %v, exported and imported %d with %v", i, c[i], p[i], d[i], q[i])
+		}
+	}
+	if len(p) != 719 || len(q) != 719 {
+		t.Errorf("%d and %d answers", len(p), len(q))
+	}
+	s.bad([]string{"ends in .safetensors, .pt or .onnx"}, "ravnest", "export", local, "--to", filepath.Join(tmp, "x.bin"))
 }

@@ -170,8 +170,8 @@ func initCommand() *cli.Command {
 
 func importCommand() *cli.Command {
 	return &cli.Command{
-		Name: "import", Usage: "create a job from a model that PyTorch exported, or take the initial weights of the job in DIR from a checkpoint", ArgsUsage: "MODEL.pt2 [DIR] | WEIGHTS.safetensors|.pt DIR",
-		Description: "MODEL.pt2 is an archive of torch.export.save(torch.export.export(model.train(), (example,),\ndynamic_shapes=({0: torch.export.Dim.AUTO},)), path). Prints the model as a table; with\nDIR also writes a job there, whose initial weights are the archive's.\n\nWEIGHTS are a state dict: a .safetensors file, or a .pt of torch.save(model.state_dict(), path).\nTheir names and shapes must be those of the job's model.",
+		Name: "import", Usage: "create a job from a model that PyTorch exported, or take the initial weights of the job in DIR from a checkpoint", ArgsUsage: "MODEL.pt2|.onnx [DIR] | WEIGHTS.safetensors|.pt DIR",
+		Description: "MODEL.pt2 is an archive of torch.export.save(torch.export.export(model.train(), (example,),\ndynamic_shapes=({0: torch.export.Dim.AUTO},)), path). Prints the model as a table; with\nDIR also writes a job there, whose initial weights are the archive's.\n\nMODEL.onnx is a file of torch.onnx.export(model, (example,), path, optimize=False,\ndynamic_shapes=({0: torch.export.Dim.AUTO},)): the optimizer would fold batch\nnormalization away and join weights with equal numbers. A .pt2 keeps more.\n\nWEIGHTS are a state dict: a .safetensors file, or a .pt of torch.save(model.state_dict(), path).\nTheir names and shapes must be those of the job's model.",
 		Flags: append(append(jobFlags(), learnFlags("cross_entropy", "adamw")...),
 			&cli.StringFlag{Name: "data", Usage: "train on `PATH`, as init --data, or on one of " + strings.Join(data.BuiltinNames(), ", ")},
 			&cli.StringSliceFlag{Name: "target", Usage: "target `COLUMN` of a .csv, or the file of targets beside a .npy"},
@@ -261,9 +261,9 @@ func evalCommand() *cli.Command {
 
 func exportCommand() *cli.Command {
 	return &cli.Command{
-		Name: "export", Usage: "write the trained weights, or those of the last checkpoint, as PyTorch's state dict", ArgsUsage: "DIR",
-		Description: "The file loads with load_state_dict, strictly: safetensors.torch.load_file, or\ntorch.load(path, weights_only=True) for a .pt file.",
-		Flags:       []cli.Flag{jsonFlag, &cli.StringFlag{Name: "to", Usage: "`FILE` that ends in .safetensors or .pt"}, &cli.IntFlag{Name: "cluster", Usage: "which cluster"}},
+		Name: "export", Usage: "write the trained weights, or those of the last checkpoint, as PyTorch's state dict or with the model as ONNX", ArgsUsage: "DIR",
+		Description: "The file loads with load_state_dict, strictly: safetensors.torch.load_file, or\ntorch.load(path, weights_only=True) for a .pt file. A .onnx file is the model in evaluation\nmode, for onnxruntime and others.",
+		Flags:       []cli.Flag{jsonFlag, &cli.StringFlag{Name: "to", Usage: "`FILE` that ends in .safetensors, .pt or .onnx"}, &cli.IntFlag{Name: "cluster", Usage: "which cluster"}},
 		Action:      export, OnUsageError: usageError,
 	}
 }
@@ -717,7 +717,7 @@ func importWeights(c *cli.Context) error {
 	}
 	for _, f := range c.FlagNames() {
 		if !slices.Contains([]string{"strict", "ignore", "strip"}, f) {
-			return fmt.Errorf("--%s is for a model (.pt2), but %s is a checkpoint: change %s instead", f, file, filepath.Join(dir, project.JobFile))
+			return fmt.Errorf("--%s is for a model (.pt2, .onnx), but %s is a checkpoint: change %s instead", f, file, filepath.Join(dir, project.JobFile))
 		}
 	}
 	return locked(dir, "import", func() error {
@@ -757,8 +757,8 @@ func export(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	if !project.IsWeights(c.String("to")) {
-		return fmt.Errorf("export needs --to FILE, which ends in .safetensors or .pt, got %q", c.String("to"))
+	if to := c.String("to"); !project.IsWeights(to) && !project.IsONNX(to) {
+		return fmt.Errorf("export needs --to FILE, which ends in .safetensors, .pt or .onnx, got %q", to)
 	}
 	p, err := project.OpenModel(dir)
 	if err != nil {

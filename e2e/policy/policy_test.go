@@ -157,7 +157,7 @@ func within(pkg, dir string) bool { return pkg == dir || strings.HasPrefix(pkg, 
 var layers = [][]string{
 	{"engine/kernel", "engine/state", "engine/codec", "engine/wire", "engine/pipeline/order", "engine/job", "engine/strict", "ga", "signaling/proto", "signaling/store", "signaling/relay"},
 	{"engine/graph", "engine/format", "engine/pipeline/snapshot", "engine/data", "engine/transport", "engine/provider/machine", "signaling/client", "signaling/run"},
-	{"engine/autodiff", "engine/zoo", "engine/fuse", "engine/importer", "signaling/server", "signaling/simulate", "engine/loss", "engine/optim"},
+	{"engine/autodiff", "engine/zoo", "engine/fuse", "engine/importer", "engine/exporter", "signaling/server", "signaling/simulate", "engine/loss", "engine/optim"},
 	{"engine/exec"},
 	{"engine/pipeline"},
 	{"engine/train", "engine/planner"},

@@ -47,6 +47,8 @@ type Model struct {
 	Rest state.Dict
 	// Tied maps parameters that share their elements with an earlier one to that one.
 	Tied map[string]string
+	// Notes are what the user should know of the file, a sentence each.
+	Notes []string
 }
 
 // Problem is an operator that could not be lowered.

@@ -72,7 +72,13 @@ func ImportONNX(m *onnx.Model, open onnx.Opener, o Options) (model *Model, err e
 	for _, v := range m.Graph.Outputs {
 		l.outputs = append(l.outputs, v.Name)
 	}
-	return l.model(o)
+	if model, err = l.model(o); err != nil {
+		return nil, err
+	}
+	if len(model.Graph.Shared()) > 0 && strings.EqualFold(m.Producer, "pytorch") {
+		model.Notes = append(model.Notes, "torch.onnx.export's optimizer joins weights whose numbers are equal; if those layers were not tied, export with optimize=False")
+	}
+	return model, nil
 }
 
 // onnxInputs defines the model's inputs: the axis without a size is the batch, else the first.

@@ -163,6 +163,19 @@ type number struct {
 	unknown bool
 }
 
+// String is the number, with the batch as N.
+func (m number) String() string {
+	switch {
+	case m.unknown:
+		return "?"
+	case m.batched && m.n == 1:
+		return "N"
+	case m.batched:
+		return fmt.Sprintf("%d·N", m.n)
+	}
+	return fmt.Sprint(m.n)
+}
+
 // sizeOf resolves a size of a tensor.
 func (l *lowering) sizeOf(s pt2.Size) number {
 	k, sym, ok := s.Linear()

@@ -15,10 +15,12 @@ import (
 
 	"github.com/ravnest/ravnest/engine/data"
 	"github.com/ravnest/ravnest/engine/exec"
+	"github.com/ravnest/ravnest/engine/exporter"
 	"github.com/ravnest/ravnest/engine/fuse"
 	"github.com/ravnest/ravnest/engine/kernel"
 	"github.com/ravnest/ravnest/engine/pipeline/stage"
 	"github.com/ravnest/ravnest/engine/state"
+	"github.com/ravnest/ravnest/native"
 	"github.com/ravnest/ravnest/native/project"
 )
 
@@ -86,11 +88,19 @@ type Exported struct {
 	Tensors int    `json:"tensors"`
 }
 
-// Export writes the newest state dict to a file, complete as PyTorch's model has it.
+// Export writes the newest state dict to a file, complete as PyTorch's model has it; as ONNX it
+// writes the model with it.
 func Export(p *project.Project, cluster int, file string) (Exported, error) {
 	d, from, err := Newest(p, cluster)
 	if err != nil {
 		return Exported{}, err
+	}
+	if project.IsONNX(file) {
+		m, err := exporter.ONNX(p.Graph, d)
+		if err != nil {
+			return Exported{}, err
+		}
+		return Exported{Command: "export", File: file, From: from, Tensors: len(m.Graph.Tensors)}, native.Save(file, 0o644, m.Write)
 	}
 	rest, err := p.ReadRest()
 	if err != nil {

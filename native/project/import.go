@@ -17,11 +17,8 @@ import (
 	"github.com/ravnest/ravnest/engine/train"
 )
 
-// IsModel tells whether a file is a model by its name, and not weights.
-func IsModel(file string) bool {
-	ext := strings.ToLower(filepath.Ext(file))
-	return ext == ".pt2" || ext == ".onnx"
-}
+// IsONNX reports whether a file's extension is that of ONNX models.
+func IsONNX(file string) bool { return strings.EqualFold(filepath.Ext(file), ".onnx") }
 
 // ReadModel reads an archive written by torch.export.save, or an ONNX model. output is the index
 // of the model's output that is its answer.
@@ -31,7 +28,7 @@ func ReadModel(file string, output int) (*importer.Model, error) {
 		return nil, err
 	}
 	defer f.Close()
-	if strings.EqualFold(filepath.Ext(file), ".onnx") {
+	if IsONNX(file) {
 		m, err := readONNX(f, size, file, output)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", file, err)
@@ -126,6 +123,9 @@ func DescribeModel(w io.Writer, m *importer.Model, j job.Spec) error {
 		g.ParamCount(0, len(g.Nodes)), c.Forward/1e6, (c.BackInput+c.BackWeight)/1e6, len(begins)+1)
 	if n, err := train.Bytes(j, g); err == nil {
 		fmt.Fprintf(w, "training in one process takes %.4g MB at batch size %d, data not counted\n", float64(n)/1e6, j.BatchSize)
+	}
+	for _, note := range m.Notes {
+		fmt.Fprintln(w, note)
 	}
 	if shared := g.Shared(); len(shared) > 0 {
 		fmt.Fprintf(w, "%d parameters are shared by several layers: in a cut between them each update sends their gradients\n", len(shared))
