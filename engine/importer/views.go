@@ -868,7 +868,11 @@ func gatherOp(l *lowering, n *pt2.Node) {
 		if slices.ContainsFunc(d, func(x float64) bool { return x != d[0] }) {
 			fail("with an index that depends on the data")
 		}
-		l.filledWith(d[0]) // whatever is picked is the same
+		shape := slices.Clone(i.shape) // whatever is picked is the same
+		if i.batch >= 0 && l.symbol == "" {
+			shape[i.batch] *= l.batch
+		}
+		l.define(constant(slices.Repeat([]float64{d[0]}, elems(shape)), shape, v.whole))
 		return
 	}
 	if v.name != "" || !i.isConst() {
