@@ -218,6 +218,76 @@ hf("mistral", "MistralForCausalLM", "MistralConfig", num_key_value_heads=2, max_
 hf("phi", "PhiForCausalLM", "PhiConfig", max_position_embeddings=64, resid_pdrop=0.0, embd_pdrop=0.0, **small)
 
 
+hf("mobilebert", "MobileBertForSequenceClassification", "MobileBertConfig", vocab_size=99, hidden_size=32, embedding_size=16, num_hidden_layers=2, num_attention_heads=4, intermediate_size=48, intra_bottleneck_size=16, **off)
+hf("deberta_v2", "DebertaV2ForSequenceClassification", "DebertaV2Config", **small, **off)
+hf("xlm_roberta", "XLMRobertaForMaskedLM", "XLMRobertaConfig", **small, **off)
+hf("gemma", "GemmaForCausalLM", "GemmaConfig", num_key_value_heads=1, head_dim=8, max_position_embeddings=64, **small)
+hf("gpt_bigcode", "GPTBigCodeForCausalLM", "GPTBigCodeConfig", vocab_size=99, n_embd=32, n_layer=2, n_head=4, n_positions=32, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0)
+hf("bloom", "BloomForCausalLM", "BloomConfig", vocab_size=99, hidden_size=32, n_layer=2, n_head=4, hidden_dropout=0.0, attention_dropout=0.0)
+hf("falcon", "FalconForCausalLM", "FalconConfig", vocab_size=99, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, hidden_dropout=0.0, attention_dropout=0.0)
+hf("mpnet", "MPNetForSequenceClassification", "MPNetConfig", **small, **off)
+hf("clip_text", "CLIPTextModelWithProjection", "CLIPTextConfig", max_position_embeddings=32, projection_dim=16, eos_token_id=98, **small)
+
+
+def encoder_decoder(name, cls, config, **kw):
+    def f():
+        import transformers
+
+        class Both(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.net = getattr(transformers, cls)(getattr(transformers, config)(use_cache=False, **kw))
+
+            def forward(self, a, b):
+                return self.net(input_ids=a, decoder_input_ids=b).logits
+
+        return Both(), (ids(99, 2, 12), ids(99, 2, 8))
+
+    f.__name__ = name
+    MODELS[name] = f
+
+
+halves = dict(vocab_size=99, d_model=32, encoder_layers=2, decoder_layers=2, encoder_attention_heads=4, decoder_attention_heads=4, encoder_ffn_dim=48, decoder_ffn_dim=48,
+              max_position_embeddings=64, dropout=0.0, attention_dropout=0.0, activation_dropout=0.0)
+encoder_decoder("bart", "BartForConditionalGeneration", "BartConfig", **halves)
+encoder_decoder("pegasus", "PegasusForConditionalGeneration", "PegasusConfig", **halves)
+
+
+def seen(name, cls, config, size=32, channels=3, **kw):
+    def f():
+        import transformers
+
+        return getattr(transformers, cls)(getattr(transformers, config)(**kw)), (torch.randn(2, channels, size, size),)
+
+    f.__name__ = name
+    MODELS[name] = f
+
+
+patches = dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=48, image_size=32, patch_size=8)
+seen("deit", "DeiTForImageClassification", "DeiTConfig", **patches, **off)
+seen("beit", "BeitForImageClassification", "BeitConfig", drop_path_rate=0.0, **patches, **off)
+seen("clip_vision", "CLIPVisionModelWithProjection", "CLIPVisionConfig", projection_dim=16, **patches)
+seen("segformer", "SegformerForImageClassification", "SegformerConfig", 64, hidden_sizes=[8, 16, 24, 32], depths=[1, 1, 1, 1], num_attention_heads=[1, 2, 3, 4], drop_path_rate=0.0, classifier_dropout_prob=0.0, **off)
+seen("mobilevit", "MobileViTForImageClassification", "MobileViTConfig", 64, image_size=64, hidden_sizes=[16, 24, 32], neck_hidden_sizes=[8, 8, 16, 16, 24, 32, 64], num_attention_heads=2, classifier_dropout_prob=0.0, **off)
+
+
+@model
+def wav2vec2():
+    import transformers
+
+    c = transformers.Wav2Vec2Config(hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=48, conv_dim=(16, 16, 16), conv_stride=(5, 2, 2), conv_kernel=(10, 3, 3),
+                                    num_conv_pos_embeddings=8, num_conv_pos_embedding_groups=4, hidden_dropout=0.0, attention_dropout=0.0, activation_dropout=0.0, feat_proj_dropout=0.0,
+                                    layerdrop=0.0, apply_spec_augment=False, mask_time_prob=0.0)
+    return transformers.Wav2Vec2Model(c), (torch.randn(2, 1600),)
+
+
+vision("regnet_x_400mf")
+vision("efficientnet_v2_s")
+vision("convnext_small")
+vision("swin_v2_t", 64)
+vision("maxvit_t", 64, input_size=(64, 64))
+
+
 @model
 def hf_vit():
     import transformers
