@@ -74,7 +74,6 @@ type exporter struct {
 	shared map[string]string // constants by what they are
 	node   *graph.Node       // current
 	out    string            // what its result is called
-	parts  int               // steps of the current node so far
 }
 
 // unique is a name that nothing else has.
