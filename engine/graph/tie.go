@@ -5,28 +5,29 @@ package graph
 
 import "slices"
 
-// MaxGroups is the most groups that the holders of a tied parameter make. Each has a gradient
-// of its own between two updates, so it bounds the memory of a model whose layers are all the
-// same one, or of a recurrent one.
+// MaxGroups is the largest number of groups that the holders of a tied parameter form. Each
+// group keeps a gradient of its own between two updates, so MaxGroups bounds the memory of
+// recurrent models, and of models that use one layer many times.
 const MaxGroups = 6
 
-// maxTies keeps the number of a tie within a message's header.
+// maxTies is the number of ties that a message's header can distinguish.
 const maxTies = 1<<16 - 1
 
-// Tie is a parameter that several nodes hold. Its holders, in their order, make at most
-// MaxGroups groups of equal size; the graph may be cut between two groups, never within one.
+// Tie is a parameter that several nodes hold. Its holders, in the order of the nodes, form at
+// most MaxGroups groups of equal size; the graph may be cut between two groups, never within
+// one.
 //
-// A group adds up its gradient as if the parameter were its own, and an update sums the
-// groups' gradients from the last to the first. So the sum does not depend on the cut.
+// Each group adds up its gradient as if the parameter were its own, and an update sums the
+// gradients of the groups from the last to the first. So the sum does not depend on the cut.
 type Tie struct {
 	Name   string  // in the state dict
-	Number int     // among the ties of the whole model
-	Groups [][]int // nodes of this graph, by group; empty where another stage has them
-	Stages []int   // by group: the stage that has it; nil in a graph that is not cut
+	Number int     // index among the ties of the whole model
+	Groups [][]int // nodes of this graph, by group; empty if another stage has them
+	Stages []int   // the stage of each group; nil in a graph that is not cut
 }
 
-// Ties are the parameters that several nodes of the whole model hold, by their first node: in
-// a stage, those that it holds itself.
+// Ties returns the parameters that several nodes of the whole model hold, sorted by their first
+// node; of a stage, those that it holds itself.
 func (g *Graph) Ties() []Tie { return g.ties }
 
 func (g *Graph) findTies() []Tie {
@@ -50,15 +51,15 @@ func (g *Graph) findTies() []Tie {
 	return ts
 }
 
-// Home is the place of a state-dict entry in the whole model: what random numbers are drawn
-// for.
+// Home is the place of a state-dict entry in the whole model, for which its random numbers are
+// drawn.
 type Home struct {
 	Node, Index int // as in Param
 	Init        Init
 }
 
-// parts tells for every node whether a cut before it parts the holders of a tied parameter
-// that belong together; with all, of any tied parameter.
+// parts reports for each node whether a cut before it would separate holders of one group or,
+// with all, any holders of a tied parameter.
 func (g *Graph) parts(all bool) []bool {
 	parted := make([]bool, len(g.Nodes))
 	mark := func(nodes []int) {
@@ -78,8 +79,8 @@ func (g *Graph) parts(all bool) []bool {
 	return parted
 }
 
-// JoinTied joins the units between which a cut would part the holders of a tied parameter: for
-// schedules that cannot sum its gradients over stages.
+// JoinTied joins units so that no cut between them separates holders of a tied parameter, for
+// schedules that cannot sum gradients over stages.
 func (g *Graph) JoinTied(us []Unit) []Unit {
 	parted := g.parts(true)
 	var joined []Unit
@@ -94,7 +95,7 @@ func (g *Graph) JoinTied(us []Unit) []Unit {
 	return joined
 }
 
-// tie gives the stages of a cut their share of the graph's ties.
+// tie gives each stage of a cut its part of the graph's ties.
 func (g *Graph) tie(stages []*Stage, stageOf func(node int) int) {
 	if len(g.ties) == 0 {
 		return

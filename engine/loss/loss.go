@@ -1,5 +1,5 @@
-// Package loss compares a model's answers with the targets: the training loss with its
-// gradient, and the metrics of a validation pass.
+// Package loss compares a model's answers with the targets: it computes the training loss and
+// its gradient, and the metrics of a validation pass.
 package loss
 
 import (
@@ -10,24 +10,24 @@ import (
 	"github.com/ravnest/ravnest/engine/kernel"
 )
 
-// Targets are the right answers of the rows of a data set, as values: [rows, shape...].
+// Targets are the right answers for the rows of a data set, as values: [rows, shape...].
 type Targets interface {
 	Gather(dst []float32, rows []int32)
 }
 
-// Labels are Targets that are the numbers of classes where Labelled says so: one for
-// every position of a row, kernel.IgnoreIndex where none counts.
+// Labels are Targets that, where Labelled says so, are numbers of classes: one for each
+// position of a row, kernel.IgnoreIndex for positions that do not count.
 type Labels interface {
 	Labelled() bool
 	Labels(dst, rows []int32)
 }
 
-// Answers are Targets that can tell classes from values: a model with so many classes on its
-// last axis is right or wrong about a class (a label or a one-hot vector of that length), and
-// only near or far from a value.
+// Answers are Targets that can tell classes from values. About a class, a label or a one-hot
+// vector as long as the model's last axis, a model is right or wrong; to a value it is only near
+// or far.
 type Answers interface{ Answers(classes int) bool }
 
-// labels gives y's labels, nil if it has none.
+// labels returns y's labels, nil if it has none.
 func labels(y Targets) Labels {
 	if l, ok := y.(Labels); ok && l.Labelled() {
 		return l
@@ -35,30 +35,29 @@ func labels(y Targets) Labels {
 	return nil
 }
 
-// Func is a loss over rows of answers of one shape. Its last axis are the classes, those
-// before it the positions of a row.
+// Func is a loss over rows of answers of one shape, whose last axis is the classes. The axes
+// before it are the positions of a row.
 type Func struct {
 	name            string
 	rows, per, cols int
 	metrics         []string
 	ignore          int32
 
-	// Of a cross entropy with class weights or label smoothing, by class.
+	// For a cross entropy with class weights or label smoothing, by class.
 	shaped  bool
-	weights []float32 // 1 where the job has none
-	spread  []float32 // what smoothing adds to a class's target
-	keep    float32   // what it leaves of the target
+	weights []float32 // 1 if the job has none
+	spread  []float32 // what smoothing adds to the target of a class
+	keep    float32   // the factor of the target that it leaves
 
-	pos   []float32 // of a binary cross entropy, by output; nil: 1
-	width float32   // beta or delta
+	pos   []float32 // weights of positives in a binary cross entropy, by output; nil: 1
+	width float32   // beta of smooth L1, delta of Huber
 
-	values  []float32 // these are made when targets of their kind come
+	values  []float32 // this and the next are allocated when they are first needed
 	classes []int32
-	target  []float32 // of one position, by class
+	target  []float32 // of a position, by class
 }
 
-// New finds the loss of job j for answers of the given shape and at most so many rows at
-// once.
+// New returns the loss of job j for answers of the given shape and at most rows rows at once.
 func New(j job.Spec, shape []int, rows int) (*Func, error) {
 	if !slices.Contains(job.Losses, j.Loss) {
 		return nil, fmt.Errorf("unknown loss %q", j.Loss)
@@ -95,8 +94,8 @@ func New(j job.Spec, shape []int, rows int) (*Func, error) {
 	return f, nil
 }
 
-// Bytes is the most that the loss of so many rows of answers of the given shape keeps of
-// their targets: their values, where they do not come as classes.
+// Bytes is the most memory that the loss of rows rows of answers of the given shape needs for
+// their targets: the values of those that are not labels.
 func Bytes(shape []int, rows int) int {
 	n := 4 * rows
 	for _, d := range shape {
@@ -105,9 +104,9 @@ func Bytes(shape []int, rows int) int {
 	return n
 }
 
-// Terms is what the mean of a batch of rows divides by. It is the number of values, or, of a
-// cross entropy, the number of positions that have a class, and where classes have weights
-// the sum of those positions' weights.
+// Terms returns what the mean over a batch of rows divides by: the number of values or, for a
+// cross entropy, the number of positions that have a class or, with class weights, the sum of
+// the weights of those positions.
 func (f *Func) Terms(y Targets, rows []int32) float64 {
 	n := len(rows) * f.per
 	if f.name != job.CrossEntropy {
@@ -165,10 +164,10 @@ func (f *Func) gather(y Targets, rows []int32) []float32 {
 	return v
 }
 
-// scale is the factor of the gradients of a batch whose mean divides by terms.
+// scale returns the factor of the gradients of a batch whose mean divides by terms.
 func scale(terms float64) float32 { return 1 / float32(orOne(terms)) }
 
-// orOne lets the mean of no terms be 0.
+// orOne makes the mean over no terms 0.
 func orOne(terms float64) float64 {
 	if terms == 0 {
 		return 1
@@ -176,9 +175,9 @@ func orOne(terms float64) float64 {
 	return terms
 }
 
-// Eval returns the sum of the loss's terms over the rows of the answers pred, and writes
-// the gradient of the batch's mean to grad; terms is what Terms says of the whole batch. A
-// batch none of whose positions has a class has no terms, and no gradient.
+// Eval returns the sum of the loss's terms over the rows of the answers pred, and writes the
+// gradient of the batch's mean to grad; terms is the result of Terms for the whole batch. A batch
+// in which no position has a class has no terms, and its gradient is 0.
 func (f *Func) Eval(grad, pred []float32, y Targets, rows []int32, terms float64) float32 {
 	n := len(rows) * f.per
 	switch {
@@ -193,9 +192,9 @@ func (f *Func) Eval(grad, pred []float32, y Targets, rows []int32, terms float64
 	return kernel.CrossEntropyProb(grad, pred, f.gather(y, rows), n, f.cols, scale(terms))
 }
 
-// Accumulate is Eval of a part of a batch: it returns sum, the loss's terms of the rows
-// before, with those of these rows added. All losses but mse add row after row, so the batch's
-// sum is the same to the bit in however many parts it comes.
+// Accumulate is Eval for a part of a batch: it adds the terms of these rows to sum, that of the
+// rows before them. All losses but mse add row by row, so the sum of a batch is the same, bit for
+// bit, however it is split.
 func (f *Func) Accumulate(sum float32, grad, pred []float32, y Targets, rows []int32, terms float64) float32 {
 	if f.name == job.MSE {
 		return sum + f.Eval(grad, pred, y, rows, terms)
@@ -242,7 +241,7 @@ func (f *Func) Accumulate(sum float32, grad, pred []float32, y Targets, rows []i
 	return sum
 }
 
-// value is the sum of the loss's terms of one position of a loss of values.
+// value returns the sum of the terms of one position, for losses of values.
 func (f *Func) value(grad, pred, t []float32, scale float32) float32 {
 	switch f.name {
 	case job.BCE:
@@ -255,8 +254,8 @@ func (f *Func) value(grad, pred, t []float32, scale float32) float32 {
 	return kernel.Huber(grad, pred, t, f.width, scale)
 }
 
-// shape is the target of one position, a class or probabilities, with smoothing and weights:
-// w_c ((1-s) t_c + s/C). A cross entropy against it is PyTorch's.
+// shape returns the target of one position, a class or probabilities, with smoothing and weights
+// applied: w_c ((1-s) t_c + s/C). The cross entropy with this target is the one of PyTorch.
 func (f *Func) shape(class int32, t []float32) []float32 {
 	if f.target == nil {
 		f.target = make([]float32, f.cols)
@@ -272,12 +271,11 @@ func (f *Func) shape(class int32, t []float32) []float32 {
 	return f.target
 }
 
-// Splits tells whether the loss of a batch is the same to the bit however many parts it
-// comes in.
+// Splits reports whether the loss of a batch is the same, bit for bit, however it is split.
 func (f *Func) Splits() bool { return Splits(f.name) }
 
-// Splits is Func.Splits of a loss by name.
+// Splits is Func.Splits for a loss by its name.
 func Splits(name string) bool { return name != job.MSE }
 
-// Mean is the loss of a batch whose sum of terms is sum: 0 where there are none.
+// Mean returns the loss of a batch whose terms add up to sum, 0 if it has no terms.
 func Mean(sum float32, terms float64) float32 { return sum / float32(orOne(terms)) }

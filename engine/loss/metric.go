@@ -1,4 +1,4 @@
-// The figures of a validation pass beside its loss.
+// The figures of a validation pass besides its loss.
 
 package loss
 
@@ -10,28 +10,28 @@ import (
 	"github.com/ravnest/ravnest/engine/kernel"
 )
 
-// Score is how good answers are.
+// Score accumulates how good answers are.
 type Score struct {
 	Sum   float32 // of the loss's terms
-	Terms float64 // what the loss's mean divides by
-	// Correct are the positions whose greatest answer is the right one, Total all that count.
-	// Of a binary cross entropy they are the outputs that are on the right side of 0. A
-	// regression has none.
+	Terms float64 // what the mean loss divides by
+	// Correct counts the positions whose largest answer is the right one, Total all that count.
+	// For a binary cross entropy they count outputs, which are correct on the right side of 0.
+	// Both are 0 for a regression.
 	Correct, Total int
 
-	batch   float32 // sum of the terms of a batch of which more rows come
+	batch   float32 // sum of the terms of the batch so far
 	top5    int
-	plain   float32 // cross entropy without weights and smoothing, and its terms
+	plain   float32 // cross entropy without weights and smoothing, and its number of terms
 	plainN  int
-	apart   float64 // absolute errors
+	apart   float64 // sum of absolute errors
 	values  int
 	byClass []tally
 }
 
-// tally counts the answers about one class.
+// tally counts the answers for one class.
 type tally struct{ hit, wrong, missed int64 }
 
-// Mean is the loss.
+// Mean returns the mean loss.
 func (s *Score) Mean() float32 { return Mean(s.Sum, s.Terms) }
 
 // Metric is a figure of a validation pass.
@@ -40,7 +40,7 @@ type Metric struct {
 	Value float64
 }
 
-// wanted are the metrics of targets y: those that the job names, or what is usual.
+// wanted returns the metrics for targets y: those that the job names, or the usual ones.
 func (f *Func) wanted(y Targets) []string {
 	switch {
 	case f.metrics != nil:
@@ -57,21 +57,21 @@ func (f *Func) wanted(y Targets) []string {
 	return []string{job.MAE}
 }
 
-// Names are the metrics of targets y that Metrics will tell.
+// Names returns the names of the metrics that Metrics returns for targets y.
 func (f *Func) Names(y Targets) []string {
 	names := slices.Clone(f.wanted(y))
 	return slices.DeleteFunc(names, func(n string) bool { return n == job.Accuracy })
 }
 
-// answers tells whether the model can be right or wrong about y.
+// answers reports whether the model can be right or wrong about y.
 func (f *Func) answers(y Targets) bool {
 	a, ok := y.(Answers)
 	return ok && f.cols > 1 && a.Answers(f.cols)
 }
 
-// Count compares the answers pred with the targets of rows, which are a part of a batch, and
-// adds to s how good they are; ends tells that the part is the batch's last. The parts of a
-// batch come in order, and all but mse are the same in however many it comes.
+// Count compares the answers pred with the targets of rows, a part of a batch, and adds the
+// result to s; ends says that the part is the last of its batch. The parts of a batch come in
+// order; except for mse, the result does not depend on how the batch is split.
 func (f *Func) Count(s *Score, pred []float32, y Targets, rows []int32, ends bool) {
 	s.batch = f.Accumulate(s.batch, nil, pred, y, rows, 1)
 	s.Terms += f.Terms(y, rows)
@@ -80,7 +80,7 @@ func (f *Func) Count(s *Score, pred []float32, y Targets, rows []int32, ends boo
 	case f.name == job.OutputLoss:
 	case f.name == job.BCE:
 		f.countSides(s, pred, f.gather(y, rows))
-	case f.cols < 2: // the greatest of one is always the same
+	case f.cols < 2: // with one column there is nothing to choose
 	case l != nil:
 		f.countClasses(s, pred, f.gatherLabels(l, rows), y)
 	case f.name == job.CrossEntropy || f.answers(y):
@@ -105,7 +105,7 @@ func (f *Func) Count(s *Score, pred []float32, y Targets, rows []int32, ends boo
 	}
 }
 
-// countClasses counts positions by their right class.
+// countClasses counts positions by their correct class.
 func (f *Func) countClasses(s *Score, pred []float32, classes []int32, y Targets) {
 	want := f.wanted(y)
 	top5, f1, plain := slices.Contains(want, job.Top5), slices.Contains(want, job.F1), slices.Contains(want, job.Perplexity) && labels(y) != nil
@@ -137,7 +137,7 @@ func (f *Func) countClasses(s *Score, pred []float32, classes []int32, y Targets
 	}
 }
 
-// above counts what is greater than element c of x, and what is as great and comes before it.
+// above counts the elements of x that are greater than element c, or equal to it and before it.
 func above(x []float32, c int32) int {
 	n := 0
 	for i, v := range x {
@@ -148,8 +148,8 @@ func above(x []float32, c int32) int {
 	return n
 }
 
-// countSides counts the outputs of a binary cross entropy, each a class for itself: above 0 the
-// model says yes.
+// countSides counts the outputs of a binary cross entropy, each of which is a class of its own:
+// above 0 the model says yes.
 func (f *Func) countSides(s *Score, pred, targets []float32) {
 	if s.byClass == nil {
 		s.byClass = make([]tally, f.cols)
@@ -170,8 +170,8 @@ func (f *Func) countSides(s *Score, pred, targets []float32) {
 	}
 }
 
-// Metrics are the figures of a pass over targets y that was scored as s, beside its loss and
-// its accuracy, in the order of the job's.
+// Metrics returns the figures of a pass over targets y with the score s, besides its loss and
+// accuracy, in the order in which the job names them.
 func (f *Func) Metrics(s *Score, y Targets) []Metric {
 	var ms []Metric
 	for _, name := range f.wanted(y) {
@@ -199,7 +199,7 @@ func (f *Func) Metrics(s *Score, y Targets) []Metric {
 
 func share(n, of int) float64 { return float64(n) / max(float64(of), 1) }
 
-// f1 is the mean of the F1 scores of the classes that occur, in targets or in answers.
+// f1 returns the mean of the F1 scores of the classes that occur in targets or answers.
 func f1(classes []tally) float64 {
 	sum, n := 0.0, 0
 	for _, c := range classes {

@@ -1,9 +1,9 @@
-// Package tfevents writes TensorBoard's event files, so that a run's curves show in the tool
-// that people have open already.
+// Package tfevents writes the event files of TensorBoard, so that people can see the curves of
+// a run in the tool that they use already.
 //
-// A file is a row of records: the length of an event as 8 bytes, little-endian, a checksum of
-// those, the event, and a checksum of it. An event is a small protobuf message (tensorflow's
-// event.proto), of which scalars need five fields; they are written here by hand.
+// A file is a sequence of records: the length of an event (8 bytes, little-endian), a checksum
+// of the length, the event, and a checksum of the event. An event is a small protobuf message
+// (TensorFlow's event.proto). Scalars need only five of its fields, which are encoded by hand.
 package tfevents
 
 import (
@@ -17,7 +17,7 @@ import (
 
 // Scalar is one point of a curve.
 type Scalar struct {
-	Tag   string // the curve's name; what stands before a slash groups curves
+	Tag   string // the name of the curve; a prefix that ends in a slash groups curves
 	Value float32
 }
 
@@ -34,7 +34,7 @@ const (
 	valueSimple  = 2 // float
 
 	sessionStatus = 1 // enum
-	sessionStart  = 1 // START: what came before with this step or a later one does not count
+	sessionStart  = 1 // START: earlier events of this step or later ones are discarded
 )
 
 // Wire types of protobuf.
@@ -45,24 +45,24 @@ const (
 	fixed32 = 5
 )
 
-// Writer writes events. Errors are those of the writer below.
+// Writer writes events. It returns the errors of the underlying writer.
 type Writer struct {
 	w   io.Writer
 	buf []byte
 }
 
-// NewWriter begins a file with the event that names its version.
+// NewWriter starts a file with the event that gives its version.
 func NewWriter(w io.Writer, now time.Time) (*Writer, error) {
 	t := &Writer{w: w}
 	return t, t.record(bytes(event(now, 0), eventVersion, []byte("brain.Event:2")))
 }
 
-// Restart tells that the run goes on from a step: points of it and of later ones come again.
+// Restart records that the run resumes at a step: points from it on will be written again.
 func (t *Writer) Restart(now time.Time, step int64) error {
 	return t.record(bytes(event(now, step), eventSession, number(nil, sessionStatus, sessionStart)))
 }
 
-// Write adds a point to each of the curves.
+// Write adds a point to each curve.
 func (t *Writer) Write(now time.Time, step int64, points ...Scalar) error {
 	var s []byte
 	for _, p := range points {
@@ -73,7 +73,7 @@ func (t *Writer) Write(now time.Time, step int64, points ...Scalar) error {
 	return t.record(bytes(event(now, step), eventSummary, s))
 }
 
-// record frames an event.
+// record writes an event as a record.
 func (t *Writer) record(event []byte) error {
 	b := binary.LittleEndian.AppendUint64(t.buf[:0], uint64(len(event)))
 	b = binary.LittleEndian.AppendUint32(b, Checksum(b))
@@ -87,14 +87,14 @@ func (t *Writer) record(event []byte) error {
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
-// Checksum is the CRC-32C of b, masked as in TFRecord files, so that the checksum of data that
-// hold checksums stays good.
+// Checksum returns the CRC-32C of b, masked as in TFRecord files because the CRC of data that
+// contain CRCs is weak.
 func Checksum(b []byte) uint32 {
 	c := crc32.Checksum(b, castagnoli)
 	return (c>>15 | c<<17) + 0xa282ead8
 }
 
-// event begins an event.
+// event starts an event.
 func event(now time.Time, step int64) []byte {
 	b := key(nil, eventTime, fixed64)
 	b = binary.LittleEndian.AppendUint64(b, math.Float64bits(float64(now.UnixMicro())/1e6))

@@ -1,6 +1,6 @@
-// Package webdataset reads tar files of samples as WebDataset writes them: the members of a
-// sample lie one behind the other and share the name up to the first dot of the base name, say
-// n01/0001.jpg and n01/0001.cls.
+// Package webdataset reads tar files in the format of WebDataset: the members of a sample follow
+// one another and share the name up to the first dot of the base name, for example n01/0001.jpg
+// and n01/0001.cls.
 package webdataset
 
 import (
@@ -17,7 +17,7 @@ import (
 	"github.com/ravnest/ravnest/engine/format/images"
 )
 
-// ErrFormat is wrapped by every error about what a file holds.
+// ErrFormat is wrapped by every error about the contents of a file.
 var ErrFormat = errors.New("invalid WebDataset")
 
 func bad(format string, a ...any) error {
@@ -31,23 +31,23 @@ const (
 	maxSamples = 1 << 26
 )
 
-// Reader reads the samples of one tar after the other.
+// Reader reads the samples of tar files, one file after the other.
 type Reader struct {
 	Options images.Options
 	shape   []int // of the first image
 	samples int
 }
 
-// sample is what has come of one.
+// sample is the part of a sample that has been read.
 type sample struct {
 	key    string
 	shape  []int
 	pixels []uint8
-	class  int // -1: none has come
+	class  int // -1: none yet
 }
 
-// Read gives the samples of a tar in its order: an image and a class, which is a number as text in
-// a member .cls, .cls.txt or .label. Members of other kinds are passed over.
+// Read calls emit with the samples of a tar file in order: an image and a class, which is
+// a number as text in a member .cls, .cls.txt or .label. Other members are skipped.
 func (r *Reader) Read(f io.Reader, emit func(shape []int, pixels []uint8, class int) error) error {
 	t := tar.NewReader(f)
 	cur := sample{class: -1}
@@ -90,7 +90,7 @@ func (r *Reader) Read(f io.Reader, emit func(shape []int, pixels []uint8, class 
 	}
 }
 
-// member takes one member of a sample.
+// member reads one member of a sample.
 func (r *Reader) member(s *sample, h *tar.Header, ext string, f io.Reader) error {
 	class := ext == "cls" || ext == "cls.txt" || ext == "label"
 	if !class && !images.Is("x."+ext) {
@@ -106,7 +106,7 @@ func (r *Reader) member(s *sample, h *tar.Header, ext string, f io.Reader) error
 	if class {
 		n, err := strconv.Atoi(strings.TrimSpace(string(b[:min(len(b), 32)])))
 		if err != nil || n < 0 || n >= maxClass {
-			return bad("%.60q holds %.20q, want the number of a class below %d", h.Name, b, maxClass)
+			return bad("%.60q holds %.20q, want the number of a class, below %d", h.Name, b, maxClass)
 		}
 		if s.class >= 0 {
 			return bad("sample %.60q has two classes", s.key)
