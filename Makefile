@@ -147,6 +147,7 @@ census: need-go
 	@rm -rf bin/census && mkdir -p bin/census
 	$(or $(PYTHON),python3) e2e/census/census.py bin/census $(CENSUS)
 	$(GO) run ./e2e/census bin/census $(CENSUS)
+	$(or $(PYTHON),python3) e2e/census/census.py answers bin/census $(CENSUS)
 
 # The zoo's training steps beside PyTorch's: ARGS="-threads 2 -only char-gpt,bert"; PYTHON
 # names another interpreter than Debian's, with the PyTorch of PyPI for instance.

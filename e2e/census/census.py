@@ -1,6 +1,7 @@
 """Exports models with PyTorch and writes what one training step of each must give.
 
     python census.py DIR [NAME...]
+    python census.py answers DIR [NAME...]
 
 For every model: NAME.pt2, and NAME.safetensors with the inputs, the weights of the loss
 (loss = sum(output * weights)), the output, and the gradient of every parameter. Dropout is
@@ -578,7 +579,38 @@ def tied_decoder():
     return Decoder(), (ids(11, 3, 5),)
 
 
+def load(path):
+    with open(path, "rb") as f:
+        n = struct.unpack("<Q", f.read(8))[0]
+        head, data = json.loads(f.read(n)), f.read()
+    return {k: torch.frombuffer(bytearray(data[v["data_offsets"][0]:v["data_offsets"][1]]), dtype=torch.float32).reshape(v["shape"]) for k, v in head.items() if k != "__metadata__"}
+
+
+def answers(dir, names):
+    """Holds onnxruntime's answers of what was exported against the engine's."""
+    import onnxruntime
+
+    wrong = 0
+    for path in sorted(os.listdir(dir)):
+        name = path[:-len(".out.onnx")]
+        if not path.endswith(".out.onnx") or names and name not in names:
+            continue
+        try:
+            t = load(os.path.join(dir, name + ".out.safetensors"))
+            s = onnxruntime.InferenceSession(os.path.join(dir, path), providers=["CPUExecutionProvider"])
+            x = {i.name: (t[i.name].long() if "int64" in i.type else t[i.name]).numpy() for i in s.get_inputs()}
+            y, want = torch.from_numpy(s.run(None, x)[0]), t["answer"]
+            d = float((y - want).norm() / want.norm())
+        except Exception as e:
+            d = str(e).strip().split("\n")[0][:200]
+        wrong += not (isinstance(d, float) and d < 1e-4)
+        print("onnxruntime %-22s %s" % (name, d if isinstance(d, str) else "%.1e" % d), flush=True)
+    sys.exit(wrong > 0)
+
+
 if __name__ == "__main__":
+    if sys.argv[1] == "answers":
+        answers(sys.argv[2], sys.argv[3:])
     dir = sys.argv[1]
     os.makedirs(dir, exist_ok=True)
     names = SMALL if sys.argv[2:] == ["small"] else sys.argv[2:]

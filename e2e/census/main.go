@@ -13,6 +13,7 @@ import (
 	"strings"
 
 	"github.com/ravnest/ravnest/engine/exec"
+	"github.com/ravnest/ravnest/engine/exporter"
 	"github.com/ravnest/ravnest/engine/format/safetensors"
 	"github.com/ravnest/ravnest/engine/importer"
 	"github.com/ravnest/ravnest/engine/state"
@@ -37,7 +38,7 @@ func main() {
 		}
 	}
 	slices.Sort(names)
-	fmt.Printf("| %-20s | %-7s | %-9s | %-9s | %s |\n|---|---|---|---|---|\n", "model", "imports", "output", "gradients", "nodes, parameters, or why not")
+	fmt.Printf("| %-20s | %-7s | %-9s | %-9s | %-6s | %s |\n|---|---|---|---|---|---|\n", "model", "imports", "output", "gradients", "cuts", "nodes, parameters, or why not")
 	bad := 0
 	for _, n := range names {
 		r, err := census(os.Args[1], n)
@@ -51,7 +52,7 @@ func main() {
 				r.note = fmt.Sprintf("%d kinds; %s: %s", len(ps), ps[0].Target, ps[0].Reason)
 			}
 		}
-		fmt.Printf("| %-20s | %-7s | %-9s | %-9s | %s |\n", n, yes(r.imports), r.output, r.grads, strings.ReplaceAll(r.note, "\n", "; "))
+		fmt.Printf("| %-20s | %-7s | %-9s | %-9s | %-6s | %s |\n", n, yes(r.imports), r.output, r.grads, r.cuts, strings.ReplaceAll(r.note, "\n", "; "))
 	}
 	fmt.Printf("%d of %d\n", len(names)-bad, len(names))
 }
@@ -66,6 +67,7 @@ func yes(b bool) string {
 type result struct {
 	imports       bool
 	output, grads string
+	cuts          string
 	note          string
 }
 
@@ -91,7 +93,57 @@ func census(dir, name string) (r result, err error) {
 	if err != nil {
 		return r, err
 	}
-	return r, r.step(m, want, base != "")
+	if err := r.step(m, want, base != ""); err != nil || base != "" {
+		return r, err
+	}
+	if err := export(filepath.Join(dir, name), m, want); err != nil {
+		return r, fmt.Errorf("as ONNX: %w", err)
+	}
+	x, _ := want.Get("input.0")
+	if r.cuts, err = cuts(m.Graph, m.Weights, x.F32, x.Shape[0]); err != nil {
+		return r, err
+	}
+	return r, nil
+}
+
+// export writes the model as ONNX, and what it answers in evaluation mode: census.py holds
+// onnxruntime's answers against that.
+func export(file string, m *importer.Model, want state.Dict) error {
+	x, err := exporter.ONNX(m.Graph, m.Weights)
+	if err != nil {
+		return err
+	}
+	f, err := os.Create(file + ".out.onnx")
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(x.Write(f), f.Close()); err != nil {
+		return err
+	}
+	g := m.Graph
+	in0, _ := want.Get("input.0")
+	rows, out := in0.Shape[0], g.OutputValue()
+	p, err := exec.Compile(g, 0, exec.Config{Rows: rows, Outputs: []int{out}})
+	if err != nil {
+		return err
+	}
+	s := p.Layout.NewState()
+	if err := p.Layout.Import(s, m.Weights); err != nil {
+		return err
+	}
+	e := p.New(nil)
+	var d state.Dict
+	for i := range g.Inputs {
+		x, _ := want.Get(fmt.Sprintf("input.%d", i))
+		copy(e.Value(0, i, rows), x.F32)
+		d = append(d, state.Tensor{Name: g.Inputs[i].Name, Shape: append([]int{rows}, g.Shape(i)...), F32: x.F32})
+	}
+	e.Forward(0, exec.Batch{Rows: rows}, s.Params, &s)
+	d = append(d, state.Tensor{Name: "answer", Shape: append([]int{rows}, g.Shape(out)...), F32: e.Value(0, out, rows)})
+	if f, err = os.Create(file + ".out.safetensors"); err != nil {
+		return err
+	}
+	return errors.Join(safetensors.Write(f, d, nil), f.Close())
 }
 
 // step compares a forward and backward pass with PyTorch's.
