@@ -15,7 +15,7 @@ UNIT := $(shell $(GO) list $(ROOMS) 2>/dev/null | grep -v '/e2e$$')
 HERE := "$$PWD"
 HERE_OUT := "$$(case '$(OUT)' in /*) echo '$(OUT)';; *) echo "$$PWD/$(OUT)";; esac)"
 
-.PHONY: build site need-node need-chromium demo test test-unit test-fused test-arm64 test-wasm test-e2e test-learning test-large lint vet race fuzz generate check-generate bench bench-demo bench-engine bench-models bench-wasm bench-wire bench-plan bench-replicas census clean need-go
+.PHONY: build site need-node need-chromium demo test test-unit test-fused test-arm64 test-wasm test-e2e test-learning test-large lint vet race fuzz generate check-generate bench bench-demo bench-engine bench-models bench-wasm bench-wire bench-pipeline bench-plan bench-replicas census clean need-go
 
 need-go:
 	@command -v $(GO) >/dev/null || { echo "go is missing: install Go 1.26 or later from your system's packages, then run make again" >&2; exit 1; }
@@ -157,6 +157,10 @@ bench-models: need-go
 # Planning for pools of 100 to 10,000 nodes, on one core.
 bench-plan: need-go
 	$(GO) test -run '^$$' -bench 'Plan|Make' -benchtime 1x -cpu 1 ./ga ./engine/planner
+
+# How full pipelines are over slow links, and what a second cluster gains.
+bench-pipeline: need-go
+	$(GO) run ./e2e/bench/pipeline $(ARGS)
 
 # What replicas learn, for each way of averaging: ARGS="-only char-gpt -seeds 3".
 bench-replicas: need-go
