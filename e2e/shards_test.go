@@ -108,7 +108,6 @@ func TestShards(t *testing.T) {
 	if code := host.wait(limit); code != 130 {
 		t.Fatalf("a host that is stopped: code %d, want 130", code)
 	}
-	p.clean(t)
 	s.ok("ravnest", "train", "--local", "--steps", fmt.Sprint(len(lines(t, dir, "losses.txt"))), local)
 	s.ok("ravnest", "fuse", dir)
 	for _, f := range []string{"losses.txt", "trained/trained_state_dict.safetensors"} {

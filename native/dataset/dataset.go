@@ -109,8 +109,11 @@ func (s *Source) file(path string, o Options) error {
 	if o.Tokenizer != "" && !slices.Contains([]string{".txt", ".text", ".md"}, ext) {
 		return fmt.Errorf("%w: a tokenizer is for a text (.txt)", ErrKind)
 	}
-	if ext == ".tar" {
-		return s.webdataset(tars(path), o)
+	switch ext {
+	case ".tar":
+		return s.webdataset(parts(path, ext), o)
+	case ".parquet":
+		return s.parquets(parts(path, ext), o)
 	}
 	if o.Tokenizer == "" {
 		if large, err := s.largeFile(path, ext, o); large || err != nil {
@@ -147,7 +150,7 @@ func (s *Source) file(path string, o Options) error {
 			}
 			return nil
 		}
-		return fmt.Errorf("%w: a file ends in .csv, .tsv, .npz, .npy, .txt, .bin, .tar or .safetensors", ErrKind)
+		return fmt.Errorf("%w: a file ends in .csv, .tsv, .npz, .npy, .txt, .bin, .tar, .parquet or .safetensors", ErrKind)
 	})
 }
 
@@ -261,8 +264,11 @@ func (s *Source) folder(dir string, o Options) error {
 		}
 		return s.named(m)
 	}
-	if lists := tars(dir); len(lists[0]) > 0 {
+	if lists := parts(dir, ".tar"); len(lists[0]) > 0 {
 		return s.webdataset(lists, o)
+	}
+	if lists := parts(dir, ".parquet"); len(lists[0]) > 0 {
+		return s.parquets(lists, o)
 	}
 	if err := s.imageFolder(dir, o); err != nil {
 		return fmt.Errorf("%w (nor are there MNIST's, CIFAR's or NumPy's files)", err)

@@ -182,37 +182,46 @@ func (s *Source) imageFolder(dir string, o Options) error {
 	return p.done(o.above())
 }
 
-// tars lists the tar files for training and for validation at path: itself, those in a folder by
-// the beginnings of their names, or those in its folders train and val.
-func tars(path string) (lists [2][]string) {
-	if strings.EqualFold(filepath.Ext(path), ".tar") {
+// parts lists the files with the ending ext for training and for validation at path: itself, those
+// in a folder by the beginnings of their names, or those in its folders train and val. Where there
+// is a part for validation and one for tests, that one counts.
+func parts(path, ext string) (lists [2][]string) {
+	if strings.EqualFold(filepath.Ext(path), ext) {
 		return [2][]string{{path}}
 	}
 	in := func(dir string) []string {
 		es, _ := os.ReadDir(dir) // sorted
 		var out []string
 		for _, e := range es {
-			if strings.EqualFold(filepath.Ext(e.Name()), ".tar") && !strings.HasPrefix(e.Name(), ".") {
+			if strings.EqualFold(filepath.Ext(e.Name()), ext) && !strings.HasPrefix(e.Name(), ".") {
 				out = append(out, filepath.Join(dir, e.Name()))
 			}
 		}
 		return out
 	}
-	validation := []string{"val", "valid", "validation", "test"}
-	lists[0] = in(filepath.Join(path, "train"))
-	for _, v := range validation {
-		if len(lists[1]) == 0 {
-			lists[1] = in(filepath.Join(path, v))
+	for _, dir := range []string{"train", "data", "."} {
+		lists[0] = append(lists[0], in(filepath.Join(path, dir))...)
+	}
+	var val [2][]string // for validation, for tests
+	rest := lists[0][:0]
+	for _, f := range lists[0] {
+		switch base := filepath.Base(f); {
+		case strings.HasPrefix(base, "val"):
+			val[0] = append(val[0], f)
+		case strings.HasPrefix(base, "test"):
+			val[1] = append(val[1], f)
+		default:
+			rest = append(rest, f)
 		}
 	}
-	for _, f := range in(path) {
-		k := 0
-		for _, v := range validation {
-			if strings.HasPrefix(filepath.Base(f), v) {
-				k = 1
-			}
+	lists[0] = rest
+	for i, dirs := range [][]string{{"val", "valid", "validation"}, {"test"}} {
+		for _, d := range dirs {
+			val[i] = append(val[i], in(filepath.Join(path, d))...)
 		}
-		lists[k] = append(lists[k], f)
+	}
+	if lists[1] = val[0]; len(val[0]) == 0 {
+		lists[1] = val[1]
 	}
 	return lists
 }

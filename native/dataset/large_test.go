@@ -220,3 +220,78 @@ func TestTokenizer(t *testing.T) {
 		}
 	}
 }
+
+// TestParquet: images with classes that have names, and tables with texts as classes, in memory
+// and in shards.
+func TestParquet(t *testing.T) {
+	from := "../../engine/format/parquet/testdata/"
+	copied := func(name string, as ...string) func(dir string) string {
+		return func(dir string) string {
+			for _, a := range as {
+				b, err := os.ReadFile(from + name)
+				if err != nil {
+					t.Fatal(err)
+				}
+				write(t, b, dir, a)
+			}
+			return dir
+		}
+	}
+	for name, c := range map[string]struct {
+		make    func(dir string) string
+		target  []string
+		shape   []int
+		want    []int // rows for training and for validation, outputs
+		classes []string
+	}{
+		"images": {copied("images.parquet", "data/train-00000-of-00002.parquet", "data/train-00001-of-00002.parquet", "data/test-00000-of-00001.parquet"), nil, []int{1, 2, 2}, []int{60, 30, 3}, []string{"cat", "dog", "owl"}},
+		"table":  {copied("table-zstd.parquet", "t.parquet"), []string{"kind"}, []int{7}, []int{24, 6, 3}, []string{"blue", "green", "red"}},
+		"values": {copied("table-none.parquet", "t.parquet"), []string{"a"}, nil, nil, nil},
+	} {
+		for _, above := range []int64{1 << 40, 0} {
+			dir := t.TempDir()
+			s, err := dataset.Open(c.make(filepath.Join(dir, "data")), dataset.Options{Target: c.target, Val: 0.2, Above: &above, Scratch: dir})
+			if c.shape == nil { // "kind" is no number
+				if err == nil || !strings.Contains(err.Error(), `column "kind" holds texts`) {
+					t.Errorf("%s: %v", name, err)
+				}
+				continue
+			}
+			if err != nil {
+				t.Fatalf("%s: %v", name, err)
+			}
+			n, m := s.Rows()
+			outputs, classes := s.Outputs()
+			if !slices.Equal(s.Shape(), c.shape) || !slices.Equal([]int{n, m, outputs}, c.want) || !classes || !slices.Equal(s.Names(), c.classes) {
+				t.Errorf("%s: rows of %v, %d and %d of %d classes %q", name, s.Shape(), n, m, outputs, s.Names())
+			}
+			g, err := zoo.Starter(s.Shape(), outputs, s.Tokens)
+			if err != nil {
+				t.Fatal(err)
+			}
+			j := job.Default()
+			j.Loss, j.BatchSize = "cross_entropy", 4
+			if err := project.Create(filepath.Join(dir, "job"), j, g, 3, s, nil, nil); err != nil {
+				t.Fatalf("%s: %v", name, err)
+			}
+			p, err := project.Open(filepath.Join(dir, "job"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if name == "table" {
+				for _, r := range rowsOf(t, p, p.Data.Train) {
+					var a, b, even, h, v1, v2, v3, y1, y2, y3 float32
+					if _, err := fmt.Sscanf(r, "[%f %f %f %f %f %f %f] [%f %f %f]", &a, &b, &even, &h, &v1, &v2, &v3, &y1, &y2, &y3); err != nil {
+						t.Fatalf("%q: %v", r, err)
+					}
+					if class := map[int][3]float32{0: {0, 0, 1}, 1: {0, 1, 0}, 2: {1, 0, 0}}[int(b)%3]; a != b/4 || v3 != b+2 || [3]float32{y1, y2, y3} != class {
+						t.Errorf("a row is %s", r)
+					}
+				}
+			}
+			if err := s.Close(); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+}

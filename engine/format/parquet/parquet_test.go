@@ -1,0 +1,139 @@
+package parquet
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/ravnest/ravnest/engine/format/images"
+)
+
+func load(t testing.TB, name string) []byte {
+	t.Helper()
+	b, err := os.ReadFile(filepath.Join("testdata", name+".parquet"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+// rows reads all.
+func rows(b []byte, target ...string) (f *File, out []string, err error) {
+	if f, err = Open(bytes.NewReader(b), int64(len(b)), target); err != nil {
+		return nil, nil, err
+	}
+	err = f.Each(func(r *Row) error {
+		out = append(out, fmt.Sprint(r.X, r.Y, r.Text))
+		return nil
+	})
+	return f, out, err
+}
+
+// TestTables: pyarrow's files in all compressions (testdata/make.py).
+func TestTables(t *testing.T) {
+	for _, codec := range []string{"none", "gzip", "zstd", "brotli", "lz4"} {
+		f, got, err := rows(load(t, "table-"+codec), "kind")
+		if err != nil {
+			t.Errorf("%s: %v", codec, err)
+			continue
+		}
+		if len(got) != 30 || !f.Texts || f.Images() || f.Rows() != 30 {
+			t.Errorf("%s: %d rows, texts: %v", codec, len(got), f.Texts)
+		}
+		for i, r := range got {
+			even := 1 - i%2
+			want := fmt.Sprint([]float32{float32(i) / 4, float32(i), float32(even), float32(i) / 2, float32(i), float32(i + 1), float32(i + 2)}, []float64{}, []string{"red", "green", "blue"}[i%3])
+			if r != want {
+				t.Errorf("%s: row %d is %s, want %s", codec, i, r, want)
+			}
+		}
+	}
+	// Other targets.
+	f, got, err := rows(load(t, "table-none"), "kind", "a")
+	if err == nil || !strings.Contains(err.Error(), "beside other targets") {
+		t.Errorf("%v %v %v", f, got, err)
+	}
+	if _, _, err := rows(load(t, "table-none")); err == nil || !strings.Contains(err.Error(), "name the target's") {
+		t.Error(err)
+	}
+	if _, _, err := rows(load(t, "table-none"), "b"); err == nil || !strings.Contains(err.Error(), "texts") {
+		t.Error(err)
+	}
+	if _, _, err := rows(load(t, "table-none"), "z"); err == nil || !strings.Contains(err.Error(), `"z"`) {
+		t.Error(err)
+	}
+	if _, _, err := rows(load(t, "nulls")); !errors.Is(err, ErrFormat) || !strings.Contains(err.Error(), `row 1: column "x" holds nothing`) {
+		t.Error(err)
+	}
+	if f, got, err := rows(load(t, "ragged")); err != nil || !f.Whole || !slices.Equal(got, []string{"[1 2] [1]", "[3] [2]"}) {
+		t.Errorf("%q %v", got, err)
+	}
+}
+
+func TestImages(t *testing.T) {
+	b := load(t, "images")
+	f, err := Open(bytes.NewReader(b), int64(len(b)), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !f.Images() || !slices.Equal(f.Names, []string{"cat", "dog", "owl"}) || !f.Whole {
+		t.Errorf("images: %v, %q", f.Images(), f.Names)
+	}
+	i := 0
+	var o images.Options
+	err = f.Each(func(r *Row) error {
+		shape, pixels, err := r.Picture(&o)
+		if err != nil {
+			return err
+		}
+		if s := uint8(i); !slices.Equal(shape, []int{1, 2, 2}) || !slices.Equal(pixels, []uint8{s, s + 1, s, s + 1}) || r.Y[0] != float64(i%3) {
+			t.Errorf("row %d: %v %v of class %v", i, shape, pixels, r.Y)
+		}
+		i++
+		return nil
+	})
+	if err != nil || i != 30 {
+		t.Errorf("%d rows: %v", i, err)
+	}
+}
+
+// FuzzRead: a file that is none, or not whole, is an error and no more.
+func FuzzRead(f *testing.F) {
+	names, _ := filepath.Glob("testdata/*.parquet")
+	for _, n := range names {
+		b, err := os.ReadFile(n)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(b)
+		f.Add(b[:len(b)/2])
+		b = bytes.Clone(b)
+		for i := 40; i < len(b); i += 97 {
+			b[i] ^= 0x55
+		}
+		f.Add(b)
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		file, err := Open(bytes.NewReader(b), int64(len(b)), nil)
+		if err != nil {
+			if !errors.Is(err, ErrFormat) {
+				t.Error(err)
+			}
+			return
+		}
+		err = file.Each(func(r *Row) error {
+			if len(r.X)+len(r.Y) > maxElems {
+				t.Errorf("%d numbers", len(r.X))
+			}
+			return nil
+		})
+		if err != nil && !errors.Is(err, ErrFormat) {
+			t.Error(err)
+		}
+	})
+}

@@ -1,0 +1,202 @@
+// Parquet files: one, or those of a folder for training and for validation.
+
+package dataset
+
+import (
+	"encoding/binary"
+	"fmt"
+	"math"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"github.com/ravnest/ravnest/engine/data"
+	"github.com/ravnest/ravnest/engine/format/images"
+	"github.com/ravnest/ravnest/engine/format/parquet"
+	"github.com/ravnest/ravnest/engine/state"
+)
+
+// parquets reads Parquet files.
+func (s *Source) parquets(lists [2][]string, o Options) error {
+	p := &spooler{s: s, dir: o.Scratch}
+	t := &rowTable{s: s, dir: o.Scratch, known: map[string]int32{}}
+	pixels := images.Options{Size: o.Size}
+	var shape []int // of the first image
+	for k, files := range lists {
+		for _, name := range files {
+			err := open(name, func(f *os.File, size int64) error {
+				q, err := parquet.Open(f, size, o.Target)
+				if err != nil {
+					return err
+				}
+				if q.Names != nil {
+					s.Classes = q.Names
+				}
+				return q.Each(func(r *parquet.Row) error {
+					if !q.Images() {
+						return t.add(k, r, q)
+					}
+					if q.Texts || len(r.Y) != 1 || !q.Whole {
+						return fmt.Errorf("%w: beside images, the target must be the number of a class", parquet.ErrFormat)
+					}
+					sh, b, err := r.Picture(&pixels)
+					if err != nil {
+						return err
+					}
+					if shape == nil {
+						shape = sh
+					}
+					if !slices.Equal(shape, sh) {
+						return fmt.Errorf("%w: an image is %dx%d, the first is %dx%d: give a size to scale all to", parquet.ErrFormat, sh[2], sh[1], shape[2], shape[1])
+					}
+					return p.emit(k == 1, sh, b, int(r.Y[0]))
+				})
+			})
+			if err != nil {
+				return fmt.Errorf("%s: %w", filepath.Base(name), err)
+			}
+		}
+	}
+	if shape != nil {
+		return p.done(o.above())
+	}
+	return t.done(o.above())
+}
+
+// rowTable takes rows of numbers.
+type rowTable struct {
+	s     *Source
+	dir   string
+	parts [2]*pairs
+	buf   []byte
+	whole bool
+	// Texts as targets are numbered as they come, and by their sorting at the end.
+	texts bool
+	known map[string]int32
+	names []string
+}
+
+func (t *rowTable) add(k int, r *parquet.Row, f *parquet.File) error {
+	ints := f.Whole || f.Texts
+	if t.parts[0] == nil && t.parts[1] == nil {
+		t.whole, t.texts = ints, f.Texts
+	}
+	if t.whole != ints || t.texts != f.Texts {
+		return fmt.Errorf("%w: its targets are of another type than those of the files before it", parquet.ErrFormat)
+	}
+	if t.parts[k] == nil {
+		x, err := newSpool(t.dir, state.F32)
+		if err != nil {
+			return err
+		}
+		t.s.closers = append(t.s.closers, x)
+		y, err := newSpool(t.dir, state.F32)
+		if err != nil {
+			return err
+		}
+		t.s.closers = append(t.s.closers, y)
+		if ints {
+			y.dtype = state.I64
+		}
+		x.shape, y.shape = []int{len(r.X)}, []int{}
+		if len(r.Y) > 1 {
+			y.shape = []int{len(r.Y)}
+		}
+		t.parts[k] = &pairs{x, y}
+	}
+	q := t.parts[k]
+	n := len(r.Y)
+	if f.Texts {
+		n = 1
+	}
+	if len(r.X) != q.x.shape[0] || n != max(1, product(q.y.shape)) {
+		return fmt.Errorf("%w: row %d has %d inputs and %d targets, the first has %d and %d: lists must have one length", parquet.ErrFormat, q.x.rows, len(r.X), n, q.x.shape[0], max(1, product(q.y.shape)))
+	}
+	t.buf = t.buf[:0]
+	for _, v := range r.X {
+		t.buf = binary.LittleEndian.AppendUint32(t.buf, math.Float32bits(v))
+	}
+	if _, err := q.x.w.Write(t.buf); err != nil {
+		return fmt.Errorf("writing what is read to a file: %w", err)
+	}
+	t.buf = t.buf[:0]
+	switch {
+	case f.Texts:
+		id, ok := t.known[r.Text]
+		if !ok {
+			if id = int32(len(t.names)); len(t.names) >= 1<<16 {
+				return fmt.Errorf("%w: more than %d texts as classes", parquet.ErrFormat, 1<<16)
+			}
+			t.known[r.Text], t.names = id, append(t.names, r.Text)
+		}
+		t.buf = binary.LittleEndian.AppendUint64(t.buf, uint64(id))
+	case ints:
+		for _, v := range r.Y {
+			t.buf = binary.LittleEndian.AppendUint64(t.buf, uint64(int64(v)))
+		}
+	default:
+		for _, v := range r.Y {
+			t.buf = binary.LittleEndian.AppendUint32(t.buf, math.Float32bits(float32(v)))
+		}
+	}
+	q.x.rows, q.y.rows = q.x.rows+1, q.y.rows+1
+	_, err := q.y.w.Write(t.buf)
+	return err
+}
+
+func product(shape []int) int {
+	n := 1
+	for _, d := range shape {
+		n *= d
+	}
+	return n
+}
+
+func (t *rowTable) done(above int64) error {
+	if t.parts[0] == nil {
+		return fmt.Errorf("%w: it holds no rows for training", ErrKind)
+	}
+	var raws [4]*data.Raw
+	size := int64(0)
+	for k, q := range t.parts {
+		if q == nil {
+			continue
+		}
+		for i, sp := range []*spool{q.x, q.y} {
+			r, err := sp.raw()
+			if err != nil {
+				return err
+			}
+			raws[2*k+i] = r
+		}
+		if t.texts {
+			if err := t.sorted(q.y); err != nil {
+				return err
+			}
+		}
+		size += int64(q.x.rows) * int64(product(q.x.shape)) * 4
+	}
+	return t.s.take(raws, size, above)
+}
+
+// sorted numbers the texts of a part by their sorting.
+func (t *rowTable) sorted(y *spool) error {
+	names := slices.Sorted(slices.Values(t.names))
+	t.s.Classes = names
+	b := make([]byte, 1<<16)
+	for at, end := int64(0), int64(y.rows)*8; at < end; {
+		n := min(int64(len(b)), end-at)
+		if _, err := y.f.ReadAt(b[:n], at); err != nil {
+			return err
+		}
+		for i := int64(0); i < n; i += 8 {
+			id, _ := slices.BinarySearch(names, t.names[binary.LittleEndian.Uint64(b[i:])])
+			binary.LittleEndian.PutUint64(b[i:], uint64(id))
+		}
+		if _, err := y.f.WriteAt(b[:n], at); err != nil {
+			return err
+		}
+		at += n
+	}
+	return nil
+}
