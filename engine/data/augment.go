@@ -1,4 +1,4 @@
-// Changes to the inputs on their way into the model.
+// Augmentation: changes to inputs before they enter the model.
 
 package data
 
@@ -10,14 +10,14 @@ import (
 	"github.com/ravnest/ravnest/engine/kernel"
 )
 
-// Rows are inputs that are read by their number.
+// Rows are inputs that are read by row number.
 type Rows interface {
 	Len() int
 	Gather(dst []float32, rows []int32)
 }
 
-// Augmented are rows of one shape, changed as a job says. What is random follows from the seed,
-// the epoch and the row's number alone, so a row is the same whoever reads it and however often.
+// Augmented changes rows of one shape as a job says. The random part is a function of the seed,
+// the epoch and the row number alone, so a row is the same whoever reads it and however often.
 type Augmented struct {
 	in    Rows
 	a     job.Augment
@@ -30,7 +30,7 @@ type Augmented struct {
 	row                     []float32
 }
 
-// CheckAugment tells whether rows of a shape can be changed so.
+// CheckAugment returns an error if rows of this shape cannot be augmented so.
 func CheckAugment(a job.Augment, shape []int) error {
 	image := len(shape) == 3
 	if (a.Crop > 0 || a.Flip) && !image {
@@ -54,7 +54,7 @@ func CheckAugment(a job.Augment, shape []int) error {
 	return nil
 }
 
-// NewAugmented changes rows of a shape that CheckAugment accepts; seed is the job's.
+// NewAugmented augments rows of a shape that CheckAugment accepts; seed is the job's.
 func NewAugmented(in Rows, a job.Augment, shape []int, seed uint64) *Augmented {
 	r := &Augmented{in: in, a: a, seed: seed, epoch: -1, channels: 1, height: 1, width: product(shape), divide: float32(a.Divide)}
 	if len(shape) == 3 {
@@ -75,11 +75,11 @@ func NewAugmented(in Rows, a job.Augment, shape []int, seed uint64) *Augmented {
 	return r
 }
 
-// Len is the number of rows.
+// Len returns the number of rows.
 func (r *Augmented) Len() int { return r.in.Len() }
 
-// Hold takes note of the epoch, and has the rows below held. Epoch -1 is a pass without anything
-// random.
+// Hold records the epoch and holds the rows that it reads. Epoch -1 is a pass without random
+// changes.
 func (r *Augmented) Hold(ctx context.Context, epoch, from int, rows []int32) error {
 	r.epoch = epoch
 	if p, ok := r.in.(interface {
@@ -90,7 +90,7 @@ func (r *Augmented) Hold(ctx context.Context, epoch, from int, rows []int32) err
 	return nil
 }
 
-// Gather copies rows, changed, to dst.
+// Gather copies augmented rows to dst.
 func (r *Augmented) Gather(dst []float32, rows []int32) {
 	r.in.Gather(dst, rows)
 	n := len(r.row)
@@ -106,7 +106,7 @@ func (r *Augmented) Gather(dst []float32, rows []int32) {
 // move crops and flips one image.
 func (r *Augmented) move(v []float32, row int32) {
 	s := kernel.NewStream(r.seed, kernel.DomainAugment, uint64(r.epoch), 0)
-	draw := s.Block(uint64(row)) // four numbers a row: down, right, flip
+	draw := s.Block(uint64(row)) // four numbers for each row: down, right, flip
 	crop := r.a.Crop
 	below := func(u uint32) int { return int(uint64(u) * uint64(2*crop+1) >> 32) }
 	down, right := below(draw[0])-crop, below(draw[1])-crop
@@ -139,7 +139,7 @@ func (r *Augmented) move(v []float32, row int32) {
 	}
 }
 
-// normalise divides, subtracts and divides, each rounded, as torchvision does.
+// normalise divides, subtracts and divides, rounding each time as torchvision does.
 func (r *Augmented) normalise(v []float32) {
 	if r.divide != 0 {
 		for i := range v {

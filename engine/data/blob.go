@@ -53,7 +53,8 @@ func (t *Table) Encode() ([]byte, error) {
 	return b, errors.Join(err, enc.Close())
 }
 
-// newEncoder makes an encoder of one goroutine: the same bytes on every machine.
+// newEncoder returns an encoder that uses one goroutine, so that it gives the same bytes on every
+// machine.
 func newEncoder(level zstd.EncoderLevel) (*zstd.Encoder, error) {
 	return zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1), zstd.WithEncoderLevel(level), zstd.WithLowerEncoderMem(true))
 }
@@ -83,7 +84,7 @@ func (t *Table) encode(enc *zstd.Encoder) ([]byte, error) {
 	return append(b, payload...), nil
 }
 
-// raw is the elements as they are stored, and their type.
+// raw returns the elements as they are stored, and their type.
 func (t *Table) raw() (dtype byte, raw []byte) {
 	le := binary.LittleEndian
 	switch {
@@ -108,7 +109,7 @@ func (t *Table) raw() (dtype byte, raw []byte) {
 	return dtype, raw
 }
 
-// width is the bytes of an element.
+// width returns the number of bytes of an element.
 func width(dtype byte) int { return [...]int{typeU8: 1, typeF32: 4, typeI32: 4, typeU16: 2}[dtype] }
 
 // Peek reads a blob's header: a Table without elements, and the bytes that its elements
@@ -161,7 +162,8 @@ func head(b []byte) (*Table, header, error) {
 	return t, h, nil
 }
 
-// unpack appends the elements as they are stored to dst[:0], or returns them where they are.
+// unpack appends the stored elements to dst[:0], or returns them in place if they are not
+// compressed.
 func (h header) unpack(dst []byte) ([]byte, error) {
 	raw := h.payload
 	if h.coding == codingZstd {
@@ -197,7 +199,7 @@ func Decode(blob []byte) (*Table, error) {
 	return t, t.Check()
 }
 
-// fill makes stored elements those of t.
+// fill sets the elements of t from stored ones.
 func (t *Table) fill(dtype byte, raw []byte) {
 	le := binary.LittleEndian
 	switch dtype {

@@ -57,13 +57,13 @@ type Table struct {
 	// one-hot vector of this length, and NoClass to zeros. 0: elements are values.
 	Classes int
 
-	// Exactly one is not nil, but for a table with an Index: [Rows, Shape...].
+	// Exactly one is not nil, unless there is an Index: [Rows, Shape...].
 	U8  []uint8
 	U16 []uint16
 	F32 []float32
 	I32 []int32
 
-	// Index is set where the elements are kept in shards instead: none of them are here.
+	// Index is set if the elements are stored in shards; then none of them are here.
 	Index *Index
 
 	oneHot struct {
@@ -100,7 +100,7 @@ func (t *Table) stored() int {
 // Bytes is the size of the elements in memory.
 func (t *Table) Bytes() int { return len(t.U8) + 2*len(t.U16) + 4*len(t.F32) + 4*len(t.I32) }
 
-// count is the number of elements that are there.
+// count returns the number of elements that are here.
 func (t *Table) count() int { return len(t.U8) + len(t.U16) + len(t.F32) + len(t.I32) }
 
 // NoClass is a class that does not count: Gather makes it zeros, and no loss is taken.
@@ -261,7 +261,7 @@ func (t *Table) class(i int) int {
 	return int(t.I32[i])
 }
 
-// Most is the greatest of integer elements, -1 where there are none above it.
+// Most returns the largest integer element, or -1 if all are less.
 func (t *Table) Most() int {
 	most := -1
 	for i := range len(t.U8) + len(t.U16) + len(t.I32) {
@@ -436,7 +436,7 @@ func (t *Table) narrow() {
 	}
 }
 
-// narrowed is v in a smaller type, if all of it fits.
+// narrowed returns v in a smaller type if all elements fit.
 func narrowed[T uint8 | uint16, F uint16 | int32](v []F) ([]T, bool) {
 	for _, x := range v {
 		if x < 0 || x > F(^T(0)) {

@@ -409,7 +409,7 @@ func TestFileErrors(t *testing.T) {
 		{"other name", `"valid_x"`, state.Dict{x, y, f32("valid_x", []int{1}, 1)}},
 		{"half of validation", "belong together", state.Dict{x, y, vx}},
 		{"scalar", "no rows", state.Dict{f32("train_x", nil, 1), y}},
-		{"row counts", "2 rows of inputs beside 1", state.Dict{x, i64("train_y", []int{1}, 1)}},
+		{"row counts", "2 rows of inputs, but 1", state.Dict{x, i64("train_y", []int{1}, 1)}},
 		{"row shapes", "[1] for training and of [2]", state.Dict{x, y, f32("val_x", []int{1, 2}, 1, 2), vy}},
 		{"kinds of targets", "or the reverse", state.Dict{x, y, vx, f32("val_y", []int{1}, 1)}},
 		{"negative class", "classes count from 0", state.Dict{x, i64("train_y", []int{2}, 0, -1)}},

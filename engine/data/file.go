@@ -20,7 +20,7 @@ type Want struct {
 	// Values takes integers as values where there are as many as the model answers: the
 	// targets of a regression.
 	Values bool
-	// Ignore is a class that does not count, beside NoClass; nil: none. It may lie outside of
+	// Ignore is a class that does not count, besides NoClass; nil: none. It need not be one of
 	// the model's classes.
 	Ignore *int
 }
@@ -167,7 +167,7 @@ func (t *Table) resolve(float bool, want *Want) error {
 	return nil
 }
 
-// Held is the bytes in memory of an element of a file's type.
+// Held returns the bytes that an element of a file's type takes in memory.
 func Held(dtype state.DType) int {
 	switch dtype {
 	case state.U8, state.Bool:
@@ -245,7 +245,7 @@ func (t *Table) read(dtype state.DType, n int, r io.Reader) error {
 	return nil
 }
 
-// ignore makes the class that does not count NoClass.
+// ignore replaces the class that does not count by NoClass.
 func (t *Table) ignore(want *Want) {
 	if want == nil || want.Ignore == nil || *want.Ignore == NoClass {
 		return

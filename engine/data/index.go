@@ -1,5 +1,5 @@
-// The index of a table that is kept in shards: what a machine needs to know to fetch the rows
-// it wants, and to verify what it gets.
+// The index of a table that is stored in shards: what a machine needs to fetch rows and to verify
+// them.
 
 package data
 
@@ -10,21 +10,20 @@ import (
 	"slices"
 )
 
-// Index names the shards of a table. Shard k holds rows k*Per to (k+1)*Per-1 as a blob of its
-// own.
+// Index lists the shards of a table. Shard k is a blob with the rows k*Per to (k+1)*Per-1.
 type Index struct {
 	Kind    Kind
 	Layout  Layout
 	Shape   []int // of a row
 	Classes int   // 0: values
-	OneHot  bool  // values whose last axis is one-hot everywhere
+	OneHot  bool  // the last axis of the values is one-hot everywhere
 	Shards  []Shard
 
 	dtype byte   // of the elements, as in blobs
-	stats *Stats // nil where they are not known: at a provider
+	stats *Stats // nil where they are not known, as on a provider
 }
 
-// Shard is one shard as a blob.
+// Shard identifies the blob of a shard.
 type Shard struct {
 	SHA256 [sha256.Size]byte
 	Size   uint32
@@ -54,26 +53,26 @@ const (
 	indexShard   = sha256.Size + 4
 )
 
-// MaxShard bounds the bytes of one shard's elements.
+// MaxShard is the most bytes that the elements of a shard may take.
 const MaxShard = 1 << 28
 
-// IsIndex tells whether a blob of a data set is an index, or the table itself.
+// IsIndex reports whether a blob of a data set is an index rather than the table itself.
 func IsIndex(b []byte) bool { return len(b) >= 4 && string(b[:4]) == indexMagic }
 
-// Head is the table that ix is the index of, without its elements.
+// Head returns the table that ix is the index of, without its elements.
 func (ix *Index) Head() *Table {
 	t := &Table{Kind: ix.Kind, Rows: ix.Layout.Rows, Shape: ix.Shape, Classes: ix.Classes, Index: ix}
 	t.oneHot.Do(func() { t.oneHot.yes = ix.OneHot })
 	return t
 }
 
-// RowBytes is the size of a row in memory.
+// RowBytes returns the size of a row in memory.
 func (ix *Index) RowBytes() int { return product(ix.Shape) * width(ix.dtype) }
 
-// ShardBytes is the size of the elements of a full shard.
+// ShardBytes returns the size of the elements of a full shard.
 func (ix *Index) ShardBytes() int { return min(ix.Layout.Per, ix.Layout.Rows) * ix.RowBytes() }
 
-// Encode is ix as a blob.
+// Encode returns ix as a blob.
 func (ix *Index) Encode() []byte {
 	le := binary.LittleEndian
 	b := make([]byte, 0, indexHead+4*len(ix.Shape)+indexShard*len(ix.Shards))
@@ -140,7 +139,7 @@ func DecodeIndex(b []byte) (*Index, error) {
 	return ix, ix.check()
 }
 
-// check validates everything that the shards themselves do not show.
+// check validates everything that can be validated without the shards.
 func (ix *Index) check() error {
 	l := ix.Layout
 	if ix.dtype < typeU8 || ix.dtype > typeU16 {
@@ -149,7 +148,7 @@ func (ix *Index) check() error {
 	if l.Per < 1 || l.Group < 1 || l.Rows < 0 || l.Rows > MaxRows || ix.Classes < 0 || ix.Classes > 0 && ix.dtype == typeF32 {
 		return bad("an index of %d rows in shards of %d, %d of which make a group, with %d classes of type %d", l.Rows, l.Per, l.Group, ix.Classes, ix.dtype)
 	}
-	// A shard is a table, and its limits hold.
+	// A shard is a table, so the limits of tables apply.
 	t := &Table{Kind: ix.Kind, Rows: min(l.Rows, l.Per), Shape: ix.Shape, Classes: ix.Classes}
 	if err := t.checkShape(); err != nil {
 		return err
@@ -168,7 +167,7 @@ func (ix *Index) check() error {
 	return nil
 }
 
-// open checks that a blob is shard k of ix, and appends its elements, as they are stored, to
+// open checks that a blob is shard k of ix and appends its elements, as they are stored, to
 // dst[:0].
 func (ix *Index) open(dst, blob []byte, k int) ([]byte, error) {
 	if sum := sha256.Sum256(blob); sum != ix.Shards[k].SHA256 {
@@ -189,7 +188,7 @@ func (ix *Index) open(dst, blob []byte, k int) ([]byte, error) {
 	return raw, ix.checkRaw(raw, k)
 }
 
-// checkRaw does for stored elements what Table.Check does.
+// checkRaw is Table.Check for stored elements.
 func (ix *Index) checkRaw(raw []byte, k int) error {
 	le, n := binary.LittleEndian, max(product(ix.Shape), 1)
 	row := func(i int) int { return k*ix.Layout.Per + i/n }

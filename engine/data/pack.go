@@ -1,4 +1,4 @@
-// Making shards of tables that are not in memory.
+// Packing tables that are not in memory into shards.
 
 package data
 
@@ -11,7 +11,7 @@ import (
 	"github.com/ravnest/ravnest/engine/kernel"
 )
 
-// PackedTable is a table in shards: what does not depend on the model that trains on it.
+// PackedTable describes a table in shards, as far as it does not depend on the model.
 type PackedTable struct {
 	Rows   int      `json:"rows"`
 	Shape  []int    `json:"shape"`
@@ -21,7 +21,7 @@ type PackedTable struct {
 	Size   []uint32 `json:"size"`
 }
 
-// Packed is a part of a data set in shards. Shard k of the targets belongs to shard k of the
+// Packed is a part of a data set in shards. Shard k of the targets has the rows of shard k of the
 // inputs.
 type Packed struct {
 	Per int         `json:"shard_rows"`
@@ -29,14 +29,14 @@ type Packed struct {
 	Y   PackedTable `json:"y"`
 }
 
-// Pack makes shards of at most so many bytes of the rows of x and y and gives them to put, blob
-// by blob. With shuffle, the rows are dealt to the shards in a random order that is a function of
-// their number alone: a file's rows often lie in the order of their classes, and a shard should
-// be like any other. Neither x nor y is ever in memory as a whole. done, unless nil, is told now and then
-// how many of the 3 * x.Rows rows that have to be read have been, and ends the packing by an error.
+// Pack packs the rows of x and y into shards of at most size bytes and passes them to put, blob
+// by blob. With shuffle, the rows are distributed in a random order that is a function of their
+// number alone: the rows of a file are often sorted by class, and all shards should be alike.
+// Neither x nor y is ever in memory as a whole. done, unless nil, is called now and then with the
+// number of rows read, of 3*x.Rows, and stops the packing by returning an error.
 func Pack(x, y *Raw, size int, shuffle bool, put func(sum [sha256.Size]byte, blob []byte) error, done func(rows int) error) (*Packed, error) {
 	if x.Rows != y.Rows {
-		return nil, bad("%d rows of inputs beside %d of targets", x.Rows, y.Rows)
+		return nil, bad("%d rows of inputs, but %d of targets", x.Rows, y.Rows)
 	}
 	if done == nil {
 		done = func(int) error { return nil }
@@ -80,7 +80,7 @@ func (t *PackedTable) pack(k Kind, r *Raw, order []int32, per int, enc *zstd.Enc
 	buf := make([]byte, min(per, max(r.Rows, 1))*r.rowBytes())
 	for from := 0; from < r.Rows; from += per {
 		rows := slices.Clone(order[from:min(from+per, r.Rows)])
-		slices.Sort(rows) // read in the file's order
+		slices.Sort(rows) // to read in the order of the file
 		s, err := r.table(k, byte(t.DType), rows, buf[:len(rows)*r.rowBytes()])
 		if err != nil {
 			return err
@@ -101,7 +101,7 @@ func (t *PackedTable) pack(k Kind, r *Raw, order []int32, per int, enc *zstd.Enc
 	return nil
 }
 
-// index is the index of t for a model that asks for so many classes; 0: values.
+// index returns the index of t for a model with so many classes; 0: values.
 func (t *PackedTable) index(k Kind, l Layout, shape []int, classes int) (*Index, error) {
 	ix := &Index{
 		Kind: k, Layout: l, Shape: shape, Classes: classes, OneHot: t.Stats.OneHot && classes == 0,
@@ -119,13 +119,13 @@ func (t *PackedTable) index(k Kind, l Layout, shape []int, classes int) (*Index,
 	return ix, ix.check()
 }
 
-// FromShards is the data set of two parts in shards, of which val may be nil, as a model takes
-// it: rows of the shape in, which may have axes of 1 that the data lack or the reverse, and
-// targets as want asks. group is the number of shards whose rows are shuffled together.
+// FromShards returns the data set of two parts in shards, of which val may be nil, in the form
+// that a model takes: rows of the shape in, which may differ from the data's by axes of length 1,
+// and targets as want says. group is the number of shards whose rows are shuffled together.
 func FromShards(name string, train, val *Packed, group int, in []int, want *Want) (*Set, error) {
 	for _, p := range []*Packed{train, val} {
 		if p != nil && (p.X.Stats == nil || p.Y.Stats == nil || p.X.Rows != p.Y.Rows || p.Per < 1) {
-			return nil, bad("data set %s: %d rows of inputs beside %d of targets in shards of %d rows", name, p.X.Rows, p.Y.Rows, p.Per)
+			return nil, bad("data set %s: %d rows of inputs, but %d of targets in shards of %d rows", name, p.X.Rows, p.Y.Rows, p.Per)
 		}
 	}
 	if val == nil {
@@ -170,12 +170,12 @@ func FromShards(name string, train, val *Packed, group int, in []int, want *Want
 	return NewSet(name, parts[0], parts[1])
 }
 
-// empty is a table like t without rows.
+// empty returns a table like t without rows.
 func (t *PackedTable) empty() PackedTable {
 	return PackedTable{Shape: t.Shape, DType: t.DType, Stats: &Stats{Float: t.Stats.Float, OneHot: t.Stats.OneHot}}
 }
 
-// squeeze is a shape without its axes of 1.
+// squeeze returns a shape without its axes of length 1.
 func squeeze(shape []int) []int {
 	return slices.DeleteFunc(slices.Clone(shape), func(d int) bool { return d == 1 })
 }

@@ -1,4 +1,4 @@
-// Reading a table that is kept in shards: a few of them in memory, the next ones on their way.
+// Reading a table that is stored in shards: a few are in memory, and the next are being fetched.
 
 package data
 
@@ -11,23 +11,23 @@ import (
 	"sync"
 )
 
-// Fetch gets a shard's blob. It is called by a few goroutines at once.
+// Fetch fetches the blob of a shard. It is called from several goroutines at once.
 type Fetch func(ctx context.Context, s Shard) ([]byte, error)
 
-// loaders is how many shards are fetched at once ahead of their use: while one is being
-// verified and unpacked, the next comes.
+// loaders is the number of shards that are fetched ahead at the same time: while one is verified
+// and unpacked, the next arrives.
 const loaders = 2
 
-// Paged reads the rows of a table in shards, of which it holds as many as it is given room for.
-// Rows are asked for in advance, by Hold; the other methods are about those. It drops what is
-// needed last by the order of the run, which it knows, and fetches what comes next before it is asked for.
-// All but the fetching is for one goroutine.
+// Paged reads the rows of a table in shards, of which it keeps a limited number in memory. Hold
+// says which rows are needed; the other methods read those. Paged knows the order of the run, so
+// it fetches shards before they are asked for, and drops those that are needed last.
+// Its methods are for one goroutine.
 type Paged struct {
 	ix     *Index
 	head   *Table
 	fetch  Fetch
-	order  *Shuffle // nil: rows are visited in their order
-	most   int      // shards held at once
+	order  *Shuffle // nil: rows are visited in the order of the table
+	most   int      // shards in memory at once
 	staged *Table   // the rows that are held
 	place  map[int32]int32
 	idx    []int32
@@ -51,13 +51,13 @@ type Paged struct {
 type page struct {
 	raw   []byte
 	err   error
-	rank  int           // place in wanted; the greatest is dropped first
+	rank  int           // place in wanted; the largest is dropped first
 	ready chan struct{} // closed when raw or err is set
 }
 
-// NewPaged reads the table that ix describes, holding at most so many shards at once, for up to
-// rows rows at a time. The order is that of the job's epochs; nil is that of the rows. It must be
-// closed.
+// NewPaged returns a reader of the table that ix describes. It keeps the given number of shards
+// in memory and holds up to rows rows at a time. order is that of the job's epochs, nil that of
+// the table. The caller must close it.
 func NewPaged(ctx context.Context, ix *Index, order *Shuffle, shards, rows int, fetch Fetch) *Paged {
 	p := &Paged{
 		ix: ix, head: ix.Head(), fetch: fetch, order: order, most: max(shards, 1), row: ix.RowBytes(),
@@ -79,9 +79,9 @@ func NewPaged(ctx context.Context, ix *Index, order *Shuffle, shards, rows int, 
 	return p
 }
 
-// LeastShards is the number of shards for which a reader of training rows needs room: those of
-// a group, and two on their way, so that the next group comes while this one is trained on. Of
-// validation rows it is one, and two on their way.
+// LeastShards returns the number of shards that a reader needs room for. For training rows it is
+// a group and two that are being fetched, so that the next group arrives while this one is in
+// use; for validation rows, one and two that are being fetched.
 func (ix *Index) LeastShards(training bool) int {
 	n := 1
 	if training {
@@ -90,18 +90,18 @@ func (ix *Index) LeastShards(training bool) int {
 	return min(ix.Layout.Shards(), n+loaders)
 }
 
-// LeastBytes is the memory that a Paged of so many shards takes, for batches of rows: the shards,
-// those that are being fetched, compressed, the rows that are held, and the index.
+// LeastBytes returns the memory of a Paged with LeastShards shards, for batches of rows rows:
+// the shards, the compressed ones that are being fetched, the held rows, and the index.
 func (ix *Index) LeastBytes(training bool, rows int) int {
 	if len(ix.Shards) == 0 {
 		return 0
 	}
-	const row = 32 // in what finds a row that is held
+	const row = 32 // bytes in the map that finds a held row
 	return (ix.LeastShards(training)+loaders)*ix.ShardBytes() + rows*(ix.RowBytes()+row) + 2*indexShard*len(ix.Shards)
 }
 
-// LeastBytes is the memory that reading a set in shards takes at least, by the batches of a job,
-// where its inputs and where its targets are read.
+// LeastBytes returns the least memory in which a set in shards can be read for the batches of a
+// job, where its inputs and where its targets are read.
 func (s *Set) LeastBytes(batch int) (inputs, targets int) {
 	for i, p := range []Part{s.Train, s.Val} {
 		inputs += p.x.Index.LeastBytes(i == 0, batch)
@@ -110,38 +110,38 @@ func (s *Set) LeastBytes(batch int) (inputs, targets int) {
 	return inputs, targets
 }
 
-// Close ends what is being fetched.
+// Close stops fetching.
 func (p *Paged) Close() {
 	p.cancel()
 	p.wg.Wait()
 }
 
-// Len is the number of rows of the table.
+// Len returns the number of rows of the table.
 func (p *Paged) Len() int { return p.head.Rows }
 
-// Elems is the number of float32 values of a row as Gather gives it.
+// Elems returns the number of float32 values in a row that Gather writes.
 func (p *Paged) Elems() int { return p.head.Elems() }
 
-// Labelled tells whether the elements are numbers of classes.
+// Labelled reports whether the elements are numbers of classes.
 func (p *Paged) Labelled() bool { return p.head.Labelled() }
 
-// Answers is that of Table.
+// Answers is like that of Table.
 func (p *Paged) Answers(classes int) bool { return p.head.Answers(classes) }
 
-// Fetched is the number of shards that have been fetched.
+// Fetched returns the number of shards that have been fetched.
 func (p *Paged) Fetched() int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.fetched
 }
 
-// Gather is that of Table, for rows that are held.
+// Gather is like that of Table, for held rows.
 func (p *Paged) Gather(dst []float32, rows []int32) { p.staged.Gather(dst, p.held(rows)) }
 
-// Labels is that of Table, for rows that are held.
+// Labels is like that of Table, for held rows.
 func (p *Paged) Labels(dst, rows []int32) { p.staged.Labels(dst, p.held(rows)) }
 
-// held are the places of rows among those that are held.
+// held returns the places of rows among the held rows.
 func (p *Paged) held(rows []int32) []int32 {
 	p.idx = p.idx[:0]
 	for _, r := range rows {
@@ -154,8 +154,8 @@ func (p *Paged) held(rows []int32) []int32 {
 	return p.idx
 }
 
-// Hold makes rows readable until its next call. They are those that an epoch visits from
-// position from on; epoch -1 is a pass over the rows in their order.
+// Hold makes rows readable until the next call. They must be those that the epoch visits from
+// position from on; epoch -1 is a pass over the table in its order.
 func (p *Paged) Hold(ctx context.Context, epoch, from int, rows []int32) error {
 	clear(p.place)
 	for i, r := range rows {
@@ -165,7 +165,7 @@ func (p *Paged) Hold(ctx context.Context, epoch, from int, rows []int32) error {
 		p.place[r] = int32(i)
 	}
 	p.stage(len(rows))
-	// Group by group, so that the shards of one are done with when those of the next are needed.
+	// Group by group, so that the shards of one are no longer needed when those of the next are.
 	for i := 0; i < len(rows); {
 		n := min(p.plan(epoch, from+i)-(from+i), len(rows)-i)
 		p.ahead()
@@ -177,7 +177,8 @@ func (p *Paged) Hold(ctx context.Context, epoch, from int, rows []int32) error {
 	return nil
 }
 
-// take copies rows to places from at on, shard by shard, so that room for one is enough.
+// take copies rows to the places from at on, shard by shard, so that room for one shard is
+// enough.
 func (p *Paged) take(ctx context.Context, rows []int32, at int) error {
 	per := int32(p.ix.Layout.Per)
 	todo := len(rows)
@@ -202,7 +203,7 @@ func (p *Paged) take(ctx context.Context, rows []int32, at int) error {
 	return nil
 }
 
-// stage makes room for n rows.
+// stage makes room for n held rows.
 func (p *Paged) stage(n int) {
 	t := p.staged
 	t.Rows = n
@@ -210,7 +211,7 @@ func (p *Paged) stage(n int) {
 	t.U8, t.U16, t.I32, t.F32 = room(t.U8, n), room(t.U16, n), room(t.I32, n), room(t.F32, n)
 }
 
-// room is v with n elements; nil stays nil.
+// room returns v with n elements; nil stays nil.
 func room[T any](v []T, n int) []T {
 	if v == nil {
 		return nil
@@ -218,7 +219,7 @@ func room[T any](v []T, n int) []T {
 	return slices.Grow(v[:0], n)[:n]
 }
 
-// put copies row r of a shard to place i.
+// put copies row r of a shard to place i of the held rows.
 func (p *Paged) put(i int, raw []byte, r int) {
 	t, le, n := p.staged, binary.LittleEndian, p.staged.stored()
 	src := raw[r*p.row:][:p.row]
@@ -243,8 +244,8 @@ func (p *Paged) put(i int, raw []byte, r int) {
 	}
 }
 
-// plan ranks the shards by when they are needed, where the position has come to others. It
-// returns the position up to which that holds.
+// plan ranks the shards by when they are needed, if the position has moved on to other shards. It
+// returns the position up to which the ranks hold.
 func (p *Paged) plan(epoch, from int) (to int) {
 	g := from / p.ix.Layout.Per
 	to = (g + 1) * p.ix.Layout.Per
@@ -278,7 +279,7 @@ func (p *Paged) plan(epoch, from int) (to int) {
 	return to
 }
 
-// ahead begins to fetch what is wanted next.
+// ahead starts fetching the shards that are needed next.
 func (p *Paged) ahead() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -291,7 +292,7 @@ func (p *Paged) ahead() {
 		p.wg.Go(func() {
 			for pg != nil {
 				p.load(p.ctx, k, pg)
-				failed := pg.err != nil // whoever needs the shard will say so
+				failed := pg.err != nil // get reports it to whoever needs the shard
 				p.mu.Lock()
 				if k, pg = 0, nil; !failed {
 					k, pg = p.pick()
@@ -305,8 +306,8 @@ func (p *Paged) ahead() {
 	}
 }
 
-// pick makes a page for the shard that is wanted first of those that are not here, if there is
-// room.
+// pick makes a page for the shard that is needed first of those that are not in memory, if there
+// is room.
 func (p *Paged) pick() (int, *page) {
 	if p.ctx.Err() != nil {
 		return 0, nil
@@ -328,7 +329,7 @@ func (p *Paged) page(k, rank int) *page {
 	return pg
 }
 
-// drop forgets the shard that is needed last, if that is later than rank.
+// drop drops the shard that is needed last, if its rank is larger than rank.
 func (p *Paged) drop(rank int) bool {
 	worst, at := rank, -1
 	for k, pg := range p.pages {
@@ -371,7 +372,7 @@ func (p *Paged) load(ctx context.Context, k int, pg *page) {
 	}
 	p.mu.Lock()
 	if pg.raw, pg.err = raw, err; err != nil {
-		delete(p.pages, k) // the next that wants it tries anew
+		delete(p.pages, k) // whoever needs it next tries again
 	}
 	if buf != nil && (err != nil || cap(buf) == 0 || &buf[:1][0] != &pg.raw[:1][0]) {
 		p.spare = append(p.spare, buf) // not needed
@@ -380,7 +381,7 @@ func (p *Paged) load(ctx context.Context, k int, pg *page) {
 	close(pg.ready)
 }
 
-// rank is the place of shard k among those that are wanted.
+// rank returns the place of shard k in wanted.
 func (p *Paged) rank(k int) int {
 	if i := slices.Index(p.wanted, int32(k)); i >= 0 {
 		return i
@@ -388,7 +389,7 @@ func (p *Paged) rank(k int) int {
 	return math.MaxInt
 }
 
-// get waits for shard k, or fetches it, and leaves p locked if there is no error.
+// get waits for shard k or fetches it. If there is no error, it returns with p.mu locked.
 func (p *Paged) get(ctx context.Context, k int) (*page, error) {
 	for tried := false; ; {
 		p.mu.Lock()

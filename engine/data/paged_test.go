@@ -263,7 +263,7 @@ func TestPackRefuses(t *testing.T) {
 		x, y *Raw
 		want string
 	}{
-		{x, rawOf(state.I64, nil, 1), "beside 1"},
+		{x, rawOf(state.I64, nil, 1), "but 1 of targets"},
 		{rawOf(state.F32, []int{1}, 1, math.NaN()), rawOf(state.I64, nil, 1, 2), "row 1: NaN"},
 		{rawOf(state.I64, []int{1}, 1, 1<<25), rawOf(state.I64, nil, 1, 2), "row 1 holds"},
 		{&Raw{Rows: 50, Shape: x.Shape, DType: x.DType, R: x.R}, &Raw{Rows: 50, DType: state.U8, R: y.R}, "EOF"},

@@ -1,4 +1,4 @@
-// Tables that are too large for memory, on their way into shards.
+// Tables that are too large for memory, before they are packed into shards.
 
 package data
 
@@ -9,24 +9,24 @@ import (
 	"github.com/ravnest/ravnest/engine/state"
 )
 
-// Raw is a table whose elements lie elsewhere, little-endian and of a file's type.
+// Raw is a table whose elements are in a file, little-endian and of the file's type.
 type Raw struct {
 	Rows   int
 	Shape  []int // of a row
 	DType  state.DType
 	R      io.ReaderAt
 	Off    int64   // of the first row
-	Stride int64   // from a row to the next; 0: rows lie one behind the other
-	Pick   []int32 // which rows of R are the table's; nil: all, in their order
+	Stride int64   // from a row to the next; 0: rows are contiguous
+	Pick   []int32 // the rows of R that belong to the table; nil: all, in order
 }
 
-// elems is the number of elements of a row.
+// elems returns the number of elements of a row.
 func (r *Raw) elems() int { return product(r.Shape) }
 
-// rowBytes is the size of a row in R.
+// rowBytes returns the size of a row in R.
 func (r *Raw) rowBytes() int { return r.elems() * r.DType.Size() }
 
-// at is where row i lies.
+// at returns the offset of row i.
 func (r *Raw) at(i int) int64 {
 	if r.Pick != nil {
 		i = int(r.Pick[i])
@@ -50,7 +50,7 @@ func (r *Raw) Check(k Kind) error {
 	return nil
 }
 
-// read fills dst with rows, which ascend. Those that lie one behind the other are read at once.
+// read fills dst with rows, which ascend. Contiguous rows are read at once.
 func (r *Raw) read(dst []byte, rows []int32) error {
 	n := r.rowBytes()
 	for i := 0; i < len(rows); {
@@ -66,27 +66,27 @@ func (r *Raw) read(dst []byte, rows []int32) error {
 	return nil
 }
 
-// Stats is what a pass over a table shows, for the checks that every element has to pass.
+// Stats is what a pass over a table finds, for the checks that concern every element.
 type Stats struct {
-	Float bool `json:"float,omitempty"` // the file's type has fractions
-	// Least and Most of the elements. Of integers, NoClass is left out and counted by None.
+	Float bool `json:"float,omitempty"` // the file's type is a floating one
+	// Least and Most of the elements. Integers that are NoClass are left out and counted in None.
 	Least  float64 `json:"least"`
 	Most   float64 `json:"most"`
 	None   bool    `json:"none,omitempty"`
 	Bytes  bool    `json:"bytes,omitempty"`  // all are integers of 0..255, none is -0
 	Whole  bool    `json:"whole,omitempty"`  // all are integers
-	OneHot bool    `json:"onehot,omitempty"` // the last axis is everywhere
-	// From and To are the least and the greatest of each element of a row, where these are few
-	// enough to tell; From is -1 where one is not a whole number.
+	OneHot bool    `json:"onehot,omitempty"` // the last axis is one-hot everywhere
+	// From and To are the minima and maxima of each element of a row, if there are few enough of
+	// them; From is -1 for those that are not always whole numbers.
 	From []float64 `json:"from,omitempty"`
 	To   []float64 `json:"to,omitempty"`
 }
 
-// maxColumns bounds the elements of a row that Stats tells one by one.
+// maxColumns is the largest number of elements in a row for which Stats has From and To.
 const maxColumns = 1 << 14
 
-// Survey reads all of r once. done, unless nil, is told the rows read so far, and ends it by an
-// error.
+// Survey reads all of r once. done, unless nil, is called with the number of rows read so far and
+// stops it by returning an error.
 func (r *Raw) Survey(k Kind, done func(rows int) error) (*Stats, error) {
 	if err := r.Check(k); err != nil {
 		return nil, err
@@ -148,7 +148,7 @@ func (r *Raw) Survey(k Kind, done func(rows int) error) (*Stats, error) {
 	return s, nil
 }
 
-// oneHot looks whether each vector of last elements holds one 1 and else zeros.
+// oneHot checks whether each vector of last elements has one 1 and otherwise zeros.
 type oneHot struct {
 	last, at, ones int
 	no             bool
@@ -168,7 +168,7 @@ func (o *oneHot) add(v float64) {
 
 func (o *oneHot) yes() bool { return !o.no && o.at == 0 }
 
-// takeBytes is take for bytes, of which most data sets consist.
+// takeBytes is take for bytes, the most common type.
 func (s *Stats) takeBytes(b []byte, n int, hot *oneHot) {
 	if s.From == nil {
 		for _, v := range b {
@@ -193,7 +193,7 @@ func (s *Stats) takeBytes(b []byte, n int, hot *oneHot) {
 	}
 }
 
-// take adds decoded elements, which begin a row.
+// take adds decoded elements, the first of which begins a row.
 func (s *Stats) take(p *state.Tensor, row, n int, hot *oneHot) error {
 	add := func(i int, v float64) {
 		s.Least, s.Most = min(s.Least, v), max(s.Most, v)
@@ -248,7 +248,7 @@ func (s *Stats) dtype() byte {
 	return typeI32
 }
 
-// table is rows of r, which ascend, as a table of a type that holds them.
+// table returns rows of r, which ascend, as a table of a type that can hold them.
 func (r *Raw) table(k Kind, dtype byte, rows []int32, buf []byte) (*Table, error) {
 	if err := r.read(buf, rows); err != nil {
 		return nil, err
@@ -287,7 +287,7 @@ func (r *Raw) table(k Kind, dtype byte, rows []int32, buf []byte) (*Table, error
 	return t, nil
 }
 
-// checkTokens is Table.CheckTokens by what packing has seen.
+// checkTokens is Table.CheckTokens, by the statistics from packing.
 func (ix *Index) checkTokens(n, from, to int) error {
 	s := ix.stats
 	if s == nil || ix.Layout.Rows == 0 {
@@ -295,13 +295,13 @@ func (ix *Index) checkTokens(n, from, to int) error {
 	}
 	if s.From == nil {
 		if s.None || !s.Whole || s.Least < 0 || s.Most >= float64(n) {
-			return bad("%v: numbers from %v to %v where tokens are 0 to %d", ix.Kind, s.Least, s.Most, n-1)
+			return bad("%v: numbers from %v to %v, but tokens are 0 to %d", ix.Kind, s.Least, s.Most, n-1)
 		}
 		return nil
 	}
 	for c := from; c < min(to, len(s.From)); c++ {
 		if s.From[c] < 0 || s.To[c] >= float64(n) || s.None {
-			return bad("%v: element %d of a row is up to %v, or no whole number, where tokens are 0 to %d", ix.Kind, c, s.To[c], n-1)
+			return bad("%v: element %d of a row is up to %v, or not a whole number, but tokens are 0 to %d", ix.Kind, c, s.To[c], n-1)
 		}
 	}
 	return nil

@@ -1,17 +1,17 @@
-// The order of the rows of a data set that is kept in shards.
+// The order in which the rows of a data set in shards are visited.
 
 package data
 
 import "github.com/ravnest/ravnest/engine/kernel"
 
-// Layout is how the rows of a part are kept in shards.
+// Layout says how the rows of a part are stored in shards.
 type Layout struct {
 	Rows  int // of the part
 	Per   int // rows of a shard; the last may have fewer
 	Group int // shards whose rows are shuffled together
 }
 
-// Shards is their number.
+// Shards returns the number of shards.
 func (l Layout) Shards() int {
 	if l.Rows == 0 {
 		return 0
@@ -19,33 +19,33 @@ func (l Layout) Shards() int {
 	return (l.Rows + l.Per - 1) / l.Per
 }
 
-// Len is the number of rows of shard k.
+// Len returns the number of rows in shard k.
 func (l Layout) Len(k int) int { return min(l.Per, l.Rows-k*l.Per) }
 
 // The streams of an epoch. Number 0 is Order's, 1 is Split's.
 const (
 	streamShards = 2 // the order of the shards
-	streamGroups = 3 // and of the rows of the groups, from here on
+	streamGroups = 3 // from here on, the order of the rows of each group
 )
 
-// Shuffle is the order in which epochs visit rows that lie in shards: an epoch visits the
-// shards in a random order, Group of them at a time, and the rows of such a group in a random
-// order. Whoever follows it needs one group at a time, and no list of all rows. It is a function
-// of the seed, the epoch and the layout alone. A layout of one group is a shuffle of all rows.
+// Shuffle is the order in which epochs visit rows that are stored in shards. An epoch visits the
+// shards in a random order, Group of them at a time, and the rows of each such group in a random
+// order, so a reader needs one group at a time and no list of all rows. The order is a function
+// of the seed, the epoch and the layout alone. With a single group, all rows are shuffled.
 //
-// It keeps what it has computed last, so it is for one goroutine.
+// It caches its last results, so it is for one goroutine.
 type Shuffle struct {
 	l    Layout
 	seed uint64
 
-	epoch  int     // that shards are of; -1: none
+	epoch  int     // whose order shards has; -1: none
 	shards []int32 // in the epoch's order
-	last   int     // place of the last shard, which may be short, among them
-	group  int     // that rows are of; -1: none
+	last   int     // index in shards of the last shard, which may be short
+	group  int     // whose order rows has; -1: none
 	rows   []int32
 }
 
-// NewShuffle is the order that a seed gives the rows of a layout.
+// NewShuffle returns the order that a seed gives the rows of a layout.
 func NewShuffle(l Layout, seed uint64) *Shuffle {
 	return &Shuffle{l: l, seed: seed, epoch: -1, group: -1, shards: make([]int32, l.Shards())}
 }
@@ -60,12 +60,12 @@ func (s *Shuffle) Rows(dst []int32, epoch, from int) {
 	}
 }
 
-// find is the group that position from lies in, and the position where that begins.
+// find returns the group that contains position from, and the position where that group begins.
 func (s *Shuffle) find(epoch, from int) (g, begin int) {
 	s.permute(epoch)
 	full := s.l.Group * s.l.Per
 	short := s.l.Shards()*s.l.Per - s.l.Rows
-	q := s.last / s.l.Group // the group that the short shard is in
+	q := s.last / s.l.Group // the group with the short shard
 	if from < q*full+s.size(q) {
 		return from / full, from / full * full
 	}
@@ -73,7 +73,7 @@ func (s *Shuffle) find(epoch, from int) (g, begin int) {
 	return g, g*full - short
 }
 
-// permute draws the order of an epoch's shards.
+// permute draws the order of the shards in an epoch.
 func (s *Shuffle) permute(epoch int) {
 	if s.epoch == epoch {
 		return
@@ -87,12 +87,12 @@ func (s *Shuffle) permute(epoch int) {
 	}
 }
 
-// of is the shards of group g of the epoch that was permuted last.
+// of returns the shards of group g in the epoch that was permuted last.
 func (s *Shuffle) of(g int) []int32 {
 	return s.shards[g*s.l.Group : min((g+1)*s.l.Group, len(s.shards))]
 }
 
-// size is the number of rows of group g.
+// size returns the number of rows in group g.
 func (s *Shuffle) size(g int) int {
 	n := 0
 	for _, k := range s.of(g) {
@@ -114,14 +114,14 @@ func (s *Shuffle) enter(epoch, g int) {
 	s.rows = s.rows[:n]
 	kernel.Perm(s.rows, kernel.NewStream(s.seed, kernel.DomainShuffle, uint64(epoch), streamGroups+uint32(g)))
 	shards := s.of(g)
-	short := -1 // place in the group of the shard that may be short
+	short := -1 // index in the group of the shard that may be short
 	if p := s.last - g*s.l.Group; p >= 0 && p < len(shards) {
 		short = p
 	}
 	for i, r := range s.rows {
 		p := int(r) / s.l.Per
 		at := int(r) % s.l.Per
-		if short >= 0 && short < len(shards)-1 { // what comes after it lies earlier
+		if short >= 0 && short < len(shards)-1 { // the shards after it begin earlier
 			if cut := (short+1)*s.l.Per - (s.l.Per - s.l.Len(len(s.shards)-1)); int(r) >= cut {
 				p, at = short+1+(int(r)-cut)/s.l.Per, (int(r)-cut)%s.l.Per
 			}
@@ -130,9 +130,9 @@ func (s *Shuffle) enter(epoch, g int) {
 	}
 }
 
-// Next appends to dst the shards in which the rows from position from of an epoch on lie, most
-// of them at most, in the order in which they are needed: first all of the group of from, then
-// the groups behind it, then those of the epochs that follow.
+// Next appends to dst up to most shards that hold the rows from position from of an epoch on, in
+// the order in which they are needed: first the whole group of from, then the following groups,
+// then those of the following epochs.
 func (s *Shuffle) Next(dst []int32, epoch, from, most int) []int32 {
 	seen := make([]bool, len(s.shards))
 	most = min(most, len(s.shards))

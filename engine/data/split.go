@@ -12,8 +12,8 @@ import (
 	"github.com/ravnest/ravnest/engine/kernel"
 )
 
-// SplitRows chooses the rows for validation out of n: share of them, at least one where share is
-// not 0, by the seed. The others are for training; both ascend. val is empty where share is 0.
+// SplitRows chooses a share of n rows for validation by the seed, at least one unless share is 0.
+// The others are for training. Both lists ascend; val is empty if share is 0.
 func SplitRows(n int, share float64, seed uint64) (val, train []int32, err error) {
 	if !(share >= 0 && share < 1) {
 		return nil, nil, bad("a share of %v for validation, want 0 or more and less than 1", share)
@@ -33,10 +33,10 @@ func SplitRows(n int, share float64, seed uint64) (val, train []int32, err error
 	return val, train, nil
 }
 
-// Split parts the rows of inputs and targets as SplitRows does; either part keeps the rows' order.
+// Split splits the rows of inputs and targets as SplitRows does. Both parts keep the order.
 func Split(x, y *Table, share float64, seed uint64) ([4]*Table, error) {
 	if x.Rows != y.Rows {
-		return [4]*Table{}, bad("%d rows of inputs beside %d of targets", x.Rows, y.Rows)
+		return [4]*Table{}, bad("%d rows of inputs, but %d of targets", x.Rows, y.Rows)
 	}
 	val, train, err := SplitRows(x.Rows, share, seed)
 	if err != nil || len(val) == 0 {
