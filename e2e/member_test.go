@@ -10,6 +10,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/chromedp/chromedp"
 )
 
 // volunteer starts a provider of its own person, with a configuration in home.
@@ -101,6 +103,46 @@ func TestMembers(t *testing.T) {
 			t.Errorf("a secret in what it says:\n%s", all)
 		}
 	}
+	host.interrupt()
+	if code := host.wait(limit); code != 130 {
+		t.Errorf("the host: code %d", code)
+	}
+}
+
+// TestTabMember: a tab is invited by a link, proves a key that its browser keeps, and comes
+// back by the page's plain address.
+func TestTabMember(t *testing.T) {
+	posix(t)
+	s := newScene(t)
+	dir := s.endlessJob("--nodes", "1")
+	host, url := s.serve("--members-only", dir)
+	b := s.browser()
+	p := b.open(url)
+	p.lend()
+	p.shows(limit, "#state", "Not taking part")
+	p.shows(5*time.Second, "#who", "The host knows this browser by its key")
+	p.shows(limit, "#problems", "members only")
+	out, _ := s.ok("ravnest", "members", dir, "invite")
+	link := strings.TrimSpace(out)
+	p = b.open(link)
+	p.lend()
+	p.shows(limit, "#state", "Training")
+	s.more(dir, 20)
+	list, _ := s.ok("ravnest", "members", dir)
+	key := strings.Fields(strings.Split(list, "\n")[1])[0]
+	p.shows(limit, "#who", "The host knows this browser by its key "+key)
+	p.clean(t)
+	p.do(chromedp.Click(chromedp.CSS("#go")))
+	p.shows(limit, "#state", "Not taking part")
+
+	p = b.open(url)
+	p.lend()
+	p.shows(limit, "#state", "Training")
+	s.more(dir, 20)
+	p.clean(t)
+	s.ok("ravnest", "members", dir, "ban", key)
+	p.shows(limit, "#state", "Not taking part")
+	p.shows(limit, "#problems", "has banned this provider")
 	host.interrupt()
 	if code := host.wait(limit); code != 130 {
 		t.Errorf("the host: code %d", code)

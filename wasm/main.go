@@ -43,6 +43,8 @@ type settings struct {
 	Down float64 `json:"down"`
 	// Hours are those of the day in which it may be lent; "": the whole day.
 	Hours string `json:"hours"`
+	// Key is the browser's public key; "": it keeps none.
+	Key string `json:"key"`
 }
 
 // ending tells the page how the tab's part ended.
@@ -91,12 +93,16 @@ func main() {
 			}
 			return nil
 		}))
-		err = lend(ctx, set, t, atOnce, emit)
+		var id client.Identity
+		if set.Key != "" {
+			id = &identity{shell, set.Key}
+		}
+		err = lend(ctx, set, id, t, atOnce, emit)
 	}
 	emit("ended", explain(err))
 }
 
-func lend(ctx context.Context, set settings, t *turns, atOnce <-chan struct{}, emit func(string, any)) error {
+func lend(ctx context.Context, set settings, id client.Identity, t *turns, atOnce <-chan struct{}, emit func(string, any)) error {
 	limit, err := throttle.New(1e6*set.Up, 1e6*set.Down)
 	if err != nil {
 		return err
@@ -113,7 +119,8 @@ func lend(ctx context.Context, set settings, t *turns, atOnce <-chan struct{}, e
 	return lender.Lend(ctx, lender.Config{
 		Host: set.Host, Token: set.Token, Name: set.Name, Agent: "ravnest-tab/" + version, Platform: "js/wasm",
 		Loopback: loopback(set.Host), Limit: limit,
-		May:  func() (string, bool) { return day.May(time.Now()) },
+		May:      func() (string, bool) { return day.May(time.Now()) },
+		Identity: id, Pass: func(token string) { emit("pass", token) },
 		Team: team, RAM: set.RAM, AtOnce: atOnce, Between: t.between, RSS: t.memory, Check: t.current,
 		// A tab belongs to its page's host: when the host says goodbye, the tab is done. If the
 		// connection is lost, it tries to join again.

@@ -43,6 +43,8 @@ const goodbye = 1500;
 //	          text and hint, where code is "" if all is well; text may say why elsewhere too
 //	progress  the report sent to the host four times a second, see provider.Update
 //	joined    {name, gflops}
+//	identity  {key, why}: the key by which the host knows this browser, or why it has none
+//	pass      a token of this tab's own, to be used in place of the one it had
 //	log       a line of text
 export class Tab extends EventTarget {
   #worker = null;
@@ -130,6 +132,8 @@ export class Tab extends EventTarget {
       if (this.#state !== "leaving") this.#set(m.update.state, m.update);
       if (m.update.state === "training" && m.update.progress.run) this.#tell("progress", m.update);
     } else if (m.joined) this.#tell("joined", m.joined);
+    else if (m.identity) this.#tell("identity", m.identity);
+    else if (m.pass) this.#tell("pass", m.pass);
     else if (m.log) this.#tell("log", m.log);
     else if (m.ended) this.#end(m.ended);
     else if (m.exited) this.#end({ code: "engine", text: "the engine has stopped", hint: "reload the page; the browser's console says why" });

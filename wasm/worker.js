@@ -2,12 +2,14 @@
 // main.go, turns.go and rtc/endpoint_js.go) and carries messages between it and tab.js.
 
 import { Bridge } from "./bridge.js";
+import { identity } from "./identity.js";
 import { load } from "./load.js";
 import "./shared.js";
 import "./wasm_exec.js";
 
 const channel = new MessageChannel();
 let engine;
+let me = { key: "" };
 
 // asleep is a gap in ms between ticks of one second that means the machine was asleep. (A
 // worker's timers keep running in a hidden tab, where a page's may fire once a minute.)
@@ -41,6 +43,10 @@ globalThis.ravnest = {
     const url = import.meta.url;
     fetch(url, { method: "HEAD", cache: "no-store" }).then(({ ok, status }) => tell(ok || status >= 500), () => tell(true));
   },
+  // sign tells the signature of our key as a Uint8Array; nothing where there is none.
+  sign: (message, tell) => {
+    Promise.resolve(me.sign?.(message)).then((signature) => tell(signature && new Uint8Array(signature)), () => tell());
+  },
   memory: () => engine.memory.buffer.byteLength,
   // turns returns a function that calls done once the waiting events have been handled.
   turns: (done) => {
@@ -58,8 +64,10 @@ onmessage = async ({ data }) => {
     if (ravnest.command) ravnest.command(data.command);
     else if (data.command === "stop" || data.command === "leave") postMessage({ ended: { code: "", text: "stopped" } });
   } else if (data.start) {
-    ravnest.settings = JSON.stringify(data.start);
     try {
+      me = await identity();
+      postMessage({ identity: { key: me.key, why: me.why ?? "" } });
+      ravnest.settings = JSON.stringify({ ...data.start, key: me.key });
       engine = await load({ go: new Go(), compile, threads: data.start.threads });
       await engine.run();
       postMessage({ exited: true });

@@ -2,7 +2,7 @@
 
 import { Tab, support } from "./tab.js";
 import { lineChart } from "./chart.js";
-import { hold, otherReading, remember, remembered, token } from "./session.js";
+import { hold, keepPass, otherReading, remember, remembered, shown, token } from "./session.js";
 import { $, bytes, count, el, flop, hostURL, note, plain, sentence, set } from "./words.js";
 
 const memories = [125, 250, 500, 1000, 2000, 3000].map((mb) => mb * 1e6);
@@ -66,7 +66,10 @@ function ended({ code, text, hint }) {
     setTimeout(begin);
     return;
   }
-  if (code === "bad_token") $("token-row").hidden = false;
+  if (code === "bad_token") {
+    keepPass("");
+    $("token-row").hidden = false;
+  }
   const why = code || text === "stopped" ? [] : [`${sentence(text)}.`];
   const thanks = last ? [`Thank you: this tab trained ${$("f-samples").textContent} samples.`] : [];
   set($("detail"), [...why, ...thanks].join(" "));
@@ -151,12 +154,17 @@ async function main() {
   $("limits").addEventListener("submit", (ev) => ev.preventDefault());
   say();
 
-  $("token").value = token();
+  $("token").value = shown();
   $("token-row").hidden = $("token").value === "";
   if (location.hash) $("to-dashboard").hash = location.hash;
 
   tab.addEventListener("state", show);
   tab.addEventListener("progress", progress);
+  tab.addEventListener("pass", ({ detail }) => keepPass(detail));
+  tab.addEventListener("identity", ({ detail: { key, why } }) => {
+    $("who").hidden = false;
+    set($("who"), key ? `The host knows this browser by its key ${key.slice(0, 12)}…` : `This browser keeps no key, as ${why}: it can join with a token, and not by invitation.`);
+  });
   tab.addEventListener("log", ({ detail }) => note($("log"), detail));
   $("go").addEventListener("click", () => (tab.state === "stopped" ? begin() : tab.stop()));
 

@@ -24,7 +24,29 @@ export function remember(more) {
 const given = readings(location.hash);
 let held = given[0] ?? remembered().token ?? "";
 
-export const token = () => held;
+// shown is what was given or typed; token is what to use, a pass of an earlier visit included.
+export const shown = () => held;
+export const token = () => held || pass() || "";
+
+// pass is the token of this browser's own that the host has given it, kept for its next visit.
+const passKey = `ravnest-pass ${new URL(".", location.href).pathname}`;
+
+function pass() {
+  try {
+    return localStorage.getItem(passKey);
+  } catch {
+    return null;
+  }
+}
+
+export function keepPass(token) {
+  try {
+    if (token) localStorage.setItem(passKey, token);
+    else localStorage.removeItem(passKey);
+  } catch {
+    // Storage is off: an invitation works for this visit.
+  }
+}
 
 export function hold(token) {
   held = token;
