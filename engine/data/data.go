@@ -344,7 +344,7 @@ func NewPart(x, y *Table) (Part, error) {
 		return Part{}, err
 	}
 	if x.Kind != Inputs || y.Kind != Targets || x.Rows != y.Rows {
-		return Part{}, bad("%d rows of %v beside %d rows of %v", x.Rows, x.Kind, y.Rows, y.Kind)
+		return Part{}, bad("%d rows of %v, but %d rows of %v", x.Rows, x.Kind, y.Rows, y.Kind)
 	}
 	return Part{x, y}, nil
 }

@@ -415,7 +415,7 @@ func (s *Source) Raw() (project.RawSet, bool) {
 func (s *Source) split(share float64, seed uint64) error {
 	x, y := s.raws[0], s.raws[1]
 	if x.Rows != y.Rows {
-		return fmt.Errorf("%w: %d rows of inputs beside %d of targets", data.ErrInvalid, x.Rows, y.Rows)
+		return fmt.Errorf("%w: %d rows of inputs, but %d of targets", data.ErrInvalid, x.Rows, y.Rows)
 	}
 	val, train, err := data.SplitRows(x.Rows, share, seed)
 	if err != nil || len(val) == 0 {
