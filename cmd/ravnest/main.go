@@ -597,7 +597,7 @@ func initData(c *cli.Context, dir string) error {
 		if err != nil {
 			return err
 		}
-		g, j = e.Graph, e.Job
+		g, j = e.Fit(src.Shape(), outputs), e.Job
 	} else {
 		if g, err = zoo.Starter(src.Shape(), outputs, src.Tokens); err != nil {
 			return err

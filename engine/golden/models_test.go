@@ -176,7 +176,8 @@ func modelStep(t *testing.T, f *golden.File, name string, g *graph.Graph, split 
 func TestStateDicts(t *testing.T) {
 	f := golden.MustOpen(t, "models")
 	for _, name := range zoo.Names() {
-		if name == "cnn" { // compared with its weights
+		switch name {
+		case "cnn", "resnet50-tiny", "inception_v3": // compared with its weights; resnet50 with more classes; in package zoo
 			continue
 		}
 		want := map[string][]int{}

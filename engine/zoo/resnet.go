@@ -21,10 +21,12 @@ type ResNetConfig struct {
 }
 
 // ResNet18 and ResNet50 are torchvision's resnet18 and resnet50 for images of 64x64 and
-// ten classes.
+// ten classes; ResNet50Tiny has the 200 classes of Tiny-ImageNet.
 var (
 	ResNet18 = ResNetConfig{Name: "resnet18", Blocks: [4]int{2, 2, 2, 2}, Width: 64, Image: 64, Classes: 10}
 	ResNet50 = ResNetConfig{Name: "resnet50", Blocks: [4]int{3, 4, 6, 3}, Bottleneck: true, Width: 64, Image: 64, Classes: 10}
+
+	ResNet50Tiny = ResNetConfig{Name: "resnet50-tiny", Blocks: ResNet50.Blocks, Bottleneck: true, Width: 64, Image: 64, Classes: 200}
 )
 
 // ResNet is over images [N,3,Image,Image]; its answer are logits [N,Classes].

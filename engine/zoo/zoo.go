@@ -80,30 +80,55 @@ func CNN() *graph.Graph {
 type Example struct {
 	Graph *graph.Graph
 	Job   job.Spec
+	fit   func(image, classes int) *graph.Graph
+}
+
+// Fit is the example's model for other data: of square images [3,S,S] as large as they are, with
+// so many classes. Models of anything else stay as they are.
+func (e *Example) Fit(shape []int, classes int) *graph.Graph {
+	if e.fit == nil || len(shape) != 3 || shape[0] != 3 || shape[1] != shape[2] || shape[1] < 32 || classes < 2 {
+		return e.Graph
+	}
+	return e.fit(shape[1], classes)
 }
 
 // example is a model and what its job changes in the walkthrough's.
 type example struct {
 	graph func() *graph.Graph
 	job   func(*job.Spec)
+	fit   func(image, classes int) *graph.Graph // as Example.Fit, nil: the model is as it is
+}
+
+// residual is a residual network for other images.
+func residual(c ResNetConfig) func(image, classes int) *graph.Graph {
+	return func(image, classes int) *graph.Graph {
+		c.Image, c.Classes = image, classes
+		return ResNet(c)
+	}
+}
+
+func inception(image, classes int) *graph.Graph {
+	return Inception(InceptionConfig{Name: "inception_v3", Image: image, Classes: classes})
 }
 
 var examples = map[string]example{
-	"cnn": {CNN, func(*job.Spec) {}},
+	"cnn": {CNN, func(*job.Spec) {}, nil},
 	"gpt-sorter": {func() *graph.Graph { return GPT(GPTSorter) }, func(j *job.Spec) {
 		j.Data, j.Epochs, j.ValEvery, j.SaveEvery = "sorter", 150, 10, 50
 		language(j, 1e-3)
-	}},
+	}, nil},
 	"char-gpt": {func() *graph.Graph { return GPT(CharGPT) }, func(j *job.Spec) {
 		j.Data, j.Epochs, j.BatchSize, j.SaveEvery = "sums", 10, 16, 1
 		language(j, 3e-4)
-	}},
+	}, nil},
 	"bert": {func() *graph.Graph { return BERT(BERTBase) }, func(j *job.Spec) {
 		j.Data, j.Epochs, j.BatchSize, j.SaveEvery = "topics", 3, 4, 1
 		language(j, 5e-5)
-	}},
-	"resnet18": {func() *graph.Graph { return ResNet(ResNet18) }, images},
-	"resnet50": {func() *graph.Graph { return ResNet(ResNet50) }, images},
+	}, nil},
+	"resnet18":      {func() *graph.Graph { return ResNet(ResNet18) }, images, residual(ResNet18)},
+	"resnet50":      {func() *graph.Graph { return ResNet(ResNet50) }, images, residual(ResNet50)},
+	"resnet50-tiny": {func() *graph.Graph { return ResNet(ResNet50Tiny) }, images, residual(ResNet50Tiny)},
+	"inception_v3":  {func() *graph.Graph { return inception(64, 10) }, images, inception},
 }
 
 // language sets what transformers are trained with.
@@ -127,7 +152,7 @@ func Find(name string) (Example, error) {
 	j := job.Default()
 	j.Name = name
 	e.job(&j)
-	return Example{e.graph(), j}, nil
+	return Example{e.graph(), j, e.fit}, nil
 }
 
 // Names lists the examples, sorted.
