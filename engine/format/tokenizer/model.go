@@ -1,4 +1,4 @@
-// The models: what tokens a word consists of.
+// The models, which split a word into tokens.
 
 package tokenizer
 
@@ -54,13 +54,13 @@ func (t *Tokenizer) readModel(raw json.RawMessage) error {
 	if m.Unk != nil {
 		id, ok := ids[*m.Unk]
 		if !ok {
-			return bad("the token %.40q for what is unknown is not in the vocabulary", *m.Unk)
+			return bad("the unknown token %.40q is not in the vocabulary", *m.Unk)
 		}
 		unk = id
 	}
 	if m.Type == "WordPiece" {
 		if unk < 0 {
-			return bad("a WordPiece without a token for what is unknown")
+			return bad("a WordPiece without an unknown token")
 		}
 		w := &wordPiece{ids: ids, unk: unk, prefix: "##", most: 100}
 		if m.Prefix != nil {
@@ -89,11 +89,11 @@ func (t *Tokenizer) readModel(raw json.RawMessage) error {
 	return b.readMerges(m.Merges)
 }
 
-// bpe joins the pair of neighbours that was learned first, until there is none.
+// bpe joins neighbouring tokens, always the pair that was learned first, until there is none.
 type bpe struct {
 	ids                   map[string]int32
 	merges                map[[2]int32]merge
-	unk                   int32 // -1: what is unknown is left out
+	unk                   int32 // -1: unknown characters are left out
 	prefix, suffix        string
 	fuse, fallback, whole bool
 	syms                  []symbol // room
@@ -131,12 +131,12 @@ func (b *bpe) readMerges(raw []json.RawMessage) error {
 		if !ok1 || !ok2 || !ok3 {
 			return bad("merge %d joins %.40q and %.40q; one of them, or what they make, is not in the vocabulary", i, pair[0], pair[1])
 		}
-		b.merges[[2]int32{x, y}] = merge{int32(i), z} // as there, the last of two counts
+		b.merges[[2]int32{x, y}] = merge{int32(i), z} // of duplicates the last counts, as in the original
 	}
 	return nil
 }
 
-// symbol is a token of a word, and its neighbours; id -1 is one that has been joined to another.
+// symbol is a token of a word and its neighbours. The id -1 marks one that was joined to another.
 type symbol struct {
 	id         int32
 	prev, next int32
@@ -145,11 +145,11 @@ type symbol struct {
 // candidate is a pair that can be joined.
 type candidate struct {
 	merge
-	at   int32 // of its left half
+	at   int32 // place of its left half
 	pair [2]int32
 }
 
-// queue has the pair that is joined next first.
+// queue is a heap of pairs; the next to be joined is first.
 type queue []candidate
 
 func (q queue) Len() int { return len(q) }
@@ -190,7 +190,7 @@ func (b *bpe) word(ids []int32, w string) ([]int32, error) {
 		c := heap.Pop(&b.queue).(candidate)
 		l := &s[c.at]
 		if l.id != c.pair[0] || l.next < 0 || s[l.next].id != c.pair[1] {
-			continue // one of them has been joined to another
+			continue // one of the two was joined to another
 		}
 		r := &s[l.next]
 		l.id, l.next, r.id = c.id, r.next, -1
@@ -210,7 +210,7 @@ func (b *bpe) word(ids []int32, w string) ([]int32, error) {
 	return ids, nil
 }
 
-// consider queues the pair whose left half is at place i, if it can be joined.
+// consider queues the pair with the left half at place i, if it can be joined.
 func (b *bpe) consider(i int32) {
 	pair := [2]int32{b.syms[i].id, b.syms[b.syms[i].next].id}
 	if m, ok := b.merges[pair]; ok {
@@ -218,9 +218,9 @@ func (b *bpe) consider(i int32) {
 	}
 }
 
-// split makes a word its characters.
+// split splits a word into characters.
 func (b *bpe) split(w string) error {
-	unknown := false // the one before
+	unknown := false // whether the character before is
 	for i, c := range w {
 		n := utf8.RuneLen(c)
 		s := w[i : i+n]
@@ -248,7 +248,7 @@ func (b *bpe) split(w string) error {
 	return nil
 }
 
-// bytes appends the tokens of the bytes of s, if there are all.
+// bytes appends the tokens of the bytes of s, if all of them exist.
 func (b *bpe) bytes(s string) bool {
 	n := len(b.syms)
 	for i := range len(s) {
@@ -262,13 +262,13 @@ func (b *bpe) bytes(s string) bool {
 	return true
 }
 
-// wordPiece takes the longest token that a word begins with, again and again.
+// wordPiece repeatedly takes the longest token that the rest of a word begins with.
 type wordPiece struct {
 	ids     map[string]int32
 	unk     int32
-	prefix  string // of tokens inside a word
-	most    int    // characters of a word that is looked at
-	longest int    // bytes of a token
+	prefix  string // of tokens that continue a word
+	most    int    // words with more characters are unknown
+	longest int    // bytes of the longest token
 }
 
 func (m *wordPiece) word(ids []int32, w string) ([]int32, error) {

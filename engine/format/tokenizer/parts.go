@@ -1,4 +1,4 @@
-// What happens to a text before its words are looked at: normalizers change it, pre-tokenizers
+// What happens to a text before the model sees its words: normalizers change it, pre-tokenizers
 // split it.
 
 package tokenizer
@@ -16,11 +16,11 @@ import (
 // normalizer changes a text.
 type normalizer struct {
 	do       func(string) string
-	prepends bool // to the beginning of a text
-	strips   bool // its beginning
+	prepends bool // it adds something at the beginning of a text
+	strips   bool // it removes something there
 }
 
-// place is where a piece of text lies.
+// place says where a piece of text is.
 type place struct {
 	first  bool // at the beginning of the text
 	begins bool // it does not continue a text that was cut
@@ -40,12 +40,12 @@ func wordRune(r rune) bool {
 		unicode.Is(unicode.Other_Alphabetic, r) || unicode.Is(unicode.Join_Control, r)
 }
 
-// punctuation is what BERT takes for it.
+// punctuation is what BERT takes for punctuation.
 func punctuation(r rune) bool {
 	return r < 128 && r > 32 && r != 127 && !(r >= '0' && r <= '9' || r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z') || unicode.IsPunct(r)
 }
 
-// pattern is what Replace and Split look for.
+// pattern is what Replace and Split search for.
 type pattern struct {
 	String *string `json:"String"`
 	Regex  *string `json:"Regex"`
@@ -131,15 +131,15 @@ func readNormalizer(raw json.RawMessage, depth int) ([]normalizer, error) {
 			return one(func(s string) string { return re.replace(s, n.Content) })
 		}
 	}
-	return nil, bad("a normalizer of type %.40q, which is not done here", n.Type)
+	return nil, bad("a normalizer of type %.40q, which is not supported", n.Type)
 }
 
-// lower is Rust's to_lowercase of each character.
+// lower lowers each character like to_lowercase of Rust.
 func lower(s string) string {
 	return strings.Map(unicode.ToLower, strings.ReplaceAll(s, "İ", "i̇"))
 }
 
-// without leaves characters out.
+// without removes characters.
 func without(table *unicode.RangeTable, s string) string {
 	return strings.Map(func(r rune) rune {
 		if unicode.Is(table, r) {
@@ -186,7 +186,7 @@ func bert(clean, chinese, accents, low bool) func(string) string {
 	}
 }
 
-// ideograph is BERT's Chinese character.
+// ideograph reports whether BERT takes r for a Chinese character.
 func ideograph(r rune) bool {
 	for _, b := range [][2]rune{{0x4E00, 0x9FFF}, {0x3400, 0x4DBF}, {0x20000, 0x2A6DF}, {0x2A700, 0x2B73F}, {0x2B740, 0x2B81F}, {0x2B920, 0x2CEAF}, {0xF900, 0xFAFF}, {0x2F800, 0x2FA1F}} {
 		if r >= b[0] && r <= b[1] {
@@ -272,7 +272,7 @@ func readPre(raw json.RawMessage, depth int) ([]splitter, error) {
 		}
 		return one(func(dst []string, s string, _ place) []string { return cut(dst, s, re.find(s), p.Behavior, p.Invert) })
 	}
-	return nil, bad("a pre-tokenizer of type %.40q, which is not done here", p.Type)
+	return nil, bad("a pre-tokenizer of type %.40q, which is not supported", p.Type)
 }
 
 func splitPattern(p pattern) (*expression, error) {
@@ -285,7 +285,7 @@ func splitPattern(p pattern) (*expression, error) {
 	return nil, bad("a split without a pattern")
 }
 
-// cut splits s at matches, which ascend.
+// cut splits s at matches, which are in ascending order.
 func cut(dst []string, s string, matches [][2]int, behavior string, invert bool) []string {
 	type part struct {
 		from, to int
@@ -305,7 +305,7 @@ func cut(dst []string, s string, matches [][2]int, behavior string, invert bool)
 	if at < len(s) {
 		parts = append(parts, part{at, len(s), invert})
 	}
-	was := false // the piece before ends with, or for Contiguous is, a match
+	was := false // whether the piece before ends with a match or, for Contiguous, is one
 	from := len(dst)
 	for i, p := range parts {
 		joins := false
@@ -330,7 +330,7 @@ func cut(dst []string, s string, matches [][2]int, behavior string, invert bool)
 	return dst
 }
 
-// runes splits at characters, and what remains by then, if it is not nil.
+// runes splits at characters, and the remaining pieces by then unless that is nil.
 func runes(is func(rune) bool, behavior string, then splitter) splitter {
 	return func(dst []string, s string, at place) []string {
 		var matches [][2]int
@@ -349,7 +349,7 @@ func runes(is func(rune) bool, behavior string, then splitter) splitter {
 	}
 }
 
-// whitespace is \w+|[^\w\s]+.
+// whitespace splits by \w+|[^\w\s]+.
 func whitespace(dst []string, s string, _ place) []string {
 	class := func(r rune) int {
 		switch {
@@ -375,7 +375,7 @@ func whitespace(dst []string, s string, _ place) []string {
 	return dst
 }
 
-// metaspace makes spaces a character that begins words.
+// metaspace replaces spaces by a character that begins words.
 func metaspace(to, scheme string, split bool) splitter {
 	return func(dst []string, s string, at place) []string {
 		s = strings.ReplaceAll(s, " ", to)
@@ -398,10 +398,10 @@ func metaspace(to, scheme string, split bool) splitter {
 	}
 }
 
-// gpt2 is how GPT-2 splits a text into words.
+// gpt2 is the pattern by which GPT-2 splits a text into words.
 const gpt2 = `'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+`
 
-// byteRunes are the characters that stand for bytes: those that print, themselves.
+// byteRunes are the characters that stand for bytes. Printable ones stand for themselves.
 var byteRunes = func() (to [256]string) {
 	n := rune(256)
 	for b := range rune(256) {
@@ -414,7 +414,7 @@ var byteRunes = func() (to [256]string) {
 	return to
 }()
 
-// byteLevel splits as GPT-2 does, and makes a character of every byte.
+// byteLevel splits like GPT-2 and replaces every byte by its character.
 func byteLevel(prefix, split bool) splitter {
 	re, err := compile(gpt2)
 	if err != nil {
@@ -441,28 +441,28 @@ func byteLevel(prefix, split bool) splitter {
 	}
 }
 
-// expression is a regular expression as Hugging Face's library has them, as far as Go's can do
-// them: all but what looks around itself, except for \s+(?!\S), with which GPT's patterns leave
-// the last of several spaces to the word behind them.
+// expression is a regular expression of Hugging Face's library, as far as Go's package can
+// express it: without lookaround, except for \s+(?!\S), by which GPT's patterns leave the last of
+// several spaces to the word after them.
 type expression struct {
 	re    *regexp.Regexp
-	blank int                       // group of the spaces the last of which may be left; 0: none
-	scan  func(s string, i int) int // does the same; nil: the expression has to
+	blank int                       // the group of spaces whose last may be left to the next match; 0: none
+	scan  func(s string, i int) int // does the same faster; nil: the expression is used
 }
 
-// white is what \s stands for, inside of a class: Go's is ASCII only.
+// white is what \s stands for inside a class: Go's \s is ASCII only.
 const white = `\t\n\v\f\r \x{85}\x{a0}\x{1680}\x{2000}-\x{200a}\x{2028}\x{2029}\x{202f}\x{205f}\x{3000}`
 
 func compile(pattern string) (*expression, error) {
 	if len(pattern) > 1<<12 {
 		return nil, bad("a pattern of %d bytes", len(pattern))
 	}
-	// The whole alternative, and the one behind it that takes a single space.
+	// The alternative and the one after it, which takes a single space.
 	const mark = "\x00"
 	p := strings.ReplaceAll(pattern, `\s+(?!\S)|\s+`, mark)
-	p = strings.ReplaceAll(p, `\s+(?!\S)|\s`, mark) // what follows it alone is one space, too
+	p = strings.ReplaceAll(p, `\s+(?!\S)|\s`, mark) // alone, the first takes a single space, too
 	if strings.Contains(p, "(?!") || strings.Contains(p, "(?=") || strings.Contains(p, "(?<") {
-		return nil, bad("the pattern %.80q looks around itself in a way that is not done here", pattern)
+		return nil, bad("the pattern %.80q has lookaround of a kind that is not supported", pattern)
 	}
 	p = spaces(p)
 	p = strings.ReplaceAll(p, mark, `(?P<blank>[`+white+`]+)`)
@@ -473,7 +473,7 @@ func compile(pattern string) (*expression, error) {
 	return &expression{re: re, blank: max(re.SubexpIndex("blank"), 0), scan: scanners[pattern]}, nil
 }
 
-// spaces writes \s and \S out.
+// spaces replaces \s and \S by explicit classes.
 func spaces(p string) string {
 	var b strings.Builder
 	class := false
@@ -503,7 +503,7 @@ func spaces(p string) string {
 	return b.String()
 }
 
-// find is the places of all matches.
+// find returns the places of all matches.
 func (e *expression) find(s string) [][2]int {
 	var out [][2]int
 	if e.scan != nil {

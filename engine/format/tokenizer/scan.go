@@ -1,5 +1,5 @@
-// The patterns that most tokenizers split by, by hand: Go's regular expressions take twenty times
-// as long.
+// Hand-written scanners for the patterns of most tokenizers: Go's regular expressions are twenty
+// times slower.
 
 package tokenizer
 
@@ -9,10 +9,10 @@ import (
 	"unicode/utf8"
 )
 
-// scanners find the end of the match that begins at place i, by pattern.
+// scanners holds, by pattern, functions that return the end of the match that begins at place i.
 var scanners = map[string]func(s string, i int) int{
 	gpt2: scanGPT2,
-	// GPT-4's, as Llama 3 has it, and Qwen 2, which keeps no digits together.
+	// That of GPT-4, which Llama 3 uses, and that of Qwen 2, which separates all digits.
 	`(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+`: func(s string, i int) int { return scanGPT4(s, i, 3) },
 	`(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+`:      func(s string, i int) int { return scanGPT4(s, i, 1) },
 }
@@ -21,7 +21,7 @@ func digit(r rune) bool  { return unicode.Is(unicode.N, r) }
 func other(r rune) bool  { return !space(r) && !isLetter(r) && !digit(r) }
 func breaks(r rune) bool { return r == '\r' || r == '\n' }
 
-// run is the end of the characters from place i on that are of a kind, of at most so many.
+// run returns the end of a run of at most most characters of a kind that begins at place i.
 func run(s string, i, most int, is func(rune) bool) int {
 	for ; i < len(s) && most > 0; most-- {
 		r, n := utf8.DecodeRuneInString(s[i:])
@@ -33,8 +33,8 @@ func run(s string, i, most int, is func(rune) bool) int {
 	return i
 }
 
-// blanks is the end of the spaces at place i; where a word follows it has the last, if there are
-// several.
+// blanks returns the end of the spaces at place i. If a word follows several spaces, the last
+// belongs to the word.
 func blanks(s string, i int) int {
 	end := run(s, i, len(s), space)
 	if end < len(s) {
@@ -45,7 +45,7 @@ func blanks(s string, i int) int {
 	return end
 }
 
-// apostrophe is the end of an English ending at place i, or i.
+// apostrophe returns the end of an English ending such as 's at place i, or i.
 func apostrophe(s string, i int) int {
 	for _, e := range []string{"'s", "'t", "'re", "'ve", "'m", "'ll", "'d"} {
 		if strings.HasPrefix(s[i:], e) {
@@ -75,7 +75,7 @@ func scanGPT2(s string, i int) int {
 
 func scanGPT4(s string, i, digits int) int {
 	if s[i] == '\'' {
-		if strings.HasPrefix(s[i:], "'ſ") { // which is an s
+		if strings.HasPrefix(s[i:], "'ſ") { // the long s is an s
 			return i + len("'ſ")
 		}
 		if end := apostrophe(strings.ToLower(s[i:min(len(s), i+3)]), 0); end > 0 {

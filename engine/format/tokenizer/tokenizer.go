@@ -1,8 +1,8 @@
-// Package tokenizer turns text into tokens as a tokenizer.json of Hugging Face's tokenizers
-// says: BPE (byte-level as GPT-2's and Llama 3's, or with byte fallback as Llama 2's) and
-// WordPiece (BERT's). No special tokens are added around a text; those that stand in it are found.
+// Package tokenizer turns text into tokens by a tokenizer.json, the format of Hugging Face's
+// tokenizers: BPE (byte-level as for GPT-2 and Llama 3, or with byte fallback as for Llama 2) and
+// WordPiece (as for BERT). Special tokens within a text are recognised; none are added around it.
 //
-// What a file asks for and this package does not do is refused by name, when the file is read.
+// Parse refuses a file that asks for something unsupported, and names it.
 package tokenizer
 
 import (
@@ -27,14 +27,14 @@ const (
 	maxTokens = 1 << 22
 	maxID     = 1<<24 - 1 // tokens travel as float32
 	maxToken  = 1 << 12   // bytes of a token
-	maxParts  = 32        // of a sequence of normalizers or pre-tokenizers
+	maxParts  = 32        // steps in a sequence of normalizers or pre-tokenizers
 )
 
-// Tokenizer turns text into numbers of tokens. It is for one goroutine.
+// Tokenizer turns text into token numbers. It is for one goroutine.
 type Tokenizer struct {
-	size   int // one more than the greatest number
+	size   int // the largest number plus one
 	names  map[int32]string
-	added  [2]added // tokens that are found in the text: as it is, and normalised
+	added  [2]added // tokens that are found in the text as it is, and in the normalised text
 	normal []normalizer
 	pre    []splitter
 	model  model
@@ -47,10 +47,10 @@ type model interface {
 	word(ids []int32, w string) ([]int32, error)
 }
 
-// Size is one more than the greatest number of a token.
+// Size returns the largest token number plus one.
 func (t *Tokenizer) Size() int { return t.size }
 
-// Name is a token's text in the file, "" where there is none of that number.
+// Name returns the text of a token in the file, "" if there is no such token.
 func (t *Tokenizer) Name(id int32) string { return t.names[id] }
 
 // file is the JSON form.
@@ -114,7 +114,7 @@ func Parse(b []byte) (*Tokenizer, error) {
 	return t, nil
 }
 
-// name notes a token.
+// name records a token.
 func (t *Tokenizer) name(s string, id int64) error {
 	if id < 0 || id > maxID || len(s) > maxToken {
 		return bad("token %.40q of %d bytes has the number %d; it may have %d, and numbers up to %d", s, len(s), id, maxToken, maxID)
@@ -124,7 +124,8 @@ func (t *Tokenizer) name(s string, id int64) error {
 	return nil
 }
 
-// normalise changes a piece of text. begins tells that it does not continue a text that was cut.
+// normalise normalises a piece of text. begins says that it does not continue a text that was
+// cut.
 func (t *Tokenizer) normalise(s string, begins bool) string {
 	for _, n := range t.normal {
 		if begins || !n.prepends {
@@ -134,14 +135,14 @@ func (t *Tokenizer) normalise(s string, begins bool) string {
 	return s
 }
 
-// stripped tells whether what a piece of text begins with is taken away.
+// stripped reports whether the beginning of a piece of text is removed.
 func (t *Tokenizer) stripped(s string) bool {
 	r, _ := utf8.DecodeRuneInString(s)
 	return space(r) && slices.ContainsFunc(t.normal, func(n normalizer) bool { return n.strips })
 }
 
-// Encode appends the tokens of text to ids. begins says that it is a text's beginning, and not the
-// continuation of one that was cut; see Cut.
+// Encode appends the tokens of text to ids. begins says that it is the beginning of a text, not
+// the continuation of one that was cut; see Cut.
 func (t *Tokenizer) Encode(ids []int32, text string, begins bool) ([]int32, error) {
 	if !utf8.ValidString(text) {
 		return ids, fmt.Errorf("%w: the text is not UTF-8", ErrText)
@@ -152,7 +153,7 @@ func (t *Tokenizer) Encode(ids []int32, text string, begins bool) ([]int32, erro
 			ids = append(ids, id)
 			return
 		}
-		// What follows a token is a beginning of its own to those that put something there.
+		// For normalizers that prepend, the text after a token is a new beginning.
 		opens := begins || !first
 		first = first && begins && !t.stripped(piece)
 		t.added[1].find(t.normalise(piece, opens), func(piece string, id int32, head bool) {
@@ -204,9 +205,9 @@ func (t *Tokenizer) words(ids []int32, piece string, first, begins bool) ([]int3
 	return ids, nil
 }
 
-// Cut is the greatest place up to max bytes where text can be cut so that the tokens of both
-// pieces are those of the whole: behind a single line break between two letters or the like. 0:
-// there is none.
+// Cut returns the last place within max bytes at which text can be cut so that the tokens of the
+// two pieces are those of the whole: after a single line break between two letters or the like.
+// It returns 0 if there is none.
 func Cut(text string, most int) int {
 	for i := min(most, len(text)-1); i > 1; i-- {
 		if text[i-1] != '\n' {
@@ -221,7 +222,7 @@ func Cut(text string, most int) int {
 	return 0
 }
 
-// addedToken is a token that is found in the text before anything else happens to it.
+// addedToken is a token that is found before the text is split.
 type addedToken struct {
 	id                int32
 	word, left, right bool
@@ -229,8 +230,8 @@ type addedToken struct {
 
 type added struct {
 	of     map[string]addedToken
-	first  [256]bool // bytes with which one begins
-	length []int     // that there are, the longest first
+	first  [256]bool // first bytes of such tokens
+	length []int     // their lengths, longest first
 }
 
 func (a *added) add(s string, t addedToken) {
@@ -248,8 +249,8 @@ func (a *added) add(s string, t addedToken) {
 	}
 }
 
-// find gives the pieces of text in order: tokens, and with id -1 what lies between. first tells
-// that a piece is at the beginning.
+// find returns the pieces of text in order: tokens and, with the id -1, the text between them.
+// first says that a piece is at the beginning.
 func (a *added) find(text string, give func(piece string, id int32, first bool)) {
 	from := 0
 	for i := 0; i < len(text); {
@@ -276,7 +277,7 @@ func (a *added) find(text string, give func(piece string, id int32, first bool))
 	}
 }
 
-// at is the longest token at place i.
+// at returns the longest token at place i.
 func (a *added) at(text string, i int) (string, addedToken, bool) {
 	if a.of == nil || !a.first[text[i]] {
 		return "", addedToken{}, false

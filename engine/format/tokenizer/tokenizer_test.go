@@ -165,7 +165,7 @@ func TestRefuses(t *testing.T) {
 		{`{"model":{"type":"WordPiece","vocab":{"a":0}}}`, "unknown"},
 		{`{` + bpe + `,"normalizer":{"type":"Precompiled"}}`, "Precompiled"},
 		{`{` + bpe + `,"pre_tokenizer":{"type":"UnicodeScripts"}}`, "UnicodeScripts"},
-		{`{` + bpe + `,"pre_tokenizer":{"type":"Split","pattern":{"Regex":"a(?=b)"},"behavior":"Isolated"}}`, "looks around"},
+		{`{` + bpe + `,"pre_tokenizer":{"type":"Split","pattern":{"Regex":"a(?=b)"},"behavior":"Isolated"}}`, "has lookaround"},
 		{`{` + bpe + `,"pre_tokenizer":{"type":"Split","pattern":{"Regex":"("},"behavior":"Isolated"}}`, "missing"},
 		{`{` + bpe + `,"pre_tokenizer":{"type":"Split","pattern":{"Regex":"a"},"behavior":"Swallowed"}}`, "Swallowed"},
 	} {
