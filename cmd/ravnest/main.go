@@ -69,6 +69,7 @@ func jobFlags() []cli.Flag {
 		&cli.IntFlag{Name: "reduce-factor", DefaultText: "the job's", Usage: "updates of each replica between averages"},
 		&cli.StringFlag{Name: "recompute", DefaultText: "the job's", Usage: "selective or full: less memory for more computation, with the same result"},
 		&cli.StringFlag{Name: "precision", DefaultText: "the job's", Usage: "precision of the operands of products: fp32 or bf16 (the same bits on every machine)"},
+		&cli.BoolFlag{Name: "audit", DefaultText: "the job's", Usage: "keep what ravnest audit needs to name a provider that computes something else"},
 	}
 }
 
@@ -83,6 +84,9 @@ func change(c *cli.Context, j *job.Spec) {
 		if c.IsSet(name) {
 			*p = c.String(name)
 		}
+	}
+	if c.IsSet("audit") {
+		j.Audit = c.Bool("audit")
 	}
 	if c.IsSet("seed") {
 		j.Seed = c.Uint64("seed")
@@ -130,7 +134,7 @@ func app() *cli.App {
 			return cli.ShowAppHelp(c)
 		},
 		Commands: []*cli.Command{
-			demoCommand(), initCommand(), importCommand(), clusterizeCommand(), serveCommand(), statusCommand(), fuseCommand(), evalCommand(), exportCommand(), predictCommand(), trainCommand(),
+			demoCommand(), initCommand(), importCommand(), clusterizeCommand(), serveCommand(), statusCommand(), auditCommand(), fuseCommand(), evalCommand(), exportCommand(), predictCommand(), trainCommand(),
 			simulateCommand(), membersCommand(),
 		},
 	}
@@ -241,6 +245,15 @@ func statusCommand() *cli.Command {
 		Name: "status", Usage: "show the status of a run: of the job in DIR or of the host at URL", ArgsUsage: "DIR|URL",
 		Flags:  []cli.Flag{jsonFlag, &cli.StringFlag{Name: "token", EnvVars: []string{"RAVNEST_TOKEN"}, Usage: "the host's join token, with URL"}, tokenFileFlag},
 		Action: status, OnUsageError: usageError,
+	}
+}
+
+func auditCommand() *cli.Command {
+	return &cli.Command{
+		Name: "audit", Usage: "compute again what providers trained, and name who computed something else", ArgsUsage: "DIR",
+		Description: "Trains in one process from the checkpoint before the newest to the newest, or with --all from\nthe start, and compares what every stage saved. Where the job says \"audit\": true (init --audit),\nthe digests that the stages committed themselves to tell which one was the first to be wrong.",
+		Flags:       []cli.Flag{jsonFlag, threads, &cli.BoolFlag{Name: "all", Usage: "from the start of the run"}},
+		Action:      alone(auditRun), OnUsageError: usageError,
 	}
 }
 
@@ -994,6 +1007,30 @@ func fuse(c *cli.Context) error {
 			fmt.Fprintln(w, f)
 		}
 	})
+}
+
+func auditRun(c *cli.Context) error {
+	p, err := open(c)
+	if err != nil {
+		return err
+	}
+	t, err := threadsFlag(c)
+	if err != nil {
+		return err
+	}
+	a, err := host.AuditRun(c.Context, p, c.Bool("all"), t, output())
+	if err != nil && !errors.Is(err, host.ErrAudit) {
+		return asResult(c, err)
+	}
+	perr := print(c, a, func(w io.Writer) {
+		if err == nil {
+			fmt.Fprintf(w, "steps %d to %d are what the job makes: %d checkpoints and the digests of %d updates compared in %.1f s\n", a.From, a.To, a.Checkpoints, a.Updates, a.Seconds)
+		}
+		for _, f := range a.Faults {
+			fmt.Fprintln(w, f)
+		}
+	})
+	return errors.Join(err, perr)
 }
 
 func eval(c *cli.Context) error {

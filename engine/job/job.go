@@ -97,6 +97,10 @@ type Spec struct {
 	// fuses multiply-adds. Sums, weights and all else are float32.
 	Precision string `json:"precision,omitempty"`
 
+	// Audit has every stage commit itself to digests of what it exchanges with the others, by
+	// which ravnest audit names who computed something else. It changes no bit of the result.
+	Audit bool `json:"audit,omitempty"`
+
 	// UpdateFrequency is the number of batches whose gradients one update adds up.
 	UpdateFrequency int `json:"update_frequency"`
 	// Replicas is the number of copies of the model that train, each on its own share of the

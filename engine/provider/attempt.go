@@ -286,7 +286,7 @@ func (r *attempt) prepare() (*stage.Compiled, stage.Config, error) {
 	}
 	cfg = stage.Config{
 		TrainRows: plan.Train, ValRows: plan.Val,
-		Order: data.Order, Team: r.cfg.Team, Now: r.cfg.Now, Between: r.cfg.Between,
+		Order: data.Order, Team: r.cfg.Team, Now: r.cfg.Now, Between: r.cfg.Between, Commits: j.Audit, Updated: r.cfg.Updated,
 	}
 	if cfg.Weights, err = f.weights(need); err != nil {
 		return nil, cfg, err

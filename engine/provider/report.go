@@ -58,7 +58,7 @@ func (r *attempt) flush(ctx context.Context) error {
 	}
 	r.mu.Lock()
 	p, busy, now := r.prog, r.stage.Busy(), r.cfg.Now()
-	r.prog.Losses, r.prog.Vals = nil, nil
+	r.prog.Losses, r.prog.Vals, r.prog.Digests = nil, nil, nil
 	u := r.at
 	r.mu.Unlock()
 	if d := now - r.lastTime; d > 0 {
@@ -76,10 +76,12 @@ func (r *attempt) flush(ctx context.Context) error {
 	u.State, _ = r.d.shown.Load().(machine.State)
 	r.cfg.Watch(u)
 	// A message holds a bounded number of losses.
-	losses, vals := p.Losses, p.Vals
-	for first := true; first || len(losses) > 0 || len(vals) > 0; first = false {
-		n, k := min(len(losses), proto.MaxLosses), min(len(vals), proto.MaxVals)
-		p.Losses, p.Vals, losses, vals = losses[:n], vals[:k], losses[n:], vals[k:]
+	losses, vals, digests := p.Losses, p.Vals, p.Digests
+	for first := true; first || len(losses)+len(vals)+len(digests) > 0; first = false {
+		n, k, d := min(len(losses), proto.MaxLosses), min(len(vals), proto.MaxVals), min(len(digests), proto.MaxDigests)
+		p.Losses, losses = losses[:n], losses[n:]
+		p.Vals, vals = vals[:k], vals[k:]
+		p.Digests, digests = digests[:d], digests[d:]
 		m := p
 		if err := r.host.Send(ctx, &m); err != nil {
 			return err
@@ -93,6 +95,13 @@ func (r *attempt) Loss(l stage.Loss) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.prog.Losses = append(r.prog.Losses, proto.Loss{Step: int64(l.Step), Epoch: l.Epoch, Loss: proto.Real(l.Value)})
+}
+
+// Commit implements stage.Committer.
+func (r *attempt) Commit(d stage.Digest) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.prog.Digests = append(r.prog.Digests, proto.Digest{Step: int64(d.Step), Sums: d.Text()})
 }
 
 // Validated implements stage.Observer.

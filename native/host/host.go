@@ -230,7 +230,7 @@ func Serve(ctx context.Context, p *project.Project, opt Options) (Summary, error
 	job := server.Job{
 		Job: machine.Job{
 			ID: runID(p.Job.Name), Raw: p.Job.JSON(), Want: opt.Providers, Names: opt.Names, Spares: true, Replan: true,
-			Steps: int64(p.Job.Total(p.Data.Train.Len())), Val: answers(p), Span: span(p.Job),
+			Steps: int64(p.Job.Total(p.Data.Train.Len())), Val: answers(p), Span: span(p.Job), Audit: p.Job.Audit,
 			Batches: int64(p.Job.Batches(p.Data.Train.Len())), Apart: p.Job.Replica() > 1 && p.Job.Averaging().Optimizer == job.KeepState,
 		},
 		Plan: r.place, Inspect: r.inspect, Fresh: opt.Fresh,

@@ -36,10 +36,22 @@ func (o Output) say(format string, a ...any) {
 	}
 }
 
-// trainer returns the one-process trainer of a project and a function that closes it.
-func trainer(ctx context.Context, p *project.Project, team *kernel.Team) (*train.Trainer, func(), error) {
-	cfg := train.Config{Job: p.Job, Graph: p.Graph, Order: data.Order, Team: team}
-	var paged []*data.Paged
+// rows are a project's data as training reads them.
+type rows struct {
+	trainX, trainY, valX, valY stage.Rows
+	visits                     func() stage.Visits // of the training rows, for one reader; nil: by data.Order
+	paged                      []*data.Paged
+}
+
+func (r *rows) close() {
+	for _, p := range r.paged {
+		p.Close()
+	}
+}
+
+// readRows opens the data of a project for one reader of each table.
+func readRows(ctx context.Context, p *project.Project) *rows {
+	r := &rows{}
 	read := func(h *data.Table, training bool) stage.Rows {
 		if h.Index == nil {
 			return h
@@ -47,29 +59,38 @@ func trainer(ctx context.Context, p *project.Project, team *kernel.Team) (*train
 		var visits *data.Shuffle
 		if training {
 			visits = data.NewShuffle(h.Index.Layout, p.Job.Seed)
-			cfg.Visits = data.NewShuffle(h.Index.Layout, p.Job.Seed)
+			r.visits = func() stage.Visits { return data.NewShuffle(h.Index.Layout, p.Job.Seed) }
 		}
-		r := data.NewPaged(ctx, h.Index, visits, h.Index.LeastShards(training), p.Job.BatchSize, p.Shards.Fetch)
-		paged = append(paged, r)
-		return r
+		x := data.NewPaged(ctx, h.Index, visits, h.Index.LeastShards(training), p.Job.BatchSize, p.Shards.Fetch)
+		r.paged = append(r.paged, x)
+		return x
 	}
 	d := p.Data
-	cfg.TrainX, cfg.TrainY = read(d.Train.X(), true), read(d.Train.Y(), true)
-	cfg.ValX, cfg.ValY = read(d.Val.X(), false), read(d.Val.Y(), false)
+	r.trainX, r.trainY = read(d.Train.X(), true), read(d.Train.Y(), true)
+	r.valX, r.valY = read(d.Val.X(), false), read(d.Val.Y(), false)
 	if p.Job.Augment.On() {
-		for _, x := range []*stage.Rows{&cfg.TrainX, &cfg.ValX} {
+		for _, x := range []*stage.Rows{&r.trainX, &r.valX} {
 			*x = data.NewAugmented(*x, p.Job.Augment, p.Graph.Inputs[0].Shape, p.Job.Seed)
 		}
+	}
+	return r
+}
+
+// trainer returns the one-process trainer of a project and a function that closes it.
+func trainer(ctx context.Context, p *project.Project, team *kernel.Team) (*train.Trainer, func(), error) {
+	r := readRows(ctx, p)
+	cfg := train.Config{
+		Job: p.Job, Graph: p.Graph, Order: data.Order, Team: team,
+		TrainX: r.trainX, TrainY: r.trainY, ValX: r.valX, ValY: r.valY,
+	}
+	if r.visits != nil {
+		cfg.Visits = r.visits()
 	}
 	t, err := train.New(cfg)
 	if err == nil && p.Weights != nil {
 		err = t.Load(p.Weights)
 	}
-	return t, func() {
-		for _, r := range paged {
-			r.Close()
-		}
-	}, err
+	return t, r.close, err
 }
 
 // localObserver records what the trainer reports.

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"path/filepath"
 
@@ -105,29 +104,13 @@ func Fuse(p *project.Project, cluster int) ([]string, error) {
 // manifest the error wraps fs.ErrNotExist. Every part must have the digest and the position
 // stated in the manifest.
 func checkpoint(p *project.Project, cluster int) ([]state.Dict, error) {
-	path := filepath.Join(p.Dir, project.ManifestFile)
-	f, size, err := project.OpenRegular(path, "manifest")
-	if errors.Is(err, project.ErrMissing) {
-		return nil, fmt.Errorf("%w: %w", fs.ErrNotExist, err)
-	}
+	m, err := readManifest(p)
 	if err != nil {
 		return nil, err
 	}
-	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, min(size, snapshot.MaxManifest)+1))
-	if err != nil {
-		return nil, fmt.Errorf("reading the manifest: %w", err)
-	}
-	m, err := snapshot.ParseManifest(b)
-	if err == nil {
-		err = m.Check(len(p.Graph.Nodes))
-	}
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
-	}
 	entries := m.Overlapping(cluster, snapshot.Segment{From: 0, To: len(p.Graph.Nodes)})
 	if len(entries) == 0 {
-		return nil, fmt.Errorf("%s: the checkpoint has no cluster %d", path, cluster)
+		return nil, fmt.Errorf("%s: the checkpoint has no cluster %d", filepath.Join(p.Dir, project.ManifestFile), cluster)
 	}
 	need := int64(0)
 	for _, e := range entries {

@@ -164,6 +164,7 @@ const (
 	maxFLOPs = 1e30
 
 	maxGeneration = 1 << 30
+	maxSums       = 192
 	maxNodes      = 1 << 24
 )
 
@@ -321,6 +322,14 @@ func (m *Progress) check() error {
 	if len(m.Vals) > MaxVals {
 		return fmt.Errorf("%d validation passes, the limit is %d", len(m.Vals), MaxVals)
 	}
+	if len(m.Digests) > MaxDigests {
+		return fmt.Errorf("%d digests, the limit is %d", len(m.Digests), MaxDigests)
+	}
+	for _, d := range m.Digests {
+		if err := first(within("step", d.Step, 0, maxSteps), checkSums(d.Sums)); err != nil {
+			return fmt.Errorf("digest: %w", err)
+		}
+	}
 	for _, l := range m.Losses {
 		if err := first(within("step", l.Step, 0, maxSteps), within("epoch", l.Epoch, 0, maxEpoch)); err != nil {
 			return err
@@ -352,6 +361,19 @@ func (m *Progress) check() error {
 		within("rss_bytes", m.RSS, 0, maxBytes),
 		number("busy", m.Busy, 1<<16), number("flops", m.FLOPs, maxFLOPs),
 	)
+}
+
+// checkSums checks a digest's sums.
+func checkSums(s string) error {
+	if len(s) == 0 || len(s) > maxSums || len(s)%32 != 0 {
+		return fmt.Errorf("sums of %d characters, want 32 to %d", len(s), maxSums)
+	}
+	for i := range len(s) {
+		if c := s[i]; (c < '0' || c > '9') && (c < 'a' || c > 'f') {
+			return fmt.Errorf("sums %.80q are not lower-case hex", s)
+		}
+	}
+	return nil
 }
 
 func (m *Saved) check() error {

@@ -309,20 +309,27 @@ type Start struct {
 // Progress reports the losses and validation results since the last report, and counters
 // since the run's start. It is sent about four times a second.
 type Progress struct {
-	Run     string  `json:"run"`
-	Stage   int     `json:"stage"`
-	Step    int64   `json:"step"` // batches finished
-	Losses  []Loss  `json:"losses,omitempty"`
-	Vals    []Val   `json:"vals,omitempty"`
-	Samples int64   `json:"samples"`     // trained on since the start
-	Out     int64   `json:"wire_out"`    // payload bytes sent to peers since the start
-	In      int64   `json:"wire_in"`     // payload bytes received from peers since the start
-	Raw     int64   `json:"raw_out"`     // what Out would be in uncompressed float32
-	Busy    float64 `json:"busy"`        // fraction of the time computing since the last report, 0..1
-	RSS     int64   `json:"rss_bytes"`   // of the process or tab now
-	Shared  int64   `json:"average_out"` // payload bytes of Out that went to other clusters
-	Waited  int64   `json:"waited_ms"`   // for other clusters at the ends of rounds
-	FLOPs   float64 `json:"flops"`       // floating-point operations since the start
+	Run     string   `json:"run"`
+	Stage   int      `json:"stage"`
+	Step    int64    `json:"step"` // batches finished
+	Losses  []Loss   `json:"losses,omitempty"`
+	Vals    []Val    `json:"vals,omitempty"`
+	Digests []Digest `json:"digests,omitempty"`
+	Samples int64    `json:"samples"`     // trained on since the start
+	Out     int64    `json:"wire_out"`    // payload bytes sent to peers since the start
+	In      int64    `json:"wire_in"`     // payload bytes received from peers since the start
+	Raw     int64    `json:"raw_out"`     // what Out would be in uncompressed float32
+	Busy    float64  `json:"busy"`        // fraction of the time computing since the last report, 0..1
+	RSS     int64    `json:"rss_bytes"`   // of the process or tab now
+	Shared  int64    `json:"average_out"` // payload bytes of Out that went to other clusters
+	Waited  int64    `json:"waited_ms"`   // for other clusters at the ends of rounds
+	FLOPs   float64  `json:"flops"`       // floating-point operations since the start
+}
+
+// Digest is what a stage commits itself to with an update.
+type Digest struct {
+	Step int64  `json:"step"` // number of the update's last batch
+	Sums string `json:"sums"` // hex: 16 digits for what was received and 16 for what was sent, for each way that something went
 }
 
 // Loss is a training batch's loss.

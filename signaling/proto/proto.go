@@ -63,6 +63,7 @@ const (
 	MaxToken    = 256       // bytes of a join token
 	MaxStages   = 1024      // stages in a cluster, clusters in a run, peers of a stage
 	MaxLosses   = 4096      // losses in one progress message
+	MaxDigests  = 2048      // digests in one progress message
 	MaxVals     = 256       // validation passes in one progress message
 	MaxMetrics  = 16        // figures of a validation pass
 	MaxBlobs    = 64        // blobs of one assignment, per map

@@ -20,7 +20,7 @@ import (
 
 func (m *Machine) submit(now time.Time, e Submit) {
 	m.Job, m.Phase, m.inOrder = &e.Job, Gathering, nil
-	m.Attempt, m.Interrupted, m.state.Saved = 0, false, nil
+	m.Attempt, m.Interrupted, m.state.Saved, m.Prior = 0, false, nil, nil
 	m.Strikes, m.Objects = map[string]*strike{}, map[string]bool{}
 	m.Saves, m.Pending, m.CommitOK, m.StoreErr = nil, nil, true, ""
 	m.Began, m.Lost, m.GraceUntil, m.Fruitless, m.LastLoss = false, time.Time{}, time.Time{}, 0, ""
@@ -189,6 +189,7 @@ func (m *Machine) planned(now time.Time, e Plan) {
 		m.Stale = nil
 	}
 	m.act(Put{Object: m.Job.ID + "/job.json", Data: record(m.Run, now, m.Job, ev.Stages)})
+	m.auditPlan(ev.Stages)
 	m.report(ev)
 	for i, x := range ms {
 		x.ReadyBy = now.Add(m.set.ReadyTimeout)
@@ -399,6 +400,10 @@ func (m *Machine) progress(now time.Time, x *member, msg *proto.Progress) {
 		m.report(Val{Run: m.Run, Cluster: x.Place.Cluster, Stage: x.Place.Stage, Val: v})
 		m.Val = &v
 	}
+	if len(msg.Digests) > 0 {
+		m.audit(AuditLine{Said: &AuditSaid{x.Place.Cluster, x.Place.Stage, msg.Digests}})
+		msg.Digests = nil // they are in that log alone
+	}
 	line, err := json.Marshal(struct {
 		T       int64  `json:"t_ms"` // since the attempt's start
 		Cluster int    `json:"cluster"`
@@ -458,6 +463,9 @@ func (m *Machine) tellLoss(l *Loss) {
 func (m *Machine) believable(x *member, msg *proto.Progress) error {
 	if len(msg.Losses)+len(msg.Vals) > 0 && x.Place.Stage != x.Place.Stages-1 {
 		return fmt.Errorf("it reports losses, but stage %d of %d computes none", x.Place.Stage, x.Place.Stages)
+	}
+	if len(msg.Digests) > 0 && !m.Job.Audit {
+		return errors.New("it reports digests, and nobody asked for them")
 	}
 	if len(msg.Vals) > 0 && x.Place.Cluster != 0 {
 		return fmt.Errorf("it reports a validation, which cluster %d does not do", x.Place.Cluster)
@@ -827,7 +835,7 @@ func (m *Machine) end(err error) {
 		m.report(Done{Result: res})
 	}
 	m.act(Finish{Result: res, Err: err})
-	m.Job, m.Phase, m.state.Saved, m.inOrder = nil, Idle, nil, nil
+	m.Job, m.Phase, m.state.Saved, m.Prior, m.inOrder = nil, Idle, nil, nil, nil
 	m.Objects = map[string]bool{}
 	if !m.set.Once {
 		return

@@ -112,6 +112,9 @@ type Job struct {
 	Span int64
 	// Batches is the number of batches of an epoch, for people; 0: not known.
 	Batches int64
+	// Audit keeps what an audit needs: a log of what the stages commit themselves to, and
+	// the checkpoint before the newest.
+	Audit bool
 	// Apart tells that clusters do not have the same state after a round, since each keeps
 	// something of its replicas: a checkpoint then needs the stages of all clusters. Else
 	// those of the first cluster are enough.
@@ -265,7 +268,8 @@ type state struct {
 	Saves    []*saveSet      // not yet complete, oldest first
 	Pending  []*pending
 	Saved    *snapshot.Manifest
-	CommitOK bool // the last commit succeeded
+	Prior    *snapshot.Manifest `json:",omitempty"` // the one before it, where there are audits
+	CommitOK bool               // the last commit succeeded
 	StoreErr string
 }
 

@@ -205,6 +205,12 @@ func (m *Machine) committed(now time.Time, e Commit) {
 		m.finishIfDone(now)
 		return
 	}
+	if m.Job.Audit {
+		if m.state.Saved != nil && m.state.Saved.Position != c.Position {
+			m.Prior = m.state.Saved
+		}
+		m.audit(AuditLine{Checkpoint: c})
+	}
 	m.state.Saved = c
 	m.Fruitless = 0
 	m.Strikes = keepForbidden(m.Strikes, now)
@@ -276,6 +282,9 @@ func (m *Machine) sweep() {
 	}
 	if m.state.Saved != nil {
 		mark(m.state.Saved.Parts)
+	}
+	if m.Prior != nil {
+		mark(m.Prior.Parts)
 	}
 	for _, p := range m.Pending {
 		mark(p.Manifest.Parts)

@@ -96,6 +96,7 @@ func (w *wiring) sendNorm(ctx context.Context, to int, seq uint64, sum float64) 
 	if err := w.links[to].Send(ctx, wire.Header{Kind: wire.Norm, Seq: seq}, w.buf); err != nil {
 		return fmt.Errorf("sending to stage %d: %w", to, err)
 	}
+	w.tally.number(wire.Norm, w.stage, to, true, w.buf)
 	return nil
 }
 
@@ -113,5 +114,6 @@ func (w *wiring) receiveNorm(ctx context.Context, from int, seq uint64) (float64
 	if !(sum >= 0) || math.IsInf(sum, 0) {
 		return 0, fmt.Errorf("%w: the squares of the gradients of stage %d and what lies behind it add up to %v", ErrDiverged, from, sum)
 	}
+	w.tally.number(wire.Norm, from, w.stage, false, m.Payload)
 	return sum, nil
 }

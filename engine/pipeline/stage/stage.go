@@ -163,6 +163,11 @@ type Config struct {
 	Now   func() time.Duration // a monotonic clock, for the busy share only
 	// Between, if set, is called between the kernels of a pass. It may take its time.
 	Between func()
+	// Commits has digests computed for an Observer that is a Committer too.
+	Commits bool
+	// Updated, if set, is called after every update with the replica's parameters. It is
+	// for tests of audits, which spoil them.
+	Updated func(step uint64, params []float32)
 }
 
 // Stage is a stage with its weights.
@@ -211,6 +216,9 @@ func New(c *Compiled, cfg Config) (*Stage, error) {
 	}
 	s.wires = newWiring(c, &s.busy)
 	s.rings = newRings(c, s.wires, &s.busy, cfg.Now)
+	if cfg.Commits {
+		s.wires.tally = newTally()
+	}
 	if err := s.Connect(cfg.Links, cfg.Rings); err != nil {
 		return nil, err
 	}
@@ -369,7 +377,10 @@ func (s *Stage) do(ctx context.Context, a order.Action, obs Observer) error {
 		v.release(a.Slot)
 		done()
 	case order.Update:
-		return s.update(ctx, a.Item)
+		if err := s.update(ctx, a.Item); err != nil {
+			return err
+		}
+		s.commit(a.Item, obs)
 	case order.Begin:
 		m, err := s.begin(ctx, a.Item)
 		if err == nil && m != order.Continue {
@@ -656,6 +667,9 @@ func (s *Stage) update(ctx context.Context, it order.Item) error {
 	}
 	s.reps.Of(it.Replica).State.Params = s.weights(it).writable()
 	s.reps.Update(s.cfg.Team, it)
+	if s.cfg.Updated != nil {
+		s.cfg.Updated(it.Step, s.reps.Of(it.Replica).State.Params)
+	}
 	return nil
 }
 

@@ -131,6 +131,7 @@ func (w *wiring) sendTied(ctx context.Context, to int, t *tie, seq uint64, x []f
 			return fmt.Errorf("sending to stage %d: %w", to, err)
 		}
 		w.raw += 4 * int64(len(part))
+		w.tally.exchanged(wire.Tied, w.stage, to, true, part)
 	}
 	return nil
 }
@@ -151,5 +152,6 @@ func (w *wiring) receiveTied(ctx context.Context, from int, t *tie, piece int, s
 	if err := finite(dst); err != nil {
 		return fmt.Errorf("the gradient of %q, sent by stage %d: %w", t.Name, from, err)
 	}
+	w.tally.exchanged(wire.Tied, from, w.stage, false, dst)
 	return nil
 }

@@ -97,6 +97,7 @@ type wiring struct {
 	part  []float32 // a piece of a tied gradient
 	raw   int64     // bytes that went out, had they been plain float32
 	busy  *meter
+	tally *tally // nil: no digests are computed
 
 	marked uint64 // item before which the last mark stood, plus one
 }
@@ -155,6 +156,9 @@ func (w *wiring) send(ctx context.Context, to []int, kind wire.Kind, d edge, it 
 		err = fmt.Errorf("the %s of %q, computed by stage %d: %w", kind, d.name, w.stage, err)
 	} else {
 		w.buf, err = enc.Encode(w.buf[:0], x)
+		if it.Kind == order.Train {
+			w.tally.exchanged(kind, w.stage, to[0], true, x)
+		}
 	}
 	done()
 	if err != nil {
@@ -302,6 +306,9 @@ func (w *wiring) receive(ctx context.Context, from int, kind wire.Kind, d edge, 
 	}
 	if err := finite(dst); err != nil {
 		return order.Continue, fmt.Errorf("the %s of %q, sent by stage %d: %w", kind, d.name, from, err)
+	}
+	if it.Kind == order.Train {
+		w.tally.exchanged(kind, from, w.stage, false, dst)
 	}
 	return order.Continue, nil
 }

@@ -1,0 +1,145 @@
+package e2e
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"math"
+	"path/filepath"
+	"runtime"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/ravnest/ravnest/engine/kernel"
+	"github.com/ravnest/ravnest/engine/provider/lend"
+	"github.com/ravnest/ravnest/engine/provider/machine"
+	"github.com/ravnest/ravnest/native"
+)
+
+// audited is what ravnest audit --json says.
+type audited struct {
+	From        uint64 `json:"from_step"`
+	To          uint64 `json:"to_step"`
+	Checkpoints int    `json:"checkpoints"`
+	Updates     int    `json:"updates"`
+	Unrecorded  int    `json:"unrecorded"`
+	Faults      []struct {
+		Step     uint64 `json:"step"`
+		Stage    int    `json:"stage"`
+		Provider string `json:"provider"`
+		Or       string `json:"or"`
+	} `json:"faults"`
+}
+
+func (s *scene) audit(dir string, want int, args ...string) (a audited) {
+	s.Helper()
+	p := s.start("ravnest", append([]string{"audit", "--json"}, append(args, dir)...)...)
+	if code := p.wait(limit); code != want {
+		s.Fatalf("the audit ended with code %d, want %d: %s", code, want, p.err.String())
+	}
+	if err := json.Unmarshal([]byte(p.out.String()), &a); err != nil {
+		s.Fatalf("%v: %s", err, p.out.String())
+	}
+	return a
+}
+
+// lendSpoilt lends this process as a provider whose parameters are spoilt by spoil behind
+// every update. stop ends it.
+func (s *scene) lendSpoilt(url, name string, spoil func(step uint64, params []float32)) (stop func()) {
+	s.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	team := kernel.NewTeam(1)
+	began := time.Now()
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		_ = lend.Lend(ctx, lend.Config{
+			Host: url, Name: name, Agent: "spoilt", Platform: runtime.GOOS + "/" + runtime.GOARCH, Team: team, RAM: 1 << 30,
+			Loopback: native.Loopback(url), Machine: native.Network(), Rules: machine.Rules{Once: true, Wait: -1},
+			Now: func() time.Duration { return time.Since(began) }, Updated: spoil,
+		})
+	})
+	return func() {
+		cancel()
+		wg.Wait()
+		team.Close()
+	}
+}
+
+// TestAudit: a provider that flips one bit of one parameter behind one update is named, in
+// every role, and nobody else is.
+func TestAudit(t *testing.T) {
+	posix(t)
+	for who, role := range []string{"root", "stem", "leaf"} {
+		t.Run(role, func(t *testing.T) {
+			s := newScene(t)
+			dir := filepath.Join(t.TempDir(), "job")
+			s.ok("ravnest", "init", "--epochs", "6", "--audit", dir)
+			edit(s, filepath.Join(dir, "job.json"), `"save_every": 10`, `"save_every": 1`)
+			s.ok("ravnest", "clusterize", dir)
+			host, url := s.serve(dir)
+			const at = 40
+			flipped := false
+			stop := s.lendSpoilt(url, fmt.Sprintf("node_%d", who), func(step uint64, params []float32) {
+				if step == at && !flipped {
+					flipped = true
+					i := len(params) / 2
+					params[i] = math.Float32frombits(math.Float32bits(params[i]) ^ 1<<20)
+				}
+			})
+			defer stop()
+			for k := range 3 {
+				if k != who {
+					s.provide(url, fmt.Sprintf("node_%d", k))
+				}
+			}
+			if code := host.wait(limit); code != 0 {
+				t.Fatalf("the run ended with code %d", code)
+			}
+			a := s.audit(dir, 1, "--all")
+			if len(a.Faults) != 1 || a.Faults[0].Stage != who || a.Faults[0].Or != "" || a.Unrecorded != 0 {
+				t.Fatalf("the audit says %+v", a)
+			}
+			if f := a.Faults[0]; f.Provider != fmt.Sprintf("node_%d", who) || f.Step < at || f.Step > 51 { // before the next checkpoint
+				t.Errorf("blamed is %+v", f)
+			}
+			// What came from the newest checkpoint but one is in itself right.
+			if a := s.audit(dir, 0); a.From == 0 || a.Checkpoints != 1 || a.Updates == 0 || len(a.Faults) != 0 {
+				t.Errorf("the last stretch: %+v", a)
+			}
+		})
+	}
+}
+
+// TestAuditHonest: an honest run, with a loss in the middle, is what the job makes, from its
+// start to its end, and so is one that did not ask for audits.
+func TestAuditHonest(t *testing.T) {
+	posix(t)
+	s := newScene(t)
+	dir := s.endlessJob("--audit")
+	host, url := s.serve(dir)
+	s.provide(url, "")
+	host.says("joined", limit)
+	ps := s.provide(url, "node_0", "node_1", "node_2")
+	host.says("training", limit)
+	s.saved(dir, 5)
+	if err := ps[1].cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	host.says(`training resumes from step \d+`, limit)
+	s.more(dir, 20)
+	s.ends(host, dir, "--audit")
+	a := s.audit(dir, 0, "--all")
+	if a.From != 0 || a.Checkpoints < 2 || a.Unrecorded != 0 || a.Updates < 3*int(a.To) {
+		t.Errorf("the audit says %+v", a)
+	}
+	if a := s.audit(dir, 0); a.From == 0 || a.Unrecorded != 0 {
+		t.Errorf("the last stretch: %+v", a)
+	}
+
+	plain := filepath.Join(t.TempDir(), "plain")
+	s.ok("ravnest", "demo", "--dir", plain, "--epochs", "2")
+	if a := s.audit(plain, 0); a.Checkpoints != 1 || a.Updates != 0 {
+		t.Errorf("without records: %+v", a)
+	}
+}

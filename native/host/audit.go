@@ -1,0 +1,573 @@
+// Auditing a run: what providers saved and said is computed again in this process.
+
+package host
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/ravnest/ravnest/engine/data"
+	"github.com/ravnest/ravnest/engine/job"
+	"github.com/ravnest/ravnest/engine/kernel"
+	"github.com/ravnest/ravnest/engine/pipeline/audit"
+	"github.com/ravnest/ravnest/engine/pipeline/snapshot"
+	"github.com/ravnest/ravnest/engine/pipeline/stage"
+	"github.com/ravnest/ravnest/engine/provider"
+	"github.com/ravnest/ravnest/engine/state"
+	"github.com/ravnest/ravnest/native/project"
+	machine "github.com/ravnest/ravnest/signaling/run"
+)
+
+// ErrAudit is wrapped by the error of an audit that has found something.
+var ErrAudit = errors.New("the run is not what the job makes")
+
+// Audit is the result of ravnest audit.
+type Audit struct {
+	Command     string       `json:"command"`
+	From        uint64       `json:"from_step"`
+	To          uint64       `json:"to_step"`
+	Checkpoints int          `json:"checkpoints"` // compared
+	Updates     int          `json:"updates"`     // whose digests were compared
+	Unrecorded  int          `json:"unrecorded"`  // updates of stages without digests
+	Faults      []AuditFault `json:"faults"`
+	Differs     []string     `json:"differs,omitempty"` // saved stages that are not what they should be
+	Seconds     float64      `json:"seconds"`
+	Error       string       `json:"error,omitempty"`
+}
+
+// AuditFault names who is to blame, and for what.
+type AuditFault struct {
+	Step     uint64 `json:"step"`
+	Cluster  int    `json:"cluster"`
+	Stage    int    `json:"stage"`
+	Provider string `json:"provider"`
+	Or       string `json:"or,omitempty"` // another provider, which may have done it in its place
+	What     string `json:"what"`
+}
+
+func (f AuditFault) String() string {
+	who := fmt.Sprintf("%s (cluster %d, stage %d)", f.Provider, f.Cluster, f.Stage)
+	if f.Or != "" {
+		who += " or " + f.Or
+	}
+	return fmt.Sprintf("step %d: %s: %s", f.Step, who, f.What)
+}
+
+// maxAuditLine bounds a line of the log, which is about one message of a provider.
+const maxAuditLine = 4 << 20
+
+// log is what the host kept for an audit.
+type auditLog struct {
+	attempts    []*auditAttempt
+	checkpoints []*snapshot.Manifest
+}
+
+// auditAttempt is an attempt, with what its stages said by stage and step.
+type auditAttempt struct {
+	run  string
+	plan *machine.AuditPlan
+	// checkpoints is how many there were when it began.
+	checkpoints int
+
+	said map[int]map[uint64]stage.Digest
+}
+
+// readAudit reads the log of a job's run.
+func readAudit(p *project.Project) (*auditLog, error) {
+	path := filepath.Join(p.Dir, storeDir, filepath.FromSlash(machine.AuditLog(runID(p.Job.Name)))+".jsonl")
+	f, _, err := project.OpenRegular(path, "audit log")
+	if errors.Is(err, project.ErrMissing) {
+		return &auditLog{}, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	l, err := parseAudit(f)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return l, nil
+}
+
+func parseAudit(r io.Reader) (*auditLog, error) {
+	in := bufio.NewScanner(r)
+	in.Buffer(nil, maxAuditLine)
+	l := &auditLog{}
+	var torn error // a line that cannot be read: the last one may be cut off
+	for n := 1; in.Scan(); n++ {
+		if torn != nil {
+			return nil, torn
+		}
+		var x machine.AuditLine
+		if err := json.Unmarshal(in.Bytes(), &x); err != nil {
+			torn = fmt.Errorf("line %d: %w", n, err)
+			continue
+		}
+		if err := l.add(&x); err != nil {
+			return nil, fmt.Errorf("line %d: %w", n, err)
+		}
+	}
+	return l, in.Err()
+}
+
+func (l *auditLog) add(x *machine.AuditLine) error {
+	switch {
+	case x.Plan != nil:
+		if x.Plan.Generation == 1 { // begun anew
+			*l = auditLog{}
+		}
+		l.attempts = append(l.attempts, &auditAttempt{run: x.Run, plan: x.Plan, checkpoints: len(l.checkpoints), said: map[int]map[uint64]stage.Digest{}})
+	case x.Said != nil:
+		a := l.attempt(x.Run)
+		if a == nil {
+			return fmt.Errorf("digests of the unknown attempt %.80q", x.Run)
+		}
+		for _, d := range x.Said.Digests {
+			g, err := stage.ParseDigest(uint64(d.Step), d.Sums)
+			if err != nil {
+				return err
+			}
+			if a.said[x.Said.Stage] == nil {
+				a.said[x.Said.Stage] = map[uint64]stage.Digest{}
+			}
+			a.said[x.Said.Stage][g.Step] = g
+		}
+	case x.Checkpoint != nil:
+		if err := x.Checkpoint.Check(0); err != nil {
+			return err
+		}
+		l.checkpoints = append(l.checkpoints, x.Checkpoint)
+	}
+	return nil
+}
+
+func (l *auditLog) attempt(run string) *auditAttempt {
+	for i := len(l.attempts) - 1; i >= 0; i-- {
+		if l.attempts[i].run == run {
+			return l.attempts[i]
+		}
+	}
+	return nil
+}
+
+// stretch is what one attempt has done of the result.
+type stretch struct {
+	*auditAttempt
+	from, until uint64
+}
+
+// stretches are the attempts that made the checkpoint last, from step from on: the one that
+// saved it, the one that saved what that one began with, and so on.
+func (l *auditLog) stretches(from uint64, last *snapshot.Manifest) (ss []stretch) {
+	for c := last; c != nil && c.Position.Step > from; {
+		a := l.attempt(c.Run)
+		if a == nil || a.plan.From >= c.Position.Step {
+			return nil
+		}
+		ss = append(ss, stretch{a, max(a.plan.From, from), c.Position.Step})
+		next := l.before(a)
+		if next == nil && a.plan.From > from {
+			return nil
+		}
+		c = next
+	}
+	slices.Reverse(ss)
+	return ss
+}
+
+// before is the checkpoint that an attempt began with; nil: it began with the seed, or the
+// log does not have it.
+func (l *auditLog) before(a *auditAttempt) *snapshot.Manifest {
+	for i := a.checkpoints - 1; i >= 0; i-- {
+		if c := l.checkpoints[i]; c.Position.Step == a.plan.From {
+			return c
+		}
+	}
+	return nil
+}
+
+// auditor is an audit under way.
+type auditor struct {
+	p    *project.Project
+	log  *auditLog
+	team *kernel.Team
+	out  Output
+	job  job.Spec // that was trained: flags may have changed the project's
+	last *snapshot.Manifest
+	told time.Time
+
+	mu  sync.Mutex
+	res *Audit
+}
+
+// AuditRun computes again what the last run of the project did, from its checkpoint before
+// the newest, or with all from the start, and holds against it what the providers saved and
+// said. The error wraps ErrAudit where something differs.
+func AuditRun(ctx context.Context, p *project.Project, all bool, threads int, out Output) (Audit, error) {
+	begin := time.Now()
+	a := &auditor{p: p, out: out, res: &Audit{Command: "audit", Faults: []AuditFault{}}}
+	m, err := readManifest(p)
+	if errors.Is(err, fs.ErrNotExist) {
+		err = fmt.Errorf("there is no checkpoint to audit: %w: train with serve or demo first", err)
+	}
+	if err != nil {
+		return *a.res, err
+	}
+	a.last = m
+	if a.log, err = readAudit(p); err != nil {
+		return *a.res, err
+	}
+	if a.job, err = trainedJob(p); err != nil {
+		return *a.res, err
+	}
+	var parts []*snapshot.Part
+	if !all {
+		if parts, err = a.prior(); err != nil {
+			return *a.res, err
+		}
+	}
+	if parts != nil {
+		a.res.From = parts[0].Position.Step
+	}
+	a.res.To = m.Position.Step
+	a.team = kernel.NewTeam(threads)
+	defer a.team.Close()
+	err = a.run(ctx, parts)
+	a.res.Seconds = time.Since(begin).Seconds()
+	if err != nil {
+		a.res.Error = err.Error()
+	}
+	return *a.res, err
+}
+
+// trainedJob is the job of the project's last run.
+func trainedJob(p *project.Project) (job.Spec, error) {
+	path := filepath.Join(p.Dir, storeDir, runID(p.Job.Name), "job.json")
+	f, size, err := project.OpenRegular(path, "record of the run")
+	if err != nil {
+		return job.Spec{}, err
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, min(size, maxAuditLine)))
+	if err != nil {
+		return job.Spec{}, fmt.Errorf("reading the record of the run: %w", err)
+	}
+	var rec struct {
+		Job json.RawMessage `json:"job"`
+	}
+	if err := json.Unmarshal(b, &rec); err != nil {
+		return job.Spec{}, fmt.Errorf("%s: %w", path, err)
+	}
+	j, err := job.Parse(rec.Job)
+	if err != nil {
+		return j, fmt.Errorf("%s: %w", path, err)
+	}
+	return j, nil
+}
+
+// readManifest reads the newest checkpoint's manifest.
+func readManifest(p *project.Project) (*snapshot.Manifest, error) {
+	path := filepath.Join(p.Dir, project.ManifestFile)
+	f, size, err := project.OpenRegular(path, "manifest")
+	if errors.Is(err, project.ErrMissing) {
+		return nil, fmt.Errorf("%w: %w", fs.ErrNotExist, err)
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, min(size, snapshot.MaxManifest)+1))
+	if err != nil {
+		return nil, fmt.Errorf("reading the manifest: %w", err)
+	}
+	m, err := snapshot.ParseManifest(b)
+	if err == nil {
+		err = m.Check(len(p.Graph.Nodes))
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return m, nil
+}
+
+// prior returns the parts of the last checkpoint before the newest that the store still has;
+// nil: there is none.
+func (a *auditor) prior() ([]*snapshot.Part, error) {
+	for i := len(a.log.checkpoints) - 1; i >= 0; i-- {
+		c := a.log.checkpoints[i]
+		if c.Position.Step >= a.last.Position.Step {
+			continue
+		}
+		var parts []*snapshot.Part
+		for _, e := range c.Overlapping(c.Parts[0].Cluster, snapshot.Segment{From: 0, To: len(a.p.Graph.Nodes)}) {
+			q, err := openPart(a.p, c, e)
+			if errors.Is(err, project.ErrMissing) {
+				return nil, nil
+			}
+			if err != nil {
+				return nil, fmt.Errorf("the checkpoint of step %d: %w", c.Position.Step, err)
+			}
+			parts = append(parts, q)
+		}
+		return parts, nil
+	}
+	return nil, nil
+}
+
+// run goes through all stretches until one is not as it should be.
+func (a *auditor) run(ctx context.Context, parts []*snapshot.Part) error {
+	ss := a.log.stretches(a.res.From, a.last)
+	if at := a.res.From; len(ss) == 0 || ss[0].from != at {
+		// Nothing was kept for an audit: the newest checkpoint alone is looked at, as one
+		// attempt over the stages that it has.
+		if len(a.log.attempts) > 0 {
+			return fmt.Errorf("the audit log does not tell who trained from step %d on", at)
+		}
+		s, err := a.unlogged()
+		if err != nil {
+			return err
+		}
+		ss = []stretch{s}
+		a.out.say("the job did not ask for what an audit needs: a provider can be named only if one saved state alone is wrong. Set \"audit\": true in job.json for the next run")
+	}
+	for _, s := range ss {
+		next, err := a.stretch(ctx, s, parts)
+		if err != nil {
+			return err
+		}
+		parts = next
+	}
+	return nil
+}
+
+// unlogged is the stretch of a run without a log: all of it, cut as the newest checkpoint is.
+func (a *auditor) unlogged() (stretch, error) {
+	plan := &machine.AuditPlan{Generation: a.last.Generation}
+	var starts []int
+	pl := provider.Plan{Train: a.p.Data.Train.Len(), Val: a.p.Data.Val.Len()}
+	for _, e := range a.last.Parts {
+		if e.Cluster != a.last.Parts[0].Cluster {
+			return stretch{}, errSeveral
+		}
+		plan.Stages = append(plan.Stages, machine.AuditStage{Cluster: e.Cluster, Stage: e.Stage, Segment: e.Segment, Name: e.Provider})
+		starts = append(starts, e.Segment.From)
+	}
+	pl.Clusters = []stage.Cluster{{Starts: starts}}
+	var err error
+	if plan.Plan, err = json.Marshal(pl); err != nil {
+		return stretch{}, err
+	}
+	return stretch{&auditAttempt{run: a.last.Run, plan: plan}, 0, a.last.Position.Step}, nil
+}
+
+var errSeveral = errors.New("a run of several clusters cannot be audited in this version")
+
+// stretch trains what one attempt did again, and returns the state at its end.
+func (a *auditor) stretch(ctx context.Context, s stretch, parts []*snapshot.Part) ([]*snapshot.Part, error) {
+	j := a.job
+	var plan provider.Plan
+	if err := json.Unmarshal(s.plan.Plan, &plan); err != nil {
+		return nil, fmt.Errorf("the plan of attempt %s: %w", s.run, err)
+	}
+	for _, x := range s.plan.Stages {
+		if x.Cluster != s.plan.Stages[0].Cluster {
+			return nil, errSeveral
+		}
+	}
+	if len(plan.Clusters) != 1 || len(plan.Clusters[0].Starts) != len(s.plan.Stages) {
+		return nil, fmt.Errorf("the plan of attempt %s is not one of %d providers", s.run, len(s.plan.Stages))
+	}
+	starts := plan.Clusters[0].Starts
+	if j.MicroBatches == 0 {
+		j.MicroBatches = plan.MicroBatches
+	}
+	if j.InFlight == 0 {
+		j.InFlight = plan.InFlight
+	}
+	if err := a.fits(j, starts); err != nil {
+		return nil, err
+	}
+	d, in := a.p.Data, readRows(ctx, a.p)
+	defer in.close()
+	r := &audit.Replay{
+		Job: j, Graph: a.p.Graph, Starts: starts, Visits: in.visits, Parts: parts, From: s.from, Until: s.until, Marks: map[uint64]bool{},
+		Config: stage.Config{
+			TrainRows: d.Train.Len(), ValRows: d.Val.Len(), TrainX: in.trainX, TrainY: in.trainY, ValX: in.valX, ValY: in.valY,
+			Order: data.Order, Team: a.team, Weights: a.p.Weights,
+		},
+	}
+	k := &comparison{auditor: a, stretch: s, trail: audit.NewTrail(len(starts), j.Schedule != job.Async), kept: make([]*snapshot.Part, len(starts))}
+	k.compared = map[uint64]bool{}
+	for _, c := range append(slices.Clone(a.log.checkpoints), a.last) {
+		if c.Run == s.run && c.Position.Step > s.from && c.Position.Step <= s.until {
+			k.against = append(k.against, c)
+			if j.Schedule != job.Async {
+				r.Marks[c.Position.Step] = true
+			}
+		}
+	}
+	err := r.Run(ctx, &audit.Watcher{Commit: k.commit, Kept: k.keep, Step: a.progress})
+	if err != nil {
+		return nil, fmt.Errorf("training again from step %d: %w", s.from, err)
+	}
+	for _, q := range k.kept {
+		if q == nil || q.Position.Step != s.until {
+			return nil, fmt.Errorf("training again from step %d did not end at step %d", s.from, s.until)
+		}
+	}
+	a.res.Unrecorded += k.trail.Missing()
+	a.res.Checkpoints += len(k.compared)
+	return k.kept, k.verdict()
+}
+
+// fits checks that all stages fit into this process.
+func (a *auditor) fits(j job.Spec, starts []int) error {
+	cut, err := a.p.Graph.Cut(starts)
+	if err != nil {
+		return err
+	}
+	need := int64(0)
+	for _, s := range cut {
+		c, err := stage.Compile(j, s, stage.Placement{})
+		if err != nil {
+			return err
+		}
+		need += int64(c.Memory().Total())
+	}
+	return room(need, "training all stages of the run again in one process")
+}
+
+// progress says how far it is, now and then.
+func (a *auditor) progress(done uint64) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if now := time.Now(); now.Sub(a.told) >= 2*time.Second {
+		a.told = now
+		a.out.say("auditing: step %d of %d to %d", done, a.res.From, a.res.To)
+	}
+}
+
+// comparison is of one stretch.
+type comparison struct {
+	*auditor
+	stretch
+	trail    *audit.Trail
+	against  []*snapshot.Manifest
+	kept     []*snapshot.Part
+	compared map[uint64]bool
+	bad      uint64 // step of the first checkpoint that differs
+	differs  map[int]string
+}
+
+func (k *comparison) commit(s int, d stage.Digest) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if said, ok := k.said[s][d.Step]; ok {
+		k.res.Updates++
+		k.trail.Update(s, &said, d)
+		return
+	}
+	k.trail.Update(s, nil, d)
+}
+
+// keep compares a stage's state with what was saved at the same place, and keeps it for the
+// next stretch.
+func (k *comparison) keep(s int, x stage.Saved) error {
+	b, err := x.Part.Bytes()
+	if err != nil {
+		return err
+	}
+	part, err := snapshot.Parse(bytes.Clone(b))
+	if err != nil {
+		return err
+	}
+	digest := sha256.Sum256(b)
+	sum := hex.EncodeToString(digest[:])
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.kept[s] = part
+	for _, c := range k.against {
+		if c.Position != part.Position {
+			continue
+		}
+		k.compared[c.Position.Step] = true
+		for _, e := range c.Parts {
+			if e.Stage != s || e.SHA256 == sum || k.differs != nil && c.Position.Step > k.bad {
+				continue
+			}
+			if k.differs == nil || c.Position.Step < k.bad {
+				k.differs, k.bad = map[int]string{}, c.Position.Step
+			}
+			k.differs[s] = "its saved state is not what the job makes" + k.which(c, e, part)
+		}
+	}
+	return nil
+}
+
+// which names the first tensor of a saved state that is wrong, if the store still has it.
+func (k *comparison) which(c *snapshot.Manifest, e snapshot.Entry, want *snapshot.Part) string {
+	got, err := openPart(k.p, c, e)
+	if err != nil {
+		return ""
+	}
+	differ := func(got, want state.Dict, prefix string) string {
+		for _, x := range want {
+			if y, ok := got.Get(x.Name); !ok || !y.Equal(x) {
+				return fmt.Sprintf(": first in %s%s", prefix, x.Name)
+			}
+		}
+		return ""
+	}
+	if s := differ(got.State, want.State, ""); s != "" {
+		return s
+	}
+	for i, slot := range want.Optimizer.Slots {
+		if i < len(got.Optimizer.Slots) {
+			if s := differ(got.Optimizer.Slots[i].Tensors, slot.Tensors, "the optimizer's "+slot.Name+" of "); s != "" {
+				return s
+			}
+		}
+	}
+	return ""
+}
+
+// verdict says what is wrong, and whose doing it is.
+func (k *comparison) verdict() error {
+	for s, what := range k.differs {
+		k.trail.Saved(s, k.bad, what)
+		x := k.plan.Stages[s]
+		k.res.Differs = append(k.res.Differs, fmt.Sprintf("step %d: stage %d, saved by %s", k.bad, s, x.Name))
+	}
+	slices.Sort(k.res.Differs)
+	if k.trail.Clean() {
+		return nil
+	}
+	var said []string
+	for _, f := range k.trail.Faults() {
+		x := k.plan.Stages[f.Stage]
+		y := AuditFault{Step: f.Step, Cluster: x.Cluster, Stage: f.Stage, Provider: x.Name, What: f.What}
+		if f.With >= 0 {
+			y.Or = k.plan.Stages[f.With].Name
+		}
+		k.res.Faults = append(k.res.Faults, y)
+		said = append(said, y.String())
+	}
+	if len(said) == 0 {
+		return fmt.Errorf("%w: %s; too little is on record to say whose doing it is: set \"audit\": true in job.json", ErrAudit, strings.Join(k.res.Differs, ", "))
+	}
+	return fmt.Errorf("%w: %s", ErrAudit, strings.Join(said, "; "))
+}

@@ -1,0 +1,69 @@
+package run
+
+// What a later audit of the run needs, as lines of a log: who had which stage, what the
+// stages committed themselves to, and what was saved.
+
+import (
+	"encoding/json"
+
+	"github.com/ravnest/ravnest/engine/pipeline/snapshot"
+	"github.com/ravnest/ravnest/signaling/proto"
+)
+
+// AuditLog is the name of that log.
+func AuditLog(job string) string { return job + "/audit" }
+
+// AuditLine is a line of it. One of Plan, Said and Checkpoint is set.
+type AuditLine struct {
+	Run        string             `json:"run"` // of the attempt
+	Plan       *AuditPlan         `json:"plan,omitempty"`
+	Said       *AuditSaid         `json:"said,omitempty"`
+	Checkpoint *snapshot.Manifest `json:"checkpoint,omitempty"`
+}
+
+// AuditPlan begins an attempt.
+type AuditPlan struct {
+	Generation int             `json:"generation"`
+	From       uint64          `json:"from"` // step that it goes on from
+	Stages     []AuditStage    `json:"stages"`
+	Plan       json.RawMessage `json:"plan"` // that stage 0 of cluster 0 was given; opaque here
+}
+
+// AuditStage is a stage and its provider.
+type AuditStage struct {
+	Cluster int              `json:"cluster"`
+	Stage   int              `json:"stage"`
+	Segment snapshot.Segment `json:"segment"`
+	Name    string           `json:"name"`
+}
+
+// AuditSaid is what a stage has committed itself to, in the order of its updates.
+type AuditSaid struct {
+	Cluster int            `json:"cluster"`
+	Stage   int            `json:"stage"`
+	Digests []proto.Digest `json:"digests"`
+}
+
+func (m *Machine) audit(l AuditLine) {
+	if !m.Job.Audit {
+		return
+	}
+	l.Run = m.Run
+	if b, err := json.Marshal(l); err == nil { // all of it came as JSON
+		m.act(AppendLine{Log: AuditLog(m.Job.ID), Line: b})
+	}
+}
+
+func (m *Machine) auditPlan(stages []Placed) {
+	p := &AuditPlan{Generation: m.Attempt}
+	if m.state.Saved != nil {
+		p.From = m.state.Saved.Position.Step
+	}
+	for i, s := range stages {
+		if i == 0 {
+			p.Plan = s.Plan
+		}
+		p.Stages = append(p.Stages, AuditStage{s.Cluster, s.Stage, s.Segment, s.Name})
+	}
+	m.audit(AuditLine{Plan: p})
+}
