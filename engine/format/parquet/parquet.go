@@ -96,6 +96,9 @@ func Open(r io.ReaderAt, size int64, target []string) (f *File, err error) {
 			}
 		}
 	}
+	if err := pages(r, size, p.Metadata()); err != nil {
+		return nil, err
+	}
 	if err := f.leaves(); err != nil {
 		return nil, err
 	}

@@ -75,6 +75,27 @@ func TestTables(t *testing.T) {
 	}
 }
 
+// TestHostile: a page that says that it is large is refused before anything makes room for it.
+func TestHostile(t *testing.T) {
+	b := load(t, "table-gzip")
+	refused := 0
+	for i := range min(len(b), 400) {
+		// A varint of five bytes whose value is above 256 MB, wherever it comes to stand.
+		c := slices.Concat(b[:i], []byte{0xfe, 0xff, 0xff, 0xff, 0x0f}, b[min(i+5, len(b)):])
+		if _, _, err := rows(c, "kind"); err != nil {
+			if !errors.Is(err, ErrFormat) {
+				t.Errorf("byte %d: %v", i, err)
+			}
+			if strings.Contains(err.Error(), "at most 268435456 bytes") {
+				refused++
+			}
+		}
+	}
+	if refused == 0 {
+		t.Error("no page was refused for its size")
+	}
+}
+
 func TestImages(t *testing.T) {
 	b := load(t, "images")
 	f, err := Open(bytes.NewReader(b), int64(len(b)), nil)
