@@ -1,9 +1,9 @@
-// Clipping by the norm of all gradients: before an update the sum of their squares is passed
-// from the last stage to the first, each adding its own, and the result goes back.
+// Clipping by the norm of all gradients. Before an update, the sum of their squares is passed from
+// the last stage to the first, each adding its own, and the total is passed back.
 //
-// The sum is one chain over the parameters of the whole model, from the last to the first, of
-// sums over each parameter in a fixed order: a function of the gradients, not of the cut. The
-// backward pass comes by the stages in the same direction.
+// The total adds up one sum for each parameter, each in a fixed order, from the last parameter of
+// the model to the first. So it is a function of the gradients, not of the cut, and it follows the
+// direction of the backward pass.
 
 package stage
 
@@ -21,11 +21,11 @@ import (
 // normBytes is the payload of a Norm message: a float64.
 const normBytes = 8
 
-// clips tells whether gradients are clipped over several stages.
+// clips reports whether gradients are clipped over several stages.
 func (c *Compiled) clips() bool { return c.Job.ClipNorm > 0 && c.Stage.Of > 1 }
 
-// gathered is the largest message that goes to or comes from a stage while an update waits for
-// it, 0 if there is none.
+// gathered returns the size of the largest message to or from a stage for which an update waits,
+// 0 if there is none.
 func (c *Compiled) gathered(peer int) int {
 	n := c.tiedSize(peer)
 	if d := peer - c.Stage.Index; c.clips() && (d == 1 || d == -1) {
@@ -34,8 +34,8 @@ func (c *Compiled) gathered(peer int) int {
 	return n
 }
 
-// squares adds the squares of the gradients to sum: those of the last parameter first. A
-// parameter that several stages hold is its first holder's.
+// squares adds the squares of the gradients to sum, those of the last parameter first. A parameter
+// that several stages hold is counted by its first holder.
 func (r *Replicas) squares(grads []float32, sum float64) float64 {
 	for i := len(r.layout.Entries) - 1; i >= 0; i-- {
 		if e := r.layout.Entries[i]; e.Role == graph.Trainable && !r.elsewhere[e.Full] {
@@ -45,7 +45,7 @@ func (r *Replicas) squares(grads []float32, sum float64) float64 {
 	return sum
 }
 
-// clip scales the gradients down where the norm of all of them is above the job's, as
+// clip scales the gradients down if the norm of all of them is above the job's limit, like
 // torch.nn.utils.clip_grad_norm_.
 func (r *Replicas) clip(ctx context.Context, seq uint64, grads []float32) error {
 	if r.job.ClipNorm == 0 {
@@ -66,7 +66,7 @@ func (r *Replicas) clip(ctx context.Context, seq uint64, grads []float32) error 
 	return nil
 }
 
-// norm adds up over all stages: add takes what the later stages have and adds the own.
+// norm adds up over all stages: add adds this stage's part to the sum of the later stages.
 func (w *wiring) norm(ctx context.Context, stages int, seq uint64, add func(after float64) float64) (float64, error) {
 	before, after := w.stage-1, w.stage+1
 	sum := 0.0
@@ -112,7 +112,7 @@ func (w *wiring) receiveNorm(ctx context.Context, from int, seq uint64) (float64
 	}
 	sum := math.Float64frombits(binary.LittleEndian.Uint64(m.Payload))
 	if !(sum >= 0) || math.IsInf(sum, 0) {
-		return 0, fmt.Errorf("%w: the squares of the gradients of stage %d and what lies behind it add up to %v", ErrDiverged, from, sum)
+		return 0, fmt.Errorf("%w: the squares of the gradients of stage %d and the later stages add up to %v", ErrDiverged, from, sum)
 	}
 	w.tally.number(wire.Norm, from, w.stage, false, m.Payload)
 	return sum, nil

@@ -1,8 +1,8 @@
-// Averages of parameters that several stages of a cluster hold. Such a parameter is averaged
-// where its first holder is, in the ring of that segment, since other clusters may have its
-// holders in one stage. The first holder passes the mean on to the next, and that one on: all
-// copies then do the same with it. Whoever passes on does not wait for the next stage until
-// some messages are on the way; later holders wait for earlier ones only, never the other way.
+// Averages of parameters that several stages of a cluster hold. Such a parameter is averaged in
+// the ring of its first holder's segment, since other clusters may have all holders in one stage.
+// Each holder passes the mean on to the next, and all copies are updated alike. A holder that
+// passes means on may run ahead by a few messages; later holders wait for earlier ones, never the
+// other way round.
 
 package stage
 
@@ -19,29 +19,30 @@ import (
 	"github.com/ravnest/ravnest/engine/wire"
 )
 
-// maxPassed is how many messages wait for a stage before nothing new is begun for it.
+// maxPassed is the number of messages that may wait for a stage before nothing new is begun for
+// it.
 const maxPassed = 8
 
-// blockBits is how many of a header's bits number a block; those above number the vector.
+// blockBits is the number of bits in a header that number a block; those above number the vector.
 const blockBits = 28
 
-// passing is the tied parameters of one average: what of them goes to later stages, and what
-// comes from earlier ones.
+// passing handles the tied parameters of one average: it passes means on to later stages and takes
+// those of earlier ones.
 type passing struct {
 	out  map[int]chan outgoing // by stage
 	in   chan passed
-	wake chan struct{} // a token: a message has gone out
-	left map[int]int   // elements that are to come, by stage
+	wake chan struct{} // signals that a message was sent
+	left map[int]int   // elements still to come, by stage
 	at   map[[2]int]int
 }
 
-// passed is a message of an earlier stage.
+// passed is a message from an earlier stage.
 type passed struct {
 	from int
 	transport.Message
 }
 
-// later are the tied parameters that are averaged elsewhere, by name.
+// later returns the tied parameters that are averaged elsewhere, by name.
 func later(ts []tie) map[string]bool {
 	names := map[string]bool{}
 	for _, t := range ts {
@@ -52,7 +53,7 @@ func later(ts []tie) map[string]bool {
 	return names
 }
 
-// startPassing begins to pass on and to take what earlier holders pass on.
+// startPassing starts passing means on and taking those of earlier holders.
 func (m *meeting) startPassing(wg *sync.WaitGroup) {
 	m.passing = passing{
 		out: map[int]chan outgoing{}, in: make(chan passed), wake: make(chan struct{}, 1), left: map[int]int{}, at: map[[2]int]int{},
@@ -70,7 +71,7 @@ func (m *meeting) startPassing(wg *sync.WaitGroup) {
 	}
 	for _, t := range m.c.ties {
 		if t.after >= 0 && m.passing.out[t.after] == nil {
-			// Room for all pieces of this stage's own, and for those that it only hands on.
+			// Room for all pieces of this stage, and for those that it only passes on.
 			out := make(chan outgoing, pieces+2*maxPassed)
 			m.passing.out[t.after] = out
 			wg.Go(func() { m.sendPassed(t.after, out) })
@@ -87,7 +88,7 @@ func (m *meeting) startPassing(wg *sync.WaitGroup) {
 	}
 }
 
-// receivePassed hands on messages of an earlier stage until n elements have come.
+// receivePassed takes messages from an earlier stage until n elements have come.
 func (m *meeting) receivePassed(from, n int, early []transport.Message) {
 	next := func() (msg transport.Message, err error) {
 		if len(early) > 0 {
@@ -112,7 +113,7 @@ func (m *meeting) receivePassed(from, n int, early []transport.Message) {
 	}
 }
 
-// sendPassed sends what is put into out, until it is closed.
+// sendPassed sends the messages of a channel until it is closed.
 func (m *meeting) sendPassed(to int, out chan outgoing) {
 	for o := range out {
 		err := m.wires.links[to].Send(m.ctx, o.h, o.b)
@@ -130,7 +131,8 @@ func (m *meeting) sendPassed(to int, out chan outgoing) {
 	}
 }
 
-// passes is where messages of earlier holders come, unless too many wait to be handed on.
+// passes returns the channel of messages from earlier holders, nil while too many wait to be passed
+// on.
 func (m *meeting) passes() chan passed {
 	if m.crowded() {
 		return nil
@@ -138,7 +140,7 @@ func (m *meeting) passes() chan passed {
 	return m.passing.in
 }
 
-// crowded tells whether a later stage is behind.
+// crowded reports whether too many messages wait for a later stage.
 func (m *meeting) crowded() bool {
 	for _, out := range m.passing.out {
 		if len(out) >= maxPassed {
@@ -212,7 +214,7 @@ func (m *meeting) handlePassed(from int, h wire.Header, payload []byte) error {
 	return nil
 }
 
-// closePassing tells that nothing more is passed on.
+// closePassing ends the passing on of means.
 func (m *meeting) closePassing() {
 	for _, out := range m.passing.out {
 		close(out)

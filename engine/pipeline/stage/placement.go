@@ -1,6 +1,6 @@
-// Who does what of a job: several clusters train the replicas of one job and average over
-// rings. A ring has one stage of every cluster; it averages a segment, which is a run of
-// nodes that no cluster cuts.
+// Who does what in a job: several clusters train the replicas of one job and average over rings.
+// A ring has one stage of every cluster and averages a segment, a run of nodes that no cluster
+// cuts.
 
 package stage
 
@@ -15,11 +15,11 @@ import (
 	"github.com/ravnest/ravnest/engine/pipeline/order"
 )
 
-// ErrPlacement is wrapped by errors about a placement that its job cannot have.
+// ErrPlacement is wrapped by errors about a placement that does not suit its job.
 var ErrPlacement = errors.New("invalid placement")
 
-// Placement says who does what of a job in one attempt. The zero value is one cluster with
-// all replicas. The result of a job does not depend on it.
+// Placement says who does what in one attempt of a job. The zero value is one cluster with all
+// replicas. The result of the job does not depend on it.
 type Placement struct {
 	Cluster  int       `json:"cluster"` // which of Clusters this is
 	Clusters []Cluster `json:"clusters"`
@@ -36,12 +36,11 @@ type Peer struct{ Cluster, Stage int }
 
 func (p Peer) String() string { return fmt.Sprintf("stage %d of cluster %d", p.Stage, p.Cluster) }
 
-// several tells whether there is more than one cluster.
+// several reports whether there is more than one cluster.
 func (p Placement) several() bool { return len(p.Clusters) > 1 }
 
-// Check tells whether job j over a model of so many nodes, 0 if that is not known, can be
-// placed so: every cluster cuts the whole model, and every replica is in exactly one. Errors
-// wrap ErrPlacement.
+// Check returns an error that wraps ErrPlacement unless every cluster cuts the whole model of job
+// j, which has so many nodes (0: unknown), and every replica is in exactly one cluster.
 func (p Placement) Check(j job.Spec, nodes int) error {
 	bad := func(format string, a ...any) error {
 		return fmt.Errorf("%w: "+format, append([]any{ErrPlacement}, a...)...)
@@ -67,7 +66,7 @@ func (p Placement) Check(j job.Spec, nodes int) error {
 		}
 		for i, k := range cl.Replicas {
 			if k < 0 || k >= r || has[k] || i > 0 && k < cl.Replicas[i-1] {
-				return bad("cluster %d has the replicas %v of %d; every replica is in one cluster, and in ascending order", c, cl.Replicas, r)
+				return bad("cluster %d has the replicas %v of %d; each replica must be in one cluster, in ascending order", c, cl.Replicas, r)
 			}
 			has[k] = true
 		}
@@ -84,7 +83,7 @@ func (p Placement) Check(j job.Spec, nodes int) error {
 	return nil
 }
 
-// Own is the cluster's share of the replicas.
+// Own returns the cluster's share of the replicas.
 func (p Placement) Own() order.Set {
 	var s order.Set
 	if p.several() {
@@ -95,21 +94,21 @@ func (p Placement) Own() order.Set {
 	return s
 }
 
-// run is the job's order of work in this cluster.
+// run returns the job's order of work in this cluster.
 func (p Placement) run(j job.Spec, train, val int) order.Run {
 	r := j.Order(train, val)
 	r.Own, r.Unvalidated = p.Own(), p.several() && p.Cluster > 0
 	return r
 }
 
-// segment is a run of nodes that no cluster cuts, one of those that one stage has.
+// segment is a run of nodes of one stage that no cluster cuts.
 type segment struct {
-	number   int // among all of the model, from its start
+	number   int // index among the segments of the model
 	from, to int // nodes of the whole model
 	holders  []int
 }
 
-// segments are those that stage s has, in order; none where there is one cluster.
+// segments returns the segments of stage s in order, none if there is one cluster.
 func (p Placement) segments(s *graph.Stage) ([]segment, error) {
 	if !p.several() {
 		return nil, nil
@@ -138,13 +137,13 @@ func (p Placement) segments(s *graph.Stage) ([]segment, error) {
 	return mine, nil
 }
 
-// next is the stage that follows this cluster in the ring of a segment, before the one that
-// precedes it.
+// next returns the stage that follows this cluster's in the ring of a segment.
 func (p Placement) next(g segment) Peer {
 	c := (p.Cluster + 1) % len(p.Clusters)
 	return Peer{c, g.holders[c]}
 }
 
+// before returns the stage that precedes this cluster's in the ring of a segment.
 func (p Placement) before(g segment) Peer {
 	c := (p.Cluster + len(p.Clusters) - 1) % len(p.Clusters)
 	return Peer{c, g.holders[c]}

@@ -1,5 +1,5 @@
-// Parameters that several stages hold: before an update their gradients are added up along
-// the stages, from the last holder to the first, and the sum goes back. Every holder then does
+// Parameters that several stages hold. Before an update, their gradients are added up along the
+// stages, from the last holder to the first, and the sum is passed back. Every holder then makes
 // the same update to its own copy.
 
 package stage
@@ -21,16 +21,16 @@ import (
 // share.
 var ErrTied = errors.New("a parameter is shared by several stages")
 
-// pieceElems is the elements of one message of a tied gradient.
+// pieceElems is the number of elements in a message of a tied gradient.
 const pieceElems = 1 << 20
 
-// tie is a tied parameter that other stages hold too.
+// tie is a tied parameter that other stages hold, too.
 type tie struct {
 	exec.Tie
 	before, after int // the nearest stages that hold it, -1: none
 }
 
-// pieces is the number of messages that its gradient takes.
+// pieces returns the number of messages that its gradient takes.
 func (t *tie) pieces() int { return (t.Elems + pieceElems - 1) / pieceElems }
 
 // piece is one of them.
@@ -38,8 +38,8 @@ func (t *tie) piece(k int) (from, to int) {
 	return k * pieceElems, min((k+1)*pieceElems, t.Elems)
 }
 
-// tiesOf are the tied parameters of a stage, those that it alone holds included: they are
-// folded at the same time.
+// tiesOf returns the tied parameters of a stage, including those that it alone holds, which are
+// added up at the same time.
 func tiesOf(j job.Spec, s *graph.Stage, l *exec.Layout) ([]tie, error) {
 	var ts []tie
 	for _, e := range l.Ties {
@@ -61,7 +61,7 @@ func tiesOf(j job.Spec, s *graph.Stage, l *exec.Layout) ([]tie, error) {
 	return ts, nil
 }
 
-// tiedSize is the largest message of a tied gradient that goes to or comes from a stage, 0 if
+// tiedSize returns the size of the largest message of a tied gradient to or from a stage, 0 if
 // there is none.
 func (c *Compiled) tiedSize(peer int) int {
 	n := 0
@@ -73,7 +73,7 @@ func (c *Compiled) tiedSize(peer int) int {
 	return n
 }
 
-// sum makes the gradients of tied parameters those of all holders.
+// sum makes the gradients of tied parameters the sums over all holders.
 func (w *wiring) sum(ctx context.Context, ties []tie, seq uint64, grads []float32) error {
 	for i := range ties {
 		t := &ties[i]
