@@ -1,5 +1,5 @@
-// Recurrent layers, step by step. Their weights are shared by all steps, so a layer stays in
-// one stage.
+// Recurrent layers, step by step. Their weights are shared by all steps: tied, so that a cut may
+// stand between some of them.
 
 package importer
 
