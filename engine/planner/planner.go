@@ -83,6 +83,24 @@ func (p *Plan) Placement(cluster int) stage.Placement {
 	return pl
 }
 
+// tiedBytes are those of tied parameters' gradients that a cut before node at sends for a batch:
+// to the first holder and back at every update.
+func tiedBytes(j job.Spec, g *graph.Graph, at int) float64 {
+	n := 0
+	for _, t := range g.Ties() {
+		nodes := slices.Concat(t.Groups...)
+		if nodes[0] >= at || nodes[len(nodes)-1] < at {
+			continue
+		}
+		for _, s := range g.Nodes[nodes[0]].Op.Params() {
+			if g.Nodes[nodes[0]].Full(s.Name) == t.Name {
+				n += 2 * 4 * s.Elems()
+			}
+		}
+	}
+	return float64(n) / float64(j.UpdateFrequency)
+}
+
 // costs puts pieces of the model into numbers: operations, parameters, memory and bytes
 // across a cut, for one batch of the job. What the model takes besides its state, by the
 // plan of the whole model as one stage, is shared out by the size of the units' results:
@@ -104,19 +122,26 @@ func costs(j job.Spec, g *graph.Graph, units []graph.Unit, share int) ([]ga.Unit
 	var us []ga.Unit
 	var results []float64
 	sum := 0.0
+	state := func(params int) int {
+		return 4*2*params + optim.Bytes(j.Optimizer, params) + stage.ReplicaBytes(j, &exec.Layout{Trainable: params}, stage.Placement{})
+	}
+	params := 0
 	for _, u := range units {
 		elems := 0
 		for i := u.From; i < u.To; i++ {
 			elems += g.Shape(g.Result(i)).Elems()
 		}
-		state := 4*2*u.Params + optim.Bytes(j.Optimizer, u.Params) + stage.ReplicaBytes(j, &exec.Layout{Trainable: u.Params}, stage.Placement{})
-		rest -= state
+		params += u.Params
+		rest -= state(u.Params)
 		sum += float64(elems)
 		results = append(results, float64(elems))
 		us = append(us, ga.Unit{
 			Name: u.Name, FLOPs: u.Cost.Total() * float64(j.BatchSize), Params: int64(u.Params),
-			Memory: float64(state), Out: float64(4 * (u.Out + u.Back) * j.BatchSize),
+			Memory: float64(state(u.Params)), Out: float64(4*(u.Out+u.Back)*j.BatchSize) + tiedBytes(j, g, u.To),
 		})
+	}
+	if again := params - g.ParamCount(0, len(g.Nodes)); again > 0 {
+		rest += state(again) // tied weights, which the whole model has once
 	}
 	for i := range us {
 		us[i].Memory += float64(float64(rest) * results[i] / sum)
