@@ -143,8 +143,9 @@ func TestShardsLarge(t *testing.T) {
 		t.Skip("on demand: make test-large")
 	}
 	const (
-		rows = 1_000_000 // of 3072 bytes
-		lent = 300e6
+		rows  = 1_000_000 // of 3072 bytes
+		steps = 400       // of 1000 rows: 1.2 GB, each row once
+		lent  = 300e6
 		// What a Go program and WebRTC take besides, which nothing promises.
 		beside = 60e6
 	)
@@ -180,13 +181,13 @@ func TestShardsLarge(t *testing.T) {
 		}
 		return sum
 	}
-	run("train", "--local", "--json", dir)
+	run("train", "--local", "--json", "--steps", fmt.Sprint(steps), dir)
 	var want [][]byte
 	files := []string{"losses.txt", "trained/trained_state_dict.safetensors"}
 	for _, f := range files {
 		want = append(want, read(t, dir, f))
 	}
-	run("demo", "--json", "--providers", "2", "--ram", "300MB", "--dir", dir)
+	run("demo", "--json", "--steps", fmt.Sprint(steps), "--providers", "2", "--ram", "300MB", "--dir", dir)
 	for i, f := range files {
 		if !bytes.Equal(read(t, dir, f), want[i]) {
 			t.Errorf("%s is not what one process makes", f)

@@ -98,9 +98,8 @@ func lend(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	// Near what is lent, the garbage of blobs and messages is collected sooner. The runtime and
-	// WebRTC take the rest.
-	debug.SetMemoryLimit(lim.ram + 32<<20)
+	// Near what is lent, garbage is collected sooner.
+	debug.SetMemoryLimit(max(lim.ram, 64<<20))
 	team := kernel.NewTeam(lim.threads)
 	defer team.Close()
 	began := time.Now()

@@ -95,15 +95,14 @@ func change(c *cli.Context, j *job.Spec) {
 
 // preparing shows on the terminal how far the shards of a data set are.
 func preparing(ctx context.Context) project.Progress {
-	told := time.Now()
-	begun := false
+	began, told := time.Now(), -1 // what was told last, in percent
 	return func(done, total int) error {
-		if now := time.Now(); now.Sub(told) > time.Second || begun && done == total {
-			if !begun {
+		if at := int(100 * int64(done) / int64(max(total, 1))); told < 0 && time.Since(began) > time.Second || told >= 0 && (at >= told+5 || at == 100 && at > told) {
+			if told < 0 {
 				fmt.Fprintln(os.Stderr, "preparing the data: they are dealt to shards, once")
 			}
-			begun, told = true, now
-			fmt.Fprintf(os.Stderr, "preparing the data: %d %%\n", 100*int64(done)/int64(max(total, 1)))
+			told = at
+			fmt.Fprintf(os.Stderr, "preparing the data: %d %%\n", at)
 		}
 		return context.Cause(ctx)
 	}

@@ -113,10 +113,10 @@ func (t *table) check(rows, elems int) error {
 }
 
 // page reads the tables that are in shards. What is lent beyond need holds further shards, so
-// that fewer are fetched again in each epoch; a part of it is left for blobs on their way to the
-// garbage collector.
+// that fewer are fetched again in each epoch; half of it is left for what the garbage collector has
+// not come to yet.
 func (r *attempt) page(j job.Spec, tables []*table, cfg *stage.Config, need int64) error {
-	spare := (r.cfg.RAM - need) / 4 * 3
+	spare := (r.cfg.RAM - need) / 2
 	least := 0
 	var layout *data.Layout
 	for _, t := range tables {
