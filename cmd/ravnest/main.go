@@ -632,6 +632,11 @@ func initData(c *cli.Context, dir string) error {
 	return nil
 }
 
+func fileExists(path string) bool {
+	info, err := os.Stat(path)
+	return err == nil && info.Mode().IsRegular()
+}
+
 // largeOptions reads the flags about data that are not held in memory. What is read goes through
 // files beside the job's directory, which is where there is room for it.
 func largeOptions(c *cli.Context, dir string, o *dataset.Options) error {
@@ -795,7 +800,11 @@ func predict(c *cli.Context) error {
 	if n := len(p.Graph.Inputs); n != 1 {
 		return fmt.Errorf("the model has %d inputs, but predict reads 1", n)
 	}
-	x, names, err := dataset.Inputs(c.Args().Get(1), p.Graph.Inputs[0].Shape, dataset.Options{Target: c.StringSlice("target"), Tokens: c.String("tokens")})
+	o := dataset.Options{Target: c.StringSlice("target"), Tokens: c.String("tokens")}
+	if file := filepath.Join(p.Dir, project.TokenizerFile); fileExists(file) {
+		o.Tokenizer = file // that made the tokens the model was trained on
+	}
+	x, names, err := dataset.Inputs(c.Args().Get(1), p.Graph.Inputs[0].Shape, o)
 	if err != nil {
 		return err
 	}

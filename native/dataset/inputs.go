@@ -126,6 +126,9 @@ func tensor(r io.ReaderAt, size int64) (*data.Table, error) {
 // tokens reads rows of the length that the model takes.
 func tokens(r io.Reader, ext string, in []int, o Options) (*data.Table, error) {
 	kind := o.Tokens
+	if kind == "" && o.Tokenizer != "" && ext != ".bin" && len(in) == 1 {
+		return encoded(r, in[0], o.Tokenizer)
+	}
 	switch {
 	case kind == text.Characters:
 		return nil, fmt.Errorf("%w: it is not known which characters the model was trained on: give tokens as .npy or .bin", ErrKind)
@@ -141,4 +144,27 @@ func tokens(r io.Reader, ext string, in []int, o Options) (*data.Table, error) {
 	width := map[string]int{text.Bytes: 1, text.Uint16: 2, text.Uint32: 4}[kind]
 	x, _, _, err := text.Read(io.MultiReader(r, bytes.NewReader(make([]byte, width))), kind, in[0])
 	return x, err
+}
+
+// encoded makes rows of so many tokens of a text; what fills no row is left out.
+func encoded(r io.Reader, block int, file string) (*data.Table, error) {
+	t, _, err := readTokenizer(file)
+	if err != nil {
+		return nil, err
+	}
+	x := &data.Table{Kind: data.Inputs, Shape: []int{block}, I32: []int32{}}
+	err = pieces(r, func(piece string, begins bool) (err error) {
+		if x.I32, err = t.Encode(x.I32, piece, begins); err == nil && 4*len(x.I32) > data.MaxBytes {
+			err = fmt.Errorf("%w: more than %d tokens", text.ErrFormat, data.MaxBytes/4)
+		}
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	if x.Rows = len(x.I32) / block; x.Rows == 0 {
+		return nil, fmt.Errorf("%w: %d tokens are too few for a row of %d", text.ErrFormat, len(x.I32), block)
+	}
+	x.I32 = x.I32[:x.Rows*block]
+	return x, nil
 }

@@ -247,13 +247,9 @@ func (s *Source) webdataset(lists [2][]string, o Options) error {
 
 // tokenized encodes a text by a tokenizer.json to a file of tokens.
 func (s *Source) tokenized(f io.Reader, o Options, block int) error {
-	b, err := os.ReadFile(o.Tokenizer)
+	t, b, err := readTokenizer(o.Tokenizer)
 	if err != nil {
-		return fmt.Errorf("the tokenizer: %w", err)
-	}
-	t, err := tokenizer.Parse(b)
-	if err != nil {
-		return fmt.Errorf("the tokenizer %s: %w", o.Tokenizer, err)
+		return err
 	}
 	dtype := state.U16
 	if t.Size() > math.MaxUint16+1 {
@@ -292,6 +288,21 @@ func (s *Source) tokenized(f io.Reader, o Options, block int) error {
 	}
 	s.Tokens, s.Tokenizer = t.Size(), b
 	return s.blocks(r.R, dtype, tokens, block, o.above())
+}
+
+// readTokenizer reads a tokenizer.json.
+func readTokenizer(path string) (t *tokenizer.Tokenizer, b []byte, err error) {
+	err = open(path, func(f *os.File, size int64) error {
+		b, err = io.ReadAll(io.LimitReader(f, tokenizer.MaxBytes+1))
+		return err
+	})
+	if err == nil {
+		t, err = tokenizer.Parse(b)
+	}
+	if err != nil {
+		return nil, nil, fmt.Errorf("the tokenizer %s: %w", path, err)
+	}
+	return t, b, nil
 }
 
 // pieces gives a text in pieces that can be encoded one by one.

@@ -193,6 +193,10 @@ func TestTokenizer(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	in, _, err := dataset.Inputs(write(t, []byte(text), dir, "in.txt"), []int{5}, dataset.Options{Tokenizer: file})
+	if err != nil || in.Rows != len(ids)/5 || !slices.Equal(in.I32, ids[:5*in.Rows]) {
+		t.Errorf("rows to predict: %v of %d tokens, %v", in, len(ids), err)
+	}
 	set, err := s.Set([]int{5}, nil)
 	if err != nil {
 		t.Fatal(err)
@@ -213,7 +217,7 @@ func TestTokenizer(t *testing.T) {
 	}
 	for _, c := range []struct {
 		name, file, says string
-	}{{"x.txt", "none.json", "no such file"}, {"x.bin", file, "for a text"}, {"x.txt", write(t, []byte("{}"), dir, "bad.json"), "no model"}} {
+	}{{"x.txt", "none.json", "missing file"}, {"x.bin", file, "for a text"}, {"x.txt", write(t, []byte("{}"), dir, "bad.json"), "no model"}} {
 		_, err := dataset.Open(write(t, []byte(text), dir, c.name), dataset.Options{Tokenizer: c.file})
 		if err == nil || !strings.Contains(err.Error(), c.says) {
 			t.Errorf("%s: %v", c.says, err)
