@@ -99,13 +99,13 @@ func (c *Compiled) ringBytes() int {
 	if !c.Placement.several() {
 		return 0
 	}
-	passed := 0
+	largest := 0
 	for _, t := range c.ties {
 		if t.after >= 0 {
-			passed = max(passed, 4*min(t.Elems, groupMost(len(c.Placement.Clusters))))
+			largest = max(largest, 4*min(t.Elems, groupMost(len(c.Placement.Clusters))))
 		}
 	}
-	n := (maxPassed + window) * passed
+	n := (maxRelayed + window) * largest
 	for _, r := range c.ringShares() {
 		n += 4*(r.elems-r.scales) + 4*r.elems + buffers(r.share, true)*sumBytes*r.largest
 	}
@@ -210,8 +210,8 @@ type incoming struct {
 	transport.Message
 }
 
-// meeting is one average.
-type meeting struct {
+// exchange is one average.
+type exchange struct {
 	*rings
 	r      *Replicas
 	w      *round
@@ -221,17 +221,17 @@ type meeting struct {
 	in     chan incoming
 	left   int // rings that are not through, and stages that have more to pass on
 
-	passing passing
+	relay relay
 }
 
 // average makes the replicas of all clusters one.
 func (x *rings) average(ctx context.Context, r *Replicas, w *round) error {
-	m := &meeting{rings: x, r: r, w: w, out: map[Peer]chan outgoing{}, in: make(chan incoming), left: len(x.shares)}
+	m := &exchange{rings: x, r: r, w: w, out: map[Peer]chan outgoing{}, in: make(chan incoming), left: len(x.shares)}
 	m.ctx, m.cancel = context.WithCancelCause(ctx)
 	defer m.cancel(nil)
 	var wg sync.WaitGroup
 	m.start(&wg)
-	m.startPassing(&wg)
+	m.startRelay(&wg)
 	err := m.run()
 	if err != nil {
 		m.cancel(err)
@@ -239,7 +239,7 @@ func (x *rings) average(ctx context.Context, r *Replicas, w *round) error {
 	for _, out := range m.out {
 		close(out)
 	}
-	m.closePassing()
+	m.closeRelay()
 	wg.Wait() // what is queued goes out
 	if m.ctx.Err() != nil {
 		return context.Cause(m.ctx)
@@ -251,7 +251,7 @@ func (x *rings) average(ctx context.Context, r *Replicas, w *round) error {
 }
 
 // start begins to take and to send messages: as many as this average has.
-func (m *meeting) start(wg *sync.WaitGroup) {
+func (m *exchange) start(wg *sync.WaitGroup) {
 	due, room := map[Peer]int{}, map[Peer]int{}
 	for _, r := range m.shares {
 		r.step, r.started, r.finished = 0, 0, 0
@@ -270,7 +270,7 @@ func (m *meeting) start(wg *sync.WaitGroup) {
 }
 
 // receive hands on the next n messages of a neighbour.
-func (m *meeting) receive(p Peer, n int) {
+func (m *exchange) receive(p Peer, n int) {
 	for range n {
 		msg, err := m.links[p].Recv(m.ctx)
 		if err != nil {
@@ -287,7 +287,7 @@ func (m *meeting) receive(p Peer, n int) {
 }
 
 // send sends what is put into out, until it is closed.
-func (m *meeting) send(p Peer, out chan outgoing) {
+func (m *exchange) send(p Peer, out chan outgoing) {
 	for o := range out {
 		err := m.links[p].Send(m.ctx, o.h, o.b)
 		m.mu.Lock()
@@ -302,7 +302,7 @@ func (m *meeting) send(p Peer, out chan outgoing) {
 }
 
 // buffer is an empty one for n bytes.
-func (m *meeting) buffer(n int) []byte {
+func (m *exchange) buffer(n int) []byte {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if k := len(m.free) - 1; k >= 0 {
@@ -316,7 +316,7 @@ func (m *meeting) buffer(n int) []byte {
 
 // run does the work of all rings. It never waits for a message of its choice: it takes what
 // comes, and begins groups while nothing does.
-func (m *meeting) run() error {
+func (m *exchange) run() error {
 	for _, r := range m.shares {
 		if err := m.begin(r); err != nil {
 			return err
@@ -329,8 +329,8 @@ func (m *meeting) run() error {
 				return err
 			}
 			continue
-		case in := <-m.passes():
-			if err := m.takePassed(in); err != nil {
+		case in := <-m.means():
+			if err := m.takeMean(in); err != nil {
 				return err
 			}
 			continue
@@ -338,7 +338,7 @@ func (m *meeting) run() error {
 			return context.Cause(m.ctx)
 		default:
 		}
-		if i := slices.IndexFunc(m.shares, (*ring).may); i >= 0 && !m.crowded() {
+		if i := slices.IndexFunc(m.shares, (*ring).may); i >= 0 && !m.congested() {
 			if err := m.group(m.shares[i]); err != nil {
 				return err
 			}
@@ -352,7 +352,7 @@ func (m *meeting) run() error {
 }
 
 // wait takes the next message.
-func (m *meeting) wait() error {
+func (m *exchange) wait() error {
 	if m.now != nil {
 		began := m.now()
 		defer func() {
@@ -364,9 +364,9 @@ func (m *meeting) wait() error {
 	select {
 	case in := <-m.in:
 		return m.take(in)
-	case in := <-m.passes():
-		return m.takePassed(in)
-	case <-m.passing.wake: // a later stage may have caught up
+	case in := <-m.means():
+		return m.takeMean(in)
+	case <-m.relay.wake: // a later stage may have caught up
 		return nil
 	case <-m.ctx.Done():
 		return context.Cause(m.ctx)
@@ -374,7 +374,7 @@ func (m *meeting) wait() error {
 }
 
 // begin computes the scales of a ring's segment and sends the first of them.
-func (m *meeting) begin(r *ring) error {
+func (m *exchange) begin(r *ring) error {
 	done := m.busy.working()
 	clear(r.agreed[:r.scales])
 	for i := range r.groups {
@@ -383,7 +383,7 @@ func (m *meeting) begin(r *ring) error {
 			return err
 		}
 	}
-	m.tell(r)
+	m.announce(r)
 	done()
 	m.sendScales(r)
 	return nil
@@ -395,7 +395,7 @@ func (r *ring) may() bool {
 }
 
 // group begins the next group.
-func (m *meeting) group(r *ring) error {
+func (m *exchange) group(r *ring) error {
 	done := m.busy.working()
 	g := &r.groups[r.started]
 	u := &r.under[r.started%len(r.under)]
@@ -411,14 +411,14 @@ func (m *meeting) group(r *ring) error {
 }
 
 // queue puts a message into the queue of a neighbour, which has room for it.
-func (m *meeting) queue(r *ring, kind wire.Kind, group, step, elems int, b []byte) {
+func (m *exchange) queue(r *ring, kind wire.Kind, group, step, elems int, b []byte) {
 	m.out[r.next] <- outgoing{wire.Header{
 		Kind: kind, Edge: uint16(r.number), Rows: uint32(group<<8 | step), Seq: m.w.number, Elems: uint32(elems),
 	}, b}
 }
 
 // sendScales sends what is due in a ring's agreement.
-func (m *meeting) sendScales(r *ring) {
+func (m *exchange) sendScales(r *ring) {
 	from, to := average.Chunk(r.elems, m.n, r.steps[r.step].Send)
 	b := m.buffer(4 * (to - from))
 	for _, v := range r.agreed[from:to] {
@@ -428,7 +428,7 @@ func (m *meeting) sendScales(r *ring) {
 }
 
 // sendSums sends what is due of a group.
-func (m *meeting) sendSums(r *ring, g int) {
+func (m *exchange) sendSums(r *ring, g int) {
 	defer m.busy.working()()
 	u, n := &r.under[g%len(r.under)], r.groups[g].n
 	from, to := average.Chunk(n, m.n, r.steps[u.step].Send)
@@ -439,7 +439,7 @@ func (m *meeting) sendSums(r *ring, g int) {
 
 // weight is the rule of a group, and the weights that the sum of a chunk has that a cluster
 // sends in a step.
-func (m *meeting) weight(r *ring, g, cluster, step int) (average.Rule, int64) {
+func (m *exchange) weight(r *ring, g, cluster, step int) (average.Rule, int64) {
 	rule, weights, _ := m.r.arithmetic(m.r.vectors[r.groups[g].vector], m.w)
 	var total int64
 	for _, c := range average.Terms(m.n, cluster, step) {
@@ -451,7 +451,7 @@ func (m *meeting) weight(r *ring, g, cluster, step int) (average.Rule, int64) {
 }
 
 // take takes in a message.
-func (m *meeting) take(in incoming) error {
+func (m *exchange) take(in incoming) error {
 	defer in.Release()
 	m.mu.Lock()
 	m.done.Received += int64(wire.MessageHeader + len(in.Payload))
@@ -461,7 +461,7 @@ func (m *meeting) take(in incoming) error {
 
 // handle does what a message from a neighbour asks for. Whatever it holds, a ring takes it as
 // its next step or refuses it.
-func (m *meeting) handle(from Peer, h wire.Header, payload []byte) error {
+func (m *exchange) handle(from Peer, h wire.Header, payload []byte) error {
 	i := slices.IndexFunc(m.shares, func(r *ring) bool { return r.number == int(h.Edge) && r.before == from })
 	if i < 0 || h.Seq != m.w.number {
 		return fmt.Errorf("%w: %s sent a %s of segment %d in round %d, this is round %d", ErrProtocol, from, h.Kind, h.Edge, h.Seq, m.w.number)
@@ -488,7 +488,7 @@ func (m *meeting) handle(from Peer, h wire.Header, payload []byte) error {
 }
 
 // takeScales takes a step of a ring's agreement.
-func (m *meeting) takeScales(r *ring, h wire.Header, payload []byte, step int) error {
+func (m *exchange) takeScales(r *ring, h wire.Header, payload []byte, step int) error {
 	if step != r.step || step >= len(r.steps) {
 		return fmt.Errorf("%w: scales of step %d in step %d of %d", ErrProtocol, step, r.step, len(r.steps))
 	}
@@ -514,11 +514,11 @@ func (m *meeting) takeScales(r *ring, h wire.Header, payload []byte, step int) e
 	if len(r.groups) == 0 {
 		m.left--
 	}
-	return m.heard(r)
+	return m.collect(r)
 }
 
 // takeSums takes a step of a group.
-func (m *meeting) takeSums(r *ring, h wire.Header, payload []byte, g, step int) error {
+func (m *exchange) takeSums(r *ring, h wire.Header, payload []byte, g, step int) error {
 	if g < r.finished || g >= r.started {
 		return fmt.Errorf("%w: sums of group %d, groups %d to %d are under way", ErrProtocol, g, r.finished, r.started)
 	}
@@ -560,8 +560,8 @@ var silent = float32(math.Inf(-1))
 // countBits is how much of a count one float32 holds.
 const countBits = 24
 
-// tell puts what this cluster tells the others behind the scales.
-func (m *meeting) tell(r *ring) {
+// announce puts what this cluster tells the others behind the scales.
+func (m *exchange) announce(r *ring) {
 	for i := range r.agreed[r.scales:] {
 		r.agreed[r.scales+i] = silent
 	}
@@ -578,8 +578,8 @@ func (m *meeting) tell(r *ring) {
 	}
 }
 
-// heard takes what all clusters have told.
-func (m *meeting) heard(r *ring) error {
+// collect takes what all clusters have told.
+func (m *exchange) collect(r *ring) error {
 	whole := func(v float32, least, most int64) (int64, error) {
 		if n := int64(v); float32(n) == v && n >= least && n <= most {
 			return n, nil

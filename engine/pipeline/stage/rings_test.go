@@ -19,7 +19,7 @@ import (
 
 // pair is the ends of a ring of two clusters of one stage, each with one replica, in the middle
 // of a round: messages are passed by hand.
-type pair [2]*meeting
+type pair [2]*exchange
 
 func newPair(t testing.TB, g *graph.Graph, change func(*job.Spec)) pair {
 	t.Helper()
@@ -73,7 +73,7 @@ func newPair(t testing.TB, g *graph.Graph, change func(*job.Spec)) pair {
 			x.losses[i] = float32(i) + 0.5
 		}
 		x.mark = order.Mark(i)
-		m := &meeting{rings: x, r: r, w: &w, ctx: t.Context(), out: map[Peer]chan outgoing{{1 - i, 0}: make(chan outgoing, 1000)}, left: len(x.shares)}
+		m := &exchange{rings: x, r: r, w: &w, ctx: t.Context(), out: map[Peer]chan outgoing{{1 - i, 0}: make(chan outgoing, 1000)}, left: len(x.shares)}
 		for _, s := range x.shares {
 			if err := m.begin(s); err != nil {
 				t.Fatal(err)

@@ -1,7 +1,7 @@
 // Averages of parameters that several stages of a cluster hold. Such a parameter is averaged in
 // the ring of its first holder's segment, since other clusters may have all holders in one stage.
 // Each holder passes the mean on to the next, and all copies are updated alike. A holder that
-// passes means on may run ahead by a few messages; later holders wait for earlier ones, never the
+// means means on may run ahead by a few messages; later holders wait for earlier ones, never the
 // other way round.
 
 package stage
@@ -19,25 +19,25 @@ import (
 	"github.com/ravnest/ravnest/engine/wire"
 )
 
-// maxPassed is the number of messages that may wait for a stage before nothing new is begun for
+// maxRelayed is the number of messages that may wait for a stage before nothing new is begun for
 // it.
-const maxPassed = 8
+const maxRelayed = 8
 
 // blockBits is the number of bits in a header that number a block; those above number the vector.
 const blockBits = 28
 
-// passing handles the tied parameters of one average: it passes means on to later stages and takes
+// relay handles the tied parameters of one average: it passes means on to later stages and takes
 // those of earlier ones.
-type passing struct {
+type relay struct {
 	out  map[int]chan outgoing // by stage
-	in   chan passed
+	in   chan incomingMean
 	wake chan struct{} // signals that a message was sent
 	left map[int]int   // elements still to come, by stage
 	at   map[[2]int]int
 }
 
-// passed is a message from an earlier stage.
-type passed struct {
+// incomingMean is a message from an earlier stage.
+type incomingMean struct {
 	from int
 	transport.Message
 }
@@ -53,10 +53,10 @@ func later(ts []tie) map[string]bool {
 	return names
 }
 
-// startPassing starts passing means on and taking those of earlier holders.
-func (m *meeting) startPassing(wg *sync.WaitGroup) {
-	m.passing = passing{
-		out: map[int]chan outgoing{}, in: make(chan passed), wake: make(chan struct{}, 1), left: map[int]int{}, at: map[[2]int]int{},
+// startRelay starts passing means on and taking those of earlier holders.
+func (m *exchange) startRelay(wg *sync.WaitGroup) {
+	m.relay = relay{
+		out: map[int]chan outgoing{}, in: make(chan incomingMean), wake: make(chan struct{}, 1), left: map[int]int{}, at: map[[2]int]int{},
 	}
 	vectors, pieces := 0, 0
 	for _, v := range m.r.vectors {
@@ -70,26 +70,26 @@ func (m *meeting) startPassing(wg *sync.WaitGroup) {
 		}
 	}
 	for _, t := range m.c.ties {
-		if t.after >= 0 && m.passing.out[t.after] == nil {
+		if t.after >= 0 && m.relay.out[t.after] == nil {
 			// Room for all pieces of this stage, and for those that it only passes on.
-			out := make(chan outgoing, pieces+2*maxPassed)
-			m.passing.out[t.after] = out
-			wg.Go(func() { m.sendPassed(t.after, out) })
+			out := make(chan outgoing, pieces+2*maxRelayed)
+			m.relay.out[t.after] = out
+			wg.Go(func() { m.sendMeans(t.after, out) })
 		}
 		if t.before >= 0 {
-			m.passing.left[t.before] += vectors * t.Elems
+			m.relay.left[t.before] += vectors * t.Elems
 		}
 	}
-	for from, n := range m.passing.left {
+	for from, n := range m.relay.left {
 		m.left++
 		early := m.wires.early[from]
 		delete(m.wires.early, from)
-		wg.Go(func() { m.receivePassed(from, n, early) })
+		wg.Go(func() { m.receiveMeans(from, n, early) })
 	}
 }
 
-// receivePassed takes messages from an earlier stage until n elements have come.
-func (m *meeting) receivePassed(from, n int, early []transport.Message) {
+// receiveMeans takes messages from an earlier stage until n elements have come.
+func (m *exchange) receiveMeans(from, n int, early []transport.Message) {
 	next := func() (msg transport.Message, err error) {
 		if len(early) > 0 {
 			msg, early = early[0], early[1:]
@@ -105,7 +105,7 @@ func (m *meeting) receivePassed(from, n int, early []transport.Message) {
 		}
 		n -= max(int(msg.Header.Elems), 1)
 		select {
-		case m.passing.in <- passed{from, msg}:
+		case m.relay.in <- incomingMean{from, msg}:
 		case <-m.ctx.Done():
 			msg.Release()
 			return
@@ -113,8 +113,8 @@ func (m *meeting) receivePassed(from, n int, early []transport.Message) {
 	}
 }
 
-// sendPassed sends the messages of a channel until it is closed.
-func (m *meeting) sendPassed(to int, out chan outgoing) {
+// sendMeans sends the messages of a channel until it is closed.
+func (m *exchange) sendMeans(to int, out chan outgoing) {
 	for o := range out {
 		err := m.wires.links[to].Send(m.ctx, o.h, o.b)
 		m.mu.Lock()
@@ -125,25 +125,25 @@ func (m *meeting) sendPassed(to int, out chan outgoing) {
 			return
 		}
 		select {
-		case m.passing.wake <- struct{}{}:
+		case m.relay.wake <- struct{}{}:
 		default:
 		}
 	}
 }
 
-// passes returns the channel of messages from earlier holders, nil while too many wait to be passed
+// means returns the channel of messages from earlier holders, nil while too many wait to be passed
 // on.
-func (m *meeting) passes() chan passed {
-	if m.crowded() {
+func (m *exchange) means() chan incomingMean {
+	if m.congested() {
 		return nil
 	}
-	return m.passing.in
+	return m.relay.in
 }
 
-// crowded reports whether too many messages wait for a later stage.
-func (m *meeting) crowded() bool {
-	for _, out := range m.passing.out {
-		if len(out) >= maxPassed {
+// congested reports whether too many messages wait for a later stage.
+func (m *exchange) congested() bool {
+	for _, out := range m.relay.out {
+		if len(out) >= maxRelayed {
 			return true
 		}
 	}
@@ -151,36 +151,36 @@ func (m *meeting) crowded() bool {
 }
 
 // pass sends the mean of a piece to the next holder of its parameter, if there is one.
-func (m *meeting) pass(vector int, p piece, y []float32) {
+func (m *exchange) pass(vector int, p piece, y []float32) {
 	name := m.r.layout.Entries[p.entry].Full
 	i := slices.IndexFunc(m.c.ties, func(t tie) bool { return t.Name == name && t.after >= 0 })
 	if i >= 0 {
-		m.handOn(&m.c.ties[i], vector, p.first, y)
+		m.sendMean(&m.c.ties[i], vector, p.first, y)
 	}
 }
 
-func (m *meeting) handOn(t *tie, vector, first int, y []float32) {
+func (m *exchange) sendMean(t *tie, vector, first int, y []float32) {
 	b := m.buffer(4 * len(y))
 	for _, v := range y {
 		b = binary.LittleEndian.AppendUint32(b, math.Float32bits(v))
 	}
-	m.passing.out[t.after] <- outgoing{wire.Header{
+	m.relay.out[t.after] <- outgoing{wire.Header{
 		Kind: wire.Tied, Edge: uint16(t.Number), Rows: uint32(vector<<blockBits | first/average.BlockSize), Seq: m.w.number, Elems: uint32(len(y)),
 	}, b}
 }
 
-// takePassed takes the mean of a piece from an earlier holder.
-func (m *meeting) takePassed(in passed) error {
+// takeMean takes the mean of a piece from an earlier holder.
+func (m *exchange) takeMean(in incomingMean) error {
 	defer in.Release()
 	h := in.Header
-	err := m.handlePassed(in.from, h, in.Payload)
+	err := m.handleMean(in.from, h, in.Payload)
 	if err != nil {
 		return fmt.Errorf("from stage %d: the average of tied parameter %d: %w", in.from, h.Edge, err)
 	}
 	return nil
 }
 
-func (m *meeting) handlePassed(from int, h wire.Header, payload []byte) error {
+func (m *exchange) handleMean(from int, h wire.Header, payload []byte) error {
 	i := slices.IndexFunc(m.c.ties, func(t tie) bool { return t.Number == int(h.Edge) && t.before == from })
 	if i < 0 || h.Kind != wire.Tied || h.Seq != m.w.number {
 		return fmt.Errorf("%w: a %s of round %d, this is round %d", ErrProtocol, h.Kind, h.Seq, m.w.number)
@@ -191,8 +191,8 @@ func (m *meeting) handlePassed(from int, h wire.Header, payload []byte) error {
 	}
 	// Pieces of one vector come in order.
 	key := [2]int{i, v}
-	if first != m.passing.at[key] || n < 1 || n > t.Elems-first || n%average.BlockSize != 0 && first+n != t.Elems || len(payload) != 4*n {
-		return fmt.Errorf("%w: elements from %d on, %d of them in %d bytes, of %d; those from %d on are due", ErrProtocol, first, n, len(payload), t.Elems, m.passing.at[key])
+	if first != m.relay.at[key] || n < 1 || n > t.Elems-first || n%average.BlockSize != 0 && first+n != t.Elems || len(payload) != 4*n {
+		return fmt.Errorf("%w: elements from %d on, %d of them in %d bytes, of %d; those from %d on are due", ErrProtocol, first, n, len(payload), t.Elems, m.relay.at[key])
 	}
 	defer m.busy.working()()
 	p := piece{off: t.Off + first, first: first, n: n}
@@ -204,19 +204,19 @@ func (m *meeting) handlePassed(from int, h wire.Header, payload []byte) error {
 		return err
 	}
 	if t.after >= 0 {
-		m.handOn(t, v, first, y)
+		m.sendMean(t, v, first, y)
 	}
 	m.r.settle(m.r.vectors[v], p, y)
-	m.passing.at[key] += n
-	if m.passing.left[from] -= n; m.passing.left[from] == 0 {
+	m.relay.at[key] += n
+	if m.relay.left[from] -= n; m.relay.left[from] == 0 {
 		m.left--
 	}
 	return nil
 }
 
-// closePassing ends the passing on of means.
-func (m *meeting) closePassing() {
-	for _, out := range m.passing.out {
+// closeRelay ends the passing on of means.
+func (m *exchange) closeRelay() {
+	for _, out := range m.relay.out {
 		close(out)
 	}
 }
