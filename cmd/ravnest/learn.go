@@ -3,11 +3,15 @@
 package main
 
 import (
+	"fmt"
+	"os"
+	"strconv"
 	"strings"
 
 	"github.com/urfave/cli/v2"
 
 	"github.com/ravnest/ravnest/engine/job"
+	"github.com/ravnest/ravnest/native/project"
 )
 
 // learnFlags are the flags about loss, metrics and update rule. A default of "" leaves a choice
@@ -28,6 +32,42 @@ func learnFlags(loss, optimizer string) []cli.Flag {
 		&cli.StringSliceFlag{Name: "freeze", Usage: "leave parameters alone whose names match `PATTERN`, such as 'features.*'"},
 		&cli.StringFlag{Name: "lr-schedule", DefaultText: "the job's", Usage: "how the learning rate moves: " + strings.Join(job.LRs, ", ")},
 		&cli.IntFlag{Name: "warmup", Usage: "raise the learning rate from 0 over the first `N` updates"},
+	}
+}
+
+// loraFlag reads --lora.
+func loraFlag(c *cli.Context) (job.LoRA, error) {
+	var l job.LoRA
+	if !c.IsSet("lora") {
+		return l, nil
+	}
+	for part := range strings.SplitSeq(c.String("lora"), ",") {
+		name, value, _ := strings.Cut(part, "=")
+		var err error
+		switch name {
+		case "r":
+			l.R, err = strconv.Atoi(value)
+		case "alpha":
+			l.Alpha, err = strconv.ParseFloat(value, 64)
+		case "target":
+			l.Target = append(l.Target, value)
+		default:
+			return l, fmt.Errorf("--lora %q: %q is none of r, alpha, target: write r=8,alpha=16,target=q_proj", c.String("lora"), name)
+		}
+		if err != nil {
+			return l, fmt.Errorf("--lora %q: %q is not a number", c.String("lora"), value)
+		}
+	}
+	if l.R < 1 {
+		return l, fmt.Errorf("--lora %q: the rank r must be above 0: write r=8", c.String("lora"))
+	}
+	return l, nil
+}
+
+// sayAdapters tells how much of the model trains.
+func sayAdapters(p *project.Project) {
+	if n := len(p.Adapters); n > 0 {
+		fmt.Fprintf(os.Stderr, "adapters of %d layers: %d of %d parameters train\n", n, p.Graph.ParamCount(0, len(p.Graph.Nodes)), p.Base.ParamCount(0, len(p.Base.Nodes)))
 	}
 }
 

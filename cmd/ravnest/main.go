@@ -183,6 +183,7 @@ func importCommand() *cli.Command {
 			tokenizerFlag, shardsFlag,
 			&cli.IntFlag{Name: "batch-size", Value: 32, Usage: "rows of a batch"},
 			&cli.IntFlag{Name: "output", Usage: "index of the model's output that is its answer, from 0"},
+			&cli.StringFlag{Name: "lora", Usage: "leave the model alone and train adapters of rank N: `r=N[,alpha=N][,target=PATTERN]...`"},
 			&cli.BoolFlag{Name: "strict", Value: true, Usage: "for WEIGHTS: no names may be missing or unused"},
 			&cli.StringSliceFlag{Name: "ignore", Usage: "for WEIGHTS: skip names that match `PATTERN`, such as 'fc.*', and keep the job's values"},
 			&cli.StringFlag{Name: "strip", Usage: "for WEIGHTS: remove `PREFIX` from their names"}),
@@ -275,7 +276,7 @@ func exportCommand() *cli.Command {
 	return &cli.Command{
 		Name: "export", Usage: "write the trained weights, or those of the last checkpoint, as PyTorch's state dict or with the model as ONNX", ArgsUsage: "DIR",
 		Description: "The file loads with load_state_dict, strictly: safetensors.torch.load_file, or\ntorch.load(path, weights_only=True) for a .pt file. A .onnx file is the model in evaluation\nmode, for onnxruntime and others.",
-		Flags:       []cli.Flag{jsonFlag, &cli.StringFlag{Name: "to", Usage: "`FILE` that ends in .safetensors, .pt or .onnx"}, &cli.IntFlag{Name: "cluster", Usage: "which cluster"}},
+		Flags:       []cli.Flag{jsonFlag, &cli.StringFlag{Name: "to", Usage: "`FILE` that ends in .safetensors, .pt or .onnx; for a job with lora also a directory for the adapter in PEFT's layout"}, &cli.IntFlag{Name: "cluster", Usage: "which cluster"}},
 		Action:      export, OnUsageError: usageError,
 	}
 }
@@ -681,6 +682,11 @@ func importModel(c *cli.Context) error {
 	j := job.Default()
 	j.BatchSize = c.Int("batch-size")
 	changeLearning(c, &j)
+	lora, err := loraFlag(c)
+	if err != nil {
+		return err
+	}
+	j.LoRA = lora
 	j.Schedule, j.Wire = job.Sync, "fp32"
 	change(c, &j)
 	if err := j.Check(); err != nil {
@@ -733,12 +739,20 @@ func importWeights(c *cli.Context) error {
 		return fmt.Errorf("import %s needs the directory of the job whose initial weights it shall be", file)
 	}
 	for _, f := range c.FlagNames() {
-		if !slices.Contains([]string{"strict", "ignore", "strip"}, f) {
+		if !slices.Contains([]string{"strict", "ignore", "strip", "lora"}, f) {
 			return fmt.Errorf("--%s is for a model (.pt2, .onnx), but %s is a checkpoint: change %s instead", f, file, filepath.Join(dir, project.JobFile))
 		}
 	}
 	return locked(dir, "import", func() error {
-		p, err := project.OpenModel(dir)
+		lora, err := loraFlag(c)
+		if err != nil {
+			return err
+		}
+		p, err := project.OpenModelWith(dir, func(j *job.Spec) {
+			if lora.On() {
+				j.LoRA = lora
+			}
+		})
 		if err != nil {
 			return err
 		}
@@ -753,7 +767,13 @@ func importWeights(c *cli.Context) error {
 		if err := p.BeginWith(&f.Begin); err != nil {
 			return err
 		}
+		if lora.On() {
+			if err := p.SaveJob(); err != nil {
+				return err
+			}
+		}
 		fmt.Fprintf(os.Stderr, "%d tensors of %s\n", f.Taken, file)
+		sayAdapters(p)
 		for _, g := range []struct {
 			what  string
 			names []string
@@ -774,19 +794,23 @@ func export(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	if to := c.String("to"); !project.IsWeights(to) && !project.IsONNX(to) {
-		return fmt.Errorf("export needs --to FILE, which ends in .safetensors, .pt or .onnx, got %q", to)
-	}
 	p, err := project.OpenModel(dir)
 	if err != nil {
 		return err
+	}
+	if to := c.String("to"); !project.IsWeights(to) && !project.IsONNX(to) && (to == "" || len(p.Adapters) == 0) {
+		return fmt.Errorf("export needs --to FILE, which ends in .safetensors, .pt or .onnx, got %q; a directory is for the adapters of a job with lora", to)
 	}
 	e, err := host.Export(p, c.Int("cluster"), c.String("to"))
 	if err != nil {
 		return err
 	}
 	fmt.Fprintf(os.Stderr, "%d tensors: %s\n", e.Tensors, e.From)
-	return print(c, e, func(w io.Writer) { fmt.Fprintln(w, e.File) })
+	return print(c, e, func(w io.Writer) {
+		for _, f := range append(e.Files, e.File)[:max(len(e.Files), 1)] {
+			fmt.Fprintln(w, f)
+		}
+	})
 }
 
 func predict(c *cli.Context) error {

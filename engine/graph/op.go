@@ -256,6 +256,8 @@ type Linear struct {
 	// Std, if not 0, is the deviation of the weight before training; the bias is 0 then.
 	// 0 is PyTorch's default.
 	Std float64 `json:"init_std,omitempty"`
+	// Zero: the weight is 0 before training.
+	Zero bool `json:"init_zero,omitempty"`
 	// Transposed: the weight is [In,Out], as that of GPT-2's Conv1D.
 	Transposed bool `json:"transposed,omitempty"`
 }
@@ -283,6 +285,9 @@ func (l *Linear) Infer(in []Shape) (Shape, error) {
 // Params implements Op.
 func (l *Linear) Params() []Spec {
 	ps := weights([]int{l.Out, l.In}, l.In, l.Bias, l.Std)
+	if l.Zero {
+		ps[0].Init = Init{}
+	}
 	if l.Transposed {
 		ps[0].Shape = []int{l.In, l.Out}
 		if l.Bias {

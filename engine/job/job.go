@@ -72,6 +72,7 @@ type Spec struct {
 	// Freeze are patterns of names of the state dict, with * for any characters: parameters
 	// that training leaves alone. They have no gradient and no optimizer state.
 	Freeze []string `json:"freeze,omitempty"`
+	LoRA   LoRA     `json:"lora,omitzero"`
 	LR     LR       `json:"lr_schedule"`
 
 	Epochs    int `json:"epochs"`
@@ -381,6 +382,7 @@ func (s Spec) Check() error {
 	s.Optimizer.check(&f)
 	s.LR.check(&f)
 	checkPatterns(&f, "freeze", s.Freeze)
+	s.LoRA.check(&f)
 	if len(f.errs) > 0 {
 		return fmt.Errorf("%w: %w", ErrInvalid, errors.Join(f.errs...))
 	}

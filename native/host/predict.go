@@ -86,6 +86,8 @@ type Exported struct {
 	File    string `json:"file"`
 	From    string `json:"from"`
 	Tensors int    `json:"tensors"`
+
+	Files []string `json:"files,omitempty"` // of an adapter
 }
 
 // Export writes the newest state dict to a file, complete as PyTorch's model has it; as ONNX it
@@ -101,6 +103,13 @@ func Export(p *project.Project, cluster int, file string) (Exported, error) {
 			return Exported{}, err
 		}
 		return Exported{Command: "export", File: file, From: from, Tensors: len(m.Graph.Tensors)}, native.Save(file, 0o644, m.Write)
+	}
+	if !project.IsWeights(file) { // PEFT's directory
+		files, err := p.WriteAdapter(file, d)
+		return Exported{Command: "export", File: file, From: from, Tensors: 2 * len(p.Adapters), Files: files}, err
+	}
+	if d, err = p.Merge(d); err != nil {
+		return Exported{}, err
 	}
 	rest, err := p.ReadRest()
 	if err != nil {

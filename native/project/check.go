@@ -28,6 +28,9 @@ func CheckJob(j job.Spec, g *graph.Graph, d *data.Set) error {
 	if err := data.CheckAugment(j.Augment, g.Inputs[0].Shape); err != nil {
 		return err
 	}
+	if j.LoRA.On() && j.Weights == "" {
+		return errors.New("lora trains adapters beside a model that has been trained, but the job has no weights: ravnest import WEIGHTS.safetensors DIR --lora r=8")
+	}
 	if err := checkTargets(j, g, d); err != nil {
 		return err
 	}

@@ -73,7 +73,11 @@ type Project struct {
 	GraphJSON []byte
 	Data      *data.Set
 	Weights   state.Dict // initial weights; nil: drawn from the seed
-	Shards    *Shards    // of Data; nil: they are in memory
+
+	Base     *graph.Graph    // the model as it is in its file
+	Adapters []graph.Adapter // that Graph has beside it
+
+	Shards *Shards // of Data; nil: they are in memory
 }
 
 // Exists reports whether dir holds a job.
@@ -97,6 +101,14 @@ func OpenWith(dir string, change func(*job.Spec), progress Progress) (*Project, 
 	}
 	return p, p.Check()
 }
+
+// OpenModelWith is OpenModel of the job as change leaves it.
+func OpenModelWith(dir string, change func(*job.Spec)) (*Project, error) {
+	return openModel(dir, change)
+}
+
+// SaveJob writes the job as it is now.
+func (p *Project) SaveJob() error { return p.write(JobFile, p.Job.JSON()) }
 
 // OpenModel is like Open, but does not read the data set.
 func OpenModel(dir string) (*Project, error) { return openModel(dir, nil) }
@@ -137,14 +149,23 @@ func openModel(dir string, change func(*job.Spec)) (*Project, error) {
 	return p, p.loadWeights()
 }
 
-// learn makes the model what the job trains: some of its parameters may be frozen.
+// learn makes the model what the job trains: some of its parameters may be frozen, and
+// it may have adapters.
 func (p *Project) learn() error {
-	if len(p.Job.Freeze) == 0 {
+	p.Base = p.Graph
+	if len(p.Job.Freeze) == 0 && !p.Job.LoRA.On() {
 		return nil
 	}
-	g, err := p.Graph.Freeze(p.Job.Freeze)
-	if err != nil {
-		return fmt.Errorf("freeze: %w", err)
+	g, err := p.Graph, error(nil)
+	if l := p.Job.LoRA; l.On() {
+		if g, p.Adapters, err = g.Adapt(graph.LoRA{Rank: l.R, Scale: l.Scaled() / float64(l.R), Targets: l.Target}); err != nil {
+			return fmt.Errorf("lora: %w", err)
+		}
+	}
+	if len(p.Job.Freeze) > 0 {
+		if g, err = g.Freeze(p.Job.Freeze); err != nil {
+			return fmt.Errorf("freeze: %w", err)
+		}
 	}
 	p.Graph = g
 	p.GraphJSON, err = g.JSON()
@@ -168,9 +189,12 @@ func (p *Project) loadWeights() error {
 	if p.Weights, _, err = safetensors.Read(f, size); err != nil {
 		return fmt.Errorf("%s: %w", path, err)
 	}
-	l := exec.NewLayout(p.Graph, 0)
+	l := exec.NewLayout(p.Base, 0)
 	if err := l.Check(p.Weights); err != nil {
 		return fmt.Errorf("%s: %w", path, err)
+	}
+	if len(p.Adapters) > 0 {
+		p.Weights = p.complete(p.Weights)
 	}
 	return nil
 }

@@ -187,7 +187,7 @@ func (p *Project) Fit(d state.Dict, o FitOptions) (*Fit, error) {
 	}
 	base := p.Weights
 	if base == nil {
-		l := exec.NewLayout(p.Graph, 0)
+		l := exec.NewLayout(p.Base, 0)
 		s := l.NewState()
 		l.Init(s, p.Job.Seed)
 		base = l.Export(s)
@@ -209,7 +209,7 @@ func (p *Project) Fit(d state.Dict, o FitOptions) (*Fit, error) {
 	for _, other := range sorted(rest.Tied) {
 		names[rest.Tied[other]] = append(names[rest.Tied[other]], other)
 	}
-	for _, q := range p.Graph.Params() {
+	for _, q := range p.Base.Params() {
 		t, ok := h.take(q.Full, names[q.Full], was[q.Full], q.Role == graph.Counter)
 		if f.Weights = append(f.Weights, t); ok {
 			f.Taken++

@@ -36,7 +36,8 @@ var learning = map[string]func(*job.Spec){
 	"weights frozen": func(j *job.Spec) {
 		j.Freeze, j.ClipNorm, j.Optimizer = []string{"*.weight"}, 1, job.DefaultOptimizer("adamw")
 	},
-	"output": func(j *job.Spec) { j.Loss = "output" },
+	"adapters": func(j *job.Spec) { j.LoRA = job.LoRA{R: 3} },
+	"output":   func(j *job.Spec) { j.Loss = "output" },
 }
 
 // TestLearningIsOneProcess: however a job learns, any cut, schedule and number of replicas has the
@@ -51,6 +52,13 @@ func TestLearningIsOneProcess(t *testing.T) {
 				})
 				if w.job.Freeze != nil {
 					g, err := w.g.Freeze(w.job.Freeze)
+					if err != nil {
+						t.Fatal(err)
+					}
+					w.g = g
+				}
+				if w.job.LoRA.On() {
+					g, _, err := w.g.Adapt(graph.LoRA{Rank: 3, Scale: 8.0 / 3})
 					if err != nil {
 						t.Fatal(err)
 					}
