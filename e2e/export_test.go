@@ -304,5 +304,5 @@ func TestONNX(t *testing.T) {
 	if len(p) != 719 || len(q) != 719 {
 		t.Errorf("%d and %d answers", len(p), len(q))
 	}
-	s.bad([]string{"ends in .safetensors, .pt or .onnx"}, "ravnest", "export", local, "--to", filepath.Join(tmp, "x.bin"))
+	s.bad([]string{"ends in .safetensors, .pt or .onnx"}, "ravnest", "export", local, "--to", filepath.Join(tmp, "x.npz"))
 }
