@@ -25,6 +25,7 @@ func (m *Machine) submit(now time.Time, e Submit) {
 	m.Saves, m.Pending, m.CommitOK, m.StoreErr = nil, nil, true, ""
 	m.Began, m.Lost, m.GraceUntil, m.Fruitless, m.LastLoss = false, time.Time{}, time.Time{}, 0, ""
 	m.Asking, m.Tried, m.Told = "", nil, ""
+	m.Losses, m.Trained = 0, 0
 	m.Stale = e.Stale
 	if r := e.Earlier; r != nil {
 		m.Attempt, m.state.Saved = r.Attempt, r.Checkpoint
@@ -108,6 +109,7 @@ func (m *Machine) gather(now time.Time) {
 	m.Asking = key
 	m.Phase = Planning
 	m.PlanSeq++
+	m.Shrunk = false
 	m.act(AskPlan{Seq: m.PlanSeq, Pool: pool, Free: free})
 }
 
@@ -148,6 +150,11 @@ func (m *Machine) planned(now time.Time, e Plan) {
 		m.Tried = append(m.Tried[max(0, len(m.Tried)-15):], m.Asking)
 		m.say("no plan for the providers that are here: " + err.Error() + "; waiting for another provider")
 		m.gather(now) // the pool may have grown meanwhile
+		return
+	}
+	if err != nil && m.Shrunk && m.hasLeft(e.Placed) {
+		m.Phase = Gathering
+		m.gather(now)
 		return
 	}
 	if err != nil {
@@ -277,6 +284,11 @@ func record(run string, now time.Time, job *Job, stages []Placed) []byte {
 		panic(fmt.Sprintf("run: record: %v", err)) // numbers were checked on arrival, Raw on submission
 	}
 	return append(b, '\n')
+}
+
+// hasLeft tells whether the plan names somebody who left while it was being made.
+func (m *Machine) hasLeft(as []Assignment) bool {
+	return slices.ContainsFunc(as, func(a Assignment) bool { return m.Members[a.MemberID] == nil })
 }
 
 // place identifies a stage.
@@ -657,6 +669,12 @@ func (m *Machine) lose(now time.Time, l loss) {
 		m.Fruitless++
 		m.LastLoss = l.why
 	}
+	if began {
+		m.Trained += now.Sub(m.Started)
+		if !l.polite {
+			m.Losses++
+		}
+	}
 	ev := Recovering{Run: m.Run, Reason: l.why}
 	if c := m.state.Saved; c != nil {
 		ev.Step = c.Position.Step
@@ -853,6 +871,7 @@ func (m *Machine) clearAttempt() {
 		x.Place, x.Ready, x.Done, x.Failed, x.Peak, x.Last = nil, false, false, false, 0, proto.Progress{}
 		x.Uploads, x.SavedAt, x.Fetched = nil, nil, 0
 		x.ReadyBy, x.Heard, x.MovedIn, x.MovedOut, x.LeaveBy = time.Time{}, time.Time{}, time.Time{}, time.Time{}, time.Time{}
+		x.WishAt = time.Time{}
 	}
 	m.placed = nil
 	m.Doubt = nil

@@ -149,6 +149,10 @@ func (m *Machine) leave(now time.Time, id, reason string, polite bool) {
 	}
 	m.report(ev)
 	if m.Phase == Planning && x.Place == nil {
+		if len(m.Members) >= m.Job.Want {
+			m.Shrunk = true
+			return // the plan may do without it
+		}
 		m.Phase = Gathering
 		m.PlanSeq++ // the plan being made is for a pool that no longer exists
 		m.gather(now)
@@ -290,7 +294,7 @@ func (m *Machine) tick(now time.Time) {
 		}
 	}
 	for _, x := range m.wishing() {
-		if !x.gone && !now.Before(x.LeaveBy) {
+		if !x.gone && !now.Before(x.LeaveBy) && !(m.saving() && now.Sub(x.WishAt) < maxGoodbye) {
 			m.letGo(now, x, "the host could not save in time")
 		}
 	}
@@ -314,7 +318,7 @@ func (m *Machine) tick(now time.Time) {
 func (m *Machine) slept(gap time.Duration) {
 	for _, x := range m.Members {
 		x.Seen = x.Seen.Add(gap)
-		for _, t := range []*time.Time{&x.AwayAt, &x.Heard, &x.ReadyBy, &x.LeaveBy} {
+		for _, t := range []*time.Time{&x.AwayAt, &x.Heard, &x.ReadyBy, &x.LeaveBy, &x.WishAt} {
 			if !t.IsZero() {
 				*t = t.Add(gap)
 			}
@@ -413,11 +417,12 @@ func (m *Machine) leaving(now time.Time, x *member, msg *proto.Leaving) {
 	if !x.LeaveBy.IsZero() {
 		return // it has asked before
 	}
+	// That is for the mark; while states are being brought, however slowly, it may take longer.
 	var cost time.Duration
 	if c := m.Clusters[x.Place.Cluster]; c != nil {
 		cost = 3*c.Cost + time.Duration(m.Job.Span)*c.LongGap
 	}
-	x.LeaveBy = now.Add(min(m.set.StopTimeout*2+cost, time.Minute))
+	x.WishAt, x.LeaveBy = now, now.Add(min(m.set.StopTimeout*2+cost, maxGoodbye))
 	m.report(Waiting{Reason: fmt.Sprintf("%s wants to leave (%s): saving first", x.Name, x.Wish)})
 	if m.Phase == Running {
 		m.ask(now, true)

@@ -81,7 +81,8 @@ func (s *Settings) Fill() {
 
 // Fixed limits.
 const (
-	maxUploads   = 4  // of one stage that no message has named
+	maxUploads   = 4 // of one stage that no message has named
+	maxGoodbye   = 10 * time.Minute
 	maxSaves     = 16 // incomplete checkpoints
 	maxFruitless = 12 // attempts in a row without a new checkpoint
 	maxStrikes   = 3  // failures in a row of one provider
@@ -188,6 +189,7 @@ type member struct {
 	Away    string // why its connection has ended; "": it has one
 	AwayAt  time.Time
 	Wish    string // why it wants to leave; "": it does not
+	WishAt  time.Time
 	LeaveBy time.Time
 
 	Place    *Assignment
@@ -249,8 +251,11 @@ type state struct {
 	Lost       time.Time
 	GraceUntil time.Time
 	Fruitless  int
-	LastLoss   string // why the last attempt was lost
-	Doubt      *doubt `json:",omitempty"`
+	LastLoss   string        // why the last attempt was lost
+	Shrunk     bool          `json:",omitempty"` // somebody left while the plan was being made
+	Losses     int           `json:",omitempty"` // attempts that a loss ended while they trained
+	Trained    time.Duration `json:",omitempty"` // in all attempts before this one
+	Doubt      *doubt        `json:",omitempty"`
 	// The losses of several clusters arrive in no order: those of all steps before Next were
 	// reported, those in Ahead wait for the steps in between.
 	Next        int64

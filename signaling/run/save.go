@@ -261,7 +261,7 @@ func (m *Machine) ask(now time.Time, atOnce bool) {
 	switch {
 	case !c.Asked.IsZero() && now.Sub(c.Asked) < max(30*time.Second, 4*cost):
 		return // under way
-	case !atOnce && now.Sub(c.Last) < max(m.set.Checkpoint, 20*cost):
+	case !atOnce && now.Sub(c.Last) < max(m.set.Checkpoint, Spacing(cost, m.meanTime(now))):
 		return
 	}
 	for _, x := range m.assigned() {

@@ -38,9 +38,9 @@ type Job struct {
 	Blobs Blobs
 	// Plan places the job on the pool, which is in the order of Names, or sorted by name if
 	// there are none. If free is set, the providers' names do not matter. Plan runs in a
-	// goroutine of its own and may take its time. When a provider comes or leaves, ctx is
-	// cancelled and Plan is called again with the new pool. If its error wraps ErrPool, the
-	// host waits for another provider; any other error ends the run.
+	// goroutine of its own and may take its time. When a provider leaves that cannot be spared,
+	// ctx is cancelled and Plan is called again with the new pool. If its error wraps ErrPool,
+	// the host waits for another provider; any other error ends the run.
 	Plan func(ctx context.Context, pool []Member, free bool) ([]Assignment, error)
 	// Inspect checks that an upload is the state of the stage that was granted, and returns
 	// its position and what it holds. nil: nothing is checked.

@@ -25,8 +25,9 @@ type Rules struct {
 	Wait time.Duration `json:"wait"`
 	// Connect is how long two peers may take to connect without progress. Default: 30 s.
 	Connect time.Duration `json:"connect"`
-	// Leave bounds how long a leaving provider waits until its state is saved; three times
-	// as long while it is being uploaded. Default: 10 s.
+	// Leave bounds how long a leaving provider waits for the host to say that its state is
+	// saved; three times as long while it is being uploaded. Default: 10 min, which is as long
+	// as a host takes at most.
 	Leave time.Duration `json:"leave"`
 	// Over is how long, with Once, to wait for the host after the stage is done. Default: 60 s.
 	Over time.Duration `json:"over"`
@@ -138,7 +139,7 @@ func New(r Rules) *Machine {
 		}
 	}
 	def(&r.Connect, 30*time.Second)
-	def(&r.Leave, 10*time.Second)
+	def(&r.Leave, 10*time.Minute)
 	def(&r.Over, 60*time.Second)
 	return &Machine{state{Rules: r, Host: away}}
 }

@@ -322,7 +322,7 @@ func TestConnecting(t *testing.T) {
 // ever, and that others leave at once.
 func TestLeaving(t *testing.T) {
 	begin := func() *rig {
-		g := newRig(t, Rules{Wait: -1})
+		g := newRig(t, Rules{Wait: -1, Leave: 10 * time.Second})
 		g.step(Joined{})
 		g.training(1)
 		g.want(g.step(Leave{Reason: "bye"}), "leaving")
