@@ -15,7 +15,7 @@ UNIT := $(shell $(GO) list $(ROOMS) 2>/dev/null | grep -v '/e2e$$')
 HERE := "$$PWD"
 HERE_OUT := "$$(case '$(OUT)' in /*) echo '$(OUT)';; *) echo "$$PWD/$(OUT)";; esac)"
 
-.PHONY: build site need-node need-chromium demo test test-unit test-fused test-arm64 test-wasm test-e2e test-learning test-large lint vet race fuzz generate check-generate bench bench-demo bench-engine bench-models bench-wasm bench-wire bench-pipeline bench-plan bench-replicas census clean need-go
+.PHONY: build site need-node need-chromium demo test test-unit test-fused test-arm64 test-wasm test-e2e test-learning test-large lint vet race fuzz generate check-generate bench bench-demo bench-engine bench-models bench-wasm bench-wire bench-pipeline bench-plan bench-replicas census release release-smoke clean need-go
 
 need-go:
 	@command -v $(GO) >/dev/null || { echo "go is missing: install Go 1.26 or later from your system's packages, then run make again" >&2; exit 1; }
@@ -185,6 +185,29 @@ bench-wasm: need-go need-node need-chromium
 
 bench-demo: build
 	OUT=$(HERE_OUT) RAVNEST_BIN=$(HERE)/bin $(GO) run ./e2e/bench
+
+# Archives of both programs for every system in PLATFORMS, the same bytes on every machine with
+# this version of Go and Node, with checksums and a bill of materials: in bin/release.
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null || echo 0)
+PLATFORMS ?= linux-amd64 linux-arm64 darwin-amd64 darwin-arm64 windows-amd64 windows-arm64 freebsd-amd64 freebsd-arm64
+RELEASE := bin/release
+release: need-go site
+	rm -rf $(RELEASE) && mkdir -p $(RELEASE)
+	set -e; for p in $(PLATFORMS); do echo "$$p" >&2; \
+	  CGO_ENABLED=0 GOOS=$${p%-*} GOARCH=$${p#*-} $(GO) build -trimpath -buildvcs=false -ldflags='-s -w -buildid= -X main.version=$(VERSION)' \
+	    -o $(RELEASE)/$$p/ ./cmd/ravnest ./cmd/ravnest-provider; done
+	$(GO) run ./native/deploy/pack -version '$(VERSION)' -time $(EPOCH) -out $(RELEASE) $(addprefix $(RELEASE)/,$(PLATFORMS))
+
+# What make release has made runs: here, and for arm64 in an emulator.
+release-smoke: need-go
+	@set -e; for p in amd64 arm64; do run=; [ $$p = "$$($(GO) env GOHOSTARCH)" ] || run=qemu-$$([ $$p = arm64 ] && echo aarch64 || echo x86_64); \
+	  [ -z "$$run" ] || command -v $$run >/dev/null || { echo "left out: linux-$$p needs $$run (on Debian: apt-get install qemu-user)" >&2; continue; }; \
+	  dir=$$(mktemp -d); tar -xzf $(RELEASE)/*_linux_$$p.tar.gz -C $$dir --strip-components 1; \
+	  $$run $$dir/ravnest version; $$run $$dir/ravnest-provider version; \
+	  $$run $$dir/ravnest init --nodes 1 --steps 4 $$dir/job >/dev/null 2>&1; $$run $$dir/ravnest train --local $$dir/job 2>&1 | tail -1; \
+	  sha256sum $$dir/job/losses.txt | cut -c 1-16; rm -rf $$dir; done
+	cd $(RELEASE) && sha256sum --quiet -c SHA256SUMS && echo "checksums hold"
 
 clean:
 	rm -rf bin

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"runtime"
 	"runtime/debug"
@@ -24,6 +25,9 @@ import (
 // version is set by the release build.
 var version = "dev"
 
+// errorLog takes the error that ends the program, with --log-json; nil: standard error does.
+var errorLog io.Writer
+
 func main() {
 	// Keep the heap small: what the plan needs is allocated once, the rest is messages.
 	debug.SetGCPercent(50)
@@ -34,8 +38,15 @@ func main() {
 	switch {
 	case err == nil:
 	case errors.Is(err, context.Canceled) && ctx.Err() != nil:
-		fmt.Fprintln(os.Stderr, "ravnest-provider: left on request")
+		if errorLog != nil {
+			fmt.Fprintln(errorLog, "left on request")
+		} else {
+			fmt.Fprintln(os.Stderr, "ravnest-provider: left on request")
+		}
 		os.Exit(130)
+	case errorLog != nil:
+		fmt.Fprintf(errorLog, "ERROR: %v\n", err)
+		os.Exit(1)
 	default:
 		fmt.Fprintln(os.Stderr, "ravnest-provider:", err)
 		os.Exit(1)
@@ -55,10 +66,17 @@ func app() *cli.App {
 			&cli.StringFlag{Name: "name", DefaultText: "chosen by the host", EnvVars: []string{"RAVNEST_NAME"}, Usage: "name in the plan, such as node_0"},
 			&cli.BoolFlag{Name: "once", Usage: "leave after one run (default: stay for the host's next)"},
 			&cli.DurationFlag{Name: "wait", DefaultText: "for ever", Usage: "give up after `TIME` without a host, such as 30s or 0"},
+			&cli.BoolFlag{Name: "log-json", EnvVars: []string{"RAVNEST_LOG_JSON"}, Usage: "write messages as JSON, a record a line"},
 			&cli.BoolFlag{Name: "quiet", Usage: "print errors only"},
 		),
-		Action:   lend,
-		Commands: []*cli.Command{doctorCommand()},
+		Action: lend,
+		Commands: []*cli.Command{doctorCommand(), {
+			Name: "version", Usage: "print the version, the protocol and the numeric class of this program",
+			Action: func(c *cli.Context) error {
+				_, err := io.WriteString(c.App.Writer, native.Version("ravnest-provider", version))
+				return err
+			},
+		}},
 	}
 }
 
@@ -79,9 +97,14 @@ func lend(c *cli.Context) error {
 			return fmt.Errorf("--name: %w", err)
 		}
 	}
+	var w io.Writer = os.Stderr
+	if c.Bool("log-json") {
+		errorLog = native.JSONLog(w, "ravnest-provider")
+		w = errorLog
+	}
 	say := func(format string, a ...any) {
 		if !c.Bool("quiet") {
-			fmt.Fprintf(os.Stderr, format+"\n", a...)
+			fmt.Fprintf(w, format+"\n", a...)
 		}
 	}
 	wait := c.Duration("wait")

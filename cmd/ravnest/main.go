@@ -40,6 +40,9 @@ var version = "dev"
 // errInterrupted gives the exit code that shells use for Ctrl-C.
 var errInterrupted = errors.New("interrupted")
 
+// errorLog takes the error that ends the program, with --log-json; nil: standard error does.
+var errorLog io.Writer
+
 func main() {
 	native.Scrub()
 	ctx, stop := native.Shutdown(context.Background())
@@ -47,6 +50,9 @@ func main() {
 	err := a.RunContext(ctx, flagsFirst(a, os.Args))
 	stop()
 	switch {
+	case err != nil && errorLog != nil:
+		fmt.Fprintf(errorLog, "ERROR: %v\n", err)
+		os.Exit(map[bool]int{true: 130, false: 1}[errors.Is(err, errInterrupted)])
 	case errors.Is(err, errInterrupted):
 		fmt.Fprintln(os.Stderr, "ravnest:", err)
 		os.Exit(130)
@@ -134,7 +140,7 @@ func app() *cli.App {
 		},
 		Commands: []*cli.Command{
 			demoCommand(), initCommand(), importCommand(), clusterizeCommand(), serveCommand(), statusCommand(), auditCommand(), fuseCommand(), evalCommand(), exportCommand(), predictCommand(), trainCommand(),
-			simulateCommand(), membersCommand(),
+			simulateCommand(), membersCommand(), versionCommand(),
 		},
 	}
 }
@@ -221,6 +227,7 @@ func serveCommand() *cli.Command {
 			&cli.StringFlag{Name: "acme-cache", Usage: "`DIR` where that certificate and its key are kept (default: node_data/acme of the job)"},
 			&cli.BoolFlag{Name: "proxy", Usage: "the host is behind a reverse proxy: trust its Forwarded and X-Forwarded-* headers"},
 			&cli.StringFlag{Name: "relay", Usage: "`ADDR` (UDP and TCP) of the relay for providers without a direct path (default: that of --listen, if other machines can reach it)"},
+			&cli.BoolFlag{Name: "log-json", Usage: "write messages as JSON, a record a line"},
 			&cli.BoolFlag{Name: "no-relay", Usage: "do not relay between providers without a direct path"},
 			&cli.StringFlag{Name: "trace", Usage: "write the run's events to `FILE` as JSON lines, from which it can be replayed"},
 		},
@@ -238,6 +245,16 @@ func tokenOf(c *cli.Context) (string, error) {
 		return "", errors.New("there is a token beside --token-file: give one of them")
 	}
 	return native.TokenFile(file)
+}
+
+func versionCommand() *cli.Command {
+	return &cli.Command{
+		Name: "version", Usage: "print the version, the protocol and the numeric class of this program",
+		Action: func(c *cli.Context) error {
+			_, err := io.WriteString(c.App.Writer, native.Version("ravnest", version))
+			return err
+		}, OnUsageError: usageError,
+	}
 }
 
 func statusCommand() *cli.Command {
@@ -920,6 +937,10 @@ func serve(c *cli.Context) (err error) {
 		return err
 	}
 	out := output()
+	if c.Bool("log-json") {
+		errorLog = native.JSONLog(os.Stderr, "ravnest")
+		out = host.Output{Err: errorLog}
+	}
 	trace, done, err := traceFile(c)
 	if err != nil {
 		return err
@@ -928,12 +949,12 @@ func serve(c *cli.Context) (err error) {
 	s, err := host.Serve(c.Context, p, host.Options{
 		Listener: ln, Site: pages, Edge: edge, Token: token, Members: members, Providers: c.Int("providers"), Clusters: c.Int("clusters"), Fresh: c.Bool("fresh"), Output: out, Trace: trace,
 		Listening: func(_ context.Context, url string) error {
-			warnPlain(c, url)
-			fmt.Fprintf(os.Stderr, "serving at %s: start providers with ravnest-provider --join %s\n", url, url)
+			warnPlain(out.Err, url)
+			fmt.Fprintf(out.Err, "serving at %s: start providers with ravnest-provider --join %s\n", url, url)
 			if pages.Built() {
-				fmt.Fprintf(os.Stderr, "contribute: %s/\ndashboard: %s/dashboard\n", url, url)
+				fmt.Fprintf(out.Err, "contribute: %s/\ndashboard: %s/dashboard\n", url, url)
 			} else {
-				fmt.Fprintln(os.Stderr, "no pages in this build: tabs cannot join until make has built them")
+				fmt.Fprintln(out.Err, "no pages in this build: tabs cannot join until make has built them")
 			}
 			return nil
 		},
@@ -1017,12 +1038,12 @@ func edgeOf(c *cli.Context, ln net.Listener, token string) (host.Edge, error) {
 }
 
 // warnPlain warns that others can read what is sent.
-func warnPlain(c *cli.Context, at string) {
+func warnPlain(w io.Writer, at string) {
 	u, err := url.Parse(at)
 	if err != nil || u.Scheme != "http" || native.Loopback(at) {
 		return
 	}
-	fmt.Fprintln(os.Stderr, "WARNING: this is plain http: the token, the data and the trained weights cross the network unencrypted, and tabs can use only one core.\nhint: give --tls-cert and --tls-key, or put a reverse proxy with https in front and give --proxy --public https://...")
+	fmt.Fprintln(w, "WARNING: this is plain http: the token, the data and the trained weights cross the network unencrypted, and tabs can use only one core.\nhint: give --tls-cert and --tls-key, or put a reverse proxy with https in front and give --proxy --public https://...")
 }
 
 func fuse(c *cli.Context) error {

@@ -34,6 +34,7 @@ const minRate = 4 << 10
 //	GET  /v1/try                           proto.Try, for testing one's network
 //	GET  /v1/status                        Status as JSON
 //	GET  /v1/watch?after=TIME              a stream of Sights, one JSON value a line
+//	GET  /metrics                          the same in Prometheus' text format
 //	     /                                 Config.Site
 //
 // If there is a token, all routes require it except the site and /v1/join, which has it in
@@ -51,6 +52,7 @@ func (s *Server) Handler() http.Handler {
 	mux.HandleFunc("GET "+proto.StatusPath, s.authorised(s.status))
 	mux.HandleFunc("GET "+proto.WatchPath, s.authorised(s.watch))
 	mux.HandleFunc("GET "+proto.TryPath, s.authorised(s.try))
+	mux.HandleFunc("GET /metrics", s.authorised(s.metrics))
 	mux.HandleFunc("/v1/", func(w http.ResponseWriter, r *http.Request) {
 		httpError(w, http.StatusNotFound, &proto.Error{Code: proto.NotFound, Message: "no such route: " + r.Method + " " + r.URL.Path})
 	})
