@@ -168,8 +168,9 @@ func Split(batches, batch, micro int) []int {
 const enough = 0.01
 
 // MicroBatches chooses into how many parts, at most most, a batch is split so that an
-// update of so many batches, or a round where Ahead bounds what is in flight, is over soonest. Of numbers that are as good within a percent it
-// takes the smallest. fits says which numbers may be chosen; 0 is returned if none may.
+// update of so many batches, or a round where Ahead bounds what is in flight, is over
+// soonest. Of numbers that are as good within a percent it takes the smallest. fits says which
+// numbers may be chosen; 0 is returned if none may.
 func (p Pipeline) MicroBatches(batches, batch, most int, fits func(n int) bool) (best int, r Result) {
 	last := 0
 	for n := 1; n <= min(batch, most); n++ {

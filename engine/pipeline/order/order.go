@@ -114,8 +114,8 @@ func (r Run) Total() int {
 	return t
 }
 
-// Position is a place between two rounds of a run; with one replica a round is an update. A run that is taken up at a Position
-// does the same from there on as one that was never interrupted.
+// Position is a place between two rounds of a run; with one replica a round is an update. A
+// run that goes on from a Position does the same as one that was never interrupted.
 type Position struct {
 	Epoch int    `json:"epoch"` // of the next batch
 	Batch int    `json:"batch"` // number of the next batch in its epoch
