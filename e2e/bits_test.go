@@ -88,8 +88,8 @@ func TestMicroBatchesAreChosen(t *testing.T) {
 }
 
 // TestReplicas: replicas in one pipeline of processes give the results of one process that
-// trains them one after the other, and the planner keeps as many units in flight as there are
-// stages. The number of batches in an epoch, 23, is not a multiple of the replicas.
+// trains them one after the other, and the planner keeps at least as many units in flight as there
+// are stages. The number of batches in an epoch, 23, is not a multiple of the replicas.
 func TestReplicas(t *testing.T) {
 	s := newScene(t)
 	tmp := t.TempDir()
@@ -133,8 +133,16 @@ func TestReplicas(t *testing.T) {
 			if err := json.Unmarshal(read(t, dir, "node_data/plan.json"), &plan); err != nil {
 				t.Fatal(err)
 			}
-			if want := map[string]int{"parameters": n}[of]; len(plan.Clusters) != 1 || plan.Clusters[0].InFlight != want {
-				t.Errorf("%s, %d providers: the planner chose %+v, want %d in flight", of, n, plan.Clusters, want)
+			// As many as stages, or more where messages take long; one process needs one at a time.
+			least, most := n, 4
+			if n == 1 {
+				most = 1
+			}
+			if of == "gradients" {
+				least, most = 0, 0
+			}
+			if c := plan.Clusters; len(c) != 1 || c[0].InFlight < least || c[0].InFlight > most {
+				t.Errorf("%s, %d providers: the planner chose %+v, want %d to %d in flight", of, n, c, least, most)
 			}
 		}
 	}
