@@ -99,31 +99,39 @@ func TestClusters(t *testing.T) {
 	}
 }
 
-// TestClustersLoseProviders: each cluster in turn loses a provider. A spare replaces the first;
-// after the second loss, the providers that are left continue in other clusters.
+// TestClustersLoseProviders: a provider is lost in each cluster in turn; first one to spare
+// takes its place, then the run goes on with those that are left, in other clusters. Where
+// replicas keep their optimizers, each cluster's stages are part of a checkpoint.
 func TestClustersLoseProviders(t *testing.T) {
 	posix(t)
-	flags := []string{"--replicas", "3", "--reduce-factor", "3"}
-	s := newScene(t)
-	dir := filepath.Join(t.TempDir(), "served")
-	s.ok("ravnest", append(append([]string{"init", "--epochs", endless}, flags...), dir)...)
-	edit(t, filepath.Join(dir, "job.json"), `"save_every": 10`, `"save_every": 2`)
-	host, url := s.serve("--providers", "4", "--clusters", "2", dir)
-	ps := s.provide(url, "node_0", "node_1", "node_2", "node_3")
-	host.says("cluster 1: trains replicas", limit)
-	host.says("training", limit)
-	s.provide(url, "")
-	host.says("node_4 joined", limit)
-	s.saved(dir, 5)
-	for _, k := range []int{3, 0} { // of the second cluster, of the first
-		if err := ps[k].cmd.Process.Kill(); err != nil {
-			t.Fatal(err)
-		}
-		host.says(fmt.Sprintf(`node_%d.*the run goes on from step \d+`, k), limit)
-		host.says(`training resumes from step \d+`, limit)
-		s.more(dir, 20)
+	for _, average := range []string{"average", "keep"} {
+		t.Run(average, func(t *testing.T) {
+			s := newScene(t)
+			job := func(dir string, flags ...string) {
+				s.ok("ravnest", append(append([]string{"init", "--epochs", endless, "--replicas", "3", "--reduce-factor", "3"}, flags...), dir)...)
+				edit(t, filepath.Join(dir, "job.json"), `"replicas": 3`, `"replicas": 3, "average": {"optimizer": "`+average+`"}`)
+			}
+			dir := filepath.Join(t.TempDir(), "served")
+			job(dir)
+			edit(t, filepath.Join(dir, "job.json"), `"save_every": 10`, `"save_every": 2`)
+			host, url := s.serve("--providers", "4", "--clusters", "2", dir)
+			ps := s.provide(url, "node_0", "node_1", "node_2", "node_3")
+			host.says("cluster 1: trains replicas", limit)
+			host.says("training", limit)
+			s.provide(url, "")
+			host.says("node_4 joined", limit)
+			s.saved(dir, 5)
+			for _, k := range []int{3, 0} { // of the second cluster, of the first
+				if err := ps[k].cmd.Process.Kill(); err != nil {
+					t.Fatal(err)
+				}
+				host.says(fmt.Sprintf(`node_%d.*the run goes on from step \d+`, k), limit)
+				host.says(`training resumes from step \d+`, limit)
+				s.more(dir, 20)
+			}
+			s.endsAs(host, dir, job)
+		})
 	}
-	s.ends(host, dir, flags...)
 }
 
 // TestClustersStopAndGoOn: Ctrl-C stops all clusters after the same round, and the run resumes

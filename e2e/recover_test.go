@@ -28,12 +28,20 @@ func (s *scene) endlessJob(flags ...string) (dir string) {
 // as many steps.
 func (s *scene) ends(host *proc, dir string, flags ...string) {
 	s.Helper()
+	s.endsAs(host, dir, func(local string, steps ...string) {
+		s.ok("ravnest", append(append(append([]string{"init", "--epochs", endless}, steps...), flags...), local)...)
+	})
+}
+
+// endsAs is ends for a job that init makes.
+func (s *scene) endsAs(host *proc, dir string, init func(local string, steps ...string)) {
+	s.Helper()
 	host.interrupt()
 	if code := host.wait(limit); code != 130 {
 		s.Fatalf("a host that is stopped: code %d, want 130", code)
 	}
 	local := filepath.Join(s.TempDir(), "local")
-	s.ok("ravnest", append(append([]string{"init", "--epochs", endless, "--steps", fmt.Sprint(len(lines(s.T, dir, "losses.txt")))}, flags...), local)...)
+	init(local, "--steps", fmt.Sprint(len(lines(s.T, dir, "losses.txt"))))
 	s.ok("ravnest", "train", "--local", local)
 	s.ok("ravnest", "fuse", dir)
 	for _, f := range []string{"losses.txt", "trained/trained_state_dict.safetensors"} {

@@ -110,7 +110,7 @@ func checkpoint(p *project.Project, cluster int) ([]state.Dict, error) {
 	}
 	entries := m.Overlapping(cluster, snapshot.Segment{From: 0, To: len(p.Graph.Nodes)})
 	if len(entries) == 0 {
-		return nil, fmt.Errorf("%s: the checkpoint has no cluster %d", filepath.Join(p.Dir, project.ManifestFile), cluster)
+		return nil, fmt.Errorf("%s: the checkpoint has no stages of cluster %d: all clusters have one state after a round, fuse cluster %d", filepath.Join(p.Dir, project.ManifestFile), cluster, m.Parts[0].Cluster)
 	}
 	need := int64(0)
 	for _, e := range entries {

@@ -67,7 +67,7 @@ const (
 	MaxVals     = 256       // validation passes in one progress message
 	MaxMetrics  = 16        // figures of a validation pass
 	MaxBlobs    = 64        // blobs of one assignment, per map
-	MaxParts    = 256       // parts of a checkpoint that one stage resumes from
+	MaxParts    = 1024      // parts of a checkpoint that one stage resumes from
 	MaxICE      = 16        // ICE servers of a welcome
 	MaxChunk    = 768 << 10 // bytes of a request's body; proxies usually allow 1 MB
 	MaxHello    = 16 << 10  // bytes of a hello, which anybody can send

@@ -419,8 +419,8 @@ func (m *Machine) leaving(now time.Time, x *member, msg *proto.Leaving) {
 	}
 	// That is for the mark; while states are being brought, however slowly, it may take longer.
 	var cost time.Duration
-	if c := m.Clusters[x.Place.Cluster]; c != nil {
-		cost = 3*c.Cost + time.Duration(m.Job.Span)*c.LongGap
+	for _, c := range m.Clusters { // the slowest ends the round
+		cost = max(cost, 3*c.Cost+time.Duration(m.Job.Span)*c.LongGap)
 	}
 	x.WishAt, x.LeaveBy = now, now.Add(min(m.set.StopTimeout*2+cost, maxGoodbye))
 	m.report(Waiting{Reason: fmt.Sprintf("%s wants to leave (%s): saving first", x.Name, x.Wish)})
