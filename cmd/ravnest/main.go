@@ -139,7 +139,7 @@ func app() *cli.App {
 			return cli.ShowAppHelp(c)
 		},
 		Commands: []*cli.Command{
-			demoCommand(), initCommand(), importCommand(), clusterizeCommand(), serveCommand(), statusCommand(), auditCommand(), fuseCommand(), evalCommand(), exportCommand(), predictCommand(), trainCommand(),
+			demoCommand(), initCommand(), importCommand(), clusterizeCommand(), serveCommand(), statusCommand(), auditCommand(), fuseCommand(), evalCommand(), exportCommand(), predictCommand(), generateCommand(), trainCommand(),
 			simulateCommand(), membersCommand(), versionCommand(),
 		},
 	}

@@ -43,9 +43,10 @@ const (
 	DomainInit
 	DomainShuffle
 	DomainTest
-	DomainData    // of synthetic data sets
-	DomainAverage // of stochastic rounding
-	DomainAugment // of changes to the rows of a data set
+	DomainData     // of synthetic data sets
+	DomainAverage  // of stochastic rounding
+	DomainAugment  // of changes to the rows of a data set
+	DomainGenerate // of tokens that a decoder chooses
 )
 
 // Stream addresses random numbers. The Philox key is the 64-bit seed; the counter is

@@ -6,6 +6,7 @@ package tokenizer
 import (
 	"encoding/json"
 	"regexp"
+	"slices"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -413,6 +414,12 @@ var byteRunes = func() (to [256]string) {
 	}
 	return to
 }()
+
+// Byte is the byte that a character of byte-level BPE stands for.
+func Byte(r rune) (byte, bool) {
+	i := slices.Index(byteRunes[:], string(r))
+	return byte(max(i, 0)), i >= 0
+}
 
 // byteLevel splits like GPT-2 and replaces every byte by its character.
 func byteLevel(prefix, split bool) splitter {
