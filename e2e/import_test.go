@@ -143,10 +143,10 @@ func TestKilledTied(t *testing.T) {
 	dir := job("served")
 	s.ok("ravnest", "clusterize", dir)
 	host, url := s.serve(dir)
-	s.provide(url, "")
-	host.says("joined", limit)
 	ps := s.provide(url, "node_0", "node_1", "node_2")
 	host.says("training", limit)
+	s.provide(url, "")
+	host.says("node_3 joined", limit)
 	s.saved(dir, 5)
 	if err := ps[2].cmd.Process.Kill(); err != nil {
 		t.Fatal(err)

@@ -113,7 +113,7 @@ func TestRegression(t *testing.T) {
 			t.Errorf("%v says\n%s%s", c, out, said)
 		}
 		_, loss, _ := strings.Cut(out, "validation loss ")
-		losses = append(losses, strings.Fields(loss)[0])
+		losses = append(losses, strings.TrimSuffix(strings.Fields(loss)[0], ","))
 	}
 	if losses[0] != losses[1] || losses[0] != losses[2] {
 		t.Errorf("validation losses of train, demo and eval: %v", losses)

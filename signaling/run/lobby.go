@@ -23,14 +23,18 @@ func (m *Machine) join(now time.Time, e Join) {
 	if holder != nil {
 		m.rename(now, holder, e.Hello.Name)
 	}
-	name, err := m.name(now, e.Hello.Name)
+	asked := e.Hello.Name
+	if m.lent(asked) {
+		asked = ""
+	}
+	name, err := m.name(now, asked)
 	if err != nil {
 		m.act(Send{ID: e.ID, Msg: err})
 		m.act(HangUp{ID: e.ID, Reason: string(err.Code) + ": " + err.Message})
 		m.report(Refused{Name: e.Hello.Name, Addr: e.Addr, Err: err})
 		return
 	}
-	given := e.Hello.Name == ""
+	given := asked == ""
 	e.Hello.Token, e.Hello.Name = "", name
 	x := &member{Member: Member{ID: e.ID, Name: name, Addr: e.Addr, Hello: e.Hello}, Seen: now, Given: given}
 	m.enter(x)
@@ -45,6 +49,13 @@ func (m *Machine) join(now time.Time, e Join) {
 	if holder != nil && m.Phase == Connecting && holder.Place != nil {
 		m.lose(now, loss{why: fmt.Sprintf("%s has joined and its stage had been given to %s", x.Name, holder.Name), polite: true})
 	}
+}
+
+// lent reports whether a name is held by a spare that trains under it. Who asks for it then
+// comes too late, and joins as a spare.
+func (m *Machine) lent(asked string) bool {
+	x := m.names()[asked]
+	return asked != "" && x != nil && x.Given && x.Place != nil && m.Phase != Connecting && m.Job != nil && m.Job.Spares && m.Job.Replan
 }
 
 // yields returns the member that has to give up its name to a provider asking for it.

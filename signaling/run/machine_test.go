@@ -364,12 +364,12 @@ func TestNamesGoToThoseWhoAsk(t *testing.T) {
 		}
 		r.phase(Running)
 		r.join("p2", "node_2")
-		if e, ok := r.sent["p2"][0].(*proto.Error); !ok || e.Code != proto.NameTaken {
+		if w, ok := r.sent["p2"][0].(*proto.Welcome); !ok || w.Name != "node_3" {
 			t.Errorf("node_2, whose stage is being trained, was told %#v", r.sent["p2"][0])
 		}
 		r.phase(Running)
 		r.join("late", "")
-		names(r, "p0=node_0 p1=node_1 spare=node_2 late=node_3")
+		names(r, "p0=node_0 p1=node_1 spare=node_2 p2=node_3 late=node_4")
 	})
 	t.Run("asked for", func(t *testing.T) {
 		r := newRig(t, nil)
