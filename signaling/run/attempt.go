@@ -24,6 +24,7 @@ func (m *Machine) submit(now time.Time, e Submit) {
 	m.Strikes, m.Objects = map[string]*strike{}, map[string]bool{}
 	m.Saves, m.Pending, m.CommitOK, m.StoreErr = nil, nil, true, ""
 	m.Began, m.Lost, m.GraceUntil, m.Fruitless, m.LastLoss = false, time.Time{}, time.Time{}, 0, ""
+	m.Used = 0
 	m.Asking, m.Tried, m.Told = "", nil, ""
 	m.Losses, m.Trained = 0, 0
 	m.Stale = e.Stale
@@ -60,6 +61,15 @@ func (m *Machine) say(reason string) {
 	}
 }
 
+// enough is the number of providers with which a run that lost some goes on at once: as many as
+// were wanted, or as the plan before needed where it kept some as spares.
+func (m *Machine) enough() int {
+	if m.Used > 0 {
+		return min(m.Used, m.Job.Want)
+	}
+	return m.Job.Want
+}
+
 // gather asks for a plan once there are enough providers. A provider counts from its
 // first pong on, so that the planner knows every RTT.
 func (m *Machine) gather(now time.Time) {
@@ -91,7 +101,7 @@ func (m *Machine) gather(now time.Time) {
 			return // the first providers are on their way
 		}
 		// Spares replace lost providers at once; going on with fewer takes a grace period.
-		enough := len(pool) >= m.Job.Want && !m.Lost.IsZero()
+		enough := len(pool) >= m.enough() && !m.Lost.IsZero()
 		if !m.Job.Replan || len(pool) == 0 || !enough && now.Before(m.GraceUntil) {
 			m.waitForMore(now, pool, missing, out)
 			return
@@ -174,6 +184,7 @@ func (m *Machine) planned(now time.Time, e Plan) {
 		m.Clusters[a.Cluster] = &cluster{Stages: a.Stages}
 	}
 	ms := m.assigned()
+	m.Used = len(ms)
 	ev := Planned{Run: m.Run, Generation: m.Attempt}
 	if m.state.Saved != nil {
 		ev.Resume = m.state.Saved.Position.Step

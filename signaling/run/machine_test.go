@@ -562,6 +562,29 @@ func TestReplansWithoutTheLost(t *testing.T) {
 	}
 }
 
+// TestPlannersSpares: a plan that needs fewer than have joined makes spares of the others, and
+// one of them steps in at once.
+func TestPlannersSpares(t *testing.T) {
+	r := newRig(t, nil)
+	j := *job()
+	j.Replan = true
+	r.step(Submit{Job: j})
+	for i := range 3 {
+		r.join(fmt.Sprintf("p%d", i), "")
+	}
+	p, _ := find[AskPlan](r)
+	r.step(Plan{Seq: p.Seq, Placed: inOrder(p.Pool[:2])})
+	for _, id := range []string{"p0", "p1"} {
+		r.step(Message{ID: id, Msg: &proto.Ready{Run: "j-1"}})
+	}
+	r.phase(Running)
+	r.step(Leave{ID: "p1", Reason: "gone"})
+	r.phase(Planning)
+	if p, _ := find[AskPlan](r); !p.Free || len(p.Pool) != 2 {
+		t.Errorf("asked for a plan over %+v", p)
+	}
+}
+
 func TestSilentWhileRunning(t *testing.T) {
 	r := started(t, nil)
 	r.silence(6*time.Second, "p0", "p2")

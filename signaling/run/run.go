@@ -243,6 +243,7 @@ type state struct {
 	Run        string
 	Attempt    int
 	PlanSeq    int
+	Used       int      // providers that the last plan gave stages to
 	Asking     string   // the pool that is being planned for
 	Tried      []string // pools for which the planner found no plan
 	Told       string   // the last reason given for waiting
