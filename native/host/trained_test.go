@@ -115,7 +115,7 @@ func TestFuseManifest(t *testing.T) {
 	if err != nil || !got.Equal(want) {
 		t.Errorf("the fused state is not the run's: %v", err)
 	}
-	if _, err := Fuse(p, 1); err == nil || !strings.Contains(err.Error(), "no cluster 1") {
+	if _, err := Fuse(p, 1); err == nil || !strings.Contains(err.Error(), "no stages of cluster 1") {
 		t.Errorf("a cluster that is not there: %v", err)
 	}
 }
