@@ -100,7 +100,11 @@ func (m *team) run(t testing.TB, mark func() order.Mark, parts []*snapshot.Part)
 				t.Fatalf("%v is a neighbour of %v, but not the other way", p, me)
 			}
 			if p.Cluster > a.cluster {
-				rings[a][p], rings[b][me] = pair(compiled[a].RingLink(p), compiled[b].RingLink(me), m.faults, m.back)
+				faults := m.faults
+				if faults.Rand != nil {
+					faults.Rand = newRand() // each link its own
+				}
+				rings[a][p], rings[b][me] = pair(compiled[a].RingLink(p), compiled[b].RingLink(me), faults, m.back)
 			}
 		}
 	}
