@@ -38,7 +38,7 @@ func TestInterrupt(t *testing.T) {
 			}
 			t.Logf("ended %.2f s after Ctrl-C", time.Since(begin).Seconds())
 			s.alone()
-			if !strings.Contains(p.err.String(), "leaving once the trained state is saved") {
+			if !strings.Contains(p.err.String(), "interrupted: the trained state is saved") {
 				t.Errorf("stderr does not say that the state is saved:\n%s", tail(p.err.String()))
 			}
 			sum := parse[summary](t, p.out.String())
