@@ -150,6 +150,10 @@ func (s *socket) write(_ context.Context, b []byte) error {
 		return s.err
 	default:
 	}
+	const open = 1
+	if s.ws.Get("readyState").Int() != open {
+		return nil // closing: the event that ends the connection comes, and the message is kept until acknowledged
+	}
 	s.ws.Call("send", string(b)) // into the browser's queue
 	return nil
 }
