@@ -620,6 +620,9 @@ func (m *Machine) failed(now time.Time, x *member, msg *proto.Failed) {
 			l.blame = nil
 			break
 		}
+		if d := m.Doubt; d != nil && peer.Failed && d.Peer != x.ID {
+			return // the peer failed first, and closed its links
+		}
 		if m.Doubt == nil {
 			m.Doubt = &doubt{Why: why, Peer: peer.ID, Until: now.Add(m.set.Heartbeat)}
 		}

@@ -562,6 +562,22 @@ func TestReplansWithoutTheLost(t *testing.T) {
 	}
 }
 
+// TestOnlyTheLostIsBlamed: a stage that loses a frozen neighbour fails and closes its links. Its
+// other neighbour then reports it as lost, which is no fault of its own.
+func TestOnlyTheLostIsBlamed(t *testing.T) {
+	r := started(t, nil)
+	r.step(Message{ID: "p1", Msg: &proto.Failed{Run: "j-1", Stage: 1, Error: "lost node_2", Kind: proto.FailedPeer, Peer: "p2"}})
+	r.step(Message{ID: "p0", Msg: &proto.Failed{Run: "j-1", Stage: 0, Error: "lost node_1", Kind: proto.FailedPeer, Peer: "p1"}})
+	r.phase(Running) // until node_2 has had its time to answer
+	r.silence(2*time.Second, "p0", "p1")
+	r.phase(Gathering)
+	for name, want := range map[string]int{"node_0": 0, "node_1": 0, "node_2": 1} {
+		if s := r.l.Strikes[name]; s != nil && s.Count != want || s == nil && want > 0 {
+			t.Errorf("%s has %+v, want %d strikes", name, s, want)
+		}
+	}
+}
+
 // TestPlannersSpares: a plan that needs fewer than have joined makes spares of the others, and
 // one of them steps in at once.
 func TestPlannersSpares(t *testing.T) {
