@@ -117,11 +117,7 @@ func TestAuditHonest(t *testing.T) {
 	posix(t)
 	s := newScene(t)
 	dir := s.endlessJob("--audit")
-	host, url := s.serve(dir)
-	ps := s.provide(url, "node_0", "node_1", "node_2")
-	host.says("training", limit)
-	s.provide(url, "")
-	host.says("node_3 joined", limit)
+	host, ps := s.withSpare(dir)
 	s.saved(dir, 5)
 	if err := ps[1].cmd.Process.Kill(); err != nil {
 		t.Fatal(err)

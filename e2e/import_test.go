@@ -142,11 +142,7 @@ func TestKilledTied(t *testing.T) {
 	}
 	dir := job("served")
 	s.ok("ravnest", "clusterize", dir)
-	host, url := s.serve(dir)
-	ps := s.provide(url, "node_0", "node_1", "node_2")
-	host.says("training", limit)
-	s.provide(url, "")
-	host.says("node_3 joined", limit)
+	host, ps := s.withSpare(dir)
 	s.saved(dir, 5)
 	if err := ps[2].cmd.Process.Kill(); err != nil {
 		t.Fatal(err)

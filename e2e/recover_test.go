@@ -84,19 +84,26 @@ func (s *scene) more(dir string, n int) {
 	eventually(s, "more losses", limit, func() bool { return size(dir, "losses.txt") >= was+int64(7*n) })
 }
 
-// TestKilled: a provider is killed in the middle of training, and a spare, which joined before
-// all others, takes over its stage.
+// withSpare serves the job in dir to node_0, node_1 and node_2 and, once they train, to a spare.
+// Were it there earlier, it might train in the place of the last to come.
+func (s *scene) withSpare(dir string) (host *proc, ps []*proc) {
+	s.Helper()
+	host, url := s.serve(dir)
+	ps = s.provide(url, "node_0", "node_1", "node_2")
+	host.says("training", limit)
+	s.provide(url, "")
+	host.says("node_3 joined", limit)
+	return host, ps
+}
+
+// TestKilled: a provider is killed in the middle of training, and a spare takes over its stage.
 func TestKilled(t *testing.T) {
 	posix(t)
 	for k, role := range []string{"root", "stem", "leaf"} {
 		t.Run(role, func(t *testing.T) {
 			s := newScene(t)
 			dir := s.endlessJob()
-			host, url := s.serve(dir)
-			ps := s.provide(url, "node_0", "node_1", "node_2")
-			host.says("training", limit)
-			s.provide(url, "") // earlier, it might train in the place of the last to come
-			host.says("node_3 joined", limit)
+			host, ps := s.withSpare(dir)
 			s.saved(dir, 5)
 			begin := time.Now()
 			if err := ps[k].cmd.Process.Kill(); err != nil {
@@ -117,11 +124,7 @@ func TestKilledWithReplicas(t *testing.T) {
 	flags := []string{"--replicas", "3", "--reduce-factor", "3"} // rounds of 9, 9 and 5 batches
 	s := newScene(t)
 	dir := s.endlessJob(flags...)
-	host, url := s.serve(dir)
-	ps := s.provide(url, "node_0", "node_1", "node_2")
-	host.says("training", limit)
-	s.provide(url, "")
-	host.says("node_3 joined", limit)
+	host, ps := s.withSpare(dir)
 	s.saved(dir, 5)
 	if err := ps[1].cmd.Process.Kill(); err != nil {
 		t.Fatal(err)
@@ -156,11 +159,7 @@ func TestFrozen(t *testing.T) {
 	posix(t)
 	s := newScene(t)
 	dir := s.endlessJob()
-	host, url := s.serve(dir)
-	ps := s.provide(url, "node_0", "node_1", "node_2")
-	host.says("training", limit)
-	s.provide(url, "")
-	host.says("node_3 joined", limit)
+	host, ps := s.withSpare(dir)
 	s.saved(dir, 5)
 	begin := time.Now()
 	if err := ps[1].cmd.Process.Signal(syscall.SIGSTOP); err != nil {
@@ -182,11 +181,7 @@ func TestProviderLeaves(t *testing.T) {
 	s := newScene(t)
 	dir := s.endlessJob()
 	edit(t, filepath.Join(dir, "job.json"), `"save_every": 2`, `"save_every": 1000`) // so that only its leaving causes a save
-	host, url := s.serve(dir)
-	ps := s.provide(url, "node_0", "node_1", "node_2")
-	host.says("training", limit)
-	s.provide(url, "")
-	host.says("node_3 joined", limit)
+	host, ps := s.withSpare(dir)
 	s.more(dir, 5)
 	ps[2].interrupt()
 	if code := ps[2].wait(20 * time.Second); code != 130 {
