@@ -250,6 +250,11 @@ func lines(t *testing.T, cmd *exec.Cmd) func() string {
 // TestShutdown checks that two signals in quick succession are one request, that a later one
 // ends the process, and that a hang-up is a request too but never ends it.
 func TestShutdown(t *testing.T) {
+	// Where the tests run under nohup, a helper would ignore hang-ups from its start. A signal
+	// that is listened for here has its default in a child.
+	hangups := make(chan os.Signal, 1)
+	signal.Notify(hangups, syscall.SIGHUP)
+	t.Cleanup(func() { signal.Stop(hangups) })
 	for _, c := range []struct{ first, insists syscall.Signal }{
 		{syscall.SIGINT, syscall.SIGINT},
 		{syscall.SIGTERM, syscall.SIGTERM},
