@@ -118,7 +118,7 @@ func TestShards(t *testing.T) {
 	if out, _ := s.ok("ravnest", "eval", local); out == "" {
 		t.Error("eval says nothing")
 	}
-	// The file is dealt to shards once, and again when it has changed.
+	// The file is divided into shards once, and again when it has changed.
 	index := filepath.Join(local, "node_data/shards/index.json")
 	was, err := os.Stat(index)
 	if err != nil {

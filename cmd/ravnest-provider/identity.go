@@ -30,7 +30,7 @@ func hostOf(c *cli.Context) (join, token string, err error) {
 	given := c.String("token")
 	switch {
 	case file != "" && (given != "" || token != ""):
-		return "", "", errors.New("there is a token beside --token-file: give one of them")
+		return "", "", errors.New("a token was given as well as --token-file: give only one")
 	case given != "" && token != "":
 		return "", "", errors.New("the link has a token, and there is another one: give one of them")
 	case file != "":

@@ -105,7 +105,7 @@ func preparing(ctx context.Context) project.Progress {
 	return func(done, total int) error {
 		if at := int(100 * int64(done) / int64(max(total, 1))); told < 0 && time.Since(began) > time.Second || told >= 0 && (at >= told+5 || at == 100 && at > told) {
 			if told < 0 {
-				fmt.Fprintln(os.Stderr, "preparing the data: they are dealt to shards, once")
+				fmt.Fprintln(os.Stderr, "preparing the data: dividing them into shards, which is done once")
 			}
 			told = at
 			fmt.Fprintf(os.Stderr, "preparing the data: %d %%\n", at)
@@ -242,7 +242,7 @@ func tokenOf(c *cli.Context) (string, error) {
 	case file == "":
 		return token, nil
 	case token != "":
-		return "", errors.New("there is a token beside --token-file: give one of them")
+		return "", errors.New("a token was given as well as --token-file: give only one")
 	}
 	return native.TokenFile(file)
 }
@@ -753,7 +753,7 @@ func importModel(c *cli.Context) error {
 func importWeights(c *cli.Context) error {
 	file, dir := c.Args().First(), c.Args().Get(1)
 	if dir == "" {
-		return fmt.Errorf("import %s needs the directory of the job whose initial weights it shall be", file)
+		return fmt.Errorf("import %s needs a directory: that of the job that is to begin with these weights", file)
 	}
 	for _, f := range c.FlagNames() {
 		if !slices.Contains([]string{"strict", "ignore", "strip", "lora"}, f) {

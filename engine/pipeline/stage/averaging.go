@@ -22,8 +22,8 @@ const (
 	groupRing  = 1 << 15
 )
 
-// window is how many groups of a segment are under way at once. Two members of a ring take
-// turns with less, and nobody waits for the link's delay with more.
+// window is how many groups of a segment are under way at once: enough that neither the
+// arithmetic nor the link's delay leaves the link idle.
 const window = 4
 
 // A vector is one of those that a state is made of.
@@ -97,9 +97,8 @@ type share struct {
 	counters []int // offsets among the counters
 }
 
-// sharesOf are those of a layout whose first node is node first of the model. Without segments
-// all of it is one.
-// Parameters in elsewhere are averaged by another stage.
+// sharesOf returns the shares of a layout whose first node is node first of the model. Without
+// segments the whole layout is one share. Parameters in elsewhere are averaged by another stage.
 func sharesOf(j job.Spec, l *exec.Layout, first int, segments []segment, clusters int, elsewhere map[string]bool) []share {
 	if j.Replica() == 1 {
 		return nil

@@ -3,9 +3,9 @@
 // are the parallel rings. Each ring first agrees on scales by a maximum and then adds up
 // integers, group by group, several of them under way at once.
 //
-// Nobody waits for ever: what is received is taken in at once, whatever ring and group it is
-// of, and what is sent waits in a queue that holds all that can be due. So every member
-// answers every message, in any order in which rings come to it.
+// There is no deadlock: a member handles whatever it receives at once, whichever ring and group
+// it belongs to, and its queues hold everything that can be due. So every member answers every
+// message, in whatever order they arrive.
 
 package stage
 
@@ -88,7 +88,7 @@ func (c *Compiled) ringShares() []ringShare {
 // sumBytes is the most that a sum takes in a message.
 const sumBytes = 8
 
-// ringMessage is the largest message of a share's ring.
+// message is the size of the largest message of the share's ring of n clusters.
 func (r *ringShare) message(n int) int {
 	return wire.MessageHeader + max(4*((r.elems+n-1)/n), sumBytes*((r.largest+n-1)/n))
 }
@@ -500,8 +500,8 @@ func (m *exchange) takeScales(r *ring, h wire.Header, payload []byte, step int) 
 	for i := range to - from {
 		v := math.Float32frombits(binary.LittleEndian.Uint32(payload[4*i:]))
 		own := &r.agreed[from+i]
-		// A scale is not negative, what is told besides may be left out; a maximum that all have
-		// a part in is nobody's less than his own.
+		// A scale is not negative. What is told besides may be left out. A maximum over all
+		// members is at least this one's own value.
 		if !(v <= math.MaxFloat32) || from+i < r.scales && !(v >= 0) || !st.Reduce && v < *own {
 			return fmt.Errorf("%w: element %d of the scales is %v, here %v", ErrProtocol, from+i, v, *own)
 		}
