@@ -236,7 +236,7 @@ func TestImportWeights(t *testing.T) {
 	s.ok("ravnest", "init", cnn)
 	s.bad([]string{"nothing has been trained"}, "ravnest", "export", cnn, "--to", file)
 	s.bad([]string{`missing:`, `surplus:`}, "ravnest", "import", file, cnn)
-	s.bad([]string{"needs the directory"}, "ravnest", "import", file)
+	s.bad([]string{"needs a directory"}, "ravnest", "import", file)
 	s.bad([]string{"--lr is for a model"}, "ravnest", "import", file, job, "--lr", "1")
 	s.bad([]string{"--to FILE"}, "ravnest", "export", job)
 	s.bad([]string{`a row is \[N,3\]`}, "ravnest", "predict", job, npy(t, filepath.Join(tmp, "x.npy"), 2, 3))
