@@ -18,6 +18,7 @@ import (
 	"github.com/ravnest/ravnest/engine/pipeline/stage"
 	"github.com/ravnest/ravnest/engine/provider/machine"
 	"github.com/ravnest/ravnest/engine/transport"
+	"github.com/ravnest/ravnest/signaling/outbox"
 	"github.com/ravnest/ravnest/signaling/proto"
 )
 
@@ -122,7 +123,7 @@ type driver struct {
 	over   chan struct{} // closed once no more events are taken
 	wg     sync.WaitGroup
 	ctx    context.Context // for everything that must end with Serve
-	out    outbox
+	out    *outbox.Outbox
 
 	host   Host
 	dialer Dialer
@@ -154,9 +155,7 @@ func Serve(ctx context.Context, cfg Config) error {
 	}
 	// Work in progress outlives ctx until the host knows that the provider leaves.
 	life, end := context.WithCancel(context.WithoutCancel(ctx))
-	d := &driver{cfg: cfg, m: machine.New(cfg.Rules), events: make(chan happening), over: make(chan struct{}), ctx: life}
-	d.out.wake = make(chan struct{}, 1)
-	d.wg.Go(d.out.run)
+	d := &driver{cfg: cfg, m: machine.New(cfg.Rules), events: make(chan happening), out: outbox.New(), over: make(chan struct{}), ctx: life}
 	d.loop(ctx)
 	return d.finish(ctx, end)
 }
@@ -194,9 +193,9 @@ func (d *driver) loop(ctx context.Context) {
 // finish says goodbye and shuts everything down. The links are closed last: otherwise the
 // neighbours might report the broken links first, and be blamed for them.
 func (d *driver) finish(ctx context.Context, end func()) error {
-	d.out.close()
+	d.out.Close()
 	select {
-	case <-d.out.done():
+	case <-d.out.Done():
 	case <-time.After(goodbye):
 	}
 	if d.host != nil {
@@ -209,6 +208,7 @@ func (d *driver) finish(ctx context.Context, end func()) error {
 		d.cur.unlink(&d.wg)
 	}
 	d.wg.Wait()
+	<-d.out.Done()
 	switch {
 	case ctx.Err() != nil && d.quit.Outcome == machine.None:
 		return context.Cause(ctx)
@@ -270,7 +270,7 @@ func (d *driver) do(a machine.Action) {
 		d.wg.Go(d.join)
 	case machine.Send:
 		if host := d.host; host != nil {
-			d.out.put(func() { _ = host.Send(d.ctx, a.Msg) }) // listen reports the end of the session
+			d.out.Push(func() { _ = host.Send(d.ctx, a.Msg) }) // listen reports the end of the session
 		}
 	case machine.Begin:
 		d.begin(a.Assign)
@@ -291,7 +291,7 @@ func (d *driver) do(a machine.Action) {
 	case machine.Unlink:
 		r := d.cur
 		d.cur = nil
-		d.out.put(func() { r.unlink(&d.wg) })
+		d.out.Push(func() { r.unlink(&d.wg) })
 	case machine.Tell:
 		d.cfg.Event("%s", a.Text)
 	case machine.Show:
@@ -350,60 +350,4 @@ func (d *driver) begin(a *proto.Assign) {
 		close(r.ended)
 		d.post(happening{ev: ev, err: err})
 	})
-}
-
-// outbox calls functions one after the other, in order, so that the loop need not wait.
-type outbox struct {
-	mu     sync.Mutex
-	queue  []func()
-	wake   chan struct{}
-	closed bool
-	ended  chan struct{}
-	once   sync.Once
-}
-
-func (o *outbox) done() chan struct{} {
-	o.once.Do(func() { o.ended = make(chan struct{}) })
-	return o.ended
-}
-
-func (o *outbox) put(f func()) {
-	o.mu.Lock()
-	o.queue = append(o.queue, f)
-	o.mu.Unlock()
-	o.poke()
-}
-
-// close makes run return once the queue is empty.
-func (o *outbox) close() {
-	o.mu.Lock()
-	o.closed = true
-	o.mu.Unlock()
-	o.poke()
-}
-
-func (o *outbox) poke() {
-	select {
-	case o.wake <- struct{}{}:
-	default:
-	}
-}
-
-func (o *outbox) run() {
-	defer close(o.done())
-	for {
-		o.mu.Lock()
-		queue, closed := o.queue, o.closed
-		o.queue = nil
-		o.mu.Unlock()
-		for _, f := range queue {
-			f()
-		}
-		if len(queue) == 0 {
-			if closed {
-				return
-			}
-			<-o.wake
-		}
-	}
 }

@@ -35,6 +35,7 @@ import (
 
 	"github.com/ravnest/ravnest/engine/pipeline/order"
 	"github.com/ravnest/ravnest/engine/pipeline/snapshot"
+	"github.com/ravnest/ravnest/signaling/outbox"
 	"github.com/ravnest/ravnest/signaling/proto"
 	"github.com/ravnest/ravnest/signaling/relay"
 	"github.com/ravnest/ravnest/signaling/run"
@@ -154,7 +155,7 @@ type Server struct {
 	shut   context.CancelFunc
 	in     chan input
 	dead   chan struct{} // closed when the loop has ended
-	out    *outbox
+	out    *outbox.Outbox
 	gate   *gate
 	relay  *relay.Relay // nil: none
 	turned turned
@@ -209,7 +210,7 @@ func New(cfg Config) (*Server, error) {
 	}
 	s := &Server{
 		cfg: cfg, log: cfg.Log, store: cfg.Store,
-		in: make(chan input, 256), dead: make(chan struct{}), out: newOutbox(),
+		in: make(chan input, 256), dead: make(chan struct{}), out: outbox.New(),
 		machine:  run.New(cfg.settings()),
 		answers:  map[uint64]run.Action{},
 		sessions: map[string]*session{},
@@ -520,20 +521,20 @@ func (s *Server) carryOut(now time.Time, a run.Action) {
 	case run.Emit:
 		s.past.take(now, a.Report)
 		on := s.run.on
-		s.out.push(func() { on(a.Report) })
+		s.out.Push(func() { on(a.Report) })
 	case run.Put:
-		s.out.push(func() {
+		s.out.Push(func() {
 			if err := s.store.Put(context.Background(), a.Object, bytes.NewReader(a.Data)); err != nil {
 				s.post(run.StoreFault{Err: err})
 			}
 		})
 	case run.PutManifest:
-		s.out.push(func() {
+		s.out.Push(func() {
 			err := s.store.Put(context.Background(), a.Object, bytes.NewReader(a.Data))
 			s.post(run.Commit{Run: a.Run, Err: err})
 		})
 	case run.Discard:
-		s.out.push(func() {
+		s.out.Push(func() {
 			for _, o := range a.Objects {
 				if err := s.store.Delete(context.Background(), o); err != nil {
 					s.post(run.StoreFault{Err: err})
@@ -541,7 +542,7 @@ func (s *Server) carryOut(now time.Time, a run.Action) {
 			}
 		})
 	case run.AppendLine:
-		s.out.push(func() {
+		s.out.Push(func() {
 			if err := s.store.Append(context.Background(), a.Log, a.Line); err != nil {
 				s.log.Warn("metrics", "err", err)
 			}
@@ -608,7 +609,7 @@ func (s *Server) finishRun(a run.Finish) {
 	s.mu.Lock()
 	s.blobs, s.inspect = nil, nil
 	s.mu.Unlock()
-	s.out.push(func() {
+	s.out.Push(func() {
 		r.result, r.err = a.Result, a.Err
 		close(r.done)
 	})
@@ -696,8 +697,8 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	<-gone
 	s.post(nil)
 	<-s.dead
-	s.out.close()
-	<-s.out.done
+	s.out.Close()
+	<-s.out.Done()
 	if err != nil {
 		return fmt.Errorf("signaling: shutdown: %w", err)
 	}
