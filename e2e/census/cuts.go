@@ -20,7 +20,7 @@ import (
 	"github.com/ravnest/ravnest/engine/transport/mem"
 )
 
-// table is rows in memory.
+// table holds rows in memory.
 type table struct {
 	v   []float32
 	per int
@@ -34,7 +34,7 @@ func (t table) Gather(dst []float32, rows []int32) {
 	}
 }
 
-// ignored is an observer that keeps nothing.
+// ignored is an observer that does nothing.
 type ignored struct{}
 
 func (ignored) Loss(stage.Loss)            {}
@@ -48,7 +48,7 @@ func inOrder(dst []int32, _ uint64, _ int) {
 	}
 }
 
-// cutting is a model with the data of two updates.
+// cutting is a model and the data of two updates.
 type cutting struct {
 	g       *graph.Graph
 	job     job.Spec
@@ -101,7 +101,7 @@ func cuts(g *graph.Graph, weights state.Dict, input []float32, rows int) (string
 	return all, nil
 }
 
-// sameState compares in the order of names that want has.
+// sameState compares two states by name, in the order of want.
 func sameState(got, want state.Dict) bool {
 	for _, w := range want {
 		g, ok := got.Get(w.Name)
@@ -112,7 +112,7 @@ func sameState(got, want state.Dict) bool {
 	return true
 }
 
-// pipeline trains in stages.
+// pipeline trains the model cut into stages, in this process.
 func (c *cutting) pipeline(starts []int) (state.Dict, error) {
 	cut, err := c.g.Cut(starts)
 	if err != nil {

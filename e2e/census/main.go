@@ -1,5 +1,5 @@
-// Command census imports the models that census.py exported, takes the step that PyTorch
-// took, and prints a table of what is equal: make census.
+// Command census imports the models that census.py exported, repeats the training step that
+// PyTorch took, and prints a table of the differences. make census runs it.
 package main
 
 import (
@@ -71,7 +71,7 @@ type result struct {
 	note          string
 }
 
-// census takes one step of one model.
+// census compares one training step of one model.
 func census(dir, name string) (r result, err error) {
 	defer func() {
 		if p := recover(); p != nil {
@@ -106,8 +106,8 @@ func census(dir, name string) (r result, err error) {
 	return r, nil
 }
 
-// export writes the model as ONNX, and what it answers in evaluation mode: census.py holds
-// onnxruntime's answers against that.
+// export writes the model as ONNX together with its outputs in evaluation mode. census.py
+// compares them with those of onnxruntime.
 func export(file string, m *importer.Model, want state.Dict) error {
 	x, err := exporter.ONNX(m.Graph, m.Weights)
 	if err != nil {
@@ -168,7 +168,7 @@ func (r *result) step(m *importer.Model, want state.Dict, onnx bool) error {
 	y, _ := want.Get("output")
 	seed, _ := want.Get("seed")
 	d := distance(e.Value(0, out, rows), y.F32, 0)
-	noise := 0.0 // of the output in PyTorch
+	noise := 0.0 // rounding of PyTorch's own output
 	if x, ok := want.Get("exact"); ok {
 		d, noise = distance(e.Value(0, out, rows), x.F32, 0), distance(y.F32, x.F32, 0)
 	}
@@ -178,7 +178,7 @@ func (r *result) step(m *importer.Model, want state.Dict, onnx bool) error {
 	e.Backward(0, s.Params, grads, false)
 	p.Layout.Fold(grads)
 
-	// A gradient that is zero but for rounding is compared with the size of all.
+	// A gradient that is nothing but rounding is measured against the size of all gradients.
 	all, n := 0.0, 0
 	for _, t := range want {
 		if strings.HasPrefix(t.Name, "grad.") {
@@ -220,7 +220,7 @@ func (r *result) step(m *importer.Model, want state.Dict, onnx bool) error {
 			renamed++
 		}
 	}
-	if renamed > 0 { // ONNX keeps no second names, and turns some weights
+	if renamed > 0 { // ONNX keeps one name of a shared weight, and transposes some
 		r.note += fmt.Sprintf("; %d weights have other names", renamed)
 	}
 	switch {
@@ -232,7 +232,7 @@ func (r *result) step(m *importer.Model, want state.Dict, onnx bool) error {
 	return nil
 }
 
-// distance is the root mean square of the difference to that of want.
+// distance returns the root mean square of the difference, as a share of that of want.
 func distance(got, want []float32, floor float64) float64 {
 	if len(got) != len(want) {
 		return math.Inf(1)

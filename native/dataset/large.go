@@ -1,4 +1,5 @@
-// Data sets that are not read into memory: rows go through a file on their way into shards.
+// Data sets that do not fit in memory. Their rows are written to a temporary file first, or read
+// from the user's own file in place, and cut into shards from there.
 
 package dataset
 
@@ -24,10 +25,10 @@ import (
 	"github.com/ravnest/ravnest/native/project"
 )
 
-// DefaultAbove is the size of a data set above which it is not held in memory.
+// DefaultAbove is the size in bytes above which a data set is not held in memory.
 const DefaultAbove = 256 << 20
 
-// spool is a file that rows of one shape are written to, which is gone when it is closed.
+// spool is a temporary file of rows of one shape. It is deleted when it is closed.
 type spool struct {
 	f     *os.File
 	w     *bufio.Writer
@@ -54,7 +55,7 @@ func (s *spool) Close() error {
 	return err
 }
 
-// raw ends the writing.
+// raw ends the writing and returns the rows.
 func (s *spool) raw() (*data.Raw, error) {
 	if err := s.w.Flush(); err != nil {
 		return nil, fmt.Errorf("writing what is read to a file: %w", err)
@@ -62,10 +63,10 @@ func (s *spool) raw() (*data.Raw, error) {
 	return &data.Raw{Rows: s.rows, Shape: s.shape, DType: s.dtype, R: s.f}, nil
 }
 
-// pairs are the rows of one part on their way.
+// pairs are the inputs and targets of the training rows or of the validation rows.
 type pairs struct{ x, y *spool }
 
-// spooler takes images and their classes.
+// spooler writes images and their classes to temporary files.
 type spooler struct {
 	s     *Source
 	dir   string
@@ -103,8 +104,8 @@ func (p *spooler) emit(val bool, shape []int, pixels []uint8, class int) error {
 	return err
 }
 
-// done makes what was taken the source's rows: tables, if they are not larger than above, else
-// raw ones.
+// done gives the rows to the source: as tables in memory if they take at most above bytes, else
+// as files.
 func (p *spooler) done(above int64) error {
 	var raws [4]*data.Raw
 	size := int64(0)
@@ -131,7 +132,8 @@ func (p *spooler) done(above int64) error {
 	return p.s.take(raws, size, above)
 }
 
-// take makes raws the source's, or tables of them, if they are not larger than above.
+// take gives the source rows of size bytes: as tables in memory if they take at most above
+// bytes, else as they are.
 func (s *Source) take(raws [4]*data.Raw, size, above int64) error {
 	if size > above {
 		s.raws = raws
@@ -142,7 +144,7 @@ func (s *Source) take(raws [4]*data.Raw, size, above int64) error {
 			continue
 		}
 		shape := append([]int{r.Rows}, r.Shape...)
-		// One row may begin in another: they are read one by one.
+		// Rows may overlap, as blocks of a text do. Those are read one by one.
 		rows := make([]io.Reader, 1)
 		n := int64(r.DType.Size())
 		for _, d := range r.Shape {
@@ -182,9 +184,9 @@ func (s *Source) imageFolder(dir string, o Options) error {
 	return p.done(o.above())
 }
 
-// parts lists the files with the ending ext for training and for validation at path: itself, those
-// in a folder by the beginnings of their names, or those in its folders train and val. Where there
-// is a part for validation and one for tests, that one counts.
+// parts lists the files for training and for validation at path, which end in ext. path is such a
+// file, or a folder: its files whose names begin with val or test are for validation, as are those
+// in its folders of such names. Where there are both, test files are left out.
 func parts(path, ext string) (lists [2][]string) {
 	if strings.EqualFold(filepath.Ext(path), ext) {
 		return [2][]string{{path}}
@@ -245,7 +247,7 @@ func (s *Source) webdataset(lists [2][]string, o Options) error {
 	return p.done(o.above())
 }
 
-// tokenized encodes a text by a tokenizer.json to a file of tokens.
+// tokenized writes the tokens of a text, as a tokenizer.json makes them, to a temporary file.
 func (s *Source) tokenized(f io.Reader, o Options, block int) error {
 	t, b, err := readTokenizer(o.Tokenizer)
 	if err != nil {
@@ -305,7 +307,8 @@ func readTokenizer(path string) (t *tokenizer.Tokenizer, b []byte, err error) {
 	return t, b, nil
 }
 
-// pieces gives a text in pieces that can be encoded one by one.
+// pieces cuts a text where a tokenizer never joins what is on both sides, so that each piece can
+// be encoded by itself.
 func pieces(f io.Reader, give func(piece string, begins bool) error) error {
 	const piece, most = 1 << 20, 64 << 20
 	var have []byte
@@ -340,7 +343,7 @@ func pieces(f io.Reader, give func(piece string, begins bool) error) error {
 	}
 }
 
-// blocks makes rows of so many tokens, each with the same one token later as its targets.
+// blocks makes rows of block tokens. The targets of a row are the same tokens, one further on.
 func (s *Source) blocks(r io.ReaderAt, dtype state.DType, tokens int64, block int, above int64) error {
 	rows := (tokens - 1) / int64(block)
 	if rows < 1 || block < 1 {
@@ -365,8 +368,8 @@ func (s *Source) keep(path string) (*os.File, int64, error) {
 	return f, size, err
 }
 
-// largeFile takes a file that is larger than may be in memory, if it is of a kind that need not
-// be.
+// largeFile reads a file in place if it is too large for memory and of a kind that allows it. It
+// reports whether it did.
 func (s *Source) largeFile(path, ext string, o Options) (bool, error) {
 	info, err := os.Stat(path)
 	if err != nil || info.Size() <= o.above() || !info.Mode().IsRegular() {
@@ -416,13 +419,13 @@ func (s *Source) largeFile(path, ext string, o Options) (bool, error) {
 	return false, nil
 }
 
-// Raw is the data set without reading it, where it is too large for that.
+// Raw returns the rows of a data set that is not in memory.
 func (s *Source) Raw() (project.RawSet, bool) {
 	r := s.raws
 	return project.RawSet{TrainX: r[0], TrainY: r[1], ValX: r[2], ValY: r[3]}, r[0] != nil
 }
 
-// split parts the rows of a set that is not in memory.
+// split sets a share of the rows aside for validation, without reading them.
 func (s *Source) split(share float64, seed uint64) error {
 	x, y := s.raws[0], s.raws[1]
 	if x.Rows != y.Rows {
@@ -440,7 +443,7 @@ func (s *Source) split(share float64, seed uint64) error {
 	return nil
 }
 
-// Close lets go of what the rows are read from.
+// Close closes the files that rows are read from.
 func (s *Source) Close() error {
 	var errs []error
 	for _, c := range s.closers {

@@ -25,8 +25,8 @@ import (
 // the largest message.
 var ErrMessage = errors.New("a tensor between stages is too large")
 
-// Compiled is a stage of a job with its plans. It is immutable: any number of stages can be
-// made of it.
+// Compiled is a stage of a job with its plans. It is immutable: any number of stages can be made
+// from it.
 type Compiled struct {
 	Job         job.Spec
 	Stage       *graph.Stage
@@ -117,7 +117,7 @@ func Compile(j job.Spec, s *graph.Stage, p Placement) (*Compiled, error) {
 	return c, c.checkRings()
 }
 
-// messages fails if a tensor is larger than the largest message that links carry.
+// messages returns an error if a tensor is larger than the largest message that links carry.
 func (c *Compiled) messages() error {
 	for _, d := range slices.Concat(c.edges.in, c.edges.out) {
 		if d.per == 0 || !d.crosses() {
@@ -141,7 +141,7 @@ func (c *Compiled) messages() error {
 	return nil
 }
 
-// size is the largest message that rows of a tensor make, in bytes.
+// size returns the bytes of the largest message that rows of a tensor can make.
 func (c *Compiled) size(d edge, rows int) int {
 	kind := c.kind
 	if int(d.id) < c.Stage.ModelInputs {
@@ -150,7 +150,7 @@ func (c *Compiled) size(d edge, rows int) int {
 	return wire.MessageHeader + codec.MaxSize(kind, d.per*rows)
 }
 
-// Peers are the stages that this one needs links to, ascending.
+// Peers returns the stages that this one needs links to, ascending.
 func (c *Compiled) Peers() []int {
 	var ps []int
 	for _, d := range c.edges.in {
@@ -172,8 +172,8 @@ func (c *Compiled) Peers() []int {
 	return slices.DeleteFunc(slices.Compact(ps), func(p int) bool { return p < 0 })
 }
 
-// Link is what this side of the link to another stage has to take: its largest message, and
-// a window for as many as the schedule lets the other send ahead.
+// Link returns what this side of the link to another stage must be able to receive: the largest
+// message, and a window for as many as the schedule lets the other side send ahead.
 func (c *Compiled) Link(peer int) transport.Options {
 	largest, ahead := wire.MessageHeader, 0
 	take := func(d edge) {
@@ -203,7 +203,7 @@ func (c *Compiled) Link(peer int) transport.Options {
 	return transport.Options{MaxTransfer: largest, Credit: min(transport.DefaultCredit, (c.Stage.Of+1)*ahead)}
 }
 
-// Rings are the stages of other clusters that this one needs links to: its neighbours in the
+// Rings returns the stages of other clusters that this one needs links to: its neighbours in the
 // rings of its segments, each once, by cluster and stage. One cluster has none.
 func (c *Compiled) Rings() []Peer {
 	var ps []Peer
@@ -214,7 +214,7 @@ func (c *Compiled) Rings() []Peer {
 	return slices.Compact(ps)
 }
 
-// RingLink is Link for a stage of another cluster.
+// RingLink is as Link, for a stage of another cluster.
 func (c *Compiled) RingLink(p Peer) transport.Options { return c.ringLink(p) }
 
 // Memory is what a stage takes, in bytes.
@@ -230,7 +230,7 @@ type Memory struct {
 	Save        int // the file of a state that is kept
 }
 
-// Total of everything.
+// Total is the sum of all of it.
 func (m Memory) Total() int {
 	return m.Train.Total() + m.Eval.Slots + m.Eval.Temp + m.Eval.Scratch + m.Optimizer + m.Replicas + m.Versions + m.Targets + m.Data + m.Out + m.In + m.Save
 }
@@ -277,7 +277,8 @@ func (c *Compiled) Memory() Memory {
 	return m
 }
 
-// part is the elements of the largest piece of a tied gradient that is added to the stage's own.
+// part returns the number of elements of the largest piece of a tied gradient that arrives to be
+// added.
 func (c *Compiled) part() int {
 	n := 0
 	for _, t := range c.ties {
@@ -288,7 +289,7 @@ func (c *Compiled) part() int {
 	return n
 }
 
-// Bytes is the whole memory that a stage of job j in the cluster that p says promises to stay within.
+// Bytes returns the memory within which a stage of job j, in the cluster of p, promises to stay.
 func Bytes(j job.Spec, s *graph.Stage, p Placement) (int, error) {
 	c, err := Compile(j, s, p)
 	if err != nil {

@@ -18,13 +18,13 @@ import (
 	"github.com/ravnest/ravnest/engine/state"
 )
 
-// outerSlot is what a snapshot calls the momentum of the outer rule.
+// outerSlot is the name of the outer rule's momentum in a snapshot.
 const outerSlot = "outer_momentum_buffer"
 
-// keptSlot is what a snapshot calls a slot of the optimizer that replica k > 0 keeps.
+// keptSlot is the name in a snapshot of an optimizer slot that replica k > 0 keeps.
 func keptSlot(slot string, k int) string { return fmt.Sprintf("%s_replica%d", slot, k) }
 
-// extraSlots are the slots that a snapshot of job j has beside the optimizer's.
+// extraSlots are the slots of a snapshot of job j that are not the optimizer's own.
 func extraSlots(j job.Spec) []string {
 	if j.Replica() == 1 {
 		return nil
@@ -75,7 +75,7 @@ type Replicas struct {
 	sums    []int64   // of a group
 }
 
-// accumulate tells whether gradients of several replicas are under way at once.
+// accumulate reports whether several replicas add up gradients at the same time.
 func accumulate(j job.Spec) bool { return j.Gradients() || j.UpdateFrequency > 1 }
 
 // ReplicaBytes is what the replicas of job j that a cluster has take beside what one does, for
@@ -114,7 +114,7 @@ func NewReplicas(j job.Spec, run order.Run, l *exec.Layout, d optim.Delay) (*Rep
 	return newReplicas(j, run, l, d, sharesOf(j, l, 0, nil, 1, nil))
 }
 
-// parametersOf are the places of the trainable parameters, padding included.
+// parametersOf returns where the trainable parameters lie, padding included.
 func parametersOf(j job.Spec, l *exec.Layout) []optim.Tensor {
 	var ts []optim.Tensor
 	for _, e := range l.Entries {
@@ -179,13 +179,13 @@ func newReplicas(j job.Spec, run order.Run, l *exec.Layout, d optim.Delay, share
 	return r, nil
 }
 
-// lead is the first replica that is here. It has what all have.
+// lead is the first replica of this cluster. It holds what all replicas have in common.
 func (r *Replicas) lead() *Holding { return &r.of[r.own[0]] }
 
-// keeps tells whether each replica keeps an optimizer of its own.
+// keeps reports whether each replica keeps an optimizer of its own.
 func (r *Replicas) keeps() bool { return len(r.of) > 1 && r.rule.Optimizer == job.KeepState }
 
-// extra tells the first replica's holding what a snapshot has beside its own.
+// extra adds the slots of extraSlots to the first replica's holding.
 func (r *Replicas) extra() {
 	h := r.lead()
 	if r.keeps() {
@@ -204,7 +204,7 @@ func (r *Replicas) extra() {
 	h.Whole = Slots(r.job)
 }
 
-// spread gives the weights and statistics of the first replica to all.
+// spread copies the weights and statistics of the first replica to the others.
 func (r *Replicas) spread() {
 	first := r.lead().State
 	for _, k := range r.own[1:] {
@@ -226,10 +226,10 @@ func (r *Replicas) spreadCounters() {
 	copy(r.counters, first.Counters)
 }
 
-// Of is the state of replica k.
+// Of returns the state of replica k.
 func (r *Replicas) Of(k int) *Holding { return &r.of[k] }
 
-// Grads is where replica k adds up its gradients.
+// Grads returns the buffer in which replica k adds up its gradients.
 func (r *Replicas) Grads(k int) []float32 { return r.grads[k] }
 
 // Import replaces the weights and running statistics of all replicas.
@@ -280,7 +280,7 @@ func (r *Replicas) Load(parts ...*snapshot.Part) (order.Position, error) {
 	return at, nil
 }
 
-// Open tells that a round begins with item it.
+// Open begins a round with item it.
 func (r *Replicas) Open(it order.Item) { r.at = it.Position() }
 
 // Gather completes the gradients of an update: what the holders of tied parameters have of
@@ -295,13 +295,13 @@ func (r *Replicas) Gather(ctx context.Context, it order.Item) error {
 	return r.clip(ctx, it.Seq, r.grads[it.Replica])
 }
 
-// rate is the learning rate of the update that ends with item it.
+// rate returns the learning rate of the update that ends with item it.
 func (r *Replicas) rate(it order.Item) float64 {
 	at := optim.When{Epoch: it.Epoch, Update: r.run.Update(it.Epoch, it.Batch), Total: r.run.AllUpdates()}
 	return optim.Rate(r.job.LR, r.job.Optimizer.LR, at)
 }
 
-// Update applies the gradients of the replica that item it is of, which are gathered.
+// Update applies the gradients of the replica of item it, after Gather.
 func (r *Replicas) Update(t *kernel.Team, it order.Item) {
 	k := it.Replica
 	if r.job.Gradients() {
@@ -311,11 +311,11 @@ func (r *Replicas) Update(t *kernel.Team, it order.Item) {
 	h.Optimizer.Step(t, h.State.Params[:r.layout.Trainable], r.grads[k][:r.layout.Trainable], r.rate(it))
 }
 
-// Average ends a round: all replicas get the state that their averages make. Its errors wrap
-// ErrDiverged where a number is not finite.
+// Average ends a round: afterwards all replicas have the averaged state. Its errors wrap
+// ErrDiverged if a number is not finite.
 func (r *Replicas) Average(ctx context.Context) error { return r.average(ctx, nil) }
 
-// average is Average with other clusters, where there are rings.
+// average is Average where other clusters take part, over the rings.
 func (r *Replicas) average(ctx context.Context, x *rings) error {
 	w, err := r.weights()
 	if err != nil {
@@ -346,7 +346,7 @@ func (r *Replicas) average(ctx context.Context, x *rings) error {
 	return err
 }
 
-// weights are those of the round that is over.
+// weights returns what each replica weighs in the round that is over: its share of the samples.
 func (r *Replicas) weights() (round, error) {
 	r.run.Samples(r.samples, r.at)
 	w := round{number: r.run.Round(r.at), samples: average.Reduced(r.samples), ones: make([]int64, len(r.samples))}
@@ -362,7 +362,7 @@ func (r *Replicas) weights() (round, error) {
 	return w, nil
 }
 
-// alone averages replicas that are all here.
+// alone is Average where this cluster has all replicas.
 func (r *Replicas) alone(ctx context.Context, w *round) error {
 	for _, s := range r.shares {
 		if r.sums == nil {
@@ -390,8 +390,8 @@ func (r *Replicas) alone(ctx context.Context, w *round) error {
 	return nil
 }
 
-// counted is what a counter of the own replicas went up by. Where batches are split every
-// replica with rows counts every batch, and each counts once.
+// counted returns by how much a counter of the cluster's replicas has risen. Where batches are
+// split, every replica with rows counts the same batch, which is counted once.
 func (r *Replicas) counted(i int) (up int64) {
 	for _, k := range r.own {
 		d := r.of[k].State.Counters[i] - r.counters[i]
@@ -404,7 +404,7 @@ func (r *Replicas) counted(i int) (up int64) {
 	return up
 }
 
-// restart sets the optimizers to what they are between two rounds.
+// restart sets the optimizers to the state that the job wants between two rounds.
 func (r *Replicas) restart() {
 	if r.job.Gradients() || r.keeps() {
 		return
