@@ -122,6 +122,19 @@ type Graph struct {
 	homes  map[string]Home // of a stage's parameters, where the whole model has ties
 }
 
+// Sequential is torch.nn.Sequential: a graph of nodes in which each reads the one before and the
+// last is the output. A node that names its inputs reads those instead. Errors wrap ErrInvalid.
+func Sequential(name string, in Input, nodes ...Node) (*Graph, error) {
+	g := &Graph{Name: name, Inputs: []Input{in}, Nodes: slices.Clone(nodes), Output: in.Name}
+	for i := range g.Nodes {
+		if n := &g.Nodes[i]; len(n.Inputs) == 0 {
+			n.Inputs = []string{g.Output}
+		}
+		g.Output = g.Nodes[i].Name
+	}
+	return g, g.Check()
+}
+
 // jsonNode is the JSON form of a Node; attrs depend on op.
 type jsonNode struct {
 	Name  string          `json:"name"`

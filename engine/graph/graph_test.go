@@ -254,3 +254,28 @@ func TestEveryUnitMayBeginAStage(t *testing.T) {
 		}
 	}
 }
+
+// TestSequential: nodes read the one before unless they name their inputs, and the caller's
+// nodes stay as they are.
+func TestSequential(t *testing.T) {
+	nodes := []graph.Node{
+		{Name: "a", Op: &graph.Linear{In: 4, Out: 4}},
+		{Name: "b", Op: &graph.ReLU{}},
+		{Name: "c", Op: &graph.Add{}, Inputs: []string{"a", "b"}},
+		{Name: "d", Op: &graph.Linear{In: 4, Out: 2}},
+	}
+	g, err := graph.Sequential("m", graph.Input{Name: "x", Shape: graph.Shape{4}}, nodes...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if nodes[0].Inputs != nil || g.Output != "d" || !slices.Equal(g.Nodes[0].Inputs, []string{"x"}) ||
+		!slices.Equal(g.Nodes[2].Inputs, []string{"a", "b"}) || !slices.Equal(g.Nodes[3].Inputs, []string{"c"}) {
+		t.Errorf("got %+v with output %s", g.Nodes, g.Output)
+	}
+	if _, err := graph.Sequential("m", graph.Input{Name: "x", Shape: graph.Shape{5}}, nodes...); !errors.Is(err, graph.ErrInvalid) {
+		t.Errorf("a linear layer of other width: %v, want ErrInvalid", err)
+	}
+	if _, err := graph.Sequential("m", graph.Input{Name: "x", Shape: graph.Shape{5}}); !errors.Is(err, graph.ErrInvalid) {
+		t.Errorf("no layers: %v, want ErrInvalid", err)
+	}
+}
