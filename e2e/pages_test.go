@@ -26,6 +26,25 @@ var looks = []struct {
 	{"phone-dark", 390, 844, true, true},
 }
 
+// wider is an expression for the number of pixels by which a page exceeds the window's width.
+const wider = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+
+// faint is an expression for the texts that contrast with their background by less than 4.5
+// to 1 (WCAG 2.2, 1.4.3).
+const faint = `(() => {
+  const parse = (c) => c.match(/[\d.]+/g).map(Number);
+  const light = (c) => { const f = (v) => ((v /= 255) <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4); return 0.2126 * f(c[0]) + 0.7152 * f(c[1]) + 0.0722 * f(c[2]); };
+  const ground = (e) => { for (; e; e = e.parentElement) { const c = parse(getComputedStyle(e).backgroundColor); if (c.length < 4 || c[3] > 0.5) return c; } return [255, 255, 255]; };
+  const bad = [];
+  for (const e of document.querySelectorAll("h1, h2, h3, p, dt, dd, a, li, label, output, button, summary, figcaption, strong, span")) {
+    if (!e.checkVisibility() || e.disabled || !e.innerText?.trim() || e.closest(".locked, .u-legend") || e.closest("[disabled]")) continue;
+    const [a, b] = [light(parse(getComputedStyle(e).color)), light(ground(e))];
+    const ratio = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
+    if (ratio < 4.5) bad.push(ratio.toFixed(2) + " " + e.tagName + " " + e.innerText.slice(0, 40));
+  }
+  return bad;
+})()`
+
 // shoot takes screenshots of a page in every look and checks what holds for every page.
 func (p *page) shoot(t *testing.T, name string) {
 	t.Helper()
@@ -46,7 +65,7 @@ func (p *page) shoot(t *testing.T, name string) {
 			t.Fatal(err)
 		}
 		time.Sleep(300 * time.Millisecond) // charts adapt to the size
-		if over, err := eval[int](p, "document.documentElement.scrollWidth - document.documentElement.clientWidth"); err != nil || over > 0 {
+		if over, err := eval[int](p, wider); err != nil || over > 0 {
 			t.Errorf("%s, %s: %d pixels wider than the window (%v)", name, l.name, over, err)
 		}
 		shot, err := chromedp.Run(p.ctx, chromedp.FullScreenshot(100))
@@ -71,25 +90,12 @@ func (p *page) shoot(t *testing.T, name string) {
 	}
 }
 
-// readable checks that text contrasts with its background by at least 4.5 to 1 (WCAG 2.2,
-// 1.4.3).
+// readable checks that text contrasts with its background.
 func (p *page) readable(t *testing.T, what string) {
 	t.Helper()
-	faint, err := eval[[]string](p, `(() => {
-  const parse = (c) => c.match(/[\d.]+/g).map(Number);
-  const light = (c) => { const f = (v) => ((v /= 255) <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4); return 0.2126 * f(c[0]) + 0.7152 * f(c[1]) + 0.0722 * f(c[2]); };
-  const ground = (e) => { for (; e; e = e.parentElement) { const c = parse(getComputedStyle(e).backgroundColor); if (c.length < 4 || c[3] > 0.5) return c; } return [255, 255, 255]; };
-  const bad = [];
-  for (const e of document.querySelectorAll("h1, h2, h3, p, dt, dd, a, li, label, output, button, summary, figcaption, strong, span")) {
-    if (!e.checkVisibility() || e.disabled || !e.innerText?.trim() || e.closest(".locked, .u-legend") || e.closest("[disabled]")) continue;
-    const [a, b] = [light(parse(getComputedStyle(e).color)), light(ground(e))];
-    const ratio = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
-    if (ratio < 4.5) bad.push(ratio.toFixed(2) + " " + e.tagName + " " + e.innerText.slice(0, 40));
-  }
-  return bad;
-})()`)
-	if err != nil || len(faint) > 0 {
-		t.Errorf("%s: not enough contrast: %v %v", what, faint, err)
+	bad, err := eval[[]string](p, faint)
+	if err != nil || len(bad) > 0 {
+		t.Errorf("%s: not enough contrast: %v %v", what, bad, err)
 	}
 }
 

@@ -1,14 +1,19 @@
 // Instantiating the engine: its memory, the kernels' module on that, and the Go program on
 // both. Used in a tab's worker and, for tests, in Node.
 
-// simd and relaxed are modules with one instruction, valid if the browser knows it.
+// simd and relaxed are modules with one instruction, valid if the browser knows it. fused is
+// one with a function p(a, c) that computes a*a + c by relaxed_madd.
 const header = [0, 97, 115, 109, 1, 0, 0, 0, 1, 5, 1, 96, 0, 1, 123, 3, 2, 1, 0];
 const simd = [...header, 10, 10, 1, 8, 0, 65, 0, 253, 15, 253, 98, 11];
 const relaxed = [...header, 10, 15, 1, 13, 0, 65, 0, 253, 15, 65, 0, 253, 15, 253, 128, 2, 11];
+const fused = [0, 97, 115, 109, 1, 0, 0, 0, 1, 7, 1, 96, 2, 125, 125, 1, 125, 3, 2, 1, 0, 7, 5, 1, 1, 112, 0, 0,
+  10, 22, 1, 20, 0, 32, 0, 253, 19, 32, 0, 253, 19, 32, 1, 253, 19, 253, 133, 2, 253, 31, 0, 11];
 
 export const has = {
   simd: () => WebAssembly.validate(new Uint8Array(simd)),
   relaxed: () => WebAssembly.validate(new Uint8Array(relaxed)),
+  // A browser that knows the instruction may still round in between, silently.
+  fused: () => has.relaxed() && new WebAssembly.Instance(new WebAssembly.Module(new Uint8Array(fused))).exports.p(1 + 2 ** -12, -(1 + 2 ** -11)) === 2 ** -24,
 };
 
 // stub holds the engine's imports if there are no vector instructions.

@@ -5,7 +5,7 @@ import { has } from "./load.js";
 import { Peers } from "./peers.js";
 
 // support returns what this browser supports. problems are reasons why it cannot take part,
-// as texts for the user: {code, text, hint}.
+// as texts for the user: {code, text, hint}. lacks are texts about what it does without.
 export async function support() {
   const problems = [];
   const lacks = (code, text, hint) => problems.push({ code, text, hint });
@@ -15,11 +15,20 @@ export async function support() {
   if (typeof Worker !== "function") lacks("worker", "this browser has no workers to train in", "use a current Chromium, Firefox or Safari");
   return {
     problems,
+    lacks: problems.length ? [] : lacking(),
     cores: navigator.hardwareConcurrency || 1,
     memory: (navigator.deviceMemory || 4) * 2 ** 30, // bytes, rounded by the browser
     isolated: globalThis.crossOriginIsolated === true,
     battery: typeof navigator.getBattery === "function",
   };
+}
+
+function lacking() {
+  const lacks = [];
+  if (!has.fused()) lacks.push("fused multiply-add in WebAssembly (relaxed SIMD): it computes more slowly, and in float32 only together with others that have none either");
+  if (!navigator.deviceMemory) lacks.push("a way to tell how much memory this device has: 4 GB are assumed");
+  if (typeof navigator.getBattery !== "function") lacks.push("a way to tell that this device runs on battery: stop it yourself then");
+  return lacks;
 }
 
 // outdated checks whether the host still has this build: caches may keep an older one, whose

@@ -142,6 +142,8 @@ async function main() {
   $("cores").value = was.cores ?? Math.max(1, Math.floor(can.cores / 2));
   $("cores").closest(".field").hidden = $("cores").max === "1";
   $("one-core").hidden = can.isolated;
+  $("lacks").replaceChildren(...can.lacks.map((text) => el("li", {}, text)));
+  $("lacks").parentElement.hidden = can.lacks.length === 0;
   $("memory").max = Math.max(0, memories.findLastIndex((m) => m <= can.memory));
   $("memory").value = was.memory ?? Math.min(3, Number($("memory").max));
   for (const id of ["up", "down", "from", "to"]) $(id).value = was[id] ?? "";
