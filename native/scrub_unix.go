@@ -25,6 +25,23 @@ func Scrub() {
 
 // scrub returns the arguments without secrets, and these as variables.
 func scrub(all []string) (args, env []string) {
+	var joins []string
+	secret := false // of one of the links, so that all go into the one variable
+	for i, arg := range all {
+		name, value, whole := strings.Cut(strings.TrimLeft(arg, "-"), "=")
+		if name == "join" && len(arg) > 1 && arg[0] == '-' && i > 0 {
+			if !whole && i+1 < len(all) {
+				value = all[i+1]
+			}
+			joins, secret = append(joins, value), secret || strings.Contains(value, "#")
+		}
+		if arg == "--" {
+			break
+		}
+	}
+	if secret {
+		env = append(env, "RAVNEST_JOIN="+strings.Join(joins, ","))
+	}
 	for i := 0; i < len(all); i++ {
 		arg := all[i]
 		if i == 0 || len(arg) < 2 || arg[0] != '-' {
@@ -41,8 +58,9 @@ func scrub(all []string) (args, env []string) {
 		switch {
 		case name == "token" && value != "":
 			env = append(env, "RAVNEST_TOKEN="+value)
-		case name == "join" && strings.Contains(value, "#"):
-			env = append(env, "RAVNEST_JOIN="+value)
+		case name == "join" && secret:
+		case name == "nats" && strings.Contains(value, "@"):
+			env = append(env, "RAVNEST_NATS="+value)
 		default:
 			args = append(args, arg)
 			continue

@@ -27,10 +27,11 @@ func doctorCommand() *cli.Command {
 		Name: "doctor", Usage: "test the network between this machine and a host, without joining it",
 		Flags: []cli.Flag{joinFlag, tokenFlag, tokenFileFlag, identityFlag},
 		Action: func(c *cli.Context) error {
-			join, token, err := hostOf(c)
+			hosts, token, err := hostsOf(c)
 			if err != nil {
 				return err
 			}
+			join := hosts[0]
 			id, err := identity(c, func(string, ...any) {})
 			if err != nil {
 				return err

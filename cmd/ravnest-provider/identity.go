@@ -4,6 +4,7 @@ package main
 
 import (
 	"errors"
+	"strings"
 
 	lender "github.com/ravnest/ravnest/engine/provider/lend"
 	"github.com/ravnest/ravnest/native"
@@ -14,25 +15,36 @@ import (
 
 // flags that the commands share.
 var (
-	joinFlag      = &cli.StringFlag{Name: "join", EnvVars: []string{"RAVNEST_JOIN"}, Usage: "`URL` of the signaling host, or the link of an invitation"}
+	joinFlag      = &cli.StringSliceFlag{Name: "join", EnvVars: []string{"RAVNEST_JOIN"}, Usage: "`URL` of the signaling host, or the link of an invitation; repeat it for a job with several hosts"}
 	tokenFlag     = &cli.StringFlag{Name: "token", EnvVars: []string{"RAVNEST_TOKEN"}, Usage: "the host's join token, or an invitation"}
 	tokenFileFlag = &cli.StringFlag{Name: "token-file", EnvVars: []string{"RAVNEST_TOKEN_FILE"}, Usage: "read it from `FILE`; - is standard input"}
 	identityFlag  = &cli.StringFlag{Name: "identity", DefaultText: "identity.pem in ravnest's directory of your configuration", EnvVars: []string{"RAVNEST_IDENTITY"}, Usage: "`FILE` of this provider's key, made if it is not there; none: be nobody in particular"}
 )
 
-// hostOf is the host's address and token.
-func hostOf(c *cli.Context) (join, token string, err error) {
-	join, token = native.Link(c.String("join"))
-	if join == "" {
-		return "", "", errors.New("which host? give its address with --join URL")
+// hostsOf is the addresses of the job's hosts and the token.
+func hostsOf(c *cli.Context) (join []string, token string, err error) {
+	for _, s := range c.StringSlice("join") {
+		at, secret := native.Link(strings.TrimSpace(s))
+		switch {
+		case at == "":
+			continue
+		case token != "" && secret != "" && token != secret:
+			return nil, "", errors.New("the links have different tokens: the hosts of one job have one token")
+		case secret != "":
+			token = secret
+		}
+		join = append(join, at)
+	}
+	if len(join) == 0 {
+		return nil, "", errors.New("which host? give its address with --join URL")
 	}
 	file := c.String("token-file")
 	given := c.String("token")
 	switch {
 	case file != "" && (given != "" || token != ""):
-		return "", "", errors.New("a token was given as well as --token-file: give only one")
+		return nil, "", errors.New("a token was given as well as --token-file: give only one")
 	case given != "" && token != "":
-		return "", "", errors.New("the link has a token, and there is another one: give one of them")
+		return nil, "", errors.New("the link has a token, and there is another one: give one of them")
 	case file != "":
 		token, err = native.TokenFile(file)
 	case given != "":

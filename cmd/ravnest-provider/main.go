@@ -83,15 +83,16 @@ func app() *cli.App {
 func lend(c *cli.Context) error {
 	if c.Args().Present() {
 		arg := c.Args().First()
-		if strings.Contains(arg, "://") && c.String("join") == "" {
+		if strings.Contains(arg, "://") && len(c.StringSlice("join")) == 0 {
 			return fmt.Errorf("unexpected argument %q: a host's address is given with --join %s", arg, arg)
 		}
 		return fmt.Errorf("unexpected argument %q: run ravnest-provider --help for the flags", arg)
 	}
-	join, token, err := hostOf(c)
+	hosts, token, err := hostsOf(c)
 	if err != nil {
 		return err
 	}
+	join := hosts[0]
 	if name := c.String("name"); name != "" {
 		if err := proto.CheckName(name); err != nil {
 			return fmt.Errorf("--name: %w", err)
@@ -127,7 +128,7 @@ func lend(c *cli.Context) error {
 	defer team.Close()
 	began := time.Now()
 	cfg := lender.Config{
-		Host: join, Token: token, Name: c.String("name"),
+		Host: join, Hosts: hosts[1:], Token: token, Name: c.String("name"),
 		Agent: "ravnest-provider/" + version, Platform: runtime.GOOS + "/" + runtime.GOARCH,
 		Team: team, RAM: lim.ram, Limit: lim.rate, May: lim.may, Loopback: native.Loopback(join), Machine: native.Network(),
 		Rules: machine.Rules{Once: c.Bool("once"), Stay: true, Wait: wait},

@@ -63,6 +63,9 @@ type Options struct {
 	// Back that it has been found, and after how long. nil: nobody.
 	Away func(why error)
 	Back func(after time.Duration)
+	// Others returns the addresses of the job's other hosts. If this one cannot be reached, one
+	// of them may lead by now, and the session is over. nil: there are none.
+	Others func() []string
 }
 
 // Identity is a provider's Ed25519 key.

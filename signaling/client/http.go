@@ -122,7 +122,7 @@ func readError(r io.Reader) *proto.Error {
 	if json.Unmarshal(b, &e) != nil || e.Code == "" {
 		return nil
 	}
-	return &proto.Error{Code: proto.Code(proto.Text(string(e.Code))), Message: proto.Text(e.Message), Hint: proto.Text(e.Hint)}
+	return &proto.Error{Code: proto.Code(proto.Text(string(e.Code))), Message: proto.Text(e.Message), Hint: proto.Text(e.Hint), Host: proto.Text(e.Host)}
 }
 
 // Blob fetches a blob of the current run and verifies its size and SHA-256.

@@ -287,6 +287,9 @@ func (c *Conn) again(life context.Context, began time.Time) (*socket, error) {
 		if errors.As(err, &refused) || errors.Is(err, errHost) {
 			return nil, err
 		}
+		if err := c.replaced(life, end); err != nil {
+			return nil, err
+		}
 		if failed == nil || life.Err() == nil && time.Now().Before(end) {
 			failed = err
 		}
@@ -301,6 +304,39 @@ func (c *Conn) again(life context.Context, began time.Time) (*socket, error) {
 			return nil, fmt.Errorf("it could not be reached again for %v: %w", c.keep, failed)
 		}
 	}
+}
+
+// replaced asks the job's other hosts for the session, which the host that leads now does
+// not know. nil: none of them leads.
+func (c *Conn) replaced(life context.Context, end time.Time) error {
+	if c.opt.Others == nil {
+		return nil
+	}
+	for _, at := range c.opt.Others() {
+		u, err := ParseURL(at)
+		if err != nil {
+			continue
+		}
+		hello := c.opt.Hello
+		hello.Return = &proto.Return{Session: c.welcome.Session}
+		b, err := proto.Encode(&hello)
+		if err != nil {
+			return fmt.Errorf("%w: %w", errHost, err)
+		}
+		ctx, stop := context.WithDeadline(life, end)
+		ctx, stop2 := context.WithTimeout(ctx, oneTry)
+		h := c.opt.host(u)
+		ws, _, err := enter(ctx, &h, b)
+		stop2()
+		stop()
+		if err == nil {
+			ws.abort() // a session of that secret is another one
+		}
+		if errors.Is(err, proto.ErrForgotten) {
+			return fmt.Errorf("%s leads the job now", at)
+		}
+	}
+	return nil
 }
 
 // comeBack tries once.

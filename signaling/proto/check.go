@@ -227,6 +227,14 @@ func (m *Welcome) check() error {
 			return err
 		}
 	}
+	if len(m.Hosts) > MaxHosts {
+		return fmt.Errorf("%d hosts, the limit is %d", len(m.Hosts), MaxHosts)
+	}
+	for _, h := range m.Hosts {
+		if err := text("host", h, MaxURL); err != nil {
+			return err
+		}
+	}
 	return first(
 		CheckName(m.ID), CheckName(m.Name), CheckName(m.Session),
 		within("heartbeat_ms", m.Heartbeat, 1, 3_600_000),
@@ -236,7 +244,7 @@ func (m *Welcome) check() error {
 }
 
 func (e *Error) check() error {
-	return first(CheckName(string(e.Code)), text("message", e.Message, MaxText), text("hint", e.Hint, MaxText))
+	return first(CheckName(string(e.Code)), text("message", e.Message, MaxText), text("hint", e.Hint, MaxText), text("host", e.Host, MaxURL))
 }
 
 func refs(field string, m map[string]Ref) error {

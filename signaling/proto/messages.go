@@ -173,6 +173,9 @@ type Welcome struct {
 	Keep      int         `json:"keep_ms"`    // how long the session outlives its connection; 0: not at all
 	Got       uint64      `json:"got"`        // counted messages that the host has, after a Return
 	ICE       []ICEServer `json:"ice_servers,omitempty"`
+	// Hosts are the addresses of all hosts that serve this job, where there are several. If
+	// this one is lost, another leads, and each says which.
+	Hosts []string `json:"hosts,omitempty"`
 }
 
 // ICEServer is a STUN or TURN server, as in the W3C's RTCIceServer.
@@ -201,6 +204,7 @@ const (
 	Forgotten   Code = "forgotten"    // no session to return to: it has ended, or the host has been started anew
 	Banned      Code = "banned"       // the requester has banned this provider's key
 	Storage     Code = "storage"      // the host could not store (disk full, for example)
+	Elsewhere   Code = "elsewhere"    // another host leads the job now: see Error.Host
 )
 
 // Error tells the peer what went wrong. If the connection closes after it, it is the reason.
@@ -209,6 +213,7 @@ type Error struct {
 	Code    Code   `json:"code"`
 	Message string `json:"message"`
 	Hint    string `json:"hint,omitempty"` // what to do next
+	Host    string `json:"host,omitempty"` // with Elsewhere: the address of the host that leads; "": not known
 }
 
 func (e *Error) Error() string {
@@ -239,6 +244,7 @@ var (
 	ErrBadHash     = &Error{Code: BadHash}
 	ErrForgotten   = &Error{Code: Forgotten}
 	ErrStorage     = &Error{Code: Storage}
+	ErrElsewhere   = &Error{Code: Elsewhere}
 )
 
 // Assign gives a provider its part of a run.

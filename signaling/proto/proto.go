@@ -69,6 +69,8 @@ const (
 	MaxBlobs    = 64        // blobs of one assignment, per map
 	MaxParts    = 1024      // parts of a checkpoint that one stage resumes from
 	MaxICE      = 16        // ICE servers of a welcome
+	MaxHosts    = 16        // hosts of a welcome
+	MaxURL      = 1 << 10   // bytes of a host's address
 	MaxChunk    = 768 << 10 // bytes of a request's body; proxies usually allow 1 MB
 	MaxHello    = 16 << 10  // bytes of a hello, which anybody can send
 )

@@ -879,6 +879,18 @@ func (m *Machine) end(err error) {
 	m.dismiss(proto.Text(why))
 }
 
+// deposed sends every provider to the host that leads now, and ends the run here.
+func (m *Machine) deposed(err *proto.Error) {
+	for _, x := range m.sorted() {
+		m.send(x, err)
+		m.act(HangUp{ID: x.ID, Reason: string(err.Code)})
+		m.remove(x)
+	}
+	if m.Job != nil {
+		m.end(ErrDeposed)
+	}
+}
+
 // clearAttempt forgets the current attempt.
 func (m *Machine) clearAttempt() {
 	for _, x := range m.Members {

@@ -97,6 +97,8 @@ type (
 	}
 	// Shutdown: the host is shutting down.
 	Shutdown struct{ Reason string }
+	// Deposed: another host leads the job now. Err says so to the providers.
+	Deposed struct{ Err *proto.Error }
 )
 
 func (Join) event()          {}
@@ -116,6 +118,7 @@ func (Submit) event()        {}
 func (StopRequest) event()   {}
 func (StoreFault) event()    {}
 func (Shutdown) event()      {}
+func (Deposed) event()       {}
 
 // Action is one of the types below.
 type Action interface{ action() }

@@ -41,6 +41,7 @@ var (
 	ErrTimeout        = errors.New("timed out")
 	ErrStopped        = errors.New("stopped by the requester")
 	ErrStore          = errors.New("the trained stages could not be stored")
+	ErrDeposed        = errors.New("another host leads the job now")
 )
 
 // Settings are the machine's limits and intervals. They are not part of its snapshot.
@@ -412,6 +413,8 @@ func (m *Machine) Step(now time.Time, ev Event) []Action {
 		}
 	case Shutdown:
 		m.shutdown(now, e.Reason)
+	case Deposed:
+		m.deposed(e.Err)
 	default:
 		panic(fmt.Sprintf("run: unknown event %T", ev))
 	}

@@ -143,6 +143,8 @@ func eventName(ev Event) string {
 		return "store fault"
 	case Shutdown:
 		return "shutdown"
+	case Deposed:
+		return "deposed"
 	}
 	return ""
 }
@@ -206,6 +208,12 @@ func (l line) event() (Event, error) {
 		return e, bad
 	case "shutdown":
 		return body[Shutdown](l)
+	case "deposed":
+		e, bad := body[Deposed](l)
+		if bad == nil && e.Err == nil {
+			bad = errors.New("a deposed host without an error")
+		}
+		return e, bad
 	}
 	return nil, fmt.Errorf("unknown event %.32q", l.Event)
 }

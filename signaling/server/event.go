@@ -23,6 +23,7 @@ var (
 	ErrTimeout        = run.ErrTimeout
 	ErrStopped        = run.ErrStopped
 	ErrStore          = run.ErrStore
+	ErrDeposed        = run.ErrDeposed
 
 	// ErrPool is wrapped by a planner's error if another provider would help. The host then
 	// waits for one.
@@ -58,6 +59,9 @@ type Blobs interface {
 // Event is something that a run's caller is told. Events reach the callback of [Server.Run]
 // in order, from one goroutine. A callback that blocks delays the events but not the run.
 type Event = run.Report
+
+// StandingBy is the phase of a host's status while another host leads the job.
+const StandingBy = "standby"
 
 // Types of package run, for users of the host.
 type (

@@ -45,10 +45,10 @@ const minRate = 4 << 10
 func (s *Server) Handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET "+proto.JoinPath, s.join)
-	mux.HandleFunc("GET /v1/blob/{sha256}", s.authorised(s.blob))
-	mux.HandleFunc("PUT /v1/upload/{run}/{stage}/{sha256}", s.authorised(s.upload))
-	mux.HandleFunc("GET "+proto.SpeedPath, s.authorised(s.speedDown))
-	mux.HandleFunc("POST "+proto.SpeedPath, s.authorised(s.speedUp))
+	mux.HandleFunc("GET /v1/blob/{sha256}", s.authorised(s.leading(s.blob)))
+	mux.HandleFunc("PUT /v1/upload/{run}/{stage}/{sha256}", s.authorised(s.leading(s.upload)))
+	mux.HandleFunc("GET "+proto.SpeedPath, s.authorised(s.leading(s.speedDown)))
+	mux.HandleFunc("POST "+proto.SpeedPath, s.authorised(s.leading(s.speedUp)))
 	mux.HandleFunc("GET "+proto.StatusPath, s.authorised(s.status))
 	mux.HandleFunc("GET "+proto.WatchPath, s.authorised(s.watch))
 	mux.HandleFunc("GET "+proto.TryPath, s.authorised(s.try))
@@ -148,7 +148,7 @@ func httpError(w http.ResponseWriter, status int, e *proto.Error) {
 	h.Set("X-Content-Type-Options", "nosniff")
 	h.Set("Cache-Control", "no-store")
 	w.WriteHeader(status)
-	_ = json.NewEncoder(w).Encode(&proto.Error{Code: e.Code, Message: proto.Text(e.Message), Hint: proto.Text(e.Hint)})
+	_ = json.NewEncoder(w).Encode(&proto.Error{Code: e.Code, Message: proto.Text(e.Message), Hint: proto.Text(e.Hint), Host: e.Host})
 }
 
 // bearer reports whether a request shows the token or, on a host without one, whether it was
@@ -183,6 +183,17 @@ func (s *Server) authorised(f http.HandlerFunc) http.HandlerFunc {
 			return
 		}
 		defer s.wg.Done()
+		f(w, r)
+	}
+}
+
+// leading wraps f so that only the host that leads a job answers.
+func (s *Server) leading(f http.HandlerFunc) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		if e := s.standby(); e != nil {
+			httpError(w, http.StatusMisdirectedRequest, e)
+			return
+		}
 		f(w, r)
 	}
 }

@@ -49,6 +49,11 @@ type Store interface {
 	// Put stores everything that r yields up to io.EOF. After an error, its own or r's, an
 	// earlier object of that name is unchanged.
 	Put(ctx context.Context, name string, r io.Reader) error
+	// Commit puts a small object and calls done once it and all that was put before it are
+	// safe, also for other hosts that share the store, or with the error that prevents it. done
+	// may be called before Commit returns, or later from another goroutine. Commits are done in
+	// the order of the calls.
+	Commit(ctx context.Context, name string, data []byte, done func(error))
 	// Get opens an object, or returns fs.ErrNotExist.
 	Get(ctx context.Context, name string) (io.ReadCloser, error)
 	// List returns the names that start with prefix, sorted.
@@ -68,7 +73,12 @@ type Config struct {
 	Site    http.Handler // serves all paths but /v1/; nil: a line of text
 	Store   Store        // nil: in memory
 	Once    bool         // say bye to the providers when a run is over
-	ICE     []proto.ICEServer
+	// Standby says why this host takes no providers now: another one leads the job. nil, or a
+	// nil result: it takes them.
+	Standby func() *proto.Error
+	// Hosts returns the addresses of all hosts that serve the job; nil: this is the only one.
+	Hosts func() []string
+	ICE   []proto.ICEServer
 
 	TLS      *tls.Config    // nil: plain http
 	Public   *url.URL       // address by which the host is known outside; nil: any
@@ -328,10 +338,31 @@ func (s *Server) Stop(reason string) {
 	s.post(run.StopRequest{Mode: proto.Graceful, Reason: reason})
 }
 
+// Depose ends the run, since another host leads the job now. Every provider is told so, and
+// nothing is saved. Run returns an error that wraps ErrDeposed.
+func (s *Server) Depose(e *proto.Error) { s.post(run.Deposed{Err: e}) }
+
 // Status returns the host's current status.
 func (s *Server) Status() Status {
 	var st Status
-	s.call(func(now time.Time) { st = s.machine.Status(now) })
+	s.call(func(now time.Time) { st = s.statusNow(now) })
+	return st
+}
+
+// standby is why this host takes no providers now; nil: it takes them.
+func (s *Server) standby() *proto.Error {
+	if s.cfg.Standby == nil {
+		return nil
+	}
+	return s.cfg.Standby()
+}
+
+// statusNow is Status for the loop.
+func (s *Server) statusNow(now time.Time) Status {
+	st := s.machine.Status(now)
+	if e := s.standby(); e != nil {
+		st.Phase, st.Waiting = StandingBy, e.Message
+	}
 	return st
 }
 
@@ -530,8 +561,9 @@ func (s *Server) carryOut(now time.Time, a run.Action) {
 		})
 	case run.PutManifest:
 		s.out.Push(func() {
-			err := s.store.Put(context.Background(), a.Object, bytes.NewReader(a.Data))
-			s.post(run.Commit{Run: a.Run, Err: err})
+			s.store.Commit(context.Background(), a.Object, a.Data, func(err error) {
+				s.post(run.Commit{Run: a.Run, Err: err})
+			})
 		})
 	case run.Discard:
 		s.out.Push(func() {
@@ -566,6 +598,9 @@ func (s *Server) send(a run.Send) error {
 	switch m := a.Msg.(type) {
 	case *proto.Welcome:
 		m.Session, m.ICE = sess.secret, append(append([]proto.ICEServer{}, s.cfg.ICE...), sess.ice...)
+		if s.cfg.Hosts != nil {
+			m.Hosts = s.cfg.Hosts()
+		}
 		sess.mu.Lock()
 		sess.welcome = m
 		sess.mu.Unlock()

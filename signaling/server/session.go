@@ -469,6 +469,9 @@ func (s *Server) hello(ws *websocket.Conn) (*proto.Hello, error) {
 	if !ok {
 		return nil, &proto.Error{Code: proto.Protocol, Message: fmt.Sprintf("the first message must be hello, not %s", msg.Type())}
 	}
+	if e := s.standby(); e != nil {
+		return hello, e
+	}
 	if hello.Return != nil { // its session's secret says who it is
 		if !s.shows(hello.Token) {
 			return hello, errBadToken

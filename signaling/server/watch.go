@@ -31,7 +31,7 @@ type Sight struct {
 // there are more.
 func (s *Server) sight(after int64) (v Sight, news <-chan struct{}) {
 	s.call(func(now time.Time) {
-		v = Sight{Status: s.machine.Status(now), History: s.past.after(after)}
+		v = Sight{Status: s.statusNow(now), History: s.past.after(after)}
 		if s.past.news == nil {
 			s.past.news = make(chan struct{})
 		}

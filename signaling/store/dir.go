@@ -5,6 +5,7 @@ package store
 // through symbolic links.
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -96,6 +97,11 @@ func (d *Dir) Put(ctx context.Context, name string, r io.Reader) (err error) {
 		return err
 	}
 	return d.fs.SyncDir(path.Dir(name))
+}
+
+// Commit puts a small object.
+func (d *Dir) Commit(ctx context.Context, name string, data []byte, done func(error)) {
+	done(d.Put(ctx, name, bytes.NewReader(data)))
 }
 
 // Get opens the object, or returns fs.ErrNotExist.

@@ -41,6 +41,11 @@ func (m *Mem) Put(ctx context.Context, name string, r io.Reader) error {
 	return nil
 }
 
+// Commit puts a small object.
+func (m *Mem) Commit(ctx context.Context, name string, data []byte, done func(error)) {
+	done(m.Put(ctx, name, bytes.NewReader(data)))
+}
+
 // Get opens the object, or returns fs.ErrNotExist.
 func (m *Mem) Get(_ context.Context, name string) (io.ReadCloser, error) {
 	m.mu.Lock()

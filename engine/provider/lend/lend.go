@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"time"
 
@@ -25,7 +26,8 @@ import (
 
 // Config is what differs between providers.
 type Config struct {
-	Host     string // its URL
+	Host     string   // its URL
+	Hosts    []string // those of further hosts of the same job
 	Token    string
 	Name     string // in the plan; "": the host chooses one
 	Agent    string // the program and its version
@@ -76,8 +78,10 @@ func Lend(ctx context.Context, cfg Config) error {
 	if cfg.Watch == nil {
 		cfg.Watch = func(provider.Update) {}
 	}
-	if _, err := client.ParseURL(cfg.Host); err != nil {
-		return err
+	for _, at := range append([]string{cfg.Host}, cfg.Hosts...) {
+		if _, err := client.ParseURL(at); err != nil {
+			return err
+		}
 	}
 	if cfg.Rules.Seed == 0 {
 		cfg.Rules.Seed = rand.Uint64()
@@ -86,6 +90,8 @@ func Lend(ctx context.Context, cfg Config) error {
 		cfg.May = func() (string, bool) { return "", true }
 	}
 	l := &lender{cfg: cfg}
+	l.hosts.front(cfg.Host)
+	l.hosts.learn("", cfg.Hosts...)
 	for {
 		if err := l.rest(ctx); err != nil {
 			return err
@@ -164,6 +170,7 @@ type lender struct {
 	bench *proto.Bench // measured once
 	asked bool         // for a pass
 	was   bool         // it has been a member before
+	hosts hosts
 }
 
 // errCheck is wrapped by errors of Config.Check.
@@ -176,6 +183,17 @@ func (l *lender) join(ctx context.Context) (provider.Host, provider.Dialer, erro
 			return nil, nil, fmt.Errorf("%w: %w", errCheck, err)
 		}
 	}
+	var h provider.Host
+	var d provider.Dialer
+	err := l.hosts.first(func(at string) (err error) {
+		h, d, err = l.joinAt(ctx, at)
+		return err
+	})
+	return h, d, err
+}
+
+// joinAt opens a session with the host at an address.
+func (l *lender) joinAt(ctx context.Context, at string) (provider.Host, provider.Dialer, error) {
 	opt := client.Options{Token: l.cfg.Token, Identity: l.cfg.Identity, MaxBlob: l.cfg.RAM, Limit: l.cfg.Limit, Hello: proto.Hello{
 		Name: l.cfg.Name, Agent: l.cfg.Agent, Platform: l.cfg.Platform,
 		Class: kernel.Class(), RAM: l.cfg.RAM, Threads: l.cfg.Team.Threads(),
@@ -184,14 +202,18 @@ func (l *lender) join(ctx context.Context) (provider.Host, provider.Dialer, erro
 	opt.Back = func(after time.Duration) {
 		l.cfg.Event("connected to the host again after %.1f s, nothing is lost", after.Seconds())
 	}
-	if err := l.admitted(ctx, &opt); err != nil {
+	opt.Others = func() []string {
+		return slices.DeleteFunc(l.hosts.list(), func(s string) bool { return same(s, at) })
+	}
+	if err := l.admitted(ctx, at, &opt); err != nil {
 		return nil, nil, err
 	}
 	opt.Hello.Bench = *l.bench
-	conn, err := client.Dial(ctx, l.cfg.Host, opt)
+	conn, err := client.Dial(ctx, at, opt)
 	if err != nil {
 		return nil, nil, err
 	}
+	l.hosts.learn(at, conn.Welcome().Hosts...)
 	var ice []rtc.ICEServer
 	for _, s := range conn.Welcome().ICE {
 		ice = append(ice, rtc.ICEServer{URLs: s.URLs, Username: s.Username, Credential: s.Credential})
@@ -208,7 +230,7 @@ func (l *lender) join(ctx context.Context) (provider.Host, provider.Dialer, erro
 		again = "joined again:"
 	}
 	l.was = true
-	l.cfg.Event("%s %s as %s: %.1f GFLOP/s, %d MB RAM, %d thread(s)", again, l.cfg.Host, conn.Name(), l.bench.GEMM, l.cfg.RAM/1e6, l.cfg.Team.Threads())
+	l.cfg.Event("%s %s as %s: %.1f GFLOP/s, %d MB RAM, %d thread(s)", again, at, conn.Name(), l.bench.GEMM, l.cfg.RAM/1e6, l.cfg.Team.Threads())
 	if l.cfg.Joined != nil {
 		l.cfg.Joined(conn.Name(), provider.Bench{GEMM: l.bench.GEMM, Conv: l.bench.Conv})
 	}
@@ -223,20 +245,20 @@ func (l *lender) join(ctx context.Context) (provider.Host, provider.Dialer, erro
 }
 
 // admitted sees that opt has a token that the host takes, and that this machine is measured.
-func (l *lender) admitted(ctx context.Context, opt *client.Options) error {
+func (l *lender) admitted(ctx context.Context, at string, opt *client.Options) error {
 	if proto.IsInvite(opt.Token) {
-		if err := l.askPass(ctx, opt); err != nil {
+		if err := l.askPass(ctx, at, opt); err != nil {
 			return err
 		}
 	}
 	if l.bench != nil {
 		return nil
 	}
-	up, down, err := client.MeasureBandwidth(ctx, l.cfg.Host, *opt)
+	up, down, err := client.MeasureBandwidth(ctx, at, *opt)
 	if errors.Is(err, proto.ErrBadToken) && l.cfg.Identity != nil && !l.asked {
 		// The host may know this key all the same.
-		if l.askPass(ctx, opt) == nil {
-			up, down, err = client.MeasureBandwidth(ctx, l.cfg.Host, *opt)
+		if l.askPass(ctx, at, opt) == nil {
+			up, down, err = client.MeasureBandwidth(ctx, at, *opt)
 		}
 	}
 	if err != nil {
@@ -249,9 +271,9 @@ func (l *lender) admitted(ctx context.Context, opt *client.Options) error {
 }
 
 // askPass asks the host for a token of this provider's own, to be used from now on.
-func (l *lender) askPass(ctx context.Context, opt *client.Options) error {
+func (l *lender) askPass(ctx context.Context, at string, opt *client.Options) error {
 	l.asked = true
-	pass, err := client.AskPass(ctx, l.cfg.Host, *opt)
+	pass, err := client.AskPass(ctx, at, *opt)
 	if err != nil {
 		return err
 	}
@@ -286,6 +308,8 @@ func (l *lender) judge(err error) (goodbye, again bool) {
 		return false, false
 	case errors.As(err, &pe):
 		switch pe.Code {
+		case proto.Elsewhere:
+			return false, true
 		case proto.Stopped, proto.Full, proto.Storage:
 			return pe.Code == proto.Stopped, true
 		case proto.NameTaken:
