@@ -24,7 +24,10 @@ type Run struct {
 
 	Replicas     int  // 0 or 1: one
 	ReduceFactor int  // updates of each replica in a round, where there are several
-	Split        bool // the rows of each batch are split over the replicas
+	Split        bool // the rows of each batch are split over the replicas, where there are several
+	// Periods are those of a run whose number of replicas changes, up to the one at hand, which
+	// has Replicas of them. The run is walked in it only. None: nothing changes.
+	Periods []Period
 	InFlight     int  // replicas whose micro-batches are in flight at once; 0: as many as fill the pipeline
 
 	// Where several clusters share the replicas out, each walks the run for itself: it gets the
@@ -73,13 +76,13 @@ func (r Run) Check() error {
 			return fmt.Errorf("%w: %s %d, want at least %d", ErrRun, f.name, f.v, f.least)
 		}
 	}
-	if r.Replicas > MaxReplicas || r.Replicas > 1 && !r.Split && r.ReduceFactor < 1 {
+	if r.Replicas > MaxReplicas || (r.Replicas > 1 || len(r.Periods) > 1) && !r.Split && r.ReduceFactor < 1 {
 		return fmt.Errorf("%w: %d replicas with rounds of %d updates, want at most %d and at least 1", ErrRun, r.Replicas, r.ReduceFactor, MaxReplicas)
 	}
 	if r.Own != 0 && (r.Replicas < 2 || r.Own>>r.Replicas != 0) {
 		return fmt.Errorf("%w: the share %b of %d replicas", ErrRun, r.Own, r.Replicas)
 	}
-	return nil
+	return r.checkPeriods()
 }
 
 // Batches is the number of batches that n rows make; the last may be short.
@@ -132,13 +135,15 @@ func (r Run) CheckPosition(p Position) error {
 	if err := r.Check(); err != nil {
 		return err
 	}
-	n := r.Batches(r.Train)
+	n, base := r.Batches(r.Train), r.base(p.Epoch)
 	switch {
 	case p.Epoch < 0 || p.Epoch > r.Epochs || p.Batch < 0 || p.Batch >= n || p.Step > uint64(r.Total()):
 		return fmt.Errorf("%w: epoch %d, batch %d, step %d of a run of %d epochs of %d batches", ErrPosition, p.Epoch, p.Batch, p.Step, r.Epochs, n)
 	case p.Step != uint64(p.Epoch)*uint64(n)+uint64(p.Batch):
 		return fmt.Errorf("%w: step %d is not batch %d of epoch %d at %d batches an epoch", ErrPosition, p.Step, p.Batch, p.Epoch, n)
-	case p.Batch%r.span() != 0 && !r.Over(p):
+	case p.Step < r.begin():
+		return fmt.Errorf("%w: step %d is before step %d, from which there are %d replicas", ErrPosition, p.Step, r.begin(), r.replicas())
+	case (p.Batch-base)%r.span() != 0 && !r.Over(p):
 		what := "an update"
 		if r.replicas() > 1 {
 			what = "a round"

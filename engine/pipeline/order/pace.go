@@ -20,7 +20,7 @@ type Pace struct {
 func (r Run) pace(stages int) Pace {
 	p := Pace{Stages: stages, Group: r.group(), Each: 1}
 	m := r.UpdateFrequency * min(r.MicroBatches, r.BatchSize)
-	if !r.Split {
+	if !r.Splits() {
 		p.Each = m
 	}
 	if r.InFlight > 0 {

@@ -2,7 +2,8 @@
 // unit is what one replica does in one round: a function of the state at the round's start
 // and of the job, whoever computes it, and when.
 //
-// Batch b of an epoch belongs to replica b mod R, and a round is ReduceFactor updates of
+// Batch b of an epoch belongs to replica b mod R (counted from where R changed, in the epoch in
+// which it did), and a round is ReduceFactor updates of
 // every replica: a run of batches. So batches come in the order of their numbers, and a
 // Position between two rounds says what is done as it does with one replica. Where an epoch
 // or the run ends inside a round, that round is short: some replicas have fewer batches, or
@@ -25,6 +26,9 @@ func (r Run) span() int {
 	return r.UpdateFrequency
 }
 
+// Splits tells whether the rows of each batch are split over several replicas.
+func (r Run) Splits() bool { return r.Split && r.replicas() > 1 }
+
 // share is the rows [from, to) that replica k of n has of a batch of total rows.
 func share(total, k, n int) (from, to int) {
 	return (total*k + n - 1) / n, (total*(k+1) + n - 1) / n
@@ -32,7 +36,7 @@ func share(total, k, n int) (from, to int) {
 
 // MicroRows is the rows of a full micro-batch of a batch of total rows.
 func (r Run) MicroRows(total int) int {
-	if r.Split {
+	if r.Splits() {
 		_, total = share(total, 0, r.replicas())
 	}
 	return (total + r.MicroBatches - 1) / r.MicroBatches
@@ -42,7 +46,7 @@ func (r Run) MicroRows(total int) int {
 func (r Run) Parts(total int) []int {
 	var rows []int
 	n := 1
-	if r.Split {
+	if r.Splits() {
 		n = r.replicas()
 	}
 	for k := range n {
@@ -63,8 +67,17 @@ func (r Run) within(epoch int) int {
 
 // Round is the number of the round that begins at p.
 func (r Run) Round(p Position) uint64 {
-	n, span := r.Batches(r.Train), r.span()
-	return uint64(p.Epoch)*uint64((n+span-1)/span) + uint64(p.Batch/span)
+	past := uint64(0)
+	if last := len(r.Periods) - 1; last > 0 {
+		past = r.period(last - 1).Round(r.at(r.begin()))
+	}
+	span := r.span()
+	of := func(batches int) uint64 { return uint64((batches + span - 1) / span) }
+	whole, rest := r.epochs(p)
+	for _, w := range whole {
+		past += uint64(w.times) * of(w.batches)
+	}
+	return past + uint64(rest/span)
 }
 
 // Samples sets dst[k] to the number of rows that replica k trains in the round that begins
@@ -75,8 +88,8 @@ func (r Run) Samples(dst []int64, p Position) {
 	from, to := r.Span(p)
 	for b := from; b < to; b++ {
 		rows := r.Rows(r.Train, b)
-		if !r.Split {
-			dst[b%n] += int64(rows)
+		if !r.Splits() {
+			dst[r.Replica(p.Epoch, b)] += int64(rows)
 			continue
 		}
 		for k := range dst {
@@ -89,7 +102,7 @@ func (r Run) Samples(dst []int64, p Position) {
 // OwnRows is how many rows of a batch of total rows the cluster trains that trains the batch or
 // a part of it.
 func (r Run) OwnRows(total int) int {
-	if r.Own == 0 || !r.Split {
+	if r.Own == 0 || !r.Splits() {
 		return total
 	}
 	sum := 0
@@ -102,11 +115,11 @@ func (r Run) OwnRows(total int) int {
 	return sum
 }
 
-// Has tells whether replica k has rows of a batch of total rows that is number b of its epoch.
-func (r Run) Has(b, total, k int) bool {
-	if !r.Split {
-		return b%r.replicas() == k
-	}
+// Replica is the one that a whole batch of an epoch belongs to.
+func (r Run) Replica(epoch, batch int) int { return (batch - r.base(epoch)) % r.replicas() }
+
+// Has tells whether replica k has rows of a batch of total rows that is split.
+func (r Run) Has(total, k int) bool {
 	from, to := share(total, k, r.replicas())
 	return from < to
 }
@@ -119,21 +132,29 @@ func (r Run) Span(p Position) (from, to int) {
 // Update is the number, from 0, of the update that a batch is a part of, among those of the
 // batch's replica.
 func (r Run) Update(epoch, batch int) int {
-	n := r.replicas()
-	if r.Split {
-		n = 1
+	k := 0
+	if !r.Splits() {
+		k = r.Replica(epoch, batch)
 	}
-	return r.Updates(Position{Epoch: epoch, Batch: batch + 1}, batch%n) - 1
+	return r.Updates(Position{Epoch: epoch, Batch: batch + 1}, k) - 1
 }
 
-// AllUpdates is the number of updates of the whole run, of the first replica.
-func (r Run) AllUpdates() int {
-	b, t := r.Batches(r.Train), r.Total()
-	return r.Updates(Position{Epoch: t / b, Batch: t % b}, 0)
-}
+// AllUpdates is the number of updates of the whole run, of the first replica, if the number of
+// replicas stays what it is.
+func (r Run) AllUpdates() int { return r.Updates(r.at(uint64(r.Total())), 0) }
 
-// Updates is how many updates replica k has done at p, since the run's start.
+// Updates is how many updates replica k has done at p, since the run's start. What the first
+// replica did before the number of replicas changed counts for all.
 func (r Run) Updates(p Position, k int) int {
+	past := 0
+	if last := len(r.Periods) - 1; last > 0 {
+		past = r.period(last-1).Updates(r.at(r.begin()), 0)
+	}
+	return past + r.UpdatesSince(p, k)
+}
+
+// UpdatesSince is how many updates replica k has done at p since the number of replicas changed.
+func (r Run) UpdatesSince(p Position, k int) int {
 	n, u := r.replicas(), r.UpdateFrequency
 	if r.Split {
 		n, k = 1, 0
@@ -143,5 +164,10 @@ func (r Run) Updates(p Position, k int) int {
 		own := (b - k + n - 1) / n
 		return (max(own, 0) + u - 1) / u
 	}
-	return p.Epoch*of(r.Batches(r.Train)) + of(p.Batch)
+	whole, rest := r.epochs(p)
+	sum := of(rest)
+	for _, w := range whole {
+		sum += w.times * of(w.batches)
+	}
+	return sum
 }

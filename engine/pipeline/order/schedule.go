@@ -119,7 +119,7 @@ type walk struct {
 func (w *walk) closed(it Item) {
 	switch many := w.seq.run.replicas() > 1; {
 	case !it.Last:
-	case many && w.seq.run.Split: // gradients
+	case many && w.seq.run.Splits(): // gradients
 		w.due, w.owed = [2]Action{{Kind: Update, Item: it}, {Kind: Average, Item: it}}, 2
 	case many && it.Closes:
 		w.due, w.owed = [2]Action{{Kind: Average, Item: it}, {Kind: Update, Item: it}}, 2
@@ -189,7 +189,7 @@ func (w *walk) other() (Action, error) {
 		a.At, a.Final = w.seq.Position(), w.seq.Ending()
 	case kind == Begin:
 		a.Drained = true
-	case kind == Average && w.seq.run.Split:
+	case kind == Average && w.seq.run.Splits():
 		w.due[0], w.owed = Action{Kind: Update, Item: it}, 1
 	}
 	return a, nil

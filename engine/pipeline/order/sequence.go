@@ -118,7 +118,7 @@ func (s *Sequence) Next() Item {
 // own is an item of the cluster's: what ends with its last micro-batch of a batch ends there.
 func (s *Sequence) own(it Item) Item {
 	it.Opens, it.Closes = false, false
-	if !s.run.Split {
+	if !s.run.Splits() {
 		return it
 	}
 	it.Last = false // the update comes with the round's end
@@ -126,7 +126,7 @@ func (s *Sequence) own(it Item) Item {
 	_, to := share(it.Total, it.Replica, n)
 	it.Ends = it.Row0+it.Rows == to
 	for k := it.Replica + 1; k < n; k++ {
-		if s.run.Own.Has(k) && s.run.Has(it.Batch, it.Total, k) {
+		if s.run.Own.Has(k) && s.run.Has(it.Total, k) {
 			it.Ends = false
 		}
 	}
@@ -165,26 +165,27 @@ func (s *Sequence) next() Item {
 // train is the next micro-batch.
 func (s *Sequence) train() Item {
 	r, b := s.run, s.at.Batch
+	done := b - r.base(s.at.Epoch) // batches of the epoch since the number of replicas changed
 	n, u, span := r.replicas(), r.UpdateFrequency, r.span()
 	total := r.Rows(r.Train, b)
 	it := Item{Kind: Train, Epoch: s.at.Epoch, Step: s.at.Step, Batch: b, Row0: s.row0, Total: total}
-	ahead, own := 1, b // batches to the replica's next, and number of this one among its own
+	ahead, own := 1, done // batches to the replica's next, and number of this one among its own
 	from, to := 0, total
-	if r.Split {
+	if r.Splits() {
 		for from, to = share(total, s.part, n); to <= s.row0; from, to = share(total, s.part, n) {
 			s.part++
 		}
 		it.Replica = s.part
 	} else {
-		it.Replica, own, ahead = b%n, b/n, n
+		it.Replica, own, ahead = done%n, done/n, n
 	}
 	it.Rows = min((to-from+r.MicroBatches-1)/r.MicroBatches, to-s.row0)
 	limit := r.within(s.at.Epoch)
 	it.Ends = s.row0+it.Rows == total
 	it.First = s.row0 == from && own%u == 0
 	it.Last = it.Ends && ((own+1)%u == 0 || b+ahead >= limit)
-	it.Opens = s.row0 == 0 && b%span == 0
-	it.Closes = it.Ends && ((b+1)%span == 0 || b+1 == limit)
+	it.Opens = s.row0 == 0 && done%span == 0
+	it.Closes = it.Ends && ((done+1)%span == 0 || b+1 == limit)
 	return it
 }
 

@@ -458,7 +458,7 @@ func (s *Stage) average(ctx context.Context, obs Observer) error {
 		return err
 	}
 	s.agreed = x.mark
-	if s.last && s.run.Split && s.c.Placement.Cluster == 0 {
+	if s.last && s.run.Splits() && s.c.Placement.Cluster == 0 {
 		return s.losses(obs)
 	}
 	return nil
@@ -473,7 +473,7 @@ func (s *Stage) losses(obs Observer) error {
 		it := order.Item{Epoch: at.Epoch, Step: at.Step + uint64(b-from), Batch: b, Total: total}
 		var sum BatchLoss
 		for k, v := range s.rings.losses[(b-from)*s.run.Replicas:][:s.run.Replicas] {
-			if !s.run.Has(b, total, k) {
+			if !s.run.Has(total, k) {
 				continue
 			}
 			if v-v != 0 {
@@ -611,7 +611,7 @@ func (s *Stage) score(a order.Action, obs Observer) error {
 	if err := CheckLoss(sum); err != nil {
 		return err
 	}
-	if s.rings != nil && s.run.Split {
+	if s.rings != nil && s.run.Splits() {
 		s.rings.losses[(it.Batch-s.reps.at.Batch)*s.run.Replicas+it.Replica] = sum
 		return nil // all clusters' come together at the round's end
 	}
@@ -650,7 +650,7 @@ func (s *Stage) backward(ctx context.Context, a order.Action) error {
 
 // weights are those of the replica that trains item it.
 func (s *Stage) weights(it order.Item) *versions {
-	if s.run.Split {
+	if s.run.Splits() {
 		return &s.versions[s.reps.own[0]]
 	}
 	return &s.versions[it.Replica]
@@ -662,7 +662,7 @@ func (s *Stage) update(ctx context.Context, it order.Item) error {
 		return err
 	}
 	defer s.busy.working()()
-	if s.run.Split {
+	if s.run.Splits() {
 		it.Replica = s.reps.own[0]
 	}
 	s.reps.Of(it.Replica).State.Params = s.weights(it).writable()
