@@ -71,7 +71,7 @@ func jobFlags() []cli.Flag {
 		&cli.StringFlag{Name: "wire", DefaultText: "the job's", Usage: "how tensors are sent: " + strings.Join(job.Wires, ", ")},
 		&cli.Uint64Flag{Name: "seed", DefaultText: "the job's", Usage: "seed `N` of the initial weights, the order of the rows and dropout"},
 		&cli.IntFlag{Name: "micro-batches", DefaultText: "the job's", Usage: "number of parts that a batch is split into; 0: chosen by the planner"},
-		&cli.IntFlag{Name: "replicas", DefaultText: "the job's", Usage: "copies of the model, each trained on its share of the batches"},
+		&cli.GenericFlag{Name: "replicas", Value: new(job.Count), DefaultText: "the job's", Usage: "copies of the model, each trained on its share of the batches; auto: the host chooses by who is there"},
 		&cli.IntFlag{Name: "reduce-factor", DefaultText: "the job's", Usage: "updates of each replica between averages"},
 		&cli.StringFlag{Name: "recompute", DefaultText: "the job's", Usage: "selective or full: less memory for more computation, with the same result"},
 		&cli.StringFlag{Name: "precision", DefaultText: "the job's", Usage: "precision of the operands of products: fp32 or bf16 (the same bits on every machine)"},
@@ -81,7 +81,7 @@ func jobFlags() []cli.Flag {
 
 // change applies the job flags that were given.
 func change(c *cli.Context, j *job.Spec) {
-	for name, p := range map[string]*int{"epochs": &j.Epochs, "steps": &j.Steps, "micro-batches": &j.MicroBatches, "replicas": &j.Replicas, "reduce-factor": &j.ReduceFactor} {
+	for name, p := range map[string]*int{"epochs": &j.Epochs, "steps": &j.Steps, "micro-batches": &j.MicroBatches, "reduce-factor": &j.ReduceFactor} {
 		if c.IsSet(name) {
 			*p = c.Int(name)
 		}
@@ -90,6 +90,9 @@ func change(c *cli.Context, j *job.Spec) {
 		if c.IsSet(name) {
 			*p = c.String(name)
 		}
+	}
+	if c.IsSet("replicas") {
+		j.Replicas = *c.Generic("replicas").(*job.Count)
 	}
 	if c.IsSet("audit") {
 		j.Audit = c.Bool("audit")

@@ -106,8 +106,11 @@ type Spec struct {
 	UpdateFrequency int `json:"update_frequency"`
 	// Replicas is the number of copies of the model that train, each on its own share of the
 	// data; 0 or 1: one. It is a part of the job, not of who computes it: one process, one
-	// cluster and several give the same result.
-	Replicas int `json:"replicas,omitempty"`
+	// cluster and several give the same result. Auto lets the host choose, and choose again: the
+	// result is then a function of the job and of the record of the choices.
+	Replicas Count `json:"replicas,omitempty"`
+	// Periods is that record up to the period at hand, which has Replicas of them: see In.
+	Periods []order.Period `json:"-"`
 	// ReduceFactor is the number of updates that each replica does in a round, behind which
 	// they are averaged. 0: DefaultReduceFactor.
 	ReduceFactor int     `json:"reduce_factor"`
@@ -468,7 +471,7 @@ func (s Spec) Order(train, val int) order.Run {
 	return order.Run{
 		Train: train, Val: val, Epochs: s.Epochs, Steps: s.Steps, BatchSize: s.BatchSize, MicroBatches: s.Micro(),
 		UpdateFrequency: s.UpdateFrequency, ValEvery: s.ValEvery, SaveEvery: s.SaveEvery,
-		Replicas: s.Replica(), ReduceFactor: s.Updates(), Split: s.Gradients(), InFlight: s.InFlight,
+		Replicas: s.Replica(), ReduceFactor: s.reduce(), Split: s.Average.Of == Gradients, Periods: s.Periods, InFlight: s.InFlight,
 	}
 }
 

@@ -111,7 +111,10 @@ func TestAveraging(t *testing.T) {
 			t.Errorf("%s: %+v, %v", text, s.Averaging(), err)
 		}
 	}
-	for _, c := range []struct{ replicas, reduce, want int }{{1, 0, 1}, {1, 5, 1}, {2, 0, job.DefaultReduceFactor}, {2, 3, 3}} {
+	for _, c := range []struct {
+		replicas     job.Count
+		reduce, want int
+	}{{1, 0, 1}, {1, 5, 1}, {2, 0, job.DefaultReduceFactor}, {2, 3, 3}} {
 		s := job.Default()
 		s.Replicas, s.ReduceFactor = c.replicas, c.reduce
 		if s.Updates() != c.want {

@@ -3,7 +3,9 @@
 package job
 
 import (
+	"encoding/json"
 	"fmt"
+	"strconv"
 
 	"github.com/ravnest/ravnest/engine/pipeline/order"
 	"github.com/ravnest/ravnest/engine/strict"
@@ -56,13 +58,96 @@ type Outer struct {
 	Momentum float64 `json:"momentum,omitempty"`
 }
 
+// Count is a number of replicas, or Auto.
+type Count int
+
+// Auto leaves the number of replicas to the host, which chooses by who is there.
+const Auto Count = -1
+
+const auto = "auto"
+
+func (c Count) String() string {
+	if c == Auto {
+		return auto
+	}
+	return fmt.Sprint(int(c))
+}
+
+// Set reads a command line's number, or "auto".
+func (c *Count) Set(s string) error {
+	if s == auto {
+		*c = Auto
+		return nil
+	}
+	n, err := strconv.Atoi(s)
+	if err != nil || n < 0 {
+		return fmt.Errorf("want a number from 1 to %d, or %s", order.MaxReplicas, auto)
+	}
+	*c = Count(n)
+	return nil
+}
+
+// MarshalJSON writes Auto as "auto".
+func (c Count) MarshalJSON() ([]byte, error) {
+	if c == Auto {
+		return json.Marshal(auto)
+	}
+	return json.Marshal(int(c))
+}
+
+// UnmarshalJSON reads what MarshalJSON writes.
+func (c *Count) UnmarshalJSON(b []byte) error {
+	if string(b) == `"`+auto+`"` {
+		*c = Auto
+		return nil
+	}
+	var n int
+	if err := json.Unmarshal(b, &n); err != nil || n < 0 || string(b) == "null" {
+		return fmt.Errorf("replicas %.40s: want a number from 1 to %d, or %q", b, order.MaxReplicas, auto)
+	}
+	*c = Count(n)
+	return nil
+}
+
+// Auto tells whether the host chooses the number of replicas and has not yet.
+func (s Spec) Auto() bool { return s.Replicas == Auto }
+
+// In is the job in the last period of a record: with so many replicas as that has. A job
+// whose number of replicas is its own has no record, and is what it is.
+func (s Spec) In(record []order.Period) (Spec, error) {
+	switch {
+	case !s.Auto() && len(record) > 0:
+		return s, fmt.Errorf("%w: a record of the number of replicas, but the job says %d of them", ErrInvalid, s.Replica())
+	case s.Auto() && len(record) == 0:
+		return s, fmt.Errorf("%w: replicas %s: no record says how many there are", ErrInvalid, auto)
+	case !s.Auto():
+		return s, nil
+	}
+	s.Periods, s.Replicas = record, Count(record[len(record)-1].Replicas)
+	if s.Replicas < 1 || s.Replicas > order.MaxReplicas {
+		return s, fmt.Errorf("%w: %d replicas are outside 1..%d", ErrInvalid, s.Replicas, order.MaxReplicas)
+	}
+	if s.Gradients() && int(s.Replicas) > s.BatchSize {
+		return s, fmt.Errorf("%w: replicas %d: a batch of %d rows cannot be split over so many", ErrInvalid, s.Replicas, s.BatchSize)
+	}
+	return s, nil
+}
+
 // Replica is the number of replicas.
-func (s Spec) Replica() int { return max(s.Replicas, 1) }
+func (s Spec) Replica() int { return max(int(s.Replicas), 1) }
 
 // Updates is the number of updates that each replica does in a full round.
 func (s Spec) Updates() int {
+	if s.Replica() == 1 {
+		return 1
+	}
+	return s.reduce()
+}
+
+// reduce is Updates where there are several replicas.
+func (s Spec) reduce() int {
 	switch {
-	case s.Replica() == 1 || s.Gradients():
+	case s.Average.Of == Gradients:
 		return 1
 	case s.ReduceFactor == 0:
 		return DefaultReduceFactor
@@ -122,7 +207,10 @@ func (a Average) zeros(has strict.Fields) error {
 const minBits, maxBits = 2, 32
 
 func (s Spec) checkReplicas(f *faults) {
-	f.num("replicas", s.Replicas, 0, order.MaxReplicas)
+	if !s.Auto() {
+		f.num("replicas", int(s.Replicas), 0, order.MaxReplicas)
+	}
+	many := s.Auto() || s.Replica() > 1 || len(s.Periods) > 0
 	f.num("in_flight", s.InFlight, 0, order.MaxReplicas)
 	a := s.Averaging()
 	f.in("average of", a.Of, AverageOf)
@@ -134,13 +222,13 @@ func (s Spec) checkReplicas(f *faults) {
 	switch {
 	case a.Outer.Name == "none" && (a.Outer.LR != 0 || a.Outer.Momentum != 0):
 		f.bad("average outer none has no lr or momentum")
-	case a.Outer.Name != "none" && s.Replica() == 1:
+	case a.Outer.Name != "none" && !many:
 		f.bad("average outer %s needs replicas, 2 or more: with one nothing is averaged", a.Outer.Name)
 	}
-	if s.Replica() > 1 && s.Schedule == Async {
-		f.bad("schedule async has one replica, the job has %d: choose sync, whose pipeline replicas fill", s.Replica())
+	if many && s.Schedule == Async {
+		f.bad("schedule async has one replica, the job has %s: choose sync, whose pipeline replicas fill", s.Replicas)
 	}
-	if !s.Gradients() {
+	if !many || s.Average.Of != Gradients {
 		return
 	}
 	if s.ReduceFactor > 1 {
@@ -149,7 +237,7 @@ func (s Spec) checkReplicas(f *faults) {
 	if a.Optimizer != AverageState || a.Outer.Name != "none" {
 		f.bad("average of gradients has one optimizer for all replicas: its state is not %s, and there is no outer rule %s", a.Optimizer, a.Outer.Name)
 	}
-	if s.Replicas > s.BatchSize {
+	if int(s.Replicas) > s.BatchSize {
 		f.bad("replicas %d: a batch of %d rows cannot be split over so many", s.Replicas, s.BatchSize)
 	}
 }

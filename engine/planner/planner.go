@@ -109,7 +109,7 @@ func tiedBytes(j job.Spec, g *graph.Graph, at int) float64 {
 // A cluster is thought to have so many of the job's replicas as share says.
 func costs(j job.Spec, g *graph.Graph, units []graph.Unit, share int) ([]ga.Unit, error) {
 	if !j.Gradients() { // else its batches would be split otherwise
-		j.Replicas = share
+		j.Replicas = job.Count(share)
 	}
 	whole, err := g.Cut([]int{0})
 	if err != nil {

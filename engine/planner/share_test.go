@@ -47,7 +47,7 @@ func TestShares(t *testing.T) {
 		{"gradients", []float64{1, 1}, 4, 2, []int{2, 2}, 0, job.Gradients},
 	} {
 		j := e.Job
-		j.Replicas, j.Average.Of = c.replicas, c.average
+		j.Replicas, j.Average.Of = job.Count(c.replicas), c.average
 		opt := ga.Options{MinClusters: c.clusters, MaxClusters: c.clusters, Spares: c.clusters == 0}
 		p, err := planner.Make(j, e.Graph, measured(c.gflops...), opt, 1)
 		if err != nil {

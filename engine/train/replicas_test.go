@@ -92,7 +92,7 @@ func TestReplicasAreOneLargerBatch(t *testing.T) {
 	for _, n := range []int{2, 4} {
 		whole := newTrainer(t, g, 8*n, 6, 1, sgd)
 		want := run(t, whole, nil)
-		averaged := newTrainer(t, g, 8, 6*n, 1, func(j *job.Spec) { sgd(j); j.Replicas, j.ReduceFactor = n, 1 })
+		averaged := newTrainer(t, g, 8, 6*n, 1, func(j *job.Spec) { sgd(j); j.Replicas, j.ReduceFactor = job.Count(n), 1 })
 		got := run(t, averaged, nil)
 		if d := apart(averaged.State(), whole.State()); d > 2e-6 {
 			t.Errorf("%d replicas' parameters are %g from those of the larger batch", n, d)
@@ -106,7 +106,7 @@ func TestReplicasAreOneLargerBatch(t *testing.T) {
 				t.Errorf("%d replicas: the mean loss of round %d is %v, that of the larger batch %v", n, i, mean, l.Value)
 			}
 		}
-		split := newTrainer(t, g, 8*n, 6, 1, func(j *job.Spec) { sgd(j); j.Replicas, j.Average.Of = n, job.Gradients })
+		split := newTrainer(t, g, 8*n, 6, 1, func(j *job.Spec) { sgd(j); j.Replicas, j.Average.Of = job.Count(n), job.Gradients })
 		got = run(t, split, nil)
 		if d := apart(split.State(), whole.State()); d > 2e-6 {
 			t.Errorf("gradients of %d replicas: the parameters are %g from those of one", n, d)

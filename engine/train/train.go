@@ -6,6 +6,7 @@ package train
 import (
 	"context"
 	"fmt"
+	"math"
 
 	"github.com/ravnest/ravnest/engine/exec"
 	"github.com/ravnest/ravnest/engine/graph"
@@ -21,7 +22,10 @@ import (
 
 // Config is a job with its model and data.
 type Config struct {
-	Job                        job.Spec
+	Job job.Spec
+	// Record is that of the number of replicas, of a job that leaves it open. Run goes through
+	// all its periods.
+	Record                     []order.Period
 	Graph                      *graph.Graph
 	TrainX, ValX, TrainY, ValY stage.Rows
 	// Visits is the order of the training rows; nil: Order fills dst with that of an epoch.
@@ -39,6 +43,8 @@ type Trainer struct {
 	reps        *stage.Replicas
 	run         order.Run
 	at          order.Position // where Run begins
+	job         job.Spec       // in the period that is trained
+	period      int            // of the record
 	loss        *loss.Func
 	batchRows   []int32 // of a training batch
 	rows        []int32 // of a validation batch
@@ -49,8 +55,29 @@ type Trainer struct {
 
 // New compiles the whole model and initialises it from the job's seed.
 func New(cfg Config) (*Trainer, error) {
-	j, g := cfg.Job, cfg.Graph
-	t := &Trainer{cfg: cfg, out: g.OutputValue(), run: j.Order(cfg.TrainX.Len(), cfg.ValX.Len())}
+	if len(cfg.Record) > 0 { // all of it, before anything is trained
+		j, err := cfg.Job.In(cfg.Record)
+		if err == nil {
+			err = j.Order(cfg.TrainX.Len(), cfg.ValX.Len()).Check()
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	if cfg.Visits == nil {
+		cfg.Visits = stage.AllRows(cfg.TrainX.Len(), cfg.Job.Seed, cfg.Order)
+	}
+	return newPeriod(cfg, 0)
+}
+
+// newPeriod is New for a period of the record.
+func newPeriod(cfg Config, period int) (*Trainer, error) {
+	j, err := cfg.Job.In(cfg.Record[:min(period+1, len(cfg.Record))])
+	if err != nil {
+		return nil, err
+	}
+	g := cfg.Graph
+	t := &Trainer{cfg: cfg, job: j, period: period, out: g.OutputValue(), run: j.Order(cfg.TrainX.Len(), cfg.ValX.Len())}
 	plan, ev, err := plans(j, g)
 	if err != nil {
 		return nil, err
@@ -62,10 +89,8 @@ func New(cfg Config) (*Trainer, error) {
 	if t.reps, err = stage.NewReplicas(j, t.run, t.layout, optim.Delay{}); err != nil {
 		return nil, err
 	}
+	t.at = t.run.Start()
 	t.train, t.eval = plan.New(cfg.Team), ev.New(cfg.Team)
-	if t.cfg.Visits == nil {
-		t.cfg.Visits = stage.AllRows(cfg.TrainX.Len(), j.Seed, cfg.Order)
-	}
 	t.batchRows, t.rows = make([]int32, j.BatchSize), make([]int32, j.MicroRows())
 	return t, nil
 }
@@ -108,11 +133,30 @@ func (t *Trainer) State() state.Dict { return t.layout.Export(t.reps.Of(0).State
 func (t *Trainer) Load(d state.Dict) error { return t.reps.Import(d) }
 
 // Resume makes Run go on from a snapshot: from parts that stages have kept, cut however
-// they were, or from one of Run's own. After an error nothing has changed.
+// they were, or from one of Run's own. Where the number of replicas changes there, it is taken for
+// one of the first period that it can be of. After an error nothing has changed.
 func (t *Trainer) Resume(parts ...*snapshot.Part) error {
-	at, err := t.reps.Load(parts...)
-	if err == nil {
-		t.at = at
+	if len(t.cfg.Record) == 0 || len(parts) == 0 {
+		at, err := t.reps.Load(parts...)
+		if err == nil {
+			t.at = at
+		}
+		return err
+	}
+	var err error
+	record, step := t.cfg.Record, parts[0].Position.Step
+	for i, p := range record {
+		if i > 0 && p.Step > step || i+1 < len(record) && record[i+1].Step < step {
+			continue
+		}
+		var next *Trainer
+		if next, err = newPeriod(t.cfg, i); err != nil {
+			return err
+		}
+		if next.at, err = next.reps.Load(parts...); err == nil {
+			*t = *next
+			return nil
+		}
 	}
 	return err
 }
@@ -120,9 +164,52 @@ func (t *Trainer) Resume(parts ...*snapshot.Part) error {
 // Run trains until the job's end or until mark says order.Stop before a round; either
 // way the state is kept. At order.Checkpoint it is kept and training goes on.
 func (t *Trainer) Run(ctx context.Context, mark func() order.Mark, obs stage.Observer) error {
-	seq, err := order.NewSequence(t.run, t.at)
+	for {
+		changes, err := t.walk(ctx, mark, obs)
+		if err != nil || !changes {
+			return err
+		}
+		if err := t.change(); err != nil {
+			return fmt.Errorf("step %d: %w", t.at.Step, err)
+		}
+	}
+}
+
+// change goes on to the next period: what clusters do that load a snapshot in it.
+func (t *Trainer) change() error {
+	p, err := t.reps.Part(t.at)
 	if err != nil {
 		return err
+	}
+	b, err := p.Bytes()
+	if err != nil {
+		return err
+	}
+	cfg, period := t.cfg, t.period+1
+	*t = Trainer{at: t.at} // its memory is free before the next's is taken
+	next, err := newPeriod(cfg, period)
+	if err != nil {
+		return err
+	}
+	if p, err = snapshot.Parse(b); err != nil {
+		return err
+	}
+	if next.at, err = next.reps.Load(p); err != nil {
+		return err
+	}
+	*t = *next
+	return nil
+}
+
+// walk is Run in the period at hand, up to the next: it tells whether there is one.
+func (t *Trainer) walk(ctx context.Context, mark func() order.Mark, obs stage.Observer) (changes bool, err error) {
+	seq, err := order.NewSequence(t.run, t.at)
+	if err != nil {
+		return false, err
+	}
+	until := uint64(math.MaxUint64)
+	if t.period+1 < len(t.cfg.Record) {
+		until = t.cfg.Record[t.period+1].Step
 	}
 	keep := func(it order.Item, at order.Position, final bool) error {
 		p, err := t.reps.Part(at)
@@ -136,39 +223,43 @@ func (t *Trainer) Run(ctx context.Context, mark func() order.Mark, obs stage.Obs
 		it := seq.Next()
 		switch it.Kind {
 		case order.Train:
+			if it.Opens && it.Step >= until {
+				t.at = it.Position()
+				return true, nil
+			}
 			if it.Opens && mark != nil {
 				if m := mark(); m != order.Continue {
 					if err := keep(it, it.Position(), m == order.Stop); err != nil || m == order.Stop {
-						return err
+						return false, err
 					}
 				}
 			}
 			if err := t.batch(ctx, it, obs); err != nil {
-				return fmt.Errorf("step %d: %w", it.Step, err)
+				return false, fmt.Errorf("step %d: %w", it.Step, err)
 			}
 		case order.Eval:
 			if err := t.evaluate(ctx, &val, it); err != nil {
-				return fmt.Errorf("step %d: %w", it.Step, err)
+				return false, fmt.Errorf("step %d: %w", it.Step, err)
 			}
 		case order.EvalDone:
 			v := stage.NewValidation(t.loss, val, t.cfg.ValY)
 			v.Epoch, v.Step = it.Epoch, it.Step
 			if v.Loss-v.Loss != 0 {
-				return fmt.Errorf("step %d: %w: the validation loss is %v", it.Step, stage.ErrDiverged, v.Loss)
+				return false, fmt.Errorf("step %d: %w: the validation loss is %v", it.Step, stage.ErrDiverged, v.Loss)
 			}
 			obs.Validated(v)
 			val = loss.Score{}
 		case order.Save:
 			if err := keep(it, seq.Position(), seq.Ending()); err != nil {
-				return err
+				return false, err
 			}
 		case order.End:
-			return nil
+			return false, nil
 		default:
-			return fmt.Errorf("%w: %s", order.ErrItem, it.Kind)
+			return false, fmt.Errorf("%w: %s", order.ErrItem, it.Kind)
 		}
 	}
-	return context.Cause(ctx)
+	return false, context.Cause(ctx)
 }
 
 // batch trains a micro-batch and does what it closes: its batch, an update, a round.
@@ -183,7 +274,7 @@ func (t *Trainer) batch(ctx context.Context, it order.Item, obs stage.Observer) 
 		obs.Loss(stage.Loss{Epoch: it.Epoch, Step: it.Step, Value: loss.Mean(t.sum.Sum(), t.terms)})
 		obs.Batch(it.Total)
 	}
-	many, split := t.cfg.Job.Replica() > 1, t.cfg.Job.Gradients()
+	many, split := t.job.Replica() > 1, t.job.Gradients()
 	if it.Closes && split {
 		if err := t.reps.Average(ctx); err != nil {
 			return err
@@ -203,7 +294,7 @@ func (t *Trainer) batch(ctx context.Context, it order.Item, obs stage.Observer) 
 
 // step runs a micro-batch forward and backward.
 func (t *Trainer) step(ctx context.Context, it order.Item) error {
-	j := t.cfg.Job
+	j := t.job
 	batch := t.batchRows[:it.Total]
 	t.cfg.Visits.Rows(batch, it.Epoch, it.Batch*j.BatchSize)
 	rows := batch[it.Row0:][:it.Rows]

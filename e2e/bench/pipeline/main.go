@@ -65,12 +65,12 @@ func main() {
 	flag.Parse()
 	j := job.Default()
 	j.Loss, j.ValEvery, j.BatchSize, j.Epochs = "cross_entropy", 0, 4, *rounds
-	j.Replicas, j.ReduceFactor = *replicas, 8
+	j.Replicas, j.ReduceFactor = job.Count(*replicas), 8
 	b.job = j
-	n := j.BatchSize * j.Replicas * j.ReduceFactor
+	n := j.BatchSize * j.Replica() * j.ReduceFactor
 	b.x, b.y = numbers(n, 11, 3), numbers(n, 33, 2)
 	far := network{*mbit, *delay}
-	fmt.Printf("%d replicas, %d rounds of %d updates, a batch of %d takes a stage %v\n", j.Replicas, j.Epochs, j.ReduceFactor, j.BatchSize, b.each)
+	fmt.Printf("%v replicas, %d rounds of %d updates, a batch of %d takes a stage %v\n", j.Replicas, j.Epochs, j.ReduceFactor, j.BatchSize, b.each)
 	for _, r := range []run{
 		{1, 4, 4, network{}},
 		{1, 4, 4, far},
@@ -126,7 +126,7 @@ func (b *bench) measure(r run) error {
 		return err
 	}
 	sleep := map[stage.Peer]time.Duration{}
-	batches := b.job.Epochs * b.job.ReduceFactor * b.job.Replicas / r.clusters
+	batches := b.job.Epochs * b.job.ReduceFactor * b.job.Replica() / r.clusters
 	for p, n := range calls {
 		sleep[p] = b.each * time.Duration(batches) / time.Duration(n)
 	}
@@ -236,7 +236,7 @@ func (b *bench) team(r run, net network) (*team, error) {
 	var place stage.Placement
 	if r.clusters > 1 {
 		place.Clusters = make([]stage.Cluster, r.clusters)
-		for k := range b.job.Replicas {
+		for k := range b.job.Replica() {
 			c := &place.Clusters[k%r.clusters]
 			c.Starts, c.Replicas = starts, append(c.Replicas, k)
 		}

@@ -83,7 +83,7 @@ func line(e zoo.Example, w way, n, epochs, seeds, threads int) error {
 	samples, updates := make([]float64, seeds), make([]float64, seeds)
 	for s := range seeds {
 		j := e.Job
-		j.Seed, j.Replicas, j.Epochs, j.ValEvery, j.SaveEvery, j.Steps = uint64(42+s), n, epochs*n, epochs, 0, 0
+		j.Seed, j.Replicas, j.Epochs, j.ValEvery, j.SaveEvery, j.Steps = uint64(42+s), job.Count(n), epochs*n, epochs, 0, 0
 		w.change(&j)
 		if j.Gradients() {
 			j.Epochs = epochs // an update is a whole batch, as with one replica

@@ -27,8 +27,8 @@ type Run struct {
 	Split        bool // the rows of each batch are split over the replicas, where there are several
 	// Periods are those of a run whose number of replicas changes, up to the one at hand, which
 	// has Replicas of them. The run is walked in it only. None: nothing changes.
-	Periods []Period
-	InFlight     int  // replicas whose micro-batches are in flight at once; 0: as many as fill the pipeline
+	Periods  []Period
+	InFlight int // replicas whose micro-batches are in flight at once; 0: as many as fill the pipeline
 
 	// Where several clusters share the replicas out, each walks the run for itself: it gets the
 	// items of its replicas, between an Open and a Close for every round. Items keep their

@@ -41,6 +41,8 @@ func (r Run) checkPeriods() error {
 		before := r.period(i - 1)
 		at := r.at(p.Step)
 		switch {
+		case p.Replicas == before.Replicas:
+			return fmt.Errorf("%w: there are %d replicas from step %d on, and before it, too", ErrRun, p.Replicas, p.Step)
 		case p.Step < before.begin():
 			return fmt.Errorf("%w: a change of replicas at step %d follows one at step %d", ErrRun, p.Step, before.begin())
 		case p.Step > uint64(r.Total()):
@@ -57,6 +59,14 @@ func (r Run) period(i int) Run {
 	r.Periods, r.Own = r.Periods[:i+1], 0
 	r.Replicas = r.Periods[i].Replicas
 	return r
+}
+
+// Start is where the period at hand begins; the zero Position if the run is not valid.
+func (r Run) Start() Position {
+	if r.Check() != nil {
+		return Position{}
+	}
+	return r.at(r.begin())
 }
 
 // begin is the step at which the period at hand begins.

@@ -76,7 +76,7 @@ func TestPeriods(t *testing.T) {
 				break
 			}
 			at = items[end].Position()
-			run.Replicas = 1 + r.IntN(7)
+			run.Replicas = 1 + (run.Replicas+r.IntN(6))%7
 			run.Periods = append(run.Periods, Period{at.Step, run.Replicas})
 			changed++
 		}
@@ -95,20 +95,21 @@ func TestPeriods(t *testing.T) {
 // TestBadPeriods: periods that no run can have are refused.
 func TestBadPeriods(t *testing.T) {
 	good := Run{Train: 20, Epochs: 2, BatchSize: 1, MicroBatches: 1, UpdateFrequency: 1, Replicas: 2, ReduceFactor: 3}
-	good.Periods = []Period{{0, 3}, {9, 1}, {10, 1}, {20, 2}, {26, 2}}
+	good.Periods = []Period{{0, 3}, {9, 1}, {10, 2}, {20, 4}, {32, 2}}
 	if err := good.Check(); err != nil {
 		t.Fatal(err)
 	}
-	if err := good.CheckPosition(good.at(32)); err != nil {
+	if err := good.CheckPosition(good.at(38)); err != nil {
 		t.Error(err)
 	}
-	if err := good.CheckPosition(good.at(25)); !errors.Is(err, ErrPosition) {
+	if err := good.CheckPosition(good.at(31)); !errors.Is(err, ErrPosition) {
 		t.Errorf("a position before the period: %v", err)
 	}
 	for name, ps := range map[string][]Period{
 		"late":           {{1, 2}},
 		"inside a round": {{0, 3}, {8, 2}},
 		"back":           {{0, 3}, {18, 2}, {9, 2}},
+		"no change":      {{0, 3}, {9, 3}, {18, 2}},
 		"beyond":         {{0, 3}, {99, 2}},
 		"none":           {{0, 0}, {9, 2}},
 		"many":           {{0, 3}, {9, MaxReplicas + 1}, {20, 2}},

@@ -53,7 +53,9 @@ func (v vector) role() graph.Role {
 // rooted tells whether the roots of the elements are averaged. Second moments span the square
 // of what gradients do; their roots have the range of first moments, so that neither is rounded
 // to zero where the other is not.
-func (v vector) rooted() bool { return v.name == "exp_avg_sq" }
+func (v vector) rooted() bool { return v.name == rootedSlot }
+
+const rootedSlot = "exp_avg_sq"
 
 // vectorsOf are the vectors that job j averages.
 func vectorsOf(j job.Spec) []vector {

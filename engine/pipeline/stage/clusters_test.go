@@ -344,7 +344,7 @@ func TestClustersThatLoseALink(t *testing.T) {
 func TestTraffic(t *testing.T) {
 	for _, c := range []struct{ clusters, replicas, bits int }{{2, 2, 28}, {2, 4, 28}, {3, 3, 28}, {3, 6, 28}, {2, 2, 16}, {2, 2, 8}} {
 		w := newWorld(func(j *job.Spec) {
-			j.Loss, j.Epochs, j.BatchSize, j.Replicas, j.ReduceFactor, j.ValEvery = "cross_entropy", 1, 2, c.replicas, 1, 0
+			j.Loss, j.Epochs, j.BatchSize, j.Replicas, j.ReduceFactor, j.ValEvery = "cross_entropy", 1, 2, job.Count(c.replicas), 1, 0
 			j.Average.Bits = c.bits
 		})
 		w.g = zoo.GPT(zoo.GPTSorter)
@@ -417,7 +417,7 @@ func BenchmarkRings(b *testing.B) {
 		b.Run(fmt.Sprint(n), func(b *testing.B) {
 			for b.Loop() {
 				w := newWorld(func(j *job.Spec) {
-					j.Loss, j.Epochs, j.BatchSize, j.Replicas, j.ReduceFactor, j.ValEvery = "cross_entropy", 4, 1, n, 1, 0
+					j.Loss, j.Epochs, j.BatchSize, j.Replicas, j.ReduceFactor, j.ValEvery = "cross_entropy", 4, 1, job.Count(n), 1, 0
 				})
 				w.g = zoo.GPT(zoo.GPTConfig{Name: "gpt", Layers: 3, Heads: 4, Width: 96, Tokens: 11, Vocab: 3})
 				w.tx, w.vx = integers(n, 11, 0, 3, 1), integers(2, 11, 0, 3, 2)

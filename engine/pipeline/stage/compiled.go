@@ -91,7 +91,9 @@ func Compile(j job.Spec, s *graph.Stage, p Placement) (*Compiled, error) {
 	if err != nil {
 		return nil, err
 	}
-	seq, err := order.NewSequence(p.run(j, 1, 0), order.Position{}) // the number of rows is for New
+	run := p.run(j, 1, 0) // the number of rows is for New
+	run.Periods = nil
+	seq, err := order.NewSequence(run, order.Position{})
 	if err != nil {
 		return nil, err
 	}

@@ -84,8 +84,13 @@ func (p Placement) Slots(j job.Spec) []string {
 
 // Updates is the number of updates that a snapshot at a position of the run says.
 func Updates(j job.Spec, run order.Run, at order.Position) int {
-	if j.Replica() > 1 && !j.Gradients() && j.Averaging().Optimizer == job.ResetState {
-		return 0 // the optimiser begins anew with every round
+	if j.Averaging().Optimizer == job.ResetState && !j.Gradients() {
+		if j.Replica() > 1 {
+			return 0 // the optimiser begins anew with every round
+		}
+		if len(run.Periods) > 1 {
+			return run.UpdatesSince(at, 0) // and did with the last of several replicas
+		}
 	}
 	return run.Updates(at, 0)
 }

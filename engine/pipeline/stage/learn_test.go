@@ -44,7 +44,7 @@ var learning = map[string]func(*job.Spec){
 // losses, metrics and weights of one process.
 func TestLearningIsOneProcess(t *testing.T) {
 	for name, change := range learning {
-		for _, replicas := range []int{1, 2} {
+		for _, replicas := range []job.Count{1, 2} {
 			t.Run(fmt.Sprintf("%s/%d replicas", name, replicas), func(t *testing.T) {
 				w := newWorld(func(j *job.Spec) {
 					j.Epochs, j.UpdateFrequency, j.Replicas, j.ReduceFactor = 2, 2, replicas, 2

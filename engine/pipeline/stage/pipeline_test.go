@@ -57,6 +57,7 @@ type world struct {
 	light  bool // keeps no states of the stages, but the stages
 	stages []*stage.Stage
 	kept   []stage.Observer
+	record []order.Period                              // of one process
 	wrap   func(from, to int, l stage.Link) stage.Link // of links, if set
 }
 

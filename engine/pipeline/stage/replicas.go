@@ -259,8 +259,13 @@ func (r *Replicas) Part(at order.Position) (*snapshot.Part, error) {
 	return p, err
 }
 
-// Load makes all replicas go on from a snapshot, as Holding.Load.
+// Load makes all replicas go on from a snapshot, as Holding.Load. Where the period at hand
+// begins, the snapshot may be of the one before.
 func (r *Replicas) Load(parts ...*snapshot.Part) (order.Position, error) {
+	parts, err := regroup(r.job, r.run, r.layout, parts)
+	if err != nil {
+		return order.Position{}, err
+	}
 	at, err := r.lead().Load(r.run, parts...)
 	if err != nil {
 		return at, err

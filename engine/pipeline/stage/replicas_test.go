@@ -32,7 +32,7 @@ func TestReplicaBytes(t *testing.T) {
 	l := exec.NewLayout(g, 0)
 	for name, change := range averages {
 		t.Run(name, func(t *testing.T) {
-			allocated := func(replicas int) int {
+			allocated := func(replicas job.Count) int {
 				j := job.Default()
 				j.ReduceFactor = 2
 				change(&j)
@@ -75,7 +75,7 @@ func TestReplicaBytes(t *testing.T) {
 // replicated changes a job to one of n replicas that are averaged in one of the averages.
 func replicated(n int, how string) func(*job.Spec) {
 	return func(j *job.Spec) {
-		j.Replicas, j.ReduceFactor = n, 2
+		j.Replicas, j.ReduceFactor = job.Count(n), 2
 		averages[how](j)
 	}
 }

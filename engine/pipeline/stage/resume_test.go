@@ -293,7 +293,7 @@ func TestTensors(t *testing.T) {
 // trainer is the whole job in one process.
 func (w *world) trainer(t *testing.T) *train.Trainer {
 	t.Helper()
-	tr, err := train.New(train.Config{Job: w.job, Graph: w.g, TrainX: w.tx, TrainY: w.ty, ValX: w.vx, ValY: w.vy, Order: shuffle})
+	tr, err := train.New(train.Config{Job: w.job, Record: w.record, Graph: w.g, TrainX: w.tx, TrainY: w.ty, ValX: w.vx, ValY: w.vy, Order: shuffle})
 	if err != nil {
 		t.Fatal(err)
 	}

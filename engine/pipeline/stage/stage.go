@@ -211,7 +211,7 @@ func New(c *Compiled, cfg Config) (*Stage, error) {
 	if s.first && (cfg.TrainX == nil || cfg.ValX == nil) || s.last && (cfg.TrainY == nil || cfg.ValY == nil) {
 		return nil, errors.New("the root needs the inputs and the leaf the targets of the data set")
 	}
-	if err := s.goTo(order.Position{}); err != nil {
+	if err := s.goTo(s.run.Start()); err != nil {
 		return nil, err
 	}
 	s.wires = newWiring(c, &s.busy)
