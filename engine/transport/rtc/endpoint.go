@@ -1,11 +1,15 @@
 //go:build !js
 
-// The native side: pion's peer connections.
+// The native side: pion's ICE, DTLS and SCTP, one above the other. Its peer connections would do
+// the same, but choose the size of packets and what is below SCTP themselves.
 
 package rtc
 
 import (
 	"context"
+	"crypto"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -15,13 +19,16 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/pion/datachannel"
 	"github.com/pion/dtls/v3"
+	"github.com/pion/dtls/v3/pkg/crypto/fingerprint"
+	"github.com/pion/dtls/v3/pkg/crypto/selfsign"
 	"github.com/pion/ice/v4"
 	"github.com/pion/logging"
+	"github.com/pion/sctp"
 	"github.com/pion/stun/v4"
 	ptransport "github.com/pion/transport/v5"
 	"github.com/pion/transport/v5/stdnet"
-	"github.com/pion/webrtc/v4"
 	"github.com/ravnest/ravnest/engine/transport"
 	"github.com/ravnest/ravnest/engine/wire"
 )
@@ -37,6 +44,15 @@ const (
 	// default, including overhead).
 	narrow = 96 << 10
 
+	// mtu is the size of SCTP's packets. With the headers of DTLS, UDP and IP they fit into
+	// 1280 bytes, which every path of IPv6 carries.
+	mtu = 1191
+	// loopbackMTU is their size between two processes of one machine: nine fill a frame, and
+	// pion's buffers hold them. Each packet costs far more than its bytes.
+	loopbackMTU = 7320
+	// flight is after how long DTLS repeats a message of its handshake at first.
+	flight = 300 * time.Millisecond
+
 	keepalive = time.Second
 	// checks is how often ICE checks a pair before giving up. The caller's context is the
 	// real limit.
@@ -45,9 +61,10 @@ const (
 
 // Endpoint holds the settings shared by the connections of one process.
 type Endpoint struct {
-	cfg Config
-	ice []webrtc.ICEServer
-	api [3]*webrtc.API // by way
+	cfg  Config
+	uris []*stun.URI
+	net  *sockets
+	win  uint32 // SCTP's receive window
 
 	mu     sync.Mutex
 	pipes  map[*pipe]struct{}
@@ -62,76 +79,79 @@ func NewEndpoint(cfg Config) (*Endpoint, error) {
 	if cfg.Idle <= 0 {
 		cfg.Idle = defaultIdle
 	}
-	e := &Endpoint{cfg: cfg, pipes: map[*pipe]struct{}{}}
+	e := &Endpoint{cfg: cfg, pipes: map[*pipe]struct{}{}, win: window}
 	for _, s := range cfg.ICE {
 		for _, u := range s.URLs {
-			if _, err := stun.ParseURI(u); err != nil {
+			uri, err := stun.ParseURI(u)
+			if err != nil {
 				return nil, fmt.Errorf("ICE server %q: %w", u, err)
 			}
+			uri.Username, uri.Password = s.Username, s.Credential
+			e.uris = append(e.uris, uri)
 		}
-		e.ice = append(e.ice, webrtc.ICEServer{URLs: s.URLs, Username: s.Username, Credential: s.Credential})
 	}
 	n, err := stdnet.NewNet()
 	if err != nil {
 		return nil, fmt.Errorf("looking for network interfaces: %w", err)
 	}
-	socks := &sockets{Net: n}
-	var se webrtc.SettingEngine
-	se.SetNet(socks)
-	quiet := logging.NewDefaultLoggerFactory()
-	quiet.DefaultLogLevel = logging.LogLevelDisabled
-	quiet.ScopeLevels = nil
-	se.LoggerFactory = quiet
-	se.DetachDataChannels()
-	se.SetICEMulticastDNSMode(ice.MulticastDNSModeDisabled)
-	se.SetICEMaxBindingRequests(checks)
-	// A disconnected peer counts as gone. The later state failed matters only while
-	// connecting, where the caller's context is the limit.
-	se.SetICETimeouts(cfg.Idle, 5*time.Minute, keepalive)
-	// Use the first direct path that works: no better one will be found.
-	se.SetHostAcceptanceMinWait(0)
-	se.SetPrflxAcceptanceMinWait(200 * time.Millisecond)
-	se.SetSrflxAcceptanceMinWait(200 * time.Millisecond)
-	se.SetRelayAcceptanceMinWait(time.Second)
-	// RFC 8827 makes this suite mandatory, and processors have instructions for it.
-	se.SetDTLSCipherSuites(dtls.TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256)
-	se.EnableSCTPZeroChecksum(true) // DTLS already protects every byte (RFC 9653)
-	win := uint32(window)
-	if probe, err := socks.ListenUDP("udp4", &net.UDPAddr{IP: localhost}); err == nil {
+	e.net = &sockets{Net: n}
+	if probe, err := e.net.ListenUDP("udp4", &net.UDPAddr{IP: localhost}); err == nil {
 		_ = probe.Close()
 	}
-	if socks.small.Load() {
-		win = narrow
+	if e.net.small.Load() {
+		e.win = narrow
 	}
-	if w := max(cfg.Window, narrow); cfg.Window > 0 && uint32(w) < win {
-		win = uint32(w)
-	}
-	se.SetSCTPMaxReceiveBufferSize(win)
-	for w := range e.api {
-		se := se // each way has its own settings
-		switch way(w) {
-		case loopback:
-			only := func(ip net.IP) bool { return ip.Equal(localhost) }
-			se.SetIncludeLoopbackCandidate(true)
-			se.SetIPFilter(only)
-			se.SetRemoteIPFilter(only)
-			se.SetNetworkTypes([]webrtc.NetworkType{webrtc.NetworkTypeUDP4})
-		case both:
-			se.SetIncludeLoopbackCandidate(true)
-			se.SetNetworkTypes([]webrtc.NetworkType{webrtc.NetworkTypeUDP4, webrtc.NetworkTypeUDP6})
-		default:
-			se.SetNetworkTypes([]webrtc.NetworkType{webrtc.NetworkTypeUDP4, webrtc.NetworkTypeUDP6})
-			// A stranger must not make this process talk to others on this machine.
-			se.SetRemoteIPFilter(func(ip net.IP) bool { return !ip.IsLoopback() })
-		}
-		e.api[w] = webrtc.NewAPI(webrtc.WithSettingEngine(se), webrtc.WithMediaEngine(&webrtc.MediaEngine{}))
+	if w := max(cfg.Window, narrow); cfg.Window > 0 && uint32(w) < e.win {
+		e.win = uint32(w)
 	}
 	return e, nil
 }
 
+// quiet makes pion's layers log nothing.
+func quiet() logging.LoggerFactory {
+	f := logging.NewDefaultLoggerFactory()
+	f.DefaultLogLevel = logging.LogLevelDisabled
+	f.ScopeLevels = nil
+	return f
+}
+
+// agent returns an ICE agent for a way to a peer.
+func (e *Endpoint) agent(w way) (*ice.Agent, error) {
+	opts := []ice.AgentOption{
+		ice.WithUrls(e.uris),
+		ice.WithNet(e.net),
+		ice.WithLoggerFactory(quiet()),
+		ice.WithMulticastDNSMode(ice.MulticastDNSModeDisabled),
+		ice.WithMaxBindingRequests(checks),
+		// A disconnected peer counts as gone. The later state failed matters only while
+		// connecting, where the caller's context is the limit.
+		ice.WithDisconnectedTimeout(e.cfg.Idle),
+		ice.WithFailedTimeout(5 * time.Minute),
+		ice.WithKeepaliveInterval(keepalive),
+		// Use the first direct path that works: no better one will be found.
+		ice.WithHostAcceptanceMinWait(0),
+		ice.WithPrflxAcceptanceMinWait(200 * time.Millisecond),
+		ice.WithSrflxAcceptanceMinWait(200 * time.Millisecond),
+		ice.WithRelayAcceptanceMinWait(time.Second),
+	}
+	types := []ice.NetworkType{ice.NetworkTypeUDP4, ice.NetworkTypeUDP6}
+	switch w {
+	case loopback:
+		only := func(ip net.IP) bool { return ip.Equal(localhost) }
+		opts = append(opts, ice.WithIncludeLoopback(), ice.WithIPFilter(only), ice.WithRemoteIPFilter(only))
+		types = types[:1]
+	case both:
+		opts = append(opts, ice.WithIncludeLoopback())
+	default:
+		// A stranger must not make this process talk to others on this machine.
+		opts = append(opts, ice.WithRemoteIPFilter(func(ip net.IP) bool { return !ip.IsLoopback() }))
+	}
+	return ice.NewAgentWithOptions(append(opts, ice.WithNetworkTypes(types))...)
+}
+
 // Here returns the first signal that this side sends to a peer.
 func (e *Endpoint) Here() json.RawMessage {
-	b, err := json.Marshal(Here{Kind: Hello, Loopback: e.cfg.Loopback, Machine: e.cfg.Machine})
+	b, err := json.Marshal(Here{Kind: Hello, Loopback: e.cfg.Loopback, Machine: e.cfg.Machine, Packet: loopbackMTU})
 	if err != nil {
 		panic(err) // strings
 	}
@@ -200,117 +220,196 @@ func (e *Endpoint) Connect(ctx context.Context, offers bool, here json.RawMessag
 	if closed {
 		return nil, fmt.Errorf("connecting: %w", transport.ErrClosed)
 	}
-	pc, err := e.api[choose(e.cfg, parseHere(here))].NewPeerConnection(webrtc.Configuration{ICEServers: e.ice})
-	if err != nil {
-		return nil, fmt.Errorf("making a peer connection: %w", err)
-	}
 	ctx, cancel := context.WithCancelCause(ctx)
-	c := &connecting{newTalk(offers, send, cancel), pc}
-	p := &pipe{e: e, pc: pc, low: make(chan struct{}, 1), gone: make(chan struct{}), buf: make([]byte, wire.MaxFrame+1)}
-	err = c.run(ctx, p, recv)
+	defer cancel(nil)
+	peer := parseHere(here)
+	w := choose(e.cfg, peer)
+	agent, err := e.agent(w)
+	if err != nil {
+		return nil, fmt.Errorf("connecting: making an ICE agent: %w", err)
+	}
+	p := &pipe{e: e, agent: agent, low: make(chan struct{}, 1), gone: make(chan struct{}), ended: make(chan struct{}), buf: make([]byte, wire.MaxFrame+1)}
+	c := &connecting{talk: newTalk(offers, send, cancel), ctx: ctx, p: p, mtu: mtu}
+	if w == loopback && peer.Packet >= loopbackMTU {
+		c.mtu = loopbackMTU
+	}
+	err = c.run(ctx, recv)
 	cause := context.Cause(ctx)
 	c.quiet()
-	cancel(nil)
 	if err == nil && !e.register(p) {
 		err = transport.ErrClosed
 	}
 	if err != nil {
+		cancel(err)
 		if cause != nil {
 			err = cause // more specific than "cancelled"
 		}
 		if c.both() {
 			err = fmt.Errorf("%w: %s", err, hint)
 		}
+		c.wg.Wait() // its layers end with ctx
 		p.tearDown()
 		return nil, fmt.Errorf("connecting: %w", err)
 	}
+	c.wg.Wait()
 	return p, nil
 }
 
 // connecting is a connection being set up.
 type connecting struct {
 	*talk
-	pc *webrtc.PeerConnection
+	ctx context.Context
+	p   *pipe
+	mtu uint32
+	wg  sync.WaitGroup // establishes the layers above ICE
+
+	cert tls.Certificate
+	ours description
 }
 
 // run goes through signaling until the channel is open.
-func (c *connecting) run(ctx context.Context, p *pipe, recv <-chan json.RawMessage) error {
-	negotiated, id := true, uint16(Channel)
-	d, err := c.pc.CreateDataChannel(Label, &webrtc.DataChannelInit{Negotiated: &negotiated, ID: &id})
-	if err != nil {
-		return fmt.Errorf("making the data channel: %w", err)
+func (c *connecting) run(ctx context.Context, recv <-chan json.RawMessage) error {
+	var err error
+	if c.cert, err = selfsign.GenerateSelfSigned(); err != nil {
+		return fmt.Errorf("making a certificate: %w", err)
 	}
-	d.OnOpen(func() {
-		raw, err := d.DetachWithDeadline()
-		if err != nil {
-			c.cancel(fmt.Errorf("opening the data channel: %w", err))
-			return
-		}
-		p.open(d, raw)
-		close(c.opened)
-	})
-	c.pc.OnICECandidate(func(k *webrtc.ICECandidate) {
+	leaf, err := x509.ParseCertificate(c.cert.Certificate[0])
+	if err != nil {
+		return fmt.Errorf("making a certificate: %w", err)
+	}
+	c.ours = description{hash: crypto.SHA256, setup: "actpass", message: wire.MaxFrame}
+	if c.ours.print, err = fingerprint.Fingerprint(leaf, c.ours.hash); err != nil {
+		return fmt.Errorf("making a certificate: %w", err)
+	}
+	agent := c.p.agent
+	if c.ours.ufrag, c.ours.pwd, err = agent.GetLocalUserCredentials(); err != nil {
+		return fmt.Errorf("credentials for ICE: %w", err)
+	}
+	mid, line := "0", uint16(0)
+	if err := agent.OnCandidate(func(k ice.Candidate) {
 		if k != nil {
-			j := k.ToJSON()
-			c.tell(Signal{Kind: Candidate, Candidate: j.Candidate, Mid: j.SDPMid, Line: j.SDPMLineIndex})
+			c.tell(Signal{Kind: Candidate, Candidate: "candidate:" + k.Marshal(), Mid: &mid, Line: &line})
 		}
-	})
-	c.pc.OnICEConnectionStateChange(func(s webrtc.ICEConnectionState) {
+	}); err != nil {
+		return fmt.Errorf("looking for addresses: %w", err)
+	}
+	if err := agent.OnConnectionStateChange(func(s ice.ConnectionState) {
 		switch s {
-		case webrtc.ICEConnectionStateFailed, webrtc.ICEConnectionStateClosed, webrtc.ICEConnectionStateDisconnected:
-			err := fmt.Errorf("%w: nothing was heard from it for %v", transport.ErrPeerGone, p.e.cfg.Idle)
+		case ice.ConnectionStateFailed, ice.ConnectionStateClosed, ice.ConnectionStateDisconnected:
+			err := fmt.Errorf("%w: nothing was heard from it for %v", transport.ErrPeerGone, c.p.e.cfg.Idle)
 			c.cancel(err)
-			p.end(err)
+			c.p.end(err)
 		}
-	})
-	c.pc.OnConnectionStateChange(func(s webrtc.PeerConnectionState) {
-		if s == webrtc.PeerConnectionStateFailed || s == webrtc.PeerConnectionStateClosed {
-			err := fmt.Errorf("%w: the connection %s", transport.ErrPeerGone, s)
-			c.cancel(err)
-			p.end(err)
-		}
-	})
+	}); err != nil {
+		return fmt.Errorf("watching the connection: %w", err)
+	}
+	if err := agent.GatherCandidates(); err != nil {
+		return fmt.Errorf("looking for addresses: %w", err)
+	}
 	if c.offers {
-		o, err := c.pc.CreateOffer(nil)
-		if err != nil {
-			return fmt.Errorf("making an offer: %w", err)
-		}
-		if err := c.describe(Offer, o); err != nil {
-			return err
-		}
+		c.tell(Signal{Kind: Offer, SDP: c.ours.String()})
 	}
 	return c.listen(ctx, recv, c)
 }
 
-// describe sets and sends our description.
-func (c *connecting) describe(k Kind, d webrtc.SessionDescription) error {
-	if err := c.pc.SetLocalDescription(d); err != nil {
-		return fmt.Errorf("our %s: %w", k, err)
+// remote takes the peer's description, answers an offer, and begins to connect.
+func (c *connecting) remote(s Signal) error {
+	theirs, err := parseDescription(s.SDP)
+	if err != nil {
+		return fmt.Errorf("%w: the %s: %w", ErrSignal, s.Kind, err)
 	}
-	c.tell(Signal{Kind: k, SDP: d.SDP})
+	begins := theirs.setup == "passive" // whether this side sends DTLS's first message
+	if s.Kind == Offer {
+		begins = theirs.setup != "active"
+		c.ours.setup = map[bool]string{true: "active", false: "passive"}[begins]
+		c.tell(Signal{Kind: Answer, SDP: c.ours.String()})
+	}
+	c.wg.Go(func() {
+		if err := c.establish(theirs, begins); err != nil {
+			c.cancel(err)
+			return
+		}
+		close(c.opened)
+	})
 	return nil
 }
 
-// remote sets the peer's description and answers an offer.
-func (c *connecting) remote(s Signal) error {
-	t := webrtc.SDPTypeOffer
-	if s.Kind == Answer {
-		t = webrtc.SDPTypeAnswer
+// establish connects ICE, DTLS, SCTP and the data channel, from the bottom up.
+func (c *connecting) establish(theirs description, begins bool) error {
+	p, dial := c.p, c.p.agent.Accept
+	if c.offers {
+		dial = p.agent.Dial
 	}
-	if err := c.pc.SetRemoteDescription(webrtc.SessionDescription{Type: t, SDP: s.SDP}); err != nil {
-		return fmt.Errorf("%w: the %s: %w", ErrSignal, s.Kind, err)
-	}
-	if c.pc.SCTP() == nil || len(c.pc.GetTransceivers()) > 0 {
-		return fmt.Errorf("%w: the %s must describe a data channel and nothing else", ErrSignal, s.Kind)
-	}
-	if s.Kind == Answer {
-		return nil
-	}
-	a, err := c.pc.CreateAnswer(nil)
+	path, err := dial(c.ctx, theirs.ufrag, theirs.pwd)
 	if err != nil {
-		return fmt.Errorf("%w: no answer to the offer: %w", ErrSignal, err)
+		return fmt.Errorf("no path to the peer: %w", err)
 	}
-	return c.describe(Answer, a)
+	opts := []dtls.Option{
+		dtls.WithCertificates(c.cert),
+		// RFC 8827 makes this suite mandatory, and processors have instructions for it.
+		dtls.WithCipherSuites(dtls.TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256),
+		dtls.WithInsecureSkipVerify(true), // the fingerprint is what counts
+		dtls.WithVerifyPeerCertificate(func(chain [][]byte, _ [][]*x509.Certificate) error { return theirs.certifies(chain) }),
+		dtls.WithSRTPProtectionProfiles(dtls.SRTP_AEAD_AES_128_GCM, dtls.SRTP_AES128_CM_HMAC_SHA1_80), // browsers insist, though no media follow
+		dtls.WithFlightInterval(flight),
+		dtls.WithLoggerFactory(quiet()),
+	}
+	var secure *dtls.Conn
+	if begins {
+		var o []dtls.ClientOption
+		for _, v := range opts {
+			o = append(o, v)
+		}
+		secure, err = dtls.ClientWithOptions(datagrams{path}, path.RemoteAddr(), o...)
+	} else {
+		o := []dtls.ServerOption{dtls.WithClientAuth(dtls.RequireAnyClientCert)}
+		for _, v := range opts {
+			o = append(o, v)
+		}
+		secure, err = dtls.ServerWithOptions(datagrams{path}, path.RemoteAddr(), o...)
+	}
+	if err == nil {
+		p.secure = secure
+		err = secure.HandshakeContext(c.ctx)
+	}
+	if err != nil {
+		return fmt.Errorf("encrypting the connection: %w", err)
+	}
+	assoc, err := sctp.ClientContext(c.ctx,
+		sctp.WithNetConn(secure),
+		sctp.WithLoggerFactory(quiet()),
+		sctp.WithMTU(c.mtu),
+		sctp.WithMaxMessageSize(wire.MaxFrame),
+		sctp.WithMaxReceiveBufferSize(p.e.win),
+		sctp.WithEnableZeroChecksum(true), // DTLS already protects every byte (RFC 9653)
+	)
+	if err != nil {
+		return fmt.Errorf("associating: %w", err)
+	}
+	p.assoc = assoc
+	d, err := datachannel.Dial(assoc, Channel, &datachannel.Config{ChannelType: datachannel.ChannelTypeReliable, Negotiated: true, Label: Label, LoggerFactory: quiet()})
+	if err != nil {
+		return fmt.Errorf("opening the data channel: %w", err)
+	}
+	p.open(d)
+	return nil
+}
+
+// datagrams are ICE's path as DTLS wants it. Like every network it may lose a packet: one that
+// cannot be sent just now, because an address has gone, does not end the connection.
+type datagrams struct{ *ice.Conn }
+
+func (d datagrams) ReadFrom(b []byte) (int, net.Addr, error) {
+	n, err := d.Read(b)
+	return n, d.RemoteAddr(), err
+}
+
+func (d datagrams) WriteTo(b []byte, _ net.Addr) (int, error) {
+	n, err := d.Write(b)
+	if err != nil && !errors.Is(err, ice.ErrClosed) && !errors.Is(err, net.ErrClosed) {
+		return len(b), nil
+	}
+	return n, err
 }
 
 // check refuses a candidate that ICE could not read.
@@ -337,7 +436,7 @@ func (c *connecting) candidate(s Signal) error {
 	if _, err := netip.ParseAddr(k.Address()); err != nil || k.NetworkType().IsTCP() {
 		return nil
 	}
-	if err := c.pc.AddICECandidate(webrtc.ICECandidateInit{Candidate: s.Candidate, SDPMid: s.Mid, SDPMLineIndex: s.Line}); err != nil && !errors.Is(err, webrtc.ErrConnectionClosed) {
+	if err := c.p.agent.AddRemoteCandidate(k); err != nil && !errors.Is(err, ice.ErrClosed) {
 		return fmt.Errorf("%w: a candidate: %w", ErrSignal, err)
 	}
 	return nil

@@ -13,7 +13,9 @@ import (
 	"time"
 
 	"github.com/pion/datachannel"
-	"github.com/pion/webrtc/v4"
+	"github.com/pion/dtls/v3"
+	"github.com/pion/ice/v4"
+	"github.com/pion/sctp"
 	"github.com/ravnest/ravnest/engine/transport"
 	"github.com/ravnest/ravnest/engine/wire"
 )
@@ -27,12 +29,15 @@ const (
 
 // pipe implements transport.Pipe.
 type pipe struct {
-	e   *Endpoint
-	pc  *webrtc.PeerConnection
-	d   *webrtc.DataChannel
-	raw datachannel.ReadWriteCloserDeadliner
-	low chan struct{} // signals that the queue has drained to the low mark
-	buf []byte
+	e      *Endpoint
+	agent  *ice.Agent
+	secure *dtls.Conn
+	assoc  *sctp.Association
+	d      *datachannel.DataChannel
+	low    chan struct{} // signals that the queue has drained to the low mark
+	buf    []byte
+	wg     sync.WaitGroup // attend
+	ended  chan struct{}  // closed when the association has ended
 
 	// The context that Recv watches. It is registered once and not for every frame, so that
 	// Recv does not allocate.
@@ -47,7 +52,8 @@ type pipe struct {
 	down sync.Once
 }
 
-func (p *pipe) open(d *webrtc.DataChannel, raw datachannel.ReadWriteCloserDeadliner) {
+// open begins to use the data channel.
+func (p *pipe) open(d *datachannel.DataChannel) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	d.SetBufferedAmountLowThreshold(lowWater)
@@ -57,9 +63,26 @@ func (p *pipe) open(d *webrtc.DataChannel, raw datachannel.ReadWriteCloserDeadli
 		default:
 		}
 	})
-	p.d, p.raw = d, raw
+	p.d = d
 	if p.reason != nil {
 		p.interrupt()
+	}
+	p.wg.Go(p.attend)
+}
+
+// attend ends the pipe when the association ends, or when the peer opens other channels, which
+// nobody would read.
+func (p *pipe) attend() {
+	defer close(p.ended)
+	for {
+		s, err := p.assoc.AcceptStream()
+		if err != nil {
+			p.end(fmt.Errorf("%w: the connection closed", transport.ErrPeerGone))
+			return
+		}
+		if s.StreamIdentifier() != Channel {
+			p.end(fmt.Errorf("%w: the peer opened channel %d, want %d alone", wire.ErrProtocol, s.StreamIdentifier(), Channel))
+		}
 	}
 }
 
@@ -72,13 +95,13 @@ func (p *pipe) end(err error) {
 	}
 	p.reason = err
 	close(p.gone)
-	if p.raw != nil {
+	if p.d != nil {
 		p.interrupt()
 	}
 }
 
 // interrupt makes a waiting Recv return.
-func (p *pipe) interrupt() { _ = p.raw.SetReadDeadline(time.Unix(1, 0)) }
+func (p *pipe) interrupt() { _ = p.d.SetReadDeadline(time.Unix(1, 0)) }
 
 // over returns why the pipe has ended, or nil before that.
 func (p *pipe) over() error {
@@ -108,7 +131,7 @@ func (p *pipe) Send(ctx context.Context, frame []byte) error {
 		case <-p.gone:
 		}
 	}
-	if _, err := p.raw.Write(frame); err != nil {
+	if _, err := p.d.Write(frame); err != nil {
 		p.end(fmt.Errorf("%w: %w", transport.ErrPeerGone, err))
 		return p.over()
 	}
@@ -121,7 +144,7 @@ func (p *pipe) Recv(ctx context.Context) ([]byte, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, context.Cause(ctx)
 	}
-	n, text, err := p.raw.ReadDataChannel(p.buf)
+	n, text, err := p.d.ReadDataChannel(p.buf)
 	switch {
 	case err == nil && !text && n <= wire.MaxFrame:
 		return p.buf[:n], nil
@@ -146,7 +169,7 @@ func (p *pipe) watch(ctx context.Context) {
 	}
 	if p.unwatch != nil && !p.unwatch() {
 		<-p.fired // it is about to interrupt: wait for that and undo it
-		_ = p.raw.SetReadDeadline(time.Time{})
+		_ = p.d.SetReadDeadline(time.Time{})
 		if p.over() != nil {
 			p.interrupt()
 		}
@@ -184,10 +207,22 @@ func (p *pipe) Close() error {
 func (p *pipe) tearDown() {
 	p.down.Do(func() {
 		p.end(transport.ErrClosed)
-		if p.raw != nil {
-			_ = p.raw.Close()
+		if p.d != nil {
+			_ = p.d.Close()
 		}
-		_ = p.pc.GracefulClose()
+		if p.assoc != nil {
+			select {
+			case <-p.ended: // nobody is left to be told
+				_ = p.assoc.Close()
+			default:
+				p.assoc.Abort("")
+			}
+		}
+		if p.secure != nil {
+			_ = p.secure.Close()
+		}
+		_ = p.agent.GracefulClose()
+		p.wg.Wait()
 		p.e.forget(p)
 	})
 }

@@ -10,7 +10,7 @@ import (
 	"fmt"
 	"strings"
 
-	"github.com/pion/webrtc/v4"
+	"github.com/pion/ice/v4"
 )
 
 // Probe asks a server for an address by one of its URLs, and returns that: the address at which
@@ -20,38 +20,33 @@ func Probe(ctx context.Context, s ICEServer, url string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	defer e.Close()
-	pc, err := e.api[network].NewPeerConnection(webrtc.Configuration{ICEServers: e.ice})
+	agent, err := e.agent(network)
 	if err != nil {
-		return "", fmt.Errorf("making a peer connection: %w", err)
+		return "", fmt.Errorf("making an ICE agent: %w", err)
 	}
-	defer func() { _ = pc.GracefulClose() }()
-	want := webrtc.ICECandidateTypeSrflx
+	defer func() { _ = agent.GracefulClose() }()
+	want := ice.CandidateTypeServerReflexive
 	if strings.HasPrefix(url, "turn") {
-		want = webrtc.ICECandidateTypeRelay
+		want = ice.CandidateTypeRelay
 	}
 	found := make(chan string, 1)
 	over := make(chan struct{})
-	pc.OnICECandidate(func(c *webrtc.ICECandidate) {
+	err = agent.OnCandidate(func(c ice.Candidate) {
 		switch {
 		case c == nil:
 			close(over)
-		case c.Typ == want:
+		case c.Type() == want:
 			select {
-			case found <- c.Address:
+			case found <- c.Address():
 			default:
 			}
 		}
 	})
-	if _, err := pc.CreateDataChannel(Label, nil); err != nil {
-		return "", fmt.Errorf("making the data channel: %w", err)
-	}
-	o, err := pc.CreateOffer(nil)
 	if err == nil {
-		err = pc.SetLocalDescription(o)
+		err = agent.GatherCandidates()
 	}
 	if err != nil {
-		return "", fmt.Errorf("making an offer: %w", err)
+		return "", fmt.Errorf("looking for addresses: %w", err)
 	}
 	select {
 	case a := <-found:

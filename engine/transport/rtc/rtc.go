@@ -65,6 +65,7 @@ type Here struct {
 	Kind     Kind   `json:"kind"` // Hello
 	Loopback bool   `json:"loopback,omitempty"`
 	Machine  string `json:"machine,omitempty"`
+	Packet   int    `json:"packet,omitempty"` // the largest SCTP packet that the sender takes; 0: unknown
 }
 
 // parseHere decodes a peer's first signal. An invalid one says nothing about where the peer is.

@@ -56,8 +56,8 @@ func pair(t testing.TB) (a, b transport.Pipe) {
 	}
 	var wg sync.WaitGroup
 	var ea, eb error
-	wg.Go(func() { a, ea = x.Connect(ctx, true, nearby, into(xy), yx) })
-	wg.Go(func() { b, eb = y.Connect(ctx, false, nearby, into(yx), xy) })
+	wg.Go(func() { a, ea = x.Connect(ctx, true, y.Here(), into(xy), yx) })
+	wg.Go(func() { b, eb = y.Connect(ctx, false, x.Here(), into(yx), xy) })
 	wg.Wait()
 	if err := errors.Join(ea, eb); err != nil {
 		t.Fatal(err)
