@@ -173,8 +173,8 @@ func (p *Plan) stretches(narrow, sums []int, size int) (keep []bool, cost int) {
 func (r *rerun) insert(p *Plan) {
 	var steps []step
 	done := make([]bool, len(r.again))
-	var compute func(v int)
-	compute = func(v int) {
+	var compute func(v int, _ reading)
+	compute = func(v int, _ reading) {
 		if !r.again[v] || done[v] {
 			return
 		}
@@ -214,7 +214,7 @@ func (r *rerun) lives(p *Plan, begin int) map[int]*life {
 		ls[v].dies = at
 	}
 	for k, s := range p.back {
-		p.reads(s, func(v int) { touch(v, begin+k) })
+		p.reads(s, func(v int, _ reading) { touch(v, begin+k) })
 		if s.again {
 			touch(s.dst, begin+k)
 		}
@@ -222,18 +222,19 @@ func (r *rerun) lives(p *Plan, begin int) map[int]*life {
 	return ls
 }
 
-// reads calls f with every forward value that a backward step reads.
-func (p *Plan) reads(s step, f func(v int)) {
+// reads calls f with every forward value that a backward step reads, and what it needs to know
+// of it.
+func (p *Plan) reads(s step, f func(v int, r reading)) {
 	x, y := true, false
 	if !s.again {
 		x, y = p.ops[s.Node].saves(s.Kind)
 	}
 	if x {
-		for _, v := range p.g.Args(s.Node) {
-			f(v)
+		for k, v := range p.g.Args(s.Node) {
+			f(v, p.ops[s.Node].reads(k))
 		}
 	}
 	if y {
-		f(s.dy)
+		f(s.dy, p.ops[s.Node].reads(-1))
 	}
 }

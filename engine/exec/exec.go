@@ -30,13 +30,15 @@ type frame struct {
 	scratch []float32
 	vals    []place // of the values: those of the forward or of the backward pass
 	again   bool    // a forward step runs again in the backward pass
-	from    int     // first row of the slot that this frame is about
-	rows    int
-	row0    int
-	step    uint64
-	seed    uint64
-	train   bool
-	acc     bool
+
+	rounding rounding // of the gradient that a backward step reads
+	from     int      // first row of the slot that this frame is about
+	rows     int
+	row0     int
+	step     uint64
+	seed     uint64
+	train    bool
+	acc      bool
 }
 
 // use makes b the batch that the frame is about, in the given slot.
@@ -52,6 +54,9 @@ func (f *frame) pass(node int, dst []float32) {
 }
 
 func (f *frame) at(p place) []float32 {
+	if p.half {
+		panic("exec: what is kept as operands is read as float32")
+	}
 	a := f.e.temp
 	if p.slot {
 		a = f.slot.f
@@ -135,7 +140,7 @@ type Batch struct {
 }
 
 // Value is value v of the slot's micro-batch: rows × elements. Inputs are written
-// there before Forward; Config.Outputs are read there after it.
+// there before Forward; Config.Outputs are read there after it, before the next pass.
 func (e *Exec) Value(slot, v, rows int) []float32 {
 	e.f.slot, e.f.rows = &e.slots[slot], rows
 	return e.f.at(e.p.vals[v])
@@ -158,9 +163,11 @@ func (e *Exec) Forward(slot int, b Batch, params []float32, s *State) {
 	f := &e.f
 	f.use(&e.slots[slot], b)
 	f.params, f.state, f.slot.batch, f.vals = params, s, b, e.p.vals
+	f.keep(0)
 	for i, o := range e.p.ops {
 		e.between()
 		e.forward(o, i)
+		f.keep(i + 1)
 	}
 }
 
@@ -204,9 +211,11 @@ func (e *Exec) backward(slot int, params, grads []float32, acc bool, steps []ste
 		if s.again {
 			f.again = true
 			e.forward(o, s.Node)
+			f.keep(s.Node + 1)
 			f.again = false
 			continue
 		}
+		f.rounding = s.rounding
 		if s.Kind == autodiff.GradParams {
 			f.acc = acc || e.p.adds[s.Node]
 			o.gradParams(f)

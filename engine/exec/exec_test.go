@@ -261,7 +261,7 @@ func TestPlanIsWhatRuns(t *testing.T) {
 }
 
 func planIsWhatRuns(t *testing.T, g *graph.Graph) {
-	for _, c := range []exec.Config{{}, {Split: true}, {Recompute: exec.Full}} {
+	for _, c := range []exec.Config{{}, {Split: true}, {Recompute: exec.Full}, {Precision: exec.BF16}, {Precision: exec.BF16, Split: true}} {
 		m := build(t, g, 16, c)
 		// What is allocated besides is small and independent of the model's sizes: headers of
 		// slices, rounding to the allocator's classes and to cache lines.

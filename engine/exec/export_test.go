@@ -35,3 +35,25 @@ func ShareAll(t testing.TB) {
 	leastStep, leastShared = 0, 0
 	t.Cleanup(func() { leastStep, leastShared = step, floats })
 }
+
+// Plainly makes every plan that is made round copies of all operands, and keep float32 for the
+// backward pass, until it is called again.
+func Plainly() (undo func()) {
+	keepOperands = false
+	return func() { keepOperands = true }
+}
+
+// Halves tells how many values a plan keeps as operands, and how many it rounds in place.
+func (p *Plan) Halves() (kept, here int) {
+	for _, ks := range p.keeps {
+		for _, k := range ks {
+			if k.half >= 0 {
+				kept++
+			}
+			if k.here {
+				here++
+			}
+		}
+	}
+	return kept, here
+}

@@ -32,6 +32,10 @@ type op interface {
 	gradParams(f *frame)
 	// saves tells which forward values an instruction of the backward pass reads.
 	saves(k autodiff.Kind) (x, y bool)
+	// reads tells what both passes need to know of an input, or, for -1, of the output.
+	reads(arg int) reading
+	// sums tells that gradParams reads the gradient of the output as it is, beside products.
+	sums() bool
 	alias() aliasing
 	gradInPlace() bool
 	// rowwise tells whether forward and gradInput may run on part of the rows, at once with
@@ -54,6 +58,8 @@ type base struct {
 
 func (base) gradParams(*frame)               {}
 func (base) saves(autodiff.Kind) (x, y bool) { return false, false }
+func (base) reads(int) reading               { return exactly }
+func (base) sums() bool                      { return false }
 func (base) alias() aliasing                 { return aliasNone }
 func (base) gradInPlace() bool               { return false }
 func (base) rowwise() (forward, grad bool)   { return false, false }
@@ -91,9 +97,9 @@ func newOp(p *Plan, i int) (op, error) {
 			N: p.cfg.Rows, C: o.In, H: in[0][1], W: in[0][2], O: o.Out, KH: o.Kernel[0], KW: o.Kernel[1],
 			SH: stride[0], SW: stride[1], PT: pad[0], PL: pad[1], PB: pad[2], PR: pad[3], DH: dil[0], DW: dil[1], Groups: groups,
 		}
-		return &conv{base: b, prec: p.cfg.Precision, c: c, w: p.param(i, "weight"), b: p.param(i, "bias"), wn: o.Out * o.In / groups * c.KH * c.KW, hw: out[1] * out[2]}, nil
+		return &conv{product: product{b, p}, c: c, w: p.param(i, "weight"), b: p.param(i, "bias"), wn: o.Out * o.In / groups * c.KH * c.KW, hw: out[1] * out[2]}, nil
 	case *graph.Linear:
-		return &linear{base: b, prec: p.cfg.Precision, in: o.In, out: o.Out, wide: o.Out, per: out.Elems() / o.Out, rows: p.cfg.Rows, turned: o.Transposed, w: p.param(i, "weight"), b: p.param(i, "bias")}, nil
+		return &linear{product: product{b, p}, in: o.In, out: o.Out, wide: o.Out, per: out.Elems() / o.Out, rows: p.cfg.Rows, turned: o.Transposed, w: p.param(i, "weight"), b: p.param(i, "bias")}, nil
 	case *graph.ReLU:
 		return &relu{base: b}, nil
 	case *graph.MaxPool2d:
@@ -150,8 +156,7 @@ func newOp(p *Plan, i int) (op, error) {
 
 // conv is Conv2d: x [N,C,H,W], w [O,C/groups,KH,KW], y [N,O,OH,OW].
 type conv struct {
-	base
-	prec   Precision
+	product
 	c      kernel.Conv
 	w, b   int
 	wn, hw int
@@ -169,41 +174,40 @@ func (o *conv) forward(f *frame) {
 	if o.b >= 0 {
 		bias = f.params[o.b:][:o.c.O]
 	}
-	x, scratch := o.prec.operand(f, f.x(o.i, 0), f.scratch)
-	w, scratch := o.prec.operand(f, f.params[o.w:][:o.wn], scratch)
+	x, scratch := o.operand(f, 0, f.scratch)
+	w, scratch := o.weights(f, f.params[o.w:][:o.wn], scratch)
 	kernel.ConvForward(f.team, &o.c, f.y(o.i), x, w, bias, o.relu, scratch)
 }
 
 func (o *conv) gradInput(f *frame, _ int, dst []float32) {
 	o.c.N = f.rows
-	dy, scratch := o.prec.operand(f, f.dy(o.i), f.scratch)
-	w, scratch := o.prec.operand(f, f.params[o.w:][:o.wn], scratch)
+	dy, scratch := o.gradient(f, f.scratch)
+	w, scratch := o.weights(f, f.params[o.w:][:o.wn], scratch)
 	kernel.ConvBackwardData(f.team, &o.c, dst, dy, w, scratch)
 }
 
 func (o *conv) gradParams(f *frame) {
 	o.c.N = f.rows
-	dy, scratch := o.prec.operand(f, f.dy(o.i), f.scratch)
-	x, scratch := o.prec.operand(f, f.x(o.i, 0), scratch)
-	kernel.ConvBackwardWeight(f.team, &o.c, f.grad(o.i, o.w, o.wn), dy, x, f.acc, scratch)
 	if o.b >= 0 {
 		kernel.SumChannels(f.grad(o.i, o.b, o.c.O), f.dy(o.i), kernel.AllChannels(f.rows, o.c.O, o.hw), f.acc)
 	}
+	dy, scratch := o.gradient(f, f.scratch)
+	x, scratch := o.operand(f, 0, scratch)
+	kernel.ConvBackwardWeight(f.team, &o.c, f.grad(o.i, o.w, o.wn), dy, x, f.acc, scratch)
 }
 
 func (o *conv) saves(k autodiff.Kind) (x, y bool) { return k == autodiff.GradParams, false }
+func (o *conv) sums() bool                        { return o.b >= 0 }
 
 func (o *conv) scratch() int {
 	c := o.c
-	x, y := c.N*c.C*c.H*c.W, c.N*c.O*o.hw
-	return kernel.ConvScratch(&c) + max(o.prec.copies(x, o.wn), o.prec.copies(y, o.wn), o.prec.copies(y, x))
+	return kernel.ConvScratch(&c) + o.copies(o.wn)
 }
 
 // linear is y = x wᵀ + b: x [N*per, in], w [out, in], y [N*per, out]. In a row of linear
 // layers y and dy are the columns from first on of a matrix of wide columns.
 type linear struct {
-	base
-	prec               Precision
+	product
 	in, out, per, rows int
 	first, wide        int
 	w, b               int
@@ -224,13 +228,13 @@ func (o *linear) fuseReLU() (gradient bool) {
 }
 
 func (o *linear) forward(f *frame) {
-	x, scratch := o.prec.operand(f, f.x(o.i, 0), f.scratch)
+	x, scratch := o.operand(f, 0, f.scratch)
 	o.multiply(f, x, scratch)
 }
 
 // multiply is forward with its operand.
 func (o *linear) multiply(f *frame, x, scratch []float32) {
-	w, scratch := o.prec.operand(f, f.params[o.w:][:o.out*o.in], scratch)
+	w, scratch := o.weights(f, f.params[o.w:][:o.out*o.in], scratch)
 	so, si := o.strides()
 	g := kernel.GemmArgs{M: f.rows * o.per, N: o.out, K: o.in, RS: o.in, KS: 1, BK: si, BJ: so, LDC: o.wide, ReLU: o.relu}
 	g.A, g.B, g.C = x, w, f.y(o.i)[o.first:]
@@ -241,13 +245,13 @@ func (o *linear) multiply(f *frame, x, scratch []float32) {
 }
 
 func (o *linear) gradInput(f *frame, _ int, dst []float32) {
-	dy, scratch := o.prec.operand(f, f.dy(o.i), f.scratch)
+	dy, scratch := o.gradient(f, f.scratch)
 	o.addInput(f, dst, dy, false, scratch)
 }
 
 // addInput: dx [N*per, in] = dy [N*per, out] w [out, in], or += with acc.
 func (o *linear) addInput(f *frame, dst, dy []float32, acc bool, scratch []float32) {
-	w, scratch := o.prec.operand(f, f.params[o.w:][:o.out*o.in], scratch)
+	w, scratch := o.weights(f, f.params[o.w:][:o.out*o.in], scratch)
 	so, si := o.strides()
 	kernel.Gemm(f.team, &kernel.GemmArgs{
 		M: f.rows * o.per, N: o.in, K: o.out, A: dy[o.first:], RS: o.wide, KS: 1,
@@ -256,12 +260,12 @@ func (o *linear) addInput(f *frame, dst, dy []float32, acc bool, scratch []float
 }
 
 func (o *linear) gradParams(f *frame) {
-	dy, scratch := o.prec.operand(f, f.dy(o.i), f.scratch)
-	x, scratch := o.prec.operand(f, f.x(o.i, 0), scratch)
-	o.gradWeight(f, dy, x, scratch)
 	if o.b >= 0 {
 		kernel.AddRowsGrad(f.grad(o.i, o.b, o.out), f.dy(o.i), f.rows*o.per, f.acc)
 	}
+	dy, scratch := o.gradient(f, f.scratch)
+	x, scratch := o.operand(f, 0, scratch)
+	o.gradWeight(f, dy, x, scratch)
 }
 
 // gradWeight: dw [out, in] = dyᵀ [out, N*per] x [N*per, in].
@@ -280,12 +284,12 @@ func (o *linear) gradWeight(f *frame, dy, x, scratch []float32) {
 }
 
 func (o *linear) saves(k autodiff.Kind) (x, y bool) { return k == autodiff.GradParams, false }
+func (o *linear) sums() bool                        { return o.b >= 0 }
 
 func (o *linear) scratch() int {
 	m := o.rows * o.per
-	x, y, w := m*o.in, m*o.wide, o.out*o.in
 	return max(kernel.GemmScratch(m, o.out, o.in), kernel.GemmScratch(m, o.in, o.out), kernel.GemmScratch(o.out, o.in, m), kernel.GemmScratch(o.in, o.out, m)) +
-		max(o.prec.copies(x, w), o.prec.copies(y, w), o.prec.copies(y, x))
+		o.copies(o.out*o.in)
 }
 
 // relu reads its output in the backward pass, so its input may be overwritten.
@@ -306,7 +310,19 @@ func (o *relu) gradInput(f *frame, _ int, dst []float32) {
 		f.pass(o.i, dst)
 		return
 	}
-	kernel.ReLUGrad(dst, f.dy(o.i), f.y(o.i))
+	dy := f.dy(o.i)
+	if y := f.vals[f.e.p.g.Result(o.i)]; y.half {
+		kernel.ReLUGradBF16(dst, dy, f.halves(y), f.from*y.per)
+		return
+	}
+	kernel.ReLUGrad(dst, dy, f.y(o.i))
+}
+
+func (o *relu) reads(arg int) reading {
+	if arg < 0 {
+		return bySign
+	}
+	return exactly
 }
 
 func (o *relu) saves(autodiff.Kind) (x, y bool) { return false, !o.gradFused }

@@ -48,27 +48,31 @@ func (m Memory) Total() int { return m.Params + m.Grads + m.Slots + m.Temp + m.S
 
 // place is where a buffer of float32 lives.
 type place struct {
-	off  int // floats from the start of its arena
-	per  int // floats per row
+	off  int // floats from the start of its arena, or words of the slot
+	per  int // elements per row
 	slot bool
+	half bool // kept as operands of products, in the slot's words
 }
 
 // Plan is a compiled graph. It is immutable; an Exec runs it.
 type Plan struct {
-	Layout Layout
-	cfg    Config
-	g      *graph.Graph
-	ops    []op
-	vals   []place // of every value
-	kept   []place // of every value in the backward pass, where it is kept or computed again
-	grads  []place // of every value that has a gradient; per is 0 otherwise
-	back   []step
-	params int           // index in back where the GradParams of a split plan begin
-	sum    int           // temp offset of the buffer that later addends go through
-	slotF  int           // floats of a slot
-	slotW  int           // 32-bit words of a slot: dropout bits, pooling positions
-	temp   int           // floats
-	scr    int           // floats of kernel scratch
+	Layout  Layout
+	cfg     Config
+	g       *graph.Graph
+	ops     []op
+	vals    []place // of every value
+	kept    []place // of every value in the backward pass, where it is kept or computed again
+	grads   []place // of every value that has a gradient; per is 0 otherwise
+	back    []step
+	params  int         // index in back where the GradParams of a split plan begin
+	sum     int         // temp offset of the buffer that later addends go through
+	slotF   int         // floats of a slot
+	slotW   int         // 32-bit words of a slot: dropout bits, pooling positions
+	temp    int         // floats
+	scr     int         // floats of kernel scratch
+	keeps   [][]keeping // by node, after the inputs': what is done to its output once it is there
+	rounded []bool      // by value: it is rounded in place
+
 	adds   []bool        // by node: it shares a parameter, so it adds to gradients that begin at 0
 	moved  []map[int]int // by node: where its gradients lie that are not where the parameters do
 	zeroed [][2]int      // ranges of the gradients of those nodes, and of those that no gradient reaches
@@ -81,6 +85,8 @@ type step struct {
 	dy    int  // value whose gradient it reads
 	dst   int  // GradInput: value whose gradient it writes; again: the value
 	again bool // compute the node's output again
+
+	rounding rounding
 }
 
 // life is a buffer while it is being placed.
@@ -250,6 +256,8 @@ type buffers struct {
 	last           []int
 	saved, outside []bool
 	share          union
+	same           union  // views of one value
+	half           []bool // kept for the backward pass as operands of products
 	rerun          rerun
 	lives          map[int]*life // by the root of those that share
 
@@ -270,6 +278,8 @@ func (p *Plan) placeBuffers(bw autodiff.Backward) error {
 	b.findReaders()
 	b.rerun = p.findAgain(b.saved, b.outside)
 	b.rerun.insert(p)
+	b.findKept()
+	p.findRounding()
 	b.shareValues()
 	b.findLives()
 	b.shareGrads()
@@ -292,7 +302,7 @@ func (b *buffers) findReaders() {
 		}
 	}
 	for _, s := range b.back {
-		b.reads(s, func(v int) { b.saved[v] = true })
+		b.reads(s, func(v int, _ reading) { b.saved[v] = true })
 	}
 	for _, v := range b.cfg.Outputs {
 		b.outside[v] = true
@@ -303,11 +313,14 @@ func (b *buffers) findReaders() {
 	}
 }
 
+// keepsFloats tells that the backward pass reads v as float32.
+func (b *buffers) keepsFloats(v int) bool { return b.saved[v] && !b.half[v] }
+
 // dead tells that nobody needs the buffer of x after node i.
 func (b *buffers) dead(x, i int) bool {
 	r := b.share.root(x)
 	for v := range b.nv {
-		if b.share.root(v) == r && (b.saved[v] || b.outside[v] || b.last[v] > i || v < len(b.g.Inputs)) {
+		if b.share.root(v) == r && (b.keepsFloats(v) || b.outside[v] || b.last[v] > i || v < len(b.g.Inputs)) {
 			return false
 		}
 	}
@@ -346,7 +359,7 @@ func (b *buffers) findLives() {
 			b.lives[r] = l
 		}
 		l.dies = max(l.dies, b.last[v], born(v))
-		l.slot = l.slot || b.saved[v]
+		l.slot = l.slot || b.keepsFloats(v)
 	}
 }
 
@@ -450,10 +463,23 @@ func (b *buffers) place() {
 		if b.rerun.again[v] {
 			p.kept[v] = place{off: reruns[b.rerun.share.root(v)].off, per: p.vals[v].per}
 		}
+		if b.half[v] {
+			p.kept[v] = place{off: p.halfOf(b.same.root(v)), per: p.vals[v].per, half: true}
+		}
 		if l := b.glives[b.gshare.root(v)]; b.needs[v] && l != nil {
 			p.grads[v] = place{off: l.off, per: p.g.Shape(v).Elems(), slot: l.slot}
 		}
 	}
+}
+
+// halfOf is where value v is kept as operands.
+func (p *Plan) halfOf(v int) int {
+	for _, k := range p.keeps[max(0, v-len(p.g.Inputs)+1)] {
+		if k.v == v {
+			return k.half
+		}
+	}
+	panic("exec: the value is not kept")
 }
 
 func (p *Plan) floats(v int) int { return p.g.Shape(v).Elems() * p.cfg.Rows }

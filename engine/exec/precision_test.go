@@ -100,3 +100,97 @@ func TestBF16Operands(t *testing.T) {
 		})
 	}
 }
+
+// plain is a chain without norms or residuals: all that its backward pass reads are operands
+// and signs.
+func plain() *graph.Graph {
+	three, one := graph.Pair{3, 3}, graph.Pair{1, 1}
+	g := &graph.Graph{Name: "plain", Inputs: []graph.Input{{Name: "x", Shape: graph.Shape{4, 8, 8}}}, Output: "out", Nodes: []graph.Node{
+		{Name: "a", Op: &graph.Conv2d{In: 4, Out: 16, Kernel: three, Padding: one, Bias: true}, Inputs: []string{"x"}},
+		{Name: "ra", Op: &graph.ReLU{}, Inputs: []string{"a"}},
+		{Name: "b", Op: &graph.Conv2d{In: 16, Out: 16, Kernel: three, Padding: one}, Inputs: []string{"ra"}},
+		{Name: "rb", Op: &graph.ReLU{}, Inputs: []string{"b"}},
+		{Name: "c", Op: &graph.Conv2d{In: 16, Out: 16, Kernel: three, Padding: one, Groups: 16}, Inputs: []string{"rb"}},
+		{Name: "rc", Op: &graph.ReLU{}, Inputs: []string{"c"}},
+		{Name: "f", Op: &graph.Flatten{}, Inputs: []string{"rc"}},
+		{Name: "d", Op: &graph.Linear{In: 1024, Out: 40, Bias: true}, Inputs: []string{"f"}},
+		{Name: "rd", Op: &graph.ReLU{}, Inputs: []string{"d"}},
+		{Name: "out", Op: &graph.Linear{In: 40, Out: 3, Bias: true}, Inputs: []string{"rd"}},
+	}}
+	if err := g.Check(); err != nil {
+		panic(err)
+	}
+	return g
+}
+
+// TestBF16Kept: keeping operands in half the memory and rounding in place change no bit of what
+// copies that are rounded for each product give, in one pass, in two halves, with recomputation
+// and on several threads.
+func TestBF16Kept(t *testing.T) {
+	exec.ShareAll(t)
+	team := kernel.NewTeam(3)
+	defer team.Close()
+	gs := map[string]*graph.Graph{"plain": plain()}
+	for _, g := range models {
+		gs[g.Name] = g
+	}
+	for name, g := range tensorGraphs() {
+		if err := g.Check(); err != nil {
+			t.Fatal(err)
+		}
+		gs["tensor "+name] = g
+	}
+	for name, g := range gs {
+		t.Run(name, func(t *testing.T) {
+			undo := exec.Plainly()
+			want := build(t, g, 6, exec.Config{Precision: exec.BF16})
+			undo()
+			// Some answers are so small that only their signs are left.
+			for i := range want.x {
+				if i%7 == 0 && !g.Inputs[0].Constant {
+					want.x[i] *= 0x1p-70
+				}
+			}
+			want.forward()
+			answer := append([]float32(nil), want.e.Value(0, want.out, want.rows)...)
+			want.e.Backward(0, want.st.Params, want.grads, false)
+			for _, c := range []exec.Config{
+				{}, {Split: true}, {Recompute: exec.Selective}, {Recompute: exec.Full}, {Recompute: exec.Selective, Split: true}, {Recompute: exec.Full, Split: true},
+			} {
+				c.Precision = exec.BF16
+				m := build(t, g, 6, c)
+				m.x, m.e = want.x, m.p.New(team)
+				for range 2 {
+					m.forward()
+					bits(t, "answers", answer, m.e.Value(0, m.out, m.rows))
+					if c.Split {
+						m.e.BackwardInput(0, m.st.Params)
+						bits(t, "input", want.e.Grad(0, 0, want.rows), m.e.Grad(0, 0, m.rows))
+						m.e.TrashAll()
+						m.e.BackwardWeight(0, m.st.Params, m.grads, false)
+					} else {
+						m.e.Trash()
+						m.e.Backward(0, m.st.Params, m.grads, false)
+						bits(t, "input", want.e.Grad(0, 0, want.rows), m.e.Grad(0, 0, m.rows))
+					}
+					bits(t, "parameters", want.grads, m.grads)
+					if len(m.st.Buffers) > 0 {
+						break // running statistics go on
+					}
+				}
+			}
+		})
+	}
+}
+
+// TestBF16Memory: what is kept for the backward pass of a chain of products takes half of what
+// it takes in float32.
+func TestBF16Memory(t *testing.T) {
+	a, b := build(t, plain(), 64, exec.Config{}), build(t, plain(), 64, exec.Config{Precision: exec.BF16})
+	if kept, here := b.p.Halves(); kept != 5 || here != 5 {
+		t.Errorf("%d values are kept as operands and %d rounded in place, want 5 and 5", kept, here)
+	}
+	if f, h := a.p.Memory().Slot, b.p.Memory().Slot; float64(h) > 0.51*float64(f) {
+		t.Errorf("a slot takes %d bytes, %d in float32", h, f)
+	}
+}

@@ -25,16 +25,16 @@ func newSequenceOp(p *Plan, i int) op {
 	case *graph.LayerNorm:
 		return newLayerNorm(p, b, o, out)
 	case *graph.Linears:
-		l := &linears{base: b}
+		l := &linears{product: product{b, p}}
 		for k, name := range o.Names {
 			l.each = append(l.each, linear{
-				base: b, prec: p.cfg.Precision, in: o.In, out: o.Out, per: in[0].Elems() / o.In, rows: p.cfg.Rows,
+				product: product{b, p}, in: o.In, out: o.Out, per: in[0].Elems() / o.In, rows: p.cfg.Rows,
 				w: p.param(i, name+".weight"), b: p.param(i, name+".bias"), first: k * o.Out, wide: len(o.Names) * o.Out,
 			})
 		}
 		return l
 	case *graph.Attention:
-		a := &attention{base: b, prec: p.cfg.Precision, node: uint32(p.Layout.first + i), masked: len(in) == 2}
+		a := &attention{product: product{b, p}, node: uint32(p.Layout.first + i), masked: len(in) == 2}
 		a.a = kernel.Attention{N: p.cfg.Rows, T: out[0], C: out[1], Heads: o.Heads, Causal: o.Causal, BF16: p.cfg.Precision == BF16}
 		if p.cfg.Train {
 			a.a.P = o.P
@@ -171,34 +171,38 @@ func (o *layerNorm) rowwise() (forward, grad bool)   { return true, true }
 
 // linears are linear layers of one input, side by side in the output.
 type linears struct {
-	base
+	product
 	each []linear
 }
 
 func (o *linears) forward(f *frame) {
-	x, scratch := o.each[0].prec.operand(f, f.x(o.i, 0), f.scratch)
+	x, scratch := o.operand(f, 0, f.scratch)
 	for k := range o.each {
 		o.each[k].multiply(f, x, scratch)
 	}
 }
 
 func (o *linears) gradInput(f *frame, _ int, dst []float32) {
-	dy, scratch := o.each[0].prec.operand(f, f.dy(o.i), f.scratch)
+	dy, scratch := o.gradient(f, f.scratch)
 	for k := range o.each {
 		o.each[k].addInput(f, dst, dy, k > 0, scratch)
 	}
 }
 
 func (o *linears) gradParams(f *frame) {
-	l := &o.each[0]
-	dy, scratch := l.prec.operand(f, f.dy(o.i), f.scratch)
-	x, scratch := l.prec.operand(f, f.x(o.i, 0), scratch)
+	if o.each[0].b >= 0 {
+		o.gradBias(f)
+	}
+	dy, scratch := o.gradient(f, f.scratch)
+	x, scratch := o.operand(f, 0, scratch)
 	for k := range o.each {
 		o.each[k].gradWeight(f, dy, x, scratch)
 	}
-	if l.b < 0 {
-		return
-	}
+}
+
+// gradBias sums the gradients of all biases side by side.
+func (o *linears) gradBias(f *frame) {
+	l := &o.each[0]
 	bias := f.scratch[:l.wide]
 	if f.acc {
 		for k := range o.each {
@@ -211,13 +215,14 @@ func (o *linears) gradParams(f *frame) {
 	}
 }
 
+func (o *linears) sums() bool { return o.each[0].b >= 0 }
+
 func (o *linears) saves(k autodiff.Kind) (x, y bool) { return k == autodiff.GradParams, false }
 func (o *linears) scratch() int                      { return max(o.each[0].scratch(), o.each[0].wide) }
 
 // attention keeps nothing but its inputs: the backward pass takes the softmax again.
 type attention struct {
-	base
-	prec   Precision
+	product
 	a      kernel.Attention
 	node   uint32
 	masked bool
@@ -234,23 +239,28 @@ func (o *attention) bind(f *frame) (mask []float32) {
 
 func (o *attention) forward(f *frame) {
 	mask := o.bind(f)
-	qkv, scratch := o.prec.operand(f, f.x(o.i, 0), f.scratch)
+	qkv, scratch := o.operand(f, 0, f.scratch)
 	kernel.AttentionForward(f.team, &o.a, f.y(o.i), qkv, mask, scratch)
 }
 
 func (o *attention) gradInput(f *frame, _ int, dst []float32) {
 	mask := o.bind(f)
-	dy, scratch := o.prec.operand(f, f.dy(o.i), f.scratch)
-	qkv, scratch := o.prec.operand(f, f.x(o.i, 0), scratch)
+	dy, scratch := o.gradient(f, f.scratch)
+	qkv, scratch := o.operand(f, 0, scratch)
 	kernel.AttentionBackward(f.team, &o.a, dst, dy, qkv, mask, scratch)
 }
 
 func (o *attention) saves(autodiff.Kind) (x, y bool) { return true, false }
 
-func (o *attention) scratch() int {
-	n := o.a.N * o.a.T * o.a.C
-	return kernel.AttentionScratch(&o.a) + o.prec.copies(n, 3*n)
+// reads: a mask is no operand.
+func (o *attention) reads(arg int) reading {
+	if arg > 0 {
+		return exactly
+	}
+	return o.product.reads(arg)
 }
+
+func (o *attention) scratch() int { return kernel.AttentionScratch(&o.a) + o.copies(0) }
 
 // tokenMask is 1 where x is not the token.
 type tokenMask struct {

@@ -63,7 +63,7 @@ func newTensorOp(p *Plan, i int) op {
 	case *graph.Resample:
 		return newResample(b, o, in[0], out)
 	case *graph.MatMul:
-		m := &matmul{base: b, prec: p.cfg.Precision, rows: p.cfg.Rows, ta: o.TransA, tb: o.TransB, scale: o.Scale}
+		m := &matmul{product: product{b, p}, rows: p.cfg.Rows, ta: o.TransA, tb: o.TransB, scale: o.Scale}
 		m.batch, m.m, m.k, m.n, _ = o.Sizes(in[0], in[1])
 		return m
 	case *graph.StochasticDepth:
@@ -74,7 +74,7 @@ func newTensorOp(p *Plan, i int) op {
 			N: p.cfg.Rows, C: o.Out, H: out[1], W: out[2], O: o.In, KH: o.Kernel[0], KW: o.Kernel[1],
 			SH: stride[0], SW: stride[1], PT: pad[0], PL: pad[1], PB: pad[2], PR: pad[3], DH: dil[0], DW: dil[1], Groups: groups,
 		}
-		return &convTranspose{base: b, prec: p.cfg.Precision, c: c, w: p.param(i, "weight"), b: p.param(i, "bias"), wn: o.Out * o.In / groups * c.KH * c.KW, hw: out[1] * out[2]}
+		return &convTranspose{product: product{b, p}, c: c, w: p.param(i, "weight"), b: p.param(i, "bias"), wn: o.Out * o.In / groups * c.KH * c.KW, hw: out[1] * out[2]}
 	}
 	return nil
 }
@@ -418,18 +418,15 @@ func (o *cumsum) rowwise() (forward, grad bool) { return true, true }
 
 // matmul is a product of matrices for each row and each of batch.
 type matmul struct {
-	base
-	prec           Precision
+	product
 	rows           int
 	batch, m, k, n int
 	ta, tb         bool
 	scale          float32
 }
 
-// product sets c [m,n] = a [m,k] b [k,n], each given by the strides of its axes.
-func (o *matmul) product(f *frame, m, n, k int, c, a []float32, ars, aks int, b []float32, bk, bj int) {
-	a, scratch := o.prec.operand(f, a, f.scratch)
-	b, scratch = o.prec.operand(f, b, scratch)
+// multiply sets c [m,n] = a [m,k] b [k,n], each given by the strides of its axes.
+func (o *matmul) multiply(f *frame, m, n, k int, c, a []float32, ars, aks int, b []float32, bk, bj int, scratch []float32) {
 	for r := range f.rows * o.batch {
 		kernel.Gemm(f.team, &kernel.GemmArgs{
 			M: m, N: n, K: k, A: a[r*m*k:][:m*k], RS: ars, KS: aks, B: b[r*k*n:][:k*n], BK: bk, BJ: bj, C: c[r*m*n:][:m*n], LDC: n,
@@ -453,31 +450,32 @@ func (o *matmul) strides() (ars, aks, bk, bj int) {
 
 func (o *matmul) forward(f *frame) {
 	ars, aks, bk, bj := o.strides()
-	o.product(f, o.m, o.n, o.k, f.y(o.i), f.x(o.i, 0), ars, aks, f.x(o.i, 1), bk, bj)
+	a, scratch := o.operand(f, 0, f.scratch)
+	b, scratch := o.operand(f, 1, scratch)
+	o.multiply(f, o.m, o.n, o.k, f.y(o.i), a, ars, aks, b, bk, bj, scratch)
 }
 
 func (o *matmul) gradInput(f *frame, arg int, dst []float32) {
 	ars, aks, bk, bj := o.strides()
-	dy := f.dy(o.i)
-	switch b := f.x(o.i, 1); {
+	dy, scratch := o.gradient(f, f.scratch)
+	x, scratch := o.operand(f, 1-arg, scratch) // the other factor
+	switch {
 	case arg == 0 && !o.ta: // da [m,k] = dy [m,n] bᵀ [n,k]
-		o.product(f, o.m, o.k, o.n, dst, dy, o.n, 1, b, bj, bk)
+		o.multiply(f, o.m, o.k, o.n, dst, dy, o.n, 1, x, bj, bk, scratch)
 	case arg == 0: // daᵀ [k,m] = b [k,n] dyᵀ [n,m]
-		o.product(f, o.k, o.m, o.n, dst, b, bk, bj, dy, 1, o.n)
+		o.multiply(f, o.k, o.m, o.n, dst, x, bk, bj, dy, 1, o.n, scratch)
 	case !o.tb: // db [k,n] = aᵀ [k,m] dy [m,n]
-		o.product(f, o.k, o.n, o.m, dst, f.x(o.i, 0), aks, ars, dy, o.n, 1)
+		o.multiply(f, o.k, o.n, o.m, dst, x, aks, ars, dy, o.n, 1, scratch)
 	default: // dbᵀ [n,k] = dyᵀ [n,m] a [m,k]
-		o.product(f, o.n, o.k, o.m, dst, dy, 1, o.n, f.x(o.i, 0), ars, aks)
+		o.multiply(f, o.n, o.k, o.m, dst, dy, 1, o.n, x, ars, aks, scratch)
 	}
 }
 
 func (o *matmul) saves(autodiff.Kind) (x, y bool) { return true, false }
 
 func (o *matmul) scratch() int {
-	n := o.rows * o.batch
-	a, b, y := n*o.m*o.k, n*o.k*o.n, n*o.m*o.n
 	return max(kernel.GemmScratch(o.m, o.n, o.k), kernel.GemmScratch(o.m, o.k, o.n), kernel.GemmScratch(o.k, o.m, o.n),
-		kernel.GemmScratch(o.k, o.n, o.m), kernel.GemmScratch(o.n, o.k, o.m)) + max(o.prec.copies(a, b), o.prec.copies(a, y), o.prec.copies(b, y))
+		kernel.GemmScratch(o.k, o.n, o.m), kernel.GemmScratch(o.n, o.k, o.m)) + o.copies(0)
 }
 
 // depth is stochastic depth: it draws one number for each row of the batch.
@@ -516,8 +514,7 @@ func (o *depth) gradInPlace() bool                        { return true }
 
 // convTranspose is the gradient of a convolution c as a layer: x is c's output.
 type convTranspose struct {
-	base
-	prec   Precision
+	product
 	c      kernel.Conv
 	w, b   int
 	wn, hw int
@@ -526,8 +523,8 @@ type convTranspose struct {
 func (o *convTranspose) forward(f *frame) {
 	o.c.N = f.rows
 	y := f.y(o.i)
-	x, scratch := o.prec.operand(f, f.x(o.i, 0), f.scratch)
-	w, scratch := o.prec.operand(f, f.params[o.w:][:o.wn], scratch)
+	x, scratch := o.operand(f, 0, f.scratch)
+	w, scratch := o.weights(f, f.params[o.w:][:o.wn], scratch)
 	kernel.ConvBackwardData(f.team, &o.c, y, x, w, scratch)
 	if o.b < 0 {
 		return
@@ -544,24 +541,24 @@ func (o *convTranspose) forward(f *frame) {
 
 func (o *convTranspose) gradInput(f *frame, _ int, dst []float32) {
 	o.c.N = f.rows
-	dy, scratch := o.prec.operand(f, f.dy(o.i), f.scratch)
-	w, scratch := o.prec.operand(f, f.params[o.w:][:o.wn], scratch)
+	dy, scratch := o.gradient(f, f.scratch)
+	w, scratch := o.weights(f, f.params[o.w:][:o.wn], scratch)
 	kernel.ConvForward(f.team, &o.c, dst, dy, w, nil, false, scratch)
 }
 
 func (o *convTranspose) gradParams(f *frame) {
 	o.c.N = f.rows
-	x, scratch := o.prec.operand(f, f.x(o.i, 0), f.scratch)
-	dy, scratch := o.prec.operand(f, f.dy(o.i), scratch)
-	kernel.ConvBackwardWeight(f.team, &o.c, f.grad(o.i, o.w, o.wn), x, dy, f.acc, scratch)
 	if o.b >= 0 {
 		kernel.SumChannels(f.grad(o.i, o.b, o.c.C), f.dy(o.i), kernel.AllChannels(f.rows, o.c.C, o.hw), f.acc)
 	}
+	x, scratch := o.operand(f, 0, f.scratch)
+	dy, scratch := o.gradient(f, scratch)
+	kernel.ConvBackwardWeight(f.team, &o.c, f.grad(o.i, o.w, o.wn), x, dy, f.acc, scratch)
 }
 
 func (o *convTranspose) saves(k autodiff.Kind) (x, y bool) { return k == autodiff.GradParams, false }
+func (o *convTranspose) sums() bool                        { return o.b >= 0 }
 
 func (o *convTranspose) scratch() int {
-	x, y := o.c.N*o.c.O*o.c.OH()*o.c.OW(), o.c.N*o.c.C*o.hw
-	return kernel.ConvScratch(&o.c) + max(o.prec.copies(x, o.wn), o.prec.copies(y, o.wn), o.prec.copies(x, y))
+	return kernel.ConvScratch(&o.c) + o.copies(o.wn)
 }

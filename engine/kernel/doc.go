@@ -53,7 +53,8 @@
 // [Sum], [Dot], [SumChannels]; [Exp], [Log], [Tanh], [Erf], [Sqrt], [Sinpi], [Cospi], [FMA] of
 // one number.
 //
-// Conversions (vec_half.go, vec_bf16.go): [RoundBF16]; [ToHalf], [ToBFloat16], [Quantise8],
+// Conversions (vec_half.go, vec_bf16.go, vec_bf16_pack.go): [RoundBF16]; [PackBF16] and
+// [UnpackBF16], which keep operands in half the memory; [ToHalf], [ToBFloat16], [Quantise8],
 // [AbsMax], the way back, and [CountZeros], [CountEqual], [TakeEqual] for coders.
 //
 // Losses (loss.go): [MSE], [CrossEntropy], [CrossEntropyProb] with gradients; [CountCorrect],

@@ -52,6 +52,7 @@ type Team struct {
 	lanes  depthwiseTask
 	norms  normTask
 	round  roundTask
+	keep   packTask
 	line   lineTask
 }
 

@@ -91,6 +91,14 @@ const (
 	vecFromBFloat16
 	// p0 = p1 as a bfloat16 operand of products
 	vecRoundBF16
+	// p0 = p1 and p2 as kept operands, p1 in the low half
+	vecPackBF16
+	// packBF16, and p1, p2 = p1, p2 as operands
+	vecPackRoundBF16
+	// p0, p1 = operands that are kept in p2
+	vecUnpackBF16
+	// p0, p1 = kept in p2 > 0 ? p0, p1 : 0
+	vecReluGradBF16
 	// p0 = low byte of p1*k0 rounded to an integer
 	vecQuantise8
 	// s0 = |p0| > s0 ? |p0| : s0, s1 += p0 finite ? 0 : 1

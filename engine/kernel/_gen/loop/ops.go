@@ -285,6 +285,27 @@ func conversions(def define, wide bool) {
 		b = a.igt(k.bits(inf)).choose(a.or(k.bits(1<<22)), b)
 		k.store(0, b.or(x.and(k.bits(signs))))
 	})
+	def("packBF16", "p0 = p1 and p2 as kept operands, p1 in the low half", func(k *kernel) {
+		k.store(0, k.kept(1).sar(16).and(k.bits(0xffff)).or(k.kept(2)))
+	})
+	def("packRoundBF16", "packBF16, and p1, p2 = p1, p2 as operands", func(k *kernel) {
+		lo, hi := k.kept(1), k.kept(2)
+		k.store(0, lo.sar(16).and(k.bits(0xffff)).or(hi))
+		k.store(1, k.operand(lo))
+		k.store(2, k.operand(hi))
+	})
+	def("unpackBF16", "p0, p1 = operands that are kept in p2", func(k *kernel) {
+		w := k.load(2)
+		k.store(0, k.operand(w.shl(16)))
+		k.store(1, k.operand(w.and(k.bits(0xffff0000))))
+	})
+	def("reluGradBF16", "p0, p1 = kept in p2 > 0 ? p0, p1 : 0", func(k *kernel) {
+		w := k.load(2)
+		for i, x := range []value{w.shl(16), w.and(k.bits(0xffff0000))} {
+			x = x.igt(k.bits(inf)).choose(k.bits(0), x) // NaN
+			k.store(i, x.igt(k.bits(0)).keep(k.load(i)))
+		}
+	})
 	def("quantise8", "p0 = low byte of p1*k0 rounded to an integer", func(k *kernel) {
 		k.store(0, k.load(1).mul(k.param(0)).add(k.num(3<<22)).and(k.bits(0xff)))
 	})
@@ -303,4 +324,24 @@ func conversions(def define, wide bool) {
 		x := k.load(1)
 		k.store(0, x.ieq(k.load(2)).choose(x, k.load(0)))
 	})
+}
+
+// kept is slice i rounded to bfloat16 as an operand of products, in the upper half, with the sign
+// of what is too small for one.
+func (k *kernel) kept(i int) value {
+	const inf, signs = 0x7f800000, 0x80000000
+	x := k.load(i)
+	a := x.and(k.bits(^uint32(signs)))
+	b := a.iadd(k.bits(0x7fff)).iadd(a.sar(16).and(k.bits(1))).and(k.bits(0xffff0000))
+	b = b.igt(k.bits((127-56)<<23-1)).choose(b, k.bits((127-57)<<23))
+	b = b.igt(k.bits((127+64)<<23-1)).choose(k.bits(inf), b)
+	b = a.igt(k.bits(inf)).choose(k.bits(0x7fc00000), b)
+	return a.igt(k.bits(0)).keep(b).or(x.and(k.bits(signs)))
+}
+
+// operand is what kept left, as an operand.
+func (k *kernel) operand(x value) value {
+	const signs = 0x80000000
+	a := x.and(k.bits(^uint32(signs)))
+	return a.igt(k.bits((127-56)<<23 - 1)).keep(a).or(x.and(k.bits(signs)))
 }
