@@ -57,3 +57,6 @@ func (p *Plan) Halves() (kept, here int) {
 	}
 	return kept, here
 }
+
+// Multiplies tells whether node i reads input arg as an operand of products.
+func (p *Plan) Multiplies(i, arg int) bool { return p.ops[i].reads(arg) == asOperand }

@@ -194,3 +194,24 @@ func TestBF16Memory(t *testing.T) {
 		t.Errorf("a slot takes %d bytes, %d in float32", h, f)
 	}
 }
+
+// TestMultiplies: the graph knows which inputs are operands of products, and the others' gradients.
+func TestMultiplies(t *testing.T) {
+	gs := append([]*graph.Graph{plain()}, models...)
+	for _, g := range tensorGraphs() {
+		if err := g.Check(); err != nil {
+			t.Fatal(err)
+		}
+		gs = append(gs, g)
+	}
+	for _, g := range gs {
+		m := build(t, g, 2, exec.Config{Precision: exec.BF16})
+		for i, n := range g.Nodes {
+			for k := range n.Inputs {
+				if got, want := graph.Multiplies(n.Op, k), m.p.Multiplies(i, k); got != want {
+					t.Errorf("%s of %s, input %d: the graph says %v, the plan %v", n.Op.Kind(), g.Name, k, got, want)
+				}
+			}
+		}
+	}
+}

@@ -24,6 +24,8 @@ type Unit struct {
 	Out      int    // elements per row that cross a cut after this unit, forwards
 	Back     int    // elements per row of gradients that cross it, backwards
 	Largest  int    // elements per row of the largest tensor that crosses it
+	// Of Out and Back, what is read as operands of products only.
+	OutOperands, BackOperands int
 }
 
 // Units lists the graph's units in order: a stage begins at a unit.
@@ -73,7 +75,7 @@ func (g *Graph) Units() []Unit {
 		}
 		begin, named = i, false
 	}
-	varying := g.Varying(false)
+	varying, ops := g.Varying(false), operands{g, readers}
 	for k := range us {
 		u := &us[k]
 		u.Name = g.Nodes[u.From].Name
@@ -88,8 +90,14 @@ func (g *Graph) Units() []Unit {
 			if r := readers[v]; len(r) > 0 && r[len(r)-1] >= u.To {
 				u.Out += g.shapes[v].Elems()
 				u.Largest = max(u.Largest, g.shapes[v].Elems())
+				if ops.value(v, u.To) {
+					u.OutOperands += g.shapes[v].Elems()
+				}
 				if varying[v] {
 					u.Back += g.shapes[v].Elems()
+				}
+				if varying[v] && ops.gradient(v, u.To) {
+					u.BackOperands += g.shapes[v].Elems()
 				}
 			}
 		}
@@ -104,7 +112,7 @@ func (g *Graph) Join(us ...Unit) Unit {
 		if u.Weight == "" {
 			u.Name, u.Weight = v.Name, v.Weight
 		}
-		u.To, u.Out, u.Back, u.Largest = v.To, v.Out, v.Back, v.Largest
+		u.To, u.Out, u.Back, u.Largest, u.OutOperands, u.BackOperands = v.To, v.Out, v.Back, v.Largest, v.OutOperands, v.BackOperands
 	}
 	u.Params, u.Cost = g.ParamCount(u.From, u.To), g.Cost(u.From, u.To)
 	return u
@@ -118,6 +126,9 @@ type Edge struct {
 	To    []int // other stages that read it, ascending
 	// Constant: no parameter has a part in it, so no gradient of it is sent.
 	Constant bool
+	// Operand: the other stages read it as an operand of products only. GradOperand: so does stage
+	// From with the gradient that the first of them sends.
+	Operand, GradOperand bool
 }
 
 // Stage is one piece of a cut graph.
@@ -185,6 +196,7 @@ func (g *Graph) Cut(starts []int) ([]*Stage, error) {
 		stages[k] = &Stage{Index: k, Of: len(starts), First: starts[k], ModelInputs: len(g.Inputs), Last: k == len(starts)-1}
 	}
 	readers, varying := g.readers(), g.Varying(false)
+	ops := operands{g, readers}
 	for v := range g.Values() {
 		e := Edge{Value: v, Shape: g.shapes[v], From: -1, Constant: !varying[v]}
 		if v >= len(g.Inputs) {
@@ -201,6 +213,10 @@ func (g *Graph) Cut(starts []int) ([]*Stage, error) {
 			root := e
 			root.From, root.To = -1, append([]int{0}, e.To...)
 			stages[0].In = append(stages[0].In, root)
+		}
+		if v >= len(g.Inputs) && len(e.To) > 0 {
+			from := starts[e.From+1]
+			e.Operand, e.GradOperand = ops.value(v, from), ops.gradient(v, from)
 		}
 		for _, k := range e.To {
 			stages[k].In = append(stages[k].In, e)

@@ -342,9 +342,16 @@ func (f fill) pipeline(stages []*graph.Stage, cl *Cluster) forecast.Pipeline {
 		}
 		l := forecast.Link{Latency: latency, Work: byteWork, Seconds: 8 / min(node.Bandwidth, f.nodes[cl.Stages[k+1].Node].Bandwidth)}
 		for _, e := range s.Out {
-			l.Out += width * float64(e.Shape.Elems())
+			out, back := width, width
+			if operandsAsBF16(f.j) && e.Operand {
+				out = 2
+			}
+			if operandsAsBF16(f.j) && e.GradOperand {
+				back = 2
+			}
+			l.Out += out * float64(e.Shape.Elems())
 			if !e.Constant {
-				l.Back += width * float64(e.Shape.Elems())
+				l.Back += back * float64(e.Shape.Elems())
 			}
 		}
 		p.Links = append(p.Links, l)

@@ -137,7 +137,7 @@ func costs(j job.Spec, g *graph.Graph, units []graph.Unit, share int) ([]ga.Unit
 		results = append(results, float64(elems))
 		us = append(us, ga.Unit{
 			Name: u.Name, FLOPs: u.Cost.Total() * float64(j.BatchSize), Params: int64(u.Params),
-			Memory: float64(state(u.Params)), Out: float64(4*(u.Out+u.Back)*j.BatchSize) + tiedBytes(j, g, u.To),
+			Memory: float64(state(u.Params)), Out: float64(crossing(j, u)*j.BatchSize) + tiedBytes(j, g, u.To),
 		})
 	}
 	if again := params - g.ParamCount(0, len(g.Nodes)); again > 0 {
@@ -147,6 +147,21 @@ func costs(j job.Spec, g *graph.Graph, units []graph.Unit, share int) ([]ga.Unit
 		us[i].Memory += float64(float64(rest) * results[i] / sum)
 	}
 	return us, nil
+}
+
+// crossing is the bytes of a row that cross a cut after unit u in both directions, as a lossless
+// wire sends them: with that, cheap cuts are where a job in bfloat16 sends operands.
+func crossing(j job.Spec, u graph.Unit) int {
+	n := 4 * (u.Out + u.Back)
+	if operandsAsBF16(j) {
+		n -= 2 * (u.OutOperands + u.BackOperands)
+	}
+	return n
+}
+
+// operandsAsBF16 tells whether stages send operands of products as bfloat16.
+func operandsAsBF16(j job.Spec) bool {
+	return j.Precision == "bf16" && (j.Wire == "" || j.Wire == "fp32")
 }
 
 // corrections bounds how often a plan is made again because a stage takes more than its

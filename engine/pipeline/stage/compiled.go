@@ -143,14 +143,28 @@ func (c *Compiled) messages() error {
 	return nil
 }
 
-// size returns the bytes of the largest message that rows of a tensor can make.
+// size returns the bytes of the largest message that rows of a tensor, or of its gradient, can
+// make.
 func (c *Compiled) size(d edge, rows int) int {
+	return max(c.message(d, false, rows), c.message(d, true, rows))
+}
+
+// message returns the bytes of the largest message that rows of a tensor, or of its gradient, can
+// make.
+func (c *Compiled) message(d edge, gradient bool, rows int) int {
 	kind := c.kind
-	if int(d.id) < c.Stage.ModelInputs {
+	switch {
+	case int(d.id) < c.Stage.ModelInputs:
 		kind = codec.FP32 // may be token numbers, which no lossy wire keeps
+	case c.halves() && (gradient && d.gradOperand || !gradient && d.operand):
+		kind = codec.BF16
 	}
 	return wire.MessageHeader + codec.MaxSize(kind, d.per*rows)
 }
+
+// halves reports whether operands of products are sent as bfloat16: in a job of that precision
+// they lose nothing by it. A lossy wire rounds everything, as it is told to.
+func (c *Compiled) halves() bool { return c.Job.Precision == "bf16" && c.kind == codec.FP32 }
 
 // Peers returns the stages that this one needs links to, ascending.
 func (c *Compiled) Peers() []int {
@@ -178,22 +192,22 @@ func (c *Compiled) Peers() []int {
 // message, and a window for as many as the schedule lets the other side send ahead.
 func (c *Compiled) Link(peer int) transport.Options {
 	largest, ahead := wire.MessageHeader, 0
-	take := func(d edge) {
-		n := c.size(d, c.Job.MicroRows())
+	take := func(d edge, gradient bool) {
+		n := c.message(d, gradient, c.Job.MicroRows())
 		largest = max(largest, n)
 		ahead += n + wire.MessageCost
 	}
 	for _, d := range c.edges.in {
 		if d.from == peer {
-			take(d)
+			take(d, false)
 		}
 		if d.after == peer {
-			take(d)
+			take(d, true)
 		}
 	}
 	for _, d := range c.edges.out {
 		if d.after == peer {
-			take(d)
+			take(d, true)
 		}
 	}
 	if n := c.gathered(peer); n > 0 {
@@ -257,11 +271,11 @@ func (c *Compiled) Memory() Memory {
 		m.Targets = loss.Bytes(s.Graph.Shape(s.Graph.OutputValue()), c.Job.BatchSize)
 	}
 	for _, d := range c.edges.out {
-		m.Out = max(m.Out, c.size(d, rows))
+		m.Out = max(m.Out, c.message(d, false, rows))
 	}
 	for _, d := range c.edges.in {
-		if d.before >= 0 { // its gradient
-			m.Out = max(m.Out, c.size(d, rows))
+		if d.before >= 0 {
+			m.Out = max(m.Out, c.message(d, true, rows))
 		}
 	}
 	for _, p := range c.Peers() {

@@ -34,6 +34,10 @@ type edge struct {
 	to     []int  // out: stages it goes to
 	before int    // in: stage that the gradient goes to next; -1: none
 	after  int    // stage that the gradient comes from; -1: none
+
+	// In a job in bfloat16: the value, and the gradient that goes back to where it came from, are
+	// operands of products, so they lose nothing as bfloat16.
+	operand, gradOperand bool
 }
 
 // crosses tells whether the value goes over a link in any direction.
@@ -48,7 +52,7 @@ type edges struct {
 func edgesOf(gs *graph.Stage) edges {
 	var es edges
 	for k, e := range gs.In {
-		d := edge{id: uint16(e.Value), name: gs.Graph.ValueName(k), local: k, per: e.Shape.Elems(), from: e.From, before: e.From, after: -1}
+		d := edge{id: uint16(e.Value), name: gs.Graph.ValueName(k), local: k, per: e.Shape.Elems(), from: e.From, before: e.From, after: -1, operand: e.Operand}
 		for i, t := range e.To {
 			if t == gs.Index {
 				if i > 0 {
@@ -62,11 +66,12 @@ func edgesOf(gs *graph.Stage) edges {
 		if e.Constant {
 			d.before, d.after = -1, -1
 		}
+		d.gradOperand = e.GradOperand && d.before == e.From
 		es.in = append(es.in, d)
 	}
 	for _, e := range gs.Out {
 		l := gs.Local(e)
-		d := edge{id: uint16(e.Value), name: gs.Graph.ValueName(l), local: l, per: e.Shape.Elems(), from: -1, to: e.To, before: -1, after: e.To[0]}
+		d := edge{id: uint16(e.Value), name: gs.Graph.ValueName(l), local: l, per: e.Shape.Elems(), from: -1, to: e.To, before: -1, after: e.To[0], operand: e.Operand, gradOperand: e.GradOperand}
 		if e.Constant {
 			d.after = -1
 		}
@@ -90,6 +95,9 @@ type wiring struct {
 	links  map[int]Link
 	early  map[int][]transport.Message // by stage: what has come before its turn
 
+	halves bool // the job is in bfloat16 and its wire lossless
+	half   *codec.Encoder
+
 	enc   *codec.Encoder
 	plain *codec.Encoder // for inputs of the model that go to later stages, and gradients of tied parameters
 	dec   *codec.Decoder
@@ -106,7 +114,7 @@ func newWiring(c *Compiled, busy *meter) *wiring {
 	return &wiring{
 		edges: c.edges, stage: c.Stage.Index, inputs: c.Stage.ModelInputs, kind: c.kind,
 		enc: codec.NewEncoder(c.kind), dec: codec.NewDecoder(), buf: make([]byte, 0, c.Memory().Out), busy: busy,
-		part: make([]float32, c.part()),
+		part: make([]float32, c.part()), halves: c.halves(),
 	}
 }
 
@@ -147,9 +155,15 @@ func (w *wiring) next(ctx context.Context, from int, gathers bool) (transport.Me
 func (w *wiring) send(ctx context.Context, to []int, kind wire.Kind, d edge, it order.Item, x []float32) error {
 	done := w.busy.working()
 	enc, k := w.enc, w.kind
-	if int(d.id) < w.inputs {
+	switch {
+	case int(d.id) < w.inputs:
 		// A model's input may be token numbers, which no lossy wire keeps.
 		enc, k = w.lossless(), codec.FP32
+	case w.halves && (kind == wire.Activation && d.operand || kind == wire.Gradient && d.gradOperand):
+		if w.half == nil {
+			w.half = codec.NewEncoder(codec.BF16)
+		}
+		enc, k = w.half, codec.BF16
 	}
 	err := fits(k, x)
 	if err != nil {
