@@ -207,6 +207,8 @@ func TestForbiddenImports(t *testing.T) {
 			switch {
 			case strings.HasPrefix(im, "github.com/pion/") && !within(f.dir, "engine/transport/rtc") && f.dir != "signaling/relay":
 				bad("only engine/transport/rtc speaks WebRTC, and signaling/relay TURN")
+			case strings.HasPrefix(im, "github.com/nats-io/") && f.dir != "signaling/store/jetstream":
+				bad("only signaling/store/jetstream speaks to NATS")
 			case within(f.dir, "engine") && !within(f.dir, "engine/transport/rtc") && slices.Contains([]string{"os", "net", "log", "os/exec", "net/http"}, im):
 				bad("the engine sees the world through interfaces")
 			case f.dir == "signaling/proto" && !std:
