@@ -35,8 +35,8 @@ function lacking() {
 // engine may not give the same bits.
 async function outdated() {
   try {
-    const { ok } = await fetch(import.meta.url, { method: "HEAD", cache: "no-store" });
-    return ok ? null : { code: "version", text: "this host has been updated since the page was loaded", hint: "reload the page" };
+    const { ok, status } = await fetch(import.meta.url, { method: "HEAD", cache: "no-store" });
+    return ok || status === 429 ? null : { code: "version", text: "this host has been updated since the page was loaded", hint: "reload the page" };
   } catch {
     return { code: "host", text: "the host does not answer", hint: "check the network, and that ravnest still runs there" };
   }

@@ -41,7 +41,7 @@ globalThis.ravnest = {
   // current reports whether the host still has this build; true if it does not answer.
   current: (tell) => {
     const url = import.meta.url;
-    fetch(url, { method: "HEAD", cache: "no-store" }).then(({ ok, status }) => tell(ok || status >= 500), () => tell(true));
+    fetch(url, { method: "HEAD", cache: "no-store" }).then(({ ok, status }) => tell(ok || status === 429 || status >= 500), () => tell(true));
   },
   // sign tells the signature of our key as a Uint8Array; nothing where there is none.
   sign: (message, tell) => {

@@ -162,6 +162,19 @@ func (m *Members) Banned(key string) (banned bool) {
 	return banned
 }
 
+// Expected implements server.Members.
+func (m *Members) Expected() (n int) {
+	m.look(func(b *member.Book) {
+		n = len(b.Invites)
+		for _, x := range b.Members {
+			if x.Standing == member.Allowed {
+				n++
+			}
+		}
+	})
+	return n
+}
+
 // Watch calls changed whenever another process has changed the list, and wrong once for
 // whatever keeps it from being read, until ctx ends.
 func (m *Members) Watch(ctx context.Context, changed func(), wrong func(error)) {

@@ -56,7 +56,11 @@ func dial(ctx context.Context, h *host) (*socket, error) {
 		return &socket{ws}, nil
 	}
 	if resp != nil && resp.StatusCode != 0 && resp.Body != nil {
-		if pe := readError(resp.Body); pe != nil {
+		pe := readError(resp.Body)
+		if resp.StatusCode == http.StatusTooManyRequests {
+			return nil, fmt.Errorf("join %s: %w", h.url, &OftenError{retryAfter(resp.Header.Get("Retry-After")), pe})
+		}
+		if pe != nil {
 			return nil, fmt.Errorf("join %s: %w", h.url, pe)
 		}
 		if resp.StatusCode != http.StatusSwitchingProtocols {
@@ -99,5 +103,5 @@ func (h *host) send(ctx context.Context, method, url string, header map[string]s
 	if err != nil {
 		return nil, err
 	}
-	return &answer{resp.StatusCode, resp.Status, resp.ContentLength, resp.Body}, nil
+	return &answer{resp.StatusCode, resp.Status, resp.ContentLength, resp.Header.Get("Retry-After"), resp.Body}, nil
 }

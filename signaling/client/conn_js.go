@@ -205,7 +205,11 @@ func (h *host) send(ctx context.Context, method, url string, header map[string]s
 	b := make([]byte, buf.Get("byteLength").Int())
 	js.CopyBytesToGo(b, uint8Array.New(buf))
 	status := resp.Get("status").Int()
-	return &answer{status, fmt.Sprint(status, " ", resp.Get("statusText").String()), int64(len(b)), io.NopCloser(bytes.NewReader(b))}, nil
+	after := ""
+	if v := resp.Get("headers").Call("get", "Retry-After"); v.Type() == js.TypeString {
+		after = v.String()
+	}
+	return &answer{status, fmt.Sprint(status, " ", resp.Get("statusText").String()), int64(len(b)), after, io.NopCloser(bytes.NewReader(b))}, nil
 }
 
 // await waits for a promise.

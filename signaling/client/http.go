@@ -48,13 +48,14 @@ func (h *host) join() string {
 type answer struct {
 	code   int
 	status string
-	size   int64 // of the body; -1: unknown
+	size   int64  // of the body; -1: unknown
+	after  string // its header Retry-After
 	body   io.ReadCloser
 }
 
 // do sends a request, with a body of size bytes if any, and returns the answer if its status
-// is 2xx.
-func (h *host) do(ctx context.Context, method, path, query string, body io.Reader, size int, headers ...[2]string) (*answer, error) {
+// is 2xx. It waits, and asks again, where the host asks for patience and ctx allows it.
+func (h *host) do(ctx context.Context, method, path, query string, body func() io.Reader, size int, headers ...[2]string) (*answer, error) {
 	u := *h.url
 	u.Path, u.RawQuery = u.Path+path, query
 	header := map[string]string{}
@@ -67,26 +68,97 @@ func (h *host) do(ctx context.Context, method, path, query string, body io.Reade
 	if method == "PUT" {
 		header[proto.SessionHeader] = h.session
 	}
-	resp, err := h.send(ctx, method, u.String(), header, h.limit.Sent(ctx, body), size)
-	if err != nil {
-		if cause := ctx.Err(); cause != nil {
-			return nil, cause
+	for {
+		var sent io.Reader
+		if body != nil {
+			sent = h.limit.Sent(ctx, body())
 		}
-		return nil, fmt.Errorf("%w at %s: %w", ErrUnreachable, h.url, err)
+		resp, err := h.send(ctx, method, u.String(), header, sent, size)
+		if err != nil {
+			if cause := ctx.Err(); cause != nil {
+				return nil, cause
+			}
+			return nil, fmt.Errorf("%w at %s: %w", ErrUnreachable, h.url, err)
+		}
+		if resp.code/100 == 2 {
+			resp.body = h.limit.Received(ctx, resp.body)
+			return resp, nil
+		}
+		err = h.refused(resp)
+		var often *OftenError
+		if !errors.As(err, &often) || !often.wait(ctx) {
+			return nil, err
+		}
 	}
-	if resp.code/100 == 2 {
-		resp.body = h.limit.Received(ctx, resp.body)
-		return resp, nil
-	}
+}
+
+// refused returns the error of an answer that is none of success.
+func (h *host) refused(resp *answer) error {
 	defer resp.body.Close()
-	if pe := readError(resp.body); pe != nil {
-		return nil, pe
+	pe := readError(resp.body)
+	if resp.code == http429 {
+		return &OftenError{retryAfter(resp.after), pe}
 	}
-	err = fmt.Errorf("the host at %s answered %s: is it a ravnest host?", h.url, resp.status)
+	if pe != nil {
+		return pe
+	}
+	err := fmt.Errorf("the host at %s answered %s: is it a ravnest host?", h.url, resp.status)
 	if resp.code/100 == 5 {
 		err = fmt.Errorf("%w: %w", ErrUnreachable, err) // as a proxy reports it
 	}
-	return nil, err
+	return err
+}
+
+// OftenError says that the host, or a proxy in front of it, asks for less from this address.
+// errors.Is reports that it is an ErrUnreachable.
+type OftenError struct {
+	After  time.Duration // when to try again
+	Reason *proto.Error  // nil: none was given
+}
+
+func (e *OftenError) Error() string {
+	why := "too many requests come from this address"
+	if e.Reason != nil {
+		why = e.Reason.Message
+	}
+	return fmt.Sprintf("the host is busy: %s: trying again in %.0f s", why, e.After.Seconds())
+}
+
+// Is reports that e is an ErrUnreachable.
+func (e *OftenError) Is(target error) bool { return target == ErrUnreachable }
+
+// Sleep waits until it may be tried again, or ctx ends.
+func (e *OftenError) Sleep(ctx context.Context) {
+	t := time.NewTimer(e.After)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-ctx.Done():
+	}
+}
+
+// wait is Sleep, but returns false at once if ctx ends sooner.
+func (e *OftenError) wait(ctx context.Context) bool {
+	if end, ok := ctx.Deadline(); ok && time.Until(end) < e.After {
+		return false
+	}
+	e.Sleep(ctx)
+	return ctx.Err() == nil
+}
+
+// http429 is the status Too Many Requests.
+const http429 = 429
+
+// maxAfter is the longest wait that a host may ask for.
+const maxAfter = 5 * time.Minute
+
+// retryAfter reads the header in seconds; without one it is a few.
+func retryAfter(s string) time.Duration {
+	n, err := strconv.Atoi(s)
+	if err != nil || n < 1 {
+		return 5 * time.Second
+	}
+	return min(time.Duration(min(n, 3600))*time.Second, maxAfter)
 }
 
 // patience is how often in a row a transfer without progress is retried.
@@ -268,7 +340,7 @@ func (c *Conn) Upload(ctx context.Context, run string, stage int, data []byte) (
 // putPiece sends the bytes at off and returns where the host wants the next ones to begin,
 // or that it has them all.
 func (h *host) putPiece(ctx context.Context, path string, off, size int64, piece []byte) (have int64, done bool, err error) {
-	resp, err := h.do(ctx, "PUT", path, fmt.Sprintf("offset=%d&size=%d", off, size), bytes.NewReader(piece), len(piece))
+	resp, err := h.do(ctx, "PUT", path, fmt.Sprintf("offset=%d&size=%d", off, size), func() io.Reader { return bytes.NewReader(piece) }, len(piece))
 	if err != nil {
 		return 0, false, err
 	}
@@ -335,10 +407,9 @@ func (h *host) measure(ctx context.Context) (up, down float64, err error) {
 		}
 		return err
 	}
-	noise := newNoise()
+	block := noiseBlock()
 	post := func(n int) error {
-		noise.left = n
-		resp, err := h.do(ctx, "POST", proto.SpeedPath, "", noise, n)
+		resp, err := h.do(ctx, "POST", proto.SpeedPath, "", func() io.Reader { return &noise{block, n} }, n)
 		if err != nil {
 			return err
 		}
@@ -462,15 +533,15 @@ type noise struct {
 	left  int
 }
 
-func newNoise() *noise {
-	n := &noise{block: make([]byte, 0, firstProbe)}
-	for x := uint32(2463534242); len(n.block) < firstProbe; { // xorshift32
+func noiseBlock() []byte {
+	block := make([]byte, 0, firstProbe)
+	for x := uint32(2463534242); len(block) < firstProbe; { // xorshift32
 		x ^= x << 13
 		x ^= x >> 17
 		x ^= x << 5
-		n.block = append(n.block, byte(x>>24))
+		block = append(block, byte(x>>24))
 	}
-	return n
+	return block
 }
 
 func (n *noise) Read(b []byte) (int, error) {

@@ -205,6 +205,7 @@ const (
 	Banned      Code = "banned"       // the requester has banned this provider's key
 	Storage     Code = "storage"      // the host could not store (disk full, for example)
 	Elsewhere   Code = "elsewhere"    // another host leads the job now: see Error.Host
+	Busy        Code = "busy"         // too much was asked for from this address: later
 )
 
 // Error tells the peer what went wrong. If the connection closes after it, it is the reason.

@@ -5,7 +5,8 @@ package server
 //
 // A connection that has not shown a token yet may be anybody's. There is room for a fixed
 // number of those. When it is full, a new connection is not refused but replaces another:
-// the one idle for longest at the address with the most connections. So an attacker who
+// the one idle for longest at the address with the most connections. An address with more than
+// its share makes room for itself. So an attacker who
 // fills the room loses their own connections first, and behind a reverse proxy, where all
 // addresses look the same, active connections stay. Providers that have joined do not count.
 
@@ -23,6 +24,7 @@ const writePiece = 64 << 10
 
 type gate struct {
 	limit int           // on connections that are not members'
+	share func() int    // on those of one address
 	stall time.Duration // time allowed for sending writePiece bytes
 
 	mu      sync.Mutex
@@ -30,15 +32,16 @@ type gate struct {
 	evicted int64
 }
 
-func newGate(limit int, stall time.Duration) *gate {
-	return &gate{limit: limit, stall: stall, conns: map[*gated]struct{}{}}
+func newGate(limit int, share func() int, stall time.Duration) *gate {
+	return &gate{limit: limit, share: share, stall: stall, conns: map[*gated]struct{}{}}
 }
 
 // gated is a connection that the gate watches.
 type gated struct {
 	net.Conn
 	g     *gate
-	from  netip.Addr
+	from  netip.Addr   // under the gate's lock
+	known bool         // from is the sender's, and not a proxy's
 	moved atomic.Int64 // when bytes last moved, Unix nanoseconds
 }
 
@@ -82,18 +85,15 @@ func (g *gate) forget(c *gated) {
 	g.mu.Unlock()
 }
 
-// enter adds a connection, and closes another one if there are too many.
-func (g *gate) enter(conn net.Conn) *gated {
-	c := &gated{Conn: conn, g: g, from: addrOf(conn.RemoteAddr())}
+// enter adds a connection, and closes another one if there are too many, in all or of its
+// address. proxied: which that is will be known from its requests.
+func (g *gate) enter(conn net.Conn, proxied bool) *gated {
+	c := &gated{Conn: conn, g: g, from: addrOf(conn.RemoteAddr()), known: !proxied}
 	c.touch()
+	share := g.share()
 	g.mu.Lock()
 	g.conns[c] = struct{}{}
-	var out *gated
-	if len(g.conns) > g.limit {
-		out = g.stalest()
-		delete(g.conns, out)
-		g.evicted++
-	}
+	out := g.crowded(c, share)
 	g.mu.Unlock()
 	if out != nil {
 		_ = out.Conn.Close()
@@ -101,13 +101,43 @@ func (g *gate) enter(conn net.Conn) *gated {
 	return c
 }
 
+// belongs notes the address that a proxy's connection serves.
+func (g *gate) belongs(c *gated, from netip.Addr) {
+	share := g.share()
+	g.mu.Lock()
+	if c.known && c.from == from {
+		g.mu.Unlock()
+		return
+	}
+	c.from, c.known = from, true
+	out := g.crowded(c, share)
+	g.mu.Unlock()
+	if out != nil {
+		_ = out.Conn.Close()
+	}
+}
+
+// crowded takes out the connection that has to make room for c; nil: none. g.mu is held.
+func (g *gate) crowded(c *gated, share int) *gated {
+	held := map[netip.Addr]int{}
+	for o := range g.conns {
+		held[o.from]++
+	}
+	if c.known && held[c.from] > share {
+		clear(held)
+		held[c.from] = share // the most: it is one of its own
+	} else if len(g.conns) <= g.limit {
+		return nil
+	}
+	out := g.stalest(held)
+	delete(g.conns, out)
+	g.evicted++
+	return out
+}
+
 // stalest returns the connection idle for longest among those of the address that has the
 // most.
-func (g *gate) stalest() *gated {
-	held := map[netip.Addr]int{}
-	for c := range g.conns {
-		held[c.from]++
-	}
+func (g *gate) stalest(held map[netip.Addr]int) *gated {
 	var out *gated
 	for c := range g.conns {
 		switch {
@@ -127,7 +157,11 @@ func addrOf(a net.Addr) netip.Addr {
 	if err != nil {
 		return netip.Addr{}
 	}
-	ip := ap.Addr().Unmap().WithZone("")
+	return networkOf(ap.Addr())
+}
+
+func networkOf(ip netip.Addr) netip.Addr {
+	ip = ip.Unmap().WithZone("")
 	if ip.Is6() {
 		p, _ := ip.Prefix(64)
 		return p.Addr()
@@ -146,5 +180,5 @@ func (l gateListener) Accept() (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &front{gated: l.s.gate.enter(c), s: l.s}, nil
+	return &front{gated: l.s.gate.enter(c, l.s.cfg.Proxy), s: l.s}, nil
 }

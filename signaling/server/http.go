@@ -45,9 +45,9 @@ const minRate = 4 << 10
 func (s *Server) Handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET "+proto.JoinPath, s.join)
-	mux.HandleFunc("GET /v1/blob/{sha256}", s.authorised(s.leading(s.blob)))
+	mux.HandleFunc("GET /v1/blob/{sha256}", s.metered(probes, s.authorised(s.leading(s.blob))).ServeHTTP)
 	mux.HandleFunc("PUT /v1/upload/{run}/{stage}/{sha256}", s.authorised(s.leading(s.upload)))
-	mux.HandleFunc("GET "+proto.SpeedPath, s.authorised(s.leading(s.speedDown)))
+	mux.HandleFunc("GET "+proto.SpeedPath, s.metered(probes, s.authorised(s.leading(s.speedDown))).ServeHTTP)
 	mux.HandleFunc("POST "+proto.SpeedPath, s.authorised(s.leading(s.speedUp)))
 	mux.HandleFunc("GET "+proto.StatusPath, s.authorised(s.status))
 	mux.HandleFunc("GET "+proto.WatchPath, s.authorised(s.watch))
@@ -57,7 +57,7 @@ func (s *Server) Handler() http.Handler {
 		httpError(w, http.StatusNotFound, &proto.Error{Code: proto.NotFound, Message: "no such route: " + r.Method + " " + r.URL.Path})
 	})
 	if s.cfg.Site != nil {
-		mux.Handle("/", s.cfg.Site)
+		mux.Handle("/", s.metered(pages, s.cfg.Site))
 	} else {
 		mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Content-Type", "text/plain; charset=utf-8")
@@ -69,7 +69,7 @@ func (s *Server) Handler() http.Handler {
 	if p := s.cfg.Public; p != nil {
 		_ = cross.AddTrustedOrigin(p.Scheme + "://" + p.Host) // valid, since ParsePublic accepted it
 	}
-	return s.bounded(s.outside(cross.Handler(mux)))
+	return s.bounded(s.shared(s.outside(cross.Handler(mux))))
 }
 
 // bounded gives the bodies of requests a limit and a deadline.
@@ -174,6 +174,16 @@ func (s *Server) bearer(r *http.Request) bool {
 // authorised wraps f so that it requires the token.
 func (s *Server) authorised(f http.HandlerFunc) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
+		if from := s.guestOf(r); s.cfg.Token != "" && !s.guests.hosts(from) {
+			// Before the token is looked at: who tries out tokens learns nothing more.
+			if wait := s.guests.take(time.Now(), from, hellos, 1); wait > 0 {
+				often(w, wait)
+				return
+			}
+			if s.bearer(r) {
+				s.guests.add(time.Now(), from, hellos, -1)
+			}
+		}
 		if !s.bearer(r) {
 			httpError(w, http.StatusUnauthorized, errBadToken)
 			return
@@ -266,6 +276,10 @@ func (s *Server) speedDown(w http.ResponseWriter, r *http.Request) {
 }
 
 func (s *Server) speedUp(w http.ResponseWriter, r *http.Request) {
+	if wait := s.guests.take(time.Now(), s.guestOf(r), probes, float64(max(r.ContentLength, 0))); s.cfg.Token != "" && wait > 0 {
+		often(w, wait)
+		return
+	}
 	if _, err := io.Copy(io.Discard, r.Body); err != nil {
 		httpError(w, http.StatusBadRequest, &proto.Error{Code: proto.Protocol, Message: "the probe was cut off: " + err.Error()})
 		return

@@ -26,6 +26,8 @@ type Members interface {
 	Holder(token string) string
 	// Banned reports whether a key is.
 	Banned(key string) bool
+	// Expected is how many are allowed or invited.
+	Expected() int
 }
 
 // shows reports whether a token opens the host's routes: the join token, or a member's pass.
@@ -106,6 +108,7 @@ func (s *Server) MembersChanged() {
 		return
 	}
 	s.call(func(time.Time) {
+		s.guests.expect(s.expected(s.wanted))
 		for _, sess := range s.sessions {
 			if sess.key != "" && s.cfg.Members.Banned(sess.key) {
 				sess.push(b, true)

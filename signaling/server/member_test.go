@@ -40,6 +40,8 @@ func (b *book) Holder(token string) string {
 	return b.Book.Holder(token)
 }
 
+func (b *book) Expected() int { return 0 }
+
 func (b *book) Banned(key string) bool {
 	b.Lock()
 	defer b.Unlock()

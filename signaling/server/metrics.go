@@ -73,6 +73,7 @@ func (s *Server) metrics(w http.ResponseWriter, _ *http.Request) {
 	if st.Checkpoint != nil {
 		e.gauge("ravnest_checkpoint_step", "Step of the newest checkpoint.", float64(st.Checkpoint.Step))
 	}
+	e.counter("ravnest_refused_requests_total", "Requests refused since their address had used up its share.", float64(s.guests.turnedAway()))
 	s.providerMetrics(e, st)
 	if r := s.Relayed(); r != nil {
 		e.gauge("ravnest_relay_allocations", "Allocations of the relay.", float64(r.Allocations))

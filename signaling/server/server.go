@@ -167,6 +167,7 @@ type Server struct {
 	dead   chan struct{} // closed when the loop has ended
 	out    *outbox.Outbox
 	gate   *gate
+	guests *guests
 	relay  *relay.Relay // nil: none
 	turned turned
 	ups    uploads
@@ -191,6 +192,7 @@ type Server struct {
 	past     history
 	sessions map[string]*session
 	run      *call
+	wanted   int                   // providers that the last job waits for
 	asked    uint64                // number of upload requests so far
 	answers  map[uint64]run.Action // to upload requests, until they are fetched
 	planned  context.CancelFunc    // cancels the current planning
@@ -224,9 +226,11 @@ func New(cfg Config) (*Server, error) {
 		machine:  run.New(cfg.settings()),
 		answers:  map[uint64]run.Action{},
 		sessions: map[string]*session{},
-		gate:     newGate(cfg.MaxStrangers, cfg.IdleTimeout),
+		guests:   newGuests(),
 		born:     time.Now(),
 	}
+	s.gate = newGate(cfg.MaxStrangers, s.guests.most, cfg.IdleTimeout)
+	s.guests.expect(s.expected(0))
 	if cfg.Trace != nil {
 		s.trace = run.NewTrace(cfg.Trace, s.born, cfg.settings())
 	}
@@ -311,6 +315,8 @@ func (s *Server) Run(ctx context.Context, job Job, on func(Event)) (Result, erro
 		s.mu.Lock()
 		s.blobs, s.inspect = job.Blobs, job.Inspect
 		s.mu.Unlock()
+		s.wanted = job.Want
+		s.guests.expect(s.expected(job.Want))
 		s.step(now, run.Submit{Job: job.Job, Earlier: earlier, Stale: stale})
 	})
 	if !alive {
@@ -330,6 +336,14 @@ func (s *Server) Run(ctx context.Context, job Job, on func(Event)) (Result, erro
 		<-r.done
 	}
 	return r.result, r.err
+}
+
+// expected is how many providers may come: those that a run wants, and those invited.
+func (s *Server) expected(want int) int {
+	if s.cfg.Members != nil {
+		want = max(want, s.cfg.Members.Expected())
+	}
+	return want
 }
 
 // Stop ends the run gracefully: batches in flight are finished and the state is saved. Run

@@ -258,6 +258,14 @@ func (s *Server) join(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	defer s.wg.Done()
+	from := s.guestOf(r)
+	if s.cfg.Token != "" && !s.guests.hosts(from) {
+		if wait := s.guests.take(time.Now(), from, hellos, 1); wait > 0 {
+			s.turnAway("", s.from(r), errOften)
+			often(w, wait)
+			return
+		}
+	}
 	// Accept refuses pages of another origin.
 	ws, err := websocket.Accept(w, r, &websocket.AcceptOptions{CompressionMode: websocket.CompressionDisabled, OriginPatterns: s.origins(r)})
 	if err != nil {
@@ -304,6 +312,8 @@ func (s *Server) join(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	letIn(r)
+	s.guests.add(time.Now(), from, hellos, -1)
+	defer s.guests.join(time.Now(), from)()
 	ws.SetReadLimit(proto.MaxMessage)
 	l := newLine(ctx, cancel, ws)
 	if hello.Return != nil {

@@ -176,8 +176,19 @@ type lender struct {
 // errCheck is wrapped by errors of Config.Check.
 var errCheck = errors.New("not joining")
 
-// join opens a session. It is called by one goroutine at a time.
+// join opens a session. It is called by one goroutine at a time. If the host asks for
+// patience, it returns after that long.
 func (l *lender) join(ctx context.Context) (provider.Host, provider.Dialer, error) {
+	h, d, err := l.open(ctx)
+	var often *client.OftenError
+	if errors.As(err, &often) {
+		l.cfg.Event("%v", err)
+		often.Sleep(ctx)
+	}
+	return h, d, err
+}
+
+func (l *lender) open(ctx context.Context) (provider.Host, provider.Dialer, error) {
 	if l.cfg.Check != nil && l.was {
 		if err := l.cfg.Check(ctx); err != nil {
 			return nil, nil, fmt.Errorf("%w: %w", errCheck, err)

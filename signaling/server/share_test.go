@@ -1,0 +1,196 @@
+package server_test
+
+// Shares of an address, with strangers' sockets: see guest.go.
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strconv"
+	"testing"
+	"testing/fstest"
+	"time"
+
+	"github.com/ravnest/ravnest/signaling/client"
+	"github.com/ravnest/ravnest/signaling/proto"
+	"github.com/ravnest/ravnest/signaling/server"
+	"github.com/ravnest/ravnest/site"
+)
+
+// from makes requests from an address of this machine.
+func from(ip string) *http.Client {
+	d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(ip)}}
+	return &http.Client{Transport: &http.Transport{DialContext: d.DialContext}}
+}
+
+// ask returns the status of a request, and for how long the host asks to wait.
+func ask(t *testing.T, c *http.Client, url string, headers ...string) (status int, wait time.Duration) {
+	t.Helper()
+	req, err := http.NewRequestWithContext(t.Context(), "GET", url, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := 0; i < len(headers); i += 2 {
+		req.Header.Set(headers[i], headers[i+1])
+	}
+	resp, err := c.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if _, err := io.Copy(io.Discard, resp.Body); err != nil {
+		t.Fatal(err)
+	}
+	if s := resp.Header.Get("Retry-After"); s != "" {
+		n, err := strconv.Atoi(s)
+		if err != nil {
+			t.Errorf("Retry-After: %q", s)
+		}
+		wait = time.Duration(n) * time.Second
+	}
+	return resp.StatusCode, wait
+}
+
+const thisOne, otherOne = "127.0.0.1", "127.0.0.2"
+
+// Tokens are tried out until the address is told to wait, even with the right one; a provider
+// elsewhere joins at once, one at that address after the wait.
+func TestShareOfTokens(t *testing.T) {
+	_, addr := start(t, server.Config{Token: "right"})
+	url := "http://" + addr + proto.StatusPath
+	guesses := 0
+	for ; guesses < 1000; guesses++ {
+		status, wait := ask(t, from(thisOne), url, "Authorization", fmt.Sprint("Bearer guess", guesses))
+		if status == http.StatusTooManyRequests {
+			if wait < time.Second || wait > time.Minute {
+				t.Errorf("told to wait %v", wait)
+			}
+			break
+		}
+		if status != http.StatusUnauthorized {
+			t.Fatalf("guess %d: status %d", guesses, status)
+		}
+	}
+	if guesses < 100 || guesses == 1000 {
+		t.Errorf("%d guesses", guesses)
+	}
+	if status, _ := ask(t, from(thisOne), url, "Authorization", "Bearer right"); status != http.StatusTooManyRequests {
+		t.Errorf("the right token after the wrong ones: status %d", status)
+	}
+	if status, _ := ask(t, from(otherOne), url, "Authorization", "Bearer right"); status != http.StatusOK {
+		t.Errorf("from another address: status %d", status)
+	}
+	_, err := client.Dial(t.Context(), addr, client.Options{Token: "right", Hello: hello("")})
+	var often *client.OftenError
+	if !errors.As(err, &often) || !errors.Is(err, client.ErrUnreachable) || often.After < time.Second {
+		t.Errorf("a hello among the guesses: %v", err)
+	}
+	// A provider waits as it is told.
+	begin := time.Now()
+	if _, _, err := client.MeasureBandwidth(t.Context(), addr, client.Options{Token: "right"}); err != nil {
+		t.Errorf("a patient provider: %v", err)
+	}
+	if d := time.Since(begin); d < 900*time.Millisecond {
+		t.Errorf("it was let in after %v", d)
+	}
+	// Where one has joined, others may, whatever strangers there do.
+	c := dialFrom(t, otherOne, addr, "right")
+	defer c.Close("done")
+	for range 300 {
+		if status, _ := ask(t, from(otherOne), url, "Authorization", "Bearer guess"); status != http.StatusUnauthorized {
+			t.Fatalf("a guess beside a provider: status %d", status)
+		}
+	}
+	if status, _ := ask(t, from(otherOne), url, "Authorization", "Bearer right"); status != http.StatusOK {
+		t.Errorf("beside a provider: status %d", status)
+	}
+}
+
+func dialFrom(t *testing.T, ip, addr, token string) *client.Conn {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	c, err := client.Dial(ctx, addr, client.Options{Token: token, Hello: hello(""), HTTP: from(ip)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// The site's bytes have a share as well.
+func TestShareOfPages(t *testing.T) {
+	big := make([]byte, 24<<20)
+	pages, err := site.New(fstest.MapFS{"index.html": {Data: big}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, addr := start(t, server.Config{Token: "t", Site: pages})
+	url := "http://" + addr + "/"
+	n, status := 0, 0
+	for ; n < 40; n++ {
+		if status, _ = ask(t, from(thisOne), url); status != http.StatusOK {
+			break
+		}
+	}
+	if n < 4 || status != http.StatusTooManyRequests {
+		t.Errorf("%d pages of 24 MB, then status %d", n, status)
+	}
+	if status, _ := ask(t, from(otherOne), url); status != http.StatusOK {
+		t.Errorf("from another address: status %d", status)
+	}
+}
+
+// Connections that stand still: an address makes room for its own.
+func TestShareOfConnections(t *testing.T) {
+	_, addr := start(t, server.Config{Token: "t", IdleTimeout: time.Minute})
+	d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(otherOne)}}
+	elder, err := d.Dial("tcp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer elder.Close()
+	// Headers that end, with a body that never comes.
+	slow := "POST /v1/speed HTTP/1.1\r\nHost: " + addr + "\r\nAuthorization: Bearer t\r\nContent-Length: 700000\r\n\r\n"
+	conns := crowd(t, addr, 400, func(int) string { return slow })
+	if n := closedBy(conns, time.Now().Add(2*time.Second)); n < 400-200 || n == 400 {
+		t.Errorf("%d of 400 connections of one address were closed", n)
+	}
+	if _, err := io.WriteString(elder, "GET / HTTP/1.1\r\nHost: "+addr+"\r\n\r\n"); err != nil {
+		t.Fatal(err)
+	}
+	if resp, err := http.ReadResponse(bufio.NewReader(elder), nil); err != nil || resp.StatusCode != http.StatusOK {
+		t.Errorf("the connection of another address: %v", err)
+	}
+}
+
+// Behind a proxy the forwarded address counts; elsewhere nobody's word does.
+func TestShareBehindProxy(t *testing.T) {
+	for _, proxy := range []bool{true, false} {
+		_, addr := start(t, server.Config{Token: "right", Proxy: proxy})
+		url := "http://" + addr + proto.StatusPath
+		c := from(thisOne)
+		one := func(ip string) int {
+			status, _ := ask(t, c, url, "Authorization", "Bearer wrong", "X-Forwarded-For", "198.51.100.99, "+ip)
+			return status
+		}
+		for i := range 200 {
+			one(fmt.Sprint("203.0.113.", 1+i%2))
+		}
+		if got := one("203.0.113.1"); proxy == (got == http.StatusTooManyRequests) {
+			t.Errorf("proxy %v: 100 guesses of one of two: status %d", proxy, got)
+		}
+		for range 100 {
+			one("203.0.113.1")
+		}
+		if got := one("203.0.113.1"); got != http.StatusTooManyRequests {
+			t.Errorf("proxy %v: 200 guesses: status %d", proxy, got)
+		}
+		if got := one("203.0.113.7"); proxy == (got == http.StatusTooManyRequests) {
+			t.Errorf("proxy %v: another client: status %d", proxy, got)
+		}
+	}
+}
