@@ -30,6 +30,7 @@ import (
 	ptransport "github.com/pion/transport/v5"
 	"github.com/pion/transport/v5/stdnet"
 	"github.com/ravnest/ravnest/engine/transport"
+	"github.com/ravnest/ravnest/engine/transport/rtc/repair"
 	"github.com/ravnest/ravnest/engine/wire"
 )
 
@@ -376,7 +377,8 @@ func (c *connecting) establish(theirs description, begins bool) error {
 		return fmt.Errorf("encrypting the connection: %w", err)
 	}
 	assoc, err := sctp.ClientContext(c.ctx,
-		sctp.WithNetConn(secure),
+		sctp.WithNetConn(mend(secure, int(c.mtu))),
+		sctp.WithMinCwnd(repair.Ceiling), // the window is mended's
 		sctp.WithLoggerFactory(quiet()),
 		sctp.WithMTU(c.mtu),
 		sctp.WithMaxMessageSize(wire.MaxFrame),
