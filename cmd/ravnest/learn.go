@@ -3,14 +3,20 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/ravnest/ravnest/engine/data"
+	"github.com/ravnest/ravnest/engine/graph"
+	"github.com/ravnest/ravnest/engine/importer"
 	"github.com/ravnest/ravnest/engine/job"
+	"github.com/ravnest/ravnest/native/dataset"
 	"github.com/ravnest/ravnest/native/project"
 )
 
@@ -129,4 +135,82 @@ func changeLearning(c *cli.Context, j *job.Spec) {
 		}
 		j.LR.Warmup = c.Int("warmup")
 	}
+}
+
+// lossesFlag reads --losses into the job and returns the indices of the outputs that count, the
+// answer first. The outputs' names are those indices until nameLosses replaces them.
+func lossesFlag(c *cli.Context, j *job.Spec) ([]int, error) {
+	if !c.IsSet("losses") {
+		return []int{c.Int("output")}, nil
+	}
+	if c.IsSet("output") {
+		return nil, errors.New("--output and --losses contradict each other: the first of the losses looks at the answer")
+	}
+	var outputs []int
+	for _, text := range c.StringSlice("losses") {
+		rest, weight, weighted := strings.Cut(text, "*")
+		rest, loss, _ := strings.Cut(rest, ":")
+		output, target, _ := strings.Cut(rest, "=")
+		n, err := strconv.Atoi(output)
+		if err != nil || n < 0 {
+			return nil, fmt.Errorf("--losses %q: %q is not the index of an output: write OUTPUT=TARGET:LOSS*WEIGHT, such as 0=labels,1=labels*0.3", text, output)
+		}
+		p := job.LossPart{Output: output, Target: target, Loss: loss}
+		if weighted {
+			w, err := strconv.ParseFloat(weight, 64)
+			if err != nil {
+				return nil, fmt.Errorf("--losses %q: the weight %q is not a number", text, weight)
+			}
+			p.Weight = &w
+		}
+		if j.Losses = append(j.Losses, p); !slices.Contains(outputs, n) {
+			outputs = append(outputs, n)
+		}
+	}
+	return outputs, nil
+}
+
+// nameLosses gives the outputs of the job's losses the names that they have in the model.
+func nameLosses(j *job.Spec, outputs []int, m *importer.Model) {
+	names := append([]string{m.Graph.Output}, m.More...)
+	for i := range j.Losses {
+		for k, n := range outputs {
+			if strconv.Itoa(n) == j.Losses[i].Output {
+				j.Losses[i].Output = names[k]
+				break
+			}
+		}
+	}
+}
+
+// fieldsOf are the fields of the data that the model's inputs and the job's losses take.
+func fieldsOf(c *cli.Context, j job.Spec, g *graph.Graph) (dataset.Fields, error) {
+	f := dataset.Fields{Inputs: project.InputFields(g), From: map[string]string{}}
+	for _, text := range c.StringSlice("input") {
+		name, from, ok := strings.Cut(text, "=")
+		if !ok || from == "" || !slices.ContainsFunc(f.Inputs, func(in data.Field) bool { return in.Name == name }) {
+			var names []string
+			for _, in := range f.Inputs {
+				names = append(names, in.Name)
+			}
+			if names == nil {
+				return f, fmt.Errorf("--input %q: the model has one input, which needs no name", text)
+			}
+			return f, fmt.Errorf("--input %q: write NAME=FIELD, where NAME is one of %s", text, strings.Join(names, ", "))
+		}
+		f.From[name] = from
+	}
+	if !j.Several() {
+		return f, nil
+	}
+	var err error
+	if len(g.Nodes) > 0 {
+		if _, gathered := g.Nodes[len(g.Nodes)-1].Op.(*graph.Outputs); !gathered {
+			if g, err = g.Gather(j.Outputs()); err != nil {
+				return f, err
+			}
+		}
+	}
+	f.Targets, err = project.TargetFields(j, g)
+	return f, err
 }

@@ -121,6 +121,7 @@ func preparing(ctx context.Context) project.Progress {
 var (
 	tokenizerFlag = &cli.StringFlag{Name: "tokenizer", Usage: "`FILE` of a tokenizer.json that makes the tokens of a text: BPE or WordPiece"}
 	shardsFlag    = &cli.StringFlag{Name: "shards", DefaultText: "256MB", Usage: "keep data of more than `SIZE` in shards, of which a machine holds a few at a time"}
+	inputFlag     = &cli.StringSliceFlag{Name: "input", Usage: "what the data call an input of the model: `NAME=FIELD`, for models with several"}
 	jsonFlag      = &cli.BoolFlag{Name: "json", Usage: "print the result as one JSON object on stdout"}
 	threads       = &cli.IntFlag{Name: "threads", Value: 1, Usage: "threads of the tensor engine"}
 	tokenFileFlag = &cli.StringFlag{Name: "token-file", EnvVars: []string{"RAVNEST_TOKEN_FILE"}, Usage: "read the token from `FILE`; - is standard input"}
@@ -192,6 +193,8 @@ func importCommand() *cli.Command {
 			tokenizerFlag, shardsFlag,
 			&cli.IntFlag{Name: "batch-size", Value: 32, Usage: "rows of a batch"},
 			&cli.IntFlag{Name: "output", Usage: "index of the model's output that is its answer, from 0"},
+			&cli.StringSliceFlag{Name: "losses", Usage: "losses of several outputs, `OUTPUT[=TARGET][:LOSS][*WEIGHT],...`: an output's index, the field of the data that it is compared with, a loss other than --loss, and its weight"},
+			inputFlag,
 			&cli.StringFlag{Name: "lora", Usage: "leave the model alone and train adapters of rank N: `r=N[,alpha=N][,target=PATTERN]...`"},
 			&cli.BoolFlag{Name: "strict", Value: true, Usage: "for WEIGHTS: no names may be missing or unused"},
 			&cli.StringSliceFlag{Name: "ignore", Usage: "for WEIGHTS: skip names that match `PATTERN`, such as 'fc.*', and keep the job's values"},
@@ -309,6 +312,7 @@ func predictCommand() *cli.Command {
 			jsonFlag, threads,
 			&cli.StringSliceFlag{Name: "target", Usage: "`COLUMN` of a .csv that is not an input"},
 			&cli.StringFlag{Name: "tokens", Usage: "how a text becomes tokens: " + strings.Join(text.Kinds, ", ")},
+			inputFlag,
 			&cli.IntFlag{Name: "cluster", Usage: "whose checkpoint"},
 		},
 		Action: predict, OnUsageError: usageError,
@@ -716,10 +720,18 @@ func importModel(c *cli.Context) error {
 	if dir != "" && !c.IsSet("data") {
 		return fmt.Errorf("import into %s needs --data: a path, or one of %s", dir, strings.Join(data.BuiltinNames(), ", "))
 	}
-	m, err := project.ReadModel(c.Args().First(), c.Int("output"))
+	outputs, err := lossesFlag(c, &j)
 	if err != nil {
 		return err
 	}
+	if err := j.Check(); err != nil {
+		return err
+	}
+	m, err := project.ReadModel(c.Args().First(), outputs[0], outputs[1:]...)
+	if err != nil {
+		return err
+	}
+	nameLosses(&j, outputs, m)
 	if err := project.DescribeModel(c.App.Writer, m, j); err != nil || dir == "" {
 		return err
 	}
@@ -734,6 +746,9 @@ func importModel(c *cli.Context) error {
 			o.Size = in[1]
 		}
 		if err := largeOptions(c, dir, &o); err != nil {
+			return err
+		}
+		if o.Fields, err = fieldsOf(c, j, m.Graph); err != nil {
 			return err
 		}
 		s, err := dataset.Open(j.Data, o)
@@ -841,14 +856,20 @@ func predict(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	if n := len(p.Graph.Inputs); n != 1 {
-		return fmt.Errorf("the model has %d inputs, but predict reads 1", n)
-	}
 	o := dataset.Options{Target: c.StringSlice("target"), Tokens: c.String("tokens")}
 	if file := filepath.Join(p.Dir, project.TokenizerFile); fileExists(file) {
 		o.Tokenizer = file // that made the tokens the model was trained on
 	}
-	x, names, err := dataset.Inputs(c.Args().Get(1), p.Graph.Inputs[0].Shape, o)
+	var x *data.Table
+	var names []string
+	if o.Fields, err = fieldsOf(c, p.Job, p.Graph); err != nil {
+		return err
+	}
+	if len(o.Fields.Inputs) > 0 {
+		x, err = dataset.InputFields(c.Args().Get(1), o)
+	} else {
+		x, names, err = dataset.Inputs(c.Args().Get(1), p.Graph.Inputs[0].Shape, o)
+	}
 	if err != nil {
 		return err
 	}

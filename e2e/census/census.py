@@ -92,7 +92,7 @@ def step(m, inputs, seed=None):
 
 # Those that engine/importer keeps as test data: python census.py DIR small.
 SMALL = ["cnn", "autoencoder", "unet", "lstm_unrolled", "resmlp", "conv1d_audio", "encoder", "encoder_seq_first", "two_heads",
-         "einsum_mix", "upsampler", "padding_modes", "lstm_both_ways", "gru_rnn", "detached", "tied_decoder"]
+         "einsum_mix", "upsampler", "padding_modes", "lstm_both_ways", "gru_rnn", "detached", "tied_decoder", "masked_pair"]
 
 
 def census(name, dir):
@@ -577,6 +577,31 @@ def tied_decoder():
             return self.head(h)
 
     return Decoder(), (ids(11, 3, 5),)
+
+
+@model
+def masked_pair():
+    class Pair(nn.Module):
+        """Three inputs, of which later layers read the mask, and two outputs."""
+
+        def __init__(self):
+            super().__init__()
+            self.words, self.types = nn.Embedding(13, 8), nn.Embedding(13, 8)
+            self.a = nn.TransformerEncoderLayer(8, 2, 16, 0.0, batch_first=True)
+            self.b = nn.TransformerEncoderLayer(8, 2, 16, 0.0, batch_first=True)
+            self.words_head, self.mid, self.order = nn.Linear(8, 13), nn.Linear(8, 8), nn.Linear(8, 2)
+
+        def forward(self, input_ids, attention_mask, token_type_ids):
+            x = self.words(input_ids) + self.types(token_type_ids)
+            pad = -9.0 * (attention_mask == 0).float()  # a row of padding alone stays finite
+            x = self.a(x, src_key_padding_mask=pad)
+            words = self.words_head(x)
+            x = torch.tanh(self.mid(self.b(x, src_key_padding_mask=pad)))
+            m = attention_mask.unsqueeze(-1).float()
+            return self.order((x * m).sum(1) / (m.sum(1) + 1)), words
+
+    mask = torch.tensor([[1, 1, 1, 1, 1, 1], [1, 1, 1, 1, 0, 0], [1, 1, 1, 0, 0, 0]])
+    return Pair(), (ids(13, 3, 6) * mask, mask, torch.tensor([[0, 0, 0, 1, 1, 1]] * 3))
 
 
 def load(path):

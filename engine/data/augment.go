@@ -24,14 +24,48 @@ type Augmented struct {
 	seed  uint64
 	epoch int
 
-	channels, height, width int
-	divide                  float32
-	mean, std               []float32 // by channel; nil: nothing
-	row                     []float32
+	divide float32
+	parts  []augmented
+	n      int       // elements of a row
+	row    []float32 // of a part
 }
 
-// CheckAugment returns an error if rows of this shape cannot be augmented so.
-func CheckAugment(a job.Augment, shape []int) error {
+// augmented is a part of a row that changes: an input of the model.
+type augmented struct {
+	from                    int // its first element
+	channels, height, width int
+	mean, std               []float32 // by channel; nil: nothing
+}
+
+// images picks the inputs that augmentation is about: of several the images, that is those with
+// three axes, else the only one.
+func images(shapes [][]int) (own [][]int, from []int) {
+	at := 0
+	for _, s := range shapes {
+		if len(shapes) == 1 || len(s) == 3 {
+			own, from = append(own, s), append(from, at)
+		}
+		at += product(s)
+	}
+	return own, from
+}
+
+// CheckAugment returns an error if rows of inputs of these shapes cannot be augmented so. Of
+// several inputs the images are augmented, all of a row in the same way.
+func CheckAugment(a job.Augment, shapes [][]int) error {
+	own, _ := images(shapes)
+	if len(own) == 0 && a.On() {
+		return fmt.Errorf("augment is for images [channels, height, width]; the rows of the inputs are %v", shapes)
+	}
+	for _, s := range own {
+		if err := checkAugment(a, s); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func checkAugment(a job.Augment, shape []int) error {
 	image := len(shape) == 3
 	if (a.Crop > 0 || a.Flip) && !image {
 		return fmt.Errorf("augment crop and flip are for images [channels, height, width]; a row of the inputs is %v", shape)
@@ -54,24 +88,34 @@ func CheckAugment(a job.Augment, shape []int) error {
 	return nil
 }
 
-// NewAugmented augments rows of a shape that CheckAugment accepts; seed is the job's.
-func NewAugmented(in Rows, a job.Augment, shape []int, seed uint64) *Augmented {
-	r := &Augmented{in: in, a: a, seed: seed, epoch: -1, channels: 1, height: 1, width: product(shape), divide: float32(a.Divide)}
-	if len(shape) == 3 {
-		r.channels, r.height, r.width = shape[0], shape[1], shape[2]
+// NewAugmented augments rows of inputs whose shapes CheckAugment accepts; seed is the job's.
+func NewAugmented(in Rows, a job.Augment, shapes [][]int, seed uint64) *Augmented {
+	r := &Augmented{in: in, a: a, seed: seed, epoch: -1, divide: float32(a.Divide)}
+	for _, s := range shapes {
+		r.n += product(s)
 	}
-	each := func(v []float64) []float32 {
-		if len(v) == 0 {
-			return nil
+	own, from := images(shapes)
+	most := 0
+	for i, shape := range own {
+		p := augmented{from: from[i], channels: 1, height: 1, width: product(shape)}
+		if len(shape) == 3 {
+			p.channels, p.height, p.width = shape[0], shape[1], shape[2]
 		}
-		out := make([]float32, r.channels)
-		for c := range out {
-			out[c] = float32(v[min(c, len(v)-1)])
+		each := func(v []float64) []float32 {
+			if len(v) == 0 {
+				return nil
+			}
+			out := make([]float32, p.channels)
+			for c := range out {
+				out[c] = float32(v[min(c, len(v)-1)])
+			}
+			return out
 		}
-		return out
+		p.mean, p.std = each(a.Mean), each(a.Std)
+		most = max(most, product(shape))
+		r.parts = append(r.parts, p)
 	}
-	r.mean, r.std = each(a.Mean), each(a.Std)
-	r.row = make([]float32, product(shape))
+	r.row = make([]float32, most)
 	return r
 }
 
@@ -93,18 +137,20 @@ func (r *Augmented) Hold(ctx context.Context, epoch, from int, rows []int32) err
 // Gather copies augmented rows to dst.
 func (r *Augmented) Gather(dst []float32, rows []int32) {
 	r.in.Gather(dst, rows)
-	n := len(r.row)
 	for i, row := range rows {
-		v := dst[i*n:][:n]
-		if r.epoch >= 0 && (r.a.Crop > 0 || r.a.Flip) {
-			r.move(v, row)
+		for k := range r.parts {
+			p := &r.parts[k]
+			v := dst[i*r.n+p.from:][:p.channels*p.height*p.width]
+			if r.epoch >= 0 && (r.a.Crop > 0 || r.a.Flip) {
+				r.move(p, v, row)
+			}
+			r.normalise(p, v)
 		}
-		r.normalise(v)
 	}
 }
 
 // move crops and flips one image.
-func (r *Augmented) move(v []float32, row int32) {
+func (r *Augmented) move(p *augmented, v []float32, row int32) {
 	s := kernel.NewStream(r.seed, kernel.DomainAugment, uint64(r.epoch), 0)
 	draw := s.Block(uint64(row)) // four numbers for each row: down, right, flip
 	crop := r.a.Crop
@@ -115,21 +161,21 @@ func (r *Augmented) move(v []float32, row int32) {
 		return
 	}
 	copy(r.row, v)
-	for c := range r.channels {
-		for y := range r.height {
-			out := v[(c*r.height+y)*r.width:][:r.width]
+	for c := range p.channels {
+		for y := range p.height {
+			out := v[(c*p.height+y)*p.width:][:p.width]
 			from := y + down
-			if from < 0 || from >= r.height {
+			if from < 0 || from >= p.height {
 				clear(out)
 				continue
 			}
-			in := r.row[(c*r.height+from)*r.width:][:r.width]
+			in := r.row[(c*p.height+from)*p.width:][:p.width]
 			for x := range out {
 				at := x
 				if flip { // of the cropped image
-					at = r.width - 1 - x
+					at = p.width - 1 - x
 				}
-				if at += right; at >= 0 && at < r.width {
+				if at += right; at >= 0 && at < p.width {
 					out[x] = in[at]
 				} else {
 					out[x] = 0
@@ -140,23 +186,23 @@ func (r *Augmented) move(v []float32, row int32) {
 }
 
 // normalise divides, subtracts and divides, rounding each time as torchvision does.
-func (r *Augmented) normalise(v []float32) {
+func (r *Augmented) normalise(p *augmented, v []float32) {
 	if r.divide != 0 {
 		for i := range v {
 			v[i] /= r.divide
 		}
 	}
-	n := r.height * r.width
-	for c := range r.channels {
+	n := p.height * p.width
+	for c := range p.channels {
 		w := v[c*n:][:n]
-		if r.mean != nil {
+		if p.mean != nil {
 			for i := range w {
-				w[i] -= r.mean[c]
+				w[i] -= p.mean[c]
 			}
 		}
-		if r.std != nil {
+		if p.std != nil {
 			for i := range w {
-				w[i] /= r.std[c]
+				w[i] /= p.std[c]
 			}
 		}
 	}

@@ -18,7 +18,7 @@ func TestAugment(t *testing.T) {
 		in.U8 = append(in.U8, uint8(1+i))
 	}
 	a := job.Augment{Crop: 2, Flip: true}
-	r := NewAugmented(in, a, in.Shape, 7)
+	r := NewAugmented(in, a, [][]int{in.Shape}, 7)
 	get := func(epoch int, rows ...int32) []float32 {
 		if err := r.Hold(t.Context(), epoch, 0, rows); err != nil {
 			t.Fatal(err)
@@ -58,7 +58,7 @@ func TestAugment(t *testing.T) {
 		t.Error("validation rows are changed")
 	}
 	// torchvision: ToTensor (x/255), then Normalize ((x-mean)/std), in float32.
-	r = NewAugmented(in, job.Augment{Divide: 255, Mean: []float64{0.485, 0.456}, Std: []float64{0.229, 0.224}}, in.Shape, 7)
+	r = NewAugmented(in, job.Augment{Divide: 255, Mean: []float64{0.485, 0.456}, Std: []float64{0.229, 0.224}}, [][]int{in.Shape}, 7)
 	for i, v := range get(-1, 0) {
 		m, s := float32(0.485), float32(0.229)
 		if i >= h*w {
@@ -92,7 +92,7 @@ func shifted(v []float32, c, h, w, down, right int, flip bool) []float32 {
 // TestAugmentBits pins what is drawn: it is part of what a job means.
 func TestAugmentBits(t *testing.T) {
 	in := &Table{Kind: Inputs, Rows: 3, Shape: []int{1, 2, 2}, U8: []uint8{1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12}}
-	r := NewAugmented(in, job.Augment{Crop: 1, Flip: true}, in.Shape, 42)
+	r := NewAugmented(in, job.Augment{Crop: 1, Flip: true}, [][]int{in.Shape}, 42)
 	var got []float32
 	for epoch := range 3 {
 		if err := r.Hold(t.Context(), epoch, 0, nil); err != nil {
@@ -119,11 +119,11 @@ func TestCheckAugment(t *testing.T) {
 		{job.Augment{Mean: []float64{1, 2}}, []int{3, 8, 8}, "2 channels"},
 		{job.Augment{Std: []float64{1, 2, 3}}, []int{11}, "3 channels"},
 	} {
-		if err := CheckAugment(c.a, c.shape); err == nil || !strings.Contains(err.Error(), c.want) {
+		if err := CheckAugment(c.a, [][]int{c.shape}); err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%+v of %v: %v, want %q", c.a, c.shape, err, c.want)
 		}
 	}
-	if err := CheckAugment(job.Augment{Crop: 4, Flip: true, Divide: 255, Mean: []float64{1, 2, 3}, Std: []float64{1}}, []int{3, 32, 32}); err != nil {
+	if err := CheckAugment(job.Augment{Crop: 4, Flip: true, Divide: 255, Mean: []float64{1, 2, 3}, Std: []float64{1}}, [][]int{{3, 32, 32}}); err != nil {
 		t.Error(err)
 	}
 }

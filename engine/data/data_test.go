@@ -463,8 +463,12 @@ func FuzzDecode(f *testing.F) {
 func FuzzFile(f *testing.F) {
 	f.Add(file(f, f32("train_x", []int{2, 2}, 0, 255, 3, 4), i64("train_y", []int{2}, 0, 2), f32("val_x", []int{1, 2}, .5, -1), i64("val_y", []int{1}, 4)))
 	f.Add(file(f, i64("train_x", []int{2, 1}, -3, 300), f32("train_y", []int{2}, 0, 1)))
+	f.Add(file(f, f32("train_x.scale", []int{2, 1}, .5, -1), i64("train_x.ids", []int{2, 2}, 300, 2, 7, 0), f32("train_y.box", []int{2, 2}, 1, 2, 3, 4), i64("train_y", []int{2}, 2, NoClass)))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		s, err := fromBytes("x", b, nil)
+		if err != nil {
+			s, err = fromBytes("x", b, pairs)
+		}
 		if err != nil {
 			return
 		}

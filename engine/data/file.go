@@ -23,6 +23,9 @@ type Want struct {
 	// Ignore is a class that does not count, besides NoClass; nil: none. It need not be one of
 	// the model's classes.
 	Ignore *int
+	// Inputs are those of a model that has several, Targets the fields that several losses look
+	// at. None: there is one.
+	Inputs, Targets []Field
 }
 
 // ReadSafetensors reads a data set from a file of size bytes in the safetensors format with
@@ -32,8 +35,9 @@ type Want struct {
 // Inputs may have any type. Targets of an integer type are the numbers of classes, from
 // 0 (NoClass: none): they are gathered as one-hot vectors, of as many classes as want says,
 // or as there are where want is nil. Targets of a floating type are taken as they are, one-hot
-// or values to be regressed; [n] of them is [n,1]. Float64 is rounded to float32. Errors name
-// the set, the tensor and the row.
+// or values to be regressed; [n] of them is [n,1]. Float64 is rounded to float32. Where want has
+// fields, each is a tensor of its own, called train_x.NAME and so on. Errors name the set, the
+// tensor and the row.
 func ReadSafetensors(name string, r io.ReaderAt, size int64, want *Want) (*Set, error) {
 	s, err := fromFile(name, r, size, want)
 	if err != nil {
@@ -47,17 +51,27 @@ func fromFile(name string, r io.ReaderAt, size int64, want *Want) (*Set, error) 
 	if err != nil {
 		return nil, err
 	}
-	var t [4]*Table
+	var m named[Table]
 	for _, e := range f.Entries {
-		i := slices.Index(fileKeys[:], e.Name)
-		if i < 0 {
-			return nil, bad("tensor %q; a data set has %v", e.Name, fileKeys)
+		i, field, err := place(e.Name, want)
+		if err != nil {
+			return nil, err
 		}
-		if t[i], err = table(f, e, Kind(i%2), want); err != nil {
+		if m[i] == nil {
+			m[i] = map[string]*Table{}
+		}
+		if m[i][field], err = table(f, e, Kind(i%2), want); err != nil {
 			return nil, fmt.Errorf("tensor %q: %w", e.Name, err)
 		}
 	}
+	t, err := m.joined(want, Join)
+	if err != nil {
+		return nil, err
+	}
 	if t[0] == nil || t[1] == nil || t[0].Rows == 0 {
+		if want.fieldsOf(Inputs) != nil || want.fieldsOf(Targets) != nil {
+			return nil, bad("%s and %s with at least one row are needed", want.keys(Inputs), want.keys(Targets))
+		}
 		return nil, bad("train_x and train_y with at least one row are needed")
 	}
 	if (t[2] == nil) != (t[3] == nil) {
@@ -87,6 +101,9 @@ func Assemble(name string, t [4]*Table, want *Want) (*Set, error) {
 			return nil, bad("%s: %s is missing", name, fileKeys[i])
 		}
 		x.Kind = Kind(i % 2)
+		if want.fieldsOf(x.Kind) != nil {
+			continue // they are joined
+		}
 		if err := x.resolve(x.F32 != nil, want); err != nil {
 			return nil, fmt.Errorf("data set %s: %s: %w", name, fileKeys[i], err)
 		}
@@ -145,6 +162,9 @@ func table(f *safetensors.File, e safetensors.Entry, kind Kind, want *Want) (*Ta
 	t, err := ReadTable(kind, e.DType, e.Shape, f.Raw(e))
 	if err != nil {
 		return nil, err
+	}
+	if want.fieldsOf(kind) != nil {
+		return t, nil
 	}
 	return t, t.resolve(e.DType.Float(), want)
 }

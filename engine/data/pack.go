@@ -5,6 +5,7 @@ package data
 import (
 	"crypto/sha256"
 	"errors"
+	"fmt"
 	"slices"
 
 	"github.com/klauspost/compress/zstd"
@@ -132,7 +133,8 @@ func FromShards(name string, train, val *Packed, group int, in []int, want *Want
 		val = &Packed{Per: 1, X: train.X.empty(), Y: train.Y.empty()}
 	}
 	// Classes are counted over both parts.
-	float := train.Y.Stats.Float || val.Y.Stats.Float
+	fields := want.fieldsOf(Targets)
+	float := train.Y.Stats.Float || val.Y.Stats.Float || fields != nil
 	values, classes := float, 0
 	if !values {
 		values, classes = want.labels(train.Y.Shape)
@@ -147,6 +149,9 @@ func FromShards(name string, train, val *Packed, group int, in []int, want *Want
 	for i, p := range []*Packed{train, val} {
 		if s := p.Y.Stats; classes > 0 && p.Y.Rows > 0 && (s.Least < 0 || int(s.Most) >= classes) {
 			return nil, bad("data set %s: classes %v to %v; the model has %d outputs, classes are 0..%d", name, s.Least, s.Most, classes, classes-1)
+		}
+		if err := p.checkFields(fields); err != nil {
+			return nil, fmt.Errorf("data set %s: %w", name, err)
 		}
 		shape := slices.Clone(p.X.Shape)
 		if slices.Equal(squeeze(shape), squeeze(in)) {

@@ -70,25 +70,15 @@ func picked[T any](v []T, rows []int32, n int) []T {
 	return p
 }
 
-// WriteSafetensors writes the set in the form that ReadSafetensors reads. Rows keep the type
-// in which they are held: bytes stay bytes. The numbers of classes are integers.
-func (s *Set) WriteSafetensors(w io.Writer) error {
-	tables := []*Table{s.Train.x, s.Train.y, s.Val.x, s.Val.y}
-	if s.Val.Len() == 0 {
-		tables = tables[:2]
-	}
+// WriteSafetensors writes the set in the form that ReadSafetensors reads with the same want. Rows
+// keep the type in which they are held: bytes stay bytes. The numbers of classes are integers.
+func (s *Set) WriteSafetensors(w io.Writer, want *Want) error {
 	// The widest elements first, so that all lie aligned.
-	order := []int{}
-	for _, w := range []int{4, 2, 1} {
-		for i, t := range tables {
-			if t.width() == w {
-				order = append(order, i)
-			}
-		}
-	}
+	xs := s.tensors(want)
+	slices.SortStableFunc(xs, func(a, b tensor) int { return b.t.width() - a.t.width() })
 	head, at := "{", 0
-	for k, i := range order {
-		t, dtype := tables[i], "U8"
+	for k, x := range xs {
+		t, dtype := x.t, "U8"
 		switch {
 		case t.F32 != nil:
 			dtype = "F32"
@@ -100,12 +90,12 @@ func (s *Set) WriteSafetensors(w io.Writer) error {
 		if k > 0 {
 			head += ","
 		}
-		head += fmt.Sprintf(`%q:{"dtype":%q,"shape":[%d`, fileKeys[i], dtype, t.Rows)
-		for _, d := range t.Shape {
+		head += fmt.Sprintf(`%q:{"dtype":%q,"shape":[%d`, x.key, dtype, t.Rows)
+		for _, d := range x.shape {
 			head += fmt.Sprintf(",%d", d)
 		}
-		head += fmt.Sprintf(`],"data_offsets":[%d,%d]}`, at, at+t.Bytes())
-		at += t.Bytes()
+		head += fmt.Sprintf(`],"data_offsets":[%d,%d]}`, at, at+x.bytes())
+		at += x.bytes()
 	}
 	head += "}"
 	for len(head)%8 != 0 {
@@ -114,8 +104,8 @@ func (s *Set) WriteSafetensors(w io.Writer) error {
 	if _, err := w.Write(append(binary.LittleEndian.AppendUint64(nil, uint64(len(head))), head...)); err != nil {
 		return err
 	}
-	for _, i := range order {
-		if err := tables[i].write(w); err != nil {
+	for _, x := range xs {
+		if err := x.write(w); err != nil {
 			return err
 		}
 	}

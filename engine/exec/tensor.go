@@ -44,6 +44,13 @@ func newTensorOp(p *Plan, i int) op {
 			first += x[o.Axis] * s[o.Axis]
 		}
 		return c
+	case *graph.Outputs:
+		c, first := &concat{base: b}, 0
+		for _, x := range in {
+			c.parts = append(c.parts, kernel.NewStrided(x, dense(x), first, out.Elems()))
+			first += x.Elems()
+		}
+		return c
 	case *graph.Unary:
 		u := kernel.Unaries[o.Function]
 		return &unary{base: b, u: u, a: o.A, b: o.B}

@@ -20,7 +20,7 @@ const (
 )
 
 // ONNX makes a file of graph g and its weights. Tokens are int64 inputs, everything else is
-// float32; the first axis of every input and of the output is the batch, called N.
+// float32; the first axis of every input and output is the batch, called N.
 func ONNX(g *graph.Graph, weights state.Dict) (*onnx.Model, error) {
 	e := &exporter{
 		g: g, m: &onnx.Model{IR: ir, Producer: "ravnest", Opset: map[string]int64{"": opset}},
@@ -51,8 +51,9 @@ func ONNX(g *graph.Graph, weights state.Dict) (*onnx.Model, error) {
 		}
 		e.vals[g.Result(i)] = y
 	}
-	out := g.OutputValue()
-	e.m.Graph.Outputs = []onnx.Value{{Name: e.vals[out], Type: onnx.Float, Dims: dims(g.Shape(out))}}
+	for _, v := range g.Answers() {
+		e.m.Graph.Outputs = append(e.m.Graph.Outputs, onnx.Value{Name: e.vals[v], Type: onnx.Float, Dims: dims(g.Shape(v))})
+	}
 	e.tidy()
 	return e.m, nil
 }

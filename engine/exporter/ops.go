@@ -109,6 +109,8 @@ func (e *exporter) move(i int, x string, in, row graph.Shape) (string, error) {
 	case *graph.Slice:
 		step := max(o.Step, 1)
 		return e.add("Slice", nil, x, e.ints(o.Start), e.ints(o.Start+(o.Count-1)*step+1), e.ints(o.Axis+1), e.ints(step)), nil
+	case *graph.Outputs:
+		return "", nil // each of them is an output of the file
 	case *graph.Concat:
 		parts := []string{x}
 		for k := 1; k < len(e.g.Args(i)); k++ {

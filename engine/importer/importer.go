@@ -34,11 +34,14 @@ var ErrUnsupported = errors.New("the model uses what the engine does not have")
 type Options struct {
 	Name   string // of the graph
 	Output int    // which of the program's outputs is the model's answer
+	More   []int  // further outputs to keep, for losses that look at them
 }
 
 // Model is an imported program.
 type Model struct {
 	Graph   *graph.Graph
+	More    []string   // names of the further outputs, in the order of Options.More
+	Outputs int        // tensors that the program returns
 	Weights state.Dict // what the archive has of the graph's state dict, in its order
 	// Unused are tensors of the archive's state dict that the answer does not depend on.
 	Unused []string
@@ -115,7 +118,15 @@ func (l *lowering) model(o Options) (*Model, error) {
 	if err != nil {
 		return nil, err
 	}
-	return l.finish(out)
+	var more []string
+	for _, k := range o.More {
+		v, err := l.output(k)
+		if err != nil {
+			return nil, err
+		}
+		more = append(more, v.name)
+	}
+	return l.finish(out, more)
 }
 
 // archive is where a model's tensors are.
@@ -344,14 +355,20 @@ func (l *lowering) problem(n *pt2.Node, reason string) {
 
 func (l *lowering) report() error { return Problems(l.problems) }
 
-// output is the value that is the model's answer.
-func (l *lowering) output(k int) (*value, error) {
+// answers are the tensors that the program returns.
+func (l *lowering) answers() []*value {
 	var outs []*value
 	for _, name := range l.outputs {
 		if v := l.vals[name]; name != "" && v != nil {
 			outs = append(outs, v)
 		}
 	}
+	return outs
+}
+
+// output is the value that is the model's answer.
+func (l *lowering) output(k int) (*value, error) {
+	outs := l.answers()
 	if k < 0 || k >= len(outs) {
 		return nil, fmt.Errorf("%w: there is no output %d; the model has %d that are tensors", ErrUnsupported, k, len(outs))
 	}
@@ -362,11 +379,14 @@ func (l *lowering) output(k int) (*value, error) {
 }
 
 // finish drops what the answer does not need, checks the graph and loads the weights.
-func (l *lowering) finish(out *value) (*Model, error) {
-	if _, ok := l.made[out.name]; !ok {
-		return nil, fmt.Errorf("%w: the answer is the input itself", ErrUnsupported)
+func (l *lowering) finish(out *value, more []string) (*Model, error) {
+	need := map[string]bool{}
+	for _, name := range append([]string{out.name}, more...) {
+		if _, ok := l.made[name]; !ok {
+			return nil, fmt.Errorf("%w: the answer is the input itself", ErrUnsupported)
+		}
+		need[name] = true
 	}
-	need := map[string]bool{out.name: true}
 	var nodes []graph.Node
 	for i := len(l.g.Nodes) - 1; i >= 0; i-- {
 		n := l.g.Nodes[i]
@@ -384,7 +404,7 @@ func (l *lowering) finish(out *value) (*Model, error) {
 	if err := l.g.Check(); err != nil {
 		return nil, err
 	}
-	m := &Model{Graph: l.g, Tied: l.tied}
+	m := &Model{Graph: l.g, Tied: l.tied, More: more, Outputs: len(l.answers())}
 	has := map[string]bool{}
 	for _, p := range l.g.Params() {
 		t, err := l.a.Load(p.Full)

@@ -54,6 +54,9 @@ type Spec struct {
 	Loss    string `json:"loss"`  // one of Losses
 	// LossOptions are the loss's settings.
 	LossOptions LossOptions `json:"loss_options,omitzero"`
+	// Losses are those of a model with several outputs that training looks at; the first is what
+	// metrics are about. None: Loss compares the model's answer with the targets.
+	Losses []LossPart `json:"losses,omitempty"`
 	// Metrics are the figures of a validation pass, some of Metrics. Left out: those that are
 	// usual for the loss. Accuracy is always there where answers are right or wrong.
 	Metrics []string `json:"metrics,omitempty"`
@@ -360,7 +363,9 @@ func (s Spec) Check() error {
 			f.bad("%s %q holds a character that cannot be printed", t[0], t[1])
 		}
 	}
-	s.checkLoss(&f)
+	if s.checkLosses(&f); !s.Several() {
+		s.checkLoss(&f)
+	}
 	f.in("schedule", s.Schedule, Schedules)
 	f.in("wire", s.Wire, Wires)
 	f.in("recompute", s.Recompute, Recomputes)

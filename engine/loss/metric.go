@@ -19,6 +19,9 @@ type Score struct {
 	// Both are 0 for a regression.
 	Correct, Total int
 
+	parts   []Score // of a job with several losses, whose mean is the sum of theirs
+	weights []float64
+
 	batch   float32 // sum of the terms of the batch so far
 	top5    int
 	plain   float32 // cross entropy without weights and smoothing, and its number of terms
@@ -32,7 +35,16 @@ type Score struct {
 type tally struct{ hit, wrong, missed int64 }
 
 // Mean returns the mean loss.
-func (s *Score) Mean() float32 { return Mean(s.Sum, s.Terms) }
+func (s *Score) Mean() float32 {
+	if s.parts == nil {
+		return Mean(s.Sum, s.Terms)
+	}
+	sum := float32(0)
+	for i := range s.parts {
+		sum += float32(s.parts[i].Mean() * float32(s.weights[i]))
+	}
+	return sum
+}
 
 // Metric is a figure of a validation pass.
 type Metric struct {

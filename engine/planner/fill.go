@@ -122,7 +122,7 @@ func newFill(j job.Spec, g *graph.Graph, nodes []ga.Node) fill {
 		f.why = "schedule"
 	case !ok:
 		f.why = fmt.Sprintf("%q computes over whole micro-batches, so the number of them changes the result", node)
-	case !loss.Splits(j.Loss):
+	case !loss.SplitsOf(j):
 		f.why = "a mean squared error is summed over whole micro-batches, so the number of them changes the result"
 	}
 	return f

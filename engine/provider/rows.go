@@ -12,6 +12,7 @@ import (
 	"github.com/ravnest/ravnest/engine/data"
 	"github.com/ravnest/ravnest/engine/graph"
 	"github.com/ravnest/ravnest/engine/job"
+	"github.com/ravnest/ravnest/engine/loss"
 	"github.com/ravnest/ravnest/engine/pipeline/stage"
 	"github.com/ravnest/ravnest/signaling/proto"
 )
@@ -30,11 +31,14 @@ type table struct {
 func (r *attempt) rows(f *fetcher, j job.Spec, g *graph.Graph, s *graph.Stage, cfg *stage.Config, need int64) error {
 	var tables []*table
 	if s.Index == 0 {
-		n := g.Inputs[0].Shape.Elems()
+		n := g.InputElems()
 		tables = append(tables, &table{kind: TrainX, dst: &cfg.TrainX, rows: cfg.TrainRows, elems: n}, &table{kind: ValX, dst: &cfg.ValX, rows: cfg.ValRows, elems: n})
 	}
 	if s.Last {
-		n := g.Shape(g.OutputValue()).Elems()
+		n, err := targetElems(j, g)
+		if err != nil {
+			return err
+		}
 		tables = append(tables, &table{kind: TrainY, dst: &cfg.TrainY, rows: cfg.TrainRows, elems: n}, &table{kind: ValY, dst: &cfg.ValY, rows: cfg.ValRows, elems: n})
 	}
 	for _, t := range tables {
@@ -71,15 +75,28 @@ func (r *attempt) rows(f *fetcher, j job.Spec, g *graph.Graph, s *graph.Stage, c
 		}
 	}
 	if j.Augment.On() && s.Index == 0 {
-		shape := g.Inputs[0].Shape
-		if err := data.CheckAugment(j.Augment, shape); err != nil {
+		shapes := g.InputShapes()
+		if err := data.CheckAugment(j.Augment, shapes); err != nil {
 			return err
 		}
 		for _, x := range []*stage.Rows{&cfg.TrainX, &cfg.ValX} {
-			*x = data.NewAugmented(*x, j.Augment, shape, j.Seed)
+			*x = data.NewAugmented(*x, j.Augment, shapes, j.Seed)
 		}
 	}
 	return nil
+}
+
+// targetElems is the number of elements of a row of targets.
+func targetElems(j job.Spec, g *graph.Graph) (int, error) {
+	if !j.Several() {
+		return g.Shape(g.OutputValue()).Elems(), nil
+	}
+	fields, err := loss.Fields(j, g.AnswerShapes())
+	n := 0
+	for _, f := range fields {
+		n += f.Elems()
+	}
+	return n, err
 }
 
 // read looks at a blob and returns how much more memory its table takes.

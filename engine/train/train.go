@@ -45,12 +45,13 @@ type Trainer struct {
 	at          order.Position // where Run begins
 	job         job.Spec       // in the period that is trained
 	period      int            // of the record
-	loss        *loss.Func
+	loss        *loss.Sum
+	inputs      *stage.Inputs
 	batchRows   []int32 // of a training batch
 	rows        []int32 // of a validation batch
 
 	sum   stage.BatchLoss
-	terms float64 // of the whole batch
+	terms loss.Terms // of the whole batch
 }
 
 // New compiles the whole model and initialises it from the job's seed.
@@ -82,7 +83,7 @@ func newPeriod(cfg Config, period int) (*Trainer, error) {
 	if err != nil {
 		return nil, err
 	}
-	if t.loss, err = loss.New(j, g.Shape(t.out), j.BatchSize); err != nil {
+	if t.loss, err = loss.NewSum(j, g.AnswerShapes(), j.BatchSize); err != nil {
 		return nil, err
 	}
 	t.layout = &plan.Layout
@@ -91,6 +92,7 @@ func newPeriod(cfg Config, period int) (*Trainer, error) {
 	}
 	t.at = t.run.Start()
 	t.train, t.eval = plan.New(cfg.Team), ev.New(cfg.Team)
+	t.inputs = stage.NewInputs(g, j.MicroRows())
 	t.batchRows, t.rows = make([]int32, j.BatchSize), make([]int32, j.MicroRows())
 	return t, nil
 }
@@ -121,9 +123,13 @@ func Bytes(j job.Spec, g *graph.Graph) (int, error) {
 	if err != nil {
 		return 0, err
 	}
+	l, err := loss.NewSum(j, g.AnswerShapes(), 0)
+	if err != nil {
+		return 0, err
+	}
 	m, ev := p.Memory(), e.Memory()
 	return m.Total() + m.Params + ev.Slots + ev.Temp + ev.Scratch + 2*optim.Bytes(j.Optimizer, p.Layout.Trainable) +
-		stage.ReplicaBytes(j, &p.Layout, stage.Placement{}) + j.Shards.Inputs + j.Shards.Targets + loss.Bytes(g.Shape(g.OutputValue()), j.BatchSize), nil
+		stage.ReplicaBytes(j, &p.Layout, stage.Placement{}) + j.Shards.Inputs + j.Shards.Targets + l.Bytes(g.Shape(g.OutputValue()), j.BatchSize) + stage.InputBytes(g, j.MicroRows()), nil
 }
 
 // State is a copy of the weights and running statistics.
@@ -271,7 +277,7 @@ func (t *Trainer) batch(ctx context.Context, it order.Item, obs stage.Observer) 
 		return err
 	}
 	if it.Ends {
-		obs.Loss(stage.Loss{Epoch: it.Epoch, Step: it.Step, Value: loss.Mean(t.sum.Sum(), t.terms)})
+		obs.Loss(stage.Loss{Epoch: it.Epoch, Step: it.Step, Value: t.loss.Mean(t.sum.Sum(), t.terms)})
 		obs.Batch(it.Total)
 	}
 	many, split := t.job.Replica() > 1, t.job.Gradients()
@@ -307,7 +313,7 @@ func (t *Trainer) step(ctx context.Context, it order.Item) error {
 		}
 	}
 	h := t.reps.Of(it.Replica)
-	t.cfg.TrainX.Gather(t.train.Value(0, 0, it.Rows), rows)
+	t.inputs.Feed(t.train, 0, t.cfg.TrainX, rows)
 	t.train.Forward(0, exec.Batch{Seed: j.Seed, Step: it.Step, Row0: it.Row0, Rows: it.Rows}, h.State.Params, &h.State)
 	if it.Row0 == 0 {
 		t.terms = t.loss.Terms(t.cfg.TrainY, batch)
@@ -334,7 +340,7 @@ func (t *Trainer) evaluate(ctx context.Context, val *loss.Score, it order.Item) 
 		}
 	}
 	h := t.reps.Of(0) // all are equal
-	t.cfg.ValX.Gather(t.eval.Value(0, 0, rows), idx)
+	t.inputs.Feed(t.eval, 0, t.cfg.ValX, idx)
 	t.eval.Forward(0, exec.Batch{Rows: rows}, h.State.Params, &h.State)
 	t.loss.Count(val, t.eval.Value(0, t.out, rows), t.cfg.ValY, idx, it.Ends)
 	return nil

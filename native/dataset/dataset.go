@@ -36,6 +36,8 @@ type Options struct {
 	Tokenizer string
 	// Above is the size in bytes above which rows are not held in memory; nil: DefaultAbove.
 	Above *int64
+	// Fields are the inputs of a model that has several, and the targets of several losses.
+	Fields Fields
 	// Scratch is the directory for temporary files; "": the system's.
 	Scratch string
 }
@@ -69,9 +71,12 @@ func Open(path string, o Options) (*Source, error) {
 		return nil, fmt.Errorf("the data: %w", err)
 	}
 	s := &Source{Name: filepath.Base(path)}
-	if info.IsDir() {
+	switch {
+	case o.Fields.On():
+		err = s.fields(path, o)
+	case info.IsDir():
 		err = s.folder(path, o)
-	} else {
+	default:
 		err = s.file(path, o)
 	}
 	if err != nil {

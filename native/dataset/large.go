@@ -386,7 +386,7 @@ func (s *Source) largeFile(path, ext string, o Options) (bool, error) {
 		if err != nil {
 			return true, err
 		}
-		r, err := project.RawSafetensors(st)
+		r, err := project.RawSafetensors(st, nil)
 		s.raws = [4]*data.Raw{r.TrainX, r.TrainY, r.ValX, r.ValY}
 		return true, err
 	case ext == ".bin" && (kind == "" || kind == text.Uint16 || kind == text.Uint32), kind == text.Bytes || kind == "" && (ext == ".txt" || ext == ".text" || ext == ".md"):

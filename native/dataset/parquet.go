@@ -16,6 +16,26 @@ import (
 	"github.com/ravnest/ravnest/engine/state"
 )
 
+// columns are the columns of a Parquet file that are inputs and targets.
+func (o *Options) columns() parquet.Columns {
+	c := parquet.Columns{Target: o.Target}
+	name := func(f data.Field) string {
+		if from := o.Fields.From[f.Name]; from != "" {
+			return from
+		}
+		return f.Name
+	}
+	for _, f := range o.Fields.Inputs {
+		c.Inputs, c.InputElems = append(c.Inputs, name(f)), append(c.InputElems, product(f.Shape))
+	}
+	for _, f := range o.Fields.Targets {
+		if f.Name != "" {
+			c.Target, c.TargetElems = append(c.Target, name(f)), append(c.TargetElems, product(f.Shape))
+		}
+	}
+	return c
+}
+
 // parquets reads Parquet files.
 func (s *Source) parquets(lists [2][]string, o Options) error {
 	p := &spooler{s: s, dir: o.Scratch}
@@ -25,7 +45,7 @@ func (s *Source) parquets(lists [2][]string, o Options) error {
 	for k, files := range lists {
 		for _, name := range files {
 			err := open(name, func(f *os.File, size int64) error {
-				q, err := parquet.Open(f, size, o.Target)
+				q, err := parquet.Open(f, size, o.columns())
 				if err != nil {
 					return err
 				}

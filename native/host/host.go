@@ -206,11 +206,14 @@ func options(j job.Spec, pool, maxClusters int) ga.Options {
 // answers returns the most answers that a validation pass counts. Models that answer for every
 // position of a row, as transformers do for tokens, give one for each.
 func answers(p *project.Project) int64 {
-	out := p.Graph.Shape(p.Graph.OutputValue())
-	if p.Job.Loss == job.BCE { // each output is right or wrong for itself
-		return int64(p.Data.Val.Len()) * int64(out.Elems())
+	out, j := graph.Shape(p.Graph.AnswerShapes()[0]), p.Job
+	if j.Several() {
+		j = j.Part(0)
 	}
-	return int64(p.Data.Val.Len()) * int64(out.Elems()/out[len(out)-1])
+	if n := len(out); n > 0 && j.Loss != job.BCE { // where each output is right or wrong for itself
+		return int64(p.Data.Val.Len()) * int64(out.Elems()/out[n-1])
+	}
+	return int64(p.Data.Val.Len()) * int64(out.Elems())
 }
 
 // span returns the number of batches between two places where a run with replicas can stop; 0

@@ -70,7 +70,7 @@ func readRows(ctx context.Context, p *project.Project) *rows {
 	r.valX, r.valY = read(d.Val.X(), false), read(d.Val.Y(), false)
 	if p.Job.Augment.On() {
 		for _, x := range []*stage.Rows{&r.trainX, &r.valX} {
-			*x = data.NewAugmented(*x, p.Job.Augment, p.Graph.Inputs[0].Shape, p.Job.Seed)
+			*x = data.NewAugmented(*x, p.Job.Augment, p.Graph.InputShapes(), p.Job.Seed)
 		}
 	}
 	return r

@@ -51,7 +51,7 @@ var fixed = []string{"step", "epoch", "loss", "lr", "val_loss", "val_accuracy"}
 // openMetrics opens the files of a run that begins, or goes on from a step.
 func openMetrics(p *project.Project, resume int64, now time.Time) (*metrics, error) {
 	m := &metrics{last: resume - 1}
-	f, err := loss.New(p.Job, p.Graph.Shape(p.Graph.OutputValue()), 1)
+	f, err := loss.NewSum(p.Job, p.Graph.AnswerShapes(), 1)
 	if err != nil {
 		return nil, err
 	}

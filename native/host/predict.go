@@ -17,6 +17,7 @@ import (
 	"github.com/ravnest/ravnest/engine/exec"
 	"github.com/ravnest/ravnest/engine/exporter"
 	"github.com/ravnest/ravnest/engine/fuse"
+	"github.com/ravnest/ravnest/engine/graph"
 	"github.com/ravnest/ravnest/engine/kernel"
 	"github.com/ravnest/ravnest/engine/pipeline/stage"
 	"github.com/ravnest/ravnest/engine/state"
@@ -132,6 +133,11 @@ type Prediction struct {
 	Labels        []string  `json:"labels,omitempty"`
 	Probabilities []float32 `json:"probabilities,omitempty"`
 	Values        []Value   `json:"values,omitempty"`
+
+	// Output is the value of the model that this is the answer of, where the job's losses look at
+	// several; Others are the answers of those behind the first.
+	Output string       `json:"output,omitempty"`
+	Others []Prediction `json:"others,omitempty"`
 }
 
 // Value is a float32 that is written to JSON as short as possible, and as null if it is not
@@ -203,13 +209,11 @@ func Predict(ctx context.Context, p *project.Project, d state.Dict, x *data.Tabl
 	team := kernel.NewTeam(threads)
 	defer team.Close()
 	e := plan.New(team)
-	n, last := g.Shape(out).Elems(), 0 // last: number of classes; 0: values
-	if sh := g.Shape(out); p.Job.Loss == "cross_entropy" {
-		last = sh[len(sh)-1]
-	}
+	n, answers := g.Shape(out).Elems(), answersOf(p)
+	inputs := stage.NewInputs(g, batch)
 	rows := data.Rows(x)
 	if p.Job.Augment.On() {
-		rows = data.NewAugmented(x, p.Job.Augment, g.Inputs[0].Shape, p.Job.Seed)
+		rows = data.NewAugmented(x, p.Job.Augment, g.InputShapes(), p.Job.Seed)
 	}
 	for row := 0; row < x.Rows; row += batch {
 		if ctx.Err() != nil {
@@ -219,16 +223,55 @@ func Predict(ctx context.Context, p *project.Project, d state.Dict, x *data.Tabl
 		for i := range idx {
 			idx[i] = int32(row + i)
 		}
-		rows.Gather(e.Value(0, 0, len(idx)), idx)
+		inputs.Feed(e, 0, rows, idx)
 		e.Forward(0, exec.Batch{Rows: len(idx)}, s.Params, &s)
 		y := e.Value(0, out, len(idx))
 		for i := range idx {
-			a := predict(y[i*n:][:n], last)
-			a.label(names)
-			answer(row+i, a)
+			var all []Prediction
+			for _, o := range answers {
+				a := predict(y[i*n+o.from:][:o.n], o.classes)
+				a.Output = o.name
+				if a.label(names); o.classes != answers[0].classes {
+					a.Label, a.Labels = "", nil
+				}
+				all = append(all, a)
+			}
+			if len(all) > 1 {
+				all[0].Others = all[1:]
+			}
+			answer(row+i, all[0])
 		}
 	}
 	return nil
+}
+
+// answered is one of the values that a model answers.
+type answered struct {
+	name    string // "": the only one
+	from, n int    // its elements of a row
+	classes int    // 0: they are values
+}
+
+// answersOf are the values that the model of p answers.
+func answersOf(p *project.Project) []answered {
+	shapes, names := p.Graph.AnswerShapes(), p.Job.Outputs()
+	var as []answered
+	at := 0
+	for i, s := range shapes {
+		a := answered{from: at, n: graph.Shape(s).Elems()}
+		classifies := p.Job.Classifies()
+		if p.Job.Several() {
+			a.name, classifies = names[i], false
+			for k, l := range p.Job.Losses {
+				classifies = classifies || l.Output == names[i] && p.Job.Part(k).Classifies()
+			}
+		}
+		if at += a.n; classifies && len(s) > 0 {
+			a.classes = s[len(s)-1]
+		}
+		as = append(as, a)
+	}
+	return as
 }
 
 // label sets the names of the classes, if there is a name for each.

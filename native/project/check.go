@@ -6,7 +6,6 @@ package project
 import (
 	"errors"
 	"fmt"
-	"slices"
 
 	"github.com/ravnest/ravnest/engine/data"
 	"github.com/ravnest/ravnest/engine/graph"
@@ -19,13 +18,10 @@ func (p *Project) Check() error { return CheckJob(p.Job, p.Graph, p.Data) }
 // CheckJob checks that a job, its model and its data fit together: shapes, targets, the sizes
 // of all batches and micro-batches, and tokens.
 func CheckJob(j job.Spec, g *graph.Graph, d *data.Set) error {
-	if n := len(g.Inputs); n != 1 {
-		return fmt.Errorf("the model has %d inputs, data sets have 1", n)
+	if err := checkInput(g, d.Train.InputShape(), fmt.Sprintf("a row of the data set %q", j.Data)); err != nil {
+		return err
 	}
-	if in, row := g.Inputs[0].Shape, graph.Shape(d.Train.InputShape()); !slices.Equal(in, row) {
-		return fmt.Errorf("the model's input %q is %s, but a row of the data set %q is %s", g.Inputs[0].Name, in, j.Data, row)
-	}
-	if err := data.CheckAugment(j.Augment, g.Inputs[0].Shape); err != nil {
+	if err := data.CheckAugment(j.Augment, g.InputShapes()); err != nil {
 		return err
 	}
 	if j.LoRA.On() && j.Weights == "" {
@@ -45,20 +41,20 @@ func CheckJob(j job.Spec, g *graph.Graph, d *data.Set) error {
 
 // CheckInputs returns an error unless the rows of x are valid inputs of the model.
 func CheckInputs(g *graph.Graph, x *data.Table) error {
-	if n := len(g.Inputs); n != 1 {
-		return fmt.Errorf("the model has %d inputs, data sets have 1", n)
-	}
 	if err := x.Check(); err != nil {
 		return err
 	}
-	if in, row := g.Inputs[0].Shape, graph.Shape(x.RowShape()); !slices.Equal(in, row) {
-		return fmt.Errorf("the model's input %q is %s, but a row is %s", g.Inputs[0].Name, in, row)
+	if err := checkInput(g, x.RowShape(), "a row"); err != nil {
+		return err
 	}
 	return checkTokens(g, "data", x)
 }
 
 // checkTargets checks that the model's output and the loss fit the targets.
 func checkTargets(j job.Spec, g *graph.Graph, d *data.Set) error {
+	if j.Several() {
+		return checkFields(j, g, d)
+	}
 	out, row, y := g.Shape(g.OutputValue()), graph.Shape(d.Train.TargetShape()), d.Train.Y()
 	if j.Loss == job.OutputLoss {
 		return nil // the targets are not looked at
@@ -155,7 +151,11 @@ func checkBatches(j job.Spec, g *graph.Graph, n int) error {
 // in errors.
 func checkTokens(g *graph.Graph, what string, x *data.Table) error {
 	type span struct{ from, to int } // of a row's elements
-	raw := map[int]span{0: {0, g.Inputs[0].Shape.Elems()}}
+	raw, at := map[int]span{}, 0
+	for v, in := range g.Inputs {
+		raw[v] = span{at, at + in.Shape.Elems()}
+		at += in.Shape.Elems()
+	}
 	for i, nd := range g.Nodes {
 		if len(g.Args(i)) == 0 {
 			continue // a parameter

@@ -21,15 +21,15 @@ import (
 func IsONNX(file string) bool { return strings.EqualFold(filepath.Ext(file), ".onnx") }
 
 // ReadModel reads an archive written by torch.export.save, or an ONNX model. output is the index
-// of the model's output that is its answer.
-func ReadModel(file string, output int) (*importer.Model, error) {
+// of the model's output that is its answer, more are those that losses look at besides.
+func ReadModel(file string, output int, more ...int) (*importer.Model, error) {
 	f, size, err := OpenRegular(file, "model file")
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
 	if IsONNX(file) {
-		m, err := readONNX(f, size, file, output)
+		m, err := readONNX(f, size, importer.Options{Name: modelName(file), Output: output, More: more}, file)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", file, err)
 		}
@@ -39,7 +39,7 @@ func ReadModel(file string, output int) (*importer.Model, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", file, err)
 	}
-	m, err := importer.Import(a, importer.Options{Name: modelName(file), Output: output})
+	m, err := importer.Import(a, importer.Options{Name: modelName(file), Output: output, More: more})
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", file, err)
 	}
@@ -47,7 +47,7 @@ func ReadModel(file string, output int) (*importer.Model, error) {
 }
 
 // readONNX reads an ONNX model. Weights may lie in files of the same folder.
-func readONNX(f *os.File, size int64, file string, output int) (*importer.Model, error) {
+func readONNX(f *os.File, size int64, o importer.Options, file string) (*importer.Model, error) {
 	if size > onnx.MaxBytes {
 		return nil, fmt.Errorf("%w: %d bytes, at most %d are read", onnx.ErrFormat, size, int64(onnx.MaxBytes))
 	}
@@ -83,7 +83,7 @@ func readONNX(f *os.File, size int64, file string, output int) (*importer.Model,
 		}
 		return p.f, p.size, nil
 	}
-	return importer.ImportONNX(m, open, importer.Options{Name: modelName(file), Output: output})
+	return importer.ImportONNX(m, open, o)
 }
 
 func modelName(file string) string {
@@ -123,6 +123,16 @@ func DescribeModel(w io.Writer, m *importer.Model, j job.Spec) error {
 		g.ParamCount(0, len(g.Nodes)), c.Forward/1e6, (c.BackInput+c.BackWeight)/1e6, len(begins)+1)
 	if n, err := train.Bytes(j, g); err == nil {
 		fmt.Fprintf(w, "training in one process takes %.4g MB at batch size %d, data not counted\n", float64(n)/1e6, j.BatchSize)
+	}
+	if len(g.Inputs) > 1 {
+		fmt.Fprintf(w, "a row of the data has %d inputs:", len(g.Inputs))
+		for _, in := range g.Inputs {
+			fmt.Fprintf(w, " %s %s", in.Name, in.Shape)
+		}
+		fmt.Fprintln(w)
+	}
+	if n := 1 + len(m.More); m.Outputs > n {
+		fmt.Fprintf(w, "the model returns %d tensors, of which %d count: --output N takes another, --losses several\n", m.Outputs, n)
 	}
 	for _, note := range m.Notes {
 		fmt.Fprintln(w, note)

@@ -154,7 +154,7 @@ func openModel(dir string, change func(*job.Spec)) (*Project, error) {
 func (p *Project) learn() error {
 	p.Base = p.Graph
 	if len(p.Job.Freeze) == 0 && !p.Job.LoRA.On() {
-		return nil
+		return p.gather()
 	}
 	g, err := p.Graph, error(nil)
 	if l := p.Job.LoRA; l.On() {
@@ -168,8 +168,10 @@ func (p *Project) learn() error {
 		}
 	}
 	p.Graph = g
-	p.GraphJSON, err = g.JSON()
-	return err
+	if p.GraphJSON, err = g.JSON(); err != nil {
+		return err
+	}
+	return p.gather()
 }
 
 // loadWeights reads the initial weights.
@@ -229,10 +231,6 @@ func (p *Project) load(progress Progress) error {
 	}
 	p.Data, err = data.ReadSafetensors(p.Job.Data, f, size, p.want())
 	return err
-}
-
-func (p *Project) want() *data.Want {
-	return &data.Want{Output: p.Graph.Shape(p.Graph.OutputValue()), Values: !p.Job.Classifies(), Ignore: p.Job.LossOptions.IgnoreIndex}
 }
 
 // Source provides the data set for a model, and the names of its classes by number, or nil if
@@ -307,8 +305,8 @@ func Create(dir string, j job.Spec, g *graph.Graph, n int, src Source, begin *Be
 		err = p.createShards(raw, progress)
 	case src == nil:
 		err = p.load(nil)
-	case len(g.Inputs) == 1:
-		p.Data, err = src.Set(g.Inputs[0].Shape, p.want())
+	default:
+		p.Data, err = src.Set(inputShape(g), p.want())
 	}
 	if err != nil {
 		return err
@@ -326,7 +324,7 @@ func Create(dir string, j job.Spec, g *graph.Graph, n int, src Source, begin *Be
 		if _, err := os.Lstat(filepath.Join(dir, dataFile)); err == nil {
 			return fmt.Errorf("%s already holds %s: choose another directory or remove it", dir, dataFile)
 		}
-		if err := native.Save(filepath.Join(dir, dataFile), 0o644, p.Data.WriteSafetensors); err != nil {
+		if err := native.Save(filepath.Join(dir, dataFile), 0o644, func(w io.Writer) error { return p.Data.WriteSafetensors(w, p.want()) }); err != nil {
 			return err
 		}
 	}

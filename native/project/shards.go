@@ -12,7 +12,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"slices"
 
 	"github.com/ravnest/ravnest/engine/data"
 	"github.com/ravnest/ravnest/engine/format/safetensors"
@@ -221,11 +220,7 @@ func (p *Project) loadShards(path string) error {
 func (p *Project) useShards(s *Shards) (err error) {
 	sh := &p.Job.Shards
 	sh.Group = sh.Shuffled()
-	in := []int(nil)
-	if len(p.Graph.Inputs) > 0 {
-		in = p.Graph.Inputs[0].Shape
-	}
-	if p.Data, err = data.FromShards(p.Job.Data, s.ix.Train, s.ix.Val, sh.Group, in, p.want()); err != nil {
+	if p.Data, err = data.FromShards(p.Job.Data, s.ix.Train, s.ix.Val, sh.Group, inputShape(p.Graph), p.want()); err != nil {
 		return err
 	}
 	sh.Inputs, sh.Targets = p.Data.LeastBytes(p.Job.BatchSize)
@@ -255,7 +250,7 @@ func (p *Project) shard(f *safetensors.File, file *os.File, progress Progress) e
 	if err == nil && s.ix.Source == from && s.ix.Bytes == p.Job.Shards.Bytes {
 		return p.useShards(s)
 	}
-	r, err := RawSafetensors(f)
+	r, err := RawSafetensors(f, p.want())
 	if err == nil {
 		s, err = p.makeShards(madeDir, r, p.Job.Shards.Bytes, from, progress)
 	}
@@ -265,20 +260,21 @@ func (p *Project) shard(f *safetensors.File, file *os.File, progress Progress) e
 	return p.useShards(s)
 }
 
-// RawSafetensors is the data set in a safetensors file, without reading it.
-func RawSafetensors(f *safetensors.File) (RawSet, error) {
-	var r RawSet
-	names := []string{"train_x", "train_y", "val_x", "val_y"}
+// RawSafetensors is the data set in a safetensors file, without reading it, in the fields that want
+// asks for.
+func RawSafetensors(f *safetensors.File, want *data.Want) (RawSet, error) {
+	m := map[string]*data.Raw{}
 	for _, e := range f.Entries {
-		i := slices.Index(names, e.Name)
-		if i < 0 {
-			return r, fmt.Errorf("%w: tensor %q; a data set has %v", data.ErrInvalid, e.Name, names)
-		}
 		if len(e.Shape) == 0 {
-			return r, fmt.Errorf("%w: tensor %q is a scalar, which has no rows", data.ErrInvalid, e.Name)
+			return RawSet{}, fmt.Errorf("%w: tensor %q is a scalar, which has no rows", data.ErrInvalid, e.Name)
 		}
-		*[]**data.Raw{&r.TrainX, &r.TrainY, &r.ValX, &r.ValY}[i] = &data.Raw{Rows: e.Shape[0], Shape: e.Shape[1:], DType: e.DType, R: f.Raw(e)}
+		m[e.Name] = &data.Raw{Rows: e.Shape[0], Shape: e.Shape[1:], DType: e.DType, R: f.Raw(e)}
 	}
+	t, err := data.JoinRaws(m, want)
+	if err != nil {
+		return RawSet{}, err
+	}
+	r := RawSet{TrainX: t[0], TrainY: t[1], ValX: t[2], ValY: t[3]}
 	if r.TrainX == nil || r.TrainY == nil || r.TrainX.Rows == 0 || (r.ValX == nil) != (r.ValY == nil) {
 		return r, fmt.Errorf("%w: train_x and train_y with at least one row are needed, val_x and val_y together or not at all", data.ErrInvalid)
 	}

@@ -52,6 +52,8 @@ type File struct {
 	f       *parquet.File
 	columns []column
 	image   int // of the leaf that holds images; -1: none
+	want    Columns
+	ordered [][]float64 // the values of a row by rank, of inputs and targets in turn; nil: as they come
 	// Whole tells that all targets are of integer types.
 	Whole bool
 	// Texts tells that the target is a text.
@@ -68,6 +70,7 @@ type column struct {
 	half   bool // 16 bits of a float
 	target bool
 	skip   bool
+	rank   int // among the inputs, or among the targets, where they are named
 }
 
 // safely turns a panic of the library over a file that is not one into an error.
@@ -77,9 +80,19 @@ func safely(err *error) {
 	}
 }
 
-// Open reads the schema and decides which columns are the inputs and which the targets: those
-// named by target, or one called target, label, class or y.
-func Open(r io.ReaderAt, size int64, target []string) (f *File, err error) {
+// Columns are the columns of a file that count.
+type Columns struct {
+	// Target names the targets; none: one called target, label, class or y.
+	Target []string
+	// Inputs names the inputs in the order of a row; none: all that are no targets, in the order of
+	// the file.
+	Inputs []string
+	// InputElems and TargetElems are the numbers that a row has of each of them; none: any.
+	InputElems, TargetElems []int
+}
+
+// Open reads the schema and decides which columns are the inputs and which the targets.
+func Open(r io.ReaderAt, size int64, want Columns) (f *File, err error) {
 	defer safely(&err)
 	p, err := parquet.OpenFile(r, size, parquet.SkipPageIndex(true), parquet.SkipBloomFilters(true))
 	if err != nil {
@@ -102,7 +115,10 @@ func Open(r io.ReaderAt, size int64, target []string) (f *File, err error) {
 	if err := f.leaves(); err != nil {
 		return nil, err
 	}
-	return f, f.choose(target)
+	if err := f.choose(want); err != nil || len(want.Inputs)+len(want.TargetElems) == 0 {
+		return f, err
+	}
+	return f, f.arrange(want)
 }
 
 // leaves lists the columns.
@@ -144,7 +160,8 @@ func (f *File) leaves() error {
 }
 
 // choose tells targets from inputs.
-func (f *File) choose(target []string) error {
+func (f *File) choose(want Columns) error {
+	target := want.Target
 	names := []string{}
 	for _, c := range f.columns {
 		if !slices.Contains(names, c.name) {
@@ -178,6 +195,8 @@ func (f *File) choose(target []string) error {
 			return bad("column %.60q is of type %v, which is no number", c.name, c.kind)
 		case f.image >= 0 && !c.target:
 			c.skip = true // beside an image
+		case !c.target && len(want.Inputs) > 0 && !slices.Contains(want.Inputs, c.name):
+			c.skip = true
 		case !c.target && text:
 			return bad("column %.60q holds texts; inputs are numbers, lists of numbers or images", c.name)
 		case c.target && text:
@@ -195,6 +214,54 @@ func (f *File) choose(target []string) error {
 		return bad("all columns are targets")
 	}
 	f.names(target[0])
+	return nil
+}
+
+// arrange makes rows hold the inputs, and the targets, in the order in which they are named.
+func (f *File) arrange(want Columns) error {
+	if f.image >= 0 && len(want.Inputs) > 0 {
+		return bad("it holds images, beside which there are no other inputs")
+	}
+	for _, n := range want.Inputs {
+		if !slices.ContainsFunc(f.columns, func(c column) bool { return c.name == n && !c.target }) {
+			var names []string
+			for _, c := range f.columns {
+				names = append(names, c.name)
+			}
+			return bad("no column %.60q for an input; there are %.200q", n, names)
+		}
+	}
+	for i := range f.columns {
+		c := &f.columns[i]
+		list := want.Inputs
+		if c.target {
+			list = want.Target
+		}
+		c.rank = max(slices.Index(list, c.name), 0)
+	}
+	f.ordered, f.want = make([][]float64, 2*max(len(want.Inputs), len(want.Target), 1)), want
+	return nil
+}
+
+// order puts the values of a row in the order of their ranks.
+func (f *File) order(to *Row) error {
+	for i, vs := range f.ordered {
+		names, elems := f.want.Inputs, f.want.InputElems
+		if i%2 == 1 {
+			names, elems = f.want.Target, f.want.TargetElems
+		}
+		if k := i / 2; k < len(names) && k < len(elems) && elems[k] != len(vs) {
+			return fmt.Errorf("column %.60q has %d numbers, the model takes %d: pad or cut the lists to one length", names[k], len(vs), elems[k])
+		}
+		for _, v := range vs {
+			if i%2 == 0 {
+				to.X = append(to.X, float32(v))
+			} else {
+				to.Y = append(to.Y, v)
+			}
+		}
+		f.ordered[i] = vs[:0]
+	}
 	return nil
 }
 
@@ -271,6 +338,7 @@ func (f *File) Each(emit func(r *Row) error) (err error) {
 // take makes the values of a row.
 func (f *File) take(to *Row, r parquet.Row) error {
 	to.Image, to.X, to.Y, to.Text = nil, to.X[:0], to.Y[:0], ""
+	n := 0
 	for _, v := range r {
 		i := v.Column()
 		if i < 0 || i >= len(f.columns) {
@@ -299,19 +367,25 @@ func (f *File) take(to *Row, r parquet.Row) error {
 		if err != nil {
 			return fmt.Errorf("column %.60q: %w", c.name, err)
 		}
-		if c.target {
+		switch {
+		case f.ordered != nil && c.target:
+			f.ordered[2*c.rank+1] = append(f.ordered[2*c.rank+1], x)
+		case f.ordered != nil:
+			f.ordered[2*c.rank] = append(f.ordered[2*c.rank], x)
+		case c.target:
 			to.Y = append(to.Y, x)
-		} else {
+		default:
 			to.X = append(to.X, float32(x))
 		}
-		if len(to.X)+len(to.Y) > maxElems {
+		n++
+		if n > maxElems {
 			return fmt.Errorf("more than %d numbers", maxElems)
 		}
 	}
 	if f.image >= 0 && to.Image == nil {
 		return errors.New("no image")
 	}
-	return nil
+	return f.order(to)
 }
 
 func number(c column, v parquet.Value) (float64, error) {

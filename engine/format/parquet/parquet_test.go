@@ -24,7 +24,7 @@ func load(t testing.TB, name string) []byte {
 
 // rows reads all.
 func rows(b []byte, target ...string) (f *File, out []string, err error) {
-	if f, err = Open(bytes.NewReader(b), int64(len(b)), target); err != nil {
+	if f, err = Open(bytes.NewReader(b), int64(len(b)), Columns{Target: target}); err != nil {
 		return nil, nil, err
 	}
 	err = f.Each(func(r *Row) error {
@@ -98,7 +98,7 @@ func TestHostile(t *testing.T) {
 
 func TestImages(t *testing.T) {
 	b := load(t, "images")
-	f, err := Open(bytes.NewReader(b), int64(len(b)), nil)
+	f, err := Open(bytes.NewReader(b), int64(len(b)), Columns{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -140,7 +140,7 @@ func FuzzRead(f *testing.F) {
 		f.Add(b)
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
-		file, err := Open(bytes.NewReader(b), int64(len(b)), nil)
+		file, err := Open(bytes.NewReader(b), int64(len(b)), Columns{})
 		if err != nil {
 			if !errors.Is(err, ErrFormat) {
 				t.Error(err)

@@ -36,6 +36,7 @@ type Compiled struct {
 	edges       edges
 	shares      []share // that are averaged with other clusters
 	ties        []tie
+	targets     int // bytes that the loss takes
 }
 
 // schedule makes the schedule that a job asks for.
@@ -107,6 +108,13 @@ func Compile(j job.Spec, s *graph.Stage, p Placement) (*Compiled, error) {
 	}
 	if c.eval, err = exec.Compile(s.Graph, s.First, exec.Config{Rows: j.MicroRows(), Outputs: outs, Precision: precision}); err != nil {
 		return nil, err
+	}
+	if s.Last {
+		l, err := loss.NewSum(j, s.Graph.AnswerShapes(), 0)
+		if err != nil {
+			return nil, err
+		}
+		c.targets = l.Bytes(s.Graph.Shape(s.Graph.OutputValue()), j.BatchSize)
 	}
 	if c.ties, err = tiesOf(j, s, &c.train.Layout); err != nil {
 		return nil, err
@@ -263,12 +271,13 @@ func (c *Compiled) Memory() Memory {
 	if s.Index == 0 {
 		m.Data += c.Job.Shards.Inputs
 		if c.Job.Augment.On() {
-			m.Data += 4 * s.Graph.Inputs[0].Shape.Elems()
+			m.Data += 4 * s.Graph.InputElems()
 		}
+		m.Data += InputBytes(s.Graph, rows)
 	}
 	if s.Last {
 		m.Data += c.Job.Shards.Targets
-		m.Targets = loss.Bytes(s.Graph.Shape(s.Graph.OutputValue()), c.Job.BatchSize)
+		m.Targets = c.targets
 	}
 	for _, d := range c.edges.out {
 		m.Out = max(m.Out, c.message(d, false, rows))

@@ -119,7 +119,7 @@ type Validation struct {
 }
 
 // NewValidation is the outcome of a pass over the targets y whose answers f scored as s.
-func NewValidation(f *loss.Func, s loss.Score, y Rows) Validation {
+func NewValidation(f *loss.Sum, s loss.Score, y Rows) Validation {
 	return Validation{Correct: s.Correct, Total: s.Total, Loss: s.Mean(), Metrics: f.Metrics(&s, y)}
 }
 
@@ -182,14 +182,15 @@ type Stage struct {
 	versions []versions // of the weights, by replica; splitting batches, all share the first
 
 	train, eval *exec.Exec
-	loss        *loss.Func
+	loss        *loss.Sum
+	inputs      *Inputs
 	first, last bool
 	batchRows   []int32 // of batchOf, a training batch
 	batchOf     order.Position
 	rowIdx      []int32 // of validation rows
 	sum         BatchLoss
-	terms       float64 // of the whole batch
-	termsOf     uint64  // the batch, plus one
+	terms       loss.Terms // of the whole batch
+	termsOf     uint64     // the batch, plus one
 	val         loss.Score
 	busy        meter
 
@@ -224,7 +225,7 @@ func New(c *Compiled, cfg Config) (*Stage, error) {
 	}
 	var err error
 	if s.last {
-		if s.loss, err = loss.New(j, gs.Graph.Shape(gs.Graph.OutputValue()), j.BatchSize); err != nil {
+		if s.loss, err = loss.NewSum(j, gs.Graph.AnswerShapes(), j.BatchSize); err != nil {
 			return nil, err
 		}
 	}
@@ -261,6 +262,9 @@ func New(c *Compiled, cfg Config) (*Stage, error) {
 	}
 	if s.cfg.Visits == nil {
 		s.cfg.Visits = AllRows(cfg.TrainRows, j.Seed, cfg.Order)
+	}
+	if s.first {
+		s.inputs = NewInputs(gs.Graph, j.MicroRows())
 	}
 	s.batchRows = make([]int32, 0, j.BatchSize)
 	s.rowIdx = make([]int32, j.MicroRows())
@@ -484,7 +488,7 @@ func (s *Stage) losses(obs Observer) error {
 			sum.After(v)
 			it.Row0 = 1
 		}
-		obs.Loss(Loss{Epoch: it.Epoch, Step: it.Step, Value: loss.Mean(sum.Sum(), s.loss.Terms(s.cfg.TrainY, s.batch(it)))})
+		obs.Loss(Loss{Epoch: it.Epoch, Step: it.Step, Value: s.loss.Mean(sum.Sum(), s.loss.Terms(s.cfg.TrainY, s.batch(it)))})
 	}
 	return nil
 }
@@ -537,9 +541,7 @@ func (s *Stage) feed(ctx context.Context, e *exec.Exec, a order.Action, x Rows) 
 		if err := Hold(ctx, x, it, s.run.BatchSize, it.Row0, rows); err != nil {
 			return order.Continue, err
 		}
-		for _, d := range w.in {
-			x.Gather(e.Value(a.Slot, d.local, it.Rows), rows)
-		}
+		s.inputs.Feed(e, a.Slot, x, rows)
 		return order.Continue, nil
 	}
 	for k, d := range w.in {
@@ -616,7 +618,7 @@ func (s *Stage) score(a order.Action, obs Observer) error {
 		return nil // all clusters' come together at the round's end
 	}
 	if it.Ends {
-		obs.Loss(Loss{Epoch: it.Epoch, Step: it.Step, Value: loss.Mean(s.sum.Sum(), s.terms)})
+		obs.Loss(Loss{Epoch: it.Epoch, Step: it.Step, Value: s.loss.Mean(s.sum.Sum(), s.terms)})
 	}
 	return nil
 }
