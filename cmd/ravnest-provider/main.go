@@ -131,6 +131,7 @@ func lend(c *cli.Context) error {
 		Host: join, Hosts: hosts[1:], Token: token, Name: c.String("name"),
 		Agent: "ravnest-provider/" + version, Platform: runtime.GOOS + "/" + runtime.GOARCH,
 		Team: team, RAM: lim.ram, Limit: lim.rate, May: lim.may, Loopback: native.Loopback(join), Machine: native.Network(),
+		Processor: native.Processor(), Cores: runtime.NumCPU(),
 		Rules: machine.Rules{Once: c.Bool("once"), Stay: true, Wait: wait},
 		Now:   func() time.Duration { return time.Since(began) },
 		Event: say,

@@ -12,6 +12,7 @@ import (
 	"github.com/ravnest/ravnest/engine/graph"
 	"github.com/ravnest/ravnest/engine/job"
 	"github.com/ravnest/ravnest/engine/loss"
+	"github.com/ravnest/ravnest/engine/optim"
 	"github.com/ravnest/ravnest/engine/pipeline/forecast"
 	"github.com/ravnest/ravnest/engine/pipeline/stage"
 	"github.com/ravnest/ravnest/ga"
@@ -22,8 +23,9 @@ import (
 const (
 	unmeasured = 20e9   // FLOP/s of a provider without a benchmark
 	latency    = 1e-3   // seconds of a message on its way
+	handling   = 3e-4   // of which both ends take so much to handle it
 	byteWork   = 13e-9  // seconds that a byte of a data channel costs either end
-	memoryTime = 1e-10  // seconds for each byte of weights read or written
+	memoryTime = 2e-10  // seconds for each byte of weights read or written
 	kernelTime = 2e-6   // seconds to start the kernels of a node
 	edgeRows   = 4      // rows of a matrix product that its overheads are worth
 	mostMicro  = 64     // micro-batches of a batch
@@ -38,6 +40,10 @@ type fill struct {
 	nodes []ga.Node
 	why   string // why a batch stays whole; "" if it may be split
 	cache *cache
+	facts *Facts
+	// varies tells for every value whether a gradient reaches through it to a parameter.
+	varies []bool
+	placed map[int]int // stages of all clusters by machine
 	// What a cluster has of the job's replicas.
 	own   int
 	place stage.Placement
@@ -115,7 +121,7 @@ func chain(s *graph.Stage) bool {
 }
 
 func newFill(j job.Spec, g *graph.Graph, nodes []ga.Node) fill {
-	f := fill{j: j, g: g, nodes: nodes, cache: newCache(g), own: j.Replica()}
+	f := fill{j: j, g: g, nodes: nodes, cache: newCache(g), own: j.Replica(), facts: &Facts{}, varies: g.Varying(false)}
 	node, ok := exec.Splits(g)
 	switch {
 	case j.Schedule == job.Async: // full as it is, and its result depends on the cut
@@ -167,17 +173,25 @@ func (f fill) cluster(cl *Cluster) error {
 	case turns(j):
 		r := f.ahead(pl, cl).Round(f.round(), j.BatchSize, cl.MicroBatches)
 		cl.Idle = r.Idle()
-		cl.Rate = f.rate(f.round()*j.BatchSize, r.Seconds)
+		cl.Rate = f.facts.adjusted(j, f.rate(f.round()*j.BatchSize, r.Seconds), f.facts.pass(pl, j))
 		if cl.InFlight < most {
 			cl.Note = fmt.Sprintf("stages stand still %.0f %% of the time: %d units are in flight, more of its %d replicas do not fit into the memory that is lent", 100*cl.Idle, cl.InFlight, f.own)
 		} else if f.own < len(stages) && cl.Idle > idleWorth {
 			cl.Note = fmt.Sprintf("stages stand still %.0f %% of the time: %d replica(s) do not fill %d stages", 100*cl.Idle, f.own, len(stages))
 		}
-	case j.Schedule == job.Sync:
+	case j.Schedule == job.Async: // one batch follows the other, and updates wait for nothing
+		pl.Ahead, pl.Each = 0, 0
+		n := 16 * len(stages)
+		r := pl.Round(n, j.BatchSize, max(1, cl.MicroBatches))
+		cl.Rate = f.facts.adjusted(j, f.rate(n*j.BatchSize, r.Seconds), f.facts.pass(pl, j))
+	default:
 		r := pl.Update(f.rows(cl.MicroBatches))
-		cl.Idle = r.Idle()
-		cl.Rate = f.rate(j.UpdateFrequency*j.BatchSize*f.own/j.Replica(), r.Seconds)
-		cl.Note = f.note(pl, cl)
+		rate := f.rate(j.UpdateFrequency*j.BatchSize*f.own/j.Replica(), r.Seconds)
+		cl.Rate = f.facts.adjusted(j, rate, f.facts.pass(pl, j))
+		if j.Schedule == job.Sync {
+			cl.Idle = r.Idle()
+			cl.Note = f.note(pl, cl)
+		}
 	}
 	return nil
 }
@@ -326,21 +340,26 @@ func (f fill) pipeline(stages []*graph.Stage, cl *Cluster) forecast.Pipeline {
 			speed = unmeasured
 		}
 		nodes := len(s.Graph.Nodes)
-		cost, params := s.Graph.Cost(0, nodes), 4*float64(s.Graph.ParamCount(0, nodes))
+		to := len(f.g.Nodes)
+		if k+1 < len(stages) {
+			to = stages[k+1].First
+		}
+		cost, params := nodeWork(f.g, f.varies, s.First, to), 4*float64(s.Graph.ParamCount(0, nodes))
 		shape := s.Graph.Shape(s.Graph.OutputValue())
 		per := max(1, shape.Elems()/max(1, shape[len(shape)-1])) // rows of the products for a row of the batch
 		edge := edgeRows / float64(per)
-		forward, backward := cost.Forward/speed, (cost.BackInput+cost.BackWeight)/speed
+		forward, backward := cost.forward/speed, cost.backward/speed
 		p.Stages = append(p.Stages, forecast.Stage{
 			Forward: forward, Backward: backward,
 			EachForward:  kernelTime*float64(nodes) + params*memoryTime + edge*forward,
 			EachBackward: 2*kernelTime*float64(nodes) + 3*params*memoryTime + edge*backward,
-			Update:       4 * params * memoryTime,
+			Update:       float64(3+2*len(optim.Slots(f.j.Optimizer))) * params * memoryTime,
 		})
 		if k+1 == len(stages) {
 			break
 		}
-		l := forecast.Link{Latency: latency, Work: byteWork, Seconds: 8 / min(node.Bandwidth, f.nodes[cl.Stages[k+1].Node].Bandwidth)}
+		next := cl.Stages[k+1].Node
+		l := forecast.Link{Latency: f.facts.delay(cl.Stages[k].Node, next), Work: byteWork, Seconds: 8 / min(node.Bandwidth, f.nodes[next].Bandwidth)}
 		for _, e := range s.Out {
 			out, back := width, width
 			if operandsAsBF16(f.j) && e.Operand {
@@ -356,6 +375,11 @@ func (f fill) pipeline(stages []*graph.Stage, cl *Cluster) forecast.Pipeline {
 		}
 		p.Links = append(p.Links, l)
 	}
+	var on []int
+	for _, s := range cl.Stages {
+		on = append(on, s.Node)
+	}
+	f.facts.machines(&p, on, f.placed)
 	return p
 }
 

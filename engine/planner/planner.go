@@ -119,6 +119,7 @@ func costs(j job.Spec, g *graph.Graph, units []graph.Unit, share int) ([]ga.Unit
 	if err != nil {
 		return nil, err
 	}
+	varies := g.Varying(false)
 	var us []ga.Unit
 	var results []float64
 	sum := 0.0
@@ -136,7 +137,7 @@ func costs(j job.Spec, g *graph.Graph, units []graph.Unit, share int) ([]ga.Unit
 		sum += float64(elems)
 		results = append(results, float64(elems))
 		us = append(us, ga.Unit{
-			Name: u.Name, FLOPs: u.Cost.Total() * float64(j.BatchSize), Params: int64(u.Params),
+			Name: u.Name, FLOPs: nodeWork(g, varies, u.From, u.To).total() * float64(j.BatchSize), Params: int64(u.Params),
 			Memory: float64(state(u.Params)), Out: float64(crossing(j, u)*j.BatchSize) + tiedBytes(j, g, u.To),
 		})
 	}
@@ -176,7 +177,12 @@ const corrections = 8
 // The errors wrap those of ga.Build; where some members lend too little while the others
 // could do without them, the error is a *TooSmall.
 func Make(j job.Spec, g *graph.Graph, nodes []ga.Node, opt ga.Options, seed uint64) (*Plan, error) {
-	p, err := plan(j, g, nodes, opt, seed)
+	return Facts{}.Make(j, g, nodes, opt, seed)
+}
+
+// Make is the function Make with what else is known.
+func (f Facts) Make(j job.Spec, g *graph.Graph, nodes []ga.Node, opt ga.Options, seed uint64) (*Plan, error) {
+	p, err := f.plan(j, g, nodes, opt, seed)
 	if errors.Is(err, ga.ErrRAM) && len(nodes) > 1 {
 		if small := tooSmall(j, g, nodes, opt, seed); small != nil {
 			return nil, small
@@ -185,8 +191,10 @@ func Make(j job.Spec, g *graph.Graph, nodes []ga.Node, opt ga.Options, seed uint
 	return p, err
 }
 
-func plan(j job.Spec, g *graph.Graph, nodes []ga.Node, opt ga.Options, seed uint64) (*Plan, error) {
+func (f Facts) plan(j job.Spec, g *graph.Graph, nodes []ga.Node, opt ga.Options, seed uint64) (*Plan, error) {
 	fill := newFill(j, g, nodes)
+	fill.facts = &f
+	nodes = f.busy(nodes)
 	j = fill.start()
 	asked := opt.MaxClusters
 	r := j.Replica()

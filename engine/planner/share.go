@@ -64,6 +64,7 @@ func list(n []int) string {
 // Clusters that would only hold the others up, beyond the least number that is wanted, become
 // spares.
 func (f fill) choose(p *Plan, least int) error {
+	f.placed = f.facts.placed(p.Clusters)
 	if len(p.Clusters) == 1 || f.j.Replica() == 1 {
 		for c := range p.Clusters {
 			if err := f.cluster(&p.Clusters[c]); err != nil {
@@ -86,7 +87,8 @@ func (f fill) choose(p *Plan, least int) error {
 			return err
 		}
 	}
-	if p.Rate = f.rate(f.j.Replica()*d.samples(), d.round+d.average); p.Rate > 0 {
+	pass := f.facts.pass(d.pipes[d.active[0]], f.j)
+	if p.Rate = f.facts.adjusted(f.j, f.rate(f.j.Replica()*d.samples(), d.round+d.average), pass); p.Rate > 0 {
 		p.Averaging = d.average / (d.round + d.average)
 	}
 	return nil
@@ -275,11 +277,36 @@ func (d *deal) averaging() float64 {
 	for _, c := range d.active {
 		for s, st := range d.stages[c] {
 			n := float64(st.Graph.ParamCount(0, len(st.Graph.Nodes)))
-			t := 2*(k-1)/k*n*bits/d.f.nodes[d.all[c].Stages[s].Node].Bandwidth + 4*(k-1)*latency
+			t := 2*(k-1)/k*n*bits/d.f.nodes[d.all[c].Stages[s].Node].Bandwidth + 4*(k-1)*d.delay(c, s)
 			longest = max(longest, t)
 		}
 	}
 	return longest
+}
+
+// delay is how long a message of a ring takes from a stage: to the farthest holder of
+// what it has, since a ring waits for all.
+func (d *deal) delay(cluster, stage int) float64 {
+	from, most := d.all[cluster].Stages[stage].Node, 0.0
+	for _, c := range d.active {
+		if c == cluster {
+			continue
+		}
+		for k, s := range d.stages[c] {
+			if s.First < d.end(cluster, stage) && d.stages[cluster][stage].First < d.end(c, k) {
+				most = max(most, d.f.facts.delay(from, d.all[c].Stages[k].Node))
+			}
+		}
+	}
+	return most
+}
+
+// end is the node of the model where a stage ends.
+func (d *deal) end(c, stage int) int {
+	if stage+1 < len(d.stages[c]) {
+		return d.stages[c][stage+1].First
+	}
+	return len(d.f.g.Nodes)
 }
 
 // apply makes the active clusters those of the plan, and the others' nodes spares.

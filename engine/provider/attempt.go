@@ -186,7 +186,7 @@ func (r *attempt) work() error {
 	r.mu.Lock()
 	r.at.Peak = peak
 	r.mu.Unlock()
-	r.post(machine.Compiled{Run: r.a.Run, Peak: peak})
+	r.post(machine.Compiled{Run: r.a.Run, Peak: peak, Links: r.times()})
 	select {
 	case <-r.started:
 	case <-r.ctx.Done():
@@ -201,6 +201,21 @@ func (r *attempt) work() error {
 		err = r.saveErr
 	}
 	return err
+}
+
+// times are the round trips of the links that tell theirs.
+func (r *attempt) times() []proto.LinkTime {
+	var ts []proto.LinkTime
+	r.linked.Lock()
+	defer r.linked.Unlock()
+	for _, p := range r.a.Peers {
+		if l := r.links[stage.Peer{Cluster: p.Cluster, Stage: p.Stage}]; l != nil {
+			if d := l.RTT(); d > 0 {
+				ts = append(ts, proto.LinkTime{Peer: p.ID, RTT: int64(d)})
+			}
+		}
+	}
+	return ts
 }
 
 // resume loads the checkpoint that prepare fetched, if any, into the stage.

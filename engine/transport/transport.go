@@ -37,6 +37,12 @@ type Pipe interface {
 	Close() error
 }
 
+// Timed is a pipe that measures how long a packet takes to the peer and back.
+type Timed interface {
+	// RTT is the round trip, without what either side takes to handle a message; 0: not known.
+	RTT() time.Duration
+}
+
 // Options of a link. Zero fields take the defaults. The two sides need not agree.
 type Options struct {
 	// Credit is the window: how many bytes sent by the peer may be waiting to be released.
@@ -108,6 +114,14 @@ func NewLink(p Pipe, opt Options) *Link {
 // Stats returns the link's totals so far.
 func (l *Link) Stats() Stats {
 	return Stats{l.sp.Load(), l.rp.Load(), l.sb.Load(), l.rb.Load(), l.sn.Load(), l.rn.Load()}
+}
+
+// RTT is the round trip of the pipe, if it is Timed; 0: not known.
+func (l *Link) RTT() time.Duration {
+	if t, ok := l.pipe.(Timed); ok {
+		return t.RTT()
+	}
+	return 0
 }
 
 // Done returns a channel that is closed when the link has ended. Err then says why.

@@ -165,6 +165,9 @@ type run struct {
 	over     bool
 	stages   [][]*graph.Stage // the plan's stages, by cluster
 	clusters []stage.Cluster
+	trips    trips
+	pace     pace
+	achieved float64         // by what was forecast; 0: not known
 	files    []string        // the last checkpoint's files, one a stage
 	done     map[string]bool // providers that have finished
 }
@@ -182,7 +185,8 @@ func Plan(p *project.Project, maxClusters, exactly int) (*project.Stored, error)
 	}
 	opt := options(p.Job, len(pool), max(maxClusters, exactly))
 	opt.MinClusters = exactly
-	plan, err := planner.Make(p.Job, p.Graph, nodes, opt, p.Job.Seed)
+	f := planner.Facts{Train: p.Data.Train.Len(), Val: p.Data.Val.Len(), Achieved: p.Achieved()}
+	plan, err := f.Make(p.Job, p.Graph, nodes, opt, p.Job.Seed)
 	if err != nil {
 		return nil, err
 	}
@@ -229,7 +233,7 @@ func span(j job.Spec) int64 {
 // Cancelling ctx stops the run gracefully: batches in flight are finished and the state is
 // saved.
 func Serve(ctx context.Context, p *project.Project, opt Options) (Summary, error) {
-	r := &run{p: p, opt: opt, data: map[string]proto.Ref{}, done: map[string]bool{}}
+	r := &run{p: p, opt: opt, data: map[string]proto.Ref{}, done: map[string]bool{}, trips: trips{}, achieved: p.Achieved()}
 	job := server.Job{
 		Job: machine.Job{
 			ID: runID(p.Job.Name), Raw: p.Job.JSON(), Want: opt.Providers, Names: opt.Names, Spares: true, Replan: true,
@@ -360,6 +364,7 @@ func (r *run) serve(ctx context.Context, job server.Job) (Summary, error) {
 	res, err := srv.Run(context.WithoutCancel(ctx), job, r.event)
 	close(ended)
 	relayed := srv.Relayed()
+	r.learned()
 	r.mu.Lock()
 	r.over = true
 	r.mu.Unlock()
@@ -504,7 +509,7 @@ func (r *run) planPool(pool []server.Member, free bool) error {
 	}
 	// Who would slow the others is better kept to take the place of one that is lost.
 	opt.Spares = r.opt.Clusters == 0 && r.p.Job.Replica() > 1
-	plan, err := planner.Make(r.p.Job, r.p.Graph, ga.Repair(gn), opt, r.p.Job.Seed)
+	plan, err := r.facts(pool).Make(r.p.Job, r.p.Graph, ga.Repair(gn), opt, r.p.Job.Seed)
 	// Leave out providers that lend too little for any stage, if there are enough others.
 	var small *planner.TooSmall
 	if errors.As(err, &small) && len(pool)-len(small.Members) >= max(r.opt.Providers, 1) {
@@ -594,8 +599,13 @@ func (r *run) event(ev server.Event) {
 		r.rec.placed(&r.plan.Plan, r.p.Graph)
 		r.mu.Unlock()
 		r.opt.say("%s", strings.TrimRight(plan, "\n"))
+	case server.Ready:
+		r.mu.Lock()
+		r.trips.note(e.Name, e.RTT)
+		r.mu.Unlock()
 	case server.Started:
 		r.rec.begin(now, int64(e.Resume))
+		r.begin(now)
 		switch {
 		case e.After > 0:
 			r.opt.say("training resumes from step %d, %.1f s after the loss", e.Resume, e.After.Seconds())
@@ -605,6 +615,7 @@ func (r *run) event(ev server.Event) {
 			r.opt.say("training")
 		}
 	case server.Recovering:
+		r.learned()
 		r.rec.clear()
 		r.done = map[string]bool{}
 		r.opt.say("%s: %s", e.Reason, redone(e))

@@ -35,10 +35,12 @@ const (
 	JobFile     = "job.json"
 	ConfigsFile = "node_data/node_configs.json"
 	PlanFile    = "node_data/plan.json"
-	NodesDir    = "node_data/nodes"
-	LossesFile  = "losses.txt"
-	ValsFile    = "val_accuracies.txt"
-	ValLossFile = "val_losses.txt"
+	// AchievedFile says how true the forecasts of the job's runs were.
+	AchievedFile = "node_data/achieved.json"
+	NodesDir     = "node_data/nodes"
+	LossesFile   = "losses.txt"
+	ValsFile     = "val_accuracies.txt"
+	ValLossFile  = "val_losses.txt"
 	// MetricsFile is a table of all figures, RunsDir holds TensorBoard's event files of every
 	// run.
 	MetricsFile = "metrics.csv"

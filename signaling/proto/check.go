@@ -197,6 +197,8 @@ func (m *Hello) check() error {
 		text("platform", m.Platform, MaxName),
 		within("ram_bytes", m.RAM, 0, maxBytes),
 		within("threads", m.Threads, 0, 1<<16),
+		within("cores", m.Cores, 0, 1<<16),
+		text("machine", m.Machine, MaxName),
 		number("gemm_gflops", m.Bench.GEMM, 1e12),
 		number("conv_gflops", m.Bench.Conv, 1e12),
 		number("up_bps", m.Bench.Up, 1e15),
@@ -318,6 +320,14 @@ func (m *Signal) check() error {
 }
 
 func (m *Ready) check() error {
+	if len(m.Links) > MaxStages {
+		return fmt.Errorf("%d links, the limit is %d", len(m.Links), MaxStages)
+	}
+	for _, l := range m.Links {
+		if err := first(CheckName(l.Peer), within("rtt_ns", l.RTT, 0, maxBytes)); err != nil {
+			return fmt.Errorf("link: %w", err)
+		}
+	}
 	return first(CheckName(m.Run), within("peak_bytes", m.Peak, 0, maxBytes))
 }
 

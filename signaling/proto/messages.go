@@ -110,6 +110,10 @@ type Hello struct {
 	RAM      int64  `json:"ram_bytes"`      // offered, not installed
 	Threads  int    `json:"threads"`
 	Bench    Bench  `json:"bench"`
+	// Machine identifies the processors that it computes on: providers with the same one share
+	// them. Cores is how many there are. Both may be unknown.
+	Machine string `json:"machine,omitempty"`
+	Cores   int    `json:"cores,omitempty"`
 	// Key is the provider's Ed25519 public key in lower-case hex; "": it has none. The host
 	// answers with a Challenge, which a Proof answers.
 	Key string `json:"key,omitempty"`
@@ -306,6 +310,14 @@ type Signal struct {
 type Ready struct {
 	Run  string `json:"run"`
 	Peak int64  `json:"peak_bytes"` // memory that the stage will use at most
+	// Links are those whose round trip was measured.
+	Links []LinkTime `json:"links,omitempty"`
+}
+
+// LinkTime is the round trip of a link between two providers.
+type LinkTime struct {
+	Peer string `json:"peer"` // its id
+	RTT  int64  `json:"rtt_ns"`
 }
 
 // Start begins training; the host sends it to all stages at once.

@@ -3,7 +3,7 @@
 //
 // On the wire every message is an envelope
 //
-//	{"v":3,"type":"hello","body":{...}}
+//	{"v":4,"type":"hello","body":{...}}
 //
 // whose body is one of the structs of messages.go. The two ends do not trust each other:
 // [Decode] limits the size of a message before parsing it, refuses unknown fields and types,
@@ -37,7 +37,7 @@
 //
 // Version history: 1, the first; 2, attempts: generations, resuming, checkpoints
 // on request, leaving, fetching and kinds of failures; 3, sessions that outlive
-// their connections.
+// their connections; 4, measured links, and which providers share a machine.
 package proto
 
 import (
@@ -50,7 +50,7 @@ import (
 
 // Version is the protocol version that this package speaks. It is raised whenever an older
 // peer could misunderstand a message; there is no negotiation.
-const Version = 3
+const Version = 4
 
 // Limits of what Decode accepts. They are part of the protocol.
 const (

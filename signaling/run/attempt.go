@@ -359,8 +359,8 @@ func (m *Machine) checkPlan(as []Assignment) error {
 
 func (m *Machine) readied(now time.Time, x *member, msg *proto.Ready) {
 	x.Ready, x.Peak = true, msg.Peak
-	m.report(Ready{Run: m.Run, Cluster: x.Place.Cluster, Stage: x.Place.Stage, Name: x.Name, Peak: msg.Peak})
 	ms := m.assigned()
+	m.report(Ready{Run: m.Run, Cluster: x.Place.Cluster, Stage: x.Place.Stage, Name: x.Name, Peak: msg.Peak, RTT: trips(ms, msg.Links)})
 	for _, o := range ms {
 		if !o.Ready || o.Failed {
 			return
@@ -383,6 +383,22 @@ func (m *Machine) readied(now time.Time, x *member, msg *proto.Ready) {
 		m.send(o, &proto.Start{Run: m.Run})
 	}
 	m.report(ev)
+}
+
+// trips are the measured round trips to other members, by their names.
+func trips(ms []*member, links []proto.LinkTime) map[string]time.Duration {
+	var by map[string]time.Duration
+	for _, l := range links {
+		for _, o := range ms {
+			if o.ID == l.Peer {
+				if by == nil {
+					by = map[string]time.Duration{}
+				}
+				by[o.Name] = time.Duration(l.RTT)
+			}
+		}
+	}
+	return by
 }
 
 // late ends an attempt if a stage was not ready in time.

@@ -241,6 +241,8 @@ type (
 		Cluster, Stage int
 		Name           string
 		Peak           int64 // bytes that it promises to stay within
+		// RTT is the round trip to those of the other stages that it has measured, by name.
+		RTT map[string]time.Duration
 	}
 	// Started: all stages were told to train. After is the time since the previous attempt
 	// was lost; 0: this is the first.

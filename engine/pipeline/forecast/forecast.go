@@ -4,7 +4,11 @@
 // the costs are is for others to measure.
 package forecast
 
-import "github.com/ravnest/ravnest/engine/pipeline/order"
+import (
+	"math"
+
+	"github.com/ravnest/ravnest/engine/pipeline/order"
+)
 
 // Stage is what one stage costs. Times are in seconds.
 type Stage struct {
@@ -30,6 +34,50 @@ type Pipeline struct {
 	// Ahead bounds the batches that wait for their backward passes: where replicas take turns,
 	// those of the units in flight. 0: no bound. Each is how many of them are of one replica.
 	Ahead, Each int
+	// Machine numbers the machine of each stage, and Cores tells for each machine how many of
+	// its stages can compute at once; less than one: others use it too. nil: each stage has a
+	// machine of its own.
+	Machine []int
+	Cores   []float64
+}
+
+// shared tells whether stages have to wait for a processor.
+func (p Pipeline) shared() bool {
+	on := make([]float64, len(p.Cores))
+	for _, m := range p.Machine {
+		if on[m]++; on[m] > p.Cores[m] {
+			return true
+		}
+	}
+	return false
+}
+
+// processors are those of one machine: when each is free, and how much longer everything takes
+// on it because others use it too.
+type processors struct {
+	free []float64
+	slow float64
+}
+
+func (p Pipeline) processors() []processors {
+	all := make([]processors, len(p.Cores))
+	for m, c := range p.Cores {
+		n := math.Ceil(max(c, 1e-3))
+		all[m] = processors{make([]float64, int(min(n, float64(len(p.Stages))))), max(1, n/max(c, 1e-3))}
+	}
+	return all
+}
+
+// take is when a processor is free that is free at the time from or as soon after as any.
+func (p *processors) take(from float64) (at float64, index int) {
+	index = 0
+	for i, t := range p.free {
+		// The one that has been free for the shortest time leaves the others to those who come earlier.
+		if best := p.free[index]; best > from && t < best || best <= from && t <= from && t > best {
+			index = i
+		}
+	}
+	return max(from, p.free[index]), index
 }
 
 // Result is how an update went.
@@ -77,78 +125,164 @@ func (p Pipeline) Round(batches, batch, parts int) Result {
 
 // walk is Update at a pace.
 func (p Pipeline) walk(rows []int, pace order.Pace) Result {
+	w := newWalk(p, rows, pace)
+	if p.shared() {
+		w.inTime()
+	} else {
+		w.inTurn()
+	}
+	for _, t := range w.free {
+		w.res.Seconds = max(w.res.Seconds, t)
+	}
+	return w.res
+}
+
+// walk is a pipeline on its way through micro-batches.
+type walk struct {
+	Pipeline
+	rows                []int
+	pace                order.Pace
+	act, grad           [][]float64 // by stage: when the tensors of micro-batch i are there
+	free                []float64   // by stage
+	forwards, backwards []int
+	linkOut, linkBack   []float64
+	machines            []processors // nil: nobody waits for one
+	res                 Result
+}
+
+func newWalk(p Pipeline, rows []int, pace order.Pace) *walk {
 	n, m := len(p.Stages), len(rows)
-	res := Result{Busy: make([]float64, n)}
-	act, grad := make([][]float64, n), make([][]float64, n) // by stage: when the tensors of micro-batch i are there
-	free := make([]float64, n)
-	forwards, backwards := make([]int, n), make([]int, n)
-	linkOut, linkBack := make([]float64, n), make([]float64, n)
+	w := &walk{
+		Pipeline: p, rows: rows, pace: pace, res: Result{Busy: make([]float64, n)},
+		act: make([][]float64, n), grad: make([][]float64, n), free: make([]float64, n),
+		forwards: make([]int, n), backwards: make([]int, n), linkOut: make([]float64, n), linkBack: make([]float64, n),
+	}
 	for s := range n {
-		act[s], grad[s] = make([]float64, 0, m), make([]float64, 0, m)
+		w.act[s], w.grad[s] = make([]float64, 0, m), make([]float64, 0, m)
 	}
 	for range m {
-		act[0], grad[n-1] = append(act[0], 0), append(grad[n-1], 0)
+		w.act[0], w.grad[n-1] = append(w.act[0], 0), append(w.grad[n-1], 0)
 	}
-	// work lets stage s compute, from when its input is there.
-	work := func(s int, from, seconds float64) {
-		free[s] = max(free[s], from) + seconds
-		res.Busy[s] += seconds
-	}
-	send := func(s int, l Link, line *float64, bytes float64) (arrival float64) {
-		work(s, 0, bytes*l.Work)
-		*line = max(*line, free[s]) + bytes*l.Seconds
-		return *line + l.Latency
-	}
-	for done := 0; done < n; {
-		done = 0
-		for s := range n {
-			st := p.Stages[s]
-			for backwards[s] < m {
-				i, k := forwards[s], backwards[s]
-				if i < m && (i == k || i-k < pace.Depth(s) && pace.Place(i)-pace.Place(k) < pace.Ahead(s)) {
-					if i >= len(act[s]) {
-						break // still to come
-					}
-					r := float64(rows[i])
-					cost := st.EachForward + r*st.Forward
-					if s > 0 {
-						cost += r * p.Links[s-1].Out * p.Links[s-1].Work
-					}
-					work(s, act[s][i], cost)
-					forwards[s]++
-					if s+1 < n {
-						l := p.Links[s]
-						act[s+1] = append(act[s+1], send(s, l, &linkOut[s], r*l.Out))
-					}
-					continue
-				}
-				if k >= len(grad[s]) {
+	return w
+}
+
+// inTurn lets each stage do all that it can before the next: times follow from what each waits
+// for, in any order.
+func (w *walk) inTurn() {
+	for over := 0; over < len(w.Stages); {
+		over = 0
+		for s := range w.Stages {
+			for {
+				forward, _, ok := w.next(s)
+				if !ok {
 					break
 				}
-				r := float64(rows[k])
-				cost := st.EachBackward + r*st.Backward
-				if s+1 < n {
-					cost += r * p.Links[s].Back * p.Links[s].Work
-				}
-				work(s, grad[s][k], cost)
-				backwards[s]++
-				if s > 0 {
-					l := p.Links[s-1]
-					grad[s-1] = append(grad[s-1], send(s, l, &linkBack[s], r*l.Back))
-				}
-				if backwards[s] == m {
-					work(s, 0, st.Update)
-				}
+				w.do(s, forward)
 			}
-			if backwards[s] == m {
-				done++
+			if w.backwards[s] == len(w.rows) {
+				over++
 			}
 		}
 	}
-	for _, t := range free {
-		res.Seconds = max(res.Seconds, t)
+}
+
+// inTime does what begins first, since stages compete for processors.
+func (w *walk) inTime() {
+	w.machines = w.processors()
+	for {
+		first, at, forward := -1, math.Inf(1), false
+		for s := range w.Stages {
+			f, from, ok := w.next(s)
+			if !ok {
+				continue
+			}
+			if t, _ := w.machines[w.Machine[s]].take(from); t < at {
+				first, at, forward = s, t, f
+			}
+		}
+		if first < 0 {
+			return
+		}
+		w.do(first, forward)
 	}
-	return res
+}
+
+// next is what a stage does next, and from when on it can; false: its input is still to come,
+// or it has done everything.
+func (w *walk) next(s int) (forward bool, from float64, ok bool) {
+	i, k := w.forwards[s], w.backwards[s]
+	if k == len(w.rows) {
+		return false, 0, false
+	}
+	if i < len(w.rows) && (i == k || i-k < w.pace.Depth(s) && w.pace.Place(i)-w.pace.Place(k) < w.pace.Ahead(s)) {
+		if i >= len(w.act[s]) {
+			return true, 0, false
+		}
+		return true, max(w.free[s], w.act[s][i]), true
+	}
+	if k >= len(w.grad[s]) {
+		return false, 0, false
+	}
+	return false, max(w.free[s], w.grad[s][k]), true
+}
+
+// do walks a stage's next pass with the receiving and sending that belong to it.
+func (w *walk) do(s int, forward bool) {
+	st := w.Stages[s]
+	if forward {
+		i := w.forwards[s]
+		r := float64(w.rows[i])
+		cost := st.EachForward + r*st.Forward
+		if s > 0 {
+			cost += r * w.Links[s-1].Out * w.Links[s-1].Work
+		}
+		w.forwards[s]++
+		if s+1 == len(w.Stages) {
+			w.work(s, w.act[s][i], cost)
+			return
+		}
+		l := w.Links[s]
+		w.work(s, w.act[s][i], cost+r*l.Out*l.Work)
+		w.act[s+1] = append(w.act[s+1], w.send(s, l, &w.linkOut[s], r*l.Out))
+		return
+	}
+	k := w.backwards[s]
+	r := float64(w.rows[k])
+	cost := st.EachBackward + r*st.Backward
+	if s+1 < len(w.Stages) {
+		cost += r * w.Links[s].Back * w.Links[s].Work
+	}
+	w.backwards[s]++
+	last := w.backwards[s] == len(w.rows)
+	if s > 0 {
+		l := w.Links[s-1]
+		w.work(s, w.grad[s][k], cost+r*l.Back*l.Work)
+		w.grad[s-1] = append(w.grad[s-1], w.send(s, l, &w.linkBack[s], r*l.Back))
+	} else {
+		w.work(s, w.grad[s][k], cost)
+	}
+	if last {
+		w.work(s, 0, st.Update)
+	}
+}
+
+// work lets stage s compute, from when its input is there.
+func (w *walk) work(s int, from, seconds float64) {
+	from = max(w.free[s], from)
+	if w.machines != nil {
+		m := &w.machines[w.Machine[s]]
+		at, i := m.take(from)
+		m.free[i] = at + seconds*m.slow
+		w.free[s] = m.free[i]
+	} else {
+		w.free[s] = from + seconds
+	}
+	w.res.Busy[s] += seconds
+}
+
+func (w *walk) send(s int, l Link, line *float64, bytes float64) (arrival float64) {
+	*line = max(*line, w.free[s]) + bytes*l.Seconds
+	return *line + l.Latency
 }
 
 // Split is the rows of the micro-batches of an update of several batches, each in parts of

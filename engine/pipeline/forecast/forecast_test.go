@@ -123,3 +123,40 @@ func TestDelay(t *testing.T) {
 		t.Errorf("idle %.0f %% with four in flight, %.0f %% with eight", 100*few, 100*many)
 	}
 }
+
+// TestSharedMachine: stages that share processors take turns. Against schedules walked by hand,
+// and against what the processors can do at most.
+func TestSharedMachine(t *testing.T) {
+	p := equal(2)
+	p.Machine, p.Cores = []int{0, 0}, []float64{1}
+	// One processor does everything: 4 micro-batches of 3 s in each of two stages.
+	if r := p.Update(forecast.Split(1, 4, 4)); r.Seconds != 24 {
+		t.Errorf("two stages on one processor: %v s, want 24", r.Seconds)
+	}
+	p.Cores = []float64{2} // enough for both
+	own := equal(2).Update(forecast.Split(1, 4, 4))
+	if r := p.Update(forecast.Split(1, 4, 4)); r.Seconds != own.Seconds {
+		t.Errorf("two stages on two processors: %v s, %v s on machines of their own", r.Seconds, own.Seconds)
+	}
+	p.Cores = []float64{0.5} // another cluster has as much of it
+	if r := p.Update(forecast.Split(1, 4, 4)); r.Seconds != 48 {
+		t.Errorf("two stages on half a processor: %v s, want 48", r.Seconds)
+	}
+	// A batch that is whole leaves all but one stage idle: nobody waits for a processor.
+	for n := 2; n <= 5; n++ {
+		p = equal(n)
+		p.Machine, p.Cores = make([]int, n), []float64{1}
+		if got, want := p.Update([]int{1}).Seconds, equal(n).Update([]int{1}).Seconds; got != want {
+			t.Errorf("%d stages, one batch: %v s, want %v", n, got, want)
+		}
+		for c := 1; c <= n; c++ {
+			p.Cores = []float64{float64(c)}
+			rows := forecast.Split(1, 24, 24)
+			r, alone := p.Update(rows), equal(n).Update(rows)
+			least := max(alone.Seconds, 3*24*float64(n)/float64(c))
+			if r.Seconds < least-1e-9 || r.Seconds > least*1.4 {
+				t.Errorf("%d stages on %d processors: %v s, at least %v", n, c, r.Seconds, least)
+			}
+		}
+	}
+}

@@ -61,6 +61,10 @@ type Config struct {
 	// this machine's network, if known. See rtc.Config.
 	Loopback bool
 	Machine  string
+	// Processor identifies the processors that this machine has, and Cores is how many there
+	// are, if known: providers on one machine share them.
+	Processor string
+	Cores     int
 }
 
 // States beside those of a run.
@@ -208,6 +212,7 @@ func (l *lender) joinAt(ctx context.Context, at string) (provider.Host, provider
 	opt := client.Options{Token: l.cfg.Token, Identity: l.cfg.Identity, MaxBlob: l.cfg.RAM, Limit: l.cfg.Limit, Hello: proto.Hello{
 		Name: l.cfg.Name, Agent: l.cfg.Agent, Platform: l.cfg.Platform,
 		Class: kernel.Class(), RAM: l.cfg.RAM, Threads: l.cfg.Team.Threads(),
+		Machine: l.cfg.Processor, Cores: l.cfg.Cores,
 	}}
 	opt.Away = func(error) { l.cfg.Event("lost the connection to the host: making another one, the work goes on") }
 	opt.Back = func(after time.Duration) {

@@ -47,8 +47,9 @@ type (
 	// Compiled says that all links are up and the stage, which will use at most Peak bytes,
 	// can start.
 	Compiled struct {
-		Run  string
-		Peak int64
+		Run   string
+		Peak  int64
+		Links []proto.LinkTime
 	}
 	// Saving says that a save begins or, without Begins, that it has ended.
 	Saving struct {

@@ -521,7 +521,7 @@ func (o *out) progress(ev Event) {
 		}
 	case Compiled:
 		if c := o.running(e.Run); c != nil {
-			o.send(&proto.Ready{Run: e.Run, Peak: e.Peak})
+			o.send(&proto.Ready{Run: e.Run, Peak: e.Peak, Links: e.Links})
 		}
 	case Saving:
 		if c := o.s.Current; c != nil && c.Assign.Run == e.Run {

@@ -111,7 +111,7 @@ func (g *rig) training(n int) {
 	g.step(Prepared{run})
 	g.step(Linked{run, "p1"})
 	g.step(Linked{run, "p2"})
-	g.want(g.step(Compiled{run, 5}), "ready")
+	g.want(g.step(Compiled{Run: run, Peak: 5}), "ready")
 	g.want(g.hear(&proto.Start{Run: run}), Train{})
 }
 

@@ -162,6 +162,23 @@ func (p *pipe) Recv(ctx context.Context) ([]byte, error) {
 	return nil, p.over()
 }
 
+// RTT implements transport.Timed, by the checks that ICE makes of the path.
+func (p *pipe) RTT() time.Duration {
+	sctp := p.pc.SCTP()
+	if sctp == nil {
+		return 0
+	}
+	st, ok := sctp.Transport().ICETransport().GetSelectedCandidatePairStats()
+	if !ok {
+		return 0
+	}
+	s := st.CurrentRoundTripTime
+	if st.ResponsesReceived > 0 {
+		s = min(s, st.TotalRoundTripTime/float64(st.ResponsesReceived))
+	}
+	return time.Duration(s * float64(time.Second))
+}
+
 // watch interrupts Recv when ctx ends.
 func (p *pipe) watch(ctx context.Context) {
 	if ctx == p.ctx {

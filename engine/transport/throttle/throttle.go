@@ -184,3 +184,11 @@ func (r *reader) Read(b []byte) (int, error) {
 	}
 	return n, err
 }
+
+// RTT implements transport.Timed.
+func (p *pipe) RTT() time.Duration {
+	if t, ok := p.Pipe.(transport.Timed); ok {
+		return t.RTT()
+	}
+	return 0
+}

@@ -1,0 +1,174 @@
+// What a forecast knows beyond the nodes' figures: how far they are from one another, which of
+// them share a machine, how many rows there are, and how true earlier forecasts were.
+
+package planner
+
+import (
+	"math"
+	"slices"
+
+	"github.com/ravnest/ravnest/engine/job"
+	"github.com/ravnest/ravnest/engine/pipeline/forecast"
+	"github.com/ravnest/ravnest/ga"
+)
+
+// Facts are what is known of a pool and a job beyond the nodes' figures. The zero Facts say
+// nothing.
+type Facts struct {
+	// Train and Val are the rows of the data. With both, the time of validation counts.
+	Train, Val int
+	// RTT is the round trip between two nodes in seconds; 0 or nil: not known.
+	RTT func(a, b int) float64
+	// Machine numbers the machine of each node: those with the same number share its
+	// processors, unless it is negative. nil: each node has its own.
+	Machine []int
+	// Room is how many nodes can compute at once on the machine of each; 0: not known.
+	Room []float64
+	// Achieved is what the job's runs achieved with the pool, by what was forecast without this
+	// correction; 0: not known.
+	Achieved float64
+}
+
+// Bounds on what Facts may say: round trips come from strangers.
+const (
+	maxRTT      = 5.0 // seconds
+	maxAchieved = 4.0 // and the reciprocal at least
+)
+
+// delay is how many seconds a message takes from one node to another, and whether that is
+// known.
+func (f *Facts) delay(a, b int) float64 {
+	if f.RTT != nil {
+		if t := f.RTT(a, b); t > 0 {
+			return handling + min(t, maxRTT)/2
+		}
+	}
+	if f.together(a, b) {
+		return handling
+	}
+	return latency
+}
+
+func (f *Facts) together(a, b int) bool {
+	return f.Machine != nil && f.Machine[a] >= 0 && f.Machine[a] == f.Machine[b]
+}
+
+// busy are the nodes as they compute when all that share a machine do: with what they get of
+// its processors.
+func (f *Facts) busy(nodes []ga.Node) []ga.Node {
+	if f.Machine == nil {
+		return nodes
+	}
+	on := map[int]float64{}
+	for _, m := range f.Machine {
+		on[m]++
+	}
+	out := slices.Clone(nodes)
+	for i, m := range f.Machine {
+		if m >= 0 && f.Room[i] > 0 && on[m] > f.Room[i] && out[i].Compute > 0 {
+			out[i].Compute = max(1, out[i].Compute*f.Room[i]/on[m])
+		}
+	}
+	return out
+}
+
+// machines tells a cluster's pipeline which of its stages share processors. Of a machine that
+// has stages of other clusters too, it gets a share.
+func (f *Facts) machines(p *forecast.Pipeline, nodes []int, placed map[int]int) {
+	if f.Machine == nil {
+		return
+	}
+	number := map[int]int{}
+	for _, n := range nodes {
+		m := f.Machine[n]
+		if m < 0 || f.Room[n] <= 0 {
+			m = -1 - n // its own
+		}
+		k, ok := number[m]
+		if !ok {
+			k = len(p.Cores)
+			number[m] = k
+			p.Cores = append(p.Cores, 0)
+		}
+		p.Machine = append(p.Machine, k)
+		switch own := placedHere(f.Machine, nodes, m); {
+		case m < 0:
+			p.Cores[k] = 1
+		default:
+			p.Cores[k] = f.Room[n] * own / max(own, float64(placed[m]))
+		}
+	}
+}
+
+func placedHere(machine, nodes []int, m int) float64 {
+	n := 0.0
+	for _, i := range nodes {
+		if machine[i] == m {
+			n++
+		}
+	}
+	return n
+}
+
+// placed counts the stages of all clusters by machine.
+func (f *Facts) placed(clusters []Cluster) map[int]int {
+	on := map[int]int{}
+	if f.Machine == nil {
+		return on
+	}
+	for _, c := range clusters {
+		for _, s := range c.Stages {
+			on[f.Machine[s.Node]]++
+		}
+	}
+	return on
+}
+
+// adjusted is a forecast rate, in samples a second, with the time of validation and as far as
+// earlier forecasts were wrong. pass is the time of a validation pass.
+func (f *Facts) adjusted(j job.Spec, rate, pass float64) float64 {
+	if rate <= 0 {
+		return 0
+	}
+	if f.Train > 0 && f.Val > 0 && j.ValEvery > 0 {
+		total := float64(j.Total(f.Train)) * float64(f.Train) / float64(j.Batches(f.Train))
+		passes := math.Ceil(total / float64(f.Train*j.ValEvery))
+		rate = 1 / (1/rate + passes*pass/total)
+	}
+	if a := f.Achieved; a > 0 {
+		rate *= min(max(a, 1/maxAchieved), maxAchieved)
+	}
+	return rate
+}
+
+// pass is how long a cluster takes to validate the rows: batches follow one another through
+// the stages, forward only.
+func (f *Facts) pass(p forecast.Pipeline, j job.Spec) float64 {
+	if f.Val == 0 || j.ValEvery == 0 {
+		return 0
+	}
+	fill, slowest := 0.0, 0.0
+	busy := make([]float64, len(p.Cores))
+	rows := float64(min(j.BatchSize, f.Val))
+	for k, s := range p.Stages {
+		t := s.EachForward + rows*s.Forward
+		if k > 0 {
+			t += rows * p.Links[k-1].Out * p.Links[k-1].Work
+		}
+		if k < len(p.Links) {
+			l := p.Links[k]
+			t += rows * l.Out * l.Work
+			slowest = max(slowest, rows*l.Out*l.Seconds)
+			fill += rows*l.Out*l.Seconds + l.Latency
+		}
+		if p.Machine != nil {
+			busy[p.Machine[k]] += t
+		}
+		fill += t
+		slowest = max(slowest, t)
+	}
+	for m, c := range p.Cores {
+		slowest = max(slowest, busy[m]/max(c, 1e-3))
+	}
+	return fill + slowest*max(0, math.Ceil(float64(f.Val)/rows)-1)
+}

@@ -1,0 +1,110 @@
+package planner_test
+
+import (
+	"testing"
+
+	"github.com/ravnest/ravnest/engine/graph"
+	"github.com/ravnest/ravnest/engine/job"
+	"github.com/ravnest/ravnest/engine/planner"
+	"github.com/ravnest/ravnest/engine/zoo"
+	"github.com/ravnest/ravnest/ga"
+)
+
+// plan2 plans an example for equal nodes.
+func planned(t *testing.T, example string, nodes int, f planner.Facts, edit func(*job.Spec)) *planner.Plan {
+	t.Helper()
+	e, err := zoo.Find(example)
+	if err != nil {
+		t.Fatal(err)
+	}
+	j := e.Job
+	if edit != nil {
+		edit(&j)
+	}
+	pool := make([]ga.Node, nodes)
+	for i := range pool {
+		pool[i] = ga.Node{Name: string(rune('a' + i)), RAM: 8e9, Bandwidth: 1e9, Compute: 50e9}
+	}
+	p, err := f.Make(j, e.Graph, pool, ga.Options{MaxClusters: 1}, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+// TestFacts: what is known of a pool moves the forecast the way that it must, and no choice
+// that would be another one for no reason.
+func TestFacts(t *testing.T) {
+	rate := func(f planner.Facts) float64 { return planned(t, "char-gpt", 2, f, nil).Rate }
+	near := func(a, b float64) bool { return a > b*0.999 && a < b*1.001 }
+	plain := rate(planner.Facts{})
+	if plain <= 0 {
+		t.Fatal("no forecast")
+	}
+	if r := rate(planner.Facts{Machine: []int{0, 0}, Room: []float64{2, 2}}); !near(r, plain) && r < plain {
+		t.Errorf("two cores for two providers: %v samples/s, %v on machines of their own", r, plain)
+	}
+	if r := rate(planner.Facts{Machine: []int{0, 0}, Room: []float64{1, 1}}); r > plain*0.62 || r < plain*0.4 {
+		t.Errorf("one core for two providers: %v samples/s, %v on machines of their own", r, plain)
+	}
+	if r := rate(planner.Facts{Machine: []int{-1, -1}, Room: []float64{0, 0}}); !near(r, plain) {
+		t.Errorf("machines not known: %v samples/s, want %v", r, plain)
+	}
+	if r := rate(planner.Facts{Achieved: 0.5}); !near(r, plain/2) {
+		t.Errorf("after a run that achieved half: %v samples/s, want %v", r, plain/2)
+	}
+	if r := rate(planner.Facts{Train: 1000, Val: 1000}); r > plain*0.85 || r < plain*0.5 {
+		t.Errorf("with a validation pass an epoch: %v samples/s, %v without", r, plain)
+	}
+	if r := rate(planner.Facts{Train: 1000}); !near(r, plain) {
+		t.Errorf("nothing to validate on: %v samples/s, want %v", r, plain)
+	}
+	// Of the walkthrough's batches that wait for one another, round trips are most.
+	slow := func(rtt float64) float64 {
+		return planned(t, "cnn", 2, planner.Facts{RTT: func(int, int) float64 { return rtt }}, nil).Rate
+	}
+	last := slow(1e-4)
+	for _, rtt := range []float64{1e-3, 1e-2, 1e-1} {
+		r := slow(rtt)
+		if r >= last {
+			t.Errorf("a round trip of %v s: %v samples/s, %v with a shorter one", rtt, r, last)
+		}
+		last = r
+	}
+	if last > 64/100e-3 {
+		t.Errorf("%v samples/s, but a batch of 64 takes a round trip of 100 ms", last)
+	}
+	if a, b := slow(5), slow(1e6); a != b {
+		t.Errorf("a stranger's round trip of eleven days counts: %v samples/s instead of %v", b, a)
+	}
+}
+
+// TestEveryScheduleHasAForecast: async is at least as fast as sync, which drains.
+func TestEveryScheduleHasAForecast(t *testing.T) {
+	rates := map[string]float64{}
+	for _, s := range []string{job.Sync, job.ZB, job.Async} {
+		rates[s] = planned(t, "cnn", 3, planner.Facts{}, func(j *job.Spec) { j.Schedule = s }).Rate
+		if rates[s] <= 0 {
+			t.Errorf("%s: no forecast", s)
+		}
+	}
+	if rates[job.Async] < rates[job.Sync] {
+		t.Errorf("async: %v samples/s, sync %v", rates[job.Async], rates[job.Sync])
+	}
+}
+
+// TestWorkOfEveryOp: no operation is free that computes something, and a frozen model costs
+// nothing backwards.
+func TestWorkOfEveryOp(t *testing.T) {
+	g := zoo.CNN()
+	frozen, err := g.Freeze([]string{"conv2d_1.*"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := func(g *graph.Graph) (f, b float64) { return planner.Work(g) }
+	f, b := all(g)
+	ff, fb := all(frozen)
+	if f <= 0 || b <= f/2 || ff != f || fb >= b {
+		t.Errorf("work %v forward and %v backward; with a frozen layer %v and %v", f, b, ff, fb)
+	}
+}
