@@ -164,11 +164,7 @@ func (p *pipe) Recv(ctx context.Context) ([]byte, error) {
 
 // RTT implements transport.Timed, by the checks that ICE makes of the path.
 func (p *pipe) RTT() time.Duration {
-	sctp := p.pc.SCTP()
-	if sctp == nil {
-		return 0
-	}
-	st, ok := sctp.Transport().ICETransport().GetSelectedCandidatePairStats()
+	st, ok := p.agent.GetSelectedCandidatePairStats()
 	if !ok {
 		return 0
 	}

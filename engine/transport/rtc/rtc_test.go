@@ -134,6 +134,16 @@ func TestBothWays(t *testing.T) {
 
 // TestClose checks that frames sent before Close arrive, and that the peer then learns of it at
 // once.
+// TestRoundTrip: both ends know the round trip of their path as soon as it is open.
+func TestRoundTrip(t *testing.T) {
+	a, b := pair(t)
+	for _, p := range []transport.Pipe{a, b} {
+		if d := p.(transport.Timed).RTT(); d <= 0 || d > 10*time.Second {
+			t.Errorf("a round trip of %v on loopback", d)
+		}
+	}
+}
+
 func TestClose(t *testing.T) {
 	a, b := pair(t)
 	ctx := soon(t)
