@@ -374,6 +374,24 @@ func (g *search) improve(s *state, budget int) {
 	}
 }
 
+// trial is what becomes of the totals where the time of a round counts, if cluster c has other
+// nodes: so many, with so much RAM, speed and slowness in sum.
+func (g *search) trial(t *totals, c *sums, size int, ram, speed, slow float64) {
+	if c.spare {
+		return
+	}
+	if c.size > 0 {
+		t.k--
+		t.deficit -= c.deficit
+		t.rate -= c.rate
+	}
+	if size > 0 {
+		t.k++
+		t.deficit += g.deficit(size, ram)
+		t.rate += g.rateOf(size, speed, slow/float64(size))
+	}
+}
+
 // moveBest moves node i to the cluster, possibly a new one, where it helps most.
 func (g *search) moveBest(s *state, i int) bool {
 	from := s.label[i]
@@ -383,6 +401,7 @@ func (g *search) moveBest(s *state, i int) bool {
 	g.add(&rest, i, -1)
 	g.settle(&rest)
 	base.add(&rest, 1)
+	var empty sums
 	best, to := s.score, -1
 	tries := len(s.sum) + 1
 	for try := range min(tries, manyClusters+1) {
@@ -392,9 +411,9 @@ func (g *search) moveBest(s *state, i int) bool {
 		} else if try == manyClusters {
 			c = len(s.sum) // a cluster of its own
 		}
-		var grown sums
+		into := &empty
 		if c < len(s.sum) {
-			grown = s.sum[c]
+			into = &s.sum[c]
 		} else if alone || c-g.spare >= g.maxK {
 			continue
 		}
@@ -402,10 +421,15 @@ func (g *search) moveBest(s *state, i int) bool {
 			continue
 		}
 		t := base
-		t.add(&grown, -1)
-		g.add(&grown, i, 1)
-		g.settle(&grown)
-		t.add(&grown, 1)
+		if g.round {
+			g.trial(&t, into, into.size+1, into.ram+g.ram[i], into.speed+g.speed[i], into.slow+g.slow[i])
+		} else {
+			grown := *into
+			t.add(&grown, -1)
+			g.add(&grown, i, 1)
+			g.settle(&grown)
+			t.add(&grown, 1)
+		}
 		g.left--
 		if sc := g.score(&t); sc.better(best) {
 			best, to = sc, c
@@ -428,6 +452,7 @@ func (g *search) swapBest(s *state, i int) bool {
 	base, without := s.total, s.sum[a]
 	base.add(&without, -1)
 	g.add(&without, i, -1)
+	away := sums{spare: without.spare} // its totals are not in base
 	best, with := s.score, -1
 	tries := g.n
 	if g.n > manyNodes {
@@ -442,15 +467,22 @@ func (g *search) swapBest(s *state, i int) bool {
 		if b == a || g.class[i] == g.class[j] {
 			continue
 		}
-		t, sa, sb := base, without, s.sum[b]
-		t.add(&sb, -1)
-		g.add(&sa, j, 1)
-		g.add(&sb, j, -1)
-		g.add(&sb, i, 1)
-		g.settle(&sa)
-		g.settle(&sb)
-		t.add(&sa, 1)
-		t.add(&sb, 1)
+		t := base
+		if g.round {
+			other := &s.sum[b]
+			g.trial(&t, &away, without.size+1, without.ram+g.ram[j], without.speed+g.speed[j], without.slow+g.slow[j])
+			g.trial(&t, other, other.size, other.ram-g.ram[j]+g.ram[i], other.speed-g.speed[j]+g.speed[i], other.slow-g.slow[j]+g.slow[i])
+		} else {
+			sa, sb := without, s.sum[b]
+			t.add(&sb, -1)
+			g.add(&sa, j, 1)
+			g.add(&sb, j, -1)
+			g.add(&sb, i, 1)
+			g.settle(&sa)
+			g.settle(&sb)
+			t.add(&sa, 1)
+			t.add(&sb, 1)
+		}
 		g.left--
 		if sc := g.score(&t); sc.better(best) {
 			best, with = sc, j

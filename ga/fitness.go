@@ -199,15 +199,16 @@ func (p *problem) rate(clusters [][]int) Fitness {
 // rateOf is how many batches a second a cluster of so many nodes finishes. speed is the
 // sum of theirs, slow the mean of problem.slow.
 func (p *problem) rateOf(size int, speed, slow float64) float64 {
-	t := p.batch / (speed * p.eff[size])
-	if size > 1 {
-		cuts := 2.0
-		if size == 2 {
-			cuts = 1
-		}
-		t = max(t, cuts*p.link*math.Sqrt(math.Sqrt(max(slow, 0))))
+	rate := speed * p.perSpeed[size]
+	if size == 1 {
+		return rate
 	}
-	return 1 / t
+	links := p.links[min(size, 3)]
+	// A root and a division only where links hold the cluster up: this is the search's inner loop.
+	if x := rate * links; float64(x*x)*float64(x*x)*slow > 1 {
+		return 1 / (links * math.Sqrt(math.Sqrt(slow)))
+	}
+	return rate
 }
 
 // roundTime is the time of a round of k clusters that together finish so many batches a
@@ -252,10 +253,12 @@ type problem struct {
 	round    bool
 	spare    int // 1: label 0 is of the nodes that are in no cluster
 	replicas float64
-	batch    float64   // seconds of a batch on a node of mean speed
-	slow     []float64 // (median bandwidth / bandwidth)⁴
-	link     float64   // seconds of a cut's bytes at the median bandwidth
-	average  float64   // seconds of the parameters to average, for each batch, at the median bandwidth
+	batch    float64    // seconds of a batch on a node of mean speed
+	slow     []float64  // (median bandwidth / bandwidth)⁴
+	link     float64    // seconds of a cut's bytes at the median bandwidth
+	perSpeed []float64  // by size: batches a second of a node of speed 1
+	links    [4]float64 // by size, at most 3: seconds of the bytes of a node's cuts at the median bandwidth
+	average  float64    // seconds of the parameters to average, for each batch, at the median bandwidth
 }
 
 func newProblem(nodes []Node, need Need, opt Options) (*problem, error) {
@@ -334,6 +337,11 @@ func newProblem(nodes []Node, need Need, opt Options) (*problem, error) {
 		p.eff[s] = 1 / (1 + float64(s-1)/float64(opt.MicroBatches))
 		p.logK[s] = averagingLoss * math.Log(float64(s))
 	}
+	p.perSpeed = make([]float64, n+1)
+	for s := 1; s <= n; s++ {
+		p.perSpeed[s] = p.eff[s] / max(p.batch, math.SmallestNonzeroFloat64)
+	}
+	p.links = [4]float64{2: p.link, 3: 2 * p.link}
 	p.sizes(need, opt)
 	if opt.Spares && p.round {
 		p.spare, p.minK = 1, 1

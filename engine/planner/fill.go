@@ -35,93 +35,20 @@ const (
 
 // fill is the choice of micro-batches for a job.
 type fill struct {
-	j     job.Spec
-	g     *graph.Graph
-	nodes []ga.Node
-	why   string // why a batch stays whole; "" if it may be split
-	cache *cache
-	facts *Facts
-	// varies tells for every value whether a gradient reaches through it to a parameter.
-	varies []bool
+	j      job.Spec
+	g      *graph.Graph
+	nodes  []ga.Node
+	why    string // why a batch stays whole; "" if it may be split
+	cache  *cache
+	facts  *Facts
 	placed map[int]int // stages of all clusters by machine
 	// What a cluster has of the job's replicas.
 	own   int
 	place stage.Placement
 }
 
-// cache keeps what compiling tells of stages: clusters of a large pool have many in common.
-type cache struct {
-	g      *graph.Graph
-	stages map[string][]*graph.Stage
-	bytes  map[shape]int
-}
-
-// shape is what the memory of a stage depends on: its nodes and the place it has, and the
-// number of micro-batches and of units in flight.
-type shape struct {
-	from, nodes, index, of, micro, flight int
-	own                                   int
-	cuts                                  string // of all clusters, where there are several
-}
-
-func newCache(g *graph.Graph) *cache {
-	return &cache{g, map[string][]*graph.Stage{}, map[shape]int{}}
-}
-
-// cut is graph.Cut.
-func (c *cache) cut(starts []int) ([]*graph.Stage, error) {
-	key := fmt.Sprint(starts)
-	if s, ok := c.stages[key]; ok {
-		return s, nil
-	}
-	s, err := c.g.Cut(starts)
-	if err == nil {
-		c.stages[key] = s
-	}
-	return s, err
-}
-
-// memory is stage.Bytes.
-func (c *cache) memory(j job.Spec, s *graph.Stage, p stage.Placement) (int, error) {
-	// Gradients pass through the readers of a skip, so the place matters where there are any;
-	// otherwise only the distance to the end does, and whether the stage is the first.
-	key := shape{from: s.First, nodes: len(s.Graph.Nodes), index: s.Index, of: s.Of, micro: j.Micro(), flight: j.InFlight}
-	if len(p.Clusters) > 1 {
-		key.own, key.cuts = len(p.Clusters[p.Cluster].Replicas), fmt.Sprint(p.Cluster)
-		for _, cl := range p.Clusters {
-			key.cuts += fmt.Sprint(cl.Starts)
-		}
-	}
-	if chain(s) {
-		key.index, key.of = min(s.Index, 1), s.Of-s.Index
-	}
-	if n, ok := c.bytes[key]; ok {
-		return n, nil
-	}
-	n, err := stage.Bytes(j, s, p)
-	if err == nil {
-		c.bytes[key] = n
-	}
-	return n, err
-}
-
-// chain tells whether all tensors that the stage takes and gives stop at its neighbours.
-func chain(s *graph.Stage) bool {
-	for _, e := range s.In {
-		if len(e.To) > 1 || e.From >= 0 && e.From != s.Index-1 {
-			return false
-		}
-	}
-	for _, e := range s.Out {
-		if len(e.To) > 1 || e.To[0] != s.Index+1 {
-			return false
-		}
-	}
-	return true
-}
-
 func newFill(j job.Spec, g *graph.Graph, nodes []ga.Node) fill {
-	f := fill{j: j, g: g, nodes: nodes, cache: newCache(g), own: j.Replica(), facts: &Facts{}, varies: g.Varying(false)}
+	f := fill{j: j, g: g, nodes: nodes, cache: newCache(g), own: j.Replica(), facts: &Facts{}}
 	node, ok := exec.Splits(g)
 	switch {
 	case j.Schedule == job.Async: // full as it is, and its result depends on the cut
@@ -340,11 +267,8 @@ func (f fill) pipeline(stages []*graph.Stage, cl *Cluster) forecast.Pipeline {
 			speed = unmeasured
 		}
 		nodes := len(s.Graph.Nodes)
-		to := len(f.g.Nodes)
-		if k+1 < len(stages) {
-			to = stages[k+1].First
-		}
-		cost, params := nodeWork(f.g, f.varies, s.First, to), 4*float64(s.Graph.ParamCount(0, nodes))
+		trainable, cost := f.cache.trains(s)
+		params := 4 * float64(trainable)
 		shape := s.Graph.Shape(s.Graph.OutputValue())
 		per := max(1, shape.Elems()/max(1, shape[len(shape)-1])) // rows of the products for a row of the batch
 		edge := edgeRows / float64(per)

@@ -306,6 +306,15 @@ const enough = 0.01
 // soonest. Of numbers that are as good within a percent it takes the smallest. fits says which
 // numbers may be chosen; 0 is returned if none may.
 func (p Pipeline) MicroBatches(batches, batch, most int, fits func(n int) bool) (best int, r Result) {
+	// Asking what fits is dear. Where the best of all numbers does, it is the best of those
+	// that fit.
+	if best, r = p.microBatches(batches, batch, most, func(int) bool { return true }); fits(best) {
+		return best, r
+	}
+	return p.microBatches(batches, batch, most, fits)
+}
+
+func (p Pipeline) microBatches(batches, batch, most int, fits func(n int) bool) (best int, r Result) {
 	last := 0
 	for n := 1; n <= min(batch, most); n++ {
 		each := (batch + n - 1) / n
