@@ -228,3 +228,45 @@ func TestHostComesBack(t *testing.T) {
 		})
 	}
 }
+
+// TestHeldStates: before anything is saved, the run goes on from what survivors hold in memory,
+// with at most some seconds to be done again: a neighbour's copy of the lost stage's state, or
+// the state of another cluster.
+func TestHeldStates(t *testing.T) {
+	posix(t)
+	for name, flags := range map[string][]string{
+		"copies":   {"--replicas", "1"},
+		"clusters": {"--replicas", "2", "--reduce-factor", "4"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newScene(t)
+			dir := s.endlessJob(flags...)
+			edit(t, filepath.Join(dir, "job.json"), `"save_every": 2`, `"save_every": 100000`)
+			args := []string{dir}
+			if name == "clusters" {
+				args = []string{"--providers", "3", "--clusters", "2", dir}
+			}
+			host, url := s.serve(args...)
+			ps := s.provide(url, "node_0", "node_1", "node_2")
+			host.says("training", limit)
+			s.provide(url, "")
+			host.says("node_3 joined", limit)
+			time.Sleep(1500 * time.Millisecond) // states are held once a second
+			was := len(lines(t, dir, "losses.txt"))
+			if size(dir, "node_data/manifest.json") > 0 {
+				t.Error("a checkpoint was saved early: the test proves little")
+			}
+			if err := ps[1].cmd.Process.Kill(); err != nil {
+				t.Fatal(err)
+			}
+			said := host.says(`node_1.*the run goes on from step (\d+)`, limit)
+			host.says(`training resumes from step `+said[1], limit)
+			if said[1] == "0" {
+				t.Errorf("after %d steps the run went on from the start", was)
+			}
+			t.Logf("killed after about %d steps, the run went on from step %s", was, said[1])
+			s.more(dir, 20)
+			s.ends(host, dir, flags...)
+		})
+	}
+}

@@ -68,6 +68,8 @@ type attempt struct {
 	cached    int64 // bytes of shards beyond what the stage promises
 	saves     sync.WaitGroup
 	saveErr   error
+	hold      holding
+	holds     int64 // bytes of the states that are held, beyond what the stage promises
 }
 
 func newAttempt(d *driver, a *proto.Assign) *attempt {
@@ -103,6 +105,7 @@ func (r *attempt) do() (machine.Ended, error) {
 		p.Close()
 	}
 	r.saves.Wait()
+	r.hold.stop()
 	ended := machine.Ended{Run: r.a.Run, Outcome: machine.Done, Step: r.prog.Step}
 	if err == nil {
 		return ended, nil
@@ -182,7 +185,7 @@ func (r *attempt) work() error {
 	if err := r.resume(); err != nil {
 		return err
 	}
-	peak := int64(r.stage.Memory()) + r.cached
+	peak := int64(r.stage.Memory()) + r.cached + r.holds
 	r.mu.Lock()
 	r.at.Peak = peak
 	r.mu.Unlock()
@@ -218,8 +221,10 @@ func (r *attempt) times() []proto.LinkTime {
 	return ts
 }
 
-// resume loads the checkpoint that prepare fetched, if any, into the stage.
+// resume loads the checkpoint that prepare fetched, if any, into the stage. What was held in
+// memory for it is forgotten.
 func (r *attempt) resume() error {
+	defer r.d.stash.clear()
 	if r.a.Resume == nil {
 		return nil
 	}
@@ -232,10 +237,10 @@ func (r *attempt) resume() error {
 }
 
 // mark returns the mark to set before the next update; the root calls it before each. A
-// request for a checkpoint applies once, a request to stop from then on.
+// request for a checkpoint, or to hold the state, applies once, a request to stop from then on.
 func (r *attempt) mark() order.Mark {
 	m := r.marked.Load()
-	if m == uint32(order.Checkpoint) {
+	if m == uint32(order.Hold) || m == uint32(order.Checkpoint) {
 		r.marked.CompareAndSwap(m, uint32(order.Continue))
 	}
 	return order.Mark(m)
@@ -291,7 +296,11 @@ func (r *attempt) prepare() (*stage.Compiled, stage.Config, error) {
 	if err != nil {
 		return nil, cfg, err
 	}
-	need := int64(c.Memory().Total())
+	if err := r.hold.plan(&plan, s.Index, r.a.Stages); err != nil {
+		return nil, cfg, err
+	}
+	r.holds = plan.Holding(s.Index, int64(c.Memory().Save))
+	need := int64(c.Memory().Total()) + r.holds
 	if err := r.fits(need, s.Index, ""); err != nil {
 		return nil, cfg, err
 	}
@@ -320,9 +329,12 @@ func (r *attempt) fetchParts(f *fetcher) error {
 		return nil
 	}
 	for _, p := range r.a.Resume.Parts {
-		b, err := f.get("the checkpoint", p.Ref, 0)
-		if err != nil {
-			return err
+		b := r.d.stash.find(p.SHA256)
+		if b == nil {
+			var err error
+			if b, err = f.get("the checkpoint", p.Ref, 0); err != nil {
+				return err
+			}
 		}
 		part, err := snapshot.Parse(b)
 		if err != nil {
@@ -421,7 +433,7 @@ func (r *attempt) connect(c *stage.Compiled) error {
 				return
 			}
 			r.linked.Lock()
-			r.links[stage.Peer{Cluster: p.Cluster, Stage: p.Stage}] = transport.NewLink(pipe, p.opt)
+			r.links[stage.Peer{Cluster: p.Cluster, Stage: p.Stage}] = transport.NewLink(pipe, r.options(p.opt, p.Peer))
 			r.linked.Unlock()
 			r.post(machine.Linked{Run: r.a.Run, Peer: p.ID})
 		})

@@ -102,6 +102,10 @@ type Plan struct {
 	// InFlight is the planner's choice of how many replicas' units share the pipeline at
 	// once, if the job leaves it open.
 	InFlight int `json:"in_flight,omitempty"`
+	// Hold says that the stages hold their states in memory when the host asks for it, and
+	// Copies which of the cluster's stages keep copies of others'.
+	Hold   bool   `json:"hold,omitempty"`
+	Copies []Copy `json:"copies,omitempty"`
 }
 
 // The kinds of data blobs.
@@ -124,6 +128,7 @@ type driver struct {
 	wg     sync.WaitGroup
 	ctx    context.Context // for everything that must end with Serve
 	out    *outbox.Outbox
+	stash  stash
 
 	host   Host
 	dialer Dialer
@@ -281,7 +286,8 @@ func (d *driver) do(a machine.Action) {
 	case machine.Train:
 		close(d.cur.started)
 	case machine.SetMark:
-		d.cur.marked.Store(uint32(a.Mark))
+		for m := d.cur.marked.Load(); uint32(a.Mark) > m && !d.cur.marked.CompareAndSwap(m, uint32(a.Mark)); m = d.cur.marked.Load() {
+		}
 	case machine.Cancel:
 		err := errors.New(a.Why)
 		if a.Outcome == machine.Stopped {
@@ -292,6 +298,8 @@ func (d *driver) do(a machine.Action) {
 		r := d.cur
 		d.cur = nil
 		d.out.Push(func() { r.unlink(&d.wg) })
+	case machine.Bring:
+		d.bring(a)
 	case machine.Tell:
 		d.cfg.Event("%s", a.Text)
 	case machine.Show:

@@ -2,8 +2,11 @@ package provider_test
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io/fs"
 	"strings"
 	"sync"
@@ -382,5 +385,83 @@ func TestEnds(t *testing.T) {
 				t.Errorf("got %v and told the host %q, want %q", errs[0], failed, c.want)
 			}
 		})
+	}
+}
+
+// TestHeld: stages hold their states when the root is told to, copy them to each other, and bring
+// what the host asks for; own state and copy are the same bytes.
+func TestHeld(t *testing.T) {
+	w := newWorld(t, func(j *job.Spec) { j.Schedule, j.Steps = job.Sync, 400 })
+	for _, a := range w.assigns {
+		var p provider.Plan
+		if err := json.Unmarshal(a.Plan, &p); err != nil {
+			t.Fatal(err)
+		}
+		p.Hold, p.Copies = true, []provider.Copy{{Of: 0, By: 1, Bytes: 10 << 20}, {Of: 1, By: 0, Bytes: 10 << 20}}
+		a.Plan, _ = json.Marshal(p)
+	}
+	type said struct {
+		proto.Held
+		by int
+	}
+	var mu sync.Mutex
+	var all []said
+	asked := false
+	losses := map[int64]bool{}
+	w.play(t, nil, func(k int, m proto.Message) {
+		mu.Lock()
+		defer mu.Unlock()
+		switch m := m.(type) {
+		case *proto.Progress:
+			for _, l := range m.Losses {
+				losses[l.Step] = true
+			}
+			if !asked && len(m.Losses) > 0 {
+				asked = true
+				w.hosts[0].in <- &proto.Checkpoint{Run: "r", Hold: true}
+			}
+		case *proto.Held:
+			all = append(all, said{*m, k})
+			if k == 1 && m.Stage == 1 {
+				for s := range m.Step {
+					if !losses[s] {
+						t.Errorf("a state of step %d is held before the loss of step %d was reported", m.Step, s)
+					}
+				}
+			}
+			if len(all) == 4 {
+				for _, h := range all {
+					w.hosts[h.by].in <- &proto.Bring{Run: "r", Stage: h.Stage, Blob: h.Blob}
+				}
+			}
+		}
+	})
+	if len(all) != 4 {
+		t.Fatalf("%d states are held, want two and their copies: %+v", len(all), all)
+	}
+	sums := map[string]int{}
+	for _, h := range all {
+		sums[fmt.Sprint(h.Stage, h.Step, h.Blob)]++
+		if own := h.by == h.Stage; own != (h.Position != nil) {
+			t.Errorf("stage %d says of the state of stage %d that its position is %s", h.by, h.Stage, h.Position)
+		}
+	}
+	if len(sums) != 2 {
+		t.Errorf("copies differ from what they are copies of: %v", sums)
+	}
+	brought := map[string]int{}
+	for _, h := range w.hosts {
+		for _, b := range h.saved {
+			sum := sha256.Sum256(b)
+			brought[hex.EncodeToString(sum[:])]++
+			if p, err := snapshot.Parse(b); err != nil || p.Position.Step == 0 {
+				t.Errorf("brought: %v", err)
+			}
+		}
+	}
+	for _, h := range all {
+		if brought[h.Blob.SHA256] != 2 {
+			t.Errorf("the state of stage %d was brought %d times", h.Stage, brought[h.Blob.SHA256])
+		}
 	}
 }

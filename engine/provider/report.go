@@ -154,6 +154,9 @@ func (t track) after(step int64) int64 {
 // Keep implements stage.Observer. The state is uploaded while training goes on; uploads of
 // a stage never overlap.
 func (r *attempt) Keep(s stage.Saved) error {
+	if s.Held {
+		return r.hold.keep(r, s)
+	}
 	r.saves.Wait()
 	if r.saveErr != nil {
 		return r.saveErr

@@ -51,6 +51,9 @@ type Options struct {
 	// MaxTransfer is the size limit of messages from the peer, including the header.
 	// Default: wire.MaxTransfer, which it cannot exceed.
 	MaxTransfer int
+	// Aside, if set, takes messages of kind wire.Copy in place of Recv. It is called from the
+	// link's own goroutine, must not wait, and may use the payload until it returns.
+	Aside func(h wire.Header, payload []byte)
 }
 
 // DefaultCredit is the default window in bytes: some tens of milliseconds of a fast link.
@@ -70,6 +73,7 @@ type Stats struct {
 // concurrent senders or receivers are served one after the other.
 type Link struct {
 	pipe   Pipe
+	aside  func(h wire.Header, payload []byte)
 	ctx    context.Context // ends with the link; its cause says why
 	cancel context.CancelCauseFunc
 	wg     sync.WaitGroup
@@ -102,7 +106,7 @@ func NewLink(p Pipe, opt Options) *Link {
 		opt.MaxTransfer = wire.MaxTransfer
 	}
 	l := &Link{
-		pipe: p, in: wire.NewAssembler(opt.Credit, opt.MaxTransfer), room: make(chan struct{}, 1), ready: make(chan struct{}, 1),
+		pipe: p, aside: opt.Aside, in: wire.NewAssembler(opt.Credit, opt.MaxTransfer), room: make(chan struct{}, 1), ready: make(chan struct{}, 1),
 		sending: make(chan struct{}, 1), writing: make(chan struct{}, 1), frame: make([]byte, 0, wire.MaxFrame),
 	}
 	l.ctx, l.cancel = context.WithCancelCause(context.Background())
@@ -380,9 +384,16 @@ func (l *Link) handle(f wire.Frame) error {
 	if m == nil || err != nil {
 		return err
 	}
-	l.queue = append(l.queue, m)
 	l.rn.Add(1)
 	l.rp.Add(int64(len(m.Payload)))
+	if l.aside != nil && m.Header.Kind == wire.Copy {
+		l.aside(m.Header, m.Payload)
+		if f, due := l.in.Release(m); due && !l.ended {
+			l.wg.Go(func() { l.write(f) }) // the reader must not wait for the pipe
+		}
+		return nil
+	}
+	l.queue = append(l.queue, m)
 	notify(l.ready)
 	return nil
 }

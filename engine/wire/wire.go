@@ -140,14 +140,15 @@ const (
 	Scale      Kind = 5 // of blocks that clusters average
 	Sum        Kind = 6 // of their elements
 	Norm       Kind = 7 // squares of gradients, added up; the payload is a float64
+	Copy       Kind = 8 // a piece of a stage's state; without a payload, that one has arrived
 )
 
 // Gathers tells whether a message completes the gradients of an update.
 func (k Kind) Gathers() bool { return k == Tied || k == Norm }
 
 func (k Kind) String() string {
-	if k >= Activation && k <= Norm {
-		return [...]string{"activation", "gradient", "control", "tied gradient", "scale", "sum", "norm"}[k-1]
+	if k >= Activation && k <= Copy {
+		return [...]string{"activation", "gradient", "control", "tied gradient", "scale", "sum", "norm", "copy"}[k-1]
 	}
 	return fmt.Sprintf("kind %d", uint8(k))
 }
@@ -159,10 +160,10 @@ func (k Kind) String() string {
 //	byte  1     zero
 //	bytes 2-3   edge: number of the value in the model; of the tie (Tied); of the segment
 //	            (Scale, Sum)
-//	bytes 4-7   rows; number of the piece (Tied); 256 times the group plus the step of the ring
+//	bytes 4-7   rows; number of the piece (Tied, Copy); 256 times the group plus the step of the ring
 //	            (Scale, Sum)
-//	bytes 8-15  seq: position of the item in the run; the round (Scale, Sum)
-//	bytes 16-19 elems: elements after decoding
+//	bytes 8-15  seq: position of the item in the run; the round (Scale, Sum); the step (Copy)
+//	bytes 16-19 elems: elements after decoding; bytes of the whole state (Copy)
 //	bytes 20-23 bytes of the payload
 //	bytes 24-27 CRC-32C of the payload
 type Header struct {
@@ -203,7 +204,7 @@ func parseHeader(b []byte, total int) (Header, error) {
 		Kind: Kind(b[0]), Edge: binary.LittleEndian.Uint16(b[2:]), Rows: binary.LittleEndian.Uint32(b[4:]), Seq: binary.LittleEndian.Uint64(b[8:]),
 		Elems: binary.LittleEndian.Uint32(b[16:]), Bytes: binary.LittleEndian.Uint32(b[20:]), Sum: binary.LittleEndian.Uint32(b[24:]),
 	}
-	if h.Kind < Activation || h.Kind > Norm || b[1] != 0 {
+	if h.Kind < Activation || h.Kind > Copy || b[1] != 0 {
 		return h, fmt.Errorf("%w: unknown message kind %d", ErrProtocol, b[0])
 	}
 	if int64(h.Bytes) != int64(total-MessageHeader) {

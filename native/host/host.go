@@ -430,6 +430,7 @@ func (r *run) place(_ context.Context, pool []server.Member, free bool) ([]serve
 	var as []server.Assignment
 	var placed []server.Member
 	r.stages = nil
+	var need, ram [][]int64 // by cluster and stage
 	all := clusters(&r.plan.Plan, r.p.Job)
 	r.clusters = all
 	for c, cl := range r.plan.Clusters {
@@ -443,6 +444,7 @@ func (r *run) place(_ context.Context, pool []server.Member, free bool) ([]serve
 			return nil, err
 		}
 		r.stages = append(r.stages, stages)
+		need, ram = append(need, nil), append(ram, nil)
 		for k, s := range cl.Stages {
 			m, ok := byName[s.Name]
 			if !ok {
@@ -452,6 +454,7 @@ func (r *run) place(_ context.Context, pool []server.Member, free bool) ([]serve
 				return nil, fmt.Errorf("%w: %w: stage %d of cluster %d needs %s, but provider %s lends %s", server.ErrPool, ga.ErrRAM, k, c, native.FormatSize(int64(s.Memory)), s.Name, native.FormatSize(m.Hello.RAM))
 			}
 			placed = append(placed, m)
+			need[c], ram[c] = append(need[c], int64(s.Memory)), append(ram[c], m.Hello.RAM)
 			seg := snapshot.Segment{From: starts[k], To: len(r.p.Graph.Nodes)}
 			if k+1 < len(starts) {
 				seg.To = starts[k+1]
@@ -463,6 +466,9 @@ func (r *run) place(_ context.Context, pool []server.Member, free bool) ([]serve
 		}
 	}
 	r.noteClass(placed)
+	if err := r.hold(as, need, ram); err != nil {
+		return nil, err
+	}
 	return as, r.rec.open()
 }
 

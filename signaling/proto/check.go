@@ -404,6 +404,17 @@ func (m *Saved) check() error {
 
 func (m *Checkpoint) check() error { return CheckName(m.Run) }
 
+func (m *Held) check() error {
+	return first(
+		CheckName(m.Run), within("stage", m.Stage, 0, MaxStages-1), within("step", m.Step, 0, maxSteps),
+		m.Blob.check(), raw("position", m.Position, MaxPosition, false),
+	)
+}
+
+func (m *Bring) check() error {
+	return first(CheckName(m.Run), within("stage", m.Stage, 0, MaxStages-1), m.Blob.check())
+}
+
 func (m *Leaving) check() error { return text("reason", m.Reason, MaxText) }
 
 func (m *Fetching) check() error {

@@ -388,9 +388,28 @@ type Saved struct {
 }
 
 // Checkpoint asks the root of a cluster to make all stages save their state before the next
-// update.
+// update; with Hold, to keep it in memory only.
 type Checkpoint struct {
-	Run string `json:"run"`
+	Run  string `json:"run"`
+	Hold bool   `json:"hold,omitempty"`
+}
+
+// Held says that the sender has the state of a stage of its cluster before the update Step in
+// memory: of its own, or a copy of another one's. It forgets the state when it holds two later
+// ones of that stage, and when it begins to train in another run.
+type Held struct {
+	Run      string          `json:"run"`
+	Stage    int             `json:"stage"` // whose state it is
+	Step     int64           `json:"step"`
+	Blob     Ref             `json:"blob"`
+	Position json.RawMessage `json:"position,omitempty"` // of the own state, as in Saved
+}
+
+// Bring asks for the upload of a state that the provider holds, after Run has ended early.
+type Bring struct {
+	Run   string `json:"run"`
+	Stage int    `json:"stage"`
+	Blob  Ref    `json:"blob"`
 }
 
 // Done says that the stage has finished its work and saved everything that it had to.
@@ -536,6 +555,12 @@ func (*Failed) Type() string { return "failed" }
 
 // Type returns the message's name on the wire.
 func (*Checkpoint) Type() string { return "checkpoint" }
+
+// Type returns the message's name on the wire.
+func (*Held) Type() string { return "held" }
+
+// Type returns the message's name on the wire.
+func (*Bring) Type() string { return "bring" }
 
 // Type returns the message's name on the wire.
 func (*Leaving) Type() string { return "leaving" }

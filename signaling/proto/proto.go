@@ -21,7 +21,9 @@
 //	ready          ->           links up, plan compiled
 //	               <- start     to all stages at once
 //	progress       ->           about four times a second
-//	               <- checkpoint  to a root: save all stages' state before the next update
+//	               <- checkpoint  to a root: save or hold all stages' state before the next update
+//	held           ->           a stage's state is in this provider's memory
+//	               <- bring     upload it, since a stage was lost
 //	leaving        ->           wants to leave; answered by bye when nothing would be lost
 //	               <- stop      graceful (finish, save, done) or now
 //	saved          ->           after a stage was uploaded by HTTP
@@ -37,7 +39,8 @@
 //
 // Version history: 1, the first; 2, attempts: generations, resuming, checkpoints
 // on request, leaving, fetching and kinds of failures; 3, sessions that outlive
-// their connections; 4, measured links, and which providers share a machine.
+// their connections; 4, measured links, which providers share a machine, and states that
+// providers hold in memory.
 package proto
 
 import (
@@ -136,6 +139,10 @@ func blank(typ string) Message {
 		return new(Stop)
 	case "failed":
 		return new(Failed)
+	case "held":
+		return new(Held)
+	case "bring":
+		return new(Bring)
 	case "checkpoint":
 		return new(Checkpoint)
 	case "leaving":

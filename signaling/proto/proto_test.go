@@ -48,6 +48,9 @@ func samples() []Message {
 		},
 		&Saved{Run: "run-1", Stage: 2, Step: 17, Epoch: 1, Blob: ref, Position: json.RawMessage(`{"epoch":1,"update":17}`)},
 		&Checkpoint{Run: "run-1"},
+		&Checkpoint{Run: "run-1", Hold: true},
+		&Held{Run: "run-1", Stage: 1, Step: 7, Blob: Ref{SHA256: strings.Repeat("a", 64), Size: 9}, Position: json.RawMessage(`{"step":7}`)},
+		&Bring{Run: "run-1", Stage: 1, Blob: Ref{SHA256: strings.Repeat("a", 64), Size: 9}},
 		&Leaving{Reason: "the lid was closed"},
 		&Fetching{Run: "run-1", Have: 9, Want: 12},
 		&Done{Run: "run-1", Stage: 2, Step: 17},
@@ -81,8 +84,8 @@ func TestRoundTrip(t *testing.T) {
 		}
 		seen[m.Type()] = true
 	}
-	if len(seen) != 22 {
-		t.Errorf("%d types have samples, want 22", len(seen))
+	if len(seen) != 24 {
+		t.Errorf("%d types have samples, want 24", len(seen))
 	}
 }
 

@@ -26,7 +26,7 @@ func (m *Machine) submit(now time.Time, e Submit) {
 	m.Began, m.Lost, m.GraceUntil, m.Fruitless, m.LastLoss = false, time.Time{}, time.Time{}, 0, ""
 	m.Used = 0
 	m.Asking, m.Tried, m.Told = "", nil, ""
-	m.Losses, m.Trained = 0, 0
+	m.Losses, m.Deep, m.Trained, m.Rescue = 0, 0, 0, nil
 	m.Stale = e.Stale
 	if r := e.Earlier; r != nil {
 		m.Attempt, m.state.Saved = r.Attempt, r.Checkpoint
@@ -73,7 +73,7 @@ func (m *Machine) enough() int {
 // gather asks for a plan once there are enough providers. A provider counts from its
 // first pong on, so that the planner knows every RTT.
 func (m *Machine) gather(now time.Time) {
-	if m.Phase != Gathering {
+	if m.Phase != Gathering || m.Rescue != nil {
 		return
 	}
 	var pool []Member
@@ -375,6 +375,7 @@ func (m *Machine) readied(now time.Time, x *member, msg *proto.Ready) {
 		ev.After = now.Sub(m.Lost)
 	}
 	m.Started, m.Began, m.Lost, m.GraceUntil = now, true, time.Time{}, time.Time{}
+	m.HoldAsked, m.HoldLast = time.Time{}, now
 	for _, c := range m.Clusters {
 		c.Last, c.Moved = now, now
 	}
@@ -709,6 +710,12 @@ func (m *Machine) lose(now time.Time, l loss) {
 	if c := m.state.Saved; c != nil {
 		ev.Step = c.Position.Step
 	}
+	found := m.recall(now, l.blame)
+	if found != nil {
+		ev.Step = uint64(found.Step)
+	} else if began && !l.polite {
+		m.Deep++
+	}
 	if m.Loss != nil {
 		ev.Reached = uint64(m.Loss.Step) + 1
 	}
@@ -716,6 +723,9 @@ func (m *Machine) lose(now time.Time, l loss) {
 	m.report(ev)
 	m.clearAttempt()
 	m.Phase = Gathering
+	if m.Rescue = found; found != nil {
+		m.bring()
+	}
 	if m.Lost.IsZero() && began {
 		m.Lost = now
 	}
@@ -869,7 +879,7 @@ func (m *Machine) end(err error) {
 	res := Result{Run: m.Run, Interrupted: m.Interrupted, Checkpoint: c}
 	job := m.Job
 	m.clearAttempt()
-	m.Saves, m.Pending = nil, nil
+	m.Saves, m.Pending, m.Rescue = nil, nil, nil
 	m.sweep()
 	m.Phase = Gathering // the phase in which a restarted host would continue
 	if err == nil && !res.Interrupted {
@@ -918,7 +928,7 @@ func (m *Machine) clearAttempt() {
 	m.placed = nil
 	m.Doubt = nil
 	m.Run, m.Started, m.Deadline, m.Warned = "", time.Time{}, time.Time{}, time.Time{}
-	m.Clusters, m.Saves = map[int]*cluster{}, nil
+	m.Clusters, m.Saves, m.Held = map[int]*cluster{}, nil, nil
 	m.Loss, m.Val, m.Next, m.Ahead = nil, nil, 0, nil
 }
 

@@ -154,6 +154,13 @@ func (m *Machine) leave(now time.Time, id, reason string, polite bool) {
 		return // turned away, or told to go
 	}
 	m.remove(x)
+	if m.Rescue != nil {
+		defer func() {
+			if m.Rescue != nil {
+				m.unreachable(now, x.ID)
+			}
+		}()
+	}
 	ev := Left{Member: x.Member, Reason: reason}
 	if x.Place != nil {
 		ev.Run = m.Run
@@ -314,12 +321,16 @@ func (m *Machine) tick(now time.Time) {
 	}
 	switch m.Phase {
 	case Gathering:
+		if m.Rescue != nil {
+			m.rescuing(now)
+		}
 		m.gather(now)
 	case Connecting:
 		m.late(now)
 	case Running:
 		m.stuck(now)
 		m.ask(now, false)
+		m.askHold(now)
 	case Draining:
 		m.drain(now)
 	}
@@ -340,6 +351,9 @@ func (m *Machine) slept(gap time.Duration) {
 	}
 	if !m.Deadline.IsZero() {
 		m.Deadline = m.Deadline.Add(gap)
+	}
+	if m.Rescue != nil {
+		m.Rescue.Until = m.Rescue.Until.Add(gap)
 	}
 }
 
@@ -385,6 +399,10 @@ func (m *Machine) receive(now time.Time, x *member, msg proto.Message) {
 	case *proto.Saved:
 		if m.current(x, msg.Run) && m.rightStage(now, x, msg.Stage) {
 			m.save(now, x, msg)
+		}
+	case *proto.Held:
+		if m.current(x, msg.Run) {
+			m.held(now, x, msg)
 		}
 	case *proto.Done:
 		if m.current(x, msg.Run) && m.rightStage(now, x, msg.Stage) && !x.Done {

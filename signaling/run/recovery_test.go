@@ -33,6 +33,7 @@ func worldOf(begin func(run.Settings, run.Job, int) *runtest.World) *runtest.Wor
 // whole checks that a run succeeded with the result of an undisturbed one.
 func whole(t *testing.T, w *runtest.World) {
 	t.Helper()
+	steps := w.Steps
 	if len(w.Results) != 1 {
 		t.Fatalf("%d results; the machine is in %s: %s", len(w.Results), w.M.Status(w.Now).Phase, w.M.Status(w.Now).Waiting)
 	}
@@ -41,7 +42,7 @@ func whole(t *testing.T, w *runtest.World) {
 		t.Fatalf("the run failed: %v", res.Err)
 	}
 	c := res.Result.Checkpoint
-	if c == nil || c.Position.Step != steps {
+	if c == nil || c.Position.Step != uint64(steps) {
 		t.Fatalf("the result is %+v", c)
 	}
 	got, err := w.Weights(c)
@@ -222,10 +223,15 @@ func TestRestoreAfterEveryEvent(t *testing.T) {
 	}
 	w.Run(time.Minute)
 	whole(t, w)
+	restored(t, w, run.Settings{Checkpoint: 100 * time.Millisecond})
+}
+
+// restored replays a recorded run, with the machine restored before each event in turn.
+func restored(t *testing.T, w *runtest.World, set run.Settings) {
+	t.Helper()
 	if len(w.Events) < 100 {
 		t.Fatalf("only %d events were recorded", len(w.Events))
 	}
-	set := run.Settings{Checkpoint: 100 * time.Millisecond}
 	for cut := range w.Events {
 		m := run.New(set)
 		for i, e := range w.Events {

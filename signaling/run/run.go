@@ -54,6 +54,7 @@ type Settings struct {
 	Grace        time.Duration // how long to wait for a lost provider before planning without it
 	Away         time.Duration // how long a member without a connection may take to return; negative: not at all
 	Checkpoint   time.Duration // minimum time between checkpoints that the host asks for; negative: never
+	Hold         time.Duration // the same for states that stages hold in memory
 	Stall        time.Duration // minimum time without any progress before a stage counts as stuck
 	MaxMembers   int
 	Once         bool // say bye to all when the run is over
@@ -74,6 +75,7 @@ func (s *Settings) Fill() {
 	def(&s.StopTimeout, 5*time.Second)
 	def(&s.Grace, 15*time.Second)
 	def(&s.Checkpoint, 10*time.Second)
+	def(&s.Hold, time.Second)
 	def(&s.Stall, 30*time.Second)
 	if s.MaxMembers == 0 {
 		s.MaxMembers = 1024
@@ -145,6 +147,9 @@ type Assignment struct {
 	Data      map[string]proto.Ref // by kind
 	Weights   map[string]proto.Ref // by kind; empty: the provider initialises from the seed
 	Plan      json.RawMessage      // opaque
+	// Hold says that the stage can hold states in memory beside what it promises to stay within
+	// otherwise, and Copied that a neighbour keeps copies of them.
+	Hold, Copied bool
 	// For people: how many replicas the cluster trains, and the samples a second that it is
 	// expected to; 0: not known.
 	Share    int
@@ -256,6 +261,7 @@ type state struct {
 	LastLoss   string        // why the last attempt was lost
 	Shrunk     bool          `json:",omitempty"` // somebody left while the plan was being made
 	Losses     int           `json:",omitempty"` // attempts that a loss ended while they trained
+	Deep       int           `json:",omitempty"` // those of them after which the run went on from a checkpoint in the store
 	Trained    time.Duration `json:",omitempty"` // in all attempts before this one
 	Doubt      *doubt        `json:",omitempty"`
 	// The losses of several clusters arrive in no order: those of all steps before Next were
@@ -268,6 +274,13 @@ type state struct {
 	Warned      time.Time
 	Loss        *proto.Loss
 	Val         *proto.Val
+
+	Held     []*heldSet    `json:",omitempty"` // states in the memory of the attempt's members, oldest first
+	HoldLast time.Time     // when the last ones were complete, or training started
+	HoldCost time.Duration // that they took
+	// When the last mark for it was asked for; zero: none is under way.
+	HoldAsked time.Time
+	Rescue    *rescue `json:",omitempty"` // what is brought of them after a loss
 
 	Clusters map[int]*cluster
 	Objects  map[string]bool // in the store, of all attempts
@@ -395,6 +408,7 @@ func (m *Machine) Step(now time.Time, ev Event) []Action {
 	case UploadEnd:
 		if x := m.Members[e.ID]; x != nil {
 			x.Taking = time.Time{}
+			m.ended(now, x)
 		}
 	case Tick:
 		m.tick(now)

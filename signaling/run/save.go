@@ -42,6 +42,7 @@ func (m *Machine) grant(now time.Time, e UploadRequest) {
 	switch {
 	case x == nil:
 		deny(proto.Forbidden, "join again", "no live session with this secret")
+	case m.Rescue != nil && e.Run == m.Rescue.Run && x.Taking.IsZero() && m.grantHeld(now, x, e):
 	case !m.current(x, e.Run) || (m.Phase != Running && m.Phase != Draining) || x.Done:
 		deny(proto.Stopped, "drop the run", "run %s takes no upload from this provider now", e.Run)
 	case x.Place.Stage != e.Stage:
@@ -52,10 +53,15 @@ func (m *Machine) grant(now time.Time, e UploadRequest) {
 	default:
 		x.Taking = now
 		m.act(Grant{
-			Seq: e.Seq, ID: x.ID, Object: fmt.Sprintf("%s/cluster_%d/stage_%d/%s", e.Run, x.Place.Cluster, e.Stage, e.SHA256),
+			Seq: e.Seq, ID: x.ID, Object: objectOf(e.Run, x.Place.Cluster, e.Stage, e.SHA256),
 			Limit: x.Place.MaxUpload, Cluster: x.Place.Cluster, Stage: e.Stage, Segment: x.Place.Segment,
 		})
 	}
+}
+
+// objectOf is where the store has a stage's state.
+func objectOf(run string, cluster, stage int, sha256 string) string {
+	return fmt.Sprintf("%s/cluster_%d/stage_%d/%s", run, cluster, stage, sha256)
 }
 
 // busyUploading reports whether a stage is being uploaded. The server ends uploads that
@@ -71,6 +77,10 @@ func (m *Machine) busyUploading() bool {
 
 func (m *Machine) uploaded(now time.Time, e Upload) {
 	x := m.Members[e.ID]
+	if x != nil && m.Rescue != nil && e.Run == m.Rescue.Run {
+		m.takeHeld(now, x, e)
+		return
+	}
 	if x == nil || !m.current(x, e.Run) {
 		if m.Job == nil || !m.Objects[e.Object] {
 			m.act(Discard{Objects: []string{e.Object}}) // the attempt ended in the meantime
@@ -201,6 +211,9 @@ func (m *Machine) committed(now time.Time, e Commit) {
 	if e.Err != nil {
 		m.StoreErr = e.Err.Error()
 		m.report(Warning{Err: fmt.Errorf("%w: %w", ErrStore, e.Err)})
+		if m.Rescue != nil {
+			m.giveUp(now, errors.New("what was in the memory of providers could not be stored"))
+		}
 		m.sweep()
 		m.finishIfDone(now)
 		return
@@ -220,8 +233,12 @@ func (m *Machine) committed(now time.Time, e Commit) {
 			k.Asked, k.Last = time.Time{}, now
 		}
 	}
+	if r := m.Rescue; r != nil && c.Generation == r.Attempt && c.Position == r.position() {
+		m.Rescue = nil
+	}
 	m.persist()
 	m.sweep()
+	m.gather(now)
 	if m.Phase == Running {
 		for _, x := range m.wishing() {
 			// Letting the first go ends the attempt, and then the others may leave too.
@@ -261,7 +278,7 @@ func (m *Machine) ask(now time.Time, atOnce bool) {
 	switch {
 	case !c.Asked.IsZero() && now.Sub(c.Asked) < max(30*time.Second, 4*cost):
 		return // under way
-	case !atOnce && now.Sub(c.Last) < max(m.set.Checkpoint, Spacing(cost, m.meanTime(now))):
+	case !atOnce && now.Sub(c.Last) < max(m.set.Checkpoint, Spacing(cost, m.meanTime(now, m.Deep))):
 		return
 	}
 	for _, x := range m.assigned() {
@@ -291,6 +308,13 @@ func (m *Machine) sweep() {
 	}
 	for _, s := range m.Saves {
 		mark(s.Parts)
+	}
+	if m.Rescue != nil {
+		for _, p := range m.Rescue.Parts {
+			if p.Entry != nil {
+				need[p.Entry.Object] = true
+			}
+		}
 	}
 	for _, x := range m.assigned() {
 		for _, s := range x.Uploads {

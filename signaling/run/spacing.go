@@ -27,9 +27,10 @@ func Spacing(cost, meanTime time.Duration) time.Duration {
 	return min(max(best, leastSpacing*cost), mostSpacing*cost)
 }
 
-// meanTime is the mean time of training between two losses, as far as it is known.
-func (m *Machine) meanTime(now time.Time) time.Duration {
-	return (m.Trained + now.Sub(m.Started) + calm) / time.Duration(m.Losses+1)
+// meanTime is the mean time of training between losses, as far as it is known, when there were
+// so many.
+func (m *Machine) meanTime(now time.Time, losses int) time.Duration {
+	return (m.Trained + now.Sub(m.Started) + calm) / time.Duration(losses+1)
 }
 
 // saving tells whether states are on their way to a checkpoint.

@@ -41,24 +41,27 @@ type Action struct {
 	// Forward, Begin: nothing else is in flight in the whole pipeline, so that all stages hold
 	// the state of the same update. Such a place is where a Save can be asked for.
 	Drained bool
-	// Keep: where the state that is kept goes on, and whether the run ends behind it.
+	// Keep: where the state that is kept goes on, whether the run ends behind it, and whether
+	// nothing but a Hold asked for it.
 	At    Position
 	Final bool
+	Held  bool
 }
 
 // Mark is what the root may ask for before a round: with one replica, before an update.
 type Mark uint8
 
-// The marks. Their numbers travel between stages.
+// The marks, the more urgent the larger. Their numbers travel between stages.
 const (
-	Continue Mark = iota
-	Checkpoint
+	Continue   Mark = iota
+	Hold            // keep the state in memory
+	Checkpoint      // keep the state for good
 	Stop
 )
 
 func (m Mark) String() string {
 	if m <= Stop {
-		return [...]string{"continue", "checkpoint", "stop"}[m]
+		return [...]string{"continue", "hold", "checkpoint", "stop"}[m]
 	}
 	return fmt.Sprintf("mark %d", uint8(m))
 }
@@ -75,9 +78,9 @@ type Schedule interface {
 	// Next decides the next action. After Done it returns Done for ever.
 	Next() (Action, error)
 	// Mark takes back a, the action just given, which must begin a round: the forward pass of
-	// its first micro-batch or, with several clusters, Begin. Checkpoint, which needs a to be Drained, keeps the state
-	// and then gives a again. Stop ends the run before a: what is in flight is finished,
-	// the state is kept, and the run is done.
+	// its first micro-batch or, with several clusters, Begin. Hold and Checkpoint, which need a to
+	// be Drained, keep the state and then give a again. Stop ends the run before a: what is in
+	// flight is finished, the state is kept, and the run is done.
 	Mark(a Action, m Mark) error
 	// Slots is the number of slots that the actions name.
 	Slots() int
@@ -108,7 +111,8 @@ type walk struct {
 	seq     *Sequence
 	next    Item // taken from the sequence, not done yet, if waiting
 	waiting bool
-	keep    bool // a Checkpoint or Stop is due before next, once the pipeline is drained
+	keep    bool // a mark is due before next, once the pipeline is drained
+	hold    bool // it is a Hold
 	stop    bool // and the run ends behind it
 	over    bool // it has
 	due     [2]Action
@@ -170,7 +174,7 @@ func (w *walk) marked() (Action, bool) {
 	case w.keep:
 		p := w.next.Position()
 		w.keep, w.over = false, w.stop
-		return Action{Kind: Keep, Item: Item{Kind: Save, Seq: p.Seq, Epoch: p.Epoch, Step: p.Step}, At: p, Final: w.stop}, true
+		return Action{Kind: Keep, Item: Item{Kind: Save, Seq: p.Seq, Epoch: p.Epoch, Step: p.Step}, At: p, Final: w.stop, Held: w.hold}, true
 	}
 	return Action{}, false
 }
@@ -201,9 +205,9 @@ func (w *walk) mark(a Action, m Mark) error {
 		return fmt.Errorf("%w: %s at the %s of item %d", ErrMark, m, a.Kind, a.Item.Seq)
 	}
 	switch m {
-	case Checkpoint:
+	case Hold, Checkpoint:
 		if !a.Drained {
-			return fmt.Errorf("%w: a checkpoint at item %d while others are in flight", ErrMark, a.Item.Seq)
+			return fmt.Errorf("%w: a %s at item %d while others are in flight", ErrMark, m, a.Item.Seq)
 		}
 	case Stop:
 		w.stop = true
@@ -212,7 +216,7 @@ func (w *walk) mark(a Action, m Mark) error {
 	default:
 		return fmt.Errorf("%w: %s", ErrMark, m)
 	}
-	w.next, w.waiting, w.keep = a.Item, true, true
+	w.next, w.waiting, w.keep, w.hold = a.Item, true, true, m == Hold
 	return nil
 }
 

@@ -118,7 +118,7 @@ func TestCheckpoints(t *testing.T) {
 						asked[a.Item.Seq] = true
 					}
 					if asked[a.Item.Seq] {
-						return Checkpoint
+						return Hold + Mark(a.Item.Step%2)
 					}
 					return Continue
 				}))

@@ -310,6 +310,58 @@ func TestClustersResume(t *testing.T) {
 	}
 }
 
+// TestClustersHold: what is held in memory at a round's end is held by every cluster, is the same
+// in all of them but for what replicas keep, and any cluster can go on from its own.
+func TestClustersHold(t *testing.T) {
+	w := small(func(j *job.Spec) { j.Replicas, j.ReduceFactor = 3, 1 })
+	w.job.Epochs = 3
+	want, dict := w.local(t)
+	m := w.shareOut(w.starts(3), w.starts(1))
+	got, err := m.run(t, at(1, order.Hold), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.check(t, "undisturbed", got, want, dict)
+	var parts [][]*snapshot.Part
+	for c, logs := range m.logs {
+		parts = append(parts, nil)
+		for k, l := range logs {
+			if len(l.saved) != 2 || !l.saved[0].Held || l.saved[1].Held || !l.saved[1].Final {
+				t.Fatalf("stage %d of cluster %d kept %d states", k, c, len(l.saved))
+			}
+			parts[c] = append(parts[c], l.saved[0].Part)
+		}
+	}
+	all, err := snapshot.Join(parts[0]...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	other := parts[1][0]
+	if other.Position != all.Position || all.Position.Step == 0 {
+		t.Fatalf("held at %+v and %+v", all.Position, other.Position)
+	}
+	for _, x := range all.State {
+		if y, ok := other.State.Get(x.Name); !ok || !slices.Equal(x.F32, y.F32) {
+			t.Errorf("%s differs between the clusters", x.Name)
+		}
+	}
+	n := w.shareOut(w.starts(2), w.starts(3))
+	after, err := n.run(t, nil, parts[1])
+	if err != nil {
+		t.Fatal(err)
+	}
+	from := int(all.Position.Step)
+	after.losses = slices.Concat(got.losses[:from], after.losses)
+	var vals []stage.Validation
+	for _, v := range got.vals {
+		if v.Step <= all.Position.Step {
+			vals = append(vals, v)
+		}
+	}
+	after.vals = slices.Concat(vals, after.vals)
+	n.check(t, "gone on", after, want, dict)
+}
+
 // TestClustersThatLoseALink: where the link between two clusters breaks, or loses or reorders
 // what it carries, every stage of both ends with an error; nothing hangs and nothing is guessed.
 func TestClustersThatLoseALink(t *testing.T) {

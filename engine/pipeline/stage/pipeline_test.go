@@ -544,8 +544,8 @@ func TestStop(t *testing.T) {
 	}
 }
 
-// TestCheckpoint: a checkpoint that is asked for is taken on every stage at the same
-// position and changes no bit. Where updates overlap it waits for a place where the
+// TestCheckpoint: a checkpoint or a state in memory that is asked for is taken on every stage at
+// the same position and changes no bit. Where updates overlap it waits for a place where the
 // pipeline is drained anyway.
 func TestCheckpoint(t *testing.T) {
 	for _, sched := range job.Schedules {
@@ -558,7 +558,10 @@ func TestCheckpoint(t *testing.T) {
 		}
 		asked := 0
 		got, d, err := w.pipeline(t, starts, mem.Faults{}, func() order.Mark {
-			if asked++; asked%2 == 0 {
+			switch asked++; {
+			case asked%4 == 0:
+				return order.Hold
+			case asked%2 == 0:
 				return order.Checkpoint
 			}
 			return order.Continue
@@ -573,6 +576,9 @@ func TestCheckpoint(t *testing.T) {
 				t.Fatalf("%s, stage %d: %d states were kept, want %d", sched, k, len(l.saved), n)
 			}
 			for i, v := range l.saved {
+				if held := sched != job.Async && i%2 == 1 && i < n-1; v.Held != held {
+					t.Errorf("%s, stage %d: state %d of %d: held in memory %v, want %v", sched, k, i, n, v.Held, held)
+				}
 				if v.Part.Position != got.saved[i].Part.Position || v.Final != (i == n-1) || v.Part.Position.Step != v.Step {
 					t.Errorf("%s, stage %d: state %d is of %+v, the leaf's of %+v", sched, k, i, v.Part.Position, got.saved[i].Part.Position)
 				}

@@ -148,3 +148,24 @@ func (p Placement) before(g segment) Peer {
 	c := (p.Cluster + len(p.Clusters) - 1) % len(p.Clusters)
 	return Peer{c, g.holders[c]}
 }
+
+// Keeper is the stage of the same cluster that a copy of a stage's state can be given to: the next
+// one that it sends a tensor to, or else the nearest that it receives one from. It returns -1 if
+// there is none.
+func Keeper(s *graph.Stage) int {
+	to, from := -1, -1
+	for _, e := range s.Out {
+		for _, k := range e.To {
+			if to < 0 || k < to {
+				to = k
+			}
+		}
+	}
+	for _, e := range s.In {
+		from = max(from, e.From)
+	}
+	if to >= 0 {
+		return to
+	}
+	return from
+}

@@ -128,6 +128,7 @@ type Saved struct {
 	Epoch int
 	Step  uint64
 	Final bool // nothing comes after it
+	Held  bool // it is kept only in case a stage is lost, and may be forgotten when two later ones are
 	// Part is the state with the position where the run goes on from it. Its tensors are
 	// the stage's own memory, which changes when Keep has returned.
 	Part *snapshot.Part
@@ -135,8 +136,8 @@ type Saved struct {
 
 // Observer is told what happens. With several clusters each leaf reports the losses of its
 // replicas' batches, and the first cluster's those of batches that are split over replicas, and
-// validation; and other clusters than the first keep the state only at the run's end, or where
-// their replicas keep optimizers of their own. Its methods are called from Run's goroutine and
+// validation; and other clusters than the first keep the state only where it is Held, at the
+// run's end, or where their replicas keep optimizers of their own. Its methods are called from Run's goroutine and
 // must not block for long.
 type Observer interface {
 	Loss(Loss)            // leaf only
@@ -195,7 +196,7 @@ type Stage struct {
 	busy        meter
 
 	mark   func() order.Mark // asked on the root
-	wanted bool              // a checkpoint, at the next place where one can be taken
+	wanted order.Mark        // what is asked for, at the next place where it can be done
 	rings  *rings            // to other clusters; nil: there are none
 	agreed order.Mark        // by all clusters, before the next round
 	step   atomic.Uint64     // see Step
@@ -337,8 +338,8 @@ func (s *Stage) Averages() Averages { return s.rings.stats() }
 // replica is an update; the other stages learn the answer from their neighbours. With several
 // clusters their roots are asked at a round's end, and what the most urgent says holds for all
 // before the next. At order.Stop what is in flight is
-// finished, the state is kept and the run ends. At order.Checkpoint the state is kept and
-// the run goes on: where updates overlap (async), at the next place where the pipeline is
+// finished, the state is kept and the run ends. At order.Hold and order.Checkpoint the state is
+// kept and the run goes on: where updates overlap (async), at the next place where the pipeline is
 // drained anyway, so that a checkpoint never changes the result.
 //
 // An error wraps ErrDiverged if a number left its range, and transport.ErrPeerGone if a
@@ -400,14 +401,14 @@ func (s *Stage) do(ctx context.Context, a order.Action, obs Observer) error {
 	case order.Report:
 		return s.report(a.Item, obs)
 	case order.Keep:
-		if s.c.Placement.Cluster > 0 && !a.Final && !s.reps.keeps() {
+		if s.c.Placement.Cluster > 0 && !a.Final && !a.Held && !s.reps.keeps() {
 			return nil // the first cluster's is the same
 		}
 		p, err := s.reps.Part(a.At)
 		if err != nil {
 			return err
 		}
-		return obs.Keep(Saved{Epoch: a.Item.Epoch, Step: a.Item.Step, Final: a.Final, Part: p})
+		return obs.Keep(Saved{Epoch: a.Item.Epoch, Step: a.Item.Step, Final: a.Final, Held: a.Held, Part: p})
 	case order.Done:
 	default:
 		return fmt.Errorf("a stage cannot do %s", a.Kind)
@@ -517,14 +518,15 @@ func (s *Stage) batch(it order.Item) []int32 {
 // ask is the mark before an update, on the root.
 func (s *Stage) ask(a order.Action) order.Mark {
 	m := s.mark()
-	if m == order.Stop || (m == order.Continue && !s.wanted) {
+	if m == order.Stop {
 		return m
 	}
-	s.wanted = !a.Drained
-	if s.wanted {
+	s.wanted = max(s.wanted, m)
+	if !a.Drained {
 		return order.Continue
 	}
-	return order.Checkpoint
+	m, s.wanted = s.wanted, order.Continue
+	return m
 }
 
 // feed fills the inputs of a forward pass, unless a mark stands before it.

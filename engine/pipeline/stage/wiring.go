@@ -305,7 +305,7 @@ func (w *wiring) receive(ctx context.Context, from int, kind wire.Kind, d edge, 
 	defer m.Release()
 	h := m.Header
 	if first && h.Kind == wire.Control && h.Seq == it.Seq && w.marks(it) {
-		if k := order.Mark(h.Rows); k == order.Checkpoint || k == order.Stop {
+		if k := order.Mark(h.Rows); k > order.Continue && k <= order.Stop {
 			return k, nil
 		}
 		return order.Continue, fmt.Errorf("%w: stage %d sent mark %d, which does not exist", ErrProtocol, from, h.Rows)

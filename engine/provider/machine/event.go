@@ -126,6 +126,12 @@ type (
 	}
 	// Unlink closes the links of an attempt that has ended, after earlier messages are sent.
 	Unlink struct{ Run string }
+	// Bring uploads a state that is held in memory.
+	Bring struct {
+		Run   string
+		Stage int
+		Blob  proto.Ref
+	}
 	// Tell shows the user a line of text.
 	Tell struct{ Text string }
 	// Show updates the status shown; Have and Want are the bytes of a download.
@@ -149,6 +155,7 @@ func (Train) action()   {}
 func (SetMark) action() {}
 func (Cancel) action()  {}
 func (Unlink) action()  {}
+func (Bring) action()   {}
 func (Tell) action()    {}
 func (Show) action()    {}
 func (Quit) action()    {}

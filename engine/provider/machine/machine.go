@@ -387,8 +387,15 @@ func (o *out) heard(msg proto.Message) {
 		}
 	case *proto.Checkpoint:
 		if c := o.running(e.Run); c != nil && c.State == Training && c.Assign.Stage == 0 {
-			o.act(SetMark{Run: e.Run, Mark: order.Checkpoint})
+			m := order.Checkpoint
+			if e.Hold {
+				m = order.Hold
+			}
+			o.act(SetMark{Run: e.Run, Mark: m})
 		}
+	case *proto.Bring:
+		o.tell("a stage was lost: bringing the state of stage %d that is held here", e.Stage)
+		o.act(Bring{Run: e.Run, Stage: e.Stage, Blob: e.Blob})
 	case *proto.Stop:
 		o.stop(e)
 	case *proto.Bye:

@@ -50,6 +50,9 @@ type Provider struct {
 	weights  map[int]uint64
 	at       int
 	save     bool
+	hold     bool
+	copies   bool
+	stash    []stashed // states in memory, oldest first
 	stop     bool
 	over     bool
 	saves    []func() // uploads waiting for the one in progress
@@ -273,7 +276,7 @@ func (p *Provider) quit() {
 		p.team = nil
 		p.w.disband(t)
 	}
-	p.a, p.training, p.save, p.stop, p.over = nil, false, false, false, false
+	p.a, p.training, p.save, p.hold, p.stop, p.over = nil, false, false, false, false, false
 }
 
 func (w *World) disband(t *team) {
@@ -323,6 +326,7 @@ func (p *Provider) do(a machine.Action) {
 		}
 	case machine.SetMark:
 		if p.a != nil && p.a.Run == a.Run {
+			p.hold = p.hold || a.Mark == order.Hold
 			p.save = p.save || a.Mark == order.Checkpoint
 			p.stop = p.stop || a.Mark == order.Stop
 		}
@@ -333,6 +337,15 @@ func (p *Provider) do(a machine.Action) {
 		p.w.after(latency, func() {
 			p.step(machine.Ended{Run: a.Run, Outcome: a.Outcome, Why: a.Why, Kind: a.Kind, Peer: a.Peer})
 		})
+	case machine.Bring:
+		for _, s := range p.stash {
+			if s.ref == a.Blob && s.run == a.Run && s.stage == a.Stage {
+				p.saves = append(p.saves, func() { p.bringHeld(s) })
+				if !p.saving {
+					p.next()
+				}
+			}
+		}
 	case machine.Quit:
 		if p.welcome {
 			p.toHostLast(&proto.Bye{Reason: a.Why})
@@ -366,8 +379,9 @@ func (p *Provider) begin(a *proto.Assign) {
 	if err := json.Unmarshal(a.Plan, &plan); err != nil {
 		panic(err)
 	}
-	p.Segment, p.own, t.of = plan.Segment, plan.Own, plan.Clusters
+	p.Segment, p.own, t.of, p.copies = plan.Segment, plan.Own, plan.Clusters, plan.Copies
 	p.load(a)
+	p.stash = nil
 	bytes := int64(0)
 	if a.Resume != nil {
 		for _, part := range a.Resume.Parts {
@@ -545,10 +559,10 @@ func (w *World) together(t *team) []*team {
 // average ends a round of all clusters. A step that none of them has done, or two of them,
 // is missing from the weights.
 func (w *World) average(all []*team) {
-	save, stop := false, false
+	save, hold, stop := false, false, false
 	for _, t := range all {
-		save, stop = save || t.ps[0].save, stop || t.ps[0].stop
-		t.ps[0].save = false
+		save, hold, stop = save || t.ps[0].save, hold || t.ps[0].hold, stop || t.ps[0].stop
+		t.ps[0].save, t.ps[0].hold = false, false
 	}
 	at := all[0].ps[0].at
 	last := at >= w.Steps || stop
@@ -570,6 +584,11 @@ func (w *World) average(all []*team) {
 	for _, t := range all {
 		clear(t.did)
 		t.from, t.to = at, w.roundEnd(at)
+		if hold && !save && !last {
+			for _, p := range t.ps {
+				p.keep()
+			}
+		}
 		if !last && !(save && (t.cluster == 0 || w.apart)) {
 			continue
 		}

@@ -74,6 +74,8 @@ type World struct {
 	// Replicas is how many replicas share the batches of an epoch, Span the number of batches
 	// in a round, after which replicas are averaged. 0: one. Clusters share the replicas.
 	Replicas, Span int
+	// Hold says that stages hold states in memory, and Copies that neighbours have copies of them.
+	Hold, Copies bool
 	// Before is called before message i, counted over both directions, is delivered between
 	// the host and a provider; false drops the message.
 	Before func(i int, id string, msg proto.Message) bool
@@ -340,7 +342,11 @@ func (w *World) plan(a run.AskPlan) run.Plan {
 		}
 		for i, n := 0, len(ms); i < n; i++ {
 			pl.Segment = snapshot.Segment{From: Nodes * i / n, To: Nodes * (i + 1) / n}
-			p.Placed = append(p.Placed, pl.assign(ms[i], c, i, n))
+			a := pl.assign(ms[i], c, i, n)
+			a.Hold, a.Copied = w.Hold, w.Hold && w.Copies && n > 1
+			pl.Copies = a.Copied
+			a.Plan = pl.raw()
+			p.Placed = append(p.Placed, a)
 		}
 	}
 	return p
@@ -351,6 +357,15 @@ type placement struct {
 	snapshot.Segment
 	Clusters int   `json:"clusters"`
 	Own      []int `json:"own,omitempty"` // replicas; none: all
+	Copies   bool  `json:"copies,omitempty"`
+}
+
+func (p placement) raw() json.RawMessage {
+	raw, err := json.Marshal(p)
+	if err != nil {
+		panic(err)
+	}
+	return raw
 }
 
 // Place gives a member of the pool a stage that a world's provider can train, of a run with
@@ -360,13 +375,8 @@ func Place(m run.Member, cluster, stage, stages int, seg snapshot.Segment) run.A
 }
 
 func (p placement) assign(m run.Member, cluster, stage, stages int) run.Assignment {
-	raw, err := json.Marshal(p)
-	if err != nil {
-		panic(err)
-	}
-	seg := p.Segment
 	return run.Assignment{
-		MemberID: m.ID, Cluster: cluster, Stage: stage, Stages: stages, Segment: seg, Plan: raw,
+		MemberID: m.ID, Cluster: cluster, Stage: stage, Stages: stages, Segment: p.Segment, Plan: p.raw(),
 		Graph: proto.Ref{SHA256: strings.Repeat("a", 64), Size: 1},
 	}
 }

@@ -1,0 +1,87 @@
+package provider
+
+import (
+	"bytes"
+	"context"
+	"testing"
+
+	"github.com/ravnest/ravnest/engine/wire"
+	"github.com/ravnest/ravnest/signaling/proto"
+)
+
+// silent is a host that takes messages.
+type silent struct {
+	Host
+	said chan proto.Message
+}
+
+func (h *silent) Send(_ context.Context, m proto.Message) error { h.said <- m; return nil }
+
+// FuzzCopy: pieces of copies, in any order and of any size, make a state that is what was sent or
+// none at all, within the limit that the plan says.
+func FuzzCopy(f *testing.F) {
+	f.Add([]byte{0, 3, 1, 3}, uint16(6))
+	f.Add([]byte{0, 3, 0, 3, 1, 3}, uint16(6))
+	f.Add([]byte{0, 3, 2, 3, 1, 3}, uint16(6))
+	f.Add([]byte{0, 200}, uint16(200))
+	f.Fuzz(func(t *testing.T, pieces []byte, total uint16) {
+		host := &silent{said: make(chan proto.Message, len(pieces))}
+		d := &driver{host: host}
+		r := &attempt{d: d, host: host, a: &proto.Assign{Run: "r"}, ctx: t.Context()}
+		in := &incoming{r: r, of: Copy{Of: 1, By: 0, Bytes: 128}, receipts: make(chan wire.Header, copyAhead+1)}
+		var sent []byte // of the copy that began last
+		next, broken := uint32(0), true
+		for i := 0; i+1 < len(pieces); i += 2 {
+			h := wire.Header{Kind: wire.Copy, Rows: uint32(pieces[i]), Seq: 7, Elems: uint32(total)}
+			piece := bytes.Repeat([]byte{byte(i)}, int(pieces[i+1]))
+			if len(piece) == 0 {
+				continue
+			}
+			in.take(h, piece)
+			if h.Rows == 0 {
+				sent, next, broken = nil, 0, total > 128
+			}
+			if h.Rows != next || len(sent)+len(piece) > int(total) {
+				broken = true
+			}
+			if !broken {
+				sent, next = append(sent, piece...), next+1
+			}
+			d.wg.Wait()
+			if whole := !broken && len(sent) == int(total); whole {
+				m := (<-host.said).(*proto.Held)
+				if b := d.stash.find(m.Blob.SHA256); !bytes.Equal(b, sent) || m.Step != 7 || m.Stage != 1 {
+					t.Fatalf("a copy of %d bytes arrived as %d", len(sent), len(b))
+				}
+				broken = true
+			}
+			if len(host.said) > 0 {
+				t.Fatal("a copy that was not sent")
+			}
+		}
+	})
+}
+
+// TestStash: of each stage two states are held, and the memory of the oldest is used again.
+func TestStash(t *testing.T) {
+	var s stash
+	for i := range 5 {
+		for stage := range 2 {
+			b := append(s.buffer("r", stage), byte(i), byte(stage))
+			if i >= versions && cap(b) < 2 {
+				t.Error("the memory of an older state was not used")
+			}
+			s.add(&held{"r", stage, int64(i), refOf(b), b})
+		}
+	}
+	if len(s.all) != 2*versions {
+		t.Errorf("%d states are held, want %d", len(s.all), 2*versions)
+	}
+	for stage := range 2 {
+		for i := range 5 {
+			if got := s.find(refOf([]byte{byte(i), byte(stage)}).SHA256) != nil; got != (i >= 3) {
+				t.Errorf("state %d of stage %d: held %v", i, stage, got)
+			}
+		}
+	}
+}
