@@ -637,17 +637,14 @@ func (m *Machine) failed(now time.Time, x *member, msg *proto.Failed) {
 			l.blame = nil
 			break
 		}
-		if d := m.Doubt; d != nil && peer.Failed && d.Peer != x.ID {
-			return // the peer failed first, and closed its links
-		}
 		if m.Doubt == nil {
-			m.Doubt = &doubt{Why: why, Peer: peer.ID, Until: now.Add(m.set.Heartbeat)}
+			m.Doubt = &doubt{Until: now.Add(m.set.Heartbeat)}
 		}
-		m.Doubt.Blame = m.accused(x.Name, peer.Name)
-		m.suspect(now, peer)
-		if peer == x || peer.Place == nil || peer.Failed {
-			m.judge(now) // nothing more can be heard from it
+		m.Doubt.Reports = append(m.Doubt.Reports, accusation{From: x.ID, Peer: peer.ID, Why: why})
+		if !peer.Failed && peer != x && peer.Place != nil {
+			m.suspect(now, peer)
 		}
+		m.hear(now)
 		return
 	case proto.FailedMemory:
 		// Trying again would not give it more memory.
@@ -656,23 +653,6 @@ func (m *Machine) failed(now time.Time, x *member, msg *proto.Failed) {
 		l.blame = nil
 	}
 	m.lose(now, l)
-}
-
-// doubt is a report of a broken link that is not acted on until its peer has been heard.
-// A stage that fails first reports why and then closes its links, but its neighbours have
-// their own connections to the host, and their reports may arrive first. So the peer is
-// pinged: anything it has sent arrives before its pong.
-type doubt struct {
-	Why, Blame string
-	Peer       string // ID
-	Until      time.Time
-}
-
-// judge ends the attempt because of a broken link on which the peer did not report.
-func (m *Machine) judge(now time.Time) {
-	d := m.Doubt
-	m.Doubt = nil
-	m.lose(now, loss{sentinel: ErrProviderLost, why: d.Why, blame: []string{d.Blame}})
 }
 
 // loss is the reason why an attempt ends early.

@@ -15,9 +15,9 @@ import (
 	"github.com/ravnest/ravnest/signaling/run/runtest"
 )
 
-// holding is settings without any checkpoint in the store before the end.
-const holdSteps = 120
+const holdSteps = 80
 
+// holding is settings without any checkpoint in the store before the end.
 var holding = run.Settings{Checkpoint: -1, Hold: 20 * time.Millisecond}
 
 // holdingWorld is a world whose stages hold states: one cluster of two stages with copies, one of
@@ -62,15 +62,16 @@ func redone(w *runtest.World) (all []int64) {
 
 func TestHold(t *testing.T) {
 	for _, kind := range holdingKinds {
-		for _, at := range []time.Duration{390, 430, 570, 610} {
+		for _, at := range []time.Duration{210, 250, 290, 330} {
 			w := holdingWorld(kind, runtest.New)
 			w.Run(at * time.Millisecond)
 			w.Provider("p1").Kill()
 			w.Run(time.Minute)
 			whole(t, w)
 			inOrder(t, w)
-			// The host looks every 50 ms, which is 5 steps; a copy takes one, and a round four.
-			if all := redone(w); len(all) != 1 || all[0] > 16 {
+			// The host looks every 50 ms, and the others notice after 30 ms; clusters do two steps in
+			// 10 ms, and a round is four.
+			if all := redone(w); len(all) != 1 || all[0] > 24 {
 				t.Errorf("%s: killed after %v ms, done again: %v steps", kind, int(at), all)
 			}
 			for _, r := range w.Reports {
@@ -91,7 +92,7 @@ func TestHold(t *testing.T) {
 func TestHoldWithoutCopies(t *testing.T) {
 	w := holdingWorld("two", runtest.New)
 	w.Copies = false
-	w.Run(450 * time.Millisecond)
+	w.Run(300 * time.Millisecond)
 	w.Provider("p0").Kill()
 	w.Run(time.Minute)
 	whole(t, w)
@@ -114,7 +115,7 @@ func TestHoldEveryFault(t *testing.T) {
 				t.Parallel()
 				plain := holdingWorld(kind, runtest.New)
 				plain.Run(time.Minute)
-				stride := 5
+				stride := 7
 				if testing.Short() {
 					stride = 31
 				}
@@ -197,7 +198,7 @@ func TestHoldNotBrought(t *testing.T) {
 				}
 				return true
 			}
-			w.Run(450 * time.Millisecond)
+			w.Run(300 * time.Millisecond)
 			w.Provider("p1").Kill()
 			w.Join("n1", "")
 			w.Join("n2", "")
@@ -213,7 +214,7 @@ func TestHoldNotBrought(t *testing.T) {
 
 func TestHoldRestored(t *testing.T) {
 	w := holdingWorld("clusters apart", runtest.Recorded)
-	w.Run(450 * time.Millisecond)
+	w.Run(300 * time.Millisecond)
 	w.Provider("p1").Kill()
 	w.Run(time.Minute)
 	whole(t, w)

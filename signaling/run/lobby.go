@@ -154,6 +154,9 @@ func (m *Machine) leave(now time.Time, id, reason string, polite bool) {
 		return // turned away, or told to go
 	}
 	m.remove(x)
+	if !polite {
+		m.gone(x.Name)
+	}
 	if m.Rescue != nil {
 		defer func() {
 			if m.Rescue != nil {
@@ -370,9 +373,7 @@ func (m *Machine) receive(now time.Time, x *member, msg proto.Message) {
 			x.Met = true
 			m.gather(now)
 		}
-		if d := m.Doubt; d != nil && d.Peer == x.ID {
-			m.judge(now)
-		}
+		m.answered(now, x)
 	case *proto.Bye:
 		m.act(HangUp{ID: x.ID, Reason: "bye"})
 		m.leave(now, x.ID, wish(msg.Reason), true)
