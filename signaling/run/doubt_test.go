@@ -21,7 +21,9 @@ func struck(t *testing.T, w *runtest.World) (names []string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var st struct{ Strikes map[string]struct{ Count int } }
+	var st struct {
+		Strikes map[string]struct{ Count int }
+	}
 	if err := json.Unmarshal(b, &st); err != nil {
 		t.Fatal(err)
 	}
