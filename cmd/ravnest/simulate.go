@@ -21,7 +21,9 @@ func simulateCommand() *cli.Command {
 		Description: "Runs the decision logic of a real run on random computers, links and sessions.\nThe same seed gives the same figures.",
 		Flags: []cli.Flag{
 			jsonFlag,
-			&cli.IntFlag{Name: "providers", Value: 100, Usage: "number of providers at a time; one cluster trains, the rest are spares"},
+			&cli.IntFlag{Name: "providers", Value: 100, Usage: "number of providers at a time; those that are in no cluster are spares"},
+			&cli.IntFlag{Name: "replicas", Value: 1, Usage: "replicas of the job, which as many clusters share as pay"},
+			&cli.IntFlag{Name: "reduce-factor", Value: 8, Usage: "updates of each replica between averages"},
 			&cli.Float64Flag{Name: "hours", Value: 24, Usage: "length of the run"},
 			&cli.Uint64Flag{Name: "seed", Value: 1, Usage: "seed of the random computers, links and sessions"},
 			&cli.Float64Flag{Name: "session", Usage: "mean `HOURS` that a provider stays; 0: nobody leaves (default: 10.4, as in SETI@home)"},
@@ -42,9 +44,14 @@ func runSimulation(c *cli.Context) (err error) {
 	if !(session >= 0 && session <= 1e5) {
 		return fmt.Errorf("--session %v: give 0 to 100000 hours", session)
 	}
+	for name, least := range map[string]int{"replicas": 1, "reduce-factor": 1} {
+		if n := c.Int(name); n < least {
+			return fmt.Errorf("--%s %d: give %d or more", name, n, least)
+		}
+	}
 	o := simulate.Options{
 		Providers: c.Int("providers"), Time: time.Duration(hours * float64(time.Hour)), Seed: c.Uint64("seed"),
-		Session: time.Duration(session * float64(time.Hour)),
+		Session: time.Duration(session * float64(time.Hour)), Replicas: c.Int("replicas"), Updates: c.Int("reduce-factor"),
 		Hour: func(h int, r simulate.Result) {
 			fmt.Fprintf(os.Stderr, "hour %d of %.4g: %d steps saved, %d recoveries, %.0f %% of a run without losses\n", h, hours, r.Steps, r.Recoveries, 100*r.Throughput)
 		},
@@ -87,7 +94,10 @@ func writeSimulation(w io.Writer, r simulate.Result) {
 		stays = fmt.Sprintf("who stay %.3g h on average", r.Session)
 	}
 	fmt.Fprintf(w, "%d providers for %.4g h, %s, seed %d, a heartbeat of %.3g s\n", r.Providers, r.Hours, stays, r.Seed, r.HeartbeatS)
-	fmt.Fprintf(w, "trained     %d steps: %.1f %% of the %.0f of a run without losses, at %.3g s a step\n", r.Steps, 100*r.Throughput, math.Floor(r.QuietSteps), r.StepS)
+	if r.Replicas > 1 {
+		fmt.Fprintf(w, "clusters    %d at the end, %d at most, for %d replicas\n", r.Clusters, r.Most, r.Replicas)
+	}
+	fmt.Fprintf(w, "trained     %d steps, %.0f an hour: %.1f %% of the %.0f of a run without losses, at %.3g s a step\n", r.Steps, r.PerHour, 100*r.Throughput, math.Floor(r.QuietSteps), r.StepS)
 	fmt.Fprintf(w, "repeated    %d steps, %.1f %% of the work\n", r.Redone, 100*r.RedoneShare)
 	fmt.Fprintf(w, "losses      %d, training resumed after %.3g s (median), %.3g s (90 %%), %.3g s (longest); %.0f s in total\n", r.Recoveries, r.Median, r.P90, r.Longest, r.Idle)
 	fmt.Fprintf(w, "checkpoints %d, one every %.3g s\n", r.Checkpoints, r.CheckpointS)

@@ -19,7 +19,7 @@ import (
 )
 
 func (m *Machine) submit(now time.Time, e Submit) {
-	m.Job, m.Phase, m.inOrder = &e.Job, Gathering, nil
+	m.Job, m.Phase, m.inOrder, m.wishes, m.absent = &e.Job, Gathering, nil, nil, nil
 	m.Attempt, m.Interrupted, m.state.Saved, m.Prior = 0, false, nil, nil
 	m.Strikes, m.Objects = map[string]*strike{}, map[string]bool{}
 	m.Saves, m.Pending, m.CommitOK, m.StoreErr = nil, nil, true, ""
@@ -570,7 +570,11 @@ func (m *Machine) stuck(now time.Time) {
 	for _, k := range m.clusters() {
 		c := m.Clusters[k]
 		bound := max(m.set.Stall, 8*c.LongGap)
-		if m.busyUploading() || now.Sub(c.Moved) < bound || !behind[k] {
+		if !behind[k] {
+			c.Waited = now // and it has as long as ever once the others are there
+			continue
+		}
+		if m.busyUploading() || now.Sub(c.Moved) < bound || now.Sub(c.Waited) < bound {
 			continue
 		}
 		var who *member

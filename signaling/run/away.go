@@ -28,7 +28,7 @@ func (m *Machine) away(now time.Time, e Away) {
 	if x.Away == "" {
 		x.Away = "its connection closed"
 	}
-	m.absent = nil
+	m.absent = m.with(m.absent, x)
 }
 
 // back notes that it has one again.
@@ -39,7 +39,7 @@ func (m *Machine) back(now time.Time, e Back) {
 	}
 	after := now.Sub(x.AwayAt)
 	x.Away, x.AwayAt, x.Seen = "", time.Time{}, now
-	m.absent = nil
+	m.absent = without(m.absent, x)
 	m.ping(now, x)
 	m.report(Returned{Member: x.Member, After: after})
 	m.gather(now)

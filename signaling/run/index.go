@@ -13,7 +13,7 @@ import (
 
 // index is derived from the state and not part of it. A nil field is rebuilt when it is
 // needed. inOrder, placed and wishes are never modified in place, so that members can be
-// removed while a loop walks over one of them.
+// removed while a loop walks over one of them; nor is absent.
 type index struct {
 	inOrder []*member
 	placed  []*member
@@ -61,10 +61,10 @@ func (m *Machine) remove(x *member) {
 		m.placed = nil
 	}
 	if x.Wish != "" {
-		m.wishes = nil
+		m.wishes = without(m.wishes, x)
 	}
 	if x.Away != "" {
-		m.absent = nil
+		m.absent = without(m.absent, x)
 	}
 	if s, ok := strings.CutPrefix(x.Name, "node_"); ok {
 		if n, err := strconv.Atoi(s); err == nil && n >= 0 {
@@ -73,6 +73,29 @@ func (m *Machine) remove(x *member) {
 			}
 		}
 	}
+}
+
+// with is a list in order and a member that is not in it. A list that is not known stays so.
+func (m *Machine) with(list []*member, x *member) []*member {
+	if list == nil {
+		return nil
+	}
+	i, _ := slices.BinarySearchFunc(list, x, m.before)
+	return slices.Insert(slices.Clone(list), i, x)
+}
+
+// without is a list without a member; that of nobody is empty and not nil.
+func without(list []*member, x *member) []*member {
+	if list == nil {
+		return nil
+	}
+	rest := make([]*member, 0, len(list))
+	for _, y := range list {
+		if y != x {
+			rest = append(rest, y)
+		}
+	}
+	return rest
 }
 
 // freeNumber returns the smallest N for which node_N is not in use and may be used.

@@ -22,7 +22,16 @@ func TestIndex(t *testing.T) {
 		case rng.IntN(400) == 0:
 			m.Step(now, Tick{})
 		case m.Members[id] != nil:
-			m.Step(now, Leave{ID: id, Reason: "test"})
+			switch rng.IntN(6) {
+			case 0:
+				m.Step(now, Message{ID: id, Msg: &proto.Leaving{Reason: "lunch"}})
+			case 1:
+				m.Step(now, Away{ID: id})
+			case 2:
+				m.Step(now, Back{ID: id})
+			default:
+				m.Step(now, Leave{ID: id, Reason: "test"})
+			}
 		default:
 			name := []string{"", "", "zoe", "amy"}[rng.IntN(4)]
 			m.Step(now, Join{ID: id, Hello: proto.Hello{Name: name}})
@@ -33,6 +42,12 @@ func TestIndex(t *testing.T) {
 		}
 		if got, want := m.assigned(), fresh.assigned(); !slices.Equal(got, want) {
 			t.Fatalf("step %d: %d and %d members have stages", i, len(got), len(want))
+		}
+		if got, want := m.missing(), fresh.missing(); !slices.Equal(got, want) {
+			t.Fatalf("step %d: %d and %d members have no connection", i, len(got), len(want))
+		}
+		if got, want := m.wishing(), fresh.wishing(); !slices.Equal(got, want) {
+			t.Fatalf("step %d: %d and %d members want to leave", i, len(got), len(want))
 		}
 		if len(m.names()) != len(fresh.names()) {
 			t.Fatalf("step %d: %d names of %d members", i, len(m.names()), len(m.Members))

@@ -331,9 +331,10 @@ func (m *Machine) tick(now time.Time) {
 	case Connecting:
 		m.late(now)
 	case Running:
-		m.stuck(now)
-		m.ask(now, false)
-		m.askHold(now)
+		if m.stuck(now); m.Phase == Running { // or the attempt is over
+			m.ask(now, false)
+			m.askHold(now)
+		}
 	case Draining:
 		m.drain(now)
 	}
@@ -350,7 +351,7 @@ func (m *Machine) slept(gap time.Duration) {
 		}
 	}
 	for _, c := range m.Clusters {
-		c.Moved = c.Moved.Add(gap)
+		c.Moved, c.Waited = c.Moved.Add(gap), c.Waited.Add(gap)
 	}
 	if !m.Deadline.IsZero() {
 		m.Deadline = m.Deadline.Add(gap)
@@ -435,7 +436,9 @@ func (m *Machine) rightStage(now time.Time, x *member, stage int) bool {
 // leaving answers a wish to leave: the member goes at once if nothing would be lost,
 // otherwise after the next checkpoint.
 func (m *Machine) leaving(now time.Time, x *member, msg *proto.Leaving) {
-	m.wishes = nil
+	if x.Wish == "" {
+		m.wishes = m.with(m.wishes, x)
+	}
 	x.Wish = msg.Reason
 	if x.Wish == "" {
 		x.Wish = "no reason given"

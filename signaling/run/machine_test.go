@@ -756,7 +756,8 @@ func TestSlowDownloadIsWaitedFor(t *testing.T) {
 }
 
 func TestStuckStageIsFound(t *testing.T) {
-	r := started(t, nil)
+	// Checkpoints are due all the time: that must not disturb the end of the attempt.
+	r := started(t, func(s *Settings) { s.Checkpoint = time.Second })
 	at := func(id string, stage int, step, in, out int64) {
 		r.step(Message{ID: id, Msg: &proto.Progress{Run: "j-1", Stage: stage, Step: step, In: in, Out: out}})
 	}
@@ -813,13 +814,19 @@ func TestWaitingClusterIsNotStuck(t *testing.T) {
 		at("p1", 0, step, moved, moved)
 		at("p2", 1, step, moved, moved)
 	}
+	// The slow one is there too: now nobody is ahead, and who has waited so long is not stuck.
+	step, moved = 16, moved+10
+	at("p1", 0, step, moved, moved)
+	at("p2", 1, step, moved, moved)
+	r.silence(2*time.Second, "p0", "p1", "p2")
 	r.phase(Running)
+	at("p0", 0, 32, 0, 0)
 	r.silence(time.Second, "p0", "p1", "p2")
 	at("p1", 0, step+1, moved, moved+10)
 	at("p2", 1, step, moved+10, moved)
 	for range 205 {
 		r.silence(time.Second, "p0", "p1", "p2")
-		at("p0", 0, 16, 0, 0)
+		at("p0", 0, 32, 0, 0)
 		at("p1", 0, step+1, moved, moved+10)
 		at("p2", 1, step, moved+10, moved)
 	}

@@ -301,6 +301,7 @@ type cluster struct {
 	Last    time.Time     // when the last checkpoint was complete, or training started
 	Cost    time.Duration // of the slowest upload so far
 	Moved   time.Time     // when any of its stages last made progress
+	Waited  time.Time     // when it last was further than another
 	LongGap time.Duration // longest time without progress so far
 }
 

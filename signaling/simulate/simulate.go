@@ -32,8 +32,11 @@ type Options struct {
 	Session   time.Duration // mean; 0: MeanSession, negative: nobody leaves
 	Steps     int           // after which the run ends; 0: it ends after Time
 	Model     Model         // zero: Blocks
-	Placer    Placer        // nil: Best
-	Trace     io.Writer     // receives a trace of the host's machine, unless nil
+	// Replicas are shared by as many clusters as pay, at most one each; 0: one. Each trains
+	// Updates batches between two averages; 0: 8.
+	Replicas, Updates int
+	Placer            Placer    // nil: Best
+	Trace             io.Writer // receives a trace of the host's machine, unless nil
 	// Hour is called at every full hour of the simulation.
 	Hour func(h int, r Result)
 }
@@ -42,6 +45,8 @@ type Options struct {
 const (
 	MaxProviders = 15000 // supported by the planner, with room for newcomers
 	MaxTime      = 10000 * time.Hour
+	MaxReplicas  = 64
+	MaxUpdates   = 1024
 )
 
 // ErrOptions is wrapped by errors about Options.
@@ -54,10 +59,18 @@ func (o *Options) fill() error {
 	if o.Model == (Model{}) {
 		o.Model = Blocks()
 	}
+	o.Replicas = max(o.Replicas, 1)
+	if o.Updates == 0 {
+		o.Updates = 8
+	}
 	if o.Placer == nil {
-		o.Placer = Best{}
+		o.Placer = Best{Replicas: o.Replicas, Updates: o.Updates}
 	}
 	switch {
+	case o.Replicas > MaxReplicas:
+		return fmt.Errorf("%w: %d replicas; 1 to %d are supported", ErrOptions, o.Replicas, MaxReplicas)
+	case o.Updates < 1 || o.Updates > MaxUpdates:
+		return fmt.Errorf("%w: %d updates between averages; 1 to %d are supported", ErrOptions, o.Updates, MaxUpdates)
 	case o.Providers < 1 || o.Providers > MaxProviders:
 		return fmt.Errorf("%w: %d providers; 1 to %d are supported", ErrOptions, o.Providers, MaxProviders)
 	case o.Time <= 0 || o.Time > MaxTime:
@@ -81,10 +94,14 @@ type Result struct {
 	Seed       uint64  `json:"seed"`
 	Session    float64 `json:"mean_session_h"` // 0: nobody left
 	HeartbeatS float64 `json:"heartbeat_s"`
+	Replicas   int     `json:"replicas"`
+	Clusters   int     `json:"clusters"`      // in the last plan
+	Most       int     `json:"most_clusters"` // in any plan
+	PerHour    float64 `json:"steps_per_h"`   // batches that were trained and kept
 
 	Steps       int     `json:"steps"`           // in the last checkpoint
-	StepS       float64 `json:"step_s"`          // of the first cluster
-	QuietSteps  float64 `json:"quiet_steps"`     // that the first cluster would do in the time if nobody left
+	StepS       float64 `json:"step_s"`          // a batch, of the first clusters together
+	QuietSteps  float64 `json:"quiet_steps"`     // that the first clusters would do in the time if nobody left
 	Throughput  float64 `json:"throughput"`      // Steps divided by QuietSteps
 	Redone      int     `json:"redone_steps"`    // lost and repeated
 	RedoneShare float64 `json:"redone_share"`    // of all steps
@@ -132,7 +149,8 @@ func Run(ctx context.Context, o Options) (Result, error) {
 			return time.Duration(8 * float64(n) / of(p).Down * float64(time.Second))
 		},
 		Closed: 500 * time.Millisecond, Silent: 3500 * time.Millisecond,
-		Place:  func(pool []run.Member) ([]run.Assignment, error) { return o.Placer.Place(o.Model, pool) },
+		Average: s.average, Wait: 30 * time.Second,
+		Place:  s.place,
 		Report: s.report, Forget: true,
 	}
 	if o.Trace != nil {
@@ -153,7 +171,13 @@ func Run(ctx context.Context, o Options) (Result, error) {
 		steps = 1 << 40
 	}
 	s.began = s.w.Now
-	s.w.Submit(run.Job{ID: "simulated", Raw: json.RawMessage(`{}`), Want: min(o.Providers, o.Model.Stages), Replan: true}, steps)
+	job := run.Job{ID: "simulated", Raw: json.RawMessage(`{}`), Want: min(o.Providers, o.Model.Stages), Replan: true}
+	if o.Replicas > 1 {
+		s.w.Replicas, s.w.Span = o.Replicas, o.Replicas*o.Updates
+		s.w.Epoch = epochRounds * s.w.Span
+		job.Span, job.Batches = int64(s.w.Span), int64(s.w.Epoch)
+	}
+	s.w.Submit(job, steps)
 	if err := s.run(ctx); err != nil {
 		return Result{}, err
 	}
@@ -217,6 +241,39 @@ func (s *sim) leave(p *runtest.Provider, how way) {
 	}
 }
 
+// epochRounds is how many rounds an epoch has where there are replicas.
+const epochRounds = 100
+
+// place is the planner, and notes what it does.
+func (s *sim) place(pool []run.Member) ([]run.Assignment, error) {
+	as, err := s.o.Placer.Place(s.o.Model, pool)
+	if err != nil {
+		return nil, err
+	}
+	n := 0
+	for _, a := range as {
+		n = max(n, a.Cluster+1)
+	}
+	s.r.Clusters, s.r.Most = n, max(s.r.Most, n)
+	if s.first == 0 {
+		s.first = s.o.Model.round(pool, as, s.o.Replicas, s.o.Updates)
+	}
+	return as, nil
+}
+
+// average returns how long clusters take to average what they have: each stage sends and
+// receives what it holds almost twice.
+func (s *sim) average(clusters [][]*runtest.Provider) time.Duration {
+	var ms []holder
+	for _, ps := range clusters {
+		for _, p := range ps {
+			v := of(p)
+			ms = append(ms, holder{p.Segment.To - p.Segment.From, min(v.Up, v.Down)})
+		}
+	}
+	return s.o.Model.averaging(ms, len(clusters))
+}
+
 // step returns the time of a cluster's update, computed from its members' figures.
 func (s *sim) step(ps []*runtest.Provider) time.Duration {
 	m := s.o.Model
@@ -236,11 +293,7 @@ func (s *sim) step(ps []*runtest.Provider) time.Duration {
 			LinkSeconds:    8 * cuts * m.Cut / min(v.Up, v.Down),
 		}
 	}
-	d := m.step(stages)
-	if s.first == 0 {
-		s.first = d
-	}
-	return d
+	return m.step(stages)
 }
 
 // report handles a report to the requester.
@@ -324,6 +377,7 @@ func (s *sim) result() Result {
 			r.Steps = int(c.Position.Step)
 		}
 	}
+	r.Replicas, r.PerHour = o.Replicas, float64(r.Steps)/took.Hours()
 	r.StepS = s.first.Seconds()
 	if s.first > 0 {
 		r.QuietSteps = float64(took) / float64(s.first)

@@ -60,6 +60,25 @@ func TestSameSeedSameOutput(t *testing.T) {
 	}
 }
 
+// TestClusters: clusters share the replicas, train more than one alone, and end with the weights
+// of one process, whoever comes and goes.
+func TestClusters(t *testing.T) {
+	o := simulate.Options{Providers: 30, Time: 3 * time.Hour, Seed: 2, Session: 6 * time.Hour, Updates: 16}
+	alone := simulated(t, o)
+	o.Replicas = 4
+	several, again := simulated(t, o), simulated(t, o)
+	if several != again {
+		t.Errorf("the same seed gives\n%+v and\n%+v", several, again)
+	}
+	if several.Error != "" || several.Clusters < 2 || several.Recoveries == 0 || several.PerHour < 1.1*alone.PerHour {
+		t.Errorf("4 replicas:\n%+v\none:\n%+v", several, alone)
+	}
+	o.Session = -1
+	if quiet := simulated(t, o); quiet.Recoveries+quiet.Redone > 0 || quiet.Throughput < 0.85 || quiet.Throughput > 1.15 {
+		t.Errorf("nobody left, and %+v", quiet)
+	}
+}
+
 // TestChurnChangesWhenNotWhat checks that a run with churn gives the result of one without.
 func TestChurnChangesWhenNotWhat(t *testing.T) {
 	o := simulate.Options{Providers: 20, Time: 100 * time.Hour, Seed: 3, Steps: 300}
@@ -88,6 +107,8 @@ func TestImpossibleOptions(t *testing.T) {
 		{Providers: simulate.MaxProviders + 1, Time: time.Hour},
 		{Providers: 1},
 		{Providers: 1, Time: time.Hour, Session: time.Millisecond},
+		{Providers: 1, Time: time.Hour, Replicas: simulate.MaxReplicas + 1},
+		{Providers: 1, Time: time.Hour, Updates: -1},
 	} {
 		if _, err := simulate.Run(t.Context(), o); !errors.Is(err, simulate.ErrOptions) {
 			t.Errorf("%+v: %v", o, err)

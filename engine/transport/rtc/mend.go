@@ -15,8 +15,6 @@ type mended struct {
 	net.Conn
 	begin time.Time
 
-	writing sync.Mutex // held while packets go out, so that they do so in order
-
 	mu    sync.Mutex
 	path  *repair.Path
 	timer *time.Timer
@@ -48,35 +46,26 @@ func (m *mended) schedule(now time.Duration) {
 func (m *mended) tick() {
 	m.mu.Lock()
 	m.due = 0
+	var again [][]byte
 	if now := m.now(); !m.over {
 		if due := m.path.Due(); due > 0 && due <= now {
-			m.path.Tick(now)
+			again = m.path.Tick(now)
 		}
 		m.schedule(now)
 	}
 	m.mu.Unlock()
-	m.repeat()
+	m.repeat(again)
 }
 
-// repeat sends again what was lost. Errors show at the next packet that SCTP sends.
-func (m *mended) repeat() {
-	m.writing.Lock()
-	defer m.writing.Unlock()
-	for {
-		m.mu.Lock()
-		raw := m.path.Next(m.now())
-		m.mu.Unlock()
-		if raw == nil {
-			return
-		}
+// repeat sends packets again. Errors show at the next packet that SCTP sends.
+func (m *mended) repeat(again [][]byte) {
+	for _, raw := range again {
 		_, _ = m.Conn.Write(raw)
 	}
 }
 
 // Write implements net.Conn. It keeps b, which SCTP makes anew for each packet.
 func (m *mended) Write(b []byte) (int, error) {
-	m.writing.Lock()
-	defer m.writing.Unlock()
 	m.mu.Lock()
 	now := m.now()
 	send := m.path.Out(now, b)
@@ -96,15 +85,11 @@ func (m *mended) Read(b []byte) (int, error) {
 	}
 	m.mu.Lock()
 	now := m.now()
-	up := m.path.In(now, b[:n])
-	again := m.path.Waiting()
+	up, again := m.path.In(now, b[:n])
 	m.schedule(now)
 	m.mu.Unlock()
-	n = copy(b, up)
-	if again {
-		m.repeat()
-	}
-	return n, nil
+	m.repeat(again)
+	return copy(b, up), nil
 }
 
 // Close implements net.Conn.

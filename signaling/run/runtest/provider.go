@@ -4,6 +4,7 @@ package runtest
 // plain numbers.
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -57,6 +58,7 @@ type Provider struct {
 	over     bool
 	saves    []func() // uploads waiting for the one in progress
 	saving   bool
+	averaged int64 // counts what it receives at the ends of rounds
 }
 
 type key struct {
@@ -70,6 +72,7 @@ type team struct {
 	ps    []*Provider
 	of    int  // teams of the run
 	turns bool // it is training
+	turn  int  // counts what it was to do next, of which only the last counts
 
 	from, to int          // steps of the round under way
 	did      map[int]bool // steps of it, where there are several teams
@@ -322,7 +325,7 @@ func (p *Provider) do(a machine.Action) {
 		p.training = true
 		if t := p.team; p.a.Stage == 0 && !t.turns {
 			t.turns = true
-			p.w.after(step, func() { p.w.train(t) })
+			p.w.later(t, step)
 		}
 	case machine.SetMark:
 		if p.a != nil && p.a.Run == a.Run {
@@ -476,25 +479,82 @@ func (w *World) train(t *team) {
 	case !some:
 		return
 	case !ready: // not all have started yet, or one is frozen
-		w.after(step, func() { w.train(t) })
+		w.later(t, step)
 		return
 	case t.ps[0].over:
 		return
 	case t.to < 0:
 		t.from, t.to = t.ps[0].at, w.roundEnd(t.ps[0].at)
 	}
+	var pause time.Duration
 	if t.ps[0].at >= t.to || t.of == 1 && t.ps[0].at == t.from {
 		all := w.together(t)
 		if all == nil { // it waits for another cluster
-			w.after(step, func() { w.train(t) })
+			w.later(t, cmp.Or(w.nature.Wait, step))
 			return
 		}
-		if w.average(all); t.ps[0].over {
+		if w.nature.Average != nil && t.of > 1 {
+			pause = w.nature.Average(members(all))
+		}
+		w.average(all)
+		for _, o := range all {
+			if o != t && w.nature.Wait > 0 && !o.ps[0].over {
+				w.later(o, pause)
+			}
+		}
+		if t.ps[0].over {
+			return
+		}
+		if pause > 0 {
+			w.transfer(all, pause)
+			w.later(t, pause)
 			return
 		}
 	}
 	w.work(t)
-	w.after(w.nature.Step(t.ps), func() { w.train(t) })
+	w.later(t, w.nature.Step(t.ps))
+}
+
+// transfer reports, every few seconds of d, that clusters receive what they average.
+func (w *World) transfer(all []*team, d time.Duration) {
+	const often = 10 * time.Second
+	if d <= often {
+		return
+	}
+	w.after(often, func() {
+		for _, t := range all {
+			if w.teams[t.key] != t {
+				return
+			}
+			for _, p := range t.ps {
+				if p != nil && p.here() && !p.frozen {
+					p.averaged++
+					p.toHost(&proto.Progress{Run: t.run, Stage: p.a.Stage, Step: int64(p.at), In: p.averaged})
+				}
+			}
+		}
+		w.transfer(all, d-often)
+	})
+}
+
+// later lets a cluster go on after d, instead of when it was to go on before.
+func (w *World) later(t *team, d time.Duration) {
+	t.turn++
+	n := t.turn
+	w.after(d, func() {
+		if t.turn == n {
+			w.train(t)
+		}
+	})
+}
+
+// members are the providers of some clusters.
+func members(all []*team) [][]*Provider {
+	ps := make([][]*Provider, len(all))
+	for i, t := range all {
+		ps[i] = t.ps
+	}
+	return ps
 }
 
 // work is a cluster's next batch.
@@ -506,7 +566,7 @@ func (w *World) work(t *team) {
 	}
 	var losses []proto.Loss
 	if at < t.to {
-		if losses = []proto.Loss{{Step: int64(at), Epoch: at / Batches, Loss: proto.Real(1 / float64(at+1))}}; t.of > 1 {
+		if losses = []proto.Loss{{Step: int64(at), Epoch: at / w.epoch(), Loss: proto.Real(1 / float64(at+1))}}; t.of > 1 {
 			t.did[at] = true
 		}
 		for at++; at < t.to && !leaf.owns(w, at); at++ {
@@ -516,7 +576,9 @@ func (w *World) work(t *team) {
 		if t.of == 1 {
 			p.learn(p.at)
 		}
-		p.at = at
+		if p.at = at; t.of > 1 && p != leaf && w.nature.Wait > 0 { // the host looks who is behind
+			p.toHost(&proto.Progress{Run: t.run, Stage: p.a.Stage, Step: int64(at)})
+		}
 	}
 	leaf.toHost(&proto.Progress{Run: t.run, Stage: leaf.a.Stage, Step: int64(at), Losses: losses})
 }
@@ -530,14 +592,14 @@ func (p *Provider) learn(step int) {
 
 // owns tells whether a batch is of one of the provider's replicas.
 func (p *Provider) owns(w *World, step int) bool {
-	return len(p.own) == 0 || slices.Contains(p.own, step%Batches%max(w.Replicas, 1))
+	return len(p.own) == 0 || slices.Contains(p.own, step%w.epoch()%max(w.Replicas, 1))
 }
 
 // roundEnd is where the round ends that step at is in.
 func (w *World) roundEnd(at int) int {
-	span := max(w.Span, 1)
-	end := at/Batches*Batches + (at%Batches/span+1)*span
-	return min(end, (at/Batches+1)*Batches, w.Steps)
+	span, n := max(w.Span, 1), w.epoch()
+	end := at/n*n + (at%n/span+1)*span
+	return min(end, (at/n+1)*n, w.Steps)
 }
 
 // together are all teams of a run, once all of them are at their round's end.
@@ -646,11 +708,11 @@ func (p *Provider) bring(a *proto.Assign, b []byte, at int, over bool) {
 				w.Traffic.Uploaded += bytes
 				w.Store[g.Object] = b
 				w.Step(run.Upload{ID: p.ID, Run: a.Run, Stage: a.Stage, Object: g.Object, Blob: ref})
-				raw, err := json.Marshal(order.Position{Epoch: at / Batches, Batch: at % Batches, Step: uint64(at)})
+				raw, err := json.Marshal(order.Position{Epoch: at / w.epoch(), Batch: at % w.epoch(), Step: uint64(at)})
 				if err != nil {
 					panic(err)
 				}
-				p.toHost(&proto.Saved{Run: a.Run, Stage: a.Stage, Step: int64(at), Epoch: at / Batches, Blob: ref, Position: raw})
+				p.toHost(&proto.Saved{Run: a.Run, Stage: a.Stage, Step: int64(at), Epoch: at / w.epoch(), Blob: ref, Position: raw})
 				p.step(machine.Saving{Run: a.Run})
 				if over {
 					p.step(machine.Ended{Run: a.Run, Outcome: machine.Done, Step: int64(at)})

@@ -52,6 +52,11 @@ type Nature struct {
 	// Closed and Silent are how long peers take to notice that a link was closed, and that a
 	// link has fallen silent. Silent 0: only the host notices.
 	Closed, Silent time.Duration
+	// Average is how long the end of a round takes of these clusters; nil: no time.
+	Average func(clusters [][]*Provider) time.Duration
+	// Wait is how often a cluster that waits for others looks whether they are there. 0: as
+	// often as tests want; else it goes on at once when they are.
+	Wait time.Duration
 	// Place is the planner; nil: the first members of the pool get equal shares.
 	Place func(pool []run.Member) ([]run.Assignment, error)
 	// Report receives the reports to the requester; nil: they go to World.Reports.
@@ -76,6 +81,8 @@ type World struct {
 	Replicas, Span int
 	// Hold says that stages hold states in memory, and Copies that neighbours have copies of them.
 	Hold, Copies bool
+	// Epoch is the number of batches of an epoch; 0: Batches.
+	Epoch int
 	// Before is called before message i, counted over both directions, is delivered between
 	// the host and a provider; false drops the message.
 	Before func(i int, id string, msg proto.Message) bool
@@ -366,6 +373,20 @@ func (p placement) raw() json.RawMessage {
 		panic(err)
 	}
 	return raw
+}
+
+// Share gives a member of the pool a stage of one of several clusters, which trains some of
+// the replicas.
+func Share(m run.Member, cluster, clusters int, replicas []int, stage, stages int, seg snapshot.Segment) run.Assignment {
+	return placement{Segment: seg, Clusters: clusters, Own: replicas}.assign(m, cluster, stage, stages)
+}
+
+// epoch is the number of batches of an epoch.
+func (w *World) epoch() int {
+	if w.Epoch > 0 {
+		return w.Epoch
+	}
+	return Batches
 }
 
 // Place gives a member of the pool a stage that a world's provider can train, of a run with
