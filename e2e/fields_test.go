@@ -124,3 +124,32 @@ func classesOf(t *testing.T, out string) []byte {
 	}
 	return b
 }
+
+// TestPretraining: a BERT learns hidden words and the order of sentences by LAMB, with a warm-up
+// and sixteen batches an update, on two providers as in one process.
+func TestPretraining(t *testing.T) {
+	s := newScene(t)
+	tmp := t.TempDir()
+	local, cut := filepath.Join(tmp, "local"), filepath.Join(tmp, "cut")
+	for _, dir := range []string{local, cut} {
+		s.ok("ravnest", "init", dir, "--example", "bert-pretrain", "--steps", "64", "--epochs", "1")
+		edit(t, filepath.Join(dir, "job.json"), `"warmup": 32`, `"warmup": 2`)
+	}
+	s.ok("ravnest", "train", "--local", local)
+	s.demo("--providers", "2", "--dir", cut)
+	for _, f := range []string{"losses.txt", "metrics.csv", "trained/trained_state_dict.safetensors"} {
+		if !bytes.Equal(read(t, cut, f), read(t, local, f)) {
+			t.Errorf("%s differs from that of one process", f)
+		}
+	}
+	job := string(read(t, local, "job.json"))
+	for _, want := range []string{`"name": "lamb"`, `"update_frequency": 16`, `"name": "warmup_linear"`, `"target": "order"`} {
+		if !strings.Contains(job, want) {
+			t.Errorf("the job has no %s:\n%s", want, job)
+		}
+	}
+	head, _, _ := strings.Cut(string(read(t, local, "metrics.csv")), "\n")
+	if want := "perplexity,accuracy_order"; !strings.HasSuffix(head, want) {
+		t.Errorf("the table of metrics begins with %q, want %q", head, want)
+	}
+}

@@ -14,7 +14,7 @@ import (
 
 // builtin are the data sets that come with the program.
 var builtin = map[string]func() (*Set, error){
-	"digits": Digits, "sorter": Sorter, "sums": Sums, "topics": Topics, "shapes": Shapes,
+	"digits": Digits, "sorter": Sorter, "sums": Sums, "topics": Topics, "shapes": Shapes, "days": Days,
 }
 
 // Builtin finds a data set that comes with the program; ok tells whether there is one of
@@ -57,6 +57,7 @@ const (
 	setSums uint32 = iota + 1
 	setTopics
 	setShapes
+	setDays
 )
 
 // made builds a set of train and val rows from a function of a part.

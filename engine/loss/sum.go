@@ -4,6 +4,8 @@ package loss
 
 import (
 	"fmt"
+	"slices"
+	"strings"
 
 	"github.com/ravnest/ravnest/engine/job"
 	"github.com/ravnest/ravnest/engine/kernel"
@@ -30,6 +32,7 @@ type part struct {
 	from, n int // its elements of a row of answers
 	weight  float64
 	view    columns   // its targets
+	told    string    // what its accuracy is called among the metrics; "": it is not told
 	pred    []float32 // room for answers or gradients of its own, allocated when it is first needed
 }
 
@@ -91,9 +94,45 @@ func NewSum(j job.Spec, shapes [][]int, rows int) (*Sum, error) {
 				p.view = columns{total: s.target, from: at[k], n: f.Elems(), count: f.Classes, ignore: p.f.ignore}
 			}
 		}
+		if i > 0 && i <= maxTold && p.view.count > 0 && !looked(j.Losses[:i], l.Output) {
+			p.told = s.figure(j.Losses, l)
+		}
 		s.parts = append(s.parts, p)
 	}
 	return s, nil
+}
+
+// maxTold is the number of losses behind the first whose accuracy is told: the figures of a pass
+// are not many.
+const maxTold = 8
+
+// looked tells whether one of the losses looks at an output.
+func looked(ls []job.LossPart, output string) bool {
+	return slices.ContainsFunc(ls, func(l job.LossPart) bool { return l.Output == output })
+}
+
+// figure is what the accuracy of a loss is called, in letters and digits: after its target, or
+// after its output where several losses have that target.
+func (s *Sum) figure(ls []job.LossPart, l job.LossPart) string {
+	name, same := l.Target, 0
+	for _, o := range ls {
+		if o.Target == l.Target {
+			same++
+		}
+	}
+	if name == "" || same > 1 {
+		name = l.Output
+	}
+	name = "accuracy_" + strings.Map(func(r rune) rune {
+		if r == '_' || r == '-' || r == '.' || r >= '0' && r <= '9' || r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' {
+			return r
+		}
+		return '_'
+	}, name[:min(len(name), 32)])
+	if slices.ContainsFunc(s.parts, func(p part) bool { return p.told == name }) {
+		name = fmt.Sprintf("%s_%d", name, len(s.parts))
+	}
+	return name
 }
 
 func index(names []string, name string) int {
@@ -309,18 +348,30 @@ func (s *Sum) Names(y Targets) []string {
 	if s.single != nil {
 		return s.single.Names(y)
 	}
-	return s.parts[0].f.Names(s.parts[0].of(nil))
+	names := s.parts[0].f.Names(s.parts[0].of(nil))
+	for i := range s.parts {
+		if n := s.parts[i].told; n != "" {
+			names = append(names, n)
+		}
+	}
+	return names
 }
 
-// Metrics is Func.Metrics of the first loss.
+// Metrics is Func.Metrics of the first loss, and the accuracy of the other outputs.
 func (s *Sum) Metrics(to *Score, y Targets) []Metric {
 	if s.single != nil {
 		return s.single.Metrics(to, y)
 	}
 	if to.parts == nil {
-		to = &Score{parts: make([]Score, 1)}
+		to = &Score{parts: make([]Score, len(s.parts))}
 	}
-	return s.parts[0].f.Metrics(&to.parts[0], s.parts[0].of(nil))
+	ms := s.parts[0].f.Metrics(&to.parts[0], s.parts[0].of(nil))
+	for i := range s.parts {
+		if n := s.parts[i].told; n != "" {
+			ms = append(ms, Metric{Name: n, Value: share(to.parts[i].Correct, to.parts[i].Total)})
+		}
+	}
+	return ms
 }
 
 // SplitsOf is Splits for the loss of a job.

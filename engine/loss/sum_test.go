@@ -156,3 +156,28 @@ func TestFields(t *testing.T) {
 		t.Error("a cross entropy without classes")
 	}
 }
+
+// TestSeveralFigures: the accuracy of every output is told, under names of its own.
+func TestSeveralFigures(t *testing.T) {
+	j := job.Default()
+	j.Loss = job.CrossEntropy
+	j.Losses = []job.LossPart{{Output: "main", Target: "y"}, {Output: "aux 1", Target: "y"}, {Output: "aux_1", Target: "y"}, {Output: "order", Target: "z"}, {Output: "order", Target: "z"}}
+	l, err := loss.NewSum(j, [][]int{{2}, {2}, {2}, {2}}, 2)
+	if err != nil {
+		t.Fatal(err)
+	}
+	y := wide{[]float32{0, 1, 1, 1}, 2} // y and z of two rows
+	pred := []float32{1, 0, 0, 1, 1, 0, 0, 1, 1, 0, 0, 1, 1, 0, 0, 1}
+	var s loss.Score
+	l.Count(&s, pred, y, all(2), true)
+	want := []loss.Metric{{Name: "accuracy_aux_1", Value: .5}, {Name: "accuracy_aux_1_2", Value: .5}, {Name: "accuracy_order", Value: 1}}
+	got := l.Metrics(&s, y)
+	if len(got) != len(want) || len(l.Names(y)) != len(want) {
+		t.Fatalf("%v, names %v", got, l.Names(y))
+	}
+	for i, m := range got {
+		if m != want[i] || l.Names(y)[i] != m.Name {
+			t.Errorf("%v, want %v", m, want[i])
+		}
+	}
+}

@@ -125,10 +125,23 @@ var examples = map[string]example{
 		j.Data, j.Epochs, j.BatchSize, j.SaveEvery = "topics", 3, 4, 1
 		language(j, 5e-5)
 	}, nil},
+	"bert-pretrain": {func() *graph.Graph { return PretrainingBERT(BERTSmall) }, pretraining, nil},
 	"resnet18":      {func() *graph.Graph { return ResNet(ResNet18) }, images, residual(ResNet18)},
 	"resnet50":      {func() *graph.Graph { return ResNet(ResNet50) }, images, residual(ResNet50)},
 	"resnet50-tiny": {func() *graph.Graph { return ResNet(ResNet50Tiny) }, images, residual(ResNet50Tiny)},
 	"inception_v3":  {func() *graph.Graph { return inception(64, 10) }, images, inception},
+}
+
+// pretraining sets what a BERT is pre-trained with: words and sentence order, LAMB (You et al.,
+// arXiv 1904.00962), a learning rate that rises and falls, and 16 batches an update.
+func pretraining(j *job.Spec) {
+	j.Data, j.Loss, j.Epochs, j.BatchSize, j.ValEvery, j.SaveEvery = "days", job.CrossEntropy, 20, 8, 1, 5
+	j.Losses = []job.LossPart{{Output: BERTWords, Target: "words"}, {Output: BERTOrder, Target: "order"}}
+	j.Optimizer = job.DefaultOptimizer("lamb")
+	j.Optimizer.LR, j.Optimizer.NoDecay = 2e-2, []string{"bias", "norm"}
+	j.UpdateFrequency = 16
+	j.LR = job.DefaultLR("warmup_linear")
+	j.LR.Warmup = 32
 }
 
 // language sets what transformers are trained with.

@@ -14,7 +14,7 @@ import (
 // TestExamples: every example is a job that passes its own check and a graph that travels.
 func TestExamples(t *testing.T) {
 	params := map[string]int{ // as PyTorch counts them
-		"cnn": 16426, "gpt-sorter": 85728, "char-gpt": 10768128, "resnet18": 11181642, "resnet50": 23528522, "bert": 109483778, "resnet50-tiny": 23917832, "inception_v3": 21806058,
+		"cnn": 16426, "gpt-sorter": 85728, "char-gpt": 10768128, "resnet18": 11181642, "resnet50": 23528522, "bert": 109483778, "resnet50-tiny": 23917832, "inception_v3": 21806058, "bert-pretrain": 115332,
 	}
 	for _, name := range zoo.Names() {
 		e, err := zoo.Find(name)
