@@ -92,7 +92,7 @@ def step(m, inputs, seed=None):
 
 # Those that engine/importer keeps as test data: python census.py DIR small.
 SMALL = ["cnn", "autoencoder", "unet", "lstm_unrolled", "resmlp", "conv1d_audio", "encoder", "encoder_seq_first", "two_heads",
-         "einsum_mix", "upsampler", "padding_modes", "lstm_both_ways", "gru_rnn", "detached", "tied_decoder", "masked_pair"]
+         "einsum_mix", "upsampler", "padding_modes", "lstm_both_ways", "gru_rnn", "detached", "tied_decoder", "masked_pair", "argmax_pool"]
 
 
 def census(name, dir):
@@ -230,6 +230,11 @@ hf("mpnet", "MPNetForSequenceClassification", "MPNetConfig", **small, **off)
 hf("clip_text", "CLIPTextModelWithProjection", "CLIPTextConfig", max_position_embeddings=32, projection_dim=16, eos_token_id=98, **small)
 
 
+hf("gptj", "GPTJForCausalLM", "GPTJConfig", vocab_size=99, n_embd=32, n_layer=2, n_head=4, n_positions=32, rotary_dim=4, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0)
+hf("gpt2_classes", "GPT2ForSequenceClassification", "GPT2Config", vocab_size=99, n_embd=32, n_layer=2, n_head=4, n_positions=32, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, pad_token_id=0)
+hf("xlnet", "XLNetForSequenceClassification", "XLNetConfig", vocab_size=99, d_model=32, n_layer=2, n_head=4, d_inner=48, dropout=0.0, summary_last_dropout=0.0)
+
+
 def encoder_decoder(name, cls, config, **kw):
     def f():
         import transformers
@@ -268,6 +273,7 @@ patches = dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=4, inter
 seen("deit", "DeiTForImageClassification", "DeiTConfig", **patches, **off)
 seen("beit", "BeitForImageClassification", "BeitConfig", drop_path_rate=0.0, **patches, **off)
 seen("clip_vision", "CLIPVisionModelWithProjection", "CLIPVisionConfig", projection_dim=16, **patches)
+seen("dinov2", "Dinov2ForImageClassification", "Dinov2Config", hidden_size=32, num_hidden_layers=2, num_attention_heads=4, image_size=32, patch_size=8, **off)
 seen("segformer", "SegformerForImageClassification", "SegformerConfig", 64, hidden_sizes=[8, 16, 24, 32], depths=[1, 1, 1, 1], num_attention_heads=[1, 2, 3, 4], drop_path_rate=0.0, classifier_dropout_prob=0.0, **off)
 seen("mobilevit", "MobileViTForImageClassification", "MobileViTConfig", 64, image_size=64, hidden_sizes=[16, 24, 32], neck_hidden_sizes=[8, 8, 16, 16, 24, 32, 64], num_attention_heads=2, classifier_dropout_prob=0.0, **off)
 
@@ -279,14 +285,46 @@ def wav2vec2():
     c = transformers.Wav2Vec2Config(hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=48, conv_dim=(16, 16, 16), conv_stride=(5, 2, 2), conv_kernel=(10, 3, 3),
                                     num_conv_pos_embeddings=8, num_conv_pos_embedding_groups=4, hidden_dropout=0.0, attention_dropout=0.0, activation_dropout=0.0, feat_proj_dropout=0.0,
                                     layerdrop=0.0, apply_spec_augment=False, mask_time_prob=0.0)
-    return transformers.Wav2Vec2Model(c), (torch.randn(2, 1600),)
+    m = transformers.Wav2Vec2Model(c)
+    torch.nn.utils.parametrize.remove_parametrizations(m.encoder.pos_conv_embed.conv, "weight")  # weight normalisation
+    return m, (torch.randn(2, 1600),)
 
 
 vision("regnet_x_400mf")
 vision("efficientnet_v2_s")
 vision("convnext_small")
 vision("swin_v2_t", 64)
-vision("maxvit_t", 64, input_size=(64, 64))
+
+
+@model
+def maxvit():
+    import torchvision
+
+    return torchvision.models.MaxVit(input_size=(64, 64), stem_channels=16, partition_size=2, block_channels=[16, 32], block_layers=[1, 2], head_dim=8, stochastic_depth_prob=0.0, num_classes=10), (torch.randn(2, 3, 64, 64),)
+
+
+@model
+def mlp_mixer():
+    class Block(nn.Module):
+        def __init__(self, t, c):
+            super().__init__()
+            self.a, self.b = nn.LayerNorm(c), nn.LayerNorm(c)
+            self.tokens = nn.Sequential(nn.Linear(t, 2 * t), nn.GELU(), nn.Dropout(0.1), nn.Linear(2 * t, t))
+            self.channels = nn.Sequential(nn.Linear(c, 2 * c), nn.GELU(), nn.Dropout(0.1), nn.Linear(2 * c, c))
+
+        def forward(self, x):
+            x = x + self.tokens(self.a(x).permute(0, 2, 1)).permute(0, 2, 1)
+            return x + self.channels(self.b(x))
+
+    class Mixer(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem, self.blocks, self.norm, self.head = nn.Conv2d(3, 24, 8, 8), nn.Sequential(Block(16, 24), Block(16, 24)), nn.LayerNorm(24), nn.Linear(24, 10)
+
+        def forward(self, x):
+            return self.head(self.norm(self.blocks(self.stem(x).flatten(2).transpose(1, 2))).mean(1))
+
+    return Mixer(), (torch.randn(2, 3, 32, 32),)
 
 
 @model
@@ -577,6 +615,25 @@ def tied_decoder():
             return self.head(h)
 
     return Decoder(), (ids(11, 3, 5),)
+
+
+@model
+def argmax_pool():
+    class Pool(nn.Module):
+        """Vectors at positions that the tokens tell: of the greatest token, of the first 4, and of the last before the padding."""
+
+        def __init__(self):
+            super().__init__()
+            self.words, self.mix, self.head = nn.Embedding(11, 8), nn.Linear(8, 8), nn.Linear(8, 3)
+
+        def forward(self, x):
+            h, n = torch.tanh(self.mix(self.words(x))), torch.arange(x.shape[0])
+            greatest = h[n, x.to(torch.int).argmax(dim=-1)]
+            four = h[n, (x == 4).int().argmax(dim=-1)]
+            at = (torch.arange(x.shape[1]) * (x != 0).int()).argmax(-1, keepdim=True)
+            return self.head(greatest + 2 * four) * h[n, at[:, 0]][:, :3] + at * 0.1
+
+    return Pool(), (torch.tensor([[3, 9, 4, 9, 4, 0], [1, 2, 2, 10, 0, 0], [4, 5, 6, 7, 8, 9]]),)
 
 
 @model

@@ -57,15 +57,19 @@ type cutting struct {
 }
 
 // cuts says which of 2, 3 and 5 stages train to the bytes of one process.
-func cuts(g *graph.Graph, weights state.Dict, input []float32, rows int) (string, error) {
-	if len(g.Inputs) > 1 {
-		return "several inputs", nil
+func cuts(g *graph.Graph, weights state.Dict, inputs [][]float32, rows int) (string, error) {
+	input := make([]float32, 0, rows*g.InputElems()) // a row of each, side by side
+	for r := range rows {
+		for k, in := range g.Inputs {
+			n := in.Shape.Elems()
+			input = append(input, inputs[k][r*n:][:n]...)
+		}
 	}
 	c := cutting{g: g, job: job.Default(), weights: weights}
 	c.job.Name, c.job.Epochs, c.job.BatchSize, c.job.MicroBatches, c.job.ValEvery = "census", 2, rows, 1, 0
 	c.job.Optimizer = job.DefaultOptimizer("sgd")
 	c.job.Optimizer.LR = 1e-3
-	c.x = table{input, g.Shape(0).Elems()}
+	c.x = table{input, g.InputElems()}
 	c.y = table{make([]float32, rows*g.Shape(g.OutputValue()).Elems()), g.Shape(g.OutputValue()).Elems()}
 	kernel.Normal(c.y.v, kernel.NewStream(1, kernel.DomainTest, 1, 1))
 	one, err := train.New(train.Config{Job: c.job, Graph: g, TrainX: c.x, TrainY: c.y, ValX: c.x, ValY: c.y, Order: inOrder})

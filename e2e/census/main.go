@@ -99,8 +99,13 @@ func census(dir, name string) (r result, err error) {
 	if err := export(filepath.Join(dir, name), m, want); err != nil {
 		return r, fmt.Errorf("as ONNX: %w", err)
 	}
-	x, _ := want.Get("input.0")
-	if r.cuts, err = cuts(m.Graph, m.Weights, x.F32, x.Shape[0]); err != nil {
+	var inputs [][]float32
+	rows := 0
+	for i := range m.Graph.Inputs {
+		x, _ := want.Get(fmt.Sprintf("input.%d", i))
+		inputs, rows = append(inputs, x.F32), x.Shape[0]
+	}
+	if r.cuts, err = cuts(m.Graph, m.Weights, inputs, rows); err != nil {
 		return r, err
 	}
 	return r, nil

@@ -324,7 +324,7 @@ var advice = map[string]string{
 	"item":                     "a number that depends on the data cannot steer the model; keep it a tensor",
 	"_local_scalar_dense":      "a number that depends on the data cannot steer the model; keep it a tensor",
 	"grid_sampler":             "sampling at computed positions is not supported",
-	"argmax":                   "a position that depends on the data cannot be looked up; take a fixed one, or pool by a mask",
+	"_weight_norm":             "weight normalisation is not supported; before the export: torch.nn.utils.parametrize.remove_parametrizations(module, 'weight')",
 	"topk":                     "selection by value is not supported; use a mask or softmax weights",
 	"sort":                     "sorting is not supported",
 	"_native_batch_norm_legit": "export with model.train() and torch.export.export, without run_decompositions",

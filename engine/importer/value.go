@@ -30,6 +30,11 @@ type value struct {
 	list    []*value // of an ONNX model: a sequence of tensors
 	sizes   []number // of an ONNX model: integers, some of them multiples of the batch
 
+	// hot is set of positions that depend on the data: zeros with a one at the position, along
+	// hotAxis.
+	hot     *value
+	hotAxis int
+
 	buf    *buffer
 	sample bool  // the number of a sample in its batch: known to no row
 	along  int   // of an ONNX model: the axis of those samples

@@ -18,7 +18,7 @@ var viewOperators = map[string]operator{
 	"expand": expandOp, "expand_as": expandOp, "broadcast_to": expandOp, "repeat": repeatOp, "repeat_interleave": repeatInterleave,
 	"slice": sliceOp, "narrow": narrowOp, "select": selectOp, "split": splitOp, "split_with_sizes": splitOp, "chunk": splitOp, "unbind": unbind,
 	"cat": cat, "concat": cat, "stack": stack, "pad": padOp, "constant_pad_nd": padOp, "roll": roll, "flip": flip,
-	"channel_shuffle": channelShuffle, "pixel_shuffle": pixelShuffle, "index": indexOp, "index_select": indexSelect, "gather": gatherOp,
+	"channel_shuffle": channelShuffle, "pixel_shuffle": pixelShuffle, "index": indexOp, "index_select": indexSelect, "gather": gatherOp, "argmax": argmaxOp,
 }
 
 // reshapeOp gives a tensor the shape that the archive tells.
@@ -754,6 +754,10 @@ func indexOp(l *lowering, n *pt2.Node) {
 		if i != nil && l.graph.Tensors[argName(n, "indices", a)].DType == pt2.Boolean {
 			fail("with a mask; use torch.where")
 		}
+	}
+	if w := l.lookup(v, is); w != nil {
+		l.define(w)
+		return
 	}
 	l.define(l.index(v, is))
 }
