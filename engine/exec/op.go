@@ -234,10 +234,9 @@ func (o *linear) forward(f *frame) {
 
 // multiply is forward with its operand.
 func (o *linear) multiply(f *frame, x, scratch []float32) {
-	w, scratch := o.weights(f, f.params[o.w:][:o.out*o.in], scratch)
 	so, si := o.strides()
-	g := kernel.GemmArgs{M: f.rows * o.per, N: o.out, K: o.in, RS: o.in, KS: 1, BK: si, BJ: so, LDC: o.wide, ReLU: o.relu}
-	g.A, g.B, g.C = x, w, f.y(o.i)[o.first:]
+	g := kernel.GemmArgs{M: f.rows * o.per, N: o.out, K: o.in, RS: o.in, KS: 1, BK: si, BJ: so, LDC: o.wide, ReLU: o.relu, RoundB: o.rounds()}
+	g.A, g.B, g.C = x, f.params[o.w:][:o.out*o.in], f.y(o.i)[o.first:]
 	if o.b >= 0 {
 		g.ColBias = f.params[o.b:][:o.out]
 	}
@@ -251,11 +250,10 @@ func (o *linear) gradInput(f *frame, _ int, dst []float32) {
 
 // addInput: dx [N*per, in] = dy [N*per, out] w [out, in], or += with acc.
 func (o *linear) addInput(f *frame, dst, dy []float32, acc bool, scratch []float32) {
-	w, scratch := o.weights(f, f.params[o.w:][:o.out*o.in], scratch)
 	so, si := o.strides()
 	kernel.Gemm(f.team, &kernel.GemmArgs{
 		M: f.rows * o.per, N: o.in, K: o.out, A: dy[o.first:], RS: o.wide, KS: 1,
-		B: w, BK: so, BJ: si, C: dst, LDC: o.in, Acc: acc,
+		B: f.params[o.w:][:o.out*o.in], BK: so, BJ: si, C: dst, LDC: o.in, Acc: acc, RoundB: o.rounds(),
 	}, scratch)
 }
 
@@ -288,8 +286,8 @@ func (o *linear) sums() bool                        { return o.b >= 0 }
 
 func (o *linear) scratch() int {
 	m := o.rows * o.per
-	return max(kernel.GemmScratch(m, o.out, o.in), kernel.GemmScratch(m, o.in, o.out), kernel.GemmScratch(o.out, o.in, m), kernel.GemmScratch(o.in, o.out, m)) +
-		o.copies(o.out*o.in)
+	return max(o.gemmScratch(m, o.out, o.in), o.gemmScratch(m, o.in, o.out), kernel.GemmScratch(o.out, o.in, m), kernel.GemmScratch(o.in, o.out, m)) +
+		o.copies(0)
 }
 
 // relu reads its output in the backward pass, so its input may be overwritten.

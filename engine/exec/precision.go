@@ -220,6 +220,17 @@ func (o *product) gradient(f *frame, scratch []float32) (operand, rest []float32
 	return dy, scratch
 }
 
+// rounds tells whether products round what they are given as it is.
+func (o *product) rounds() bool { return o.p.cfg.Precision != Float32 }
+
+// gemmScratch is the floats of scratch of a product whose B may be rounded on its way.
+func (o *product) gemmScratch(m, n, k int) int {
+	if o.rounds() {
+		return kernel.GemmRoundScratch(m, n, k)
+	}
+	return kernel.GemmScratch(m, n, k)
+}
+
 // weights are parameters as operands of products.
 func (o *product) weights(f *frame, w, scratch []float32) (operand, rest []float32) {
 	if o.p.cfg.Precision == Float32 {

@@ -1,7 +1,7 @@
 // The matrix product, where the engine spends its time.
 //
 // The specification is GemmArgs.reference: every element of C is one dot product over
-// ascending k. The fast path is one loop nest, GemmArgs.block, over microkernels that differ
+// ascending k. The fast path is one loop nest, GemmArgs.blocks, over microkernels that differ
 // by instruction set. A block of k continues the sums that the block before left in C, so
 // blocking does not change the bits.
 
@@ -28,6 +28,9 @@ type GemmArgs struct {
 	// After the whole dot product: plus RowBias[i], plus ColBias[j], and ReLU.
 	RowBias, ColBias []float32
 	ReLU             bool
+	// RoundB takes the elements of B as operands in bfloat16 ([RoundBF16]), block by block on
+	// their way, without a copy of B.
+	RoundB bool
 
 	// For the windows of a convolution, element (k,j) of B is B[rows[k]+cols[j]], and BK and
 	// BJ are unused. Offsets in rows ascend by 1 within each group of run.
@@ -75,6 +78,20 @@ func GemmScratch(m, n, k int) int {
 	return k*min((n+maxLanes-1)/maxLanes*maxLanes, nBlock) + stripScratch(m, k) + 2*maxLanes
 }
 
+// roundScratch is the floats that a block of B takes while it is rounded.
+func roundScratch(n, k int) int { return min(k, kBlock)*min(n, nBlock) + maxLanes }
+
+// GemmRoundScratch is GemmScratch with RoundB.
+func GemmRoundScratch(m, n, k int) int { return GemmScratch(m, n, k) + roundScratch(n, k) }
+
+// scratch is the floats of scratch that g needs.
+func (g *GemmArgs) scratch() int {
+	if g.RoundB {
+		return GemmRoundScratch(g.M, g.N, g.K)
+	}
+	return GemmScratch(g.M, g.N, g.K)
+}
+
 // check panics if a slice is too short, as assembly does not check bounds.
 func (g *GemmArgs) check(scratch []float32) {
 	if g.M <= 0 || g.N <= 0 || g.K <= 0 {
@@ -92,8 +109,8 @@ func (g *GemmArgs) check(scratch []float32) {
 	if g.ColBias != nil {
 		_ = g.ColBias[g.N-1]
 	}
-	if len(scratch) < GemmScratch(g.M, g.N, g.K) {
-		panic("kernel: scratch is shorter than GemmScratch")
+	if len(scratch) < g.scratch() {
+		panic("kernel: scratch is shorter than GemmScratch, or GemmRoundScratch")
 	}
 }
 
@@ -107,8 +124,20 @@ func Gemm(t *Team, g *GemmArgs, scratch []float32) {
 
 // gemm is Gemm without the checks.
 func gemm(t *Team, g *GemmArgs, scratch []float32) {
-	if t.Threads() == 1 || g.M*g.N*g.K < smallWork {
-		g.block(tile, scratch)
+	if g.RoundB && (tile.module || g.alone(t)) { // the module has threads of its own
+		g.roundBlocks(t, tile, scratch)
+		return
+	}
+	g.share(t, scratch)
+}
+
+// alone tells whether one thread computes g.
+func (g *GemmArgs) alone(t *Team) bool { return t.Threads() == 1 || g.M*g.N*g.K < smallWork }
+
+// share computes g on the team's threads.
+func (g *GemmArgs) share(t *Team, scratch []float32) {
+	if g.alone(t) {
+		g.blocks(tile, scratch)
 		return
 	}
 	j := &t.gemm
@@ -171,7 +200,7 @@ func stripes(size, unit, parts int) (step, n int) {
 // Tile implements [Task].
 func (j *gemmTask) Tile(worker, i int) {
 	g := j.stripe(i)
-	g.block(tile, j.team.scratch(worker, GemmScratch(g.M, g.N, g.K), j.scratch))
+	g.block(tile, j.team.scratch(worker, g.scratch(), j.scratch))
 }
 
 // stripe is the product of tile i.
@@ -212,7 +241,11 @@ func (g *GemmArgs) reference() {
 				s = g.C[i*g.LDC+j]
 			}
 			for k := range g.K {
-				s = FMA(g.A[i*g.RS+k*g.KS], g.B[g.at(k, j)], s)
+				b := g.B[g.at(k, j)]
+				if g.RoundB {
+					b = bf16Operand(b)
+				}
+				s = FMA(g.A[i*g.RS+k*g.KS], b, s)
 			}
 			if g.RowBias != nil {
 				s += g.RowBias[i]
@@ -277,9 +310,18 @@ func aligned(scratch []float32) []float32 {
 	return scratch[(maxLanes-off)%maxLanes:]
 }
 
-// block computes the product on this thread, in blocks of columns and of k: all rows of A by
-// one block of B at a time.
+// block computes the product on this thread.
 func (g *GemmArgs) block(t *tiling, scratch []float32) {
+	if g.RoundB {
+		g.roundBlocks(nil, t, scratch)
+	} else {
+		g.blocks(t, scratch)
+	}
+}
+
+// blocks computes the product in blocks of columns and of k: all rows of A by one block of B at a
+// time.
+func (g *GemmArgs) blocks(t *tiling, scratch []float32) {
 	if t.module {
 		g.inModule(scratch)
 		return
@@ -356,6 +398,44 @@ func (g *GemmArgs) block(t *tiling, scratch []float32) {
 			}
 		}
 		g.finish(jc, jc+nc)
+	}
+}
+
+// roundBlocks computes the product by blocks of B that are rounded first, each while it is in
+// the cache: B itself is read once.
+func (g *GemmArgs) roundBlocks(team *Team, t *tiling, scratch []float32) {
+	parts := (g.K + kBlock - 1) / kBlock
+	kc := (g.K + parts - 1) / parts
+	block := aligned(scratch[:roundScratch(g.N, g.K)])
+	scratch = scratch[roundScratch(g.N, g.K):]
+	for jc := 0; jc < g.N; jc += nBlock {
+		p := *g
+		p.columns(jc, min(nBlock, g.N-jc))
+		p.RoundB = false
+		bias, relu := p.ColBias, p.ReLU
+		src, a, bk, bj := p.B, p.A, p.BK, p.BJ
+		for pc := 0; pc < g.K; pc += kc {
+			p.K = min(kc, g.K-pc)
+			rows, cols, step := p.K, p.N, bk // of what is contiguous
+			if p.B, p.BK, p.BJ = block, p.N, 1; bj != 1 {
+				rows, cols, step = p.N, p.K, bj
+				p.BK, p.BJ = 1, p.K
+			}
+			from := src[pc*bk:]
+			for r := range rows {
+				roundBF16(block[r*cols:][:cols], from[r*step:][:cols])
+			}
+			p.A, p.Acc = a[pc*g.KS:], g.Acc || pc > 0
+			p.RowBias, p.ColBias, p.ReLU = nil, nil, false
+			if pc+kc >= g.K {
+				p.RowBias, p.ColBias, p.ReLU = g.RowBias, bias, relu
+			}
+			if t.module {
+				p.share(team, scratch)
+			} else {
+				p.blocks(t, scratch)
+			}
+		}
 	}
 }
 

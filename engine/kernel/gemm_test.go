@@ -121,7 +121,7 @@ func gemmTCheck(t testing.TB, what string, teams []*Team, g GemmArgs) {
 	want.C = slices.Clone(c)
 	want.reference()
 	nan := float32(math.NaN())
-	need := GemmScratch(g.M, g.N, g.K)
+	need := g.scratch()
 	scratch := make([]float32, need+17)
 	gemmTEach(func(name string) {
 		for _, team := range teams {

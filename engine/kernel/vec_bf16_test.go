@@ -130,6 +130,23 @@ func TestGemmBF16(t *testing.T) {
 	}
 }
 
+// TestGemmRoundB: a product that rounds B on its way has the bits of one of rounded operands, over
+// several blocks of columns and of k.
+func TestGemmRoundB(t *testing.T) {
+	teams := gemmTTeams(t)
+	r := rand.New(rand.NewPCG(9, 8))
+	for name, f := range bf16TDraws() {
+		for _, s := range [][3]int{{1, 1, 1}, {7, 17, 9}, {13, 481, 33}, {3, 50, 401}, {40, 100, 70}} {
+			for form := range 4 {
+				g := gemmTArgs(r, s[0], s[1], s[2], form&1 != 0, form&2 != 0, r.IntN(3), f)
+				g.RoundB, g.ReLU, g.Acc = true, r.IntN(2) == 0, r.IntN(2) == 0
+				roundBF16(g.A, g.A)
+				gemmTCheck(t, fmt.Sprintf("%s, %v, form %d", name, s, form), teams, g)
+			}
+		}
+	}
+}
+
 // bf16TGemm checks a product of rounded operands in both classes of arithmetic.
 func bf16TGemm(t testing.TB, what string, teams []*Team, g GemmArgs) {
 	want := make([]float32, len(g.C))
@@ -167,5 +184,7 @@ func FuzzBF16(f *testing.F) {
 		roundBF16(g.B, g.B)
 		g.RowBias, g.ColBias = nil, nil
 		bf16TGemm(t, "product", teams, g)
+		g.B, g.RoundB = gemmTDraw(r, len(g.B), draw), true
+		gemmTCheck(t, "product of B as it is", teams, g)
 	})
 }
