@@ -15,7 +15,7 @@ UNIT := $(shell $(GO) list $(ROOMS) 2>/dev/null | grep -v '/e2e$$')
 HERE := "$$PWD"
 HERE_OUT := "$$(case '$(OUT)' in /*) echo '$(OUT)';; *) echo "$$PWD/$(OUT)";; esac)"
 
-.PHONY: build site need-node need-chromium demo test test-unit test-fused test-arm64 test-wasm test-e2e test-learning test-large test-matrix lint vet race fuzz generate check-generate bench bench-demo bench-engine bench-models bench-wasm bench-wire bench-pipeline bench-plan bench-replicas census release release-smoke clean need-go
+.PHONY: build site need-node need-chromium demo test test-unit test-fused test-arm64 test-wasm test-e2e test-learning test-large test-matrix lint vet race fuzz generate check-generate bench bench-demo bench-engine bench-models bench-wasm bench-wire bench-pipeline bench-plan bench-replicas bench-learn census release release-smoke clean need-go
 
 need-go:
 	@command -v $(GO) >/dev/null || { echo "go is missing: install Go 1.26 or later from your system's packages, then run make again" >&2; exit 1; }
@@ -169,6 +169,10 @@ bench-pipeline: need-go
 # What replicas learn, for each way of averaging: ARGS="-only char-gpt -seeds 3".
 bench-replicas: need-go
 	$(GO) run ./e2e/bench/replicas $(ARGS)
+
+# How well jobs learn in bf16, beside float32 and PyTorch's autocast: minutes.
+bench-learn: need-go
+	$(GO) run ./e2e/bench/learn $(ARGS)
 
 bench-wire: need-go
 	$(GO) test -run '^$$' -bench . -benchtime 0.5s ./engine/transport/...

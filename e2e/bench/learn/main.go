@@ -47,13 +47,16 @@ func tasks() []task {
 		{"cnn", zoo.CNN(), "cnn", []any{}, func(j *job.Spec) { j.Epochs = 40 }},
 		{"gpt-sorter", zoo.GPT(zoo.GPTSorter), "gpt", []any{3, 3, 48, 11, 3, 0.1}, func(j *job.Spec) { j.Epochs = 40 }},
 		{
-			"char-gpt", zoo.GPT(zoo.GPTConfig{Name: "char-gpt", Layers: 2, Heads: 2, Width: 64, Tokens: 256, Vocab: 29, Dropout: 0.1}), "gpt", []any{2, 2, 64, 256, 29, 0.1},
+			"char-gpt", zoo.GPT(zoo.GPTConfig{Name: "char-gpt", Layers: 2, Heads: 2, Width: 64, Tokens: 256, Vocab: 29, Dropout: 0.1}), "gpt",
+			[]any{2, 2, 64, 256, 29, 0.1},
 			func(j *job.Spec) { j.Epochs, j.Optimizer.LR = 3, 1e-3 },
 		},
 		{"resnet18", zoo.ResNet(small), "resnet", []any{[]int{2, 2, 2, 2}, false, 16, 10}, func(j *job.Spec) { j.Epochs = 6 }},
 		{
 			"bert", zoo.BERT(zoo.BERTConfig{Name: "bert", Layers: 2, Heads: 2, Width: 64, Inner: 128, Tokens: 128, Positions: 128, Vocab: 5000, Classes: 2, Dropout: 0.1}),
-			"bert", []any{2, 2, 64, 128, 128, 5000, 2, 0.1}, func(j *job.Spec) { j.Epochs, j.BatchSize, j.Optimizer.LR = 8, 8, 3e-4 },
+			"bert",
+			[]any{2, 2, 64, 128, 128, 5000, 2, 0.1},
+			func(j *job.Spec) { j.Epochs, j.BatchSize, j.Optimizer.LR = 8, 8, 3e-4 },
 		},
 	}
 }
