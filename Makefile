@@ -174,8 +174,12 @@ bench-replicas: need-go
 bench-learn: need-go
 	$(GO) run ./e2e/bench/learn $(ARGS)
 
+# What a byte costs and how fast it travels over a link, TLS and QUIC: on loopback, and as root
+# over emulated networks, slow, far and lossy: ARGS="-only loopback,lan-lossy -runs 3".
 bench-wire: need-go
 	$(GO) test -run '^$$' -bench . -benchtime 0.5s ./engine/transport/...
+	cd e2e/bench/_wire && $(GO) build -o ../../../bin/bench-wire .
+	bin/bench-wire $(ARGS)
 
 # A tab's kernels beside tfjs's and onnxruntime-web's, and its training step beside a
 # native one, in Chromium: ARGS="-only gemm -rounds 3".

@@ -971,7 +971,7 @@ func serve(c *cli.Context) (err error) {
 	}
 	defer func() { err = errors.Join(err, done()) }()
 	s, err := host.Serve(c.Context, p, host.Options{
-		Listener: ln, Site: pages, Edge: edge, Token: token, Members: members, Providers: c.Int("providers"), Clusters: c.Int("clusters"), Fresh: c.Bool("fresh"), Output: out, Trace: trace,
+		Listener: ln, Site: pages, Edge: edge, Token: token, Agent: "ravnest/" + version, Members: members, Providers: c.Int("providers"), Clusters: c.Int("clusters"), Fresh: c.Bool("fresh"), Output: out, Trace: trace,
 		Listening: func(_ context.Context, url string) error {
 			warnPlain(out.Err, url)
 			fmt.Fprintf(out.Err, "serving at %s: start providers with ravnest-provider --join %s\n", url, url)

@@ -49,6 +49,7 @@ const storeDir = "node_data/store"
 type Options struct {
 	Listener net.Listener
 	Token    string
+	Agent    string // the program and its release, told to providers
 	// Members admits providers by their keys; nil: only the token counts.
 	Members *Members
 	Site    http.Handler
@@ -313,7 +314,7 @@ func Serve(ctx context.Context, p *project.Project, opt Options) (Summary, error
 
 func (r *run) serve(ctx context.Context, job server.Job) (Summary, error) {
 	conf := server.Config{
-		Token: r.opt.Token, Store: r.store, Site: r.opt.Site, Once: true, Trace: r.opt.Trace,
+		Token: r.opt.Token, Agent: r.opt.Agent, Store: r.store, Site: r.opt.Site, Once: true, Trace: r.opt.Trace,
 		TLS: r.opt.Edge.TLS, Public: r.opt.Edge.Public, Proxy: r.opt.Edge.Proxy, RelayUDP: r.opt.Edge.RelayUDP,
 	}
 	if r.opt.Members != nil {

@@ -173,6 +173,7 @@ func Dial(ctx context.Context, addr string, opt Options) (*Conn, error) {
 	if err != nil {
 		return nil, err
 	}
+	opt.Hello.Address = u.String()
 	hello, err := proto.Encode(&opt.Hello)
 	if err != nil {
 		return nil, fmt.Errorf("signaling: %w", err)
@@ -273,7 +274,7 @@ func AskPass(ctx context.Context, addr string, opt Options) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	opt.Hello.Pass = true
+	opt.Hello.Pass, opt.Hello.Address = true, u.String()
 	hello, err := proto.Encode(&opt.Hello)
 	if err != nil {
 		return "", fmt.Errorf("signaling: %w", err)

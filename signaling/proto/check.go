@@ -194,6 +194,7 @@ func (m *Hello) check() error {
 	return first(
 		text("token", m.Token, MaxToken),
 		text("agent", m.Agent, MaxName),
+		text("address", m.Address, MaxURL),
 		text("platform", m.Platform, MaxName),
 		within("ram_bytes", m.RAM, 0, maxBytes),
 		within("threads", m.Threads, 0, 1<<16),
@@ -213,6 +214,9 @@ func (m *Proof) check() error { return lowerHex("signature", m.Signature, 128) }
 func (m *Pass) check() error { return text("pass", m.Token, MaxToken) }
 
 func (m *Welcome) check() error {
+	if err := text("agent", m.Agent, MaxName); err != nil {
+		return err
+	}
 	if len(m.ICE) > MaxICE {
 		return fmt.Errorf("%d ICE servers, the limit is %d", len(m.ICE), MaxICE)
 	}

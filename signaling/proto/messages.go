@@ -117,6 +117,9 @@ type Hello struct {
 	// Key is the provider's Ed25519 public key in lower-case hex; "": it has none. The host
 	// answers with a Challenge, which a Proof answers.
 	Key string `json:"key,omitempty"`
+	// Address is the URL at which the provider has called the host. A host that lets a key join
+	// without a token checks that it is its own, since another host might pass the proof on.
+	Address string `json:"address,omitempty"`
 	// Pass asks for a Pass in place of a Welcome.
 	Pass bool `json:"pass,omitempty"`
 	// Return asks to go on with a session whose connection has ended; the rest, but for
@@ -135,7 +138,7 @@ type Proof struct {
 }
 
 // Proven returns what a Proof signs: the challenge and the hello as it was sent, which has the
-// host's token in it, so that the proof is of no use to another host's requester.
+// host's token and the address called in it, so that the proof is of no use at another host.
 func Proven(nonce string, hello []byte) []byte {
 	sum := sha256.Sum256(hello)
 	return fmt.Appendf(nil, "ravnest hello\n%s\n%x", nonce, sum)
@@ -169,9 +172,10 @@ type Bench struct {
 
 // Welcome accepts a provider, for the first time or again.
 type Welcome struct {
-	ID        string      `json:"id"`      // public: how peers address it
-	Name      string      `json:"name"`    // the one asked for, or one chosen by the host
-	Session   string      `json:"session"` // secret: authorises its uploads and its return
+	Agent     string      `json:"agent,omitempty"` // the host's program and its release
+	ID        string      `json:"id"`              // public: how peers address it
+	Name      string      `json:"name"`            // the one asked for, or one chosen by the host
+	Session   string      `json:"session"`         // secret: authorises its uploads and its return
 	Heartbeat int         `json:"heartbeat_ms"`
 	Timeout   int         `json:"timeout_ms"` // silence after which an end counts as dead
 	Keep      int         `json:"keep_ms"`    // how long the session outlives its connection; 0: not at all

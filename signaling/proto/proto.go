@@ -92,9 +92,15 @@ var (
 // VersionError says that the peer speaks another version of the protocol.
 type VersionError struct {
 	Got, Want int
+	// Said is the error that the peer sent in its version: its code, message and hint are the
+	// same in all. nil: it was another message.
+	Said *Error
 }
 
 func (e *VersionError) Error() string {
+	if e.Said != nil && e.Said.Message != "" {
+		return e.Said.Error()
+	}
 	return fmt.Sprintf("the peer speaks protocol version %d, but this program speaks version %d: update the older of the two", e.Got, e.Want)
 }
 
@@ -272,9 +278,22 @@ func badEnvelope(b []byte, err error) error {
 		return fmt.Errorf("%w: it names no protocol version", ErrMalformed)
 	}
 	if *head.V != Version {
-		return &VersionError{Got: *head.V, Want: Version}
+		return &VersionError{Got: *head.V, Want: Version, Said: said(b)}
 	}
 	return fmt.Errorf("%w: %w", ErrMalformed, err)
+}
+
+// said reads an error of another version; nil: it is none.
+func said(b []byte) *Error {
+	var env envelope
+	if json.Unmarshal(b, &env) != nil || env.Type != "error" {
+		return nil
+	}
+	var e Error
+	if json.Unmarshal(env.Body, &e) != nil {
+		return nil
+	}
+	return &Error{Code: Code(cut(Text(string(e.Code)), MaxName)), Message: cut(Text(e.Message), MaxText), Hint: cut(Text(e.Hint), MaxText)}
 }
 
 // strict unmarshals b and refuses unknown fields and trailing data.

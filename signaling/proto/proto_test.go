@@ -20,13 +20,13 @@ func samples() []Message {
 		&Hello{
 			Token: "t", Name: "node_0", Agent: "ravnest-provider 0.1", Platform: "linux/amd64", Class: ClassFMA,
 			RAM: 8 << 30, Threads: 2, Bench: Bench{GEMM: 80.5, Conv: 60, Up: 1e8, Down: 2e8},
-			Return: &Return{Session: "0f", Got: 12}, Key: sum, Pass: true,
+			Return: &Return{Session: "0f", Got: 12}, Key: sum, Pass: true, Address: "https://example.org/train",
 		},
 		&Challenge{Nonce: sum},
 		&Proof{Signature: sum + sum},
 		&Pass{Token: "pass.x"},
 		&Welcome{
-			ID: "p1", Name: "node_0", Session: "0f", Heartbeat: 1500, Timeout: 4500, Keep: 4500, Got: 3,
+			Agent: "ravnest/v1.2.3", ID: "p1", Name: "node_0", Session: "0f", Heartbeat: 1500, Timeout: 4500, Keep: 4500, Got: 3,
 			ICE: []ICEServer{{URLs: []string{"stun:127.0.0.1:3478"}, Username: "u", Credential: "c"}},
 		},
 		&Error{Code: BadToken, Message: "the join token is wrong", Hint: "ask <the> requester & retry"},

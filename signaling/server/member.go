@@ -8,6 +8,11 @@ import (
 	"crypto/ed25519"
 	"encoding/hex"
 	"fmt"
+	"net"
+	"net/netip"
+	"net/url"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/coder/websocket"
@@ -36,7 +41,7 @@ func (s *Server) shows(token string) bool {
 }
 
 // prove has a provider sign that it holds the key of the hello that it has sent.
-func prove(ctx context.Context, ws *websocket.Conn, key string, hello []byte) error {
+func (s *Server) prove(ctx context.Context, ws *websocket.Conn, key string, hello []byte) error {
 	nonce := hexBytes(32)
 	b, err := proto.Encode(&proto.Challenge{Nonce: nonce})
 	if err != nil {
@@ -45,7 +50,7 @@ func prove(ctx context.Context, ws *websocket.Conn, key string, hello []byte) er
 	if err := ws.Write(ctx, websocket.MessageText, b); err != nil {
 		return err
 	}
-	_, msg, err := receive(ctx, ws)
+	_, msg, err := s.receive(ctx, ws)
 	if err != nil {
 		return err
 	}
@@ -70,11 +75,64 @@ func (s *Server) mayJoin(h *proto.Hello) error {
 		}
 		return nil
 	}
+	// Tokens, invitations and passes are this host's own; an allowed key is not.
+	byKey := h.Key != "" && !trusted && !proto.IsInvite(h.Token) && s.cfg.Members.Holder(h.Token) != h.Key && s.cfg.Members.Pass(h.Key) != ""
+	if byKey && !s.called(h.Address) {
+		return errAddress
+	}
 	a := member.Applicant{Key: h.Key, Token: h.Token, Trusted: trusted, Label: h.Name, Agent: h.Agent, Platform: h.Platform}
 	if err := s.cfg.Members.Admit(a); err != nil {
 		return err
 	}
 	return nil
+}
+
+var errAddress = &proto.Error{
+	Code: proto.Forbidden, Message: "the address at which the provider has called is not known to be this host's, so its key alone does not count",
+	Hint: "join with a token or an invitation, or ask the requester to give --public with the address that providers use",
+}
+
+// called reports whether an address is this host's: the one that it is known by outside, or one
+// of this machine's. Nothing that comes with the request counts, as who passes on another's
+// proof chooses that.
+func (s *Server) called(address string) bool {
+	u, err := url.Parse(address)
+	if err != nil {
+		return false
+	}
+	if p := s.cfg.Public; p != nil && strings.EqualFold(u.Hostname(), p.Hostname()) && portOf(u) == portOf(p) {
+		return true
+	}
+	if strings.EqualFold(u.Hostname(), "localhost") {
+		return true
+	}
+	ip, err := netip.ParseAddr(u.Hostname())
+	if err != nil {
+		return false
+	}
+	ip = ip.Unmap().WithZone("")
+	if ip.IsLoopback() {
+		return true
+	}
+	own, err := net.InterfaceAddrs()
+	if err != nil {
+		return false
+	}
+	return slices.ContainsFunc(own, func(a net.Addr) bool {
+		p, err := netip.ParsePrefix(a.String())
+		return err == nil && p.Addr().Unmap() == ip
+	})
+}
+
+// portOf returns the port of a URL, or its scheme's.
+func portOf(u *url.URL) string {
+	switch p := u.Port(); {
+	case p != "":
+		return p
+	case u.Scheme == "https":
+		return "443"
+	}
+	return "80"
 }
 
 // givePass answers an admitted hello that asks for no more than a pass.

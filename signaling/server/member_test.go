@@ -5,7 +5,11 @@ import (
 	"crypto/ed25519"
 	"encoding/hex"
 	"errors"
+	"net"
+	"net/http"
 	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
 	"sync"
 	"testing"
 	"time"
@@ -144,6 +148,58 @@ func TestProofs(t *testing.T) {
 }
 
 // TestBanned: who is banned is told so, and gone, while others stay.
+// TestRelayedProof: another host, at which an allowed provider calls, passes its hello and its
+// proof on to this one. The address that the provider has called gives it away.
+func TestRelayedProof(t *testing.T) {
+	b := &book{Book: member.New()}
+	ada := newSigner(t)
+	if err := b.Set(ada.shown, member.Allowed); err != nil {
+		t.Fatal(err)
+	}
+	public, err := ParsePublic("http://train.example")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := New(Config{Token: "secret", Members: b, Public: public})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = s.Shutdown(context.Background()) }()
+	web := httptest.NewServer(s.Handler())
+	defer web.Close()
+	to, err := url.Parse(web.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	relay := httptest.NewServer(&httputil.ReverseProxy{Rewrite: func(r *httputil.ProxyRequest) { r.SetURL(to) }})
+	defer relay.Close()
+	// Whatever name is called, the relay answers.
+	called := &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, network, relay.Listener.Addr().String())
+	}}}
+	hello := proto.Hello{Agent: "a", Platform: "p", Class: proto.ClassFMA, RAM: 1 << 30, Threads: 1}
+	for address, want := range map[string]bool{
+		"http://evil.example": false, "http://train.example": true, "http://TRAIN.example:80": true,
+		"http://train.example:8080": false, "http://192.0.2.1": false, "http://localhost:99": true,
+	} {
+		for _, token := range []string{"", "of another host"} {
+			c, err := client.Dial(t.Context(), address, client.Options{Token: token, Hello: hello, Identity: ada, HTTP: called})
+			if err == nil {
+				c.Close("")
+			}
+			if (err == nil) != want || !want && !errors.Is(err, proto.ErrForbidden) {
+				t.Errorf("%s with the token %q: %v", address, token, err)
+			}
+		}
+	}
+	// The host's own token is a secret of the two.
+	c, err := client.Dial(t.Context(), "http://elsewhere.example", client.Options{Token: "secret", Hello: hello, Identity: ada, HTTP: called})
+	if err != nil {
+		t.Fatalf("with the token, at a name that the host does not know: %v", err)
+	}
+	c.Close("")
+}
+
 func TestBanned(t *testing.T) {
 	b := &book{Book: member.New()}
 	s, err := New(Config{Members: b})

@@ -68,6 +68,7 @@ type Store interface {
 // zero value.
 type Config struct {
 	Token string // join token; "": none, for loopback only
+	Agent string // the program and its release, told to providers; "": not told
 	// Members admits providers by their keys, beside the token; nil: only the token counts.
 	Members Members
 	Site    http.Handler // serves all paths but /v1/; nil: a line of text
@@ -611,6 +612,7 @@ func (s *Server) send(a run.Send) error {
 	}
 	switch m := a.Msg.(type) {
 	case *proto.Welcome:
+		m.Agent = s.cfg.Agent
 		m.Session, m.ICE = sess.secret, append(append([]proto.ICEServer{}, s.cfg.ICE...), sess.ice...)
 		if s.cfg.Hosts != nil {
 			m.Hosts = s.cfg.Hosts()

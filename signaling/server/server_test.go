@@ -657,14 +657,14 @@ func TestUnreachable(t *testing.T) {
 }
 
 func TestVersionMismatch(t *testing.T) {
-	_, addr := start(t, server.Config{})
+	_, addr := start(t, server.Config{Agent: "ravnest/v0.9.1"})
 	ws := raw(t, addr)
 	if err := ws.Write(t.Context(), websocket.MessageText, []byte(`{"v":1,"type":"hello","body":{}}`)); err != nil {
 		t.Fatal(err)
 	}
 	m, err := hear(t, ws)
 	e, ok := m.(*proto.Error)
-	if !ok || e.Code != proto.BadVersion || !strings.Contains(e.Message, fmt.Sprint("version ", proto.Version)) || !strings.Contains(e.Message, "version 1") {
+	if !ok || e.Code != proto.BadVersion || !strings.Contains(e.Message, fmt.Sprint("version ", proto.Version)) || !strings.Contains(e.Message, "version 1") || !strings.Contains(e.Message, "v0.9.1") || !strings.Contains(e.Hint, "the provider is older") {
 		t.Errorf("the host said %#v, %v", m, err)
 	}
 	// The other way round: a newer host.
@@ -674,7 +674,7 @@ func TestVersionMismatch(t *testing.T) {
 	}
 	srv := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if ws, err := websocket.Accept(w, r, nil); err == nil {
-			_ = ws.Write(r.Context(), websocket.MessageText, []byte(`{"v":9,"type":"error","body":{"code":"version"}}`))
+			_ = ws.Write(r.Context(), websocket.MessageText, []byte(`{"v":9,"type":"error","body":{"code":"version","message":"this host (ravnest/v9.0.0) is newer","later":[1]}}`))
 			_ = ws.CloseNow()
 		}
 	})}
@@ -682,7 +682,7 @@ func TestVersionMismatch(t *testing.T) {
 	defer srv.Close()
 	_, err = client.Dial(t.Context(), ln.Addr().String(), client.Options{Hello: hello("")})
 	var v *proto.VersionError
-	if !errors.As(err, &v) || v.Got != 9 || v.Want != proto.Version {
+	if !errors.As(err, &v) || v.Got != 9 || v.Want != proto.Version || !strings.Contains(err.Error(), "v9.0.0") {
 		t.Errorf("got %v", err)
 	}
 }

@@ -471,7 +471,7 @@ func (t *turned) stop() {
 func (s *Server) hello(ws *websocket.Conn) (*proto.Hello, error) {
 	ctx, cancel := context.WithTimeout(s.door, s.cfg.HelloTimeout)
 	defer cancel()
-	raw, msg, err := receive(ctx, ws)
+	raw, msg, err := s.receive(ctx, ws)
 	if err != nil {
 		return nil, err
 	}
@@ -489,7 +489,7 @@ func (s *Server) hello(ws *websocket.Conn) (*proto.Hello, error) {
 		return hello, nil
 	}
 	if hello.Key != "" {
-		if err := prove(ctx, ws, hello.Key, raw); err != nil {
+		if err := s.prove(ctx, ws, hello.Key, raw); err != nil {
 			return hello, err
 		}
 	}
@@ -497,7 +497,7 @@ func (s *Server) hello(ws *websocket.Conn) (*proto.Hello, error) {
 }
 
 // receive reads a message of somebody who has not joined.
-func receive(ctx context.Context, ws *websocket.Conn) ([]byte, proto.Message, error) {
+func (s *Server) receive(ctx context.Context, ws *websocket.Conn) ([]byte, proto.Message, error) {
 	_, b, err := ws.Read(ctx)
 	if err != nil {
 		return nil, nil, err
@@ -505,16 +505,29 @@ func receive(ctx context.Context, ws *websocket.Conn) ([]byte, proto.Message, er
 	msg, err := proto.Decode(b)
 	var v *proto.VersionError
 	if errors.As(err, &v) {
-		return nil, nil, &proto.Error{
-			Code:    proto.BadVersion,
-			Message: fmt.Sprintf("the provider speaks protocol version %d, but this host speaks version %d", v.Got, v.Want),
-			Hint:    "update the older of the two",
-		}
+		return nil, nil, s.otherVersion(v)
 	}
 	if err != nil {
 		return nil, nil, &proto.Error{Code: proto.Protocol, Message: err.Error()}
 	}
 	return b, msg, nil
+}
+
+// otherVersion tells who speaks another version of the protocol what to do.
+func (s *Server) otherVersion(v *proto.VersionError) *proto.Error {
+	release := s.cfg.Agent
+	if release == "" {
+		release = "ravnest"
+	}
+	e := &proto.Error{
+		Code:    proto.BadVersion,
+		Message: fmt.Sprintf("the provider speaks protocol version %d, but this host (%s) speaks version %d", v.Got, release, v.Want),
+		Hint:    "the provider is older: get the release that the host runs; for a tab, reload the page",
+	}
+	if v.Got > v.Want {
+		e.Hint = "the host is older: ask its requester to update it, or lend with the release that it runs"
+	}
+	return e
 }
 
 // read takes in messages until the connection ends and says why it did, and whether that

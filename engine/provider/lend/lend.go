@@ -247,6 +247,9 @@ func (l *lender) joinAt(ctx context.Context, at string) (provider.Host, provider
 	}
 	l.was = true
 	l.cfg.Event("%s %s as %s: %.1f GFLOP/s, %d MB RAM, %d thread(s)", again, at, conn.Name(), l.bench.GEMM, l.cfg.RAM/1e6, l.cfg.Team.Threads())
+	if s := older(l.cfg.Agent, conn.Welcome().Agent); s != "" {
+		l.cfg.Event("%s", s)
+	}
 	if l.cfg.Joined != nil {
 		l.cfg.Joined(conn.Name(), provider.Bench{GEMM: l.bench.GEMM, Conv: l.bench.Conv})
 	}

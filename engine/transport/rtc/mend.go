@@ -15,6 +15,8 @@ type mended struct {
 	net.Conn
 	begin time.Time
 
+	writing sync.Mutex // held while packets go out, so that they do so in order
+
 	mu    sync.Mutex
 	path  *repair.Path
 	timer *time.Timer
@@ -46,26 +48,35 @@ func (m *mended) schedule(now time.Duration) {
 func (m *mended) tick() {
 	m.mu.Lock()
 	m.due = 0
-	var again [][]byte
 	if now := m.now(); !m.over {
 		if due := m.path.Due(); due > 0 && due <= now {
-			again = m.path.Tick(now)
+			m.path.Tick(now)
 		}
 		m.schedule(now)
 	}
 	m.mu.Unlock()
-	m.repeat(again)
+	m.repeat()
 }
 
-// repeat sends packets again. Errors show at the next packet that SCTP sends.
-func (m *mended) repeat(again [][]byte) {
-	for _, raw := range again {
+// repeat sends again what was lost. Errors show at the next packet that SCTP sends.
+func (m *mended) repeat() {
+	m.writing.Lock()
+	defer m.writing.Unlock()
+	for {
+		m.mu.Lock()
+		raw := m.path.Next(m.now())
+		m.mu.Unlock()
+		if raw == nil {
+			return
+		}
 		_, _ = m.Conn.Write(raw)
 	}
 }
 
 // Write implements net.Conn. It keeps b, which SCTP makes anew for each packet.
 func (m *mended) Write(b []byte) (int, error) {
+	m.writing.Lock()
+	defer m.writing.Unlock()
 	m.mu.Lock()
 	now := m.now()
 	send := m.path.Out(now, b)
@@ -85,11 +96,15 @@ func (m *mended) Read(b []byte) (int, error) {
 	}
 	m.mu.Lock()
 	now := m.now()
-	up, again := m.path.In(now, b[:n])
+	up := m.path.In(now, b[:n])
+	again := m.path.Waiting()
 	m.schedule(now)
 	m.mu.Unlock()
-	m.repeat(again)
-	return copy(b, up), nil
+	n = copy(b, up)
+	if again {
+		m.repeat()
+	}
+	return n, nil
 }
 
 // Close implements net.Conn.

@@ -59,6 +59,7 @@ type packet struct {
 	sent  time.Duration
 	seq   uint64 // position among all transmissions
 	sends int
+	lost  bool // and not yet sent again
 
 	// The state of the path when it was sent, for a sample of the rate.
 	delivered           int64
@@ -86,8 +87,9 @@ type Path struct {
 	chunks     []*packet
 	sizes      []int // of the chunks' data
 	head, tail *packet
-	inflight   int // bytes in packets that have not arrived
-	unacked    int // bytes that SCTP takes to be in flight: all chunks
+	waiting    []*packet // to be sent again
+	inflight   int       // bytes in packets that have not arrived
+	unacked    int       // bytes that SCTP takes to be in flight: all chunks
 	seq        uint64
 	blind      bool // something unexpected was seen: everything passes unchanged
 
@@ -204,7 +206,7 @@ func (p *Path) transmit(now time.Duration, k *packet) {
 		p.idle(now)
 	}
 	p.seq++
-	k.seq, k.sent = p.seq, now
+	k.seq, k.sent, k.lost = p.seq, now, false
 	k.sends++
 	p.sending(now, k, p.inflight)
 	k.prev, k.next = p.tail, nil
@@ -231,11 +233,34 @@ func (p *Path) unlink(k *packet) {
 	k.prev, k.next = nil, nil
 }
 
-// In is told of a packet from the peer. It returns the packet as SCTP is to see it, which may
-// be raw itself, changed, and packets to be sent again.
-func (p *Path) In(now time.Duration, raw []byte) (up []byte, again [][]byte) {
+// Next returns a packet that is to be sent again now, nil if there is none. It is to be called
+// until then after In and Tick. Packets must reach the path in the order in which Out and Next
+// were called, or they seem to be lost.
+func (p *Path) Next(now time.Duration) []byte {
+	for len(p.waiting) > 0 {
+		k := p.waiting[0]
+		if p.waiting = p.waiting[1:]; k.lost && k.left > 0 {
+			p.transmit(now, k)
+			return k.raw
+		}
+	}
+	return nil
+}
+
+// Waiting reports whether Next may return a packet.
+func (p *Path) Waiting() bool { return len(p.waiting) > 0 }
+
+// again notes that a packet is to be sent again.
+func (p *Path) again(k *packet) {
+	k.lost = true
+	p.waiting = append(p.waiting, k)
+}
+
+// In is told of a packet from the peer, and returns it as SCTP is to see it: raw itself, perhaps
+// changed.
+func (p *Path) In(now time.Duration, raw []byte) []byte {
 	if p.blind {
-		return raw, nil
+		return raw
 	}
 	changed := false
 	var rest []byte // the packet without the gaps
@@ -245,14 +270,14 @@ func (p *Path) In(now time.Duration, raw []byte) (up []byte, again [][]byte) {
 			binary.BigEndian.PutUint32(chunk[8:], min(binary.BigEndian.Uint32(chunk[8:]), uint32(p.window())))
 			changed = true
 		case kind == typeSack && len(chunk) >= sackHeader && p.started && rest == nil:
-			if again = append(again, p.sack(now, chunk)...); !p.blind {
+			if p.sack(now, chunk); !p.blind {
 				rest = slices.Clone(raw[:commonHeader])
 				changed = true
 			}
 		}
 	})
 	if !ok || p.blind || !changed {
-		return raw, again
+		return raw
 	}
 	if rest != nil {
 		eachChunk(raw, func(kind byte, chunk []byte) {
@@ -271,7 +296,7 @@ func (p *Path) In(now time.Duration, raw []byte) (up []byte, again [][]byte) {
 	}
 	binary.LittleEndian.PutUint32(raw[8:], 0)
 	binary.LittleEndian.PutUint32(raw[8:], crc32.Checksum(raw, castagnoli))
-	return raw, again
+	return raw
 }
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
@@ -282,21 +307,21 @@ func (p *Path) credit(theirs uint32) uint32 {
 	return uint32(min(int64(theirs), int64(p.window())) + int64(max(p.unacked-p.inflight, 0)))
 }
 
-// sack takes an acknowledgement, and returns what is to be sent again.
-func (p *Path) sack(now time.Duration, chunk []byte) [][]byte {
+// sack takes an acknowledgement.
+func (p *Path) sack(now time.Duration, chunk []byte) {
 	sum := binary.BigEndian.Uint32(chunk[4:])
 	gaps, twice := int(binary.BigEndian.Uint16(chunk[12:])), int(binary.BigEndian.Uint16(chunk[14:]))
 	if len(chunk) < sackHeader+4*(gaps+twice) {
 		p.blind = true
-		return nil
+		return
 	}
 	if int32(sum-(p.base-1)) < 0 {
-		return nil // overtaken by a newer one
+		return // overtaken by a newer one
 	}
 	n := sum - (p.base - 1)
 	if n > uint32(len(p.chunks)) {
 		p.blind = true // it acknowledges what was never sent
-		return nil
+		return
 	}
 	if twice > 0 {
 		p.stats.Useless += twice
@@ -326,7 +351,7 @@ func (p *Path) sack(now time.Duration, chunk []byte) [][]byte {
 		from, to := uint32(binary.BigEndian.Uint16(g)), uint32(binary.BigEndian.Uint16(g[2:]))
 		if from < 1 || from > to || to > uint32(len(p.chunks)) {
 			p.blind = true
-			return nil
+			return
 		}
 		for at := from - 1; at < to; at++ {
 			arrive(at)
@@ -339,7 +364,7 @@ func (p *Path) sack(now time.Duration, chunk []byte) [][]byte {
 			p.newest, p.newestRTT = last.seq, now-last.sent
 		}
 	}
-	return p.lost(now)
+	p.findLost(now)
 }
 
 // deliver notes that all of a packet has arrived.
@@ -362,24 +387,22 @@ func (p *Path) deliver(now time.Duration, k *packet) {
 	p.highest = max(p.highest, k.seq)
 }
 
-// lost sends what counts as lost again.
-func (p *Path) lost(now time.Duration) (again [][]byte) {
+// findLost finds what counts as lost.
+func (p *Path) findLost(now time.Duration) {
 	p.lossAt = 0
 	slack := min(time.Duration(p.patience)*p.minRTT/4, p.srtt)
-	for k := p.head; k != nil && k.seq < p.newest; {
-		next := k.next
+	for k := p.head; k != nil && k.seq < p.newest; k = k.next {
 		late := k.sent + p.newestRTT + slack
 		if now < late && (p.overtaken || p.newest-k.seq < threshold) {
 			p.lossAt = late
 			break // those behind were sent later
 		}
-		p.losing(now, k)
-		p.stats.Repeated++
-		p.transmit(now, k)
-		again = append(again, k.raw)
-		k = next
+		if !k.lost {
+			p.losing(now, k)
+			p.stats.Repeated++
+			p.again(k)
+		}
 	}
-	return again
 }
 
 // wait returns for how long to wait for a sign of what is in flight.
@@ -406,13 +429,13 @@ func (p *Path) Due() time.Duration {
 	return max(due, 1)
 }
 
-// Tick returns what is to be sent again now.
-func (p *Path) Tick(now time.Duration) (again [][]byte) {
+// Tick is to be called when it is due.
+func (p *Path) Tick(now time.Duration) {
 	if p.blind || p.head == nil {
-		return nil
+		return
 	}
 	if p.lossAt > 0 && now >= p.lossAt {
-		again = p.lost(now)
+		p.findLost(now)
 	}
 	if now >= p.heard+p.wait() {
 		// Nothing was heard: the first packet says most if it arrives, and the last one shows
@@ -427,9 +450,8 @@ func (p *Path) Tick(now time.Duration) (again [][]byte) {
 		}
 		for _, k := range slices.Compact([]*packet{first, p.tail}) {
 			p.stats.Probes++
-			p.transmit(now, k)
-			again = append(again, k.raw)
+			p.again(k)
 		}
+		p.heard = now
 	}
-	return again
 }

@@ -55,12 +55,32 @@ func sent(t *testing.T, base uint32, n int) *Path {
 	return p
 }
 
+// in hands a packet to a path and returns what SCTP sees and what is sent again.
+func in(p *Path, now time.Duration, raw []byte) (up []byte, again [][]byte) {
+	up = p.In(now, raw)
+	return up, next(p, now)
+}
+
+// next returns what is sent again.
+func next(p *Path, now time.Duration) (again [][]byte) {
+	for raw := p.Next(now); raw != nil; raw = p.Next(now) {
+		again = append(again, raw)
+	}
+	return again
+}
+
+// tick is Tick, and returns what is sent again.
+func tick(p *Path, now time.Duration) [][]byte {
+	p.Tick(now)
+	return next(p, now)
+}
+
 // TestLost checks that a lost packet is sent again, and its lost repetition too, and that SCTP
 // sees neither; around the end of the numbers.
 func TestLost(t *testing.T) {
 	base := ^uint32(0) - 3 // the numbers begin anew among these
 	p := sent(t, base, 8)
-	up, again := p.In(50*ms, sackPacket(base, 1<<20, 2, 7)) // all but the second have arrived
+	up, again := in(p, 50*ms, sackPacket(base, 1<<20, 2, 7)) // all but the second have arrived
 	if len(again) != 1 || !bytes.Equal(again[0], dataPacket(base+1)) {
 		t.Fatalf("%d packets are sent again, want the second", len(again))
 	}
@@ -71,11 +91,11 @@ func TestLost(t *testing.T) {
 	for i := range uint32(4) {
 		p.Out(60*ms, dataPacket(base+8+i))
 	}
-	_, again = p.In(110*ms, sackPacket(base, 1<<20, 2, 11))
+	_, again = in(p, 110*ms, sackPacket(base, 1<<20, 2, 11))
 	if len(again) != 1 || !bytes.Equal(again[0], dataPacket(base+1)) {
 		t.Fatalf("the lost repetition: %d packets are sent again, want it alone", len(again))
 	}
-	up, again = p.In(160*ms, sackPacket(base+11, 1<<20))
+	up, again = in(p, 160*ms, sackPacket(base+11, 1<<20))
 	if _, window, _ := sacked(up); len(again) > 0 || window != uint32(p.Window()) {
 		t.Errorf("at the end %d packets are sent again, a window of %d", len(again), window)
 	}
@@ -88,9 +108,9 @@ func TestLost(t *testing.T) {
 // has been seen, but are a quarter of a round trip later.
 func TestOvertaken(t *testing.T) {
 	p := sent(t, 1, 8)
-	p.In(50*ms, sackPacket(0, 1<<20, 2, 2)) // the second before the first
-	p.In(51*ms, sackPacket(2, 1<<20))
-	_, again := p.In(55*ms, sackPacket(2, 1<<20, 2, 6))
+	in(p, 50*ms, sackPacket(0, 1<<20, 2, 2)) // the second before the first
+	in(p, 51*ms, sackPacket(2, 1<<20))
+	_, again := in(p, 55*ms, sackPacket(2, 1<<20, 2, 6))
 	if len(again) != 0 {
 		t.Fatal("a packet that was overtaken is sent again at once")
 	}
@@ -98,7 +118,7 @@ func TestOvertaken(t *testing.T) {
 	if due <= 55*ms || due > 75*ms {
 		t.Fatalf("the third packet counts as lost at %v", due)
 	}
-	if again := p.Tick(due); len(again) != 1 || !bytes.Equal(again[0], dataPacket(3)) {
+	if again := tick(p, due); len(again) != 1 || !bytes.Equal(again[0], dataPacket(3)) {
 		t.Errorf("%d packets are sent again, want the third", len(again))
 	}
 }
@@ -114,7 +134,7 @@ func TestSilence(t *testing.T) {
 			t.Fatalf("probes after %v and then after %v", last, now-before)
 		}
 		last, before = now-before, now
-		again := p.Tick(now)
+		again := tick(p, now)
 		if len(again) != 2 || !bytes.Equal(again[0], dataPacket(1)) {
 			t.Fatalf("%d packets, want the first and the last", len(again))
 		}
@@ -141,7 +161,7 @@ func TestUnexpected(t *testing.T) {
 	} {
 		p := sent(t, 1, 8)
 		want := bytes.Clone(packet)
-		up, again := p.In(50*ms, packet)
+		up, again := in(p, 50*ms, packet)
 		if !bytes.Equal(up, want) || len(again) > 0 {
 			t.Errorf("%s: changed", name)
 		}
@@ -163,7 +183,7 @@ func TestRandomLosses(t *testing.T) {
 	p := New(1200)
 	var there, back []event // in order
 	got := map[uint32]bool{}
-	sum, next := uint32(0), uint32(1)
+	sum, following := uint32(0), uint32(1)
 	const total = 2000
 	lost := 0
 	transmit := func(now time.Duration, raw []byte) {
@@ -175,11 +195,11 @@ func TestRandomLosses(t *testing.T) {
 	}
 	now := time.Duration(0)
 	for ; sum < total && now < 5*time.Minute; now += ms / 4 {
-		for next <= total && p.inflight+1000 <= p.Window() {
-			raw := dataPacket(next)
+		for following <= total && p.inflight+1000 <= p.Window() {
+			raw := dataPacket(following)
 			p.Out(now, raw)
 			transmit(now, raw)
-			next++
+			following++
 		}
 		heard := false
 		for len(there) > 0 && there[0].at <= now {
@@ -191,7 +211,7 @@ func TestRandomLosses(t *testing.T) {
 		}
 		if heard && rng.Float64() >= 0.2 {
 			var gaps []uint16
-			for k := sum + 1; k < next; k++ {
+			for k := sum + 1; k < following; k++ {
 				if off := uint16(k - sum); got[k] && len(gaps) > 0 && gaps[len(gaps)-1] == off-1 {
 					gaps[len(gaps)-1] = off
 				} else if got[k] {
@@ -201,14 +221,14 @@ func TestRandomLosses(t *testing.T) {
 			back = append(back, event{now + 20*ms, sackPacket(sum, 1<<20, gaps...)})
 		}
 		for len(back) > 0 && back[0].at <= now {
-			_, again := p.In(now, back[0].raw)
+			_, again := in(p, now, back[0].raw)
 			back = back[1:]
 			for _, raw := range again {
 				transmit(now, raw)
 			}
 		}
 		if due := p.Due(); due > 0 && due <= now {
-			for _, raw := range p.Tick(now) {
+			for _, raw := range tick(p, now) {
 				transmit(now, raw)
 			}
 		}
@@ -260,7 +280,7 @@ func FuzzIn(f *testing.F) {
 			p.Out(time.Duration(i)*ms, dataPacket(uint32(2*i)+1, uint32(2*i)+2))
 		}
 		for i := range 3 {
-			up, _ := p.In(time.Duration(i+300)*ms, bytes.Clone(raw))
+			up, _ := in(p, time.Duration(i+300)*ms, bytes.Clone(raw))
 			if len(up) > len(raw)+3 {
 				t.Fatalf("%d bytes have become %d", len(raw), len(up))
 			}
