@@ -12,15 +12,18 @@ import (
 	"github.com/ravnest/ravnest/engine/kernel"
 )
 
-// builtin are the data sets that come with the program.
-var builtin = map[string]func() (*Set, error){
-	"digits": Digits, "sorter": Sorter, "sums": Sums, "topics": Topics, "shapes": Shapes, "days": Days,
+// builtin returns the data sets that come with the program. It is a function so that who asks
+// for none, such as a tab, does not carry them: a variable would be initialised, and kept.
+func builtin() map[string]func() (*Set, error) {
+	return map[string]func() (*Set, error){
+		"digits": Digits, "sorter": Sorter, "sums": Sums, "topics": Topics, "shapes": Shapes, "days": Days,
+	}
 }
 
 // Builtin finds a data set that comes with the program; ok tells whether there is one of
 // that name.
 func Builtin(name string) (s *Set, ok bool, err error) {
-	mk, ok := builtin[name]
+	mk, ok := builtin()[name]
 	if !ok {
 		return nil, false, nil
 	}
@@ -29,7 +32,7 @@ func Builtin(name string) (s *Set, ok bool, err error) {
 }
 
 // BuiltinNames lists the data sets that come with the program, sorted.
-func BuiltinNames() []string { return slices.Sorted(maps.Keys(builtin)) }
+func BuiltinNames() []string { return slices.Sorted(maps.Keys(builtin())) }
 
 // draws gives one random number after another.
 type draws struct {
