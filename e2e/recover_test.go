@@ -33,8 +33,8 @@ func (s *scene) ends(host *proc, dir string, flags ...string) {
 	})
 }
 
-// endsAs is ends for a job that init makes.
-func (s *scene) endsAs(host *proc, dir string, init func(local string, steps ...string)) {
+// endsAs is ends for a job that init makes, and that is trained in one process with flags.
+func (s *scene) endsAs(host *proc, dir string, init func(local string, steps ...string), flags ...string) {
 	s.Helper()
 	host.interrupt()
 	if code := host.wait(limit); code != 130 {
@@ -42,7 +42,7 @@ func (s *scene) endsAs(host *proc, dir string, init func(local string, steps ...
 	}
 	local := filepath.Join(s.TempDir(), "local")
 	init(local, "--steps", fmt.Sprint(len(lines(s.T, dir, "losses.txt"))))
-	s.ok("ravnest", "train", "--local", local)
+	s.ok("ravnest", append(append([]string{"train", "--local"}, flags...), local)...)
 	s.ok("ravnest", "fuse", dir)
 	for _, f := range []string{"losses.txt", "trained/trained_state_dict.safetensors"} {
 		if !bytes.Equal(read(s, dir, f), read(s, local, f)) {

@@ -322,7 +322,8 @@ func predictCommand() *cli.Command {
 func trainCommand() *cli.Command {
 	return &cli.Command{
 		Name: "train", Usage: "train the job in DIR in one process, for comparison", ArgsUsage: "DIR",
-		Flags:  append(jobFlags(), jsonFlag, threads, &cli.BoolFlag{Name: "local", Usage: "train in this process; required (to train on several machines, use demo or serve)"}),
+		Flags: append(jobFlags(), jsonFlag, threads, &cli.BoolFlag{Name: "local", Usage: "train in this process; required (to train on several machines, use demo or serve)"},
+			&cli.StringFlag{Name: "rounds", Usage: "with replicas auto: train as the run did whose rounds.json is `FILE`, with the same result"}),
 		Action: alone(trainLocal), OnUsageError: usageError,
 	}
 }
@@ -469,10 +470,19 @@ func summary(c *cli.Context, s host.Summary) error {
 			fmt.Fprintf(w, ", validation loss %.4f", v)
 		}
 		fmt.Fprintln(w)
+		of := fmt.Sprintf(" of the %d replicas", s.Replicas)
+		if len(s.Record) > 0 {
+			of = ""
+			fmt.Fprintf(w, "replicas: %s\n", s.ReplicaChanges())
+		}
 		for k, cl := range s.Clusters {
 			if len(s.Clusters) > 1 {
-				fmt.Fprintf(w, "cluster %d (%s) trained %d units of the %d replicas, %d samples; it sent %.1f kB to average and waited %.1f s\n",
-					k, strings.Join(cl.Providers, ", "), cl.Units, s.Replicas, cl.Samples, float64(cl.AverageBytes)/1e3, cl.WaitS)
+				who := strings.Join(cl.Providers, ", ")
+				if who == "" {
+					who = "not there at the end"
+				}
+				fmt.Fprintf(w, "cluster %d (%s) trained %d units%s, %d samples; it sent %.1f kB to average and waited %.1f s\n",
+					k, who, cl.Units, of, cl.Samples, float64(cl.AverageBytes)/1e3, cl.WaitS)
 			}
 		}
 		if s.Forecast > 0 {
@@ -1148,7 +1158,7 @@ func trainLocal(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	s, err := host.TrainLocal(c.Context, p, t, output())
+	s, err := host.TrainLocal(c.Context, p, t, c.String("rounds"), output())
 	if err = asResult(c, err); err != nil {
 		return err
 	}

@@ -64,6 +64,8 @@ func (c Cluster) Starts() []int {
 type Plan struct {
 	GA       *ga.Plan  `json:"ga"`
 	Clusters []Cluster `json:"clusters"`
+	// Replicas is how many the plan is for, where the job leaves that open.
+	Replicas int `json:"replicas,omitempty"`
 	// Rate is the samples a second of all clusters together, who wait for the slowest at the end
 	// of each round and average then; Averaging is the share of the time that takes.
 	Rate      float64 `json:"samples_per_s,omitempty"`

@@ -257,6 +257,9 @@ func (r *attempt) prepare() (*stage.Compiled, stage.Config, error) {
 	if err := json.Unmarshal(r.a.Plan, &plan); err != nil {
 		return nil, cfg, fmt.Errorf("the assignment's plan: %w", err)
 	}
+	if j, err = j.In(plan.Record); err != nil {
+		return nil, cfg, fmt.Errorf("the assignment's plan: %w", err)
+	}
 	var starts []int
 	if r.a.Cluster < len(plan.Clusters) {
 		starts = plan.Clusters[r.a.Cluster].Starts
@@ -304,7 +307,10 @@ func (r *attempt) prepare() (*stage.Compiled, stage.Config, error) {
 	if err := r.fits(need, s.Index, ""); err != nil {
 		return nil, cfg, err
 	}
-	r.track = track{batches: j.Batches(plan.Train), own: placement.Own(), replicas: j.Replica(), span: j.Replica() * j.Updates() * j.UpdateFrequency}
+	r.track = track{run: j.Order(plan.Train, plan.Val), own: placement.Own()}
+	if err := r.track.run.Check(); err != nil {
+		return nil, cfg, fmt.Errorf("the assignment's plan: %w", err)
+	}
 	if j.Gradients() {
 		r.track.own = 0 // every cluster has a part of every batch
 	}

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/ravnest/ravnest/engine/kernel"
+	"github.com/ravnest/ravnest/engine/pipeline/order"
 	"github.com/ravnest/ravnest/engine/pipeline/stage"
 	"github.com/ravnest/ravnest/engine/provider/machine"
 	"github.com/ravnest/ravnest/engine/transport"
@@ -106,6 +107,8 @@ type Plan struct {
 	// Copies which of the cluster's stages keep copies of others'.
 	Hold   bool   `json:"hold,omitempty"`
 	Copies []Copy `json:"copies,omitempty"`
+	// Record says how many replicas there are from which step on, if the job leaves it open.
+	Record []order.Period `json:"record,omitempty"`
 }
 
 // The kinds of data blobs.

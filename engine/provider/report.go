@@ -131,8 +131,8 @@ func (r *attempt) Batch(rows int) {
 // track is where a cluster stands in the run. Its step counts the batches of all clusters, so
 // that the host can see who is behind.
 type track struct {
-	batches, replicas, span int       // of an epoch; in all; of a round
-	own                     order.Set // replicas; none: every batch is its own
+	run order.Run
+	own order.Set // replicas; none: every batch is its own
 }
 
 // after is the step that a cluster stands at which was at step and has trained its next batch:
@@ -141,12 +141,14 @@ func (t track) after(step int64) int64 {
 	if t.own == 0 {
 		return step + 1
 	}
-	batch := func() int { return int(step % int64(t.batches)) }
-	mine := func() bool { return t.own>>(batch()%t.replicas)&1 == 1 }
+	mine := func() bool {
+		p := t.run.At(uint64(step))
+		return t.own.Has(t.run.Replica(p.Epoch, p.Batch))
+	}
 	for !mine() {
 		step++
 	}
-	for step++; batch()%t.span != 0 && !mine(); step++ {
+	for step++; !t.run.Opens(t.run.At(uint64(step))) && !mine(); step++ {
 	}
 	return step
 }

@@ -9,7 +9,7 @@ import (
 // TestTrack: a cluster's step counts the batches of all clusters; at a round's end all stand
 // at the same step, also where an epoch ends inside a round.
 func TestTrack(t *testing.T) {
-	base := track{batches: 10, replicas: 3, span: 6} // rounds of 6 and 4 batches
+	base := track{run: order.Run{Train: 10, BatchSize: 1, Epochs: 2, UpdateFrequency: 1, Replicas: 3, ReduceFactor: 2}} // rounds of 6 and 4 batches
 	for own, want := range map[uint64][]int64{
 		0b111: {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11},
 		0b001: {3, 6, 9, 10, 13, 16, 19, 20},
@@ -27,6 +27,15 @@ func TestTrack(t *testing.T) {
 				t.Errorf("replicas %b: after %d batches it stands at step %d, want %d", own, i+1, step, w)
 				break
 			}
+		}
+	}
+	// Three replicas instead of two from the fourth batch on: 3, 4, 5, ... and 0 again.
+	tr := base
+	tr.run.Periods, tr.own = []order.Period{{Step: 0, Replicas: 1}, {Step: 3, Replicas: 3}}, 0b010
+	step := int64(3)
+	for i, w := range []int64{7, 9, 14, 16, 20} {
+		if step = tr.after(step); step != w {
+			t.Errorf("after a change, %d batches later it stands at step %d, want %d", i+1, step, w)
 		}
 	}
 }

@@ -337,11 +337,10 @@ func (a *auditor) run(ctx context.Context, parts []*snapshot.Part) error {
 		if len(a.log.attempts) > 0 {
 			return fmt.Errorf("the audit log does not tell who trained from step %d on", at)
 		}
-		s, err := a.unlogged()
-		if err != nil {
+		var err error
+		if ss, err = a.unlogged(); err != nil {
 			return err
 		}
-		ss = []stretch{s}
 		a.out.say("the job did not ask for what an audit needs: a provider can be named only if one saved state alone is wrong. Set \"audit\": true in job.json for the next run")
 	}
 	for _, s := range ss {
@@ -354,24 +353,39 @@ func (a *auditor) run(ctx context.Context, parts []*snapshot.Part) error {
 	return nil
 }
 
-// unlogged is the stretch of a run without a log: all of it, cut as the newest checkpoint is.
-func (a *auditor) unlogged() (stretch, error) {
-	plan := &machine.AuditPlan{Generation: a.last.Generation}
+// unlogged is the stretch of a run without a log: all of it, cut as the newest checkpoint is. It
+// is several where the number of replicas has changed.
+func (a *auditor) unlogged() (ss []stretch, err error) {
+	var stages []machine.AuditStage
 	var starts []int
 	pl := provider.Plan{Train: a.p.Data.Train.Len(), Val: a.p.Data.Val.Len()}
 	for _, e := range a.last.Parts {
 		if e.Cluster != a.last.Parts[0].Cluster {
-			return stretch{}, errSeveral
+			return nil, errSeveral
 		}
-		plan.Stages = append(plan.Stages, machine.AuditStage{Cluster: e.Cluster, Stage: e.Stage, Segment: e.Segment, Name: e.Provider})
+		stages = append(stages, machine.AuditStage{Cluster: e.Cluster, Stage: e.Stage, Segment: e.Segment, Name: e.Provider})
 		starts = append(starts, e.Segment.From)
 	}
 	pl.Clusters = []stage.Cluster{{Starts: starts}}
-	var err error
-	if plan.Plan, err = json.Marshal(pl); err != nil {
-		return stretch{}, err
+	record := a.last.Record
+	for i := range max(len(record), 1) {
+		from, until := uint64(0), a.last.Position.Step
+		if len(record) > 0 {
+			pl.Record, from = record[:i+1], record[i].Step
+		}
+		if i+1 < len(record) {
+			until = record[i+1].Step
+		}
+		if from == until {
+			continue
+		}
+		plan := &machine.AuditPlan{Generation: a.last.Generation, Stages: stages}
+		if plan.Plan, err = json.Marshal(pl); err != nil {
+			return nil, err
+		}
+		ss = append(ss, stretch{&auditAttempt{run: a.last.Run, plan: plan}, from, until})
 	}
-	return stretch{&auditAttempt{run: a.last.Run, plan: plan}, 0, a.last.Position.Step}, nil
+	return ss, nil
 }
 
 var errSeveral = errors.New("a run of several clusters cannot be audited in this version")
@@ -387,6 +401,10 @@ func (a *auditor) stretch(ctx context.Context, s stretch, parts []*snapshot.Part
 		if x.Cluster != s.plan.Stages[0].Cluster {
 			return nil, errSeveral
 		}
+	}
+	var err error
+	if j, err = j.In(plan.Record); err != nil {
+		return nil, fmt.Errorf("the plan of attempt %s: %w", s.run, err)
 	}
 	if len(plan.Clusters) != 1 || len(plan.Clusters[0].Starts) != len(s.plan.Stages) {
 		return nil, fmt.Errorf("the plan of attempt %s is not one of %d providers", s.run, len(s.plan.Stages))
@@ -420,7 +438,7 @@ func (a *auditor) stretch(ctx context.Context, s stretch, parts []*snapshot.Part
 			}
 		}
 	}
-	err := r.Run(ctx, &audit.Watcher{Commit: k.commit, Kept: k.keep, Step: a.progress})
+	err = r.Run(ctx, &audit.Watcher{Commit: k.commit, Kept: k.keep, Step: a.progress})
 	if err != nil {
 		return nil, fmt.Errorf("training again from step %d: %w", s.from, err)
 	}

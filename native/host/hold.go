@@ -16,16 +16,16 @@ import (
 // for it: need is what the stages take otherwise, ram what providers lend (0: not known), by
 // cluster and stage. Where several clusters have the same state after a round, no copies are
 // needed; else each stage's is copied to another one.
-func (r *run) hold(as []server.Assignment, need, ram [][]int64) error {
-	j := r.p.Job
+func hold(as []server.Assignment, at placed, need, ram [][]int64) error {
+	j := at.job
 	if j.Schedule == job.Async {
 		return nil // a stage's state belongs to its cut
 	}
-	copied := len(r.clusters) == 1 || j.Averaging().Optimizer == job.KeepState && j.Replica() > 1
+	copied := len(at.clusters) == 1 || j.Averaging().Optimizer == job.KeepState && j.Replica() > 1
 	var plans []provider.Plan
-	for c, stages := range r.stages {
+	for c, stages := range at.stages {
 		p := provider.Plan{Hold: true}
-		place := stage.Placement{Cluster: c, Clusters: r.clusters}
+		place := stage.Placement{Cluster: c, Clusters: at.clusters}
 		if copied {
 			if p.Copies = copies(j, stages, place); p.Copies == nil {
 				return nil

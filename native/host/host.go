@@ -29,6 +29,7 @@ import (
 	"github.com/ravnest/ravnest/engine/graph"
 	"github.com/ravnest/ravnest/engine/job"
 	"github.com/ravnest/ravnest/engine/loss"
+	"github.com/ravnest/ravnest/engine/pipeline/order"
 	"github.com/ravnest/ravnest/engine/pipeline/snapshot"
 	"github.com/ravnest/ravnest/engine/pipeline/stage"
 	"github.com/ravnest/ravnest/engine/planner"
@@ -152,7 +153,8 @@ type run struct {
 	p     *project.Project
 	opt   Options
 	plan  *project.Stored
-	class string // numeric class of the run's providers so far; "": none yet, or several
+	job   job.Spec // with the number of replicas of the attempt
+	class string   // numeric class of the run's providers so far; "": none yet, or several
 	graph proto.Ref
 	data  map[string]proto.Ref
 	// initial weights; nil: drawn from the seed
@@ -164,13 +166,22 @@ type run struct {
 	fail     error      // the first failure to store results
 	mu       sync.Mutex // place is called from a goroutine of the server
 	over     bool
-	stages   [][]*graph.Stage // the plan's stages, by cluster
-	clusters []stage.Cluster
 	trips    trips
 	pace     pace
 	achieved float64         // by what was forecast; 0: not known
+	placed   []placed        // in the newest attempts, the newest last
 	files    []string        // the last checkpoint's files, one a stage
 	done     map[string]bool // providers that have finished
+	past     []order.Period  // record of the replicas up to where the plan goes on from
+	grew     bool            // the attempt before ended because more providers were there
+}
+
+// placed is what an attempt's stages are. What they upload can come when the next is planned.
+type placed struct {
+	run      string
+	job      job.Spec         // with its number of replicas
+	stages   [][]*graph.Stage // by cluster
+	clusters []stage.Cluster
 }
 
 // Plan forms clusters from the project's pool file and writes node_data.
@@ -184,10 +195,12 @@ func Plan(p *project.Project, maxClusters, exactly int) (*project.Stored, error)
 	for i, n := range pool {
 		nodes[i] = n.Node
 	}
-	opt := options(p.Job, len(pool), max(maxClusters, exactly))
-	opt.MinClusters = exactly
 	f := planner.Facts{Train: p.Data.Train.Len(), Val: p.Data.Val.Len(), Achieved: p.Achieved()}
-	plan, err := f.Make(p.Job, p.Graph, nodes, opt, p.Job.Seed)
+	plan, err := form(p, f, nodes, 0, func(j job.Spec) ga.Options {
+		opt := options(j, len(pool), max(maxClusters, exactly))
+		opt.MinClusters = exactly
+		return opt
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -206,6 +219,33 @@ func options(j job.Spec, pool, maxClusters int) ga.Options {
 		o.MinSize = 1 // a single provider can be root and leaf at once
 	}
 	return o
+}
+
+// form forms clusters. Where the job leaves the number of replicas to the host and none is given,
+// there is one for each provider as far as Project.Replicas allows, and fewer, by halves, where
+// the providers have not the memory for so many.
+func form(p *project.Project, f planner.Facts, nodes []ga.Node, replicas int, opt func(job.Spec) ga.Options) (*planner.Plan, error) {
+	j := p.Job
+	if !j.Auto() {
+		return f.Make(j, p.Graph, nodes, opt(j), j.Seed)
+	}
+	fixed := replicas > 0
+	if !fixed {
+		replicas = max(p.Replicas(len(nodes)), opt(j).MinClusters)
+	}
+	for {
+		j.Replicas = job.Count(replicas)
+		plan, err := f.Make(j, p.Graph, nodes, opt(j), j.Seed)
+		if err == nil {
+			plan.Replicas = replicas
+			return plan, nil
+		}
+		least := max(1, opt(j).MinClusters)
+		if fixed || replicas <= least || !errors.Is(err, ga.ErrRAM) {
+			return nil, err
+		}
+		replicas = max(replicas/2, least)
+	}
 }
 
 // answers returns the most answers that a validation pass counts. Models that answer for every
@@ -239,9 +279,13 @@ func Serve(ctx context.Context, p *project.Project, opt Options) (Summary, error
 		Job: machine.Job{
 			ID: runID(p.Job.Name), Raw: p.Job.JSON(), Want: opt.Providers, Names: opt.Names, Spares: true, Replan: true,
 			Steps: int64(p.Job.Total(p.Data.Train.Len())), Val: answers(p), Span: span(p.Job), Audit: p.Job.Audit,
-			Batches: int64(p.Job.Batches(p.Data.Train.Len())), Apart: p.Job.Replica() > 1 && p.Job.Averaging().Optimizer == job.KeepState,
+			Batches: int64(p.Job.Batches(p.Data.Train.Len())), Apart: (p.Job.Auto() || p.Job.Replica() > 1) && p.Job.Averaging().Optimizer == job.KeepState,
 		},
 		Plan: r.place, Inspect: r.inspect, Fresh: opt.Fresh,
+	}
+	if p.Job.Auto() {
+		o := p.Job.Order(p.Data.Train.Len(), p.Data.Val.Len())
+		job.Auto = &o
 	}
 	if opt.Providers == 0 {
 		var err error
@@ -251,7 +295,11 @@ func Serve(ctx context.Context, p *project.Project, opt Options) (Summary, error
 			}
 			return Summary{}, err
 		}
-		if err := stage.Placement.Check(stage.Placement{Clusters: clusters(&r.plan.Plan, p.Job)}, p.Job, len(p.Graph.Nodes)); err != nil {
+		j, err := planned(p, &r.plan.Plan, server.Ask{})
+		if err == nil {
+			err = stage.Placement.Check(stage.Placement{Clusters: clusters(&r.plan.Plan, j)}, j, len(p.Graph.Nodes))
+		}
+		if err != nil {
 			return Summary{}, fmt.Errorf("the plan is not one of this job: %w: run clusterize again", err)
 		}
 		for _, c := range r.plan.Clusters {
@@ -413,30 +461,38 @@ func (r *run) serve(ctx context.Context, job server.Job) (Summary, error) {
 
 // place is the server's planner: it uses the stored plan with its names, or plans by the
 // members' benchmarks.
-func (r *run) place(_ context.Context, pool []server.Member, free bool) ([]server.Assignment, error) {
+func (r *run) place(_ context.Context, ask server.Ask) ([]server.Assignment, error) {
+	pool, free := ask.Pool, ask.Free
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.over {
 		return nil, server.ErrStopped
 	}
+	r.past = ask.Record
 	if r.opt.Providers > 0 || free {
 		if err := r.planClass(pool, free); err != nil {
 			return nil, err
 		}
 	}
+	j, err := planned(r.p, &r.plan.Plan, ask)
+	if err != nil {
+		return nil, err
+	}
+	r.job = j
 	byName := map[string]server.Member{}
 	for _, m := range pool {
 		byName[m.Name] = m
 	}
 	var as []server.Assignment
-	var placed []server.Member
-	r.stages = nil
+	var members []server.Member
+	r.placed = slices.DeleteFunc(r.placed, func(p placed) bool { return p.run == ask.Run }) // planned for others
+	now := placed{run: ask.Run, job: j}
 	var need, ram [][]int64 // by cluster and stage
-	all := clusters(&r.plan.Plan, r.p.Job)
-	r.clusters = all
+	all := clusters(&r.plan.Plan, j)
+	now.clusters = all
 	for c, cl := range r.plan.Clusters {
 		starts := cl.Starts()
-		raw, err := json.Marshal(provider.Plan{Clusters: all, Train: r.p.Data.Train.Len(), Val: r.p.Data.Val.Len(), MicroBatches: cl.MicroBatches, InFlight: cl.InFlight})
+		raw, err := json.Marshal(provider.Plan{Clusters: all, Train: r.p.Data.Train.Len(), Val: r.p.Data.Val.Len(), MicroBatches: cl.MicroBatches, InFlight: cl.InFlight, Record: j.Periods})
 		if err != nil {
 			return nil, err
 		}
@@ -444,7 +500,7 @@ func (r *run) place(_ context.Context, pool []server.Member, free bool) ([]serve
 		if err != nil {
 			return nil, err
 		}
-		r.stages = append(r.stages, stages)
+		now.stages = append(now.stages, stages)
 		need, ram = append(need, nil), append(ram, nil)
 		for k, s := range cl.Stages {
 			m, ok := byName[s.Name]
@@ -454,23 +510,42 @@ func (r *run) place(_ context.Context, pool []server.Member, free bool) ([]serve
 			if m.Hello.RAM > 0 && int64(s.Memory) > m.Hello.RAM {
 				return nil, fmt.Errorf("%w: %w: stage %d of cluster %d needs %s, but provider %s lends %s", server.ErrPool, ga.ErrRAM, k, c, native.FormatSize(int64(s.Memory)), s.Name, native.FormatSize(m.Hello.RAM))
 			}
-			placed = append(placed, m)
+			members = append(members, m)
 			need[c], ram[c] = append(need[c], int64(s.Memory)), append(ram[c], m.Hello.RAM)
 			seg := snapshot.Segment{From: starts[k], To: len(r.p.Graph.Nodes)}
 			if k+1 < len(starts) {
 				seg.To = starts[k+1]
 			}
 			as = append(as, server.Assignment{
-				MemberID: m.ID, Cluster: c, Stage: k, Stages: len(cl.Stages), Segment: seg, MaxUpload: maxPart(r.p.Job, stages[k], stage.Placement{Cluster: c, Clusters: all}),
-				Graph: r.graph, Data: r.data, Weights: r.weights, Plan: raw, Share: len(all[c].Replicas), Forecast: cl.Rate,
+				MemberID: m.ID, Cluster: c, Stage: k, Stages: len(cl.Stages), Segment: seg, MaxUpload: maxPart(j, stages[k], stage.Placement{Cluster: c, Clusters: all}),
+				Graph: r.graph, Data: r.data, Weights: r.weights, Plan: raw, Record: j.Periods, Share: len(all[c].Replicas), Forecast: cl.Rate,
 			})
 		}
 	}
-	r.noteClass(placed)
-	if err := r.hold(as, need, ram); err != nil {
+	r.noteClass(members)
+	r.placed = append(r.placed[max(0, len(r.placed)-7):], now)
+	if err := hold(as, now, need, ram); err != nil {
 		return nil, err
 	}
-	return as, r.rec.open()
+	if err := r.rec.open(); err != nil || !r.p.Job.Auto() {
+		return as, err
+	}
+	return as, r.p.WriteRounds(j.Periods)
+}
+
+// planned is the job with the replicas of a plan that was asked for.
+func planned(p *project.Project, plan *planner.Plan, ask server.Ask) (job.Spec, error) {
+	if !p.Job.Auto() {
+		return p.Job, nil
+	}
+	if plan.Replicas < 1 {
+		return p.Job, errors.New("the plan does not say how many replicas it is for: run clusterize again")
+	}
+	record := order.Extend(ask.Record, ask.Step, plan.Replicas)
+	if err := p.CheckRecord(record); err != nil {
+		return p.Job, fmt.Errorf("the record of replicas: %w", err)
+	}
+	return p.Job.In(record)
 }
 
 // clusters are those of a plan as their stages know them.
@@ -510,13 +585,19 @@ func (r *run) planPool(pool []server.Member, free bool) error {
 	for i := range nodes {
 		nodes[i].Node = gn[i]
 	}
-	opt := options(r.p.Job, len(pool), r.opt.Clusters)
-	if !free {
-		opt.MinClusters = r.opt.Clusters // after a loss fewer are better than none
+	replicas := 0
+	if n := len(r.past); n == order.MaxPeriods {
+		replicas = r.past[n-1].Replicas // no more changes fit
 	}
-	// Who would slow the others is better kept to take the place of one that is lost.
-	opt.Spares = r.opt.Clusters == 0 && r.p.Job.Replica() > 1
-	plan, err := r.facts(pool).Make(r.p.Job, r.p.Graph, ga.Repair(gn), opt, r.p.Job.Seed)
+	plan, err := form(r.p, r.facts(pool), ga.Repair(gn), replicas, func(j job.Spec) ga.Options {
+		opt := options(j, len(pool), r.opt.Clusters)
+		if !free || len(pool) >= r.opt.Providers && r.p.Job.Auto() {
+			opt.MinClusters = r.opt.Clusters // after a loss fewer are better than none
+		}
+		// Who would slow the others is better kept to take the place of one that is lost.
+		opt.Spares = r.opt.Clusters == 0 && j.Replica() > 1
+		return opt
+	})
 	// Leave out providers that lend too little for any stage, if there are enough others.
 	var small *planner.TooSmall
 	if errors.As(err, &small) && len(pool)-len(small.Members) >= max(r.opt.Providers, 1) {
@@ -527,6 +608,20 @@ func (r *run) planPool(pool []server.Member, free bool) error {
 			}
 		}
 		r.opt.say("not used for now: %v", small)
+		return r.planPool(rest, free)
+	}
+	if err == nil && r.p.Job.Auto() && len(plan.GA.Spares) > 0 {
+		// Who does not train has no replica.
+		var rest []server.Member
+		var out []string
+		for i, m := range pool {
+			if slices.Contains(plan.GA.Spares, i) {
+				out = append(out, m.Name)
+			} else {
+				rest = append(rest, m)
+			}
+		}
+		r.opt.say("%s to spare: training would be slower with them", strings.Join(out, ", "))
 		return r.planPool(rest, free)
 	}
 	if !r.opt.Alone && (errors.Is(err, ga.ErrRAM) || errors.Is(err, ga.ErrInvalid)) {
@@ -603,9 +698,12 @@ func (r *run) event(ev server.Event) {
 		}
 		r.mu.Lock()
 		plan := r.plan.String()
-		r.rec.placed(&r.plan.Plan, r.p.Graph)
+		r.rec.placed(&r.plan.Plan, r.p.Graph, r.job)
 		r.mu.Unlock()
 		r.opt.say("%s", strings.TrimRight(plan, "\n"))
+		if n := len(r.job.Periods); n > 0 {
+			r.opt.say("replicas auto: %d from step %d on, one for each provider that trains as far as epochs and memory allow", r.job.Replica(), r.job.Periods[n-1].Step)
+		}
 	case server.Ready:
 		r.mu.Lock()
 		r.trips.note(e.Name, e.RTT)
@@ -614,6 +712,8 @@ func (r *run) event(ev server.Event) {
 		r.rec.begin(now, int64(e.Resume))
 		r.begin(now)
 		switch {
+		case e.After > 0 && r.grew:
+			r.opt.say("training resumes from step %d, %.1f s later", e.Resume, e.After.Seconds())
 		case e.After > 0:
 			r.opt.say("training resumes from step %d, %.1f s after the loss", e.Resume, e.After.Seconds())
 		case e.Resume > 0:
@@ -625,6 +725,7 @@ func (r *run) event(ev server.Event) {
 		r.learned()
 		r.rec.clear()
 		r.done = map[string]bool{}
+		r.grew = e.Grows
 		r.opt.say("%s: %s", e.Reason, redone(e))
 	case server.Resumed:
 		r.opt.say("resuming the run that ended at step %d of epoch %d (--fresh starts from the beginning)", e.Step, e.Epoch+1)

@@ -38,16 +38,20 @@ func tensorBytes(t stage.Tensor) int64 {
 // inspect checks an upload for the server.
 func (r *run) inspect(g machine.Grant, in io.Reader, size int64) (order.Position, []string, error) {
 	r.mu.Lock()
-	stages, all := r.stages, r.clusters
+	i := slices.IndexFunc(r.placed, func(p placed) bool { return p.run == g.Run })
+	var at placed
+	if i >= 0 {
+		at = r.placed[i]
+	}
 	r.mu.Unlock()
-	if g.Cluster >= len(stages) || g.Stage >= len(stages[g.Cluster]) {
-		return order.Position{}, nil, fmt.Errorf("the plan has no stage %d of a cluster %d", g.Stage, g.Cluster)
+	if g.Cluster >= len(at.stages) || g.Stage >= len(at.stages[g.Cluster]) {
+		return order.Position{}, nil, fmt.Errorf("the plan of %s has no stage %d of a cluster %d", g.Run, g.Stage, g.Cluster)
 	}
 	b, err := io.ReadAll(io.LimitReader(in, size))
 	if err != nil {
 		return order.Position{}, nil, err
 	}
-	return checkPart(r.p.Job, r.p.Job.Order(r.p.Data.Train.Len(), r.p.Data.Val.Len()), stages[g.Cluster][g.Stage], stage.Placement{Cluster: g.Cluster, Clusters: all}, b)
+	return checkPart(at.job, at.job.Order(r.p.Data.Train.Len(), r.p.Data.Val.Len()), at.stages[g.Cluster][g.Stage], stage.Placement{Cluster: g.Cluster, Clusters: at.clusters}, b)
 }
 
 // checkPart checks that a file is a valid state of a stage: it has all of the stage's tensors

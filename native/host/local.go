@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/ravnest/ravnest/engine/data"
+	"github.com/ravnest/ravnest/engine/job"
 	"github.com/ravnest/ravnest/engine/kernel"
 	"github.com/ravnest/ravnest/engine/loss"
 	"github.com/ravnest/ravnest/engine/pipeline/order"
@@ -77,11 +78,15 @@ func readRows(ctx context.Context, p *project.Project) *rows {
 }
 
 // trainer returns the one-process trainer of a project and a function that closes it.
-func trainer(ctx context.Context, p *project.Project, team *kernel.Team) (*train.Trainer, func(), error) {
+// Where the job leaves the number of replicas open it trains by a record, or is one of one.
+func trainer(ctx context.Context, p *project.Project, record []order.Period, team *kernel.Team) (*train.Trainer, func(), error) {
 	r := readRows(ctx, p)
 	cfg := train.Config{
-		Job: p.Job, Graph: p.Graph, Order: data.Order, Team: team,
+		Job: p.Job, Record: record, Graph: p.Graph, Order: data.Order, Team: team,
 		TrainX: r.trainX, TrainY: r.trainY, ValX: r.valX, ValY: r.valY,
+	}
+	if p.Job.Auto() && record == nil {
+		cfg.Job.Replicas = 1
 	}
 	if r.visits != nil {
 		cfg.Visits = r.visits()
@@ -123,8 +128,15 @@ func (o *localObserver) Keep(s stage.Saved) error {
 }
 
 // fits checks that the job fits into this process beside the data, which are loaded already.
-func fits(p *project.Project, what string) error {
-	need, err := train.Bytes(p.Job, p.Graph)
+func fits(p *project.Project, record []order.Period, what string) error {
+	j := p.Job
+	if j.Auto() {
+		j.Replicas = 1
+	}
+	for _, p := range record { // the most replicas take the most
+		j.Replicas = max(j.Replicas, job.Count(p.Replicas))
+	}
+	need, err := train.Bytes(j, p.Graph)
 	if err != nil {
 		return err
 	}
@@ -135,22 +147,44 @@ func fits(p *project.Project, what string) error {
 }
 
 // TrainLocal trains the project's job in this process. When ctx is cancelled it stops
-// before the next update and keeps the state.
-func TrainLocal(ctx context.Context, p *project.Project, threads int, out Output) (Summary, error) {
-	if err := fits(p, "training"); err != nil {
+// before the next update and keeps the state. Where the job leaves the number of replicas to the
+// host, rounds is the file with the record to go by; "": there is one replica, since one process
+// trains.
+func TrainLocal(ctx context.Context, p *project.Project, threads int, rounds string, out Output) (Summary, error) {
+	var record []order.Period
+	switch {
+	case rounds != "":
+		if !p.Job.Auto() {
+			return Summary{}, fmt.Errorf("a record of replicas (--rounds) is for a job with replicas %q; this one has %d of them, and needs none", job.Auto, p.Job.Replica())
+		}
+		var err error
+		if record, err = p.ReadRounds(rounds); err != nil {
+			return Summary{}, err
+		}
+	case p.Job.Auto():
+		record = []order.Period{{Step: 0, Replicas: 1}}
+		out.say("replicas auto: one process trains one replica; to repeat a run of several providers give its record (--rounds FILE)")
+	}
+	if err := fits(p, record, "training"); err != nil {
 		return Summary{}, err
 	}
 	team := kernel.NewTeam(threads)
 	defer team.Close()
 	begin := time.Now()
-	t, end, err := trainer(context.WithoutCancel(ctx), p, team)
+	t, end, err := trainer(context.WithoutCancel(ctx), p, record, team)
 	defer end()
 	if err != nil {
 		return Summary{}, err
 	}
 	r := newRecord(p, "train", out)
+	r.record = record
 	if err := r.open(); err != nil {
 		return Summary{}, err
+	}
+	if record != nil {
+		if err := p.WriteRounds(record); err != nil {
+			return Summary{}, err
+		}
 	}
 	r.begin(time.Now(), 0)
 	r.sum.Providers = 1
@@ -192,7 +226,7 @@ func diverged(err error, p *project.Project, obs *localObserver, team *kernel.Te
 	if obs.kept != nil {
 		was = fmt.Sprintf("the last saved weights, after %d batches,", *obs.kept)
 	} else {
-		t, end, ierr := trainer(context.Background(), p, team)
+		t, end, ierr := trainer(context.Background(), p, nil, team)
 		defer end()
 		if ierr == nil {
 			_, ierr = writeTrained(p, t.State())
@@ -235,12 +269,12 @@ func Eval(ctx context.Context, p *project.Project, threads int) (Evaluation, err
 	if err != nil {
 		return Evaluation{}, err
 	}
-	if err := fits(p, "measuring"); err != nil {
+	if err := fits(p, nil, "measuring"); err != nil {
 		return Evaluation{}, err
 	}
 	team := kernel.NewTeam(threads)
 	defer team.Close()
-	t, end, err := trainer(ctx, p, team)
+	t, end, err := trainer(ctx, p, nil, team)
 	defer end()
 	if err != nil {
 		return Evaluation{}, err

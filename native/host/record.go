@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/ravnest/ravnest/engine/graph"
+	"github.com/ravnest/ravnest/engine/job"
 	"github.com/ravnest/ravnest/engine/loss"
 	"github.com/ravnest/ravnest/engine/optim"
 	"github.com/ravnest/ravnest/engine/pipeline/order"
@@ -45,8 +46,10 @@ type Summary struct {
 	FirstStepS  float64  `json:"first_step_s"`         // time from the last provider's start
 	Cuts        []string `json:"cuts,omitempty"`       // first node of each stage, of the first cluster
 	// Where replicas train: their number, the rounds that were finished, and what each cluster did.
-	Replicas int              `json:"replicas,omitempty"`
-	Rounds   int64            `json:"rounds,omitempty"`
+	Replicas int   `json:"replicas,omitempty"`
+	Rounds   int64 `json:"rounds,omitempty"`
+	// Record says how many there were from which step on, where the host chose.
+	Record   []order.Period   `json:"record,omitempty"`
 	Clusters []ClusterSummary `json:"clusters,omitempty"`
 	// Forecast is the planner's samples_per_s; 0: nothing was measured.
 	Forecast    float64  `json:"forecast_samples_per_s,omitempty"`
@@ -94,6 +97,8 @@ func (n Number) MarshalJSON() ([]byte, error) {
 // record keeps the files and the current figures of a run.
 type record struct {
 	p                       *project.Project
+	job                     job.Spec // in the period of the record that is trained
+	record                  []order.Period
 	losses, vals, valLosses *lines
 	metrics                 *metrics
 	Output
@@ -131,7 +136,7 @@ type averaging struct {
 func newRecord(p *project.Project, command string, out Output) *record {
 	j := p.Job
 	return &record{
-		p: p, Output: out, batches: j.Batches(p.Data.Train.Len()), total: int64(j.Total(p.Data.Train.Len())),
+		p: p, job: p.Job, Output: out, batches: j.Batches(p.Data.Train.Len()), total: int64(j.Total(p.Data.Train.Len())),
 		wire: map[string]int64{}, busy: map[string]float64{}, rss: map[string]int64{}, lastEpoch: -1,
 		sum: Summary{Command: command, Schedule: j.Schedule, Wire: j.Wire, Seed: j.Seed, Epochs: j.Epochs, Loss: Number(math.NaN()), ValLoss: Number(math.NaN()), ValAccuracy: -1, BestVal: -1},
 	}
@@ -191,15 +196,16 @@ func (r *record) attempt() {
 	r.roles, r.wire, r.busy, r.average = nil, map[string]int64{}, map[string]float64{}, map[string]averaging{}
 }
 
-// placed notes the clusters of an attempt.
-func (r *record) placed(plan *planner.Plan, g *graph.Graph) {
+// placed notes the clusters of an attempt, in which the job is j.
+func (r *record) placed(plan *planner.Plan, g *graph.Graph, j job.Spec) {
+	r.job, r.record = j, j.Periods
 	for len(r.clusters) < len(plan.Clusters) {
 		r.clusters = append(r.clusters, ClusterSummary{})
 	}
 	for c := range r.clusters {
 		r.clusters[c].Providers, r.clusters[c].Cuts, r.clusters[c].Replicas = nil, nil, nil
 	}
-	for c, s := range clusters(plan, r.p.Job) {
+	for c, s := range clusters(plan, j) {
 		t := &r.clusters[c]
 		t.Replicas, t.Forecast = s.Replicas, plan.Clusters[c].Rate
 		for _, st := range plan.Clusters[c].Stages {
@@ -236,7 +242,8 @@ func (r *record) progress(e *server.Progress) {
 // trained notes the units and samples of a batch whose loss a cluster has reported. Batches
 // that are split over the replicas are reported by one cluster for all.
 func (r *record) trained(cluster int, step int64) {
-	j, run := r.p.Job, r.p.Job.Order(r.p.Data.Train.Len(), 0)
+	r.goTo(step)
+	j, run := r.job, r.order()
 	b, n := int(step)%r.batches, j.Replica()
 	rows := j.Rows(r.p.Data.Train.Len(), b)
 	over := step+1 == r.total
@@ -255,8 +262,9 @@ func (r *record) trained(cluster int, step int64) {
 	}
 	c := &r.clusters[cluster]
 	c.Samples += int64(rows)
-	next := order.Position{Epoch: int(step) / r.batches, Batch: b + n, Step: uint64(step) + uint64(n)}
-	if b+n >= r.batches || step+int64(n) >= r.total || run.Round(next) != run.Round(order.Position{Epoch: next.Epoch, Batch: b}) {
+	at := run.At(uint64(step))
+	next := order.Position{Epoch: at.Epoch, Batch: b + n, Step: at.Step + uint64(n)}
+	if b+n >= r.batches || step+int64(n) >= r.total || run.Round(next) != run.Round(at) {
 		c.Units++
 	}
 }
@@ -268,6 +276,31 @@ func (r *record) begin(now time.Time, step int64) {
 	}
 	r.ended = now
 	r.sum.Steps = step
+	if r.p.Job.Auto() && r.opened {
+		// With other replicas than before what follows becomes something else.
+		r.losses.cut(step)
+		if every := int64(max(r.p.Job.ValEvery, 1)); step < r.total {
+			passes := step / int64(r.batches) / every
+			r.vals.cut(passes)
+			r.valLosses.cut(passes)
+		}
+	}
+}
+
+// order is the run's in the period at hand.
+func (r *record) order() order.Run { return r.job.Order(r.p.Data.Train.Len(), 0) }
+
+// goTo makes the period that a step is in the one at hand.
+func (r *record) goTo(step int64) {
+	n := len(r.record)
+	for n > 1 && r.record[n-1].Step > uint64(step) {
+		n--
+	}
+	if n > 0 && n != len(r.job.Periods) {
+		if j, err := r.p.Job.In(r.record[:n]); err == nil {
+			r.job = j
+		}
+	}
 }
 
 // loss records a batch's loss.
@@ -316,7 +349,8 @@ func (r *record) tick(now time.Time) {
 
 // rate is the learning rate of the update that a batch is a part of.
 func (r *record) rate(step int64) float64 {
-	run := r.p.Job.Order(r.p.Data.Train.Len(), 0)
+	r.goTo(step)
+	run := r.order()
 	epoch, batch := int(step)/r.batches, int(step)%r.batches
 	return optim.Rate(r.p.Job.LR, r.p.Job.Optimizer.LR, optim.When{Epoch: epoch, Update: run.Update(epoch, batch), Total: run.AllUpdates()})
 }
@@ -400,10 +434,11 @@ func (r *record) ahead(b *strings.Builder) {
 
 // rounds is how many rounds are over after so many batches. The run's end ends one, too.
 func (r *record) rounds(steps int64) int64 {
-	run := r.p.Job.Order(r.p.Data.Train.Len(), 0)
+	r.goTo(max(steps-1, 0))
+	run := r.order()
 	p := order.Position{Epoch: int(steps) / r.batches, Batch: int(steps) % r.batches, Step: uint64(steps), Seq: uint64(steps)}
 	n := int64(run.Round(p))
-	if steps == r.total && p.Batch%max(int(span(r.p.Job)), r.p.Job.UpdateFrequency) != 0 {
+	if steps == r.total && !run.Opens(p) {
 		n++
 	}
 	return n
@@ -430,14 +465,18 @@ func (r *record) summary() Summary {
 	if s.Steps > 0 {
 		s.WireBytes = float64(r.wireTotal()) / float64(s.Steps)
 	}
-	if r.p.Job.Replica() > 1 && r.at != nil {
-		s.Replicas, s.Rounds, s.Clusters = r.p.Job.Replica(), r.rounds(s.Steps), r.fold()
+	if (r.p.Job.Auto() || r.p.Job.Replica() > 1) && r.at != nil {
+		s.Rounds, s.Clusters = r.rounds(s.Steps), r.fold()
+		s.Replicas, s.Record = r.job.Replica(), r.record
 	}
 	for _, name := range r.roles {
 		s.PeakRSS = append(s.PeakRSS, r.rss[name])
 	}
 	if !r.opened {
 		return s
+	}
+	if r.record != nil {
+		s.Files = append(s.Files, filepath.Join(r.p.Dir, project.RoundsFile))
 	}
 	s.Files = append(s.Files, filepath.Join(r.p.Dir, project.LossesFile), filepath.Join(r.p.Dir, project.ValsFile), filepath.Join(r.p.Dir, project.ValLossFile), filepath.Join(r.p.Dir, project.MetricsFile))
 	return s

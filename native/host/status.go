@@ -14,6 +14,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/ravnest/ravnest/engine/pipeline/order"
 	"github.com/ravnest/ravnest/engine/pipeline/snapshot"
 	"github.com/ravnest/ravnest/native/project"
 	"github.com/ravnest/ravnest/signaling/proto"
@@ -131,6 +132,9 @@ func StatusText(s server.Status) string {
 	if s.Waiting != "" {
 		fmt.Fprintf(&b, "\n%s", s.Waiting)
 	}
+	if len(s.Record) > 0 {
+		fmt.Fprintf(&b, "\nreplicas: %s (chosen by who is there)", changes(s.Record))
+	}
 	if len(s.Clusters) > 1 {
 		fmt.Fprintf(&b, "\nround %d of %d replicas", s.Round, s.Replicas)
 		for _, c := range s.Clusters {
@@ -148,3 +152,20 @@ func StatusText(s server.Status) string {
 	}
 	return b.String()
 }
+
+// changes tells of a record how many replicas there were from which step on; of a long one, its
+// end.
+func changes(record []order.Period) string {
+	const most = 6
+	var parts []string
+	if n := len(record) - most; n > 0 {
+		parts, record = []string{fmt.Sprintf("%d changes", n)}, record[n:]
+	}
+	for _, p := range record {
+		parts = append(parts, fmt.Sprintf("%d from step %d on", p.Replicas, p.Step))
+	}
+	return strings.Join(parts, ", ")
+}
+
+// ReplicaChanges tells of a run whose number of replicas was chosen how many there were.
+func (s Summary) ReplicaChanges() string { return changes(s.Record) }

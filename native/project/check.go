@@ -36,7 +36,7 @@ func CheckJob(j job.Spec, g *graph.Graph, d *data.Set) error {
 	if err := j.Order(d.Train.Len(), d.Val.Len()).Check(); err != nil {
 		return err
 	}
-	return errors.Join(checkBatches(j, g, d.Train.Len()), checkTokens(g, "training data", d.Train.X()), checkTokens(g, "validation data", d.Val.X()))
+	return errors.Join(CheckBatches(j, g, d.Train.Len()), checkTokens(g, "training data", d.Train.X()), checkTokens(g, "validation data", d.Val.X()))
 }
 
 // CheckInputs returns an error unless the rows of x are valid inputs of the model.
@@ -113,9 +113,9 @@ func checkShares(what string, y *data.Table) error {
 	return nil
 }
 
-// checkBatches checks the sizes of all micro-batches of a run over n training rows. All
+// CheckBatches checks the sizes of all micro-batches of a run over n training rows. All
 // batches have the same size except the last of an epoch, if the run reaches it.
-func checkBatches(j job.Spec, g *graph.Graph, n int) error {
+func CheckBatches(j job.Spec, g *graph.Graph, n int) error {
 	totals := []int{j.Rows(n, 0)}
 	if b := j.Batches(n); j.Total(n) >= b {
 		totals = append(totals, j.Rows(n, b-1))

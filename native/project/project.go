@@ -39,6 +39,7 @@ const (
 	AchievedFile = "node_data/achieved.json"
 	NodesDir     = "node_data/nodes"
 	LossesFile   = "losses.txt"
+	RoundsFile   = "rounds.json"
 	ValsFile     = "val_accuracies.txt"
 	ValLossFile  = "val_losses.txt"
 	// MetricsFile is a table of all figures, RunsDir holds TensorBoard's event files of every

@@ -92,8 +92,8 @@ func TestWasm(t *testing.T) {
 	go func() {
 		r, err := s.Run(ctx, server.Job{
 			Job: run.Job{Raw: json.RawMessage(`{}`)}, Blobs: graph,
-			Plan: func(_ context.Context, pool []server.Member, _ bool) ([]server.Assignment, error) {
-				return []server.Assignment{{MemberID: pool[0].ID, Stages: 1, Segment: snapshot.Segment{To: 1}, Graph: proto.Ref{SHA256: hex.EncodeToString(sum[:]), Size: int64(len(graph))}}}, nil
+			Plan: func(_ context.Context, ask server.Ask) ([]server.Assignment, error) {
+				return []server.Assignment{{MemberID: ask.Pool[0].ID, Stages: 1, Segment: snapshot.Segment{To: 1}, Graph: proto.Ref{SHA256: hex.EncodeToString(sum[:]), Size: int64(len(graph))}}}, nil
 			},
 		}, nil)
 		if err == nil && (r.Checkpoint == nil || r.Checkpoint.Parts[0].Size != 300_000) {

@@ -24,7 +24,7 @@ func (m *Machine) submit(now time.Time, e Submit) {
 	m.Strikes, m.Objects = map[string]*strike{}, map[string]bool{}
 	m.Saves, m.Pending, m.CommitOK, m.StoreErr = nil, nil, true, ""
 	m.Began, m.Lost, m.GraceUntil, m.Fruitless, m.LastLoss = false, time.Time{}, time.Time{}, 0, ""
-	m.Used = 0
+	m.Used, m.Pooled, m.Record = 0, 0, nil
 	m.Asking, m.Tried, m.Told = "", nil, ""
 	m.Losses, m.Deep, m.Trained, m.Rescue = 0, 0, 0, nil
 	m.Stale = e.Stale
@@ -108,6 +108,9 @@ func (m *Machine) gather(now time.Time) {
 		}
 		free = true
 	}
+	if m.Job.Auto != nil && m.Began && len(pool) > m.Job.Want {
+		free = true // those beyond the names take part, too
+	}
 	key := poolKey(pool, free)
 	if slices.Contains(m.Tried, key) && m.Job.Replan && (len(pool) > m.Job.Want || !m.Lost.IsZero()) {
 		free = true
@@ -120,7 +123,12 @@ func (m *Machine) gather(now time.Time) {
 	m.Phase = Planning
 	m.PlanSeq++
 	m.Shrunk = false
-	m.act(AskPlan{Seq: m.PlanSeq, Pool: pool, Free: free})
+	m.Pooled = len(pool)
+	if !free && len(m.Job.Names) > 0 {
+		m.Pooled = m.Job.Want
+	}
+	step, record := m.past()
+	m.act(AskPlan{Seq: m.PlanSeq, Run: m.attempt(m.Attempt + 1), Pool: pool, Free: free, Step: step, Record: record})
 }
 
 func (m *Machine) waitForMore(now time.Time, pool []Member, missing, out []string) {
@@ -138,6 +146,9 @@ func (m *Machine) waitForMore(now time.Time, pool []Member, missing, out []strin
 	}
 	m.say(b.String())
 }
+
+// attempt is the id of attempt n.
+func (m *Machine) attempt(n int) string { return m.Job.ID + "-" + strconv.Itoa(n) }
 
 func poolKey(pool []Member, free bool) string {
 	ids := []string{strconv.FormatBool(free)}
@@ -172,7 +183,8 @@ func (m *Machine) planned(now time.Time, e Plan) {
 		return
 	}
 	m.Attempt++
-	m.Run = m.Job.ID + "-" + strconv.Itoa(m.Attempt)
+	m.Record, m.Planned, m.More, m.Growing = e.Placed[0].Record, now, 0, false
+	m.Run = m.attempt(m.Attempt)
 	m.Clusters, m.placed = map[int]*cluster{}, nil
 	m.Next, m.Ahead = 0, nil
 	if c := m.state.Saved; c != nil {
@@ -310,6 +322,9 @@ type place struct{ Cluster, Stage int }
 func (m *Machine) checkPlan(as []Assignment) error {
 	if len(as) == 0 {
 		return errors.New("the plan is empty")
+	}
+	if err := m.checkRecord(as[0].Record); err != nil {
+		return err
 	}
 	used := map[string]bool{}
 	stages := map[int]int{}
@@ -665,6 +680,7 @@ type loss struct {
 	why      string
 	blame    []string // names
 	polite   bool
+	grows    bool // nobody is lost: there are more
 }
 
 // lose ends the attempt. The run goes on if it can.
@@ -690,7 +706,7 @@ func (m *Machine) lose(now time.Time, l loss) {
 			m.Losses++
 		}
 	}
-	ev := Recovering{Run: m.Run, Reason: l.why}
+	ev := Recovering{Run: m.Run, Reason: l.why, Grows: l.grows}
 	if c := m.state.Saved; c != nil {
 		ev.Step = c.Position.Step
 	}
@@ -745,7 +761,7 @@ func (m *Machine) stop(now time.Time, e StopRequest) {
 		m.extend(now)
 		m.StopBy = 0
 		for _, x := range m.assigned() {
-			m.StopBy = max(m.StopBy, x.Last.Step+m.Job.Span)
+			m.StopBy = max(m.StopBy, x.Last.Step+m.span())
 			if !x.Done {
 				m.send(x, &proto.Stop{Run: m.Run, Reason: e.Reason, Mode: proto.Graceful})
 			}

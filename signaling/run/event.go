@@ -137,11 +137,15 @@ type (
 		Abrupt     bool
 	}
 	// AskPlan asks for a Plan with the same Seq and cancels any earlier request. Free says
-	// that the pool is not the one that the job's names stand for.
+	// that the pool is not the one that the job's names stand for. The plan goes
+	// on from a step, up to which the record says how many replicas there were, where the job is Auto.
 	AskPlan struct {
-		Seq  int
-		Pool []Member
-		Free bool
+		Seq    int
+		Run    string // id of the attempt that it becomes
+		Pool   []Member
+		Free   bool
+		Step   uint64
+		Record []order.Period
 	}
 	// Emit passes a report to the requester.
 	Emit struct{ Report Report }
@@ -169,6 +173,7 @@ type (
 	Grant struct {
 		Seq     uint64
 		ID      string
+		Run     string // the attempt
 		Object  string
 		Limit   int64 // bytes; 0: the host's limit
 		Cluster int
@@ -292,6 +297,7 @@ type (
 		Run           string
 		Reason        string
 		Step, Reached uint64
+		Grows         bool // nothing is lost: more providers are there, and take part from now on
 	}
 	// Resumed: the host continues an earlier run.
 	Resumed struct {

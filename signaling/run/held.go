@@ -14,6 +14,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/ravnest/ravnest/engine/pipeline/order"
 	"github.com/ravnest/ravnest/engine/pipeline/snapshot"
 	"github.com/ravnest/ravnest/signaling/proto"
 )
@@ -57,12 +58,13 @@ type rescue struct {
 	Run     string
 	Attempt int
 	Apart   bool
-	Places  []place    // stages of the attempt
-	Sets    []*heldSet // to choose from, oldest first
-	Avoid   []string   // IDs of members that are not asked
-	Step    int64      // of the set that is being brought
-	Parts   []*brought // of it
-	Until   time.Time  // they are given up if nothing happens before
+	Record  []order.Period `json:",omitempty"` // of the attempt
+	Places  []place        // stages of the attempt
+	Sets    []*heldSet     // to choose from, oldest first
+	Avoid   []string       // IDs of members that are not asked
+	Step    int64          // of the set that is being brought
+	Parts   []*brought     // of it
+	Until   time.Time      // they are given up if nothing happens before
 }
 
 // brought is a state that is being brought.
@@ -205,7 +207,7 @@ func (m *Machine) askHold(now time.Time) {
 // when the attempt ends, before it is forgotten. A set counts when every stage has held it, so
 // that all losses before it are known.
 func (m *Machine) recall(now time.Time, blame []string) *rescue {
-	r := &rescue{Run: m.Run, Attempt: m.Attempt, Apart: m.Job.Apart}
+	r := &rescue{Run: m.Run, Attempt: m.Attempt, Apart: m.Job.Apart, Record: m.Record}
 	for _, c := range m.clusters() { // whoever was lost is no member any more
 		for k := range m.Clusters[c].Stages {
 			r.Places = append(r.Places, place{c, k})
@@ -369,7 +371,7 @@ func (m *Machine) grantHeld(now time.Time, x *member, e UploadRequest) bool {
 		if p.By == x.ID && p.Stage == e.Stage && p.Blob.SHA256 == e.SHA256 && p.Entry == nil {
 			x.Taking, p.Granted = now, true
 			m.act(Grant{
-				Seq: e.Seq, ID: x.ID, Object: objectOf(e.Run, p.Cluster, p.Stage, e.SHA256),
+				Seq: e.Seq, ID: x.ID, Run: e.Run, Object: objectOf(e.Run, p.Cluster, p.Stage, e.SHA256),
 				Limit: p.Limit, Cluster: p.Cluster, Stage: p.Stage, Segment: p.Segment,
 			})
 			return true
@@ -415,7 +417,7 @@ func (r *rescue) position() position {
 // brought commits the checkpoint that a rescue makes, once all of it is here.
 func (m *Machine) brought(now time.Time) {
 	r := m.Rescue
-	c := &snapshot.Manifest{Version: snapshot.Version, Run: r.Run, Generation: r.Attempt, Position: r.position()}
+	c := &snapshot.Manifest{Version: snapshot.Version, Run: r.Run, Generation: r.Attempt, Position: r.position(), Record: r.Record}
 	for _, p := range r.Parts {
 		if p.Entry == nil {
 			return

@@ -332,6 +332,7 @@ func (m *Machine) tick(now time.Time) {
 		m.late(now)
 	case Running:
 		if m.stuck(now); m.Phase == Running { // or the attempt is over
+			m.grow(now)
 			m.ask(now, false)
 			m.askHold(now)
 		}
@@ -453,7 +454,7 @@ func (m *Machine) leaving(now time.Time, x *member, msg *proto.Leaving) {
 	// That is for the mark; while states are being brought, however slowly, it may take longer.
 	var cost time.Duration
 	for _, c := range m.Clusters { // the slowest ends the round
-		cost = max(cost, 3*c.Cost+time.Duration(m.Job.Span)*c.LongGap)
+		cost = max(cost, 3*c.Cost+time.Duration(m.span())*c.LongGap)
 	}
 	x.WishAt, x.LeaveBy = now, now.Add(min(m.set.StopTimeout*2+cost, maxGoodbye))
 	m.report(Waiting{Reason: fmt.Sprintf("%s wants to leave (%s): saving first", x.Name, x.Wish)})

@@ -27,6 +27,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/ravnest/ravnest/engine/pipeline/order"
 	"github.com/ravnest/ravnest/engine/pipeline/snapshot"
 	"github.com/ravnest/ravnest/signaling/proto"
 )
@@ -55,6 +56,7 @@ type Settings struct {
 	Away         time.Duration // how long a member without a connection may take to return; negative: not at all
 	Checkpoint   time.Duration // minimum time between checkpoints that the host asks for; negative: never
 	Hold         time.Duration // the same for states that stages hold in memory
+	Regroup      time.Duration // how long to wait for more newcomers before planning with them, where the job is Auto
 	Stall        time.Duration // minimum time without any progress before a stage counts as stuck
 	MaxMembers   int
 	Once         bool // say bye to all when the run is over
@@ -76,6 +78,7 @@ func (s *Settings) Fill() {
 	def(&s.Grace, 15*time.Second)
 	def(&s.Checkpoint, 10*time.Second)
 	def(&s.Hold, time.Second)
+	def(&s.Regroup, 5*time.Second)
 	def(&s.Stall, 30*time.Second)
 	if s.MaxMembers == 0 {
 		s.MaxMembers = 1024
@@ -119,6 +122,10 @@ type Job struct {
 	// Audit keeps what an audit needs: a log of what the stages commit themselves to, and
 	// the checkpoint before the newest.
 	Audit bool
+	// Auto is the order of a job whose number of replicas is chosen with every plan, without
+	// the replicas; nil: the number is the job's. Each plan then says how many there are, and
+	// when more providers are there than it was made for, another one is asked for.
+	Auto *order.Run `json:",omitempty"`
 	// Apart tells that clusters do not have the same state after a round, since each keeps
 	// something of its replicas: a checkpoint then needs the stages of all clusters. Else
 	// those of the first cluster are enough.
@@ -150,6 +157,9 @@ type Assignment struct {
 	// Hold says that the stage can hold states in memory beside what it promises to stay within
 	// otherwise, and Copied that a neighbour keeps copies of them.
 	Hold, Copied bool
+	// Record says how many replicas the run has from which step on, the attempt's own included,
+	// where the job is Auto. It is the same in all assignments of a plan.
+	Record []order.Period
 	// For people: how many replicas the cluster trains, and the samples a second that it is
 	// expected to; 0: not known.
 	Share    int
@@ -249,10 +259,16 @@ type state struct {
 	Run        string
 	Attempt    int
 	PlanSeq    int
-	Used       int      // providers that the last plan gave stages to
-	Asking     string   // the pool that is being planned for
-	Tried      []string // pools for which the planner found no plan
-	Told       string   // the last reason given for waiting
+	Used       int            // providers that the last plan gave stages to
+	Pooled     int            // providers that it was made for
+	Record     []order.Period `json:",omitempty"` // of the attempt's replicas, where the job is Auto
+	Planned    time.Time      // when the attempt was planned
+	More       int            `json:",omitempty"` // providers that are there beyond those it was planned for
+	MoreAt     time.Time      // when the last of them came
+	Growing    bool           `json:",omitempty"` // a checkpoint was asked for, to plan with them
+	Asking     string         // the pool that is being planned for
+	Tried      []string       // pools for which the planner found no plan
+	Told       string         // the last reason given for waiting
 	Started    time.Time
 	Began      bool // training has begun in some attempt
 	Lost       time.Time

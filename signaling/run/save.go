@@ -53,7 +53,7 @@ func (m *Machine) grant(now time.Time, e UploadRequest) {
 	default:
 		x.Taking = now
 		m.act(Grant{
-			Seq: e.Seq, ID: x.ID, Object: objectOf(e.Run, x.Place.Cluster, e.Stage, e.SHA256),
+			Seq: e.Seq, ID: x.ID, Run: e.Run, Object: objectOf(e.Run, x.Place.Cluster, e.Stage, e.SHA256),
 			Limit: x.Place.MaxUpload, Cluster: x.Place.Cluster, Stage: e.Stage, Segment: x.Place.Segment,
 		})
 	}
@@ -186,7 +186,7 @@ func positionOf(msg *proto.Saved, found *position) (position, error) {
 // tells that no others will come.
 func (m *Machine) commit(set *saveSet, parts []snapshot.Entry, whole bool) {
 	c := &snapshot.Manifest{
-		Version: snapshot.Version, Run: m.Run, Generation: m.Attempt, Position: set.Position, Parts: slices.Clone(parts),
+		Version: snapshot.Version, Run: m.Run, Generation: m.Attempt, Position: set.Position, Record: m.Record, Parts: slices.Clone(parts),
 	}
 	c.Sort()
 	b, err := c.JSON()
@@ -247,6 +247,7 @@ func (m *Machine) committed(now time.Time, e Commit) {
 			}
 		}
 	}
+	m.regroup(now, c)
 	m.finishIfDone(now)
 }
 

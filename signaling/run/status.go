@@ -6,6 +6,7 @@ import (
 	"math"
 	"time"
 
+	"github.com/ravnest/ravnest/engine/pipeline/order"
 	"github.com/ravnest/ravnest/signaling/proto"
 )
 
@@ -21,7 +22,9 @@ type Status struct {
 	Members   []MemberStatus `json:"members"`
 	// Where replicas train: their number, the round that is trained, counted from 1, what each
 	// cluster does, and the samples a second that are expected of all; 0: not known.
-	Replicas int             `json:"replicas,omitempty"`
+	Replicas int `json:"replicas,omitempty"`
+	// Record says how many replicas there are from which step on, where the host chooses.
+	Record   []order.Period  `json:"record,omitempty"`
 	Round    int64           `json:"round,omitempty"`
 	Clusters []ClusterStatus `json:"clusters,omitempty"`
 	Forecast float64         `json:"forecast_samples_per_s,omitempty"`
@@ -136,7 +139,13 @@ func (m *Machine) replicas(s *Status) {
 		return
 	}
 	s.Forecast = float64(s.Replicas) * slowest // all wait for the slowest
-	if j := m.Job; s.Replicas > 1 && j.Batches > 0 && j.Span > 0 && (m.Phase == Running || m.Phase == Draining) {
+	s.Record = m.Record
+	if j := m.Job; j.Auto != nil {
+		if s.Replicas > 1 && !j.Auto.Split && (m.Phase == Running || m.Phase == Draining) {
+			r := m.order()
+			s.Round = int64(r.Round(r.At(uint64(behind)))) + 1
+		}
+	} else if s.Replicas > 1 && j.Batches > 0 && j.Span > 0 && (m.Phase == Running || m.Phase == Draining) {
 		s.Round = behind/j.Batches*((j.Batches+j.Span-1)/j.Span) + behind%j.Batches/j.Span + 1
 	}
 }

@@ -30,6 +30,9 @@ var (
 	ErrPool = errors.New("these providers are not enough")
 )
 
+// Ask is what a plan is made for.
+type Ask = run.AskPlan
+
 // Job is what the host needs to know about a training job. It never interprets Raw, the
 // blobs or a plan. An empty ID stands for a random one, a Want of 0 for one provider for each
 // of Names, or for one if there are none.
@@ -37,12 +40,13 @@ type Job struct {
 	run.Job
 	// Blobs holds the graph, data and weights that assignments refer to.
 	Blobs Blobs
-	// Plan places the job on the pool, which is in the order of Names, or sorted by name if
-	// there are none. If free is set, the providers' names do not matter. Plan runs in a
+	// Plan places the job on ask.Pool, which is in the order of Names, or sorted by name if
+	// there are none. If ask.Free is set, the providers' names do not matter. A plan for
+	// an Auto job extends ask.Record, from ask.Step on. Plan runs in a
 	// goroutine of its own and may take its time. When a provider leaves that cannot be spared,
 	// ctx is cancelled and Plan is called again with the new pool. If its error wraps ErrPool,
 	// the host waits for another provider; any other error ends the run.
-	Plan func(ctx context.Context, pool []Member, free bool) ([]Assignment, error)
+	Plan func(ctx context.Context, ask Ask) ([]Assignment, error)
 	// Inspect checks that an upload is the state of the stage that was granted, and returns
 	// its position and what it holds. nil: nothing is checked.
 	Inspect func(g run.Grant, r io.Reader, size int64) (order.Position, []string, error)

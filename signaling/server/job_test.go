@@ -33,7 +33,7 @@ func TestBucket(t *testing.T) {
 }
 
 func TestCheckJob(t *testing.T) {
-	plan := func(context.Context, []Member, bool) ([]Assignment, error) { return nil, nil }
+	plan := func(context.Context, Ask) ([]Assignment, error) { return nil, nil }
 	if err := checkJob(&Job{Job: run.Job{Raw: json.RawMessage(`{}`)}}); err == nil {
 		t.Error("no plan: accepted")
 	}

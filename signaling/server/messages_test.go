@@ -292,7 +292,8 @@ func TestStrangersMessages(t *testing.T) {
 func placing(inside bool, over *atomic.Bool, within *atomic.Int64) server.Job {
 	job := testJob(blobs{}, 3)
 	plan := job.Plan
-	job.Plan = func(ctx context.Context, pool []server.Member, lost bool) ([]server.Assignment, error) {
+	job.Plan = func(ctx context.Context, ask server.Ask) ([]server.Assignment, error) {
+		pool := ask.Pool
 		var placed []server.Member
 		for _, m := range pool {
 			if strings.HasPrefix(m.Name, "honest") {
@@ -310,7 +311,8 @@ func placing(inside bool, over *atomic.Bool, within *atomic.Int64) server.Job {
 			placed[1] = pool[i]
 			within.Add(1)
 		}
-		as, err := plan(ctx, placed, lost)
+		ask.Pool = placed
+		as, err := plan(ctx, ask)
 		for i := range as {
 			as[i].Segment = snapshot.Segment{From: i, To: i + 1}
 		}

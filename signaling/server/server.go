@@ -201,7 +201,7 @@ type Server struct {
 
 // call is a call of Run.
 type call struct {
-	plan   func(ctx context.Context, pool []Member, free bool) ([]Assignment, error)
+	plan   func(ctx context.Context, ask Ask) ([]Assignment, error)
 	on     func(Event)
 	result Result
 	err    error
@@ -645,7 +645,7 @@ func (s *Server) plan(a run.AskPlan) {
 	plan := s.run.plan
 	s.wg.Go(func() {
 		defer cancel()
-		placed, err := plan(ctx, a.Pool, a.Free)
+		placed, err := plan(ctx, a)
 		s.post(run.Plan{Seq: a.Seq, Placed: placed, Err: err, Wait: errors.Is(err, ErrPool)})
 	})
 }

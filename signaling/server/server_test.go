@@ -131,8 +131,9 @@ func testJob(b blobs, want int) server.Job {
 	return server.Job{
 		Job:   machine.Job{ID: "digits", Raw: json.RawMessage(`{"epochs":1}`), Want: want},
 		Blobs: b,
-		Plan: func(_ context.Context, pool []server.Member, _ bool) ([]server.Assignment, error) {
+		Plan: func(_ context.Context, ask server.Ask) ([]server.Assignment, error) {
 			var as []server.Assignment
+			pool := ask.Pool
 			for i, m := range pool {
 				as = append(as, server.Assignment{
 					MemberID: m.ID, Stage: i, Stages: len(pool), Segment: snapshot.Segment{From: i, To: i + 1}, Graph: graph,

@@ -166,6 +166,9 @@ function showFigures(status, rate) {
   }
   $("forecast-row").hidden = !status.forecast_samples_per_s;
   if (status.forecast_samples_per_s) set($("forecast"), `${count(Math.round(status.forecast_samples_per_s))}/s`);
+  const record = status.record ?? [];
+  $("replicas-row").hidden = record.length === 0;
+  if (record.length > 0) set($("replicas"), `${record.at(-1).replicas}, from step ${count(record.at(-1).step)} on`);
   $("round-row").hidden = !status.round;
   if (status.round) set($("round"), String(status.round));
   if (status.running_ms) set($("time"), duration(status.running_ms));

@@ -6,7 +6,10 @@
 
 package order
 
-import "fmt"
+import (
+	"fmt"
+	"slices"
+)
 
 // MaxPeriods is the most periods that a run has.
 const MaxPeriods = 1 << 12
@@ -17,34 +20,53 @@ type Period struct {
 	Replicas int    `json:"replicas"`
 }
 
-// checkPeriods tells whether each period begins where a round of the one before it may end. Two
-// may begin at one step: the first is empty then.
-func (r Run) checkPeriods() error {
-	ps := r.Periods
-	switch {
-	case len(ps) == 0:
-		return nil
-	case len(ps) > MaxPeriods:
+// CheckRecord tells whether periods are in order, whatever run they are of: the first begins with
+// it, each has another number of replicas than the one before, and none begins before that. Two
+// may begin at one step: the first of them is empty. The errors wrap ErrRun.
+func CheckRecord(ps []Period) error {
+	if len(ps) > MaxPeriods {
 		return fmt.Errorf("%w: the number of replicas changes %d times, at most %d are possible", ErrRun, len(ps)-1, MaxPeriods-1)
-	case ps[0].Step != 0:
-		return fmt.Errorf("%w: nothing says how many replicas there are before step %d", ErrRun, ps[0].Step)
-	case ps[len(ps)-1].Replicas != r.replicas():
-		return fmt.Errorf("%w: %d replicas, but %d from step %d on", ErrRun, r.replicas(), ps[len(ps)-1].Replicas, r.begin())
 	}
 	for i, p := range ps {
-		if p.Replicas < 1 || p.Replicas > MaxReplicas {
-			return fmt.Errorf("%w: %d replicas from step %d on, want 1 to %d", ErrRun, p.Replicas, p.Step, MaxReplicas)
-		}
-		if i == 0 {
-			continue
-		}
-		before := r.period(i - 1)
-		at := r.at(p.Step)
 		switch {
-		case p.Replicas == before.Replicas:
+		case i == 0 && p.Step != 0:
+			return fmt.Errorf("%w: nothing says how many replicas there are before step %d", ErrRun, p.Step)
+		case p.Replicas < 1 || p.Replicas > MaxReplicas:
+			return fmt.Errorf("%w: %d replicas from step %d on, want 1 to %d", ErrRun, p.Replicas, p.Step, MaxReplicas)
+		case i > 0 && p.Replicas == ps[i-1].Replicas:
 			return fmt.Errorf("%w: there are %d replicas from step %d on, and before it, too", ErrRun, p.Replicas, p.Step)
-		case p.Step < before.begin():
-			return fmt.Errorf("%w: a change of replicas at step %d follows one at step %d", ErrRun, p.Step, before.begin())
+		case i > 0 && p.Step < ps[i-1].Step:
+			return fmt.Errorf("%w: a change of replicas at step %d follows one at step %d", ErrRun, p.Step, ps[i-1].Step)
+		}
+	}
+	return nil
+}
+
+// Extend is the record of a run that goes on from a step with so many replicas.
+func Extend(record []Period, step uint64, replicas int) []Period {
+	record = slices.Clone(record)
+	if n := len(record); n > 0 && record[n-1].Replicas == replicas {
+		return record
+	}
+	return append(record, Period{Step: step, Replicas: replicas})
+}
+
+// checkPeriods tells whether each period begins where a round of the one before it may end.
+func (r Run) checkPeriods() error {
+	ps := r.Periods
+	if len(ps) == 0 {
+		return nil
+	}
+	if err := CheckRecord(ps); err != nil {
+		return err
+	}
+	if n := ps[len(ps)-1].Replicas; n != r.replicas() {
+		return fmt.Errorf("%w: %d replicas, but %d from step %d on", ErrRun, r.replicas(), n, r.begin())
+	}
+	for i, p := range ps[1:] {
+		before := r.period(i)
+		at := r.At(p.Step)
+		switch {
 		case p.Step > uint64(r.Total()):
 			return fmt.Errorf("%w: the number of replicas changes at step %d of a run of %d", ErrRun, p.Step, r.Total())
 		case p.Step < uint64(r.Total()) && (at.Batch-before.base(at.Epoch))%before.span() != 0:
@@ -66,7 +88,7 @@ func (r Run) Start() Position {
 	if r.Check() != nil {
 		return Position{}
 	}
-	return r.at(r.begin())
+	return r.At(r.begin())
 }
 
 // begin is the step at which the period at hand begins.
@@ -77,8 +99,8 @@ func (r Run) begin() uint64 {
 	return r.Periods[len(r.Periods)-1].Step
 }
 
-// at is the place of a step.
-func (r Run) at(step uint64) Position {
+// At is the place of a step.
+func (r Run) At(step uint64) Position {
 	n := uint64(r.Batches(r.Train))
 	return Position{Epoch: int(step / n), Batch: int(step % n), Step: step, Seq: step}
 }
@@ -86,7 +108,7 @@ func (r Run) at(step uint64) Position {
 // base is the batch of an epoch from which the period at hand counts.
 func (r Run) base(epoch int) int {
 	if b := r.begin(); b > 0 {
-		if at := r.at(b); at.Epoch == epoch {
+		if at := r.At(b); at.Epoch == epoch {
 			return at.Batch
 		}
 	}
@@ -99,7 +121,7 @@ type stretch struct{ times, batches int }
 // epochs are those that the period at hand has finished at p, and the batches that it has done
 // in p's.
 func (r Run) epochs(p Position) (whole [2]stretch, rest int) {
-	n, first := r.Batches(r.Train), r.at(r.begin())
+	n, first := r.Batches(r.Train), r.At(r.begin())
 	if p.Epoch <= first.Epoch {
 		return whole, p.Batch - first.Batch
 	}

@@ -99,10 +99,10 @@ func TestBadPeriods(t *testing.T) {
 	if err := good.Check(); err != nil {
 		t.Fatal(err)
 	}
-	if err := good.CheckPosition(good.at(38)); err != nil {
+	if err := good.CheckPosition(good.At(38)); err != nil {
 		t.Error(err)
 	}
-	if err := good.CheckPosition(good.at(31)); !errors.Is(err, ErrPosition) {
+	if err := good.CheckPosition(good.At(31)); !errors.Is(err, ErrPosition) {
 		t.Errorf("a position before the period: %v", err)
 	}
 	for name, ps := range map[string][]Period{

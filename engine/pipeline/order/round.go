@@ -26,6 +26,12 @@ func (r Run) span() int {
 	return r.UpdateFrequency
 }
 
+// Opens tells whether a round begins before the batch at p.
+func (r Run) Opens(p Position) bool { return (p.Batch-r.base(p.Epoch))%r.span() == 0 }
+
+// Full is the batches of a full round.
+func (r Run) Full() int { return r.span() }
+
 // Splits tells whether the rows of each batch are split over several replicas.
 func (r Run) Splits() bool { return r.Split && r.replicas() > 1 }
 
@@ -69,7 +75,7 @@ func (r Run) within(epoch int) int {
 func (r Run) Round(p Position) uint64 {
 	past := uint64(0)
 	if last := len(r.Periods) - 1; last > 0 {
-		past = r.period(last - 1).Round(r.at(r.begin()))
+		past = r.period(last - 1).Round(r.At(r.begin()))
 	}
 	span := r.span()
 	of := func(batches int) uint64 { return uint64((batches + span - 1) / span) }
@@ -141,14 +147,14 @@ func (r Run) Update(epoch, batch int) int {
 
 // AllUpdates is the number of updates of the whole run, of the first replica, if the number of
 // replicas stays what it is.
-func (r Run) AllUpdates() int { return r.Updates(r.at(uint64(r.Total())), 0) }
+func (r Run) AllUpdates() int { return r.Updates(r.At(uint64(r.Total())), 0) }
 
 // Updates is how many updates replica k has done at p, since the run's start. What the first
 // replica did before the number of replicas changed counts for all.
 func (r Run) Updates(p Position, k int) int {
 	past := 0
 	if last := len(r.Periods) - 1; last > 0 {
-		past = r.period(last-1).Updates(r.at(r.begin()), 0)
+		past = r.period(last-1).Updates(r.At(r.begin()), 0)
 	}
 	return past + r.UpdatesSince(p, k)
 }

@@ -56,7 +56,10 @@ type Manifest struct {
 	Run        string         `json:"run"`
 	Generation int            `json:"generation"` // of the assignment that it was made in
 	Position   order.Position `json:"position"`
-	Parts      []Entry        `json:"parts"` // by cluster, then by stage
+	// Record says how many replicas the run had from which step on, where that is the host's
+	// choice.
+	Record []order.Period `json:"record,omitempty"`
+	Parts  []Entry        `json:"parts"` // by cluster, then by stage
 }
 
 // Check validates the manifest: every cluster that is in it has all nodes once, in stages
@@ -74,6 +77,12 @@ func (m *Manifest) Check(nodes int) error {
 		return bad("epoch %d, batch %d", p.Epoch, p.Batch)
 	case len(m.Parts) == 0 || len(m.Parts) > maxParts:
 		return bad("%d parts", len(m.Parts))
+	}
+	if err := order.CheckRecord(m.Record); err != nil {
+		return bad("%w", err)
+	}
+	if n := len(m.Record); n > 0 && m.Record[n-1].Step > m.Position.Step {
+		return bad("its record goes on to step %d, it is of step %d", m.Record[n-1].Step, m.Position.Step)
 	}
 	for i := range m.Parts {
 		if err := m.Parts[i].check(); err != nil {

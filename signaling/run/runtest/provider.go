@@ -45,7 +45,8 @@ type Provider struct {
 	due     time.Duration
 
 	a        *proto.Assign
-	own      []int // replicas; none: all
+	own      []int      // replicas; none: all
+	order    *order.Run // of a run whose number of replicas is chosen
 	team     *team
 	training bool
 	weights  map[int]uint64
@@ -382,7 +383,7 @@ func (p *Provider) begin(a *proto.Assign) {
 	if err := json.Unmarshal(a.Plan, &plan); err != nil {
 		panic(err)
 	}
-	p.Segment, p.own, t.of, p.copies = plan.Segment, plan.Own, plan.Clusters, plan.Copies
+	p.Segment, p.own, p.order, t.of, p.copies = plan.Segment, plan.Own, w.order(plan.Record), plan.Clusters, plan.Copies
 	p.load(a)
 	p.stash = nil
 	bytes := int64(0)
@@ -484,7 +485,7 @@ func (w *World) train(t *team) {
 	case t.ps[0].over:
 		return
 	case t.to < 0:
-		t.from, t.to = t.ps[0].at, w.roundEnd(t.ps[0].at)
+		t.from, t.to = t.ps[0].at, w.roundEnd(t.ps[0].at, t.ps[0].order)
 	}
 	var pause time.Duration
 	if t.ps[0].at >= t.to || t.of == 1 && t.ps[0].at == t.from {
@@ -592,14 +593,38 @@ func (p *Provider) learn(step int) {
 
 // owns tells whether a batch is of one of the provider's replicas.
 func (p *Provider) owns(w *World, step int) bool {
-	return len(p.own) == 0 || slices.Contains(p.own, step%w.epoch()%max(w.Replicas, 1))
+	if len(p.own) == 0 {
+		return true
+	}
+	k := step % w.epoch() % max(w.Replicas, 1)
+	if p.order != nil {
+		at := p.order.At(uint64(step))
+		k = p.order.Replica(at.Epoch, at.Batch)
+	}
+	return slices.Contains(p.own, k)
+}
+
+// order is that of an attempt with a record; nil: it has none.
+func (w *World) order(record []order.Period) *order.Run {
+	if w.Auto == nil {
+		return nil
+	}
+	r := *w.Auto
+	r.Periods, r.Replicas = record, record[len(record)-1].Replicas
+	return &r
 }
 
 // roundEnd is where the round ends that step at is in.
-func (w *World) roundEnd(at int) int {
-	span, n := max(w.Span, 1), w.epoch()
-	end := at/n*n + (at%n/span+1)*span
-	return min(end, (at/n+1)*n, w.Steps)
+func (w *World) roundEnd(at int, o *order.Run) int {
+	n := w.epoch()
+	limit := min((at/n+1)*n, w.Steps)
+	if o == nil {
+		span := max(w.Span, 1)
+		return min(at/n*n+(at%n/span+1)*span, limit)
+	}
+	for at++; at < limit && !o.Opens(o.At(uint64(at))); at++ {
+	}
+	return at
 }
 
 // together are all teams of a run, once all of them are at their round's end.
@@ -645,7 +670,7 @@ func (w *World) average(all []*team) {
 	}
 	for _, t := range all {
 		clear(t.did)
-		t.from, t.to = at, w.roundEnd(at)
+		t.from, t.to = at, w.roundEnd(at, t.ps[0].order)
 		if hold && !save && !last {
 			for _, p := range t.ps {
 				p.keep()

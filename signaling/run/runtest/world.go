@@ -15,6 +15,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/ravnest/ravnest/engine/pipeline/order"
 	"github.com/ravnest/ravnest/engine/pipeline/snapshot"
 	"github.com/ravnest/ravnest/signaling/proto"
 	"github.com/ravnest/ravnest/signaling/run"
@@ -83,6 +84,11 @@ type World struct {
 	Hold, Copies bool
 	// Epoch is the number of batches of an epoch; 0: Batches.
 	Epoch int
+	// Auto gives every plan a replica for each of its members, up to four, with rounds of two
+	// batches of each, and the record of it.
+	Auto *order.Run
+	// Change, unless nil, changes the plans that are made.
+	Change func(*run.Plan)
 	// Before is called before message i, counted over both directions, is delivered between
 	// the host and a provider; false drops the message.
 	Before func(i int, id string, msg proto.Message) bool
@@ -337,12 +343,18 @@ func (w *World) plan(a run.AskPlan) run.Plan {
 		return run.Plan{Seq: a.Seq, Err: errors.New("nobody is here"), Wait: true}
 	}
 	p := run.Plan{Seq: a.Seq}
-	clusters := max(1, min(w.Clusters, w.Replicas, (len(a.Pool)+w.Stages-1)/w.Stages))
+	replicas := w.Replicas
+	var record []order.Period
+	if w.Auto != nil {
+		replicas = min(4, len(a.Pool), w.Clusters*w.Stages)
+		record = order.Extend(a.Record, a.Step, replicas)
+	}
+	clusters := max(1, min(w.Clusters, replicas, (len(a.Pool)+w.Stages-1)/w.Stages))
 	pool := a.Pool[:min(len(a.Pool), clusters*w.Stages)]
 	for c := range clusters {
 		ms := pool[len(pool)*c/clusters : len(pool)*(c+1)/clusters]
-		pl := placement{Clusters: clusters}
-		for k := range w.Replicas {
+		pl := placement{Clusters: clusters, Record: record}
+		for k := range replicas {
 			if k%clusters == c {
 				pl.Own = append(pl.Own, k)
 			}
@@ -356,15 +368,19 @@ func (w *World) plan(a run.AskPlan) run.Plan {
 			p.Placed = append(p.Placed, a)
 		}
 	}
+	if w.Change != nil {
+		w.Change(&p)
+	}
 	return p
 }
 
 // placement is the plan of an assignment.
 type placement struct {
 	snapshot.Segment
-	Clusters int   `json:"clusters"`
-	Own      []int `json:"own,omitempty"` // replicas; none: all
-	Copies   bool  `json:"copies,omitempty"`
+	Clusters int            `json:"clusters"`
+	Own      []int          `json:"own,omitempty"` // replicas; none: all
+	Record   []order.Period `json:"record,omitempty"`
+	Copies   bool           `json:"copies,omitempty"`
 }
 
 func (p placement) raw() json.RawMessage {
@@ -397,7 +413,7 @@ func Place(m run.Member, cluster, stage, stages int, seg snapshot.Segment) run.A
 
 func (p placement) assign(m run.Member, cluster, stage, stages int) run.Assignment {
 	return run.Assignment{
-		MemberID: m.ID, Cluster: cluster, Stage: stage, Stages: stages, Segment: p.Segment, Plan: p.raw(),
+		MemberID: m.ID, Cluster: cluster, Stage: stage, Stages: stages, Segment: p.Segment, Plan: p.raw(), Record: p.Record,
 		Graph: proto.Ref{SHA256: strings.Repeat("a", 64), Size: 1},
 	}
 }
