@@ -1,6 +1,7 @@
 package planner_test
 
 import (
+	"slices"
 	"testing"
 
 	"github.com/ravnest/ravnest/engine/graph"
@@ -106,5 +107,39 @@ func TestWorkOfEveryOp(t *testing.T) {
 	ff, fb := all(frozen)
 	if f <= 0 || b <= f/2 || ff != f || fb >= b {
 		t.Errorf("work %v forward and %v backward; with a frozen layer %v and %v", f, b, ff, fb)
+	}
+}
+
+// TestRingsGoAround: clusters whose providers are near one another follow one another, and the
+// first of the pool's clusters stays the first.
+func TestRingsGoAround(t *testing.T) {
+	e, err := zoo.Find("cnn")
+	if err != nil {
+		t.Fatal(err)
+	}
+	j := e.Job
+	j.Replicas = 4
+	pool := measured(1, 1, 1, 1)
+	site := []int{0, 1, 0, 1} // two continents
+	f := planner.Facts{RTT: func(a, b int) float64 {
+		if site[a] == site[b] {
+			return 2e-3
+		}
+		return 150e-3
+	}}
+	p, err := f.Make(j, e.Graph, pool, ga.Options{MinClusters: 4, MaxClusters: 4}, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var sites, replicas []int
+	for _, c := range p.Clusters {
+		sites = append(sites, site[c.Stages[0].Node])
+		replicas = append(replicas, c.Replicas...)
+	}
+	if !slices.Equal(sites, []int{0, 0, 1, 1}) && !slices.Equal(sites, []int{0, 1, 1, 0}) {
+		t.Errorf("the ring goes over the continents %v", sites)
+	}
+	if !slices.Equal(replicas, []int{0, 1, 2, 3}) || p.Check(e.Graph) != nil {
+		t.Errorf("replicas %v, %v", replicas, p.Check(e.Graph))
 	}
 }

@@ -81,6 +81,7 @@ func (f fill) choose(p *Plan, least int) error {
 		return err
 	}
 	d.best()
+	d.goAround()
 	d.apply(p)
 	for c := range p.Clusters {
 		if err := d.fill(p, c).cluster(&p.Clusters[c]); err != nil {
@@ -273,32 +274,18 @@ func (d *deal) averaging() float64 {
 	if a.Optimizer == job.AverageState && !j.Gradients() {
 		bits += 28 * float64(len(optim.Slots(j.Optimizer)))
 	}
-	longest := 0.0
+	longest, hop := 0.0, 0.0
+	for i, c := range d.active {
+		hop = max(hop, d.hop(c, d.active[(i+1)%len(d.active)]))
+	}
 	for _, c := range d.active {
 		for s, st := range d.stages[c] {
 			n := float64(st.Graph.ParamCount(0, len(st.Graph.Nodes)))
-			t := 2*(k-1)/k*n*bits/d.f.nodes[d.all[c].Stages[s].Node].Bandwidth + 4*(k-1)*d.delay(c, s)
+			t := 2*(k-1)/k*n*bits/d.f.nodes[d.all[c].Stages[s].Node].Bandwidth + 4*(k-1)*hop
 			longest = max(longest, t)
 		}
 	}
 	return longest
-}
-
-// delay is how long a message of a ring takes from a stage: to the farthest holder of
-// what it has, since a ring waits for all.
-func (d *deal) delay(cluster, stage int) float64 {
-	from, most := d.all[cluster].Stages[stage].Node, 0.0
-	for _, c := range d.active {
-		if c == cluster {
-			continue
-		}
-		for k, s := range d.stages[c] {
-			if s.First < d.end(cluster, stage) && d.stages[cluster][stage].First < d.end(c, k) {
-				most = max(most, d.f.facts.delay(from, d.all[c].Stages[k].Node))
-			}
-		}
-	}
-	return most
 }
 
 // end is the node of the model where a stage ends.
@@ -311,15 +298,16 @@ func (d *deal) end(c, stage int) int {
 
 // apply makes the active clusters those of the plan, and the others' nodes spares.
 func (d *deal) apply(p *Plan) {
-	var groups []ga.Group
-	p.Clusters = nil
 	for c := range d.all {
 		if !slices.Contains(d.active, c) {
 			for _, s := range p.GA.Clusters[c].Stages {
 				p.GA.Spares = append(p.GA.Spares, s.Node)
 			}
-			continue
 		}
+	}
+	var groups []ga.Group
+	p.Clusters = nil
+	for _, c := range d.active {
 		g := p.GA.Clusters[c]
 		g.ID = len(groups)
 		groups = append(groups, g)

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math/rand/v2"
 	"runtime"
 	"slices"
 	"strings"
@@ -235,6 +236,26 @@ func TestClustersAreOneProcess(t *testing.T) {
 					m.check(t, fmt.Sprint(cut), got, want, dict)
 				}
 			})
+		}
+	}
+}
+
+// TestRingOrder: in whichever order the clusters follow one another in their rings, and whoever
+// has which replica, the bytes are those of one process.
+func TestRingOrder(t *testing.T) {
+	rng := rand.New(rand.NewPCG(4, 2))
+	for _, how := range []string{"gradients", "parameters"} {
+		w := small(replicated(4, how))
+		want, dict := w.local(t)
+		cuts := [][]int{w.starts(1), w.starts(2), w.starts(3), w.starts(2)}
+		for range 4 {
+			m := w.shareOut(cuts...)
+			got, err := m.run(t, nil, nil)
+			if err != nil {
+				t.Fatalf("%v: %v", cuts, err)
+			}
+			m.check(t, fmt.Sprint(how, cuts), got, want, dict)
+			rng.Shuffle(len(cuts), func(a, b int) { cuts[a], cuts[b] = cuts[b], cuts[a] })
 		}
 	}
 }
