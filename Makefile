@@ -15,7 +15,7 @@ UNIT := $(shell $(GO) list $(ROOMS) 2>/dev/null | grep -v '/e2e$$')
 HERE := "$$PWD"
 HERE_OUT := "$$(case '$(OUT)' in /*) echo '$(OUT)';; *) echo "$$PWD/$(OUT)";; esac)"
 
-.PHONY: build site need-node need-chromium demo test test-unit test-fused test-arm64 test-wasm test-e2e test-learning test-large test-matrix lint vet race fuzz generate check-generate bench bench-demo bench-engine bench-models bench-wasm bench-wire bench-pipeline bench-plan bench-replicas bench-learn census release release-smoke clean need-go
+.PHONY: build site need-node need-chromium demo test test-unit test-fused test-arm64 test-wasm test-e2e test-learning test-large test-matrix soak lint vet race fuzz generate check-generate bench bench-demo bench-engine bench-models bench-wasm bench-wire bench-pipeline bench-plan bench-replicas bench-learn census release release-smoke clean need-go
 
 need-go:
 	@command -v $(GO) >/dev/null || { echo "go is missing: install Go 1.26 or later from your system's packages, then run make again" >&2; exit 1; }
@@ -88,6 +88,11 @@ test-learning: build
 # 300 MB (8 GB of disk): some minutes each.
 test-large: build need-chromium
 	RAVNEST_BIN=$(HERE)/bin RAVNEST_LARGE=1 $(GO) test -count=1 -timeout 40m -run '^(TestTabLarge|TestShardsLarge)$$' -v ./e2e
+
+# Providers are killed, freeze, leave and join at random, for an hour; the bytes must be those of
+# one process. ARGS="-providers 24 -clusters 4 -replicas 8 -time 10m -every 20s -seed 1" for others.
+soak: build
+	RAVNEST_BIN=$(HERE)/bin RAVNEST_SOAK='$(ARGS)' $(GO) test -count=1 -timeout 6h -run '^TestSoak$$' -v ./e2e
 
 # Every pair of networks that homes have, in network namespaces: root, some minutes.
 test-matrix: build

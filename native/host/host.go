@@ -345,9 +345,9 @@ func Serve(ctx context.Context, p *project.Project, opt Options) (Summary, error
 	defer r.store.Close()
 	r.rec = newRecord(p, "serve", opt.Output)
 	if !opt.Fresh {
-		earlier, err := server.Earlier(ctx, r.store, job.ID, job.Raw)
+		earlier, err := r.earlier(ctx, job)
 		if err != nil {
-			return Summary{}, fmt.Errorf("%w: use --fresh to start from the beginning", err)
+			return Summary{}, fmt.Errorf("%w: put the file back if there is a copy of it, or use --fresh to start from the beginning", err)
 		}
 		if earlier != nil && earlier.Checkpoint != nil {
 			r.rec.resume = int64(earlier.Checkpoint.Position.Step)
@@ -358,6 +358,31 @@ func Serve(ctx context.Context, p *project.Project, opt Options) (Summary, error
 		err = cerr
 	}
 	return sum, err
+}
+
+// earlier is what a run goes on from. A damaged manifest is replaced by the copy for readers, and
+// the parts that it names must be what was saved.
+func (r *run) earlier(ctx context.Context, job server.Job) (*machine.Earlier, error) {
+	e, err := server.Earlier(ctx, r.store, job.ID, job.Raw)
+	if errors.Is(err, snapshot.ErrFormat) {
+		c, cerr := readManifest(r.p)
+		if cerr != nil {
+			return nil, err
+		}
+		b, cerr := c.JSON()
+		if cerr != nil {
+			return nil, err
+		}
+		if cerr := r.store.Put(ctx, machine.ManifestObject(job.ID), bytes.NewReader(b)); cerr != nil {
+			return nil, errors.Join(err, cerr)
+		}
+		r.opt.say("warning: %v: its copy %s is used", err, project.ManifestFile)
+		e, err = server.Earlier(ctx, r.store, job.ID, job.Raw)
+	}
+	if err != nil || e == nil || e.Checkpoint == nil {
+		return e, err
+	}
+	return e, server.Intact(ctx, r.store, e.Checkpoint)
 }
 
 func (r *run) serve(ctx context.Context, job server.Job) (Summary, error) {

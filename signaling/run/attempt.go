@@ -27,6 +27,7 @@ func (m *Machine) submit(now time.Time, e Submit) {
 	m.Used, m.Pooled, m.Record = 0, 0, nil
 	m.Asking, m.Tried, m.Told = "", nil, ""
 	m.Losses, m.Deep, m.Trained, m.Rescue = 0, 0, 0, nil
+	m.SavedAt, m.BringCost, m.HoldCost = time.Time{}, 0, 0
 	m.Stale = e.Stale
 	if r := e.Earlier; r != nil {
 		m.Attempt, m.state.Saved = r.Attempt, r.Checkpoint

@@ -226,8 +226,14 @@ func (m *Machine) recall(now time.Time, blame []string) *rescue {
 	for _, p := range m.Pending {
 		saved = max(saved, int64(p.Manifest.Position.Step))
 	}
+	// It pays if bringing the states takes less time than training up to them did. Until an upload
+	// was seen, what copying takes is the measure.
+	from, cost := m.Started, max(m.BringCost, m.HoldCost)
+	if m.SavedAt.After(from) {
+		from = m.SavedAt
+	}
 	for _, s := range m.Held {
-		if s.Step > max(saved, 0) && len(s.owned()) == len(r.Places) && (len(m.Clusters) == 1 || m.Next >= s.Step) {
+		if s.Step > max(saved, 0) && s.Since.Sub(from) > cost && len(s.owned()) == len(r.Places) && (len(m.Clusters) == 1 || m.Next >= s.Step) {
 			r.Sets = append(r.Sets, s)
 		}
 	}
@@ -391,6 +397,9 @@ func (m *Machine) takeHeld(now time.Time, x *member, e Upload) {
 		return
 	}
 	p := r.Parts[i]
+	if !x.Taking.IsZero() {
+		m.BringCost = max(m.BringCost, now.Sub(x.Taking))
+	}
 	if e.Position != nil && *e.Position != r.position() {
 		m.act(Discard{Objects: []string{e.Object}})
 		m.unreachable(now, x.ID)

@@ -296,7 +296,9 @@ type state struct {
 	HoldCost time.Duration // that they took
 	// When the last mark for it was asked for; zero: none is under way.
 	HoldAsked time.Time
-	Rescue    *rescue `json:",omitempty"` // what is brought of them after a loss
+	Rescue    *rescue       `json:",omitempty"` // what is brought of them after a loss
+	SavedAt   time.Time     // when the checkpoint's state was there, about
+	BringCost time.Duration // of the slowest of the last uploads
 
 	Clusters map[int]*cluster
 	Objects  map[string]bool // in the store, of all attempts

@@ -90,6 +90,7 @@ func (m *Machine) uploaded(now time.Time, e Upload) {
 	if !x.Taking.IsZero() {
 		c := m.Clusters[x.Place.Cluster]
 		c.Cost = max(c.Cost, now.Sub(x.Taking))
+		m.BringCost = c.Cost
 	}
 	m.Objects[e.Object] = true
 	holds := e.Holds
@@ -225,6 +226,7 @@ func (m *Machine) committed(now time.Time, e Commit) {
 		m.audit(AuditLine{Checkpoint: c})
 	}
 	m.state.Saved = c
+	m.SavedAt = now.Add(-m.BringCost)
 	m.Fruitless = 0
 	m.Strikes = keepForbidden(m.Strikes, now)
 	m.report(Checkpointed{Manifest: c})

@@ -6,11 +6,15 @@ package server
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
+	"strconv"
+	"strings"
 
 	"github.com/ravnest/ravnest/engine/pipeline/snapshot"
 	"github.com/ravnest/ravnest/signaling/run"
@@ -29,13 +33,14 @@ func Earlier(ctx context.Context, st Store, id string, raw json.RawMessage) (*ru
 	if err != nil {
 		return nil, err
 	}
-	m, err := run.Restore(run.Settings{}, b)
-	if err != nil {
+	var e *run.Earlier
+	if m, err := run.Restore(run.Settings{}, b); err == nil {
+		var job *run.Job
+		if job, e = m.Earlier(); job == nil || !sameJSON(job.Raw, raw) {
+			return nil, nil
+		}
+	} else if e = recorded(ctx, st, id, raw); e == nil {
 		return nil, fmt.Errorf("the run's state %s: %w", run.StateObject(id), err)
-	}
-	job, e := m.Earlier()
-	if job == nil || !sameJSON(job.Raw, raw) {
-		return nil, nil
 	}
 	// The manifest decides: it may be newer than the state by one commit.
 	b, err = object(ctx, st, run.ManifestObject(id))
@@ -52,6 +57,49 @@ func Earlier(ctx context.Context, st Store, id string, raw json.RawMessage) (*ru
 	}
 	e.Checkpoint = c
 	return e, nil
+}
+
+// recorded is what the run's record in the store tells of it, for when its state is damaged: the
+// record names the job and the last attempt. It returns nil if it is of another job or damaged
+// too.
+func recorded(ctx context.Context, st Store, id string, raw json.RawMessage) *run.Earlier {
+	b, err := object(ctx, st, id+"/job.json")
+	if err != nil {
+		return nil
+	}
+	var rec struct {
+		Run string          `json:"run"`
+		Job json.RawMessage `json:"job"`
+	}
+	if json.Unmarshal(b, &rec) != nil || !sameJSON(rec.Job, raw) {
+		return nil
+	}
+	n, err := strconv.Atoi(strings.TrimPrefix(rec.Run, id+"-"))
+	if err != nil || n < 1 {
+		return nil
+	}
+	return &run.Earlier{Attempt: n}
+}
+
+// Intact verifies that the parts of a checkpoint in the store are what its manifest says: a disk
+// may have lost some of what it was given. Errors wrap snapshot.ErrFormat or fs.ErrNotExist.
+func Intact(ctx context.Context, st Store, c *snapshot.Manifest) error {
+	for _, e := range c.Parts {
+		r, err := st.Get(ctx, e.Object)
+		if err != nil {
+			return fmt.Errorf("the checkpoint of step %d: %w", c.Position.Step, err)
+		}
+		h := sha256.New()
+		n, err := io.Copy(h, io.LimitReader(r, e.Size+1))
+		_ = r.Close()
+		if err == nil && (n != e.Size || hex.EncodeToString(h.Sum(nil)) != e.SHA256) {
+			err = fmt.Errorf("%w: it is not what was saved, or not all of it", snapshot.ErrFormat)
+		}
+		if err != nil {
+			return fmt.Errorf("the checkpoint of step %d: %s: %w", c.Position.Step, e.Object, err)
+		}
+	}
+	return nil
 }
 
 func sameJSON(a, b json.RawMessage) bool {

@@ -39,6 +39,7 @@ func TestTraceReplays(t *testing.T) {
 	var ev events
 	done := run(t, s, testJob(blobs{}, 2), &ev)
 	gone := dial(t, addr, client.Options{Token: "open sesame", Hello: hello("")})
+	await[server.Joined](t, &ev) // so that the job has begun
 	gone.Close("lunch")
 	await[server.Left](t, &ev)
 	var wg sync.WaitGroup

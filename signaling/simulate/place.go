@@ -112,7 +112,11 @@ func (b Best) Place(m Model, pool []run.Member) ([]run.Assignment, error) {
 			own = nil // all
 		}
 		for i, s := range stages {
-			as = append(as, runtest.Share(pool[s.Node], c, len(best.stages), own, i, len(stages), snapshot.Segment{From: s.From, To: s.To}))
+			x := runtest.Share(pool[s.Node], c, len(best.stages), own, i, len(stages), snapshot.Segment{From: s.From, To: s.To})
+			if x.Hold = true; len(best.stages) == 1 {
+				x = runtest.Held(x)
+			}
+			as = append(as, x)
 		}
 	}
 	return as, nil

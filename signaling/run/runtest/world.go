@@ -362,9 +362,10 @@ func (w *World) plan(a run.AskPlan) run.Plan {
 		for i, n := 0, len(ms); i < n; i++ {
 			pl.Segment = snapshot.Segment{From: Nodes * i / n, To: Nodes * (i + 1) / n}
 			a := pl.assign(ms[i], c, i, n)
-			a.Hold, a.Copied = w.Hold, w.Hold && w.Copies && n > 1
-			pl.Copies = a.Copied
-			a.Plan = pl.raw()
+			if w.Hold && w.Copies {
+				a = Held(a)
+			}
+			a.Hold = w.Hold
 			p.Placed = append(p.Placed, a)
 		}
 	}
@@ -409,6 +410,18 @@ func (w *World) epoch() int {
 // one cluster.
 func Place(m run.Member, cluster, stage, stages int, seg snapshot.Segment) run.Assignment {
 	return placement{Segment: seg, Clusters: 1}.assign(m, cluster, stage, stages)
+}
+
+// Held has the stage hold its states, of which a neighbour keeps copies if there is one.
+func Held(a run.Assignment) run.Assignment {
+	var p placement
+	if err := json.Unmarshal(a.Plan, &p); err != nil {
+		panic(err)
+	}
+	a.Hold, a.Copied = true, a.Stages > 1
+	p.Copies = a.Copied
+	a.Plan = p.raw()
+	return a
 }
 
 func (p placement) assign(m run.Member, cluster, stage, stages int) run.Assignment {
