@@ -77,6 +77,9 @@ func (m *Machine) gather(now time.Time) {
 	if m.Phase != Gathering || m.Rescue != nil {
 		return
 	}
+	if m.Job.Auto != nil && len(m.Pending) > 0 {
+		return // until it is known what the run goes on from, and with what record
+	}
 	var pool []Member
 	var missing, out []string
 	here := map[string]bool{}

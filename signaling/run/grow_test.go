@@ -30,10 +30,18 @@ func growing(apart bool, providers int) *runtest.World {
 // the run can have gone by it.
 func recorded(t *testing.T, w *runtest.World) (last []order.Period) {
 	t.Helper()
+	generation := 0
 	for _, r := range w.Reports {
+		if p, ok := r.(run.Planned); ok {
+			generation = p.Generation
+		}
 		c, ok := r.(run.Checkpointed)
 		if !ok {
 			continue
+		}
+		// Else there would be losses of another number of replicas before it.
+		if c.Manifest.Generation != generation {
+			t.Fatalf("a checkpoint of attempt %d is stored in attempt %d", c.Manifest.Generation, generation)
 		}
 		now, at := c.Manifest.Record, c.Manifest.Position.Step
 		if len(now) < len(last) || !slices.Equal(now[:len(last)], last) {
@@ -85,6 +93,7 @@ func TestAutoSurvives(t *testing.T) {
 	for seed := range uint64(60) {
 		rng := rand.New(rand.NewPCG(seed, 12))
 		w := growing(seed%2 == 1, 2+int(seed%3))
+		w.Slow = time.Duration(seed%5) * 15 * time.Millisecond
 		next := 0
 		w.Before = func(int, string, proto.Message) bool {
 			if next > 12 || rng.IntN(30) > 0 {

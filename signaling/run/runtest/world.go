@@ -87,6 +87,8 @@ type World struct {
 	// Auto gives every plan a replica for each of its members, up to four, with rounds of two
 	// batches of each, and the record of it.
 	Auto *order.Run
+	// Slow is how much longer than anything else it takes to store a manifest.
+	Slow time.Duration
 	// Change, unless nil, changes the plans that are made.
 	Change func(*run.Plan)
 	// Before is called before message i, counted over both directions, is delivered between
@@ -260,7 +262,7 @@ func (w *World) do(a run.Action) {
 	case run.Put:
 		w.Store[a.Object] = a.Data
 	case run.PutManifest:
-		w.after(latency, func() {
+		w.after(latency+w.Slow, func() {
 			c, err := snapshot.ParseManifest(a.Data)
 			if err != nil {
 				panic(err)
