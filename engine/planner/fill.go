@@ -6,6 +6,7 @@ package planner
 import (
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"github.com/ravnest/ravnest/engine/exec"
@@ -30,6 +31,7 @@ const (
 	edgeRows   = 4      // rows of a matrix product that its overheads are worth
 	mostMicro  = 64     // micro-batches of a batch
 	idleWorth  = 0.2    // share of idle time that people are told about
+	aloneWorth = 1.1    // how much faster one provider alone must be
 	mostUpdate = 1 << 5 // update_frequency that is advised
 )
 
@@ -120,7 +122,51 @@ func (f fill) cluster(cl *Cluster) error {
 			cl.Note = f.note(pl, cl)
 		}
 	}
+	cl.Note = join(cl.Note, f.alone(cl))
 	return nil
+}
+
+// alone says that one provider of a cluster would train faster without the others, which happens
+// where a batch is so small that computing it takes less time than sending it around.
+func (f fill) alone(cl *Cluster) string {
+	if len(cl.Stages) < 2 || cl.Rate <= 0 {
+		return ""
+	}
+	whole, err := f.cache.cut([]int{0})
+	if err != nil {
+		return ""
+	}
+	j, best, name := f.j, 0.0, ""
+	j.MicroBatches, j.InFlight = 1, min(1, j.InFlight)
+	need, err := f.cache.memory(j, whole[0], f.place)
+	if err != nil {
+		return ""
+	}
+	for _, s := range cl.Stages {
+		if float64(need) > f.nodes[s.Node].RAM {
+			continue
+		}
+		one := Cluster{Stages: []Stage{{Node: s.Node}}}
+		pl := f.pipeline(whole, &one)
+		r := pl.Update(forecast.Split(j.UpdateFrequency, j.BatchSize, 1))
+		rate := f.facts.adjusted(j, f.rate(j.UpdateFrequency*j.BatchSize, r.Seconds), f.facts.pass(pl, j))
+		if rate > best {
+			best, name = rate, s.Name
+		}
+	}
+	if best < aloneWorth*cl.Rate {
+		return ""
+	}
+	what := fmt.Sprintf("%s alone would train %.3g samples/s instead of %.3g: batches of %d rows of this model are computed sooner than they are sent around", name, best, cl.Rate, j.BatchSize)
+	if j.Replica() == 1 && j.Schedule != job.Async && !strings.Contains(cl.Note, "replicas") {
+		what += fmt.Sprintf("; replicas %d would give each provider its own batches, or take a larger batch_size", len(cl.Stages))
+	}
+	return what
+}
+
+// join puts what is to be said of a cluster into one line.
+func join(notes ...string) string {
+	return strings.Join(slices.DeleteFunc(notes, func(s string) bool { return s == "" }), "; ")
 }
 
 // rate is samples a second, where the nodes were measured.
