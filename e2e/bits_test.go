@@ -56,6 +56,15 @@ func TestBits(t *testing.T) {
 	dir := filepath.Join(tmp, "micro")
 	s.demo("--epochs", "2", "--micro-batches", "4", "--dir", dir)
 	same(dir, "3 providers, 4 micro-batches")
+	// In bf16 stages send what only products read in half the bytes.
+	clear(want)
+	s.ok("ravnest", "train", "--local", "--precision", "bf16", local)
+	same(local, "train --local --precision bf16")
+	for _, n := range []string{"2", "3"} {
+		dir := filepath.Join(tmp, "bf16-"+n)
+		s.demo("--epochs", "2", "--precision", "bf16", "--providers", n, "--dir", dir)
+		same(dir, n+" providers, bf16")
+	}
 }
 
 // TestMicroBatchesAreChosen: if the job does not say how many micro-batches a batch has, the
