@@ -276,7 +276,11 @@ func (o *product) copies(w int) int {
 	}
 	count(p.vals, false, w, all...)
 	for _, s := range p.back {
-		if s.Node != o.i || s.again {
+		if s.Node != o.i {
+			continue
+		}
+		if s.again { // from what is kept
+			count(p.kept, false, w, all...)
 			continue
 		}
 		x, _ := p.ops[o.i].saves(s.Kind)

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"hash/fnv"
 	"math"
+	"math/rand/v2"
 	"testing"
 
 	"github.com/ravnest/ravnest/engine/exec"
@@ -214,4 +215,113 @@ func TestMultiplies(t *testing.T) {
 			}
 		}
 	}
+}
+
+// tangle is a random graph of values of one shape: products with and without biases, what works in
+// place, views, norms, and sums of anything.
+func tangle(r *rand.Rand) *graph.Graph {
+	const rows, cols = 4, 6
+	g := &graph.Graph{Name: "tangle", Inputs: []graph.Input{{Name: "x", Shape: graph.Shape{rows, cols}}}, Output: "y"}
+	names := []string{"x"}
+	pick := func() string { // mostly one of the last
+		return names[max(0, len(names)-1-r.IntN(3)*r.IntN(3))]
+	}
+	add := func(op graph.Op, in ...string) string {
+		name := fmt.Sprint("n", len(g.Nodes))
+		g.Nodes = append(g.Nodes, graph.Node{Name: name, Op: op, Inputs: in})
+		return name
+	}
+	for range 4 + r.IntN(12) {
+		in := pick()
+		var out string
+		switch r.IntN(11) {
+		case 0, 1, 2:
+			out = add(&graph.Linear{In: cols, Out: cols, Bias: r.IntN(2) == 0}, in)
+		case 3, 4:
+			out = add(&graph.ReLU{}, in)
+		case 5:
+			out = add(&graph.Add{}, in, pick())
+		case 6:
+			out = add(&graph.Reshape{Shape: []int{rows, cols}}, add(&graph.Flatten{}, in))
+		case 7:
+			out = add(&graph.LayerNorm{Shape: []int{cols}, Eps: 1e-5, Affine: true}, in)
+		case 8:
+			out = add(&graph.GELU{Approximate: "none"}, in)
+		case 9:
+			out = add(&graph.Attention{Heads: 2, Causal: true}, add(&graph.Linears{In: cols, Out: cols, Names: []string{"q", "k", "v"}, Bias: r.IntN(2) == 0}, in))
+		case 10:
+			out = add(&graph.MatMul{}, add(&graph.MatMul{TransB: true, Scale: 0.5}, in, pick()), pick())
+		}
+		names = append(names, out)
+	}
+	g.Nodes = append(g.Nodes, graph.Node{Name: "y", Op: &graph.Add{}, Inputs: []string{names[len(names)-1], pick()}})
+	return g
+}
+
+// FuzzBF16Kept: random graphs train to the same bits whether operands are kept in half the memory
+// or copied for each product.
+func FuzzBF16Kept(f *testing.F) {
+	for seed := range uint64(100) {
+		f.Add(seed, uint8(seed))
+	}
+	f.Fuzz(func(t *testing.T, seed uint64, form uint8) {
+		g := tangle(rand.New(rand.NewPCG(seed, 1)))
+		if err := g.Check(); err != nil {
+			t.Fatal(err)
+		}
+		out := []int{g.OutputValue()}
+		c := exec.Config{Rows: 3, Slots: 1, Train: true, Outputs: out, Seeds: out, InputGrad: form&1 != 0, Split: form&2 != 0, Recompute: exec.Recompute(form / 4 % 3), Precision: exec.BF16}
+		var runs [2][][]float32
+		for k := range runs {
+			undo := func() {}
+			if k == 0 {
+				undo = exec.Plainly()
+			}
+			p, err := exec.Compile(g, 0, c)
+			undo()
+			if err != nil {
+				t.Fatal(err)
+			}
+			runs[k] = step(g, p, c)
+		}
+		for i := range runs[0] {
+			for j, v := range runs[0][i] {
+				if w := runs[1][i][j]; math.Float32bits(v) != math.Float32bits(w) && (v == v || w == w) {
+					t.Fatalf("%+v: element %d of %d is %g, %g where operands are kept", c, j, i, v, w)
+				}
+			}
+		}
+	})
+}
+
+// step trains a plan on one micro-batch, and returns the answer, the gradients of parameters, and
+// those of inputs.
+func step(g *graph.Graph, p *exec.Plan, c exec.Config) [][]float32 {
+	const rows = 3
+	e, st, grads := p.New(nil), p.Layout.NewState(), make([]float32, p.Layout.Grads)
+	p.Layout.Init(st, 1)
+	for v := range g.Inputs {
+		copy(e.Value(0, v, rows), draw(rows*g.Shape(v).Elems(), uint32(v)))
+	}
+	e.Forward(0, exec.Batch{Rows: rows}, st.Params, &st)
+	out := g.OutputValue()
+	answer := append([]float32(nil), e.Value(0, out, rows)...)
+	copy(e.Grad(0, out, rows), draw(len(answer), 99))
+	e.Trash()
+	if c.Split {
+		e.BackwardInput(0, st.Params)
+	} else {
+		e.Backward(0, st.Params, grads, false)
+	}
+	var inputs []float32
+	for v := range g.Inputs {
+		if c.InputGrad {
+			inputs = append(inputs, e.Grad(0, v, rows)...)
+		}
+	}
+	if c.Split {
+		e.TrashAll()
+		e.BackwardWeight(0, st.Params, grads, false)
+	}
+	return [][]float32{answer, grads, inputs}
 }
