@@ -19,17 +19,24 @@ func TestSeen(t *testing.T) {
 	dir := s.endlessJob("--nodes", "1")
 	host := s.start("ravnest", "serve", "--listen", "127.0.0.1:0", "--log-json", dir)
 	url := host.says(`serving at (http://[^ :]+:[0-9]+):`, limit)[1]
-	p := s.start("ravnest-provider", "--join", url, "--log-json")
+	p := s.start("ravnest-provider", "--join", url, "--log-json", "--metrics", "0")
+	own := p.says(`metrics at (http://127[^ "]+)`, limit)[1]
 	s.more(dir, 20)
-	var text string
-	eventually(t, "metrics of training", limit, func() bool {
-		resp, err := http.Get(url + "/metrics")
+	get := func(url string) string {
+		resp, err := http.Get(url)
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer resp.Body.Close()
 		b, _ := io.ReadAll(resp.Body)
-		text = string(b)
+		return string(b)
+	}
+	eventually(t, "the provider's metrics of training", limit, func() bool {
+		text := get(own)
+		return strings.Contains(text, `ravnest_lend_state{state="training"} 1`) && !strings.Contains(text, "\nravnest_lend_samples_total 0\n")
+	})
+	eventually(t, "metrics of training", limit, func() bool {
+		text := get(url + "/metrics")
 		return strings.Contains(text, "\nravnest_loss ") && strings.Contains(text, `ravnest_run_phase{phase="running"} 1`) && !strings.Contains(text, `ravnest_provider_samples_total{provider="node_0"} 0`)
 	})
 	host.interrupt()

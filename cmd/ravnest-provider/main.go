@@ -66,6 +66,7 @@ func app() *cli.App {
 			&cli.StringFlag{Name: "name", DefaultText: "chosen by the host", EnvVars: []string{"RAVNEST_NAME"}, Usage: "name in the plan, such as node_0"},
 			&cli.BoolFlag{Name: "once", Usage: "leave after one run (default: stay for the host's next)"},
 			&cli.DurationFlag{Name: "wait", DefaultText: "for ever", Usage: "give up after `TIME` without a host, such as 30s or 0"},
+			&cli.StringFlag{Name: "metrics", DefaultText: "none", EnvVars: []string{"RAVNEST_METRICS"}, Usage: "serve Prometheus metrics at `ADDRESS`, such as 9099 (this machine only) or 192.0.2.1:9099"},
 			&cli.BoolFlag{Name: "log-json", EnvVars: []string{"RAVNEST_LOG_JSON"}, Usage: "write messages as JSON, a record a line"},
 			&cli.BoolFlag{Name: "quiet", Usage: "print errors only"},
 		),
@@ -145,6 +146,16 @@ func lend(c *cli.Context) error {
 	}
 	if id != nil {
 		id.into(&cfg)
+	}
+	if address := c.String("metrics"); address != "" {
+		m := &meter{ram: lim.ram}
+		at, stop, err := m.listen(address)
+		if err != nil {
+			return err
+		}
+		defer stop()
+		say("metrics at %s", at)
+		cfg.Watch, cfg.Joined = m.watch, m.joined
 	}
 	err = lender.Lend(c.Context, cfg)
 	if errors.Is(err, client.ErrGoodbye) {

@@ -3,87 +3,51 @@ package server
 // The status in Prometheus' text format (version 0.0.4), for GET /metrics.
 
 import (
-	"fmt"
-	"io"
 	"net/http"
 	"strconv"
-	"strings"
+
+	"github.com/ravnest/ravnest/signaling/metric"
 )
-
-// exposition writes metrics: each name's help and type once, before its first sample.
-type exposition struct {
-	w    io.Writer
-	seen map[string]bool
-}
-
-// add writes a sample; labels are pairs of a name and a value.
-func (e *exposition) add(kind, name, help string, value float64, labels ...string) {
-	if !e.seen[name] {
-		e.seen[name] = true
-		fmt.Fprintf(e.w, "# HELP %s %s\n# TYPE %s %s\n", name, help, name, kind)
-	}
-	var b strings.Builder
-	for i := 0; i+1 < len(labels); i += 2 {
-		fmt.Fprintf(&b, `,%s="%s"`, labels[i], escapeLabel(labels[i+1]))
-	}
-	l := b.String()
-	if l != "" {
-		l = "{" + l[1:] + "}"
-	}
-	fmt.Fprintf(e.w, "%s%s %s\n", name, l, strconv.FormatFloat(value, 'g', -1, 64))
-}
-
-func escapeLabel(s string) string {
-	return strings.NewReplacer(`\`, `\\`, `"`, `\"`, "\n", `\n`).Replace(s)
-}
-
-func (e *exposition) gauge(name, help string, v float64, labels ...string) {
-	e.add("gauge", name, help, v, labels...)
-}
-
-func (e *exposition) counter(name, help string, v float64, labels ...string) {
-	e.add("counter", name, help, v, labels...)
-}
 
 // metrics answers GET /metrics. Counters of a provider begin anew with every attempt.
 func (s *Server) metrics(w http.ResponseWriter, _ *http.Request) {
-	w.Header().Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
+	w.Header().Set("Content-Type", metric.ContentType)
 	w.Header().Set("Cache-Control", "no-store")
 	st := s.Status()
-	e := &exposition{w, map[string]bool{}}
-	e.gauge("ravnest_run_info", "The run; always 1.", 1, "run", st.Run, "job", st.Job)
+	e := metric.New(w)
+	e.Gauge("ravnest_run_info", "The run; always 1.", 1, "run", st.Run, "job", st.Job)
 	for _, phase := range []string{"idle", "gathering", "planning", "connecting", "running", "draining"} {
-		e.gauge("ravnest_run_phase", "1 for the phase of the run, else 0.", one(st.Phase == phase), "phase", phase)
+		e.Gauge("ravnest_run_phase", "1 for the phase of the run, else 0.", metric.Bool(st.Phase == phase), "phase", phase)
 	}
-	e.gauge("ravnest_run_running_seconds", "How long the run has been training.", float64(st.RunningMS)/1e3)
-	e.gauge("ravnest_providers", "Providers that have joined.", float64(len(st.Members)))
-	e.gauge("ravnest_providers_wanted", "Providers that the run waits for.", float64(st.Want))
-	e.gauge("ravnest_forecast_samples_per_second", "What the planner expects of all clusters; 0: not known.", st.Forecast)
+	e.Gauge("ravnest_run_running_seconds", "How long the run has been training.", float64(st.RunningMS)/1e3)
+	e.Gauge("ravnest_providers", "Providers that have joined.", float64(len(st.Members)))
+	e.Gauge("ravnest_providers_wanted", "Providers that the run waits for.", float64(st.Want))
+	e.Gauge("ravnest_forecast_samples_per_second", "What the planner expects of all clusters; 0: not known.", st.Forecast)
 	if st.Loss != nil {
-		e.gauge("ravnest_loss", "Loss of the last batch.", float64(st.Loss.Loss))
-		e.gauge("ravnest_step", "Step of that batch.", float64(st.Loss.Step))
-		e.gauge("ravnest_epoch", "Its epoch.", float64(st.Loss.Epoch))
+		e.Gauge("ravnest_loss", "Loss of the last batch.", float64(st.Loss.Loss))
+		e.Gauge("ravnest_step", "Step of that batch.", float64(st.Loss.Step))
+		e.Gauge("ravnest_epoch", "Its epoch.", float64(st.Loss.Epoch))
 	}
 	if st.Val != nil {
-		e.gauge("ravnest_val_loss", "Loss of the last validation.", float64(st.Val.Loss))
+		e.Gauge("ravnest_val_loss", "Loss of the last validation.", float64(st.Val.Loss))
 		if st.Val.Total > 0 {
-			e.gauge("ravnest_val_accuracy", "Share of right answers in the last validation, 0 to 1.", float64(st.Val.Correct)/float64(st.Val.Total))
+			e.Gauge("ravnest_val_accuracy", "Share of right answers in the last validation, 0 to 1.", float64(st.Val.Correct)/float64(st.Val.Total))
 		}
 	}
 	if st.Checkpoint != nil {
-		e.gauge("ravnest_checkpoint_step", "Step of the newest checkpoint.", float64(st.Checkpoint.Step))
+		e.Gauge("ravnest_checkpoint_step", "Step of the newest checkpoint.", float64(st.Checkpoint.Step))
 	}
-	e.counter("ravnest_refused_requests_total", "Requests refused since their address had used up its share.", float64(s.guests.turnedAway()))
+	e.Counter("ravnest_refused_requests_total", "Requests refused since their address had used up its share.", float64(s.guests.turnedAway()))
 	s.providerMetrics(e, st)
 	if r := s.Relayed(); r != nil {
-		e.gauge("ravnest_relay_allocations", "Allocations of the relay.", float64(r.Allocations))
-		e.counter("ravnest_relay_bytes_total", "Bytes that the relay has forwarded.", float64(r.Bytes))
-		e.counter("ravnest_relay_packets_total", "Packets that it has forwarded.", float64(r.Packets))
-		e.counter("ravnest_relay_dropped_packets_total", "Packets that it has dropped: over a quota, or to nobody.", float64(r.Dropped))
+		e.Gauge("ravnest_relay_allocations", "Allocations of the relay.", float64(r.Allocations))
+		e.Counter("ravnest_relay_bytes_total", "Bytes that the relay has forwarded.", float64(r.Bytes))
+		e.Counter("ravnest_relay_packets_total", "Packets that it has forwarded.", float64(r.Packets))
+		e.Counter("ravnest_relay_dropped_packets_total", "Packets that it has dropped: over a quota, or to nobody.", float64(r.Dropped))
 	}
 }
 
-func (s *Server) providerMetrics(e *exposition, st Status) {
+func (s *Server) providerMetrics(e *metric.Writer, st Status) {
 	// All samples of a name stand together.
 	each := func(f func(l []string, m int)) {
 		for i, m := range st.Members {
@@ -92,7 +56,7 @@ func (s *Server) providerMetrics(e *exposition, st Status) {
 	}
 	each(func(l []string, i int) {
 		m := st.Members[i]
-		e.gauge("ravnest_provider_info", "A provider; always 1.", 1, append(l, "platform", m.Platform, "agent", m.Agent, "state", m.State, "cluster", strconv.Itoa(m.Cluster), "stage", strconv.Itoa(m.Stage))...)
+		e.Gauge("ravnest_provider_info", "A provider; always 1.", 1, append(l, "platform", m.Platform, "agent", m.Agent, "state", m.State, "cluster", strconv.Itoa(m.Cluster), "stage", strconv.Itoa(m.Stage))...)
 	})
 	for _, g := range []struct {
 		name, help string
@@ -104,7 +68,7 @@ func (s *Server) providerMetrics(e *exposition, st Status) {
 		{"ravnest_provider_lent_bytes", "Memory that it lends.", func(i int) float64 { return float64(st.Members[i].RAM) }},
 		{"ravnest_provider_gemm_gflops", "Its measured speed.", func(i int) float64 { return st.Members[i].Bench.GEMM }},
 	} {
-		each(func(l []string, i int) { e.gauge(g.name, g.help, g.value(i), l...) })
+		each(func(l []string, i int) { e.Gauge(g.name, g.help, g.value(i), l...) })
 	}
 	for _, c := range []struct {
 		name, help string
@@ -115,13 +79,6 @@ func (s *Server) providerMetrics(e *exposition, st Status) {
 		{"ravnest_provider_received_bytes_total", "Bytes received from them.", func(i int) float64 { return float64(st.Members[i].In) }},
 		{"ravnest_provider_flops_total", "Floating-point operations.", func(i int) float64 { return st.Members[i].FLOPs }},
 	} {
-		each(func(l []string, i int) { e.counter(c.name, c.help, c.value(i), l...) })
+		each(func(l []string, i int) { e.Counter(c.name, c.help, c.value(i), l...) })
 	}
-}
-
-func one(b bool) float64 {
-	if b {
-		return 1
-	}
-	return 0
 }
