@@ -47,30 +47,32 @@ func (p *Project) ReadRounds(path string) ([]order.Period, error) {
 		return nil, err
 	}
 	defer f.Close()
-	bad := func(format string, a ...any) error {
-		return fmt.Errorf("%s: %w: "+format, append([]any{path, ErrRounds}, a...)...)
-	}
 	if size > maxRounds {
-		return nil, bad("%d bytes, at most %d are read", size, maxRounds)
+		return nil, fmt.Errorf("%s: %w: %d bytes, at most %d are read", path, ErrRounds, size, maxRounds)
 	}
 	b, err := io.ReadAll(io.LimitReader(f, maxRounds))
 	if err != nil {
 		return nil, fmt.Errorf("reading %s: %w", path, err)
 	}
+	record, err := p.parseRounds(b)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w: %w", path, ErrRounds, err)
+	}
+	return record, nil
+}
+
+func (p *Project) parseRounds(b []byte) ([]order.Period, error) {
 	var r rounds
 	if _, err := strict.Decode(b, &r); err != nil {
-		return nil, bad("%w", err)
+		return nil, err
 	}
 	switch {
 	case r.Version != 1:
-		return nil, bad("version %d, this program reads version 1", r.Version)
+		return nil, fmt.Errorf("version %d, this program reads version 1", r.Version)
 	case len(r.Periods) == 0:
-		return nil, bad("it has no periods")
+		return nil, errors.New("it has no periods")
 	}
-	if err := p.CheckRecord(r.Periods); err != nil {
-		return nil, bad("%w", err)
-	}
-	return r.Periods, nil
+	return r.Periods, p.CheckRecord(r.Periods)
 }
 
 // CheckRecord tells whether the project's job can have run by a record.
