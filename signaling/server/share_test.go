@@ -78,25 +78,46 @@ func TestShareOfTokens(t *testing.T) {
 	if guesses < 100 || guesses == 1000 {
 		t.Errorf("%d guesses", guesses)
 	}
-	if status, _ := ask(t, from(thisOne), url, "Authorization", "Bearer right"); status != http.StatusTooManyRequests {
-		t.Errorf("the right token after the wrong ones: status %d", status)
+	// exhaust guesses until told to wait. A hello comes back every half a second, so what is
+	// asked after it may be let through on a slow machine, but not time after time.
+	exhaust := func() {
+		for range 1000 {
+			if status, _ := ask(t, from(thisOne), url, "Authorization", "Bearer guess"); status == http.StatusTooManyRequests {
+				return
+			}
+		}
+		t.Fatal("never told to wait")
 	}
+	timeAfterTime := func(what string, refused func() bool) {
+		t.Helper()
+		for range 20 {
+			exhaust()
+			if refused() {
+				return
+			}
+		}
+		t.Error(what)
+	}
+	timeAfterTime("the right token is taken after the wrong ones", func() bool {
+		status, _ := ask(t, from(thisOne), url, "Authorization", "Bearer right")
+		return status == http.StatusTooManyRequests
+	})
 	if status, _ := ask(t, from(otherOne), url, "Authorization", "Bearer right"); status != http.StatusOK {
 		t.Errorf("from another address: status %d", status)
 	}
-	_, err := client.Dial(t.Context(), addr, client.Options{Token: "right", Hello: hello("")})
-	var often *client.OftenError
-	if !errors.As(err, &often) || !errors.Is(err, client.ErrUnreachable) || often.After < time.Second {
-		t.Errorf("a hello among the guesses: %v", err)
-	}
+	timeAfterTime("a wrong hello among the guesses is let through", func() bool {
+		_, err := client.Dial(t.Context(), addr, client.Options{Token: "wrong", Hello: hello("")})
+		var often *client.OftenError
+		return errors.As(err, &often) && errors.Is(err, client.ErrUnreachable) && often.After >= time.Second
+	})
 	// A provider waits as it is told.
-	begin := time.Now()
-	if _, _, err := client.MeasureBandwidth(t.Context(), addr, client.Options{Token: "right"}); err != nil {
-		t.Errorf("a patient provider: %v", err)
-	}
-	if d := time.Since(begin); d < 900*time.Millisecond {
-		t.Errorf("it was let in after %v", d)
-	}
+	timeAfterTime("a provider is let in at once", func() bool {
+		begin := time.Now()
+		if _, _, err := client.MeasureBandwidth(t.Context(), addr, client.Options{Token: "right"}); err != nil {
+			t.Errorf("a patient provider: %v", err)
+		}
+		return time.Since(begin) >= 900*time.Millisecond
+	})
 	// Where one has joined, others may, whatever strangers there do.
 	c := dialFrom(t, otherOne, addr, "right")
 	defer c.Close("done")
@@ -177,20 +198,24 @@ func TestShareBehindProxy(t *testing.T) {
 			status, _ := ask(t, c, url, "Authorization", "Bearer wrong", "X-Forwarded-For", "198.51.100.99, "+ip)
 			return status
 		}
-		for i := range 200 {
-			one(fmt.Sprint("203.0.113.", 1+i%2))
+		// refused is how many of n guesses are. While they go on, a few are let through.
+		refused := func(n int, ip string) (many int) {
+			for range n {
+				if one(ip) == http.StatusTooManyRequests {
+					many++
+				}
+			}
+			return many
 		}
-		if got := one("203.0.113.1"); proxy == (got == http.StatusTooManyRequests) {
-			t.Errorf("proxy %v: 100 guesses of one of two: status %d", proxy, got)
+		a, b := refused(100, "203.0.113.1"), refused(100, "203.0.113.2")
+		if a > 0 || proxy == (b > 0) {
+			t.Errorf("proxy %v: of 100 guesses of each of two, %d and %d were refused", proxy, a, b)
 		}
-		for range 100 {
-			one("203.0.113.1")
+		if n := refused(200, "203.0.113.1"); n < 50 {
+			t.Errorf("proxy %v: of 200 guesses more, %d were refused", proxy, n)
 		}
-		if got := one("203.0.113.1"); got != http.StatusTooManyRequests {
-			t.Errorf("proxy %v: 200 guesses: status %d", proxy, got)
-		}
-		if got := one("203.0.113.7"); proxy == (got == http.StatusTooManyRequests) {
-			t.Errorf("proxy %v: another client: status %d", proxy, got)
+		if n := refused(20, "203.0.113.7"); proxy == (n > 0) {
+			t.Errorf("proxy %v: of 20 guesses of another client, %d were refused", proxy, n)
 		}
 	}
 }
