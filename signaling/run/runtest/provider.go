@@ -22,8 +22,18 @@ import (
 
 // Provider is a simulated provider.
 type Provider struct {
-	ID, Name string
-	Hello    proto.Hello
+	ID string
+	// What every ping looks at stands together, for the sake of worlds with thousands of providers.
+	w       *World
+	delay   time.Duration // latency, where it stays the same; 0: not known
+	offline int           // cuts of its connection that are not over
+	dead    bool
+	frozen  bool
+	left    bool
+	welcome bool // it is a member
+
+	Name  string
+	Hello proto.Hello
 	// Nature is for a Nature's own data about the provider.
 	Nature any
 	// Segment is its part of the model in the current attempt.
@@ -33,16 +43,10 @@ type Provider struct {
 	// Gone is called once, when the provider has left for good.
 	Gone func()
 
-	w       *World
-	number  int
-	m       *machine.Machine
-	dead    bool
-	frozen  bool
-	left    bool
-	welcome bool // it is a member
-	offline int  // cuts of its connection that are not over
-	held    []func()
-	due     time.Duration
+	number int
+	m      *machine.Machine
+	held   []func()
+	due    time.Duration
 
 	a        *proto.Assign
 	own      []int      // replicas; none: all
@@ -90,6 +94,12 @@ func (w *World) JoinAs(id string, hello proto.Hello, prepare func(*Provider)) *P
 	w.joined++
 	p := &Provider{ID: id, Name: hello.Name, Hello: hello, w: w, number: w.joined, m: machine.New(machine.Rules{Seed: uint64(w.joined)})}
 	w.providers[id] = p
+	if n := number(id); n >= 0 {
+		for len(w.numbered) <= n {
+			w.numbered = append(w.numbered, nil)
+		}
+		w.numbered[n] = p
+	}
 	if prepare != nil {
 		prepare(p)
 	}
@@ -100,7 +110,41 @@ func (w *World) JoinAs(id string, hello proto.Hello, prepare func(*Provider)) *P
 // here reports whether the provider may still have a session with the host.
 func (p *Provider) here() bool { return !p.dead && !p.left }
 
-func (p *Provider) latency() time.Duration { return p.w.nature.Latency(p) }
+func (p *Provider) latency() time.Duration {
+	if p.delay > 0 {
+		return p.delay
+	}
+	d := p.w.nature.Latency(p)
+	if p.w.nature.Forget {
+		p.delay = d
+	}
+	return d
+}
+
+// number is that of an ID such as p123, or -1: looking in a list is faster than in a map.
+func number(id string) int {
+	n := 0
+	if len(id) < 2 || len(id) > 8 || id[0] != 'p' {
+		return -1
+	}
+	for _, c := range []byte(id[1:]) {
+		if c < '0' || c > '9' {
+			return -1
+		}
+		n = 10*n + int(c-'0')
+	}
+	return n
+}
+
+// find returns a provider, or nil.
+func (w *World) find(id string) *Provider {
+	if n := number(id); n >= 0 && n < len(w.numbered) {
+		if p := w.numbered[n]; p != nil && p.ID == id {
+			return p
+		}
+	}
+	return w.providers[id]
+}
 
 // toHost sends a message to the host.
 func (p *Provider) toHost(msg proto.Message) {
@@ -234,6 +278,9 @@ func (p *Provider) gone() {
 func (p *Provider) forget() {
 	if p.w.nature.Forget {
 		delete(p.w.providers, p.ID)
+		if n := number(p.ID); n >= 0 && n < len(p.w.numbered) && p.w.numbered[n] == p {
+			p.w.numbered[n] = nil
+		}
 	}
 	if p.Gone != nil {
 		p.Gone()

@@ -109,6 +109,7 @@ type World struct {
 	nature    Nature
 	start     time.Time
 	providers map[string]*Provider
+	numbered  []*Provider // of them, those whose ID is p and a number
 	joined    int
 	queue     queue
 	seq       int
@@ -297,11 +298,11 @@ func (w *World) answer(seq uint64, a run.Action) {
 
 // send delivers a message from the host to a provider.
 func (w *World) send(a run.Send) {
-	p := w.providers[a.ID]
+	p := w.find(a.ID)
 	if p == nil {
 		return
 	}
-	d := w.nature.Latency(p)
+	d := p.latency()
 	msg := a.Msg
 	switch m := msg.(type) {
 	case *proto.Ping:
