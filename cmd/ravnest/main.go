@@ -226,6 +226,9 @@ func serveCommand() *cli.Command {
 			&cli.IntFlag{Name: "providers", DefaultText: "the plan of clusterize", Usage: "plan by the benchmarks of the first `N` that join"},
 			&cli.IntFlag{Name: "clusters", DefaultText: "as many as pay", Usage: "with --providers: form `N` clusters, which share the job's replicas"},
 			&cli.BoolFlag{Name: "fresh", Usage: "start from the beginning instead of resuming an unfinished run of the same job from its last checkpoint"},
+			&cli.StringFlag{Name: "nats", EnvVars: []string{"RAVNEST_NATS"}, Usage: "keep the run's state in the NATS server at `URL`, with JetStream, so that several hosts can serve the job: give it to each"},
+			&cli.StringFlag{Name: "nats-creds", Usage: "`FILE` of credentials for it"},
+			&cli.IntFlag{Name: "nats-replicas", Value: 1, Usage: "keep `N` copies in a cluster of NATS servers: 1, 3 or 5"},
 			&cli.StringFlag{Name: "tls-cert", Usage: "serve https with the certificate in `FILE`, read again when it changes"},
 			&cli.StringFlag{Name: "tls-key", Usage: "key of that certificate, in `FILE`"},
 			&cli.StringFlag{Name: "public", Usage: "`URL` by which people reach the host, including any path prefix of a proxy"},
@@ -950,6 +953,10 @@ func serve(c *cli.Context) (err error) {
 	if c.Bool("no-relay") && c.String("relay") != "" {
 		return errors.New("--relay and --no-relay contradict each other: give one of them")
 	}
+	shared, err := natsOf(c)
+	if err != nil {
+		return err
+	}
 	token, err := tokenOf(c)
 	if err != nil {
 		return err
@@ -981,7 +988,7 @@ func serve(c *cli.Context) (err error) {
 	}
 	defer func() { err = errors.Join(err, done()) }()
 	s, err := host.Serve(c.Context, p, host.Options{
-		Listener: ln, Site: pages, Edge: edge, Token: token, Agent: "ravnest/" + version, Members: members, Providers: c.Int("providers"), Clusters: c.Int("clusters"), Fresh: c.Bool("fresh"), Output: out, Trace: trace,
+		Listener: ln, Site: pages, Edge: edge, Token: token, Agent: "ravnest/" + version, Members: members, Providers: c.Int("providers"), Clusters: c.Int("clusters"), Fresh: c.Bool("fresh"), NATS: shared, Output: out, Trace: trace,
 		Listening: func(_ context.Context, url string) error {
 			warnPlain(out.Err, url)
 			fmt.Fprintf(out.Err, "serving at %s: start providers with ravnest-provider --join %s\n", url, url)
@@ -997,6 +1004,18 @@ func serve(c *cli.Context) (err error) {
 		return err
 	}
 	return summary(c, s)
+}
+
+// natsOf reads the flags about NATS.
+func natsOf(c *cli.Context) (host.NATS, error) {
+	n := host.NATS{URL: c.String("nats"), Creds: c.String("nats-creds"), Replicas: c.Int("nats-replicas")}
+	switch {
+	case n.URL == "" && (c.IsSet("nats-creds") || c.IsSet("nats-replicas")):
+		return n, errors.New("--nats-creds and --nats-replicas go with --nats URL")
+	case n.Replicas < 1 || n.Replicas > 5:
+		return n, fmt.Errorf("--nats-replicas %d is outside 1..5", n.Replicas)
+	}
+	return n, nil
 }
 
 // status shows the status of a run: of a directory or of a host.

@@ -28,7 +28,6 @@ import (
 	"github.com/ravnest/ravnest/engine/format/safetensors"
 	"github.com/ravnest/ravnest/engine/graph"
 	"github.com/ravnest/ravnest/engine/job"
-	"github.com/ravnest/ravnest/engine/loss"
 	"github.com/ravnest/ravnest/engine/pipeline/order"
 	"github.com/ravnest/ravnest/engine/pipeline/snapshot"
 	"github.com/ravnest/ravnest/engine/pipeline/stage"
@@ -68,6 +67,8 @@ type Options struct {
 	// Fresh starts from the beginning even if an unfinished run of the same job could be
 	// resumed.
 	Fresh bool
+	// NATS keeps the run's state for several hosts; the zero value: the directory alone does.
+	NATS NATS
 	// Spawned returns when the last provider was started, for FirstStepS; the zero time:
 	// when the last one joined.
 	Spawned func() time.Time
@@ -162,9 +163,11 @@ type run struct {
 	rec      *record
 	joined   time.Time
 	first    time.Time
-	store    *store.Dir
-	fail     error      // the first failure to store results
-	mu       sync.Mutex // place is called from a goroutine of the server
+	store    server.Store
+	shared   *shared          // nil: no other host serves the job
+	before   *machine.Earlier // what the run goes on from; nil: it begins
+	fail     error            // the first failure to store results
+	mu       sync.Mutex       // place is called from a goroutine of the server
 	over     bool
 	trips    trips
 	pace     pace
@@ -341,23 +344,21 @@ func Serve(ctx context.Context, p *project.Project, opt Options) (Summary, error
 		return Summary{}, err
 	}
 	defer osfs.Close()
-	r.store = store.NewDir(osfs)
-	defer r.store.Close()
-	r.rec = newRecord(p, "serve", opt.Output)
-	if !opt.Fresh {
-		earlier, err := r.earlier(ctx, job)
-		if err != nil {
-			return Summary{}, fmt.Errorf("%w: put the file back if there is a copy of it, or use --fresh to start from the beginning", err)
-		}
-		if earlier != nil && earlier.Checkpoint != nil {
-			r.rec.resume = int64(earlier.Checkpoint.Position.Step)
-		}
+	dir := store.NewDir(osfs)
+	defer dir.Close()
+	if opt.NATS.URL != "" {
+		return r.serveShared(ctx, job, dir)
 	}
-	sum, err := r.serve(ctx, job)
-	if cerr := r.rec.close(); err == nil {
-		err = cerr
+	r.store = dir
+	if err := r.alone(ctx, job); err != nil {
+		return Summary{}, err
 	}
-	return sum, err
+	srv, down, err := r.up(ctx, server.Config{})
+	if err != nil {
+		return Summary{}, err
+	}
+	defer down()
+	return r.train(ctx, srv, job)
 }
 
 // earlier is what a run goes on from. A damaged manifest is replaced by the copy for readers, and
@@ -385,17 +386,16 @@ func (r *run) earlier(ctx context.Context, job server.Job) (*machine.Earlier, er
 	return e, server.Intact(ctx, r.store, e.Checkpoint)
 }
 
-func (r *run) serve(ctx context.Context, job server.Job) (Summary, error) {
-	conf := server.Config{
-		Token: r.opt.Token, Agent: r.opt.Agent, Store: r.store, Site: r.opt.Site, Once: true, Trace: r.opt.Trace,
-		TLS: r.opt.Edge.TLS, Public: r.opt.Edge.Public, Proxy: r.opt.Edge.Proxy, RelayUDP: r.opt.Edge.RelayUDP,
-	}
+// up starts the server, and listens.
+func (r *run) up(ctx context.Context, conf server.Config) (_ *server.Server, down func(), err error) {
+	conf.Token, conf.Agent, conf.Store, conf.Site, conf.Once, conf.Trace = r.opt.Token, r.opt.Agent, r.store, r.opt.Site, true, r.opt.Trace
+	conf.TLS, conf.Public, conf.Proxy, conf.RelayUDP = r.opt.Edge.TLS, r.opt.Edge.Public, r.opt.Edge.Proxy, r.opt.Edge.RelayUDP
 	if r.opt.Members != nil {
 		conf.Members = r.opt.Members
 	}
 	srv, err := server.New(conf)
 	if err != nil {
-		return Summary{}, err
+		return nil, nil, err
 	}
 	served := make(chan error, 2)
 	lns := []net.Listener{r.opt.Listener}
@@ -405,7 +405,9 @@ func (r *run) serve(ctx context.Context, job server.Job) (Summary, error) {
 	for _, ln := range lns {
 		go func() { served <- srv.Serve(ln) }()
 	}
-	defer func() {
+	unwatch := func() {}
+	down = func() {
+		unwatch()
 		// Providers need a moment to receive the goodbye.
 		sctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 		defer cancel()
@@ -413,18 +415,48 @@ func (r *run) serve(ctx context.Context, job server.Job) (Summary, error) {
 		for range lns {
 			<-served
 		}
+	}
+	defer func() {
+		if err != nil {
+			down()
+		}
 	}()
 	if r.opt.Listening != nil {
 		if err := r.opt.Listening(ctx, r.opt.url()); err != nil {
-			return Summary{}, err
+			return nil, nil, err
 		}
 	}
 	if r.opt.Members != nil {
-		stop, err := r.watchMembers(ctx, srv)
-		if err != nil {
-			return Summary{}, err
+		if unwatch, err = r.watchMembers(ctx, srv); err != nil {
+			unwatch = func() {}
+			return nil, nil, err
 		}
-		defer stop()
+	}
+	return srv, down, nil
+}
+
+// train runs the job, or goes on with it from where the store has it.
+func (r *run) train(ctx context.Context, srv *server.Server, job server.Job) (sum Summary, err error) {
+	r.rec = newRecord(r.p, "serve", r.opt.Output)
+	defer func() {
+		if cerr := r.rec.close(); err == nil {
+			err = cerr
+		}
+	}()
+	if !job.Fresh {
+		if r.shared != nil {
+			if r.before, err = r.earlier(ctx, job); err != nil {
+				return Summary{}, fmt.Errorf("the state in NATS: %w: use --fresh to start from the beginning", err)
+			}
+		}
+		if r.before != nil && r.before.Checkpoint != nil {
+			r.rec.resume = int64(r.before.Checkpoint.Position.Step)
+			if r.shared != nil {
+				if err := r.replay(ctx, r.rec.resume); err != nil {
+					return Summary{}, err
+				}
+			}
+		}
 	}
 	// A cancelled ctx asks for a graceful stop; the run ends by its own rules.
 	ended := make(chan struct{})
@@ -447,7 +479,7 @@ func (r *run) serve(ctx context.Context, job server.Job) (Summary, error) {
 	if relayed != nil && relayed.Bytes > 100e3 {
 		r.opt.say("relayed %s between providers without a direct path", native.FormatSize(relayed.Bytes))
 	}
-	sum := r.rec.summary()
+	sum = r.rec.summary()
 	sum.Interrupted = res.Interrupted
 	if r.plan != nil {
 		sum.Providers = 0
@@ -696,6 +728,7 @@ func siblings(pool []server.Member, nodes []ga.Node) {
 // event handles an event of the run. It is called from one goroutine.
 func (r *run) event(ev server.Event) {
 	now := time.Now()
+	r.share(now, ev)
 	switch e := ev.(type) {
 	case server.Joined:
 		r.joined = now
@@ -761,11 +794,7 @@ func (r *run) event(ev server.Event) {
 		r.rec.loss(now, e.Epoch, e.Step, float64(e.Loss.Loss))
 		r.rec.trained(e.Cluster, e.Step)
 	case server.Val:
-		v := validation{epoch: e.Epoch, step: e.Step, correct: e.Correct, total: e.Total, loss: float64(e.Val.Loss)}
-		for _, m := range e.Metrics {
-			v.metrics = append(v.metrics, loss.Metric{Name: m.Name, Value: float64(m.Value)})
-		}
-		r.rec.val(now, v)
+		r.rec.val(now, validated(e.Val))
 	case server.Progress:
 		r.rec.progress(&e)
 		r.rec.tick(now)
@@ -807,7 +836,7 @@ func (r *run) saved(c *snapshot.Manifest) error {
 	r.mu.Unlock()
 	files := []string{}
 	for _, e := range c.Parts {
-		if e.Cluster >= len(plan.Clusters) || e.Stage >= len(plan.Clusters[e.Cluster].Stages) {
+		if plan == nil || e.Cluster >= len(plan.Clusters) || e.Stage >= len(plan.Clusters[e.Cluster].Stages) {
 			continue // the cuts have changed since
 		}
 		rel := filepath.Join(plan.StageDir(e.Cluster, e.Stage), project.WeightsFile)

@@ -226,7 +226,10 @@ func (r *run) watchMembers(ctx context.Context, srv *server.Server) (stop func()
 	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	var wg sync.WaitGroup
 	wg.Go(func() {
-		m.Watch(ctx, srv.MembersChanged, func(err error) { r.opt.say("%v: who may join stays as it was", err) })
+		m.Watch(ctx, func() {
+			srv.MembersChanged()
+			r.shareMembers()
+		}, func(err error) { r.opt.say("%v: who may join stays as it was", err) })
 	})
 	return func() {
 		cancel()

@@ -58,6 +58,9 @@ func (s *Store) Lead(ctx context.Context) error {
 			}
 			seen = time.Time{}
 		default:
+			if at, _ := s.Leader(); at != t.URL {
+				s.opt.Say("standing by: the host at %s leads the job", t.URL)
+			}
 			s.setLeader(t.URL)
 			c.look(ctx)
 		}
