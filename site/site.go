@@ -16,6 +16,7 @@ import (
 	"io"
 	"io/fs"
 	"net/http"
+	"net/url"
 	"path"
 	"slices"
 	"strconv"
@@ -48,7 +49,10 @@ var types = map[string]string{
 type Site struct {
 	id    string
 	pages map[string][]byte // by path: "/", "/dashboard"
-	files map[string]*file  // assets
+
+	// Others returns the addresses of further hosts that a page may connect to; nil: none.
+	Others func() []string
+	files  map[string]*file // assets
 }
 
 // file is an asset. All requests share its bytes, so that memory per request does not grow
@@ -126,6 +130,21 @@ func (s *Site) add(name string, b []byte) {
 // Built reports whether there are pages, which make site builds.
 func (s *Site) Built() bool { return len(s.pages) > 0 }
 
+// policy is the policy of a page that is opened now.
+func (s *Site) policy() string {
+	if s.Others == nil {
+		return policy
+	}
+	self := "connect-src 'self'"
+	more := self
+	for _, at := range s.Others() {
+		if u, err := url.Parse(at); err == nil && u.Host != "" && !strings.ContainsAny(u.Host, " ;,'\"*") {
+			more += " " + u.Scheme + "://" + u.Host
+		}
+	}
+	return strings.Replace(policy, self, more, 1)
+}
+
 // ServeHTTP implements http.Handler.
 func (s *Site) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h := w.Header()
@@ -133,7 +152,7 @@ func (s *Site) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h.Set("Cross-Origin-Opener-Policy", "same-origin")
 	h.Set("Cross-Origin-Embedder-Policy", "require-corp")
 	h.Set("Cross-Origin-Resource-Policy", "same-origin")
-	h.Set("Content-Security-Policy", policy)
+	h.Set("Content-Security-Policy", s.policy())
 	h.Set("X-Content-Type-Options", "nosniff")
 	h.Set("Referrer-Policy", "no-referrer")
 	if r.Method != http.MethodGet && r.Method != http.MethodHead {

@@ -388,7 +388,7 @@ func (r *run) earlier(ctx context.Context, job server.Job) (*machine.Earlier, er
 
 // up starts the server, and listens.
 func (r *run) up(ctx context.Context, conf server.Config) (_ *server.Server, down func(), err error) {
-	conf.Token, conf.Agent, conf.Store, conf.Site, conf.Once, conf.Trace = r.opt.Token, r.opt.Agent, r.store, r.opt.Site, true, r.opt.Trace
+	conf.Token, conf.Agent, conf.Store, conf.Site, conf.Once, conf.Trace = r.opt.Token, r.opt.Agent, r.store, r.opt.Site, r.shared == nil, r.opt.Trace
 	conf.TLS, conf.Public, conf.Proxy, conf.RelayUDP = r.opt.Edge.TLS, r.opt.Edge.Public, r.opt.Edge.Proxy, r.opt.Edge.RelayUDP
 	if r.opt.Members != nil {
 		conf.Members = r.opt.Members

@@ -29,6 +29,7 @@ import (
 	"github.com/ravnest/ravnest/signaling/server"
 	"github.com/ravnest/ravnest/signaling/store"
 	"github.com/ravnest/ravnest/signaling/store/jetstream"
+	"github.com/ravnest/ravnest/site"
 )
 
 // NATS says where the hosts of a job keep its state.
@@ -170,6 +171,9 @@ func (r *run) serveShared(ctx context.Context, job server.Job, dir *store.Dir) (
 	if err := r.claim(ctx, job, dir); err != nil {
 		return Summary{}, err
 	}
+	if pages, ok := r.opt.Site.(*site.Site); ok {
+		pages.Others = js.Others
+	}
 	srv, down, err := r.up(ctx, server.Config{Standby: r.standby, Hosts: r.hosts})
 	if err != nil {
 		return Summary{}, err
@@ -237,8 +241,11 @@ func (r *run) lead(ctx context.Context, srv *server.Server, job server.Job) (Sum
 		others := js.Others()
 		if jerr = js.Resign(last); jerr == nil && len(others) > 0 {
 			r.opt.say("the run goes on with the host at %s", others[0])
+			srv.Depose(&proto.Error{Code: proto.Elsewhere, Message: "this host was stopped: the one at " + others[0] + " goes on", Hint: "join that one", Host: others[0]})
+			return sum, err
 		}
 	}
+	srv.Depose(&proto.Error{Code: proto.Stopped, Message: "the run is over"})
 	if jerr != nil && !errors.Is(jerr, jetstream.ErrDeposed) {
 		jerr = fmt.Errorf("the end of the run could not be told to NATS: %w", jerr)
 		if err == nil {

@@ -205,7 +205,7 @@ func (s *Server) origins(r *http.Request) []string {
 	if h := s.forwardedHost(r); h != "" {
 		o = append(o, h)
 	}
-	return o
+	return append(o, s.sisterOrigins()...)
 }
 
 // forwardedHost returns the host name that a trusted proxy was asked for, or "".

@@ -12,6 +12,8 @@ import (
 	"io"
 	"io/fs"
 	"net/http"
+	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -69,7 +71,44 @@ func (s *Server) Handler() http.Handler {
 	if p := s.cfg.Public; p != nil {
 		_ = cross.AddTrustedOrigin(p.Scheme + "://" + p.Host) // valid, since ParsePublic accepted it
 	}
-	return s.bounded(s.shared(s.outside(cross.Handler(mux))))
+	return s.bounded(s.shared(s.outside(s.sisters(mux, cross.Handler(mux)))))
+}
+
+// sisters lets pages of the job's other hosts use this one's routes, since a tab whose host is
+// lost goes on with another. Other requests go to rest.
+func (s *Server) sisters(mux, rest http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		origin := r.Header.Get("Origin")
+		if origin == "" || !strings.HasPrefix(r.URL.Path, "/v1/") || !slices.Contains(s.sisterOrigins(), origin) {
+			rest.ServeHTTP(w, r)
+			return
+		}
+		h := w.Header()
+		h.Set("Access-Control-Allow-Origin", origin)
+		h.Add("Vary", "Origin")
+		if r.Method != http.MethodOptions {
+			mux.ServeHTTP(w, r)
+			return
+		}
+		h.Set("Access-Control-Allow-Methods", "GET, POST, PUT")
+		h.Set("Access-Control-Allow-Headers", "Authorization, Content-Type, Range, "+proto.SessionHeader)
+		h.Set("Access-Control-Max-Age", "600")
+		w.WriteHeader(http.StatusNoContent)
+	})
+}
+
+// sisterOrigins are the origins of the pages of the job's hosts.
+func (s *Server) sisterOrigins() []string {
+	if s.cfg.Hosts == nil {
+		return nil
+	}
+	var all []string
+	for _, h := range s.cfg.Hosts() {
+		if u, err := url.Parse(h); err == nil && u.Host != "" {
+			all = append(all, u.Scheme+"://"+u.Host)
+		}
+	}
+	return all
 }
 
 // bounded gives the bodies of requests a limit and a deadline.

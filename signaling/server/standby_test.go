@@ -2,9 +2,13 @@ package server_test
 
 import (
 	"errors"
+	"net/http"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/coder/websocket"
 
 	"github.com/ravnest/ravnest/signaling/client"
 	"github.com/ravnest/ravnest/signaling/proto"
@@ -87,4 +91,48 @@ func TestReplaced(t *testing.T) {
 	if _, err := c.Recv(t.Context()); !errors.Is(err, client.ErrLost) {
 		t.Error(err)
 	}
+}
+
+// TestSisters: pages of the job's other hosts may use this one's routes, those of others not.
+func TestSisters(t *testing.T) {
+	_, addr := start(t, server.Config{Hosts: func() []string { return []string{"https://b.example/prefix"} }})
+	ask := func(method, path, origin string) *http.Response {
+		t.Helper()
+		r, err := http.NewRequestWithContext(t.Context(), method, "http://"+addr+path, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.Header.Set("Origin", origin)
+		resp, err := http.DefaultClient.Do(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = resp.Body.Close()
+		return resp
+	}
+	for _, c := range []struct {
+		method, path, origin, allowed string
+		status                        int
+	}{
+		{"OPTIONS", "/v1/upload/r/0/" + strings.Repeat("0", 64), "https://b.example", "https://b.example", 204},
+		{"GET", "/v1/status", "https://b.example", "https://b.example", 200},
+		{"POST", "/v1/speed", "https://b.example", "https://b.example", 204},
+		{"GET", "/v1/status", "https://c.example", "", 200}, // whose page may not read it
+		{"POST", "/v1/speed", "https://c.example", "", 403},
+		{"POST", "/v1/speed", "http://b.example", "", 403},
+		{"GET", "/", "https://b.example", "", 200},
+	} {
+		resp := ask(c.method, c.path, c.origin)
+		if got := resp.Header.Get("Access-Control-Allow-Origin"); got != c.allowed || resp.StatusCode != c.status {
+			t.Errorf("%s %s from %s: %d, allowed %q", c.method, c.path, c.origin, resp.StatusCode, got)
+		}
+	}
+	if _, _, err := websocket.Dial(t.Context(), "ws://"+addr+proto.JoinPath, &websocket.DialOptions{HTTPHeader: http.Header{"Origin": {"https://c.example"}}}); err == nil {
+		t.Error("a page of another site may join")
+	}
+	ws, _, err := websocket.Dial(t.Context(), "ws://"+addr+proto.JoinPath, &websocket.DialOptions{HTTPHeader: http.Header{"Origin": {"https://b.example"}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = ws.CloseNow()
 }

@@ -8,6 +8,7 @@ import { $, bytes, count, duration, flop, hostURL, note, plain, sentence, set } 
 
 const phases = {
   idle: "Idle: no run",
+  standby: "Standing by",
   gathering: "Waiting for providers",
   planning: "Planning",
   connecting: "Connecting",
@@ -176,7 +177,13 @@ function showFigures(status, rate) {
 
 function showWaiting(status) {
   const gathering = status.phase === "gathering" || status.phase === "idle";
-  $("waiting").hidden = $("invite").hidden = !gathering;
+  const standby = status.phase === "standby";
+  $("invite").hidden = !gathering;
+  $("waiting").hidden = !gathering && !standby;
+  if (standby) {
+    set($("waiting"), `${sentence(status.waiting)}.`);
+    return;
+  }
   const here = status.members.slice(0, 50).map((m) => `${m.name} (${kind(m) === "tab" ? "tab" : m.platform})`);
   const why = status.waiting ? ` ${sentence(status.waiting)}.` : "";
   set($("waiting"), `${status.members.length} of ${status.want} providers are here${here.length ? `: ${here.join(", ")}` : ""}.${why}`);
