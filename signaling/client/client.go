@@ -143,7 +143,7 @@ type Conn struct {
 	host    host
 	opt     Options
 	welcome proto.Welcome
-	silence time.Duration
+	silence atomic.Int64  // that counts as the host's death, in nanoseconds
 	keep    time.Duration // how long the session outlives its connection
 	rtt     atomic.Int64
 
@@ -188,9 +188,10 @@ func Dial(ctx context.Context, addr string, opt Options) (*Conn, error) {
 	life, cancel := context.WithCancel(context.Background())
 	c := &Conn{
 		host: h, opt: opt, welcome: *welcome, cancel: cancel,
-		silence: time.Duration(welcome.Timeout) * time.Millisecond, keep: time.Duration(welcome.Keep) * time.Millisecond,
+		keep: time.Duration(welcome.Keep) * time.Millisecond,
 		gone: make(chan struct{}), kick: make(chan struct{}, 1), moved: make(chan struct{}), wake: make(chan struct{}, 1),
 	}
+	c.hears(welcome.Timeout)
 	c.host.session = welcome.Session
 	go c.serve(life, ws)
 	return c, nil

@@ -74,10 +74,7 @@ func (c *Conn) carry(life context.Context, ws *socket) error {
 	defer cancel()
 	// The host pings every heartbeat; a silence of its timeout is its death. A session that
 	// can return looks for another way while the host still waits for it.
-	patience := c.silence
-	if c.keep > 0 {
-		patience = c.silence * 2 / 3
-	}
+	patience := c.patience()
 	var silent atomic.Bool
 	dog := time.AfterFunc(patience, func() {
 		silent.Store(true)
@@ -86,16 +83,28 @@ func (c *Conn) carry(life context.Context, ws *socket) error {
 	defer dog.Stop()
 	written := make(chan error, 1)
 	go func() { written <- c.write(ctx, ws, cancel) }()
-	err := c.read(ctx, ws, func() { dog.Reset(patience) })
+	err := c.read(ctx, ws, func() { dog.Reset(c.patience()) })
 	cancel()
 	ws.abort()
 	if broken := <-written; broken != nil {
 		err = broken
 	}
 	if silent.Load() {
-		return fmt.Errorf("%w for %v", errSilent, patience)
+		return fmt.Errorf("%w for %v", errSilent, c.patience())
 	}
 	return err
+}
+
+// hears sets the silence that counts as the host's death.
+func (c *Conn) hears(ms int) { c.silence.Store(int64(time.Duration(ms) * time.Millisecond)) }
+
+// patience is the silence after which another connection is sought.
+func (c *Conn) patience() time.Duration {
+	d := time.Duration(c.silence.Load())
+	if c.keep > 0 {
+		d = d * 2 / 3
+	}
+	return d
 }
 
 // lastWords is how long the reader goes on where the writer can not.
@@ -117,7 +126,7 @@ func (c *Conn) write(ctx context.Context, ws *socket, cancel func()) error {
 			}
 		}
 		// A host that takes nothing for as long as it may be silent counts as lost.
-		wctx, stop := context.WithTimeout(ctx, max(c.silence, time.Second))
+		wctx, stop := context.WithTimeout(ctx, max(time.Duration(c.silence.Load()), time.Second))
 		c.host.limit.Note(true, len(it.Bytes))
 		err := ws.write(wctx, it.Bytes)
 		stop()
@@ -236,6 +245,10 @@ func (c *Conn) accept(m proto.Message, size int) error {
 		return c.acked(m.Got)
 	case *proto.Error:
 		c.last = m
+	case *proto.Assign:
+		if m.Timeout > 0 {
+			c.hears(m.Timeout)
+		}
 	case *proto.Bye:
 		c.bye = m.Reason
 		if c.bye == "" {

@@ -288,6 +288,7 @@ func (m *Assign) check() error {
 		raw("job", m.Job, MaxRaw, true),
 		raw("plan", m.Plan, MaxRaw, false),
 		within("generation", m.Generation, 0, maxGeneration),
+		within("timeout_ms", m.Timeout, 0, 3_600_000),
 		m.Resume.check(),
 	)
 }

@@ -273,6 +273,8 @@ type Assign struct {
 	// Generation counts the run's attempts from 1. Every new placement increments it; frames
 	// between peers carry it, and those of an older generation are dropped.
 	Generation int `json:"generation,omitempty"`
+	// Timeout replaces that of the welcome, in milliseconds, from now on; 0: it stays.
+	Timeout int `json:"timeout_ms,omitempty"`
 	// Resume is the checkpoint to resume from; nil: begin with Weights or the seed.
 	Resume *Resume `json:"resume,omitempty"`
 }

@@ -228,6 +228,10 @@ func (m *Machine) planned(now time.Time, e Plan) {
 	for i, x := range ms {
 		x.ReadyBy = now.Add(m.set.ReadyTimeout)
 		m.send(x, msgs[i])
+		if x.Slow {
+			x.Slow, x.Seen = false, now
+			m.ping(now, x)
+		}
 	}
 	m.persist()
 }
@@ -238,6 +242,9 @@ func (m *Machine) assignment(x *member, ms []*member) *proto.Assign {
 		Run: m.Run, Cluster: a.Cluster, Stage: a.Stage, Stages: a.Stages, Name: x.Name, Job: m.Job.Raw,
 		Graph: a.Graph, Data: a.Data, Weights: a.Weights, Plan: a.Plan, Generation: m.Attempt,
 		Resume: m.resume(a),
+	}
+	if x.Slow {
+		msg.Timeout = int(m.set.Timeout.Milliseconds())
 	}
 	for _, o := range ms {
 		if o != x && linked(a, o.Place) {

@@ -23,6 +23,7 @@ type index struct {
 	wishes  []*member // those that want to leave
 	absent  []*member // without a connection
 	turns   []turn    // to be pinged, in this order
+	slow    []turn    // the same of those who are pinged more seldom
 	quiet   []*member // those whose silence may become too long before they are pinged again
 }
 
@@ -167,11 +168,13 @@ func (m *Machine) wishing() []*member {
 // silent returns the members that have not been heard from for too long.
 func (m *Machine) silent(now time.Time) []*member {
 	if m.turns == nil {
-		m.turns = []turn{}
+		m.turns, m.slow = []turn{}, nil
 		for _, x := range m.Members {
-			m.turns = append(m.turns, turn{x, x.Turn})
+			m.queue(turn{x, x.Turn})
 		}
-		slices.SortFunc(m.turns, func(a, b turn) int { return cmp.Compare(a.n, b.n) })
+		for _, q := range [][]turn{m.turns, m.slow} {
+			slices.SortFunc(q, func(a, b turn) int { return cmp.Compare(a.n, b.n) })
+		}
 		m.quiet = slices.Clone(m.sorted())
 	}
 	var dead []*member
@@ -179,7 +182,7 @@ func (m *Machine) silent(now time.Time) []*member {
 	for _, x := range m.quiet {
 		switch {
 		case x.gone || x.Away != "":
-		case now.Sub(x.Seen) >= m.set.Timeout:
+		case now.Sub(x.Seen) >= m.timeout(x):
 			dead = append(dead, x)
 		case m.fading(now, x):
 			rest = append(rest, x)
@@ -193,25 +196,64 @@ func (m *Machine) silent(now time.Time) []*member {
 
 // fading reports whether a member's silence may become too long before its next ping.
 func (m *Machine) fading(now time.Time, x *member) bool {
-	return now.Sub(x.Seen)+2*m.set.Heartbeat >= m.set.Timeout
+	return now.Sub(x.Seen)+2*m.beat(x) >= m.timeout(x)
+}
+
+// Where many wait for their part, most are pinged more seldom. As many as manyWait have the
+// usual heartbeat, and who gets a stage has it from then on.
+const (
+	manyWait = 128
+	slowness = 20 // heartbeats
+)
+
+// beat is the time between two pings of a member.
+func (m *Machine) beat(x *member) time.Duration {
+	if x.Slow {
+		return slowness * m.set.Heartbeat
+	}
+	return m.set.Heartbeat
+}
+
+// timeout is the silence after which a member is dead.
+func (m *Machine) timeout(x *member) time.Duration {
+	if x.Slow {
+		return slowness * m.set.Timeout
+	}
+	return m.set.Timeout
+}
+
+// queue adds a ping to those of its heartbeat, which are in the order of their times.
+func (m *Machine) queue(t turn) {
+	if t.x.Slow {
+		m.slow = append(m.slow, t)
+	} else {
+		m.turns = append(m.turns, t)
+	}
 }
 
 // due returns the next member that is due for a ping, or nil.
 func (m *Machine) due(now time.Time) *member {
-	for len(m.turns) > 0 {
-		t := m.turns[0]
+	if x := m.dueOf(now, &m.turns); x != nil {
+		return x
+	}
+	return m.dueOf(now, &m.slow)
+}
+
+func (m *Machine) dueOf(now time.Time, q *[]turn) *member {
+	for len(*q) > 0 {
+		t := (*q)[0]
 		switch {
 		case t.over():
-		case now.Sub(t.x.Pinged) < m.set.Heartbeat:
+		case now.Sub(t.x.Pinged) < m.beat(t.x):
 			return nil
 		default:
 			if m.fading(now, t.x) {
 				m.quiet = append(m.quiet, t.x)
 			}
-			m.turns = m.turns[1:]
+			*q = (*q)[1:]
 			return t.x
 		}
-		m.turns = m.turns[1:]
+		*q = (*q)[1:]
 	}
 	return nil
 }

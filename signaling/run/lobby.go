@@ -36,10 +36,10 @@ func (m *Machine) join(now time.Time, e Join) {
 	}
 	given := asked == ""
 	e.Hello.Token, e.Hello.Name = "", name
-	x := &member{Member: Member{ID: e.ID, Name: name, Addr: e.Addr, Hello: e.Hello}, Seen: now, Given: given}
+	x := &member{Member: Member{ID: e.ID, Name: name, Addr: e.Addr, Hello: e.Hello}, Seen: now, Given: given, Slow: len(m.Members) >= manyWait}
 	m.enter(x)
 	m.send(x, &proto.Welcome{
-		ID: x.ID, Name: name, Heartbeat: int(m.set.Heartbeat.Milliseconds()), Timeout: int(m.set.Timeout.Milliseconds()),
+		ID: x.ID, Name: name, Heartbeat: int(m.beat(x).Milliseconds()), Timeout: int(m.timeout(x).Milliseconds()),
 		Keep: int(max(m.set.Away, 0).Milliseconds()),
 	})
 	m.ping(now, x)
@@ -287,7 +287,7 @@ func (m *Machine) ping(now time.Time, x *member) {
 	m.Turns++
 	x.Turn = m.Turns
 	if m.turns != nil {
-		m.turns = append(m.turns, turn{x, x.Turn})
+		m.queue(turn{x, x.Turn})
 	}
 	m.send(x, &proto.Ping{Seq: x.Seq, RTT: int64(x.RTT)})
 }

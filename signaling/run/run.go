@@ -81,7 +81,7 @@ func (s *Settings) Fill() {
 	def(&s.Regroup, 5*time.Second)
 	def(&s.Stall, 30*time.Second)
 	if s.MaxMembers == 0 {
-		s.MaxMembers = 1024
+		s.MaxMembers = 8192
 	}
 }
 
@@ -201,6 +201,7 @@ type member struct {
 	Turn    uint64 // number of that ping, counted over all members
 	Seq     uint64 // of the ping not yet answered
 	Met     bool   // it has answered a ping since it joined or was last suspected
+	Slow    bool   `json:",omitempty"` // it is pinged more seldom: it only waits, as many do
 	Given   bool   // it did not ask for a name
 	Away    string // why its connection has ended; "": it has one
 	AwayAt  time.Time

@@ -100,7 +100,7 @@ type Config struct {
 	Checkpoint   time.Duration // minimum time between checkpoints that the host asks for, 10 s; negative: none
 	Stall        time.Duration // minimum time without progress before a stage counts as stuck, 30 s
 
-	MaxSessions int // providers, 1024
+	MaxSessions int // providers, 8192
 	// MaxStrangers bounds the connections that are not providers'. Beyond it, a new one
 	// replaces an idle one. 512
 	MaxStrangers int
@@ -127,7 +127,7 @@ func (c *Config) fill() error {
 		return fmt.Errorf("signaling: a heartbeat of %v with a timeout of %v: want at least 1ms, and the timeout not below the heartbeat", c.Heartbeat, c.Timeout)
 	}
 	if c.MaxSessions == 0 {
-		c.MaxSessions = 1024
+		c.MaxSessions = 8192
 	}
 	if c.MaxStrangers == 0 {
 		c.MaxStrangers = 512
