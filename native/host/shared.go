@@ -47,10 +47,8 @@ const sharedFile = "node_data/nats.json"
 
 // shared is a run's part in serving a job together with other hosts.
 type shared struct {
-	js  *jetstream.Store
-	log string // of what the run reports
-
-	mu    sync.Mutex
+	js    *jetstream.Store
+	log   string // of what the run reports
 	lines []byte // not yet in the log
 }
 
