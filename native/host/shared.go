@@ -272,6 +272,9 @@ func (r *run) results(ctx context.Context, job server.Job, over error) (Summary,
 	if err == nil {
 		err = r.saved(c)
 	}
+	if err == nil && len(c.Record) > 0 {
+		err = r.p.WriteRounds(c.Record)
+	}
 	if cerr := r.rec.close(); err == nil {
 		err = cerr
 	}
