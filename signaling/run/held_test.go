@@ -115,7 +115,7 @@ func TestHoldEveryFault(t *testing.T) {
 				t.Parallel()
 				plain := holdingWorld(kind, runtest.New)
 				plain.Run(time.Minute)
-				stride := 7
+				stride := 11
 				if testing.Short() {
 					stride = 31
 				}
