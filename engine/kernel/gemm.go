@@ -422,6 +422,9 @@ func (g *GemmArgs) roundBlocks(team *Team, t *tiling, scratch []float32) {
 				p.BK, p.BJ = 1, p.K
 			}
 			from := src[pc*bk:]
+			if step == cols { // a small layer is one piece
+				rows, cols = 1, rows*cols
+			}
 			for r := range rows {
 				roundBF16(block[r*cols:][:cols], from[r*step:][:cols])
 			}
