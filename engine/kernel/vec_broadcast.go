@@ -216,7 +216,7 @@ func (l *Broadcast) Grad(dst, dy, a, b []float32, arg, rows int) {
 		if arg == 1 {
 			to = r
 		}
-		if sd != 0 && whole {
+		if whole && (sd != 0 || l.axes == 1) { // with one axis, a row is one element
 			l.slopes(arg, dst[to:to+n], d, a, b, q, r)
 			return
 		}

@@ -2,6 +2,33 @@ package kernel
 
 import "testing"
 
+// TestBroadcastSingle: the gradients of rows of one element do not depend on what their memory
+// held before, and may take that of the result's gradient.
+func TestBroadcastSingle(t *testing.T) {
+	a, b, dy := []float32{2, -3, 5}, []float32{7, 11, 13}, []float32{1, 2, -1}
+	for op, want := range map[Arith][2][]float32{
+		ArithMul: {{7, 22, -13}, {2, -6, -5}},
+		ArithSub: {{1, 2, -1}, {-1, -2, 1}},
+		ArithMax: {{0, 0, 0}, {1, 2, -1}},
+	} {
+		for _, shape := range [][]int{{}, {1}, {1, 1}} {
+			l := NewBroadcast(op, shape, shape, shape, 1, 1)
+			for arg := range 2 {
+				dst := []float32{100, 200, 300}
+				l.Grad(dst, dy, a, b, arg, 3)
+				same := append([]float32{}, dy...)
+				l.Grad(same, same, a, b, arg, 3)
+				for i, w := range want[arg] {
+					if dst[i] != w || same[i] != w {
+						t.Errorf("operation %d of rows %v: the gradient of operand %d is %v, in place %v, want %v", op, shape, arg, dst, same, want[arg])
+						break
+					}
+				}
+			}
+		}
+	}
+}
+
 // BenchmarkBroadcast: what a model's scales, masks and bounded activations take, a megabyte at a time.
 func BenchmarkBroadcast(b *testing.B) {
 	const n, c = 64, 64
