@@ -92,7 +92,7 @@ def step(m, inputs, seed=None):
 
 # Those that engine/importer keeps as test data: python census.py DIR small.
 SMALL = ["cnn", "autoencoder", "unet", "lstm_unrolled", "resmlp", "conv1d_audio", "encoder", "encoder_seq_first", "two_heads",
-         "einsum_mix", "upsampler", "padding_modes", "lstm_both_ways", "gru_rnn", "detached", "tied_decoder", "masked_pair", "argmax_pool"]
+         "einsum_mix", "upsampler", "padding_modes", "lstm_both_ways", "gru_rnn", "detached", "tied_decoder", "masked_pair", "argmax_pool", "written_part"]
 
 
 def census(name, dir):
@@ -615,6 +615,27 @@ def tied_decoder():
             return self.head(h)
 
     return Decoder(), (ids(11, 3, 5),)
+
+
+@model
+def written_part():
+    class Part(nn.Module):
+        """A bias of which a copy's part is set to numbers, and vectors of length 1, of which one is zeros: as in Swin v2."""
+
+        def __init__(self):
+            super().__init__()
+            self.a, self.head, self.scale = nn.Linear(6, 9), nn.Linear(9, 3), nn.Parameter(torch.rand(6) + 0.5)
+
+        def forward(self, x):
+            x = nn.functional.normalize(self.scale * x, dim=-1)
+            b = self.a.bias.clone()
+            b[3:6].zero_()
+            h = nn.functional.linear(x, self.a.weight, b)
+            c = self.head.bias.clone()
+            c[1].fill_(0.5)
+            return nn.functional.linear(torch.tanh(h), self.head.weight, c)
+
+    return Part(), (torch.randn(3, 6) * torch.tensor([[1.0], [0.0], [1.0]]),)
 
 
 @model

@@ -555,7 +555,13 @@ func vectorNorm(l *lowering, n *pt2.Node) {
 		fail("of an order that is not 2")
 	}
 	v := l.reduce("sum", l.unary("pow", x, 2, 0), l.axes(n, "dim", len(x.shape)), l.flag(n, "keepdim", false))
-	l.define(l.unary("sqrt", v, 0, 0))
+	if v.isConst() {
+		l.define(l.unary("sqrt", v, 0, 0))
+		return
+	}
+	// The root of 0 has no slope, of the norm of a vector of zeros the gradient is 0.
+	root := l.unary("sqrt", l.binary("add", v, l.unary("eq", v, 0, 0)), 0, 0)
+	l.define(l.binary("mul", root, l.unary("ne", v, 0, 0)))
 }
 
 func cumsum(l *lowering, n *pt2.Node) {

@@ -76,7 +76,8 @@ func (l *lowering) inPlace(f operator) {
 		return
 	}
 	if self.view && !self.isConst() && l.isView(a.Names[0]) {
-		fail("it writes in place to a view of another tensor; assign the result to a new tensor instead")
+		l.writePart(n, a.Names[0], f)
+		return
 	}
 	f(l, n)
 	out := l.vals[n.Outputs[0].Names[0]]
@@ -207,6 +208,9 @@ func (l *lowering) linear(x, w, b *value, turned bool) *value {
 	lastAxis(x)
 	if w.param == "" || w.index != nil || len(w.shape) != 2 || !slices.Equal(w.shape, w.paramShape) {
 		return l.linearOf(x, w, b, turned)
+	}
+	if b != nil && (b.param == "" || b.index != nil || !slices.Equal(b.shape, b.paramShape)) { // computed
+		return l.binary("add", l.linear(x, w, nil, turned), b)
 	}
 	o := &graph.Linear{In: w.shape[1], Out: w.shape[0], Bias: b != nil, Transposed: turned}
 	if turned {
