@@ -387,6 +387,13 @@ func (s *Set) For(want *Want) (*Set, error) {
 	if y.Classes == 0 {
 		return s, nil
 	}
+	if want.fieldsOf(Targets) != nil { // whose losses know the classes by themselves
+		var parts [2]Part
+		for i, p := range []Part{s.Train, s.Val} {
+			parts[i] = Part{p.x, &Table{Kind: Targets, Rows: p.y.Rows, Shape: p.y.Shape, U8: p.y.U8, U16: p.y.U16, I32: p.y.I32}}
+		}
+		return &Set{s.Name, parts[0], parts[1]}, nil
+	}
 	values, classes := want.labels(y.Shape)
 	if values || classes == 0 || classes == y.Classes && (want == nil || want.Ignore == nil) {
 		return s, nil

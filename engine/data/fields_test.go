@@ -110,3 +110,23 @@ func TestJoinRaw(t *testing.T) {
 		}
 	}
 }
+
+// TestFieldsBuiltin: the targets of a set that comes with the program are the numbers of classes
+// for a job with several losses.
+func TestFieldsBuiltin(t *testing.T) {
+	s, err := Digits()
+	if err != nil {
+		t.Fatal(err)
+	}
+	fields := []Field{{Shape: []int{}, Classes: 10, Ignore: NoClass}}
+	f, err := s.For(&Want{Output: []int{10}, Targets: fields})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if y := f.Train.Y(); y.Elems() != 1 || y.CheckFields(fields) != nil || f.Train.Len() != s.Train.Len() {
+		t.Errorf("a row of targets has %d elements", y.Elems())
+	}
+	if s.Train.Y().Elems() != 10 {
+		t.Error("the set itself has changed")
+	}
+}

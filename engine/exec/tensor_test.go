@@ -33,6 +33,22 @@ func constants(shape []int, v ...float32) *graph.Operand {
 	return &graph.Operand{Shape: shape, Data: graph.PackFloats(v)}
 }
 
+// unit divides a vector by its length, as importers write it.
+func unit(in string) []graph.Node {
+	return []graph.Node{
+		{Name: "square", Op: &graph.Unary{Function: "pow", A: 2}, Inputs: []string{in}},
+		{Name: "v", Op: &graph.Reduce{Function: "sum", Axes: 1, Keep: true}, Inputs: []string{"square"}},
+		{Name: "zero", Op: &graph.Unary{Function: "eq"}, Inputs: []string{"v"}},
+		{Name: "above", Op: &graph.Add{}, Inputs: []string{"v", "zero"}},
+		{Name: "root", Op: &graph.Unary{Function: "sqrt"}, Inputs: []string{"above"}},
+		{Name: "some", Op: &graph.Unary{Function: "ne"}, Inputs: []string{"v"}},
+		{Name: "length", Op: &graph.Binary{Function: "mul"}, Inputs: []string{"root", "some"}},
+		{Name: "least", Op: &graph.Unary{Function: "clamp", A: 1e-12, B: math.MaxFloat32}, Inputs: []string{"length"}},
+		{Name: "all", Op: &graph.Expand{Shape: []int{4}}, Inputs: []string{"least"}},
+		{Name: "unit", Op: &graph.Binary{Function: "div"}, Inputs: []string{in, "all"}},
+	}
+}
+
 // tensorGraphs have every operation of imported models.
 func tensorGraphs() map[string]*graph.Graph {
 	gs := map[string]*graph.Graph{
@@ -63,20 +79,7 @@ func tensorGraphs() map[string]*graph.Graph {
 				{Name: "w", Op: &graph.Linear{In: 4, Out: 4, Bias: true}, Inputs: []string{"v"}, Names: w},
 			}
 		}),
-		"length": around([]int{4}, func(in string) []graph.Node {
-			return []graph.Node{
-				{Name: "square", Op: &graph.Unary{Function: "pow", A: 2}, Inputs: []string{in}},
-				{Name: "v", Op: &graph.Reduce{Function: "sum", Axes: 1, Keep: true}, Inputs: []string{"square"}},
-				{Name: "zero", Op: &graph.Unary{Function: "eq"}, Inputs: []string{"v"}},
-				{Name: "above", Op: &graph.Add{}, Inputs: []string{"v", "zero"}},
-				{Name: "root", Op: &graph.Unary{Function: "sqrt"}, Inputs: []string{"above"}},
-				{Name: "some", Op: &graph.Unary{Function: "ne"}, Inputs: []string{"v"}},
-				{Name: "length", Op: &graph.Binary{Function: "mul"}, Inputs: []string{"root", "some"}},
-				{Name: "least", Op: &graph.Unary{Function: "clamp", A: 1e-12, B: math.MaxFloat32}, Inputs: []string{"length"}},
-				{Name: "all", Op: &graph.Expand{Shape: []int{4}}, Inputs: []string{"least"}},
-				{Name: "unit", Op: &graph.Binary{Function: "div"}, Inputs: []string{in, "all"}},
-			}
-		}),
+		"length": around([]int{4}, unit),
 		"class token": around([]int{3, 4}, func(in string) []graph.Node {
 			return []graph.Node{
 				{Name: "token", Op: &graph.Parameter{Operand: graph.Operand{Shape: []int{1, 4}, Param: []int{1, 1, 4}}}},
