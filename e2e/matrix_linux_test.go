@@ -125,3 +125,54 @@ func TestNetworks(t *testing.T) {
 		}
 	}
 }
+
+// TestTabNetworks trains a native provider at one home and a tab at the other, whatever the two
+// homes have. It takes minutes: make test-matrix.
+func TestTabNetworks(t *testing.T) {
+	if os.Getenv("RAVNEST_MATRIX") == "" {
+		t.Skip("make test-matrix runs it; TestHomes has tabs in three networks")
+	}
+	s := newScene(t)
+	tmp := t.TempDir()
+	want := s.local(filepath.Join(tmp, "local"), "--epochs", "1")
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, a := range networks {
+		for _, b := range networks {
+			name := strings.ReplaceAll(a+" and a tab, "+b, " ", "_")
+			t.Run(name, func(t *testing.T) {
+				s := newScene(t)
+				h := newHomes(s, "masquerade")
+				h.become(0, a)
+				h.become(1, b)
+				dir := filepath.Join(tmp, name)
+				s.ok("ravnest", "init", "--nodes", "2", "--epochs", "1", dir)
+				s.ok("ravnest", "clusterize", dir)
+				host := h.begin("p", filepath.Join(bin, "ravnest"), "serve", "--listen", "0.0.0.0:443", "--token", "t", dir)
+				host.says(`serving at`, limit)
+				h.begin("a", filepath.Join(bin, "ravnest-provider"), "--join", "http://"+hostAt[0]+":443", "--token", "t", "--name", "node_0", "--once")
+				host.says("node_0 joined", limit)
+				h.begin("b", "env", insideVar+"=http://"+hostAt[1]+":443/#token=t", "RAVNEST_BIN="+bin, self, "-test.run=^TestInside$", "-test.v")
+				host.says("2 of 2", limit)
+				joined := time.Now()
+				host.says(`(?m)^training`, limit)
+				took := time.Since(joined)
+				t.Logf("connected %.1f s after both had joined", took.Seconds())
+				if took > 5*time.Second {
+					t.Errorf("connecting took %v, want 5 s at most", took)
+				}
+				if code := host.wait(limit); code != 0 {
+					t.Fatalf("serve: code %d", code)
+				}
+				if !bytes.Equal(read(t, dir, "losses.txt"), want) {
+					t.Error("losses.txt is not that of one process")
+				}
+				if relayed := strings.Contains(host.err.String(), "\nrelayed "); relayed == direct(a, b) {
+					t.Errorf("by the host's relay: %v, want %v\n%s", relayed, !relayed, tail(host.err.String()))
+				}
+			})
+		}
+	}
+}

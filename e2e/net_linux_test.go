@@ -269,3 +269,35 @@ func TestRates(t *testing.T) {
 		t.Errorf("only %d bytes in and %d out: the run was too short to reach the limits", in-in0, out-out0)
 	}
 }
+
+// TestAddressChanges: a provider's address is replaced by another one in the middle of training,
+// as when a laptop changes its WiFi. Training goes on to the bits of one process, with the same
+// providers, and nobody is blamed.
+func TestAddressChanges(t *testing.T) {
+	if os.Getenv("RAVNEST_MATRIX") == "" {
+		t.Skip("make test-matrix runs it")
+	}
+	s := newScene(t)
+	h := newHomes(s, "masquerade")
+	dir := s.endlessJob("--nodes", "2")
+	host := h.begin("p", filepath.Join(bin, "ravnest"), "serve", "--listen", "0.0.0.0:8090", "--token", "t", dir)
+	host.says(`serving at`, limit)
+	var ps [2]*proc
+	for k := range 2 {
+		ps[k] = h.begin(string("ab"[k]), filepath.Join(bin, "ravnest-provider"), "--join", "http://"+hostAt[k]+":8090", "--token", "t", "--name", fmt.Sprintf("node_%d", k))
+	}
+	host.says(`(?m)^training`, limit)
+	s.saved(dir, 20)
+	h.ip("a", "addr", "del", "192.168.1.10/24", "dev", "in")
+	h.ip("a", "addr", "add", "192.168.1.77/24", "dev", "in")
+	h.ip("a", "route", "add", "default", "via", "192.168.1.1")
+	changed := time.Now()
+	host.says(`node_0 lost its connection .* has another one`, limit)
+	s.more(dir, 300) // far more than was under way
+	t.Logf("300 steps more %.1f s after the change", time.Since(changed).Seconds())
+	s.ends(host, dir, "--nodes", "2")
+	// The link moved too: nobody was lost, nothing was planned anew, no step repeated.
+	if said := host.err.String(); regexp.MustCompile(`(?m)goes on from step|is gone|resumes`).MatchString(said) {
+		t.Errorf("the run was set up anew:\n%s\n%s\n%s", tail(said), tail(ps[0].err.String()), tail(ps[1].err.String()))
+	}
+}

@@ -448,11 +448,20 @@ func (r *attempt) connect(c *stage.Compiled) error {
 	return cause
 }
 
+// moveSend is how long a signal of a link that moves may wait for the host.
+const moveSend = 3 * time.Second
+
 // dial connects to one peer. Both sides first announce that they have fetched everything.
 // Only then does either begin to connect: the time limit of the connection starts there,
 // and addresses do not expire while the other side is still downloading.
 func (r *attempt) dial(ctx context.Context, offer bool, p proto.Peer) (transport.Pipe, error) {
 	send := func(b json.RawMessage) error {
+		ctx := ctx
+		if ctx.Err() != nil { // the link is up, and moves to another address
+			var cancel context.CancelFunc
+			ctx, cancel = context.WithTimeout(r.ctx, moveSend)
+			defer cancel()
+		}
 		return r.host.Send(ctx, &proto.Signal{Run: r.a.Run, To: p.ID, Body: b})
 	}
 	if err := send(r.dialer.Here()); err != nil {

@@ -90,7 +90,7 @@ func (o *Options) fill() {
 }
 
 func (o *Options) host(u *url.URL) host {
-	return host{url: u, token: o.Token, http: paced(o.HTTP, o.Limit), maxBlob: o.MaxBlob, limit: o.Limit, identity: o.Identity}
+	return host{url: u, token: o.Token, http: staying(paced(o.HTTP, o.Limit)), maxBlob: o.MaxBlob, limit: o.Limit, identity: o.Identity}
 }
 
 // ParseURL parses a host's address: host:port, or an http, https, ws or wss URL, which may

@@ -12,6 +12,8 @@ import (
 	"math"
 	"net"
 	"net/http"
+	"slices"
+	"sync"
 	"time"
 
 	"github.com/coder/websocket"
@@ -44,6 +46,87 @@ func paced(c *HTTP, l *throttle.Limit) *HTTP {
 		return c, err
 	}
 	return &http.Client{Transport: t}
+}
+
+// lookout is how often a connection looks whether its own address is still there.
+const lookout = 500 * time.Millisecond
+
+// roaming is staying(nil), for all hosts.
+var roaming = sync.OnceValue(func() *HTTP { return watchful(http.DefaultTransport.(*http.Transport), http.Client{}) })
+
+// staying returns a client like c whose connections end when this machine loses their address.
+// The system would not tell for minutes.
+func staying(c *HTTP) *HTTP {
+	if c == nil {
+		return roaming()
+	}
+	switch t := c.Transport.(type) {
+	case nil:
+		return watchful(http.DefaultTransport.(*http.Transport), *c)
+	case *http.Transport:
+		return watchful(t, *c)
+	}
+	return c
+}
+
+// watchful returns a client with a transport like t whose connections watch their addresses.
+func watchful(t *http.Transport, c http.Client) *HTTP {
+	t = t.Clone()
+	t.IdleConnTimeout = time.Second // requests come in bursts: between them there is nothing to watch
+	dial := t.DialContext
+	if dial == nil {
+		dial = (&net.Dialer{}).DialContext
+	}
+	t.DialContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
+		c, err := dial(ctx, network, addr)
+		if err != nil {
+			return nil, err
+		}
+		k := &kept{Conn: c, closed: make(chan struct{}), addresses: net.InterfaceAddrs}
+		go k.watch()
+		return k, nil
+	}
+	c.Transport = t
+	return &c
+}
+
+// kept is a connection that closes itself when its own address has gone.
+type kept struct {
+	net.Conn
+	once      sync.Once
+	closed    chan struct{}
+	addresses func() ([]net.Addr, error) // of this machine
+}
+
+// Close implements net.Conn.
+func (k *kept) Close() error {
+	k.once.Do(func() { close(k.closed) })
+	return k.Conn.Close()
+}
+
+// watch closes the connection when its address has gone, and ends when it is closed.
+func (k *kept) watch() {
+	own, ok := k.LocalAddr().(*net.TCPAddr)
+	if !ok || own.IP.IsLoopback() {
+		return
+	}
+	tick := time.NewTicker(lookout)
+	defer tick.Stop()
+	for {
+		select {
+		case <-k.closed:
+			return
+		case <-tick.C:
+		}
+		as, err := k.addresses()
+		if err != nil || slices.ContainsFunc(as, func(a net.Addr) bool {
+			n, ok := a.(*net.IPNet)
+			return ok && n.IP.Equal(own.IP)
+		}) {
+			continue
+		}
+		_ = k.Close()
+	}
 }
 
 // socket is an open WebSocket.

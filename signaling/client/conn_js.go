@@ -34,6 +34,9 @@ func (h *host) most() int64 {
 // paced has nothing to choose in a browser.
 func paced(c *HTTP, _ *throttle.Limit) *HTTP { return c }
 
+// staying leaves to the browser what happens when an address changes.
+func staying(c *HTTP) *HTTP { return c }
+
 var uint8Array = js.Global().Get("Uint8Array")
 
 // socket is an open WebSocket. Its event handlers run in the browser's event loop and must

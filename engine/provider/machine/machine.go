@@ -35,8 +35,8 @@ type Rules struct {
 	Seed uint64 `json:"seed"`
 }
 
-// Bounds on what a peer may signal before its link is up. Signals beyond them, or after
-// that, are dropped.
+// Bounds on what a peer may signal: to set up its link, and to move it when an address
+// changes. Signals beyond them are dropped.
 const (
 	MaxSignals     = 512
 	MaxSignalBytes = 256 << 10
@@ -448,8 +448,8 @@ func (o *out) signal(g *proto.Signal) {
 		return
 	}
 	p := c.Peers[g.From]
-	if p == nil || p.Linked || p.Signals >= MaxSignals || p.Bytes+len(g.Body) > MaxSignalBytes {
-		return // from a stranger, too late, or too much
+	if p == nil || p.Signals >= MaxSignals || p.Bytes+len(g.Body) > MaxSignalBytes {
+		return // from a stranger, or too much
 	}
 	p.Signals++
 	p.Bytes += len(g.Body)

@@ -176,10 +176,21 @@ func (e *Endpoint) Close() error {
 	return nil
 }
 
-// sockets makes ICE's sockets large.
+// sockets makes ICE's sockets large, and knows addresses that came later.
 type sockets struct {
 	*stdnet.Net
+	mu    sync.Mutex
 	small atomic.Bool // the kernel granted less than requested
+}
+
+// Interfaces returns what the system has now.
+func (s *sockets) Interfaces() ([]*ptransport.Interface, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := s.UpdateInterfaces(); err != nil {
+		return nil, err
+	}
+	return s.Net.Interfaces()
 }
 
 func (s *sockets) ListenUDP(network string, addr *net.UDPAddr) (ptransport.UDPConn, error) {
@@ -211,9 +222,10 @@ func (e *Endpoint) forget(p *pipe) {
 }
 
 // Connect makes a pipe to a peer, whose Here is given. One side offers, the other answers.
-// send and recv carry their signals (each a Signal as JSON) through the host until the channel
-// is open. send is called by one goroutine at a time and never after Connect has returned. The
-// pipe's Send is for one goroutine at a time, and so is Recv.
+// send and recv carry their signals (each a Signal as JSON) through the host, until the channel is
+// open, and after that if an address changes. send is called by one goroutine at a time, and
+// never after an error or after the pipe is closed. The pipe's Send is for one goroutine at a
+// time, and so is Recv.
 func (e *Endpoint) Connect(ctx context.Context, offers bool, here json.RawMessage, send func(json.RawMessage) error, recv <-chan json.RawMessage) (transport.Pipe, error) {
 	e.mu.Lock()
 	closed := e.closed
@@ -229,7 +241,7 @@ func (e *Endpoint) Connect(ctx context.Context, offers bool, here json.RawMessag
 	if err != nil {
 		return nil, fmt.Errorf("connecting: making an ICE agent: %w", err)
 	}
-	p := &pipe{e: e, agent: agent, low: make(chan struct{}, 1), gone: make(chan struct{}), ended: make(chan struct{}), buf: make([]byte, wire.MaxFrame+1)}
+	p := &pipe{e: e, agent: agent, low: make(chan struct{}, 1), gone: make(chan struct{}), connected: make(chan struct{}, 1), uproot: make(chan struct{}), found: make(chan Signal, MaxCandidates), ended: make(chan struct{}), buf: make([]byte, wire.MaxFrame+1)}
 	c := &connecting{talk: newTalk(offers, send, cancel), ctx: ctx, p: p, mtu: mtu}
 	if w == loopback && peer.Packet >= loopbackMTU {
 		c.mtu = loopbackMTU
@@ -253,6 +265,9 @@ func (e *Endpoint) Connect(ctx context.Context, offers bool, here json.RawMessag
 		return nil, fmt.Errorf("connecting: %w", err)
 	}
 	c.wg.Wait()
+	r := &roamer{p: p, offers: offers, ours: c.ours, send: send, recv: recv, late: time.NewTimer(time.Hour)}
+	r.late.Stop()
+	p.wg.Go(r.roam)
 	return p, nil
 }
 
@@ -288,14 +303,29 @@ func (c *connecting) run(ctx context.Context, recv <-chan json.RawMessage) error
 	}
 	mid, line := "0", uint16(0)
 	if err := agent.OnCandidate(func(k ice.Candidate) {
-		if k != nil {
-			c.tell(Signal{Kind: Candidate, Candidate: "candidate:" + k.Marshal(), Mid: &mid, Line: &line})
+		if k == nil {
+			return
+		}
+		found := Signal{Kind: Candidate, Candidate: "candidate:" + k.Marshal(), Mid: &mid, Line: &line}
+		select {
+		case <-c.opened:
+			select {
+			case c.p.found <- found:
+			default:
+			}
+		default:
+			c.tell(found)
 		}
 	}); err != nil {
 		return fmt.Errorf("looking for addresses: %w", err)
 	}
 	if err := agent.OnConnectionStateChange(func(s ice.ConnectionState) {
 		switch s {
+		case ice.ConnectionStateConnected:
+			select {
+			case c.p.connected <- struct{}{}:
+			default:
+			}
 		case ice.ConnectionStateFailed, ice.ConnectionStateClosed, ice.ConnectionStateDisconnected:
 			err := fmt.Errorf("%w: nothing was heard from it for %v", transport.ErrPeerGone, c.p.e.cfg.Idle)
 			c.cancel(err)
@@ -393,6 +423,7 @@ func (c *connecting) establish(theirs description, begins bool) error {
 	if err != nil {
 		return fmt.Errorf("opening the data channel: %w", err)
 	}
+	p.theirs = theirs
 	p.open(d)
 	return nil
 }

@@ -36,8 +36,14 @@ type pipe struct {
 	d      *datachannel.DataChannel
 	low    chan struct{} // signals that the queue has drained to the low mark
 	buf    []byte
-	wg     sync.WaitGroup // attend
-	ended  chan struct{}  // closed when the association has ended
+	theirs description
+	// What roam is told: that ICE has found a path, addresses of ours, and, by tests, to move.
+	connected chan struct{}
+	found     chan Signal
+	uproot    chan struct{}
+
+	wg    sync.WaitGroup // attend and roam
+	ended chan struct{}  // closed when the association has ended
 
 	// The context that Recv watches. It is registered once and not for every frame, so that
 	// Recv does not allocate.
