@@ -274,9 +274,6 @@ func TestRates(t *testing.T) {
 // as when a laptop changes its WiFi. Training goes on to the bits of one process, with the same
 // providers, and nobody is blamed.
 func TestAddressChanges(t *testing.T) {
-	if os.Getenv("RAVNEST_MATRIX") == "" {
-		t.Skip("make test-matrix runs it")
-	}
 	s := newScene(t)
 	h := newHomes(s, "masquerade")
 	dir := s.endlessJob("--nodes", "2")
