@@ -17,7 +17,7 @@ import (
 	"github.com/ravnest/ravnest/engine/wire"
 )
 
-const patience = 10 * time.Second // limit for what takes milliseconds on an idle machine
+const patience = time.Minute // limit for what takes milliseconds on an idle machine
 
 func soon(t testing.TB) context.Context {
 	t.Helper()

@@ -133,7 +133,7 @@ func TestShareOfTokens(t *testing.T) {
 
 func dialFrom(t *testing.T, ip, addr, token string) *client.Conn {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	c, err := client.Dial(ctx, addr, client.Options{Token: token, Hello: hello(""), HTTP: from(ip)})
 	if err != nil {

@@ -194,7 +194,7 @@ func TestHandOver(t *testing.T) {
 	if err := a.Delete(t.Context(), "digits/old.json"); err != nil {
 		t.Fatal(err)
 	}
-	if err := within(t, commit(a, "digits/manifest.json", "parts"), 5*time.Second); err != nil {
+	if err := within(t, commit(a, "digits/manifest.json", "parts"), time.Minute); err != nil {
 		t.Fatal(err)
 	}
 
@@ -224,11 +224,11 @@ func TestHandOver(t *testing.T) {
 	if err := a.Resign(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if err := within(t, next, 5*time.Second); err != nil {
+	if err := within(t, next, time.Minute); err != nil {
 		t.Fatal(err)
 	}
 	t.Logf("handed over in %v", time.Since(begin))
-	if err := within(t, commit(a, "digits/manifest.json", "late"), time.Second); !errors.Is(err, ErrDeposed) {
+	if err := within(t, commit(a, "digits/manifest.json", "late"), time.Minute); !errors.Is(err, ErrDeposed) {
 		t.Errorf("a commit of the host that resigned: %v", err)
 	}
 	if got := lines(t, b, "events"); got != "one two" {
@@ -252,7 +252,7 @@ func TestKilled(t *testing.T) {
 	leadIn(t, a, time.Second)
 	big := noise(2 * chunk)
 	put(t, a, "digits-1/cluster_0/stage_0/x", big)
-	if err := within(t, commit(a, "digits/manifest.json", "parts"), 5*time.Second); err != nil {
+	if err := within(t, commit(a, "digits/manifest.json", "parts"), time.Minute); err != nil {
 		t.Fatal(err)
 	}
 	next := make(chan error, 1)
@@ -260,7 +260,7 @@ func TestKilled(t *testing.T) {
 	eventually(t, "the other stands by", func() bool { at, _ := b.Leader(); return at == "http://a" })
 	begin := time.Now()
 	a.nc.Close() // and says nothing any more
-	if err := within(t, next, 10*time.Second); err != nil {
+	if err := within(t, next, time.Minute); err != nil {
 		t.Fatal(err)
 	}
 	if d := time.Since(begin); d < lease/2 || d > 3*lease {
@@ -281,7 +281,7 @@ func TestFence(t *testing.T) {
 	leadIn(t, a, time.Second)
 	same := noise(2 * chunk)
 	put(t, a, "digits-1/cluster_0/stage_0/x", same)
-	if err := within(t, commit(a, "digits/manifest.json", "first"), 5*time.Second); err != nil {
+	if err := within(t, commit(a, "digits/manifest.json", "first"), time.Minute); err != nil {
 		t.Fatal(err)
 	}
 	_, fence, _, err := b.look(t.Context())
@@ -295,7 +295,7 @@ func TestFence(t *testing.T) {
 		t.Fatal(err)
 	}
 	put(t, b, "digits-1/cluster_0/stage_0/x", same) // the same name: training is a function of the job
-	if err := within(t, commit(b, "digits/manifest.json", "second"), 5*time.Second); err != nil {
+	if err := within(t, commit(b, "digits/manifest.json", "second"), time.Minute); err != nil {
 		t.Fatal(err)
 	}
 	over := a.Deposed()
@@ -317,7 +317,7 @@ func TestFence(t *testing.T) {
 	case <-time.After(time.Second):
 		t.Error("it does not know that it is deposed")
 	}
-	if err := within(t, commit(a, "digits/manifest.json", "fourth"), time.Second); !errors.Is(err, ErrDeposed) {
+	if err := within(t, commit(a, "digits/manifest.json", "fourth"), time.Minute); !errors.Is(err, ErrDeposed) {
 		t.Errorf("a commit: %v", err)
 	}
 	c := open(t, url, options(t, "c"))
@@ -370,7 +370,7 @@ func TestAway(t *testing.T) {
 	default:
 	}
 	serve(t, func(o *server.Options) { o.StoreDir, o.Port = dir, port })
-	if err := within(t, done, 10*time.Second); err != nil {
+	if err := within(t, done, time.Minute); err != nil {
 		t.Fatal(err)
 	}
 	if _, own := a.Leader(); !own {
@@ -419,7 +419,7 @@ func TestOtherJob(t *testing.T) {
 	if err := a.Share("events", []byte("one\n")); err != nil {
 		t.Fatal(err)
 	}
-	if err := within(t, commit(a, "digits/manifest.json", "first"), 5*time.Second); err != nil {
+	if err := within(t, commit(a, "digits/manifest.json", "first"), time.Minute); err != nil {
 		t.Fatal(err)
 	}
 	was := a.Run()
@@ -588,7 +588,7 @@ func TestCluster(t *testing.T) {
 			ns[1].Shutdown()
 		}
 	}
-	if err := within(t, commit(a, "digits/manifest.json", "parts"), 60*time.Second); err != nil {
+	if err := within(t, commit(a, "digits/manifest.json", "parts"), time.Minute); err != nil {
 		t.Fatal(err)
 	}
 	if err := a.Resign(t.Context()); err != nil {
