@@ -54,7 +54,7 @@ func (s *scene) browser(flags ...string) *browser {
 		chromedp.Flag("disable-sync", true), chromedp.Flag("disable-extensions", true), chromedp.Flag("disable-gpu", true),
 		// Peers connect over loopback: that needs real addresses instead of mDNS names.
 		chromedp.Flag("allow-loopback-in-peer-connection", true),
-		chromedp.Flag("disable-features", "WebRtcHideLocalIpsWithMdns"),
+		chromedp.Flag("disable-features", "WebRtcHideLocalIpsWithMdns,HttpsUpgrades,HttpsFirstBalancedModeAutoEnable"),
 		// Some tests cover one tab by another on purpose; the others must not be affected.
 		chromedp.Flag("disable-backgrounding-occluded-windows", true), chromedp.Flag("disable-renderer-backgrounding", true),
 		chromedp.WindowSize(1280, 900), chromedp.Env(s.mark),
