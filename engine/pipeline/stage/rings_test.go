@@ -72,7 +72,7 @@ func newPair(t testing.TB, g *graph.Graph, change func(*job.Spec)) pair {
 		if len(x.losses) > 0 {
 			x.losses[i] = float32(i) + 0.5
 		}
-		x.mark = order.Mark(i)
+		x.mark = [...]order.Mark{order.Hold, order.Checkpoint}[i]
 		m := &exchange{rings: x, r: r, w: &w, ctx: t.Context(), out: map[Peer]chan outgoing{{1 - i, 0}: make(chan outgoing, 1000)}, left: len(x.shares)}
 		for _, s := range x.shares {
 			if err := m.begin(s); err != nil {
@@ -220,7 +220,7 @@ func TestHostileRings(t *testing.T) {
 		"an infinite scale":   {0, first(float32(math.Inf(1)))},
 		"a negative scale":    {0, first(-1)},
 		"a smaller scale":     {1, first(0)},
-		"no such mark":        {1, last(3)},
+		"no such mark":        {1, last(4)},
 		"half a mark":         {1, last(1.5)},
 		"scales again":        {2, func(o *outgoing) { o.h.Kind, o.h.Rows = wire.Scale, 1 }},
 		"a group not begun":   {2, func(o *outgoing) { o.h.Rows += 200 << 8 }},

@@ -37,7 +37,7 @@ func TestRates(t *testing.T) {
 		if l.Up() != 2e6 || l.Down() != 8e6 {
 			t.Errorf("the limit says %g and %g", l.Up(), l.Down())
 		}
-		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 		defer cancel()
 		frame := make([]byte, 64<<10)
 		sums := make(chan [2]int64)

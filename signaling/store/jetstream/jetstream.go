@@ -275,35 +275,51 @@ func (s *Store) open(ctx context.Context, name string) error {
 	}
 	ctx, stop := context.WithTimeout(ctx, s.opt.Patience)
 	defer stop()
-	make := func(cfg js.StreamConfig) (js.Stream, error) {
-		cfg.Replicas, cfg.Storage = s.opt.Replicas, js.FileStorage
+	var err error
+	if s.stream, err = s.make(ctx, js.StreamConfig{
+		Name: name, Description: "a ravnest job", AllowRollup: true,
+		Subjects: []string{s.base + ".job", s.base + ".term", s.base + ".alive", s.base + ".obj.*", s.base + ".log.*"},
+	}); err != nil {
+		return err
+	}
+	if s.parts, err = s.make(ctx, js.StreamConfig{
+		Name: name + "_PARTS", Description: "large objects of a ravnest job", Subjects: []string{s.base + ".part.*.*"},
+	}); err != nil {
+		return err
+	}
+	return s.agree(ctx)
+}
+
+// noPeers is the server's code for a cluster that has too few servers for a stream's copies, which
+// it also says before its servers have found each other.
+const noPeers = 10005
+
+// make finds or makes a stream.
+func (s *Store) make(ctx context.Context, cfg js.StreamConfig) (js.Stream, error) {
+	cfg.Replicas, cfg.Storage = s.opt.Replicas, js.FileStorage
+	for {
 		st, err := s.js.Stream(ctx, cfg.Name)
 		if errors.Is(err, js.ErrStreamNotFound) {
 			if st, err = s.js.CreateStream(ctx, cfg); errors.Is(err, js.ErrStreamNameAlreadyInUse) {
 				st, err = s.js.Stream(ctx, cfg.Name)
 			}
 		}
+		var api *js.APIError
 		switch {
+		case err == nil:
+			return st, nil
 		case errors.Is(err, js.ErrJetStreamNotEnabled), errors.Is(err, js.ErrJetStreamNotEnabledForAccount), errors.Is(err, nats.ErrNoResponders):
 			return nil, fmt.Errorf("the NATS server at %s has no JetStream: start it with nats-server -js", s.at)
-		case err != nil:
-			return nil, fmt.Errorf("the stream %s at %s: %w", cfg.Name, s.at, err)
+		case errors.As(err, &api) && api.ErrorCode == noPeers:
+			select {
+			case <-time.After(200 * time.Millisecond):
+				continue
+			case <-ctx.Done():
+				return nil, fmt.Errorf("the NATS servers at %s are too few for %d copies: start more, or ask for fewer with --nats-replicas", s.at, cfg.Replicas)
+			}
 		}
-		return st, nil
+		return nil, fmt.Errorf("the stream %s at %s: %w", cfg.Name, s.at, err)
 	}
-	var err error
-	if s.stream, err = make(js.StreamConfig{
-		Name: name, Description: "a ravnest job", AllowRollup: true,
-		Subjects: []string{s.base + ".job", s.base + ".term", s.base + ".alive", s.base + ".obj.*", s.base + ".log.*"},
-	}); err != nil {
-		return err
-	}
-	if s.parts, err = make(js.StreamConfig{
-		Name: name + "_PARTS", Description: "large objects of a ravnest job", Subjects: []string{s.base + ".part.*.*"},
-	}); err != nil {
-		return err
-	}
-	return s.agree(ctx)
 }
 
 // agree sees that all hosts have the same job. With Fresh, another job is replaced once this
