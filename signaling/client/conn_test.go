@@ -5,6 +5,7 @@ package client
 import (
 	"errors"
 	"net"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -28,10 +29,20 @@ func (c at) Close() error {
 // before nor because the system does not tell.
 func TestKept(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
+		var mu sync.Mutex
 		var now []net.Addr
 		var err error
+		become := func(addrs []net.Addr, e error) {
+			mu.Lock()
+			defer mu.Unlock()
+			now, err = addrs, e
+		}
 		c := at{ip: net.IPv4(192, 0, 2, 7), gone: make(chan struct{})}
-		k := &kept{Conn: c, closed: make(chan struct{}), addresses: func() ([]net.Addr, error) { return now, err }}
+		k := &kept{Conn: c, closed: make(chan struct{}), addresses: func() ([]net.Addr, error) {
+			mu.Lock()
+			defer mu.Unlock()
+			return now, err
+		}}
 		here := &net.IPNet{IP: net.ParseIP("192.0.2.7"), Mask: net.CIDRMask(24, 32)}
 		other := &net.IPNet{IP: net.ParseIP("192.0.2.8"), Mask: net.CIDRMask(24, 32)}
 		closed := func() bool {
@@ -44,16 +55,16 @@ func TestKept(t *testing.T) {
 				return false
 			}
 		}
-		now = []net.Addr{other, here}
+		become([]net.Addr{other, here}, nil)
 		go k.watch()
 		if closed() {
 			t.Fatal("closed while its address is there")
 		}
-		now, err = nil, errors.New("the system is busy")
+		become(nil, errors.New("the system is busy"))
 		if closed() {
 			t.Fatal("closed because the system does not tell")
 		}
-		now, err = []net.Addr{other}, nil
+		become([]net.Addr{other}, nil)
 		if !closed() {
 			t.Error("still open without its address")
 		}
