@@ -42,7 +42,7 @@ func TestAuto(t *testing.T) {
 	host.says(`2 more providers are here: the run goes on from step \d+`, limit)
 	host.says(`replicas auto: 4 from step \d+ on`, limit)
 	host.says(`training resumes from step \d+, \d+\.\d s later`, limit)
-	s.more(dir, 40)
+	s.more(dir, 200) // so that what 4 replicas did is most likely held somewhere when one is lost
 	out, _ := s.ok("ravnest", "status", url)
 	if !strings.Contains(out, "replicas: 2 from step 0 on, 4 from step") || !strings.Contains(out, "of 4 replicas") {
 		t.Errorf("status does not tell how many replicas there are:\n%s", out)
@@ -58,7 +58,8 @@ func TestAuto(t *testing.T) {
 		t.Fatalf("a host that is stopped: code %d, want 130", code)
 	}
 	before := readRecord(t, dir)
-	if n := len(before.Periods); n < 3 || before.Periods[n-1].Replicas >= 4 {
+	// Where no state of the 4 replicas was complete, the run goes on from before there were 4.
+	if n := len(before.Periods); n < 2 || before.Periods[n-1].Replicas >= 4 {
 		t.Errorf("the record is %+v", before)
 	}
 
