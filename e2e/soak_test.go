@@ -155,6 +155,12 @@ func (w *crowd) turn() {
 		}
 	}()
 	i := w.rng.IntN(len(w.here))
+	for range w.here { // one that has a stage, not a spare: those lose nobody anything
+		if strings.Contains(w.here[i].err.String(), "training stage") {
+			break
+		}
+		i = (i + 1) % len(w.here)
+	}
 	p := w.here[i]
 	w.losses++
 	switch w.rng.IntN(3) {
