@@ -31,7 +31,11 @@ func (c *Conn) serve(life context.Context, ws *socket) {
 		}
 		next, fatal := c.again(life, began)
 		if fatal != nil {
-			if life.Err() == nil {
+			switch {
+			case life.Err() != nil:
+			case errors.Is(fatal, errElsewhere):
+				err = fmt.Errorf("%w; %w", err, fatal)
+			default:
 				// Not the host's refusal itself: a new session may well be welcome.
 				err = fmt.Errorf("%w; %v", err, fatal)
 			}
@@ -53,6 +57,8 @@ func (c *Conn) serve(life context.Context, ws *socket) {
 		c.err = fmt.Errorf("%w: %s", ErrGoodbye, c.bye)
 	case errors.Is(err, errSilent):
 		c.err = fmt.Errorf("%w: %w: check the network and that the host still runs, then join again", ErrLost, err)
+	case errors.Is(err, errElsewhere):
+		c.err = fmt.Errorf("%w: %w", ErrLost, err)
 	default:
 		c.err = fmt.Errorf("%w: %w: check that the host still runs, then join again", ErrLost, err)
 	}
@@ -63,6 +69,8 @@ func (c *Conn) serve(life context.Context, ws *socket) {
 var (
 	// errSilent is wrapped where a connection ended because nothing came.
 	errSilent = errors.New("nothing heard")
+	// errElsewhere is wrapped where another host of the job answered.
+	errElsewhere = errors.New("leads the job now")
 	// errHost is wrapped where the host does what no host should: another connection
 	// would not help.
 	errHost = errors.New("the host breaks the protocol")
@@ -346,7 +354,7 @@ func (c *Conn) replaced(life context.Context, end time.Time) error {
 			ws.abort() // a session of that secret is another one
 		}
 		if errors.Is(err, proto.ErrForgotten) {
-			return fmt.Errorf("%s leads the job now", at)
+			return fmt.Errorf("%s %w", at, errElsewhere)
 		}
 	}
 	return nil
