@@ -1,0 +1,319 @@
+// The commands that train on providers: demo, clusterize, serve.
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/ravnest/ravnest/engine/job"
+	"github.com/ravnest/ravnest/native"
+	"github.com/ravnest/ravnest/native/host"
+	"github.com/ravnest/ravnest/native/project"
+	"github.com/ravnest/ravnest/signaling/server"
+	"github.com/ravnest/ravnest/site"
+	"github.com/urfave/cli/v2"
+)
+
+func demoCommand() *cli.Command {
+	return &cli.Command{
+		Name: "demo", Usage: "train the walkthrough's model with providers on this machine",
+		Description: "Starts the signaling host and N providers, trains, validates and fuses.\nRuns the job in --dir, or creates the walkthrough's there.",
+		Flags: append(jobFlags(), jsonFlag, threads,
+			&cli.IntFlag{Name: "providers", Value: 3, Usage: "start `N` providers"},
+			&cli.IntFlag{Name: "clusters", DefaultText: "as many as pay", Usage: "form `N` clusters of them, which share the job's replicas"},
+			&cli.IntFlag{Name: "tabs", Usage: "of which `N` are browser tabs that you open"},
+			&cli.StringFlag{Name: "dir", Value: "ravnest-demo", Usage: "the job's directory"},
+			&cli.StringFlag{Name: "ram", Usage: "`GB` that each provider lends (default: what is available)"},
+			&cli.StringFlag{Name: "listen", Value: "127.0.0.1:0", Usage: "address of the host"}),
+		Action: demo, OnUsageError: usageError,
+	}
+}
+
+func demo(c *cli.Context) error {
+	if c.NArg() > 0 {
+		return fmt.Errorf("demo takes no arguments, got %q: give the directory with --dir", c.Args().Slice())
+	}
+	n, tabs, dir := c.Int("providers"), c.Int("tabs"), c.String("dir")
+	if n < 1 || n > 64 {
+		return fmt.Errorf("--providers %d is outside 1..64", n)
+	}
+	if k := c.Int("clusters"); k < 0 || k > n || c.IsSet("clusters") && k == 0 {
+		return fmt.Errorf("--clusters %d is outside 1..%d, the number of --providers", k, n)
+	}
+	if tabs < 0 || tabs > n {
+		return fmt.Errorf("--tabs %d is outside 0..%d, the number of --providers", tabs, n)
+	}
+	if dir == "" {
+		return errors.New("--dir is empty: write . for this directory")
+	}
+	if _, err := threadsFlag(c); err != nil {
+		return err
+	}
+	if s := c.String("ram"); s != "" {
+		if _, err := native.ParseSize(s); err != nil {
+			return fmt.Errorf("--ram %q: %w", s, err)
+		}
+	}
+	pages, err := pages()
+	if err != nil {
+		return err
+	}
+	if tabs > 0 && !pages.Built() {
+		return errors.New("--tabs: this ravnest was built without its pages: make builds them (it needs npm)")
+	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return fmt.Errorf("creating the job's directory: %w", err)
+	}
+	return locked(dir, "demo", func() error { return demoIn(c, dir, pages) })
+}
+
+func demoIn(c *cli.Context, dir string, pages *site.Site) error {
+	n, tabs := c.Int("providers"), c.Int("tabs")
+	if !project.Exists(dir) {
+		if err := project.Init(dir, "cnn", n, nil); err != nil {
+			return err
+		}
+	}
+	p, err := project.OpenWith(dir, func(j *job.Spec) { changeLearning(c, j); change(c, j) }, preparing(c.Context))
+	if err != nil {
+		return err
+	}
+	ln, err := server.Listen(c.String("listen"), "")
+	if err != nil {
+		return err
+	}
+	s, err := host.Demo(c.Context, p, ln, host.DemoOptions{Providers: n, Clusters: c.Int("clusters"), Tabs: tabs, Site: pages, Threads: c.Int("threads"), RAM: c.String("ram"), Output: output()})
+	if err = asResult(c, err); err != nil {
+		return err
+	}
+	return summary(c, s)
+}
+
+func clusterizeCommand() *cli.Command {
+	return &cli.Command{
+		Name: "clusterize", Usage: "form clusters from the pool in DIR/node_data/node_configs.json and cut the model", ArgsUsage: "DIR",
+		Flags: []cli.Flag{
+			jsonFlag, &cli.IntFlag{Name: "max-clusters", DefaultText: "as many as pay", Usage: "at most `N` clusters; each trains at least one of the job's replicas"},
+			&cli.IntFlag{Name: "clusters", DefaultText: "as many as pay", Usage: "exactly `N` clusters"},
+		},
+		Action: alone(clusterize), OnUsageError: usageError,
+	}
+}
+
+func clusterize(c *cli.Context) error {
+	p, err := open(c)
+	if err != nil {
+		return err
+	}
+	most := c.Int("max-clusters")
+	if most < 0 {
+		return fmt.Errorf("--max-clusters %d is negative: 0 allows any number", most)
+	}
+	exactly := c.Int("clusters")
+	if exactly < 0 || c.IsSet("clusters") && exactly == 0 {
+		return fmt.Errorf("--clusters %d: give how many to form, or leave it out to have as many as pay", exactly)
+	}
+	if c.IsSet("clusters") && c.IsSet("max-clusters") {
+		return errors.New("--clusters and --max-clusters contradict each other: give one of them")
+	}
+	s, err := host.Plan(p, most, exactly)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintln(os.Stderr, strings.TrimRight(s.String(), "\n"))
+	return print(c, s, func(w io.Writer) { s.WriteLog(w) })
+}
+
+func serveCommand() *cli.Command {
+	return &cli.Command{
+		Name: "serve", Usage: "serve the job in DIR to providers until it is trained", ArgsUsage: "DIR",
+		Flags: []cli.Flag{
+			jsonFlag,
+			&cli.StringFlag{Name: "listen", Value: "127.0.0.1:8090", Usage: "`ADDR` to serve at"},
+			&cli.StringFlag{Name: "token", EnvVars: []string{"RAVNEST_TOKEN"}, Usage: "secret that providers must show to join"},
+			tokenFileFlag,
+			&cli.BoolFlag{Name: "members-only", Usage: "let only those join whom ravnest members has allowed or invited; the token then opens the dashboard alone"},
+			&cli.IntFlag{Name: "providers", DefaultText: "the plan of clusterize", Usage: "plan by the benchmarks of the first `N` that join"},
+			&cli.IntFlag{Name: "clusters", DefaultText: "as many as pay", Usage: "with --providers: form `N` clusters, which share the job's replicas"},
+			&cli.BoolFlag{Name: "fresh", Usage: "start from the beginning instead of resuming an unfinished run of the same job from its last checkpoint"},
+			&cli.StringFlag{Name: "nats", EnvVars: []string{"RAVNEST_NATS"}, Usage: "keep the run's state in the NATS server at `URL`, with JetStream, so that several hosts can serve the job: give it to each"},
+			&cli.StringFlag{Name: "nats-creds", Usage: "`FILE` of credentials for it"},
+			&cli.IntFlag{Name: "nats-replicas", Value: 1, Usage: "keep `N` copies in a cluster of NATS servers: 1, 3 or 5"},
+			&cli.StringFlag{Name: "tls-cert", Usage: "serve https with the certificate in `FILE`, read again when it changes"},
+			&cli.StringFlag{Name: "tls-key", Usage: "key of that certificate, in `FILE`"},
+			&cli.StringFlag{Name: "public", Usage: "`URL` by which people reach the host, including any path prefix of a proxy"},
+			&cli.StringFlag{Name: "acme", Usage: "get the certificate for --public from the ACME directory at `URL`, whose terms you accept, such as https://acme-v02.api.letsencrypt.org/directory; it connects to this host at port 443"},
+			&cli.StringFlag{Name: "acme-cache", Usage: "`DIR` where that certificate and its key are kept (default: node_data/acme of the job)"},
+			&cli.BoolFlag{Name: "proxy", Usage: "the host is behind a reverse proxy: trust its Forwarded and X-Forwarded-* headers"},
+			&cli.StringFlag{Name: "relay", Usage: "`ADDR` (UDP and TCP) of the relay for providers without a direct path (default: that of --listen, if other machines can reach it)"},
+			&cli.BoolFlag{Name: "log-json", Usage: "write messages as JSON, a record a line"},
+			&cli.BoolFlag{Name: "no-relay", Usage: "do not relay between providers without a direct path"},
+			&cli.StringFlag{Name: "trace", Usage: "write the run's events to `FILE` as JSON lines, from which it can be replayed"},
+		},
+		Action: alone(serve), OnUsageError: usageError,
+	}
+}
+
+func serve(c *cli.Context) (err error) {
+	p, err := open(c)
+	if err != nil {
+		return err
+	}
+	if n := c.Int("providers"); n < 0 || c.IsSet("providers") && n == 0 {
+		return fmt.Errorf("--providers %d: give how many to wait for, or leave it out to use the plan of clusterize", n)
+	}
+	if k, n := c.Int("clusters"), c.Int("providers"); c.IsSet("clusters") && (k < 1 || k > n) {
+		if n == 0 {
+			return fmt.Errorf("--clusters %d goes with --providers: the plan of clusterize has its clusters", k)
+		}
+		return fmt.Errorf("--clusters %d is outside 1..%d, the number of --providers", k, n)
+	}
+	if c.Bool("no-relay") && c.String("relay") != "" {
+		return errors.New("--relay and --no-relay contradict each other: give one of them")
+	}
+	shared, err := natsOf(c)
+	if err != nil {
+		return err
+	}
+	token, err := tokenOf(c)
+	if err != nil {
+		return err
+	}
+	ln, err := server.Listen(c.String("listen"), token)
+	if err != nil {
+		return err
+	}
+	members, err := host.OpenMembers(p.Dir, c.Bool("members-only"))
+	if err != nil {
+		return err
+	}
+	edge, err := edgeOf(c, ln, token)
+	if err != nil {
+		return err
+	}
+	pages, err := pages()
+	if err != nil {
+		return err
+	}
+	out := output()
+	if c.Bool("log-json") {
+		errorLog = native.JSONLog(os.Stderr, "ravnest")
+		out = host.Output{Err: errorLog}
+	}
+	trace, done, err := traceFile(c)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, done()) }()
+	s, err := host.Serve(c.Context, p, host.Options{
+		Listener: ln, Site: pages, Edge: edge, Token: token, Agent: "ravnest/" + version, Members: members, Providers: c.Int("providers"), Clusters: c.Int("clusters"), Fresh: c.Bool("fresh"), NATS: shared, Output: out, Trace: trace,
+		Listening: func(_ context.Context, url string) error {
+			warnPlain(out.Err, url)
+			fmt.Fprintf(out.Err, "serving at %s: start providers with ravnest-provider --join %s\n", url, url)
+			if pages.Built() {
+				fmt.Fprintf(out.Err, "contribute: %s/\ndashboard: %s/dashboard\n", url, url)
+			} else {
+				fmt.Fprintln(out.Err, "no pages in this build: tabs cannot join until make has built them")
+			}
+			return nil
+		},
+	})
+	if err = asResult(c, err); err != nil {
+		return err
+	}
+	return summary(c, s)
+}
+
+// natsOf reads the flags about NATS.
+func natsOf(c *cli.Context) (host.NATS, error) {
+	n := host.NATS{URL: c.String("nats"), Creds: c.String("nats-creds"), Replicas: c.Int("nats-replicas")}
+	switch {
+	case n.URL == "" && (c.IsSet("nats-creds") || c.IsSet("nats-replicas")):
+		return n, errors.New("--nats-creds and --nats-replicas go with --nats URL")
+	case n.Replicas < 1 || n.Replicas > 5:
+		return n, fmt.Errorf("--nats-replicas %d is outside 1..5", n.Replicas)
+	}
+	return n, nil
+}
+
+// edgeOf reads the flags about how the host is reached over the network.
+func edgeOf(c *cli.Context, ln net.Listener, token string) (host.Edge, error) {
+	e := host.Edge{Proxy: c.Bool("proxy")}
+	if cert, key := c.String("tls-cert"), c.String("tls-key"); cert != "" || key != "" {
+		if cert == "" || key == "" {
+			return e, errors.New("--tls-cert and --tls-key must be given together: the certificate and its key")
+		}
+		loaded, err := server.LoadCertificate(cert, key)
+		if err != nil {
+			return e, err
+		}
+		e.TLS = loaded.TLS()
+	}
+	var err error
+	if s := c.String("public"); s != "" {
+		if e.Public, err = server.ParsePublic(s); err != nil {
+			return e, err
+		}
+	}
+	if dir := c.String("acme"); dir != "" {
+		if e.TLS != nil || e.Public == nil || e.Public.Scheme != "https" || e.Proxy {
+			return e, errors.New("--acme gets a certificate for the host's name: give it with --public https://NAME, and neither --tls-cert nor --proxy")
+		}
+		cache := c.String("acme-cache")
+		if cache == "" {
+			cache = filepath.Join(c.Args().First(), "node_data", "acme")
+		}
+		if e.TLS, err = server.ACME(dir, cache, e.Public.Hostname()); err != nil {
+			return e, err
+		}
+	}
+	switch at := c.String("relay"); {
+	case c.Bool("no-relay"):
+	case at != "":
+		if e.RelayTCP, err = server.Listen(at, token); err != nil {
+			return e, fmt.Errorf("--relay: %w", err)
+		}
+		e.RelayUDP, err = server.ListenUDP(e.RelayTCP)
+	default:
+		e.RelayUDP, err = server.ListenUDP(ln)
+	}
+	return e, err
+}
+
+// warnPlain warns that others can read what is sent.
+func warnPlain(w io.Writer, at string) {
+	u, err := url.Parse(at)
+	if err != nil || u.Scheme != "http" || native.Loopback(at) {
+		return
+	}
+	fmt.Fprintln(w, "WARNING: this is plain http: the token, the data and the trained weights cross the network unencrypted, and tabs can use only one core.\nhint: give --tls-cert and --tls-key, or put a reverse proxy with https in front and give --proxy --public https://...")
+}
+
+// tokenOf is the token of the flags.
+func tokenOf(c *cli.Context) (string, error) {
+	file, token := c.String("token-file"), c.String("token")
+	switch {
+	case file == "":
+		return token, nil
+	case token != "":
+		return "", errors.New("a token was given as well as --token-file: give only one")
+	}
+	return native.TokenFile(file)
+}
+
+// pages returns the site embedded in this program.
+func pages() (*site.Site, error) {
+	s, err := site.Embedded()
+	if err != nil {
+		return nil, fmt.Errorf("reading the embedded pages: %w", err)
+	}
+	return s, nil
+}
