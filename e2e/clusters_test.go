@@ -241,6 +241,7 @@ func TestServeClusters(t *testing.T) {
 	t.Logf("as many as pay: %+v", parse[clusterSummary](t, out).Clusters)
 
 	s.bad([]string{"5 clusters cannot share 4 replica", "set replicas to 5"}, "ravnest", "clusterize", "--clusters", "5", dir)
+	s.bad([]string{"5 clusters cannot share 4 replica", "set replicas to 5"}, "ravnest", "serve", "--listen", "127.0.0.1:0", "--providers", "6", "--clusters", "5", dir)
 	_, said := s.ok("ravnest", "clusterize", "--max-clusters", "6", dir)
 	if !strings.Contains(said, "cluster 0") {
 		t.Errorf("clusterize says %q", said)

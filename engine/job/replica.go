@@ -112,6 +112,14 @@ func (c *Count) UnmarshalJSON(b []byte) error {
 // Auto tells whether the host chooses the number of replicas and has not yet.
 func (s Spec) Auto() bool { return s.Replicas == Auto }
 
+// Share tells whether n clusters can share the job's replicas: each trains at least one.
+func (s Spec) Share(n int) error {
+	if r := s.Replica(); !s.Auto() && n > r {
+		return fmt.Errorf("%d clusters cannot share %d replica(s), since each trains at least one: set replicas to %d or more", n, r, n)
+	}
+	return nil
+}
+
 // In is the job in the last period of a record: with so many replicas as that has. A job
 // whose number of replicas is its own has no record, and is what it is.
 func (s Spec) In(record []order.Period) (Spec, error) {

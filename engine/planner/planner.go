@@ -206,8 +206,8 @@ func (f Facts) plan(j job.Spec, g *graph.Graph, nodes []ga.Node, opt ga.Options,
 	if r > 1 && opt.MaxClusters == 0 || opt.MaxClusters > r {
 		opt.MaxClusters = r
 	}
-	if opt.MinClusters > r {
-		return nil, fmt.Errorf("%w: %d clusters cannot share %d replica(s), since each trains at least one: set replicas to %d or more", ga.ErrInvalid, opt.MinClusters, r, opt.MinClusters)
+	if err := j.Share(opt.MinClusters); err != nil {
+		return nil, fmt.Errorf("%w: %w", ga.ErrInvalid, err)
 	}
 	if opt.MicroBatches == 0 && (fill.why != "" || fill.j.MicroBatches > 0) {
 		opt.MicroBatches = j.UpdateFrequency * r * max(1, fill.j.MicroBatches) // that can be in flight

@@ -277,6 +277,9 @@ func span(j job.Spec) int64 {
 // Cancelling ctx stops the run gracefully: batches in flight are finished and the state is
 // saved.
 func Serve(ctx context.Context, p *project.Project, opt Options) (Summary, error) {
+	if err := p.Job.Share(opt.Clusters); err != nil {
+		return Summary{}, err
+	}
 	r := &run{p: p, opt: opt, data: map[string]proto.Ref{}, done: map[string]bool{}, trips: trips{}, achieved: p.Achieved()}
 	job := server.Job{
 		Job: machine.Job{
