@@ -815,9 +815,9 @@ func (m *Machine) drain(now time.Time) {
 		m.extend(now)
 	}
 	if now.Before(m.Deadline) {
-		if m.Interrupted && len(late) > 0 && now.Sub(m.Warned) >= 2*time.Second {
+		if m.Interrupted && len(late) > 0 && now.Sub(m.Warned) >= warnEvery {
 			m.Warned = now
-			m.report(Waiting{Reason: fmt.Sprintf("stopping: waiting up to %v for %s to save", m.Deadline.Sub(now).Round(time.Second), strings.Join(late, ", "))})
+			m.report(Waiting{Reason: m.stopping(now, late)})
 		}
 		return
 	}
@@ -826,6 +826,41 @@ func (m *Machine) drain(now time.Time) {
 		return
 	}
 	m.lose(now, loss{sentinel: ErrTimeout, why: "not finished in time: " + strings.Join(late, ", "), blame: names})
+}
+
+// warnEvery is how often a run that is being stopped says what it waits for.
+const warnEvery = 5 * time.Second
+
+// stopping says what a run that is being stopped waits for.
+func (m *Machine) stopping(now time.Time, late []string) string {
+	if n := m.left(); n > 0 {
+		return fmt.Sprintf("stopping at the end of this round, with %d batches to go: interrupt again to stop at once", n)
+	}
+	return fmt.Sprintf("stopping: waiting up to %v for %s to save", m.Deadline.Sub(now).Round(time.Second), strings.Join(late, ", "))
+}
+
+// left is the number of batches to the end of the round that a run with replicas is in, where
+// it can stop. An epoch's last round may be short.
+func (m *Machine) left() int64 {
+	span := m.span()
+	if span == 0 {
+		return 0
+	}
+	begin := int64(0)
+	if n := len(m.Record); n > 0 {
+		begin = int64(m.Record[n-1].Step)
+	}
+	least, most := int64(math.MaxInt64), max(begin, 1)
+	for _, x := range m.assigned() {
+		least, most = min(least, x.Last.Step), max(most, x.Last.Step)
+	}
+	end := int64(math.MaxInt64)
+	if n := m.Job.Batches; n > 0 {
+		begin = max(begin, (most-1)/n*n)
+		end = (most + n - 1) / n * n
+	}
+	end = min(end, begin+(most-begin+span-1)/span*span)
+	return max(end-least, 0)
 }
 
 // fallBack ends an interrupted run whose last state could not be saved.

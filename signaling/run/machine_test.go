@@ -1179,6 +1179,9 @@ func TestStopBehindARound(t *testing.T) {
 				r.pong(fmt.Sprintf("p%d", i))
 			}
 			r.step(Tick{})
+			if w, _ := event[Waiting](r); step == 2 && !strings.Contains(w.Reason, "6 batches to go") {
+				t.Errorf("at step 2 of a round of 8 it says %q", w.Reason)
+			}
 			if name == "moves" && step == 8 {
 				break
 			}
