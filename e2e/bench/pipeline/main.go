@@ -62,8 +62,10 @@ func main() {
 	rounds := flag.Int("rounds", 2, "of the job")
 	mbit := flag.Float64("mbit", 100, "of links, each way")
 	delay := flag.Duration("delay", 20*time.Millisecond, "of links, each way")
+	clip := flag.Float64("clip", 0, "clip_norm of the job; 0: none")
 	flag.Parse()
 	j := job.Default()
+	j.ClipNorm = *clip
 	j.Loss, j.ValEvery, j.BatchSize, j.Epochs = "cross_entropy", 0, 4, *rounds
 	j.Replicas, j.ReduceFactor = job.Count(*replicas), 8
 	b.job = j

@@ -4,6 +4,11 @@
 // The total adds up one sum for each parameter, each in a fixed order, from the last parameter of
 // the model to the first. So it is a function of the gradients, not of the cut, and it follows the
 // direction of the backward pass.
+//
+// Where several replicas take turns, nothing waits for the total but the replica's own next forward
+// pass. A stage adds its part as soon as its gradients are there, goes on with other replicas, and
+// makes the update right before that pass. The first stage passes the total on just ahead of the
+// activation that depends on it, so that norms arrive in the order in which they are asked for.
 
 package stage
 
@@ -12,9 +17,11 @@ import (
 	"encoding/binary"
 	"fmt"
 	"math"
+	"slices"
 
 	"github.com/ravnest/ravnest/engine/graph"
 	"github.com/ravnest/ravnest/engine/kernel"
+	"github.com/ravnest/ravnest/engine/pipeline/order"
 	"github.com/ravnest/ravnest/engine/wire"
 )
 
@@ -23,6 +30,10 @@ const normBytes = 8
 
 // clips reports whether gradients are clipped over several stages.
 func (c *Compiled) clips() bool { return c.Job.ClipNorm > 0 && c.Stage.Of > 1 }
+
+// late reports whether an update is made only when its replica goes on, since other replicas are
+// trained meanwhile.
+func (c *Compiled) late() bool { return c.clips() && c.Job.Replica() > 1 && !c.Job.Gradients() }
 
 // gathered returns the size of the largest message to or from a stage for which an update waits,
 // 0 if there is none.
@@ -45,16 +56,9 @@ func (r *Replicas) squares(grads []float32, sum float64) float64 {
 	return sum
 }
 
-// clip scales the gradients down if the norm of all of them is above the job's limit, like
-// torch.nn.utils.clip_grad_norm_.
-func (r *Replicas) clip(ctx context.Context, seq uint64, grads []float32) error {
-	if r.job.ClipNorm == 0 {
-		return nil
-	}
-	sum, err := r.norm(ctx, seq, func(after float64) float64 { return r.squares(grads, after) })
-	if err != nil {
-		return err
-	}
+// clip scales the gradients down if the norm of all of them, the root of sum, is above the job's
+// limit, like torch.nn.utils.clip_grad_norm_.
+func (r *Replicas) clip(grads []float32, sum float64) error {
 	norm := math.Sqrt(sum)
 	if norm-norm != 0 {
 		return fmt.Errorf("%w: the norm of the gradients is %v", ErrDiverged, norm)
@@ -66,29 +70,97 @@ func (r *Replicas) clip(ctx context.Context, seq uint64, grads []float32) error 
 	return nil
 }
 
-// norm adds up over all stages: add adds this stage's part to the sum of the later stages.
-func (w *wiring) norm(ctx context.Context, stages int, seq uint64, add func(after float64) float64) (float64, error) {
-	before, after := w.stage-1, w.stage+1
+// normSum adds up over the stages from the last to this one: add adds this stage's part to the sum
+// of the later stages.
+func (w *wiring) normSum(ctx context.Context, stages int, seq uint64, add func(after float64) float64) (float64, error) {
 	sum := 0.0
-	var err error
-	if after < stages {
+	if after := w.stage + 1; after < stages {
+		var err error
 		if sum, err = w.receiveNorm(ctx, after, seq); err != nil {
 			return 0, err
 		}
 	}
 	sum = add(sum)
-	if before >= 0 {
-		if err := w.sendNorm(ctx, before, seq, sum); err != nil {
-			return 0, err
-		}
-		if sum, err = w.receiveNorm(ctx, before, seq); err != nil {
+	if w.stage > 0 {
+		return sum, w.sendNorm(ctx, w.stage-1, seq, sum)
+	}
+	return sum, nil
+}
+
+// normTotal returns the sum over all stages, which on the first is that of normSum, and passes it
+// on to the later stages.
+func (w *wiring) normTotal(ctx context.Context, stages int, seq uint64, sum float64) (float64, error) {
+	if w.stage > 0 {
+		var err error
+		if sum, err = w.receiveNorm(ctx, w.stage-1, seq); err != nil {
 			return 0, err
 		}
 	}
-	if after < stages {
+	if after := w.stage + 1; after < stages {
 		return sum, w.sendNorm(ctx, after, seq, sum)
 	}
 	return sum, nil
+}
+
+// norm adds up over all stages and waits for the total.
+func (w *wiring) norm(ctx context.Context, stages int, seq uint64, add func(after float64) float64) (float64, error) {
+	sum, err := w.normSum(ctx, stages, seq, add)
+	if err != nil {
+		return 0, err
+	}
+	return w.normTotal(ctx, stages, seq, sum)
+}
+
+// lateUpdate is an update whose replica has not gone on yet.
+type lateUpdate struct {
+	item order.Item
+	sum  float64 // of the squares of this stage and the later ones
+}
+
+// putOff tells the stage before what the gradients of an update add to their norm, and leaves the
+// update for later.
+func (s *Stage) putOff(ctx context.Context, it order.Item) error {
+	grads := s.reps.Grads(it.Replica)
+	if err := s.reps.tied(ctx, it.Seq, grads); err != nil {
+		return err
+	}
+	sum, err := s.wires.normSum(ctx, s.c.Stage.Of, it.Seq, func(after float64) float64 {
+		defer s.busy.working()()
+		return s.reps.squares(grads, after)
+	})
+	s.late = append(s.late, lateUpdate{it, sum})
+	return err
+}
+
+// catchUp makes the updates that were put off and that an action depends on: that of a replica that
+// goes on, or all, in their order, before anything but passes.
+func (s *Stage) catchUp(ctx context.Context, a order.Action, obs Observer) error {
+	due := func(lateUpdate) bool { return true }
+	switch a.Kind {
+	case order.Backward, order.BackwardInput, order.BackwardWeight, order.Update:
+		return nil
+	case order.Forward:
+		due = func(u lateUpdate) bool { return u.item.Replica == a.Item.Replica }
+	default:
+	}
+	for i := 0; i < len(s.late); {
+		u := s.late[i]
+		if !due(u) {
+			i++
+			continue
+		}
+		s.late = slices.Delete(s.late, i, i+1)
+		sum, err := s.wires.normTotal(ctx, s.c.Stage.Of, u.item.Seq, u.sum)
+		if err != nil {
+			return err
+		}
+		if err := s.reps.clip(s.reps.Grads(u.item.Replica), sum); err != nil {
+			return err
+		}
+		s.update(u.item)
+		s.commit(u.item, obs)
+	}
+	return nil
 }
 
 func (w *wiring) sendNorm(ctx context.Context, to int, seq uint64, sum float64) error {
@@ -101,7 +173,7 @@ func (w *wiring) sendNorm(ctx context.Context, to int, seq uint64, sum float64) 
 }
 
 func (w *wiring) receiveNorm(ctx context.Context, from int, seq uint64) (float64, error) {
-	m, err := w.next(ctx, from, true)
+	m, err := w.next(ctx, from, wire.Norm)
 	if err != nil {
 		return 0, err
 	}

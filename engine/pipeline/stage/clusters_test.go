@@ -460,7 +460,7 @@ func TestTraffic(t *testing.T) {
 func TestPromiseOfClusters(t *testing.T) {
 	const perStage, pipes = 160 << 10, 4 << 20
 	w := newWorld(func(j *job.Spec) {
-		j.Loss, j.Epochs, j.BatchSize, j.Replicas = "cross_entropy", 1, 64, 4
+		j.Loss, j.Epochs, j.BatchSize, j.Replicas, j.ClipNorm = "cross_entropy", 1, 64, 4, 1
 	})
 	w.light = true
 	w.g = zoo.GPT(zoo.GPTSorter)

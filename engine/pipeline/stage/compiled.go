@@ -263,7 +263,7 @@ func (m Memory) Total() int {
 // messages are compressed with come on top.
 func (c *Compiled) Memory() Memory {
 	s, trainable := c.Stage, c.train.Layout.Trainable
-	m := Memory{Train: c.train.Memory(), Eval: c.eval.Memory(), Optimizer: optim.Bytes(c.Job.Optimizer, trainable), Replicas: replicaBytes(c.Job, &c.train.Layout, c.Placement, c.shares) + c.ringBytes()}
+	m := Memory{Train: c.train.Memory(), Eval: c.eval.Memory(), Optimizer: optim.Bytes(c.Job.Optimizer, trainable), Replicas: replicaBytes(c.Job, &c.train.Layout, c.Placement, c.shares, c.late()) + c.ringBytes()}
 	if c.Job.Schedule == job.Async {
 		m.Versions = 4 * c.train.Layout.Params * (s.Of - s.Index - 1)
 	}

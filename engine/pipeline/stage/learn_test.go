@@ -1,13 +1,18 @@
 package stage_test
 
 import (
+	"context"
 	"fmt"
+	"slices"
 	"testing"
 
 	"github.com/ravnest/ravnest/engine/graph"
 	"github.com/ravnest/ravnest/engine/job"
 	"github.com/ravnest/ravnest/engine/pipeline/order"
+	"github.com/ravnest/ravnest/engine/pipeline/stage"
+	"github.com/ravnest/ravnest/engine/transport"
 	"github.com/ravnest/ravnest/engine/transport/mem"
+	"github.com/ravnest/ravnest/engine/wire"
 )
 
 // learning are settings of how a job learns.
@@ -102,23 +107,73 @@ func TestClipTied(t *testing.T) {
 	if err := w.g.Check(); err != nil {
 		t.Fatal(err)
 	}
-	want, dict := w.local(t)
-	for i, starts := range [][]int{{0, 3}, {0, 2, 4}, {0, 2, 3, 4, 6}} {
-		w.job.Schedule = []string{job.Sync, job.ZB, job.Sync}[i]
-		got, d, err := w.pipeline(t, starts, mem.Faults{}, nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		once := d[:0]
-		for _, x := range d { // each holder has it
-			if _, ok := once.Get(x.Name); !ok {
-				once = append(once, x)
+	for _, w.job.Replicas = range []job.Count{1, 3} {
+		w.job.ReduceFactor = 2
+		want, dict := w.local(t)
+		for i, starts := range [][]int{{0, 3}, {0, 2, 4}, {0, 2, 3, 4, 6}} {
+			w.job.Schedule = []string{job.Sync, job.ZB, job.Sync}[i]
+			got, d, err := w.pipeline(t, starts, mem.Faults{}, nil)
+			if err != nil {
+				t.Fatal(err)
 			}
+			once := d[:0]
+			for _, x := range d { // each holder has it
+				if _, ok := once.Get(x.Name); !ok {
+					once = append(once, x)
+				}
+			}
+			equal(t, fmt.Sprintf("cut at %v", starts), got, want, once, dict)
 		}
-		equal(t, fmt.Sprintf("cut at %v", starts), got, want, once, dict)
+		w.job.ClipNorm, w.job.Schedule = 0, job.Sync
+		if free, _ := w.local(t); free.losses[len(free.losses)-1] == want.losses[len(want.losses)-1] {
+			t.Error("nothing was clipped")
+		}
+		w.job.ClipNorm = 0.0625
 	}
-	w.job.ClipNorm = 0
-	if free, _ := w.local(t); free.losses[len(free.losses)-1] == want.losses[len(want.losses)-1] {
-		t.Error("nothing was clipped")
+}
+
+// norms is a link that notes which norms it sends and receives.
+type norms struct {
+	stage.Link
+	seen *[]bool // true: sent
+}
+
+func (n norms) Send(ctx context.Context, h wire.Header, payload []byte) error {
+	if h.Kind == wire.Norm {
+		*n.seen = append(*n.seen, true)
+	}
+	return n.Link.Send(ctx, h, payload)
+}
+
+func (n norms) Recv(ctx context.Context) (transport.Message, error) {
+	m, err := n.Link.Recv(ctx)
+	if err == nil && m.Header.Kind == wire.Norm {
+		*n.seen = append(*n.seen, false)
+	}
+	return m, err
+}
+
+// TestClipWaitsForNothing: while the norm of one replica's gradients is added up, stages train the
+// others. So the last stage has sent its part of every replica's before the first total comes.
+func TestClipWaitsForNothing(t *testing.T) {
+	w := newWorld(func(j *job.Spec) {
+		j.ClipNorm, j.Replicas, j.ReduceFactor, j.Epochs, j.Steps = 0.0625, 3, 2, 1, 0
+		j.BatchSize = 8
+	})
+	want, dict := w.local(t)
+	var seen []bool
+	w.wrap = func(a, b int, l stage.Link) stage.Link {
+		if a == 2 {
+			return norms{l, &seen}
+		}
+		return l
+	}
+	got, d, err := w.pipeline(t, w.starts(3), mem.Faults{}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	equal(t, "three replicas", got, want, d, dict)
+	if first := slices.Index(seen, false); first != 3 {
+		t.Errorf("a total comes after the last stage's part of %d norms, want 3", first)
 	}
 }

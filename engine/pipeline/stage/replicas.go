@@ -75,16 +75,17 @@ type Replicas struct {
 	sums    []int64   // of a group
 }
 
-// accumulate reports whether several replicas add up gradients at the same time.
-func accumulate(j job.Spec) bool { return j.Gradients() || j.UpdateFrequency > 1 }
+// accumulate reports whether several replicas have gradients at the same time: where updates of
+// several batches take turns, or where they are put off.
+func accumulate(j job.Spec, late bool) bool { return j.Gradients() || j.UpdateFrequency > 1 || late }
 
 // ReplicaBytes is what the replicas of job j that a cluster has take beside what one does, for
 // a layout, and what averaging them takes beside messages.
 func ReplicaBytes(j job.Spec, l *exec.Layout, p Placement) int {
-	return replicaBytes(j, l, p, sharesOf(j, l, 0, nil, 1, nil))
+	return replicaBytes(j, l, p, sharesOf(j, l, 0, nil, 1, nil), false)
 }
 
-func replicaBytes(j job.Spec, l *exec.Layout, p Placement, shares []share) int {
+func replicaBytes(j job.Spec, l *exec.Layout, p Placement, shares []share, late bool) int {
 	if j.Replica() == 1 {
 		return 0
 	}
@@ -95,7 +96,7 @@ func replicaBytes(j job.Spec, l *exec.Layout, p Placement, shares []share) int {
 	more := 4*l.Buffers + 8*l.Counters
 	params, grads, once := 4*l.Trainable, 4*max(l.Trainable, l.Grads), 0
 	frozen := 4 * (l.Params - l.Trainable)
-	if accumulate(j) {
+	if accumulate(j, late) {
 		more += grads
 	}
 	if !j.Gradients() {
@@ -111,7 +112,7 @@ func replicaBytes(j job.Spec, l *exec.Layout, p Placement, shares []share) int {
 // NewReplicas allocates the replicas of job j that run has and initialises them from the job's
 // seed.
 func NewReplicas(j job.Spec, run order.Run, l *exec.Layout, d optim.Delay) (*Replicas, error) {
-	return newReplicas(j, run, l, d, sharesOf(j, l, 0, nil, 1, nil))
+	return newReplicas(j, run, l, d, sharesOf(j, l, 0, nil, 1, nil), false)
 }
 
 // parametersOf returns where the trainable parameters lie, padding included.
@@ -129,7 +130,7 @@ func parametersOf(j job.Spec, l *exec.Layout) []optim.Tensor {
 	return ts
 }
 
-func newReplicas(j job.Spec, run order.Run, l *exec.Layout, d optim.Delay, shares []share) (*Replicas, error) {
+func newReplicas(j job.Spec, run order.Run, l *exec.Layout, d optim.Delay, shares []share, late bool) (*Replicas, error) {
 	n := j.Replica()
 	r := &Replicas{job: j, rule: j.Averaging(), run: run, layout: l, of: make([]Holding, n), grads: make([][]float32, n)}
 	r.tied = func(_ context.Context, _ uint64, grads []float32) error {
@@ -157,7 +158,7 @@ func newReplicas(j job.Spec, run order.Run, l *exec.Layout, d optim.Delay, share
 			}
 		}
 		r.of[k] = h
-		if k == first || accumulate(j) {
+		if k == first || accumulate(j, late) {
 			r.grads[k] = make([]float32, l.Grads)
 		} else {
 			r.grads[k] = r.grads[first]
@@ -291,13 +292,21 @@ func (r *Replicas) Open(it order.Item) { r.at = it.Position() }
 // Gather completes the gradients of an update: what the holders of tied parameters have of
 // them comes together, and their norm is clipped.
 func (r *Replicas) Gather(ctx context.Context, it order.Item) error {
-	if r.job.Gradients() { // Average has summed those of tied parameters
-		return r.clip(ctx, it.Seq, r.grads[r.own[0]])
+	grads := r.grads[r.own[0]]
+	if !r.job.Gradients() { // else Average has summed those of tied parameters
+		grads = r.grads[it.Replica]
+		if err := r.tied(ctx, it.Seq, grads); err != nil {
+			return err
+		}
 	}
-	if err := r.tied(ctx, it.Seq, r.grads[it.Replica]); err != nil {
+	if r.job.ClipNorm == 0 {
+		return nil
+	}
+	sum, err := r.norm(ctx, it.Seq, func(after float64) float64 { return r.squares(grads, after) })
+	if err != nil {
 		return err
 	}
-	return r.clip(ctx, it.Seq, r.grads[it.Replica])
+	return r.clip(grads, sum)
 }
 
 // rate returns the learning rate of the update that ends with item it.

@@ -180,7 +180,8 @@ type Stage struct {
 	wires *wiring
 
 	reps     *Replicas
-	versions []versions // of the weights, by replica; splitting batches, all share the first
+	versions []versions   // of the weights, by replica; splitting batches, all share the first
+	late     []lateUpdate // updates that are put off, in order
 
 	train, eval *exec.Exec
 	loss        *loss.Sum
@@ -235,7 +236,7 @@ func New(c *Compiled, cfg Config) (*Stage, error) {
 		delay = optim.Delay{Stage: gs.Index, Stages: gs.Of}
 	}
 	l := &c.train.Layout
-	if s.reps, err = newReplicas(j, s.run, l, delay, c.shares); err != nil {
+	if s.reps, err = newReplicas(j, s.run, l, delay, c.shares, c.late()); err != nil {
 		return nil, err
 	}
 	s.reps.tied = func(ctx context.Context, seq uint64, grads []float32) error {
@@ -366,6 +367,9 @@ func (s *Stage) Run(ctx context.Context, mark func() order.Mark, obs Observer) e
 }
 
 func (s *Stage) do(ctx context.Context, a order.Action, obs Observer) error {
+	if err := s.catchUp(ctx, a, obs); err != nil {
+		return err
+	}
 	switch a.Kind {
 	case order.Forward:
 		m, err := s.forward(ctx, a, obs)
@@ -382,9 +386,13 @@ func (s *Stage) do(ctx context.Context, a order.Action, obs Observer) error {
 		v.release(a.Slot)
 		done()
 	case order.Update:
-		if err := s.update(ctx, a.Item); err != nil {
+		if s.c.late() {
+			return s.putOff(ctx, a.Item)
+		}
+		if err := s.reps.Gather(ctx, a.Item); err != nil {
 			return err
 		}
+		s.update(a.Item)
 		s.commit(a.Item, obs)
 	case order.Begin:
 		m, err := s.begin(ctx, a.Item)
@@ -660,11 +668,8 @@ func (s *Stage) weights(it order.Item) *versions {
 	return &s.versions[it.Replica]
 }
 
-// update applies the gradients of a group of batches.
-func (s *Stage) update(ctx context.Context, it order.Item) error {
-	if err := s.reps.Gather(ctx, it); err != nil {
-		return err
-	}
+// update applies the gradients of a group of batches, which are complete.
+func (s *Stage) update(it order.Item) {
 	defer s.busy.working()()
 	if s.run.Splits() {
 		it.Replica = s.reps.own[0]
@@ -674,7 +679,6 @@ func (s *Stage) update(ctx context.Context, it order.Item) error {
 	if s.cfg.Updated != nil {
 		s.cfg.Updated(it.Step, s.reps.Of(it.Replica).State.Params)
 	}
-	return nil
 }
 
 func (s *Stage) evaluate(ctx context.Context, it order.Item) error {

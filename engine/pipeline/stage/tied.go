@@ -137,7 +137,7 @@ func (w *wiring) sendTied(ctx context.Context, to int, t *tie, seq uint64, x []f
 }
 
 func (w *wiring) receiveTied(ctx context.Context, from int, t *tie, piece int, seq uint64, dst []float32) error {
-	m, err := w.next(ctx, from, true)
+	m, err := w.next(ctx, from, wire.Tied)
 	if err != nil {
 		return err
 	}

@@ -129,12 +129,23 @@ func (w *wiring) connect(peers []int, links map[int]Link) error {
 	return nil
 }
 
-// next is the next message of a stage: of those that complete gradients, or of the others. The
-// two kinds may overtake each other. What comes before its turn is no more than what the link's
-// window lets the other stage send.
-func (w *wiring) next(ctx context.Context, from int, gathers bool) (transport.Message, error) {
+// passes stands for all kinds of messages but those that complete gradients.
+const passes wire.Kind = 0
+
+// turn is the kind of message that one of a kind keeps its order with.
+func turn(k wire.Kind) wire.Kind {
+	if k.Gathers() {
+		return k
+	}
+	return passes
+}
+
+// next is the next message of a stage of those that keep their order: of gradients of tied
+// parameters, of norms, or of the others. They may overtake each other. What comes before its turn
+// is no more than what the link's window lets the other stage send.
+func (w *wiring) next(ctx context.Context, from int, of wire.Kind) (transport.Message, error) {
 	for i, m := range w.early[from] {
-		if m.Header.Kind.Gathers() == gathers {
+		if turn(m.Header.Kind) == of {
 			w.early[from] = slices.Delete(w.early[from], i, i+1)
 			return m, nil
 		}
@@ -144,7 +155,7 @@ func (w *wiring) next(ctx context.Context, from int, gathers bool) (transport.Me
 		if err != nil {
 			return m, fmt.Errorf("waiting for stage %d: %w", from, err)
 		}
-		if m.Header.Kind.Gathers() == gathers {
+		if turn(m.Header.Kind) == of {
 			return m, nil
 		}
 		w.early[from] = append(w.early[from], m)
@@ -262,7 +273,7 @@ func (w *wiring) marks(it order.Item) bool {
 // firstMark takes the mark before item it from the first stage that this one listens to.
 func (w *wiring) firstMark(ctx context.Context, it order.Item) (order.Mark, error) {
 	from := w.in[0].from
-	m, err := w.next(ctx, from, false)
+	m, err := w.next(ctx, from, passes)
 	if err != nil {
 		return order.Continue, err
 	}
@@ -282,7 +293,7 @@ func (w *wiring) receiveMark(ctx context.Context, it order.Item, want order.Mark
 			continue
 		}
 		heard[d.from] = true
-		m, err := w.next(ctx, d.from, false)
+		m, err := w.next(ctx, d.from, passes)
 		if err != nil {
 			return err
 		}
@@ -298,7 +309,7 @@ func (w *wiring) receiveMark(ctx context.Context, it order.Item, want order.Mark
 // receive takes the next message of a stage, which the schedule says must be tensor d
 // of item it, or a mark before it where one may come first.
 func (w *wiring) receive(ctx context.Context, from int, kind wire.Kind, d edge, it order.Item, dst []float32, first bool) (order.Mark, error) {
-	m, err := w.next(ctx, from, false)
+	m, err := w.next(ctx, from, passes)
 	if err != nil {
 		return order.Continue, err
 	}
