@@ -159,7 +159,9 @@ census: need-go
 	$(or $(PYTHON),python3) e2e/census/census.py answers bin/census $(CENSUS)
 
 # The zoo's training steps beside PyTorch's: ARGS="-threads 2 -only char-gpt,bert"; PYTHON
-# names another interpreter than Debian's, with the PyTorch of PyPI for instance.
+# names another interpreter than Debian's, with the PyTorch of PyPI for instance. With
+# ARGS="-precision bf16" the peers are our float32 and PyTorch's float32, autocast, autocast with
+# channels last, and autocast compiled.
 bench-models: need-go
 	OUT=$(HERE_OUT) $(GO) run ./e2e/bench/models $(ARGS)
 

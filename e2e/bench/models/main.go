@@ -1,10 +1,13 @@
 // Command models compares training steps of the zoo's models with those of PyTorch, in
 // alternating rounds, and the memory of both (make bench-models). It prints a table and appends
-// a line of JSON for each model to the file named by OUT.
+// a line of JSON for each model and peer to the file named by OUT.
+//
+// With -precision bf16 the peers are our own float32 and PyTorch's ways to be fast: float32,
+// autocast to bfloat16, the same with images stored channels last, and compiled.
 //
 // A step is forward, loss, backward and AdamW on one batch in memory. Our memory is what the
 // plan announces; PyTorch's is the peak of its process less what it used before the model was
-// made. Both sides use the same number of threads.
+// made. All sides use the same number of threads.
 package main
 
 import (
@@ -59,33 +62,46 @@ func benches() []bench {
 
 // line is a line of OUT.
 type line struct {
-	Name     string  `json:"name"`
-	Threads  int     `json:"threads"`
-	Ours     float64 `json:"ours"` // samples/s
-	Peer     float64 `json:"peer"`
-	PeerName string  `json:"peer_name"`
-	Ratio    float64 `json:"ratio"` // median of the rounds
-	Memory   int     `json:"memory"`
-	PeerMem  int     `json:"peer_memory"`
+	Name      string  `json:"name"`
+	Threads   int     `json:"threads"`
+	Precision string  `json:"precision,omitempty"`
+	Ours      float64 `json:"ours"` // samples/s
+	Peer      float64 `json:"peer"`
+	PeerName  string  `json:"peer_name"`
+	Ratio     float64 `json:"ratio"` // median of the rounds
+	Memory    int     `json:"memory"`
+	PeerMem   int     `json:"peer_memory"`
+}
+
+// options are the command line's.
+type options struct {
+	threads, rounds int
+	only            []string // models; none: all
+	peers           []string // PyTorch's modes
+	python          string   // its interpreter; "": PyTorch does not run
+	precision       string
+	config          exec.Config
 }
 
 func main() {
-	threads := flag.Int("threads", 1, "threads of both sides")
-	rounds := flag.Int("rounds", 5, "rounds for each model")
+	var o options
+	flag.IntVar(&o.threads, "threads", 1, "threads of every contestant")
+	flag.IntVar(&o.rounds, "rounds", 5, "rounds for each model")
 	only := flag.String("only", "", "models to run, separated by commas (default all)")
 	alone := flag.Bool("alone", false, "do not run PyTorch")
 	recompute := flag.String("recompute", "", "selective or full: what our side recomputes")
-	precision := flag.String("precision", "", "bf16: the operands of our side's products (PyTorch stays in float32)")
+	flag.StringVar(&o.precision, "precision", "", "bf16: the operands of our side's products")
+	peers := flag.String("peers", "", "PyTorch's modes, separated by commas, each some of "+strings.Join(switches, ", ")+
+		" joined by + (default float32, and with -precision bf16 "+strings.Join(modes, ", ")+")")
 	flag.Parse()
+	if *only != "" {
+		o.only = strings.Split(*only, ",")
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
-	var mode exec.Config
-	var err error
-	if mode.Recompute, err = exec.ParseRecompute(*recompute); err == nil {
-		mode.Precision, err = exec.ParsePrecision(*precision)
-	}
+	err := o.parse(ctx, *recompute, *peers, *alone)
 	if err == nil {
-		err = run(ctx, mode, *threads, *rounds, *only, *alone)
+		err = o.run(ctx)
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench-models:", err)
@@ -93,24 +109,101 @@ func main() {
 	}
 }
 
-func run(ctx context.Context, mode exec.Config, threads, rounds int, only string, alone bool) error {
-	python := ""
-	if !alone {
-		var err error
-		if python, err = torch.Python(ctx); err != nil {
-			return err
+// switches are what a mode of PyTorch is made of, as step.py knows them.
+var switches = []string{"float32", "autocast", "channels_last", "compile"}
+
+// modes are those that are measured beside our bf16.
+var modes = []string{"float32", "autocast", "autocast+channels_last", "autocast+compile"}
+
+// parse fills in what follows from the flags.
+func (o *options) parse(ctx context.Context, recompute, peers string, alone bool) (err error) {
+	if o.config.Recompute, err = exec.ParseRecompute(recompute); err != nil {
+		return err
+	}
+	if o.config.Precision, err = exec.ParsePrecision(o.precision); err != nil {
+		return err
+	}
+	if alone {
+		return nil
+	}
+	switch {
+	case peers != "":
+		o.peers = strings.Split(peers, ",")
+	case o.config.Precision == exec.BF16:
+		o.peers = modes
+	default:
+		o.peers = switches[:1]
+	}
+	for _, mode := range o.peers {
+		for _, s := range strings.Split(mode, "+") {
+			if !slices.Contains(switches, s) {
+				return fmt.Errorf("-peers: %q is none of %s", s, strings.Join(switches, ", "))
+			}
 		}
 	}
-	fmt.Printf("%-14s %8s %12s %12s %8s %10s %12s  %s\n", "model", "batch", "ours, 1/s", "theirs, 1/s", "ratio", "ours, MB", "theirs, MB", "peer")
+	o.python, err = torch.Python(ctx)
+	return err
+}
+
+func (o *options) run(ctx context.Context) error {
+	fmt.Printf("%-14s %6s %12s %8s %10s  %s\n", "model", "batch", "samples/s", "ratio", "MB", "contestant; ratio: our speed to its")
 	for _, b := range benches() {
-		if only != "" && !slices.Contains(strings.Split(only, ","), b.name) {
+		if len(o.only) > 0 && !slices.Contains(o.only, b.name) {
 			continue
 		}
-		l, err := measure(ctx, b, mode, threads, rounds, python)
-		if err != nil {
+		if err := o.measure(ctx, b); err != nil {
 			return fmt.Errorf("%s: %w", b.name, err)
 		}
-		fmt.Printf("%-14s %8d %12.1f %12.1f %8.2f %10.0f %12.0f  %s\n", b.name, b.batch, l.Ours, l.Peer, l.Ratio, float64(l.Memory)/1e6, float64(l.PeerMem)/1e6, l.PeerName)
+	}
+	return nil
+}
+
+// contestant takes part in a race.
+type contestant interface {
+	name() string
+	// steps does n training steps and tells how long they took.
+	steps(n int) (seconds float64, err error)
+	memory() int // bytes of the model and its steps, once it has done some
+	stop()
+}
+
+// measure runs all contestants by turns, ours first, and prints what came of it.
+func (o *options) measure(ctx context.Context, b bench) error {
+	all, err := o.contestants(ctx, b)
+	defer func() {
+		for _, c := range all {
+			c.stop()
+		}
+	}()
+	if err != nil {
+		return err
+	}
+	times, ratios := make([][]float64, len(all)), make([][]float64, len(all))
+	for range o.rounds {
+		for i, c := range all {
+			if err := context.Cause(ctx); err != nil {
+				return err
+			}
+			if o.threads > 1 {
+				time.Sleep(pause)
+			}
+			t, err := c.steps(b.steps)
+			if err != nil {
+				return fmt.Errorf("%s: %w", c.name(), err)
+			}
+			times[i] = append(times[i], t)
+			ratios[i] = append(ratios[i], t/times[0][len(times[0])-1])
+		}
+	}
+	samples := float64(b.batch * b.steps)
+	ours := samples / median(times[0])
+	fmt.Printf("%-14s %6d %12.1f %8s %10.0f  %s\n", b.name, b.batch, ours, "", float64(all[0].memory())/1e6, all[0].name())
+	for i, c := range all[1:] {
+		l := line{
+			Name: b.name, Threads: o.threads, Precision: o.precision, Ours: ours, Memory: all[0].memory(),
+			Peer: samples / median(times[i+1]), PeerName: c.name(), Ratio: median(ratios[i+1]), PeerMem: c.memory(),
+		}
+		fmt.Printf("%-14s %6s %12.1f %8.2f %10.0f  %s\n", "", "", l.Peer, l.Ratio, float64(l.PeerMem)/1e6, l.PeerName)
 		if err := record(l); err != nil {
 			return err
 		}
@@ -118,77 +211,67 @@ func run(ctx context.Context, mode exec.Config, threads, rounds int, only string
 	return nil
 }
 
-func measure(ctx context.Context, b bench, mode exec.Config, threads, rounds int, python string) (line, error) {
-	l := line{Name: b.name, Threads: threads}
-	team := kernel.NewTeam(threads)
-	defer team.Close()
-	m, err := newModel(b, mode, team)
-	if err != nil {
-		return l, err
+// pause lets threads that spin after their work fall asleep.
+const pause = 50 * time.Millisecond
+
+// contestants starts all who train b. With an error it returns those that run.
+func (o *options) contestants(ctx context.Context, b bench) ([]contestant, error) {
+	var all []contestant
+	configs := []exec.Config{o.config}
+	if o.config.Precision != exec.Float32 {
+		c := o.config
+		c.Precision = exec.Float32
+		configs = append(configs, c)
 	}
-	l.Memory = m.bytes
-	var p *peer
-	if python != "" {
-		if p, err = startPeer(ctx, python, b, threads); err != nil {
-			return l, err
+	for _, c := range configs {
+		m, err := newModel(b, c, o.threads)
+		if err != nil {
+			return all, err
 		}
-		defer p.stop()
+		all = append(all, m)
+		m.step()
 	}
-	m.step()
-	var ours, theirs, ratios []float64
-	for range rounds {
-		if err := context.Cause(ctx); err != nil {
-			return l, err
+	for _, mode := range o.peers {
+		if strings.Contains(mode, "channels_last") && len(b.graph.Inputs[0].Shape) != 3 {
+			continue // no images
 		}
-		begin := time.Now()
-		for range b.steps {
-			m.step()
+		p, err := startPeer(ctx, o.python, b, mode, o.threads)
+		if err != nil {
+			return all, err
 		}
-		o := time.Since(begin).Seconds()
-		ours = append(ours, o)
-		if p != nil {
-			t, err := p.steps(b.steps)
-			if err != nil {
-				return l, err
-			}
-			theirs, ratios = append(theirs, t), append(ratios, t/o)
-		}
+		all = append(all, p)
 	}
-	samples := float64(b.batch * b.steps)
-	l.Ours = samples / median(ours)
-	if p != nil {
-		l.Peer, l.Ratio, l.PeerMem = samples/median(theirs), median(ratios), p.memory
-		l.PeerName = "PyTorch " + p.version
-	}
-	return l, nil
+	return all, nil
 }
 
 func median(v []float64) float64 {
-	slices.Sort(v)
+	v = slices.Sorted(slices.Values(v))
 	return v[len(v)/2]
 }
 
 // model is a model that the engine trains.
 type model struct {
-	rows  int
-	out   int
-	e     *exec.Exec
-	st    exec.State
-	grads []float32
-	opt   *optim.Optimizer
-	team  *kernel.Team
-	y     []int32   // classes
-	v     []float32 // or values
-	cols  int
-	n     uint64
-	bytes int
+	precision exec.Precision
+	rows      int
+	out       int
+	e         *exec.Exec
+	st        exec.State
+	grads     []float32
+	opt       *optim.Optimizer
+	team      *kernel.Team
+	y         []int32   // classes
+	v         []float32 // or values
+	cols      int
+	n         uint64
+	bytes     int
 }
 
-func newModel(b bench, mode exec.Config, team *kernel.Team) (*model, error) {
+func newModel(b bench, config exec.Config, threads int) (*model, error) {
 	g := b.graph
-	m := &model{team: team, rows: b.batch, out: g.OutputValue()}
+	m := &model{precision: config.Precision, rows: b.batch, out: g.OutputValue()}
 	shape := g.Shape(m.out)
-	p, err := exec.Compile(g, 0, exec.Config{Rows: b.batch, Slots: 1, Train: true, Outputs: []int{m.out}, Seeds: []int{m.out}, Recompute: mode.Recompute, Precision: mode.Precision})
+	config.Rows, config.Slots, config.Train, config.Outputs, config.Seeds = b.batch, 1, true, []int{m.out}, []int{m.out}
+	p, err := exec.Compile(g, 0, config)
 	if err != nil {
 		return nil, err
 	}
@@ -197,7 +280,8 @@ func newModel(b bench, mode exec.Config, team *kernel.Team) (*model, error) {
 		return nil, err
 	}
 	m.bytes = p.Memory().Total() + optim.Bytes(rule, p.Layout.Trainable)
-	m.e, m.st, m.grads = p.New(team), p.Layout.NewState(), make([]float32, p.Layout.Grads)
+	m.team = kernel.NewTeam(threads)
+	m.e, m.st, m.grads = p.New(m.team), p.Layout.NewState(), make([]float32, p.Layout.Grads)
 	p.Layout.Init(m.st, 1)
 	m.cols = shape[len(shape)-1]
 	rnd := kernel.NewStream(1, kernel.DomainTest, 0, 0)
@@ -237,20 +321,40 @@ func (m *model) step() {
 	m.opt.Step(m.team, m.st.Params, m.grads, 1e-5)
 }
 
+func (m *model) name() string {
+	if m.precision == exec.BF16 {
+		return "ours bf16"
+	}
+	return "ours float32"
+}
+
+func (m *model) steps(n int) (seconds float64, err error) {
+	begin := time.Now()
+	for range n {
+		m.step()
+	}
+	return time.Since(begin).Seconds(), nil
+}
+
+func (m *model) memory() int { return m.bytes }
+
+func (m *model) stop() { m.team.Close() }
+
 // peer is a process of step.py.
 type peer struct {
 	cmd     *osexec.Cmd
 	in      io.WriteCloser
 	out     *bufio.Reader
-	base    int
+	mode    string
 	version string
-	memory  int // bytes of the model and its steps
+	base    int // bytes of PyTorch itself
+	peak    int
 }
 
-func startPeer(ctx context.Context, python string, b bench, threads int) (*peer, error) {
+func startPeer(ctx context.Context, python string, b bench, mode string, threads int) (*peer, error) {
 	n := fmt.Sprint(threads)
 	cmd := osexec.CommandContext(ctx, python, filepath.Join("e2e", "bench", "models", "step.py"),
-		filepath.Join("e2e", "torch"), b.name, fmt.Sprint(b.batch), n)
+		filepath.Join("e2e", "torch"), b.name, fmt.Sprint(b.batch), n, mode)
 	// torch.set_num_threads does not set the threads of OpenBLAS, with which Debian's PyTorch
 	// multiplies matrices.
 	cmd.Env = append(os.Environ(), "PYTHONDONTWRITEBYTECODE=1",
@@ -267,23 +371,25 @@ func startPeer(ctx context.Context, python string, b bench, threads int) (*peer,
 	if err := cmd.Start(); err != nil {
 		return nil, err
 	}
-	p := &peer{cmd: cmd, in: in, out: bufio.NewReader(out)}
+	p := &peer{cmd: cmd, in: in, out: bufio.NewReader(out), mode: mode}
 	if _, err := fmt.Fscanf(p.out, "ready %d %s\n", &p.base, &p.version); err != nil {
 		p.stop()
-		return nil, fmt.Errorf("PyTorch did not start: %w", err)
+		return nil, fmt.Errorf("PyTorch did not start in mode %s: %w", mode, err)
 	}
 	return p, nil
 }
+
+func (p *peer) name() string { return "PyTorch " + p.version + " " + p.mode }
 
 func (p *peer) steps(n int) (seconds float64, err error) {
 	if _, err := fmt.Fprintln(p.in, n); err != nil {
 		return 0, err
 	}
-	var peak int
-	_, err = fmt.Fscanf(p.out, "%g %d\n", &seconds, &peak)
-	p.memory = peak - p.base
+	_, err = fmt.Fscanf(p.out, "%g %d\n", &seconds, &p.peak)
 	return seconds, err
 }
+
+func (p *peer) memory() int { return p.peak - p.base }
 
 func (p *peer) stop() {
 	_ = p.in.Close()

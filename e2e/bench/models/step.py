@@ -1,8 +1,9 @@
 """One model of the zoo in PyTorch, for the benchmark beside it.
 
-    python3 step.py TORCH CASE BATCH THREADS
+    python3 step.py TORCH CASE BATCH THREADS MODE
 
-TORCH is the directory of models.py. Prints "ready" after a first training step, the
+TORCH is the directory of models.py. MODE is float32, or autocast (forward and loss in bfloat16),
+channels_last (the layout of images) and compile, joined by +. Prints "ready" after a first training step, the
 memory that PyTorch takes by itself and its version; then, for every line with a number n on stdin, does n
 steps and prints the seconds that they took and the peak memory in bytes.
 """
@@ -24,7 +25,7 @@ if not torch.backends.mkl.is_available() and "OMP_WAIT_POLICY" not in os.environ
     os.environ["OMP_WAIT_POLICY"] = "passive"
     os.execv(sys.executable, [sys.executable, *sys.argv])
 
-case, batch, threads = sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
+case, batch, threads, mode = sys.argv[2], int(sys.argv[3]), int(sys.argv[4]), sys.argv[5].split("+")
 torch.set_num_threads(threads)
 torch.manual_seed(1)
 
@@ -61,16 +62,20 @@ else:
     vocab, t = net.lm_head.weight.shape[0], net.transformer.wpe.weight.shape[0]
     x, y = torch.randint(vocab, (batch, t)), torch.randint(vocab, (batch, t))
 base = peak()
+if "channels_last" in mode:
+    net, x = net.to(memory_format=torch.channels_last), x.to(memory_format=torch.channels_last)
+forward = torch.compile(net) if "compile" in mode else net
 opt = torch.optim.AdamW(net.parameters(), lr=1e-5)
 
 
 def step():
     opt.zero_grad(set_to_none=False)
-    out = net(x)
-    if name == "cnn":
-        loss = F.mse_loss(out, y)
-    else:
-        loss = F.cross_entropy(out.reshape(-1, out.shape[-1]), y.reshape(-1))
+    with torch.autocast("cpu", torch.bfloat16, enabled="autocast" in mode):
+        out = forward(x)
+        if name == "cnn":
+            loss = F.mse_loss(out, y)
+        else:
+            loss = F.cross_entropy(out.reshape(-1, out.shape[-1]), y.reshape(-1))
     loss.backward()
     opt.step()
 

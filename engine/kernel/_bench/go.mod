@@ -4,6 +4,6 @@ go 1.26.0
 
 require github.com/ravnest/ravnest v0.0.0
 
-require golang.org/x/sys v0.49.0
+require golang.org/x/sys v0.50.0
 
 replace github.com/ravnest/ravnest => ../../..

@@ -7,6 +7,9 @@
 //
 // oneDNN's convolutions run in the layouts that it likes best, without the cost of
 // bringing tensors there.
+//
+// The columns of bf16 are products and convolutions of operands in bfloat16 with results in
+// float32: oneDNN's are stored in 16 bits, ours are float32 slices that were rounded before.
 package main
 
 import (
@@ -49,14 +52,14 @@ func main() {
 
 	fmt.Printf("%d threads; ratios are ours to theirs, above 1 we are faster\n%s\n", *thread, roofline())
 	t := table{match: match}
-	fmt.Printf("%-34s %10s %10s %10s\n", "product M x K x N", "GFLOP/s", "/oneDNN", "/OpenBLAS")
+	fmt.Printf("%-34s %10s %10s %10s %10s %10s\n", "product M x K x N", "GFLOP/s", "/oneDNN", "/OpenBLAS", "bf16", "/oneDNN")
 	for _, s := range products {
 		for _, trans := range []string{"nn", "tn", "nt"} {
 			t.product(team, s[0], s[1], s[2], trans)
 		}
 	}
 	t.total("products")
-	fmt.Printf("%-34s %10s %10s\n", "convolution", "GFLOP/s", "/oneDNN")
+	fmt.Printf("%-34s %10s %10s %10s %10s\n", "convolution", "GFLOP/s", "/oneDNN", "bf16", "/oneDNN")
 	for _, c := range convolutions() {
 		for d := range directions {
 			t.convolution(team, c, d)
@@ -67,20 +70,38 @@ func main() {
 
 // table collects the ratios with oneDNN.
 type table struct {
-	match  *regexp.Regexp
-	ratios []float64
+	match        *regexp.Regexp
+	ratios, bf16 []float64
 }
 
 func (t *table) total(what string) {
-	if len(t.ratios) == 0 {
-		return
+	for _, v := range []struct {
+		name   string
+		ratios []float64
+	}{{what, t.ratios}, {what + " in bf16", t.bf16}} {
+		if len(v.ratios) == 0 {
+			continue
+		}
+		var sum float64
+		for _, r := range v.ratios {
+			sum += math.Log(r)
+		}
+		fmt.Printf("%-34s %10s %10.2f least %.2f\n", v.name+", geometric mean", "", math.Exp(sum/float64(len(v.ratios))), slices.Min(v.ratios))
 	}
-	var sum float64
-	for _, r := range t.ratios {
-		sum += math.Log(r)
+	fmt.Println()
+	t.ratios, t.bf16 = nil, nil
+}
+
+// operands runs ours in bfloat16 against oneDNN, where oneDNN has that, and returns the two
+// columns. It closes the peer.
+func (t *table) operands(flops float64, ours func(), peer peer, ok bool) string {
+	if !ok {
+		return fmt.Sprintf("%10s %10s", "", "none")
 	}
-	fmt.Printf("%-34s %10s %10.2f least %.2f\n\n", what+", geometric mean", "", math.Exp(sum/float64(len(t.ratios))), slices.Min(t.ratios))
-	t.ratios = nil
+	defer peer.close()
+	r := race(ours, peer.run)
+	t.bf16 = append(t.bf16, r.ratio[0])
+	return fmt.Sprintf("%10.1f %10.2f", r.rate(flops), r.ratio[0])
 }
 
 func (t *table) product(team *kernel.Team, m, k, n int, trans string) {
@@ -105,7 +126,10 @@ func (t *table) product(team *kernel.Team, m, k, n int, trans string) {
 		func() { openblas(ta, tb, m, n, k, a, lda, b, ldb, c) },
 	)
 	t.ratios = append(t.ratios, r.ratio[0])
-	fmt.Printf("%-34s %10.1f %10.2f %10.2f\n", name, r.rate(2*float64(m)*float64(n)*float64(k)), r.ratio[0], r.ratio[1])
+	flops := 2 * float64(m) * float64(n) * float64(k)
+	p, ok := newPeerProduct(ta, tb, m, n, k)
+	fmt.Printf("%-34s %10.1f %10.2f %10.2f %s\n", name, r.rate(flops), r.ratio[0], r.ratio[1],
+		t.operands(flops, func() { kernel.Gemm(team, &g, scratch) }, p, ok))
 }
 
 func (t *table) convolution(team *kernel.Team, c kernel.Conv, direction int) {
@@ -120,12 +144,6 @@ func (t *table) convolution(team *kernel.Team, c kernel.Conv, direction int) {
 	if !t.match.MatchString(name) {
 		return
 	}
-	peer, ok := newPeerConv(&c, direction)
-	if !ok {
-		fmt.Printf("%-34s oneDNN has none\n", name)
-		return
-	}
-	defer peer.close()
 	x, y, w := fill(c.N*c.C*c.H*c.W), fill(c.N*c.O*c.OH()*c.OW()), fill(c.O*c.C/c.Groups*c.KH*c.KW)
 	scratch := make([]float32, kernel.ConvScratch(&c))
 	ours := []func(){
@@ -133,9 +151,17 @@ func (t *table) convolution(team *kernel.Team, c kernel.Conv, direction int) {
 		func() { kernel.ConvBackwardData(team, &c, x, y, w, scratch) },
 		func() { kernel.ConvBackwardWeight(team, &c, w, y, x, false, scratch) },
 	}[direction]
-	r := race(ours, peer.run)
+	p, ok := newPeerConv(&c, direction, false)
+	if !ok {
+		fmt.Printf("%-34s oneDNN has none\n", name)
+		return
+	}
+	defer p.close()
+	flops := 2 * float64(len(y)) * float64(len(w)/c.O)
+	r := race(ours, p.run)
 	t.ratios = append(t.ratios, r.ratio[0])
-	fmt.Printf("%-34s %10.1f %10.2f\n", name, r.rate(2*float64(len(y))*float64(len(w)/c.O)), r.ratio[0])
+	half, ok := newPeerConv(&c, direction, true)
+	fmt.Printf("%-34s %10.1f %10.2f %s\n", name, r.rate(flops), r.ratio[0], t.operands(flops, ours, half, ok))
 }
 
 func fill(n int) []float32 {

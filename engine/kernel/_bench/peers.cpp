@@ -4,6 +4,7 @@
 #include <dnnl.hpp>
 #include <omp.h>
 
+#include <cstdint>
 #include <cstring>
 #include <unordered_map>
 
@@ -28,8 +29,17 @@ struct prepared {
 	void add(int arg, const memory::desc &d) {
 		memory m(d, cpu());
 		auto *f = static_cast<float *>(m.get_data_handle());
-		for (size_t i = 0; i < d.get_size() / sizeof(float); i++) {
-			f[i] = static_cast<float>(i % 31) / 16 - 1;
+		auto *h = static_cast<uint16_t *>(m.get_data_handle());
+		bool half = d.data_type() == memory::data_type::bf16;
+		for (size_t i = 0; i < d.get_size() / (half ? sizeof *h : sizeof *f); i++) {
+			float v = static_cast<float>(i % 31) / 16 - 1;
+			if (half) {
+				uint32_t bits;
+				memcpy(&bits, &v, sizeof bits);
+				h[i] = static_cast<uint16_t>(bits >> 16);
+			} else {
+				f[i] = v;
+			}
 		}
 		args.emplace(arg, m);
 	}
@@ -52,16 +62,21 @@ void onednn_gemm(int ta, int tb, int m, int n, int k, const float *a, int lda, c
 	dnnl_sgemm(ta ? 'T' : 'N', tb ? 'T' : 'N', m, n, k, 1, a, lda, b, ldb, 0, c, n);
 }
 
-void *conv_new(const conv *c, int direction) {
+void *conv_new(const conv *c, int direction, int half) {
 	using tag = memory::format_tag;
-	auto any = [](memory::dims d) { return memory::desc(d, memory::data_type::f32, tag::any); };
-	auto x = any({c->n, c->c, c->h, c->w}), y = any({c->n, c->o, c->oh, c->ow});
-	auto w = c->groups == 1 ? any({c->o, c->c, c->kh, c->kw})
-	                        : any({c->groups, c->o / c->groups, c->c / c->groups, c->kh, c->kw});
+	using type = memory::data_type;
+	auto any = [&](memory::dims d, int result) {
+		return memory::desc(d, half && direction != result ? type::bf16 : type::f32, tag::any);
+	};
+	auto x = any({c->n, c->c, c->h, c->w}, backward_data), y = any({c->n, c->o, c->oh, c->ow}, forward);
+	auto w = c->groups == 1 ? any({c->o, c->c, c->kh, c->kw}, backward_weights)
+	                        : any({c->groups, c->o / c->groups, c->c / c->groups, c->kh, c->kw}, backward_weights);
 	memory::dims stride{c->sh, c->sw}, dilation{c->dh - 1, c->dw - 1}, before{c->pt, c->pl}, after{c->pb, c->pr};
 	try {
 		auto kind = direction == forward ? prop_kind::forward_inference : prop_kind::forward_training;
-		convolution_forward::primitive_desc fw({kind, algorithm::convolution_direct, x, w, y, stride, dilation, before, after}, cpu());
+		// The forward pass of a gradient is a hint, and has no operands in float32.
+		auto hint = [&](memory::desc d) { return half && direction != forward ? memory::desc(d.dims(), type::bf16, tag::any) : d; };
+		convolution_forward::primitive_desc fw({kind, algorithm::convolution_direct, hint(x), hint(w), hint(y), stride, dilation, before, after}, cpu());
 		auto *r = new prepared;
 		switch (direction) {
 		case forward:
@@ -93,13 +108,30 @@ void *conv_new(const conv *c, int direction) {
 	}
 }
 
-void conv_run(void *h) {
+void *product_new(int ta, int tb, int m, int n, int k) {
+	auto lies = [](int transposed, int rows, int cols) {
+		return memory::desc({rows, cols}, memory::data_type::bf16, transposed ? memory::dims{1, rows} : memory::dims{cols, 1});
+	};
+	try {
+		matmul::primitive_desc d({lies(ta, m, k), lies(tb, k, n), memory::desc({m, n}, memory::data_type::f32, memory::dims{n, 1})}, cpu());
+		auto *r = new prepared;
+		r->p = matmul(d);
+		r->add(DNNL_ARG_SRC, d.src_desc());
+		r->add(DNNL_ARG_WEIGHTS, d.weights_desc());
+		r->add(DNNL_ARG_DST, d.dst_desc());
+		return r;
+	} catch (const error &) {
+		return nullptr;
+	}
+}
+
+void primitive_run(void *h) {
 	auto *p = static_cast<prepared *>(h);
 	p->p.execute(line(), p->args);
 	line().wait();
 }
 
-void conv_free(void *h) {
+void primitive_free(void *h) {
 	delete static_cast<prepared *>(h);
 }
 }

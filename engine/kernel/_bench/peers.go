@@ -42,20 +42,27 @@ func bit(b bool) C.int {
 
 func floats(s []float32) *C.float { return (*C.float)(unsafe.Pointer(&s[0])) }
 
-// peerConv is oneDNN's convolution on tensors of its own.
-type peerConv struct{ handle unsafe.Pointer }
+// peer is a primitive of oneDNN on tensors of its own.
+type peer struct{ handle unsafe.Pointer }
 
-// newPeerConv reports false if oneDNN has no such convolution. direction counts forward,
-// data, weights.
-func newPeerConv(c *kernel.Conv, direction int) (peerConv, bool) {
+// newPeerProduct is a product in bfloat16 of operands that lie as given. It reports false if
+// oneDNN has none here.
+func newPeerProduct(ta, tb bool, m, n, k int) (peer, bool) {
+	h := C.product_new(bit(ta), bit(tb), C.int(m), C.int(n), C.int(k))
+	return peer{h}, h != nil
+}
+
+// newPeerConv is a convolution, in bfloat16 with half set. direction counts forward, data,
+// weights. It reports false if oneDNN has no such convolution.
+func newPeerConv(c *kernel.Conv, direction int, half bool) (peer, bool) {
 	i := func(n int) C.int { return C.int(n) }
 	p := C.struct_conv{
 		n: i(c.N), c: i(c.C), h: i(c.H), w: i(c.W), o: i(c.O), oh: i(c.OH()), ow: i(c.OW()), kh: i(c.KH), kw: i(c.KW),
 		sh: i(c.SH), sw: i(c.SW), pt: i(c.PT), pl: i(c.PL), pb: i(c.PB), pr: i(c.PR), dh: i(c.DH), dw: i(c.DW), groups: i(c.Groups),
 	}
-	h := C.conv_new(&p, i(direction))
-	return peerConv{h}, h != nil
+	h := C.conv_new(&p, i(direction), bit(half))
+	return peer{h}, h != nil
 }
 
-func (p peerConv) run()   { C.conv_run(p.handle) }
-func (p peerConv) close() { C.conv_free(p.handle) }
+func (p peer) run()   { C.primitive_run(p.handle) }
+func (p peer) close() { C.primitive_free(p.handle) }

@@ -27,10 +27,15 @@ struct conv {
 enum direction { forward, backward_data, backward_weights };
 
 // conv_new prepares a convolution in the layouts that oneDNN likes best, on tensors of
-// its own; NULL if oneDNN refuses.
-void *conv_new(const struct conv *c, int direction);
-void conv_run(void *);
-void conv_free(void *);
+// its own; NULL if oneDNN refuses. With half set its operands are bfloat16, its result float32.
+void *conv_new(const struct conv *c, int direction, int half);
+
+// product_new prepares a product as above with operands in bfloat16, on tensors of its own;
+// NULL if oneDNN refuses.
+void *product_new(int ta, int tb, int m, int n, int k);
+
+void primitive_run(void *);
+void primitive_free(void *);
 
 #ifdef __cplusplus
 }
