@@ -95,7 +95,7 @@ func newOp(p *Plan, i int) (op, error) {
 		stride, dil, groups, pad := o.Window()
 		c := kernel.Conv{
 			N: p.cfg.Rows, C: o.In, H: in[0][1], W: in[0][2], O: o.Out, KH: o.Kernel[0], KW: o.Kernel[1],
-			SH: stride[0], SW: stride[1], PT: pad[0], PL: pad[1], PB: pad[2], PR: pad[3], DH: dil[0], DW: dil[1], Groups: groups,
+			SH: stride[0], SW: stride[1], PT: pad[0], PL: pad[1], PB: pad[2], PR: pad[3], DH: dil[0], DW: dil[1], Groups: groups, BF16: p.cfg.Precision != Float32,
 		}
 		return &conv{product: product{b, p}, c: c, w: p.param(i, "weight"), b: p.param(i, "bias"), wn: o.Out * o.In / groups * c.KH * c.KW, hw: out[1] * out[2]}, nil
 	case *graph.Linear:
@@ -235,7 +235,7 @@ func (o *linear) forward(f *frame) {
 // multiply is forward with its operand.
 func (o *linear) multiply(f *frame, x, scratch []float32) {
 	so, si := o.strides()
-	g := kernel.GemmArgs{M: f.rows * o.per, N: o.out, K: o.in, RS: o.in, KS: 1, BK: si, BJ: so, LDC: o.wide, ReLU: o.relu, RoundB: o.rounds()}
+	g := kernel.GemmArgs{M: f.rows * o.per, N: o.out, K: o.in, RS: o.in, KS: 1, BK: si, BJ: so, LDC: o.wide, ReLU: o.relu, BF16: o.rounds(), RoundB: o.rounds()}
 	g.A, g.B, g.C = x, f.params[o.w:][:o.out*o.in], f.y(o.i)[o.first:]
 	if o.b >= 0 {
 		g.ColBias = f.params[o.b:][:o.out]
@@ -253,7 +253,7 @@ func (o *linear) addInput(f *frame, dst, dy []float32, acc bool, scratch []float
 	so, si := o.strides()
 	kernel.Gemm(f.team, &kernel.GemmArgs{
 		M: f.rows * o.per, N: o.in, K: o.out, A: dy[o.first:], RS: o.wide, KS: 1,
-		B: f.params[o.w:][:o.out*o.in], BK: so, BJ: si, C: dst, LDC: o.in, Acc: acc, RoundB: o.rounds(),
+		B: f.params[o.w:][:o.out*o.in], BK: so, BJ: si, C: dst, LDC: o.in, Acc: acc, BF16: o.rounds(), RoundB: o.rounds(),
 	}, scratch)
 }
 
@@ -271,13 +271,13 @@ func (o *linear) gradWeight(f *frame, dy, x, scratch []float32) {
 	if o.turned { // dw [in, out] = xᵀ [in, N*per] dy [N*per, out]
 		kernel.Gemm(f.team, &kernel.GemmArgs{
 			M: o.in, N: o.out, K: f.rows * o.per, A: x, RS: 1, KS: o.in,
-			B: dy, BK: o.out, BJ: 1, C: f.grad(o.i, o.w, o.out*o.in), LDC: o.out, Acc: f.acc,
+			B: dy, BK: o.out, BJ: 1, C: f.grad(o.i, o.w, o.out*o.in), LDC: o.out, Acc: f.acc, BF16: o.rounds(),
 		}, scratch)
 		return
 	}
 	kernel.Gemm(f.team, &kernel.GemmArgs{
 		M: o.out, N: o.in, K: f.rows * o.per, A: dy[o.first:], RS: 1, KS: o.wide,
-		B: x, BK: o.in, BJ: 1, C: f.grad(o.i, o.w, o.out*o.in), LDC: o.in, Acc: f.acc,
+		B: x, BK: o.in, BJ: 1, C: f.grad(o.i, o.w, o.out*o.in), LDC: o.in, Acc: f.acc, BF16: o.rounds(),
 	}, scratch)
 }
 

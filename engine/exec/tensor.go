@@ -79,7 +79,7 @@ func newTensorOp(p *Plan, i int) op {
 		stride, dil, groups, pad := o.Conv().Window()
 		c := kernel.Conv{
 			N: p.cfg.Rows, C: o.Out, H: out[1], W: out[2], O: o.In, KH: o.Kernel[0], KW: o.Kernel[1],
-			SH: stride[0], SW: stride[1], PT: pad[0], PL: pad[1], PB: pad[2], PR: pad[3], DH: dil[0], DW: dil[1], Groups: groups,
+			SH: stride[0], SW: stride[1], PT: pad[0], PL: pad[1], PB: pad[2], PR: pad[3], DH: dil[0], DW: dil[1], Groups: groups, BF16: p.cfg.Precision != Float32,
 		}
 		return &convTranspose{product: product{b, p}, c: c, w: p.param(i, "weight"), b: p.param(i, "bias"), wn: o.Out * o.In / groups * c.KH * c.KW, hw: out[1] * out[2]}
 	}
@@ -436,7 +436,7 @@ type matmul struct {
 func (o *matmul) multiply(f *frame, m, n, k int, c, a []float32, ars, aks int, b []float32, bk, bj int, scratch []float32) {
 	for r := range f.rows * o.batch {
 		kernel.Gemm(f.team, &kernel.GemmArgs{
-			M: m, N: n, K: k, A: a[r*m*k:][:m*k], RS: ars, KS: aks, B: b[r*k*n:][:k*n], BK: bk, BJ: bj, C: c[r*m*n:][:m*n], LDC: n,
+			M: m, N: n, K: k, A: a[r*m*k:][:m*k], RS: ars, KS: aks, B: b[r*k*n:][:k*n], BK: bk, BJ: bj, C: c[r*m*n:][:m*n], LDC: n, BF16: o.rounds(),
 		}, scratch)
 	}
 	if o.scale != 0 {

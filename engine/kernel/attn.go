@@ -140,13 +140,13 @@ func (h *attentionHead) forward() {
 		if h.BF16 {
 			h.round(p, p, m, keys)
 		}
-		(&GemmArgs{M: m, N: h.d, K: keys, A: p, RS: h.T, KS: 1, B: h.v, BK: h.ld, BJ: 1, C: h.y[i0*h.C:], LDC: h.C}).block(tile, h.gemm)
+		(&GemmArgs{M: m, N: h.d, K: keys, A: p, RS: h.T, KS: 1, B: h.v, BK: h.ld, BJ: 1, C: h.y[i0*h.C:], LDC: h.C, BF16: h.BF16}).block(tile, h.gemm)
 	}
 }
 
 // probabilities fills p with the softmax of the block at i0.
 func (h *attentionHead) probabilities(i0, m, keys int) {
-	(&GemmArgs{M: m, N: keys, K: h.d, A: h.q[i0*h.ld:], RS: h.ld, KS: 1, B: h.k, BK: 1, BJ: h.ld, C: h.p, LDC: h.T}).block(tile, h.gemm)
+	(&GemmArgs{M: m, N: keys, K: h.d, A: h.q[i0*h.ld:], RS: h.ld, KS: 1, B: h.k, BK: 1, BJ: h.ld, C: h.p, LDC: h.T, BF16: h.BF16}).block(tile, h.gemm)
 	for i := range m {
 		n := h.seen(i0 + i)
 		s := h.p[i*h.T:][:keys]
@@ -218,8 +218,8 @@ func (h *attentionHead) backward() {
 			h.round(h.dropped, dropped, m, keys)
 			dropped = h.dropped
 		}
-		(&GemmArgs{M: keys, N: h.d, K: m, A: dropped, RS: 1, KS: h.T, B: dy, BK: h.C, BJ: 1, C: h.dv, LDC: h.ld, Acc: true}).block(tile, h.gemm)
-		(&GemmArgs{M: m, N: keys, K: h.d, A: dy, RS: h.C, KS: 1, B: h.v, BK: 1, BJ: h.ld, C: h.dp, LDC: h.T}).block(tile, h.gemm)
+		(&GemmArgs{M: keys, N: h.d, K: m, A: dropped, RS: 1, KS: h.T, B: dy, BK: h.C, BJ: 1, C: h.dv, LDC: h.ld, Acc: true, BF16: h.BF16}).block(tile, h.gemm)
+		(&GemmArgs{M: m, N: keys, K: h.d, A: dy, RS: h.C, KS: 1, B: h.v, BK: 1, BJ: h.ld, C: h.dp, LDC: h.T, BF16: h.BF16}).block(tile, h.gemm)
 		if h.P > 0 {
 			h.dropout(h.dp, h.dp, i0, m, keys)
 		}
@@ -232,7 +232,7 @@ func (h *attentionHead) backward() {
 		if h.BF16 {
 			h.round(h.dp, h.dp, m, keys)
 		}
-		(&GemmArgs{M: m, N: h.d, K: keys, A: h.dp, RS: h.T, KS: 1, B: h.k, BK: h.ld, BJ: 1, C: h.dq[i0*h.ld:], LDC: h.ld}).block(tile, h.gemm)
-		(&GemmArgs{M: keys, N: h.d, K: m, A: h.dp, RS: 1, KS: h.T, B: q, BK: h.ld, BJ: 1, C: h.dk, LDC: h.ld, Acc: true}).block(tile, h.gemm)
+		(&GemmArgs{M: m, N: h.d, K: keys, A: h.dp, RS: h.T, KS: 1, B: h.k, BK: h.ld, BJ: 1, C: h.dq[i0*h.ld:], LDC: h.ld, BF16: h.BF16}).block(tile, h.gemm)
+		(&GemmArgs{M: keys, N: h.d, K: m, A: h.dp, RS: 1, KS: h.T, B: q, BK: h.ld, BJ: 1, C: h.dk, LDC: h.ld, Acc: true, BF16: h.BF16}).block(tile, h.gemm)
 	}
 }

@@ -23,6 +23,9 @@ type Conv struct {
 	PT, PL, PB, PR int
 	DH, DW         int
 	Groups         int
+	// BF16 tells that what is multiplied is operands in bfloat16 already ([RoundBF16]), for
+	// machines that compute such products faster.
+	BF16 bool
 }
 
 // OH is the height of the output.
@@ -104,7 +107,7 @@ func (j *groupTask) forward(t *Team, gr int, scratch []float32) {
 	scratch = v.begin(scratch)
 	v.setPhase(0, 0)
 	out, scratch := scratch[:og*v.columns()], scratch[og*v.columns():]
-	g := GemmArgs{M: og, A: w[gr*og*k:], RS: k, KS: 1, ReLU: j.relu}
+	g := GemmArgs{M: og, A: w[gr*og*k:], RS: k, KS: 1, ReLU: j.relu, BF16: c.BF16}
 	if j.bias != nil {
 		g.RowBias = j.bias[gr*og:]
 	}
@@ -162,7 +165,7 @@ func (j *groupTask) data(t *Team, gr int, scratch []float32) {
 				v.setPhase(ty, tx)
 				k := len(v.taps)
 				half := out[tx%v.halves()*size:][:size]
-				g := GemmArgs{M: cg, A: a, RS: k, KS: 1, C: half, LDC: v.columns()}
+				g := GemmArgs{M: cg, A: a, RS: k, KS: 1, C: half, LDC: v.columns(), BF16: c.BF16}
 				if single {
 					g.A, g.RS, g.KS = w, 1, cg
 				}
@@ -305,7 +308,7 @@ func (j *groupTask) weight(t *Team, gr int, scratch []float32) {
 	transposed, scratch := scratch[:v.swapped(og)], scratch[v.swapped(og):]
 	swap := len(transposed) > 0
 	dw := j.w[gr*og*k:]
-	g := GemmArgs{M: og, KS: 1, C: dw, LDC: k, Acc: j.acc}
+	g := GemmArgs{M: og, KS: 1, C: dw, LDC: k, Acc: j.acc, BF16: c.BF16}
 	if swap && j.acc {
 		transpose(transposed, og, dw, k, og, k)
 	}
@@ -323,7 +326,7 @@ func (j *groupTask) weight(t *Team, gr int, scratch []float32) {
 			g.A, g.RS = grads, v.columns()
 		}
 		if swap {
-			gemm(t, &GemmArgs{M: k, N: og, K: g.K, A: g.B, RS: g.BJ, KS: 1, B: g.A, BK: 1, BJ: g.RS, C: transposed, LDC: og, Acc: g.Acc}, scratch)
+			gemm(t, &GemmArgs{M: k, N: og, K: g.K, A: g.B, RS: g.BJ, KS: 1, B: g.A, BK: 1, BJ: g.RS, C: transposed, LDC: og, Acc: g.Acc, BF16: g.BF16}, scratch)
 		} else {
 			gemm(t, &g, scratch)
 		}

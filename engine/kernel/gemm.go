@@ -28,6 +28,9 @@ type GemmArgs struct {
 	// After the whole dot product: plus RowBias[i], plus ColBias[j], and ReLU.
 	RowBias, ColBias []float32
 	ReLU             bool
+	// BF16 tells that the elements of A and of B are operands in bfloat16 already ([RoundBF16]; of
+	// B not with RoundB), for machines that compute such products faster.
+	BF16 bool
 	// RoundB takes the elements of B as operands in bfloat16 ([RoundBF16]), block by block on
 	// their way, without a copy of B.
 	RoundB bool
@@ -55,6 +58,7 @@ type tiling struct {
 	strips     func(n int, src *float32, ss, count, width int, dst *float32, ds int) // copies rows of a transposed A; nil if A is always read in place
 	module     bool                                                                  // in a browser, where a WebAssembly module computes the whole product
 	lines      *lineKernels                                                          // nil if there are none
+	pairs      *[8][3]micro                                                          // kernels on pairs of terms in bfloat16; nil if there are none
 }
 
 // Block sizes. A block of B, kBlock x nBlock floats, stays in the L2 cache. kBlock is a
@@ -64,6 +68,7 @@ const (
 	nBlock    = 480     // a multiple of every panel width
 	smallWork = 1 << 18 // multiply-adds below which a second thread does not pay
 	maxLanes  = 16
+	pairBlock = 2 * kBlock // kBlock where two terms share a word
 )
 
 // tile is the fastest tiling of this machine. Tests replace it.
@@ -74,8 +79,10 @@ var tilePortable = &tiling{mr: 2, nv: 1, vw: 4, kernel: &[8][3]micro{{microGo1},
 // GemmScratch is the floats of scratch that Gemm needs for a product of up to this size.
 // Each further thread of a team has as much of its own, at most 0.9 MB.
 func GemmScratch(m, n, k int) int {
+	up := func(n int) int { return (n + maxLanes - 1) / maxLanes * maxLanes }
+	cols, words := min(up(n), nBlock), (min(k, pairBlock)+1)/2
 	k = min(k, kBlock)
-	return k*min((n+maxLanes-1)/maxLanes*maxLanes, nBlock) + stripScratch(m, k) + 2*maxLanes
+	return max(k*cols+stripScratch(m, k), words*(cols+min(up(m), stripRows))) + 2*maxLanes
 }
 
 // roundScratch is the floats that a block of B takes while it is rounded.
@@ -124,7 +131,7 @@ func Gemm(t *Team, g *GemmArgs, scratch []float32) {
 
 // gemm is Gemm without the checks.
 func gemm(t *Team, g *GemmArgs, scratch []float32) {
-	if g.RoundB && (tile.module || g.alone(t)) { // the module has threads of its own
+	if g.RoundB && tile.module { // which has threads of its own
 		g.roundBlocks(t, tile, scratch)
 		return
 	}
@@ -137,7 +144,7 @@ func (g *GemmArgs) alone(t *Team) bool { return t.Threads() == 1 || g.M*g.N*g.K 
 // share computes g on the team's threads.
 func (g *GemmArgs) share(t *Team, scratch []float32) {
 	if g.alone(t) {
-		g.blocks(tile, scratch)
+		g.block(tile, scratch)
 		return
 	}
 	j := &t.gemm
@@ -312,9 +319,11 @@ func aligned(scratch []float32) []float32 {
 
 // block computes the product on this thread.
 func (g *GemmArgs) block(t *tiling, scratch []float32) {
-	if g.RoundB {
+	switch {
+	case g.multiplyPairs(t, scratch):
+	case g.RoundB:
 		g.roundBlocks(nil, t, scratch)
-	} else {
+	default:
 		g.blocks(t, scratch)
 	}
 }

@@ -99,6 +99,8 @@ var tileAVX2 = &tiling{
 
 func init() {
 	switch {
+	case hasBF16:
+		tile = tileBF16
 	case hasAVX512:
 		tile = tileAVX512
 	case hasAVX2:
@@ -109,6 +111,9 @@ func init() {
 // tilings lists the tilings of this machine for tests.
 func tilings() map[string]*tiling {
 	m := map[string]*tiling{"portable": tilePortable}
+	if hasBF16 {
+		m["avx512bf16"] = tileBF16
+	}
 	if hasAVX512 {
 		m["avx512"] = tileAVX512
 	}

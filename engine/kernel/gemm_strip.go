@@ -6,7 +6,7 @@ package kernel
 
 const (
 	stripLanes = 8   // rows of a strip
-	stripRows  = 48  // rows copied at a time, a multiple of 6 and 8
+	stripRows  = 48  // rows copied at a time, a multiple of 6 and 16
 	stripApart = 128 // floats between terms from which copying pays
 )
 

@@ -142,7 +142,7 @@ func TestGemmRoundB(t *testing.T) {
 					continue // an emulator takes seconds for each
 				}
 				g := gemmTArgs(r, s[0], s[1], s[2], form&1 != 0, form&2 != 0, r.IntN(3), f)
-				g.RoundB, g.ReLU, g.Acc = true, r.IntN(2) == 0, r.IntN(2) == 0
+				g.BF16, g.RoundB, g.ReLU, g.Acc = true, true, r.IntN(2) == 0, r.IntN(2) == 0
 				roundBF16(g.A, g.A)
 				gemmTCheck(t, fmt.Sprintf("%s, %v, form %d", name, s, form), teams, g)
 			}
@@ -152,6 +152,7 @@ func TestGemmRoundB(t *testing.T) {
 
 // bf16TGemm checks a product of rounded operands in both classes of arithmetic.
 func bf16TGemm(t testing.TB, what string, teams []*Team, g GemmArgs) {
+	g.BF16 = true
 	want := make([]float32, len(g.C))
 	copy(want, g.C)
 	x, y := make([]float32, g.K), make([]float32, g.K)

@@ -34,6 +34,7 @@ type File struct {
 // Files lists what this package writes.
 var Files = []File{
 	{"gemm", gemm},
+	{"gemm_bf16", gemmBF16},
 	{"conv_depth", convDepth},
 	{"conv_direct", convDirect},
 	{"conv_gather", convGather},

@@ -20,6 +20,7 @@ type shape struct {
 	prefix string
 	wide   bool // zmm; else ymm
 	pack   bool // copy B to a panel
+	dot    bool // words are pairs of bfloat16
 	rows   int
 	vecs   int
 }
@@ -88,6 +89,9 @@ func (g *gemmTile) kernel() {
 	TEXT(name, NOSPLIT, "func(kc int, a *float32, ars, aks int, b *float32, bks int, c *float32, ldc, acc, last int, side *float32, step int)")
 	Pragma("noescape")
 	doc := fmt.Sprintf("%s multiplies %d rows by %d vectors, the last of them of that many lanes; strides are in bytes, kc > 0.", name, g.mr, g.nv)
+	if g.dot {
+		doc += " Words of A and B are pairs, and kc counts them."
+	}
 	if g.pack {
 		doc += " B is copied to side, vectors filled up with zeros."
 	} else {
@@ -96,6 +100,14 @@ func (g *gemmTile) kernel() {
 	Doc(doc)
 	g.params()
 	g.begin()
+	if g.dot {
+		Label("pair")
+		g.terms()
+		DECQ(g.kc)
+		JNZ(LabelRef("pair"))
+		g.store(true)
+		return
+	}
 	MOVQ(g.kc, g.t)
 	SHRQ(Imm(1), g.t)
 	JZ(LabelRef("tail"))
@@ -274,10 +286,10 @@ func strips() {
 func gemm() {
 	laneTable()
 	for _, s := range []shape{
-		{"gemmZ", true, false, 8, 3},
-		{"gemmPackZ", true, true, 8, 3},
-		{"gemmY", false, false, 6, 2},
-		{"gemmPackY", false, true, 6, 2},
+		{prefix: "gemmZ", wide: true, rows: 8, vecs: 3},
+		{prefix: "gemmPackZ", wide: true, pack: true, rows: 8, vecs: 3},
+		{prefix: "gemmY", rows: 6, vecs: 2},
+		{prefix: "gemmPackY", pack: true, rows: 6, vecs: 2},
 	} {
 		for mr := 1; mr <= s.rows; mr++ {
 			for nv := 1; nv <= s.vecs; nv++ {

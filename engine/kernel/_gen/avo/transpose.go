@@ -71,6 +71,27 @@ func trans16() {
 		MOVQ(Mem{Base: rows, Disp: 8 * i}, p)
 		VMOVUPS_Z(Mem{Base: src, Index: p, Scale: 1}, reg.K1, zmm[i])
 	}
+	turn16()
+	MOVQ(dst, p)
+	for c := range 16 {
+		VMOVUPS(zmm[c], Mem{Base: p})
+		if c < 15 {
+			CMPQ(cols, Imm(uint64(c+1)))
+			JEQ(LabelRef("next"))
+			ADDQ(drow, p)
+		}
+	}
+	Label("next")
+	ADDQ(next, src)
+	ADDQ(dnext, dst)
+	DECQ(n)
+	JNZ(LabelRef("block"))
+	VZEROUPPER()
+	RET()
+}
+
+// turn16 transposes registers 0 to 15 by way of 16 to 31.
+func turn16() {
 	// Pairs of rows, then fours: register 4*g+q has columns q, q+4, q+8 and q+12 of rows 4*g on.
 	for i := 0; i < 16; i += 2 {
 		VUNPCKLPS(zmm[i+1], zmm[i], zmm[16+i])
@@ -97,22 +118,6 @@ func trans16() {
 			VSHUFF32X4(Imm(0xdd), b, a, zmm[q+4*odd+8])
 		}
 	}
-	MOVQ(dst, p)
-	for c := range 16 {
-		VMOVUPS(zmm[c], Mem{Base: p})
-		if c < 15 {
-			CMPQ(cols, Imm(uint64(c+1)))
-			JEQ(LabelRef("next"))
-			ADDQ(drow, p)
-		}
-	}
-	Label("next")
-	ADDQ(next, src)
-	ADDQ(dnext, dst)
-	DECQ(n)
-	JNZ(LabelRef("block"))
-	VZEROUPPER()
-	RET()
 }
 
 // trans16Strided is trans16 for equidistant rows. It loads four rows into the quarters of a

@@ -1,0 +1,201 @@
+//go:build !purego
+
+// Products of operands in bfloat16 by VDPBF16PS, which takes two terms at a time.
+//
+// The instruction adds the product of the upper halves of its words and then that of the lower
+// ones, each sum rounded to nearest even and subnormal numbers taken as zero. With term k in the
+// upper half and k+1 in the lower one that is the specification's order, and operands leave no
+// subnormal sums (vec_bf16.go). A last term without a partner is paired with -0 in A and +0 in
+// B: their product changes no sum, not even -0.
+//
+// Both operands are packed into such words while they are rounded, B by blocks, A by a few rows
+// before the tiles that read them. Packing A again for each block of columns costs a hundredth of
+// the products.
+
+package kernel
+
+import (
+	"math"
+	"math/rand/v2"
+
+	"golang.org/x/sys/cpu"
+)
+
+// hasBF16 tells that the machine adds in the order that products need.
+var hasBF16 = hasAVX512 && cpu.X86.HasAVX512BF16 && pairsInOrder()
+
+// tileBF16 is tileAVX512 with the kernels of pairs.
+var tileBF16 = func() *tiling {
+	t := *tileAVX512
+	t.pairs = &[8][3]micro{
+		{gemmB1x1, gemmB1x2, gemmB1x3},
+		{gemmB2x1, gemmB2x2, gemmB2x3},
+		{gemmB3x1, gemmB3x2, gemmB3x3},
+		{gemmB4x1, gemmB4x2, gemmB4x3},
+		{gemmB5x1, gemmB5x2, gemmB5x3},
+		{gemmB6x1, gemmB6x2, gemmB6x3},
+		{gemmB7x1, gemmB7x2, gemmB7x3},
+		{gemmB8x1, gemmB8x2, gemmB8x3},
+	}
+	return &t
+}()
+
+// pairsInOrder tries sums on which other orders of additions and other roundings differ.
+func pairsInOrder() bool {
+	r := rand.New(rand.NewPCG(1, 2))
+	var x, y, c, want [maxLanes]float32
+	draw := func(spread int) float32 {
+		return bf16Operand(float32(math.Ldexp(r.Float64()*2-1, r.IntN(2*spread+1)-spread)))
+	}
+	for i := range 256 {
+		spread := []int{0, 4, 14, 55}[i%4]
+		first, second := draw(spread), draw(spread)
+		a := math.Float32bits(first) | math.Float32bits(second)>>16
+		var words [maxLanes]float32
+		for j := range words {
+			x[j], y[j], c[j] = draw(spread), draw(spread), draw(spread)
+			if j%4 == 0 { // what is left when the products cancel
+				x[j], y[j] = second, -first
+			}
+			words[j] = math.Float32frombits(math.Float32bits(x[j]) | math.Float32bits(y[j])>>16)
+			want[j] = FMA(second, y[j], FMA(first, x[j], c[j]))
+		}
+		word := math.Float32frombits(a)
+		gemmB1x1(1, &word, 0, 0, &words[0], 0, &c[0], 0, 1, maxLanes, &words[0], 0)
+		if c != want {
+			return false
+		}
+	}
+	return true
+}
+
+// multiplyPairs computes the product by pairs of terms and returns true where that is possible
+// and pays.
+func (g *GemmArgs) multiplyPairs(t *tiling, scratch []float32) bool {
+	if !g.usesPairs(t) {
+		return false
+	}
+	nr := t.nv * t.vw
+	parts := (g.K + pairBlock - 1) / pairBlock
+	kc := ((g.K+parts-1)/parts + 1) &^ 1
+	scratch = aligned(scratch)
+	n := (min(g.M, stripRows) + maxLanes - 1) / maxLanes * maxLanes * kc / 2
+	strips, panels := scratch[:n], scratch[n:]
+	for jc := 0; jc < g.N; jc += nBlock {
+		nc := min(nBlock, g.N-jc)
+		for pc := 0; pc < g.K; pc += kc {
+			kn := min(kc, g.K-pc)
+			words := (kn + 1) / 2
+			acc := 0
+			if g.Acc || pc > 0 {
+				acc = 1
+			}
+			g.pairB(panels, pc, kn, jc, nc)
+			for i := 0; i < g.M; i += t.mr {
+				mr := min(t.mr, g.M-i)
+				a, rs, ks := g.pairA(strips, i, mr, pc, kn)
+				for j := 0; j < nc; j += nr {
+					n := min(nr, nc-j)
+					nv := (n + t.vw - 1) / t.vw
+					b := ptr(panels, j*words)
+					t.pairs[mr-1][nv-1](words, a, 4*rs, 4*ks, b, 4*nv*t.vw, ptr(g.C, i*g.LDC+jc+j), 4*g.LDC, acc, n-(nv-1)*t.vw, b, 0)
+				}
+			}
+		}
+		g.finish(jc, jc+nc)
+	}
+	return true
+}
+
+// usesPairs tells whether the product is computed by pairs of terms.
+func (g *GemmArgs) usesPairs(t *tiling) bool {
+	if !g.BF16 || t.pairs == nil || g.rows != nil || g.KS != 1 && g.RS != 1 {
+		return false
+	}
+	if g.Acc {
+		// The sums of operands' products are multiples of 2^-126, and never subnormal. From
+		// 2^-103 on every float is such a multiple.
+		for i := range g.M {
+			if pairSmall(g.N, ptr(g.C, i*g.LDC)) != 0 {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// pairB packs rows [pc,pc+kn) and columns [jc,jc+nc) of B into panels, word by word of a row.
+func (g *GemmArgs) pairB(dst []float32, pc, kn, jc, nc int) {
+	const nr = 3 * maxLanes
+	words, round := (kn+1)/2, 0
+	if g.RoundB {
+		round = 1
+	}
+	if g.BJ == 1 {
+		src := ptr(g.B, pc*g.BK+jc)
+		if full := nc / nr; full > 0 {
+			pairRows3(kn, src, 4*g.BK, full, &dst[0], 4*nr*words, maxLanes, round)
+		}
+		if rest := nc % nr; rest > 0 {
+			src, to := ptr(g.B, pc*g.BK+jc+nc-rest), ptr(dst, (nc-rest)*words)
+			switch {
+			case rest > 2*maxLanes:
+				pairRows3(kn, src, 4*g.BK, 1, to, 0, rest-2*maxLanes, round)
+			case rest > maxLanes:
+				pairRows2(kn, src, 4*g.BK, 1, to, 0, rest-maxLanes, round)
+			default:
+				pairRows1(kn, src, 4*g.BK, 1, to, 0, rest, round)
+			}
+		}
+		return
+	}
+	for q := 0; q < nc; q += maxLanes {
+		var cols [maxLanes]int
+		for i := range cols { // repeat the last column
+			cols[i] = 4 * (jc + min(q+i, nc-1)) * g.BJ
+		}
+		j := q / nr * nr
+		w := min(nr, (nc-j+maxLanes-1)/maxLanes*maxLanes)
+		pairColumns(kn, ptr(g.B, pc), &cols, ptr(dst, j*words+q-j), 4*w, round)
+	}
+}
+
+// pairA packs kn terms from pc on of mr rows of A, if they are not in dst already, and returns
+// where they are and their strides.
+func (g *GemmArgs) pairA(dst []float32, i, mr, pc, kn int) (a *float32, rs, ks int) {
+	words := (kn + 1) / 2
+	if g.KS == 1 {
+		pairLines(mr, kn, ptr(g.A, i*g.RS+pc), 4*g.RS, &dst[0], 4*words, 0)
+		if kn%2 != 0 {
+			for r := range mr {
+				pairWithMinusZero(dst[(r+1)*words-1:][:1])
+			}
+		}
+		return &dst[0], words, 1
+	}
+	const group = maxLanes // rows whose words lie side by side
+	if i%stripRows == 0 {
+		n := min(stripRows, g.M-i)
+		full, rest := n/group, n%group
+		if full > 0 {
+			pairRows1(kn, ptr(g.A, i+pc*g.KS), 4*g.KS, full, &dst[0], 4*group*words, group, 0)
+		}
+		if rest > 0 {
+			pairRows1(kn, ptr(g.A, i+n-rest+pc*g.KS), 4*g.KS, 1, ptr(dst, full*group*words), 0, rest, 0)
+		}
+		if kn%2 != 0 {
+			for q := 0; q < n; q += group {
+				pairWithMinusZero(dst[(q+group)*words-group:][:group])
+			}
+		}
+	}
+	at := i % stripRows
+	return ptr(dst, at/group*group*words+at%group), 1, group
+}
+
+// pairWithMinusZero sets the lower halves of words, which are +0, to -0.
+func pairWithMinusZero(words []float32) {
+	for i, w := range words {
+		words[i] = math.Float32frombits(math.Float32bits(w) | 1<<15)
+	}
+}

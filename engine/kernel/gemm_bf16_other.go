@@ -1,0 +1,6 @@
+//go:build !amd64 || purego
+
+package kernel
+
+// multiplyPairs: only AVX512-BF16 has kernels of pairs.
+func (*GemmArgs) multiplyPairs(*tiling, []float32) bool { return false }
