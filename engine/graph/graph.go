@@ -120,6 +120,8 @@ type Graph struct {
 	ties   []Tie
 	idle   map[string]bool // parameters that training leaves alone; a stage has its whole model's
 	homes  map[string]Home // of a stage's parameters, where the whole model has ties
+
+	unlimited bool // it was made here, and may have any number of inputs
 }
 
 // Sequential is torch.nn.Sequential: a graph of nodes in which each reads the one before and the
@@ -230,7 +232,7 @@ func (g *Graph) Check() error {
 	if len(g.Nodes) == 0 || len(g.Nodes) > MaxNodes {
 		return bad("%d nodes, 1..%d are supported", len(g.Nodes), MaxNodes)
 	}
-	if len(g.Inputs) == 0 || len(g.Inputs) > MaxInputs {
+	if len(g.Inputs) == 0 || len(g.Inputs) > MaxInputs && !g.unlimited {
 		return bad("%d inputs, 1..%d are supported", len(g.Inputs), MaxInputs)
 	}
 	values := len(g.Inputs) + len(g.Nodes)

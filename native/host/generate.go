@@ -76,7 +76,8 @@ func Generate(ctx context.Context, p *project.Project, d state.Dict, o GenerateO
 	return give(v.rest())
 }
 
-// decoder runs a decoder on rows of one length.
+// decoder runs a decoder on rows of one length, or on the newest token alone where keys and
+// values of those before it are known.
 type decoder struct {
 	e    *exec.Exec
 	s    exec.State
@@ -85,6 +86,11 @@ type decoder struct {
 	out  graph.Shape
 	p    []float32 // probabilities of the next token
 	best []int32   // tokens, the likeliest first
+
+	steps *graph.Steps // nil: every token takes the whole row
+	step  *exec.Exec
+	param map[string][]float32 // of the tables of steps
+	seen  []int32              // tokens whose keys and values are known
 }
 
 func newDecoder(p *project.Project, d state.Dict, o GenerateOptions) (*decoder, error) {
@@ -93,34 +99,120 @@ func newDecoder(p *project.Project, d state.Dict, o GenerateOptions) (*decoder, 
 		return nil, err
 	}
 	out := p.Graph.OutputValue()
-	plan, err := exec.Compile(p.Graph, 0, exec.Config{Rows: 1, Outputs: []int{out}, Precision: precision})
+	whole := exec.Config{Rows: 1, Outputs: []int{out}, Precision: precision}
+	steps, step, err := planSteps(p.Graph, precision)
+	if err != nil {
+		steps = nil // every token takes the whole row then
+	} else {
+		for _, c := range steps.Caches {
+			whole.Outputs = append(whole.Outputs, c.Whole)
+		}
+	}
+	plan, err := exec.Compile(p.Graph, 0, whole)
 	if err != nil {
 		return nil, err
 	}
 	mem := plan.Memory()
-	if err := room(int64(mem.Total()+mem.Params), "this model"); err != nil {
+	need := int64(mem.Total() + mem.Params)
+	if steps != nil {
+		m := step.Memory()
+		need += int64(m.Total() - m.Params)
+	}
+	if err := room(need, "this model"); err != nil {
 		return nil, err
 	}
-	m := &decoder{s: plan.Layout.NewState(), g: p.Graph, out: p.Graph.Shape(out)}
+	m := &decoder{s: plan.Layout.NewState(), g: p.Graph, out: p.Graph.Shape(out), steps: steps}
 	if err := plan.Layout.Import(m.s, d); err != nil {
 		return nil, err
 	}
 	m.team = kernel.NewTeam(o.Threads)
 	m.e = plan.New(m.team)
 	m.p, m.best = make([]float32, m.out[1]), make([]int32, m.out[1])
+	if steps != nil {
+		m.step, m.param = step.New(m.team), map[string][]float32{}
+		for _, e := range step.Layout.Entries {
+			if e.Role == graph.Trainable || e.Role == graph.Frozen {
+				m.param[e.Full] = m.s.Params[e.Off:][:e.Elems()]
+			}
+		}
+	}
 	return m, nil
 }
 
-// next chooses the token that follows the newest of tokens; step names the draw.
-func (m *decoder) next(tokens []int32, o GenerateOptions, step uint64) int32 {
+// planSteps plans a decoder by positions, with the parameters where the whole model has them.
+func planSteps(g *graph.Graph, p exec.Precision) (*graph.Steps, *exec.Plan, error) {
+	steps, err := g.Steps()
+	if err != nil {
+		return nil, nil, err
+	}
+	c := exec.Config{Rows: 1, Outputs: []int{steps.Graph.OutputValue()}, Precision: p}
+	for _, k := range steps.Caches {
+		c.Outputs = append(c.Outputs, k.Input, k.New) // an input that is read afterwards stays
+	}
+	plan, err := exec.Compile(steps.Graph, 0, c)
+	if err != nil {
+		return nil, nil, err
+	}
+	whole := exec.NewLayout(g, 0)
+	if !slices.EqualFunc(whole.Entries, plan.Layout.Entries, func(a, b exec.Entry) bool {
+		return a.Full == b.Full && a.Role == b.Role && a.Off == b.Off
+	}) {
+		return nil, nil, fmt.Errorf("%w: the parameters lie elsewhere", graph.ErrStep)
+	}
+	return steps, plan, nil
+}
+
+// logits are those of the token that follows.
+func (m *decoder) logits(tokens []int32) []float32 {
+	n := m.g.Inputs[0].Shape.Elems()
+	if len(tokens) > n {
+		tokens = tokens[len(tokens)-n:] // every token has another place than before
+	}
+	at := len(tokens) - 1
+	if m.steps != nil && at > 0 && slices.Equal(m.seen, tokens[:at]) {
+		m.seen = append(m.seen, tokens[at])
+		return m.newest(at)
+	}
 	x := m.e.Value(0, 0, 1)
-	tokens = tokens[max(len(tokens)-len(x), 0):]
 	clear(x) // what comes after the newest token is not looked at
 	for i, t := range tokens {
 		x[i] = float32(t)
 	}
 	m.e.Forward(0, exec.Batch{Rows: 1}, m.s.Params, &m.s)
-	logits := m.e.Value(0, m.g.OutputValue(), 1)[(len(tokens)-1)*m.out[1]:][:m.out[1]]
+	if m.steps != nil {
+		m.seen = append(m.seen[:0], tokens...)
+		for _, c := range m.steps.Caches {
+			from, to := m.e.Value(0, c.Whole, 1), m.step.Value(0, c.Input, 1)
+			clear(to)
+			for t := range tokens {
+				c.Rows(m.g.Shape(c.Whole), t, func(at, _, n int) { copy(to[at:][:n], from[at:]) })
+			}
+		}
+	}
+	return m.e.Value(0, m.g.OutputValue(), 1)[at*m.out[1]:][:m.out[1]]
+}
+
+// newest computes the last of the tokens that were seen, which is at the given position.
+func (m *decoder) newest(at int) []float32 {
+	m.step.Value(0, 0, 1)[0] = float32(m.seen[at])
+	here := m.step.Value(0, 1, 1)
+	clear(here)
+	here[at] = 1
+	for i := range m.steps.Tables {
+		t := &m.steps.Tables[i]
+		t.Row(m.step.Value(0, t.Input, 1), at, m.param[t.Param])
+	}
+	m.step.Forward(0, exec.Batch{Rows: 1}, m.s.Params, &m.s)
+	for _, c := range m.steps.Caches {
+		all, own := m.step.Value(0, c.Input, 1), m.step.Value(0, c.New, 1)
+		c.Rows(m.g.Shape(c.Whole), at, func(at, from, n int) { copy(all[at:][:n], own[from:]) })
+	}
+	return m.step.Value(0, m.steps.Graph.OutputValue(), 1)
+}
+
+// next chooses the token that follows the newest of tokens; step names the draw.
+func (m *decoder) next(tokens []int32, o GenerateOptions, step uint64) int32 {
+	logits := m.logits(tokens)
 	if o.Temperature == 0 {
 		return int32(kernel.Argmax(logits))
 	}
