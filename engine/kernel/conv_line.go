@@ -71,6 +71,8 @@ func (c *Conv) lines(back bool, threads int) (j lineTask, ok bool) {
 	worth := c.N >= 2 && v.channels*taps >= leastDot && !j.short
 	if j.across {
 		worth = c.N >= 2*j.least && !j.strided()
+	} else if c.BF16 && tile.pairs != nil {
+		worth = false // products of pairs are faster
 	}
 	if !worth || taps == 1 || j.outputs%j.vector != 0 {
 		return j, false

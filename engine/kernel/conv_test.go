@@ -3,6 +3,7 @@ package kernel
 import (
 	"fmt"
 	"math"
+	"math/rand/v2"
 	"testing"
 )
 
@@ -210,15 +211,43 @@ func FuzzConv(f *testing.F) {
 	})
 }
 
-// convTCheck compares every direction with the specification under every implementation.
+// convTCheck compares every direction with the specification under every implementation, and
+// those of pairs on operands in bfloat16.
 func convTCheck(t *testing.T, c Conv) {
+	t.Helper()
+	convTCompare(t, c, tilings(), convTFill)
+	if pairs := convTPairs(); len(pairs) > 0 {
+		c.BF16 = true
+		convTCompare(t, c, pairs, func(n int, node uint32) []float32 {
+			v := convTFill(n, node)
+			roundBF16(v, v)
+			return v
+		})
+	}
+}
+
+// convTPairs are this machine's tilings with kernels of pairs.
+func convTPairs() map[string]*tiling {
+	m := tilings()
+	for name, tl := range m {
+		if tl.pairs == nil {
+			delete(m, name)
+		}
+	}
+	return m
+}
+
+// convTCompare compares every direction with the specification. fill draws x (1), w (2), the bias
+// (3), the gradient of y (4) and what is in that of w (5).
+func convTCompare(t *testing.T, c Conv, forms map[string]*tiling, fill func(n int, node uint32) []float32) {
 	t.Helper()
 	defer func(old *tiling) { tile = old }(tile)
 	cg := c.C / c.Groups
-	x, w := convTFill(c.N*c.C*c.H*c.W, 1), convTFill(c.O*cg*c.KH*c.KW, 2)
-	bias, dy := convTFill(c.O, 3), convTFill(c.N*c.O*c.OH()*c.OW(), 4)
+	x, w := fill(c.N*c.C*c.H*c.W, 1), fill(c.O*cg*c.KH*c.KW, 2)
+	bias, dy := fill(c.O, 3), fill(c.N*c.O*c.OH()*c.OW(), 4)
 	hw := c.OH() * c.OW()
-	y, dx, dw := make([]float32, len(dy)), make([]float32, len(x)), convTFill(len(w), 5)
+	y, dx, dw := make([]float32, len(dy)), make([]float32, len(x)), fill(len(w), 5)
+	started := append([]float32(nil), dw...)
 	convTEach(&c, func(a, b, d int) { y[a] = FMA(w[d], x[b], y[a]) })
 	for i := range y {
 		if y[i] += bias[i/hw%c.O]; 0 > y[i] {
@@ -243,26 +272,62 @@ func convTCheck(t *testing.T, c Conv) {
 			s = s[:need]
 			got := make([]float32, len(y))
 			ConvForward(team, &c, got, x, w, bias, true, s)
-			convTBits(t, what+": y", got, y)
+			gemmTBits(t, what+": y", got, y)
 			gx := make([]float32, len(x))
 			ConvBackwardData(team, &c, gx, dy, w, s)
-			convTBits(t, what+": dx", gx, dx)
+			gemmTBits(t, what+": dx", gx, dx)
 			gw := make([]float32, len(w))
 			ConvBackwardWeight(team, &c, gw, dy, x, false, s)
-			convTBits(t, what+": dw", gw, first)
-			gw = convTFill(len(w), 5)
+			gemmTBits(t, what+": dw", gw, first)
+			copy(gw, started)
 			ConvBackwardWeight(team, &c, gw, dy, x, true, s)
-			convTBits(t, what+": dw continued", gw, dw)
+			gemmTBits(t, what+": dw continued", gw, dw)
 			if s[:need+1][need] != 42 {
 				t.Fatalf("%s: wrote behind the scratch", what)
 			}
 		}
 	}
-	// Some kernels follow the loops' dispatch, others the tiling.
-	vecTForms(func(name string) { check("loops " + name) })
-	for name, tl := range tilings() {
+	if !c.BF16 { // some kernels follow the loops' dispatch, others the tiling
+		vecTForms(func(name string) { check("loops " + name) })
+	}
+	for name, tl := range forms {
 		tile = tl
 		check(name)
+	}
+}
+
+// Convolutions by pairs on every class of values. Weights and gradients are finite: whether
+// they are multiplied by the zeros of the padding is not specified.
+func TestConvPairs(t *testing.T) {
+	pairs := convTPairs()
+	if len(pairs) == 0 {
+		t.Skip("this machine has no kernels of pairs")
+	}
+	r := rand.New(rand.NewPCG(31, 32))
+	for name, draw := range bf16TDraws() {
+		for _, c := range []Conv{
+			{N: 2, C: 5, H: 9, W: 11, O: 17, KH: 3, KW: 3, SH: 1, SW: 1, PT: 1, PL: 1, PB: 1, PR: 1, DH: 1, DW: 1, Groups: 1},
+			{N: 9, C: 32, H: 5, W: 4, O: 34, KH: 3, KW: 3, SH: 2, SW: 2, PT: 1, PL: 1, PB: 1, PR: 1, DH: 1, DW: 1, Groups: 2},
+			{N: 3, C: 33, H: 8, W: 15, O: 16, KH: 1, KW: 1, SH: 1, SW: 1, DH: 1, DW: 1, Groups: 1},
+			{N: 1, C: 18, H: 3, W: 130, O: 19, KH: 1, KW: 5, SH: 1, SW: 2, PL: 2, PR: 1, DH: 1, DW: 1, Groups: 1},
+		} {
+			c.BF16 = true
+			t.Run(name, func(t *testing.T) {
+				convTCompare(t, c, pairs, func(n int, node uint32) []float32 {
+					v := gemmTDraw(r, n, draw)
+					if node == 3 || node == 5 { // no operands
+						return v
+					}
+					roundBF16(v, v)
+					for i, x := range v {
+						if node != 1 && x-x != 0 {
+							v[i] = float32(math.Copysign(1<<63, float64(x)))
+						}
+					}
+					return v
+				})
+			})
+		}
 	}
 }
 

@@ -40,6 +40,9 @@ var tileBF16 = func() *tiling {
 	return &t
 }()
 
+// The least rows and terms of products of windows that pay for packing pairs of them.
+const pairLeastRows, pairLeastTerms = 16, 32
+
 // pairsInOrder tries sums on which other orders of additions and other roundings differ.
 func pairsInOrder() bool {
 	r := rand.New(rand.NewPCG(1, 2))
@@ -109,7 +112,10 @@ func (g *GemmArgs) multiplyPairs(t *tiling, scratch []float32) bool {
 
 // usesPairs tells whether the product is computed by pairs of terms.
 func (g *GemmArgs) usesPairs(t *tiling) bool {
-	if !g.BF16 || t.pairs == nil || g.rows != nil || g.KS != 1 && g.RS != 1 {
+	if !g.BF16 || t.pairs == nil || g.KS != 1 && g.RS != 1 {
+		return false
+	}
+	if g.rows != nil && (g.M < pairLeastRows || g.K < pairLeastTerms) {
 		return false
 	}
 	if g.Acc {
@@ -131,21 +137,17 @@ func (g *GemmArgs) pairB(dst []float32, pc, kn, jc, nc int) {
 	if g.RoundB {
 		round = 1
 	}
+	if g.rows != nil {
+		g.pairWindows(dst, pc, kn, jc, nc)
+		return
+	}
 	if g.BJ == 1 {
 		src := ptr(g.B, pc*g.BK+jc)
 		if full := nc / nr; full > 0 {
 			pairRows3(kn, src, 4*g.BK, full, &dst[0], 4*nr*words, maxLanes, round)
 		}
 		if rest := nc % nr; rest > 0 {
-			src, to := ptr(g.B, pc*g.BK+jc+nc-rest), ptr(dst, (nc-rest)*words)
-			switch {
-			case rest > 2*maxLanes:
-				pairRows3(kn, src, 4*g.BK, 1, to, 0, rest-2*maxLanes, round)
-			case rest > maxLanes:
-				pairRows2(kn, src, 4*g.BK, 1, to, 0, rest-maxLanes, round)
-			default:
-				pairRows1(kn, src, 4*g.BK, 1, to, 0, rest, round)
-			}
+			pairPanel(kn, ptr(g.B, pc*g.BK+jc+nc-rest), g.BK, rest, ptr(dst, (nc-rest)*words), round)
 		}
 		return
 	}
@@ -157,6 +159,18 @@ func (g *GemmArgs) pairB(dst []float32, pc, kn, jc, nc int) {
 		j := q / nr * nr
 		w := min(nr, (nc-j+maxLanes-1)/maxLanes*maxLanes)
 		pairColumns(kn, ptr(g.B, pc), &cols, ptr(dst, j*words+q-j), 4*w, round)
+	}
+}
+
+// pairPanel packs kn rows, step floats apart, of one panel of n columns.
+func pairPanel(kn int, src *float32, step, n int, dst *float32, round int) {
+	switch {
+	case n > 2*maxLanes:
+		pairRows3(kn, src, 4*step, 1, dst, 0, n-2*maxLanes, round)
+	case n > maxLanes:
+		pairRows2(kn, src, 4*step, 1, dst, 0, n-maxLanes, round)
+	default:
+		pairRows1(kn, src, 4*step, 1, dst, 0, n, round)
 	}
 }
 
@@ -197,5 +211,22 @@ func (g *GemmArgs) pairA(dst []float32, i, mr, pc, kn int) (a *float32, rs, ks i
 func pairWithMinusZero(words []float32) {
 	for i, w := range words {
 		words[i] = math.Float32frombits(math.Float32bits(w) | 1<<15)
+	}
+}
+
+// pairWindows is pairB for the windows of a convolution: some rows of a panel at a time are
+// gathered as they are, and paired while they are in the cache.
+func (g *GemmArgs) pairWindows(dst []float32, pc, kn, jc, nc int) {
+	const nr, some = 3 * maxLanes, 32
+	var buf [some * nr]float32
+	words := (kn + 1) / 2
+	for j := 0; j < nc; j += nr {
+		n := min(nr, nc-j)
+		w := (n + maxLanes - 1) / maxLanes * maxLanes
+		for k := 0; k < kn; k += some {
+			rows := min(some, kn-k)
+			g.packAsm(buf[:rows*w], maxLanes, w, pc+k, rows, jc+j, n)
+			pairPanel(rows, &buf[0], w, w, ptr(dst, j*words+k/2*w), 0)
+		}
 	}
 }

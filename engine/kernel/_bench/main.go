@@ -127,6 +127,7 @@ func (t *table) product(team *kernel.Team, m, k, n int, trans string) {
 	)
 	t.ratios = append(t.ratios, r.ratio[0])
 	flops := 2 * float64(m) * float64(n) * float64(k)
+	g.BF16 = true
 	p, ok := newPeerProduct(ta, tb, m, n, k)
 	fmt.Printf("%-34s %10.1f %10.2f %10.2f %s\n", name, r.rate(flops), r.ratio[0], r.ratio[1],
 		t.operands(flops, func() { kernel.Gemm(team, &g, scratch) }, p, ok))
@@ -160,6 +161,7 @@ func (t *table) convolution(team *kernel.Team, c kernel.Conv, direction int) {
 	flops := 2 * float64(len(y)) * float64(len(w)/c.O)
 	r := race(ours, p.run)
 	t.ratios = append(t.ratios, r.ratio[0])
+	c.BF16 = true
 	half, ok := newPeerConv(&c, direction, true)
 	fmt.Printf("%-34s %10.1f %10.2f %s\n", name, r.rate(flops), r.ratio[0], t.operands(flops, ours, half, ok))
 }
