@@ -130,7 +130,8 @@ func (s *Site) add(name string, b []byte) {
 // Built reports whether there are pages, which make site builds.
 func (s *Site) Built() bool { return len(s.pages) > 0 }
 
-// policy is the policy of a page that is opened now.
+// policy is the policy of a page that is opened now. It has no words for an address of IPv6 (CSP
+// 3, section 2.3.1): the scheme alone stands for it, as it does for WebSockets.
 func (s *Site) policy() string {
 	if s.Others == nil {
 		return policy
@@ -138,7 +139,12 @@ func (s *Site) policy() string {
 	self := "connect-src 'self'"
 	more := self
 	for _, at := range s.Others() {
-		if u, err := url.Parse(at); err == nil && u.Host != "" && !strings.ContainsAny(u.Host, " ;,'\"*") {
+		u, err := url.Parse(at)
+		switch {
+		case err != nil || u.Host == "" || strings.ContainsAny(u.Host, " ;,'\"*"):
+		case strings.HasPrefix(u.Host, "["):
+			more += " " + u.Scheme + ":"
+		default:
 			more += " " + u.Scheme + "://" + u.Host
 		}
 	}

@@ -105,6 +105,18 @@ func TestSite(t *testing.T) {
 	}
 }
 
+// TestPolicy: a page may connect to the job's other hosts, whatever their addresses.
+func TestPolicy(t *testing.T) {
+	s := &Site{Others: func() []string {
+		return []string{"https://b.example:8443/train", "http://[2001:db8::1]:8090", "http://x;script-src:1"}
+	}}
+	_, more, _ := strings.Cut(s.policy(), "connect-src ")
+	more, _, _ = strings.Cut(more, ";")
+	if want := "'self' https://b.example:8443 http: ws: wss:"; more != want {
+		t.Errorf("a page may connect to %q, want %q", more, want)
+	}
+}
+
 // A program compiled without the pages says what is missing.
 func TestNotBuilt(t *testing.T) {
 	s, err := New(fstest.MapFS{".keep": {}})

@@ -206,6 +206,42 @@ func (s *sockets) ListenUDP(network string, addr *net.UDPAddr) (ptransport.UDPCo
 	return c, nil
 }
 
+// The relay's addresses are names of IPv4 only, so that any two providers have a kind in common,
+// however they reach it. pion's client asks for the kind that its own end has: it is shown one of
+// IPv4. (It does so for what it reaches by ListenPacket and DialTCP, and for nothing else.)
+type (
+	relayUDP struct{ ptransport.UDPConn }
+	relayTCP struct{ ptransport.TCPConn }
+)
+
+func (c relayUDP) LocalAddr() net.Addr {
+	return &net.UDPAddr{IP: net.IPv4zero, Port: c.UDPConn.LocalAddr().(*net.UDPAddr).Port}
+}
+
+func (c relayTCP) LocalAddr() net.Addr {
+	return &net.TCPAddr{IP: net.IPv4zero, Port: c.TCPConn.LocalAddr().(*net.TCPAddr).Port}
+}
+
+func (s *sockets) ListenPacket(network, address string) (net.PacketConn, error) {
+	addr, err := net.ResolveUDPAddr(network, address)
+	if err != nil {
+		return nil, err
+	}
+	c, err := s.ListenUDP(network, addr)
+	if err != nil {
+		return nil, err
+	}
+	return relayUDP{c}, nil
+}
+
+func (s *sockets) DialTCP(network string, local, remote *net.TCPAddr) (ptransport.TCPConn, error) {
+	c, err := s.Net.DialTCP(network, local, remote)
+	if err != nil {
+		return nil, err
+	}
+	return relayTCP{c}, nil
+}
+
 func (e *Endpoint) register(p *pipe) bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
