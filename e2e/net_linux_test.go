@@ -20,6 +20,7 @@ import (
 type homes struct {
 	s      *scene
 	prefix string
+	at     [2]string // how each home calls the host: an address, in brackets if it is IPv6, or a name
 }
 
 // hostAt is the address of the host for each home. The homes reach each other only through it.
@@ -35,7 +36,7 @@ func newHomes(s *scene, masquerade string) *homes {
 			s.Skipf("no %s on this machine", tool)
 		}
 	}
-	h := &homes{s, fmt.Sprintf("rv%d", os.Getpid()%100000)}
+	h := &homes{s, fmt.Sprintf("rv%d", os.Getpid()%100000), hostAt}
 	for _, n := range []string{"p", "a", "b", "ra", "rb"} {
 		if out, err := exec.Command("ip", "netns", "add", h.prefix+n).CombinedOutput(); err != nil {
 			s.Skipf("no network namespaces here: %s", out)
