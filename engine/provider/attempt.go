@@ -316,7 +316,7 @@ func (r *attempt) prepare() (*stage.Compiled, stage.Config, error) {
 	}
 	cfg = stage.Config{
 		TrainRows: plan.Train, ValRows: plan.Val,
-		Order: data.Order, Team: r.cfg.Team, Now: r.cfg.Now, Between: r.cfg.Between, Commits: j.Audit, Updated: r.cfg.Updated,
+		Order: data.Order, Team: r.cfg.Team, Now: r.cfg.Now, Between: r.cfg.Between, Commits: j.Audit, Hooks: r.cfg.Hooks,
 	}
 	if cfg.Weights, err = f.weights(need); err != nil {
 		return nil, cfg, err

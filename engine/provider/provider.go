@@ -71,8 +71,8 @@ type Config struct {
 	// Between, unless nil, is called between the kernels of a pass. It may block: a browser
 	// runs its event loop there, and pauses training by not returning for a while.
 	Between func()
-	// Updated is stage.Config's, for tests of audits.
-	Updated func(step uint64, params []float32)
+	// Hooks are the stage's.
+	Hooks stage.Hooks
 	// AtOnce, when closed, makes the provider leave without waiting for its state to be saved.
 	AtOnce <-chan struct{}
 	// Rules say when to leave and how long to wait.

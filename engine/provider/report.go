@@ -78,7 +78,7 @@ func (r *attempt) flush(ctx context.Context) error {
 	// A message holds a bounded number of losses.
 	losses, vals, digests := p.Losses, p.Vals, p.Digests
 	for first := true; first || len(losses)+len(vals)+len(digests) > 0; first = false {
-		n, k, d := min(len(losses), proto.MaxLosses), min(len(vals), proto.MaxVals), min(len(digests), proto.MaxDigests)
+		n, k, d := min(len(losses), proto.MaxLosses), min(len(vals), proto.MaxVals), few(digests)
 		p.Losses, losses = losses[:n], losses[n:]
 		p.Vals, vals = vals[:k], vals[k:]
 		p.Digests, digests = digests[:d], digests[d:]
@@ -88,6 +88,20 @@ func (r *attempt) flush(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// digestBytes bounds the sums of a message, which holds other things besides.
+const digestBytes = 256 << 10
+
+// few is how many digests one message takes.
+func few(ds []proto.Digest) int {
+	size := 0
+	for i, d := range ds {
+		if size += len(d.Sums) + len(d.Rings); i == proto.MaxDigests || i > 0 && size > digestBytes {
+			return i
+		}
+	}
+	return len(ds)
 }
 
 // Loss implements stage.Observer.
@@ -101,7 +115,8 @@ func (r *attempt) Loss(l stage.Loss) {
 func (r *attempt) Commit(d stage.Digest) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.prog.Digests = append(r.prog.Digests, proto.Digest{Step: int64(d.Step), Sums: d.Text()})
+	ways, rings := d.Text()
+	r.prog.Digests = append(r.prog.Digests, proto.Digest{Step: int64(d.Step), Round: d.Round, Sums: ways, Rings: rings})
 }
 
 // Validated implements stage.Observer.

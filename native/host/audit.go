@@ -23,6 +23,7 @@ import (
 	"github.com/ravnest/ravnest/engine/job"
 	"github.com/ravnest/ravnest/engine/kernel"
 	"github.com/ravnest/ravnest/engine/pipeline/audit"
+	"github.com/ravnest/ravnest/engine/pipeline/order"
 	"github.com/ravnest/ravnest/engine/pipeline/snapshot"
 	"github.com/ravnest/ravnest/engine/pipeline/stage"
 	"github.com/ravnest/ravnest/engine/provider"
@@ -56,6 +57,9 @@ type AuditFault struct {
 	Provider string `json:"provider"`
 	Or       string `json:"or,omitempty"` // another provider, which may have done it in its place
 	What     string `json:"what"`
+	// Where there are several replicas: the round, and the replica whose update it was.
+	Round   *uint64 `json:"round,omitempty"`
+	Replica *int    `json:"replica,omitempty"`
 }
 
 func (f AuditFault) String() string {
@@ -63,7 +67,14 @@ func (f AuditFault) String() string {
 	if f.Or != "" {
 		who += " or " + f.Or
 	}
-	return fmt.Sprintf("step %d: %s: %s", f.Step, who, f.What)
+	at := fmt.Sprintf("step %d", f.Step)
+	if f.Round != nil {
+		at += fmt.Sprintf(", round %d", *f.Round)
+	}
+	if f.Replica != nil {
+		at += fmt.Sprintf(", replica %d", *f.Replica)
+	}
+	return fmt.Sprintf("%s: %s: %s", at, who, f.What)
 }
 
 // maxAuditLine bounds a line of the log, which is about one message of a provider.
@@ -75,14 +86,20 @@ type auditLog struct {
 	checkpoints []*snapshot.Manifest
 }
 
-// auditAttempt is an attempt, with what its stages said by stage and step.
+// moment is the update, or the average of the round, that ends with a batch.
+type moment struct {
+	step  uint64
+	round bool
+}
+
+// auditAttempt is an attempt, with what its stages said.
 type auditAttempt struct {
 	run  string
 	plan *machine.AuditPlan
 	// checkpoints is how many there were when it began.
 	checkpoints int
 
-	said map[int]map[uint64]stage.Digest
+	said map[stage.Peer]map[moment]stage.Digest
 }
 
 // readAudit reads the log of a job's run.
@@ -130,21 +147,22 @@ func (l *auditLog) add(x *machine.AuditLine) error {
 		if x.Plan.Generation == 1 { // begun anew
 			*l = auditLog{}
 		}
-		l.attempts = append(l.attempts, &auditAttempt{run: x.Run, plan: x.Plan, checkpoints: len(l.checkpoints), said: map[int]map[uint64]stage.Digest{}})
+		l.attempts = append(l.attempts, &auditAttempt{run: x.Run, plan: x.Plan, checkpoints: len(l.checkpoints), said: map[stage.Peer]map[moment]stage.Digest{}})
 	case x.Said != nil:
 		a := l.attempt(x.Run)
 		if a == nil {
 			return fmt.Errorf("digests of the unknown attempt %.80q", x.Run)
 		}
+		by := stage.Peer{Cluster: x.Said.Cluster, Stage: x.Said.Stage}
 		for _, d := range x.Said.Digests {
-			g, err := stage.ParseDigest(uint64(d.Step), d.Sums)
+			g, err := stage.ParseDigest(uint64(d.Step), d.Round, d.Sums, d.Rings)
 			if err != nil {
 				return err
 			}
-			if a.said[x.Said.Stage] == nil {
-				a.said[x.Said.Stage] = map[uint64]stage.Digest{}
+			if a.said[by] == nil {
+				a.said[by] = map[moment]stage.Digest{}
 			}
-			a.said[x.Said.Stage][g.Step] = g
+			a.said[by][moment{g.Step, g.Round}] = g
 		}
 	case x.Checkpoint != nil:
 		if err := x.Checkpoint.Check(0); err != nil {
@@ -313,7 +331,10 @@ func (a *auditor) prior() ([]*snapshot.Part, error) {
 			continue
 		}
 		var parts []*snapshot.Part
-		for _, e := range c.Overlapping(c.Parts[0].Cluster, snapshot.Segment{From: 0, To: len(a.p.Graph.Nodes)}) {
+		for _, e := range c.Parts {
+			if e.Cluster != c.Parts[0].Cluster && !apart(a.job) {
+				continue // the first cluster's are the same
+			}
 			q, err := openPart(a.p, c, e)
 			if errors.Is(err, project.ErrMissing) {
 				return nil, nil
@@ -361,7 +382,10 @@ func (a *auditor) unlogged() (ss []stretch, err error) {
 	pl := provider.Plan{Train: a.p.Data.Train.Len(), Val: a.p.Data.Val.Len()}
 	for _, e := range a.last.Parts {
 		if e.Cluster != a.last.Parts[0].Cluster {
-			return nil, errSeveral
+			if apart(a.job) {
+				return nil, errApart
+			}
+			continue
 		}
 		stages = append(stages, machine.AuditStage{Cluster: e.Cluster, Stage: e.Stage, Segment: e.Segment, Name: e.Provider})
 		starts = append(starts, e.Segment.From)
@@ -388,48 +412,78 @@ func (a *auditor) unlogged() (ss []stretch, err error) {
 	return ss, nil
 }
 
-var errSeveral = errors.New("a run of several clusters cannot be audited in this version")
+var errApart = errors.New("nothing says which cluster trained which replicas, whose optimizers are their own: set \"audit\": true in job.json for the next run")
+
+// apart reports whether clusters have states of their own between two rounds.
+func apart(j job.Spec) bool { return j.Averaging().Optimizer == job.KeepState }
+
+// replay plans to train what one attempt did again, and returns the job with what the first
+// cluster's planner chose.
+func (a *auditor) replay(s stretch) (*audit.Replay, job.Spec, error) {
+	fail := func(err error) (*audit.Replay, job.Spec, error) {
+		return nil, job.Spec{}, fmt.Errorf("the plan of attempt %s: %w", s.run, err)
+	}
+	var jobs []job.Spec
+	var clusters []stage.Cluster
+	for c, raw := range append([]json.RawMessage{s.plan.Plan}, s.plan.Others...) {
+		var plan provider.Plan
+		if err := json.Unmarshal(raw, &plan); err != nil {
+			return fail(err)
+		}
+		j, err := a.job.In(plan.Record)
+		if err != nil {
+			return fail(err)
+		}
+		if j.MicroBatches == 0 {
+			j.MicroBatches = plan.MicroBatches
+		}
+		if j.InFlight == 0 {
+			j.InFlight = plan.InFlight
+		}
+		if jobs = append(jobs, j); c == 0 {
+			clusters = plan.Clusters
+		}
+	}
+	if len(clusters) != len(jobs) {
+		return fail(fmt.Errorf("it is one of %d clusters, and says how %d of them worked: an older version kept the log", len(clusters), len(jobs)))
+	}
+	n := 0
+	for c, cl := range clusters {
+		for k := range cl.Starts {
+			if n >= len(s.plan.Stages) || s.plan.Stages[n].Cluster != c+s.plan.Stages[0].Cluster || s.plan.Stages[n].Stage != k {
+				return fail(fmt.Errorf("it is not one of %d providers", len(s.plan.Stages)))
+			}
+			n++
+		}
+	}
+	if n == 0 || n != len(s.plan.Stages) {
+		return fail(fmt.Errorf("it is not one of %d providers", len(s.plan.Stages)))
+	}
+	r, err := audit.NewReplay(a.p.Graph, clusters, jobs)
+	if err != nil {
+		return fail(err)
+	}
+	return r, jobs[0], room(r.Memory(), "training all stages of the run again in one process")
+}
 
 // stretch trains what one attempt did again, and returns the state at its end.
 func (a *auditor) stretch(ctx context.Context, s stretch, parts []*snapshot.Part) ([]*snapshot.Part, error) {
-	j := a.job
-	var plan provider.Plan
-	if err := json.Unmarshal(s.plan.Plan, &plan); err != nil {
-		return nil, fmt.Errorf("the plan of attempt %s: %w", s.run, err)
-	}
-	for _, x := range s.plan.Stages {
-		if x.Cluster != s.plan.Stages[0].Cluster {
-			return nil, errSeveral
-		}
-	}
-	var err error
-	if j, err = j.In(plan.Record); err != nil {
-		return nil, fmt.Errorf("the plan of attempt %s: %w", s.run, err)
-	}
-	if len(plan.Clusters) != 1 || len(plan.Clusters[0].Starts) != len(s.plan.Stages) {
-		return nil, fmt.Errorf("the plan of attempt %s is not one of %d providers", s.run, len(s.plan.Stages))
-	}
-	starts := plan.Clusters[0].Starts
-	if j.MicroBatches == 0 {
-		j.MicroBatches = plan.MicroBatches
-	}
-	if j.InFlight == 0 {
-		j.InFlight = plan.InFlight
-	}
-	if err := a.fits(j, starts); err != nil {
+	r, j, err := a.replay(s)
+	if err != nil {
 		return nil, err
 	}
 	d, in := a.p.Data, readRows(ctx, a.p)
 	defer in.close()
-	r := &audit.Replay{
-		Job: j, Graph: a.p.Graph, Starts: starts, Visits: in.visits, Parts: parts, From: s.from, Until: s.until, Marks: map[uint64]bool{},
-		Config: stage.Config{
-			TrainRows: d.Train.Len(), ValRows: d.Val.Len(), TrainX: in.trainX, TrainY: in.trainY, ValX: in.valX, ValY: in.valY,
-			Order: data.Order, Team: a.team, Weights: a.p.Weights,
-		},
+	r.Visits, r.Parts, r.From, r.Until, r.Marks = in.visits, parts, s.from, s.until, map[uint64]bool{}
+	r.Config = stage.Config{
+		TrainRows: d.Train.Len(), ValRows: d.Val.Len(), TrainX: in.trainX, TrainY: in.trainY, ValX: in.valX, ValY: in.valY,
+		Order: data.Order, Team: a.team, Weights: a.p.Weights,
 	}
-	k := &comparison{auditor: a, stretch: s, trail: audit.NewTrail(len(starts), j.Schedule != job.Async), kept: make([]*snapshot.Part, len(starts))}
-	k.compared = map[uint64]bool{}
+	k := &comparison{auditor: a, stretch: s, run: j.Order(d.Train.Len(), d.Val.Len()), trail: r.Trail(), names: map[stage.Peer]string{}, kept: map[stage.Peer]*snapshot.Part{}, compared: map[uint64]bool{}}
+	k.first = s.plan.Stages[0].Cluster
+	for _, x := range s.plan.Stages {
+		k.names[k.at(x.Cluster, x.Stage)] = x.Name
+	}
 	for _, c := range append(slices.Clone(a.log.checkpoints), a.last) {
 		if c.Run == s.run && c.Position.Step > s.from && c.Position.Step <= s.until {
 			k.against = append(k.against, c)
@@ -442,31 +496,19 @@ func (a *auditor) stretch(ctx context.Context, s stretch, parts []*snapshot.Part
 	if err != nil {
 		return nil, fmt.Errorf("training again from step %d: %w", s.from, err)
 	}
-	for _, q := range k.kept {
+	parts = nil
+	for _, x := range s.plan.Stages {
+		q := k.kept[k.at(x.Cluster, x.Stage)]
 		if q == nil || q.Position.Step != s.until {
 			return nil, fmt.Errorf("training again from step %d did not end at step %d", s.from, s.until)
+		}
+		if x.Cluster == k.first || apart(j) {
+			parts = append(parts, q)
 		}
 	}
 	a.res.Unrecorded += k.trail.Missing()
 	a.res.Checkpoints += len(k.compared)
-	return k.kept, k.verdict()
-}
-
-// fits checks that all stages fit into this process.
-func (a *auditor) fits(j job.Spec, starts []int) error {
-	cut, err := a.p.Graph.Cut(starts)
-	if err != nil {
-		return err
-	}
-	need := int64(0)
-	for _, s := range cut {
-		c, err := stage.Compile(j, s, stage.Placement{})
-		if err != nil {
-			return err
-		}
-		need += int64(c.Memory().Total())
-	}
-	return room(need, "training all stages of the run again in one process")
+	return parts, k.verdict()
 }
 
 // progress says how far it is, now and then.
@@ -483,28 +525,36 @@ func (a *auditor) progress(done uint64) {
 type comparison struct {
 	*auditor
 	stretch
+	run      order.Run
+	first    int                   // cluster that is the replay's first: another than 0 only where there is no log
+	names    map[stage.Peer]string // of providers
 	trail    *audit.Trail
 	against  []*snapshot.Manifest
-	kept     []*snapshot.Part
+	kept     map[stage.Peer]*snapshot.Part
 	compared map[uint64]bool
 	bad      uint64 // step of the first checkpoint that differs
-	differs  map[int]string
+	differs  map[stage.Peer]string
 }
 
-func (k *comparison) commit(s int, d stage.Digest) {
+// at is a stage of a cluster as the replay numbers it.
+func (k *comparison) at(cluster, of int) stage.Peer {
+	return stage.Peer{Cluster: cluster - k.first, Stage: of}
+}
+
+func (k *comparison) commit(p stage.Peer, d stage.Digest) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if said, ok := k.said[s][d.Step]; ok {
+	if said, ok := k.said[p][moment{d.Step, d.Round}]; ok {
 		k.res.Updates++
-		k.trail.Update(s, &said, d)
+		k.trail.Record(p, &said, d)
 		return
 	}
-	k.trail.Update(s, nil, d)
+	k.trail.Record(p, nil, d)
 }
 
 // keep compares a stage's state with what was saved at the same place, and keeps it for the
 // next stretch.
-func (k *comparison) keep(s int, x stage.Saved) error {
+func (k *comparison) keep(p stage.Peer, x stage.Saved) error {
 	b, err := x.Part.Bytes()
 	if err != nil {
 		return err
@@ -517,20 +567,20 @@ func (k *comparison) keep(s int, x stage.Saved) error {
 	sum := hex.EncodeToString(digest[:])
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	k.kept[s] = part
+	k.kept[p] = part
 	for _, c := range k.against {
 		if c.Position != part.Position {
 			continue
 		}
 		k.compared[c.Position.Step] = true
 		for _, e := range c.Parts {
-			if e.Stage != s || e.SHA256 == sum || k.differs != nil && c.Position.Step > k.bad {
+			if k.at(e.Cluster, e.Stage) != p || e.SHA256 == sum || k.differs != nil && c.Position.Step > k.bad {
 				continue
 			}
 			if k.differs == nil || c.Position.Step < k.bad {
-				k.differs, k.bad = map[int]string{}, c.Position.Step
+				k.differs, k.bad = map[stage.Peer]string{}, c.Position.Step
 			}
-			k.differs[s] = "its saved state is not what the job makes" + k.which(c, e, part)
+			k.differs[p] = "its saved state is not what the job makes" + k.which(c, e, part)
 		}
 	}
 	return nil
@@ -565,10 +615,13 @@ func (k *comparison) which(c *snapshot.Manifest, e snapshot.Entry, want *snapsho
 
 // verdict says what is wrong, and whose doing it is.
 func (k *comparison) verdict() error {
-	for s, what := range k.differs {
-		k.trail.Saved(s, k.bad, what)
-		x := k.plan.Stages[s]
-		k.res.Differs = append(k.res.Differs, fmt.Sprintf("step %d: stage %d, saved by %s", k.bad, s, x.Name))
+	for p, what := range k.differs {
+		k.trail.Saved(p, k.bad, what)
+		of := ""
+		if len(k.plan.Others) > 0 {
+			of = fmt.Sprintf(" of cluster %d", p.Cluster)
+		}
+		k.res.Differs = append(k.res.Differs, fmt.Sprintf("step %d: stage %d%s, saved by %s", k.bad, p.Stage, of, k.names[p]))
 	}
 	slices.Sort(k.res.Differs)
 	if k.trail.Clean() {
@@ -576,11 +629,7 @@ func (k *comparison) verdict() error {
 	}
 	var said []string
 	for _, f := range k.trail.Faults() {
-		x := k.plan.Stages[f.Stage]
-		y := AuditFault{Step: f.Step, Cluster: x.Cluster, Stage: f.Stage, Provider: x.Name, What: f.What}
-		if f.With >= 0 {
-			y.Or = k.plan.Stages[f.With].Name
-		}
+		y := k.blamed(f)
 		k.res.Faults = append(k.res.Faults, y)
 		said = append(said, y.String())
 	}
@@ -588,4 +637,26 @@ func (k *comparison) verdict() error {
 		return fmt.Errorf("%w: %s; too little is on record to say whose doing it is: set \"audit\": true in job.json", ErrAudit, strings.Join(k.res.Differs, ", "))
 	}
 	return fmt.Errorf("%w: %s", ErrAudit, strings.Join(said, "; "))
+}
+
+// blamed names who is to blame.
+func (k *comparison) blamed(f audit.Fault) AuditFault {
+	y := AuditFault{Step: f.Step, Cluster: k.first + f.Of.Cluster, Stage: f.Of.Stage, Provider: k.names[f.Of], What: f.What}
+	if f.Either {
+		y.Or = k.names[f.Or]
+	}
+	if k.run.Replicas < 2 {
+		return y
+	}
+	last := f.Step // of the batches that it is about
+	if f.Saved {
+		last = max(last, 1) - 1
+	}
+	at := k.run.At(last)
+	round := k.run.Round(at)
+	if y.Round = &round; !f.Saved && !f.Round && !k.run.Splits() {
+		replica := k.run.Replica(at.Epoch, at.Batch)
+		y.Replica = &replica
+	}
+	return y
 }

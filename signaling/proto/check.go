@@ -164,7 +164,8 @@ const (
 	maxFLOPs = 1e30
 
 	maxGeneration = 1 << 30
-	maxSums       = 192
+	maxSums       = 224
+	maxRings      = 1 << 16
 	maxNodes      = 1 << 24
 )
 
@@ -349,7 +350,7 @@ func (m *Progress) check() error {
 		return fmt.Errorf("%d digests, the limit is %d", len(m.Digests), MaxDigests)
 	}
 	for _, d := range m.Digests {
-		if err := first(within("step", d.Step, 0, maxSteps), checkSums(d.Sums)); err != nil {
+		if err := first(within("step", d.Step, 0, maxSteps), checkSums(d.Sums), checkRings(d)); err != nil {
 			return fmt.Errorf("digest: %w", err)
 		}
 	}
@@ -391,6 +392,18 @@ func checkSums(s string) error {
 	if len(s) == 0 || len(s) > maxSums || len(s)%32 != 0 {
 		return fmt.Errorf("sums of %d characters, want 32 to %d", len(s), maxSums)
 	}
+	return checkHex(s)
+}
+
+// checkRings checks a digest's sums of rings.
+func checkRings(d Digest) error {
+	if n := len(d.Rings); n > maxRings || n%16 != 0 || n > 0 && !d.Round {
+		return fmt.Errorf("sums of rings of %d characters, want at most %d, with a round's average only", n, maxRings)
+	}
+	return checkHex(d.Rings)
+}
+
+func checkHex(s string) error {
 	for i := range len(s) {
 		if c := s[i]; (c < '0' || c > '9') && (c < 'a' || c > 'f') {
 			return fmt.Errorf("sums %.80q are not lower-case hex", s)

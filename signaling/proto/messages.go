@@ -351,10 +351,13 @@ type Progress struct {
 	FLOPs   float64  `json:"flops"`       // floating-point operations since the start
 }
 
-// Digest is what a stage commits itself to with an update.
+// Digest is what a stage commits itself to with an update, or with the average of a round over
+// several clusters.
 type Digest struct {
-	Step int64  `json:"step"` // number of the update's last batch
-	Sums string `json:"sums"` // hex: 16 digits for what was received and 16 for what was sent, for each way that something went
+	Step  int64  `json:"step"`            // number of the last batch, of the update or of the round
+	Round bool   `json:"round,omitempty"` // of the average
+	Sums  string `json:"sums"`            // hex: 16 digits for what was received and 16 for what was sent, for each way that something went
+	Rings string `json:"rings,omitempty"` // hex, of an average: 16 digits for what each step of the rings exchanged with each neighbour
 }
 
 // Loss is a training batch's loss.

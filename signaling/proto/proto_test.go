@@ -44,7 +44,7 @@ func samples() []Message {
 		&Start{Run: "run-1"},
 		&Progress{
 			Run: "run-1", Stage: 2, Step: 17, Losses: []Loss{{Step: 16, Loss: 0.0899}, {Step: 17, Loss: Real(math.NaN())}},
-			Vals: []Val{{Step: 17, Epoch: 1, Correct: 700, Total: 719}}, Digests: []Digest{{Step: 17, Sums: sum}}, Samples: 1088, Out: 9, In: 8, Busy: 0.5, RSS: 1 << 25, FLOPs: 1e9,
+			Vals: []Val{{Step: 17, Epoch: 1, Correct: 700, Total: 719}}, Digests: []Digest{{Step: 17, Sums: sum}, {Step: 18, Round: true, Sums: sum, Rings: sum[:48]}}, Samples: 1088, Out: 9, In: 8, Busy: 0.5, RSS: 1 << 25, FLOPs: 1e9,
 		},
 		&Saved{Run: "run-1", Stage: 2, Step: 17, Epoch: 1, Blob: ref, Position: json.RawMessage(`{"epoch":1,"update":17}`)},
 		&Checkpoint{Run: "run-1"},

@@ -23,10 +23,13 @@ type AuditLine struct {
 
 // AuditPlan begins an attempt.
 type AuditPlan struct {
-	Generation int             `json:"generation"`
-	From       uint64          `json:"from"` // step that it goes on from
-	Stages     []AuditStage    `json:"stages"`
-	Plan       json.RawMessage `json:"plan"` // that stage 0 of cluster 0 was given; opaque here
+	Generation int          `json:"generation"`
+	From       uint64       `json:"from"` // step that it goes on from
+	Stages     []AuditStage `json:"stages"`
+	// Plan is that which stage 0 of cluster 0 was given, and Others those of the other clusters'
+	// first stages. Both are opaque here.
+	Plan   json.RawMessage   `json:"plan"`
+	Others []json.RawMessage `json:"others,omitempty"`
 }
 
 // AuditStage is a stage and its provider.
@@ -60,8 +63,11 @@ func (m *Machine) auditPlan(stages []Placed) {
 		p.From = m.state.Saved.Position.Step
 	}
 	for i, s := range stages {
-		if i == 0 {
+		switch {
+		case i == 0:
 			p.Plan = s.Plan
+		case s.Stage == 0:
+			p.Others = append(p.Others, s.Plan)
 		}
 		p.Stages = append(p.Stages, AuditStage{s.Cluster, s.Stage, s.Segment, s.Name})
 	}

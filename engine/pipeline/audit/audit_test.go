@@ -3,10 +3,13 @@ package audit
 import (
 	"bytes"
 	"fmt"
+	"maps"
 	"math"
 	"slices"
+	"sync"
 	"testing"
 
+	"github.com/ravnest/ravnest/engine/graph"
 	"github.com/ravnest/ravnest/engine/job"
 	"github.com/ravnest/ravnest/engine/kernel"
 	"github.com/ravnest/ravnest/engine/pipeline/snapshot"
@@ -28,11 +31,83 @@ func (t table) Gather(dst []float32, rows []int32) {
 	}
 }
 
-func world(change func(*job.Spec)) *Replay {
-	j := job.Default()
-	j.Epochs, j.BatchSize, j.MicroBatches = 3, 16, 2
+// world is a run to be audited.
+type world struct {
+	job      job.Spec
+	g        *graph.Graph
+	clusters []stage.Cluster
+	micro    []int // micro-batches by cluster; nil: the job's
+	tokens   bool  // are what the model reads and answers
+}
+
+// Of the data set of tokens.
+const seqLen, vocab = 7, 5
+
+// tokens is n rows of them.
+func tokens(n int, node uint32) table {
+	t := table{make([]float32, n*seqLen), seqLen}
+	s := kernel.NewStream(1, kernel.DomainTest, 2, node)
+	for i := range t.v {
+		t.v[i] = float32(s.Uint32(uint64(i)) % vocab)
+	}
+	return t
+}
+
+// newWorld is a run of one cluster of four stages.
+func newWorld(change func(*job.Spec)) *world {
+	w := &world{job: job.Default(), g: zoo.CNN()}
+	w.job.Epochs, w.job.BatchSize, w.job.MicroBatches = 3, 16, 2
 	if change != nil {
-		change(&j)
+		change(&w.job)
+	}
+	w.clusters = []stage.Cluster{{Starts: w.cut(4)}}
+	return w
+}
+
+// cut is into so many stages.
+func (w *world) cut(n int) (starts []int) {
+	us := w.g.Units()
+	for k := range n {
+		starts = append(starts, us[k*len(us)/n].From)
+	}
+	return starts
+}
+
+// shareOut gives the replicas to clusters of so many stages, in turns.
+func (w *world) shareOut(stages ...int) *world {
+	w.clusters = nil
+	for c, n := range stages {
+		w.clusters = append(w.clusters, stage.Cluster{Starts: w.cut(n)})
+		for k := c; k < w.job.Replica(); k += len(stages) {
+			w.clusters[c].Replicas = append(w.clusters[c].Replicas, k)
+		}
+	}
+	return w
+}
+
+// places are all stages, by cluster.
+func (w *world) places() (ps []stage.Peer) {
+	for c, cl := range w.clusters {
+		for k := range cl.Starts {
+			ps = append(ps, stage.Peer{Cluster: c, Stage: k})
+		}
+	}
+	return ps
+}
+
+func (w *world) replay(t testing.TB) *Replay {
+	t.Helper()
+	var jobs []job.Spec
+	for c := range w.clusters {
+		j := w.job
+		if w.micro != nil {
+			j.MicroBatches = w.micro[c]
+		}
+		jobs = append(jobs, j)
+	}
+	r, err := NewReplay(w.g, w.clusters, jobs)
+	if err != nil {
+		t.Fatal(err)
 	}
 	rows := func(n, per int, node uint32) table {
 		v := make([]float32, n*per)
@@ -47,37 +122,42 @@ func world(change func(*job.Spec)) *Replay {
 		}
 		return t
 	}
-	g := zoo.CNN()
-	us := g.Units()
-	r := &Replay{Job: j, Graph: g, Until: math.MaxUint64, Config: stage.Config{
+	r.Until, r.Config = math.MaxUint64, stage.Config{
 		TrainRows: 70, ValRows: 21, TrainX: rows(70, 64, 1), TrainY: classes(70, 2), ValX: rows(21, 64, 3), ValY: classes(21, 4),
-		Order: func(dst []int32, seed uint64, epoch int) {
-			kernel.Perm(dst, kernel.NewStream(seed, kernel.DomainShuffle, uint64(epoch), 0))
-		},
-	}}
-	for k := range 4 {
-		r.Starts = append(r.Starts, us[k*len(us)/4].From)
+	}
+	if w.tokens {
+		r.Config = stage.Config{TrainRows: 70, ValRows: 21, TrainX: tokens(70, 1), TrainY: tokens(70, 2), ValX: tokens(21, 3), ValY: tokens(21, 4)}
+	}
+	r.Config.Order = func(dst []int32, seed uint64, epoch int) {
+		kernel.Perm(dst, kernel.NewStream(seed, kernel.DomainShuffle, uint64(epoch), 0))
 	}
 	return r
 }
 
 // record is what a run has said and saved.
 type record struct {
-	said  [][]stage.Digest
-	saved []map[uint64][]byte
+	said  map[stage.Peer][]stage.Digest
+	saved map[stage.Peer]map[uint64][]byte
 }
 
-func (r *Replay) record(t *testing.T) *record {
+func (r *Replay) record(t testing.TB) *record {
 	t.Helper()
-	x := &record{said: make([][]stage.Digest, len(r.Starts)), saved: make([]map[uint64][]byte, len(r.Starts))}
+	x := &record{map[stage.Peer][]stage.Digest{}, map[stage.Peer]map[uint64][]byte{}}
+	var mu sync.Mutex
 	err := r.Run(t.Context(), &Watcher{
-		Commit: func(k int, d stage.Digest) { x.said[k] = append(x.said[k], d) },
-		Kept: func(k int, s stage.Saved) error {
-			if x.saved[k] == nil {
-				x.saved[k] = map[uint64][]byte{}
-			}
+		Commit: func(p stage.Peer, d stage.Digest) {
+			mu.Lock()
+			defer mu.Unlock()
+			x.said[p] = append(x.said[p], d)
+		},
+		Kept: func(p stage.Peer, s stage.Saved) error {
 			b, err := s.Part.Bytes()
-			x.saved[k][s.Step] = b
+			mu.Lock()
+			defer mu.Unlock()
+			if x.saved[p] == nil {
+				x.saved[p] = map[uint64][]byte{}
+			}
+			x.saved[p][s.Step] = b
 			return err
 		},
 	})
@@ -87,24 +167,71 @@ func (r *Replay) record(t *testing.T) *record {
 	return x
 }
 
+// copied is a copy to tell lies in.
+func (x *record) copied() *record {
+	y := &record{map[stage.Peer][]stage.Digest{}, map[stage.Peer]map[uint64][]byte{}}
+	for p, ds := range x.said {
+		for _, d := range ds {
+			d.Rings = slices.Clone(d.Rings)
+			y.said[p] = append(y.said[p], d)
+		}
+		y.saved[p] = maps.Clone(x.saved[p])
+	}
+	return y
+}
+
 // against holds what was said against the truth.
-func (x *record) against(truth *record, said bool, aligned bool) *Trail {
-	t := NewTrail(len(x.said), aligned)
-	for k := range x.said {
-		for i, d := range truth.said[k] {
+func (x *record) against(t *Trail, truth *record, said bool) *Trail {
+	for p := range truth.said {
+		for i, d := range truth.said[p] {
 			if said {
-				t.Update(k, &x.said[k][i], d)
+				t.Record(p, &x.said[p][i], d)
 			} else {
-				t.Update(k, nil, d)
+				t.Record(p, nil, d)
 			}
 		}
-		for step, b := range truth.saved[k] {
-			if !bytes.Equal(b, x.saved[k][step]) {
-				t.Saved(k, step, "its saved state")
+		for step, b := range truth.saved[p] {
+			if !bytes.Equal(b, x.saved[p][step]) {
+				t.Saved(p, step, "its saved state")
 			}
 		}
 	}
 	return t
+}
+
+// last is the number of the run's last batch.
+func (x *record) last() uint64 {
+	ds := x.said[stage.Peer{}]
+	return ds[len(ds)-1].Step
+}
+
+// honest checks that a run without a liar is clean.
+func (w *world) honest(t *testing.T, truth *record) {
+	t.Helper()
+	clean := w.replay(t).record(t).against(w.replay(t).Trail(), truth, true)
+	if !clean.Clean() || clean.Missing() > 0 || len(clean.Faults()) > 0 {
+		t.Fatalf("an honest run is not clean: %+v", clean.Faults())
+	}
+}
+
+// flip changes one bit of a number near the middle. One of zero would be lost in the next sum.
+func flip(x []float32) {
+	i := len(x) / 2
+	for x[i] == 0 {
+		i++
+	}
+	x[i] = math.Float32frombits(math.Float32bits(x[i]) ^ 1<<20)
+}
+
+// once is a hook that flips a bit at the first step from at on.
+func once(at uint64) func(step uint64, params []float32) {
+	done := false
+	return func(step uint64, params []float32) {
+		if step >= at && !done {
+			done = true
+			flip(params)
+		}
+	}
 }
 
 // TestOneBit: a stage, in each role, flips one bit of one parameter behind one update. It is
@@ -120,32 +247,20 @@ func TestOneBit(t *testing.T) {
 		"clipped":  func(j *job.Spec) { j.ClipNorm = 0.1 },
 	} {
 		t.Run(name, func(t *testing.T) {
-			r := world(change)
-			truth := r.record(t)
-			clean := r.record(t).against(truth, true, name != "async")
-			if !clean.Clean() || clean.Missing() > 0 || len(clean.Faults()) > 0 {
-				t.Fatalf("an honest run is not clean: %+v", clean.Faults())
-			}
-			last := truth.said[0][len(truth.said[0])-1].Step
-			for who := range r.Starts {
-				for _, at := range []uint64{0, 6, last} {
-					r := world(change)
-					flipped := false
-					r.each = func(k int, cfg *stage.Config) {
-						if k == who {
-							cfg.Updated = func(step uint64, params []float32) {
-								if step >= at && !flipped {
-									flipped = true
-									i := len(params) / 2
-									params[i] = math.Float32frombits(math.Float32bits(params[i]) ^ 1<<20)
-								}
-							}
+			w := newWorld(change)
+			truth := w.replay(t).record(t)
+			w.honest(t, truth)
+			for _, who := range w.places() {
+				for _, at := range []uint64{0, 6, truth.last()} {
+					r := w.replay(t)
+					r.each = func(p stage.Peer, cfg *stage.Config) {
+						if p == who {
+							cfg.Hooks.Updated = once(at)
 						}
 					}
-					trail := r.record(t).against(truth, true, name != "async")
-					fs := trail.Faults()
-					if len(fs) != 1 || fs[0].Stage != who || fs[0].With != -1 || fs[0].Step < at {
-						t.Errorf("a bit of stage %d flips behind step %d: blamed are %+v", who, at, fs)
+					fs := r.record(t).against(r.Trail(), truth, true).Faults()
+					if len(fs) != 1 || fs[0].Of != who || fs[0].Either || fs[0].Step < at {
+						t.Errorf("a bit of %s flips behind step %d: blamed are %+v", who, at, fs)
 					}
 				}
 			}
@@ -155,54 +270,57 @@ func TestOneBit(t *testing.T) {
 
 // TestWithoutRecords: where nothing was said, only one whose state alone is wrong can be named.
 func TestWithoutRecords(t *testing.T) {
-	r := world(nil)
-	truth := r.record(t)
-	last := truth.said[0][len(truth.said[0])-1].Step
+	w := newWorld(nil)
+	truth := w.replay(t).record(t)
 	for _, c := range []struct {
 		at   uint64
 		want int
-	}{{last, 1}, {0, 0}} {
-		r := world(nil)
-		r.each = func(k int, cfg *stage.Config) {
-			if k == 1 {
-				cfg.Updated = func(step uint64, params []float32) {
-					if step == c.at {
-						params[0] = math.Float32frombits(math.Float32bits(params[0]) ^ 1<<20)
-					}
-				}
+	}{{truth.last(), 1}, {0, 0}} {
+		r := w.replay(t)
+		r.each = func(p stage.Peer, cfg *stage.Config) {
+			if p.Stage == 1 {
+				cfg.Hooks.Updated = once(c.at)
 			}
 		}
-		trail := r.record(t).against(truth, false, true)
-		if fs := trail.Faults(); trail.Clean() || len(fs) != c.want || c.want > 0 && fs[0].Stage != 1 {
+		trail := r.record(t).against(r.Trail(), truth, false)
+		if fs := trail.Faults(); trail.Clean() || len(fs) != c.want || c.want > 0 && fs[0].Of.Stage != 1 {
 			t.Errorf("spoilt behind step %d: %+v", c.at, fs)
 		}
 	}
 }
 
+// names says who is blamed.
+func names(fs []Fault) (all []string) {
+	for _, f := range fs {
+		s := fmt.Sprintf("%d.%d", f.Of.Cluster, f.Of.Stage)
+		if f.Either {
+			s += fmt.Sprintf(" or %d.%d", f.Or.Cluster, f.Or.Stage)
+		}
+		all = append(all, s)
+	}
+	return all
+}
+
 // TestLies: one that says other digests than those of what it did. The two sides of a link
 // then differ, and both are named.
 func TestLies(t *testing.T) {
-	truth := world(nil).record(t)
+	w := newWorld(nil)
+	truth := w.replay(t).record(t)
+	at := func(stage_ int) stage.Peer { return stage.Peer{Stage: stage_} }
 	for _, c := range []struct {
 		name string
 		lie  func(r *record)
 		want []string
 	}{
-		{"received", func(r *record) { r.said[2][5].In[stage.Activations][0]++ }, []string{"2 with 1"}},
-		{"received back", func(r *record) { r.said[1][5].In[stage.Gradients][0]++ }, []string{"1 with 2"}},
-		{"sent", func(r *record) { r.said[1][5].Out[stage.Activations][0]++ }, []string{"1 with -1"}},
-		{"sent back", func(r *record) { r.said[3][5].Out[stage.Gradients][0]++ }, []string{"3 with -1"}},
+		{"received", func(r *record) { r.said[at(2)][5].In[stage.Activations][0]++ }, []string{"0.2 or 0.1"}},
+		{"received back", func(r *record) { r.said[at(1)][5].In[stage.Gradients][0]++ }, []string{"0.1 or 0.2"}},
+		{"sent", func(r *record) { r.said[at(1)][5].Out[stage.Activations][0]++ }, []string{"0.1"}},
+		{"sent back", func(r *record) { r.said[at(3)][5].Out[stage.Gradients][0]++ }, []string{"0.3"}},
+		{"rings", func(r *record) { r.said[at(3)][5].Rings = []stage.Sum{{}} }, []string{"0.3"}},
 	} {
-		r := &record{saved: truth.saved}
-		for _, s := range truth.said {
-			r.said = append(r.said, slices.Clone(s))
-		}
+		r := truth.copied()
 		c.lie(r)
-		var got []string
-		for _, f := range r.against(truth, true, true).Faults() {
-			got = append(got, fmt.Sprintf("%d with %d", f.Stage, f.With))
-		}
-		if !slices.Equal(got, c.want) {
+		if got := names(r.against(w.replay(t).Trail(), truth, true).Faults()); !slices.Equal(got, c.want) {
 			t.Errorf("%s: %v, want %v", c.name, got, c.want)
 		}
 	}
@@ -211,49 +329,57 @@ func TestLies(t *testing.T) {
 // TestStretches: a run that is replayed piece by piece, each with a cut of its own, from what
 // the piece before has kept, ends as the whole.
 func TestStretches(t *testing.T) {
-	whole := world(nil)
-	truth := whole.record(t)
-	var parts []*snapshot.Part
-	at := uint64(0)
-	for i, until := range []uint64{4, 7, math.MaxUint64} {
-		r := world(nil)
-		r.From, r.Until, r.Parts = at, until, parts
-		r.Starts = r.Starts[:4-i]
-		x := r.record(t)
-		parts = nil
-		for k := range x.saved {
-			last := uint64(0)
-			for s := range x.saved[k] {
-				last = max(last, s)
+	for name, replicas := range map[string]int{"one cluster": 1, "several": 3} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(func(j *job.Spec) {
+				if replicas > 1 {
+					j.Replicas, j.ReduceFactor = job.Count(replicas), 1
+				}
+			})
+			ends := []uint64{uint64(3), 8, math.MaxUint64}
+			truth := w.replay(t).record(t)
+			join := func(x *record, step uint64) *snapshot.Part {
+				var parts []*snapshot.Part
+				for _, p := range w.places() {
+					b := x.saved[p][step]
+					if b == nil {
+						t.Fatalf("%s keeps no state at step %d", p, step)
+					}
+					part, err := snapshot.Parse(b)
+					if err != nil {
+						t.Fatal(err)
+					}
+					parts = append(parts, part)
+				}
+				all, err := snapshot.Join(parts...)
+				if err != nil {
+					t.Fatal(err)
+				}
+				return all
 			}
-			if at = last; until != math.MaxUint64 && last != until {
-				t.Fatalf("it ends at step %d, want %d", last, until)
+			want := join(truth, truth.last()+1)
+			var got *snapshot.Part
+			at := uint64(0)
+			for i, until := range ends {
+				if replicas > 1 {
+					w.shareOut([][]int{{2, 3}, {1, 2, 1}, {3}}[i]...)
+				} else {
+					w.clusters[0].Starts = w.clusters[0].Starts[:4-i]
+				}
+				r := w.replay(t)
+				if r.From, r.Until = at, until; got != nil {
+					r.Parts = []*snapshot.Part{got}
+				}
+				x := r.record(t)
+				if at = x.last() + 1; until != math.MaxUint64 && at != until {
+					t.Fatalf("it ends at step %d, want %d", at, until)
+				}
+				got = join(x, at)
 			}
-			p, err := snapshot.Parse(x.saved[k][last])
-			if err != nil {
-				t.Fatal(err)
+			if got.State.Hash() != want.State.Hash() {
+				t.Error("the pieces end with other weights than the whole")
 			}
-			parts = append(parts, p)
-		}
-	}
-	var want []*snapshot.Part
-	for k := range truth.saved {
-		p, err := snapshot.Parse(truth.saved[k][at])
-		if err != nil {
-			t.Fatal(err)
-		}
-		want = append(want, p)
-	}
-	got, err := snapshot.Join(parts...)
-	if err != nil {
-		t.Fatal(err)
-	}
-	all, err := snapshot.Join(want...)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if got.State.Hash() != all.State.Hash() {
-		t.Error("the pieces end with other weights than the whole")
+		})
 	}
 }
 
@@ -262,9 +388,9 @@ func BenchmarkCommits(b *testing.B) {
 	for _, on := range []bool{false, true} {
 		b.Run(fmt.Sprint(on), func(b *testing.B) {
 			for range b.N {
-				r := world(func(j *job.Spec) { j.Epochs, j.BatchSize = 20, 64 })
-				r.each = func(_ int, cfg *stage.Config) { cfg.Commits = on }
-				err := r.Run(b.Context(), &Watcher{Commit: func(int, stage.Digest) {}, Kept: func(int, stage.Saved) error { return nil }})
+				r := newWorld(func(j *job.Spec) { j.Epochs, j.BatchSize = 20, 64 }).replay(b)
+				r.each = func(_ stage.Peer, cfg *stage.Config) { cfg.Commits = on }
+				err := r.Run(b.Context(), &Watcher{Commit: func(stage.Peer, stage.Digest) {}, Kept: func(stage.Peer, stage.Saved) error { return nil }})
 				if err != nil {
 					b.Fatal(err)
 				}

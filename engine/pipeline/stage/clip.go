@@ -158,7 +158,7 @@ func (s *Stage) catchUp(ctx context.Context, a order.Action, obs Observer) error
 			return err
 		}
 		s.update(u.item)
-		s.commit(u.item, obs)
+		s.commit(u.item.Step, false, obs)
 	}
 	return nil
 }

@@ -10,9 +10,7 @@ import (
 	"fmt"
 	"hash"
 	"math"
-	"slices"
 
-	"github.com/ravnest/ravnest/engine/pipeline/order"
 	"github.com/ravnest/ravnest/engine/wire"
 )
 
@@ -26,7 +24,8 @@ type Sum [8]byte
 type Way int
 
 // The ways. Tied parameters and clipping are summed up from the last stage to the first, and
-// the totals go back.
+// the totals go back. Means are those of tied parameters over all clusters, which their first
+// holder passes on.
 const (
 	Activations Way = iota
 	Gradients
@@ -34,48 +33,97 @@ const (
 	TiedTotals
 	NormSums
 	NormTotals
+	TiedMeans
 	Ways
 )
 
 func (w Way) String() string {
-	return [...]string{"activations", "gradients", "sums of tied gradients", "tied gradients", "sums of squared gradients", "norms"}[w]
+	return [...]string{"activations", "gradients", "sums of tied gradients", "tied gradients", "sums of squared gradients", "norms", "means of tied parameters"}[w]
 }
 
 // Later tells whether the way leads from later stages to earlier ones.
 func (w Way) Later() bool { return w == Gradients || w == TiedSums || w == NormSums }
 
-// Digest is what a stage commits to with an update: what it has exchanged in training since
-// the update before.
+// Digest is what a stage commits to with an update, and with an average over several clusters:
+// what it has exchanged in training since the one before.
 type Digest struct {
-	Step    uint64 // number of the update's last batch
+	Step    uint64 // number of the last batch, of the update or of the round
+	Round   bool   // of the average that ends a round
 	In, Out [Ways]Sum
+	Rings   []Sum // what an average exchanged with other clusters, as Compiled.Exchanges lists it
+}
+
+// Exchange is what a stage sends to a stage of another cluster in one step of their rings, or
+// receives from it: scales or sums of all segments for which the two are neighbours. Marks,
+// which travel with the scales, do not count: they are the host's wish.
+type Exchange struct {
+	With Peer
+	Kind wire.Kind // Scale or Sum
+	Step int       // of the ring
+	Sent bool
+}
+
+// MaxExchanges bounds what a stage exchanges in an average of a job that asks for digests.
+const MaxExchanges = 4096
+
+// Exchanges lists what an average exchanges with other clusters, in an order in which nothing
+// depends on what comes later.
+func (c *Compiled) Exchanges() (xs []Exchange) {
+	var next, before []Peer
+	steps := 0
+	for _, r := range c.ringShares() {
+		next, before, steps = append(next, r.next), append(before, r.before), len(r.steps)
+	}
+	next, before = sorted(next), sorted(before)
+	for _, kind := range []wire.Kind{wire.Scale, wire.Sum} {
+		for t := range steps {
+			for _, p := range next {
+				xs = append(xs, Exchange{p, kind, t, true})
+			}
+			for _, p := range before {
+				xs = append(xs, Exchange{p, kind, t, false})
+			}
+		}
+	}
+	return xs
 }
 
 // plainWays is how many ways there are without tied parameters and clipping.
 const plainWays = Gradients + 1
 
-// Text is the digests as hex: for each way of what was received and of what was sent. The
-// ways that nothing went are left out.
-func (d Digest) Text() string {
-	n := Ways
-	if empty := emptySum(); !slices.ContainsFunc(append(d.In[plainWays:], d.Out[plainWays:]...), func(s Sum) bool { return s != empty }) {
-		n = plainWays
+// Text is the digests as hex: for each way of what was received and of what was sent. The last
+// ways that nothing went are left out. rings are those of Rings.
+func (d Digest) Text() (ways, rings string) {
+	n, empty := Ways, emptySum()
+	for n > plainWays && d.In[n-1] == empty && d.Out[n-1] == empty {
+		n--
 	}
 	b := make([]byte, 0, 2*int(n)*len(Sum{}))
 	for w := range n {
 		b = append(append(b, d.In[w][:]...), d.Out[w][:]...)
 	}
-	return hex.EncodeToString(b)
+	var r []byte
+	for _, s := range d.Rings {
+		r = append(r, s[:]...)
+	}
+	return hex.EncodeToString(b), hex.EncodeToString(r)
 }
 
 // ParseDigest reads what Text has written.
-func ParseDigest(step uint64, text string) (Digest, error) {
+func ParseDigest(step uint64, round bool, ways, rings string) (Digest, error) {
 	const one = len(Sum{})
-	b, err := hex.DecodeString(text)
-	if err != nil || len(b) != 2*int(plainWays)*one && len(b) != 2*int(Ways)*one {
-		return Digest{}, fmt.Errorf("a digest %.80q", text)
+	b, err := hex.DecodeString(ways)
+	if n := len(b) / (2 * one); err != nil || len(b)%(2*one) != 0 || n < int(plainWays) || n > int(Ways) {
+		return Digest{}, fmt.Errorf("a digest %.80q", ways)
 	}
-	d := Digest{Step: step}
+	r, err := hex.DecodeString(rings)
+	if err != nil || len(r)%one != 0 || len(r) > MaxExchanges*one {
+		return Digest{}, fmt.Errorf("a digest of rings %.80q", rings)
+	}
+	d := Digest{Step: step, Round: round}
+	for ; len(r) > 0; r = r[one:] {
+		d.Rings = append(d.Rings, Sum(r))
+	}
 	for w := range Ways {
 		d.In[w], d.Out[w] = emptySum(), emptySum()
 		if k := 2 * int(w) * one; k < len(b) {
@@ -98,13 +146,31 @@ type Committer interface{ Commit(Digest) }
 
 // tally sums up what is exchanged until the next update. A nil one does nothing.
 type tally struct {
-	in, out [Ways]hash.Hash
-	block   [4096]byte
-	sum     [sha256.Size]byte
+	in, out   [Ways]hash.Hash
+	rings     map[ringPart]hash.Hash
+	means     map[meanPart]hash.Hash
+	shares    []ringShare
+	exchanges []Exchange
+	block     [4096]byte
+	sum       [sha256.Size]byte
 }
 
-func newTally() *tally {
-	t := new(tally)
+// ringPart is what one ring sends or receives in a step; means of one vector of a tied parameter
+// are a meanPart. Within each the messages have an order.
+type ringPart struct {
+	segment int
+	kind    wire.Kind
+	step    int
+	sent    bool
+}
+
+type meanPart struct {
+	tie, vector int
+	sent        bool
+}
+
+func newTally(c *Compiled) *tally {
+	t := &tally{rings: map[ringPart]hash.Hash{}, means: map[meanPart]hash.Hash{}, shares: c.ringShares(), exchanges: c.Exchanges()}
 	for k := range Ways {
 		t.in[k], t.out[k] = sha256.New(), sha256.New()
 	}
@@ -144,6 +210,36 @@ func (t *tally) number(k wire.Kind, from, to int, sent bool, b []byte) {
 	}
 }
 
+// ring counts a message of a ring, without the bytes [skip, skip+4) of it.
+func (t *tally) ring(k ringPart, skip int, b []byte) {
+	if t == nil {
+		return
+	}
+	h := part(t.rings, k)
+	if skip >= 0 && skip < len(b) {
+		_, _ = h.Write(b[:skip]) // never fails
+		b = b[skip+4:]
+	}
+	_, _ = h.Write(b)
+}
+
+// mean counts means of a tied parameter.
+func (t *tally) mean(k meanPart, b []byte) {
+	if t != nil {
+		_, _ = part(t.means, k).Write(b) // never fails
+	}
+}
+
+// part is the hash of a part.
+func part[K comparable](m map[K]hash.Hash, k K) hash.Hash {
+	h := m[k]
+	if h == nil {
+		h = sha256.New()
+		m[k] = h
+	}
+	return h
+}
+
 func (t *tally) of(w Way, sent bool) hash.Hash {
 	if sent {
 		return t.out[w]
@@ -169,13 +265,45 @@ func (t *tally) take(h hash.Hash) (s Sum) {
 	return s
 }
 
-// commit tells the digest of an update.
-func (s *Stage) commit(it order.Item, obs Observer) {
+// joined moves the sum of a part, if there is one, into another hash.
+func joined[K comparable](t *tally, h hash.Hash, m map[K]hash.Hash, k K) {
+	if p := m[k]; p != nil {
+		_, _ = h.Write(p.Sum(t.sum[:0])) // never fails
+		delete(m, k)
+	}
+}
+
+// average closes the sums of what only averages exchange.
+func (t *tally) average(c *Compiled) (rings []Sum) {
+	for _, sent := range []bool{false, true} {
+		for _, tie := range c.ties {
+			for v := range vectorsOf(c.Job) {
+				joined(t, t.of(TiedMeans, sent), t.means, meanPart{tie.Number, v, sent})
+			}
+		}
+	}
+	h := sha256.New()
+	for _, x := range t.exchanges {
+		for _, r := range t.shares {
+			if x.Sent && r.next == x.With || !x.Sent && r.before == x.With {
+				joined(t, h, t.rings, ringPart{r.number, x.Kind, x.Step, x.Sent})
+			}
+		}
+		rings = append(rings, t.take(h))
+	}
+	return rings
+}
+
+// commit tells the digest of an update, or of the average at a round's end.
+func (s *Stage) commit(step uint64, round bool, obs Observer) {
 	t := s.wires.tally
 	if t == nil {
 		return
 	}
-	d := Digest{Step: it.Step}
+	d := Digest{Step: step, Round: round}
+	if round {
+		d.Rings = t.average(s.c)
+	}
 	for w := range Ways {
 		d.In[w], d.Out[w] = t.take(t.in[w]), t.take(t.out[w])
 	}

@@ -234,6 +234,11 @@ func (c *Compiled) Rings() []Peer {
 	for _, r := range c.ringShares() {
 		ps = append(ps, r.next, r.before)
 	}
+	return sorted(ps)
+}
+
+// sorted sorts stages by cluster, each once.
+func sorted(ps []Peer) []Peer {
 	slices.SortFunc(ps, func(a, b Peer) int { return cmp.Or(cmp.Compare(a.Cluster, b.Cluster), cmp.Compare(a.Stage, b.Stage)) })
 	return slices.Compact(ps)
 }

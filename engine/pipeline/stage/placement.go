@@ -31,7 +31,7 @@ type Cluster struct {
 	Replicas []int `json:"replicas"` // that it trains, ascending
 }
 
-// Peer is a stage of another cluster.
+// Peer is a stage of a cluster.
 type Peer struct{ Cluster, Stage int }
 
 func (p Peer) String() string { return fmt.Sprintf("stage %d of cluster %d", p.Stage, p.Cluster) }

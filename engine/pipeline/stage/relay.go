@@ -164,6 +164,7 @@ func (m *exchange) sendMean(t *tie, vector, first int, y []float32) {
 	for _, v := range y {
 		b = binary.LittleEndian.AppendUint32(b, math.Float32bits(v))
 	}
+	m.wires.tally.mean(meanPart{t.Number, vector, true}, b)
 	m.relay.out[t.after] <- outgoing{wire.Header{
 		Kind: wire.Tied, Edge: uint16(t.Number), Rows: uint32(vector<<blockBits | first/average.BlockSize), Seq: m.w.number, Elems: uint32(len(y)),
 	}, b}
@@ -203,6 +204,7 @@ func (m *exchange) handleMean(from int, h wire.Header, payload []byte) error {
 	if err := finite(y); err != nil {
 		return err
 	}
+	m.wires.tally.mean(meanPart{t.Number, v, false}, payload)
 	if t.after >= 0 {
 		m.sendMean(t, v, first, y)
 	}

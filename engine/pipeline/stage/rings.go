@@ -119,6 +119,12 @@ func (c *Compiled) checkRings() error {
 			return fmt.Errorf("%w: segment %d of %d groups is too much for one ring: cut the model into more stages", ErrPlacement, r.number, len(r.groups))
 		}
 	}
+	if !c.Job.Audit {
+		return nil
+	}
+	if n := len(c.Exchanges()); n > MaxExchanges {
+		return fmt.Errorf("%w: an average of %d clusters takes %d digests of a stage, at most %d are possible: take fewer clusters or stages, or no audit", ErrPlacement, len(c.Placement.Clusters), n, MaxExchanges)
+	}
 	return nil
 }
 
@@ -146,6 +152,7 @@ type rings struct {
 	busy   *meter
 	now    func() time.Duration
 	wires  *wiring // to stages of the own cluster
+	hooks  Hooks
 
 	mark   order.Mark // on a root: what it asks for, and then what is agreed
 	losses []float32  // on a leaf: those of the own replicas, and then of all; -Inf: none
@@ -170,11 +177,11 @@ type underway struct {
 	step int
 }
 
-func newRings(c *Compiled, wires *wiring, busy *meter, now func() time.Duration) *rings {
+func newRings(c *Compiled, wires *wiring, busy *meter, now func() time.Duration, hooks Hooks) *rings {
 	if !c.Placement.several() {
 		return nil
 	}
-	x := &rings{c: c, n: len(c.Placement.Clusters), busy: busy, now: now, wires: wires}
+	x := &rings{c: c, n: len(c.Placement.Clusters), busy: busy, now: now, wires: wires, hooks: hooks}
 	for _, s := range c.ringShares() {
 		r := &ring{ringShare: s, agreed: make([]float32, s.elems)}
 		for range buffers(s.share, true) {
@@ -424,7 +431,16 @@ func (m *exchange) sendScales(r *ring) {
 	for _, v := range r.agreed[from:to] {
 		b = binary.LittleEndian.AppendUint32(b, math.Float32bits(v))
 	}
+	m.wires.tally.ring(ringPart{r.number, wire.Scale, r.step, true}, r.markAt(from), b)
 	m.queue(r, wire.Scale, 0, r.step, to-from, b)
+}
+
+// markAt is where the mark stands among the scales from an element on, in bytes; -1: nowhere.
+func (r *ringShare) markAt(from int) int {
+	if !r.first || r.mark < from {
+		return -1
+	}
+	return 4 * (r.mark - from)
 }
 
 // sendSums sends what is due of a group.
@@ -433,7 +449,11 @@ func (m *exchange) sendSums(r *ring, g int) {
 	u, n := &r.under[g%len(r.under)], r.groups[g].n
 	from, to := average.Chunk(n, m.n, r.steps[u.step].Send)
 	rule, total := m.weight(r, g, m.c.Placement.Cluster, u.step)
+	if m.hooks.Summed != nil {
+		m.hooks.Summed(m.w.number, u.step, u.sum[from:to])
+	}
 	b := rule.Pack(m.buffer(rule.PackedLen(to-from, total)), u.sum[from:to], total)
+	m.wires.tally.ring(ringPart{r.number, wire.Sum, u.step, true}, -1, b)
 	m.queue(r, wire.Sum, g, u.step, to-from, b)
 }
 
@@ -507,6 +527,7 @@ func (m *exchange) takeScales(r *ring, h wire.Header, payload []byte, step int) 
 		}
 		*own = max(*own, v)
 	}
+	m.wires.tally.ring(ringPart{r.number, wire.Scale, step, false}, r.markAt(from), payload)
 	if r.step++; r.step < len(r.steps) {
 		m.sendScales(r)
 		return nil
@@ -538,6 +559,7 @@ func (m *exchange) takeSums(r *ring, h wire.Header, payload []byte, g, step int)
 	case err != nil:
 		return fmt.Errorf("%w: %w", ErrProtocol, err)
 	}
+	m.wires.tally.ring(ringPart{r.number, wire.Sum, step, false}, -1, payload)
 	if u.step++; u.step < len(r.steps) {
 		m.sendSums(r, g)
 		return nil

@@ -65,7 +65,7 @@ func newPair(t testing.TB, g *graph.Graph, change func(*job.Spec)) pair {
 		if err != nil {
 			t.Fatal(err)
 		}
-		x := newRings(c, nil, &meter{}, nil)
+		x := newRings(c, &wiring{}, &meter{}, nil, Hooks{})
 		for k := range x.losses {
 			x.losses[k] = silent
 		}

@@ -166,9 +166,16 @@ type Config struct {
 	Between func()
 	// Commits has digests computed for an Observer that is a Committer too.
 	Commits bool
-	// Updated, if set, is called after every update with the replica's parameters. It is
-	// for tests of audits, which spoil them.
-	Updated func(step uint64, params []float32)
+	Hooks   Hooks
+}
+
+// Hooks are for tests of audits, which spoil what a stage computes. Each may be nil.
+type Hooks struct {
+	// Updated is called after every update with the replica's parameters, and Averaged with
+	// those that an average with other clusters has made.
+	Updated, Averaged func(step uint64, params []float32)
+	// Summed is called with sums that a ring is about to send in a step.
+	Summed func(round uint64, step int, sums []int64)
 }
 
 // Stage is a stage with its weights.
@@ -218,9 +225,9 @@ func New(c *Compiled, cfg Config) (*Stage, error) {
 		return nil, err
 	}
 	s.wires = newWiring(c, &s.busy)
-	s.rings = newRings(c, s.wires, &s.busy, cfg.Now)
+	s.rings = newRings(c, s.wires, &s.busy, cfg.Now, cfg.Hooks)
 	if cfg.Commits {
-		s.wires.tally = newTally()
+		s.wires.tally = newTally(c)
 	}
 	if err := s.Connect(cfg.Links, cfg.Rings); err != nil {
 		return nil, err
@@ -393,7 +400,7 @@ func (s *Stage) do(ctx context.Context, a order.Action, obs Observer) error {
 			return err
 		}
 		s.update(a.Item)
-		s.commit(a.Item, obs)
+		s.commit(a.Item.Step, false, obs)
 	case order.Begin:
 		m, err := s.begin(ctx, a.Item)
 		if err == nil && m != order.Continue {
@@ -402,8 +409,17 @@ func (s *Stage) do(ctx context.Context, a order.Action, obs Observer) error {
 		return err
 	case order.Average:
 		from, to := s.run.Span(s.reps.at)
-		s.step.Store(s.reps.at.Step + uint64(to-from))
-		return s.average(ctx, obs)
+		end := s.reps.at.Step + uint64(to-from)
+		s.step.Store(end)
+		if err := s.average(ctx, obs); err != nil {
+			return err
+		}
+		if s.rings != nil {
+			s.commit(end-1, true, obs)
+			if f := s.cfg.Hooks.Averaged; f != nil {
+				f(end-1, s.reps.lead().State.Params)
+			}
+		}
 	case order.Evaluate:
 		return s.evaluate(ctx, a.Item)
 	case order.Report:
@@ -676,8 +692,8 @@ func (s *Stage) update(it order.Item) {
 	}
 	s.reps.Of(it.Replica).State.Params = s.weights(it).writable()
 	s.reps.Update(s.cfg.Team, it)
-	if s.cfg.Updated != nil {
-		s.cfg.Updated(it.Step, s.reps.Of(it.Replica).State.Params)
+	if s.cfg.Hooks.Updated != nil {
+		s.cfg.Hooks.Updated(it.Step, s.reps.Of(it.Replica).State.Params)
 	}
 }
 

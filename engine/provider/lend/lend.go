@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/ravnest/ravnest/engine/kernel"
+	"github.com/ravnest/ravnest/engine/pipeline/stage"
 	"github.com/ravnest/ravnest/engine/provider"
 	"github.com/ravnest/ravnest/engine/provider/machine"
 	"github.com/ravnest/ravnest/engine/transport"
@@ -39,7 +40,7 @@ type Config struct {
 	RSS      func() int64
 	Between  func()
 	AtOnce   <-chan struct{}
-	Updated  func(step uint64, params []float32) // see provider.Config
+	Hooks    stage.Hooks // see provider.Config
 	// Check, unless nil, is called before joining a host again. An error ends the provider.
 	Check func(ctx context.Context) error
 	// Event receives one line of text for each thing that happens, Watch the provider's
@@ -165,7 +166,7 @@ func (l *lender) serve(ctx context.Context) error {
 	cfg := &l.cfg
 	return provider.Serve(ctx, provider.Config{
 		Join: l.join, Judge: l.judge, Team: cfg.Team, RAM: cfg.RAM, Now: cfg.Now, RSS: cfg.RSS,
-		Event: cfg.Event, Watch: cfg.Watch, Between: cfg.Between, Updated: cfg.Updated, AtOnce: cfg.AtOnce, Rules: cfg.Rules,
+		Event: cfg.Event, Watch: cfg.Watch, Between: cfg.Between, Hooks: cfg.Hooks, AtOnce: cfg.AtOnce, Rules: cfg.Rules,
 	})
 }
 
