@@ -1,0 +1,215 @@
+package audit
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"testing"
+
+	"github.com/ravnest/ravnest/engine/graph"
+	"github.com/ravnest/ravnest/engine/job"
+	"github.com/ravnest/ravnest/engine/pipeline/stage"
+	"github.com/ravnest/ravnest/engine/wire"
+	"github.com/ravnest/ravnest/engine/zoo"
+)
+
+// tiedGPT is a decoder whose answer is a product with the embedding.
+func tiedGPT() *graph.Graph {
+	g := zoo.GPT(zoo.GPTConfig{Name: "gpt", Layers: 2, Heads: 2, Width: 8, Tokens: seqLen, Vocab: vocab})
+	for i := range g.Nodes {
+		if n := &g.Nodes[i]; n.Name == "lm_head" {
+			n.Names = map[string]string{"weight": "transformer.wte.weight"}
+		}
+	}
+	if err := g.Check(); err != nil {
+		panic(err)
+	}
+	return g
+}
+
+// several are runs of several clusters.
+func several() map[string]*world {
+	replicas := func(n int, change func(*job.Spec)) *world {
+		return newWorld(func(j *job.Spec) {
+			// All clusters have something to do in every round.
+			j.Replicas, j.ReduceFactor, j.ValEvery, j.BatchSize = job.Count(n), 2, 0, 12
+			if change != nil {
+				change(j)
+			}
+		})
+	}
+	tied := func(n int, of string) *world {
+		w := replicas(n, func(j *job.Spec) {
+			j.Loss, j.Average.Of = "cross_entropy", of
+			if of == job.Gradients {
+				j.ReduceFactor = 0
+			}
+		})
+		w.g, w.tokens = tiedGPT(), true
+		return w
+	}
+	micro := replicas(3, nil).shareOut(2, 1, 3)
+	micro.micro = []int{1, 4, 2}
+	return map[string]*world{
+		"parameters": replicas(4, nil).shareOut(3, 2),
+		"three":      micro,
+		"keep":       replicas(3, func(j *job.Spec) { j.Average.Optimizer = job.KeepState }).shareOut(2, 2),
+		"8 bits":     replicas(4, func(j *job.Spec) { j.Average.Bits, j.UpdateFrequency = 8, 2 }).shareOut(1, 2),
+		"gradients": replicas(3, func(j *job.Spec) {
+			j.Average.Of, j.ReduceFactor, j.ClipNorm, j.MicroBatches = job.Gradients, 0, 0.1, 1
+		}).shareOut(2, 3, 1),
+		"zb":             replicas(2, func(j *job.Spec) { j.Schedule, j.Wire = job.ZB, "int8" }).shareOut(3, 3),
+		"tied":           tied(3, "").shareOut(3, 2, 1),
+		"tied gradients": tied(2, job.Gradients).shareOut(3, 2),
+	}
+}
+
+// TestOneBitOfClusters: a stage of one of several clusters, in each role, flips one bit behind an
+// update, of a sum that it sends in each step of a ring, of what an average has made, or of a
+// state that it saves. It is named, and nobody else.
+func TestOneBitOfClusters(t *testing.T) {
+	for name, w := range several() {
+		t.Run(name, func(t *testing.T) {
+			truth := w.replay(t).record(t)
+			w.honest(t, truth)
+			blamed := func(who stage.Peer, what string, at uint64, spoil func(*stage.Hooks)) {
+				t.Helper()
+				r := w.replay(t)
+				r.each = func(p stage.Peer, cfg *stage.Config) {
+					if p == who {
+						spoil(&cfg.Hooks)
+					}
+				}
+				fs := r.record(t).against(r.Trail(), truth, true).Faults()
+				if len(fs) != 1 || fs[0].Of != who || fs[0].Either || fs[0].Step < at {
+					t.Errorf("%s of %s behind step %d: blamed are %v: %+v", what, who, at, names(fs), fs)
+				}
+			}
+			for i, who := range w.places() {
+				at := []uint64{0, 6}[i%2]
+				blamed(who, "a parameter", at, func(h *stage.Hooks) { h.Updated = once(at) })
+				blamed(who, "a mean", at, func(h *stage.Hooks) { h.Averaged = once(at) })
+				for step := range 2 * (len(w.clusters) - 1) {
+					blamed(who, fmt.Sprintf("a sum in step %d", step), 0, func(h *stage.Hooks) { h.Summed = onceIn(step) })
+				}
+				lie := truth.copied()
+				for at, b := range lie.saved[who] {
+					b = slices.Clone(b)
+					b[len(b)-3] ^= 1
+					lie.saved[who][at] = b
+				}
+				if fs := lie.against(w.replay(t).Trail(), truth, true).Faults(); len(fs) != 1 || fs[0].Of != who || fs[0].Either {
+					t.Errorf("a saved state of %s: blamed are %v", who, names(fs))
+				}
+			}
+		})
+	}
+}
+
+// onceIn is a hook that flips the lowest bit of a sum, the first time that there is one in a step
+// of a ring in the second round.
+func onceIn(step int) func(round uint64, at int, sums []int64) {
+	done := false
+	return func(round uint64, at int, sums []int64) {
+		if round >= 1 && at == step && len(sums) > 0 && !done {
+			done = true
+			sums[len(sums)/2] ^= 1
+		}
+	}
+}
+
+// forger is a link that changes a bit of what is sent over it, once.
+type forger struct {
+	stage.Link
+	kind wire.Kind
+	step int
+	done bool
+}
+
+func (f *forger) Send(ctx context.Context, h wire.Header, b []byte) error {
+	if h.Kind == f.kind && h.Seq >= 1 && int(h.Rows&0xff) == f.step && len(b) > 8 && !f.done {
+		f.done = true
+		b = slices.Clone(b)
+		b[len(b)/2] ^= 1
+	}
+	return f.Link.Send(ctx, h, b)
+}
+
+// TestForged: a stage that sends something else to another cluster than it says, or says that it
+// got something else than it did, cannot be told from the other end of the link. The two are named
+// and nobody else.
+func TestForged(t *testing.T) {
+	w := several()["three"]
+	truth := w.replay(t).record(t)
+	check := func(what string, r *record, a, b stage.Peer) {
+		t.Helper()
+		fs := r.against(w.replay(t).Trail(), truth, true).Faults()
+		if len(fs) != 1 || !fs[0].Either || fs[0].Of != a || fs[0].Or != b {
+			t.Errorf("%s: blamed are %v, want %s or %s", what, names(fs), a, b)
+		}
+	}
+	for _, who := range w.places() {
+		xs := w.replay(t).Trail().of[who].exchanges
+		for i, e := range xs {
+			if e.Sent {
+				// A scale that rises is taken over by all; in the last steps one end refuses what is
+				// less than its own.
+				if e.Kind == wire.Scale {
+					continue
+				}
+				r := w.replay(t)
+				r.each = func(p stage.Peer, cfg *stage.Config) {
+					if p == who {
+						cfg.Rings[e.With] = &forger{Link: cfg.Rings[e.With], kind: e.Kind, step: e.Step}
+					}
+				}
+				check(fmt.Sprintf("%s sends something else in step %d", who, e.Step), r.record(t), e.With, who)
+				continue
+			}
+			r := truth.copied()
+			ds := r.said[who]
+			at := slices.IndexFunc(ds, func(d stage.Digest) bool { return d.Round })
+			ds[at].Rings[i][0]++
+			check(fmt.Sprintf("%s says that it got something else from %s in step %d", who, e.With, e.Step), r, who, e.With)
+		}
+	}
+}
+
+// TestUntold: what a stage does not say, or says in another form, is no right digest of a ring.
+func TestUntold(t *testing.T) {
+	w := several()["parameters"]
+	truth := w.replay(t).record(t)
+	for _, who := range w.places() {
+		r := truth.copied()
+		ds := r.said[who]
+		at := slices.IndexFunc(ds, func(d stage.Digest) bool { return d.Round })
+		ds[at].Rings = ds[at].Rings[1:]
+		fs := r.against(w.replay(t).Trail(), truth, true).Faults()
+		if len(fs) != 1 || fs[0].Of != who || fs[0].Either {
+			t.Errorf("%s leaves a digest out: blamed are %v", who, names(fs))
+		}
+	}
+}
+
+// TestDigestText: what a stage has said is read as it was written.
+func TestDigestText(t *testing.T) {
+	for name, w := range several() {
+		for p, ds := range w.replay(t).record(t).said {
+			for _, d := range ds {
+				ways, rings := d.Text()
+				got, err := stage.ParseDigest(d.Step, d.Round, ways, rings)
+				if err != nil {
+					t.Fatalf("%s, %s: %v", name, p, err)
+				}
+				if compare(0, got, d) != nil || len(got.Rings) != len(d.Rings) || d.Round != (len(d.Rings) > 0) {
+					t.Errorf("%s, %s: %+v is read as %+v", name, p, d, got)
+				}
+			}
+		}
+	}
+	for _, bad := range [][2]string{{"", ""}, {"00", ""}, {"0123456789abcdef", ""}, {string(make([]byte, 64)), ""}} {
+		if _, err := stage.ParseDigest(1, false, bad[0], bad[1]); err == nil {
+			t.Errorf("%q is a digest", bad)
+		}
+	}
+}
