@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/ravnest/ravnest/engine/kernel"
+	"github.com/ravnest/ravnest/engine/pipeline/stage"
 	"github.com/ravnest/ravnest/engine/provider/lend"
 	"github.com/ravnest/ravnest/engine/provider/machine"
 	"github.com/ravnest/ravnest/native"
@@ -25,10 +26,13 @@ type audited struct {
 	Updates     int    `json:"updates"`
 	Unrecorded  int    `json:"unrecorded"`
 	Faults      []struct {
-		Step     uint64 `json:"step"`
-		Stage    int    `json:"stage"`
-		Provider string `json:"provider"`
-		Or       string `json:"or"`
+		Step     uint64  `json:"step"`
+		Round    *uint64 `json:"round"`
+		Replica  *int    `json:"replica"`
+		Cluster  int     `json:"cluster"`
+		Stage    int     `json:"stage"`
+		Provider string  `json:"provider"`
+		Or       string  `json:"or"`
 	} `json:"faults"`
 }
 
@@ -44,9 +48,23 @@ func (s *scene) audit(dir string, want int, args ...string) (a audited) {
 	return a
 }
 
-// lendSpoilt lends this process as a provider whose parameters are spoilt by spoil behind
-// every update. stop ends it.
-func (s *scene) lendSpoilt(url, name string, spoil func(step uint64, params []float32)) (stop func()) {
+// flipping is a hook that flips one bit of a parameter, once, at step at or behind it.
+func flipping(at uint64) func(step uint64, params []float32) {
+	flipped := false
+	return func(step uint64, params []float32) {
+		if step >= at && !flipped {
+			flipped = true
+			i := len(params) / 2
+			for params[i] == 0 { // it would be lost in the next sum
+				i++
+			}
+			params[i] = math.Float32frombits(math.Float32bits(params[i]) ^ 1<<20)
+		}
+	}
+}
+
+// lendSpoilt lends this process as a provider whose numbers are spoilt by hooks. stop ends it.
+func (s *scene) lendSpoilt(url, name string, spoil stage.Hooks) (stop func()) {
 	s.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	team := kernel.NewTeam(1)
@@ -56,7 +74,7 @@ func (s *scene) lendSpoilt(url, name string, spoil func(step uint64, params []fl
 		_ = lend.Lend(ctx, lend.Config{
 			Host: url, Name: name, Agent: "spoilt", Platform: runtime.GOOS + "/" + runtime.GOARCH, Team: team, RAM: 1 << 30,
 			Loopback: native.Loopback(url), Machine: native.Network(), Rules: machine.Rules{Once: true, Wait: -1},
-			Now: func() time.Duration { return time.Since(began) }, Updated: spoil,
+			Now: func() time.Duration { return time.Since(began) }, Hooks: spoil,
 		})
 	})
 	return func() {
@@ -79,14 +97,7 @@ func TestAudit(t *testing.T) {
 			s.ok("ravnest", "clusterize", dir)
 			host, url := s.serve(dir)
 			const at = 40
-			flipped := false
-			stop := s.lendSpoilt(url, fmt.Sprintf("node_%d", who), func(step uint64, params []float32) {
-				if step == at && !flipped {
-					flipped = true
-					i := len(params) / 2
-					params[i] = math.Float32frombits(math.Float32bits(params[i]) ^ 1<<20)
-				}
-			})
+			stop := s.lendSpoilt(url, fmt.Sprintf("node_%d", who), stage.Hooks{Updated: flipping(at)})
 			defer stop()
 			for k := range 3 {
 				if k != who {
@@ -104,6 +115,71 @@ func TestAudit(t *testing.T) {
 				t.Errorf("blamed is %+v", f)
 			}
 			// What came from the newest checkpoint but one is in itself right.
+			if a := s.audit(dir, 0); a.From == 0 || a.Checkpoints != 1 || a.Updates == 0 || len(a.Faults) != 0 {
+				t.Errorf("the last stretch: %+v", a)
+			}
+		})
+	}
+}
+
+// TestAuditClusters: a provider of one of two clusters that flips one bit of a parameter behind an
+// update, of a sum that it sends to the other cluster, or of what an average has made, is named
+// with its cluster, and nobody else is.
+func TestAuditClusters(t *testing.T) {
+	posix(t)
+	const at = 40 // or behind it
+	inRound := func(round uint64, _ int, sums []int64) bool { return round >= 5 && len(sums) > 0 }
+	for name, c := range map[string]struct {
+		average string
+		who     int
+		replica bool // it is about one
+		spoil   func() stage.Hooks
+	}{
+		"update": {"average", 3, true, func() stage.Hooks { return stage.Hooks{Updated: flipping(at)} }},
+		"mean":   {"keep", 0, true, func() stage.Hooks { return stage.Hooks{Averaged: flipping(at)} }},
+		"first sum": {"average", 1, false, func() stage.Hooks {
+			done := false
+			return stage.Hooks{Summed: func(round uint64, step int, sums []int64) {
+				if inRound(round, step, sums) && step == 0 && !done {
+					done = true
+					sums[len(sums)/2] ^= 1
+				}
+			}}
+		}},
+		"last sum": {"keep", 2, false, func() stage.Hooks {
+			done := false
+			return stage.Hooks{Summed: func(round uint64, step int, sums []int64) {
+				if inRound(round, step, sums) && step == 1 && !done {
+					done = true
+					sums[0] ^= 1
+				}
+			}}
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newScene(t)
+			dir := filepath.Join(t.TempDir(), "job")
+			s.ok("ravnest", "init", "--epochs", "6", "--replicas", "3", "--reduce-factor", "2", "--audit", dir)
+			edit(t, filepath.Join(dir, "job.json"), `"save_every": 10`, `"save_every": 1`)
+			edit(t, filepath.Join(dir, "job.json"), `"replicas": 3`, `"replicas": 3, "average": {"optimizer": "`+c.average+`"}`)
+			host, url := s.serve("--providers", "4", "--clusters", "2", dir)
+			liar := fmt.Sprintf("node_%d", c.who)
+			defer s.lendSpoilt(url, liar, c.spoil())()
+			for k := range 4 {
+				if k != c.who {
+					s.provide(url, fmt.Sprintf("node_%d", k))
+				}
+			}
+			if code := host.wait(limit); code != 0 {
+				t.Fatalf("the run ended with code %d", code)
+			}
+			a := s.audit(dir, 1, "--all")
+			if len(a.Faults) != 1 || a.Faults[0].Provider != liar || a.Faults[0].Or != "" || a.Unrecorded != 0 {
+				t.Fatalf("the audit says %+v", a)
+			}
+			if f := a.Faults[0]; f.Step < 30 || f.Step > 67 || f.Round == nil || (f.Replica != nil) != c.replica {
+				t.Errorf("blamed is %+v", f)
+			}
 			if a := s.audit(dir, 0); a.From == 0 || a.Checkpoints != 1 || a.Updates == 0 || len(a.Faults) != 0 {
 				t.Errorf("the last stretch: %+v", a)
 			}
@@ -135,6 +211,50 @@ func TestAuditHonest(t *testing.T) {
 
 	plain := filepath.Join(t.TempDir(), "plain")
 	s.ok("ravnest", "demo", "--dir", plain, "--epochs", "2")
+	if a := s.audit(plain, 0); a.Checkpoints != 1 || a.Updates != 0 {
+		t.Errorf("without records: %+v", a)
+	}
+}
+
+// TestAuditHonestClusters: an honest run of two clusters is what the job makes, through a loss and
+// whoever brings the states from memory, and so is one that did not ask for audits.
+func TestAuditHonestClusters(t *testing.T) {
+	posix(t)
+	for _, average := range []string{"average", "keep"} {
+		t.Run(average, func(t *testing.T) {
+			s := newScene(t)
+			job := func(dir string, flags ...string) {
+				s.ok("ravnest", append(append([]string{"init", "--epochs", endless, "--replicas", "3", "--reduce-factor", "3", "--audit"}, flags...), dir)...)
+				edit(t, filepath.Join(dir, "job.json"), `"replicas": 3`, `"replicas": 3, "average": {"optimizer": "`+average+`"}`)
+			}
+			dir := filepath.Join(t.TempDir(), "served")
+			job(dir)
+			edit(t, filepath.Join(dir, "job.json"), `"save_every": 10`, `"save_every": 2`)
+			host, url := s.serve("--providers", "4", "--clusters", "2", dir)
+			ps := s.provide(url, "node_0", "node_1", "node_2", "node_3")
+			host.says("training", limit)
+			s.provide(url, "")
+			host.says("node_4 joined", limit)
+			s.saved(dir, 5)
+			if err := ps[0].cmd.Process.Kill(); err != nil {
+				t.Fatal(err)
+			}
+			host.says(`training resumes from step \d+`, limit)
+			s.more(dir, 20)
+			s.endsAs(host, dir, job)
+			a := s.audit(dir, 0, "--all")
+			if a.From != 0 || a.Checkpoints < 2 || a.Updates < 4*int(a.To)/3 {
+				t.Errorf("the audit says %+v", a)
+			}
+			if a := s.audit(dir, 0); a.From == 0 {
+				t.Errorf("the last stretch: %+v", a)
+			}
+		})
+	}
+	s := newScene(t)
+	plain := filepath.Join(t.TempDir(), "plain")
+	s.ok("ravnest", "init", "--replicas", "2", "--reduce-factor", "2", "--epochs", "2", plain)
+	s.ok("ravnest", "demo", "--providers", "4", "--clusters", "2", "--dir", plain)
 	if a := s.audit(plain, 0); a.Checkpoints != 1 || a.Updates != 0 {
 		t.Errorf("without records: %+v", a)
 	}
