@@ -245,6 +245,7 @@ func TestOneBit(t *testing.T) {
 		"replicas": func(j *job.Spec) { j.Replicas, j.ReduceFactor = 2, 2 },
 		"groups":   func(j *job.Spec) { j.UpdateFrequency = 2 },
 		"clipped":  func(j *job.Spec) { j.ClipNorm = 0.1 },
+		"late":     func(j *job.Spec) { j.ClipNorm, j.Replicas, j.ReduceFactor = 0.1, 3, 2 },
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(change)

@@ -52,6 +52,7 @@ func several() map[string]*world {
 	micro.micro = []int{1, 4, 2}
 	return map[string]*world{
 		"parameters": replicas(4, nil).shareOut(3, 2),
+		"clipped":    replicas(4, func(j *job.Spec) { j.ClipNorm = 0.1 }).shareOut(3, 2),
 		"three":      micro,
 		"keep":       replicas(3, func(j *job.Spec) { j.Average.Optimizer = job.KeepState }).shareOut(2, 2),
 		"8 bits":     replicas(4, func(j *job.Spec) { j.Average.Bits, j.UpdateFrequency = 8, 2 }).shareOut(1, 2),
