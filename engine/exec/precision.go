@@ -226,7 +226,7 @@ func (o *product) rounds() bool { return o.p.cfg.Precision != Float32 }
 // gemmScratch is the floats of scratch of a product whose B may be rounded on its way.
 func (o *product) gemmScratch(m, n, k int) int {
 	if o.rounds() {
-		return kernel.GemmRoundScratch(m, n, k)
+		return kernel.GemmScratchBF16(m, n, k)
 	}
 	return kernel.GemmScratch(m, n, k)
 }

@@ -31,7 +31,7 @@ func (g *GemmArgs) multiplyWindows(t *tiling) {
 				ptr(g.C, i*g.LDC+j), 4*g.LDC, acc, n-(nv-1)*t.vw)
 		}
 	}
-	g.finish(0, g.N)
+	g.finish(0, g.M, 0, g.N)
 }
 
 // contiguous is the length of the prefix of cols that ascends by 1.

@@ -108,7 +108,7 @@ func (j *depthwiseTask) forward(scratch []float32, from, to int) {
 			if j.bias != nil {
 				g.RowBias = j.bias[c0:]
 			}
-			g.finish(0, plane)
+			g.finish(0, n, 0, plane)
 		}
 	}
 }

@@ -69,6 +69,7 @@ const (
 	smallWork = 1 << 18 // multiply-adds below which a second thread does not pay
 	maxLanes  = 16
 	pairBlock = 2 * kBlock // kBlock where two terms share a word
+	pairWords = 1 << 20    // words of A that are packed at once, at most
 )
 
 // tile is the fastest tiling of this machine. Tests replace it.
@@ -79,22 +80,33 @@ var tilePortable = &tiling{mr: 2, nv: 1, vw: 4, kernel: &[8][3]micro{{microGo1},
 // GemmScratch is the floats of scratch that Gemm needs for a product of up to this size.
 // Each further thread of a team has as much of its own, at most 0.9 MB.
 func GemmScratch(m, n, k int) int {
-	up := func(n int) int { return (n + maxLanes - 1) / maxLanes * maxLanes }
-	cols, words := min(up(n), nBlock), (min(k, pairBlock)+1)/2
+	cols, words := min(wholeLanes(n), nBlock), (min(k, pairBlock)+1)/2
 	k = min(k, kBlock)
-	return max(k*cols+stripScratch(m, k), words*(cols+min(up(m), stripRows))) + 2*maxLanes
+	return max(k*cols+stripScratch(m, k), words*(cols+min(wholeLanes(m), stripRows))) + 2*maxLanes
 }
+
+// wholeLanes is n, rounded up to whole vectors.
+func wholeLanes(n int) int { return (n + maxLanes - 1) / maxLanes * maxLanes }
 
 // roundScratch is the floats that a block of B takes while it is rounded.
 func roundScratch(n, k int) int { return min(k, kBlock)*min(n, nBlock) + maxLanes }
 
-// GemmRoundScratch is GemmScratch with RoundB.
-func GemmRoundScratch(m, n, k int) int { return GemmScratch(m, n, k) + roundScratch(n, k) }
+// GemmScratchBF16 is GemmScratch for operands in bfloat16, at most 5.6 MB. Products with RoundB
+// need it; others are faster with it.
+func GemmScratchBF16(m, n, k int) int {
+	s := GemmScratch(m, n, k)
+	words := (min(k, pairBlock) + 1) / 2
+	if n > nBlock { // A is packed once for all blocks of columns
+		rows := min(wholeLanes(m), pairWords/words&^(maxLanes-1))
+		s = max(s, words*(nBlock+rows)+2*maxLanes)
+	}
+	return max(s, GemmScratch(m, n, k)+roundScratch(n, k))
+}
 
 // scratch is the floats of scratch that g needs.
 func (g *GemmArgs) scratch() int {
 	if g.RoundB {
-		return GemmRoundScratch(g.M, g.N, g.K)
+		return GemmScratchBF16(g.M, g.N, g.K)
 	}
 	return GemmScratch(g.M, g.N, g.K)
 }
@@ -117,7 +129,7 @@ func (g *GemmArgs) check(scratch []float32) {
 		_ = g.ColBias[g.N-1]
 	}
 	if len(scratch) < g.scratch() {
-		panic("kernel: scratch is shorter than GemmScratch, or GemmRoundScratch")
+		panic("kernel: scratch is shorter than GemmScratch, or GemmScratchBF16")
 	}
 }
 
@@ -276,12 +288,15 @@ func (g *GemmArgs) at(k, j int) int {
 	return k*g.BK + j*g.BJ
 }
 
-// finish adds the biases and applies ReLU to columns [j0,j1).
-func (g *GemmArgs) finish(j0, j1 int) {
+// finish adds the biases and applies ReLU to columns [j0,j1) of m rows from i0 on.
+func (g *GemmArgs) finish(i0, m, j0, j1 int) {
 	if g.RowBias == nil && g.ColBias == nil && !g.ReLU {
 		return
 	}
-	for i := range g.M {
+	if g.finishAsm(i0, m, j0, j1-j0) {
+		return
+	}
+	for i := i0; i < i0+m; i++ {
 		row := g.C[i*g.LDC+j0:][:j1-j0]
 		if g.RowBias != nil {
 			addScalar(row, g.RowBias[i])
@@ -404,9 +419,11 @@ func (g *GemmArgs) blocks(t *tiling, scratch []float32) {
 					}
 					kernels[nv-1](kn, a, 4*rs, 4*ks, b, 4*bks, ptr(g.C, i*g.LDC+jc+j), 4*g.LDC, acc, n-(nv-1)*t.vw, side, 4*step)
 				}
+				if pc+kc >= g.K {
+					g.finish(i, mr, jc, jc+nc)
+				}
 			}
 		}
-		g.finish(jc, jc+nc)
 	}
 }
 

@@ -8,9 +8,8 @@
 // subnormal sums (vec_bf16.go). A last term without a partner is paired with -0 in A and +0 in
 // B: their product changes no sum, not even -0.
 //
-// Both operands are packed into such words while they are rounded, B by blocks, A by a few rows
-// before the tiles that read them. Packing A again for each block of columns costs a hundredth of
-// the products.
+// Both operands are packed into such words, B by blocks, A before the tiles that read it: some
+// rows at a time, or once for all blocks of columns.
 
 package kernel
 
@@ -78,36 +77,65 @@ func (g *GemmArgs) multiplyPairs(t *tiling, scratch []float32) bool {
 	if !g.usesPairs(t) {
 		return false
 	}
-	nr := t.nv * t.vw
 	parts := (g.K + pairBlock - 1) / pairBlock
 	kc := ((g.K+parts-1)/parts + 1) &^ 1
 	scratch = aligned(scratch)
-	n := (min(g.M, stripRows) + maxLanes - 1) / maxLanes * maxLanes * kc / 2
-	strips, panels := scratch[:n], scratch[n:]
-	for jc := 0; jc < g.N; jc += nBlock {
-		nc := min(nBlock, g.N-jc)
+	n := kc / 2 * min(wholeLanes(g.N), nBlock)
+	p := pairBlocks{GemmArgs: *g, t: t, panels: scratch[:n], lines: scratch[n:], together: stripRows}
+	rows := g.M
+	if room := len(p.lines) / (kc / 2) &^ (maxLanes - 1); g.N > nBlock && room > stripRows {
+		parts := (g.M + room - 1) / room
+		rows = wholeLanes((g.M + parts - 1) / parts)
+		p.together = rows
+	}
+	for i := 0; i < g.M; i += rows {
 		for pc := 0; pc < g.K; pc += kc {
-			kn := min(kc, g.K-pc)
-			words := (kn + 1) / 2
-			acc := 0
-			if g.Acc || pc > 0 {
-				acc = 1
-			}
-			g.pairB(panels, pc, kn, jc, nc)
-			for i := 0; i < g.M; i += t.mr {
-				mr := min(t.mr, g.M-i)
-				a, rs, ks := g.pairA(strips, i, mr, pc, kn)
-				for j := 0; j < nc; j += nr {
-					n := min(nr, nc-j)
-					nv := (n + t.vw - 1) / t.vw
-					b := ptr(panels, j*words)
-					t.pairs[mr-1][nv-1](words, a, 4*rs, 4*ks, b, 4*nv*t.vw, ptr(g.C, i*g.LDC+jc+j), 4*g.LDC, acc, n-(nv-1)*t.vw, b, 0)
-				}
+			p.pc, p.kn = pc, min(kc, g.K-pc)
+			for jc := 0; jc < g.N; jc += nBlock {
+				p.multiply(i, min(rows, g.M-i), jc, min(nBlock, g.N-jc))
 			}
 		}
-		g.finish(jc, jc+nc)
 	}
 	return true
+}
+
+// pairBlocks is a product on its way: terms [pc,pc+kn).
+type pairBlocks struct {
+	GemmArgs
+	t        *tiling
+	panels   []float32 // a block of B
+	lines    []float32 // rows of A
+	together int       // rows of A that are packed at a time; as many as there are if those of all columns share them
+	pc, kn   int
+}
+
+// multiply computes m rows from i0 on of the block of nc columns from jc on.
+func (p *pairBlocks) multiply(i0, m, jc, nc int) {
+	t, nr, words, acc := p.t, p.t.nv*p.t.vw, (p.kn+1)/2, 0
+	if p.Acc || p.pc > 0 {
+		acc = 1
+	}
+	p.pairB(p.panels, p.pc, p.kn, jc, nc)
+	for i := 0; i < m; i += t.mr {
+		at := i % p.together
+		if at == 0 && (jc == 0 || p.together < m) {
+			p.pairA(p.lines, i0+i, min(p.together, m-i), p.pc, p.kn)
+		}
+		a, rs, ks := ptr(p.lines, at*words), words, 1
+		if p.KS != 1 {
+			a, rs, ks = ptr(p.lines, at/maxLanes*maxLanes*words+at%maxLanes), 1, maxLanes
+		}
+		kernels := &t.pairs[min(t.mr, m-i)-1]
+		for j := 0; j < nc; j += nr {
+			n := min(nr, nc-j)
+			nv := (n + t.vw - 1) / t.vw
+			b := ptr(p.panels, j*words)
+			kernels[nv-1](words, a, 4*rs, 4*ks, b, 4*nv*t.vw, ptr(p.C, (i0+i)*p.LDC+jc+j), 4*p.LDC, acc, n-(nv-1)*t.vw, b, 0)
+		}
+		if p.pc+p.kn >= p.K {
+			p.finish(i0+i, min(t.mr, m-i), jc, jc+nc)
+		}
+	}
 }
 
 // usesPairs tells whether the product is computed by pairs of terms.
@@ -174,22 +202,16 @@ func pairPanel(kn int, src *float32, step, n int, dst *float32, round int) {
 	}
 }
 
-// pairA packs kn terms from pc on of mr rows of A, if they are not in dst already, and returns
-// where they are and their strides.
-func (g *GemmArgs) pairA(dst []float32, i, mr, pc, kn int) (a *float32, rs, ks int) {
+// pairA packs kn terms from pc on of n rows of A from i on: word by word of a row, or, where A is
+// transposed, of 16 rows.
+func (g *GemmArgs) pairA(dst []float32, i, n, pc, kn int) {
 	words := (kn + 1) / 2
+	const group = maxLanes
+	width := group
 	if g.KS == 1 {
-		pairLines(mr, kn, ptr(g.A, i*g.RS+pc), 4*g.RS, &dst[0], 4*words, 0)
-		if kn%2 != 0 {
-			for r := range mr {
-				pairWithMinusZero(dst[(r+1)*words-1:][:1])
-			}
-		}
-		return &dst[0], words, 1
-	}
-	const group = maxLanes // rows whose words lie side by side
-	if i%stripRows == 0 {
-		n := min(stripRows, g.M-i)
+		width = 1
+		pairLines(n, kn, ptr(g.A, i*g.RS+pc), 4*g.RS, &dst[0], 4*words, 0)
+	} else {
 		full, rest := n/group, n%group
 		if full > 0 {
 			pairRows1(kn, ptr(g.A, i+pc*g.KS), 4*g.KS, full, &dst[0], 4*group*words, group, 0)
@@ -197,14 +219,12 @@ func (g *GemmArgs) pairA(dst []float32, i, mr, pc, kn int) (a *float32, rs, ks i
 		if rest > 0 {
 			pairRows1(kn, ptr(g.A, i+n-rest+pc*g.KS), 4*g.KS, 1, ptr(dst, full*group*words), 0, rest, 0)
 		}
-		if kn%2 != 0 {
-			for q := 0; q < n; q += group {
-				pairWithMinusZero(dst[(q+group)*words-group:][:group])
-			}
+	}
+	if kn%2 != 0 {
+		for q := 0; q < n; q += width {
+			pairWithMinusZero(dst[(q+width)*words-width:][:width])
 		}
 	}
-	at := i % stripRows
-	return ptr(dst, at/group*group*words+at%group), 1, group
 }
 
 // pairWithMinusZero sets the lower halves of words, which are +0, to -0.

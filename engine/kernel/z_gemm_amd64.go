@@ -368,3 +368,8 @@ func gemmPackY6x2(kc int, a *float32, ars int, aks int, b *float32, bks int, c *
 //
 //go:noescape
 func strips(n int, src *float32, ss int, count int, width int, dst *float32, ds int)
+
+// finishZ adds row[i] and col[j] to m rows of n floats, ldc bytes apart, and then applies ReLU unless relu is 0; row, col or both may be nil; m, n > 0.
+//
+//go:noescape
+func finishZ(m int, n int, c *float32, ldc int, row *float32, col *float32, relu int)

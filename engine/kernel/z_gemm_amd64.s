@@ -10480,3 +10480,60 @@ strip:
 	JNZ        row
 	VZEROUPPER
 	RET
+
+// func finishZ(m int, n int, c *float32, ldc int, row *float32, col *float32, relu int)
+// Requires: AVX, AVX512F, BMI2
+TEXT ·finishZ(SB), NOSPLIT, $0-56
+	MOVQ         m+0(FP), CX
+	MOVQ         n+8(FP), R8
+	MOVQ         c+16(FP), SI
+	MOVQ         ldc+24(FP), R9
+	MOVQ         row+32(FP), DX
+	MOVQ         col+40(FP), DI
+	MOVQ         relu+48(FP), R10
+	MOVL         $0x80000000, R12
+	VPBROADCASTD R12, Z1
+	MOVL         $0xff800000, R12
+	VPBROADCASTD R12, Z2
+	TESTQ        R10, R10
+	JZ           row
+	VPXORD       Z2, Z2, Z2
+
+row:
+	TESTQ        DX, DX
+	JZ           begin
+	VBROADCASTSS (DX), Z1
+	ADDQ         $0x04, DX
+
+begin:
+	MOVQ   SI, AX
+	MOVQ   DI, BX
+	MOVQ   R8, R11
+	KXNORW K1, K1, K1
+
+vector:
+	CMPQ  R11, $0x10
+	JGE   whole
+	MOVQ  $+65535, R12
+	BZHIQ R11, R12, R12
+	KMOVW R12, K1
+
+whole:
+	VMOVUPS.Z (AX), K1, Z0
+	VADDPS    Z1, Z0, Z0
+	TESTQ     DI, DI
+	JZ        least
+	VADDPS    (BX), Z0, K1, Z0
+	ADDQ      $0x40, BX
+
+least:
+	VMAXPS  Z0, Z2, Z0
+	VMOVUPS Z0, K1, (AX)
+	ADDQ    $0x40, AX
+	SUBQ    $0x10, R11
+	JG      vector
+	ADDQ    R9, SI
+	DECQ    CX
+	JNZ     row
+	VZEROUPPER
+	RET

@@ -283,6 +283,59 @@ func strips() {
 	RET()
 }
 
+// finish writes what follows the whole dot products.
+func finish() {
+	TEXT("finishZ", NOSPLIT, "func(m, n int, c *float32, ldc int, row, col *float32, relu int)")
+	Pragma("noescape")
+	Doc("finishZ adds row[i] and col[j] to m rows of n floats, ldc bytes apart, and then applies ReLU unless relu is 0; row, col or both may be nil; m, n > 0.")
+	m, n, c, ldc, row, col, relu := reg.RCX, reg.R8, reg.RSI, reg.R9, reg.RDX, reg.RDI, reg.R10
+	x, y, left, t := reg.RAX, reg.RBX, reg.R11, reg.R12
+	v, bias, least := zmm[0], zmm[1], zmm[2]
+	for i, r := range []reg.GPPhysical{m, n, c, ldc, row, col, relu} {
+		Load(ParamIndex(i), r)
+	}
+	// What changes no float, where there is nothing to do: -0 as a sum, -Inf as the least.
+	MOVL(U32(1<<31), t.As32())
+	VPBROADCASTD(t.As32(), bias)
+	MOVL(U32(0xff800000), t.As32())
+	VPBROADCASTD(t.As32(), least)
+	TESTQ(relu, relu)
+	JZ(LabelRef("row"))
+	VPXORD(least, least, least)
+	Label("row")
+	TESTQ(row, row)
+	JZ(LabelRef("begin"))
+	VBROADCASTSS(Mem{Base: row}, bias)
+	ADDQ(Imm(4), row)
+	Label("begin")
+	MOVQ(c, x)
+	MOVQ(col, y)
+	MOVQ(n, left)
+	KXNORW(reg.K1, reg.K1, reg.K1)
+	Label("vector")
+	CMPQ(left, Imm(16))
+	JGE(LabelRef("whole"))
+	maskZ(left, t, reg.K1)
+	Label("whole")
+	VMOVUPS_Z(Mem{Base: x}, reg.K1, v)
+	VADDPS(bias, v, v)
+	TESTQ(col, col)
+	JZ(LabelRef("least"))
+	VADDPS(Mem{Base: y}, v, reg.K1, v)
+	ADDQ(Imm(64), y)
+	Label("least")
+	VMAXPS(v, least, v)
+	VMOVUPS(v, reg.K1, Mem{Base: x})
+	ADDQ(Imm(64), x)
+	SUBQ(Imm(16), left)
+	JG(LabelRef("vector"))
+	ADDQ(ldc, c)
+	DECQ(m)
+	JNZ(LabelRef("row"))
+	VZEROUPPER()
+	RET()
+}
+
 func gemm() {
 	laneTable()
 	for _, s := range []shape{
@@ -298,4 +351,5 @@ func gemm() {
 		}
 	}
 	strips()
+	finish()
 }
