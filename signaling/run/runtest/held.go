@@ -47,6 +47,7 @@ func (p *Provider) keep() {
 		panic(err)
 	}
 	p.stow(s)
+	p.tell()
 	p.toHost(&proto.Held{Run: s.run, Stage: s.stage, Step: int64(p.at), Blob: s.ref, Position: raw})
 	if !p.copies {
 		return

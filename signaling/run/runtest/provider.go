@@ -63,7 +63,8 @@ type Provider struct {
 	over     bool
 	saves    []func() // uploads waiting for the one in progress
 	saving   bool
-	averaged int64 // counts what it receives at the ends of rounds
+	averaged int64          // counts what it receives at the ends of rounds
+	said     []proto.Digest // that the host has not been told
 }
 
 type key struct {
@@ -432,7 +433,7 @@ func (p *Provider) begin(a *proto.Assign) {
 	}
 	p.Segment, p.own, p.order, t.of, p.copies = plan.Segment, plan.Own, w.order(plan.Record), plan.Clusters, plan.Copies
 	p.load(a)
-	p.stash = nil
+	p.stash, p.said = nil, nil
 	bytes := int64(0)
 	if a.Resume != nil {
 		for _, part := range a.Resume.Parts {
@@ -624,11 +625,16 @@ func (w *World) work(t *team) {
 		if t.of == 1 {
 			p.learn(p.at)
 		}
+		if len(losses) > 0 {
+			p.says(losses[0].Step, false)
+		}
 		if p.at = at; t.of > 1 && p != leaf && w.nature.Wait > 0 { // the host looks who is behind
 			p.toHost(&proto.Progress{Run: t.run, Stage: p.a.Stage, Step: int64(at)})
 		}
 	}
-	leaf.toHost(&proto.Progress{Run: t.run, Stage: leaf.a.Stage, Step: int64(at), Losses: losses})
+	m := &proto.Progress{Run: t.run, Stage: leaf.a.Stage, Step: int64(at), Losses: losses, Digests: leaf.said}
+	leaf.said = nil
+	leaf.toHost(m)
 }
 
 // learn adds what a step does to the weights.
@@ -716,6 +722,11 @@ func (w *World) average(all []*team) {
 		}
 	}
 	for _, t := range all {
+		for _, p := range t.ps {
+			if t.of > 1 && at > t.from {
+				p.says(int64(at)-1, true)
+			}
+		}
 		clear(t.did)
 		t.from, t.to = at, w.roundEnd(at, t.ps[0].order)
 		if hold && !save && !last {
@@ -784,6 +795,7 @@ func (p *Provider) bring(a *proto.Assign, b []byte, at int, over bool) {
 				if err != nil {
 					panic(err)
 				}
+				p.tell()
 				p.toHost(&proto.Saved{Run: a.Run, Stage: a.Stage, Step: int64(at), Epoch: at / w.epoch(), Blob: ref, Position: raw})
 				p.step(machine.Saving{Run: a.Run})
 				if over {

@@ -105,6 +105,8 @@ type World struct {
 	Results []run.Finish
 	// Traffic counts what went through the host.
 	Traffic Traffic
+	// Audit is the log that an audit reads, if the job asks for it.
+	Audit []run.AuditLine
 
 	nature    Nature
 	start     time.Time
@@ -120,6 +122,7 @@ type World struct {
 	teams     map[key]*team
 	ticking   bool
 	apart     bool // every cluster's stages save
+	audit     bool // the job asks for digests
 }
 
 // Traffic counts messages between host and providers, and bytes of states.
@@ -185,7 +188,7 @@ func (n *Nature) fill() {
 
 // Submit submits a job with this many steps.
 func (w *World) Submit(job run.Job, steps int) {
-	w.Steps, w.apart = steps, job.Apart
+	w.Steps, w.apart, w.audit = steps, job.Apart, job.Audit
 	w.Step(run.Submit{Job: job})
 }
 
@@ -276,6 +279,14 @@ func (w *World) do(a run.Action) {
 			w.Store[a.Object] = a.Data
 			w.Step(run.Commit{Run: a.Run})
 		})
+	case run.AppendLine:
+		if strings.HasSuffix(a.Log, run.AuditLog("")) {
+			var l run.AuditLine
+			if err := json.Unmarshal(a.Line, &l); err != nil {
+				panic(err)
+			}
+			w.Audit = append(w.Audit, l)
+		}
 	case run.Discard:
 		for _, o := range a.Objects {
 			delete(w.Store, o)
@@ -497,12 +508,21 @@ func Undisturbed(steps int) map[int]uint64 {
 	return all
 }
 
-// Leaked returns the stages' objects in the store that the manifest does not name.
+// Leaked returns the stages' objects in the store that the manifest does not name, nor, where there
+// are audits, the one before it, from which they begin.
 func (w *World) Leaked(c *snapshot.Manifest) (names []string) {
 	need := map[string]bool{}
 	if c != nil {
 		for _, e := range c.Parts {
 			need[e.Object] = true
+		}
+		for _, l := range slices.Backward(w.Audit) {
+			if p := l.Checkpoint; p != nil && p.Position != c.Position {
+				for _, e := range p.Parts {
+					need[e.Object] = true
+				}
+				break
+			}
 		}
 	}
 	for o := range w.Store {
