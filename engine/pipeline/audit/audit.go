@@ -62,6 +62,7 @@ type testimony struct {
 	exchanges []stage.Exchange
 	seen      int
 	rounds    map[uint64]int // record of the average whose round ends with a batch
+	unsaid    map[int]bool   // records that it did not say
 	first     *tampered      // that is wrong
 	saved     string         // what differs in its saved state
 	step      uint64         // of the saved state
@@ -83,7 +84,7 @@ func newTrail(aligned bool, exchanges [][][]stage.Exchange) *Trail {
 	for c, all := range exchanges {
 		t.stages = append(t.stages, len(all))
 		for k, xs := range all {
-			t.of[stage.Peer{Cluster: c, Stage: k}] = &testimony{exchanges: xs, rounds: map[uint64]int{}}
+			t.of[stage.Peer{Cluster: c, Stage: k}] = &testimony{exchanges: xs, rounds: map[uint64]int{}, unsaid: map[int]bool{}}
 		}
 	}
 	return t
@@ -91,15 +92,16 @@ func newTrail(aligned bool, exchanges [][][]stage.Exchange) *Trail {
 
 // Record compares what a stage said of an update, or of a round's average, with the truth; said
 // is nil where it is not on record. Records of a stage come in order.
-func (t *Trail) Record(p stage.Peer, said *stage.Digest, true stage.Digest) {
+func (t *Trail) Record(p stage.Peer, said *stage.Digest, truth stage.Digest) {
 	x := t.of[p]
-	if true.Round {
-		x.rounds[true.Step] = x.seen
+	if truth.Round {
+		x.rounds[truth.Step] = x.seen
 	}
 	if said == nil {
+		x.unsaid[x.seen] = true
 		t.missing++
 	} else if x.first == nil {
-		x.first = compare(x.seen, *said, true)
+		x.first = compare(x.seen, *said, truth)
 	}
 	x.seen++
 }
@@ -236,5 +238,8 @@ func (t *Trail) ring(p stage.Peer, x *tampered, i int) *Fault {
 	}
 	f.Or, f.Either = e.With, true
 	f.What = fmt.Sprintf("the %s that it received from %s, in step %d of the round's average, are not those that that stage says that it sent", what, e.With, e.Step)
+	if q := t.of[e.With]; q.unsaid[q.rounds[x.step]] {
+		f.What = fmt.Sprintf("the %s that it received from %s, in step %d of the round's average, are not what the job makes, and that stage has not said what it sent", what, e.With, e.Step)
+	}
 	return f
 }

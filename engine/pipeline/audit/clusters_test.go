@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/ravnest/ravnest/engine/graph"
@@ -189,6 +190,33 @@ func TestUntold(t *testing.T) {
 		if len(fs) != 1 || fs[0].Of != who || fs[0].Either {
 			t.Errorf("%s leaves a digest out: blamed are %v", who, names(fs))
 		}
+	}
+}
+
+// TestUnsaid: a liar that is lost before it has said what it sent is not told from who was misled,
+// and the audit says so.
+func TestUnsaid(t *testing.T) {
+	w := several()["parameters"]
+	truth := w.replay(t).record(t)
+	liar, r := stage.Peer{Cluster: 1}, w.replay(t)
+	r.each = func(p stage.Peer, cfg *stage.Config) {
+		if p == liar {
+			cfg.Hooks.Summed = onceIn(0)
+		}
+	}
+	lie, trail := r.record(t), r.Trail()
+	for p := range truth.said {
+		for i, d := range truth.said[p] {
+			said := &lie.said[p][i]
+			if p == liar && compare(0, *said, d) != nil {
+				said = nil
+			}
+			trail.Record(p, said, d)
+		}
+	}
+	fs := trail.Faults()
+	if len(fs) != 1 || !fs[0].Either || fs[0].Or != liar || !strings.Contains(fs[0].What, "has not said") || trail.Missing() == 0 {
+		t.Errorf("blamed are %v: %+v", names(fs), fs)
 	}
 }
 
