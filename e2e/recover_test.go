@@ -8,7 +8,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
 	"syscall"
@@ -317,44 +316,6 @@ func TestDamagedStore(t *testing.T) {
 	host, _ = s.serve("--listen", address, dir)
 	host.says(`warning: .*its copy node_data/manifest.json is used`, limit)
 	host.says(`resuming the run that ended at step \d+`, limit)
-	host.says(`training resumes from step \d+`, limit)
-	s.more(dir, 20)
-	s.ends(host, dir)
-}
-
-// TestServeOnFullDisk: the disk is full when a checkpoint is saved. The host says so and keeps
-// the checkpoint before it, from which the run goes on once there is room.
-func TestServeOnFullDisk(t *testing.T) {
-	posix(t)
-	s := newScene(t)
-	mnt := t.TempDir()
-	if out, err := exec.Command("mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", mnt).CombinedOutput(); err != nil {
-		t.Skipf("not allowed to mount a small file system: %v: %s", err, bytes.TrimSpace(out))
-	}
-	defer func() {
-		if err := exec.Command("umount", "-l", mnt).Run(); err != nil {
-			t.Error(err)
-		}
-	}()
-	dir := filepath.Join(mnt, "job")
-	s.ok("ravnest", "init", "--epochs", endless, dir)
-	edit(t, filepath.Join(dir, "job.json"), `"save_every": 10`, `"save_every": 2`)
-	s.ok("ravnest", "clusterize", dir)
-	address := freePort(t)
-	host, url := s.serve("--listen", address, dir)
-	s.provide(url, "node_0", "node_1", "node_2")
-	s.saved(dir, 5)
-	fill(t, mnt, 48<<10)
-	host.failed(limit, "no space left on device", "is kept")
-	if err := os.Remove(filepath.Join(mnt, "ballast")); err != nil {
-		t.Fatal(err)
-	}
-	out, _ := s.ok("ravnest", "status", dir)
-	if !regexp.MustCompile(`saved at step \d+ of \d+; ravnest serve resumes from there`).MatchString(out) {
-		t.Errorf("status says %q", out)
-	}
-	host, _ = s.serve("--listen", address, dir)
-	s.provide(url, "node_0", "node_1", "node_2")
 	host.says(`training resumes from step \d+`, limit)
 	s.more(dir, 20)
 	s.ends(host, dir)

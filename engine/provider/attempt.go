@@ -68,6 +68,7 @@ type attempt struct {
 	cached    int64 // bytes of shards beyond what the stage promises
 	saves     sync.WaitGroup
 	saveErr   error
+	stale     func() // tells the newest save that it need not wait for room any longer
 	hold      holding
 	holds     int64 // bytes of the states that are held, beyond what the stage promises
 }
@@ -79,6 +80,7 @@ func newAttempt(d *driver, a *proto.Assign) *attempt {
 		mail: map[string]chan json.RawMessage{}, links: map[stage.Peer]*transport.Link{},
 		at: Update{Stage: a.Stage, Stages: a.Stages},
 	}
+	r.stale = func() {}
 	r.ctx, r.cancel = context.WithCancelCause(d.ctx)
 	for _, p := range a.Peers {
 		r.mail[p.ID] = make(chan json.RawMessage, machine.MaxSignals)
@@ -104,6 +106,7 @@ func (r *attempt) do() (machine.Ended, error) {
 	for _, p := range r.paged {
 		p.Close()
 	}
+	r.stale()
 	r.saves.Wait()
 	r.hold.stop()
 	ended := machine.Ended{Run: r.a.Run, Outcome: machine.Done, Step: r.prog.Step}
@@ -198,6 +201,9 @@ func (r *attempt) work() error {
 	r.cfg.Event("training stage %d of %d (%s)", r.a.Stage, r.a.Stages, c.Stage.Role())
 	stopReports := r.report()
 	err = r.stage.Run(r.ctx, r.mark, r)
+	if err != nil {
+		r.stale()
+	}
 	r.saves.Wait()
 	stopReports()
 	if err == nil {

@@ -115,7 +115,7 @@ func (d *driver) bring(a machine.Bring) {
 	d.wg.Go(func() {
 		d.stash.bringing.Lock()
 		defer d.stash.bringing.Unlock()
-		if _, err := host.Upload(d.ctx, a.Run, a.Stage, b); err != nil && d.ctx.Err() == nil {
+		if _, err := d.upload(d.ctx, d.ctx, host, a.Run, a.Stage, b); err != nil && d.ctx.Err() == nil {
 			d.cfg.Event("bringing the state of stage %d: %v", a.Stage, err)
 		}
 	})

@@ -1,6 +1,7 @@
 package provider_test
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -8,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -66,6 +68,8 @@ type fakeHost struct {
 	blobs   map[string][]byte
 	once    sync.Once
 	mu      sync.Mutex
+	refuse  func(state []byte) bool // there is no room for it yet
+	refused [][]byte
 	saved   [][]byte
 }
 
@@ -113,8 +117,12 @@ func (h *fakeHost) Blob(_ context.Context, r proto.Ref, _ func(int64)) ([]byte, 
 
 func (h *fakeHost) Upload(_ context.Context, _ string, _ int, b []byte) (proto.Ref, error) {
 	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.refuse != nil && h.refuse(b) {
+		h.refused = append(h.refused, b)
+		return proto.Ref{}, &proto.Error{Code: proto.Storage, Message: "no space left on device"}
+	}
 	h.saved = append(h.saved, b)
-	h.mu.Unlock()
 	return proto.Ref{SHA256: strings.Repeat("0", 64), Size: int64(len(b))}, nil
 }
 
@@ -299,6 +307,52 @@ func TestGracefulStop(t *testing.T) {
 	}
 	if len(w.hosts[0].saved) == 0 || len(w.hosts[1].saved) == 0 {
 		t.Error("nothing was saved")
+	}
+}
+
+// TestHostWithoutRoom: the host has no room for what is saved at first. Training goes on, a state is
+// forgotten when there is a newer one, and the last one is offered until it is taken.
+func TestHostWithoutRoom(t *testing.T) {
+	const steps = 400
+	w := newWorld(t, func(j *job.Spec) { j.Schedule, j.Epochs, j.Steps = job.Sync, 100, steps })
+	step := func(b []byte) int {
+		part, err := snapshot.Parse(b)
+		if err != nil {
+			t.Error(err)
+			return -1
+		}
+		return int(part.Position.Step)
+	}
+	for _, h := range w.hosts { // until each has offered its last state once
+		h.refuse = func([]byte) bool { return len(h.refused) == 0 || step(h.refused[len(h.refused)-1]) != steps }
+	}
+	var mu sync.Mutex
+	var saved []int64
+	asked := false
+	errs := w.play(t, nil, func(k int, m proto.Message) {
+		mu.Lock()
+		defer mu.Unlock()
+		switch m := m.(type) {
+		case *proto.Progress:
+			if !asked && len(m.Losses) > 0 {
+				asked = true
+				w.hosts[0].in <- &proto.Checkpoint{Run: "r"}
+			}
+		case *proto.Saved:
+			saved = append(saved, m.Step)
+		}
+	})
+	if err := errors.Join(errs...); err != nil {
+		t.Fatal(err)
+	}
+	if !slices.Equal(saved, []int64{steps, steps}) {
+		t.Errorf("saved at steps %v, want the last one twice", saved)
+	}
+	for k, h := range w.hosts {
+		n := len(h.refused)
+		if n < 2 || step(h.refused[0]) == steps || len(h.saved) != 1 || !bytes.Equal(h.refused[n-1], h.saved[0]) {
+			t.Errorf("stage %d: %d states refused, the first of step %d; %d taken", k, n, step(h.refused[0]), len(h.saved))
+		}
 	}
 }
 

@@ -5,6 +5,7 @@ package provider
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -169,11 +170,13 @@ func (t track) after(step int64) int64 {
 }
 
 // Keep implements stage.Observer. The state is uploaded while training goes on; uploads of
-// a stage never overlap.
+// a stage never overlap. One that the host has no room for is tried again until there is a newer
+// state, or the last one is saved.
 func (r *attempt) Keep(s stage.Saved) error {
 	if s.Held {
 		return r.hold.keep(r, s)
 	}
+	r.stale()
 	r.saves.Wait()
 	if r.saveErr != nil {
 		return r.saveErr
@@ -182,9 +185,12 @@ func (r *attempt) Keep(s stage.Saved) error {
 	if err != nil {
 		return err
 	}
+	wait, stale := context.WithCancel(r.ctx)
+	r.stale = stale
 	r.saves.Go(func() {
 		r.post(machine.Saving{Run: r.a.Run, Begins: true})
-		if err := r.save(s, b); err != nil {
+		err := r.save(wait, s, b)
+		if outdated := errors.Is(err, proto.ErrStorage) && wait.Err() != nil; err != nil && !outdated {
 			r.saveErr = fmt.Errorf("saving stage %d after step %d: %w", r.a.Stage, s.Step, err)
 		}
 		r.post(machine.Saving{Run: r.a.Run})
@@ -192,12 +198,13 @@ func (r *attempt) Keep(s stage.Saved) error {
 	return nil
 }
 
-func (r *attempt) save(s stage.Saved, b []byte) error {
+// save uploads a state. wait bounds how long it waits for room at the host.
+func (r *attempt) save(wait context.Context, s stage.Saved, b []byte) error {
 	at, err := json.Marshal(s.Part.Position)
 	if err != nil {
 		return err
 	}
-	ref, err := r.host.Upload(r.ctx, r.a.Run, r.a.Stage, b)
+	ref, err := r.d.upload(r.ctx, wait, r.host, r.a.Run, r.a.Stage, b)
 	if err != nil {
 		return err
 	}
@@ -206,4 +213,26 @@ func (r *attempt) save(s stage.Saved, b []byte) error {
 		return err
 	}
 	return r.host.Send(r.ctx, &proto.Saved{Run: r.a.Run, Stage: r.a.Stage, Step: int64(s.Step), Epoch: s.Epoch, Blob: ref, Position: at})
+}
+
+// The pause before an upload that the host had no room for is tried again doubles up to a bound.
+const firstPause, longestPause = time.Second, 10 * time.Second
+
+// upload uploads a state, again and again while the host has no room for it. When wait ends, it
+// gives up after the next try.
+func (d *driver) upload(ctx, wait context.Context, host Host, run string, stage int, b []byte) (proto.Ref, error) {
+	for pause := firstPause; ; pause = min(2*pause, longestPause) {
+		ref, err := host.Upload(ctx, run, stage, b)
+		if !errors.Is(err, proto.ErrStorage) {
+			return ref, err
+		}
+		if pause == firstPause {
+			d.cfg.Event("%v: trying again", err)
+		}
+		select {
+		case <-time.After(pause):
+		case <-wait.Done():
+			return ref, err
+		}
+	}
 }

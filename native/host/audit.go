@@ -297,9 +297,8 @@ func trainedJob(p *project.Project) (job.Spec, error) {
 	return j, nil
 }
 
-// readManifest reads the newest checkpoint's manifest.
-func readManifest(p *project.Project) (*snapshot.Manifest, error) {
-	path := filepath.Join(p.Dir, project.ManifestFile)
+// parseManifest reads a checkpoint's manifest.
+func parseManifest(p *project.Project, path string) (*snapshot.Manifest, error) {
 	f, size, err := project.OpenRegular(path, "manifest")
 	if errors.Is(err, project.ErrMissing) {
 		return nil, fmt.Errorf("%w: %w", fs.ErrNotExist, err)

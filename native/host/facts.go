@@ -118,6 +118,7 @@ func (p pace) learn(now time.Time, samples int64, batch int) (float64, bool) {
 func (r *run) begin(now time.Time) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.begun = true
 	r.pace = pace{now, r.rec.samples, r.rec.sum.Forecast, r.achieved}
 }
 
@@ -132,6 +133,8 @@ func (r *run) learned() {
 	}
 	r.mu.Unlock()
 	if ok {
-		r.keep(r.p.SetAchieved(f))
+		if err := r.p.SetAchieved(f); err != nil {
+			r.opt.say("warning: %v", err)
+		}
 	}
 }

@@ -159,24 +159,28 @@ type run struct {
 	graph proto.Ref
 	data  map[string]proto.Ref
 	// initial weights; nil: drawn from the seed
-	weights  map[string]proto.Ref
-	rec      *record
-	joined   time.Time
-	first    time.Time
-	store    server.Store
-	shared   *shared          // nil: no other host serves the job
-	before   *machine.Earlier // what the run goes on from; nil: it begins
-	fail     error            // the first failure to store results
-	mu       sync.Mutex       // place is called from a goroutine of the server
-	over     bool
-	trips    trips
-	pace     pace
-	achieved float64         // by what was forecast; 0: not known
-	placed   []placed        // in the newest attempts, the newest last
-	files    []string        // the last checkpoint's files, one a stage
-	done     map[string]bool // providers that have finished
-	past     []order.Period  // record of the replicas up to where the plan goes on from
-	grew     bool            // the attempt before ended because more providers were there
+	weights    map[string]proto.Ref
+	rec        *record
+	joined     time.Time
+	first      time.Time
+	store      server.Store
+	shared     *shared            // nil: no other host serves the job
+	before     *machine.Earlier   // what the run goes on from; nil: it begins
+	fail       error              // what keeps the results from being written; nil: nothing
+	uncopied   *snapshot.Manifest // checkpoint whose stages are not copied yet; nil: none
+	uncopyable error              // why not
+	retry      time.Time          // when what could not be written is tried again
+	begun      bool               // it has trained
+	mu         sync.Mutex         // place is called from a goroutine of the server
+	over       bool
+	trips      trips
+	pace       pace
+	achieved   float64         // by what was forecast; 0: not known
+	placed     []placed        // in the newest attempts, the newest last
+	files      []string        // the last checkpoint's files, one a stage
+	done       map[string]bool // providers that have finished
+	past       []order.Period  // record of the replicas up to where the plan goes on from
+	grew       bool            // the attempt before ended because more providers were there
 }
 
 // placed is what an attempt's stages are. What they upload can come when the next is planned.
@@ -207,10 +211,7 @@ func Plan(p *project.Project, maxClusters, exactly int) (*project.Stored, error)
 	if err != nil {
 		return nil, err
 	}
-	if err := p.WritePlan(pool, plan); err != nil {
-		return nil, err
-	}
-	return p.ReadPlan()
+	return p.WritePlan(pool, plan)
 }
 
 func options(j job.Spec, pool, maxClusters int) ga.Options {
@@ -280,11 +281,14 @@ func Serve(ctx context.Context, p *project.Project, opt Options) (Summary, error
 	if err := p.Job.Share(opt.Clusters); err != nil {
 		return Summary{}, err
 	}
+	if err := writable(p); err != nil {
+		return Summary{}, err
+	}
 	r := &run{p: p, opt: opt, data: map[string]proto.Ref{}, done: map[string]bool{}, trips: trips{}, achieved: p.Achieved()}
 	job := server.Job{
 		Job: machine.Job{
 			ID: runID(p.Job.Name), Raw: p.Job.JSON(), Want: opt.Providers, Names: opt.Names, Spares: true, Replan: true,
-			Steps: int64(p.Job.Total(p.Data.Train.Len())), Val: answers(p), Span: span(p.Job), Audit: p.Job.Audit,
+			Steps: int64(p.Job.Total(p.Data.Train.Len())), Val: answers(p), Span: span(p.Job), Audit: p.Job.Audit, Strict: opt.Alone,
 			Batches: int64(p.Job.Batches(p.Data.Train.Len())), Apart: (p.Job.Auto() || p.Job.Replica() > 1) && p.Job.Averaging().Optimizer == job.KeepState,
 		},
 		Plan: r.place, Inspect: r.inspect, Fresh: opt.Fresh,
@@ -369,7 +373,7 @@ func Serve(ctx context.Context, p *project.Project, opt Options) (Summary, error
 func (r *run) earlier(ctx context.Context, job server.Job) (*machine.Earlier, error) {
 	e, err := server.Earlier(ctx, r.store, job.ID, job.Raw)
 	if errors.Is(err, snapshot.ErrFormat) {
-		c, cerr := readManifest(r.p)
+		c, cerr := parseManifest(r.p, manifestFiles(r.p)[1])
 		if cerr != nil {
 			return nil, err
 		}
@@ -409,7 +413,7 @@ func (r *run) up(ctx context.Context, conf server.Config) (_ *server.Server, dow
 		go func() { served <- srv.Serve(ln) }()
 	}
 	unwatch := func() {}
-	down = func() {
+	stop := func() {
 		unwatch()
 		// Providers need a moment to receive the goodbye.
 		sctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
@@ -421,7 +425,7 @@ func (r *run) up(ctx context.Context, conf server.Config) (_ *server.Server, dow
 	}
 	defer func() {
 		if err != nil {
-			down()
+			stop()
 		}
 	}()
 	if r.opt.Listening != nil {
@@ -435,7 +439,7 @@ func (r *run) up(ctx context.Context, conf server.Config) (_ *server.Server, dow
 			return nil, nil, err
 		}
 	}
-	return srv, down, nil
+	return srv, stop, nil
 }
 
 // train runs the job, or goes on with it from where the store has it.
@@ -478,6 +482,8 @@ func (r *run) train(ctx context.Context, srv *server.Server, job server.Job) (su
 	r.over = true
 	r.mu.Unlock()
 	r.rec.clear()
+	r.retry = time.Time{}
+	r.write(time.Now())
 	// Even finding a direct path sends some kilobytes through the relay.
 	if relayed != nil && relayed.Bytes > 100e3 {
 		r.opt.say("relayed %s between providers without a direct path", native.FormatSize(relayed.Bytes))
@@ -590,7 +596,7 @@ func (r *run) place(_ context.Context, ask server.Ask) ([]server.Assignment, err
 	if err := r.rec.open(); err != nil || !r.p.Job.Auto() {
 		return as, err
 	}
-	return as, r.p.WriteRounds(j.Periods)
+	return as, r.unlessBegun(r.p.WriteRounds(j.Periods))
 }
 
 // planned is the job with the replicas of a plan that was asked for.
@@ -694,11 +700,22 @@ func (r *run) planPool(pool []server.Member, free bool) error {
 	if err := r.rec.open(); err != nil {
 		return err
 	}
-	if err := r.p.WritePlan(nodes, plan); err != nil {
+	stored, err := r.p.WritePlan(nodes, plan)
+	if stored == nil {
 		return err
 	}
-	r.plan, err = r.p.ReadPlan()
-	return err
+	r.plan = stored
+	return r.unlessBegun(err)
+}
+
+// unlessBegun is an error of writing what a run can go on without, if it has not begun. Else it
+// is told.
+func (r *run) unlessBegun(err error) error {
+	if err == nil || !r.begun && r.before == nil {
+		return err
+	}
+	r.opt.say("warning: %v: the run goes on all the same", err)
+	return nil
 }
 
 // siblings replaces the benchmarks of providers on this machine that use equally many threads
@@ -801,21 +818,46 @@ func (r *run) event(ev server.Event) {
 	case server.Progress:
 		r.rec.progress(&e)
 		r.rec.tick(now)
-		r.keep(r.rec.flush())
+		r.write(now)
 	case server.Checkpointed:
-		r.keep(r.saved(e.Manifest))
+		if e.After > 0 {
+			r.rec.clear()
+			r.opt.say("saved at step %d, after %.0f s in which nothing could be saved", e.Manifest.Position.Step, e.After.Seconds())
+		}
+		r.uncopied, r.retry = e.Manifest, time.Time{}
+		r.write(now)
 	case server.Warning:
 		r.rec.clear()
 		r.opt.say("warning: %v", e.Err)
 	}
 }
 
-// keep remembers the first failure to store results.
-func (r *run) keep(err error) {
-	if err != nil && r.fail == nil {
-		r.fail = err
-		r.opt.say("error: %v", err)
+// rewrite is the time between attempts to write results that a disk has not taken.
+const rewrite = 10 * time.Second
+
+// write writes what is not in the project's directory yet: lines of the record, and copies of the
+// newest checkpoint. What fails, as on a full disk, is told and tried again.
+func (r *run) write(now time.Time) {
+	err := r.rec.flush()
+	if r.uncopied != nil && !now.Before(r.retry) {
+		if r.uncopyable = r.saved(r.uncopied); r.uncopyable == nil {
+			r.uncopied = nil
+		}
+		r.retry = now.Add(rewrite)
 	}
+	if err == nil {
+		err = r.uncopyable
+	}
+	if (err == nil) != (r.fail == nil) {
+		r.rec.clear()
+		if err != nil {
+			why, _, _ := strings.Cut(err.Error(), "\n")
+			r.opt.say("warning: %s: training goes on, and it is tried again", why)
+		} else {
+			r.opt.say("the results can be written again")
+		}
+	}
+	r.fail = err
 }
 
 // redone says which work a recovery repeats.

@@ -13,11 +13,9 @@ import (
 )
 
 type lines struct {
-	f    *os.File
-	w    *bufio.Writer
+	file spool
 	offs []int64 // where each line begins
-	end  int64
-	err  error
+	err  error   // of reading the file
 }
 
 // openLines opens a file and keeps its lines.
@@ -26,39 +24,32 @@ func openLines(path string) (*lines, error) {
 	if err != nil {
 		return nil, fmt.Errorf("opening %s: %w", path, err)
 	}
-	l := &lines{f: f, w: bufio.NewWriter(f)}
+	l := &lines{file: spool{f: f, long: true}} // a last line without a newline was written incompletely
 	r := bufio.NewReader(f)
 	for {
 		b, err := r.ReadSlice('\n')
 		if errors.Is(err, bufio.ErrBufferFull) {
 			err = fmt.Errorf("a line has %d bytes or more", len(b))
 		}
-		if err == io.EOF { // a last line without a newline was written incompletely: drop it
+		if err == io.EOF {
 			break
 		}
 		if err != nil {
 			_ = f.Close()
 			return nil, fmt.Errorf("reading %s: %w", path, err)
 		}
-		l.offs = append(l.offs, l.end)
-		l.end += int64(len(b))
+		l.offs = append(l.offs, l.file.at)
+		l.file.at += int64(len(b))
 	}
-	l.cut(int64(len(l.offs)))
-	return l, l.err
+	return l, l.file.flush()
 }
 
 // cut removes the lines from i on.
 func (l *lines) cut(i int64) {
 	if i < int64(len(l.offs)) {
-		l.keep(l.w.Flush())
-		l.end, l.offs = l.offs[i], l.offs[:i]
-	} else if l.w.Buffered() > 0 {
-		return
+		l.file.cut(l.offs[i])
+		l.offs = l.offs[:i]
 	}
-	l.keep(l.f.Truncate(l.end))
-	_, err := l.f.Seek(l.end, io.SeekStart)
-	l.keep(err)
-	l.w.Reset(l.f)
 }
 
 // set writes line i and removes those after it. Missing lines before it become nan.
@@ -66,9 +57,7 @@ func (l *lines) set(i int64, text string) {
 	if i < 0 {
 		return
 	}
-	if i < int64(len(l.offs)) {
-		l.cut(i)
-	}
+	l.cut(i)
 	for int64(len(l.offs)) < i {
 		l.add("nan")
 	}
@@ -81,10 +70,11 @@ func (l *lines) insert(i int64, text string) {
 		l.add(text)
 		return
 	}
-	l.keep(l.w.Flush())
-	after := make([]byte, l.end-l.offs[i])
-	_, err := l.f.ReadAt(after, l.offs[i])
-	l.keep(err)
+	after, err := l.file.from(l.offs[i])
+	if err != nil {
+		l.err = err
+		return
+	}
 	l.cut(i)
 	l.add(text)
 	for s := range strings.Lines(string(after)) {
@@ -93,23 +83,10 @@ func (l *lines) insert(i int64, text string) {
 }
 
 func (l *lines) add(text string) {
-	l.offs = append(l.offs, l.end)
-	n, err := fmt.Fprintln(l.w, text)
-	l.end += int64(n)
-	l.keep(err)
+	l.offs = append(l.offs, l.file.size())
+	_, _ = fmt.Fprintln(&l.file, text)
 }
 
-func (l *lines) keep(err error) {
-	if err != nil && l.err == nil {
-		l.err = fmt.Errorf("writing %s: %w", l.f.Name(), err)
-	}
-}
+func (l *lines) flush() error { return errors.Join(l.err, l.file.flush()) }
 
-func (l *lines) flush() error {
-	l.keep(l.w.Flush())
-	return l.err
-}
-
-func (l *lines) close() error {
-	return errors.Join(l.flush(), l.f.Close())
-}
+func (l *lines) close() error { return errors.Join(l.err, l.file.close()) }

@@ -89,7 +89,7 @@ func TestLinesThatAreNone(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	_ = l.f.Close() // as if the disk were gone
+	_ = l.file.f.Close() // as if the disk were gone
 	l.set(0, "1")
 	if err := l.flush(); err == nil || !strings.Contains(err.Error(), path) {
 		t.Errorf("writing to nowhere: %v", err)

@@ -7,6 +7,7 @@ import (
 	"bufio"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -38,8 +39,7 @@ type metrics struct {
 	table *lines
 	names []string // of the columns that come after the fixed ones
 	steps []int64  // of the table's lines
-	file  *os.File
-	w     *bufio.Writer
+	file  spool    // TensorBoard's
 	board *tfevents.Writer
 	dir   string // of the event file
 	last  int64  // step of the newest batch
@@ -112,11 +112,13 @@ func (m *metrics) openBoard(p *project.Project, resume int64, now time.Time) err
 	// TensorBoard reads files of a directory in the order of their names.
 	var err error
 	name := filepath.Join(m.dir, fmt.Sprintf("events.out.tfevents.%d.ravnest.%d", now.Unix(), os.Getpid()))
-	if m.file, err = os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o644); err != nil {
+	if m.file.f, err = os.OpenFile(name, os.O_WRONLY|os.O_CREATE, 0o644); err != nil {
 		return fmt.Errorf("opening the event file: %w", err)
 	}
-	m.w = bufio.NewWriter(m.file)
-	if m.board, err = tfevents.NewWriter(m.w, now); err == nil && resume > 0 {
+	if m.file.at, err = m.file.f.Seek(0, io.SeekEnd); err != nil {
+		return fmt.Errorf("opening the event file: %w", err)
+	}
+	if m.board, err = tfevents.NewWriter(&m.file, now); err == nil && resume > 0 {
 		err = m.board.Restart(now, resume)
 	}
 	return err
@@ -189,6 +191,6 @@ func (m *metrics) row(step int64, epoch int, cells ...string) {
 	m.steps = slices.Insert(m.steps, i, step)
 }
 
-func (m *metrics) flush() error { return errors.Join(m.table.flush(), m.w.Flush()) }
+func (m *metrics) flush() error { return errors.Join(m.table.flush(), m.file.flush()) }
 
-func (m *metrics) close() error { return errors.Join(m.table.close(), m.w.Flush(), m.file.Close()) }
+func (m *metrics) close() error { return errors.Join(m.table.close(), m.file.close()) }

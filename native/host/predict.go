@@ -10,7 +10,6 @@ import (
 	"io/fs"
 	"math"
 	"os"
-	"path/filepath"
 	"strings"
 
 	"github.com/ravnest/ravnest/engine/data"
@@ -33,9 +32,13 @@ var ErrUntrained = errors.New("nothing has been trained")
 func Newest(p *project.Project, cluster int) (d state.Dict, from string, err error) {
 	trained := trainedFiles(p.Dir)[0]
 	ft, terr := os.Stat(trained)
-	fm, merr := os.Stat(filepath.Join(p.Dir, project.ManifestFile))
+	newer := false // than what was fused is a checkpoint
+	for _, f := range manifestFiles(p) {
+		fm, err := os.Stat(f)
+		newer = newer || err == nil && (terr != nil || cluster != 0 || fm.ModTime().After(ft.ModTime()))
+	}
 	switch {
-	case merr == nil && (terr != nil || cluster != 0 || fm.ModTime().After(ft.ModTime())):
+	case newer:
 		d, err = joined(p, cluster)
 		return d, "the last checkpoint", err
 	case terr == nil:

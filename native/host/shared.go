@@ -207,7 +207,7 @@ func (r *run) lead(ctx context.Context, srv *server.Server, job server.Job) (Sum
 	r.mu.Lock()
 	r.over = false
 	r.mu.Unlock()
-	r.fail, r.files, r.done, r.first = nil, nil, map[string]bool{}, time.Time{}
+	r.fail, r.uncopied, r.uncopyable, r.files, r.done, r.first = nil, nil, nil, nil, map[string]bool{}, time.Time{}
 	r.shared.lines = nil
 	if err := errors.Join(r.note(js.Run()), r.takeMembers(ctx, srv, job)); err != nil {
 		return Summary{}, err
@@ -355,7 +355,7 @@ func (r *run) share(now time.Time, ev server.Event) {
 	}
 	b, err := json.Marshal(line)
 	if err != nil {
-		r.keep(err)
+		r.opt.say("warning: the other hosts are not told of a loss: %v", err)
 		return
 	}
 	r.shared.lines = append(append(r.shared.lines, b...), '\n')

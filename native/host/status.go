@@ -15,7 +15,6 @@ import (
 	"time"
 
 	"github.com/ravnest/ravnest/engine/pipeline/order"
-	"github.com/ravnest/ravnest/engine/pipeline/snapshot"
 	"github.com/ravnest/ravnest/native/project"
 	"github.com/ravnest/ravnest/signaling/proto"
 	"github.com/ravnest/ravnest/signaling/server"
@@ -35,15 +34,11 @@ type Standing struct {
 // StatusOf reads the status of a project's run. It changes nothing.
 func StatusOf(ctx context.Context, p *project.Project) (Standing, error) {
 	s := Standing{Command: "status", Job: p.Job.Name, Steps: int64(p.Job.Total(p.Data.Train.Len())), Step: -1}
-	b, err := os.ReadFile(filepath.Join(p.Dir, project.ManifestFile))
+	c, err := readManifest(p)
 	if err == nil {
-		c, err := snapshot.ParseManifest(b)
-		if err != nil {
-			return s, fmt.Errorf("%s: %w", project.ManifestFile, err)
-		}
 		s.Step, s.Epoch = int64(c.Position.Step), c.Position.Epoch
 	} else if !errors.Is(err, os.ErrNotExist) {
-		return s, fmt.Errorf("reading the manifest: %w", err)
+		return s, err
 	}
 	dir := filepath.Join(p.Dir, storeDir)
 	if _, err := os.Stat(dir); errors.Is(err, os.ErrNotExist) {

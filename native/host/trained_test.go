@@ -120,6 +120,33 @@ func TestFuseManifest(t *testing.T) {
 	}
 }
 
+// TestFuseNewest: the copy of the manifest for readers is that of an older checkpoint, whose parts
+// are gone, as after a full disk: the store's counts. One that names what is not there does not.
+func TestFuseNewest(t *testing.T) {
+	p, want := checkpointed(t, nil)
+	files := manifestFiles(p)
+	newest, err := os.ReadFile(files[1])
+	if err != nil {
+		t.Fatal(err)
+	}
+	older := strings.Replace(string(newest), `"cnn-1-b"`, `"cnn-1-gone"`, 1)
+	if older == string(newest) {
+		t.Fatal("the manifest has other objects")
+	}
+	for _, at := range [][2]string{{string(newest), older}, {older, string(newest)}} {
+		write(t, []byte(at[0]), files[0])
+		write(t, []byte(at[1]), files[1])
+		out, err := Fuse(p, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := readState(out[0], "fused model")
+		if err != nil || !got.Equal(want) {
+			t.Errorf("the fused state is not the newest: %v", err)
+		}
+	}
+}
+
 // TestFuseRefuses checks that parts with a wrong digest, position or number are refused, and
 // that an older result is left alone.
 func TestFuseRefuses(t *testing.T) {

@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 
 	"github.com/ravnest/ravnest/native"
 )
@@ -218,7 +219,10 @@ func Lock(dir, command string) (unlock func(), err error) {
 		return func() {}, nil // the command itself will report what is wrong
 	}
 	unlock, err = native.Lock(filepath.Join(dir, lockFile), command)
-	if err != nil {
+	switch {
+	case errors.Is(err, fs.ErrPermission), errors.Is(err, syscall.EROFS):
+		return nil, fmt.Errorf("the directory %s: %w: results are kept there: allow this user to write it, or use a copy of the job in a directory that can be written", dir, err)
+	case err != nil:
 		return nil, fmt.Errorf("the directory %s: %w", dir, err)
 	}
 	return unlock, nil

@@ -495,6 +495,10 @@ func (p *Project) ReadPlan() (*Stored, error) {
 	if err != nil {
 		return nil, err
 	}
+	return p.parsePlan(path, b)
+}
+
+func (p *Project) parsePlan(path string, b []byte) (*Stored, error) {
 	var s Stored
 	if err := json.Unmarshal(b, &s); err != nil {
 		return nil, fmt.Errorf("%s: %w: run clusterize again", path, err)
@@ -543,12 +547,26 @@ func split(a string) (string, int) {
 	return h, n
 }
 
-// WritePlan writes node_data: the plan, a file per node and each stage's graph.
-func (p *Project) WritePlan(nodes []Node, plan *planner.Plan) error {
+// WritePlan writes node_data: the plan, a file per node and each stage's graph. It returns the
+// plan as ReadPlan will, also with an error of writing.
+func (p *Project) WritePlan(nodes []Node, plan *planner.Plan) (*Stored, error) {
 	s := Stored{Version: 1, Plan: *plan}
 	for _, n := range nodes {
 		s.Nodes = append(s.Nodes, Placed{n.Name, n.Address})
 	}
+	b, err := json.MarshalIndent(s, "", " ")
+	if err != nil {
+		return nil, err
+	}
+	stored, err := p.parsePlan(filepath.Join(p.Dir, PlanFile), b)
+	if err != nil {
+		return nil, err
+	}
+	return stored, p.writePlan(&s, append(b, '\n'))
+}
+
+// writePlan writes the files of a plan, itself as b the last.
+func (p *Project) writePlan(s *Stored, b []byte) error {
 	old, err := p.glob(NodesDir + "/node_*.json")
 	if err != nil {
 		return err
@@ -558,33 +576,29 @@ func (p *Project) WritePlan(nodes []Node, plan *planner.Plan) error {
 			return fmt.Errorf("removing an older plan: %w", err)
 		}
 	}
-	for c, cl := range plan.Clusters {
+	for c, cl := range s.Clusters {
 		stages, err := p.Graph.Cut(cl.Starts())
 		if err != nil {
 			return err
 		}
 		for k, st := range cl.Stages {
-			b, err := stages[k].Graph.JSON()
+			g, err := stages[k].Graph.JSON()
 			if err != nil {
 				return err
 			}
-			if err := p.write(filepath.Join(s.StageDir(c, k), StageFile), b); err != nil {
+			if err := p.write(filepath.Join(s.StageDir(c, k), StageFile), g); err != nil {
 				return err
 			}
-			f := p.nodeFile(&s, c, k, stages[k])
-			if b, err = json.MarshalIndent(f, "", " "); err != nil {
+			node, err := json.MarshalIndent(p.nodeFile(s, c, k, stages[k]), "", " ")
+			if err != nil {
 				return err
 			}
-			if err := p.write(filepath.Join(NodesDir, fmt.Sprintf("node_%d.json", st.Node)), append(b, '\n')); err != nil {
+			if err := p.write(filepath.Join(NodesDir, fmt.Sprintf("node_%d.json", st.Node)), append(node, '\n')); err != nil {
 				return err
 			}
 		}
 	}
-	b, err := json.MarshalIndent(s, "", " ")
-	if err != nil {
-		return err
-	}
-	return p.write(PlanFile, append(b, '\n'))
+	return p.write(PlanFile, b)
 }
 
 func (p *Project) nodeFile(s *Stored, c, k int, gs *graph.Stage) nodeFile {

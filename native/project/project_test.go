@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -51,12 +52,16 @@ func TestPlanFiles(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := p.WritePlan(nodes, plan); err != nil {
+	wrote, err := p.WritePlan(nodes, plan)
+	if err != nil {
 		t.Fatal(err)
 	}
 	s, err := p.ReadPlan()
 	if err != nil {
 		t.Fatal(err)
+	}
+	if !reflect.DeepEqual(wrote, s) {
+		t.Errorf("the plan that was written is\n%+v, and read\n%+v", wrote, s)
 	}
 	var log strings.Builder
 	s.WriteLog(&log)

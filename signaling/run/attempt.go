@@ -22,7 +22,7 @@ func (m *Machine) submit(now time.Time, e Submit) {
 	m.Job, m.Phase, m.inOrder, m.wishes, m.absent = &e.Job, Gathering, nil, nil, nil
 	m.Attempt, m.Interrupted, m.state.Saved, m.Prior = 0, false, nil, nil
 	m.Strikes, m.Objects = map[string]*strike{}, map[string]bool{}
-	m.Saves, m.Pending, m.CommitOK, m.StoreErr = nil, nil, true, ""
+	m.Saves, m.Pending, m.Fault = nil, nil, nil
 	m.Began, m.Lost, m.GraceUntil, m.Fruitless, m.LastLoss = false, time.Time{}, time.Time{}, 0, ""
 	m.Used, m.Pooled, m.Record = 0, 0, nil
 	m.Asking, m.Tried, m.Told = "", nil, ""
@@ -592,6 +592,9 @@ func (m *Machine) behind() map[int]bool {
 // stuck looks for a stage that holds up the run although its machine answers pings. A cluster
 // that waits for another one stands still too, and is not to blame.
 func (m *Machine) stuck(now time.Time) {
+	if m.Fault != nil && m.trained() {
+		return // what is left is to save, once the store takes it
+	}
 	behind := m.behind()
 	for _, k := range m.clusters() {
 		c := m.Clusters[k]
@@ -891,7 +894,7 @@ func (m *Machine) complete() bool {
 
 // finishIfDone ends a run whose stages are all done and stored.
 func (m *Machine) finishIfDone(now time.Time) {
-	if m.Phase != Draining || len(m.Pending) > 0 {
+	if m.Phase != Draining || len(m.Pending) > 0 || m.Fault.waits() {
 		return
 	}
 	for _, x := range m.assigned() {
@@ -902,8 +905,6 @@ func (m *Machine) finishIfDone(now time.Time) {
 	switch {
 	case m.complete():
 		m.end(nil)
-	case !m.CommitOK:
-		m.end(fmt.Errorf("%w: %s", ErrStore, m.StoreErr))
 	case m.Interrupted && m.state.Saved != nil:
 		m.fallBack(fmt.Errorf("%w: the stages did not all save their last state at the same position", ErrStore))
 	default:
@@ -975,6 +976,9 @@ func (m *Machine) clearAttempt() {
 	m.Doubt = nil
 	m.Run, m.Started, m.Deadline, m.Warned = "", time.Time{}, time.Time{}, time.Time{}
 	m.Clusters, m.Saves, m.Held = map[int]*cluster{}, nil, nil
+	if m.Fault != nil {
+		m.Fault.Manifest = nil
+	}
 	m.Loss, m.Val, m.Next, m.Ahead = nil, nil, 0, nil
 }
 

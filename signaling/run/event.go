@@ -89,9 +89,11 @@ type (
 		Mode   proto.Mode
 		Reason string
 	}
-	// StoreFault: the store failed to take something other than a manifest. Upload says
-	// that it was a stage's state: no provider can remedy that, so the run ends.
+	// StoreFault: the store failed to take something other than a manifest. Upload says that
+	// it was a stage's state, from the member ID, which will try again. It comes before the
+	// UploadEnd.
 	StoreFault struct {
+		ID     string
 		Err    error
 		Upload bool
 	}
@@ -282,8 +284,11 @@ type (
 		snapshot.Entry
 	}
 	// Checkpointed: the states of all stages at one position, and their manifest, are in
-	// the store.
-	Checkpointed struct{ Manifest *snapshot.Manifest }
+	// the store. After is how long the store took nothing before; 0: it has not failed.
+	Checkpointed struct {
+		Manifest *snapshot.Manifest
+		After    time.Duration
+	}
 	// StageDone: a stage has nothing left to do.
 	StageDone struct {
 		Run            string

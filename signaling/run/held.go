@@ -65,6 +65,8 @@ type rescue struct {
 	Step    int64          // of the set that is being brought
 	Parts   []*brought     // of it
 	Until   time.Time      // they are given up if nothing happens before
+	Began   time.Time
+	From    time.Time // since when what they would save was trained
 }
 
 // brought is a state that is being brought.
@@ -207,7 +209,7 @@ func (m *Machine) askHold(now time.Time) {
 // when the attempt ends, before it is forgotten. A set counts when every stage has held it, so
 // that all losses before it are known.
 func (m *Machine) recall(now time.Time, blame []string) *rescue {
-	r := &rescue{Run: m.Run, Attempt: m.Attempt, Apart: m.Job.Apart, Record: m.Record}
+	r := &rescue{Run: m.Run, Attempt: m.Attempt, Apart: m.Job.Apart, Record: m.Record, Began: now, From: m.Started}
 	for _, c := range m.clusters() { // whoever was lost is no member any more
 		for k := range m.Clusters[c].Stages {
 			r.Places = append(r.Places, place{c, k})
@@ -228,12 +230,12 @@ func (m *Machine) recall(now time.Time, blame []string) *rescue {
 	}
 	// It pays if bringing the states takes less time than training up to them did. Until an upload
 	// was seen, what copying takes is the measure.
-	from, cost := m.Started, max(m.BringCost, m.HoldCost)
-	if m.SavedAt.After(from) {
-		from = m.SavedAt
+	cost := max(m.BringCost, m.HoldCost)
+	if m.SavedAt.After(r.From) {
+		r.From = m.SavedAt
 	}
 	for _, s := range m.Held {
-		if s.Step > max(saved, 0) && s.Since.Sub(from) > cost && len(s.owned()) == len(r.Places) && (len(m.Clusters) == 1 || m.Next >= s.Step) {
+		if s.Step > max(saved, 0) && s.Since.Sub(r.From) > cost && len(s.owned()) == len(r.Places) && (len(m.Clusters) == 1 || m.Next >= s.Step) {
 			r.Sets = append(r.Sets, s)
 		}
 	}
@@ -418,10 +420,15 @@ func (m *Machine) takeHeld(now time.Time, x *member, e Upload) {
 	m.brought(now)
 }
 
-func (r *rescue) position() position {
-	i := slices.IndexFunc(r.Sets, func(s *heldSet) bool { return s.Step == r.Step })
-	return r.Sets[i].Position
+func (r *rescue) set() *heldSet {
+	return r.Sets[slices.IndexFunc(r.Sets, func(s *heldSet) bool { return s.Step == r.Step })]
 }
+
+func (r *rescue) position() position { return r.set().Position }
+
+// patience is until when a store that takes nothing is waited for: for as long as it would take
+// to train again what would be lost.
+func (r *rescue) patience() time.Time { return r.Began.Add(r.set().Since.Sub(r.From)) }
 
 // brought commits the checkpoint that a rescue makes, once all of it is here.
 func (m *Machine) brought(now time.Time) {
@@ -434,11 +441,7 @@ func (m *Machine) brought(now time.Time) {
 		c.Parts = append(c.Parts, *p.Entry)
 	}
 	c.Sort()
-	b, err := c.JSON()
-	if err != nil {
-		m.giveUp(now, fmt.Errorf("%w: %w", ErrStore, err))
-		return
+	if err := m.putManifest(c); err != nil {
+		m.giveUp(now, err)
 	}
-	m.Pending = append(m.Pending, &pending{Manifest: c})
-	m.act(PutManifest{Run: m.Job.ID, Object: ManifestObject(m.Job.ID), Data: b})
 }

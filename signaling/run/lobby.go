@@ -322,6 +322,7 @@ func (m *Machine) tick(now time.Time) {
 	if d := m.Doubt; d != nil && !now.Before(d.Until) {
 		m.judge(now)
 	}
+	m.nameAgain(now)
 	switch m.Phase {
 	case Gathering:
 		if m.Rescue != nil {

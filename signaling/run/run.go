@@ -119,6 +119,8 @@ type Job struct {
 	Span int64
 	// Batches is the number of batches of an epoch, for people; 0: not known.
 	Batches int64
+	// Strict ends the run when the store does not take a state. Else that is waited for.
+	Strict bool `json:",omitempty"`
 	// Audit keeps what an audit needs: a log of what the stages commit themselves to, and
 	// the checkpoint before the newest.
 	Audit bool
@@ -308,8 +310,7 @@ type state struct {
 	Pending  []*pending
 	Saved    *snapshot.Manifest
 	Prior    *snapshot.Manifest `json:",omitempty"` // the one before it, where there are audits
-	CommitOK bool               // the last commit succeeded
-	StoreErr string
+	Fault    *fault             `json:",omitempty"` // the store takes nothing since then; nil: it does
 }
 
 // cluster is what is known about one cluster in the current attempt.
@@ -441,10 +442,7 @@ func (m *Machine) Step(now time.Time, ev Event) []Action {
 	case StopRequest:
 		m.stop(now, e)
 	case StoreFault:
-		m.report(Warning{Err: e.Err})
-		if e.Upload && m.Job != nil {
-			m.end(e.Err)
-		}
+		m.storeFault(now, e)
 	case Shutdown:
 		m.shutdown(now, e.Reason)
 	case Deposed:

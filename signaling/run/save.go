@@ -190,16 +190,24 @@ func (m *Machine) commit(set *saveSet, parts []snapshot.Entry, whole bool) {
 		Version: snapshot.Version, Run: m.Run, Generation: m.Attempt, Position: set.Position, Record: m.Record, Parts: slices.Clone(parts),
 	}
 	c.Sort()
-	b, err := c.JSON()
-	if err != nil {
-		m.report(Warning{Err: fmt.Errorf("%w: %w", ErrStore, err)})
+	if err := m.putManifest(c); err != nil {
+		m.report(Warning{Err: err})
 		return
 	}
 	m.Saves = slices.DeleteFunc(m.Saves, func(o *saveSet) bool {
 		return o.Position.Step < set.Position.Step || o == set && whole
 	})
+}
+
+// putManifest asks for the manifest to be stored.
+func (m *Machine) putManifest(c *snapshot.Manifest) error {
+	b, err := c.JSON()
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrStore, err)
+	}
 	m.Pending = append(m.Pending, &pending{Manifest: c})
 	m.act(PutManifest{Run: m.Job.ID, Object: ManifestObject(m.Job.ID), Data: b})
+	return nil
 }
 
 func (m *Machine) committed(now time.Time, e Commit) {
@@ -208,15 +216,8 @@ func (m *Machine) committed(now time.Time, e Commit) {
 	}
 	c := m.Pending[0].Manifest
 	m.Pending = m.Pending[1:]
-	m.CommitOK = e.Err == nil
 	if e.Err != nil {
-		m.StoreErr = e.Err.Error()
-		m.report(Warning{Err: fmt.Errorf("%w: %w", ErrStore, e.Err)})
-		if m.Rescue != nil {
-			m.giveUp(now, errors.New("what was in the memory of providers could not be stored"))
-		}
-		m.sweep()
-		m.finishIfDone(now)
+		m.commitFault(now, c, e.Err)
 		return
 	}
 	if m.Job.Audit {
@@ -229,7 +230,11 @@ func (m *Machine) committed(now time.Time, e Commit) {
 	m.SavedAt = now.Add(-m.BringCost)
 	m.Fruitless = 0
 	m.Strikes = keepForbidden(m.Strikes, now)
-	m.report(Checkpointed{Manifest: c})
+	done := Checkpointed{Manifest: c}
+	if m.Fault != nil {
+		done.After, m.Fault = now.Sub(m.Fault.Since), nil
+	}
+	m.report(done)
 	if c.Generation == m.Attempt {
 		for _, k := range m.Clusters {
 			k.Asked, k.Last = time.Time{}, now
@@ -308,6 +313,9 @@ func (m *Machine) sweep() {
 	}
 	for _, p := range m.Pending {
 		mark(p.Manifest.Parts)
+	}
+	if m.Fault.waits() {
+		mark(m.Fault.Manifest.Parts)
 	}
 	for _, s := range m.Saves {
 		mark(s.Parts)

@@ -191,7 +191,11 @@ func (h *history) take(now time.Time, ev Event) {
 	case Progress:
 		h.sent[e.Name] = traffic{e.Out, e.Raw}
 	case Checkpointed:
-		h.note(now, "saved", "saved at epoch %d, step %d", e.Manifest.Position.Epoch, e.Manifest.Position.Step)
+		again := ""
+		if e.After > 0 {
+			again = fmt.Sprintf(", after %.0f s in which nothing could be saved", e.After.Seconds())
+		}
+		h.note(now, "saved", "saved at epoch %d, step %d%s", e.Manifest.Position.Epoch, e.Manifest.Position.Step, again)
 	case Warning:
 		h.note(now, "warning", "%v", e.Err)
 	case Done:

@@ -1014,8 +1014,20 @@ func TestFullDisk(t *testing.T) {
 	if b, _ := io.ReadAll(rc); string(b) != "the first" {
 		t.Errorf("the earlier object holds %q", b)
 	}
-	if r := <-done; !errors.Is(r.err, server.ErrStore) || !errors.Is(r.err, syscall.ENOSPC) || r.Checkpoint == nil || r.Checkpoint.Position.Step != 1 {
+	st.mu.Lock()
+	st.full = false
+	st.mu.Unlock()
+	if err := save(3, "the third"); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Send(t.Context(), &proto.Done{Run: run, Step: 3}); err != nil {
+		t.Fatal(err)
+	}
+	if r := <-done; r.err != nil || r.Checkpoint == nil || r.Checkpoint.Position.Step != 3 {
 		t.Errorf("got %+v, %v", r.Result, r.err)
+	}
+	if again := await[server.Checkpointed](t, ev); again.Manifest.Position.Step != 3 || again.After <= 0 {
+		t.Errorf("saved again: %+v", again)
 	}
 }
 

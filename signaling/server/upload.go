@@ -327,16 +327,19 @@ func (s *Server) finishUpload(w http.ResponseWriter, u *upload) {
 
 // refuseStore answers that the store did not accept the upload.
 func (s *Server) refuseStore(w http.ResponseWriter, r *http.Request, u *upload) {
+	ours := errors.Is(u.err, errGivenUp) || errors.Is(u.err, errStopping) || u.err == nil
+	if !ours { // before the upload's end
+		s.post(run.StoreFault{ID: u.grant.ID, Upload: true, Err: fmt.Errorf("%w: stage %d of %s: %w", ErrStore, u.stage, u.run, u.err)})
+	}
 	s.drop(u, u.err)
-	if errors.Is(u.err, errGivenUp) || errors.Is(u.err, errStopping) || u.err == nil {
+	if ours {
 		httpError(w, http.StatusGone, &proto.Error{Code: proto.Stopped, Message: "the upload has ended"})
 		return
 	}
-	s.post(run.StoreFault{Upload: true, Err: fmt.Errorf("%w: stage %d of %s: %w", ErrStore, u.stage, u.run, u.err)})
 	if r != nil { // a peer that is still sending would not see the answer: read the rest
 		_, _ = io.Copy(io.Discard, r.Body)
 	}
 	httpError(w, http.StatusInsufficientStorage, &proto.Error{
-		Code: proto.Storage, Message: "the host could not store the stage: " + u.err.Error(), Hint: "the requester has been told; the state saved before is kept",
+		Code: proto.Storage, Message: "the host could not store the stage: " + u.err.Error(), Hint: "try again later; the requester has been told, and the state saved before is kept",
 	})
 }

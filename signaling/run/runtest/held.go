@@ -81,6 +81,11 @@ func (p *Provider) bringHeld(s stashed) {
 					return
 				}
 				w.Traffic.Uploaded += w.nature.State(g.Segment)
+				if err := w.fail(); err != nil {
+					w.Step(run.StoreFault{ID: p.ID, Upload: true, Err: err})
+					w.after(again, func() { p.queue(func() { p.bringHeld(s) }) })
+					return
+				}
 				w.Store[g.Object] = s.state
 				w.Step(run.Upload{ID: p.ID, Run: s.run, Stage: s.stage, Object: g.Object, Blob: s.ref})
 			})

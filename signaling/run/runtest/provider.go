@@ -62,6 +62,7 @@ type Provider struct {
 	stop     bool
 	over     bool
 	saves    []func() // uploads waiting for the one in progress
+	newest   int      // step of the last state to save
 	saving   bool
 	averaged int64          // counts what it receives at the ends of rounds
 	said     []proto.Digest // that the host has not been told
@@ -392,10 +393,7 @@ func (p *Provider) do(a machine.Action) {
 	case machine.Bring:
 		for _, s := range p.stash {
 			if s.ref == a.Blob && s.run == a.Run && s.stage == a.Stage {
-				p.saves = append(p.saves, func() { p.bringHeld(s) })
-				if !p.saving {
-					p.next()
-				}
+				p.queue(func() { p.bringHeld(s) })
 			}
 		}
 	case machine.Quit:
@@ -751,7 +749,13 @@ func (p *Provider) upload() {
 		panic(err)
 	}
 	a, at, over := p.a, p.at, p.over
-	p.saves = append(p.saves, func() { p.bring(a, b, at, over) })
+	p.newest = at
+	p.queue(func() { p.bring(a, b, at, over) })
+}
+
+// queue calls do after the uploads before it.
+func (p *Provider) queue(do func()) {
+	p.saves = append(p.saves, do)
 	if !p.saving {
 		p.next()
 	}
@@ -789,6 +793,15 @@ func (p *Provider) bring(a *proto.Assign, b []byte, at int, over bool) {
 					return
 				}
 				w.Traffic.Uploaded += bytes
+				if err := w.fail(); err != nil {
+					w.Step(run.StoreFault{ID: p.ID, Upload: true, Err: err})
+					w.after(again, func() {
+						if mine() && p.newest == at {
+							p.queue(func() { p.bring(a, b, at, over) })
+						}
+					})
+					return
+				}
 				w.Store[g.Object] = b
 				w.Step(run.Upload{ID: p.ID, Run: a.Run, Stage: a.Stage, Object: g.Object, Blob: ref})
 				raw, err := json.Marshal(order.Position{Epoch: at / w.epoch(), Batch: at % w.epoch(), Step: uint64(at)})

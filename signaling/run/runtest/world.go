@@ -34,6 +34,7 @@ const (
 	upload  = 3 * time.Millisecond
 	notice  = 30 * time.Millisecond // until a peer's death is noticed
 	tick    = 50 * time.Millisecond
+	again   = time.Second           // until a provider repeats an upload that the store did not take
 	pongs   = 10 * time.Millisecond // pongs within it are delivered together, unless Before is set
 )
 
@@ -94,6 +95,9 @@ type World struct {
 	// Before is called before message i, counted over both directions, is delivered between
 	// the host and a provider; false drops the message.
 	Before func(i int, id string, msg proto.Message) bool
+	// Fail, unless nil, tells whether the host's store refuses write i: of an object, a state or
+	// a manifest.
+	Fail func(i int) error
 	// Store is the host's store.
 	Store map[string][]byte
 	// Events are the machine's events and actions so far, if Record is set.
@@ -116,6 +120,7 @@ type World struct {
 	queue     queue
 	seq       int
 	messages  int
+	writes    int
 	uploads   uint64
 	waiting   map[uint64]func(run.Action)
 	pongs     map[time.Duration][]pong
@@ -264,6 +269,10 @@ func (w *World) do(a run.Action) {
 			w.Reports = append(w.Reports, a.Report)
 		}
 	case run.Put:
+		if err := w.fail(); err != nil {
+			w.after(latency, func() { w.Step(run.StoreFault{Err: err}) })
+			return
+		}
 		w.Store[a.Object] = a.Data
 	case run.PutManifest:
 		w.after(latency+w.Slow, func() {
@@ -276,8 +285,11 @@ func (w *World) do(a run.Action) {
 					panic("a manifest names an object that is not in the store: " + e.Object)
 				}
 			}
-			w.Store[a.Object] = a.Data
-			w.Step(run.Commit{Run: a.Run})
+			err = w.fail()
+			if err == nil {
+				w.Store[a.Object] = a.Data
+			}
+			w.Step(run.Commit{Run: a.Run, Err: err})
 		})
 	case run.AppendLine:
 		if strings.HasSuffix(a.Log, run.AuditLog("")) {
@@ -299,6 +311,19 @@ func (w *World) do(a run.Action) {
 		w.Results = append(w.Results, a)
 	}
 }
+
+// fail counts a write and asks Fail.
+func (w *World) fail() error {
+	i := w.writes
+	w.writes++
+	if w.Fail == nil {
+		return nil
+	}
+	return w.Fail(i)
+}
+
+// Writes returns the number of writes to the store.
+func (w *World) Writes() int { return w.writes }
 
 func (w *World) answer(seq uint64, a run.Action) {
 	if f := w.waiting[seq]; f != nil {
