@@ -7,15 +7,14 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 
 	"github.com/ravnest/ravnest/engine/data"
-	"github.com/ravnest/ravnest/engine/format/cifar"
 	"github.com/ravnest/ravnest/engine/format/csv"
-	"github.com/ravnest/ravnest/engine/format/idx"
 	"github.com/ravnest/ravnest/engine/format/npy"
 	"github.com/ravnest/ravnest/engine/format/text"
 	"github.com/ravnest/ravnest/native/project"
@@ -215,23 +214,33 @@ var keys = [4][]string{
 	{"val_y", "y_val", "y_test", "Y_test", "test_y"},
 }
 
-// named chooses arrays by their names.
-func (s *Source) named(m map[string]*data.Table) error {
-	var names []string
-	for name := range m {
-		names = append(names, name)
-	}
-	slices.Sort(names)
+// chosen are the arrays for each table, "" where there is none.
+func chosen(names []string) (pick [4]string, err error) {
 	for i, ks := range keys {
 		for _, k := range ks {
-			if t := m[k]; t != nil && s.tables[i] == nil {
-				t.Kind = data.Kind(i % 2)
-				s.tables[i] = t
+			if pick[i] == "" && slices.Contains(names, k) {
+				pick[i] = k
 			}
 		}
 	}
-	if s.tables[0] == nil || s.tables[1] == nil || (s.tables[2] == nil) != (s.tables[3] == nil) {
-		return fmt.Errorf("%w: its arrays are called %q, want train_x and train_y (or x_train, x ...), and for validation val_x and val_y", ErrKind, names)
+	if pick[0] == "" || pick[1] == "" || (pick[2] == "") != (pick[3] == "") {
+		slices.Sort(names)
+		return pick, fmt.Errorf("%w: its arrays are called %q, want train_x and train_y (or x_train, x ...), and for validation val_x and val_y", ErrKind, names)
+	}
+	return pick, nil
+}
+
+// named chooses arrays by their names.
+func (s *Source) named(m map[string]*data.Table) error {
+	pick, err := chosen(slices.Collect(maps.Keys(m)))
+	if err != nil {
+		return err
+	}
+	for i, k := range pick {
+		if k != "" {
+			m[k].Kind = data.Kind(i % 2)
+			s.tables[i] = m[k]
+		}
 	}
 	return nil
 }
@@ -250,24 +259,16 @@ func first(dir string, names ...string) string {
 
 func (s *Source) folder(dir string, o Options) error {
 	if p := first(dir, "train-images-idx3-ubyte", "train-images.idx3-ubyte"); p != "" {
-		return s.mnist(dir)
+		return s.mnist(dir, o)
 	}
 	if p := first(dir, "data_batch_1.bin"); p != "" {
-		return s.cifar(dir, 1, []string{"data_batch_1.bin", "data_batch_2.bin", "data_batch_3.bin", "data_batch_4.bin", "data_batch_5.bin"}, "test_batch.bin", "batches.meta.txt")
+		return s.cifar(dir, 1, []string{"data_batch_1.bin", "data_batch_2.bin", "data_batch_3.bin", "data_batch_4.bin", "data_batch_5.bin"}, "test_batch.bin", "batches.meta.txt", o)
 	}
 	if p := first(dir, "train.bin"); p != "" && first(dir, "fine_label_names.txt") != "" {
-		return s.cifar(dir, 2, []string{"train.bin"}, "test.bin", "fine_label_names.txt")
+		return s.cifar(dir, 2, []string{"train.bin"}, "test.bin", "fine_label_names.txt", o)
 	}
 	if p := first(dir, "train_x.npy", "x_train.npy", "X_train.npy", "x.npy", "X.npy"); p != "" {
-		m := map[string]*data.Table{}
-		for _, ks := range keys {
-			for _, k := range ks {
-				if err := open(filepath.Join(dir, k+".npy"), func(f *os.File, _ int64) (err error) { m[k], err = npy.Read(f); return err }); err != nil && !errors.Is(err, project.ErrMissing) {
-					return fmt.Errorf("%s.npy: %w", k, err)
-				}
-			}
-		}
-		return s.named(m)
+		return s.npyFolder(dir, o)
 	}
 	if lists := parts(dir, ".tar"); len(lists[0]) > 0 {
 		return s.webdataset(lists, o)
@@ -281,56 +282,13 @@ func (s *Source) folder(dir string, o Options) error {
 	return nil
 }
 
-func (s *Source) mnist(dir string) error {
-	for i, names := range [][]string{
-		{"train-images-idx3-ubyte", "train-images.idx3-ubyte"},
-		{"train-labels-idx1-ubyte", "train-labels.idx1-ubyte"},
-		{"t10k-images-idx3-ubyte", "t10k-images.idx3-ubyte"},
-		{"t10k-labels-idx1-ubyte", "t10k-labels.idx1-ubyte"},
-	} {
-		p := first(dir, names...)
-		if p == "" {
-			if i > 1 {
-				s.tables[2], s.tables[3] = nil, nil
-				return nil // no validation
-			}
-			return fmt.Errorf("%w: %s is missing", ErrKind, names[0])
-		}
-		err := open(p, func(f *os.File, _ int64) (err error) { s.tables[i], err = idx.Read(f); return err })
-		if err != nil {
-			return fmt.Errorf("%s: %w", filepath.Base(p), err)
-		}
-		t := s.tables[i]
-		if t.Kind = data.Kind(i % 2); i%2 == 0 && len(t.Shape) == 2 {
-			t.Shape = append([]int{1}, t.Shape...) // one channel
-		}
+// words are those of a small file, none where there is none.
+func words(dir, name string) []string {
+	b, err := fs.ReadFile(os.DirFS(dir), name)
+	if err != nil || len(b) >= 1<<16 {
+		return nil
 	}
-	return nil
-}
-
-func (s *Source) cifar(dir string, labels int, train []string, test, names string) error {
-	for part, files := range [][]string{train, {test}} {
-		for _, name := range files {
-			p := first(dir, name)
-			if p == "" {
-				continue
-			}
-			err := open(p, func(f *os.File, _ int64) (err error) {
-				x, y, err := cifar.Read(f, labels, s.tables[2*part], s.tables[2*part+1])
-				if err == nil {
-					s.tables[2*part], s.tables[2*part+1] = x, y
-				}
-				return err
-			})
-			if err != nil {
-				return fmt.Errorf("%s: %w", name, err)
-			}
-		}
-	}
-	if b, err := fs.ReadFile(os.DirFS(dir), names); err == nil && len(b) < 1<<16 {
-		s.Classes = strings.Fields(string(b))
-	}
-	return nil
+	return strings.Fields(string(b))
 }
 
 // Names returns the names of the classes by number, nil if they have none.

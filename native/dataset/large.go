@@ -377,6 +377,12 @@ func (s *Source) largeFile(path, ext string, o Options) (bool, error) {
 	}
 	kind := o.Tokens
 	switch {
+	case ext == ".csv" || ext == ".tsv":
+		return true, s.sheet(path, o)
+	case ext == ".npz":
+		return s.npz(path, o)
+	case ext == ".npy" && len(o.Target) == 1:
+		return s.arrays([4]string{path, o.Target[0]}, o, s.array)
 	case ext == ".safetensors":
 		f, size, err := s.keep(path)
 		if err != nil {

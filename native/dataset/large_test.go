@@ -2,11 +2,13 @@ package dataset_test
 
 import (
 	"archive/tar"
+	"archive/zip"
 	"bytes"
 	"fmt"
 	"image"
 	"image/color"
 	"image/png"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -57,6 +59,57 @@ func tarOf(t *testing.T, from, to int) []byte {
 	return b.Bytes()
 }
 
+// counting are n bytes of which no two neighbours are alike.
+func counting(n int) []byte {
+	b := make([]byte, n)
+	for i := range b {
+		b[i] = byte(i * 13)
+	}
+	return b
+}
+
+// stored is an archive with the same files, not compressed.
+func stored(t *testing.T, b []byte) []byte {
+	t.Helper()
+	z, err := zip.NewReader(bytes.NewReader(b), int64(len(b)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out bytes.Buffer
+	w := zip.NewWriter(&out)
+	for _, f := range z.File {
+		r, err := f.Open()
+		if err != nil {
+			t.Fatal(err)
+		}
+		to, err := w.CreateHeader(&zip.FileHeader{Name: f.Name, Method: zip.Store})
+		if err == nil {
+			_, err = io.Copy(to, r)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return out.Bytes()
+}
+
+// sheet is a table whose targets are texts or numbers.
+func sheet(texts bool) string {
+	var b strings.Builder
+	b.WriteString("a,kind,b\n")
+	for i := range 40 {
+		k := fmt.Sprint(i % 3)
+		if texts {
+			k = []string{"pear", "apple", "fig"}[i%3]
+		}
+		fmt.Fprintf(&b, "%d,%s,%d.25\n", i, k, 40-i)
+	}
+	return b.String()
+}
+
 // rowsOf are the rows of a part as texts, in their order.
 func rowsOf(t *testing.T, p *project.Project, part data.Part) (rows []string) {
 	t.Helper()
@@ -85,15 +138,16 @@ func rowsOf(t *testing.T, p *project.Project, part data.Part) (rows []string) {
 	return rows
 }
 
-// TestLarge: what is too large for memory has the rows that it would have in memory: those for
-// training in another order, those for validation in the same.
-func TestLarge(t *testing.T) {
+// largeCase is a data set that does not fit in memory.
+type largeCase struct {
+	make func(dir string) string
+	o    dataset.Options
+	want []int // rows for training and for validation, outputs
+}
+
+func largeCases(t *testing.T) map[string]largeCase {
 	const chars = "to be or not to be, that is the question:\nWhether 'tis nobler in the mind to suffer\n"
-	for name, c := range map[string]struct {
-		make func(dir string) string
-		o    dataset.Options
-		want []int // rows for training and for validation, outputs
-	}{
+	return map[string]largeCase{
 		"tar": {func(dir string) string { return write(t, tarOf(t, 0, 40), dir, "x.tar") }, dataset.Options{Val: 0.2, Seed: 1}, []int{32, 8, 3}},
 		"tars": {func(dir string) string {
 			write(t, tarOf(t, 0, 20), dir, "train-0.tar")
@@ -113,13 +167,48 @@ func TestLarge(t *testing.T) {
 		"uint32": {func(dir string) string {
 			return write(t, bytes.Repeat([]byte{1, 0, 1, 0, 7, 0, 0, 0}, 40), dir, "x.bin")
 		}, dataset.Options{Block: 7, Tokens: "uint32"}, []int{11, 0, 65538}},
+		"npz":        {func(dir string) string { return write(t, npz(t), dir, "x.npz") }, dataset.Options{}, []int{20, 1, 3}},
+		"npz stored": {func(dir string) string { return write(t, stored(t, npz(t)), dir, "x.npz") }, dataset.Options{}, []int{20, 1, 3}},
+		"npy": {func(dir string) string {
+			write(t, npy(ramp(30), "(30,)"), dir, "..", "y.npy")
+			return write(t, npy(counting(30*12), "(30, 12)"), dir, "x.npy")
+		}, dataset.Options{Val: 0.2, Target: []string{"y.npy"}}, []int{24, 6, 3}},
+		"npys": {func(dir string) string {
+			write(t, npy(ramp(16), "(16,)"), dir, "y_train.npy")
+			write(t, npy(counting(16*12), "(16, 12)"), dir, "x_train.npy")
+			write(t, npy(ramp(4), "(4,)"), dir, "y_test.npy")
+			write(t, npy(counting(4*12), "(4, 12)"), dir, "x_test.npy")
+			return dir
+		}, dataset.Options{}, []int{16, 4, 3}},
+		"MNIST": {func(dir string) string {
+			write(t, zipped(idx(counting(20*64), 20, 8, 8)), dir, "train-images-idx3-ubyte.gz")
+			write(t, idx(ramp(20), 20), dir, "train-labels-idx1-ubyte")
+			return dir
+		}, dataset.Options{Val: 0.2}, []int{16, 4, 3}},
+		"CIFAR": {func(dir string) string {
+			write(t, ramp(12*3073), dir, "data_batch_1.bin")
+			write(t, ramp(5*3073), dir, "data_batch_2.bin")
+			write(t, ramp(3073*2), dir, "test_batch.bin")
+			return dir
+		}, dataset.Options{}, []int{17, 2, 3}},
+		"classes":   {func(dir string) string { return write(t, []byte(sheet(true)), dir, "x.csv") }, dataset.Options{Val: 0.1, Target: []string{"kind"}}, []int{36, 4, 3}},
+		"numbers":   {func(dir string) string { return write(t, []byte(sheet(false)), dir, "x.csv") }, dataset.Options{Val: 0.1, Target: []string{"kind"}}, []int{36, 4, 3}},
 		"tokenizer": {func(dir string) string { return write(t, []byte(strings.Repeat(chars, 9)), dir, "x.txt") }, dataset.Options{Block: 8, Tokenizer: "../../engine/format/tokenizer/testdata/gpt2.json", Val: 0.1}, nil},
-	} {
+	}
+}
+
+// TestLarge: what is too large for memory has the rows that it would have in memory: those for
+// training in another order, those for validation in the same.
+func TestLarge(t *testing.T) {
+	for name, c := range largeCases(t) {
 		var train, val [2][]string
 		for k, above := range []int64{1 << 40, 0} {
 			dir := t.TempDir()
 			o := c.o
 			o.Above, o.Scratch = &above, dir
+			if len(o.Target) == 1 && filepath.Ext(o.Target[0]) == ".npy" {
+				o.Target = []string{filepath.Join(dir, o.Target[0])}
+			}
 			s, err := dataset.Open(c.make(filepath.Join(dir, "data")), o)
 			if err != nil {
 				t.Fatalf("%s: %v", name, err)

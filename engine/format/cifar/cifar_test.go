@@ -14,33 +14,39 @@ func record(labels ...byte) []byte {
 	return b
 }
 
-func TestRead(t *testing.T) {
-	x, y, err := Read(bytes.NewReader(append(record(3), record(9)...)), 1, nil, nil)
-	if err == nil {
-		x, y, err = Read(bytes.NewReader(record(0)), 1, x, y)
+func read(b []byte, labels int) (images [][]byte, all []int, err error) {
+	err = Each(bytes.NewReader(b), labels, func(p []byte, label int) error {
+		images, all = append(images, bytes.Clone(p)), append(all, label)
+		return nil
+	})
+	return images, all, err
+}
+
+func TestEach(t *testing.T) {
+	x, y, err := read(append(record(3), record(9)...), 1)
+	if err != nil || len(x) != 2 || len(x[1]) != pixels || x[1][5] != 5 || y[0] != 3 || y[1] != 9 {
+		t.Errorf("%v, labels %v", err, y)
 	}
-	if err != nil || x.Rows != 3 || y.Rows != 3 || y.U8[1] != 9 || x.U8[pixels+5] != 5 {
-		t.Errorf("%v", err)
-	}
-	if _, y, err := Read(bytes.NewReader(record(19, 99)), 2, nil, nil); err != nil || y.U8[0] != 99 {
+	if _, y, err := read(record(19, 99), 2); err != nil || y[0] != 99 {
 		t.Errorf("CIFAR-100: %v", err)
 	}
 	for _, c := range []struct {
 		file []byte
 		says string
 	}{{nil, "empty"}, {record(1)[:100], "ends within record 0"}, {record(10), "label 10"}} {
-		if _, _, err := Read(bytes.NewReader(c.file), 1, nil, nil); err == nil || !strings.Contains(err.Error(), c.says) {
+		if _, _, err := read(c.file, 1); err == nil || !strings.Contains(err.Error(), c.says) {
 			t.Errorf("%v, want %q", err, c.says)
 		}
 	}
 }
 
-func FuzzRead(f *testing.F) {
+func FuzzEach(f *testing.F) {
 	f.Add(record(1), 1)
 	f.Add(record(1, 2), 2)
 	f.Fuzz(func(t *testing.T, b []byte, labels int) {
-		if x, y, err := Read(bytes.NewReader(b), labels, nil, nil); err == nil && (x.Check() != nil || y.Check() != nil) {
-			t.Fatal(x.Check(), y.Check())
+		x, y, err := read(b, labels)
+		if err == nil && (len(x) != len(y) || len(x)*(pixels+labels) != len(b)) {
+			t.Fatalf("%d images and %d labels of %d bytes", len(x), len(y), len(b))
 		}
 	})
 }

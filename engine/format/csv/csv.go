@@ -66,9 +66,76 @@ func ReadInputs(r io.Reader, n int, target []string) (*data.Table, error) {
 	return t.X, nil
 }
 
-// read reads a file whose target columns choose finds among its names.
+// read reads a file into memory whose target columns choose finds among its names.
 func read(r io.Reader, choose func(names []string) (is []bool, target []string, err error)) (*Table, error) {
-	b := bufio.NewReaderSize(&bound{r: r, left: data.MaxBytes}, 1<<16)
+	x := &data.Table{Kind: data.Inputs, F32: []float32{}}
+	y := &data.Table{Kind: data.Targets, Shape: []int{}}
+	var values []float32
+	var whole, cells []int32
+	h, err := each(&bound{r: r, left: data.MaxBytes}, choose, func(row []float32, t Target) error {
+		x.F32, values, whole, cells = append(x.F32, row...), append(values, t.Values...), append(whole, t.Whole), append(cells, t.Cell)
+		x.Rows++
+		if int64(len(x.F32))*4 > data.MaxBytes {
+			return bad("more than %d bytes of numbers", data.MaxBytes)
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	x.Shape, y.Rows = []int{len(h.Columns)}, x.Rows
+	switch h.Kind {
+	case Texts:
+		for i, c := range cells {
+			cells[i] = h.Order[c]
+		}
+		y.I32 = cells
+	case Numbers:
+		y.F32 = values
+		if len(h.Target) > 1 {
+			y.Shape = []int{len(h.Target)}
+		}
+	default:
+		y.I32 = whole
+	}
+	return &Table{X: x, Y: y, Columns: h.Columns, Target: h.Target, Classes: h.Classes}, nil
+}
+
+// Kind says what the targets of a file are, which is known at its end.
+type Kind uint8
+
+// The kinds of targets.
+const (
+	Whole   Kind = iota // Target.Whole, the number of a class
+	Numbers             // Target.Values
+	Texts               // Head.Order of Target.Cell, the number of a class
+)
+
+// Target is what the target columns of a row hold, in every form that the file may turn out to
+// have.
+type Target struct {
+	Values []float32
+	Whole  int32
+	Cell   int32
+}
+
+// Head is what a file holds besides its rows.
+type Head struct {
+	Columns []string // of the inputs
+	Target  []string
+	Kind    Kind
+	Classes []string // of Texts, sorted
+	Order   []int32  // of Texts: the number of the class for each Target.Cell
+}
+
+// Each reads a file as Read does, but calls row with the inputs and targets of each, which it must
+// not keep.
+func Each(r io.Reader, target []string, row func(x []float32, t Target) error) (*Head, error) {
+	return each(r, func(names []string) ([]bool, []string, error) { return targets(names, target) }, row)
+}
+
+func each(r io.Reader, choose func(names []string) (is []bool, target []string, err error), give func(x []float32, t Target) error) (*Head, error) {
+	b := bufio.NewReaderSize(r, 1<<16)
 	if lead, err := b.Peek(3); err == nil && bytes.Equal(lead, []byte("\xef\xbb\xbf")) {
 		_, _ = b.Discard(3)
 	}
@@ -84,21 +151,26 @@ func read(r io.Reader, choose func(names []string) (is []bool, target []string, 
 	if err != nil {
 		return nil, err
 	}
-	t := &Table{X: &data.Table{Kind: data.Inputs, F32: []float32{}}, Target: target}
+	h := &Head{Target: target}
 	y := column{known: map[string]int32{}, many: len(target) > 1}
 	for i, n := range names {
 		if !isTarget[i] {
-			t.Columns = append(t.Columns, n)
+			h.Columns = append(h.Columns, n)
 		}
 	}
-	for {
+	var x []float32
+	for rows := 0; ; rows++ {
 		row, err := c.Read()
 		if err == io.EOF {
+			if rows == 0 || len(h.Columns) == 0 {
+				return nil, bad("%d rows of %d inputs", rows, len(h.Columns))
+			}
 			break
 		}
 		if err != nil {
 			return nil, bad("%w", err)
 		}
+		x, y.now.Values = x[:0], y.now.Values[:0]
 		for i, cell := range row {
 			line, _ := c.FieldPos(i)
 			if isTarget[i] {
@@ -106,24 +178,19 @@ func read(r io.Reader, choose func(names []string) (is []bool, target []string, 
 			} else {
 				var v float32
 				if v, err = number(cell); err == nil {
-					t.X.F32 = append(t.X.F32, v)
+					x = append(x, v)
 				}
 			}
 			if err != nil {
 				return nil, bad("line %d, column %.60q: %w", line, names[i], err)
 			}
 		}
-		t.X.Rows++
-		if int64(len(t.X.F32))*4 > data.MaxBytes {
-			return nil, bad("more than %d bytes of numbers", data.MaxBytes)
+		if err := give(x, y.now); err != nil {
+			return nil, err
 		}
 	}
-	if t.X.Rows == 0 || len(t.Columns) == 0 {
-		return nil, bad("%d rows of %d inputs", t.X.Rows, len(t.Columns))
-	}
-	t.X.Shape = []int{len(t.Columns)}
-	t.Y, t.Classes = y.table(t.X.Rows, len(target))
-	return t, nil
+	y.end(h)
+	return h, nil
 }
 
 // separator is the one that the first line has most of.
@@ -198,16 +265,17 @@ func number(cell string) (float32, error) {
 	return float32(v), nil
 }
 
-// column collects targets until it is known what they are.
+// maxDistinct bounds the distinct values of a target column that are remembered, since they may
+// turn out to be classes.
+const maxDistinct = 1 << 17
+
+// column finds out what targets are.
 type column struct {
 	many      bool // several columns: they are numbers
 	texts     bool // a value is no number
 	fractions bool // a value is not whole
-	values    []float32
-	cells     []int32 // index into the distinct cells
 	known     map[string]int32
-	distinct  []string
-	whole     []int32
+	now       Target // of the current row
 }
 
 func (c *column) add(cell string) error {
@@ -215,52 +283,45 @@ func (c *column) add(cell string) error {
 		return errEmpty
 	}
 	v, err := number(cell)
+	c.now.Values = append(c.now.Values, v)
 	if c.many {
-		c.values = append(c.values, v)
 		c.fractions = true
 		return err
 	}
 	if err != nil {
 		c.texts = true
-	} else if n, err := strconv.ParseInt(cell, 10, 32); err != nil {
-		c.fractions = true
-		c.whole = append(c.whole, 0)
-	} else {
-		c.whole = append(c.whole, int32(n))
 	}
-	c.values = append(c.values, v)
+	n, werr := strconv.ParseInt(cell, 10, 32)
+	c.fractions = c.fractions || err == nil && werr != nil
+	c.now.Whole = int32(n) // 0 where it is none
+	if werr != nil {
+		c.now.Whole = 0
+	}
 	i, ok := c.known[cell]
-	if !ok {
-		i = int32(len(c.distinct))
-		cell = strings.Clone(cell)
-		c.known[cell], c.distinct = i, append(c.distinct, cell)
+	if !ok && c.known != nil {
+		i = int32(len(c.known))
+		c.known[strings.Clone(cell)] = i
+		if len(c.known) > maxDistinct {
+			c.known = nil
+		}
 	}
-	c.cells = append(c.cells, i)
+	if c.now.Cell = i; c.texts && c.known == nil {
+		return bad("texts as targets, of which there are more than %d", maxDistinct)
+	}
 	return nil
 }
 
-func (c *column) table(rows, columns int) (*data.Table, []string) {
-	t := &data.Table{Kind: data.Targets, Rows: rows, Shape: []int{}}
+// end says what they were.
+func (c *column) end(h *Head) {
 	switch {
 	case c.texts:
-		names := slices.Sorted(maps.Keys(c.known))
-		at := make([]int32, len(names))
-		for i, n := range names {
-			at[c.known[n]] = int32(i)
+		h.Kind, h.Classes, h.Order = Texts, slices.Sorted(maps.Keys(c.known)), make([]int32, len(c.known))
+		for i, n := range h.Classes {
+			h.Order[c.known[n]] = int32(i)
 		}
-		for _, cell := range c.cells {
-			t.I32 = append(t.I32, at[cell])
-		}
-		return t, names
 	case c.fractions:
-		t.F32 = c.values
-		if columns > 1 {
-			t.Shape = []int{columns}
-		}
-	default:
-		t.I32 = c.whole
+		h.Kind = Numbers
 	}
-	return t, nil
 }
 
 // bound fails where a file is longer than what is read.

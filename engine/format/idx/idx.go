@@ -25,42 +25,53 @@ var dtypes = map[byte]state.DType{0x08: state.U8, 0x09: state.I8, 0x0b: state.I1
 
 // Read reads a file, also one that gzip has compressed, as a table of rows. What follows the
 // elements is an error.
-func Read(r io.Reader) (*data.Table, error) {
+func Read(r io.Reader) (t *data.Table, err error) {
+	err = Each(r, func(dtype state.DType, shape []int, elems io.Reader) (err error) {
+		if t, err = data.ReadTable(data.Inputs, dtype, shape, elems); err != nil {
+			err = fmt.Errorf("%w: %w", ErrFormat, err)
+		}
+		return err
+	})
+	return t, err
+}
+
+// Each reads a file, also one that gzip has compressed, and calls read with its elements, which
+// are little-endian. read must take all of them; what follows is an error.
+func Each(r io.Reader, read func(dtype state.DType, shape []int, elems io.Reader) error) error {
 	b := bufio.NewReaderSize(r, 1<<16)
 	if lead, err := b.Peek(2); err == nil && lead[0] == 0x1f && lead[1] == 0x8b {
 		z, err := gzip.NewReader(b)
 		if err != nil {
-			return nil, bad("%w", err)
+			return bad("%w", err)
 		}
 		b = bufio.NewReaderSize(z, 1<<16)
 	}
 	var lead [4]byte
 	if _, err := io.ReadFull(b, lead[:]); err != nil {
-		return nil, bad("%w", err)
+		return bad("%w", err)
 	}
 	dtype, ok := dtypes[lead[2]]
 	if lead[0] != 0 || lead[1] != 0 || !ok || lead[3] == 0 || int(lead[3]) > state.MaxRank {
-		return nil, bad("it begins with % x, which is no type and number of axes", lead)
+		return bad("it begins with % x, which is no type and number of axes", lead)
 	}
 	shape := make([]int, lead[3])
 	for i := range shape {
 		var d [4]byte
 		if _, err := io.ReadFull(b, d[:]); err != nil {
-			return nil, bad("%w", err)
+			return bad("%w", err)
 		}
 		shape[i] = int(binary.BigEndian.Uint32(d[:]))
 	}
 	if _, err := state.Elems(shape); err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrFormat, err)
+		return fmt.Errorf("%w: %w", ErrFormat, err)
 	}
-	t, err := data.ReadTable(data.Inputs, dtype, shape, &swapper{b, dtype.Size()})
-	if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrFormat, err)
+	if err := read(dtype, shape, &swapper{b, dtype.Size()}); err != nil {
+		return err
 	}
 	if _, err := b.ReadByte(); err != io.EOF {
-		return nil, bad("it goes on behind its %v elements", shape)
+		return bad("it goes on behind its %v elements", shape)
 	}
-	return t, nil
+	return nil
 }
 
 // swapper reverses the bytes of elements.

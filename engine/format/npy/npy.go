@@ -12,6 +12,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -36,6 +38,37 @@ const (
 var dtypes = map[string]state.DType{
 	"b1": state.Bool, "u1": state.U8, "u2": state.U16, "u4": state.U32, "u8": state.U64,
 	"i1": state.I8, "i2": state.I16, "i4": state.I32, "i8": state.I64, "f2": state.F16, "f4": state.F32, "f8": state.F64,
+}
+
+// ErrOrder is wrapped where the elements of an array do not lie as rows of little-endian numbers:
+// only Read, which holds all of them in memory, puts them in order.
+var ErrOrder = errors.New("its elements are not in the order of rows, or big-endian")
+
+// Rows reads the head of one array of size bytes and returns where its rows are, in r.
+func Rows(r io.ReaderAt, size int64) (*data.Raw, error) {
+	s := io.NewSectionReader(r, 0, size)
+	h, err := header(s)
+	if err != nil {
+		return nil, err
+	}
+	if len(h.shape) == 0 {
+		return nil, bad("a scalar has no rows")
+	}
+	if h.big || h.fortran && len(h.shape) > 1 {
+		return nil, ErrOrder
+	}
+	off, err := s.Seek(0, io.SeekCurrent)
+	if err != nil {
+		return nil, bad("%w", err)
+	}
+	n, err := state.Elems(h.shape)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrFormat, err)
+	}
+	if have, want := size-off, int64(n)*int64(h.dtype.Size()); have < want {
+		return nil, bad("%d bytes of elements, its shape %v wants %d", have, h.shape, want)
+	}
+	return &data.Raw{Rows: h.shape[0], Shape: h.shape[1:], DType: h.dtype, R: r, Off: off}, nil
 }
 
 // Read reads one array as a table of rows.
@@ -258,8 +291,8 @@ func (s *swapper) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// ReadZip reads the arrays of a .npz file of size bytes, by their names without .npy.
-func ReadZip(r io.ReaderAt, size int64) (map[string]*data.Table, error) {
+// Zip lists the arrays of a .npz file of size bytes, by their names without .npy.
+func Zip(r io.ReaderAt, size int64) (map[string]*zip.File, error) {
 	z, err := zip.NewReader(r, size)
 	if err != nil {
 		return nil, bad("%w", err)
@@ -267,13 +300,26 @@ func ReadZip(r io.ReaderAt, size int64) (map[string]*data.Table, error) {
 	if len(z.File) > maxArrays {
 		return nil, bad("%d arrays, at most %d are read", len(z.File), maxArrays)
 	}
-	m, room := map[string]*data.Table{}, int64(4*data.MaxBytes)
+	m := map[string]*zip.File{}
 	for _, f := range z.File {
 		name, ok := strings.CutSuffix(f.Name, ".npy")
 		if !ok || m[name] != nil {
 			return nil, bad("entry %.80q is not an array, or stands twice", f.Name)
 		}
-		h, err := f.Open()
+		m[name] = f
+	}
+	return m, nil
+}
+
+// ReadZip reads the arrays of a .npz file of size bytes, by their names without .npy.
+func ReadZip(r io.ReaderAt, size int64) (map[string]*data.Table, error) {
+	files, err := Zip(r, size)
+	if err != nil {
+		return nil, err
+	}
+	m, room := map[string]*data.Table{}, int64(4*data.MaxBytes)
+	for _, name := range slices.Sorted(maps.Keys(files)) {
+		h, err := files[name].Open()
 		if err != nil {
 			return nil, bad("array %.80q: %w", name, err)
 		}

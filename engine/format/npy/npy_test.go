@@ -108,6 +108,45 @@ func TestReadZip(t *testing.T) {
 	}
 }
 
+// TestRows: rows that lie in order are found where they are.
+func TestRows(t *testing.T) {
+	b := file("<i2", false, "(3, 2)", []byte{1, 0, 2, 0, 3, 0, 4, 0, 5, 0, 6, 1})
+	r, err := Rows(bytes.NewReader(b), int64(len(b)))
+	if err != nil || r.Rows != 3 || !slices.Equal(r.Shape, []int{2}) || int(r.Off) != len(b)-12 {
+		t.Errorf("%+v, %v", r, err)
+	}
+	for _, c := range []struct {
+		file []byte
+		want error
+	}{
+		{file(">i2", false, "(3, 2)", make([]byte, 12)), ErrOrder},
+		{file("<i2", true, "(3, 2)", make([]byte, 12)), ErrOrder},
+		{file("<i2", false, "(3, 2)", make([]byte, 11)), ErrFormat},
+		{file("<i2", false, "()", make([]byte, 2)), ErrFormat},
+	} {
+		if _, err := Rows(bytes.NewReader(c.file), int64(len(c.file))); !errors.Is(err, c.want) {
+			t.Errorf("%v, want %v", err, c.want)
+		}
+	}
+}
+
+func FuzzRows(f *testing.F) {
+	f.Add(file("<f4", false, "(2, 1)", make([]byte, 8)))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		r, err := Rows(bytes.NewReader(b), int64(len(b)))
+		if err != nil {
+			return
+		}
+		n := int64(r.DType.Size()) * int64(r.Rows)
+		for _, d := range r.Shape {
+			n *= int64(d)
+		}
+		if r.Off+n > int64(len(b)) {
+			t.Fatalf("rows up to byte %d of %d", r.Off+n, len(b))
+		}
+	})
+}
+
 func FuzzRead(f *testing.F) {
 	f.Add(file("<f4", true, "(2, 1)", make([]byte, 8)))
 	f.Add(file(">i8", false, "(1,)", make([]byte, 8)))
