@@ -340,7 +340,7 @@ func (p *Packed) UnmarshalJSON(b []byte) error {
 // parameter of the node called weight, elements of one, or constants.
 type Operand struct {
 	Shape []int  `json:"shape"`
-	Param []int  `json:"param,omitempty"` // shape of the parameter
+	Param []int  `json:"param,omitzero"`  // shape of the parameter, [] where it is one number
 	Index Packed `json:"index,omitempty"` // element of the parameter for each of Shape; none: all, in order
 	Data  Packed `json:"data,omitempty"`  // bits of constants
 }

@@ -45,7 +45,7 @@ var arithmeticOperators = map[string]operator{
 	"pow":        powOp, "prelu": prelu, "glu": glu, "where": where, "masked_fill": maskedFill,
 	"eq": compare("eq"), "ne": compare("ne"), "lt": compare("lt"), "le": compare("le"), "gt": compare("gt"), "ge": compare("ge"),
 	"mean": reduceOp("mean"), "sum": reduceOp("sum"), "amax": reduceOp("amax"), "amin": amin, "var": variance(false), "std": variance(true),
-	"max": maxOp, "min": maxOp, "linalg_vector_norm": vectorNorm, "norm": vectorNorm, "cumsum": cumsum,
+	"linalg_vector_norm": vectorNorm, "norm": vectorNorm, "cumsum": cumsum,
 	"matmul": matmulOp, "bmm": matmulOp, "mm": matmulOp, "baddbmm": baddbmm, "einsum": einsum, "dot": matmulOp, "mv": matmulOp,
 	"addcmul": addcmul, "lerp": lerp,
 }
@@ -109,6 +109,18 @@ func bounded(f, lo, hi string, dlo, dhi float64) operator {
 }
 
 func clampOp(l *lowering, n *pt2.Node) {
+	below, above := l.optional(n, "min"), l.optional(n, "max")
+	if below != nil || above != nil {
+		x := l.tensor(n, "self")
+		if below != nil {
+			x = l.binary("max", x, below)
+		}
+		if above != nil {
+			x = l.binary("min", x, above)
+		}
+		l.define(x)
+		return
+	}
 	lo, hi := l.scalar(n, "min", math.Inf(-1)), l.scalar(n, "max", math.Inf(1))
 	const most = math.MaxFloat32 // infinities are not JSON
 	l.unaryNode(n, "clamp", max(lo, -most), min(hi, most))
@@ -287,8 +299,12 @@ func powOp(l *lowering, n *pt2.Node) {
 		l.define(l.binaryConst("pow", a, b))
 	case a != nil && b == nil:
 		l.define(l.unary("pow", a, l.scalar(n, "exponent", 1), 0))
+	case a == nil && b != nil && l.scalar(n, "self", 0) > 0:
+		l.define(l.unary("exp", l.unary("affine", b, math.Log(l.scalar(n, "self", 1)), 0), 0, 0))
+	case a != nil && b != nil: // of positive numbers
+		l.define(l.unary("exp", l.binary("mul", b, l.unary("log", a, 0, 0)), 0, 0))
 	default:
-		fail("with an exponent that is a tensor")
+		fail("of a number that is not positive")
 	}
 }
 
@@ -509,24 +525,6 @@ func amin(l *lowering, n *pt2.Node) {
 	l.define(l.unary("affine", m, -1, 0))
 }
 
-// maxOp is torch.max of two tensors, or of constants.
-func maxOp(l *lowering, n *pt2.Node) {
-	f := "max"
-	if n.Target == "aten.min.default" || n.Target == "aten.min.other" || n.Target == "aten.min.dim" {
-		f = "min"
-	}
-	if b := l.optional(n, "other"); b != nil {
-		l.define(l.binary(f, l.tensor(n, "self"), b))
-		return
-	}
-	x := l.tensor(n, "self")
-	if len(n.Outputs) == 1 && f == "max" {
-		l.define(l.reduce("amax", x, l.axes(n, "dim", len(x.shape)), false))
-		return
-	}
-	fail("with positions; use torch.amax")
-}
-
 func variance(root bool) operator {
 	return func(l *lowering, n *pt2.Node) {
 		x := l.tensor(n, "self")
@@ -551,17 +549,34 @@ func variance(root bool) operator {
 
 func vectorNorm(l *lowering, n *pt2.Node) {
 	x := l.tensor(n, "self")
-	if l.scalar(n, "ord", l.scalar(n, "p", 2)) != 2 {
-		fail("of an order that is not 2")
+	axes, keep := l.axes(n, "dim", len(x.shape)), l.flag(n, "keepdim", false)
+	switch p := l.scalar(n, "ord", l.scalar(n, "p", 2)); {
+	case p == 2:
+	case p == 1:
+		l.define(l.reduce("sum", l.unary("abs", x, 0, 0), axes, keep))
+		return
+	case math.IsInf(p, 1):
+		l.define(l.reduce("amax", l.unary("abs", x, 0, 0), axes, keep))
+		return
+	case p > 1:
+		l.define(l.unary("pow", l.reduce("sum", l.unary("pow", l.unary("abs", x, 0, 0), p, 0), axes, keep), 1/p, 0))
+		return
+	default:
+		fail("of the order %v", p)
 	}
-	v := l.reduce("sum", l.unary("pow", x, 2, 0), l.axes(n, "dim", len(x.shape)), l.flag(n, "keepdim", false))
+	v := l.reduce("sum", l.unary("pow", x, 2, 0), axes, keep)
 	if v.isConst() {
 		l.define(l.unary("sqrt", v, 0, 0))
 		return
 	}
-	// The root of 0 has no slope, of the norm of a vector of zeros the gradient is 0.
+	l.define(l.length(v))
+}
+
+// length is the root of a sum of squares. The root of 0 has no slope; the gradient of the norm of
+// a vector of zeros is 0.
+func (l *lowering) length(v *value) *value {
 	root := l.unary("sqrt", l.binary("add", v, l.unary("eq", v, 0, 0)), 0, 0)
-	l.define(l.binary("mul", root, l.unary("ne", v, 0, 0)))
+	return l.binary("mul", root, l.unary("ne", v, 0, 0))
 }
 
 func cumsum(l *lowering, n *pt2.Node) {

@@ -12,16 +12,8 @@ var constantOperators = map[string]operator{
 	"zeros": filled(0), "ones": filled(1), "full": filledBy("fill_value"), "empty": filled(0), "empty_strided": filled(0),
 	"zeros_like": filled(0), "ones_like": filled(1), "full_like": filledBy("fill_value"), "empty_like": filled(0),
 	"new_zeros": filled(0), "new_ones": filled(1), "new_full": filledBy("fill_value"), "new_empty": filled(0), "scalar_tensor": filledBy("s"),
-	"fill": fill, "zero": filled(0), "arange": arange, "linspace": nil, "tril": triangle(true), "triu": triangle(false), "eye": eye,
-	"any": anyOp(false), "all": anyOp(true), "diff": diff, "floor_divide": floorDivide, "remainder": remainder, "sub_": nil, "one_hot": nil,
-}
-
-func init() {
-	for k, f := range constantOperators {
-		if f == nil {
-			delete(constantOperators, k)
-		}
-	}
+	"fill": fill, "zero": filled(0), "arange": arange, "linspace": linspace, "tril": triangle(true), "triu": triangle(false), "eye": eye,
+	"diff": diff, "floor_divide": floorDivide,
 }
 
 // filledWith is a tensor of the output's shape.
@@ -76,6 +68,19 @@ func arange(l *lowering, n *pt2.Node) {
 	l.define(constant(d, []int{len(d)}, whole))
 }
 
+func linspace(l *lowering, n *pt2.Node) {
+	sizes, _ := l.meta(n.Outputs[0].Names[0])
+	if len(sizes) != 1 || sizes[0].batched || elems([]int{sizes[0].n}) > maxElems {
+		fail("of %v", sizes)
+	}
+	start, end := l.scalar(n, "start", 0), l.scalar(n, "end", 0)
+	d := make([]float64, sizes[0].n)
+	for i := range d {
+		d[i] = start + (end-start)*float64(i)/float64(max(len(d)-1, 1))
+	}
+	l.define(constant(d, []int{len(d)}, false))
+}
+
 func triangle(lower bool) operator {
 	return func(l *lowering, n *pt2.Node) {
 		x := l.tensor(n, "self")
@@ -113,26 +118,6 @@ func eye(l *lowering, n *pt2.Node) {
 	l.define(constant(d, []int{sizes[0].n, sizes[1].n}, whole))
 }
 
-func anyOp(every bool) operator {
-	return func(l *lowering, n *pt2.Node) {
-		x := l.tensor(n, "self")
-		if !x.isConst() {
-			fail("of a tensor that depends on the data")
-		}
-		axes := l.axes(n, "dim", len(x.shape))
-		y := l.reduceConst("sum", l.unaryConst("ne", x, 0, 0), axes, l.flag(n, "keepdim", false))
-		count := 1
-		for _, a := range axes {
-			count *= x.shape[a]
-		}
-		least := 1.0
-		if every {
-			least = float64(count)
-		}
-		l.define(l.unaryConst("ge", y, least, 0))
-	}
-}
-
 func diff(l *lowering, n *pt2.Node) {
 	x := l.tensor(n, "self")
 	axis := axisOf(l.integer(n, "dim", -1), len(x.shape))
@@ -146,15 +131,8 @@ func diff(l *lowering, n *pt2.Node) {
 func floorDivide(l *lowering, n *pt2.Node) {
 	a, b := l.tensor(n, "self"), l.other(n, "other")
 	if !a.isConst() || !b.isConst() {
-		fail("of a tensor that depends on the data")
+		l.define(l.unary("floor", l.binary("div", a, b), 0, 0))
+		return
 	}
 	l.define(l.binaryConst("floor_divide", a, b))
-}
-
-func remainder(l *lowering, n *pt2.Node) {
-	a, b := l.tensor(n, "self"), l.other(n, "other")
-	if !a.isConst() || !b.isConst() {
-		fail("of a tensor that depends on the data")
-	}
-	l.define(l.binaryConst("remainder", a, b))
 }

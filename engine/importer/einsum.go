@@ -18,10 +18,11 @@ type labelled struct {
 func einsum(l *lowering, n *pt2.Node) {
 	vs := l.tensors(n, "tensors")
 	equation := strings.ReplaceAll(text(n, "equation", ""), " ", "")
+	equation = named(equation, vs)
 	left, right, explicit := strings.Cut(equation, "->")
 	terms := strings.Split(left, ",")
 	if strings.Contains(equation, ".") || len(terms) != len(vs) {
-		fail("%q with an ellipsis, or for %d tensors; name every axis", equation, len(vs))
+		fail("%q for %d tensors", equation, len(vs))
 	}
 	xs := make([]labelled, len(vs))
 	size := map[rune]int{}
@@ -61,6 +62,43 @@ func einsum(l *lowering, n *pt2.Node) {
 	}
 	x = l.summed(x, out)
 	l.define(l.ordered(x, out).v)
+}
+
+// named gives the axes of ellipses names of their own: capital letters that the equation has not,
+// counted from the last axis.
+func named(equation string, vs []*value) string {
+	if !strings.Contains(equation, "...") {
+		return equation
+	}
+	var free []rune
+	for c := 'A'; c <= 'Z'; c++ {
+		if !strings.ContainsRune(equation, c) {
+			free = append(free, c)
+		}
+	}
+	left, right, explicit := strings.Cut(equation, "->")
+	terms, most := strings.Split(left, ","), 0
+	for i, t := range terms {
+		if i >= len(vs) || !strings.Contains(t, "...") {
+			continue
+		}
+		n := len(vs[i].shape) - (len(t) - 3)
+		if n < 0 || n > len(free) {
+			fail("%q of %v", t, vs[i].shape)
+		}
+		most = max(most, n)
+		terms[i] = strings.Replace(t, "...", backwards(free[:n]), 1)
+	}
+	if !explicit {
+		fail("%q with an ellipsis and without an output; write what it gives after ->", equation)
+	}
+	return strings.Join(terms, ",") + "->" + strings.Replace(right, "...", backwards(free[:most]), 1)
+}
+
+func backwards(r []rune) string {
+	r = slices.Clone(r)
+	slices.Reverse(r)
+	return string(r)
 }
 
 // summed sums over the axes that are not to be kept.

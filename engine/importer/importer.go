@@ -161,6 +161,9 @@ type lowering struct {
 	batch    int    // its size where it is fixed
 	node     *pt2.Node
 	graph    *pt2.Graph
+	maker    map[string]int // of graph makerOf: the node that makes a tensor
+	makerOf  *pt2.Graph
+	single   bool // the current node's input is one image, the same for all samples
 	problems []Problem
 }
 
@@ -239,7 +242,7 @@ func (l *lowering) inputs() error {
 			l.dict = append(l.dict, in.Name)
 		}
 		m := p.Tensors[in.Value]
-		v := &value{batch: -1, outer: 1, whole: !m.DType.Floating(), archived: in.Name}
+		v := &value{shape: []int{}, batch: -1, outer: 1, whole: !m.DType.Floating(), archived: in.Name}
 		for _, s := range m.Sizes {
 			if s.Expr != "" || s.N < 0 || s.N > graph.MaxRow {
 				return fmt.Errorf("%w: the tensor %q has the size %s", ErrUnsupported, in.Name, s)
@@ -274,6 +277,7 @@ func (l *lowering) run(g *pt2.Graph) {
 // lower lowers one node.
 func (l *lowering) lower() {
 	n := l.node
+	l.single = false
 	defer func() {
 		switch r := recover().(type) {
 		case nil:
@@ -293,17 +297,14 @@ func (l *lowering) lower() {
 			}
 		}
 	}
-	op, _ := strings.CutPrefix(n.Target, "aten.")
-	op, _, _ = strings.Cut(op, ".")
+	op := base(n)
 	if f, ok := operators[op]; ok {
 		f(l, n)
 		return
 	}
-	if base, ok := strings.CutSuffix(op, "_"); ok && !strings.HasPrefix(op, "_") {
-		if f, ok := operators[base]; ok {
-			l.inPlace(f)
-			return
-		}
+	if f, ok := operators[strings.TrimSuffix(op, "_")]; ok && writes(op) {
+		l.inPlace(f)
+		return
 	}
 	if l.integers(n) {
 		return
@@ -324,9 +325,14 @@ var advice = map[string]string{
 	"item":                     "a number that depends on the data cannot steer the model; keep it a tensor",
 	"_local_scalar_dense":      "a number that depends on the data cannot steer the model; keep it a tensor",
 	"grid_sampler":             "sampling at computed positions is not supported",
-	"_weight_norm":             "weight normalisation is not supported; before the export: torch.nn.utils.parametrize.remove_parametrizations(module, 'weight')",
-	"topk":                     "selection by value is not supported; use a mask or softmax weights",
-	"sort":                     "sorting is not supported",
+	"embedding_bag":            "bags of words are not supported; use nn.Embedding and the mean or sum over the words",
+	"affine_grid_generator":    "sampling at computed positions is not supported",
+	"fft_fft":                  "Fourier transforms are not supported; multiply by their matrix",
+	"fft_rfft":                 "Fourier transforms are not supported; multiply by their matrix",
+	"fft_fftn":                 "Fourier transforms are not supported; multiply by their matrix",
+	"stft":                     "Fourier transforms are not supported; multiply by their matrix",
+	"view_as_complex":          "complex numbers are not supported; keep real and imaginary parts in two tensors",
+	"rrelu":                    "slopes that are drawn are not supported; use leaky_relu",
 	"_native_batch_norm_legit": "export with model.train() and torch.export.export, without run_decompositions",
 }
 

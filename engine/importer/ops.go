@@ -3,6 +3,7 @@
 package importer
 
 import (
+	"maps"
 	"math"
 	"slices"
 	"strings"
@@ -17,7 +18,7 @@ var operators map[string]operator
 
 func init() {
 	operators = map[string]operator{
-		"conv2d": conv(2), "conv1d": conv(1), "conv_transpose2d": convTranspose, "linear": linear, "addmm": addmm,
+		"linear": linear, "addmm": addmm,
 		"batch_norm": batchNorm, "layer_norm": layerNorm, "group_norm": groupNorm, "instance_norm": instanceNorm, "rms_norm": rmsNorm,
 		"embedding": embedding, "dropout": dropout, "feature_dropout": featureDropout, "alpha_dropout": noDropout("alpha_dropout"),
 		"max_pool2d": pool(true), "avg_pool2d": pool(false), "adaptive_avg_pool2d": adaptive(2), "adaptive_avg_pool1d": adaptive(1),
@@ -25,26 +26,76 @@ func init() {
 		"gelu": gelu, "softmax": softmax, "log_softmax": logSoftmax, "scaled_dot_product_attention": attention,
 
 		"sym_size": symSize, "sym_constrain_range_for_size": nothing, "_assert_tensor_metadata": nothing, "_assert_scalar": nothing, "_assert_async": nothing,
-		"bernoulli": bernoulli,
+		"bernoulli": bernoulli, "wrap_with_set_grad_enabled": inlined, "_weight_norm": weightNorm, "lstm_cell": oneStep(lstmCell), "gru_cell": oneStep(gruCell),
+		"rnn_tanh_cell": oneStep(rnnCell("tanh")), "rnn_relu_cell": oneStep(rnnCell("relu")), "bilinear": bilinear,
 	}
-	for name, f := range resampleOperators {
-		operators[name] = f
-	}
-	for name, f := range recurrentOperators {
-		operators[name] = f
-	}
-	for name, f := range viewOperators {
-		operators[name] = f
-	}
-	for name, f := range arithmeticOperators {
-		operators[name] = f
-	}
-	for name, f := range constantOperators {
-		operators[name] = f
+	for _, more := range []map[string]operator{
+		resampleOperators, recurrentOperators, viewOperators, arithmeticOperators, constantOperators, positionOperators, functionOperators, windowOperators,
+	} {
+		maps.Copy(operators, more)
 	}
 }
 
 func nothing(*lowering, *pt2.Node) {}
+
+// inlined lowers a part of the program that is kept as a graph of its own, such as what is
+// computed without gradients.
+func inlined(l *lowering, n *pt2.Node) {
+	for _, a := range n.Args {
+		if a.Kind != pt2.Subgraph {
+			continue
+		}
+		l.run(a.Graph)
+		l.node = n
+		var results []string
+		for _, r := range a.Graph.Results {
+			results = append(results, r.Names...)
+		}
+		names := outputs(n)
+		if len(results) != len(names) {
+			fail("it returns %d tensors for %d", len(results), len(names))
+		}
+		for i, name := range names {
+			v := l.vals[results[i]]
+			if v == nil {
+				fail("the tensor %q is not computed", results[i])
+			}
+			l.vals[name] = v
+		}
+		return
+	}
+	fail("it has no graph")
+}
+
+// weightNorm is v·g/|v|, where the norm is over all axes but one, or all.
+func weightNorm(l *lowering, n *pt2.Node) {
+	v, g := l.value(l.tensor(n, "v")), l.tensor(n, "g")
+	dim := l.integer(n, "dim", 0)
+	var axes []int
+	for a := range v.shape {
+		if a != dim {
+			axes = append(axes, a)
+		}
+	}
+	norm := l.unary("sqrt", l.reduce("sum", l.unary("pow", v, 2, 0), axes, true), 0, 0)
+	l.define(l.binary("mul", v, l.binary("div", g, norm)))
+}
+
+// bilinear is x1ᵀ W x2 + b for every output.
+func bilinear(l *lowering, n *pt2.Node) {
+	x, y, w, b := l.tensor(n, "input1"), l.value(l.tensor(n, "input2")), l.tensor(n, "weight"), l.optional(n, "bias")
+	if len(x.shape) != 2 || len(y.shape) != 2 || len(w.shape) != 3 {
+		fail("of %v and %v", x.shape, y.shape)
+	}
+	out, i, j := w.shape[0], w.shape[1], w.shape[2]
+	flat := l.viewAs(l.permuted(w, []int{1, 0, 2}), plainNumbers([]int{i, out * j}))
+	z := l.regrouped(l.linear(x, flat, nil, true), []int{1, out, j})
+	v := l.reduce("sum", l.binary("mul", z, l.with(y, 1)), []int{2}, false)
+	if b != nil {
+		v = l.binary("add", v, b)
+	}
+	l.define(v)
+}
 
 func symSize(l *lowering, n *pt2.Node) {
 	o := n.Outputs[0]
@@ -59,63 +110,7 @@ func symSize(l *lowering, n *pt2.Node) {
 	}
 }
 
-// inPlace lowers an operator that writes to its first argument: the name now means the
-// result. Constants are written to where they are.
-func (l *lowering) inPlace(f operator) {
-	n := l.node
-	a, ok := arg(n, "self")
-	if !ok {
-		a, ok = arg(n, "input")
-	}
-	if !ok || a.Kind != pt2.Tensor {
-		fail("it has no tensor to write to")
-	}
-	self := l.vals[a.Names[0]]
-	if self.archived != "" && self.isConst() && self.whole {
-		l.vals[n.Outputs[0].Names[0]] = self // num_batches_tracked += 1
-		return
-	}
-	if self.view && !self.isConst() && l.isView(a.Names[0]) {
-		l.writePart(n, a.Names[0], f)
-		return
-	}
-	f(l, n)
-	out := l.vals[n.Outputs[0].Names[0]]
-	if self.isConst() {
-		if !out.isConst() {
-			l.vals[a.Names[0]] = out
-			return
-		}
-		d := l.data(out)
-		l.data(self)
-		for i := range elems(self.shape) {
-			k := i
-			if self.index != nil {
-				k = self.index[i]
-			}
-			self.buf.data[k] = d[i]
-		}
-		l.vals[n.Outputs[0].Names[0]] = self
-		return
-	}
-	l.vals[a.Names[0]] = out
-}
-
-// isView tells whether a tensor of the program is a view that something else may see.
-func (l *lowering) isView(name string) bool {
-	for i := range l.graph.Nodes {
-		for _, o := range l.graph.Nodes[i].Outputs {
-			if slices.Contains(o.Names, name) {
-				op, _ := strings.CutPrefix(l.graph.Nodes[i].Target, "aten.")
-				op, _, _ = strings.Cut(op, ".")
-				return slices.Contains([]string{"select", "slice", "narrow", "split", "chunk", "unbind"}, op)
-			}
-		}
-	}
-	return false
-}
-
-// weight is the name of a parameter that an operation takes as it is.
+// whole is the name of a parameter that an operation takes as it is.
 func whole(v *value, what string) string {
 	if v.param == "" || v.index != nil || !slices.Equal(v.shape, v.paramShape) {
 		fail("its %s is not a parameter of the model, but computed", what)
@@ -133,61 +128,22 @@ func names(w, b *value) map[string]string {
 }
 
 // leading is a graph value whose row is all axes but the first: the batch is the first axis.
+// What is the same for all samples may be a batch of one, as position embeddings that are scaled.
 func (l *lowering) leading(v *value) *value {
 	v = l.value(v)
 	if v.batch < 0 {
-		fail("its input does not depend on the model's input")
+		if len(v.shape) < 2 || v.shape[0] != 1 {
+			fail("its input does not depend on the model's input")
+		}
+		w := *v
+		w.batch, l.single = 0, true
+		w.name, _ = l.reshape(v.name, w.row())
+		return &w
 	}
 	if v.batch != 0 || !v.alone() {
 		fail("its first axis is not the batch alone, but %v with the batch on axis %d", v.shape, v.batch)
 	}
 	return v
-}
-
-func conv(dims int) operator {
-	return func(l *lowering, n *pt2.Node) {
-		x := l.leading(l.tensor(n, "input"))
-		w, b := l.tensor(n, "weight"), l.optional(n, "bias")
-		if len(x.shape) != dims+2 || len(w.shape) != dims+2 {
-			fail("its input is %v, its weight %v", x.shape, w.shape)
-		}
-		c := &graph.Conv2d{Groups: l.integer(n, "groups", 1), Bias: b != nil, Flat: dims == 1}
-		c.Out, c.In = w.shape[0], w.shape[1]*c.Groups
-		stride, dil, pad := l.pair(n, "stride", 1), l.pair(n, "dilation", 1), [2]int{}
-		if a, ok := arg(n, "padding"); ok && a.Kind == pt2.String {
-			c.Same = a.Text == "same"
-		} else {
-			pad = l.pair(n, "padding", 0)
-		}
-		c.Kernel = graph.Pair{1, w.shape[len(w.shape)-1]}
-		if dims == 2 {
-			c.Kernel[0] = w.shape[2]
-		} else {
-			stride[0], dil[0], pad[0] = 1, 1, 0
-		}
-		c.Stride, c.Dilation, c.Padding = graph.Pair(stride), graph.Pair(dil), graph.Pair(pad)
-		name := x.name
-		if dims == 1 {
-			name, _ = l.reshape(name, graph.Shape{x.shape[1], 1, x.shape[2]})
-		}
-		y, s := l.emit(c, names(w, b), name)
-		shape := []int{1, s[0], s[1], s[2]}
-		if dims == 1 {
-			shape = []int{1, s[0], s[2]}
-		}
-		l.define(l.result(y, s, shape, 0, 1))
-	}
-}
-
-func convTranspose(l *lowering, n *pt2.Node) {
-	x := l.leading(l.tensor(n, "input"))
-	w, b := l.tensor(n, "weight"), l.optional(n, "bias")
-	g := l.integer(n, "groups", 1)
-	c := &graph.ConvTranspose2d{In: w.shape[0], Out: w.shape[1] * g, Groups: g, Bias: b != nil, Kernel: graph.Pair{w.shape[2], w.shape[3]}}
-	c.Stride, c.Padding = graph.Pair(l.pair(n, "stride", 1)), graph.Pair(l.pair(n, "padding", 0))
-	c.Extra, c.Dilation = graph.Pair(l.pair(n, "output_padding", 0)), graph.Pair(l.pair(n, "dilation", 1))
-	y, s := l.emit(c, names(w, b), x.name)
-	l.define(l.result(y, s, []int{1, s[0], s[1], s[2]}, 0, 1))
 }
 
 // lastAxis checks that an operator over the last axis leaves the batch alone.
@@ -273,8 +229,17 @@ func addmm(l *lowering, n *pt2.Node) {
 }
 
 func batchNorm(l *lowering, n *pt2.Node) {
-	x := l.leading(l.tensor(n, "input"))
+	x := l.value(l.tensor(n, "input"))
+	folded := x.batch == 0 && !x.alone() // [N·k, C, ...], of which the statistics are those of [N, C, k, ...]
+	if folded {
+		x = l.unfolded(x)
+	}
+	x = l.leading(x)
 	w, b, mean, va := l.optional(n, "weight"), l.optional(n, "bias"), l.optional(n, "running_mean"), l.optional(n, "running_var")
+	if l.single && mean == nil { // each channel of the one is normalised, as weights are
+		l.define(l.groupNorm(x, w, b, x.shape[1], l.scalar(n, "eps", 1e-5)))
+		return
+	}
 	if w == nil || b == nil || mean == nil || va == nil {
 		fail("without weight, bias or running statistics; use affine=True, track_running_stats=True")
 	}
@@ -285,7 +250,29 @@ func batchNorm(l *lowering, n *pt2.Node) {
 	if !ok || !l.a.Has(base+"num_batches_tracked") {
 		fail("it does not count its batches; use track_running_stats=True")
 	}
-	l.define(l.batchNorm(x, w, b, mean, va, base+"num_batches_tracked", l.scalar(n, "eps", 1e-5), l.scalar(n, "momentum", 0.1)))
+	y := l.batchNorm(x, w, b, mean, va, base+"num_batches_tracked", l.scalar(n, "eps", 1e-5), l.scalar(n, "momentum", 0.1))
+	if folded {
+		y = l.foldedBack(y, l.tensor(n, "input"))
+	}
+	l.define(y)
+}
+
+// unfolded is [N·k, C, ...] as [N, C, k, rest].
+func (l *lowering) unfolded(x *value) *value {
+	if len(x.shape) < 2 {
+		fail("of %v", x.shape)
+	}
+	k, c := x.shape[0], x.shape[1]
+	name, _ := l.reshape(x.name, graph.Shape{k, c, elems(x.shape[2:])})
+	name, s := l.permute(name, []int{1, 0, 2})
+	return l.result(name, s, slices.Concat([]int{1}, s), 0, 1)
+}
+
+// foldedBack is what unfolded gave, with the shape of like.
+func (l *lowering) foldedBack(y, like *value) *value {
+	name, _ := l.permute(y.name, []int{1, 0, 2})
+	name, s := l.reshape(name, like.row())
+	return l.result(name, s, like.shape, 0, like.outer)
 }
 
 // batchNorm normalises the channels of x, [N,C] or [N,C,...].
@@ -599,9 +586,12 @@ func (l *lowering) softmax(x *value, axis int) *value {
 
 func logSoftmax(l *lowering, n *pt2.Node) {
 	x := l.value(l.tensor(n, "self"))
-	a := axisOf(l.integer(n, "dim", -1), len(x.shape))
-	d := l.binary("sub", x, l.reduce("amax", x, []int{a}, true))
-	l.define(l.binary("sub", d, l.unary("log", l.reduce("sum", l.unary("exp", d, 0, 0), []int{a}, true), 0, 0)))
+	l.define(l.logSoftmax(x, axisOf(l.integer(n, "dim", -1), len(x.shape))))
+}
+
+func (l *lowering) logSoftmax(x *value, axis int) *value {
+	d := l.binary("sub", x, l.reduce("amax", x, []int{axis}, true))
+	return l.binary("sub", d, l.unary("log", l.reduce("sum", l.unary("exp", d, 0, 0), []int{axis}, true), 0, 0))
 }
 
 func attention(l *lowering, n *pt2.Node) {

@@ -1,61 +1,264 @@
-// Positions that depend on the data: argmax, and what is looked up at them. The engine has no
-// indices that depend on the data; a position is a row of zeros with a one, and looking up is the
-// sum of what that row leaves.
+// Positions that depend on the data: of the greatest elements, and what is looked up or written
+// at them. The engine has no indices that depend on the data; a position is a row of zeros with a
+// one, and looking up is a product with that row.
 
 package importer
 
 import (
+	"math"
 	"slices"
 
 	"github.com/ravnest/ravnest/engine/format/pt2"
 	"github.com/ravnest/ravnest/engine/graph"
 )
 
-// argmaxOp is the position of the greatest element along an axis, the first of several.
-func argmaxOp(l *lowering, n *pt2.Node) {
-	x := l.tensor(n, "self")
-	if a, ok := arg(n, "dim"); !ok || a.Kind == pt2.None {
-		fail("over all elements, of all samples; name the axis by dim")
-	}
-	if x.isConst() {
-		fail("of a constant; compute it before the model is exported")
-	}
-	x = l.value(x)
-	axis := axisOf(l.integer(n, "dim", 0), len(x.shape))
-	keep := l.flag(n, "keepdim", false)
-	greatest := l.unary("eq", l.binary("sub", x, l.reduce("amax", x, []int{axis}, true)), 0, 0)
-	count := l.alongLast(greatest, axis, func(name string) (string, graph.Shape) { return l.emit(&graph.CumSum{}, nil, name) })
-	hot := l.binary("mul", greatest, l.unary("eq", count, 1, 0))
-	numbers := make([]float64, x.shape[axis])
-	for i := range numbers {
-		numbers[i] = float64(i)
-	}
-	shape := slices.Repeat([]int{1}, len(x.shape))
-	shape[axis] = len(numbers)
-	at := l.reduce("sum", l.binary("mul", hot, constant(numbers, shape, true)), []int{axis}, keep)
-	at.hot, at.hotAxis = hot, axis
-	l.define(at)
+var positionOperators = map[string]operator{
+	"argmax": positionOf(1), "argmin": positionOf(-1), "max": extreme(1), "min": extreme(-1), "topk": topk, "sort": sorted, "argsort": sorted,
+	"gather": gatherOp, "scatter": scatter, "scatter_add": scatter, "index": indexOp, "index_select": indexSelect, "index_put": indexPut, "one_hot": oneHot,
 }
 
-// lookup is v[arange, at, ...], where arange numbers the samples and at is a position that
-// depends on the data, one a sample; nil where the indices are others.
+// mostChosen is how many elements topk and sort choose at most: each takes operations of its own.
+const mostChosen = 64
+
+// count is the constant 0, 1, ..., n-1.
+func count(n int) *value {
+	d := make([]float64, n)
+	for i := range d {
+		d[i] = float64(i)
+	}
+	return constant(d, []int{n}, true)
+}
+
+// along gives a vector the axes of a tensor of a rank, of which it lies along one.
+func along(v *value, axis, rank int) *value {
+	shape := slices.Repeat([]int{1}, rank)
+	shape[axis] = v.shape[0]
+	return v.rearranged(nil, shape, -1, 1)
+}
+
+// greatest is 1 where the greatest element along an axis is, the first of several, else 0.
+func (l *lowering) greatest(x *value, axis int) *value {
+	if axis == x.batch {
+		fail("it looks for a sample of the batch")
+	}
+	x = l.unary("detach", x, 0, 0)
+	most := l.unary("eq", l.binary("sub", x, l.reduce("amax", x, []int{axis}, true)), 0, 0)
+	nth := l.alongLast(most, axis, func(name string) (string, graph.Shape) { return l.emit(&graph.CumSum{}, nil, name) })
+	return l.binary("mul", most, l.unary("eq", nth, 1, 0))
+}
+
+// where1 is the position of the one along an axis.
+func (l *lowering) where1(hot *value, axis int, keep bool) *value {
+	return l.reduce("sum", l.binary("mul", hot, along(count(hot.shape[axis]), axis, len(hot.shape))), []int{axis}, keep)
+}
+
+// positionOf is argmax or argmin along an axis.
+func positionOf(sign float64) operator {
+	return func(l *lowering, n *pt2.Node) {
+		x := l.tensor(n, "self")
+		if a, ok := arg(n, "dim"); !ok || a.Kind == pt2.None {
+			fail("over all elements, of all samples; name the axis by dim")
+		}
+		if x.isConst() {
+			fail("of a constant; compute it before the model is exported")
+		}
+		axis := axisOf(l.integer(n, "dim", 0), len(x.shape))
+		hot := l.greatest(l.signed(l.value(x), sign), axis)
+		l.define(l.where1(hot, axis, l.flag(n, "keepdim", false)))
+	}
+}
+
+func (l *lowering) signed(x *value, sign float64) *value {
+	if sign == 1 {
+		return x
+	}
+	return l.unary("affine", x, sign, 0)
+}
+
+// extreme is max or min: of two tensors, of all elements of a constant, or along an axis with the
+// positions.
+func extreme(sign float64) operator {
+	return func(l *lowering, n *pt2.Node) {
+		x := l.tensor(n, "self")
+		if b := l.optional(n, "other"); b != nil {
+			f := "max"
+			if sign < 0 {
+				f = "min"
+			}
+			l.define(l.binary(f, x, b))
+			return
+		}
+		names := outputs(n)
+		x = l.signed(x, sign)
+		if len(names) == 1 {
+			l.define(l.signed(l.reduce("amax", x, l.axes(n, "dim", len(x.shape)), false), sign))
+			return
+		}
+		x = l.value(x)
+		axis, keep := axisOf(l.integer(n, "dim", 0), len(x.shape)), l.flag(n, "keepdim", false)
+		l.defineAs(names[0], l.signed(l.most(x, axis, keep), sign))
+		if l.read(names[1]) {
+			l.defineAs(names[1], l.where1(l.greatest(x, axis), axis, keep))
+		}
+	}
+}
+
+// read tells whether anything takes a tensor.
+func (l *lowering) read(name string) bool {
+	if slices.Contains(l.outputs, name) {
+		return true
+	}
+	return slices.ContainsFunc(l.graph.Nodes, func(n pt2.Node) bool {
+		return slices.ContainsFunc(n.Args, func(a pt2.Named) bool { return slices.Contains(a.Names, name) })
+	})
+}
+
+// most is the greatest element along an axis, whose gradient is that of the first of several, not
+// divided among them as that of amax.
+func (l *lowering) most(x *value, axis int, keep bool) *value {
+	n := x.shape[axis]
+	if axis == x.batch || n > 1024 {
+		return l.reduce("sum", l.binary("mul", x, l.greatest(x, axis)), []int{axis}, keep)
+	}
+	axes := make([]int, 0, len(x.shape))
+	for a := range x.shape {
+		if a != axis {
+			axes = append(axes, a)
+		}
+	}
+	x = l.permuted(x, append(axes, axis))
+	rest := x.row()
+	rest = rest[:len(rest)-1]
+	name, _ := l.reshape(x.name, graph.Shape{elems(rest), 1, n})
+	name, s := l.emit(&graph.MaxPool2d{Kernel: graph.Pair{1, n}}, nil, name)
+	v := l.result(name, s, x.shape[:len(x.shape)-1:len(x.shape)-1], x.batch, x.outer)
+	if keep {
+		v = l.with(v, axis)
+	}
+	return v
+}
+
+// chosen are the n greatest elements along an axis, in order, and their positions. The axis is
+// the last of both.
+func (l *lowering) chosen(x *value, axis, n int, sign float64) (values, at *value) {
+	if n < 1 || n > mostChosen {
+		fail("of %d elements; at most %d are chosen", n, mostChosen)
+	}
+	left := l.signed(x, sign)
+	var vs, ps []*value
+	for range n {
+		hot := l.greatest(left, axis)
+		vs = append(vs, l.reduce("sum", l.binary("mul", x, hot), []int{axis}, true))
+		ps = append(ps, l.where1(hot, axis, true))
+		left = l.where(hot, constant([]float64{-math.MaxFloat32}, []int{}, false), left)
+	}
+	return l.cat(vs, axis), l.cat(ps, axis)
+}
+
+func topk(l *lowering, n *pt2.Node) {
+	x := l.value(l.tensor(n, "self"))
+	sign := 1.0
+	if !l.flag(n, "largest", true) {
+		sign = -1
+	}
+	v, at := l.chosen(x, axisOf(l.integer(n, "dim", -1), len(x.shape)), l.integer(n, "k", 1), sign)
+	names := outputs(n)
+	l.defineAs(names[0], v)
+	l.defineAs(names[1], at)
+}
+
+func sorted(l *lowering, n *pt2.Node) {
+	x := l.value(l.tensor(n, "self"))
+	sign := -1.0
+	if l.flag(n, "descending", false) {
+		sign = 1
+	}
+	axis := axisOf(l.integer(n, "dim", -1), len(x.shape))
+	v, at := l.chosen(x, axis, x.shape[axis], sign)
+	names := outputs(n)
+	if len(names) == 2 {
+		l.defineAs(names[0], v)
+	}
+	l.defineAs(names[len(names)-1], at)
+}
+
+// hot is rows of n elements, one for each position: zeros with a one there.
+func (l *lowering) hot(at *value, n int) *value {
+	at = l.with(at, len(at.shape))
+	if at.isConst() {
+		return l.unary("eq", l.binary("sub", at, count(n)), 0, 0)
+	}
+	return l.unary("eq", l.binary("sub", l.unary("detach", at, 0, 0), count(n)), 0, 0)
+}
+
+func oneHot(l *lowering, n *pt2.Node) {
+	k := l.integer(n, "num_classes", -1)
+	if k < 1 {
+		fail("without num_classes")
+	}
+	l.define(l.hot(l.tensor(n, "self"), k))
+}
+
+// moved brings an axis to the end.
+func (l *lowering) moved(v *value, axis int) *value {
+	var axes []int
+	for a := range v.shape {
+		if a != axis {
+			axes = append(axes, a)
+		}
+	}
+	return l.permuted(v, append(axes, axis))
+}
+
+// back brings the last axis to where it was.
+func (l *lowering) back(v *value, axis int) *value {
+	last := len(v.shape) - 1
+	axes := make([]int, 0, last+1)
+	for a := range last {
+		axes = append(axes, a)
+	}
+	return l.permuted(v, slices.Insert(axes, axis, last))
+}
+
+// lookup is v[arange, at, ...], where arange numbers the samples and at are positions that depend
+// on the data; nil where the indices are others.
 func (l *lowering) lookup(v *value, is []*value) *value {
-	if len(is) < 2 || is[0] == nil || is[1] == nil || is[1].hot == nil || v.batch != 0 || !v.alone() || v.isConst() || v.name == "" {
+	if len(is) == 1 && is[0] != nil && !is[0].isConst() && v.batch < 0 {
+		return l.rows(v, is[0])
+	}
+	if len(is) < 2 || is[0] == nil || is[1] == nil || is[1].isConst() || v.batch != 0 || !v.alone() || v.isConst() || v.name == "" {
 		return nil
 	}
 	if slices.ContainsFunc(is[2:], func(i *value) bool { return i != nil }) || !l.inOrder(is[0]) {
 		return nil
 	}
-	hot := is[1].hot
-	if len(hot.shape) != 2 || hot.batch != 0 || is[1].hotAxis != 1 || hot.shape[1] != v.shape[1] {
+	at := is[1]
+	if at.batch != 0 || !at.alone() || len(at.shape) > 2 {
 		return nil
 	}
-	shape := append(slices.Clone(hot.shape), slices.Repeat([]int{1}, len(v.shape)-2)...)
-	return l.reduce("sum", l.binary("mul", v, l.regrouped(hot, shape)), []int{1}, false)
+	hot := l.hot(at, v.shape[1]) // [N,K] or [N,I,K]
+	if len(at.shape) == 1 {
+		shape := append(slices.Clone(hot.shape), slices.Repeat([]int{1}, len(v.shape)-2)...)
+		return l.reduce("sum", l.binary("mul", v, l.regrouped(hot, shape)), []int{1}, false)
+	}
+	flat := l.regrouped(v, []int{1, v.shape[1], elems(v.shape[2:])})
+	return l.regrouped(l.matmul(hot, flat, false, 0), slices.Concat([]int{1, at.shape[1]}, v.shape[2:]))
+}
+
+// rows are those of a table that is the same for all samples, at positions that depend on the
+// data.
+func (l *lowering) rows(table, at *value) *value {
+	hot := l.hot(at, table.shape[0])
+	flat := l.viewAs(table, plainNumbers([]int{table.shape[0], elems(table.shape[1:])}))
+	y := l.linear(hot, flat, nil, true)
+	return l.regrouped(y, slices.Concat(at.shape, table.shape[1:]))
 }
 
 // inOrder tells whether v is 0, 1, 2, ... for the samples of a batch.
 func (l *lowering) inOrder(v *value) bool {
+	if len(v.shape) == 2 && v.shape[1] == 1 {
+		v = l.without(v, 1)
+	}
 	if v.sample {
 		return len(v.shape) == 1
 	}
@@ -68,4 +271,136 @@ func (l *lowering) inOrder(v *value) bool {
 		}
 	}
 	return true
+}
+
+// gatherOp takes the elements of an axis at positions.
+func gatherOp(l *lowering, n *pt2.Node) {
+	v, i := l.tensor(n, "self"), l.tensor(n, "index")
+	if v.isConst() && !i.isConst() {
+		d := l.data(v)
+		if !slices.ContainsFunc(d, func(x float64) bool { return x != d[0] }) { // whatever is picked is the same
+			shape := slices.Clone(i.shape)
+			if i.batch >= 0 && l.symbol == "" {
+				shape[i.batch] *= l.batch
+			}
+			l.define(constant(slices.Repeat([]float64{d[0]}, elems(shape)), shape, v.whole))
+			return
+		}
+	}
+	axis := axisOf(l.integer(n, "dim", 0), len(v.shape))
+	if v.name != "" || !i.isConst() {
+		l.define(l.gather(v, i, axis))
+		return
+	}
+	at, st := l.data(i), strides(v.shape)
+	out := indices(i.shape, func() []int { s := slices.Clone(st); s[axis] = 0; return s }(), 0)
+	for k := range out {
+		out[k] += int(at[k]) * st[axis]
+		if at[k] < 0 || int(at[k]) >= v.shape[axis] {
+			fail("index %v of an axis of %d", at[k], v.shape[axis])
+		}
+	}
+	l.define(v.rearranged(out, i.shape, -1, 1))
+}
+
+// gather takes elements at positions that depend on the data.
+func (l *lowering) gather(v, at *value, axis int) *value {
+	if axis == v.batch || axis == at.batch {
+		fail("it picks samples")
+	}
+	for a, d := range at.shape { // only as much of v as the positions have
+		if a != axis && a != v.batch && d < v.shape[a] {
+			v = l.cut(v, a, 0, d, 1)
+		}
+	}
+	x := l.moved(v, axis)
+	hot := l.hot(l.moved(at, axis), v.shape[axis])
+	x = l.with(x, len(x.shape)-1)
+	return l.back(l.reduce("sum", l.binary("mul", hot, x), []int{len(x.shape) - 1}, false), axis)
+}
+
+// scatter writes to an axis at positions, or adds.
+func scatter(l *lowering, n *pt2.Node) {
+	v, at := l.tensor(n, "self"), l.tensor(n, "index")
+	src := l.optional(n, "src")
+	if src == nil {
+		src = l.other(n, "value")
+	}
+	if text(n, "reduce", "") != "" {
+		fail("with reduce")
+	}
+	axis := axisOf(l.integer(n, "dim", 0), len(v.shape))
+	if axis == v.batch || axis == at.batch {
+		fail("it writes to some samples of the batch")
+	}
+	for a, d := range at.shape {
+		if a != axis && v.batch != a && at.batch != a && d != v.shape[a] {
+			fail("positions %v for %v", at.shape, v.shape)
+		}
+	}
+	if len(src.shape) == len(at.shape) {
+		for a, d := range at.shape {
+			if a != src.batch && d < src.shape[a] && at.batch != a {
+				src = l.cut(src, a, 0, d, 1)
+			}
+		}
+		src = l.moved(src, axis)
+		src = l.with(src, len(src.shape))
+	}
+	hot := l.hot(l.moved(at, axis), v.shape[axis]) // [..., positions, elements]
+	rank := len(hot.shape)
+	put := l.back(l.reduce("sum", l.binary("mul", hot, src), []int{rank - 2}, false), axis)
+	if base(n) != "scatter_add" && base(n) != "scatter_add_" {
+		some := l.back(l.unary("ne", l.reduce("sum", hot, []int{rank - 2}, false), 0, 0), axis)
+		v = l.binary("mul", v, l.unary("eq", some, 0, 0))
+	}
+	l.define(l.binary("add", v, put))
+}
+
+// indexPut is x[mask] = number, or x[i, ...] = values with constant i on one axis.
+func indexPut(l *lowering, n *pt2.Node) {
+	v, is, values := l.tensor(n, "self"), l.tensors(n, "indices"), l.tensor(n, "values")
+	if l.flag(n, "accumulate", false) {
+		fail("with accumulate")
+	}
+	axis := slices.IndexFunc(is, func(i *value) bool { return i != nil })
+	if axis < 0 || slices.ContainsFunc(is[axis+1:], func(i *value) bool { return i != nil }) {
+		fail("with indices on several axes; use torch.where")
+	}
+	at := is[axis]
+	if l.graph.Tensors[argName(n, "indices", axis)].DType == pt2.Boolean {
+		if axis != 0 || elems(values.shape) != 1 || values.batch >= 0 {
+			fail("with a mask, and values that are not one number; use torch.where")
+		}
+		for len(at.shape) < len(v.shape) {
+			at = l.with(at, len(at.shape))
+		}
+		l.define(l.where(at, l.viewAs(values, nil), v))
+		return
+	}
+	if !at.isConst() || len(at.shape) != 1 || axis == v.batch {
+		fail("with an index that depends on the data; use torch.where")
+	}
+	shape := slices.Clone(v.shape)
+	shape[axis] = at.shape[0]
+	if v.batch < 0 && values.batch >= 0 {
+		fail("it writes what depends on the data to what does not")
+	}
+	if values.batch < 0 {
+		values = l.expand(values, plainNumbers(shape))
+	}
+	from := make([]float64, v.shape[axis])
+	for i := range from {
+		from[i] = float64(i)
+	}
+	for k, i := range l.data(at) {
+		if i < 0 {
+			i += float64(len(from))
+		}
+		if i < 0 || int(i) >= len(from) {
+			fail("index %v of an axis of %d", i, len(from))
+		}
+		from[int(i)] = float64(len(from) + k)
+	}
+	l.define(l.pick(l.cat([]*value{v, values}, axis), axis, from))
 }

@@ -82,6 +82,27 @@ func recurrent(gates int, step cell) operator {
 	}
 }
 
+// oneStep is a cell that the model calls itself.
+func oneStep(step cell) operator {
+	return func(l *lowering, n *pt2.Node) {
+		var h, c *value
+		if a, ok := arg(n, "hx"); ok && a.Kind == pt2.Tensors {
+			vs := l.tensors(n, "hx")
+			h, c = vs[0], vs[1]
+		} else {
+			h = l.tensor(n, "hx")
+		}
+		wh, bh := l.tensor(n, "w_hh"), l.optional(n, "b_hh")
+		x := l.linear(l.tensor(n, "input"), l.tensor(n, "w_ih"), l.optional(n, "b_ih"), false)
+		h, c = step(l, x, h, c, func(h *value) *value { return l.linear(h, wh, bh, false) })
+		names := outputs(n)
+		l.defineAs(names[0], h)
+		if len(names) > 1 {
+			l.defineAs(names[1], c)
+		}
+	}
+}
+
 // states are the states to begin with, [N, H] for every layer and way, nil where they are zero.
 func (l *lowering) states(n *pt2.Node, count int) [][]*value {
 	var vs []*value

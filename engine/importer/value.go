@@ -30,11 +30,6 @@ type value struct {
 	list    []*value // of an ONNX model: a sequence of tensors
 	sizes   []number // of an ONNX model: integers, some of them multiples of the batch
 
-	// hot is set of positions that depend on the data: zeros with a one at the position, along
-	// hotAxis.
-	hot     *value
-	hotAxis int
-
 	buf    *buffer
 	sample bool  // the number of a sample in its batch: known to no row
 	along  int   // of an ONNX model: the axis of those samples
@@ -227,6 +222,12 @@ func (l *lowering) defineAs(name string, v *value) {
 	}
 	sizes, whole := l.meta(name)
 	v.whole = whole
+	if l.single && v.batch == 0 { // it has been lowered like a batch of one
+		w := *v
+		w.batch = -1
+		w.name, _ = l.reshape(v.name, w.row())
+		v = &w
+	}
 	if v.isConst() || v.param != "" {
 		l.vals[name] = v
 		return
@@ -237,7 +238,7 @@ func (l *lowering) defineAs(name string, v *value) {
 		switch {
 		case l.symbol != "":
 			// What is the same for all samples repeats over a batch that it does not have.
-			ok = sizes[i].n == want && (sizes[i].batched == (i == v.batch) || v.batch < 0 && want == 1)
+			ok = sizes[i].n == want && (sizes[i].batched == (i == v.batch) || v.batch < 0)
 		case i == v.batch:
 			ok = sizes[i].n == want*l.batch
 		default:

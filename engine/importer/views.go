@@ -14,11 +14,12 @@ var viewOperators = map[string]operator{
 	"squeeze": reshapeOp, "unsqueeze": reshapeOp, "view_as": reshapeOp, "reshape_as": reshapeOp,
 	"contiguous": same, "clone": same, "detach": detach, "alias": same, "lift_fresh_copy": same, "lift_fresh": same, "positive": same,
 	"to": cast, "_to_copy": cast, "type_as": cast, "float": cast, "long": cast, "bool": cast, "copy": copyOp,
-	"permute": permuteOp, "transpose": transposeOp, "t": transposeOp, "swapaxes": transposeOp, "numpy_T": transposeOp, "movedim": movedim,
+	"permute": permuteOp, "transpose": permuteOp, "t": permuteOp, "swapaxes": permuteOp, "numpy_T": permuteOp, "movedim": movedim,
 	"expand": expandOp, "expand_as": expandOp, "broadcast_to": expandOp, "repeat": repeatOp, "repeat_interleave": repeatInterleave,
-	"slice": sliceOp, "narrow": narrowOp, "select": selectOp, "split": splitOp, "split_with_sizes": splitOp, "chunk": splitOp, "unbind": unbind,
+	"slice": sliceOp, "narrow": narrowOp, "select": selectOp, "split": splitOp, "split_with_sizes": splitOp, "chunk": splitOp, "unbind": unbind, "tensor_split": splitOp, "hsplit": splitOp, "vsplit": splitOp,
+	"hstack": joined(1), "vstack": joined(0), "dstack": joined(2), "tile": repeatOp, "diagonal": diagonal, "broadcast_tensors": broadcastTensors, "meshgrid": meshgrid,
 	"cat": cat, "concat": cat, "stack": stack, "pad": padOp, "constant_pad_nd": padOp, "roll": roll, "flip": flip,
-	"channel_shuffle": channelShuffle, "pixel_shuffle": pixelShuffle, "index": indexOp, "index_select": indexSelect, "gather": gatherOp, "argmax": argmaxOp,
+	"channel_shuffle": channelShuffle, "pixel_shuffle": pixelShuffle,
 }
 
 // reshapeOp gives a tensor the shape that the archive tells.
@@ -137,7 +138,25 @@ func copyOp(l *lowering, n *pt2.Node) {
 
 func permuteOp(l *lowering, n *pt2.Node) {
 	v := l.tensor(n, "self")
-	l.define(l.permuted(v, l.axes(n, "dims", len(v.shape))))
+	l.define(l.permuted(v, l.permutation(n, len(v.shape))))
+}
+
+// permutation is the order of axes that permute and its kin give.
+func (l *lowering) permutation(n *pt2.Node, rank int) []int {
+	if _, ok := arg(n, "dims"); ok {
+		return l.axes(n, "dims", rank)
+	}
+	axes := l.axes(n, "", rank)
+	if rank >= 2 {
+		a, b := 0, 1
+		if _, ok := arg(n, "dim0"); ok {
+			a, b = axisOf(l.integer(n, "dim0", 0), rank), axisOf(l.integer(n, "dim1", 1), rank)
+		} else if _, ok := arg(n, "axis0"); ok {
+			a, b = axisOf(l.integer(n, "axis0", 0), rank), axisOf(l.integer(n, "axis1", 1), rank)
+		}
+		axes[a], axes[b] = axes[b], axes[a]
+	}
+	return axes
 }
 
 // permuted reorders the axes of v.
@@ -194,24 +213,6 @@ func indices(shape, stride []int, first int) []int {
 	}
 	walk(0, first)
 	return out
-}
-
-func transposeOp(l *lowering, n *pt2.Node) {
-	v := l.tensor(n, "self")
-	axes := make([]int, len(v.shape))
-	for i := range axes {
-		axes[i] = i
-	}
-	if len(axes) >= 2 {
-		a, b := 0, 1
-		if _, ok := arg(n, "dim0"); ok {
-			a, b = axisOf(l.integer(n, "dim0", 0), len(axes)), axisOf(l.integer(n, "dim1", 1), len(axes))
-		} else if _, ok := arg(n, "axis0"); ok {
-			a, b = axisOf(l.integer(n, "axis0", 0), len(axes)), axisOf(l.integer(n, "axis1", 1), len(axes))
-		}
-		axes[a], axes[b] = axes[b], axes[a]
-	}
-	l.define(l.permuted(v, axes))
 }
 
 func movedim(l *lowering, n *pt2.Node) {
@@ -282,7 +283,10 @@ func (l *lowering) expand(v *value, sizes []number) *value {
 
 func repeatOp(l *lowering, n *pt2.Node) {
 	v := l.tensor(n, "self")
-	reps := l.list(n, "repeats")
+	reps := append(l.list(n, "repeats"), l.list(n, "dims")...)
+	for len(reps) < len(v.shape) { // tile's
+		reps = slices.Insert(reps, 0, number{n: 1})
+	}
 	more := len(reps) - len(v.shape)
 	// [a, b] repeated (r, s) times is [1, a, 1, b] expanded to [r, a, s, b].
 	var ones, wide, out []number
@@ -352,6 +356,10 @@ func (l *lowering) cut(v *value, axis, start, count, step int) *value {
 	if start == 0 && step == 1 && count == shape[axis] {
 		return v
 	}
+	if count == 0 && v.batch != axis { // nothing; cat leaves it out
+		shape[axis] = 0
+		return constant(nil, shape, v.whole)
+	}
 	if count < 1 || start < 0 || start+(count-1)*step >= shape[axis] {
 		fail("elements %d to %d of an axis of %d", start, start+count*step, shape[axis])
 	}
@@ -374,7 +382,13 @@ func (l *lowering) cut(v *value, axis, start, count, step int) *value {
 
 func sliceOp(l *lowering, n *pt2.Node) {
 	v := l.tensor(n, "self")
-	axis := axisOf(l.integer(n, "dim", 0), len(v.shape))
+	axis, start, count, step := l.sliced(n, v)
+	l.define(l.cut(v, axis, start, count, step))
+}
+
+// sliced are the elements of v that a slice takes.
+func (l *lowering) sliced(n *pt2.Node, v *value) (axis, start, count, step int) {
+	axis = axisOf(l.integer(n, "dim", 0), len(v.shape))
 	d := v.shape[axis]
 	bound := func(name string, def int) int {
 		a, ok := arg(n, name)
@@ -390,8 +404,8 @@ func sliceOp(l *lowering, n *pt2.Node) {
 		}
 		return min(max(m.n, 0), d)
 	}
-	start, end, step := bound("start", 0), bound("end", d), l.integer(n, "step", 1)
-	l.define(l.cut(v, axis, start, (end-start+step-1)/step, step))
+	start, step = bound("start", 0), l.integer(n, "step", 1)
+	return axis, start, max((bound("end", d)-start+step-1)/step, 0), step
 }
 
 func narrowOp(l *lowering, n *pt2.Node) {
@@ -438,7 +452,11 @@ func outputs(n *pt2.Node) []string {
 
 func splitOp(l *lowering, n *pt2.Node) {
 	v := l.tensor(n, "self")
-	axis := axisOf(l.integer(n, "dim", 0), len(v.shape))
+	dim := map[string]int{"hsplit": 1}[base(n)]
+	if len(v.shape) == 1 {
+		dim = 0
+	}
+	axis := axisOf(l.integer(n, "dim", dim), len(v.shape))
 	at := 0
 	for _, name := range outputs(n) {
 		sizes, _ := l.meta(name)
@@ -464,7 +482,73 @@ func cat(l *lowering, n *pt2.Node) {
 	if len(vs) == 0 {
 		fail("of nothing")
 	}
-	l.define(l.cat(vs, axisOf(l.integer(n, "dim", 0), len(vs[0].shape))))
+	axis := axisOf(l.integer(n, "dim", 0), len(vs[0].shape))
+	if some := slices.DeleteFunc(slices.Clone(vs), func(v *value) bool { return v.shape[axis] == 0 }); len(some) > 0 {
+		vs = some
+	}
+	l.define(l.cat(vs, axis))
+}
+
+// joined is hstack, vstack or dstack of tensors that have the axis.
+func joined(axis int) operator {
+	return func(l *lowering, n *pt2.Node) {
+		vs := l.tensors(n, "tensors")
+		for i, v := range vs {
+			for axis == 2 && len(v.shape) < 3 {
+				v = l.with(v, len(v.shape))
+			}
+			if len(v.shape) <= axis {
+				fail("of %v", v.shape)
+			}
+			vs[i] = v
+		}
+		l.define(l.cat(vs, axis))
+	}
+}
+
+// diagonal takes the elements whose two numbers are equal.
+func diagonal(l *lowering, n *pt2.Node) {
+	v := l.tensor(n, "self")
+	a, b := axisOf(l.integer(n, "dim1", 0), len(v.shape)), axisOf(l.integer(n, "dim2", 1), len(v.shape))
+	if l.integer(n, "offset", 0) != 0 || a == v.batch || b == v.batch || a == b {
+		fail("with an offset, or of the batch")
+	}
+	v = l.moved(v, a)
+	if b > a {
+		b--
+	}
+	v = l.moved(v, b)
+	last := len(v.shape) - 1
+	r, c := v.shape[last-1], v.shape[last]
+	at := make([]float64, min(r, c))
+	for i := range at {
+		at[i] = float64(i*c + i)
+	}
+	v = l.regrouped(v, slices.Concat(v.shape[:last-1], []int{r * c}))
+	l.define(l.pick(v, last-1, at))
+}
+
+func broadcastTensors(l *lowering, n *pt2.Node) {
+	vs := l.tensors(n, "tensors")
+	for i, name := range outputs(n) {
+		sizes, _ := l.meta(name)
+		l.defineAs(name, l.expand(vs[i], sizes))
+	}
+}
+
+func meshgrid(l *lowering, n *pt2.Node) {
+	vs := l.tensors(n, "tensors")
+	for i, name := range outputs(n) {
+		if vs[i].batch >= 0 {
+			fail("of a tensor that depends on the data")
+		}
+		at := i
+		if text(n, "indexing", "ij") == "xy" && i < 2 {
+			at = 1 - i
+		}
+		sizes, _ := l.meta(name)
+		l.defineAs(name, l.expand(along(vs[i], at, len(vs)), sizes))
+	}
 }
 
 // cat puts values of equal rank side by side.
@@ -562,16 +646,7 @@ func stack(l *lowering, n *pt2.Node) {
 		axis += len(vs[0].shape) + 1
 	}
 	for i, v := range vs {
-		w := *v
-		w.shape = slices.Insert(slices.Clone(v.shape), axis, 1)
-		if w.batch >= axis {
-			w.batch++
-		}
-		w.archived = ""
-		if w.name != "" {
-			w.name, _ = l.reshape(w.name, w.row())
-		}
-		vs[i] = &w
+		vs[i] = l.with(v, axis)
 	}
 	l.define(l.cat(vs, axis))
 }
@@ -737,10 +812,14 @@ func (l *lowering) pick(v *value, axis int, index []float64) *value {
 
 func indexSelect(l *lowering, n *pt2.Node) {
 	v, i := l.tensor(n, "self"), l.tensor(n, "index")
+	axis := axisOf(l.integer(n, "dim", 0), len(v.shape))
+	if !i.isConst() && axis == 0 && v.batch < 0 {
+		l.define(l.rows(v, i))
+		return
+	}
 	if !i.isConst() {
 		fail("with an index that depends on the data")
 	}
-	axis := axisOf(l.integer(n, "dim", 0), len(v.shape))
 	if axis == v.batch {
 		fail("it picks samples")
 	}
@@ -862,34 +941,4 @@ func broadcastShape(a, b []int) []int {
 func argName(n *pt2.Node, name string, k int) string {
 	a, _ := arg(n, name)
 	return a.Names[k]
-}
-
-// gatherOp folds where both are constant.
-func gatherOp(l *lowering, n *pt2.Node) {
-	v, i := l.tensor(n, "self"), l.tensor(n, "index")
-	if v.isConst() && !i.isConst() {
-		d := l.data(v)
-		if slices.ContainsFunc(d, func(x float64) bool { return x != d[0] }) {
-			fail("with an index that depends on the data")
-		}
-		shape := slices.Clone(i.shape) // whatever is picked is the same
-		if i.batch >= 0 && l.symbol == "" {
-			shape[i.batch] *= l.batch
-		}
-		l.define(constant(slices.Repeat([]float64{d[0]}, elems(shape)), shape, v.whole))
-		return
-	}
-	if v.name != "" || !i.isConst() {
-		fail("with an index that depends on the data")
-	}
-	axis := axisOf(l.integer(n, "dim", 0), len(v.shape))
-	at, st := l.data(i), strides(v.shape)
-	out := indices(i.shape, func() []int { s := slices.Clone(st); s[axis] = 0; return s }(), 0)
-	for k := range out {
-		out[k] += int(at[k]) * st[axis]
-		if at[k] < 0 || int(at[k]) >= v.shape[axis] {
-			fail("index %v of an axis of %d", at[k], v.shape[axis])
-		}
-	}
-	l.define(v.rearranged(out, i.shape, -1, 1))
 }

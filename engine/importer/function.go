@@ -1,0 +1,402 @@
+// Functions that are made of others.
+
+package importer
+
+import (
+	"math"
+	"slices"
+
+	"github.com/ravnest/ravnest/engine/format/pt2"
+	"github.com/ravnest/ravnest/engine/graph"
+)
+
+var functionOperators = map[string]operator{
+	"expm1": of(func(l *lowering, x *value) *value { return l.unary("affine", l.unary("exp", x, 0, 0), 1, -1) }),
+	"log1p": of(func(l *lowering, x *value) *value { return l.unary("log", l.unary("affine", x, 1, 1), 0, 0) }),
+	"exp2":  of(func(l *lowering, x *value) *value { return l.unary("exp", l.unary("affine", x, math.Ln2, 0), 0, 0) }),
+	"log2":  of(func(l *lowering, x *value) *value { return l.unary("affine", l.unary("log", x, 0, 0), 1/math.Ln2, 0) }),
+	"log10": of(func(l *lowering, x *value) *value { return l.unary("affine", l.unary("log", x, 0, 0), 1/math.Ln10, 0) }),
+	"tan": of(func(l *lowering, x *value) *value {
+		return l.binary("div", l.unary("sin", x, 0, 0), l.unary("cos", x, 0, 0))
+	}),
+	"sinh":  of(func(l *lowering, x *value) *value { return l.hyperbolic("sub", x) }),
+	"cosh":  of(func(l *lowering, x *value) *value { return l.hyperbolic("add", x) }),
+	"erfc":  of(func(l *lowering, x *value) *value { return l.unary("rsub", l.unary("erf", x, 0, 0), 1, 1) }),
+	"ceil":  of(func(l *lowering, x *value) *value { return l.negated("floor", x) }),
+	"frac":  of(func(l *lowering, x *value) *value { return l.binary("sub", x, l.unary("trunc", x, 0, 0)) }),
+	"round": of(func(l *lowering, x *value) *value { return l.rounded(x) }),
+	"sgn":   unaryOp("sign"),
+	"isnan": of(func(l *lowering, x *value) *value {
+		return l.unary("eq", l.binary("add", l.unary("ge", x, 0, 0), l.unary("lt", x, 0, 0)), 0, 0)
+	}),
+
+	"isfinite": of(func(l *lowering, x *value) *value { return l.unary("le", l.unary("abs", x, 0, 0), math.MaxFloat32, 0) }),
+
+	"threshold":  threshold,
+	"hardshrink": shrink(false), "softshrink": shrink(true),
+	"fmod": remainderOf("trunc"), "remainder": remainderOf("floor"), "addcdiv": addcdiv, "logsumexp": logSumExp, "logaddexp": logAddExp,
+	"var_mean": withMean(variance(false)), "std_mean": withMean(variance(true)), "aminmax": aminmax, "prod": prod, "cumprod": running("mul"), "cummax": running("max"), "cummin": running("min"),
+	"hypot": hypot, "xlogy": xlogy, "cdist": cdist, "cross": cross, "linalg_cross": cross, "median": ranked, "kthvalue": ranked, "nll_loss_nd": nllLoss,
+	"cross_entropy_loss": crossEntropy, "binary_cross_entropy_with_logits": logitLoss, "kl_div": klDiv, "pairwise_distance": pairwiseDistance, "index_add": indexAdd, "avg_pool3d": channelPool,
+	"any": anyOp(false), "all": anyOp(true), "mse_loss": distanceLoss(squared), "l1_loss": distanceLoss(absolute), "smooth_l1_loss": distanceLoss(huber("beta")),
+	"huber_loss": distanceLoss(huber("delta")), "cosine_similarity": cosineSimilarity, "logical_xor": xor, "bitwise_xor": xor, "__xor__": xor,
+}
+
+// of is an operator of one tensor.
+func of(f func(l *lowering, x *value) *value) operator {
+	return func(l *lowering, n *pt2.Node) { l.define(f(l, l.tensor(n, "self"))) }
+}
+
+// hyperbolic is (exp(x) ± exp(-x)) / 2.
+func (l *lowering) hyperbolic(f string, x *value) *value {
+	return l.unary("affine", l.binary(f, l.unary("exp", x, 0, 0), l.unary("exp", l.unary("affine", x, -1, 0), 0, 0)), 0.5, 0)
+}
+
+// negated is -f(-x).
+func (l *lowering) negated(f string, x *value) *value {
+	return l.unary("affine", l.unary(f, l.unary("affine", x, -1, 0), 0, 0), -1, 0)
+}
+
+// rounded is x to the nearest integer, to the even one of two. Adding and subtracting 1.5·2²³
+// rounds so below 2²², and what is not below is an integer or near enough to one.
+func (l *lowering) rounded(x *value) *value {
+	if x.isConst() {
+		d := slices.Clone(l.data(x))
+		for i, v := range d {
+			d[i] = math.RoundToEven(v)
+		}
+		return constant(d, x.shape, x.whole)
+	}
+	const magic = 3 << 22
+	return l.unary("detach", l.unary("affine", l.unary("affine", x, 1, magic), 1, -magic), 0, 0)
+}
+
+// binaryOf compares two tensors.
+func (l *lowering) binaryOf(f string, a, b *value) *value {
+	if a.isConst() && b.isConst() {
+		return l.binaryConst(f, a, b)
+	}
+	return l.unary(f, l.binary("sub", a, b), 0, 0)
+}
+
+func threshold(l *lowering, n *pt2.Node) {
+	x := l.tensor(n, "self")
+	l.define(l.where(l.unary("gt", x, l.scalar(n, "threshold", 0), 0), x, l.other(n, "value")))
+}
+
+// shrink is hardshrink or softshrink: 0 near 0.
+func shrink(soft bool) operator {
+	return func(l *lowering, n *pt2.Node) {
+		x, lambda := l.tensor(n, "self"), l.scalar(n, "lambd", 0.5)
+		if soft { // x without what lies between -λ and λ
+			l.define(l.binary("sub", x, l.unary("clamp", x, -lambda, lambda)))
+			return
+		}
+		l.define(l.binary("mul", x, l.unary("gt", l.unary("abs", x, 0, 0), lambda, 0)))
+	}
+}
+
+// remainderOf is what a division leaves whose quotient is rounded.
+func remainderOf(rounding string) operator {
+	return func(l *lowering, n *pt2.Node) {
+		a, b := l.tensor(n, "self"), l.other(n, "other")
+		if a.isConst() && b.isConst() && rounding == "floor" {
+			l.define(l.binaryConst("remainder", a, b))
+			return
+		}
+		q := l.unary(rounding, l.binary("div", a, b), 0, 0)
+		l.define(l.binary("sub", a, l.binary("mul", q, b)))
+	}
+}
+
+func addcdiv(l *lowering, n *pt2.Node) {
+	p := l.binary("div", l.tensor(n, "tensor1"), l.tensor(n, "tensor2"))
+	if k := l.scalar(n, "value", 1); k != 1 {
+		p = l.unary("affine", p, k, 0)
+	}
+	l.define(l.binary("add", l.tensor(n, "self"), p))
+}
+
+func logSumExp(l *lowering, n *pt2.Node) {
+	x := l.value(l.tensor(n, "self"))
+	axes, keep := l.axes(n, "dim", len(x.shape)), l.flag(n, "keepdim", false)
+	most := l.unary("detach", l.reduce("amax", x, axes, true), 0, 0)
+	y := l.binary("add", l.unary("log", l.reduce("sum", l.unary("exp", l.binary("sub", x, most), 0, 0), axes, true), 0, 0), most)
+	if !keep {
+		slices.Sort(axes)
+		for _, a := range slices.Backward(axes) {
+			y = l.without(y, a)
+		}
+	}
+	l.define(y)
+}
+
+// logAddExp is max(a, b) + log(1 + exp(-|a - b|)).
+func logAddExp(l *lowering, n *pt2.Node) {
+	a, b := l.tensor(n, "self"), l.tensor(n, "other")
+	d := l.binary("sub", a, b)
+	l.define(l.binary("add", b, l.unary("softplus", d, 1, 20)))
+}
+
+// withMean is a variance or deviation together with the mean.
+func withMean(f operator) operator {
+	return func(l *lowering, n *pt2.Node) {
+		names := outputs(n)
+		f(l, n)
+		x := l.tensor(n, "self")
+		l.defineAs(names[1], l.reduce("mean", x, l.axes(n, "dim", len(x.shape)), l.flag(n, "keepdim", false)))
+	}
+}
+
+func aminmax(l *lowering, n *pt2.Node) {
+	x := l.tensor(n, "self")
+	a, ok := arg(n, "dim")
+	if !ok || len(a.Ints) == 0 {
+		fail("of all elements; name the axis by dim")
+	}
+	axes, keep, names := l.axes(n, "dim", len(x.shape)), l.flag(n, "keepdim", false), outputs(n)
+	l.defineAs(names[0], l.signed(l.reduce("amax", l.signed(x, -1), axes, keep), -1))
+	l.defineAs(names[1], l.reduce("amax", x, axes, keep))
+}
+
+// anyOp tells whether any or every element along some axes is not 0.
+func anyOp(every bool) operator {
+	return func(l *lowering, n *pt2.Node) {
+		x := l.tensor(n, "self")
+		f := "ne"
+		if every { // none is 0
+			f = "eq"
+		}
+		y := l.reduce("amax", l.unary(f, x, 0, 0), l.axes(n, "dim", len(x.shape)), l.flag(n, "keepdim", false))
+		if every {
+			y = l.unary("eq", y, 0, 0)
+		}
+		l.define(y)
+	}
+}
+
+func squared(l *lowering, _ *pt2.Node, d *value) *value { return l.unary("pow", d, 2, 0) }
+
+func absolute(l *lowering, _ *pt2.Node, d *value) *value { return l.unary("abs", d, 0, 0) }
+
+// huber is a parabola up to a distance, which it divides by where the name is beta, and a line
+// behind it.
+func huber(name string) func(l *lowering, n *pt2.Node, d *value) *value {
+	return func(l *lowering, n *pt2.Node, d *value) *value {
+		k := l.scalar(n, name, 1)
+		near := l.unary("clamp", d, -k, k) // near·(d - near/2) is both
+		y := l.binary("mul", near, l.binary("sub", d, l.unary("affine", near, 0.5, 0)))
+		if name == "beta" && k > 0 {
+			y = l.unary("affine", y, 1/k, 0)
+		}
+		return y
+	}
+}
+
+// distanceLoss is a loss of the differences, element by element.
+func distanceLoss(f func(l *lowering, n *pt2.Node, d *value) *value) operator {
+	return func(l *lowering, n *pt2.Node) {
+		l.unreduced(n)
+		l.define(f(l, n, l.binary("sub", l.tensor(n, "self"), l.tensor(n, "target"))))
+	}
+}
+
+func cosineSimilarity(l *lowering, n *pt2.Node) {
+	a, b := l.value(l.tensor(n, "x1")), l.value(l.tensor(n, "x2"))
+	axis, eps := axisOf(l.integer(n, "dim", 1), max(len(a.shape), len(b.shape))), l.scalar(n, "eps", 1e-8)
+	norm := func(x *value) *value {
+		s := l.unary("clamp", l.reduce("sum", l.unary("pow", x, 2, 0), []int{axis}, true), eps*eps, math.MaxFloat32)
+		return l.binary("mul", x, l.unary("rsqrt", s, 0, 0))
+	}
+	l.define(l.reduce("sum", l.binary("mul", norm(a), norm(b)), []int{axis}, false))
+}
+
+// xor of truth values is 1 where they differ.
+func xor(l *lowering, n *pt2.Node) {
+	l.define(l.binaryOf("ne", l.tensor(n, "self"), l.other(n, "other")))
+}
+
+// prod is the product along an axis.
+func prod(l *lowering, n *pt2.Node) {
+	x := l.value(l.tensor(n, "self"))
+	axis := axisOf(l.integer(n, "dim", 0), len(x.shape))
+	if axis == x.batch || x.shape[axis] > mostChosen {
+		fail("of the batch, or of more than %d elements", mostChosen)
+	}
+	y := l.cut(x, axis, 0, 1, 1)
+	for i := 1; i < x.shape[axis]; i++ {
+		y = l.binary("mul", y, l.cut(x, axis, i, 1, 1))
+	}
+	if !l.flag(n, "keepdim", false) {
+		y = l.without(y, axis)
+	}
+	l.define(y)
+}
+
+// running combines each element with all before.
+func running(f string) operator {
+	return func(l *lowering, n *pt2.Node) {
+		x := l.value(l.tensor(n, "self"))
+		axis := axisOf(l.integer(n, "dim", 0), len(x.shape))
+		if axis == x.batch || x.shape[axis] > mostChosen {
+			fail("of the batch, or of more than %d elements", mostChosen)
+		}
+		y := l.cut(x, axis, 0, 1, 1)
+		all := []*value{y}
+		for i := 1; i < x.shape[axis]; i++ {
+			y = l.binary(f, y, l.cut(x, axis, i, 1, 1))
+			all = append(all, y)
+		}
+		names := outputs(n)
+		if len(names) > 1 && l.read(names[1]) {
+			fail("with positions")
+		}
+		l.defineAs(names[0], l.cat(all, axis))
+	}
+}
+
+func hypot(l *lowering, n *pt2.Node) {
+	a, b := l.tensor(n, "self"), l.tensor(n, "other")
+	l.define(l.unary("sqrt", l.binary("add", l.unary("pow", a, 2, 0), l.unary("pow", b, 2, 0)), 0, 0))
+}
+
+// xlogy is x·log(y), 0 where x is 0.
+func xlogy(l *lowering, n *pt2.Node) {
+	x, y := l.other(n, "self"), l.other(n, "other")
+	if !x.isConst() && x.batch < 0 {
+		x = l.value(x)
+	}
+	zero := l.unary("eq", x, 0, 0)
+	l.define(l.binary("mul", x, l.unary("log", l.where(zero, constant([]float64{1}, []int{}, false), y), 0, 0)))
+}
+
+// pairwiseDistance is |a - b + ε| of the last axis.
+func pairwiseDistance(l *lowering, n *pt2.Node) {
+	a, b := l.tensor(n, "x1"), l.tensor(n, "x2")
+	if l.scalar(n, "p", 2) != 2 {
+		fail("of an order that is not 2")
+	}
+	d := l.unary("affine", l.binary("sub", a, b), 1, l.scalar(n, "eps", 1e-6))
+	l.define(l.length(l.reduce("sum", l.unary("pow", d, 2, 0), []int{len(d.shape) - 1}, l.flag(n, "keepdim", false))))
+}
+
+// indexAdd adds the elements of an axis at constant positions: a product with zeros and ones.
+func indexAdd(l *lowering, n *pt2.Node) {
+	v, at, src := l.tensor(n, "self"), l.tensor(n, "index"), l.value(l.tensor(n, "source"))
+	axis := axisOf(l.integer(n, "dim", 0), len(v.shape))
+	if !at.isConst() || axis == v.batch || axis == src.batch {
+		fail("with an index that depends on the data, or of the batch")
+	}
+	hot := l.hot(at, v.shape[axis]) // [positions, elements]
+	y := l.back(l.linear(l.moved(src, axis), hot, nil, true), axis)
+	if k := l.scalar(n, "alpha", 1); k != 1 {
+		y = l.unary("affine", y, k, 0)
+	}
+	l.define(l.binary("add", v, y))
+}
+
+// cdist are the distances of all pairs of rows.
+func cdist(l *lowering, n *pt2.Node) {
+	a, b := l.value(l.tensor(n, "x1")), l.value(l.tensor(n, "x2"))
+	if l.scalar(n, "p", 2) != 2 || len(a.shape) < 2 || len(b.shape) < 2 {
+		fail("of an order that is not 2")
+	}
+	d := l.binary("sub", l.with(a, len(a.shape)-1), l.with(b, len(b.shape)-2))
+	l.define(l.length(l.reduce("sum", l.unary("pow", d, 2, 0), []int{len(d.shape) - 1}, false)))
+}
+
+func cross(l *lowering, n *pt2.Node) {
+	a, b := l.tensor(n, "self"), l.tensor(n, "other")
+	axis := axisOf(l.integer(n, "dim", -1), len(a.shape))
+	if a.shape[axis] != 3 || b.shape[axis] != 3 {
+		fail("of %v and %v", a.shape, b.shape)
+	}
+	next, last := []float64{1, 2, 0}, []float64{2, 0, 1}
+	p := l.binary("mul", l.pick(a, axis, next), l.pick(b, axis, last))
+	l.define(l.binary("sub", p, l.binary("mul", l.pick(a, axis, last), l.pick(b, axis, next))))
+}
+
+// ranked is the k-th smallest element along an axis, or the lower median.
+func ranked(l *lowering, n *pt2.Node) {
+	x := l.value(l.tensor(n, "self"))
+	a, ok := arg(n, "dim")
+	if !ok || len(a.Ints) == 0 {
+		fail("of all elements; name the axis by dim")
+	}
+	axis := axisOf(l.integer(n, "dim", -1), len(x.shape))
+	k := l.integer(n, "k", (x.shape[axis]+1)/2)
+	vs, at := l.chosen(x, axis, k, -1)
+	for i, v := range []*value{vs, at} {
+		v = l.cut(v, axis, k-1, 1, 1)
+		if !l.flag(n, "keepdim", false) {
+			v = l.without(v, axis)
+		}
+		l.defineAs(outputs(n)[i], v)
+	}
+}
+
+// unreduced refuses a loss that is one number for the batch.
+func (l *lowering) unreduced(n *pt2.Node) {
+	if l.integer(n, "reduction", 1) != 0 {
+		fail("it reduces the batch; compute the loss of each sample with reduction=\"none\" and its mean over the other axes, or give the loss to the job")
+	}
+}
+
+// nll is minus the log probability of each sample's class [N, C, ...], 0 where it is ignored.
+func (l *lowering) nll(n *pt2.Node, logs *value) {
+	l.unreduced(n)
+	if l.optional(n, "weight") != nil || l.scalar(n, "label_smoothing", 0) != 0 || len(logs.shape) < 2 {
+		fail("with weights of the classes or smoothed labels")
+	}
+	classes := l.tensor(n, "target")
+	if len(classes.shape) != len(logs.shape)-1 {
+		fail("of classes %v", classes.shape)
+	}
+	hot := l.back(l.hot(classes, logs.shape[1]), 1)
+	l.define(l.unary("affine", l.reduce("sum", l.binary("mul", logs, hot), []int{1}, false), -1, 0))
+}
+
+func nllLoss(l *lowering, n *pt2.Node) { l.nll(n, l.tensor(n, "self")) }
+
+func crossEntropy(l *lowering, n *pt2.Node) {
+	l.nll(n, l.logSoftmax(l.value(l.tensor(n, "self")), 1))
+}
+
+// logitLoss is log(1 + exp(-|x|)) + max(x, 0) - x·y.
+func logitLoss(l *lowering, n *pt2.Node) {
+	l.unreduced(n)
+	if l.optional(n, "weight") != nil || l.optional(n, "pos_weight") != nil {
+		fail("with weights")
+	}
+	x, y := l.tensor(n, "self"), l.tensor(n, "target")
+	l.define(l.binary("sub", l.unary("softplus", x, 1, 20), l.binary("mul", x, y)))
+}
+
+// klDiv is y·(log y - x), 0 where y is 0.
+func klDiv(l *lowering, n *pt2.Node) {
+	l.unreduced(n)
+	x, y := l.tensor(n, "self"), l.tensor(n, "target")
+	if l.flag(n, "log_target", false) {
+		l.define(l.binary("mul", l.unary("exp", y, 0, 0), l.binary("sub", y, x)))
+		return
+	}
+	safe := l.where(l.unary("eq", y, 0, 0), constant([]float64{1}, []int{}, false), y)
+	l.define(l.binary("mul", y, l.binary("sub", l.unary("log", safe, 0, 0), x)))
+}
+
+// channelPool is avg_pool3d over channels alone, of which local response normalisation is made.
+func channelPool(l *lowering, n *pt2.Node) {
+	x := l.leading(l.tensor(n, "self"))
+	k, p := l.plain(n, "kernel_size"), l.plain(n, "padding")
+	s := l.plain(n, "stride")
+	if len(x.shape) != 5 || len(k) != 3 || k[1] != 1 || k[2] != 1 || len(s) == 0 || slices.ContainsFunc(s, func(v int) bool { return v != 1 }) || slices.ContainsFunc(p, func(v int) bool { return v != 0 }) {
+		fail("of windows over three axes; use avg_pool2d per slice")
+	}
+	c, rest := x.shape[1]*x.shape[2], x.shape[3]*x.shape[4]
+	if x.shape[1] != 1 {
+		fail("of several channels")
+	}
+	name, _ := l.reshape(x.name, graph.Shape{1, c, rest})
+	y, got := l.emit(&graph.AvgPool2d{MaxPool2d: graph.MaxPool2d{Kernel: graph.Pair{k[0], 1}, Stride: graph.Pair{1, 1}}}, nil, name)
+	l.define(l.result(y, got, []int{1, 1, got[1], x.shape[3], x.shape[4]}, 0, 1))
+}

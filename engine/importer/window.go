@@ -1,0 +1,304 @@
+// Convolutions and what else works on windows of an image or a signal.
+
+package importer
+
+import (
+	"slices"
+
+	"github.com/ravnest/ravnest/engine/format/pt2"
+	"github.com/ravnest/ravnest/engine/graph"
+)
+
+var windowOperators = map[string]operator{
+	"conv2d": conv(2), "conv1d": conv(1), "conv_transpose2d": convTranspose(2), "conv_transpose1d": convTranspose(1),
+	"im2col": unfoldOp, "col2im": foldOp, "unfold": tensorUnfold, "pixel_unshuffle": pixelUnshuffle,
+	"adaptive_max_pool2d": adaptiveMax(2), "adaptive_max_pool1d": adaptiveMax(1),
+}
+
+// windows are how a kernel lies over an image.
+type windows struct {
+	kernel, stride, dilation [2]int
+	pad                      [4]int // top, left, bottom, right
+}
+
+// windows reads the arguments of a convolution; one of one axis has a height of 1.
+func (l *lowering) windows(n *pt2.Node, kernel []int) (w windows, same bool) {
+	w.kernel = [2]int{1, kernel[len(kernel)-1]}
+	w.stride, w.dilation = l.pair(n, "stride", 1), l.pair(n, "dilation", 1)
+	pad := [2]int{}
+	if a, ok := arg(n, "padding"); ok && a.Kind == pt2.String {
+		same = a.Text == "same"
+	} else {
+		pad = l.pair(n, "padding", 0)
+	}
+	if len(kernel) == 2 {
+		w.kernel[0] = kernel[0]
+	} else {
+		w.stride[0], w.dilation[0], pad[0] = 1, 1, 0
+	}
+	w.pad = [4]int{pad[0], pad[1], pad[0], pad[1]}
+	return w, same
+}
+
+// image is x with an axis of height, if it has none.
+func (l *lowering) image(x *value) *value {
+	if len(x.shape) == 3 {
+		return l.with(x, 2)
+	}
+	return x
+}
+
+// isWhole tells whether v is a parameter as it is.
+func isWhole(v *value) bool {
+	return v == nil || v.param != "" && v.index == nil && slices.Equal(v.shape, v.paramShape)
+}
+
+func conv(dims int) operator {
+	return func(l *lowering, n *pt2.Node) {
+		x := l.leading(l.tensor(n, "input"))
+		w, b := l.tensor(n, "weight"), l.optional(n, "bias")
+		if len(x.shape) != dims+2 || len(w.shape) != dims+2 {
+			fail("its input is %v, its weight %v", x.shape, w.shape)
+		}
+		at, same := l.windows(n, w.shape[2:])
+		c := &graph.Conv2d{Groups: l.integer(n, "groups", 1), Bias: b != nil, Flat: dims == 1, Same: same}
+		c.Out, c.In = w.shape[0], w.shape[1]*c.Groups
+		c.Kernel, c.Stride, c.Dilation, c.Padding = graph.Pair(at.kernel), graph.Pair(at.stride), graph.Pair(at.dilation), graph.Pair{at.pad[0], at.pad[1]}
+		if !isWhole(w) || !isWhole(b) {
+			_, _, _, at.pad = c.Window()
+			l.define(l.convOf(x, w, b, at, c.Groups))
+			return
+		}
+		name := l.image(x).name
+		y, s := l.emit(c, names(w, b), name)
+		shape := []int{1, s[0], s[1], s[2]}
+		if dims == 1 {
+			shape = []int{1, s[0], s[2]}
+		}
+		l.define(l.result(y, s, shape, 0, 1))
+	}
+}
+
+// convOf is a convolution whose weights are computed, the same for all samples: a product with
+// the windows.
+func (l *lowering) convOf(x, w, b *value, at windows, groups int) *value {
+	flat := len(x.shape) == 3
+	cols, out := l.unfold(l.image(x), at) // [N, C·kernel, windows]
+	k := cols.shape[1] / groups
+	cols = l.regrouped(cols, []int{1, groups, k, cols.shape[2]})
+	w = l.viewAs(w, plainNumbers([]int{groups, w.shape[0] / groups, k}))
+	y := l.matmul(w, cols, false, 0)
+	shape := []int{1, w.shape[0] * w.shape[1], out[0], out[1]}
+	if flat {
+		shape = []int{1, shape[1], out[1]}
+	}
+	y = l.regrouped(y, shape)
+	if b != nil {
+		y = l.binary("add", y, perChannel(b, len(shape)))
+	}
+	return y
+}
+
+func convTranspose(dims int) operator {
+	return func(l *lowering, n *pt2.Node) {
+		x := l.leading(l.tensor(n, "input"))
+		w, b := l.tensor(n, "weight"), l.optional(n, "bias")
+		if len(x.shape) != dims+2 || len(w.shape) != dims+2 {
+			fail("its input is %v, its weight %v", x.shape, w.shape)
+		}
+		at, _ := l.windows(n, w.shape[2:])
+		g, extra := l.integer(n, "groups", 1), l.pair(n, "output_padding", 0)
+		if dims == 1 {
+			extra[0] = 0
+		}
+		if dims == 1 || !isWhole(w) || !isWhole(b) {
+			l.define(l.convTransposeOf(x, w, b, at, extra, g))
+			return
+		}
+		c := &graph.ConvTranspose2d{
+			In: w.shape[0], Out: w.shape[1] * g, Groups: g, Bias: b != nil, Kernel: graph.Pair(at.kernel), Stride: graph.Pair(at.stride),
+			Padding: graph.Pair{at.pad[0], at.pad[1]}, Extra: graph.Pair(extra), Dilation: graph.Pair(at.dilation),
+		}
+		y, s := l.emit(c, names(w, b), x.name)
+		l.define(l.result(y, s, []int{1, s[0], s[1], s[2]}, 0, 1))
+	}
+}
+
+// convTransposeOf is a product with the weights, whose results are added where their windows
+// overlap.
+func (l *lowering) convTransposeOf(x, w, b *value, at windows, extra [2]int, groups int) *value {
+	flat := len(x.shape) == 3
+	x = l.image(x)
+	in, size := x.shape[2:], [2]int{}
+	for a := range 2 {
+		size[a] = (in[a]-1)*at.stride[a] - at.pad[a] - at.pad[2+a] + at.dilation[a]*(at.kernel[a]-1) + extra[a] + 1
+	}
+	cg, k := x.shape[1]/groups, elems(w.shape[1:])
+	w = l.permuted(l.viewAs(w, plainNumbers([]int{groups, cg, k})), []int{0, 2, 1})
+	cols := l.matmul(w, l.regrouped(x, []int{1, groups, cg, in[0] * in[1]}), false, 0)
+	y := l.fold(l.regrouped(cols, []int{1, groups * k, in[0] * in[1]}), size, at)
+	if flat {
+		y = l.without(y, 2)
+	}
+	if b != nil {
+		y = l.binary("add", y, perChannel(b, len(y.shape)))
+	}
+	return y
+}
+
+func (l *lowering) kernelWindows(n *pt2.Node) windows {
+	w := windows{kernel: l.pair(n, "kernel_size", 1), stride: l.pair(n, "stride", 1), dilation: l.pair(n, "dilation", 1)}
+	p := l.pair(n, "padding", 0)
+	w.pad = [4]int{p[0], p[1], p[0], p[1]}
+	return w
+}
+
+func unfoldOp(l *lowering, n *pt2.Node) {
+	x := l.leading(l.tensor(n, "self"))
+	if len(x.shape) != 4 {
+		fail("of %v", x.shape)
+	}
+	y, _ := l.unfold(x, l.kernelWindows(n))
+	l.define(y)
+}
+
+// unfold puts the elements of all windows of x [N,C,H,W] side by side: [N, C·kernel, windows].
+// out is how many windows there are along each axis.
+func (l *lowering) unfold(x *value, at windows) (y *value, out [2]int) {
+	c := x.shape[1]
+	if at.pad != [4]int{} {
+		op := &graph.Pad{Before: []int{0, at.pad[0], at.pad[1]}, After: []int{0, at.pad[2], at.pad[3]}}
+		name, s := l.emit(op, nil, x.name)
+		x = l.result(name, s, slices.Concat([]int{1}, s), 0, 1)
+	}
+	for a := range 2 {
+		d, k := x.shape[2+a], at.kernel[a]
+		out[a] = (d-at.dilation[a]*(k-1)-1)/at.stride[a] + 1
+		if d < at.dilation[a]*(k-1)+1 || at.stride[a] < 1 || k < 1 {
+			fail("a window of %v does not fit into %v", at.kernel, x.shape)
+		}
+		var from []float64
+		for i := range k {
+			for o := range out[a] {
+				from = append(from, float64(o*at.stride[a]+i*at.dilation[a]))
+			}
+		}
+		x = l.pick(x, 2+a, from)
+	}
+	name, _ := l.reshape(x.name, graph.Shape{c, at.kernel[0], out[0], at.kernel[1], out[1]})
+	name, _ = l.permute(name, []int{0, 1, 3, 2, 4})
+	name, s := l.reshape(name, graph.Shape{c * at.kernel[0] * at.kernel[1], out[0] * out[1]})
+	return l.result(name, s, slices.Concat([]int{1}, s), 0, 1), out
+}
+
+func foldOp(l *lowering, n *pt2.Node) {
+	x := l.leading(l.tensor(n, "self"))
+	if len(x.shape) != 3 {
+		fail("of %v", x.shape)
+	}
+	l.define(l.fold(x, l.pair(n, "output_size", 1), l.kernelWindows(n)))
+}
+
+// fold adds windows [N, C·kernel, windows] to an image [N,C,H,W] of the given size where they
+// overlap: what unfold does, backwards.
+func (l *lowering) fold(x *value, size [2]int, at windows) *value {
+	var count [2]int
+	for a := range 2 {
+		count[a] = (size[a]+at.pad[a]+at.pad[2+a]-at.dilation[a]*(at.kernel[a]-1)-1)/at.stride[a] + 1
+	}
+	k := at.kernel[0] * at.kernel[1]
+	if k < 1 || x.shape[1]%k != 0 || x.shape[2] != count[0]*count[1] {
+		fail("%v into an image of %v", x.shape, size)
+	}
+	c := x.shape[1] / k
+	name, _ := l.reshape(x.name, graph.Shape{c, at.kernel[0], at.kernel[1], count[0], count[1]})
+	name, _ = l.permute(name, []int{0, 1, 3, 2, 4})
+	name, s := l.reshape(name, graph.Shape{c, at.kernel[0] * count[0], at.kernel[1] * count[1]})
+	y := l.result(name, s, slices.Concat([]int{1}, s), 0, 1)
+	for a := range 2 {
+		var from [][]int // for each element, which elements of which windows are added
+		taps := 1
+		for o := range size[a] {
+			var is []int
+			for i := range at.kernel[a] {
+				p := o + at.pad[a] - i*at.dilation[a]
+				if w := p / at.stride[a]; p >= 0 && p%at.stride[a] == 0 && w < count[a] {
+					is = append(is, i*count[a]+w)
+				}
+			}
+			taps = max(taps, len(is))
+			from = append(from, is)
+		}
+		var index []int
+		var weights []float64
+		for _, is := range from {
+			for t := range taps {
+				if t < len(is) {
+					index, weights = append(index, is[t]), append(weights, 1)
+				} else {
+					index, weights = append(index, 0), append(weights, 0)
+				}
+			}
+		}
+		y = l.resample(y, 2+a, index, taps, weights)
+	}
+	return y
+}
+
+// tensorUnfold is x.unfold(axis, size, step): windows along an axis, their elements last.
+func tensorUnfold(l *lowering, n *pt2.Node) {
+	x := l.value(l.tensor(n, "self"))
+	axis := axisOf(l.integer(n, "dimension", 0), len(x.shape))
+	size, step := l.integer(n, "size", 1), l.integer(n, "step", 1)
+	if size < 1 || step < 1 || size > x.shape[axis] {
+		fail("windows of %d by %d of %v", size, step, x.shape)
+	}
+	var from []float64
+	count := (x.shape[axis]-size)/step + 1
+	for w := range count {
+		for i := range size {
+			from = append(from, float64(w*step+i))
+		}
+	}
+	y := l.pick(x, axis, from)
+	y = l.regrouped(y, slices.Concat(x.shape[:axis], []int{count, size}, x.shape[axis+1:]))
+	l.define(l.moved(y, axis+1))
+}
+
+func pixelUnshuffle(l *lowering, n *pt2.Node) {
+	v := l.leading(l.tensor(n, "self"))
+	r := l.integer(n, "downscale_factor", 1)
+	if len(v.shape) != 4 || r < 1 || v.shape[2]%r != 0 || v.shape[3]%r != 0 {
+		fail("%v by %d", v.shape, r)
+	}
+	c, h, w := v.shape[1], v.shape[2]/r, v.shape[3]/r
+	name, _ := l.reshape(v.name, graph.Shape{c, h, r, w, r})
+	name, _ = l.permute(name, []int{0, 2, 4, 1, 3})
+	name, s := l.reshape(name, graph.Shape{c * r * r, h, w})
+	l.define(l.result(name, s, []int{1, c * r * r, h, w}, 0, 1))
+}
+
+// adaptiveMax takes the greatest elements of as many windows as the output has elements.
+func adaptiveMax(dims int) operator {
+	return func(l *lowering, n *pt2.Node) {
+		x := l.leading(l.tensor(n, "self"))
+		size, names := l.plain(n, "output_size"), outputs(n)
+		if len(size) != dims || len(x.shape) != dims+2 {
+			fail("of %v to %v", x.shape, size)
+		}
+		if len(names) > 1 && l.read(names[1]) {
+			fail("with positions")
+		}
+		for k, out := range size {
+			a := 2 + k
+			d := x.shape[a]
+			var parts []*value
+			for o := range out {
+				from, to := o*d/out, ((o+1)*d+out-1)/out
+				parts = append(parts, l.most(l.cut(x, a, from, to-from, 1), a, true))
+			}
+			x = l.cat(parts, a)
+		}
+		l.defineAs(names[0], x)
+	}
+}
