@@ -96,7 +96,7 @@ soak: build
 
 # Every pair of networks that homes have, in network namespaces: root, some minutes.
 test-matrix: build
-	RAVNEST_BIN=$(HERE)/bin RAVNEST_MATRIX=1 $(GO) test -count=1 -timeout 30m -run '^(TestNetworks|TestTabNetworks|TestAddressChanges)$$' -v ./e2e
+	RAVNEST_BIN=$(HERE)/bin RAVNEST_MATRIX=1 $(GO) test -count=1 -timeout 30m -run '^(TestNetworks|TestTabNetworks|TestAddressChanges|TestTabAddressChanges)$$' -v ./e2e
 
 vet: need-go
 	$(GO) vet $(ROOMS)

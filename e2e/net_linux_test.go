@@ -271,6 +271,15 @@ func TestRates(t *testing.T) {
 	}
 }
 
+// moves replaces the address of home k's machine, as when a laptop changes its WiFi.
+func (h *homes) moves(k int) {
+	h.s.Helper()
+	home, net := string("ab"[k]), fmt.Sprintf("192.168.%d.", k+1)
+	h.ip(home, "addr", "del", net+"10/24", "dev", "in")
+	h.ip(home, "addr", "add", net+"77/24", "dev", "in")
+	h.ip(home, "route", "add", "default", "via", net+"1")
+}
+
 // TestAddressChanges: a provider's address is replaced by another one in the middle of training,
 // as when a laptop changes its WiFi. Training goes on to the bits of one process, with the same
 // providers, and nobody is blamed.
@@ -286,9 +295,7 @@ func TestAddressChanges(t *testing.T) {
 	}
 	host.says(`(?m)^training`, limit)
 	s.saved(dir, 20)
-	h.ip("a", "addr", "del", "192.168.1.10/24", "dev", "in")
-	h.ip("a", "addr", "add", "192.168.1.77/24", "dev", "in")
-	h.ip("a", "route", "add", "default", "via", "192.168.1.1")
+	h.moves(0)
 	changed := time.Now()
 	host.says(`node_0 lost its connection .* has another one`, limit)
 	s.more(dir, 300) // far more than was under way
@@ -297,5 +304,47 @@ func TestAddressChanges(t *testing.T) {
 	// The link moved too: nobody was lost, nothing was planned anew, no step repeated.
 	if said := host.err.String(); regexp.MustCompile(`(?m)goes on from step|is gone|resumes`).MatchString(said) {
 		t.Errorf("the run was set up anew:\n%s\n%s\n%s", tail(said), tail(ps[0].err.String()), tail(ps[1].err.String()))
+	}
+}
+
+// TestTabAddressChanges: the same of a native provider that trains with a tab, of the tab's machine,
+// and of one of two tabs.
+func TestTabAddressChanges(t *testing.T) {
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		name string
+		tabs [2]bool // at which home there is a tab
+		k    int     // the home whose address changes
+	}{{"native", [2]bool{false, true}, 0}, {"a tab", [2]bool{false, true}, 1}, {"of two tabs", [2]bool{true, true}, 0}} {
+		t.Run(strings.ReplaceAll(c.name, " ", "_"), func(t *testing.T) {
+			s := newScene(t)
+			h := newHomes(s, "masquerade")
+			dir := s.endlessJob("--nodes", "2")
+			host := h.begin("p", filepath.Join(bin, "ravnest"), "serve", "--listen", "0.0.0.0:8090", "--token", "t", dir)
+			host.says(`serving at`, limit)
+			for k, tab := range c.tabs {
+				home, url := string("ab"[k]), "http://"+hostAt[k]+":8090"
+				if tab {
+					h.begin(home, "env", insideVar+"="+url+"/#token=t", "RAVNEST_BIN="+bin, self, "-test.run=^TestInside$", "-test.v")
+				} else {
+					h.begin(home, filepath.Join(bin, "ravnest-provider"), "--join", url, "--token", "t")
+				}
+				host.says(fmt.Sprintf("node_%d joined", k), limit)
+			}
+			host.says(`(?m)^training`, limit)
+			s.saved(dir, 20)
+			h.moves(c.k)
+			changed := time.Now()
+			host.says(fmt.Sprintf(`node_%d lost its connection .* has another one`, c.k), limit)
+			s.more(dir, 300)
+			t.Logf("300 steps more %.1f s after the change", time.Since(changed).Seconds())
+			s.ends(host, dir, "--nodes", "2")
+			if said := host.err.String(); regexp.MustCompile(`(?m)goes on from step|is gone|resumes`).MatchString(said) {
+				t.Errorf("the run was set up anew:\n%s", tail(said))
+			}
+		})
 	}
 }

@@ -5,6 +5,10 @@
 
 // linger is how long in ms a connection outlives its channel, for the last data to be sent.
 const linger = 1000;
+// moving is how long in ms finding another path may take, again after how many the side that began
+// looks for addresses anew: the system may not have known them yet.
+const moving = 10_000;
+const again = 2000;
 
 export class Peers {
   #worker;
@@ -26,6 +30,7 @@ export class Peers {
     const peer = this.#open.get(m.id);
     if (!peer) return;
     if (m.op === "signal") peer.signal(m.signal);
+    if (m.op === "move") peer.move();
     if (m.op === "close") this.#drop(m.id, peer);
   }
 
@@ -36,6 +41,7 @@ export class Peers {
 
   #drop(id, peer) {
     this.#open.delete(id);
+    clearInterval(peer.search);
     peer.pc.oniceconnectionstatechange = peer.pc.onconnectionstatechange = null;
     peer.pc.close();
   }
@@ -49,7 +55,16 @@ export class Peers {
       tell("gone", { why: `the browser cannot make a peer connection: ${err.message}` });
       return;
     }
-    const peer = { pc, signal: (s) => (chain = chain.then(() => accept(s)).catch(refuse)) };
+    const peer = {
+      pc,
+      search: 0, // a timer while another path is looked for
+      signal: (s) => (chain = chain.then(() => accept(s)).catch(refuse)),
+      move: () => {
+        if (!up || peer.search) return;
+        search(true);
+        chain = chain.then(restart).catch(refuse);
+      },
+    };
     this.#open.set(id, peer);
     // Handle requests one at a time, in order.
     let chain = Promise.resolve();
@@ -59,11 +74,36 @@ export class Peers {
       await pc.setLocalDescription();
       say({ kind, sdp: pc.localDescription.sdp });
     };
+    // search allows the connection to be without a path for a while.
+    const search = (began) => {
+      if (peer.search) return;
+      const end = Date.now() + moving;
+      peer.search = setInterval(() => {
+        if (Date.now() < end) {
+          if (began && !found() && pc.signalingState === "stable") chain = chain.then(restart).catch(refuse);
+          return;
+        }
+        settled();
+        if (!found()) tell("gone", { why: `no path to it was found within ${moving / 1000} s after an address had changed` });
+      }, again);
+    };
+    const settled = () => {
+      clearInterval(peer.search);
+      peer.search = 0;
+    };
+    const found = () => pc.iceConnectionState === "connected" || pc.iceConnectionState === "completed";
+    // restart restarts ICE (RFC 8445, section 9); what is above it goes on.
+    const restart = async () => {
+      pc.restartIce();
+      await describe("offer");
+    };
     const accept = async (s) => {
       if (s.kind === "candidate") {
         await pc.addIceCandidate({ candidate: s.candidate, sdpMid: s.mid, sdpMLineIndex: s.line });
         return;
       }
+      if (s.kind === "offer" && pc.signalingState !== "stable" && offers) return; // both move: ours counts
+      if (s.kind === "offer" && up) search(false);
       await pc.setRemoteDescription({ type: s.kind, sdp: s.sdp });
       if (s.kind === "offer") await describe("answer");
     };
@@ -71,9 +111,16 @@ export class Peers {
       if (c?.candidate) say({ kind: "candidate", candidate: c.candidate, mid: c.sdpMid, line: c.sdpMLineIndex });
     };
     const ended = (state) => {
-      if (state === "disconnected" || state === "failed" || state === "closed") tell("gone", { why: `the connection ${state}` });
+      if (!peer.search && (state === "disconnected" || state === "failed" || state === "closed")) tell("gone", { why: `the connection ${state}` });
     };
-    pc.oniceconnectionstatechange = () => ended(pc.iceConnectionState);
+    let up = false; // there was a path
+    pc.oniceconnectionstatechange = () => {
+      if (found()) {
+        up = true;
+        settled();
+      }
+      ended(pc.iceConnectionState);
+    };
     pc.onconnectionstatechange = () => ended(pc.connectionState);
 
     const dc = pc.createDataChannel(label, { negotiated: true, id: channel });

@@ -12,6 +12,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/ravnest/ravnest/engine/kernel"
@@ -216,7 +217,11 @@ func (l *lender) joinAt(ctx context.Context, at string) (provider.Host, provider
 		Machine: l.cfg.Processor, Cores: l.cfg.Cores,
 	}}
 	opt.Away = func(error) { l.cfg.Event("lost the connection to the host: making another one, the work goes on") }
+	var moving atomic.Pointer[rtc.Endpoint]
 	opt.Back = func(after time.Duration) {
+		if ep := moving.Load(); ep != nil {
+			ep.Moved() // what broke the connection may be another network
+		}
 		l.cfg.Event("connected to the host again after %.1f s, nothing is lost", after.Seconds())
 	}
 	opt.Others = func() []string {
@@ -242,6 +247,7 @@ func (l *lender) joinAt(ctx context.Context, at string) (provider.Host, provider
 		conn.Close("cannot connect to peers")
 		return nil, nil, err
 	}
+	moving.Store(ep)
 	again := "joined"
 	if l.was {
 		again = "joined again:"

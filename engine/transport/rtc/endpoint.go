@@ -176,6 +176,10 @@ func (e *Endpoint) Close() error {
 	return nil
 }
 
+// Moved is told that this machine may have another address. Here every connection looks for
+// itself (see roam.go); a tab cannot.
+func (*Endpoint) Moved() {}
+
 // sockets makes ICE's sockets large, and knows addresses that came later.
 type sockets struct {
 	*stdnet.Net
@@ -388,7 +392,9 @@ func (c *connecting) remote(s Signal) error {
 	begins := theirs.setup == "passive" // whether this side sends DTLS's first message
 	if s.Kind == Offer {
 		begins = theirs.setup != "active"
-		c.ours.setup = map[bool]string{true: "active", false: "passive"}[begins]
+	}
+	c.ours.setup = map[bool]string{true: "active", false: "passive"}[begins]
+	if s.Kind == Offer {
 		c.tell(Signal{Kind: Answer, SDP: c.ours.String()})
 	}
 	c.wg.Go(func() {

@@ -5,7 +5,7 @@ package rtc
 // in. Messages to the page are {op, id, ...}:
 //
 //	open    ice, offers: make a connection    signal  signal: a Signal of the other side
-//	close   drop the connection
+//	close   drop the connection               move    look for another path, if it is open
 //
 // and those from the page
 //
@@ -132,9 +132,9 @@ func (e *Endpoint) Here() json.RawMessage {
 
 // Connect makes a pipe to a peer. The peer's Here is ignored, since the browser chooses the
 // addresses. One side offers, the other answers. send and recv carry their signals (each a
-// Signal as JSON) through the host until the channel is open. send is called by one goroutine
-// at a time and never after Connect has returned. The pipe's Send is for one goroutine at a
-// time, and so is Recv.
+// Signal as JSON) through the host until the channel is open, and after that if an address
+// changes. send is called by one goroutine at a time, and never after the pipe is closed. The
+// pipe's Send is for one goroutine at a time, and so is Recv.
 func (e *Endpoint) Connect(ctx context.Context, offers bool, _ json.RawMessage, send func(json.RawMessage) error, recv <-chan json.RawMessage) (transport.Pipe, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -186,7 +186,18 @@ func (e *Endpoint) Connect(ctx context.Context, offers bool, _ json.RawMessage, 
 		}
 		return nil, fmt.Errorf("connecting: %w", err)
 	}
+	c.pipe.wg.Go(func() { c.roam(send, recv) })
 	return c.pipe, nil
+}
+
+// Moved is told that this machine may have another address: a browser does not tell its pages,
+// but ends their connections to hosts.
+func (e *Endpoint) Moved() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for id := range e.conns {
+		e.post("move", id, nil)
+	}
 }
 
 // drop drops a connection.
@@ -204,6 +215,51 @@ type connecting struct {
 	id   int
 	pipe *pipe
 	ours chan Signal // the browser's signals to be sent
+	cert string      // the fingerprints of the peer's certificate
+}
+
+// roam carries signals while the connection is open: as on the native side (roam.go) an offer
+// moves it to other addresses. What is malformed, of another peer or from before changes
+// nothing, and the page ends a connection that finds no path.
+func (c *connecting) roam(send func(json.RawMessage) error, recv <-chan json.RawMessage) {
+	moved := false
+	for {
+		select {
+		case <-c.pipe.gone:
+			return
+		case s := <-c.ours:
+			if moved = moved || s.Kind != Candidate; !moved {
+				continue // others are of no use any more
+			}
+			if b, err := json.Marshal(s); err == nil {
+				_ = send(b)
+			}
+		case b, ok := <-recv:
+			if !ok {
+				recv = nil
+				continue
+			}
+			s, err := ParseSignal(b)
+			switch {
+			case err != nil:
+			case s.Kind != Candidate && fingerprints(s.SDP) == c.cert:
+				_ = c.remote(s)
+			case s.Kind == Candidate && c.check(s.Candidate) == nil:
+				_ = c.candidate(s)
+			}
+		}
+	}
+}
+
+// fingerprints returns those lines of a description.
+func fingerprints(sdp string) string {
+	var all []string
+	for l := range strings.Lines(sdp) {
+		if l = strings.TrimSpace(l); strings.HasPrefix(l, "a=fingerprint:") {
+			all = append(all, strings.ToLower(l))
+		}
+	}
+	return strings.Join(all, " ")
 }
 
 func (c *connecting) hand(s Signal) error {
@@ -222,6 +278,7 @@ func (c *connecting) remote(s Signal) error {
 	if strings.Count(s.SDP, "\nm=") != 1 || !strings.Contains(s.SDP, "\nm=application ") {
 		return fmt.Errorf("%w: the %s must describe a data channel and nothing else", ErrSignal, s.Kind)
 	}
+	c.cert = fingerprints(s.SDP)
 	return c.hand(s)
 }
 

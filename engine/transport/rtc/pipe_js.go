@@ -40,6 +40,7 @@ type pipe struct {
 	bytes   int
 	reason  error
 	closing sync.Once
+	wg      sync.WaitGroup // roam
 }
 
 var uint8Array = js.Global().Get("Uint8Array")
@@ -231,5 +232,6 @@ func (p *pipe) tearDown() {
 		}
 	}
 	p.end(transport.ErrClosed)
+	p.wg.Wait()
 	p.drop()
 }

@@ -119,7 +119,11 @@ func (r *roamer) move(k Kind) {
 		r.ours.ufrag, r.ours.pwd, err = agent.GetLocalUserCredentials()
 	}
 	if err == nil {
-		r.tell(Signal{Kind: k, SDP: r.ours.String()})
+		d := r.ours
+		if k == Offer {
+			d.setup = "actpass" // as every offer (RFC 8842, section 5.2); who began stays
+		}
+		r.tell(Signal{Kind: k, SDP: d.String()})
 		err = agent.GatherCandidates()
 	}
 	if err != nil {
