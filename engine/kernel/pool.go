@@ -73,27 +73,39 @@ func MaxPool(p *Pool, y, x []float32, arg []int32) {
 		return
 	}
 	plane := p.H * p.W
-	o := 0
-	for ; len(x) > 0; x = x[plane:] {
+	for o := 0; len(x) > 0; x = x[plane:] {
 		for oy := range p.OH {
-			y0, y1 := span(oy, p.SH, p.PT, p.KH, p.H)
-			for ox := range p.OW {
-				x0, x1 := span(ox, p.SW, p.PL, p.KW, p.W)
-				at := y0*p.W + x0
-				m := x[at]
-				for r := y0; r < y1; r++ {
-					for q, v := range x[r*p.W+x0 : r*p.W+x1] {
-						if v > m || v != v {
-							m, at = v, r*p.W+x0+q
-						}
-					}
+			p.maxLine(y[o:][:p.OW], x[:plane], from(arg, o), oy, 0)
+			o += p.OW
+		}
+	}
+}
+
+// from is arg from i on, nil if arg is.
+func from(arg []int32, i int) []int32 {
+	if arg == nil {
+		return nil
+	}
+	return arg[i:]
+}
+
+// maxLine is MaxPool for the windows of row oy of a plane from ox on, one for each of y.
+func (p *Pool) maxLine(y, plane []float32, arg []int32, oy, ox int) {
+	y0, y1 := span(oy, p.SH, p.PT, p.KH, p.H)
+	for i := range y {
+		x0, x1 := span(ox+i, p.SW, p.PL, p.KW, p.W)
+		at := y0*p.W + x0
+		m := plane[at]
+		for r := y0; r < y1; r++ {
+			for q, v := range plane[r*p.W+x0 : r*p.W+x1] {
+				if v > m || v != v {
+					m, at = v, r*p.W+x0+q
 				}
-				y[o] = m
-				if arg != nil {
-					arg[o] = int32(at)
-				}
-				o++
 			}
+		}
+		y[i] = m
+		if arg != nil {
+			arg[i] = int32(at)
 		}
 	}
 }

@@ -2,16 +2,19 @@
 
 package kernel
 
-// maxFast is a vectorised MaxPool for windows without padding. It reports whether it applied.
+import "unsafe"
+
+// maxFast is a vectorised MaxPool. It reports whether it applied.
 func maxFast(p *Pool, y, x []float32, arg []int32, inside bool) bool {
 	lanes := 8
 	switch {
-	case !inside:
-		return false
 	case vecAVX512:
 		lanes = 16
 	case !vecAVX2:
 		return false
+	}
+	if !inside {
+		return maxPadded(p, y, x, arg, lanes)
 	}
 	plane, out := p.H*p.W, p.OH*p.OW
 	// Small planes share a vector; the remaining ones follow.
@@ -45,6 +48,49 @@ func maxFast(p *Pool, y, x []float32, arg []int32, inside bool) bool {
 		}
 	}
 	return true
+}
+
+// maxPadded is maxFast where some windows reach into padding. The others are computed in vectors,
+// if there are enough of them in a row.
+func maxPadded(p *Pool, y, x []float32, arg []int32, lanes int) bool {
+	first := func(stride, pad int) int { return (pad + stride - 1) / stride }
+	end := func(n, k, stride, pad, out int) int { return min(out, max(0, n+pad-k+stride)/stride) }
+	y0, y1 := first(p.SH, p.PT), end(p.H, p.KH, p.SH, p.PT, p.OH)
+	x0, x1 := first(p.SW, p.PL), end(p.W, p.KW, p.SW, p.PL, p.OW)
+	if x1-x0 < lanes/2 {
+		return false
+	}
+	size := p.H * p.W
+	for i := range p.N * p.C * p.OH {
+		oy, plane := i%p.OH, x[i/p.OH*size:][:size]
+		line, at := y[i*p.OW:][:p.OW], from(arg, i*p.OW)
+		if oy < y0 || oy >= y1 {
+			p.maxLine(line, plane, at, oy, 0)
+			continue
+		}
+		p.maxLine(line[:x0], plane, at, oy, 0)
+		for ox := x0; ox < x1; ox += lanes {
+			maxRun(p, line[ox:], plane, from(at, ox), (oy*p.SH-p.PT)*p.W+ox*p.SW-p.PL, min(lanes, x1-ox), lanes)
+		}
+		p.maxLine(line[x1:], plane, from(at, x1), oy, x1)
+	}
+	return true
+}
+
+// maxRun computes n <= lanes windows of a plane that follow one another, the first at offset off.
+func maxRun(p *Pool, y, plane []float32, arg []int32, off, n, lanes int) {
+	var offs, shift [16]int32
+	for l := range offs[:n] {
+		offs[l] = int32(off + l*p.SW)
+	}
+	switch span := (n-1)*p.SW + p.KW; {
+	case lanes == 16 && span <= 64:
+		windowMaxNearZ(1, &plane[0], 0, &offs[0], &shift[0], n, span, p.KH, p.KW, p.W, &y[0], unsafe.SliceData(arg), 0)
+	case lanes == 16:
+		windowMaxZ(1, &plane[0], 0, &offs[0], &shift[0], n, p.KH, p.KW, p.W, &y[0], unsafe.SliceData(arg), 0)
+	default:
+		windowMaxY(1, &plane[0], 0, &offs[0], &shift[0], n, p.KH, p.KW, p.W, &y[0], unsafe.SliceData(arg), 0)
+	}
 }
 
 //go:noescape

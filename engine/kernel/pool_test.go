@@ -47,10 +47,15 @@ func elemTPools() []*Pool {
 		elemTPool(2, 3, 12, 19, 3, 2, 0),
 		elemTPool(2, 2, 15, 20, 3, 1, 1),
 		elemTPool(1, 2, 20, 23, 5, 2, 2),
+		elemTPool(2, 2, 20, 41, 3, 2, 1),
+		elemTPool(1, 3, 9, 90, 7, 5, 3), // windows of a vector that are far apart
+		elemTPool(1, 2, 4, 30, 3, 2, 1),
 		elemTPool(1, 1, 1, 1, 1, 1, 0),
 		elemTPool(0, 2, 4, 4, 2, 2, 0),
 		{N: 2, C: 2, H: 5, W: 7, KH: 3, KW: 2, SH: 2, SW: 3, PT: 1, PL: 0, OH: 3, OW: 2},
 		{N: 1, C: 2, H: 5, W: 5, KH: 2, KW: 2, SH: 2, SW: 2, OH: 3, OW: 3}, // ceil mode
+		{N: 2, C: 2, H: 15, W: 38, KH: 3, KW: 3, SH: 2, SW: 2, OH: 8, OW: 19},
+		{N: 2, C: 1, H: 1, W: 40, KH: 3, KW: 3, SH: 2, SW: 2, PT: 2, PL: 1, OH: 1, OW: 20}, // a row of padding only above
 	}
 }
 
