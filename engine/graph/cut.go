@@ -6,6 +6,7 @@ package graph
 import (
 	"errors"
 	"fmt"
+	"slices"
 )
 
 // ErrCut is wrapped by every error that says a list of cuts does not fit a graph.
@@ -124,7 +125,11 @@ type Edge struct {
 	Shape Shape // of one row
 	From  int   // stage that it comes from; -1: a graph input, in the first stage
 	To    []int // other stages that read it, ascending
-	// Constant: no parameter has a part in it, so no gradient of it is sent.
+	// Back are those of To that have a gradient of it, which goes through them from the last to
+	// the first: others read it where no gradient passes, as a mask.
+	Back []int
+	// Constant: no gradient of it is sent, because no parameter has a part in it or Back is empty;
+	// as an input of a stage, because that one is not in Back.
 	Constant bool
 	// Operand: the other stages read it as an operand of products only. GradOperand: so does stage
 	// From with the gradient that the first of them sends.
@@ -195,10 +200,10 @@ func (g *Graph) Cut(starts []int) ([]*Stage, error) {
 	for k := range starts {
 		stages[k] = &Stage{Index: k, Of: len(starts), First: starts[k], ModelInputs: len(g.Inputs), Last: k == len(starts)-1}
 	}
-	readers, varying := g.readers(), g.Varying(false)
+	readers, varying, reaches := g.readers(), g.Varying(false), g.reaches()
 	ops := operands{g, readers}
 	for v := range g.Values() {
-		e := Edge{Value: v, Shape: g.shapes[v], From: -1, Constant: !varying[v]}
+		e := Edge{Value: v, Shape: g.shapes[v], From: -1}
 		if v >= len(g.Inputs) {
 			e.From = stageOf(v - len(g.Inputs))
 		} else {
@@ -208,7 +213,11 @@ func (g *Graph) Cut(starts []int) ([]*Stage, error) {
 			if k := stageOf(i); k != e.From && (len(e.To) == 0 || e.To[len(e.To)-1] != k) {
 				e.To = append(e.To, k)
 			}
+			if k := stageOf(i); varying[v] && k != e.From && reaches[i] && g.passes(i, v) && (len(e.Back) == 0 || e.Back[len(e.Back)-1] != k) {
+				e.Back = append(e.Back, k)
+			}
 		}
+		e.Constant = len(e.Back) == 0
 		if v < len(g.Inputs) {
 			root := e
 			root.From, root.To = -1, append([]int{0}, e.To...)
@@ -219,7 +228,9 @@ func (g *Graph) Cut(starts []int) ([]*Stage, error) {
 			e.Operand, e.GradOperand = ops.value(v, from), ops.gradient(v, from)
 		}
 		for _, k := range e.To {
-			stages[k].In = append(stages[k].In, e)
+			in := e
+			in.Constant = !slices.Contains(e.Back, k)
+			stages[k].In = append(stages[k].In, in)
 		}
 		if len(e.To) > 0 {
 			stages[e.From].Out = append(stages[e.From].Out, e)

@@ -472,6 +472,32 @@ func (g *Graph) Varying(inputs bool) []bool {
 	return d
 }
 
+// reaches tells for every node whether its result has a gradient: whether the answer depends on it
+// in a way that gradients pass.
+func (g *Graph) reaches() []bool {
+	has, r := make([]bool, g.Values()), make([]bool, len(g.Nodes))
+	has[g.output] = true
+	for i := len(g.Nodes) - 1; i >= 0; i-- {
+		if r[i] = has[g.Result(i)]; !r[i] {
+			continue
+		}
+		for _, v := range g.args[i] {
+			has[v] = has[v] || g.passes(i, v)
+		}
+	}
+	return r
+}
+
+// passes tells whether node i gives a gradient of value v, which it reads.
+func (g *Graph) passes(i, v int) bool {
+	for k, a := range g.args[i] {
+		if a == v && HasGrad(g.Nodes[i].Op, k) {
+			return true
+		}
+	}
+	return false
+}
+
 // readers lists, for every value, the nodes that read it, ascending.
 func (g *Graph) readers() [][]int {
 	r := make([][]int, g.Values())

@@ -101,8 +101,8 @@ func (c *cache) form(s *graph.Stage) string {
 	}
 	first := c.g.Result(s.First)
 	ends := func(e graph.Edge) {
-		add(e.From-s.Index, len(e.To))
-		for _, to := range e.To {
+		add(e.From-s.Index, len(e.To), len(e.Back))
+		for _, to := range slices.Concat(e.To, e.Back) {
 			add(to - s.Index)
 		}
 	}
@@ -177,12 +177,12 @@ func (c *cache) memory(j job.Spec, s *graph.Stage, p stage.Placement) (int, erro
 // neighbours.
 func chain(s *graph.Stage) bool {
 	for _, e := range s.In {
-		if !e.Constant && (len(e.To) > 1 || e.From >= 0 && e.From != s.Index-1) {
+		if !e.Constant && (len(e.Back) > 1 || e.From >= 0 && e.From != s.Index-1) {
 			return false
 		}
 	}
 	for _, e := range s.Out {
-		if !e.Constant && (len(e.To) > 1 || e.To[0] != s.Index+1) {
+		if !e.Constant && (len(e.Back) > 1 || e.Back[0] != s.Index+1) {
 			return false
 		}
 	}

@@ -80,7 +80,7 @@ func Compile(j job.Spec, s *graph.Stage, p Placement) (*Compiled, error) {
 		outs, seeds = append(outs, s.Graph.OutputValue()), append(seeds, s.Graph.OutputValue())
 	}
 	for k, e := range s.In {
-		if e.To[len(e.To)-1] > s.Index && !e.Constant {
+		if !e.Constant && e.Back[len(e.Back)-1] > s.Index {
 			seeds = append(seeds, k) // a later stage reads it too: its gradient comes first
 		}
 	}

@@ -309,6 +309,34 @@ func TestSkipConnections(t *testing.T) {
 	}
 }
 
+// TestReadWithoutGradient: of a tensor that a later stage reads only as a mask, or detached, that
+// stage has no gradient, and the others' goes on without it.
+func TestReadWithoutGradient(t *testing.T) {
+	lin := func(in, out int) graph.Op { return &graph.Linear{In: in, Out: out, Bias: true} }
+	n := func(name string, op graph.Op, in ...string) graph.Node {
+		return graph.Node{Name: name, Op: op, Inputs: in}
+	}
+	w := newWorld(func(j *job.Spec) { j.MicroBatches = 2 })
+	w.g = &graph.Graph{Name: "mask", Inputs: []graph.Input{{Name: "x", Shape: graph.Shape{1, 8, 8}}}, Output: "y", Nodes: []graph.Node{
+		n("f", &graph.Flatten{}, "x"), n("a", lin(64, 20), "f"), n("r", &graph.Unary{Function: "gt"}, "a"), n("b", lin(20, 20), "r"),
+		n("c", lin(20, 20), "b"), n("s1", &graph.Binary{Function: "mul"}, "b", "c"),
+		n("d", &graph.Unary{Function: "detach"}, "b"), n("s2", &graph.Add{}, "s1", "d"), n("e", lin(20, 20), "s2"),
+		n("m", &graph.Unary{Function: "gt"}, "b"), n("s3", &graph.Binary{Function: "mul"}, "e", "m"),
+		n("o", lin(20, 10), "s3"), n("y", &graph.Softmax{}, "o"),
+	}}
+	if err := w.g.Check(); err != nil {
+		t.Fatal(err)
+	}
+	want, dict := w.local(t)
+	for _, starts := range [][]int{{0, 2}, {0, 4}, {0, 6}, {0, 9}, {0, 4, 6, 9}, {0, 3, 5, 8, 10}} {
+		got, d, err := w.pipeline(t, starts, mem.Faults{}, nil)
+		if err != nil {
+			t.Fatalf("%v: %v", starts, err)
+		}
+		equal(t, fmt.Sprint(starts), got, want, d, dict)
+	}
+}
+
 // TestInputSkips: later stages read the model's input too, and get it from the root as it
 // is, whatever the wire does to activations.
 func TestInputSkips(t *testing.T) {

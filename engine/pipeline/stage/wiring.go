@@ -53,13 +53,13 @@ func edgesOf(gs *graph.Stage) edges {
 	var es edges
 	for k, e := range gs.In {
 		d := edge{id: uint16(e.Value), name: gs.Graph.ValueName(k), local: k, per: e.Shape.Elems(), from: e.From, before: e.From, after: -1, operand: e.Operand}
-		for i, t := range e.To {
+		for i, t := range e.Back {
 			if t == gs.Index {
 				if i > 0 {
-					d.before = e.To[i-1]
+					d.before = e.Back[i-1]
 				}
-				if i+1 < len(e.To) {
-					d.after = e.To[i+1]
+				if i+1 < len(e.Back) {
+					d.after = e.Back[i+1]
 				}
 			}
 		}
@@ -71,9 +71,9 @@ func edgesOf(gs *graph.Stage) edges {
 	}
 	for _, e := range gs.Out {
 		l := gs.Local(e)
-		d := edge{id: uint16(e.Value), name: gs.Graph.ValueName(l), local: l, per: e.Shape.Elems(), from: -1, to: e.To, before: -1, after: e.To[0], operand: e.Operand, gradOperand: e.GradOperand}
-		if e.Constant {
-			d.after = -1
+		d := edge{id: uint16(e.Value), name: gs.Graph.ValueName(l), local: l, per: e.Shape.Elems(), from: -1, to: e.To, before: -1, after: -1, operand: e.Operand, gradOperand: e.GradOperand}
+		if !e.Constant {
+			d.after = e.Back[0]
 		}
 		es.out = append(es.out, d)
 	}
