@@ -52,7 +52,7 @@ func arange(l *lowering, n *pt2.Node) {
 		fail("of %d axes", len(sizes))
 	}
 	if sizes[0].batched { // the numbers of samples, which masks are written with
-		v := constant([]float64{0}, []int{1}, whole)
+		v := constant(make([]float64, sizes[0].n), []int{sizes[0].n}, whole)
 		v.sample = true
 		l.define(v)
 		return

@@ -138,7 +138,7 @@ type archive interface {
 
 func newLowering(a archive, o Options) *lowering {
 	return &lowering{
-		a: a, vals: map[string]*value{}, ints: map[string]number{}, used: map[string]bool{}, tied: a.Tied(),
+		a: a, vals: map[string]*value{}, ints: map[string]number{}, symbols: map[string]bool{}, used: map[string]bool{}, tied: a.Tied(),
 		g: &graph.Graph{Name: o.Name}, made: map[string]int{}, shapes: map[string]graph.Shape{},
 	}
 }
@@ -157,8 +157,9 @@ type lowering struct {
 	made     map[string]int         // node by name
 	shapes   map[string]graph.Shape // row shape by name of a graph value
 	tied     map[string]string
-	symbol   string // of the batch, "" where it is fixed
-	batch    int    // its size where it is fixed
+	symbol   string          // of the batch, "" where it is fixed
+	symbols  map[string]bool // other names of it: each input may have its own
+	batch    int             // its size where it is fixed
 	node     *pt2.Node
 	graph    *pt2.Graph
 	maker    map[string]int // of graph makerOf: the node that makes a tensor
@@ -199,8 +200,11 @@ func (l *lowering) inputs() error {
 		v := &value{batch: -1, outer: 1}
 		for i, s := range m.Sizes {
 			k, sym, ok := s.Linear()
+			if ok && sym != "" && sym != l.symbol && i == 0 && k == 1 && v.batch < 0 {
+				l.symbols[sym], sym = true, l.symbol // nothing in the program compares the two
+			}
 			switch {
-			case !ok || sym != "" && sym != l.symbol:
+			case !ok || sym != "" && sym != l.symbol && !l.symbols[sym]:
 				return fmt.Errorf("%w: input %q has the size %s on axis %d; export with one dynamic dimension, the batch", ErrUnsupported, in.Name, s, i)
 			case sym != "":
 				if v.batch >= 0 {

@@ -474,7 +474,6 @@ func bernoulli(l *lowering, n *pt2.Node) {
 
 func pool(most bool) operator {
 	return func(l *lowering, n *pt2.Node) {
-		x := l.leading(l.tensor(n, "self"))
 		k := l.pair(n, "kernel_size", 1)
 		p := graph.MaxPool2d{Kernel: graph.Pair(k), Ceil: l.flag(n, "ceil_mode", false), Padding: graph.Pair(l.pair(n, "padding", 0))}
 		if s := l.plain(n, "stride"); len(s) > 0 {
@@ -490,14 +489,15 @@ func pool(most bool) operator {
 			}
 			o = &graph.AvgPool2d{MaxPool2d: p, Exclude: p.Padding != graph.Pair{} && !l.flag(n, "count_include_pad", true)}
 		}
-		y, s := l.emit(o, nil, x.name)
-		l.define(l.result(y, s, []int{1, s[0], s[1], s[2]}, 0, 1))
+		l.define(l.planes(l.tensor(n, "self"), func(x *value) *value {
+			y, s := l.emit(o, nil, x.name)
+			return l.result(y, s, []int{1, s[0], s[1], s[2]}, 0, 1)
+		}))
 	}
 }
 
 func pool1(most bool) operator {
 	return func(l *lowering, n *pt2.Node) {
-		x := l.leading(l.tensor(n, "self"))
 		one := func(name string, def int) int {
 			if v := l.plain(n, name); len(v) > 0 {
 				return v[0]
@@ -513,32 +513,34 @@ func pool1(most bool) operator {
 		if !most {
 			o = &graph.AvgPool2d{MaxPool2d: p, Exclude: p.Padding[1] != 0 && !l.flag(n, "count_include_pad", true)}
 		}
-		name, _ := l.reshape(x.name, graph.Shape{x.shape[1], 1, x.shape[2]})
-		y, s := l.emit(o, nil, name)
-		l.define(l.result(y, s, []int{1, s[0], s[2]}, 0, 1))
+		l.define(l.planes(l.tensor(n, "self"), func(x *value) *value {
+			name, _ := l.reshape(x.name, graph.Shape{x.shape[1], 1, x.shape[2]})
+			y, s := l.emit(o, nil, name)
+			return l.result(y, s, []int{1, s[0], s[2]}, 0, 1)
+		}))
 	}
 }
 
 func adaptive(dims int) operator {
 	return func(l *lowering, n *pt2.Node) {
-		x := l.leading(l.tensor(n, "self"))
+		x := l.tensor(n, "self")
 		size := l.plain(n, "output_size")
 		if len(size) != dims || len(x.shape) != dims+2 {
 			fail("of %v to %v", x.shape, size)
 		}
-		name := x.name
 		o := &graph.AdaptiveAvgPool2d{Out: graph.Pair{1, size[len(size)-1]}}
 		if dims == 2 {
 			o.Out[0] = size[0]
-		} else {
-			name, _ = l.reshape(name, graph.Shape{x.shape[1], 1, x.shape[2]})
 		}
-		y, s := l.emit(o, nil, name)
-		shape := []int{1, s[0], s[1], s[2]}
-		if dims == 1 {
-			shape = []int{1, s[0], s[2]}
-		}
-		l.define(l.result(y, s, shape, 0, 1))
+		l.define(l.planes(x, func(x *value) *value {
+			name := l.image(x).name
+			y, s := l.emit(o, nil, name)
+			shape := []int{1, s[0], s[1], s[2]}
+			if dims == 1 {
+				shape = []int{1, s[0], s[2]}
+			}
+			return l.result(y, s, shape, 0, 1)
+		}))
 	}
 }
 

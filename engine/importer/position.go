@@ -226,13 +226,23 @@ func (l *lowering) lookup(v *value, is []*value) *value {
 	if len(is) == 1 && is[0] != nil && !is[0].isConst() && v.batch < 0 {
 		return l.rows(v, is[0])
 	}
-	if len(is) < 2 || is[0] == nil || is[1] == nil || is[1].isConst() || v.batch != 0 || !v.alone() || v.isConst() || v.name == "" {
+	if len(is) < 2 || is[0] == nil || is[1] == nil || v.batch != 0 || !v.alone() || v.isConst() || v.name == "" {
 		return nil
 	}
 	if slices.ContainsFunc(is[2:], func(i *value) bool { return i != nil }) || !l.inOrder(is[0]) {
 		return nil
 	}
 	at := is[1]
+	if at.isConst() { // mask[arange[:, None, None, None], arange[None, None, None, :]]
+		rank := max(len(is[0].shape), len(at.shape))
+		for len(at.shape) < rank {
+			at = l.with(at, 0)
+		}
+		if len(is[0].shape) < rank || at.shape[0] != 1 {
+			return nil
+		}
+		return l.regrouped(l.pick(v, 1, l.data(at)), slices.Concat(at.shape, v.shape[2:]))
+	}
 	if at.batch != 0 || !at.alone() || len(at.shape) > 2 {
 		return nil
 	}
@@ -256,8 +266,8 @@ func (l *lowering) rows(table, at *value) *value {
 
 // inOrder tells whether v is 0, 1, 2, ... for the samples of a batch.
 func (l *lowering) inOrder(v *value) bool {
-	if len(v.shape) == 2 && v.shape[1] == 1 {
-		v = l.without(v, 1)
+	for len(v.shape) > 1 && v.shape[len(v.shape)-1] == 1 {
+		v = l.without(v, len(v.shape)-1)
 	}
 	if v.sample {
 		return len(v.shape) == 1
@@ -383,12 +393,14 @@ func indexPut(l *lowering, n *pt2.Node) {
 	}
 	shape := slices.Clone(v.shape)
 	shape[axis] = at.shape[0]
-	if v.batch < 0 && values.batch >= 0 {
-		fail("it writes what depends on the data to what does not")
+	if v.batch < 0 && values.batch >= 0 || values.batch >= 0 && values.batch-len(values.shape) != v.batch-len(v.shape) {
+		fail("it writes what depends on the data to what does not, or samples to another axis")
 	}
-	if values.batch < 0 {
-		values = l.expand(values, plainNumbers(shape))
+	wide := plainNumbers(shape)
+	if values.batch >= 0 && l.symbol == "" {
+		wide[v.batch].n *= l.batch
 	}
+	values = l.expand(values, wide)
 	from := make([]float64, v.shape[axis])
 	for i := range from {
 		from[i] = float64(i)

@@ -184,7 +184,7 @@ func (l *lowering) sizeOf(s pt2.Size) number {
 		return number{unknown: true}
 	case sym == "":
 		return number{n: int(k)}
-	case sym == l.symbol:
+	case sym == l.symbol || l.symbols[sym]:
 		return number{n: int(k), batched: true}
 	}
 	if m, ok := l.ints[sym]; ok && k == 1 {

@@ -55,12 +55,17 @@ func isWhole(v *value) bool {
 
 func conv(dims int) operator {
 	return func(l *lowering, n *pt2.Node) {
-		x := l.leading(l.tensor(n, "input"))
+		in := l.tensor(n, "input")
 		w, b := l.tensor(n, "weight"), l.optional(n, "bias")
-		if len(x.shape) != dims+2 || len(w.shape) != dims+2 {
-			fail("its input is %v, its weight %v", x.shape, w.shape)
+		if len(in.shape) != dims+2 || len(w.shape) != dims+2 {
+			fail("its input is %v, its weight %v", in.shape, w.shape)
 		}
 		at, same := l.windows(n, w.shape[2:])
+		if l.several(in) && isWhole(w) && isWhole(b) {
+			l.define(l.convTall(n, in, w, b, at, same))
+			return
+		}
+		x := l.leading(in)
 		c := &graph.Conv2d{Groups: l.integer(n, "groups", 1), Bias: b != nil, Flat: dims == 1, Same: same}
 		c.Out, c.In = w.shape[0], w.shape[1]*c.Groups
 		c.Kernel, c.Stride, c.Dilation, c.Padding = graph.Pair(at.kernel), graph.Pair(at.stride), graph.Pair(at.dilation), graph.Pair{at.pad[0], at.pad[1]}
@@ -77,6 +82,66 @@ func conv(dims int) operator {
 		}
 		l.define(l.result(y, s, shape, 0, 1))
 	}
+}
+
+// several tells whether a sample has several images: [N·k, C, ...].
+func (l *lowering) several(x *value) bool { return x.batch == 0 && !x.alone() && x.name != "" }
+
+// convTall is a convolution of several images a sample. They are put one above the other, with
+// so much padding between them that no window sees two.
+func (l *lowering) convTall(n *pt2.Node, x, w, b *value, at windows, same bool) *value {
+	flat := len(x.shape) == 3
+	k, c, height, width := x.shape[0], x.shape[1], 1, x.shape[len(x.shape)-1]
+	if !flat {
+		height = x.shape[2]
+	}
+	op := &graph.Conv2d{In: w.shape[1] * l.integer(n, "groups", 1), Out: w.shape[0], Groups: l.integer(n, "groups", 1), Bias: b != nil, Flat: flat, Same: same}
+	op.Kernel, op.Stride, op.Dilation, op.Padding = graph.Pair(at.kernel), graph.Pair(at.stride), graph.Pair(at.dilation), graph.Pair{at.pad[0], at.pad[1]}
+	stride, dilation, _, pad := op.Window()
+	one, err := op.Infer([]graph.Shape{{c, height, width}})
+	if err != nil {
+		fail("%v", err)
+	}
+	reach := dilation[0] * (op.Kernel[0] - 1)
+	slot := max(pad[0]+height+pad[2], (one[1]-1)*stride[0]+reach+1)
+	slot = (slot + stride[0] - 1) / stride[0] * stride[0] // a window begins at the top of each
+	name, _ := l.reshape(x.name, graph.Shape{k, c, height, width})
+	name, _ = l.permute(name, []int{1, 0, 2, 3})
+	name, _ = l.emit(&graph.Pad{Before: []int{0, 0, pad[0], pad[1]}, After: []int{0, 0, slot - height - pad[0], pad[3]}}, nil, name)
+	name, s := l.reshape(name, graph.Shape{c, k * slot, width + pad[1] + pad[3]})
+	rows := k * slot / stride[0] // as many as there are when the last image has a full slot below it
+	if more := (rows-1)*stride[0] + reach + 1 - s[1]; more > 0 {
+		name, _ = l.emit(&graph.Pad{Before: []int{0, 0, 0}, After: []int{0, more, 0}}, nil, name)
+	}
+	op.Padding, op.Same = graph.Pair{}, false
+	name, s = l.emit(op, names(w, b), name)
+	if s[1] > rows {
+		name, s = l.emit(&graph.Slice{Axis: 1, Count: rows}, nil, name)
+	}
+	name, _ = l.reshape(name, graph.Shape{s[0], k, rows / k, s[2]})
+	name, _ = l.emit(&graph.Slice{Axis: 2, Count: one[1]}, nil, name)
+	name, _ = l.permute(name, []int{1, 0, 2, 3})
+	shape := []int{k, one[0], one[1], one[2]}
+	if flat {
+		shape = []int{k, one[0], one[2]}
+	}
+	return l.result(name, l.shapes[name], shape, 0, x.outer)
+}
+
+// planes calls f with the images of a sample as one of more channels, and gives its result their
+// axis back: for what works on each channel by itself.
+func (l *lowering) planes(x *value, f func(x *value) *value) *value {
+	if !l.several(x) {
+		return f(l.leading(x))
+	}
+	k, c := x.shape[0], x.shape[1]
+	row := slices.Concat(graph.Shape{k * c}, x.shape[2:])
+	name, s := l.reshape(x.name, row)
+	y := f(l.result(name, s, slices.Concat([]int{1}, row), 0, 1))
+	shape := slices.Concat([]int{k, c}, y.shape[2:])
+	v := &value{shape: shape, batch: 0, outer: x.outer}
+	v.name, _ = l.reshape(y.name, v.row())
+	return v
 }
 
 // convOf is a convolution whose weights are computed, the same for all samples: a product with
@@ -281,7 +346,7 @@ func pixelUnshuffle(l *lowering, n *pt2.Node) {
 // adaptiveMax takes the greatest elements of as many windows as the output has elements.
 func adaptiveMax(dims int) operator {
 	return func(l *lowering, n *pt2.Node) {
-		x := l.leading(l.tensor(n, "self"))
+		x := l.tensor(n, "self")
 		size, names := l.plain(n, "output_size"), outputs(n)
 		if len(size) != dims || len(x.shape) != dims+2 {
 			fail("of %v to %v", x.shape, size)
@@ -289,16 +354,18 @@ func adaptiveMax(dims int) operator {
 		if len(names) > 1 && l.read(names[1]) {
 			fail("with positions")
 		}
-		for k, out := range size {
-			a := 2 + k
-			d := x.shape[a]
-			var parts []*value
-			for o := range out {
-				from, to := o*d/out, ((o+1)*d+out-1)/out
-				parts = append(parts, l.most(l.cut(x, a, from, to-from, 1), a, true))
+		l.defineAs(names[0], l.planes(x, func(x *value) *value {
+			for k, out := range size {
+				a := 2 + k
+				d := x.shape[a]
+				var parts []*value
+				for o := range out {
+					from, to := o*d/out, ((o+1)*d+out-1)/out
+					parts = append(parts, l.most(l.cut(x, a, from, to-from, 1), a, true))
+				}
+				x = l.cat(parts, a)
 			}
-			x = l.cat(parts, a)
-		}
-		l.defineAs(names[0], x)
+			return x
+		}))
 	}
 }
