@@ -18,6 +18,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/ravnest/ravnest/e2e/torch"
 	"github.com/ravnest/ravnest/engine/data"
@@ -49,7 +50,7 @@ func tasks() []task {
 		{
 			"char-gpt", zoo.GPT(zoo.GPTConfig{Name: "char-gpt", Layers: 2, Heads: 2, Width: 64, Tokens: 256, Vocab: 29, Dropout: 0.1}), "gpt",
 			[]any{2, 2, 64, 256, 29, 0.1},
-			func(j *job.Spec) { j.Epochs, j.Optimizer.LR = 3, 1e-3 },
+			func(j *job.Spec) { j.Epochs, j.Optimizer.LR = 1, 1e-3 },
 		},
 		{"resnet18", zoo.ResNet(small), "resnet", []any{[]int{2, 2, 2, 2}, false, 16, 10}, func(j *job.Spec) { j.Epochs = 6 }},
 		{
@@ -64,17 +65,18 @@ func tasks() []task {
 func main() {
 	only := flag.String("only", "", "examples to train, separated by commas (default all)")
 	seeds := flag.Int("seeds", 3, "runs of each kind")
+	from := flag.Int("from", 1, "first seed")
 	alone := flag.Bool("alone", false, "do not run PyTorch")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
-	if err := run(ctx, *only, *seeds, *alone); err != nil {
+	if err := run(ctx, *only, *from, *seeds, *alone); err != nil {
 		fmt.Fprintln(os.Stderr, "learn:", err)
 		os.Exit(1)
 	}
 }
 
-func run(ctx context.Context, only string, seeds int, alone bool) error {
+func run(ctx context.Context, only string, from, seeds int, alone bool) error {
 	python := ""
 	if !alone {
 		var err error
@@ -87,31 +89,37 @@ func run(ctx context.Context, only string, seeds int, alone bool) error {
 		if only != "" && !slices.Contains(strings.Split(only, ","), t.example) {
 			continue
 		}
-		if err := t.compare(ctx, python, seeds); err != nil {
+		if err := t.compare(ctx, python, from, seeds); err != nil {
 			return fmt.Errorf("%s: %w", t.example, err)
 		}
 	}
 	return nil
 }
 
-// compare trains a task in both precisions, here and in PyTorch, and prints a line for each.
-func (t *task) compare(ctx context.Context, python string, seeds int) error {
+// compare trains a task in both precisions, here and in PyTorch, and prints a line for each. The
+// losses of single runs go to standard error.
+func (t *task) compare(ctx context.Context, python string, from, seeds int) error {
 	var ours, theirs [2][]float64
 	for s := range seeds {
 		for k, precision := range []string{"fp32", "bf16"} {
-			r, err := t.train(ctx, precision, uint64(1+s))
+			begin := time.Now()
+			r, err := t.train(ctx, precision, uint64(from+s))
 			if err != nil {
 				return err
 			}
 			ours[k] = append(ours[k], r.loss)
+			fmt.Fprintf(os.Stderr, "%s %s seed %d: ours %.5f, %.0f s", t.example, precision, from+s, r.loss, time.Since(begin).Seconds())
 			if python == "" {
+				fmt.Fprintln(os.Stderr)
 				continue
 			}
+			begin = time.Now()
 			loss, err := r.peer(ctx, python, precision)
 			if err != nil {
 				return err
 			}
 			theirs[k] = append(theirs[k], loss)
+			fmt.Fprintf(os.Stderr, "; PyTorch %.5f, %.0f s\n", loss, time.Since(begin).Seconds())
 		}
 	}
 	print := func(who string, v [2][]float64) {
