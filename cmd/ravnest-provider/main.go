@@ -14,9 +14,11 @@ import (
 	"time"
 
 	"github.com/ravnest/ravnest/engine/kernel"
+	lent "github.com/ravnest/ravnest/engine/provider"
 	lender "github.com/ravnest/ravnest/engine/provider/lend"
 	"github.com/ravnest/ravnest/engine/provider/machine"
 	"github.com/ravnest/ravnest/native"
+	"github.com/ravnest/ravnest/native/otlp"
 	"github.com/ravnest/ravnest/signaling/client"
 	"github.com/ravnest/ravnest/signaling/proto"
 	"github.com/urfave/cli/v2"
@@ -147,15 +149,26 @@ func lend(c *cli.Context) error {
 	if id != nil {
 		id.into(&cfg)
 	}
+	m := &meter{ram: lim.ram}
 	if address := c.String("metrics"); address != "" {
-		m := &meter{ram: lim.ram}
 		at, stop, err := m.listen(address)
 		if err != nil {
 			return err
 		}
 		defer stop()
 		say("metrics at %s", at)
-		cfg.Watch, cfg.Joined = m.watch, m.joined
+	}
+	telemetry, err := otlp.New("ravnest-provider", version, os.Getenv, say)
+	if err != nil {
+		return err
+	}
+	defer telemetry.Close()
+	telemetry.Collect(m.figures)
+	done := &steps{add: telemetry.Add}
+	cfg.Joined = m.joined
+	cfg.Watch = func(u lent.Update) {
+		m.watch(u)
+		done.watch(time.Now(), u)
 	}
 	err = lender.Lend(c.Context, cfg)
 	if errors.Is(err, client.ErrGoodbye) {

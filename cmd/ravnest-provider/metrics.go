@@ -68,11 +68,15 @@ var states = []machine.State{
 }
 
 func (m *meter) ServeHTTP(w http.ResponseWriter, _ *http.Request) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
 	w.Header().Set("Content-Type", metric.ContentType)
 	w.Header().Set("Cache-Control", "no-store")
-	e := metric.New(w)
+	m.figures(metric.New(w))
+}
+
+// figures hands the newest to a sink.
+func (m *meter) figures(e metric.Sink) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
 	e.Gauge("ravnest_lend_info", "This provider; always 1.", 1, "name", m.name, "version", version)
 	for _, s := range states {
 		e.Gauge("ravnest_lend_state", "1 for the state of this provider, else 0.", metric.Bool(s == m.state), "state", string(s))

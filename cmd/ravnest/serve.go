@@ -16,6 +16,7 @@ import (
 	"github.com/ravnest/ravnest/engine/job"
 	"github.com/ravnest/ravnest/native"
 	"github.com/ravnest/ravnest/native/host"
+	"github.com/ravnest/ravnest/native/otlp"
 	"github.com/ravnest/ravnest/native/project"
 	"github.com/ravnest/ravnest/signaling/server"
 	"github.com/ravnest/ravnest/site"
@@ -213,8 +214,13 @@ func serve(c *cli.Context) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, done()) }()
+	telemetry, err := otlp.New("ravnest", version, os.Getenv, func(format string, a ...any) { fmt.Fprintf(out.Err, format+"\n", a...) })
+	if err != nil {
+		return err
+	}
+	defer telemetry.Close()
 	s, err := host.Serve(c.Context, p, host.Options{
-		Listener: ln, Site: pages, Edge: edge, Token: token, Agent: "ravnest/" + version, Members: members, Providers: c.Int("providers"), Clusters: c.Int("clusters"), Fresh: c.Bool("fresh"), NATS: shared, Output: out, Trace: trace,
+		Listener: ln, Site: pages, Edge: edge, Token: token, Agent: "ravnest/" + version, Members: members, Providers: c.Int("providers"), Clusters: c.Int("clusters"), Fresh: c.Bool("fresh"), NATS: shared, Output: out, Trace: trace, Telemetry: telemetry,
 		Listening: func(_ context.Context, url string) error {
 			warnPlain(out.Err, url)
 			fmt.Fprintf(out.Err, "serving at %s: start providers with ravnest-provider --join %s\n", url, url)

@@ -35,6 +35,7 @@ import (
 	"github.com/ravnest/ravnest/engine/provider"
 	"github.com/ravnest/ravnest/ga"
 	"github.com/ravnest/ravnest/native"
+	"github.com/ravnest/ravnest/native/otlp"
 	"github.com/ravnest/ravnest/native/project"
 	"github.com/ravnest/ravnest/signaling/proto"
 	machine "github.com/ravnest/ravnest/signaling/run"
@@ -76,6 +77,8 @@ type Options struct {
 	Listening func(ctx context.Context, url string) error
 	// Trace receives a trace of the run's machine, unless nil.
 	Trace io.Writer
+	// Telemetry takes the run's figures and spans; nil: nobody does.
+	Telemetry *otlp.Exporter
 	Output
 }
 
@@ -474,7 +477,9 @@ func (r *run) train(ctx context.Context, srv *server.Server, job server.Job) (su
 		case <-ended:
 		}
 	}()
-	res, err := srv.Run(context.WithoutCancel(ctx), job, r.event)
+	event, unfollow := follow(r.opt.Telemetry, srv, r.event)
+	res, err := srv.Run(context.WithoutCancel(ctx), job, event)
+	unfollow()
 	close(ended)
 	relayed := srv.Relayed()
 	r.learned()

@@ -1,5 +1,5 @@
 // Package metric writes figures in Prometheus' text format, version 0.0.4, for the host and for
-// providers alike.
+// providers alike. Whoever has figures hands them to a Sink, so that they can go elsewhere too.
 package metric
 
 import (
@@ -12,7 +12,15 @@ import (
 // ContentType is the media type of what a Writer writes.
 const ContentType = "text/plain; version=0.0.4; charset=utf-8"
 
-// Writer writes metrics: each name's help and type once, before its first sample. All samples
+// Sink takes figures. Labels are pairs of a name and a value.
+type Sink interface {
+	// Gauge takes a sample of something that goes up and down.
+	Gauge(name, help string, v float64, labels ...string)
+	// Counter takes a sample of something that only grows, or begins anew.
+	Counter(name, help string, v float64, labels ...string)
+}
+
+// Writer is a Sink that writes metrics: each name's help and type once, before its first sample. All samples
 // of a name have to be written one after the other.
 type Writer struct {
 	w    io.Writer
@@ -22,13 +30,12 @@ type Writer struct {
 // New returns a Writer to w, whose errors it ignores.
 func New(w io.Writer) *Writer { return &Writer{w, map[string]bool{}} }
 
-// Gauge writes a sample of something that goes up and down; labels are pairs of a name and a
-// value.
+// Gauge implements Sink.
 func (e *Writer) Gauge(name, help string, v float64, labels ...string) {
 	e.add("gauge", name, help, v, labels)
 }
 
-// Counter writes a sample of something that only grows.
+// Counter implements Sink.
 func (e *Writer) Counter(name, help string, v float64, labels ...string) {
 	e.add("counter", name, help, v, labels)
 }

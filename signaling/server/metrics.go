@@ -1,6 +1,6 @@
 package server
 
-// The status in Prometheus' text format (version 0.0.4), for GET /metrics.
+// The status as figures, for GET /metrics (Prometheus' text format) and other takers.
 
 import (
 	"net/http"
@@ -9,12 +9,15 @@ import (
 	"github.com/ravnest/ravnest/signaling/metric"
 )
 
-// metrics answers GET /metrics. Counters of a provider begin anew with every attempt.
+// metrics answers GET /metrics.
 func (s *Server) metrics(w http.ResponseWriter, _ *http.Request) {
 	w.Header().Set("Content-Type", metric.ContentType)
 	w.Header().Set("Cache-Control", "no-store")
-	st := s.Status()
-	e := metric.New(w)
+	s.Figures(s.Status(), metric.New(w))
+}
+
+// Figures hands a status to a sink. Counters of a provider begin anew with every attempt.
+func (s *Server) Figures(st Status, e metric.Sink) {
 	e.Gauge("ravnest_run_info", "The run; always 1.", 1, "run", st.Run, "job", st.Job)
 	for _, phase := range []string{"idle", "gathering", "planning", "connecting", "running", "draining"} {
 		e.Gauge("ravnest_run_phase", "1 for the phase of the run, else 0.", metric.Bool(st.Phase == phase), "phase", phase)
@@ -47,7 +50,7 @@ func (s *Server) metrics(w http.ResponseWriter, _ *http.Request) {
 	}
 }
 
-func (s *Server) providerMetrics(e *metric.Writer, st Status) {
+func (s *Server) providerMetrics(e metric.Sink, st Status) {
 	// All samples of a name stand together.
 	each := func(f func(l []string, m int)) {
 		for i, m := range st.Members {
