@@ -195,6 +195,10 @@ func (h *attentionHead) drop(y, x []float32, first uint64) {
 
 // round makes operands of m rows of keys.
 func (h *attentionHead) round(y, x []float32, m, keys int) {
+	if keys == h.T {
+		roundBF16(y[:m*keys], x[:m*keys])
+		return
+	}
 	for i := range m {
 		roundBF16(y[i*h.T:][:keys], x[i*h.T:][:keys])
 	}

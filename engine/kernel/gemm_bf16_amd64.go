@@ -39,8 +39,13 @@ var tileBF16 = func() *tiling {
 	return &t
 }()
 
-// The least rows and terms of products of windows that pay for packing pairs of them.
-const pairLeastRows, pairLeastTerms = 16, 32
+// Where packing pairs pays: the least rows and terms of products of windows, and the least
+// multiply-adds of others.
+const (
+	pairLeastRows, pairLeastTerms = 16, 32
+
+	pairLeastWork = 1 << 13
+)
 
 // pairsInOrder tries sums on which other orders of additions and other roundings differ.
 func pairsInOrder() bool {
@@ -143,7 +148,12 @@ func (g *GemmArgs) usesPairs(t *tiling) bool {
 	if !g.BF16 || t.pairs == nil || g.KS != 1 && g.RS != 1 {
 		return false
 	}
-	if g.rows != nil && (g.M < pairLeastRows || g.K < pairLeastTerms) {
+	switch {
+	case g.rows != nil:
+		if g.M < pairLeastRows || g.K < pairLeastTerms {
+			return false
+		}
+	case g.M*g.N*g.K < pairLeastWork || g.M < t.mr && g.BJ == 1 && !g.RoundB: // B is read in place
 		return false
 	}
 	if g.Acc {
