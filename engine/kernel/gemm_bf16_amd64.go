@@ -112,6 +112,45 @@ type pairBlocks struct {
 	lines    []float32 // rows of A
 	together int       // rows of A that are packed at a time; as many as there are if those of all columns share them
 	pc, kn   int
+	ahead    ahead
+}
+
+// ahead is the block of B that is packed next, while the tiles of the block before fetch it: rows
+// that are step floats apart, a line of each at a time.
+type ahead struct {
+	src              []float32
+	rows, line, step int // line is the floats of a row
+	chunk, row, col  int // rows that a tile fetches a line of, and where the next tile begins
+}
+
+// lookAhead begins to fetch the block after that of column jc, words rows at a time.
+func (p *pairBlocks) lookAhead(jc, words int) {
+	p.ahead = ahead{}
+	pc, kn := p.pc, p.kn
+	if jc += nBlock; jc >= p.N {
+		jc, pc = 0, pc+kn
+		kn = min(kn, p.K-pc)
+	}
+	if kn <= 0 || p.rows != nil {
+		return
+	}
+	n := min(nBlock, p.N-jc)
+	p.ahead = ahead{src: p.B[pc*p.BK+jc*p.BJ:], rows: kn, line: n, step: p.BK, chunk: words}
+	if p.BJ != 1 {
+		p.ahead.rows, p.ahead.line, p.ahead.step = n, kn, p.BJ
+	}
+}
+
+// next is where a tile fetches from, and the bytes between its lines; rest where nothing is left.
+func (a *ahead) next(rest *float32) (side *float32, step int) {
+	if a.col >= a.line {
+		return rest, 0
+	}
+	side = ptr(a.src, a.row*a.step+a.col)
+	if a.row += a.chunk; a.row >= a.rows {
+		a.row, a.col = 0, a.col+maxLanes
+	}
+	return side, 4 * a.step
 }
 
 // multiply computes m rows from i0 on of the block of nc columns from jc on.
@@ -121,6 +160,7 @@ func (p *pairBlocks) multiply(i0, m, jc, nc int) {
 		acc = 1
 	}
 	p.pairB(p.panels, p.pc, p.kn, jc, nc)
+	p.lookAhead(jc, words)
 	for i := 0; i < m; i += t.mr {
 		at := i % p.together
 		if at == 0 && (jc == 0 || p.together < m) {
@@ -135,7 +175,8 @@ func (p *pairBlocks) multiply(i0, m, jc, nc int) {
 			n := min(nr, nc-j)
 			nv := (n + t.vw - 1) / t.vw
 			b := ptr(p.panels, j*words)
-			kernels[nv-1](words, a, 4*rs, 4*ks, b, 4*nv*t.vw, ptr(p.C, (i0+i)*p.LDC+jc+j), 4*p.LDC, acc, n-(nv-1)*t.vw, b, 0)
+			side, step := p.ahead.next(b)
+			kernels[nv-1](words, a, 4*rs, 4*ks, b, 4*nv*t.vw, ptr(p.C, (i0+i)*p.LDC+jc+j), 4*p.LDC, acc, n-(nv-1)*t.vw, side, step)
 		}
 		if p.pc+p.kn >= p.K {
 			p.finish(i0+i, min(t.mr, m-i), jc, jc+nc)

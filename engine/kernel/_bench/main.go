@@ -119,7 +119,7 @@ func (t *table) product(team *kernel.Team, m, k, n int, trans string) {
 	if tb {
 		g.BK, g.BJ, ldb = 1, k, k
 	}
-	scratch := make([]float32, kernel.GemmScratch(m, n, k))
+	scratch := make([]float32, kernel.GemmScratchBF16(m, n, k))
 	r := race(
 		func() { kernel.Gemm(team, &g, scratch) },
 		func() { onednn(ta, tb, m, n, k, a, lda, b, ldb, c) },
