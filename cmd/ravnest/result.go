@@ -55,9 +55,15 @@ func status(c *cli.Context) error {
 func auditCommand() *cli.Command {
 	return &cli.Command{
 		Name: "audit", Usage: "compute again what providers trained, and name who computed something else", ArgsUsage: "DIR",
-		Description: "Trains in one process from the checkpoint before the newest to the newest, or with --all from\nthe start, and compares what every stage saved. Where the job says \"audit\": true (init --audit),\nthe digests that the stages committed themselves to tell which one was the first to be wrong.",
-		Flags:       []cli.Flag{jsonFlag, threads, &cli.BoolFlag{Name: "all", Usage: "from the start of the run"}},
-		Action:      alone(auditRun), OnUsageError: usageError,
+		Description: "Trains in one process from the checkpoint before the newest to the newest, or with --all from\nthe start, and compares what every stage saved. Where the job says \"audit\": true (init --audit),\nthe digests that the stages committed themselves to tell which one was the first to be wrong, and\nsingle rounds can be asked for. A unit is what one replica does in one round.",
+		Flags: []cli.Flag{
+			jsonFlag, threads,
+			&cli.BoolFlag{Name: "all", Usage: "from the start of the run"},
+			&cli.IntFlag{Name: "units", Usage: "no more than `N` units, in whole rounds"},
+			&cli.Uint64Flag{Name: "round", Usage: "up to the end of round `R`, counted from 0"},
+			&cli.IntFlag{Name: "replica", Usage: "with --round: only the cluster counts that trained replica `K` in it"},
+		},
+		Action: alone(auditRun), OnUsageError: usageError,
 	}
 }
 
@@ -70,7 +76,21 @@ func auditRun(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	a, err := host.AuditRun(c.Context, p, c.Bool("all"), t, output())
+	what := host.AuditRange{All: c.Bool("all"), Units: c.Int("units")}
+	if c.IsSet("units") && (what.Units < 1 || c.IsSet("round")) {
+		return fmt.Errorf("--units %d: want at least 1, and not with --round", what.Units)
+	}
+	if c.IsSet("round") {
+		r := c.Uint64("round")
+		what.Round = &r
+	}
+	if c.IsSet("replica") {
+		k := c.Int("replica")
+		if what.Replica = &k; what.Round == nil || k < 0 {
+			return fmt.Errorf("--replica %d: want at least 0, and --round with it", k)
+		}
+	}
+	a, err := host.AuditRun(c.Context, p, what, t, output())
 	if err != nil && !errors.Is(err, host.ErrAudit) {
 		return asResult(c, err)
 	}

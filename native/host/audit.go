@@ -15,6 +15,7 @@ import (
 	"io/fs"
 	"path/filepath"
 	"slices"
+	"sort"
 	"strings"
 	"sync"
 	"time"
@@ -218,8 +219,20 @@ func (l *auditLog) before(a *auditAttempt) *snapshot.Manifest {
 	return nil
 }
 
+// AuditRange says what of a run is audited. The zero value is all from the checkpoint before the
+// newest on.
+type AuditRange struct {
+	All   bool // from the start on
+	Units int  // so many units from there on, in whole rounds; 0: to the newest checkpoint
+	// Round ends it with the end of that round, from the checkpoint before it on or the start.
+	Round *uint64
+	// Replica has only those count, at the end, who trained it in the last round.
+	Replica *int
+}
+
 // auditor is an audit under way.
 type auditor struct {
+	what AuditRange
 	p    *project.Project
 	log  *auditLog
 	team *kernel.Team
@@ -232,12 +245,11 @@ type auditor struct {
 	res *Audit
 }
 
-// AuditRun computes again what the last run of the project did, from its checkpoint before
-// the newest, or with all from the start, and holds against it what the providers saved and
-// said. The error wraps ErrAudit where something differs.
-func AuditRun(ctx context.Context, p *project.Project, all bool, threads int, out Output) (Audit, error) {
+// AuditRun computes again what the last run of the project did, and holds against it what the
+// providers saved and said. The error wraps ErrAudit where something differs.
+func AuditRun(ctx context.Context, p *project.Project, what AuditRange, threads int, out Output) (Audit, error) {
 	begin := time.Now()
-	a := &auditor{p: p, out: out, res: &Audit{Command: "audit", Faults: []AuditFault{}}}
+	a := &auditor{what: what, p: p, out: out, res: &Audit{Command: "audit", Faults: []AuditFault{}}}
 	m, err := readManifest(p)
 	if errors.Is(err, fs.ErrNotExist) {
 		err = fmt.Errorf("there is no checkpoint to audit: %w: train with serve or demo first", err)
@@ -253,7 +265,7 @@ func AuditRun(ctx context.Context, p *project.Project, all bool, threads int, ou
 		return *a.res, err
 	}
 	var parts []*snapshot.Part
-	if !all {
+	if !what.All {
 		if parts, err = a.prior(); err != nil {
 			return *a.res, err
 		}
@@ -329,6 +341,15 @@ func (a *auditor) prior() ([]*snapshot.Part, error) {
 		if c.Position.Step >= a.last.Position.Step {
 			continue
 		}
+		if r := a.what.Round; r != nil {
+			run, err := a.order(c.Record)
+			if err != nil {
+				return nil, err
+			}
+			if run.Round(run.At(c.Position.Step)) > *r {
+				continue
+			}
+		}
 		var parts []*snapshot.Part
 		for _, e := range c.Parts {
 			if e.Cluster != c.Parts[0].Cluster && !apart(a.job) {
@@ -361,16 +382,51 @@ func (a *auditor) run(ctx context.Context, parts []*snapshot.Part) error {
 		if ss, err = a.unlogged(); err != nil {
 			return err
 		}
+		if a.what.Units > 0 || a.what.Round != nil {
+			return errors.New("the job did not ask for what an audit of single rounds needs: set \"audit\": true in job.json for the next run")
+		}
 		a.out.say("the job did not ask for what an audit needs: a provider can be named only if one saved state alone is wrong. Set \"audit\": true in job.json for the next run")
 	}
 	for _, s := range ss {
-		next, err := a.stretch(ctx, s, parts)
-		if err != nil {
+		next, over, err := a.stretch(ctx, s, parts)
+		if err != nil || over {
 			return err
 		}
 		parts = next
 	}
+	if r := a.what.Round; r != nil && a.what.Units == 0 {
+		return fmt.Errorf("round %d is not over at the newest checkpoint, of step %d", *r, a.res.To)
+	}
 	return nil
+}
+
+// order is the run's order of work, with the number of replicas that a record ends with.
+func (a *auditor) order(record []order.Period) (order.Run, error) {
+	j, err := a.job.In(record)
+	if err != nil {
+		return order.Run{}, err
+	}
+	return j.Order(a.p.Data.Train.Len(), a.p.Data.Val.Len()), nil
+}
+
+// cut ends a stretch with the last round that is asked for, if that is in it.
+func (a *auditor) cut(s *stretch, run order.Run) (over bool) {
+	round := func(step uint64) uint64 { return run.Round(run.At(step)) }
+	if n := a.what.Units; n > 0 && a.what.Round == nil {
+		replicas := max(run.Replicas, 1)
+		last := round(s.from) + uint64((n+replicas-1)/replicas) - 1
+		a.what.Round = &last
+	}
+	if a.what.Round == nil {
+		return false
+	}
+	n := sort.Search(int(s.until-s.from), func(i int) bool { return round(s.from+uint64(i)) > *a.what.Round })
+	end := s.from + uint64(n)
+	// The run's last round may be a short one.
+	if over = end < s.until || round(end) > *a.what.Round || end == uint64(run.Total()) && round(end-1) == *a.what.Round; over {
+		s.until, a.res.To = end, end
+	}
+	return over
 }
 
 // unlogged is the stretch of a run without a log: all of it, cut as the newest checkpoint is. It
@@ -465,20 +521,23 @@ func (a *auditor) replay(s stretch) (*audit.Replay, job.Spec, error) {
 	return r, jobs[0], room(r.Memory(), "training all stages of the run again in one process")
 }
 
-// stretch trains what one attempt did again, and returns the state at its end.
-func (a *auditor) stretch(ctx context.Context, s stretch, parts []*snapshot.Part) ([]*snapshot.Part, error) {
+// stretch trains what one attempt did again, and returns the state at its end, and whether nothing
+// more is asked for.
+func (a *auditor) stretch(ctx context.Context, s stretch, parts []*snapshot.Part) (next []*snapshot.Part, over bool, err error) {
 	r, j, err := a.replay(s)
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	d, in := a.p.Data, readRows(ctx, a.p)
 	defer in.close()
+	run := j.Order(d.Train.Len(), d.Val.Len())
+	over = a.cut(&s, run)
 	r.Visits, r.Parts, r.From, r.Until, r.Marks = in.visits, parts, s.from, s.until, map[uint64]bool{}
 	r.Config = stage.Config{
 		TrainRows: d.Train.Len(), ValRows: d.Val.Len(), TrainX: in.trainX, TrainY: in.trainY, ValX: in.valX, ValY: in.valY,
 		Order: data.Order, Team: a.team, Weights: a.p.Weights,
 	}
-	k := &comparison{auditor: a, stretch: s, run: j.Order(d.Train.Len(), d.Val.Len()), trail: r.Trail(), names: map[stage.Peer]string{}, kept: map[stage.Peer]*snapshot.Part{}, compared: map[uint64]bool{}}
+	k := &comparison{auditor: a, stretch: s, run: run, trail: r.Trail(), names: map[stage.Peer]string{}, kept: map[stage.Peer]*snapshot.Part{}, compared: map[uint64]bool{}}
 	k.first = s.plan.Stages[0].Cluster
 	for _, x := range s.plan.Stages {
 		k.names[k.at(x.Cluster, x.Stage)] = x.Name
@@ -493,21 +552,23 @@ func (a *auditor) stretch(ctx context.Context, s stretch, parts []*snapshot.Part
 	}
 	err = r.Run(ctx, &audit.Watcher{Commit: k.commit, Kept: k.keep, Step: a.progress})
 	if err != nil {
-		return nil, fmt.Errorf("training again from step %d: %w", s.from, err)
+		return nil, false, fmt.Errorf("training again from step %d: %w", s.from, err)
 	}
-	parts = nil
 	for _, x := range s.plan.Stages {
 		q := k.kept[k.at(x.Cluster, x.Stage)]
 		if q == nil || q.Position.Step != s.until {
-			return nil, fmt.Errorf("training again from step %d did not end at step %d", s.from, s.until)
+			return nil, false, fmt.Errorf("training again from step %d did not end at step %d", s.from, s.until)
 		}
 		if x.Cluster == k.first || apart(j) {
-			parts = append(parts, q)
+			next = append(next, q)
 		}
 	}
 	a.res.Unrecorded += k.trail.Missing()
 	a.res.Checkpoints += len(k.compared)
-	return parts, k.verdict()
+	if over && a.what.Replica != nil {
+		k.of = r.Trains(*a.what.Replica)
+	}
+	return next, over, k.verdict()
 }
 
 // progress says how far it is, now and then.
@@ -533,6 +594,7 @@ type comparison struct {
 	compared map[uint64]bool
 	bad      uint64 // step of the first checkpoint that differs
 	differs  map[stage.Peer]string
+	of       *int // cluster that counts; nil: all do
 }
 
 // at is a stage of a cluster as the replay numbers it.
@@ -627,7 +689,13 @@ func (k *comparison) verdict() error {
 		return nil
 	}
 	var said []string
-	for _, f := range k.trail.Faults() {
+	faults := k.trail.Faults()
+	if k.of != nil {
+		if faults = slices.DeleteFunc(faults, func(f audit.Fault) bool { return f.Of.Cluster != *k.of && (!f.Either || f.Or.Cluster != *k.of) }); len(faults) == 0 {
+			return nil
+		}
+	}
+	for _, f := range faults {
 		y := k.blamed(f)
 		k.res.Faults = append(k.res.Faults, y)
 		said = append(said, y.String())

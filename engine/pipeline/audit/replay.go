@@ -76,6 +76,16 @@ func (r *Replay) Trail() *Trail {
 	return newTrail(r.compiled[0][0].Job.Schedule != job.Async, xs)
 }
 
+// Trains returns the cluster that trained a replica; nil: none did.
+func (r *Replay) Trains(replica int) *int {
+	for c, cs := range r.compiled {
+		if own := cs[0].Placement.Own(); own.Has(replica) || own == 0 && replica < cs[0].Job.Replica() {
+			return &c
+		}
+	}
+	return nil
+}
+
 // Watcher is told what a replay makes. Calls come from several goroutines, but for one stage
 // from one at a time.
 type Watcher struct {
