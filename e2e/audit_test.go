@@ -183,8 +183,34 @@ func TestAuditClusters(t *testing.T) {
 			if a := s.audit(dir, 0); a.From == 0 || a.Checkpoints != 1 || a.Updates == 0 || len(a.Faults) != 0 {
 				t.Errorf("the last stretch: %+v", a)
 			}
+			s.singleRounds(dir, *a.Faults[0].Round)
 		})
 	}
+}
+
+// singleRounds checks audits up to a round, in which one provider of two clusters, which share
+// three replicas, was wrong for the first time.
+func (s *scene) singleRounds(dir string, bad uint64) {
+	s.Helper()
+	round := func(r uint64) string { return fmt.Sprint(r) }
+	if a := s.audit(dir, 0, "--round", round(bad-1)); a.From != 0 || a.Updates == 0 || len(a.Faults) != 0 {
+		s.Errorf("the round before: %+v", a)
+	}
+	before := s.audit(dir, 0, "--all", "--units", round(3*bad))
+	if after := s.audit(dir, 1, "--all", "--units", round(3*bad+1)); len(after.Faults) != 1 || after.To <= before.To {
+		s.Errorf("one unit more: %+v behind %+v", after, before)
+	}
+	faulty := 0
+	for k := range 3 {
+		p := s.start("ravnest", "audit", "--round", round(bad), "--replica", fmt.Sprint(k), dir)
+		faulty += p.wait(limit)
+	}
+	if faulty != 1 && faulty != 2 {
+		s.Errorf("of the replicas of that round %d were wrong, which both clusters cannot share", faulty)
+	}
+	s.bad([]string{"--units 0"}, "ravnest", "audit", "--units", "0", dir)
+	s.bad([]string{"--replica 1"}, "ravnest", "audit", "--replica", "1", dir)
+	s.bad([]string{"is not over"}, "ravnest", "audit", "--round", "100000", dir)
 }
 
 // TestAuditHonest: an honest run, with a loss in the middle, is what the job makes, from its
