@@ -156,9 +156,12 @@ func (c *cache) memory(j job.Spec, s *graph.Stage, p stage.Placement) (int, erro
 	key := shape{form: c.form(s), index: s.Index, of: s.Of, micro: j.Micro(), flight: j.InFlight}
 	if len(p.Clusters) > 1 {
 		key.own, key.cuts = len(p.Clusters[p.Cluster].Replicas), fmt.Sprint(p.Cluster, s.First)
+		moves := false
 		for _, cl := range p.Clusters {
 			key.cuts += fmt.Sprint(cl.Starts)
+			moves = moves || cl.Room > 0
 		}
+		key.cuts += fmt.Sprint(p.Clusters[p.Cluster].Room, moves)
 	}
 	if chain(s) {
 		key.index, key.of = min(s.Index, 1), s.Of-s.Index

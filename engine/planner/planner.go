@@ -41,7 +41,8 @@ type Stage struct {
 // Cluster is a pipeline of stages.
 type Cluster struct {
 	Stages       []Stage `json:"stages"`
-	Replicas     []int   `json:"replicas,omitempty"`  // that it trains; none: all
+	Replicas     []int   `json:"replicas,omitempty"`  // that it trains in the first round; none: all
+	Room         int     `json:"room,omitempty"`      // most replicas that it may be given in a later one; 0: they stay
 	MicroBatches int     `json:"micro_batches"`       // of a batch, where the job leaves it open
 	InFlight     int     `json:"in_flight,omitempty"` // units of replicas in the pipeline at once; 0: one replica
 	Idle         float64 `json:"idle"`                // share of its time that the average stage is forecast to stand still
@@ -80,7 +81,7 @@ func (p *Plan) Placement(cluster int) stage.Placement {
 		return stage.Placement{} // it trains all of them
 	}
 	for _, c := range p.Clusters {
-		pl.Clusters = append(pl.Clusters, stage.Cluster{Starts: c.Starts(), Replicas: c.Replicas})
+		pl.Clusters = append(pl.Clusters, stage.Cluster{Starts: c.Starts(), Replicas: c.Replicas, Room: c.Room})
 	}
 	return pl
 }

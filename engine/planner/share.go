@@ -88,6 +88,9 @@ func (f fill) choose(p *Plan, least int) error {
 			return err
 		}
 	}
+	if err := d.room(p); err != nil {
+		return err
+	}
 	pass := f.facts.pass(d.pipes[d.active[0]], f.j)
 	if p.Rate = f.facts.adjusted(f.j, f.rate(f.j.Replica()*d.samples(), d.round+d.average), pass); p.Rate > 0 {
 		p.Averaging = d.average / (d.round + d.average)
@@ -320,6 +323,61 @@ func (d *deal) apply(p *Plan) {
 		p.Clusters[0].Replicas = nil
 	}
 }
+
+// room lets clusters take more replicas in a later round, half as many again as they begin with,
+// which is what makes up for another one that becomes half as fast. It takes only memory that
+// nothing else is for: what holding states takes stays free.
+func (d *deal) room(p *Plan) error {
+	k, r := len(p.Clusters), d.f.j.Replica()
+	if k < 2 || !stage.Moves(d.f.j) || r == k {
+		return nil
+	}
+	for c := range p.Clusters {
+		n := len(p.Clusters[c].Replicas)
+		p.Clusters[c].Room = max(n, min(r-k+1, n+max(1, n/2)))
+	}
+	for c := range p.Clusters {
+		cl := &p.Clusters[c]
+		stages := d.stages[d.active[c]]
+		for ; ; cl.Room-- {
+			g, more := d.fill(p, c), *cl
+			if turns(g.j) {
+				if g.j.InFlight == 0 {
+					more.InFlight = max(cl.InFlight, min(cl.Room, len(stages)))
+				}
+				g.j.InFlight = more.InFlight
+			}
+			m, err := g.memory(stages, cl.MicroBatches)
+			if err != nil {
+				return err
+			}
+			if cl.Room > len(cl.Replicas) && !g.leaves(cl, stages, m) {
+				continue
+			}
+			cl.InFlight = more.InFlight
+			for s := range cl.Stages {
+				cl.Stages[s].Memory = m[s]
+			}
+			break
+		}
+	}
+	return nil
+}
+
+// leaves tells whether memory for a state remains beside what the stages take.
+func (f fill) leaves(cl *Cluster, stages []*graph.Stage, memory []int) bool {
+	for k, s := range cl.Stages {
+		trainable, _ := f.cache.trains(stages[k])
+		state := 4*(1+len(stage.Slots(f.j)))*trainable + stateHead
+		if float64(memory[k]+state) > f.nodes[s.Node].RAM {
+			return false
+		}
+	}
+	return true
+}
+
+// stateHead is what a state takes beside its parameters and the optimizer's vectors.
+const stateHead = 1 << 20
 
 // fill is the choice for cluster c of the plan.
 func (d *deal) fill(p *Plan, c int) fill {

@@ -116,3 +116,63 @@ func TestMoreClustersThanReplicas(t *testing.T) {
 		t.Errorf("%v\n%s", err, p)
 	}
 }
+
+// TestRoomForMore: clusters have room for half as many replicas again where memory is left for them,
+// and none where replicas may not move.
+func TestRoomForMore(t *testing.T) {
+	e, err := zoo.Find("gpt-sorter")
+	if err != nil {
+		t.Fatal(err)
+	}
+	form := func(ram float64, change func(*job.Spec)) *planner.Plan {
+		t.Helper()
+		j := e.Job
+		j.Replicas = 6
+		change(&j)
+		nodes := measured(1, 1, 1, 1)
+		for i := range nodes {
+			nodes[i].RAM = ram
+		}
+		p, err := planner.Make(j, e.Graph, nodes, ga.Options{MinClusters: 2, MaxClusters: 2}, 1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for c, cl := range p.Clusters {
+			j.MicroBatches, j.InFlight = cl.MicroBatches, cl.InFlight
+			stages, err := e.Graph.Cut(cl.Starts())
+			if err != nil {
+				t.Fatal(err)
+			}
+			for k, s := range cl.Stages {
+				if n, err := stage.Bytes(j, stages[k], p.Placement(c)); err != nil || n != s.Memory || float64(n) > ram {
+					t.Errorf("stage %d of cluster %d: the plan says %d bytes of %.0f, it takes %d: %v", k, c, s.Memory, ram, n, err)
+				}
+			}
+		}
+		return p
+	}
+	asIs := func(*job.Spec) {}
+	var most int
+	for _, cl := range form(8e9, asIs).Clusters {
+		if cl.Room != 4 {
+			t.Errorf("room for %d replicas, want 4", cl.Room)
+		}
+		for _, s := range cl.Stages {
+			most = max(most, s.Memory)
+		}
+	}
+	for c, cl := range form(float64(most), asIs).Clusters { // nothing is left for a state
+		if cl.Room > 3 {
+			t.Errorf("cluster %d has room for %d replicas in %d bytes", c, cl.Room, most)
+		}
+	}
+	for _, change := range []func(*job.Spec){
+		func(j *job.Spec) { j.Audit = true }, func(j *job.Spec) { j.Average.Optimizer = job.KeepState },
+	} {
+		for _, cl := range form(8e9, change).Clusters {
+			if cl.Room != 0 {
+				t.Errorf("room for %d replicas that may not move", cl.Room)
+			}
+		}
+	}
+}

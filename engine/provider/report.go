@@ -144,6 +144,16 @@ func (r *attempt) Batch(rows int) {
 	}
 }
 
+// Share implements stage.Sharer.
+func (r *attempt) Share(own order.Set) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.prog.Share = own.Len()
+	if r.track.own != 0 {
+		r.track.own = own
+	}
+}
+
 // track is where a cluster stands in the run. Its step counts the batches of all clusters, so
 // that the host can see who is behind.
 type track struct {

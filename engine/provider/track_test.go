@@ -29,6 +29,12 @@ func TestTrack(t *testing.T) {
 			}
 		}
 	}
+	// From the second round on the cluster has other replicas.
+	mine := &attempt{track: base}
+	mine.track.own = 0b001
+	if mine.Share(0b110); mine.track.own != 0b110 || mine.prog.Share != 2 {
+		t.Errorf("%+v, %d replicas reported", mine.track, mine.prog.Share)
+	}
 	// Three replicas instead of two from the fourth batch on: 3, 4, 5, ... and 0 again.
 	tr := base
 	tr.run.Periods, tr.own = []order.Period{{Step: 0, Replicas: 1}, {Step: 3, Replicas: 3}}, 0b010

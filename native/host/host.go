@@ -629,7 +629,7 @@ func clusters(p *planner.Plan, j job.Spec) []stage.Cluster {
 				own = append(own, k)
 			}
 		}
-		all = append(all, stage.Cluster{Starts: c.Starts(), Replicas: own})
+		all = append(all, stage.Cluster{Starts: c.Starts(), Replicas: own, Room: c.Room})
 	}
 	return all
 }

@@ -118,6 +118,7 @@ type record struct {
 	clusters  []ClusterSummary     // what was done so far
 	average   map[string]averaging // by provider, in this attempt
 	at        []int64              // step of each cluster
+	share     []int                // replicas of each cluster
 	samples   int64                // trained since started, including repeated steps
 	lastEpoch int
 	dirty     bool
@@ -215,7 +216,10 @@ func (r *record) placed(plan *planner.Plan, g *graph.Graph, j job.Spec) {
 			t.Providers, t.Cuts = append(t.Providers, st.Name), append(t.Cuts, g.Nodes[st.Start].Name)
 		}
 	}
-	r.at = make([]int64, len(plan.Clusters))
+	r.at, r.share = make([]int64, len(plan.Clusters)), nil
+	for c := range plan.Clusters {
+		r.share = append(r.share, len(r.clusters[c].Replicas))
+	}
 	r.sum.Forecast = plan.Rate
 }
 
@@ -233,6 +237,9 @@ func (r *record) fold() []ClusterSummary {
 func (r *record) progress(e *server.Progress) {
 	r.wire[e.Name], r.busy[e.Name] = e.Out, e.Busy
 	r.rss[e.Name] = max(r.rss[e.Name], e.RSS)
+	if e.Cluster < len(r.share) && e.Share > 0 {
+		r.share[e.Cluster] = e.Share
+	}
 	if e.Cluster < len(r.at) {
 		n := len(r.clusters[e.Cluster].Providers)
 		r.average[e.Name] = averaging{e.Cluster, 1 / float64(max(n, 1)), e.Shared, float64(e.Waited) / 1e3}
@@ -252,7 +259,7 @@ func (r *record) trained(cluster int, step int64) {
 	over := step+1 == r.total
 	if j.Gradients() {
 		for c := range r.at {
-			own := len(r.clusters[c].Replicas)
+			own := r.share[c]
 			r.clusters[c].Samples += int64(rows * own / n)
 			if over || b+1 == r.batches || (b+1)%j.UpdateFrequency == 0 {
 				r.clusters[c].Units += int64(own)

@@ -158,10 +158,11 @@ func first(errs ...error) error {
 }
 
 const (
-	maxBytes = 1 << 50
-	maxSteps = 1 << 50
-	maxEpoch = math.MaxInt32
-	maxFLOPs = 1e30
+	maxBytes    = 1 << 50
+	maxSteps    = 1 << 50
+	maxReplicas = 64 // of a job
+	maxEpoch    = math.MaxInt32
+	maxFLOPs    = 1e30
 
 	maxGeneration = 1 << 30
 	maxSums       = 224
@@ -381,7 +382,7 @@ func (m *Progress) check() error {
 		within("step", m.Step, 0, maxSteps),
 		within("samples", m.Samples, 0, maxSteps),
 		within("wire_out", m.Out, 0, maxBytes), within("wire_in", m.In, 0, maxBytes), within("raw_out", m.Raw, 0, maxBytes),
-		within("average_out", m.Shared, 0, maxBytes), within("waited_ms", m.Waited, 0, maxSteps),
+		within("average_out", m.Shared, 0, maxBytes), within("waited_ms", m.Waited, 0, maxSteps), within("replicas", int64(m.Share), 0, maxReplicas),
 		within("rss_bytes", m.RSS, 0, maxBytes),
 		number("busy", m.Busy, 1<<16), number("flops", m.FLOPs, maxFLOPs),
 	)

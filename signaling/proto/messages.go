@@ -349,6 +349,9 @@ type Progress struct {
 	Shared  int64    `json:"average_out"` // payload bytes of Out that went to other clusters
 	Waited  int64    `json:"waited_ms"`   // for other clusters at the ends of rounds
 	FLOPs   float64  `json:"flops"`       // floating-point operations since the start
+	// Share is how many replicas the cluster trains in the round at hand; 0: those that it was
+	// assigned.
+	Share int `json:"replicas,omitempty"`
 }
 
 // Digest is what a stage commits itself to with an update, or with the average of a round over

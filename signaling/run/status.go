@@ -132,7 +132,11 @@ func (m *Machine) replicas(s *Status) {
 			continue
 		}
 		s.Replicas += p.Share
-		s.Clusters = append(s.Clusters, ClusterStatus{Cluster: p.Cluster, Replicas: p.Share, Step: x.Last.Step, Forecast: p.Forecast})
+		share := p.Share
+		if x.Last.Share > 0 {
+			share = x.Last.Share
+		}
+		s.Clusters = append(s.Clusters, ClusterStatus{Cluster: p.Cluster, Replicas: share, Step: x.Last.Step, Forecast: p.Forecast})
 		slowest, behind = min(slowest, p.Forecast/float64(p.Share)), min(behind, x.Last.Step)
 	}
 	if s.Replicas == 0 {

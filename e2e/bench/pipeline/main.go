@@ -18,6 +18,7 @@ import (
 	"github.com/ravnest/ravnest/engine/graph"
 	"github.com/ravnest/ravnest/engine/job"
 	"github.com/ravnest/ravnest/engine/kernel"
+	"github.com/ravnest/ravnest/engine/pipeline/order"
 	"github.com/ravnest/ravnest/engine/pipeline/stage"
 	"github.com/ravnest/ravnest/engine/state"
 	"github.com/ravnest/ravnest/engine/transport"
@@ -47,12 +48,22 @@ type bench struct {
 	x, y    table
 	each    time.Duration // of a batch in a stage
 	weights string
+	shares  []int // replicas of the last cluster, in turn
 }
 
 // run is one way to do the job.
 type run struct {
 	clusters, stages, inFlight int
 	net                        network
+	slows, moves               bool // the last cluster becomes half as fast; replicas may move
+}
+
+func (r run) String() string {
+	s := fmt.Sprintf("%d cluster(s) of %d stages, %d in flight, %v", r.clusters, r.stages, r.inFlight, r.net)
+	if r.slows {
+		s += ", the last half as fast from the middle on, shares " + map[bool]string{true: "following", false: "fixed"}[r.moves]
+	}
+	return s
 }
 
 func main() {
@@ -60,6 +71,7 @@ func main() {
 	flag.DurationVar(&b.each, "each", 60*time.Millisecond, "what a batch takes in a stage, both passes")
 	replicas := flag.Int("replicas", 12, "of the job")
 	rounds := flag.Int("rounds", 2, "of the job")
+	slow := flag.Bool("slow", false, "only clusters of which one becomes half as fast")
 	mbit := flag.Float64("mbit", 100, "of links, each way")
 	delay := flag.Duration("delay", 20*time.Millisecond, "of links, each way")
 	clip := flag.Float64("clip", 0, "clip_norm of the job; 0: none")
@@ -73,15 +85,19 @@ func main() {
 	b.x, b.y = numbers(n, 11, 3), numbers(n, 33, 2)
 	far := network{*mbit, *delay}
 	fmt.Printf("%v replicas, %d rounds of %d updates, a batch of %d takes a stage %v\n", j.Replicas, j.Epochs, j.ReduceFactor, j.BatchSize, b.each)
-	for _, r := range []run{
-		{1, 4, 4, network{}},
-		{1, 4, 4, far},
-		{1, 4, 8, far},
-		{1, 4, 12, far},
-		{1, 3, 6, far},
-		{2, 3, 6, far},
-		{3, 3, 4, far},
-	} {
+	runs := []run{
+		{1, 4, 4, network{}, false, false},
+		{1, 4, 4, far, false, false},
+		{1, 4, 8, far, false, false},
+		{1, 4, 12, far, false, false},
+		{1, 3, 6, far, false, false},
+		{2, 3, 6, far, false, false},
+		{3, 3, 4, far, false, false},
+	}
+	if *slow {
+		runs = []run{{2, 3, 6, far, true, false}, {2, 3, 6, far, true, true}, {3, 3, 6, far, true, false}, {3, 3, 6, far, true, true}}
+	}
+	for _, r := range runs {
 		if err := b.measure(r); err != nil {
 			fmt.Fprintln(os.Stderr, "pipeline:", err)
 			os.Exit(1)
@@ -133,12 +149,13 @@ func (b *bench) measure(r run) error {
 		sleep[p] = b.each * time.Duration(batches) / time.Duration(n)
 	}
 	began := time.Now()
+	b.shares = b.shares[:0]
 	_, ss, err := b.train(r, r.net, sleep)
 	if err != nil {
 		return err
 	}
 	took := time.Since(began)
-	fmt.Printf("%d cluster(s) of %d stages, %d in flight, %v: %.1f samples/s", r.clusters, r.stages, r.inFlight, r.net, float64(b.x.Len()*b.job.Epochs)/took.Seconds())
+	fmt.Printf("%v: %.1f samples/s", r, float64(b.x.Len()*b.job.Epochs)/took.Seconds())
 	for c := range r.clusters {
 		fmt.Print(", idle")
 		for k := range r.stages {
@@ -148,6 +165,9 @@ func (b *bench) measure(r run) error {
 			a := ss[stage.Peer{Cluster: c}].Averages()
 			fmt.Printf(", waited %v a round for %.1f MB", (a.Waited / time.Duration(a.Rounds)).Round(time.Millisecond), float64(a.Sent)/float64(a.Rounds)/1e6)
 		}
+	}
+	if r.moves {
+		fmt.Printf(", the last cluster's replicas become %v", b.shares)
 	}
 	fmt.Println()
 	return nil
@@ -173,7 +193,11 @@ func (b *bench) train(r run, net network, sleep map[stage.Peer]time.Duration) (m
 			Links: t.links[p], Rings: t.rings[p], Now: func() time.Duration { return time.Since(began) },
 			Between: func() {
 				n.Add(1)
-				if d := sleep[p]; d > 0 {
+				d := sleep[p]
+				if r.slows && p.Cluster == r.clusters-1 && r.slowed(float64(n.Load())*d.Seconds(), b) {
+					d *= 2
+				}
+				if d > 0 {
 					time.Sleep(d)
 				}
 			},
@@ -185,7 +209,11 @@ func (b *bench) train(r run, net network, sleep map[stage.Peer]time.Duration) (m
 	var wg sync.WaitGroup
 	for p, s := range ss {
 		wg.Go(func() {
-			if err := s.Run(ctx, nil, silent{}); err != nil {
+			var obs stage.Observer = silent{}
+			if p == (stage.Peer{Cluster: r.clusters - 1}) {
+				obs = watched{b: b}
+			}
+			if err := s.Run(ctx, nil, obs); err != nil {
 				cancel(fmt.Errorf("%s: %w", p, err))
 			}
 		})
@@ -199,6 +227,13 @@ func (b *bench) train(r run, net network, sleep map[stage.Peer]time.Duration) (m
 		counts[p] = n.Load()
 	}
 	return counts, ss, b.same(r, ss)
+}
+
+// slowed tells whether a cluster is in the second half of what it would do if nothing slowed it,
+// after so many seconds of work.
+func (r run) slowed(done float64, b *bench) bool {
+	batches := b.job.Epochs * b.job.ReduceFactor * b.job.Replica() / r.clusters
+	return done > b.each.Seconds()*float64(batches)/2
 }
 
 // same fails if a cluster has not ended with the weights of all runs before.
@@ -225,6 +260,14 @@ func (silent) Validated(stage.Validation) {}
 func (silent) Batch(int)                  {}
 func (silent) Keep(stage.Saved) error     { return nil }
 
+// watched is an observer that notes how many replicas its cluster has, as often as that changes.
+type watched struct {
+	silent
+	b *bench
+}
+
+func (w watched) Share(own order.Set) { w.b.shares = append(w.b.shares, own.Len()) }
+
 // team compiles the stages of a run and links them.
 func (b *bench) team(r run, net network) (*team, error) {
 	t := &team{
@@ -241,6 +284,11 @@ func (b *bench) team(r run, net network) (*team, error) {
 		for k := range b.job.Replica() {
 			c := &place.Clusters[k%r.clusters]
 			c.Starts, c.Replicas = starts, append(c.Replicas, k)
+		}
+		for c := range place.Clusters {
+			if n := len(place.Clusters[c].Replicas); r.moves {
+				place.Clusters[c].Room = n + n/2
+			}
 		}
 	}
 	j := b.job

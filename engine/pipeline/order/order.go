@@ -33,7 +33,8 @@ type Run struct {
 	// Where several clusters share the replicas out, each walks the run for itself: it gets the
 	// items of its replicas, between an Open and a Close for every round. Items keep their
 	// numbers in the whole run, so a Position is the same in all clusters.
-	Own         Set  // replicas of this cluster; 0: all, and there is only one
+	Own         Set  // replicas of this cluster, to begin with; 0: all, and there is only one
+	Room        int  // replicas that it may have in a later round; 0: as many as in Own
 	Unvalidated bool // validation passes are another cluster's
 }
 
@@ -71,6 +72,7 @@ func (r Run) Check() error {
 		{"replicas", r.Replicas, 0},
 		{"updates in a round", r.ReduceFactor, 0},
 		{"units in flight", r.InFlight, 0},
+		{"replicas that a cluster has room for", r.Room, 0},
 	} {
 		if f.v < f.least || f.v > 1<<40 {
 			return fmt.Errorf("%w: %s %d, want at least %d", ErrRun, f.name, f.v, f.least)
@@ -90,6 +92,14 @@ func (r Run) Batches(n int) int { return (n + r.BatchSize - 1) / r.BatchSize }
 
 // Rows is the number of rows of batch b of n rows.
 func (r Run) Rows(n, b int) int { return min(r.BatchSize, n-b*r.BatchSize) }
+
+// roomy is the run of a cluster that has as many replicas as it may.
+func (r Run) roomy() Run {
+	if r.Own != 0 && r.Room > r.Own.Len() {
+		r.Own = 1<<min(r.Room, r.replicas()) - 1
+	}
+	return r
+}
 
 // units is the most units in flight.
 func (r Run) units() int {

@@ -82,6 +82,9 @@ type Schedule interface {
 	// be Drained, keep the state and then give a again. Stop ends the run before a: what is in
 	// flight is finished, the state is kept, and the run is done.
 	Mark(a Action, m Mark) error
+	// Share makes own the replicas of this cluster from the round on that Begin, the action just
+	// given, begins.
+	Share(own Set)
 	// Slots is the number of slots that the actions name.
 	Slots() int
 }
@@ -163,6 +166,9 @@ func (w *walk) item() Item {
 	return w.next
 }
 
+// Share implements Schedule.
+func (w *walk) Share(own Set) { w.seq.own = own }
+
 // blocked tells that a mark is due before the next item, or nothing is.
 func (w *walk) blocked() bool { return w.keep || w.over }
 
@@ -227,19 +233,23 @@ func (w *walk) mark(a Action, m Mark) error {
 // still within a round, and fewer leave the gaps of Pace. More that are asked for let stages run
 // further ahead.
 func NewSync(seq *Sequence, stage, stages int) Schedule {
-	p := seq.run.pace(stages)
-	return &alternate{walk: walk{seq: seq}, depth: p.Depth(stage), ahead: p.Ahead(stage), pace: p, sync: true}
+	s := &alternate{walk: walk{seq: seq}, slots: seq.run.roomy().pace(stages).Depth(stage), stage: stage, stages: stages, sync: true}
+	s.follow(seq.own)
+	return s
 }
 
 // NewAsync is 1F1B without draining: stage s of P runs P-1-s updates behind, and a
 // backward pass uses the weights of its forward pass.
 func NewAsync(seq *Sequence, stage, stages int) Schedule {
-	return &alternate{walk: walk{seq: seq}, depth: stages - stage, ahead: stages - stage, pace: Pace{Stages: 1, Group: 1, Each: 1}}
+	return &alternate{walk: walk{seq: seq}, slots: stages - stage, depth: stages - stage, ahead: stages - stage, pace: Pace{Stages: 1, Group: 1, Each: 1}}
 }
 
 // alternate is one forward, one backward.
 type alternate struct {
 	walk
+	stage, stages int
+
+	slots  int
 	depth  int // micro-batches in flight at most
 	ahead  int // places from the oldest of them to the newest, at most
 	pace   Pace
@@ -250,6 +260,22 @@ type alternate struct {
 	slot   int
 }
 
+// Share implements Schedule.
+func (s *alternate) Share(own Set) {
+	s.walk.Share(own)
+	if s.sync {
+		s.follow(own)
+	}
+}
+
+// follow makes the pace that of a cluster with these replicas.
+func (s *alternate) follow(own Set) {
+	run := s.seq.run
+	run.Own = own
+	s.pace = run.pace(s.stages)
+	s.depth, s.ahead = s.pace.Depth(s.stage), s.pace.Ahead(s.stage)
+}
+
 // may tells whether a forward pass comes before the oldest backward pass.
 func (s *alternate) may() bool {
 	if len(s.flight) == 0 {
@@ -258,7 +284,7 @@ func (s *alternate) may() bool {
 	return len(s.flight) < s.depth && s.pace.Place(s.begun)-s.places[0] < s.ahead && !(s.sync && waits(s.next, s.flight))
 }
 
-func (s *alternate) Slots() int { return s.depth }
+func (s *alternate) Slots() int { return s.slots }
 
 func (s *alternate) Next() (Action, error) {
 	if a, ok := s.pay(); ok {
@@ -273,7 +299,7 @@ func (s *alternate) Next() (Action, error) {
 		s.places = append(s.places, s.pace.Place(s.begun))
 		s.begun++
 		a := Action{Kind: Forward, Item: it, Slot: s.slot, Drained: len(s.flight) == 0}
-		s.slot = (s.slot + 1) % s.depth
+		s.slot = (s.slot + 1) % s.slots
 		s.flight = append(s.flight, a)
 		return a, nil
 	}

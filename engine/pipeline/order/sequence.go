@@ -58,6 +58,7 @@ type Sequence struct {
 	at      Position // of the next batch; Seq: of the next item
 	row0    int      // first row of the next micro-batch
 	part    int      // replica whose rows of a split batch come next
+	own     Set      // replicas of this cluster in the round at hand
 	open    bool     // the Open of the round has come
 	close   bool     // the Close is due; closing is it
 	closing Item
@@ -70,7 +71,7 @@ func NewSequence(r Run, at Position) (*Sequence, error) {
 	if err := r.CheckPosition(at); err != nil {
 		return nil, err
 	}
-	s := &Sequence{run: r, at: at}
+	s := &Sequence{run: r, at: at, own: r.Own}
 	if r.Over(at) {
 		s.end()
 	}
@@ -102,8 +103,8 @@ func (s *Sequence) Next() Item {
 			if s.close = it.Closes; s.close {
 				s.closing = Item{Kind: Close, Seq: it.Seq, Epoch: it.Epoch, Step: it.Step, Batch: it.Batch, Closes: true}
 			}
-			if s.run.Own.Has(it.Replica) {
-				return s.own(it)
+			if s.own.Has(it.Replica) {
+				return s.ownItem(it)
 			}
 		case Eval, EvalDone:
 			if !s.run.Unvalidated {
@@ -115,8 +116,8 @@ func (s *Sequence) Next() Item {
 	}
 }
 
-// own is an item of the cluster's: what ends with its last micro-batch of a batch ends there.
-func (s *Sequence) own(it Item) Item {
+// ownItem is an item of the cluster's: what ends with its last micro-batch of a batch ends there.
+func (s *Sequence) ownItem(it Item) Item {
 	it.Opens, it.Closes = false, false
 	if !s.run.Splits() {
 		return it
@@ -126,7 +127,7 @@ func (s *Sequence) own(it Item) Item {
 	_, to := share(it.Total, it.Replica, n)
 	it.Ends = it.Row0+it.Rows == to
 	for k := it.Replica + 1; k < n; k++ {
-		if s.run.Own.Has(k) && s.run.Has(it.Total, k) {
+		if s.own.Has(k) && s.run.Has(it.Total, k) {
 			it.Ends = false
 		}
 	}

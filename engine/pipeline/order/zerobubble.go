@@ -10,7 +10,7 @@ import "fmt"
 // result, and a third of the bubble where both halves and a forward pass take as long. Stage
 // s of P puts off the weights of s micro-batches, so that all stages hold P of them at most.
 func NewZeroBubble(seq *Sequence, stage, stages int) Schedule {
-	return &zeroBubble{walk: walk{seq: seq}, lead: stages - stage, behind: stage, slots: min(stages, seq.run.group())}
+	return &zeroBubble{walk: walk{seq: seq}, lead: stages - stage, behind: stage, slots: min(stages, seq.run.roomy().group())}
 }
 
 type zeroBubble struct {

@@ -214,7 +214,7 @@ func sumOf(xs []int64) (sum int64) {
 func (r *Replicas) values(v vector, k int) []float32 {
 	switch v.kind {
 	case gradients:
-		return r.grads[k]
+		return r.of[k].grads
 	case slotVector:
 		return r.of[k].Optimizer.State().Vectors[v.slot]
 	case statistics:

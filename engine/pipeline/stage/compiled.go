@@ -200,6 +200,10 @@ func (c *Compiled) Peers() []int {
 // message, and a window for as many as the schedule lets the other side send ahead.
 func (c *Compiled) Link(peer int) transport.Options {
 	largest, ahead := wire.MessageHeader, 0
+	if c.Placement.moves() { // a mark names the cluster of each replica
+		largest += c.Job.Replica()
+		ahead += largest + wire.MessageCost
+	}
 	take := func(d edge, gradient bool) {
 		n := c.message(d, gradient, c.Job.MicroRows())
 		largest = max(largest, n)

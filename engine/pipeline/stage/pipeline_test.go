@@ -91,7 +91,10 @@ type log struct {
 	vals   []stage.Validation
 	saved  []stage.Saved
 	rows   int
+	shares []int // replicas of the cluster, as often as they change
 }
+
+func (l *log) Share(own order.Set) { l.shares = append(l.shares, own.Len()) }
 
 func (l *log) Loss(x stage.Loss) { l.mu.Lock(); l.losses = append(l.losses, x); l.mu.Unlock() }
 

@@ -28,8 +28,14 @@ type Placement struct {
 // Cluster is a pipeline and its share of the work.
 type Cluster struct {
 	Starts   []int `json:"starts"`   // first node of each stage
-	Replicas []int `json:"replicas"` // that it trains, ascending
+	Replicas []int `json:"replicas"` // that it trains in the first round, ascending
+	// Room is how many replicas it has the memory for, so that it may be given more in a later
+	// round. 0: it trains the same ones in all rounds.
+	Room int `json:"room,omitempty"`
 }
+
+// room is the most replicas that the cluster trains in a round.
+func (c Cluster) room() int { return max(c.Room, len(c.Replicas)) }
 
 // Peer is a stage of a cluster.
 type Peer struct{ Cluster, Stage int }
@@ -70,6 +76,12 @@ func (p Placement) Check(j job.Spec, nodes int) error {
 			}
 			has[k] = true
 		}
+		if cl.Room != 0 && (cl.Room < len(cl.Replicas) || cl.Room > r) {
+			return bad("cluster %d has %d of %d replicas and room for %d", c, len(cl.Replicas), r, cl.Room)
+		}
+		if cl.Room != 0 && !Moves(j) {
+			return bad("cluster %d has room for %d replicas, but the job's stay where they are", c, cl.Room)
+		}
 	}
 	if k := slices.Index(has, false); k >= 0 {
 		return bad("replica %d is in no cluster", k)
@@ -83,21 +95,45 @@ func (p Placement) Check(j job.Spec, nodes int) error {
 	return nil
 }
 
-// Own returns the cluster's share of the replicas.
+// Moves reports whether the replicas of job j may be trained by another cluster in the next round.
+// They may not where they keep an optimizer of their own, nor where an audit has to find again who
+// sent what.
+func Moves(j job.Spec) bool {
+	return j.Replica() > 1 && !j.Audit && j.Averaging().Optimizer != job.KeepState
+}
+
+// moves reports whether replicas go from one cluster to another between two rounds.
+func (p Placement) moves() bool {
+	return p.several() && slices.ContainsFunc(p.Clusters, func(c Cluster) bool { return c.Room > 0 })
+}
+
+// Own returns the cluster's share of the replicas, in the first round.
 func (p Placement) Own() order.Set {
-	var s order.Set
-	if p.several() {
-		for _, k := range p.Clusters[p.Cluster].Replicas {
+	if !p.several() {
+		return 0
+	}
+	return p.sets()[p.Cluster]
+}
+
+// sets are the clusters' shares of the replicas in the first round.
+func (p Placement) sets() []order.Set {
+	var all []order.Set
+	for _, c := range p.Clusters {
+		var s order.Set
+		for _, k := range c.Replicas {
 			s |= 1 << k
 		}
+		all = append(all, s)
 	}
-	return s
+	return all
 }
 
 // run returns the job's order of work in this cluster.
 func (p Placement) run(j job.Spec, train, val int) order.Run {
 	r := j.Order(train, val)
-	r.Own, r.Unvalidated = p.Own(), p.several() && p.Cluster > 0
+	if r.Own, r.Unvalidated = p.Own(), p.several() && p.Cluster > 0; p.several() {
+		r.Room = p.Clusters[p.Cluster].Room
+	}
 	return r
 }
 

@@ -52,13 +52,13 @@ type Replicas struct {
 	rule     job.Average
 	run      order.Run
 	layout   *exec.Layout
-	own      []int // the replicas that are here, ascending
+	own      []int   // the replicas that are here, ascending
+	seats    []*seat // of which the first len(own) have their states
 	numbers  []uint32
-	of       []Holding   // by replica
-	grads    [][]float32 // by replica; the same one where a replica's are used up before the next's come
-	start    []float32   // parameters at the round's start
-	counters []int64     // and counters
-	outer    []float32   // momentum of the outer rule
+	of       []*seat   // by replica; nil: it is not here
+	start    []float32 // parameters at the round's start
+	counters []int64   // and counters
+	outer    []float32 // momentum of the outer rule
 	at       order.Position
 
 	// tied brings the gradients of tied parameters together before an update, here and in the
@@ -73,6 +73,14 @@ type Replicas struct {
 	samples []int64
 	scales  []float32 // of one share, where there are no rings
 	sums    []int64   // of a group
+}
+
+// seat has the state of one replica. Between two rounds all states are equal, so that a seat can
+// take another replica.
+type seat struct {
+	Holding
+	number int
+	grads  []float32 // the same ones where a replica's are used up before the next's come
 }
 
 // accumulate reports whether several replicas have gradients at the same time: where updates of
@@ -91,7 +99,7 @@ func replicaBytes(j job.Spec, l *exec.Layout, p Placement, shares []share, late 
 	}
 	n := j.Replica()
 	if p.several() {
-		n = p.Own().Len()
+		n = p.Clusters[p.Cluster].room()
 	}
 	more := 4*l.Buffers + 8*l.Counters
 	params, grads, once := 4*l.Trainable, 4*max(l.Trainable, l.Grads), 0
@@ -132,7 +140,7 @@ func parametersOf(j job.Spec, l *exec.Layout) []optim.Tensor {
 
 func newReplicas(j job.Spec, run order.Run, l *exec.Layout, d optim.Delay, shares []share, late bool) (*Replicas, error) {
 	n := j.Replica()
-	r := &Replicas{job: j, rule: j.Averaging(), run: run, layout: l, of: make([]Holding, n), grads: make([][]float32, n)}
+	r := &Replicas{job: j, rule: j.Averaging(), run: run, layout: l, of: make([]*seat, n)}
 	r.tied = func(_ context.Context, _ uint64, grads []float32) error {
 		l.Fold(grads)
 		return nil
@@ -144,24 +152,25 @@ func newReplicas(j job.Spec, run order.Run, l *exec.Layout, d optim.Delay, share
 			r.own = append(r.own, k)
 		}
 	}
-	first := r.own[0]
-	for _, k := range r.own {
-		h := Holding{Layout: l, Replica: k}
-		if k != first && j.Gradients() {
-			h.State, h.Optimizer = l.NewStatistics(), r.of[first].Optimizer
-			h.State.Params = r.of[first].State.Params
+	for i := range max(len(r.own), run.Room) {
+		s := &seat{Holding: Holding{Layout: l}, number: i}
+		r.seats = append(r.seats, s)
+		first := r.seats[0]
+		if i > 0 && j.Gradients() {
+			s.State, s.Optimizer = l.NewStatistics(), first.Optimizer
+			s.State.Params = first.State.Params
 		} else {
-			h.State = l.NewState()
+			s.State = l.NewState()
 			var err error
-			if h.Optimizer, err = optim.New(j.Optimizer, l.Trainable, d, parametersOf(j, l)...); err != nil {
+			if s.Optimizer, err = optim.New(j.Optimizer, l.Trainable, d, parametersOf(j, l)...); err != nil {
 				return nil, err
 			}
 		}
-		r.of[k] = h
-		if k == first || accumulate(j, late) {
-			r.grads[k] = make([]float32, l.Grads)
-		} else {
-			r.grads[k] = r.grads[first]
+		if s.grads = first.grads; i == 0 || accumulate(j, late) {
+			s.grads = make([]float32, l.Grads)
+		}
+		if i < len(r.own) {
+			s.Replica, r.of[r.own[i]] = r.own[i], s
 		}
 	}
 	if n > 1 {
@@ -175,13 +184,39 @@ func newReplicas(j job.Spec, run order.Run, l *exec.Layout, d optim.Delay, share
 		}
 		r.extra()
 	}
-	l.Init(r.of[first].State, j.Seed)
+	l.Init(r.lead().State, j.Seed)
 	r.spread()
 	return r, nil
 }
 
 // lead is the first replica of this cluster. It holds what all replicas have in common.
-func (r *Replicas) lead() *Holding { return &r.of[r.own[0]] }
+func (r *Replicas) lead() *Holding { return &r.seats[0].Holding }
+
+// take makes own the replicas that are here, before a round in which they begin with the state that
+// all have in common.
+func (r *Replicas) take(own []int) {
+	first, before := r.seats[0], len(r.own)
+	clear(r.of)
+	r.own = own
+	for i, k := range own {
+		s := r.seats[i]
+		r.of[k] = s
+		if i < before { // its state is that of the round's end
+			continue
+		}
+		copy(s.State.Buffers, first.State.Buffers)
+		copy(s.State.Counters, first.State.Counters)
+		if r.job.Gradients() {
+			continue
+		}
+		copy(s.State.Params, first.State.Params)
+		o := first.Optimizer.State()
+		for v, x := range s.Optimizer.State().Vectors {
+			copy(x, o.Vectors[v])
+		}
+		s.Optimizer.Resume(o.Updates, o.Mu)
+	}
+}
 
 // keeps reports whether each replica keeps an optimizer of its own.
 func (r *Replicas) keeps() bool { return len(r.of) > 1 && r.rule.Optimizer == job.KeepState }
@@ -209,7 +244,7 @@ func (r *Replicas) extra() {
 func (r *Replicas) spread() {
 	first := r.lead().State
 	for _, k := range r.own[1:] {
-		h := &r.of[k]
+		h := r.of[k]
 		if !r.job.Gradients() {
 			copy(h.State.Params, first.Params)
 		}
@@ -228,10 +263,10 @@ func (r *Replicas) spreadCounters() {
 }
 
 // Of returns the state of replica k.
-func (r *Replicas) Of(k int) *Holding { return &r.of[k] }
+func (r *Replicas) Of(k int) *Holding { return &r.of[k].Holding }
 
 // Grads returns the buffer in which replica k adds up its gradients.
-func (r *Replicas) Grads(k int) []float32 { return r.grads[k] }
+func (r *Replicas) Grads(k int) []float32 { return r.of[k].grads }
 
 // Import replaces the weights and running statistics of all replicas.
 func (r *Replicas) Import(d state.Dict) error {
@@ -292,9 +327,9 @@ func (r *Replicas) Open(it order.Item) { r.at = it.Position() }
 // Gather completes the gradients of an update: what the holders of tied parameters have of
 // them comes together, and their norm is clipped.
 func (r *Replicas) Gather(ctx context.Context, it order.Item) error {
-	grads := r.grads[r.own[0]]
+	grads := r.seats[0].grads
 	if !r.job.Gradients() { // else Average has summed those of tied parameters
-		grads = r.grads[it.Replica]
+		grads = r.of[it.Replica].grads
 		if err := r.tied(ctx, it.Seq, grads); err != nil {
 			return err
 		}
@@ -317,12 +352,11 @@ func (r *Replicas) rate(it order.Item) float64 {
 
 // Update applies the gradients of the replica of item it, after Gather.
 func (r *Replicas) Update(t *kernel.Team, it order.Item) {
-	k := it.Replica
-	if r.job.Gradients() {
-		k = r.own[0] // has the sum
+	s := r.seats[0] // has the sum
+	if !r.job.Gradients() {
+		s = r.of[it.Replica]
 	}
-	h := &r.of[k]
-	h.Optimizer.Step(t, h.State.Params[:r.layout.Trainable], r.grads[k][:r.layout.Trainable], r.rate(it))
+	s.Optimizer.Step(t, s.State.Params[:r.layout.Trainable], s.grads[:r.layout.Trainable], r.rate(it))
 }
 
 // Average ends a round: afterwards all replicas have the averaged state. Its errors wrap
@@ -340,7 +374,7 @@ func (r *Replicas) average(ctx context.Context, x *rings) error {
 			if w.samples[k] == 0 {
 				continue
 			}
-			if err := r.tied(ctx, r.at.Seq, r.grads[k]); err != nil {
+			if err := r.tied(ctx, r.at.Seq, r.of[k].grads); err != nil {
 				return err
 			}
 		}

@@ -44,8 +44,8 @@ type ringShare struct {
 	steps        []average.Step
 	// Elements of the vector whose maximum is agreed on: scales, then what clusters tell each
 	// other in the same breath.
-	counters, mark, losses, elems int
-	first, last                   bool // of the model
+	counters, mark, pulls, losses, elems int
+	first, last                          bool // of the model
 }
 
 // perLoss is the losses that clusters tell each other at a round's end: those of split batches,
@@ -74,6 +74,9 @@ func (c *Compiled) ringShares() []ringShare {
 		r.elems += 2 * n * len(s.counters)
 		if r.mark = r.elems; r.first {
 			r.elems++
+		}
+		if r.pulls = r.elems; r.first && p.moves() {
+			r.elems += perPull * n
 		}
 		if r.losses = r.elems; r.last {
 			r.elems += c.perLoss()
@@ -154,8 +157,12 @@ type rings struct {
 	wires  *wiring // to stages of the own cluster
 	hooks  Hooks
 
-	mark   order.Mark // on a root: what it asks for, and then what is agreed
-	losses []float32  // on a leaf: those of the own replicas, and then of all; -Inf: none
+	mark   order.Mark   // on a root: what it asks for, and then what is agreed
+	losses []float32    // on a leaf: those of the own replicas, and then of all; -Inf: none
+	fill   int          // on a root: units that fill the pipeline
+	took   int64        // and what the last round took; 0: not known
+	pulls  []order.Pull // what all roots have told
+	sets   []order.Set  // the clusters' replicas
 
 	mu   sync.Mutex
 	done Averages
@@ -181,7 +188,7 @@ func newRings(c *Compiled, wires *wiring, busy *meter, now func() time.Duration,
 	if !c.Placement.several() {
 		return nil
 	}
-	x := &rings{c: c, n: len(c.Placement.Clusters), busy: busy, now: now, wires: wires, hooks: hooks}
+	x := &rings{c: c, n: len(c.Placement.Clusters), sets: c.Placement.sets(), busy: busy, now: now, wires: wires, hooks: hooks}
 	for _, s := range c.ringShares() {
 		r := &ring{ringShare: s, agreed: make([]float32, s.elems)}
 		for range buffers(s.share, true) {
@@ -463,8 +470,10 @@ func (m *exchange) weight(r *ring, g, cluster, step int) (average.Rule, int64) {
 	rule, weights, _ := m.r.arithmetic(m.r.vectors[r.groups[g].vector], m.w)
 	var total int64
 	for _, c := range average.Terms(m.n, cluster, step) {
-		for _, k := range m.c.Placement.Clusters[c].Replicas {
-			total += weights[k]
+		for k, w := range weights {
+			if m.sets[c].Has(k) {
+				total += w
+			}
 		}
 	}
 	return rule, total
@@ -594,20 +603,23 @@ func (m *exchange) announce(r *ring) {
 	}
 	if r.first {
 		r.agreed[r.mark] = float32(m.mark)
+		m.announcePulls(r)
 	}
 	if r.last {
 		copy(r.agreed[r.losses:], m.rings.losses)
 	}
 }
 
+// whole is a number that a cluster has told.
+func whole(v float32, least, most int64) (int64, error) {
+	if n := int64(v); float32(n) == v && n >= least && n <= most {
+		return n, nil
+	}
+	return 0, fmt.Errorf("%w: a count, mark or cost of %v", ErrProtocol, v)
+}
+
 // collect takes what all clusters have told.
 func (m *exchange) collect(r *ring) error {
-	whole := func(v float32, least, most int64) (int64, error) {
-		if n := int64(v); float32(n) == v && n >= least && n <= most {
-			return n, nil
-		}
-		return 0, fmt.Errorf("%w: a count or mark of %v", ErrProtocol, v)
-	}
 	for i, off := range r.share.counters {
 		var up int64
 		for c := range m.n {
@@ -634,6 +646,9 @@ func (m *exchange) collect(r *ring) error {
 			return err
 		}
 		m.mark = order.Mark(mark)
+		if err := m.collectPulls(r); err != nil {
+			return err
+		}
 	}
 	if r.last {
 		copy(m.rings.losses, r.agreed[r.losses:])

@@ -55,8 +55,8 @@ func newPair(t testing.TB, g *graph.Graph, change func(*job.Spec)) pair {
 				v[k] = float32(k%7+i) * 1e-4
 			}
 		}
-		for k := range r.grads[i] {
-			r.grads[i][k] = float32(k%13-6) * float32(i+1) * 1e-3
+		for k := range r.Grads(i) {
+			r.Grads(i)[k] = float32(k%13-6) * float32(i+1) * 1e-3
 		}
 		for k := range h.State.Counters {
 			h.State.Counters[k] += int64(1+i) << 23
@@ -154,7 +154,7 @@ func TestPair(t *testing.T) {
 			}
 			a, b := *ms[0].r.lead(), *ms[1].r.lead()
 			if how == "gradients" {
-				a.State.Params, b.State.Params = ms[0].r.grads[0], ms[1].r.grads[1]
+				a.State.Params, b.State.Params = ms[0].r.Grads(0), ms[1].r.Grads(1)
 			}
 			for _, h := range []*Holding{&a, &b} {
 				h.Replica, h.Extra = 0, nil

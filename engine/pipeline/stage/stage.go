@@ -187,7 +187,7 @@ type Stage struct {
 	wires *wiring
 
 	reps     *Replicas
-	versions []versions   // of the weights, by replica; splitting batches, all share the first
+	versions []versions   // of the weights, by seat; splitting batches, all share the first
 	late     []lateUpdate // updates that are put off, in order
 
 	train, eval *exec.Exec
@@ -208,6 +208,7 @@ type Stage struct {
 	rings  *rings            // to other clusters; nil: there are none
 	agreed order.Mark        // by all clusters, before the next round
 	step   atomic.Uint64     // see Step
+	shares shares            // of the clusters in the rounds
 }
 
 // New allocates a stage and initialises its weights, from the job's seed or as told. Unless Load is
@@ -265,10 +266,10 @@ func New(c *Compiled, cfg Config) (*Stage, error) {
 	}
 	s.train, s.eval = c.train.New(cfg.Team), c.eval.New(cfg.Team)
 	s.train.Between, s.eval.Between = cfg.Between, cfg.Between
-	s.versions = make([]versions, j.Replica())
-	for _, k := range s.reps.own {
-		s.versions[k] = newVersions(s.reps.Of(k).State.Params, s.sched.Slots())
+	for _, x := range s.reps.seats {
+		s.versions = append(s.versions, newVersions(x.State.Params, s.sched.Slots()))
 	}
+	s.share(c.Placement.sets())
 	if s.cfg.Visits == nil {
 		s.cfg.Visits = AllRows(cfg.TrainRows, j.Seed, cfg.Order)
 	}
@@ -290,6 +291,9 @@ func (s *Stage) goTo(at order.Position) error {
 		s.wires.marked = 0 // items have new numbers
 	}
 	s.step.Store(at.Step)
+	if s.reps != nil {
+		s.share(s.c.Placement.sets())
+	}
 	s.sched, err = schedule(s.c.Job.Schedule, seq, s.c.Stage.Index, s.c.Stage.Of)
 	return err
 }
@@ -402,7 +406,7 @@ func (s *Stage) do(ctx context.Context, a order.Action, obs Observer) error {
 		s.update(a.Item)
 		s.commit(a.Item.Step, false, obs)
 	case order.Begin:
-		m, err := s.begin(ctx, a.Item)
+		m, err := s.begin(ctx, a.Item, obs)
 		if err == nil && m != order.Continue {
 			err = s.sched.Mark(a, m)
 		}
@@ -442,15 +446,19 @@ func (s *Stage) do(ctx context.Context, a order.Action, obs Observer) error {
 
 // begin learns what comes before a round, and begins it if that is nothing. A round may have no
 // item of this cluster, so that the mark is told even where it is order.Continue.
-func (s *Stage) begin(ctx context.Context, it order.Item) (order.Mark, error) {
+func (s *Stage) begin(ctx context.Context, it order.Item, obs Observer) (order.Mark, error) {
 	w := s.wires
 	m := order.Continue
 	if w.marked != it.Seq+1 {
 		if w.marked = it.Seq + 1; s.first {
 			m, s.agreed = s.agreed, order.Continue
+			s.deal()
 		} else {
 			var err error
 			if m, err = w.firstMark(ctx, it); err != nil {
+				return m, err
+			}
+			if err := s.takeShares(); err != nil {
 				return m, err
 			}
 		}
@@ -464,6 +472,7 @@ func (s *Stage) begin(ctx context.Context, it order.Item) (order.Mark, error) {
 		}
 	}
 	if m == order.Continue {
+		s.open(obs)
 		s.reps.Open(it)
 		for i := range s.rings.losses {
 			s.rings.losses[i] = silent
@@ -480,6 +489,7 @@ func (s *Stage) average(ctx context.Context, obs Observer) error {
 		return s.reps.Average(ctx)
 	}
 	x.mark = order.Continue
+	s.measure()
 	if s.first {
 		x.mark = s.mark()
 	}
@@ -679,9 +689,9 @@ func (s *Stage) backward(ctx context.Context, a order.Action) error {
 // weights are those of the replica that trains item it.
 func (s *Stage) weights(it order.Item) *versions {
 	if s.run.Splits() {
-		return &s.versions[s.reps.own[0]]
+		return &s.versions[0]
 	}
-	return &s.versions[it.Replica]
+	return &s.versions[s.reps.of[it.Replica].number]
 }
 
 // update applies the gradients of a group of batches, which are complete.

@@ -108,6 +108,7 @@ type wiring struct {
 	tally *tally // nil: no digests are computed
 
 	marked uint64 // item before which the last mark stood, plus one
+	told   []byte // what goes with a mark before a round of several clusters; see share.go
 }
 
 func newWiring(c *Compiled, busy *meter) *wiring {
@@ -257,7 +258,7 @@ func (w *wiring) sendMark(ctx context.Context, it order.Item, m order.Mark) erro
 				continue
 			}
 			told[t] = true
-			if err := w.links[t].Send(ctx, wire.Header{Kind: wire.Control, Edge: d.id, Seq: it.Seq, Rows: uint32(m)}, nil); err != nil {
+			if err := w.links[t].Send(ctx, wire.Header{Kind: wire.Control, Edge: d.id, Seq: it.Seq, Rows: uint32(m)}, w.told); err != nil {
 				return fmt.Errorf("sending to stage %d: %w", t, err)
 			}
 		}
@@ -281,6 +282,7 @@ func (w *wiring) firstMark(ctx context.Context, it order.Item) (order.Mark, erro
 	if h := m.Header; h.Kind != wire.Control || h.Seq != it.Seq || h.Rows > uint32(order.Stop) {
 		return order.Continue, fmt.Errorf("%w: stage %d sent a %s for item %d with %d rows; expected the mark before item %d", ErrProtocol, from, h.Kind, h.Seq, h.Rows, it.Seq)
 	}
+	w.told = append(w.told[:0], m.Payload...)
 	return order.Mark(m.Header.Rows), nil
 }
 
