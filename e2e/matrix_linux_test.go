@@ -57,7 +57,7 @@ func (h *homes) become(k int, network string) {
 	case noUDP, sixTCP:
 		drop("meta l4proto udp")
 	case dual:
-		h.at[k] = h.named(k, hostAt[k], strings.Trim(h.at[k], "[]"))
+		h.at[k] = h.named(string("ab"[k]), hostAt[k], strings.Trim(h.at[k], "[]"))
 	case only443:
 		drop("meta l4proto != tcp")
 		drop("tcp dport != 443")
@@ -83,11 +83,11 @@ func (h *homes) sixth(k int) {
 		"add rule ip6 f forward iifname wan ct state established,related accept", "add rule ip6 f forward iifname wan drop")
 }
 
-// named makes a name for addresses, which home k alone knows, and returns it.
-func (h *homes) named(k int, addresses ...string) string {
+// named makes a name for addresses, which one machine alone knows, and returns it.
+func (h *homes) named(ns string, addresses ...string) string {
 	h.s.Helper()
 	const name = "train.example"
-	dir := filepath.Join("/etc/netns", h.prefix+string("ab"[k])) // ip netns exec puts it in /etc's place
+	dir := filepath.Join("/etc/netns", h.prefix+ns) // ip netns exec puts it in /etc's place
 	hosts := "127.0.0.1 localhost\n"
 	for _, a := range addresses {
 		hosts += a + " " + name + "\n"
