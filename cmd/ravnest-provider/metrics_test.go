@@ -1,13 +1,19 @@
 package main
 
 import (
+	"bytes"
+	"encoding/json"
 	"io"
 	"net/http"
+	"os"
+	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
 	lent "github.com/ravnest/ravnest/engine/provider"
 	"github.com/ravnest/ravnest/engine/provider/machine"
+	"github.com/ravnest/ravnest/signaling/metric"
 	"github.com/ravnest/ravnest/signaling/proto"
 )
 
@@ -70,5 +76,27 @@ func TestMetrics(t *testing.T) {
 	}
 	if _, _, err := m.listen(strings.TrimSuffix(strings.TrimPrefix(at, "http://"), "/metrics")); err == nil {
 		t.Error("a second listener at the same address")
+	}
+}
+
+// TestBoard: the example board of providers shows all that a provider tells, and nothing else.
+func TestBoard(t *testing.T) {
+	board, err := os.ReadFile("../../native/deploy/grafana-provider.json")
+	if err != nil || !json.Valid(board) {
+		t.Fatal("not a board: ", err)
+	}
+	var b bytes.Buffer
+	new(meter).figures(metric.New(&b))
+	name := regexp.MustCompile(`ravnest_lend_[a-z_]+`)
+	shown, told := name.FindAllString(string(board), -1), name.FindAllString(b.String(), -1)
+	for _, n := range shown {
+		if !slices.Contains(told, n) {
+			t.Errorf("the board shows %s, which no provider tells", n)
+		}
+	}
+	for _, n := range told {
+		if !slices.Contains(shown, n) {
+			t.Errorf("the board does not show %s", n)
+		}
 	}
 }
