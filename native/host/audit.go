@@ -238,6 +238,8 @@ type auditor struct {
 	team *kernel.Team
 	out  Output
 	job  job.Spec // that was trained: flags may have changed the project's
+	// classes are the numeric ones of its last attempt's providers, by name.
+	classes map[string]string
 	last *snapshot.Manifest
 	told time.Time
 
@@ -261,7 +263,7 @@ func AuditRun(ctx context.Context, p *project.Project, what AuditRange, threads 
 	if a.log, err = readAudit(p); err != nil {
 		return *a.res, err
 	}
-	if a.job, err = trainedJob(p); err != nil {
+	if a.job, a.classes, err = trainedJob(p); err != nil {
 		return *a.res, err
 	}
 	var parts []*snapshot.Part
@@ -284,29 +286,48 @@ func AuditRun(ctx context.Context, p *project.Project, what AuditRange, threads 
 	return *a.res, err
 }
 
-// trainedJob is the job of the project's last run.
-func trainedJob(p *project.Project) (job.Spec, error) {
+// trainedJob is the job of the project's last run, and the numeric class of each of its providers.
+func trainedJob(p *project.Project) (job.Spec, map[string]string, error) {
 	path := filepath.Join(p.Dir, storeDir, runID(p.Job.Name), "job.json")
 	f, size, err := project.OpenRegular(path, "record of the run")
 	if err != nil {
-		return job.Spec{}, err
+		return job.Spec{}, nil, err
 	}
 	defer f.Close()
 	b, err := io.ReadAll(io.LimitReader(f, min(size, maxAuditLine)))
 	if err != nil {
-		return job.Spec{}, fmt.Errorf("reading the record of the run: %w", err)
+		return job.Spec{}, nil, fmt.Errorf("reading the record of the run: %w", err)
 	}
 	var rec struct {
-		Job json.RawMessage `json:"job"`
+		Job    json.RawMessage `json:"job"`
+		Stages []struct {
+			Name  string `json:"name"`
+			Class string `json:"class"`
+		} `json:"stages"`
 	}
 	if err := json.Unmarshal(b, &rec); err != nil {
-		return job.Spec{}, fmt.Errorf("%s: %w", path, err)
+		return job.Spec{}, nil, fmt.Errorf("%s: %w", path, err)
 	}
 	j, err := job.Parse(rec.Job)
 	if err != nil {
-		return j, fmt.Errorf("%s: %w", path, err)
+		return j, nil, fmt.Errorf("%s: %w", path, err)
 	}
-	return j, nil
+	classes := map[string]string{}
+	for _, s := range rec.Stages {
+		classes[s.Name] = s.Class
+	}
+	return j, classes, nil
+}
+
+// classed fails where providers of an attempt compute in another numeric class than this machine:
+// everything that they did would look wrong.
+func classed(j job.Spec, stages []machine.AuditStage) error {
+	for _, s := range stages {
+		if s.Class != "" && s.Class != kernel.Class() && j.Precision != "bf16" {
+			return fmt.Errorf("%.80q is of the numeric class %.20q and this machine of %q: their float32 results differ in the last bits, so that nothing can be compared; with precision bf16 it can", s.Name, s.Class, kernel.Class())
+		}
+	}
+	return nil
 }
 
 // parseManifest reads a checkpoint's manifest.
@@ -442,7 +463,7 @@ func (a *auditor) unlogged() (ss []stretch, err error) {
 			}
 			continue
 		}
-		stages = append(stages, machine.AuditStage{Cluster: e.Cluster, Stage: e.Stage, Segment: e.Segment, Name: e.Provider})
+		stages = append(stages, machine.AuditStage{Cluster: e.Cluster, Stage: e.Stage, Segment: e.Segment, Name: e.Provider, Class: a.classes[e.Provider]})
 		starts = append(starts, e.Segment.From)
 	}
 	pl.Clusters = []stage.Cluster{{Starts: starts}}
@@ -477,6 +498,9 @@ func apart(j job.Spec) bool { return j.Averaging().Optimizer == job.KeepState }
 func (a *auditor) replay(s stretch) (*audit.Replay, job.Spec, error) {
 	fail := func(err error) (*audit.Replay, job.Spec, error) {
 		return nil, job.Spec{}, fmt.Errorf("the plan of attempt %s: %w", s.run, err)
+	}
+	if err := classed(a.job, s.plan.Stages); err != nil {
+		return fail(err)
 	}
 	var jobs []job.Spec
 	var clusters []stage.Cluster

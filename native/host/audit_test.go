@@ -6,6 +6,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/ravnest/ravnest/engine/job"
+	"github.com/ravnest/ravnest/engine/kernel"
 	"github.com/ravnest/ravnest/engine/pipeline/order"
 	"github.com/ravnest/ravnest/engine/pipeline/snapshot"
 	machine "github.com/ravnest/ravnest/signaling/run"
@@ -74,6 +76,22 @@ func TestStretches(t *testing.T) {
 	}
 	if _, err := parseAudit(strings.NewReader("{\n" + log)); err == nil {
 		t.Error("a log that is damaged in the middle is read")
+	}
+}
+
+// TestClasses: what providers of another numeric class computed is compared only where classes
+// have the same bits.
+func TestClasses(t *testing.T) {
+	stages := func(class string) []machine.AuditStage {
+		return []machine.AuditStage{{Name: "a", Class: kernel.Class()}, {Name: "b", Class: class}}
+	}
+	for class, ok := range map[string]bool{"": true, kernel.Class(): true, "another": false} {
+		if err := classed(job.Spec{}, stages(class)); (err == nil) != ok {
+			t.Errorf("class %q: %v", class, err)
+		}
+		if err := classed(job.Spec{Precision: "bf16"}, stages(class)); err != nil {
+			t.Errorf("class %q of a job in bf16: %v", class, err)
+		}
 	}
 }
 

@@ -38,6 +38,7 @@ type AuditStage struct {
 	Stage   int              `json:"stage"`
 	Segment snapshot.Segment `json:"segment"`
 	Name    string           `json:"name"`
+	Class   string           `json:"class,omitempty"` // numeric, of the provider
 }
 
 // AuditSaid is what a stage has committed itself to, in the order of its updates.
@@ -69,7 +70,7 @@ func (m *Machine) auditPlan(stages []Placed) {
 		case s.Stage == 0:
 			p.Others = append(p.Others, s.Plan)
 		}
-		p.Stages = append(p.Stages, AuditStage{s.Cluster, s.Stage, s.Segment, s.Name})
+		p.Stages = append(p.Stages, AuditStage{s.Cluster, s.Stage, s.Segment, s.Name, s.Hello.Class})
 	}
 	m.audit(AuditLine{Plan: p})
 }
