@@ -222,13 +222,17 @@ func (l *auditLog) before(a *auditAttempt) *snapshot.Manifest {
 // AuditRange says what of a run is audited. The zero value is all from the checkpoint before the
 // newest on.
 type AuditRange struct {
-	All   bool // from the start on
-	Units int  // so many units from there on, in whole rounds; 0: to the newest checkpoint
+	All bool // from the start on
+	// Newest fails with errGone where the checkpoint before the newest is not there any more.
+	Newest bool
+	Units  int // so many units from there on, in whole rounds; 0: to the newest checkpoint
 	// Round ends it with the end of that round, from the checkpoint before it on or the start.
 	Round *uint64
 	// Replica has only those count, at the end, who trained it in the last round.
 	Replica *int
 }
+
+var errGone = errors.New("a newer checkpoint has come meanwhile")
 
 // auditor is an audit under way.
 type auditor struct {
@@ -240,8 +244,8 @@ type auditor struct {
 	job  job.Spec // that was trained: flags may have changed the project's
 	// classes are the numeric ones of its last attempt's providers, by name.
 	classes map[string]string
-	last *snapshot.Manifest
-	told time.Time
+	last    *snapshot.Manifest
+	told    time.Time
 
 	mu  sync.Mutex
 	res *Audit
@@ -377,6 +381,9 @@ func (a *auditor) prior() ([]*snapshot.Part, error) {
 				continue // the first cluster's are the same
 			}
 			q, err := openPart(a.p, c, e)
+			if errors.Is(err, project.ErrMissing) && a.what.Newest {
+				return nil, errGone
+			}
 			if errors.Is(err, project.ErrMissing) {
 				return nil, nil
 			}

@@ -68,6 +68,10 @@ type Options struct {
 	// Fresh starts from the beginning even if an unfinished run of the same job could be
 	// resumed.
 	Fresh bool
+	// AuditEvery has the stretch before one in so many checkpoints audited while the run goes on,
+	// for a job that asks for what audits need; 0: none. A run that is not what the job makes is
+	// stopped, and the error wraps ErrAudit.
+	AuditEvery int
 	// NATS keeps the run's state for several hosts; the zero value: the directory alone does.
 	NATS NATS
 	// Spawned returns when the last provider was started, for FirstStepS; the zero time:
@@ -174,7 +178,8 @@ type run struct {
 	uncopyable error              // why not
 	retry      time.Time          // when what could not be written is tried again
 	begun      bool               // it has trained
-	mu         sync.Mutex         // place is called from a goroutine of the server
+	checks     *checks
+	mu         sync.Mutex // place is called from a goroutine of the server
 	over       bool
 	trips      trips
 	pace       pace
@@ -447,6 +452,9 @@ func (r *run) up(ctx context.Context, conf server.Config) (_ *server.Server, dow
 
 // train runs the job, or goes on with it from where the store has it.
 func (r *run) train(ctx context.Context, srv *server.Server, job server.Job) (sum Summary, err error) {
+	r.checks = newChecks(r.p, r.opt.AuditEvery, func(a Audit) {
+		r.opt.say("audited: steps %d to %d are what the job makes", a.From, a.To)
+	})
 	r.rec = newRecord(r.p, "serve", r.opt.Output)
 	defer func() {
 		if cerr := r.rec.close(); err == nil {
@@ -474,6 +482,8 @@ func (r *run) train(ctx context.Context, srv *server.Server, job server.Job) (su
 		select {
 		case <-ctx.Done():
 			srv.Stop("the requester stopped the run")
+		case <-r.checks.bad:
+			srv.Stop("an audit does not agree with what was trained")
 		case <-ended:
 		}
 	}()
@@ -483,6 +493,7 @@ func (r *run) train(ctx context.Context, srv *server.Server, job server.Job) (su
 	close(ended)
 	relayed := srv.Relayed()
 	r.learned()
+	found := r.checks.close(ctx)
 	r.mu.Lock()
 	r.over = true
 	r.mu.Unlock()
@@ -523,6 +534,10 @@ func (r *run) train(ctx context.Context, srv *server.Server, job server.Job) (su
 	if errors.Is(err, server.ErrDiverged) {
 		err = fmt.Errorf("%w: %s", err, advice(r.p)) // err already says what is kept
 		sum.Loss, sum.Error = Number(math.NaN()), err.Error()
+	}
+	if found != nil {
+		err = found
+		sum.Error = err.Error()
 	}
 	if err == nil {
 		err = r.fail
@@ -831,6 +846,7 @@ func (r *run) event(ev server.Event) {
 		}
 		r.uncopied, r.retry = e.Manifest, time.Time{}
 		r.write(now)
+		r.checks.saved(e.Manifest.Position)
 	case server.Warning:
 		r.rec.clear()
 		r.opt.say("warning: %v", e.Err)
