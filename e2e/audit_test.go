@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"math"
 	"path/filepath"
+	"regexp"
 	"runtime"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -54,13 +56,18 @@ func flipping(at uint64) func(step uint64, params []float32) {
 	return func(step uint64, params []float32) {
 		if step >= at && !flipped {
 			flipped = true
-			i := len(params) / 2
-			for params[i] == 0 { // it would be lost in the next sum
-				i++
-			}
-			params[i] = math.Float32frombits(math.Float32bits(params[i]) ^ 1<<20)
+			flip(params)
 		}
 	}
+}
+
+// flip changes one bit of a parameter. One of zero would be lost in the next sum.
+func flip(params []float32) {
+	i := len(params) / 2
+	for params[i] == 0 {
+		i++
+	}
+	params[i] = math.Float32frombits(math.Float32bits(params[i]) ^ 1<<20)
 }
 
 // lendSpoilt lends this process as a provider whose numbers are spoilt by hooks. stop ends it.
@@ -211,6 +218,46 @@ func (s *scene) singleRounds(dir string, bad uint64) {
 	s.bad([]string{"--units 0"}, "ravnest", "audit", "--units", "0", dir)
 	s.bad([]string{"--replica 1"}, "ravnest", "audit", "--replica", "1", dir)
 	s.bad([]string{"is not over"}, "ravnest", "audit", "--round", "100000", dir)
+}
+
+// TestAuditEvery: a host that audits its own run says so, and stops a run whose provider computes
+// something else, naming it.
+func TestAuditEvery(t *testing.T) {
+	posix(t)
+	for _, honest := range []bool{true, false} {
+		t.Run(fmt.Sprintf("honest=%v", honest), func(t *testing.T) {
+			s := newScene(t)
+			dir := filepath.Join(t.TempDir(), "job")
+			s.ok("ravnest", "init", "--epochs", endless, "--replicas", "2", "--reduce-factor", "2", "--audit", dir)
+			edit(t, filepath.Join(dir, "job.json"), `"save_every": 10`, `"save_every": 4`)
+			host, url := s.serve("--providers", "4", "--clusters", "2", "--audit-every", "1", dir)
+			defer s.lendSpoilt(url, "node_2", stage.Hooks{Updated: func(step uint64, params []float32) {
+				if !honest && step >= 40 {
+					flip(params)
+				}
+			}})()
+			s.provide(url, "node_0", "node_1", "node_3")
+			if honest {
+				host.says(`audited: steps [1-9]\d* to \d+ are what the job makes`, limit)
+				host.interrupt()
+				host.wait(limit)
+				return
+			}
+			if code := host.wait(limit); code != 1 {
+				t.Fatalf("the host ends with code %d", code)
+			}
+			if out := host.err.String(); !strings.Contains(out, "the run is not what the job makes") || !regexp.MustCompile(`node_2 \(cluster \d, stage \d\): the `).MatchString(out) {
+				t.Errorf("the host does not name the liar:\n%s", out)
+			}
+			if a := s.audit(dir, 1, "--all"); len(a.Faults) != 1 || a.Faults[0].Provider != "node_2" {
+				t.Errorf("an audit of it all says %+v", a)
+			}
+		})
+	}
+	s := newScene(t)
+	dir := filepath.Join(t.TempDir(), "job")
+	s.ok("ravnest", "init", dir)
+	s.bad([]string{"--audit-every 2", "init --audit"}, "ravnest", "serve", "--audit-every", "2", dir)
 }
 
 // TestAuditHonest: an honest run, with a loss in the middle, is what the job makes, from its
