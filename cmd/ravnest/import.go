@@ -27,10 +27,10 @@ func importCommand() *cli.Command {
 		Description: "MODEL.pt2 is an archive of torch.export.save(torch.export.export(model.train(), (example,),\ndynamic_shapes=({0: torch.export.Dim.AUTO},)), path). Prints the model as a table; with\nDIR also writes a job there, whose initial weights are the archive's.\n\nMODEL.onnx is a file of torch.onnx.export(model, (example,), path, optimize=False,\ndynamic_shapes=({0: torch.export.Dim.AUTO},)): the optimizer would fold batch\nnormalization away and join weights with equal numbers. A .pt2 keeps more.\n\nWEIGHTS are a state dict: a .safetensors file, or a .pt of torch.save(model.state_dict(), path).\nTheir names and shapes must be those of the job's model.",
 		Flags: append(append(jobFlags(), learnFlags("cross_entropy", "adamw")...),
 			&cli.StringFlag{Name: "data", Usage: "train on `PATH`, as init --data, or on one of " + strings.Join(data.BuiltinNames(), ", ")},
-			&cli.StringSliceFlag{Name: "target", Usage: "target `COLUMN` of a .csv, or the file of targets beside a .npy"},
+			&cli.StringSliceFlag{Name: "target", Usage: "target `COLUMN` of a table, or the file of targets beside a .npy; one that --text names is what a decoder learns to write"},
 			&cli.Float64Flag{Name: "val", Value: 0.1, Usage: "share of the rows for validation, where the data have no part for it"},
 			&cli.StringFlag{Name: "tokens", Usage: "how a text becomes tokens: " + strings.Join(text.Kinds, ", ")},
-			tokenizerFlag, shardsFlag,
+			tokenizerFlag, textFlag, shardsFlag,
 			&cli.IntFlag{Name: "batch-size", Value: 32, Usage: "rows of a batch"},
 			&cli.IntFlag{Name: "output", Usage: "index of the model's output that is its answer, from 0"},
 			&cli.StringSliceFlag{Name: "losses", Usage: "losses of several outputs, `OUTPUT[=TARGET][:LOSS][*WEIGHT],...`: an output's index, the field of the data that it is compared with, a loss other than --loss, and its weight"},
@@ -90,7 +90,7 @@ func importModel(c *cli.Context) error {
 	j.Name, j.Model, j.Data = m.Graph.Name, "model.json", c.String("data")
 	var src project.Source
 	if !slices.Contains(data.BuiltinNames(), j.Data) {
-		o := dataset.Options{Val: c.Float64("val"), Seed: j.Seed, Target: c.StringSlice("target"), Tokens: c.String("tokens")}
+		o := dataset.Options{Val: c.Float64("val"), Seed: j.Seed, Target: c.StringSlice("target"), Tokens: c.String("tokens"), Texts: c.StringSlice("text")}
 		switch in := m.Graph.Inputs[0].Shape; len(in) { // the rows that the model takes
 		case 1:
 			o.Block = in[0]
@@ -217,7 +217,7 @@ func predictCommand() *cli.Command {
 			jsonFlag, threads,
 			&cli.StringSliceFlag{Name: "target", Usage: "`COLUMN` of a .csv that is not an input"},
 			&cli.StringFlag{Name: "tokens", Usage: "how a text becomes tokens: " + strings.Join(text.Kinds, ", ")},
-			inputFlag,
+			inputFlag, textFlag,
 			&cli.IntFlag{Name: "cluster", Usage: "whose checkpoint"},
 		},
 		Action: predict, OnUsageError: usageError,
@@ -232,7 +232,7 @@ func predict(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	o := dataset.Options{Target: c.StringSlice("target"), Tokens: c.String("tokens")}
+	o := dataset.Options{Target: c.StringSlice("target"), Tokens: c.String("tokens"), Texts: c.StringSlice("text")}
 	if file := filepath.Join(p.Dir, project.TokenizerFile); fileExists(file) {
 		o.Tokenizer = file // that made the tokens the model was trained on
 	}

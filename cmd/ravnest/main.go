@@ -106,6 +106,7 @@ func preparing(ctx context.Context) project.Progress {
 // flags that several commands have.
 var (
 	tokenizerFlag = &cli.StringFlag{Name: "tokenizer", Usage: "`FILE` of a tokenizer.json that makes the tokens of a text: BPE or WordPiece"}
+	textFlag      = &cli.StringSliceFlag{Name: "text", Usage: "one or two `COLUMN`s of texts of a .csv, .tsv, .jsonl or .parquet, which --tokenizer makes tokens of"}
 	shardsFlag    = &cli.StringFlag{Name: "shards", DefaultText: "256MB", Usage: "keep data of more than `SIZE` in shards, of which a machine holds a few at a time"}
 	inputFlag     = &cli.StringSliceFlag{Name: "input", Usage: "what the data call an input of the model: `NAME=FIELD`, for models with several"}
 	jsonFlag      = &cli.BoolFlag{Name: "json", Usage: "print the result as one JSON object on stdout"}

@@ -419,6 +419,29 @@ class Double(nn.Sequential):
 
 
 @model
+def padded_text():
+    class Padded(nn.Module):
+        """Attention whose mask of padding is picked by the numbers of samples and positions, as Hugging Face's models make it."""
+
+        def __init__(self):
+            super().__init__()
+            self.words, self.q, self.k, self.v, self.head = nn.Embedding(13, 8), nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 3)
+
+        def forward(self, input_ids, attention_mask):
+            n, t = input_ids.shape
+            sample = torch.arange(n)[:, None, None, None]
+            seen = attention_mask.bool()[sample, torch.arange(t)[None, None, None, :]].expand(n, 1, t, t)
+            x = self.words(input_ids) * (1 + attention_mask.unsqueeze(-1))
+            q, k, v = [f(x).view(n, t, 2, 4).transpose(1, 2) for f in (self.q, self.k, self.v)]
+            y = nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=seen)
+            y = y[torch.arange(n)[:, None], torch.arange(2)[None, :], t - 2]
+            return self.head(y.reshape(n, 8))
+
+    mask = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0], [1, 0, 0, 0, 0]])
+    return Padded(), (ids(13, 3, 5) * mask, mask)
+
+
+@model
 def unet_bilinear():
     class UNet(nn.Module):
         def __init__(self):

@@ -848,7 +848,46 @@ func indexOp(l *lowering, n *pt2.Node) {
 		l.define(w)
 		return
 	}
+	if b := v.batch; v.alone() && b < len(is) && is[b] != nil && is[b].sample {
+		sizes, _ := l.meta(n.Outputs[0].Names[0])
+		l.define(l.indexEach(v, is, slices.IndexFunc(sizes, func(s number) bool { return s.batched })))
+		return
+	}
 	l.define(l.index(v, is))
+}
+
+// indexEach is v[is...] where one of the indices is the number of the sample, which is on the
+// given axis of the result: the others pick within each sample.
+func (l *lowering) indexEach(v *value, is []*value, batch int) *value {
+	b := v.batch
+	given := func(i *value) bool { return i != nil }
+	first := slices.IndexFunc(is, given)
+	for a := first; a < len(is); a++ {
+		if is[a] == nil && slices.ContainsFunc(is[a:], given) {
+			fail("with indices on axes that are not neighbours")
+		}
+	}
+	w := *v
+	w.shape, w.batch = append([]int{1}, slices.Delete(slices.Clone(v.shape), b, b+1)...), 0
+	within := append([]*value{nil}, slices.Delete(slices.Clone(is), b, b+1)...)
+	if v.name == "" || !slices.ContainsFunc(within, given) {
+		fail("it picks samples")
+	}
+	own := len(is[b].shape)
+	for a, i := range within {
+		if i != nil { // with the axis that numbers the samples
+			c := *i
+			c.shape = append(slices.Repeat([]int{1}, max(0, own-len(i.shape))), i.shape...)
+			within[a] = &c
+		}
+	}
+	x := l.index(&w, within)
+	if batch < 0 || batch+1 >= len(x.shape) || x.shape[batch+1] != 1 {
+		fail("it picks samples")
+	}
+	y := &value{shape: x.shape[1:], batch: batch, outer: 1, whole: v.whole}
+	y.name, _ = l.reshape(x.name, y.row())
+	return y
 }
 
 // index is v[is...]: by constants on neighbouring axes, nil on others.

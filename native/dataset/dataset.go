@@ -33,6 +33,9 @@ type Options struct {
 	Seed   uint64   // chooses those rows
 	// Tokenizer is the path of a tokenizer.json that turns a text into tokens; "": Tokens says how.
 	Tokenizer string
+	// Texts are the one or two columns of texts that the tokenizer makes rows of. A target among
+	// them is what a decoder learns to write.
+	Texts []string
 	// Above is the size in bytes above which rows are not held in memory; nil: DefaultAbove.
 	Above *int64
 	// Fields are the inputs of a model that has several, and the targets of several losses.
@@ -71,6 +74,8 @@ func Open(path string, o Options) (*Source, error) {
 	}
 	s := &Source{Name: filepath.Base(path)}
 	switch {
+	case len(o.Texts) > 0:
+		err = s.texts(path, o)
 	case o.Fields.On():
 		err = s.fields(path, o)
 	case info.IsDir():
@@ -111,7 +116,7 @@ func open(path string, read func(f *os.File, size int64) error) error {
 func (s *Source) file(path string, o Options) error {
 	ext := strings.ToLower(filepath.Ext(path))
 	if o.Tokenizer != "" && !slices.Contains([]string{".txt", ".text", ".md"}, ext) {
-		return fmt.Errorf("%w: a tokenizer is for a text (.txt)", ErrKind)
+		return fmt.Errorf("%w: a tokenizer is for a text (.txt), or for columns of texts, which are named", ErrKind)
 	}
 	switch ext {
 	case ".tar":

@@ -200,7 +200,14 @@ func InputFields(path string, o Options) (*data.Table, error) {
 	if _, err := os.Stat(path); err != nil {
 		return nil, fmt.Errorf("the input: %w", err)
 	}
-	m, err := arrays(path)
+	read := arrays
+	if len(o.Texts) > 0 {
+		read = func(path string) (map[string]*data.Table, error) {
+			o.Block = product(o.Fields.Inputs[0].Shape)
+			return textInputs(path, o)
+		}
+	}
+	m, err := read(path)
 	if err == nil {
 		var own []*data.Table
 		for _, f := range o.Fields.Inputs {

@@ -27,7 +27,14 @@ func Inputs(path string, in []int, o Options) (x *data.Table, names []string, er
 	if err != nil {
 		return nil, nil, fmt.Errorf("the input: %w", err)
 	}
-	if info.IsDir() {
+	if len(o.Texts) > 0 {
+		var m map[string]*data.Table
+		if o.Block = 0; len(in) == 1 {
+			o.Block = in[0]
+		}
+		m, err = textInputs(path, o)
+		x = m[tokenIDs]
+	} else if info.IsDir() {
 		x, names, err = images.ReadRows(os.DirFS(path), pixels(in))
 	} else {
 		x, names, err = inputs(path, in, o)

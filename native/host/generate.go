@@ -68,6 +68,9 @@ func Generate(ctx context.Context, p *project.Project, d state.Dict, o GenerateO
 			return context.Cause(ctx)
 		}
 		next := m.next(tokens, o, uint64(k))
+		if next == v.end {
+			break
+		}
 		tokens = append(tokens, next)
 		if err := give(v.text(next)); err != nil {
 			return err
@@ -252,6 +255,7 @@ type vocabulary struct {
 	tokenizer *tokenizer.Tokenizer
 	names     []string // of tokens that are characters; nil: tokens are bytes, or the tokenizer's
 	held      []byte   // bytes that make no whole character yet
+	end       int32    // the token that ends a text; -1: none does
 
 	byteLevel, wordPiece bool // which the tokenizer is
 }
@@ -264,7 +268,7 @@ func vocabularyOf(p *project.Project, size int) (*vocabulary, error) {
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", file, err)
 		}
-		v := &vocabulary{tokenizer: t}
+		v := &vocabulary{tokenizer: t, end: t.End()}
 		for id := range int32(t.Size()) {
 			v.byteLevel = v.byteLevel || strings.HasPrefix(t.Name(id), "\u0120")
 			v.wordPiece = v.wordPiece || strings.HasPrefix(t.Name(id), "##")
@@ -277,11 +281,11 @@ func vocabularyOf(p *project.Project, size int) (*vocabulary, error) {
 	}
 	switch {
 	case names != nil && !slices.ContainsFunc(names, func(n string) bool { return utf8.RuneCountInString(n) != 1 }):
-		return &vocabulary{names: names}, nil
+		return &vocabulary{names: names, end: -1}, nil
 	case p.Job.Data == "sums":
-		return &vocabulary{names: strings.Split(data.SumsAlphabet, "")}, nil
+		return &vocabulary{names: strings.Split(data.SumsAlphabet, ""), end: -1}, nil
 	case size == 256:
-		return &vocabulary{}, nil
+		return &vocabulary{end: -1}, nil
 	}
 	return nil, fmt.Errorf("%w: nothing says what the model's %d tokens stand for: put the tokenizer.json that made them into %s", ErrGenerate, size, p.Dir)
 }

@@ -2,6 +2,7 @@ package csv
 
 import (
 	"bytes"
+	"errors"
 	"slices"
 	"strings"
 	"testing"
@@ -63,6 +64,28 @@ func FuzzRead(f *testing.F) {
 		r, err := Read(bytes.NewReader(b), nil)
 		if err == nil && (r.X.Check() != nil || r.Y.Rows != r.X.Rows) {
 			t.Fatalf("what was read is no table: %v", r.X.Check())
+		}
+	})
+}
+
+// FuzzCells: every row has a cell for each column, or there is an error.
+func FuzzCells(f *testing.F) {
+	f.Add("a,y\n\"1\n2\",2\n3,x\n")
+	f.Add("\ufeffy\ta\r\n1\t\"x\"y\r\n")
+	f.Fuzz(func(t *testing.T, s string) {
+		if _, err := Header(strings.NewReader(s)); err != nil && !errors.Is(err, ErrFormat) {
+			t.Error(err)
+		}
+		line := 0
+		err := Cells(strings.NewReader(s), []string{"a", "y"}, func(at int, cells []string) error {
+			if at <= line || len(cells) != 2 {
+				t.Errorf("%q at line %d after %d", cells, at, line)
+			}
+			line = at
+			return nil
+		})
+		if err != nil && !errors.Is(err, ErrFormat) {
+			t.Error(err)
 		}
 	})
 }

@@ -94,25 +94,7 @@ type Columns struct {
 // Open reads the schema and decides which columns are the inputs and which the targets.
 func Open(r io.ReaderAt, size int64, want Columns) (f *File, err error) {
 	defer safely(&err)
-	p, err := parquet.OpenFile(r, size, parquet.SkipPageIndex(true), parquet.SkipBloomFilters(true))
-	if err != nil {
-		return nil, bad("%w", err)
-	}
-	f = &File{f: p, image: -1}
-	if n := p.NumRows(); n < 0 || n > maxRows {
-		return nil, bad("%d rows, at most %d are read", n, maxRows)
-	}
-	for _, g := range p.Metadata().RowGroups {
-		for _, c := range g.Columns {
-			if c.MetaData.TotalUncompressedSize < 0 || c.MetaData.TotalUncompressedSize > maxChunk {
-				return nil, bad("a column of %d bytes in a group of rows, at most %d are read", c.MetaData.TotalUncompressedSize, maxChunk)
-			}
-		}
-	}
-	if err := pages(r, size, p.Metadata()); err != nil {
-		return nil, err
-	}
-	if err := f.leaves(); err != nil {
+	if f, err = opened(r, size); err != nil {
 		return nil, err
 	}
 	if err := f.choose(want); err != nil || len(want.Inputs)+len(want.TargetElems) == 0 {
@@ -292,33 +274,41 @@ func (f *File) Rows() int { return int(f.f.NumRows()) }
 // Each gives the rows in their order. A row is the callee's until it returns.
 func (f *File) Each(emit func(r *Row) error) (err error) {
 	defer safely(&err)
+	var row Row
+	n := 0
+	return f.each(func(r parquet.Row) error {
+		if err := f.take(&row, r); err != nil {
+			return bad("row %d: %w", n, err)
+		}
+		n++
+		return emit(&row)
+	})
+}
+
+// each gives the values of the rows.
+func (f *File) each(emit func(r parquet.Row) error) error {
 	buf := make([]parquet.Row, 64)
 	n := 0
-	var row Row
 	for _, g := range f.f.RowGroups() {
 		rows := g.Rows()
 		for {
-			k, rerr := rows.ReadRows(buf)
+			k, err := rows.ReadRows(buf)
 			for _, r := range buf[:k] {
-				if err := f.take(&row, r); err != nil {
-					_ = rows.Close()
-					return bad("row %d: %w", n, err)
-				}
 				if n++; n > maxRows {
 					_ = rows.Close()
 					return bad("more than %d rows", maxRows)
 				}
-				if err := emit(&row); err != nil {
+				if err := emit(r); err != nil {
 					_ = rows.Close()
 					return err
 				}
 			}
-			if errors.Is(rerr, io.EOF) {
+			if errors.Is(err, io.EOF) {
 				break
 			}
-			if rerr != nil {
+			if err != nil {
 				_ = rows.Close()
-				return bad("row %d: %w", n, rerr)
+				return bad("row %d: %w", n, err)
 			}
 			if k == 0 {
 				_ = rows.Close()

@@ -140,6 +140,13 @@ func FuzzRead(f *testing.F) {
 		f.Add(b)
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
+		columns, err := Names(bytes.NewReader(b), int64(len(b)))
+		if err == nil {
+			err = Texts(bytes.NewReader(b), int64(len(b)), columns, func(int, []string) error { return nil })
+		}
+		if err != nil && !errors.Is(err, ErrFormat) {
+			t.Error(err)
+		}
 		file, err := Open(bytes.NewReader(b), int64(len(b)), Columns{})
 		if err != nil {
 			if !errors.Is(err, ErrFormat) {

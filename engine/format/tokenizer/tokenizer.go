@@ -1,6 +1,6 @@
 // Package tokenizer turns text into tokens by a tokenizer.json, the format of Hugging Face's
 // tokenizers: BPE (byte-level as for GPT-2 and Llama 3, or with byte fallback as for Llama 2) and
-// WordPiece (as for BERT). Special tokens within a text are recognised; none are added around it.
+// WordPiece (as for BERT). Special tokens within a text are recognised; Row adds those around it.
 //
 // Parse refuses a file that asks for something unsupported, and names it.
 package tokenizer
@@ -39,6 +39,8 @@ type Tokenizer struct {
 	pre    []splitter
 	model  model
 	cache  map[string][]int32
+	form   template
+	pad    int32 // -1: the file does not say
 }
 
 // model is a BPE or a WordPiece.
@@ -66,6 +68,10 @@ type file struct {
 	Normalizer   json.RawMessage `json:"normalizer"`
 	PreTokenizer json.RawMessage `json:"pre_tokenizer"`
 	Model        json.RawMessage `json:"model"`
+	Post         json.RawMessage `json:"post_processor"`
+	Padding      *struct {
+		ID int64 `json:"pad_id"`
+	} `json:"padding"`
 }
 
 // Parse reads a tokenizer.json.
@@ -80,7 +86,7 @@ func Parse(b []byte) (*Tokenizer, error) {
 	if len(f.Model) == 0 || string(f.Model) == "null" {
 		return nil, bad("it has no model")
 	}
-	t := &Tokenizer{names: map[int32]string{}, cache: map[string][]int32{}}
+	t := &Tokenizer{names: map[int32]string{}, cache: map[string][]int32{}, form: plain(), pad: -1}
 	if err := t.readModel(f.Model); err != nil {
 		return nil, err
 	}
@@ -110,6 +116,15 @@ func Parse(b []byte) (*Tokenizer, error) {
 			content = t.normalise(content, true)
 		}
 		t.added[k].add(content, addedToken{id: int32(a.ID), word: a.SingleWord, left: a.LStrip, right: a.RStrip})
+	}
+	if p := f.Padding; p != nil {
+		if p.ID < 0 || p.ID > maxID {
+			return nil, bad("the token of padding is %d, at most %d", p.ID, maxID)
+		}
+		t.pad, t.size = int32(p.ID), max(t.size, int(p.ID)+1)
+	}
+	if _, err := t.readPost(f.Post, 0); err != nil {
+		return nil, err
 	}
 	return t, nil
 }

@@ -3,7 +3,7 @@
 pip install tokenizers; python make.py. tokenizers 0.23.3 made what is committed.
 """
 import json
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 CORPUS = [
     "The quick brown fox jumps over the lazy dog. It's the dog's day, isn't it? We'll see; they've said I'm late.",
@@ -94,3 +94,28 @@ for name, t in {"gpt2": gpt2(), "roberta": roberta(), "llama3": llama3(), "llama
     golden["ids"][name] = [t.encode(x, add_special_tokens=False).ids for x in TEXTS]
 with open("golden.json", "w") as f:
     json.dump(golden, f, ensure_ascii=True, separators=(",", ":"))
+
+# Rows of one text and of two, cut and padded.
+ROWS = [["Hello world", None], ["", None], ["", ""], ["the dog", "isn't lazy"], ["a", "tokenization of unbelievable newest tokens " * 3], ["tokenization of unbelievable newest tokens " * 3, "a b"],
+        ["the quick brown fox jumps over the lazy dog", "believable believing believe lower lowest newer newest"], ["the quick brown fox jumps over the lazy dog " * 3, None]]
+SPECIAL = {
+    "bert": (processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2)), "[PAD]"),
+    "bert-cased": (processors.TemplateProcessing(single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]), "[PAD]"),
+    "roberta": (processors.RobertaProcessing(("</s>", 1), ("<s>", 0)), "<pad>"),
+    "llama3": (processors.Sequence([processors.ByteLevel(trim_offsets=False), processors.TemplateProcessing(single="<|endoftext|> $A", pair="<|endoftext|> $A <|endoftext|>:1 $B:1", special_tokens=[("<|endoftext|>", 0)])]), None),
+    "gpt2": (None, None),
+}
+rows = []
+for name, (post, pad) in SPECIAL.items():
+    t = Tokenizer.from_file(name + ".json")
+    if post is not None:
+        t.post_processor = post
+    form = json.loads(t.to_str())["post_processor"]
+    for n in (8, 9, 24):
+        t.enable_truncation(n)
+        t.enable_padding(length=n, pad_id=t.token_to_id(pad) if pad else 0, pad_token=pad or "<|endoftext|>")
+        for pair in ROWS:
+            e = t.encode(*[x for x in pair if x is not None])
+            rows.append({"tokenizer": name, "post": form, "texts": [x for x in pair if x is not None], "ids": e.ids, "mask": e.attention_mask, "kinds": e.type_ids})
+with open("rows.json", "w") as f:
+    json.dump(rows, f, ensure_ascii=True, separators=(",", ":"))

@@ -1,0 +1,77 @@
+// Tables of texts.
+
+package csv
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/csv"
+	"io"
+	"slices"
+	"strings"
+)
+
+// maxCell bounds a text.
+const maxCell = 1 << 24
+
+// Header is the names of the columns at the beginning of a file.
+func Header(r io.Reader) ([]string, error) {
+	_, names, err := open(r)
+	return names, err
+}
+
+// open reads the header of a file of texts.
+func open(r io.Reader) (*csv.Reader, []string, error) {
+	b := bufio.NewReaderSize(r, 1<<16)
+	if lead, err := b.Peek(3); err == nil && bytes.Equal(lead, []byte("\xef\xbb\xbf")) {
+		_, _ = b.Discard(3)
+	}
+	first, _ := b.Peek(1 << 12)
+	c := csv.NewReader(b)
+	c.Comma, c.ReuseRecord, c.LazyQuotes = separator(first), true, true
+	row, err := c.Read()
+	if err != nil {
+		return nil, nil, bad("header: %w", err)
+	}
+	names := slices.Clone(row)
+	if len(names) > maxColumns {
+		return nil, nil, bad("%d columns, at most %d are read", len(names), maxColumns)
+	}
+	for i, n := range names {
+		names[i] = strings.TrimSpace(n)
+	}
+	return c, names, nil
+}
+
+// Cells gives the cells of the named columns, row by row, as they are written. line is where a
+// row begins. The cells are the callee's until it returns.
+func Cells(r io.Reader, columns []string, give func(line int, cells []string) error) error {
+	c, names, err := open(r)
+	if err != nil {
+		return err
+	}
+	at, cells := make([]int, len(columns)), make([]string, len(columns))
+	for i, n := range columns {
+		if at[i] = slices.Index(names, n); at[i] < 0 {
+			return bad("there is no column %.60q; the columns are %.400q", n, names)
+		}
+	}
+	for {
+		row, err := c.Read()
+		if err == io.EOF {
+			return nil
+		}
+		if err != nil {
+			return bad("%w", err)
+		}
+		line, _ := c.FieldPos(0)
+		for i, k := range at {
+			if cells[i] = row[k]; len(cells[i]) > maxCell {
+				return bad("line %d, column %.60q: a text of %d bytes, at most %d are read", line, columns[i], len(cells[i]), maxCell)
+			}
+		}
+		if err := give(line, cells); err != nil {
+			return err
+		}
+	}
+}

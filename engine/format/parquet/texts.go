@@ -1,0 +1,116 @@
+// Columns of texts.
+
+package parquet
+
+import (
+	"errors"
+	"io"
+	"slices"
+	"strconv"
+
+	"github.com/parquet-go/parquet-go"
+)
+
+// maxText is the bytes of a text at most.
+const maxText = 1 << 24
+
+// Names are those of the columns at the top.
+func Names(r io.ReaderAt, size int64) (names []string, err error) {
+	defer safely(&err)
+	f, err := opened(r, size)
+	if err != nil {
+		return nil, err
+	}
+	for _, c := range f.columns {
+		if !slices.Contains(names, c.name) {
+			names = append(names, c.name)
+		}
+	}
+	return names, nil
+}
+
+// opened reads the schema.
+func opened(r io.ReaderAt, size int64) (*File, error) {
+	p, err := parquet.OpenFile(r, size, parquet.SkipPageIndex(true), parquet.SkipBloomFilters(true))
+	if err != nil {
+		return nil, bad("%w", err)
+	}
+	f := &File{f: p, image: -1}
+	if n := p.NumRows(); n < 0 || n > maxRows {
+		return nil, bad("%d rows, at most %d are read", n, maxRows)
+	}
+	for _, g := range p.Metadata().RowGroups {
+		for _, c := range g.Columns {
+			if c.MetaData.TotalUncompressedSize < 0 || c.MetaData.TotalUncompressedSize > maxChunk {
+				return nil, bad("a column of %d bytes in a group of rows, at most %d are read", c.MetaData.TotalUncompressedSize, maxChunk)
+			}
+		}
+	}
+	if err := pages(r, size, p.Metadata()); err != nil {
+		return nil, err
+	}
+	return f, f.leaves()
+}
+
+// Texts gives what the named columns hold, texts as they are and numbers written out, row by
+// row, counted from 0.
+func Texts(r io.ReaderAt, size int64, columns []string, give func(row int, cells []string) error) (err error) {
+	defer safely(&err)
+	f, err := opened(r, size)
+	if err != nil {
+		return err
+	}
+	rank := make([]int, len(f.columns))
+	for i, c := range f.columns {
+		rank[i] = slices.Index(columns, c.name)
+	}
+	for k, n := range columns {
+		if own := count(rank, k); own != 1 {
+			names, _ := Names(r, size)
+			return bad("no column %.60q, or it is no text; there are %.400q", n, names)
+		}
+	}
+	row, cells := 0, make([]string, len(columns))
+	return f.each(func(values parquet.Row) error {
+		for _, v := range values {
+			i := v.Column()
+			if i < 0 || i >= len(rank) || rank[i] < 0 {
+				continue
+			}
+			text, err := f.text(i, v)
+			if err != nil {
+				return bad("row %d, column %.60q: %w", row, f.columns[i].name, err)
+			}
+			cells[rank[i]] = text
+		}
+		row++
+		return give(row-1, cells)
+	})
+}
+
+func count(in []int, k int) (n int) {
+	for _, v := range in {
+		if v == k {
+			n++
+		}
+	}
+	return n
+}
+
+// text is a value as a text.
+func (f *File) text(i int, v parquet.Value) (string, error) {
+	c := f.columns[i]
+	switch {
+	case v.IsNull():
+		return "", errors.New("it holds nothing")
+	case c.kind == parquet.ByteArray && len(v.ByteArray()) > maxText:
+		return "", bad("a text of %d bytes, at most %d are read", len(v.ByteArray()), maxText)
+	case c.kind == parquet.ByteArray:
+		return string(v.ByteArray()), nil
+	}
+	x, err := number(c, v)
+	if err != nil {
+		return "", err
+	}
+	return strconv.FormatFloat(x, 'g', -1, 64), nil
+}
