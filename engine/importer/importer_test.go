@@ -105,6 +105,32 @@ func TestGoldenONNX(t *testing.T) {
 	}
 }
 
+// TestONNXRuntime compares with what onnxruntime answers (testdata/onnx/make.py): recurrent layers
+// and what its optimiser makes.
+func TestONNXRuntime(t *testing.T) {
+	files, err := filepath.Glob("testdata/onnx/*.onnx")
+	if err != nil || len(files) < 12 {
+		t.Fatal(files, err)
+	}
+	for _, f := range files {
+		name := strings.TrimSuffix(filepath.Base(f), ".onnx")
+		if slices.Contains([]string{"cnn", "encoder", "unet", "tied_decoder"}, name) {
+			continue
+		}
+		t.Run(name, func(t *testing.T) {
+			m, err := onnx.Parse(load(t, "onnx/"+name+".onnx"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			model, err := importer.ImportONNX(m, nil, importer.Options{Name: name})
+			if err != nil {
+				t.Fatal(err)
+			}
+			golden(t, model, "onnx/"+name+".safetensors", 0)
+		})
+	}
+}
+
 // golden takes PyTorch's step and compares. So many weights have names that PyTorch does not give.
 func golden(t *testing.T, m *importer.Model, name string, renamed int) {
 	t.Helper()

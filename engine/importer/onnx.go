@@ -22,6 +22,7 @@ import (
 type onnxFile struct {
 	tensors map[string]*onnx.Tensor // by their name in the graph
 	counts  map[string]bool         // batches that its normalisations count
+	parts   map[string]onnxPart     // of tensors, by the names of parameters
 	open    onnx.Opener
 }
 
@@ -31,6 +32,13 @@ func (*onnxFile) Tied() map[string]string { return nil }
 func (f *onnxFile) Load(name string) (state.Tensor, error) {
 	if f.counts[name] {
 		return state.Tensor{Name: name, Shape: []int{}, I64: []int64{0}}, nil
+	}
+	if p, ok := f.parts[name]; ok {
+		x, err := f.tensors[p.of].Load(f.open)
+		if err != nil {
+			return x, err
+		}
+		return state.Tensor{Name: name, Shape: p.shape, F32: x.F32[p.from:][:elems(p.shape)]}, nil
 	}
 	t := f.tensors[name]
 	if t == nil {
@@ -142,6 +150,7 @@ func (l *lowering) onnxInputs() error {
 var weightInputs = map[string][]int{
 	"Conv": {1, 2}, "ConvTranspose": {1, 2}, "Gemm": {1, 2}, "MatMul": {0, 1}, "Gather": {0}, "LayerNormalization": {1, 2}, "BatchNormalization": {1, 2},
 	"InstanceNormalization": {1, 2}, "GroupNormalization": {1, 2}, "RMSNormalization": {1}, "PRelu": {1}, "LSTM": {1, 2, 3}, "GRU": {1, 2, 3}, "RNN": {1, 2, 3},
+	"BiasGelu": {1}, "FastGelu": {1}, "SkipLayerNormalization": {2, 3, 4}, "SkipSimplifiedLayerNormalization": {2, 3}, "SimplifiedLayerNormalization": {1}, "FusedMatMul": {0, 1},
 }
 
 // onnxWeights defines the initializers.
@@ -263,7 +272,6 @@ var onnxAdvice = map[string]string{
 	"Loop":   "loops are not supported; export with a fixed number of steps", "Scan": "loops are not supported; export with a fixed number of steps",
 	"If": "a choice that depends on the data is not supported", "ScatterND": "writing to computed positions is not supported; use torch.where",
 	"QLinearConv": "quantised models cannot be trained; export the model in float32", "QuantizeLinear": "quantised models cannot be trained; export the model in float32",
-	"LSTM": "export this model by torch.export (.pt2), which keeps recurrent layers", "GRU": "export this model by torch.export (.pt2), which keeps recurrent layers",
 }
 
 // modulePath is the path of the module that a node belongs to, "" where the file does not tell.

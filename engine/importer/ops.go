@@ -26,7 +26,7 @@ func init() {
 		"gelu": gelu, "softmax": softmax, "log_softmax": logSoftmax, "scaled_dot_product_attention": attention,
 
 		"sym_size": symSize, "sym_constrain_range_for_size": nothing, "_assert_tensor_metadata": nothing, "_assert_scalar": nothing, "_assert_async": nothing,
-		"bernoulli": bernoulli, "wrap_with_set_grad_enabled": inlined, "_weight_norm": weightNorm, "lstm_cell": oneStep(lstmCell), "gru_cell": oneStep(gruCell),
+		"bernoulli": bernoulli, "wrap_with_set_grad_enabled": inlined, "_weight_norm": weightNorm, "lstm_cell": oneStep(lstmCell(0, 1, 2, 3)), "gru_cell": oneStep(gruCell(0, 1, 2, false)),
 		"rnn_tanh_cell": oneStep(rnnCell("tanh")), "rnn_relu_cell": oneStep(rnnCell("relu")), "bilinear": bilinear,
 	}
 	for _, more := range []map[string]operator{

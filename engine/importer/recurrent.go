@@ -11,7 +11,7 @@ import (
 )
 
 var recurrentOperators = map[string]operator{
-	"lstm": recurrent(4, lstmCell), "gru": recurrent(3, gruCell),
+	"lstm": recurrent(4, lstmCell(0, 1, 2, 3)), "gru": recurrent(3, gruCell(0, 1, 2, false)),
 	"rnn_tanh": recurrent(1, rnnCell("tanh")), "rnn_relu": recurrent(1, rnnCell("relu")),
 }
 
@@ -197,31 +197,41 @@ func (l *lowering) tanh(x *value) *value {
 	return l.result(y, s, x.shape, x.batch, x.outer)
 }
 
-// lstmCell: c' = σ(f) c + σ(i) tanh(g), h' = σ(o) tanh(c').
-func lstmCell(l *lowering, x, h, c *value, r func(h *value) *value) (nextH, nextC *value) {
-	z := l.plus(x, r(h))
-	sigmoid := func(k int) *value { return l.unary("sigmoid", l.gate(z, k, 4), 0, 0) }
-	nextC = l.binary("mul", sigmoid(0), l.tanh(l.gate(z, 2, 4)))
-	if c != nil {
-		nextC = l.binary("add", l.binary("mul", sigmoid(1), c), nextC)
+// lstmCell: c' = σ(f) c + σ(i) tanh(g), h' = σ(o) tanh(c'). The numbers are the gates' places.
+func lstmCell(i, f, g, o int) cell {
+	return func(l *lowering, x, h, c *value, r func(h *value) *value) (nextH, nextC *value) {
+		z := l.plus(x, r(h))
+		sigmoid := func(k int) *value { return l.unary("sigmoid", l.gate(z, k, 4), 0, 0) }
+		nextC = l.binary("mul", sigmoid(i), l.tanh(l.gate(z, g, 4)))
+		if c != nil {
+			nextC = l.binary("add", l.binary("mul", sigmoid(f), c), nextC)
+		}
+		return l.binary("mul", sigmoid(o), l.tanh(nextC)), nextC
 	}
-	return l.binary("mul", sigmoid(3), l.tanh(nextC)), nextC
 }
 
-// gruCell: n = tanh(x_n + σ(r) h_n), h' = n + σ(z) (h - n).
-func gruCell(l *lowering, x, h, _ *value, r func(h *value) *value) (nextH, nextC *value) {
-	u := r(h)
-	sigmoid := func(k int) *value { return l.unary("sigmoid", l.plus(l.gate(x, k, 3), l.gate(u, k, 3)), 0, 0) }
-	n := l.gate(x, 2, 3)
-	if u != nil {
-		n = l.binary("add", n, l.binary("mul", sigmoid(0), l.gate(u, 2, 3)))
+// gruCell: n = tanh(x_n + σ(r) h_n), h' = n + σ(z) (h - n). With early, h_n is that of σ(r) h
+// instead, as in the first GRU (Cho et al., arXiv 1406.1078). The numbers are the gates' places.
+func gruCell(reset, update, new int, early bool) cell {
+	return func(l *lowering, x, h, _ *value, r func(h *value) *value) (nextH, nextC *value) {
+		u := r(h)
+		sigmoid := func(k int) *value { return l.unary("sigmoid", l.plus(l.gate(x, k, 3), l.gate(u, k, 3)), 0, 0) }
+		n := l.gate(x, new, 3)
+		switch {
+		case early && h != nil:
+			n = l.binary("add", n, l.gate(r(l.binary("mul", sigmoid(reset), h)), new, 3))
+		case early:
+			n = l.plus(n, l.gate(u, new, 3))
+		case u != nil:
+			n = l.binary("add", n, l.binary("mul", sigmoid(reset), l.gate(u, new, 3)))
+		}
+		n = l.tanh(n)
+		z := sigmoid(update)
+		if h == nil {
+			return l.binary("sub", n, l.binary("mul", z, n)), nil
+		}
+		return l.binary("add", n, l.binary("mul", z, l.binary("sub", h, n))), nil
 	}
-	n = l.tanh(n)
-	z := sigmoid(1)
-	if h == nil {
-		return l.binary("sub", n, l.binary("mul", z, n)), nil
-	}
-	return l.binary("add", n, l.binary("mul", z, l.binary("sub", h, n))), nil
 }
 
 func rnnCell(f string) cell {

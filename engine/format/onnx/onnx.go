@@ -89,6 +89,7 @@ type Attr struct {
 	Tensor *Tensor
 	Floats []float64
 	Ints   []int64
+	Texts  []string
 	Graph  bool // it holds a graph, which is not read
 }
 
@@ -371,11 +372,13 @@ func (a *Attr) parse(b []byte) error {
 			a.Floats = r.floats(a.Floats)
 		case 8:
 			a.Ints = r.ints(a.Ints)
+		case 9:
+			a.Texts = append(a.Texts, r.text())
 		case 20:
 			a.Kind = int64(r.u)
 		}
-		if len(a.Ints) > maxList || len(a.Floats) > maxList {
-			return bad("attribute %.80q has more than %d numbers", a.Name, maxList)
+		if len(a.Ints) > maxList || len(a.Floats) > maxList || len(a.Texts) > maxList {
+			return bad("attribute %.80q has more than %d elements", a.Name, maxList)
 		}
 	}
 	if r.err != nil {

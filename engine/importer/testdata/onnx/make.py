@@ -1,0 +1,73 @@
+"""Makes small models of ONNX's recurrent and fused operators, and what onnxruntime answers.
+
+pip install onnx onnxruntime; python make.py. onnxruntime 1.32.0 made what is committed.
+"""
+import json
+import struct
+
+import numpy as np
+import onnx
+import onnxruntime
+from onnx import TensorProto, helper, numpy_helper
+
+rng = np.random.default_rng(3)
+
+
+def normal(*shape):
+    return (rng.standard_normal(shape) * 0.7).astype(np.float32)
+
+
+def save(path, tensors):
+    head, at, parts = {}, 0, []
+    for name, t in tensors.items():
+        b = np.ascontiguousarray(t, np.float32).tobytes()
+        head[name] = {"dtype": "F32", "shape": list(t.shape), "data_offsets": [at, at + len(b)]}
+        at += len(b)
+        parts.append(b)
+    h = json.dumps(head).encode()
+    h += b" " * (-len(h) % 8)
+    with open(path, "wb") as f:
+        f.write(struct.pack("<Q", len(h)) + h + b"".join(parts))
+
+
+def write(name, nodes, weights, inputs, version=17):
+    """inputs are arrays by name, whose first axis is the batch; the answer is called out."""
+    kind = {np.dtype(np.float32): TensorProto.FLOAT, np.dtype(np.int32): TensorProto.INT32}
+    g = helper.make_graph(
+        nodes, name, [helper.make_tensor_value_info(k, kind[v.dtype], ["N", *v.shape[1:]]) for k, v in inputs.items()],
+        [helper.make_tensor_value_info("out", TensorProto.FLOAT, None)], [numpy_helper.from_array(v, k) for k, v in weights.items()])
+    m = helper.make_model(g, opset_imports=[helper.make_opsetid("", version), helper.make_opsetid("com.microsoft", 1)], ir_version=10)
+    out = onnxruntime.InferenceSession(m.SerializeToString()).run(["out"], inputs)[0]
+    onnx.save(m, name + ".onnx")
+    save(name + ".safetensors", {**{"input.%d" % i: v for i, v in enumerate(inputs.values())}, "output": out, "seed": normal(*out.shape)})
+
+
+def recurrent(op, name, gates, ways=1, outs=("Y",), states=0, bias=True, **attrs):
+    """Rows come first, and the layer wants steps first; states are parts of the rows."""
+    steps, features, size = 4, 3, 2
+    w = {"W": normal(ways, gates * size, features), "R": normal(ways, gates * size, size)}
+    if bias:
+        w["B"] = normal(ways, 2 * gates * size)
+    ins = ["x", "W", "R", "B" if bias else "", ""]
+    node = helper.make_node
+    nodes = [node("Transpose", ["rows"], ["x"], perm=[1, 0, 2])]
+    for s in range(states):
+        w["from%d" % s], w["to%d" % s], w["axes"] = np.array([s, 0]), np.array([s + ways, size]), np.array([1, 2])
+        nodes += [node("Slice", ["rows", "from%d" % s, "to%d" % s, "axes"], ["part%d" % s]), node("Transpose", ["part%d" % s], ["state%d" % s], perm=[1, 0, 2])]
+        ins.append("state%d" % s)
+    nodes.append(node(op, ins, list(outs), hidden_size=size, **attrs))
+    parts = [o for o in outs if o]
+    for o in parts:
+        nodes += [node("Transpose", [o], [o + "_rows"], perm=[2, 0, 1, 3] if o == "Y" else [1, 0, 2]), node("Flatten", [o + "_rows"], [o + "_flat"], axis=1)]
+    nodes.append(node("Concat", [o + "_flat" for o in parts], ["out"], axis=1))
+    write(name, nodes, w, {"rows": normal(3, steps, features)})
+
+
+recurrent("LSTM", "lstm", 4, outs=("Y", "Y_h", "Y_c"))
+recurrent("LSTM", "lstm_reverse", 4, outs=("", "Y_h"), direction="reverse")
+recurrent("LSTM", "lstm_both", 4, 2, ("Y", "Y_h", "Y_c"), states=2, direction="bidirectional")
+recurrent("GRU", "gru_early", 3, outs=("Y", "Y_h"), states=1)
+recurrent("GRU", "gru_reverse", 3, bias=False, direction="reverse", linear_before_reset=1)
+recurrent("GRU", "gru_both", 3, 2, direction="bidirectional", linear_before_reset=1)
+recurrent("RNN", "rnn", 1)
+recurrent("RNN", "rnn_relu", 1, 2, ("Y", "Y_h"), states=1, direction="bidirectional", activations=["Relu", "Relu"])
