@@ -150,7 +150,7 @@ func (l *lowering) onnxInputs() error {
 var weightInputs = map[string][]int{
 	"Conv": {1, 2}, "ConvTranspose": {1, 2}, "Gemm": {1, 2}, "MatMul": {0, 1}, "Gather": {0}, "LayerNormalization": {1, 2}, "BatchNormalization": {1, 2},
 	"InstanceNormalization": {1, 2}, "GroupNormalization": {1, 2}, "RMSNormalization": {1}, "PRelu": {1}, "LSTM": {1, 2, 3}, "GRU": {1, 2, 3}, "RNN": {1, 2, 3},
-	"BiasGelu": {1}, "FastGelu": {1}, "SkipLayerNormalization": {2, 3, 4}, "SkipSimplifiedLayerNormalization": {2, 3}, "SimplifiedLayerNormalization": {1}, "FusedMatMul": {0, 1},
+	"Attention": {1, 2}, "MultiHeadAttention": {3}, "BiasGelu": {1}, "FastGelu": {1}, "SkipLayerNormalization": {2, 3, 4}, "SkipSimplifiedLayerNormalization": {2, 3}, "SimplifiedLayerNormalization": {1}, "FusedMatMul": {0, 1},
 }
 
 // onnxWeights defines the initializers.

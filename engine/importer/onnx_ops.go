@@ -53,6 +53,8 @@ func init() {
 	} {
 		onnxOperators[op] = onnxCall(f)
 	}
+	recurrentONNX()
+	fusedONNX()
 }
 
 // window is what a convolution or a pool says of its axes.

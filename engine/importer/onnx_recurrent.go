@@ -11,7 +11,8 @@ import (
 	"github.com/ravnest/ravnest/engine/format/onnx"
 )
 
-func init() {
+// recurrentONNX defines the operators of this file.
+func recurrentONNX() {
 	onnxOperators["LSTM"] = func(l *lowering, n *onnx.Node) {
 		l.onnxRecurrent(n, 4, lstmCell(0, 2, 3, 1), "sigmoid tanh tanh")
 	}

@@ -71,3 +71,23 @@ recurrent("GRU", "gru_reverse", 3, bias=False, direction="reverse", linear_befor
 recurrent("GRU", "gru_both", 3, 2, direction="bidirectional", linear_before_reset=1)
 recurrent("RNN", "rnn", 1)
 recurrent("RNN", "rnn_relu", 1, 2, ("Y", "Y_h"), states=1, direction="bidirectional", activations=["Relu", "Relu"])
+
+
+def fused(name, op, args, domain="com.microsoft", version=17, outs=("out",), more=(), **attrs):
+    """args are (name, array, whether it is an input), in order; None: a missing one."""
+    ins = [a[0] if a else "" for a in args]
+    write(name, [helper.make_node(op, ins, list(outs), domain=domain, **attrs), *more], {a[0]: a[1] for a in args if a and not a[2]}, {a[0]: a[1] for a in args if a and a[2]}, version)
+
+
+x, seen = normal(3, 5, 8), np.array([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0], [1, 0, 0, 0, 0]], np.int32)
+fused("bias_gelu", "BiasGelu", [("x", x, True), ("b", normal(8), False)])
+fused("fast_gelu", "FastGelu", [("x", x, True), ("b", normal(8), False)])
+fused("skip_norm", "SkipLayerNormalization", [("x", x, True), ("s", normal(3, 5, 8), True), ("g", normal(8), False), ("b", normal(8), False), ("bias", normal(8), False)],
+      outs=("y", "", "", "sum"), more=[helper.make_node("Mul", ["y", "sum"], ["out"])], epsilon=1e-5)
+fused("skip_rms", "SkipSimplifiedLayerNormalization", [("x", x, True), ("s", normal(3, 5, 8), True), ("g", normal(8), False)], epsilon=1e-5)
+fused("fused_matmul", "FusedMatMul", [("x", x, True), ("w", normal(4, 8), False)], transB=1, alpha=0.5)
+fused("packed_attention", "Attention", [("x", x, True), ("w", normal(8, 24), False), ("b", normal(24), False), ("m", seen, True)], num_heads=2)
+fused("packed_causal", "Attention", [("x", x, True), ("w", normal(8, 24), False), ("b", normal(24), False)], num_heads=4, unidirectional=1)
+fused("headed_attention", "MultiHeadAttention", [("q", x, True), ("k", normal(3, 5, 8), True), ("v", normal(3, 5, 8), True), ("b", normal(24), False), ("m", seen, True)], num_heads=2, scale=0.3)
+fused("attention_flat", "Attention", [("q", x, True), ("k", normal(3, 5, 4), True), ("v", normal(3, 5, 4), True)], "", 23, q_num_heads=4, kv_num_heads=2, is_causal=1)
+fused("attention_mask", "Attention", [("q", normal(3, 2, 5, 4), True), ("k", normal(3, 2, 6, 4), True), ("v", normal(3, 2, 6, 4), True), ("m", normal(5, 6), False)], "", 23)
