@@ -91,7 +91,7 @@ def step(m, inputs, seed=None):
 # Those that engine/importer keeps as test data: python census.py DIR small.
 SMALL = ["cnn", "autoencoder", "unet", "lstm_unrolled", "resmlp", "conv1d_audio", "encoder", "encoder_seq_first", "two_heads",
          "einsum_mix", "upsampler", "padding_modes", "lstm_both_ways", "gru_rnn", "detached", "tied_decoder", "masked_pair", "padded_text", "argmax_pool", "written_part",
-         "written_views", "chosen", "computed_windows", "functions"]
+         "written_views", "chosen", "computed_windows", "functions", "volume"]
 
 
 def census(name, dir):

@@ -1524,3 +1524,23 @@ def functions():
             return torch.cat([torch.stack(y, 1).flatten(1), torch.stack(s, 1)], 1)
 
     return Net(), (torch.randn(3, 4),)
+
+
+@model
+def volume():
+    class Volume(nn.Module):
+        """Convolutions and pools over three axes."""
+
+        def __init__(self):
+            super().__init__()
+            self.a, self.norm = nn.Conv3d(2, 4, (2, 3, 2), stride=(1, 2, 1), padding=(1, 1, 0)), nn.BatchNorm3d(4)
+            self.b, self.c = nn.Conv3d(4, 6, 3, padding="same", dilation=(1, 2, 1), groups=2), nn.Conv3d(6, 4, 1, bias=False)
+            self.head = nn.Linear(4 * 2 * 1 * 2, 3)
+
+        def forward(self, x):
+            x = torch.relu(self.norm(self.a(x)))
+            x = nn.functional.max_pool3d(x, (2, 2, 2), stride=(1, 2, 1), padding=(0, 1, 1))
+            x = nn.functional.avg_pool3d(self.b(x), 2, stride=(2, 1, 2), padding=1, count_include_pad=False)
+            return self.head(nn.functional.adaptive_avg_pool3d(self.c(x), (2, 1, 2)).flatten(1))
+
+    return Volume(), (torch.randn(3, 2, 4, 7, 6),)

@@ -156,11 +156,20 @@ func (e *exporter) conv(o *graph.Conv2d, x string, in, row graph.Shape) string {
 	y := e.add("Conv", attrs(
 		onnx.OfInts("kernel_shape", o.Kernel[from:]...), onnx.OfInts("strides", stride[from:]...), onnx.OfInts("pads", pads...),
 		onnx.OfInts("dilations", dilation[from:]...), onnx.OfInt("group", groups),
-	), some(x, e.param("weight"), e.bias(o.Bias))...)
+	), some(x, e.kernel(o), e.bias(o.Bias))...)
 	if o.Flat {
 		y = e.reshape(y, row...)
 	}
 	return y
+}
+
+// kernel is the weight of a convolution of images.
+func (e *exporter) kernel(o *graph.Conv2d) string {
+	w := e.param("weight")
+	if o.Depth == 0 {
+		return w
+	}
+	return e.add("Reshape", nil, w, e.ints(o.Out, o.In/max(o.Groups, 1), o.Kernel[0], o.Kernel[1]))
 }
 
 func (e *exporter) convTranspose(o *graph.ConvTranspose2d, x string) string {

@@ -150,6 +150,9 @@ type Conv2d struct {
 	// Flat: the weight has no axis of height, as that of torch.nn.Conv1d, whose rows are
 	// [C,1,L] here.
 	Flat bool `json:"conv1d,omitempty"`
+	// Depth, if not 0, is the taps of depth that a channel of torch.nn.Conv3d has: the weight is
+	// [Out,C,Depth,H,W], and a row holds the taps of each of its channels one after the other.
+	Depth int `json:"conv3d,omitempty"`
 }
 
 // Kind implements Op.
@@ -198,6 +201,9 @@ func (c *Conv2d) Infer(in []Shape) (Shape, error) {
 	if c.Flat && c.Kernel[0] != 1 {
 		return nil, fmt.Errorf("a conv1d has a kernel of height %d", c.Kernel[0])
 	}
+	if c.Depth < 0 || c.Depth > 0 && (c.In/g%c.Depth != 0 || c.Flat) {
+		return nil, fmt.Errorf("a conv3d of %d taps of depth does not divide the %d channels of a group", c.Depth, c.In/g)
+	}
 	if x[0] != c.In {
 		return nil, fmt.Errorf("in_channels is %d, but the input is %s", c.In, x)
 	}
@@ -215,6 +221,9 @@ func (c *Conv2d) Params() []Spec {
 	shape := []int{c.Out, cg, c.Kernel[0], c.Kernel[1]}
 	if c.Flat {
 		shape = []int{c.Out, cg, c.Kernel[1]}
+	}
+	if c.Depth > 0 {
+		shape = []int{c.Out, cg / c.Depth, c.Depth, c.Kernel[0], c.Kernel[1]}
 	}
 	return weights(shape, cg*c.Kernel[0]*c.Kernel[1], c.Bias, c.Std)
 }

@@ -7,7 +7,6 @@ import (
 	"slices"
 
 	"github.com/ravnest/ravnest/engine/format/pt2"
-	"github.com/ravnest/ravnest/engine/graph"
 )
 
 var functionOperators = map[string]operator{
@@ -37,7 +36,7 @@ var functionOperators = map[string]operator{
 	"fmod": remainderOf("trunc"), "remainder": remainderOf("floor"), "addcdiv": addcdiv, "logsumexp": logSumExp, "logaddexp": logAddExp,
 	"var_mean": withMean(variance(false)), "std_mean": withMean(variance(true)), "aminmax": aminmax, "prod": prod, "cumprod": running("mul"), "cummax": running("max"), "cummin": running("min"),
 	"hypot": hypot, "xlogy": xlogy, "cdist": cdist, "cross": cross, "linalg_cross": cross, "median": ranked, "kthvalue": ranked, "nll_loss_nd": nllLoss,
-	"cross_entropy_loss": crossEntropy, "binary_cross_entropy_with_logits": logitLoss, "kl_div": klDiv, "pairwise_distance": pairwiseDistance, "index_add": indexAdd, "avg_pool3d": channelPool,
+	"cross_entropy_loss": crossEntropy, "binary_cross_entropy_with_logits": logitLoss, "kl_div": klDiv, "pairwise_distance": pairwiseDistance, "index_add": indexAdd,
 	"any": anyOp(false), "all": anyOp(true), "mse_loss": distanceLoss(squared), "l1_loss": distanceLoss(absolute), "smooth_l1_loss": distanceLoss(huber("beta")),
 	"huber_loss": distanceLoss(huber("delta")), "cosine_similarity": cosineSimilarity, "logical_xor": xor, "bitwise_xor": xor, "__xor__": xor,
 }
@@ -382,21 +381,4 @@ func klDiv(l *lowering, n *pt2.Node) {
 	}
 	safe := l.where(l.unary("eq", y, 0, 0), constant([]float64{1}, []int{}, false), y)
 	l.define(l.binary("mul", y, l.binary("sub", l.unary("log", safe, 0, 0), x)))
-}
-
-// channelPool is avg_pool3d over channels alone, of which local response normalisation is made.
-func channelPool(l *lowering, n *pt2.Node) {
-	x := l.leading(l.tensor(n, "self"))
-	k, p := l.plain(n, "kernel_size"), l.plain(n, "padding")
-	s := l.plain(n, "stride")
-	if len(x.shape) != 5 || len(k) != 3 || k[1] != 1 || k[2] != 1 || len(s) == 0 || slices.ContainsFunc(s, func(v int) bool { return v != 1 }) || slices.ContainsFunc(p, func(v int) bool { return v != 0 }) {
-		fail("of windows over three axes; use avg_pool2d per slice")
-	}
-	c, rest := x.shape[1]*x.shape[2], x.shape[3]*x.shape[4]
-	if x.shape[1] != 1 {
-		fail("of several channels")
-	}
-	name, _ := l.reshape(x.name, graph.Shape{1, c, rest})
-	y, got := l.emit(&graph.AvgPool2d{MaxPool2d: graph.MaxPool2d{Kernel: graph.Pair{k[0], 1}, Stride: graph.Pair{1, 1}}}, nil, name)
-	l.define(l.result(y, got, []int{1, 1, got[1], x.shape[3], x.shape[4]}, 0, 1))
 }

@@ -322,7 +322,6 @@ func (l *lowering) lower() {
 
 // advice says what to write instead.
 var advice = map[string]string{
-	"conv3d":                   "convolutions of three axes are not supported; use conv2d per slice",
 	"nonzero":                  "its size depends on the data; use a mask",
 	"unique":                   "its size depends on the data; use a mask",
 	"masked_select":            "its size depends on the data; use torch.where",

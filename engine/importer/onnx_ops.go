@@ -119,8 +119,8 @@ func (l *lowering) evenly(n *onnx.Node, x *value, before, after []int, with floa
 func onnxConv(l *lowering, n *onnx.Node) {
 	x, w := l.need(n, 0), l.need(n, 1)
 	dims := len(w.shape) - 2
-	if dims != 1 && dims != 2 {
-		fail("of %d axes; one and two are supported", dims)
+	if dims < 1 || dims > 3 {
+		fail("of %d axes; one to three are supported", dims)
 	}
 	stride, dilation, before, after := l.window(n, x, w.shape[2:])
 	in, pad := l.evenly(n, x, before, after, 0)
@@ -132,7 +132,7 @@ func onnxConv(l *lowering, n *onnx.Node) {
 	if b != nil && b.param != "" {
 		args, b = append(args, tensorArg("bias", n, 2)), nil
 	}
-	l.call([]string{"conv1d", "conv2d"}[dims-1], args...)
+	l.call([]string{"conv1d", "conv2d", "conv3d"}[dims-1], args...)
 	if b != nil && !(b.isConst() && !slices.ContainsFunc(l.data(b), func(v float64) bool { return v != 0 })) {
 		l.set(n, l.binary("add", l.vals[n.Outputs[0]], perChannel(b, dims+2)))
 	}

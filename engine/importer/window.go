@@ -19,6 +19,7 @@ var windowOperators = map[string]operator{
 type windows struct {
 	kernel, stride, dilation [2]int
 	pad                      [4]int // top, left, bottom, right
+	depth                    int    // taps of depth of each channel; 0: there is no depth
 }
 
 // windows reads the arguments of a convolution; one of one axis has a height of 1.
@@ -95,7 +96,7 @@ func (l *lowering) convTall(n *pt2.Node, x, w, b *value, at windows, same bool) 
 	if !flat {
 		height = x.shape[2]
 	}
-	op := &graph.Conv2d{In: w.shape[1] * l.integer(n, "groups", 1), Out: w.shape[0], Groups: l.integer(n, "groups", 1), Bias: b != nil, Flat: flat, Same: same}
+	op := &graph.Conv2d{In: w.shape[1] * l.integer(n, "groups", 1), Out: w.shape[0], Groups: l.integer(n, "groups", 1), Bias: b != nil, Flat: flat, Same: same, Depth: at.depth}
 	op.Kernel, op.Stride, op.Dilation, op.Padding = graph.Pair(at.kernel), graph.Pair(at.stride), graph.Pair(at.dilation), graph.Pair{at.pad[0], at.pad[1]}
 	stride, dilation, _, pad := op.Window()
 	one, err := op.Infer([]graph.Shape{{c, height, width}})
