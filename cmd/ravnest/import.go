@@ -35,7 +35,7 @@ func importCommand() *cli.Command {
 			&cli.IntFlag{Name: "output", Usage: "index of the model's output that is its answer, from 0"},
 			&cli.StringSliceFlag{Name: "losses", Usage: "losses of several outputs, `OUTPUT[=TARGET][:LOSS][*WEIGHT],...`: an output's index, the field of the data that it is compared with, a loss other than --loss, and its weight"},
 			inputFlag,
-			&cli.StringFlag{Name: "lora", Usage: "leave the model alone and train adapters of rank N: `r=N[,alpha=N][,target=PATTERN]...`"},
+			&cli.StringFlag{Name: "lora", Usage: "leave the model alone and train adapters of rank N: `r=N[,alpha=N][,dropout=P][,target=PATTERN]...[,save=MODULE]...`, where MODULEs train whole"},
 			&cli.BoolFlag{Name: "strict", Value: true, Usage: "for WEIGHTS: no names may be missing or unused"},
 			&cli.StringSliceFlag{Name: "ignore", Usage: "for WEIGHTS: skip names that match `PATTERN`, such as 'fc.*', and keep the job's values"},
 			&cli.StringFlag{Name: "strip", Usage: "for WEIGHTS: remove `PREFIX` from their names"}),

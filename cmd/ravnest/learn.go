@@ -57,8 +57,12 @@ func loraFlag(c *cli.Context) (job.LoRA, error) {
 			l.Alpha, err = strconv.ParseFloat(value, 64)
 		case "target":
 			l.Target = append(l.Target, value)
+		case "dropout":
+			l.Dropout, err = strconv.ParseFloat(value, 64)
+		case "save":
+			l.Save = append(l.Save, value)
 		default:
-			return l, fmt.Errorf("--lora %q: %q is none of r, alpha, target: write r=8,alpha=16,target=q_proj", c.String("lora"), name)
+			return l, fmt.Errorf("--lora %q: %q is none of r, alpha, target, dropout, save: write r=8,alpha=16,target=q_proj", c.String("lora"), name)
 		}
 		if err != nil {
 			return l, fmt.Errorf("--lora %q: %q is not a number", c.String("lora"), value)

@@ -19,6 +19,8 @@ type LoRA struct {
 	Rank    int
 	Scale   float64  // of what an adapter adds: alpha/rank
 	Targets []string // patterns of module names, or their ends; none: all but the model's answer
+	Dropout float64  // of what an adapter reads, in training
+	Save    []string // patterns as Targets, of modules that train whole
 }
 
 // Adapter is a linear layer with an adapter.
@@ -29,30 +31,56 @@ type Adapter struct {
 	Transposed bool   // the layer's weight is [in, out]
 }
 
-// matches tells whether a module is one of the targets.
-func (l LoRA) matches(module string) bool {
-	return slices.ContainsFunc(l.Targets, func(t string) bool {
+// matches tells whether a module is one that the patterns name.
+func matches(patterns []string, module string) bool {
+	return slices.ContainsFunc(patterns, func(t string) bool {
 		ok, err := path.Match(t, module)
 		return err == nil && ok || module == t || strings.HasSuffix(module, "."+t)
 	})
 }
 
+// saved finds the modules that train whole, and their parameters.
+func (g *Graph) saved(patterns []string) (modules []string, params map[string]bool) {
+	params = map[string]bool{}
+	for _, p := range g.Params() {
+		// A module may be made of others: classifier of classifier.dense.
+		for m := p.Full; p.Role == Trainable; {
+			at := strings.LastIndexByte(m, '.')
+			if at < 0 {
+				break
+			}
+			if m = m[:at]; matches(patterns, m) {
+				if params[p.Full] = true; !slices.Contains(modules, m) {
+					modules = append(modules, m)
+				}
+				break
+			}
+		}
+	}
+	return modules, params
+}
+
 // Adapt is a copy of the graph with adapters: layer y = linear(x) becomes
-// y = linear(x) + B(scale A(x)), where all that the graph had is frozen.
+// y = linear(x) + B(scale A(dropout(x))), where all that the graph had is frozen but for the
+// modules that train whole.
 func (g *Graph) Adapt(l LoRA) (*Graph, []Adapter, error) {
+	whole, saved := g.saved(l.Save)
+	if len(l.Save) > 0 && len(whole) == 0 {
+		return nil, nil, fmt.Errorf("%w: %q names no module of the model that could train whole", ErrLoRA, l.Save)
+	}
 	a := &Graph{Name: g.Name, Inputs: g.Inputs, Output: g.Output}
 	var as []Adapter
 	for i := range g.Nodes {
 		n := g.Nodes[i]
 		n.Frozen = nil
 		for _, s := range n.Op.Params() {
-			if s.Role == Trainable {
+			if s.Role == Trainable && !saved[n.Full(s.Name)] {
 				n.Frozen = append(n.Frozen, s.Name)
 			}
 		}
 		lin, ok := n.Op.(*Linear)
 		module := strings.TrimSuffix(n.Full("weight"), ".weight")
-		chosen := ok && (len(l.Targets) == 0 && n.Name != g.Output || l.matches(module))
+		chosen := ok && !saved[n.Full("weight")] && (len(l.Targets) == 0 && n.Name != g.Output || matches(l.Targets, module))
 		if !chosen || slices.ContainsFunc(as, func(a Adapter) bool { return a.Module == module }) {
 			a.Nodes = append(a.Nodes, n)
 			continue
@@ -69,9 +97,15 @@ func (g *Graph) Adapt(l LoRA) (*Graph, []Adapter, error) {
 				Names: map[string]string{"weight": module + suffix + ".weight"},
 			}
 		}
-		down := named(".lora_A", &Linear{In: lin.In, Out: l.Rank}, n.Inputs[0])
+		from := n.Inputs[0]
+		a.Nodes = append(a.Nodes, base)
+		if l.Dropout > 0 {
+			drop := Node{Name: n.Name + ".lora_dropout", Op: &Dropout{P: l.Dropout}, Inputs: []string{from}}
+			from, a.Nodes = drop.Name, append(a.Nodes, drop)
+		}
+		down := named(".lora_A", &Linear{In: lin.In, Out: l.Rank}, from)
 		up := named(".lora_B", &Linear{In: l.Rank, Out: lin.Out, Zero: true}, n.Name+".lora_scale")
-		a.Nodes = append(a.Nodes, base, down,
+		a.Nodes = append(a.Nodes, down,
 			Node{Name: n.Name + ".lora_scale", Op: &Unary{Function: "affine", A: float32(l.Scale)}, Inputs: []string{down.Name}},
 			up, Node{Name: n.Name, Op: &Add{}, Inputs: []string{base.Name, up.Name}})
 		as = append(as, Adapter{Module: module, Weight: n.Full("weight"), A: down.Full("weight"), B: up.Full("weight"), Transposed: lin.Transposed})
@@ -102,4 +136,18 @@ func (g *Graph) linears() string {
 		return "none"
 	}
 	return strings.Join(names, ", ")
+}
+
+// Saved are the modules that train whole beside adapters, and the parameters of each.
+func (g *Graph) Saved(l LoRA) map[string][]string {
+	modules, params := g.saved(l.Save)
+	of := map[string][]string{}
+	for _, p := range g.Params() {
+		for _, m := range modules {
+			if params[p.Full] && strings.HasPrefix(p.Full, m+".") {
+				of[m] = append(of[m], p.Full)
+			}
+		}
+	}
+	return of
 }

@@ -106,3 +106,40 @@ func TestFreeze(t *testing.T) {
 		}
 	}
 }
+
+// TestAdaptWhole: modules that are named train whole and get no adapter, and adapters drop what
+// they read in training.
+func TestAdaptWhole(t *testing.T) {
+	g := block(t)
+	l := graph.LoRA{Rank: 2, Scale: 2, Dropout: 0.25, Save: []string{"head", "mlp"}}
+	a, as, err := g.Adapt(l)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(as) != 1 || as[0].Module != "h.0.q_proj" {
+		t.Errorf("adapters %+v", as)
+	}
+	var trained []string
+	drops := 0
+	for _, p := range a.Params() {
+		if p.Role == graph.Trainable {
+			trained = append(trained, p.Full)
+		}
+	}
+	for i, n := range a.Nodes {
+		if d, ok := n.Op.(*graph.Dropout); ok && d.P == 0.25 && a.Nodes[i+1].Inputs[0] == n.Name && n.Inputs[0] == "x" {
+			drops++
+		}
+	}
+	want := []string{"h.0.q_proj.lora_A.weight", "h.0.q_proj.lora_B.weight", "h.0.mlp.weight", "h.0.mlp.bias", "head.weight", "head.bias"}
+	if !slices.Equal(trained, want) || drops != 1 {
+		t.Errorf("%q train, want %q; %d drop", trained, want, drops)
+	}
+	if s := g.Saved(l); len(s) != 2 || !slices.Equal(s["head"], []string{"head.weight", "head.bias"}) || !slices.Equal(s["h.0.mlp"], []string{"h.0.mlp.weight", "h.0.mlp.bias"}) {
+		t.Errorf("saved %q", s)
+	}
+	l.Save = []string{"nothing"}
+	if _, _, err := g.Adapt(l); !errors.Is(err, graph.ErrLoRA) {
+		t.Errorf("a module that is not there: %v", err)
+	}
+}

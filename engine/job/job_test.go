@@ -38,6 +38,8 @@ func TestMistakesNameTheField(t *testing.T) {
 		{`"epochs": 100`, `"epochs": 100, "clip_norm": -1`, "clip_norm -1 is outside"},
 		{`"epochs": 100`, `"epochs": 100, "lora": {"alpha": 4}`, "lora needs r"},
 		{`"epochs": 100`, `"epochs": 100, "lora": {"r": -1}`, "lora r -1 is outside"},
+		{`"epochs": 100`, `"epochs": 100, "lora": {"r": 2, "dropout": 1}`, "lora dropout 1 is outside"},
+		{`"epochs": 100`, `"epochs": 100, "lora": {"r": 2, "save": ["["]}`, "lora save"},
 		{`"epochs": 100`, `"epochs": 100, "freeze": ["["]`, "is no pattern"},
 		{`"name": "adam"`, `"name": "adam", "no_decay": []`, "no_decay is empty"},
 		{`"name": "constant"`, `"name": "warmup_cosine", "warmup": 5, "total": 5`, "takes all of its 5 updates"},

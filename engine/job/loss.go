@@ -96,7 +96,7 @@ func (s Spec) Classifies() bool { return s.Loss == CrossEntropy }
 func (s *Spec) emptyLists(has strict.Fields) error {
 	o := s.LossOptions
 	for path, empty := range map[string]bool{
-		"loss_options.class_weights": len(o.ClassWeights) == 0, "loss_options.pos_weight": len(o.PosWeight) == 0, "metrics": len(s.Metrics) == 0, "losses": len(s.Losses) == 0, "freeze": len(s.Freeze) == 0, "lora.target": len(s.LoRA.Target) == 0, "lora.r": s.LoRA.R == 0, "lora.alpha": s.LoRA.Alpha == 0,
+		"loss_options.class_weights": len(o.ClassWeights) == 0, "loss_options.pos_weight": len(o.PosWeight) == 0, "metrics": len(s.Metrics) == 0, "losses": len(s.Losses) == 0, "freeze": len(s.Freeze) == 0, "lora.target": len(s.LoRA.Target) == 0, "lora.r": s.LoRA.R == 0, "lora.alpha": s.LoRA.Alpha == 0, "lora.dropout": s.LoRA.Dropout == 0, "lora.save": len(s.LoRA.Save) == 0,
 		"optimizer.no_decay": len(s.Optimizer.NoDecay) == 0, "lr_schedule.milestones": len(s.LR.Milestones) == 0,
 	} {
 		if has[path] && empty {

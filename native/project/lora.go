@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -14,6 +15,7 @@ import (
 	"github.com/ravnest/ravnest/engine/exec"
 	"github.com/ravnest/ravnest/engine/format/safetensors"
 	"github.com/ravnest/ravnest/engine/graph"
+	"github.com/ravnest/ravnest/engine/job"
 	"github.com/ravnest/ravnest/engine/state"
 	"github.com/ravnest/ravnest/native"
 )
@@ -26,6 +28,11 @@ const (
 
 // ErrNoLoRA is wrapped by errors about adapters of a job that has none.
 var ErrNoLoRA = errors.New("the job has no adapters")
+
+// adapters is what a job's settings ask of the graph.
+func adapters(l job.LoRA) graph.LoRA {
+	return graph.LoRA{Rank: l.R, Scale: l.Scaled() / float64(l.R), Targets: l.Target, Dropout: l.Dropout, Save: l.Save}
+}
 
 // complete adds the adapters' initial values to weights of the model beside which they are.
 func (p *Project) complete(weights state.Dict) state.Dict {
@@ -66,7 +73,7 @@ func (p *Project) WriteAdapter(dir string, d state.Dict) ([]string, error) {
 		return nil, ErrNoLoRA
 	}
 	c := peft{
-		Type: "LORA", Base: p.Base.Name, R: p.Job.LoRA.R, Alpha: p.Job.LoRA.Scaled(), Bias: "none",
+		Type: "LORA", Base: p.Base.Name, R: p.Job.LoRA.R, Alpha: p.Job.LoRA.Scaled(), Dropout: p.Job.LoRA.Dropout, Bias: "none",
 		Transposed: p.Adapters[0].Transposed, Inference: true, Init: true, RankPattern: map[string]int{}, AlphaPattern: map[string]int{},
 	}
 	var out state.Dict
@@ -81,6 +88,18 @@ func (p *Project) WriteAdapter(dir string, d state.Dict) ([]string, error) {
 				return nil, fmt.Errorf("the trained weights have no %q", w[0])
 			}
 			t.Name = "base_model.model." + a.Module + w[1]
+			out = append(out, t)
+		}
+	}
+	saved := p.Base.Saved(adapters(p.Job.LoRA))
+	for _, m := range slices.Sorted(maps.Keys(saved)) {
+		c.ModulesSaved = append(c.ModulesSaved, m)
+		for _, name := range saved[m] {
+			t, ok := d.Get(name)
+			if !ok {
+				return nil, fmt.Errorf("the trained weights have no %q", name)
+			}
+			t.Name = "base_model.model." + name
 			out = append(out, t)
 		}
 	}

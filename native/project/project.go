@@ -161,7 +161,7 @@ func (p *Project) learn() error {
 	}
 	g, err := p.Graph, error(nil)
 	if l := p.Job.LoRA; l.On() {
-		if g, p.Adapters, err = g.Adapt(graph.LoRA{Rank: l.R, Scale: l.Scaled() / float64(l.R), Targets: l.Target}); err != nil {
+		if g, p.Adapters, err = g.Adapt(adapters(l)); err != nil {
 			return fmt.Errorf("lora: %w", err)
 		}
 	}
