@@ -285,19 +285,62 @@ func pairWithMinusZero(words []float32) {
 	}
 }
 
-// pairWindows is pairB for the windows of a convolution: some rows of a panel at a time are
-// gathered as they are, and paired while they are in the cache.
+// pairWindows is pairB for the windows of a convolution.
 func (g *GemmArgs) pairWindows(dst []float32, pc, kn, jc, nc int) {
-	const nr, some = 3 * maxLanes, 32
-	var buf [some * nr]float32
+	const nr = 3 * maxLanes
 	words := (kn + 1) / 2
 	for j := 0; j < nc; j += nr {
 		n := min(nr, nc-j)
-		w := (n + maxLanes - 1) / maxLanes * maxLanes
-		for k := 0; k < kn; k += some {
-			rows := min(some, kn-k)
-			g.packAsm(buf[:rows*w], maxLanes, w, pc+k, rows, jc+j, n)
-			pairPanel(rows, &buf[0], w, w, ptr(dst, j*words+k/2*w), 0)
+		w := wholeLanes(n)
+		switch panel := dst[j*words:][:w*words]; {
+		case g.run >= 8 && g.run%2 == 0:
+			g.pairTurned(panel, w, pc, kn, jc+j, n)
+		case !g.pairRuns(panel, w, pc, kn, jc+j, n):
+			g.pairGathered(panel, w, pc, kn, jc+j, n)
 		}
+	}
+}
+
+// pairTurned packs a panel of n columns from j on, w wide, whose rows ascend by 1 in even groups:
+// the floats of a column are adjacent there.
+func (g *GemmArgs) pairTurned(panel []float32, w, pc, kn, j, n int) {
+	for q := 0; q < n; q += maxLanes {
+		var cols [maxLanes]int
+		for i := range cols { // repeat the last column
+			cols[i] = 4 * int(g.cols[j+min(q+i, n-1)])
+		}
+		for k := 0; k < kn; {
+			l := min(g.run-(pc+k)%g.run, kn-k)
+			pairColumns(l, ptr(g.B, int(g.rows[pc+k])), &cols, &panel[k/2*w+q], 4*w, 0)
+			k += l
+		}
+	}
+}
+
+// pairRuns packs a panel of n columns from j on, w wide, if each of its vectors is one or two runs
+// of adjacent columns, and reports whether that is so.
+func (g *GemmArgs) pairRuns(panel []float32, w, pc, kn, j, n int) bool {
+	for q := 0; q < n; q += maxLanes {
+		cols := g.cols[j+q:][:min(maxLanes, n-q)]
+		one, off2 := contiguous(cols), 0
+		if one < len(cols) {
+			if off2 = int(cols[one]) - one; one+contiguous(cols[one:]) < len(cols) {
+				return false
+			}
+		}
+		pairRuns(kn, &g.rows[pc], &g.B[0], int(cols[0]), one, off2, len(cols), &panel[q], 4*w)
+	}
+	return true
+}
+
+// pairGathered packs a panel of n columns from j on, w wide: some rows at a time are gathered as
+// they are, and paired while they are in the cache.
+func (g *GemmArgs) pairGathered(panel []float32, w, pc, kn, j, n int) {
+	const some = 32
+	var buf [some * 3 * maxLanes]float32
+	for k := 0; k < kn; k += some {
+		rows := min(some, kn-k)
+		g.packAsm(buf[:rows*w], maxLanes, w, pc+k, rows, j, n)
+		pairPanel(rows, &buf[0], w, w, &panel[k/2*w], 0)
 	}
 }

@@ -149,6 +149,11 @@ func pairLines(n int, k int, src *float32, ss int, dst *float32, ds int, round i
 //go:noescape
 func pairColumns(k int, src *float32, rows *[16]int, dst *float32, step int, round int)
 
+// pairRuns packs pairs of k rows, a vector each, to words step bytes apart: lane l of row i is src[rows[i]+off1+l] for l < len1, src[rows[i]+off2+l] for len1 <= l < lanes, and 0 beyond; k > 0. An odd last row is paired with +0.
+//
+//go:noescape
+func pairRuns(k int, rows *int32, src *float32, off1 int, len1 int, off2 int, lanes int, dst *float32, step int)
+
 // pairSmall is not 0 if one of n floats is neither zero nor at least 2^-103 in magnitude; n > 0.
 //
 //go:noescape

@@ -3353,6 +3353,79 @@ end:
 	VZEROUPPER
 	RET
 
+// func pairRuns(k int, rows *int32, src *float32, off1 int, len1 int, off2 int, lanes int, dst *float32, step int)
+// Requires: AVX, AVX512BW, AVX512F, BMI2
+TEXT ·pairRuns(SB), NOSPLIT, $0-72
+	MOVQ    src+16(FP), BX
+	MOVQ    off1+24(FP), R8
+	LEAQ    (BX)(R8*4), R8
+	MOVQ    off2+40(FP), R9
+	LEAQ    (BX)(R9*4), R9
+	MOVQ    len1+32(FP), R10
+	MOVQ    lanes+48(FP), AX
+	MOVQ    $+65535, BX
+	BZHIQ   R10, BX, BX
+	KMOVW   BX, K1
+	MOVQ    $+65535, BX
+	BZHIQ   AX, BX, BX
+	KMOVW   BX, K2
+	KANDNW  K2, K1, K2
+	KMOVW   K1, K3
+	KMOVW   K2, K4
+	VMOVUPS pairOrder<>+0(SB), Z31
+	MOVQ    k+0(FP), CX
+	MOVQ    rows+8(FP), SI
+	MOVQ    dst+56(FP), DI
+	MOVQ    step+64(FP), DX
+	SUBQ    R10, AX
+	JNZ     two
+
+one:
+	MOVLQSX   (SI), AX
+	VMOVUPS.Z (R8)(AX*4), K1, Z0
+	CMPQ      CX, $0x01
+	JNE       oneboth
+	KXORW     K3, K3, K3
+	KXORW     K4, K4, K4
+	SUBQ      $0x04, SI
+
+oneboth:
+	MOVLQSX   4(SI), AX
+	VMOVUPS.Z (R8)(AX*4), K3, Z1
+	LONG $0x487ff262; WORD $0xc172
+	VPERMW    Z0, Z31, Z0
+	VMOVUPS   Z0, (DI)
+	ADDQ      $0x08, SI
+	ADDQ      DX, DI
+	SUBQ      $0x02, CX
+	JG        one
+	VZEROUPPER
+	RET
+
+two:
+	MOVLQSX   (SI), AX
+	VMOVUPS.Z (R8)(AX*4), K1, Z0
+	VMOVUPS   (R9)(AX*4), K2, Z0
+	CMPQ      CX, $0x01
+	JNE       twoboth
+	KXORW     K3, K3, K3
+	KXORW     K4, K4, K4
+	SUBQ      $0x04, SI
+
+twoboth:
+	MOVLQSX   4(SI), AX
+	VMOVUPS.Z (R8)(AX*4), K3, Z1
+	VMOVUPS   (R9)(AX*4), K4, Z1
+	LONG $0x487ff262; WORD $0xc172
+	VPERMW    Z0, Z31, Z0
+	VMOVUPS   Z0, (DI)
+	ADDQ      $0x08, SI
+	ADDQ      DX, DI
+	SUBQ      $0x02, CX
+	JG        two
+	VZEROUPPER
+	RET
+
 // func pairSmall(n int, x *float32) int
 // Requires: AVX, AVX512F, BMI2
 TEXT ·pairSmall(SB), NOSPLIT, $0-24

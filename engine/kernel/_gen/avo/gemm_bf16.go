@@ -327,5 +327,6 @@ func gemmBF16() {
 	}
 	p.lines()
 	p.columns()
+	p.runs()
 	pairSmall()
 }
