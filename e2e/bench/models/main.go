@@ -7,7 +7,8 @@
 //
 // A step is forward, loss, backward and AdamW on one batch in memory. Our memory is what the
 // plan announces; PyTorch's is the peak of its process less what it used before the model was
-// made. All sides use the same number of threads.
+// made. All sides use the same number of threads; one thread is measured by the processor time
+// of its process.
 package main
 
 import (
@@ -329,11 +330,11 @@ func (m *model) name() string {
 }
 
 func (m *model) steps(n int) (seconds float64, err error) {
-	begin := time.Now()
+	begin := now(m.team.Threads())
 	for range n {
 		m.step()
 	}
-	return time.Since(begin).Seconds(), nil
+	return (now(m.team.Threads()) - begin).Seconds(), nil
 }
 
 func (m *model) memory() int { return m.bytes }
