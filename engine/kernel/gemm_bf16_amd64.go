@@ -16,6 +16,7 @@ package kernel
 import (
 	"math"
 	"math/rand/v2"
+	"slices"
 
 	"golang.org/x/sys/cpu"
 )
@@ -292,55 +293,64 @@ func (g *GemmArgs) pairWindows(dst []float32, pc, kn, jc, nc int) {
 	for j := 0; j < nc; j += nr {
 		n := min(nr, nc-j)
 		w := wholeLanes(n)
-		switch panel := dst[j*words:][:w*words]; {
-		case g.run >= 8 && g.run%2 == 0:
-			g.pairTurned(panel, w, pc, kn, jc+j, n)
-		case !g.pairRuns(panel, w, pc, kn, jc+j, n):
-			g.pairGathered(panel, w, pc, kn, jc+j, n)
-		}
-	}
-}
-
-// pairTurned packs a panel of n columns from j on, w wide, whose rows ascend by 1 in even groups:
-// the floats of a column are adjacent there.
-func (g *GemmArgs) pairTurned(panel []float32, w, pc, kn, j, n int) {
-	for q := 0; q < n; q += maxLanes {
-		var cols [maxLanes]int
-		for i := range cols { // repeat the last column
-			cols[i] = 4 * int(g.cols[j+min(q+i, n-1)])
-		}
-		for k := 0; k < kn; {
-			l := min(g.run-(pc+k)%g.run, kn-k)
-			pairColumns(l, ptr(g.B, int(g.rows[pc+k])), &cols, &panel[k/2*w+q], 4*w, 0)
-			k += l
-		}
-	}
-}
-
-// pairRuns packs a panel of n columns from j on, w wide, if each of its vectors is one or two runs
-// of adjacent columns, and reports whether that is so.
-func (g *GemmArgs) pairRuns(panel []float32, w, pc, kn, j, n int) bool {
-	for q := 0; q < n; q += maxLanes {
-		cols := g.cols[j+q:][:min(maxLanes, n-q)]
-		one, off2 := contiguous(cols), 0
-		if one < len(cols) {
-			if off2 = int(cols[one]) - one; one+contiguous(cols[one:]) < len(cols) {
-				return false
+		panel := dst[j*words:][:w*words]
+		for q := 0; q < n; q += maxLanes {
+			if g.run >= 8 && g.run%2 == 0 {
+				g.pairTurned(panel[q:], w, pc, kn, jc+j+q, min(maxLanes, n-q))
+			} else {
+				g.pairVector(panel[q:], w, pc, kn, jc+j+q, min(maxLanes, n-q))
 			}
 		}
-		pairRuns(kn, &g.rows[pc], &g.B[0], int(cols[0]), one, off2, len(cols), &panel[q], 4*w)
 	}
-	return true
 }
 
-// pairGathered packs a panel of n columns from j on, w wide: some rows at a time are gathered as
-// they are, and paired while they are in the cache.
-func (g *GemmArgs) pairGathered(panel []float32, w, pc, kn, j, n int) {
-	const some = 32
-	var buf [some * 3 * maxLanes]float32
+// pairTurned packs a vector of n columns from j on, whose words are w apart, of rows that ascend by
+// 1 in even groups: the floats of a column are adjacent there.
+func (g *GemmArgs) pairTurned(dst []float32, w, pc, kn, j, n int) {
+	var at [maxLanes]int
+	for i := range at { // repeat the last column
+		at[i] = 4 * int(g.cols[j+min(i, n-1)])
+	}
+	for k := 0; k < kn; {
+		l := min(g.run-(pc+k)%g.run, kn-k)
+		pairColumns(l, ptr(g.B, int(g.rows[pc+k])), &at, &dst[k/2*w], 4*w, 0)
+		k += l
+	}
+}
+
+// pairVector packs a vector of n columns from j on, whose words are w apart: one run of adjacent
+// columns, columns close to each other, two runs, or, gathered as they are first, any.
+func (g *GemmArgs) pairVector(dst []float32, w, pc, kn, j, n int) {
+	rows, cols := &g.rows[pc], g.cols[j:][:n]
+	least, most := slices.Min(cols), slices.Max(cols)
+	one := contiguous(cols)
+	if span := int(most-least) + 1; one < n && span <= 2*maxLanes {
+		var index [2 * maxLanes]uint16
+		for i := range maxLanes {
+			at := uint16(cols[min(i, n-1)] - least)
+			index[2*i], index[2*i+1] = 2*maxLanes+at, at
+		}
+		pairSpan(kn, rows, &g.B[0], int(least), span, &index, &dst[0], 4*w)
+		return
+	}
+	two, off2 := one, 0
+	if one < n {
+		two += contiguous(cols[one:])
+		off2 = int(cols[one]) - one
+	}
+	if two == n {
+		pairRuns(kn, rows, &g.B[0], int(cols[0]), one, off2, n, &dst[0], 4*w)
+		return
+	}
+	const some = 32 // rows gathered at a time, which stay in the cache
+	var buf [some * maxLanes]float32
+	var lines [some]int32
+	for i := range lines {
+		lines[i] = int32(i * maxLanes)
+	}
 	for k := 0; k < kn; k += some {
 		rows := min(some, kn-k)
-		g.packAsm(buf[:rows*w], maxLanes, w, pc+k, rows, j, n)
-		pairPanel(rows, &buf[0], w, w, &panel[k/2*w], 0)
+		g.packWindow(buf[:], maxLanes, maxLanes, pc+k, rows, j, n)
+		pairRuns(rows, &lines[0], &buf[0], 0, maxLanes, 0, maxLanes, &dst[k/2*w], 4*w)
 	}
 }

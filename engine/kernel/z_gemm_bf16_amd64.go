@@ -154,6 +154,11 @@ func pairColumns(k int, src *float32, rows *[16]int, dst *float32, step int, rou
 //go:noescape
 func pairRuns(k int, rows *int32, src *float32, off1 int, len1 int, off2 int, lanes int, dst *float32, step int)
 
+// pairSpan packs pairs of k rows, a vector each, to words step bytes apart, from the span <= 32 floats of each row from src[rows[i]+off] on: halves 2l and 2l+1 of a word are the floats index[2l]-32 of the second row and index[2l+1] of the first; k > 0. An odd last row is paired with +0.
+//
+//go:noescape
+func pairSpan(k int, rows *int32, src *float32, off int, span int, index *[32]uint16, dst *float32, step int)
+
 // pairSmall is not 0 if one of n floats is neither zero nor at least 2^-103 in magnitude; n > 0.
 //
 //go:noescape

@@ -3426,6 +3426,58 @@ twoboth:
 	VZEROUPPER
 	RET
 
+// func pairSpan(k int, rows *int32, src *float32, off int, span int, index *[32]uint16, dst *float32, step int)
+// Requires: AVX, AVX512BW, AVX512F, BMI2
+TEXT ·pairSpan(SB), NOSPLIT, $0-64
+	MOVQ  src+16(FP), R8
+	MOVQ  off+24(FP), BX
+	LEAQ  (R8)(BX*4), R8
+	MOVQ  span+32(FP), R10
+	MOVQ  $+65535, BX
+	BZHIQ R10, BX, BX
+	KMOVW BX, K1
+	SUBQ  $0x10, R10
+	JGE   second
+	XORQ  R10, R10
+
+second:
+	MOVQ    $+65535, BX
+	BZHIQ   R10, BX, BX
+	KMOVW   BX, K2
+	KMOVW   K1, K3
+	KMOVW   K2, K4
+	MOVQ    index+40(FP), BX
+	VMOVUPS (BX), Z31
+	MOVQ    k+0(FP), CX
+	MOVQ    rows+8(FP), SI
+	MOVQ    dst+48(FP), DI
+	MOVQ    step+56(FP), DX
+
+loop:
+	MOVLQSX   (SI), AX
+	VMOVUPS.Z (R8)(AX*4), K1, Z0
+	VMOVUPS.Z 64(R8)(AX*4), K2, Z1
+	LONG $0x4877f262; WORD $0xc072
+	CMPQ      CX, $0x01
+	JNE       both
+	KXORW     K3, K3, K3
+	KXORW     K4, K4, K4
+	SUBQ      $0x04, SI
+
+both:
+	MOVLQSX   4(SI), AX
+	VMOVUPS.Z (R8)(AX*4), K3, Z2
+	VMOVUPS.Z 64(R8)(AX*4), K4, Z3
+	LONG $0x4867f262; WORD $0xd272
+	VPERMT2W  Z2, Z31, Z0
+	VMOVUPS   Z0, (DI)
+	ADDQ      $0x08, SI
+	ADDQ      DX, DI
+	SUBQ      $0x02, CX
+	JG        loop
+	VZEROUPPER
+	RET
+
 // func pairSmall(n int, x *float32) int
 // Requires: AVX, AVX512F, BMI2
 TEXT ·pairSmall(SB), NOSPLIT, $0-24

@@ -61,3 +61,52 @@ func (p *pairing) runs() {
 		RET()
 	}
 }
+
+// span writes pairSpan.
+func (p *pairing) span() {
+	TEXT("pairSpan", NOSPLIT, "func(k int, rows *int32, src *float32, off, span int, index *[32]uint16, dst *float32, step int)")
+	Pragma("noescape")
+	Doc("pairSpan packs pairs of k rows, a vector each, to words step bytes apart, from the span <= 32 floats of each row from src[rows[i]+off] on: halves 2l and 2l+1 of a word are the floats index[2l]-32 of the second row and index[2l+1] of the first; k > 0. An odd last row is paired with +0.")
+	k, rows, src, dst, step, r, t, n := reg.RCX, reg.RSI, reg.R8, reg.RDI, reg.RDX, reg.RAX, reg.RBX, reg.R10
+	Load(Param("src"), src)
+	Load(Param("off"), t)
+	LEAQ(Mem{Base: src, Index: t, Scale: 4}, src)
+	Load(Param("span"), n)
+	maskZ(n, t, reg.K1)
+	SUBQ(Imm(16), n)
+	JGE(LabelRef("second"))
+	XORQ(n, n)
+	Label("second")
+	maskZ(n, t, reg.K2)
+	KMOVW(reg.K1, reg.K3)
+	KMOVW(reg.K2, reg.K4)
+	Load(Param("index"), t)
+	VMOVUPS(Mem{Base: t}, zmm[31])
+	Load(Param("k"), k)
+	Load(Param("rows"), rows)
+	Load(Param("dst"), dst)
+	Load(Param("step"), step)
+	load := func(disp int, first, second reg.OpmaskPhysical, v, w reg.VecPhysical) {
+		MOVLQSX(Mem{Base: rows, Disp: disp}, r)
+		VMOVUPS_Z(Mem{Base: src, Index: r, Scale: 4}, first, v)
+		VMOVUPS_Z(Mem{Base: src, Index: r, Scale: 4, Disp: 64}, second, w)
+		halves(v, w, v)
+	}
+	Label("loop")
+	load(0, reg.K1, reg.K2, zmm[0], zmm[1])
+	CMPQ(k, Imm(1))
+	JNE(LabelRef("both"))
+	KXORW(reg.K3, reg.K3, reg.K3)
+	KXORW(reg.K4, reg.K4, reg.K4)
+	SUBQ(Imm(4), rows)
+	Label("both")
+	load(4, reg.K3, reg.K4, zmm[2], zmm[3])
+	VPERMT2W(zmm[2], zmm[31], zmm[0])
+	VMOVUPS(zmm[0], Mem{Base: dst})
+	ADDQ(Imm(8), rows)
+	ADDQ(step, dst)
+	SUBQ(Imm(2), k)
+	JG(LabelRef("loop"))
+	VZEROUPPER()
+	RET()
+}

@@ -328,5 +328,6 @@ func gemmBF16() {
 	p.lines()
 	p.columns()
 	p.runs()
+	p.span()
 	pairSmall()
 }
