@@ -22,7 +22,7 @@ import (
 )
 
 // hasBF16 tells that the machine adds in the order that products need.
-var hasBF16 = hasAVX512 && cpu.X86.HasAVX512BF16 && pairsInOrder()
+var hasBF16 = hasAVX512 && cpu.X86.HasAVX512BF16 && pairsInOrder(gemmB1x1)
 
 // tileBF16 is tileAVX512 with the kernels of pairs.
 var tileBF16 = func() *tiling {
@@ -48,30 +48,38 @@ const (
 	pairLeastWork = 1 << 13
 )
 
-// pairsInOrder tries sums on which other orders of additions and other roundings differ.
-func pairsInOrder() bool {
+// pairsInOrder tries a kernel of one row and one vector on sums that tell other orders of
+// additions and other roundings apart, and on the ends of the range.
+func pairsInOrder(kernel micro) bool {
 	r := rand.New(rand.NewPCG(1, 2))
-	var x, y, c, want [maxLanes]float32
-	draw := func(spread int) float32 {
-		return bf16Operand(float32(math.Ldexp(r.Float64()*2-1, r.IntN(2*spread+1)-spread)))
+	ends := []float32{0, float32(math.Copysign(0, -1)), float32(math.Inf(1)), float32(math.Inf(-1)), 1, -1}
+	pair := func(first, second float32) float32 {
+		return math.Float32frombits(math.Float32bits(first) | math.Float32bits(second)>>16)
 	}
+	var words, c, want [maxLanes]float32
 	for i := range 256 {
 		spread := []int{0, 4, 14, 55}[i%4]
-		first, second := draw(spread), draw(spread)
-		a := math.Float32bits(first) | math.Float32bits(second)>>16
-		var words [maxLanes]float32
-		for j := range words {
-			x[j], y[j], c[j] = draw(spread), draw(spread), draw(spread)
-			if j%4 == 0 { // what is left when the products cancel
-				x[j], y[j] = second, -first
+		draw := func() float32 {
+			if i%8 == 7 {
+				return ends[r.IntN(len(ends))]
 			}
-			words[j] = math.Float32frombits(math.Float32bits(x[j]) | math.Float32bits(y[j])>>16)
-			want[j] = FMA(second, y[j], FMA(first, x[j], c[j]))
+			return bf16Operand(float32(math.Ldexp(r.Float64()*2-1, r.IntN(2*spread+1)-spread)))
 		}
-		word := math.Float32frombits(a)
-		gemmB1x1(1, &word, 0, 0, &words[0], 0, &c[0], 0, 1, maxLanes, &words[0], 0)
-		if c != want {
-			return false
+		first, second := draw(), draw()
+		for j := range words {
+			x, y := draw(), draw()
+			if j%4 == 0 { // what is left when the products cancel
+				x, y = second, -first
+			}
+			words[j], c[j] = pair(x, y), draw()
+			want[j] = FMA(second, y, FMA(first, x, c[j]))
+		}
+		a := pair(first, second)
+		kernel(1, &a, 0, 0, &words[0], 0, &c[0], 0, 1, maxLanes, &words[0], 0)
+		for j, w := range want {
+			if math.Float32bits(c[j]) != math.Float32bits(w) && (c[j] == c[j] || w == w) {
+				return false
+			}
 		}
 	}
 	return true
