@@ -218,14 +218,23 @@ release: need-go site
 	    -o $(RELEASE)/$$p/ ./cmd/ravnest ./cmd/ravnest-provider; done
 	$(GO) run ./native/deploy/pack -version '$(VERSION)' -time $(EPOCH) -out $(RELEASE) $(addprefix $(RELEASE)/,$(PLATFORMS))
 
-# What make release has made runs: here, and for arm64 in an emulator.
+# What make release has made runs, to the same bytes: here, for arm64 in an emulator, for Windows
+# in wine. (Go's programs want a bcryptprimitives.dll there, which older ones lack; PREFIX names a
+# prefix of wine that has it.)
 release-smoke: need-go
-	@set -e; for p in amd64 arm64; do run=; [ $$p = "$$($(GO) env GOHOSTARCH)" ] || run=qemu-$$([ $$p = arm64 ] && echo aarch64 || echo x86_64); \
-	  [ -z "$$run" ] || command -v $$run >/dev/null || { echo "left out: linux-$$p needs $$run (on Debian: apt-get install qemu-user)" >&2; continue; }; \
-	  dir=$$(mktemp -d); tar -xzf $(RELEASE)/*_linux_$$p.tar.gz -C $$dir --strip-components 1; \
-	  $$run $$dir/ravnest version; $$run $$dir/ravnest-provider version; \
-	  $$run $$dir/ravnest init --nodes 1 --steps 4 $$dir/job >/dev/null 2>&1; $$run $$dir/ravnest train --local $$dir/job 2>&1 | tail -1; \
-	  sha256sum $$dir/job/losses.txt | cut -c 1-16; rm -rf $$dir; done
+	@set -e; export WINEDEBUG=-all; first=; for p in linux-amd64 linux-arm64 windows-amd64; do \
+	  dir=$$(mktemp -d); run=; exe=; export WINEPREFIX=$${PREFIX:-$$dir/wine}; \
+	  case $$p in linux-$$($(GO) env GOHOSTARCH)) ;; linux-amd64) run=qemu-x86_64;; linux-arm64) run=qemu-aarch64;; \
+	    *) exe=.exe; run=$$(command -v wine64 || command -v wine || ls /usr/lib/wine/wine64 2>/dev/null || echo wine);; esac; \
+	  [ -z "$$run" ] || command -v $$run >/dev/null || { echo "left out: $$p needs $$run (on Debian: apt-get install qemu-user wine64)" >&2; continue; }; \
+	  if [ -n "$$exe" ]; then unzip -q -j $(RELEASE)/*_windows_amd64.zip -d $$dir; else tar -xzf $(RELEASE)/*_$${p%-*}_$${p#*-}.tar.gz -C $$dir --strip-components 1; fi; cd $$dir; \
+	  if [ -n "$$exe" ] && ! $$run ./ravnest$$exe version >/dev/null 2>&1; then \
+	    echo "left out: this wine lacks what Go's programs want, bcryptprimitives.dll: take a newer one, or name a PREFIX that has it" >&2; cd - >/dev/null; rm -rf $$dir; continue; fi; \
+	  $$run ./ravnest$$exe version; \
+	  $$run ./ravnest-provider$$exe version; \
+	  $$run ./ravnest$$exe init --nodes 1 --steps 4 job >/dev/null 2>&1; $$run ./ravnest$$exe train --local job 2>&1 | grep '^trained'; \
+	  sum=$$(cat job/losses.txt job/trained/trained_state_dict.safetensors | sha256sum | cut -c 1-16); cd - >/dev/null; rm -rf $$dir; \
+	  echo "$$p: $$sum"; first=$${first:-$$sum}; [ $$sum = $$first ] || { echo "$$p trains other bytes than the first" >&2; exit 1; }; done
 	cd $(RELEASE) && sha256sum --quiet -c SHA256SUMS && echo "checksums hold"
 
 clean:
