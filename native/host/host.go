@@ -273,6 +273,12 @@ func answers(p *project.Project) int64 {
 	return int64(p.Data.Val.Len()) * int64(out.Elems())
 }
 
+// grows tells whether providers that come while the job is trained take part at once: where they can
+// form clusters of their own, and neither a plan nor the user says how many there are.
+func grows(j job.Spec, opt Options) bool {
+	return j.Auto() || j.Replica() > 1 && opt.Providers > 0 && opt.Clusters == 0
+}
+
 // span returns the number of batches between two places where a run with replicas can stop; 0
 // without replicas.
 func span(j job.Spec) int64 {
@@ -297,7 +303,7 @@ func Serve(ctx context.Context, p *project.Project, opt Options) (Summary, error
 		Job: machine.Job{
 			ID: runID(p.Job.Name), Raw: p.Job.JSON(), Want: opt.Providers, Names: opt.Names, Spares: true, Replan: true,
 			Steps: int64(p.Job.Total(p.Data.Train.Len())), Val: answers(p), Span: span(p.Job), Audit: p.Job.Audit, Strict: opt.Alone,
-			Batches: int64(p.Job.Batches(p.Data.Train.Len())), Apart: (p.Job.Auto() || p.Job.Replica() > 1) && p.Job.Averaging().Optimizer == job.KeepState,
+			Batches: int64(p.Job.Batches(p.Data.Train.Len())), Grows: grows(p.Job, opt), Apart: (p.Job.Auto() || p.Job.Replica() > 1) && p.Job.Averaging().Optimizer == job.KeepState,
 		},
 		Plan: r.place, Inspect: r.inspect, Fresh: opt.Fresh,
 	}
@@ -649,9 +655,8 @@ func clusters(p *planner.Plan, j job.Spec) []stage.Cluster {
 	return all
 }
 
-// planPool plans by the members' benchmarks and writes the plan to the project. free says that
-// somebody was lost.
-func (r *run) planPool(pool []server.Member, free bool) error {
+// formed is a plan by the members' benchmarks, and the members as nodes.
+func (r *run) formed(pool []server.Member, free bool) ([]project.Node, *planner.Plan, error) {
 	var nodes []project.Node
 	var gn []ga.Node
 	for i, m := range pool {
@@ -684,6 +689,38 @@ func (r *run) planPool(pool []server.Member, free bool) error {
 		opt.Spares = r.opt.Clusters == 0 && j.Replica() > 1
 		return opt
 	})
+	return nodes, plan, err
+}
+
+// settled are the members that the last plan was for, if all of them are here and others beside
+// them, in a job that takes newcomers; else none.
+func (r *run) settled(pool []server.Member) []server.Member {
+	if r.plan == nil || r.p.Job.Auto() || !grows(r.p.Job, r.opt) {
+		return nil
+	}
+	used := map[string]bool{}
+	for _, c := range r.plan.Clusters {
+		for _, s := range c.Stages {
+			used[s.Name] = true
+		}
+	}
+	rest := slices.DeleteFunc(slices.Clone(pool), func(m server.Member) bool { return !used[m.Name] })
+	if len(rest) < len(used) || len(rest) == len(pool) {
+		return nil
+	}
+	return rest
+}
+
+// planPool plans by the members' benchmarks and writes the plan to the project. free says that
+// somebody was lost, or that more have come.
+func (r *run) planPool(pool []server.Member, free bool) error {
+	nodes, plan, err := r.formed(pool, free)
+	if rest := r.settled(pool); err == nil && rest != nil {
+		if _, without, err := r.formed(rest, free); err == nil && plan.Rate > 0 && without.Rate >= plan.Rate {
+			r.opt.say("%d newcomer(s) to spare: with them %.3g samples/s are forecast, without them %.3g", len(pool)-len(rest), plan.Rate, without.Rate)
+			return r.planPool(rest, free)
+		}
+	}
 	// Leave out providers that lend too little for any stage, if there are enough others.
 	var small *planner.TooSmall
 	if errors.As(err, &small) && len(pool)-len(small.Members) >= max(r.opt.Providers, 1) {

@@ -112,7 +112,7 @@ func (m *Machine) gather(now time.Time) {
 		}
 		free = true
 	}
-	if m.Job.Auto != nil && m.Began && len(pool) > m.Job.Want {
+	if m.grows() && m.Began && len(pool) > m.Job.Want {
 		free = true // those beyond the names take part, too
 	}
 	key := poolKey(pool, free)

@@ -1,7 +1,8 @@
 package run
 
-// Jobs whose number of replicas is chosen with every plan: when more providers are there than
-// the attempt was planned for, the run is saved, and planned anew with all of them.
+// When more providers are there than the attempt was planned for, the run is saved, and planned
+// anew with all of them: in jobs whose number of replicas is chosen with every plan, and in those
+// whose replicas more providers can share.
 
 import (
 	"errors"
@@ -67,11 +68,14 @@ func (m *Machine) checkRecord(ps []order.Period) error {
 	return order.CheckRecord(ps)
 }
 
+// grows tells whether newcomers take part before somebody is lost.
+func (m *Machine) grows() bool { return m.Job.Auto != nil || m.Job.Grows }
+
 // grow asks for a checkpoint when more providers are there than the attempt was planned for. It
 // waits until no more have come for a while, and until the attempt has trained long enough to be
 // worth its beginning.
 func (m *Machine) grow(now time.Time) {
-	if m.Job.Auto == nil {
+	if !m.grows() {
 		return
 	}
 	more := -m.Pooled

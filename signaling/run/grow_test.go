@@ -147,3 +147,41 @@ func TestPlansRecord(t *testing.T) {
 		}
 	}
 }
+
+// TestMoreProvidersForFixedReplicas: newcomers share the replicas of a job that has so many, from a
+// round's boundary on, and who stays a spare ends no further attempt.
+func TestMoreProvidersForFixedReplicas(t *testing.T) {
+	for _, grows := range []bool{false, true} {
+		set := run.Settings{Checkpoint: time.Hour, Regroup: 40 * time.Millisecond}
+		w := runtest.New(set, run.Job{ID: "j", Raw: json.RawMessage(`{}`), Want: 2, Replan: true, Steps: steps, Span: 4, Grows: grows}, steps)
+		w.Stages, w.Clusters, w.Replicas, w.Span = 2, 2, 2, 4
+		w.Join("p0", "")
+		w.Join("p1", "")
+		w.Run(70 * time.Millisecond)
+		for i := range 3 { // of which one is a spare
+			w.Join(fmt.Sprintf("p%d", 2+i), "")
+		}
+		w.Run(time.Minute)
+		whole(t, w)
+		inOrder(t, w)
+		grew, clusters := 0, 0
+		for _, r := range w.Reports {
+			switch r := r.(type) {
+			case run.Recovering:
+				if !r.Grows || r.Reason != "3 more providers are here" {
+					t.Errorf("%+v", r)
+				}
+				grew++
+			case run.Progress:
+				clusters = max(clusters, r.Cluster+1)
+			case run.Started:
+				if grew > 0 && (r.Resume == 0 || r.Resume%4 != 0 && r.Resume%runtest.Batches%4 != 0) {
+					t.Errorf("it goes on from step %d, where no round begins", r.Resume)
+				}
+			}
+		}
+		if want := map[bool]int{true: 1}[grows]; grew != want || clusters != 1+want {
+			t.Errorf("grows %v: planned anew %d times, %d clusters", grows, grew, clusters)
+		}
+	}
+}

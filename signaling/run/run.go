@@ -56,7 +56,7 @@ type Settings struct {
 	Away         time.Duration // how long a member without a connection may take to return; negative: not at all
 	Checkpoint   time.Duration // minimum time between checkpoints that the host asks for; negative: never
 	Hold         time.Duration // the same for states that stages hold in memory
-	Regroup      time.Duration // how long to wait for more newcomers before planning with them, where the job is Auto
+	Regroup      time.Duration // how long to wait for more newcomers before planning with them, where the job Grows
 	Stall        time.Duration // minimum time without any progress before a stage counts as stuck
 	MaxMembers   int
 	Once         bool // say bye to all when the run is over
@@ -128,6 +128,9 @@ type Job struct {
 	// the replicas; nil: the number is the job's. Each plan then says how many there are, and
 	// when more providers are there than it was made for, another one is asked for.
 	Auto *order.Run `json:",omitempty"`
+	// Grows tells that a plan is made anew when more providers are there than the one at hand was
+	// made for. With Auto it is, whatever this says.
+	Grows bool `json:",omitempty"`
 	// Apart tells that clusters do not have the same state after a round, since each keeps
 	// something of its replicas: a checkpoint then needs the stages of all clusters. Else
 	// those of the first cluster are enough.
