@@ -748,7 +748,7 @@ func (m *Machine) lose(now time.Time, l loss) {
 		m.blame(now, name)
 	}
 	m.sweep()
-	if m.Fruitless >= maxFruitless {
+	if m.Fruitless >= max(maxFruitless, spoilt*m.Used) {
 		m.end(fmt.Errorf("%w: %d attempts in a row reached no new checkpoint; the last one ended because: %s", l.sentinel, m.Fruitless, m.LastLoss))
 		return
 	}

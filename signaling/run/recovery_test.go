@@ -316,6 +316,36 @@ func TestFruitlessRunEnds(t *testing.T) {
 	}
 }
 
+// With many providers, more attempts than that may be lost because one of them leaves, before one
+// lasts.
+func TestManyProvidersSpoilManyAttempts(t *testing.T) {
+	for _, c := range []struct {
+		stages, losses int
+		ends           bool
+	}{{2, 11, false}, {2, 12, true}, {12, 23, false}, {12, 24, true}} {
+		set := run.Settings{Checkpoint: 100 * time.Millisecond}
+		w := runtest.New(set, run.Job{ID: "j", Raw: json.RawMessage(`{}`), Want: c.stages, Replan: true}, steps)
+		w.Stages = c.stages
+		for i := range c.stages + c.losses {
+			w.Join(fmt.Sprintf("p%d", i), "")
+		}
+		lost := 0
+		w.Before = func(_ int, id string, msg proto.Message) bool {
+			if a, ok := msg.(*proto.Assign); ok && a.Stage == 0 && lost < c.losses {
+				lost++
+				w.Provider(id).Kill()
+			}
+			return true
+		}
+		w.Run(2 * time.Hour)
+		if !c.ends {
+			whole(t, w)
+		} else if len(w.Results) != 1 || w.Results[0].Err == nil {
+			t.Errorf("%d attempts of %d providers are lost: %+v", c.losses, c.stages, w.Results)
+		}
+	}
+}
+
 // Random faults of all kinds: as long as two providers are left in the end, the run ends
 // with the undisturbed result.
 func TestRandomFaults(t *testing.T) {
