@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -12,22 +13,41 @@ import (
 	"github.com/nats-io/nats-server/v2/server"
 )
 
-// natsServer starts a NATS server that wants a password.
-func natsServer(t *testing.T) (url string) {
+// natsServer is a NATS server that wants a password, and that can be stopped and started again.
+type natsServer struct {
+	t   *testing.T
+	opt server.Options
+	run *server.Server
+	url string
+}
+
+func newNATS(t *testing.T) *natsServer {
 	t.Helper()
-	n, err := server.NewServer(&server.Options{Host: "127.0.0.1", Port: -1, JetStream: true, StoreDir: t.TempDir(), NoLog: true, NoSigs: true, Username: "hosts", Password: "s3cret"})
+	n := &natsServer{t: t, opt: server.Options{Host: "127.0.0.1", Port: -1, JetStream: true, StoreDir: t.TempDir(), NoLog: true, NoSigs: true, Username: "hosts", Password: "s3cret"}}
+	n.start()
+	t.Cleanup(n.stop)
+	n.url = "nats://hosts:s3cret@" + n.run.Addr().String()
+	return n
+}
+
+// start starts it, at the same address and with what it had stored.
+func (n *natsServer) start() {
+	n.t.Helper()
+	opt := n.opt // a server changes its options
+	s, err := server.NewServer(&opt)
 	if err != nil {
-		t.Fatal(err)
+		n.t.Fatal(err)
 	}
-	n.Start()
-	t.Cleanup(func() {
-		n.Shutdown()
-		n.WaitForShutdown()
-	})
-	if !n.ReadyForConnections(limit) {
-		t.Fatal("NATS does not start")
+	s.Start()
+	if !s.ReadyForConnections(limit) {
+		n.t.Fatal("NATS does not start")
 	}
-	return "nats://hosts:s3cret@" + n.Addr().String()
+	n.run, n.opt.Port = s, s.Addr().(*net.TCPAddr).Port
+}
+
+func (n *natsServer) stop() {
+	n.run.Shutdown()
+	n.run.WaitForShutdown()
 }
 
 // twin copies a job's directory, as to another machine.
@@ -46,7 +66,7 @@ func (s *scene) twin(dir string) string {
 func TestTwoHosts(t *testing.T) {
 	posix(t)
 	s := newScene(t)
-	nats := natsServer(t)
+	nats := newNATS(t).url
 	dirA := s.endlessJob()
 	dirB := s.twin(dirA)
 	a, urlA := s.serve("--nats", nats, dirA)
@@ -89,5 +109,157 @@ func TestTwoHosts(t *testing.T) {
 		if out := p.err.String() + p.out.String(); strings.Contains(out, "s3cret") {
 			t.Errorf("a host prints the password:\n%s", out)
 		}
+	}
+}
+
+// TestNATSComesBack: NATS is away for a time while two hosts serve a job. Training goes on; then
+// the host that leads is killed before NATS is there again, and nothing is lost.
+func TestNATSComesBack(t *testing.T) {
+	posix(t)
+	s := newScene(t)
+	nats := newNATS(t)
+	dirA := s.endlessJob()
+	dirB := s.twin(dirA)
+	a, urlA := s.serve("--nats", nats.url, dirA)
+	a.says("this host leads the job", limit)
+	b, urlB := s.serve("--nats", nats.url, dirB)
+	b.says("standing by: the host at "+urlA+" leads", limit)
+	for _, name := range []string{"node_0", "node_1", "node_2"} {
+		s.start("ravnest-provider", "--join", urlA, "--join", urlB, "--name", name)
+	}
+	a.says("training", limit)
+	s.saved(dirA, 5)
+
+	nats.stop()
+	a.says("NATS at .* does not answer: training goes on, checkpoints wait", limit)
+	s.more(dirA, 50)
+	nats.start()
+	a.says("NATS at .* answers again", limit)
+	s.more(dirA, 50)
+
+	nats.stop()
+	s.more(dirA, 20)
+	if err := a.cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	nats.start()
+	b.says("this host leads the job", limit)
+	b.says(`training resumes from step \d+`, limit)
+	s.more(dirB, 20)
+	s.ends(b, dirB)
+}
+
+// TestHostOfNATSComesBack: the only host of a job is killed, and started again in an empty copy of
+// the job's directory: NATS has all that it needs. With --fresh the job begins anew.
+func TestHostOfNATSComesBack(t *testing.T) {
+	posix(t)
+	s := newScene(t)
+	nats := newNATS(t)
+	dir := s.endlessJob()
+	elsewhere := s.twin(dir)
+	address := freePort(t)
+	a, url := s.serve("--nats", nats.url, "--listen", address, dir)
+	s.provide(url, "node_0", "node_1", "node_2")
+	a.says("training", limit)
+	s.saved(dir, 5)
+	if err := a.cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	<-a.done
+	b, _ := s.serve("--nats", nats.url, "--listen", address, elsewhere)
+	b.says(`resuming the run that ended at step \d+`, limit)
+	b.says(`training resumes from step \d+`, limit)
+	s.more(elsewhere, 20)
+	b.interrupt()
+	if code := b.wait(limit); code != 130 {
+		t.Errorf("a host that is stopped: code %d, want 130", code)
+	}
+
+	// What the first directory holds is older than what NATS has, and that is put aside.
+	fresh, _ := s.serve("--nats", nats.url, "--listen", address, "--fresh", dir)
+	fresh.says("(?m)^training$", limit)
+	s.more(dir, 20)
+	if size(dir, "previous/1/losses.txt") == 0 {
+		t.Error("the older run's losses are not in previous/1")
+	}
+	s.ends(fresh, dir)
+}
+
+// TestHostsOfOtherJobs: a host whose job, model or data are not those that NATS has is refused, and
+// told what differs.
+func TestHostsOfOtherJobs(t *testing.T) {
+	posix(t)
+	s := newScene(t)
+	nats := newNATS(t)
+	dirA := s.endlessJob()
+	dirB := s.twin(dirA)
+	a, _ := s.serve("--nats", nats.url, dirA)
+	a.says("this host leads the job", limit)
+	edit(t, filepath.Join(dirB, "job.json"), `"save_every": 2`, `"save_every": 3`)
+	for _, more := range [][]string{nil, {"--fresh"}} {
+		args := append(append([]string{"serve", "--listen", "127.0.0.1:0", "--nats", nats.url}, more...), dirB)
+		want := `settings \(job.json\)`
+		if more != nil {
+			want = "leads this job: stop it before beginning anew"
+		}
+		p := s.bad([]string{want}, "ravnest", args...)
+		if strings.Contains(p.err.String(), "s3cret") {
+			t.Errorf("a host prints the password:\n%s", p.err.String())
+		}
+	}
+	select {
+	case <-a.done:
+		t.Error("the host that leads has ended")
+	default:
+	}
+	a.interrupt()
+	a.wait(limit)
+}
+
+// TestMembersOfTwoHosts: whom one host lets in or keeps out, the other does too once it leads.
+func TestMembersOfTwoHosts(t *testing.T) {
+	posix(t)
+	s := newScene(t)
+	nats := newNATS(t)
+	home := t.TempDir()
+	person := func(name string) string { return filepath.Join(home, name) }
+	dirA := s.endlessJob("--nodes", "1")
+	dirB := s.twin(dirA)
+	const secret = "the requester's own secret"
+	args := func(dir string) []string {
+		return []string{"--nats", nats.url, "--token", secret, "--members-only", dir}
+	}
+	a, urlA := s.serve(args(dirA)...)
+	a.says("this host leads the job", limit)
+	b, urlB := s.serve(args(dirB)...)
+	b.says("standing by: the host at "+urlA+" leads", limit)
+	members := func(dir string, args ...string) string {
+		t.Helper()
+		out, _ := s.ok("ravnest", append([]string{"members", dir}, args...)...)
+		return strings.TrimSpace(out)
+	}
+	eve := s.volunteer(person("eve"), "--join", members(dirA, "invite"))
+	eve.says("(?m)^joined", limit)
+	s.more(dirA, 5)
+	key := strings.Fields(strings.Split(members(dirA), "\n")[1])[0]
+	members(dirA, "ban", key)
+	eve.failed(limit, "has banned this provider")
+	ada := s.volunteer(person("ada"), "--join", members(dirA, "invite"), "--join", urlB)
+	ada.says("(?m)^joined", limit)
+	s.saved(dirA, 5)
+
+	if err := a.cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	b.says("this host leads the job", limit)
+	b.says(`training resumes from step \d+`, limit) // with Ada, who needs no other invitation
+	s.volunteer(person("eve"), "--join", urlB, "--token", secret, "--wait", "0s").failed(limit, "has banned this provider")
+	members(dirB, "allow", key)
+	eve = s.volunteer(person("eve"), "--join", urlB)
+	eve.says("(?m)^joined", limit)
+	s.more(dirB, 20)
+	b.interrupt()
+	if code := b.wait(limit); code != 130 {
+		t.Errorf("a host that is stopped: code %d, want 130", code)
 	}
 }
