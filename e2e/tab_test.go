@@ -369,6 +369,33 @@ func TestHostGone(t *testing.T) {
 	p.shows(limit, "#go", "Stop")
 }
 
+// TestTabThroughHostLoss: the host of a tab in training is killed and started again, twice. The tab
+// comes back by itself, and no bit is lost.
+func TestTabThroughHostLoss(t *testing.T) {
+	posix(t)
+	s := newScene(t)
+	dir := s.endlessJob()
+	b := s.browser()
+	address := freePort(t)
+	host, _, p := s.mixed(b, dir, 1, "--listen", address)
+	for range 2 {
+		p.shows(limit, "#state", "Training")
+		s.saved(dir, 5)
+		if err := host.cmd.Process.Kill(); err != nil {
+			t.Fatal(err)
+		}
+		<-host.done
+		p.shows(limit, "#state", "Looking for it")
+		host, _ = s.serve("--listen", address, dir)
+		host.says(`resuming the run that ended at step \d+`, limit)
+		host.says(`js/wasm`, limit)
+		host.says(`training resumes from step \d+`, limit)
+		s.more(dir, 20)
+	}
+	p.shows(limit, "#state", "Training")
+	s.ends(host, dir)
+}
+
 // TestTabPauses: a paused tab delays the run, and nothing is lost.
 func TestTabPauses(t *testing.T) {
 	posix(t)
