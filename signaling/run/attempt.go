@@ -80,6 +80,9 @@ func (m *Machine) gather(now time.Time) {
 	if m.Job.Auto != nil && len(m.Pending) > 0 {
 		return // until it is known what the run goes on from, and with what record
 	}
+	if !m.Began && m.Lost.IsZero() && len(m.Members) < m.Job.Want {
+		return // the first providers are on their way
+	}
 	var pool []Member
 	var missing, out []string
 	here := map[string]bool{}
