@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strconv"
+	"strings"
 	"testing"
 )
 
@@ -63,6 +64,9 @@ func TestServeOnFullDisk(t *testing.T) {
 	fill(t, mnt, 8<<10)
 	host.says(`warning: .*no space left on device: training goes on, and saving is tried again; what was saved at step \d+ is kept`, limit)
 	s.goesOn(url, 50)
+	if out, _ := s.ok("ravnest", "status", url); !strings.Contains(out, "nothing can be saved now: ") {
+		t.Errorf("status says %q", out)
+	}
 	elsewhere := filepath.Join(t.TempDir(), "copy") // where there is room
 	if err := os.CopyFS(elsewhere, os.DirFS(dir)); err != nil {
 		t.Fatal(err)
@@ -89,6 +93,8 @@ func TestServeOnFullDisk(t *testing.T) {
 	if !regexp.MustCompile(`saved at step \d+ of \d+; ravnest serve resumes from there`).MatchString(out) {
 		t.Errorf("status says %q", out)
 	}
+	empty(t, mnt)
+	fill(t, mnt, 0) // nobody writes now, so that no room is left at all
 	s.bad([]string{"no space left on device"}, "ravnest", "serve", "--listen", address, dir)
 	empty(t, mnt)
 	host, _ = s.serve("--listen", address, dir)

@@ -124,6 +124,9 @@ func StatusText(s server.Status) string {
 	if c := s.Checkpoint; c != nil {
 		fmt.Fprintf(&b, ", saved at step %d", c.Step)
 	}
+	if s.Unsaved != "" {
+		fmt.Fprintf(&b, "\nnothing can be saved now: %s", s.Unsaved)
+	}
 	if s.Waiting != "" {
 		fmt.Fprintf(&b, "\n%s", s.Waiting)
 	}

@@ -14,6 +14,7 @@ import (
 // fault is such a time.
 type fault struct {
 	Since time.Time
+	Why   string
 	Told  time.Time
 	Doing string // what was told that the run does meanwhile
 	// Manifest is a checkpoint whose parts are in the store but which is not; it is tried again
@@ -105,6 +106,7 @@ func (m *Machine) unsaved(now time.Time, err error) {
 	if m.Fault == nil {
 		m.Fault = &fault{Since: now}
 	}
+	m.Fault.Why = err.Error()
 	doing := "training goes on, and saving is tried again"
 	switch {
 	case m.Phase == Gathering:

@@ -5,6 +5,7 @@ package run_test
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -105,6 +106,9 @@ func TestStoreFullThroughALoss(t *testing.T) {
 				w.Run(10 * time.Minute)
 				if len(w.Results) > 0 {
 					t.Fatalf("it ended although its last state could not be saved: %+v", w.Results[0])
+				}
+				if st := w.M.Status(w.Now); !strings.Contains(st.Unsaved, errFull.Error()) {
+					t.Errorf("the status says %q", st.Unsaved)
 				}
 				room = w.Now
 				w.Run(10 * time.Minute)

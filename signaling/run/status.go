@@ -33,6 +33,7 @@ type Status struct {
 	Val        *proto.Val  `json:"val,omitempty"`  // the last one
 	Checkpoint *Checkpoint `json:"checkpoint,omitempty"`
 	Waiting    string      `json:"waiting,omitempty"` // why the run waits, while gathering
+	Unsaved    string      `json:"unsaved,omitempty"` // why nothing can be saved, as on a full disk
 }
 
 // ClusterStatus is a cluster in a Status.
@@ -92,6 +93,9 @@ func (m *Machine) Status(now time.Time) Status {
 	}
 	if m.Phase == Gathering {
 		s.Waiting = m.Told
+	}
+	if m.Fault != nil {
+		s.Unsaved = m.Fault.Why
 	}
 	if !m.Started.IsZero() {
 		s.RunningMS = now.Sub(m.Started).Milliseconds()
