@@ -385,6 +385,53 @@ func TestAway(t *testing.T) {
 	})
 }
 
+// TestFullNATS: NATS has no room for a large object. That is told once, and once more when it has.
+func TestFullNATS(t *testing.T) {
+	n := serve(t, nil)
+	told := &said{}
+	o := options(t, "a")
+	o.Say = told.say
+	a := open(t, n.ClientURL(), o)
+	leadIn(t, a, 5*time.Second)
+	size := func(bytes int64) {
+		t.Helper()
+		info, err := a.parts.Info(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		cfg := info.Config
+		cfg.MaxBytes, cfg.Discard = bytes, js.DiscardNew
+		if _, err := a.js.UpdateStream(t.Context(), cfg); err != nil {
+			t.Fatal(err)
+		}
+	}
+	size(1 << 20)
+	part := noise(3 << 20)
+	put(t, a, "digits-1/part", part)
+	done := commit(a, "digits/manifest.json", "of the part")
+	eventually(t, "it is told", func() bool { return strings.Contains(told.text(), "does not take") })
+	time.Sleep(time.Second) // several tries
+	select {
+	case err := <-done:
+		t.Errorf("committed without its part: %v", err)
+	default:
+	}
+	size(-1)
+	if err := within(t, done, 10*time.Second); err != nil {
+		t.Fatal(err)
+	}
+	if text := told.text(); strings.Count(text, "does not take") != 1 || strings.Count(text, "takes the job's state again") != 1 {
+		t.Errorf("told:\n%s", text)
+	}
+	b := open(t, n.ClientURL(), options(t, "b"))
+	if err := b.Mirror(t.Context(), true); err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(get(t, b.opt.Cache, "digits-1/part"), part) {
+		t.Error("another host has not the same part")
+	}
+}
+
 // TestAsks: a host that NATS does not answer asks the others whether one of them leads.
 func TestAsks(t *testing.T) {
 	n := serve(t, nil)

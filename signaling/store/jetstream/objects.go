@@ -77,6 +77,7 @@ func (s *Store) push(l *lead, o *op) {
 // work carries writes to NATS, one after the other, until the term ends. While NATS is away
 // the first one is tried again and again.
 func (s *Store) work(l *lead) {
+	refused := false // told, since the last write that was taken
 	for {
 		l.mu.Lock()
 		var o *op
@@ -96,7 +97,9 @@ func (s *Store) work(l *lead) {
 		}
 		err := s.do(l, o)
 		if err != nil && !errors.Is(err, ErrDeposed) && l.ctx.Err() == nil {
-			s.troubled(err)
+			if !refused {
+				refused = s.troubled(err)
+			}
 			select {
 			case <-time.After(250 * time.Millisecond):
 			case <-l.ctx.Done():
@@ -106,6 +109,10 @@ func (s *Store) work(l *lead) {
 		l.mu.Lock()
 		l.queue = l.queue[1:]
 		l.mu.Unlock()
+		if refused && err == nil {
+			refused = false
+			s.opt.Say("NATS takes the job's state again")
+		}
 		if o.done != nil {
 			o.done(err)
 		}
@@ -121,12 +128,15 @@ func (s *Store) work(l *lead) {
 	}
 }
 
-// troubled tells the user what keeps writes from NATS, unless it is that it does not answer.
-func (s *Store) troubled(err error) {
+// troubled tells the user what keeps writes from NATS, such as a full disk there. It returns false
+// if NATS does not answer, which reached tells.
+func (s *Store) troubled(err error) bool {
 	var e *js.APIError
-	if errors.As(err, &e) {
-		s.opt.Say("NATS does not take the job's state: %v: checkpoints wait until it does", err)
+	if !errors.As(err, &e) {
+		return false
 	}
+	s.opt.Say("NATS does not take the job's state: %v: training goes on, checkpoints wait", err)
+	return true
 }
 
 func (s *Store) do(l *lead, o *op) error {
