@@ -383,19 +383,3 @@ func TestStretches(t *testing.T) {
 		})
 	}
 }
-
-// BenchmarkCommits is a pipeline with digests and without.
-func BenchmarkCommits(b *testing.B) {
-	for _, on := range []bool{false, true} {
-		b.Run(fmt.Sprint(on), func(b *testing.B) {
-			for range b.N {
-				r := newWorld(func(j *job.Spec) { j.Epochs, j.BatchSize = 20, 64 }).replay(b)
-				r.each = func(_ stage.Peer, cfg *stage.Config) { cfg.Commits = on }
-				err := r.Run(b.Context(), &Watcher{Commit: func(stage.Peer, stage.Digest) {}, Kept: func(stage.Peer, stage.Saved) error { return nil }})
-				if err != nil {
-					b.Fatal(err)
-				}
-			}
-		})
-	}
-}
