@@ -75,6 +75,8 @@ func newTensorOp(p *Plan, i int) op {
 		return m
 	case *graph.StochasticDepth:
 		return &depth{base: b, p: o.P, per: out.Elems(), off: !p.cfg.Train || o.P == 0, node: uint32(p.Layout.first + i)}
+	case *graph.Noise:
+		return &noise{base: b, uniform: o.Uniform, per: out.Elems(), off: !p.cfg.Train, node: uint32(p.Layout.first + i)}
 	case *graph.ConvTranspose2d:
 		stride, dil, groups, pad := o.Conv().Window()
 		c := kernel.Conv{
@@ -518,6 +520,34 @@ func (o *depth) forward(f *frame)                         { o.scale(f, f.y(o.i),
 func (o *depth) gradInput(f *frame, _ int, dst []float32) { o.scale(f, dst, f.dy(o.i)) }
 func (o *depth) alias() aliasing                          { return aliasInPlace }
 func (o *depth) gradInPlace() bool                        { return true }
+
+// noise draws numbers of its own, by their place in the whole batch.
+type noise struct {
+	base
+	uniform bool
+	per     int
+	node    uint32
+	off     bool
+}
+
+func (o *noise) forward(f *frame) {
+	y, s := f.y(o.i), kernel.NewStream(f.seed, kernel.DomainNoise, f.step, o.node)
+	y = y[:f.rows*o.per]
+	switch first := uint64(f.row0) * uint64(o.per); {
+	case o.off && o.uniform:
+		for i := range y {
+			y[i] = 0.5
+		}
+	case o.off:
+		clear(y)
+	case o.uniform:
+		kernel.UniformFrom(y, s, first)
+	default:
+		kernel.NormalFrom(y, s, first)
+	}
+}
+
+func (*noise) gradInput(*frame, int, []float32) {} // graph.Noise has none
 
 // convTranspose is the gradient of a convolution c as a layer: x is c's output.
 type convTranspose struct {

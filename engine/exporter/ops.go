@@ -91,6 +91,12 @@ func (e *exporter) move(i int, x string, in, row graph.Shape) (string, error) {
 		return e.add("Tanh", nil, x), nil
 	case *graph.Dropout, *graph.StochasticDepth:
 		return e.add("Identity", nil, x), nil
+	case *graph.Noise:
+		mean := float32(0)
+		if o.Uniform {
+			mean = 0.5
+		}
+		return e.add("Add", nil, e.add("Mul", nil, x, e.number(0)), e.number(mean)), nil
 	case *graph.Softmax:
 		return e.add("Softmax", attrs(onnx.OfInt("axis", -1)), x), nil
 	case *graph.Flatten, *graph.Reshape:

@@ -33,6 +33,7 @@ func init() {
 		"parameter":       func() Op { return &Parameter{} },
 		"convtranspose2d": func() Op { return &ConvTranspose2d{Bias: true} },
 		"stochasticdepth": func() Op { return &StochasticDepth{} },
+		"noise":           func() Op { return &Noise{} },
 	} {
 		registry[kind] = f
 	}
@@ -644,6 +645,25 @@ func (s *StochasticDepth) Infer(in []Shape) (Shape, error) {
 
 // Cost implements Op.
 func (*StochasticDepth) Cost(_ []Shape, out Shape) Cost { return perElement(out, 1, 1) }
+
+// Noise has the shape of its input and, in training, numbers that are drawn: standard normal ones,
+// or uniform in [0, 1). In evaluation they are their mean.
+type Noise struct {
+	stateless
+	Uniform bool `json:"uniform,omitempty"`
+}
+
+// Kind implements Op.
+func (*Noise) Kind() string { return "noise" }
+
+// Infer implements Op.
+func (*Noise) Infer(in []Shape) (Shape, error) { return one(in, -1) }
+
+// Discrete implements Op: only the input's shape counts.
+func (*Noise) Discrete(int) bool { return true }
+
+// Cost implements Op.
+func (*Noise) Cost(_ []Shape, out Shape) Cost { return perElement(out, 50, 0) }
 
 // ConvTranspose2d is torch.nn.ConvTranspose2d over [N,C,H,W]: the gradient of a Conv2d
 // as a layer.

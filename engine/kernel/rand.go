@@ -47,6 +47,7 @@ const (
 	DomainAverage  // of stochastic rounding
 	DomainAugment  // of changes to the rows of a data set
 	DomainGenerate // of tokens that a decoder chooses
+	DomainNoise    // of a model's own random numbers
 )
 
 // Stream addresses random numbers. The Philox key is the 64-bit seed; the counter is
@@ -184,19 +185,40 @@ func Uniform(dst []float32, s Stream, lo, hi float32) {
 	}
 }
 
+// UniformFrom draws the elements from first on, uniform in [0, 1).
+func UniformFrom(dst []float32, s Stream, first uint64) {
+	for i := range dst {
+		dst[i] = unit(s.Uint32(first + uint64(i)))
+	}
+}
+
+// NormalFrom draws the elements from first on of those that Normal draws.
+func NormalFrom(dst []float32, s Stream, first uint64) {
+	var block [4]float32
+	for i := 0; i < len(dst); {
+		e := first + uint64(i)
+		normals(&block, s.Block(e/4))
+		i += copy(dst[i:], block[e%4:])
+	}
+}
+
 // Normal draws standard normal numbers by the Box-Muller transform: words 0 and 1 of a
 // block make elements 0 and 1, words 2 and 3 the others.
 func Normal(dst []float32, s Stream) {
 	var z [4]float32
 	for i := 0; i < len(dst); i += 4 {
-		r := s.Block(uint64(i / 4))
-		for h := 0; h < 4; h += 2 {
-			// 1 - u is in (0, 1]: its logarithm is finite.
-			m := Sqrt(float32(-2 * Log(1-unit(r[h]))))
-			a := float32(2 * unit(r[h+1]))
-			z[h], z[h+1] = m*Cospi(a), m*Sinpi(a)
-		}
+		normals(&z, s.Block(uint64(i/4)))
 		copy(dst[i:], z[:])
+	}
+}
+
+// normals are those of a block.
+func normals(z *[4]float32, r [4]uint32) {
+	for h := 0; h < 4; h += 2 {
+		// 1 - u is in (0, 1]: its logarithm is finite.
+		m := Sqrt(float32(-2 * Log(1-unit(r[h]))))
+		a := float32(2 * unit(r[h+1]))
+		z[h], z[h+1] = m*Cospi(a), m*Sinpi(a)
 	}
 }
 

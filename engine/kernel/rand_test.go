@@ -128,6 +128,25 @@ func TestDropoutMaskBad(t *testing.T) {
 	}
 }
 
+// TestFrom: numbers are the same wherever one begins to draw.
+func TestFrom(t *testing.T) {
+	s := NewStream(7, DomainNoise, 3, 1)
+	all, part := make([]float32, 41), make([]float32, 41)
+	for _, draw := range []struct {
+		all  func()
+		from func(dst []float32, s Stream, first uint64)
+	}{{func() { Normal(all, s) }, NormalFrom}, {func() { Uniform(all, s, 0, 1) }, UniformFrom}} {
+		draw.all()
+		for first := range all {
+			n := min(7, len(all)-first)
+			draw.from(part[:n], s, uint64(first))
+			if !slices.Equal(part[:n], all[first:][:n]) {
+				t.Fatalf("from %d: %v, want %v", first, part[:n], all[first:][:n])
+			}
+		}
+	}
+}
+
 func TestUniformNormal(t *testing.T) {
 	const n = 1 << 16
 	x := make([]float32, n)

@@ -312,7 +312,7 @@ func TestSkipConnections(t *testing.T) {
 	}
 }
 
-// TestReadWithoutGradient: of a tensor that a later stage reads only as a mask, or detached, that
+// TestReadWithoutGradient: of a tensor that a later stage reads only as a mask, detached, or for noise of its shape, that
 // stage has no gradient, and the others' goes on without it.
 func TestReadWithoutGradient(t *testing.T) {
 	lin := func(in, out int) graph.Op { return &graph.Linear{In: in, Out: out, Bias: true} }
@@ -325,13 +325,14 @@ func TestReadWithoutGradient(t *testing.T) {
 		n("c", lin(20, 20), "b"), n("s1", &graph.Binary{Function: "mul"}, "b", "c"),
 		n("d", &graph.Unary{Function: "detach"}, "b"), n("s2", &graph.Add{}, "s1", "d"), n("e", lin(20, 20), "s2"),
 		n("m", &graph.Unary{Function: "gt"}, "b"), n("s3", &graph.Binary{Function: "mul"}, "e", "m"),
-		n("o", lin(20, 10), "s3"), n("y", &graph.Softmax{}, "o"),
+		n("z", &graph.Noise{}, "b"), n("s4", &graph.Add{}, "s3", "z"), n("u", &graph.Noise{Uniform: true}, "e"), n("s5", &graph.Binary{Function: "mul"}, "s4", "u"),
+		n("o", lin(20, 10), "s5"), n("y", &graph.Softmax{}, "o"),
 	}}
 	if err := w.g.Check(); err != nil {
 		t.Fatal(err)
 	}
 	want, dict := w.local(t)
-	for _, starts := range [][]int{{0, 2}, {0, 4}, {0, 6}, {0, 9}, {0, 4, 6, 9}, {0, 3, 5, 8, 10}} {
+	for _, starts := range [][]int{{0, 2}, {0, 4}, {0, 6}, {0, 9}, {0, 4, 6, 9}, {0, 3, 5, 8, 10}, {0, 5, 12, 14}} {
 		got, d, err := w.pipeline(t, starts, mem.Faults{}, nil)
 		if err != nil {
 			t.Fatalf("%v: %v", starts, err)
