@@ -322,6 +322,7 @@ func (l *lowering) lower() {
 
 // advice says what to write instead.
 var advice = map[string]string{
+	"conv_transpose3d":         "transposed convolutions of three axes are not supported; use upsampling and conv3d",
 	"nonzero":                  "its size depends on the data; use a mask",
 	"unique":                   "its size depends on the data; use a mask",
 	"masked_select":            "its size depends on the data; use torch.where",

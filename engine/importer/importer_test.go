@@ -226,6 +226,21 @@ func TestProblems(t *testing.T) {
 	}
 }
 
+// TestNoise: what a model draws itself is drawn for each sample, and not once for all.
+func TestNoise(t *testing.T) {
+	m := imported(t, edited(t, load(t, "lstm_unrolled.pt2"), "aten.sigmoid.default", "aten.randn_like.default"))
+	if !slices.ContainsFunc(m.Graph.Nodes, func(n graph.Node) bool { return n.Op.Kind() == "noise" }) {
+		t.Error("there is no noise")
+	}
+	a, err := pt2.Parse(edited(t, load(t, "written_views.pt2"), "aten.sigmoid.default", "aten.randn_like.default"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err = importer.Import(a, importer.Options{}); err == nil || !strings.Contains(err.Error(), "once for the whole batch") {
+		t.Error(err)
+	}
+}
+
 // TestMixedSamples: what mixes the samples of a batch is refused.
 func TestMixedSamples(t *testing.T) {
 	for _, c := range []struct{ model, old, new, want string }{

@@ -332,7 +332,8 @@ func repeatInterleave(l *lowering, n *pt2.Node) {
 	}
 	axis := axisOf(int(a.Ints[0].N), len(v.shape))
 	if axis == v.batch {
-		fail("it repeats samples")
+		l.define(l.eachTimes(v, r))
+		return
 	}
 	sizes := func(mid ...int) []number {
 		var out []number
@@ -352,6 +353,24 @@ func repeatInterleave(l *lowering, n *pt2.Node) {
 	}
 	d := v.shape[axis]
 	l.define(l.viewAs(l.expand(l.viewAs(v, sizes(d, 1)), sizes(d, r)), sizes(d*r)))
+}
+
+// eachTimes repeats every element of the batch axis r times: a sample's stay together where the
+// batch stands first.
+func (l *lowering) eachTimes(v *value, r int) *value {
+	if v.outer != 1 {
+		fail("it repeats samples")
+	}
+	pre, d, post := elems(v.shape[:v.batch]), v.shape[v.batch], elems(v.shape[v.batch+1:])
+	if pre != 1 {
+		fail("it repeats samples that are not on the first axis")
+	}
+	name, _ := l.reshape(v.name, graph.Shape{d, 1, post})
+	name, _ = l.emit(&graph.Expand{Shape: []int{d, r, post}}, nil, name)
+	w := &value{shape: slices.Clone(v.shape), batch: v.batch, outer: 1, whole: v.whole}
+	w.shape[v.batch] = d * r
+	w.name, _ = l.reshape(name, w.row())
+	return w
 }
 
 // cut takes count elements of an axis from start on.

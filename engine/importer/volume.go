@@ -11,6 +11,7 @@ import (
 
 var volumeOperators = map[string]operator{
 	"conv3d": conv3, "max_pool3d": pool3(true), "avg_pool3d": pool3(false), "adaptive_avg_pool3d": adaptive3,
+	"upsample_nearest3d": upsample(3, nearest), "upsample_trilinear3d": upsample(3, between),
 }
 
 // triple is an argument of three axes, one number for all, or def.
