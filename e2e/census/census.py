@@ -3,6 +3,9 @@
     python census.py DIR [NAME...]
     python census.py answers DIR [NAME...]
 
+SEED in the environment is that of weights and inputs: where a ReLU's input is 0 but for rounding,
+gradients jump.
+
 For every model: NAME.pt2, and NAME.safetensors with the inputs, the weights of the loss
 (loss = sum(output * weights)), the output, and the gradient of every parameter. Dropout is
 off. Nothing is downloaded: weights are random.
@@ -95,7 +98,7 @@ SMALL = ["cnn", "autoencoder", "unet", "lstm_unrolled", "resmlp", "conv1d_audio"
 
 
 def census(name, dir):
-    torch.manual_seed(1)
+    torch.manual_seed(int(os.environ.get("SEED", "1")))
     m, inputs, *rest = MODELS[name]()
     fixed = bool(rest and rest[0] == "fixed") or os.environ.get("FIXED") == "1"
     m.train()

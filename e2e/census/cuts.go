@@ -10,6 +10,7 @@ import (
 	"slices"
 	"sync"
 
+	"github.com/ravnest/ravnest/engine/data"
 	"github.com/ravnest/ravnest/engine/graph"
 	"github.com/ravnest/ravnest/engine/job"
 	"github.com/ravnest/ravnest/engine/kernel"
@@ -19,20 +20,6 @@ import (
 	"github.com/ravnest/ravnest/engine/transport"
 	"github.com/ravnest/ravnest/engine/transport/mem"
 )
-
-// table holds rows in memory.
-type table struct {
-	v   []float32
-	per int
-}
-
-func (t table) Len() int { return len(t.v) / t.per }
-
-func (t table) Gather(dst []float32, rows []int32) {
-	for i, r := range rows {
-		copy(dst[i*t.per:], t.v[int(r)*t.per:][:t.per])
-	}
-}
 
 // ignored is an observer that does nothing.
 type ignored struct{}
@@ -53,7 +40,7 @@ type cutting struct {
 	g       *graph.Graph
 	job     job.Spec
 	weights state.Dict
-	x, y    table
+	x, y    *data.Table
 }
 
 // cuts says which of 2, 3 and 5 stages train to the bytes of one process.
@@ -69,9 +56,10 @@ func cuts(g *graph.Graph, weights state.Dict, inputs [][]float32, rows int) (str
 	c.job.Name, c.job.Epochs, c.job.BatchSize, c.job.MicroBatches, c.job.ValEvery = "census", 2, rows, 1, 0
 	c.job.Optimizer = job.DefaultOptimizer("sgd")
 	c.job.Optimizer.LR = 1e-3
-	c.x = table{input, g.InputElems()}
-	c.y = table{make([]float32, rows*g.Shape(g.OutputValue()).Elems()), g.Shape(g.OutputValue()).Elems()}
-	kernel.Normal(c.y.v, kernel.NewStream(1, kernel.DomainTest, 1, 1))
+	out := g.Shape(g.OutputValue()).Elems()
+	c.x = &data.Table{Rows: rows, Shape: []int{g.InputElems()}, F32: input}
+	c.y = &data.Table{Kind: data.Targets, Rows: rows, Shape: []int{out}, F32: make([]float32, rows*out)}
+	kernel.Normal(c.y.F32, kernel.NewStream(1, kernel.DomainTest, 1, 1))
 	one, err := train.New(train.Config{Job: c.job, Graph: g, TrainX: c.x, TrainY: c.y, ValX: c.x, ValY: c.y, Order: inOrder})
 	if err != nil {
 		return "", err

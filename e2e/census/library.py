@@ -220,6 +220,8 @@ hf("nemotron", "NemotronForCausalLM", "NemotronConfig", num_key_value_heads=2, *
 hf("helium", "HeliumForCausalLM", "HeliumConfig", num_key_value_heads=2, head_dim=8, **long)
 hf("persimmon", "PersimmonForCausalLM", "PersimmonConfig", **long)
 hf("mixtral", "MixtralForCausalLM", "MixtralConfig", num_key_value_heads=2, num_local_experts=2, **long)
+hf("mixtral_batched", "MixtralForCausalLM", "MixtralConfig", num_key_value_heads=2, num_local_experts=4, experts_implementation="batched_mm", **long)
+hf("qwen2_moe", "Qwen2MoeForCausalLM", "Qwen2MoeConfig", num_key_value_heads=2, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=24, shared_expert_intermediate_size=24, experts_implementation="batched_mm", **long)
 hf("gpt_neo", "GPTNeoForCausalLM", "GPTNeoConfig", vocab_size=99, hidden_size=32, num_layers=2, num_heads=4, attention_types=[[["global", "local"], 1]], window_size=8, max_position_embeddings=64, resid_dropout=0.0, embed_dropout=0.0, attention_dropout=0.0)
 hf("codegen", "CodeGenForCausalLM", "CodeGenConfig", vocab_size=99, n_embd=32, n_layer=2, n_head=4, n_positions=32, rotary_dim=4, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0)
 hf("ctrl", "CTRLLMHeadModel", "CTRLConfig", vocab_size=99, n_embd=32, n_layer=2, n_head=4, n_positions=32, dff=48, resid_pdrop=0.0, embd_pdrop=0.0)

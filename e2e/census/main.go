@@ -126,24 +126,16 @@ func export(file string, m *importer.Model, want state.Dict) error {
 		return err
 	}
 	g := m.Graph
-	in0, _ := want.Get("input.0")
-	rows, out := in0.Shape[0], g.OutputValue()
-	p, err := exec.Compile(g, 0, exec.Config{Rows: rows, Outputs: []int{out}})
+	out := g.OutputValue()
+	_, e, _, rows, err := forward(m, want, exec.Config{Outputs: []int{out}})
 	if err != nil {
 		return err
 	}
-	s := p.Layout.NewState()
-	if err := p.Layout.Import(s, m.Weights); err != nil {
-		return err
-	}
-	e := p.New(nil)
 	var d state.Dict
-	for i := range g.Inputs {
+	for i, in := range g.Inputs {
 		x, _ := want.Get(fmt.Sprintf("input.%d", i))
-		copy(e.Value(0, i, rows), x.F32)
-		d = append(d, state.Tensor{Name: g.Inputs[i].Name, Shape: append([]int{rows}, g.Shape(i)...), F32: x.F32})
+		d = append(d, state.Tensor{Name: in.Name, Shape: append([]int{rows}, g.Shape(i)...), F32: x.F32})
 	}
-	e.Forward(0, exec.Batch{Rows: rows}, s.Params, &s)
 	d = append(d, state.Tensor{Name: "answer", Shape: append([]int{rows}, g.Shape(out)...), F32: e.Value(0, out, rows)})
 	if f, err = os.Create(file + ".out.safetensors"); err != nil {
 		return err
@@ -151,25 +143,35 @@ func export(file string, m *importer.Model, want state.Dict) error {
 	return errors.Join(safetensors.Write(f, d, nil), f.Close())
 }
 
-// step compares a forward and backward pass with PyTorch's.
-func (r *result) step(m *importer.Model, want state.Dict, onnx bool) error {
-	g := m.Graph
+// forward runs a model on PyTorch's inputs.
+func forward(m *importer.Model, want state.Dict, c exec.Config) (p *exec.Plan, e *exec.Exec, s exec.State, rows int, err error) {
 	in0, _ := want.Get("input.0")
-	rows, out := in0.Shape[0], g.OutputValue()
-	p, err := exec.Compile(g, 0, exec.Config{Rows: rows, Slots: 1, Train: true, Outputs: []int{out}, Seeds: []int{out}})
-	if err != nil {
-		return err
+	rows = in0.Shape[0]
+	c.Rows = rows
+	if p, err = exec.Compile(m.Graph, 0, c); err != nil {
+		return p, e, s, rows, err
 	}
-	s := p.Layout.NewState()
+	s = p.Layout.NewState()
 	if err := p.Layout.Import(s, m.Weights); err != nil {
-		return err
+		return p, e, s, rows, err
 	}
-	e := p.New(nil)
-	for i := range g.Inputs {
+	e = p.New(nil)
+	for i := range m.Graph.Inputs {
 		x, _ := want.Get(fmt.Sprintf("input.%d", i))
 		copy(e.Value(0, i, rows), x.F32)
 	}
 	e.Forward(0, exec.Batch{Seed: 1, Rows: rows}, s.Params, &s)
+	return p, e, s, rows, nil
+}
+
+// step compares a forward and backward pass with PyTorch's.
+func (r *result) step(m *importer.Model, want state.Dict, onnx bool) error {
+	g := m.Graph
+	out := g.OutputValue()
+	p, e, s, rows, err := forward(m, want, exec.Config{Slots: 1, Train: true, Outputs: []int{out}, Seeds: []int{out}})
+	if err != nil {
+		return err
+	}
 	y, _ := want.Get("output")
 	seed, _ := want.Get("seed")
 	d := distance(e.Value(0, out, rows), y.F32, 0)

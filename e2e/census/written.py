@@ -1544,3 +1544,21 @@ def volume():
             return self.head(nn.functional.adaptive_avg_pool3d(self.c(x), (2, 1, 2)).flatten(1))
 
     return Volume(), (torch.randn(3, 2, 4, 7, 6),)
+
+
+@model
+def vae_drawn():
+    class VAE(nn.Module):
+        """It draws its noise in three ways, times 0, so that others' answers can be compared."""
+
+        def __init__(self):
+            super().__init__()
+            self.enc, self.mu, self.lv, self.dec = nn.Linear(20, 16), nn.Linear(16, 4), nn.Linear(16, 4), nn.Linear(4, 20)
+
+        def forward(self, x):
+            h = torch.relu(self.enc(x))
+            mu, std = self.mu(h), torch.exp(0.5 * self.lv(h))
+            z = mu + std * 0.0 * torch.randn_like(std) + 0.0 * torch.distributions.Normal(mu, std, validate_args=False).rsample()
+            return self.dec(z + 0.0 * torch.rand(x.size(0), 4) + 0.0 * torch.empty_like(mu).normal_(0, 0.5) + std)
+
+    return VAE(), (torch.randn(3, 20),)
