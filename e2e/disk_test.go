@@ -157,15 +157,7 @@ func TestReadOnlyDirectory(t *testing.T) {
 func TestTornFiles(t *testing.T) {
 	posix(t)
 	s := newScene(t)
-	dir := s.endlessJob()
-	address := freePort(t)
-	host, url := s.serve("--listen", address, dir)
-	s.provide(url, "node_0", "node_1", "node_2")
-	s.saved(dir, 5)
-	if err := host.cmd.Process.Kill(); err != nil {
-		t.Fatal(err)
-	}
-	<-host.done
+	dir, address := s.abandoned()
 	var files []string
 	err := filepath.WalkDir(dir, func(path string, e os.DirEntry, err error) error {
 		if err == nil && e.Type().IsRegular() {
@@ -207,7 +199,7 @@ func TestTornFiles(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	host, _ = s.serve("--listen", address, dir)
+	host, _ := s.serve("--listen", address, dir)
 	host.says(`training resumes from step \d+`, limit)
 	s.more(dir, 20)
 	s.ends(host, dir)

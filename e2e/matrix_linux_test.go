@@ -103,6 +103,16 @@ func (h *homes) named(ns string, addresses ...string) string {
 	return name
 }
 
+// serve makes the two homes' networks a and b, and begins a host for two providers.
+func (h *homes) serve(dir, a, b string) *proc {
+	h.s.Helper()
+	h.become(0, a)
+	h.become(1, b)
+	h.s.ok("ravnest", "init", "--nodes", "2", "--epochs", "1", dir)
+	h.s.ok("ravnest", "clusterize", dir)
+	return h.begin("p", filepath.Join(bin, "ravnest"), "serve", "--listen", "[::]:443", "--token", "t", dir)
+}
+
 // url returns the address of the host for home k.
 func (h *homes) url(k, port int) string { return fmt.Sprintf("http://%s:%d", h.at[k], port) }
 
@@ -150,14 +160,9 @@ func TestNetworks(t *testing.T) {
 			}
 			name := strings.NewReplacer(" ", "_", ",", "").Replace(a + " and " + b)
 			t.Run(name, func(t *testing.T) {
-				s := newScene(t)
+				s, dir := newScene(t), filepath.Join(tmp, name)
 				h := newHomes(s, "masquerade")
-				h.become(0, a)
-				h.become(1, b)
-				dir := filepath.Join(tmp, name)
-				s.ok("ravnest", "init", "--nodes", "2", "--epochs", "1", dir)
-				s.ok("ravnest", "clusterize", dir)
-				host := h.begin("p", filepath.Join(bin, "ravnest"), "serve", "--listen", "[::]:443", "--token", "t", dir)
+				host := h.serve(dir, a, b)
 				if a == six && b == six { // the host has no other address either
 					host.says(`serving at http://\[2001:db8:\d+::1\]:443: start`, limit)
 				}
@@ -217,14 +222,9 @@ func TestTabNetworks(t *testing.T) {
 			}
 			name := strings.NewReplacer(" ", "_", ",", "").Replace(a + " and a tab " + b)
 			t.Run(name, func(t *testing.T) {
-				s := newScene(t)
+				s, dir := newScene(t), filepath.Join(tmp, name)
 				h := newHomes(s, "masquerade")
-				h.become(0, a)
-				h.become(1, b)
-				dir := filepath.Join(tmp, name)
-				s.ok("ravnest", "init", "--nodes", "2", "--epochs", "1", dir)
-				s.ok("ravnest", "clusterize", dir)
-				host := h.begin("p", filepath.Join(bin, "ravnest"), "serve", "--listen", "[::]:443", "--token", "t", dir)
+				host := h.serve(dir, a, b)
 				host.says(`serving at`, limit)
 				h.begin("a", filepath.Join(bin, "ravnest-provider"), "--join", h.url(0, 443), "--token", "t", "--name", "node_0", "--once")
 				host.says("node_0 joined", limit)

@@ -273,21 +273,28 @@ func TestHeldStates(t *testing.T) {
 	}
 }
 
+// abandoned is an endless job whose host was killed after some checkpoints at an address that its
+// providers come back to.
+func (s *scene) abandoned() (dir, address string) {
+	s.Helper()
+	dir, address = s.endlessJob(), freePort(s.T)
+	host, url := s.serve("--listen", address, dir)
+	s.provide(url, "node_0", "node_1", "node_2")
+	s.saved(dir, 5)
+	if err := host.cmd.Process.Kill(); err != nil {
+		s.Fatal(err)
+	}
+	<-host.done
+	return dir, address
+}
+
 // TestDamagedStore: a disk has lost parts of files in the store of a host that was killed. What
 // can be told from other files is; a damaged part of the checkpoint is named, and nothing is
 // thrown away.
 func TestDamagedStore(t *testing.T) {
 	posix(t)
 	s := newScene(t)
-	dir := s.endlessJob()
-	address := freePort(t)
-	host, url := s.serve("--listen", address, dir)
-	s.provide(url, "node_0", "node_1", "node_2")
-	s.saved(dir, 5)
-	if err := host.cmd.Process.Kill(); err != nil {
-		t.Fatal(err)
-	}
-	<-host.done
+	dir, address := s.abandoned()
 	tear := func(glob string) (path string, whole []byte) {
 		t.Helper()
 		all, err := filepath.Glob(filepath.Join(dir, "node_data/store", glob))
@@ -313,7 +320,7 @@ func TestDamagedStore(t *testing.T) {
 	}
 	tear("*/state.json")
 	tear("*/manifest.json")
-	host, _ = s.serve("--listen", address, dir)
+	host, _ := s.serve("--listen", address, dir)
 	host.says(`warning: .*its copy node_data/manifest.json is used`, limit)
 	host.says(`resuming the run that ended at step \d+`, limit)
 	host.says(`training resumes from step \d+`, limit)
