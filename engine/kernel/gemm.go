@@ -159,6 +159,11 @@ func (g *GemmArgs) share(t *Team, scratch []float32) {
 		g.block(tile, scratch)
 		return
 	}
+	g.spread(t, scratch)
+}
+
+// spread computes g in parts, on all threads of the team.
+func (g *GemmArgs) spread(t *Team, scratch []float32) {
 	j := &t.gemm
 	j.split(g, t, scratch)
 	if !tile.module || !j.inModule() {
@@ -459,8 +464,8 @@ func (g *GemmArgs) roundBlocks(team *Team, t *tiling, scratch []float32) {
 			if pc+kc >= g.K {
 				p.RowBias, p.ColBias, p.ReLU = g.RowBias, bias, relu
 			}
-			if t.module {
-				p.share(team, scratch)
+			if t.module && !p.alone(team) {
+				p.spread(team, scratch)
 			} else {
 				p.blocks(t, scratch)
 			}
