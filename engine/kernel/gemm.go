@@ -143,27 +143,25 @@ func Gemm(t *Team, g *GemmArgs, scratch []float32) {
 
 // gemm is Gemm without the checks.
 func gemm(t *Team, g *GemmArgs, scratch []float32) {
-	if g.RoundB && tile.module { // which has threads of its own
+	switch {
+	case g.RoundB && tile.module: // which has threads of its own
 		g.roundBlocks(t, tile, scratch)
-		return
+	case g.alone(t):
+		g.block(tile, scratch)
+	default:
+		g.share(t, scratch)
 	}
-	g.share(t, scratch)
 }
 
 // alone tells whether one thread computes g.
 func (g *GemmArgs) alone(t *Team) bool { return t.Threads() == 1 || g.M*g.N*g.K < smallWork }
 
-// share computes g on the team's threads.
+// share computes g on the team's threads; alone, as it is.
 func (g *GemmArgs) share(t *Team, scratch []float32) {
 	if g.alone(t) {
-		g.block(tile, scratch)
+		g.blocks(tile, scratch)
 		return
 	}
-	g.spread(t, scratch)
-}
-
-// spread computes g in parts, on all threads of the team.
-func (g *GemmArgs) spread(t *Team, scratch []float32) {
 	j := &t.gemm
 	j.split(g, t, scratch)
 	if !tile.module || !j.inModule() {
@@ -464,8 +462,8 @@ func (g *GemmArgs) roundBlocks(team *Team, t *tiling, scratch []float32) {
 			if pc+kc >= g.K {
 				p.RowBias, p.ColBias, p.ReLU = g.RowBias, bias, relu
 			}
-			if t.module && !p.alone(team) {
-				p.spread(team, scratch)
+			if t.module {
+				p.share(team, scratch)
 			} else {
 				p.blocks(t, scratch)
 			}

@@ -91,6 +91,30 @@ func TestGemmPairsContinue(t *testing.T) {
 	}
 }
 
+// TestGemmBF16AllocatesNothing: by pairs, and rounding B for the float32 kernels.
+func TestGemmBF16AllocatesNothing(t *testing.T) {
+	r := rand.New(rand.NewPCG(27, 28))
+	team := NewTeam(2)
+	defer team.Close()
+	for _, s := range [][3]int{{70, 130, 90}, {5, 17, 9}} {
+		g := gemmTOperands(r, s[0], s[1], s[2], false, true, true, 0, gemmTClasses["normal"])
+		scratch := make([]float32, g.scratch())
+		gemmTEach(func(name string) {
+			for _, team := range []*Team{nil, team} {
+				run := func() {
+					Gemm(team, &GemmArgs{M: g.M, N: g.N, K: g.K, A: g.A, RS: g.RS, KS: g.KS, B: g.B, BK: g.BK, BJ: g.BJ, C: g.C, LDC: g.LDC, BF16: true, RoundB: true}, scratch)
+				}
+				for range 20 { // every worker has its scratch
+					run()
+				}
+				if n := testing.AllocsPerRun(20, run); n > 0 {
+					t.Errorf("%v, %s, %d threads: %g allocations", s, name, team.Threads(), n)
+				}
+			}
+		})
+	}
+}
+
 func FuzzGemmPairs(f *testing.F) {
 	f.Add(uint64(1), uint8(9), uint8(50), uint16(790), uint8(7), uint8(0))
 	f.Add(uint64(2), uint8(0), uint8(0), uint16(0), uint8(255), uint8(5))
