@@ -8,7 +8,6 @@ import (
 	"crypto/sha256"
 	"crypto/tls"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -19,7 +18,6 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -31,9 +29,7 @@ import (
 	"github.com/ravnest/ravnest/engine/pipeline/order"
 	"github.com/ravnest/ravnest/engine/pipeline/snapshot"
 	"github.com/ravnest/ravnest/engine/pipeline/stage"
-	"github.com/ravnest/ravnest/engine/planner"
 	"github.com/ravnest/ravnest/engine/provider"
-	"github.com/ravnest/ravnest/ga"
 	"github.com/ravnest/ravnest/native"
 	"github.com/ravnest/ravnest/native/otlp"
 	"github.com/ravnest/ravnest/native/project"
@@ -189,75 +185,6 @@ type run struct {
 	done       map[string]bool // providers that have finished
 	past       []order.Period  // record of the replicas up to where the plan goes on from
 	grew       bool            // the attempt before ended because more providers were there
-}
-
-// placed is what an attempt's stages are. What they upload can come when the next is planned.
-type placed struct {
-	run      string
-	job      job.Spec         // with its number of replicas
-	stages   [][]*graph.Stage // by cluster
-	clusters []stage.Cluster
-}
-
-// Plan forms clusters from the project's pool file and writes node_data.
-// At most so many are formed, 0: as many as pay; or exactly so many, unless that is 0.
-func Plan(p *project.Project, maxClusters, exactly int) (*project.Stored, error) {
-	pool, err := p.Pool()
-	if err != nil {
-		return nil, err
-	}
-	nodes := make([]ga.Node, len(pool))
-	for i, n := range pool {
-		nodes[i] = n.Node
-	}
-	f := planner.Facts{Train: p.Data.Train.Len(), Val: p.Data.Val.Len(), Achieved: p.Achieved()}
-	plan, err := form(p, f, nodes, 0, func(j job.Spec) ga.Options {
-		opt := options(j, len(pool), max(maxClusters, exactly))
-		opt.MinClusters = exactly
-		return opt
-	})
-	if err != nil {
-		return nil, err
-	}
-	return p.WritePlan(pool, plan)
-}
-
-func options(j job.Spec, pool, maxClusters int) ga.Options {
-	o := ga.Options{MaxClusters: maxClusters}
-	if o.MaxClusters == 0 {
-		o.MaxClusters = j.Replica() // each trains at least one
-	}
-	if pool == 1 {
-		o.MinSize = 1 // a single provider can be root and leaf at once
-	}
-	return o
-}
-
-// form forms clusters. Where the job leaves the number of replicas to the host and none is given,
-// there is one for each provider as far as Project.Replicas allows, and fewer, by halves, where
-// the providers have not the memory for so many.
-func form(p *project.Project, f planner.Facts, nodes []ga.Node, replicas int, opt func(job.Spec) ga.Options) (*planner.Plan, error) {
-	j := p.Job
-	if !j.Auto() {
-		return f.Make(j, p.Graph, nodes, opt(j), j.Seed)
-	}
-	fixed := replicas > 0
-	if !fixed {
-		replicas = max(p.Replicas(len(nodes)), opt(j).MinClusters)
-	}
-	for {
-		j.Replicas = job.Count(replicas)
-		plan, err := f.Make(j, p.Graph, nodes, opt(j), j.Seed)
-		if err == nil {
-			plan.Replicas = replicas
-			return plan, nil
-		}
-		least := max(1, opt(j).MinClusters)
-		if fixed || replicas <= least || !errors.Is(err, ga.ErrRAM) {
-			return nil, err
-		}
-		replicas = max(replicas/2, least)
-	}
 }
 
 // answers returns the most answers that a validation pass counts. Models that answer for every
@@ -549,257 +476,6 @@ func (r *run) train(ctx context.Context, srv *server.Server, job server.Job) (su
 		err = r.fail
 	}
 	return sum, err
-}
-
-// place is the server's planner: it uses the stored plan with its names, or plans by the
-// members' benchmarks.
-func (r *run) place(_ context.Context, ask server.Ask) ([]server.Assignment, error) {
-	pool, free := ask.Pool, ask.Free
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.over {
-		return nil, server.ErrStopped
-	}
-	r.past = ask.Record
-	if r.opt.Providers > 0 || free {
-		if err := r.planClass(pool, free); err != nil {
-			return nil, err
-		}
-	}
-	j, err := planned(r.p, &r.plan.Plan, ask)
-	if err != nil {
-		return nil, err
-	}
-	r.job = j
-	byName := map[string]server.Member{}
-	for _, m := range pool {
-		byName[m.Name] = m
-	}
-	var as []server.Assignment
-	var members []server.Member
-	r.placed = slices.DeleteFunc(r.placed, func(p placed) bool { return p.run == ask.Run }) // planned for others
-	now := placed{run: ask.Run, job: j}
-	var need, ram [][]int64 // by cluster and stage
-	all := clusters(&r.plan.Plan, j)
-	now.clusters = all
-	for c, cl := range r.plan.Clusters {
-		starts := cl.Starts()
-		raw, err := json.Marshal(provider.Plan{Clusters: all, Train: r.p.Data.Train.Len(), Val: r.p.Data.Val.Len(), MicroBatches: cl.MicroBatches, InFlight: cl.InFlight, Record: j.Periods})
-		if err != nil {
-			return nil, err
-		}
-		stages, err := r.p.Graph.Cut(starts)
-		if err != nil {
-			return nil, err
-		}
-		now.stages = append(now.stages, stages)
-		need, ram = append(need, nil), append(ram, nil)
-		for k, s := range cl.Stages {
-			m, ok := byName[s.Name]
-			if !ok {
-				return nil, fmt.Errorf("%w: the plan needs a provider %q, which has not joined", server.ErrPool, s.Name)
-			}
-			if m.Hello.RAM > 0 && int64(s.Memory) > m.Hello.RAM {
-				return nil, fmt.Errorf("%w: %w: stage %d of cluster %d needs %s, but provider %s lends %s", server.ErrPool, ga.ErrRAM, k, c, native.FormatSize(int64(s.Memory)), s.Name, native.FormatSize(m.Hello.RAM))
-			}
-			members = append(members, m)
-			need[c], ram[c] = append(need[c], int64(s.Memory)), append(ram[c], m.Hello.RAM)
-			seg := snapshot.Segment{From: starts[k], To: len(r.p.Graph.Nodes)}
-			if k+1 < len(starts) {
-				seg.To = starts[k+1]
-			}
-			as = append(as, server.Assignment{
-				MemberID: m.ID, Cluster: c, Stage: k, Stages: len(cl.Stages), Segment: seg, MaxUpload: maxPart(j, stages[k], stage.Placement{Cluster: c, Clusters: all}),
-				Graph: r.graph, Data: r.data, Weights: r.weights, Plan: raw, Record: j.Periods, Share: len(all[c].Replicas), Forecast: cl.Rate,
-			})
-		}
-	}
-	r.noteClass(members)
-	r.placed = append(r.placed[max(0, len(r.placed)-7):], now)
-	if err := hold(as, now, need, ram); err != nil {
-		return nil, err
-	}
-	if err := r.rec.open(); err != nil || !r.p.Job.Auto() {
-		return as, err
-	}
-	return as, r.unlessBegun(r.p.WriteRounds(j.Periods))
-}
-
-// planned is the job with the replicas of a plan that was asked for.
-func planned(p *project.Project, plan *planner.Plan, ask server.Ask) (job.Spec, error) {
-	if !p.Job.Auto() {
-		return p.Job, nil
-	}
-	if plan.Replicas < 1 {
-		return p.Job, errors.New("the plan does not say how many replicas it is for: run clusterize again")
-	}
-	record := order.Extend(ask.Record, ask.Step, plan.Replicas)
-	if err := p.CheckRecord(record); err != nil {
-		return p.Job, fmt.Errorf("the record of replicas: %w", err)
-	}
-	return p.Job.In(record)
-}
-
-// clusters are those of a plan as their stages know them.
-func clusters(p *planner.Plan, j job.Spec) []stage.Cluster {
-	var all []stage.Cluster
-	for _, c := range p.Clusters {
-		own := c.Replicas
-		if len(p.Clusters) == 1 && len(own) == 0 {
-			for k := range j.Replica() {
-				own = append(own, k)
-			}
-		}
-		all = append(all, stage.Cluster{Starts: c.Starts(), Replicas: own, Room: c.Room})
-	}
-	return all
-}
-
-// formed is a plan by the members' benchmarks, and the members as nodes.
-func (r *run) formed(pool []server.Member, free bool) ([]project.Node, *planner.Plan, error) {
-	var nodes []project.Node
-	var gn []ga.Node
-	for i, m := range pool {
-		h := m.Hello
-		n := project.Node{Address: fmt.Sprintf("0.0.0.0:%d", 8080+i), Node: ga.Node{
-			Name: m.Name, RAM: float64(h.RAM), Bandwidth: min(h.Bench.Up, h.Bench.Down), Compute: 1e9 * h.Bench.Conv,
-		}}
-		if h.Bench.GEMM > 0 && h.Bench.Conv > 0 {
-			n.Compute = 2e9 / (1/h.Bench.GEMM + 1/h.Bench.Conv)
-		}
-		if n.Compute > 1e9*provider.Peak(h.Threads) {
-			n.Compute = 0 // impossible: treat it as not measured
-		}
-		nodes, gn = append(nodes, n), append(gn, n.Node)
-	}
-	siblings(pool, gn)
-	for i := range nodes {
-		nodes[i].Node = gn[i]
-	}
-	replicas := 0
-	if n := len(r.past); n == order.MaxPeriods {
-		replicas = r.past[n-1].Replicas // no more changes fit
-	}
-	plan, err := form(r.p, r.facts(pool), ga.Repair(gn), replicas, func(j job.Spec) ga.Options {
-		opt := options(j, len(pool), r.opt.Clusters)
-		if !free || len(pool) >= r.opt.Providers && r.p.Job.Auto() {
-			opt.MinClusters = r.opt.Clusters // after a loss fewer are better than none
-		}
-		// Who would slow the others is better kept to take the place of one that is lost.
-		opt.Spares = r.opt.Clusters == 0 && j.Replica() > 1
-		return opt
-	})
-	return nodes, plan, err
-}
-
-// settled are the members that the last plan was for, if all of them are here and others beside
-// them, in a job that takes newcomers; else none.
-func (r *run) settled(pool []server.Member) []server.Member {
-	if r.plan == nil || r.p.Job.Auto() || !grows(r.p.Job, r.opt) {
-		return nil
-	}
-	used := map[string]bool{}
-	for _, c := range r.plan.Clusters {
-		for _, s := range c.Stages {
-			used[s.Name] = true
-		}
-	}
-	rest := slices.DeleteFunc(slices.Clone(pool), func(m server.Member) bool { return !used[m.Name] })
-	if len(rest) < len(used) || len(rest) == len(pool) {
-		return nil
-	}
-	return rest
-}
-
-// planPool plans by the members' benchmarks and writes the plan to the project. free says that
-// somebody was lost, or that more have come.
-func (r *run) planPool(pool []server.Member, free bool) error {
-	nodes, plan, err := r.formed(pool, free)
-	if rest := r.settled(pool); err == nil && rest != nil {
-		if _, without, err := r.formed(rest, free); err == nil && plan.Rate > 0 && without.Rate >= plan.Rate {
-			r.opt.say("%d newcomer(s) to spare: with them %.3g samples/s are forecast, without them %.3g", len(pool)-len(rest), plan.Rate, without.Rate)
-			return r.planPool(rest, free)
-		}
-	}
-	// Leave out providers that lend too little for any stage, if there are enough others.
-	var small *planner.TooSmall
-	if errors.As(err, &small) && len(pool)-len(small.Members) >= max(r.opt.Providers, 1) {
-		var rest []server.Member
-		for i, m := range pool {
-			if !slices.Contains(small.Members, i) {
-				rest = append(rest, m)
-			}
-		}
-		r.opt.say("not used for now: %v", small)
-		return r.planPool(rest, free)
-	}
-	if err == nil && r.p.Job.Auto() && len(plan.GA.Spares) > 0 {
-		// Who does not train has no replica.
-		var rest []server.Member
-		var out []string
-		for i, m := range pool {
-			if slices.Contains(plan.GA.Spares, i) {
-				out = append(out, m.Name)
-			} else {
-				rest = append(rest, m)
-			}
-		}
-		r.opt.say("%s to spare: training would be slower with them", strings.Join(out, ", "))
-		return r.planPool(rest, free)
-	}
-	if !r.opt.Alone && (errors.Is(err, ga.ErrRAM) || errors.Is(err, ga.ErrInvalid)) {
-		return fmt.Errorf("%w: %w", server.ErrPool, err)
-	}
-	if err != nil {
-		return err
-	}
-	// Move the older run's weights aside before its plan, which locates them, is replaced.
-	if err := r.rec.open(); err != nil {
-		return err
-	}
-	stored, err := r.p.WritePlan(nodes, plan)
-	if stored == nil {
-		return err
-	}
-	r.plan = stored
-	return r.unlessBegun(err)
-}
-
-// unlessBegun is an error of writing what a run can go on without, if it has not begun. Else it
-// is told.
-func (r *run) unlessBegun(err error) error {
-	if err == nil || !r.begun && r.before == nil {
-		return err
-	}
-	r.opt.say("warning: %v: the run goes on all the same", err)
-	return nil
-}
-
-// siblings replaces the benchmarks of providers on this machine that use equally many threads
-// by their median. They were measured at the same time and disturbed each other, and equal
-// machines should get the same cuts in every run.
-func siblings(pool []server.Member, nodes []ga.Node) {
-	groups := map[int][]int{}
-	for i, m := range pool {
-		if host, _, err := net.SplitHostPort(m.Addr); err == nil && net.ParseIP(host).IsLoopback() {
-			groups[m.Hello.Threads] = append(groups[m.Hello.Threads], i)
-		}
-	}
-	for _, g := range groups {
-		for _, field := range []func(*ga.Node) *float64{
-			func(n *ga.Node) *float64 { return &n.Compute },
-			func(n *ga.Node) *float64 { return &n.Bandwidth },
-		} {
-			var vs []float64
-			for _, i := range g {
-				vs = append(vs, *field(&nodes[i]))
-			}
-			slices.Sort(vs)
-			for _, i := range g {
-				*field(&nodes[i]) = vs[len(vs)/2]
-			}
-		}
-	}
 }
 
 // event handles an event of the run. It is called from one goroutine.
