@@ -3,7 +3,7 @@
 //
 // On the wire every message is an envelope
 //
-//	{"v":4,"type":"hello","body":{...}}
+//	{"v":5,"type":"hello","body":{...}}
 //
 // whose body is one of the structs of messages.go. The two ends do not trust each other:
 // [Decode] limits the size of a message before parsing it, refuses unknown fields and types,
@@ -40,7 +40,8 @@
 // Version history: 1, the first; 2, attempts: generations, resuming, checkpoints
 // on request, leaving, fetching and kinds of failures; 3, sessions that outlive
 // their connections; 4, measured links, which providers share a machine, and states that
-// providers hold in memory.
+// providers hold in memory; 5, replicas that move between clusters, updates put off until their
+// gradients' norm is there, and digests of averages.
 package proto
 
 import (
@@ -53,7 +54,7 @@ import (
 
 // Version is the protocol version that this package speaks. It is raised whenever an older
 // peer could misunderstand a message; there is no negotiation.
-const Version = 4
+const Version = 5
 
 // Limits of what Decode accepts. They are part of the protocol.
 const (

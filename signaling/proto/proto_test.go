@@ -110,6 +110,11 @@ func TestReal(t *testing.T) {
 	}
 }
 
+// ours puts this program's version in the place of V in an envelope.
+func ours(envelope string) string {
+	return strings.Replace(envelope, `{"v":V,`, fmt.Sprintf(`{"v":%d,`, Version), 1)
+}
+
 func TestDecodeRefuses(t *testing.T) {
 	long := strings.Repeat("x", MaxText+1)
 	tests := []struct {
@@ -121,43 +126,43 @@ func TestDecodeRefuses(t *testing.T) {
 		{"not JSON", `hello`, ErrMalformed, ""},
 		{"an array", `[1]`, ErrMalformed, ""},
 		{"no version", `{"type":"pong","body":{"seq":1}}`, ErrMalformed, "no protocol version"},
-		{"unknown type", `{"v":4,"type":"format_disk","body":{}}`, ErrUnknownType, `"format_disk"`},
-		{"no body", `{"v":4,"type":"pong"}`, ErrMalformed, "no body"},
-		{"null body", `{"v":4,"type":"pong","body":null}`, ErrMalformed, "no body"},
-		{"unknown field", `{"v":4,"type":"pong","body":{"seq":1,"x":2}}`, ErrMalformed, "unknown field"},
-		{"unknown envelope field", `{"v":4,"type":"pong","body":{"seq":1},"x":2}`, ErrMalformed, "unknown field"},
-		{"trailing data", `{"v":4,"type":"pong","body":{"seq":1}} {}`, ErrMalformed, ""},
-		{"wrong field type", `{"v":4,"type":"pong","body":{"seq":"1"}}`, ErrMalformed, ""},
-		{"negative seq", `{"v":4,"type":"pong","body":{"seq":-1}}`, ErrMalformed, ""},
-		{"class", `{"v":4,"type":"hello","body":{"class":"x87"}}`, ErrMalformed, "numeric class"},
-		{"name with a path", `{"v":4,"type":"hello","body":{"class":"fma","name":"../etc"}}`, ErrMalformed, "only letters"},
-		{"negative RAM", `{"v":4,"type":"hello","body":{"class":"fma","ram_bytes":-1}}`, ErrMalformed, "ram_bytes"},
-		{"benchmark", `{"v":4,"type":"hello","body":{"class":"fma","bench":{"gemm_gflops":-3}}}`, ErrMalformed, "gemm_gflops"},
-		{"token", `{"v":4,"type":"hello","body":{"class":"fma","token":"\u001b[2J"}}`, ErrMalformed, "control character"},
-		{"long token", `{"v":4,"type":"hello","body":{"class":"fma","token":"` + long + `"}}`, ErrMalformed, "limit"},
-		{"hash", `{"v":4,"type":"saved","body":{"run":"r","blob":{"sha256":"AB","size":1}}}`, ErrMalformed, "SHA-256"},
-		{"upper-case hash", `{"v":4,"type":"saved","body":{"run":"r","blob":{"sha256":"` + strings.ToUpper(sum) + `","size":1}}}`, ErrMalformed, "hex"},
-		{"stage", `{"v":4,"type":"done","body":{"run":"r","stage":-1}}`, ErrMalformed, "stage"},
-		{"correct over total", `{"v":4,"type":"progress","body":{"run":"r","vals":[{"correct":2,"total":1}]}}`, ErrMalformed, "correct"},
-		{"stop mode", `{"v":4,"type":"stop","body":{"run":"r","mode":"soon"}}`, ErrMalformed, "mode"},
-		{"signal without body", `{"v":4,"type":"signal","body":{"run":"r","to":"p"}}`, ErrMalformed, "body"},
-		{"signal to nobody", `{"v":4,"type":"signal","body":{"run":"r","body":1}}`, ErrMalformed, "neither"},
-		{"signal too large", `{"v":4,"type":"signal","body":{"run":"r","to":"p","body":"` + strings.Repeat("x", MaxSignal) + `"}}`, ErrMalformed, "limit"},
-		{"many losses", `{"v":4,"type":"progress","body":{"run":"r","losses":[{}` + strings.Repeat(`,{}`, MaxLosses) + `]}}`, ErrMalformed, "losses"},
-		{"no parts to resume from", `{"v":4,"type":"assign","body":{"run":"r","name":"n","stages":1,"job":{},"graph":{"sha256":"` + sum + `"},"resume":{"position":{},"parts":[]}}}`, ErrMalformed, "parts"},
-		{"resuming nowhere", `{"v":4,"type":"assign","body":{"run":"r","name":"n","stages":1,"job":{},"graph":{"sha256":"` + sum + `"},"resume":{"parts":[{"sha256":"` + sum + `","start":0,"end":1}]}}}`, ErrMalformed, "position"},
-		{"empty part", `{"v":4,"type":"assign","body":{"run":"r","name":"n","stages":1,"job":{},"graph":{"sha256":"` + sum + `"},"resume":{"position":{},"parts":[{"sha256":"` + sum + `","start":3,"end":3}]}}}`, ErrMalformed, "end"},
-		{"long position", `{"v":4,"type":"saved","body":{"run":"r","blob":{"sha256":"` + sum + `","size":1},"position":"` + strings.Repeat("x", MaxPosition) + `"}}`, ErrMalformed, "position"},
-		{"kind of failure", `{"v":4,"type":"failed","body":{"run":"r","stage":0,"error":"","kind":"bad luck"}}`, ErrMalformed, "kind"},
-		{"blamed by another kind", `{"v":4,"type":"failed","body":{"run":"r","stage":0,"error":"","kind":"memory","peer":"p1"}}`, ErrMalformed, "peer"},
-		{"peer failure without a peer", `{"v":4,"type":"failed","body":{"run":"r","stage":0,"error":"","kind":"peer"}}`, ErrMalformed, "peer"},
-		{"fetched more than there is", `{"v":4,"type":"fetching","body":{"run":"r","have_bytes":2,"want_bytes":1}}`, ErrMalformed, "have_bytes"},
-		{"oversize", `{"v":4,"type":"pong","body":{"seq":1` + strings.Repeat(" ", MaxMessage) + `}}`, ErrTooLarge, ""},
+		{"unknown type", `{"v":V,"type":"format_disk","body":{}}`, ErrUnknownType, `"format_disk"`},
+		{"no body", `{"v":V,"type":"pong"}`, ErrMalformed, "no body"},
+		{"null body", `{"v":V,"type":"pong","body":null}`, ErrMalformed, "no body"},
+		{"unknown field", `{"v":V,"type":"pong","body":{"seq":1,"x":2}}`, ErrMalformed, "unknown field"},
+		{"unknown envelope field", `{"v":V,"type":"pong","body":{"seq":1},"x":2}`, ErrMalformed, "unknown field"},
+		{"trailing data", `{"v":V,"type":"pong","body":{"seq":1}} {}`, ErrMalformed, ""},
+		{"wrong field type", `{"v":V,"type":"pong","body":{"seq":"1"}}`, ErrMalformed, ""},
+		{"negative seq", `{"v":V,"type":"pong","body":{"seq":-1}}`, ErrMalformed, ""},
+		{"class", `{"v":V,"type":"hello","body":{"class":"x87"}}`, ErrMalformed, "numeric class"},
+		{"name with a path", `{"v":V,"type":"hello","body":{"class":"fma","name":"../etc"}}`, ErrMalformed, "only letters"},
+		{"negative RAM", `{"v":V,"type":"hello","body":{"class":"fma","ram_bytes":-1}}`, ErrMalformed, "ram_bytes"},
+		{"benchmark", `{"v":V,"type":"hello","body":{"class":"fma","bench":{"gemm_gflops":-3}}}`, ErrMalformed, "gemm_gflops"},
+		{"token", `{"v":V,"type":"hello","body":{"class":"fma","token":"\u001b[2J"}}`, ErrMalformed, "control character"},
+		{"long token", `{"v":V,"type":"hello","body":{"class":"fma","token":"` + long + `"}}`, ErrMalformed, "limit"},
+		{"hash", `{"v":V,"type":"saved","body":{"run":"r","blob":{"sha256":"AB","size":1}}}`, ErrMalformed, "SHA-256"},
+		{"upper-case hash", `{"v":V,"type":"saved","body":{"run":"r","blob":{"sha256":"` + strings.ToUpper(sum) + `","size":1}}}`, ErrMalformed, "hex"},
+		{"stage", `{"v":V,"type":"done","body":{"run":"r","stage":-1}}`, ErrMalformed, "stage"},
+		{"correct over total", `{"v":V,"type":"progress","body":{"run":"r","vals":[{"correct":2,"total":1}]}}`, ErrMalformed, "correct"},
+		{"stop mode", `{"v":V,"type":"stop","body":{"run":"r","mode":"soon"}}`, ErrMalformed, "mode"},
+		{"signal without body", `{"v":V,"type":"signal","body":{"run":"r","to":"p"}}`, ErrMalformed, "body"},
+		{"signal to nobody", `{"v":V,"type":"signal","body":{"run":"r","body":1}}`, ErrMalformed, "neither"},
+		{"signal too large", `{"v":V,"type":"signal","body":{"run":"r","to":"p","body":"` + strings.Repeat("x", MaxSignal) + `"}}`, ErrMalformed, "limit"},
+		{"many losses", `{"v":V,"type":"progress","body":{"run":"r","losses":[{}` + strings.Repeat(`,{}`, MaxLosses) + `]}}`, ErrMalformed, "losses"},
+		{"no parts to resume from", `{"v":V,"type":"assign","body":{"run":"r","name":"n","stages":1,"job":{},"graph":{"sha256":"` + sum + `"},"resume":{"position":{},"parts":[]}}}`, ErrMalformed, "parts"},
+		{"resuming nowhere", `{"v":V,"type":"assign","body":{"run":"r","name":"n","stages":1,"job":{},"graph":{"sha256":"` + sum + `"},"resume":{"parts":[{"sha256":"` + sum + `","start":0,"end":1}]}}}`, ErrMalformed, "position"},
+		{"empty part", `{"v":V,"type":"assign","body":{"run":"r","name":"n","stages":1,"job":{},"graph":{"sha256":"` + sum + `"},"resume":{"position":{},"parts":[{"sha256":"` + sum + `","start":3,"end":3}]}}}`, ErrMalformed, "end"},
+		{"long position", `{"v":V,"type":"saved","body":{"run":"r","blob":{"sha256":"` + sum + `","size":1},"position":"` + strings.Repeat("x", MaxPosition) + `"}}`, ErrMalformed, "position"},
+		{"kind of failure", `{"v":V,"type":"failed","body":{"run":"r","stage":0,"error":"","kind":"bad luck"}}`, ErrMalformed, "kind"},
+		{"blamed by another kind", `{"v":V,"type":"failed","body":{"run":"r","stage":0,"error":"","kind":"memory","peer":"p1"}}`, ErrMalformed, "peer"},
+		{"peer failure without a peer", `{"v":V,"type":"failed","body":{"run":"r","stage":0,"error":"","kind":"peer"}}`, ErrMalformed, "peer"},
+		{"fetched more than there is", `{"v":V,"type":"fetching","body":{"run":"r","have_bytes":2,"want_bytes":1}}`, ErrMalformed, "have_bytes"},
+		{"oversize", `{"v":V,"type":"pong","body":{"seq":1` + strings.Repeat(" ", MaxMessage) + `}}`, ErrTooLarge, ""},
 		{"deep", strings.Repeat(`[`, 100_000), ErrMalformed, ""},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			m, err := Decode([]byte(tt.in))
+			m, err := Decode([]byte(ours(tt.in)))
 			if !errors.Is(err, tt.want) || !strings.Contains(err.Error(), tt.text) {
 				t.Errorf("got %v, %v, want %v naming %q", m, err, tt.want, tt.text)
 			}
@@ -273,8 +278,8 @@ func FuzzDecode(f *testing.F) {
 		}
 		f.Add(b)
 	}
-	f.Add([]byte(`{"v":4,"type":"hello"}`))
-	f.Add([]byte(`{"v":4,"type":"progress","body":{"losses":[{"loss":"NaN"}]}}`))
+	f.Add([]byte(ours(`{"v":V,"type":"hello"}`)))
+	f.Add([]byte(ours(`{"v":V,"type":"progress","body":{"losses":[{"loss":"NaN"}]}}`)))
 	f.Fuzz(func(t *testing.T, in []byte) {
 		m, err := Decode(in)
 		if err != nil {

@@ -700,24 +700,24 @@ func TestRudeSessions(t *testing.T) {
 			return ws.Write(ctx, websocket.MessageBinary, []byte{0, 1, 2})
 		}, ""},
 		{"pong for a hello", false, func(ctx context.Context, ws *websocket.Conn) error {
-			return ws.Write(ctx, websocket.MessageText, []byte(`{"v":4,"type":"pong","body":{"seq":1}}`))
+			return ws.Write(ctx, websocket.MessageText, fmt.Appendf(nil, `{"v":%d,"type":"pong","body":{"seq":1}}`, proto.Version))
 		}, ""},
 		{"garbage", true, func(ctx context.Context, ws *websocket.Conn) error {
-			return ws.Write(ctx, websocket.MessageText, []byte(`{"v":4,"type":"nonsense","body":{}}`))
+			return ws.Write(ctx, websocket.MessageText, fmt.Appendf(nil, `{"v":%d,"type":"nonsense","body":{}}`, proto.Version))
 		}, "unknown message type"},
 		{"oversize", true, func(ctx context.Context, ws *websocket.Conn) error {
 			return ws.Write(ctx, websocket.MessageText, make([]byte, proto.MaxMessage+10))
 		}, "larger than 1048576 bytes"},
 		{"too frequent", true, func(ctx context.Context, ws *websocket.Conn) error {
 			for range 2000 {
-				if err := ws.Write(ctx, websocket.MessageText, []byte(`{"v":4,"type":"pong","body":{"seq":99}}`)); err != nil {
+				if err := ws.Write(ctx, websocket.MessageText, fmt.Appendf(nil, `{"v":%d,"type":"pong","body":{"seq":99}}`, proto.Version)); err != nil {
 					return nil // hung up on
 				}
 			}
 			return nil
 		}, "more than 100 messages a second"},
 		{"bye", true, func(ctx context.Context, ws *websocket.Conn) error {
-			return ws.Write(ctx, websocket.MessageText, []byte(`{"v":4,"type":"bye","body":{"reason":"tired"}}`))
+			return ws.Write(ctx, websocket.MessageText, fmt.Appendf(nil, `{"v":%d,"type":"bye","body":{"reason":"tired"}}`, proto.Version))
 		}, "tired"},
 	}
 	for _, tt := range tests {
