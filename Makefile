@@ -34,7 +34,7 @@ site: need-go need-node site/dist/.built
 
 site/dist/.built: $(shell find engine signaling wasm -name '*.go' -not -name '*_test.go' -not -path '*/_*') go.mod $(wildcard wasm/*.js wasm/*.wasm wasm/link/*.go site/src/* site/*.mjs) site/package-lock.json
 	mkdir -p $(ENGINE)
-	GOOS=js GOARCH=wasm $(GO) build -trimpath -ldflags='-s -w' -o bin/program.wasm ./wasm
+	GOOS=js GOARCH=wasm $(GO) build -trimpath -buildvcs=false -ldflags='-s -w -buildid=' -o bin/program.wasm ./wasm
 	$(GO) run ./wasm/link -o $(ENGINE)/ravnest.wasm bin/program.wasm
 	$(GO) run ./wasm/link -shared -o $(ENGINE)/ravnest-shared.wasm bin/program.wasm
 	cp -f "$$($(GO) env GOROOT)/lib/wasm/wasm_exec.js" $(ENGINE)/ # read-only in a module cache: the next cp needs -f
