@@ -7,6 +7,7 @@ import (
 	"bytes"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -81,6 +82,12 @@ func (h *homes) sixth(k int) {
 	h.ip(home, "-6", "route", "add", "default", "via", net(2, 1))
 	h.nft(r, "add table ip6 f", "add chain ip6 f forward { type filter hook forward priority 0 ; }",
 		"add rule ip6 f forward iifname wan ct state established,related accept", "add rule ip6 f forward iifname wan drop")
+	// A browser takes an address that is tried for duplicates, and found to be none, for another
+	// network, and gives up the page that it loads.
+	eventually(h.s, "addresses that are none of others", limit, func() bool {
+		out, err := exec.Command("ip", "-n", h.prefix+home, "-6", "addr", "show", "tentative").Output()
+		return err == nil && len(bytes.TrimSpace(out)) == 0
+	})
 }
 
 // named makes a name for addresses, which one machine alone knows, and returns it.
