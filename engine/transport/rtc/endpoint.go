@@ -51,6 +51,10 @@ const (
 	// loopbackMTU is their size between two processes of one machine: nine fill a frame, and
 	// pion's buffers hold them. Each packet costs far more than its bytes.
 	loopbackMTU = 7320
+	// resend is how long SCTP waits at most before it repeats what has got no answer, as in
+	// Chromium. By default the wait doubles up to a minute, so that a connection whose address has
+	// changed could stand still for longer than it took to find the new path.
+	resend = 3 * time.Second
 	// flight is after how long DTLS repeats a message of its handshake at first.
 	flight = 300 * time.Millisecond
 
@@ -453,6 +457,7 @@ func (c *connecting) establish(theirs description, begins bool) error {
 		sctp.WithMinCwnd(repair.Ceiling), // the window is mended's
 		sctp.WithLoggerFactory(quiet()),
 		sctp.WithMTU(c.mtu),
+		sctp.WithRTOMax(float64(resend.Milliseconds())),
 		sctp.WithMaxMessageSize(wire.MaxFrame),
 		sctp.WithMaxReceiveBufferSize(p.e.win),
 		sctp.WithEnableZeroChecksum(true), // DTLS already protects every byte (RFC 9653)
