@@ -410,13 +410,14 @@ func (r *run) train(ctx context.Context, srv *server.Server, job server.Job) (su
 		}
 	}
 	// A cancelled ctx asks for a graceful stop; the run ends by its own rules.
-	ended := make(chan struct{})
+	ended, stop := make(chan struct{}), make(chan string, 1)
+	job.Stop = stop
 	go func() {
 		select {
 		case <-ctx.Done():
-			srv.Stop("the requester stopped the run")
+			stop <- "the requester stopped the run"
 		case <-r.checks.bad:
-			srv.Stop("an audit does not agree with what was trained")
+			stop <- "an audit does not agree with what was trained"
 		case <-ended:
 		}
 	}()

@@ -52,6 +52,9 @@ type Job struct {
 	Inspect func(g run.Grant, r io.Reader, size int64) (order.Position, []string, error)
 	// Fresh starts from the beginning even if the store has an earlier run of the same job.
 	Fresh bool
+	// Stop takes a reason to stop the run gracefully, as [Server.Stop] does, which is of no use
+	// before the run has begun. nil: nothing comes.
+	Stop <-chan string
 }
 
 // Blobs finds a blob's bytes, or returns fs.ErrNotExist. It must be safe for concurrent use.

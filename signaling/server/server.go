@@ -326,17 +326,22 @@ func (s *Server) Run(ctx context.Context, job Job, on func(Event)) (Result, erro
 	if busy {
 		return Result{}, ErrBusy
 	}
-	select {
-	case <-r.done:
-	case <-ctx.Done():
-		reason := ""
-		if cause := context.Cause(ctx); !errors.Is(cause, context.Canceled) {
-			reason = cause.Error()
+	for {
+		select {
+		case <-r.done:
+			return r.result, r.err
+		case reason := <-job.Stop:
+			s.Stop(reason)
+		case <-ctx.Done():
+			reason := ""
+			if cause := context.Cause(ctx); !errors.Is(cause, context.Canceled) {
+				reason = cause.Error()
+			}
+			s.post(run.StopRequest{Mode: proto.Now, Reason: reason})
+			<-r.done
+			return r.result, r.err
 		}
-		s.post(run.StopRequest{Mode: proto.Now, Reason: reason})
-		<-r.done
 	}
-	return r.result, r.err
 }
 
 // expected is how many providers may come: those that a run wants, and those invited.

@@ -408,6 +408,17 @@ func TestGracefulStopOverTheWire(t *testing.T) {
 	}
 }
 
+// TestStopBeforeTheRun: who asks to stop while the run is still being set up is heard.
+func TestStopBeforeTheRun(t *testing.T) {
+	s, _ := start(t, server.Config{})
+	job, stop := testJob(blobs{}, 1), make(chan string, 1)
+	job.Stop = stop
+	stop <- "Ctrl-C"
+	if _, err := s.Run(t.Context(), job, nil); !errors.Is(err, server.ErrStopped) || !strings.Contains(err.Error(), "Ctrl-C") {
+		t.Errorf("got %v, want a run that was stopped", err)
+	}
+}
+
 func TestCancelledRun(t *testing.T) {
 	s, addr := start(t, server.Config{})
 	ctx, cancel := context.WithCancel(t.Context())
