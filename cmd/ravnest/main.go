@@ -234,6 +234,16 @@ func open(c *cli.Context) (*project.Project, error) {
 	return project.OpenWith(dir, func(j *job.Spec) { changeLearning(c, j); change(c, j) }, preparing(c.Context))
 }
 
+// openToCompute opens the job of the directory argument, and returns the threads to compute with.
+func openToCompute(c *cli.Context) (*project.Project, int, error) {
+	p, err := open(c)
+	if err != nil {
+		return nil, 0, err
+	}
+	t, err := threadsFlag(c)
+	return p, t, err
+}
+
 // locked runs f while no other command changes the directory.
 func locked(dir, command string, f func() error) error {
 	unlock, err := project.Lock(dir, "ravnest "+command)

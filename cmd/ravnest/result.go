@@ -68,11 +68,7 @@ func auditCommand() *cli.Command {
 }
 
 func auditRun(c *cli.Context) error {
-	p, err := open(c)
-	if err != nil {
-		return err
-	}
-	t, err := threadsFlag(c)
+	p, t, err := openToCompute(c)
 	if err != nil {
 		return err
 	}
@@ -137,11 +133,7 @@ func evalCommand() *cli.Command {
 }
 
 func eval(c *cli.Context) error {
-	p, err := open(c)
-	if err != nil {
-		return err
-	}
-	t, err := threadsFlag(c)
+	p, t, err := openToCompute(c)
 	if err != nil {
 		return err
 	}
@@ -175,11 +167,7 @@ func trainLocal(c *cli.Context) error {
 	if !c.Bool("local") {
 		return errors.New("train needs --local: to train on several machines, use demo or serve")
 	}
-	p, err := open(c)
-	if err != nil {
-		return err
-	}
-	t, err := threadsFlag(c)
+	p, t, err := openToCompute(c)
 	if err != nil {
 		return err
 	}
