@@ -74,6 +74,7 @@ func TestRests(t *testing.T) {
 	}
 	mu.Lock()
 	defer mu.Unlock()
+	states = slices.Compact(states) // one that waits may say so again
 	want := []machine.State{lend.Resting, lend.Benchmarking, machine.Waiting, lend.Resting, machine.Waiting}
 	if len(states) < len(want) || !slices.Equal(states[:len(want)], want) {
 		t.Errorf("it went through %v, want %v first", states, want)
