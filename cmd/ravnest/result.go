@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/ravnest/ravnest/engine/pipeline/stage"
+	"github.com/ravnest/ravnest/engine/planner"
 	"github.com/ravnest/ravnest/native/host"
 	"github.com/ravnest/ravnest/signaling/server"
 	"github.com/urfave/cli/v2"
@@ -184,7 +185,7 @@ func summary(c *cli.Context, s host.Summary) error {
 			fmt.Fprintln(w, "nothing was trained")
 			return
 		}
-		fmt.Fprintf(w, "trained %d samples in %.2f s: %.0f samples/s", s.Samples, s.Seconds, s.SamplesPerS)
+		fmt.Fprintf(w, "trained %d samples in %.2f s: %s", s.Samples, s.Seconds, planner.Speed(s.SamplesPerS))
 		if v := float64(s.Loss); !math.IsNaN(v) { // NaN: stopped before the first batch after resuming
 			fmt.Fprintf(w, ", loss %.4f", v)
 		}
@@ -210,7 +211,7 @@ func summary(c *cli.Context, s host.Summary) error {
 			}
 		}
 		if s.Forecast > 0 {
-			fmt.Fprintf(w, "the forecast was %.0f samples/s\n", s.Forecast)
+			fmt.Fprintf(w, "the forecast was %s\n", planner.Speed(s.Forecast))
 		}
 		if s.WireBytes > 0 {
 			fmt.Fprintf(w, "sent %.1f kB a batch between stages that begin at %s\n", s.WireBytes/1e3, strings.Join(s.Cuts, ", "))

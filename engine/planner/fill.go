@@ -157,7 +157,7 @@ func (f fill) alone(cl *Cluster) string {
 	if best < aloneWorth*cl.Rate {
 		return ""
 	}
-	what := fmt.Sprintf("%s alone would train %.3g samples/s instead of %.3g: batches of %d rows of this model are computed sooner than they are sent around", name, best, cl.Rate, j.BatchSize)
+	what := fmt.Sprintf("%s alone would train %s instead of %s: batches of %d rows of this model are computed sooner than they are sent around", name, Speed(best), Speed(cl.Rate), j.BatchSize)
 	if j.Replica() == 1 && j.Schedule != job.Async && !strings.Contains(cl.Note, "replicas") {
 		what += fmt.Sprintf("; replicas %d would give each provider its own batches, or take a larger batch_size", len(cl.Stages))
 	}
@@ -417,7 +417,7 @@ func (p *Plan) String() string {
 		if len(p.Clusters) > 1 && len(c.Replicas) > 0 {
 			fmt.Fprintf(&b, "cluster %d: trains replicas %s", i, list(c.Replicas))
 			if c.Rate > 0 {
-				fmt.Fprintf(&b, ", %.3g samples/s", c.Rate)
+				fmt.Fprintf(&b, ", %s", Speed(c.Rate))
 			}
 			b.WriteString("\n")
 		}
@@ -432,7 +432,7 @@ func (p *Plan) String() string {
 		}
 	}
 	if p.Rate > 0 {
-		fmt.Fprintf(&b, "forecast: %.3g samples/s", p.Rate)
+		fmt.Fprintf(&b, "forecast: %s", Speed(p.Rate))
 		if p.Averaging > 0 {
 			fmt.Fprintf(&b, ", %.2g %% of the time for averaging", 100*p.Averaging)
 		}

@@ -25,3 +25,22 @@ func TestFit(t *testing.T) {
 		t.Errorf("drew %q", out.String())
 	}
 }
+
+// TestTick: beside a terminal a line comes at once and four times a second, elsewhere
+// twice a minute.
+func TestTick(t *testing.T) {
+	p, _ := checkpointed(t, nil)
+	for _, tty := range []bool{true, false} {
+		var out bytes.Buffer
+		r := newRecord(p, "test", Output{Err: &out, TTY: tty})
+		now := time.Unix(1e9, 0)
+		r.started, r.dirty = now, true
+		for range 601 { // a minute
+			r.tick(now)
+			now = now.Add(100 * time.Millisecond)
+		}
+		if got, want := bytes.Count(out.Bytes(), []byte("samples/s")), map[bool]int{true: 200, false: 2}[tty]; got != want {
+			t.Errorf("terminal %v: %d lines a minute, want %d", tty, got, want)
+		}
+	}
+}

@@ -259,7 +259,7 @@ func (r *run) planPool(pool []server.Member, free bool) error {
 	nodes, plan, err := r.formed(pool, free)
 	if rest := r.settled(pool); err == nil && rest != nil {
 		if _, without, err := r.formed(rest, free); err == nil && plan.Rate > 0 && without.Rate >= plan.Rate {
-			r.opt.say("%d newcomer(s) to spare: with them %.3g samples/s are forecast, without them %.3g", len(pool)-len(rest), plan.Rate, without.Rate)
+			r.opt.say("%d newcomer(s) to spare: with them %s are forecast, without them %s", len(pool)-len(rest), planner.Speed(plan.Rate), planner.Speed(without.Rate))
 			return r.planPool(rest, free)
 		}
 	}

@@ -350,9 +350,16 @@ func (r *record) val(now time.Time, v validation) {
 	}
 }
 
-// tick draws the progress line, at most four times a second.
+// tick draws the progress line: on a terminal at most four times a second, elsewhere where
+// validation passes are far apart.
 func (r *record) tick(now time.Time) {
-	if r.TTY && now.Sub(r.printed) >= 250*time.Millisecond {
+	often, last := 30*time.Second, r.printed
+	if r.TTY {
+		often = 250 * time.Millisecond
+	} else if last.IsZero() {
+		last = r.started
+	}
+	if now.Sub(last) >= often {
 		r.print(now)
 	}
 }
@@ -411,7 +418,7 @@ func (r *record) line(now time.Time) string {
 		fmt.Fprintf(&b, "  %s %.4g", m.Name, m.Value)
 	}
 	if s := now.Sub(r.started).Seconds(); s > 0 {
-		fmt.Fprintf(&b, "  %.0f samples/s", float64(r.samples)/s)
+		fmt.Fprintf(&b, "  %s", planner.Speed(float64(r.samples)/s))
 	}
 	if w := r.wireTotal(); w > 0 && r.sum.Steps > 0 {
 		fmt.Fprintf(&b, "  %s/batch", native.FormatSize(w/r.sum.Steps))
