@@ -30,7 +30,7 @@ func importCommand() *cli.Command {
 			&cli.StringSliceFlag{Name: "target", Usage: "target `COLUMN` of a table, or the file of targets beside a .npy; one that --text names is what a decoder learns to write"},
 			&cli.Float64Flag{Name: "val", Value: 0.1, Usage: "share of the rows for validation, where the data have no part for it"},
 			&cli.StringFlag{Name: "tokens", Usage: "how a text becomes tokens: " + strings.Join(text.Kinds, ", ")},
-			tokenizerFlag, textFlag, shardsFlag,
+			skipFlag, oneHotFlag, tokenizerFlag, textFlag, shardsFlag,
 			&cli.IntFlag{Name: "batch-size", Value: 32, Usage: "rows of a batch"},
 			&cli.IntFlag{Name: "output", Usage: "index of the model's output that is its answer, from 0"},
 			&cli.StringSliceFlag{Name: "losses", Usage: "losses of several outputs, `OUTPUT[=TARGET][:LOSS][*WEIGHT],...`: an output's index, the field of the data that it is compared with, a loss other than --loss, and its weight"},
@@ -90,7 +90,7 @@ func importModel(c *cli.Context) error {
 	j.Name, j.Model, j.Data = m.Graph.Name, "model.json", c.String("data")
 	var src project.Source
 	if !slices.Contains(data.BuiltinNames(), j.Data) {
-		o := dataset.Options{Val: c.Float64("val"), Seed: j.Seed, Target: c.StringSlice("target"), Tokens: c.String("tokens"), Texts: c.StringSlice("text")}
+		o := dataset.Options{Val: c.Float64("val"), Seed: j.Seed, Target: c.StringSlice("target"), Tokens: c.String("tokens"), Texts: c.StringSlice("text"), Skip: c.StringSlice("skip"), OneHot: c.StringSlice("one-hot")}
 		switch in := m.Graph.Inputs[0].Shape; len(in) { // the rows that the model takes
 		case 1:
 			o.Block = in[0]
@@ -108,6 +108,7 @@ func importModel(c *cli.Context) error {
 			return err
 		}
 		defer s.Close()
+		sayNotes(s)
 		src = s
 	}
 	if err := project.Create(dir, j, m.Graph, 3, src, project.BeginOf(m), preparing(c.Context)); err != nil {
@@ -212,7 +213,7 @@ func export(c *cli.Context) error {
 func predictCommand() *cli.Command {
 	return &cli.Command{
 		Name: "predict", Usage: "run the model of the job in DIR on the rows of INPUT", ArgsUsage: "DIR INPUT",
-		Description: "INPUT is a folder of images, an image, or a .csv, .npy, .npz, .safetensors, .txt or .bin. Prints\none line per row: the class and its probability, or the values.",
+		Description: "INPUT is a folder of images, an image, or a .csv, .parquet, .npy, .npz, .safetensors, .txt or .bin. Prints\none line per row: the class and its probability, or the values.",
 		Flags: []cli.Flag{
 			jsonFlag, threads,
 			&cli.StringSliceFlag{Name: "target", Usage: "`COLUMN` of a .csv that is not an input"},
@@ -238,6 +239,9 @@ func predict(c *cli.Context) error {
 	}
 	var x *data.Table
 	var names []string
+	if o.Columns, err = p.Columns(); err != nil {
+		return err
+	}
 	if o.Fields, err = fieldsOf(c, p.Job, p.Graph); err != nil {
 		return err
 	}

@@ -30,7 +30,7 @@ func initCommand() *cli.Command {
 			&cli.IntFlag{Name: "size", Usage: "scale and crop images to `N` by `N` pixels"},
 			&cli.IntFlag{Name: "block", DefaultText: "128", Usage: "tokens in a row of a text"},
 			&cli.StringFlag{Name: "tokens", Usage: "how a text becomes tokens: " + strings.Join(text.Kinds, ", ")},
-			tokenizerFlag, shardsFlag),
+			skipFlag, oneHotFlag, tokenizerFlag, shardsFlag),
 		Action: initJob, OnUsageError: usageError,
 	}
 }
@@ -66,7 +66,7 @@ func initJob(c *cli.Context) error {
 // initData writes a job on the user's own data: with an example's model if one is named,
 // otherwise with a small model made for the data.
 func initData(c *cli.Context, dir string) error {
-	o := dataset.Options{Block: c.Int("block"), Tokens: c.String("tokens"), Size: c.Int("size"), Val: c.Float64("val"), Seed: c.Uint64("seed"), Target: c.StringSlice("target")}
+	o := dataset.Options{Block: c.Int("block"), Tokens: c.String("tokens"), Size: c.Int("size"), Val: c.Float64("val"), Seed: c.Uint64("seed"), Target: c.StringSlice("target"), Skip: c.StringSlice("skip"), OneHot: c.StringSlice("one-hot")}
 	if err := largeOptions(c, dir, &o); err != nil {
 		return err
 	}
@@ -87,9 +87,16 @@ func initData(c *cli.Context, dir string) error {
 		return err
 	}
 	defer src.Close()
+	sayNotes(src)
 	j, train := job.Default(), 0
 	train, _ = src.Rows()
 	outputs, classes := src.Outputs()
+	switch loss := c.String("loss"); {
+	case src.Columns() != nil && src.Classes == nil && loss != "" && loss != job.CrossEntropy: // numbers to be learned
+		outputs, classes = src.Values(), false
+	case loss == "" && classes && src.Tokens == 0 && outputs > max(train, 1000):
+		return fmt.Errorf("the targets are whole numbers up to %d, which would be as many classes: if they are values to be learned, give --loss mse", outputs-1)
+	}
 	var g *graph.Graph
 	if c.IsSet("example") {
 		e, err := zoo.Find(c.String("example"))
@@ -117,6 +124,13 @@ func initData(c *cli.Context, dir string) error {
 		fmt.Fprintf(os.Stderr, "classes: %.200q\n", src.Classes)
 	}
 	return nil
+}
+
+// sayNotes tells how data were read, where that may surprise.
+func sayNotes(s *dataset.Source) {
+	for _, n := range s.Notes {
+		fmt.Fprintln(os.Stderr, n)
+	}
 }
 
 func fileExists(path string) bool {

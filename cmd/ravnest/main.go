@@ -107,6 +107,8 @@ func preparing(ctx context.Context) project.Progress {
 var (
 	tokenizerFlag = &cli.StringFlag{Name: "tokenizer", Usage: "`FILE` of a tokenizer.json that makes the tokens of a text: BPE or WordPiece"}
 	textFlag      = &cli.StringSliceFlag{Name: "text", Usage: "one or two `COLUMN`s of texts of a .csv, .tsv, .jsonl or .parquet, which --tokenizer makes tokens of"}
+	skipFlag      = &cli.StringSliceFlag{Name: "skip", Usage: "`COLUMN`s of a table that are neither inputs nor targets"}
+	oneHotFlag    = &cli.StringSliceFlag{Name: "one-hot", Usage: "`COLUMN`s of texts in a table: each of their texts becomes an input that is 1 or 0"}
 	shardsFlag    = &cli.StringFlag{Name: "shards", DefaultText: "256MB", Usage: "keep data of more than `SIZE` in shards, of which a machine holds a few at a time"}
 	inputFlag     = &cli.StringSliceFlag{Name: "input", Usage: "what the data call an input of the model: `NAME=FIELD`, for models with several"}
 	jsonFlag      = &cli.BoolFlag{Name: "json", Usage: "print the result as one JSON object on stdout"}

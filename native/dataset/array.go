@@ -1,11 +1,10 @@
-// Arrays and tables that do not fit in memory: NumPy's files, whose rows stay where they are, and
-// those of MNIST, CIFAR and spreadsheets, whose rows are written to a temporary file.
+// Arrays that do not fit in memory: NumPy's files, whose rows stay where they are, and those of
+// MNIST and CIFAR, whose rows are written to a temporary file.
 
 package dataset
 
 import (
 	"archive/zip"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -16,7 +15,6 @@ import (
 
 	"github.com/ravnest/ravnest/engine/data"
 	"github.com/ravnest/ravnest/engine/format/cifar"
-	"github.com/ravnest/ravnest/engine/format/csv"
 	"github.com/ravnest/ravnest/engine/format/idx"
 	"github.com/ravnest/ravnest/engine/format/npy"
 	"github.com/ravnest/ravnest/engine/state"
@@ -207,94 +205,6 @@ func (s *Source) cifar(dir string, labels int, train []string, test, names strin
 	}
 	s.Classes = words(dir, names)
 	return p.done(o.above())
-}
-
-// sheet reads a table of numbers that is too large for memory.
-func (s *Source) sheet(path string, o Options) error {
-	var x, values, whole, cells *spool
-	floats := func(sp *spool, v []float32) (err error) {
-		var b []byte
-		for _, f := range v {
-			b = binary.LittleEndian.AppendUint32(b[:0], math.Float32bits(f))
-			if _, err = sp.w.Write(b); err != nil {
-				break
-			}
-		}
-		return err
-	}
-	rows := 0
-	row := func(in []float32, t csv.Target) (err error) {
-		if rows++; rows > data.MaxRows {
-			return fmt.Errorf("%w: more than %d rows", data.ErrInvalid, data.MaxRows)
-		}
-		if x == nil {
-			for i, sp := range []**spool{&x, &values, &whole, &cells} {
-				dtype := state.I32
-				if i < 2 {
-					dtype = state.F32
-				}
-				if *sp, err = s.spool(o, dtype); err != nil {
-					return err
-				}
-			}
-			if x.shape = []int{len(in)}; len(t.Values) > 1 {
-				values.shape = []int{len(t.Values)}
-			}
-		}
-		err = errors.Join(floats(x, in), floats(values, t.Values))
-		for sp, v := range map[*spool]int32{whole: t.Whole, cells: t.Cell} {
-			_, werr := sp.w.Write(binary.LittleEndian.AppendUint32(nil, uint32(v)))
-			err = errors.Join(err, werr)
-		}
-		if err != nil {
-			return fmt.Errorf("writing what is read to a file: %w", err)
-		}
-		return nil
-	}
-	var h *csv.Head
-	err := open(path, func(f *os.File, _ int64) (err error) { h, err = csv.Each(f, o.Target, row); return err })
-	if err != nil {
-		return err
-	}
-	y := map[csv.Kind]*spool{csv.Whole: whole, csv.Numbers: values, csv.Texts: cells}[h.Kind]
-	x.rows, y.rows, s.Classes = rows, rows, h.Classes
-	var raws [4]*data.Raw
-	for i, sp := range []*spool{x, y} {
-		if raws[i], err = sp.raw(); err != nil {
-			return err
-		}
-	}
-	if h.Kind == csv.Texts {
-		if raws[1], err = s.renumbered(raws[1], h.Order, o); err != nil {
-			return err
-		}
-	}
-	return s.take(raws, size(raws), o.above())
-}
-
-// renumbered are numbers k as order[k].
-func (s *Source) renumbered(r *data.Raw, order []int32, o Options) (*data.Raw, error) {
-	sp, err := s.spool(o, state.I32)
-	if err != nil {
-		return nil, err
-	}
-	sp.rows = r.Rows
-	in := io.NewSectionReader(r.R, 0, 4*int64(r.Rows))
-	for buf := make([]byte, 1<<16); ; {
-		n, err := in.Read(buf)
-		for i := 0; i+4 <= n; i += 4 {
-			binary.LittleEndian.PutUint32(buf[i:], uint32(order[binary.LittleEndian.Uint32(buf[i:])]))
-		}
-		if _, werr := sp.w.Write(buf[:n]); werr != nil {
-			return nil, fmt.Errorf("writing what is read to a file: %w", werr)
-		}
-		if errors.Is(err, io.EOF) {
-			return sp.raw()
-		}
-		if err != nil {
-			return nil, err
-		}
-	}
 }
 
 // npyFolder reads arrays from a folder of .npy files.

@@ -14,7 +14,6 @@ import (
 	"strings"
 
 	"github.com/ravnest/ravnest/engine/data"
-	"github.com/ravnest/ravnest/engine/format/csv"
 	"github.com/ravnest/ravnest/engine/format/npy"
 	"github.com/ravnest/ravnest/engine/format/text"
 	"github.com/ravnest/ravnest/native/project"
@@ -25,12 +24,17 @@ var ErrKind = errors.New("not a known kind of data set")
 
 // Options say what the files themselves do not.
 type Options struct {
-	Target []string // csv: the target columns; npy: the file of targets
-	Block  int      // text, tokens: the length of a row in tokens; 0: 128
-	Tokens string   // text, tokens: one of text.Kinds; "": bytes of a text, uint16 of a .bin
-	Size   int      // images: width and height to scale to; 0: as they are
-	Val    float64  // share of the rows for validation, if the data have no validation part
-	Seed   uint64   // chooses those rows
+	Target []string // of a table: the target columns; npy: the file of targets
+	// Skip are columns of a table that are neither inputs nor targets, OneHot those that hold texts,
+	// each of which becomes an input.
+	Skip, OneHot []string
+	// Columns are the inputs of a table that is to be predicted; nil: as many as the model takes.
+	Columns []data.Column
+	Block   int     // text, tokens: the length of a row in tokens; 0: 128
+	Tokens  string  // text, tokens: one of text.Kinds; "": bytes of a text, uint16 of a .bin
+	Size    int     // images: width and height to scale to; 0: as they are
+	Val     float64 // share of the rows for validation, if the data have no validation part
+	Seed    uint64  // chooses those rows
 	// Tokenizer is the path of a tokenizer.json that turns a text into tokens; "": Tokens says how.
 	Tokenizer string
 	// Texts are the one or two columns of texts that the tokenizer makes rows of. A target among
@@ -61,6 +65,10 @@ type Source struct {
 	Tokens  int // inputs are numbers of tokens less than this; 0: they are values
 	// Tokenizer is the tokenizer.json that made the tokens, nil if none did.
 	Tokenizer []byte
+	// Notes are what a person should know about how the data were read.
+	Notes []string
+
+	columns []data.Column // of a table, that are the inputs
 
 	raws    [4]*data.Raw // instead of tables if the set is not held in memory
 	closers []io.Closer
@@ -123,6 +131,8 @@ func (s *Source) file(path string, o Options) error {
 		return s.webdataset(parts(path, ext), o)
 	case ".parquet":
 		return s.parquets(parts(path, ext), o)
+	case ".csv", ".tsv":
+		return s.csv(path, o)
 	}
 	if o.Tokenizer == "" {
 		if large, err := s.largeFile(path, ext, o); large || err != nil {
@@ -131,13 +141,6 @@ func (s *Source) file(path string, o Options) error {
 	}
 	return open(path, func(f *os.File, size int64) error {
 		switch ext {
-		case ".csv", ".tsv":
-			t, err := csv.Read(f, o.Target)
-			if err != nil {
-				return err
-			}
-			s.tables, s.Classes = [4]*data.Table{t.X, t.Y}, t.Classes
-			return nil
 		case ".npz":
 			m, err := npy.ReadZip(f, size)
 			if err != nil {
@@ -296,6 +299,9 @@ func words(dir, name string) []string {
 	return strings.Fields(string(b))
 }
 
+// Columns returns the columns of a table that are the inputs; nil: it is not known.
+func (s *Source) Columns() []data.Column { return s.columns }
+
 // Names returns the names of the classes by number, nil if they have none.
 func (s *Source) Names() []string { return s.Classes }
 
@@ -336,6 +342,14 @@ func (s *Source) Set(in []int, want *data.Want) (*data.Set, error) {
 // squeeze returns a shape without its axes of length 1.
 func squeeze(shape []int) []int {
 	return slices.DeleteFunc(slices.Clone(shape), func(d int) bool { return d == 1 })
+}
+
+// Values returns the number of values that a row of targets has.
+func (s *Source) Values() int {
+	if y := s.raws[1]; y != nil {
+		return product(y.Shape)
+	}
+	return product(s.tables[1].Shape)
 }
 
 // Outputs returns the number of outputs that a model needs, for each position of a sequence: the

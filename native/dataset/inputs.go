@@ -13,7 +13,6 @@ import (
 	"strings"
 
 	"github.com/ravnest/ravnest/engine/data"
-	"github.com/ravnest/ravnest/engine/format/csv"
 	"github.com/ravnest/ravnest/engine/format/images"
 	"github.com/ravnest/ravnest/engine/format/npy"
 	"github.com/ravnest/ravnest/engine/format/safetensors"
@@ -65,14 +64,16 @@ func inputs(path string, in []int, o Options) (x *data.Table, names []string, er
 		x, err = images.ReadRow(os.DirFS(filepath.Dir(path)), filepath.Base(path), pixels(in))
 		return x, []string{filepath.Base(path)}, err
 	}
+	if ext == ".csv" || ext == ".tsv" {
+		x, err = rowsOf(path, product(in), o)
+		return x, nil, err
+	}
+	if ext == ".parquet" {
+		x, err = parquetRows(path, in, o)
+		return x, nil, err
+	}
 	err = open(path, func(f *os.File, size int64) error {
 		switch ext {
-		case ".csv", ".tsv":
-			n := 1
-			for _, d := range in {
-				n *= d
-			}
-			x, err = csv.ReadInputs(f, n, o.Target)
 		case ".npy":
 			x, err = npy.Read(f)
 		case ".npz":
@@ -85,7 +86,7 @@ func inputs(path string, in []int, o Options) (x *data.Table, names []string, er
 		case ".txt", ".text", ".md", ".bin":
 			x, err = tokens(f, ext, in, o)
 		default:
-			err = fmt.Errorf("%w: rows to predict come from an image, a folder of images, or a file that ends in .csv, .tsv, .npy, .npz, .safetensors, .txt or .bin", ErrKind)
+			err = fmt.Errorf("%w: rows to predict come from an image, a folder of images, or a file that ends in .csv, .tsv, .parquet, .npy, .npz, .safetensors, .txt or .bin", ErrKind)
 		}
 		return err
 	})

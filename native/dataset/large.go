@@ -377,8 +377,6 @@ func (s *Source) largeFile(path, ext string, o Options) (bool, error) {
 	}
 	kind := o.Tokens
 	switch {
-	case ext == ".csv" || ext == ".tsv":
-		return true, s.sheet(path, o)
 	case ext == ".npz":
 		return s.npz(path, o)
 	case ext == ".npy" && len(o.Target) == 1:

@@ -18,7 +18,7 @@ import (
 
 // columns are the columns of a Parquet file that are inputs and targets.
 func (o *Options) columns() parquet.Columns {
-	c := parquet.Columns{Target: o.Target}
+	c := parquet.Columns{Target: o.Target, Skip: o.Skip}
 	name := func(f data.Field) string {
 		if from := o.Fields.From[f.Name]; from != "" {
 			return from
@@ -36,8 +36,39 @@ func (o *Options) columns() parquet.Columns {
 	return c
 }
 
+// maxValues bounds the different texts of a column that becomes an input for each.
+const maxValues = 1 << 12
+
+// values are the texts of the columns that become an input for each, in all files.
+func (o *Options) values(files []string) (map[string][]string, error) {
+	if len(o.OneHot) == 0 {
+		return nil, nil
+	}
+	all := map[string][]string{}
+	for _, name := range files {
+		err := open(name, func(f *os.File, size int64) error {
+			m, err := parquet.Values(f, size, o.OneHot, maxValues)
+			for n, vs := range m {
+				all[n] = append(all[n], vs...)
+				slices.Sort(all[n])
+				all[n] = slices.Compact(all[n])
+			}
+			return err
+		})
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", filepath.Base(name), err)
+		}
+	}
+	return all, nil
+}
+
 // parquets reads Parquet files.
 func (s *Source) parquets(lists [2][]string, o Options) error {
+	want := o.columns()
+	var err error
+	if want.Values, err = o.values(slices.Concat(lists[0], lists[1])); err != nil {
+		return err
+	}
 	p := &spooler{s: s, dir: o.Scratch}
 	t := &rowTable{s: s, dir: o.Scratch, known: map[string]int32{}}
 	pixels := images.Options{Size: o.Size}
@@ -45,9 +76,15 @@ func (s *Source) parquets(lists [2][]string, o Options) error {
 	for k, files := range lists {
 		for _, name := range files {
 			err := open(name, func(f *os.File, size int64) error {
-				q, err := parquet.Open(f, size, o.columns())
+				q, err := parquet.Open(f, size, want)
 				if err != nil {
 					return err
+				}
+				if q.Index && len(s.Notes) == 0 {
+					s.Notes = append(s.Notes, "the column in which pandas keeps the numbers of rows is left out")
+				}
+				if s.columns == nil && !q.Images() {
+					s.columns = q.Inputs()
 				}
 				if q.Names != nil {
 					s.Classes = q.Names
@@ -219,4 +256,50 @@ func (t *rowTable) sorted(y *spool) error {
 		at += n
 	}
 	return nil
+}
+
+// parquetRows reads the inputs of a Parquet file that is to be predicted.
+func parquetRows(path string, in []int, o Options) (x *data.Table, err error) {
+	err = open(path, func(f *os.File, size int64) error {
+		want := parquet.Columns{NoTarget: true, Skip: o.Target, Values: map[string][]string{}}
+		for _, c := range o.Columns {
+			if want.Inputs = append(want.Inputs, c.Name); c.Values != nil {
+				want.Values[c.Name] = c.Values
+			}
+		}
+		if len(want.Inputs)+len(want.Skip) == 0 {
+			want.Skip = parquet.Usual
+		}
+		q, err := parquet.Open(f, size, want)
+		if err != nil {
+			return err
+		}
+		pixels, bytes := pixels(in), 0
+		return q.Each(func(r *parquet.Row) error {
+			if x == nil {
+				x = &data.Table{Kind: data.Inputs}
+			}
+			x.Rows++
+			shape := []int{len(r.X)}
+			if q.Images() {
+				var b []byte
+				if shape, b, err = r.Picture(&pixels); err != nil {
+					return fmt.Errorf("row %d: %w", x.Rows-1, err)
+				}
+				x.U8 = append(x.U8, b...)
+			}
+			if x.F32 = append(x.F32, r.X...); x.Rows > 1 && !slices.Equal(x.Shape, shape) {
+				return fmt.Errorf("%w: row %d is %v, the first is %v", parquet.ErrFormat, x.Rows-1, shape, x.Shape)
+			}
+			x.Shape = shape
+			if bytes = len(x.U8) + 4*len(x.F32); bytes > data.MaxBytes {
+				return fmt.Errorf("%w: more than %d bytes: predict it in pieces", data.ErrInvalid, data.MaxBytes)
+			}
+			return nil
+		})
+	})
+	if err == nil && x == nil {
+		err = fmt.Errorf("%w: it holds no rows", ErrKind)
+	}
+	return x, err
 }

@@ -58,6 +58,8 @@ const (
 	RestFile = "rest.safetensors"
 	// ClassesFile is a JSON list of the names of the classes, if the data have names.
 	ClassesFile = "classes.json"
+	// ColumnsFile is a JSON list of the columns of the table that are the model's inputs.
+	ColumnsFile = "columns.json"
 	// TokenizerFile is the tokenizer.json that made the tokens of a text.
 	TokenizerFile = "tokenizer.json"
 	OldDir        = "previous"
@@ -253,6 +255,9 @@ type RawSource interface {
 // Tokenized is a Source whose tokens a tokenizer.json has made; nil: none has.
 type Tokenized interface{ TokenizerJSON() []byte }
 
+// Tabular is a Source that read a table with named columns; nil: it is another.
+type Tabular interface{ Columns() []data.Column }
+
 // Init writes an example job into dir: job, model and the walkthrough's pool of n
 // nodes. Existing files are not overwritten.
 func Init(dir, example string, n int, change func(*job.Spec)) error {
@@ -335,6 +340,11 @@ func Create(dir string, j job.Spec, g *graph.Graph, n int, src Source, begin *Be
 		if err := p.writeClasses(src.Names()); err != nil {
 			return err
 		}
+		if t, ok := src.(Tabular); ok && t.Columns() != nil {
+			if err := p.writeJSON(ColumnsFile, t.Columns()); err != nil {
+				return err
+			}
+		}
 		if t, ok := src.(Tokenized); ok && t.TokenizerJSON() != nil {
 			if err := p.write(TokenizerFile, t.TokenizerJSON()); err != nil {
 				return err
@@ -362,28 +372,43 @@ func (p *Project) writeClasses(names []string) error {
 	if names == nil {
 		return nil
 	}
-	b, err := json.Marshal(names)
+	return p.writeJSON(ClassesFile, names)
+}
+
+func (p *Project) writeJSON(file string, v any) error {
+	b, err := json.Marshal(v)
 	if err != nil {
 		return err
 	}
-	return p.write(ClassesFile, append(b, '\n'))
+	return p.write(file, append(b, '\n'))
+}
+
+// readJSON reads a file of the job into v, and leaves v as it is where there is none.
+func (p *Project) readJSON(file, what string, v any) error {
+	path := filepath.Join(p.Dir, file)
+	b, err := read(path, what, maxConfig)
+	if errors.Is(err, ErrMissing) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if err := json.Unmarshal(b, v); err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	return nil
 }
 
 // Classes returns the names of the classes by number, or nil if they have none.
-func (p *Project) Classes() ([]string, error) {
-	path := filepath.Join(p.Dir, ClassesFile)
-	b, err := read(path, "names of the classes", maxConfig)
-	if errors.Is(err, ErrMissing) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	var names []string
-	if err := json.Unmarshal(b, &names); err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
-	}
-	return names, nil
+func (p *Project) Classes() (names []string, err error) {
+	err = p.readJSON(ClassesFile, "names of the classes", &names)
+	return names, err
+}
+
+// Columns returns the columns of the table that the model learns from, or nil if that was no table.
+func (p *Project) Columns() (cs []data.Column, err error) {
+	err = p.readJSON(ColumnsFile, "columns of the table", &cs)
+	return cs, err
 }
 
 // dataFile is the name of the data file that Create writes.

@@ -1,16 +1,13 @@
 // Package csv reads tables of numbers as spreadsheets and data tools write them: a header of
-// names, then a row a line, separated by commas, semicolons or tabs.
+// names, then a row a line, separated by commas, semicolons, tabs or bars.
 package csv
 
 import (
-	"bufio"
 	"bytes"
-	"encoding/csv"
 	"errors"
 	"fmt"
 	"io"
 	"maps"
-	"math"
 	"slices"
 	"strconv"
 	"strings"
@@ -26,79 +23,26 @@ func bad(format string, a ...any) error {
 	return fmt.Errorf("%w: "+format, append([]any{ErrFormat}, a...)...)
 }
 
-// maxColumns bounds the header.
-const maxColumns = 1 << 16
+// Limits of a file.
+const (
+	maxColumns = 1 << 16
+	maxWidth   = 1 << 22 // inputs of a row
+)
 
 // usual are names of a target column, for files whose target is not named.
 var usual = []string{"target", "label", "class", "y"}
 
-// Table is a file's content.
-type Table struct {
-	X, Y    *data.Table
-	Columns []string // of X
-	Target  []string // of Y
-	// Classes are the values of a target that is no number, sorted: Y holds their indices.
-	Classes []string
-}
-
-// Read reads a file. The columns named by target are the targets, all others the inputs, which
-// must be numbers. One target column may hold whole numbers (classes, counted from 0), other
-// numbers, or texts, which become the numbers of classes in the order of their sorting. Without
-// names a column called target, label, class or y is taken. A cell that is empty or no number
-// is an error that names line and column.
-func Read(r io.Reader, target []string) (*Table, error) {
-	return read(r, func(names []string) ([]bool, []string, error) { return targets(names, target) })
-}
-
-// ReadInputs reads the inputs of a file, whose rows have n of them, and skips its targets: the
-// columns named by target or, where the file has more than n, the one that Read would take.
-func ReadInputs(r io.Reader, n int, target []string) (*data.Table, error) {
-	t, err := read(r, func(names []string) ([]bool, []string, error) {
-		if len(names) == n && len(target) == 0 {
-			_, _, err := targets(names, names[:1])
-			return make([]bool, n), nil, err
-		}
-		return targets(names, target)
-	})
-	if err != nil {
-		return nil, err
-	}
-	return t.X, nil
-}
-
-// read reads a file into memory whose target columns choose finds among its names.
-func read(r io.Reader, choose func(names []string) (is []bool, target []string, err error)) (*Table, error) {
-	x := &data.Table{Kind: data.Inputs, F32: []float32{}}
-	y := &data.Table{Kind: data.Targets, Shape: []int{}}
-	var values []float32
-	var whole, cells []int32
-	h, err := each(&bound{r: r, left: data.MaxBytes}, choose, func(row []float32, t Target) error {
-		x.F32, values, whole, cells = append(x.F32, row...), append(values, t.Values...), append(whole, t.Whole), append(cells, t.Cell)
-		x.Rows++
-		if int64(len(x.F32))*4 > data.MaxBytes {
-			return bad("more than %d bytes of numbers", data.MaxBytes)
-		}
-		return nil
-	})
-	if err != nil {
-		return nil, err
-	}
-	x.Shape, y.Rows = []int{len(h.Columns)}, x.Rows
-	switch h.Kind {
-	case Texts:
-		for i, c := range cells {
-			cells[i] = h.Order[c]
-		}
-		y.I32 = cells
-	case Numbers:
-		y.F32 = values
-		if len(h.Target) > 1 {
-			y.Shape = []int{len(h.Target)}
-		}
-	default:
-		y.I32 = whole
-	}
-	return &Table{X: x, Y: y, Columns: h.Columns, Target: h.Target, Classes: h.Classes}, nil
+// Want says which columns count.
+type Want struct {
+	// Target names the targets; none: one called target, label, class or y.
+	Target []string
+	// Skip names columns that are neither inputs nor targets.
+	Skip []string
+	// Values are the texts of columns that hold texts: each is an input, 1 in the rows that hold it.
+	Values map[string][]string
+	// Inputs are the inputs in the order of a row. All other columns are left out, and there are no
+	// targets.
+	Inputs []data.Column
 }
 
 // Kind says what the targets of a file are, which is known at its end.
@@ -121,67 +65,63 @@ type Target struct {
 
 // Head is what a file holds besides its rows.
 type Head struct {
-	Columns []string // of the inputs
+	Columns []data.Column // of the inputs
 	Target  []string
 	Kind    Kind
 	Classes []string // of Texts, sorted
 	Order   []int32  // of Texts: the number of the class for each Target.Cell
+	// Index tells that the first column, which has no name, was left out: tools write the numbers of
+	// the rows there.
+	Index bool
 }
 
-// Each reads a file as Read does, but calls row with the inputs and targets of each, which it must
-// not keep.
-func Each(r io.Reader, target []string, row func(x []float32, t Target) error) (*Head, error) {
-	return each(r, func(names []string) ([]bool, []string, error) { return targets(names, target) }, row)
-}
-
-func each(r io.Reader, choose func(names []string) (is []bool, target []string, err error), give func(x []float32, t Target) error) (*Head, error) {
-	b := bufio.NewReaderSize(r, 1<<16)
-	if lead, err := b.Peek(3); err == nil && bytes.Equal(lead, []byte("\xef\xbb\xbf")) {
-		_, _ = b.Discard(3)
-	}
-	first, _ := b.Peek(1 << 12)
-	c := csv.NewReader(b)
-	c.Comma, c.ReuseRecord, c.TrimLeadingSpace = separator(first), true, true
-	names, err := c.Read()
-	if err != nil {
-		return nil, bad("header: %w", err)
-	}
-	names = slices.Clone(names)
-	isTarget, target, err := choose(names)
+// Each reads a file and calls give with the inputs and targets of each row, which it must not keep.
+// Inputs are numbers, or true and false, which are 1 and 0. One target column may hold whole
+// numbers (classes, counted from 0), other numbers, or texts, which become the numbers of classes in
+// the order of their sorting. A cell that is empty or no number is an error that names line and
+// column.
+func Each(r io.Reader, want Want, give func(x []float32, t Target) error) (*Head, error) {
+	c, names, err := open(r, false)
 	if err != nil {
 		return nil, err
 	}
-	h := &Head{Target: target}
-	y := column{known: map[string]int32{}, many: len(target) > 1}
-	for i, n := range names {
-		if !isTarget[i] {
-			h.Columns = append(h.Columns, n)
+	if err := checkNames(names); err != nil {
+		return nil, err
+	}
+	h := &Head{}
+	cells, err := h.choose(names, want)
+	if err != nil {
+		return nil, err
+	}
+	width := 0
+	for _, in := range h.Columns {
+		if width += in.Width(); width > maxWidth {
+			return nil, bad("rows of more than %d inputs", maxWidth)
 		}
 	}
-	var x []float32
+	y, x := column{known: map[string]int32{}, many: len(h.Target) > 1}, make([]float32, width)
 	for rows := 0; ; rows++ {
 		row, err := c.Read()
 		if err == io.EOF {
-			if rows == 0 || len(h.Columns) == 0 {
-				return nil, bad("%d rows of %d inputs", rows, len(h.Columns))
+			if rows == 0 || width == 0 {
+				return nil, bad("%d rows of %d inputs", rows, width)
 			}
 			break
 		}
 		if err != nil {
 			return nil, bad("%w", err)
 		}
-		x, y.now.Values = x[:0], y.now.Values[:0]
+		y.now.Values = y.now.Values[:0]
 		for i, cell := range row {
-			line, _ := c.FieldPos(i)
-			if isTarget[i] {
+			err := error(nil)
+			switch to := &cells[i]; to.role {
+			case target:
 				err = y.add(strings.TrimSpace(cell))
-			} else {
-				var v float32
-				if v, err = number(cell); err == nil {
-					x = append(x, v)
-				}
+			case input:
+				err = to.take(x, strings.TrimSpace(cell))
 			}
 			if err != nil {
+				line, _ := c.FieldPos(i)
 				return nil, bad("line %d, column %.60q: %w", line, names[i], err)
 			}
 		}
@@ -193,11 +133,162 @@ func each(r io.Reader, choose func(names []string) (is []bool, target []string, 
 	return h, nil
 }
 
+// role is what a column is for.
+type role uint8
+
+const (
+	unused role = iota
+	input
+	target
+)
+
+// cell says what the cells of a column become.
+type cell struct {
+	role
+	at     int            // of an input: its place in a row
+	values map[string]int // of a column of texts
+	name   string
+}
+
+// take puts an input into a row.
+func (c *cell) take(x []float32, text string) error {
+	if c.values == nil {
+		v, err := number(text)
+		switch {
+		case text == "True" || text == "true" || text == "TRUE":
+			v, err = 1, nil
+		case text == "False" || text == "false" || text == "FALSE":
+			v, err = 0, nil
+		case errors.Is(err, errText):
+			err = fmt.Errorf("%w: --one-hot %s makes an input of each of its texts, --skip %[2]s leaves the column out", err, c.name)
+		}
+		x[c.at] = v
+		return err
+	}
+	k, ok := c.values[text]
+	if !ok {
+		return fmt.Errorf("%.40q is none of the %d texts that the data to learn from had", text, len(c.values))
+	}
+	clear(x[c.at:][:len(c.values)])
+	x[c.at+k] = 1
+	return nil
+}
+
+// choose says what the columns are for.
+func (h *Head) choose(names []string, want Want) ([]cell, error) {
+	cells := make([]cell, len(names))
+	for i, n := range names {
+		cells[i] = cell{role: input, name: n}
+	}
+	if want.Inputs != nil {
+		for i := range cells {
+			cells[i].role = unused
+		}
+		h.Columns = want.Inputs
+	} else {
+		if h.Index = names[0] == "" && len(names) > 1; h.Index {
+			cells[0].role = unused
+		}
+		for _, n := range slices.Concat(want.Skip, slices.Collect(maps.Keys(want.Values))) {
+			if !slices.Contains(names, n) {
+				return nil, noColumn(n, names)
+			}
+		}
+		is, order, err := targets(names, want)
+		if err != nil {
+			return nil, err
+		}
+		h.Target = order
+		for i, n := range names {
+			switch {
+			case is[i]:
+				cells[i].role = target
+			case slices.Contains(want.Skip, n):
+				cells[i].role = unused
+			case cells[i].role == input:
+				h.Columns = append(h.Columns, data.Column{Name: n, Values: want.Values[n]})
+			}
+		}
+	}
+	at := 0
+	for _, in := range h.Columns {
+		i := slices.Index(names, in.Name)
+		if i < 0 {
+			return nil, noColumn(in.Name, names)
+		}
+		c := &cells[i]
+		if c.role, c.at = input, at; in.Values != nil {
+			c.values = map[string]int{}
+			for k, v := range in.Values {
+				c.values[v] = k
+			}
+		}
+		at += in.Width()
+	}
+	return cells, nil
+}
+
+// Inputs are the columns of a file that holds rows of n inputs, which may have targets beside
+// them: those that Want.Target names or, where there are more than n, the one that Each would take.
+func Inputs(r io.Reader, n int, target []string) ([]data.Column, error) {
+	names, err := Header(r)
+	if err == nil {
+		err = checkNames(names)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if names[0] == "" && len(names) > 1 {
+		names = names[1:]
+	}
+	is := make([]bool, len(names))
+	if len(names) != n || len(target) > 0 {
+		if is, _, err = targets(names, Want{Target: target}); err != nil {
+			return nil, err
+		}
+	}
+	var cs []data.Column
+	for i, n := range names {
+		if !is[i] {
+			cs = append(cs, data.Column{Name: n})
+		}
+	}
+	return cs, nil
+}
+
+// maxValues bounds the different texts of a column.
+const maxValues = 1 << 12
+
+// Values lists the different texts of columns, sorted.
+func Values(r io.Reader, columns []string) (map[string][]string, error) {
+	seen := make([]map[string]bool, len(columns))
+	for i := range seen {
+		seen[i] = map[string]bool{}
+	}
+	err := Cells(r, columns, func(line int, cells []string) error {
+		for i, c := range cells {
+			if c = strings.TrimSpace(c); seen[i][c] {
+				continue
+			}
+			if len(seen[i]) == maxValues || len(c) > 1<<12 {
+				return bad("line %d, column %.60q: an input for each of more than %d texts, or of one of %d bytes: leave the column out", line, columns[i], maxValues, len(c))
+			}
+			seen[i][strings.Clone(c)] = true
+		}
+		return nil
+	})
+	m := map[string][]string{}
+	for i, n := range columns {
+		m[n] = slices.Sorted(maps.Keys(seen[i]))
+	}
+	return m, err
+}
+
 // separator is the one that the first line has most of.
 func separator(head []byte) rune {
 	line, _, _ := bytes.Cut(head, []byte("\n"))
 	best, most := ',', 0
-	for _, s := range ",;\t" {
+	for _, s := range ",;\t|" {
 		if n := bytes.Count(line, []byte(string(s))); n > most {
 			best, most = s, n
 		}
@@ -205,41 +296,63 @@ func separator(head []byte) rune {
 	return best
 }
 
-// targets finds the target columns among the names.
-func targets(names, target []string) ([]bool, []string, error) {
+// checkNames checks the names of columns.
+func checkNames(names []string) error {
 	if len(names) > maxColumns {
-		return nil, nil, bad("%d columns, at most %d are read", len(names), maxColumns)
+		return bad("%d columns, at most %d are read", len(names), maxColumns)
 	}
+	seen := map[string]bool{}
 	for i, n := range names {
-		if names[i] = strings.TrimSpace(n); !utf8.ValidString(n) || len(n) > 1024 {
-			return nil, nil, bad("the name of column %d is not UTF-8 or has more than 1024 bytes", i+1)
+		switch {
+		case !utf8.ValidString(n) || len(n) > 1024:
+			return bad("the name of column %d is not UTF-8 or has more than 1024 bytes: save the file as UTF-8", i+1)
+		case n == "" && i > 0:
+			return bad("column %d has no name", i+1)
+		case seen[n]:
+			return bad("two columns are called %.60q", n)
 		}
-		if slices.Contains(names[:i], names[i]) {
-			return nil, nil, bad("two columns are called %.60q", names[i])
-		}
+		seen[n] = true
 	}
-	if len(target) == 0 {
-		for _, u := range usual {
-			for _, n := range names {
-				if len(target) == 0 && strings.EqualFold(n, u) {
-					target = []string{n}
-				}
+	return nil
+}
+
+func noColumn(name string, names []string) error {
+	return bad("there is no column %.60q; the columns are %s", name, list(names))
+}
+
+func list(names []string) string {
+	s := strings.Join(names, ", ")
+	if len(s) > 400 {
+		s = s[:400] + "..."
+	}
+	return s
+}
+
+// targets finds the target columns among the names.
+func targets(names []string, want Want) (is []bool, order []string, err error) {
+	target := want.Target
+	for _, u := range usual {
+		for _, n := range names {
+			if len(target) == 0 && strings.EqualFold(n, u) && !slices.Contains(want.Skip, n) {
+				target = []string{n}
 			}
 		}
 	}
-	list := strings.Join(names, ", ")
-	if len(list) > 400 {
-		list = list[:400] + "..."
-	}
 	if len(target) == 0 {
-		return nil, nil, bad("which column is the target? name one of %s", list)
+		hint := ""
+		if slices.ContainsFunc(names, func(n string) bool { _, err := number(n); return err == nil }) {
+			hint = "; the first line should name the columns"
+		}
+		return nil, nil, bad("which column is the target? name one of %s%s", list(names), hint)
 	}
-	is := make([]bool, len(names))
-	var order []string
-	for _, want := range target {
-		i := slices.Index(names, want)
-		if i < 0 || is[i] {
-			return nil, nil, bad("there is no column %.60q, or it is named twice; the columns are %s", want, list)
+	is = make([]bool, len(names))
+	for _, n := range target {
+		i := slices.Index(names, n)
+		if i < 0 {
+			return nil, nil, noColumn(n, names)
+		}
+		if is[i] || slices.Contains(want.Skip, n) {
+			return nil, nil, bad("the target %.60q is named twice, or is left out", n)
 		}
 		is[i] = true
 	}
@@ -251,18 +364,29 @@ func targets(names, target []string) ([]bool, []string, error) {
 	return is, order, nil
 }
 
-var errEmpty = errors.New("the cell is empty")
+var (
+	errEmpty = errors.New("the cell is empty: fill it, or remove the row or the column")
+	errText  = errors.New("is not a number that a float32 holds")
+)
 
 func number(cell string) (float32, error) {
-	cell = strings.TrimSpace(cell)
 	if cell == "" {
 		return 0, errEmpty
 	}
 	v, err := strconv.ParseFloat(cell, 32)
-	if err != nil || math.IsNaN(v) || math.IsInf(v, 0) {
-		return 0, fmt.Errorf("%.40q is not a number that a float32 holds", cell)
+	switch {
+	case err == nil && v-v == 0:
+		return float32(v), nil
+	case decimal(cell):
+		return 0, fmt.Errorf("%.40q has a comma: write numbers with a point and without marks of thousands, like 1234.5", cell)
 	}
-	return float32(v), nil
+	return 0, fmt.Errorf("%.40q %w", cell, errText)
+}
+
+// decimal tells whether a cell would be a number but for its commas.
+func decimal(cell string) bool {
+	_, err := strconv.ParseFloat(strings.ReplaceAll(cell, ",", ""), 32)
+	return err == nil && strings.Contains(cell, ",")
 }
 
 // maxDistinct bounds the distinct values of a target column that are remembered, since they may
@@ -322,19 +446,4 @@ func (c *column) end(h *Head) {
 	case c.fractions:
 		h.Kind = Numbers
 	}
-}
-
-// bound fails where a file is longer than what is read.
-type bound struct {
-	r    io.Reader
-	left int64
-}
-
-func (b *bound) Read(p []byte) (int, error) {
-	if b.left <= 0 {
-		return 0, fmt.Errorf("more than %d bytes", data.MaxBytes)
-	}
-	n, err := b.r.Read(p[:min(int64(len(p)), b.left)])
-	b.left -= int64(n)
-	return n, err
 }

@@ -3,10 +3,47 @@ package csv
 import (
 	"bytes"
 	"errors"
+	"io"
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/ravnest/ravnest/engine/data"
 )
+
+// table is what Each gives of a file.
+type table struct {
+	rows    int
+	x       []float32
+	whole   []int32
+	values  []float32
+	classes []string
+}
+
+func read(r io.Reader, want Want) (table, error) {
+	var t table
+	var cells []int32
+	h, err := Each(r, want, func(x []float32, y Target) error {
+		t.rows++
+		t.x, t.values, t.whole, cells = append(t.x, x...), append(t.values, y.Values...), append(t.whole, y.Whole), append(cells, y.Cell)
+		return nil
+	})
+	if err != nil {
+		return t, err
+	}
+	switch t.classes = h.Classes; h.Kind {
+	case Texts:
+		for i, c := range cells {
+			t.whole[i] = h.Order[c]
+		}
+		t.values = nil
+	case Numbers:
+		t.whole = nil
+	default:
+		t.values = nil
+	}
+	return t, nil
+}
 
 func TestRead(t *testing.T) {
 	for _, c := range []struct {
@@ -21,23 +58,34 @@ func TestRead(t *testing.T) {
 		{"a mark, semicolons, CRLF", "\xef\xbb\xbfa;Label\r\n1.5;0\r\n-2;1\r\n", nil, []float32{1.5, -2}, []int32{0, 1}, nil, nil},
 		{"a regression", "x\ty\n1\t0.5\n2\t3\n", nil, []float32{1, 2}, nil, []float32{0.5, 3}, nil},
 		{"two targets", "u,a,v\n1,2,3\n4,5,6\n", []string{"v", "u"}, []float32{2, 5}, nil, []float32{1, 3, 4, 6}, nil},
+		{"truth", "a,y\nTrue,1\nfalse,0\n", nil, []float32{1, 0}, []int32{1, 0}, nil, nil},
+		{"truth as a target", "a,y\n1,True\n2,False\n", nil, []float32{1, 2}, []int32{1, 0}, nil, []string{"False", "True"}},
+		{"the numbers of rows", ",a,y\n0,7,1\n1,8,0\n", nil, []float32{7, 8}, []int32{1, 0}, nil, nil},
+		{"tabs, no trimming", "a\ty\tb\n1\tx\t2\n", nil, []float32{1, 2}, []int32{0}, nil, []string{"x"}},
+		{"bars, spaces", "a | y\n 1 | x\n 2| z\n", nil, []float32{1, 2}, []int32{0, 1}, nil, []string{"x", "z"}},
 		{"quotes", "\"a\",\"y\"\n\"1\",\"x, \"\"y\"\"\"\n\"2\",z\n", nil, []float32{1, 2}, []int32{0, 1}, nil, []string{`x, "y"`, "z"}},
 	} {
-		r, err := Read(strings.NewReader(c.file), c.target)
+		r, err := read(strings.NewReader(c.file), Want{Target: c.target})
 		if err != nil {
 			t.Errorf("%s: %v", c.name, err)
 			continue
 		}
-		if !slices.Equal(r.X.F32, c.x) || !slices.Equal(r.Y.I32, c.i32) || !slices.Equal(r.Y.F32, c.f32) || !slices.Equal(r.Classes, c.classes) {
-			t.Errorf("%s: x %v, y %v %v of %q", c.name, r.X.F32, r.Y.I32, r.Y.F32, r.Classes)
+		if !slices.Equal(r.x, c.x) || !slices.Equal(r.whole, c.i32) || !slices.Equal(r.values, c.f32) || !slices.Equal(r.classes, c.classes) {
+			t.Errorf("%s: x %v, y %v %v of %q", c.name, r.x, r.whole, r.values, r.classes)
 		}
 	}
 }
 
 func TestMistakes(t *testing.T) {
 	for _, c := range [][2]string{
-		{"", "header"},
+		{"", "it is empty"},
+		{"\xff\xfea\x00", "save it as UTF-8"},
+		{"a,y\r1,2\r", "CR alone"},
+		{"a,,y\n1,2,3\n", "column 2 has no name"},
+		{"a;y\n1,5;2\n", `"1,5" has a comma`},
+		{"a,y\nParis,2\n", "--one-hot a makes an input of each of its texts"},
 		{"a,b\n1,2\n", "which column is the target? name one of a, b"},
+		{"1,2\n3,4\n", "the first line should name the columns"},
 		{"a,a,y\n", `two columns are called "a"`},
 		{"a,y\n", "0 rows"},
 		{"y\n1\n", "0 inputs"},
@@ -48,12 +96,43 @@ func TestMistakes(t *testing.T) {
 		{"a,y\n1e99,2\n", "float32"},
 		{"a,y\nNaN,2\n", "NaN"},
 	} {
-		if _, err := Read(strings.NewReader(c[0]), nil); err == nil || !strings.Contains(err.Error(), c[1]) {
+		if _, err := read(strings.NewReader(c[0]), Want{}); err == nil || !strings.Contains(err.Error(), c[1]) {
 			t.Errorf("%q: %v, want %q", c[0], err, c[1])
 		}
 	}
-	if _, err := Read(strings.NewReader("a,b\n1,2\n"), []string{"c"}); err == nil || !strings.Contains(err.Error(), `no column "c"`) {
+	if _, err := read(strings.NewReader("a,b\n1,2\n"), Want{Target: []string{"c"}}); err == nil || !strings.Contains(err.Error(), `no column "c"`) {
 		t.Error(err)
+	}
+}
+
+// TestColumns: columns are left out, made one input for each text, and found again by their names.
+func TestColumns(t *testing.T) {
+	const file = "id,city,a,y\n7,Rome,1,0\n8,Paris,2,1\n9,Rome,3,0\n"
+	values, err := Values(strings.NewReader(file), []string{"city"})
+	if err != nil || !slices.Equal(values["city"], []string{"Paris", "Rome"}) {
+		t.Fatal(values, err)
+	}
+	var columns []data.Column
+	r, err := read(strings.NewReader(file), Want{Skip: []string{"id"}, Values: values})
+	if err != nil || !slices.Equal(r.x, []float32{0, 1, 1, 1, 0, 2, 0, 1, 3}) {
+		t.Fatal(r, err)
+	}
+	h, err := Each(strings.NewReader(file), Want{Skip: []string{"id"}, Values: values}, func([]float32, Target) error { return nil })
+	if columns = h.Columns; err != nil || len(columns) != 2 || columns[0].Width() != 2 {
+		t.Fatal(columns, err)
+	}
+	if r, err := read(strings.NewReader("a,more,city\n5,x,Paris\n"), Want{Inputs: columns}); err != nil || !slices.Equal(r.x, []float32{1, 0, 5}) {
+		t.Error(r, err)
+	}
+	for in, want := range map[string]string{"a,city\n5,Oslo\n": `"Oslo" is none of the 2 texts`, "a\n5\n": `there is no column "city"; the columns are a`} {
+		if _, err := read(strings.NewReader(in), Want{Inputs: columns}); !errors.Is(err, ErrFormat) || !strings.Contains(err.Error(), want) {
+			t.Errorf("%q: %v", in, err)
+		}
+	}
+	for n, file := range map[int]string{2: ",a,b,y\n0,1,2,3\n", 3: "a,b,y\n1,2,3\n"} {
+		if cs, err := Inputs(strings.NewReader(file), n, nil); err != nil || len(cs) != n || cs[0].Name != "a" {
+			t.Errorf("%q: %v %v", file, cs, err)
+		}
 	}
 }
 
@@ -61,9 +140,12 @@ func FuzzRead(f *testing.F) {
 	f.Add([]byte("a,y\n1,2\n3,x\n"))
 	f.Add([]byte("a;y\r\n1;2\r\n"))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		r, err := Read(bytes.NewReader(b), nil)
-		if err == nil && (r.X.Check() != nil || r.Y.Rows != r.X.Rows) {
-			t.Fatalf("what was read is no table: %v", r.X.Check())
+		r, err := read(bytes.NewReader(b), Want{})
+		if err != nil && !errors.Is(err, ErrFormat) {
+			t.Error(err)
+		}
+		if err == nil && (len(r.x)%r.rows != 0 || len(r.whole)+len(r.values) != r.rows) {
+			t.Fatalf("%d inputs and %d targets of %d rows", len(r.x), len(r.whole)+len(r.values), r.rows)
 		}
 	})
 }

@@ -16,19 +16,30 @@ const maxCell = 1 << 24
 
 // Header is the names of the columns at the beginning of a file.
 func Header(r io.Reader) ([]string, error) {
-	_, names, err := open(r)
+	_, names, err := open(r, true)
 	return names, err
 }
 
-// open reads the header of a file of texts.
-func open(r io.Reader) (*csv.Reader, []string, error) {
+// open reads the header. Cells of texts are taken as they are written, those of numbers without
+// spaces around them.
+func open(r io.Reader, texts bool) (*csv.Reader, []string, error) {
 	b := bufio.NewReaderSize(r, 1<<16)
-	if lead, err := b.Peek(3); err == nil && bytes.Equal(lead, []byte("\xef\xbb\xbf")) {
+	lead, _ := b.Peek(1 << 12)
+	if bytes.HasPrefix(lead, []byte("\xef\xbb\xbf")) {
 		_, _ = b.Discard(3)
+		lead = lead[3:]
 	}
-	first, _ := b.Peek(1 << 12)
+	switch {
+	case len(lead) == 0:
+		return nil, nil, bad("it is empty")
+	case bytes.HasPrefix(lead, []byte("\xff\xfe")) || bytes.HasPrefix(lead, []byte("\xfe\xff")) || bytes.IndexByte(lead, 0) >= 0:
+		return nil, nil, bad("it is UTF-16, or no text: save it as UTF-8")
+	case bytes.IndexByte(lead, '\n') < 0 && bytes.IndexByte(lead, '\r') >= 0:
+		return nil, nil, bad("its lines end in CR alone: save it with LF or CRLF")
+	}
 	c := csv.NewReader(b)
-	c.Comma, c.ReuseRecord, c.LazyQuotes = separator(first), true, true
+	c.Comma, c.ReuseRecord, c.LazyQuotes = separator(lead), true, texts
+	c.TrimLeadingSpace = !texts && c.Comma != '\t' // or empty cells would vanish
 	row, err := c.Read()
 	if err != nil {
 		return nil, nil, bad("header: %w", err)
@@ -46,14 +57,14 @@ func open(r io.Reader) (*csv.Reader, []string, error) {
 // Cells gives the cells of the named columns, row by row, as they are written. line is where a
 // row begins. The cells are the callee's until it returns.
 func Cells(r io.Reader, columns []string, give func(line int, cells []string) error) error {
-	c, names, err := open(r)
+	c, names, err := open(r, true)
 	if err != nil {
 		return err
 	}
 	at, cells := make([]int, len(columns)), make([]string, len(columns))
 	for i, n := range columns {
 		if at[i] = slices.Index(names, n); at[i] < 0 {
-			return bad("there is no column %.60q; the columns are %.400q", n, names)
+			return noColumn(n, names)
 		}
 	}
 	for {

@@ -8,13 +8,17 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"math"
+	"math/big"
 	"slices"
 	"strings"
 
 	"github.com/parquet-go/parquet-go"
+	"github.com/parquet-go/parquet-go/deprecated"
 	"github.com/parquet-go/parquet-go/format"
 
+	"github.com/ravnest/ravnest/engine/data"
 	"github.com/ravnest/ravnest/engine/format/images"
 )
 
@@ -34,8 +38,8 @@ const (
 	maxCell    = 64 << 20
 )
 
-// usual are names of a target column, for files whose target is not named.
-var usual = []string{"target", "label", "labels", "fine_label", "class", "y"}
+// Usual are names of a target column, for files whose target is not named.
+var Usual = []string{"target", "label", "labels", "fine_label", "class", "y"}
 
 // Row is one row of a file.
 type Row struct {
@@ -60,6 +64,8 @@ type File struct {
 	Texts bool
 	// Names are those of the classes, where the file has them.
 	Names []string
+	// Index tells that a column was left out in which pandas keeps the numbers of rows.
+	Index bool
 }
 
 // column is a leaf of the schema.
@@ -67,11 +73,24 @@ type column struct {
 	name   string // of the field at the top
 	kind   parquet.Kind
 	leaf   int
-	half   bool // 16 bits of a float
+	form   form
+	scale  float64 // of a decimal: the power of ten that its whole number is divided by
 	target bool
+	values map[string]int // of an input that holds texts: which input each makes 1
 	skip   bool
 	rank   int // among the inputs, or among the targets, where they are named
 }
+
+// form is how a value is to be understood.
+type form uint8
+
+const (
+	plain    form = iota
+	half          // 16 bits of a float
+	unsigned      // an integer without a sign
+	decimal       // a whole number, to be divided by a power of ten
+	moment        // a date or a time
+)
 
 // safely turns a panic of the library over a file that is not one into an error.
 func safely(err *error) {
@@ -89,7 +108,16 @@ type Columns struct {
 	Inputs []string
 	// InputElems and TargetElems are the numbers that a row has of each of them; none: any.
 	InputElems, TargetElems []int
+	// Skip names columns that are neither inputs nor targets.
+	Skip []string
+	// Values are the texts of columns that hold texts: each is an input, 1 in the rows that hold it.
+	Values map[string][]string
+	// NoTarget tells that the rows are to be predicted: no column is a target.
+	NoTarget bool
 }
+
+// pandasIndex is the name of the column in which pandas keeps the numbers of rows.
+const pandasIndex = "__index_level_0__"
 
 // Open reads the schema and decides which columns are the inputs and which the targets.
 func Open(r io.ReaderAt, size int64, want Columns) (f *File, err error) {
@@ -110,24 +138,18 @@ func (f *File) leaves() error {
 	if len(paths) == 0 || len(paths) > maxColumns {
 		return bad("%d columns, at most %d are read", len(paths), maxColumns)
 	}
-	halves := map[int]bool{}
-	n := 0
-	for _, e := range f.f.Metadata().Schema {
-		if e.NumChildren.Valid && e.NumChildren.V > 0 {
-			continue
-		}
-		_, halves[n] = e.LogicalType.Value.(*format.Float16Type)
-		n++
-	}
+	elements := slices.DeleteFunc(slices.Clone(f.f.Metadata().Schema), func(e format.SchemaElement) bool { return e.NumChildren.Valid && e.NumChildren.V > 0 })
 	for _, path := range paths {
 		leaf, ok := schema.Lookup(path...)
 		if !ok {
 			return bad("column %.60q has no type", strings.Join(path, "."))
 		}
 		c := column{name: path[0], kind: leaf.Node.Type().Kind(), leaf: leaf.ColumnIndex}
-		c.half = halves[c.leaf]
+		if c.leaf >= 0 && c.leaf < len(elements) {
+			c.understand(&elements[c.leaf])
+		}
 		if leaf.MaxRepetitionLevel > 1 {
-			return bad("column %.60q is lists of lists", c.name)
+			return bad("column %.60q is lists of lists: flatten them", c.name)
 		}
 		last := path[len(path)-1]
 		switch {
@@ -141,62 +163,128 @@ func (f *File) leaves() error {
 	return nil
 }
 
-// choose tells targets from inputs.
-func (f *File) choose(want Columns) error {
-	target := want.Target
-	names := []string{}
+// understand finds out what the values of a column mean.
+func (c *column) understand(e *format.SchemaElement) {
+	switch t := e.LogicalType.Value.(type) {
+	case *format.Float16Type:
+		c.form = half
+	case *format.DecimalType:
+		c.form, c.scale = decimal, math.Pow10(int(t.Scale))
+	case *format.DateType, *format.TimeType, *format.TimestampType:
+		c.form = moment
+	case *format.IntType:
+		if !t.IsSigned {
+			c.form = unsigned
+		}
+	case nil: // files of older writers
+		if !e.ConvertedType.Valid {
+			return
+		}
+		switch e.ConvertedType.V {
+		case deprecated.Decimal:
+			c.form, c.scale = decimal, math.Pow10(int(e.Scale.V))
+		case deprecated.Date, deprecated.TimeMillis, deprecated.TimeMicros, deprecated.TimestampMillis, deprecated.TimestampMicros, deprecated.Interval:
+			c.form = moment
+		case deprecated.Uint8, deprecated.Uint16, deprecated.Uint32, deprecated.Uint64:
+			c.form = unsigned
+		}
+	}
+}
+
+// text tells whether a column holds texts.
+func (c *column) text() bool { return c.kind == parquet.ByteArray && c.form != decimal }
+
+// topNames are those of the columns at the top.
+func (f *File) topNames() (names []string) {
 	for _, c := range f.columns {
 		if !slices.Contains(names, c.name) {
 			names = append(names, c.name)
 		}
 	}
-	if len(target) == 0 {
-		for _, u := range usual {
-			if i := slices.IndexFunc(names, func(n string) bool { return strings.EqualFold(n, u) }); i >= 0 && target == nil {
-				target = names[i : i+1]
-			}
-		}
-		if target == nil {
-			return bad("no column is called %s: name the target's, one of %.200q", strings.Join(usual, ", "), names)
+	return names
+}
+
+// targets are the names of the targets.
+func (f *File) targets(want Columns) ([]string, error) {
+	names, target := f.topNames(), want.Target
+	if want.NoTarget {
+		return nil, nil
+	}
+	for _, u := range Usual {
+		if i := slices.IndexFunc(names, func(n string) bool { return strings.EqualFold(n, u) }); i >= 0 && len(target) == 0 && !slices.Contains(want.Skip, names[i]) {
+			target = names[i : i+1]
 		}
 	}
-	for _, t := range target {
-		if !slices.Contains(names, t) {
-			return bad("no column %.60q; there are %.200q", t, names)
+	if len(target) == 0 {
+		return nil, bad("no column is called %s: name the target's, one of %.200q", strings.Join(Usual, ", "), names)
+	}
+	for _, n := range slices.Concat(target, want.Skip, slices.Collect(maps.Keys(want.Values))) {
+		if !slices.Contains(names, n) {
+			return nil, bad("no column %.60q; there are %.200q", n, names)
 		}
+	}
+	return target, nil
+}
+
+// choose tells targets from inputs.
+func (f *File) choose(want Columns) error {
+	target, err := f.targets(want)
+	if err != nil {
+		return err
 	}
 	f.Whole = true
 	inputs := 0
 	for i := range f.columns {
 		c := &f.columns[i]
 		c.target = slices.Contains(target, c.name)
-		text := c.kind == parquet.ByteArray
+		if c.name == pandasIndex && !c.target && !slices.Contains(want.Inputs, c.name) {
+			c.skip, f.Index = true, true
+		}
 		switch {
 		case c.skip || i == f.image:
-		case c.kind == parquet.Int96 || c.kind == parquet.FixedLenByteArray && !c.half:
-			return bad("column %.60q is of type %v, which is no number", c.name, c.kind)
+		case !c.target && (slices.Contains(want.Skip, c.name) || len(want.Inputs) > 0 && !slices.Contains(want.Inputs, c.name)):
+			c.skip = true
 		case f.image >= 0 && !c.target:
 			c.skip = true // beside an image
-		case !c.target && len(want.Inputs) > 0 && !slices.Contains(want.Inputs, c.name):
-			c.skip = true
-		case !c.target && text:
-			return bad("column %.60q holds texts; inputs are numbers, lists of numbers or images", c.name)
-		case c.target && text:
+		case c.form == moment:
+			return bad("column %.60q holds dates or times: make numbers of them, or leave it out (--skip %[2]s)", c.name)
+		case c.kind == parquet.Int96 || c.kind == parquet.FixedLenByteArray && c.form != half && c.form != decimal:
+			return bad("column %.60q is of type %v, which is no number: leave it out (--skip %[2]s)", c.name, c.kind)
+		case !c.target && c.text():
+			if c.values = indexOf(want.Values[c.name]); c.values == nil {
+				return bad("column %.60q holds texts: --one-hot %[2]s makes an input of each of its texts, --skip %[2]s leaves it out", c.name)
+			}
+			inputs++
+		case c.target && c.text():
 			if len(target) > 1 {
 				return bad("column %.60q holds texts, beside other targets", c.name)
 			}
 			f.Texts = true
 		case c.target:
-			f.Whole = f.Whole && (c.kind == parquet.Int32 || c.kind == parquet.Int64 || c.kind == parquet.Boolean)
+			f.Whole = f.Whole && c.form != decimal && (c.kind == parquet.Int32 || c.kind == parquet.Int64 || c.kind == parquet.Boolean)
 		default:
 			inputs++
 		}
 	}
 	if inputs == 0 && f.image < 0 {
-		return bad("all columns are targets")
+		return bad("no column is an input")
 	}
-	f.names(target[0])
+	if len(target) > 0 {
+		f.names(target[0])
+	}
 	return nil
+}
+
+// indexOf numbers texts; nil where there are none.
+func indexOf(values []string) map[string]int {
+	if values == nil {
+		return nil
+	}
+	m := map[string]int{}
+	for i, v := range values {
+		m[v] = i
+	}
+	return m
 }
 
 // arrange makes rows hold the inputs, and the targets, in the order in which they are named.
@@ -206,11 +294,7 @@ func (f *File) arrange(want Columns) error {
 	}
 	for _, n := range want.Inputs {
 		if !slices.ContainsFunc(f.columns, func(c column) bool { return c.name == n && !c.target }) {
-			var names []string
-			for _, c := range f.columns {
-				names = append(names, c.name)
-			}
-			return bad("no column %.60q for an input; there are %.200q", n, names)
+			return bad("no column %.60q for an input; there are %.200q", n, f.topNames())
 		}
 	}
 	for i := range f.columns {
@@ -263,6 +347,21 @@ func (f *File) names(target string) {
 	if json.Unmarshal([]byte(raw), &v) == nil {
 		f.Names = v.Info.Features[target].Names
 	}
+}
+
+// Inputs are the columns that are inputs, in the order of a row.
+func (f *File) Inputs() (cs []data.Column) {
+	for _, c := range f.columns {
+		if c.skip || c.target || slices.ContainsFunc(cs, func(o data.Column) bool { return o.Name == c.name }) {
+			continue
+		}
+		in := data.Column{Name: c.name}
+		if c.values != nil {
+			in.Values = slices.Sorted(maps.Keys(c.values))
+		}
+		cs = append(cs, in)
+	}
+	return cs
 }
 
 // Images tells whether the inputs are images.
@@ -339,7 +438,7 @@ func (f *File) take(to *Row, r parquet.Row) error {
 			continue
 		}
 		if v.IsNull() {
-			return fmt.Errorf("column %.60q holds nothing", c.name)
+			return fmt.Errorf("column %.60q holds nothing: fill it, remove the row, or leave the column out (--skip %[1]s)", c.name)
 		}
 		switch {
 		case i == f.image:
@@ -347,27 +446,28 @@ func (f *File) take(to *Row, r parquet.Row) error {
 				return fmt.Errorf("column %.60q: an image of %d bytes, at most %d are read", c.name, len(to.Image), maxCell)
 			}
 			continue
-		case c.kind == parquet.ByteArray:
+		case c.values != nil:
+			k, ok := c.values[string(v.ByteArray())]
+			if !ok {
+				return fmt.Errorf("column %.60q: %.40q is none of the %d texts that the data to learn from had", c.name, v.ByteArray(), len(c.values))
+			}
+			for i := range len(c.values) {
+				f.put(to, &c, map[bool]float64{true: 1}[i == k])
+			}
+			n += len(c.values)
+		case c.text():
 			if to.Text = string(v.ByteArray()); len(to.Text) > 1<<12 {
 				return fmt.Errorf("column %.60q: a text of %d bytes as a class", c.name, len(to.Text))
 			}
 			continue
-		}
-		x, err := number(c, v)
-		if err != nil {
-			return fmt.Errorf("column %.60q: %w", c.name, err)
-		}
-		switch {
-		case f.ordered != nil && c.target:
-			f.ordered[2*c.rank+1] = append(f.ordered[2*c.rank+1], x)
-		case f.ordered != nil:
-			f.ordered[2*c.rank] = append(f.ordered[2*c.rank], x)
-		case c.target:
-			to.Y = append(to.Y, x)
 		default:
-			to.X = append(to.X, float32(x))
+			x, err := number(c, v)
+			if err != nil {
+				return fmt.Errorf("column %.60q: %w", c.name, err)
+			}
+			f.put(to, &c, x)
+			n++
 		}
-		n++
 		if n > maxElems {
 			return fmt.Errorf("more than %d numbers", maxElems)
 		}
@@ -378,6 +478,20 @@ func (f *File) take(to *Row, r parquet.Row) error {
 	return f.order(to)
 }
 
+// put adds a number to a row.
+func (f *File) put(to *Row, c *column, x float64) {
+	switch {
+	case f.ordered != nil && c.target:
+		f.ordered[2*c.rank+1] = append(f.ordered[2*c.rank+1], x)
+	case f.ordered != nil:
+		f.ordered[2*c.rank] = append(f.ordered[2*c.rank], x)
+	case c.target:
+		to.Y = append(to.Y, x)
+	default:
+		to.X = append(to.X, float32(x))
+	}
+}
+
 func number(c column, v parquet.Value) (float64, error) {
 	x := 0.0
 	switch c.kind {
@@ -386,21 +500,32 @@ func number(c column, v parquet.Value) (float64, error) {
 			x = 1
 		}
 	case parquet.Int32:
-		x = float64(v.Int32())
+		if x = float64(v.Int32()); c.form == unsigned {
+			x = float64(uint32(v.Int32()))
+		}
 	case parquet.Int64:
-		x = float64(v.Int64())
+		if x = float64(v.Int64()); c.form == unsigned {
+			x = float64(uint64(v.Int64()))
+		}
 	case parquet.Float:
 		x = float64(v.Float())
 	case parquet.Double:
 		x = v.Double()
-	case parquet.FixedLenByteArray:
+	case parquet.FixedLenByteArray, parquet.ByteArray:
 		b := v.ByteArray()
-		if len(b) != 2 {
-			return 0, fmt.Errorf("a half of %d bytes", len(b))
+		switch {
+		case c.form == decimal && len(b) <= 32:
+			x = bigEndian(b)
+		case c.form == half && len(b) == 2:
+			x = float16(uint16(b[0]) | uint16(b[1])<<8)
+		default:
+			return 0, fmt.Errorf("a number of %d bytes", len(b))
 		}
-		x = half(uint16(b[0]) | uint16(b[1])<<8)
 	default:
 		return 0, fmt.Errorf("a value of type %v, which is no number", c.kind)
+	}
+	if c.form == decimal {
+		x /= c.scale
 	}
 	if w := float32(x); w-w != 0 {
 		return 0, fmt.Errorf("%v is not finite as a float32", x)
@@ -408,8 +533,18 @@ func number(c column, v parquet.Value) (float64, error) {
 	return x, nil
 }
 
-// half is a float of 16 bits.
-func half(h uint16) float64 {
+// bigEndian is a whole number of any length, in two's complement.
+func bigEndian(b []byte) float64 {
+	n := new(big.Int).SetBytes(b)
+	if len(b) > 0 && b[0] >= 0x80 {
+		n.Sub(n, new(big.Int).Lsh(big.NewInt(1), uint(8*len(b))))
+	}
+	x, _ := new(big.Float).SetInt(n).Float64()
+	return x
+}
+
+// float16 is a float of 16 bits.
+func float16(h uint16) float64 {
 	sign, exp, frac := float64(1), int(h>>10&31), float64(h&1023)
 	if h>>15 == 1 {
 		sign = -1

@@ -165,3 +165,53 @@ func FuzzRead(f *testing.F) {
 		}
 	})
 }
+
+// TestForms: unsigned integers, decimals and texts are what they mean; dates are refused unless they
+// are left out, and the numbers of pandas' rows are.
+func TestForms(t *testing.T) {
+	each := func(name string, want Columns) (f *File, out []string, err error) {
+		b := load(t, name)
+		if f, err = Open(bytes.NewReader(b), int64(len(b)), want); err != nil {
+			return nil, nil, err
+		}
+		err = f.Each(func(r *Row) error { out = append(out, fmt.Sprint(r.X)); return nil })
+		return f, out, err
+	}
+	b := load(t, "forms")
+	values, err := Values(bytes.NewReader(b), int64(len(b)), []string{"city"}, 10)
+	if err != nil || !slices.Equal(values["city"], []string{"Paris", "Rome"}) {
+		t.Fatal(values, err)
+	}
+	want := []string{"[1 1 1.25 0 1]", "[2.1474847e+09 9.223373e+18 -3.75 1 0]", "[4.294967e+09 7 40000 0 1]"}
+	f, got, err := each("forms", Columns{Skip: []string{"day"}, Values: values})
+	if err != nil || !f.Index || len(f.Inputs()) != 4 {
+		t.Fatal(f, err)
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("%q, want %q", got, want)
+	}
+	// To predict, the same columns are found by name.
+	_, got, err = each("forms", Columns{NoTarget: true, Inputs: []string{"city", "m"}, Values: values})
+	if err != nil || !slices.Equal(got, []string{"[0 1 1.25]", "[1 0 -3.75]", "[0 1 40000]"}) {
+		t.Errorf("%q %v", got, err)
+	}
+	if _, got, err = each("money", Columns{}); err != nil || !slices.Equal(got, []string{"[1.25]", "[-3.75]", "[40000]"}) {
+		t.Errorf("%q %v", got, err)
+	}
+	for _, c := range []struct {
+		want Columns
+		err  string
+	}{
+		{Columns{Values: values}, `column "day" holds dates or times`},
+		{Columns{Skip: []string{"day"}}, "--one-hot city"},
+		{Columns{Skip: []string{"none"}}, `no column "none"`},
+		{Columns{Skip: []string{"day"}, Values: map[string][]string{"city": {"Oslo"}}}, "none of the 1 texts"},
+	} {
+		if _, _, err := each("forms", c.want); !errors.Is(err, ErrFormat) || !strings.Contains(err.Error(), c.err) {
+			t.Errorf("%v, want %q", err, c.err)
+		}
+	}
+	if _, err := Values(bytes.NewReader(b), int64(len(b)), []string{"city"}, 1); err == nil || !strings.Contains(err.Error(), "more than 1 different texts") {
+		t.Error(err)
+	}
+}

@@ -5,6 +5,7 @@ package parquet
 import (
 	"errors"
 	"io"
+	"maps"
 	"slices"
 	"strconv"
 
@@ -21,12 +22,7 @@ func Names(r io.ReaderAt, size int64) (names []string, err error) {
 	if err != nil {
 		return nil, err
 	}
-	for _, c := range f.columns {
-		if !slices.Contains(names, c.name) {
-			names = append(names, c.name)
-		}
-	}
-	return names, nil
+	return f.topNames(), nil
 }
 
 // opened reads the schema.
@@ -103,9 +99,11 @@ func (f *File) text(i int, v parquet.Value) (string, error) {
 	switch {
 	case v.IsNull():
 		return "", errors.New("it holds nothing")
-	case c.kind == parquet.ByteArray && len(v.ByteArray()) > maxText:
+	case c.form == moment:
+		return "", errors.New("it holds dates or times, which are no texts")
+	case c.text() && len(v.ByteArray()) > maxText:
 		return "", bad("a text of %d bytes, at most %d are read", len(v.ByteArray()), maxText)
-	case c.kind == parquet.ByteArray:
+	case c.text():
 		return string(v.ByteArray()), nil
 	}
 	x, err := number(c, v)
@@ -113,4 +111,25 @@ func (f *File) text(i int, v parquet.Value) (string, error) {
 		return "", err
 	}
 	return strconv.FormatFloat(x, 'g', -1, 64), nil
+}
+
+// Values lists the different texts of columns, sorted.
+func Values(r io.ReaderAt, size int64, columns []string, most int) (map[string][]string, error) {
+	seen := make([]map[string]bool, len(columns))
+	for i := range seen {
+		seen[i] = map[string]bool{}
+	}
+	err := Texts(r, size, columns, func(row int, cells []string) error {
+		for i, c := range cells {
+			if seen[i][c] = true; len(seen[i]) > most {
+				return bad("row %d, column %.60q: more than %d different texts, each of which would be an input: leave the column out", row, columns[i], most)
+			}
+		}
+		return nil
+	})
+	m := map[string][]string{}
+	for i, n := range columns {
+		m[n] = slices.Sorted(maps.Keys(seen[i]))
+	}
+	return m, err
 }

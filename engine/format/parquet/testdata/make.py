@@ -31,3 +31,17 @@ for codec in ["none", "gzip", "zstd", "brotli", "lz4"]:
     pq.write_table(pa.table(table), f"table-{codec}.parquet", row_group_size=20, compression=codec, version="2.6", data_page_version="2.0" if codec == "zstd" else "1.0")
 pq.write_table(pa.table({"x": pa.array([1.0, None, 3.0]), "y": pa.array([1, 2, 3])}), "nulls.parquet")
 pq.write_table(pa.table({"ids": pa.array([[1, 2], [3]]), "y": pa.array([1, 2])}), "ragged.parquet")
+# Numbers that are not what is stored, and columns that are no numbers.
+import datetime, decimal
+money = pa.array([decimal.Decimal("1.25"), decimal.Decimal("-3.75"), decimal.Decimal("40000.00")], pa.decimal128(7, 2))
+forms = pa.table({
+    "u": pa.array([1, 2**31 + 2**10, 2**32 - 2**8], pa.uint32()),
+    "w": pa.array([1, 2**63 + 2**40, 7], pa.uint64()),
+    "m": money,
+    "day": pa.array([datetime.date(2024, 1, i + 1) for i in range(3)]),
+    "city": pa.array(["Rome", "Paris", "Rome"]),
+    "y": pa.array([0, 1, 0]),
+    "__index_level_0__": pa.array([2, 0, 1]),
+})
+pq.write_table(forms, "forms.parquet")
+pq.write_table(pa.table({"m": money, "y": pa.array([0, 1, 0])}), "money.parquet", store_decimal_as_integer=True)

@@ -1,0 +1,90 @@
+package dataset_test
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/ravnest/ravnest/engine/data"
+	"github.com/ravnest/ravnest/engine/job"
+	"github.com/ravnest/ravnest/engine/zoo"
+	"github.com/ravnest/ravnest/native/dataset"
+	"github.com/ravnest/ravnest/native/project"
+)
+
+// TestColumns: a job remembers which columns its model learned from, and rows to predict are found
+// by them, in another order and with more beside them.
+func TestColumns(t *testing.T) {
+	dir := t.TempDir()
+	table := "id,city,size,kind\n"
+	for i := range 12 {
+		table += strings.Join([]string{string(rune('a' + i)), []string{"Rome", "Oslo"}[i%2], []string{"1.5", "2"}[i%2], []string{"x", "y"}[i%2]}, ",") + "\n"
+	}
+	file := write(t, []byte(table), dir, "t.csv")
+	for _, above := range []int64{0, 1 << 20} {
+		s, err := dataset.Open(file, dataset.Options{Target: []string{"kind"}, Skip: []string{"id"}, OneHot: []string{"city"}, Above: &above})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, large := s.Raw(); large != (above == 0) || s.Values() != 1 {
+			t.Errorf("above %d bytes the table is in memory: %v", above, !large)
+		}
+		g, err := zoo.Starter(s.Shape(), 2, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		j := job.Default()
+		j.Loss, j.BatchSize = "cross_entropy", 4
+		at := filepath.Join(dir, "job", map[bool]string{true: "shards", false: "memory"}[above == 0])
+		if err := project.Create(at, j, g, 3, s, nil, nil); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+		p, err := project.OpenModel(at)
+		if err != nil {
+			t.Fatal(err)
+		}
+		columns, err := p.Columns()
+		if err != nil || len(columns) != 2 || !slices.Equal(columns[0].Values, []string{"Oslo", "Rome"}) || columns[1].Name != "size" {
+			t.Fatalf("%v %v", columns, err)
+		}
+		rows := write(t, []byte("size,more,city\n7,x,Rome\n8,y,Oslo\n"), dir, "rows.csv")
+		x, _, err := dataset.Inputs(rows, []int{3}, dataset.Options{Columns: columns})
+		if err != nil || !slices.Equal(x.F32, []float32{0, 1, 7, 1, 0, 8}) {
+			t.Errorf("%+v %v", x, err)
+		}
+	}
+	if _, _, err := dataset.Inputs(file, []int{3}, dataset.Options{Columns: []data.Column{{Name: "weight"}}}); err == nil || !strings.Contains(err.Error(), `no column "weight"; the columns are id, city, size, kind`) {
+		t.Error(err)
+	}
+}
+
+// TestParquetColumns: the same of a Parquet file.
+func TestParquetColumns(t *testing.T) {
+	b, err := os.ReadFile("../../engine/format/parquet/testdata/forms.parquet")
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := write(t, bytes.Clone(b), t.TempDir(), "t.parquet")
+	s, err := dataset.Open(file, dataset.Options{Skip: []string{"day", "u", "w"}, OneHot: []string{"city"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	if len(s.Notes) != 1 || len(s.Columns()) != 2 || !slices.Equal(s.Shape(), []int{3}) {
+		t.Errorf("%q, %v, rows of %v", s.Notes, s.Columns(), s.Shape())
+	}
+	x, _, err := dataset.Inputs(file, []int{3}, dataset.Options{Columns: s.Columns()})
+	if err != nil || !slices.Equal(x.F32, []float32{1.25, 0, 1, -3.75, 1, 0, 40000, 0, 1}) {
+		t.Errorf("%+v %v", x, err)
+	}
+	// Where the columns are not known, those that are no target.
+	if x, _, err = dataset.Inputs(file, []int{1}, dataset.Options{Target: []string{"u", "w", "day", "city", "y"}}); err != nil || !slices.Equal(x.F32, []float32{1.25, -3.75, 40000}) {
+		t.Errorf("%+v %v", x, err)
+	}
+}
