@@ -105,7 +105,7 @@ func preparing(ctx context.Context) project.Progress {
 
 // flags that several commands have.
 var (
-	tokenizerFlag = &cli.StringFlag{Name: "tokenizer", Usage: "`FILE` of a tokenizer.json that makes the tokens of a text: BPE or WordPiece"}
+	tokenizerFlag = &cli.StringFlag{Name: "tokenizer", Usage: "`FILE` of a tokenizer.json that makes the tokens of a text: BPE, WordPiece or Unigram"}
 	textFlag      = &cli.StringSliceFlag{Name: "text", Usage: "one or two `COLUMN`s of texts of a .csv, .tsv, .jsonl or .parquet, which --tokenizer makes tokens of"}
 	skipFlag      = &cli.StringSliceFlag{Name: "skip", Usage: "`COLUMN`s of a table that are neither inputs nor targets"}
 	oneHotFlag    = &cli.StringSliceFlag{Name: "one-hot", Usage: "`COLUMN`s of texts in a table: each of their texts becomes an input that is 1 or 0"}

@@ -161,7 +161,7 @@ func encoded(r io.Reader, block int, file string) (*data.Table, error) {
 		return nil, err
 	}
 	x := &data.Table{Kind: data.Inputs, Shape: []int{block}, I32: []int32{}}
-	err = pieces(r, func(piece string, begins bool) (err error) {
+	err = pieces(r, t, func(piece string, begins bool) (err error) {
 		if x.I32, err = t.Encode(x.I32, piece, begins); err == nil && 4*len(x.I32) > data.MaxBytes {
 			err = fmt.Errorf("%w: more than %d tokens", text.ErrFormat, data.MaxBytes/4)
 		}

@@ -265,7 +265,7 @@ func (s *Source) tokenized(f io.Reader, o Options, block int) error {
 	tokens := int64(0)
 	var ids []int32
 	var buf []byte
-	err = pieces(f, func(piece string, begins bool) error {
+	err = pieces(f, t, func(piece string, begins bool) error {
 		if ids, err = t.Encode(ids[:0], piece, begins); err != nil {
 			return err
 		}
@@ -309,7 +309,7 @@ func readTokenizer(path string) (t *tokenizer.Tokenizer, b []byte, err error) {
 
 // pieces cuts a text where a tokenizer never joins what is on both sides, so that each piece can
 // be encoded by itself.
-func pieces(f io.Reader, give func(piece string, begins bool) error) error {
+func pieces(f io.Reader, t *tokenizer.Tokenizer, give func(piece string, begins bool) error) error {
 	const piece, most = 1 << 20, 64 << 20
 	var have []byte
 	begins := true
@@ -328,18 +328,18 @@ func pieces(f io.Reader, give func(piece string, begins bool) error) error {
 			return give(string(have), begins)
 		}
 		text := string(have)
-		cut := tokenizer.Cut(text, len(text))
-		if cut == 0 {
+		end, next := t.Cut(text, len(text))
+		if end == 0 {
 			if room *= 2; room > most {
-				return fmt.Errorf("%w: %d bytes of text without a line break between two words", tokenizer.ErrText, len(have))
+				return fmt.Errorf("%w: %d bytes of text without a line break between two words, or of a tokenizer that needs the whole text at once", tokenizer.ErrText, len(have))
 			}
 			continue
 		}
-		if err := give(text[:cut], begins); err != nil {
+		if err := give(text[:end], begins); err != nil {
 			return err
 		}
-		begins, room = false, max(piece, 2*(len(have)-cut))
-		have = append(have[:0], have[cut:]...)
+		begins, room = false, max(piece, 2*(len(have)-next))
+		have = append(have[:0], have[next:]...)
 	}
 }
 

@@ -346,8 +346,8 @@ func (v *vocabulary) rest() string {
 }
 
 // piece is the text of a token of a tokenizer: of byte-level BPE, whose characters stand for
-// bytes; of SentencePiece, where a low line is a space; or of WordPiece, whose words begin
-// without a mark.
+// bytes; of SentencePiece, where a low line is a space and a byte may be a token; or of WordPiece,
+// whose words begin without a mark.
 func (v *vocabulary) piece(name string) string {
 	if v.byteLevel {
 		var bs []byte
@@ -359,6 +359,9 @@ func (v *vocabulary) piece(name string) string {
 			}
 		}
 		return v.bytes(bs...)
+	}
+	if b, ok := tokenizer.ByteOf(name); ok {
+		return v.bytes(b)
 	}
 	if rest, ok := strings.CutPrefix(name, "##"); ok {
 		return rest

@@ -5,7 +5,6 @@ package tokenizer
 import (
 	"container/heap"
 	"encoding/json"
-	"fmt"
 	"strings"
 	"unicode/utf8"
 )
@@ -23,6 +22,7 @@ func (t *Tokenizer) readModel(raw json.RawMessage) error {
 		IgnoreMerges bool              `json:"ignore_merges"`
 		Dropout      *float64          `json:"dropout"`
 		MaxChars     *int              `json:"max_input_chars_per_word"`
+		UnkID        *int64            `json:"unk_id"`
 	}
 	if err := json.Unmarshal(raw, &m); err != nil {
 		return bad("its model: %w", err)
@@ -33,8 +33,12 @@ func (t *Tokenizer) readModel(raw json.RawMessage) error {
 			m.Type = "WordPiece"
 		}
 	}
-	if m.Type != "BPE" && m.Type != "WordPiece" {
-		return bad("a model of type %.40q; BPE and WordPiece are read", m.Type)
+	switch m.Type {
+	case "BPE", "WordPiece":
+	case "Unigram":
+		return t.readUnigram(m.Vocab, m.UnkID, m.ByteFallback)
+	default:
+		return bad("a model of type %.40q; BPE, WordPiece and Unigram are read", m.Type)
 	}
 	var vocab map[string]int64
 	if err := json.Unmarshal(m.Vocab, &vocab); err != nil {
@@ -252,7 +256,7 @@ func (b *bpe) split(w string) error {
 func (b *bpe) bytes(s string) bool {
 	n := len(b.syms)
 	for i := range len(s) {
-		id, ok := b.ids[fmt.Sprintf("<0x%02X>", s[i])]
+		id, ok := b.ids[byteToken(s[i])]
 		if !ok {
 			b.syms = b.syms[:n]
 			return false

@@ -18,8 +18,11 @@ import (
 type normalizer struct {
 	do       func(string) string
 	prepends bool // it adds something at the beginning of a text
-	strips   bool // it removes something there
+	strips   bool // it removes spaces there
 }
+
+// metaspaceRune stands for a space in the vocabularies of SentencePiece.
+const metaspaceRune = "\u2581"
 
 // place says where a piece of text is.
 type place struct {
@@ -29,6 +32,12 @@ type place struct {
 
 // splitter appends the pieces of s to dst.
 type splitter func(dst []string, s string, at place) []string
+
+// preTokenizer is a step of splitting a text into words.
+type preTokenizer struct {
+	split  splitter
+	spaces bool // at spaces, which it removes: what it gives continues nothing
+}
 
 // space is Unicode's White_Space.
 func space(r rune) bool { return unicode.Is(unicode.White_Space, r) }
@@ -70,6 +79,7 @@ func readNormalizer(raw json.RawMessage, depth int) ([]normalizer, error) {
 		Content     string            `json:"content"`
 		Left        bool              `json:"strip_left"`
 		Right       bool              `json:"strip_right"`
+		Charsmap    string            `json:"precompiled_charsmap"`
 	}
 	if err := json.Unmarshal(raw, &n); err != nil {
 		return nil, bad("its normalizer: %w", err)
@@ -101,6 +111,17 @@ func readNormalizer(raw json.RawMessage, depth int) ([]normalizer, error) {
 		return one(lower)
 	case "StripAccents":
 		return one(func(s string) string { return without(unicode.M, s) })
+	case "Precompiled":
+		if n.Charsmap == "" { // as SentencePiece's identity
+			return nil, nil
+		}
+		m, err := readCharsmap(n.Charsmap)
+		if err != nil {
+			return nil, err
+		}
+		return one(m.normalise)
+	case "Nmt":
+		return one(nmt)
 	case "BertNormalizer":
 		return one(bert(n.Clean, n.Chinese, n.Accents != nil && *n.Accents || n.Accents == nil && n.Lower, n.Lower))
 	case "Prepend":
@@ -129,7 +150,8 @@ func readNormalizer(raw json.RawMessage, depth int) ([]normalizer, error) {
 			if err != nil {
 				return nil, err
 			}
-			return one(func(s string) string { return re.replace(s, n.Content) })
+			anchored := strings.HasPrefix(*n.Pattern.Regex, `\A`) || strings.HasPrefix(*n.Pattern.Regex, "^")
+			return []normalizer{{strips: n.Content == "" && anchored, do: func(s string) string { return re.replace(s, n.Content) }}}, nil
 		}
 	}
 	return nil, bad("a normalizer of type %.40q, which is not supported", n.Type)
@@ -138,6 +160,19 @@ func readNormalizer(raw json.RawMessage, depth int) ([]normalizer, error) {
 // lower lowers each character like to_lowercase of Rust.
 func lower(s string) string {
 	return strings.Map(unicode.ToLower, strings.ReplaceAll(s, "İ", "i̇"))
+}
+
+// nmt removes control characters, and makes other marks of spaces and lines spaces.
+func nmt(s string) string {
+	return strings.Map(func(r rune) rune {
+		switch {
+		case r >= 1 && r <= 8, r == 0x0b, r >= 0x0e && r <= 0x1f, r == 0x7f, r == 0x8f, r == 0x9f:
+			return -1
+		case r == '\t', r == '\n', r == '\f', r == '\r', r == 0x1680, r >= 0x200b && r <= 0x200f, r == 0x2028, r == 0x2029, r == 0x2581, r == 0xfeff, r == 0xfffd:
+			return ' '
+		}
+		return r
+	}, s)
 }
 
 // without removes characters.
@@ -197,7 +232,7 @@ func ideograph(r rune) bool {
 	return false
 }
 
-func readPre(raw json.RawMessage, depth int) ([]splitter, error) {
+func readPre(raw json.RawMessage, depth int) ([]preTokenizer, error) {
 	if null(raw) {
 		return nil, nil
 	}
@@ -217,13 +252,14 @@ func readPre(raw json.RawMessage, depth int) ([]splitter, error) {
 	if err := json.Unmarshal(raw, &p); err != nil {
 		return nil, bad("its pre-tokenizer: %w", err)
 	}
-	one := func(f splitter) ([]splitter, error) { return []splitter{f}, nil }
+	one := func(f splitter) ([]preTokenizer, error) { return []preTokenizer{{split: f}}, nil }
+	spaces := func(f splitter) ([]preTokenizer, error) { return []preTokenizer{{f, true}}, nil }
 	switch p.Type {
 	case "Sequence":
 		if len(p.Parts) > maxParts || depth > 2 {
 			return nil, bad("a sequence of %d pre-tokenizers", len(p.Parts))
 		}
-		var all []splitter
+		var all []preTokenizer
 		for _, r := range p.Parts {
 			f, err := readPre(r, depth+1)
 			if err != nil {
@@ -235,11 +271,11 @@ func readPre(raw json.RawMessage, depth int) ([]splitter, error) {
 	case "ByteLevel":
 		return one(byteLevel(p.Prefix == nil || *p.Prefix, p.Regex == nil || *p.Regex))
 	case "BertPreTokenizer":
-		return one(runes(space, "Removed", runes(punctuation, "Isolated", nil)))
+		return spaces(runes(space, "Removed", runes(punctuation, "Isolated", nil)))
 	case "WhitespaceSplit":
-		return one(runes(space, "Removed", nil))
+		return spaces(runes(space, "Removed", nil))
 	case "Whitespace":
-		return one(whitespace)
+		return spaces(whitespace)
 	case "Punctuation":
 		if p.Behavior == "" {
 			p.Behavior = "Isolated"
@@ -253,7 +289,7 @@ func readPre(raw json.RawMessage, depth int) ([]splitter, error) {
 		return one(runes(unicode.IsNumber, behavior, nil))
 	case "Metaspace":
 		if p.Replacement == "" {
-			p.Replacement = "▁"
+			p.Replacement = metaspaceRune
 		}
 		if p.Scheme == "" {
 			if p.Scheme = "always"; p.Prefix != nil && !*p.Prefix {
@@ -521,13 +557,21 @@ func (e *expression) find(s string) [][2]int {
 		}
 		return out
 	}
+	if e.blank == 0 {
+		for _, m := range e.re.FindAllStringIndex(s, -1) {
+			if m[0] < m[1] {
+				out = append(out, [2]int{m[0], m[1]})
+			}
+		}
+		return out
+	}
 	for at := 0; at < len(s); {
 		m := e.re.FindStringSubmatchIndex(s[at:])
 		if m == nil {
 			break
 		}
 		from, to := at+m[0], at+m[1]
-		if g := 2 * e.blank; e.blank > 0 && m[g] >= 0 && to < len(s) {
+		if g := 2 * e.blank; m[g] >= 0 && to < len(s) {
 			if _, n := utf8.DecodeLastRuneInString(s[from:to]); to-n > from {
 				to -= n
 			}

@@ -1,6 +1,6 @@
 // Package tokenizer turns text into tokens by a tokenizer.json, the format of Hugging Face's
-// tokenizers: BPE (byte-level as for GPT-2 and Llama 3, or with byte fallback as for Llama 2) and
-// WordPiece (as for BERT). Special tokens within a text are recognised; Row adds those around it.
+// tokenizers: BPE (byte-level as for GPT-2 and Llama 3, or with byte fallback as for Llama 2),
+// WordPiece (as for BERT) and Unigram (SentencePiece's, as for T5, ALBERT and XLM-R). Special tokens within a text are recognised; Row adds those around it.
 //
 // Parse refuses a file that asks for something unsupported, and names it.
 package tokenizer
@@ -36,14 +36,24 @@ type Tokenizer struct {
 	names  map[int32]string
 	added  [2]added // tokens that are found in the text as it is, and in the normalised text
 	normal []normalizer
-	pre    []splitter
+	pre    []preTokenizer
 	model  model
 	cache  map[string][]int32
 	form   template
 	pad    int32 // -1: the file does not say
+	cuts   cuts
 }
 
-// model is a BPE or a WordPiece.
+// cuts says how a text can be cut at a line break.
+type cuts uint8
+
+const (
+	cutAfter cuts = iota // behind it
+	cutOut               // the break is a space to the model: it is left out, and the rest is a text of its own
+	cutNever
+)
+
+// model is a BPE, a WordPiece or a Unigram.
 type model interface {
 	// word appends the tokens of a word.
 	word(ids []int32, w string) ([]int32, error)
@@ -126,7 +136,26 @@ func Parse(b []byte) (*Tokenizer, error) {
 	if _, err := t.readPost(f.Post, 0); err != nil {
 		return nil, err
 	}
+	t.cuts = t.cutting()
 	return t, nil
+}
+
+// cutting finds out how texts can be cut.
+func (t *Tokenizer) cutting() cuts {
+	joined := func(s string) string { return strings.Join(t.split(t.normalise(s, true), true, true), "") }
+	if m, ok := t.model.(*unigram); ok && m.crosses {
+		return cutNever
+	}
+	if whole := t.normalise("a\nb", true); whole != t.normalise("a b", true) {
+		if whole != t.normalise("a\n", true)+t.normalise("b", false) {
+			return cutNever
+		}
+		return cutAfter
+	}
+	if joined("a\nb") == joined("a")+joined("b") {
+		return cutOut
+	}
+	return cutNever
 }
 
 // name records a token.
@@ -142,18 +171,24 @@ func (t *Tokenizer) name(s string, id int64) error {
 // normalise normalises a piece of text. begins says that it does not continue a text that was
 // cut.
 func (t *Tokenizer) normalise(s string, begins bool) string {
-	for _, n := range t.normal {
-		if begins || !n.prepends {
-			s = n.do(s)
-		}
-	}
+	s, _ = t.normalised(s, begins)
 	return s
 }
 
-// stripped reports whether the beginning of a piece of text is removed.
-func (t *Tokenizer) stripped(s string) bool {
-	r, _ := utf8.DecodeRuneInString(s)
-	return space(r) && slices.ContainsFunc(t.normal, func(n normalizer) bool { return n.strips })
+// normalised also tells whether spaces were removed at the beginning.
+func (t *Tokenizer) normalised(s string, begins bool) (string, bool) {
+	stripped := false
+	for _, n := range t.normal {
+		if n.prepends && !begins {
+			continue
+		}
+		before := s
+		s = n.do(s)
+		if r, size := utf8.DecodeRuneInString(before); n.strips && space(r) {
+			stripped = stripped || !strings.HasPrefix(s, before[:size])
+		}
+	}
+	return s, stripped
 }
 
 // Encode appends the tokens of text to ids. begins says that it is the beginning of a text, not
@@ -162,6 +197,7 @@ func (t *Tokenizer) Encode(ids []int32, text string, begins bool) ([]int32, erro
 	if !utf8.ValidString(text) {
 		return ids, fmt.Errorf("%w: the text is not UTF-8", ErrText)
 	}
+	begins = begins || t.cuts == cutOut
 	var err error
 	t.added[0].find(text, func(piece string, id int32, first bool) {
 		if id >= 0 {
@@ -170,8 +206,9 @@ func (t *Tokenizer) Encode(ids []int32, text string, begins bool) ([]int32, erro
 		}
 		// For normalizers that prepend, the text after a token is a new beginning.
 		opens := begins || !first
-		first = first && begins && !t.stripped(piece)
-		t.added[1].find(t.normalise(piece, opens), func(piece string, id int32, head bool) {
+		normal, stripped := t.normalised(piece, opens)
+		first = first && begins && !stripped
+		t.added[1].find(normal, func(piece string, id int32, head bool) {
 			switch {
 			case err != nil:
 			case id >= 0:
@@ -187,16 +224,22 @@ func (t *Tokenizer) Encode(ids []int32, text string, begins bool) ([]int32, erro
 // ErrText is wrapped by errors about a text.
 var ErrText = errors.New("invalid text")
 
-// words splits a piece of text and encodes its words.
-func (t *Tokenizer) words(ids []int32, piece string, first, begins bool) ([]int32, error) {
+// split splits a piece of text into words.
+func (t *Tokenizer) split(piece string, first, begins bool) []string {
 	words := []string{piece}
 	for _, p := range t.pre {
 		var next []string
 		for i, w := range words {
-			next = p(next, w, place{first: first && i == 0, begins: begins || i > 0})
+			next = p.split(next, w, place{first: first && i == 0, begins: begins || i > 0})
 		}
-		words = next
+		words, begins = next, begins || p.spaces
 	}
+	return words
+}
+
+// words splits a piece of text and encodes its words.
+func (t *Tokenizer) words(ids []int32, piece string, first, begins bool) ([]int32, error) {
+	words := t.split(piece, first, begins)
 	var err error
 	for _, w := range words {
 		if w == "" {
@@ -220,21 +263,28 @@ func (t *Tokenizer) words(ids []int32, piece string, first, begins bool) ([]int3
 	return ids, nil
 }
 
-// Cut returns the last place within max bytes at which text can be cut so that the tokens of the
-// two pieces are those of the whole: after a single line break between two letters or the like.
-// It returns 0 if there is none.
-func Cut(text string, most int) int {
+// Cut returns the last place within most bytes where text can be cut so that the tokens of
+// text[:end] and of text[next:] are those of the whole: at a single line break between two letters or
+// the like. Both are 0 if there is none.
+func (t *Tokenizer) Cut(text string, most int) (end, next int) {
+	if t.cuts == cutNever {
+		return 0, 0
+	}
 	for i := min(most, len(text)-1); i > 1; i-- {
 		if text[i-1] != '\n' {
 			continue
 		}
 		before, _ := utf8.DecodeLastRuneInString(text[:i-1])
 		after, _ := utf8.DecodeRuneInString(text[i:])
-		if !space(before) && isLetter(after) {
-			return i
+		if space(before) || !isLetter(after) {
+			continue
 		}
+		if t.cuts == cutOut {
+			return i - 1, i
+		}
+		return i, i
 	}
-	return 0
+	return 0, 0
 }
 
 // addedToken is a token that is found before the text is split.

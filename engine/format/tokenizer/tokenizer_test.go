@@ -1,8 +1,10 @@
 package tokenizer
 
 import (
+	"encoding/base64"
 	"encoding/json"
 	"errors"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -29,9 +31,11 @@ type goldens struct {
 	IDs   map[string][][]int32 `json:"ids"`
 }
 
-func golden(t testing.TB) (g goldens) {
+func golden(t testing.TB) goldens { return goldensOf(t, "golden") }
+
+func goldensOf(t testing.TB, name string) (g goldens) {
 	t.Helper()
-	b, err := os.ReadFile("testdata/golden.json")
+	b, err := os.ReadFile(filepath.Join("testdata", name+".json"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -41,22 +45,24 @@ func golden(t testing.TB) (g goldens) {
 	return g
 }
 
-// TestGolden: the tokens are those of Hugging Face's library (testdata/make.py).
+// TestGolden: the tokens are those of Hugging Face's library (testdata/make.py, unigram.py).
 func TestGolden(t *testing.T) {
-	g := golden(t)
-	if len(g.IDs) < 8 || len(g.Texts) < 30 {
-		t.Fatalf("%d tokenizers, %d texts", len(g.IDs), len(g.Texts))
-	}
-	for name, want := range g.IDs {
-		k := load(t, name)
-		for range 2 { // and from the cache
-			for i, text := range g.Texts {
-				got, err := k.Encode(nil, text, true)
-				if err != nil {
-					t.Fatal(err)
-				}
-				if !slices.Equal(got, want[i]) {
-					t.Errorf("%s: %q is %v %q, want %v %q", name, text, got, names(k, got), want[i], names(k, want[i]))
+	for file, least := range map[string]int{"golden": 8, "golden-unigram": 4} {
+		g := goldensOf(t, file)
+		if len(g.IDs) < least || len(g.Texts) < 30 {
+			t.Fatalf("%s: %d tokenizers, %d texts", file, len(g.IDs), len(g.Texts))
+		}
+		for name, want := range g.IDs {
+			k := load(t, name)
+			for range 2 { // and from the cache
+				for i, text := range g.Texts {
+					got, err := k.Encode(nil, text, true)
+					if err != nil {
+						t.Fatal(err)
+					}
+					if !slices.Equal(got, want[i]) {
+						t.Errorf("%s: %q is %v %q, want %v %q", name, text, got, names(k, got), want[i], names(k, want[i]))
+					}
 				}
 			}
 		}
@@ -74,11 +80,9 @@ func names(k *Tokenizer, ids []int32) (s []string) {
 func TestCut(t *testing.T) {
 	g := golden(t)
 	text := strings.Join(g.Texts, "\n") + "end.\nNext line\n  indented\n\nparagraph\nlast"
-	for name := range g.IDs {
+	whole := map[string]bool{"metaspace": true} // it strips the ends of a text
+	for _, name := range slices.Concat(slices.Collect(maps.Keys(g.IDs)), slices.Collect(maps.Keys(goldensOf(t, "golden-unigram").IDs))) {
 		k := load(t, name)
-		if name == "metaspace" {
-			continue // it strips the ends of every piece of a text
-		}
 		want, err := k.Encode(nil, text, true)
 		if err != nil {
 			t.Fatal(err)
@@ -87,20 +91,20 @@ func TestCut(t *testing.T) {
 			var got []int32
 			pieces := 0
 			for rest, begins := text, true; rest != ""; begins = false {
-				n := Cut(rest, most)
-				if n == 0 {
-					n = Cut(rest, len(rest))
+				end, next := k.Cut(rest, most)
+				if end == 0 {
+					end, next = k.Cut(rest, len(rest))
 				}
-				if n == 0 {
-					n = len(rest)
+				if end == 0 {
+					end, next = len(rest), len(rest)
 				}
-				if got, err = k.Encode(got, rest[:n], begins); err != nil {
+				if got, err = k.Encode(got, rest[:end], begins); err != nil {
 					t.Fatal(err)
 				}
-				rest = rest[n:]
+				rest = rest[next:]
 				pieces++
 			}
-			if !slices.Equal(got, want) || pieces < 3 {
+			if !slices.Equal(got, want) || (pieces == 1) != whole[name] {
 				t.Errorf("%s in %d pieces of %d bytes: other tokens", name, pieces, most)
 			}
 		}
@@ -153,7 +157,10 @@ func TestRefuses(t *testing.T) {
 	for _, c := range [][2]string{
 		{`{`, "unexpected end"},
 		{`{}`, "no model"},
-		{`{"model":{"type":"Unigram","vocab":[]}}`, "Unigram"},
+		{`{"model":{"type":"WordLevel","vocab":{}}}`, "WordLevel"},
+		{`{"model":{"type":"Unigram","vocab":[]}}`, "0 tokens"},
+		{`{"model":{"type":"Unigram","vocab":[["a"]]}}`, "want a token and a score"},
+		{`{"model":{"type":"Unigram","vocab":[["a",0]],"unk_id":1}}`, "unknown token is 1 of 1"},
 		{`{"model":{"type":"BPE","vocab":{}}}`, "0 tokens"},
 		{`{"model":{"type":"BPE","vocab":{"a":-1}}}`, "number -1"},
 		{`{"model":{"type":"BPE","vocab":{"a":16777216}}}`, "number 16777216"},
@@ -163,7 +170,9 @@ func TestRefuses(t *testing.T) {
 		{`{"model":{"type":"BPE","vocab":{"a":0},"merges":[],"dropout":0.1}}`, "dropout"},
 		{`{"model":{"type":"BPE","vocab":{"a":0},"merges":[],"unk_token":"u"}}`, "unknown"},
 		{`{"model":{"type":"WordPiece","vocab":{"a":0}}}`, "unknown"},
-		{`{` + bpe + `,"normalizer":{"type":"Precompiled"}}`, "Precompiled"},
+		{`{` + bpe + `,"normalizer":{"type":"Precompiled","precompiled_charsmap":"AAAA"}}`, "has 3 bytes"},
+		{`{` + bpe + `,"normalizer":{"type":"Precompiled","precompiled_charsmap":"/wAAAAAAAAA="}}`, "a table of 255 bytes"},
+		{`{` + bpe + `,"normalizer":{"type":"Bytes"}}`, "Bytes"},
 		{`{` + bpe + `,"pre_tokenizer":{"type":"UnicodeScripts"}}`, "UnicodeScripts"},
 		{`{` + bpe + `,"pre_tokenizer":{"type":"Split","pattern":{"Regex":"a(?=b)"},"behavior":"Isolated"}}`, "has lookaround"},
 		{`{` + bpe + `,"pre_tokenizer":{"type":"Split","pattern":{"Regex":"("},"behavior":"Isolated"}}`, "missing"},
@@ -224,4 +233,58 @@ func BenchmarkEncode(b *testing.B) {
 	for b.Loop() {
 		ids, _ = k.Encode(ids[:0], text, true)
 	}
+}
+
+// TestUnigram: an unknown character is a token or an error, and tokens of bytes are known.
+func TestUnigram(t *testing.T) {
+	const vocab = `"vocab":[["<unk>",0],["a",-1],["b",-1],["ab",-1.5],["<0xC3>",-9],["<0xA9>",-9]]`
+	for extra, want := range map[string][]int32{`,"unk_id":0`: {3, 0, 1}, `,"unk_id":0,"byte_fallback":true`: {3, 4, 5, 1}, ``: nil} {
+		k, err := Parse([]byte(`{"model":{"type":"Unigram",` + vocab + extra + `}}`))
+		if err != nil {
+			t.Fatal(err)
+		}
+		ids, err := k.Encode(nil, "ab\u00e9a", true)
+		if want == nil && (!errors.Is(err, ErrText) || !strings.Contains(err.Error(), "is unknown")) || want != nil && (err != nil || !slices.Equal(ids, want)) {
+			t.Errorf("%s: %v %v, want %v", extra, ids, err, want)
+		}
+	}
+	for name, want := range map[string]int{"<0xA9>": 0xa9, "<0x0a>": 10, "<0xZZ>": -1, "<unk>": -1, "": -1} {
+		if b, ok := ByteOf(name); ok != (want >= 0) || ok && int(b) != want {
+			t.Errorf("%q: %v %v", name, b, ok)
+		}
+	}
+}
+
+// FuzzCharsmap: whatever the table, texts stay UTF-8 and do not grow without bounds.
+func FuzzCharsmap(f *testing.F) {
+	var file struct {
+		Normalizer struct {
+			Map string `json:"precompiled_charsmap"`
+		} `json:"normalizer"`
+	}
+	b, err := os.ReadFile("testdata/t5.json")
+	if err == nil {
+		err = json.Unmarshal(b, &file)
+	}
+	if err == nil {
+		b, err = base64.StdEncoding.DecodeString(file.Normalizer.Map)
+	}
+	if err != nil || len(b) < 100 {
+		f.Fatal(len(b), err)
+	}
+	f.Add(b, "\uff21\ufb01e\u0301\r\n\t x")
+	f.Add([]byte{4, 0, 0, 0, 0, 0, 0, 0}, "a")
+	f.Fuzz(func(t *testing.T, b []byte, text string) {
+		m, err := readCharsmap(base64.StdEncoding.EncodeToString(b))
+		if err != nil {
+			if !errors.Is(err, ErrFormat) {
+				t.Error(err)
+			}
+			return
+		}
+		text = strings.ToValidUTF8(text, "")
+		if out := m.normalise(text); !utf8.ValidString(out) || len(out) > (maxReplacement+1)*len(text) {
+			t.Errorf("%q becomes %q", text, out)
+		}
+	})
 }
