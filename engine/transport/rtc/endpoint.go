@@ -370,7 +370,10 @@ func (c *connecting) run(ctx context.Context, recv <-chan json.RawMessage) error
 			case c.p.connected <- struct{}{}:
 			default:
 			}
-		case ice.ConnectionStateFailed, ice.ConnectionStateClosed, ice.ConnectionStateDisconnected:
+		case ice.ConnectionStateClosed: // by DTLS, which the peer has told
+			c.cancel(errClosing)
+			c.p.end(errClosing)
+		case ice.ConnectionStateFailed, ice.ConnectionStateDisconnected:
 			err := fmt.Errorf("%w: nothing was heard from it for %v", transport.ErrPeerGone, c.p.e.cfg.Idle)
 			c.cancel(err)
 			c.p.end(err)

@@ -76,6 +76,9 @@ func (p *pipe) open(d *datachannel.DataChannel) {
 	p.wg.Go(p.attend)
 }
 
+// errClosing ends a pipe whose peer has closed the connection.
+var errClosing = fmt.Errorf("%w: the connection closed", transport.ErrPeerGone)
+
 // attend ends the pipe when the association ends, or when the peer opens other channels, which
 // nobody would read.
 func (p *pipe) attend() {
@@ -83,7 +86,7 @@ func (p *pipe) attend() {
 	for {
 		s, err := p.assoc.AcceptStream()
 		if err != nil {
-			p.end(fmt.Errorf("%w: the connection closed", transport.ErrPeerGone))
+			p.end(errClosing)
 			return
 		}
 		if s.StreamIdentifier() != Channel {
