@@ -16,7 +16,7 @@ var _ transport.Pipe = (*Pipe)(nil)
 func arrivals(t *testing.T, f Faults, n int) (got []byte, last error) {
 	t.Helper()
 	a, b := Pair(f, Faults{})
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	for i := range n {
 		if err := a.Send(ctx, []byte{byte(i)}); err != nil {
