@@ -2,6 +2,7 @@ package native
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -247,8 +248,8 @@ func lines(t *testing.T, cmd *exec.Cmd) func() string {
 	}
 }
 
-// TestShutdown checks that two signals in quick succession are one request, that a later one
-// ends the process, and that a hang-up is a request too but never ends it.
+// TestShutdown checks that signals in quick succession are one request, that a later one ends
+// the process, and that a hang-up is a request too but never ends it.
 func TestShutdown(t *testing.T) {
 	// Where the tests run under nohup, a helper would ignore hang-ups from its start. A signal
 	// that is listened for here has its default in a child.
@@ -263,26 +264,38 @@ func TestShutdown(t *testing.T) {
 	} {
 		t.Run(c.first.String()+" "+c.insists.String(), func(t *testing.T) {
 			t.Parallel()
-			cmd := helper("shutdown")
-			next := lines(t, cmd)
-			if err := cmd.Start(); err != nil {
-				t.Fatal(err)
+			// asked starts a helper that takes signals within a time for one request, and asks it to
+			// end. It hangs on purpose.
+			asked := func(oneRequest string) *exec.Cmd {
+				cmd := helper("shutdown", "ONE_REQUEST="+oneRequest)
+				next := lines(t, cmd)
+				if err := cmd.Start(); err != nil {
+					t.Fatal(err)
+				}
+				if got := next(); got != "ready" {
+					t.Fatal(got)
+				}
+				_ = cmd.Process.Signal(c.first)
+				if got := next(); !strings.HasPrefix(got, "stopped on request") || !strings.HasSuffix(got, "canceled true") {
+					t.Errorf("%q", got)
+				}
+				return cmd
 			}
-			if got := next(); got != "ready" {
-				t.Fatal(got)
+			survives := func(cmd *exec.Cmd, s syscall.Signal) {
+				t.Helper()
+				_ = cmd.Process.Signal(s)
+				time.Sleep(50 * time.Millisecond)
+				if !alive(cmd.Process.Pid) {
+					t.Errorf("%v ended it without a second request", s)
+				}
 			}
-			_ = cmd.Process.Signal(c.first)
-			_ = cmd.Process.Signal(c.first)
-			if got := next(); !strings.HasPrefix(got, "stopped on request") || !strings.HasSuffix(got, "canceled true") {
-				t.Errorf("%q", got)
-			}
-			// The helper hangs on purpose.
-			time.Sleep(oneRequest + 200*time.Millisecond)
-			_ = cmd.Process.Signal(syscall.SIGHUP)
-			time.Sleep(50 * time.Millisecond)
-			if !alive(cmd.Process.Pid) {
-				t.Error("it ended without a second request")
-			}
+			cmd := asked("1h")
+			survives(cmd, c.first)
+			_ = cmd.Process.Kill()
+			_ = cmd.Wait() // killed
+
+			cmd = asked("1ms")
+			survives(cmd, syscall.SIGHUP)
 			ended := make(chan error, 1)
 			go func() { ended <- cmd.Wait() }()
 			for {
@@ -332,7 +345,7 @@ func alive(pid int) bool {
 
 func gone(t *testing.T, pid int) {
 	t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); alive(pid); time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); alive(pid); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			_ = syscall.Kill(pid, syscall.SIGKILL)
 			t.Fatalf("process %d is still there", pid)
@@ -354,7 +367,7 @@ func TestChildLeavesWhenAsked(t *testing.T) {
 		return len(p), nil
 	})
 	wait := ready
-	c, err := Start(ctx, cmd)
+	c, err := start(ctx, cmd, time.Minute)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -461,7 +474,11 @@ func init() {
 		}
 	}
 	roles["shutdown"] = func() {
-		ctx, stop := Shutdown(context.Background())
+		window, err := time.ParseDuration(cmp.Or(os.Getenv("ONE_REQUEST"), oneRequest.String()))
+		if err != nil {
+			panic(err)
+		}
+		ctx, stop := shutdown(context.Background(), window)
 		fmt.Println("ready")
 		<-ctx.Done()
 		cause := context.Cause(ctx)

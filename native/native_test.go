@@ -125,12 +125,12 @@ func TestThisMachine(t *testing.T) {
 	}
 	runtime.KeepAlive(below)
 	runtime.KeepAlive(block)
-	for deadline := time.Now().Add(5 * time.Second); ; {
+	for deadline := time.Now().Add(time.Minute); ; {
 		if now, _ := CPUTime(); now > cpu {
 			break
 		}
 		if time.Now().After(deadline) {
-			t.Fatal("5 s of spinning took no processor time")
+			t.Fatal("a minute of spinning took no processor time")
 		}
 	}
 }

@@ -37,6 +37,10 @@ const oneRequest = 500 * time.Millisecond
 // hang-ups were ignored when the process started (nohup) they stay ignored. stop ends the
 // context, restores the signals' defaults and waits. The caller must call it.
 func Shutdown(parent context.Context) (ctx context.Context, stop func()) {
+	return shutdown(parent, oneRequest)
+}
+
+func shutdown(parent context.Context, oneRequest time.Duration) (ctx context.Context, stop func()) {
 	ctx, cancel := context.WithCancelCause(parent)
 	ask, hangup := make(chan os.Signal, 1), make(chan os.Signal, 1)
 	over, end := context.WithCancel(context.Background())

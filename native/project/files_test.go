@@ -124,7 +124,7 @@ func TestSpecialFiles(t *testing.T) {
 				if err == nil || !strings.Contains(err.Error(), name) {
 					t.Errorf("%s is %s: %v", f, name, err)
 				}
-			case <-time.After(10 * time.Second):
+			case <-time.After(time.Minute):
 				t.Fatalf("%s is %s: it is waited for", f, name)
 			}
 		}
