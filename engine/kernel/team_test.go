@@ -8,20 +8,12 @@ import (
 	"time"
 )
 
-// gemmTCount counts how often each tile is done, and by whom.
+// gemmTCount counts how often each tile is done.
 type gemmTCount struct {
-	done    []atomic.Int32
-	workers [maxThreads]atomic.Int32
-	delay   time.Duration
+	done []atomic.Int32
 }
 
-func (c *gemmTCount) Tile(worker, i int) {
-	if c.delay > 0 {
-		time.Sleep(c.delay)
-	}
-	c.done[i].Add(1)
-	c.workers[worker].Add(1)
-}
+func (c *gemmTCount) Tile(_, i int) { c.done[i].Add(1) }
 
 func (c *gemmTCount) check(t *testing.T) {
 	t.Helper()
@@ -52,6 +44,26 @@ func TestTeamDoesEveryTileOnce(t *testing.T) {
 	}
 }
 
+// gathering is a task whose first tiles wait until every thread has one.
+type gathering struct {
+	gemmTCount
+	threads int32
+	here    atomic.Int32
+	came    [maxThreads]atomic.Bool
+	all     chan struct{}
+}
+
+func (g *gathering) Tile(worker, i int) {
+	if g.came[worker].CompareAndSwap(false, true) && g.here.Add(1) == g.threads {
+		close(g.all)
+	}
+	select {
+	case <-g.all:
+	case <-time.After(time.Minute):
+	}
+	g.gemmTCount.Tile(worker, i)
+}
+
 // TestTeamSharesWork: tiles that block are done by all threads, woken from sleep.
 func TestTeamSharesWork(t *testing.T) {
 	if alone {
@@ -60,13 +72,11 @@ func TestTeamSharesWork(t *testing.T) {
 	team := NewTeam(4)
 	defer team.Close()
 	time.Sleep(time.Millisecond)
-	c := gemmTCount{done: make([]atomic.Int32, 40), delay: time.Millisecond}
-	team.Run(40, &c)
-	c.check(t)
-	for w := range 4 {
-		if c.workers[w].Load() == 0 {
-			t.Errorf("thread %d did nothing", w)
-		}
+	g := gathering{gemmTCount: gemmTCount{done: make([]atomic.Int32, 40)}, threads: 4, all: make(chan struct{})}
+	team.Run(40, &g)
+	g.check(t)
+	if n := g.here.Load(); n != 4 {
+		t.Errorf("%d threads of 4 did something", n)
 	}
 }
 
@@ -89,7 +99,7 @@ func TestTeamCloseEndsThreads(t *testing.T) {
 		team.Run(3, &c)
 		team.Close()
 	}
-	for range 100 { // a goroutine that is done counts until it has returned
+	for range 10_000 { // a goroutine that is done counts until it has returned
 		if runtime.NumGoroutine() <= before {
 			return
 		}
@@ -110,13 +120,13 @@ func TestTeamSleeps(t *testing.T) {
 	asleep := func() int {
 		return len(slices.DeleteFunc([]int{0, 1}, func(i int) bool { return !team.workers[i].asleep.Load() }))
 	}
-	for range 1000 {
+	for range 10_000 {
 		if asleep() == 2 {
 			return
 		}
 		time.Sleep(time.Millisecond)
 	}
-	t.Errorf("%d of 2 threads asleep after a second", asleep())
+	t.Errorf("%d of 2 threads asleep after ten seconds", asleep())
 }
 
 func BenchmarkTeam(b *testing.B) {
