@@ -177,7 +177,7 @@ func newWorld(t *testing.T, change func(*job.Spec)) *world {
 func (w *world) play(t *testing.T, cfg func(k int, c *provider.Config), on func(k int, m proto.Message)) []error {
 	t.Helper()
 	x := &exchange{pipes: map[string]chan transport.Pipe{}}
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
 	errs := make([]error, 2)
 	var wg, relay sync.WaitGroup
@@ -195,7 +195,7 @@ func (w *world) play(t *testing.T, cfg func(k int, c *provider.Config), on func(
 			c := provider.Config{
 				Join:  func(context.Context) (provider.Host, provider.Dialer, error) { return h, x, nil },
 				Judge: func(err error) (bool, bool) { return errors.Is(err, errGone) && !w.crash, false },
-				Rules: machine.Rules{Once: true, Connect: 5 * time.Second},
+				Rules: machine.Rules{Once: true, Connect: time.Minute},
 				Now:   func() time.Duration { return time.Since(began) },
 			}
 			if cfg != nil {

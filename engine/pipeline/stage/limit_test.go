@@ -75,7 +75,7 @@ func TestHostileSizes(t *testing.T) {
 	evil, mine := mem.Pair(mem.Faults{}, mem.Faults{})
 	l := transport.NewLink(mine, opt)
 	defer func() { _ = l.Close() }()
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	hello := wire.Frame{Type: wire.Hello, Total: wire.FirstWindow, Index: wire.MaxTransfer}
 	if err := evil.Send(ctx, hello.Append(nil)); err != nil {

@@ -51,22 +51,30 @@ func TestRests(t *testing.T) {
 			},
 		})
 	}()
-	members := func(n int) {
+	// Its word is waited for as well as the host's: one that is told to come back before it has said
+	// that it rests does not say so.
+	reach := func(state machine.State, members int) {
 		t.Helper()
-		for end := time.Now().Add(30 * time.Second); len(s.Status().Members) != n; time.Sleep(5 * time.Millisecond) {
+		there := func() bool {
+			mu.Lock()
+			defer mu.Unlock()
+			return len(states) > 0 && states[len(states)-1] == state && len(s.Status().Members) == members
+		}
+		for end := time.Now().Add(2 * time.Minute); !there(); time.Sleep(5 * time.Millisecond) {
 			if time.Now().After(end) {
-				t.Fatalf("%d providers, want %d", len(s.Status().Members), n)
+				t.Fatalf("%d providers, want %d and %s", len(s.Status().Members), members, state)
 			}
 		}
 	}
+	reach(lend.Resting, 0)
 	time.Sleep(1200 * time.Millisecond)
-	members(0)
 	for range 2 {
+		reach(lend.Resting, 0)
 		may.Store(true)
-		members(1)
+		reach(machine.Waiting, 1)
 		may.Store(false)
-		members(0)
 	}
+	reach(lend.Resting, 0)
 	why := errors.New("enough")
 	cancel(why)
 	if err := <-done; !errors.Is(err, why) {
