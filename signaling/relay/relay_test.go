@@ -92,7 +92,7 @@ func exchange(t testing.TB, a, b net.PacketConn) error {
 			continue // this creates the sender's permission; the peer has none yet
 		}
 		buf := make([]byte, 2000)
-		_ = p.to.SetReadDeadline(time.Now().Add(2 * time.Second))
+		_ = p.to.SetReadDeadline(time.Now().Add(time.Minute))
 		for { // the first packet may have arrived after all
 			n, from, err := p.to.ReadFrom(buf)
 			if err != nil {
