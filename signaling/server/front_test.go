@@ -105,7 +105,7 @@ func TestTLS(t *testing.T) {
 		if _, err := nc.Write(binding); err != nil {
 			t.Fatal(err)
 		}
-		_ = nc.SetReadDeadline(time.Now().Add(3 * time.Second))
+		_ = nc.SetReadDeadline(time.Now().Add(patience))
 		b := make([]byte, 20)
 		if _, err := io.ReadFull(nc, b); err != nil || b[0] != 1 || b[1] != 1 || string(b[8:]) != "transaction!" {
 			t.Errorf("%s: % x, %v", name, b, err)
@@ -121,7 +121,7 @@ func TestTLS(t *testing.T) {
 		t.Errorf("status of the relay: %+v", st)
 	}
 	c.Close("")
-	for end := time.Now().Add(3 * time.Second); s.Relayed().Members != 0; time.Sleep(10 * time.Millisecond) {
+	for end := time.Now().Add(patience); s.Relayed().Members != 0; time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatal("credentials outlived the session")
 		}
@@ -142,7 +142,7 @@ func TestTLS(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	for end := time.Now().Add(5 * time.Second); ask(second) != nil; time.Sleep(100 * time.Millisecond) {
+	for end := time.Now().Add(patience); ask(second) != nil; time.Sleep(100 * time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatal("the new certificate is not served")
 		}

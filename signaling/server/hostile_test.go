@@ -143,7 +143,7 @@ func TestStrangersAssets(t *testing.T) {
 	grows(t, before, 3*size)
 	joins(t, addr, "t", "honest")
 	// Those who do not read are disconnected.
-	if n := closedBy(conns[:100], time.Now().Add(10*time.Second)); n < 100 {
+	if n := closedBy(conns[:100], time.Now().Add(patience)); n < 100 {
 		t.Errorf("%d of 100 were disconnected", n)
 	}
 	// Those who read get the file.
@@ -161,7 +161,7 @@ func TestStrangersAssets(t *testing.T) {
 
 // WebSockets that never say hello, and connections that never say anything.
 func TestStrangersWithoutHello(t *testing.T) {
-	_, addr := start(t, server.Config{Token: "t", HelloTimeout: 2 * time.Second, MaxStrangers: 100, Heartbeat: 10 * time.Second})
+	_, addr := start(t, server.Config{Token: "t", HelloTimeout: 4 * time.Second, MaxStrangers: 100})
 	member := joins(t, addr, "t", "member")
 	before := inUse()
 	conns := crowd(t, addr, 700, func(i int) string {
@@ -173,7 +173,7 @@ func TestStrangersWithoutHello(t *testing.T) {
 	})
 	grows(t, before, 16<<20)
 	joins(t, addr, "t", "honest")
-	if n := closedBy(conns, time.Now().Add(8*time.Second)); n < len(conns) {
+	if n := closedBy(conns, time.Now().Add(patience)); n < len(conns) {
 		t.Errorf("%d of %d strangers were disconnected", n, len(conns))
 	}
 	select {
@@ -185,7 +185,7 @@ func TestStrangersWithoutHello(t *testing.T) {
 
 // Strangers send an oversized hello.
 func TestStrangersLongHello(t *testing.T) {
-	_, addr := start(t, server.Config{Token: "t", HelloTimeout: 5 * time.Second})
+	_, addr := start(t, server.Config{Token: "t", HelloTimeout: time.Hour})
 	before := inUse()
 	var socks []*websocket.Conn
 	for range 100 {
@@ -204,7 +204,7 @@ func TestStrangersLongHello(t *testing.T) {
 	}
 	grows(t, before, 16<<20)
 	for _, ws := range socks {
-		ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), patience)
 		if _, _, err := ws.Read(ctx); err == nil || ctx.Err() != nil {
 			t.Errorf("not hung up on: %v", err)
 		}
@@ -230,7 +230,7 @@ func TestStrangersBodies(t *testing.T) {
 	})
 	grows(t, before, 16<<20)
 	joins(t, addr, "t", "honest")
-	if n := closedBy(conns, time.Now().Add(20*time.Second)); n < len(conns) {
+	if n := closedBy(conns, time.Now().Add(patience)); n < len(conns) {
 		t.Errorf("%d of %d strangers were disconnected", n, len(conns))
 	}
 }
@@ -406,17 +406,23 @@ func TestUploadExpires(t *testing.T) {
 		b, _ := io.ReadAll(resp.Body)
 		return resp.StatusCode, strings.TrimSpace(string(b))
 	}
-	if code, b := put(0, half); code != 200 || b != `{"have":1000}` {
-		t.Errorf("the first half: %d %s", code, b)
+	const nothing, first = `{"have":0}`, `{"have":1000}`
+	// Where the machine is slow, an upload expires between any two pieces and begins anew.
+	for {
+		if code, b := put(0, half); code != 200 || b != first {
+			t.Fatalf("the first half: %d %s", code, b)
+		}
+		if code, b := put(500, half); code == 200 && b == first {
+			break
+		} else if code != 200 || b != nothing {
+			t.Fatalf("not where it is: %d %s", code, b)
+		}
 	}
-	if code, b := put(500, half); code != 200 || b != `{"have":1000}` {
-		t.Errorf("not where it is: %d %s", code, b)
-	}
-	deadline := time.Now().Add(5 * time.Second)
+	deadline := time.Now().Add(patience)
 	for {
 		time.Sleep(50 * time.Millisecond)
 		// A piece from the middle begins no upload, and revives none.
-		if code, b := put(999, nil); code == 200 && b == `{"have":0}` {
+		if code, b := put(999, nil); code == 200 && b == nothing {
 			break
 		} else if time.Now().After(deadline) {
 			t.Fatalf("not given up: %d %s", code, b)
@@ -426,10 +432,14 @@ func TestUploadExpires(t *testing.T) {
 	if l, _ := st.List(t.Context(), "digits-1/cluster"); len(l) != 0 {
 		t.Errorf("stored: %v", l)
 	}
-	if code, _ := put(0, half); code != 200 {
-		t.Errorf("anew: %d", code)
-	}
-	if code, _ := put(1000, half); code != 201 {
-		t.Errorf("the second half: %d", code)
+	for {
+		if code, b := put(0, half); code != 200 || b != first {
+			t.Fatalf("anew: %d %s", code, b)
+		}
+		if code, b := put(1000, half); code == 201 {
+			break
+		} else if code != 200 || b != nothing {
+			t.Fatalf("the second half: %d %s", code, b)
+		}
 	}
 }

@@ -173,8 +173,9 @@ type Server struct {
 	turned turned
 	ups    uploads
 
-	watching atomic.Int32 // dashboards
-	tries    atomic.Int32 // credentials given out by /v1/try
+	watching   atomic.Int32  // dashboards
+	watchEvery time.Duration // interval of their lines without news
+	tries      atomic.Int32  // credentials given out by /v1/try
 
 	wg sync.WaitGroup // sessions, transfers, plans, Serve's
 
@@ -229,6 +230,8 @@ func New(cfg Config) (*Server, error) {
 		sessions: map[string]*session{},
 		guests:   newGuests(),
 		born:     time.Now(),
+
+		watchEvery: watchEvery,
 	}
 	s.gate = newGate(cfg.MaxStrangers, s.guests.most, cfg.IdleTimeout)
 	s.guests.expect(s.expected(0))

@@ -78,14 +78,14 @@ func TestStandby(t *testing.T) {
 // TestReplaced: a provider that cannot reach its host any more learns from another one, which
 // leads now, that it need not wait for its session.
 func TestReplaced(t *testing.T) {
-	_, a := start(t, server.Config{Timeout: time.Minute})
+	_, a := start(t, server.Config{Timeout: time.Hour})
 	_, b := start(t, server.Config{})
 	way := proxytest.New(t, a)
 	c := dial(t, way.Addr(), client.Options{Hello: hello(""), Others: func() []string { return []string{"http://" + b} }})
 	way.Close()
 	select {
 	case <-c.Done():
-	case <-time.After(20 * time.Second):
+	case <-time.After(patience):
 		t.Fatal("it still waits for the host that is gone")
 	}
 	if _, err := c.Recv(t.Context()); !errors.Is(err, client.ErrLost) {

@@ -35,7 +35,7 @@ func (l *log) String() string {
 // for word.
 func TestTraceReplays(t *testing.T) {
 	var trace log
-	s, addr := start(t, server.Config{Token: "open sesame", Trace: &trace, Heartbeat: 20 * time.Millisecond, Timeout: 2 * time.Second})
+	s, addr := start(t, server.Config{Token: "open sesame", Trace: &trace, Heartbeat: 20 * time.Millisecond})
 	var ev events
 	done := run(t, s, testJob(blobs{}, 2), &ev)
 	gone := dial(t, addr, client.Options{Token: "open sesame", Hello: hello("")})
@@ -61,7 +61,7 @@ func TestTraceReplays(t *testing.T) {
 	}
 	var got []string
 	var res *machine.Finish
-	for end := time.Now().Add(5 * time.Second); res == nil && time.Now().Before(end); time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(patience); res == nil && time.Now().Before(end); time.Sleep(time.Millisecond) {
 		got = nil
 		text := trace.String() // up to the last tick
 		text = text[:strings.LastIndexByte(text, '\n')+1]

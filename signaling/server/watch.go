@@ -13,7 +13,7 @@ import (
 )
 
 const (
-	watchEvery = time.Second            // interval without news
+	watchEvery = time.Second            // default interval without news
 	watchPause = 100 * time.Millisecond // shortest interval
 	// maxWatching bounds the dashboards, each of which occupies the loop once a second.
 	maxWatching = 64
@@ -80,7 +80,7 @@ func (s *Server) watch(w http.ResponseWriter, r *http.Request) {
 		if n := len(v.History.Notes); n > 0 {
 			after = v.History.Notes[n-1].At
 		}
-		pause, tick := time.After(watchPause), time.After(watchEvery)
+		pause, tick := time.After(watchPause), time.After(s.watchEvery)
 		for pause != nil || news != nil {
 			select {
 			case <-pause:

@@ -19,6 +19,7 @@ func TestWatch(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	s.watchEvery = time.Hour // whatever comes is news
 	host := httptest.NewServer(s.Handler())
 	defer host.Close()
 	ask := func(query string) *http.Response {
@@ -67,13 +68,9 @@ func TestWatch(t *testing.T) {
 	if r := ask("?after=x"); r.StatusCode != http.StatusBadRequest {
 		t.Errorf("after nothing: %s", r.Status)
 	}
-	began := time.Now()
 	happen(1)
 	if n := notes(early); len(n) != 1 || n[0].At <= told[2].At {
 		t.Errorf("then: %+v", n)
-	}
-	if d := time.Since(began); d > watchEvery {
-		t.Errorf("news took %v", d)
 	}
 	notes(late)
 	// Events right before the end are delivered.
