@@ -3,3 +3,5 @@
 package kernel
 
 func planeKernelFor(int, int, bool, int) (planeKernel, int) { return nil, 0 }
+
+func depthWeightsFor(int, int) *depthWeights { return nil }

@@ -24,7 +24,11 @@ func lanesOf(v windows) windows {
 func depthwiseScratch(c *Conv) int {
 	f, b := lanesOf(c.windows()), lanesOf(c.windowsBack())
 	pf, pb := c.planes(false), c.planes(true)
-	return max(f.scratch()+f.columns(), b.scratch()+(1+b.halves())*b.columns(), pf.scratch(), pb.scratch()) + c.KH*c.KW*laneWidth()
+	n := max(f.scratch()+f.columns(), b.scratch()+(1+b.halves())*b.columns(), pf.scratch(), pb.scratch()) + c.KH*c.KW*laneWidth()
+	if g, ok := c.depthGrad(); ok {
+		n = max(n, g.scratch())
+	}
+	return n
 }
 
 // depthwiseTask is a depthwise convolution, split into stripes of channels.
@@ -85,6 +89,10 @@ func (j *depthwiseTask) stripe(scratch []float32, from, to int) {
 	case backwardData:
 		j.data(scratch, from, to)
 	case backwardWeight:
+		if g, ok := j.c.depthGrad(); ok {
+			g.weight(j, scratch, from, to)
+			return
+		}
 		j.weight(scratch, from, to)
 	}
 }

@@ -112,6 +112,7 @@ var convTShapes = []Conv{
 	{N: 9, C: 2, H: 1, W: 9, O: 9, KH: 4, KW: 4, SH: 2, SW: 1, PT: 3, PL: 3, PB: 3, PR: 3, DH: 1, DW: 1, Groups: 1},
 	{N: 3, C: 37, H: 6, W: 9, O: 37, KH: 3, KW: 3, SH: 2, SW: 1, PT: 1, PL: 1, PB: 1, PR: 1, DH: 1, DW: 1, Groups: 37},
 	{N: 2, C: 9, H: 11, W: 7, O: 9, KH: 5, KW: 2, SH: 1, SW: 3, PT: 0, PL: 1, PB: 2, PR: 1, DH: 2, DW: 1, Groups: 9},
+	{N: 2, C: 37, H: 11, W: 30, O: 37, KH: 3, KW: 3, SH: 1, SW: 2, PT: 1, PL: 1, PB: 1, PR: 1, DH: 1, DW: 1, Groups: 37},
 	{N: 2, C: 40, H: 14, W: 150, O: 8, KH: 3, KW: 3, SH: 1, SW: 1, PT: 1, PL: 1, PB: 1, PR: 1, DH: 1, DW: 1, Groups: 1},
 }
 
@@ -156,15 +157,19 @@ func TestConvIsItsSpecification(t *testing.T) {
 	}
 }
 
-// convTDepth are geometries with a filter for each channel.
+// convTDepth are geometries with a filter for each channel, of which there are fewer than a vector
+// has lanes, as many, and some more.
 func convTDepth(f func(c Conv)) {
+	i := 0
 	for _, size := range [][2]int{{1, 1}, {2, 3}, {7, 7}, {5, 8}, {9, 14}, {3, 16}, {8, 17}, {6, 28}, {4, 33}, {3, 47}} {
-		for _, k := range []int{3, 5} {
-			for stride := 1; stride <= 2; stride++ {
+		for _, k := range []int{3, 5, 7} {
+			for stride := 1; stride <= 3; stride++ {
 				for _, pad := range [][4]int{{1, 1, 1, 1}, {2, 2, 2, 2}, {0, 0, 1, 1}, {k, 0, 0, k + 1}, {0, 3, k + 1, 0}} {
+					channels := []int{3, 16, 8, 21}[i%4]
+					i++
 					c := Conv{
-						N: 1 + (size[1]+k+pad[1])%4, C: 3, H: size[0], W: size[1], O: 3, KH: k, KW: k, SH: stride, SW: stride,
-						PT: pad[0], PL: pad[1], PB: pad[2], PR: pad[3], DH: 1, DW: 1, Groups: 3,
+						N: 1 + (size[1]+k+pad[1])%4, C: channels, H: size[0], W: size[1], O: channels, KH: k, KW: k, SH: stride, SW: stride,
+						PT: pad[0], PL: pad[1], PB: pad[2], PR: pad[3], DH: 1, DW: 1, Groups: channels,
 					}
 					if c.H+c.PT+c.PB >= k && c.W+c.PL+c.PR >= k {
 						f(c)
@@ -183,6 +188,30 @@ func TestDepthwiseIsItsSpecification(t *testing.T) {
 		}
 		convTCheck(t, c)
 	})
+}
+
+func TestConvAllocatesNothing(t *testing.T) {
+	for _, c := range []Conv{
+		{N: 2, C: 37, H: 12, W: 12, O: 37, KH: 3, KW: 3, SH: 1, SW: 1, PT: 1, PL: 1, PB: 1, PR: 1, DH: 1, DW: 1, Groups: 37},
+		{N: 2, C: 37, H: 12, W: 12, O: 37, KH: 5, KW: 5, SH: 2, SW: 2, PT: 1, PL: 1, PB: 1, PR: 1, DH: 1, DW: 1, Groups: 37},
+		{N: 2, C: 64, H: 12, W: 12, O: 64, KH: 3, KW: 3, SH: 1, SW: 1, PT: 1, PL: 1, PB: 1, PR: 1, DH: 1, DW: 1, Groups: 8},
+		{N: 2, C: 64, H: 12, W: 12, O: 64, KH: 3, KW: 3, SH: 2, SW: 2, PT: 1, PL: 1, PB: 1, PR: 1, DH: 1, DW: 1, Groups: 4},
+	} {
+		x, w := convTFill(c.N*c.C*c.H*c.W, 1), convTFill(c.O*c.C/c.Groups*c.KH*c.KW, 2)
+		y, s := convTFill(c.N*c.O*c.OH()*c.OW(), 3), make([]float32, ConvScratch(&c))
+		for _, threads := range []int{1, 2} {
+			team := NewTeam(threads)
+			n := testing.AllocsPerRun(3, func() {
+				ConvForward(team, &c, y, x, w, nil, false, s)
+				ConvBackwardData(team, &c, x, y, w, s)
+				ConvBackwardWeight(team, &c, w, y, x, false, s)
+			})
+			team.Close()
+			if n != 0 {
+				t.Errorf("%+v on %d threads allocates %g times a step", c, threads, n)
+			}
+		}
+	}
 }
 
 // FuzzConv draws geometries.

@@ -36,6 +36,7 @@ var Files = []File{
 	{"gemm", gemm},
 	{"gemm_bf16", gemmBF16},
 	{"conv_depth", convDepth},
+	{"conv_depth_weight", convDepthWeight},
 	{"conv_direct", convDirect},
 	{"conv_gather", convGather},
 	{"conv_lane", convLane},
