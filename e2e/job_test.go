@@ -11,7 +11,6 @@ import (
 	"runtime"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/ravnest/ravnest/engine/format/safetensors"
 	"github.com/ravnest/ravnest/engine/state"
@@ -194,6 +193,6 @@ func TestInUse(t *testing.T) {
 	if err := first.cmd.Process.Kill(); err != nil {
 		t.Fatal(err)
 	}
-	first.wait(10 * time.Second)
+	first.wait(limit)
 	s.ok("ravnest", "train", "--local", "--epochs", "1", dir)
 }

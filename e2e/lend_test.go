@@ -36,7 +36,7 @@ func TestProviderFirst(t *testing.T) {
 		t.Errorf("it says %d times that it cannot reach a host:\n%s", n, p.err.String())
 	}
 	p.interrupt()
-	if code := p.wait(5 * time.Second); code != 130 {
+	if code := p.wait(limit); code != 130 {
 		t.Errorf("code %d, want 130", code)
 	}
 	s.bad([]string{"cannot reach the signaling host"}, "ravnest-provider", "--join", address, "--wait", "1s")
@@ -68,7 +68,7 @@ func TestNohup(t *testing.T) {
 	// Two signals in quick succession count as one.
 	_ = host.cmd.Process.Signal(syscall.SIGTERM)
 	_ = host.cmd.Process.Signal(syscall.SIGTERM)
-	if code := host.wait(10 * time.Second); code != 130 {
+	if code := host.wait(limit); code != 130 {
 		t.Errorf("the host: code %d, want 130\n%s", code, tail(host.err.String()))
 	}
 	s.ok("ravnest", "fuse", dir)

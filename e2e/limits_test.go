@@ -52,8 +52,8 @@ func TestSchedule(t *testing.T) {
 		cmd.Env = append(os.Environ(), "TZ="+clock(t, now))
 		return s.begin(cmd)
 	}
-	day := at("16:59:56", "09:00-17:00")
-	night := at("21:59:55", "22:00-07:00,12:00-13:00")
+	day := at("16:59:52", "09:00-17:00")
+	night := at("21:59:52", "22:00-07:00,12:00-13:00")
 	night.says(`(?m)^resting: until 22:00 \(lent 22:00-07:00,12:00-13:00\)$`, limit)
 	host.says(`(?m)^training`, limit)
 	day.says(`(?m)^leaving once the trained state is saved`, limit)

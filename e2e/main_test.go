@@ -118,12 +118,12 @@ func running(mark string) (pids []string) {
 	return pids
 }
 
-// alone checks that no process is left running. It allows a second for the system to reap
+// alone checks that no process is left running. It allows some time for the system to reap
 // them.
 func (s *scene) alone() {
 	s.Helper()
 	var left []string
-	for range 20 {
+	for range 400 {
 		if left = running(s.mark); len(left) == 0 {
 			return
 		}

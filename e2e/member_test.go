@@ -120,7 +120,7 @@ func TestTabMember(t *testing.T) {
 	p := b.open(url)
 	p.lend()
 	p.shows(limit, "#state", "Not taking part")
-	p.shows(5*time.Second, "#who", "The host knows this browser by its key")
+	p.shows(limit, "#who", "The host knows this browser by its key")
 	p.shows(limit, "#problems", "members only")
 	out, _ := s.ok("ravnest", "members", dir, "invite")
 	link := strings.TrimSpace(out)

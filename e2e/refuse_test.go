@@ -58,8 +58,8 @@ func TestNames(t *testing.T) {
 	s.bad([]string{"node_1"}, "ravnest-provider", "--join", url, "--name", "node_1")
 	host.says("refused nobody", limit)
 	host.interrupt()
-	host.wait(10 * time.Second)
-	p.wait(10 * time.Second)
+	host.wait(limit)
+	p.wait(limit)
 }
 
 // TestVersionOfProvider: a provider of another version is told so, by an error code and a
@@ -70,7 +70,7 @@ func TestVersionOfProvider(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "job")
 	s.ok("ravnest", "init", "--epochs", "1", dir)
 	host, url := s.serve("--providers", "1", dir)
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()
 	ws, _, err := websocket.Dial(ctx, "ws"+strings.TrimPrefix(url, "http")+"/v1/join", nil)
 	if err != nil {
@@ -184,9 +184,9 @@ func TestPool(t *testing.T) {
 	}
 	host.says(`stage 1 of cluster 0 needs [\d.]+ [kM]B, but provider node_1 lends 100.0 kB.*waiting for another provider`, limit)
 	host.interrupt()
-	host.wait(10 * time.Second)
+	host.wait(limit)
 	for _, p := range ps {
-		p.wait(10 * time.Second)
+		p.wait(limit)
 	}
 	kept(t, was, dir)
 }
@@ -224,6 +224,6 @@ func TestIdle(t *testing.T) {
 		t.Errorf("an idle provider uses %.2f %% of a core", share)
 	}
 	host.interrupt()
-	host.wait(10 * time.Second)
-	p.wait(10 * time.Second)
+	host.wait(limit)
+	p.wait(limit)
 }

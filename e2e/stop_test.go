@@ -3,7 +3,6 @@
 package e2e
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"os"
@@ -34,7 +33,7 @@ func TestInterrupt(t *testing.T) {
 			}
 			begin := time.Now()
 			p.interrupt()
-			if code := p.wait(10 * time.Second); code != 130 {
+			if code := p.wait(limit); code != 130 {
 				t.Errorf("code %d, want 130", code)
 			}
 			t.Logf("ended %.2f s after Ctrl-C", time.Since(begin).Seconds())
@@ -75,7 +74,7 @@ func TestInterruptEarly(t *testing.T) {
 	p := s.start("ravnest", "demo", "--dir", dir)
 	p.says("starting 3 providers", limit)
 	p.interrupt()
-	if code := p.wait(10 * time.Second); code != 130 {
+	if code := p.wait(limit); code != 130 {
 		t.Errorf("demo: code %d, want 130", code)
 	}
 	s.alone()
@@ -86,10 +85,10 @@ func TestInterruptEarly(t *testing.T) {
 	q := s.start("ravnest-provider", "--join", url, "--name", "node_1", "--once")
 	p.says("node_1 joined", limit)
 	p.interrupt()
-	if code := p.wait(10 * time.Second); code != 130 {
+	if code := p.wait(limit); code != 130 {
 		t.Errorf("serve: code %d, want 130", code)
 	}
-	if code := q.wait(10 * time.Second); code != 0 {
+	if code := q.wait(limit); code != 0 {
 		t.Errorf("a provider that the host dismissed: code %d, want 0", code)
 	}
 	kept(t, was, dir)
@@ -104,7 +103,7 @@ func TestInterruptLocal(t *testing.T) {
 	p := s.start("ravnest", "train", "--local", "--json", dir)
 	eventually(t, "some losses in losses.txt", limit, func() bool { return size(dir, "losses.txt") > 400 })
 	p.interrupt()
-	if code := p.wait(10 * time.Second); code != 130 {
+	if code := p.wait(limit); code != 130 {
 		t.Errorf("code %d, want 130", code)
 	}
 	checkLosses(t, dir, int(parse[summary](t, p.out.String()).Steps))
@@ -149,7 +148,7 @@ func TestHostKilled(t *testing.T) {
 		t.Fatal(err)
 	}
 	for i, p := range ps {
-		if code := p.wait(10 * time.Second); code != 1 {
+		if code := p.wait(limit); code != 1 {
 			t.Errorf("provider %d: code %d, want 1", i, code)
 		}
 	}
@@ -178,16 +177,7 @@ func TestFullDisk(t *testing.T) {
 	// may not.
 	t.Run("tmpfs", func(t *testing.T) {
 		s := newScene(t)
-		mnt := t.TempDir()
-		if out, err := exec.Command("mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", mnt).CombinedOutput(); err != nil {
-			t.Logf("not allowed to mount a small file system (%v: %s): only the limit was tested", err, bytes.TrimSpace(out))
-			return
-		}
-		defer func() {
-			if err := exec.Command("umount", mnt).Run(); err != nil {
-				t.Error(err)
-			}
-		}()
+		mnt := smallDisk(t, "2m")
 		for i, c := range commands {
 			dir, was := trained(s, filepath.Join(mnt, fmt.Sprint(i)))
 			fill(t, mnt, 32<<10)
