@@ -226,32 +226,10 @@ func Serve(ctx context.Context, p *project.Project, opt Options) (Summary, error
 		return Summary{}, err
 	}
 	r := &run{p: p, opt: opt, data: map[string]proto.Ref{}, done: map[string]bool{}, trips: trips{}, achieved: p.Achieved()}
-	job := server.Job{
-		Job: machine.Job{
-			ID: runID(p.Job.Name), Raw: p.Job.JSON(), Want: opt.Providers, Names: opt.Names, Spares: true, Replan: true,
-			Steps: int64(p.Job.Total(p.Data.Train.Len())), Val: answers(p), Span: span(p.Job), Audit: p.Job.Audit, Strict: opt.Alone,
-			Batches: int64(p.Job.Batches(p.Data.Train.Len())), Grows: grows(p.Job, opt), Apart: (p.Job.Auto() || p.Job.Replica() > 1) && p.Job.Averaging().Optimizer == job.KeepState,
-		},
-		Plan: r.place, Inspect: r.inspect, Fresh: opt.Fresh,
-	}
-	if p.Job.Auto() {
-		o := p.Job.Order(p.Data.Train.Len(), p.Data.Val.Len())
-		job.Auto = &o
-	}
+	job := r.offer()
 	if opt.Providers == 0 {
-		var err error
-		if r.plan, err = p.ReadPlan(); err != nil {
-			if errors.Is(err, project.ErrMissing) {
-				err = fmt.Errorf("%w: run clusterize first, or use --providers N to plan by the benchmarks of the first N providers to join", err)
-			}
+		if err := r.readPlan(); err != nil {
 			return Summary{}, err
-		}
-		j, err := planned(p, &r.plan.Plan, server.Ask{})
-		if err == nil {
-			err = stage.Placement.Check(stage.Placement{Clusters: clusters(&r.plan.Plan, j)}, j, len(p.Graph.Nodes))
-		}
-		if err != nil {
-			return Summary{}, fmt.Errorf("the plan is not one of this job: %w: run clusterize again", err)
 		}
 		for _, c := range r.plan.Clusters {
 			for _, s := range c.Stages {
@@ -260,30 +238,10 @@ func Serve(ctx context.Context, p *project.Project, opt Options) (Summary, error
 		}
 		job.Want = len(job.Names)
 	}
-	bl := blobs{held: map[string][]byte{}, shards: p.Shards}
-	r.graph = bl.add(p.GraphJSON)
-	for kind, half := range map[string]*data.Table{
-		provider.TrainX: p.Data.Train.X(), provider.TrainY: p.Data.Train.Y(),
-		provider.ValX: p.Data.Val.X(), provider.ValY: p.Data.Val.Y(),
-	} {
-		if half.Index != nil {
-			r.data[kind] = bl.add(half.Index.Encode())
-			continue
-		}
-		b, err := half.Encode()
-		if err != nil {
-			return Summary{}, fmt.Errorf("encoding %s: %w", kind, err)
-		}
-		r.data[kind] = bl.add(b)
+	var err error
+	if job.Blobs, err = r.publish(); err != nil {
+		return Summary{}, err
 	}
-	if p.Weights != nil {
-		var b bytes.Buffer
-		if err := safetensors.Write(&b, p.Weights, nil); err != nil {
-			return Summary{}, fmt.Errorf("encoding the initial weights: %w", err)
-		}
-		r.weights = map[string]proto.Ref{provider.Weights: bl.add(b.Bytes())}
-	}
-	job.Blobs = bl
 	if err := os.MkdirAll(filepath.Join(p.Dir, storeDir), 0o755); err != nil {
 		return Summary{}, fmt.Errorf("creating the store: %w", err)
 	}
@@ -307,6 +265,71 @@ func Serve(ctx context.Context, p *project.Project, opt Options) (Summary, error
 	}
 	defer down()
 	return r.train(ctx, srv, job)
+}
+
+// offer is the job as the server takes it, as far as it follows from the project and the options.
+func (r *run) offer() server.Job {
+	p, rows := r.p, r.p.Data.Train.Len()
+	o := server.Job{
+		Job: machine.Job{
+			ID: runID(p.Job.Name), Raw: p.Job.JSON(), Want: r.opt.Providers, Names: r.opt.Names, Spares: true, Replan: true,
+			Steps: int64(p.Job.Total(rows)), Val: answers(p), Span: span(p.Job), Audit: p.Job.Audit, Strict: r.opt.Alone,
+			Batches: int64(p.Job.Batches(rows)), Grows: grows(p.Job, r.opt), Apart: (p.Job.Auto() || p.Job.Replica() > 1) && p.Job.Averaging().Optimizer == job.KeepState,
+		},
+		Plan: r.place, Inspect: r.inspect, Fresh: r.opt.Fresh,
+	}
+	if p.Job.Auto() {
+		order := p.Job.Order(rows, p.Data.Val.Len())
+		o.Auto = &order
+	}
+	return o
+}
+
+// readPlan reads the plan that clusterize has stored, and checks that it is one of this job.
+func (r *run) readPlan() (err error) {
+	if r.plan, err = r.p.ReadPlan(); err != nil {
+		if errors.Is(err, project.ErrMissing) {
+			err = fmt.Errorf("%w: run clusterize first, or use --providers N to plan by the benchmarks of the first N providers to join", err)
+		}
+		return err
+	}
+	j, err := planned(r.p, &r.plan.Plan, server.Ask{})
+	if err == nil {
+		err = stage.Placement.Check(stage.Placement{Clusters: clusters(&r.plan.Plan, j)}, j, len(r.p.Graph.Nodes))
+	}
+	if err != nil {
+		return fmt.Errorf("the plan is not one of this job: %w: run clusterize again", err)
+	}
+	return nil
+}
+
+// publish makes the blobs that providers need: graph, data and initial weights.
+func (r *run) publish() (blobs, error) {
+	p := r.p
+	bl := blobs{held: map[string][]byte{}, shards: p.Shards}
+	r.graph = bl.add(p.GraphJSON)
+	for kind, half := range map[string]*data.Table{
+		provider.TrainX: p.Data.Train.X(), provider.TrainY: p.Data.Train.Y(),
+		provider.ValX: p.Data.Val.X(), provider.ValY: p.Data.Val.Y(),
+	} {
+		if half.Index != nil {
+			r.data[kind] = bl.add(half.Index.Encode())
+			continue
+		}
+		b, err := half.Encode()
+		if err != nil {
+			return blobs{}, fmt.Errorf("encoding %s: %w", kind, err)
+		}
+		r.data[kind] = bl.add(b)
+	}
+	if p.Weights != nil {
+		var b bytes.Buffer
+		if err := safetensors.Write(&b, p.Weights, nil); err != nil {
+			return blobs{}, fmt.Errorf("encoding the initial weights: %w", err)
+		}
+		r.weights = map[string]proto.Ref{provider.Weights: bl.add(b.Bytes())}
+	}
+	return bl, nil
 }
 
 // earlier is what a run goes on from. A damaged manifest is replaced by the copy for readers, and
@@ -395,18 +418,8 @@ func (r *run) train(ctx context.Context, srv *server.Server, job server.Job) (su
 		}
 	}()
 	if !job.Fresh {
-		if r.shared != nil {
-			if r.before, err = r.earlier(ctx, job); err != nil {
-				return Summary{}, fmt.Errorf("the state in NATS: %w: use --fresh to start from the beginning", err)
-			}
-		}
-		if r.before != nil && r.before.Checkpoint != nil {
-			r.rec.resume = int64(r.before.Checkpoint.Position.Step)
-			if r.shared != nil {
-				if err := r.replay(ctx, r.rec.resume); err != nil {
-					return Summary{}, err
-				}
-			}
+		if err := r.resume(ctx, job); err != nil {
+			return Summary{}, err
 		}
 	}
 	// A cancelled ctx asks for a graceful stop; the run ends by its own rules.
@@ -438,7 +451,44 @@ func (r *run) train(ctx context.Context, srv *server.Server, job server.Job) (su
 	if relayed != nil && relayed.Bytes > 100e3 {
 		r.opt.say("relayed %s between providers without a direct path", native.FormatSize(relayed.Bytes))
 	}
-	sum = r.rec.summary()
+	sum = r.summary(res)
+	if errors.Is(err, server.ErrStopped) && ctx.Err() != nil {
+		err, sum.Interrupted = nil, true // stopped before training started
+	}
+	if errors.Is(err, server.ErrDiverged) {
+		err = fmt.Errorf("%w: %s", err, advice(r.p)) // err already says what is kept
+		sum.Loss, sum.Error = Number(math.NaN()), err.Error()
+	}
+	if found != nil {
+		err = found
+		sum.Error = err.Error()
+	}
+	if err == nil {
+		err = r.fail
+	}
+	return sum, err
+}
+
+// resume has the record go on from where the store has the run, if it has it.
+func (r *run) resume(ctx context.Context, job server.Job) (err error) {
+	if r.shared != nil {
+		if r.before, err = r.earlier(ctx, job); err != nil {
+			return fmt.Errorf("the state in NATS: %w: use --fresh to start from the beginning", err)
+		}
+	}
+	if r.before == nil || r.before.Checkpoint == nil {
+		return nil
+	}
+	r.rec.resume = int64(r.before.Checkpoint.Position.Step)
+	if r.shared == nil {
+		return nil
+	}
+	return r.replay(ctx, r.rec.resume)
+}
+
+// summary is that of a run which has ended with a result.
+func (r *run) summary(res server.Result) Summary {
+	sum := r.rec.summary()
 	sum.Interrupted = res.Interrupted
 	if r.plan != nil {
 		sum.Providers = 0
@@ -462,21 +512,7 @@ func (r *run) train(ctx context.Context, srv *server.Server, job server.Job) (su
 		sum.Saved = true
 		sum.Files = append(sum.Files, r.files...)
 	}
-	if errors.Is(err, server.ErrStopped) && ctx.Err() != nil {
-		err, sum.Interrupted = nil, true // stopped before training started
-	}
-	if errors.Is(err, server.ErrDiverged) {
-		err = fmt.Errorf("%w: %s", err, advice(r.p)) // err already says what is kept
-		sum.Loss, sum.Error = Number(math.NaN()), err.Error()
-	}
-	if found != nil {
-		err = found
-		sum.Error = err.Error()
-	}
-	if err == nil {
-		err = r.fail
-	}
-	return sum, err
+	return sum
 }
 
 // event handles an event of the run. It is called from one goroutine.
@@ -504,18 +540,7 @@ func (r *run) event(ev server.Event) {
 		r.rec.clear()
 		r.opt.say("%s", e.Reason)
 	case server.Planned:
-		r.rec.attempt()
-		for _, s := range e.Stages {
-			r.rec.roles = append(r.rec.roles, s.Name)
-		}
-		r.mu.Lock()
-		plan := r.plan.String()
-		r.rec.placed(&r.plan.Plan, r.p.Graph, r.job)
-		r.mu.Unlock()
-		r.opt.say("%s", strings.TrimRight(plan, "\n"))
-		if n := len(r.job.Periods); n > 0 {
-			r.opt.say("replicas auto: %d from step %d on, one for each provider that trains as far as epochs and memory allow", r.job.Replica(), r.job.Periods[n-1].Step)
-		}
+		r.announce(e)
 	case server.Ready:
 		r.mu.Lock()
 		r.trips.note(e.Name, e.RTT)
@@ -523,16 +548,7 @@ func (r *run) event(ev server.Event) {
 	case server.Started:
 		r.rec.begin(now, int64(e.Resume))
 		r.begin(now)
-		switch {
-		case e.After > 0 && r.grew:
-			r.opt.say("training resumes from step %d, %.1f s later", e.Resume, e.After.Seconds())
-		case e.After > 0:
-			r.opt.say("training resumes from step %d, %.1f s after the loss", e.Resume, e.After.Seconds())
-		case e.Resume > 0:
-			r.opt.say("training resumes from step %d", e.Resume)
-		default:
-			r.opt.say("training")
-		}
+		r.opt.say("%s", r.starts(e))
 	case server.Recovering:
 		r.learned()
 		r.rec.clear()
@@ -565,6 +581,35 @@ func (r *run) event(ev server.Event) {
 		r.rec.clear()
 		r.opt.say("warning: %v", e.Err)
 	}
+}
+
+// announce tells of an attempt's plan.
+func (r *run) announce(e server.Planned) {
+	r.rec.attempt()
+	for _, s := range e.Stages {
+		r.rec.roles = append(r.rec.roles, s.Name)
+	}
+	r.mu.Lock()
+	plan := r.plan.String()
+	r.rec.placed(&r.plan.Plan, r.p.Graph, r.job)
+	r.mu.Unlock()
+	r.opt.say("%s", strings.TrimRight(plan, "\n"))
+	if n := len(r.job.Periods); n > 0 {
+		r.opt.say("replicas auto: %d from step %d on, one for each provider that trains as far as epochs and memory allow", r.job.Replica(), r.job.Periods[n-1].Step)
+	}
+}
+
+// starts says how an attempt's training begins.
+func (r *run) starts(e server.Started) string {
+	switch {
+	case e.After > 0 && r.grew:
+		return fmt.Sprintf("training resumes from step %d, %.1f s later", e.Resume, e.After.Seconds())
+	case e.After > 0:
+		return fmt.Sprintf("training resumes from step %d, %.1f s after the loss", e.Resume, e.After.Seconds())
+	case e.Resume > 0:
+		return fmt.Sprintf("training resumes from step %d", e.Resume)
+	}
+	return "training"
 }
 
 // rewrite is the time between attempts to write results that a disk has not taken.
