@@ -141,25 +141,7 @@ func TestOtherClustersGoOn(t *testing.T) {
 	for seed := range uint64(40) {
 		rng := rand.New(rand.NewPCG(seed, 11))
 		w := clustered(seed%2 == 1)
-		next := 0
-		w.Before = func(int, string, proto.Message) bool {
-			if next > 16 || rng.IntN(30) > 0 {
-				return true
-			}
-			ids := w.Alive()
-			switch k := rng.IntN(6); {
-			case k < 2 || len(ids) < 3:
-				w.Join(fmt.Sprintf("n%d", next), "")
-			case k == 2:
-				w.Provider(ids[rng.IntN(len(ids))]).Freeze()
-			case k == 3:
-				w.Provider(ids[rng.IntN(len(ids))]).Leave()
-			default:
-				w.Provider(ids[rng.IntN(len(ids))]).Kill()
-			}
-			next++
-			return true
-		}
+		comeAndGo(w, rng, 17, 2)
 		w.Run(time.Hour)
 		whole(t, w)
 		inOrder(t, w)

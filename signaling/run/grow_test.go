@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/ravnest/ravnest/engine/pipeline/order"
-	"github.com/ravnest/ravnest/signaling/proto"
 	"github.com/ravnest/ravnest/signaling/run"
 	"github.com/ravnest/ravnest/signaling/run/runtest"
 )
@@ -94,25 +93,7 @@ func TestAutoSurvives(t *testing.T) {
 		rng := rand.New(rand.NewPCG(seed, 12))
 		w := growing(seed%2 == 1, 2+int(seed%3))
 		w.Slow = time.Duration(seed%5) * 15 * time.Millisecond
-		next := 0
-		w.Before = func(int, string, proto.Message) bool {
-			if next > 12 || rng.IntN(30) > 0 {
-				return true
-			}
-			ids := w.Alive()
-			switch k := rng.IntN(6); {
-			case k < 3 || len(ids) < 3:
-				w.Join(fmt.Sprintf("n%d", next), "")
-			case k == 3:
-				w.Provider(ids[rng.IntN(len(ids))]).Freeze()
-			case k == 4:
-				w.Provider(ids[rng.IntN(len(ids))]).Leave()
-			default:
-				w.Provider(ids[rng.IntN(len(ids))]).Kill()
-			}
-			next++
-			return true
-		}
+		comeAndGo(w, rng, 13, 3)
 		w.Run(time.Hour)
 		whole(t, w)
 		inOrder(t, w)

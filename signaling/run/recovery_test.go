@@ -30,6 +30,30 @@ func worldOf(begin func(run.Settings, run.Job, int) *runtest.World) *runtest.Wor
 	return w
 }
 
+// comeAndGo has so many things happen at random: of six, as many as joins are providers that come,
+// one freezes, one leaves, and the others are killed.
+func comeAndGo(w *runtest.World, rng *rand.Rand, events, joins int) {
+	next := 0
+	w.Before = func(int, string, proto.Message) bool {
+		if next == events || rng.IntN(30) > 0 {
+			return true
+		}
+		ids := w.Alive()
+		switch k := rng.IntN(6); {
+		case k < joins || len(ids) < 3:
+			w.Join(fmt.Sprintf("n%d", next), "")
+		case k == joins:
+			w.Provider(ids[rng.IntN(len(ids))]).Freeze()
+		case k == joins+1:
+			w.Provider(ids[rng.IntN(len(ids))]).Leave()
+		default:
+			w.Provider(ids[rng.IntN(len(ids))]).Kill()
+		}
+		next++
+		return true
+	}
+}
+
 // whole checks that a run succeeded with the result of an undisturbed one.
 func whole(t *testing.T, w *runtest.World) {
 	t.Helper()

@@ -1,0 +1,274 @@
+package run
+
+// Providers that leave, fail, fall silent or stand still while they train.
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/ravnest/ravnest/signaling/proto"
+)
+
+func TestLostWhileRunning(t *testing.T) {
+	r := started(t, nil)
+	r.step(Leave{ID: "p1", Reason: "its connection closed"})
+	r.phase(Gathering)
+	r.recovering("node_1", "stage 1", "its connection closed")
+	for _, id := range []string{"p0", "p2"} {
+		if s, ok := r.last(id).(*proto.Stop); !ok || s.Mode != proto.Now || s.Run != "j-1" {
+			t.Errorf("%s was told %#v", id, r.last(id))
+		}
+	}
+	if len(r.l.Members) != 2 {
+		t.Error("the others are gone too")
+	}
+	// A stored plan needs the name again; a newcomer is given it.
+	r.silence(3*time.Second, "p0", "p2")
+	r.phase(Gathering)
+	if w, ok := event[Waiting](r); !ok || !strings.Contains(w.Reason, "node_1") {
+		t.Errorf("the requester was told %+v", w)
+	}
+	r.join("p7", "")
+	r.phase(Planning)
+	p, _ := find[AskPlan](r)
+	r.step(Plan{Seq: p.Seq, Placed: inOrder(p.Pool)})
+	a, ok := r.last("p7").(*proto.Assign)
+	if !ok || a.Run != "j-2" || a.Generation != 2 || a.Name != "node_1" || a.Resume != nil {
+		t.Errorf("the new one was told %+v", r.last("p7"))
+	}
+}
+
+func TestReplansWithoutTheLost(t *testing.T) {
+	r := newRig(t, nil)
+	j := *job("node_0", "node_1", "node_2")
+	j.Replan, j.Spares = true, true
+	r.step(Submit{Job: j})
+	for i := range 3 {
+		r.join(fmt.Sprintf("p%d", i), "")
+	}
+	r.start("j-1", "p0", "p1", "p2")
+	r.join("p3", "") // a spare
+	if r.l.Members["p3"].Name != "node_3" {
+		t.Fatalf("the spare is called %s", r.l.Members["p3"].Name)
+	}
+	r.step(Leave{ID: "p1", Reason: "gone"})
+	r.phase(Planning) // the spare takes its place at once
+	p, _ := find[AskPlan](r)
+	if !p.Free || len(p.Pool) != 3 {
+		t.Errorf("asked for a plan over %+v", p)
+	}
+	r.step(Plan{Seq: p.Seq, Placed: inOrder(p.Pool)})
+	for _, id := range []string{"p0", "p2", "p3"} {
+		r.step(Message{ID: id, Msg: &proto.Ready{Run: "j-2"}})
+	}
+	r.phase(Running)
+	r.step(Leave{ID: "p3", Reason: "gone"}) // now they are too few
+	r.silence(14*time.Second, "p0", "p2")
+	r.phase(Gathering)
+	r.silence(2*time.Second, "p0", "p2")
+	r.phase(Planning)
+	if p, _ := find[AskPlan](r); !p.Free || len(p.Pool) != 2 {
+		t.Errorf("asked for a plan over %+v", p)
+	}
+}
+
+// TestOnlyTheLostIsBlamed: a stage that loses a frozen neighbour fails and closes its links. Its
+// other neighbour then reports it as lost, which is no fault of its own.
+func TestOnlyTheLostIsBlamed(t *testing.T) {
+	r := started(t, nil)
+	r.step(Message{ID: "p1", Msg: &proto.Failed{Run: "j-1", Stage: 1, Error: "lost node_2", Kind: proto.FailedPeer, Peer: "p2"}})
+	r.step(Message{ID: "p0", Msg: &proto.Failed{Run: "j-1", Stage: 0, Error: "lost node_1", Kind: proto.FailedPeer, Peer: "p1"}})
+	r.phase(Running) // until node_2 has had its time to answer
+	r.silence(2*time.Second, "p0", "p1")
+	r.phase(Gathering)
+	for name, want := range map[string]int{"node_0": 0, "node_1": 0, "node_2": 1} {
+		if s := r.l.Strikes[name]; s != nil && s.Count != want || s == nil && want > 0 {
+			t.Errorf("%s has %+v, want %d strikes", name, s, want)
+		}
+	}
+}
+
+func TestSilentWhileRunning(t *testing.T) {
+	r := started(t, nil)
+	r.silence(6*time.Second, "p0", "p2")
+	r.recovering("node_1", "no heartbeat")
+}
+
+func TestFailedProvider(t *testing.T) {
+	r := started(t, nil)
+	r.step(Message{ID: "p2", Msg: &proto.Failed{Run: "j-1", Stage: 2, Error: "the disk is on fire"}})
+	r.recovering("node_2", "on fire")
+	if _, ok := r.last("p2").(*proto.Stop); ok {
+		t.Error("the one that failed was told to stop")
+	}
+	if _, ok := r.last("p0").(*proto.Stop); !ok {
+		t.Error("another one was not told to stop")
+	}
+}
+
+func TestPeerIsBlamed(t *testing.T) {
+	r := started(t, nil)
+	r.step(Message{ID: "p2", Msg: &proto.Failed{Run: "j-1", Stage: 2, Error: "lost node_1", Kind: proto.FailedPeer, Peer: "p1"}})
+	r.phase(Running) // until the peer has been heard from
+	if r.l.Members["p1"].Met {
+		t.Error("the provider that was blamed need not show that it is alive")
+	}
+	r.pong("p1")
+	r.phase(Gathering)
+	if r.l.Strikes["node_1"] == nil || r.l.Strikes["node_1"].Count != 1 || r.l.Strikes["node_2"].Count != 0 {
+		t.Errorf("to blame are %+v", r.l.Strikes)
+	}
+	// A provider that blames everybody is itself to blame.
+	r.l.Strikes = map[string]*strike{}
+	for i, peer := range []string{"node_0", "node_1"} {
+		if got, want := r.l.accused("node_2", peer), []string{"node_0", "node_2"}[i]; got != want {
+			t.Errorf("node_2 accuses %s: %s is blamed, want %s", peer, got, want)
+		}
+	}
+}
+
+// TestCauseBeforeItsEffects checks that a stage's own account of a failure counts more than
+// its neighbours' reports, even if those arrive first.
+func TestCauseBeforeItsEffects(t *testing.T) {
+	lost := &proto.Failed{Run: "j-1", Stage: 0, Error: "lost node_1", Kind: proto.FailedPeer, Peer: "p1"}
+	t.Run("diverged", func(t *testing.T) {
+		r := started(t, nil)
+		r.step(Message{ID: "p0", Msg: lost})
+		r.step(Message{ID: "p1", Msg: &proto.Failed{Run: "j-1", Stage: 1, Error: "the loss is NaN", Kind: proto.FailedDiverged}})
+		if f, ok := find[Finish](r); !ok || !errors.Is(f.Err, ErrDiverged) {
+			t.Errorf("got %+v", f)
+		}
+		if e, ok := event[Recovering](r); ok {
+			t.Errorf("the run should have gone on: %+v", e)
+		}
+	})
+	t.Run("memory", func(t *testing.T) {
+		r := started(t, nil)
+		r.step(Message{ID: "p0", Msg: lost})
+		r.step(Message{ID: "p1", Msg: &proto.Failed{Run: "j-1", Stage: 1, Error: "no memory", Kind: proto.FailedMemory}})
+		if e, ok := event[Recovering](r); !ok || !strings.Contains(e.Reason, "no memory") {
+			t.Errorf("got %+v", e)
+		}
+	})
+	t.Run("gone", func(t *testing.T) {
+		r := started(t, nil)
+		r.step(Message{ID: "p0", Msg: lost})
+		r.step(Leave{ID: "p1", Reason: "its connection closed"})
+		if e, ok := event[Recovering](r); !ok || !strings.Contains(e.Reason, "its connection closed") || r.l.Strikes["node_1"].Count != 1 {
+			t.Errorf("got %+v", e)
+		}
+	})
+	t.Run("silent", func(t *testing.T) {
+		r := started(t, nil)
+		r.step(Message{ID: "p0", Msg: lost})
+		r.now = r.now.Add(time.Second)
+		r.step(Tick{})
+		r.phase(Running)
+		r.now = r.now.Add(time.Second)
+		r.step(Tick{})
+		r.phase(Gathering)
+		if e, ok := event[Recovering](r); !ok || !strings.Contains(e.Reason, "lost node_1") || r.l.Strikes["node_1"].Count != 1 {
+			t.Errorf("got %+v", e)
+		}
+	})
+}
+
+func TestDivergedEndsTheRun(t *testing.T) {
+	for name, msg := range map[string]proto.Message{
+		"by a stage": &proto.Failed{Run: "j-1", Stage: 2, Error: "the gradient from stage 1 is NaN", Kind: proto.FailedDiverged},
+		"by a loss":  &proto.Progress{Run: "j-1", Stage: 2, Losses: []proto.Loss{{Step: 13, Loss: proto.Real(math.NaN())}}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := started(t, nil)
+			r.saveAt(10, 0, 1, 2)
+			r.commit(nil)
+			r.step(Message{ID: "p2", Msg: msg})
+			f, ok := find[Finish](r)
+			if !ok || !errors.Is(f.Err, ErrDiverged) || !strings.Contains(f.Err.Error(), "stage 2") || !strings.Contains(f.Err.Error(), "step 10") || f.Result.Checkpoint == nil {
+				t.Errorf("got %+v", f)
+			}
+		})
+	}
+}
+
+func TestStuckStageIsFound(t *testing.T) {
+	// Checkpoints are due all the time: that must not disturb the end of the attempt.
+	r := started(t, func(s *Settings) { s.Checkpoint = time.Second })
+	at := func(id string, stage int, step, in, out int64) {
+		r.step(Message{ID: id, Msg: &proto.Progress{Run: "j-1", Stage: stage, Step: step, In: in, Out: out}})
+	}
+	for i := range int64(20) { // a second for each step
+		r.silence(time.Second, "p0", "p1", "p2")
+		at("p0", 0, i, 10*i, 10*i)
+		at("p1", 1, i, 20*i, 20*i)
+		at("p2", 2, i, 10*i, 10*i)
+	}
+	r.silence(time.Second, "p0", "p1", "p2")
+	at("p0", 0, 19, 190, 200)
+	at("p1", 1, 19, 390, 380) // it got the work and passes nothing on
+	for range 29 {
+		r.silence(time.Second, "p0", "p1", "p2")
+		at("p0", 0, 19, 190, 200)
+		at("p1", 1, 19, 390, 380)
+		at("p2", 2, 19, 190, 190)
+	}
+	r.phase(Running)
+	r.silence(2*time.Second, "p0", "p1", "p2")
+	r.recovering("node_1", "stuck")
+}
+
+// A cluster that waits at a round's end is not stuck, however long the other one takes. When
+// that one stands still, its stage is.
+func TestWaitingClusterIsNotStuck(t *testing.T) {
+	r := clusters(t)
+	at := func(id string, stage int, step, in, out int64) {
+		r.step(Message{ID: id, Msg: &proto.Progress{Run: "j-1", Stage: stage, Step: step, In: in, Out: out}})
+	}
+	step, moved := int64(0), int64(0)
+	for i := range int64(200) { // the fast cluster has been at the end of its round from the first second on
+		r.silence(time.Second, "p0", "p1", "p2")
+		if i%25 == 24 { // the slow one takes 25 s for a step
+			step, moved = step+1, moved+10
+		}
+		at("p0", 0, 16, 0, 0)
+		at("p1", 0, step, moved, moved)
+		at("p2", 1, step, moved, moved)
+	}
+	// The slow one is there too: now nobody is ahead, and who has waited so long is not stuck.
+	step, moved = 16, moved+10
+	at("p1", 0, step, moved, moved)
+	at("p2", 1, step, moved, moved)
+	r.silence(2*time.Second, "p0", "p1", "p2")
+	r.phase(Running)
+	at("p0", 0, 32, 0, 0)
+	r.silence(time.Second, "p0", "p1", "p2")
+	at("p1", 0, step+1, moved, moved+10)
+	at("p2", 1, step, moved+10, moved)
+	for range 205 {
+		r.silence(time.Second, "p0", "p1", "p2")
+		at("p0", 0, 32, 0, 0)
+		at("p1", 0, step+1, moved, moved+10)
+		at("p2", 1, step, moved+10, moved)
+	}
+	r.recovering("node_2", "stuck")
+}
+
+func TestSilentStageIsFound(t *testing.T) {
+	r := started(t, nil)
+	for i := range int64(40) {
+		r.silence(time.Second, "p0", "p1", "p2")
+		if r.l.Phase != Running {
+			break
+		}
+		for k := range 3 {
+			if k != 1 {
+				r.step(Message{ID: fmt.Sprintf("p%d", k), Msg: &proto.Progress{Run: "j-1", Stage: k, Step: min(i, 3)}})
+			}
+		}
+	}
+	r.recovering("node_1", "stuck")
+}
