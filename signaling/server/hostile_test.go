@@ -7,8 +7,6 @@ import (
 	"bytes"
 	"compress/gzip"
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -26,7 +24,6 @@ import (
 	"github.com/ravnest/ravnest/signaling/client"
 	"github.com/ravnest/ravnest/signaling/proto"
 	"github.com/ravnest/ravnest/signaling/server"
-	"github.com/ravnest/ravnest/signaling/store"
 	"github.com/ravnest/ravnest/site"
 )
 
@@ -306,140 +303,6 @@ func TestTokens(t *testing.T) {
 	for _, token := range []string{"\xff", "a\nb", " a"} {
 		if _, err := server.New(server.Config{Token: token}); err == nil {
 			t.Errorf("a host with the token %q", token)
-		}
-	}
-}
-
-// cutter breaks connections off after some bytes.
-type cutter struct {
-	net.Listener
-	mu   sync.Mutex
-	cuts int // connections to break off
-	n    int // after so many bytes in
-}
-
-func (l *cutter) Accept() (net.Conn, error) {
-	c, err := l.Listener.Accept()
-	if err != nil {
-		return nil, err
-	}
-	return &cutConn{Conn: c, l: l}, nil
-}
-
-type cutConn struct {
-	net.Conn
-	l  *cutter
-	in int
-}
-
-func (c *cutConn) Read(b []byte) (int, error) {
-	n, err := c.Conn.Read(b)
-	c.in += n
-	c.l.mu.Lock()
-	defer c.l.mu.Unlock()
-	if c.l.cuts > 0 && c.in > c.l.n {
-		c.l.cuts--
-		_ = c.Conn.Close()
-		return 0, net.ErrClosed
-	}
-	return n, err
-}
-
-// An upload continues after broken connections, and no piece exceeds the limit.
-func TestUploadResumes(t *testing.T) {
-	cut := &cutter{}
-	st := &store.Mem{}
-	data := make([]byte, 5*proto.MaxChunk+12345)
-	for i := range data {
-		data[i] = byte(i * 7 >> 3)
-	}
-	_, _, c, _, _ := aloneBehind(t, server.Config{Store: st, IdleTimeout: 2 * time.Second}, func(l net.Listener) net.Listener {
-		cut.Listener = l
-		return cut
-	})
-	cut.mu.Lock()
-	cut.cuts, cut.n = 3, 2*proto.MaxChunk
-	cut.mu.Unlock()
-	ref, err := c.Upload(t.Context(), "digits-1", 0, data)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if cut.mu.Lock(); cut.cuts == 3 {
-		t.Error("no connection was broken off")
-	}
-	cut.mu.Unlock()
-	r, err := st.Get(t.Context(), "digits-1/cluster_0/stage_0/"+ref.SHA256)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer r.Close()
-	if b, err := io.ReadAll(r); err != nil || !bytes.Equal(b, data) {
-		t.Errorf("stored %d bytes, %v", len(b), err)
-	}
-	// The same bytes again are another upload.
-	if _, err := c.Upload(t.Context(), "digits-1", 0, data[:100]); err != nil {
-		t.Error(err)
-	}
-	if _, err := c.Upload(t.Context(), "digits-1", 0, data[:100]); err != nil {
-		t.Error(err)
-	}
-	if _, err := c.Upload(t.Context(), "digits-1", 0, nil); err != nil {
-		t.Errorf("an empty one: %v", err)
-	}
-}
-
-// An upload that nobody continues is given up, and stores nothing.
-func TestUploadExpires(t *testing.T) {
-	st := &store.Mem{}
-	_, addr, c, _, _ := alone(t, server.Config{Store: st, IdleTimeout: 100 * time.Millisecond})
-	half := bytes.Repeat([]byte("x"), 1000)
-	sum := sha256.Sum256(append(half, half...))
-	put := func(off int, body []byte) (int, string) {
-		url := fmt.Sprintf("http://%s%s?offset=%d&size=2000", addr, proto.UploadPath("digits-1", 0, hex.EncodeToString(sum[:])), off)
-		req, _ := http.NewRequestWithContext(t.Context(), "PUT", url, bytes.NewReader(body))
-		req.Header.Set(proto.SessionHeader, c.Welcome().Session)
-		resp, err := http.DefaultClient.Do(req)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer resp.Body.Close()
-		b, _ := io.ReadAll(resp.Body)
-		return resp.StatusCode, strings.TrimSpace(string(b))
-	}
-	const nothing, first = `{"have":0}`, `{"have":1000}`
-	// Where the machine is slow, an upload expires between any two pieces and begins anew.
-	for {
-		if code, b := put(0, half); code != 200 || b != first {
-			t.Fatalf("the first half: %d %s", code, b)
-		}
-		if code, b := put(500, half); code == 200 && b == first {
-			break
-		} else if code != 200 || b != nothing {
-			t.Fatalf("not where it is: %d %s", code, b)
-		}
-	}
-	deadline := time.Now().Add(patience)
-	for {
-		time.Sleep(50 * time.Millisecond)
-		// A piece from the middle begins no upload, and revives none.
-		if code, b := put(999, nil); code == 200 && b == nothing {
-			break
-		} else if time.Now().After(deadline) {
-			t.Fatalf("not given up: %d %s", code, b)
-		}
-		time.Sleep(150 * time.Millisecond)
-	}
-	if l, _ := st.List(t.Context(), "digits-1/cluster"); len(l) != 0 {
-		t.Errorf("stored: %v", l)
-	}
-	for {
-		if code, b := put(0, half); code != 200 || b != first {
-			t.Fatalf("anew: %d %s", code, b)
-		}
-		if code, b := put(1000, half); code == 201 {
-			break
-		} else if code != 200 || b != nothing {
-			t.Fatalf("the second half: %d %s", code, b)
 		}
 	}
 }
