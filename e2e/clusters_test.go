@@ -151,10 +151,7 @@ func TestClustersStopAndGoOn(t *testing.T) {
 			s.ends(host, dir, flags...)
 			return
 		}
-		host.interrupt()
-		if code := host.wait(limit); code != 130 {
-			t.Fatalf("a host that is stopped: code %d, want 130", code)
-		}
+		host.stops()
 		checkLosses(t, dir, len(lines(t, dir, "losses.txt")))
 	}
 }

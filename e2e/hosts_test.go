@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -60,6 +61,17 @@ func (s *scene) twin(dir string) string {
 	return to
 }
 
+// twoHosts serves a job by a host that leads it, and a copy of it by another that stands by.
+func (s *scene) twoHosts(dirA string, flags ...string) (a, b *proc, dirB, urlA, urlB string) {
+	s.Helper()
+	dirB = s.twin(dirA)
+	a, urlA = s.serve(append(slices.Clone(flags), dirA)...)
+	a.says("this host leads the job", limit)
+	b, urlB = s.serve(append(slices.Clone(flags), dirB)...)
+	b.says("standing by: the host at "+urlA+" leads", limit)
+	return a, b, dirB, urlA, urlB
+}
+
 // TestTwoHosts: the host that leads is killed, and the other goes on within seconds; the first
 // one comes back and stands by, until the second is stopped and hands over. The result is that
 // of one process.
@@ -68,11 +80,7 @@ func TestTwoHosts(t *testing.T) {
 	s := newScene(t)
 	nats := newNATS(t).url
 	dirA := s.endlessJob()
-	dirB := s.twin(dirA)
-	a, urlA := s.serve("--nats", nats, dirA)
-	a.says("this host leads the job", limit)
-	b, urlB := s.serve("--nats", nats, dirB)
-	b.says("standing by: the host at "+urlA+" leads", limit)
+	a, b, dirB, urlA, urlB := s.twoHosts(dirA, "--nats", nats)
 	s.provide(urlA, "node_0")                                                          // learns of the other
 	s.start("ravnest-provider", "--join", urlA, "--join", urlB, "--name", "node_1")    // knows it
 	c := s.start("ravnest-provider", "--join", urlB, "--name", "node_2", "--log-json") // is sent on
@@ -94,10 +102,7 @@ func TestTwoHosts(t *testing.T) {
 	<-a.done
 	again, _ := s.serve("--nats", nats, "--listen", strings.TrimPrefix(urlA, "http://"), dirA)
 	again.says("standing by: the host at "+urlB+" leads", limit)
-	b.interrupt()
-	if code := b.wait(limit); code != 130 {
-		t.Errorf("a host that is stopped: code %d, want 130", code)
-	}
+	b.stops()
 	b.says("the run goes on with the host at "+urlA, limit)
 	again.says(`training resumes from step \d+`, limit)
 	s.more(dirA, 20)
@@ -116,11 +121,7 @@ func TestNATSComesBack(t *testing.T) {
 	s := newScene(t)
 	nats := newNATS(t)
 	dirA := s.endlessJob()
-	dirB := s.twin(dirA)
-	a, urlA := s.serve("--nats", nats.url, dirA)
-	a.says("this host leads the job", limit)
-	b, urlB := s.serve("--nats", nats.url, dirB)
-	b.says("standing by: the host at "+urlA+" leads", limit)
+	a, b, dirB, urlA, urlB := s.twoHosts(dirA, "--nats", nats.url)
 	for _, name := range []string{"node_0", "node_1", "node_2"} {
 		s.start("ravnest-provider", "--join", urlA, "--join", urlB, "--name", name)
 	}
@@ -167,10 +168,7 @@ func TestHostOfNATSComesBack(t *testing.T) {
 	b.says(`resuming the run that ended at step \d+`, limit)
 	b.says(`training resumes from step \d+`, limit)
 	s.more(elsewhere, 20)
-	b.interrupt()
-	if code := b.wait(limit); code != 130 {
-		t.Errorf("a host that is stopped: code %d, want 130", code)
-	}
+	b.stops()
 
 	// What the first directory holds is older than what NATS has, and that is put aside.
 	fresh, _ := s.serve("--nats", nats.url, "--listen", address, "--fresh", dir)
@@ -221,15 +219,8 @@ func TestMembersOfTwoHosts(t *testing.T) {
 	home := t.TempDir()
 	person := func(name string) string { return filepath.Join(home, name) }
 	dirA := s.endlessJob("--nodes", "1")
-	dirB := s.twin(dirA)
 	const secret = "the requester's own secret"
-	args := func(dir string) []string {
-		return []string{"--nats", nats.url, "--token", secret, "--members-only", dir}
-	}
-	a, urlA := s.serve(args(dirA)...)
-	a.says("this host leads the job", limit)
-	b, urlB := s.serve(args(dirB)...)
-	b.says("standing by: the host at "+urlA+" leads", limit)
+	a, b, dirB, _, urlB := s.twoHosts(dirA, "--nats", nats.url, "--token", secret, "--members-only")
 	members := func(dir string, args ...string) string {
 		t.Helper()
 		out, _ := s.ok("ravnest", append([]string{"members", dir}, args...)...)
@@ -255,8 +246,5 @@ func TestMembersOfTwoHosts(t *testing.T) {
 	eve = s.volunteer(person("eve"), "--join", urlB)
 	eve.says("(?m)^joined", limit)
 	s.more(dirB, 20)
-	b.interrupt()
-	if code := b.wait(limit); code != 130 {
-		t.Errorf("a host that is stopped: code %d, want 130", code)
-	}
+	b.stops()
 }

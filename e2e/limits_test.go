@@ -137,8 +137,5 @@ func TestTabLimits(t *testing.T) {
 	p.shows(limit, "#state", "Training")
 	s.more(dir, 20)
 	p.clean(t)
-	host.interrupt()
-	if code := host.wait(limit); code != 130 {
-		t.Errorf("the host: code %d", code)
-	}
+	host.stops()
 }

@@ -385,4 +385,13 @@ func (p *proc) interrupt() {
 	}
 }
 
+// stops interrupts the process, which must save what it has and end with the code that says so.
+func (p *proc) stops() {
+	p.s.Helper()
+	p.interrupt()
+	if code := p.wait(limit); code != 130 {
+		p.s.Fatalf("%s %v was interrupted: code %d, want 130\n%s", filepath.Base(p.cmd.Path), p.cmd.Args[1:], code, tail(p.err.String()))
+	}
+}
+
 func group(cmd *exec.Cmd) { cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} }

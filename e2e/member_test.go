@@ -103,10 +103,7 @@ func TestMembers(t *testing.T) {
 			t.Errorf("a secret in what it says:\n%s", all)
 		}
 	}
-	host.interrupt()
-	if code := host.wait(limit); code != 130 {
-		t.Errorf("the host: code %d", code)
-	}
+	host.stops()
 }
 
 // TestTabMember: a tab is invited by a link, proves a key that its browser keeps, and comes
@@ -143,8 +140,5 @@ func TestTabMember(t *testing.T) {
 	s.ok("ravnest", "members", dir, "ban", key)
 	p.shows(limit, "#state", "Not taking part")
 	p.shows(limit, "#problems", "has banned this provider")
-	host.interrupt()
-	if code := host.wait(limit); code != 130 {
-		t.Errorf("the host: code %d", code)
-	}
+	host.stops()
 }

@@ -48,10 +48,7 @@ func TestSeen(t *testing.T) {
 		text := get(url + "/metrics")
 		return strings.Contains(text, "\nravnest_loss ") && strings.Contains(text, `ravnest_run_phase{phase="running"} 1`) && !strings.Contains(text, `ravnest_provider_samples_total{provider="node_0"} 0`)
 	})
-	host.interrupt()
-	if code := host.wait(limit); code != 130 {
-		t.Errorf("the host: code %d", code)
-	}
+	host.stops()
 	p.interrupt()
 	p.wait(limit)
 	s.bad([]string{`^\{.*"level":"ERROR".*cannot reach`}, "ravnest-provider", "--join", url, "--log-json", "--wait", "0s")
@@ -135,10 +132,7 @@ func TestTelemetry(t *testing.T) {
 	eventually(t, "figures and spans of a run that goes on", limit, has(
 		"ravnest ravnest_loss", "ravnest ravnest_providers", "ravnest-provider ravnest_lend_samples_total",
 		"ravnest attempt", "ravnest recovery", "ravnest save", "ravnest round", "ravnest-provider training"))
-	host.interrupt()
-	if code := host.wait(limit); code != 130 {
-		t.Errorf("the host: code %d", code)
-	}
+	host.stops()
 	if !has("ravnest run")() {
 		t.Error("a host that has ended has not sent the run's span")
 	}

@@ -38,10 +38,7 @@ func (s *scene) ends(host *proc, dir string, flags ...string) {
 // endsAs is ends for a job that init makes, and that is trained in one process with flags.
 func (s *scene) endsAs(host *proc, dir string, init func(local string, steps ...string), flags ...string) {
 	s.Helper()
-	host.interrupt()
-	if code := host.wait(limit); code != 130 {
-		s.Fatalf("a host that is stopped: code %d, want 130", code)
-	}
+	host.stops()
 	local := filepath.Join(s.TempDir(), "local")
 	init(local, "--steps", fmt.Sprint(len(lines(s.T, dir, "losses.txt"))))
 	s.ok("ravnest", append(append([]string{"train", "--local"}, flags...), local)...)
@@ -185,10 +182,7 @@ func TestProviderLeaves(t *testing.T) {
 	edit(t, filepath.Join(dir, "job.json"), `"save_every": 2`, `"save_every": 1000`) // so that only its leaving causes a save
 	host, ps := s.withSpare(dir)
 	s.more(dir, 5)
-	ps[2].interrupt()
-	if code := ps[2].wait(limit); code != 130 {
-		t.Errorf("the provider that left: code %d, want 130", code)
-	}
+	ps[2].stops()
 	host.says(`node_2 wants to leave`, limit)
 	host.says(`the run goes on from step \d+`, limit)
 	host.says(`training resumes from step \d+`, limit)
@@ -214,10 +208,7 @@ func TestHostComesBack(t *testing.T) {
 				}
 				<-host.done
 			} else {
-				host.interrupt()
-				if code := host.wait(limit); code != 130 {
-					t.Errorf("a host that is stopped: code %d, want 130", code)
-				}
+				host.stops()
 			}
 			if out, _ := s.ok("ravnest", "status", dir); !regexp.MustCompile(`saved at step \d+ of \d+; ravnest serve resumes from there`).MatchString(out) {
 				t.Errorf("status says %q", out)

@@ -32,10 +32,7 @@ func TestInterrupt(t *testing.T) {
 				t.Errorf("%d processes in the middle of a demo with 3 providers, want 4", n)
 			}
 			begin := time.Now()
-			p.interrupt()
-			if code := p.wait(limit); code != 130 {
-				t.Errorf("code %d, want 130", code)
-			}
+			p.stops()
 			t.Logf("ended %.2f s after Ctrl-C", time.Since(begin).Seconds())
 			s.alone()
 			if !strings.Contains(p.err.String(), "interrupted: the trained state is saved") {
@@ -73,10 +70,7 @@ func TestInterruptEarly(t *testing.T) {
 	was := results(t, dir)
 	p := s.start("ravnest", "demo", "--dir", dir)
 	p.says("starting 3 providers", limit)
-	p.interrupt()
-	if code := p.wait(limit); code != 130 {
-		t.Errorf("demo: code %d, want 130", code)
-	}
+	p.stops()
 	s.alone()
 	kept(t, was, dir)
 
@@ -84,10 +78,7 @@ func TestInterruptEarly(t *testing.T) {
 	p, url := s.serve(dir)
 	q := s.start("ravnest-provider", "--join", url, "--name", "node_1", "--once")
 	p.says("node_1 joined", limit)
-	p.interrupt()
-	if code := p.wait(limit); code != 130 {
-		t.Errorf("serve: code %d, want 130", code)
-	}
+	p.stops()
 	if code := q.wait(limit); code != 0 {
 		t.Errorf("a provider that the host dismissed: code %d, want 0", code)
 	}
@@ -102,10 +93,7 @@ func TestInterruptLocal(t *testing.T) {
 	s.ok("ravnest", "init", "--epochs", endless, dir)
 	p := s.start("ravnest", "train", "--local", "--json", dir)
 	eventually(t, "some losses in losses.txt", limit, func() bool { return size(dir, "losses.txt") > 400 })
-	p.interrupt()
-	if code := p.wait(limit); code != 130 {
-		t.Errorf("code %d, want 130", code)
-	}
+	p.stops()
 	checkLosses(t, dir, int(parse[summary](t, p.out.String()).Steps))
 	s.ok("ravnest", "eval", dir)
 }
