@@ -174,25 +174,37 @@ func (l *Layout) NewStatistics() State {
 	return State{Buffers: floats(l.Buffers), Counters: make([]int64, l.Counters)}
 }
 
+// initPiece is how many elements are drawn at once: a few milliseconds in a browser.
+const initPiece = 1 << 16
+
 // Init fills s as PyTorch initialises the layers: the same distributions, not the same
 // stream. The draws are a function of (seed, node, parameter, element) alone.
-func (l *Layout) Init(s State, seed uint64) {
+func (l *Layout) Init(s State, seed uint64) { l.InitBetween(s, seed, nil) }
+
+// InitBetween is Init, and calls between now and then meanwhile, unless it is nil.
+func (l *Layout) InitBetween(s State, seed uint64, between func()) {
 	for _, e := range l.Entries {
 		h := l.home(e)
 		if e.Role == graph.Counter {
 			s.Counters[e.Off] = 0
 			continue
 		}
-		v := l.floats(s, e)
+		all := l.floats(s, e)
 		draws := kernel.NewStream(seed, kernel.DomainInit, uint64(h.Index), uint32(h.Node))
-		switch {
-		case h.Init.Bound != 0:
-			kernel.Uniform(v, draws, -h.Init.Bound, h.Init.Bound)
-		case h.Init.Std != 0:
-			kernel.Normal(v, draws)
-			kernel.Scale(v, v, h.Init.Std)
-		default:
-			kernel.Fill(v, h.Init.Value)
+		for at := 0; at < len(all); at += initPiece {
+			v := all[at:min(at+initPiece, len(all))]
+			switch {
+			case h.Init.Bound != 0:
+				kernel.UniformIn(v, draws, uint64(at), -h.Init.Bound, h.Init.Bound)
+			case h.Init.Std != 0:
+				kernel.NormalFrom(v, draws, uint64(at))
+				kernel.Scale(v, v, h.Init.Std)
+			default:
+				kernel.Fill(v, h.Init.Value)
+			}
+			if between != nil {
+				between()
+			}
 		}
 	}
 }

@@ -175,10 +175,13 @@ func unit(r uint32) float32 { return float32(float32(r>>8) * (1.0 / (1 << 24))) 
 
 // Uniform draws element i of the stream into dst[i], uniform in [lo, hi): lo plus a
 // rounded product, so hi itself can appear by rounding.
-func Uniform(dst []float32, s Stream, lo, hi float32) {
+func Uniform(dst []float32, s Stream, lo, hi float32) { UniformIn(dst, s, 0, lo, hi) }
+
+// UniformIn draws the elements from first on, a multiple of 4, of those that Uniform draws.
+func UniformIn(dst []float32, s Stream, first uint64, lo, hi float32) {
 	span := hi - lo
 	for i := 0; i < len(dst); i += 4 {
-		r := s.Block(uint64(i / 4))
+		r := s.Block(first/4 + uint64(i/4))
 		for l := range min(4, len(dst)-i) {
 			dst[i+l] = lo + float32(span*unit(r[l]))
 		}

@@ -190,6 +190,8 @@ func TestUniformNormal(t *testing.T) {
 		Uniform(u, s, 0, 1)
 		Uniform(v, s, 0, 1)
 		elemTSame(t, "uniform", u, v[:k])
+		UniformIn(u, s, uint64(4*k), 0, 1)
+		elemTSame(t, "uniform in", u, v[4*k:][:k])
 	}
 }
 

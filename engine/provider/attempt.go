@@ -348,7 +348,7 @@ func (r *attempt) fetchParts(f *fetcher) error {
 				return err
 			}
 		}
-		part, err := snapshot.Parse(b)
+		part, err := snapshot.Read(r.cfg.reader(b), int64(len(b)))
 		if err != nil {
 			return fmt.Errorf("%w: the checkpoint: %w", errBlob, err)
 		}

@@ -6,8 +6,6 @@ package provider
 import (
 	"bytes"
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"math"
@@ -98,11 +96,6 @@ func (s *stash) clear() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.all = nil
-}
-
-func refOf(b []byte) proto.Ref {
-	sum := sha256.Sum256(b)
-	return proto.Ref{SHA256: hex.EncodeToString(sum[:]), Size: int64(len(b))}
 }
 
 // bring uploads a state that the host asks for.
@@ -241,7 +234,7 @@ func (in *incoming) take(h wire.Header, piece []byte) {
 	file, step := in.file, int64(in.step)
 	in.file, in.next = nil, 0
 	in.r.d.wg.Go(func() {
-		ref := refOf(file)
+		ref := proto.RefOf(file, in.r.cfg.Between)
 		in.r.d.stash.add(&held{in.r.a.Run, in.of.Of, step, ref, file})
 		_ = in.r.host.Send(in.r.ctx, &proto.Held{Run: in.r.a.Run, Stage: in.of.Of, Step: step, Blob: ref})
 	})
@@ -269,8 +262,7 @@ func (in *incoming) acknowledge(p proto.Peer) {
 func (h *holding) keep(r *attempt, s stage.Saved) error {
 	h.stop()
 	b := bytes.NewBuffer(r.d.stash.buffer(r.a.Run, r.a.Stage))
-	b.Grow(s.Part.Size())
-	if err := s.Part.Write(b); err != nil {
+	if err := r.cfg.write(b, s.Part); err != nil {
 		return err
 	}
 	at, err := json.Marshal(s.Part.Position)
@@ -281,7 +273,7 @@ func (h *holding) keep(r *attempt, s stage.Saved) error {
 	h.cancel = cancel
 	h.wg.Go(func() {
 		file := b.Bytes()
-		ref := refOf(file)
+		ref := proto.RefOf(file, r.cfg.Between)
 		r.d.stash.add(&held{r.a.Run, r.a.Stage, int64(s.Step), ref, file})
 		// The host must know all losses up to a state before the state itself.
 		if r.flush(r.ctx) != nil {

@@ -27,7 +27,7 @@ func FuzzCopy(f *testing.F) {
 	f.Fuzz(func(t *testing.T, pieces []byte, total uint16) {
 		host := &silent{said: make(chan proto.Message, len(pieces))}
 		d := &driver{host: host}
-		r := &attempt{d: d, host: host, a: &proto.Assign{Run: "r"}, ctx: t.Context()}
+		r := &attempt{d: d, cfg: &d.cfg, host: host, a: &proto.Assign{Run: "r"}, ctx: t.Context()}
 		in := &incoming{r: r, of: Copy{Of: 1, By: 0, Bytes: 128}, receipts: make(chan wire.Header, copyAhead+1)}
 		var sent []byte // of the copy that began last
 		next, broken := uint32(0), true
@@ -71,7 +71,7 @@ func TestStash(t *testing.T) {
 			if i >= versions && cap(b) < 2 {
 				t.Error("the memory of an older state was not used")
 			}
-			s.add(&held{"r", stage, int64(i), refOf(b), b})
+			s.add(&held{"r", stage, int64(i), proto.RefOf(b, nil), b})
 		}
 	}
 	if len(s.all) != 2*versions {
@@ -79,7 +79,7 @@ func TestStash(t *testing.T) {
 	}
 	for stage := range 2 {
 		for i := range 5 {
-			if got := s.find(refOf([]byte{byte(i), byte(stage)}).SHA256) != nil; got != (i >= 3) {
+			if got := s.find(proto.RefOf([]byte{byte(i), byte(stage)}, nil).SHA256) != nil; got != (i >= 3) {
 				t.Errorf("state %d of stage %d: held %v", i, stage, got)
 			}
 		}

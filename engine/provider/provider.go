@@ -68,7 +68,8 @@ type Config struct {
 	// Watch, unless nil, receives the provider's status whenever it changes and with every
 	// report to the host.
 	Watch func(Update)
-	// Between, unless nil, is called between the kernels of a pass. It may block: a browser
+	// Between, unless nil, is called between the kernels of a pass, and now and then in whatever
+	// else takes long: drawing weights, writing and hashing a state. It may block: a browser
 	// runs its event loop there, and pauses training by not returning for a while.
 	Between func()
 	// Hooks are the stage's.

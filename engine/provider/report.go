@@ -3,6 +3,7 @@
 package provider
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -191,15 +192,15 @@ func (r *attempt) Keep(s stage.Saved) error {
 	if r.saveErr != nil {
 		return r.saveErr
 	}
-	b, err := s.Part.Bytes() // a copy: its tensors change after Keep returns
-	if err != nil {
+	var file bytes.Buffer // a copy: the part's tensors change after Keep returns
+	if err := r.cfg.write(&file, s.Part); err != nil {
 		return err
 	}
 	wait, stale := context.WithCancel(r.ctx)
 	r.stale = stale
 	r.saves.Go(func() {
 		r.post(machine.Saving{Run: r.a.Run, Begins: true})
-		err := r.save(wait, s, b)
+		err := r.save(wait, s, file.Bytes())
 		if outdated := errors.Is(err, proto.ErrStorage) && wait.Err() != nil; err != nil && !outdated {
 			r.saveErr = fmt.Errorf("saving stage %d after step %d: %w", r.a.Stage, s.Step, err)
 		}

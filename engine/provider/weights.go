@@ -25,7 +25,7 @@ func (f *fetcher) weights(need int64) (state.Dict, error) {
 	if err != nil {
 		return nil, err
 	}
-	d, _, err := safetensors.Parse(b)
+	d, _, err := safetensors.Read(f.r.cfg.reader(b), int64(len(b)))
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", what, err)
 	}

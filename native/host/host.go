@@ -111,8 +111,7 @@ type blobs struct {
 }
 
 func (b blobs) add(data []byte) proto.Ref {
-	h := sha256.Sum256(data)
-	ref := proto.Ref{SHA256: hex.EncodeToString(h[:]), Size: int64(len(data))}
+	ref := proto.RefOf(data, nil)
 	b.held[ref.SHA256] = data
 	return ref
 }

@@ -59,6 +59,9 @@ type Options struct {
 	// Limit bounds what is sent to the host and received from it; nil: nothing does.
 	Limit *throttle.Limit
 
+	// Between, unless nil, is called now and then while a large upload is hashed.
+	Between func()
+
 	// Away is told that a connection has ended and another one is sought for the session,
 	// Back that it has been found, and after how long. nil: nobody.
 	Away func(why error)

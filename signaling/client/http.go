@@ -313,8 +313,7 @@ const http206 = 206
 // continues with the bytes that the host does not have yet. The reference returned is for
 // the saved message that should follow. After an error, the previous save is unchanged.
 func (c *Conn) Upload(ctx context.Context, run string, stage int, data []byte) (proto.Ref, error) {
-	sum := sha256.Sum256(data)
-	ref := proto.Ref{SHA256: hex.EncodeToString(sum[:]), Size: int64(len(data))}
+	ref := proto.RefOf(data, c.opt.Between)
 	path := proto.UploadPath(run, stage, ref.SHA256)
 	most := int64(-1) // the most bytes that the host has reported
 	for off, failed := int64(0), 0; ; {

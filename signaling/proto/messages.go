@@ -5,6 +5,7 @@ package proto
 import (
 	"crypto/sha256"
 	"encoding/base64"
+	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"math"
@@ -50,6 +51,24 @@ func (r *Real) UnmarshalJSON(b []byte) error {
 type Ref struct {
 	SHA256 string `json:"sha256"` // 64 lower-case hex digits
 	Size   int64  `json:"size"`   // bytes
+}
+
+// refPiece is how much of a blob is hashed at once.
+const refPiece = 1 << 20
+
+// RefOf is the reference of a blob. between, unless nil, is called now and then meanwhile: where a
+// browser's one thread has other things to do.
+func RefOf(blob []byte, between func()) Ref {
+	h := sha256.New()
+	for rest := blob; len(rest) > 0; {
+		n := min(len(rest), refPiece)
+		h.Write(rest[:n])
+		rest = rest[n:]
+		if between != nil {
+			between()
+		}
+	}
+	return Ref{SHA256: hex.EncodeToString(h.Sum(nil)), Size: int64(len(blob))}
 }
 
 // Paths of the host's HTTP routes.

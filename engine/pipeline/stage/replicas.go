@@ -120,7 +120,7 @@ func replicaBytes(j job.Spec, l *exec.Layout, p Placement, shares []share, late 
 // NewReplicas allocates the replicas of job j that run has and initialises them from the job's
 // seed.
 func NewReplicas(j job.Spec, run order.Run, l *exec.Layout, d optim.Delay) (*Replicas, error) {
-	return newReplicas(j, run, l, d, sharesOf(j, l, 0, nil, 1, nil), false)
+	return newReplicas(j, run, l, d, sharesOf(j, l, 0, nil, 1, nil), false, nil)
 }
 
 // parametersOf returns where the trainable parameters lie, padding included.
@@ -138,7 +138,7 @@ func parametersOf(j job.Spec, l *exec.Layout) []optim.Tensor {
 	return ts
 }
 
-func newReplicas(j job.Spec, run order.Run, l *exec.Layout, d optim.Delay, shares []share, late bool) (*Replicas, error) {
+func newReplicas(j job.Spec, run order.Run, l *exec.Layout, d optim.Delay, shares []share, late bool, between func()) (*Replicas, error) {
 	n := j.Replica()
 	r := &Replicas{job: j, rule: j.Averaging(), run: run, layout: l, of: make([]*seat, n)}
 	r.tied = func(_ context.Context, _ uint64, grads []float32) error {
@@ -184,7 +184,7 @@ func newReplicas(j job.Spec, run order.Run, l *exec.Layout, d optim.Delay, share
 		}
 		r.extra()
 	}
-	l.Init(r.lead().State, j.Seed)
+	l.InitBetween(r.lead().State, j.Seed, between)
 	r.spread()
 	return r, nil
 }

@@ -162,7 +162,8 @@ type Config struct {
 	Rings map[Peer]Link // to stages of other clusters
 	Team  *kernel.Team
 	Now   func() time.Duration // a monotonic clock, for the busy share only
-	// Between, if set, is called between the kernels of a pass. It may take its time.
+	// Between, if set, is called between the kernels of a pass, and now and then while New
+	// draws weights. It may take its time.
 	Between func()
 	// Commits has digests computed for an Observer that is a Committer too.
 	Commits bool
@@ -244,7 +245,7 @@ func New(c *Compiled, cfg Config) (*Stage, error) {
 		delay = optim.Delay{Stage: gs.Index, Stages: gs.Of}
 	}
 	l := &c.train.Layout
-	if s.reps, err = newReplicas(j, s.run, l, delay, c.shares, c.late()); err != nil {
+	if s.reps, err = newReplicas(j, s.run, l, delay, c.shares, c.late(), cfg.Between); err != nil {
 		return nil, err
 	}
 	s.reps.tied = func(ctx context.Context, seq uint64, grads []float32) error {

@@ -211,7 +211,7 @@ func (l *lender) open(ctx context.Context) (provider.Host, provider.Dialer, erro
 
 // joinAt opens a session with the host at an address.
 func (l *lender) joinAt(ctx context.Context, at string) (provider.Host, provider.Dialer, error) {
-	opt := client.Options{Token: l.cfg.Token, Identity: l.cfg.Identity, MaxBlob: l.cfg.RAM, Limit: l.cfg.Limit, Hello: proto.Hello{
+	opt := client.Options{Token: l.cfg.Token, Identity: l.cfg.Identity, MaxBlob: l.cfg.RAM, Limit: l.cfg.Limit, Between: l.cfg.Between, Hello: proto.Hello{
 		Name: l.cfg.Name, Agent: l.cfg.Agent, Platform: l.cfg.Platform,
 		Class: kernel.Class(), RAM: l.cfg.RAM, Threads: l.cfg.Team.Threads(),
 		Machine: l.cfg.Processor, Cores: l.cfg.Cores,

@@ -3,8 +3,6 @@ package runtest
 // States that providers hold in memory.
 
 import (
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 
 	"github.com/ravnest/ravnest/engine/pipeline/order"
@@ -40,8 +38,7 @@ func (p *Provider) keep() {
 	if err != nil {
 		panic(err)
 	}
-	sum := sha256.Sum256(b)
-	s := stashed{p.a.Run, p.a.Stage, proto.Ref{SHA256: hex.EncodeToString(sum[:]), Size: int64(len(b))}, b}
+	s := stashed{p.a.Run, p.a.Stage, proto.RefOf(b, nil), b}
 	raw, err := json.Marshal(order.Position{Epoch: p.at / Batches, Batch: p.at % Batches, Step: uint64(p.at)})
 	if err != nil {
 		panic(err)

@@ -5,8 +5,6 @@ package runtest
 
 import (
 	"cmp"
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"slices"
@@ -772,8 +770,7 @@ func (p *Provider) next() {
 
 func (p *Provider) bring(a *proto.Assign, b []byte, at int, over bool) {
 	w := p.w
-	sum := sha256.Sum256(b)
-	ref := proto.Ref{SHA256: hex.EncodeToString(sum[:]), Size: int64(len(b))}
+	ref := proto.RefOf(b, nil)
 	mine := func() bool { return p.a == a && p.here() && !p.frozen }
 	p.step(machine.Saving{Run: a.Run, Begins: true})
 	w.after(p.latency(), func() {
