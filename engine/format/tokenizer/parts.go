@@ -193,7 +193,7 @@ func bert(clean, chinese, accents, low bool) func(string) string {
 				switch {
 				case r == '\t' || r == '\n' || r == '\r' || space(r):
 					return ' '
-				case r == 0 || r == utf8.RuneError || unicode.Is(unicode.C, r):
+				case r == 0 || r == utf8.RuneError || unicode.In(r, unicode.Cc, unicode.Cf, unicode.Co):
 					return -1
 				}
 				return r

@@ -235,6 +235,14 @@ func BenchmarkEncode(b *testing.B) {
 	}
 }
 
+// TestUnassigned: code points that stand for nothing yet are kept by BERT's normalizer, private ones
+// are not.
+func TestUnassigned(t *testing.T) {
+	if got := bert(true, false, false, false)("a\u0378b\U0010ffffc\ue000d\u200be"); got != "a\u0378b\U0010ffffcde" {
+		t.Errorf("%q", got)
+	}
+}
+
 // TestUnigram: an unknown character is a token or an error, and tokens of bytes are known.
 func TestUnigram(t *testing.T) {
 	const vocab = `"vocab":[["<unk>",0],["a",-1],["b",-1],["ab",-1.5],["<0xC3>",-9],["<0xA9>",-9]]`
