@@ -95,7 +95,7 @@ func importModel(c *cli.Context) error {
 		case 1:
 			o.Block = in[0]
 		case 3:
-			o.Size = in[1]
+			o.Images = dataset.Pixels(in)
 		}
 		if err := largeOptions(c, dir, &o); err != nil {
 			return err

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/ravnest/ravnest/engine/format/images"
 	"github.com/ravnest/ravnest/engine/format/text"
 	"github.com/ravnest/ravnest/engine/graph"
 	"github.com/ravnest/ravnest/engine/job"
@@ -28,6 +29,7 @@ func initCommand() *cli.Command {
 			&cli.StringSliceFlag{Name: "target", Usage: "target `COLUMN` of a .csv, or the file of targets beside a .npy"},
 			&cli.Float64Flag{Name: "val", Value: 0.1, Usage: "share of the rows for validation, where the data have no part for it"},
 			&cli.IntFlag{Name: "size", Usage: "scale and crop images to `N` by `N` pixels"},
+			&cli.IntFlag{Name: "channels", DefaultText: "what the images have", Usage: "read images as `N` channels: 1 is grey, 3 is colour"},
 			&cli.IntFlag{Name: "block", DefaultText: "128", Usage: "tokens in a row of a text"},
 			&cli.StringFlag{Name: "tokens", Usage: "how a text becomes tokens: " + strings.Join(text.Kinds, ", ")},
 			skipFlag, oneHotFlag, tokenizerFlag, shardsFlag),
@@ -66,15 +68,18 @@ func initJob(c *cli.Context) error {
 // initData writes a job on the user's own data: with an example's model if one is named,
 // otherwise with a small model made for the data.
 func initData(c *cli.Context, dir string) error {
-	o := dataset.Options{Block: c.Int("block"), Tokens: c.String("tokens"), Size: c.Int("size"), Val: c.Float64("val"), Seed: c.Uint64("seed"), Target: c.StringSlice("target"), Skip: c.StringSlice("skip"), OneHot: c.StringSlice("one-hot")}
+	o := dataset.Options{Block: c.Int("block"), Tokens: c.String("tokens"), Images: images.Options{Height: c.Int("size"), Width: c.Int("size"), Channels: c.Int("channels")}, Val: c.Float64("val"), Seed: c.Uint64("seed"), Target: c.StringSlice("target"), Skip: c.StringSlice("skip"), OneHot: c.StringSlice("one-hot")}
 	if err := largeOptions(c, dir, &o); err != nil {
 		return err
 	}
 	if !(o.Val >= 0 && o.Val < 1) {
 		return fmt.Errorf("--val %v must be a share of the rows: at least 0 and less than 1", o.Val)
 	}
-	if o.Size < 0 || o.Size > 4096 {
-		return fmt.Errorf("--size %d is outside 0..4096 pixels (0: as large as the images are)", o.Size)
+	if n := c.Int("size"); n < 0 || n > 4096 {
+		return fmt.Errorf("--size %d is outside 0..4096 pixels (0: as large as the images are)", n)
+	}
+	if n := c.Int("channels"); n != 0 && n != 1 && n != 3 {
+		return fmt.Errorf("--channels %d: 1 is grey, 3 is colour", n)
 	}
 	if o.Block < 0 {
 		return fmt.Errorf("--block %d is negative: a row of a text has at least 1 token", o.Block)

@@ -3,6 +3,7 @@
 package data
 
 import (
+	"bytes"
 	"io"
 	"math"
 
@@ -18,6 +19,22 @@ type Raw struct {
 	Off    int64   // of the first row
 	Stride int64   // from a row to the next; 0: rows are contiguous
 	Pick   []int32 // the rows of R that belong to the table; nil: all, in order
+}
+
+// Raw is t, with its elements as a file would have them.
+func (t *Table) Raw() *Raw {
+	var b bytes.Buffer
+	_ = t.write(&b) // memory takes all
+	r := &Raw{Rows: t.Rows, Shape: t.Shape, R: bytes.NewReader(b.Bytes()), DType: state.F32}
+	switch {
+	case t.U8 != nil:
+		r.DType = state.U8
+	case t.U16 != nil:
+		r.DType = state.U16
+	case t.I32 != nil:
+		r.DType = state.I32
+	}
+	return r
 }
 
 // elems returns the number of elements of a row.

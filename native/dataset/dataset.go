@@ -14,6 +14,7 @@ import (
 	"strings"
 
 	"github.com/ravnest/ravnest/engine/data"
+	"github.com/ravnest/ravnest/engine/format/images"
 	"github.com/ravnest/ravnest/engine/format/npy"
 	"github.com/ravnest/ravnest/engine/format/text"
 	"github.com/ravnest/ravnest/native/project"
@@ -30,9 +31,9 @@ type Options struct {
 	Skip, OneHot []string
 	// Columns are the inputs of a table that is to be predicted; nil: as many as the model takes.
 	Columns []data.Column
-	Block   int     // text, tokens: the length of a row in tokens; 0: 128
-	Tokens  string  // text, tokens: one of text.Kinds; "": bytes of a text, uint16 of a .bin
-	Size    int     // images: width and height to scale to; 0: as they are
+	Block   int    // text, tokens: the length of a row in tokens; 0: 128
+	Tokens  string // text, tokens: one of text.Kinds; "": bytes of a text, uint16 of a .bin
+	Images  images.Options
 	Val     float64 // share of the rows for validation, if the data have no validation part
 	Seed    uint64  // chooses those rows
 	// Tokenizer is the path of a tokenizer.json that turns a text into tokens; "": Tokens says how.
@@ -284,8 +285,79 @@ func (s *Source) folder(dir string, o Options) error {
 	if lists := parts(dir, ".parquet"); len(lists[0]) > 0 {
 		return s.parquets(lists, o)
 	}
-	if err := s.imageFolder(dir, o); err != nil {
-		return fmt.Errorf("%w (nor are there MNIST's, CIFAR's or NumPy's files)", err)
+	if first(dir, "data_batch_1", "batches.meta", "fine_label_names") != "" || first(dir, "meta", "train") != "" && first(dir, "test") != "" {
+		return fmt.Errorf("%w: these are CIFAR's files for Python, pickles, which are never run: take the binary version, or save the arrays as .npz", ErrKind)
+	}
+	for _, ext := range []string{".bin", ".txt"} {
+		if p := first(dir, "train"+ext); p != "" {
+			return s.textFolder(p, first(dir, "val"+ext, "valid"+ext, "validation"+ext, "test"+ext), ext, o)
+		}
+	}
+	if inner := single(dir); inner != "" { // as archives unpack, and torchvision downloads
+		return s.folder(inner, o)
+	}
+	err := s.imageFolder(dir, o)
+	if errors.Is(err, images.ErrFolder) {
+		return fmt.Errorf("%w; nor are there MNIST's, CIFAR's or NumPy's files, .parquet, .tar, or train.txt or train.bin", err)
+	}
+	return err
+}
+
+// single is the one folder in dir where there is one, and it is not a part of a data set.
+func single(dir string) string {
+	es, _ := os.ReadDir(dir) //nolint:errcheck // what reads it afterwards tells
+	inner := ""
+	for _, e := range es {
+		switch name := e.Name(); {
+		case !e.IsDir() || strings.HasPrefix(name, ".") || name == "__MACOSX":
+		case inner != "" || slices.Contains([]string{"train", "val", "valid", "validation", "test"}, name):
+			return ""
+		default:
+			inner = name
+		}
+	}
+	if inner == "" {
+		return ""
+	}
+	return filepath.Join(dir, inner)
+}
+
+// textFolder reads a text, or a file of tokens, for training and one for validation, "" if there is
+// none.
+func (s *Source) textFolder(train, val, ext string, o Options) error {
+	if o.Tokens == text.Characters && val != "" {
+		return fmt.Errorf("%w: two files may have different characters: join them, or take bytes or a tokenizer", ErrKind)
+	}
+	for k, path := range []string{train, val} {
+		if path == "" {
+			continue
+		}
+		part := &Source{}
+		err := part.file(path, o)
+		s.closers = append(s.closers, part.closers...)
+		if err != nil {
+			return fmt.Errorf("%s: %w", filepath.Base(path), err)
+		}
+		copy(s.tables[2*k:], part.tables[:2])
+		copy(s.raws[2*k:], part.raws[:2])
+		s.Tokens, s.Classes, s.Tokenizer = max(s.Tokens, part.Tokens), part.Classes, part.Tokenizer
+	}
+	return s.level()
+}
+
+// level makes both parts files where one of them is too large for memory.
+func (s *Source) level() error {
+	if (s.raws[0] != nil) == (s.raws[2] != nil) {
+		return nil
+	}
+	if s.tables[2] == nil && s.raws[2] == nil {
+		return nil
+	}
+	for i, t := range s.tables {
+		if t == nil {
+			continue
+		}
+		s.raws[i], s.tables[i] = t.Raw(), nil
 	}
 	return nil
 }

@@ -80,26 +80,24 @@ func npz(t *testing.T) []byte {
 	return b.Bytes()
 }
 
-// TestPaths makes a job with data of every kind, opens it as the commands do and compares the
-// rows.
-func TestPaths(t *testing.T) {
-	var imgPNG bytes.Buffer
-	if err := png.Encode(&imgPNG, image.NewRGBA(image.Rect(0, 0, 8, 8))); err != nil {
-		t.Fatal(err)
-	}
+// pathCase is data of a kind, and what is read of it.
+type pathCase struct {
+	make       func(dir string) string
+	o          dataset.Options
+	shape      []int
+	train, val int
+	outputs    int
+	bytes      bool // inputs stay bytes
+}
+
+// pathCases are data of every kind; picture is an image.
+func pathCases(t *testing.T, picture []byte) map[string]pathCase {
 	cifar := ramp(12 * 3073)
 	table := "a,b,kind\n"
 	for i := range 30 {
 		table += fmt.Sprintf("%d,%d.5,%s\n", i, 30-i, []string{"x", "y"}[i%2])
 	}
-	for name, c := range map[string]struct {
-		make       func(dir string) string
-		o          dataset.Options
-		shape      []int
-		train, val int
-		outputs    int
-		bytes      bool // inputs stay bytes
-	}{
+	return map[string]pathCase{
 		"MNIST": {func(dir string) string {
 			write(t, zipped(idx(ramp(20*64), 20, 8, 8)), dir, "train-images-idx3-ubyte.gz")
 			write(t, idx(ramp(20), 20), dir, "train-labels-idx1-ubyte")
@@ -107,6 +105,18 @@ func TestPaths(t *testing.T) {
 			write(t, zipped(idx(ramp(4), 4)), dir, "t10k-labels.idx1-ubyte.gz")
 			return dir
 		}, dataset.Options{}, []int{1, 8, 8}, 20, 4, 3, true},
+		"as torchvision downloads": {func(dir string) string {
+			raw := filepath.Join(dir, "MNIST", "raw")
+			write(t, idx(ramp(20*64), 20, 8, 8), raw, "train-images-idx3-ubyte")
+			write(t, idx(ramp(20), 20), raw, "train-labels-idx1-ubyte")
+			write(t, nil, dir, "MNIST", "readme.txt")
+			return dir
+		}, dataset.Options{}, []int{1, 8, 8}, 20, 0, 3, true},
+		"tokens of nanoGPT": {func(dir string) string {
+			write(t, bytes.Repeat([]byte{1, 0, 7, 0, 3, 0}, 20), dir, "train.bin")
+			write(t, bytes.Repeat([]byte{1, 0, 9, 0}, 9), dir, "val.bin")
+			return dir
+		}, dataset.Options{Block: 8}, []int{8}, 7, 2, 10, true},
 		"CIFAR": {func(dir string) string {
 			write(t, cifar, dir, "data_batch_1.bin")
 			write(t, cifar[:3073*2], dir, "test_batch.bin")
@@ -123,15 +133,25 @@ func TestPaths(t *testing.T) {
 		"values": {func(dir string) string { return write(t, []byte(table), dir, "t.csv") }, dataset.Options{Target: []string{"b"}, Val: 0.1}, nil, 0, 0, 0, false},
 		"images": {func(dir string) string {
 			for i := range 5 {
-				write(t, imgPNG.Bytes(), dir, "train", "cat", fmt.Sprint(i, ".png"))
-				write(t, imgPNG.Bytes(), dir, "train", "dog", fmt.Sprint(i, ".png"))
+				write(t, picture, dir, "train", "cat", fmt.Sprint(i, ".png"))
+				write(t, picture, dir, "train", "dog", fmt.Sprint(i, ".png"))
 			}
-			write(t, imgPNG.Bytes(), dir, "val", "dog", "x.png")
+			write(t, picture, dir, "val", "dog", "x.png")
 			return dir
 		}, dataset.Options{}, []int{3, 8, 8}, 10, 1, 2, true},
 		"text":  {func(dir string) string { return write(t, bytes.Repeat([]byte("to be or not "), 20), dir, "a b.txt") }, dataset.Options{Block: 16, Tokens: "characters", Val: 0.2}, []int{16}, 13, 3, 7, true},
 		"bytes": {func(dir string) string { return write(t, bytes.Repeat([]byte("to be or not "), 20), dir, "x.txt") }, dataset.Options{Block: 16}, []int{16}, 16, 0, 256, true},
-	} {
+	}
+}
+
+// TestPaths makes a job with data of every kind, opens it as the commands do and compares the
+// rows.
+func TestPaths(t *testing.T) {
+	var imgPNG bytes.Buffer
+	if err := png.Encode(&imgPNG, image.NewRGBA(image.Rect(0, 0, 8, 8))); err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range pathCases(t, imgPNG.Bytes()) {
 		dir := t.TempDir()
 		s, err := dataset.Open(c.make(filepath.Join(dir, "data")), c.o)
 		if c.shape == nil { // "kind" is not a number
@@ -169,10 +189,34 @@ func TestPaths(t *testing.T) {
 			t.Errorf("%s comes back as %d rows with bytes: %v, %d rows, %d classes", name, x.Rows, x.U8 != nil, p.Data.Val.Len(), p.Data.Train.Y().Classes)
 		}
 	}
-	for _, c := range [][2]string{{filepath.Join(t.TempDir(), "none"), "no such file"}, {write(t, nil, t.TempDir(), "x.xlsx"), "a file ends in"}, {t.TempDir(), "folders of classes"}} {
+	for _, c := range [][2]string{{filepath.Join(t.TempDir(), "none"), "no such file"}, {write(t, nil, t.TempDir(), "x.xlsx"), "a file ends in"}, {t.TempDir(), "folders of classes"}, {filepath.Dir(write(t, nil, t.TempDir(), "data_batch_1")), "take the binary version"}} {
 		if _, err := dataset.Open(c[0], dataset.Options{}); err == nil || !strings.Contains(err.Error(), c[1]) {
 			t.Errorf("%s: %v, want %q", c[0], err, c[1])
 		}
+	}
+}
+
+// TestLevel: of two texts one is larger than what is held in memory, so both are read from files.
+func TestLevel(t *testing.T) {
+	dir, above := t.TempDir(), int64(100)
+	write(t, bytes.Repeat([]byte{1, 0, 7, 0, 3, 0}, 50), dir, "train.bin")
+	write(t, bytes.Repeat([]byte{1, 0, 9, 0}, 9), dir, "val.bin")
+	s, err := dataset.Open(dir, dataset.Options{Block: 8, Above: &above})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	r, large := s.Raw()
+	if !large || r.TrainX.Rows != 18 || r.ValX == nil || r.ValX.Rows != 2 {
+		t.Fatalf("%v %+v", large, r)
+	}
+	for _, raw := range []*data.Raw{r.ValX, r.ValY} {
+		if st, err := raw.Survey(data.Inputs, nil); err != nil || st.Most != 9 || st.Least != 1 {
+			t.Errorf("%+v %v", st, err)
+		}
+	}
+	if _, err := dataset.Open(dir, dataset.Options{Block: 8, Tokens: "characters"}); err == nil || !strings.Contains(err.Error(), "different characters") {
+		t.Error(err)
 	}
 }
 

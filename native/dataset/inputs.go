@@ -34,7 +34,7 @@ func Inputs(path string, in []int, o Options) (x *data.Table, names []string, er
 		m, err = textInputs(path, o)
 		x = m[tokenIDs]
 	} else if info.IsDir() {
-		x, names, err = images.ReadRows(os.DirFS(path), pixels(in))
+		x, names, err = images.ReadRows(os.DirFS(path), Pixels(in))
 	} else {
 		x, names, err = inputs(path, in, o)
 	}
@@ -50,18 +50,18 @@ func Inputs(path string, in []int, o Options) (x *data.Table, names []string, er
 	return x, names, nil
 }
 
-// pixels returns the options to read an image for a model with inputs of the shape in.
-func pixels(in []int) images.Options {
-	if len(in) != 3 || in[1] != in[2] || in[0] != 1 && in[0] != 3 {
+// Pixels returns the options to read an image for a model with inputs of the shape in.
+func Pixels(in []int) images.Options {
+	if len(in) != 3 || in[0] != 1 && in[0] != 3 {
 		return images.Options{}
 	}
-	return images.Options{Channels: in[0], Size: in[1]}
+	return images.Options{Channels: in[0], Height: in[1], Width: in[2]}
 }
 
 func inputs(path string, in []int, o Options) (x *data.Table, names []string, err error) {
 	ext := strings.ToLower(filepath.Ext(path))
 	if images.Is(path) {
-		x, err = images.ReadRow(os.DirFS(filepath.Dir(path)), filepath.Base(path), pixels(in))
+		x, err = images.ReadRow(os.DirFS(filepath.Dir(path)), filepath.Base(path), Pixels(in))
 		return x, []string{filepath.Base(path)}, err
 	}
 	if ext == ".csv" || ext == ".tsv" {

@@ -178,7 +178,7 @@ func (o *Options) above() int64 {
 func (s *Source) imageFolder(dir string, o Options) error {
 	p := &spooler{s: s, dir: o.Scratch}
 	var err error
-	if s.Classes, err = images.Each(os.DirFS(dir), images.Options{Size: o.Size}, p.emit); err != nil {
+	if s.Classes, err = images.Each(os.DirFS(dir), o.Images, p.emit); err != nil {
 		return err
 	}
 	return p.done(o.above())
@@ -231,7 +231,7 @@ func parts(path, ext string) (lists [2][]string) {
 // webdataset reads tar files of samples.
 func (s *Source) webdataset(lists [2][]string, o Options) error {
 	p := &spooler{s: s, dir: o.Scratch}
-	r := webdataset.Reader{Options: images.Options{Size: o.Size}}
+	r := webdataset.Reader{Options: o.Images}
 	for k, files := range lists {
 		for _, name := range files {
 			err := open(name, func(f *os.File, _ int64) error {

@@ -11,7 +11,6 @@ import (
 	"slices"
 
 	"github.com/ravnest/ravnest/engine/data"
-	"github.com/ravnest/ravnest/engine/format/images"
 	"github.com/ravnest/ravnest/engine/format/parquet"
 	"github.com/ravnest/ravnest/engine/state"
 )
@@ -71,7 +70,7 @@ func (s *Source) parquets(lists [2][]string, o Options) error {
 	}
 	p := &spooler{s: s, dir: o.Scratch}
 	t := &rowTable{s: s, dir: o.Scratch, known: map[string]int32{}}
-	pixels := images.Options{Size: o.Size}
+	pixels := o.Images
 	var shape []int // of the first image
 	for k, files := range lists {
 		for _, name := range files {
@@ -104,7 +103,7 @@ func (s *Source) parquets(lists [2][]string, o Options) error {
 						shape = sh
 					}
 					if !slices.Equal(shape, sh) {
-						return fmt.Errorf("%w: an image is %dx%d, the first is %dx%d: give a size to scale all to", parquet.ErrFormat, sh[2], sh[1], shape[2], shape[1])
+						return fmt.Errorf("%w: an image is %dx%d, the first is %dx%d: give a size to scale all to (--size)", parquet.ErrFormat, sh[2], sh[1], shape[2], shape[1])
 					}
 					return p.emit(k == 1, sh, b, int(r.Y[0]))
 				})
@@ -274,7 +273,7 @@ func parquetRows(path string, in []int, o Options) (x *data.Table, err error) {
 		if err != nil {
 			return err
 		}
-		pixels, bytes := pixels(in), 0
+		pixels, bytes := Pixels(in), 0
 		return q.Each(func(r *parquet.Row) error {
 			if x == nil {
 				x = &data.Table{Kind: data.Inputs}

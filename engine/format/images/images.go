@@ -29,6 +29,9 @@ import (
 // ErrFormat is wrapped by every error about what a folder holds.
 var ErrFormat = errors.New("invalid image folder")
 
+// ErrFolder is wrapped by the error about a path that is no folder of folders of images.
+var ErrFolder = errors.New("no folders of images")
+
 func bad(format string, a ...any) error {
 	return fmt.Errorf("%w: "+format, append([]any{ErrFormat}, a...)...)
 }
@@ -42,18 +45,12 @@ const (
 
 // Options say how images become rows.
 type Options struct {
-	// Size is the width and height of a row. An image of another size is scaled until it
-	// covers them and cut around its middle. 0: all must have the size of the first.
-	Size int
-	// Channels is 1 for grey, 3 for colour; 0: what the first image has.
+	// Height and Width are those of a row. An image of another size is scaled until it covers them and
+	// cut around its middle. 0: all must have the size of the first.
+	Height, Width int
+	// Channels is 1 for grey, 3 for colour; 0: 3 where an image of a folder is not grey, or what the
+	// first image of a stream has.
 	Channels int
-}
-
-// Set is a folder's content: rows [channels, height, width] of bytes, and classes. Val is nil
-// where the folder has no part for it.
-type Set struct {
-	TrainX, TrainY, ValX, ValY *data.Table
-	Classes                    []string // sorted
 }
 
 // file is an image and its class.
@@ -65,35 +62,6 @@ type file struct {
 // Emit takes a row, of the part for validation or not. pixels is [channels, height, width] of shape,
 // and is only the callee's until it returns.
 type Emit func(val bool, shape []int, pixels []uint8, class int) error
-
-// Read reads the folder fsys to memory. What is not an image by the end of its name is left out;
-// an image that cannot be read is an error that names it.
-func Read(fsys fs.FS, o Options) (*Set, error) {
-	s := &Set{}
-	var err error
-	s.Classes, err = Each(fsys, o, func(val bool, shape []int, pixels []uint8, class int) error {
-		x, y := &s.TrainX, &s.TrainY
-		if val {
-			x, y = &s.ValX, &s.ValY
-		}
-		return add(x, y, shape, pixels, class)
-	})
-	return s, err
-}
-
-// add appends a row to tables, which are made where there are none yet.
-func add(x, y **data.Table, shape []int, pixels []uint8, class int) error {
-	if *x == nil {
-		*x = &data.Table{Kind: data.Inputs, Shape: slices.Clone(shape), U8: []uint8{}}
-		*y = &data.Table{Kind: data.Targets, Shape: []int{}}
-	}
-	if len((*x).U8)+len(pixels) > data.MaxBytes {
-		return bad("the images are more than %d bytes: give a smaller size", data.MaxBytes)
-	}
-	(*x).U8, (*y).I32 = append((*x).U8, pixels...), append((*y).I32, int32(class))
-	(*x).Rows, (*y).Rows = (*x).Rows+1, (*y).Rows+1
-	return nil
-}
 
 // Each reads the folder fsys image by image: first those for training, class by class, then those
 // for validation. It returns the names of the classes.
@@ -117,8 +85,14 @@ func Each(fsys fs.FS, o Options, emit Emit) ([]string, error) {
 			continue
 		}
 		files, err := list(fsys, part, names)
+		if err == nil && part == train {
+			err = complete(files, names)
+		}
 		if err != nil {
 			return nil, err
+		}
+		if o.Channels == 0 {
+			o.Channels = channels(fsys, files)
 		}
 		err = each(fsys, files, &o, &first, func(shape []int, pixels []uint8, class int) error {
 			return emit(part == val, shape, pixels, class)
@@ -129,6 +103,38 @@ func Each(fsys fs.FS, o Options, emit Emit) ([]string, error) {
 	}
 	return names, nil
 }
+
+// complete checks that there are images of every class.
+func complete(files []file, names []string) error {
+	has := make([]bool, len(names))
+	for _, f := range files {
+		has[f.class] = true
+	}
+	for i, h := range has {
+		if !h && len(files) > 0 {
+			return bad("the folder %q, which would be a class, holds no images: remove it", names[i])
+		}
+	}
+	return nil
+}
+
+// channels is 1 if all images are grey, by their headers.
+func channels(fsys fs.FS, files []file) int {
+	for _, f := range files {
+		r, err := fsys.Open(f.path)
+		if err != nil {
+			continue // reading it will tell
+		}
+		c, _, err := image.DecodeConfig(bufio.NewReader(r))
+		_ = r.Close()
+		if err == nil && !grey(c.ColorModel) {
+			return 3
+		}
+	}
+	return 1
+}
+
+func grey(m color.Model) bool { return m == color.GrayModel || m == color.Gray16Model }
 
 // ReadRows reads the images of fsys, in folders or not, to rows without classes; paths are
 // theirs, sorted.
@@ -152,14 +158,13 @@ func ReadRows(fsys fs.FS, o Options) (x *data.Table, paths []string, err error) 
 	if len(files) == 0 {
 		return nil, nil, bad("it holds no image")
 	}
-	x, _, err = read(fsys, files, &o)
+	x, err = read(fsys, files, &o)
 	return x, paths, err
 }
 
 // ReadRow reads one image to one row.
 func ReadRow(fsys fs.FS, name string, o Options) (*data.Table, error) {
-	x, _, err := read(fsys, []file{{path: name}}, &o)
-	return x, err
+	return read(fsys, []file{{path: name}}, &o)
 }
 
 // Is tells by the end of its name that a file is an image.
@@ -177,13 +182,13 @@ func classes(fsys fs.FS, root string) ([]string, error) {
 	}
 	var names []string
 	for _, e := range es {
-		if !strings.HasPrefix(e.Name(), ".") && isDir(fsys, path.Join(root, e.Name())) {
+		if !strings.HasPrefix(e.Name(), ".") && e.Name() != "__MACOSX" && isDir(fsys, path.Join(root, e.Name())) {
 			names = append(names, e.Name())
 		}
 	}
 	slices.Sort(names)
 	if len(names) < 2 || len(names) > maxClasses {
-		return nil, bad("%d folders of classes in %q, want 2 to %d", len(names), root, maxClasses)
+		return nil, fmt.Errorf("%w: %w: %d folders of classes in %q, want 2 to %d, such as cat/1.jpg and dog/2.jpg", ErrFormat, ErrFolder, len(names), root, maxClasses)
 	}
 	return names, nil
 }
@@ -255,12 +260,16 @@ func annotated(r io.Reader, dir string, classes []string) ([]file, error) {
 }
 
 // read reads images to rows of one size; what o leaves open the first image decides.
-func read(fsys fs.FS, files []file, o *Options) (x, y *data.Table, err error) {
-	var first []int
-	err = each(fsys, files, o, &first, func(shape []int, pixels []uint8, class int) error {
-		return add(&x, &y, shape, pixels, class)
+func read(fsys fs.FS, files []file, o *Options) (*data.Table, error) {
+	x := &data.Table{Kind: data.Inputs, U8: []uint8{}}
+	err := each(fsys, files, o, &x.Shape, func(_ []int, pixels []uint8, _ int) error {
+		if x.Rows++; len(x.U8)+len(pixels) > data.MaxBytes {
+			return bad("the images are more than %d bytes: give a smaller size, or fewer at once", data.MaxBytes)
+		}
+		x.U8 = append(x.U8, pixels...)
+		return nil
 	})
-	return x, y, err
+	return x, err
 }
 
 func each(fsys fs.FS, files []file, o *Options, first *[]int, emit func(shape []int, pixels []uint8, class int) error) error {
@@ -270,14 +279,14 @@ func each(fsys fs.FS, files []file, o *Options, first *[]int, emit func(shape []
 	for _, f := range files {
 		img, err := decode(fsys, f.path)
 		if err != nil {
-			return bad("%s: %w", f.path, err)
+			return bad("%s: %w: remove it, or save it anew as PNG", f.path, err)
 		}
 		shape, pixels := o.Row(img)
 		if *first == nil {
 			*first = shape
 		}
 		if !slices.Equal(*first, shape) {
-			return bad("%s is %dx%d, the first image is %dx%d: give a size to scale all to", f.path, shape[2], shape[1], (*first)[2], (*first)[1])
+			return bad("%s is %dx%d, the first image is %dx%d: give a size to scale all to (--size)", f.path, shape[2], shape[1], (*first)[2], (*first)[1])
 		}
 		if err := emit(shape, pixels, f.class); err != nil {
 			return err
@@ -291,14 +300,13 @@ func each(fsys fs.FS, files []file, o *Options, first *[]int, emit func(shape []
 func (o *Options) Row(img image.Image) (shape []int, pixels []uint8) {
 	if o.Channels == 0 {
 		o.Channels = 3
-		switch img.ColorModel() {
-		case color.GrayModel, color.Gray16Model:
+		if grey(img.ColorModel()) {
 			o.Channels = 1
 		}
 	}
 	size := img.Bounds().Size()
-	if o.Size > 0 {
-		size = image.Pt(o.Size, o.Size)
+	if o.Height > 0 {
+		size = image.Pt(o.Width, o.Height)
 	}
 	return []int{o.Channels, size.Y, size.X}, planes(img, o.Channels, size)
 }
@@ -325,8 +333,65 @@ func Decode(r io.Reader) (image.Image, error) {
 	if c.Width < 1 || c.Height < 1 || c.Width > maxPixels/c.Height {
 		return nil, fmt.Errorf("%dx%d pixels, at most %d in all are read", c.Width, c.Height, maxPixels)
 	}
-	img, _, err := image.Decode(io.MultiReader(strings.NewReader(head.String()), r))
-	return img, err
+	img, format, err := image.Decode(io.MultiReader(strings.NewReader(head.String()), r))
+	if err != nil {
+		return nil, err
+	}
+	img = opaque(img)
+	if m, ok := img.(*image.YCbCr); ok && format == "webp" {
+		img = fromVideo(m)
+	}
+	if all := image.Rect(0, 0, c.Width, c.Height); !img.Bounds().Eq(all) && img.Bounds().Min != (image.Point{}) {
+		// The first picture of a GIF may cover a part of it only.
+		whole := image.NewRGBA(all)
+		draw.Draw(whole, img.Bounds(), img, img.Bounds().Min, draw.Src)
+		img = whole
+	}
+	return img, nil
+}
+
+// fromVideo is an image of a lossy WebP, whose colours have the range of video (16 to 235), as libwebp
+// converts them. The library takes them for those of JPEG, which fill a byte.
+func fromVideo(m *image.YCbCr) image.Image {
+	out := image.NewRGBA(m.Rect)
+	clip := func(v int) uint8 { return uint8(min(max(v, 0)>>6, 255)) }
+	at := 0
+	for y := m.Rect.Min.Y; y < m.Rect.Max.Y; y++ {
+		for x := m.Rect.Min.X; x < m.Rect.Max.X; x++ {
+			c := m.COffset(x, y)
+			l, u, v := int(m.Y[m.YOffset(x, y)])*19077>>8, int(m.Cb[c]), int(m.Cr[c])
+			out.Pix[at] = clip(l + v*26149>>8 - 14234)
+			out.Pix[at+1] = clip(l - u*6419>>8 - v*13320>>8 + 8708)
+			out.Pix[at+2], out.Pix[at+3] = clip(l+u*33050>>8-17685), 0xff
+			at += 4
+		}
+	}
+	return out
+}
+
+// opaque is an image without its transparency: the colours are what is stored, also where they are
+// not seen. Data sets are read so in Python (PIL's convert("RGB")).
+func opaque(img image.Image) image.Image {
+	switch m := img.(type) {
+	case *image.NRGBA:
+		for i := 3; i < len(m.Pix); i += 4 {
+			m.Pix[i] = 0xff
+		}
+	case *image.NRGBA64:
+		for i := 6; i < len(m.Pix); i += 8 {
+			m.Pix[i], m.Pix[i+1] = 0xff, 0xff
+		}
+	case *image.NYCbCrA:
+		return &m.YCbCr
+	case *image.Paletted:
+		for i, c := range m.Palette {
+			if n, ok := c.(color.NRGBA); ok {
+				n.A = 0xff
+				m.Palette[i] = n
+			}
+		}
+	}
+	return img
 }
 
 // planes are the bytes [channels, height, width] of an image scaled to cover size.

@@ -3,9 +3,12 @@ package images
 import (
 	"bytes"
 	"encoding/binary"
+	"encoding/hex"
+	"errors"
 	"hash/crc32"
 	"image"
 	"image/color"
+	"image/gif"
 	"image/jpeg"
 	"image/png"
 	"slices"
@@ -32,6 +35,28 @@ var (
 	blue = color.RGBA{0, 0, 200, 255}
 )
 
+// folder is what Each gives of a folder.
+type folder struct {
+	rows    [2]int // for training, for validation
+	shape   []int
+	pixels  []uint8
+	classes []int
+	names   []string
+}
+
+func folderOf(fsys fstest.MapFS, o Options) (f folder, err error) {
+	f.names, err = Each(fsys, o, func(val bool, shape []int, pixels []uint8, class int) error {
+		k := 0
+		if val {
+			k = 1
+		}
+		f.rows[k]++
+		f.shape, f.pixels, f.classes = shape, append(f.pixels, pixels...), append(f.classes, class)
+		return nil
+	})
+	return f, err
+}
+
 func TestRead(t *testing.T) {
 	jpg := func(w, h int) []byte {
 		var b bytes.Buffer
@@ -41,28 +66,73 @@ func TestRead(t *testing.T) {
 		return b.Bytes()
 	}
 	file := func(b []byte) *fstest.MapFile { return &fstest.MapFile{Data: b} }
-	s, err := Read(fstest.MapFS{"cat/1.png": file(pngOf(4, 2, red)), "dog/2.PNG": file(pngOf(4, 2, blue)), "dog/notes.txt": file(nil), "cat/.x.png": file(nil)}, Options{})
-	if err != nil || s.TrainX.Rows != 2 || !slices.Equal(s.TrainX.Shape, []int{3, 2, 4}) || s.TrainX.U8[0] != 255 || s.TrainX.U8[24+16] != 200 || s.TrainY.I32[1] != 1 || s.ValX != nil {
+	s, err := folderOf(fstest.MapFS{"cat/1.png": file(pngOf(4, 2, red)), "dog/2.PNG": file(pngOf(4, 2, blue)), "dog/notes.txt": file(nil), "cat/.x.png": file(nil)}, Options{})
+	if err != nil || s.rows != [2]int{2, 0} || !slices.Equal(s.shape, []int{3, 2, 4}) || s.pixels[0] != 255 || s.pixels[24+16] != 200 || s.classes[1] != 1 {
 		t.Errorf("flat: %+v, %v", s, err)
 	}
 	// Tiny-ImageNet's way, grey, sizes that differ.
-	s, err = Read(fstest.MapFS{
+	s, err = folderOf(fstest.MapFS{
 		"train/n1/images/a.JPEG": file(jpg(9, 7)), "train/n2/images/b.JPEG": file(jpg(5, 20)),
 		"val/images/v.JPEG": file(jpg(3, 3)), "val/val_annotations.txt": file([]byte("v.JPEG\tn2\t0\t0\t3\t3\n")),
-	}, Options{Size: 4})
-	if err != nil || !slices.Equal(s.TrainX.Shape, []int{1, 4, 4}) || s.ValX.Rows != 1 || s.ValY.I32[0] != 1 || !slices.Equal(s.Classes, []string{"n1", "n2"}) {
+	}, Options{Height: 4, Width: 5})
+	if err != nil || !slices.Equal(s.shape, []int{1, 4, 5}) || s.rows != [2]int{2, 1} || s.classes[2] != 1 || !slices.Equal(s.names, []string{"n1", "n2"}) {
 		t.Errorf("Tiny-ImageNet: %+v, %v", s, err)
 	}
 	for says, fsys := range map[string]fstest.MapFS{
 		"folders of classes":       {"a.png": file(pngOf(2, 2, red))},
 		"no images":                {"a/x.txt": file(nil), "b/y.txt": file(nil)},
+		`folder "b", which would`:  {"a/x.png": file(pngOf(2, 2, red)), "b/y.txt": file(nil)},
 		"a/x.png: image: unknown":  {"a/x.png": file([]byte("nothing")), "b/y.png": file(pngOf(2, 2, red))},
 		"b/y.png is 3x2":           {"a/x.png": file(pngOf(2, 2, red)), "b/y.png": file(pngOf(3, 2, red))},
 		`class "n9" has no folder`: {"train/n1/a.png": file(pngOf(2, 2, red)), "train/n2/a.png": file(pngOf(2, 2, red)), "val/val_annotations.txt": file([]byte("v n9\n"))},
 	} {
-		if _, err := Read(fsys, Options{}); err == nil || !strings.Contains(err.Error(), says) {
+		if _, err := folderOf(fsys, Options{}); err == nil || !strings.Contains(err.Error(), says) {
 			t.Errorf("%v, want %q", err, says)
 		}
+	}
+}
+
+// TestModes: a grey image among coloured ones does not take their colour, transparency leaves the
+// colours, the first picture of a GIF lies where it belongs, and what tools leave behind is no class.
+func TestModes(t *testing.T) {
+	file := func(b []byte) *fstest.MapFile { return &fstest.MapFile{Data: b} }
+	var grey, clear, palette, moved bytes.Buffer
+	half := image.NewNRGBA(image.Rect(0, 0, 2, 2))
+	for i := range 4 {
+		half.SetNRGBA(i%2, i/2, color.NRGBA{R: 200, G: 100, B: 50, A: uint8(i * 60)})
+	}
+	seen := image.NewPaletted(image.Rect(0, 0, 2, 2), color.Palette{color.NRGBA{200, 100, 50, 10}, blue})
+	part := image.NewPaletted(image.Rect(1, 1, 2, 2), color.Palette{color.RGBA{200, 100, 50, 255}})
+	err := errors.Join(png.Encode(&grey, image.NewGray(image.Rect(0, 0, 2, 2))), png.Encode(&clear, half), png.Encode(&palette, seen),
+		gif.EncodeAll(&moved, &gif.GIF{Image: []*image.Paletted{part}, Delay: []int{0}, Config: image.Config{Width: 2, Height: 2}}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := folderOf(fstest.MapFS{
+		"a/0.png": file(grey.Bytes()), "a/1.png": file(clear.Bytes()), "b/2.png": file(palette.Bytes()), "b/3.gif": file(moved.Bytes()), "b/.DS_Store": file(nil), "__MACOSX/._a": file(nil),
+	}, Options{})
+	one := func(v uint8) []uint8 { return []uint8{v, v, v, v} }
+	want := slices.Concat(make([]uint8, 12), one(200), one(100), one(50), one(200), one(100), one(50), []uint8{0, 0, 0, 200, 0, 0, 0, 100, 0, 0, 0, 50})
+	if err != nil || !slices.Equal(s.shape, []int{3, 2, 2}) || !slices.Equal(s.pixels, want) || len(s.names) != 2 {
+		t.Errorf("%+v, %v, want %v", s, err, want)
+	}
+	if s, err = folderOf(fstest.MapFS{"a/0.png": file(grey.Bytes()), "b/0.png": file(grey.Bytes())}, Options{}); err != nil || s.shape[0] != 1 {
+		t.Errorf("%+v, %v", s, err)
+	}
+}
+
+// TestWebP: the colours of a lossy WebP are those that PIL sees, which made it.
+func TestWebP(t *testing.T) {
+	b, err := hex.DecodeString("524946463e000000574542505650382032000000d001009d012a0400040000c01225a00274ba01f80003b000feda26ffeef37ed3d7b4f5fd4cfff8ca9f203fe32a7fc5cc0000")
+	if err != nil {
+		t.Fatal(err)
+	}
+	img, err := Decode(bytes.NewReader(b))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if p := planes(img, 3, image.Pt(4, 4)); p[5] != 201 || p[16+5] != 100 || p[32+5] != 50 {
+		t.Errorf("%d %d %d", p[5], p[16+5], p[32+5])
 	}
 }
 

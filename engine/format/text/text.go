@@ -52,6 +52,9 @@ func Read(r io.Reader, kind string, block int) (x, y *data.Table, vocabulary []s
 	if len(raw)%width != 0 {
 		return nil, nil, nil, fmt.Errorf("%w: %d bytes, tokens of %s have %d each", ErrFormat, len(raw), kind, width)
 	}
+	if lead := string(raw[:min(len(raw), 2)]); width == 1 && (lead == "\xff\xfe" || lead == "\xfe\xff") {
+		return nil, nil, nil, fmt.Errorf("%w: it is UTF-16: save it as UTF-8", ErrFormat)
+	}
 	if kind == Characters {
 		n = utf8.RuneCount(raw)
 	}

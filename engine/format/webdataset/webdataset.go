@@ -126,7 +126,7 @@ func (r *Reader) member(s *sample, h *tar.Header, ext string, f io.Reader) error
 		r.shape = s.shape
 	}
 	if !slices.Equal(r.shape, s.shape) {
-		return bad("%.60q is %dx%d, the first image is %dx%d: give a size to scale all to", h.Name, s.shape[2], s.shape[1], r.shape[2], r.shape[1])
+		return bad("%.60q is %dx%d, the first image is %dx%d: give a size to scale all to (--size)", h.Name, s.shape[2], s.shape[1], r.shape[2], r.shape[1])
 	}
 	return nil
 }

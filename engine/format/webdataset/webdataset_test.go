@@ -55,7 +55,7 @@ func pack(t testing.TB, members ...any) []byte {
 
 func TestRead(t *testing.T) {
 	red, blue := picture(t, 2, 2, color.RGBA{255, 0, 0, 255}), picture(t, 4, 4, color.RGBA{0, 0, 255, 255})
-	r := &Reader{Options: images.Options{Size: 2}}
+	r := &Reader{Options: images.Options{Height: 2, Width: 2}}
 	var got []string
 	emit := func(shape []int, pixels []uint8, class int) error {
 		got = append(got, fmt.Sprint(shape, pixels, class))
@@ -96,7 +96,7 @@ func FuzzRead(f *testing.F) {
 	f.Add([]byte("no tar"))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		var first []int
-		err := (&Reader{Options: images.Options{Size: 4}}).Read(bytes.NewReader(b), func(shape []int, pixels []uint8, class int) error {
+		err := (&Reader{Options: images.Options{Height: 4, Width: 4}}).Read(bytes.NewReader(b), func(shape []int, pixels []uint8, class int) error {
 			if first == nil {
 				first = shape
 			}
