@@ -1,9 +1,7 @@
-// Convolutions of one or few filters per group, which have too few rows for the tiles of a
-// product.
+// Convolutions of one filter per group, which have too few rows for the tiles of a product.
 //
 // A depthwise convolution has one filter per channel: channels are made the innermost
-// dimension, and each lane of a vector has a filter of its own. The gradient of few filters
-// has a lane for each filter and broadcasts the floats of windows in place.
+// dimension, and each lane of a vector has a filter of its own.
 
 package kernel
 
@@ -178,31 +176,5 @@ func (j *depthwiseTask) weight(scratch []float32, from, to int) {
 			lanewise(k, v.taps, 1, plane, v.positions, lanes, grads, v.data, filters, j.acc || i > 0)
 		}
 		transpose(dw[c0*k:], k, filters, lanes, k, n)
-	}
-}
-
-// narrow reports whether the gradient of the weights is faster with a lane for each filter.
-func (c *Conv) narrow() bool {
-	return c.O/c.Groups <= 32 && c.KH*c.KW > 1 && laneWidth() > 0
-}
-
-func (v *windows) narrowWeight(j *groupTask, gr int, scratch []float32) {
-	c, dy, x, dw := &j.c, j.y, j.x, j.w
-	cg, og, plane, lanes := c.C/c.Groups, c.O/c.Groups, c.OH()*c.OW(), laneWidth()
-	k := len(v.taps)
-	scratch = aligned(scratch)
-	filters, grads := scratch[:k*lanes], scratch[k*lanes:][:v.columns()*lanes]
-	for o := gr * og; o < (gr+1)*og; o += lanes {
-		n := min(lanes, (gr+1)*og-o)
-		transpose(filters, lanes, dw[o*k:], k, n, k)
-		for n0 := 0; n0 < c.N; n0 += v.together {
-			images := min(v.together, c.N-n0)
-			v.load(x[(n0*c.C+gr*cg)*c.H*c.W:], c.C*c.H*c.W, images)
-			for i := range images {
-				transpose(grads[i*plane*lanes:], lanes, dy[((n0+i)*c.O+o)*plane:], plane, n, plane)
-			}
-			pointwise(k, v.taps, images*plane, v.positions, grads, v.data, filters, j.acc || n0 > 0)
-		}
-		transpose(dw[o*k:], k, filters, lanes, k, n)
 	}
 }

@@ -27,8 +27,11 @@ func laneWidth() int {
 	return 0
 }
 
+// narrowLanes are the lanes for any number of filters.
+func narrowLanes(int) int { return laneWidth() }
+
 // pointwise is lanewise with one float of b, broadcast, in place of a row.
-func pointwise(m int, rows []int32, k int, cols []int32, a, b, c []float32, acc bool) {
+func pointwise(_, m int, rows []int32, k int, cols []int32, a, b, c []float32, acc bool) {
 	_, _, _ = c[m*laneWidth()-1], a[k*laneWidth()-1], b[int(rows[m-1])+int(cols[k-1])]
 	wasmPointwise(int32(m), unsafe.Pointer(&rows[0]), int32(k), unsafe.Pointer(&cols[0]), unsafe.Pointer(&a[0]), unsafe.Pointer(&b[0]), unsafe.Pointer(&c[0]), bit(acc))
 }

@@ -278,6 +278,9 @@ func (v *windows) load(src []float32, image, images int) {
 		v.loadInner(src, image, images)
 		return
 	}
+	if v.loadLines(src, image, images) {
+		return
+	}
 	size, step := y.padded*x.padded, x.sampling()
 	for slot := range v.channels * y.slots * x.slots {
 		c, py, px := slot/(y.slots*x.slots), y.origin(slot/x.slots%y.slots), x.origin(slot%x.slots)

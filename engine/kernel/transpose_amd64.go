@@ -73,5 +73,9 @@ func zipBlocks(dst, a, b []float32) int {
 		return 0
 	}
 	zip(n, &a[0], &b[0], &dst[0])
+	if rest := len(dst)/2 - 8; min(len(a), len(b)) >= rest+8 { // the last eight, overlapping
+		zip(1, &a[rest], &b[rest], &dst[2*rest])
+		return len(dst) / 2
+	}
 	return 8 * n
 }

@@ -15,15 +15,3 @@ func lanewiseZ(m int, rows *int32, rstep int, k int, cols *int32, cstep int, a *
 //
 //go:noescape
 func lanewiseY(m int, rows *int32, rstep int, k int, cols *int32, cstep int, a *float32, b *float32, c *float32, acc int)
-
-// pointwiseZ sets vector i of c, for i < m, to the sum over ascending k of vector k of a times the float at b[rows[i]+cols[k]], and
-// continues what is in c if acc is not 0. Offsets are rstep and cstep bytes apart, k > 0.
-//
-//go:noescape
-func pointwiseZ(m int, rows *int32, rstep int, k int, cols *int32, cstep int, a *float32, b *float32, c *float32, acc int)
-
-// pointwiseY sets vector i of c, for i < m, to the sum over ascending k of vector k of a times the float at b[rows[i]+cols[k]], and
-// continues what is in c if acc is not 0. Offsets are rstep and cstep bytes apart, k > 0.
-//
-//go:noescape
-func pointwiseY(m int, rows *int32, rstep int, k int, cols *int32, cstep int, a *float32, b *float32, c *float32, acc int)

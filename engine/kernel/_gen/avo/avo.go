@@ -41,6 +41,8 @@ var Files = []File{
 	{"conv_gather", convGather},
 	{"conv_lane", convLane},
 	{"conv_line", convLine},
+	{"conv_narrow", convNarrow},
+	{"conv_pad", convPad},
 	{"pool", pool},
 	{"transpose", transpose},
 }

@@ -12,15 +12,11 @@ import (
 )
 
 // lanewise writes a matrix-vector product per lane: every lane has a matrix and a vector of
-// its own. With point, one float is broadcast to all lanes.
-func lanewise(name string, wide, point bool) {
+// its own.
+func lanewise(name string, wide bool) {
 	TEXT(name, NOSPLIT, "func(m int, rows *int32, rstep, k int, cols *int32, cstep int, a, b, c *float32, acc int)")
 	Pragma("noescape")
-	other := "the vector"
-	if point {
-		other = "the float"
-	}
-	Doc(name+" sets vector i of c, for i < m, to the sum over ascending k of vector k of a times "+other+" at b[rows[i]+cols[k]], and",
+	Doc(name+" sets vector i of c, for i < m, to the sum over ascending k of vector k of a times the vector at b[rows[i]+cols[k]], and",
 		"continues what is in c if acc is not 0. Offsets are rstep and cstep bytes apart, k > 0.")
 	v, w := ymm, 32
 	if wide {
@@ -65,16 +61,7 @@ func lanewise(name string, wide, point bool) {
 		MOVLQSX(Mem{Base: cols}, at)
 		VMOVUPS(Mem{Base: a}, v[many])
 		for i := range many {
-			factor := Mem{Base: from[i], Index: at, Scale: 4}
-			switch {
-			case !point:
-				VFMADD231PS(factor, v[many], v[i])
-			case wide:
-				VFMADD231PS_BCST(factor, v[many], v[i])
-			default:
-				VBROADCASTSS(factor, v[many+1])
-				VFMADD231PS(v[many+1], v[many], v[i])
-			}
+			VFMADD231PS(Mem{Base: from[i], Index: at, Scale: 4}, v[many], v[i])
 		}
 		ADDQ(cstep, cols)
 		ADDQ(Imm(uint64(w)), a)
@@ -109,8 +96,6 @@ func lanewise(name string, wide, point bool) {
 }
 
 func convLane() {
-	lanewise("lanewiseZ", true, false)
-	lanewise("lanewiseY", false, false)
-	lanewise("pointwiseZ", true, true)
-	lanewise("pointwiseY", false, true)
+	lanewise("lanewiseZ", true)
+	lanewise("lanewiseY", false)
 }

@@ -1,0 +1,130 @@
+// This file exists to write the copies of planes with their padding that windows are read from.
+
+package avo
+
+import (
+	"fmt"
+
+	. "github.com/mmcloughlin/avo/build"
+	. "github.com/mmcloughlin/avo/operand"
+	"github.com/mmcloughlin/avo/reg"
+)
+
+// pad writes a copy of lines with padding, of every float or of every second.
+func (s isa) pad(stride int) {
+	name := fmt.Sprintf("pad%d%s", stride, s.name)
+	TEXT(name, NOSPLIT, "func(planes, top, lines, bottom, vectors int, src *float32, at, splane, spitch int, masks *int32, dst *float32, dplane, dpitch int)")
+	Pragma("noescape")
+	Doc(name + " is padCopy.run for a stride of " + fmt.Sprint(stride) + ".")
+	src, dst, masks := reg.RSI, reg.RDI, reg.RDX
+	line, to, mask := reg.R8, reg.R9, reg.R10 // that advance along a line
+	count, n, spitch, dpitch := reg.RCX, reg.RAX, reg.R11, reg.R12
+	step := 4 // bytes of a mask for a vector
+	if !s.evex {
+		step = s.bytes()
+	}
+	Load(Param("src"), src)
+	ADDQ(param("at"), src)
+	Load(Param("dst"), dst)
+	Load(Param("masks"), masks)
+	Load(Param("spitch"), spitch)
+	Load(Param("dpitch"), dpitch)
+	even := s.vec(4)
+	if stride == 2 && s.evex {
+		VMOVDQU32(evenTable[s.lanes], even)
+	}
+	load := func(i int, v reg.VecPhysical) {
+		m := Mem{Base: line, Disp: i * s.bytes()}
+		if s.evex {
+			KMOVW(Mem{Base: mask, Disp: i * step}, opmask[0])
+			VMOVUPS_Z(m, opmask[0], v)
+			return
+		}
+		VMOVUPS(Mem{Base: mask, Disp: i * step}, v)
+		VMASKMOVPS(m, v, v)
+	}
+	store := func(v reg.VecPhysical) {
+		m := Mem{Base: mask, Disp: stride * step}
+		if s.evex {
+			KMOVW(m, opmask[1])
+			VMOVUPS(v, opmask[1], Mem{Base: to})
+			return
+		}
+		VMOVUPS(m, s.vec(3))
+		VMASKMOVPS(v, s.vec(3), Mem{Base: to})
+	}
+	// lines writes as many lines as an argument says.
+	lines := func(arg string, copied bool) {
+		Load(Param(arg), count)
+		TESTQ(count, count)
+		JZ(LabelRef(arg + "end"))
+		Label(arg)
+		MOVQ(dst, to)
+		MOVQ(masks, mask)
+		if copied {
+			MOVQ(src, line)
+		}
+		Load(Param("vectors"), n)
+		Label(arg + "vector")
+		v := s.vec(0)
+		switch {
+		case !copied:
+			if s.evex {
+				VPXORD(v, v, v)
+			} else {
+				VXORPS(v, v, v)
+			}
+		case stride == 1:
+			load(0, v)
+		default:
+			load(0, v)
+			load(1, s.vec(1))
+			if s.evex {
+				VPERMT2PS(s.vec(1), even, v)
+			} else {
+				VSHUFPS(Imm(0x88), s.vec(1), v, v)
+				VPERMPD(Imm(0xd8), v, v)
+			}
+		}
+		store(v)
+		if copied {
+			ADDQ(I32(stride*s.bytes()), line)
+		}
+		ADDQ(Imm(uint64(s.bytes())), to)
+		ADDQ(Imm(uint64((stride+1)*step)), mask)
+		DECQ(n)
+		JNZ(LabelRef(arg + "vector"))
+		ADDQ(dpitch, dst)
+		if copied {
+			ADDQ(spitch, src)
+		}
+		DECQ(count)
+		JNZ(LabelRef(arg))
+		Label(arg + "end")
+	}
+	splane, dplane := reg.R13, reg.R15
+	Label("plane")
+	MOVQ(src, splane)
+	MOVQ(dst, dplane)
+	lines("top", false)
+	lines("lines", true)
+	lines("bottom", false)
+	MOVQ(splane, src)
+	ADDQ(param("splane"), src)
+	MOVQ(dplane, dst)
+	ADDQ(param("dplane"), dst)
+	DECQ(param("planes"))
+	JNZ(LabelRef("plane"))
+	VZEROUPPER()
+	RET()
+}
+
+func convPad() {
+	for _, s := range []isa{{"Z", 16, true}, {"Y", 8, false}} {
+		if s.evex {
+			evenTable[s.lanes] = table("padEvens", s.lanes, func(l int) int { return 2 * l })
+		}
+		s.pad(1)
+		s.pad(2)
+	}
+}
