@@ -270,12 +270,12 @@ func (v *windows) spread(c *Conv, plane, src []float32, half, ty, tx int) {
 	if !v.complete(tx) {
 		return
 	}
+	if v.halves() == 2 {
+		interleaveLines((c.H-ty+c.SH-1)/c.SH, c.W, plane[ty*c.W:], c.SH*c.W, src, src[half:], v.x.out)
+		return
+	}
 	for r, y := 0, ty; y < c.H; r, y = r+1, y+c.SH {
 		to, line := plane[y*c.W:][:c.W], src[r*v.x.out:]
-		if v.halves() == 2 {
-			interleave(to, line[:v.x.out], line[half:][:v.x.out])
-			continue
-		}
 		for q, x := 0, tx; x < c.W; q, x = q+1, x+c.SW {
 			to[x] = line[q]
 		}

@@ -3,13 +3,14 @@
 package kernel
 
 // padCopy copies lines of planes behind top lines of zeros and before bottom ones. A line is
-// vectors of lanes floats, which have the source's every float, or every second for a stride of
-// two. Distances are in bytes; a line of the source begins at bytes from src. masks has, for each
-// vector, a mask for every vector of the source, and that of the store.
+// vectors of lanes floats, which have the source's every float, or for a stride of two every
+// second, and the others odd bytes further, if odd is not 0. Distances are in bytes; a line of
+// the source begins at bytes from src. masks has, for each vector, a mask for every vector of the
+// source, and that of the store.
 type padCopy struct {
-	lanes, stride                       int
-	planes, top, lines, bottom, vectors int
-	at, splane, spitch, dplane, dpitch  int
+	lanes, stride                           int
+	planes, top, lines, bottom, vectors     int
+	at, splane, spitch, dplane, dpitch, odd int
 }
 
 // padMasks are the ints of the masks of a line, at most.
@@ -29,7 +30,14 @@ func (v *windows) loadLines(src []float32, image, images int) bool {
 	}
 	var masks [padMasks]int32
 	size, slots := y.padded*x.padded, y.slots*x.slots
+	odd := 0
+	if step == 2 && x.slots == 2 {
+		odd = v.together * size
+	}
 	for slot := range slots {
+		if odd > 0 && slot%2 == 1 {
+			continue // came with the one before
+		}
 		py, px := y.origin(slot/x.slots), x.origin(slot%x.slots)
 		top, bottom := y.inside(py)
 		first := x.lo*step + px // column of the source
@@ -51,7 +59,7 @@ func (v *windows) loadLines(src []float32, image, images int) bool {
 		at := ((top+y.lo)*y.sampling()+py)*x.in + first
 		p := padCopy{
 			lanes: lanes, stride: step, planes: v.channels, top: top, lines: bottom - top, bottom: y.padded - bottom, vectors: vectors,
-			at: 4 * at, splane: 4 * y.in * x.in, spitch: 4 * y.sampling() * x.in, dplane: 4 * slots * v.together * size, dpitch: 4 * x.padded,
+			at: 4 * at, splane: 4 * y.in * x.in, spitch: 4 * y.sampling() * x.in, dplane: 4 * slots * v.together * size, dpitch: 4 * x.padded, odd: 4 * odd,
 		}
 		for i := range images {
 			p.run(src[i*image:], masks[:], v.data[(slot*v.together+i)*size:])

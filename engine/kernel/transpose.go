@@ -36,13 +36,20 @@ func subsample(dst, src []float32, step int) {
 	}
 }
 
-// interleave sets dst to the elements of even and odd alternately.
-func interleave(dst, even, odd []float32) {
-	i := zipBlocks(dst, even, odd)
-	for ; 2*i+1 < len(dst); i++ {
-		dst[2*i], dst[2*i+1] = even[i], odd[i]
+// interleaveLines sets lines of n floats of dst to the elements of lines of even and odd
+// alternately. Lines are dpitch and pitch floats apart.
+func interleaveLines(lines, n int, dst []float32, dpitch int, even, odd []float32, pitch int) {
+	done := zipLines(lines, n/2, dst, dpitch, even, odd, pitch)
+	if 2*done == n {
+		return
 	}
-	if 2*i < len(dst) {
-		dst[2*i] = even[i]
+	for r := range lines {
+		d, e, o := dst[r*dpitch:][:n], even[r*pitch:], odd[r*pitch:]
+		for i := done; i < n/2; i++ {
+			d[2*i], d[2*i+1] = e[i], o[i]
+		}
+		if n%2 != 0 {
+			d[n-1] = e[n/2]
+		}
 	}
 }

@@ -66,16 +66,13 @@ func evenBlocks(dst, src []float32) int {
 	return 8 * n
 }
 
-// zipBlocks interleaves the first floats of a and b into dst and returns how many of each.
-func zipBlocks(dst, a, b []float32) int {
-	n := min(len(a), len(b), len(dst)/2) / 8
-	if !hasAVX2 || n == 0 {
+// zipLines interleaves the first n floats of lines of a and b, and returns how many of each.
+func zipLines(lines, n int, dst []float32, dpitch int, a, b []float32, pitch int) int {
+	if !hasAVX2 || n < 8 || lines == 0 {
 		return 0
 	}
-	zip(n, &a[0], &b[0], &dst[0])
-	if rest := len(dst)/2 - 8; min(len(a), len(b)) >= rest+8 { // the last eight, overlapping
-		zip(1, &a[rest], &b[rest], &dst[2*rest])
-		return len(dst) / 2
-	}
-	return 8 * n
+	last := lines - 1
+	_, _, _ = dst[last*dpitch+2*n-1], a[last*pitch+n-1], b[last*pitch+n-1]
+	zip(lines, n, &a[0], &b[0], 4*pitch, &dst[0], 4*dpitch)
+	return n
 }

@@ -45,13 +45,17 @@ func evenBlocks(dst, src []float32) int {
 	return n
 }
 
-// zipBlocks interleaves the first floats of a and b into dst and returns how many of each.
-func zipBlocks(dst, a, b []float32) int {
-	n := min(len(a), len(b), len(dst)/2) &^ 3
+// zipLines interleaves the first floats of lines of a and b, of n at most, and returns how many of
+// each.
+func zipLines(lines, n int, dst []float32, dpitch int, a, b []float32, pitch int) int {
+	n &^= 3
 	if !vecModule || n == 0 {
 		return 0
 	}
-	wasmZip(unsafe.Pointer(&dst[0]), unsafe.Pointer(&a[0]), unsafe.Pointer(&b[0]), int32(n))
+	for r := range lines {
+		d := dst[r*dpitch:][:2*n]
+		wasmZip(unsafe.Pointer(&d[0]), unsafe.Pointer(&a[r*pitch:][:n][0]), unsafe.Pointer(&b[r*pitch:][:n][0]), int32(n))
+	}
 	return n
 }
 

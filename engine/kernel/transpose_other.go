@@ -7,4 +7,4 @@ func transposeBlocks([]float32, int, []float32, int, int, int) (rows, cols int) 
 
 func evenBlocks(_, _ []float32) int { return 0 }
 
-func zipBlocks(_, _, _ []float32) int { return 0 }
+func zipLines(int, int, []float32, int, []float32, []float32, int) int { return 0 }

@@ -7,19 +7,19 @@ package kernel
 // pad1Z is padCopy.run for a stride of 1.
 //
 //go:noescape
-func pad1Z(planes int, top int, lines int, bottom int, vectors int, src *float32, at int, splane int, spitch int, masks *int32, dst *float32, dplane int, dpitch int)
+func pad1Z(planes int, top int, lines int, bottom int, vectors int, src *float32, at int, splane int, spitch int, masks *int32, dst *float32, dplane int, dpitch int, odd int)
 
 // pad2Z is padCopy.run for a stride of 2.
 //
 //go:noescape
-func pad2Z(planes int, top int, lines int, bottom int, vectors int, src *float32, at int, splane int, spitch int, masks *int32, dst *float32, dplane int, dpitch int)
+func pad2Z(planes int, top int, lines int, bottom int, vectors int, src *float32, at int, splane int, spitch int, masks *int32, dst *float32, dplane int, dpitch int, odd int)
 
 // pad1Y is padCopy.run for a stride of 1.
 //
 //go:noescape
-func pad1Y(planes int, top int, lines int, bottom int, vectors int, src *float32, at int, splane int, spitch int, masks *int32, dst *float32, dplane int, dpitch int)
+func pad1Y(planes int, top int, lines int, bottom int, vectors int, src *float32, at int, splane int, spitch int, masks *int32, dst *float32, dplane int, dpitch int, odd int)
 
 // pad2Y is padCopy.run for a stride of 2.
 //
 //go:noescape
-func pad2Y(planes int, top int, lines int, bottom int, vectors int, src *float32, at int, splane int, spitch int, masks *int32, dst *float32, dplane int, dpitch int)
+func pad2Y(planes int, top int, lines int, bottom int, vectors int, src *float32, at int, splane int, spitch int, masks *int32, dst *float32, dplane int, dpitch int, odd int)

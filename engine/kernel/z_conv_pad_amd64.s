@@ -22,9 +22,27 @@ DATA padEvens<>+56(SB)/4, $0x0000001c
 DATA padEvens<>+60(SB)/4, $0x0000001e
 GLOBL padEvens<>(SB), RODATA|NOPTR, $64
 
-// func pad1Z(planes int, top int, lines int, bottom int, vectors int, src *float32, at int, splane int, spitch int, masks *int32, dst *float32, dplane int, dpitch int)
+DATA padOdds<>+0(SB)/4, $0x00000001
+DATA padOdds<>+4(SB)/4, $0x00000003
+DATA padOdds<>+8(SB)/4, $0x00000005
+DATA padOdds<>+12(SB)/4, $0x00000007
+DATA padOdds<>+16(SB)/4, $0x00000009
+DATA padOdds<>+20(SB)/4, $0x0000000b
+DATA padOdds<>+24(SB)/4, $0x0000000d
+DATA padOdds<>+28(SB)/4, $0x0000000f
+DATA padOdds<>+32(SB)/4, $0x00000011
+DATA padOdds<>+36(SB)/4, $0x00000013
+DATA padOdds<>+40(SB)/4, $0x00000015
+DATA padOdds<>+44(SB)/4, $0x00000017
+DATA padOdds<>+48(SB)/4, $0x00000019
+DATA padOdds<>+52(SB)/4, $0x0000001b
+DATA padOdds<>+56(SB)/4, $0x0000001d
+DATA padOdds<>+60(SB)/4, $0x0000001f
+GLOBL padOdds<>(SB), RODATA|NOPTR, $64
+
+// func pad1Z(planes int, top int, lines int, bottom int, vectors int, src *float32, at int, splane int, spitch int, masks *int32, dst *float32, dplane int, dpitch int, odd int)
 // Requires: AVX, AVX512F
-TEXT ·pad1Z(SB), NOSPLIT, $0-104
+TEXT ·pad1Z(SB), NOSPLIT, $0-112
 	MOVQ src+40(FP), SI
 	ADDQ at+48(FP), SI
 	MOVQ dst+80(FP), DI
@@ -114,16 +132,18 @@ bottomend:
 	VZEROUPPER
 	RET
 
-// func pad2Z(planes int, top int, lines int, bottom int, vectors int, src *float32, at int, splane int, spitch int, masks *int32, dst *float32, dplane int, dpitch int)
+// func pad2Z(planes int, top int, lines int, bottom int, vectors int, src *float32, at int, splane int, spitch int, masks *int32, dst *float32, dplane int, dpitch int, odd int)
 // Requires: AVX, AVX512F
-TEXT ·pad2Z(SB), NOSPLIT, $0-104
+TEXT ·pad2Z(SB), NOSPLIT, $0-112
 	MOVQ      src+40(FP), SI
 	ADDQ      at+48(FP), SI
 	MOVQ      dst+80(FP), DI
 	MOVQ      masks+72(FP), DX
 	MOVQ      spitch+64(FP), R11
 	MOVQ      dpitch+96(FP), R12
+	MOVQ      odd+104(FP), BX
 	VMOVDQU32 padEvens<>+0(SB), Z4
+	VMOVDQU32 padOdds<>+0(SB), Z5
 
 plane:
 	MOVQ  SI, R13
@@ -140,6 +160,7 @@ top:
 topvector:
 	VPXORD  Z0, Z0, Z0
 	KMOVW   8(R10), K2
+	VMOVUPS Z0, K2, (R9)(BX*1)
 	VMOVUPS Z0, K2, (R9)
 	ADDQ    $0x40, R9
 	ADDQ    $0x0c, R10
@@ -165,8 +186,11 @@ linesvector:
 	VMOVUPS.Z (R8), K1, Z0
 	KMOVW     4(R10), K1
 	VMOVUPS.Z 64(R8), K1, Z1
+	VMOVAPS   Z0, Z2
+	VPERMT2PS Z1, Z5, Z2
 	VPERMT2PS Z1, Z4, Z0
 	KMOVW     8(R10), K2
+	VMOVUPS   Z2, K2, (R9)(BX*1)
 	VMOVUPS   Z0, K2, (R9)
 	ADDQ      $+128, R8
 	ADDQ      $0x40, R9
@@ -191,6 +215,7 @@ bottom:
 bottomvector:
 	VPXORD  Z0, Z0, Z0
 	KMOVW   8(R10), K2
+	VMOVUPS Z0, K2, (R9)(BX*1)
 	VMOVUPS Z0, K2, (R9)
 	ADDQ    $0x40, R9
 	ADDQ    $0x0c, R10
@@ -210,9 +235,9 @@ bottomend:
 	VZEROUPPER
 	RET
 
-// func pad1Y(planes int, top int, lines int, bottom int, vectors int, src *float32, at int, splane int, spitch int, masks *int32, dst *float32, dplane int, dpitch int)
+// func pad1Y(planes int, top int, lines int, bottom int, vectors int, src *float32, at int, splane int, spitch int, masks *int32, dst *float32, dplane int, dpitch int, odd int)
 // Requires: AVX
-TEXT ·pad1Y(SB), NOSPLIT, $0-104
+TEXT ·pad1Y(SB), NOSPLIT, $0-112
 	MOVQ src+40(FP), SI
 	ADDQ at+48(FP), SI
 	MOVQ dst+80(FP), DI
@@ -302,15 +327,16 @@ bottomend:
 	VZEROUPPER
 	RET
 
-// func pad2Y(planes int, top int, lines int, bottom int, vectors int, src *float32, at int, splane int, spitch int, masks *int32, dst *float32, dplane int, dpitch int)
+// func pad2Y(planes int, top int, lines int, bottom int, vectors int, src *float32, at int, splane int, spitch int, masks *int32, dst *float32, dplane int, dpitch int, odd int)
 // Requires: AVX, AVX2
-TEXT ·pad2Y(SB), NOSPLIT, $0-104
+TEXT ·pad2Y(SB), NOSPLIT, $0-112
 	MOVQ src+40(FP), SI
 	ADDQ at+48(FP), SI
 	MOVQ dst+80(FP), DI
 	MOVQ masks+72(FP), DX
 	MOVQ spitch+64(FP), R11
 	MOVQ dpitch+96(FP), R12
+	MOVQ odd+104(FP), BX
 
 plane:
 	MOVQ  SI, R13
@@ -327,6 +353,7 @@ top:
 topvector:
 	VXORPS     Y0, Y0, Y0
 	VMOVUPS    64(R10), Y3
+	VMASKMOVPS Y0, Y3, (R9)(BX*1)
 	VMASKMOVPS Y0, Y3, (R9)
 	ADDQ       $0x20, R9
 	ADDQ       $0x60, R10
@@ -352,9 +379,12 @@ linesvector:
 	VMASKMOVPS (R8), Y0, Y0
 	VMOVUPS    32(R10), Y1
 	VMASKMOVPS 32(R8), Y1, Y1
+	VSHUFPS    $0xdd, Y1, Y0, Y2
+	VPERMPD    $0xd8, Y2, Y2
 	VSHUFPS    $0x88, Y1, Y0, Y0
 	VPERMPD    $0xd8, Y0, Y0
 	VMOVUPS    64(R10), Y3
+	VMASKMOVPS Y2, Y3, (R9)(BX*1)
 	VMASKMOVPS Y0, Y3, (R9)
 	ADDQ       $+64, R8
 	ADDQ       $0x20, R9
@@ -379,6 +409,7 @@ bottom:
 bottomvector:
 	VXORPS     Y0, Y0, Y0
 	VMOVUPS    64(R10), Y3
+	VMASKMOVPS Y0, Y3, (R9)(BX*1)
 	VMASKMOVPS Y0, Y3, (R9)
 	ADDQ       $0x20, R9
 	ADDQ       $0x60, R10

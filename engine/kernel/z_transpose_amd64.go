@@ -24,7 +24,7 @@ func trans16Strided(n int, src *float32, next int, row int, cols int, dst *float
 //go:noescape
 func evens(n int, src *float32, dst *float32)
 
-// zip writes 8*n floats of a and of b by turns, n > 0.
+// zip writes n floats of lines of a and of b by turns, n >= 8. Lines are pitch bytes apart, those of dst dpitch.
 //
 //go:noescape
-func zip(n int, a *float32, b *float32, dst *float32)
+func zip(lines int, n int, a *float32, b *float32, pitch int, dst *float32, dpitch int)

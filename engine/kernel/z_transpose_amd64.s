@@ -414,27 +414,48 @@ loop:
 	VZEROUPPER
 	RET
 
-// func zip(n int, a *float32, b *float32, dst *float32)
-// Requires: AVX
-TEXT ·zip(SB), NOSPLIT, $0-32
-	MOVQ n+0(FP), CX
-	MOVQ a+8(FP), SI
-	MOVQ b+16(FP), DX
-	MOVQ dst+24(FP), DI
+// func zip(lines int, n int, a *float32, b *float32, pitch int, dst *float32, dpitch int)
+// Requires: AVX, CMOV
+TEXT ·zip(SB), NOSPLIT, $0-56
+	MOVQ lines+0(FP), CX
+	MOVQ a+16(FP), SI
+	MOVQ b+24(FP), DX
+	MOVQ pitch+32(FP), R8
+	MOVQ dst+40(FP), DI
+	MOVQ dpitch+48(FP), R9
 
-loop:
-	VMOVUPS    (SI), Y0
-	VMOVUPS    (DX), Y1
+line:
+	MOVQ SI, R10
+	MOVQ DX, R11
+	MOVQ DI, R12
+	MOVQ n+8(FP), AX
+
+eight:
+	VMOVUPS    (R10), Y0
+	VMOVUPS    (R11), Y1
 	VUNPCKLPS  Y1, Y0, Y2
 	VUNPCKHPS  Y1, Y0, Y3
 	VPERM2F128 $0x20, Y3, Y2, Y0
 	VPERM2F128 $0x31, Y3, Y2, Y1
-	VMOVUPS    Y0, (DI)
-	VMOVUPS    Y1, 32(DI)
-	ADDQ       $0x20, SI
-	ADDQ       $0x20, DX
-	ADDQ       $0x40, DI
-	DECQ       CX
-	JNZ        loop
+	VMOVUPS    Y0, (R12)
+	VMOVUPS    Y1, 32(R12)
+	SUBQ       $0x08, AX
+	JZ         next
+	MOVQ       $+8, R13
+	CMPQ       AX, R13
+	CMOVQLT    AX, R13
+	LEAQ       (R10)(R13*4), R10
+	LEAQ       (R11)(R13*4), R11
+	LEAQ       (R12)(R13*8), R12
+	SUBQ       $0x08, R13
+	SUBQ       R13, AX
+	JMP        eight
+
+next:
+	ADDQ R8, SI
+	ADDQ R8, DX
+	ADDQ R9, DI
+	DECQ CX
+	JNZ  line
 	VZEROUPPER
 	RET

@@ -10,10 +10,10 @@ import (
 	"github.com/mmcloughlin/avo/reg"
 )
 
-// pad writes a copy of lines with padding, of every float or of every second.
+// pad writes a copy of lines with padding, of every float, or of even and odd ones apart.
 func (s isa) pad(stride int) {
 	name := fmt.Sprintf("pad%d%s", stride, s.name)
-	TEXT(name, NOSPLIT, "func(planes, top, lines, bottom, vectors int, src *float32, at, splane, spitch int, masks *int32, dst *float32, dplane, dpitch int)")
+	TEXT(name, NOSPLIT, "func(planes, top, lines, bottom, vectors int, src *float32, at, splane, spitch int, masks *int32, dst *float32, dplane, dpitch, odd int)")
 	Pragma("noescape")
 	Doc(name + " is padCopy.run for a stride of " + fmt.Sprint(stride) + ".")
 	src, dst, masks := reg.RSI, reg.RDI, reg.RDX
@@ -29,9 +29,13 @@ func (s isa) pad(stride int) {
 	Load(Param("masks"), masks)
 	Load(Param("spitch"), spitch)
 	Load(Param("dpitch"), dpitch)
-	even := s.vec(4)
-	if stride == 2 && s.evex {
-		VMOVDQU32(evenTable[s.lanes], even)
+	even, odd, second := s.vec(4), s.vec(5), reg.RBX
+	if stride == 2 {
+		Load(Param("odd"), second)
+		if s.evex {
+			VMOVDQU32(evenTable[s.lanes], even)
+			VMOVDQU32(oddTable[s.lanes], odd)
+		}
 	}
 	load := func(i int, v reg.VecPhysical) {
 		m := Mem{Base: line, Disp: i * s.bytes()}
@@ -43,15 +47,24 @@ func (s isa) pad(stride int) {
 		VMOVUPS(Mem{Base: mask, Disp: i * step}, v)
 		VMASKMOVPS(m, v, v)
 	}
-	store := func(v reg.VecPhysical) {
+	store := func(v, odd reg.VecPhysical) {
 		m := Mem{Base: mask, Disp: stride * step}
 		if s.evex {
 			KMOVW(m, opmask[1])
-			VMOVUPS(v, opmask[1], Mem{Base: to})
-			return
+		} else {
+			VMOVUPS(m, s.vec(3))
 		}
-		VMOVUPS(m, s.vec(3))
-		VMASKMOVPS(v, s.vec(3), Mem{Base: to})
+		write := func(v reg.VecPhysical, m Mem) {
+			if s.evex {
+				VMOVUPS(v, opmask[1], m)
+			} else {
+				VMASKMOVPS(v, s.vec(3), m)
+			}
+		}
+		if stride == 2 { // first, so that it does no harm if there is no place of its own
+			write(odd, Mem{Base: to, Index: second, Scale: 1})
+		}
+		write(v, Mem{Base: to})
 	}
 	// lines writes as many lines as an argument says.
 	lines := func(arg string, copied bool) {
@@ -66,7 +79,7 @@ func (s isa) pad(stride int) {
 		}
 		Load(Param("vectors"), n)
 		Label(arg + "vector")
-		v := s.vec(0)
+		v, other := s.vec(0), s.vec(2)
 		switch {
 		case !copied:
 			if s.evex {
@@ -74,19 +87,24 @@ func (s isa) pad(stride int) {
 			} else {
 				VXORPS(v, v, v)
 			}
+			other = v
 		case stride == 1:
 			load(0, v)
 		default:
 			load(0, v)
 			load(1, s.vec(1))
 			if s.evex {
+				VMOVAPS(v, other)
+				VPERMT2PS(s.vec(1), odd, other)
 				VPERMT2PS(s.vec(1), even, v)
 			} else {
+				VSHUFPS(Imm(0xdd), s.vec(1), v, other)
+				VPERMPD(Imm(0xd8), other, other)
 				VSHUFPS(Imm(0x88), s.vec(1), v, v)
 				VPERMPD(Imm(0xd8), v, v)
 			}
 		}
-		store(v)
+		store(v, other)
 		if copied {
 			ADDQ(I32(stride*s.bytes()), line)
 		}
@@ -123,6 +141,7 @@ func convPad() {
 	for _, s := range []isa{{"Z", 16, true}, {"Y", 8, false}} {
 		if s.evex {
 			evenTable[s.lanes] = table("padEvens", s.lanes, func(l int) int { return 2 * l })
+			oddTable[s.lanes] = table("padOdds", s.lanes, func(l int) int { return 2*l + 1 })
 		}
 		s.pad(1)
 		s.pad(2)
