@@ -7,8 +7,9 @@ SEED in the environment is that of weights and inputs: where a ReLU's input is 0
 gradients jump.
 
 For every model: NAME.pt2, and NAME.safetensors with the inputs, the weights of the loss
-(loss = sum(output * weights)), the output, and the gradient of every parameter. Dropout is
-off. Nothing is downloaded: weights are random.
+(loss = sum(output * weights)), the output, the gradient of every parameter, and the buffers
+behind the step; the output of a batch with one sample more, and that in evaluation mode. Dropout
+is off. Nothing is downloaded: weights are random.
 """
 
 import copy
@@ -25,7 +26,9 @@ import torch
 from torch import nn
 
 import function  # noqa: F401
+import families  # noqa: F401
 import library  # noqa: F401
+import odd  # noqa: F401
 from registry import MODELS
 
 torch.set_num_threads(1)
@@ -91,10 +94,38 @@ def step(m, inputs, seed=None):
     return out, seed, loss, {k: p.grad.clone() for k, p in m.named_parameters() if p.grad is not None}
 
 
+def another(x):
+    """A batch of one sample more than x, with other numbers."""
+    n = x.shape[0]
+    y = x[[(i * 2 + 1) % n for i in range(n + 1)]]
+    return y * 0.75 if x.is_floating_point() else y
+
+
+def beside(m, inputs, state):
+    """What else must agree: another batch, and evaluation."""
+    t = {}
+    for what, train, xs in [("other", True, [another(x) for x in inputs]), ("eval", False, inputs)]:
+        m.load_state_dict(state)
+        m.train(train)
+        try:
+            with torch.no_grad():
+                out = first(m(*xs))
+        except Exception as e:  # a model of one batch size
+            print("%s: %s" % (what, str(e).strip().split("\n")[0][:200]), file=sys.stderr)
+            continue
+        finally:
+            m.train()
+        t.update({"%s.%d" % (what, i): x for i, x in enumerate(xs)})
+        t[what + ".output"] = out
+    return t
+
+
 # Those that engine/importer keeps as test data: python census.py DIR small.
 SMALL = ["cnn", "autoencoder", "unet", "lstm_unrolled", "resmlp", "conv1d_audio", "encoder", "encoder_seq_first", "two_heads",
          "einsum_mix", "upsampler", "padding_modes", "lstm_both_ways", "gru_rnn", "detached", "tied_decoder", "masked_pair", "padded_text", "argmax_pool", "written_part",
-         "written_views", "chosen", "computed_windows", "functions", "volume"]
+         "written_views", "chosen", "computed_windows", "functions", "volume", "truths"]
+# And those that it refuses: python census.py DIR refused.
+REFUSED = ["odd_function_straight", "odd_step_counter", "odd_clamped_weight", "odd_int_hash"]
 
 
 def census(name, dir):
@@ -128,6 +159,8 @@ def census(name, dir):
     t = {"input.%d" % i: x for i, x in enumerate(inputs)}
     t.update(seed=seed, output=out, loss=loss)
     t.update({"grad." + k: g for k, g in grads.items()})
+    t.update({"after." + k: b.clone() for k, b in m.named_buffers() if k in state})
+    t.update(beside(m, inputs, state))
     if name not in SMALL:
         # What rounding alone does: the same step with twice the digits.
         m.load_state_dict(state)
@@ -179,8 +212,8 @@ if __name__ == "__main__":
         answers(sys.argv[2], sys.argv[3:])
     dir = sys.argv[1]
     os.makedirs(dir, exist_ok=True)
-    names = SMALL if sys.argv[2:] == ["small"] else sys.argv[2:]
-    for name in names or MODELS:
+    names = {"small": SMALL, "refused": REFUSED}.get(" ".join(sys.argv[2:]), sys.argv[2:])
+    for name in names or [n for n in MODELS if not n.startswith("timm_")]:
         t = time.time()
         try:
             census(name, dir)

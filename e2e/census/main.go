@@ -127,7 +127,7 @@ func export(file string, m *importer.Model, want state.Dict) error {
 	}
 	g := m.Graph
 	out := g.OutputValue()
-	_, e, _, rows, err := forward(m, want, exec.Config{Outputs: []int{out}})
+	_, e, _, rows, err := forward(m, want, "input", exec.Config{Outputs: []int{out}})
 	if err != nil {
 		return err
 	}
@@ -143,9 +143,9 @@ func export(file string, m *importer.Model, want state.Dict) error {
 	return errors.Join(safetensors.Write(f, d, nil), f.Close())
 }
 
-// forward runs a model on PyTorch's inputs.
-func forward(m *importer.Model, want state.Dict, c exec.Config) (p *exec.Plan, e *exec.Exec, s exec.State, rows int, err error) {
-	in0, _ := want.Get("input.0")
+// forward runs a model on PyTorch's inputs, which have a name and a number each.
+func forward(m *importer.Model, want state.Dict, inputs string, c exec.Config) (p *exec.Plan, e *exec.Exec, s exec.State, rows int, err error) {
+	in0, _ := want.Get(inputs + ".0")
 	rows = in0.Shape[0]
 	c.Rows = rows
 	if p, err = exec.Compile(m.Graph, 0, c); err != nil {
@@ -157,7 +157,7 @@ func forward(m *importer.Model, want state.Dict, c exec.Config) (p *exec.Plan, e
 	}
 	e = p.New(nil)
 	for i := range m.Graph.Inputs {
-		x, _ := want.Get(fmt.Sprintf("input.%d", i))
+		x, _ := want.Get(fmt.Sprintf("%s.%d", inputs, i))
 		copy(e.Value(0, i, rows), x.F32)
 	}
 	e.Forward(0, exec.Batch{Seed: 1, Rows: rows}, s.Params, &s)
@@ -168,7 +168,7 @@ func forward(m *importer.Model, want state.Dict, c exec.Config) (p *exec.Plan, e
 func (r *result) step(m *importer.Model, want state.Dict, onnx bool) error {
 	g := m.Graph
 	out := g.OutputValue()
-	p, e, s, rows, err := forward(m, want, exec.Config{Slots: 1, Train: true, Outputs: []int{out}, Seeds: []int{out}})
+	p, e, s, rows, err := forward(m, want, "input", exec.Config{Slots: 1, Train: true, Outputs: []int{out}, Seeds: []int{out}})
 	if err != nil {
 		return err
 	}
@@ -181,6 +181,11 @@ func (r *result) step(m *importer.Model, want state.Dict, onnx bool) error {
 	}
 	r.output = fmt.Sprintf("%.1e", d)
 	copy(e.Grad(0, out, rows), seed.F32)
+	for _, t := range p.Layout.Export(s) {
+		if w, ok := want.Get("after." + t.Name); ok && t.I64 == nil && !(distance(t.F32, w.F32, 1e-3) < 1e-3) {
+			return fmt.Errorf("the buffer %s differs by %.1e after the step", t.Name, distance(t.F32, w.F32, 1e-3))
+		}
+	}
 	grads := make([]float32, max(p.Layout.Grads, p.Layout.Params))
 	e.Backward(0, s.Params, grads, false)
 	p.Layout.Fold(grads)
@@ -217,6 +222,9 @@ func (r *result) step(m *importer.Model, want state.Dict, onnx bool) error {
 	}
 	r.grads = fmt.Sprintf("%.1e", worst)
 	r.note = fmt.Sprintf("%d nodes, %d gradients; PyTorch's own rounding: %.0e, %.0e", len(g.Nodes), count, noise, theirs)
+	if err := beside(m, want, 4*max(noise, 1e-4)); err != nil {
+		return err
+	}
 	renamed := 0
 	for _, t := range want {
 		k, ok := strings.CutPrefix(t.Name, "grad.")
@@ -235,6 +243,25 @@ func (r *result) step(m *importer.Model, want state.Dict, onnx bool) error {
 		return fmt.Errorf("the output differs by %.1e", d)
 	case !(worst < max(1e-3, 4*theirs)):
 		return fmt.Errorf("the gradient of %s differs by %.1e, in PyTorch's float32 by %.1e at most", at, worst, theirs)
+	}
+	return nil
+}
+
+// beside compares another batch in training, and evaluation.
+func beside(m *importer.Model, want state.Dict, most float64) error {
+	out := m.Graph.OutputValue()
+	for _, what := range []string{"other", "eval"} {
+		y, ok := want.Get(what + ".output")
+		if !ok {
+			continue
+		}
+		_, e, _, rows, err := forward(m, want, what, exec.Config{Slots: 1, Train: what == "other", Outputs: []int{out}})
+		if err != nil {
+			return fmt.Errorf("%s: %w", what, err)
+		}
+		if d := distance(e.Value(0, out, rows), y.F32, 0); !(d < most) {
+			return fmt.Errorf("the output of %s differs by %.1e", map[string]string{"other": "another batch", "eval": "evaluation"}[what], d)
+		}
 	}
 	return nil
 }

@@ -296,7 +296,7 @@ func newBinary(p *Plan, b base, o *graph.Binary, in []graph.Shape, out graph.Sha
 
 var arith = map[string]kernel.Arith{
 	"add": kernel.ArithAdd, "sub": kernel.ArithSub, "mul": kernel.ArithMul, "div": kernel.ArithDiv,
-	"max": kernel.ArithMax, "min": kernel.ArithMin,
+	"max": kernel.ArithMax, "min": kernel.ArithMin, "pow": kernel.ArithPow, "mask": kernel.ArithMask,
 }
 
 func (o *binary) linear() bool { return o.l.Op == kernel.ArithAdd || o.l.Op == kernel.ArithSub }

@@ -103,7 +103,7 @@ func tensorGraphs() map[string]*graph.Graph {
 			}
 		})
 	}
-	for _, f := range []string{"add", "sub", "mul", "div", "max", "min"} {
+	for _, f := range []string{"add", "sub", "mul", "div", "max", "min", "mask"} {
 		gs["binary "+f] = around([]int{2, 3}, func(in string) []graph.Node {
 			return []graph.Node{
 				{Name: "p", Op: &graph.Reshape{Shape: []int{2, 1, 3}}, Inputs: []string{in}},
@@ -112,6 +112,21 @@ func tensorGraphs() map[string]*graph.Graph {
 			}
 		})
 	}
+	gs["power"] = around([]int{2, 3}, func(in string) []graph.Node {
+		return []graph.Node{
+			{Name: "p", Op: &graph.Unary{Function: "affine", A: 0.1, B: 2}, Inputs: []string{in}},
+			{Name: "q", Op: &graph.Reshape{Shape: []int{2, 1, 3}}, Inputs: []string{in}},
+			{Name: "r", Op: &graph.Binary{Function: "pow"}, Inputs: []string{"p", "q"}},
+		}
+	})
+	gs["where"] = around([]int{2, 3}, func(in string) []graph.Node {
+		return []graph.Node{
+			{Name: "p", Op: &graph.Unary{Function: "gt", A: 0.1}, Inputs: []string{in}},
+			{Name: "q", Op: &graph.Unary{Function: "affine", A: 2}, Inputs: []string{in}},
+			{Name: "r", Op: &graph.Binary{Function: "mask"}, Inputs: []string{"q", "p"}},
+			{Name: "s", Op: &graph.Binary{Function: "mask", Operand: constants([]int{3}, 1, 0, 1)}, Inputs: []string{"r"}},
+		}
+	})
 	for f, u := range kernel.Unaries {
 		if u.Flat {
 			continue

@@ -380,19 +380,24 @@ func (e *exporter) resample(o *graph.Resample, x string, in graph.Shape) string 
 }
 
 func (e *exporter) binary(o *graph.Binary, i int, x string, in, row graph.Shape) (string, error) {
-	op, ok := map[string]string{"add": "Add", "sub": "Sub", "mul": "Mul", "div": "Div", "max": "Max", "min": "Min"}[o.Function]
+	a, b := e.fit(x, in, len(row)), ""
+	if o.Operand != nil {
+		b = e.operand(o.Operand)
+	} else {
+		y, other := e.x(i, 1)
+		b = e.fit(y, other, len(row))
+	}
+	if o.Swap && o.Operand != nil {
+		a, b = b, a
+	}
+	if o.Function == "mask" {
+		return e.add("Where", nil, e.add("Cast", attrs(onnx.OfInt("to", onnx.Bool)), b), a, e.number(0)), nil
+	}
+	op, ok := map[string]string{"add": "Add", "sub": "Sub", "mul": "Mul", "div": "Div", "max": "Max", "min": "Min", "pow": "Pow"}[o.Function]
 	if !ok {
 		return "", fmt.Errorf("there is no function %q in ONNX", o.Function)
 	}
-	x = e.fit(x, in, len(row))
-	if o.Operand == nil {
-		y, other := e.x(i, 1)
-		return e.add(op, nil, x, e.fit(y, other, len(row))), nil
-	}
-	if o.Swap {
-		return e.add(op, nil, e.operand(o.Operand), x), nil
-	}
-	return e.add(op, nil, x, e.operand(o.Operand)), nil
+	return e.add(op, nil, a, b), nil
 }
 
 // simple are functions with an operator of their own.

@@ -405,11 +405,11 @@ func PackFloats(v []float32) Packed {
 }
 
 // ariths are the functions of Binary.
-var ariths = []string{"add", "sub", "mul", "div", "max", "min"}
+var ariths = []string{"add", "sub", "mul", "div", "max", "min", "pow", "mask"}
 
 // Binary is arithmetic with broadcasting: of two inputs, or of one and Operand.
 type Binary struct {
-	Function string   `json:"function"` // add, sub, mul, div, max, min
+	Function string   `json:"function"` // add, sub, mul, div, max, min, pow; mask: the first where the second is not 0, else 0
 	Operand  *Operand `json:"operand,omitempty"`
 	Swap     bool     `json:"swap,omitempty"` // the operand comes first
 }
@@ -441,9 +441,17 @@ func (b *Binary) Infer(in []Shape) (Shape, error) {
 // Params implements Op.
 func (b *Binary) Params() []Spec { return b.Operand.params() }
 
+// Discrete implements Op: a mask has no slope.
+func (b *Binary) Discrete(arg int) bool {
+	return b.Function == "mask" && (arg == 1 || b.Operand != nil && b.Swap)
+}
+
 // Cost implements Op.
 func (b *Binary) Cost(_ []Shape, out Shape) Cost {
 	c := perElement(out, 1, 2)
+	if b.Function == "pow" {
+		c = perElement(out, 40, 90)
+	}
 	if len(b.Params()) > 0 {
 		c.BackWeight = 2 * float64(out.Elems())
 	}

@@ -10,19 +10,11 @@ import (
 	"github.com/ravnest/ravnest/engine/graph"
 )
 
-func truth(b bool) float64 {
-	if b {
-		return 1
-	}
-	return 0
-}
-
 func trunc(x float64) float64 { return math.Trunc(x) }
 
 var arithmeticOperators = map[string]operator{
 	"add": arithOp("add"), "sub": arithOp("sub"), "mul": arithOp("mul"), "div": arithOp("div"), "subtract": arithOp("sub"), "multiply": arithOp("mul"),
-	"maximum": arithOp("max"), "minimum": arithOp("min"), "rsub": rsub, "true_divide": arithOp("div"), "__and__": logic("and"), "__or__": logic("or"),
-	"logical_and": logic("and"), "logical_or": logic("or"), "bitwise_and": logic("and"), "bitwise_or": logic("or"), "logical_not": notOp, "bitwise_not": notOp,
+	"maximum": arithOp("max"), "minimum": arithOp("min"), "rsub": rsub, "true_divide": arithOp("div"),
 	"relu": relu, "tanh": tanh,
 	"silu": unaryOp("silu"), "sigmoid": unaryOp("sigmoid"), "hardswish": unaryOp("hardswish"), "hardsigmoid": unaryOp("hardsigmoid"), "relu6": relu6,
 	"hardtanh": bounded("hardtanh", "min_val", "max_val", -1, 1), "clamp": clampOp, "clamp_min": clampOp, "clamp_max": clampOp,
@@ -42,8 +34,7 @@ var arithmeticOperators = map[string]operator{
 	"neg":        func(l *lowering, n *pt2.Node) { l.unaryNode(n, "affine", -1, 0) },
 	"reciprocal": func(l *lowering, n *pt2.Node) { l.unaryNode(n, "rdiv", 1, 0) },
 	"square":     func(l *lowering, n *pt2.Node) { l.unaryNode(n, "pow", 2, 0) },
-	"pow":        powOp, "prelu": prelu, "glu": glu, "where": where, "masked_fill": maskedFill,
-	"eq": compare("eq"), "ne": compare("ne"), "lt": compare("lt"), "le": compare("le"), "gt": compare("gt"), "ge": compare("ge"),
+	"pow":        powOp, "prelu": prelu, "glu": glu,
 	"mean": reduceOp("mean"), "sum": reduceOp("sum"), "amax": reduceOp("amax"), "amin": amin, "var": variance(false), "std": variance(true),
 	"linalg_vector_norm": vectorNorm, "norm": vectorNorm, "cumsum": cumsum,
 	"matmul": matmulOp, "bmm": matmulOp, "mm": matmulOp, "baddbmm": baddbmm, "einsum": einsum, "dot": matmulOp, "mv": matmulOp,
@@ -238,6 +229,14 @@ var constArith = map[string]func(a, b float64) float64{
 	"and": func(a, b float64) float64 { return truth(a != 0 && b != 0) }, "or": func(a, b float64) float64 { return truth(a != 0 || b != 0) },
 	"pow": math.Pow, "floor_divide": func(a, b float64) float64 { return math.Floor(a / b) },
 	"remainder": func(a, b float64) float64 { return a - b*math.Floor(a/b) },
+	"bits_and":  func(a, b float64) float64 { return float64(int64(a) & int64(b)) }, "bits_or": func(a, b float64) float64 { return float64(int64(a) | int64(b)) },
+	"bits_xor": func(a, b float64) float64 { return float64(int64(a) ^ int64(b)) },
+	"mask": func(a, b float64) float64 {
+		if b == 0 {
+			return 0
+		}
+		return a
+	},
 }
 
 func (l *lowering) binaryConst(f string, a, b *value) *value {
@@ -268,6 +267,13 @@ func arithOp(f string) operator {
 		if k := l.scalar(n, "alpha", 1); k != 1 {
 			b = l.unary("affine", b, k, 0)
 		}
+		if f == "add" && l.boolean(n, "self") && l.boolean(n, "other") && l.program != nil { // true and true is true
+			l.define(l.combine("or", a, b))
+			return
+		}
+		if f == "mul" && a.whole && b.whole {
+			l.representable(a, b)
+		}
 		if m := text(n, "rounding_mode", ""); m != "" {
 			if !a.isConst() || !b.isConst() {
 				v := l.binary("div", a, b)
@@ -279,6 +285,18 @@ func arithOp(f string) operator {
 			return
 		}
 		l.define(l.binary(f, a, b))
+	}
+}
+
+// representable refuses products of integers that float32 does not have, as hashes are.
+func (l *lowering) representable(vs ...*value) {
+	if !slices.ContainsFunc(vs, func(v *value) bool { return !v.isConst() }) {
+		return
+	}
+	for _, v := range vs {
+		if v.isConst() && !v.sample && v.sizes == nil && slices.ContainsFunc(l.data(v), func(x float64) bool { return math.Abs(x) >= exact }) {
+			fail("by an integer beyond 2^24; numbers are float32 here. Compute hashes before they become the model's input")
+		}
 	}
 }
 
@@ -301,8 +319,8 @@ func powOp(l *lowering, n *pt2.Node) {
 		l.define(l.unary("pow", a, l.scalar(n, "exponent", 1), 0))
 	case a == nil && b != nil && l.scalar(n, "self", 0) > 0:
 		l.define(l.unary("exp", l.unary("affine", b, math.Log(l.scalar(n, "self", 1)), 0), 0, 0))
-	case a != nil && b != nil: // of positive numbers
-		l.define(l.unary("exp", l.binary("mul", b, l.unary("log", a, 0, 0)), 0, 0))
+	case a != nil && b != nil:
+		l.define(l.binary("pow", a, b))
 	default:
 		fail("of a number that is not positive")
 	}
@@ -333,105 +351,6 @@ func addcmul(l *lowering, n *pt2.Node) {
 func lerp(l *lowering, n *pt2.Node) {
 	a, b := l.tensor(n, "self"), l.tensor(n, "end")
 	l.define(l.binary("add", a, l.binary("mul", l.binary("sub", b, a), l.other(n, "weight"))))
-}
-
-func compare(f string) operator {
-	return func(l *lowering, n *pt2.Node) {
-		a, b := l.tensor(n, "self"), l.other(n, "other")
-		switch {
-		case a.isConst() && b.isConst():
-			v := l.binaryConst(f, a, b)
-			v.whole = true
-			l.define(v)
-		case b.isConst() && elems(b.shape) == 1:
-			l.define(l.unary(f, a, l.data(b)[0], 0))
-		default:
-			l.define(l.unary(f, l.binary("sub", a, b), 0, 0))
-		}
-	}
-}
-
-func logic(f string) operator {
-	return func(l *lowering, n *pt2.Node) {
-		a, b := l.tensor(n, "self"), l.other(n, "other")
-		if a.isConst() && b.isConst() {
-			l.define(l.binaryConst(f, a, b))
-			return
-		}
-		// Truth values are 0 and 1.
-		if f == "and" {
-			l.define(l.binary("mul", a, b))
-			return
-		}
-		l.define(l.binary("max", a, b))
-	}
-}
-
-func notOp(l *lowering, n *pt2.Node) { l.unaryNode(n, "eq", 0, 0) }
-
-// where takes a where the condition holds, else b.
-func where(l *lowering, n *pt2.Node) {
-	l.define(l.where(l.tensor(n, "condition"), l.other(n, "self"), l.other(n, "other")))
-}
-
-func maskedFill(l *lowering, n *pt2.Node) {
-	l.define(l.where(l.tensor(n, "mask"), l.other(n, "value"), l.tensor(n, "self")))
-}
-
-func (l *lowering) where(c, a, b *value) *value {
-	if c.isConst() && a.isConst() && b.isConst() {
-		shape := broadcastShape(broadcastShape(c.shape, a.shape), b.shape)
-		p := plainNumbers(shape)
-		m, x, y := l.data(l.expand(c, p)), l.data(l.expand(a, p)), l.data(l.expand(b, p))
-		d := make([]float64, len(m))
-		for i := range d {
-			if d[i] = y[i]; m[i] != 0 {
-				d[i] = x[i]
-			}
-		}
-		return constant(d, shape, a.whole && b.whole)
-	}
-	if c.isConst() {
-		all := func(want bool) bool {
-			return !slices.ContainsFunc(l.data(c), func(v float64) bool { return (v != 0) != want })
-		}
-		if all(true) && elems(broadcastShape(c.shape, a.shape)) == elems(a.shape) && a.batch >= 0 {
-			return a
-		}
-		if all(false) && elems(broadcastShape(c.shape, b.shape)) == elems(b.shape) && b.batch >= 0 {
-			return b
-		}
-	}
-	// What is not taken must not matter: infinities are not multiplied by 0.
-	low := func(v *value) bool {
-		return v.isConst() && elems(v.shape) == 1 && (math.IsInf(l.data(v)[0], 0) || math.Abs(l.data(v)[0]) > 1e30)
-	}
-	not := l.unary("eq", c, 0, 0)
-	switch {
-	case low(a): // x·(not c) + (0 or a): a mask before softmax
-		return l.binary("add", l.binary("mul", b, not), l.pickMask(c, l.data(a)[0]))
-	case low(b):
-		return l.binary("add", l.binary("mul", a, c), l.pickMask(not, l.data(b)[0]))
-	}
-	return l.binary("add", l.binary("mul", a, c), l.binary("mul", b, not))
-}
-
-// pickMask is v where c is 1, else 0.
-func (l *lowering) pickMask(c *value, v float64) *value {
-	if c.isConst() {
-		d := slices.Clone(l.data(c))
-		for i, x := range d {
-			if d[i] = 0; x != 0 {
-				d[i] = v
-			}
-		}
-		w := constant(d, c.shape, false)
-		return w
-	}
-	if math.IsInf(v, -1) {
-		return l.unary("log", l.unary("eq", c, 0, 0), 0, 0)
-	}
-	return l.unary("affine", c, v, 0)
 }
 
 // reduce is a sum, mean or maximum over axes.
@@ -540,8 +459,10 @@ func variance(root bool) operator {
 		d := l.binary("sub", x, l.reduce("mean", x, axes, true))
 		v := l.reduce("sum", l.unary("pow", d, 2, 0), axes, l.flag(n, "keepdim", false))
 		v = l.unary("affine", v, 1/max(float64(count)-correction, 0), 0)
-		if root {
+		if root && v.isConst() {
 			v = l.unary("sqrt", v, 0, 0)
+		} else if root {
+			v = l.length(v)
 		}
 		l.define(v)
 	}

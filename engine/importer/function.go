@@ -37,8 +37,8 @@ var functionOperators = map[string]operator{
 	"var_mean": withMean(variance(false)), "std_mean": withMean(variance(true)), "aminmax": aminmax, "prod": prod, "cumprod": running("mul"), "cummax": running("max"), "cummin": running("min"),
 	"hypot": hypot, "xlogy": xlogy, "cdist": cdist, "cross": cross, "linalg_cross": cross, "median": ranked, "kthvalue": ranked, "nll_loss_nd": nllLoss,
 	"cross_entropy_loss": crossEntropy, "binary_cross_entropy_with_logits": logitLoss, "kl_div": klDiv, "pairwise_distance": pairwiseDistance, "index_add": indexAdd,
-	"any": anyOp(false), "all": anyOp(true), "mse_loss": distanceLoss(squared), "l1_loss": distanceLoss(absolute), "smooth_l1_loss": distanceLoss(huber("beta")),
-	"huber_loss": distanceLoss(huber("delta")), "cosine_similarity": cosineSimilarity, "logical_xor": xor, "bitwise_xor": xor, "__xor__": xor,
+	"mse_loss": distanceLoss(squared), "l1_loss": distanceLoss(absolute), "smooth_l1_loss": distanceLoss(huber("beta")),
+	"huber_loss": distanceLoss(huber("delta")), "cosine_similarity": cosineSimilarity,
 }
 
 // of is an operator of one tensor.
@@ -68,14 +68,6 @@ func (l *lowering) rounded(x *value) *value {
 	}
 	const magic = 3 << 22
 	return l.unary("detach", l.unary("affine", l.unary("affine", x, 1, magic), 1, -magic), 0, 0)
-}
-
-// binaryOf compares two tensors.
-func (l *lowering) binaryOf(f string, a, b *value) *value {
-	if a.isConst() && b.isConst() {
-		return l.binaryConst(f, a, b)
-	}
-	return l.unary(f, l.binary("sub", a, b), 0, 0)
 }
 
 func threshold(l *lowering, n *pt2.Node) {
@@ -158,22 +150,6 @@ func aminmax(l *lowering, n *pt2.Node) {
 	l.defineAs(names[1], l.reduce("amax", x, axes, keep))
 }
 
-// anyOp tells whether any or every element along some axes is not 0.
-func anyOp(every bool) operator {
-	return func(l *lowering, n *pt2.Node) {
-		x := l.tensor(n, "self")
-		f := "ne"
-		if every { // none is 0
-			f = "eq"
-		}
-		y := l.reduce("amax", l.unary(f, x, 0, 0), l.axes(n, "dim", len(x.shape)), l.flag(n, "keepdim", false))
-		if every {
-			y = l.unary("eq", y, 0, 0)
-		}
-		l.define(y)
-	}
-}
-
 func squared(l *lowering, _ *pt2.Node, d *value) *value { return l.unary("pow", d, 2, 0) }
 
 func absolute(l *lowering, _ *pt2.Node, d *value) *value { return l.unary("abs", d, 0, 0) }
@@ -208,11 +184,6 @@ func cosineSimilarity(l *lowering, n *pt2.Node) {
 		return l.binary("mul", x, l.unary("rsqrt", s, 0, 0))
 	}
 	l.define(l.reduce("sum", l.binary("mul", norm(a), norm(b)), []int{axis}, false))
-}
-
-// xor of truth values is 1 where they differ.
-func xor(l *lowering, n *pt2.Node) {
-	l.define(l.binaryOf("ne", l.tensor(n, "self"), l.other(n, "other")))
 }
 
 // prod is the product along an axis.

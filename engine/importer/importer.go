@@ -138,7 +138,7 @@ type archive interface {
 
 func newLowering(a archive, o Options) *lowering {
 	return &lowering{
-		a: a, vals: map[string]*value{}, ints: map[string]number{}, symbols: map[string]bool{}, used: map[string]bool{}, tied: a.Tied(),
+		a: a, vals: map[string]*value{}, ints: map[string]number{}, symbols: map[string]bool{}, used: map[string]bool{}, tied: a.Tied(), fixed: map[string]bool{},
 		g: &graph.Graph{Name: o.Name}, made: map[string]int{}, shapes: map[string]graph.Shape{},
 	}
 }
@@ -157,6 +157,7 @@ type lowering struct {
 	made     map[string]int         // node by name
 	shapes   map[string]graph.Shape // row shape by name of a graph value
 	tied     map[string]string
+	fixed    map[string]bool // parameters that are not to be trained
 	symbol   string          // of the batch, "" where it is fixed
 	symbols  map[string]bool // other names of it: each input may have its own
 	batch    int             // its size where it is fixed
@@ -254,6 +255,7 @@ func (l *lowering) inputs() error {
 			v.shape = append(v.shape, int(s.N))
 		}
 		if in.Kind == pt2.Parameter {
+			l.fixed[in.Name] = m.Fixed
 			v.param = in.Name
 			if t, ok := l.tied[in.Name]; ok {
 				v.param = t
@@ -302,6 +304,9 @@ func (l *lowering) lower() {
 		}
 	}
 	op := base(n)
+	if n.ByHand {
+		fail("it belongs to a torch.autograd.Function, whose own backward the file does not hold; write it with operators, as x + (f(x) - x).detach() for a gradient that passes straight through")
+	}
 	if f, ok := operators[op]; ok {
 		f(l, n)
 		return
@@ -411,10 +416,11 @@ func (l *lowering) finish(out *value, more []string) (*Model, error) {
 	slices.Reverse(nodes)
 	l.g.Nodes, l.g.Output = nodes, out.name
 	l.g.Inputs = slices.DeleteFunc(l.g.Inputs, func(in graph.Input) bool { return !need[in.Name] })
+	notes := l.freeze()
 	if err := l.g.Check(); err != nil {
 		return nil, err
 	}
-	m := &Model{Graph: l.g, Tied: l.tied, More: more, Outputs: len(l.answers())}
+	m := &Model{Graph: l.g, Tied: l.tied, More: more, Outputs: len(l.answers()), Notes: notes}
 	has := map[string]bool{}
 	for _, p := range l.g.Params() {
 		t, err := l.a.Load(p.Full)
@@ -439,6 +445,37 @@ func (l *lowering) finish(out *value, more []string) (*Model, error) {
 	}
 	sort.Strings(m.Unused)
 	return m, nil
+}
+
+// freeze leaves alone what the program did: parameters with requires_grad=False. A program without
+// any others was exported to be looked at, not to be trained.
+func (l *lowering) freeze() (notes []string) {
+	frozen, trained := map[string]bool{}, false
+	for i := range l.g.Nodes {
+		n := &l.g.Nodes[i]
+		for _, s := range n.Op.Params() {
+			if s.Role != graph.Trainable {
+				continue
+			}
+			if !l.fixed[n.Full(s.Name)] {
+				trained = true
+				continue
+			}
+			frozen[n.Full(s.Name)] = true
+			n.Frozen = append(n.Frozen, s.Name)
+		}
+	}
+	switch {
+	case len(frozen) == 0:
+	case trained:
+		notes = append(notes, fmt.Sprintf("%d parameters stay as they are: the model was exported with requires_grad=False for them", len(frozen)))
+	default:
+		for i := range l.g.Nodes {
+			l.g.Nodes[i].Frozen = nil
+		}
+		notes = append(notes, "all parameters have requires_grad=False; they are trained all the same")
+	}
+	return notes
 }
 
 // unique makes a name of a graph value out of a program's.

@@ -169,7 +169,7 @@ func golden(t *testing.T, m *importer.Model, name string, renamed int) {
 	e.Forward(0, exec.Batch{Seed: 1, Rows: rows}, s.Params, &s)
 	near(t, "the output", e.Value(0, out, rows), get("output").F32, 0)
 	copy(e.Grad(0, out, rows), get("seed").F32)
-	grads := make([]float32, p.Layout.Grads)
+	grads := make([]float32, max(p.Layout.Grads, p.Layout.Params))
 	e.Backward(0, s.Params, grads, false)
 	p.Layout.Fold(grads)
 	size := 0.0
@@ -223,6 +223,36 @@ func TestProblems(t *testing.T) {
 	}
 	if !strings.Contains(err.Error(), "its size depends on the data") {
 		t.Error(err)
+	}
+}
+
+// TestRefused: what no graph could compute as PyTorch does is refused, not imported as something
+// else: a backward pass of its own, buffers and parameters that a step writes, integers beyond
+// float32.
+func TestRefused(t *testing.T) {
+	for name, want := range map[string]string{
+		"function_straight": "aten.sign.default at odd.py", "step_counter": "in the buffer step", "clamped_weight": "writes to the parameter a.weight", "int_hash": "beyond 2^24",
+	} {
+		a, err := pt2.Parse(load(t, "refused/odd_"+name+".pt2"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := importer.Import(a, importer.Options{}); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, want %q", name, err, want)
+		}
+	}
+}
+
+// TestFrozen: parameters with requires_grad=False stay as they are, and the user is told.
+func TestFrozen(t *testing.T) {
+	m := imported(t, load(t, "truths.pt2"))
+	for _, p := range m.Graph.Params() {
+		if want := strings.HasPrefix(p.Full, "b."); want != (p.Role == graph.Frozen) {
+			t.Errorf("%s has the role %d", p.Full, p.Role)
+		}
+	}
+	if len(m.Notes) != 1 || !strings.Contains(m.Notes[0], "requires_grad=False") {
+		t.Error(m.Notes)
 	}
 }
 

@@ -86,12 +86,15 @@ func (l *lowering) inPlace(f operator) {
 		fail("it has no tensor to write to")
 	}
 	self := l.vals[name]
-	if self.archived != "" && self.isConst() && self.whole {
+	if self.archived != "" && self.isConst() && self.whole && !l.readElsewhere(name, result) {
 		l.vals[result] = self // num_batches_tracked += 1
 		return
 	}
-	if o := l.vals[l.owner(name)]; o != nil && o.archived != "" && o.isConst() {
-		fail("it keeps numbers from one step to the next in a buffer of the model; only batch normalisation's are")
+	if o := l.vals[l.owner(name)]; o != nil && o.archived != "" {
+		if o.param != "" {
+			fail("it writes to the parameter %s; compute a new tensor, as weight.clamp(min=0)", o.archived)
+		}
+		fail("it keeps numbers from one step to the next in the buffer %s; only batch normalisation's are. Make them an input of the model", o.archived)
 	}
 	f(l, n)
 	out := l.vals[result]
@@ -110,6 +113,22 @@ func (l *lowering) inPlace(f operator) {
 	}
 	l.spread(n, name, out)
 	l.vals[name], l.vals[result] = out, out
+}
+
+// readElsewhere tells whether a node other than the current one takes one of two tensors.
+func (l *lowering) readElsewhere(a, b string) bool {
+	for i := range l.graph.Nodes {
+		n := &l.graph.Nodes[i]
+		if n == l.node {
+			continue
+		}
+		for _, x := range n.Args {
+			if slices.Contains(x.Names, a) || slices.Contains(x.Names, b) {
+				return true
+			}
+		}
+	}
+	return slices.Contains(l.outputs, a) || slices.Contains(l.outputs, b)
 }
 
 // spread gives what node n wrote to a tensor to the others that have the same elements and are

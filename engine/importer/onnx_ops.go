@@ -334,7 +334,7 @@ func onnxPow(l *lowering, n *onnx.Node) {
 	case e.isConst() && elems(e.shape) == 1 && len(e.shape) <= len(x.shape):
 		l.set(n, l.unary("pow", x, decimal(l.data(e)[0]), 0))
 	default:
-		fail("with an exponent that is a tensor")
+		l.set(n, l.binary("pow", x, e))
 	}
 }
 

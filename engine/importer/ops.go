@@ -30,7 +30,7 @@ func init() {
 		"rnn_tanh_cell": oneStep(rnnCell("tanh")), "rnn_relu_cell": oneStep(rnnCell("relu")), "bilinear": bilinear,
 	}
 	for _, more := range []map[string]operator{
-		resampleOperators, recurrentOperators, viewOperators, arithmeticOperators, constantOperators, positionOperators, functionOperators, windowOperators, volumeOperators, noiseOperators,
+		resampleOperators, recurrentOperators, viewOperators, arithmeticOperators, constantOperators, positionOperators, functionOperators, windowOperators, volumeOperators, noiseOperators, truthOperators,
 	} {
 		maps.Copy(operators, more)
 	}
@@ -47,6 +47,7 @@ func inlined(l *lowering, n *pt2.Node) {
 		}
 		l.run(a.Graph)
 		l.node = n
+		stops := base(n) == "wrap_with_set_grad_enabled" && len(n.Args) > 0 && n.Args[0].Kind == pt2.Bool && n.Args[0].Ints[0].N == 0
 		var results []string
 		for _, r := range a.Graph.Results {
 			results = append(results, r.Names...)
@@ -59,6 +60,9 @@ func inlined(l *lowering, n *pt2.Node) {
 			v := l.vals[results[i]]
 			if v == nil {
 				fail("the tensor %q is not computed", results[i])
+			}
+			if stops {
+				v = l.detached(v)
 			}
 			l.vals[name] = v
 		}

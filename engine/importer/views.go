@@ -86,14 +86,18 @@ func same(l *lowering, n *pt2.Node) {
 func detach(l *lowering, n *pt2.Node) {
 	v := l.tensor(n, "self")
 	if v.name != "" || v.param != "" {
-		if v.whole {
-			l.define(v)
-			return
-		}
-		l.define(l.unary("detach", l.value(v), 0, 0))
+		l.define(l.detached(v))
 		return
 	}
 	same(l, n)
+}
+
+// detached is v without a gradient. Integers and constants have none.
+func (l *lowering) detached(v *value) *value {
+	if v.bad || v.whole || v.name == "" && v.param == "" {
+		return v
+	}
+	return l.unary("detach", l.value(v), 0, 0)
 }
 
 // cast changes the type of elements. Numbers are float32 here: exact for integers below

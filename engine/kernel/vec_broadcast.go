@@ -3,6 +3,8 @@
 
 package kernel
 
+import "math"
+
 // MaxAxes is the most axes of a strided loop, its rows included.
 const MaxAxes = 10
 
@@ -10,7 +12,7 @@ const MaxAxes = 10
 type Arith uint8
 
 // The operations. The gradient of Max and Min goes to the greater and lesser, half to each
-// of two equals, as in PyTorch.
+// of two equals, as in PyTorch. Mask is a where b is not 0, else 0, whatever a is there: NaN too.
 const (
 	ArithAdd Arith = iota
 	ArithSub
@@ -18,6 +20,8 @@ const (
 	ArithDiv
 	ArithMax
 	ArithMin
+	ArithPow
+	ArithMask
 )
 
 // Broadcast is a loop over the dense tensor y = a op b, whose operands have strides of
@@ -139,6 +143,10 @@ func arithmetic(op Arith, y, a, b []float32) {
 		for i, v := range a {
 			y[i] = v / b[i]
 		}
+	case ArithMask:
+		for i, v := range a {
+			y[i] = where(v, b[i])
+		}
 	default:
 		for i, v := range a {
 			y[i] = op.of(v, b[i])
@@ -162,11 +170,24 @@ func (op Arith) of(a, b float32) float32 {
 			return a
 		}
 		return b
+	case ArithPow:
+		return pow(a, b)
+	case ArithMask:
+		return where(a, b)
 	}
 	if a < b || a != a {
 		return a
 	}
 	return b
+}
+
+// where is a if c is not 0, else 0, without a branch.
+func where(a, c float32) float32 {
+	u := math.Float32bits(a)
+	if c == 0 {
+		u = 0
+	}
+	return math.Float32frombits(u)
 }
 
 // slope is the gradient of operand arg, given that of the result. Products are rounded: they
@@ -185,6 +206,20 @@ func (op Arith) slope(arg int, d, a, b float32) float32 {
 		return d / b
 	case op == ArithDiv:
 		return float32(-d*(a/b)) / b
+	case op == ArithPow && arg == 0:
+		if b == 0 {
+			return 0
+		}
+		return float32(d * float32(b*pow(a, b-1)))
+	case op == ArithPow:
+		if a == 0 && b >= 0 {
+			return 0
+		}
+		return float32(d * float32(pow(a, b)*Log(a)))
+	case op == ArithMask && arg == 0:
+		return where(d, b)
+	case op == ArithMask:
+		return 0
 	case a == b:
 		return float32(d * 0.5)
 	case (op == ArithMax) == (a > b) == (arg == 0):

@@ -1,6 +1,9 @@
 package kernel
 
-import "testing"
+import (
+	"math"
+	"testing"
+)
 
 // TestBroadcastSingle: the gradients of rows of one element do not depend on what their memory
 // held before, and may take that of the result's gradient.
@@ -26,6 +29,37 @@ func TestBroadcastSingle(t *testing.T) {
 				}
 			}
 		}
+	}
+}
+
+// TestMask: what is not taken does not matter, not even NaN, and powers of negative numbers and of
+// zero are those of whole exponents.
+func TestMask(t *testing.T) {
+	nan, inf := float32(math.NaN()), float32(math.Inf(1))
+	for _, k := range []struct {
+		op             Arith
+		a, b           []float32
+		y, first, then []float32 // of a gradient of 2
+	}{
+		{ArithMask, []float32{nan, 3, inf, -4}, []float32{0, 1, 0, 2}, []float32{0, 3, 0, -4}, []float32{0, 2, 0, 2}, []float32{0, 0, 0, 0}},
+		{ArithPow, []float32{-2, 0, 0, 3}, []float32{3, 2, 0, 1}, []float32{-8, 0, 1, 3}, []float32{24, 0, 0, 2}, []float32{nan, 0, 0, 6 * Log(3)}},
+	} {
+		l := NewBroadcast(k.op, []int{4}, []int{4}, []int{4}, 4, 4)
+		y, d := make([]float32, 4), make([]float32, 4)
+		l.Forward(y, k.a, k.b, 1)
+		check := func(what string, got, want []float32) {
+			for i, w := range want {
+				if got[i] != w && (w == w || got[i] == got[i]) {
+					t.Errorf("operation %d: the %s of %v and %v is %v, want %v", k.op, what, k.a, k.b, got, want)
+				}
+			}
+		}
+		check("result", y, k.y)
+		dy := []float32{2, 2, 2, 2}
+		l.Grad(d, dy, k.a, k.b, 0, 1)
+		check("first gradient", d, k.first)
+		l.Grad(d, dy, k.a, k.b, 1, 1)
+		check("second gradient", d, k.then)
 	}
 }
 

@@ -70,6 +70,9 @@ type Node struct {
 	Class   string // that module's class
 	File    string // where the user's source calls it
 	Line    int
+	// ByHand: it belongs to the forward method of a torch.autograd.Function, whose backward method
+	// no archive holds.
+	ByHand bool
 }
 
 // Named is an argument by its name in the operator's schema.
@@ -207,6 +210,7 @@ func (d DType) state() (state.DType, bool) {
 // Meta is what is known of a tensor before the program runs.
 type Meta struct {
 	DType   DType
+	Fixed   bool // of a parameter: it was not to be trained (requires_grad=False)
 	Sizes   []Size
 	Strides []Size
 	Offset  Size
@@ -217,6 +221,7 @@ type jsonMeta struct {
 	Sizes   []jsonSize `json:"sizes"`
 	Strides []jsonSize `json:"strides"`
 	Offset  *jsonSize  `json:"storage_offset"`
+	Grad    *bool      `json:"requires_grad"`
 }
 
 // jsonSize is as_int, as_expr or as_name.
@@ -262,7 +267,7 @@ func sizes(js []jsonSize) ([]Size, error) {
 }
 
 func (j *jsonMeta) meta() (Meta, error) {
-	m := Meta{DType: j.DType}
+	m := Meta{DType: j.DType, Fixed: j.Grad != nil && !*j.Grad}
 	var err error
 	if m.Sizes, err = sizes(j.Sizes); err != nil {
 		return m, err
@@ -505,6 +510,7 @@ func (j *jsonNode) node() (Node, error) {
 	}
 	n.Module, n.Class = module(j.Metadata["nn_module_stack"])
 	n.File, n.Line = source(j.Metadata["stack_trace"])
+	n.ByHand = byHand(j.Metadata["stack_trace"], j.Metadata["nn_module_stack"])
 	return n, nil
 }
 
@@ -538,6 +544,32 @@ func source(trace string) (file string, line int) {
 		}
 	}
 	return file, line
+}
+
+// byHand tells whether the innermost forward method of a stack trace is that of no module. Traces
+// have methods of that name only, a module's one below the other, so that one more of them than
+// modules is a torch.autograd.Function's, unless somebody calls such a method by its name.
+func byHand(trace, stack string) bool {
+	modules, methods, called := strings.Count(stack, ";")+1, 0, ""
+	file := ""
+	for l := range strings.Lines(trace) {
+		l = strings.TrimSpace(l)
+		if strings.HasPrefix(l, `File "`) {
+			if file = strings.ReplaceAll(l, `\`, "/"); !strings.HasSuffix(l, ", in forward") {
+				file = ""
+			}
+			continue
+		}
+		if file == "" || strings.Contains(file, "/torch/utils/") || strings.Contains(file, "/torch/autograd/") {
+			continue
+		}
+		if methods > 0 && strings.Contains(called, "forward(") {
+			modules++
+		}
+		called = l
+		methods++
+	}
+	return stack != "" && methods > modules
 }
 
 // number reads a float, also one that JSON cannot write.

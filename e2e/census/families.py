@@ -1,0 +1,136 @@
+"""One model of each family of the timm library, the smallest there is, with random weights; small pictures where
+the family takes them. The whole census does not run them: name them, as in
+
+    make census CENSUS="timm_cait timm_volo"
+"""
+
+import torch
+from registry import MODELS
+
+FAMILIES = dict(
+    beit=("beit_base_patch16_224", 64, dict(depth=2, embed_dim=48, num_heads=3)),
+    botnet=("botnet26t_256", 64, dict(img_size=64)),
+    lambda_resnet=("lambda_resnet26rpt_256", 64, dict(img_size=64)),
+    gcresnext=("gcresnext26ts", 64, {}),
+    cait=("cait_xxs24_224", 64, dict(img_size=64, depth=3)),
+    coat=("coat_tiny", 64, dict(img_size=64)),
+    convit=("convit_tiny", 64, dict(img_size=64, depth=3, local_up_to_layer=2)),
+    convmixer=("convmixer_768_32", 64, dict(dim=32, depth=3)),
+    convnext=("convnext_atto", 64, {}),
+    convnextv2=("convnextv2_atto", 64, {}),
+    crossvit=("crossvit_9_240", 240, dict(depth=[[1, 1, 0]], embed_dim=[16, 32], num_heads=[2, 2])),
+    cspnet=("cspdarknet53", 64, {}),
+    davit=("davit_tiny", 64, dict(embed_dims=(16, 32, 48, 64), num_heads=(1, 2, 3, 4), depths=(1, 1, 1, 1))),
+    deit3=("deit3_small_patch16_224", 64, dict(img_size=64, depth=2)),
+    deit_distilled=("deit_tiny_distilled_patch16_224", 64, dict(img_size=64, depth=2)),
+    densenetblur=("densenetblur121d", 64, {}),
+    dla=("dla46_c", 64, {}),
+    dpn=("dpn48b", 64, {}),
+    ecaresnet=("ecaresnet26t", 64, {}),
+    edgenext=("edgenext_xx_small", 64, {}),
+    efficientformer=("efficientformer_l1", 224, dict(depths=(1, 1, 1, 2))),
+    efficientformerv2=("efficientformerv2_s0", 64, dict(img_size=64)),
+    efficientnet_gn=("efficientnet_b0_gn", 64, {}),
+    efficientnet_lite=("efficientnet_lite0", 64, {}),
+    efficientvit_mit=("efficientvit_b0", 64, {}),
+    efficientvit_msra=("efficientvit_m0", 64, dict(img_size=64)),
+    eva02=("eva02_tiny_patch14_224", 56, dict(img_size=56, depth=2)),
+    fastvit=("fastvit_t8", 64, {}),
+    fasternet=("fasternet_t0", 64, {}),
+    focalnet=("focalnet_tiny_srf", 64, dict(embed_dim=16, depths=(1, 1, 1, 1))),
+    gcvit=("gcvit_xxtiny", 64, dict(img_size=64)),
+    ghostnet=("ghostnet_050", 64, {}),
+    ghostnetv2=("ghostnetv2_100", 64, {}),
+    hardcorenas=("hardcorenas_a", 64, {}),
+    hgnet=("hgnetv2_b0", 64, {}),
+    hiera=("hiera_tiny_224", 64, dict(img_size=64, stages=(1, 1, 1, 1))),
+    hrnet=("hrnet_w18_small", 64, {}),
+    inception_next=("inception_next_atto", 64, {}),
+    inception_resnet=("inception_resnet_v2", 128, {}),
+    inception_v4=("inception_v4", 128, {}),
+    levit=("levit_128s", 64, dict(img_size=64)),
+    mambaout=("mambaout_femto", 64, {}),
+    maxvit=("maxvit_rmlp_pico_rw_256", 64, dict(img_size=64)),
+    coatnet=("coatnet_nano_rw_224", 64, dict(img_size=64)),
+    caformer=("caformer_s18", 64, dict(depths=(1, 1, 1, 1), dims=(16, 32, 48, 64))),
+    poolformer=("poolformer_s12", 64, {}),
+    mixer=("mixer_s32_224", 64, dict(img_size=64, num_blocks=2)),
+    gmixer=("gmixer_12_224", 64, dict(img_size=64, num_blocks=2)),
+    gmlp=("gmlp_ti16_224", 64, dict(img_size=64, num_blocks=2)),
+    resmlp=("resmlp_12_224", 64, dict(img_size=64, num_blocks=2)),
+    mobilenetv4=("mobilenetv4_conv_small_035", 64, {}),
+    mobilenetv4_hybrid=("mobilenetv4_hybrid_medium", 64, {}),
+    lcnet=("lcnet_035", 64, {}),
+    tinynet=("tinynet_e", 64, {}),
+    mobilevit=("mobilevit_xxs", 64, {}),
+    mobilevitv2=("mobilevitv2_050", 64, {}),
+    mobileone=("mobileone_s0", 64, {}),
+    mvitv2=("mvitv2_tiny", 64, dict(img_size=64, depths=(1, 1, 1, 1))),
+    nest=("nest_tiny", 64, dict(img_size=64, depths=(1, 1, 1), embed_dims=(16, 32, 48), num_heads=(1, 2, 3))),
+    nextvit=("nextvit_small", 64, dict(depths=(1, 1, 2, 1))),
+    nfnet=("nfnet_l0", 64, {}),
+    dm_nfnet=("dm_nfnet_f0", 64, dict(depths=(1, 1, 1, 1))),
+    nf_regnet=("nf_regnet_b0", 64, {}),
+    nf_resnet=("nf_resnet26", 64, {}),
+    pit=("pit_ti_224", 64, dict(img_size=64)),
+    pvtv2=("pvt_v2_b0", 64, {}),
+    rdnet=("rdnet_tiny", 64, {}),
+    regnetv=("regnetv_040", 64, {}),
+    regnetz=("regnetz_005", 64, {}),
+    repghost=("repghostnet_050", 64, {}),
+    repvgg=("repvgg_a0", 64, {}),
+    repvit=("repvit_m0_9", 64, {}),
+    res2net=("res2net50_48w_2s", 64, {}),
+    resnest=("resnest14d", 64, {}),
+    resnet_d=("resnet18d", 64, {}),
+    resnetv2=("resnetv2_18", 64, {}),
+    bit=("resnetv2_50x1_bit", 64, dict(layers=(1, 1, 1, 1))),
+    rexnet=("rexnet_100", 64, {}),
+    selecsls=("selecsls42b", 64, {}),
+    seresnet=("seresnet18", 64, {}),
+    senet=("legacy_seresnet18", 64, {}),
+    sequencer=("sequencer2d_s", 64, dict(img_size=64, layers=(1, 1, 1, 1), embed_dims=(16, 32, 32, 32), hidden_sizes=(8, 16, 16, 16))),
+    shvit=("shvit_s1", 64, {}),
+    sknet=("skresnet18", 64, {}),
+    starnet=("starnet_s050", 64, {}),
+    swiftformer=("swiftformer_xs", 64, {}),
+    swin=("swin_tiny_patch4_window7_224", 64, dict(img_size=64, window_size=4, embed_dim=24, depths=(1, 1, 2, 1))),
+    swinv2=("swinv2_tiny_window8_256", 64, dict(img_size=64, window_size=4, embed_dim=24, depths=(2, 1, 1, 1))),
+    swinv2_cr=("swinv2_cr_tiny_224", 64, dict(img_size=64, window_size=4, embed_dim=24, depths=(2, 1, 1, 1))),
+    tiny_vit=("tiny_vit_5m_224", 64, dict(img_size=64)),
+    tnt=("tnt_s_legacy_patch16_224", 64, dict(img_size=64, depth=2)),
+    tresnet=("tresnet_m", 64, {}),
+    twins_pcpvt=("twins_pcpvt_small", 64, dict(img_size=64, depths=(1, 1, 1, 1))),
+    twins_svt=("twins_svt_small", 224, dict(depths=(2, 1, 1, 1))),
+    vgg=("vgg11", 64, {}),
+    visformer=("visformer_tiny", 64, dict(img_size=64)),
+    vit_tiny=("vit_tiny_patch16_224", 64, dict(img_size=64, depth=2)),
+    vit_so150m=("vit_so150m_patch16_reg4_map_256", 64, dict(img_size=64, depth=2)),
+    vit_hybrid=("vit_tiny_r_s16_p8_224", 64, dict(img_size=64, depth=2)),
+    vit_relpos=("vit_relpos_small_patch16_224", 64, dict(img_size=64, depth=2)),
+    vit_parallel=("vit_small_patch16_36x1_224", 64, dict(img_size=64, depth=2)),
+    samvit=("samvit_base_patch16_224", 64, dict(img_size=64, depth=2, embed_dim=48, num_heads=4)),
+    vitamin=("vitamin_small_224", 64, dict(img_size=64, depth=2)),
+    volo=("volo_d1_224", 64, dict(img_size=64, layers=(1, 1, 1, 1))),
+    vovnet=("ese_vovnet19b_slim_dw", 64, {}),
+    xception=("xception41", 64, {}),
+    legacy_xception=("legacy_xception", 96, {}),
+    xcit=("xcit_nano_12_p16_224", 64, dict(img_size=64, depth=2)),
+    iformer=("iformer_t", 64, {}),
+    naflexvit=("naflexvit_base_patch16_gap", 64, dict(depth=2, embed_dim=48, num_heads=4)),
+)
+
+
+def family(name, arch, size, kw):
+    def f():
+        import timm
+
+        m = timm.create_model(arch, num_classes=10, **kw)
+        return m, (torch.randn(2, 3, size, size),)
+
+    f.__name__ = name
+    MODELS[name] = f
+
+
+for k, (arch, size, kw) in FAMILIES.items():
+    family("timm_" + k, arch, size, kw)
