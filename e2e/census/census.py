@@ -120,10 +120,39 @@ def beside(m, inputs, state):
     return t
 
 
+def apart(a, b, floor=0.0):
+    """The root mean square of the difference, as a share of that of b."""
+    a, b = a.detach(), b.detach()
+    return float((a - b).square().mean().sqrt()) / max(float(b.square().mean().sqrt()), floor, 1e-30)
+
+
+def edges(m, inputs, seed, state, out, grads, noise):
+    """How far each gradient moves when weights and inputs move so little that the output moves as
+    far as float32's rounding moves it: a ReLU's slope jumps where its input is 0 but for rounding,
+    and no float32 has the gradient more exactly than that."""
+    floor = 1e-3 * (sum(float(g.square().sum()) for g in grads.values()) / max(sum(g.numel() for g in grads.values()), 1)) ** 0.5
+    size, worst = 1e-7, dict.fromkeys(grads, 0.0)
+    if not noise > 0:
+        return {}
+    for k in range(4):
+        g = torch.Generator().manual_seed(k + 1)
+        jitter = lambda x: x * (1 + size * torch.randn(x.shape, generator=g, dtype=x.dtype)) if x.is_floating_point() else x
+        m.load_state_dict(state)
+        with torch.no_grad():
+            for p in m.parameters():
+                p.copy_(jitter(p))
+        y, _, _, moved = step(m, [jitter(x) for x in inputs], seed)
+        if k == 0:  # only to learn how far the output moves
+            size *= noise / max(apart(y, out), 1e-30)
+            continue
+        worst = {n: max(w, apart(moved[n], grads[n], floor)) for n, w in worst.items()}
+    return {"edge." + n: torch.tensor([w]) for n, w in worst.items()}
+
+
 # Those that engine/importer keeps as test data: python census.py DIR small.
 SMALL = ["cnn", "autoencoder", "unet", "lstm_unrolled", "resmlp", "conv1d_audio", "encoder", "encoder_seq_first", "two_heads",
          "einsum_mix", "upsampler", "padding_modes", "lstm_both_ways", "gru_rnn", "detached", "tied_decoder", "masked_pair", "padded_text", "argmax_pool", "written_part",
-         "written_views", "chosen", "computed_windows", "functions", "volume", "truths"]
+         "written_views", "chosen", "computed_windows", "functions", "volume", "truths", "norms", "untracked"]
 # And those that it refuses: python census.py DIR refused.
 REFUSED = ["odd_function_straight", "odd_step_counter", "odd_clamped_weight", "odd_int_hash"]
 
@@ -167,10 +196,12 @@ def census(name, dir):
         m.double()
         torch.set_default_dtype(torch.float64)
         try:
-            out, _, _, grads = step(m, [x.double() if x.is_floating_point() else x for x in inputs], seed)
+            wide = [x.double() if x.is_floating_point() else x for x in inputs]
+            rounded, (out, _, _, grads) = t["output"].double(), step(m, wide, seed)
             if out.isfinite().all():  # some masks are the least float32
                 t["exact"] = out
                 t.update({"exact." + k: g for k, g in grads.items()})
+                t.update(edges(m, wide, seed, state, out, grads, apart(rounded, out)))
         except Exception as e:
             print("%s in float64: %s" % (name, str(e).split("\n")[0]), file=sys.stderr)
         finally:

@@ -272,7 +272,7 @@ def odd_bn_frozen():
 
         def __init__(self):
             super().__init__()
-            self.a, self.n, self.b = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Conv2d(8, 4, 3)
+            self.a, self.n, self.b, self.head = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Conv2d(8, 4, 3), nn.BatchNorm1d(4)
             self.n.running_mean.normal_()
             self.n.running_var.uniform_(0.5, 2)
 
@@ -282,9 +282,47 @@ def odd_bn_frozen():
             return self
 
         def forward(self, x):
-            return self.b(torch.relu(self.n(self.a(x)))).mean((2, 3))
+            return self.head(self.b(torch.relu(self.n(self.a(x)))).mean((2, 3)))
 
     return Net(), (torch.randn(3, 3, 8, 8),)
+
+
+@model
+def norms():
+    class Net(nn.Module):
+        """Batch normalisation without a weight, that stays in evaluation mode, and that two branches use."""
+
+        def __init__(self):
+            super().__init__()
+            self.a, self.plain, self.still, self.twice = nn.Conv2d(2, 4, 1), nn.BatchNorm2d(4, affine=False), nn.BatchNorm2d(4), nn.BatchNorm1d(4, momentum=0.3)
+            self.still.running_mean.normal_()
+            self.still.running_var.uniform_(0.5, 2)
+
+        def train(self, mode=True):
+            super().train(mode)
+            self.still.eval()
+            return self
+
+        def forward(self, x):
+            h = torch.tanh(self.still(self.plain(self.a(x))))
+            return self.twice(h.mean((2, 3))) * self.twice(h[:, :, 0, 0])
+
+    return Net(), (torch.randn(5, 2, 3, 3),)
+
+
+@model
+def untracked():
+    class Net(nn.Module):
+        """Batch normalisation by the batch's statistics, in evaluation too."""
+
+        def __init__(self):
+            super().__init__()
+            self.a, self.n, self.b = nn.Linear(4, 8), nn.BatchNorm1d(8, track_running_stats=False), nn.Linear(8, 3)
+
+        def forward(self, x):
+            return self.b(torch.tanh(self.n(self.a(x))))
+
+    return Net(), (torch.randn(5, 4),)
 
 
 @model

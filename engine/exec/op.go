@@ -131,8 +131,16 @@ func newOp(p *Plan, i int) (op, error) {
 	case *graph.BatchNorm:
 		d := &batchnorm{
 			base: b, c: o.Features, hw: out.Elems() / o.Features, eps: float32(o.Eps), momentum: float32(o.Momentum),
-			w: p.param(i, "weight"), b: p.param(i, "bias"), mean: p.param(i, "running_mean"), va: p.param(i, "running_var"),
-			count: p.param(i, "num_batches_tracked"), train: p.cfg.Train,
+			train: p.cfg.Train || o.Untracked, tracked: !o.Untracked,
+		}
+		if o.Plain {
+			d.ones, d.zeros = make([]float32, d.c), make([]float32, d.c)
+			kernel.Fill(d.ones, 1)
+		} else {
+			d.w, d.b = p.param(i, "weight"), p.param(i, "bias")
+		}
+		if d.tracked {
+			d.mean, d.va, d.count = p.param(i, "running_mean"), p.param(i, "running_var"), p.param(i, "num_batches_tracked")
 		}
 		// Saved statistics: mean, 1/std, and the two sums of the backward pass.
 		d.stat = p.slotF
@@ -465,8 +473,10 @@ type batchnorm struct {
 	c, hw           int
 	eps, momentum   float32
 	w, b            int
-	mean, va, count int // in the buffers and counters
-	stat            int // slot: mean, 1/std, dgamma, dbeta
+	ones, zeros     []float32 // weight and bias where it has none
+	mean, va, count int       // in the buffers and counters
+	tracked         bool      // it has those
+	stat            int       // slot: mean, 1/std, dgamma, dbeta
 	train, relu     bool
 }
 
@@ -483,8 +493,10 @@ func (o *batchnorm) stats(f *frame, k int) []float32 {
 
 func (o *batchnorm) kernel(f *frame) kernel.BatchNorm {
 	b := kernel.BatchNorm{
-		N: f.rows, C: o.c, HW: o.hw, ReLU: o.relu, Eps: o.eps,
-		Gamma: f.params[o.w:][:o.c], Beta: f.params[o.b:][:o.c], Mean: o.stats(f, 0), InvStd: o.stats(f, 1),
+		N: f.rows, C: o.c, HW: o.hw, ReLU: o.relu, Eps: o.eps, Gamma: o.ones, Beta: o.zeros, Mean: o.stats(f, 0), InvStd: o.stats(f, 1),
+	}
+	if o.ones == nil {
+		b.Gamma, b.Beta = f.params[o.w:][:o.c], f.params[o.b:][:o.c]
 	}
 	if !o.train {
 		b.Mean = f.state.Buffers[o.mean:][:o.c]
@@ -502,12 +514,15 @@ func (o *batchnorm) forward(f *frame) {
 		kernel.InvStd(b.InvStd, f.state.Buffers[o.va:][:o.c], o.eps)
 		kernel.BatchNormForward(team, &b, y, x, nil)
 	default:
-		rm, rv := f.state.Buffers[o.mean:][:o.c], f.state.Buffers[o.va:][:o.c]
 		va := o.stats(f, 2) // free until the backward pass
 		kernel.BatchNormForward(team, &b, y, x, va)
+		f.slot.summed[o.i] = false
+		if !o.tracked {
+			return
+		}
+		rm, rv := f.state.Buffers[o.mean:][:o.c], f.state.Buffers[o.va:][:o.c]
 		kernel.BatchNormRunning(rm, rv, b.Mean, va, o.momentum, f.rows*o.hw)
 		f.state.Counters[o.count]++
-		f.slot.summed[o.i] = false
 	}
 }
 

@@ -79,7 +79,9 @@ func tensorGraphs() map[string]*graph.Graph {
 				{Name: "w", Op: &graph.Linear{In: 4, Out: 4, Bias: true}, Inputs: []string{"v"}, Names: w},
 			}
 		}),
-		"length": around([]int{4}, unit),
+		"length":    around([]int{4}, unit),
+		"norm":      around([]int{3, 2, 2}, single(&graph.BatchNorm{Rank: 3, Features: 3, Eps: 1e-5, Momentum: 0.1, Plain: true})),
+		"untracked": around([]int{3, 2, 2}, single(&graph.BatchNorm{Rank: 3, Features: 3, Eps: 1e-5, Momentum: 0.1, Untracked: true})),
 		"class token": around([]int{3, 4}, func(in string) []graph.Node {
 			return []graph.Node{
 				{Name: "token", Op: &graph.Parameter{Operand: graph.Operand{Shape: []int{1, 4}, Param: []int{1, 1, 4}}}},

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 
 	"github.com/ravnest/ravnest/engine/format/onnx"
 	"github.com/ravnest/ravnest/engine/graph"
@@ -44,18 +45,23 @@ func (e *exporter) lower(i int) (string, error) {
 	case *graph.AdaptiveAvgPool2d:
 		return e.adaptive(o, x, in), nil
 	case *graph.BatchNorm:
+		if o.Untracked {
+			return "", errors.New("ONNX has no batch normalisation by the batch's statistics in evaluation")
+		}
+		w, b := "", ""
+		if o.Plain {
+			w, b = e.constants(o.Features)
+		} else {
+			w, b = e.param("weight"), e.param("bias")
+		}
 		return e.add("BatchNormalization", attrs(onnx.OfFloat("epsilon", o.Eps), onnx.OfFloat("momentum", 1-o.Momentum)),
-			x, e.param("weight"), e.param("bias"), e.param("running_mean"), e.param("running_var")), nil
+			x, w, b, e.param("running_mean"), e.param("running_var")), nil
 	case *graph.LayerNorm:
 		w, b := "", ""
 		if o.Affine {
 			w, b = e.param("weight"), e.param("bias")
 		} else {
-			ones := make([]float32, o.Shape[0])
-			for k := range ones {
-				ones[k] = 1
-			}
-			w, b = e.floats(o.Shape, ones), e.floats(o.Shape, make([]float32, o.Shape[0]))
+			w, b = e.constants(o.Shape[0])
 		}
 		return e.add("LayerNormalization", attrs(onnx.OfInt("axis", -1), onnx.OfFloat("epsilon", o.Eps)), x, w, b), nil
 	case *graph.Position:
@@ -134,6 +140,11 @@ func (e *exporter) move(i int, x string, in, row graph.Shape) (string, error) {
 		return e.add("CumSum", nil, x, e.index(-1)), nil
 	}
 	return "", errors.New("it has no counterpart in ONNX")
+}
+
+// constants are a weight of ones and a bias of zeros.
+func (e *exporter) constants(n int) (weight, bias string) {
+	return e.floats([]int{n}, slices.Repeat([]float32{1}, n)), e.floats([]int{n}, make([]float32, n))
 }
 
 // bias is the parameter's name, "" if there is none.

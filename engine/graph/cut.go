@@ -196,6 +196,11 @@ func (g *Graph) Cut(starts []int) ([]*Stage, error) {
 			}
 		}
 	}
+	for name, nodes := range g.shared(func(r Role) bool { return r == Buffer }) {
+		if a, b := nodes[0], nodes[len(nodes)-1]; stageOf(a) != stageOf(b) {
+			return nil, fmt.Errorf("%w: nodes %q and %q move the same statistics %q and must be in one stage", ErrCut, g.Nodes[a].Name, g.Nodes[b].Name, name)
+		}
+	}
 	stages := make([]*Stage, len(starts))
 	for k := range starts {
 		stages[k] = &Stage{Index: k, Of: len(starts), First: starts[k], ModelInputs: len(g.Inputs), Last: k == len(starts)-1}

@@ -374,7 +374,7 @@ func (n *Node) checkNames(owner map[string]Spec) error {
 			owner[full] = s
 			continue
 		}
-		if s.Role != Trainable || o.Role != Trainable || !slices.Equal(o.Shape, s.Shape) {
+		if s.Role != o.Role || !slices.Equal(o.Shape, s.Shape) {
 			return fmt.Errorf("the parameter %q is %v here and %v in an earlier node", full, s.Shape, o.Shape)
 		}
 	}
@@ -408,11 +408,18 @@ func (g *Graph) Params() []Param {
 
 // Shared lists the parameters that several nodes have, with those nodes, ascending.
 func (g *Graph) Shared() map[string][]int {
+	return g.shared(func(r Role) bool { return r == Trainable || r == Frozen })
+}
+
+// shared lists the entries of some roles that several nodes have.
+func (g *Graph) shared(is func(r Role) bool) map[string][]int {
 	nodes := map[string][]int{}
 	for i := range g.Nodes {
 		n := &g.Nodes[i]
 		for _, s := range n.Op.Params() {
-			nodes[n.Full(s.Name)] = append(nodes[n.Full(s.Name)], i)
+			if is(s.Role) {
+				nodes[n.Full(s.Name)] = append(nodes[n.Full(s.Name)], i)
+			}
 		}
 	}
 	for name, is := range nodes {

@@ -462,6 +462,9 @@ type BatchNorm struct {
 	Features int     `json:"num_features"`
 	Eps      float64 `json:"eps"`
 	Momentum float64 `json:"momentum"`
+
+	Plain     bool `json:"plain,omitempty"`     // affine=False: without weight and bias
+	Untracked bool `json:"untracked,omitempty"` // track_running_stats=False: the batch's statistics in evaluation too
 }
 
 // Kind implements Op.
@@ -490,13 +493,15 @@ func (b *BatchNorm) Infer(in []Shape) (Shape, error) {
 // Params implements Op.
 func (b *BatchNorm) Params() []Spec {
 	c := []int{b.Features}
-	return []Spec{
-		{Name: "weight", Shape: c, Init: Init{Value: 1}},
-		{Name: "bias", Shape: c},
-		{Name: "running_mean", Shape: c, Role: Buffer},
-		{Name: "running_var", Shape: c, Role: Buffer, Init: Init{Value: 1}},
-		{Name: "num_batches_tracked", Shape: []int{}, Role: Counter},
+	var ps []Spec
+	if !b.Plain {
+		ps = append(ps, Spec{Name: "weight", Shape: c, Init: Init{Value: 1}}, Spec{Name: "bias", Shape: c})
 	}
+	if !b.Untracked {
+		ps = append(ps, Spec{Name: "running_mean", Shape: c, Role: Buffer}, Spec{Name: "running_var", Shape: c, Role: Buffer, Init: Init{Value: 1}},
+			Spec{Name: "num_batches_tracked", Shape: []int{}, Role: Counter})
+	}
+	return ps
 }
 
 // Cost implements Op.

@@ -59,13 +59,17 @@ type Home struct {
 }
 
 // parts reports for each node whether a cut before it would separate holders of one group or,
-// with all, any holders of a tied parameter.
+// with all, any holders of a tied parameter. Statistics that several nodes move, one after the
+// other, have one stage.
 func (g *Graph) parts(all bool) []bool {
 	parted := make([]bool, len(g.Nodes))
 	mark := func(nodes []int) {
 		for i := nodes[0] + 1; i <= nodes[len(nodes)-1]; i++ {
 			parted[i] = true
 		}
+	}
+	for _, nodes := range g.shared(func(r Role) bool { return r == Buffer }) {
+		mark(nodes)
 	}
 	for _, t := range g.ties {
 		if all {

@@ -168,6 +168,11 @@ func golden(t *testing.T, m *importer.Model, name string, renamed int) {
 	}
 	e.Forward(0, exec.Batch{Seed: 1, Rows: rows}, s.Params, &s)
 	near(t, "the output", e.Value(0, out, rows), get("output").F32, 0)
+	for _, x := range p.Layout.Export(s) {
+		if w, ok := want.Get("after." + x.Name); ok && x.I64 == nil {
+			near(t, "the buffer "+x.Name+" after the step", x.F32, w.F32, 1e-6)
+		}
+	}
 	copy(e.Grad(0, out, rows), get("seed").F32)
 	grads := make([]float32, max(p.Layout.Grads, p.Layout.Params))
 	e.Backward(0, s.Params, grads, false)
@@ -191,6 +196,37 @@ func golden(t *testing.T, m *importer.Model, name string, renamed int) {
 	}
 	if n != -renamed {
 		t.Errorf("%d gradients are missing", -n)
+	}
+}
+
+// TestBeside compares a batch of another size than was exported, and evaluation.
+func TestBeside(t *testing.T) {
+	for _, name := range []string{"norms", "truths", "untracked"} {
+		m := imported(t, load(t, name+".pt2"))
+		want, _, err := safetensors.Parse(load(t, name+".safetensors"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, what := range []string{"other", "eval"} {
+			x, ok := want.Get(what + ".0")
+			y, ok2 := want.Get(what + ".output")
+			if !ok || !ok2 {
+				t.Fatalf("%s has no %s", name, what)
+			}
+			rows, out := x.Shape[0], m.Graph.OutputValue()
+			p, err := exec.Compile(m.Graph, 0, exec.Config{Rows: rows, Slots: 1, Train: what == "other", Outputs: []int{out}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			s := p.Layout.NewState()
+			if err := p.Layout.Import(s, m.Weights); err != nil {
+				t.Fatal(err)
+			}
+			e := p.New(nil)
+			copy(e.Value(0, 0, rows), x.F32)
+			e.Forward(0, exec.Batch{Seed: 1, Rows: rows}, s.Params, &s)
+			near(t, name+" with "+what, e.Value(0, out, rows), y.F32, 0)
+		}
 	}
 }
 

@@ -115,11 +115,11 @@ func (l *lowering) inPlace(f operator) {
 	l.vals[name], l.vals[result] = out, out
 }
 
-// readElsewhere tells whether a node other than the current one takes one of two tensors.
+// readElsewhere tells whether a node takes one of two tensors but to write to it.
 func (l *lowering) readElsewhere(a, b string) bool {
 	for i := range l.graph.Nodes {
 		n := &l.graph.Nodes[i]
-		if n == l.node {
+		if f := first(n); writes(base(n)) && (f == a || f == b) {
 			continue
 		}
 		for _, x := range n.Args {

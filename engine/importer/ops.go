@@ -240,25 +240,51 @@ func batchNorm(l *lowering, n *pt2.Node) {
 	}
 	x = l.leading(x)
 	w, b, mean, va := l.optional(n, "weight"), l.optional(n, "bias"), l.optional(n, "running_mean"), l.optional(n, "running_var")
+	eps := l.scalar(n, "eps", 1e-5)
 	if l.single && mean == nil { // each channel of the one is normalised, as weights are
-		l.define(l.groupNorm(x, w, b, x.shape[1], l.scalar(n, "eps", 1e-5)))
+		l.define(l.groupNorm(x, w, b, x.shape[1], eps))
 		return
 	}
-	if w == nil || b == nil || mean == nil || va == nil {
-		fail("without weight, bias or running statistics; use affine=True, track_running_stats=True")
-	}
-	if !l.flag(n, "training", l.flag(n, "use_input_stats", true)) {
+	var y *value
+	switch training := l.flag(n, "training", l.flag(n, "use_input_stats", true)); {
+	case (w == nil) != (b == nil) || (mean == nil) != (va == nil):
+		fail("with a weight and no bias, or one of two running statistics")
+	case training:
+		count := ""
+		if mean != nil {
+			base, ok := strings.CutSuffix(mean.archived, "running_mean")
+			if count = base + "num_batches_tracked"; !ok || !l.a.Has(count) {
+				fail("it does not count its batches; use track_running_stats=True")
+			}
+		}
+		y = l.batchNorm(x, w, b, mean, va, count, eps, l.scalar(n, "momentum", 0.1))
+	case mean == nil || !l.trains():
 		fail("it was exported in evaluation mode; call model.train() before torch.export.export")
+	default: // a layer that stays in evaluation mode among others that do not
+		y = l.asBefore(x, w, b, mean, va, eps)
 	}
-	base, ok := strings.CutSuffix(mean.archived, "running_mean")
-	if !ok || !l.a.Has(base+"num_batches_tracked") {
-		fail("it does not count its batches; use track_running_stats=True")
-	}
-	y := l.batchNorm(x, w, b, mean, va, base+"num_batches_tracked", l.scalar(n, "eps", 1e-5), l.scalar(n, "momentum", 0.1))
 	if folded {
 		y = l.foldedBack(y, l.tensor(n, "input"))
 	}
 	l.define(y)
+}
+
+// trains tells whether a layer of the program was in training mode.
+func (l *lowering) trains() bool {
+	return slices.ContainsFunc(l.graph.Nodes, func(n pt2.Node) bool {
+		return base(&n) == "batch_norm" && l.flag(&n, "training", false) || base(&n) == "dropout" && l.flag(&n, "train", false)
+	})
+}
+
+// asBefore normalises x by statistics that no step moves.
+func (l *lowering) asBefore(x, w, b, mean, va *value, eps float64) *value {
+	rank := len(x.shape)
+	over := l.unary("rsqrt", l.unary("affine", va, 1, eps), 0, 0)
+	y := l.binary("mul", l.binary("sub", x, perChannel(mean, rank)), perChannel(over, rank))
+	if w != nil {
+		y = l.binary("add", l.binary("mul", y, perChannel(w, rank)), perChannel(b, rank))
+	}
+	return y
 }
 
 // unfolded is [N·k, C, ...] as [N, C, k, rest].
@@ -279,12 +305,17 @@ func (l *lowering) foldedBack(y, like *value) *value {
 	return l.result(name, s, like.shape, 0, like.outer)
 }
 
-// batchNorm normalises the channels of x, [N,C] or [N,C,...].
+// batchNorm normalises the channels of x, [N,C] or [N,C,...]. w and b may be nil, and so may mean
+// and va.
 func (l *lowering) batchNorm(x, w, b, mean, va *value, count string, eps, momentum float64) *value {
-	m := map[string]string{
-		"weight": whole(w, "weight"), "bias": whole(b, "bias"), "running_mean": mean.archived, "running_var": va.archived, "num_batches_tracked": count,
+	m := map[string]string{}
+	if w != nil {
+		m["weight"], m["bias"] = whole(w, "weight"), whole(b, "bias")
 	}
-	o := &graph.BatchNorm{Rank: 3, Features: x.shape[1], Eps: eps, Momentum: momentum}
+	if mean != nil {
+		m["running_mean"], m["running_var"], m["num_batches_tracked"] = mean.archived, va.archived, count
+	}
+	o := &graph.BatchNorm{Rank: 3, Features: x.shape[1], Eps: eps, Momentum: momentum, Plain: w == nil, Untracked: mean == nil}
 	row := graph.Shape{x.shape[1]}
 	if len(x.shape) == 2 {
 		o.Rank = 1
