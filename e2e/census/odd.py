@@ -545,3 +545,72 @@ part("batch_contrast", lambda m, x: m.a(x) @ m.a(x).T)
 part("batch_permuted", lambda m, x: m.a(x)[torch.arange(x.shape[0]).flip(0)])
 part("batch_half", lambda m, x: m.a(x)[: x.shape[0] // 2])
 part("minibatch_std", lambda m, x: torch.cat([m.a(x), m.a(x).std(0).mean().expand(x.shape[0], 1)], 1))
+
+
+@model
+def rotated():
+    class Net(nn.Module):
+        """Complex numbers: rotary embeddings as Llama's own code has them, a global filter and FNet's mixing."""
+
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.w = nn.Linear(8, 8), nn.Linear(8, 8), nn.Parameter(torch.randn(4, 5, 2))
+            self.register_buffer("cis", torch.polar(torch.ones(6, 4), torch.outer(torch.arange(6.0), 1 / 10 ** torch.arange(4.0))), persistent=False)
+
+        def forward(self, x):
+            h = torch.view_as_complex(self.a(x).reshape(*x.shape[:-1], -1, 2)) * self.cis
+            h = torch.view_as_real(h).flatten(2)
+            f = torch.fft.rfft(h, norm="ortho")[:, :4] * torch.view_as_complex(self.w)
+            g = torch.fft.irfft(f, n=8, norm="ortho")
+            m = torch.fft.fft(torch.fft.fft(self.b(h), dim=-1), dim=-2).real
+            c = torch.complex(h, m) * 2j
+            return torch.cat([g, m, (c / (1 + c * c.conj())).abs() + c.imag.exp().log(), torch.fft.ifft2(c).real], 1)
+
+    return Net(), (torch.randn(3, 6, 8),)
+
+
+@model
+def lookups():
+    class Net(nn.Module):
+        """Bags of words, and tables that are computed."""
+
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.c = nn.EmbeddingBag(12, 4), nn.EmbeddingBag(12, 4, mode="sum", padding_idx=3), nn.EmbeddingBag(12, 4, mode="max")
+            self.d, self.e = nn.EmbeddingBag(12, 4, padding_idx=0), nn.Embedding(12, 4)
+            self.register_buffer("bounds", torch.tensor([2.5, 5.0, 7.0]))
+
+        def forward(self, x):
+            y = [f(x) for f in (self.a, self.b, self.c, self.d)]
+            y.append(F.embedding(x, F.normalize(self.e.weight, dim=1)).mean(1))
+            y.append(self.e(torch.bucketize(x.float(), self.bounds)).sum(1) + self.e(torch.searchsorted(self.bounds, x.float(), right=True)).sum(1))
+            return torch.cat(y, 1)
+
+    return Net(), (torch.randint(0, 12, (3, 5)),)
+
+
+@model
+def seldom():
+    class Net(nn.Module):
+        """Functions that are written seldom."""
+
+        def __init__(self):
+            super().__init__()
+            self.a, self.w, self.v, self.m = nn.Linear(4, 8), nn.Parameter(torch.randn(8, 8) / 3), nn.Parameter(torch.randn(8)), nn.Parameter(torch.randn(2, 4))
+            self.l, self.h = nn.LSTM(2, 3, 2, batch_first=True, dropout=0.0), nn.Parameter(torch.randn(2, 1, 3))
+
+        def forward(self, x):
+            v = self.a(x)
+            t, q = torch.tanh(v) * 0.9, v.view(-1, 2, 4)
+            image = torch.einsum("bi,bj->bij", v, v)[:, None]
+            h = self.h.expand(-1, x.size(0), -1).contiguous()
+            y = [torch.atan2(v, v.flip(1)), torch.asin(t) + torch.acos(t) * 0.5 + torch.sinc(v) + torch.atan(v), torch.nan_to_num(v.detach().log(), nan=0.5, neginf=-3.0) + v,
+                 torch.logcumsumexp(v, 1), torch.kron(v, torch.tensor([[1.0, 2.0]])), torch.quantile(v, 0.3, dim=1, keepdim=True), torch.trapezoid(v, dim=1)[:, None],
+                 torch.zeros(x.size(0), 5).index_copy(1, torch.tensor([3, 0]), v[:, :2]), v.index_fill(1, torch.tensor([3, 0]), 0.5), torch.take_along_dim(v, v.argsort(1), 1),
+                 torch.zeros(x.size(0), 5).scatter_reduce(1, (x > 0).long() * 2, v[:, :4], "sum"), torch.tensordot(q, self.m, dims=([1], [0])).flatten(1), torch.inner(v, self.w),
+                 torch.linalg.multi_dot([v, self.w, self.w.T]), (v @ self.v)[:, None] + self.v @ self.v, torch.addmm(self.v, v, self.w, beta=0.5, alpha=2), torch.diag_embed(v).flatten(1)[:, ::3],
+                 torch.einsum("bii->bi", image[:, 0]), torch.einsum("bij,jk", q, self.w[:4]).flatten(1), F.avg_pool2d(image, 2, divisor_override=3).flatten(1), F.max_pool2d(image, 2, 2, dilation=3).flatten(1),
+                 torch.roll(self.m, 3).sum() * v, self.l(q.mT, (h, h))[0].flatten(1), torch.outer(self.v, self.v)[:1] * v, torch.triu(image)[:, 0, torch.triu_indices(8, 8)[0], torch.triu_indices(8, 8)[1]]]
+            return torch.cat(y, 1)
+
+    return Net(), (torch.randn(3, 4),)

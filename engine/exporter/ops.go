@@ -414,7 +414,7 @@ func (e *exporter) binary(o *graph.Binary, i int, x string, in, row graph.Shape)
 // simple are functions with an operator of their own.
 var simple = map[string]string{
 	"sigmoid": "Sigmoid", "hardswish": "HardSwish", "selu": "Selu", "mish": "Mish", "softsign": "Softsign", "abs": "Abs", "exp": "Exp", "log": "Log",
-	"sqrt": "Sqrt", "erf": "Erf", "sin": "Sin", "cos": "Cos", "floor": "Floor", "sign": "Sign", "detach": "Identity",
+	"sqrt": "Sqrt", "erf": "Erf", "sin": "Sin", "cos": "Cos", "atan": "Atan", "floor": "Floor", "sign": "Sign", "detach": "Identity",
 }
 
 var comparisons = map[string]string{"eq": "Equal", "lt": "Less", "le": "LessOrEqual", "gt": "Greater", "ge": "GreaterOrEqual"}

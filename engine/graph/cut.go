@@ -246,7 +246,7 @@ func (g *Graph) Cut(starts []int) ([]*Stage, error) {
 		if k+1 < len(starts) {
 			to = starts[k+1]
 		}
-		sub := &Graph{Name: fmt.Sprintf("%s.%d", g.Name, k), Nodes: g.Nodes[s.First:to]}
+		sub := &Graph{Name: fmt.Sprintf("%s.%d", g.Name, k), Nodes: g.Nodes[s.First:to], unlimited: true}
 		for _, e := range s.In {
 			sub.Inputs = append(sub.Inputs, Input{Name: g.ValueName(e.Value), Shape: e.Shape, Constant: e.Constant})
 		}

@@ -253,7 +253,7 @@ var unaries = map[string]bool{
 	"affine": false, "rsub": false, "rdiv": false, "silu": false, "sigmoid": false, "clamp": false, "hardtanh": false,
 	"hardsigmoid": false, "hardswish": false, "leaky_relu": false, "elu": false, "selu": false, "softplus": false,
 	"mish": false, "logsigmoid": false, "softsign": false, "pow": false, "abs": false, "exp": false, "log": false,
-	"sqrt": false, "rsqrt": false, "erf": false, "sin": false, "cos": false,
+	"sqrt": false, "rsqrt": false, "erf": false, "sin": false, "cos": false, "atan": false,
 	"eq": true, "ne": true, "lt": true, "le": true, "gt": true, "ge": true, "floor": true, "trunc": true, "sign": true, "detach": true,
 }
 

@@ -37,7 +37,8 @@ var arithmeticOperators = map[string]operator{
 	"pow":        powOp, "prelu": prelu, "glu": glu,
 	"mean": reduceOp("mean"), "sum": reduceOp("sum"), "amax": reduceOp("amax"), "amin": amin, "var": variance(false), "std": variance(true),
 	"linalg_vector_norm": vectorNorm, "norm": vectorNorm, "cumsum": cumsum,
-	"matmul": matmulOp, "bmm": matmulOp, "mm": matmulOp, "baddbmm": baddbmm, "einsum": einsum, "dot": matmulOp, "mv": matmulOp,
+	"matmul": matmulOp, "bmm": matmulOp, "mm": matmulOp, "baddbmm": baddbmm, "einsum": einsum, "dot": matmulOp, "mv": matmulOp, "vdot": matmulOp,
+	"linalg_multi_dot": multiDot, "inner": inner, "outer": outer, "tensordot": tensordot,
 	"addcmul": addcmul, "lerp": lerp,
 }
 
@@ -55,7 +56,7 @@ func (l *lowering) unary(f string, x *value, a, b float64) *value {
 func (l *lowering) unaryConst(f string, x *value, a, b float64) *value {
 	fs := map[string]func(v float64) float64{
 		"affine": func(v float64) float64 { return v*a + b }, "rsub": func(v float64) float64 { return b - v*a }, "rdiv": func(v float64) float64 { return a / v },
-		"exp": math.Exp, "log": math.Log, "sqrt": math.Sqrt, "abs": math.Abs, "sin": math.Sin, "cos": math.Cos, "floor": math.Floor, "trunc": math.Trunc, "erf": math.Erf,
+		"exp": math.Exp, "log": math.Log, "sqrt": math.Sqrt, "abs": math.Abs, "sin": math.Sin, "cos": math.Cos, "atan": math.Atan, "floor": math.Floor, "trunc": math.Trunc, "erf": math.Erf,
 		"rsqrt": func(v float64) float64 { return 1 / math.Sqrt(v) }, "pow": func(v float64) float64 { return math.Pow(v, a) },
 		"sigmoid": func(v float64) float64 { return 1 / (1 + math.Exp(-v)) }, "silu": func(v float64) float64 { return v / (1 + math.Exp(-v)) },
 		"clamp": func(v float64) float64 { return min(max(v, a), b) }, "hardtanh": func(v float64) float64 { return min(max(v, a), b) },
@@ -572,14 +573,84 @@ func matmulOp(l *lowering, n *pt2.Node) {
 	if b == nil {
 		fail("it has no second tensor")
 	}
+	l.define(l.times(a, b))
+}
+
+// times is the product of two tensors, of which each may be a vector.
+func (l *lowering) times(a, b *value) *value {
+	ra, rb := len(a.shape), len(b.shape)
 	switch {
-	case a.batch >= 0 && b.batch < 0 && len(b.shape) == 2 && a.batch != len(a.shape)-1:
-		l.define(l.linear(a, b, nil, true))
-	case len(a.shape) >= 2 && len(b.shape) >= 2:
-		l.define(l.matmul(a, b, false, 0))
-	default:
+	case ra == 0 || rb == 0:
+		fail("of %v and %v", a.shape, b.shape)
+	case ra >= 2 && rb >= 2 && a.batch >= 0 && b.batch < 0 && rb == 2 && a.batch != ra-1:
+		return l.linear(a, b, nil, true)
+	case ra >= 2 && rb >= 2:
+		return l.matmul(a, b, false, 0)
+	case rb == 1 && ra == 1:
+		return l.reduce("sum", l.binary("mul", a, b), []int{0}, false)
+	case rb == 1: // each row by the vector
+		return l.reduce("sum", l.binary("mul", a, b), []int{ra - 1}, false)
+	}
+	w := l.times(l.with(a, 0), b)
+	return l.without(w, len(w.shape)-2)
+}
+
+func multiDot(l *lowering, n *pt2.Node) {
+	vs := l.tensors(n, "tensors")
+	y := vs[0]
+	for _, v := range vs[1:] {
+		y = l.times(y, v)
+	}
+	l.define(y)
+}
+
+// inner is the product along the last axes of both.
+func inner(l *lowering, n *pt2.Node) {
+	a, b := l.tensor(n, "self"), l.tensor(n, "other")
+	if rank := len(b.shape); rank > 1 {
+		b = l.permuted(b, append(plainOrder(rank-2), rank-1, rank-2))
+	}
+	if len(b.shape) > 2 {
 		fail("of %v and %v", a.shape, b.shape)
 	}
+	l.define(l.times(a, b))
+}
+
+func plainOrder(n int) []int {
+	axes := make([]int, n)
+	for i := range axes {
+		axes[i] = i
+	}
+	return axes
+}
+
+func outer(l *lowering, n *pt2.Node) {
+	a, b := l.tensor(n, "self"), l.tensor(n, "vec2")
+	l.define(l.binary("mul", l.with(a, 1), l.with(b, 0)))
+}
+
+// tensordot sums over several axes of both: a product of matrices whose rows and columns are the
+// other axes.
+func tensordot(l *lowering, n *pt2.Node) {
+	a, b := l.tensor(n, "self"), l.tensor(n, "other")
+	da, db := l.plain(n, "dims_self"), l.plain(n, "dims_other")
+	const letters = "abcdefghijklmnopqrstuvwxyz"
+	if len(a.shape)+len(b.shape) > len(letters) || len(da) != len(db) {
+		fail("of %v and %v", a.shape, b.shape)
+	}
+	x, y := labelled{a, []rune(letters[:len(a.shape)])}, labelled{b, []rune(letters[len(a.shape):][:len(b.shape)])}
+	for i := range da {
+		y.labels[axisOf(db[i], len(b.shape))] = x.labels[axisOf(da[i], len(a.shape))]
+	}
+	var out []rune
+	for _, z := range []labelled{x, y} {
+		for _, c := range z.labels {
+			if !slices.Contains(x.labels, c) || !slices.Contains(y.labels, c) {
+				out = append(out, c)
+			}
+		}
+	}
+	l.define(l.ordered(l.summed(l.contract(x, y, out), out), out).v)
 }
 
 func baddbmm(l *lowering, n *pt2.Node) {

@@ -3,6 +3,7 @@
 package importer
 
 import (
+	"math"
 	"slices"
 
 	"github.com/ravnest/ravnest/engine/format/pt2"
@@ -13,7 +14,8 @@ var constantOperators = map[string]operator{
 	"zeros_like": filled(0), "ones_like": filled(1), "full_like": filledBy("fill_value"), "empty_like": filled(0),
 	"new_zeros": filled(0), "new_ones": filled(1), "new_full": filledBy("fill_value"), "new_empty": filled(0), "scalar_tensor": filledBy("s"),
 	"fill": fill, "zero": filled(0), "arange": arange, "linspace": linspace, "tril": triangle(true), "triu": triangle(false), "eye": eye,
-	"diff": diff, "floor_divide": floorDivide,
+	"diff": diff, "floor_divide": floorDivide, "tril_indices": triangleIndices(true), "triu_indices": triangleIndices(false),
+	"hann_window": cosineWindow(0.5), "hamming_window": cosineWindow(0.54),
 }
 
 // filledWith is a tensor of the output's shape.
@@ -53,7 +55,10 @@ func arange(l *lowering, n *pt2.Node) {
 	}
 	if sizes[0].batched { // the numbers of samples, which masks are written with
 		v := constant(make([]float64, sizes[0].n), []int{sizes[0].n}, whole)
-		v.sample = true
+		v.sample, v.step = true, l.integer(n, "step", 1)
+		if l.scalar(n, "start", 0) != 0 {
+			fail("of the numbers of samples from another one than 0")
+		}
 		l.define(v)
 		return
 	}
@@ -103,6 +108,44 @@ func triangle(lower bool) operator {
 			return
 		}
 		l.define(l.binary("mul", x, mask))
+	}
+}
+
+// triangleIndices are the rows and columns of the elements of a triangle, [2, elements].
+func triangleIndices(lower bool) operator {
+	return func(l *lowering, n *pt2.Node) {
+		r, c, k := l.integer(n, "row", 0), l.integer(n, "col", 0), l.integer(n, "offset", 0)
+		if elems([]int{r, c}) > maxElems/2 {
+			fail("of %d by %d", r, c)
+		}
+		var rows, cols []float64
+		for i := range r {
+			for j := range c {
+				if lower && j-i <= k || !lower && j-i >= k {
+					rows, cols = append(rows, float64(i)), append(cols, float64(j))
+				}
+			}
+		}
+		l.define(constant(slices.Concat(rows, cols), []int{2, len(rows)}, true))
+	}
+}
+
+// cosineWindow is a window over a signal, a - (1-a)·cos.
+func cosineWindow(a float64) operator {
+	return func(l *lowering, n *pt2.Node) {
+		size := l.integer(n, "window_length", 0)
+		if size < 1 || size > maxElems {
+			fail("of %d elements", size)
+		}
+		turn := size
+		if !l.flag(n, "periodic", true) {
+			turn = max(size-1, 1)
+		}
+		d := make([]float64, size)
+		for i := range d {
+			d[i] = a - (1-a)*math.Cos(2*math.Pi*float64(i)/float64(turn))
+		}
+		l.define(constant(d, []int{size}, false))
 	}
 }
 

@@ -32,16 +32,13 @@ func einsum(l *lowering, n *pt2.Node) {
 			fail("%q names %d axes of %v", t, len(x.labels), x.v.shape)
 		}
 		for a, c := range x.labels {
-			if slices.Contains(x.labels[:a], c) {
-				fail("%q takes a diagonal", equation)
-			}
 			d := x.v.shape[a]
 			if s, ok := size[c]; ok && s != d {
 				fail("%q with axis %c of %d and of %d elements", equation, c, s, d)
 			}
 			size[c] = d
 		}
-		xs[i] = x
+		xs[i] = l.diagonals(x)
 	}
 	out := []rune(right)
 	if !explicit { // those that occur once, sorted
@@ -62,6 +59,20 @@ func einsum(l *lowering, n *pt2.Node) {
 	}
 	x = l.summed(x, out)
 	l.define(l.ordered(x, out).v)
+}
+
+// diagonals takes the elements whose numbers along two axes of one letter are equal.
+func (l *lowering) diagonals(x labelled) labelled {
+	for b := 1; b < len(x.labels); b++ {
+		a := slices.Index(x.labels[:b], x.labels[b])
+		if a < 0 {
+			continue
+		}
+		c := x.labels[b]
+		x = labelled{l.diagonal(x.v, a, b), append(slices.Delete(slices.Delete(slices.Clone(x.labels), b, b+1), a, a+1), c)}
+		b = 0
+	}
+	return x
 }
 
 // named gives the axes of ellipses names of their own: capital letters that the equation has not,

@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"github.com/ravnest/ravnest/engine/format/pt2"
+	"github.com/ravnest/ravnest/engine/graph"
 )
 
 var functionOperators = map[string]operator{
@@ -29,6 +30,21 @@ var functionOperators = map[string]operator{
 		return l.unary("eq", l.binary("add", l.unary("ge", x, 0, 0), l.unary("lt", x, 0, 0)), 0, 0)
 	}),
 
+	"isinf": of(func(l *lowering, x *value) *value {
+		return l.unary("gt", l.unary("abs", x, 0, 0), math.MaxFloat32, 0)
+	}),
+	"isposinf": of(func(l *lowering, x *value) *value { return l.unary("gt", x, math.MaxFloat32, 0) }),
+	"isneginf": of(func(l *lowering, x *value) *value { return l.unary("lt", x, -math.MaxFloat32, 0) }),
+	"atan":     unaryOp("atan"), "arctan": unaryOp("atan"),
+	"asin": of((*lowering).arcsine), "arcsin": of((*lowering).arcsine),
+	"acos": of(func(l *lowering, x *value) *value { return l.unary("rsub", l.arcsine(x), 1, math.Pi/2) }),
+	"sinc": of(func(l *lowering, x *value) *value { // 1 at 0
+		zero, turn := l.unary("eq", x, 0, 0), l.unary("affine", x, math.Pi, 0)
+		y := l.binary("div", l.unary("sin", turn, 0, 0), l.binary("add", turn, zero))
+		return l.binary("add", l.masked(y, l.unary("eq", zero, 0, 0)), zero)
+	}),
+	"atan2": atan2, "arctan2": atan2, "nan_to_num": nanToNum, "logcumsumexp": logCumSumExp, "trapezoid": trapezoid, "trapz": trapezoid, "kron": kron, "quantile": quantile,
+
 	"isfinite": of(func(l *lowering, x *value) *value { return l.unary("le", l.unary("abs", x, 0, 0), math.MaxFloat32, 0) }),
 
 	"threshold":  threshold,
@@ -39,6 +55,104 @@ var functionOperators = map[string]operator{
 	"cross_entropy_loss": crossEntropy, "binary_cross_entropy_with_logits": logitLoss, "kl_div": klDiv, "pairwise_distance": pairwiseDistance, "index_add": indexAdd,
 	"mse_loss": distanceLoss(squared), "l1_loss": distanceLoss(absolute), "smooth_l1_loss": distanceLoss(huber("beta")),
 	"huber_loss": distanceLoss(huber("delta")), "cosine_similarity": cosineSimilarity,
+}
+
+// arcsine is atan(x / √(1 - x²)).
+func (l *lowering) arcsine(x *value) *value {
+	return l.unary("atan", l.binary("mul", x, l.unary("rsqrt", l.unary("rsub", l.unary("pow", x, 2, 0), 1, 1), 0, 0)), 0, 0)
+}
+
+// atan2 is the angle of (x, y): that of y/x, and half a turn more or less where x is negative.
+func atan2(l *lowering, n *pt2.Node) {
+	y, x := l.tensor(n, "self"), l.tensor(n, "other")
+	half := l.unary("affine", l.unary("ge", y, 0, 0), 2*math.Pi, -math.Pi)
+	l.define(l.binary("add", l.unary("atan", l.binary("div", y, x), 0, 0), l.binary("mul", half, l.unary("lt", x, 0, 0))))
+}
+
+// nanToNum gives numbers for NaN and infinities.
+func nanToNum(l *lowering, n *pt2.Node) {
+	x := l.tensor(n, "self")
+	if x.isConst() {
+		x = l.value(x)
+	}
+	is := l.binary("add", l.unary("ge", x, 0, 0), l.unary("lt", x, 0, 0)) // a number
+	y := l.masked(x, is)
+	if v := l.scalar(n, "nan", 0); v != 0 {
+		y = l.binary("add", y, l.unary("affine", is, -v, v))
+	}
+	lo, hi := l.scalar(n, "neginf", -math.MaxFloat32), l.scalar(n, "posinf", math.MaxFloat32)
+	for _, k := range []struct {
+		f       string
+		at, num float64
+	}{{"lt", -math.MaxFloat32, lo}, {"gt", math.MaxFloat32, hi}} {
+		if k.num == k.at {
+			y = l.unary("clamp", y, -math.MaxFloat32, math.MaxFloat32)
+			continue
+		}
+		y = l.where(l.unary(k.f, x, k.at, 0), constant([]float64{k.num}, []int{}, false), y)
+	}
+	l.define(y)
+}
+
+// logCumSumExp is the logarithm of the running sum of exponentials.
+func logCumSumExp(l *lowering, n *pt2.Node) {
+	x := l.value(l.tensor(n, "self"))
+	axis := axisOf(l.integer(n, "dim", -1), len(x.shape))
+	most := l.unary("detach", l.reduce("amax", x, []int{axis}, true), 0, 0)
+	e := l.unary("exp", l.binary("sub", x, most), 0, 0)
+	s := l.alongLast(e, axis, func(name string) (string, graph.Shape) { return l.emit(&graph.CumSum{}, nil, name) })
+	l.define(l.binary("add", l.unary("log", s, 0, 0), most))
+}
+
+// trapezoid is the sum of the means of neighbours.
+func trapezoid(l *lowering, n *pt2.Node) {
+	y := l.tensor(n, "y")
+	axis, dx := axisOf(l.integer(n, "dim", -1), len(y.shape)), l.scalar(n, "dx", 1)
+	if l.optional(n, "x") != nil {
+		fail("with positions")
+	}
+	d := y.shape[axis]
+	pairs := l.binary("add", l.cut(y, axis, 0, d-1, 1), l.cut(y, axis, 1, d-1, 1))
+	l.define(l.unary("affine", l.reduce("sum", pairs, []int{axis}, false), dx/2, 0))
+}
+
+// kron is every element of the first times all of the second, as blocks.
+func kron(l *lowering, n *pt2.Node) {
+	a, b := l.tensor(n, "self"), l.tensor(n, "other")
+	for len(a.shape) < len(b.shape) {
+		a = l.with(a, 0)
+	}
+	for len(b.shape) < len(a.shape) {
+		b = l.with(b, 0)
+	}
+	sizes, _ := l.meta(outputs(n)[0])
+	for k := range a.shape {
+		a, b = l.with(a, 2*k+1), l.with(b, 2*k)
+	}
+	l.define(l.viewAs(l.binary("mul", a, b), sizes))
+}
+
+// quantile lies between two of the sorted elements of an axis.
+func quantile(l *lowering, n *pt2.Node) {
+	x := l.value(l.tensor(n, "self"))
+	a, ok := arg(n, "dim")
+	q := l.other(n, "q")
+	if !ok || len(a.Ints) == 0 || !q.isConst() || elems(q.shape) != 1 || text(n, "interpolation", "linear") != "linear" {
+		fail("of all elements, of several ranks, or not linear; name the axis by dim")
+	}
+	axis := axisOf(l.integer(n, "dim", -1), len(x.shape))
+	at := l.data(q)[0] * float64(x.shape[axis]-1)
+	low := int(at)
+	high := min(low+1, x.shape[axis]-1)
+	vs, _ := l.chosen(x, axis, high+1, -1)
+	y := l.cut(vs, axis, low, 1, 1)
+	if w := at - float64(low); w > 0 {
+		y = l.binary("add", l.unary("affine", y, 1-w, 0), l.unary("affine", l.cut(vs, axis, high, 1, 1), w, 0))
+	}
+	if !l.flag(n, "keepdim", false) {
+		y = l.without(y, axis)
+	}
+	l.define(y)
 }
 
 // of is an operator of one tensor.

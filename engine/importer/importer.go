@@ -158,6 +158,7 @@ type lowering struct {
 	shapes   map[string]graph.Shape // row shape by name of a graph value
 	tied     map[string]string
 	fixed    map[string]bool // parameters that are not to be trained
+	still    bool            // dropout is left out, since it was exported in evaluation mode
 	symbol   string          // of the batch, "" where it is fixed
 	symbols  map[string]bool // other names of it: each input may have its own
 	batch    int             // its size where it is fixed
@@ -230,6 +231,9 @@ func (l *lowering) inputs() error {
 		if v.batch < 0 {
 			return fmt.Errorf("%w: input %q has no batch axis", ErrUnsupported, in.Name)
 		}
+		if m.DType.Complex() {
+			return fmt.Errorf("%w: input %q is complex; give real and imaginary parts as [..., 2]", ErrUnsupported, in.Name)
+		}
 		v.name = l.unique(in.Name)
 		v.whole = !m.DType.Floating()
 		l.vals[in.Value] = v
@@ -253,6 +257,13 @@ func (l *lowering) inputs() error {
 				return fmt.Errorf("%w: the tensor %q has the size %s", ErrUnsupported, in.Name, s)
 			}
 			v.shape = append(v.shape, int(s.N))
+		}
+		if m.DType.Complex() {
+			if in.Kind == pt2.Parameter || in.Persistent {
+				return fmt.Errorf("%w: %q is complex; keep real and imaginary parts in one tensor [..., 2] of float32 and use torch.view_as_complex", ErrUnsupported, in.Name)
+			}
+			l.vals[in.Value] = complexBuffer(v)
+			continue
 		}
 		if in.Kind == pt2.Parameter {
 			l.fixed[in.Name] = m.Fixed
@@ -307,6 +318,12 @@ func (l *lowering) lower() {
 	if n.ByHand {
 		fail("it belongs to a torch.autograd.Function, whose own backward the file does not hold; write it with operators, as x + (f(x) - x).detach() for a gradient that passes straight through")
 	}
+	if _, ok := arg(n, "out"); ok {
+		fail("it writes to a tensor that is given as out=, as spectral_norm does to its vectors; assign the result to a new tensor")
+	}
+	if l.complexNode(n, op) {
+		return
+	}
 	if f, ok := operators[op]; ok {
 		f(l, n)
 		return
@@ -328,19 +345,16 @@ func (l *lowering) lower() {
 // advice says what to write instead.
 var advice = map[string]string{
 	"conv_transpose3d":         "transposed convolutions of three axes are not supported; use upsampling and conv3d",
+	"as_strided":               "use x.unfold, or indices",
 	"nonzero":                  "its size depends on the data; use a mask",
 	"unique":                   "its size depends on the data; use a mask",
 	"masked_select":            "its size depends on the data; use torch.where",
 	"item":                     "a number that depends on the data cannot steer the model; keep it a tensor",
 	"_local_scalar_dense":      "a number that depends on the data cannot steer the model; keep it a tensor",
 	"grid_sampler":             "sampling at computed positions is not supported",
-	"embedding_bag":            "bags of words are not supported; use nn.Embedding and the mean or sum over the words",
+	"embedding_renorm_":        "max_norm changes the table in place; normalise what is looked up instead, by torch.nn.functional.normalize",
 	"affine_grid_generator":    "sampling at computed positions is not supported",
-	"fft_fft":                  "Fourier transforms are not supported; multiply by their matrix",
-	"fft_rfft":                 "Fourier transforms are not supported; multiply by their matrix",
-	"fft_fftn":                 "Fourier transforms are not supported; multiply by their matrix",
-	"stft":                     "Fourier transforms are not supported; multiply by their matrix",
-	"view_as_complex":          "complex numbers are not supported; keep real and imaginary parts in two tensors",
+	"stft":                     "compute spectra before they become the model's input, or cut the signal by unfold and use torch.fft.rfft",
 	"rrelu":                    "slopes that are drawn are not supported; use leaky_relu",
 	"_native_batch_norm_legit": "export with model.train() and torch.export.export, without run_decompositions",
 }
@@ -417,6 +431,9 @@ func (l *lowering) finish(out *value, more []string) (*Model, error) {
 	l.g.Nodes, l.g.Output = nodes, out.name
 	l.g.Inputs = slices.DeleteFunc(l.g.Inputs, func(in graph.Input) bool { return !need[in.Name] })
 	notes := l.freeze()
+	if l.still {
+		notes = append(notes, "dropout is left out: the model was exported in evaluation mode; call model.train() before torch.export.export to train with it")
+	}
 	if err := l.g.Check(); err != nil {
 		return nil, err
 	}

@@ -267,7 +267,7 @@ func TestProblems(t *testing.T) {
 // float32.
 func TestRefused(t *testing.T) {
 	for name, want := range map[string]string{
-		"function_straight": "aten.sign.default at odd.py", "step_counter": "in the buffer step", "clamped_weight": "writes to the parameter a.weight", "int_hash": "beyond 2^24",
+		"function_straight": "aten.sign.default at odd.py", "spectral_norm_old": "given as out=", "step_counter": "in the buffer step", "clamped_weight": "writes to the parameter a.weight", "int_hash": "beyond 2^24",
 	} {
 		a, err := pt2.Parse(load(t, "refused/odd_"+name+".pt2"))
 		if err != nil {
@@ -288,6 +288,16 @@ func TestFrozen(t *testing.T) {
 		}
 	}
 	if len(m.Notes) != 1 || !strings.Contains(m.Notes[0], "requires_grad=False") {
+		t.Error(m.Notes)
+	}
+}
+
+// TestEvaluation: who exports a model in evaluation mode is told that there is no dropout.
+func TestEvaluation(t *testing.T) {
+	still := edited(t, load(t, "cnn.pt2"), "aten.leaky_relu.default", "aten.dropout.default")
+	still = edited(t, still, `"name": "negative_slope"`, `"name": "train"`)
+	still = edited(t, still, `{"as_float": 0.1}`, `{"as_bool": false}`)
+	if m := imported(t, still); len(m.Notes) != 1 || !strings.Contains(m.Notes[0], "call model.train()") {
 		t.Error(m.Notes)
 	}
 }

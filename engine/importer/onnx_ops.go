@@ -49,7 +49,7 @@ func init() {
 	}
 	for op, f := range map[string]string{
 		"Relu": "relu", "Sigmoid": "sigmoid", "Tanh": "tanh", "HardSwish": "hardswish", "Softplus": "softplus", "Softsign": "softsign", "Selu": "selu", "Mish": "mish",
-		"Swish": "silu", "Exp": "exp", "Log": "log", "Sqrt": "sqrt", "Reciprocal": "reciprocal", "Abs": "abs", "Neg": "neg", "Floor": "floor", "Sign": "sign", "Erf": "erf", "Sin": "sin", "Cos": "cos",
+		"Swish": "silu", "Exp": "exp", "Log": "log", "Sqrt": "sqrt", "Reciprocal": "reciprocal", "Abs": "abs", "Neg": "neg", "Floor": "floor", "Sign": "sign", "Erf": "erf", "Sin": "sin", "Cos": "cos", "Atan": "atan",
 	} {
 		onnxOperators[op] = onnxCall(f)
 	}

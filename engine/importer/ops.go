@@ -30,7 +30,7 @@ func init() {
 		"rnn_tanh_cell": oneStep(rnnCell("tanh")), "rnn_relu_cell": oneStep(rnnCell("relu")), "bilinear": bilinear,
 	}
 	for _, more := range []map[string]operator{
-		resampleOperators, recurrentOperators, viewOperators, arithmeticOperators, constantOperators, positionOperators, functionOperators, windowOperators, volumeOperators, noiseOperators, truthOperators,
+		resampleOperators, recurrentOperators, viewOperators, arithmeticOperators, constantOperators, positionOperators, functionOperators, windowOperators, volumeOperators, noiseOperators, truthOperators, fourierOperators, tableOperators,
 	} {
 		maps.Copy(operators, more)
 	}
@@ -226,10 +226,19 @@ func (l *lowering) isTransposed(w *value) bool {
 
 func addmm(l *lowering, n *pt2.Node) {
 	b, x, w := l.tensor(n, "self"), l.tensor(n, "mat1"), l.tensor(n, "mat2")
-	if l.scalar(n, "beta", 1) != 1 || l.scalar(n, "alpha", 1) != 1 || len(b.shape) != 1 {
-		fail("with factors, or a bias of several axes")
+	alpha, beta := l.scalar(n, "alpha", 1), l.scalar(n, "beta", 1)
+	if alpha == 1 && beta == 1 && len(b.shape) == 1 {
+		l.define(l.linear(x, w, b, true))
+		return
 	}
-	l.define(l.linear(x, w, b, true))
+	y := l.linear(x, w, nil, true)
+	if alpha != 1 {
+		y = l.unary("affine", y, alpha, 0)
+	}
+	if beta != 0 {
+		y = l.binary("add", y, l.unary("affine", b, beta, 0))
+	}
+	l.define(y)
 }
 
 func batchNorm(l *lowering, n *pt2.Node) {
@@ -441,24 +450,34 @@ func embedding(l *lowering, n *pt2.Node) {
 		l.define(w.rearranged(index, append(slices.Clone(x.shape), dim), -1, 1))
 		return
 	}
-	if w.param == "" {
-		fail("its table is not a parameter of the model")
-	}
-	o := &graph.Embedding{Num: w.shape[0], Dim: w.shape[1]}
-	if p := l.integer(n, "padding_idx", -1); p >= 0 {
-		o.Padding = p + 1
-	}
 	if l.flag(n, "scale_grad_by_freq", false) {
 		fail("with scale_grad_by_freq")
 	}
-	y, s := l.emit(o, map[string]string{"weight": whole(w, "table")}, x.name)
-	l.define(l.result(y, s, append(slices.Clone(x.shape), o.Dim), x.batch, x.outer))
+	l.define(l.lookedUp(w, x, l.integer(n, "padding_idx", -1)))
+}
+
+// lookedUp are the rows of a table at x. One that is computed is multiplied by rows of zeros with
+// a one.
+func (l *lowering) lookedUp(w, x *value, padding int) *value {
+	if !isWhole(w) || w.param == "" {
+		if len(w.shape) != 2 || elems(x.shape) > maxTable/max(w.shape[0], 1) {
+			fail("its table of %v is computed, and too large for that; compute with what is looked up instead", w.shape)
+		}
+		return l.rows(w, x)
+	}
+	o := &graph.Embedding{Num: w.shape[0], Dim: w.shape[1]}
+	if padding >= 0 {
+		o.Padding = padding + 1
+	}
+	y, s := l.emit(o, map[string]string{"weight": w.param}, x.name)
+	return l.result(y, s, append(slices.Clone(x.shape), o.Dim), x.batch, x.outer)
 }
 
 func dropout(l *lowering, n *pt2.Node) {
 	x := l.tensor(n, "input", "self")
 	p := l.scalar(n, "p", 0.5)
 	if p == 0 || !l.flag(n, "train", true) {
+		l.still = l.still || p > 0
 		l.define(x)
 		return
 	}
@@ -515,20 +534,36 @@ func pool(most bool) operator {
 			p.Stride = graph.Pair(l.pair(n, "stride", 1))
 		}
 		if d := l.pair(n, "dilation", 1); d != [2]int{1, 1} {
-			fail("with dilation")
+			l.define(l.planes(l.tensor(n, "self"), func(x *value) *value { return l.dilatedPool(x, p, d) }))
+			return
 		}
 		var o graph.Op = &p
+		divisor := 0
 		if !most {
-			if _, ok := arg(n, "divisor_override"); ok {
-				fail("with divisor_override")
+			if divisor = l.integer(n, "divisor_override", 0); divisor > 0 && p.Ceil {
+				fail("with divisor_override and ceil_mode")
 			}
-			o = &graph.AvgPool2d{MaxPool2d: p, Exclude: p.Padding != graph.Pair{} && !l.flag(n, "count_include_pad", true)}
+			o = &graph.AvgPool2d{MaxPool2d: p, Exclude: divisor == 0 && p.Padding != graph.Pair{} && !l.flag(n, "count_include_pad", true)}
 		}
 		l.define(l.planes(l.tensor(n, "self"), func(x *value) *value {
 			y, s := l.emit(o, nil, x.name)
-			return l.result(y, s, []int{1, s[0], s[1], s[2]}, 0, 1)
+			v := l.result(y, s, []int{1, s[0], s[1], s[2]}, 0, 1)
+			if divisor > 0 {
+				v = l.unary("affine", v, float64(k[0]*k[1])/float64(divisor), 0)
+			}
+			return v
 		}))
 	}
+}
+
+// dilatedPool takes the greatest elements of windows with holes.
+func (l *lowering) dilatedPool(x *value, p graph.MaxPool2d, dilation [2]int) *value {
+	if p.Padding != (graph.Pair{}) || p.Ceil {
+		fail("with dilation, and padding or ceil_mode")
+	}
+	y, out := l.unfold(x, windows{kernel: p.Kernel, stride: p.Step(), dilation: dilation})
+	y = l.regrouped(y, []int{1, x.shape[1], p.Kernel[0] * p.Kernel[1], y.shape[2]})
+	return l.regrouped(l.most(y, 2, false), []int{1, x.shape[1], out[0], out[1]})
 }
 
 func pool1(most bool) operator {

@@ -15,6 +15,7 @@ import (
 var positionOperators = map[string]operator{
 	"argmax": positionOf(1), "argmin": positionOf(-1), "max": extreme(1), "min": extreme(-1), "topk": topk, "sort": sorted, "argsort": sorted,
 	"gather": gatherOp, "scatter": scatter, "scatter_add": scatter, "index": indexOp, "index_select": indexSelect, "index_put": indexPut, "one_hot": oneHot,
+	"take_along_dim": gatherOp, "scatter_reduce": scatter, "index_copy": indexCopy, "index_fill": indexFill, "bucketize": bucketize, "searchsorted": bucketize,
 }
 
 // mostChosen is how many elements topk and sort choose at most: each takes operations of its own.
@@ -270,7 +271,7 @@ func (l *lowering) inOrder(v *value) bool {
 		v = l.without(v, len(v.shape)-1)
 	}
 	if v.sample {
-		return len(v.shape) == 1
+		return len(v.shape) == 1 && v.step <= 1
 	}
 	if !v.isConst() || l.symbol != "" || len(v.shape) != 1 || v.shape[0] != l.batch {
 		return false
@@ -285,7 +286,10 @@ func (l *lowering) inOrder(v *value) bool {
 
 // gatherOp takes the elements of an axis at positions.
 func gatherOp(l *lowering, n *pt2.Node) {
-	v, i := l.tensor(n, "self"), l.tensor(n, "index")
+	v, i := l.tensor(n, "self"), l.tensor(n, "index", "indices")
+	if _, ok := arg(n, "dim"); !ok {
+		fail("without an axis")
+	}
 	if v.isConst() && !i.isConst() {
 		d := l.data(v)
 		if !slices.ContainsFunc(d, func(x float64) bool { return x != d[0] }) { // whatever is picked is the same
@@ -336,8 +340,11 @@ func scatter(l *lowering, n *pt2.Node) {
 	if src == nil {
 		src = l.other(n, "value")
 	}
-	if text(n, "reduce", "") != "" {
-		fail("with reduce")
+	adds := base(n) == "scatter_add" || base(n) == "scatter_add_"
+	if how := text(n, "reduce", ""); how == "add" || how == "sum" && l.flag(n, "include_self", true) {
+		adds = true
+	} else if how != "" {
+		fail("with reduce=%q", how)
 	}
 	axis := axisOf(l.integer(n, "dim", 0), len(v.shape))
 	if axis == v.batch || axis == at.batch {
@@ -360,11 +367,52 @@ func scatter(l *lowering, n *pt2.Node) {
 	hot := l.hot(l.moved(at, axis), v.shape[axis]) // [..., positions, elements]
 	rank := len(hot.shape)
 	put := l.back(l.reduce("sum", l.binary("mul", hot, src), []int{rank - 2}, false), axis)
-	if base(n) != "scatter_add" && base(n) != "scatter_add_" {
+	if !adds {
 		some := l.back(l.unary("ne", l.reduce("sum", hot, []int{rank - 2}, false), 0, 0), axis)
 		v = l.binary("mul", v, l.unary("eq", some, 0, 0))
 	}
 	l.define(l.binary("add", v, put))
+}
+
+// indexCopy sets the elements of an axis at constant positions to those of another tensor.
+func indexCopy(l *lowering, n *pt2.Node) {
+	v, at, from := l.tensor(n, "self"), l.tensor(n, "index"), l.tensor(n, "source")
+	axis := axisOf(l.integer(n, "dim", 0), len(v.shape))
+	if !at.isConst() || axis == v.batch || axis == from.batch {
+		fail("with an index that depends on the data, or of the batch")
+	}
+	order := count(v.shape[axis])
+	for k, i := range l.data(at) {
+		order.buf.data[int(i)] = float64(v.shape[axis] + k)
+	}
+	l.define(l.pick(l.cat([]*value{v, from}, axis), axis, order.buf.data))
+}
+
+func indexFill(l *lowering, n *pt2.Node) {
+	v, at, with := l.tensor(n, "self"), l.tensor(n, "index"), l.other(n, "value")
+	axis := axisOf(l.integer(n, "dim", 0), len(v.shape))
+	if !at.isConst() || axis == v.batch {
+		fail("with an index that depends on the data, or of the batch")
+	}
+	mask := make([]float64, v.shape[axis])
+	for _, i := range l.data(at) {
+		mask[axisOf(int(i), len(mask))] = 1
+	}
+	l.define(l.where(along(constant(mask, []int{len(mask)}, true), axis, len(v.shape)), with, v))
+}
+
+// bucketize counts the bounds below each element, or not above it.
+func bucketize(l *lowering, n *pt2.Node) {
+	x, bounds := l.other(n, "self"), l.tensor(n, "boundaries", "sorted_sequence")
+	if bounds.batch >= 0 || len(bounds.shape) != 1 {
+		fail("with bounds that differ between samples, or of several axes")
+	}
+	f := "gt"
+	if l.flag(n, "right", false) || text(n, "side", "left") == "right" {
+		f = "ge"
+	}
+	above := l.unary(f, l.binary("sub", l.detached(l.with(x, len(x.shape))), bounds), 0, 0)
+	l.define(l.reduce("sum", above, []int{len(x.shape)}, false))
 }
 
 // indexPut is x[mask] = number, or x[i, ...] = values with constant i on one axis.

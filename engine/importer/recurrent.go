@@ -37,8 +37,9 @@ func recurrent(gates int, step cell) operator {
 			x = l.permuted(x, []int{1, 0, 2})
 		}
 		x = l.leading(x)
-		if p := l.scalar(n, "dropout", 0); p > 0 && layers > 1 && l.flag(n, "train", false) {
-			fail("with dropout between its layers; use layers of their own with nn.Dropout between them")
+		drop := l.scalar(n, "dropout", 0)
+		if !l.flag(n, "train", false) {
+			drop = 0
 		}
 		ways, per := 1, 2
 		if both {
@@ -66,7 +67,10 @@ func recurrent(gates int, step cell) operator {
 				ys, h, c := l.layer(x, p, gates, step, w == 1, begin[0][k*ways+w], c)
 				outs, lastH, lastC = append(outs, ys), append(lastH, h), append(lastC, c)
 			}
-			x = l.cat(outs, 2)
+			if x = l.cat(outs, 2); drop > 0 && k < layers-1 {
+				name, s := l.emit(&graph.Dropout{P: drop}, nil, x.name)
+				x = l.result(name, s, x.shape, x.batch, x.outer)
+			}
 		}
 		out := x
 		if !first {
@@ -115,6 +119,13 @@ func (l *lowering) states(n *pt2.Node, count int) [][]*value {
 	for i, v := range vs {
 		out[i] = make([]*value, count)
 		if v.isConst() && !slices.ContainsFunc(l.data(v), func(f float64) bool { return f != 0 }) {
+			continue
+		}
+		if v.batch < 0 && !v.isConst() && len(v.shape) == 3 && v.shape[0] == count { // learnt, the same for all samples
+			v = l.toward(v, -2, 1, 1)
+			for k := range count {
+				out[i][k] = l.without(l.cut(v, 0, k, 1, 1), 0)
+			}
 			continue
 		}
 		if v.batch != 1 || len(v.shape) != 3 || v.shape[0] != count {

@@ -32,9 +32,12 @@ type value struct {
 
 	buf    *buffer
 	sample bool  // the number of a sample in its batch: known to no row
+	step   int   // times this
 	along  int   // of an ONNX model: the axis of those samples
 	index  []int // into the parameter's elements or the buffer's; nil: all, in order
 	view   bool  // of another tensor of the program
+
+	im *value // of a complex tensor: its imaginary part; the value is the real one
 }
 
 // buffer holds constants. Views of a constant share it, so that writing to one writes to

@@ -19,7 +19,7 @@ var viewOperators = map[string]operator{
 	"slice": sliceOp, "narrow": narrowOp, "select": selectOp, "split": splitOp, "split_with_sizes": splitOp, "chunk": splitOp, "unbind": unbind, "tensor_split": splitOp, "hsplit": splitOp, "vsplit": splitOp,
 	"hstack": joined(1), "vstack": joined(0), "dstack": joined(2), "tile": repeatOp, "diagonal": diagonal, "broadcast_tensors": broadcastTensors, "meshgrid": meshgrid,
 	"cat": cat, "concat": cat, "stack": stack, "pad": padOp, "constant_pad_nd": padOp, "roll": roll, "flip": flip,
-	"channel_shuffle": channelShuffle, "pixel_shuffle": pixelShuffle,
+	"diag_embed": diagEmbed, "channel_shuffle": channelShuffle, "pixel_shuffle": pixelShuffle,
 }
 
 // reshapeOp gives a tensor the shape that the archive tells.
@@ -543,8 +543,16 @@ func joined(axis int) operator {
 func diagonal(l *lowering, n *pt2.Node) {
 	v := l.tensor(n, "self")
 	a, b := axisOf(l.integer(n, "dim1", 0), len(v.shape)), axisOf(l.integer(n, "dim2", 1), len(v.shape))
-	if l.integer(n, "offset", 0) != 0 || a == v.batch || b == v.batch || a == b {
-		fail("with an offset, or of the batch")
+	if l.integer(n, "offset", 0) != 0 {
+		fail("with an offset")
+	}
+	l.define(l.diagonal(v, a, b))
+}
+
+// diagonal is the last axis of the result.
+func (l *lowering) diagonal(v *value, a, b int) *value {
+	if a == v.batch || b == v.batch || a == b {
+		fail("of the batch")
 	}
 	v = l.moved(v, a)
 	if b > a {
@@ -558,7 +566,22 @@ func diagonal(l *lowering, n *pt2.Node) {
 		at[i] = float64(i*c + i)
 	}
 	v = l.regrouped(v, slices.Concat(v.shape[:last-1], []int{r * c}))
-	l.define(l.pick(v, last-1, at))
+	return l.pick(v, last-1, at)
+}
+
+// diagEmbed puts the last axis on the diagonal of a matrix of zeros.
+func diagEmbed(l *lowering, n *pt2.Node) {
+	v := l.tensor(n, "self")
+	last := len(v.shape) - 1
+	if l.integer(n, "offset", 0) != 0 || l.integer(n, "dim1", -2) != -2 || l.integer(n, "dim2", -1) != -1 || last == v.batch {
+		fail("with an offset, other axes, or of the batch")
+	}
+	k := v.shape[last]
+	d := make([]float64, k*k)
+	for i := range k {
+		d[i*k+i] = 1
+	}
+	l.define(l.binary("mul", l.with(v, last+1), constant(d, []int{k, k}, false)))
 }
 
 func broadcastTensors(l *lowering, n *pt2.Node) {
@@ -744,18 +767,28 @@ func padOp(l *lowering, n *pt2.Node) {
 func roll(l *lowering, n *pt2.Node) {
 	v := l.tensor(n, "self")
 	shifts, dims := l.plain(n, "shifts"), l.plain(n, "dims")
+	if len(dims) == 0 && len(shifts) == 1 && v.batch < 0 { // of all elements in a row
+		flat := l.viewAs(v, plainNumbers([]int{elems(v.shape)}))
+		l.define(l.viewAs(l.rolled(flat, 0, shifts[0]), plainNumbers(v.shape)))
+		return
+	}
 	if len(dims) != len(shifts) {
 		fail("without axes")
 	}
 	for i, a := range dims {
-		a = axisOf(a, len(v.shape))
-		d := v.shape[a]
-		s := ((shifts[i] % d) + d) % d
-		if s != 0 {
-			v = l.cat([]*value{l.cut(v, a, d-s, s, 1), l.cut(v, a, 0, d-s, 1)}, a)
-		}
+		v = l.rolled(v, axisOf(a, len(v.shape)), shifts[i])
 	}
 	l.define(v)
+}
+
+// rolled moves the elements of an axis, the last ones to the front.
+func (l *lowering) rolled(v *value, axis, by int) *value {
+	d := v.shape[axis]
+	s := ((by % d) + d) % d
+	if s == 0 {
+		return v
+	}
+	return l.cat([]*value{l.cut(v, axis, d-s, s, 1), l.cut(v, axis, 0, d-s, 1)}, axis)
 }
 
 func flip(l *lowering, n *pt2.Node) {
@@ -864,7 +897,10 @@ func indexOp(l *lowering, n *pt2.Node) {
 	v, is := l.tensor(n, "self"), l.tensors(n, "indices")
 	for a, i := range is {
 		if i != nil && l.graph.Tensors[argName(n, "indices", a)].DType == pt2.Boolean {
-			fail("with a mask; use torch.where")
+			if !i.isConst() || len(i.shape) != 1 || i.sample {
+				fail("with a mask; use torch.where")
+			}
+			is[a] = chosenBy(l.data(i))
 		}
 	}
 	if w := l.lookup(v, is); w != nil {
@@ -877,6 +913,17 @@ func indexOp(l *lowering, n *pt2.Node) {
 		return
 	}
 	l.define(l.index(v, is))
+}
+
+// chosenBy are the positions where a mask is set.
+func chosenBy(mask []float64) *value {
+	at := []float64{}
+	for k, m := range mask {
+		if m != 0 {
+			at = append(at, float64(k))
+		}
+	}
+	return constant(at, []int{len(at)}, true)
 }
 
 // indexEach is v[is...] where one of the indices is the number of the sample, which is on the

@@ -142,6 +142,26 @@ func pow(x, a float32) float32 {
 	return Exp(float32(a * Log(x)))
 }
 
+// atan is the arc tangent, by a polynomial on |x| <= tan(π/8) (Cephes' atanf).
+func atan(x float32) float32 {
+	z, y := abs(x), float32(0)
+	switch {
+	case z > 2.414213562373095: // tan(3π/8)
+		y, z = math.Pi/2, -1/z
+	case z > 0.4142135623730950: // tan(π/8)
+		y, z = math.Pi/4, (z-1)/(z+1)
+	}
+	s := z * z
+	p := float32(8.05374449538e-2*s) - 1.38776856032e-1
+	p = float32(p*s) + 1.99777106478e-1
+	p = float32(p*s) - 3.33329491539e-1
+	y += float32(float32(p*s)*z) + z
+	if x < 0 {
+		return -y
+	}
+	return y
+}
+
 const (
 	seluScale = 1.0507009873554805
 	seluAlpha = 1.6732632423543772
@@ -327,8 +347,9 @@ var Unaries = map[string]Unary{
 	"erf": byInput(func(x, _, _ float32) float32 { return Erf(x) }, func(x, _, _ float32) float32 {
 		return float32(2/1.7724538509055160273) * Exp(-float32(x*x))
 	}),
-	"sin": byInput(func(x, _, _ float32) float32 { return Sinpi(float32(x * (1 / math.Pi))) }, func(x, _, _ float32) float32 { return Cospi(float32(x * (1 / math.Pi))) }),
-	"cos": byInput(func(x, _, _ float32) float32 { return Cospi(float32(x * (1 / math.Pi))) }, func(x, _, _ float32) float32 { return -Sinpi(float32(x * (1 / math.Pi))) }),
+	"atan": byInput(func(x, _, _ float32) float32 { return atan(x) }, func(x, _, _ float32) float32 { return 1 / (1 + float32(x*x)) }),
+	"sin":  byInput(func(x, _, _ float32) float32 { return Sinpi(float32(x * (1 / math.Pi))) }, func(x, _, _ float32) float32 { return Cospi(float32(x * (1 / math.Pi))) }),
+	"cos":  byInput(func(x, _, _ float32) float32 { return Cospi(float32(x * (1 / math.Pi))) }, func(x, _, _ float32) float32 { return -Sinpi(float32(x * (1 / math.Pi))) }),
 
 	"eq":    flat(func(x, a, _ float32) float32 { return indicator(x == a) }),
 	"ne":    flat(func(x, a, _ float32) float32 { return indicator(x != a) }),

@@ -95,7 +95,8 @@ const (
 	Floats
 	Bool // Ints[0] is 0 or 1
 	Bools
-	String // Text
+	String  // Text
+	Complex // Floats[0] and, imaginary, Floats[1]
 	Subgraph
 	Other // Text is the kind's name in the schema, and of an enumeration Ints[0] its value
 )
@@ -198,7 +199,10 @@ func (d DType) String() string {
 }
 
 // Floating tells whether it is a floating-point type.
-func (d DType) Floating() bool { return d >= Float16 && d <= Float64 || d == BFloat16 }
+func (d DType) Floating() bool { return d >= Float16 && d <= Float64 || d == BFloat16 || d.Complex() }
+
+// Complex tells whether it is a type of complex numbers.
+func (d DType) Complex() bool { return d >= 9 && d <= 11 }
 
 func (d DType) state() (state.DType, bool) {
 	dt, ok := map[DType]state.DType{
@@ -635,6 +639,15 @@ func argument(m jsonArg) (Arg, error) {
 			f, e := number(r)
 			err = errors.Join(err, e)
 			a.Floats = append(a.Floats, f)
+		}
+	case "as_complex":
+		var c struct{ Real, Imag json.RawMessage }
+		if err = json.Unmarshal(raw, &c); err == nil {
+			a.Kind, a.Floats = Complex, make([]float64, 2)
+			var e error
+			a.Floats[0], err = number(c.Real)
+			a.Floats[1], e = number(c.Imag)
+			err = errors.Join(err, e)
 		}
 	case "as_string":
 		a.Kind = String

@@ -260,7 +260,7 @@ func (a *Archive) Storage(name string) string {
 }
 
 // Load reads the parameter, buffer or constant with this state-dict name. Floating types
-// become float32, integers and bool int64.
+// become float32, integers and bool int64, complex64 [..., 2] of float32.
 func (a *Archive) Load(name string) (state.Tensor, error) {
 	if a.old != nil {
 		t, ok := a.old[name]
@@ -295,7 +295,20 @@ func (a *Archive) tensor(name string, p payload) (state.Tensor, error) {
 	if err != nil {
 		return t, err
 	}
-	dt, ok := m.DType.state()
+	dtype := m.DType
+	if dtype == 10 { // complex64: two numbers each
+		dtype = Float32
+		m.Sizes = append(slices.Clone(m.Sizes), Size{N: 2})
+		m.Strides = slices.Clone(m.Strides)
+		for i := range m.Strides {
+			m.Strides[i].N *= 2
+		}
+		if m.Strides != nil {
+			m.Strides = append(m.Strides, Size{N: 1})
+		}
+		m.Offset.N *= 2
+	}
+	dt, ok := dtype.state()
 	if !ok {
 		return t, bad("elements of type %s are not supported", m.DType)
 	}
