@@ -271,7 +271,7 @@ func TestONNX(t *testing.T) {
 	}
 	local, cut := job("local", archives+"onnx/cnn.onnx"), job("cut", archives+"onnx/cnn.onnx")
 	s.ok("ravnest", "train", "--local", local)
-	s.demo("--providers", "2", "--dir", cut)
+	s.demo("--providers", "2", "--clusters", "1", "--dir", cut)
 	for _, f := range []string{"losses.txt", "trained/trained_state_dict.safetensors"} {
 		if !bytes.Equal(read(t, cut, f), read(t, local, f)) {
 			t.Errorf("two providers: %s is not that of one process", f)

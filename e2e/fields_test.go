@@ -63,7 +63,7 @@ func TestImportFields(t *testing.T) {
 	}{{"memory", "3", nil}, {"shards", "2", []string{"--shards", "0"}}} {
 		local, cut := job(c.name, c.more...), job(c.name+"cut", c.more...)
 		s.ok("ravnest", "train", "--local", local)
-		s.demo("--providers", c.providers, "--dir", cut)
+		s.demo("--providers", c.providers, "--clusters", "1", "--dir", cut)
 		for _, f := range []string{"losses.txt", "metrics.csv", "trained/trained_state_dict.safetensors"} {
 			if !bytes.Equal(read(t, cut, f), read(t, local, f)) {
 				t.Errorf("%s on %s providers: %s differs from that of one process", c.name, c.providers, f)
@@ -136,7 +136,7 @@ func TestPretraining(t *testing.T) {
 		edit(t, filepath.Join(dir, "job.json"), `"warmup": 32`, `"warmup": 2`)
 	}
 	s.ok("ravnest", "train", "--local", local)
-	s.demo("--providers", "2", "--dir", cut)
+	s.demo("--providers", "2", "--clusters", "1", "--dir", cut)
 	for _, f := range []string{"losses.txt", "metrics.csv", "trained/trained_state_dict.safetensors"} {
 		if !bytes.Equal(read(t, cut, f), read(t, local, f)) {
 			t.Errorf("%s differs from that of one process", f)

@@ -38,7 +38,7 @@ func TestImport(t *testing.T) {
 	files := []string{"losses.txt", "val_accuracies.txt", "trained/trained_state_dict.safetensors"}
 	for _, n := range []string{"2", "3"} {
 		dir := job(n)
-		s.demo("--providers", n, "--dir", dir)
+		s.demo("--providers", n, "--clusters", "1", "--dir", dir)
 		for _, f := range files {
 			if !bytes.Equal(read(t, dir, f), read(t, local, f)) {
 				t.Errorf("%s providers: %s differs from that of one process", n, f)
@@ -116,7 +116,7 @@ func TestImportTied(t *testing.T) {
 		s.ok("ravnest", "train", "--local", local)
 		for _, n := range c.providers {
 			cut := job(n)
-			s.demo("--providers", n, "--dir", cut)
+			s.demo("--providers", n, "--clusters", "1", "--dir", cut)
 			for _, f := range []string{"losses.txt", "trained/trained_state_dict.safetensors"} {
 				if !bytes.Equal(read(t, cut, f), read(t, local, f)) {
 					t.Errorf("%s on %s providers: %s differs from that of one process", c.name, n, f)

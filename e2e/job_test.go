@@ -106,7 +106,7 @@ func TestRegression(t *testing.T) {
 	s, dir := newScene(t), filepath.Join(t.TempDir(), "job")
 	mlp(t, dir, map[string]any{"loss": "mse", "optimizer": map[string]any{"name": "adam"}}, values(), 4, 8, 1)
 	var losses []string
-	for _, c := range [][]string{{"train", "--local", dir}, {"demo", "--providers", "2", "--dir", dir}, {"eval", dir}} {
+	for _, c := range [][]string{{"train", "--local", dir}, {"demo", "--providers", "2", "--clusters", "1", "--dir", dir}, {"eval", dir}} {
 		out, said := s.ok("ravnest", c...)
 		if all := out + said; strings.Contains(all, "accuracy") || !strings.Contains(all, "validation loss ") || strings.Contains(all, "100.00") {
 			t.Errorf("%v says\n%s%s", c, out, said)
@@ -152,12 +152,12 @@ func TestDemoDiverged(t *testing.T) {
 	mlp(t, dir, map[string]any{"optimizer": map[string]any{"name": "sgd", "lr": 1e6}, "epochs": 20}, labels(3), 4, 8, 3)
 	p := s.bad([]string{
 		`the training diverged: node_\d \(cluster 0, stage \d\): `, `step \d+`, `lower the optimizer's lr of 1e\+06`,
-	}, "ravnest", "demo", "--providers", "2", "--dir", dir)
+	}, "ravnest", "demo", "--providers", "2", "--clusters", "1", "--dir", dir)
 	if said := p.err.String(); strings.Contains(said, "goes on") || strings.Count(said, "\ntraining\n") != 1 || strings.Contains(said, "exit status") {
 		t.Errorf("a run that diverged was tried again, or its providers were blamed:\n%s", said)
 	}
 	s.alone()
-	out, said := s.ok("ravnest", "demo", "--json", "--providers", "2", "--dir", dir)
+	out, said := s.ok("ravnest", "demo", "--json", "--providers", "2", "--clusters", "1", "--dir", dir)
 	r := parse[map[string]any](t, out)
 	if loss, there := r["loss"]; loss != nil || !there || !strings.Contains(fmt.Sprint(r["error"]), "lower the optimizer's lr") || !strings.Contains(said, "diverged") {
 		t.Errorf("stdout %s\nstderr %s", out, said)
@@ -173,7 +173,7 @@ func TestJobNames(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "a [dir] with 'ünï'\"cödé\" *?")
 	mlp(t, dir, map[string]any{"name": "my/net: ünï cödé, " + strings.Repeat("long ", 20), "epochs": 1}, labels(3), 4, 8, 3)
 	for range 2 {
-		s.ok("ravnest", "demo", "--providers", "2", "--dir", dir)
+		s.ok("ravnest", "demo", "--providers", "2", "--clusters", "1", "--dir", dir)
 	}
 	read(t, dir, "previous", "1", "losses.txt")
 	s.ok("ravnest", "fuse", dir)

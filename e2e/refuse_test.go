@@ -168,7 +168,7 @@ func TestPool(t *testing.T) {
 	was := results(t, dir)
 	s.bad([]string{`pool has 3.0 kB of RAM, the model needs [\d.]+ MB: [\d.]+ MB short`}, "ravnest", "demo", "--ram", "0.000001", "--dir", dir)
 	kept(t, was, dir)
-	s.bad([]string{"8 providers", "only 6 cut points"}, "ravnest", "demo", "--providers", "8", "--dir", dir)
+	s.bad([]string{"8 providers", "only 6 cut points"}, "ravnest", "demo", "--providers", "8", "--clusters", "1", "--dir", dir)
 	kept(t, was, dir)
 	s.bad([]string{`"lots" is not a size`}, "ravnest", "demo", "--ram", "lots", "--dir", dir)
 	s.bad([]string{`--threads 0`}, "ravnest", "demo", "--threads", "0", "--dir", dir)

@@ -184,7 +184,7 @@ func TestShardsLarge(t *testing.T) {
 	for _, f := range files {
 		want = append(want, read(t, dir, f))
 	}
-	run("demo", "--json", "--steps", fmt.Sprint(steps), "--providers", "2", "--ram", "300MB", "--dir", dir)
+	run("demo", "--json", "--steps", fmt.Sprint(steps), "--providers", "2", "--clusters", "1", "--ram", "300MB", "--dir", dir)
 	for i, f := range files {
 		if !bytes.Equal(read(t, dir, f), want[i]) {
 			t.Errorf("%s is not what one process makes", f)

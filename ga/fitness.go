@@ -36,6 +36,7 @@ type Options struct {
 	Likeness     float64 // weight of Fitness.Likeness; 0: 0.25; negative: off
 	Effort       int     // objective evaluations per node; 0: 20000
 	ByShare      bool    // Partition: cut by parameter share even where compute is measured
+	ByteWork     float64 // Partition: seconds that a node computes for each byte through its cuts
 }
 
 func (o Options) withDefaults() Options {
@@ -77,7 +78,7 @@ func (o Options) check() error {
 			return fail(ErrInvalid, "option %s is %d, it must be 0 (default) to %d", v.name, v.value, v.max)
 		}
 	}
-	for name, v := range map[string]float64{"Balance": o.Balance, "Likeness": o.Likeness} {
+	for name, v := range map[string]float64{"Balance": o.Balance, "Likeness": o.Likeness, "ByteWork": o.ByteWork} {
 		if math.IsNaN(v) || v > 1e6 {
 			return fail(ErrInvalid, "option %s is %v, it must be a weight up to 1e6", name, v)
 		}

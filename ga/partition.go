@@ -66,13 +66,14 @@ type chain struct {
 	compute, bandwidth    []float64 // of each node; compute 1 by share
 	ram                   []float64
 	byShare               bool
+	byteWork              float64                       // seconds
 	prefer                [2]func(from, to int) float64 // additive costs that break ties
 	bottleneck, allowance float64
 }
 
-func newChain(units []Unit, nodes []Node, byShare bool) *chain {
+func newChain(units []Unit, nodes []Node, byShare bool, byteWork float64) *chain {
 	c := &chain{
-		units: len(units), nodes: len(nodes), byShare: byShare,
+		units: len(units), nodes: len(nodes), byShare: byShare, byteWork: byteWork,
 		work: make([]float64, len(units)+1), memory: make([]float64, len(units)+1), out: make([]float64, len(units)+1),
 		ram: column(nodes, func(n Node) float64 { return n.RAM }),
 	}
@@ -117,7 +118,7 @@ func (c *chain) cost(k, from, to int) float64 {
 	if c.byShare {
 		return c.busy(k, from, to)
 	}
-	return max(c.busy(k, from, to), c.link(k, from, to))
+	return max(c.busy(k, from, to)+c.byteWork*(c.out[from]+c.out[to]), c.link(k, from, to))
 }
 
 func (c *chain) over(k, from, to int) float64 {
@@ -221,8 +222,8 @@ func (c *chain) nearest() []int {
 // the stages with their estimates.
 //
 // Where every node reports its compute, the cut minimises the pipeline's bottleneck: the
-// maximum over stages of the time to compute a batch and the time to pass it through the
-// node's link. Of the cuts that reach it the one with the least bytes on the wire wins, then the
+// maximum over stages of the time to compute a batch, Options.ByteWork included, and the time to
+// pass it through the node's link. Of the cuts that reach it the one with the least bytes on the wire wins, then the
 // most even one. Measured figures are taken in notches of √2 around the median of the nodes,
 // so that equal machines, whose benchmarks differ by some percent, get the same cut every time.
 //
@@ -247,7 +248,7 @@ func Partition(model string, units []Unit, nodes []Node, opt Options) ([]int, []
 		return nil, nil, fail(ErrStages, "%d providers in one cluster, at most %d stages are supported; allow more clusters", len(nodes), MaxStages)
 	}
 	byShare := opt.ByShare || !benchmarked(nodes)
-	c := newChain(units, nodes, byShare)
+	c := newChain(units, nodes, byShare, max(0, opt.ByteWork))
 	starts, ok := c.solve()
 	if !ok {
 		return nil, nil, c.short(units, nodes)

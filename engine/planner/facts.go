@@ -153,11 +153,12 @@ func (f *Facts) pass(p forecast.Pipeline, j job.Spec) float64 {
 	for k, s := range p.Stages {
 		t := s.EachForward + rows*s.Forward
 		if k > 0 {
-			t += rows * p.Links[k-1].Out * p.Links[k-1].Work
+			l := p.Links[k-1]
+			t += l.Each + rows*l.Out*l.Work
 		}
 		if k < len(p.Links) {
 			l := p.Links[k]
-			t += rows * l.Out * l.Work
+			t += l.Each + rows*l.Out*l.Work
 			slowest = max(slowest, rows*l.Out*l.Seconds)
 			fill += rows*l.Out*l.Seconds + l.Latency
 		}

@@ -22,17 +22,20 @@ import (
 // What the forecast takes for known where nobody measures it. Being off by a factor of two
 // moves the choice little: the time is flat around its minimum.
 const (
-	unmeasured = 20e9   // FLOP/s of a provider without a benchmark
-	latency    = 1e-3   // seconds of a message on its way
-	handling   = 3e-4   // of which both ends take so much to handle it
-	byteWork   = 13e-9  // seconds that a byte of a data channel costs either end
-	memoryTime = 2e-10  // seconds for each byte of weights read or written
-	kernelTime = 2e-6   // seconds to start the kernels of a node
-	edgeRows   = 4      // rows of a matrix product that its overheads are worth
-	mostMicro  = 64     // micro-batches of a batch
-	idleWorth  = 0.2    // share of idle time that people are told about
-	aloneWorth = 1.1    // how much faster one provider alone must be
-	mostUpdate = 1 << 5 // update_frequency that is advised
+	unmeasured  = 20e9   // FLOP/s of a provider without a benchmark
+	latency     = 1e-3   // seconds of a message on its way
+	handling    = 3e-4   // of which both ends take so much to handle it
+	byteWork    = 10e-9  // seconds that a byte of a data channel costs either end
+	elementWire = 8e-9   // and an element of a tensor that is coded for it
+	messageWork = 40e-6  // and a message
+	ringWork    = 8e-9   // seconds that an element of an average takes, beside its bytes
+	memoryTime  = 1e-10  // seconds for each byte of weights read or written
+	kernelTime  = 5e-7   // seconds to start the kernels of a node
+	edgeRows    = 4      // rows of a matrix product that its overheads are worth
+	mostMicro   = 64     // micro-batches of a batch
+	idleWorth   = 0.2    // share of idle time that people are told about
+	aloneWorth  = 1.1    // how much faster one provider alone must be for people to be told
+	mostUpdate  = 1 << 5 // update_frequency that is advised
 )
 
 // fill is the choice of micro-batches for a job.
@@ -49,8 +52,8 @@ type fill struct {
 	place stage.Placement
 }
 
-func newFill(j job.Spec, g *graph.Graph, nodes []ga.Node) fill {
-	f := fill{j: j, g: g, nodes: nodes, cache: newCache(g), own: j.Replica(), facts: &Facts{}}
+func newFill(j job.Spec, g *graph.Graph, known *cache, nodes []ga.Node) fill {
+	f := fill{j: j, g: g, nodes: nodes, cache: known, own: j.Replica(), facts: &Facts{}}
 	node, ok := exec.Splits(g)
 	switch {
 	case j.Schedule == job.Async: // full as it is, and its result depends on the cut
@@ -302,10 +305,6 @@ func (f fill) memory(stages []*graph.Stage, n int) ([]int, error) {
 // pipeline puts a cut model on a cluster's nodes into the forecast's numbers.
 func (f fill) pipeline(stages []*graph.Stage, cl *Cluster) forecast.Pipeline {
 	var p forecast.Pipeline
-	width := map[string]float64{"fp16": 2, "bf16": 2, "int8": 1}[f.j.Wire]
-	if width == 0 {
-		width = 4
-	}
 	for k, s := range stages {
 		node := f.nodes[cl.Stages[k].Node]
 		speed := node.Compute
@@ -329,20 +328,8 @@ func (f fill) pipeline(stages []*graph.Stage, cl *Cluster) forecast.Pipeline {
 			break
 		}
 		next := cl.Stages[k+1].Node
-		l := forecast.Link{Latency: f.facts.delay(cl.Stages[k].Node, next), Work: byteWork, Seconds: 8 / min(node.Bandwidth, f.nodes[next].Bandwidth)}
-		for _, e := range s.Out {
-			out, back := width, width
-			if operandsAsBF16(f.j) && e.Operand {
-				out = 2
-			}
-			if operandsAsBF16(f.j) && e.GradOperand {
-				back = 2
-			}
-			l.Out += out * float64(e.Shape.Elems())
-			if !e.Constant {
-				l.Back += back * float64(e.Shape.Elems())
-			}
-		}
+		l := linkOf(f.j, s)
+		l.Latency, l.Seconds = f.facts.delay(cl.Stages[k].Node, next), 8/min(node.Bandwidth, f.nodes[next].Bandwidth)
 		p.Links = append(p.Links, l)
 	}
 	var on []int
@@ -351,6 +338,42 @@ func (f fill) pipeline(stages []*graph.Stage, cl *Cluster) forecast.Pipeline {
 	}
 	f.facts.machines(&p, on, f.placed)
 	return p
+}
+
+// width is how many bytes of an element travel, as far as tensors of models compress.
+func width(wire string) float64 {
+	switch wire {
+	case "fp16", "bf16":
+		return 1.6
+	case "int8":
+		return 0.65
+	}
+	return 3.4
+}
+
+// linkOf is what the tensors that a stage sends to the next, and their gradients, take on a link.
+func linkOf(j job.Spec, s *graph.Stage) forecast.Link {
+	var l forecast.Link
+	sent := 0.0 // elements
+	for _, e := range s.Out {
+		n := float64(e.Shape.Elems())
+		bytes := func(operand bool) float64 {
+			if sent += n; operand && operandsAsBF16(j) {
+				return n * width("bf16")
+			}
+			return n * width(j.Wire)
+		}
+		l.Out += bytes(e.Operand)
+		if !e.Constant {
+			l.Back += bytes(e.GradOperand)
+		}
+		l.Each += messageWork
+	}
+	l.Work = byteWork
+	if b := l.Out + l.Back; b > 0 {
+		l.Work += elementWire * sent / b
+	}
+	return l
 }
 
 // note says what keeps the pipeline from being full.

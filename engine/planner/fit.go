@@ -111,12 +111,13 @@ func tooSmall(j job.Spec, g *graph.Graph, nodes []ga.Node, opt ga.Options, seed 
 		}
 		return ns
 	}
+	known := newCache(g)
 	for n := len(nodes) - 1; n >= 1 && n >= len(nodes)-maxSmall; n-- {
 		o := opt
 		if n == 1 {
 			o.MinSize = 1
 		}
-		if _, err := (Facts{}).plan(j, g, pick(n), o, seed); err != nil {
+		if _, err := (Facts{}).form(j, g, known, pick(n), o, seed); err != nil {
 			continue
 		}
 		e := &TooSmall{Members: slices.Clone(order[n:]), nodes: nodes}
@@ -126,7 +127,7 @@ func tooSmall(j job.Spec, g *graph.Graph, nodes []ga.Node, opt ga.Options, seed 
 			roomy[i].RAM = math.Max(nodes[order[0]].RAM, 1e12)
 			e.Names = append(e.Names, nodes[i].Name)
 		}
-		p, err := Facts{}.plan(j, g, roomy, opt, seed)
+		p, err := Facts{}.form(j, g, known, roomy, opt, seed)
 		if err != nil {
 			return nil // memory is not what is wrong
 		}

@@ -175,7 +175,8 @@ const corrections = 8
 
 // Make forms the clusters and cuts the model for each. The plan is a function of its
 // arguments: the seed is the genetic algorithm's. A stage that its own plan says does not
-// fit has its units counted for what they take there, and all is planned again.
+// fit has its units counted for what they take there, and all is planned again. With
+// Options.Spares those are left out with whom training is forecast to be slower.
 //
 // The errors wrap those of ga.Build; where some members lend too little while the others
 // could do without them, the error is a *TooSmall.
@@ -185,7 +186,7 @@ func Make(j job.Spec, g *graph.Graph, nodes []ga.Node, opt ga.Options, seed uint
 
 // Make is the function Make with what else is known.
 func (f Facts) Make(j job.Spec, g *graph.Graph, nodes []ga.Node, opt ga.Options, seed uint64) (*Plan, error) {
-	p, err := f.plan(j, g, nodes, opt, seed)
+	p, err := search{f, j, g, nodes, opt, seed, newCache(g)}.best()
 	if errors.Is(err, ga.ErrRAM) && len(nodes) > 1 {
 		if small := tooSmall(j, g, nodes, opt, seed); small != nil {
 			return nil, small
@@ -194,12 +195,14 @@ func (f Facts) Make(j job.Spec, g *graph.Graph, nodes []ga.Node, opt ga.Options,
 	return p, err
 }
 
-func (f Facts) plan(j job.Spec, g *graph.Graph, nodes []ga.Node, opt ga.Options, seed uint64) (*Plan, error) {
-	fill := newFill(j, g, nodes)
+// form is Make for all nodes, but for those that only hold up a round of several clusters.
+func (f Facts) form(j job.Spec, g *graph.Graph, known *cache, nodes []ga.Node, opt ga.Options, seed uint64) (*Plan, error) {
+	fill := newFill(j, g, known, nodes)
 	fill.facts = &f
 	nodes = f.busy(nodes)
 	j = fill.start()
 	asked := opt.MaxClusters
+	opt.ByteWork = (byteWork*width(j.Wire) + elementWire) / 4 // units count lossless bytes
 	r := j.Replica()
 	if r > 1 {
 		opt.Batches, opt.Replicas = j.Updates()*j.UpdateFrequency, r

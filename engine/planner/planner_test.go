@@ -256,7 +256,7 @@ func TestUnitsInFlight(t *testing.T) {
 		t.Fatal(err)
 	}
 	made := func(j job.Spec, ram float64) planner.Cluster {
-		nodes := pool(3, ram, 5e8) // slow, so that computing outweighs the links
+		nodes := pool(3, ram, 1e8) // slow, so that computing outweighs the links
 		for i := range nodes {
 			nodes[i].Bandwidth = 1e9
 		}

@@ -92,8 +92,8 @@ func (f fill) choose(p *Plan, least int) error {
 		return err
 	}
 	pass := f.facts.pass(d.pipes[d.active[0]], f.j)
-	if p.Rate = f.facts.adjusted(f.j, f.rate(f.j.Replica()*d.samples(), d.round+d.average), pass); p.Rate > 0 {
-		p.Averaging = d.average / (d.round + d.average)
+	if p.Rate = f.facts.adjusted(f.j, f.rate(f.j.Replica()*d.samples(), d.seconds()), pass); p.Rate > 0 {
+		p.Averaging = d.averages() * d.average / d.seconds()
 	}
 	return nil
 }
@@ -110,7 +110,7 @@ type deal struct {
 	active         []int // clusters that take part, the fastest first
 	shares         []int // replicas of each of them
 	round, average float64
-	seconds        map[[2]int]float64 // that a cluster takes for a round of so many replicas
+	known          map[[2]int]float64 // seconds that a cluster takes for a round of so many replicas
 }
 
 func (f fill) deal(p *Plan, least int) (*deal, error) {
@@ -157,7 +157,7 @@ func (d *deal) best() {
 			continue
 		}
 		d.average = d.averaging()
-		if d.round+d.average < (best.round+best.average)*(1-enough) {
+		if d.seconds() < best.seconds()*(1-enough) {
 			best = *d
 		}
 	}
@@ -218,7 +218,7 @@ func (d *deal) most(i int) int {
 // time is how long a cluster takes for a round of n replicas.
 func (d *deal) time(c, n int) float64 {
 	key := [2]int{c, n}
-	if t, ok := d.seconds[key]; ok {
+	if t, ok := d.known[key]; ok {
 		return t
 	}
 	g, cl := d.f, d.all[c]
@@ -235,10 +235,10 @@ func (d *deal) time(c, n int) float64 {
 	} else {
 		t = d.pipes[c].Update(g.rows(d.micro)).Seconds
 	}
-	if d.seconds == nil {
-		d.seconds = map[[2]int]float64{}
+	if d.known == nil {
+		d.known = map[[2]int]float64{}
 	}
-	d.seconds[key] = t
+	d.known[key] = t
 	return t
 }
 
@@ -265,17 +265,32 @@ func (d *deal) placement(i int, shares []int) stage.Placement {
 	return p.Placement(i)
 }
 
-// averaging is how long the end of a round takes on the links: each stage sends and receives
-// what it has, almost twice. The rings of different segments work at once.
+// seconds are those of a full round and of its end.
+func (d *deal) seconds() float64 { return d.round + d.averages()*d.average }
+
+// averages is how many there are for each full round's batches: an epoch's last round may be short.
+func (d *deal) averages() float64 {
+	full, n := d.f.j.Updates()*d.f.j.UpdateFrequency, d.f.j.Batches(d.f.facts.Train)
+	if !d.f.j.Gradients() {
+		full *= d.f.j.Replica()
+	}
+	if n == 0 {
+		return 1 // nobody says
+	}
+	return math.Ceil(float64(n)/float64(full)) * float64(full) / float64(n)
+}
+
+// averaging is how long the end of a round takes: each stage sends and receives what it has, almost
+// twice, and computes for every byte and element. The rings of different segments work at once.
 func (d *deal) averaging() float64 {
 	j, k := d.f.j, float64(len(d.active))
 	if k == 1 {
 		return 0
 	}
 	a := j.Averaging()
-	bits := float64(a.Bits)
-	if a.Optimizer == job.AverageState && !j.Gradients() {
-		bits += 28 * float64(len(optim.Slots(j.Optimizer)))
+	bits, vectors := float64(a.Bits), 1.0
+	if n := float64(len(optim.Slots(j.Optimizer))); a.Optimizer == job.AverageState && !j.Gradients() {
+		bits, vectors = bits+28*n, 1+n
 	}
 	longest, hop := 0.0, 0.0
 	for i, c := range d.active {
@@ -284,7 +299,8 @@ func (d *deal) averaging() float64 {
 	for _, c := range d.active {
 		for s, st := range d.stages[c] {
 			n := float64(st.Graph.ParamCount(0, len(st.Graph.Nodes)))
-			t := 2*(k-1)/k*n*bits/d.f.nodes[d.all[c].Stages[s].Node].Bandwidth + 4*(k-1)*hop
+			bytes := 2 * (k - 1) / k * n * bits / 8
+			t := max(8*bytes/d.f.nodes[d.all[c].Stages[s].Node].Bandwidth, 2*bytes*byteWork) + n*vectors*ringWork + 4*(k-1)*hop
 			longest = max(longest, t)
 		}
 	}

@@ -14,21 +14,20 @@ type work struct{ forward, backward float64 }
 func (w work) total() float64 { return w.forward + w.backward }
 
 // An element of an operation that is bound by memory takes as long as so many operations of a
-// product, forward and backward. Measured on AVX2 at 70 GFLOP/s, where 70 operations are a
-// nanosecond; they were fitted to the steps of the zoo's models and hold within a quarter.
+// product, forward and backward. Measured with AVX-512, where 103 operations are a nanosecond, and
+// fitted to the steps of the zoo's models (make bench-plan).
 var elementWork = map[string]work{
 	"reshape": {}, "flatten": {}, "select": {}, "parameter": {}, // views
-	"relu": {10, 20}, "add": {20, 10}, "expand": {40, 40}, "permute": {60, 60}, "concat": {60, 60}, "slice": {60, 60}, "pad": {60, 60},
-	"gelu": {110, 210}, "dropout": {200, 60}, "layernorm": {180, 250}, "batchnorm1d": {100, 100}, "batchnorm2d": {100, 100}, "softmax": {200, 200},
-	"embedding": {60, 120}, "position": {40, 60}, "maxpool2d": {500, 200}, "tokenmask": {40, 0},
+	"relu": {4, 7}, "add": {7, 4}, "expand": {14, 14}, "permute": {20, 20}, "concat": {20, 20}, "slice": {20, 20}, "pad": {20, 20},
+	"gelu": {40, 70}, "dropout": {35, 15}, "layernorm": {60, 90}, "batchnorm1d": {35, 35}, "batchnorm2d": {35, 35}, "softmax": {70, 70},
+	"embedding": {20, 40}, "position": {14, 20}, "maxpool2d": {90, 60}, "tokenmask": {14, 0},
 }
 
 const (
-	otherWork   = 100 // of any other operation's element, each way
-	resultWork  = 40  // of an element of a product's result, beyond the product
-	gemmGain    = 1.2 // a benchmark's speed is the mean of a product's and of a convolution's
-	convLoss    = 0.86
-	softmaxRow  = 30e3 // of a row of attention's softmax forward, and half as much again backward
+	otherWork   = 35   // of any other operation's element, each way
+	resultWork  = 14   // of an element of a product's result, beyond the product
+	convGain    = 1.06 // of a convolution over a benchmark's speed, the mean of a convolution's and of a product's
+	softmaxRow  = 14e3 // of a row of attention's softmax forward, and half as much again backward
 	narrowLoops = 12   // channels or features of a product that its set-up is worth
 )
 
@@ -47,12 +46,12 @@ func nodeWork(g *graph.Graph, varies []bool, from, to int) work {
 		one := work{c.Forward, c.BackInput + c.BackWeight}
 		switch op := n.Op.(type) {
 		case *graph.Conv2d:
-			one = one.times((1+narrowLoops/float64(op.Out))/convLoss).plus(elems*resultWork, 2*elems*resultWork)
+			one = one.times((1+narrowLoops/float64(op.Out))/convGain).plus(elems*resultWork, 2*elems*resultWork)
 		case *graph.Linear, *graph.Linears, *graph.MatMul:
-			one = one.times((1+narrowLoops/float64(max(out[len(out)-1], 1)))/gemmGain).plus(elems*resultWork, 2*elems*resultWork)
+			one = one.times(1+narrowLoops/float64(max(out[len(out)-1], 1))).plus(elems*resultWork, 2*elems*resultWork)
 		case *graph.Attention:
 			rows := float64(out[0] * op.Heads)
-			one = one.times(1/gemmGain).plus(rows*softmaxRow, 1.5*rows*softmaxRow)
+			one = one.plus(rows*softmaxRow, 1.5*rows*softmaxRow)
 		default:
 			e, ok := elementWork[n.Op.Kind()]
 			if !ok {

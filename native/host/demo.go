@@ -52,6 +52,13 @@ func providerProgram(given string) (string, error) {
 	return path, nil
 }
 
+// written tells whether the project's pool file lists so many nodes: that pool is used whole, as by
+// clusterize.
+func written(p *project.Project, nodes int) bool {
+	pool, err := p.Pool()
+	return err == nil && len(pool) == nodes
+}
+
 // Demo serves the project and runs its providers as child processes, then fuses the trained
 // stages.
 func Demo(ctx context.Context, p *project.Project, ln net.Listener, opt DemoOptions) (Summary, error) {
@@ -70,7 +77,7 @@ func Demo(ctx context.Context, p *project.Project, ln net.Listener, opt DemoOpti
 	defer children.Wait()
 	defer kill()
 
-	so := Options{Listener: ln, Site: opt.Site, Providers: opt.Providers, Clusters: opt.Clusters, Fresh: true, Alone: opt.Tabs == 0, Output: opt.Output}
+	so := Options{Listener: ln, Site: opt.Site, Providers: opt.Providers, Clusters: opt.Clusters, All: written(p, opt.Providers), Fresh: true, Alone: opt.Tabs == 0, Output: opt.Output}
 	if opt.Tabs == 0 {
 		so.Spawned = func() time.Time {
 			mu.Lock()

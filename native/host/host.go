@@ -58,6 +58,8 @@ type Options struct {
 	Clusters int
 	// Names fixes the providers' names if Providers is set; nil: any.
 	Names []string
+	// All has every provider take part, even where training is forecast to be faster with fewer.
+	All bool
 	// Alone says that no providers will join except those that Listening starts: if they
 	// are too few, the run ends instead of waiting for another.
 	Alone bool
@@ -593,6 +595,9 @@ func (r *run) announce(e server.Planned) {
 	r.rec.placed(&r.plan.Plan, r.p.Graph, r.job)
 	r.mu.Unlock()
 	r.opt.say("%s", strings.TrimRight(plan, "\n"))
+	if len(r.plan.GA.Spares) > 0 && r.opt.Providers > 0 && r.opt.Clusters == 0 {
+		r.opt.say("--clusters 1 would have all %d providers take part, in one pipeline", r.opt.Providers)
+	}
 	if n := len(r.job.Periods); n > 0 {
 		r.opt.say("replicas auto: %d from step %d on, one for each provider that trains as far as epochs and memory allow", r.job.Replica(), r.job.Periods[n-1].Step)
 	}

@@ -228,7 +228,7 @@ func (r *run) formed(pool []server.Member, free bool) ([]project.Node, *planner.
 			opt.MinClusters = r.opt.Clusters // after a loss fewer are better than none
 		}
 		// Who would slow the others is better kept to take the place of one that is lost.
-		opt.Spares = r.opt.Clusters == 0 && j.Replica() > 1
+		opt.Spares = r.opt.Clusters == 0 && !r.opt.All && (j.Replica() > 1 || r.opt.Providers > 0)
 		return opt
 	})
 	return nodes, plan, err

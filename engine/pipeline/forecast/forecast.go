@@ -25,7 +25,11 @@ type Link struct {
 	Seconds   float64 // for each byte
 	Latency   float64 // seconds
 	Work      float64 // seconds of computing for each byte, at both ends
+	Each      float64 // and for the messages of a micro-batch, either way
 }
+
+// work is what each end computes for so many bytes of a micro-batch.
+func (l Link) work(bytes float64) float64 { return l.Each + bytes*l.Work }
 
 // Pipeline is stages and the links between them, one fewer.
 type Pipeline struct {
@@ -234,32 +238,31 @@ func (w *walk) do(s int, forward bool) {
 		r := float64(w.rows[i])
 		cost := st.EachForward + r*st.Forward
 		if s > 0 {
-			cost += r * w.Links[s-1].Out * w.Links[s-1].Work
+			l := w.Links[s-1]
+			cost += l.work(r * l.Out)
 		}
 		w.forwards[s]++
 		if s+1 == len(w.Stages) {
 			w.work(s, w.act[s][i], cost)
 			return
 		}
-		l := w.Links[s]
-		w.work(s, w.act[s][i], cost+r*l.Out*l.Work)
-		w.act[s+1] = append(w.act[s+1], w.send(s, l, &w.linkOut[s], r*l.Out))
+		w.work(s, w.act[s][i], cost)
+		w.act[s+1] = append(w.act[s+1], w.send(s, w.Links[s], &w.linkOut[s], r*w.Links[s].Out))
 		return
 	}
 	k := w.backwards[s]
 	r := float64(w.rows[k])
 	cost := st.EachBackward + r*st.Backward
 	if s+1 < len(w.Stages) {
-		cost += r * w.Links[s].Back * w.Links[s].Work
+		l := w.Links[s]
+		cost += l.work(r * l.Back)
 	}
 	w.backwards[s]++
 	last := w.backwards[s] == len(w.rows)
+	w.work(s, w.grad[s][k], cost)
 	if s > 0 {
 		l := w.Links[s-1]
-		w.work(s, w.grad[s][k], cost+r*l.Back*l.Work)
 		w.grad[s-1] = append(w.grad[s-1], w.send(s, l, &w.linkBack[s], r*l.Back))
-	} else {
-		w.work(s, w.grad[s][k], cost)
 	}
 	if last {
 		w.work(s, 0, st.Update)
@@ -280,8 +283,11 @@ func (w *walk) work(s int, from, seconds float64) {
 	w.res.Busy[s] += seconds
 }
 
+// send begins to send what stage s has just computed. The other end takes the first bytes while
+// this one is busy with the next.
 func (w *walk) send(s int, l Link, line *float64, bytes float64) (arrival float64) {
 	*line = max(*line, w.free[s]) + bytes*l.Seconds
+	w.work(s, 0, l.work(bytes))
 	return *line + l.Latency
 }
 

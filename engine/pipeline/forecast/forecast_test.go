@@ -41,10 +41,11 @@ func TestLink(t *testing.T) {
 	if r := p.Update([]int{1, 1}); r.Seconds != 10 || r.Busy[0] != 6 || r.Busy[1] != 6 {
 		t.Errorf("%+v", r)
 	}
-	// Bytes cost both ends work too: a second for sending and one for receiving.
-	p.Links[0] = forecast.Link{Out: 1, Work: 1}
-	// Stage 0: F 0-1, send -2; stage 1: receive and F 2-4, B 4-6; stage 0: B 6-8.
-	if r := p.Update([]int{1}); r.Seconds != 8 || r.Busy[0] != 4 || r.Busy[1] != 4 {
+	// Bytes cost both ends work too: a second for sending and, at the same time, one for receiving;
+	// and so do messages.
+	p.Links[0] = forecast.Link{Out: 1, Work: 0.5, Each: 0.5}
+	// Stage 0: F 0-1, send -2; stage 1: receive and F 1-3, B 3-5, send -5.5; stage 0: receive and B 5-7.5.
+	if r := p.Update([]int{1}); r.Seconds != 7.5 || r.Busy[0] != 4.5 || r.Busy[1] != 4.5 {
 		t.Errorf("%+v", r)
 	}
 }
