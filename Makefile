@@ -169,9 +169,11 @@ bench-models: need-go
 bench-plan: need-go
 	$(GO) test -run '^$$' -bench 'Plan|Make' -benchtime 1x -cpu 1 ./ga ./engine/planner
 
-# How full pipelines are over slow links, and what a second cluster gains.
-bench-pipeline: need-go
+# How full pipelines are over slow links, and what a second cluster gains; then what a second
+# provider brings beside one thread, in processes: PAIR="-only gpt-sorter -n 5".
+bench-pipeline: build
 	$(GO) run ./e2e/bench/pipeline $(ARGS)
+	RAVNEST_BIN=$(HERE)/bin $(GO) run ./e2e/bench/pair $(PAIR)
 
 # What replicas learn, for each way of averaging: ARGS="-only char-gpt -seeds 3".
 bench-replicas: need-go

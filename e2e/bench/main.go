@@ -12,7 +12,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
 	"os/signal"
 	"path/filepath"
 	"runtime"
@@ -20,6 +19,7 @@ import (
 	"strings"
 	"text/tabwriter"
 
+	"github.com/ravnest/ravnest/e2e/bench/command"
 	"github.com/ravnest/ravnest/e2e/torch"
 	"github.com/ravnest/ravnest/native"
 )
@@ -92,21 +92,6 @@ func main() {
 	}
 }
 
-// ravnest runs ravnest of the directory bin.
-func ravnest(ctx context.Context, bin string, args ...string) (r result, err error) {
-	cmd := exec.CommandContext(ctx, filepath.Join(bin, "ravnest"), args...)
-	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
-	var stdout, stderr bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &stdout, &stderr
-	if err := cmd.Run(); err != nil {
-		return r, fmt.Errorf("ravnest %s: %w\n%s", strings.Join(args, " "), err, stderr.String())
-	}
-	if err := json.Unmarshal(stdout.Bytes(), &r); err != nil {
-		return r, fmt.Errorf("ravnest %s printed %q: %w", strings.Join(args, " "), stdout.String(), err)
-	}
-	return r, nil
-}
-
 func bench(ctx context.Context, n int, out io.Writer) (err error) {
 	if n < 1 || n > 100 {
 		return fmt.Errorf("-n %d is outside 1..100", n)
@@ -116,23 +101,20 @@ func bench(ctx context.Context, n int, out io.Writer) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-	bin := os.Getenv("RAVNEST_BIN")
-	if bin == "" {
-		bin = "bin"
+	bin, err := command.Bin()
+	if err != nil {
+		return err
 	}
-	if _, err := os.Stat(filepath.Join(bin, "ravnest")); err != nil {
-		return fmt.Errorf("%w: run make build, or name the directory of the binaries in RAVNEST_BIN", err)
+	run := func(args ...string) (r result, err error) {
+		return r, command.Ravnest(ctx, bin, &r, args...)
 	}
-
-	run := func(args ...string) (result, error) { return ravnest(ctx, bin, args...) }
 	demo := func(schedule, wire string, n int) (result, error) {
 		return run("demo", "--json", "--schedule", schedule, "--wire", wire, "--epochs", fmt.Sprint(n),
 			"--providers", providers, "--dir", filepath.Join(dir, schedule+"-"+wire))
 	}
 	local := filepath.Join(dir, "local")
-	init := exec.CommandContext(ctx, filepath.Join(bin, "ravnest"), "init", "--epochs", fmt.Sprint(epochs), local)
-	if b, err := init.CombinedOutput(); err != nil {
-		return fmt.Errorf("ravnest init: %w: %s", err, b)
+	if err := command.Ravnest(ctx, bin, nil, "init", "--epochs", fmt.Sprint(epochs), local); err != nil {
+		return err
 	}
 
 	python, perr := torch.Python(ctx)
