@@ -129,6 +129,12 @@ func tensorGraphs() map[string]*graph.Graph {
 			{Name: "s", Op: &graph.Binary{Function: "mask", Operand: constants([]int{3}, 1, 0, 1)}, Inputs: []string{"r"}},
 		}
 	})
+	unaryGraphs(gs)
+	return gs
+}
+
+// unaryGraphs adds a graph for every function of one value that has a gradient.
+func unaryGraphs(gs map[string]*graph.Graph) {
 	for f, u := range kernel.Unaries {
 		if u.Flat {
 			continue
@@ -153,7 +159,6 @@ func tensorGraphs() map[string]*graph.Graph {
 			return []graph.Node{{Name: "p", Op: pre, Inputs: []string{in}}, {Name: "q", Op: op, Inputs: []string{"p"}}}
 		})
 	}
-	return gs
 }
 
 // TestTensorGradients compares the gradients of every operation of imported models with

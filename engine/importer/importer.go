@@ -243,6 +243,12 @@ func (l *lowering) inputs() error {
 	if len(l.g.Inputs) == 0 {
 		return fmt.Errorf("%w: it has no input that is a tensor", ErrUnsupported)
 	}
+	return l.held()
+}
+
+// held defines the parameters, buffers and constants that the program brings.
+func (l *lowering) held() error {
+	p := l.program
 	for _, in := range p.Inputs {
 		if in.Kind == pt2.UserInput {
 			continue

@@ -37,35 +37,7 @@ func (s isa) pad(stride int) {
 			VMOVDQU32(oddTable[s.lanes], odd)
 		}
 	}
-	load := func(i int, v reg.VecPhysical) {
-		m := Mem{Base: line, Disp: i * s.bytes()}
-		if s.evex {
-			KMOVW(Mem{Base: mask, Disp: i * step}, opmask[0])
-			VMOVUPS_Z(m, opmask[0], v)
-			return
-		}
-		VMOVUPS(Mem{Base: mask, Disp: i * step}, v)
-		VMASKMOVPS(m, v, v)
-	}
-	store := func(v, odd reg.VecPhysical) {
-		m := Mem{Base: mask, Disp: stride * step}
-		if s.evex {
-			KMOVW(m, opmask[1])
-		} else {
-			VMOVUPS(m, s.vec(3))
-		}
-		write := func(v reg.VecPhysical, m Mem) {
-			if s.evex {
-				VMOVUPS(v, opmask[1], m)
-			} else {
-				VMASKMOVPS(v, s.vec(3), m)
-			}
-		}
-		if stride == 2 { // first, so that it does no harm if there is no place of its own
-			write(odd, Mem{Base: to, Index: second, Scale: 1})
-		}
-		write(v, Mem{Base: to})
-	}
+	p := padder{s, stride, step, line, to, mask, second, even, odd}
 	// lines writes as many lines as an argument says.
 	lines := func(arg string, copied bool) {
 		Load(Param(arg), count)
@@ -79,32 +51,7 @@ func (s isa) pad(stride int) {
 		}
 		Load(Param("vectors"), n)
 		Label(arg + "vector")
-		v, other := s.vec(0), s.vec(2)
-		switch {
-		case !copied:
-			if s.evex {
-				VPXORD(v, v, v)
-			} else {
-				VXORPS(v, v, v)
-			}
-			other = v
-		case stride == 1:
-			load(0, v)
-		default:
-			load(0, v)
-			load(1, s.vec(1))
-			if s.evex {
-				VMOVAPS(v, other)
-				VPERMT2PS(s.vec(1), odd, other)
-				VPERMT2PS(s.vec(1), even, v)
-			} else {
-				VSHUFPS(Imm(0xdd), s.vec(1), v, other)
-				VPERMPD(Imm(0xd8), other, other)
-				VSHUFPS(Imm(0x88), s.vec(1), v, v)
-				VPERMPD(Imm(0xd8), v, v)
-			}
-		}
-		store(v, other)
+		p.vector(copied)
 		if copied {
 			ADDQ(I32(stride*s.bytes()), line)
 		}
@@ -135,6 +82,77 @@ func (s isa) pad(stride int) {
 	JNZ(LabelRef("plane"))
 	VZEROUPPER()
 	RET()
+}
+
+// padder writes vectors of a padded line.
+type padder struct {
+	s              isa
+	stride, step   int // step: bytes of a mask for a vector
+	line, to, mask reg.GPPhysical
+	second         reg.GPPhysical  // where values of odd places go, from to on; with a stride of 2
+	even, odd      reg.VecPhysical // tables that choose values
+}
+
+// vector writes a vector: copied, or zeros.
+func (p padder) vector(copied bool) {
+	s := p.s
+	v, other := s.vec(0), s.vec(2)
+	switch {
+	case !copied:
+		if s.evex {
+			VPXORD(v, v, v)
+		} else {
+			VXORPS(v, v, v)
+		}
+		other = v
+	case p.stride == 1:
+		p.load(0, v)
+	default:
+		p.load(0, v)
+		p.load(1, s.vec(1))
+		if s.evex {
+			VMOVAPS(v, other)
+			VPERMT2PS(s.vec(1), p.odd, other)
+			VPERMT2PS(s.vec(1), p.even, v)
+		} else {
+			VSHUFPS(Imm(0xdd), s.vec(1), v, other)
+			VPERMPD(Imm(0xd8), other, other)
+			VSHUFPS(Imm(0x88), s.vec(1), v, v)
+			VPERMPD(Imm(0xd8), v, v)
+		}
+	}
+	p.store(v, other)
+}
+
+func (p padder) load(i int, v reg.VecPhysical) {
+	s, m := p.s, Mem{Base: p.line, Disp: i * p.s.bytes()}
+	if s.evex {
+		KMOVW(Mem{Base: p.mask, Disp: i * p.step}, opmask[0])
+		VMOVUPS_Z(m, opmask[0], v)
+		return
+	}
+	VMOVUPS(Mem{Base: p.mask, Disp: i * p.step}, v)
+	VMASKMOVPS(m, v, v)
+}
+
+func (p padder) store(v, odd reg.VecPhysical) {
+	s, m := p.s, Mem{Base: p.mask, Disp: p.stride * p.step}
+	if s.evex {
+		KMOVW(m, opmask[1])
+	} else {
+		VMOVUPS(m, s.vec(3))
+	}
+	write := func(v reg.VecPhysical, m Mem) {
+		if s.evex {
+			VMOVUPS(v, opmask[1], m)
+		} else {
+			VMASKMOVPS(v, s.vec(3), m)
+		}
+	}
+	if p.stride == 2 { // first, so that it does no harm if there is no place of its own
+		write(odd, Mem{Base: p.to, Index: p.second, Scale: 1})
+	}
+	write(v, Mem{Base: p.to})
 }
 
 func convPad() {
