@@ -507,12 +507,6 @@ type Placed struct {
 	Address string `json:"address"`
 }
 
-// HasPlan reports whether there is a stored plan.
-func (p *Project) HasPlan() bool {
-	_, err := os.Stat(filepath.Join(p.Dir, PlanFile))
-	return err == nil
-}
-
 // ReadPlan reads and checks node_data/plan.json.
 func (p *Project) ReadPlan() (*Stored, error) {
 	path := filepath.Join(p.Dir, PlanFile)
