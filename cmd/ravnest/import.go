@@ -229,6 +229,10 @@ func predict(c *cli.Context) error {
 	if c.NArg() != 2 {
 		return fmt.Errorf("predict takes a directory and an input, got %d arguments %q: run ravnest predict --help for the flags", c.NArg(), c.Args().Slice())
 	}
+	t, err := threadsFlag(c)
+	if err != nil {
+		return err
+	}
 	p, err := project.OpenModel(c.Args().First())
 	if err != nil {
 		return err
@@ -260,7 +264,7 @@ func predict(c *cli.Context) error {
 	fmt.Fprintf(os.Stderr, "%d rows, %s\n", x.Rows, from)
 	w := bufio.NewWriter(c.App.Writer)
 	var all []host.Prediction
-	err = host.Predict(c.Context, p, d, x, c.Int("threads"), func(row int, a host.Prediction) {
+	err = host.Predict(c.Context, p, d, x, t, func(row int, a host.Prediction) {
 		if names != nil {
 			a.Name = names[row]
 		}
