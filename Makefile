@@ -49,7 +49,7 @@ demo: build
 test: need-go vet lint test-unit test-fused race test-arm64 test-wasm test-e2e check-generate
 
 test-unit: need-go
-	$(GO) test $(UNIT)
+	$(GO) test -timeout 30m $(UNIT)
 
 # Where the processor has fused multiply-add the compiler may use it: no bit may show it.
 test-fused: need-go
@@ -60,7 +60,7 @@ test-fused: need-go
 # The pipeline, the links and the server under the race detector; kernels have their own
 # threads.
 race: need-go
-	$(GO) test -race ./engine/kernel ./engine/pipeline/stage ./engine/transport/... ./engine/provider ./signaling/... 
+	$(GO) test -race -timeout 30m ./engine/kernel ./engine/pipeline/stage ./engine/transport/... ./engine/provider ./signaling/... 
 
 # The engine as arm64 runs it, bits and all: by itself there, elsewhere in an emulator.
 test-arm64: need-go
@@ -71,7 +71,7 @@ test-arm64: need-go
 
 # Real processes: what the README says, done as a user does it.
 test-e2e: build need-chromium
-	RAVNEST_BIN=$(HERE)/bin $(GO) test -count=1 -timeout 20m ./e2e
+	RAVNEST_BIN=$(HERE)/bin $(GO) test -count=1 -timeout 60m ./e2e
 
 need-chromium:
 	@for b in "$$RAVNEST_CHROMIUM" chromium chromium-browser google-chrome google-chrome-stable; do \

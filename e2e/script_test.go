@@ -19,7 +19,7 @@ func TestScript(t *testing.T) {
 	}
 	testscript.Run(t, testscript.Params{
 		Dir:      "testdata/script",
-		Deadline: time.Now().Add(3 * time.Minute),
+		Deadline: time.Now().Add(10 * time.Minute),
 		Setup: func(e *testscript.Env) error {
 			e.Setenv("PATH", abs+string(filepath.ListSeparator)+os.Getenv("PATH"))
 			e.Vars = append(e.Vars, s.mark)
