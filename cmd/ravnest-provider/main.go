@@ -83,13 +83,42 @@ func app() *cli.App {
 	}
 }
 
+// noArguments refuses arguments that are no flags.
+func noArguments(c *cli.Context) error {
+	if !c.Args().Present() {
+		return nil
+	}
+	arg := c.Args().First()
+	if strings.Contains(arg, "://") && len(c.StringSlice("join")) == 0 {
+		return fmt.Errorf("unexpected argument %q: a host's address is given with --join %s", arg, arg)
+	}
+	return fmt.Errorf("unexpected argument %q: run ravnest-provider --help for the flags", arg)
+}
+
+// waitFlag is how long to wait for a host; negative: for ever.
+func waitFlag(c *cli.Context) (time.Duration, error) {
+	wait := c.Duration("wait")
+	if !c.IsSet("wait") {
+		return -1, nil
+	}
+	if wait < 0 {
+		return 0, fmt.Errorf("--wait %v is negative: leave it out to wait for ever", wait)
+	}
+	return wait, nil
+}
+
+// peak is the most memory that this process has used; 0: not known.
+func peak() int64 {
+	n, err := native.PeakRSS()
+	if err != nil {
+		return 0
+	}
+	return n
+}
+
 func lend(c *cli.Context) error {
-	if c.Args().Present() {
-		arg := c.Args().First()
-		if strings.Contains(arg, "://") && len(c.StringSlice("join")) == 0 {
-			return fmt.Errorf("unexpected argument %q: a host's address is given with --join %s", arg, arg)
-		}
-		return fmt.Errorf("unexpected argument %q: run ravnest-provider --help for the flags", arg)
+	if err := noArguments(c); err != nil {
+		return err
 	}
 	hosts, token, err := hostsOf(c)
 	if err != nil {
@@ -101,6 +130,10 @@ func lend(c *cli.Context) error {
 			return fmt.Errorf("--name: %w", err)
 		}
 	}
+	wait, err := waitFlag(c)
+	if err != nil {
+		return err
+	}
 	var w io.Writer = os.Stderr
 	if c.Bool("log-json") {
 		errorLog = native.JSONLog(w, "ravnest-provider")
@@ -110,12 +143,6 @@ func lend(c *cli.Context) error {
 		if !c.Bool("quiet") {
 			fmt.Fprintf(w, format+"\n", a...)
 		}
-	}
-	wait := c.Duration("wait")
-	if !c.IsSet("wait") {
-		wait = -1 // for ever
-	} else if wait < 0 {
-		return fmt.Errorf("--wait %v is negative: leave it out to wait for ever", wait)
 	}
 	id, err := identity(c, say)
 	if err != nil {
@@ -138,13 +165,7 @@ func lend(c *cli.Context) error {
 		Rules: machine.Rules{Once: c.Bool("once"), Stay: true, Wait: wait},
 		Now:   func() time.Duration { return time.Since(began) },
 		Event: say,
-		RSS: func() int64 {
-			n, err := native.PeakRSS()
-			if err != nil {
-				return 0
-			}
-			return n
-		},
+		RSS:   peak,
 	}
 	if id != nil {
 		id.into(&cfg)

@@ -70,20 +70,14 @@ func Demo(ctx context.Context, p *project.Project, ln net.Listener, opt DemoOpti
 	// If a child dies before the run has begun, stop waiting for it.
 	ctx, fail := context.WithCancelCause(ctx)
 	defer fail(nil)
-	var mu sync.Mutex
-	var last time.Time
-	var children sync.WaitGroup
 	cctx, kill := context.WithCancel(context.WithoutCancel(ctx))
-	defer children.Wait()
+	cs := children{program: prog, opt: opt, ctx: cctx, run: ctx, fail: fail}
+	defer cs.wg.Wait()
 	defer kill()
 
 	so := Options{Listener: ln, Site: opt.Site, Providers: opt.Providers, Clusters: opt.Clusters, All: written(p, opt.Providers), Fresh: true, Alone: opt.Tabs == 0, Output: opt.Output}
 	if opt.Tabs == 0 {
-		so.Spawned = func() time.Time {
-			mu.Lock()
-			defer mu.Unlock()
-			return last
-		}
+		so.Spawned = cs.last
 	}
 	for i := range opt.Providers {
 		so.Names = append(so.Names, fmt.Sprintf("node_%d", i))
@@ -95,32 +89,9 @@ func Demo(ctx context.Context, p *project.Project, ln net.Listener, opt DemoOpti
 		}
 		opt.say("contribute: %s/\ndashboard: %s/dashboard", url, url)
 		for _, name := range so.Names[opt.Tabs:] {
-			args := []string{"--join", url, "--name", name, "--threads", fmt.Sprint(opt.Threads), "--nice", "0", "--identity", "none", "--once", "--quiet"}
-			if opt.RAM != "" {
-				args = append(args, "--ram", opt.RAM)
+			if err := cs.start(name, url); err != nil {
+				return err
 			}
-			cmd := exec.Command(prog, args...)
-			cmd.Stderr = os.Stderr
-			mu.Lock()
-			last = time.Now()
-			mu.Unlock()
-			c, err := native.Start(cctx, cmd)
-			if err != nil {
-				return fmt.Errorf("starting provider %s: %w", name, err)
-			}
-			children.Go(func() {
-				err := c.Wait()
-				if err == nil || cctx.Err() != nil {
-					return
-				}
-				// An interrupt from the terminal can reach a child that was just created and is still
-				// in our process group, before we know of the interrupt.
-				select {
-				case <-ctx.Done():
-				case <-time.After(200 * time.Millisecond):
-					fail(fmt.Errorf("provider %s ended: %w", name, err))
-				}
-			})
 		}
 		return nil
 	}
@@ -134,7 +105,7 @@ func Demo(ctx context.Context, p *project.Project, ln net.Listener, opt DemoOpti
 	}
 	// The host has said goodbye; give the providers a moment to exit on their own.
 	gone := make(chan struct{})
-	go func() { children.Wait(); close(gone) }()
+	go func() { cs.wg.Wait(); close(gone) }()
 	select {
 	case <-gone:
 	case <-time.After(3 * time.Second):
@@ -150,4 +121,56 @@ func Demo(ctx context.Context, p *project.Project, ln net.Listener, opt DemoOpti
 	}
 	sum.Files = append(files, sum.Files...)
 	return sum, nil
+}
+
+// children are the providers that a demo starts.
+type children struct {
+	program string
+	opt     DemoOptions
+	ctx     context.Context // ends them
+	run     context.Context // the demo's
+	fail    context.CancelCauseFunc
+	wg      sync.WaitGroup
+
+	mu      sync.Mutex
+	started time.Time // the last of them
+}
+
+func (cs *children) last() time.Time {
+	cs.mu.Lock()
+	defer cs.mu.Unlock()
+	return cs.started
+}
+
+// interruptWait is how long a child's end waits for word of an interrupt: from the terminal it can
+// reach a child that was just created and is still in this process's group, before this process.
+const interruptWait = 2 * time.Second
+
+// start starts a provider. Its failure is the demo's.
+func (cs *children) start(name, url string) error {
+	args := []string{"--join", url, "--name", name, "--threads", fmt.Sprint(cs.opt.Threads), "--nice", "0", "--identity", "none", "--once", "--quiet"}
+	if cs.opt.RAM != "" {
+		args = append(args, "--ram", cs.opt.RAM)
+	}
+	cmd := exec.Command(cs.program, args...)
+	cmd.Stderr = os.Stderr
+	cs.mu.Lock()
+	cs.started = time.Now()
+	cs.mu.Unlock()
+	c, err := native.Start(cs.ctx, cmd)
+	if err != nil {
+		return fmt.Errorf("starting provider %s: %w", name, err)
+	}
+	cs.wg.Go(func() {
+		err := c.Wait()
+		if err == nil || cs.ctx.Err() != nil {
+			return
+		}
+		select {
+		case <-cs.run.Done():
+		case <-time.After(interruptWait):
+			cs.fail(fmt.Errorf("provider %s ended: %w", name, err))
+		}
+	})
+	return nil
 }
