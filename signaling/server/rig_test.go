@@ -105,6 +105,9 @@ func hello(name string) proto.Hello {
 
 func dial(t *testing.T, addr string, opt client.Options) *client.Conn {
 	t.Helper()
+	if opt.Timeout == 0 {
+		opt.Timeout = patience
+	}
 	c, err := client.Dial(t.Context(), addr, opt)
 	if err != nil {
 		t.Fatal(err)
