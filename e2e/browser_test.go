@@ -142,7 +142,7 @@ func (p *page) hear(ev any) {
 }
 
 // patience is how long a browser may take to answer.
-const patience = 30 * time.Second
+const patience = 90 * time.Second
 
 func (p *page) run(actions ...chromedp.Action[chromedp.Void]) error {
 	ctx, cancel := context.WithTimeout(p.ctx, patience)

@@ -211,7 +211,7 @@ func (p *proc) says(pattern string, limit time.Duration) []string {
 }
 
 // limit is the time limit for a command that should be quick, on a machine that may be slow.
-const limit = 90 * time.Second
+const limit = 3 * time.Minute
 
 // ok runs a binary that must succeed and returns its output.
 func (s *scene) ok(name string, args ...string) (stdout, stderr string) {
