@@ -243,8 +243,16 @@ func predict(c *cli.Context) error {
 	}
 	var x *data.Table
 	var names []string
-	if o.Columns, err = p.Columns(); err != nil {
+	columns, err := p.Columns()
+	if err != nil {
 		return err
+	}
+	for _, col := range columns {
+		if !col.Text {
+			o.Columns = append(o.Columns, col)
+		} else if !c.IsSet("text") {
+			o.Texts = append(o.Texts, col.Name)
+		}
 	}
 	if o.Fields, err = fieldsOf(c, p.Job, p.Graph); err != nil {
 		return err

@@ -32,7 +32,7 @@ func initCommand() *cli.Command {
 			&cli.IntFlag{Name: "channels", DefaultText: "what the images have", Usage: "read images as `N` channels: 1 is grey, 3 is colour"},
 			&cli.IntFlag{Name: "block", DefaultText: "128", Usage: "tokens in a row of a text"},
 			&cli.StringFlag{Name: "tokens", Usage: "how a text becomes tokens: " + strings.Join(text.Kinds, ", ")},
-			skipFlag, oneHotFlag, tokenizerFlag, shardsFlag),
+			skipFlag, oneHotFlag, tokenizerFlag, textFlag, shardsFlag),
 		Action: initJob, OnUsageError: usageError,
 	}
 }
@@ -68,7 +68,7 @@ func initJob(c *cli.Context) error {
 // initData writes a job on the user's own data: with an example's model if one is named,
 // otherwise with a small model made for the data.
 func initData(c *cli.Context, dir string) error {
-	o := dataset.Options{Block: c.Int("block"), Tokens: c.String("tokens"), Images: images.Options{Height: c.Int("size"), Width: c.Int("size"), Channels: c.Int("channels")}, Val: c.Float64("val"), Seed: c.Uint64("seed"), Target: c.StringSlice("target"), Skip: c.StringSlice("skip"), OneHot: c.StringSlice("one-hot")}
+	o := dataset.Options{Block: c.Int("block"), Tokens: c.String("tokens"), Images: images.Options{Height: c.Int("size"), Width: c.Int("size"), Channels: c.Int("channels")}, Val: c.Float64("val"), Seed: c.Uint64("seed"), Target: c.StringSlice("target"), Skip: c.StringSlice("skip"), OneHot: c.StringSlice("one-hot"), Texts: c.StringSlice("text")}
 	if err := largeOptions(c, dir, &o); err != nil {
 		return err
 	}
@@ -83,6 +83,9 @@ func initData(c *cli.Context, dir string) error {
 	}
 	if o.Block < 0 {
 		return fmt.Errorf("--block %d is negative: a row of a text has at least 1 token", o.Block)
+	}
+	if len(o.Texts) > 0 && o.Block == 0 {
+		o.Block = 128
 	}
 	if !c.IsSet("seed") {
 		o.Seed = job.Default().Seed
@@ -110,7 +113,7 @@ func initData(c *cli.Context, dir string) error {
 		}
 		g, j = e.Fit(src.Shape(), outputs), e.Job
 	} else {
-		if g, err = zoo.Starter(src.Shape(), outputs, src.Tokens); err != nil {
+		if g, err = starter(src, outputs); err != nil {
 			return err
 		}
 		j.Name, j.Epochs, j.BatchSize, j.SaveEvery, j.Loss = "starter", 10, batch(train), 1, "mse"
@@ -129,6 +132,15 @@ func initData(c *cli.Context, dir string) error {
 		fmt.Fprintf(os.Stderr, "classes: %.200q\n", src.Classes)
 	}
 	return nil
+}
+
+// starter is a small model for the data.
+func starter(src *dataset.Source, outputs int) (*graph.Graph, error) {
+	if src.Words > 0 {
+		g := zoo.Reader(src.Shape()[0], outputs, src.Words, src.Pad)
+		return g, g.Check()
+	}
+	return zoo.Starter(src.Shape(), outputs, src.Tokens)
 }
 
 // sayNotes tells how data were read, where that may surprise.

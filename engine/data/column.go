@@ -8,6 +8,8 @@ type Column struct {
 	// Values are the texts that it holds: as many inputs, of which that of a row's text is 1 and the
 	// others are 0. Nil: it holds numbers.
 	Values []string `json:"values,omitempty"`
+	// Text tells that a tokenizer makes rows of tokens of it.
+	Text bool `json:"text,omitempty"`
 }
 
 // Width is the number of inputs.

@@ -17,6 +17,7 @@ type BERTConfig struct {
 	Inner                int // width of the feed-forward layers
 	Tokens, Positions    int // the length of a row, and of the longest one
 	Vocab, Classes       int
+	Pad                  int // the token that a row is filled up with
 	Dropout              float64
 }
 
@@ -25,7 +26,7 @@ var BERTBase = BERTConfig{
 	Name: "bert", Layers: 12, Heads: 12, Width: 768, Inner: 3072, Tokens: 128, Positions: 512, Vocab: 30522, Classes: 2, Dropout: 0.1,
 }
 
-// BERT is over tokens [N,Tokens], 0 where a row is filled up; its answer are logits
+// BERT is over tokens [N,Tokens], Pad where a row is filled up; its answer are logits
 // [N,Classes].
 func BERT(c BERTConfig) *graph.Graph {
 	b := tokens(c.Name, c.Tokens)
@@ -34,7 +35,7 @@ func BERT(c BERTConfig) *graph.Graph {
 	b.node(emb+"word_embeddings", &graph.Embedding{Num: c.Vocab, Dim: c.Width, Std: std})
 	words, mask := b.last, emb+"mask"
 	b.last = "x"
-	b.node(mask, &graph.TokenMask{Token: 0})
+	b.node(mask, &graph.TokenMask{Token: c.Pad})
 	b.last = words
 	b.node(emb+"position_embeddings", &graph.Position{Num: c.Positions, Dim: c.Width, Std: std})
 	b.node(emb+"token_type_embeddings", &graph.Position{Num: 2, Dim: c.Width, Std: std, Fixed: true})

@@ -52,3 +52,9 @@ func Starter(shape []int, outputs, tokens int) (*graph.Graph, error) {
 	b.g.Output = b.last
 	return &b.g, b.g.Check()
 }
+
+// Reader is a small model for rows of tokens that have one answer, of so many classes or values: the
+// encoder of a BERT. vocab is how many different tokens there are, pad the one that fills rows.
+func Reader(tokens, outputs, vocab, pad int) *graph.Graph {
+	return BERT(BERTConfig{Name: "starter", Layers: 2, Heads: 4, Width: 128, Inner: 512, Tokens: tokens, Positions: tokens, Vocab: vocab, Classes: outputs, Pad: pad, Dropout: 0.1})
+}

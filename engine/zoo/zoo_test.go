@@ -90,3 +90,19 @@ func TestFit(t *testing.T) {
 		}
 	}
 }
+
+// TestReader: what fills a row up takes no part in the answer.
+func TestReader(t *testing.T) {
+	g := zoo.Reader(8, 3, 50, 7)
+	if err := g.Check(); err != nil {
+		t.Fatal(err)
+	}
+	if out := g.Shape(g.OutputValue()); len(out) != 1 || out[0] != 3 {
+		t.Errorf("the answer is %v", out)
+	}
+	for _, n := range g.Nodes {
+		if m, ok := n.Op.(*graph.TokenMask); ok && m.Token != 7 {
+			t.Errorf("token %d is left out, want 7", m.Token)
+		}
+	}
+}

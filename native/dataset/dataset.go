@@ -64,6 +64,8 @@ type Source struct {
 	// number; nil if they have no names.
 	Classes []string
 	Tokens  int // inputs are numbers of tokens less than this; 0: they are values
+	// Words is Tokens of inputs whose targets are no tokens, Pad the token that fills their rows.
+	Words, Pad int
 	// Tokenizer is the tokenizer.json that made the tokens, nil if none did.
 	Tokenizer []byte
 	// Notes are what a person should know about how the data were read.

@@ -92,7 +92,7 @@ type textRows struct {
 
 func newTextRows(s *Source, o Options) (*textRows, error) {
 	if o.Tokenizer == "" {
-		return nil, fmt.Errorf("%w: columns of texts need a tokenizer", ErrKind)
+		return nil, fmt.Errorf("%w: columns of texts need a tokenizer: give --tokenizer tokenizer.json", ErrKind)
 	}
 	if len(o.Texts) > 2 {
 		return nil, fmt.Errorf("%w: %d columns of texts, a row has one or two", ErrKind, len(o.Texts))
@@ -313,6 +313,11 @@ func (s *Source) texts(path string, o Options) error {
 	ys, names := l.raws()
 	if s.Classes = names; written >= 0 {
 		s.Tokens = r.t.Size()
+		return r.done(ys, aim)
+	}
+	s.Words, s.Pad = r.t.Size(), int(r.t.Pad())
+	for _, n := range o.Texts {
+		s.columns = append(s.columns, data.Column{Name: n, Text: true})
 	}
 	return r.done(ys, aim)
 }

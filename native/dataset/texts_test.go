@@ -130,6 +130,9 @@ func TestTexts(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer s.Close()
+		if cs := s.Columns(); len(cs) != 1 || !cs[0].Text || cs[0].Name != "hypothesis" || s.Words != k.Size() || s.Tokens != 0 {
+			t.Errorf("%s: the columns are %v, %d words", ext, cs, s.Words)
+		}
 		n, m := s.Rows()
 		if outputs, classes := s.Outputs(); n != 15 || m != 15 || !slices.Equal(s.Shape(), []int{block}) || outputs != 30 || !classes {
 			t.Errorf("%s: %d and %d rows of %v, %d outputs", ext, n, m, s.Shape(), outputs)
