@@ -22,6 +22,7 @@ func generateCommand() *cli.Command {
 			&cli.IntFlag{Name: "tokens", Value: 200, Usage: "generate `N` tokens"},
 			&cli.Float64Flag{Name: "temperature", Value: 1, Usage: "below 1 likely tokens become likelier; 0: always the likeliest"},
 			&cli.IntFlag{Name: "top-k", Usage: "choose among the `N` likeliest tokens; 0: among all"},
+			&cli.Float64Flag{Name: "top-p", Value: 1, Usage: "choose among the likeliest tokens that together have this `PROBABILITY`; 1: among all"},
 			&cli.Uint64Flag{Name: "seed", DefaultText: "the job's", Usage: "`N` that the choices follow from"},
 			&cli.IntFlag{Name: "cluster", Usage: "whose checkpoint"},
 		},
@@ -38,7 +39,7 @@ func generate(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	o := host.GenerateOptions{Prompt: c.String("prompt"), Tokens: c.Int("tokens"), Temperature: c.Float64("temperature"), TopK: c.Int("top-k"), Seed: c.Uint64("seed"), Threads: t}
+	o := host.GenerateOptions{Prompt: c.String("prompt"), Tokens: c.Int("tokens"), Temperature: c.Float64("temperature"), TopK: c.Int("top-k"), TopP: c.Float64("top-p"), Seed: c.Uint64("seed"), Threads: t}
 	switch {
 	case o.Prompt == "":
 		return errors.New("generate needs --prompt TEXT, which the model continues")
@@ -46,6 +47,8 @@ func generate(c *cli.Context) error {
 		return fmt.Errorf("--tokens %d is outside 1..%d", o.Tokens, 1<<20)
 	case !(o.Temperature >= 0 && o.Temperature <= 100):
 		return fmt.Errorf("--temperature %v is outside 0..100", o.Temperature)
+	case !(o.TopP > 0 && o.TopP <= 1):
+		return fmt.Errorf("--top-p %v is not a probability above 0", o.TopP)
 	case o.TopK < 0:
 		return fmt.Errorf("--top-k %d is negative", o.TopK)
 	}

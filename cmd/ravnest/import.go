@@ -4,6 +4,7 @@ package main
 
 import (
 	"bufio"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -271,22 +272,35 @@ func predict(c *cli.Context) error {
 	}
 	fmt.Fprintf(os.Stderr, "%d rows, %s\n", x.Rows, from)
 	w := bufio.NewWriter(c.App.Writer)
-	var all []host.Prediction
-	err = host.Predict(c.Context, p, d, x, t, func(row int, a host.Prediction) {
+	write := predictions(w, names, from, c.Bool("json"))
+	err = host.Predict(c.Context, p, d, x, t, write)
+	if err == nil && c.Bool("json") {
+		_, err = w.WriteString("]}\n")
+	}
+	return errors.Join(err, w.Flush())
+}
+
+// predictions writes rows as they come: lines, or the beginning of a JSON object, which lacks its
+// end. Errors of w are told by its Flush.
+func predictions(w *bufio.Writer, names []string, from string, asJSON bool) func(row int, a host.Prediction) {
+	e := json.NewEncoder(w)
+	e.SetEscapeHTML(false)
+	return func(row int, a host.Prediction) {
 		if names != nil {
 			a.Name = names[row]
 		}
 		switch {
-		case c.Bool("json"):
-			all = append(all, a)
+		case asJSON:
+			begin := ","
+			if row == 0 {
+				begin = fmt.Sprintf(`{"command":"predict","from":%q,"rows":[`, from)
+			}
+			_, _ = w.WriteString(begin)
+			_ = e.Encode(a) // what cannot be encoded is not in it
 		case a.Name != "":
 			fmt.Fprintf(w, "%s\t%s\n", a.Name, a)
 		default:
 			fmt.Fprintln(w, a)
 		}
-	})
-	if err != nil || !c.Bool("json") {
-		return errors.Join(err, w.Flush())
 	}
-	return print(c, map[string]any{"command": "predict", "from": from, "rows": all}, nil)
 }

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sort"
 	"strings"
 	"unicode/utf8"
 
@@ -30,6 +31,7 @@ type GenerateOptions struct {
 	Tokens      int     // that are generated
 	Temperature float64 // that logits are divided by; 0: always the likeliest token
 	TopK        int     // choose among so many of the likeliest; 0: among all
+	TopP        float64 // choose among the likeliest that together have this probability; 0, 1: among all
 	Seed        uint64
 	Threads     int
 }
@@ -87,8 +89,7 @@ type decoder struct {
 	team *kernel.Team
 	g    *graph.Graph
 	out  graph.Shape
-	p    []float32 // probabilities of the next token
-	best []int32   // tokens, the likeliest first
+	best []int32 // room for the tokens in an order
 
 	steps *graph.Steps // nil: every token takes the whole row
 	step  *exec.Exec
@@ -130,7 +131,7 @@ func newDecoder(p *project.Project, d state.Dict, o GenerateOptions) (*decoder, 
 	}
 	m.team = kernel.NewTeam(o.Threads)
 	m.e = plan.New(m.team)
-	m.p, m.best = make([]float32, m.out[1]), make([]int32, m.out[1])
+	m.best = make([]int32, m.out[1])
 	if steps != nil {
 		m.step, m.param = step.New(m.team), map[string][]float32{}
 		for _, e := range step.Layout.Entries {
@@ -222,32 +223,87 @@ func (m *decoder) next(tokens []int32, o GenerateOptions, step uint64) int32 {
 	for i := range m.best {
 		m.best[i] = int32(i)
 	}
-	slices.SortStableFunc(m.best, func(a, b int32) int {
-		switch x, y := logits[a], logits[b]; {
-		case x > y:
-			return -1
-		case x < y:
-			return 1
-		}
-		return 0
-	})
 	k := len(m.best)
 	if o.TopK > 0 {
 		k = min(k, o.TopK)
 	}
-	top, sum := logits[m.best[0]], 0.0
-	for i, t := range m.best[:k] {
-		m.p[i] = kernel.Exp((logits[t] - top) / float32(o.Temperature))
-		sum += float64(m.p[i])
-	}
+	likeliest := ranking{m.best, logits}
+	likeliest.begin()
+	top := logits[m.best[0]]
+	weigh := func(t int32) float64 { return float64(kernel.Exp((logits[t] - top) / float32(o.Temperature))) }
 	draws := kernel.NewStream(o.Seed, kernel.DomainGenerate, step, 0)
-	at := float64(float64(draws.Uint32(0))/(1<<32)) * sum
-	for i, t := range m.best[:k] {
-		if at -= float64(m.p[i]); at < 0 {
-			return t
+	draw := float64(draws.Uint32(0)) / (1 << 32)
+	if k == len(m.best) && (o.TopP == 0 || o.TopP == 1) {
+		// Among all, only as many are put in order as the draw passes by.
+		sum := 0.0
+		for t := range logits {
+			sum += weigh(int32(t))
 		}
+		at, last := float64(draw*sum), m.best[0]
+		for range k {
+			last = likeliest.next()
+			if at -= weigh(last); at < 0 {
+				break
+			}
+		}
+		return last
 	}
-	return m.best[k-1]
+	// The chosen ones, and how likely they and those before them are.
+	chosen, upTo, sum := make([]int32, 0, k), make([]float64, 0, k), 0.0
+	for range k {
+		t := likeliest.next()
+		sum += weigh(t)
+		chosen, upTo = append(chosen, t), append(upTo, sum)
+	}
+	if o.TopP > 0 && o.TopP < 1 {
+		n := sort.SearchFloat64s(upTo, float64(o.TopP*sum)) // the first that reaches it is in
+		chosen, upTo = chosen[:min(n+1, k)], upTo[:min(n+1, k)]
+	}
+	at := float64(draw * upTo[len(upTo)-1])
+	n := sort.Search(len(upTo), func(i int) bool { return upTo[i] > at })
+	return chosen[min(n, len(chosen)-1)]
+}
+
+// ranking is tokens as a heap: the likeliest first, of equal ones that of the smaller number.
+type ranking struct {
+	tokens []int32
+	logits []float32
+}
+
+func (r *ranking) before(a, b int32) bool {
+	x, y := r.logits[a], r.logits[b]
+	return x > y || x == y && a < b
+}
+
+func (r *ranking) begin() {
+	for i := len(r.tokens)/2 - 1; i >= 0; i-- {
+		r.down(i)
+	}
+}
+
+// next takes the likeliest of the rest.
+func (r *ranking) next() int32 {
+	best, last := r.tokens[0], len(r.tokens)-1
+	r.tokens[0], r.tokens = r.tokens[last], r.tokens[:last]
+	r.down(0)
+	return best
+}
+
+func (r *ranking) down(i int) {
+	for {
+		c := 2*i + 1
+		if c >= len(r.tokens) {
+			return
+		}
+		if c+1 < len(r.tokens) && r.before(r.tokens[c+1], r.tokens[c]) {
+			c++
+		}
+		if !r.before(r.tokens[c], r.tokens[i]) {
+			return
+		}
+		r.tokens[i], r.tokens[c] = r.tokens[c], r.tokens[i]
+		i = c
+	}
 }
 
 // vocabulary turns text into a model's tokens and back.

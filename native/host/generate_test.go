@@ -56,6 +56,12 @@ func TestNextToken(t *testing.T) {
 			t.Errorf("token %d of 3", x)
 		}
 	}
+	if !slices.Equal(best, draw(GenerateOptions{Temperature: 5, TopP: 1e-9, Seed: 9})) {
+		t.Error("the choice among the likeliest alone is not the likeliest")
+	}
+	if !slices.Equal(draw(GenerateOptions{Temperature: 3, Seed: 5}), draw(GenerateOptions{Temperature: 3, TopK: 3, TopP: 1, Seed: 5})) {
+		t.Error("the choice among as many as there are is not that among all")
+	}
 	row := p.Graph.Inputs[0].Shape.Elems()
 	long := append(slices.Repeat([]int32{1}, row), 0, 2, 0)
 	if m.next(long, GenerateOptions{}, 0) != m.next(long[len(long)-row:], GenerateOptions{}, 0) {
@@ -64,6 +70,22 @@ func TestNextToken(t *testing.T) {
 }
 
 // TestPieces: bytes come as whole characters.
+func TestRanking(t *testing.T) {
+	logits := []float32{1, 5, 3, 5, -2, 3, 0}
+	r := ranking{logits: logits}
+	for i := range logits {
+		r.tokens = append(r.tokens, int32(i))
+	}
+	r.begin()
+	var got []int32
+	for range logits {
+		got = append(got, r.next())
+	}
+	if !slices.Equal(got, []int32{1, 3, 2, 5, 0, 6, 4}) {
+		t.Error(got)
+	}
+}
+
 func TestPieces(t *testing.T) {
 	var v vocabulary
 	text := ""
