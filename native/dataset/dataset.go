@@ -165,6 +165,12 @@ func (s *Source) file(path string, o Options) error {
 			}
 			return nil
 		}
+		switch ext {
+		case ".gz", ".bz2", ".xz", ".zst", ".zip", ".tgz":
+			return fmt.Errorf("%w: it is compressed: unpack it first", ErrKind)
+		case ".jsonl":
+			return fmt.Errorf("%w: a .jsonl holds texts: name their columns (--text) and a tokenizer (--tokenizer)", ErrKind)
+		}
 		return fmt.Errorf("%w: a file ends in .csv, .tsv, .npz, .npy, .txt, .bin, .tar, .parquet or .safetensors", ErrKind)
 	})
 }

@@ -6,6 +6,7 @@ package webdataset
 import (
 	"archive/tar"
 	"bytes"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -47,7 +48,8 @@ type sample struct {
 }
 
 // Read calls emit with the samples of a tar file in order: an image and a class, which is
-// a number as text in a member .cls, .cls.txt or .label. Other members are skipped.
+// a number as text in a member .cls, .cls.txt or .label, or in the object of a member .json under the
+// name label, cls or class. Other members are skipped.
 func (r *Reader) Read(f io.Reader, emit func(shape []int, pixels []uint8, class int) error) error {
 	t := tar.NewReader(f)
 	cur := sample{class: -1}
@@ -58,7 +60,7 @@ func (r *Reader) Read(f io.Reader, emit func(shape []int, pixels []uint8, class 
 			return nil
 		}
 		if s.pixels == nil || s.class < 0 {
-			return bad("sample %.60q has no %s", s.key, map[bool]string{true: "image", false: "class (.cls)"}[s.pixels == nil])
+			return bad("sample %.60q has no %s", s.key, map[bool]string{true: "image", false: "class (.cls, or label in a .json)"}[s.pixels == nil])
 		}
 		if r.samples++; r.samples > maxSamples {
 			return bad("more than %d samples", maxSamples)
@@ -90,10 +92,39 @@ func (r *Reader) Read(f io.Reader, emit func(shape []int, pixels []uint8, class 
 	}
 }
 
+// labelOf is the number of a class in a JSON object.
+func labelOf(b []byte) ([]byte, bool) {
+	var o map[string]json.RawMessage
+	if json.Unmarshal(b, &o) != nil {
+		return nil, false
+	}
+	for _, name := range []string{"label", "cls", "class"} {
+		if v, ok := o[name]; ok {
+			return bytes.Trim(v, `"`), true
+		}
+	}
+	return nil, false
+}
+
+// classify takes the number of a sample's class from the member of a name.
+func (s *sample) classify(name string, b []byte) error {
+	n, err := strconv.Atoi(strings.TrimSpace(string(b[:min(len(b), 32)])))
+	if err != nil || n < 0 || n >= maxClass {
+		return bad("%.60q holds %.20q, want the number of a class, below %d", name, b, maxClass)
+	}
+	if s.class >= 0 && s.class != n {
+		return bad("sample %.60q has two classes", s.key)
+	}
+	s.class = n
+	return nil
+}
+
 // member reads one member of a sample.
 func (r *Reader) member(s *sample, h *tar.Header, ext string, f io.Reader) error {
-	class := ext == "cls" || ext == "cls.txt" || ext == "label"
-	if !class && !images.Is("x."+ext) {
+	last := path.Ext("." + ext) // of input.png the kind is png
+	class := last == ".cls" || ext == "cls.txt" || ext == "label"
+	object := last == ".json"
+	if !class && !object && !images.Is("x"+last) {
 		return nil
 	}
 	if h.Size > maxMember {
@@ -103,16 +134,15 @@ func (r *Reader) member(s *sample, h *tar.Header, ext string, f io.Reader) error
 	if err != nil {
 		return bad("%.60q: %w", h.Name, err)
 	}
+	if object {
+		text, ok := labelOf(b)
+		if !ok {
+			return nil // it says other things
+		}
+		b, class = text, true
+	}
 	if class {
-		n, err := strconv.Atoi(strings.TrimSpace(string(b[:min(len(b), 32)])))
-		if err != nil || n < 0 || n >= maxClass {
-			return bad("%.60q holds %.20q, want the number of a class, below %d", h.Name, b, maxClass)
-		}
-		if s.class >= 0 {
-			return bad("sample %.60q has two classes", s.key)
-		}
-		s.class = n
-		return nil
+		return s.classify(h.Name, b)
 	}
 	img, err := images.Decode(bytes.NewReader(b))
 	if err != nil {

@@ -63,13 +63,14 @@ func TestRead(t *testing.T) {
 	}
 	for _, b := range [][]byte{
 		pack(t, "a/1.png", red, "a/1.cls", "7", "a/1.json", "{}", "a/2.cls", "0\n", "a/2.seg.png.txt", "x", "a/2.PNG", blue),
+		pack(t, "4.input.png", red, "4.json", `{"caption":"x","label":5}`, "4.out.cls", "5"),
 		pack(t, "._x", "junk", "3.cls", "1", "3.png", red),
 	} {
 		if err := r.Read(bytes.NewReader(b), emit); err != nil {
 			t.Fatal(err)
 		}
 	}
-	want := []string{"[3 2 2] [255 255 255 255 0 0 0 0 0 0 0 0] 7", "[3 2 2] [0 0 0 0 0 0 0 0 255 255 255 255] 0", "[3 2 2] [255 255 255 255 0 0 0 0 0 0 0 0] 1"}
+	want := []string{"[3 2 2] [255 255 255 255 0 0 0 0 0 0 0 0] 7", "[3 2 2] [0 0 0 0 0 0 0 0 255 255 255 255] 0", "[3 2 2] [255 255 255 255 0 0 0 0 0 0 0 0] 5", "[3 2 2] [255 255 255 255 0 0 0 0 0 0 0 0] 1"}
 	if strings.Join(got, "|") != strings.Join(want, "|") {
 		t.Errorf("got %q", got)
 	}
@@ -77,7 +78,8 @@ func TestRead(t *testing.T) {
 		"no image":          {"1.cls", "3"},
 		"no class":          {"1.png", red},
 		"two images":        {"1.png", red, "1.png", red},
-		"two classes":       {"1.cls", "1", "1.cls", "1"},
+		"two classes":       {"1.cls", "1", "1.json", `{"label":2}`},
+		"holds \"[]\"":      {"1.png", red, "1.json", `{"label":[]}`},
 		"want the number":   {"1.png", red, "1.cls", "cat"},
 		"below 65536":       {"1.png", red, "1.cls", "65536"},
 		"unknown format":    {"1.png", "no image", "1.cls", "1"},
