@@ -56,6 +56,9 @@ func generate(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
+	if o.Prompt, err = host.Prompt(p, o.Prompt); err != nil {
+		return err
+	}
 	if !c.IsSet("seed") {
 		o.Seed = p.Job.Seed
 	}

@@ -164,13 +164,19 @@ func (r *textRows) add(k int, texts []string) error {
 // answers is the field of targets where they are tokens.
 const answers = "answers"
 
-// answer adds a row of a text, which may be empty, and its answer to part k. A line break stands
-// between the two where there is no space.
-func (r *textRows) answer(k int, text, answer string) error {
+// Asked is a text that an answer follows: a line break stands between the two where there is no
+// space.
+func Asked(text, answer string) string {
 	last, _ := utf8.DecodeLastRuneInString(text)
 	if first, _ := utf8.DecodeRuneInString(answer); text != "" && !unicode.IsSpace(last) && !unicode.IsSpace(first) {
 		text += "\n"
 	}
+	return text
+}
+
+// answer adds a row of a text, which may be empty, and its answer to part k.
+func (r *textRows) answer(k int, text, answer string) error {
+	text = Asked(text, answer)
 	ids, mask, next, err := r.t.Answer(r.o.Block, text, answer)
 	for i, v := range [][]int32{ids, mask, next} {
 		if err == nil {
@@ -311,14 +317,14 @@ func (s *Source) texts(path string, o Options) error {
 		}
 	}
 	ys, names := l.raws()
+	for _, n := range o.Texts {
+		s.columns = append(s.columns, data.Column{Name: n, Text: true})
+	}
 	if s.Classes = names; written >= 0 {
 		s.Tokens = r.t.Size()
 		return r.done(ys, aim)
 	}
 	s.Words, s.Pad = r.t.Size(), int(r.t.Pad())
-	for _, n := range o.Texts {
-		s.columns = append(s.columns, data.Column{Name: n, Text: true})
-	}
 	return r.done(ys, aim)
 }
 

@@ -19,6 +19,7 @@ import (
 	"github.com/ravnest/ravnest/engine/graph"
 	"github.com/ravnest/ravnest/engine/kernel"
 	"github.com/ravnest/ravnest/engine/state"
+	"github.com/ravnest/ravnest/native/dataset"
 	"github.com/ravnest/ravnest/native/project"
 )
 
@@ -34,6 +35,15 @@ type GenerateOptions struct {
 	TopP        float64 // choose among the likeliest that together have this probability; 0, 1: among all
 	Seed        uint64
 	Threads     int
+}
+
+// Prompt is a prompt as the texts were written that the decoder learned to answer, if it did.
+func Prompt(p *project.Project, prompt string) (string, error) {
+	columns, err := p.Columns()
+	if len(columns) == 2 && columns[0].Text {
+		prompt = dataset.Asked(prompt, "")
+	}
+	return prompt, err
 }
 
 // Generate continues a prompt and gives the text piece by piece. The same weights, prompt and
@@ -311,6 +321,7 @@ type vocabulary struct {
 	tokenizer *tokenizer.Tokenizer
 	names     []string // of tokens that are characters; nil: tokens are bytes, or the tokenizer's
 	held      []byte   // bytes that make no whole character yet
+	before    []int32  // tokens that every text began with that the model learned from
 	end       int32    // the token that ends a text; -1: none does
 
 	byteLevel, wordPiece bool // which the tokenizer is
@@ -324,7 +335,14 @@ func vocabularyOf(p *project.Project, size int) (*vocabulary, error) {
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", file, err)
 		}
+		columns, err := p.Columns()
+		if err != nil {
+			return nil, err
+		}
 		v := &vocabulary{tokenizer: t, end: t.End()}
+		if len(columns) > 0 && columns[0].Text { // a text of its own in each row, not a piece of one
+			v.before = t.Before()
+		}
 		for id := range int32(t.Size()) {
 			v.byteLevel = v.byteLevel || strings.HasPrefix(t.Name(id), "\u0120")
 			v.wordPiece = v.wordPiece || strings.HasPrefix(t.Name(id), "##")
@@ -348,7 +366,7 @@ func vocabularyOf(p *project.Project, size int) (*vocabulary, error) {
 
 func (v *vocabulary) encode(text string) ([]int32, error) {
 	if v.tokenizer != nil {
-		return v.tokenizer.Encode(nil, text, true)
+		return v.tokenizer.Encode(slices.Clone(v.before), text, true)
 	}
 	var ids []int32
 	if v.names == nil {

@@ -3,6 +3,7 @@ package host
 import (
 	"errors"
 	"os"
+	"path/filepath"
 	"slices"
 	"testing"
 
@@ -70,6 +71,44 @@ func TestNextToken(t *testing.T) {
 }
 
 // TestPieces: bytes come as whole characters.
+// TestPrompt: a prompt begins as the texts did that the model learned to answer.
+func TestPrompt(t *testing.T) {
+	dir := t.TempDir()
+	if err := project.Init(dir, "gpt-sorter", 3, nil); err != nil {
+		t.Fatal(err)
+	}
+	p, err := project.OpenModel(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(dir, project.TokenizerFile)
+	const tokenizer = `{"model":{"type":"BPE","vocab":{"<s>":0,"a":1,"\n":2},"merges":[]},"post_processor":{"type":"TemplateProcessing",
+"single":[{"SpecialToken":{"id":"<s>","type_id":0}},{"Sequence":{"id":"A","type_id":0}}],"pair":[{"Sequence":{"id":"A","type_id":0}},{"Sequence":{"id":"B","type_id":0}}],"special_tokens":{"<s>":{"ids":[0]}}}}`
+	if err := os.WriteFile(file, []byte(tokenizer), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for columns, want := range map[string][]int32{
+		`[{"name":"q","text":true},{"name":"a","text":true}]`: {0, 1, 2},
+		`[{"name":"a","text":true}]`:                          {0, 1},
+		`[]`:                                                  {1}, // pieces of a text
+	} {
+		if err := os.WriteFile(filepath.Join(dir, project.ColumnsFile), []byte(columns), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		prompt, err := Prompt(p, "a")
+		if err != nil {
+			t.Fatal(err)
+		}
+		v, err := vocabularyOf(p, 3)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if ids, err := v.encode(prompt); err != nil || !slices.Equal(ids, want) {
+			t.Errorf("%s: %v %v, want %v", columns, ids, err, want)
+		}
+	}
+}
+
 func TestRanking(t *testing.T) {
 	logits := []float32{1, 5, 3, 5, -2, 3, 0}
 	r := ranking{logits: logits}

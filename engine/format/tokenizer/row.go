@@ -239,12 +239,8 @@ func shorten(a, b, room int) (int, int) {
 	return short, long
 }
 
-// Answer is a row of n tokens of a text and its continuation, for a decoder: ids, 1 for those
-// that are not padding, and for each the token that follows where that is one of the continuation or its end, else -100. What
-// stands before a text in the file's template stands here, too. A text that is too long loses
-// its beginning, then a continuation its end.
-func (t *Tokenizer) Answer(n int, text, answer string) (ids, mask, next []int32, err error) {
-	var before, after []int32
+// around are the tokens that stand before one text, and those behind it; nil: none do.
+func (t *Tokenizer) around() (before, after []int32) {
 	for _, p := range t.form.one {
 		if p.text == 0 {
 			after = []int32{}
@@ -254,6 +250,21 @@ func (t *Tokenizer) Answer(n int, text, answer string) (ids, mask, next []int32,
 			after = append(after, p.ids...)
 		}
 	}
+	return before, after
+}
+
+// Before is the tokens that stand before a text.
+func (t *Tokenizer) Before() []int32 {
+	before, _ := t.around()
+	return before
+}
+
+// Answer is a row of n tokens of a text and its continuation, for a decoder: ids, 1 for those
+// that are not padding, and for each the token that follows where that is one of the continuation or its end, else -100. What
+// stands before a text in the file's template stands here, too. A text that is too long loses
+// its beginning, then a continuation its end.
+func (t *Tokenizer) Answer(n int, text, answer string) (ids, mask, next []int32, err error) {
+	before, after := t.around()
 	if end := t.End(); len(after) == 0 && end >= 0 {
 		after = []int32{end}
 	}
