@@ -206,7 +206,7 @@ func (s *Source) text(f io.Reader, ext string, o Options) error {
 // pair reads inputs from one array file and targets from another.
 func (s *Source) pair(f io.Reader, o Options) error {
 	if len(o.Target) != 1 {
-		return fmt.Errorf("%w: this array holds the inputs: name the file of the targets, too", ErrKind)
+		return fmt.Errorf("%w: this array holds the inputs: name the file of the targets, too (--target y.npy)", ErrKind)
 	}
 	x, err := npy.Read(f)
 	if err != nil {

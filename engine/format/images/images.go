@@ -79,6 +79,19 @@ func Each(fsys fs.FS, o Options, emit Emit) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
+	if val != "" {
+		own, err := folders(fsys, val)
+		if err != nil {
+			return nil, err
+		}
+		switch surplus := slices.DeleteFunc(own, func(n string) bool { return slices.Contains(names, n) }); {
+		case annotations(fsys, val):
+		case val == "test" && len(surplus) == len(own): // images without classes, to be predicted
+			val = ""
+		case len(surplus) > 0:
+			return nil, bad("%s has images of the class %q, %s has none", val, surplus[0], train)
+		}
+	}
 	var first []int
 	for _, part := range []string{train, val} {
 		if part == "" {
@@ -175,18 +188,32 @@ func isDir(fsys fs.FS, name string) bool {
 	return err == nil && info.IsDir()
 }
 
-func classes(fsys fs.FS, root string) ([]string, error) {
+// annotations tells whether a part has its classes in a file, as Tiny-ImageNet's.
+func annotations(fsys fs.FS, part string) bool {
+	_, err := fs.Stat(fsys, path.Join(part, "val_annotations.txt"))
+	return err == nil
+}
+
+// folders are those that may be of classes, sorted.
+func folders(fsys fs.FS, root string) (names []string, err error) {
 	es, err := fs.ReadDir(fsys, root)
 	if err != nil {
 		return nil, bad("%w", err)
 	}
-	var names []string
 	for _, e := range es {
 		if !strings.HasPrefix(e.Name(), ".") && e.Name() != "__MACOSX" && isDir(fsys, path.Join(root, e.Name())) {
 			names = append(names, e.Name())
 		}
 	}
 	slices.Sort(names)
+	return names, nil
+}
+
+func classes(fsys fs.FS, root string) ([]string, error) {
+	names, err := folders(fsys, root)
+	if err != nil {
+		return nil, err
+	}
 	if len(names) < 2 || len(names) > maxClasses {
 		return nil, fmt.Errorf("%w: %w: %d folders of classes in %q, want 2 to %d, such as cat/1.jpg and dog/2.jpg", ErrFormat, ErrFolder, len(names), root, maxClasses)
 	}

@@ -78,7 +78,15 @@ func TestRead(t *testing.T) {
 	if err != nil || !slices.Equal(s.shape, []int{1, 4, 5}) || s.rows != [2]int{2, 1} || s.classes[2] != 1 || !slices.Equal(s.names, []string{"n1", "n2"}) {
 		t.Errorf("Tiny-ImageNet: %+v, %v", s, err)
 	}
+	// Images without classes, to be predicted, are no part.
+	s, err = folderOf(fstest.MapFS{"train/a/1.png": file(pngOf(2, 2, red)), "train/b/1.png": file(pngOf(2, 2, red)), "test/1.png": file(pngOf(2, 2, red))}, Options{})
+	if err != nil || s.rows != [2]int{2, 0} {
+		t.Errorf("a test without classes: %+v, %v", s, err)
+	}
 	for says, fsys := range map[string]fstest.MapFS{
+		`val has images of the class "c", train has none`: {
+			"train/a/1.png": file(pngOf(2, 2, red)), "train/b/1.png": file(pngOf(2, 2, red)), "val/a/1.png": file(pngOf(2, 2, red)), "val/c/1.png": file(pngOf(2, 2, red)),
+		},
 		"folders of classes":       {"a.png": file(pngOf(2, 2, red))},
 		"no images":                {"a/x.txt": file(nil), "b/y.txt": file(nil)},
 		`folder "b", which would`:  {"a/x.png": file(pngOf(2, 2, red)), "b/y.txt": file(nil)},

@@ -235,7 +235,7 @@ func (h *head) descr(s string) (string, error) {
 		case strings.HasPrefix(kind, "c"):
 			why = ": numbers must be real"
 		case strings.HasPrefix(kind, "U") || strings.HasPrefix(kind, "S"):
-			why = ": texts are not read; save numbers"
+			why = ": texts are not read; save their numbers, as numpy.unique(y, return_inverse=True) gives them"
 		}
 		return "", bad("elements of type %.20q are not read%s", text, why)
 	}
