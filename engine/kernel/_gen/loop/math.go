@@ -50,25 +50,31 @@ func expWithin(x value) value {
 
 func pow2(i value) value { return i.iadd(i.k.bits(127)).shl(23) }
 
-func tanh(x value) value {
-	k := x.k
-	a := abs(x)
+// tanh and erf take what computes x, which they do twice: what one branch keeps while the other is
+// computed takes registers from blocks that hide its latency.
+func tanh(x func() value) value {
+	a := abs(x())
+	k := a.k
+	far := a.lesser(k.num(10))
+	large := k.num(1).sub(k.num(2).div(expWithin(far.add(far)).add(k.num(1))))
+	y := x()
+	a = abs(y)
 	s := a.mul(a)
 	p := poly(s, -0.005717036779969931, 0.020650578662753105, -0.05374349653720856, 0.13331490755081177, -0.3333328366279602)
 	small := a.add(a.mul(s).mul(p))
-	far := a.lesser(k.num(10))
-	large := k.num(1).sub(k.num(2).div(expWithin(far.add(far)).add(k.num(1))))
-	return copysign(a.ge(k.num(0.625)).choose(large, small), x)
+	return copysign(a.ge(k.num(0.625)).choose(large, small), y)
 }
 
-func erf(x value) value {
-	k := x.k
-	a := abs(x)
-	s := a.mul(a)
-	p := poly(s, 8.345225069206208e-05, -0.0008137437398545444, 0.005200634244829416, -0.02685927040874958, 0.11283694207668304, -0.37612634897232056, 0.12837916612625122)
-	small := a.add(a.mul(p))
+func erf(x func() value) value {
+	a := abs(x())
+	k := a.k
 	far := a.lesser(k.num(4))
 	q := poly(far, -2.0909474187646993e-05, 0.0004323021275922656, -0.004160522948950529, 0.025091486051678658, -0.10823660343885422, -0.6333866715431213, -1.1294951438903809, 0.00017055092030204833)
 	large := k.num(1).sub(expWithin(q))
-	return copysign(a.ge(k.num(0.92)).choose(large, small), x)
+	y := x()
+	s := y.mul(y)
+	p := poly(s, 8.345225069206208e-05, -0.0008137437398545444, 0.005200634244829416, -0.02685927040874958, 0.11283694207668304, -0.37612634897232056, 0.12837916612625122)
+	a = abs(y)
+	small := a.add(a.mul(p))
+	return copysign(a.ge(k.num(0.92)).choose(large, small), y)
 }

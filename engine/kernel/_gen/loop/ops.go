@@ -57,7 +57,7 @@ func elementwise(def, lanewise define) {
 		y := k.load(2)
 		k.store(0, k.load(1).mul(k.num(1).sub(y).mul(y)))
 	})
-	def("tanh", "p0 = tanh p1", func(k *kernel) { k.store(0, tanh(k.load(1))) })
+	def("tanh", "p0 = tanh p1", func(k *kernel) { k.store(0, tanh(func() value { return k.load(1) })) })
 	def("tanhGrad", "p0 = p1 * (1 - p2*p2)", func(k *kernel) {
 		y := k.load(2)
 		k.store(0, k.load(1).mul(k.num(1).sub(y.mul(y))))
@@ -68,26 +68,29 @@ func elementwise(def, lanewise define) {
 func gelus(def define) {
 	const rsqrt2, rsqrt2Pi = 0.70710678118654752440, 0.398942280401432677940
 	def("gelu", "p0 = p1/2 * (1 + erf(p1/√2))", func(k *kernel) {
-		x := k.load(1)
-		k.store(0, x.mul(k.num(0.5)).mul(erf(x.mul(k.num(rsqrt2))).add(k.num(1))))
+		e := erf(func() value { return k.load(1).mul(k.num(rsqrt2)) }).add(k.num(1))
+		k.store(0, k.load(1).mul(k.num(0.5)).mul(e))
 	})
 	def("geluGrad", "p0 = p1 * (Φ(p2) + p2 φ(p2))", func(k *kernel) {
+		cdf := erf(func() value { return k.load(2).mul(k.num(rsqrt2)) }).add(k.num(1)).mul(k.num(0.5))
 		x := k.load(2)
-		cdf := erf(x.mul(k.num(rsqrt2))).add(k.num(1)).mul(k.num(0.5))
 		pdf := expWithin(x.mul(k.num(-0.5)).mul(x).larger(k.num(-104))).mul(k.num(rsqrt2Pi))
-		k.store(0, k.load(1).mul(cdf.add(x.mul(pdf))))
+		k.store(0, k.load(1).mul(cdf.add(k.load(2).mul(pdf))))
 	})
 	const sqrt2OverPi, geluCubic = 0.79788456080286535588, 0.044715
-	inner := func(x value) value {
-		return x.mul(x).mul(x).mul(x.k.num(geluCubic)).add(x).mul(x.k.num(sqrt2OverPi))
+	// inner is tanh of what is inside it for slice i.
+	inner := func(k *kernel, i int) value {
+		x := k.load(i)
+		x = x.mul(x).mul(x).mul(k.num(geluCubic)).add(x).mul(k.num(sqrt2OverPi))
+		return tanh(func() value { return x })
 	}
 	def("geluTanh", "p0 = p1/2 * (1 + t), t = tanh(√(2/π) (p1 + 0.044715 p1³))", func(k *kernel) {
-		x := k.load(1)
-		k.store(0, x.mul(k.num(0.5)).mul(tanh(inner(x)).add(k.num(1))))
+		t := inner(k, 1).add(k.num(1))
+		k.store(0, k.load(1).mul(k.num(0.5)).mul(t))
 	})
 	def("geluTanhGrad", "p0 = p1 * ((1+t)/2 + p2/2 * (1-t²) * √(2/π) (1 + 3*0.044715 p2²))", func(k *kernel) {
+		t := inner(k, 2)
 		x := k.load(2)
-		t := tanh(inner(x))
 		u := x.mul(x).mul(k.num(3 * geluCubic)).add(k.num(1)).mul(k.num(sqrt2OverPi))
 		s := x.mul(k.num(0.5)).mul(k.num(1).sub(t.mul(t))).mul(u)
 		k.store(0, k.load(1).mul(t.add(k.num(1)).mul(k.num(0.5)).add(s)))
