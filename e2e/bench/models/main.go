@@ -5,6 +5,8 @@
 // With -precision bf16 the peers are our own float32 and PyTorch's ways to be fast: float32,
 // autocast to bfloat16, the same with images stored channels last, and compiled.
 //
+// With -torchvision models are exported by PyTorch and imported, as a user's would be.
+//
 // A step is forward, loss, backward and AdamW on one batch in memory. Our memory is what the
 // plan announces; PyTorch's is the peak of its process less what it used before the model was
 // made. All sides use the same number of threads; one thread is measured by the processor time
@@ -32,7 +34,9 @@ import (
 	"github.com/ravnest/ravnest/engine/job"
 	"github.com/ravnest/ravnest/engine/kernel"
 	"github.com/ravnest/ravnest/engine/optim"
+	"github.com/ravnest/ravnest/engine/state"
 	"github.com/ravnest/ravnest/engine/zoo"
+	"github.com/ravnest/ravnest/native/project"
 )
 
 // bench is a model and a batch.
@@ -41,6 +45,41 @@ type bench struct {
 	graph *graph.Graph
 	batch int
 	steps int // in a round
+	// weights are those of an imported model; none: the graph says how they begin.
+	weights *state.Dict
+}
+
+// imported exports models of torchvision with PyTorch and imports them.
+func (o *options) imported(ctx context.Context) ([]bench, error) {
+	python, err := torch.Python(ctx)
+	if err != nil {
+		return nil, err
+	}
+	dir, err := os.MkdirTemp("", "ravnest-bench-")
+	if err != nil {
+		return nil, err
+	}
+	defer os.RemoveAll(dir)
+	var all []bench
+	for _, s := range o.torchvision {
+		name, size, _ := strings.Cut(s, "@")
+		side, batch := 64, 16
+		if _, err := fmt.Sscanf(size, "%dx%d", &side, &batch); size != "" && err != nil {
+			return nil, fmt.Errorf("-torchvision: %q is no SIDExBATCH, as 64x16", size)
+		}
+		b := bench{name: fmt.Sprintf("torchvision/%s@%d", name, side), batch: batch, steps: 1}
+		file := filepath.Join(dir, name+".pt2")
+		if err := script(ctx, python, b.name, batch, 1, "export", file).Run(); err != nil {
+			return nil, fmt.Errorf("%s is not exported: %w", name, err)
+		}
+		m, err := project.ReadModel(file, 0)
+		if err != nil {
+			return nil, err
+		}
+		b.graph, b.weights = m.Graph, &m.Weights
+		all = append(all, b)
+	}
+	return all, nil
 }
 
 func resnet(c zoo.ResNetConfig, image int) *graph.Graph {
@@ -50,14 +89,14 @@ func resnet(c zoo.ResNetConfig, image int) *graph.Graph {
 
 func benches() []bench {
 	return []bench{
-		{"cnn", zoo.CNN(), 64, 100},
-		{"gpt-sorter", zoo.GPT(zoo.GPTSorter), 64, 10},
-		{"char-gpt", zoo.GPT(zoo.CharGPT), 16, 1},
-		{"resnet18@64", resnet(zoo.ResNet18, 64), 32, 1},
-		{"resnet18@224", resnet(zoo.ResNet18, 224), 8, 1},
-		{"resnet50@64", resnet(zoo.ResNet50, 64), 32, 1},
-		{"resnet50@224", resnet(zoo.ResNet50, 224), 8, 1},
-		{"bert", zoo.BERT(zoo.BERTBase), 4, 1},
+		{name: "cnn", graph: zoo.CNN(), batch: 64, steps: 100},
+		{name: "gpt-sorter", graph: zoo.GPT(zoo.GPTSorter), batch: 64, steps: 10},
+		{name: "char-gpt", graph: zoo.GPT(zoo.CharGPT), batch: 16, steps: 1},
+		{name: "resnet18@64", graph: resnet(zoo.ResNet18, 64), batch: 32, steps: 1},
+		{name: "resnet18@224", graph: resnet(zoo.ResNet18, 224), batch: 8, steps: 1},
+		{name: "resnet50@64", graph: resnet(zoo.ResNet50, 64), batch: 32, steps: 1},
+		{name: "resnet50@224", graph: resnet(zoo.ResNet50, 224), batch: 8, steps: 1},
+		{name: "bert", graph: zoo.BERT(zoo.BERTBase), batch: 4, steps: 1},
 	}
 }
 
@@ -81,6 +120,7 @@ type options struct {
 	peers           []string // PyTorch's modes
 	python          string   // its interpreter; "": PyTorch does not run
 	precision       string
+	torchvision     []string // names of models that are imported, in place of the zoo's
 	config          exec.Config
 }
 
@@ -92,11 +132,15 @@ func main() {
 	alone := flag.Bool("alone", false, "do not run PyTorch")
 	recompute := flag.String("recompute", "", "selective or full: what our side recomputes")
 	flag.StringVar(&o.precision, "precision", "", "bf16: the operands of our side's products")
+	vision := flag.String("torchvision", "", "models of torchvision to import and run in place of the zoo's, separated by commas, as mobilenet_v2@64x16: images of 64x64, 16 of them")
 	peers := flag.String("peers", "", "PyTorch's modes, separated by commas, each some of "+strings.Join(switches, ", ")+
 		" joined by + (default float32, and with -precision bf16 "+strings.Join(modes, ", ")+")")
 	flag.Parse()
 	if *only != "" {
 		o.only = strings.Split(*only, ",")
+	}
+	if *vision != "" {
+		o.torchvision = strings.Split(*vision, ",")
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
@@ -148,7 +192,14 @@ func (o *options) parse(ctx context.Context, recompute, peers string, alone bool
 
 func (o *options) run(ctx context.Context) error {
 	fmt.Printf("%-14s %6s %12s %8s %10s  %s\n", "model", "batch", "samples/s", "ratio", "MB", "contestant; ratio: our speed to its")
-	for _, b := range benches() {
+	all := benches()
+	if len(o.torchvision) > 0 {
+		var err error
+		if all, err = o.imported(ctx); err != nil {
+			return err
+		}
+	}
+	for _, b := range all {
 		if len(o.only) > 0 && !slices.Contains(o.only, b.name) {
 			continue
 		}
@@ -283,7 +334,11 @@ func newModel(b bench, config exec.Config, threads int) (*model, error) {
 	m.bytes = p.Memory().Total() + optim.Bytes(rule, p.Layout.Trainable)
 	m.team = kernel.NewTeam(threads)
 	m.e, m.st, m.grads = p.New(m.team), p.Layout.NewState(), make([]float32, p.Layout.Grads)
-	p.Layout.Init(m.st, 1)
+	if b.weights == nil {
+		p.Layout.Init(m.st, 1)
+	} else if err := p.Layout.Import(m.st, *b.weights); err != nil {
+		return nil, err
+	}
 	m.cols = shape[len(shape)-1]
 	rnd := kernel.NewStream(1, kernel.DomainTest, 0, 0)
 	x := m.e.Value(0, 0, m.rows)
@@ -352,15 +407,21 @@ type peer struct {
 	peak    int
 }
 
-func startPeer(ctx context.Context, python string, b bench, mode string, threads int) (*peer, error) {
+// script is step.py for a model and a batch.
+func script(ctx context.Context, python, name string, batch, threads int, more ...string) *osexec.Cmd {
 	n := fmt.Sprint(threads)
-	cmd := osexec.CommandContext(ctx, python, filepath.Join("e2e", "bench", "models", "step.py"),
-		filepath.Join("e2e", "torch"), b.name, fmt.Sprint(b.batch), n, mode)
+	args := []string{filepath.Join("e2e", "bench", "models", "step.py"), filepath.Join("e2e", "torch"), name, fmt.Sprint(batch), n}
+	cmd := osexec.CommandContext(ctx, python, append(args, more...)...)
 	// torch.set_num_threads does not set the threads of OpenBLAS, with which Debian's PyTorch
 	// multiplies matrices.
 	cmd.Env = append(os.Environ(), "PYTHONDONTWRITEBYTECODE=1",
 		"OMP_NUM_THREADS="+n, "MKL_NUM_THREADS="+n, "OPENBLAS_NUM_THREADS="+n)
 	cmd.Stderr = os.Stderr
+	return cmd
+}
+
+func startPeer(ctx context.Context, python string, b bench, mode string, threads int) (*peer, error) {
+	cmd := script(ctx, python, b.name, b.batch, threads, mode)
 	in, err := cmd.StdinPipe()
 	if err != nil {
 		return nil, err

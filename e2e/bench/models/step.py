@@ -2,7 +2,8 @@
 
     python3 step.py TORCH CASE BATCH THREADS MODE
 
-TORCH is the directory of models.py. MODE is float32, or autocast (forward and loss in bfloat16),
+TORCH is the directory of models.py; a CASE torchvision/NAME is a model of torchvision's. MODE
+export writes the model to the file named by a further argument. Otherwise MODE is float32, or autocast (forward and loss in bfloat16),
 channels_last (the layout of images) and compile, joined by +. Prints "ready" after a first training step, the
 memory that PyTorch takes by itself and its version; then, for every line with a number n on stdin, does n
 steps and prints the seconds that they took (of processor time, with one thread) and the peak
@@ -51,7 +52,12 @@ def peak():
 
 
 name, _, side = case.partition("@")
-net = CNN() if name == "cnn" else models.FULL[name]()
+if name.startswith("torchvision/"):
+    import torchvision
+
+    net = getattr(torchvision.models, name.split("/")[1])(weights=None)
+else:
+    net = CNN() if name == "cnn" else models.FULL[name]()
 net.train()
 if name == "cnn":
     x, y = torch.rand(batch, 1, 8, 8) * 16, F.one_hot(torch.randint(10, (batch,)), 10).float()
@@ -62,6 +68,10 @@ elif name == "bert":
 else:
     vocab, t = net.lm_head.weight.shape[0], net.transformer.wpe.weight.shape[0]
     x, y = torch.randint(vocab, (batch, t)), torch.randint(vocab, (batch, t))
+if mode == ["export"]:
+    auto = {0: torch.export.Dim.AUTO}
+    torch.export.save(torch.export.export(net, (x,), dynamic_shapes=(auto,), strict=False), sys.argv[6])
+    sys.exit()
 base = peak()
 if "channels_last" in mode:
     net, x = net.to(memory_format=torch.channels_last), x.to(memory_format=torch.channels_last)
