@@ -226,11 +226,11 @@ func (e *Exec) backward(slot int, params, grads []float32, acc bool, steps []ste
 		case s.First:
 			e.gradInput(o, s.Arg, dst)
 		case o.passes():
-			kernel.AddTo(dst, f.dy(s.Node))
+			e.addTo(dst, f.dy(s.Node))
 		default:
 			addend := e.temp[e.p.sum:][:len(dst)]
 			e.gradInput(o, s.Arg, addend)
-			kernel.AddTo(dst, addend)
+			e.addTo(dst, addend)
 		}
 	}
 }

@@ -8,17 +8,24 @@ import "github.com/ravnest/ravnest/engine/kernel"
 // leastShared is the floats of a result from which sharing pays.
 var leastShared = 1 << 15
 
-// spread is an operation cut into ranges of rows, one for each thread.
+// spread is an operation cut into ranges of rows, or a sum into ranges, one for each thread.
 type spread struct {
-	parts []frame
-	o     op
-	grad  bool // gradInput of arg to dst, else forward
-	arg   int
-	dst   []float32
+	parts  []frame
+	o      op
+	grad   bool // gradInput of arg to dst, else forward
+	arg    int
+	dst    []float32
+	addend []float32 // added to dst, if set
 }
 
 // Tile implements kernel.Task.
 func (s *spread) Tile(_, i int) {
+	if s.addend != nil {
+		n := len(s.parts)
+		from, to := i*len(s.dst)/n, (i+1)*len(s.dst)/n
+		kernel.AddTo(s.dst[from:to], s.addend[from:to])
+		return
+	}
 	f := &s.parts[i]
 	if !s.grad {
 		s.o.forward(f)
@@ -73,4 +80,15 @@ func (e *Exec) gradInput(o op, arg int, dst []float32) {
 	_, shared := o.rowwise()
 	*s = spread{o: o, grad: true, arg: arg, dst: dst}
 	f.run(s, shared, len(dst))
+}
+
+// addTo adds x to dst.
+func (e *Exec) addTo(dst, x []float32) {
+	team := e.f.sharing(len(dst))
+	if team.Threads() == 1 {
+		kernel.AddTo(dst, x)
+		return
+	}
+	e.spread = spread{parts: e.parts, dst: dst, addend: x}
+	team.Run(len(e.parts), &e.spread)
 }
