@@ -183,15 +183,13 @@ func (o *conv) forward(f *frame) {
 		bias = f.params[o.b:][:o.c.O]
 	}
 	x, scratch := o.operand(f, 0, f.scratch)
-	w, scratch := o.weights(f, f.params[o.w:][:o.wn], scratch)
-	kernel.ConvForward(f.team, &o.c, f.y(o.i), x, w, bias, o.relu, scratch)
+	kernel.ConvForward(f.team, &o.c, f.y(o.i), x, f.params[o.w:][:o.wn], bias, o.relu, scratch)
 }
 
 func (o *conv) gradInput(f *frame, _ int, dst []float32) {
 	o.c.N = f.rows
 	dy, scratch := o.gradient(f, f.scratch)
-	w, scratch := o.weights(f, f.params[o.w:][:o.wn], scratch)
-	kernel.ConvBackwardData(f.team, &o.c, dst, dy, w, scratch)
+	kernel.ConvBackwardData(f.team, &o.c, dst, dy, f.params[o.w:][:o.wn], scratch)
 }
 
 func (o *conv) gradParams(f *frame) {
@@ -209,7 +207,7 @@ func (o *conv) sums() bool                        { return o.b >= 0 }
 
 func (o *conv) scratch() int {
 	c := o.c
-	return kernel.ConvScratch(&c) + o.copies(o.wn)
+	return kernel.ConvScratch(&c) + o.copies(kernel.ConvScratchBF16(&c)-kernel.ConvScratch(&c))
 }
 
 // linear is y = x wᵀ + b: x [N*per, in], w [out, in], y [N*per, out]. In a row of linear

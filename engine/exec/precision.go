@@ -231,14 +231,6 @@ func (o *product) gemmScratch(m, n, k int) int {
 	return kernel.GemmScratch(m, n, k)
 }
 
-// weights are parameters as operands of products.
-func (o *product) weights(f *frame, w, scratch []float32) (operand, rest []float32) {
-	if o.p.cfg.Precision == Float32 {
-		return w, scratch
-	}
-	return f.rounded(w, scratch)
-}
-
 // rounded is a copy of x as operands at the front of scratch.
 func (f *frame) rounded(x, scratch []float32) (operand, rest []float32) {
 	y := scratch[:len(x)]
@@ -246,8 +238,8 @@ func (f *frame) rounded(x, scratch []float32) (operand, rest []float32) {
 	return y, scratch[pad(len(x)):]
 }
 
-// copies is the floats of scratch that operands take, of the inputs, of w weights, and of the
-// gradient: at most, over the forward pass and both gradients.
+// copies is the floats of scratch that operands take: of the inputs, of the gradient, and w more
+// where weights are multiplied. At most, over the forward pass and both gradients.
 func (o *product) copies(w int) int {
 	p := o.p
 	if p.cfg.Precision == Float32 {

@@ -561,8 +561,7 @@ func (o *convTranspose) forward(f *frame) {
 	o.c.N = f.rows
 	y := f.y(o.i)
 	x, scratch := o.operand(f, 0, f.scratch)
-	w, scratch := o.weights(f, f.params[o.w:][:o.wn], scratch)
-	kernel.ConvBackwardData(f.team, &o.c, y, x, w, scratch)
+	kernel.ConvBackwardData(f.team, &o.c, y, x, f.params[o.w:][:o.wn], scratch)
 	if o.b < 0 {
 		return
 	}
@@ -579,8 +578,7 @@ func (o *convTranspose) forward(f *frame) {
 func (o *convTranspose) gradInput(f *frame, _ int, dst []float32) {
 	o.c.N = f.rows
 	dy, scratch := o.gradient(f, f.scratch)
-	w, scratch := o.weights(f, f.params[o.w:][:o.wn], scratch)
-	kernel.ConvForward(f.team, &o.c, dst, dy, w, nil, false, scratch)
+	kernel.ConvForward(f.team, &o.c, dst, dy, f.params[o.w:][:o.wn], nil, false, scratch)
 }
 
 func (o *convTranspose) gradParams(f *frame) {
@@ -597,5 +595,5 @@ func (o *convTranspose) saves(k autodiff.Kind) (x, y bool) { return k == autodif
 func (o *convTranspose) sums() bool                        { return o.b >= 0 }
 
 func (o *convTranspose) scratch() int {
-	return kernel.ConvScratch(&o.c) + o.copies(o.wn)
+	return kernel.ConvScratch(&o.c) + o.copies(kernel.ConvScratchBF16(&o.c)-kernel.ConvScratch(&o.c))
 }

@@ -23,8 +23,8 @@ type Conv struct {
 	PT, PL, PB, PR int
 	DH, DW         int
 	Groups         int
-	// BF16 tells that what is multiplied is operands in bfloat16 already ([RoundBF16]), for
-	// machines that compute such products faster.
+	// BF16 tells that x and the gradient of y are operands in bfloat16 already ([RoundBF16]), for
+	// machines that compute such products faster. w is rounded on its way.
 	BF16 bool
 }
 
@@ -87,6 +87,10 @@ func (c *Conv) windowsOfWeights() windows {
 // ConvForward computes y = conv(x, w) + bias, then ReLU if asked; bias may be nil.
 func ConvForward(t *Team, c *Conv, y, x, w, bias []float32, relu bool, scratch []float32) {
 	c.check()
+	packs := c.packsWeights(false)
+	if c.BF16 && !packs {
+		w, scratch = c.operands(t, w, scratch)
+	}
 	if c.depthwise() {
 		t.depthwise(depthwiseTask{c: *c, direction: forward, y: y, x: x, w: w, bias: bias, relu: relu, scratch: scratch})
 		return
@@ -96,7 +100,7 @@ func ConvForward(t *Team, c *Conv, y, x, w, bias []float32, relu bool, scratch [
 		t.lines(j)
 		return
 	}
-	t.groups(groupTask{c: *c, direction: forward, y: y, x: x, w: w, bias: bias, relu: relu, scratch: scratch})
+	t.groups(groupTask{c: *c, direction: forward, y: y, x: x, w: w, bias: bias, relu: relu, packs: packs, scratch: scratch})
 }
 
 func (j *groupTask) forward(t *Team, gr int, scratch []float32) {
@@ -107,7 +111,7 @@ func (j *groupTask) forward(t *Team, gr int, scratch []float32) {
 	scratch = v.begin(scratch)
 	v.setPhase(0, 0)
 	out, scratch := scratch[:og*v.columns()], scratch[og*v.columns():]
-	g := GemmArgs{M: og, A: w[gr*og*k:], RS: k, KS: 1, ReLU: j.relu, BF16: c.BF16}
+	g := GemmArgs{M: og, A: w[gr*og*k:], RS: k, KS: 1, ReLU: j.relu, BF16: c.BF16, packed: j.pairs}
 	if j.bias != nil {
 		g.RowBias = j.bias[gr*og:]
 	}
@@ -130,6 +134,10 @@ func (j *groupTask) forward(t *Team, gr int, scratch []float32) {
 // ConvBackwardData computes the gradient of x from that of y.
 func ConvBackwardData(t *Team, c *Conv, dx, dy, w, scratch []float32) {
 	c.check()
+	packs := c.packsWeights(true)
+	if c.BF16 && !packs {
+		w, scratch = c.operands(t, w, scratch)
+	}
 	if c.depthwise() {
 		t.depthwise(depthwiseTask{c: *c, direction: backwardData, y: dy, x: dx, w: w, scratch: scratch})
 		return
@@ -139,7 +147,7 @@ func ConvBackwardData(t *Team, c *Conv, dx, dy, w, scratch []float32) {
 		t.lines(j)
 		return
 	}
-	t.groups(groupTask{c: *c, direction: backwardData, y: dy, x: dx, w: w, scratch: scratch})
+	t.groups(groupTask{c: *c, direction: backwardData, y: dy, x: dx, w: w, packs: packs, scratch: scratch})
 }
 
 func (j *groupTask) data(t *Team, gr int, scratch []float32) {
@@ -147,29 +155,34 @@ func (j *groupTask) data(t *Team, gr int, scratch []float32) {
 	cg, og, plane := c.C/c.Groups, c.O/c.Groups, c.OH()*c.OW()
 	v := c.windowsBack().withImagesInner(c.N)
 	scratch = v.begin(scratch)
-	arranged, scratch := scratch[:cg*og*c.KH*c.KW], scratch[cg*og*c.KH*c.KW:]
 	size := cg * v.columns()
 	out, scratch := scratch[:v.halves()*size], scratch[v.halves()*size:]
-	w := j.w[gr*len(arranged):]
-	single := c.KH*c.KW == 1
-	if !single {
+	weights := cg * og * c.KH * c.KW
+	w, single := j.w[gr*weights:], c.KH*c.KW == 1
+	var arranged []float32
+	if !single && j.pairs == nil {
+		arranged, scratch = scratch[:weights], scratch[weights:]
 		v.arrangeWeights(arranged, w, cg)
 	}
 	for n := 0; n < c.N; n += v.together {
 		images := min(v.together, c.N-n)
 		v.loadAll(t, dy[(n*c.O+gr*og)*plane:], c.O*plane, images)
 		dst := dx[(n*c.C+gr*cg)*c.H*c.W:]
-		a := arranged
+		a, pairs := arranged, j.pairs
 		for ty := range v.y.phases {
 			for tx := range v.x.phases {
 				v.setPhase(ty, tx)
 				k := len(v.taps)
 				half := out[tx%v.halves()*size:][:size]
-				g := GemmArgs{M: cg, A: a, RS: k, KS: 1, C: half, LDC: v.columns(), BF16: c.BF16}
-				if single {
+				g := GemmArgs{M: cg, A: a, RS: k, KS: 1, C: half, LDC: v.columns(), BF16: c.BF16, packed: pairs}
+				switch {
+				case single:
 					g.A, g.RS, g.KS = w, 1, cg
+				case pairs != nil:
+					pairs = pairs[packedA(cg, k):]
+				default:
+					a = a[cg*k:]
 				}
-				a = a[cg*k:]
 				v.operand(&g, images)
 				if v.together*c.SH*c.SW == 1 {
 					g.C, g.LDC = dst, c.H*c.W
@@ -191,7 +204,6 @@ func (j *groupTask) data(t *Team, gr int, scratch []float32) {
 // pair of phases, with the taps of that phase.
 func (v *windows) arrangeWeights(dst, w []float32, cg int) {
 	const block = 16 // rows written at a time
-	k := v.y.taps * v.x.taps
 	for ty := range v.y.phases {
 		for tx := range v.x.phases {
 			active := v.activeTaps(ty, tx)
@@ -200,20 +212,29 @@ func (v *windows) arrangeWeights(dst, w []float32, cg int) {
 			}
 			row := v.channels * len(active)
 			for c0 := 0; c0 < cg; c0 += block {
-				for o := range v.channels {
-					for ci := c0; ci < min(c0+block, cg); ci++ {
-						d, s := dst[ci*row+o*len(active):][:len(active)], w[(o*cg+ci)*k:][:k]
-						if len(d) == len(s) {
-							copy(d, s)
-							continue
-						}
-						for i, tap := range active {
-							d[i] = s[tap]
-						}
-					}
-				}
+				v.arrangeRows(dst[c0*row:], w, active, cg, c0, min(block, cg-c0))
 			}
 			dst = dst[cg*row:]
+		}
+	}
+}
+
+// arrangeRows writes n rows from row c0 on of such a matrix, of the phase with the active taps.
+func (v *windows) arrangeRows(dst, w []float32, active []int32, cg, c0, n int) {
+	k := v.y.taps * v.x.taps
+	row := v.channels * len(active)
+	for o := range v.channels {
+		for i := range n {
+			d, s := dst[i*row+o*len(active):][:len(active)], w[(o*cg+c0+i)*k:][:k]
+			if len(d) < len(s) {
+				for i, tap := range active {
+					d[i] = s[tap]
+				}
+			} else if k == 9 {
+				*(*[9]float32)(d) = *(*[9]float32)(s)
+			} else {
+				copy(d, s)
+			}
 		}
 	}
 }
@@ -318,11 +339,7 @@ func (j *groupTask) weight(t *Team, gr int, scratch []float32) {
 		v.operandT(&g, images)
 		g.A, g.RS = dy[(n*c.O+gr*og)*plane:], plane
 		if v.together > 1 {
-			for i := range images {
-				for o := range og {
-					copy(grads[o*v.columns()+i*plane:][:plane], g.A[(i*c.O+o)*plane:])
-				}
-			}
+			v.gatherAll(t, grads, g.A, c.O*plane, images, og)
 			g.A, g.RS = grads, v.columns()
 		}
 		if swap {
@@ -344,9 +361,24 @@ type groupTask struct {
 	y, x, w   []float32 // or their gradients
 	bias      []float32
 	relu, acc bool
+	packs     bool // the weights are packed, once for all images
 	team      *Team
 	scratch   []float32
+
+	// While packed weights are made and used.
+	step    groupStep
+	gr, per int       // group; images of a tile
+	pairs   []float32 // the packed weights; nil: they are read as they are
 }
+
+// groupStep is what a tile of a groupTask does.
+type groupStep uint8
+
+const (
+	groupOf   groupStep = iota // a group
+	packStep                   // packs some rows of weights
+	imageStep                  // some images
+)
 
 // groups computes the groups one after another with all threads each, or, if there are many,
 // one on each thread.
@@ -366,11 +398,28 @@ func (t *Team) groups(task groupTask) {
 }
 
 // Tile implements [Task].
-func (j *groupTask) Tile(worker, gr int) {
-	j.group(nil, gr, j.team.scratch(worker, ConvScratch(&j.c), j.scratch))
+func (j *groupTask) Tile(worker, i int) {
+	n := ConvScratch(&j.c)
+	if j.packs {
+		n = ConvScratchBF16(&j.c)
+	}
+	if scratch := j.team.scratch(worker, n, j.scratch); j.step == groupOf {
+		j.group(nil, i, scratch)
+	} else {
+		j.tile(i, scratch)
+	}
 }
 
 func (j *groupTask) group(t *Team, gr int, scratch []float32) {
+	if j.packs {
+		j.packed(t, gr, scratch)
+		return
+	}
+	j.product(t, gr, scratch)
+}
+
+// product computes a group as matrix products.
+func (j *groupTask) product(t *Team, gr int, scratch []float32) {
 	switch j.direction {
 	case forward:
 		j.forward(t, gr, scratch)

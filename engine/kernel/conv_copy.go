@@ -6,13 +6,15 @@ package kernel
 const smallCopy = 1 << 15
 
 // copyTask is a load, or a store if dst is set, split into stripes of channels. With
-// strided set, it stores the phase (ty,tx) of the gradient of x.
+// strided set, it stores the phase (ty,tx) of the gradient of x; with gather set, it reads what a
+// store writes.
 type copyTask struct {
 	v              windows
 	dst, src       []float32
 	image, images  int
 	channels, step int
 	strided        bool
+	gather         bool
 	c              Conv
 	ty, tx         int
 }
@@ -24,6 +26,9 @@ func (j *copyTask) Tile(_, i int) {
 	switch {
 	case j.strided:
 		j.spread(c, n)
+		return
+	case j.gather:
+		j.v.gather(j.dst[c*j.v.columns():], j.src[c*j.v.y.out*j.v.x.out:], j.image, j.images, n)
 		return
 	case j.dst != nil:
 		j.v.store(j.dst[c*j.v.y.out*j.v.x.out:], j.image, j.src[c*j.v.columns():], j.images, n)
@@ -60,6 +65,25 @@ func (v *windows) storeAll(t *Team, dst []float32, image int, src []float32, ima
 		return
 	}
 	t.copy(copyTask{v: *v, dst: dst, src: src, image: image, images: images, channels: rows})
+}
+
+// gather copies channels of images, image floats apart, to rows that hold all images each.
+func (v *windows) gather(dst, src []float32, image, images, channels int) {
+	plane := v.y.out * v.x.out
+	for c := range channels {
+		for i := range images {
+			copy(dst[c*v.columns()+i*plane:][:plane], src[i*image+c*plane:])
+		}
+	}
+}
+
+// gatherAll is gather on the team.
+func (v *windows) gatherAll(t *Team, dst, src []float32, image, images, channels int) {
+	if t.Threads() == 1 || channels*v.columns() < smallCopy {
+		v.gather(dst, src, image, images, channels)
+		return
+	}
+	t.copy(copyTask{v: *v, dst: dst, src: src, image: image, images: images, channels: channels, gather: true})
 }
 
 func (t *Team) copy(task copyTask) {

@@ -240,19 +240,23 @@ func FuzzConv(f *testing.F) {
 	})
 }
 
-// convTCheck compares every direction with the specification under every implementation, and
-// those of pairs on operands in bfloat16.
+// convTCheck compares every direction with the specification under every implementation, and, on
+// operands in bfloat16, under those of pairs, or this machine's if there are none.
 func convTCheck(t *testing.T, c Conv) {
 	t.Helper()
 	convTCompare(t, c, tilings(), convTFill)
-	if pairs := convTPairs(); len(pairs) > 0 {
-		c.BF16 = true
-		convTCompare(t, c, pairs, func(n int, node uint32) []float32 {
-			v := convTFill(n, node)
-			roundBF16(v, v)
-			return v
-		})
+	forms := convTPairs()
+	if len(forms) == 0 {
+		forms["of this machine"] = tile
 	}
+	c.BF16 = true
+	convTCompare(t, c, forms, func(n int, node uint32) []float32 {
+		v := convTFill(n, node)
+		if node != 2 { // weights are rounded on their way
+			roundBF16(v, v)
+		}
+		return v
+	})
 }
 
 // convTPairs are this machine's tilings with kernels of pairs.
@@ -274,16 +278,23 @@ func convTCompare(t *testing.T, c Conv, forms map[string]*tiling, fill func(n in
 	cg := c.C / c.Groups
 	x, w := fill(c.N*c.C*c.H*c.W, 1), fill(c.O*cg*c.KH*c.KW, 2)
 	bias, dy := fill(c.O, 3), fill(c.N*c.O*c.OH()*c.OW(), 4)
+	exact := w
+	if c.BF16 {
+		exact = make([]float32, len(w))
+		for i, x := range w {
+			exact[i] = bf16Operand(x)
+		}
+	}
 	hw := c.OH() * c.OW()
 	y, dx, dw := make([]float32, len(dy)), make([]float32, len(x)), fill(len(w), 5)
 	started := append([]float32(nil), dw...)
-	convTEach(&c, func(a, b, d int) { y[a] = FMA(w[d], x[b], y[a]) })
+	convTEach(&c, func(a, b, d int) { y[a] = FMA(exact[d], x[b], y[a]) })
 	for i := range y {
 		if y[i] += bias[i/hw%c.O]; 0 > y[i] {
 			y[i] = 0
 		}
 	}
-	convTData(&c, dx, dy, w)
+	convTData(&c, dx, dy, exact)
 	first := make([]float32, len(w))
 	convTEach(&c, func(a, b, d int) { first[d] = FMA(dy[a], x[b], first[d]) })
 	convTEach(&c, func(a, b, d int) { dw[d] = FMA(dy[a], x[b], dw[d]) })
@@ -293,6 +304,9 @@ func convTCompare(t *testing.T, c Conv, forms map[string]*tiling, fill func(n in
 			team := NewTeam(threads)
 			defer team.Close()
 			need := ConvScratch(&c)
+			if c.BF16 {
+				need = ConvScratchBF16(&c)
+			}
 			s := make([]float32, need+1)
 			for i := range s { // what was there before does not matter
 				s[i] = float32(math.NaN())
@@ -354,8 +368,10 @@ func TestConvPairs(t *testing.T) {
 						}
 						return v
 					}
-					roundBF16(v, v)
 					for i, x := range v {
+						if x = bf16Operand(x); node != 2 { // weights are rounded on their way
+							v[i] = x
+						}
 						if node != 1 && x-x != 0 {
 							v[i] = float32(math.Copysign(1<<63, float64(x)))
 						}

@@ -39,6 +39,9 @@ type GemmArgs struct {
 	// BJ are unused. Offsets in rows ascend by 1 within each group of run.
 	rows, cols []int32
 	run        int
+
+	// packed are the rows of A as packA packs them; nil: A is read as it is.
+	packed []float32
 }
 
 // micro is a microkernel: it computes a tile of C from kc rows of B. The last of its vectors
@@ -70,6 +73,14 @@ const (
 	maxLanes  = 16
 	pairBlock = 2 * kBlock // kBlock where two terms share a word
 	pairWords = 1 << 20    // words of A that are packed at once, at most
+)
+
+// Where packing pairs pays: the least rows and terms of products of windows, and the least
+// multiply-adds of others.
+const (
+	pairLeastRows, pairLeastTerms = 16, 32
+
+	pairLeastWork = 1 << 13
 )
 
 // tile is the fastest tiling of this machine. Tests replace it.
@@ -180,24 +191,36 @@ type gemmTask struct {
 	tiles   int
 }
 
-// packCost is the cost of packing a block of B, in rows of A multiplied by it. Each stripe of
-// rows packs B anew.
-const packCost = 12
+// Costs of packing what B has for each row of A, in rows of A multiplied by it: as float32, and as
+// pairs of terms, where A is packed too. Each stripe of rows packs B anew, each of columns A.
+const (
+	packCost = 12
+	pairCost = 24
+)
 
 // split divides rows or columns into one or two stripes per thread, whichever makes the
 // busiest thread finish first. Two even out other load on the machine. Stripes are whole
-// tiles.
+// tiles, or, of columns of pairs, whole vectors.
 func (j *gemmTask) split(g *GemmArgs, t *Team, scratch []float32) {
 	j.team, j.g, j.scratch = t, *g, scratch
-	least := math.MaxFloat64
-	for _, parts := range [...]int{2 * t.Threads(), t.Threads()} {
+	least, unit := math.MaxFloat64, tile.nv*tile.vw
+	packB, packA := packCost, 0
+	if g.BF16 && tile.pairs != nil {
+		unit, packB, packA = tile.vw, pairCost, pairCost
+	}
+	if g.packed != nil {
+		packA = 0
+	}
+	n := t.Threads()
+	for _, parts := range [...]int{2 * n, n} {
 		rows, r := stripes(g.M, tile.mr, parts)
-		cols, c := stripes(g.N, tile.nv*tile.vw, parts)
-		byRows := float64(busiest(g.M, rows, r, t.Threads())+packCost*((r-1)/t.Threads()+1)) * float64(g.N)
-		byCols := float64(busiest(g.N, cols, c, t.Threads())) * float64(g.M+packCost)
-		if byRows <= byCols && byRows < 0.95*least {
+		cols, c := stripes(g.N, unit, parts)
+		m, w := busiest(g.M, rows, r, n), busiest(g.N, cols, c, n)
+		byRows := float64(m+packB*((r-1)/n+1))*float64(g.N) + float64(packA*m)
+		byCols := float64(w)*float64(g.M+packB) + float64(packA*((c-1)/n+1))*float64(g.M)
+		if byRows <= byCols && byRows < 0.95*least && g.packed == nil {
 			least, j.byRows, j.step, j.tiles = byRows, true, rows, r
-		} else if byCols < byRows && byCols < 0.95*least {
+		} else if (byCols < byRows || g.packed != nil) && byCols < 0.95*least {
 			least, j.byRows, j.step, j.tiles = byCols, false, cols, c
 		}
 	}

@@ -40,14 +40,6 @@ var tileBF16 = func() *tiling {
 	return &t
 }()
 
-// Where packing pairs pays: the least rows and terms of products of windows, and the least
-// multiply-adds of others.
-const (
-	pairLeastRows, pairLeastTerms = 16, 32
-
-	pairLeastWork = 1 << 13
-)
-
 // pairsInOrder tries a kernel of one row and one vector on sums that tell other orders of
 // additions and other roundings apart, and on the ends of the range.
 func pairsInOrder(kernel micro) bool {
@@ -91,13 +83,14 @@ func (g *GemmArgs) multiplyPairs(t *tiling, scratch []float32) bool {
 	if !g.usesPairs(t) {
 		return false
 	}
-	parts := (g.K + pairBlock - 1) / pairBlock
-	kc := ((g.K+parts-1)/parts + 1) &^ 1
+	kc := pairTerms(g.K)
 	scratch = aligned(scratch)
 	n := kc / 2 * min(wholeLanes(g.N), nBlock)
 	p := pairBlocks{GemmArgs: *g, t: t, panels: scratch[:n], lines: scratch[n:], together: stripRows}
 	rows := g.M
-	if room := len(p.lines) / (kc / 2) &^ (maxLanes - 1); g.N > nBlock && room > stripRows {
+	if g.packed != nil {
+		p.together = g.M
+	} else if room := len(p.lines) / (kc / 2) &^ (maxLanes - 1); g.N > nBlock && room > stripRows {
 		parts := (g.M + room - 1) / room
 		rows = wholeLanes((g.M + parts - 1) / parts)
 		p.together = rows
@@ -105,12 +98,31 @@ func (g *GemmArgs) multiplyPairs(t *tiling, scratch []float32) bool {
 	for i := 0; i < g.M; i += rows {
 		for pc := 0; pc < g.K; pc += kc {
 			p.pc, p.kn = pc, min(kc, g.K-pc)
+			if g.packed != nil {
+				p.lines = g.packed[packedA(g.M, pc):]
+			}
 			for jc := 0; jc < g.N; jc += nBlock {
 				p.multiply(i, min(rows, g.M-i), jc, min(nBlock, g.N-jc))
 			}
 		}
 	}
 	return true
+}
+
+// pairTerms is the terms of a block of k, an even number.
+func pairTerms(k int) int {
+	parts := (k + pairBlock - 1) / pairBlock
+	return ((k+parts-1)/parts + 1) &^ 1
+}
+
+// packA packs and rounds all rows of A, which are those from row at on, a multiple of maxLanes, of
+// the packed matrix of m rows: blocks of terms one after another, as pairA writes them.
+func (g *GemmArgs) packA(dst []float32, m, at int) {
+	kc := pairTerms(g.K)
+	for pc := 0; pc < g.K; pc += kc {
+		kn := min(kc, g.K-pc)
+		g.pairA(dst[packedA(m, pc)+at*((kn+1)/2):], 0, g.M, pc, kn, 1)
+	}
 }
 
 // pairBlocks is a product on its way: terms [pc,pc+kn).
@@ -172,8 +184,8 @@ func (p *pairBlocks) multiply(i0, m, jc, nc int) {
 	p.lookAhead(jc, words)
 	for i := 0; i < m; i += t.mr {
 		at := i % p.together
-		if at == 0 && (jc == 0 || p.together < m) {
-			p.pairA(p.lines, i0+i, min(p.together, m-i), p.pc, p.kn)
+		if p.packed == nil && at == 0 && (jc == 0 || p.together < m) {
+			p.pairA(p.lines, i0+i, min(p.together, m-i), p.pc, p.kn, 0)
 		}
 		a, rs, ks := ptr(p.lines, at*words), words, 1
 		if p.KS != 1 {
@@ -199,6 +211,7 @@ func (g *GemmArgs) usesPairs(t *tiling) bool {
 		return false
 	}
 	switch {
+	case g.packed != nil:
 	case g.rows != nil:
 		if g.M < pairLeastRows || g.K < pairLeastTerms {
 			return false
@@ -263,21 +276,21 @@ func pairPanel(kn int, src *float32, step, n int, dst *float32, round int) {
 }
 
 // pairA packs kn terms from pc on of n rows of A from i on: word by word of a row, or, where A is
-// transposed, of 16 rows.
-func (g *GemmArgs) pairA(dst []float32, i, n, pc, kn int) {
+// transposed, of 16 rows. It rounds if round is not 0.
+func (g *GemmArgs) pairA(dst []float32, i, n, pc, kn, round int) {
 	words := (kn + 1) / 2
 	const group = maxLanes
 	width := group
 	if g.KS == 1 {
 		width = 1
-		pairLines(n, kn, ptr(g.A, i*g.RS+pc), 4*g.RS, &dst[0], 4*words, 0)
+		pairLines(n, kn, ptr(g.A, i*g.RS+pc), 4*g.RS, &dst[0], 4*words, round)
 	} else {
 		full, rest := n/group, n%group
 		if full > 0 {
-			pairRows1(kn, ptr(g.A, i+pc*g.KS), 4*g.KS, full, &dst[0], 4*group*words, group, 0)
+			pairRows1(kn, ptr(g.A, i+pc*g.KS), 4*g.KS, full, &dst[0], 4*group*words, group, round)
 		}
 		if rest > 0 {
-			pairRows1(kn, ptr(g.A, i+n-rest+pc*g.KS), 4*g.KS, 1, ptr(dst, full*group*words), 0, rest, 0)
+			pairRows1(kn, ptr(g.A, i+n-rest+pc*g.KS), 4*g.KS, 1, ptr(dst, full*group*words), 0, rest, round)
 		}
 	}
 	if kn%2 != 0 {

@@ -146,7 +146,7 @@ func (t *table) convolution(team *kernel.Team, c kernel.Conv, direction int) {
 		return
 	}
 	x, y, w := fill(c.N*c.C*c.H*c.W), fill(c.N*c.O*c.OH()*c.OW()), fill(c.O*c.C/c.Groups*c.KH*c.KW)
-	scratch := make([]float32, kernel.ConvScratch(&c))
+	scratch := make([]float32, kernel.ConvScratchBF16(&c))
 	ours := []func(){
 		func() { kernel.ConvForward(team, &c, y, x, w, nil, false, scratch) },
 		func() { kernel.ConvBackwardData(team, &c, x, y, w, scratch) },
