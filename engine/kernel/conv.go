@@ -87,17 +87,17 @@ func (c *Conv) windowsOfWeights() windows {
 // ConvForward computes y = conv(x, w) + bias, then ReLU if asked; bias may be nil.
 func ConvForward(t *Team, c *Conv, y, x, w, bias []float32, relu bool, scratch []float32) {
 	c.check()
+	if j, ok := c.lines(false, t.Threads()); ok && !c.depthwise() {
+		j.y, j.x, j.w, j.bias, j.relu, j.scratch = y, x, w, bias, relu, scratch
+		t.lines(j)
+		return
+	}
 	packs := c.packsWeights(false)
 	if c.BF16 && !packs {
 		w, scratch = c.operands(t, w, scratch)
 	}
 	if c.depthwise() {
 		t.depthwise(depthwiseTask{c: *c, direction: forward, y: y, x: x, w: w, bias: bias, relu: relu, scratch: scratch})
-		return
-	}
-	if j, ok := c.lines(false, t.Threads()); ok {
-		j.y, j.x, j.w, j.bias, j.relu, j.scratch = y, x, w, bias, relu, scratch
-		t.lines(j)
 		return
 	}
 	t.groups(groupTask{c: *c, direction: forward, y: y, x: x, w: w, bias: bias, relu: relu, packs: packs, scratch: scratch})
@@ -107,7 +107,7 @@ func (j *groupTask) forward(t *Team, gr int, scratch []float32) {
 	c, y, x, w := &j.c, j.y, j.x, j.w
 	cg, og, plane := c.C/c.Groups, c.O/c.Groups, c.OH()*c.OW()
 	k := cg * c.KH * c.KW
-	v := c.windows().withImagesInner(c.N)
+	v := j.apart(c.windows().withImagesInner(c.N))
 	scratch = v.begin(scratch)
 	v.setPhase(0, 0)
 	out, scratch := scratch[:og*v.columns()], scratch[og*v.columns():]
@@ -134,6 +134,11 @@ func (j *groupTask) forward(t *Team, gr int, scratch []float32) {
 // ConvBackwardData computes the gradient of x from that of y.
 func ConvBackwardData(t *Team, c *Conv, dx, dy, w, scratch []float32) {
 	c.check()
+	if j, ok := c.lines(true, t.Threads()); ok && !c.depthwise() {
+		j.y, j.x, j.w, j.scratch = dx, dy, w, scratch
+		t.lines(j)
+		return
+	}
 	packs := c.packsWeights(true)
 	if c.BF16 && !packs {
 		w, scratch = c.operands(t, w, scratch)
@@ -142,18 +147,13 @@ func ConvBackwardData(t *Team, c *Conv, dx, dy, w, scratch []float32) {
 		t.depthwise(depthwiseTask{c: *c, direction: backwardData, y: dy, x: dx, w: w, scratch: scratch})
 		return
 	}
-	if j, ok := c.lines(true, t.Threads()); ok {
-		j.y, j.x, j.w, j.scratch = dx, dy, w, scratch
-		t.lines(j)
-		return
-	}
 	t.groups(groupTask{c: *c, direction: backwardData, y: dy, x: dx, w: w, packs: packs, scratch: scratch})
 }
 
 func (j *groupTask) data(t *Team, gr int, scratch []float32) {
 	c, dx, dy := &j.c, j.x, j.y
 	cg, og, plane := c.C/c.Groups, c.O/c.Groups, c.OH()*c.OW()
-	v := c.windowsBack().withImagesInner(c.N)
+	v := j.apart(c.windowsBack().withImagesInner(c.N))
 	scratch = v.begin(scratch)
 	size := cg * v.columns()
 	out, scratch := scratch[:v.halves()*size], scratch[v.halves()*size:]
@@ -231,7 +231,8 @@ func (v *windows) arrangeRows(dst, w []float32, active []int32, cg, c0, n int) {
 					d[i] = s[tap]
 				}
 			} else if k == 9 {
-				*(*[9]float32)(d) = *(*[9]float32)(s)
+				nine := *(*[9]float32)(s) // at once: a copy of slices that may overlap is a call
+				*(*[9]float32)(d) = nine
 			} else {
 				copy(d, s)
 			}
@@ -331,7 +332,7 @@ func (j *groupTask) weight(t *Team, gr int, scratch []float32) {
 	dw := j.w[gr*og*k:]
 	g := GemmArgs{M: og, KS: 1, C: dw, LDC: k, Acc: j.acc, BF16: c.BF16}
 	if swap && j.acc {
-		transpose(transposed, og, dw, k, og, k)
+		t.transpose(transposed, og, dw, k, og, k)
 	}
 	for n := 0; n < c.N; n += v.together {
 		images := min(v.together, c.N-n)
@@ -350,7 +351,7 @@ func (j *groupTask) weight(t *Team, gr int, scratch []float32) {
 		g.Acc = true
 	}
 	if swap {
-		transpose(dw, k, transposed, og, k, og)
+		t.transpose(dw, k, transposed, og, k, og)
 	}
 }
 

@@ -86,6 +86,32 @@ func (v *windows) gatherAll(t *Team, dst, src []float32, image, images, channels
 	t.copy(copyTask{v: *v, dst: dst, src: src, image: image, images: images, channels: channels, gather: true})
 }
 
+// transpose is [transpose] on the team, by stripes of columns.
+func (t *Team) transpose(dst []float32, ds int, src []float32, ss, rows, cols int) {
+	if t.Threads() == 1 || rows*cols < smallCopy {
+		transpose(dst, ds, src, ss, rows, cols)
+		return
+	}
+	j := &t.turn
+	*j = turnTask{dst: dst, src: src, ds: ds, ss: ss, rows: rows, cols: cols}
+	step, tiles := stripes(cols, maxLanes, 2*t.Threads())
+	j.step = step
+	t.Run(tiles, j)
+	*j = turnTask{} // do not retain the caller's slices
+}
+
+// turnTask is a transposition in stripes of columns.
+type turnTask struct {
+	dst, src                 []float32
+	ds, ss, rows, cols, step int
+}
+
+// Tile implements [Task].
+func (j *turnTask) Tile(_, i int) {
+	c := i * j.step
+	transpose(j.dst[c*j.ds:], j.ds, j.src[c:], j.ss, j.rows, min(j.step, j.cols-c))
+}
+
 func (t *Team) copy(task copyTask) {
 	j := &t.copies
 	*j = task

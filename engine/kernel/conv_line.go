@@ -295,6 +295,9 @@ func (j *lineTask) tile(i int, scratch []float32) {
 	} else {
 		t.packWeights(j.w[from*j.dot():])
 	}
+	if c.BF16 {
+		roundBF16(t.weights, t.weights)
+	}
 	in, xplane, plane := v.channels*c.Groups, v.y.in*v.x.in, j.plane()
 	for n := first; n < end; n += t.images {
 		t.images = min(v.together, end-n)

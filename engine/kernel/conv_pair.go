@@ -12,20 +12,17 @@ const (
 	leastColumns = 192
 )
 
-// packsWeights tells whether c, forward or back, multiplies weights that are packed once.
+// packsWeights tells whether c, forward or back, multiplies weights that are packed once; lines has
+// said no.
 func (c *Conv) packsWeights(back bool) bool {
-	if !c.BF16 || tile.pairs == nil || c.depthwise() {
+	if tile.pairs == nil || !c.BF16 || c.depthwise() {
 		return false
 	}
 	rows, terms := c.O/c.Groups, c.C/c.Groups*c.KH*c.KW
 	if back {
 		rows, terms = c.C/c.Groups, c.O/c.Groups // at least, where a phase has a tap
 	}
-	if rows < pairLeastRows || terms < pairLeastTerms {
-		return false
-	}
-	_, ok := c.lines(back, 1)
-	return !ok
+	return rows >= pairLeastRows && terms >= pairLeastTerms
 }
 
 // ConvScratchBF16 is ConvScratch for operands in bfloat16, where the weights are rounded on their
@@ -162,6 +159,15 @@ func (j *groupTask) part(i int, scratch []float32) {
 	c.N = min(j.per, c.N-from)
 	p.x, p.y = p.x[from*c.C*c.H*c.W:], p.y[from*c.O*c.OH()*c.OW():]
 	p.product(nil, j.gr, scratch)
+}
+
+// apart is v with images one by one where they need not be copied then and are large enough:
+// packed weights are read anew for little.
+func (j *groupTask) apart(v windows) windows {
+	if j.pairs != nil && v.isSource() && v.y.taps*v.x.taps == 1 && v.y.out*v.x.out >= leastColumns {
+		v.together = 1
+	}
+	return v
 }
 
 // packRows packs the rows of weights of tile i.

@@ -49,6 +49,7 @@ type Team struct {
 	gemm   gemmTask
 	group  groupTask
 	copies copyTask
+	turn   turnTask
 	lanes  depthwiseTask
 	norms  normTask
 	round  roundTask
