@@ -4,6 +4,7 @@
 package host
 
 import (
+	"maps"
 	"math"
 	"net"
 	"time"
@@ -74,13 +75,14 @@ func machines(pool []server.Member) (number []int, room []float64) {
 
 // facts are what the planner is told of a pool.
 func (r *run) facts(pool []server.Member) planner.Facts {
+	trips := maps.Clone(r.trips) // which links go on measuring
 	f := planner.Facts{Train: r.p.Data.Train.Len(), Val: r.p.Data.Val.Len(), Achieved: r.achieved}
 	f.Machine, f.Room = machines(pool)
 	f.RTT = func(a, b int) float64 {
-		if _, measured := r.trips[pair(pool[a].Name, pool[b].Name)]; !measured && f.Machine[a] >= 0 && f.Machine[a] == f.Machine[b] {
+		if _, measured := trips[pair(pool[a].Name, pool[b].Name)]; !measured && f.Machine[a] >= 0 && f.Machine[a] == f.Machine[b] {
 			return 0
 		}
-		return r.trips.between(pool[a], pool[b])
+		return trips.between(pool[a], pool[b])
 	}
 	return f
 }

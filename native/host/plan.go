@@ -199,6 +199,11 @@ func clusters(p *planner.Plan, j job.Spec) []stage.Cluster {
 
 // formed is a plan by the members' benchmarks, and the members as nodes.
 func (r *run) formed(pool []server.Member, free bool) ([]project.Node, *planner.Plan, error) {
+	return r.form(r.facts(pool), r.past, pool, free)
+}
+
+// form is formed with what is known of the pool and of the run's past.
+func (r *run) form(f planner.Facts, past []order.Period, pool []server.Member, free bool) ([]project.Node, *planner.Plan, error) {
 	var nodes []project.Node
 	var gn []ga.Node
 	for i, m := range pool {
@@ -219,10 +224,10 @@ func (r *run) formed(pool []server.Member, free bool) ([]project.Node, *planner.
 		nodes[i].Node = gn[i]
 	}
 	replicas := 0
-	if n := len(r.past); n == order.MaxPeriods {
-		replicas = r.past[n-1].Replicas // no more changes fit
+	if n := len(past); n == order.MaxPeriods {
+		replicas = past[n-1].Replicas // no more changes fit
 	}
-	plan, err := form(r.p, r.facts(pool), ga.Repair(gn), replicas, func(j job.Spec) ga.Options {
+	plan, err := form(r.p, f, ga.Repair(gn), replicas, func(j job.Spec) ga.Options {
 		opt := options(j, len(pool), r.opt.Clusters)
 		if !free || len(pool) >= r.opt.Providers && r.p.Job.Auto() {
 			opt.MinClusters = r.opt.Clusters // after a loss fewer are better than none
@@ -234,10 +239,50 @@ func (r *run) formed(pool []server.Member, free bool) ([]project.Node, *planner.
 	return nodes, plan, err
 }
 
-// settled are the members that the last plan was for, if all of them are here and others beside
-// them, in a job that takes newcomers; else none.
-func (r *run) settled(pool []server.Member) []server.Member {
-	if r.plan == nil || r.p.Job.Auto() || !grows(r.p.Job, r.opt) {
+// worth tells whether a pool that has grown would be planned otherwise than those who train: a run
+// that trains is stopped for nothing else.
+func (r *run) worth(pool []server.Member) bool {
+	r.mu.Lock()
+	if exact(r.p.Job) {
+		pool, _ = ofClass(pool, r.class, max(r.opt.Providers, 1))
+	}
+	rest, settled, past := r.training(pool), r.settled(pool), slices.Clone(r.past)
+	known, fewer := r.facts(pool), r.facts(settled)
+	r.mu.Unlock()
+	if len(rest) == 0 {
+		return true // they are not all here, so that the run is about to be planned anew
+	}
+	_, with, err := r.form(known, past, pool, true)
+	if err != nil {
+		return false
+	}
+	comes := func(name string) bool {
+		return !slices.ContainsFunc(rest, func(m server.Member) bool { return m.Name == name })
+	}
+	if !slices.ContainsFunc(with.Clusters, func(c planner.Cluster) bool {
+		return slices.ContainsFunc(c.Stages, func(s planner.Stage) bool { return comes(s.Name) })
+	}) {
+		return false
+	}
+	if settled == nil {
+		return true
+	}
+	_, without, err := r.form(fewer, past, settled, true)
+	return err != nil || !r.spared(pool, settled, with, without)
+}
+
+// spared tells, and says, that a plan with newcomers is no faster than one without them.
+func (r *run) spared(pool, rest []server.Member, with, without *planner.Plan) bool {
+	if with.Rate <= 0 || without.Rate < with.Rate {
+		return false
+	}
+	r.opt.say("%d newcomer(s) to spare: with them %s are forecast, without them %s", len(pool)-len(rest), planner.Speed(with.Rate), planner.Speed(without.Rate))
+	return true
+}
+
+// training are the members that the last plan was for, if all of them are here; else none.
+func (r *run) training(pool []server.Member) []server.Member {
+	if r.plan == nil {
 		return nil
 	}
 	used := map[string]bool{}
@@ -247,7 +292,20 @@ func (r *run) settled(pool []server.Member) []server.Member {
 		}
 	}
 	rest := slices.DeleteFunc(slices.Clone(pool), func(m server.Member) bool { return !used[m.Name] })
-	if len(rest) < len(used) || len(rest) == len(pool) {
+	if len(rest) < len(used) {
+		return nil
+	}
+	return rest
+}
+
+// settled are the members that the last plan was for, if all of them are here and others beside
+// them, in a job that takes newcomers; else none.
+func (r *run) settled(pool []server.Member) []server.Member {
+	if r.p.Job.Auto() || !grows(r.p.Job, r.opt) {
+		return nil
+	}
+	rest := r.training(pool)
+	if len(rest) == len(pool) {
 		return nil
 	}
 	return rest
@@ -258,8 +316,7 @@ func (r *run) settled(pool []server.Member) []server.Member {
 func (r *run) planPool(pool []server.Member, free bool) error {
 	nodes, plan, err := r.formed(pool, free)
 	if rest := r.settled(pool); err == nil && rest != nil {
-		if _, without, err := r.formed(rest, free); err == nil && plan.Rate > 0 && without.Rate >= plan.Rate {
-			r.opt.say("%d newcomer(s) to spare: with them %s are forecast, without them %s", len(pool)-len(rest), planner.Speed(plan.Rate), planner.Speed(without.Rate))
+		if _, without, err := r.formed(rest, free); err == nil && r.spared(pool, rest, plan, without) {
 			return r.planPool(rest, free)
 		}
 	}

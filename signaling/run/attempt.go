@@ -189,6 +189,7 @@ func (m *Machine) planned(now time.Time, e Plan) {
 	}
 	m.Attempt++
 	m.Record, m.Planned, m.More, m.Growing = e.Placed[0].Record, now, 0, false
+	m.Weighing, m.Weighed = "", false
 	m.Run = m.attempt(m.Attempt)
 	m.Clusters, m.placed = map[int]*cluster{}, nil
 	m.Next, m.Ahead = 0, nil

@@ -72,6 +72,11 @@ type (
 		Err    error
 		Wait   bool
 	}
+	// Worth answers an AskWorth. Better says that training is expected to be faster with its pool.
+	Worth struct {
+		Seq    int
+		Better bool
+	}
 	// Commit: the oldest pending manifest was stored, or Err says why not.
 	Commit struct {
 		Run string
@@ -115,6 +120,7 @@ func (Upload) event()        {}
 func (UploadEnd) event()     {}
 func (Tick) event()          {}
 func (Plan) event()          {}
+func (Worth) event()         {}
 func (Commit) event()        {}
 func (Submit) event()        {}
 func (StopRequest) event()   {}
@@ -148,6 +154,12 @@ type (
 		Free   bool
 		Step   uint64
 		Record []order.Period
+	}
+	// AskWorth asks for a Worth with the same Seq: whether a pool with providers that have come
+	// while the run trains is worth another plan.
+	AskWorth struct {
+		Seq  int
+		Pool []Member
 	}
 	// Emit passes a report to the requester.
 	Emit struct{ Report Report }
@@ -197,6 +209,7 @@ type (
 func (Send) action()        {}
 func (HangUp) action()      {}
 func (AskPlan) action()     {}
+func (AskWorth) action()    {}
 func (Emit) action()        {}
 func (Put) action()         {}
 func (PutManifest) action() {}

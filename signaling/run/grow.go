@@ -71,19 +71,20 @@ func (m *Machine) checkRecord(ps []order.Period) error {
 // grows tells whether newcomers take part before somebody is lost.
 func (m *Machine) grows() bool { return m.Job.Auto != nil || m.Job.Grows }
 
-// grow asks for a checkpoint when more providers are there than the attempt was planned for. It
+// grow asks whether more providers than the attempt was planned for are worth another plan. It
 // waits until no more have come for a while, and until the attempt has trained long enough to be
 // worth its beginning.
 func (m *Machine) grow(now time.Time) {
 	if !m.grows() {
 		return
 	}
-	more := -m.Pooled
+	var pool []Member
 	for _, x := range m.sorted() {
 		if x.Met && x.Wish == "" && x.Away == "" && !m.outOfPool(now, x.Name) {
-			more++
+			pool = append(pool, x.Member)
 		}
 	}
+	more := len(pool) - m.Pooled
 	if more > m.More {
 		m.MoreAt = now
 	}
@@ -91,8 +92,22 @@ func (m *Machine) grow(now time.Time) {
 	if m.Growing || m.More == 0 || now.Sub(m.MoreAt) < m.set.Regroup || now.Sub(m.Started) < max(m.set.Regroup, costly*m.Started.Sub(m.Planned)) {
 		return
 	}
-	m.Growing = true
-	m.ask(now, true)
+	if key := poolKey(pool, true); key != m.Weighing {
+		m.Weighing, m.Weighed = key, false
+		m.WorthSeq++
+		m.act(AskWorth{Seq: m.WorthSeq, Pool: pool})
+	}
+}
+
+// worth asks for a checkpoint, from which the run is planned anew, where that is worth it.
+func (m *Machine) worth(now time.Time, e Worth) {
+	if m.Phase != Running || e.Seq != m.WorthSeq || m.Weighing == "" || m.Weighed || m.Growing {
+		return // about an attempt that is over, or another pool
+	}
+	if m.Weighed = !e.Better; e.Better {
+		m.Growing = true
+		m.ask(now, true)
+	}
 }
 
 // regroup ends the attempt at a checkpoint of its own, to plan with those who have come.

@@ -85,6 +85,41 @@ func TestMoreProviders(t *testing.T) {
 	}
 }
 
+// Providers with whom training is no faster stop no run: neither is it planned anew, nor is a
+// checkpoint asked for, and it is asked about each pool once.
+func TestMoreProvidersForNothing(t *testing.T) {
+	w := growing(false, 2)
+	asked := map[int]int{}
+	w.Worth = func(pool []run.Member) bool {
+		asked[len(pool)]++
+		return len(pool) > 3
+	}
+	w.Run(70 * time.Millisecond)
+	w.Join("p2", "")
+	w.Run(200 * time.Millisecond)
+	if asked[3] != 1 {
+		t.Fatalf("asked about three providers %d times", asked[3])
+	}
+	recovered := func() (n int) {
+		for _, r := range w.Reports {
+			if _, ok := r.(run.Recovering); ok {
+				n++
+			}
+		}
+		return n
+	}
+	if n := recovered(); n != 0 {
+		t.Errorf("it was planned anew %d times for nothing", n)
+	}
+	w.Join("p3", "")
+	w.Run(time.Minute)
+	whole(t, w)
+	inOrder(t, w)
+	if n := recovered(); n != 1 || asked[4] != 1 {
+		t.Errorf("with a fourth provider it was planned anew %d times, and asked %d times", n, asked[4])
+	}
+}
+
 // Whatever comes and goes, the run ends as the undisturbed one does, and its record is one that
 // a run can go by.
 func TestAutoSurvives(t *testing.T) {

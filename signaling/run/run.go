@@ -277,6 +277,9 @@ type state struct {
 	More       int            `json:",omitempty"` // providers that are there beyond those it was planned for
 	MoreAt     time.Time      // when the last of them came
 	Growing    bool           `json:",omitempty"` // a checkpoint was asked for, to plan with them
+	Weighing   string         `json:",omitempty"` // the pool with them that was asked about
+	Weighed    bool           `json:",omitempty"` // whether it is worth a plan is known: it is not
+	WorthSeq   int            `json:",omitempty"`
 	Asking     string         // the pool that is being planned for
 	Tried      []string       // pools for which the planner found no plan
 	Told       string         // the last reason given for waiting
@@ -443,6 +446,8 @@ func (m *Machine) Step(now time.Time, ev Event) []Action {
 		m.tick(now)
 	case Plan:
 		m.planned(now, e)
+	case Worth:
+		m.worth(now, e)
 	case Commit:
 		m.committed(now, e)
 	case Submit:

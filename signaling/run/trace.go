@@ -133,6 +133,8 @@ func eventName(ev Event) string {
 		return "tick"
 	case Plan:
 		return "plan"
+	case Worth:
+		return "worth"
 	case Commit:
 		return "commit"
 	case Submit:
@@ -192,6 +194,8 @@ func (l line) event() (Event, error) {
 		e, bad := body[Plan](l)
 		e.Err = err
 		return e, bad
+	case "worth":
+		return body[Worth](l)
 	case "commit":
 		e, bad := body[Commit](l)
 		e.Err = err

@@ -47,6 +47,9 @@ type Job struct {
 	// ctx is cancelled and Plan is called again with the new pool. If its error wraps ErrPool,
 	// the host waits for another provider; any other error ends the run.
 	Plan func(ctx context.Context, ask Ask) ([]Assignment, error)
+	// Worth tells whether training is expected to be faster with a pool that has grown. Like Plan
+	// it runs in a goroutine of its own. nil: it always is.
+	Worth func(pool []Member) bool
 	// Inspect checks that an upload is the state of the stage that was granted, and returns
 	// its position and what it holds. nil: nothing is checked.
 	Inspect func(g run.Grant, r io.Reader, size int64) (order.Position, []string, error)

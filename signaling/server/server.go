@@ -203,6 +203,7 @@ type Server struct {
 // call is a call of Run.
 type call struct {
 	plan   func(ctx context.Context, ask Ask) ([]Assignment, error)
+	worth  func(pool []Member) bool
 	on     func(Event)
 	result Result
 	err    error
@@ -309,7 +310,7 @@ func (s *Server) Run(ctx context.Context, job Job, on func(Event)) (Result, erro
 	if err != nil {
 		return Result{}, err
 	}
-	r := &call{plan: job.Plan, on: on, done: make(chan struct{})}
+	r := &call{plan: job.Plan, worth: job.Worth, on: on, done: make(chan struct{})}
 	busy := false
 	alive := s.call(func(now time.Time) {
 		if busy = s.run != nil; busy {
@@ -572,6 +573,9 @@ func (s *Server) carryOut(now time.Time, a run.Action) {
 		}
 	case run.AskPlan:
 		s.plan(a)
+	case run.AskWorth:
+		worth := s.run.worth
+		s.wg.Go(func() { s.post(run.Worth{Seq: a.Seq, Better: worth == nil || worth(a.Pool)}) })
 	case run.Emit:
 		s.past.take(now, a.Report)
 		on := s.run.on

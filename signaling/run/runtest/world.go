@@ -92,6 +92,8 @@ type World struct {
 	Slow time.Duration
 	// Change, unless nil, changes the plans that are made.
 	Change func(*run.Plan)
+	// Worth tells whether a pool that has grown is worth another plan; nil: it always is.
+	Worth func(pool []run.Member) bool
 	// Before is called before message i, counted over both directions, is delivered between
 	// the host and a provider; false drops the message.
 	Before func(i int, id string, msg proto.Message) bool
@@ -262,6 +264,8 @@ func (w *World) do(a run.Action) {
 		}
 	case run.AskPlan:
 		w.after(latency, func() { w.Step(w.plan(a)) })
+	case run.AskWorth:
+		w.after(latency, func() { w.Step(run.Worth{Seq: a.Seq, Better: w.Worth == nil || w.Worth(a.Pool)}) })
 	case run.Emit:
 		if w.nature.Report != nil {
 			w.nature.Report(a.Report)
