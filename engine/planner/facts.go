@@ -24,6 +24,9 @@ type Facts struct {
 	Machine []int
 	// Room is how many nodes can compute at once on the machine of each; 0: not known.
 	Room []float64
+	// Spare is how many cores of its machine each node leaves to others when all compute: links are
+	// served by those. nil: none.
+	Spare []float64
 	// Achieved is what the job's runs achieved with the pool, by what was forecast without this
 	// correction; 0: not known.
 	Achieved float64
@@ -47,6 +50,24 @@ func (f *Facts) delay(a, b int) float64 {
 		return handling
 	}
 	return latency
+}
+
+// served is how far links between two nodes are served by cores that do not compute, 0 to 1.
+func (f *Facts) served(a, b int) float64 {
+	if f.Spare == nil {
+		return 0
+	}
+	return max(0, min(f.Spare[a], f.Spare[b], 1))
+}
+
+// byteWork is what a node of the pool computes for a byte that units count, in seconds: they count
+// lossless ones.
+func (f *Facts) byteWork(j job.Spec, nodes int) float64 {
+	served := 1.0
+	for i := range nodes {
+		served = min(served, f.served(i, i))
+	}
+	return (byteWork*(1-served)*width(j.Wire) + elementWire) / 4
 }
 
 func (f *Facts) together(a, b int) bool {

@@ -57,6 +57,11 @@ func TestFacts(t *testing.T) {
 	if r := rate(planner.Facts{Train: 1000, Val: 1000}); r > plain*0.85 || r < plain*0.5 {
 		t.Errorf("with a validation pass an epoch: %v samples/s, %v without", r, plain)
 	}
+	// A spare core serves links, where both ends have one.
+	served := planned(t, "gpt-sorter", 2, planner.Facts{Spare: []float64{1, 1}}, nil).Rate
+	if one, none := planned(t, "gpt-sorter", 2, planner.Facts{Spare: []float64{1, 0}}, nil).Rate, planned(t, "gpt-sorter", 2, planner.Facts{}, nil).Rate; served < none*1.05 || one != none {
+		t.Errorf("with a spare core at both ends %v samples/s, at one %v, without %v", served, one, none)
+	}
 	if r := rate(planner.Facts{Train: 1000}); !near(r, plain) {
 		t.Errorf("nothing to validate on: %v samples/s, want %v", r, plain)
 	}

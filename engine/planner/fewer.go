@@ -29,6 +29,12 @@ func (f Facts) pick(members []int) Facts {
 	if f.RTT != nil {
 		out.RTT = func(a, b int) float64 { return f.RTT(members[a], members[b]) }
 	}
+	if f.Spare != nil {
+		out.Spare = nil
+		for _, i := range members {
+			out.Spare = append(out.Spare, f.Spare[i])
+		}
+	}
 	if f.Machine != nil {
 		out.Machine, out.Room = nil, nil
 		for _, i := range members {

@@ -328,8 +328,9 @@ func (f fill) pipeline(stages []*graph.Stage, cl *Cluster) forecast.Pipeline {
 			break
 		}
 		next := cl.Stages[k+1].Node
-		l := linkOf(f.j, s)
-		l.Latency, l.Seconds = f.facts.delay(cl.Stages[k].Node, next), 8/min(node.Bandwidth, f.nodes[next].Bandwidth)
+		l := linkOf(f.j, s, f.facts.served(cl.Stages[k].Node, next))
+		l.Latency = f.facts.delay(cl.Stages[k].Node, next)
+		l.Seconds = max(8/min(node.Bandwidth, f.nodes[next].Bandwidth), byteWork)
 		p.Links = append(p.Links, l)
 	}
 	var on []int
@@ -351,8 +352,9 @@ func width(wire string) float64 {
 	return 3.4
 }
 
-// linkOf is what the tensors that a stage sends to the next, and their gradients, take on a link.
-func linkOf(j job.Spec, s *graph.Stage) forecast.Link {
+// linkOf is what the tensors that a stage sends to the next, and their gradients, take on a link that
+// is served by other cores than those that compute, so far. Tensors are coded by those that do.
+func linkOf(j job.Spec, s *graph.Stage, served float64) forecast.Link {
 	var l forecast.Link
 	sent := 0.0 // elements
 	for _, e := range s.Out {
@@ -367,9 +369,9 @@ func linkOf(j job.Spec, s *graph.Stage) forecast.Link {
 		if !e.Constant {
 			l.Back += bytes(e.GradOperand)
 		}
-		l.Each += messageWork
+		l.Each += messageWork * (1 - served)
 	}
-	l.Work = byteWork
+	l.Work = byteWork * (1 - served)
 	if b := l.Out + l.Back; b > 0 {
 		l.Work += elementWire * sent / b
 	}

@@ -202,7 +202,7 @@ func (f Facts) form(j job.Spec, g *graph.Graph, known *cache, nodes []ga.Node, o
 	nodes = f.busy(nodes)
 	j = fill.start()
 	asked := opt.MaxClusters
-	opt.ByteWork = (byteWork*width(j.Wire) + elementWire) / 4 // units count lossless bytes
+	opt.ByteWork = f.byteWork(j, len(nodes))
 	r := j.Replica()
 	if r > 1 {
 		opt.Batches, opt.Replicas = j.Updates()*j.UpdateFrequency, r

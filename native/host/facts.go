@@ -41,11 +41,11 @@ func (t trips) between(a, b server.Member) float64 {
 }
 
 // machines numbers the machines that members compute on, and tells how many of them can
-// compute at once on that of each. A tab cannot tell its machine: one on the host's own
-// loopback interface is on the host's machine.
-func machines(pool []server.Member) (number []int, room []float64) {
+// compute at once on that of each, and how many cores each leaves free when all do. A tab cannot
+// tell its machine: one on the host's own loopback interface is on the host's machine.
+func machines(pool []server.Member) (number []int, room, spare []float64) {
 	known := map[string]int{}
-	cores, threads := map[int]int{}, map[int]int{}
+	cores, threads, all, on := map[int]int{}, map[int]int{}, map[int]int{}, map[int]int{}
 	for _, m := range pool {
 		id := m.Hello.Machine
 		if host, _, err := net.SplitHostPort(m.Addr); id == "" && err == nil && net.ParseIP(host).IsLoopback() {
@@ -62,22 +62,25 @@ func machines(pool []server.Member) (number []int, room []float64) {
 		}
 		number = append(number, k)
 		cores[k], threads[k] = max(cores[k], m.Hello.Cores), max(threads[k], m.Hello.Threads)
+		all[k] += max(m.Hello.Threads, 1)
+		on[k]++
 	}
 	for _, k := range number {
 		if k < 0 || cores[k] == 0 {
-			room = append(room, 0)
+			room, spare = append(room, 0), append(spare, 0)
 			continue
 		}
+		spare = append(spare, float64(max(0, cores[k]-all[k]))/float64(on[k]))
 		room = append(room, float64(cores[k])/float64(max(threads[k], 1)))
 	}
-	return number, room
+	return number, room, spare
 }
 
 // facts are what the planner is told of a pool.
 func (r *run) facts(pool []server.Member) planner.Facts {
 	trips := maps.Clone(r.trips) // which links go on measuring
 	f := planner.Facts{Train: r.p.Data.Train.Len(), Val: r.p.Data.Val.Len(), Achieved: r.achieved}
-	f.Machine, f.Room = machines(pool)
+	f.Machine, f.Room, f.Spare = machines(pool)
 	f.RTT = func(a, b int) float64 {
 		if _, measured := trips[pair(pool[a].Name, pool[b].Name)]; !measured && f.Machine[a] >= 0 && f.Machine[a] == f.Machine[b] {
 			return 0
