@@ -43,7 +43,7 @@ func newCache(g *graph.Graph) *cache {
 	varies := g.Varying(false)
 	for i := range g.Nodes {
 		w := nodeWork(g, varies, i, i+1)
-		c.work = append(c.work, c.work[i].plus(w.forward, w.backward))
+		c.work = append(c.work, c.work[i].plus(w))
 	}
 	for _, nodes := range g.Shared() {
 		for _, i := range nodes {
@@ -133,7 +133,7 @@ func (c *cache) trains(s *graph.Stage) (params int, w work) {
 		c.params[s] = params
 	}
 	before, after := c.work[s.First], c.work[s.First+n]
-	return params, work{after.forward - before.forward, after.backward - before.backward}
+	return params, work{after.passes.plus(before.passes.times(-1)), after.edge.plus(before.edge.times(-1))}
 }
 
 // cut is graph.Cut.

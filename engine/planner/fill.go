@@ -29,7 +29,7 @@ const (
 	elementWire = 8e-9   // and an element of a tensor that is coded for it
 	messageWork = 40e-6  // and a message
 	ringWork    = 8e-9   // seconds that an element of an average takes, beside its bytes
-	memoryTime  = 1e-10  // seconds for each byte of weights read or written
+	memoryTime  = 4e-11  // seconds for each byte of weights read or written
 	kernelTime  = 5e-7   // seconds to start the kernels of a node
 	edgeRows    = 4      // rows of a matrix product that its overheads are worth
 	mostMicro   = 64     // micro-batches of a batch
@@ -314,14 +314,10 @@ func (f fill) pipeline(stages []*graph.Stage, cl *Cluster) forecast.Pipeline {
 		nodes := len(s.Graph.Nodes)
 		trainable, cost := f.cache.trains(s)
 		params := 4 * float64(trainable)
-		shape := s.Graph.Shape(s.Graph.OutputValue())
-		per := max(1, shape.Elems()/max(1, shape[len(shape)-1])) // rows of the products for a row of the batch
-		edge := edgeRows / float64(per)
-		forward, backward := cost.forward/speed, cost.backward/speed
 		p.Stages = append(p.Stages, forecast.Stage{
-			Forward: forward, Backward: backward,
-			EachForward:  kernelTime*float64(nodes) + params*memoryTime + edge*forward,
-			EachBackward: 2*kernelTime*float64(nodes) + 3*params*memoryTime + edge*backward,
+			Forward: cost.forward / speed, Backward: cost.backward / speed,
+			EachForward:  kernelTime*float64(nodes) + params*memoryTime + edgeRows*cost.edge.forward/speed,
+			EachBackward: 2*kernelTime*float64(nodes) + 3*params*memoryTime + edgeRows*cost.edge.backward/speed,
 			Update:       float64(3+2*len(optim.Slots(f.j.Optimizer))) * params * memoryTime,
 		})
 		if k+1 == len(stages) {
