@@ -267,9 +267,8 @@ func (l *lowering) onnxNode(n *onnx.Node) {
 
 // onnxAdvice says what to do instead.
 var onnxAdvice = map[string]string{
-	"NonZero": "its size depends on the data; use a mask", "TopK": "selection by value is not supported; use a mask or softmax weights",
-	"ArgMax": "a position that depends on the data cannot be looked up; take a fixed one, or pool by a mask",
-	"Loop":   "loops are not supported; export with a fixed number of steps", "Scan": "loops are not supported; export with a fixed number of steps",
+	"NonZero": "its size depends on the data; use a mask", "GridSample": "sampling at computed positions is not supported",
+	"Loop": "loops are not supported; export with a fixed number of steps", "Scan": "loops are not supported; export with a fixed number of steps",
 	"If": "a choice that depends on the data is not supported", "ScatterND": "writing to computed positions is not supported; use torch.where",
 	"QLinearConv": "quantised models cannot be trained; export the model in float32", "QuantizeLinear": "quantised models cannot be trained; export the model in float32",
 }

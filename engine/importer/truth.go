@@ -82,19 +82,24 @@ func bits(f string) operator {
 			l.define(l.binaryConst("bits_"+f, a, b))
 			return
 		}
-		d := l.numbersOf(b)
-		if slices.ContainsFunc(d, func(v float64) bool { return v != d[0] }) {
-			fail("of the bits of integers, with several constants")
-		}
-		both := l.bitsOf(a, int64(d[0]))
-		switch f {
-		case "or": // a + b less what both have
-			both = l.binary("sub", l.unary("affine", a, 1, d[0]), both)
-		case "xor":
-			both = l.binary("sub", l.unary("affine", a, 1, d[0]), l.unary("affine", both, 2, 0))
-		}
-		l.define(both)
+		l.define(l.bitwise(f, a, b))
 	}
+}
+
+// bitwise combines the bits of a with those of a constant.
+func (l *lowering) bitwise(f string, a, b *value) *value {
+	d := l.numbersOf(b)
+	if slices.ContainsFunc(d, func(v float64) bool { return v != d[0] }) {
+		fail("of the bits of integers, with several constants")
+	}
+	both := l.bitsOf(a, int64(d[0]))
+	switch f {
+	case "or": // a + b less what both have
+		return l.binary("sub", l.unary("affine", a, 1, d[0]), both)
+	case "xor":
+		return l.binary("sub", l.unary("affine", a, 1, d[0]), l.unary("affine", both, 2, 0))
+	}
+	return both
 }
 
 // numbersOf are constants that bits are combined with.

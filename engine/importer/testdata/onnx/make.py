@@ -32,7 +32,7 @@ def save(path, tensors):
 
 def write(name, nodes, weights, inputs, version=17):
     """inputs are arrays by name, whose first axis is the batch; the answer is called out."""
-    kind = {np.dtype(np.float32): TensorProto.FLOAT, np.dtype(np.int32): TensorProto.INT32}
+    kind = {np.dtype(np.float32): TensorProto.FLOAT, np.dtype(np.int32): TensorProto.INT32, np.dtype(np.int64): TensorProto.INT64}
     g = helper.make_graph(
         nodes, name, [helper.make_tensor_value_info(k, kind[v.dtype], ["N", *v.shape[1:]]) for k, v in inputs.items()],
         [helper.make_tensor_value_info("out", TensorProto.FLOAT, None)], [numpy_helper.from_array(v, k) for k, v in weights.items()])
@@ -92,3 +92,24 @@ fused("headed_attention", "MultiHeadAttention", [("q", x, True), ("k", normal(3,
 fused("attention_flat", "Attention", [("q", x, True), ("k", normal(3, 5, 4), True), ("v", normal(3, 5, 4), True)], "", 23, q_num_heads=4, kv_num_heads=2, is_causal=1)
 fused("attention_mask", "Attention", [("q", normal(3, 2, 5, 4), True), ("k", normal(3, 2, 6, 4), True), ("v", normal(3, 2, 6, 4), True), ("m", normal(5, 6), False)], "", 23)
 fused("conv3d", "Conv", [("x", normal(3, 2, 4, 5, 6), True), ("w", normal(4, 2, 2, 3, 3), False), ("b", normal(4), False)], "", kernel_shape=[2, 3, 3], pads=[0, 1, 1, 1, 1, 1], strides=[1, 2, 1])
+
+
+def chain(name, x, nodes, weights=None, version=18):
+    write(name, nodes, {k: np.asarray(v) for k, v in (weights or {}).items()}, {"x": x}, version)
+
+
+node = helper.make_node
+chain("functions", normal(3, 2, 4, 4), [
+    node("LRN", ["x"], ["a"], size=3, alpha=0.5), node("SpaceToDepth", ["a"], ["b"], blocksize=2), node("Shrink", ["b"], ["c"], bias=0.1, lambd=0.2), node("ThresholdedRelu", ["x"], ["d"], alpha=0.3),
+    node("Flatten", ["c"], ["e"]), node("Flatten", ["d"], ["f"]), node("ReduceL1", ["f", "one"], ["g"]), node("ReduceLogSumExp", ["e", "one"], ["h"]), node("Round", ["e"], ["i"]), node("Ceil", ["e"], ["j"]),
+    node("Mod", ["e", "part"], ["k"], fmod=1), node("Tan", ["k"], ["l"]), node("Asin", ["k"], ["m"]), node("Concat", ["e", "f", "g", "h", "i", "j", "k", "l", "m"], ["out"], axis=1)],
+    {"one": [1], "part": np.float32([0.7])})
+chain("positions", normal(3, 8), [
+    node("TopK", ["x", "three"], ["a", "at"], axis=1), node("ArgMax", ["x"], ["b"], axis=1, keepdims=1), node("OneHot", ["b", "eight", "two"], ["c"], axis=-1), node("Squeeze", ["c", "one"], ["d"]),
+    node("Mul", ["x", "zero"], ["e"]), node("ScatterElements", ["e", "at", "a"], ["f"], axis=1), node("Div", ["at", "two64"], ["g"]), node("Mod", ["at", "three"], ["h"]), node("Cast", ["g"], ["i"], to=TensorProto.FLOAT),
+    node("Cast", ["h"], ["j"], to=TensorProto.FLOAT), node("BitwiseAnd", ["at", "five"], ["k"]), node("Cast", ["k"], ["l"], to=TensorProto.FLOAT), node("Concat", ["a", "d", "f", "i", "j", "l"], ["out"], axis=1)],
+    {"three": [3], "eight": np.int64(8), "two": np.float32([0.5, 2]), "one": [1], "zero": np.float32(0), "two64": [2], "five": [5]})
+cos, sin = np.cos(np.outer(np.arange(7), [1, 0.3])).astype(np.float32), np.sin(np.outer(np.arange(7), [1, 0.3])).astype(np.float32)
+fused("rotary_flat", "RotaryEmbedding", [("x", x, True), ("at", np.int64([2]), False), ("c", cos, False), ("s", sin, False)])
+fused("rotary_between", "RotaryEmbedding", [("x", normal(3, 2, 5, 4), True), ("at", np.int64([0]), False), ("c", cos, False), ("s", sin, False)], interleaved=1)
+fused("rotary_onnx", "RotaryEmbedding", [("x", normal(3, 2, 5, 6), True), ("c", cos, False), ("s", sin, False), ("at", np.int64([[1, 0, 3, 2, 6]] * 3), True)], "", 23, rotary_embedding_dim=4)
