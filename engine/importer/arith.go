@@ -204,6 +204,8 @@ func (l *lowering) byNumber(f string, x, c *value, xFirst bool, shape []int) (*v
 	}
 	k := d[0]
 	switch {
+	case f == "mul" && k == 1 || f == "add" && k == 0:
+		return x, true
 	case f == "add":
 		return l.unary("affine", x, 1, k), true
 	case f == "sub" && xFirst:

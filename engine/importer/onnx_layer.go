@@ -157,7 +157,14 @@ func onnxBatchNorm(l *lowering, n *onnx.Node) {
 	}
 	l.a.(*onnxFile).counts[count] = true
 	momentum := math.Round((1-attrFloat(n, "momentum", 0.9))*1e7) / 1e7
-	l.set(n, l.batchNorm(x, l.need(n, 1), l.need(n, 2), mean, va, count, attrFloat(n, "epsilon", 1e-5), momentum))
+	w, b, eps := l.need(n, 1), l.need(n, 2), attrFloat(n, "epsilon", 1e-5)
+	if !w.isConst() && !b.isConst() {
+		l.set(n, l.batchNorm(x, w, b, mean, va, count, eps, momentum))
+		return
+	}
+	y := l.batchNorm(x, nil, nil, mean, va, count, eps, momentum) // without parameters, as affine=False is written
+	y = l.binary("mul", y, perChannel(w, len(x.shape)))
+	l.set(n, l.binary("add", y, perChannel(b, len(x.shape))))
 }
 
 func onnxLayerNorm(l *lowering, n *onnx.Node) {
