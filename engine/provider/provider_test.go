@@ -313,8 +313,8 @@ func TestGracefulStop(t *testing.T) {
 // TestHostWithoutRoom: the host has no room for what is saved at first. Training goes on, a state is
 // forgotten when there is a newer one, and the last one is offered until it is taken.
 func TestHostWithoutRoom(t *testing.T) {
-	const steps = 400
-	w := newWorld(t, func(j *job.Spec) { j.Schedule, j.Epochs, j.Steps = job.Sync, 100, steps })
+	const steps = 1000
+	w := newWorld(t, func(j *job.Spec) { j.Schedule, j.Epochs, j.Steps = job.Sync, 1000, steps })
 	step := func(b []byte) int {
 		part, err := snapshot.Parse(b)
 		if err != nil {
@@ -445,7 +445,7 @@ func TestEnds(t *testing.T) {
 // TestHeld: stages hold their states when the root is told to, copy them to each other, and bring
 // what the host asks for; own state and copy are the same bytes.
 func TestHeld(t *testing.T) {
-	w := newWorld(t, func(j *job.Spec) { j.Schedule, j.Steps = job.Sync, 400 })
+	w := newWorld(t, func(j *job.Spec) { j.Schedule, j.Epochs, j.Steps = job.Sync, 10000, 0 })
 	for _, a := range w.assigns {
 		var p provider.Plan
 		if err := json.Unmarshal(a.Plan, &p); err != nil {
@@ -462,7 +462,23 @@ func TestHeld(t *testing.T) {
 	var all []said
 	asked := false
 	losses := map[int64]bool{}
-	w.play(t, nil, func(k int, m proto.Message) {
+	held, uploads := map[string]bool{}, 0
+	for _, h := range w.hosts { // the run ends when all states were brought
+		h.refuse = func(b []byte) bool {
+			mu.Lock()
+			defer mu.Unlock()
+			if !held[proto.RefOf(b, nil).SHA256] {
+				return false
+			}
+			if uploads++; uploads == 4 {
+				for _, o := range w.hosts {
+					o.in <- &proto.Stop{Run: "r", Mode: proto.Graceful, Reason: "enough"}
+				}
+			}
+			return false
+		}
+	}
+	errs := w.play(t, nil, func(k int, m proto.Message) {
 		mu.Lock()
 		defer mu.Unlock()
 		switch m := m.(type) {
@@ -476,6 +492,7 @@ func TestHeld(t *testing.T) {
 			}
 		case *proto.Held:
 			all = append(all, said{*m, k})
+			held[m.Blob.SHA256] = true
 			if k == 1 && m.Stage == 1 {
 				for s := range m.Step {
 					if !losses[s] {
@@ -490,6 +507,9 @@ func TestHeld(t *testing.T) {
 			}
 		}
 	})
+	if err := errors.Join(errs...); err != nil {
+		t.Fatal(err)
+	}
 	if len(all) != 4 {
 		t.Fatalf("%d states are held, want two and their copies: %+v", len(all), all)
 	}
