@@ -324,7 +324,7 @@ func placing(inside bool, over *atomic.Bool, within *atomic.Int64) server.Job {
 func strangersMessages(t *testing.T, inside bool, length time.Duration) {
 	var over atomic.Bool    // the attack is over
 	var within atomic.Int64 // number of plans that place a stranger
-	s, addr := start(t, server.Config{Store: &store.Mem{}, Grace: 50 * time.Millisecond, Checkpoint: 100 * time.Millisecond})
+	s, addr := start(t, server.Config{Store: &store.Mem{}, Away: 2 * time.Second, Grace: 50 * time.Millisecond, Checkpoint: 100 * time.Millisecond})
 	job := placing(inside, &over, &within)
 	ids := []string{"nobody"}
 	hold := make(chan struct{})
@@ -384,7 +384,7 @@ func strangersMessages(t *testing.T, inside bool, length time.Duration) {
 		}
 	case err := <-ended:
 		t.Errorf("an honest member lost its session: %v", err)
-	case <-time.After(patience):
+	case <-time.After(2 * patience):
 		ev.mu.Lock()
 		for _, e := range ev.all {
 			switch e.(type) {
