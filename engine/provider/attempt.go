@@ -4,6 +4,7 @@ package provider
 
 import (
 	"context"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -323,6 +324,9 @@ func (r *attempt) prepare() (*stage.Compiled, stage.Config, error) {
 	cfg = stage.Config{
 		TrainRows: plan.Train, ValRows: plan.Val,
 		Order: data.Order, Team: r.cfg.Team, Now: r.cfg.Now, Between: r.cfg.Between, Commits: j.Audit, Hooks: r.cfg.Hooks,
+	}
+	if cfg.Key, err = hex.DecodeString(r.a.DigestKey); err != nil {
+		return nil, cfg, fmt.Errorf("the assignment's key of digests: %w", err)
 	}
 	if cfg.Weights, err = f.weights(need); err != nil {
 		return nil, cfg, err

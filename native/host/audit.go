@@ -570,8 +570,13 @@ func (a *auditor) stretch(ctx context.Context, s stretch, parts []*snapshot.Part
 	}
 	k := &comparison{auditor: a, stretch: s, run: run, trail: r.Trail(), names: map[stage.Peer]string{}, kept: map[stage.Peer]*snapshot.Part{}, compared: map[uint64]bool{}}
 	k.first = s.plan.Stages[0].Cluster
+	r.Keys = map[stage.Peer][]byte{}
 	for _, x := range s.plan.Stages {
-		k.names[k.at(x.Cluster, x.Stage)] = x.Name
+		p := k.at(x.Cluster, x.Stage)
+		k.names[p] = x.Name
+		if r.Keys[p], err = hex.DecodeString(x.Key); err != nil {
+			return nil, false, fmt.Errorf("the key of %.80q's digests in the audit log: %w", x.Name, err)
+		}
 	}
 	for _, c := range append(slices.Clone(a.log.checkpoints), a.last) {
 		if c.Run == s.run && c.Position.Step > s.from && c.Position.Step <= s.until {

@@ -4,6 +4,8 @@ package host
 
 import (
 	"context"
+	"crypto/rand"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -156,6 +158,11 @@ func (r *run) place(_ context.Context, ask server.Ask) ([]server.Assignment, err
 			})
 		}
 	}
+	if r.p.Job.Audit {
+		for i := range as {
+			as[i].DigestKey = digestKey()
+		}
+	}
 	r.noteClass(members)
 	r.placed = append(r.placed[max(0, len(r.placed)-7):], now)
 	if err := hold(as, now, need, ram); err != nil {
@@ -165,6 +172,13 @@ func (r *run) place(_ context.Context, ask server.Ask) ([]server.Assignment, err
 		return as, err
 	}
 	return as, r.unlessBegun(r.p.WriteRounds(j.Periods))
+}
+
+// digestKey draws a key for the digests of one stage in one attempt.
+func digestKey() string {
+	var k [stage.KeySize]byte
+	_, _ = rand.Read(k[:]) // never fails (crypto/rand)
+	return hex.EncodeToString(k[:])
 }
 
 // planned is the job with the replicas of a plan that was asked for.

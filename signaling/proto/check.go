@@ -3,6 +3,7 @@ package proto
 // Validation of messages. Decode and Encode run the same checks, so that both ends agree.
 
 import (
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -292,7 +293,16 @@ func (m *Assign) check() error {
 		within("generation", m.Generation, 0, maxGeneration),
 		within("timeout_ms", m.Timeout, 0, 3_600_000),
 		m.Resume.check(),
+		digestKey(m.DigestKey),
 	)
+}
+
+// digestKey checks the key of a stage's digests: 16 bytes in hex, or none.
+func digestKey(s string) error {
+	if b, err := hex.DecodeString(s); err != nil || len(b) != 0 && len(b) != 16 {
+		return fmt.Errorf("a digest_key of %d letters, want 32 hexadecimal digits or none", len(s))
+	}
+	return nil
 }
 
 func (r *Resume) check() error {

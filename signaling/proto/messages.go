@@ -296,6 +296,8 @@ type Assign struct {
 	Timeout int `json:"timeout_ms,omitempty"`
 	// Resume is the checkpoint to resume from; nil: begin with Weights or the seed.
 	Resume *Resume `json:"resume,omitempty"`
+	// DigestKey is that of the stage's digests, in hex, which no other provider knows.
+	DigestKey string `json:"digest_key,omitempty"`
 }
 
 // Resume names the state that a stage resumes from: every part of the checkpoint that

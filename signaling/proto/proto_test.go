@@ -34,7 +34,7 @@ func samples() []Message {
 			Run: "run-1", Cluster: 0, Stage: 1, Stages: 3, Name: "node_1", Job: json.RawMessage(`{"a":"<b>"}`), Graph: ref,
 			Data: map[string]Ref{"inputs": ref, "labels": ref}, Weights: map[string]Ref{"params": ref},
 			Peers: []Peer{{Stage: 0, ID: "p1", Name: "node_0", Class: ClassFMA}}, Plan: json.RawMessage(`[1,2]`),
-			Generation: 3, Resume: &Resume{
+			Generation: 3, DigestKey: strings.Repeat("0f", 16), Resume: &Resume{
 				Position: json.RawMessage(`{"epoch":1}`),
 				Parts:    []Part{{Ref: ref, Start: 0, End: 9}, {Ref: ref, Start: 9, End: 27}},
 			},

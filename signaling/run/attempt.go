@@ -243,7 +243,7 @@ func (m *Machine) assignment(x *member, ms []*member) *proto.Assign {
 	msg := &proto.Assign{
 		Run: m.Run, Cluster: a.Cluster, Stage: a.Stage, Stages: a.Stages, Name: x.Name, Job: m.Job.Raw,
 		Graph: a.Graph, Data: a.Data, Weights: a.Weights, Plan: a.Plan, Generation: m.Attempt,
-		Resume: m.resume(a),
+		Resume: m.resume(a), DigestKey: a.DigestKey,
 	}
 	if x.Slow {
 		msg.Timeout = int(m.set.Timeout.Milliseconds())

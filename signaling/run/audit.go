@@ -39,6 +39,7 @@ type AuditStage struct {
 	Segment snapshot.Segment `json:"segment"`
 	Name    string           `json:"name"`
 	Class   string           `json:"class,omitempty"` // numeric, of the provider
+	Key     string           `json:"key,omitempty"`   // of its digests, in hex
 }
 
 // AuditSaid is what a stage has committed itself to, in the order of its updates.
@@ -70,7 +71,7 @@ func (m *Machine) auditPlan(stages []Placed) {
 		case s.Stage == 0:
 			p.Others = append(p.Others, s.Plan)
 		}
-		p.Stages = append(p.Stages, AuditStage{s.Cluster, s.Stage, s.Segment, s.Name, s.Hello.Class})
+		p.Stages = append(p.Stages, AuditStage{s.Cluster, s.Stage, s.Segment, s.Name, s.Hello.Class, s.DigestKey})
 	}
 	m.audit(AuditLine{Plan: p})
 }

@@ -164,6 +164,9 @@ type Assignment struct {
 	Data      map[string]proto.Ref // by kind
 	Weights   map[string]proto.Ref // by kind; empty: the provider initialises from the seed
 	Plan      json.RawMessage      // opaque
+	// DigestKey is what only this member may know of those of the attempt: the key of its digests, in
+	// hex, where the job asks for audits.
+	DigestKey string `json:",omitempty"`
 	// Hold says that the stage can hold states in memory beside what it promises to stay within
 	// otherwise, and Copied that a neighbour keeps copies of them.
 	Hold, Copied bool

@@ -383,3 +383,28 @@ func TestStretches(t *testing.T) {
 		})
 	}
 }
+
+// TestKeys: every stage has a key of its own. What is said under it is compared under it, and says
+// nothing under another one.
+func TestKeys(t *testing.T) {
+	w := newWorld(nil)
+	keyed := func(of byte) *Replay {
+		r := w.replay(t)
+		r.Keys = map[stage.Peer][]byte{}
+		for i, p := range w.places() {
+			r.Keys[p] = bytes.Repeat([]byte{of + byte(i)}, stage.KeySize)
+		}
+		return r
+	}
+	truth := keyed(0).record(t)
+	if fs := keyed(0).record(t).against(keyed(0).Trail(), truth, true).Faults(); len(fs) > 0 {
+		t.Errorf("blamed under the same keys are %v", names(fs))
+	}
+	if keyed(100).record(t).against(keyed(0).Trail(), truth, true).Clean() {
+		t.Error("digests under other keys are the same")
+	}
+	a, b := truth.said[stage.Peer{}][0], truth.said[stage.Peer{Stage: 1}][0]
+	if a.Out[stage.Activations] == b.In[stage.Activations] {
+		t.Error("both ends of a link have the same digest of what went over it, though their keys differ")
+	}
+}

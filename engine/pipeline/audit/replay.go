@@ -18,12 +18,13 @@ import (
 // Replay is a stretch of a run that clusters have trained. Make it with NewReplay and fill in
 // the rest.
 type Replay struct {
-	Config stage.Config        // what all stages are given; rows, weights and links are filled in
-	Visits func() stage.Visits // of the training rows, for each stage its own; nil: Config's Order
-	Parts  []*snapshot.Part    // to go on from; nil: from the start
-	From   uint64              // batches before it
-	Until  uint64              // batches behind it
-	Marks  map[uint64]bool     // batches before states that are kept in between
+	Config stage.Config          // what all stages are given; rows, weights and links are filled in
+	Visits func() stage.Visits   // of the training rows, for each stage its own; nil: Config's Order
+	Parts  []*snapshot.Part      // to go on from; nil: from the start
+	From   uint64                // batches before it
+	Until  uint64                // batches behind it
+	Marks  map[uint64]bool       // batches before states that are kept in between
+	Keys   map[stage.Peer][]byte // of the stages' digests
 
 	compiled [][]*stage.Compiled // by cluster
 	each     func(p stage.Peer, cfg *stage.Config)
@@ -158,6 +159,7 @@ func (r *Replay) Run(ctx context.Context, w *Watcher) error {
 func (r *Replay) stage(p stage.Peer, c *stage.Compiled, net *network) (*stage.Stage, error) {
 	cfg := r.Config
 	cfg.Links, cfg.Rings, cfg.Commits = net.links[p], net.rings[p], true
+	cfg.Key = r.Keys[p]
 	if r.Visits != nil {
 		cfg.Visits = r.Visits()
 	}

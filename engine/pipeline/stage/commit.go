@@ -1,22 +1,24 @@
 // Digests of what a stage exchanges with the others: who computes something else than the
 // job says is found by them, because it got the right tensors and sent wrong ones.
+//
+// Every stage has a key of its own for them, which the host alone knows besides. What a stage says
+// of itself it could say of anything: what it did is told by those who got it. A wrong tensor must
+// therefore not have the right one's digest under the receiver's key, which its sender does not know.
 
 package stage
 
 import (
 	"crypto/sha256"
-	"encoding/binary"
 	"encoding/hex"
 	"fmt"
 	"hash"
-	"math"
 
 	"github.com/ravnest/ravnest/engine/wire"
 )
 
-// Sum is the beginning of the SHA-256 of tensors, one after the other, as little-endian
-// float32. What was sent counts as it was before the wire's code, what was received as it is
-// behind it.
+// Sum is the beginning of the SHA-256 of tensors, one after the other, each compressed under the
+// stage's key as little-endian float32. What was sent counts as it was before the wire's code, what
+// was received as it is behind it.
 type Sum [8]byte
 
 // Way is what a stage exchanges with the others, in the order in which it does for an update:
@@ -151,7 +153,7 @@ type tally struct {
 	means     map[meanPart]hash.Hash
 	shares    []ringShare
 	exchanges []Exchange
-	block     [4096]byte
+	comp      *compressor
 	sum       [sha256.Size]byte
 }
 
@@ -169,8 +171,8 @@ type meanPart struct {
 	sent        bool
 }
 
-func newTally(c *Compiled) *tally {
-	t := &tally{rings: map[ringPart]hash.Hash{}, means: map[meanPart]hash.Hash{}, shares: c.ringShares(), exchanges: c.Exchanges()}
+func newTally(c *Compiled, key []byte) *tally {
+	t := &tally{comp: newCompressor(key), rings: map[ringPart]hash.Hash{}, means: map[meanPart]hash.Hash{}, shares: c.ringShares(), exchanges: c.Exchanges()}
 	for k := range Ways {
 		t.in[k], t.out[k] = sha256.New(), sha256.New()
 	}
@@ -199,14 +201,14 @@ func way(k wire.Kind, from, to int) Way {
 // exchanged counts a tensor that went from one stage to another, by what this stage is.
 func (t *tally) exchanged(k wire.Kind, from, to int, sent bool, x []float32) {
 	if t != nil {
-		t.add(t.of(way(k, from, to), sent), x)
+		t.comp.tensor(t.of(way(k, from, to), sent), x)
 	}
 }
 
 // number counts what is no tensor.
 func (t *tally) number(k wire.Kind, from, to int, sent bool, b []byte) {
 	if t != nil {
-		_, _ = t.of(way(k, from, to), sent).Write(b) // never fails
+		t.comp.write(t.of(way(k, from, to), sent), b)
 	}
 }
 
@@ -217,16 +219,16 @@ func (t *tally) ring(k ringPart, skip int, b []byte) {
 	}
 	h := part(t.rings, k)
 	if skip >= 0 && skip < len(b) {
-		_, _ = h.Write(b[:skip]) // never fails
+		t.comp.write(h, b[:skip])
 		b = b[skip+4:]
 	}
-	_, _ = h.Write(b)
+	t.comp.write(h, b)
 }
 
 // mean counts means of a tied parameter.
 func (t *tally) mean(k meanPart, b []byte) {
 	if t != nil {
-		_, _ = part(t.means, k).Write(b) // never fails
+		t.comp.write(part(t.means, k), b)
 	}
 }
 
@@ -245,17 +247,6 @@ func (t *tally) of(w Way, sent bool) hash.Hash {
 		return t.out[w]
 	}
 	return t.in[w]
-}
-
-func (t *tally) add(h hash.Hash, x []float32) {
-	for len(x) > 0 {
-		n := min(len(x), len(t.block)/4)
-		for i, v := range x[:n] {
-			binary.LittleEndian.PutUint32(t.block[4*i:], math.Float32bits(v))
-		}
-		_, _ = h.Write(t.block[:4*n]) // never fails
-		x = x[n:]
-	}
 }
 
 // take returns the sum and begins the next one.

@@ -167,7 +167,9 @@ type Config struct {
 	Between func()
 	// Commits has digests computed for an Observer that is a Committer too.
 	Commits bool
-	Hooks   Hooks
+	// Key is that of the digests, KeySize bytes that no other stage knows.
+	Key   []byte
+	Hooks Hooks
 }
 
 // Hooks are for tests of audits, which spoil what a stage computes. Each may be nil.
@@ -229,7 +231,7 @@ func New(c *Compiled, cfg Config) (*Stage, error) {
 	s.wires = newWiring(c, &s.busy)
 	s.rings = newRings(c, s.wires, &s.busy, cfg.Now, cfg.Hooks)
 	if cfg.Commits {
-		s.wires.tally = newTally(c)
+		s.wires.tally = newTally(c, cfg.Key)
 	}
 	if err := s.Connect(cfg.Links, cfg.Rings); err != nil {
 		return nil, err
