@@ -68,6 +68,14 @@ func auditCommand() *cli.Command {
 	}
 }
 
+// count is a number of things in words.
+func count(n int, what string) string {
+	if n == 1 {
+		return "1 " + what
+	}
+	return fmt.Sprintf("%d %ss", n, what)
+}
+
 func auditRun(c *cli.Context) error {
 	p, t, err := openToCompute(c)
 	if err != nil {
@@ -93,7 +101,7 @@ func auditRun(c *cli.Context) error {
 	}
 	perr := print(c, a, func(w io.Writer) {
 		if err == nil {
-			fmt.Fprintf(w, "steps %d to %d are what the job makes: %d checkpoints and the digests of %d updates compared in %.1f s\n", a.From, a.To, a.Checkpoints, a.Updates, a.Seconds)
+			fmt.Fprintf(w, "steps %d to %d are what the job makes: %s and the digests of %s compared in %.1f s\n", a.From, a.To, count(a.Checkpoints, "checkpoint"), count(a.Updates, "update"), a.Seconds)
 		}
 		for _, f := range a.Faults {
 			fmt.Fprintln(w, f)
