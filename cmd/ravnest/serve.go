@@ -145,7 +145,7 @@ func serveCommand() *cli.Command {
 			&cli.IntFlag{Name: "providers", DefaultText: "the plan of clusterize", Usage: "plan by the benchmarks of the first `N` that join: who would slow the others is kept as a spare"},
 			&cli.IntFlag{Name: "clusters", DefaultText: "as many as pay", Usage: "with --providers: form `N` clusters, which share the job's replicas"},
 			&cli.BoolFlag{Name: "fresh", Usage: "start from the beginning instead of resuming an unfinished run of the same job from its last checkpoint"},
-			&cli.IntFlag{Name: "audit-every", Usage: "compute again what was trained before one in `N` checkpoints, drawn at random, and stop where it differs"},
+			&cli.IntFlag{Name: "audit-every", Usage: "compute again what was trained before one in `N` checkpoints, drawn at random (1: everything), bar who computed something else, and train again what depends on it"},
 			&cli.StringFlag{Name: "nats", EnvVars: []string{"RAVNEST_NATS"}, Usage: "keep the run's state in the NATS server at `URL`, with JetStream, so that several hosts can serve the job: give it to each"},
 			&cli.StringFlag{Name: "nats-creds", Usage: "`FILE` of credentials for it"},
 			&cli.IntFlag{Name: "nats-replicas", Value: 1, Usage: "keep `N` copies in a cluster of NATS servers: 1, 3 or 5"},

@@ -61,6 +61,9 @@ type AuditFault struct {
 	// Where there are several replicas: the round, and the replica whose update it was.
 	Round   *uint64 `json:"round,omitempty"`
 	Replica *int    `json:"replica,omitempty"`
+
+	who machine.Who
+	or  *machine.Who
 }
 
 func (f AuditFault) String() string {
@@ -170,6 +173,8 @@ func (l *auditLog) add(x *machine.AuditLine) error {
 			return err
 		}
 		l.checkpoints = append(l.checkpoints, x.Checkpoint)
+	case x.Back != nil:
+		l.checkpoints = slices.DeleteFunc(l.checkpoints, func(c *snapshot.Manifest) bool { return c.Position.Step > *x.Back })
 	}
 	return nil
 }
@@ -211,7 +216,7 @@ func (l *auditLog) stretches(from uint64, last *snapshot.Manifest) (ss []stretch
 // before is the checkpoint that an attempt began with; nil: it began with the seed, or the
 // log does not have it.
 func (l *auditLog) before(a *auditAttempt) *snapshot.Manifest {
-	for i := a.checkpoints - 1; i >= 0; i-- {
+	for i := min(a.checkpoints, len(l.checkpoints)) - 1; i >= 0; i-- {
 		if c := l.checkpoints[i]; c.Position.Step == a.plan.From {
 			return c
 		}
@@ -222,17 +227,17 @@ func (l *auditLog) before(a *auditAttempt) *snapshot.Manifest {
 // AuditRange says what of a run is audited. The zero value is all from the checkpoint before the
 // newest on.
 type AuditRange struct {
-	All bool // from the start on
-	// Newest fails with errGone where the checkpoint before the newest is not there any more.
-	Newest bool
-	Units  int // so many units from there on, in whole rounds; 0: to the newest checkpoint
+	All     bool     // from the start on
+	Between *Between // these two alone; nil: not given
+	Units   int      // so many units from there on, in whole rounds; 0: to the newest checkpoint
 	// Round ends it with the end of that round, from the checkpoint before it on or the start.
 	Round *uint64
 	// Replica has only those count, at the end, who trained it in the last round.
 	Replica *int
 }
 
-var errGone = errors.New("a newer checkpoint has come meanwhile")
+// Between is what was trained between two checkpoints, or from the start, where From is nil.
+type Between struct{ From, To *snapshot.Manifest }
 
 // auditor is an audit under way.
 type auditor struct {
@@ -256,7 +261,13 @@ type auditor struct {
 func AuditRun(ctx context.Context, p *project.Project, what AuditRange, threads int, out Output) (Audit, error) {
 	begin := time.Now()
 	a := &auditor{what: what, p: p, out: out, res: &Audit{Command: "audit", Faults: []AuditFault{}}}
-	m, err := readManifest(p)
+	var m *snapshot.Manifest
+	var err error
+	if b := what.Between; b != nil {
+		m = b.To
+	} else {
+		m, err = readManifest(p)
+	}
 	if errors.Is(err, fs.ErrNotExist) {
 		err = fmt.Errorf("there is no checkpoint to audit: %w: train with serve or demo first", err)
 	}
@@ -271,10 +282,14 @@ func AuditRun(ctx context.Context, p *project.Project, what AuditRange, threads 
 		return *a.res, err
 	}
 	var parts []*snapshot.Part
-	if !what.All {
-		if parts, err = a.prior(); err != nil {
-			return *a.res, err
-		}
+	switch b := what.Between; {
+	case b != nil && b.From != nil:
+		parts, err = a.parts(b.From)
+	case b == nil && !what.All:
+		parts, err = a.prior()
+	}
+	if err != nil {
+		return *a.res, err
 	}
 	if parts != nil {
 		a.res.From = parts[0].Position.Step
@@ -375,26 +390,28 @@ func (a *auditor) prior() ([]*snapshot.Part, error) {
 				continue
 			}
 		}
-		var parts []*snapshot.Part
-		for _, e := range c.Parts {
-			if e.Cluster != c.Parts[0].Cluster && !apart(a.job) {
-				continue // the first cluster's are the same
-			}
-			q, err := openPart(a.p, c, e)
-			if errors.Is(err, project.ErrMissing) && a.what.Newest {
-				return nil, errGone
-			}
-			if errors.Is(err, project.ErrMissing) {
-				return nil, nil
-			}
-			if err != nil {
-				return nil, fmt.Errorf("the checkpoint of step %d: %w", c.Position.Step, err)
-			}
-			parts = append(parts, q)
+		parts, err := a.parts(c)
+		if errors.Is(err, project.ErrMissing) {
+			return nil, nil
 		}
-		return parts, nil
+		return parts, err
 	}
 	return nil, nil
+}
+
+// parts opens what a checkpoint consists of.
+func (a *auditor) parts(c *snapshot.Manifest) (parts []*snapshot.Part, err error) {
+	for _, e := range c.Parts {
+		if e.Cluster != c.Parts[0].Cluster && !apart(a.job) {
+			continue // the first cluster's are the same
+		}
+		q, err := openPart(a.p, c, e)
+		if err != nil {
+			return nil, fmt.Errorf("the checkpoint of step %d: %w", c.Position.Step, err)
+		}
+		parts = append(parts, q)
+	}
+	return parts, nil
 }
 
 // run goes through all stretches until one is not as it should be.
@@ -568,12 +585,12 @@ func (a *auditor) stretch(ctx context.Context, s stretch, parts []*snapshot.Part
 		TrainRows: d.Train.Len(), ValRows: d.Val.Len(), TrainX: in.trainX, TrainY: in.trainY, ValX: in.valX, ValY: in.valY,
 		Order: data.Order, Team: a.team, Weights: a.p.Weights,
 	}
-	k := &comparison{auditor: a, stretch: s, run: run, trail: r.Trail(), names: map[stage.Peer]string{}, kept: map[stage.Peer]*snapshot.Part{}, compared: map[uint64]bool{}}
+	k := &comparison{auditor: a, stretch: s, run: run, trail: r.Trail(), names: map[stage.Peer]string{}, who: map[stage.Peer]machine.Who{}, kept: map[stage.Peer]*snapshot.Part{}, compared: map[uint64]bool{}}
 	k.first = s.plan.Stages[0].Cluster
 	r.Keys = map[stage.Peer][]byte{}
 	for _, x := range s.plan.Stages {
 		p := k.at(x.Cluster, x.Stage)
-		k.names[p] = x.Name
+		k.names[p], k.who[p] = x.Name, machine.Who{Name: x.Name, Key: x.ID}
 		if r.Keys[p], err = hex.DecodeString(x.Key); err != nil {
 			return nil, false, fmt.Errorf("the key of %.80q's digests in the audit log: %w", x.Name, err)
 		}
@@ -613,7 +630,7 @@ func (a *auditor) progress(done uint64) {
 	defer a.mu.Unlock()
 	if now := time.Now(); now.Sub(a.told) >= 2*time.Second {
 		a.told = now
-		a.out.say("auditing: step %d of %d to %d", done, a.res.From, a.res.To)
+		a.out.say("auditing: %d of %d steps", done-a.res.From, a.res.To-a.res.From)
 	}
 }
 
@@ -624,6 +641,7 @@ type comparison struct {
 	run      order.Run
 	first    int                   // cluster that is the replay's first: another than 0 only where there is no log
 	names    map[stage.Peer]string // of providers
+	who      map[stage.Peer]machine.Who
 	trail    *audit.Trail
 	against  []*snapshot.Manifest
 	kept     map[stage.Peer]*snapshot.Part
@@ -744,9 +762,10 @@ func (k *comparison) verdict() error {
 
 // blamed names who is to blame.
 func (k *comparison) blamed(f audit.Fault) AuditFault {
-	y := AuditFault{Step: f.Step, Cluster: k.first + f.Of.Cluster, Stage: f.Of.Stage, Provider: k.names[f.Of], What: f.What}
+	y := AuditFault{Step: f.Step, Cluster: k.first + f.Of.Cluster, Stage: f.Of.Stage, Provider: k.names[f.Of], What: f.What, who: k.who[f.Of]}
 	if f.Either {
-		y.Or = k.names[f.Or]
+		or := k.who[f.Or]
+		y.Or, y.or = or.Name, &or
 	}
 	if k.run.Replicas < 2 {
 		return y

@@ -4,77 +4,76 @@ package host
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
-	"math/rand/v2"
-	"sync"
+	"io/fs"
+	"os"
+	"path/filepath"
 
-	"github.com/ravnest/ravnest/engine/pipeline/order"
+	"github.com/ravnest/ravnest/engine/pipeline/snapshot"
 	"github.com/ravnest/ravnest/native/project"
+	"github.com/ravnest/ravnest/signaling/member"
+	"github.com/ravnest/ravnest/signaling/server"
 )
 
-// checks audits the stretch before a checkpoint now and then. Which ones is drawn, so that no
-// provider knows when it may lie.
-type checks struct {
-	p     *project.Project
-	every int             // checkpoints from one audit to the next, on average; 0: there are none
-	bad   chan struct{}   // closed when one has found something
-	say   func(a Audit)   // is told what was found to be right
-	last  *order.Position // of the newest checkpoint
-
-	ctx    context.Context
-	cancel context.CancelFunc
-	wg     sync.WaitGroup
-	mu     sync.Mutex
-	busy   bool
-	err    error // what was found
-}
-
-func newChecks(p *project.Project, every int, say func(Audit)) *checks {
-	c := &checks{p: p, every: every, bad: make(chan struct{}), say: say}
-	c.ctx, c.cancel = context.WithCancel(context.Background())
-	return c
-}
-
-// saved is told of a checkpoint whose manifest is in the project's directory. An audit is left out
-// while another one is under way.
-func (c *checks) saved(at order.Position) {
-	if c.every == 0 || c.last != nil && *c.last == at {
+// audits has the job's stretches audited while it runs, if that is wanted. The rules are the run
+// machine's; which stretches it draws follows from a secret, so that no provider knows when it may lie.
+func (r *run) audits(job *server.Job) {
+	if r.opt.AuditEvery == 0 {
 		return
 	}
-	c.last = &at
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.busy || c.err != nil || rand.IntN(c.every) > 0 {
-		return
-	}
-	c.busy = true
-	c.wg.Go(func() {
-		a, err := AuditRun(c.ctx, c.p, AuditRange{Newest: true}, 1, Output{})
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		c.busy = false
-		switch {
-		case errors.Is(err, ErrAudit):
-			c.err = err
-			close(c.bad)
-		case err == nil:
-			c.say(a)
-		case c.ctx.Err() == nil && !errors.Is(err, errGone):
-			c.err = fmt.Errorf("the run cannot be audited: %w", err)
-			close(c.bad)
-		}
-	})
+	job.AuditEvery, job.AuditSecret, job.Verify = r.opt.AuditEvery, rand.Text(), r.check
 }
 
-// close waits for the audit under way, or gives it up if ctx is over, and returns what audits have
-// found.
-func (c *checks) close(ctx context.Context) error {
-	stop := context.AfterFunc(ctx, c.cancel)
-	defer stop()
-	c.wg.Wait()
-	c.cancel()
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.err
+// check computes again what was trained between two checkpoints, and names whose doing it is if that
+// is not what the job makes.
+func (r *run) check(ctx context.Context, from, to *snapshot.Manifest) ([]server.Culprit, error) {
+	a, err := AuditRun(ctx, r.p, AuditRange{Between: &Between{From: from, To: to}}, 1, Output{})
+	switch {
+	case errors.Is(err, project.ErrMissing):
+		return nil, errors.Join(server.ErrGone, err)
+	case errors.Is(err, ErrAudit) && len(a.Faults) > 0:
+		return culprits(a.Faults), nil
+	case err != nil && !errors.Is(err, ErrAudit):
+		return nil, fmt.Errorf("the run cannot be audited: %w", err)
+	}
+	return nil, err
+}
+
+// culprits names who is to blame to the run machine.
+func culprits(fs []AuditFault) (cs []server.Culprit) {
+	for _, f := range fs {
+		cs = append(cs, server.Culprit{Who: f.who, Or: f.or, What: f.String()})
+	}
+	return cs
+}
+
+// condemned bans who was found to compute something else, if there is no doubt about it and it has
+// a key.
+func (r *run) condemned(c server.Condemned) {
+	r.rec.clear()
+	r.opt.say("barred: %s", c.What)
+	if c.Or != nil || c.Key == "" || r.opt.Members == nil {
+		return
+	}
+	err := r.opt.Members.Change(func(b *member.Book) error { return b.Set(c.Key, member.Banned) })
+	if err != nil {
+		r.opt.say("warning: %v: %s is barred from this run only", err, c.Name)
+		return
+	}
+	r.opt.say("the key of %s is banned: ravnest members shows it", c.Name)
+}
+
+// goBack forgets the copies of checkpoints that are false: a right one is told next, unless the run
+// begins anew.
+func (r *run) goBack(step uint64) {
+	r.uncopied, r.uncopyable = nil, nil
+	if step > 0 {
+		return
+	}
+	r.files = nil
+	if err := os.Remove(filepath.Join(r.p.Dir, project.ManifestFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		r.opt.say("warning: %v: it is of a checkpoint that is not what the job makes", err)
+	}
 }

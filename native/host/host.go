@@ -67,8 +67,8 @@ type Options struct {
 	// resumed.
 	Fresh bool
 	// AuditEvery has the stretch before one in so many checkpoints audited while the run goes on,
-	// for a job that asks for what audits need; 0: none. A run that is not what the job makes is
-	// stopped, and the error wraps ErrAudit.
+	// for a job that asks for what audits need; 0: none. Whoever has computed something else is barred,
+	// and the run goes back behind it; if that cannot be told, it ends, and the error wraps ErrAudit.
 	AuditEvery int
 	// NATS keeps the run's state for several hosts; the zero value: the directory alone does.
 	NATS NATS
@@ -175,8 +175,7 @@ type run struct {
 	uncopyable error              // why not
 	retry      time.Time          // when what could not be written is tried again
 	begun      bool               // it has trained
-	checks     *checks
-	mu         sync.Mutex // place is called from a goroutine of the server
+	mu         sync.Mutex         // place is called from a goroutine of the server
 	over       bool
 	trips      trips
 	pace       pace
@@ -409,9 +408,7 @@ func (r *run) up(ctx context.Context, conf server.Config) (_ *server.Server, dow
 
 // train runs the job, or goes on with it from where the store has it.
 func (r *run) train(ctx context.Context, srv *server.Server, job server.Job) (sum Summary, err error) {
-	r.checks = newChecks(r.p, r.opt.AuditEvery, func(a Audit) {
-		r.opt.say("audited: steps %d to %d are what the job makes", a.From, a.To)
-	})
+	r.audits(&job)
 	r.rec = newRecord(r.p, "serve", r.opt.Output)
 	defer func() {
 		if cerr := r.rec.close(); err == nil {
@@ -430,8 +427,6 @@ func (r *run) train(ctx context.Context, srv *server.Server, job server.Job) (su
 		select {
 		case <-ctx.Done():
 			stop <- "the requester stopped the run"
-		case <-r.checks.bad:
-			stop <- "an audit does not agree with what was trained"
 		case <-ended:
 		}
 	}()
@@ -441,7 +436,6 @@ func (r *run) train(ctx context.Context, srv *server.Server, job server.Job) (su
 	close(ended)
 	relayed := srv.Relayed()
 	r.learned()
-	found := r.checks.close(ctx)
 	r.mu.Lock()
 	r.over = true
 	r.mu.Unlock()
@@ -460,8 +454,7 @@ func (r *run) train(ctx context.Context, srv *server.Server, job server.Job) (su
 		err = fmt.Errorf("%w: %s", err, advice(r.p)) // err already says what is kept
 		sum.Loss, sum.Error = Number(math.NaN()), err.Error()
 	}
-	if found != nil {
-		err = found
+	if errors.Is(err, ErrAudit) {
 		sum.Error = err.Error()
 	}
 	if err == nil {
@@ -554,8 +547,18 @@ func (r *run) event(ev server.Event) {
 		r.learned()
 		r.rec.clear()
 		r.done = map[string]bool{}
-		r.grew = e.Grows
-		r.opt.say("%s: %s", e.Reason, redone(e))
+		r.grew = e.Grows || e.Back
+		if !e.Back {
+			r.opt.say("%s: %s", e.Reason, redone(e))
+			return
+		}
+		r.opt.say("%s", e.Reason)
+		r.goBack(e.Step)
+	case server.AuditPassed:
+		r.rec.clear()
+		r.opt.say("audited: steps %d to %d are what the job makes", e.From, e.To)
+	case server.Condemned:
+		r.condemned(e)
 	case server.Resumed:
 		r.opt.say("resuming the run that ended at step %d of epoch %d (--fresh starts from the beginning)", e.Step, e.Epoch+1)
 	case server.Loss:
@@ -577,7 +580,6 @@ func (r *run) event(ev server.Event) {
 		}
 		r.uncopied, r.retry = e.Manifest, time.Time{}
 		r.write(now)
-		r.checks.saved(e.Manifest.Position)
 	case server.Warning:
 		r.rec.clear()
 		r.opt.say("warning: %v", e.Err)

@@ -27,6 +27,7 @@ func (m *Machine) submit(now time.Time, e Submit) {
 	m.Losses, m.Deep, m.Trained, m.Rescue = 0, 0, 0, nil
 	m.SavedAt, m.BringCost, m.HoldCost = time.Time{}, 0, 0
 	m.Stale = e.Stale
+	m.Trust, m.Audit, m.Audits = Trust{}, nil, 0
 	if r := e.Earlier; r != nil {
 		m.Attempt, m.state.Saved = r.Attempt, r.Checkpoint
 		m.Began, m.GraceUntil = true, now.Add(restartGrace)
@@ -34,6 +35,15 @@ func (m *Machine) submit(now time.Time, e Submit) {
 		if c := r.Checkpoint; c != nil {
 			for _, p := range c.Parts {
 				m.Objects[p.Object] = true
+			}
+			if m.Barred = r.Trust.Barred; e.Job.AuditEvery > 0 {
+				m.Trust = r.Trust
+				m.link(c)
+				for _, k := range m.Chain {
+					for _, p := range k.Manifest.Parts {
+						m.Objects[p.Object] = true
+					}
+				}
 			}
 			ev.Run, ev.Step, ev.Epoch = c.Run, c.Position.Step, c.Position.Epoch
 		}
@@ -226,6 +236,7 @@ func (m *Machine) planned(now time.Time, e Plan) {
 	}
 	m.act(Put{Object: m.Job.ID + "/job.json", Data: record(m.Run, now, m.Job, ev.Stages)})
 	m.auditPlan(ev.Stages)
+	m.team(ev.Stages)
 	m.report(ev)
 	for i, x := range ms {
 		x.ReadyBy = now.Add(m.set.ReadyTimeout)
@@ -503,11 +514,12 @@ type loss struct {
 	blame    []string // names
 	polite   bool
 	grows    bool // nobody is lost: there are more
+	back     bool // what was trained is false, and the run has gone back
 }
 
 // lose ends the attempt. The run goes on if it can.
 func (m *Machine) lose(now time.Time, l loss) {
-	if m.Phase == Draining && m.complete() {
+	if m.Phase == Draining && m.complete() && !l.back {
 		// The work is complete and saved.
 		m.report(Warning{Err: fmt.Errorf("%w: %s; everything had been saved already", l.sentinel, l.why)})
 		m.end(nil)
@@ -528,11 +540,14 @@ func (m *Machine) lose(now time.Time, l loss) {
 			m.Losses++
 		}
 	}
-	ev := Recovering{Run: m.Run, Reason: l.why, Grows: l.grows}
+	ev := Recovering{Run: m.Run, Reason: l.why, Grows: l.grows, Back: l.back}
 	if c := m.state.Saved; c != nil {
 		ev.Step = c.Position.Step
 	}
-	found := m.recall(now, l.blame)
+	var found *rescue
+	if !l.back {
+		found = m.recall(now, l.blame)
+	}
 	if found != nil {
 		ev.Step = uint64(found.Step)
 	} else if began && !l.polite {

@@ -13,12 +13,15 @@ import (
 // AuditLog is the name of that log.
 func AuditLog(job string) string { return job + "/audit" }
 
-// AuditLine is a line of it. One of Plan, Said and Checkpoint is set.
+// AuditLine is a line of it. One of Plan, Said, Checkpoint and Back is set.
 type AuditLine struct {
 	Run        string             `json:"run"` // of the attempt
 	Plan       *AuditPlan         `json:"plan,omitempty"`
 	Said       *AuditSaid         `json:"said,omitempty"`
 	Checkpoint *snapshot.Manifest `json:"checkpoint,omitempty"`
+	// Back says that the run goes back to the checkpoint of a step, or the start: those behind it are
+	// not what the job makes.
+	Back *uint64 `json:"back,omitempty"`
 }
 
 // AuditPlan begins an attempt.
@@ -38,6 +41,7 @@ type AuditStage struct {
 	Stage   int              `json:"stage"`
 	Segment snapshot.Segment `json:"segment"`
 	Name    string           `json:"name"`
+	ID      string           `json:"id,omitempty"`    // the provider's public key; "": it has none
 	Class   string           `json:"class,omitempty"` // numeric, of the provider
 	Key     string           `json:"key,omitempty"`   // of its digests, in hex
 }
@@ -71,7 +75,7 @@ func (m *Machine) auditPlan(stages []Placed) {
 		case s.Stage == 0:
 			p.Others = append(p.Others, s.Plan)
 		}
-		p.Stages = append(p.Stages, AuditStage{s.Cluster, s.Stage, s.Segment, s.Name, s.Hello.Class, s.DigestKey})
+		p.Stages = append(p.Stages, AuditStage{s.Cluster, s.Stage, s.Segment, s.Name, s.Hello.Key, s.Hello.Class, s.DigestKey})
 	}
 	m.audit(AuditLine{Plan: p})
 }

@@ -79,6 +79,10 @@ func (m *Machine) drain(now time.Time) {
 		}
 		return
 	}
+	if len(late) == 0 && m.Audit != nil && !m.Interrupted {
+		m.say("all is trained; the last rounds are computed again")
+		return
+	}
 	if len(late) == 0 { // only the store is late
 		m.end(fmt.Errorf("%w: the store did not answer", ErrTimeout))
 		return
@@ -149,7 +153,7 @@ func (m *Machine) complete() bool {
 
 // finishIfDone ends a run whose stages are all done and stored.
 func (m *Machine) finishIfDone(now time.Time) {
-	if m.Phase != Draining || len(m.Pending) > 0 || m.Fault.waits() {
+	if m.Phase != Draining || len(m.Pending) > 0 || m.Fault.waits() || m.Audit != nil && !m.Interrupted {
 		return
 	}
 	for _, x := range m.assigned() {
@@ -181,7 +185,10 @@ func (m *Machine) end(err error) {
 	res := Result{Run: m.Run, Interrupted: m.Interrupted, Checkpoint: c}
 	job := m.Job
 	m.clearAttempt()
-	m.Saves, m.Pending, m.Rescue = nil, nil, nil
+	m.Saves, m.Pending, m.Rescue, m.Audit = nil, nil, nil, nil
+	if err == nil && !res.Interrupted {
+		m.Chain = nil
+	}
 	m.sweep()
 	m.Phase = Gathering // the phase in which a restarted host would continue
 	if err == nil && !res.Interrupted {
@@ -196,7 +203,7 @@ func (m *Machine) end(err error) {
 	}
 	m.act(Finish{Result: res, Err: err})
 	m.Job, m.Phase, m.state.Saved, m.Prior, m.inOrder = nil, Idle, nil, nil, nil
-	m.Objects = map[string]bool{}
+	m.Objects, m.Trust = map[string]bool{}, Trust{}
 	if !m.set.Once {
 		return
 	}

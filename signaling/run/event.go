@@ -82,6 +82,14 @@ type (
 		Run string
 		Err error
 	}
+	// Audited answers an AskAudit: without Culprits, all is right. Gone says that what it needs is
+	// not there any more, Err why it cannot be told what is right or whose doing it is.
+	Audited struct {
+		Seq      int
+		Culprits []Culprit
+		Gone     bool
+		Err      error
+	}
 	// Submit begins a job, or continues it from where an earlier host left off.
 	// Stale are objects of older runs, deleted when this one has a plan.
 	Submit struct {
@@ -122,6 +130,7 @@ func (Tick) event()          {}
 func (Plan) event()          {}
 func (Worth) event()         {}
 func (Commit) event()        {}
+func (Audited) event()       {}
 func (Submit) event()        {}
 func (StopRequest) event()   {}
 func (StoreFault) event()    {}
@@ -161,6 +170,9 @@ type (
 		Seq  int
 		Pool []Member
 	}
+	// AskAudit asks for an Audited with the same Seq: to compute again what was trained from one
+	// checkpoint, or nil, the start, to another. All that the log has of it was appended before.
+	AskAudit auditing
 	// Emit passes a report to the requester.
 	Emit struct{ Report Report }
 	// Put stores an object. A failure comes back as StoreFault.
@@ -210,6 +222,7 @@ func (Send) action()        {}
 func (HangUp) action()      {}
 func (AskPlan) action()     {}
 func (AskWorth) action()    {}
+func (AskAudit) action()    {}
 func (Emit) action()        {}
 func (Put) action()         {}
 func (PutManifest) action() {}
@@ -316,6 +329,7 @@ type (
 		Reason        string
 		Step, Reached uint64
 		Grows         bool // nothing is lost: more providers are there, and take part from now on
+		Back          bool // it goes back behind what an audit found; Reason says to where
 	}
 	// Resumed: the host continues an earlier run.
 	Resumed struct {
@@ -323,6 +337,10 @@ type (
 		Step  uint64
 		Epoch int
 	}
+	// AuditPassed: what was trained between two steps was computed again, and is right.
+	AuditPassed struct{ From, To uint64 }
+	// Condemned: an audit has found who computed something else. It is barred from the run.
+	Condemned Culprit
 	// Warning: something is wrong that does not end the run, such as a full disk.
 	Warning struct{ Err error }
 	// Done: the run succeeded. Done or Failed is the last report.
@@ -350,6 +368,8 @@ func (Checkpointed) report() {}
 func (StageDone) report()    {}
 func (Recovering) report()   {}
 func (Resumed) report()      {}
+func (AuditPassed) report()  {}
+func (Condemned) report()    {}
 func (Warning) report()      {}
 func (Done) report()         {}
 func (Failed) report()       {}

@@ -122,6 +122,10 @@ func (m *Machine) unsaved(now time.Time, err error) {
 		m.report(Warning{Err: fmt.Errorf("%w: %s", err, doing)})
 	}
 	m.Prior = nil
+	for len(m.Chain) > 1 { // going back would cost more
+		m.Chain[1].merge(m.Chain[0])
+		m.Chain = m.Chain[1:]
+	}
 	m.Saves = m.Saves[max(0, len(m.Saves)-1):] // older ones are not complete, and will not be
 	if m.Phase == Draining {
 		m.extend(now)

@@ -19,6 +19,12 @@ func (m *Machine) join(now time.Time, e Join) {
 		m.act(HangUp{ID: x.ID, Reason: "another has come with its name", Abrupt: true})
 		m.leave(now, x.ID, x.Away+", and another has come with its name", false)
 	}
+	if m.barred(e.Hello.Name, e.Hello.Key) {
+		m.act(Send{ID: e.ID, Msg: errBarred})
+		m.act(HangUp{ID: e.ID, Reason: string(errBarred.Code)})
+		m.report(Refused{Name: e.Hello.Name, Addr: e.Addr, Err: errBarred})
+		return
+	}
 	holder := m.yields(e.Hello.Name)
 	if holder != nil {
 		m.rename(now, holder, e.Hello.Name)
@@ -105,7 +111,7 @@ func (m *Machine) name(now time.Time, asked string) (string, *proto.Error) {
 		// While the others train, a lost provider's name is kept for it.
 		if keep := spares && m.Job != nil && m.Job.Replan && (m.Phase == Running || m.Phase == Draining); !keep {
 			for _, n := range fixed {
-				if !taken(n) && !m.forbidden(now, n) {
+				if !taken(n) && !m.forbidden(now, n) && !m.barred(n, "") {
 					return n, nil
 				}
 			}
@@ -116,7 +122,7 @@ func (m *Machine) name(now time.Time, asked string) (string, *proto.Error) {
 				Hint: "join again if one of them leaves",
 			}
 		}
-		n := m.freeNumber(func(n string) bool { return !slices.Contains(fixed, n) && !m.outOfPool(now, n) })
+		n := m.freeNumber(func(n string) bool { return !slices.Contains(fixed, n) && !m.outOfPool(now, n) && !m.barred(n, "") })
 		return "node_" + strconv.Itoa(n), nil
 	}
 	switch {

@@ -129,6 +129,10 @@ type Job struct {
 	// Audit keeps what an audit needs: a log of what the stages commit themselves to, and
 	// the checkpoint before the newest.
 	Audit bool
+	// AuditEvery has what was trained before one in so many checkpoints computed again while the run
+	// goes on; 1: everything, 0: nothing. Which ones follows from AuditSecret.
+	AuditEvery  int    `json:",omitempty"`
+	AuditSecret string `json:",omitempty"`
 	// Auto is the order of a job whose number of replicas is chosen with every plan, without
 	// the replicas; nil: the number is the job's. Each plan then says how many there are, and
 	// when more providers are there than it was made for, another one is asked for.
@@ -257,6 +261,7 @@ type strike struct {
 // pending is a manifest that is being stored.
 type pending struct {
 	Manifest *snapshot.Manifest
+	Void     bool `json:",omitempty"` // the run has gone back behind it
 }
 
 // state is everything that a machine knows.
@@ -324,7 +329,10 @@ type state struct {
 	Pending  []*pending
 	Saved    *snapshot.Manifest
 	Prior    *snapshot.Manifest `json:",omitempty"` // the one before it, where there are audits
-	Fault    *fault             `json:",omitempty"` // the store takes nothing since then; nil: it does
+	Trust
+	Audit  *auditing `json:",omitempty"` // under way
+	Audits int       `json:",omitempty"` // so far
+	Fault  *fault    `json:",omitempty"` // the store takes nothing since then; nil: it does
 }
 
 // cluster is what is known about one cluster in the current attempt.
@@ -385,6 +393,14 @@ func Restore(set Settings, b []byte) (*Machine, error) {
 			return nil, fmt.Errorf("run: state: %w", err)
 		}
 	}
+	for _, k := range m.Chain {
+		if k == nil || k.Manifest == nil {
+			return nil, errors.New("run: state: a checkpoint to go back to has no manifest")
+		}
+		if err := k.Manifest.Check(0); err != nil {
+			return nil, fmt.Errorf("run: state: %w", err)
+		}
+	}
 	for _, p := range m.Pending {
 		if p == nil || p.Manifest == nil {
 			return nil, errors.New("run: state: a pending commit has no manifest")
@@ -400,6 +416,7 @@ func Restore(set Settings, b []byte) (*Machine, error) {
 type Earlier struct {
 	Checkpoint *snapshot.Manifest // nil: none
 	Attempt    int                // number of the last attempt
+	Trust      Trust
 }
 
 // Earlier returns the machine's job and what a later host needs to continue it, or nils
@@ -408,7 +425,7 @@ func (m *Machine) Earlier() (*Job, *Earlier) {
 	if m.Job == nil {
 		return nil, nil
 	}
-	return m.Job, &Earlier{Checkpoint: m.state.Saved, Attempt: m.Attempt}
+	return m.Job, &Earlier{Checkpoint: m.state.Saved, Attempt: m.Attempt, Trust: m.Trust}
 }
 
 // Checkpointed returns the newest checkpoint, or nil. It must not be modified.
@@ -453,6 +470,8 @@ func (m *Machine) Step(now time.Time, ev Event) []Action {
 		m.worth(now, e)
 	case Commit:
 		m.committed(now, e)
+	case Audited:
+		m.audited(now, e)
 	case Submit:
 		m.submit(now, e)
 	case StopRequest:

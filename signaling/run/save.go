@@ -215,7 +215,13 @@ func (m *Machine) committed(now time.Time, e Commit) {
 		return // the run ended in the meantime
 	}
 	c := m.Pending[0].Manifest
+	void := m.Pending[0].Void
 	m.Pending = m.Pending[1:]
+	if void {
+		m.sweep()
+		m.gather(now)
+		return
+	}
 	if e.Err != nil {
 		m.commitFault(now, c, e.Err)
 		return
@@ -227,6 +233,9 @@ func (m *Machine) committed(now time.Time, e Commit) {
 		m.audit(AuditLine{Checkpoint: c})
 	}
 	m.state.Saved = c
+	if m.Job.AuditEvery > 0 {
+		m.link(c)
+	}
 	m.SavedAt = now.Add(-m.BringCost)
 	m.Fruitless = 0
 	m.Strikes = keepForbidden(m.Strikes, now)
@@ -243,6 +252,7 @@ func (m *Machine) committed(now time.Time, e Commit) {
 	if r := m.Rescue; r != nil && c.Generation == r.Attempt && c.Position == r.position() {
 		m.Rescue = nil
 	}
+	m.check(true)
 	m.persist()
 	m.sweep()
 	m.gather(now)
@@ -310,6 +320,15 @@ func (m *Machine) sweep() {
 	}
 	if m.Prior != nil {
 		mark(m.Prior.Parts)
+	}
+	for _, k := range m.Chain {
+		mark(k.Manifest.Parts)
+	}
+	if m.Audit != nil {
+		if m.Audit.From != nil {
+			mark(m.Audit.From.Parts)
+		}
+		mark(m.Audit.To.Parts)
 	}
 	for _, p := range m.Pending {
 		mark(p.Manifest.Parts)

@@ -72,6 +72,9 @@ func (t *Trace) Event(now time.Time, ev Event) {
 	case Commit:
 		e.Err = fail(e.Err)
 		ev = e
+	case Audited:
+		e.Err = fail(e.Err)
+		ev = e
 	case StoreFault:
 		e.Err = fail(e.Err)
 		ev = e
@@ -137,6 +140,8 @@ func eventName(ev Event) string {
 		return "worth"
 	case Commit:
 		return "commit"
+	case Audited:
+		return "audited"
 	case Submit:
 		return "submit"
 	case StopRequest:
@@ -198,6 +203,10 @@ func (l line) event() (Event, error) {
 		return body[Worth](l)
 	case "commit":
 		e, bad := body[Commit](l)
+		e.Err = err
+		return e, bad
+	case "audited":
+		e, bad := body[Audited](l)
 		e.Err = err
 		return e, bad
 	case "submit":

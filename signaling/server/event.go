@@ -9,6 +9,7 @@ import (
 	"io"
 
 	"github.com/ravnest/ravnest/engine/pipeline/order"
+	"github.com/ravnest/ravnest/engine/pipeline/snapshot"
 	"github.com/ravnest/ravnest/signaling/run"
 )
 
@@ -28,6 +29,8 @@ var (
 	// ErrPool is wrapped by a planner's error if another provider would help. The host then
 	// waits for one.
 	ErrPool = errors.New("these providers are not enough")
+	// ErrGone is wrapped by the error of an audit that comes too late: what it needs was deleted.
+	ErrGone = errors.New("a newer checkpoint has come meanwhile")
 )
 
 // Ask is what a plan is made for.
@@ -50,6 +53,11 @@ type Job struct {
 	// Worth tells whether training is expected to be faster with a pool that has grown. Like Plan
 	// it runs in a goroutine of its own. nil: it always is.
 	Worth func(pool []Member) bool
+	// Verify computes again what was trained from one checkpoint, or nil, the start, to another, and
+	// returns whose doing it is if that is not what the job makes. It runs in a goroutine of its own.
+	// ErrGone says that what it needs is not there any more; any other error ends the run. nil: there
+	// are no audits, and the job's AuditEvery must be 0.
+	Verify func(ctx context.Context, from, to *snapshot.Manifest) ([]Culprit, error)
 	// Inspect checks that an upload is the state of the stage that was granted, and returns
 	// its position and what it holds. nil: nothing is checked.
 	Inspect func(g run.Grant, r io.Reader, size int64) (order.Position, []string, error)
@@ -78,6 +86,7 @@ type (
 	Member     = run.Member
 	Assignment = run.Assignment
 	Placed     = run.Placed
+	Culprit    = run.Culprit
 	Result     = run.Result
 	Status     = run.Status
 
@@ -96,6 +105,8 @@ type (
 	Checkpointed = run.Checkpointed
 	StageDone    = run.StageDone
 	Recovering   = run.Recovering
+	AuditPassed  = run.AuditPassed
+	Condemned    = run.Condemned
 	Resumed      = run.Resumed
 	Warning      = run.Warning
 	Done         = run.Done

@@ -32,7 +32,7 @@ type Note struct {
 	// At is the Unix time in microseconds and identifies the note: it increases from note
 	// to note, even across restarts of the host.
 	At   int64  `json:"at_us"`
-	Kind string `json:"kind"` // joined, left, refused, waiting, planned, ready, started, saved, recovering, resumed, warning, done, failed
+	Kind string `json:"kind"` // joined, left, refused, waiting, planned, ready, started, saved, recovering, resumed, audited, barred, warning, done, failed
 	Text string `json:"text"`
 }
 
@@ -196,6 +196,10 @@ func (h *history) take(now time.Time, ev Event) {
 			again = fmt.Sprintf(", after %.0f s in which nothing could be saved", e.After.Seconds())
 		}
 		h.note(now, "saved", "saved at epoch %d, step %d%s", e.Manifest.Position.Epoch, e.Manifest.Position.Step, again)
+	case AuditPassed:
+		h.note(now, "audited", "computed again: steps %d to %d are what the job makes", e.From, e.To)
+	case Condemned:
+		h.note(now, "barred", "%s", e.What)
 	case Warning:
 		h.note(now, "warning", "%v", e.Err)
 	case Done:

@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -139,6 +140,15 @@ func (s *Server) earlier(ctx context.Context, job *Job) (e *run.Earlier, stale [
 	old, err := s.store.List(ctx, job.ID+"-")
 	if err != nil {
 		return nil, nil, fmt.Errorf("%w: %w", ErrStore, err)
+	}
+	if e != nil && job.AuditEvery > 0 {
+		for _, k := range e.Trust.Chain {
+			for _, p := range k.Manifest.Parts {
+				if need[p.Object] = true; !slices.Contains(old, p.Object) {
+					e.Trust.Chain = nil // a checkpoint that it could go back to is not there
+				}
+			}
+		}
 	}
 	for _, o := range old {
 		if !need[o] {

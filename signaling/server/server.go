@@ -204,6 +204,9 @@ type Server struct {
 type call struct {
 	plan   func(ctx context.Context, ask Ask) ([]Assignment, error)
 	worth  func(pool []Member) bool
+	verify func(ctx context.Context, from, to *snapshot.Manifest) ([]Culprit, error)
+	ctx    context.Context // for audits; ends with the run
+	end    context.CancelFunc
 	on     func(Event)
 	result Result
 	err    error
@@ -310,7 +313,9 @@ func (s *Server) Run(ctx context.Context, job Job, on func(Event)) (Result, erro
 	if err != nil {
 		return Result{}, err
 	}
-	r := &call{plan: job.Plan, worth: job.Worth, on: on, done: make(chan struct{})}
+	r := &call{plan: job.Plan, worth: job.Worth, verify: job.Verify, on: on, done: make(chan struct{})}
+	r.ctx, r.end = context.WithCancel(s.ctx)
+	defer r.end()
 	busy := false
 	alive := s.call(func(now time.Time) {
 		if busy = s.run != nil; busy {
@@ -402,6 +407,9 @@ func checkJob(job *Job) error {
 	}
 	if !json.Valid(job.Raw) {
 		return errors.New("job: Raw is not JSON")
+	}
+	if job.AuditEvery < 0 || job.AuditEvery > 0 && (job.Verify == nil || !job.Audit) {
+		return errors.New("job: it wants audits while it runs, and has not what they need")
 	}
 	if job.Plan == nil {
 		return errors.New("job: it has no planner")
@@ -576,6 +584,8 @@ func (s *Server) carryOut(now time.Time, a run.Action) {
 	case run.AskWorth:
 		worth := s.run.worth
 		s.wg.Go(func() { s.post(run.Worth{Seq: a.Seq, Better: worth == nil || worth(a.Pool)}) })
+	case run.AskAudit:
+		s.audit(a)
 	case run.Emit:
 		s.past.take(now, a.Report)
 		on := s.run.on
@@ -662,8 +672,28 @@ func (s *Server) plan(a run.AskPlan) {
 	})
 }
 
+// audit has a stretch computed again, once the store has all that it needs.
+func (s *Server) audit(a run.AskAudit) {
+	r := s.run
+	s.wg.Add(1)
+	s.out.Push(func() {
+		go func() {
+			defer s.wg.Done()
+			cs, err := r.verify(r.ctx, a.From, a.To)
+			if r.ctx.Err() == nil {
+				gone := errors.Is(err, ErrGone)
+				if gone {
+					err = nil
+				}
+				s.post(run.Audited{Seq: a.Seq, Culprits: cs, Gone: gone, Err: err})
+			}
+		}()
+	})
+}
+
 func (s *Server) finishRun(a run.Finish) {
 	r := s.run
+	r.end()
 	s.run = nil
 	if s.planned != nil {
 		s.planned()

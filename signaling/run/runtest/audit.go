@@ -1,9 +1,14 @@
 package runtest
 
 import (
+	"encoding/json"
+	"maps"
+	"slices"
 	"strings"
 
+	"github.com/ravnest/ravnest/engine/pipeline/snapshot"
 	"github.com/ravnest/ravnest/signaling/proto"
+	"github.com/ravnest/ravnest/signaling/run"
 )
 
 // sums is a digest's text. What it says does not matter to the machine.
@@ -32,4 +37,76 @@ func (p *Provider) tell() {
 	m := &proto.Progress{Run: p.a.Run, Stage: p.a.Stage, Step: int64(p.at), Digests: p.said}
 	p.said = nil
 	p.toHost(m)
+}
+
+// lie is a change that a provider made to its weights.
+type lie struct {
+	who  run.Who
+	seg  snapshot.Segment
+	step int
+}
+
+// lies spoils the weights behind a step, if the script says so. It is noted.
+func (p *Provider) lies(step int) {
+	if p.w.Lies == nil || !p.w.Lies(p, step) {
+		return
+	}
+	p.weights[p.Segment.From]++
+	p.w.lied = append(p.w.lied, lie{run.Who{Name: p.Name, Key: p.Hello.Key}, p.Segment, step})
+}
+
+// judge computes again what was trained between two checkpoints, and names who has lied about it.
+func (w *World) judge(a run.AskAudit) run.Audited {
+	e := run.Audited{Seq: a.Seq}
+	to := int(a.To.Position.Step)
+	for _, part := range a.To.Parts {
+		weights, at := w.before(a.From, part)
+		learn(weights, at, to)
+		for n, v := range w.content(part).Weights {
+			if weights[n] == v {
+				continue
+			}
+			i := slices.IndexFunc(w.lied, func(l lie) bool { return l.seg.From <= n && n < l.seg.To && at <= l.step && l.step < to })
+			if i < 0 {
+				panic("a checkpoint is wrong, and nobody has lied")
+			}
+			if who := w.lied[i].who; !slices.ContainsFunc(e.Culprits, func(c run.Culprit) bool { return c.Who == who }) {
+				e.Culprits = append(e.Culprits, run.Culprit{Who: who, What: who.Name + " has lied"})
+			}
+		}
+	}
+	return e
+}
+
+// before is what a part was made from: at a checkpoint, or nil, at the start.
+func (w *World) before(c *snapshot.Manifest, part snapshot.Entry) (weights map[int]uint64, step int) {
+	weights = Undisturbed(0)
+	if c == nil {
+		return weights, 0
+	}
+	for _, own := range []bool{false, true} { // its own cluster's, if they are there
+		for _, e := range c.Parts {
+			if (e.Cluster == part.Cluster) == own {
+				maps.Copy(weights, w.content(e).Weights)
+			}
+		}
+	}
+	return weights, int(c.Position.Step)
+}
+
+// content is a part in the store.
+func (w *World) content(e snapshot.Entry) (x content) {
+	if err := json.Unmarshal(w.Store[e.Object], &x); err != nil {
+		panic(e.Object + ": " + err.Error())
+	}
+	return x
+}
+
+// learn adds what the steps between two add to the weights.
+func learn(weights map[int]uint64, from, to int) {
+	for s := from; s < to; s++ {
+		for n := range weights {
+			weights[n] = weights[n]*31 + uint64(s+n)
+		}
+	}
 }

@@ -113,7 +113,12 @@ type World struct {
 	Traffic Traffic
 	// Audit is the log that an audit reads, if the job asks for it.
 	Audit []run.AuditLine
+	// Lies tells whether a provider computes something else behind a step; nil: none does.
+	Lies func(p *Provider, step int) bool
+	// Auditing is how long an audit takes.
+	Auditing time.Duration
 
+	lied      []lie
 	nature    Nature
 	start     time.Time
 	providers map[string]*Provider
@@ -266,6 +271,9 @@ func (w *World) do(a run.Action) {
 		w.after(latency, func() { w.Step(w.plan(a)) })
 	case run.AskWorth:
 		w.after(latency, func() { w.Step(run.Worth{Seq: a.Seq, Better: w.Worth == nil || w.Worth(a.Pool)}) })
+	case run.AskAudit:
+		e := w.judge(a)
+		w.after(latency+w.Auditing, func() { w.Step(e) })
 	case run.Emit:
 		if w.nature.Report != nil {
 			w.nature.Report(a.Report)
@@ -528,12 +536,9 @@ func (w *World) Weights(c *snapshot.Manifest) (map[int]uint64, error) {
 func Undisturbed(steps int) map[int]uint64 {
 	all := map[int]uint64{}
 	for n := range Nodes {
-		v := uint64(n)
-		for s := range steps {
-			v = v*31 + uint64(s+n)
-		}
-		all[n] = v
+		all[n] = uint64(n)
 	}
+	learn(all, 0, steps)
 	return all
 }
 

@@ -1,0 +1,322 @@
+package run
+
+// Audits of the run while it goes on: which stretches are computed again, and what follows when
+// somebody has computed something else than the job says. Whoever did is barred, and the run goes
+// back to the newest checkpoint that does not depend on anything that it did and that was not
+// computed again.
+
+import (
+	"crypto/sha256"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/ravnest/ravnest/engine/pipeline/snapshot"
+	"github.com/ravnest/ravnest/signaling/proto"
+)
+
+// Who is a provider to an audit: its key, or its name where it has none.
+type Who struct {
+	Name string `json:"name"`
+	Key  string `json:"key,omitempty"`
+}
+
+// is tells whether two are the same provider.
+func (a Who) is(b Who) bool {
+	if a.Key != "" || b.Key != "" {
+		return a.Key == b.Key
+	}
+	return a.Name == b.Name
+}
+
+// Culprit is who computed something else than the job says.
+type Culprit struct {
+	Who
+	Or   *Who   // another one, which may have done it instead; nil: nobody else can
+	What string // for people, with who and where
+}
+
+// Kept is a checkpoint that the run can go back to.
+type Kept struct {
+	Manifest *snapshot.Manifest
+	By       []Who // who trained from the one before it, or from the start
+	Anybody  bool  `json:",omitempty"` // it is not known who did
+	Right    bool  // what they trained was computed again, and is right
+}
+
+// Trust is what a run knows of whom it depends on.
+type Trust struct {
+	Chain  []*Kept       // checkpoints that the run can go back to, the oldest first
+	Teams  map[int][]Who // of the last attempts, by generation
+	Barred []Who
+}
+
+// auditing is an audit under way: of what was trained between two checkpoints.
+type auditing struct {
+	Seq      int
+	From, To *snapshot.Manifest // From nil: the start
+}
+
+const (
+	maxChain = 4 // checkpoints in the store at a time, but for those of an audit under way
+	maxTeams = 4
+)
+
+func stepOf(c *snapshot.Manifest) uint64 {
+	if c == nil {
+		return 0
+	}
+	return c.Position.Step
+}
+
+// team notes who trains in the attempt.
+func (m *Machine) team(stages []Placed) {
+	if m.Job.AuditEvery == 0 {
+		return
+	}
+	if m.Teams == nil {
+		m.Teams = map[int][]Who{}
+	}
+	delete(m.Teams, m.Attempt-maxTeams)
+	var by []Who
+	for _, s := range stages {
+		by = append(by, Who{s.Name, s.Hello.Key})
+	}
+	m.Teams[m.Attempt] = by
+}
+
+// link adds a new checkpoint to the chain, and drops what is of no use any more.
+func (m *Machine) link(c *snapshot.Manifest) {
+	m.Chain = slices.DeleteFunc(m.Chain, func(k *Kept) bool { return stepOf(k.Manifest) > stepOf(c) })
+	if n := len(m.Chain); n > 0 && stepOf(m.Chain[n-1].Manifest) == stepOf(c) {
+		m.Chain[n-1].Manifest = c
+		return
+	}
+	by, known := m.Teams[c.Generation]
+	m.Chain = append(m.Chain, &Kept{Manifest: c, By: by, Anybody: !known})
+	m.prune()
+}
+
+// prune drops checkpoints that the run would never go back to, since a newer one depends on nobody
+// else; and beyond a number of them those after which the least is trained again. The last two stay,
+// and those of an audit under way.
+func (m *Machine) prune() {
+	for {
+		least, at := uint64(0), -1
+		for i := 0; i+2 < len(m.Chain); i++ {
+			k, next := m.Chain[i], m.Chain[i+1]
+			if a := m.Audit; a != nil && (stepOf(a.From) == stepOf(k.Manifest) || stepOf(a.To) == stepOf(k.Manifest)) {
+				continue
+			}
+			d := stepOf(next.Manifest) - stepOf(k.Manifest)
+			if next.Right || !next.Anybody && !slices.ContainsFunc(next.By, func(w Who) bool { return !m.doubted(i, w) }) {
+				d = 0
+			}
+			if d == 0 || len(m.Chain) > maxChain && (at < 0 || d < least) {
+				if at, least = i, d; d == 0 {
+					break
+				}
+			}
+		}
+		if at < 0 {
+			return
+		}
+		m.Chain[at+1].merge(m.Chain[at])
+		m.Chain = slices.Delete(m.Chain, at, at+1)
+	}
+}
+
+// merge makes k follow what the one before it followed.
+func (k *Kept) merge(before *Kept) {
+	switch {
+	case k.Right && before.Right:
+		k.By = nil
+		return
+	case k.Right:
+		k.By, k.Anybody = nil, false
+	case before.Right:
+		before = &Kept{}
+	}
+	k.Right, k.Anybody = false, k.Anybody || before.Anybody
+	for _, w := range before.By {
+		if !slices.ContainsFunc(k.By, w.is) {
+			k.By = append(slices.Clip(k.By), w)
+		}
+	}
+}
+
+// doubted tells whether entry i of the chain depends on something that a provider trained and that
+// was not computed again.
+func (m *Machine) doubted(i int, w Who) bool {
+	return slices.ContainsFunc(m.Chain[:i+1], func(k *Kept) bool {
+		return !k.Right && (k.Anybody || slices.ContainsFunc(k.By, w.is))
+	})
+}
+
+// check has a stretch computed again, if one is due: with AuditEvery 1 all that was trained since
+// the last one, else what was trained before a new checkpoint, if that is drawn.
+func (m *Machine) check(fresh bool) {
+	n := len(m.Chain)
+	if m.Job == nil || m.Job.AuditEvery == 0 || m.Audit != nil || n == 0 || m.Interrupted {
+		return
+	}
+	to := m.Chain[n-1]
+	i := n - 2 // where it begins
+	if m.Job.AuditEvery == 1 {
+		for i = -1; i+1 < n && m.Chain[i+1].Right; i++ {
+		}
+	} else if !fresh || !m.drawn(to.Manifest.Position.Step) {
+		return
+	}
+	if i == n-1 || to.Right {
+		return
+	}
+	m.Audits++
+	m.Audit = &auditing{Seq: m.Audits, To: to.Manifest}
+	if i >= 0 {
+		m.Audit.From = m.Chain[i].Manifest
+	}
+	m.act(AskAudit(*m.Audit))
+}
+
+// drawn tells whether the checkpoint of a step is one of those to audit. No provider knows the
+// secret that it follows from.
+func (m *Machine) drawn(step uint64) bool {
+	s := sha256.Sum256(binary.LittleEndian.AppendUint64([]byte(m.Job.AuditSecret), step))
+	return binary.LittleEndian.Uint64(s[:])%uint64(m.Job.AuditEvery) == 0
+}
+
+// audited takes what an audit has found.
+func (m *Machine) audited(now time.Time, e Audited) {
+	a := m.Audit
+	if m.Job == nil || a == nil || e.Seq != a.Seq {
+		return
+	}
+	m.Audit = nil
+	switch {
+	case e.Err != nil:
+		m.end(e.Err)
+		return
+	case e.Gone:
+	case len(e.Culprits) > 0:
+		m.condemn(now, a, e.Culprits)
+	default:
+		from, to := stepOf(a.From), stepOf(a.To)
+		begins := uint64(0)
+		for _, k := range m.Chain {
+			ends := stepOf(k.Manifest)
+			if begins >= from && ends <= to {
+				k.Right = true
+			}
+			begins = ends
+		}
+		m.prune()
+		m.report(AuditPassed{From: from, To: to})
+		m.persist()
+		m.sweep()
+	}
+	m.check(false)
+	m.finishIfDone(now)
+}
+
+// condemn bars culprits and has the run go back.
+func (m *Machine) condemn(now time.Time, a *auditing, cs []Culprit) {
+	var all []Who
+	var said, names []string
+	for _, c := range cs {
+		if all = append(all, c.Who); c.Or != nil {
+			all = append(all, *c.Or)
+		}
+		said = append(said, c.What)
+		m.report(Condemned(c))
+	}
+	for _, w := range all {
+		names = append(names, w.Name)
+		if !slices.ContainsFunc(m.Barred, w.is) {
+			m.Barred = append(m.Barred, w)
+		}
+	}
+	i := len(m.Chain) - 1
+	for i >= 0 && (stepOf(m.Chain[i].Manifest) > stepOf(a.From) || slices.ContainsFunc(all, func(w Who) bool { return m.doubted(i, w) })) {
+		i--
+	}
+	m.Chain = m.Chain[:i+1]
+	var c *snapshot.Manifest
+	if i >= 0 {
+		c = m.Chain[i].Manifest
+	}
+	m.goBack(c)
+	at := "the start"
+	if c != nil {
+		at = fmt.Sprintf("the checkpoint of step %d", c.Position.Step)
+	}
+	again := ""
+	if m.Loss != nil && uint64(m.Loss.Step) >= stepOf(c) {
+		again = fmt.Sprintf(": steps %d to %d are trained again", stepOf(c), m.Loss.Step)
+	}
+	l := loss{
+		sentinel: ErrFalse, polite: true, back: true,
+		why: fmt.Sprintf("an audit has found: %s; the run goes on without %s from %s%s", strings.Join(said, "; "), strings.Join(names, " and "), at, again),
+	}
+	m.dismissBarred()
+	if m.Run != "" {
+		m.lose(now, l)
+		return
+	}
+	m.report(Recovering{Reason: l.why, Step: stepOf(c), Back: true})
+	m.Rescue, m.Phase = nil, Gathering
+	m.PlanSeq++ // what is being planned would go on from what is false
+	m.sweep()
+	m.persist()
+	m.gather(now)
+}
+
+// goBack makes an older checkpoint the run's saved state; nil: there is none, and it begins anew.
+func (m *Machine) goBack(c *snapshot.Manifest) {
+	for _, p := range m.Pending {
+		p.Void = true
+	}
+	m.state.Saved, m.Prior, m.SavedAt = c, nil, time.Time{}
+	if m.Fault != nil {
+		m.Fault.Manifest = nil
+	}
+	step := stepOf(c)
+	m.audit(AuditLine{Back: &step})
+	if c == nil {
+		m.act(Discard{Objects: []string{ManifestObject(m.Job.ID)}})
+		return
+	}
+	if err := m.putManifest(c); err != nil {
+		m.report(Warning{Err: err})
+	}
+}
+
+// barred tells whether a provider may not take part in this run any more.
+func (m *Machine) barred(name, key string) bool {
+	return slices.ContainsFunc(m.Barred, Who{name, key}.is)
+}
+
+var errBarred = &proto.Error{Code: proto.Banned, Message: "an audit has found that this provider, or the one it had a link with, computed something else than the job says"}
+
+// dismissBarred lets go of those who are barred. The attempt is lost with them.
+func (m *Machine) dismissBarred() {
+	for _, x := range m.sorted() {
+		if !m.barred(x.Name, x.Hello.Key) {
+			continue
+		}
+		left := Left{Member: x.Member, Reason: "it is barred from this run"}
+		if x.Place != nil {
+			left.Run = m.Run
+		}
+		m.send(x, errBarred)
+		m.act(HangUp{ID: x.ID, Reason: string(proto.Banned)})
+		m.remove(x)
+		m.report(left)
+	}
+}
+
+// ErrFalse is why an attempt ends whose result is not what the job makes.
+var ErrFalse = errors.New("a provider computed something else than the job says")

@@ -1,0 +1,185 @@
+package run_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/ravnest/ravnest/signaling/proto"
+	"github.com/ravnest/ravnest/signaling/run"
+	"github.com/ravnest/ravnest/signaling/run/runtest"
+)
+
+// watched is a world whose host audits its own run, with a liar among its providers.
+func watched(every int, clusters int, lies func(p *runtest.Provider, step int) bool) *runtest.World {
+	job := run.Job{ID: "j", Raw: json.RawMessage(`{}`), Want: 2, Replan: true, Steps: 60, Audit: true, AuditEvery: every, AuditSecret: "s"}
+	if clusters > 1 {
+		job.Want, job.Span = 5, 4
+	}
+	w := runtest.New(run.Settings{Checkpoint: 60 * time.Millisecond, Grace: time.Second}, job, 60)
+	if clusters > 1 {
+		w.Stages, w.Clusters, w.Replicas, w.Span, w.Hold = 3, 2, 2, 4, true
+	}
+	w.Lies = lies
+	for i := range job.Want + 2 {
+		w.JoinAs(fmt.Sprintf("p%d", i), proto.Hello{Key: fmt.Sprintf("%064d", i), Class: proto.ClassFMA}, nil)
+	}
+	return w
+}
+
+// verdicts are what the requester was told of audits.
+func verdicts(w *runtest.World) (passed, barred int, back []run.Recovering) {
+	for _, r := range w.Reports {
+		switch r := r.(type) {
+		case run.AuditPassed:
+			passed++
+		case run.Condemned:
+			barred++
+		case run.Recovering:
+			if r.Back {
+				back = append(back, r)
+			}
+		}
+	}
+	return passed, barred, back
+}
+
+// TestLiarIsBarred: a provider that lies from some step on is barred, whenever that is, in every
+// role, and the run ends with the weights of an undisturbed one. With every stretch audited the run
+// goes back to the checkpoint before the lie.
+func TestLiarIsBarred(t *testing.T) {
+	for _, clusters := range []int{1, 2} {
+		for liar := range 2 {
+			for _, from := range []int{0, 17, 59} {
+				for _, slow := range []time.Duration{0, 150 * time.Millisecond, 3 * time.Second} {
+					who := fmt.Sprintf("p%d", liar)
+					w := watched(1, clusters, func(p *runtest.Provider, step int) bool { return p.ID == who && step >= from })
+					w.Auditing = slow
+					w.Run(5 * time.Minute)
+					whole(t, w)
+					_, barred, back := verdicts(w)
+					if barred != 1 || len(back) != 1 || int(back[0].Step) > from || !strings.Contains(back[0].Reason, "has lied") {
+						t.Fatalf("%d clusters, %s lies from step %d on, an audit takes %v: %d barred, %+v", clusters, who, from, slow, barred, back)
+					}
+					if from > 20 && slow == 0 && back[0].Step < 20 {
+						t.Errorf("a lie of step %d has the run go back to step %d", from, back[0].Step)
+					}
+					for _, id := range w.Alive() {
+						if id == who {
+							t.Errorf("%s is still there", who)
+						}
+					}
+				}
+			}
+		}
+	}
+}
+
+// TestLiarOfSomeRounds: where audits are drawn, the run goes back to where the liar came, since what
+// it did in rounds that nobody computed again is not known.
+func TestLiarOfSomeRounds(t *testing.T) {
+	w := watched(3, 1, func(p *runtest.Provider, step int) bool { return p.ID == "p9" && step >= 25 })
+	w.After(150*time.Millisecond, func() {
+		w.JoinAs("p9", proto.Hello{Key: strings.Repeat("9", 64), Class: proto.ClassFMA}, nil)
+		for _, id := range []string{"p1", "p2", "p3"} {
+			w.Provider(id).Kill()
+		}
+	})
+	w.Run(5 * time.Minute)
+	whole(t, w)
+	passed, barred, back := verdicts(w)
+	if barred != 1 || len(back) != 1 || back[0].Step == 0 || back[0].Step > 25 {
+		t.Fatalf("%d passed, %d barred, %+v", passed, barred, back)
+	}
+}
+
+// TestVerdictAtEveryMessage: a liar is found while a provider is lost at any message, or the host is
+// restarted with what it has stored.
+func TestVerdictAtEveryMessage(t *testing.T) {
+	lies := func(p *runtest.Provider, step int) bool { return p.ID == "p0" && step >= 17 }
+	stride := 5
+	if testing.Short() {
+		stride = 29
+	}
+	for _, clusters := range []int{1, 2} {
+		plain := watched(1, clusters, lies)
+		plain.Run(5 * time.Minute)
+		whole(t, plain)
+		for _, kill := range []bool{true, false} {
+			for at := 0; at < plain.Messages(); at += stride {
+				w := watched(1, clusters, lies)
+				w.Auditing = 40 * time.Millisecond
+				w.Before = func(i int, _ string, _ proto.Message) bool {
+					if i == at {
+						if p := w.Provider("p1"); kill {
+							p.Kill()
+						} else {
+							p.Drop(300 * time.Millisecond)
+						}
+					}
+					return true
+				}
+				w.Run(5 * time.Minute)
+				whole(t, w)
+				if _, barred, _ := verdicts(w); barred != 1 {
+					t.Errorf("%d are barred", barred)
+				}
+				if t.Failed() {
+					t.Fatalf("%d clusters, p1 lost (%v) at message %d of %d", clusters, kill, at, plain.Messages())
+				}
+			}
+		}
+	}
+}
+
+// TestVerdictAfterRestart: a host that is killed and started again knows whom it has barred and to
+// where it can go back.
+func TestVerdictAfterRestart(t *testing.T) {
+	set := run.Settings{Checkpoint: 60 * time.Millisecond, Grace: time.Second}
+	for _, at := range []time.Duration{250 * time.Millisecond, 350 * time.Millisecond, 600 * time.Millisecond} {
+		w := watched(1, 1, func(p *runtest.Provider, step int) bool { return p.ID == "p0" && step >= 17 })
+		w.Run(at)
+		if len(w.Results) > 0 {
+			t.Fatalf("the run is over after %v", at)
+		}
+		if err := w.Restart(set); err != nil {
+			t.Fatal(err)
+		}
+		for i := range 4 {
+			w.JoinAs(fmt.Sprintf("q%d", i), proto.Hello{Key: fmt.Sprintf("%064d", i), Class: proto.ClassFMA}, nil)
+		}
+		w.Run(5 * time.Minute)
+		whole(t, w)
+		if _, barred, _ := verdicts(w); barred != 1 {
+			t.Errorf("restarted after %v: %d are barred", at, barred)
+		}
+	}
+}
+
+// TestHonestAudits: audits of an honest run change nothing but that its end waits for the last.
+func TestHonestAudits(t *testing.T) {
+	for _, every := range []int{1, 4} {
+		w := watched(every, 2, nil)
+		w.Auditing = 700 * time.Millisecond
+		w.Run(5 * time.Minute)
+		whole(t, w)
+		passed, barred, _ := verdicts(w)
+		if passed == 0 || barred != 0 {
+			t.Errorf("every %d: %d audits, %d barred", every, passed, barred)
+		}
+		last := uint64(0)
+		for _, r := range w.Reports {
+			if a, ok := r.(run.AuditPassed); ok && every == 1 {
+				if a.From != last {
+					t.Errorf("steps %d to %d were not audited", last, a.From)
+				}
+				last = a.To
+			}
+		}
+		if every == 1 && last != 60 {
+			t.Errorf("audited up to step %d of 60", last)
+		}
+	}
+}
