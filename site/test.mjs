@@ -2,6 +2,7 @@
 
 import assert from "node:assert/strict";
 import test from "node:test";
+import { Peers } from "../wasm/peers.js";
 import { linkRates } from "./src/pipeline.js";
 import { authorization, readings } from "./src/token.js";
 import { bytes, count, duration, flop, plain, sentence } from "./src/words.js";
@@ -68,4 +69,31 @@ test("where others can read along", () => {
   const at = (href) => plain(new URL(href));
   for (const href of ["http://192.0.2.1:8090/", "http://example.org/", "http://[fd09::1]/", "http://localhost.evil.example/", "http://127.0.0.1.evil.example/"]) assert.equal(at(href), true, href);
   for (const href of ["https://example.org/", "http://localhost:8090/", "http://127.0.0.1:1/", "http://[::1]:8090/"]) assert.equal(at(href), false, href);
+});
+
+test("relayed addresses are told later, and none from before a restart", (t) => {
+  t.mock.timers.enable({ apis: ["setTimeout", "setInterval"] });
+  let pc;
+  globalThis.RTCPeerConnection = class {
+    localDescription = { sdp: "a=ice-ufrag:now\r\n" };
+    constructor() {
+      pc = this;
+    }
+    createDataChannel() {
+      return {};
+    }
+    close() {}
+  };
+  const told = [];
+  const peers = new Peers({ postMessage: ({ rtc }) => rtc.op === "signal" && told.push(JSON.parse(rtc.signal).candidate) });
+  peers.take({ op: "open", id: 1, ice: [], offers: false, label: "ravnest", channel: 0 });
+  for (const [type, usernameFragment] of [["relay", "before"], ["relay", "now"], ["srflx", "now"], ["host", "now"]]) {
+    pc.onicecandidate({ candidate: { candidate: `candidate:${type} ${usernameFragment}`, type, usernameFragment } });
+  }
+  pc.onicecandidate({ candidate: null });
+  assert.deepEqual(told, ["candidate:srflx now", "candidate:host now"]);
+  t.mock.timers.tick(1000);
+  assert.deepEqual(told, ["candidate:srflx now", "candidate:host now", "candidate:relay now"]);
+  peers.close();
+  delete globalThis.RTCPeerConnection;
 });

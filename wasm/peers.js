@@ -9,6 +9,9 @@ const linger = 1000;
 // looks for addresses anew: the system may not have known them yet.
 const moving = 10_000;
 const again = 2000;
+// later is how much later in ms than other candidates the relay's are told: as in
+// engine/transport/rtc/endpoint.go.
+const later = 500;
 
 export class Peers {
   #worker;
@@ -108,7 +111,10 @@ export class Peers {
       if (s.kind === "offer") await describe("answer");
     };
     pc.onicecandidate = ({ candidate: c }) => {
-      if (c?.candidate) say({ kind: "candidate", candidate: c.candidate, mid: c.sdpMid, line: c.sdpMLineIndex });
+      if (!c?.candidate) return;
+      const told = () => say({ kind: "candidate", candidate: c.candidate, mid: c.sdpMid, line: c.sdpMLineIndex });
+      if (c.type !== "relay") told();
+      else setTimeout(() => pc.localDescription?.sdp.includes(`a=ice-ufrag:${c.usernameFragment}`) && told(), later); // not from before a restart
     };
     const ended = (state) => {
       if (!peer.search && (state === "disconnected" || state === "failed" || state === "closed")) tell("gone", { why: `the connection ${state}` });

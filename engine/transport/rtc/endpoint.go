@@ -62,6 +62,13 @@ const (
 	// checks is how often ICE checks a pair before giving up. The caller's context is the
 	// real limit.
 	checks = 200
+
+	// later is how much later than other candidates the relay's are told. A browser checks one
+	// pair every 50 ms, those from which it has heard first, which are the relay's: a direct path
+	// would not be found before the relay is taken. A page waits as long (wasm/peers.js).
+	later = 500 * time.Millisecond
+	// patient is how long a relayed path has to wait for a direct one.
+	patient = 2 * time.Second
 )
 
 // Endpoint holds the settings shared by the connections of one process.
@@ -137,7 +144,7 @@ func (e *Endpoint) agent(w way) (*ice.Agent, error) {
 		ice.WithHostAcceptanceMinWait(0),
 		ice.WithPrflxAcceptanceMinWait(200 * time.Millisecond),
 		ice.WithSrflxAcceptanceMinWait(200 * time.Millisecond),
-		ice.WithRelayAcceptanceMinWait(time.Second),
+		ice.WithRelayAcceptanceMinWait(patient),
 	}
 	types := []ice.NetworkType{ice.NetworkTypeUDP4, ice.NetworkTypeUDP6}
 	switch w {
@@ -351,15 +358,11 @@ func (c *connecting) run(ctx context.Context, recv <-chan json.RawMessage) error
 			return
 		}
 		found := Signal{Kind: Candidate, Candidate: "candidate:" + k.Marshal(), Mid: &mid, Line: &line}
-		select {
-		case <-c.opened:
-			select {
-			case c.p.found <- found:
-			default:
-			}
-		default:
-			c.tell(found)
+		if k.Type() == ice.CandidateTypeRelay {
+			time.AfterFunc(later, func() { c.found(found) })
+			return
 		}
+		c.found(found)
 	}); err != nil {
 		return fmt.Errorf("looking for addresses: %w", err)
 	}
@@ -388,6 +391,19 @@ func (c *connecting) run(ctx context.Context, recv <-chan json.RawMessage) error
 		c.tell(Signal{Kind: Offer, SDP: c.ours.String()})
 	}
 	return c.listen(ctx, recv, c)
+}
+
+// found tells the peer one of our candidates, as long as that is of use.
+func (c *connecting) found(s Signal) {
+	select {
+	case <-c.opened:
+		select {
+		case c.p.found <- s:
+		default:
+		}
+	default:
+		c.tell(s)
+	}
 }
 
 // remote takes the peer's description, answers an offer, and begins to connect.
