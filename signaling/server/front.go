@@ -15,6 +15,7 @@ import (
 	"net/netip"
 	"net/url"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -284,8 +285,11 @@ func hostname(hostport string) (string, bool) {
 	return h, true
 }
 
-// ice returns the addresses of the host's relay as the sender of this request can reach them.
-func (s *Server) ice(r *http.Request, id string) []proto.ICEServer {
+// ice returns the addresses of the host's relay as the sender of this request can reach them. A
+// tab gets addresses beside the name that it has called: browsers look the name of a relay up with
+// a dot at its end, which neither a file of hosts nor the names of a home network know, and
+// wait for more than ten seconds where no DNS answers.
+func (s *Server) ice(r *http.Request, id string, tab bool) []proto.ICEServer {
 	if s.relay == nil {
 		return nil
 	}
@@ -301,13 +305,77 @@ func (s *Server) ice(r *http.Request, id string) []proto.ICEServer {
 	if !ok {
 		return nil
 	}
-	at := host + ":" + strconv.Itoa(s.cfg.RelayUDP.LocalAddr().(*net.UDPAddr).Port)
 	user, credential := s.relay.Admit(id, time.Now())
+	udp := s.cfg.RelayUDP.LocalAddr().(*net.UDPAddr).AddrPort()
+	at := host + ":" + strconv.Itoa(int(udp.Port()))
+	asks := []string{"stun:" + at}
 	urls := []string{"turn:" + at + "?transport=udp", "turn:" + at + "?transport=tcp"}
 	if s.cfg.TLS != nil {
 		urls = append(urls, "turns:"+at+"?transport=tcp")
 	}
-	return []proto.ICEServer{{URLs: []string{"stun:" + at}}, {URLs: urls, Username: user, Credential: credential}}
+	if tab {
+		called, public := s.addresses(r, udp.Addr())
+		for _, a := range append(called, public...) {
+			if at := netip.AddrPortFrom(a, udp.Port()).String(); !slices.Contains(asks, "stun:"+at) {
+				asks = append(asks, "stun:"+at)
+			}
+		}
+		for _, a := range called {
+			if at := netip.AddrPortFrom(a, udp.Port()).String(); urls[0] != "turn:"+at+"?transport=udp" {
+				urls = append(urls, "turn:"+at+"?transport=udp", "turn:"+at+"?transport=tcp")
+			}
+		}
+	}
+	return []proto.ICEServer{{URLs: asks}, {URLs: urls, Username: user, Credential: credential}}
+}
+
+// addresses returns addresses of the relay's socket, which is bound to at: the one at which
+// the request has come, and a public one of each other family.
+func (s *Server) addresses(r *http.Request, at netip.Addr) (called, public []netip.Addr) {
+	from, err := netip.ParseAddrPort(r.RemoteAddr)
+	local, ok := r.Context().Value(http.LocalAddrContextKey).(net.Addr)
+	if err == nil && ok && !s.cfg.Proxy {
+		if to, err := netip.ParseAddrPort(local.String()); err == nil {
+			a := to.Addr().Unmap()
+			// Behind a translation the address here is one of the host's own network.
+			if reaches(from.Addr().Unmap(), a) && serves(at, a) {
+				called = append(called, a)
+			}
+		}
+	}
+	own, err := net.InterfaceAddrs()
+	if err != nil {
+		return called, nil
+	}
+	for _, o := range own {
+		p, err := netip.ParsePrefix(o.String())
+		if err != nil {
+			continue
+		}
+		a := p.Addr().Unmap()
+		same := func(b netip.Addr) bool { return a.Is4() == b.Is4() }
+		if reaches(netip.Addr{}, a) && serves(at, a) && !slices.ContainsFunc(called, same) && !slices.ContainsFunc(public, same) {
+			public = append(public, a)
+		}
+	}
+	return called, public
+}
+
+// reaches reports whether an address means the same machine here and where from is: a public
+// one does, a private one within its network.
+func reaches(from, a netip.Addr) bool {
+	return a.IsGlobalUnicast() && a.Zone() == "" && (!private(a) || private(from))
+}
+
+// carriers is what providers of access give their customers behind a translation (RFC 6598).
+var carriers = netip.MustParsePrefix("100.64.0.0/10")
+
+func private(a netip.Addr) bool { return a.IsPrivate() || carriers.Contains(a) }
+
+// serves reports whether a socket bound to at takes what is sent to an address of this machine.
+func serves(at, a netip.Addr) bool {
+	at = at.Unmap().WithZone("")
+	return at == a || at == netip.IPv6Unspecified() || at == netip.IPv4Unspecified() && a.Is4()
 }
 
 // Credentials for trying out the relay last tryFor; at most maxTries are valid at a time.
@@ -324,7 +392,7 @@ func (s *Server) try(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	id := "t" + hexBytes(8)
-	t := proto.Try{ICE: s.ice(r, id), Time: time.Now().UnixMilli()}
+	t := proto.Try{ICE: s.ice(r, id, false), Time: time.Now().UnixMilli()}
 	time.AfterFunc(tryFor, func() {
 		if t.ICE != nil {
 			s.relay.Drop(id)

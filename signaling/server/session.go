@@ -324,7 +324,7 @@ func (s *Server) join(w http.ResponseWriter, r *http.Request) {
 		id: "p" + hexBytes(8), secret: hexBytes(16), key: hello.Key, keeps: s.cfg.Away > 0, line: l,
 		bucket: newBucket(time.Now(), s.cfg.Rate, s.cfg.Burst),
 	}
-	sess.ice = s.ice(r, sess.id)
+	sess.ice = s.ice(r, sess.id, hello.Platform == "js/wasm")
 	s.carry(sess, l, run.Join{ID: sess.id, Addr: s.from(r), Hello: *hello})
 }
 
