@@ -285,7 +285,10 @@ func (d *driver) do(a machine.Action) {
 		d.begin(a.Assign)
 	case machine.Deliver:
 		if d.cur != nil && d.cur.a.Run == a.Run {
-			d.cur.mail[a.Peer] <- a.Body // the machine never delivers more than its capacity
+			select {
+			case d.cur.mail[a.Peer] <- a.Body:
+			default: // more than anybody has taken in is too much
+			}
 		}
 	case machine.Train:
 		close(d.cur.started)

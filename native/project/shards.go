@@ -68,6 +68,17 @@ func (s *Shards) Open(sum string) (*os.File, int64, error) {
 	return f, size, err
 }
 
+// Bytes is the size of all shards.
+func (s *Shards) Bytes() (n int64) {
+	if s == nil {
+		return 0
+	}
+	for _, size := range s.size {
+		n += size
+	}
+	return n
+}
+
 // Fetch reads a shard: data.Fetch.
 func (s *Shards) Fetch(_ context.Context, sh data.Shard) ([]byte, error) {
 	b, err := read(s.path(hex.EncodeToString(sh.SHA256[:])), "shard", data.MaxShard*2)

@@ -15,6 +15,7 @@ import (
 	"math"
 	"net/url"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/ravnest/ravnest/engine/transport/throttle"
@@ -65,7 +66,7 @@ func (h *host) do(ctx context.Context, method, path, query string, body func() i
 	if h.token != "" {
 		header["Authorization"] = proto.Authorization(h.token)
 	}
-	if method == "PUT" {
+	if h.session != "" && (method == "PUT" || strings.HasPrefix(path, proto.BlobPath(""))) {
 		header[proto.SessionHeader] = h.session
 	}
 	for {

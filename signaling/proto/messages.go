@@ -102,7 +102,8 @@ type Have struct {
 	Have int64 `json:"have"`
 }
 
-// SessionHeader carries Welcome.Session in an upload's request.
+// SessionHeader carries Welcome.Session in requests for blobs and uploads: what a session may
+// transfer follows from its assignment.
 const SessionHeader = "Ravnest-Session"
 
 // BlobPath returns the route of a blob.

@@ -18,7 +18,7 @@ func newBucket(now time.Time, rate, burst float64) *bucket {
 // take removes cost tokens and reports whether there were as many.
 func (b *bucket) take(now time.Time, cost float64) bool {
 	if d := now.Sub(b.last); d > 0 {
-		b.have = min(b.burst, b.have+d.Seconds()*b.rate)
+		b.have = max(b.have, min(b.burst, b.have+d.Seconds()*b.rate)) // it may have been given more
 		b.last = now
 	}
 	if b.have < cost {

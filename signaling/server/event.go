@@ -43,6 +43,8 @@ type Job struct {
 	run.Job
 	// Blobs holds the graph, data and weights that assignments refer to.
 	Blobs Blobs
+	// Shards are the bytes of the blobs that stages with data fetch in each epoch; 0: there are none.
+	Shards int64
 	// Plan places the job on ask.Pool, which is in the order of Names, or sorted by name if
 	// there are none. If ask.Free is set, the providers' names do not matter. A plan for
 	// an Auto job extends ask.Record, from ask.Step on. Plan runs in a

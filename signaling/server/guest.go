@@ -14,6 +14,7 @@ import (
 	"net/http"
 	"net/netip"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -27,7 +28,7 @@ const (
 	requests good = iota
 	hellos        // that were not admitted, and other attempts at a token
 	pages         // bytes of the site
-	probes        // bytes of bandwidth measurements, and of downloads by who has not joined
+	probes        // bytes of bandwidth measurements, and of downloads by who has no assignment
 	goods
 )
 
@@ -180,10 +181,13 @@ func (s *Server) guestOf(r *http.Request) netip.Addr {
 var errOften = &proto.Error{Code: proto.Busy, Message: "too many requests come from this address", Hint: "try again later"}
 
 // often answers a request of somebody who has used up a share.
-func often(w http.ResponseWriter, wait time.Duration) {
+func often(w http.ResponseWriter, wait time.Duration) { later(w, errOften, wait) }
+
+// later answers that too much was asked for, and when to come again.
+func later(w http.ResponseWriter, e *proto.Error, wait time.Duration) {
 	seconds := int(math.Ceil(wait.Seconds()))
 	w.Header().Set("Retry-After", strconv.Itoa(seconds))
-	httpError(w, http.StatusTooManyRequests, &proto.Error{Code: errOften.Code, Message: errOften.Message, Hint: fmt.Sprintf("try again in %d s", seconds)})
+	httpError(w, http.StatusTooManyRequests, &proto.Error{Code: e.Code, Message: e.Message, Hint: fmt.Sprintf("try again in %d s", seconds)})
 }
 
 // shared lets an address ask for no more than its share. A host without a token serves its own
@@ -198,8 +202,8 @@ func (s *Server) shared(next http.Handler) http.Handler {
 		if f, ok := r.Context().Value(frontKey{}).(*front); ok && s.cfg.Proxy {
 			f.g.belongs(f.gated, from)
 		}
-		if s.guests.hosts(from) && s.bearer(r) {
-			next.ServeHTTP(w, r)
+		if transfer(r) && s.rations.find(r) != nil || probe(r) && s.guests.hosts(from) && s.bearer(r) {
+			next.ServeHTTP(w, r) // bytes are what counts
 			return
 		}
 		if wait := s.guests.take(time.Now(), from, requests, 1); wait > 0 {
@@ -210,11 +214,19 @@ func (s *Server) shared(next http.Handler) http.Handler {
 	})
 }
 
+// transfer reports whether a request is about a blob or a stage's state.
+func transfer(r *http.Request) bool {
+	return strings.Contains(r.URL.Path, "/v1/blob/") || strings.Contains(r.URL.Path, "/v1/upload/")
+}
+
+// probe reports whether a request measures bandwidth.
+func probe(r *http.Request) bool { return strings.HasSuffix(r.URL.Path, proto.SpeedPath) }
+
 // metered counts the bytes that f answers with, before a request is answered and after it.
 func (s *Server) metered(what good, f http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		from := s.guestOf(r)
-		if s.cfg.Token == "" || s.guests.hosts(from) && s.bearer(r) {
+		if s.cfg.Token == "" {
 			f.ServeHTTP(w, r)
 			return
 		}

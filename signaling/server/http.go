@@ -28,7 +28,7 @@ const minRate = 4 << 10
 // Handler serves the host's routes:
 //
 //	GET  /v1/join                          WebSocket, package proto
-//	GET  /v1/blob/{sha256}                 graph, data, weights; with Range
+//	GET  /v1/blob/{sha256}                 graph, data, weights; with Range; from a session
 //	PUT  /v1/upload/{run}/{stage}/{sha256}?offset=N&size=N
 //	                                       a piece of a trained stage, from its session
 //	GET  /v1/speed?bytes=N                 N bytes, at most proto.MaxChunk
@@ -47,7 +47,7 @@ const minRate = 4 << 10
 func (s *Server) Handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET "+proto.JoinPath, s.join)
-	mux.HandleFunc("GET /v1/blob/{sha256}", s.metered(probes, s.authorised(s.leading(s.blob))).ServeHTTP)
+	mux.HandleFunc("GET /v1/blob/{sha256}", s.rationed(s.authorised(s.leading(s.blob))).ServeHTTP)
 	mux.HandleFunc("PUT /v1/upload/{run}/{stage}/{sha256}", s.authorised(s.leading(s.upload)))
 	mux.HandleFunc("GET "+proto.SpeedPath, s.metered(probes, s.authorised(s.leading(s.speedDown))).ServeHTTP)
 	mux.HandleFunc("POST "+proto.SpeedPath, s.authorised(s.leading(s.speedUp)))

@@ -160,18 +160,19 @@ type Server struct {
 	http  *http.Server
 	store Store
 
-	ctx    context.Context // for sessions and plans
-	cancel context.CancelFunc
-	door   context.Context // for connections that have not said hello
-	shut   context.CancelFunc
-	in     chan input
-	dead   chan struct{} // closed when the loop has ended
-	out    *outbox.Outbox
-	gate   *gate
-	guests *guests
-	relay  *relay.Relay // nil: none
-	turned turned
-	ups    uploads
+	ctx     context.Context // for sessions and plans
+	cancel  context.CancelFunc
+	door    context.Context // for connections that have not said hello
+	shut    context.CancelFunc
+	in      chan input
+	dead    chan struct{} // closed when the loop has ended
+	out     *outbox.Outbox
+	gate    *gate
+	guests  *guests
+	rations *rations
+	relay   *relay.Relay // nil: none
+	turned  turned
+	ups     uploads
 
 	watching   atomic.Int32  // dashboards
 	watchEvery time.Duration // interval of their lines without news
@@ -195,6 +196,8 @@ type Server struct {
 	sessions map[string]*session
 	run      *call
 	wanted   int                   // providers that the last job waits for
+	shards   int64                 // Job.Shards
+	epoch    int                   // of the last loss
 	asked    uint64                // number of upload requests so far
 	answers  map[uint64]run.Action // to upload requests, until they are fetched
 	planned  context.CancelFunc    // cancels the current planning
@@ -233,6 +236,7 @@ func New(cfg Config) (*Server, error) {
 		answers:  map[uint64]run.Action{},
 		sessions: map[string]*session{},
 		guests:   newGuests(),
+		rations:  newRations(),
 		born:     time.Now(),
 
 		watchEvery: watchEvery,
@@ -325,7 +329,7 @@ func (s *Server) Run(ctx context.Context, job Job, on func(Event)) (Result, erro
 		s.mu.Lock()
 		s.blobs, s.inspect = job.Blobs, job.Inspect
 		s.mu.Unlock()
-		s.wanted = job.Want
+		s.wanted, s.shards = job.Want, job.Shards
 		s.guests.expect(s.expected(job.Want))
 		s.step(now, run.Submit{Job: job.Job, Earlier: earlier, Stale: stale})
 	})
@@ -504,6 +508,7 @@ func (s *Server) forget(sess *session) {
 		return
 	}
 	delete(s.sessions, sess.id)
+	s.rations.forget(sess.secret)
 	if sess.ice != nil {
 		s.relay.Drop(sess.id)
 	}
@@ -588,6 +593,7 @@ func (s *Server) carryOut(now time.Time, a run.Action) {
 		s.audit(a)
 	case run.Emit:
 		s.past.take(now, a.Report)
+		s.passes(a.Report)
 		on := s.run.on
 		s.out.Push(func() { on(a.Report) })
 	case run.Put:
@@ -627,6 +633,19 @@ func (s *Server) carryOut(now time.Time, a run.Action) {
 	}
 }
 
+// passes notes that an epoch or a validation pass is over, so that shards are fetched again.
+func (s *Server) passes(r run.Report) {
+	switch r := r.(type) {
+	case run.Loss:
+		if r.Epoch != s.epoch {
+			s.epoch = r.Epoch
+			s.rations.passed()
+		}
+	case run.Val:
+		s.rations.passed()
+	}
+}
+
 func (s *Server) send(a run.Send) error {
 	sess := s.sessions[a.ID]
 	if sess == nil {
@@ -642,6 +661,9 @@ func (s *Server) send(a run.Send) error {
 		sess.mu.Lock()
 		sess.welcome = m
 		sess.mu.Unlock()
+	case *proto.Assign:
+		s.rations.assigned(time.Now(), sess.secret, m, s.shards)
+		sess.links.Add(int64(len(m.Peers)))
 	case *proto.Ping:
 		m.Got = sess.has()
 	}

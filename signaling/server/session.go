@@ -15,6 +15,7 @@ import (
 	"fmt"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/coder/websocket"
@@ -28,6 +29,9 @@ const (
 	maxQueued      = 1024    // messages waiting to be sent to a session, or to be acknowledged
 	maxQueuedBytes = 4 << 20 // and their bytes
 	closeWait      = 2 * time.Second
+	// linkMessages is what setting up a link may cost at once beside the rate: a greeting, a
+	// description, and a candidate for each of a machine's addresses.
+	linkMessages = 80
 )
 
 type session struct {
@@ -36,6 +40,7 @@ type session struct {
 	ice        []proto.ICEServer // the host's relay, with this session's credentials
 	keeps      bool              // it may outlive its connection
 	bucket     *bucket           // the reader's
+	links      atomic.Int64      // that it was assigned and the bucket does not know yet
 
 	turn sync.Mutex // of those who return
 
@@ -550,6 +555,7 @@ func (s *Server) read(sess *session, l *line) (reason string, deliberate bool) {
 			return "its connection closed", code == websocket.StatusGoingAway || code == websocket.StatusNormalClosure
 		}
 		now := time.Now()
+		sess.bucket.have += linkMessages * float64(sess.links.Swap(0))
 		if !sess.bucket.take(now, cost(len(b))) {
 			err = fmt.Errorf("more than %g messages a second", s.cfg.Rate)
 		}

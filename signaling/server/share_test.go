@@ -4,12 +4,14 @@ package server_test
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"slices"
 	"strconv"
 	"testing"
 	"testing/fstest"
@@ -221,5 +223,69 @@ func TestShareBehindProxy(t *testing.T) {
 		if n := refused(20, "203.0.113.7"); proxy == (n > 0) {
 			t.Errorf("proxy %v: of 20 guesses of another client, %d were refused", proxy, n)
 		}
+	}
+}
+
+// A member fetches what its assignment needs several times over, whatever breaks off, and is then
+// told when to come again. Nobody else at its address waits for that.
+func TestShareOfDownloads(t *testing.T) {
+	s, addr := start(t, server.Config{Token: "t"})
+	b := blobs{}
+	job := testJob(b, 1)
+	big := b.add(bytes.Repeat([]byte("0123456789abcdef"), 24<<16)) // 24 MiB
+	plan := job.Plan
+	job.Plan = func(ctx context.Context, a server.Ask) ([]server.Assignment, error) {
+		as, err := plan(ctx, a)
+		as[0].Data["inputs"] = big
+		return as, err
+	}
+	run(t, s, job, &events{})
+	c := dialFrom(t, thisOne, addr, "t")
+	defer c.Close("done")
+	for assigned := false; !assigned; {
+		m, err := c.Recv(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, assigned = m.(*proto.Assign)
+	}
+	url, bearer := "http://"+addr+proto.BlobPath(big.SHA256), []string{"Authorization", "Bearer t"}
+	session := append(slices.Clone(bearer), proto.SessionHeader, c.Welcome().Session)
+	for range 3 {
+		if _, err := c.Blob(t.Context(), big); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// More than four breaks off with the last of what is there. A little comes back all the time.
+	more, refused := 0, false
+	for range 100 {
+		req, err := http.NewRequestWithContext(t.Context(), "GET", url, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i := 0; i < len(session); i += 2 {
+			req.Header.Set(session[i], session[i+1])
+		}
+		resp, err := from(thisOne).Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		n, err := io.Copy(io.Discard, resp.Body)
+		_ = resp.Body.Close()
+		if refused = resp.StatusCode == http.StatusTooManyRequests && resp.Header.Get("Retry-After") != ""; refused {
+			break
+		}
+		if err == nil && n == big.Size {
+			more++
+		}
+	}
+	if !refused || more > 1 {
+		t.Errorf("after three downloads %d more, then told to wait: %v", more, refused)
+	}
+	if status, _ := ask(t, from(thisOne), "http://"+addr+proto.StatusPath, bearer...); status != http.StatusOK {
+		t.Errorf("another request of its address: status %d", status)
+	}
+	if status, _ := ask(t, from(thisOne), url, bearer...); status != http.StatusOK {
+		t.Errorf("another visitor of its address: status %d", status)
 	}
 }

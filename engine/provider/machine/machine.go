@@ -36,10 +36,12 @@ type Rules struct {
 }
 
 // Bounds on what a peer may signal: to set up its link, and to move it when an address
-// changes. Signals beyond them are dropped.
+// changes. Signals beyond them are dropped. After each forgotten it may send one more, so that a
+// link can move as often as its run is long.
 const (
 	MaxSignals     = 512
 	MaxSignalBytes = 256 << 10
+	forgotten      = time.Second
 )
 
 // The delay between tries to join doubles from firstTry to lastTry. Half of it is random,
@@ -125,10 +127,23 @@ type attempt struct {
 
 type peer struct {
 	Name    string        `json:"name"`
-	Signals int           `json:"signals"`
+	Signals int           `json:"signals"` // without those that are forgotten; 0: none has come
 	Bytes   int           `json:"bytes"`
-	Last    time.Duration `json:"last"` // when it last signalled, if ever
+	Since   time.Duration `json:"since"` // up to when they are forgotten
+	Last    time.Duration `json:"last"`  // when it last signalled, if ever
 	Linked  bool          `json:"linked,omitempty"`
+}
+
+// forget lets what a peer has signalled count less as time passes.
+func (p *peer) forget(now time.Duration) {
+	if p.Signals == 0 {
+		p.Since = now
+		return
+	}
+	n := int((now - p.Since) / forgotten)
+	p.Since += time.Duration(n) * forgotten
+	p.Signals = max(p.Signals-n, 1)
+	p.Bytes = max(p.Bytes-min(n, MaxSignals)*(MaxSignalBytes/MaxSignals), 0)
 }
 
 // New returns the machine of a new provider. Its first event must be Start.
@@ -448,8 +463,11 @@ func (o *out) signal(g *proto.Signal) {
 		return
 	}
 	p := c.Peers[g.From]
-	if p == nil || p.Signals >= MaxSignals || p.Bytes+len(g.Body) > MaxSignalBytes {
-		return // from a stranger, or too much
+	if p == nil {
+		return // from a stranger
+	}
+	if p.forget(o.now); p.Signals >= MaxSignals || p.Bytes+len(g.Body) > MaxSignalBytes {
+		return // too much
 	}
 	p.Signals++
 	p.Bytes += len(g.Body)

@@ -293,6 +293,11 @@ func TestConnecting(t *testing.T) {
 	if p := g.m.s.Current.Peers["p2"]; p.Signals != MaxSignals {
 		t.Errorf("%d signals went through", p.Signals)
 	}
+	g.wait(3 * forgotten)
+	for range 3 { // a link that moves now and then always may
+		g.want(g.hear(&proto.Signal{Run: "r-1", From: "p2", Body: body}), Deliver{})
+	}
+	g.want(g.hear(&proto.Signal{Run: "r-1", From: "p2", Body: body}))
 	as := g.wait(time.Minute)
 	g.want(as, Cancel{})
 	for _, a := range as {
