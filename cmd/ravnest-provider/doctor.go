@@ -5,11 +5,16 @@ package main
 
 import (
 	"context"
+	"crypto/x509"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"net"
+	"net/http"
 	"net/url"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/ravnest/ravnest/engine/transport/rtc"
@@ -63,14 +68,14 @@ func doctor(ctx context.Context, w io.Writer, join, token string) error {
 	before := time.Now()
 	t, rtt, err := client.Try(ctx, join, opt)
 	if err != nil {
-		finding(w, false, "host", err.Error(), "")
+		finding(w, false, "host", err.Error(), remedy(err, before))
 		return errNoPath
 	}
-	finding(w, true, "host", fmt.Sprintf("%s answers in %.1f ms, by HTTP and WebSocket", join, float64(rtt.Microseconds())/1e3), "")
 	u, err := client.ParseURL(join)
 	if err != nil {
 		return err
 	}
+	finding(w, true, "host", fmt.Sprintf("%s answers in %.1f ms, by HTTP and WebSocket%s", join, float64(rtt.Microseconds())/1e3, through(u)), "")
 	encrypted(w, u)
 	off := time.UnixMilli(t.Time).Sub(before.Add(time.Since(before) / 2)).Round(100 * time.Millisecond)
 	finding(w, off.Abs() < time.Minute, "clock", fmt.Sprintf("%v from the host's", off), "set this machine's clock: certificates are checked against it")
@@ -81,6 +86,58 @@ func doctor(ctx context.Context, w io.Writer, join, token string) error {
 		finding(w, true, "speed", fmt.Sprintf("%.3g Mbit/s to the host, %.3g Mbit/s from it", up/1e6, down/1e6), "")
 	}
 	return paths(ctx, w, t.ICE, native.Loopback(join))
+}
+
+// through says by which proxy requests to a host go.
+func through(u *url.URL) string {
+	p, err := http.ProxyFromEnvironment(&http.Request{URL: u})
+	if err != nil || p == nil {
+		return ""
+	}
+	return fmt.Sprintf(", through the proxy %s (paths to other providers do not use it)", p.Host)
+}
+
+// remedy says what to do about a host that was not reached.
+func remedy(err error, now time.Time) string {
+	var (
+		told    *proto.Error
+		name    *net.DNSError
+		op      *net.OpError
+		unknown x509.UnknownAuthorityError
+		invalid x509.CertificateInvalidError
+		other   x509.HostnameError
+		syntax  *json.SyntaxError
+		timeout net.Error
+	)
+	switch {
+	case errors.As(err, &told):
+		return "" // the host has said it
+	case errors.As(err, &syntax):
+		return "something else answers there: open the address in a browser: if it shows the login page of this network, log in; otherwise check the address"
+	case errors.As(err, &name) && name.IsNotFound:
+		return "check the spelling of the host's name; if it is right, this machine's DNS does not know it: is it on the Internet?"
+	case errors.As(err, &name):
+		return "this machine's DNS does not answer: check its network, or join by the host's address instead of its name"
+	case errors.As(err, &unknown):
+		return "the certificate is self-signed, or a proxy has put its own in place: ask the requester for one that is publicly trusted (serve --acme), or name a file with the certificate of whom you trust in SSL_CERT_FILE"
+	case errors.As(err, &invalid) && invalid.Reason == x509.Expired:
+		return fmt.Sprintf("it is %s by this machine's clock: set it if it is wrong; otherwise the requester has to renew the certificate", now.UTC().Format("2006-01-02 15:04 MST"))
+	case errors.As(err, &other):
+		return "join by a name that the certificate is for, or ask the requester which address to use"
+	case errors.Is(err, http.ErrSchemeMismatch):
+		return "the host has no TLS at that port: join by http://, or ask the requester for the https address"
+	case errors.As(err, &op) && op.Op == "proxyconnect":
+		return "correct or unset HTTPS_PROXY and HTTP_PROXY, or list the host in NO_PROXY"
+	case errors.Is(err, syscall.ECONNREFUSED):
+		return "nothing listens there: check the port, and that ravnest serve runs there with --listen on an address that other machines reach"
+	case errors.Is(err, syscall.ENETUNREACH), errors.Is(err, syscall.EHOSTUNREACH):
+		return "this machine has no way to that address: check its network; if the address is one of IPv6, ask the requester for one of IPv4"
+	case errors.As(err, &timeout) && timeout.Timeout(), errors.Is(err, context.DeadlineExceeded):
+		return "nothing answers: a firewall here or at the host drops what is sent to that port: ask the requester to serve at port 443"
+	case strings.HasPrefix(err.Error(), client.ErrUnreachable.Error()):
+		return "check the address: http:// where the host has a certificate, or the port of another server, breaks off like this"
+	}
+	return ""
 }
 
 func encrypted(w io.Writer, u *url.URL) {

@@ -513,8 +513,11 @@ func Try(ctx context.Context, addr string, opt Options) (t proto.Try, rtt time.D
 		}
 		err = json.NewDecoder(io.LimitReader(resp.body, proto.MaxMessage)).Decode(&t)
 		_ = resp.body.Close()
-		if err != nil || len(t.ICE) > proto.MaxICE {
-			return t, 0, fmt.Errorf("the answer of the host at %s cannot be read: is it as new as this program? %w", u, err)
+		if err != nil {
+			return t, 0, fmt.Errorf("what answers at %s is no ravnest host, or another release: %w", u, err)
+		}
+		if len(t.ICE) > proto.MaxICE {
+			return t, 0, fmt.Errorf("the host at %s names %d relays, the limit is %d", u, len(t.ICE), proto.MaxICE)
 		}
 		rtt = time.Since(begin)
 	}
