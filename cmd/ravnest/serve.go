@@ -226,7 +226,7 @@ func serve(c *cli.Context) (err error) {
 	s, err := host.Serve(c.Context, p, host.Options{
 		Listener: ln, Site: pages, Edge: edge, Token: token, Agent: "ravnest/" + version, Members: members, Providers: c.Int("providers"), Clusters: c.Int("clusters"), Fresh: c.Bool("fresh"), AuditEvery: c.Int("audit-every"), NATS: shared, Output: out, Trace: trace, Telemetry: telemetry,
 		Listening: func(_ context.Context, url string) error {
-			warnPlain(out.Err, url)
+			warnPlain(out.Err, url, ln.Addr(), edge)
 			fmt.Fprintf(out.Err, "serving at %s: start providers with ravnest-provider --join %s\n", url, url)
 			if pages.Built() {
 				fmt.Fprintf(out.Err, "contribute: %s/\ndashboard: %s/dashboard\n", url, url)
@@ -298,13 +298,17 @@ func edgeOf(c *cli.Context, ln net.Listener, token string) (host.Edge, error) {
 	return e, err
 }
 
-// warnPlain warns that others can read what is sent.
-func warnPlain(w io.Writer, at string) {
+// warnPlain warns that others can read what is sent, or that people are told an address that this
+// host does not serve.
+func warnPlain(w io.Writer, at string, ln net.Addr, e host.Edge) {
 	u, err := url.Parse(at)
-	if err != nil || u.Scheme != "http" || native.Loopback(at) {
-		return
+	switch {
+	case err != nil || native.Loopback(at):
+	case u.Scheme == "http":
+		fmt.Fprintln(w, "WARNING: this is plain http: the token, the data and the trained weights cross the network unencrypted, and tabs can use only one core.\nhint: give --tls-cert and --tls-key, or put a reverse proxy with https in front and give --proxy --public https://...")
+	case e.TLS == nil && !e.Proxy:
+		fmt.Fprintf(w, "WARNING: people are told %s, but this host has no certificate: it serves plain http at %s.\nhint: give --acme URL, or --tls-cert and --tls-key; or --proxy, if a reverse proxy in front has the certificate\n", at, ln)
 	}
-	fmt.Fprintln(w, "WARNING: this is plain http: the token, the data and the trained weights cross the network unencrypted, and tabs can use only one core.\nhint: give --tls-cert and --tls-key, or put a reverse proxy with https in front and give --proxy --public https://...")
 }
 
 // tokenOf is the token of the flags.
