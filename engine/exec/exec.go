@@ -32,6 +32,7 @@ type frame struct {
 	again   bool    // a forward step runs again in the backward pass
 
 	rounding rounding // of the gradient that a backward step reads
+	roundOut bool     // a backward step rounds the gradient that it writes
 	from     int      // first row of the slot that this frame is about
 	rows     int
 	row0     int
@@ -215,7 +216,7 @@ func (e *Exec) backward(slot int, params, grads []float32, acc bool, steps []ste
 			f.again = false
 			continue
 		}
-		f.rounding = s.rounding
+		f.rounding, f.roundOut = s.rounding, s.roundOut
 		if s.Kind == autodiff.GradParams {
 			f.acc = acc || e.p.adds[s.Node]
 			o.gradParams(f)

@@ -529,6 +529,7 @@ func (o *batchnorm) gradInput(f *frame, _ int, dst []float32) { o.backward(f, ds
 // backward takes the sums, and computes the gradient of the input if there is a place for it.
 func (o *batchnorm) backward(f *frame, dst []float32) {
 	b, x := o.kernel(f), f.x(o.i, 0)
+	b.RoundDX = f.roundOut
 	kernel.BatchNormBackward(f.sharing(len(x)), &b, dst, f.dy(o.i), x, o.stats(f, 2), o.stats(f, 3))
 	f.slot.summed[o.i] = true
 }

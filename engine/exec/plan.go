@@ -87,6 +87,7 @@ type step struct {
 	again bool // compute the node's output again
 
 	rounding rounding
+	roundOut bool // the gradient that it writes is rounded, as only products read it
 }
 
 // life is a buffer while it is being placed.

@@ -5,6 +5,7 @@ package exec
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/ravnest/ravnest/engine/autodiff"
 	"github.com/ravnest/ravnest/engine/kernel"
@@ -161,6 +162,34 @@ func (p *Plan) findRounding() {
 			s.rounding = roundDone
 		case k >= p.params || !later[s.Node]:
 			s.rounding, done[s.Node] = roundHere, true
+		}
+	}
+	p.roundAtSource()
+}
+
+// roundAtSource has batch norms round the gradients that they write, while these are in the cache,
+// where only products read them.
+func (p *Plan) roundAtSource() {
+	source := make([]*step, p.g.Values()) // the only step that writes a value's gradient
+	for k := range p.back {
+		s := &p.back[k]
+		if s.again || s.Kind != autodiff.GradInput {
+			continue
+		}
+		if _, norm := p.ops[s.Node].(*batchnorm); norm && s.First && !slices.Contains(p.cfg.Seeds, s.dst) {
+			source[s.dst] = s
+		} else {
+			source[s.dst] = nil
+		}
+	}
+	for k := range p.back {
+		s := &p.back[k]
+		from := source[s.dy]
+		if s.again || from == nil || s.rounding == roundCopy || p.ops[s.Node].sums() {
+			continue
+		}
+		if _, multiplies := p.ops[s.Node].(*conv); multiplies {
+			from.roundOut, s.rounding = true, roundDone
 		}
 	}
 }

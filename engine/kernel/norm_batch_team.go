@@ -12,6 +12,8 @@ type BatchNorm struct {
 	Gamma, Beta []float32 // [C]
 	// Mean and InvStd [C] are computed by BatchNormForward, or given in evaluation.
 	Mean, InvStd []float32
+	// RoundDX makes the gradient of x operands of products in bfloat16 ([RoundBF16]).
+	RoundDX bool
 }
 
 // BatchNormForward is [BatchNormApply] or [BatchNormReLU], preceded by [BatchNormStats] and
@@ -92,5 +94,9 @@ func (j *normTask) backward(s Channels) {
 	}
 	if j.dx != nil {
 		BatchNormGradInput(j.dx, j.dy, j.x, j.Mean, j.InvStd, j.Gamma, j.dgamma, j.dbeta, s)
+		for n := 0; j.RoundDX && n < j.N; n++ { // while they are in the cache
+			dx := j.dx[(n*j.C+s.From)*j.HW : (n*j.C+s.To)*j.HW]
+			roundBF16(dx, dx)
+		}
 	}
 }
