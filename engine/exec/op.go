@@ -265,7 +265,7 @@ func (o *linear) addInput(f *frame, dst, dy []float32, acc bool, scratch []float
 
 func (o *linear) gradParams(f *frame) {
 	if o.b >= 0 {
-		kernel.AddRowsGrad(f.grad(o.i, o.b, o.out), f.dy(o.i), f.rows*o.per, f.acc)
+		kernel.AddRowsGrad(f.team, f.grad(o.i, o.b, o.out), f.dy(o.i), f.rows*o.per, f.acc)
 	}
 	dy, scratch := o.gradient(f, f.scratch)
 	x, scratch := o.operand(f, 0, scratch)

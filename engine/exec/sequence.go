@@ -105,7 +105,7 @@ func (o *position) gradInput(f *frame, _ int, dst []float32) { f.pass(o.i, dst) 
 
 func (o *position) gradParams(f *frame) {
 	g := f.grad(o.i, o.w, o.num*o.dim)
-	kernel.AddRowsGrad(g[:o.n], f.dy(o.i), f.rows*o.reps, f.acc)
+	kernel.AddRowsGrad(f.team, g[:o.n], f.dy(o.i), f.rows*o.reps, f.acc)
 	if !f.acc {
 		clear(g[o.n:])
 	}
@@ -209,7 +209,7 @@ func (o *linears) gradBias(f *frame) {
 			copy(bias[k*l.out:][:l.out], f.grad(o.i, o.each[k].b, l.out))
 		}
 	}
-	kernel.AddRowsGrad(bias, f.dy(o.i), f.rows*l.per, f.acc)
+	kernel.AddRowsGrad(f.team, bias, f.dy(o.i), f.rows*l.per, f.acc)
 	for k := range o.each {
 		copy(f.grad(o.i, o.each[k].b, l.out), bias[k*l.out:])
 	}

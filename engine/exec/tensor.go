@@ -255,7 +255,7 @@ func (o *parameter) gradInput(*frame, int, []float32) {}
 
 func (o *parameter) gradParams(f *frame) {
 	sum := f.scratch[:o.size]
-	kernel.AddRowsGrad(sum, f.dy(o.i), f.rows, false)
+	kernel.AddRowsGrad(f.team, sum, f.dy(o.i), f.rows, false)
 	o.add(f, sum)
 }
 

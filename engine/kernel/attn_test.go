@@ -166,7 +166,7 @@ func TestRowsContinue(t *testing.T) {
 			EmbedGrad(dst, dy[from*dim:to*dim], tokens[from:to], vocab, dim, acc)
 		},
 		"positions": func(dst []float32, from, to int, acc bool) {
-			AddRowsGrad(dst[:dim], dy[from*dim:to*dim], to-from, acc)
+			AddRowsGrad(nil, dst[:dim], dy[from*dim:to*dim], to-from, acc)
 		},
 		"layer norm": func(dst []float32, from, to int, acc bool) {
 			LayerNormGradParams(dst[:dim], dst[dim:2*dim], dy[from*dim:to*dim], x[from*dim:to*dim], mean[from:to], inv[from:to], to-from, dim, acc)
@@ -177,6 +177,30 @@ func TestRowsContinue(t *testing.T) {
 		f(parts, 0, 4, false)
 		f(parts, 4, n, true)
 		attentionBits(t, name, parts, whole)
+	}
+}
+
+// TestRowsAreShared: threads that share columns leave the sums as they are.
+func TestRowsAreShared(t *testing.T) {
+	team := NewTeam(3)
+	defer team.Close()
+	for _, dim := range []int{7, 3*leastRow + 5, 1000} {
+		n := smallCopy/dim + 1
+		dy, want := make([]float32, n*dim), make([]float32, dim)
+		Normal(dy, NewStream(1, DomainTest, 0, 5))
+		Fill(want, 0.3)
+		got := append([]float32(nil), want...)
+		for i, v := range dy {
+			want[i%dim] += v
+		}
+		AddRowsGrad(team, got, dy, n, true)
+		attentionBits(t, "continued", got, want)
+		clear(want)
+		for i, v := range dy {
+			want[i%dim] += v
+		}
+		AddRowsGrad(team, got, dy, n, false)
+		attentionBits(t, "from zero", got, want)
 	}
 }
 

@@ -50,6 +50,7 @@ type Team struct {
 	group  groupTask
 	copies copyTask
 	turn   turnTask
+	rows   rowsTask
 	lanes  depthwiseTask
 	norms  normTask
 	round  roundTask

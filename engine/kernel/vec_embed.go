@@ -50,12 +50,41 @@ func AddRows(y, x, row []float32, n int) {
 }
 
 // AddRowsGrad sums dy [n,len(row)] over n, ascending, into row, starting at +0 or, with acc,
-// at the values in row.
-func AddRowsGrad(row, dy []float32, n int, acc bool) {
-	if !acc {
+// at the values in row, on the team's threads by columns.
+func AddRowsGrad(t *Team, row, dy []float32, n int, acc bool) {
+	task := rowsTask{row: row, dy: dy, n: n, acc: acc}
+	if t.Threads() == 1 || n*len(row) < smallCopy {
+		task.columns(0, len(row))
+		return
+	}
+	j := &t.rows
+	*j = task
+	step, tiles := stripes(len(row), leastRow, 2*t.Threads())
+	j.step = step
+	t.Run(tiles, j)
+	*j = rowsTask{} // nothing of the caller's is kept
+}
+
+// leastRow is the floats of a row that a thread takes at least.
+const leastRow = 128
+
+// rowsTask is AddRowsGrad in stripes of columns.
+type rowsTask struct {
+	row, dy []float32
+	n, step int
+	acc     bool
+}
+
+// Tile implements [Task].
+func (j *rowsTask) Tile(_, i int) { j.columns(i*j.step, min((i+1)*j.step, len(j.row))) }
+
+// columns sums the columns [from,to).
+func (j *rowsTask) columns(from, to int) {
+	row := j.row[from:to]
+	if !j.acc {
 		clear(row)
 	}
-	for i := range n {
-		AddTo(row, dy[i*len(row):][:len(row)])
+	for i := range j.n {
+		AddTo(row, j.dy[i*len(j.row)+from:][:len(row)])
 	}
 }
