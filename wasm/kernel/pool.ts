@@ -21,7 +21,8 @@ export function maxPool(a: usize): void {
       let seen = f32x4.splat(0);
       for (let j = 0; j < fours; j += 4) {
         const i = first + min(j, fours - 4), left = i * sw - pl, to = y + (i << 2), at = arg + (i << 2);
-        if (sw == 2) seen = arg ? fourArg(x, w, y0, y1, left, kw, 2, to, at, seen) : four(x, w, y0, y1, left, kw, 2, to, seen);
+        if (sw == 2 && kw == 3) seen = arg ? threeArg(x, w, y0, y1, left, to, at, seen) : three(x, w, y0, y1, left, to, seen);
+        else if (sw == 2) seen = arg ? fourArg(x, w, y0, y1, left, kw, 2, to, at, seen) : four(x, w, y0, y1, left, kw, 2, to, seen);
         else seen = arg ? fourArg(x, w, y0, y1, left, kw, 1, to, at, seen) : four(x, w, y0, y1, left, kw, 1, to, seen);
       }
       const skip = v128.any_true(seen) ? 0 : fours;
@@ -83,6 +84,47 @@ function fourArg(x: usize, w: i32, y0: i32, y1: i32, left: i32, kw: i32, sw: i32
   v128.store(y, m);
   v128.store(arg, at);
   return seen;
+}
+
+// three is four for windows 3 wide with a stride of two, whose nine floats of a line are loaded at
+// once. Their sum tells of NaN, and of infinities of both signs, which do no harm.
+// @ts-ignore: decorator
+@inline
+function three(x: usize, w: i32, y0: i32, y1: i32, left: i32, y: usize, seen: v128): v128 {
+  let m = f32x4.splat(-Infinity), sum = f32x4.splat(0), p = x + ((y0 * w + left) << 2);
+  for (let r = y0; r < y1; r++) {
+    const a = v128.load(p), b = v128.load(p, 16), c = v128.load(p, 20);
+    const even = i32x4.shuffle(a, b, 0, 2, 4, 6);
+    m = f32x4.pmax(f32x4.pmax(f32x4.pmax(m, even), i32x4.shuffle(a, b, 1, 3, 5, 7)), i32x4.shuffle(even, c, 1, 2, 3, 7));
+    sum = f32x4.add(f32x4.add(sum, a), f32x4.add(b, c));
+    p += w << 2;
+  }
+  v128.store(y, m);
+  return v128.or(seen, f32x4.ne(sum, sum));
+}
+
+// threeArg is three with the positions of the maxima.
+// @ts-ignore: decorator
+@inline
+function threeArg(x: usize, w: i32, y0: i32, y1: i32, left: i32, y: usize, arg: usize, seen: v128): v128 {
+  let m = f32x4.splat(-Infinity), sum = f32x4.splat(0), p = x + ((y0 * w + left) << 2);
+  let first = i32x4.add(i32x4.splat(y0 * w + left), i32x4(0, 2, 4, 6)), at = first;
+  for (let r = y0; r < y1; r++) {
+    const a = v128.load(p), b = v128.load(p, 16), c = v128.load(p, 20);
+    const even = i32x4.shuffle(a, b, 0, 2, 4, 6), odd = i32x4.shuffle(a, b, 1, 3, 5, 7), last = i32x4.shuffle(even, c, 1, 2, 3, 7);
+    at = v128.bitselect(first, at, f32x4.gt(even, m));
+    m = f32x4.pmax(m, even);
+    at = v128.bitselect(i32x4.add(first, i32x4.splat(1)), at, f32x4.gt(odd, m));
+    m = f32x4.pmax(m, odd);
+    at = v128.bitselect(i32x4.add(first, i32x4.splat(2)), at, f32x4.gt(last, m));
+    m = f32x4.pmax(m, last);
+    sum = f32x4.add(f32x4.add(sum, a), f32x4.add(b, c));
+    first = i32x4.add(first, i32x4.splat(w));
+    p += w << 2;
+  }
+  v128.store(y, m);
+  v128.store(arg, at);
+  return v128.or(seen, f32x4.ne(sum, sum));
 }
 
 // @ts-ignore: decorator
