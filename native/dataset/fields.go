@@ -200,6 +200,13 @@ func InputFields(path string, o Options) (*data.Table, error) {
 	if _, err := os.Stat(path); err != nil {
 		return nil, fmt.Errorf("the input: %w", err)
 	}
+	if len(o.Texts) == 0 && strings.EqualFold(filepath.Ext(path), ".parquet") {
+		t, err := parquetFields(path, o)
+		if err != nil {
+			return nil, fmt.Errorf("the input %s: %w", path, err)
+		}
+		return t, nil
+	}
 	read := arrays
 	if len(o.Texts) > 0 {
 		read = func(path string) (map[string]*data.Table, error) {

@@ -257,18 +257,31 @@ func (t *rowTable) sorted(y *spool) error {
 	return nil
 }
 
+// parquetFields reads the inputs of a model that has several from a Parquet file that is to be
+// predicted.
+func parquetFields(path string, o Options) (*data.Table, error) {
+	want := o.columns()
+	want.Target, want.TargetElems, want.NoTarget = nil, nil, true
+	return predicted(path, want, []int{data.FieldElems(o.Fields.Inputs)})
+}
+
 // parquetRows reads the inputs of a Parquet file that is to be predicted.
-func parquetRows(path string, in []int, o Options) (x *data.Table, err error) {
+func parquetRows(path string, in []int, o Options) (*data.Table, error) {
+	want := parquet.Columns{NoTarget: true, Skip: o.Target, Values: map[string][]string{}}
+	for _, c := range o.Columns {
+		if want.Inputs = append(want.Inputs, c.Name); c.Values != nil {
+			want.Values[c.Name] = c.Values
+		}
+	}
+	if len(want.Inputs)+len(want.Skip) == 0 {
+		want.Skip = parquet.Usual
+	}
+	return predicted(path, want, in)
+}
+
+// predicted reads the wanted columns of a Parquet file for a model with inputs of the shape in.
+func predicted(path string, want parquet.Columns, in []int) (x *data.Table, err error) {
 	err = open(path, func(f *os.File, size int64) error {
-		want := parquet.Columns{NoTarget: true, Skip: o.Target, Values: map[string][]string{}}
-		for _, c := range o.Columns {
-			if want.Inputs = append(want.Inputs, c.Name); c.Values != nil {
-				want.Values[c.Name] = c.Values
-			}
-		}
-		if len(want.Inputs)+len(want.Skip) == 0 {
-			want.Skip = parquet.Usual
-		}
 		q, err := parquet.Open(f, size, want)
 		if err != nil {
 			return err

@@ -88,3 +88,19 @@ func TestParquetColumns(t *testing.T) {
 		t.Errorf("%+v %v", x, err)
 	}
 }
+
+// TestParquetFields: the inputs of a model with several are columns, in the model's order.
+func TestParquetFields(t *testing.T) {
+	const file = "../../engine/format/parquet/testdata/table-none.parquet"
+	o := dataset.Options{Fields: dataset.Fields{
+		Inputs: []data.Field{{Name: "list", Shape: []int{3}}, {Name: "a", Shape: []int{1}}}, From: map[string]string{"list": "v"},
+	}}
+	x, err := dataset.InputFields(file, o)
+	if err != nil || x.Rows != 30 || !slices.Equal(x.F32[8:12], []float32{2, 3, 4, 0.5}) {
+		t.Errorf("%+v %v", x, err)
+	}
+	o.Fields.Inputs[0].Shape = []int{4}
+	if _, err := dataset.InputFields(file, o); err == nil || !strings.Contains(err.Error(), `"v" has 3 numbers, the model takes 4`) {
+		t.Error(err)
+	}
+}

@@ -147,6 +147,16 @@ func FuzzRead(f *testing.F) {
 		if err == nil && (len(r.x)%r.rows != 0 || len(r.whole)+len(r.values) != r.rows) {
 			t.Fatalf("%d inputs and %d targets of %d rows", len(r.x), len(r.whole)+len(r.values), r.rows)
 		}
+		if err != nil {
+			return
+		}
+		columns, err := Inputs(bytes.NewReader(b), len(r.x)/r.rows, nil)
+		if err != nil || len(columns) == 0 {
+			t.Fatalf("%v, %v", columns, err)
+		}
+		if again, err := read(bytes.NewReader(b), Want{Inputs: columns}); err == nil && again.rows != r.rows {
+			t.Fatalf("%d rows, then %d", r.rows, again.rows)
+		}
 	})
 }
 
