@@ -201,6 +201,7 @@ def census(name, dir):
             if out.isfinite().all():  # some masks are the least float32
                 t["exact"] = out
                 t.update({"exact." + k: g for k, g in grads.items()})
+                t.update({"exact.after." + k: b.clone() for k, b in m.named_buffers() if k in state})
                 t.update(edges(m, wide, seed, state, out, grads, apart(rounded, out)))
         except Exception as e:
             print("%s in float64: %s" % (name, str(e).split("\n")[0]), file=sys.stderr)

@@ -26,7 +26,7 @@ func init() {
 		"gelu": gelu, "softmax": softmax, "log_softmax": logSoftmax, "scaled_dot_product_attention": attention,
 
 		"sym_size": symSize, "sym_constrain_range_for_size": nothing, "_assert_tensor_metadata": nothing, "_assert_scalar": nothing, "_assert_async": nothing,
-		"bernoulli": bernoulli, "wrap_with_set_grad_enabled": inlined, "_weight_norm": weightNorm, "lstm_cell": oneStep(lstmCell(0, 1, 2, 3)), "gru_cell": oneStep(gruCell(0, 1, 2, false)),
+		"bernoulli": bernoulli, "wrap_with_set_grad_enabled": inlined, "wrap_with_autocast": autocast, "_weight_norm": weightNorm, "lstm_cell": oneStep(lstmCell(0, 1, 2, 3)), "gru_cell": oneStep(gruCell(0, 1, 2, false)),
 		"rnn_tanh_cell": oneStep(rnnCell("tanh")), "rnn_relu_cell": oneStep(rnnCell("relu")), "bilinear": bilinear,
 	}
 	for _, more := range []map[string]operator{
@@ -69,6 +69,14 @@ func inlined(l *lowering, n *pt2.Node) {
 		return
 	}
 	fail("it has no graph")
+}
+
+// autocast is a part of the program in which products may be of another type.
+func autocast(l *lowering, n *pt2.Node) {
+	if len(n.Args) > 2 && n.Args[2].Kind == pt2.Bool && n.Args[2].Ints[0].N != 0 {
+		fail("it computes in half precision; export without autocast, and give the job \"precision\": \"bf16\"")
+	}
+	inlined(l, n)
 }
 
 // weightNorm is v·g/|v|, where the norm is over all axes but one, or all.

@@ -552,10 +552,26 @@ func source(trace string) (file string, line int) {
 
 // byHand tells whether the innermost forward method of a stack trace is that of no module. Traces
 // have methods of that name only, a module's one below the other, so that one more of them than
-// modules is a torch.autograd.Function's, unless somebody calls such a method by its name.
+// modules is a torch.autograd.Function's, unless somebody calls such a method by its name, or has
+// put modules of a list into a container that is none of the model's.
 func byHand(trace, stack string) bool {
-	modules, methods, called := strings.Count(stack, ";")+1, 0, ""
-	file := ""
+	if stack == "" {
+		return false
+	}
+	modules, skipped, containers, parent := 0, 0, 0, ""
+	for _, m := range strings.Split(stack, ";") {
+		modules++
+		_, rest, _ := strings.Cut(m, ",")
+		path, class, _ := strings.Cut(rest, ",")
+		if strings.HasPrefix(class, "torch.nn.modules.container.") {
+			containers--
+		}
+		if strings.Count(strings.TrimPrefix(strings.TrimPrefix(path, parent), "."), ".") > 0 {
+			skipped++ // a level of the model, such as a list, is not called itself
+		}
+		parent = path
+	}
+	methods, file, called := 0, "", ""
 	for l := range strings.Lines(trace) {
 		l = strings.TrimSpace(l)
 		if strings.HasPrefix(l, `File "`) {
@@ -570,10 +586,13 @@ func byHand(trace, stack string) bool {
 		if methods > 0 && strings.Contains(called, "forward(") {
 			modules++
 		}
+		if strings.Contains(file, "/torch/nn/modules/container.py") {
+			containers++
+		}
 		called = l
 		methods++
 	}
-	return stack != "" && methods > modules
+	return methods > modules+max(min(containers, skipped), 0)
 }
 
 // number reads a float, also one that JSON cannot write.
