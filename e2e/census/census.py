@@ -58,7 +58,7 @@ def export(ep, path):
         for f in old.infolist():
             data = old.read(f)
             if f.filename.endswith(".json"):
-                data = data.replace(lib.encode(), b"/lib").replace(here.encode(), b"/src")
+                data = data.replace(lib.encode(), b"/site-packages").replace(here.encode(), b"/src")
             if "sample_inputs" not in f.filename:
                 new.writestr(zipfile.ZipInfo("model/" + f.filename.split("/", 1)[1]), data)
 

@@ -489,7 +489,7 @@ hf("cohere2", "Cohere2ForCausalLM", "Cohere2Config", num_key_value_heads=2, max_
 hf("glm4", "Glm4ForCausalLM", "Glm4Config", num_key_value_heads=2, head_dim=8, pad_token_id=0, max_position_embeddings=64, **small)
 hf("ernie4_5", "Ernie4_5ForCausalLM", "Ernie4_5Config", num_key_value_heads=2, head_dim=8, max_position_embeddings=64, **small)
 hf("hunyuan", "HunYuanDenseV1ForCausalLM", "HunYuanDenseV1Config", num_key_value_heads=2, head_dim=8, max_position_embeddings=64, **small)
-hf("seed_oss", "SeedOssForCausalLM", "SeedOssConfig", num_key_value_heads=2, head_dim=8, max_position_embeddings=64, **small)
+hf("seed_oss", "SeedOssForCausalLM", "SeedOssConfig", num_key_value_heads=2, head_dim=8, attention_dropout=0.0, residual_dropout=0.0, max_position_embeddings=64, **small)
 hf("arcee", "ArceeForCausalLM", "ArceeConfig", num_key_value_heads=2, max_position_embeddings=64, **small)
 hf("lfm2", "Lfm2ForCausalLM", "Lfm2Config", num_key_value_heads=2, layer_types=["conv", "full_attention"], max_position_embeddings=64, **small)
 hf("zamba2", "Zamba2ForCausalLM", "Zamba2Config", use_mamba_kernels=False, max_position_embeddings=64, mamba_d_state=8, mamba_headdim=16, chunk_size=8, **small)

@@ -239,7 +239,7 @@ func (r *result) step(m *importer.Model, want state.Dict, onnx bool) error {
 	if onnx {
 		whats = whats[:1]
 	}
-	if err := beside(m, want, whats, 4*max(noise, 1e-4)); err != nil {
+	if err := beside(m, want, whats, 10*max(noise, 1e-4)); err != nil {
 		return err
 	}
 	renamed := 0

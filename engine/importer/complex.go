@@ -20,7 +20,7 @@ func init() {
 		"abs": part((*lowering).magnitude), "mul": complexMul, "multiply": complexMul, "div": complexDiv, "exp": complexExp,
 		"add": complexAdd(1), "sub": complexAdd(-1), "conj": conj, "_conj": conj, "conj_physical": conj, "_conj_physical": conj,
 		"matmul": twoFactors("self", "other"), "bmm": twoFactors("self", "mat2"), "mm": twoFactors("self", "mat2"), "einsum": complexEinsum,
-		"to": complexTo, "type_as": complexTo, "_to_copy": complexTo,
+		"_assert_tensor_metadata": nothing, "sym_size": symSize, "to": complexTo, "type_as": complexTo, "_to_copy": complexTo,
 	}
 }
 

@@ -158,6 +158,7 @@ type lowering struct {
 	shapes   map[string]graph.Shape // row shape by name of a graph value
 	tied     map[string]string
 	fixed    map[string]bool // parameters that are not to be trained
+	notes    []string        // what the user should know
 	still    bool            // dropout is left out, since it was exported in evaluation mode
 	symbol   string          // of the batch, "" where it is fixed
 	symbols  map[string]bool // other names of it: each input may have its own
@@ -321,9 +322,7 @@ func (l *lowering) lower() {
 		}
 	}
 	op := base(n)
-	if n.ByHand {
-		fail("it belongs to a torch.autograd.Function, whose own backward the file does not hold; write it with operators, as x + (f(x) - x).detach() for a gradient that passes straight through")
-	}
+	l.byHand(n)
 	if _, ok := arg(n, "out"); ok {
 		fail("it writes to a tensor that is given as out=, as spectral_norm does to its vectors; assign the result to a new tensor")
 	}
@@ -346,6 +345,22 @@ func (l *lowering) lower() {
 		reason = a
 	}
 	fail("%s", reason)
+}
+
+// byHand refuses what is, as far as the archive tells, a torch.autograd.Function. A package may call
+// modules that it has made on the spot, which look alike: of those the user is told.
+func (l *lowering) byHand(n *pt2.Node) {
+	if !n.ByHand {
+		return
+	}
+	file := strings.ReplaceAll(n.File, `\`, "/")
+	if !strings.Contains(file, "/site-packages/") && !strings.Contains(file, "/dist-packages/") {
+		fail("it belongs to a torch.autograd.Function, whose own backward the file does not hold; write it with operators, as x + (f(x) - x).detach() for a gradient that passes straight through. If it is a module, make it an attribute of the one that calls it")
+	}
+	note := fmt.Sprintf("%s:%d: if this is a torch.autograd.Function, its own backward is not in the file; the gradient is that of what it computes", path.Base(file), n.Line)
+	if len(l.notes) < 4 && !slices.Contains(l.notes, note) {
+		l.notes = append(l.notes, note)
+	}
 }
 
 // advice says what to write instead.
@@ -436,7 +451,7 @@ func (l *lowering) finish(out *value, more []string) (*Model, error) {
 	slices.Reverse(nodes)
 	l.g.Nodes, l.g.Output = nodes, out.name
 	l.g.Inputs = slices.DeleteFunc(l.g.Inputs, func(in graph.Input) bool { return !need[in.Name] })
-	notes := l.freeze()
+	notes := append(l.notes, l.freeze()...)
 	if l.still {
 		notes = append(notes, "dropout is left out: the model was exported in evaluation mode; call model.train() before torch.export.export to train with it")
 	}

@@ -279,6 +279,15 @@ func TestRefused(t *testing.T) {
 	}
 }
 
+// TestByHand: of what an installed package computes in a method of its own the user is told.
+func TestByHand(t *testing.T) {
+	program, rest := unpacked(t, load(t, "refused/odd_function_straight.pt2"))
+	b := packed(t, bytes.ReplaceAll(program, []byte("/src/odd.py"), []byte("/usr/site-packages/odd.py")), rest)
+	if m := imported(t, b); len(m.Notes) != 1 || !strings.Contains(m.Notes[0], "odd.py:") {
+		t.Error(m.Notes)
+	}
+}
+
 // TestFrozen: parameters with requires_grad=False stay as they are, and the user is told.
 func TestFrozen(t *testing.T) {
 	m := imported(t, load(t, "truths.pt2"))

@@ -71,7 +71,7 @@ type Node struct {
 	File    string // where the user's source calls it
 	Line    int
 	// ByHand: it belongs to the forward method of a torch.autograd.Function, whose backward method
-	// no archive holds.
+	// no archive holds, or to that of a module that is none of the model's.
 	ByHand bool
 }
 
@@ -571,7 +571,7 @@ func byHand(trace, stack string) bool {
 		}
 		parent = path
 	}
-	methods, file, called := 0, "", ""
+	methods, file, called, torch := 0, "", "", false
 	for l := range strings.Lines(trace) {
 		l = strings.TrimSpace(l)
 		if strings.HasPrefix(l, `File "`) {
@@ -589,10 +589,10 @@ func byHand(trace, stack string) bool {
 		if strings.Contains(file, "/torch/nn/modules/container.py") {
 			containers++
 		}
-		called = l
+		called, torch = l, strings.Contains(file, "/torch/")
 		methods++
 	}
-	return methods > modules+max(min(containers, skipped), 0)
+	return !torch && methods > modules+max(min(containers, skipped), 0)
 }
 
 // number reads a float, also one that JSON cannot write.
