@@ -165,9 +165,11 @@ census: need-go
 bench-models: need-go
 	OUT=$(HERE_OUT) $(GO) run ./e2e/bench/models $(ARGS)
 
-# Planning for pools of 100 to 10,000 nodes, on one core.
+# Planning for pools of 100 to 10,000 nodes, on one core, and what passes are thought to take by
+# what they take.
 bench-plan: need-go
 	$(GO) test -run '^$$' -bench 'Plan|Make' -benchtime 1x -cpu 1 ./ga ./engine/planner
+	$(GO) test -run '^$$' -bench Step -benchtime 1s -cpu 1 ./engine/planner
 
 # How full pipelines are over slow links, and what a second cluster gains; then what a second
 # provider brings beside one thread, in processes: PAIR="-only gpt-sorter -n 5".

@@ -28,7 +28,7 @@ const (
 	byteWork    = 10e-9  // seconds that a byte of a data channel costs either end
 	elementWire = 8e-9   // and an element of a tensor that is coded for it
 	messageWork = 40e-6  // and a message
-	ringWork    = 8e-9   // seconds that an element of an average takes, beside its bytes
+	ringWork    = 12e-9  // seconds that an element of an average takes, beside its bytes
 	memoryTime  = 4e-11  // seconds for each byte of weights read or written
 	kernelTime  = 5e-7   // seconds to start the kernels of a node
 	edgeRows    = 4      // rows of a matrix product that its overheads are worth
