@@ -274,12 +274,19 @@ type result struct {
 	err error
 }
 
+// run returns when the host has the job.
 func run(t *testing.T, s *server.Server, job server.Job, e *events) chan result {
+	t.Helper()
 	done := make(chan result, 1)
 	go func() {
 		r, err := s.Run(t.Context(), job, e.on)
 		done <- result{r, err}
 	}()
+	for end := time.Now().Add(patience); s.Status().Phase == string(machine.Idle) && len(done) == 0; time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("the job does not begin")
+		}
+	}
 	return done
 }
 

@@ -124,7 +124,6 @@ func TestRefusals(t *testing.T) {
 	_ = run(t, s, job, &ev)
 	ok := func(name string) client.Options { return client.Options{Token: "right", Hello: hello(name)} }
 	dial(t, addr, ok("node_0"))
-	await[server.Joined](t, &ev) // so that the job has begun
 	tests := []struct {
 		name, addr string
 		opt        client.Options
