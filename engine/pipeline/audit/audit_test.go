@@ -142,6 +142,16 @@ type record struct {
 
 func (r *Replay) record(t testing.TB) *record {
 	t.Helper()
+	x, err := r.told(t)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return x
+}
+
+// told is record for a run that may end with an error.
+func (r *Replay) told(t testing.TB) (*record, error) {
+	t.Helper()
 	x := &record{map[stage.Peer][]stage.Digest{}, map[stage.Peer]map[uint64][]byte{}}
 	var mu sync.Mutex
 	err := r.Run(t.Context(), &Watcher{
@@ -161,10 +171,7 @@ func (r *Replay) record(t testing.TB) *record {
 			return err
 		},
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return x
+	return x, err
 }
 
 // copied is a copy to tell lies in.

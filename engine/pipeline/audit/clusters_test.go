@@ -2,6 +2,7 @@ package audit
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -174,6 +175,42 @@ func TestForged(t *testing.T) {
 			ds[at].Rings[i][0]++
 			check(fmt.Sprintf("%s says that it got something else from %s in step %d", who, e.With, e.Step), r, who, e.With)
 		}
+	}
+}
+
+// TestForgedScales: a scale that is changed on its way over a ring either contradicts what its
+// receivers know, and the round ends with an error, or it goes into the average: then the two ends of
+// that link are named and nobody else.
+func TestForgedScales(t *testing.T) {
+	w := several()["three"]
+	truth := w.replay(t).record(t)
+	refused, named := 0, 0
+	for _, who := range w.places() {
+		for _, e := range w.replay(t).Trail().of[who].exchanges {
+			if !e.Sent || e.Kind != wire.Scale {
+				continue
+			}
+			r := w.replay(t)
+			r.each = func(p stage.Peer, cfg *stage.Config) {
+				if p == who {
+					cfg.Rings[e.With] = &forger{Link: cfg.Rings[e.With], kind: e.Kind, step: e.Step}
+				}
+			}
+			x, err := r.told(t)
+			if err != nil {
+				if refused++; !errors.Is(err, stage.ErrProtocol) {
+					t.Errorf("%s sends another scale to %s in step %d: %v", who, e.With, e.Step, err)
+				}
+				continue
+			}
+			named++
+			if fs := x.against(w.replay(t).Trail(), truth, true).Faults(); len(fs) != 1 || !fs[0].Either || fs[0].Of != e.With || fs[0].Or != who {
+				t.Errorf("%s sends another scale to %s in step %d: blamed are %v", who, e.With, e.Step, names(fs))
+			}
+		}
+	}
+	if refused == 0 || named == 0 {
+		t.Errorf("%d were refused and %d named: both were to be tried", refused, named)
 	}
 }
 
