@@ -70,7 +70,6 @@ func TestNextToken(t *testing.T) {
 	}
 }
 
-// TestPieces: bytes come as whole characters.
 // TestPrompt: a prompt begins as the texts did that the model learned to answer.
 func TestPrompt(t *testing.T) {
 	dir := t.TempDir()
@@ -109,6 +108,7 @@ func TestPrompt(t *testing.T) {
 	}
 }
 
+// TestRanking: the likeliest come first, of equal ones the smaller number.
 func TestRanking(t *testing.T) {
 	logits := []float32{1, 5, 3, 5, -2, 3, 0}
 	r := ranking{logits: logits}
@@ -125,6 +125,7 @@ func TestRanking(t *testing.T) {
 	}
 }
 
+// TestPieces: bytes come as whole characters.
 func TestPieces(t *testing.T) {
 	var v vocabulary
 	text := ""
