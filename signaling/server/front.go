@@ -330,7 +330,8 @@ func (s *Server) ice(r *http.Request, id string, tab bool) []proto.ICEServer {
 }
 
 // addresses returns addresses of the relay's socket, which is bound to at: the one at which
-// the request has come, and a public one of each other family.
+// the request has come, and some public ones of other families: of several, a socket answers only
+// from the one that leads to who asks.
 func (s *Server) addresses(r *http.Request, at netip.Addr) (called, public []netip.Addr) {
 	from, err := netip.ParseAddrPort(r.RemoteAddr)
 	local, ok := r.Context().Value(http.LocalAddrContextKey).(net.Addr)
@@ -354,7 +355,7 @@ func (s *Server) addresses(r *http.Request, at netip.Addr) (called, public []net
 		}
 		a := p.Addr().Unmap()
 		same := func(b netip.Addr) bool { return a.Is4() == b.Is4() }
-		if reaches(netip.Addr{}, a) && serves(at, a) && !slices.ContainsFunc(called, same) && !slices.ContainsFunc(public, same) {
+		if len(public) < maxPublic && reaches(netip.Addr{}, a) && serves(at, a) && !slices.ContainsFunc(called, same) {
 			public = append(public, a)
 		}
 	}
@@ -366,6 +367,9 @@ func (s *Server) addresses(r *http.Request, at netip.Addr) (called, public []net
 func reaches(from, a netip.Addr) bool {
 	return a.IsGlobalUnicast() && a.Zone() == "" && (!private(a) || private(from))
 }
+
+// maxPublic is how many addresses a tab is told that it has not called.
+const maxPublic = 4
 
 // carriers is what providers of access give their customers behind a translation (RFC 6598).
 var carriers = netip.MustParsePrefix("100.64.0.0/10")
