@@ -94,6 +94,10 @@ test("relayed addresses are told later, and none from before a restart", (t) => 
   assert.deepEqual(told, ["candidate:srflx now", "candidate:host now"]);
   t.mock.timers.tick(1000);
   assert.deepEqual(told, ["candidate:srflx now", "candidate:host now", "candidate:relay now"]);
+  pc.iceConnectionState = "connected";
+  pc.oniceconnectionstatechange();
+  pc.onicecandidate({ candidate: { candidate: "candidate:moved", type: "relay", usernameFragment: "now" } });
+  assert.equal(told.at(-1), "candidate:moved");
   peers.close();
   delete globalThis.RTCPeerConnection;
 });

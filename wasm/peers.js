@@ -9,7 +9,7 @@ const linger = 1000;
 // looks for addresses anew: the system may not have known them yet.
 const moving = 10_000;
 const again = 2000;
-// later is how much later in ms than other candidates the relay's are told: as in
+// later is how much later in ms than other candidates the relay's are told at first: as in
 // engine/transport/rtc/endpoint.go.
 const later = 500;
 
@@ -113,7 +113,7 @@ export class Peers {
     pc.onicecandidate = ({ candidate: c }) => {
       if (!c?.candidate) return;
       const told = () => say({ kind: "candidate", candidate: c.candidate, mid: c.sdpMid, line: c.sdpMLineIndex });
-      if (c.type !== "relay") told();
+      if (c.type !== "relay" || up) told(); // a link that moves waits for nothing
       else setTimeout(() => pc.localDescription?.sdp.includes(`a=ice-ufrag:${c.usernameFragment}`) && told(), later); // not from before a restart
     };
     const ended = (state) => {

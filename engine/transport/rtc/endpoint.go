@@ -63,7 +63,7 @@ const (
 	// real limit.
 	checks = 200
 
-	// later is how much later than other candidates the relay's are told. A browser checks one
+	// later is how much later than other candidates the relay's are told at first. A browser checks one
 	// pair every 50 ms, those from which it has heard first, which are the relay's: a direct path
 	// would not be found before the relay is taken. A page waits as long (wasm/peers.js).
 	later = 500 * time.Millisecond
@@ -358,9 +358,13 @@ func (c *connecting) run(ctx context.Context, recv <-chan json.RawMessage) error
 			return
 		}
 		found := Signal{Kind: Candidate, Candidate: "candidate:" + k.Marshal(), Mid: &mid, Line: &line}
-		if k.Type() == ice.CandidateTypeRelay {
-			time.AfterFunc(later, func() { c.found(found) })
-			return
+		select {
+		case <-c.opened: // a link that moves waits for nothing
+		default:
+			if k.Type() == ice.CandidateTypeRelay {
+				time.AfterFunc(later, func() { c.found(found) })
+				return
+			}
 		}
 		c.found(found)
 	}); err != nil {
