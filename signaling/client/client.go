@@ -22,6 +22,7 @@ import (
 	"github.com/ravnest/ravnest/engine/transport/throttle"
 	"github.com/ravnest/ravnest/signaling/proto"
 	"github.com/ravnest/ravnest/signaling/window"
+	"golang.org/x/time/rate"
 )
 
 // Errors other than the host's.
@@ -146,6 +147,7 @@ type Conn struct {
 	host    host
 	opt     Options
 	welcome proto.Welcome
+	limit   *rate.Limiter // of what is sent, in parts of a message: see pace
 	silence atomic.Int64  // that counts as the host's death, in nanoseconds
 	keep    time.Duration // how long the session outlives its connection
 	rtt     atomic.Int64
@@ -190,7 +192,7 @@ func Dial(ctx context.Context, addr string, opt Options) (*Conn, error) {
 	}
 	life, cancel := context.WithCancel(context.Background())
 	c := &Conn{
-		host: h, opt: opt, welcome: *welcome, cancel: cancel,
+		host: h, opt: opt, welcome: *welcome, cancel: cancel, limit: newLimiter(),
 		keep: time.Duration(welcome.Keep) * time.Millisecond,
 		gone: make(chan struct{}), kick: make(chan struct{}, 1), moved: make(chan struct{}), wake: make(chan struct{}, 1),
 	}
@@ -324,7 +326,11 @@ func (c *Conn) Send(ctx context.Context, m proto.Message) error {
 		return c.err
 	default:
 	}
-	if err := c.put(ctx, b); err != nil {
+	err = c.pace(ctx, m, len(b))
+	if err == nil {
+		err = c.put(ctx, b)
+	}
+	if err != nil {
 		if ctx.Err() != nil {
 			return fmt.Errorf("signaling: send %s: %w", m.Type(), err)
 		}

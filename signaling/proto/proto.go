@@ -79,6 +79,17 @@ const (
 	MaxHello    = 16 << 10  // bytes of a hello, which anybody can send
 )
 
+// What a session may send, in units of Cost: so many a second, and at once after a pause. A
+// provider keeps to three quarters of it with its reports, however fast it trains.
+const (
+	Rate  = 300
+	Burst = 6 * Rate
+)
+
+// Cost is what a message of n bytes counts: one, and one more for every 4 KiB, so that the rate
+// bounds bytes as well as messages.
+func Cost(n int) float64 { return 1 + float64(n)/4096 }
+
 // Errors of Decode and Encode, beside *VersionError.
 var (
 	// ErrTooLarge: the message is larger than MaxMessage.

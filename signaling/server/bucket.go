@@ -27,7 +27,3 @@ func (b *bucket) take(now time.Time, cost float64) bool {
 	b.have -= cost
 	return true
 }
-
-// cost returns the tokens that a message of n bytes takes: one, and one more for every
-// 4 KiB, so that the rate bounds bytes as well as messages.
-func cost(n int) float64 { return 1 + float64(n)/4096 }

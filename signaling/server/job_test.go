@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/ravnest/ravnest/signaling/proto"
 	"github.com/ravnest/ravnest/signaling/run"
 )
 
@@ -27,7 +28,7 @@ func TestBucket(t *testing.T) {
 	if b.take(t0.Add(time.Hour), 21) {
 		t.Error("it fills over its burst")
 	}
-	if c := cost(1 << 20); c != 257 {
+	if c := proto.Cost(proto.MaxMessage); c != 257 {
 		t.Errorf("a full message costs %g", c)
 	}
 }

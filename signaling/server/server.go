@@ -136,10 +136,10 @@ func (c *Config) fill() error {
 		c.MaxUpload = 4 << 30
 	}
 	if c.Rate == 0 {
-		c.Rate = 100
+		c.Rate = proto.Rate
 	}
 	if c.Burst == 0 {
-		c.Burst = 6 * c.Rate
+		c.Burst = proto.Burst / proto.Rate * c.Rate
 	}
 	if err := proto.CheckToken(c.Token); err != nil {
 		return fmt.Errorf("signaling: %w", err)

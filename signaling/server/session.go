@@ -556,7 +556,7 @@ func (s *Server) read(sess *session, l *line) (reason string, deliberate bool) {
 		}
 		now := time.Now()
 		sess.bucket.have += linkMessages * float64(sess.links.Swap(0))
-		if !sess.bucket.take(now, cost(len(b))) {
+		if !sess.bucket.take(now, proto.Cost(len(b))) {
 			err = fmt.Errorf("more than %g messages a second", s.cfg.Rate)
 		}
 		var msg proto.Message
