@@ -189,9 +189,9 @@ func (s search) spared(p *Plan, whole float64) string {
 	if len(in) == 1 {
 		what += " alone"
 	}
-	what = fmt.Sprintf("%s to spare: %s are forecast of %s", short(out), Speed(p.Rate), what)
+	what = fmt.Sprintf("%s to spare: %s are forecast for %s", short(out), Speed(p.Rate), what)
 	if whole > 0 {
-		what += fmt.Sprintf(", and %s of all %d together", Speed(whole), len(s.nodes))
+		what += fmt.Sprintf(", and %s for all %d together", Speed(whole), len(s.nodes))
 	}
 	return what
 }
