@@ -123,7 +123,7 @@ const lastWords = time.Second
 func (c *Conn) write(ctx context.Context, ws *socket, cancel func()) error {
 	for {
 		c.mu.Lock()
-		it := c.out.Next()
+		it, b := c.out.Next()
 		c.mu.Unlock()
 		if it == nil {
 			select {
@@ -135,8 +135,8 @@ func (c *Conn) write(ctx context.Context, ws *socket, cancel func()) error {
 		}
 		// A host that takes nothing for as long as it may be silent counts as lost.
 		wctx, stop := context.WithTimeout(ctx, max(time.Duration(c.silence.Load()), time.Second))
-		c.host.limit.Note(true, len(it.Bytes))
-		err := ws.write(wctx, it.Bytes)
+		c.host.limit.Note(true, len(b))
+		err := ws.write(wctx, b)
 		stop()
 		if err != nil {
 			if ctx.Err() != nil {

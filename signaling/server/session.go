@@ -43,6 +43,7 @@ type session struct {
 	links      atomic.Int64      // that it was assigned and the bucket does not know yet
 
 	turn sync.Mutex // of those who return
+	last *line      // its newest connection, which may have ended; guarded by turn
 
 	mu     sync.Mutex
 	line   *line // its connection; nil: none
@@ -193,12 +194,13 @@ func (s *session) detach(deliberate bool) (over bool) {
 func (s *session) write(l *line, timeout time.Duration) {
 	for {
 		s.mu.Lock()
-		it, ending, bye := s.out.Next(), s.ending, s.bye
+		it, b := s.out.Next()
+		ending, bye := s.ending, s.bye
 		s.mu.Unlock()
 		switch {
 		case it != nil:
 			ctx, cancel := context.WithTimeout(l.ctx, timeout)
-			err := l.ws.Write(ctx, websocket.MessageText, it.Bytes)
+			err := l.ws.Write(ctx, websocket.MessageText, b)
 			cancel()
 			if err != nil {
 				if l.ctx.Err() == nil && errors.Is(err, context.DeadlineExceeded) {
@@ -326,7 +328,7 @@ func (s *Server) join(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	sess := &session{
-		id: "p" + hexBytes(8), secret: hexBytes(16), key: hello.Key, keeps: s.cfg.Away > 0, line: l,
+		id: "p" + hexBytes(8), secret: hexBytes(16), key: hello.Key, keeps: s.cfg.Away > 0, line: l, last: l,
 		bucket: newBucket(time.Now(), s.cfg.Rate, s.cfg.Burst),
 	}
 	sess.ice = s.ice(r, sess.id, hello.Platform == "js/wasm")
@@ -357,7 +359,8 @@ func (s *Server) carry(sess *session, l *line, begin run.Event) {
 var errForgotten = &proto.Error{Code: proto.Forgotten, Message: "the host does not know this session any more"}
 
 // comeBack goes on with a session over a new connection. An old one may still seem to be
-// up; what has come by it is taken in before the two sides compare what they have.
+// up; what has come by it is taken in, and its end is told, before the two sides compare what
+// they have.
 func (s *Server) comeBack(l *line, r *proto.Return) {
 	sess := s.session(r.Session)
 	if sess == nil {
@@ -365,14 +368,12 @@ func (s *Server) comeBack(l *line, r *proto.Return) {
 		return
 	}
 	sess.turn.Lock()
-	sess.mu.Lock()
-	old := sess.line
-	sess.mu.Unlock()
-	if old != nil {
-		old.cancel()
-		<-old.done
-	}
+	sess.last.cancel()
+	<-sess.last.done
 	welcome := sess.attach(l, r.Got)
+	if welcome != nil {
+		sess.last = l
+	}
 	sess.turn.Unlock()
 	if welcome == nil {
 		s.forgotten(l)

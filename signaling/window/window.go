@@ -15,7 +15,7 @@ import "fmt"
 type Item struct {
 	Bytes []byte
 	Plain bool
-	Sent  bool // it was written to a connection, at least once
+	Sent  bool // it was written to a connection, or has come, at least once
 }
 
 // Out is what one side sends. The zero Out has sent nothing.
@@ -43,13 +43,16 @@ func (o *Out) Add(b []byte, plain bool) *Item {
 	return it
 }
 
-// Next is the next message for the connection; nil: there is none.
-func (o *Out) Next() *Item {
+// Next is the next message for the connection, and its bytes; nil: there is none. The item may
+// lose its bytes while they are being written, since the other side may acknowledge what it has
+// not had, or have it before the write returns.
+func (o *Out) Next() (*Item, []byte) {
 	if o.next == len(o.items) {
-		return nil
+		return nil, nil
 	}
+	it := o.items[o.next]
 	o.next++
-	return o.items[o.next-1]
+	return it, it.Bytes
 }
 
 // Written notes that a message of Next was written.
@@ -90,6 +93,7 @@ func (o *Out) Ack(n uint64) error {
 		}
 		if !it.Plain && it.Bytes != nil {
 			o.had++
+			it.Sent = true // even if the write has failed, or not returned yet
 			o.release(it)
 		}
 	}

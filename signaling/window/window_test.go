@@ -33,11 +33,11 @@ func (e *end) acknowledge() {
 
 // write brings one message to the connection.
 func (e *end) write() bool {
-	it := e.out.Next()
+	it, b := e.out.Next()
 	if it == nil {
 		return false
 	}
-	e.way = append(e.way, it.Bytes)
+	e.way = append(e.way, b)
 	e.out.Written(it)
 	return true
 }
@@ -156,7 +156,7 @@ func TestLies(t *testing.T) {
 	for range 5 {
 		o.Add([]byte("x"), false)
 	}
-	for o.Next() != nil {
+	for it, _ := o.Next(); it != nil; it, _ = o.Next() {
 	}
 	if err := o.Ack(3); err != nil {
 		t.Fatal(err)
@@ -168,6 +168,30 @@ func TestLies(t *testing.T) {
 	}
 	if n, _ := o.Held(); n != 2 {
 		t.Errorf("%d are kept, want 2", n)
+	}
+}
+
+// TestEarly: what is acknowledged while it is being written keeps its bytes until then, and counts
+// as sent even if the write fails.
+func TestEarly(t *testing.T) {
+	var o Out
+	o.Add([]byte("one"), false)
+	it, b := o.Next()
+	if err := o.Resume(1); err != nil {
+		t.Fatal(err)
+	}
+	if string(b) != "one" || !it.Sent {
+		t.Errorf("%q, sent: %v", b, it.Sent)
+	}
+	if n, size := o.Held(); n != 0 || size != 0 {
+		t.Errorf("%d messages of %d bytes are kept", n, size)
+	}
+	if it, _ := o.Next(); it != nil {
+		t.Error("it is given out again")
+	}
+	o.Written(it) // late
+	if n, size := o.Held(); n != 0 || size != 0 {
+		t.Errorf("%d messages of %d bytes are kept afterwards", n, size)
 	}
 }
 
