@@ -27,7 +27,7 @@ func TestDocumentedCommands(t *testing.T) {
 		return helps[key]
 	}
 	seen := 0
-	for _, name := range []string{"README.md", "ARCHITECTURE.md", "BENCHMARKS.md", "CONTRIBUTING.md"} {
+	for _, name := range []string{"README.md", "cmd/README.md", "ARCHITECTURE.md", "BENCHMARKS.md", "CONTRIBUTING.md"} {
 		b, err := os.ReadFile(filepath.Join("..", name))
 		if err != nil {
 			t.Fatal(err)

@@ -117,7 +117,7 @@ func (r *release) archive(dir string) error {
 		}
 		files = append(files, entry{p.Name(), data, true})
 	}
-	for _, text := range []string{"LICENSE", "README.md", "CHANGELOG.md"} {
+	for _, text := range []string{"LICENSE", "README.md", "cmd/README.md", "CHANGELOG.md"} {
 		data, err := os.ReadFile(filepath.Join(r.root, text))
 		if err != nil {
 			return err
