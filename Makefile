@@ -9,8 +9,8 @@ STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 OUT ?= bench.jsonl
 FUZZTIME ?= 10s
 # The project's packages: what else lies in a checkout is its owner's.
-ROOMS := ./cmd/... ./e2e/... ./engine/... ./ga/... ./native/... ./signaling/... ./site/... ./wasm/...
-UNIT := $(shell $(GO) list $(ROOMS) 2>/dev/null | grep -v '/e2e$$')
+PACKAGES := ./cmd/... ./e2e/... ./engine/... ./ga/... ./native/... ./signaling/... ./site/... ./wasm/...
+UNIT := $(shell $(GO) list $(PACKAGES) 2>/dev/null | grep -v '/e2e$$')
 # The path of this directory for recipes, where make's own functions would cut it at a space.
 HERE := "$$PWD"
 HERE_OUT := "$$(case '$(OUT)' in /*) echo '$(OUT)';; *) echo "$$PWD/$(OUT)";; esac)"
@@ -99,14 +99,14 @@ test-matrix: build
 	RAVNEST_BIN=$(HERE)/bin RAVNEST_MATRIX=1 $(GO) test -count=1 -timeout 30m -run '^(TestNetworks|TestTabNetworks|TestAddressChanges|TestTabAddressChanges)$$' -v ./e2e
 
 vet: need-go
-	$(GO) vet $(ROOMS)
+	$(GO) vet $(PACKAGES)
 	$(GO) vet -tags purego ./engine/...
 	GOARCH=arm64 $(GO) vet ./engine/... ./signaling/... ./ga/... ./native/... ./cmd/...
 	GOOS=js GOARCH=wasm $(GO) vet ./engine/... ./signaling/proto ./signaling/client ./ga ./wasm ./e2e/bench/web
 
 lint: need-go
 	@out=$$($(GO) run $(GOFUMPT) -l cmd engine ga native signaling site wasm e2e) || exit 1; if [ -n "$$out" ]; then echo "gofumpt would change:"; echo "$$out"; exit 1; fi
-	$(GO) run $(STATICCHECK) $(ROOMS)
+	$(GO) run $(STATICCHECK) $(PACKAGES)
 
 # Regenerating the committed assembly and kernel modules changes nothing.
 generate: need-go need-node

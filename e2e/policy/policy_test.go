@@ -28,8 +28,8 @@ type file struct {
 	doc       string
 }
 
-// rooms are the directories at the top level that hold the project.
-var rooms = []string{"cmd", "e2e", "engine", "ga", "native", "signaling", "site", "wasm"}
+// folders are the directories at the top level that hold the project.
+var folders = []string{"cmd", "e2e", "engine", "ga", "native", "signaling", "site", "wasm"}
 
 // tracked lists the files of the project as paths with slashes from root: those that git
 // tracks and that are there. What else lies in a checkout (a demo's job, an editor's files,
@@ -67,7 +67,7 @@ func tracked(t *testing.T, root string) (files []string, ok bool) {
 	return files, true
 }
 
-// listed is tracked, or without git what lies in the rooms.
+// listed is tracked, or without git what lies in the folders.
 func listed(t *testing.T, root string) []string {
 	t.Helper()
 	files, ok := tracked(t, root)
@@ -85,7 +85,7 @@ func listed(t *testing.T, root string) []string {
 		rel = filepath.ToSlash(rel)
 		first, _, deep := strings.Cut(rel, "/")
 		switch n := d.Name(); {
-		case d.IsDir() && (!slices.Contains(rooms, first) || n == "node_modules" || n == "dist" || n[0] == '.'):
+		case d.IsDir() && (!slices.Contains(folders, first) || n == "node_modules" || n == "dist" || n[0] == '.'):
 			return filepath.SkipDir
 		case d.Type().IsRegular() && deep && n[0] != '.':
 			files = append(files, rel)
@@ -281,10 +281,10 @@ func TestPackagesSayWhatTheyAreFor(t *testing.T) {
 	}
 }
 
-// TestTopLevel checks that the tree's rooms are the ones agreed on. It looks at what git
+// TestTopLevel checks that the tree's folders are the ones agreed on. It looks at what git
 // tracks, so a directory that the demo left or an editor's file does not matter.
 func TestTopLevel(t *testing.T) {
-	allowed := append(slices.Clone(rooms),
+	allowed := append(slices.Clone(folders),
 		"go.mod", "go.sum", "Makefile", "README.md", "ARCHITECTURE.md", "BENCHMARKS.md", "CHANGELOG.md", "CONTRIBUTING.md",
 		"LICENSE", ".ci", ".gitattributes", ".gitignore")
 	seen := map[string]bool{}
@@ -295,9 +295,9 @@ func TestTopLevel(t *testing.T) {
 		}
 		seen[top] = true
 	}
-	for _, room := range rooms {
-		if !seen[room] {
-			t.Errorf("there is no %s at the top level", room)
+	for _, folder := range folders {
+		if !seen[folder] {
+			t.Errorf("there is no %s at the top level", folder)
 		}
 	}
 }
