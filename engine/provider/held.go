@@ -44,6 +44,7 @@ type held struct {
 	step  int64
 	ref   proto.Ref
 	file  []byte
+	read  bool // somebody reads the file, so its memory is not written to again
 }
 
 // stash holds states. It outlives attempts.
@@ -54,7 +55,7 @@ type stash struct {
 }
 
 // buffer returns memory for another state of a stage. If there are enough already, the oldest is
-// forgotten and its memory returned.
+// forgotten and its memory returned, unless somebody reads it.
 func (s *stash) buffer(run string, stage int) []byte {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -69,9 +70,12 @@ func (s *stash) buffer(run string, stage int) []byte {
 	if n < versions {
 		return nil
 	}
-	b := s.all[oldest].file
+	h := s.all[oldest]
 	s.all = slices.Delete(s.all, oldest, oldest+1)
-	return b[:0]
+	if h.read {
+		return nil
+	}
+	return h.file[:0]
 }
 
 func (s *stash) add(h *held) {
@@ -80,12 +84,14 @@ func (s *stash) add(h *held) {
 	s.all = append(s.all, h)
 }
 
-// find returns the file with a digest, or nil.
+// find returns the file with a digest, or nil. It stays as it is from then on, even when it is
+// forgotten: a state may be on its way to the host while its stage holds newer ones.
 func (s *stash) find(sha256 string) []byte {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, h := range s.all {
 		if h.ref.SHA256 == sha256 {
+			h.read = true
 			return h.file
 		}
 	}
@@ -235,7 +241,7 @@ func (in *incoming) take(h wire.Header, piece []byte) {
 	in.file, in.next = nil, 0
 	in.r.d.wg.Go(func() {
 		ref := proto.RefOf(file, in.r.cfg.Between)
-		in.r.d.stash.add(&held{in.r.a.Run, in.of.Of, step, ref, file})
+		in.r.d.stash.add(&held{run: in.r.a.Run, stage: in.of.Of, step: step, ref: ref, file: file})
 		_ = in.r.host.Send(in.r.ctx, &proto.Held{Run: in.r.a.Run, Stage: in.of.Of, Step: step, Blob: ref})
 	})
 }
@@ -274,7 +280,7 @@ func (h *holding) keep(r *attempt, s stage.Saved) error {
 	h.wg.Go(func() {
 		file := b.Bytes()
 		ref := proto.RefOf(file, r.cfg.Between)
-		r.d.stash.add(&held{r.a.Run, r.a.Stage, int64(s.Step), ref, file})
+		r.d.stash.add(&held{run: r.a.Run, stage: r.a.Stage, step: int64(s.Step), ref: ref, file: file})
 		// The host must know all losses up to a state before the state itself.
 		if r.flush(r.ctx) != nil {
 			return

@@ -71,7 +71,7 @@ func TestStash(t *testing.T) {
 			if i >= versions && cap(b) < 2 {
 				t.Error("the memory of an older state was not used")
 			}
-			s.add(&held{"r", stage, int64(i), proto.RefOf(b, nil), b})
+			s.add(&held{run: "r", stage: stage, step: int64(i), ref: proto.RefOf(b, nil), file: b})
 		}
 	}
 	if len(s.all) != 2*versions {
@@ -83,5 +83,27 @@ func TestStash(t *testing.T) {
 				t.Errorf("state %d of stage %d: held %v", i, stage, got)
 			}
 		}
+	}
+}
+
+// TestStashKeepsWhatIsRead: a state that is on its way to the host keeps its bytes while its stage
+// goes on to hold others.
+func TestStashKeepsWhatIsRead(t *testing.T) {
+	var s stash
+	hold := func(i int) {
+		b := append(s.buffer("r", 0), byte(i), byte(i))
+		s.add(&held{run: "r", step: int64(i), ref: proto.RefOf(b, nil), file: b})
+	}
+	hold(0)
+	hold(1)
+	read := s.find(proto.RefOf([]byte{0, 0}, nil).SHA256)
+	for i := range 2 * versions {
+		hold(2 + i)
+	}
+	if !bytes.Equal(read, []byte{0, 0}) {
+		t.Errorf("a state that was being read became %v", read)
+	}
+	if len(s.all) != versions {
+		t.Errorf("%d states are held, want %d", len(s.all), versions)
 	}
 }

@@ -592,16 +592,16 @@ func (r *run) announce(e server.Planned) {
 	for _, s := range e.Stages {
 		r.rec.roles = append(r.rec.roles, s.Name)
 	}
-	r.mu.Lock()
-	plan := r.plan.String()
-	r.rec.placed(&r.plan.Plan, r.p.Graph, r.job)
+	r.mu.Lock() // the next plan may be in the making already
+	plan, j := r.plan, r.job
 	r.mu.Unlock()
-	r.opt.say("%s", strings.TrimRight(plan, "\n"))
-	if len(r.plan.GA.Spares) > 0 && r.opt.Providers > 0 && r.opt.Clusters == 0 {
+	r.rec.placed(&plan.Plan, r.p.Graph, j)
+	r.opt.say("%s", strings.TrimRight(plan.String(), "\n"))
+	if len(plan.GA.Spares) > 0 && r.opt.Providers > 0 && r.opt.Clusters == 0 {
 		r.opt.say("--clusters 1 would have all %d providers take part, in one pipeline", r.opt.Providers)
 	}
-	if n := len(r.job.Periods); n > 0 {
-		r.opt.say("replicas auto: %d from step %d on, one for each provider that trains as far as epochs and memory allow", r.job.Replica(), r.job.Periods[n-1].Step)
+	if n := len(j.Periods); n > 0 {
+		r.opt.say("replicas auto: %d from step %d on, one for each provider that trains as far as epochs and memory allow", j.Replica(), j.Periods[n-1].Step)
 	}
 }
 
