@@ -421,19 +421,12 @@ func (r *run) train(ctx context.Context, srv *server.Server, job server.Job) (su
 		}
 	}
 	// A cancelled ctx asks for a graceful stop; the run ends by its own rules.
-	ended, stop := make(chan struct{}), make(chan string, 1)
+	stop := make(chan string, 1)
 	job.Stop = stop
-	go func() {
-		select {
-		case <-ctx.Done():
-			stop <- "the requester stopped the run"
-		case <-ended:
-		}
-	}()
+	defer context.AfterFunc(ctx, func() { stop <- "the requester stopped the run" })()
 	event, unfollow := follow(r.opt.Telemetry, srv, r.event)
 	res, err := srv.Run(context.WithoutCancel(ctx), job, event)
 	unfollow()
-	close(ended)
 	relayed := srv.Relayed()
 	r.learned()
 	r.mu.Lock()
