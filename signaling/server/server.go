@@ -249,6 +249,7 @@ func New(cfg Config) (*Server, error) {
 	if cfg.RelayUDP != nil {
 		var err error
 		if s.relay, err = relay.New(cfg.Relay, cfg.RelayUDP); err != nil {
+			s.out.Close()
 			return nil, fmt.Errorf("signaling: %w", err)
 		}
 	}
