@@ -35,7 +35,7 @@ const minRate = 4 << 10
 //	POST /v1/speed                         discards at most as many
 //	GET  /v1/try                           proto.Try, for testing one's network
 //	GET  /v1/status                        Status as JSON
-//	GET  /v1/watch?after=TIME              a stream of Sights, one JSON value a line
+//	GET  /v1/watch?after=TIME              a stream of Views, one JSON value a line
 //	GET  /metrics                          the same in Prometheus' text format
 //	     /                                 Config.Site
 //

@@ -19,19 +19,19 @@ const (
 	maxWatching = 64
 )
 
-// Sight is a line of /v1/watch.
-type Sight struct {
+// View is a line of /v1/watch: the run as it stands, and what has happened since the line before.
+type View struct {
 	Status  Status  `json:"status"`
 	History History `json:"history"`
 
 	Relay *relay.Stats `json:"relay,omitempty"` // nil: the host has no relay
 }
 
-// sight returns the current Sight, with the notes later than after. news is closed when
+// view returns the current View, with the notes later than after. news is closed when
 // there are more.
-func (s *Server) sight(after int64) (v Sight, news <-chan struct{}) {
+func (s *Server) view(after int64) (v View, news <-chan struct{}) {
 	s.call(func(now time.Time) {
-		v = Sight{Status: s.statusNow(now), History: s.past.after(after)}
+		v = View{Status: s.statusNow(now), History: s.past.after(after)}
 		if s.past.news == nil {
 			s.past.news = make(chan struct{})
 		}
@@ -50,7 +50,7 @@ func (s *Server) status(w http.ResponseWriter, r *http.Request) {
 	}{s.Status(), s.Relayed()})
 }
 
-// watch answers /v1/watch?after=TIME with a Sight every second and whenever something
+// watch answers /v1/watch?after=TIME with a View every second and whenever something
 // happens, so that a dashboard sees the end of a run even if the host exits then.
 func (s *Server) watch(w http.ResponseWriter, r *http.Request) {
 	if s.watching.Add(1) > maxWatching {
@@ -73,7 +73,7 @@ func (s *Server) watch(w http.ResponseWriter, r *http.Request) {
 	rc := http.NewResponseController(w)
 	enc := json.NewEncoder(w)
 	for last := false; ; {
-		v, news := s.sight(after)
+		v, news := s.view(after)
 		if enc.Encode(v) != nil || rc.Flush() != nil || last {
 			return
 		}

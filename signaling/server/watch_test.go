@@ -42,12 +42,12 @@ func TestWatch(t *testing.T) {
 	notes := func(d *json.Decoder) []Note {
 		t.Helper()
 		for {
-			var v Sight
+			var v View
 			if err := d.Decode(&v); err != nil {
 				t.Fatal(err)
 			}
 			if v.History.Losses == nil || v.History.Vals == nil || v.History.Notes == nil || v.Status.Members == nil {
-				t.Fatalf("a Sight with nulls: %+v", v)
+				t.Fatalf("a View with nulls: %+v", v)
 			}
 			if len(v.History.Notes) > 0 {
 				return v.History.Notes
@@ -82,7 +82,7 @@ func TestWatch(t *testing.T) {
 		if n := notes(d); len(n) != 1 {
 			t.Errorf("at the end: %+v", n)
 		}
-		if err := d.Decode(&Sight{}); err != io.EOF {
+		if err := d.Decode(&View{}); err != io.EOF {
 			t.Errorf("behind the end: %v", err)
 		}
 	}

@@ -30,8 +30,8 @@ let regression = false; // validation has a loss and no answers
 let figures = ""; // the job's other metrics of the last validation pass
 let recent = []; // statuses of the last span, with their time
 
-// sights yields the host's Sights, one per line of JSON, until the stream ends.
-async function* sights() {
+// views yields the host's Views, one per line of JSON, until the stream ends.
+async function* views() {
   const silence = new AbortController();
   let timer;
   const alive = () => {
@@ -202,11 +202,11 @@ function showStatus(status) {
   pipeline.draw(members, rate, status.clusters);
 }
 
-// watch shows the host's Sights, and reconnects when the stream breaks off.
+// watch shows the host's Views, and reconnects when the stream breaks off.
 async function watch() {
   for (let lost = false; ; ) {
     try {
-      for await (const { status, history, relay } of sights()) {
+      for await (const { status, history, relay } of views()) {
         if (lost && (await updated())) location.reload();
         lost = false;
         problem("");
