@@ -3,7 +3,7 @@
 import torch
 import torch.nn.functional as F
 from torch import nn
-from registry import MODELS, ids, model
+from registry import ids, model
 from written import fn, normal, whole
 
 
@@ -91,7 +91,8 @@ def truths():
 # What is trained, and what is not.
 
 
-def without():
+@model
+def odd_no_grad():
     class Net(nn.Module):
         """A target network whose answers have no gradient."""
 
@@ -105,9 +106,6 @@ def without():
             return self.a(x) * y
 
     return Net(), (torch.randn(3, 4),)
-
-
-MODELS["odd_no_grad"] = without
 
 
 @model
