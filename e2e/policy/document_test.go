@@ -71,6 +71,34 @@ func TestDocuments(t *testing.T) {
 	}
 }
 
+// TestGoInREADME: what README shows of Go is the example that the tests run, line for line.
+func TestGoInREADME(t *testing.T) {
+	root := filepath.Join("..", "..")
+	lines := func(text string) (out []string) {
+		for l := range strings.Lines(text) {
+			if l = strings.TrimSpace(l); l != "" {
+				out = append(out, l)
+			}
+		}
+		return out
+	}
+	readme, err := os.ReadFile(filepath.Join(root, "README.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	example, err := os.ReadFile(filepath.Join(root, "engine", "train", "example_test.go"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(string(readme), "```go\n")
+	shown, _, found := strings.Cut(rest, "```")
+	_, body, _ := strings.Cut(string(example), "func Example() {\n")
+	run, _, _ := strings.Cut(body, "// Output:")
+	if got, want := lines(shown), lines(run); !found || !slices.Equal(got, want) {
+		t.Errorf("README's Go is not that of engine/train/example_test.go: copy the body of Example\n%s", strings.Join(want, "\n"))
+	}
+}
+
 // prose tells a verb's object from a target: "make a change".
 func prose(word string) bool {
 	return slices.Contains([]string{"a", "an", "the", "it", "them", "that", "this", "up", "sure", "one", "no", "then", "and", "is", "or", "for"}, word)
