@@ -45,12 +45,13 @@ type Dir struct {
 	fs  FS
 	tmp atomic.Int64
 
-	mu   sync.Mutex // serialises appends, so that lines stay whole
-	logs map[string]File
+	mu      sync.Mutex // serialises appends, so that lines stay whole
+	logs    map[string]*log
+	logSize int64
 }
 
 // NewDir returns a store in f.
-func NewDir(f FS) *Dir { return &Dir{fs: f, logs: map[string]File{}} }
+func NewDir(f FS) *Dir { return &Dir{fs: f, logs: map[string]*log{}, logSize: logSize} }
 
 // tmpMark is the prefix of the names of files being written. No component of an object's name
 // starts with a dot, so they cannot collide.
@@ -156,29 +157,64 @@ func (d *Dir) Delete(_ context.Context, name string) error {
 
 const logSuffix = ".jsonl"
 
+// logSize is how many bytes of a log are kept at least, and half of how many there are at most: a
+// file of that size becomes log.1.jsonl, in the place of the one before.
+const logSize = 32 << 20
+
+// log is an open one.
+type log struct {
+	File
+	size int64
+}
+
 // Append adds a line to the file log.jsonl, which stays open until Close. Lines are not
 // synced: a log is not worth the cost.
-func (d *Dir) Append(_ context.Context, log string, line []byte) error {
-	if err := CheckName(log); err != nil {
+func (d *Dir) Append(_ context.Context, name string, line []byte) error {
+	if err := CheckName(name); err != nil {
 		return err
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	f, ok := d.logs[log]
-	if !ok {
-		err := d.fs.MkdirAll(path.Dir(log))
+	f, err := d.logs[name], error(nil)
+	if f == nil {
+		f, err = d.openLog(name)
+	} else if f.size >= d.logSize {
+		err = f.Close()
+		delete(d.logs, name)
 		if err == nil {
-			f, err = d.fs.Append(log + logSuffix)
+			err = d.fs.Rename(name+logSuffix, name+".1"+logSuffix)
 		}
-		if err != nil {
-			return fmt.Errorf("append to %s: %w", log, err)
+		if err == nil {
+			f, err = d.openLog(name)
 		}
-		d.logs[log] = f
 	}
-	if _, err := f.Write(append(line[:len(line):len(line)], '\n')); err != nil {
-		return fmt.Errorf("append to %s: %w", log, err)
+	n := 0
+	if err == nil {
+		n, err = f.Write(append(line[:len(line):len(line)], '\n'))
+		f.size += int64(n)
+	}
+	if err != nil {
+		return fmt.Errorf("append to %s: %w", name, err)
 	}
 	return nil
+}
+
+// openLog opens a log's file. d.mu is held.
+func (d *Dir) openLog(name string) (*log, error) {
+	err := d.fs.MkdirAll(path.Dir(name))
+	if err != nil {
+		return nil, err
+	}
+	f, err := d.fs.Append(name + logSuffix)
+	if err != nil {
+		return nil, err
+	}
+	l := &log{File: f}
+	if info, err := fs.Stat(d.fs, name+logSuffix); err == nil {
+		l.size = info.Size()
+	}
+	d.logs[name] = l
+	return l, nil
 }
 
 // Close closes the logs. The store can be used again.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"os"
@@ -143,6 +144,40 @@ func TestAppendKeepsLinesWhole(t *testing.T) {
 	}
 	if want := strings.Repeat(strings.Repeat("x", 99)+"\n", 160); string(b) != want {
 		t.Errorf("%d bytes, lines are not whole", len(b))
+	}
+}
+
+// TestLogsAreBounded: a log keeps its newest lines, across restarts too.
+func TestLogsAreBounded(t *testing.T) {
+	d, dir := openDir(t)
+	d.logSize = 1000
+	for i := range 500 {
+		if i%7 == 0 {
+			if err := d.Close(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := d.Append(t.Context(), "run/metrics", fmt.Appendf(nil, "line %4d", i)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var all []byte
+	for _, name := range []string{"metrics.1.jsonl", "metrics.jsonl"} {
+		b, err := os.ReadFile(filepath.Join(dir, "run", name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, b...)
+	}
+	want := ""
+	for i := 500 - len(all)/10; i < 500; i++ {
+		want += fmt.Sprintf("line %4d\n", i)
+	}
+	if len(all) < 1000 || len(all) > 2010 || string(all) != want {
+		t.Errorf("%d bytes are kept: %.40q", len(all), all)
+	}
+	if l, err := d.List(t.Context(), "run/"); err != nil || len(l) != 0 {
+		t.Errorf("objects: %v, %v", l, err)
 	}
 }
 
