@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/ravnest/ravnest/engine/pipeline/snapshot"
 	"github.com/ravnest/ravnest/native/project"
@@ -65,9 +66,10 @@ func (r *run) condemned(c server.Condemned) {
 	r.opt.say("the key of %s is banned: ravnest members shows it", c.Name)
 }
 
-// goBack forgets the copies of checkpoints that are false: a right one is told next, unless the run
+// goBack takes back what was told of what is false, and forgets the copies of such checkpoints: a right one is told next, unless the run
 // begins anew.
-func (r *run) goBack(step uint64) {
+func (r *run) goBack(now time.Time, step uint64) {
+	r.rec.undo(now, int64(step))
 	r.uncopied, r.uncopyable = nil, nil
 	if step > 0 {
 		return

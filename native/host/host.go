@@ -546,7 +546,7 @@ func (r *run) event(ev server.Event) {
 			return
 		}
 		r.opt.say("%s", e.Reason)
-		r.goBack(e.Step)
+		r.goBack(now, e.Step)
 	case server.AuditPassed:
 		r.rec.clear()
 		r.opt.say("audited: steps %d to %d are what the job makes", e.From, e.To)

@@ -8,7 +8,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"os"
+	"strconv"
 	"strings"
 )
 
@@ -62,6 +64,21 @@ func (l *lines) set(i int64, text string) {
 		l.add("nan")
 	}
 	l.add(text)
+}
+
+// largest is the largest number of all lines; NaN: there is none.
+func (l *lines) largest() float64 {
+	b, err := l.file.from(0)
+	if err != nil {
+		l.err = err
+	}
+	most := math.NaN()
+	for s := range strings.Lines(string(b)) {
+		if v, err := strconv.ParseFloat(strings.TrimSpace(s), 64); err == nil && !(v <= most) && !math.IsNaN(v) {
+			most = v
+		}
+	}
+	return most
 }
 
 // insert puts a line before line i.

@@ -142,6 +142,12 @@ func (m *metrics) back(now time.Time, step int64) error {
 	return m.board.Restart(now, step)
 }
 
+// undo takes back what is behind a step.
+func (m *metrics) undo(now time.Time, step int64) error {
+	m.last = step - 1
+	return m.back(now, step+1)
+}
+
 func number(v float64) string { return strconv.FormatFloat(v, 'g', 8, 64) }
 
 // loss notes the loss of batch step, which was trained at a learning rate.

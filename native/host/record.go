@@ -174,6 +174,9 @@ func (r *record) open() error {
 		return err
 	}
 	r.opened = true
+	if r.resume > 0 {
+		r.best()
+	}
 	return nil
 }
 
@@ -287,13 +290,36 @@ func (r *record) begin(now time.Time, step int64) {
 	r.ended = now
 	r.sum.Steps = step
 	if r.p.Job.Auto() && r.opened {
-		// With other replicas than before what follows becomes something else.
-		r.losses.cut(step)
-		if every := int64(max(r.p.Job.ValEvery, 1)); step < r.total {
-			passes := step / int64(r.batches) / every
-			r.vals.cut(passes)
-			r.valLosses.cut(passes)
-		}
+		r.cut(step) // with other replicas than before what follows becomes something else
+	}
+}
+
+// cut takes back the losses and validation passes behind a step.
+func (r *record) cut(step int64) {
+	r.losses.cut(step)
+	if every := int64(max(r.p.Job.ValEvery, 1)); step < r.total {
+		passes := step / int64(r.batches) / every
+		r.vals.cut(passes)
+		r.valLosses.cut(passes)
+	}
+	r.best()
+}
+
+// undo takes back what is told of the steps behind one: it is not what the job makes.
+func (r *record) undo(now time.Time, step int64) {
+	nan := Number(math.NaN())
+	r.sum.Steps, r.sum.Loss, r.sum.ValLoss, r.sum.ValAccuracy, r.sum.Metrics, r.told = step, nan, nan, -1, nil, nil
+	if r.opened {
+		r.cut(step)
+		r.keep(r.metrics.undo(now, step))
+	}
+}
+
+// best finds the best accuracy of all passes that count.
+func (r *record) best() {
+	r.sum.BestVal = -1
+	if v := r.vals.largest(); v >= 0 {
+		r.sum.BestVal = v
 	}
 }
 
