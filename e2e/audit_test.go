@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"math"
+	"os"
 	"path/filepath"
 	"regexp"
 	"runtime"
@@ -334,4 +335,52 @@ func TestAuditHonestClusters(t *testing.T) {
 	if a := s.audit(plain, 0); a.Checkpoints != 1 || a.Updates != 0 {
 		t.Errorf("without records: %+v", a)
 	}
+}
+
+// TestAuditLogIsKept: what audits compare does not grow with the run, also where the host is killed and
+// started again; the newest stretch can be audited, and who asks for what is not kept is told.
+func TestAuditLogIsKept(t *testing.T) {
+	posix(t)
+	s := newScene(t)
+	dir := filepath.Join(t.TempDir(), "job")
+	s.ok("ravnest", "init", "--epochs", "60", "--audit", dir)
+	edit(t, filepath.Join(dir, "job.json"), `"save_every": 10`, `"save_every": 1`)
+	edit(t, filepath.Join(dir, "job.json"), `"batch_size": 64`, `"batch_size": 4`)
+	address := freePort(t)
+	flags := []string{"--providers", "2", "--clusters", "1", "--audit-log", "1", "--listen", address, dir}
+	host, url := s.serve(flags...)
+	s.provide(url, "node_0", "node_1")
+	s.saved(dir, 800)
+	if err := host.cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	<-host.done
+	host, _ = s.serve(flags...)
+	host.says(`resuming the run that ended at step [1-9]\d*`, limit)
+	if code := host.wait(2 * limit); code != 0 {
+		t.Fatalf("the host ends with code %d", code)
+	}
+	var size int64
+	segments, err := filepath.Glob(filepath.Join(dir, "node_data/store/*/audit/*"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range segments {
+		info, err := os.Stat(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		size += info.Size()
+	}
+	if len(segments) < 3 || size < 900<<10 || size > 3<<20 {
+		t.Errorf("%d segments with %d bytes are kept", len(segments), size)
+	}
+	if a := s.audit(dir, 0); a.From == 0 || a.Updates == 0 || a.Unrecorded != 0 {
+		t.Errorf("the last stretch: %+v", a)
+	}
+	s.bad([]string{`the audit log tells of steps from [1-9]\d* on, and this audit begins with step 0`, "--audit-log"}, "ravnest", "audit", "--all", dir)
+	if err := os.WriteFile(segments[0], []byte("{}"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	s.bad([]string{"the audit log, .*it is not what was stored there"}, "ravnest", "audit", "--all", dir)
 }

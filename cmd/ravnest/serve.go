@@ -146,6 +146,7 @@ func serveCommand() *cli.Command {
 			&cli.IntFlag{Name: "clusters", DefaultText: "as many as pay", Usage: "with --providers: form `N` clusters, which share the job's replicas"},
 			&cli.BoolFlag{Name: "fresh", Usage: "start from the beginning instead of resuming an unfinished run of the same job from its last checkpoint"},
 			&cli.IntFlag{Name: "audit-every", Usage: "compute again what was trained before one in `N` checkpoints, drawn at random (1: everything), bar who computed something else, and train again what depends on it"},
+			&cli.IntFlag{Name: "audit-log", Value: 256, Usage: "keep the newest `MB` of what audits compare, beside what an audit of the newest checkpoints needs"},
 			&cli.StringFlag{Name: "nats", EnvVars: []string{"RAVNEST_NATS"}, Usage: "keep the run's state in the NATS server at `URL`, with JetStream, so that several hosts can serve the job: give it to each"},
 			&cli.StringFlag{Name: "nats-creds", Usage: "`FILE` of credentials for it"},
 			&cli.IntFlag{Name: "nats-replicas", Value: 1, Usage: "keep `N` copies in a cluster of NATS servers: 1, 3 or 5"},
@@ -174,6 +175,9 @@ func serve(c *cli.Context) (err error) {
 	}
 	if n := c.Int("audit-every"); n < 0 || n > 0 && !p.Job.Audit {
 		return fmt.Errorf("--audit-every %d: want at least 1, and \"audit\": true in job.json (init --audit)", n)
+	}
+	if n := c.Int("audit-log"); n < 1 || n > 1<<20 || c.IsSet("audit-log") && !p.Job.Audit {
+		return fmt.Errorf("--audit-log %d: want 1 to %d, and \"audit\": true in job.json (init --audit)", n, 1<<20)
 	}
 	if k, n := c.Int("clusters"), c.Int("providers"); c.IsSet("clusters") && (k < 1 || k > n) {
 		if n == 0 {
@@ -224,7 +228,7 @@ func serve(c *cli.Context) (err error) {
 	}
 	defer telemetry.Close()
 	s, err := host.Serve(c.Context, p, host.Options{
-		Listener: ln, Site: pages, Edge: edge, Token: token, Agent: "ravnest/" + version, Members: members, Providers: c.Int("providers"), Clusters: c.Int("clusters"), Fresh: c.Bool("fresh"), AuditEvery: c.Int("audit-every"), NATS: shared, Output: out, Trace: trace, Telemetry: telemetry,
+		Listener: ln, Site: pages, Edge: edge, Token: token, Agent: "ravnest/" + version, Members: members, Providers: c.Int("providers"), Clusters: c.Int("clusters"), Fresh: c.Bool("fresh"), AuditEvery: c.Int("audit-every"), AuditLog: int64(c.Int("audit-log")) << 20, NATS: shared, Output: out, Trace: trace, Telemetry: telemetry,
 		Listening: func(_ context.Context, url string) error {
 			warnPlain(out.Err, url, ln.Addr(), edge)
 			fmt.Fprintf(out.Err, "serving at %s: start providers with ravnest-provider --join %s\n", url, url)

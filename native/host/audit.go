@@ -3,20 +3,15 @@
 package host
 
 import (
-	"bufio"
-	"bytes"
 	"context"
-	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
-	"path/filepath"
 	"slices"
 	"sort"
-	"strings"
 	"sync"
 	"time"
 
@@ -28,7 +23,6 @@ import (
 	"github.com/ravnest/ravnest/engine/pipeline/snapshot"
 	"github.com/ravnest/ravnest/engine/pipeline/stage"
 	"github.com/ravnest/ravnest/engine/provider"
-	"github.com/ravnest/ravnest/engine/state"
 	"github.com/ravnest/ravnest/native/project"
 	machine "github.com/ravnest/ravnest/signaling/run"
 )
@@ -81,149 +75,6 @@ func (f AuditFault) String() string {
 	return fmt.Sprintf("%s: %s: %s", at, who, f.What)
 }
 
-// maxAuditLine bounds a line of the log, which is about one message of a provider.
-const maxAuditLine = 4 << 20
-
-// log is what the host kept for an audit.
-type auditLog struct {
-	attempts    []*auditAttempt
-	checkpoints []*snapshot.Manifest
-}
-
-// moment is the update, or the average of the round, that ends with a batch.
-type moment struct {
-	step  uint64
-	round bool
-}
-
-// auditAttempt is an attempt, with what its stages said.
-type auditAttempt struct {
-	run  string
-	plan *machine.AuditPlan
-	// checkpoints is how many there were when it began.
-	checkpoints int
-
-	said map[stage.Peer]map[moment]stage.Digest
-}
-
-// readAudit reads the log of a job's run.
-func readAudit(p *project.Project) (*auditLog, error) {
-	path := filepath.Join(p.Dir, storeDir, filepath.FromSlash(machine.AuditLog(runID(p.Job.Name)))+".jsonl")
-	f, _, err := project.OpenRegular(path, "audit log")
-	if errors.Is(err, project.ErrMissing) {
-		return &auditLog{}, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	l, err := parseAudit(f)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
-	}
-	return l, nil
-}
-
-func parseAudit(r io.Reader) (*auditLog, error) {
-	in := bufio.NewScanner(r)
-	in.Buffer(nil, maxAuditLine)
-	l := &auditLog{}
-	var torn error // a line that cannot be read: the last one may be cut off
-	for n := 1; in.Scan(); n++ {
-		if torn != nil {
-			return nil, torn
-		}
-		var x machine.AuditLine
-		if err := json.Unmarshal(in.Bytes(), &x); err != nil {
-			torn = fmt.Errorf("line %d: %w", n, err)
-			continue
-		}
-		if err := l.add(&x); err != nil {
-			return nil, fmt.Errorf("line %d: %w", n, err)
-		}
-	}
-	return l, in.Err()
-}
-
-func (l *auditLog) add(x *machine.AuditLine) error {
-	switch {
-	case x.Plan != nil:
-		if x.Plan.Generation == 1 { // begun anew
-			*l = auditLog{}
-		}
-		l.attempts = append(l.attempts, &auditAttempt{run: x.Run, plan: x.Plan, checkpoints: len(l.checkpoints), said: map[stage.Peer]map[moment]stage.Digest{}})
-	case x.Said != nil:
-		a := l.attempt(x.Run)
-		if a == nil {
-			return fmt.Errorf("digests of the unknown attempt %.80q", x.Run)
-		}
-		by := stage.Peer{Cluster: x.Said.Cluster, Stage: x.Said.Stage}
-		for _, d := range x.Said.Digests {
-			g, err := stage.ParseDigest(uint64(d.Step), d.Round, d.Sums, d.Rings)
-			if err != nil {
-				return err
-			}
-			if a.said[by] == nil {
-				a.said[by] = map[moment]stage.Digest{}
-			}
-			a.said[by][moment{g.Step, g.Round}] = g
-		}
-	case x.Checkpoint != nil:
-		if err := x.Checkpoint.Check(0); err != nil {
-			return err
-		}
-		l.checkpoints = append(l.checkpoints, x.Checkpoint)
-	case x.Back != nil:
-		l.checkpoints = slices.DeleteFunc(l.checkpoints, func(c *snapshot.Manifest) bool { return c.Position.Step > *x.Back })
-	}
-	return nil
-}
-
-func (l *auditLog) attempt(run string) *auditAttempt {
-	for i := len(l.attempts) - 1; i >= 0; i-- {
-		if l.attempts[i].run == run {
-			return l.attempts[i]
-		}
-	}
-	return nil
-}
-
-// stretch is what one attempt has done of the result.
-type stretch struct {
-	*auditAttempt
-	from, until uint64
-}
-
-// stretches are the attempts that made the checkpoint last, from step from on: the one that
-// saved it, the one that saved what that one began with, and so on.
-func (l *auditLog) stretches(from uint64, last *snapshot.Manifest) (ss []stretch) {
-	for c := last; c != nil && c.Position.Step > from; {
-		a := l.attempt(c.Run)
-		if a == nil || a.plan.From >= c.Position.Step {
-			return nil
-		}
-		ss = append(ss, stretch{a, max(a.plan.From, from), c.Position.Step})
-		next := l.before(a)
-		if next == nil && a.plan.From > from {
-			return nil
-		}
-		c = next
-	}
-	slices.Reverse(ss)
-	return ss
-}
-
-// before is the checkpoint that an attempt began with; nil: it began with the seed, or the
-// log does not have it.
-func (l *auditLog) before(a *auditAttempt) *snapshot.Manifest {
-	for i := min(a.checkpoints, len(l.checkpoints)) - 1; i >= 0; i-- {
-		if c := l.checkpoints[i]; c.Position.Step == a.plan.From {
-			return c
-		}
-	}
-	return nil
-}
-
 // AuditRange says what of a run is audited. The zero value is all from the checkpoint before the
 // newest on.
 type AuditRange struct {
@@ -243,6 +94,7 @@ type Between struct{ From, To *snapshot.Manifest }
 type auditor struct {
 	what AuditRange
 	p    *project.Project
+	in   objects
 	log  *auditLog
 	team *kernel.Team
 	out  Output
@@ -259,42 +111,20 @@ type auditor struct {
 // AuditRun computes again what the last run of the project did, and holds against it what the
 // providers saved and said. The error wraps ErrAudit where something differs.
 func AuditRun(ctx context.Context, p *project.Project, what AuditRange, threads int, out Output) (Audit, error) {
+	return auditRun(ctx, p, stored{p}, what, threads, out)
+}
+
+func auditRun(ctx context.Context, p *project.Project, in objects, what AuditRange, threads int, out Output) (Audit, error) {
 	begin := time.Now()
-	a := &auditor{what: what, p: p, out: out, res: &Audit{Command: "audit", Faults: []AuditFault{}}}
-	var m *snapshot.Manifest
-	var err error
-	if b := what.Between; b != nil {
-		m = b.To
-	} else {
-		m, err = readManifest(p)
-	}
-	if errors.Is(err, fs.ErrNotExist) {
-		err = fmt.Errorf("there is no checkpoint to audit: %w: train with serve or demo first", err)
-	}
-	if err != nil {
-		return *a.res, err
-	}
-	a.last = m
-	if a.log, err = readAudit(p); err != nil {
-		return *a.res, err
-	}
-	if a.job, a.classes, err = trainedJob(p); err != nil {
-		return *a.res, err
-	}
-	var parts []*snapshot.Part
-	switch b := what.Between; {
-	case b != nil && b.From != nil:
-		parts, err = a.parts(b.From)
-	case b == nil && !what.All:
-		parts, err = a.prior()
-	}
+	a := &auditor{what: what, p: p, in: in, out: out, res: &Audit{Command: "audit", Faults: []AuditFault{}}}
+	parts, err := a.open(ctx)
 	if err != nil {
 		return *a.res, err
 	}
 	if parts != nil {
 		a.res.From = parts[0].Position.Step
 	}
-	a.res.To = m.Position.Step
+	a.res.To = a.last.Position.Step
 	a.team = kernel.NewTeam(threads)
 	defer a.team.Close()
 	err = a.run(ctx, parts)
@@ -305,15 +135,40 @@ func AuditRun(ctx context.Context, p *project.Project, what AuditRange, threads 
 	return *a.res, err
 }
 
-// trainedJob is the job of the project's last run, and the numeric class of each of its providers.
-func trainedJob(p *project.Project) (job.Spec, map[string]string, error) {
-	path := filepath.Join(p.Dir, storeDir, runID(p.Job.Name), "job.json")
-	f, size, err := project.OpenRegular(path, "record of the run")
-	if err != nil {
-		return job.Spec{}, nil, err
+// open reads what there is to audit, and returns the parts to go on from; nil: the start.
+func (a *auditor) open(ctx context.Context) (parts []*snapshot.Part, err error) {
+	b, from := a.what.Between, uint64(0)
+	if b != nil {
+		if a.last = b.To; b.From != nil {
+			from = b.From.Position.Step
+		}
+	} else {
+		a.last, err = readManifest(a.p)
 	}
-	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, min(size, maxAuditLine)))
+	if errors.Is(err, fs.ErrNotExist) {
+		err = fmt.Errorf("there is no checkpoint to audit: %w: train with serve or demo first", err)
+	}
+	if err == nil {
+		a.log, err = readAudit(ctx, a.in, runID(a.p.Job.Name), from)
+	}
+	if err == nil {
+		a.job, a.classes, err = a.trained(ctx)
+	}
+	switch {
+	case err != nil:
+		return nil, err
+	case b != nil && b.From != nil:
+		return a.parts(ctx, b.From)
+	case b == nil && !a.what.All:
+		return a.prior(ctx)
+	}
+	return nil, nil
+}
+
+// trained is the job of the project's last run, and the numeric class of each of its providers.
+func (a *auditor) trained(ctx context.Context) (job.Spec, map[string]string, error) {
+	name := runID(a.p.Job.Name) + "/job.json"
+	b, err := readObject(ctx, a.in, name, maxAuditIndex)
 	if err != nil {
 		return job.Spec{}, nil, fmt.Errorf("reading the record of the run: %w", err)
 	}
@@ -325,11 +180,11 @@ func trainedJob(p *project.Project) (job.Spec, map[string]string, error) {
 		} `json:"stages"`
 	}
 	if err := json.Unmarshal(b, &rec); err != nil {
-		return job.Spec{}, nil, fmt.Errorf("%s: %w", path, err)
+		return job.Spec{}, nil, fmt.Errorf("%s: %w", name, err)
 	}
 	j, err := job.Parse(rec.Job)
 	if err != nil {
-		return j, nil, fmt.Errorf("%s: %w", path, err)
+		return j, nil, fmt.Errorf("%s: %w", name, err)
 	}
 	classes := map[string]string{}
 	for _, s := range rec.Stages {
@@ -375,7 +230,7 @@ func parseManifest(p *project.Project, path string) (*snapshot.Manifest, error) 
 
 // prior returns the parts of the last checkpoint before the newest that the store still has;
 // nil: there is none.
-func (a *auditor) prior() ([]*snapshot.Part, error) {
+func (a *auditor) prior(ctx context.Context) ([]*snapshot.Part, error) {
 	for i := len(a.log.checkpoints) - 1; i >= 0; i-- {
 		c := a.log.checkpoints[i]
 		if c.Position.Step >= a.last.Position.Step {
@@ -390,8 +245,8 @@ func (a *auditor) prior() ([]*snapshot.Part, error) {
 				continue
 			}
 		}
-		parts, err := a.parts(c)
-		if errors.Is(err, project.ErrMissing) {
+		parts, err := a.parts(ctx, c)
+		if missing(err) {
 			return nil, nil
 		}
 		return parts, err
@@ -400,12 +255,12 @@ func (a *auditor) prior() ([]*snapshot.Part, error) {
 }
 
 // parts opens what a checkpoint consists of.
-func (a *auditor) parts(c *snapshot.Manifest) (parts []*snapshot.Part, err error) {
+func (a *auditor) parts(ctx context.Context, c *snapshot.Manifest) (parts []*snapshot.Part, err error) {
 	for _, e := range c.Parts {
 		if e.Cluster != c.Parts[0].Cluster && !apart(a.job) {
 			continue // the first cluster's are the same
 		}
-		q, err := openPart(a.p, c, e)
+		q, err := a.part(ctx, c, e)
 		if err != nil {
 			return nil, fmt.Errorf("the checkpoint of step %d: %w", c.Position.Step, err)
 		}
@@ -414,12 +269,25 @@ func (a *auditor) parts(c *snapshot.Manifest) (parts []*snapshot.Part, err error
 	return parts, nil
 }
 
+// part opens one of them.
+func (a *auditor) part(ctx context.Context, c *snapshot.Manifest, e snapshot.Entry) (*snapshot.Part, error) {
+	r, err := a.in.Get(ctx, e.Object)
+	if err != nil {
+		return nil, err
+	}
+	defer r.Close()
+	return c.Open(e, r)
+}
+
 // run goes through all stretches until one is not as it should be.
 func (a *auditor) run(ctx context.Context, parts []*snapshot.Part) error {
 	ss := a.log.stretches(a.res.From, a.last)
 	if at := a.res.From; len(ss) == 0 || ss[0].from != at {
 		// Nothing was kept for an audit: the newest checkpoint alone is looked at, as one
 		// attempt over the stages that it has.
+		if at < a.log.index.Since {
+			return fmt.Errorf("the audit log tells of steps from %d on, and this audit begins with step %d: what was older is not kept (serve --audit-log)", a.log.index.Since, at)
+		}
 		if len(a.log.attempts) > 0 {
 			return fmt.Errorf("the audit log does not tell who trained from step %d on", at)
 		}
@@ -585,7 +453,7 @@ func (a *auditor) stretch(ctx context.Context, s stretch, parts []*snapshot.Part
 		TrainRows: d.Train.Len(), ValRows: d.Val.Len(), TrainX: in.trainX, TrainY: in.trainY, ValX: in.valX, ValY: in.valY,
 		Order: data.Order, Team: a.team, Weights: a.p.Weights,
 	}
-	k := &comparison{auditor: a, stretch: s, run: run, trail: r.Trail(), names: map[stage.Peer]string{}, who: map[stage.Peer]machine.Who{}, kept: map[stage.Peer]*snapshot.Part{}, compared: map[uint64]bool{}}
+	k := &comparison{ctx: ctx, auditor: a, stretch: s, run: run, trail: r.Trail(), names: map[stage.Peer]string{}, who: map[stage.Peer]machine.Who{}, kept: map[stage.Peer]*snapshot.Part{}, compared: map[uint64]bool{}}
 	k.first = s.plan.Stages[0].Cluster
 	r.Keys = map[stage.Peer][]byte{}
 	for _, x := range s.plan.Stages {
@@ -602,6 +470,9 @@ func (a *auditor) stretch(ctx context.Context, s stretch, parts []*snapshot.Part
 				r.Marks[c.Position.Step] = true
 			}
 		}
+	}
+	if k.said, err = a.log.said(ctx, s); err != nil {
+		return nil, false, err
 	}
 	err = r.Run(ctx, &audit.Watcher{Commit: k.commit, Kept: k.keep, Step: a.progress})
 	if err != nil {
@@ -632,153 +503,4 @@ func (a *auditor) progress(done uint64) {
 		a.told = now
 		a.out.say("auditing: %d of %d steps", done-a.res.From, a.res.To-a.res.From)
 	}
-}
-
-// comparison is of one stretch.
-type comparison struct {
-	*auditor
-	stretch
-	run      order.Run
-	first    int                   // cluster that is the replay's first: another than 0 only where there is no log
-	names    map[stage.Peer]string // of providers
-	who      map[stage.Peer]machine.Who
-	trail    *audit.Trail
-	against  []*snapshot.Manifest
-	kept     map[stage.Peer]*snapshot.Part
-	compared map[uint64]bool
-	bad      uint64 // step of the first checkpoint that differs
-	differs  map[stage.Peer]string
-	of       *int // cluster that counts; nil: all do
-}
-
-// at is a stage of a cluster as the replay numbers it.
-func (k *comparison) at(cluster, of int) stage.Peer {
-	return stage.Peer{Cluster: cluster - k.first, Stage: of}
-}
-
-func (k *comparison) commit(p stage.Peer, d stage.Digest) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	if said, ok := k.said[p][moment{d.Step, d.Round}]; ok {
-		k.res.Updates++
-		k.trail.Record(p, &said, d)
-		return
-	}
-	k.trail.Record(p, nil, d)
-}
-
-// keep compares a stage's state with what was saved at the same place, and keeps it for the
-// next stretch.
-func (k *comparison) keep(p stage.Peer, x stage.Saved) error {
-	b, err := x.Part.Bytes()
-	if err != nil {
-		return err
-	}
-	part, err := snapshot.Parse(bytes.Clone(b))
-	if err != nil {
-		return err
-	}
-	digest := sha256.Sum256(b)
-	sum := hex.EncodeToString(digest[:])
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	k.kept[p] = part
-	for _, c := range k.against {
-		if c.Position != part.Position {
-			continue
-		}
-		k.compared[c.Position.Step] = true
-		for _, e := range c.Parts {
-			if k.at(e.Cluster, e.Stage) != p || e.SHA256 == sum || k.differs != nil && c.Position.Step > k.bad {
-				continue
-			}
-			if k.differs == nil || c.Position.Step < k.bad {
-				k.differs, k.bad = map[stage.Peer]string{}, c.Position.Step
-			}
-			k.differs[p] = "its saved state is not what the job makes" + k.which(c, e, part)
-		}
-	}
-	return nil
-}
-
-// which names the first tensor of a saved state that is wrong, if the store still has it.
-func (k *comparison) which(c *snapshot.Manifest, e snapshot.Entry, want *snapshot.Part) string {
-	got, err := openPart(k.p, c, e)
-	if err != nil {
-		return ""
-	}
-	differ := func(got, want state.Dict, prefix string) string {
-		for _, x := range want {
-			if y, ok := got.Get(x.Name); !ok || !y.Equal(x) {
-				return fmt.Sprintf(": first in %s%s", prefix, x.Name)
-			}
-		}
-		return ""
-	}
-	if s := differ(got.State, want.State, ""); s != "" {
-		return s
-	}
-	for i, slot := range want.Optimizer.Slots {
-		if i < len(got.Optimizer.Slots) {
-			if s := differ(got.Optimizer.Slots[i].Tensors, slot.Tensors, "the optimizer's "+slot.Name+" of "); s != "" {
-				return s
-			}
-		}
-	}
-	return ""
-}
-
-// verdict says what is wrong, and whose doing it is.
-func (k *comparison) verdict() error {
-	for p, what := range k.differs {
-		k.trail.Saved(p, k.bad, what)
-		of := ""
-		if len(k.plan.Others) > 0 {
-			of = fmt.Sprintf(" of cluster %d", p.Cluster)
-		}
-		k.res.Differs = append(k.res.Differs, fmt.Sprintf("step %d: stage %d%s, saved by %s", k.bad, p.Stage, of, k.names[p]))
-	}
-	slices.Sort(k.res.Differs)
-	if k.trail.Clean() {
-		return nil
-	}
-	var said []string
-	faults := k.trail.Faults()
-	if k.of != nil {
-		if faults = slices.DeleteFunc(faults, func(f audit.Fault) bool { return f.Of.Cluster != *k.of && (!f.Either || f.Or.Cluster != *k.of) }); len(faults) == 0 {
-			return nil
-		}
-	}
-	for _, f := range faults {
-		y := k.blamed(f)
-		k.res.Faults = append(k.res.Faults, y)
-		said = append(said, y.String())
-	}
-	if len(said) == 0 {
-		return fmt.Errorf("%w: %s; too little is on record to say whose doing it is: set \"audit\": true in job.json", ErrAudit, strings.Join(k.res.Differs, ", "))
-	}
-	return fmt.Errorf("%w: %s", ErrAudit, strings.Join(said, "; "))
-}
-
-// blamed names who is to blame.
-func (k *comparison) blamed(f audit.Fault) AuditFault {
-	y := AuditFault{Step: f.Step, Cluster: k.first + f.Of.Cluster, Stage: f.Of.Stage, Provider: k.names[f.Of], What: f.What, who: k.who[f.Of]}
-	if f.Either {
-		or := k.who[f.Or]
-		y.Or, y.or = or.Name, &or
-	}
-	if k.run.Replicas < 2 {
-		return y
-	}
-	last := f.Step // of the batches that it is about
-	if f.Saved {
-		last = max(last, 1) - 1
-	}
-	at := k.run.At(last)
-	round := k.run.Round(at)
-	if y.Round = &round; !f.Saved && !f.Round && !k.run.Splits() {
-		replica := k.run.Replica(at.Epoch, at.Batch)
-		y.Replica = &replica
-	}
-	return y
 }

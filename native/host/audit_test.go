@@ -1,8 +1,14 @@
 package host
 
 import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"io"
+	"io/fs"
+	"slices"
 	"strings"
 	"testing"
 
@@ -10,6 +16,8 @@ import (
 	"github.com/ravnest/ravnest/engine/kernel"
 	"github.com/ravnest/ravnest/engine/pipeline/order"
 	"github.com/ravnest/ravnest/engine/pipeline/snapshot"
+	"github.com/ravnest/ravnest/engine/pipeline/stage"
+	"github.com/ravnest/ravnest/signaling/proto"
 	machine "github.com/ravnest/ravnest/signaling/run"
 )
 
@@ -48,9 +56,9 @@ func TestStretches(t *testing.T) {
 		checkpointLine(t, 1, 60) + // what was under way is stored meanwhile
 		attemptLine(t, 3, 60) +
 		checkpointLine(t, 3, 80) +
-		attemptLine(t, 4, 80) + // nothing comes of it
-		`{"run":"j-4","sa`
-	l, err := parseAudit(strings.NewReader(log))
+		attemptLine(t, 4, 80) // nothing comes of it
+	in := inSegments(t, log, 3)
+	l, err := readAudit(t.Context(), in, "j", 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -74,8 +82,69 @@ func TestStretches(t *testing.T) {
 			t.Errorf("from %d to %d: %q, want %q", c.from, c.last.Position.Step, got, c.want)
 		}
 	}
-	if _, err := parseAudit(strings.NewReader("{\n" + log)); err == nil {
-		t.Error("a log that is damaged in the middle is read")
+	for name := range in {
+		whole := in[name]
+		in[name] = whole[:len(whole)-2]
+		if _, err := readAudit(t.Context(), in, "j", 0); err == nil {
+			t.Errorf("a log is read of which %s is cut off", name)
+		}
+		if delete(in, name); !strings.HasSuffix(name, ".json") {
+			if _, err := readAudit(t.Context(), in, "j", 0); !missing(err) {
+				t.Errorf("a log without %s: %v", name, err)
+			}
+		}
+		in[name] = whole
+	}
+}
+
+// heap is a store.
+type heap map[string]string
+
+func (h heap) Get(_ context.Context, name string) (io.ReadCloser, error) {
+	s, ok := h[name]
+	if !ok {
+		return nil, fs.ErrNotExist
+	}
+	return io.NopCloser(strings.NewReader(s)), nil
+}
+
+// inSegments stores a log in segments of so many lines.
+func inSegments(t testing.TB, log string, lines int) heap {
+	t.Helper()
+	h, x := heap{}, machine.AuditIndex{Version: 1}
+	for part := range slices.Chunk(slices.Collect(strings.Lines(log)), lines) {
+		s := strings.Join(part, "")
+		d := sha256.Sum256([]byte(s))
+		x.Segments = append(x.Segments, machine.AuditSegment{SHA256: hex.EncodeToString(d[:]), Size: int64(len(s)), Top: 1000})
+		h[machine.AuditObjects("j")+x.Segments[len(x.Segments)-1].SHA256] = s
+	}
+	b, err := json.Marshal(x)
+	if err != nil {
+		t.Fatal(err)
+	}
+	h[machine.AuditIndexOf("j")] = string(b)
+	return h
+}
+
+// TestSaid: what stages said of a stretch is read wherever it is, and nothing else.
+func TestSaid(t *testing.T) {
+	said := func(gen, stage int, steps ...int64) string {
+		x := &machine.AuditSaid{Stage: stage}
+		for _, s := range steps {
+			x.Digests = append(x.Digests, proto.Digest{Step: s, Sums: strings.Repeat("0", 64)})
+		}
+		return auditLine(t, machine.AuditLine{Run: fmt.Sprintf("j-%d", gen), Said: x})
+	}
+	log := attemptLine(t, 1, 0) + said(1, 0, 0, 1, 2, 3) + said(1, 1, 0, 1) + said(1, 1, 2, 3, 4) + said(11, 0, 2) + checkpointLine(t, 1, 4) + said(2, 0, 2)
+	for lines := 1; lines < 9; lines++ {
+		l, err := readAudit(t.Context(), inSegments(t, log, lines), "j", 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := l.said(t.Context(), stretch{l.attempts[0], 1, 4})
+		if err != nil || len(got) != 2 || len(got[stage.Peer{}]) != 3 || len(got[stage.Peer{Stage: 1}]) != 3 {
+			t.Errorf("%d lines a segment: %v, %v", lines, got, err)
+		}
 	}
 }
 
@@ -96,10 +165,13 @@ func TestClasses(t *testing.T) {
 }
 
 func FuzzAuditLog(f *testing.F) {
-	f.Add(attemptLine(f, 1, 0) + checkpointLine(f, 1, 20))
-	f.Add(`{"run":"j-1","plan":{"generation":1}}` + "\n" + `{"run":"j-1","said":{"stage":1,"digests":[{"step":1,"sums":"00"}]}}`)
-	f.Fuzz(func(t *testing.T, s string) {
-		l, err := parseAudit(strings.NewReader(s))
+	f.Add(attemptLine(f, 1, 0)+checkpointLine(f, 1, 20), 1)
+	f.Add(`{"run":"j-1","plan":{"generation":1}}`+"\n"+`{"run":"j-1","said":{"stage":1,"digests":[{"step":1,"sums":"00"}]}}`, 2)
+	f.Fuzz(func(t *testing.T, s string, lines int) {
+		if lines < 1 || s == "" {
+			return
+		}
+		l, err := readAudit(t.Context(), inSegments(t, s, lines), "j", 0)
 		if err != nil {
 			return
 		}
@@ -110,6 +182,23 @@ func FuzzAuditLog(f *testing.F) {
 					t.Errorf("a stretch from %d to %d behind step %d", x.from, x.until, at)
 				}
 				at = x.until
+				_, _ = l.said(t.Context(), x)
+			}
+		}
+	})
+}
+
+// FuzzAuditIndex: an index is refused, or names segments that can be.
+func FuzzAuditIndex(f *testing.F) {
+	f.Add([]byte(`{"version":1,"since":3,"segments":[{"sha256":"` + strings.Repeat("a", 64) + `","size":1,"top":9}]}`))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		x, err := machine.ParseAuditIndex(b)
+		if err != nil {
+			return
+		}
+		for _, s := range x.Segments {
+			if s.Size < 1 || len(s.SHA256) != 64 {
+				t.Errorf("%+v", s)
 			}
 		}
 	})

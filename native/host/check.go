@@ -30,9 +30,9 @@ func (r *run) audits(job *server.Job) {
 // check computes again what was trained between two checkpoints, and names whose doing it is if that
 // is not what the job makes.
 func (r *run) check(ctx context.Context, from, to *snapshot.Manifest) ([]server.Culprit, error) {
-	a, err := AuditRun(ctx, r.p, AuditRange{Between: &Between{From: from, To: to}}, 1, Output{})
+	a, err := auditRun(ctx, r.p, r.store, AuditRange{Between: &Between{From: from, To: to}}, 1, Output{})
 	switch {
-	case errors.Is(err, project.ErrMissing):
+	case missing(err):
 		return nil, errors.Join(server.ErrGone, err)
 	case errors.Is(err, ErrAudit) && len(a.Faults) > 0:
 		return culprits(a.Faults), nil

@@ -70,6 +70,9 @@ type Options struct {
 	// for a job that asks for what audits need; 0: none. Whoever has computed something else is barred,
 	// and the run goes back behind it; if that cannot be told, it ends, and the error wraps ErrAudit.
 	AuditEvery int
+	// AuditLog is how many bytes of what audits compare are kept beside what they may still need; 0:
+	// 256 MiB.
+	AuditLog int64
 	// NATS keeps the run's state for several hosts; the zero value: the directory alone does.
 	NATS NATS
 	// Spawned returns when the last provider was started, for FirstStepS; the zero time:
@@ -360,6 +363,7 @@ func (r *run) earlier(ctx context.Context, job server.Job) (*machine.Earlier, er
 // up starts the server, and listens.
 func (r *run) up(ctx context.Context, conf server.Config) (_ *server.Server, down func(), err error) {
 	conf.Token, conf.Agent, conf.Store, conf.Site, conf.Once, conf.Trace = r.opt.Token, r.opt.Agent, r.store, r.opt.Site, r.shared == nil, r.opt.Trace
+	conf.AuditKeep = r.opt.AuditLog
 	conf.TLS, conf.Public, conf.Proxy, conf.RelayUDP = r.opt.Edge.TLS, r.opt.Edge.Public, r.opt.Edge.Proxy, r.opt.Edge.RelayUDP
 	if r.opt.Members != nil {
 		conf.Members = r.opt.Members

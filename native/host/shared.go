@@ -157,9 +157,6 @@ func (r *run) serveShared(ctx context.Context, job server.Job, dir *store.Dir) (
 		Creds: r.opt.NATS.Creds, Replicas: r.opt.NATS.Replicas, Fresh: fresh, Ask: r.asks,
 		Say: func(format string, a ...any) { r.opt.say(format, a...) },
 	}
-	if job.Audit {
-		opt.Logs = []string{machine.AuditLog(job.ID)}
-	}
 	js, err := jetstream.Open(ctx, r.opt.NATS.URL, opt)
 	if err != nil {
 		return Summary{}, err

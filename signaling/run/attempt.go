@@ -27,7 +27,7 @@ func (m *Machine) submit(now time.Time, e Submit) {
 	m.Losses, m.Deep, m.Trained, m.Rescue = 0, 0, 0, nil
 	m.SavedAt, m.BringCost, m.HoldCost = time.Time{}, 0, 0
 	m.Stale = e.Stale
-	m.Trust, m.Audit, m.Audits = Trust{}, nil, 0
+	m.Trust, m.Audit, m.Audits, m.Log = Trust{}, nil, 0, auditLog{}
 	if r := e.Earlier; r != nil {
 		m.Attempt, m.state.Saved = r.Attempt, r.Checkpoint
 		m.Began, m.GraceUntil = true, now.Add(restartGrace)
@@ -45,6 +45,8 @@ func (m *Machine) submit(now time.Time, e Submit) {
 					}
 				}
 			}
+			m.Log.AuditIndex = r.Log
+			m.audit(AuditLine{Checkpoint: c}, c.Position.Step) // the line may have been lost with the host
 			ev.Run, ev.Step, ev.Epoch = c.Run, c.Position.Step, c.Position.Epoch
 		}
 		m.report(ev)
@@ -202,10 +204,8 @@ func (m *Machine) planned(now time.Time, e Plan) {
 	m.Weighing, m.Weighed = "", false
 	m.Run = m.attempt(m.Attempt)
 	m.Clusters, m.placed = map[int]*cluster{}, nil
-	m.Next, m.Ahead = 0, nil
-	if c := m.state.Saved; c != nil {
-		m.Next = int64(c.Position.Step)
-	}
+	m.From, m.Ahead = int64(stepOf(m.state.Saved)), nil
+	m.Next = m.From
 	for i := range e.Placed {
 		a := &e.Placed[i]
 		m.Members[a.MemberID].Place = a

@@ -10,9 +10,6 @@ import (
 	"github.com/ravnest/ravnest/signaling/proto"
 )
 
-// AuditLog is the name of that log.
-func AuditLog(job string) string { return job + "/audit" }
-
 // AuditLine is a line of it. One of Plan, Said, Checkpoint and Back is set.
 type AuditLine struct {
 	Run        string             `json:"run"` // of the attempt
@@ -27,7 +24,8 @@ type AuditLine struct {
 // AuditPlan begins an attempt.
 type AuditPlan struct {
 	Generation int          `json:"generation"`
-	From       uint64       `json:"from"` // step that it goes on from
+	Again      bool         `json:"again,omitempty"` // the line was in an earlier segment, too
+	From       uint64       `json:"from"`            // step that it goes on from
 	Stages     []AuditStage `json:"stages"`
 	// Plan is that which stage 0 of cluster 0 was given, and Others those of the other clusters'
 	// first stages. Both are opaque here.
@@ -53,16 +51,6 @@ type AuditSaid struct {
 	Digests []proto.Digest `json:"digests"`
 }
 
-func (m *Machine) audit(l AuditLine) {
-	if !m.Job.Audit {
-		return
-	}
-	l.Run = m.Run
-	if b, err := json.Marshal(l); err == nil { // all of it came as JSON
-		m.act(AppendLine{Log: AuditLog(m.Job.ID), Line: b})
-	}
-}
-
 func (m *Machine) auditPlan(stages []Placed) {
 	p := &AuditPlan{Generation: m.Attempt}
 	if m.state.Saved != nil {
@@ -77,5 +65,5 @@ func (m *Machine) auditPlan(stages []Placed) {
 		}
 		p.Stages = append(p.Stages, AuditStage{s.Cluster, s.Stage, s.Segment, s.Name, s.Hello.Key, s.Hello.Class, s.DigestKey})
 	}
-	m.audit(AuditLine{Plan: p})
+	m.beginLog(p)
 }

@@ -17,13 +17,16 @@ import (
 // audited is a world whose job asks for digests, with one cluster or several, and with states that
 // stages hold in memory or without.
 func audited(kind string) *runtest.World {
-	set := run.Settings{Checkpoint: 60 * time.Millisecond}
-	job := run.Job{ID: "j", Raw: json.RawMessage(`{}`), Want: 2, Replan: true, Steps: steps, Audit: true}
+	return auditedFor(kind, steps, run.Settings{Checkpoint: 60 * time.Millisecond})
+}
+
+func auditedFor(kind string, steps int, set run.Settings) *runtest.World {
+	job := run.Job{ID: "j", Raw: json.RawMessage(`{}`), Want: 2, Replan: true, Steps: int64(steps), Audit: true}
 	if kind != "one" {
 		job.Want, job.Span, job.Apart = 5, 4, kind == "apart"
 	}
 	if kind == "held" {
-		set = run.Settings{Checkpoint: -1, Hold: 20 * time.Millisecond}
+		set.Checkpoint, set.Hold = -1, 20*time.Millisecond
 	}
 	w := runtest.New(set, job, steps)
 	if kind != "one" {
@@ -48,10 +51,20 @@ type said struct {
 // of the stages whose states the checkpoints are made of are there to the end.
 func trail(t *testing.T, w *runtest.World) {
 	t.Helper()
+	trailFrom(t, w, 0)
+}
+
+// trailFrom is trail from a step on.
+func trailFrom(t *testing.T, w *runtest.World, from uint64) {
+	t.Helper()
 	plans, made := map[string]*run.AuditPlan{}, map[string]map[uint64]*snapshot.Manifest{}
 	have := map[said]bool{}
-	for _, l := range w.Audit {
+	for _, l := range w.Audit() {
 		switch {
+		case l.Plan != nil && plans[l.Run] != nil: // repeated in another segment
+			if !l.Plan.Again {
+				t.Fatalf("the plan of %s is twice in the log", l.Run)
+			}
 		case l.Plan != nil:
 			plans[l.Run], made[l.Run] = l.Plan, map[uint64]*snapshot.Manifest{}
 			clusters := l.Plan.Stages[len(l.Plan.Stages)-1].Cluster + 1
@@ -62,7 +75,7 @@ func trail(t *testing.T, w *runtest.World) {
 			for _, d := range l.Said.Digests {
 				have[said{l.Run, l.Said.Cluster, l.Said.Stage, d.Step, d.Round}] = true
 			}
-		case l.Checkpoint != nil:
+		case l.Checkpoint != nil && made[l.Checkpoint.Run] != nil:
 			made[l.Checkpoint.Run][l.Checkpoint.Position.Step] = l.Checkpoint
 		}
 	}
@@ -78,7 +91,7 @@ func trail(t *testing.T, w *runtest.World) {
 		clusters := p.Stages[len(p.Stages)-1].Cluster + 1
 		for _, s := range p.Stages {
 			gap := false
-			for _, d := range due(w, p.From, c.Position.Step, s.Cluster, clusters) {
+			for _, d := range due(w, max(p.From, from), c.Position.Step, s.Cluster, clusters) {
 				d.run, d.cluster, d.stage = c.Run, s.Cluster, s.Stage
 				if !have[d] && savers[[2]int{s.Cluster, s.Stage}] {
 					t.Fatalf("%+v is not in the log, and the checkpoint of step %d has a part of that stage", d, c.Position.Step)
@@ -88,7 +101,7 @@ func trail(t *testing.T, w *runtest.World) {
 				}
 			}
 		}
-		if p.From == 0 {
+		if p.From <= from {
 			return
 		}
 		c = nil

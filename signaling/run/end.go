@@ -182,6 +182,7 @@ func (m *Machine) end(err error) {
 			err = fmt.Errorf("%w; nothing had been saved yet", err)
 		}
 	}
+	m.storeLog()
 	res := Result{Run: m.Run, Interrupted: m.Interrupted, Checkpoint: c}
 	job := m.Job
 	m.clearAttempt()
@@ -230,7 +231,7 @@ func (m *Machine) deposed(err *proto.Error) {
 func (m *Machine) clearAttempt() {
 	for _, x := range m.Members {
 		x.Place, x.Ready, x.Done, x.Failed, x.Peak, x.Last = nil, false, false, false, 0, proto.Progress{}
-		x.Uploads, x.SavedAt, x.Fetched = nil, nil, 0
+		x.Uploads, x.SavedAt, x.Fetched, x.Digests = nil, nil, 0, 0
 		x.ReadyBy, x.Heard, x.MovedIn, x.MovedOut, x.LeaveBy = time.Time{}, time.Time{}, time.Time{}, time.Time{}, time.Time{}
 		x.WishAt = time.Time{}
 	}

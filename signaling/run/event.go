@@ -83,7 +83,7 @@ type (
 		Err error
 	}
 	// Audited answers an AskAudit: without Culprits, all is right. Gone says that what it needs is
-	// not there any more, Err why it cannot be told what is right or whose doing it is.
+	// not there any more, Err what is missing, or why it cannot be told whose doing it is.
 	Audited struct {
 		Seq      int
 		Culprits []Culprit
@@ -107,6 +107,7 @@ type (
 	// UploadEnd.
 	StoreFault struct {
 		ID     string
+		Object string
 		Err    error
 		Upload bool
 	}

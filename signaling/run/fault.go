@@ -6,6 +6,7 @@ package run
 
 import (
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/ravnest/ravnest/engine/pipeline/snapshot"
@@ -37,6 +38,9 @@ func (m *Machine) storeFault(now time.Time, e StoreFault) {
 	case m.Job == nil:
 		return
 	case !e.Upload:
+		if m.Job.Audit && (e.Object == AuditIndexOf(m.Job.ID) || strings.HasPrefix(e.Object, AuditObjects(m.Job.ID))) {
+			m.Log.Refused = true
+		}
 		m.report(Warning{Err: e.Err})
 		return
 	}

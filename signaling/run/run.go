@@ -58,6 +58,8 @@ type Settings struct {
 	Hold         time.Duration // the same for states that stages hold in memory
 	Regroup      time.Duration // how long to wait for more newcomers before planning with them, where the job Grows
 	Stall        time.Duration // minimum time without any progress before a stage counts as stuck
+	AuditSegment int           // bytes after which a segment of the audit log is full
+	AuditKeep    int64         // bytes of the audit log that are kept, beside what audits may still need
 	MaxMembers   int
 	Once         bool // say bye to all when the run is over
 }
@@ -80,6 +82,12 @@ func (s *Settings) Fill() {
 	def(&s.Hold, time.Second)
 	def(&s.Regroup, 5*time.Second)
 	def(&s.Stall, 30*time.Second)
+	if s.AuditKeep == 0 {
+		s.AuditKeep = 256 << 20
+	}
+	if s.AuditSegment == 0 {
+		s.AuditSegment = int(min(1<<20, s.AuditKeep/4))
+	}
 	if s.MaxMembers == 0 {
 		s.MaxMembers = 8192
 	}
@@ -238,6 +246,7 @@ type member struct {
 	MovedIn  time.Time // when Last.In last grew
 	MovedOut time.Time
 	Taking   time.Time // when the upload in progress began
+	Digests  int64     `json:",omitempty"` // that it has told
 	Uploads  []*saved  // uploaded, but not yet named by a saved message
 	SavedAt  *position // position of its last saved state
 	gone     bool      // it is no longer a member
@@ -281,6 +290,7 @@ type state struct {
 	Used       int            // providers that the last plan gave stages to
 	Pooled     int            // providers that it was made for
 	Record     []order.Period `json:",omitempty"` // of the attempt's replicas, where the job is Auto
+	From       int64          `json:",omitempty"` // step that the attempt goes on from
 	Planned    time.Time      // when the attempt was planned
 	More       int            `json:",omitempty"` // providers that are there beyond those it was planned for
 	MoreAt     time.Time      // when the last of them came
@@ -332,7 +342,8 @@ type state struct {
 	Trust
 	Audit  *auditing `json:",omitempty"` // under way
 	Audits int       `json:",omitempty"` // so far
-	Fault  *fault    `json:",omitempty"` // the store takes nothing since then; nil: it does
+	Log    auditLog
+	Fault  *fault `json:",omitempty"` // the store takes nothing since then; nil: it does
 }
 
 // cluster is what is known about one cluster in the current attempt.
@@ -417,6 +428,7 @@ type Earlier struct {
 	Checkpoint *snapshot.Manifest // nil: none
 	Attempt    int                // number of the last attempt
 	Trust      Trust
+	Log        AuditIndex // of the job's audits
 }
 
 // Earlier returns the machine's job and what a later host needs to continue it, or nils
@@ -509,6 +521,7 @@ func (m *Machine) persist() {
 	}
 	st := m.state
 	st.Members = map[string]*member{} // no session outlives the host, and there may be thousands
+	st.Log = auditLog{}               // its index is an object of its own
 	b, err := json.Marshal(&st)
 	if err != nil {
 		m.report(Warning{Err: fmt.Errorf("%w: the run's state: %w", ErrStore, err)})

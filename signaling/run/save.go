@@ -205,6 +205,7 @@ func (m *Machine) putManifest(c *snapshot.Manifest) error {
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrStore, err)
 	}
+	m.logGiven()
 	m.Pending = append(m.Pending, &pending{Manifest: c})
 	m.act(PutManifest{Run: m.Job.ID, Object: ManifestObject(m.Job.ID), Data: b})
 	return nil
@@ -230,12 +231,13 @@ func (m *Machine) committed(now time.Time, e Commit) {
 		if m.state.Saved != nil && m.state.Saved.Position != c.Position {
 			m.Prior = m.state.Saved
 		}
-		m.audit(AuditLine{Checkpoint: c})
+		m.audit(AuditLine{Checkpoint: c}, c.Position.Step)
 	}
 	m.state.Saved = c
 	if m.Job.AuditEvery > 0 {
 		m.link(c)
 	}
+	m.logStored()
 	m.SavedAt = now.Add(-m.BringCost)
 	m.Fruitless = 0
 	m.Strikes = keepForbidden(m.Strikes, now)

@@ -45,6 +45,7 @@ type Kept struct {
 	By       []Who // who trained from the one before it, or from the start
 	Anybody  bool  `json:",omitempty"` // it is not known who did
 	Right    bool  // what they trained was computed again, and is right
+	Gone     bool  `json:",omitempty"` // what that needs is not there any more
 }
 
 // Trust is what a run knows of whom it depends on.
@@ -140,7 +141,7 @@ func (k *Kept) merge(before *Kept) {
 	case before.Right:
 		before = &Kept{}
 	}
-	k.Right, k.Anybody = false, k.Anybody || before.Anybody
+	k.Right, k.Gone, k.Anybody = false, k.Gone && before.Gone, k.Anybody || before.Anybody
 	for _, w := range before.By {
 		if !slices.ContainsFunc(k.By, w.is) {
 			k.By = append(slices.Clip(k.By), w)
@@ -164,21 +165,12 @@ func (m *Machine) check(fresh bool) {
 		return
 	}
 	to := m.Chain[n-1]
-	i := n - 2 // where it begins
-	if m.Job.AuditEvery == 1 {
-		for i = -1; i+1 < n && m.Chain[i+1].Right; i++ {
-		}
-	} else if !fresh || !m.drawn(to.Manifest.Position.Step) {
-		return
-	}
-	if i == n-1 || to.Right {
+	if to.Right || to.Gone || m.Job.AuditEvery > 1 && (!fresh || !m.drawn(to.Manifest.Position.Step)) {
 		return
 	}
 	m.Audits++
-	m.Audit = &auditing{Seq: m.Audits, To: to.Manifest}
-	if i >= 0 {
-		m.Audit.From = m.Chain[i].Manifest
-	}
+	m.Audit = &auditing{Seq: m.Audits, From: m.audits(), To: to.Manifest}
+	m.storeLog()
 	m.act(AskAudit(*m.Audit))
 }
 
@@ -197,29 +189,35 @@ func (m *Machine) audited(now time.Time, e Audited) {
 	}
 	m.Audit = nil
 	switch {
+	case e.Gone:
+		m.report(Warning{Err: fmt.Errorf("steps %d to %d are not computed again: %w", stepOf(a.From), stepOf(a.To), e.Err)})
+		m.checked(a, func(k *Kept) { k.Gone = true })
 	case e.Err != nil:
 		m.end(e.Err)
 		return
-	case e.Gone:
 	case len(e.Culprits) > 0:
 		m.condemn(now, a, e.Culprits)
 	default:
-		from, to := stepOf(a.From), stepOf(a.To)
-		begins := uint64(0)
-		for _, k := range m.Chain {
-			ends := stepOf(k.Manifest)
-			if begins >= from && ends <= to {
-				k.Right = true
-			}
-			begins = ends
-		}
+		m.checked(a, func(k *Kept) { k.Right = true })
 		m.prune()
-		m.report(AuditPassed{From: from, To: to})
+		m.report(AuditPassed{From: stepOf(a.From), To: stepOf(a.To)})
 		m.persist()
 		m.sweep()
 	}
 	m.check(false)
 	m.finishIfDone(now)
+}
+
+// checked marks what an audit was about.
+func (m *Machine) checked(a *auditing, mark func(k *Kept)) {
+	begins := uint64(0)
+	for _, k := range m.Chain {
+		ends := stepOf(k.Manifest)
+		if begins >= stepOf(a.From) && ends <= stepOf(a.To) {
+			mark(k)
+		}
+		begins = ends
+	}
 }
 
 // condemn bars culprits and has the run go back.
@@ -284,8 +282,9 @@ func (m *Machine) goBack(c *snapshot.Manifest) {
 		m.Fault.Manifest = nil
 	}
 	step := stepOf(c)
-	m.audit(AuditLine{Back: &step})
+	m.audit(AuditLine{Back: &step}, step)
 	if c == nil {
+		m.storeLog()
 		m.act(Discard{Objects: []string{ManifestObject(m.Job.ID)}})
 		return
 	}

@@ -43,6 +43,13 @@ func Earlier(ctx context.Context, st Store, id string, raw json.RawMessage) (*ru
 	} else if e = recorded(ctx, st, id, raw); e == nil {
 		return nil, fmt.Errorf("the run's state %s: %w", run.StateObject(id), err)
 	}
+	if b, err = object(ctx, st, run.AuditIndexOf(id)); err == nil {
+		if x, err := run.ParseAuditIndex(b); err == nil { // a damaged log is begun anew
+			e.Log = x
+		}
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
 	// The manifest decides: it may be newer than the state by one commit.
 	b, err = object(ctx, st, run.ManifestObject(id))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -150,7 +157,16 @@ func (s *Server) earlier(ctx context.Context, job *Job) (e *run.Earlier, stale [
 			}
 		}
 	}
-	for _, o := range old {
+	logs, err := s.store.List(ctx, run.AuditObjects(job.ID))
+	if err != nil {
+		return nil, nil, fmt.Errorf("%w: %w", ErrStore, err)
+	}
+	if e != nil {
+		for _, x := range e.Log.Segments {
+			need[run.AuditObjects(job.ID)+x.SHA256] = true
+		}
+	}
+	for _, o := range append(old, logs...) {
 		if !need[o] {
 			stale = append(stale, o)
 		}

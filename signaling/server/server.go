@@ -99,6 +99,7 @@ type Config struct {
 	Away         time.Duration // how long a session outlives its connection, Timeout; negative: not at all
 	Checkpoint   time.Duration // minimum time between checkpoints that the host asks for, 10 s; negative: none
 	Stall        time.Duration // minimum time without progress before a stage counts as stuck, 30 s
+	AuditKeep    int64         // bytes of the audit log that are kept beside what audits may still need, 256 MiB
 
 	MaxSessions int // providers, 8192
 	// MaxStrangers bounds the connections that are not providers'. Beyond it, a new one
@@ -272,7 +273,7 @@ func New(cfg Config) (*Server, error) {
 func (c *Config) settings() run.Settings {
 	return run.Settings{
 		Heartbeat: c.Heartbeat, Timeout: c.Timeout, ReadyTimeout: c.ReadyTimeout, DrainTimeout: c.DrainTimeout,
-		StopTimeout: c.StopTimeout, Grace: c.Grace, Away: c.Away, Checkpoint: c.Checkpoint, Stall: c.Stall,
+		StopTimeout: c.StopTimeout, Grace: c.Grace, Away: c.Away, Checkpoint: c.Checkpoint, Stall: c.Stall, AuditKeep: c.AuditKeep,
 		MaxMembers: c.MaxSessions, Once: c.Once,
 	}
 }
@@ -600,7 +601,7 @@ func (s *Server) carryOut(now time.Time, a run.Action) {
 	case run.Put:
 		s.out.Push(func() {
 			if err := s.store.Put(context.Background(), a.Object, bytes.NewReader(a.Data)); err != nil {
-				s.post(run.StoreFault{Err: err})
+				s.post(run.StoreFault{Object: a.Object, Err: err})
 			}
 		})
 	case run.PutManifest:
@@ -704,11 +705,7 @@ func (s *Server) audit(a run.AskAudit) {
 			defer s.wg.Done()
 			cs, err := r.verify(r.ctx, a.From, a.To)
 			if r.ctx.Err() == nil {
-				gone := errors.Is(err, ErrGone)
-				if gone {
-					err = nil
-				}
-				s.post(run.Audited{Seq: a.Seq, Culprits: cs, Gone: gone, Err: err})
+				s.post(run.Audited{Seq: a.Seq, Culprits: cs, Gone: errors.Is(err, ErrGone), Err: err})
 			}
 		}()
 	})

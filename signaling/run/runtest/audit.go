@@ -1,6 +1,9 @@
 package runtest
 
 import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"maps"
 	"slices"
@@ -37,6 +40,35 @@ func (p *Provider) tell() {
 	m := &proto.Progress{Run: p.a.Run, Stage: p.a.Stage, Step: int64(p.at), Digests: p.said}
 	p.said = nil
 	p.toHost(m)
+}
+
+// AuditIndex lists what the store has of the log that an audit reads.
+func (w *World) AuditIndex() (x run.AuditIndex) {
+	if b := w.Store[run.AuditIndexOf("j")]; b != nil {
+		var err error
+		if x, err = run.ParseAuditIndex(b); err != nil {
+			panic(err)
+		}
+	}
+	return x
+}
+
+// Audit reads that log.
+func (w *World) Audit() (ls []run.AuditLine) {
+	for _, s := range w.AuditIndex().Segments {
+		b := w.Store[run.AuditObjects("j")+s.SHA256]
+		if d := sha256.Sum256(b); hex.EncodeToString(d[:]) != s.SHA256 || int64(len(b)) != s.Size {
+			panic("the index of the audit log names a segment that is not in the store: " + s.SHA256)
+		}
+		for line := range bytes.Lines(b) {
+			var l run.AuditLine
+			if err := json.Unmarshal(line, &l); err != nil {
+				panic(err)
+			}
+			ls = append(ls, l)
+		}
+	}
+	return ls
 }
 
 // lie is a change that a provider made to its weights.

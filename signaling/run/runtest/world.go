@@ -111,10 +111,10 @@ type World struct {
 	Results []run.Finish
 	// Traffic counts what went through the host.
 	Traffic Traffic
-	// Audit is the log that an audit reads, if the job asks for it.
-	Audit []run.AuditLine
 	// Lies tells whether a provider computes something else behind a step; nil: none does.
 	Lies func(p *Provider, step int) bool
+	// Gone tells whether an audit does not find what it needs; nil: it does.
+	Gone func(a run.AskAudit) bool
 	// Auditing is how long an audit takes.
 	Auditing time.Duration
 
@@ -272,7 +272,10 @@ func (w *World) do(a run.Action) {
 	case run.AskWorth:
 		w.after(latency, func() { w.Step(run.Worth{Seq: a.Seq, Better: w.Worth == nil || w.Worth(a.Pool)}) })
 	case run.AskAudit:
-		e := w.judge(a)
+		e := run.Audited{Seq: a.Seq, Gone: true, Err: errors.New("it is gone")}
+		if w.Gone == nil || !w.Gone(a) {
+			e = w.judge(a)
+		}
 		w.after(latency+w.Auditing, func() { w.Step(e) })
 	case run.Emit:
 		if w.nature.Report != nil {
@@ -282,7 +285,7 @@ func (w *World) do(a run.Action) {
 		}
 	case run.Put:
 		if err := w.fail(); err != nil {
-			w.after(latency, func() { w.Step(run.StoreFault{Err: err}) })
+			w.after(latency, func() { w.Step(run.StoreFault{Object: a.Object, Err: err}) })
 			return
 		}
 		w.Store[a.Object] = a.Data
@@ -303,14 +306,6 @@ func (w *World) do(a run.Action) {
 			}
 			w.Step(run.Commit{Run: a.Run, Err: err})
 		})
-	case run.AppendLine:
-		if strings.HasSuffix(a.Log, run.AuditLog("")) {
-			var l run.AuditLine
-			if err := json.Unmarshal(a.Line, &l); err != nil {
-				panic(err)
-			}
-			w.Audit = append(w.Audit, l)
-		}
 	case run.Discard:
 		for _, o := range a.Objects {
 			delete(w.Store, o)
@@ -544,13 +539,15 @@ func Undisturbed(steps int) map[int]uint64 {
 
 // Leaked returns the stages' objects in the store that the manifest does not name, nor, where there
 // are audits, the one before it, from which they begin.
-func (w *World) Leaked(c *snapshot.Manifest) (names []string) {
+func (w *World) Leaked(c *snapshot.Manifest) []string { return w.leaked(c, w.Audit()) }
+
+func (w *World) leaked(c *snapshot.Manifest, log []run.AuditLine) (names []string) {
 	need := map[string]bool{}
 	if c != nil {
 		for _, e := range c.Parts {
 			need[e.Object] = true
 		}
-		for _, l := range slices.Backward(w.Audit) {
+		for _, l := range slices.Backward(log) {
 			if p := l.Checkpoint; p != nil && p.Position != c.Position {
 				for _, e := range p.Parts {
 					need[e.Object] = true
@@ -645,10 +642,11 @@ func (w *World) Restart(set run.Settings) error {
 		return err
 	}
 	job, earlier := old.Earlier()
+	earlier.Log = w.AuditIndex()
 	w.queue, w.ticking, w.M = nil, false, run.New(set)
 	var stale []string
 	if c := earlier.Checkpoint; c != nil {
-		stale = w.Leaked(c)
+		stale = w.leaked(c, nil) // the one before is not known any more
 	}
 	w.Step(run.Submit{Job: *job, Earlier: earlier, Stale: stale})
 	return nil

@@ -59,8 +59,6 @@ type Options struct {
 	URL string
 	// Cache keeps this host's copy of the objects. No other process uses it.
 	Cache *store.Dir
-	// Logs are the logs that all hosts have. Others are of this host alone.
-	Logs []string
 	// Manifest is the object whose change tells that there is a checkpoint to copy.
 	Manifest string
 

@@ -8,7 +8,6 @@ import (
 	"errors"
 	"io"
 	"io/fs"
-	"sync"
 )
 
 // Mirror makes the cache of a host that does not lead yet what NATS has. parts: large objects
@@ -27,11 +26,6 @@ func (s *Store) Mirror(ctx context.Context, parts bool) error {
 			if err := s.opt.Cache.Delete(ctx, name); err != nil {
 				return err
 			}
-		}
-	}
-	for _, log := range s.opt.Logs {
-		if err := s.copyLog(ctx, log); err != nil {
-			return err
 		}
 	}
 	// Large objects first: whoever reads the cache finds no manifest without its parts.
@@ -67,25 +61,6 @@ func (s *Store) holds(ctx context.Context, e entry) bool {
 	defer r.Close()
 	b, err := io.ReadAll(io.LimitReader(r, e.Size+1))
 	return err == nil && bytes.Equal(b, e.Data)
-}
-
-// copyLog replaces the cache's copy of a log.
-func (s *Store) copyLog(ctx context.Context, log string) error {
-	if err := s.opt.Cache.Close(); err != nil { // the file that is appended to is replaced
-		return err
-	}
-	r, w := io.Pipe()
-	var wg sync.WaitGroup
-	wg.Go(func() {
-		_ = w.CloseWithError(s.Lines(ctx, log, func(line []byte) error {
-			_, err := w.Write(append(bytes.Clone(line), '\n'))
-			return err
-		}))
-	})
-	err := s.opt.Cache.Put(ctx, log+".jsonl", r)
-	_ = r.CloseWithError(errors.New("the cache does not take it"))
-	wg.Wait()
-	return err
 }
 
 // copier copies checkpoints in the background while a host stands by, so that it can lead at

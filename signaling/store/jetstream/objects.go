@@ -362,13 +362,9 @@ func (s *Store) Delete(ctx context.Context, name string) error {
 	return nil
 }
 
-// Append adds a line to a log: of this host's, or one of Options.Logs, which all have.
+// Append adds a line to a log of this host alone.
 func (s *Store) Append(ctx context.Context, log string, line []byte) error {
-	err := s.opt.Cache.Append(ctx, log, line)
-	if err == nil && slices.Contains(s.opt.Logs, log) {
-		err = s.Share(log, append(bytes.Clone(line), '\n'))
-	}
-	return err
+	return s.opt.Cache.Append(ctx, log, line)
 }
 
 // Share adds lines, each of which ends with a newline, to a log that all hosts read.
