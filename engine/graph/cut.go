@@ -146,6 +146,7 @@ type Stage struct {
 	Graph       *Graph // its nodes; the inputs are the edges in In, in that order
 	In, Out     []Edge
 	Last        bool // holds the model's answer
+	Parted      bool // several stages of the cut hold a tied parameter, though not this one perhaps
 }
 
 // Role names the stage's place as Ravnest does: root, stem or leaf.

@@ -116,7 +116,9 @@ func (g *Graph) tie(stages []*Stage, stageOf func(node int) int) {
 		for j, nodes := range t.Groups {
 			of[j] = stageOf(nodes[0])
 		}
+		parted := slices.Min(of) < slices.Max(of)
 		for k, s := range stages {
+			s.Parted = s.Parted || parted
 			if !slices.Contains(of, k) {
 				continue
 			}

@@ -107,10 +107,13 @@ type Assembler struct {
 	spare int        // their bytes
 }
 
-// NewAssembler makes the receiving side of a window (FirstWindow..1 GiB) for messages
+// MaxWindow is the largest window.
+const MaxWindow = 1 << 30
+
+// NewAssembler makes the receiving side of a window (FirstWindow..MaxWindow) for messages
 // of at most most bytes (at most MaxTransfer), header included.
 func NewAssembler(window, most int) *Assembler {
-	return &Assembler{window: min(max(window, FirstWindow), 1<<30), max: min(max(most, MessageHeader), MaxTransfer)}
+	return &Assembler{window: min(max(window, FirstWindow), MaxWindow), max: min(max(most, MessageHeader), MaxTransfer)}
 }
 
 // Bytes is the most memory that messages take in an Assembler of this window and largest

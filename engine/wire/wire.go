@@ -143,9 +143,6 @@ const (
 	Copy       Kind = 8 // a piece of a stage's state; without a payload, that one has arrived
 )
 
-// Gathers tells whether a message completes the gradients of an update.
-func (k Kind) Gathers() bool { return k == Tied || k == Norm }
-
 func (k Kind) String() string {
 	if k >= Activation && k <= Copy {
 		return [...]string{"activation", "gradient", "control", "tied gradient", "scale", "sum", "norm", "copy"}[k-1]

@@ -75,7 +75,15 @@ func main() {
 	mbit := flag.Float64("mbit", 100, "of links, each way")
 	delay := flag.Duration("delay", 20*time.Millisecond, "of links, each way")
 	clip := flag.Float64("clip", 0, "clip_norm of the job; 0: none")
+	tied := flag.Bool("tied", false, "the model's answer is a product with its embedding, as GPT-2's")
 	flag.Parse()
+	if *tied {
+		b.g.Nodes[len(b.g.Nodes)-1].Names = map[string]string{"weight": "transformer.wte.weight"}
+		if err := b.g.Check(); err != nil {
+			fmt.Fprintln(os.Stderr, "pipeline:", err)
+			os.Exit(1)
+		}
+	}
 	j := job.Default()
 	j.ClipNorm = *clip
 	j.Loss, j.ValEvery, j.BatchSize, j.Epochs = "cross_entropy", 0, 4, *rounds

@@ -253,9 +253,15 @@ func TestOneBit(t *testing.T) {
 		"groups":   func(j *job.Spec) { j.UpdateFrequency = 2 },
 		"clipped":  func(j *job.Spec) { j.ClipNorm = 0.1 },
 		"late":     func(j *job.Spec) { j.ClipNorm, j.Replicas, j.ReduceFactor = 0.1, 3, 2 },
+		"tied": func(j *job.Spec) {
+			j.Loss, j.Replicas, j.ReduceFactor, j.BatchSize = "cross_entropy", 3, 2, 12
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(change)
+			if name == "tied" {
+				w.g, w.tokens = tiedGPT(), true
+			}
 			truth := w.replay(t).record(t)
 			w.honest(t, truth)
 			for _, who := range w.places() {

@@ -5,10 +5,9 @@
 // the model to the first. So it is a function of the gradients, not of the cut, and it follows the
 // direction of the backward pass.
 //
-// Where several replicas take turns, nothing waits for the total but the replica's own next forward
-// pass. A stage adds its part as soon as its gradients are there, goes on with other replicas, and
-// makes the update right before that pass. The first stage passes the total on just ahead of the
-// activation that depends on it, so that norms arrive in the order in which they are asked for.
+// Where several replicas take turns, updates are put off; see late.go. The first stage passes the
+// total on just ahead of the activation that depends on it, so that norms arrive in the order in
+// which they are asked for.
 
 package stage
 
@@ -17,11 +16,9 @@ import (
 	"encoding/binary"
 	"fmt"
 	"math"
-	"slices"
 
 	"github.com/ravnest/ravnest/engine/graph"
 	"github.com/ravnest/ravnest/engine/kernel"
-	"github.com/ravnest/ravnest/engine/pipeline/order"
 	"github.com/ravnest/ravnest/engine/wire"
 )
 
@@ -30,10 +27,6 @@ const normBytes = 8
 
 // clips reports whether gradients are clipped over several stages.
 func (c *Compiled) clips() bool { return c.Job.ClipNorm > 0 && c.Stage.Of > 1 }
-
-// late reports whether an update is made only when its replica goes on, since other replicas are
-// trained meanwhile.
-func (c *Compiled) late() bool { return c.clips() && c.Job.Replica() > 1 && !c.Job.Gradients() }
 
 // gathered returns the size of the largest message to or from a stage for which an update waits,
 // 0 if there is none.
@@ -111,58 +104,6 @@ func (w *wiring) norm(ctx context.Context, stages int, seq uint64, add func(afte
 	return w.normTotal(ctx, stages, seq, sum)
 }
 
-// lateUpdate is an update whose replica has not gone on yet.
-type lateUpdate struct {
-	item order.Item
-	sum  float64 // of the squares of this stage and the later ones
-}
-
-// putOff tells the stage before what the gradients of an update add to their norm, and leaves the
-// update for later.
-func (s *Stage) putOff(ctx context.Context, it order.Item) error {
-	grads := s.reps.Grads(it.Replica)
-	if err := s.reps.tied(ctx, it.Seq, grads); err != nil {
-		return err
-	}
-	sum, err := s.wires.normSum(ctx, s.c.Stage.Of, it.Seq, func(after float64) float64 {
-		defer s.busy.working()()
-		return s.reps.squares(grads, after)
-	})
-	s.late = append(s.late, lateUpdate{it, sum})
-	return err
-}
-
-// catchUp makes the updates that were put off and that an action depends on: that of a replica that
-// goes on, or all, in their order, before anything but passes.
-func (s *Stage) catchUp(ctx context.Context, a order.Action, obs Observer) error {
-	due := func(lateUpdate) bool { return true }
-	switch a.Kind {
-	case order.Backward, order.BackwardInput, order.BackwardWeight, order.Update:
-		return nil
-	case order.Forward:
-		due = func(u lateUpdate) bool { return u.item.Replica == a.Item.Replica }
-	default:
-	}
-	for i := 0; i < len(s.late); {
-		u := s.late[i]
-		if !due(u) {
-			i++
-			continue
-		}
-		s.late = slices.Delete(s.late, i, i+1)
-		sum, err := s.wires.normTotal(ctx, s.c.Stage.Of, u.item.Seq, u.sum)
-		if err != nil {
-			return err
-		}
-		if err := s.reps.clip(s.reps.Grads(u.item.Replica), sum); err != nil {
-			return err
-		}
-		s.update(u.item)
-		s.commit(u.item.Step, false, obs)
-	}
-	return nil
-}
-
 func (w *wiring) sendNorm(ctx context.Context, to int, seq uint64, sum float64) error {
 	w.buf = binary.LittleEndian.AppendUint64(w.buf[:0], math.Float64bits(sum))
 	if err := w.links[to].Send(ctx, wire.Header{Kind: wire.Norm, Seq: seq}, w.buf); err != nil {
@@ -173,7 +114,7 @@ func (w *wiring) sendNorm(ctx context.Context, to int, seq uint64, sum float64) 
 }
 
 func (w *wiring) receiveNorm(ctx context.Context, from int, seq uint64) (float64, error) {
-	m, err := w.next(ctx, from, wire.Norm)
+	m, err := w.next(ctx, from, turn{kind: wire.Norm})
 	if err != nil {
 		return 0, err
 	}

@@ -151,6 +151,7 @@ type tally struct {
 	in, out   [Ways]hash.Hash
 	rings     map[ringPart]hash.Hash
 	means     map[meanPart]hash.Hash
+	late      map[latePart]hash.Hash
 	shares    []ringShare
 	exchanges []Exchange
 	comp      *compressor
@@ -171,8 +172,15 @@ type meanPart struct {
 	sent        bool
 }
 
+// latePart is sums or totals of tied parameters of an update that is put off.
+type latePart struct {
+	seq  uint64
+	way  Way
+	sent bool
+}
+
 func newTally(c *Compiled, key []byte) *tally {
-	t := &tally{comp: newCompressor(key), rings: map[ringPart]hash.Hash{}, means: map[meanPart]hash.Hash{}, shares: c.ringShares(), exchanges: c.Exchanges()}
+	t := &tally{comp: newCompressor(key), rings: map[ringPart]hash.Hash{}, means: map[meanPart]hash.Hash{}, late: map[latePart]hash.Hash{}, shares: c.ringShares(), exchanges: c.Exchanges()}
 	for k := range Ways {
 		t.in[k], t.out[k] = sha256.New(), sha256.New()
 	}
@@ -202,6 +210,31 @@ func way(k wire.Kind, from, to int) Way {
 func (t *tally) exchanged(k wire.Kind, from, to int, sent bool, x []float32) {
 	if t != nil {
 		t.comp.tensor(t.of(way(k, from, to), sent), x)
+	}
+}
+
+// tied counts a piece of a tied parameter's gradient in the update of item seq. Of one that is put off,
+// it counts with its digest, whatever else is told meanwhile.
+func (t *tally) tied(seq uint64, from, to int, sent bool, x []float32, late bool) {
+	if t != nil {
+		w := way(wire.Tied, from, to)
+		h := t.of(w, sent)
+		if late {
+			h = part(t.late, latePart{seq, w, sent})
+		}
+		t.comp.tensor(h, x)
+	}
+}
+
+// settle puts what tied counted of an update that was put off into its digest.
+func (t *tally) settle(seq uint64) {
+	if t == nil {
+		return
+	}
+	for _, w := range []Way{TiedSums, TiedTotals} {
+		for _, sent := range []bool{false, true} {
+			joined(t, t.of(w, sent), t.late, latePart{seq, w, sent})
+		}
 	}
 }
 

@@ -36,6 +36,7 @@ type Compiled struct {
 	edges       edges
 	shares      []share // that are averaged with other clusters
 	ties        []tie
+	slots       int // of the first stage
 	targets     int // bytes that the loss takes
 }
 
@@ -102,6 +103,11 @@ func Compile(j job.Spec, s *graph.Stage, p Placement) (*Compiled, error) {
 	if err != nil {
 		return nil, err
 	}
+	root, err := schedule(j.Schedule, seq, 0, s.Of)
+	if err != nil {
+		return nil, err
+	}
+	c.slots = root.Slots()
 	cfg := exec.Config{Recompute: again, Precision: precision, Rows: j.MicroRows(), Slots: sched.Slots(), Train: true, Split: j.Schedule == job.ZB, Outputs: outs, Seeds: seeds, InputGrad: s.Index > 0}
 	if c.train, err = exec.Compile(s.Graph, s.First, cfg); err != nil {
 		return nil, err
@@ -183,9 +189,7 @@ func (c *Compiled) Peers() []int {
 	for _, d := range c.edges.out {
 		ps = append(append(ps, d.to...), d.after)
 	}
-	for _, t := range c.ties {
-		ps = append(ps, t.before, t.after)
-	}
+	ps = append(ps, c.tiedPeers()...)
 	if c.clips() {
 		ps = append(ps, c.Stage.Index-1)
 		if !c.Stage.Last {
@@ -199,7 +203,27 @@ func (c *Compiled) Peers() []int {
 // Link returns what this side of the link to another stage must be able to receive: the largest
 // message, and a window for as many as the schedule lets the other side send ahead.
 func (c *Compiled) Link(peer int) transport.Options {
-	largest, ahead := wire.MessageHeader, 0
+	largest, ahead := c.passing(peer)
+	n := c.gathered(peer)
+	o := transport.Options{MaxTransfer: max(largest, n)}
+	switch {
+	case c.flows() && slices.Contains(c.tiedPeers(), peer):
+		o.Credit = c.flowing(peer)
+	case n > 0:
+		// Whoever waits for what completes gradients takes in what else comes, so there must be room for
+		// all of it.
+		o.Credit = (c.Stage.Of+1)*ahead + 2*n
+	default:
+		// As many as may be in flight, and validation runs ahead by one more.
+		o.Credit = min(transport.DefaultCredit, (c.Stage.Of+1)*ahead)
+	}
+	return o
+}
+
+// passing returns the size of the largest message of a pass that another stage sends, and what those
+// of one micro-batch take.
+func (c *Compiled) passing(peer int) (largest, ahead int) {
+	largest = wire.MessageHeader
 	if c.Placement.moves() { // a mark names the cluster of each replica
 		largest += c.Job.Replica()
 		ahead += largest + wire.MessageCost
@@ -222,13 +246,7 @@ func (c *Compiled) Link(peer int) transport.Options {
 			take(d, true)
 		}
 	}
-	if n := c.gathered(peer); n > 0 {
-		// Whoever waits for what completes gradients takes in what else comes, so there must be room for
-		// all of it.
-		return transport.Options{MaxTransfer: max(largest, n), Credit: (c.Stage.Of+1)*ahead + 2*n}
-	}
-	// As many as may be in flight, and validation runs ahead by one more.
-	return transport.Options{MaxTransfer: largest, Credit: min(transport.DefaultCredit, (c.Stage.Of+1)*ahead)}
+	return largest, ahead
 }
 
 // Rings returns the stages of other clusters that this one needs links to: its neighbours in the
@@ -272,7 +290,7 @@ func (m Memory) Total() int {
 // messages are compressed with come on top.
 func (c *Compiled) Memory() Memory {
 	s, trainable := c.Stage, c.train.Layout.Trainable
-	m := Memory{Train: c.train.Memory(), Eval: c.eval.Memory(), Optimizer: optim.Bytes(c.Job.Optimizer, trainable), Replicas: replicaBytes(c.Job, &c.train.Layout, c.Placement, c.shares, c.late()) + c.ringBytes()}
+	m := Memory{Train: c.train.Memory(), Eval: c.eval.Memory(), Optimizer: optim.Bytes(c.Job.Optimizer, trainable), Replicas: replicaBytes(c.Job, &c.train.Layout, c.Placement, c.shares, c.putsOff()) + c.ringBytes()}
 	if c.Job.Schedule == job.Async {
 		m.Versions = 4 * c.train.Layout.Params * (s.Of - s.Index - 1)
 	}
@@ -299,6 +317,11 @@ func (c *Compiled) Memory() Memory {
 	for _, p := range c.Peers() {
 		m.Out = max(m.Out, c.gathered(p))
 		m.In += wire.Bytes(c.Link(p).Credit, c.Link(p).MaxTransfer)
+	}
+	if c.flows() {
+		for _, p := range c.tiedPeers() {
+			m.Out += c.tiedSize(p) // each courier's
+		}
 	}
 	m.In += 4 * c.part()
 	for _, p := range c.Rings() {

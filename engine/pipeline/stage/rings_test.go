@@ -37,7 +37,7 @@ func newPair(t testing.TB, g *graph.Graph, change func(*job.Spec)) pair {
 		if err != nil {
 			t.Fatal(err)
 		}
-		r, err := newReplicas(j, c.Placement.run(j, 16, 0), &c.train.Layout, optim.Delay{}, c.shares, c.late(), nil)
+		r, err := newReplicas(j, c.Placement.run(j, 16, 0), &c.train.Layout, optim.Delay{}, c.shares, c.putsOff(), nil)
 		if err != nil {
 			t.Fatal(err)
 		}

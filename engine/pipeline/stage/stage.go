@@ -192,6 +192,8 @@ type Stage struct {
 	reps     *Replicas
 	versions []versions   // of the weights, by seat; splitting batches, all share the first
 	late     []lateUpdate // updates that are put off, in order
+	closed   int          // updates of the round whose last forward pass is over
+	updates  int          // of the round that were put off
 
 	train, eval *exec.Exec
 	loss        *loss.Sum
@@ -247,11 +249,11 @@ func New(c *Compiled, cfg Config) (*Stage, error) {
 		delay = optim.Delay{Stage: gs.Index, Stages: gs.Of}
 	}
 	l := &c.train.Layout
-	if s.reps, err = newReplicas(j, s.run, l, delay, c.shares, c.late(), cfg.Between); err != nil {
+	if s.reps, err = newReplicas(j, s.run, l, delay, c.shares, c.putsOff(), cfg.Between); err != nil {
 		return nil, err
 	}
 	s.reps.tied = func(ctx context.Context, seq uint64, grads []float32) error {
-		return s.wires.sum(ctx, c.ties, seq, grads)
+		return s.wires.sum(ctx, seq, grads)
 	}
 	if c.clips() {
 		s.reps.norm = func(ctx context.Context, seq uint64, add func(float64) float64) (float64, error) {
@@ -293,6 +295,7 @@ func (s *Stage) goTo(at order.Position) error {
 	if s.wires != nil {
 		s.wires.marked = 0 // items have new numbers
 	}
+	s.late, s.closed, s.updates = nil, 0, 0
 	s.step.Store(at.Step)
 	if s.reps != nil {
 		s.share(s.c.Placement.sets())
@@ -363,6 +366,22 @@ func (s *Stage) Run(ctx context.Context, mark func() order.Mark, obs Observer) e
 	if mark != nil {
 		s.mark = mark
 	}
+	if !s.c.flows() {
+		return s.walk(ctx, obs)
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	s.wires.hire(ctx, s.c, cancel)
+	err := s.walk(ctx, obs)
+	if err != nil {
+		cancel(err)
+	}
+	s.wires.dismiss()
+	return err
+}
+
+// walk does the actions of the schedule.
+func (s *Stage) walk(ctx context.Context, obs Observer) error {
 	for {
 		a, err := s.sched.Next()
 		if err != nil {
@@ -388,12 +407,16 @@ func (s *Stage) do(ctx context.Context, a order.Action, obs Observer) error {
 	case order.Forward:
 		m, err := s.forward(ctx, a, obs)
 		if err == nil && m != order.Continue {
-			err = s.sched.Mark(a, m)
+			return s.sched.Mark(a, m)
+		}
+		if a.Item.Last {
+			s.closed++
 		}
 		return err
 	case order.Backward, order.BackwardInput:
 		return s.backward(ctx, a)
 	case order.BackwardWeight:
+		s.overwrite(a.Item)
 		done := s.busy.working()
 		v := s.weights(a.Item)
 		s.train.BackwardWeight(a.Slot, v.of(a.Slot), s.reps.Grads(a.Item.Replica), !a.Item.First)
@@ -669,6 +692,9 @@ func (s *Stage) backward(ctx context.Context, a order.Action) error {
 		if _, err := w.receive(ctx, d.after, wire.Gradient, d, it, s.train.Grad(a.Slot, d.local, it.Rows), false); err != nil {
 			return err
 		}
+	}
+	if a.Kind == order.Backward {
+		s.overwrite(it)
 	}
 	done := s.busy.working()
 	if v := s.weights(it); a.Kind == order.BackwardInput {

@@ -73,10 +73,30 @@ func (c *Compiled) tiedSize(peer int) int {
 	return n
 }
 
+// begins reports whether no earlier stage holds the parameter: the sum of what this stage and the
+// later ones have is the total.
+func (t *tie) begins() bool { return t.before < 0 }
+
+// goesOn reports the contrary.
+func (t *tie) goesOn() bool { return t.before >= 0 }
+
+func (t *tie) header(piece int, seq uint64) wire.Header {
+	from, to := t.piece(piece)
+	return wire.Header{Kind: wire.Tied, Edge: uint16(t.Number), Seq: seq, Rows: uint32(piece), Elems: uint32(to - from)}
+}
+
 // sum makes the gradients of tied parameters the sums over all holders.
-func (w *wiring) sum(ctx context.Context, ties []tie, seq uint64, grads []float32) error {
-	for i := range ties {
-		t := &ties[i]
+func (w *wiring) sum(ctx context.Context, seq uint64, grads []float32) error {
+	if err := w.sums(ctx, seq, grads); err != nil {
+		return err
+	}
+	return w.totals(ctx, seq, grads, func(*tie) bool { return true })
+}
+
+// sums adds up over the stages from the last to this one.
+func (w *wiring) sums(ctx context.Context, seq uint64, grads []float32) error {
+	for i := range w.ties {
+		t := &w.ties[i]
 		own := grads[t.Off:][:t.Elems]
 		for k := range t.pieces() {
 			from, to := t.piece(k)
@@ -90,13 +110,22 @@ func (w *wiring) sum(ctx context.Context, ties []tie, seq uint64, grads []float3
 		}
 		t.Fold(grads)
 		if t.before >= 0 {
-			if err := w.sendTied(ctx, t.before, t, seq, own); err != nil {
+			if err := w.sendTied(ctx, t.before, t, seq, grads); err != nil {
 				return err
 			}
 		}
 	}
-	for i := range ties {
-		t := &ties[i]
+	return nil
+}
+
+// totals takes the sums over all holders from the stages before, and passes them on, for those
+// parameters that which tells.
+func (w *wiring) totals(ctx context.Context, seq uint64, grads []float32, which func(*tie) bool) error {
+	for i := range w.ties {
+		t := &w.ties[i]
+		if !which(t) {
+			continue
+		}
 		own := grads[t.Off:][:t.Elems]
 		if t.before >= 0 {
 			for k := range t.pieces() {
@@ -107,7 +136,7 @@ func (w *wiring) sum(ctx context.Context, ties []tie, seq uint64, grads []float3
 			}
 		}
 		if t.after >= 0 {
-			if err := w.sendTied(ctx, t.after, t, seq, own); err != nil {
+			if err := w.sendTied(ctx, t.after, t, seq, grads); err != nil {
 				return err
 			}
 		}
@@ -115,7 +144,9 @@ func (w *wiring) sum(ctx context.Context, ties []tie, seq uint64, grads []float3
 	return nil
 }
 
-func (w *wiring) sendTied(ctx context.Context, to int, t *tie, seq uint64, x []float32) error {
+// sendTied sends a tied parameter's part of a vector of gradients, or has it sent.
+func (w *wiring) sendTied(ctx context.Context, to int, t *tie, seq uint64, grads []float32) error {
+	x := grads[t.Off:][:t.Elems]
 	for k := range t.pieces() {
 		from, end := t.piece(k)
 		part := x[from:end]
@@ -123,21 +154,26 @@ func (w *wiring) sendTied(ctx context.Context, to int, t *tie, seq uint64, x []f
 		if err != nil {
 			return fmt.Errorf("the gradient of %q, summed up by stage %d: %w", t.Name, w.stage, err)
 		}
+		w.raw += 4 * int64(len(part))
+		w.tally.tied(seq, w.stage, to, true, part, w.couriers != nil)
+		if w.couriers != nil {
+			continue
+		}
 		if w.buf, err = w.lossless().Encode(w.buf[:0], part); err != nil {
 			return err
 		}
-		h := wire.Header{Kind: wire.Tied, Edge: uint16(t.Number), Seq: seq, Rows: uint32(k), Elems: uint32(len(part))}
-		if err := w.links[to].Send(ctx, h, w.buf); err != nil {
+		if err := w.links[to].Send(ctx, t.header(k, seq), w.buf); err != nil {
 			return fmt.Errorf("sending to stage %d: %w", to, err)
 		}
-		w.raw += 4 * int64(len(part))
-		w.tally.exchanged(wire.Tied, w.stage, to, true, part)
+	}
+	if w.couriers != nil {
+		w.couriers.give(to, t, seq, x, grads)
 	}
 	return nil
 }
 
 func (w *wiring) receiveTied(ctx context.Context, from int, t *tie, piece int, seq uint64, dst []float32) error {
-	m, err := w.next(ctx, from, wire.Tied)
+	m, err := w.next(ctx, from, turn{wire.Tied, uint16(t.Number)})
 	if err != nil {
 		return err
 	}
@@ -152,6 +188,6 @@ func (w *wiring) receiveTied(ctx context.Context, from int, t *tie, piece int, s
 	if err := finite(dst); err != nil {
 		return fmt.Errorf("the gradient of %q, sent by stage %d: %w", t.Name, from, err)
 	}
-	w.tally.exchanged(wire.Tied, from, w.stage, false, dst)
+	w.tally.tied(seq, from, w.stage, false, dst, w.couriers != nil)
 	return nil
 }

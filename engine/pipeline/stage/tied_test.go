@@ -1,17 +1,21 @@
 package stage_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/ravnest/ravnest/engine/graph"
 	"github.com/ravnest/ravnest/engine/job"
 	"github.com/ravnest/ravnest/engine/pipeline/order"
 	"github.com/ravnest/ravnest/engine/pipeline/snapshot"
 	"github.com/ravnest/ravnest/engine/pipeline/stage"
+	"github.com/ravnest/ravnest/engine/transport"
 	"github.com/ravnest/ravnest/engine/transport/mem"
+	"github.com/ravnest/ravnest/engine/wire"
 	"github.com/ravnest/ravnest/engine/zoo"
 )
 
@@ -72,6 +76,8 @@ func TestTiedWeights(t *testing.T) {
 		{"update frequency", func(j *job.Spec) { j.UpdateFrequency = 2 }},
 		{"recompute", func(j *job.Spec) { j.Recompute = "full" }},
 		{"replicas", func(j *job.Spec) { j.Replicas, j.ReduceFactor, j.MicroBatches = 3, 2, 1 }},
+		{"replicas in turns", func(j *job.Spec) { j.Replicas, j.ReduceFactor, j.InFlight, j.UpdateFrequency = 4, 2, 3, 2 }},
+		{"clipped replicas", func(j *job.Spec) { j.Replicas, j.ReduceFactor, j.ClipNorm, j.Schedule = 3, 2, 0.1, job.ZB }},
 		{"replicas of zb", func(j *job.Spec) { j.Replicas, j.ReduceFactor, j.Schedule = 2, 1, job.ZB }},
 		{"split batches", func(j *job.Spec) { j.Replicas, j.Average = 3, job.Average{Of: job.Gradients} }},
 	} {
@@ -130,5 +136,95 @@ func TestTiedAsync(t *testing.T) {
 	}
 	if us := w.g.JoinTied(w.g.Units()); len(us) != 1 && us[0].To < len(w.g.Nodes)-1 {
 		t.Errorf("joined units %+v", us)
+	}
+}
+
+// held is a link that holds totals back until the other stage has told its part of so many updates,
+// one message for each tied parameter.
+type held struct {
+	stage.Link
+	parts chan struct{} // sent by the other stage
+	left  *int
+}
+
+func (h held) Send(ctx context.Context, m wire.Header, payload []byte) error {
+	for ; m.Kind == wire.Tied && *h.left > 0; *h.left-- {
+		select {
+		case <-h.parts:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-time.After(3 * time.Minute):
+			return errors.New("the other stage waits for the totals")
+		}
+	}
+	return h.Link.Send(ctx, m, payload)
+}
+
+// told is a link that tells when a tied gradient is sent.
+type told struct {
+	stage.Link
+	parts chan struct{}
+}
+
+func (l told) Send(ctx context.Context, m wire.Header, payload []byte) error {
+	if m.Kind == wire.Tied {
+		l.parts <- struct{}{}
+	}
+	return l.Link.Send(ctx, m, payload)
+}
+
+// wideGPT is a decoder whose embedding, which is its answer's too, takes several messages.
+func wideGPT() *world {
+	w := tiedWorld(func(j *job.Spec) {
+		j.Epochs, j.BatchSize, j.MicroBatches, j.ValEvery = 1, 2, 1, 0
+		j.Replicas, j.ReduceFactor, j.Steps = 3, 2, 6
+	})
+	w.g = zoo.GPT(zoo.GPTConfig{Name: "gpt", Layers: 1, Heads: 2, Width: 256, Tokens: 7, Vocab: 5000})
+	head := &w.g.Nodes[len(w.g.Nodes)-1]
+	head.Names = map[string]string{"weight": "transformer.wte.weight"}
+	if err := w.g.Check(); err != nil {
+		panic(err)
+	}
+	return w
+}
+
+// TestTiedFlow: while the gradients of one replica's tied parameters are summed up, stages train the
+// others. Here the first stage tells no total before it has the last one's part of as many replicas as
+// there are stages. Parts and totals, of 5 MB each, go both ways at once, with tensors of passes between them.
+func TestTiedFlow(t *testing.T) {
+	w := wideGPT()
+	want, dict := w.local(t)
+	for _, starts := range [][]int{w.starts(2), w.starts(3)} {
+		last, parts, left := len(starts)-1, make(chan struct{}, 1000), 2*len(starts) // each takes two messages
+		w.wrap = func(a, b int, l stage.Link) stage.Link {
+			switch {
+			case a == 0 && b == last:
+				return held{l, parts, &left}
+			case a == last && b == 0:
+				return told{l, parts}
+			}
+			return l
+		}
+		got, d, err := w.pipeline(t, starts, mem.Faults{Queue: 256 << 10}, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		equal(t, fmt.Sprintf("%d stages", len(starts)), got, want, d, dict)
+	}
+}
+
+// TestTiedFlowEnds: a stage that is lost while sums are on their way ends the others' runs, with an
+// error that names it.
+func TestTiedFlowEnds(t *testing.T) {
+	w := wideGPT()
+	w.job.Steps = 0
+	_, _, err := w.pipeline(t, w.starts(2), mem.Faults{CutAt: 300}, nil)
+	if !errors.Is(err, transport.ErrPeerGone) {
+		t.Fatal(err)
+	}
+	for k, err := range w.errs {
+		if !errors.Is(err, transport.ErrPeerGone) || !strings.Contains(err.Error(), fmt.Sprintf("stage %d", 1-k)) {
+			t.Errorf("stage %d: %v", k, err)
+		}
 	}
 }

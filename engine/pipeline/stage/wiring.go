@@ -107,6 +107,9 @@ type wiring struct {
 	busy  *meter
 	tally *tally // nil: no digests are computed
 
+	ties     []tie
+	couriers *couriers // nil: the holders of tied parameters meet
+
 	marked uint64 // item before which the last mark stood, plus one
 	told   []byte // what goes with a mark before a round of several clusters; see share.go
 }
@@ -115,7 +118,7 @@ func newWiring(c *Compiled, busy *meter) *wiring {
 	return &wiring{
 		edges: c.edges, stage: c.Stage.Index, inputs: c.Stage.ModelInputs, kind: c.kind,
 		enc: codec.NewEncoder(c.kind), dec: codec.NewDecoder(), buf: make([]byte, 0, c.Memory().Out), busy: busy,
-		part: make([]float32, c.part()), halves: c.halves(),
+		part: make([]float32, c.part()), halves: c.halves(), ties: c.ties,
 	}
 }
 
@@ -130,23 +133,31 @@ func (w *wiring) connect(peers []int, links map[int]Link) error {
 	return nil
 }
 
-// passes stands for all kinds of messages but those that complete gradients.
-const passes wire.Kind = 0
+// turn is what keeps its order: the norms, the gradients of one tied parameter, or all other messages.
+// They may overtake each other.
+type turn struct {
+	kind wire.Kind
+	tie  uint16
+}
 
-// turn is the kind of message that one of a kind keeps its order with.
-func turn(k wire.Kind) wire.Kind {
-	if k.Gathers() {
-		return k
+// passes are all messages but those that complete gradients.
+var passes = turn{}
+
+func turnOf(h wire.Header) turn {
+	switch h.Kind {
+	case wire.Norm:
+		return turn{kind: wire.Norm}
+	case wire.Tied:
+		return turn{wire.Tied, h.Edge}
 	}
 	return passes
 }
 
-// next is the next message of a stage of those that keep their order: of gradients of tied
-// parameters, of norms, or of the others. They may overtake each other. What comes before its turn
-// is no more than what the link's window lets the other stage send.
-func (w *wiring) next(ctx context.Context, from int, of wire.Kind) (transport.Message, error) {
+// next is the next message of a stage of those that keep their order. What comes before its turn is
+// no more than what the link's window lets the other stage send.
+func (w *wiring) next(ctx context.Context, from int, of turn) (transport.Message, error) {
 	for i, m := range w.early[from] {
-		if turn(m.Header.Kind) == of {
+		if turnOf(m.Header) == of {
 			w.early[from] = slices.Delete(w.early[from], i, i+1)
 			return m, nil
 		}
@@ -156,7 +167,7 @@ func (w *wiring) next(ctx context.Context, from int, of wire.Kind) (transport.Me
 		if err != nil {
 			return m, fmt.Errorf("waiting for stage %d: %w", from, err)
 		}
-		if turn(m.Header.Kind) == of {
+		if turnOf(m.Header) == of {
 			return m, nil
 		}
 		w.early[from] = append(w.early[from], m)
