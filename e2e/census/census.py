@@ -28,7 +28,9 @@ from torch import nn
 import function  # noqa: F401
 import families  # noqa: F401
 import library  # noqa: F401
+import more  # noqa: F401
 import odd  # noqa: F401
+import various  # noqa: F401
 from registry import MODELS
 
 torch.set_num_threads(1)
@@ -152,7 +154,8 @@ def edges(m, inputs, seed, state, out, grads, noise):
 # Those that engine/importer keeps as test data: python census.py DIR small.
 SMALL = ["cnn", "autoencoder", "unet", "lstm_unrolled", "resmlp", "conv1d_audio", "encoder", "encoder_seq_first", "two_heads",
          "einsum_mix", "upsampler", "padding_modes", "lstm_both_ways", "gru_rnn", "detached", "tied_decoder", "masked_pair", "padded_text", "argmax_pool", "written_part",
-         "written_views", "chosen", "computed_windows", "functions", "volume", "truths", "norms", "untracked", "rotated", "lookups", "seldom"]
+         "written_views", "chosen", "computed_windows", "functions", "volume", "truths", "norms", "untracked", "rotated", "lookups", "seldom",
+         "more_stn", "more_flowwarp", "more_segnet", "more_videoautoencoder", "more_lstmprojected", "more_dynamicconv", "more_spectrogramnet", "more_orders", "more_scattergather"]
 # And those that it refuses: python census.py DIR refused.
 REFUSED = ["odd_function_straight", "odd_spectral_norm_old", "odd_step_counter", "odd_clamped_weight", "odd_int_hash"]
 

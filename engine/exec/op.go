@@ -159,6 +159,9 @@ func newOp(p *Plan, i int) (op, error) {
 	if o := newTensorOp(p, i); o != nil {
 		return o, nil
 	}
+	if o := newPositionOp(p, i); o != nil {
+		return o, nil
+	}
 	return nil, fmt.Errorf("no kernel for op %q", n.Op.Kind())
 }
 

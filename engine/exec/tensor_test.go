@@ -33,6 +33,28 @@ func constants(shape []int, v ...float32) *graph.Operand {
 	return &graph.Operand{Shape: shape, Data: graph.PackFloats(v)}
 }
 
+// ordered are elements of a row, with those that count first in their order.
+func ordered(count int, down bool) func(in string) []graph.Node {
+	return func(in string) []graph.Node {
+		return []graph.Node{
+			// So far apart that a small step changes no order.
+			{Name: "far", Op: &graph.Binary{Function: "add", Operand: constants([]int{6}, 30, 0, 50, 20, 10, 40)}, Inputs: []string{in}},
+			{Name: "at", Op: &graph.Sort{Count: count, Descending: down}, Inputs: []string{"far"}},
+			{Name: "op", Op: &graph.Gather{Axis: 1}, Inputs: []string{in, "at"}},
+		}
+	}
+}
+
+// at is an operation at positions.
+func at(shape []int, positions []float32, op graph.Op) func(in string) []graph.Node {
+	return func(in string) []graph.Node {
+		return []graph.Node{
+			{Name: "at", Op: &graph.Parameter{Operand: *constants(shape, positions...)}},
+			{Name: "op", Op: op, Inputs: []string{in, "at"}},
+		}
+	}
+}
+
 // unit divides a vector by its length, as importers write it.
 func unit(in string) []graph.Node {
 	return []graph.Node{
@@ -63,6 +85,12 @@ func tensorGraphs() map[string]*graph.Graph {
 		"between":   around([]int{2, 3}, single(&graph.Resample{Axis: 1, Taps: 2, Index: graph.Packed{0, 1, 1, 2, 2, 2, 1, 0}, Weight: graph.PackFloats([]float32{0.25, 0.75, 0.5, 0.5, 1, 0, 0.9, 0.3})})),
 		"within":    around([]int{2, 5, 5}, single(&graph.AvgPool2d{MaxPool2d: graph.MaxPool2d{Kernel: graph.Pair{3, 3}, Stride: graph.Pair{2, 2}, Padding: graph.Pair{1, 1}, Ceil: true}, Exclude: true})),
 		"cumsum":    around([]int{2, 5}, single(&graph.CumSum{})),
+		"order":     around([]int{2, 6}, ordered(4, false)),
+		"downward":  around([]int{2, 6}, ordered(0, true)),
+		"read":      around([]int{2, 3, 4}, at([]int{2, 5}, []float32{2, 0, -1, 0, 1, 1, 3, 2, 0.5, 2}, &graph.Gather{Axis: 1})),
+		"read one":  around([]int{3, 4}, at([]int{}, []float32{1}, &graph.Gather{})),
+		"written":   around([]int{2, 5, 2}, at([]int{2, 5}, []float32{2, 0, -1, 0, 1, 1, 3, 2, 0.5, 2}, &graph.Scatter{Axis: 1, Size: 3})),
+		"placed":    around([]int{2, 3}, at([]int{2, 3}, []float32{3, 0, -1, 1, 2, 0}, &graph.Scatter{Axis: 1, Size: 4, Last: true})),
 		"transpose": around([]int{3, 4, 4}, single(&graph.ConvTranspose2d{In: 3, Out: 2, Kernel: graph.Pair{3, 2}, Stride: graph.Pair{2, 2}, Padding: graph.Pair{1, 0}, Extra: graph.Pair{1, 0}, Bias: true})),
 		"conv1d":    around([]int{2, 1, 9}, single(&graph.Conv2d{In: 2, Out: 3, Kernel: graph.Pair{1, 3}, Dilation: graph.Pair{1, 2}, Bias: true, Flat: true})),
 		"turned":    around([]int{3, 4}, single(&graph.Linear{In: 4, Out: 5, Bias: true, Transposed: true})),

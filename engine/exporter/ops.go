@@ -138,6 +138,12 @@ func (e *exporter) move(i int, x string, in, row graph.Shape) (string, error) {
 		return e.add("Expand", nil, e.fit(x, in, len(row)), e.ints(append([]int{1}, row...)...)), nil
 	case *graph.CumSum:
 		return e.add("CumSum", nil, x, e.index(-1)), nil
+	case *graph.Sort:
+		return e.sort(o, x, row), nil
+	case *graph.Gather:
+		return e.gather(o, i, x, in, row), nil
+	case *graph.Scatter:
+		return e.scatter(o, i, x, in, row), nil
 	}
 	return "", errors.New("it has no counterpart in ONNX")
 }

@@ -213,7 +213,7 @@ func (s *stepper) along(i int, t track, in []Shape, last int) (track, error) {
 	switch op := n.Op.(type) {
 	case *Embedding, *ReLU, *Unary, *GELU, *Tanh, *TokenMask:
 		return s.keep(i, t)
-	case *Linear, *Linears, *LayerNorm, *CumSum:
+	case *Linear, *Linears, *LayerNorm, *CumSum, *Sort:
 		if t.at == last {
 			return t, errMixes
 		}

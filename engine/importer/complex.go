@@ -335,6 +335,7 @@ func init() {
 	} {
 		fourierOperators[name] = t.lower
 	}
+	fourierOperators["stft"] = stft
 }
 
 // transform is a discrete Fourier transform.
@@ -454,4 +455,47 @@ func (l *lowering) fourier(x *value, axis, n int, half, inverse bool, norm strin
 		return y
 	}
 	return l.complex(y, l.sumOf(by(im, cos), by(re, sin), -1))
+}
+
+// stft is torch.stft behind its padding: the transforms of windows of a signal [N, T], [N, frequencies,
+// windows].
+func stft(l *lowering, n *pt2.Node) {
+	x := l.tensor(n, "self")
+	size := l.integer(n, "n_fft", 0)
+	hop, wide := l.integer(n, "hop_length", size/4), l.integer(n, "win_length", size)
+	window := l.optional(n, "window")
+	last := len(x.shape) - 1
+	if l.flag(n, "center", false) {
+		pad := size / 2
+		x = l.padAround(l.value(x), []int{pad, pad}, text(n, "pad_mode", "reflect"))
+	}
+	if last < 0 || x.batch == last || size < 1 || hop < 1 || wide < 1 || wide > size || size > x.shape[last] {
+		fail("of %v in windows of %d by %d", x.shape, size, hop)
+	}
+	if !l.flag(n, "return_complex", true) {
+		fail("without return_complex=True")
+	}
+	frames := l.frames(l.value(x), last, size, hop) // [..., windows, size]
+	if window == nil {
+		window = constant(slices.Repeat([]float64{1}, wide), []int{wide}, false)
+	}
+	if wide < size { // in the middle
+		before := (size - wide) / 2
+		zeros := func(n int) *value { return constant(make([]float64, n), []int{n}, false) }
+		window = l.cat([]*value{zeros(before), window, zeros(size - wide - before)}, 0)
+	}
+	frames = l.binary("mul", frames, window)
+	norm := "backward"
+	if l.flag(n, "normalized", false) {
+		norm = "ortho"
+	}
+	half := l.flag(n, "onesided", true)
+	y := l.fourier(frames, last+1, size, half, false, norm)
+	re, im := y.parts()
+	order := make([]int, last+2)
+	for i := range order {
+		order[i] = i
+	}
+	order[last], order[last+1] = last+1, last
+	l.defineComplex(l.permuted(re, order), l.permuted(im, order))
 }

@@ -300,12 +300,15 @@ func cosineSimilarity(l *lowering, n *pt2.Node) {
 	l.define(l.reduce("sum", l.binary("mul", norm(a), norm(b)), []int{axis}, false))
 }
 
+// mostChained is how many elements are combined one by one: each takes operations of its own.
+const mostChained = 512
+
 // prod is the product along an axis.
 func prod(l *lowering, n *pt2.Node) {
 	x := l.value(l.tensor(n, "self"))
 	axis := axisOf(l.integer(n, "dim", 0), len(x.shape))
-	if axis == x.batch || x.shape[axis] > mostChosen {
-		fail("of the batch, or of more than %d elements", mostChosen)
+	if axis == x.batch || x.shape[axis] > mostChained {
+		fail("of the batch, or of more than %d elements", mostChained)
 	}
 	y := l.cut(x, axis, 0, 1, 1)
 	for i := 1; i < x.shape[axis]; i++ {
@@ -322,8 +325,8 @@ func running(f string) operator {
 	return func(l *lowering, n *pt2.Node) {
 		x := l.value(l.tensor(n, "self"))
 		axis := axisOf(l.integer(n, "dim", 0), len(x.shape))
-		if axis == x.batch || x.shape[axis] > mostChosen {
-			fail("of the batch, or of more than %d elements", mostChosen)
+		if axis == x.batch || x.shape[axis] > mostChained {
+			fail("of the batch, or of more than %d elements", mostChained)
 		}
 		y := l.cut(x, axis, 0, 1, 1)
 		all := []*value{y}

@@ -365,17 +365,13 @@ func (l *lowering) byHand(n *pt2.Node) {
 
 // advice says what to write instead.
 var advice = map[string]string{
-	"conv_transpose3d":         "transposed convolutions of three axes are not supported; use upsampling and conv3d",
 	"as_strided":               "use x.unfold, or indices",
 	"nonzero":                  "its size depends on the data; use a mask",
 	"unique":                   "its size depends on the data; use a mask",
 	"masked_select":            "its size depends on the data; use torch.where",
 	"item":                     "a number that depends on the data cannot steer the model; keep it a tensor",
 	"_local_scalar_dense":      "a number that depends on the data cannot steer the model; keep it a tensor",
-	"grid_sampler":             "sampling at computed positions is not supported",
 	"embedding_renorm_":        "max_norm changes the table in place; normalise what is looked up instead, by torch.nn.functional.normalize",
-	"affine_grid_generator":    "sampling at computed positions is not supported",
-	"stft":                     "compute spectra before they become the model's input, or cut the signal by unfold and use torch.fft.rfft",
 	"rrelu":                    "slopes that are drawn are not supported; use leaky_relu",
 	"_native_batch_norm_legit": "export with model.train() and torch.export.export, without run_decompositions",
 }

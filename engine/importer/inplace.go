@@ -68,13 +68,15 @@ func (l *lowering) parent(name string) (string, *pt2.Node) {
 
 // owner is the tensor that has the elements of a tensor for its own.
 func (l *lowering) owner(name string) string {
-	for {
+	for range len(l.graph.Nodes) + 1 {
 		p, _ := l.parent(name)
 		if p == "" {
 			return name
 		}
 		name = p
 	}
+	fail("the archive has a tensor %q that is made of itself", name)
+	return ""
 }
 
 // inPlace lowers an operator that writes to its first argument: the name now means the result.

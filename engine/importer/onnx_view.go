@@ -409,10 +409,13 @@ func onnxGather(l *lowering, n *onnx.Node) {
 
 func onnxGatherND(l *lowering, n *onnx.Node) {
 	v, i := l.need(n, 0), l.need(n, 1)
-	if attrInt(n, "batch_dims", 0) != 0 {
-		fail("with batch_dims")
-	}
 	last := len(i.shape) - 1
+	if dims := attrInt(n, "batch_dims", 0); dims == 1 && last > 0 && i.shape[last] == 1 && v.batch == 0 && i.columns == nil {
+		l.set(n, l.gatherEach(v, l.without(i, last)))
+		return
+	} else if dims != 0 {
+		fail("with batch_dims, or an index of %v for %v", i.shape, v.shape)
+	}
 	columns := i.columns
 	if columns == nil {
 		if !i.isConst() || last < 0 {
@@ -436,4 +439,14 @@ func onnxGatherND(l *lowering, n *onnx.Node) {
 
 func onnxGatherElements(l *lowering, n *onnx.Node) {
 	l.call("gather", tensorArg("self", n, 0), tensorArg("index", n, 1), intArg("dim", attrInt(n, "axis", 0)))
+}
+
+// onnxGridSample is grid_sample under the names of ONNX, of today and of opset 16.
+func onnxGridSample(l *lowering, n *onnx.Node) {
+	mode, ok := map[string]int{"linear": sampleBetween, "bilinear": sampleBetween, "nearest": sampleNearest, "cubic": sampleCubic, "bicubic": sampleCubic}[attrText(n, "mode", "linear")]
+	outside, ok2 := map[string]int{"zeros": outsideZeros, "border": outsideBorder, "reflection": outsideReflected}[attrText(n, "padding_mode", "zeros")]
+	if !ok || !ok2 {
+		fail("with mode %q and padding %q", attrText(n, "mode", ""), attrText(n, "padding_mode", ""))
+	}
+	l.call("grid_sampler", tensorArg("input", n, 0), tensorArg("grid", n, 1), intArg("interpolation_mode", mode), intArg("padding_mode", outside), flagArg("align_corners", attrInt(n, "align_corners", 0) != 0))
 }

@@ -30,7 +30,7 @@ func init() {
 		"rnn_tanh_cell": oneStep(rnnCell("tanh")), "rnn_relu_cell": oneStep(rnnCell("relu")), "bilinear": bilinear,
 	}
 	for _, more := range []map[string]operator{
-		resampleOperators, recurrentOperators, viewOperators, arithmeticOperators, constantOperators, positionOperators, functionOperators, windowOperators, volumeOperators, noiseOperators, truthOperators, fourierOperators, tableOperators,
+		resampleOperators, recurrentOperators, viewOperators, arithmeticOperators, constantOperators, positionOperators, functionOperators, windowOperators, volumeOperators, sampleOperators, unpoolOperators, noiseOperators, truthOperators, fourierOperators, tableOperators,
 	} {
 		maps.Copy(operators, more)
 	}

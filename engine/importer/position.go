@@ -1,11 +1,9 @@
 // Positions that depend on the data: of the greatest elements, and what is looked up or written
-// at them. The engine has no indices that depend on the data; a position is a row of zeros with a
-// one, and looking up is a product with that row.
+// at them.
 
 package importer
 
 import (
-	"math"
 	"slices"
 
 	"github.com/ravnest/ravnest/engine/format/pt2"
@@ -17,9 +15,6 @@ var positionOperators = map[string]operator{
 	"gather": gatherOp, "scatter": scatter, "scatter_add": scatter, "index": indexOp, "index_select": indexSelect, "index_put": indexPut, "one_hot": oneHot,
 	"take_along_dim": gatherOp, "scatter_reduce": scatter, "index_copy": indexCopy, "index_fill": indexFill, "bucketize": bucketize, "searchsorted": bucketize,
 }
-
-// mostChosen is how many elements topk and sort choose at most: each takes operations of its own.
-const mostChosen = 64
 
 // count is the constant 0, 1, ..., n-1.
 func count(n int) *value {
@@ -139,50 +134,6 @@ func (l *lowering) most(x *value, axis int, keep bool) *value {
 	return v
 }
 
-// chosen are the n greatest elements along an axis, in order, and their positions. The axis is
-// the last of both.
-func (l *lowering) chosen(x *value, axis, n int, sign float64) (values, at *value) {
-	if n < 1 || n > mostChosen {
-		fail("of %d elements; at most %d are chosen", n, mostChosen)
-	}
-	left := l.signed(x, sign)
-	var vs, ps []*value
-	for range n {
-		hot := l.greatest(left, axis)
-		vs = append(vs, l.reduce("sum", l.binary("mul", x, hot), []int{axis}, true))
-		ps = append(ps, l.where1(hot, axis, true))
-		left = l.where(hot, constant([]float64{-math.MaxFloat32}, []int{}, false), left)
-	}
-	return l.cat(vs, axis), l.cat(ps, axis)
-}
-
-func topk(l *lowering, n *pt2.Node) {
-	x := l.value(l.tensor(n, "self"))
-	sign := 1.0
-	if !l.flag(n, "largest", true) {
-		sign = -1
-	}
-	v, at := l.chosen(x, axisOf(l.integer(n, "dim", -1), len(x.shape)), l.integer(n, "k", 1), sign)
-	names := outputs(n)
-	l.defineAs(names[0], v)
-	l.defineAs(names[1], at)
-}
-
-func sorted(l *lowering, n *pt2.Node) {
-	x := l.value(l.tensor(n, "self"))
-	sign := -1.0
-	if l.flag(n, "descending", false) {
-		sign = 1
-	}
-	axis := axisOf(l.integer(n, "dim", -1), len(x.shape))
-	v, at := l.chosen(x, axis, x.shape[axis], sign)
-	names := outputs(n)
-	if len(names) == 2 {
-		l.defineAs(names[0], v)
-	}
-	l.defineAs(names[len(names)-1], at)
-}
-
 // hot is rows of n elements, one for each position: zeros with a one there.
 func (l *lowering) hot(at *value, n int) *value {
 	at = l.with(at, len(at.shape))
@@ -244,22 +195,25 @@ func (l *lowering) lookup(v *value, is []*value) *value {
 		}
 		return l.regrouped(l.pick(v, 1, l.data(at)), slices.Concat(at.shape, v.shape[2:]))
 	}
-	if at.batch != 0 || !at.alone() || len(at.shape) > 2 {
+	if at.batch != 0 || !at.alone() {
 		return nil
 	}
-	hot := l.hot(at, v.shape[1]) // [N,K] or [N,I,K]
-	if len(at.shape) == 1 {
-		shape := append(slices.Clone(hot.shape), slices.Repeat([]int{1}, len(v.shape)-2)...)
-		return l.reduce("sum", l.binary("mul", v, l.regrouped(hot, shape)), []int{1}, false)
-	}
-	flat := l.regrouped(v, []int{1, v.shape[1], elems(v.shape[2:])})
-	return l.regrouped(l.matmul(hot, flat, false, 0), slices.Concat([]int{1, at.shape[1]}, v.shape[2:]))
+	name, s := l.emit(&graph.Gather{}, nil, v.name, l.fromEnd(at, v.shape[1]).name)
+	w := l.result(name, s, slices.Concat(at.shape, v.shape[2:]), 0, 1)
+	w.whole = v.whole
+	return w
+}
+
+// fromEnd are positions of an axis of d elements, where those below 0 are counted from its end.
+func (l *lowering) fromEnd(at *value, d int) *value {
+	at = l.detached(l.value(at))
+	return l.binary("add", at, l.unary("affine", l.unary("lt", at, 0, 0), float64(d), 0))
 }
 
 // rows are those of a table that is the same for all samples, at positions that depend on the
 // data.
 func (l *lowering) rows(table, at *value) *value {
-	hot := l.hot(at, table.shape[0])
+	hot := l.hot(l.fromEnd(at, table.shape[0]), table.shape[0])
 	flat := l.viewAs(table, plainNumbers([]int{table.shape[0], elems(table.shape[1:])}))
 	y := l.linear(hot, flat, nil, true)
 	return l.regrouped(y, slices.Concat(at.shape, table.shape[1:]))
@@ -327,10 +281,53 @@ func (l *lowering) gather(v, at *value, axis int) *value {
 			v = l.cut(v, a, 0, d, 1)
 		}
 	}
-	x := l.moved(v, axis)
-	hot := l.hot(l.moved(at, axis), v.shape[axis])
-	x = l.with(x, len(x.shape)-1)
-	return l.back(l.reduce("sum", l.binary("mul", hot, x), []int{len(x.shape) - 1}, false), axis)
+	v, at = l.together(l.moved(v, axis), l.moved(at, axis))
+	last := len(v.row()) - 1
+	name, s := l.emit(&graph.Gather{Axis: last}, nil, v.name, at.name)
+	w := l.result(name, s, at.shape, at.batch, at.outer)
+	w.whole = v.whole
+	return l.back(w, axis)
+}
+
+// gatherEach takes elements of the axis behind the first, v [N·k, D, ...] at [N·k, ...].
+func (l *lowering) gatherEach(v, at *value) *value {
+	v = l.value(v)
+	at = l.alike(at, v)
+	if len(v.shape) < 2 || len(at.shape) < 1 || at.shape[0] != v.shape[0] {
+		fail("positions %v for %v", at.shape, v.shape)
+	}
+	axis := 1
+	if v.alone() {
+		axis = 0
+	}
+	name, s := l.emit(&graph.Gather{Axis: axis}, nil, v.name, at.name)
+	w := l.result(name, s, slices.Concat(at.shape, v.shape[2:]), 0, v.outer)
+	w.whole = v.whole
+	return w
+}
+
+// together are a tensor and positions of its last axis as graph values whose batch lies on the same
+// axis.
+func (l *lowering) together(v, at *value) (*value, *value) {
+	whole := v.whole
+	switch {
+	case v.batch >= 0:
+		at = l.alike(at, v)
+	case at.batch >= 0:
+		v = l.alike(v, at)
+	default:
+		v, at = l.value(v), l.value(at)
+	}
+	for a, d := range at.shape[:len(at.shape)-1] {
+		if d != v.shape[a] {
+			fail("positions %v for %v", at.shape, v.shape)
+		}
+	}
+	if w := *v; w.whole != whole {
+		w.whole = whole
+		v = &w
+	}
+	return v, at
 }
 
 // scatter writes to an axis at positions, or adds.
@@ -355,23 +352,41 @@ func scatter(l *lowering, n *pt2.Node) {
 			fail("positions %v for %v", at.shape, v.shape)
 		}
 	}
-	if len(src.shape) == len(at.shape) {
-		for a, d := range at.shape {
-			if a != src.batch && d < src.shape[a] && at.batch != a {
-				src = l.cut(src, a, 0, d, 1)
-			}
+	if len(src.shape) != len(at.shape) { // one number
+		like := l.value(at)
+		src = l.binary("add", l.unary("affine", l.detached(like), 0, 0), src)
+	}
+	for a, d := range at.shape {
+		if a != src.batch && d < src.shape[a] && at.batch != a {
+			src = l.cut(src, a, 0, d, 1)
 		}
-		src = l.moved(src, axis)
-		src = l.with(src, len(src.shape))
 	}
-	hot := l.hot(l.moved(at, axis), v.shape[axis]) // [..., positions, elements]
-	rank := len(hot.shape)
-	put := l.back(l.reduce("sum", l.binary("mul", hot, src), []int{rank - 2}, false), axis)
-	if !adds {
-		some := l.back(l.unary("ne", l.reduce("sum", hot, []int{rank - 2}, false), 0, 0), axis)
-		v = l.binary("mul", v, l.unary("eq", some, 0, 0))
+	size := v.shape[axis]
+	if src.batch < 0 && at.batch < 0 && v.batch >= 0 { // the same to every sample
+		src = l.alike(src, v)
 	}
-	l.define(l.binary("add", v, put))
+	src, at = l.together(l.moved(src, axis), l.moved(at, axis))
+	put := l.scattered(src, at, size, !adds, axis)
+	if !adds && !l.isZero(v) {
+		ones := l.unary("affine", l.detached(at), 0, 1)
+		v = l.binary("mul", v, l.unary("eq", l.scattered(ones, at, size, true, axis), 0, 0))
+	}
+	if !l.isZero(v) || len(v.shape) != len(put.shape) {
+		put = l.binary("add", v, put)
+	}
+	l.define(put)
+}
+
+// scattered puts the elements of x to their positions on an axis of zeros.
+func (l *lowering) scattered(x, at *value, size int, last bool, axis int) *value {
+	name, s := l.emit(&graph.Scatter{Axis: len(x.row()) - 1, Size: size, Last: last}, nil, x.name, at.name)
+	shape := append(slices.Clone(x.shape[:len(x.shape)-1]), size)
+	return l.back(l.result(name, s, shape, x.batch, x.outer), axis)
+}
+
+// isZero tells whether v is zeros.
+func (l *lowering) isZero(v *value) bool {
+	return v.isConst() && !slices.ContainsFunc(l.data(v), func(x float64) bool { return x != 0 })
 }
 
 // indexCopy sets the elements of an axis at constant positions to those of another tensor.

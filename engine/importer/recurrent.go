@@ -48,8 +48,11 @@ func recurrent(gates int, step cell) operator {
 		if biases {
 			per = 4
 		}
+		if gates == 4 && len(params) == layers*ways*(per+1) { // states are projected to fewer numbers
+			per++
+		}
 		if layers < 1 || layers > len(params) || len(params) != layers*ways*per {
-			fail("with %d parameters for %d layers; projections are not supported", len(params), layers)
+			fail("with %d parameters for %d layers", len(params), layers)
 		}
 		if t := x.shape[1]; t < 1 || t > maxSteps || t*layers*ways > maxSteps {
 			fail("of %d steps; all layers together may take %d", t, maxSteps)
@@ -153,11 +156,14 @@ func (l *lowering) stacked(vs []*value) *value {
 // the last state.
 func (l *lowering) layer(x *value, p []*value, gates int, step cell, back bool, h, c *value) (ys, lastH, lastC *value) {
 	wi, wh := p[0], p[1]
-	var bi, bh *value
-	if len(p) == 4 {
+	var bi, bh, project *value
+	if len(p) > 3 {
 		bi, bh = p[2], p[3]
 	}
-	if len(wh.shape) != 2 || wh.shape[0] != gates*wh.shape[1] {
+	if len(p)%2 == 1 {
+		project = p[len(p)-1]
+	}
+	if len(wh.shape) != 2 || project == nil && wh.shape[0] != gates*wh.shape[1] || project != nil && (len(project.shape) != 2 || project.shape[0] != wh.shape[1] || wh.shape[0] != gates*project.shape[1]) {
 		fail("its weights are %v and %v", wi.shape, wh.shape)
 	}
 	steps, size := x.shape[1], wh.shape[1]
@@ -178,6 +184,9 @@ func (l *lowering) layer(x *value, p []*value, gates int, step cell, back bool, 
 			t = steps - 1 - k
 		}
 		h, c = step(l, l.without(l.cut(all, 1, t, 1, 1), 1), h, c, r)
+		if project != nil {
+			h = l.linear(h, project, nil, false)
+		}
 		y := &value{shape: []int{1, 1, size}, batch: 0, outer: 1}
 		y.name, _ = l.reshape(h.name, y.row())
 		outs[t] = y

@@ -10,7 +10,7 @@ import (
 )
 
 var volumeOperators = map[string]operator{
-	"conv3d": conv3, "max_pool3d": pool3(true), "avg_pool3d": pool3(false), "adaptive_avg_pool3d": adaptive3,
+	"conv3d": conv3, "conv_transpose3d": convTranspose3, "max_pool3d": pool3(true), "avg_pool3d": pool3(false), "adaptive_avg_pool3d": adaptive3,
 	"upsample_nearest3d": upsample(3, nearest), "upsample_trilinear3d": upsample(3, between),
 }
 

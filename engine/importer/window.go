@@ -62,6 +62,10 @@ func conv(dims int) operator {
 			fail("its input is %v, its weight %v", in.shape, w.shape)
 		}
 		at, same := l.windows(n, w.shape[2:])
+		if in.batch == 1 && w.batch == 0 && in.shape[0] == 1 {
+			l.define(l.convEach(n, in, w, b, at, same))
+			return
+		}
 		if l.several(in) && isWhole(w) && isWhole(b) {
 			l.define(l.convTall(n, in, w, b, at, same))
 			return
@@ -163,6 +167,52 @@ func (l *lowering) convOf(x, w, b *value, at windows, groups int) *value {
 		y = l.binary("add", y, perChannel(b, len(shape)))
 	}
 	return y
+}
+
+// convEach is a convolution of one image whose channels are those of all samples, x [1, N·C, ...],
+// by weights [N·O, C, ...] of which each sample has its own.
+func (l *lowering) convEach(n *pt2.Node, x, w, b *value, at windows, same bool) *value {
+	a, _ := arg(n, "groups")
+	groups := number{n: 1}
+	if len(a.Ints) > 0 {
+		groups = l.number(a.Ints[0])
+	}
+	k := groups.n
+	if l.symbol == "" {
+		if k%l.batch != 0 {
+			fail("its groups are not those of the samples")
+		}
+		k /= l.batch
+	} else if !groups.batched {
+		fail("its groups are not those of the samples")
+	}
+	flat := len(x.shape) == 3
+	c, out := x.shape[1], w.shape[0]
+	if x.outer != 1 || w.outer != 1 || k < 1 || c%k != 0 || out%k != 0 || w.shape[1] != c/k {
+		fail("of %v by %v", x.shape, w.shape)
+	}
+	if b != nil {
+		fail("of kernels of each sample with a bias; add it to the result")
+	}
+	if same {
+		op := &graph.Conv2d{Kernel: graph.Pair(at.kernel), Stride: graph.Pair(at.stride), Dilation: graph.Pair(at.dilation), Same: true}
+		_, _, _, at.pad = op.Window()
+	}
+	image := &value{shape: slices.Concat([]int{1}, x.shape[1:]), batch: 0, outer: 1}
+	image.name, _ = l.reshape(x.name, image.row())
+	cols, size := l.unfold(l.image(image), at) // [N, C·kernel, windows]
+	taps := cols.shape[1] / k
+	cols = l.regrouped(cols, []int{1, k, taps, cols.shape[2]})
+	own := &value{shape: []int{1, k, out / k, taps}, batch: 0, outer: 1}
+	own.name, _ = l.reshape(w.name, own.row())
+	y := l.matmul(own, cols, false, 0)
+	shape := []int{1, out, size[0], size[1]}
+	if flat {
+		shape = []int{1, out, size[1]}
+	}
+	v := &value{shape: shape, batch: 1, outer: 1}
+	v.name, _ = l.reshape(y.name, v.row())
+	return v
 }
 
 func convTranspose(dims int) operator {
@@ -282,31 +332,7 @@ func (l *lowering) fold(x *value, size [2]int, at windows) *value {
 	name, s := l.reshape(name, graph.Shape{c, at.kernel[0] * count[0], at.kernel[1] * count[1]})
 	y := l.result(name, s, slices.Concat([]int{1}, s), 0, 1)
 	for a := range 2 {
-		var from [][]int // for each element, which elements of which windows are added
-		taps := 1
-		for o := range size[a] {
-			var is []int
-			for i := range at.kernel[a] {
-				p := o + at.pad[a] - i*at.dilation[a]
-				if w := p / at.stride[a]; p >= 0 && p%at.stride[a] == 0 && w < count[a] {
-					is = append(is, i*count[a]+w)
-				}
-			}
-			taps = max(taps, len(is))
-			from = append(from, is)
-		}
-		var index []int
-		var weights []float64
-		for _, is := range from {
-			for t := range taps {
-				if t < len(is) {
-					index, weights = append(index, is[t]), append(weights, 1)
-				} else {
-					index, weights = append(index, 0), append(weights, 0)
-				}
-			}
-		}
-		y = l.resample(y, 2+a, index, taps, weights)
+		y = l.overlapped(y, 2+a, size[a], line{count: count[a], kernel: at.kernel[a], stride: at.stride[a], dilation: at.dilation[a], pad: at.pad[a]})
 	}
 	return y
 }
@@ -319,6 +345,11 @@ func tensorUnfold(l *lowering, n *pt2.Node) {
 	if size < 1 || step < 1 || size > x.shape[axis] {
 		fail("windows of %d by %d of %v", size, step, x.shape)
 	}
+	l.define(l.frames(x, axis, size, step))
+}
+
+// frames are windows along an axis, each step behind the one before, their elements last.
+func (l *lowering) frames(x *value, axis, size, step int) *value {
 	var from []float64
 	count := (x.shape[axis]-size)/step + 1
 	for w := range count {
@@ -328,7 +359,7 @@ func tensorUnfold(l *lowering, n *pt2.Node) {
 	}
 	y := l.pick(x, axis, from)
 	y = l.regrouped(y, slices.Concat(x.shape[:axis], []int{count, size}, x.shape[axis+1:]))
-	l.define(l.moved(y, axis+1))
+	return l.moved(y, axis+1)
 }
 
 func pixelUnshuffle(l *lowering, n *pt2.Node) {
