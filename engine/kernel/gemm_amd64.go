@@ -99,7 +99,7 @@ var tileAVX2 = &tiling{
 
 func init() {
 	switch {
-	case hasBF16:
+	case hasBF16 && pairsPay():
 		tile = tileBF16
 	case hasAVX512:
 		tile = tileAVX512

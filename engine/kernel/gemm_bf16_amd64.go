@@ -17,12 +17,33 @@ import (
 	"math"
 	"math/rand/v2"
 	"slices"
+	"time"
 
 	"golang.org/x/sys/cpu"
 )
 
 // hasBF16 tells that the machine adds in the order that products need.
 var hasBF16 = hasAVX512 && cpu.X86.HasAVX512BF16 && pairsInOrder(gemmB1x1)
+
+// pairsPay tells that pairs are faster here than products in float32, which have the same bits: a Zen
+// 4 takes half the time, an Emerald Rapids more than twice as much.
+func pairsPay() bool {
+	const words, times = 64, 20
+	var a [8 * 2 * words]float32
+	var b [2 * words * 3 * maxLanes]float32
+	var c [8 * 3 * maxLanes]float32
+	least := func(kernel micro, terms int) time.Duration {
+		const row = 4 * 3 * maxLanes
+		begin := time.Now()
+		kernel(terms, &a[0], 4*terms, 4, &b[0], row, &c[0], row, 0, maxLanes, &b[0], 0)
+		return time.Since(begin)
+	}
+	pairs, floats := time.Hour, time.Hour
+	for range times { // what else the machine does makes some of them long
+		pairs, floats = min(pairs, least(gemmB8x3, words)), min(floats, least(gemmZ8x3, 2*words))
+	}
+	return pairs < floats
+}
 
 // tileBF16 is tileAVX512 with the kernels of pairs.
 var tileBF16 = func() *tiling {

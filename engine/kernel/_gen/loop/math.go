@@ -26,26 +26,60 @@ func copysign(y, x value) value { return y.or(x.and(x.k.bits(signBit))) }
 
 func exp(x value) value { return expWithin(x.lesser(x.k.num(89)).larger(x.k.num(-104))) }
 
-// expWithin is exp where its argument needs no bounds: from -104 to 89, or NaN.
-func expWithin(x value) value {
+// power is e^x as p * 2^n, x from -104 to 89 or NaN and p about 1. Where n cannot be used as it is,
+// the low nine bits of t are n + bias; an even bias rounds ties as none does.
+func power(x value, bias float64) (p, n, t value) {
 	k := x.k
-	var t, n value
 	if k.wide {
 		n = x.mul(k.num(log2e)).round()
 	} else {
-		t = x.mul(k.num(log2e)).add(k.num(roundMagic))
-		n = t.sub(k.num(roundMagic))
+		t = x.mul(k.num(log2e)).add(k.num(roundMagic + bias))
+		n = t.sub(k.num(roundMagic + bias))
 	}
 	r := x.sub(n.mul(k.num(ln2Hi))).sub(n.mul(k.num(ln2Lo)))
-	p := poly(r, 0.00019918233738280833, 0.001394638093188405, 0.008333264850080013, 0.041666265577077866, 0.1666666716337204, 0.5)
-	p = r.add(r.mul(r).mul(p)).add(k.num(1))
-	if k.wide {
+	p = poly(r, 0.00019918233738280833, 0.001394638093188405, 0.008333264850080013, 0.041666265577077866, 0.1666666716337204, 0.5)
+	return r.add(r.mul(r).mul(p)).add(k.num(1)), n, t
+}
+
+// expWithin is exp where its argument needs no bounds: from -104 to 89, or NaN.
+func expWithin(x value) value {
+	p, n, t := power(x, 0)
+	if x.k.wide {
 		return p.scale2(n)
 	}
-	// The low bits of t are n, whatever its sign.
-	i := t.isub(k.num(roundMagic))
+	// In two factors, as n reaches from -150 to 128.
+	i := t.isub(x.k.num(roundMagic))
 	h := i.sar(1)
 	return p.mul(pow2(h)).mul(pow2(i.isub(h)))
+}
+
+// expFalling is exp from -104 to 0, or of NaN: what 2^63 times it is has no small n.
+func expFalling(x value) value {
+	p, n, t := power(x, 127+63)
+	if x.k.wide {
+		return p.scale2(n)
+	}
+	return p.mul(t.shl(23)).mul(x.k.num(0x1p-63))
+}
+
+// expRising is exp from -40 to 89, or of NaN: half of it has no large n.
+func expRising(x value) value {
+	p, n, t := power(x, 127-1)
+	if x.k.wide {
+		return p.scale2(n)
+	}
+	half := p.mul(t.shl(23))
+	return half.add(half)
+}
+
+// expNormal is exp from -87 to 88, where 2^n changes the exponent of p and nothing else. Of NaN it
+// is anything.
+func expNormal(x value) value {
+	p, n, t := power(x, 0)
+	if x.k.wide {
+		return p.scale2(n)
+	}
+	return p.iadd(t.shl(23))
 }
 
 func pow2(i value) value { return i.iadd(i.k.bits(127)).shl(23) }
@@ -56,7 +90,7 @@ func tanh(x func() value) value {
 	a := abs(x())
 	k := a.k
 	far := a.lesser(k.num(10))
-	large := k.num(1).sub(k.num(2).div(expWithin(far.add(far)).add(k.num(1))))
+	large := k.num(1).sub(k.num(2).div(expNormal(far.add(far)).add(k.num(1))))
 	y := x()
 	a = abs(y)
 	s := a.mul(a)
@@ -70,7 +104,7 @@ func erf(x func() value) value {
 	k := a.k
 	far := a.lesser(k.num(4))
 	q := poly(far, -2.0909474187646993e-05, 0.0004323021275922656, -0.004160522948950529, 0.025091486051678658, -0.10823660343885422, -0.6333866715431213, -1.1294951438903809, 0.00017055092030204833)
-	large := k.num(1).sub(expWithin(q))
+	large := k.num(1).sub(expNormal(q))
 	y := x()
 	s := y.mul(y)
 	p := poly(s, 8.345225069206208e-05, -0.0008137437398545444, 0.005200634244829416, -0.02685927040874958, 0.11283694207668304, -0.37612634897232056, 0.12837916612625122)
