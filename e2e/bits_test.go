@@ -60,10 +60,20 @@ func TestBits(t *testing.T) {
 	clear(want)
 	s.ok("ravnest", "train", "--local", "--precision", "bf16", local)
 	same(local, "train --local --precision bf16")
-	for _, n := range []string{"2", "3"} {
+	for _, n := range []string{"2", "3", "5"} {
 		dir := filepath.Join(tmp, "bf16-"+n)
 		s.demo("--epochs", "2", "--precision", "bf16", "--providers", n, "--dir", dir)
 		same(dir, n+" providers, bf16")
+	}
+	// Nor does it matter which instructions a processor has: what is switched off here, where it is
+	// there, is what other machines lack.
+	for _, off := range []string{"cpu.avx512bf16=off", "cpu.avx512f=off", "cpu.avx2=off"} {
+		t.Setenv("GODEBUG", off)
+		s.ok("ravnest", "train", "--local", "--precision", "bf16", local)
+		same(local, "train --local --precision bf16 with "+off)
+		dir := filepath.Join(tmp, off)
+		s.demo("--epochs", "2", "--precision", "bf16", "--dir", dir)
+		same(dir, "3 providers, bf16, "+off)
 	}
 }
 

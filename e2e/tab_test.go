@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -256,6 +257,58 @@ func TestTabRoles(t *testing.T) {
 		}
 	}
 	p.clean(t)
+}
+
+// unfused has a page's engine run as in a browser without fused multiply-add: the worker does not
+// know relaxed SIMD.
+const unfused = `const Plain = Worker;
+globalThis.Worker = class extends Plain {
+  constructor(url, options) {
+    const code = "import " + JSON.stringify(String(url)) + "; const known = WebAssembly.validate; " +
+      "WebAssembly.validate = (bytes) => !bytes.includes(128) && known(bytes);";
+    super(options?.name === "ravnest" ? URL.createObjectURL(new Blob([code], { type: "text/javascript" })) : url, options);
+  }
+};`
+
+// TestTabOneClass: in bf16 a tab with or without fused multiply-add, among native providers of which
+// one has no instructions for bf16, trains to the bytes of one process.
+func TestTabOneClass(t *testing.T) {
+	posix(t)
+	s := newScene(t)
+	tmp := t.TempDir()
+	local := filepath.Join(tmp, "local")
+	s.local(local, "--epochs", "2", "--precision", "bf16")
+	b := s.browser()
+	for class, scripts := range map[string][]string{"fma": nil, "nofma": {unfused}} {
+		dir := filepath.Join(tmp, class)
+		s.job(dir, "--epochs", "2", "--precision", "bf16")
+		host, url := s.serve(dir)
+		for k, hidden := range map[int]string{0: "", 2: "cpu.avx512bf16=off"} {
+			cmd := exec.Command(filepath.Join(bin, "ravnest-provider"), "--join", url, "--name", fmt.Sprintf("node_%d", k), "--once")
+			cmd.Env = append(os.Environ(), "RAVNEST_NICE=0", "GODEBUG="+hidden)
+			s.begin(cmd)
+			host.says(fmt.Sprintf("node_%d joined", k), limit)
+		}
+		p := b.open("about:blank", scripts...)
+		// The page's policy allows no such worker.
+		if _, err := chromedp.Call(p.ctx, cdppage.SetBypassCSP, cdppage.SetBypassCSPParams{Enabled: true}); err != nil {
+			t.Fatal(err)
+		}
+		p.do(chromedp.Navigate(url))
+		p.lend()
+		s.trained(host, p, "stem")
+		records, _ := filepath.Glob(filepath.Join(dir, "node_data", "store", "*", "job.json"))
+		if len(records) != 1 || !bytes.Contains(read(t, records[0]), []byte(`"class": "`+class+`"`)) {
+			t.Errorf("no provider was of class %s: %q", class, records)
+		}
+		s.ok("ravnest", "fuse", dir)
+		for _, f := range []string{"losses.txt", "trained/trained_state_dict.safetensors"} {
+			if !bytes.Equal(read(t, dir, f), read(t, local, f)) {
+				t.Errorf("a tab of class %s: %s differs from that of one process", class, f)
+			}
+		}
+		p.cancel()
+	}
 }
 
 // trained waits for the end of a run in which the tab has this role.
