@@ -185,8 +185,18 @@ func (o *conv) forward(f *frame) {
 	if o.b >= 0 {
 		bias = f.params[o.b:][:o.c.O]
 	}
-	x, scratch := o.operand(f, 0, f.scratch)
+	x, scratch := o.source(f, f.scratch)
 	kernel.ConvForward(f.team, &o.c, f.y(o.i), x, f.params[o.w:][:o.wn], bias, o.relu, scratch)
+	o.c.Kept = nil
+}
+
+// source is x as an operand, or nil where the kernel reads what is kept of it.
+func (o *conv) source(f *frame, scratch []float32) (x, rest []float32) {
+	if p := f.e.p.kept[f.e.p.g.Args(o.i)[0]]; p.half {
+		o.c.Kept = f.halves(p)
+		return nil, scratch
+	}
+	return o.operand(f, 0, scratch)
 }
 
 func (o *conv) gradInput(f *frame, _ int, dst []float32) {
@@ -201,8 +211,9 @@ func (o *conv) gradParams(f *frame) {
 		kernel.SumChannels(f.grad(o.i, o.b, o.c.O), f.dy(o.i), kernel.AllChannels(f.rows, o.c.O, o.hw), f.acc)
 	}
 	dy, scratch := o.gradient(f, f.scratch)
-	x, scratch := o.operand(f, 0, scratch)
+	x, scratch := o.source(f, scratch)
 	kernel.ConvBackwardWeight(f.team, &o.c, f.grad(o.i, o.w, o.wn), dy, x, f.acc, scratch)
+	o.c.Kept = nil
 }
 
 func (o *conv) saves(k autodiff.Kind) (x, y bool) { return k == autodiff.GradParams, false }
@@ -211,6 +222,13 @@ func (o *conv) sums() bool                        { return o.b >= 0 }
 func (o *conv) scratch() int {
 	c := o.c
 	return kernel.ConvScratch(&c) + o.copies(kernel.ConvScratchBF16(&c)-kernel.ConvScratch(&c))
+}
+
+// room is the floats of scratch that reading what is kept of x takes.
+func (o *conv) room() int {
+	c := o.c
+	c.Kept = []uint32{} // as it will be
+	return kernel.ConvScratchKept(&c)
 }
 
 // linear is y = x wᵀ + b: x [N*per, in], w [out, in], y [N*per, out]. In a row of linear

@@ -76,15 +76,17 @@ type uses struct {
 	saved                      bool // by the backward pass
 	outside                    bool // by the caller
 	operand, exact             bool // in the forward pass
+	floats                     bool // there, as an operand that lies in float32
 	backSign, backExact, again bool // in the backward pass; again: it is computed again there
 }
 
 // half tells whether the backward pass can do with operands and signs.
 func (u *uses) half() bool { return u.saved && !u.backExact && !u.again }
 
-// here tells whether the value can be rounded in place. Signs survive in what is kept apart only.
+// here tells whether the value can be rounded in place, and somebody reads it there. Signs survive
+// in what is kept apart only.
 func (u *uses) here() bool {
-	return u.operand && !u.exact && !u.outside && !u.backExact && (u.half() || !u.backSign)
+	return u.operand && (u.floats || !u.half()) && !u.exact && !u.outside && !u.backExact && (u.half() || !u.backSign)
 }
 
 // keepOperands is off in tests only: every product rounds copies of its operands then, which is
@@ -110,7 +112,10 @@ func (b *buffers) findKept() {
 		}
 		for k, v := range b.g.Args(i) {
 			u := &all[b.same.root(v)]
-			u.operand = u.operand || b.ops[i].reads(k) == asOperand
+			if b.ops[i].reads(k) == asOperand {
+				_, convolves := b.ops[i].(*conv) // and reads what is kept
+				u.operand, u.floats = true, u.floats || !convolves
+			}
 			u.exact = u.exact || b.ops[i].reads(k) != asOperand
 		}
 	}
@@ -285,7 +290,12 @@ func (o *product) copies(w int) int {
 			n += pad(p.floats(y))
 		}
 		for _, k := range args {
-			if v := p.g.Args(o.i)[k]; vals[v].half || !p.rounded[v] && p.ops[o.i].reads(k) == asOperand {
+			v := p.g.Args(o.i)[k]
+			c, convolves := p.ops[o.i].(*conv)
+			switch {
+			case convolves && p.kept[v].half:
+				n += pad(c.room())
+			case vals[v].half || !p.rounded[v] && p.ops[o.i].reads(k) == asOperand:
 				n += pad(p.floats(v))
 			}
 		}

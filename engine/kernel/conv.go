@@ -26,6 +26,8 @@ type Conv struct {
 	// BF16 tells that x and the gradient of y are operands in bfloat16 already ([RoundBF16]), for
 	// machines that compute such products faster. w is rounded on its way.
 	BF16 bool
+	// Kept, if set, is x as [PackBF16] keeps it, which is read in place of the argument x.
+	Kept []uint32
 }
 
 // OH is the height of the output.
@@ -88,6 +90,7 @@ func (c *Conv) windowsOfWeights() windows {
 func ConvForward(t *Team, c *Conv, y, x, w, bias []float32, relu bool, scratch []float32) {
 	c.check()
 	if j, ok := c.lines(false, t.Threads()); ok && !c.depthwise() {
+		x, scratch = c.whole(t, x, scratch)
 		j.y, j.x, j.w, j.bias, j.relu, j.scratch = y, x, w, bias, relu, scratch
 		t.lines(j)
 		return
@@ -97,18 +100,20 @@ func ConvForward(t *Team, c *Conv, y, x, w, bias []float32, relu bool, scratch [
 		w, scratch = c.operands(t, w, scratch)
 	}
 	if c.depthwise() {
+		x, scratch = c.whole(t, x, scratch)
 		t.depthwise(depthwiseTask{c: *c, direction: forward, y: y, x: x, w: w, bias: bias, relu: relu, scratch: scratch})
 		return
 	}
-	t.groups(groupTask{c: *c, direction: forward, y: y, x: x, w: w, bias: bias, relu: relu, packs: packs, scratch: scratch})
+	t.groups(groupTask{c: *c, direction: forward, y: y, x: x, kept: c.kept(), w: w, bias: bias, relu: relu, packs: packs, scratch: scratch})
 }
 
 func (j *groupTask) forward(t *Team, gr int, scratch []float32) {
-	c, y, x, w := &j.c, j.y, j.x, j.w
+	c, y, w := &j.c, j.y, j.w
 	cg, og, plane := c.C/c.Groups, c.O/c.Groups, c.OH()*c.OW()
 	k := cg * c.KH * c.KW
 	v := j.apart(c.windows().withImagesInner(c.N))
 	scratch = v.begin(scratch)
+	room, scratch := scratch[:c.keptRoom()], scratch[c.keptRoom():]
 	v.setPhase(0, 0)
 	out, scratch := scratch[:og*v.columns()], scratch[og*v.columns():]
 	g := GemmArgs{M: og, A: w[gr*og*k:], RS: k, KS: 1, ReLU: j.relu, BF16: c.BF16, packed: j.pairs}
@@ -117,7 +122,8 @@ func (j *groupTask) forward(t *Team, gr int, scratch []float32) {
 	}
 	for n := 0; n < c.N; n += v.together {
 		images := min(v.together, c.N-n)
-		v.loadAll(t, x[(n*c.C+gr*cg)*c.H*c.W:], c.C*c.H*c.W, images)
+		x, step := j.source(t, gr, n, images, room)
+		v.loadAll(t, x, step, images)
 		v.operand(&g, images)
 		dst := y[(n*c.O+gr*og)*plane:]
 		if v.together == 1 {
@@ -309,21 +315,23 @@ func (v *windows) spread(c *Conv, plane, src []float32, half, ty, tx int) {
 func ConvBackwardWeight(t *Team, c *Conv, dw, dy, x []float32, acc bool, scratch []float32) {
 	c.check()
 	if c.depthwise() {
+		x, scratch = c.whole(t, x, scratch)
 		t.depthwise(depthwiseTask{c: *c, direction: backwardWeight, y: dy, x: x, w: dw, acc: acc, scratch: scratch})
 		return
 	}
-	t.groups(groupTask{c: *c, direction: backwardWeight, y: dy, x: x, w: dw, acc: acc, scratch: scratch})
+	t.groups(groupTask{c: *c, direction: backwardWeight, y: dy, x: x, kept: c.kept(), w: dw, acc: acc, scratch: scratch})
 }
 
 func (j *groupTask) weight(t *Team, gr int, scratch []float32) {
-	c, dy, x := &j.c, j.y, j.x
+	c, dy := &j.c, j.y
 	cg, og, plane := c.C/c.Groups, c.O/c.Groups, c.OH()*c.OW()
 	k := cg * c.KH * c.KW
 	v := c.windowsOfWeights()
 	scratch = v.begin(scratch)
 	v.setPhase(0, 0)
+	room, scratch := scratch[:c.keptRoom()], scratch[c.keptRoom():]
 	if c.narrow() && (t.Threads() == 1 || og*k*v.columns() < smallWork) {
-		v.narrowWeight(j, gr, scratch)
+		v.narrowWeight(j, gr, room, scratch)
 		return
 	}
 	grads, scratch := scratch[:og*v.columns()], scratch[og*v.columns():]
@@ -336,7 +344,8 @@ func (j *groupTask) weight(t *Team, gr int, scratch []float32) {
 	}
 	for n := 0; n < c.N; n += v.together {
 		images := min(v.together, c.N-n)
-		v.loadAll(t, x[(n*c.C+gr*cg)*c.H*c.W:], c.C*c.H*c.W, images)
+		x, step := j.source(t, gr, n, images, room)
+		v.loadAll(t, x, step, images)
 		v.operandT(&g, images)
 		g.A, g.RS = dy[(n*c.O+gr*og)*plane:], plane
 		if v.together > 1 {
@@ -359,7 +368,8 @@ func (j *groupTask) weight(t *Team, gr int, scratch []float32) {
 type groupTask struct {
 	c         Conv
 	direction direction
-	y, x, w   []float32 // or their gradients
+	y, x, w   []float32  // or their gradients
+	kept      keptTensor // x, where c.Kept is set
 	bias      []float32
 	relu, acc bool
 	packs     bool // the weights are packed, once for all images
@@ -404,6 +414,7 @@ func (j *groupTask) Tile(worker, i int) {
 	if j.packs {
 		n = ConvScratchBF16(&j.c)
 	}
+	n += j.c.keptRoom()
 	if scratch := j.team.scratch(worker, n, j.scratch); j.step == groupOf {
 		j.group(nil, i, scratch)
 	} else {

@@ -8,10 +8,10 @@ func (c *Conv) narrow() bool {
 	return c.O/c.Groups <= 32 && c.KH*c.KW > 1 && laneWidth() > 0
 }
 
-// narrowWeight computes the gradient of the weights of a group.
-func (v *windows) narrowWeight(j *groupTask, gr int, scratch []float32) {
-	c, dy, x, dw := &j.c, j.y, j.x, j.w
-	cg, og, plane := c.C/c.Groups, c.O/c.Groups, c.OH()*c.OW()
+// narrowWeight computes the gradient of the weights of a group, with room for images that are kept.
+func (v *windows) narrowWeight(j *groupTask, gr int, room, scratch []float32) {
+	c, dy, dw := &j.c, j.y, j.w
+	og, plane := c.O/c.Groups, c.OH()*c.OW()
 	k := len(v.taps)
 	scratch = aligned(scratch)
 	for o := gr * og; o < (gr+1)*og; {
@@ -22,7 +22,8 @@ func (v *windows) narrowWeight(j *groupTask, gr int, scratch []float32) {
 		transpose(filters, lanes, dw[o*k:], k, n, k)
 		for n0 := 0; n0 < c.N; n0 += v.together {
 			images := min(v.together, c.N-n0)
-			v.load(x[(n0*c.C+gr*cg)*c.H*c.W:], c.C*c.H*c.W, images)
+			x, step := j.source(nil, gr, n0, images, room)
+			v.load(x, step, images)
 			for i := range images {
 				transpose(grads[i*plane*lanes:], lanes, dy[((n0+i)*c.O+o)*plane:], plane, n, plane)
 			}

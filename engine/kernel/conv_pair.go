@@ -157,7 +157,13 @@ func (j *groupTask) part(i int, scratch []float32) {
 	c := &p.c
 	from := i * j.per
 	c.N = min(j.per, c.N-from)
-	p.x, p.y = p.x[from*c.C*c.H*c.W:], p.y[from*c.O*c.OH()*c.OW():]
+	at := from * c.C * c.H * c.W
+	if p.kept.w != nil {
+		p.kept.from = at
+	} else {
+		p.x = p.x[at:]
+	}
+	p.y = p.y[from*c.O*c.OH()*c.OW():]
 	p.product(nil, j.gr, scratch)
 }
 

@@ -328,6 +328,9 @@ func convTCompare(t *testing.T, c Conv, forms map[string]*tiling, fill func(n in
 			if s[:need+1][need] != 42 {
 				t.Fatalf("%s: wrote behind the scratch", what)
 			}
+			if c.BF16 {
+				convTKept(t, what, team, c, x, w, bias, dy, y, first)
+			}
 		}
 	}
 	if !c.BF16 { // some kernels follow the loops' dispatch, others the tiling
@@ -336,6 +339,27 @@ func convTCompare(t *testing.T, c Conv, forms map[string]*tiling, fill func(n in
 	for name, tl := range forms {
 		tile = tl
 		check(name)
+	}
+}
+
+// convTKept compares the answer and the gradient of the weights where x is kept in 16 bits.
+func convTKept(t *testing.T, what string, team *Team, c Conv, x, w, bias, dy, y, dw []float32) {
+	t.Helper()
+	c.Kept = make([]uint32, PackedBF16(len(x)))
+	PackBF16(nil, c.Kept, append([]float32(nil), x...), false)
+	need := ConvScratchBF16(&c) + ConvScratchKept(&c)
+	s := make([]float32, need+1)
+	for i := range s {
+		s[i] = float32(math.NaN())
+	}
+	s[need] = 42
+	got, gw := make([]float32, len(y)), make([]float32, len(w))
+	ConvForward(team, &c, got, nil, w, bias, true, s[:need])
+	gemmTBits(t, what+": y of x in 16 bits", got, y)
+	ConvBackwardWeight(team, &c, gw, dy, nil, false, s[:need])
+	gemmTBits(t, what+": dw of x in 16 bits", gw, dw)
+	if s[need] != 42 {
+		t.Fatalf("%s, x in 16 bits: wrote behind the scratch", what)
 	}
 }
 

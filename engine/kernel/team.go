@@ -55,6 +55,7 @@ type Team struct {
 	norms  normTask
 	round  roundTask
 	keep   packTask
+	kept   keptTask
 	line   lineTask
 }
 
