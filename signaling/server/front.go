@@ -330,8 +330,7 @@ func (s *Server) ice(r *http.Request, id string, tab bool) []proto.ICEServer {
 }
 
 // addresses returns addresses of the relay's socket, which is bound to at: the one at which
-// the request has come, and some public ones of other families: of several, a socket answers only
-// from the one that leads to who asks.
+// the request has come, and some public ones of other families.
 func (s *Server) addresses(r *http.Request, at netip.Addr) (called, public []netip.Addr) {
 	from, err := netip.ParseAddrPort(r.RemoteAddr)
 	local, ok := r.Context().Value(http.LocalAddrContextKey).(net.Addr)
@@ -430,7 +429,7 @@ func ListenUDP(ln net.Listener) (net.PacketConn, error) {
 	}
 	_ = c.SetReadBuffer(4 << 20)
 	_ = c.SetWriteBuffer(4 << 20)
-	return c, nil
+	return answering(c), nil
 }
 
 // ParsePublic parses the URL by which a host is known outside.
