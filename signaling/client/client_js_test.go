@@ -31,6 +31,7 @@ func TestJS(t *testing.T) {
 		t.Errorf("bandwidth: %g, %g, %v", up, down, err)
 	}
 	t.Logf("up %.1f, down %.1f Mbit/s", up/1e6, down/1e6)
+	cut(ctx, t)
 	c, err := Dial(ctx, addr, Options{Token: "t", Hello: hello})
 	if err != nil {
 		t.Fatal(err)
@@ -66,6 +67,36 @@ func TestJS(t *testing.T) {
 			}
 			c.Close("")
 			return
+		}
+	}
+}
+
+// cut checks that a request which gets no answer, as over a network that has gone, ends when the
+// connection to the host has been made anew.
+func cut(ctx context.Context, t *testing.T) {
+	u, err := ParseURL(os.Getenv("RAVNEST_TEST_SILENT"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var o Options
+	h := o.host(u)
+	ended := make(chan error, 1)
+	go func() {
+		_, err := h.send(ctx, "GET", u.String(), nil, nil, 0)
+		ended <- err
+	}()
+	for {
+		select {
+		case err := <-ended:
+			if err == nil || ctx.Err() != nil {
+				t.Errorf("the request ended with %v (%v)", err, ctx.Err())
+			}
+			if len(h.http.under) != 0 {
+				t.Errorf("%d requests are under way", len(h.http.under))
+			}
+			return
+		case <-time.After(10 * time.Millisecond):
+			h.cut()
 		}
 	}
 }

@@ -129,6 +129,9 @@ func (k *kept) watch() {
 	}
 }
 
+// cut has nothing to do: connections whose address has gone have ended themselves.
+func (*host) cut() {}
+
 // socket is an open WebSocket.
 type socket struct{ ws *websocket.Conn }
 

@@ -16,8 +16,39 @@ import (
 	"github.com/ravnest/ravnest/signaling/proto"
 )
 
-// HTTP has no options in a browser.
-type HTTP struct{}
+// HTTP knows the requests under way. A browser does not end those whose network has gone: they
+// wait for minutes.
+type HTTP struct {
+	mu    sync.Mutex
+	under map[int]context.CancelFunc
+	last  int
+}
+
+// begin notes a request until done is called.
+func (c *HTTP) begin(ctx context.Context) (_ context.Context, done func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.last++
+	n := c.last
+	c.under[n] = cancel
+	return ctx, func() {
+		cancel()
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		delete(c.under, n)
+	}
+}
+
+// cut ends the requests under way, which are made again: the connection to the host had to be
+// made anew, so theirs may be dead.
+func (h *host) cut() {
+	h.http.mu.Lock()
+	defer h.http.mu.Unlock()
+	for _, cancel := range h.http.under {
+		cancel()
+	}
+}
 
 // maxAnswer is how many bytes of a blob are requested at once: an answer takes its size twice
 // in memory.
@@ -34,8 +65,8 @@ func (h *host) most() int64 {
 // paced has nothing to choose in a browser.
 func paced(c *HTTP, _ *throttle.Limit) *HTTP { return c }
 
-// staying leaves to the browser what happens when an address changes.
-func staying(c *HTTP) *HTTP { return c }
+// staying leaves to the browser what happens to idle connections when an address changes.
+func staying(*HTTP) *HTTP { return &HTTP{under: map[int]context.CancelFunc{}} }
 
 var uint8Array = js.Global().Get("Uint8Array")
 
@@ -178,6 +209,8 @@ func (s *socket) abort() {
 
 // send makes a request; a body has size bytes.
 func (h *host) send(ctx context.Context, method, url string, header map[string]string, body io.Reader, size int) (*answer, error) {
+	ctx, done := h.http.begin(ctx)
+	defer done()
 	abort := js.Global().Get("AbortController").New()
 	init := map[string]any{"method": method, "credentials": "omit", "signal": abort.Get("signal"), "headers": map[string]any{}}
 	for k, v := range header {

@@ -42,6 +42,7 @@ func (c *Conn) serve(life context.Context, ws *socket) {
 			break
 		}
 		ws = next
+		c.host.cut()
 		if c.opt.Back != nil {
 			c.opt.Back(time.Since(began))
 		}
