@@ -475,8 +475,9 @@ func (c *connecting) establish(theirs description, begins bool) error {
 	if err != nil {
 		return fmt.Errorf("encrypting the connection: %w", err)
 	}
+	p.mended = mend(secure, int(c.mtu))
 	assoc, err := sctp.ClientContext(c.ctx,
-		sctp.WithNetConn(mend(secure, int(c.mtu))),
+		sctp.WithNetConn(p.mended),
 		sctp.WithMinCwnd(repair.Ceiling), // the window is mended's
 		sctp.WithLoggerFactory(quiet()),
 		sctp.WithMTU(c.mtu),

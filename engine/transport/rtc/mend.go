@@ -58,6 +58,16 @@ func (m *mended) tick() {
 	m.repeat()
 }
 
+// moved is called when there is another path.
+func (m *mended) moved() {
+	m.mu.Lock()
+	now := m.now()
+	m.path.Moved(now)
+	m.schedule(now)
+	m.mu.Unlock()
+	m.repeat()
+}
+
 // repeat sends again what was lost. Errors show at the next packet that SCTP sends.
 func (m *mended) repeat() {
 	m.writing.Lock()

@@ -32,6 +32,7 @@ type pipe struct {
 	e      *Endpoint
 	agent  *ice.Agent
 	secure *dtls.Conn
+	mended *mended
 	assoc  *sctp.Association
 	d      *datachannel.DataChannel
 	low    chan struct{} // signals that the queue has drained to the low mark

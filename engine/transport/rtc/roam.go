@@ -54,6 +54,9 @@ func (r *roamer) roam() {
 		case <-r.p.connected:
 			r.late.Stop()
 			r.home = addresses()
+			if r.moved {
+				r.p.mended.moved()
+			}
 		case s := <-r.p.found:
 			if r.moved { // others are of no use any more
 				r.tell(s)

@@ -441,17 +441,36 @@ func (p *Path) Tick(now time.Duration) {
 		// Nothing was heard: the first packet says most if it arrives, and the last one shows
 		// what is missing before it.
 		p.probes++
-		first := p.head
-		for _, k := range p.chunks {
-			if k != nil {
-				first = k
-				break
-			}
-		}
-		for _, k := range slices.Compact([]*packet{first, p.tail}) {
-			p.stats.Probes++
-			p.again(k)
-		}
-		p.heard = now
+		p.probe(now)
 	}
+}
+
+// probe sends the first and the last packet in flight again.
+func (p *Path) probe(now time.Duration) {
+	first := p.head
+	for _, k := range p.chunks {
+		if k != nil {
+			first = k
+			break
+		}
+	}
+	for _, k := range slices.Compact([]*packet{first, p.tail}) {
+		p.stats.Probes++
+		p.again(k)
+	}
+	p.heard = now
+}
+
+// Moved is to be called when the path leads elsewhere from now on: what is in flight is probed at
+// once, however long nothing was heard, and round trips are measured anew, by what is sent from now
+// on.
+func (p *Path) Moved(now time.Duration) {
+	p.srtt, p.minRTT, p.probing, p.probes = 0, 0, 0, 0
+	if p.blind || p.head == nil {
+		return
+	}
+	for k := p.head; k != nil; k = k.next {
+		k.sends = max(k.sends, 2)
+	}
+	p.probe(now)
 }

@@ -150,6 +150,40 @@ func TestSilence(t *testing.T) {
 	}
 }
 
+// TestMoved checks that what was sent while there was no path is probed as soon as there is one
+// again, and that the time without one counts for no round trip.
+func TestMoved(t *testing.T) {
+	p := sent(t, 1, 1)
+	in(p, 5*ms, sackPacket(1, 1<<20))
+	now := 10 * ms
+	for i := range uint32(5) {
+		p.Out(now, dataPacket(2+i))
+	}
+	for range 8 { // nothing arrives
+		now = p.Due()
+		tick(p, now)
+	}
+	now += 10 * ms
+	if p.Due() < now+time.Second {
+		t.Fatalf("the next probe is due in %v, want it far off", p.Due()-now)
+	}
+	p.Moved(now)
+	if again := next(p, now); len(again) != 2 {
+		t.Fatalf("%d packets are sent at once, want the first and the last", len(again))
+	}
+	now += 100 * ms
+	// Those between arrived long ago; what told so was lost.
+	in(p, now, sackPacket(6, 1<<20))
+	if p.Due() != 0 || p.inflight != 0 || p.srtt != 0 || p.minRTT != 0 {
+		t.Errorf("due %v, %d bytes in flight, round trips %v and %v", p.Due(), p.inflight, p.srtt, p.minRTT)
+	}
+	p.Out(now, dataPacket(7))
+	if in(p, now+100*ms, sackPacket(7, 1<<20)); p.srtt != 100*ms || p.minRTT != 100*ms {
+		t.Errorf("a round trip of %v and %v on the new path, want 100ms", p.srtt, p.minRTT)
+	}
+	check(t, p)
+}
+
 // TestUnexpected checks that what the rules do not know passes as it is.
 func TestUnexpected(t *testing.T) {
 	for name, packet := range map[string][]byte{
