@@ -70,8 +70,9 @@ func flip(params []float32) {
 	params[i] = math.Float32frombits(math.Float32bits(params[i]) ^ 1<<20)
 }
 
-// lendSpoilt lends this process as a provider whose numbers are spoilt by hooks. stop ends it.
-func (s *scene) lendSpoilt(url, name string, spoil stage.Hooks) (stop func()) {
+// lendSpoilt lends this process as a provider whose numbers are spoilt by hooks, to a host that may be
+// followed by others. stop ends it.
+func (s *scene) lendSpoilt(url, name string, spoil stage.Hooks, others ...string) (stop func()) {
 	s.Helper()
 	id, err := native.OpenIdentity(filepath.Join(s.TempDir(), "spoilt.pem"))
 	if err != nil {
@@ -83,7 +84,7 @@ func (s *scene) lendSpoilt(url, name string, spoil stage.Hooks) (stop func()) {
 	var wg sync.WaitGroup
 	wg.Go(func() {
 		_ = lend.Lend(ctx, lend.Config{
-			Host: url, Name: name, Agent: "spoilt", Platform: runtime.GOOS + "/" + runtime.GOARCH, Team: team, RAM: 1 << 30, Identity: id,
+			Host: url, Hosts: others, Name: name, Agent: "spoilt", Platform: runtime.GOOS + "/" + runtime.GOARCH, Team: team, RAM: 1 << 30, Identity: id,
 			Loopback: native.Loopback(url), Machine: native.Network(), Rules: machine.Rules{Once: true, Wait: -1},
 			Now: func() time.Duration { return time.Since(began) }, Hooks: spoil,
 		})

@@ -8,10 +8,13 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
+
+	"github.com/ravnest/ravnest/engine/pipeline/stage"
 )
 
 // natsServer is a NATS server that wants a password, and that can be stopped and started again.
@@ -247,4 +250,59 @@ func TestMembersOfTwoHosts(t *testing.T) {
 	eve.says("(?m)^joined", limit)
 	s.more(dirB, 20)
 	b.stops()
+}
+
+// TestAuditOfTwoHosts: a provider computes something else once the host that led is lost. The next one
+// names it, goes back to what was right, which the host before it may have stored, and ends with the
+// bytes of one process; and if it is lost as well, the one that follows knows who is barred.
+func TestAuditOfTwoHosts(t *testing.T) {
+	posix(t)
+	s := newScene(t)
+	nats := newNATS(t).url
+	dirA := s.endlessJob("--audit")
+	flags := []string{"--nats", nats, "--audit-every", "1"}
+	a, b, dirB, urlA, urlB := s.twoHosts(dirA, flags...)
+	var lying atomic.Bool
+	defer s.lendSpoilt(urlA, "node_1", stage.Hooks{Updated: func(_ uint64, params []float32) {
+		if lying.Load() {
+			flip(params)
+		}
+	}}, urlB)()
+	for _, name := range []string{"node_0", "node_2"} {
+		s.start("ravnest-provider", "--join", urlA, "--join", urlB, "--name", name)
+	}
+	a.says("training", limit)
+	s.start("ravnest-provider", "--join", urlA, "--join", urlB)
+	a.says(`audited: steps \d+ to [1-9]\d* are what the job makes`, limit)
+	if err := a.cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	<-a.done
+	b.says("this host leads the job", limit)
+	b.says(`training resumes from step \d+`, limit)
+	b.says(`audited: steps \d+ to [1-9]\d* are what the job makes`, limit)
+	lying.Store(true)
+	b.says(`barred: step \d+: node_1 \(cluster 0, stage \d\): the `, limit)
+	b.says(`the run goes on without node_1 from the checkpoint of step [1-9]\d*`, limit)
+	b.says(`training resumes from step [1-9]\d*, `, limit)
+	s.more(dirB, 20)
+	if out := b.err.String(); strings.Contains(out, "are not computed again") {
+		t.Errorf("an audit did not find what the host before had stored:\n%s", out)
+	}
+
+	again, _ := s.serve(append(slices.Clone(flags), "--listen", strings.TrimPrefix(urlA, "http://"), dirA)...)
+	again.says("standing by: the host at "+urlB+" leads", limit)
+	if err := b.cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	again.says("this host leads the job", limit)
+	again.says(`training resumes from step [1-9]\d*`, limit)
+	s.more(dirA, 20)
+	if out := again.err.String(); strings.Contains(out, "barred: ") {
+		t.Errorf("a provider that is barred trains again:\n%s", out)
+	}
+	s.ends(again, dirA, "--audit")
+	if a := s.audit(dirA, 0); len(a.Faults) != 0 {
+		t.Errorf("an audit of what came of it says %+v", a)
+	}
 }
