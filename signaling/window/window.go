@@ -47,12 +47,21 @@ func (o *Out) Add(b []byte, plain bool) *Item {
 // lose its bytes while they are being written, since the other side may acknowledge what it has
 // not had, or have it before the write returns.
 func (o *Out) Next() (*Item, []byte) {
+	o.skip()
 	if o.next == len(o.items) {
 		return nil, nil
 	}
 	it := o.items[o.next]
 	o.next++
 	return it, it.Bytes
+}
+
+// skip passes over what was acknowledged without having been given to this connection: it has come
+// by an earlier one, or the other side lies.
+func (o *Out) skip() {
+	for o.next < len(o.items) && o.items[o.next].Bytes == nil {
+		o.next++
+	}
 }
 
 // Written notes that a message of Next was written.
@@ -97,11 +106,7 @@ func (o *Out) Ack(n uint64) error {
 			o.release(it)
 		}
 	}
-	// What was acknowledged without having been given to this connection has come by an
-	// earlier one.
-	for o.next < len(o.items) && o.items[o.next].Bytes == nil {
-		o.next++
-	}
+	o.skip()
 	o.trim()
 	return nil
 }

@@ -195,6 +195,34 @@ func TestEarly(t *testing.T) {
 	}
 }
 
+// TestAcknowledgedUnsent: who acknowledges what waits behind a heartbeat is sent the heartbeat alone,
+// and no empty message in the place of the other.
+func TestAcknowledgedUnsent(t *testing.T) {
+	var o Out
+	o.Add([]byte("ping"), true)
+	o.Add([]byte("one"), false)
+	o.Add([]byte("two"), false)
+	if err := o.Ack(1); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"ping", "two"} {
+		it, b := o.Next()
+		if it == nil || string(b) != want {
+			t.Fatalf("%q is sent, want %q", b, want)
+		}
+		o.Written(it)
+	}
+	if it, b := o.Next(); it != nil {
+		t.Errorf("%q is sent, too", b)
+	}
+	if err := o.Ack(2); err != nil {
+		t.Fatal(err)
+	}
+	if n, size := o.Held(); n != 0 || size != 0 || len(o.items) != 0 {
+		t.Errorf("%d messages of %d bytes are kept", n, size)
+	}
+}
+
 // TestDue: what comes is acknowledged before the other side's window is full.
 func TestDue(t *testing.T) {
 	var i In
