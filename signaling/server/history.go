@@ -166,15 +166,22 @@ func (h *history) take(now time.Time, ev Event) {
 	case Ready:
 		h.note(now, "ready", "%s is ready", e.Name)
 	case Started:
-		if e.Resume > 0 {
+		switch {
+		case e.After > 0:
+			h.note(now, "started", "training resumes from step %d, %.1f s later", e.Resume, e.After.Seconds())
+		case e.Resume > 0:
 			h.note(now, "started", "training resumes from step %d", e.Resume)
-		} else {
+		default:
 			h.note(now, "started", "training has begun")
 		}
 	case Waiting:
 		h.note(now, "waiting", "%s", e.Reason)
 	case Recovering:
-		h.note(now, "recovering", "%s", e.Reason)
+		again := ""
+		if e.Reached > e.Step && !e.Back { // where it goes back, the reason says so
+			again = fmt.Sprintf("; steps %d to %d are trained again", e.Step, e.Reached-1)
+		}
+		h.note(now, "recovering", "%s%s", e.Reason, again)
 	case Resumed:
 		h.note(now, "resumed", "resuming %s from step %d", e.Run, e.Step)
 	case Loss:

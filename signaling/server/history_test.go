@@ -55,6 +55,11 @@ func TestHistory(t *testing.T) {
 	if len(h.losses.points) != 1 || h.losses.points[0] != [2]float64{3, 0.5} || len(h.vals.points) != 1 {
 		t.Errorf("curves %v, %v", h.losses.points, h.vals.points)
 	}
+	h.take(now, Recovering{Reason: "eve left", Step: 3, Reached: 6})
+	h.take(now, Started{Resume: 3, After: 1500 * time.Millisecond})
+	if n := h.notes[maxNotes-2:]; n[0].Text != "eve left; steps 3 to 5 are trained again" || n[1].Text != "training resumes from step 3, 1.5 s later" {
+		t.Errorf("a loss is told as %+v", n)
+	}
 	h.take(now, Planned{Run: "again-1", Generation: 1})
 	if h.run != "again-1" || len(h.losses.points) != 0 {
 		t.Error("a new run keeps the older one's curve")
