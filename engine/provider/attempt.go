@@ -127,6 +127,8 @@ func (r *attempt) do() (machine.Ended, error) {
 		ended.Kind, ended.Peer = proto.FailedPeer, pe.id
 	case errors.Is(err, ErrMemory):
 		ended.Kind = proto.FailedMemory
+	case errors.Is(err, stage.ErrRound):
+		ended.Kind = proto.FailedRound
 	case errors.Is(err, stage.ErrDiverged):
 		ended.Kind = proto.FailedDiverged
 	case errors.Is(err, errBlob), errors.Is(err, stage.ErrData):
@@ -148,6 +150,14 @@ func (r *attempt) blame(err error) error {
 				verb = "cannot understand"
 			}
 			return &peerError{p.ID, p.Name, fmt.Errorf("%s %s: %w", verb, p.Name, err)}
+		}
+	}
+	var sent *stage.PeerError
+	if errors.As(err, &sent) {
+		for _, p := range r.a.Peers {
+			if (stage.Peer{Cluster: p.Cluster, Stage: p.Stage}) == sent.From {
+				return &peerError{p.ID, p.Name, fmt.Errorf("cannot use what %s sent: %w", p.Name, err)}
+			}
 		}
 	}
 	return err

@@ -463,7 +463,7 @@ func (m *Stop) check() error {
 
 func (m *Failed) check() error {
 	switch m.Kind {
-	case "", FailedMemory, FailedDiverged, FailedBlob, FailedOther:
+	case "", FailedMemory, FailedDiverged, FailedBlob, FailedRound, FailedOther:
 		if m.Peer != "" {
 			return fmt.Errorf("a failure of kind %q names the peer %.64q", m.Kind, m.Peer)
 		}
@@ -472,7 +472,7 @@ func (m *Failed) check() error {
 			return fmt.Errorf("peer: %w", err)
 		}
 	default:
-		return fmt.Errorf("failure of kind %.32q, want %q, %q, %q, %q or %q", m.Kind, FailedPeer, FailedMemory, FailedDiverged, FailedBlob, FailedOther)
+		return fmt.Errorf("failure of kind %.32q, want %q, %q, %q, %q, %q or %q", m.Kind, FailedPeer, FailedMemory, FailedDiverged, FailedBlob, FailedRound, FailedOther)
 	}
 	return first(CheckName(m.Run), within("stage", m.Stage, 0, MaxStages-1), text("error", m.Error, MaxText))
 }

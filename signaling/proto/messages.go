@@ -482,6 +482,7 @@ const (
 	FailedMemory   Kind = "memory"   // the stage does not fit into the provider's memory
 	FailedDiverged Kind = "diverged" // a loss, activation, gradient or weight is not finite, which would happen again
 	FailedBlob     Kind = "blob"     // a blob of the assignment could not be fetched or is invalid
+	FailedRound    Kind = "round"    // what several clusters agreed on cannot be; whose doing it is cannot be told
 	FailedOther    Kind = "other"    // anything else; the empty kind means the same
 )
 

@@ -498,6 +498,8 @@ func (m *Machine) failed(now time.Time, x *member, msg *proto.Failed) {
 		}
 		m.hear(now)
 		return
+	case proto.FailedRound:
+		l.blame = nil
 	case proto.FailedMemory:
 		// Trying again would not give it more memory.
 		s := m.strikeOf(x.Name)

@@ -110,6 +110,21 @@ func TestFailedProvider(t *testing.T) {
 	}
 }
 
+// TestRoundIsNobodys: where clusters do not agree about a round, whoever finds that is not to blame,
+// nor is anybody else who cannot be told to be.
+func TestRoundIsNobodys(t *testing.T) {
+	r := started(t, nil)
+	r.step(Message{ID: "p2", Msg: &proto.Failed{Run: "j-1", Stage: 2, Error: "a scale is smaller than it was", Kind: proto.FailedRound}})
+	if e, ok := event[Recovering](r); !ok || !strings.Contains(e.Reason, "smaller than it was") {
+		t.Errorf("%+v", e)
+	}
+	for name, s := range r.l.Strikes {
+		if s.Count > 0 {
+			t.Errorf("%s is blamed", name)
+		}
+	}
+}
+
 func TestPeerIsBlamed(t *testing.T) {
 	r := started(t, nil)
 	r.step(Message{ID: "p2", Msg: &proto.Failed{Run: "j-1", Stage: 2, Error: "lost node_1", Kind: proto.FailedPeer, Peer: "p1"}})

@@ -180,11 +180,12 @@ func TestForged(t *testing.T) {
 
 // TestForgedScales: a scale that is changed on its way over a ring either contradicts what its
 // receivers know, and the round ends with an error, or it goes into the average: then the two ends of
-// that link are named and nobody else.
+// that link are named and nobody else. The error accuses the one end to the other, where nobody else
+// can have done it, and else nobody.
 func TestForgedScales(t *testing.T) {
 	w := several()["three"]
 	truth := w.replay(t).record(t)
-	refused, named := 0, 0
+	refused, accusing, named := 0, 0, 0
 	for _, who := range w.places() {
 		for _, e := range w.replay(t).Trail().of[who].exchanges {
 			if !e.Sent || e.Kind != wire.Scale {
@@ -198,7 +199,13 @@ func TestForgedScales(t *testing.T) {
 			}
 			x, err := r.told(t)
 			if err != nil {
-				if refused++; !errors.Is(err, stage.ErrProtocol) {
+				var by *stage.PeerError
+				switch accused := errors.As(err, &by); {
+				case accused && by.From == who && strings.HasPrefix(err.Error(), e.With.String()):
+					accusing++
+				case !accused && errors.Is(err, stage.ErrRound):
+					refused++
+				default:
 					t.Errorf("%s sends another scale to %s in step %d: %v", who, e.With, e.Step, err)
 				}
 				continue
@@ -209,8 +216,8 @@ func TestForgedScales(t *testing.T) {
 			}
 		}
 	}
-	if refused == 0 || named == 0 {
-		t.Errorf("%d were refused and %d named: both were to be tried", refused, named)
+	if refused == 0 || accusing == 0 || named == 0 {
+		t.Errorf("%d were refused, %d of their senders accused, %d named: all were to be tried", refused, accusing, named)
 	}
 }
 

@@ -120,8 +120,8 @@ func (w *wiring) receiveNorm(ctx context.Context, from int, seq uint64) (float64
 	}
 	defer m.Release()
 	if h := m.Header; h.Kind != wire.Norm || h.Seq != seq || len(m.Payload) != normBytes {
-		return 0, fmt.Errorf("%w: stage %d sent a %s of %d bytes at item %d; expected the squares of its gradients at item %d",
-			ErrProtocol, from, h.Kind, len(m.Payload), h.Seq, seq)
+		return 0, w.sentBy(from, fmt.Errorf("%w: stage %d sent a %s of %d bytes at item %d; expected the squares of its gradients at item %d",
+			ErrProtocol, from, h.Kind, len(m.Payload), h.Seq, seq))
 	}
 	sum := math.Float64frombits(binary.LittleEndian.Uint64(m.Payload))
 	if !(sum >= 0) || math.IsInf(sum, 0) {

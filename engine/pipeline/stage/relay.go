@@ -176,7 +176,7 @@ func (m *exchange) takeMean(in incomingMean) error {
 	h := in.Header
 	err := m.handleMean(in.from, h, in.Payload)
 	if err != nil {
-		return fmt.Errorf("from stage %d: the average of tied parameter %d: %w", in.from, h.Edge, err)
+		return m.wires.sentBy(in.from, fmt.Errorf("from stage %d: the average of tied parameter %d: %w", in.from, h.Edge, err))
 	}
 	return nil
 }

@@ -493,7 +493,7 @@ func (m *exchange) take(in incoming) error {
 func (m *exchange) handle(from Peer, h wire.Header, payload []byte) error {
 	i := slices.IndexFunc(m.shares, func(r *ring) bool { return r.number == int(h.Edge) && r.before == from })
 	if i < 0 || h.Seq != m.w.number {
-		return fmt.Errorf("%w: %s sent a %s of segment %d in round %d, this is round %d", ErrProtocol, from, h.Kind, h.Edge, h.Seq, m.w.number)
+		return sentBy(from, fmt.Errorf("%w: %s sent a %s of segment %d in round %d, this is round %d", ErrProtocol, from, h.Kind, h.Edge, h.Seq, m.w.number))
 	}
 	r, g, step := m.shares[i], int(h.Rows>>8), int(h.Rows&0xff)
 	var err error
@@ -511,7 +511,7 @@ func (m *exchange) handle(from Peer, h wire.Header, payload []byte) error {
 		err = fmt.Errorf("%w: a %s of group %d", ErrProtocol, h.Kind, g)
 	}
 	if err != nil {
-		return fmt.Errorf("from %s: segment %d, step %d: %w", from, r.number, step, err)
+		return sentBy(from, fmt.Errorf("from %s: segment %d, step %d: %w", from, r.number, step, err))
 	}
 	return nil
 }
@@ -530,9 +530,16 @@ func (m *exchange) takeScales(r *ring, h wire.Header, payload []byte, step int) 
 		v := math.Float32frombits(binary.LittleEndian.Uint32(payload[4*i:]))
 		own := &r.agreed[from+i]
 		// A scale is not negative. What is told besides may be left out. A maximum over all
-		// members is at least this one's own value.
-		if !(v <= math.MaxFloat32) || from+i < r.scales && !(v >= 0) || !st.Reduce && v < *own {
-			return fmt.Errorf("%w: element %d of the scales is %v, here %v", ErrProtocol, from+i, v, *own)
+		// members is at least this one's own value, whoever made it smaller.
+		if !(v <= math.MaxFloat32) || from+i < r.scales && !(v >= 0) {
+			return fmt.Errorf("%w: element %d of the scales is %v", ErrProtocol, from+i, v)
+		}
+		if !st.Reduce && v < *own {
+			why := ErrRound
+			if m.n == 2 {
+				why = ErrProtocol // there is nobody else
+			}
+			return fmt.Errorf("%w: element %d of the scales is %v, here %v", why, from+i, v, *own)
 		}
 		*own = max(*own, v)
 	}
@@ -615,7 +622,7 @@ func whole(v float32, least, most int64) (int64, error) {
 	if n := int64(v); float32(n) == v && n >= least && n <= most {
 		return n, nil
 	}
-	return 0, fmt.Errorf("%w: a count, mark or cost of %v", ErrProtocol, v)
+	return 0, fmt.Errorf("%w: a count, mark or cost of %v", ErrRound, v)
 }
 
 // collect takes what all clusters have told.

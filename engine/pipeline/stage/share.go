@@ -117,13 +117,13 @@ func (s *Stage) takeShares() error {
 	next := make([]order.Set, len(s.c.Placement.Clusters))
 	for k, c := range b {
 		if int(c) >= len(next) {
-			return fmt.Errorf("%w: replica %d is given to cluster %d of %d", ErrProtocol, k, c, len(next))
+			return fmt.Errorf("%w: replica %d is given to cluster %d of %d", ErrRound, k, c, len(next))
 		}
 		next[c] |= 1 << k
 	}
 	for c, cl := range s.c.Placement.Clusters {
 		if n := next[c].Len(); len(b) != s.run.Replicas || n < 1 || n > cl.room() {
-			return fmt.Errorf("%w: of %d replicas cluster %d is given %d, want 1 to %d of %d", ErrProtocol, len(b), c, n, cl.room(), s.run.Replicas)
+			return fmt.Errorf("%w: of %d replicas cluster %d is given %d, want 1 to %d of %d", ErrRound, len(b), c, n, cl.room(), s.run.Replicas)
 		}
 	}
 	s.shares.next = next

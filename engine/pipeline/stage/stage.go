@@ -542,7 +542,7 @@ func (s *Stage) losses(obs Observer) error {
 				continue
 			}
 			if v-v != 0 {
-				return fmt.Errorf("%w: the loss of replica %d is %v", ErrProtocol, k, v)
+				return fmt.Errorf("%w: the loss of replica %d is %v", ErrRound, k, v)
 			}
 			it.Replica = k
 			sum.Before(it)

@@ -179,11 +179,11 @@ func (w *wiring) receiveTied(ctx context.Context, from int, t *tie, piece int, s
 	}
 	defer m.Release()
 	if h := m.Header; int(h.Edge) != t.Number || h.Seq != seq || int(h.Rows) != piece || int(h.Elems) != len(dst) {
-		return fmt.Errorf("%w: stage %d sent piece %d of tied parameter %d at item %d, %d elements; expected piece %d of %d at item %d, %d elements",
-			ErrProtocol, from, h.Rows, h.Edge, h.Seq, h.Elems, piece, t.Number, seq, len(dst))
+		return w.sentBy(from, fmt.Errorf("%w: stage %d sent piece %d of tied parameter %d at item %d, %d elements; expected piece %d of %d at item %d, %d elements",
+			ErrProtocol, from, h.Rows, h.Edge, h.Seq, h.Elems, piece, t.Number, seq, len(dst)))
 	}
 	if err := w.dec.Decode(dst, m.Payload); err != nil {
-		return fmt.Errorf("from stage %d: %w", from, err)
+		return w.sentBy(from, fmt.Errorf("%w: from stage %d: %w", ErrProtocol, from, err))
 	}
 	if err := finite(dst); err != nil {
 		return fmt.Errorf("the gradient of %q, sent by stage %d: %w", t.Name, from, err)

@@ -89,7 +89,8 @@ func edgesOf(gs *graph.Stage) edges {
 // wiring is a stage's end of its links.
 type wiring struct {
 	edges
-	stage  int
+	cluster, stage int
+
 	inputs int // of the model
 	kind   codec.Kind
 	links  map[int]Link
@@ -116,7 +117,7 @@ type wiring struct {
 
 func newWiring(c *Compiled, busy *meter) *wiring {
 	return &wiring{
-		edges: c.edges, stage: c.Stage.Index, inputs: c.Stage.ModelInputs, kind: c.kind,
+		edges: c.edges, cluster: c.Placement.Cluster, stage: c.Stage.Index, inputs: c.Stage.ModelInputs, kind: c.kind,
 		enc: codec.NewEncoder(c.kind), dec: codec.NewDecoder(), buf: make([]byte, 0, c.Memory().Out), busy: busy,
 		part: make([]float32, c.part()), halves: c.halves(), ties: c.ties,
 	}
@@ -291,7 +292,7 @@ func (w *wiring) firstMark(ctx context.Context, it order.Item) (order.Mark, erro
 	}
 	defer m.Release()
 	if h := m.Header; h.Kind != wire.Control || h.Seq != it.Seq || h.Rows > uint32(order.Stop) {
-		return order.Continue, fmt.Errorf("%w: stage %d sent a %s for item %d with %d rows; expected the mark before item %d", ErrProtocol, from, h.Kind, h.Seq, h.Rows, it.Seq)
+		return order.Continue, w.sentBy(from, fmt.Errorf("%w: stage %d sent a %s for item %d with %d rows; expected the mark before item %d", ErrProtocol, from, h.Kind, h.Seq, h.Rows, it.Seq))
 	}
 	w.told = append(w.told[:0], m.Payload...)
 	return order.Mark(m.Header.Rows), nil
@@ -313,7 +314,7 @@ func (w *wiring) receiveMark(ctx context.Context, it order.Item, want order.Mark
 		h := m.Header
 		m.Release()
 		if h.Kind != wire.Control || h.Seq != it.Seq || order.Mark(h.Rows) != want {
-			return fmt.Errorf("%w: stage %d sent a %s for item %d; stage %d sent mark %s before item %d", ErrProtocol, d.from, h.Kind, h.Seq, w.in[0].from, want, it.Seq)
+			return w.sentBy(d.from, fmt.Errorf("%w: stage %d sent a %s for item %d; stage %d sent mark %s before item %d", ErrProtocol, d.from, h.Kind, h.Seq, w.in[0].from, want, it.Seq))
 		}
 	}
 	return nil
@@ -332,15 +333,15 @@ func (w *wiring) receive(ctx context.Context, from int, kind wire.Kind, d edge, 
 		if k := order.Mark(h.Rows); k > order.Continue && k <= order.Stop {
 			return k, nil
 		}
-		return order.Continue, fmt.Errorf("%w: stage %d sent mark %d, which does not exist", ErrProtocol, from, h.Rows)
+		return order.Continue, w.sentBy(from, fmt.Errorf("%w: stage %d sent mark %d, which does not exist", ErrProtocol, from, h.Rows))
 	}
 	if h.Kind != kind || h.Edge != d.id || h.Seq != it.Seq || int(h.Rows) != it.Rows || int(h.Elems) != len(dst) {
-		return order.Continue, fmt.Errorf("%w: stage %d sent kind %d, edge %d, item %d, %d rows, %d elements; expected kind %d, edge %d, item %d, %d rows, %d elements",
-			ErrProtocol, from, h.Kind, h.Edge, h.Seq, h.Rows, h.Elems, kind, d.id, it.Seq, it.Rows, len(dst))
+		return order.Continue, w.sentBy(from, fmt.Errorf("%w: stage %d sent kind %d, edge %d, item %d, %d rows, %d elements; expected kind %d, edge %d, item %d, %d rows, %d elements",
+			ErrProtocol, from, h.Kind, h.Edge, h.Seq, h.Rows, h.Elems, kind, d.id, it.Seq, it.Rows, len(dst)))
 	}
 	defer w.busy.working()()
 	if err := w.dec.Decode(dst, m.Payload); err != nil {
-		return order.Continue, fmt.Errorf("from stage %d: %w", from, err)
+		return order.Continue, w.sentBy(from, fmt.Errorf("%w: from stage %d: %w", ErrProtocol, from, err))
 	}
 	if err := finite(dst); err != nil {
 		return order.Continue, fmt.Errorf("the %s of %q, sent by stage %d: %w", kind, d.name, from, err)
