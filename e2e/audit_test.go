@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"runtime"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -263,6 +264,44 @@ func TestAuditEvery(t *testing.T) {
 	dir = filepath.Join(t.TempDir(), "other")
 	s.ok("ravnest", "init", dir)
 	s.bad([]string{"--audit-every 2", "init --audit"}, "ravnest", "serve", "--audit-every", "2", dir)
+}
+
+// TestAuditDoubt: a provider says that it got something else than its neighbour has sent. The two have no
+// link any more, and only one of them trains on; whoever is in doubt with a second one is barred. The run
+// ends with the bytes of one process, and nobody honest is barred.
+func TestAuditDoubt(t *testing.T) {
+	posix(t)
+	s := newScene(t)
+	dir := s.endlessJob("--audit")
+	host, url := s.serve("--audit-every", "1", dir)
+	defer s.lendSpoilt(url, "node_1", stage.Hooks{Said: func(d *stage.Digest) {
+		if d.Step >= 150 {
+			d.In[stage.Activations][0]++
+		}
+	}})()
+	ps := s.provide(url, "node_0", "node_2")
+	host.says("training", limit)
+	ps = append(ps, s.provide(url, "")...)
+	host.says(`in doubt: step \d+: node_1 \(cluster 0, stage 1\) or node_0: the activations that it received are not those`, limit)
+	host.says(`the run goes on without a link between node_1 and node_0 from the checkpoint of step \d+`, limit)
+	host.says(`no link may be between node_1 and node_0: node_\d to spare`, limit)
+	host.says(`training resumes from step \d+`, limit)
+	s.more(dir, 60)
+	out := host.err.String()
+	if bad := regexp.MustCompile(`barred: node_[^1]`).FindString(out); bad != "" {
+		t.Errorf("the host says %q:\n%s", bad, out)
+	}
+	for _, p := range ps {
+		select {
+		case <-p.done:
+			t.Errorf("an honest provider has ended:\n%s", p.err.String())
+		default:
+		}
+	}
+	if out, _ := s.ok("ravnest", "members", dir); strings.Contains(out, "banned") {
+		t.Errorf("somebody is banned without proof:\n%s", out)
+	}
+	s.ends(host, dir, "--audit")
 }
 
 // TestAuditHonest: an honest run, with a loss in the middle, is what the job makes, from its

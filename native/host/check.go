@@ -54,8 +54,16 @@ func culprits(fs []AuditFault) (cs []server.Culprit) {
 // a key.
 func (r *run) condemned(c server.Condemned) {
 	r.rec.clear()
+	switch {
+	case c.Twice != nil:
+		r.opt.say("barred: %s, in doubt with a second provider: %s", c.Twice.Name, c.What)
+		return
+	case c.Or != nil:
+		r.opt.say("in doubt: %s", c.What)
+		return
+	}
 	r.opt.say("barred: %s", c.What)
-	if c.Or != nil || c.Key == "" || r.opt.Members == nil {
+	if c.Key == "" || r.opt.Members == nil {
 		return
 	}
 	err := r.opt.Members.Change(func(b *member.Book) error { return b.Set(c.Key, member.Banned) })

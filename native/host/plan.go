@@ -98,13 +98,17 @@ type placed struct {
 // place is the server's planner: it uses the stored plan with its names, or plans by the
 // members' benchmarks.
 func (r *run) place(_ context.Context, ask server.Ask) ([]server.Assignment, error) {
-	pool, free := ask.Pool, ask.Free
+	free := ask.Free
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.over {
 		return nil, server.ErrStopped
 	}
 	r.past = ask.Record
+	pool, err := r.without(ask)
+	if err != nil {
+		return nil, err
+	}
 	if r.opt.Providers > 0 || free {
 		if err := r.planClass(pool, free); err != nil {
 			return nil, err

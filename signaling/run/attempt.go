@@ -31,12 +31,13 @@ func (m *Machine) submit(now time.Time, e Submit) {
 	if r := e.Earlier; r != nil {
 		m.Attempt, m.state.Saved = r.Attempt, r.Checkpoint
 		m.Began, m.GraceUntil = true, now.Add(restartGrace)
+		m.Barred, m.Apart, m.Log.AuditIndex = r.Trust.Barred, r.Trust.Apart, r.Log
 		ev := Resumed{Run: e.Job.ID}
 		if c := r.Checkpoint; c != nil {
 			for _, p := range c.Parts {
 				m.Objects[p.Object] = true
 			}
-			if m.Barred = r.Trust.Barred; e.Job.AuditEvery > 0 {
+			if e.Job.AuditEvery > 0 {
 				m.Trust = r.Trust
 				m.link(c)
 				for _, k := range m.Chain {
@@ -45,7 +46,6 @@ func (m *Machine) submit(now time.Time, e Submit) {
 					}
 				}
 			}
-			m.Log.AuditIndex = r.Log
 			m.audit(AuditLine{Checkpoint: c}, c.Position.Step) // the line may have been lost with the host
 			ev.Run, ev.Step, ev.Epoch = c.Run, c.Position.Step, c.Position.Epoch
 		}
@@ -128,6 +128,10 @@ func (m *Machine) gather(now time.Time) {
 	if m.grows() && m.Began && len(pool) > m.Job.Want {
 		free = true // those beyond the names take part, too
 	}
+	apart := m.apart(pool)
+	if len(apart) > 0 && m.Job.Replan {
+		free = true
+	}
 	key := poolKey(pool, free)
 	if slices.Contains(m.Tried, key) && m.Job.Replan && (len(pool) > m.Job.Want || !m.Lost.IsZero()) {
 		free = true
@@ -145,7 +149,7 @@ func (m *Machine) gather(now time.Time) {
 		m.Pooled = m.Job.Want
 	}
 	step, record := m.past()
-	m.act(AskPlan{Seq: m.PlanSeq, Run: m.attempt(m.Attempt + 1), Pool: pool, Free: free, Step: step, Record: record})
+	m.act(AskPlan{Seq: m.PlanSeq, Run: m.attempt(m.Attempt + 1), Pool: pool, Free: free, Apart: apart, Step: step, Record: record})
 }
 
 func (m *Machine) waitForMore(now time.Time, pool []Member, missing, out []string) {
@@ -182,6 +186,9 @@ func (m *Machine) planned(now time.Time, e Plan) {
 	err := e.Err
 	if err == nil {
 		err = m.checkPlan(e.Placed)
+	}
+	if err == nil {
+		err, e.Wait = m.keepsApart(e.Placed), true
 	}
 	if err != nil && e.Wait {
 		m.Phase = Gathering

@@ -155,13 +155,15 @@ type (
 		Abrupt     bool
 	}
 	// AskPlan asks for a Plan with the same Seq and cancels any earlier request. Free says
-	// that the pool is not the one that the job's names stand for. The plan goes
+	// that the pool is not the one that the job's names stand for. Apart are pairs of the pool that
+	// must have no link. The plan goes
 	// on from a step, up to which the record says how many replicas there were, where the job is Auto.
 	AskPlan struct {
 		Seq    int
 		Run    string // id of the attempt that it becomes
 		Pool   []Member
 		Free   bool
+		Apart  [][2]string
 		Step   uint64
 		Record []order.Period
 	}

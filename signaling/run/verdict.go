@@ -1,7 +1,8 @@
 package run
 
 // Audits of the run while it goes on: which stretches are computed again, and what follows when
-// somebody has computed something else than the job says. Whoever did is barred, and the run goes
+// somebody has computed something else than the job says. Whoever did is barred, two of whom it is
+// one have no link any more, and the run goes
 // back to the newest checkpoint that does not depend on anything that it did and that was not
 // computed again.
 
@@ -37,6 +38,8 @@ type Culprit struct {
 	Who
 	Or   *Who   // another one, which may have done it instead; nil: nobody else can
 	What string // for people, with who and where
+	// Twice is which of the two was in doubt with somebody else before; nil: neither, or both were.
+	Twice *Who
 }
 
 // Kept is a checkpoint that the run can go back to.
@@ -53,6 +56,7 @@ type Trust struct {
 	Chain  []*Kept       // checkpoints that the run can go back to, the oldest first
 	Teams  map[int][]Who // of the last attempts, by generation
 	Barred []Who
+	Apart  []Pair `json:",omitempty"` // that have no link any more
 }
 
 // auditing is an audit under way: of what was trained between two checkpoints.
@@ -223,19 +227,31 @@ func (m *Machine) checked(a *auditing, mark func(k *Kept)) {
 // condemn bars culprits and has the run go back.
 func (m *Machine) condemn(now time.Time, a *auditing, cs []Culprit) {
 	var all []Who
-	var said, names []string
-	for _, c := range cs {
-		if all = append(all, c.Who); c.Or != nil {
-			all = append(all, *c.Or)
-		}
-		said = append(said, c.What)
-		m.report(Condemned(c))
-	}
-	for _, w := range all {
-		names = append(names, w.Name)
+	var said, do []string
+	bar := func(w Who) {
 		if !slices.ContainsFunc(m.Barred, w.is) {
 			m.Barred = append(m.Barred, w)
+			do = append(do, "without "+w.Name)
 		}
+		m.cleared(w)
+	}
+	for _, c := range cs {
+		all, said = append(all, c.Who), append(said, c.What)
+		if c.Or == nil {
+			bar(c.Who)
+			m.report(Condemned(c))
+			continue
+		}
+		all = append(all, *c.Or)
+		proven := m.part(Pair{c.Who, *c.Or})
+		for _, w := range proven {
+			bar(w)
+			c.Twice = &w
+		}
+		if len(proven) == 0 {
+			do = append(do, fmt.Sprintf("without a link between %s and %s", c.Name, c.Or.Name))
+		}
+		m.report(Condemned(c))
 	}
 	i := len(m.Chain) - 1
 	for i >= 0 && (stepOf(m.Chain[i].Manifest) > stepOf(a.From) || slices.ContainsFunc(all, func(w Who) bool { return m.doubted(i, w) })) {
@@ -257,7 +273,7 @@ func (m *Machine) condemn(now time.Time, a *auditing, cs []Culprit) {
 	}
 	l := loss{
 		sentinel: ErrFalse, polite: true, back: true,
-		why: fmt.Sprintf("an audit has found: %s; the run goes on without %s from %s%s", strings.Join(said, "; "), strings.Join(names, " and "), at, again),
+		why: fmt.Sprintf("an audit has found: %s; the run goes on %s from %s%s", strings.Join(said, "; "), strings.Join(do, " and "), at, again),
 	}
 	m.dismissBarred()
 	if m.Run != "" {
@@ -298,7 +314,7 @@ func (m *Machine) barred(name, key string) bool {
 	return slices.ContainsFunc(m.Barred, Who{name, key}.is)
 }
 
-var errBarred = &proto.Error{Code: proto.Banned, Message: "an audit has found that this provider, or the one it had a link with, computed something else than the job says"}
+var errBarred = &proto.Error{Code: proto.Banned, Message: "an audit has found that this provider computed something else than the job says"}
 
 // dismissBarred lets go of those who are barred. The attempt is lost with them.
 func (m *Machine) dismissBarred() {

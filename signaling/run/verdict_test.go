@@ -77,6 +77,61 @@ func TestLiarIsBarred(t *testing.T) {
 	}
 }
 
+// TestDoubt: a liar hides behind a link, so that either end may have lied. The two get no link any more,
+// and nobody is barred; if the liar goes on with somebody else, it is barred and nobody else.
+func TestDoubt(t *testing.T) {
+	who := func(i int) run.Who { return run.Who{Name: fmt.Sprintf("node_%d", i), Key: fmt.Sprintf("%064d", i)} }
+	for _, clusters := range []int{1, 2} {
+		for _, first := range []bool{true, false} {
+			for _, restart := range []bool{false, true} {
+				w := watched(1, clusters, func(p *runtest.Provider, step int) bool { return p.Hello.Key == who(0).Key && step >= 17 })
+				doubts := 0
+				w.Doubt = func(c *run.Culprit) {
+					doubts++
+					with := who(doubts)
+					if c.Or = &with; !first { // the honest one is named first, and the liar left out
+						c.Who, c.Or = *c.Or, &run.Who{Name: c.Name, Key: c.Key}
+					}
+				}
+				if restart {
+					for doubts == 0 && len(w.Results) == 0 {
+						w.Run(5 * time.Millisecond)
+					}
+					w.Run(20 * time.Millisecond)
+					if err := w.Restart(run.Settings{Checkpoint: 60 * time.Millisecond, Grace: time.Second}); err != nil {
+						t.Fatal(err)
+					}
+					for i := range 7 {
+						w.JoinAs(fmt.Sprintf("q%d", i), proto.Hello{Key: who(i).Key, Class: proto.ClassFMA}, nil)
+					}
+				}
+				w.Plans = func(as []run.Assignment) {
+					for _, a := range as {
+						for _, b := range as {
+							if doubts > 0 && w.Provider(a.MemberID).Hello.Key == who(0).Key && w.Provider(b.MemberID).Hello.Key == who(1).Key {
+								t.Errorf("%d clusters, restarted: %v: the two are in one plan again", clusters, restart)
+							}
+						}
+					}
+				}
+				w.Run(5 * time.Minute)
+				whole(t, w)
+				_, said, back := verdicts(w)
+				want, here := 1, map[string]bool{}
+				if first {
+					want = 2
+				}
+				for _, id := range w.Alive() {
+					here[w.Provider(id).Hello.Key] = true
+				}
+				if doubts != want || said != want || len(back) < 1 || here[who(0).Key] == first || !here[who(1).Key] || !here[who(2).Key] {
+					t.Fatalf("%d clusters, the liar is named first: %v, restarted: %v: %d doubts, %+v, here are %v", clusters, first, restart, doubts, back, here)
+				}
+			}
+		}
+	}
+}
+
 // TestLiarOfSomeRounds: where audits are drawn, the run goes back to where the liar came, since what
 // it did in rounds that nobody computed again is not known.
 func TestLiarOfSomeRounds(t *testing.T) {

@@ -331,6 +331,9 @@ func (s *Stage) commit(step uint64, round bool, obs Observer) {
 	for w := range Ways {
 		d.In[w], d.Out[w] = t.take(t.in[w]), t.take(t.out[w])
 	}
+	if s.cfg.Hooks.Said != nil {
+		s.cfg.Hooks.Said(&d)
+	}
 	if c, ok := obs.(Committer); ok {
 		c.Commit(d)
 	}

@@ -179,6 +179,8 @@ type Hooks struct {
 	Updated, Averaged func(step uint64, params []float32)
 	// Summed is called with sums that a ring is about to send in a step.
 	Summed func(round uint64, step int, sums []int64)
+	// Said is called with what the stage is about to commit itself to.
+	Said func(d *Digest)
 }
 
 // Stage is a stage with its weights.

@@ -103,7 +103,11 @@ func (w *World) judge(a run.AskAudit) run.Audited {
 				panic("a checkpoint is wrong, and nobody has lied")
 			}
 			if who := w.lied[i].who; !slices.ContainsFunc(e.Culprits, func(c run.Culprit) bool { return c.Who == who }) {
-				e.Culprits = append(e.Culprits, run.Culprit{Who: who, What: who.Name + " has lied"})
+				c := run.Culprit{Who: who, What: who.Name + " has lied"}
+				if w.Doubt != nil {
+					w.Doubt(&c)
+				}
+				e.Culprits = append(e.Culprits, c)
 			}
 		}
 	}

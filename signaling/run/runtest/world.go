@@ -113,6 +113,10 @@ type World struct {
 	Traffic Traffic
 	// Lies tells whether a provider computes something else behind a step; nil: none does.
 	Lies func(p *Provider, step int) bool
+	// Plans, unless nil, sees each plan.
+	Plans func([]run.Assignment)
+	// Doubt, unless nil, makes an audit's finding about a liar one about two of whom it may be either.
+	Doubt func(c *run.Culprit)
 	// Gone tells whether an audit does not find what it needs; nil: it does.
 	Gone func(a run.AskAudit) bool
 	// Auditing is how long an audit takes.
@@ -388,6 +392,9 @@ func (w *World) plan(a run.AskPlan) run.Plan {
 	if len(a.Pool) == 0 {
 		return run.Plan{Seq: a.Seq, Err: errors.New("nobody is here"), Wait: true}
 	}
+	for _, pair := range a.Apart { // the later of the two is a spare
+		a.Pool = slices.DeleteFunc(slices.Clone(a.Pool), func(m run.Member) bool { return m.ID == pair[1] })
+	}
 	p := run.Plan{Seq: a.Seq}
 	replicas := w.Replicas
 	var record []order.Period
@@ -417,6 +424,9 @@ func (w *World) plan(a run.AskPlan) run.Plan {
 	}
 	if w.Change != nil {
 		w.Change(&p)
+	}
+	if w.Plans != nil {
+		w.Plans(p.Placed)
 	}
 	return p
 }

@@ -1,0 +1,92 @@
+package run
+
+// Two providers that an audit has found in doubt: what one says that it sent is right, and what the
+// other says that it got is not. One of them has computed or said something else than the job says.
+// They have no link any more, and a provider that is in doubt with a second one is barred.
+
+import (
+	"fmt"
+	"slices"
+)
+
+// Pair is such a pair.
+type Pair struct{ A, B Who }
+
+// other is the one beside w; false: w is none of them.
+func (p Pair) other(w Who) (Who, bool) {
+	switch {
+	case p.A.is(w):
+		return p.B, true
+	case p.B.is(w):
+		return p.A, true
+	}
+	return Who{}, false
+}
+
+// part notes a pair, and returns who has been in doubt with another one before, and is to be barred.
+func (m *Machine) part(p Pair) (proven []Who) {
+	for _, w := range []Who{p.A, p.B} {
+		with, _ := p.other(w)
+		if slices.ContainsFunc(m.Apart, func(q Pair) bool {
+			o, ok := q.other(w)
+			return ok && !o.is(with)
+		}) {
+			proven = append(proven, w)
+		}
+	}
+	if len(proven) == 2 {
+		proven = nil // each has been in doubt with somebody else: it cannot be told which it is this time
+	}
+	if !slices.ContainsFunc(m.Apart, func(q Pair) bool { o, ok := q.other(p.A); return ok && o.is(p.B) }) {
+		m.Apart = append(m.Apart, p)
+	}
+	return proven
+}
+
+// cleared drops the pairs of somebody who is barred: the others have been right.
+func (m *Machine) cleared(w Who) {
+	m.Apart = slices.DeleteFunc(m.Apart, func(p Pair) bool { _, ok := p.other(w); return ok })
+}
+
+// apart are the pairs of a pool that must have no link, by their IDs.
+func (m *Machine) apart(pool []Member) (pairs [][2]string) {
+	id := func(w Who) string {
+		i := slices.IndexFunc(pool, func(x Member) bool { return w.is(Who{x.Name, x.Hello.Key}) })
+		if i < 0 {
+			return ""
+		}
+		return pool[i].ID
+	}
+	for _, p := range m.Apart {
+		if a, b := id(p.A), id(p.B); a != "" && b != "" {
+			pairs = append(pairs, [2]string{a, b})
+		}
+	}
+	return pairs
+}
+
+// Together returns a pair that a plan links and must not; false: there is none.
+func Together(as []Assignment, apart [][2]string) (pair [2]string, found bool) {
+	place := map[string]*Assignment{}
+	for i := range as {
+		place[as[i].MemberID] = &as[i]
+	}
+	for _, p := range apart {
+		if a, b := place[p[0]], place[p[1]]; a != nil && b != nil && linked(a, b) {
+			return p, true
+		}
+	}
+	return pair, false
+}
+
+// keepsApart is an error about a plan that links two who are in doubt.
+func (m *Machine) keepsApart(as []Assignment) error {
+	var pool []Member
+	for _, a := range as {
+		pool = append(pool, m.Members[a.MemberID].Member)
+	}
+	if p, found := Together(as, m.apart(pool)); found {
+		return fmt.Errorf("it links %s and %s, one of whom has computed something else than the job says", m.Members[p[0]].Name, m.Members[p[1]].Name)
+	}
+	return nil
+}
