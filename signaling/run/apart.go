@@ -1,12 +1,14 @@
 package run
 
-// Two providers that an audit has found in doubt: what one says that it sent is right, and what the
-// other says that it got is not. One of them has computed or said something else than the job says.
-// They have no link any more, and a provider that is in doubt with a second one is barred.
+// Pairs of providers that get no link. Two that an audit has found in doubt: what one says that it sent
+// is right, and what the other says that it got is not. One of them has computed or said something else
+// than the job says; a provider that is in doubt with a second one is barred. And, for a time and where
+// there is another plan, two that could not connect.
 
 import (
 	"fmt"
 	"slices"
+	"time"
 )
 
 // Pair is such a pair.
@@ -48,8 +50,44 @@ func (m *Machine) cleared(w Who) {
 	m.Apart = slices.DeleteFunc(m.Apart, func(p Pair) bool { _, ok := p.other(w); return ok })
 }
 
+// unlinked is a pair that could not connect.
+type unlinked struct {
+	Pair
+	Until time.Time
+}
+
+// disconnected notes that two could not connect, and tells whether that is news.
+func (m *Machine) disconnected(now time.Time, a, b *member) bool {
+	p := Pair{Who{a.Name, a.Hello.Key}, Who{b.Name, b.Hello.Key}}
+	m.Unlinked = slices.DeleteFunc(m.Unlinked, func(u unlinked) bool { return !now.Before(u.Until) })
+	for i := range m.Unlinked {
+		if o, ok := m.Unlinked[i].other(p.A); ok && o.is(p.B) {
+			m.Unlinked[i].Until = now.Add(banned)
+			return false
+		}
+	}
+	m.Unlinked = append(m.Unlinked[max(0, len(m.Unlinked)-maxUnlinked+1):], unlinked{p, now.Add(banned)})
+	return true
+}
+
+const maxUnlinked = 64
+
 // apart are the pairs of a pool that must have no link, by their IDs.
-func (m *Machine) apart(pool []Member) (pairs [][2]string) {
+func (m *Machine) apart(pool []Member) [][2]string { return within(m.Apart, pool) }
+
+// unlinked are those that had better have none.
+func (m *Machine) unlinked(now time.Time, pool []Member) [][2]string {
+	var all []Pair
+	for _, u := range m.Unlinked {
+		if now.Before(u.Until) {
+			all = append(all, u.Pair)
+		}
+	}
+	return within(all, pool)
+}
+
+// within are those of some pairs of whom both are in a pool, by their IDs.
+func within(all []Pair, pool []Member) (pairs [][2]string) {
 	id := func(w Who) string {
 		i := slices.IndexFunc(pool, func(x Member) bool { return w.is(Who{x.Name, x.Hello.Key}) })
 		if i < 0 {
@@ -57,7 +95,7 @@ func (m *Machine) apart(pool []Member) (pairs [][2]string) {
 		}
 		return pool[i].ID
 	}
-	for _, p := range m.Apart {
+	for _, p := range all {
 		if a, b := id(p.A), id(p.B); a != "" && b != "" {
 			pairs = append(pairs, [2]string{a, b})
 		}

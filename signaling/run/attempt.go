@@ -24,7 +24,7 @@ func (m *Machine) submit(now time.Time, e Submit) {
 	m.Began, m.Lost, m.GraceUntil, m.Fruitless, m.LastLoss = false, time.Time{}, time.Time{}, 0, ""
 	m.Used, m.Pooled, m.Record = 0, 0, nil
 	m.Asking, m.Tried, m.Told = "", nil, ""
-	m.Losses, m.Deep, m.Trained, m.Rescue = 0, 0, 0, nil
+	m.Losses, m.Deep, m.Trained, m.Rescue, m.Unlinked = 0, 0, 0, nil, nil
 	m.SavedAt, m.BringCost, m.HoldCost = time.Time{}, 0, 0
 	m.Stale = e.Stale
 	m.Trust, m.Audit, m.Audits, m.Log = Trust{}, nil, 0, auditLog{}
@@ -129,10 +129,13 @@ func (m *Machine) gather(now time.Time) {
 		free = true // those beyond the names take part, too
 	}
 	apart := m.apart(pool)
-	if len(apart) > 0 && m.Job.Replan {
-		free = true
-	}
+	free = free || len(apart) > 0 && m.Job.Replan
 	key := poolKey(pool, free)
+	if more := m.unlinked(now, pool); len(more) > 0 && m.Job.Replan {
+		if k := poolKey(pool, true) + " apart"; !slices.Contains(m.Tried, k) {
+			free, key, apart = true, k, append(apart, more...)
+		}
+	}
 	if slices.Contains(m.Tried, key) && m.Job.Replan && (len(pool) > m.Job.Want || !m.Lost.IsZero()) {
 		free = true
 		key = poolKey(pool, free)

@@ -63,7 +63,8 @@ func (m *Machine) hear(now time.Time) {
 }
 
 // judge ends the attempt because of broken links. To blame are the causes that have not answered;
-// if all have, only the links broke, and one end of the first is blamed.
+// if all have, only the links broke, and one end of the first is blamed. Two that could not connect at
+// all are placed apart instead, if they were not asked to be before.
 func (m *Machine) judge(now time.Time) {
 	d := m.Doubt
 	m.Doubt = nil
@@ -84,9 +85,17 @@ func (m *Machine) judge(now time.Time) {
 		l.blame = append(l.blame, p.Name)
 		m.gone(p.Name)
 	}
+	apart := false
 	for _, r := range d.Reports {
 		from, peer := m.Members[r.From], m.Members[r.Peer]
-		if len(l.blame) == 0 && r.Peer == causes[0] && from != nil && peer != nil {
+		if len(l.blame) == 0 && m.Phase == Connecting && m.Job.Replan && from != nil && peer != nil && from != peer && m.disconnected(now, from, peer) {
+			why(r.Peer)
+			apart = true
+		}
+	}
+	for _, r := range d.Reports {
+		from, peer := m.Members[r.From], m.Members[r.Peer]
+		if len(l.blame) == 0 && !apart && r.Peer == causes[0] && from != nil && peer != nil {
 			why(r.Peer)
 			l.blame = []string{m.accused(from.Name, peer.Name)}
 		}

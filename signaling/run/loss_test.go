@@ -125,6 +125,71 @@ func TestRoundIsNobodys(t *testing.T) {
 	}
 }
 
+// TestCannotConnect: two providers that cannot connect are placed apart, and nobody is blamed. Where
+// there is no other plan they are asked to once more, and if they fail again, one of them is out.
+func TestCannotConnect(t *testing.T) {
+	fail := func(r *rig, run string, a, b, stage int) {
+		id := func(k int) string { return fmt.Sprintf("p%d", k) }
+		r.step(Message{ID: id(a), Msg: &proto.Failed{Run: run, Stage: stage, Error: "no connection to " + id(b), Kind: proto.FailedPeer, Peer: id(b)}})
+		r.pong(id(b))
+		r.step(Message{ID: id(b), Msg: &proto.Failed{Run: run, Stage: stage + 1, Error: "no connection to " + id(a), Kind: proto.FailedPeer, Peer: id(a)}})
+	}
+	blamed := func(r *rig) (n int) {
+		for _, s := range r.l.Strikes {
+			n += s.Count
+		}
+		return n
+	}
+	for _, spare := range []bool{true, false} {
+		r := newRig(t, nil)
+		j := job()
+		j.Replan = true
+		r.step(Submit{Job: *j})
+		for i := range 3 {
+			r.join(fmt.Sprintf("p%d", i), "")
+		}
+		p, _ := find[AskPlan](r)
+		if len(p.Apart) > 0 {
+			t.Fatalf("%+v", p)
+		}
+		r.step(Plan{Seq: p.Seq, Placed: inOrder(p.Pool)})
+		r.phase(Connecting)
+		if spare {
+			r.join("p3", "")
+		}
+		fail(r, "j-1", 1, 2, 1)
+		r.phase(Planning)
+		p, _ = find[AskPlan](r)
+		if len(p.Apart) != 1 || p.Apart[0] != [2]string{"p1", "p2"} || !p.Free || blamed(r) > 0 {
+			t.Fatalf("asked for %+v, %d blamed", p, blamed(r))
+		}
+		if spare {
+			r.step(Plan{Seq: p.Seq, Placed: inOrder([]Member{p.Pool[0], p.Pool[1], p.Pool[3]})})
+			for _, id := range []string{"p0", "p1", "p3"} {
+				r.step(Message{ID: id, Msg: &proto.Ready{Run: "j-2", Peak: 5}})
+			}
+			r.phase(Running)
+			continue
+		}
+		r.step(Plan{Seq: p.Seq, Err: errors.New("two cannot hold it"), Wait: true})
+		r.phase(Planning)
+		if p, _ = find[AskPlan](r); len(p.Apart) != 0 || len(p.Pool) != 3 {
+			t.Fatalf("asked for %+v", p)
+		}
+		r.step(Plan{Seq: p.Seq, Placed: inOrder(p.Pool)})
+		r.phase(Connecting)
+		fail(r, "j-2", 1, 2, 1)
+		if blamed(r) != 1 {
+			t.Errorf("%d are blamed: %+v", blamed(r), r.l.Strikes)
+		}
+		// In time it is forgotten.
+		r.now = r.now.Add(banned)
+		if got := r.l.unlinked(r.now, p.Pool); len(got) > 0 {
+			t.Errorf("still apart are %v", got)
+		}
+	}
+}
+
 func TestPeerIsBlamed(t *testing.T) {
 	r := started(t, nil)
 	r.step(Message{ID: "p2", Msg: &proto.Failed{Run: "j-1", Stage: 2, Error: "lost node_1", Kind: proto.FailedPeer, Peer: "p1"}})

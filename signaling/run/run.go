@@ -312,6 +312,7 @@ type state struct {
 	Deep       int           `json:",omitempty"` // those of them after which the run went on from a checkpoint in the store
 	Trained    time.Duration `json:",omitempty"` // in all attempts before this one
 	Doubt      *doubt        `json:",omitempty"`
+	Unlinked   []unlinked    `json:",omitempty"`
 	// The losses of several clusters arrive in no order: those of all steps before Next were
 	// reported, those in Ahead wait for the steps in between.
 	Next        int64
