@@ -2,8 +2,10 @@ package host
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -67,6 +69,60 @@ func TestLines(t *testing.T) {
 	}
 	if got := text(t, path); got != "a0\nc1\nc2\n" {
 		t.Errorf("%q", got)
+	}
+}
+
+// TestManyLines: whatever is done to a file whose lines are many, of which only the last are known, is
+// done to one of few.
+func TestManyLines(t *testing.T) {
+	for seed := range uint64(20) {
+		rng := rand.New(rand.NewPCG(seed, 3))
+		path := filepath.Join(t.TempDir(), fmt.Sprint(seed))
+		l, err := openLines(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		l.least = 4
+		var want []string
+		for range 300 {
+			i := int64(len(want))
+			if rng.IntN(20) == 0 {
+				i = rng.Int64N(i + 1)
+			}
+			s := fmt.Sprint(rng.IntN(1000))
+			switch rng.IntN(12) {
+			case 0:
+				l.cut(i)
+				want = want[:i]
+			case 1:
+				l.insert(i, s)
+				want = slices.Insert(want, int(i), s)
+			case 2:
+				if err := l.flush(); err != nil {
+					t.Fatal(err)
+				}
+			case 3:
+				if err := l.close(); err != nil {
+					t.Fatal(err)
+				}
+				if l, err = openLines(path); err != nil {
+					t.Fatal(err)
+				}
+				l.least = 4
+			default:
+				l.set(i, s)
+				want = append(want[:i], s)
+			}
+			if l.n != int64(len(want)) {
+				t.Fatalf("seed %d: %d lines, want %d", seed, l.n, len(want))
+			}
+		}
+		if err := l.close(); err != nil {
+			t.Fatal(err)
+		}
+		if got := strings.Fields(text(t, path)); !slices.Equal(got, want) {
+			t.Fatalf("seed %d: %v, want %v", seed, got, want)
+		}
 	}
 }
 

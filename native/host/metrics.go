@@ -4,7 +4,7 @@
 package host
 
 import (
-	"bufio"
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -38,7 +38,7 @@ func (v validation) accuracy() float64 { return 100 * float64(v.correct) / float
 type metrics struct {
 	table *lines
 	names []string // of the columns that come after the fixed ones
-	steps []int64  // of the table's lines
+	steps []int64  // of the table's last lines, -1 of the first, which has the names
 	file  spool    // TensorBoard's
 	board *tfevents.Writer
 	dir   string // of the event file
@@ -63,33 +63,37 @@ func openMetrics(p *project.Project, resume int64, now time.Time) (*metrics, err
 	if m.table, err = openLines(path); err != nil {
 		return nil, err
 	}
-	if m.steps, err = tableSteps(path, len(m.table.offs)); err != nil {
+	if err := m.table.each(func(_, _ int64, line []byte) bool { m.note(stepOf(line)); return true }); err != nil {
 		return nil, errors.Join(err, m.table.close())
 	}
-	if len(m.steps) == 0 {
+	if m.table.n == 0 {
 		m.table.add(strings.Join(append(append([]string{}, fixed...), m.names...), ","))
-		m.steps = []int64{-1}
+		m.note(-1)
 	}
 	return m, m.openBoard(p, resume, now)
 }
 
-// tableSteps reads the steps of the lines of a table: -1 of the first, which has the names.
-func tableSteps(path string, n int) ([]int64, error) {
-	f, err := os.Open(path)
+// stepOf is the step of a line of the table; -1 of one that has none.
+func stepOf(line []byte) int64 {
+	first, _, _ := bytes.Cut(line, []byte(","))
+	step, err := strconv.ParseInt(string(first), 10, 64)
 	if err != nil {
-		return nil, err
+		return -1
 	}
-	defer f.Close()
-	var steps []int64
-	for s := bufio.NewScanner(f); len(steps) < n && s.Scan(); {
-		first, _, _ := strings.Cut(s.Text(), ",")
-		step, err := strconv.ParseInt(first, 10, 64)
-		if err != nil {
-			step = -1
-		}
-		steps = append(steps, step)
+	return step
+}
+
+// note adds the step of the table's last line.
+func (m *metrics) note(step int64) {
+	m.steps = append(m.steps, step)
+	m.forget()
+}
+
+// forget drops the oldest steps, if there are many.
+func (m *metrics) forget() {
+	if len(m.steps) >= 2*m.table.least {
+		m.steps = slices.Delete(m.steps, 0, len(m.steps)-m.table.least)
 	}
-	return steps, nil
 }
 
 // openBoard begins an event file: in the directory of the run that goes on, or in a new one.
@@ -132,13 +136,20 @@ func exists(path string) bool {
 // back takes back what is of step and later.
 func (m *metrics) back(now time.Time, step int64) error {
 	i := len(m.steps)
-	for i > 1 && m.steps[i-1] >= step {
+	for i > 0 && m.steps[i-1] >= step {
 		i--
 	}
-	if i < len(m.steps) {
-		m.table.cut(int64(i))
-		m.steps = m.steps[:i]
+	keep := m.table.n - int64(len(m.steps)-i)
+	if i == 0 && keep > 0 { // further back than what is known
+		if err := m.table.each(func(k, _ int64, line []byte) bool {
+			keep = k
+			return stepOf(line) < step
+		}); err != nil {
+			return err
+		}
 	}
+	m.table.cut(keep)
+	m.steps = m.steps[:i]
 	return m.board.Restart(now, step)
 }
 
@@ -190,11 +201,12 @@ func (m *metrics) row(step int64, epoch int, cells ...string) {
 		cells = append(cells, "")
 	}
 	i := len(m.steps)
-	for i > 1 && m.steps[i-1] > step {
+	for i > 0 && m.steps[i-1] > step {
 		i-- // a pass is told later than the losses of batches behind it
 	}
-	m.table.insert(int64(i), strings.Join(cells, ","))
+	m.table.insert(m.table.n-int64(len(m.steps)-i), strings.Join(cells, ","))
 	m.steps = slices.Insert(m.steps, i, step)
+	m.forget()
 }
 
 func (m *metrics) flush() error { return errors.Join(m.table.flush(), m.file.flush()) }

@@ -2,6 +2,7 @@ package host
 
 import (
 	"encoding/binary"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -86,5 +87,43 @@ func TestMetrics(t *testing.T) {
 	}
 	if _, err := os.Stat(filepath.Join(dir, project.RunsDir, "2")); err != nil {
 		t.Errorf("a new run has no directory of its own: %v", err)
+	}
+}
+
+// TestMetricsFarBack: batches that are trained again take back what followed, however far that is.
+func TestMetricsFarBack(t *testing.T) {
+	dir := t.TempDir()
+	if err := project.Init(dir, "gpt-sorter", 3, nil); err != nil {
+		t.Fatal(err)
+	}
+	p, err := project.Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	now := time.Unix(1700000000, 0)
+	m, err := openMetrics(p, 0, now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.table.least = 4
+	for _, from := range []int64{0, 7, 3, 0, 29} {
+		for step := from; step < 30; step++ {
+			if err := m.loss(now, 0, step, float64(from), 0.1); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if err := m.undo(now, 2); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(m.loss(now, 0, 2, 0.5, 0.1), m.close()); err != nil {
+		t.Fatal(err)
+	}
+	b, err := os.ReadFile(filepath.Join(dir, project.MetricsFile))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, want := string(b), "step,epoch,loss,lr,val_loss,val_accuracy,perplexity\n1,1,0,0.1,,,\n2,1,0,0.1,,,\n3,1,0.5,0.1,,,\n"; got != want {
+		t.Errorf("%s\nwant\n%s", got, want)
 	}
 }

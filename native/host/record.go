@@ -166,7 +166,7 @@ func (r *record) open() error {
 			return err
 		}
 	}
-	if n := r.resume - int64(len(r.losses.offs)); n > 0 {
+	if n := r.resume - r.losses.n; n > 0 {
 		r.say("warning: the last %d losses before step %d are not in %s: nan takes their place", n, r.resume, project.LossesFile)
 	}
 	var err error
