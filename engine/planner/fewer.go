@@ -23,6 +23,9 @@ const (
 	mostAlone = 4  // providers that are tried alone, since the fastest may lend too little
 )
 
+// spareText stands behind the names of spares.
+const spareText = " to spare: "
+
 // pick is the facts about some nodes of a pool.
 func (f Facts) pick(members []int) Facts {
 	out := f
@@ -189,7 +192,7 @@ func (s search) spared(p *Plan, whole float64) string {
 	if len(in) == 1 {
 		what += " alone"
 	}
-	what = fmt.Sprintf("%s to spare: %s are forecast for %s", short(out), Speed(p.Rate), what)
+	what = short(out) + spareText + fmt.Sprintf("%s are forecast for %s", Speed(p.Rate), what)
 	if whole > 0 {
 		what += fmt.Sprintf(", and %s for all %d together", Speed(whole), len(s.nodes))
 	}

@@ -80,6 +80,9 @@ func TestFewer(t *testing.T) {
 				t.Errorf("%s: node %d is a spare, and the note says %q", c.name, i, p.Note)
 			}
 		}
+		if n := strings.Count(p.String(), "to spare"); n != min(1, len(p.GA.Spares)) {
+			t.Errorf("%s: %d lines name %d spares:\n%s", c.name, n, len(p.GA.Spares), p)
+		}
 		all, err := c.facts.Make(j, e.Graph, nodes, ga.Options{MaxClusters: j.Replica()}, 1)
 		if err != nil || all.Rate > p.Rate {
 			t.Errorf("%s: %v samples/s are forecast, with all nodes %v (%v)", c.name, p.Rate, all.Rate, err)

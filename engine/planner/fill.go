@@ -24,7 +24,7 @@ import (
 const (
 	unmeasured  = 20e9   // FLOP/s of a provider without a benchmark
 	latency     = 1e-3   // seconds of a message on its way
-	handling    = 3e-4   // of which both ends take so much to handle it
+	handling    = 1e-4   // of which both ends take so much to handle it, beside what they compute
 	byteWork    = 10e-9  // seconds that a byte of a data channel costs either end
 	elementWire = 8e-9   // and an element of a tensor that is coded for it
 	messageWork = 40e-6  // and a message
@@ -432,7 +432,11 @@ func (p *Plan) WriteTo(w io.Writer) (int64, error) {
 func (p *Plan) String() string {
 	var b strings.Builder
 	if p.GA != nil {
-		b.WriteString(p.GA.String())
+		g := *p.GA
+		if strings.Contains(p.Note, spareText) { // it names them
+			g.Spares = nil
+		}
+		b.WriteString(g.String())
 	}
 	for i, c := range p.Clusters {
 		if len(p.Clusters) > 1 && len(c.Replicas) > 0 {
