@@ -360,11 +360,11 @@ func (r *run) share(now time.Time, ev server.Event) {
 
 // replay makes the files of losses and figures anew from what was told before a step.
 func (r *run) replay(ctx context.Context, step int64) error {
+	out := r.rec.Output
+	r.rec.Output = Output{} // what is missing in the files is about to be made
 	if err := r.rec.open(); err != nil {
 		return err
 	}
-	out := r.rec.Output
-	r.rec.Output = Output{}
 	err := r.shared.js.Lines(ctx, r.shared.log, func(b []byte) error {
 		var l told
 		if err := json.Unmarshal(b, &l); err != nil {

@@ -69,6 +69,7 @@ type auditLog struct {
 	Recent  []recent        `json:",omitempty"` // segments that may not be in the store yet
 	Refused bool            `json:",omitempty"` // the store has refused some of them, or the index
 	Old     []string        `json:",omitempty"` // segments that are of no use once the index is stored
+	Free    []string        `json:",omitempty"` // of them, those that it does not list any more
 	Covered int             `json:",omitempty"` // of Old and of Recent, how many
 	Held    int             `json:",omitempty"` // the store was given before the newest manifest
 	Head    json.RawMessage `json:",omitempty"` // the attempt's plan, with which each segment begins
@@ -192,12 +193,19 @@ func (m *Machine) logStored() {
 		m.putIndex()
 		return
 	}
-	if g.Covered > 0 {
-		m.act(Discard{Objects: slices.Clone(g.Old[:g.Covered])})
-	}
+	g.Free = append(g.Free, g.Old[:g.Covered]...)
+	m.freeLog()
 	g.Old, g.Covered = slices.Delete(g.Old, 0, g.Covered), 0
 	g.Recent, g.Held = slices.Delete(g.Recent, 0, g.Held), 0
 	m.trimLog()
+}
+
+// freeLog discards what no index in the store lists any more, nor one that an audit under way has read.
+func (m *Machine) freeLog() {
+	if g := &m.Log; m.Audit == nil && len(g.Free) > 0 {
+		m.act(Discard{Objects: g.Free})
+		g.Free = nil
+	}
 }
 
 // trimLog drops the oldest segments, if there are more than are kept and no audit needs them.

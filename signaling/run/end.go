@@ -183,6 +183,7 @@ func (m *Machine) end(err error) {
 		}
 	}
 	m.storeLog()
+	m.freeLog()
 	res := Result{Run: m.Run, Interrupted: m.Interrupted, Checkpoint: c}
 	job := m.Job
 	m.clearAttempt()

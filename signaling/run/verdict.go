@@ -192,6 +192,7 @@ func (m *Machine) audited(now time.Time, e Audited) {
 		return
 	}
 	m.Audit = nil
+	m.freeLog()
 	switch {
 	case e.Gone:
 		m.report(Warning{Err: fmt.Errorf("steps %d to %d are not computed again: %w", stepOf(a.From), stepOf(a.To), e.Err)})

@@ -280,7 +280,11 @@ func (w *World) do(a run.Action) {
 		if w.Gone == nil || !w.Gone(a) {
 			e = w.judge(a)
 		}
-		w.after(latency+w.Auditing, func() { w.Step(e) })
+		log := w.AuditIndex()
+		w.after(latency+w.Auditing, func() {
+			w.read(log) // what it reads while it goes on is there
+			w.Step(e)
+		})
 	case run.Emit:
 		if w.nature.Report != nil {
 			w.nature.Report(a.Report)
