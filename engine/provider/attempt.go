@@ -112,6 +112,7 @@ func (r *attempt) do() (machine.Ended, error) {
 	r.hold.stop()
 	ended := machine.Ended{Run: r.a.Run, Outcome: machine.Done, Step: r.prog.Step}
 	if err == nil {
+		r.d.kept = kept{} // the job is done
 		return ended, nil
 	}
 	if c := context.Cause(r.ctx); c != nil && !errors.Is(err, c) {

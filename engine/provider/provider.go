@@ -133,6 +133,7 @@ type driver struct {
 	ctx    context.Context // for everything that must end with Serve
 	out    *outbox.Outbox
 	stash  stash
+	kept   kept
 
 	host   Host
 	dialer Dialer

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -71,6 +72,7 @@ type fakeHost struct {
 	refuse  func(state []byte) bool // there is no room for it yet
 	refused [][]byte
 	saved   [][]byte
+	fetched map[string]int
 }
 
 func (h *fakeHost) Send(ctx context.Context, m proto.Message) error {
@@ -109,6 +111,12 @@ func (h *fakeHost) Close(string) { h.end() }
 func (h *fakeHost) end() { h.once.Do(func() { close(h.gone) }) }
 
 func (h *fakeHost) Blob(_ context.Context, r proto.Ref, _ func(int64)) ([]byte, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.fetched == nil {
+		h.fetched = map[string]int{}
+	}
+	h.fetched[r.SHA256]++
 	if b, ok := h.blobs[r.SHA256]; ok {
 		return b, nil
 	}
@@ -286,6 +294,59 @@ func TestRun(t *testing.T) {
 	}
 	if names != 23 {
 		t.Errorf("the stages saved %d entries, the model has 23", names)
+	}
+}
+
+// TestDataIsKept: providers that get their stages again after a loss fetch no data twice, and one that
+// gets another stage fetches what that needs.
+func TestDataIsKept(t *testing.T) {
+	for _, swapped := range []bool{false, true} {
+		w := newWorld(t, func(j *job.Spec) { j.Steps, j.Epochs = 0, 10_000 })
+		short := newWorld(t, nil)
+		next := make([]*proto.Assign, 2)
+		for k := range next {
+			next[k] = short.assigns[k]
+			if swapped {
+				next[k] = short.assigns[1-k]
+				next[k].Peers[0].ID = w.assigns[k].Peers[0].ID
+			}
+			next[k].Run = "r2"
+		}
+		var mu sync.Mutex
+		ready := 0
+		errs := w.play(t, nil, func(_ int, m proto.Message) {
+			mu.Lock()
+			defer mu.Unlock()
+			if _, ok := m.(*proto.Ready); !ok {
+				return
+			}
+			ready++
+			for k, h := range w.hosts {
+				switch ready {
+				case 2:
+					h.in <- &proto.Stop{Run: "r", Reason: "somebody left", Mode: proto.Now}
+					h.in <- next[k]
+				case 4:
+					h.in <- &proto.Start{Run: "r2"}
+				}
+			}
+		})
+		if err := errors.Join(errs...); err != nil {
+			t.Fatal(err)
+		}
+		for k, h := range w.hosts {
+			want := map[string]int{"graph": 2}
+			for at, kinds := range [][]string{{provider.TrainX, provider.ValX}, {provider.TrainY, provider.ValY}} {
+				for _, kind := range kinds {
+					if at == k || swapped {
+						want[kind] = 1
+					}
+				}
+			}
+			if !maps.Equal(h.fetched, want) {
+				t.Errorf("stages swapped: %v: provider %d has fetched %v, want %v", swapped, k, h.fetched, want)
+			}
+		}
 	}
 }
 

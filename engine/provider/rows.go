@@ -7,6 +7,8 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/ravnest/ravnest/engine/data"
@@ -48,8 +50,18 @@ func (r *attempt) rows(f *fetcher, j job.Spec, g *graph.Graph, s *graph.Stage, c
 		}
 		f.want += ref.Size
 	}
+	r.d.kept.only(tables, r.a.Data)
 	for _, t := range tables {
-		b, err := f.get(t.kind, r.a.Data[t.kind], need)
+		ref := r.a.Data[t.kind]
+		if k, ok := r.d.kept.find(ref.SHA256); ok {
+			need += int64(k.bytes)
+			if err := errors.Join(r.fits(need, s.Index, " with "+t.kind), t.take(k.table)); err != nil {
+				return fmt.Errorf("%s: %w", t.kind, err)
+			}
+			f.done += ref.Size
+			continue
+		}
+		b, err := f.get(t.kind, ref, need)
 		if err != nil {
 			return err
 		}
@@ -62,9 +74,14 @@ func (r *attempt) rows(f *fetcher, j job.Spec, g *graph.Graph, s *graph.Stage, c
 			return err
 		}
 		if t.index == nil {
-			if err := t.decode(b); err != nil {
+			half, err := data.Decode(b)
+			if err == nil {
+				err = t.take(half)
+			}
+			if err != nil {
 				return fmt.Errorf("%s: %w", t.kind, err)
 			}
+			r.d.kept.add(ref.SHA256, half, n)
 		} else if !j.Shards.On() {
 			return fmt.Errorf("%s is in shards, which the job does not say", t.kind)
 		}
@@ -84,6 +101,34 @@ func (r *attempt) rows(f *fetcher, j job.Spec, g *graph.Graph, s *graph.Stage, c
 		}
 	}
 	return nil
+}
+
+// kept are the tables of the newest attempt, which one after a loss most often reads again. Only one
+// attempt at a time fetches.
+type kept struct{ tables map[string]keptTable } // by digest
+
+type keptTable struct {
+	table *data.Table
+	bytes int
+}
+
+// only drops those that an attempt does not read.
+func (k *kept) only(tables []*table, refs map[string]proto.Ref) {
+	maps.DeleteFunc(k.tables, func(sum string, _ keptTable) bool {
+		return !slices.ContainsFunc(tables, func(t *table) bool { return refs[t.kind].SHA256 == sum })
+	})
+}
+
+func (k *kept) find(sum string) (keptTable, bool) {
+	t, ok := k.tables[sum]
+	return t, ok
+}
+
+func (k *kept) add(sum string, t *data.Table, bytes int) {
+	if k.tables == nil {
+		k.tables = map[string]keptTable{}
+	}
+	k.tables[sum] = keptTable{t, bytes}
 }
 
 // targetElems is the number of elements of a row of targets.
@@ -113,11 +158,7 @@ func (t *table) read(b []byte) (int, error) {
 	return 0, t.check(head.Len(), head.Elems())
 }
 
-func (t *table) decode(b []byte) error {
-	half, err := data.Decode(b)
-	if err != nil {
-		return err
-	}
+func (t *table) take(half *data.Table) error {
 	*t.dst = half
 	return t.check(half.Len(), half.Elems())
 }
