@@ -213,7 +213,11 @@ func (t *Trail) way(p stage.Peer, x *tampered, w stage.Way) *Fault {
 	if w.Later() {
 		from, to, with = p.Stage+1, t.stages[p.Cluster], p.Stage+1
 	}
-	if !t.aligned || from == to || !t.right(p.Cluster, from, to, x.at, w) {
+	if from == to {
+		f.What = fmt.Sprintf("it tells of %s that it received, and there is no stage that could have sent them", w)
+		return f
+	}
+	if !t.aligned || !t.right(p.Cluster, from, to, x.at, w) {
 		return nil
 	}
 	f.Or, f.Either = stage.Peer{Cluster: p.Cluster, Stage: with}, true

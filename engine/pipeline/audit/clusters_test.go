@@ -221,6 +221,31 @@ func TestForgedScales(t *testing.T) {
 	}
 }
 
+// TestFalseWord: a stage that did all that it should, and says of one thing that it got or sent something
+// else, is named, alone or with the one at the other end, whatever that thing is; also where there is none.
+func TestFalseWord(t *testing.T) {
+	for name, w := range several() {
+		truth := w.replay(t).record(t)
+		for _, who := range w.places() {
+			for at := range stage.Ways {
+				for _, sent := range []bool{false, true} {
+					r := truth.copied()
+					d := &r.said[who][3]
+					if sent {
+						d.Out[at][0]++
+					} else {
+						d.In[at][0]++
+					}
+					fs := r.against(w.replay(t).Trail(), truth, true).Faults()
+					if len(fs) != 1 || fs[0].Of != who {
+						t.Errorf("%s: %s is wrong about %s, sent: %v: blamed are %v", name, who, at, sent, names(fs))
+					}
+				}
+			}
+		}
+	}
+}
+
 // TestUntold: what a stage does not say, or says in another form, is no right digest of a ring.
 func TestUntold(t *testing.T) {
 	w := several()["parameters"]
