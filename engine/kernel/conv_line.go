@@ -167,10 +167,7 @@ func (a *axis) reaches(phase, i, p int) bool {
 // their number. ok is false if they need zeros around the source.
 func (j *lineTask) list(taps []int32, ty, tx, y, x, n int) (count int, ok bool) {
 	v := &j.v
-	pitch, plane := v.x.padded, v.together*v.y.padded*v.x.padded
-	if j.inPlace {
-		pitch = v.x.in
-	}
+	pitch, plane := j.pitch(), v.together*v.y.padded*v.x.padded
 	some := false // some row of taps reads the source
 	for a := range v.y.taps {
 		some = some || v.y.reaches(ty, a, y)
@@ -223,7 +220,10 @@ func (j *lineTask) list(taps []int32, ty, tx, y, x, n int) (count int, ok bool) 
 
 // need is the floats of scratch of a tile.
 func (j *lineTask) need() int {
-	n := j.block*j.dot() + tapInts*j.v.y.taps*j.v.x.taps + maxLanes
+	if j.lineKernels == nil {
+		return 0
+	}
+	n := j.block*j.dot() + j.listsInts() + maxLanes
 	if !j.inPlace {
 		n += j.v.copied()
 	}
@@ -260,8 +260,8 @@ func (j *lineTask) Tile(worker, i int) {
 type lineTile struct {
 	lineTask
 	weights []float32 // panels [channels, taps, panel]; the last may be narrower
-	taps    []int32
-	width   int // channels of y
+	taps    []int32   // lists of a line, or one
+	width   int       // channels of y
 
 	src            []float32 // channels are channel floats apart, images image floats
 	channel, image int
@@ -280,8 +280,8 @@ func (j *lineTask) tile(i int, scratch []float32) {
 	v := &t.v
 	scratch = aligned(scratch)
 	t.weights, scratch = scratch[:t.width*j.dot()], scratch[t.width*j.dot():]
-	taps := tapInts * v.y.taps * v.x.taps
-	t.taps, scratch = ints(scratch[:taps]), scratch[taps:]
+	lists := j.listsInts()
+	t.taps, scratch = ints(scratch[:lists]), scratch[lists:]
 	if !j.inPlace {
 		v.data, scratch = scratch[:v.copied()], scratch[v.copied():]
 	}
@@ -376,11 +376,14 @@ func (t *lineTile) packWeightsBack(w []float32, first int) {
 func (t *lineTile) compute(ty, tx int) {
 	v := &t.v
 	for y := range v.y.out {
+		t.lists(ty, tx, y)
+		lists := t.taps
 		for x, n := 0, 0; x < v.x.out; x += n {
 			n = t.run(x)
 			at := y*v.x.out + x
-			active, _ := t.list(t.taps, ty, tx, y, x, n)
-			if active == 0 {
+			active := int(lists[0])
+			taps := &lists[1]
+			if lists = lists[t.listInts():]; active == 0 {
 				t.clear(at, n)
 				continue
 			}
@@ -389,10 +392,54 @@ func (t *lineTile) compute(ty, tx int) {
 				if i+1 == t.images {
 					second, dsecond = 0, 0 // twice the same
 				}
-				t.panels(n, active, i, i*t.dimage+at, v.x.advance(), second, dsecond)
+				t.panels(n, taps, active, i, i*t.dimage+at, v.x.advance(), second, dsecond)
 			}
 		}
 	}
+}
+
+// lists has the lists of taps of line y ready, one after another, each behind its length. Those of
+// the line before are a line's distance away where the same rows of taps read the source.
+func (t *lineTile) lists(ty, tx, y int) {
+	v := &t.v
+	again := y > 0
+	for a := range v.y.taps {
+		_, _, ok := v.y.tap(ty, a)
+		again = again && (!ok || v.y.reaches(ty, a, y) == v.y.reaches(ty, a, y-1))
+	}
+	step := int32(4 * v.y.advance() * t.pitch())
+	lists := t.taps
+	for x, n := 0, 0; x < v.x.out; x += n {
+		n = t.run(x)
+		if again {
+			for i := range lists[0] {
+				lists[1+tapInts*i] += step
+			}
+		} else {
+			active, _ := t.list(lists[1:], ty, tx, y, x, n)
+			lists[0] = int32(active)
+		}
+		lists = lists[t.listInts():]
+	}
+}
+
+// listInts is the ints of a list of taps behind its length.
+func (j *lineTask) listInts() int { return 1 + tapInts*j.v.y.taps*j.v.x.taps }
+
+// listsInts is the ints of the lists of a line.
+func (j *lineTask) listsInts() int {
+	if j.across {
+		return j.listInts()
+	}
+	return (j.v.x.out + j.most - 1) / j.most * j.listInts()
+}
+
+// pitch is the floats from one line of the source to the next.
+func (j *lineTask) pitch() int {
+	if j.inPlace {
+		return j.v.x.in
+	}
+	return j.v.x.padded
 }
 
 // computeAcross is compute where a tile is one position of many images.
@@ -403,13 +450,13 @@ func (t *lineTile) computeAcross() {
 		for i, n := 0, 0; i < t.images; i += n {
 			n = even(i, t.images, 2*t.most)
 			half := (n + 1) / 2 // of an odd number the middle one is computed twice
-			t.panels(half, active, i, at*v.together+i, t.image, (n-half)*t.image, n-half)
+			t.panels(half, &t.taps[0], active, i, at*v.together+i, t.image, (n-half)*t.image, n-half)
 		}
 	}
 }
 
 // panels computes two groups of n positions, the first from image i on and to dst[at:].
-func (t *lineTile) panels(n, active, i, at, next, second, dsecond int) {
+func (t *lineTile) panels(n int, taps *int32, active, i, at, next, second, dsecond int) {
 	v, dot := &t.v, t.dot()
 	relu := 0
 	if t.relu {
@@ -422,7 +469,7 @@ func (t *lineTile) panels(n, active, i, at, next, second, dsecond int) {
 		if t.bias != nil {
 			bias = &t.bias[o]
 		}
-		t.kernel[n-t.least][nv-1](&t.src[i*t.image], &t.weights[o*dot], &t.dst[at+o*t.ldc], bias, &t.taps[0],
+		t.kernel[n-t.least][nv-1](&t.src[i*t.image], &t.weights[o*dot], &t.dst[at+o*t.ldc], bias, taps,
 			active, v.channels, 4*next, 4*t.channel, 4*t.vector*nv*v.y.taps*v.x.taps, 4*second, 4*dsecond, 4*t.ldc, relu, 4*ahead)
 	}
 }
