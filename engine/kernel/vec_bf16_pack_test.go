@@ -3,6 +3,7 @@ package kernel
 import (
 	"fmt"
 	"math"
+	"math/rand/v2"
 	"testing"
 )
 
@@ -75,6 +76,29 @@ func bf16TPack(t *testing.T, what string, team *Team, x []float32) {
 			ReLUGradBF16(dy, dy, w, from)
 			gemmTBits(t, what+", gradient in place", dy, grad)
 		}
+	}
+}
+
+// TestKeptRanges: any range of what is kept is that of the whole.
+func TestKeptRanges(t *testing.T) {
+	edges := bf16TEdges()
+	r := rand.New(rand.NewPCG(41, 42))
+	team := NewTeam(2)
+	defer team.Close()
+	for range 200 {
+		n := 1 + r.IntN(5000)
+		if r.IntN(20) == 0 {
+			n += smallCopy // shared by threads
+		}
+		x, w := append([]float32(nil), edges[r.IntN(1000):][:n]...), make([]uint32, PackedBF16(n))
+		PackBF16(nil, w, x, false)
+		want := make([]float32, n)
+		UnpackBF16(nil, want, w)
+		from := r.IntN(n)
+		at := from + r.IntN(n-from)
+		got := make([]float32, r.IntN(n-at)+1)
+		keptTensor{w: w, n: n, from: from}.read(team, got, at-from)
+		gemmTBits(t, fmt.Sprintf("%d elements from element %d of %d on", len(got), at, n), got, want[at:][:len(got)])
 	}
 }
 
