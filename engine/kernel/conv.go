@@ -49,15 +49,30 @@ func ConvScratch(c *Conv) int {
 		return depthwiseScratch(c)
 	}
 	cg, og, k := c.C/c.Groups, c.O/c.Groups, c.KH*c.KW
-	f, b, w := c.windows().withImagesInner(c.N), c.windowsBack().withImagesInner(c.N), c.windowsOfWeights()
-	lf, _ := c.lines(false, 1)
-	lb, _ := c.lines(true, 1)
+	w := c.windowsOfWeights()
 	return max(
-		lf.need(), lb.need(),
-		f.scratch()+og*f.columns()+GemmScratch(og, f.columns(), cg*k),
-		b.scratch()+og*k*cg+b.halves()*cg*b.columns()+GemmScratch(cg, b.columns(), og*k),
+		c.lineScratch(), c.forwardScratch(), c.dataScratch()+og*k*cg,
 		w.scratch()+og*w.columns()+w.swapped(og)+GemmScratch(max(og, cg*k), max(og, cg*k), w.columns()),
 		w.scratch()+maxLanes+(w.columns()+cg*k)*laneWidth())
+}
+
+// lineScratch is the scratch of both directions where vectors run over channels.
+func (c *Conv) lineScratch() int {
+	f, _ := c.lines(false, 1)
+	b, _ := c.lines(true, 1)
+	return max(f.need(), b.need())
+}
+
+// forwardScratch is the scratch of a group of the forward pass as products.
+func (c *Conv) forwardScratch() int {
+	v, og := c.windows().withImagesInner(c.N), c.O/c.Groups
+	return v.scratch() + og*v.columns() + GemmScratch(og, v.columns(), c.C/c.Groups*c.KH*c.KW)
+}
+
+// dataScratch is that of the gradient of x, but for a copy of the weights.
+func (c *Conv) dataScratch() int {
+	v, cg := c.windowsBack().withImagesInner(c.N), c.C/c.Groups
+	return v.scratch() + v.halves()*cg*v.columns() + GemmScratch(cg, v.columns(), c.O/c.Groups*c.KH*c.KW)
 }
 
 // windows are the windows over x, one for each element of y.
@@ -146,7 +161,7 @@ func ConvBackwardData(t *Team, c *Conv, dx, dy, w, scratch []float32) {
 		return
 	}
 	packs := c.packsWeights(true)
-	if c.BF16 && !packs {
+	if c.BF16 && !packs && (c.KH*c.KW == 1 || c.depthwise()) { // others round what they arrange
 		w, scratch = c.operands(t, w, scratch)
 	}
 	if c.depthwise() {
@@ -169,6 +184,9 @@ func (j *groupTask) data(t *Team, gr int, scratch []float32) {
 	if !single && j.pairs == nil {
 		arranged, scratch = scratch[:weights], scratch[weights:]
 		v.arrangeWeights(arranged, w, cg)
+		if c.BF16 {
+			RoundBF16(t, arranged, arranged)
+		}
 	}
 	for n := 0; n < c.N; n += v.together {
 		images := min(v.together, c.N-n)

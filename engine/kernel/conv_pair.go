@@ -34,9 +34,20 @@ func ConvScratchBF16(c *Conv) int {
 	}
 	few := *c // no images innermost
 	few.N = min(c.N, 7)
-	k := c.O / c.Groups * c.KH * c.KW
-	packed := max(c.packedWeights(false), c.packedWeights(true))
-	return max(n+c.weights()+maxLanes, packed+max(n, ConvScratch(&few), packRows*k+c.KH*c.KW))
+	forward, data := max(c.forwardScratch(), few.forwardScratch()), max(c.dataScratch(), few.dataScratch())
+	rows := packRows*c.O/c.Groups*c.KH*c.KW + c.KH*c.KW
+	return max(n,
+		max(c.weights()+maxLanes, c.packedWeights(false))+forward,
+		c.packedWeights(true)+max(data, rows),
+		c.pointWeights()+maxLanes+data)
+}
+
+// pointWeights is the floats of w where its windows are points, and the gradient of x reads w as it is.
+func (c *Conv) pointWeights() int {
+	if c.KH*c.KW > 1 {
+		return 0
+	}
+	return c.weights()
 }
 
 // weights is the floats of w.
