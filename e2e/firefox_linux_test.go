@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -298,4 +299,45 @@ func TestFirefox(t *testing.T) {
 	s.ok("ravnest", "fuse", dir)
 	kept(t, results(t, one), dir)
 	t.Logf("%.0f samples/s", parse[summary](t, host.out.String()).SamplesPerS)
+}
+
+// TestFirefoxAddressChanges: the address of a native provider that trains with a tab of Firefox is
+// replaced by another one, and the link moves; or the tab's, where Firefox ends its channels at once
+// and the link is made anew. Training goes on to the bits of one process.
+func TestFirefoxAddressChanges(t *testing.T) {
+	if firefox() == "" {
+		t.Skip("no Firefox here: install one (Debian: apt-get install firefox-esr), or name it in RAVNEST_FIREFOX")
+	}
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for k, name := range []string{"native", "the tab"} {
+		t.Run(strings.ReplaceAll(name, " ", "_"), func(t *testing.T) {
+			s := newScene(t)
+			h := newHomes(s, "masquerade")
+			dir := s.endlessJob("--nodes", "2")
+			host := h.begin("p", filepath.Join(bin, "ravnest"), "serve", "--listen", "0.0.0.0:8090", "--token", "t", dir)
+			host.says(`serving at`, limit)
+			h.begin("a", filepath.Join(bin, "ravnest-provider"), "--join", "http://"+hostAt[0]+":8090", "--token", "t")
+			host.says("node_0 joined", limit)
+			h.begin("b", "env", foxVar+"=http://"+hostAt[1]+":8090/#token=t", "RAVNEST_BIN="+bin, self, "-test.run=^TestInsideFirefox$", "-test.v")
+			host.says("node_1 joined", limit)
+			host.says(`(?m)^training`, limit)
+			s.saved(dir, 20)
+			h.moves(k)
+			changed := time.Now()
+			host.says(fmt.Sprintf(`node_%d lost its connection .* has another one`, k), limit)
+			s.more(dir, 300)
+			t.Logf("300 steps more %.1f s after the change", time.Since(changed).Seconds())
+			s.ends(host, dir, "--nodes", "2")
+			bad := `goes on from step|is gone|resumes`
+			if k == 1 {
+				bad = `not ready within|is stuck` // a request that waits for a connection of the old network
+			}
+			if said := host.err.String(); regexp.MustCompile(bad).MatchString(said) {
+				t.Errorf("the run says %s:\n%s", bad, tail(said))
+			}
+		})
+	}
 }

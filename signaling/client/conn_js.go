@@ -11,6 +11,7 @@ import (
 	"io"
 	"sync"
 	"syscall/js"
+	"time"
 
 	"github.com/ravnest/ravnest/engine/transport/throttle"
 	"github.com/ravnest/ravnest/signaling/proto"
@@ -207,10 +208,20 @@ func (s *socket) abort() {
 	})
 }
 
+const (
+	// patient is how long an answer may take to begin, beside the time in which the slowest
+	// network sends the request, before the request is made again: a browser may send one over a
+	// connection of its own that was cut off long ago.
+	patient = 10 * time.Second
+	slowest = 8 << 10 // bytes per second
+)
+
 // send makes a request; a body has size bytes.
 func (h *host) send(ctx context.Context, method, url string, header map[string]string, body io.Reader, size int) (*answer, error) {
 	ctx, done := h.http.begin(ctx)
 	defer done()
+	late := time.AfterFunc(patient+time.Duration(size)*time.Second/slowest, done)
+	defer late.Stop()
 	abort := js.Global().Get("AbortController").New()
 	init := map[string]any{"method": method, "credentials": "omit", "signal": abort.Get("signal"), "headers": map[string]any{}}
 	for k, v := range header {
@@ -234,6 +245,7 @@ func (h *host) send(ctx context.Context, method, url string, header map[string]s
 	if err != nil {
 		return nil, err
 	}
+	late.Stop()
 	buf, err := await(resp.Call("arrayBuffer"))
 	if err != nil {
 		return nil, err

@@ -194,6 +194,11 @@ func later(w http.ResponseWriter, e *proto.Error, wait time.Duration) {
 // machine alone and counts nothing.
 func (s *Server) shared(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if transfer(r) {
+			// Firefox heeds it, which would send a request over a connection of a network that it has
+			// left. Transfers come in bursts.
+			w.Header().Set("Keep-Alive", "timeout=2")
+		}
 		if s.cfg.Token == "" {
 			next.ServeHTTP(w, r)
 			return
