@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"sort"
 
 	"github.com/ravnest/ravnest/engine/exec"
 	"github.com/ravnest/ravnest/engine/graph"
@@ -192,7 +193,23 @@ func (f Facts) Make(j job.Spec, g *graph.Graph, nodes []ga.Node, opt ga.Options,
 			return nil, small
 		}
 	}
+	if errors.Is(err, ga.ErrRAM) && turns(j) && j.InFlight > 1 {
+		if n := f.inFlight(j, g, nodes, opt, seed); n > 0 {
+			return nil, fmt.Errorf("%w; in_flight %d, in place of %d, fits", err, n, j.InFlight)
+		}
+	}
 	return p, err
+}
+
+// inFlight returns how many units in flight fit where those that the job asks for do not, 0 if one
+// does not either.
+func (f Facts) inFlight(j job.Spec, g *graph.Graph, nodes []ga.Node, opt ga.Options, seed uint64) int {
+	known := newCache(g)
+	return sort.Search(min(j.InFlight-1, j.Replica()), func(n int) bool {
+		j.InFlight = n + 1
+		_, err := f.form(j, g, known, nodes, opt, seed)
+		return err != nil
+	})
 }
 
 // form is Make for all nodes, but for those that only hold up a round of several clusters.

@@ -2,6 +2,7 @@ package planner_test
 
 import (
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -325,6 +326,24 @@ func TestUnitsInFlight(t *testing.T) {
 	tight := made(j, most(least)+1)
 	if tight.InFlight >= 3 || !strings.Contains(tight.Note, "do not fit into the memory") {
 		t.Errorf("with the memory of one unit %d are in flight; note %q", tight.InFlight, tight.Note)
+	}
+	// Where the job asks for more than fit, the error says how many do.
+	try := func(n int) error {
+		j.InFlight = n
+		_, err := planner.Make(j, e.Graph, pool(3, most(least)+1, 1e8), ga.Options{MaxClusters: 1, MinSize: 3}, 1)
+		return err
+	}
+	fits := 0
+	for n := 1; n <= 6; n++ {
+		switch err := try(n); {
+		case err == nil && fits == n-1:
+			fits = n
+		case err == nil || !errors.Is(err, ga.ErrRAM) || !strings.Contains(err.Error(), fmt.Sprintf("; in_flight %d, in place of %d, fits", fits, n)):
+			t.Errorf("%d in flight, where %d fit: %v", n, fits, err)
+		}
+	}
+	if fits < 1 || fits > 5 {
+		t.Errorf("%d in flight fit", fits)
 	}
 }
 

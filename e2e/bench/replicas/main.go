@@ -35,7 +35,7 @@ var ways = []way{
 	{"8 bits", func(j *job.Spec) { j.Average.Bits = 8 }},
 	{"4 bits", func(j *job.Spec) { j.Average.Bits = 4 }},
 	{"outer nesterov", func(j *job.Spec) { j.Average.Outer.Name = "nesterov" }},
-	{"outer, 4 bits", func(j *job.Spec) { j.Average.Outer.Name, j.Average.Bits = "nesterov", 4 }},
+	{"outer of 4 bits", func(j *job.Spec) { j.Average.Outer.Name, j.Average.Bits = "nesterov", 4 }},
 	{"twice the rate", func(j *job.Spec) { j.Optimizer.LR *= 2 }},
 	{"gradients", func(j *job.Spec) { j.Average.Of, j.ReduceFactor = job.Gradients, 0 }},
 }
