@@ -101,9 +101,6 @@ func (c *Child) signal(force bool) {
 // Pid returns the child's process id.
 func (c *Child) Pid() int { return c.cmd.Process.Pid }
 
-// Done returns a channel that is closed when the child has ended.
-func (c *Child) Done() <-chan struct{} { return c.done }
-
 // Wait waits for the child to end and returns nil, an *exec.ExitError, or an error about its
 // output. Any number of callers may wait.
 func (c *Child) Wait() error {

@@ -350,18 +350,6 @@ func (l *lowering) value(v *value) *value {
 	return &w
 }
 
-// String is for messages.
-func (v *value) String() string {
-	kind := "value"
-	switch {
-	case v.param != "":
-		kind = "parameter"
-	case v.isConst():
-		kind = "constant"
-	}
-	return fmt.Sprintf("%s %v", kind, v.shape)
-}
-
 // toward makes a value without a batch fit one whose batch lies on axis b, counted from the
 // last (-1), of k elements a sample: what it repeats over the batch is left out.
 func (l *lowering) toward(v *value, fromEnd, k, outer int) *value {

@@ -57,8 +57,7 @@
 // [UnpackBF16], which keep operands in half the memory; [ToHalf], [ToBFloat16], [Quantise8],
 // [AbsMax], the way back, and [CountZeros], [CountEqual], [TakeEqual] for coders.
 //
-// Losses (loss.go): [MSE], [CrossEntropy], [CrossEntropyProb] with gradients; [CountCorrect],
-// [CountCorrectClass].
+// Losses (loss.go): [MSE], [CrossEntropy], [CrossEntropyProb] with gradients; [Argmax].
 //
 // Optimisers (optim.go): [SGD], [Adam], [AdamW], [NAdam].
 //

@@ -107,27 +107,3 @@ func Argmax(x []float32) int {
 	}
 	return k
 }
-
-// CountCorrect counts the rows of pred [rows,cols] whose Argmax is that of target
-// [rows,cols], one-hot or probabilities.
-func CountCorrect(pred, target []float32, rows, cols int) int {
-	n := 0
-	for r := range rows {
-		if Argmax(pred[r*cols:][:cols]) == Argmax(target[r*cols:][:cols]) {
-			n++
-		}
-	}
-	return n
-}
-
-// CountCorrectClass counts the rows of pred [rows,cols] whose Argmax is the class in
-// target [rows].
-func CountCorrectClass(pred []float32, target []int32, rows, cols int) int {
-	n := 0
-	for r, t := range target[:rows] {
-		if Argmax(pred[r*cols:][:cols]) == int(t) {
-			n++
-		}
-	}
-	return n
-}

@@ -79,7 +79,7 @@ func TestCrossEntropy(t *testing.T) {
 	}
 }
 
-func TestCountCorrect(t *testing.T) {
+func TestArgmax(t *testing.T) {
 	nan := float32(math.NaN())
 	pred := []float32{
 		1, 3, 2,
@@ -87,16 +87,9 @@ func TestCountCorrect(t *testing.T) {
 		0, nan, 9, // NaN beats all
 		-1, -2, -3,
 	}
-	target := []float32{
-		0, 1, 0,
-		0, 1, 0,
-		0, 1, 0,
-		1, 0, 0,
-	}
-	if n := CountCorrect(pred, target, 4, 3); n != 3 {
-		t.Errorf("%d rows are right, want 3", n)
-	}
-	if n := CountCorrectClass(pred, []int32{1, 1, 1, 0}, 4, 3); n != 3 {
-		t.Errorf("%d rows are right, want 3", n)
+	for i, want := range []int{1, 0, 1, 0} {
+		if k := Argmax(pred[3*i:][:3]); k != want {
+			t.Errorf("row %d has its maximum at %d, want %d", i, k, want)
+		}
 	}
 }

@@ -75,13 +75,6 @@ func Scale(scale, x []float32) error {
 	return nil
 }
 
-// Max merges the scales of others: dst = max(dst, src), element by element.
-func Max(dst, src []float32) {
-	for i, v := range src {
-		dst[i] = max(dst[i], v)
-	}
-}
-
 // Add rounds x by the agreed scales and adds weight times the integers to sum. draws
 // addresses the random numbers of this replica's change of this tensor in this round; it
 // is not read where r rounds to nearest. first is the number of x[0] in its tensor, which

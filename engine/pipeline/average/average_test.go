@@ -55,7 +55,9 @@ func mean(t *testing.T, rule Rule, xs [][]float32, weights []int64, order []int,
 				}
 			}
 		}
-		Max(scale, part)
+		for b, m := range part {
+			scale[b] = max(scale[b], m)
+		}
 	}
 	sum := make([]int64, n)
 	for g := range groups {
