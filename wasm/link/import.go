@@ -11,8 +11,10 @@ const MaxPages = 65536
 
 // Sections of a module that are used here (WebAssembly core specification, 5.5).
 const (
-	sectionImport = 2
-	sectionMemory = 5
+	sectionImport    = 2
+	sectionMemory    = 5
+	sectionData      = 11
+	sectionDataCount = 12
 )
 
 // errModule is wrapped by every error about the input.

@@ -1,10 +1,10 @@
 // Command link makes a linked Go program take its memory from outside: it replaces the memory
 // of a js/wasm binary by the import env.memory. The kernels' module can then be instantiated
 // first, on the same memory, and its functions become imports of the Go program, without any
-// JavaScript in between.
+// JavaScript in between. It also makes the program smaller to fetch.
 //
-//	link [-shared] -o OUT IN     rewrites IN
-//	link -run LOADER IN ARGS     rewrites IN and runs it in Node, for go test -exec
+//	link [-shared] [-lines] -o OUT IN     rewrites IN, without the tables of lines unless -lines is given
+//	link -run LOADER IN ARGS              rewrites IN and runs it in Node, for go test -exec
 package main
 
 import (
@@ -31,17 +31,21 @@ func main() {
 
 func run() error {
 	shared := flag.Bool("shared", false, "make the memory shared between workers")
+	lines := flag.Bool("lines", false, "keep the tables of lines, which traces of a crash show")
 	out := flag.String("o", "", "`FILE` to write")
 	loader := flag.String("run", "", "the `SCRIPT` that runs the program in Node")
 	flag.Parse()
 	if flag.NArg() < 1 || (*out == "") == (*loader == "") {
-		return errors.New("usage: link [-shared] -o OUT IN, or link -run LOADER IN ARGS")
+		return errors.New("usage: link [-shared] [-lines] -o OUT IN, or link -run LOADER IN ARGS")
 	}
 	in, err := os.ReadFile(flag.Arg(0))
 	if err != nil {
 		return err
 	}
 	b, err := Import(in, *shared)
+	if err == nil {
+		b, err = Compact(b, *lines || *loader != "")
+	}
 	if err != nil {
 		return fmt.Errorf("%s: %w", flag.Arg(0), err)
 	}
@@ -57,13 +61,21 @@ func run() error {
 	if err := os.WriteFile(prog, b, 0o600); err != nil {
 		return err
 	}
-	root, err := exec.Command("go", "env", "GOROOT").Output()
+	cmd, err := inNode(context.Background(), *loader, prog, flag.Args()[1:]...)
 	if err != nil {
-		return fmt.Errorf("asking go where it is: %w", err)
+		return err
 	}
-	args := append([]string{"--stack-size=8192", "--experimental-wasm-relaxed-simd", *loader, prog}, flag.Args()[1:]...)
-	cmd := exec.CommandContext(context.Background(), "node", args...)
-	cmd.Env = append(os.Environ(), "WASM_EXEC="+filepath.Join(strings.TrimSpace(string(root)), "lib/wasm/wasm_exec.js"))
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 	return cmd.Run()
+}
+
+// inNode is the command that runs a program in Node.
+func inNode(ctx context.Context, loader, prog string, args ...string) (*exec.Cmd, error) {
+	root, err := exec.CommandContext(ctx, "go", "env", "GOROOT").Output()
+	if err != nil {
+		return nil, fmt.Errorf("asking go where it is: %w", err)
+	}
+	cmd := exec.CommandContext(ctx, "node", append([]string{"--stack-size=8192", "--experimental-wasm-relaxed-simd", loader, prog}, args...)...)
+	cmd.Env = append(os.Environ(), "WASM_EXEC="+filepath.Join(strings.TrimSpace(string(root)), "lib/wasm/wasm_exec.js"))
+	return cmd, nil
 }
