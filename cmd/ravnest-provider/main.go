@@ -116,6 +116,20 @@ func peak() int64 {
 	return n
 }
 
+// configOf is what a provider is, by the flags, but for what it has been given to work with.
+func configOf(c *cli.Context, hosts []string, lim lending) lender.Config {
+	began := time.Now()
+	return lender.Config{
+		Host: hosts[0], Hosts: hosts[1:], Name: c.String("name"),
+		Agent: "ravnest-provider/" + version, Platform: runtime.GOOS + "/" + runtime.GOARCH,
+		RAM: lim.ram, Limit: lim.rate, May: lim.may, Loopback: native.Loopback(hosts[0]), Machine: native.Network(),
+		Processor: native.Processor(), Cores: runtime.NumCPU(),
+		Rules: machine.Rules{Once: c.Bool("once"), Stay: true},
+		Now:   func() time.Duration { return time.Since(began) },
+		RSS:   peak,
+	}
+}
+
 func lend(c *cli.Context) error {
 	if err := noArguments(c); err != nil {
 		return err
@@ -124,7 +138,6 @@ func lend(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	join := hosts[0]
 	if name := c.String("name"); name != "" {
 		if err := proto.CheckName(name); err != nil {
 			return fmt.Errorf("--name: %w", err)
@@ -156,17 +169,8 @@ func lend(c *cli.Context) error {
 	debug.SetMemoryLimit(max(lim.ram, 64<<20))
 	team := kernel.NewTeam(lim.threads)
 	defer team.Close()
-	began := time.Now()
-	cfg := lender.Config{
-		Host: join, Hosts: hosts[1:], Token: token, Name: c.String("name"),
-		Agent: "ravnest-provider/" + version, Platform: runtime.GOOS + "/" + runtime.GOARCH,
-		Team: team, RAM: lim.ram, Limit: lim.rate, May: lim.may, Loopback: native.Loopback(join), Machine: native.Network(),
-		Processor: native.Processor(), Cores: runtime.NumCPU(),
-		Rules: machine.Rules{Once: c.Bool("once"), Stay: true, Wait: wait},
-		Now:   func() time.Duration { return time.Since(began) },
-		Event: say,
-		RSS:   peak,
-	}
+	cfg := configOf(c, hosts, lim)
+	cfg.Token, cfg.Team, cfg.Event, cfg.Rules.Wait = token, team, say, wait
 	if id != nil {
 		id.into(&cfg)
 	}

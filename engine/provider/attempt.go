@@ -264,36 +264,43 @@ func (r *attempt) mark() order.Mark {
 	return order.Mark(m)
 }
 
-// prepare fetches and checks what the assignment names.
-func (r *attempt) prepare() (*stage.Compiled, stage.Config, error) {
-	var cfg stage.Config
-	j, err := job.Parse(r.a.Job)
-	if err != nil {
-		return nil, cfg, err
+// planned reads the assignment's job and plan, and returns the job with what the planner has chosen,
+// and where the cluster's stages begin.
+func (r *attempt) planned() (j job.Spec, plan Plan, starts []int, err error) {
+	if j, err = job.Parse(r.a.Job); err != nil {
+		return j, plan, nil, err
 	}
-	var plan Plan
 	if err := json.Unmarshal(r.a.Plan, &plan); err != nil {
-		return nil, cfg, fmt.Errorf("the assignment's plan: %w", err)
+		return j, plan, nil, fmt.Errorf("the assignment's plan: %w", err)
 	}
 	if j, err = j.In(plan.Record); err != nil {
-		return nil, cfg, fmt.Errorf("the assignment's plan: %w", err)
+		return j, plan, nil, fmt.Errorf("the assignment's plan: %w", err)
 	}
-	var starts []int
 	if r.a.Cluster < len(plan.Clusters) {
 		starts = plan.Clusters[r.a.Cluster].Starts
 	}
 	if len(starts) != r.a.Stages || r.a.Stage >= len(starts) || plan.Train < 1 || plan.Train > maxRows || plan.Val < 0 || plan.Val > maxRows {
-		return nil, cfg, fmt.Errorf("the assignment's plan has %d stages with %d training and %d validation rows, but the assignment has %d stages", len(starts), plan.Train, plan.Val, r.a.Stages)
+		return j, plan, nil, fmt.Errorf("the assignment's plan has %d stages with %d training and %d validation rows, but the assignment has %d stages", len(starts), plan.Train, plan.Val, r.a.Stages)
 	}
 	if j.MicroBatches == 0 {
 		if j.MicroBatches = plan.MicroBatches; j.MicroBatches < 0 || j.MicroBatches > j.BatchSize {
-			return nil, cfg, fmt.Errorf("the assignment's plan splits batches of %d rows into %d micro-batches", j.BatchSize, j.MicroBatches)
+			return j, plan, nil, fmt.Errorf("the assignment's plan splits batches of %d rows into %d micro-batches", j.BatchSize, j.MicroBatches)
 		}
 	}
 	if j.InFlight == 0 {
 		if j.InFlight = plan.InFlight; j.InFlight < 0 || j.InFlight > j.Replica() {
-			return nil, cfg, fmt.Errorf("the assignment's plan keeps %d units in flight, but there are %d replicas", j.InFlight, j.Replica())
+			return j, plan, nil, fmt.Errorf("the assignment's plan keeps %d units in flight, but there are %d replicas", j.InFlight, j.Replica())
 		}
+	}
+	return j, plan, starts, nil
+}
+
+// prepare fetches and checks what the assignment names.
+func (r *attempt) prepare() (*stage.Compiled, stage.Config, error) {
+	var cfg stage.Config
+	j, plan, starts, err := r.planned()
+	if err != nil {
+		return nil, cfg, err
 	}
 	f := r.fetcher()
 	b, err := f.get("the model", r.a.Graph, 0)
