@@ -24,6 +24,7 @@ for (const name of readdirSync("../wasm")) if (name.endsWith(".js") || name.ends
 await build({
   entryPoints: ["src/contribute.js", "src/dashboard.js", "src/style.css"],
   bundle: true,
+  splitting: true, // what both pages use is fetched once
   minify: true,
   format: "esm",
   target: "es2022",
