@@ -17,7 +17,7 @@ func TestJS(t *testing.T) {
 	if addr == "" {
 		t.Skip("no host: TestWasm of the native tests starts one and sets RAVNEST_TEST_HOST")
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
 	hello := proto.Hello{Agent: "test", Platform: "js/wasm", Class: proto.ClassNoFMA}
 	if _, err := Dial(ctx, addr, Options{Token: "wrong", Hello: hello}); !errors.Is(err, proto.ErrBadToken) {
