@@ -4,8 +4,9 @@ import uPlot from "uplot";
 
 const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
-// whole are the distances between ticks of x: there is nothing between two batches or seconds.
-const whole = Array.from({ length: 36 }, (_, i) => [1, 2, 5][i % 3] * 10 ** Math.floor(i / 3));
+// distances are those that ticks may have, from a power of ten on: one, two and five times each.
+// There is nothing between two batches or seconds, so those of x are whole.
+const distances = (from) => Array.from({ length: 3 * (12 - from) }, (_, i) => Number(`${[1, 2, 5][i % 3]}e${from + Math.floor(i / 3)}`));
 
 // lineChart draws one series over x, whose unit is xLabel. say formats a value; fromZero
 // keeps zero visible. set takes points [x, y] and updates the description for screen readers.
@@ -26,7 +27,7 @@ export function lineChart(host, { label, colour: stroke, say, xLabel, height = 1
         cursor: { points: { size: 6 }, drag: { x: false } },
         legend: { markers: { show: false } },
         scales: { x: { time: false }, y },
-        axes: [{ ...axis, size: 28, incrs: whole }, { ...axis, size: 52 }],
+        axes: [{ ...axis, size: 28, incrs: distances(0) }, { ...axis, size: 52, incrs: distances(-12) }],
         series: [{ label: xLabel }, { label, stroke: colour(stroke), width: 2, points: { show: points }, value: (_, v) => (v == null ? "" : say(v)) }],
       },
       data,
