@@ -206,3 +206,28 @@ func TestReplicasFillTheBubble(t *testing.T) {
 		}
 	}
 }
+
+// TestUnitsBesideZeroBubble: units in flight fill a pipeline better than zb does with any number of
+// micro-batches, and zb adds nothing to them. With one replica zb idles less than sync.
+func TestUnitsBesideZeroBubble(t *testing.T) {
+	idle := func(run Run, schedule func(*Sequence, int, int) Schedule, stages int) float64 {
+		items := run.Train * run.MicroBatches / run.BatchSize
+		return 100 * (1 - float64(3*items)/float64(makespan(t, run, schedule, stages)))
+	}
+	for p := 2; p <= 4; p++ {
+		units := Run{Train: 240, Epochs: 1, BatchSize: 1, MicroBatches: 1, UpdateFrequency: 1, Replicas: p, ReduceFactor: 240 / p}
+		sync, both := idle(units, NewSync, p), idle(units, NewZeroBubble, p)
+		t.Logf("%d stages, as many units in flight: sync %.0f %%, zb %.0f %%", p, sync, both)
+		if both < sync-1 {
+			t.Errorf("%d stages: zb adds to units in flight: %.1f %% instead of %.1f", p, both, sync)
+		}
+		for _, m := range []int{1, 2, 4, 8, 16} {
+			run := Run{Train: 16 * m, Epochs: 1, BatchSize: m, MicroBatches: m, UpdateFrequency: 1}
+			plain, zb := idle(run, NewSync, p), idle(run, NewZeroBubble, p)
+			t.Logf("%d stages, one replica, %d micro-batches: sync %.0f %%, zb %.0f %%", p, m, plain, zb)
+			if zb > plain || zb < sync {
+				t.Errorf("%d stages, %d micro-batches: sync %.1f %%, zb %.1f, units in flight %.1f", p, m, plain, zb, sync)
+			}
+		}
+	}
+}
