@@ -320,6 +320,7 @@ func (f fill) pipeline(stages []*graph.Stage, cl *Cluster) forecast.Pipeline {
 			EachBackward: 2*kernelTime*float64(nodes) + 3*params*memoryTime + edgeRows*cost.edge.backward/speed,
 			Update:       float64(3+2*len(optim.Slots(f.j.Optimizer))) * params * memoryTime,
 		})
+		p.Stages[k].Update += f.tied(stages, cl, k)
 		if k+1 == len(stages) {
 			break
 		}
@@ -335,6 +336,36 @@ func (f fill) pipeline(stages []*graph.Stage, cl *Cluster) forecast.Pipeline {
 	}
 	f.facts.machines(&p, on, f.placed)
 	return p
+}
+
+// tied is what an update of stage k takes, in seconds, because other stages hold parameters of it: their
+// gradients go to the nearest of those and back. Where replicas take turns, others train meanwhile.
+func (f fill) tied(stages []*graph.Stage, cl *Cluster, k int) (seconds float64) {
+	g := stages[k].Graph
+	for _, t := range g.Ties() {
+		for _, other := range t.Stages {
+			if other == k {
+				continue
+			}
+			a, b := cl.Stages[k].Node, cl.Stages[other].Node
+			bytes := width("fp32") * float64(elemsOf(g, t.Name))
+			seconds += 2 * (elementWire*bytes/width("fp32") + byteWork*(1-f.facts.served(a, b))*bytes)
+			if !turns(f.j) {
+				seconds += 2 * (bytes*8/min(f.nodes[a].Bandwidth, f.nodes[b].Bandwidth) + f.facts.delay(a, b))
+			}
+			break
+		}
+	}
+	return seconds
+}
+
+func elemsOf(g *graph.Graph, name string) int {
+	for _, p := range g.Params() {
+		if p.Full == name {
+			return p.Elems()
+		}
+	}
+	return 0
 }
 
 // width is how many bytes of an element travel, as far as tensors of models compress.

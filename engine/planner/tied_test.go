@@ -54,3 +54,36 @@ func TestTied(t *testing.T) {
 		t.Errorf("async parts the holders: %+v", p.Clusters[0].Starts())
 	}
 }
+
+// TestTiedForecast: gradients of tied parameters take their way there and back with each update, and
+// where replicas take turns, others are trained meanwhile.
+func TestTiedForecast(t *testing.T) {
+	free := repeated(t, 12)
+	for i := range free.Nodes {
+		free.Nodes[i].Names = nil
+	}
+	if err := free.Check(); err != nil {
+		t.Fatal(err)
+	}
+	const rate, elems = 1e8, 256 * 256
+	seconds := func(g *graph.Graph, replicas int) float64 {
+		j := job.Default()
+		j.BatchSize, j.Replicas = 64, job.Count(replicas)
+		nodes := measured(0.1, 0.1)
+		for i := range nodes {
+			nodes[i].Bandwidth = rate
+		}
+		p, err := planner.Make(j, g, nodes, ga.Options{MaxClusters: 1, MinSize: 2}, 1)
+		if err != nil || len(p.Clusters) != 1 || len(p.Clusters[0].Stages) != 2 {
+			t.Fatalf("%v, %v", p, err)
+		}
+		return float64(j.BatchSize) / p.Rate
+	}
+	way := elems * 3.4 * 8 / rate // of fp32
+	if got := seconds(repeated(t, 12), 1) - seconds(free, 1); got < way || got > 3*way {
+		t.Errorf("an update takes %.3g s more with tied parameters, of which one way takes %.3g", got, way)
+	}
+	if got := seconds(repeated(t, 12), 4) - seconds(free, 4); got < 0 || got > way/2 {
+		t.Errorf("with replicas a batch takes %.3g s more with tied parameters, of which one way takes %.3g", got, way)
+	}
+}
