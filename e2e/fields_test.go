@@ -39,6 +39,56 @@ func pairsFile(t *testing.T, file string) {
 	write(t, file, b.Bytes())
 }
 
+// TestImportLoss: a model that returns the mean loss of its batch trains on that, on two providers
+// to the bytes of one process; another loss beside it is refused, and a class that does not count
+// ends the run with a word.
+func TestImportLoss(t *testing.T) {
+	s := newScene(t)
+	tmp := t.TempDir()
+	rows := func(file string, y state.Tensor) string {
+		x := state.Tensor{Name: "x", Shape: []int{64, 8}}
+		for i := range 64 * 8 {
+			x.F32 = append(x.F32, float32(i*i%13)/13-0.5)
+		}
+		var b bytes.Buffer
+		if err := safetensors.Write(&b, state.Dict{x, y}, nil); err != nil {
+			t.Fatal(err)
+		}
+		file = filepath.Join(tmp, file)
+		write(t, file, b.Bytes())
+		return file
+	}
+	y, labels := state.Tensor{Name: "y", Shape: []int{64, 8}}, state.Tensor{Name: "y", Shape: []int{64}}
+	for i := range 64 * 8 {
+		y.F32 = append(y.F32, float32(i%5)/5)
+	}
+	for i := range 64 {
+		labels.I64 = append(labels.I64, int64(i%4))
+	}
+	values := rows("values.safetensors", y)
+	local, cut := filepath.Join(tmp, "local"), filepath.Join(tmp, "cut")
+	for _, dir := range []string{local, cut} {
+		s.ok("ravnest", "import", archives+"more_ownloss.pt2", dir, "--data", values, "--epochs", "3", "--lr", "0.02", "--batch-size", "16")
+	}
+	s.ok("ravnest", "train", "--local", local)
+	s.demo("--providers", "2", "--clusters", "1", "--dir", cut)
+	for _, f := range []string{"losses.txt", "trained/trained_state_dict.safetensors"} {
+		if !bytes.Equal(read(t, cut, f), read(t, local, f)) {
+			t.Errorf("%s of two providers differs from that of one process", f)
+		}
+	}
+	losses := numbers(string(read(t, local, "losses.txt")), `([0-9.e+-]+)`)
+	if n := len(losses); n < 9 || !(losses[n-1] < losses[0]) {
+		t.Errorf("the losses are %v", losses)
+	}
+	s.bad([]string{"returns the loss of its batch itself"}, "ravnest", "import", archives+"more_ownloss.pt2", filepath.Join(tmp, "mse"), "--data", values, "--loss", "mse")
+
+	labels.I64[17] = -100
+	dir := filepath.Join(tmp, "ignored")
+	s.ok("ravnest", "import", archives+"more_owncrossentropy.pt2", dir, "--data", rows("classes.safetensors", labels), "--batch-size", "16")
+	s.bad([]string{"the loss is NaN"}, "ravnest", "train", "--local", dir)
+}
+
 // TestImportFields: a model of three inputs and two outputs trains on named fields, in memory and
 // in shards, on two and three providers to the bytes of one process; what comes out of it answers
 // for both outputs.

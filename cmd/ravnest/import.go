@@ -84,6 +84,9 @@ func importModel(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
+	if err := ownLoss(c, &j, m); err != nil {
+		return err
+	}
 	nameLosses(&j, outputs, m)
 	if err := project.DescribeModel(c.App.Writer, m, j); err != nil || dir == "" {
 		return err

@@ -174,6 +174,18 @@ func lossesFlag(c *cli.Context, j *job.Spec) ([]int, error) {
 	return outputs, nil
 }
 
+// ownLoss makes the answer of a model that returns the loss of its batch the job's loss.
+func ownLoss(c *cli.Context, j *job.Spec, m *importer.Model) error {
+	if !m.Loss || j.Several() {
+		return nil
+	}
+	if c.IsSet("loss") && j.Loss != job.OutputLoss {
+		return fmt.Errorf("the model returns the loss of its batch itself: leave --loss %s out, or import a model that returns what the loss compares with the targets", j.Loss)
+	}
+	j.Loss, j.LossOptions, j.Metrics = job.OutputLoss, job.LossOptions{}, nil
+	return j.Check()
+}
+
 // nameLosses gives the outputs of the job's losses the names that they have in the model.
 func nameLosses(j *job.Spec, outputs []int, m *importer.Model) {
 	names := append([]string{m.Graph.Output}, m.More...)

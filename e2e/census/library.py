@@ -500,3 +500,84 @@ hf("luke", "LukeForSequenceClassification", "LukeConfig", entity_vocab_size=11, 
 encoder_decoder("bigbird_pegasus", "BigBirdPegasusForConditionalGeneration", "BigBirdPegasusConfig", attention_type="original_full", **halves)
 seen("mobilenet_v2_pixels", "MobileNetV2ForSemanticSegmentation", "MobileNetV2Config", 64, depth_multiplier=0.35, classifier_dropout_prob=0.0)
 seen("vit_det", "VitDetModel", "VitDetConfig", 32, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, image_size=32, patch_size=8, window_block_indices=[0], window_size=2)
+
+
+def video(name, *shape, **kw):
+    def f():
+        import torchvision
+
+        return getattr(torchvision.models.video, name)(weights=None, num_classes=5, **kw), (torch.randn(2, 3, *shape),)
+
+    f.__name__ = name
+    MODELS[name] = f
+
+
+video("r3d_18", 4, 32, 32)
+video("mc3_18", 4, 32, 32)
+video("r2plus1d_18", 4, 32, 32)
+video("s3d", 16, 64, 64)
+video("swin3d_t", 4, 32, 32)
+
+
+@model
+def mvit():
+    from torchvision.models.video import mvit as parts
+
+    blocks = [parts.MSBlockConfig(num_heads=1, input_channels=16, output_channels=32, kernel_q=[3, 3, 3], kernel_kv=[3, 3, 3], stride_q=[1, 1, 1], stride_kv=[1, 2, 2]),
+              parts.MSBlockConfig(num_heads=2, input_channels=32, output_channels=32, kernel_q=[3, 3, 3], kernel_kv=[3, 3, 3], stride_q=[1, 2, 2], stride_kv=[1, 1, 1])]
+    return parts.MViT((32, 32), 4, blocks, residual_pool=True, residual_with_cls_embed=False, rel_pos_embed=True, proj_after_attn=True, dropout=0.0, attention_dropout=0.0, stochastic_depth_prob=0.0, num_classes=5), (torch.randn(2, 3, 4, 32, 32),)
+
+
+@model
+def raft_features():
+    import torchvision
+
+    return torchvision.models.optical_flow.raft.FeatureEncoder(norm_layer=nn.InstanceNorm2d), (torch.randn(2, 3, 64, 64),)
+
+
+@model
+def fpn():
+    import torchvision
+
+    class Net(nn.Module):
+        """torchvision's pyramid over a ResNet whose batch norms are frozen."""
+
+        def __init__(self):
+            super().__init__()
+            self.net = torchvision.models.detection.backbone_utils.resnet_fpn_backbone(backbone_name="resnet18", weights=None, trainable_layers=3)
+
+        def forward(self, x):
+            return torch.cat([v.flatten(2) for v in self.net(x).values()], 2)
+
+    return Net(), (torch.randn(2, 3, 64, 64),)
+
+
+hf("longformer", "LongformerForSequenceClassification", "LongformerConfig", attention_window=8, max_position_embeddings=66, **small, **off)
+hf("bigbird_sparse", "BigBirdForSequenceClassification", "BigBirdConfig", length=96, attention_type="block_sparse", block_size=8, num_random_blocks=1, max_position_embeddings=128, **small, **off)
+hf("gemma3n_text", "Gemma3nForCausalLM", "Gemma3nTextConfig", num_key_value_heads=2, head_dim=8, sliding_window=8, max_position_embeddings=64, **small)
+hf("minimax", "MiniMaxForCausalLM", "MiniMaxConfig", num_key_value_heads=2, num_local_experts=2, experts_implementation="batched_mm", max_position_embeddings=64, **small)
+hf("zamba2", "Zamba2ForCausalLM", "Zamba2Config", num_key_value_heads=2, max_position_embeddings=64, **small)
+hf("bamba", "BambaForCausalLM", "BambaConfig", num_key_value_heads=2, mamba_n_heads=8, mamba_d_head=8, mamba_d_state=4, mamba_n_groups=1, mamba_chunk_size=8, max_position_embeddings=64, **small)
+hf("nystromformer", "NystromformerForSequenceClassification", "NystromformerConfig", num_landmarks=4, segment_means_seq_len=16, max_position_embeddings=64, **small, **off)
+hf("yoso", "YosoForSequenceClassification", "YosoConfig", use_expectation=True, max_position_embeddings=64, **small, **off)
+hf("mra", "MraForSequenceClassification", "MraConfig", length=64, block_per_row=2, max_position_embeddings=64, **small, **off)
+hf("mpnet_mlm", "MPNetForMaskedLM", "MPNetConfig", **small, **off)
+hf("deberta_v2_disentangled", "DebertaV2ForMaskedLM", "DebertaV2Config", relative_attention=True, pos_att_type=["p2c", "c2p"], position_buckets=8, norm_rel_ebd="layer_norm", share_att_key=True, max_position_embeddings=64, **small, **off)
+hf("ibert", "IBertForSequenceClassification", "IBertConfig", quant_mode=False, **small, **off)
+hf("flaubert", "FlaubertForSequenceClassification", "FlaubertConfig", n_words=None, vocab_size=99, emb_dim=32, n_layers=2, n_heads=4, dropout=0.0, attention_dropout=0.0)
+hf("roc_bert", "RoCBertForSequenceClassification", "RoCBertConfig", shape_vocab_size=20, pronunciation_vocab_size=20, shape_embed_dim=8, pronunciation_embed_dim=8, **small, **off)
+hf("xlm_roberta_xl", "XLMRobertaXLForSequenceClassification", "XLMRobertaXLConfig", **small, **off)
+hf("jetmoe", "JetMoeForCausalLM", "JetMoeConfig", num_key_value_heads=2, num_local_experts=4, num_experts_per_tok=2, kv_channels=8, experts_implementation="batched_mm", max_position_embeddings=64, **small)
+hf("olmo3", "Olmo3ForCausalLM", "Olmo3Config", num_key_value_heads=2, sliding_window=8, max_position_embeddings=64, **small)
+hf("dots1", "Dots1ForCausalLM", "Dots1Config", num_key_value_heads=2, head_dim=8, n_routed_experts=4, num_experts_per_tok=2, moe_intermediate_size=24, n_group=1, topk_group=1, experts_implementation="batched_mm", max_position_embeddings=64, **small)
+hf("t5_encoder", "T5EncoderModel", "T5Config", vocab_size=99, d_model=32, d_kv=8, d_ff=48, num_layers=2, num_heads=4, dropout_rate=0.0, feed_forward_proj="gated-gelu")
+encoder_decoder("led", "LEDForConditionalGeneration", "LEDConfig", attention_window=4, max_encoder_position_embeddings=64, max_decoder_position_embeddings=64, **{k: v for k, v in halves.items() if k != "max_position_embeddings"})
+seen("cvt", "CvtForImageClassification", "CvtConfig", 32, embed_dim=[8, 16, 24], num_heads=[1, 2, 3], depth=[1, 1, 1], drop_path_rate=[0.0, 0.0, 0.0])
+seen("levit_hf", "LevitForImageClassification", "LevitConfig", 64, image_size=64, hidden_sizes=[16, 24, 32], num_attention_heads=[2, 2, 2], depths=[1, 1, 1], key_dim=[4, 4, 4], drop_path_rate=0)
+seen("efficientnet_hf", "EfficientNetForImageClassification", "EfficientNetConfig", 64, width_coefficient=0.5, depth_coefficient=0.5, hidden_dim=64, drop_connect_rate=0.0, dropout_rate=0.0)
+seen("textnet", "TextNetForImageClassification", "TextNetConfig", 64)
+seen("dinov2_registers", "Dinov2WithRegistersForImageClassification", "Dinov2WithRegistersConfig", hidden_size=32, num_hidden_layers=2, num_attention_heads=4, image_size=32, patch_size=8, num_register_tokens=2, **off)
+seen("siglip_classes", "SiglipForImageClassification", "SiglipConfig", 32, vision_config=patches)
+seen("vit_masked_images", "ViTForMaskedImageModeling", "ViTConfig", 32, encoder_stride=8, num_channels=3, **patches, **off)
+seen("hgnet_v2", "HGNetV2ForImageClassification", "HGNetV2Config", 64)
+seen("timesformer", "TimesformerForVideoClassification", "TimesformerConfig", 32, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=48, image_size=32, patch_size=8, num_frames=2, **off)

@@ -164,6 +164,37 @@ func forward(m *importer.Model, want state.Dict, inputs string, c exec.Config) (
 	return p, e, s, rows, nil
 }
 
+// answered is the model's answer; where it is the mean loss of a batch, that of the rows' parts.
+func answered(m *importer.Model, e *exec.Exec, rows int) []float32 {
+	y := e.Value(0, m.Graph.OutputValue(), rows)
+	if !m.Loss {
+		return y
+	}
+	sum := 0.0
+	for _, v := range y {
+		sum += float64(v)
+	}
+	return []float32{float32(sum / float64(rows))}
+}
+
+// buffers compares the buffers behind a step. An ONNX file's are those behind the export's own.
+func buffers(got, want state.Dict, onnx bool) error {
+	for _, t := range got {
+		w, ok := want.Get("after." + t.Name)
+		if !ok || onnx || t.I64 != nil {
+			continue
+		}
+		d, n := distance(t.F32, w.F32, 1e-2), 0.0
+		if x, ok := want.Get("exact.after." + t.Name); ok {
+			d, n = distance(t.F32, x.F32, 1e-2), distance(w.F32, x.F32, 1e-2)
+		}
+		if !(d < max(1e-3, 4*n)) {
+			return fmt.Errorf("the buffer %s differs by %.1e after the step, in PyTorch's float32 by %.1e", t.Name, d, n)
+		}
+	}
+	return nil
+}
+
 // step compares a forward and backward pass with PyTorch's.
 func (r *result) step(m *importer.Model, want state.Dict, onnx bool) error {
 	g := m.Graph
@@ -174,25 +205,22 @@ func (r *result) step(m *importer.Model, want state.Dict, onnx bool) error {
 	}
 	y, _ := want.Get("output")
 	seed, _ := want.Get("seed")
-	d := distance(e.Value(0, out, rows), y.F32, 0)
+	answer := answered(m, e, rows)
+	d := distance(answer, y.F32, 0)
 	noise := 0.0 // rounding of PyTorch's own output
 	if x, ok := want.Get("exact"); ok {
-		d, noise = distance(e.Value(0, out, rows), x.F32, 0), distance(y.F32, x.F32, 0)
+		d, noise = distance(answer, x.F32, 0), distance(y.F32, x.F32, 0)
 	}
 	r.output = fmt.Sprintf("%.1e", d)
-	copy(e.Grad(0, out, rows), seed.F32)
-	for _, t := range p.Layout.Export(s) {
-		w, ok := want.Get("after." + t.Name)
-		if !ok || onnx || t.I64 != nil { // an ONNX file's statistics are those behind the export's own step
-			continue
+	grad := e.Grad(0, out, rows)
+	copy(grad, seed.F32)
+	if m.Loss {
+		for i := range grad {
+			grad[i] = seed.F32[0] / float32(rows)
 		}
-		d, n := distance(t.F32, w.F32, 1e-2), 0.0
-		if x, ok := want.Get("exact.after." + t.Name); ok {
-			d, n = distance(t.F32, x.F32, 1e-2), distance(w.F32, x.F32, 1e-2)
-		}
-		if !(d < max(1e-3, 4*n)) {
-			return fmt.Errorf("the buffer %s differs by %.1e after the step, in PyTorch's float32 by %.1e", t.Name, d, n)
-		}
+	}
+	if err := buffers(p.Layout.Export(s), want, onnx); err != nil {
+		return err
 	}
 	grads := make([]float32, max(p.Layout.Grads, p.Layout.Params))
 	e.Backward(0, s.Params, grads, false)
@@ -266,17 +294,16 @@ func (r *result) step(m *importer.Model, want state.Dict, onnx bool) error {
 
 // beside compares another batch in training, and evaluation.
 func beside(m *importer.Model, want state.Dict, whats []string, most float64) error {
-	out := m.Graph.OutputValue()
 	for _, what := range whats {
 		y, ok := want.Get(what + ".output")
 		if !ok {
 			continue
 		}
-		_, e, _, rows, err := forward(m, want, what, exec.Config{Slots: 1, Train: what == "other", Outputs: []int{out}})
+		_, e, _, rows, err := forward(m, want, what, exec.Config{Slots: 1, Train: what == "other", Outputs: []int{m.Graph.OutputValue()}})
 		if err != nil {
 			return fmt.Errorf("%s: %w", what, err)
 		}
-		if d := distance(e.Value(0, out, rows), y.F32, 0); !(d < most) {
+		if d := distance(answered(m, e, rows), y.F32, 0); !(d < most) {
 			return fmt.Errorf("the output of %s differs by %.1e", map[string]string{"other": "another batch", "eval": "evaluation"}[what], d)
 		}
 	}

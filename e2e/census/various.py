@@ -550,3 +550,36 @@ class Wavelets(nn.Module):
         y = F.conv2d(x, k, stride=2, groups=2)
         y = y + torch.sign(y) * F.relu(self.c(y).abs() - 0.1)
         return F.conv_transpose2d(y, k, stride=2, groups=2)
+
+
+@register(r(3, 6), r(3, 6))
+class SpectralTwice(nn.Module):
+    """A discriminator of what is real and what is not: its vectors move twice a step, by two iterations."""
+
+    def __init__(self):
+        super().__init__()
+        sn = nn.utils.parametrizations.spectral_norm
+        self.a, self.b = sn(nn.Linear(6, 8), n_power_iterations=2), sn(nn.Linear(8, 1, bias=False), eps=1e-6)
+
+    def d(self, x):
+        return self.b(F.leaky_relu(self.a(x), 0.2))
+
+    def forward(self, real, fake):
+        return F.relu(1 - self.d(real)) + F.relu(1 + self.d(fake))
+
+
+@register(r(3, 2, 8, 8))
+class EqualizedLR(nn.Module):
+    """Weights scaled by constants and by a learnt number; a spectral norm that is looked at beside."""
+
+    def __init__(self):
+        super().__init__()
+        self.w, self.b, self.g = nn.Parameter(torch.randn(4, 2, 3, 3)), nn.Parameter(torch.randn(4)), nn.Parameter(torch.tensor(0.7))
+        self.l, self.e = nn.utils.parametrizations.spectral_norm(nn.Linear(4, 4)), nn.utils.spectral_norm(nn.Embedding(5, 4))
+
+    def forward(self, x):
+        h = F.conv2d(x, self.w * (1 / math.sqrt(18)), self.b, stride=2, padding=1)
+        h = F.conv_transpose2d(h, self.g * self.w, stride=2)[:, :, :8, :8] + x
+        k = (h.mean((2, 3)).sum(1) > 0).long()
+        y = F.adaptive_avg_pool2d(F.conv2d(h, self.w / self.g.abs(), bias=self.b * 2), 1).flatten(1)
+        return self.l(y) + self.e(k) + self.l.weight.sum() * 0.1

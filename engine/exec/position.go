@@ -9,9 +9,10 @@ import (
 )
 
 func newPositionOp(p *Plan, i int) op {
-	b := base{i}
-	in, out := p.g.ArgShapes(i), p.g.Shape(p.g.Result(i))
+	b, in, out := base{i}, p.g.ArgShapes(i), p.g.Shape(p.g.Result(i))
 	switch o := p.g.Nodes[i].Op.(type) {
+	case *graph.SpectralNorm:
+		return newSpectralNorm(p, b, o)
 	case *graph.Sort:
 		cols := in[0][len(in[0])-1]
 		return &sorting{base: b, cols: cols, count: out[len(out)-1], per: in[0].Elems() / cols, down: o.Descending, order: make([]int32, cols)}

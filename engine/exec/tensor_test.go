@@ -33,6 +33,13 @@ func constants(shape []int, v ...float32) *graph.Operand {
 	return &graph.Operand{Shape: shape, Data: graph.PackFloats(v)}
 }
 
+// singular multiplies by a singular value.
+func singular(op graph.Op) func(in string) []graph.Node {
+	return func(in string) []graph.Node {
+		return []graph.Node{{Name: "s", Op: op}, {Name: "op", Op: &graph.Binary{Function: "mul"}, Inputs: []string{in, "s"}}}
+	}
+}
+
 // ordered are elements of a row, with those that count first in their order.
 func ordered(count int, down bool) func(in string) []graph.Node {
 	return func(in string) []graph.Node {
@@ -74,31 +81,34 @@ func unit(in string) []graph.Node {
 // tensorGraphs have every operation of imported models.
 func tensorGraphs() map[string]*graph.Graph {
 	gs := map[string]*graph.Graph{
-		"permute":   around([]int{2, 3, 4}, single(&graph.Permute{Axes: []int{2, 0, 1}})),
-		"slice":     around([]int{2, 7}, single(&graph.Slice{Axis: 1, Start: 1, Count: 3, Step: 2})),
-		"pad":       around([]int{2, 3}, single(&graph.Pad{Before: []int{1, 0}, After: []int{0, 2}, Value: 3})),
-		"expand":    around([]int{2, 1, 3}, single(&graph.Expand{Shape: []int{4, 2, 5, 3}})),
-		"sum":       around([]int{2, 3, 4}, single(&graph.Reduce{Function: "sum", Axes: 2})),
-		"mean":      around([]int{2, 3, 4}, single(&graph.Reduce{Function: "mean", Axes: 1, Keep: true})),
-		"amax":      around([]int{2, 20}, single(&graph.Reduce{Function: "amax", Axes: 1})),
-		"mirror":    around([]int{2, 3, 2}, single(&graph.Resample{Axis: 1, Taps: 1, Index: graph.Packed{2, 1, 0, 1, 2, 1}})),
-		"between":   around([]int{2, 3}, single(&graph.Resample{Axis: 1, Taps: 2, Index: graph.Packed{0, 1, 1, 2, 2, 2, 1, 0}, Weight: graph.PackFloats([]float32{0.25, 0.75, 0.5, 0.5, 1, 0, 0.9, 0.3})})),
-		"within":    around([]int{2, 5, 5}, single(&graph.AvgPool2d{MaxPool2d: graph.MaxPool2d{Kernel: graph.Pair{3, 3}, Stride: graph.Pair{2, 2}, Padding: graph.Pair{1, 1}, Ceil: true}, Exclude: true})),
-		"cumsum":    around([]int{2, 5}, single(&graph.CumSum{})),
-		"order":     around([]int{2, 6}, ordered(4, false)),
-		"downward":  around([]int{2, 6}, ordered(0, true)),
-		"read":      around([]int{2, 3, 4}, at([]int{2, 5}, []float32{2, 0, -1, 0, 1, 1, 3, 2, 0.5, 2}, &graph.Gather{Axis: 1})),
-		"read one":  around([]int{3, 4}, at([]int{}, []float32{1}, &graph.Gather{})),
-		"written":   around([]int{2, 5, 2}, at([]int{2, 5}, []float32{2, 0, -1, 0, 1, 1, 3, 2, 0.5, 2}, &graph.Scatter{Axis: 1, Size: 3})),
-		"placed":    around([]int{2, 3}, at([]int{2, 3}, []float32{3, 0, -1, 1, 2, 0}, &graph.Scatter{Axis: 1, Size: 4, Last: true})),
-		"transpose": around([]int{3, 4, 4}, single(&graph.ConvTranspose2d{In: 3, Out: 2, Kernel: graph.Pair{3, 2}, Stride: graph.Pair{2, 2}, Padding: graph.Pair{1, 0}, Extra: graph.Pair{1, 0}, Bias: true})),
-		"conv1d":    around([]int{2, 1, 9}, single(&graph.Conv2d{In: 2, Out: 3, Kernel: graph.Pair{1, 3}, Dilation: graph.Pair{1, 2}, Bias: true, Flat: true})),
-		"turned":    around([]int{3, 4}, single(&graph.Linear{In: 4, Out: 5, Bias: true, Transposed: true})),
-		"ceil":      around([]int{2, 5, 5}, single(&graph.AvgPool2d{MaxPool2d: graph.MaxPool2d{Kernel: graph.Pair{2, 2}, Ceil: true}})),
-		"depth":     around([]int{6}, single(&graph.StochasticDepth{P: 0.5})),
-		"scaled":    around([]int{3, 4}, single(&graph.Binary{Function: "mul", Operand: &graph.Operand{Shape: []int{3, 1}, Param: []int{3}}})),
-		"shifted":   around([]int{3, 4}, single(&graph.Binary{Function: "sub", Swap: true, Operand: &graph.Operand{Shape: []int{2, 3, 4}, Param: []int{5}, Index: graph.Packed(slices.Repeat([]uint32{0, 3, 1, 4, 4, 2}, 4))}})),
-		"masked":    around([]int{2, 3}, single(&graph.Binary{Function: "div", Operand: constants([]int{3}, 1, 2, -3)})),
+		"permute": around([]int{2, 3, 4}, single(&graph.Permute{Axes: []int{2, 0, 1}})),
+		"slice":   around([]int{2, 7}, single(&graph.Slice{Axis: 1, Start: 1, Count: 3, Step: 2})),
+		"pad":     around([]int{2, 3}, single(&graph.Pad{Before: []int{1, 0}, After: []int{0, 2}, Value: 3})),
+		"expand":  around([]int{2, 1, 3}, single(&graph.Expand{Shape: []int{4, 2, 5, 3}})),
+		"sum":     around([]int{2, 3, 4}, single(&graph.Reduce{Function: "sum", Axes: 2})),
+		"mean":    around([]int{2, 3, 4}, single(&graph.Reduce{Function: "mean", Axes: 1, Keep: true})),
+		"amax":    around([]int{2, 20}, single(&graph.Reduce{Function: "amax", Axes: 1})),
+		"mirror":  around([]int{2, 3, 2}, single(&graph.Resample{Axis: 1, Taps: 1, Index: graph.Packed{2, 1, 0, 1, 2, 1}})),
+		"between": around([]int{2, 3}, single(&graph.Resample{Axis: 1, Taps: 2, Index: graph.Packed{0, 1, 1, 2, 2, 2, 1, 0}, Weight: graph.PackFloats([]float32{0.25, 0.75, 0.5, 0.5, 1, 0, 0.9, 0.3})})),
+		"within":  around([]int{2, 5, 5}, single(&graph.AvgPool2d{MaxPool2d: graph.MaxPool2d{Kernel: graph.Pair{3, 3}, Stride: graph.Pair{2, 2}, Padding: graph.Pair{1, 1}, Ceil: true}, Exclude: true})),
+		// So many iterations that the vectors are those of the singular value, whose slope u vᵀ is.
+		"singular":            around([]int{4}, singular(&graph.SpectralNorm{Shape: []int{4, 5}, Iterations: 64, Eps: 1e-12})),
+		"singular of columns": around([]int{4}, singular(&graph.SpectralNorm{Shape: []int{3, 4, 2}, Dim: 1, Iterations: 64, Eps: 1e-12, VFirst: true})),
+		"cumsum":              around([]int{2, 5}, single(&graph.CumSum{})),
+		"order":               around([]int{2, 6}, ordered(4, false)),
+		"downward":            around([]int{2, 6}, ordered(0, true)),
+		"read":                around([]int{2, 3, 4}, at([]int{2, 5}, []float32{2, 0, -1, 0, 1, 1, 3, 2, 0.5, 2}, &graph.Gather{Axis: 1})),
+		"read one":            around([]int{3, 4}, at([]int{}, []float32{1}, &graph.Gather{})),
+		"written":             around([]int{2, 5, 2}, at([]int{2, 5}, []float32{2, 0, -1, 0, 1, 1, 3, 2, 0.5, 2}, &graph.Scatter{Axis: 1, Size: 3})),
+		"placed":              around([]int{2, 3}, at([]int{2, 3}, []float32{3, 0, -1, 1, 2, 0}, &graph.Scatter{Axis: 1, Size: 4, Last: true})),
+		"transpose":           around([]int{3, 4, 4}, single(&graph.ConvTranspose2d{In: 3, Out: 2, Kernel: graph.Pair{3, 2}, Stride: graph.Pair{2, 2}, Padding: graph.Pair{1, 0}, Extra: graph.Pair{1, 0}, Bias: true})),
+		"conv1d":              around([]int{2, 1, 9}, single(&graph.Conv2d{In: 2, Out: 3, Kernel: graph.Pair{1, 3}, Dilation: graph.Pair{1, 2}, Bias: true, Flat: true})),
+		"turned":              around([]int{3, 4}, single(&graph.Linear{In: 4, Out: 5, Bias: true, Transposed: true})),
+		"ceil":                around([]int{2, 5, 5}, single(&graph.AvgPool2d{MaxPool2d: graph.MaxPool2d{Kernel: graph.Pair{2, 2}, Ceil: true}})),
+		"depth":               around([]int{6}, single(&graph.StochasticDepth{P: 0.5})),
+		"scaled":              around([]int{3, 4}, single(&graph.Binary{Function: "mul", Operand: &graph.Operand{Shape: []int{3, 1}, Param: []int{3}}})),
+		"shifted":             around([]int{3, 4}, single(&graph.Binary{Function: "sub", Swap: true, Operand: &graph.Operand{Shape: []int{2, 3, 4}, Param: []int{5}, Index: graph.Packed(slices.Repeat([]uint32{0, 3, 1, 4, 4, 2}, 4))}})),
+		"masked":              around([]int{2, 3}, single(&graph.Binary{Function: "div", Operand: constants([]int{3}, 1, 2, -3)})),
 		"tied": around([]int{4}, func(in string) []graph.Node {
 			w := map[string]string{"weight": "both.weight"}
 			return []graph.Node{

@@ -23,6 +23,8 @@ func (e *exporter) lower(i int) (string, error) {
 		return e.add("Cast", attrs(onnx.OfInt("to", onnx.Float)), e.add("Not", nil, same)), nil
 	case *graph.Parameter:
 		return e.parameter(&o.Operand, row), nil
+	case *graph.SpectralNorm:
+		return e.spectralNorm(o), nil
 	}
 	x, in := e.x(i, 0)
 	switch o := e.node.Op.(type) {

@@ -56,3 +56,18 @@ func (e *exporter) scatter(o *graph.Scatter, i int, x string, in, row graph.Shap
 	y = e.add("Slice", nil, y, e.ints(0), e.ints(o.Size), e.ints(1), e.ints(1))
 	return e.reshape(y, row...)
 }
+
+// spectralNorm is uᵀw v of the vectors that training left.
+func (e *exporter) spectralNorm(o *graph.SpectralNorm) string {
+	rows, cols, _ := o.Sizes()
+	perm := []int{o.Dim}
+	for a := range o.Shape {
+		if a != o.Dim {
+			perm = append(perm, a)
+		}
+	}
+	w := e.add("Transpose", attrs(onnx.OfInts("perm", perm...)), e.param("weight"))
+	w = e.add("Reshape", nil, w, e.ints(rows, cols))
+	y := e.add("MatMul", nil, e.add("Reshape", nil, e.param("u"), e.ints(1, rows)), w)
+	return e.add("MatMul", nil, y, e.add("Reshape", nil, e.param("v"), e.ints(cols, 1)))
+}

@@ -26,7 +26,7 @@ const (
 	MaxNodes   = 16384
 	MaxInputs  = 16
 	MaxName    = 256
-	MaxRank    = 6       // of one row
+	MaxRank    = 8       // of one row
 	MaxDim     = 1 << 24 // of one axis
 	MaxRow     = 1 << 28 // elements of one row of one value
 	MaxParams  = 1 << 33 // elements of all parameters

@@ -287,7 +287,11 @@ func arithOp(f string) operator {
 			l.define(l.unary(m, v, 0, 0))
 			return
 		}
-		l.define(l.binary(f, a, b))
+		v := l.binary(f, a, b)
+		if f == "mul" && !isWhole(a) {
+			a, b = b, a
+		}
+		l.define(l.scaled(f, a, b, v))
 	}
 }
 
@@ -437,7 +441,7 @@ func (l *lowering) reduceConst(f string, x *value, axes []int, keep bool) *value
 func reduceOp(f string) operator {
 	return func(l *lowering, n *pt2.Node) {
 		x := l.tensor(n, "self")
-		l.define(l.reduce(f, x, l.axes(n, "dim", len(x.shape)), l.flag(n, "keepdim", false)))
+		l.define(l.pool(f, x, l.axes(n, "dim", len(x.shape)), l.flag(n, "keepdim", false)))
 	}
 }
 

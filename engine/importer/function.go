@@ -51,10 +51,8 @@ var functionOperators = map[string]operator{
 	"hardshrink": shrink(false), "softshrink": shrink(true),
 	"fmod": remainderOf("trunc"), "remainder": remainderOf("floor"), "addcdiv": addcdiv, "logsumexp": logSumExp, "logaddexp": logAddExp,
 	"var_mean": withMean(variance(false)), "std_mean": withMean(variance(true)), "aminmax": aminmax, "prod": prod, "cumprod": running("mul"), "cummax": running("max"), "cummin": running("min"),
-	"hypot": hypot, "xlogy": xlogy, "cdist": cdist, "cross": cross, "linalg_cross": cross, "median": ranked, "kthvalue": ranked, "nll_loss_nd": nllLoss,
-	"cross_entropy_loss": crossEntropy, "binary_cross_entropy_with_logits": logitLoss, "kl_div": klDiv, "pairwise_distance": pairwiseDistance, "index_add": indexAdd,
-	"mse_loss": distanceLoss(squared), "l1_loss": distanceLoss(absolute), "smooth_l1_loss": distanceLoss(huber("beta")),
-	"huber_loss": distanceLoss(huber("delta")), "cosine_similarity": cosineSimilarity,
+	"hypot": hypot, "xlogy": xlogy, "cdist": cdist, "cross": cross, "linalg_cross": cross, "median": ranked, "kthvalue": ranked,
+	"pairwise_distance": pairwiseDistance, "index_add": indexAdd, "cosine_similarity": cosineSimilarity,
 }
 
 // arcsine is atan(x / √(1 - x²)).
@@ -264,32 +262,6 @@ func aminmax(l *lowering, n *pt2.Node) {
 	l.defineAs(names[1], l.reduce("amax", x, axes, keep))
 }
 
-func squared(l *lowering, _ *pt2.Node, d *value) *value { return l.unary("pow", d, 2, 0) }
-
-func absolute(l *lowering, _ *pt2.Node, d *value) *value { return l.unary("abs", d, 0, 0) }
-
-// huber is a parabola up to a distance, which it divides by where the name is beta, and a line
-// behind it.
-func huber(name string) func(l *lowering, n *pt2.Node, d *value) *value {
-	return func(l *lowering, n *pt2.Node, d *value) *value {
-		k := l.scalar(n, name, 1)
-		near := l.unary("clamp", d, -k, k) // near·(d - near/2) is both
-		y := l.binary("mul", near, l.binary("sub", d, l.unary("affine", near, 0.5, 0)))
-		if name == "beta" && k > 0 {
-			y = l.unary("affine", y, 1/k, 0)
-		}
-		return y
-	}
-}
-
-// distanceLoss is a loss of the differences, element by element.
-func distanceLoss(f func(l *lowering, n *pt2.Node, d *value) *value) operator {
-	return func(l *lowering, n *pt2.Node) {
-		l.unreduced(n)
-		l.define(f(l, n, l.binary("sub", l.tensor(n, "self"), l.tensor(n, "target"))))
-	}
-}
-
 func cosineSimilarity(l *lowering, n *pt2.Node) {
 	a, b := l.value(l.tensor(n, "x1")), l.value(l.tensor(n, "x2"))
 	axis, eps := axisOf(l.integer(n, "dim", 1), max(len(a.shape), len(b.shape))), l.scalar(n, "eps", 1e-8)
@@ -420,53 +392,4 @@ func ranked(l *lowering, n *pt2.Node) {
 		}
 		l.defineAs(outputs(n)[i], v)
 	}
-}
-
-// unreduced refuses a loss that is one number for the batch.
-func (l *lowering) unreduced(n *pt2.Node) {
-	if l.integer(n, "reduction", 1) != 0 {
-		fail("it reduces the batch; compute the loss of each sample with reduction=\"none\" and its mean over the other axes, or give the loss to the job")
-	}
-}
-
-// nll is minus the log probability of each sample's class [N, C, ...], 0 where it is ignored.
-func (l *lowering) nll(n *pt2.Node, logs *value) {
-	l.unreduced(n)
-	if l.optional(n, "weight") != nil || l.scalar(n, "label_smoothing", 0) != 0 || len(logs.shape) < 2 {
-		fail("with weights of the classes or smoothed labels")
-	}
-	classes := l.tensor(n, "target")
-	if len(classes.shape) != len(logs.shape)-1 {
-		fail("of classes %v", classes.shape)
-	}
-	hot := l.back(l.hot(classes, logs.shape[1]), 1)
-	l.define(l.unary("affine", l.reduce("sum", l.binary("mul", logs, hot), []int{1}, false), -1, 0))
-}
-
-func nllLoss(l *lowering, n *pt2.Node) { l.nll(n, l.tensor(n, "self")) }
-
-func crossEntropy(l *lowering, n *pt2.Node) {
-	l.nll(n, l.logSoftmax(l.value(l.tensor(n, "self")), 1))
-}
-
-// logitLoss is log(1 + exp(-|x|)) + max(x, 0) - x·y.
-func logitLoss(l *lowering, n *pt2.Node) {
-	l.unreduced(n)
-	if l.optional(n, "weight") != nil || l.optional(n, "pos_weight") != nil {
-		fail("with weights")
-	}
-	x, y := l.tensor(n, "self"), l.tensor(n, "target")
-	l.define(l.binary("sub", l.unary("softplus", x, 1, 20), l.binary("mul", x, y)))
-}
-
-// klDiv is y·(log y - x), 0 where y is 0.
-func klDiv(l *lowering, n *pt2.Node) {
-	l.unreduced(n)
-	x, y := l.tensor(n, "self"), l.tensor(n, "target")
-	if l.flag(n, "log_target", false) {
-		l.define(l.binary("mul", l.unary("exp", y, 0, 0), l.binary("sub", y, x)))
-		return
-	}
-	safe := l.where(l.unary("eq", y, 0, 0), constant([]float64{1}, []int{}, false), y)
-	l.define(l.binary("mul", y, l.binary("sub", l.unary("log", safe, 0, 0), x)))
 }

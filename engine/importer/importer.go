@@ -52,6 +52,8 @@ type Model struct {
 	Tied map[string]string
 	// Notes are what the user should know of the file, a sentence each.
 	Notes []string
+	// Loss tells that the answer is the mean of the batch's losses, of which a row has the sample's.
+	Loss bool
 }
 
 // Problem is an operator that could not be lowered.
@@ -126,7 +128,11 @@ func (l *lowering) model(o Options) (*Model, error) {
 		}
 		more = append(more, v.name)
 	}
-	return l.finish(out, more)
+	m, err := l.finish(out, more)
+	if err == nil && out.pooled != "" {
+		m.Loss = true
+	}
+	return m, err
 }
 
 // archive is where a model's tensors are.
@@ -138,37 +144,38 @@ type archive interface {
 
 func newLowering(a archive, o Options) *lowering {
 	return &lowering{
-		a: a, vals: map[string]*value{}, ints: map[string]number{}, symbols: map[string]bool{}, used: map[string]bool{}, tied: a.Tied(), fixed: map[string]bool{},
+		a: a, vals: map[string]*value{}, ints: map[string]number{}, symbols: map[string]bool{}, used: map[string]bool{}, tied: a.Tied(), fixed: map[string]bool{}, iterations: map[string]*iterated{},
 		g: &graph.Graph{Name: o.Name}, made: map[string]int{}, shapes: map[string]graph.Shape{},
 	}
 }
 
 // lowering is an import under way.
 type lowering struct {
-	a        archive
-	program  *pt2.Program // nil where it is an ONNX model
-	outputs  []string     // names of the values that are the model's outputs
-	dict     []string     // names of its state dict
-	onnx     *onnx.Model  // nil where it is a program
-	g        *graph.Graph
-	vals     map[string]*value
-	ints     map[string]number
-	used     map[string]bool        // names of graph values
-	made     map[string]int         // node by name
-	shapes   map[string]graph.Shape // row shape by name of a graph value
-	tied     map[string]string
-	fixed    map[string]bool // parameters that are not to be trained
-	notes    []string        // what the user should know
-	still    bool            // dropout is left out, since it was exported in evaluation mode
-	symbol   string          // of the batch, "" where it is fixed
-	symbols  map[string]bool // other names of it: each input may have its own
-	batch    int             // its size where it is fixed
-	node     *pt2.Node
-	graph    *pt2.Graph
-	maker    map[string]int // of graph makerOf: the node that makes a tensor
-	makerOf  *pt2.Graph
-	single   bool // the current node's input is one image, the same for all samples
-	problems []Problem
+	a          archive
+	program    *pt2.Program // nil where it is an ONNX model
+	outputs    []string     // names of the values that are the model's outputs
+	dict       []string     // names of its state dict
+	onnx       *onnx.Model  // nil where it is a program
+	g          *graph.Graph
+	vals       map[string]*value
+	ints       map[string]number
+	used       map[string]bool        // names of graph values
+	made       map[string]int         // node by name
+	shapes     map[string]graph.Shape // row shape by name of a graph value
+	tied       map[string]string
+	fixed      map[string]bool      // parameters that are not to be trained
+	notes      []string             // what the user should know
+	still      bool                 // dropout is left out, since it was exported in evaluation mode
+	iterations map[string]*iterated // of spectral norms, by the weight's name
+	symbol     string               // of the batch, "" where it is fixed
+	symbols    map[string]bool      // other names of it: each input may have its own
+	batch      int                  // its size where it is fixed
+	node       *pt2.Node
+	graph      *pt2.Graph
+	maker      map[string]int // of graph makerOf: the node that makes a tensor
+	makerOf    *pt2.Graph
+	single     bool // the current node's input is one image, the same for all samples
+	problems   []Problem
 }
 
 // failure is what a lowering function panics with; run turns it into a Problem.
@@ -323,10 +330,13 @@ func (l *lowering) lower() {
 	}
 	op := base(n)
 	l.byHand(n)
-	if _, ok := arg(n, "out"); ok {
-		fail("it writes to a tensor that is given as out=, as spectral_norm does to its vectors; assign the result to a new tensor")
+	if l.spectralNode(n, op) {
+		return
 	}
-	if l.complexNode(n, op) {
+	if _, ok := arg(n, "out"); ok {
+		fail("it writes to a tensor that is given as out=; assign the result to a new tensor")
+	}
+	if l.pooledNode(n, op) || l.complexNode(n, op) {
 		return
 	}
 	if f, ok := operators[op]; ok {
@@ -418,8 +428,16 @@ func (l *lowering) output(k int) (*value, error) {
 	if k < 0 || k >= len(outs) {
 		return nil, fmt.Errorf("%w: there is no output %d; the model has %d that are tensors", ErrUnsupported, k, len(outs))
 	}
-	if v := outs[k]; v.bad || v.name != "" && v.batch >= 0 {
+	v := outs[k]
+	switch {
+	case v.bad || v.name != "" && v.batch >= 0:
 		return v, nil
+	case v.pooled == "sum":
+		return nil, fmt.Errorf("%w: output %d is a sum over the batch; divide it by the number of samples, or take the mean", ErrUnsupported, k)
+	case v.pooled != "":
+		w := *v
+		w.name, _ = l.reshape(v.name, graph.Shape{elems(v.shape)})
+		return &w, nil
 	}
 	return nil, fmt.Errorf("%w: output %d does not depend on the input", ErrUnsupported, k)
 }

@@ -167,13 +167,22 @@ func golden(t *testing.T, m *importer.Model, name string, renamed int) {
 		copy(e.Value(0, i, rows), get(fmt.Sprintf("input.%d", i)).F32)
 	}
 	e.Forward(0, exec.Batch{Seed: 1, Rows: rows}, s.Params, &s)
-	near(t, "the output", e.Value(0, out, rows), get("output").F32, 0)
+	answer, grad := e.Value(0, out, rows), e.Grad(0, out, rows)
+	copy(grad, get("seed").F32)
+	if m.Loss { // each row has its part of the mean
+		mean := float32(0)
+		for i, v := range answer {
+			mean += v / float32(rows)
+			grad[i] = get("seed").F32[0] / float32(rows)
+		}
+		answer = []float32{mean}
+	}
+	near(t, "the output", answer, get("output").F32, 0)
 	for _, x := range p.Layout.Export(s) {
 		if w, ok := want.Get("after." + x.Name); ok && x.I64 == nil {
 			near(t, "the buffer "+x.Name+" after the step", x.F32, w.F32, 1e-6)
 		}
 	}
-	copy(e.Grad(0, out, rows), get("seed").F32)
 	grads := make([]float32, max(p.Layout.Grads, p.Layout.Params))
 	e.Backward(0, s.Params, grads, false)
 	p.Layout.Fold(grads)
@@ -267,7 +276,7 @@ func TestProblems(t *testing.T) {
 // float32.
 func TestRefused(t *testing.T) {
 	for name, want := range map[string]string{
-		"function_straight": "aten.sign.default at odd.py", "spectral_norm_old": "given as out=", "step_counter": "in the buffer step", "clamped_weight": "writes to the parameter a.weight", "int_hash": "beyond 2^24",
+		"function_straight": "aten.sign.default at odd.py", "step_counter": "in the buffer step", "clamped_weight": "writes to the parameter a.weight", "int_hash": "beyond 2^24",
 	} {
 		a, err := pt2.Parse(load(t, "refused/odd_"+name+".pt2"))
 		if err != nil {
@@ -355,7 +364,7 @@ func TestMutations(t *testing.T) {
 	for _, name := range models(t) {
 		program, base := unpacked(t, load(t, name+".pt2"))
 		ops := words.FindAll(program, -1)
-		for range rounds {
+		for range max(5, min(rounds, rounds*(128<<10)/len(program))) { // fewer of the large ones
 			b := bytes.Clone(program)
 			for range 1 + r.IntN(3) {
 				if r.IntN(2) == 0 {

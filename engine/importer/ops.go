@@ -30,7 +30,7 @@ func init() {
 		"rnn_tanh_cell": oneStep(rnnCell("tanh")), "rnn_relu_cell": oneStep(rnnCell("relu")), "bilinear": bilinear,
 	}
 	for _, more := range []map[string]operator{
-		resampleOperators, recurrentOperators, viewOperators, arithmeticOperators, constantOperators, positionOperators, functionOperators, windowOperators, volumeOperators, sampleOperators, unpoolOperators, noiseOperators, truthOperators, fourierOperators, tableOperators,
+		resampleOperators, recurrentOperators, viewOperators, arithmeticOperators, constantOperators, positionOperators, functionOperators, windowOperators, volumeOperators, sampleOperators, unpoolOperators, lossOperators, noiseOperators, truthOperators, fourierOperators, tableOperators,
 	} {
 		maps.Copy(operators, more)
 	}
@@ -167,7 +167,15 @@ func lastAxis(v *value) {
 
 func linear(l *lowering, n *pt2.Node) {
 	x, w, b := l.tensor(n, "input"), l.tensor(n, "weight"), l.optional(n, "bias")
-	l.define(l.linear(x, w, b, false))
+	if w.scale == nil {
+		l.define(l.linear(x, w, b, false))
+		return
+	}
+	y := l.rescaled(w.scale, l.linear(x, w.scale.weight, nil, false))
+	if b != nil {
+		y = l.binary("add", y, b)
+	}
+	l.define(y)
 }
 
 // linear is x wᵀ + b, or x w + b if turned.
@@ -455,13 +463,31 @@ func embedding(l *lowering, n *pt2.Node) {
 				index = append(index, k*dim+c)
 			}
 		}
-		l.define(w.rearranged(index, append(slices.Clone(x.shape), dim), -1, 1))
+		v := w.rearranged(index, append(slices.Clone(x.shape), dim), -1, 1)
+		l.define(l.withoutPadding(v, ids, l.integer(n, "padding_idx", -1)))
 		return
 	}
 	if l.flag(n, "scale_grad_by_freq", false) {
 		fail("with scale_grad_by_freq")
 	}
 	l.define(l.lookedUp(w, x, l.integer(n, "padding_idx", -1)))
+}
+
+// withoutPadding is v, the rows of a table at constant ids, where the row of padding has no gradient.
+func (l *lowering) withoutPadding(v *value, ids []float64, padding int) *value {
+	if v.param == "" || padding < 0 || !slices.Contains(ids, float64(padding)) {
+		return v
+	}
+	shape := slices.Clone(v.shape)
+	shape[len(shape)-1] = 1
+	learnt := make([]float64, len(ids))
+	for i, id := range ids {
+		learnt[i] = truth(id != float64(padding))
+	}
+	if !slices.Contains(learnt, 1) {
+		return l.detached(v)
+	}
+	return l.where(constant(learnt, shape, true), v, l.detached(v))
 }
 
 // lookedUp are the rows of a table at x. One that is computed is multiplied by rows of zeros with

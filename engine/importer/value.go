@@ -37,6 +37,10 @@ type value struct {
 	index  []int // into the parameter's elements or the buffer's; nil: all, in order
 	view   bool  // of another tensor of the program
 
+	spectral *spectral // of a power iteration: it has no elements here
+	scale    *scale    // how it comes from a parameter
+	pooled   string    // "mean" or "sum": over the batch, of which this is a sample's part
+
 	im *value // of a complex tensor: its imaginary part; the value is the real one
 }
 

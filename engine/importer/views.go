@@ -14,7 +14,7 @@ var viewOperators = map[string]operator{
 	"squeeze": reshapeOp, "unsqueeze": reshapeOp, "view_as": reshapeOp, "reshape_as": reshapeOp,
 	"contiguous": same, "clone": same, "detach": detach, "alias": same, "lift_fresh_copy": same, "lift_fresh": same, "positive": same,
 	"to": cast, "_to_copy": cast, "type_as": cast, "float": cast, "long": cast, "bool": cast, "copy": copyOp,
-	"permute": permuteOp, "transpose": permuteOp, "t": permuteOp, "swapaxes": permuteOp, "mT": lastTwo, "mH": lastTwo, "numpy_T": permuteOp, "movedim": movedim,
+	"permute": permuteOp, "transpose": permuteOp, "t": permuteOp, "swapaxes": permuteOp, "mT": lastTwo, "mH": lastTwo, "matrix_H": lastTwo, "numpy_T": permuteOp, "movedim": movedim,
 	"expand": expandOp, "expand_as": expandOp, "broadcast_to": expandOp, "repeat": repeatOp, "repeat_interleave": repeatInterleave,
 	"slice": sliceOp, "narrow": narrowOp, "select": selectOp, "split": splitOp, "split_with_sizes": splitOp, "chunk": splitOp, "unbind": unbind, "tensor_split": splitOp, "hsplit": splitOp, "vsplit": splitOp,
 	"hstack": joined(1), "vstack": joined(0), "dstack": joined(2), "tile": repeatOp, "diagonal": diagonal, "broadcast_tensors": broadcastTensors, "meshgrid": meshgrid,

@@ -61,32 +61,48 @@ func conv(dims int) operator {
 		if len(in.shape) != dims+2 || len(w.shape) != dims+2 {
 			fail("its input is %v, its weight %v", in.shape, w.shape)
 		}
-		at, same := l.windows(n, w.shape[2:])
-		if in.batch == 1 && w.batch == 0 && in.shape[0] == 1 {
-			l.define(l.convEach(n, in, w, b, at, same))
+		if w.scale != nil {
+			l.define(l.scaledWeight(w, b, len(in.shape), func(w *value) *value { return l.convolved(n, in, w, nil, dims) }))
 			return
 		}
-		if l.several(in) && isWhole(w) && isWhole(b) {
-			l.define(l.convTall(n, in, w, b, at, same))
-			return
-		}
-		x := l.leading(in)
-		c := &graph.Conv2d{Groups: l.integer(n, "groups", 1), Bias: b != nil, Flat: dims == 1, Same: same}
-		c.Out, c.In = w.shape[0], w.shape[1]*c.Groups
-		c.Kernel, c.Stride, c.Dilation, c.Padding = graph.Pair(at.kernel), graph.Pair(at.stride), graph.Pair(at.dilation), graph.Pair{at.pad[0], at.pad[1]}
-		if !isWhole(w) || !isWhole(b) {
-			_, _, _, at.pad = c.Window()
-			l.define(l.convOf(x, w, b, at, c.Groups))
-			return
-		}
-		name := l.image(x).name
-		y, s := l.emit(c, names(w, b), name)
-		shape := []int{1, s[0], s[1], s[2]}
-		if dims == 1 {
-			shape = []int{1, s[0], s[2]}
-		}
-		l.define(l.result(y, s, shape, 0, 1))
+		l.define(l.convolved(n, in, w, b, dims))
 	}
+}
+
+// scaledWeight is an operation that is linear in its weight, a scaled parameter: what the parameter
+// gives, scaled, plus the bias of each channel.
+func (l *lowering) scaledWeight(w, b *value, rank int, f func(w *value) *value) *value {
+	y := l.rescaled(w.scale, f(w.scale.weight))
+	if b != nil {
+		y = l.binary("add", y, perChannel(b, rank))
+	}
+	return y
+}
+
+// convolved is a convolution of one or two axes.
+func (l *lowering) convolved(n *pt2.Node, in, w, b *value, dims int) *value {
+	at, same := l.windows(n, w.shape[2:])
+	if in.batch == 1 && w.batch == 0 && in.shape[0] == 1 {
+		return l.convEach(n, in, w, b, at, same)
+	}
+	if l.several(in) && isWhole(w) && isWhole(b) {
+		return l.convTall(n, in, w, b, at, same)
+	}
+	x := l.leading(in)
+	c := &graph.Conv2d{Groups: l.integer(n, "groups", 1), Bias: b != nil, Flat: dims == 1, Same: same}
+	c.Out, c.In = w.shape[0], w.shape[1]*c.Groups
+	c.Kernel, c.Stride, c.Dilation, c.Padding = graph.Pair(at.kernel), graph.Pair(at.stride), graph.Pair(at.dilation), graph.Pair{at.pad[0], at.pad[1]}
+	if !isWhole(w) || !isWhole(b) {
+		_, _, _, at.pad = c.Window()
+		return l.convOf(x, w, b, at, c.Groups)
+	}
+	name := l.image(x).name
+	y, s := l.emit(c, names(w, b), name)
+	shape := []int{1, s[0], s[1], s[2]}
+	if dims == 1 {
+		shape = []int{1, s[0], s[2]}
+	}
+	return l.result(y, s, shape, 0, 1)
 }
 
 // several tells whether a sample has several images: [N·k, C, ...].
@@ -222,22 +238,30 @@ func convTranspose(dims int) operator {
 		if len(x.shape) != dims+2 || len(w.shape) != dims+2 {
 			fail("its input is %v, its weight %v", x.shape, w.shape)
 		}
-		at, _ := l.windows(n, w.shape[2:])
-		g, extra := l.integer(n, "groups", 1), l.pair(n, "output_padding", 0)
-		if dims == 1 {
-			extra[0] = 0
-		}
-		if dims == 1 || !isWhole(w) || !isWhole(b) {
-			l.define(l.convTransposeOf(x, w, b, at, extra, g))
+		if w.scale != nil {
+			l.define(l.scaledWeight(w, b, len(x.shape), func(w *value) *value { return l.convTransposed(n, x, w, nil, dims) }))
 			return
 		}
-		c := &graph.ConvTranspose2d{
-			In: w.shape[0], Out: w.shape[1] * g, Groups: g, Bias: b != nil, Kernel: graph.Pair(at.kernel), Stride: graph.Pair(at.stride),
-			Padding: graph.Pair{at.pad[0], at.pad[1]}, Extra: graph.Pair(extra), Dilation: graph.Pair(at.dilation),
-		}
-		y, s := l.emit(c, names(w, b), x.name)
-		l.define(l.result(y, s, []int{1, s[0], s[1], s[2]}, 0, 1))
+		l.define(l.convTransposed(n, x, w, b, dims))
 	}
+}
+
+// convTransposed is a transposed convolution of one or two axes.
+func (l *lowering) convTransposed(n *pt2.Node, x, w, b *value, dims int) *value {
+	at, _ := l.windows(n, w.shape[2:])
+	g, extra := l.integer(n, "groups", 1), l.pair(n, "output_padding", 0)
+	if dims == 1 {
+		extra[0] = 0
+	}
+	if dims == 1 || !isWhole(w) || !isWhole(b) {
+		return l.convTransposeOf(x, w, b, at, extra, g)
+	}
+	c := &graph.ConvTranspose2d{
+		In: w.shape[0], Out: w.shape[1] * g, Groups: g, Bias: b != nil, Kernel: graph.Pair(at.kernel), Stride: graph.Pair(at.stride),
+		Padding: graph.Pair{at.pad[0], at.pad[1]}, Extra: graph.Pair(extra), Dilation: graph.Pair(at.dilation),
+	}
+	y, s := l.emit(c, names(w, b), x.name)
+	return l.result(y, s, []int{1, s[0], s[1], s[2]}, 0, 1)
 }
 
 // convTransposeOf is a product with the weights, whose results are added where their windows

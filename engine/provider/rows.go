@@ -131,8 +131,11 @@ func (k *kept) add(sum string, t *data.Table, bytes int) {
 	k.tables[sum] = keptTable{t, bytes}
 }
 
-// targetElems is the number of elements of a row of targets.
+// targetElems is the number of elements of a row of targets, -1 where no loss looks at them.
 func targetElems(j job.Spec, g *graph.Graph) (int, error) {
+	if !j.Several() && j.Loss == job.OutputLoss {
+		return -1, nil
+	}
 	if !j.Several() {
 		return g.Shape(g.OutputValue()).Elems(), nil
 	}
@@ -164,7 +167,7 @@ func (t *table) take(half *data.Table) error {
 }
 
 func (t *table) check(rows, elems int) error {
-	if rows != t.rows || elems != t.elems {
+	if rows != t.rows || elems != t.elems && t.elems >= 0 {
 		return fmt.Errorf("%d rows of %d elements, but the plan says %d of %d", rows, elems, t.rows, t.elems)
 	}
 	return nil
