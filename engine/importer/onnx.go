@@ -67,6 +67,9 @@ func ImportONNX(m *onnx.Model, open onnx.Opener, o Options) (model *Model, err e
 	f := &onnxFile{tensors: map[string]*onnx.Tensor{}, counts: map[string]bool{}, open: open}
 	l := newLowering(f, o)
 	l.onnx = m
+	if err := plainML(&m.Graph); err != nil {
+		return nil, err
+	}
 	if err := l.onnxInputs(); err != nil {
 		return nil, err
 	}
@@ -174,6 +177,17 @@ func (l *lowering) onnxWeights(f *onnxFile) error {
 	}
 	for _, n := range g.Nodes { // a weight that is turned first
 		if n.Op == "Transpose" && len(n.Inputs) == 1 && len(n.Outputs) == 1 && layers[n.Outputs[0]] {
+			layers[n.Inputs[0]] = true
+		}
+	}
+	products := map[string]bool{}
+	for _, n := range g.Nodes { // a product's bias is added by a node of its own
+		switch {
+		case n.Op == "MatMul" && len(n.Inputs) == 2 && len(n.Outputs) == 1 && layers[n.Inputs[1]]:
+			products[n.Outputs[0]] = true
+		case n.Op == "Add" && len(n.Inputs) == 2 && products[n.Inputs[0]]:
+			layers[n.Inputs[1]] = true
+		case n.Op == "Add" && len(n.Inputs) == 2 && products[n.Inputs[1]]:
 			layers[n.Inputs[0]] = true
 		}
 	}

@@ -3,10 +3,12 @@ package importer_test
 import (
 	"bytes"
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/ravnest/ravnest/engine/format/onnx"
+	"github.com/ravnest/ravnest/engine/graph"
 	"github.com/ravnest/ravnest/engine/importer"
 )
 
@@ -103,4 +105,39 @@ func FuzzImportONNX(f *testing.F) {
 			return
 		}
 	})
+}
+
+// TestLinearML: the numbers of linear models are weights that are trained, and so is what is added
+// behind a product; trees are refused by name.
+func TestLinearML(t *testing.T) {
+	read := func() *onnx.Model {
+		m, err := onnx.Parse(load(t, "onnx/ml_regressor.onnx"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return m
+	}
+	m, err := importer.ImportONNX(read(), nil, importer.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	for _, p := range m.Graph.Params() {
+		if p.Role == graph.Trainable {
+			names = append(names, p.Full)
+		}
+	}
+	slices.Sort(names)
+	if want := []string{"LinearRegressor.bias", "LinearRegressor.weight", "coefs", "intercept"}; !slices.Equal(names, want) {
+		t.Errorf("%v are trained, want %v", names, want)
+	}
+	x := read()
+	for i := range x.Graph.Nodes {
+		if n := &x.Graph.Nodes[i]; n.Op == "LinearRegressor" {
+			n.Op = "TreeEnsembleRegressor"
+		}
+	}
+	if _, err := importer.ImportONNX(x, nil, importer.Options{}); !errors.Is(err, importer.ErrUnsupported) || !strings.Contains(err.Error(), "trees are not trained by gradients") {
+		t.Error(err)
+	}
 }

@@ -494,7 +494,7 @@ func (l *lowering) withoutPadding(v *value, ids []float64, padding int) *value {
 // a one.
 func (l *lowering) lookedUp(w, x *value, padding int) *value {
 	if !isWhole(w) || w.param == "" {
-		if len(w.shape) != 2 || elems(x.shape) > maxTable/max(w.shape[0], 1) {
+		if len(w.shape) == 0 || elems(x.shape) > maxTable/max(w.shape[0], 1) {
 			fail("its table of %v is computed, and too large for that; compute with what is looked up instead", w.shape)
 		}
 		return l.rows(w, x)

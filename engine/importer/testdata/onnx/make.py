@@ -36,7 +36,7 @@ def write(name, nodes, weights, inputs, version=17):
     g = helper.make_graph(
         nodes, name, [helper.make_tensor_value_info(k, kind[v.dtype], ["N", *v.shape[1:]]) for k, v in inputs.items()],
         [helper.make_tensor_value_info("out", TensorProto.FLOAT, None)], [numpy_helper.from_array(v, k) for k, v in weights.items()])
-    m = helper.make_model(g, opset_imports=[helper.make_opsetid("", version), helper.make_opsetid("com.microsoft", 1)], ir_version=10)
+    m = helper.make_model(g, opset_imports=[helper.make_opsetid("", version), helper.make_opsetid("com.microsoft", 1), helper.make_opsetid("ai.onnx.ml", 1)], ir_version=10)
     out = onnxruntime.InferenceSession(m.SerializeToString()).run(["out"], inputs)[0]
     onnx.save(m, name + ".onnx")
     save(name + ".safetensors", {**{"input.%d" % i: v for i, v in enumerate(inputs.values())}, "output": out, "seed": normal(*out.shape)})
@@ -113,3 +113,19 @@ cos, sin = np.cos(np.outer(np.arange(7), [1, 0.3])).astype(np.float32), np.sin(n
 fused("rotary_flat", "RotaryEmbedding", [("x", x, True), ("at", np.int64([2]), False), ("c", cos, False), ("s", sin, False)])
 fused("rotary_between", "RotaryEmbedding", [("x", normal(3, 2, 5, 4), True), ("at", np.int64([0]), False), ("c", cos, False), ("s", sin, False)], interleaved=1)
 fused("rotary_onnx", "RotaryEmbedding", [("x", normal(3, 2, 5, 6), True), ("c", cos, False), ("s", sin, False), ("at", np.int64([[1, 0, 3, 2, 6]] * 3), True)], "", 23, rotary_embedding_dim=4)
+
+
+# Linear models as scikit-learn's converter writes them.
+ml, rows = "ai.onnx.ml", normal(3, 4)
+write("ml_regressor", [
+    helper.make_node("Scaler", ["x"], ["s"], domain=ml, offset=[0.1, -0.2, 0.3, 0.5], scale=[1.5, 0.5, 2.0, 1.0]),
+    helper.make_node("ArrayFeatureExtractor", ["s", "which"], ["t"], domain=ml),
+    helper.make_node("LinearRegressor", ["t"], ["y"], domain=ml, coefficients=[0.3, -0.6, 0.9, 1.2, 0.1, -0.4], intercepts=[0.5, -0.25], targets=2),
+    helper.make_node("MatMul", ["y", "coefs"], ["m"]), helper.make_node("Add", ["m", "intercept"], ["out"]),
+], {"which": np.array([3, 0, 2]), "coefs": normal(2, 1), "intercept": normal(1)}, {"x": rows})
+write("ml_classifier", [
+    helper.make_node("LinearClassifier", ["x"], ["label", "p"], domain=ml, coefficients=[0.3, -0.6, 0.9, 1.2, 0.1, -0.4, -0.3, 0.6, -0.9, -1.2, 0.7, 0.4], intercepts=[0.5, -0.25, 0.1],
+                     classlabels_ints=[0, 1, 2], post_transform="SOFTMAX"),
+    helper.make_node("ArrayFeatureExtractor", ["names", "label"], ["named"], domain=ml), helper.make_node("Cast", ["named"], ["wide"], to=1),
+    helper.make_node("Reshape", ["wide", "shape"], ["column"]), helper.make_node("Add", ["p", "column"], ["out"]),
+], {"names": np.array([4, 5, 7]), "shape": np.array([-1, 1])}, {"x": rows})
