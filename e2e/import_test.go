@@ -89,7 +89,8 @@ func tied(t *testing.T, file string) {
 }
 
 // TestImportTied: weights that layers on several providers share (by the steps of an LSTM, by
-// the embedding and the head, by two uses of a block) train to the results of one process.
+// the embedding and the head, by two uses of a block) train to the results of one process, with several
+// replicas in the pipeline too.
 func TestImportTied(t *testing.T) {
 	s := newScene(t)
 	tmp := t.TempDir()
@@ -100,12 +101,14 @@ func TestImportTied(t *testing.T) {
 		name, data string
 		shared     int
 		providers  []string
+		replicas   string
 	}{
-		{"lstm_both_ways", lstm, 10, []string{"2"}},
-		{"tied_decoder", decoder, 9, []string{"2", "3"}},
+		{"lstm_both_ways", lstm, 10, []string{"2"}, "1"},
+		{"tied_decoder", decoder, 9, []string{"2", "3"}, "1"},
+		{"tied_decoder", decoder, 9, []string{"3"}, "3"},
 	} {
 		job := func(name string) string {
-			dir := filepath.Join(tmp, c.name+name)
+			dir := filepath.Join(tmp, c.name+c.replicas+name)
 			out, _ := s.ok("ravnest", "import", archives+c.name+".pt2", dir, "--data", c.data, "--epochs", "2", "--lr", "0.01", "--batch-size", "16")
 			if want := fmt.Sprintf("%d parameters are shared by several layers: in a cut between them each update sends their gradients", c.shared); !strings.Contains(out, want) {
 				t.Errorf("import of %s prints %s", c.name, out)
@@ -113,13 +116,13 @@ func TestImportTied(t *testing.T) {
 			return dir
 		}
 		local := job("local")
-		s.ok("ravnest", "train", "--local", local)
+		s.ok("ravnest", "train", "--local", "--replicas", c.replicas, local)
 		for _, n := range c.providers {
 			cut := job(n)
-			s.demo("--providers", n, "--clusters", "1", "--dir", cut)
+			s.demo("--providers", n, "--clusters", "1", "--replicas", c.replicas, "--dir", cut)
 			for _, f := range []string{"losses.txt", "trained/trained_state_dict.safetensors"} {
 				if !bytes.Equal(read(t, cut, f), read(t, local, f)) {
-					t.Errorf("%s on %s providers: %s differs from that of one process", c.name, n, f)
+					t.Errorf("%s with %s replicas on %s providers: %s differs from that of one process", c.name, c.replicas, n, f)
 				}
 			}
 		}
