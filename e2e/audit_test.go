@@ -304,6 +304,28 @@ func TestAuditDoubt(t *testing.T) {
 	s.ends(host, dir, "--audit")
 }
 
+// TestAuditNaN: one provider's NaN does not end a run that audits itself: it goes on without it, and ends
+// with the bytes of one process.
+func TestAuditNaN(t *testing.T) {
+	posix(t)
+	s := newScene(t)
+	dir := s.endlessJob("--audit")
+	host, url := s.serve("--audit-every", "1", dir)
+	defer s.lendSpoilt(url, "node_1", stage.Hooks{Updated: func(step uint64, params []float32) {
+		if step >= 150 {
+			params[0] = float32(math.NaN())
+		}
+	}})()
+	s.provide(url, "node_0", "node_2")
+	host.says("training", limit)
+	s.provide(url, "")
+	host.says("node_3 joined", limit)
+	host.says(`the training diverged: .*not believed until it comes again without node_1`, limit)
+	host.says(`training resumes from step \d+`, limit)
+	s.more(dir, 60)
+	s.ends(host, dir, "--audit")
+}
+
 // TestAuditHonest: an honest run, with a loss in the middle, is what the job makes, from its
 // start to its end, and so is one that did not ask for audits.
 func TestAuditHonest(t *testing.T) {

@@ -124,14 +124,16 @@ func (r *attempt) do() (machine.Ended, error) {
 	switch {
 	case errors.Is(err, ErrStopped):
 		ended.Outcome, ended.Kind = machine.Stopped, ""
+	case errors.Is(err, stage.ErrDiverged):
+		if ended.Kind = proto.FailedDiverged; errors.As(err, &pe) {
+			ended.Peer = pe.id
+		}
 	case errors.As(err, &pe):
 		ended.Kind, ended.Peer = proto.FailedPeer, pe.id
 	case errors.Is(err, ErrMemory):
 		ended.Kind = proto.FailedMemory
 	case errors.Is(err, stage.ErrRound):
 		ended.Kind = proto.FailedRound
-	case errors.Is(err, stage.ErrDiverged):
-		ended.Kind = proto.FailedDiverged
 	case errors.Is(err, errBlob), errors.Is(err, stage.ErrData):
 		ended.Kind = proto.FailedBlob
 	}
@@ -157,7 +159,10 @@ func (r *attempt) blame(err error) error {
 	if errors.As(err, &sent) {
 		for _, p := range r.a.Peers {
 			if (stage.Peer{Cluster: p.Cluster, Stage: p.Stage}) == sent.From {
-				return &peerError{p.ID, p.Name, fmt.Errorf("cannot use what %s sent: %w", p.Name, err)}
+				if !errors.Is(err, stage.ErrDiverged) {
+					err = fmt.Errorf("cannot use what %s sent: %w", p.Name, err)
+				}
+				return &peerError{p.ID, p.Name, err}
 			}
 		}
 	}

@@ -463,13 +463,19 @@ func (m *Stop) check() error {
 
 func (m *Failed) check() error {
 	switch m.Kind {
-	case "", FailedMemory, FailedDiverged, FailedBlob, FailedRound, FailedOther:
+	case "", FailedMemory, FailedBlob, FailedRound, FailedOther:
 		if m.Peer != "" {
 			return fmt.Errorf("a failure of kind %q names the peer %.64q", m.Kind, m.Peer)
 		}
 	case FailedPeer:
 		if err := CheckName(m.Peer); err != nil {
 			return fmt.Errorf("peer: %w", err)
+		}
+	case FailedDiverged:
+		if m.Peer != "" {
+			if err := CheckName(m.Peer); err != nil {
+				return fmt.Errorf("peer: %w", err)
+			}
 		}
 	default:
 		return fmt.Errorf("failure of kind %.32q, want %q, %q, %q, %q, %q or %q", m.Kind, FailedPeer, FailedMemory, FailedDiverged, FailedBlob, FailedRound, FailedOther)

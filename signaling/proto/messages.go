@@ -492,7 +492,9 @@ type Failed struct {
 	Stage int    `json:"stage"`
 	Error string `json:"error"`
 	Kind  Kind   `json:"kind,omitempty"`
-	Peer  string `json:"peer,omitempty"` // with FailedPeer: the other end's ID
+	// Peer is, with FailedPeer, the other end's ID; with FailedDiverged that of who sent the number, if
+	// it came from another stage.
+	Peer string `json:"peer,omitempty"`
 }
 
 // Leaving says that the provider wants to leave. If it has a stage, the host first has its

@@ -24,7 +24,7 @@ func (m *Machine) submit(now time.Time, e Submit) {
 	m.Began, m.Lost, m.GraceUntil, m.Fruitless, m.LastLoss = false, time.Time{}, time.Time{}, 0, ""
 	m.Used, m.Pooled, m.Record = 0, 0, nil
 	m.Asking, m.Tried, m.Told = "", nil, ""
-	m.Losses, m.Deep, m.Trained, m.Rescue, m.Unlinked = 0, 0, 0, nil, nil
+	m.Losses, m.Deep, m.Trained, m.Rescue, m.Unlinked, m.Diverged = 0, 0, 0, nil, nil, 0
 	m.SavedAt, m.BringCost, m.HoldCost = time.Time{}, 0, 0
 	m.Stale = e.Stale
 	m.Trust, m.Audit, m.Audits, m.Log = Trust{}, nil, 0, auditLog{}
@@ -488,7 +488,7 @@ func (m *Machine) failed(now time.Time, x *member, msg *proto.Failed) {
 	x.Failed = true // it need not be told to stop
 	why := m.where(x) + ": " + msg.Error
 	if msg.Kind == proto.FailedDiverged {
-		m.end(fmt.Errorf("%w: %s", ErrDiverged, why))
+		m.diverged(now, fmt.Errorf("%w: %s", ErrDiverged, why), x, m.Members[msg.Peer])
 		return
 	}
 	l := loss{sentinel: ErrProviderFailed, why: why, blame: []string{x.Name}}

@@ -61,6 +61,28 @@ func (m *Machine) extend(now time.Time) {
 	m.Deadline = now.Add(wait)
 }
 
+// diverged takes a report of a number that is not finite, by a stage that may have got it from another
+// one. It would come again, so it ends the run; but whoever is not trusted may have made it up, and so
+// a run that audits itself goes on once without those two and ends when it comes to the same place.
+func (m *Machine) diverged(now time.Time, err error, by, from *member) {
+	const near = 64 // steps: what was reported before such an end differs a little
+	at := m.From
+	if m.Loss != nil {
+		at = max(at, m.Loss.Step)
+	}
+	if m.Job.AuditEvery == 0 || m.Interrupted || m.Diverged > 0 && at < m.Diverged+near+m.span() {
+		m.end(err)
+		return
+	}
+	m.Diverged = at + 1
+	l := loss{sentinel: ErrDiverged, blame: []string{by.Name}}
+	if from != nil && from != by {
+		l.blame = append(l.blame, from.Name)
+	}
+	l.why = fmt.Sprintf("%v: not believed until it comes again without %s", err, strings.Join(l.blame, " and "))
+	m.lose(now, l)
+}
+
 // drain waits for the stages to finish, up to the deadline.
 func (m *Machine) drain(now time.Time) {
 	var late, names []string

@@ -257,6 +257,44 @@ func TestCauseBeforeItsEffects(t *testing.T) {
 	})
 }
 
+// TestDivergedIsHeardTwice: in a run that audits itself one provider's word is not enough to end it. Those
+// two through whose hands the number came are left out, and if it comes again, the run ends.
+func TestDivergedIsHeardTwice(t *testing.T) {
+	for _, again := range []bool{true, false} {
+		r := newRig(t, nil)
+		j := job()
+		j.Replan, j.Audit, j.AuditEvery, j.Want = true, true, 1, 2
+		r.step(Submit{Job: *j})
+		r.join("p0", "")
+		r.join("p1", "")
+		r.start("j-1", "p0", "p1")
+		for _, id := range []string{"p2", "p3"} {
+			r.join(id, "")
+		}
+		r.step(Message{ID: "p1", Msg: &proto.Progress{Run: "j-1", Stage: 1, Step: 31, Losses: []proto.Loss{{Step: 30, Loss: 0.5}}}})
+		r.step(Message{ID: "p1", Msg: &proto.Failed{Run: "j-1", Stage: 1, Error: "an activation is NaN", Kind: proto.FailedDiverged, Peer: "p0"}})
+		if e, ok := event[Recovering](r); !ok || !strings.Contains(e.Reason, "not believed until it comes again without node_1 and node_0") {
+			t.Fatalf("%+v", e)
+		}
+		r.phase(Planning)
+		p, _ := find[AskPlan](r)
+		if len(p.Pool) != 2 || p.Pool[0].ID != "p2" || p.Pool[1].ID != "p3" {
+			t.Fatalf("asked for %+v", p.Pool)
+		}
+		r.start("j-2", "p2", "p3")
+		step := int64(30)
+		if !again {
+			step = 500
+		}
+		r.step(Message{ID: "p3", Msg: &proto.Progress{Run: "j-2", Stage: 1, Step: step + 1, Losses: []proto.Loss{{Step: step, Loss: 0.5}}}})
+		r.step(Message{ID: "p3", Msg: &proto.Progress{Run: "j-2", Stage: 1, Step: step + 2, Losses: []proto.Loss{{Step: step + 1, Loss: proto.Real(math.NaN())}}}})
+		f, ended := find[Finish](r)
+		if ended != again || ended && !errors.Is(f.Err, ErrDiverged) {
+			t.Errorf("it comes again at the same place: %v; the run has ended: %v, %v", again, ended, f.Err)
+		}
+	}
+}
+
 func TestDivergedEndsTheRun(t *testing.T) {
 	for name, msg := range map[string]proto.Message{
 		"by a stage": &proto.Failed{Run: "j-1", Stage: 2, Error: "the gradient from stage 1 is NaN", Kind: proto.FailedDiverged},

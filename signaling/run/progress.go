@@ -54,7 +54,7 @@ func (m *Machine) progress(now time.Time, x *member, msg *proto.Progress) {
 	m.report(Progress{Cluster: x.Place.Cluster, Name: x.Name, Progress: *msg})
 	for _, l := range msg.Losses {
 		if l.Loss-l.Loss != 0 { // NaN or infinite
-			m.end(fmt.Errorf("%w: the loss of step %d is %g, reported by %s", ErrDiverged, l.Step, float64(l.Loss), m.where(x)))
+			m.diverged(now, fmt.Errorf("%w: the loss of step %d is %g, reported by %s", ErrDiverged, l.Step, float64(l.Loss), m.where(x)), x, nil)
 			return
 		}
 	}

@@ -291,6 +291,7 @@ type state struct {
 	Pooled     int            // providers that it was made for
 	Record     []order.Period `json:",omitempty"` // of the attempt's replicas, where the job is Auto
 	From       int64          `json:",omitempty"` // step that the attempt goes on from
+	Diverged   int64          `json:",omitempty"` // step, plus one, at which a number that was not finite was not believed
 	Planned    time.Time      // when the attempt was planned
 	More       int            `json:",omitempty"` // providers that are there beyond those it was planned for
 	MoreAt     time.Time      // when the last of them came

@@ -125,7 +125,7 @@ func (w *wiring) receiveNorm(ctx context.Context, from int, seq uint64) (float64
 	}
 	sum := math.Float64frombits(binary.LittleEndian.Uint64(m.Payload))
 	if !(sum >= 0) || math.IsInf(sum, 0) {
-		return 0, fmt.Errorf("%w: the squares of the gradients of stage %d and the later stages add up to %v", ErrDiverged, from, sum)
+		return 0, w.gotFrom(from, fmt.Errorf("%w: the squares of the gradients of stage %d and the later stages add up to %v", ErrDiverged, from, sum))
 	}
 	w.tally.number(wire.Norm, from, w.stage, false, m.Payload)
 	return sum, nil

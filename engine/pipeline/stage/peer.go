@@ -21,6 +21,11 @@ type PeerError struct {
 func (e *PeerError) Error() string { return e.Err.Error() }
 func (e *PeerError) Unwrap() error { return e.Err }
 
+// gotFrom notes who has sent a number that is not finite.
+func (w *wiring) gotFrom(stage int, err error) error {
+	return &PeerError{Peer{w.cluster, stage}, err}
+}
+
 // sentBy notes who has sent what an error is about, if that is not a stage that is named already.
 func sentBy(p Peer, err error) error {
 	var e *PeerError

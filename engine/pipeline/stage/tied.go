@@ -186,7 +186,7 @@ func (w *wiring) receiveTied(ctx context.Context, from int, t *tie, piece int, s
 		return w.sentBy(from, fmt.Errorf("%w: from stage %d: %w", ErrProtocol, from, err))
 	}
 	if err := finite(dst); err != nil {
-		return fmt.Errorf("the gradient of %q, sent by stage %d: %w", t.Name, from, err)
+		return w.gotFrom(from, fmt.Errorf("the gradient of %q, sent by stage %d: %w", t.Name, from, err))
 	}
 	w.tally.tied(seq, from, w.stage, false, dst, w.couriers != nil)
 	return nil

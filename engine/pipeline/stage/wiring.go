@@ -344,7 +344,7 @@ func (w *wiring) receive(ctx context.Context, from int, kind wire.Kind, d edge, 
 		return order.Continue, w.sentBy(from, fmt.Errorf("%w: from stage %d: %w", ErrProtocol, from, err))
 	}
 	if err := finite(dst); err != nil {
-		return order.Continue, fmt.Errorf("the %s of %q, sent by stage %d: %w", kind, d.name, from, err)
+		return order.Continue, w.gotFrom(from, fmt.Errorf("the %s of %q, sent by stage %d: %w", kind, d.name, from, err))
 	}
 	if it.Kind == order.Train {
 		w.tally.exchanged(kind, from, w.stage, false, dst)
