@@ -224,7 +224,10 @@ func TestForgedScales(t *testing.T) {
 // TestFalseWord: a stage that did all that it should, and says of one thing that it got or sent something
 // else, is named, alone or with the one at the other end, whatever that thing is; also where there is none.
 func TestFalseWord(t *testing.T) {
-	for name, w := range several() {
+	all := several()
+	all["sync"] = newWorld(nil)
+	all["async"] = newWorld(func(j *job.Spec) { j.Schedule, j.ValEvery = job.Async, 0 })
+	for name, w := range all {
 		truth := w.replay(t).record(t)
 		for _, who := range w.places() {
 			for at := range stage.Ways {
