@@ -186,6 +186,7 @@ type run struct {
 	placed     []placed        // in the newest attempts, the newest last
 	files      []string        // the last checkpoint's files, one a stage
 	done       map[string]bool // providers that have finished
+	single     bool            // the plan asked for last has one cluster
 	past       []order.Period  // record of the replicas up to where the plan goes on from
 	grew       bool            // the attempt before ended because more providers were there
 }

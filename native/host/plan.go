@@ -104,7 +104,7 @@ func (r *run) place(_ context.Context, ask server.Ask) ([]server.Assignment, err
 	if r.over {
 		return nil, server.ErrStopped
 	}
-	r.past = ask.Record
+	r.past, r.single = ask.Record, ask.Single
 	pool, err := r.without(ask)
 	if err != nil {
 		return nil, err
@@ -247,7 +247,9 @@ func (r *run) form(f planner.Facts, past []order.Period, pool []server.Member, f
 	}
 	plan, err := form(r.p, f, ga.Repair(gn), replicas, func(j job.Spec) ga.Options {
 		opt := options(j, len(pool), r.opt.Clusters)
-		if !free || len(pool) >= r.opt.Providers && r.p.Job.Auto() {
+		if r.single {
+			opt.MaxClusters = 1
+		} else if !free || len(pool) >= r.opt.Providers && r.p.Job.Auto() {
 			opt.MinClusters = r.opt.Clusters // after a loss fewer are better than none
 		}
 		// Who would slow the others is better kept to take the place of one that is lost.

@@ -24,7 +24,7 @@ func (m *Machine) submit(now time.Time, e Submit) {
 	m.Began, m.Lost, m.GraceUntil, m.Fruitless, m.LastLoss = false, time.Time{}, time.Time{}, 0, ""
 	m.Used, m.Pooled, m.Record = 0, 0, nil
 	m.Asking, m.Tried, m.Told = "", nil, ""
-	m.Losses, m.Deep, m.Trained, m.Rescue, m.Unlinked, m.Diverged = 0, 0, 0, nil, nil, 0
+	m.Losses, m.Deep, m.Trained, m.Rescue, m.Unlinked, m.Diverged, m.Disagreed = 0, 0, 0, nil, nil, 0, 0
 	m.SavedAt, m.BringCost, m.HoldCost = time.Time{}, 0, 0
 	m.Stale = e.Stale
 	m.Trust, m.Audit, m.Audits, m.Log = Trust{}, nil, 0, auditLog{}
@@ -129,7 +129,7 @@ func (m *Machine) gather(now time.Time) {
 		free = true // those beyond the names take part, too
 	}
 	apart := m.apart(pool)
-	free = free || len(apart) > 0 && m.Job.Replan
+	free = free || (len(apart) > 0 || m.Disagreed >= maxDisagreed) && m.Job.Replan
 	key := poolKey(pool, free)
 	if more := m.unlinked(now, pool); len(more) > 0 && m.Job.Replan {
 		if k := poolKey(pool, true) + " apart"; !slices.Contains(m.Tried, k) {
@@ -152,7 +152,7 @@ func (m *Machine) gather(now time.Time) {
 		m.Pooled = m.Job.Want
 	}
 	step, record := m.past()
-	m.act(AskPlan{Seq: m.PlanSeq, Run: m.attempt(m.Attempt + 1), Pool: pool, Free: free, Apart: apart, Step: step, Record: record})
+	m.act(AskPlan{Seq: m.PlanSeq, Run: m.attempt(m.Attempt + 1), Pool: pool, Free: free, Apart: apart, Single: m.Disagreed >= maxDisagreed, Step: step, Record: record})
 }
 
 func (m *Machine) waitForMore(now time.Time, pool []Member, missing, out []string) {
@@ -510,6 +510,7 @@ func (m *Machine) failed(now time.Time, x *member, msg *proto.Failed) {
 		return
 	case proto.FailedRound:
 		l.blame = nil
+		m.Disagreed++
 	case proto.FailedMemory:
 		// Trying again would not give it more memory.
 		s := m.strikeOf(x.Name)

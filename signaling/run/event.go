@@ -164,6 +164,7 @@ type (
 		Pool   []Member
 		Free   bool
 		Apart  [][2]string
+		Single bool // one cluster: several have not agreed about a round, again
 		Step   uint64
 		Record []order.Period
 	}

@@ -125,6 +125,27 @@ func TestRoundIsNobodys(t *testing.T) {
 	}
 }
 
+// TestDisagreement: where clusters do not agree about a round again and again, the run goes on with one,
+// until something is saved.
+func TestDisagreement(t *testing.T) {
+	r := newRig(t, nil)
+	j := job()
+	j.Replan = true
+	r.step(Submit{Job: *j})
+	for i := range 3 {
+		r.join(fmt.Sprintf("p%d", i), "")
+	}
+	ids := []string{"p0", "p1", "p2"}
+	for i := range 4 {
+		p, _ := find[AskPlan](r)
+		if p.Single != (i >= maxDisagreed) || p.Single && !p.Free {
+			t.Fatalf("after %d disagreements asked for %+v", i, p)
+		}
+		r.start(fmt.Sprintf("j-%d", i+1), ids...)
+		r.step(Message{ID: "p1", Msg: &proto.Failed{Run: fmt.Sprintf("j-%d", i+1), Stage: 1, Error: "a scale is smaller than it was", Kind: proto.FailedRound}})
+	}
+}
+
 // TestCannotConnect: two providers that cannot connect are placed apart, and nobody is blamed. Where
 // there is no other plan they are asked to once more, and if they fail again, one of them is out.
 func TestCannotConnect(t *testing.T) {

@@ -104,6 +104,10 @@ const (
 	// --session 1 --hours 6).
 	maxFruitless, spoilt = 12, 2
 
+	// After so many attempts in a row in which clusters did not agree about a round, and nobody could be
+	// told to be to blame, the next one has a single cluster.
+	maxDisagreed = 2
+
 	maxStrikes   = 3 // failures in a row of one provider
 	banned       = 10 * time.Minute
 	restartGrace = time.Minute
@@ -291,6 +295,7 @@ type state struct {
 	Pooled     int            // providers that it was made for
 	Record     []order.Period `json:",omitempty"` // of the attempt's replicas, where the job is Auto
 	From       int64          `json:",omitempty"` // step that the attempt goes on from
+	Disagreed  int            `json:",omitempty"` // attempts in a row that ended because clusters did not agree
 	Diverged   int64          `json:",omitempty"` // step, plus one, at which a number that was not finite was not believed
 	Planned    time.Time      // when the attempt was planned
 	More       int            `json:",omitempty"` // providers that are there beyond those it was planned for

@@ -239,7 +239,7 @@ func (m *Machine) committed(now time.Time, e Commit) {
 	}
 	m.logStored()
 	m.SavedAt = now.Add(-m.BringCost)
-	m.Fruitless = 0
+	m.Fruitless, m.Disagreed = 0, 0
 	m.Strikes = keepForbidden(m.Strikes, now)
 	done := Checkpointed{Manifest: c}
 	if m.Fault != nil {
