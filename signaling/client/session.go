@@ -85,14 +85,14 @@ func (c *Conn) carry(life context.Context, ws *socket) error {
 	// can return looks for another way while the host still waits for it.
 	patience := c.patience()
 	var silent atomic.Bool
-	dog := time.AfterFunc(patience, func() {
+	watchdog := time.AfterFunc(patience, func() {
 		silent.Store(true)
 		cancel()
 	})
-	defer dog.Stop()
+	defer watchdog.Stop()
 	written := make(chan error, 1)
 	go func() { written <- c.write(ctx, ws, cancel) }()
-	err := c.read(ctx, ws, func() { dog.Reset(c.patience()) })
+	err := c.read(ctx, ws, func() { watchdog.Reset(c.patience()) })
 	cancel()
 	ws.abort()
 	if broken := <-written; broken != nil {
