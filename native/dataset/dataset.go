@@ -84,6 +84,15 @@ func Open(path string, o Options) (*Source, error) {
 		return nil, fmt.Errorf("the data: %w", err)
 	}
 	s := &Source{Name: filepath.Base(path)}
+	given := path
+	if path, err = s.plain(path, info.IsDir(), o); err != nil {
+		return nil, errors.Join(fmt.Errorf("the data %s: %w", given, err), s.Close())
+	}
+	if path != given {
+		if info, err = os.Stat(path); err != nil {
+			return nil, errors.Join(fmt.Errorf("the data %s: %w", given, err), s.Close())
+		}
+	}
 	switch {
 	case len(o.Texts) > 0:
 		err = s.texts(path, o)
@@ -95,20 +104,20 @@ func Open(path string, o Options) (*Source, error) {
 		err = s.file(path, o)
 	}
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("the data %s: %w", path, err), s.Close())
+		return nil, errors.Join(fmt.Errorf("the data %s: %w", given, err), s.Close())
 	}
 	if s.raws[0] != nil {
 		if s.raws[2] == nil {
 			err = s.split(o.Val, o.Seed)
 		}
 		if err != nil {
-			return nil, errors.Join(fmt.Errorf("the data %s: %w", path, err), s.Close())
+			return nil, errors.Join(fmt.Errorf("the data %s: %w", given, err), s.Close())
 		}
 		return s, nil
 	}
 	if s.tables[2] == nil {
 		if s.tables, err = data.Split(s.tables[0], s.tables[1], o.Val, o.Seed); err != nil {
-			return nil, errors.Join(fmt.Errorf("the data %s: %w", path, err), s.Close())
+			return nil, errors.Join(fmt.Errorf("the data %s: %w", given, err), s.Close())
 		}
 	}
 	return s, nil
@@ -166,12 +175,10 @@ func (s *Source) file(path string, o Options) error {
 			return nil
 		}
 		switch ext {
-		case ".gz", ".bz2", ".xz", ".zst", ".zip", ".tgz":
-			return fmt.Errorf("%w: it is compressed: unpack it first", ErrKind)
-		case ".jsonl":
-			return fmt.Errorf("%w: a .jsonl holds texts: name their columns (--text) and a tokenizer (--tokenizer)", ErrKind)
+		case ".bz2", ".xz", ".zst", ".zip":
+			return fmt.Errorf("%w: it is compressed: unpack it first, or compress it as .gz", ErrKind)
 		}
-		return fmt.Errorf("%w: a file ends in .csv, .tsv, .npz, .npy, .txt, .bin, .tar, .parquet or .safetensors", ErrKind)
+		return fmt.Errorf("%w: a file ends in .csv, .tsv, .jsonl, .npz, .npy, .txt, .bin, .tar, .parquet or .safetensors, or one of them in .gz", ErrKind)
 	})
 }
 

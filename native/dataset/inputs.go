@@ -4,6 +4,7 @@ package dataset
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -36,7 +37,11 @@ func Inputs(path string, in []int, o Options) (x *data.Table, names []string, er
 	} else if info.IsDir() {
 		x, names, err = images.ReadRows(os.DirFS(path), Pixels(in))
 	} else {
-		x, names, err = inputs(path, in, o)
+		s, plain := &Source{}, "" // of what has to be unpacked first
+		defer func() { err = errors.Join(err, s.Close()) }()
+		if plain, err = s.plain(path, false, o); err == nil {
+			x, names, err = inputs(plain, in, o)
+		}
 	}
 	if err != nil {
 		return nil, nil, fmt.Errorf("the input %s: %w", path, err)
@@ -86,7 +91,7 @@ func inputs(path string, in []int, o Options) (x *data.Table, names []string, er
 		case ".txt", ".text", ".md", ".bin":
 			x, err = tokens(f, ext, in, o)
 		default:
-			err = fmt.Errorf("%w: rows to predict come from an image, a folder of images, or a file that ends in .csv, .tsv, .parquet, .npy, .npz, .safetensors, .txt or .bin", ErrKind)
+			err = fmt.Errorf("%w: rows to predict come from an image, a folder of images, or a file that ends in .csv, .tsv, .jsonl, .parquet, .npy, .npz, .safetensors, .txt or .bin, or one of them in .gz", ErrKind)
 		}
 		return err
 	})

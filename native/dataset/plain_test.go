@@ -1,0 +1,108 @@
+package dataset_test
+
+import (
+	"bytes"
+	"compress/gzip"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/ravnest/ravnest/engine/data"
+	"github.com/ravnest/ravnest/native/dataset"
+)
+
+// packed is b as a gzip file.
+func packed(t *testing.T, b []byte) []byte {
+	t.Helper()
+	var out bytes.Buffer
+	w := gzip.NewWriter(&out)
+	if _, err := w.Write(b); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return out.Bytes()
+}
+
+// elements are those of a table: inputs and targets of training, then of validation.
+func elements(t *testing.T, s *dataset.Source, part int) []float32 {
+	t.Helper()
+	set, err := s.Set(s.Shape(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	x := []*data.Table{set.Train.X(), set.Train.Y(), set.Val.X(), set.Val.Y()}[part]
+	all, row := []float32(nil), make([]float32, x.Elems())
+	for r := range x.Rows {
+		x.Gather(row, []int32{int32(r)})
+		all = append(all, row...)
+	}
+	return all
+}
+
+// TestPlain: a table in lines of JSON, compressed or not, is the table of a CSV, and a folder of
+// texts is the text that they are together. Nothing is left behind.
+func TestPlain(t *testing.T) {
+	dir, scratch := t.TempDir(), t.TempDir()
+	table := "a,b,y\n0.5,-1,0\n2,1e-3,1\n-3,4,1\n1,1,0\n"
+	lines := `{"a":0.5,"b":-1,"y":false}` + "\n" + `{"y":true,"a":2,"b":1e-3}` + "\n\n" + `{"a":-3,"b":4,"y":true}` + "\n" + ` {"a":1,"b":1.0,"y":0}`
+	text := strings.Repeat("to be or not to be\n", 40)
+	for name, b := range map[string][]byte{
+		"t.csv": []byte(table), "t.jsonl": []byte(lines), "t.csv.gz": packed(t, []byte(table)), "t.jsonl.gz": packed(t, []byte(lines)),
+		"all.txt": []byte(text + "\n" + text), "all.txt.gz": packed(t, []byte(text+"\n"+text)), "texts/2.txt": []byte(text), "texts/1.txt": []byte(text), "texts/.hidden": nil,
+		"nested.jsonl": []byte(`{"a":[1],"y":0}`), "twice.jsonl": []byte(`{"a":1,"a":2}`), "lacks.jsonl": []byte("{\"a\":1,\"y\":0}\n{\"a\":1,\"z\":0}"), "more.jsonl": []byte(`{"a":1} {"a":2}`),
+		"none.jsonl": nil, "list.jsonl": []byte(`[1,2]`), "bad.csv.gz": []byte("a,b\n1,2\n"), "cut.csv.gz": packed(t, []byte(table))[:30], "what.pdf.gz": packed(t, nil), "t.csv.bz2": {1},
+	} {
+		write(t, b, append([]string{dir}, strings.Split(name, "/")...)...)
+	}
+	read := func(name string) *dataset.Source {
+		t.Helper()
+		o := dataset.Options{Val: 0.25, Seed: 3, Block: 8, Scratch: scratch}
+		if strings.HasPrefix(name, "t.") {
+			o.Target = []string{"y"}
+		}
+		s, err := dataset.Open(filepath.Join(dir, name), o)
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		return s
+	}
+	for want, others := range map[string][]string{"t.csv": {"t.jsonl", "t.csv.gz", "t.jsonl.gz"}, "all.txt": {"all.txt.gz", "texts"}} {
+		a := read(want)
+		for _, name := range others {
+			b := read(name)
+			for _, part := range []int{0, 1, 2, 3} {
+				x, y := elements(t, a, part), elements(t, b, part)
+				if !slices.Equal(x, y) || len(x) == 0 {
+					t.Errorf("%s, table %d: %v, want %v", name, part, y, x)
+				}
+			}
+			if err := b.Close(); err != nil {
+				t.Error(err)
+			}
+		}
+		if err := a.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+	for name, want := range map[string]string{
+		"nested.jsonl": "holds a list or an object", "twice.jsonl": "is there twice", "lacks.jsonl": `no column "y"`, "more.jsonl": "something follows", "none.jsonl": "no lines", "list.jsonl": "no JSON object",
+		"bad.csv.gz": "unpacking it", "cut.csv.gz": "unpacking it", "what.pdf.gz": "a compressed file is", "t.csv.bz2": "compress it as .gz",
+	} {
+		_, err := dataset.Open(filepath.Join(dir, name), dataset.Options{Target: []string{"y"}, Scratch: scratch})
+		if err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), name) {
+			t.Errorf("%s: %v, want %q", name, err, want)
+		}
+	}
+	for _, name := range []string{"t.csv", "t.csv.gz", "t.jsonl", "t.jsonl.gz"} { // all columns are inputs
+		x, _, err := dataset.Inputs(filepath.Join(dir, name), []int{3}, dataset.Options{Scratch: scratch})
+		if err != nil || x.Rows != 4 || !slices.Equal(x.F32[3:6], []float32{2, 1e-3, 1}) {
+			t.Errorf("%s to be predicted: %v, %v", name, x, err)
+		}
+	}
+	if left, err := filepath.Glob(filepath.Join(scratch, ".*")); err != nil || len(left) > 0 {
+		t.Errorf("%v are left, %v", left, err)
+	}
+}
