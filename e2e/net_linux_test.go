@@ -36,7 +36,8 @@ func newHomes(s *scene, masquerade string) *homes {
 			s.Skipf("no %s on this machine", tool)
 		}
 	}
-	h := &homes{s, fmt.Sprintf("rv%d", os.Getpid()%100000), hostAt}
+	swept()
+	h := &homes{s, fmt.Sprintf("rv%d", os.Getpid()), hostAt}
 	for _, n := range []string{"p", "a", "b", "ra", "rb"} {
 		if out, err := exec.Command("ip", "netns", "add", h.prefix+n).CombinedOutput(); err != nil {
 			s.Skipf("no network namespaces here: %s", out)
@@ -57,6 +58,27 @@ func newHomes(s *scene, masquerade string) *homes {
 			"add chain ip nat door { type filter hook input priority 0 ; }", "add rule ip nat door iifname wan ct state new drop")
 	}
 	return h
+}
+
+// swept removes the namespaces of tests that were killed, and the files of their names.
+func swept() {
+	for _, dir := range []string{"/run/netns", "/etc/netns"} {
+		left, _ := os.ReadDir(dir)
+		for _, e := range left {
+			m := regexp.MustCompile(`^rv(\d+)(p|a|b|ra|rb)$`).FindStringSubmatch(e.Name())
+			if m == nil {
+				continue
+			}
+			if _, err := os.Stat("/proc/" + m[1]); err == nil {
+				continue // it runs
+			}
+			if dir == "/etc/netns" {
+				_ = os.RemoveAll(filepath.Join(dir, e.Name()))
+			} else {
+				_ = exec.Command("ip", "netns", "del", e.Name()).Run()
+			}
+		}
+	}
 }
 
 // in runs a command in a namespace.
