@@ -9,8 +9,11 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"net/http"
 	"os"
 	"path/filepath"
+	"regexp"
+	"strings"
 	"testing"
 	"time"
 )
@@ -130,6 +133,71 @@ func TestShards(t *testing.T) {
 	if n, err := filepath.Glob(filepath.Join(local, "node_data/shards/*/*")); err != nil || len(n) > 60 {
 		t.Errorf("%d shards of a smaller file (%v)", len(n), err)
 	}
+}
+
+// TestShardsOfOneAddress: two providers behind one address fetch thousands of small shards epoch after
+// epoch, since what they lend holds a part of them, and are never told to wait.
+func TestShardsOfOneAddress(t *testing.T) {
+	posix(t)
+	s := newScene(t)
+	dir := filepath.Join(t.TempDir(), "job")
+	s.ok("ravnest", "init", "--epochs", "6", "--nodes", "2", dir)
+	images(t, filepath.Join(dir, "own.safetensors"), 40_000, 100, 1, 8)
+	file := filepath.Join(dir, "job.json")
+	edit(t, file, `"data": "digits"`, `"data": "own.safetensors", "shards": {"bytes": 650, "group": 4}`)
+	edit(t, file, `"loss": "mse"`, `"loss": "cross_entropy"`)
+	s.ok("ravnest", "clusterize", dir)
+	host := s.start("ravnest", "serve", "--listen", "0.0.0.0:0", "--token", "t", dir)
+	port := host.says(`listening at \S*:(\d+)|serving at \S*:(\d+):`, limit)
+	url := "http://127.0.0.1:" + port[1] + port[2]
+	var ps []*proc
+	for i := range 2 {
+		ps = append(ps, s.start("ravnest-provider", "--join", url, "--token", "t", "--name", fmt.Sprintf("node_%d", i), "--once", "--ram", "4MB"))
+	}
+	var metrics string
+	for ended := false; !ended; {
+		select {
+		case <-host.done:
+			ended = true
+		case <-time.After(50 * time.Millisecond):
+			if m := scrape(url+"/metrics", "t"); m != "" {
+				metrics = m
+			}
+		}
+	}
+	if code := host.wait(limit); code != 0 {
+		t.Fatalf("serve: code %d", code)
+	}
+	if n := len(lines(t, dir, "losses.txt")); n < 6*40_000/64 {
+		t.Errorf("%d losses", n)
+	}
+	if !regexp.MustCompile(`(?m)^ravnest_refused_requests_total 0$`).MatchString(metrics) {
+		t.Errorf("requests were refused, or not counted:\n%s", tail(metrics))
+	}
+	for _, p := range ps {
+		if p.wait(limit); strings.Contains(p.err.String(), "busy") {
+			t.Errorf("a provider was told to wait:\n%s", tail(p.err.String()))
+		}
+	}
+}
+
+// scrape returns a host's metrics, "" if it does not answer.
+func scrape(url, token string) string {
+	q, err := http.NewRequest("GET", url, nil)
+	if err != nil {
+		return ""
+	}
+	q.Header.Set("Authorization", "Bearer "+token)
+	r, err := http.DefaultClient.Do(q)
+	if err != nil {
+		return ""
+	}
+	defer r.Body.Close()
+	b, err := io.ReadAll(r.Body)
+	if err != nil || r.StatusCode != http.StatusOK {
+		return ""
+	}
+	return string(b)
 }
 
 // TestShardsLarge: 3 GB of images, over providers that lend 300 MB each, to the bytes of one

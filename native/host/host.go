@@ -280,7 +280,7 @@ func (r *run) offer() server.Job {
 			Steps: int64(p.Job.Total(rows)), Val: answers(p), Span: span(p.Job), Audit: p.Job.Audit, Strict: r.opt.Alone,
 			Batches: int64(p.Job.Batches(rows)), Grows: grows(p.Job, r.opt), Apart: (p.Job.Auto() || p.Job.Replica() > 1) && p.Job.Averaging().Optimizer == job.KeepState,
 		},
-		Plan: r.place, Worth: r.worth, Inspect: r.inspect, Shards: p.Shards.Bytes(), Fresh: r.opt.Fresh,
+		Plan: r.place, Worth: r.worth, Inspect: r.inspect, Shards: server.ShardCost(p.Shards.Len(), p.Shards.Bytes()), Fresh: r.opt.Fresh,
 	}
 	if p.Job.Auto() {
 		order := p.Job.Order(rows, p.Data.Val.Len())

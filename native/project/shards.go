@@ -68,6 +68,14 @@ func (s *Shards) Open(sum string) (*os.File, int64, error) {
 	return f, size, err
 }
 
+// Len is the number of shards.
+func (s *Shards) Len() int {
+	if s == nil {
+		return 0
+	}
+	return len(s.size)
+}
+
 // Bytes is the size of all shards.
 func (s *Shards) Bytes() (n int64) {
 	if s == nil {

@@ -162,6 +162,13 @@ func (g *guests) hosts(a netip.Addr) bool {
 	return c != nil && c.joined > 0
 }
 
+// refuse counts a request that was refused for another reason.
+func (g *guests) refuse() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.refused++
+}
+
 func (g *guests) turnedAway() int64 {
 	g.mu.Lock()
 	defer g.mu.Unlock()

@@ -40,7 +40,7 @@ func (s *Server) Figures(st Status, e metric.Sink) {
 	if st.Checkpoint != nil {
 		e.Gauge("ravnest_checkpoint_step", "Step of the newest checkpoint.", float64(st.Checkpoint.Step))
 	}
-	e.Counter("ravnest_refused_requests_total", "Requests refused since their address had used up its share.", float64(s.guests.turnedAway()))
+	e.Counter("ravnest_refused_requests_total", "Requests refused since their address had used up its share, or a member what it may fetch.", float64(s.guests.turnedAway()))
 	s.providerMetrics(e, st)
 	if r := s.Relayed(); r != nil {
 		e.Gauge("ravnest_relay_allocations", "Allocations of the relay.", float64(r.Allocations))

@@ -39,7 +39,10 @@ type ration struct {
 
 func newRations() *rations { return &rations{of: map[string]*ration{}} }
 
-// assigned gives a session what an assignment needs. shards are the bytes of all shards.
+// ShardCost is what it costs a member to fetch n shards once that have so many bytes in all.
+func ShardCost(n int, bytes int64) int64 { return bytes + int64(n)*rationRequest }
+
+// assigned gives a session what an assignment needs. shards is what all shards cost.
 func (r *rations) assigned(now time.Time, secret string, a *proto.Assign, shards int64) {
 	x := &ration{once: a.Graph.Size}
 	for _, ref := range a.Data {
@@ -116,6 +119,7 @@ func (s *Server) rationed(f http.Handler) http.Handler {
 			return
 		}
 		if wait := s.rations.take(time.Now(), x, rationRequest); wait > 0 {
+			s.guests.refuse()
 			later(w, errFetched, wait)
 			return
 		}

@@ -63,6 +63,18 @@ func TestRations(t *testing.T) {
 	if n := fetch(); n > rationFactor*(need+shards) {
 		t.Errorf("%d bytes were saved up", n)
 	}
+	// Small shards are requests more than bytes.
+	const n, size = 2000, 100
+	r.assigned(now, "s", &proto.Assign{Graph: a.Graph, Data: a.Data}, ShardCost(n, n*size))
+	fetch()
+	for epoch := range 50 {
+		r.passed()
+		for range n {
+			if r.take(now, r.of["s"], rationRequest) != 0 || r.take(now, r.of["s"], size) != 0 {
+				t.Fatalf("epoch %d of small shards: refused what each epoch needs", epoch)
+			}
+		}
+	}
 	r.assigned(now, "s", &proto.Assign{Graph: a.Graph}, shards) // a stage between reads no data
 	if n := fetch(); n != rationLeast {
 		t.Errorf("a stage without data: %d bytes, want %d", n, rationLeast)
