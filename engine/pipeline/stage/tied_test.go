@@ -228,3 +228,31 @@ func TestTiedFlowEnds(t *testing.T) {
 		}
 	}
 }
+
+// renumbered is a link that sends gradients of another tied parameter than it says.
+type renumbered struct{ stage.Link }
+
+func (l renumbered) Send(ctx context.Context, m wire.Header, payload []byte) error {
+	if m.Kind == wire.Tied {
+		m.Edge = 9999
+	}
+	return l.Link.Send(ctx, m, payload)
+}
+
+// TestTiedOfNobody: the gradient of a parameter that two stages do not share is refused at once, in
+// whatever order it comes.
+func TestTiedOfNobody(t *testing.T) {
+	for _, replicas := range []job.Count{1, 3} {
+		w := tiedWorld(func(j *job.Spec) { j.Replicas, j.ReduceFactor, j.MicroBatches = replicas, 2, 1 })
+		w.wrap = func(a, _ int, l stage.Link) stage.Link {
+			if a == 1 {
+				return renumbered{l}
+			}
+			return l
+		}
+		_, _, err := w.pipeline(t, w.starts(2), mem.Faults{}, nil)
+		if !errors.Is(err, stage.ErrProtocol) || !strings.Contains(err.Error(), "tied parameter 9999") {
+			t.Errorf("%d replicas: %v", replicas, err)
+		}
+	}
+}

@@ -171,8 +171,17 @@ func (w *wiring) next(ctx context.Context, from int, of turn) (transport.Message
 		if turnOf(m.Header) == of {
 			return m, nil
 		}
+		if h := m.Header; h.Kind == wire.Tied && !w.shares(from, h.Edge) {
+			m.Release()
+			return m, fmt.Errorf("%w: stage %d sent a gradient of tied parameter %d, which this stage does not share with it", ErrProtocol, from, h.Edge)
+		}
 		w.early[from] = append(w.early[from], m)
 	}
+}
+
+// shares reports whether a tied parameter's gradient goes to a stage or comes from it.
+func (w *wiring) shares(with int, number uint16) bool {
+	return slices.ContainsFunc(w.ties, func(t tie) bool { return t.Number == int(number) && (t.before == with || t.after == with) })
 }
 
 // send encodes a tensor once and sends it to the given stages.
