@@ -13,7 +13,7 @@ import (
 )
 
 // Compact returns the module b with its data in few segments, and without the tables of lines of a
-// Go program unless lines is set.
+// Go program unless lines is set. The error is errTable if these are not where Go puts them.
 func Compact(b []byte, lines bool) ([]byte, error) {
 	ss, err := split(b)
 	if err != nil {

@@ -8,8 +8,11 @@ package main
 import (
 	"bytes"
 	"encoding/binary"
-	"fmt"
+	"errors"
 )
+
+// errTable is returned for a program without a table of functions of the form that is known here.
+var errTable = errors.New("no table of functions that this program knows")
 
 // tableMagic begins the table of functions of Go 1.20 and later, for instructions of one byte and
 // pointers of eight, as debug/gosym reads it too.
@@ -43,7 +46,7 @@ func dropLines(data []segment) error {
 			}
 		}
 	}
-	return fmt.Errorf("%w: it has no table of functions that this program knows: which Go has made it?", errModule)
+	return errTable
 }
 
 // tableAt reads the head of a table.

@@ -44,7 +44,7 @@ func run() error {
 	}
 	b, err := Import(in, *shared)
 	if err == nil {
-		b, err = Compact(b, *lines || *loader != "")
+		b, err = compact(b, *lines || *loader != "")
 	}
 	if err != nil {
 		return fmt.Errorf("%s: %w", flag.Arg(0), err)
@@ -67,6 +67,17 @@ func run() error {
 	}
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 	return cmd.Run()
+}
+
+// compact is Compact, but keeps the tables of lines where another release of Go has put them elsewhere:
+// the program is then larger, and right.
+func compact(b []byte, lines bool) ([]byte, error) {
+	out, err := Compact(b, lines)
+	if errors.Is(err, errTable) {
+		fmt.Fprintf(os.Stderr, "link: %v: lines are kept, and a tab fetches more\n", err)
+		return Compact(b, true)
+	}
+	return out, err
 }
 
 // inNode is the command that runs a program in Node.
