@@ -36,7 +36,7 @@ func init() {
 		"Constant": onnxConstant, "ConstantOfShape": constantOfShape, "Shape": onnxShape, "Size": onnxSize, "Range": onnxRange,
 		"Reshape": onnxReshape, "Flatten": onnxFlatten, "Squeeze": onnxSqueeze, "Unsqueeze": onnxUnsqueeze, "Transpose": onnxTranspose,
 		"Expand": onnxExpand, "Tile": onnxTile, "Slice": onnxSlice, "Split": onnxSplit, "Concat": onnxConcat, "SplitToSequence": onnxSplitToSequence, "SequenceAt": onnxSequenceAt, "Pad": onnxPad,
-		"Gather": onnxGather, "GatherND": onnxGatherND, "GridSample": onnxGridSample, "GatherElements": onnxGatherElements,
+		"Gather": onnxGather, "GatherND": onnxGatherND, "GridSample": onnxGridSample, "Col2Im": onnxCol2Im, "GatherElements": onnxGatherElements,
 		"ReduceMean": onnxReduce("mean"), "ReduceSum": onnxReduce("sum"), "ReduceMax": onnxReduce("amax"), "ReduceMin": onnxReduce("amin"),
 		"ReduceL2": onnxReduce("l2"), "ReduceSumSquare": onnxReduce("squares"), "ReduceL1": onnxReduce("l1"), "ReduceLogSum": onnxReduce("log"),
 		"ReduceLogSumExp": onnxReduce("logsumexp"), "ReduceProd": onnxReduce("prod"),

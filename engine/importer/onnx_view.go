@@ -158,7 +158,34 @@ func onnxExpand(l *lowering, n *onnx.Node) {
 }
 
 func onnxTile(l *lowering, n *onnx.Node) {
-	l.call("repeat", tensorArg("self", n, 0), intsArg("repeats", l.known(l.need(n, 1), "repeats")))
+	v := l.need(n, 0)
+	var times []int
+	for a, m := range l.numbers(l.need(n, 1), "repeats") {
+		if m.batched && m.n == 1 && v.batch < 0 && a < len(v.shape) && v.shape[a] == 1 {
+			m = number{n: 1} // the same for every sample
+		}
+		if m.batched || m.unknown {
+			fail("it repeats samples")
+		}
+		times = append(times, m.n)
+	}
+	l.call("repeat", tensorArg("self", n, 0), intsArg("repeats", times))
+}
+
+// onnxCol2Im is fold.
+func onnxCol2Im(l *lowering, n *onnx.Node) {
+	pairOf := func(name string, def int) []int {
+		if v := attrInts(n, name); len(v) >= 2 {
+			return v
+		}
+		return []int{def, def, def, def}
+	}
+	pads := pairOf("pads", 0)
+	if len(pads) != 4 || pads[0] != pads[2] || pads[1] != pads[3] {
+		fail("with the padding %v", pads)
+	}
+	l.call("col2im", tensorArg("self", n, 0), intsArg("output_size", l.known(l.need(n, 1), "the image's size")), intsArg("kernel_size", l.known(l.need(n, 2), "the block's size")),
+		intsArg("stride", pairOf("strides", 1)[:2]), intsArg("dilation", pairOf("dilations", 1)[:2]), intsArg("padding", pads[:2]))
 }
 
 func onnxSlice(l *lowering, n *onnx.Node) {

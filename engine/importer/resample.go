@@ -15,6 +15,7 @@ var resampleOperators = map[string]operator{
 	"upsample_nearest_exact1d": upsample(1, nearestExact), "upsample_nearest_exact2d": upsample(2, nearestExact),
 	"_upsample_nearest_exact1d": upsample(1, nearestExact), "_upsample_nearest_exact2d": upsample(2, nearestExact),
 	"upsample_linear1d": upsample(1, between), "upsample_bilinear2d": upsample(2, between), "upsample_bicubic2d": upsample(2, cubic),
+	"_upsample_bilinear2d_aa": upsample(2, smooth(1, tent)), "_upsample_bicubic2d_aa": upsample(2, smooth(2, keys)),
 	"reflection_pad1d": padded("reflect"), "reflection_pad2d": padded("reflect"),
 	"replication_pad1d": padded("replicate"), "replication_pad2d": padded("replicate"),
 }
@@ -128,10 +129,18 @@ func (l *lowering) interpolate(v *value, sizes []int, scales []float64, s sample
 		var index []int
 		var weights []float64
 		taps, same := 1, in == out
+		each := make([][]int, out)
+		by := make([][]float64, out)
 		for o := range out {
-			is, ws := s(o, in, scale, corners)
-			same = same && len(is) == 1 && is[0] == o
-			index, weights, taps = append(index, is...), append(weights, ws...), len(is)
+			each[o], by[o] = s(o, in, scale, corners)
+			same = same && len(each[o]) == 1 && each[o][0] == o
+			taps = max(taps, len(each[o]))
+		}
+		for o, is := range each { // some have fewer
+			index = append(append(index, is...), slices.Repeat([]int{0}, taps-len(is))...)
+			if by[o] != nil {
+				weights = append(append(weights, by[o]...), slices.Repeat([]float64{0}, taps-len(is))...)
+			}
 		}
 		if !same {
 			v = l.resample(v, a, index, taps, weights)
@@ -196,4 +205,40 @@ func cubic(o, in int, scale float64, corners bool) ([]int, []float64) {
 		index[i] = min(max(int(k)-1+i, 0), in-1)
 	}
 	return index, []float64{far(t + 1), near(t), near(1 - t), far(2 - t)}
+}
+
+// smooth is interpolation that takes in all elements between two neighbours in the output: the
+// kernel, which reaches so far to each side, is as wide as that where the output is smaller.
+func smooth(reach float64, kernel func(d float64) float64) sampler {
+	return func(o, in int, scale float64, corners bool) (index []int, weights []float64) {
+		wide := max(scale, 1)
+		center := scale * (float64(o) + 0.5)
+		first := max(int(center-reach*wide+0.5), 0)
+		last := min(int(center+reach*wide+0.5), in)
+		sum := 0.0
+		for k := first; k < last; k++ {
+			w := kernel((float64(k) - center + 0.5) / wide)
+			index, weights, sum = append(index, k), append(weights, w), sum+w
+		}
+		for i := range weights {
+			if sum != 0 {
+				weights[i] /= sum
+			}
+		}
+		return index, weights
+	}
+}
+
+func tent(d float64) float64 { return max(1-math.Abs(d), 0) }
+
+// keys is Keys' kernel with -0.5, which PyTorch takes where it smooths.
+func keys(d float64) float64 {
+	const a = -0.5
+	switch d = math.Abs(d); {
+	case d < 1:
+		return ((a+2)*d-(a+3))*d*d + 1
+	case d < 2:
+		return ((a*d-5*a)*d+8*a)*d - 4*a
+	}
+	return 0
 }

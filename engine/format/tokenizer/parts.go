@@ -19,6 +19,19 @@ type normalizer struct {
 	do       func(string) string
 	prepends bool // it adds something at the beginning of a text
 	strips   bool // it removes spaces there
+	grows    int  // how many times as long a text becomes at most, where it is a replacement; 0: about as long
+}
+
+// maxGrowth bounds how many times as long all replacements together make a text. Real ones make it
+// three times as long where every character is a space.
+const maxGrowth = 4096
+
+// growth is how many times as long a text becomes whose pieces of so many bytes are replaced.
+func growth(old int, content string) int {
+	if old == 0 { // between all bytes
+		return 1 + len(content)
+	}
+	return max(1, (len(content)+old-1)/old)
 }
 
 // metaspaceRune stands for a space in the vocabularies of SentencePiece.
@@ -98,6 +111,12 @@ func readNormalizer(raw json.RawMessage, depth int) ([]normalizer, error) {
 			}
 			all = append(all, f...)
 		}
+		times := 1
+		for _, f := range all {
+			if times *= max(f.grows, 1); times > maxGrowth {
+				return nil, bad("its normalizers may make a text %d times as long, at most %d times is read", times, maxGrowth)
+			}
+		}
 		return all, nil
 	case "NFC":
 		return one(norm.NFC.String)
@@ -142,19 +161,32 @@ func readNormalizer(raw json.RawMessage, depth int) ([]normalizer, error) {
 			return s
 		}}}, nil
 	case "Replace":
-		if n.Pattern.String != nil {
-			return one(func(s string) string { return strings.ReplaceAll(s, *n.Pattern.String, n.Content) })
-		}
-		if n.Pattern.Regex != nil {
-			re, err := compile(*n.Pattern.Regex)
-			if err != nil {
-				return nil, err
-			}
-			anchored := strings.HasPrefix(*n.Pattern.Regex, `\A`) || strings.HasPrefix(*n.Pattern.Regex, "^")
-			return []normalizer{{strips: n.Content == "" && anchored, do: func(s string) string { return re.replace(s, n.Content) }}}, nil
-		}
+		return replacement(&n.Pattern, n.Content)
 	}
 	return nil, bad("a normalizer of type %.40q, which is not supported", n.Type)
+}
+
+// replacement is a normalizer that replaces what a pattern finds.
+func replacement(p *pattern, content string) ([]normalizer, error) {
+	grows := growth(0, content) // what an expression finds may be empty
+	if p.String != nil {
+		grows = growth(len(*p.String), content)
+	}
+	if grows > maxGrowth {
+		return nil, bad("a normalizer may make a text %d times as long, at most %d times is read", grows, maxGrowth)
+	}
+	if p.String != nil {
+		return []normalizer{{grows: grows, do: func(s string) string { return strings.ReplaceAll(s, *p.String, content) }}}, nil
+	}
+	if p.Regex != nil {
+		re, err := compile(*p.Regex)
+		if err != nil {
+			return nil, err
+		}
+		anchored := strings.HasPrefix(*p.Regex, `\A`) || strings.HasPrefix(*p.Regex, "^")
+		return []normalizer{{strips: content == "" && anchored, grows: grows, do: func(s string) string { return re.replace(s, content) }}}, nil
+	}
+	return nil, bad("a normalizer that replaces nothing")
 }
 
 // lower lowers each character like to_lowercase of Rust.

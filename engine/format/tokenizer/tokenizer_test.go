@@ -296,3 +296,24 @@ func FuzzCharsmap(f *testing.F) {
 		}
 	})
 }
+
+// TestGrowth: replacements that together make a text very long are refused, those of real tokenizers
+// are not.
+func TestGrowth(t *testing.T) {
+	replace := func(pattern, content string) string {
+		return `{"type":"Replace","pattern":` + pattern + `,"content":"` + content + `"}`
+	}
+	long := strings.Repeat("a", 60)
+	for normalizer, ok := range map[string]bool{
+		replace(`{"String":" "}`, "\u2581"):                 true,
+		replace(`{"String":"a"}`, strings.Repeat(long, 90)): false,
+		`{"type":"Sequence","normalizers":[` + strings.Repeat(replace(`{"Regex":" {2,}"}`, " ")+",", 9) + replace(`{"String":"\n"}`, " ") + `]}`: true,
+		`{"type":"Sequence","normalizers":[` + strings.Repeat(replace(`{"String":"a"}`, long)+",", 2) + replace(`{"String":"a"}`, long) + `]}`:   false,
+		`{"type":"Sequence","normalizers":[` + strings.Repeat(replace(`{"String":""}`, long)+",", 2) + replace(`{"String":"a"}`, long) + `]}`:    false,
+	} {
+		_, err := Parse([]byte(`{"normalizer":` + normalizer + `,"model":{"type":"Unigram","vocab":[["<unk>",0],["a",-1]],"unk_id":0}}`))
+		if grown := err != nil && strings.Contains(err.Error(), "times as long"); grown == ok || ok && err != nil {
+			t.Errorf("%.80s: %v", normalizer, err)
+		}
+	}
+}
