@@ -131,6 +131,9 @@ type Edge struct {
 	// Constant: no gradient of it is sent, because no parameter has a part in it or Back is empty;
 	// as an input of a stage, because that one is not in Back.
 	Constant bool
+	// Exact: it steers what is computed, as a position or a condition does, so no gradient could go
+	// through it whatever is trained, and rounding it would change more than its last digits.
+	Exact bool
 	// Operand: the other stages read it as an operand of products only. GradOperand: so does stage
 	// From with the gradient that the first of them sends.
 	Operand, GradOperand bool
@@ -209,21 +212,7 @@ func (g *Graph) Cut(starts []int) ([]*Stage, error) {
 	readers, varying, reaches := g.readers(), g.Varying(false), g.reaches()
 	ops := operands{g, readers}
 	for v := range g.Values() {
-		e := Edge{Value: v, Shape: g.shapes[v], From: -1}
-		if v >= len(g.Inputs) {
-			e.From = stageOf(v - len(g.Inputs))
-		} else {
-			e.From = 0
-		}
-		for _, i := range readers[v] {
-			if k := stageOf(i); k != e.From && (len(e.To) == 0 || e.To[len(e.To)-1] != k) {
-				e.To = append(e.To, k)
-			}
-			if k := stageOf(i); varying[v] && k != e.From && reaches[i] && g.passes(i, v) && (len(e.Back) == 0 || e.Back[len(e.Back)-1] != k) {
-				e.Back = append(e.Back, k)
-			}
-		}
-		e.Constant = len(e.Back) == 0
+		e := g.edge(v, readers[v], varying[v], reaches, stageOf)
 		if v < len(g.Inputs) {
 			root := e
 			root.From, root.To = -1, append([]int{0}, e.To...)
@@ -269,4 +258,29 @@ func (g *Graph) Cut(starts []int) ([]*Stage, error) {
 	}
 	g.tie(stages, stageOf)
 	return stages, nil
+}
+
+// edge is a value with the stages that it crosses to. readers are the nodes that read it, ascending.
+func (g *Graph) edge(v int, readers []int, varying bool, reaches []bool, stageOf func(node int) int) Edge {
+	e := Edge{Value: v, Shape: g.shapes[v], Exact: true}
+	if v >= len(g.Inputs) {
+		e.From = stageOf(v - len(g.Inputs))
+	}
+	add := func(to []int, k int) []int {
+		if k == e.From || len(to) > 0 && to[len(to)-1] == k {
+			return to
+		}
+		return append(to, k)
+	}
+	for _, i := range readers {
+		e.To = add(e.To, stageOf(i))
+		if !reaches[i] || !g.passes(i, v) {
+			continue
+		}
+		if e.Exact = false; varying {
+			e.Back = add(e.Back, stageOf(i))
+		}
+	}
+	e.Constant = len(e.Back) == 0
+	return e
 }

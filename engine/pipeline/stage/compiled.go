@@ -168,8 +168,8 @@ func (c *Compiled) size(d edge, rows int) int {
 func (c *Compiled) message(d edge, gradient bool, rows int) int {
 	kind := c.kind
 	switch {
-	case int(d.id) < c.Stage.ModelInputs:
-		kind = codec.FP32 // may be token numbers, which no lossy wire keeps
+	case d.exact:
+		kind = codec.FP32
 	case c.halves() && (gradient && d.gradOperand || !gradient && d.operand):
 		kind = codec.BF16
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"strings"
 	"testing"
 
@@ -147,6 +148,125 @@ func TestHostileNumbers(t *testing.T) {
 			if want := fmt.Sprintf("sent by stage %d", c.liar); !errors.Is(err, stage.ErrDiverged) || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), kind.String()) {
 				t.Errorf("%v of %s: the victim ends with %v", v, kind, err)
 			}
+		}
+	}
+}
+
+// masked adds a mask to what it learns, as attention does, a node before the cut.
+func masked(t *testing.T, hidden float32) *graph.Graph {
+	t.Helper()
+	n := func(name string, op graph.Op, in ...string) graph.Node {
+		return graph.Node{Name: name, Op: op, Inputs: in}
+	}
+	m := make([]float32, 20)
+	m[3], m[7] = hidden, hidden
+	g := &graph.Graph{Name: "masked", Inputs: []graph.Input{{Name: "x", Shape: graph.Shape{1, 8, 8}}}, Output: "b", Nodes: []graph.Node{
+		n("f", &graph.Flatten{}, "x"),
+		n("mask", &graph.Parameter{Operand: graph.Operand{Shape: []int{20}, Data: graph.PackFloats(m)}}),
+		n("a", &graph.Linear{In: 64, Out: 20, Bias: true}, "f"),
+		n("sum", &graph.Binary{Function: "add"}, "a", "mask"), n("s", &graph.Softmax{}, "sum"), n("b", &graph.Linear{In: 20, Out: 10, Bias: true}, "s"),
+	}}
+	if err := g.Check(); err != nil {
+		t.Fatal(err)
+	}
+	return g
+}
+
+// TestInfiniteMask: a mask, through which no gradient goes, may be infinite when it crosses a cut, on
+// every wire. One that is NaN may not.
+func TestInfiniteMask(t *testing.T) {
+	for _, c := range []struct {
+		wire   string
+		hidden float64
+		ok     bool
+	}{
+		{"fp32", math.Inf(-1), true}, {"fp16", math.Inf(-1), true}, {"bf16", math.Inf(-1), true}, {"int8", math.Inf(-1), true},
+		{"fp16", -1e9, false}, {"fp32", math.NaN(), false},
+	} {
+		w := newWorld(func(j *job.Spec) { j.Wire = c.wire })
+		w.g = masked(t, float32(c.hidden))
+		got, _, err := w.pipeline(t, []int{0, 3}, mem.Faults{}, nil)
+		if !c.ok {
+			if want := `the activation of "mask", computed by stage 0`; !errors.Is(err, stage.ErrDiverged) || !strings.Contains(err.Error(), want) {
+				t.Errorf("a mask of %v on wire %s ends with %v, want %q", c.hidden, c.wire, err, want)
+			}
+			continue
+		}
+		if err != nil {
+			t.Errorf("a mask of %v on wire %s: %v", c.hidden, c.wire, err)
+			continue
+		}
+		if c.wire != "fp32" {
+			continue
+		}
+		l := &log{}
+		if err := w.trainer(t).Run(t.Context(), nil, l); err != nil {
+			t.Fatal(err)
+		}
+		if !slices.Equal(got.losses, l.losses) || len(l.losses) == 0 {
+			t.Error("the losses are not those of one process")
+		}
+	}
+}
+
+// reader is a link that shows what of an edge is sent.
+type reader struct {
+	stage.Link
+	edge uint16
+	sent func(x []float32)
+}
+
+func (r *reader) Send(ctx context.Context, h wire.Header, b []byte) error {
+	if h.Kind == wire.Activation && h.Edge == r.edge {
+		x := make([]float32, h.Elems)
+		if err := codec.NewDecoder().Decode(x, b); err != nil {
+			return err
+		}
+		r.sent(x)
+	}
+	return r.Link.Send(ctx, h, b)
+}
+
+// TestExactPositions: positions that are computed in one stage and read in another stay what they are
+// on a wire that rounds.
+func TestExactPositions(t *testing.T) {
+	n := func(name string, op graph.Op, in ...string) graph.Node {
+		return graph.Node{Name: name, Op: op, Inputs: in}
+	}
+	g := &graph.Graph{Name: "ordered", Inputs: []graph.Input{{Name: "x", Shape: graph.Shape{1, 8, 8}}}, Output: "b", Nodes: []graph.Node{
+		n("f", &graph.Flatten{}, "x"), n("at", &graph.Sort{Count: 20}, "f"), n("a", &graph.Linear{In: 64, Out: 64, Bias: true}, "f"),
+		n("first", &graph.Gather{}, "a", "at"), n("b", &graph.Linear{In: 20, Out: 10, Bias: true}, "first"),
+	}}
+	if err := g.Check(); err != nil {
+		t.Fatal(err)
+	}
+	w := newWorld(func(j *job.Spec) { j.Wire, j.Steps = "int8", 4 })
+	w.g = g
+	seen := 0
+	w.wrap = func(_, _ int, l stage.Link) stage.Link {
+		return &reader{l, 2, func(x []float32) { // "at": behind the input and "f"
+			seen++
+			for _, v := range x {
+				if v != float32(int(v)) || v < 0 || v > 63 {
+					t.Errorf("the position %v is sent", v)
+					return
+				}
+			}
+		}}
+	}
+	if _, _, err := w.pipeline(t, []int{0, 3}, mem.Faults{}, nil); err != nil {
+		t.Fatal(err)
+	}
+	if seen == 0 {
+		t.Error("no positions were sent")
+	}
+	ss, err := g.Cut([]int{0, 3})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range ss[1].In {
+		if want := e.Value == 2; e.Exact != want {
+			t.Errorf("value %d: exact: %v", e.Value, e.Exact)
 		}
 	}
 }

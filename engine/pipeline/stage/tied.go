@@ -150,7 +150,7 @@ func (w *wiring) sendTied(ctx context.Context, to int, t *tie, seq uint64, grads
 	for k := range t.pieces() {
 		from, end := t.piece(k)
 		part := x[from:end]
-		err := fits(codec.FP32, part)
+		err := fits(codec.FP32, part, false)
 		if err != nil {
 			return fmt.Errorf("the gradient of %q, summed up by stage %d: %w", t.Name, w.stage, err)
 		}

@@ -38,6 +38,10 @@ type edge struct {
 	// In a job in bfloat16: the value, and the gradient that goes back to where it came from, are
 	// operands of products, so they lose nothing as bfloat16.
 	operand, gradOperand bool
+
+	// No gradient goes back through the value, as through a mask, so it may be infinite. An exact one
+	// may be token numbers or positions, which no lossy wire keeps.
+	constant, exact bool
 }
 
 // crosses tells whether the value goes over a link in any direction.
@@ -52,7 +56,7 @@ type edges struct {
 func edgesOf(gs *graph.Stage) edges {
 	var es edges
 	for k, e := range gs.In {
-		d := edge{id: uint16(e.Value), name: gs.Graph.ValueName(k), local: k, per: e.Shape.Elems(), from: e.From, before: e.From, after: -1, operand: e.Operand}
+		d := edge{id: uint16(e.Value), exact: e.Exact || e.Value < gs.ModelInputs, name: gs.Graph.ValueName(k), local: k, per: e.Shape.Elems(), from: e.From, before: e.From, after: -1, operand: e.Operand, constant: e.Constant}
 		for i, t := range e.Back {
 			if t == gs.Index {
 				if i > 0 {
@@ -71,7 +75,7 @@ func edgesOf(gs *graph.Stage) edges {
 	}
 	for _, e := range gs.Out {
 		l := gs.Local(e)
-		d := edge{id: uint16(e.Value), name: gs.Graph.ValueName(l), local: l, per: e.Shape.Elems(), from: -1, to: e.To, before: -1, after: -1, operand: e.Operand, gradOperand: e.GradOperand}
+		d := edge{id: uint16(e.Value), exact: e.Exact || e.Value < gs.ModelInputs, name: gs.Graph.ValueName(l), local: l, per: e.Shape.Elems(), from: -1, to: e.To, before: -1, after: -1, operand: e.Operand, gradOperand: e.GradOperand, constant: e.Constant}
 		if !e.Constant {
 			d.after = e.Back[0]
 		}
@@ -91,16 +95,15 @@ type wiring struct {
 	edges
 	cluster, stage int
 
-	inputs int // of the model
-	kind   codec.Kind
-	links  map[int]Link
-	early  map[int][]transport.Message // by stage: what has come before its turn
+	kind  codec.Kind
+	links map[int]Link
+	early map[int][]transport.Message // by stage: what has come before its turn
 
 	halves bool // the job is in bfloat16 and its wire lossless
 	half   *codec.Encoder
 
 	enc   *codec.Encoder
-	plain *codec.Encoder // for inputs of the model that go to later stages, and gradients of tied parameters
+	plain *codec.Encoder // for exact values, and gradients of tied parameters
 	dec   *codec.Decoder
 	buf   []byte
 	part  []float32 // a piece of a tied gradient
@@ -117,7 +120,7 @@ type wiring struct {
 
 func newWiring(c *Compiled, busy *meter) *wiring {
 	return &wiring{
-		edges: c.edges, cluster: c.Placement.Cluster, stage: c.Stage.Index, inputs: c.Stage.ModelInputs, kind: c.kind,
+		edges: c.edges, cluster: c.Placement.Cluster, stage: c.Stage.Index, kind: c.kind,
 		enc: codec.NewEncoder(c.kind), dec: codec.NewDecoder(), buf: make([]byte, 0, c.Memory().Out), busy: busy,
 		part: make([]float32, c.part()), halves: c.halves(), ties: c.ties,
 	}
@@ -189,8 +192,7 @@ func (w *wiring) send(ctx context.Context, to []int, kind wire.Kind, d edge, it 
 	done := w.busy.working()
 	enc, k := w.enc, w.kind
 	switch {
-	case int(d.id) < w.inputs:
-		// A model's input may be token numbers, which no lossy wire keeps.
+	case d.exact:
 		enc, k = w.lossless(), codec.FP32
 	case w.halves && (kind == wire.Activation && d.operand || kind == wire.Gradient && d.gradOperand):
 		if w.half == nil {
@@ -198,7 +200,7 @@ func (w *wiring) send(ctx context.Context, to []int, kind wire.Kind, d edge, it 
 		}
 		enc, k = w.half, codec.BF16
 	}
-	err := fits(k, x)
+	err := fits(k, x, d.constant)
 	if err != nil {
 		err = fmt.Errorf("the %s of %q, computed by stage %d: %w", kind, d.name, w.stage, err)
 	} else {
@@ -240,30 +242,47 @@ func most(k codec.Kind) float32 {
 	return math.MaxFloat32
 }
 
-// fits tells whether x is finite and stays so on a wire of kind k.
-func fits(k codec.Kind, x []float32) error {
+// fits tells whether x is finite and stays so on a wire of kind k. With mask it may be infinite, but
+// what is finite stays so.
+func fits(k codec.Kind, x []float32, mask bool) error {
 	a, finite := kernel.AbsMax(x)
+	if !finite && mask {
+		a, finite = largest(x)
+	}
 	switch {
 	case !finite:
-		return notFinite(x)
+		return notFinite(x, mask)
 	case a > most(k):
 		return fmt.Errorf("%w: it reaches %g, and wire %s ends at %g", ErrDiverged, a, k, most(k))
 	}
 	return nil
 }
 
+// largest is the largest magnitude of the finite numbers of x; false: one is NaN.
+func largest(x []float32) (a float32, ok bool) {
+	for _, v := range x {
+		switch v = max(v, -v); {
+		case v != v:
+			return 0, false
+		case v <= math.MaxFloat32:
+			a = max(a, v)
+		}
+	}
+	return a, true
+}
+
 // finite tells whether x is.
 func finite(x []float32) error {
 	if _, ok := kernel.AbsMax(x); !ok {
-		return notFinite(x)
+		return notFinite(x, false)
 	}
 	return nil
 }
 
-// notFinite says which element of x is not.
-func notFinite(x []float32) error {
+// notFinite says which element of x is not, or is NaN where infinities may be.
+func notFinite(x []float32, mask bool) error {
 	for i, v := range x {
-		if v-v != 0 {
+		if v != v || v-v != 0 && !mask {
 			return fmt.Errorf("%w: element %d of %d is %v", ErrDiverged, i, len(x), v)
 		}
 	}
@@ -352,7 +371,7 @@ func (w *wiring) receive(ctx context.Context, from int, kind wire.Kind, d edge, 
 	if err := w.dec.Decode(dst, m.Payload); err != nil {
 		return order.Continue, w.sentBy(from, fmt.Errorf("%w: from stage %d: %w", ErrProtocol, from, err))
 	}
-	if err := finite(dst); err != nil {
+	if err := fits(codec.FP32, dst, d.constant); err != nil {
 		return order.Continue, w.gotFrom(from, fmt.Errorf("the %s of %q, sent by stage %d: %w", kind, d.name, from, err))
 	}
 	if it.Kind == order.Train {
