@@ -57,10 +57,10 @@ test-fused: need-go
 	  GOAMD64=v3 $(GO) test -short -tags purego ./engine/kernel ./engine/codec; \
 	else echo "left out: GOAMD64=v3 wants Linux on an amd64 machine with AVX2" >&2; fi
 
-# The pipeline, the links and the server under the race detector; kernels have their own
+# The pipeline, the links, the host and the server under the race detector; kernels have their own
 # threads.
 race: need-go
-	$(GO) test -race -timeout 30m ./engine/kernel ./engine/pipeline/stage ./engine/transport/... ./engine/provider ./signaling/... 
+	$(GO) test -race -timeout 30m ./engine/kernel ./engine/pipeline/stage ./engine/transport/... ./engine/provider ./native/host ./signaling/...
 
 # The engine as arm64 runs it, bits and all: by itself there, elsewhere in an emulator.
 test-arm64: need-go

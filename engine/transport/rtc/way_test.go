@@ -86,7 +86,7 @@ func TestManyAddresses(t *testing.T) {
 
 // TestNoUDP checks that if no packets get through, the error says what may be in the way.
 func TestNoUDP(t *testing.T) {
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 6*time.Second) // of which descriptions take little
 	defer cancel()
 	ea, eb := meet(ctx, endpoint(t), endpoint(t), func(m json.RawMessage) []json.RawMessage {
 		if strings.Contains(string(m), `"candidate:`) {
