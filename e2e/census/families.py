@@ -90,7 +90,7 @@ FAMILIES = dict(
     seresnet=("seresnet18", 64, {}),
     senet=("legacy_seresnet18", 64, {}),
     sequencer=("sequencer2d_s", 64, dict(img_size=64, layers=(1, 1, 1, 1), embed_dims=(16, 32, 32, 32), hidden_sizes=(8, 16, 16, 16))),
-    shvit=("shvit_s1", 64, {}),
+    shvit=("shvit_s1", 128, {}),
     sknet=("skresnet18", 64, {}),
     starnet=("starnet_s050", 64, {}),
     swiftformer=("swiftformer_xs", 64, {}),
