@@ -106,6 +106,7 @@ func TestBadRecords(t *testing.T) {
 	s.bad([]string{"this one has 2 of them, and needs none"}, "ravnest", "train", "--local", "--rounds", file, fixed)
 	s.bad([]string{"missing.json"}, "ravnest", "train", "--local", "--rounds", filepath.Join(tmp, "missing.json"), auto)
 	s.bad([]string{`want a number from 1 to 64, or auto`}, "ravnest", "init", "--replicas", "many", filepath.Join(tmp, "many"))
+	s.bad([]string{`want a number from 1 to 64, or auto`}, "ravnest", "init", "--replicas", "0", filepath.Join(tmp, "many"))
 	edit(t, filepath.Join(fixed, "job.json"), `"replicas": 2`, `"replicas": "some"`)
 	s.bad([]string{`replicas "some": want a number from 1 to 64, or "auto"`}, "ravnest", "train", "--local", fixed)
 	if _, err := os.Stat(filepath.Join(auto, "losses.txt")); err == nil {

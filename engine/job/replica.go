@@ -80,7 +80,7 @@ func (c *Count) Set(s string) error {
 		return nil
 	}
 	n, err := strconv.Atoi(s)
-	if err != nil || n < 0 {
+	if err != nil || n < 1 {
 		return fmt.Errorf("want a number from 1 to %d, or %s", order.MaxReplicas, auto)
 	}
 	*c = Count(n)
