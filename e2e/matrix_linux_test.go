@@ -37,14 +37,14 @@ func hasFour(network string) bool { return network != six && network != sixTCP }
 // become gives home k a network.
 func (h *homes) become(k int, network string) {
 	h.s.Helper()
-	r := "r" + string("ab"[k])
+	r := "r" + homeOf(k)
 	if hasSix(network) {
 		h.sixth(k)
 	}
 	if !hasFour(network) {
-		h.ip(string("ab"[k]), "-4", "addr", "flush", "scope", "global")
+		h.ip(homeOf(k), "-4", "addr", "flush", "scope", "global")
 		h.ip(r, "-4", "addr", "flush", "scope", "global")
-		h.ip("p", "-4", "addr", "flush", "dev", "to"+string("ab"[k]))
+		h.ip("p", "-4", "addr", "flush", "dev", "to"+homeOf(k))
 	}
 	drop := func(rule string) {
 		h.nft(r, "add table inet f", "add chain inet f forward { type filter hook forward priority 0 ; }", "add rule inet f forward iifname dn "+rule+" drop")
@@ -58,7 +58,7 @@ func (h *homes) become(k int, network string) {
 	case noUDP, sixTCP:
 		drop("meta l4proto udp")
 	case dual:
-		h.at[k] = h.named(string("ab"[k]), hostAt[k], strings.Trim(h.at[k], "[]"))
+		h.at[k] = h.named(homeOf(k), hostAt[k], strings.Trim(h.at[k], "[]"))
 	case only443:
 		drop("meta l4proto != tcp")
 		drop("tcp dport != 443")
@@ -69,7 +69,7 @@ func (h *homes) become(k int, network string) {
 // translated.
 func (h *homes) sixth(k int) {
 	h.s.Helper()
-	home, r, net := string("ab"[k]), "r"+string("ab"[k]), func(n, host int) string { return fmt.Sprintf("2001:db8:%d::%d", 10*k+n, host) }
+	home, r, net := homeOf(k), "r"+homeOf(k), func(n, host int) string { return fmt.Sprintf("2001:db8:%d::%d", 10*k+n, host) }
 	h.at[k] = "[" + net(1, 1) + "]"
 	for _, a := range [][3]string{{"p", "to" + home, net(1, 1)}, {r, "wan", net(1, 2)}, {r, "dn", net(2, 1)}, {home, "in", net(2, 16)}} {
 		h.ip(a[0], "addr", "add", a[2]+"/64", "dev", a[1], "nodad")
@@ -179,7 +179,7 @@ func TestNetworks(t *testing.T) {
 						continue
 					}
 					examined[network] = true
-					p := h.begin(string("ab"[k]), filepath.Join(bin, "ravnest-provider"), "doctor", "--join", h.url(k, 443), "--token", "t")
+					p := h.begin(homeOf(k), filepath.Join(bin, "ravnest-provider"), "doctor", "--join", h.url(k, 443), "--token", "t")
 					if code := p.wait(limit); code != 0 {
 						t.Errorf("the doctor at %s: code %d", network, code)
 					}
@@ -190,7 +190,7 @@ func TestNetworks(t *testing.T) {
 					}
 				}
 				for k := range 2 {
-					h.begin(string("ab"[k]), filepath.Join(bin, "ravnest-provider"), "--join", h.url(k, 443), "--token", "t", "--name", fmt.Sprintf("node_%d", k), "--once")
+					h.begin(homeOf(k), filepath.Join(bin, "ravnest-provider"), "--join", h.url(k, 443), "--token", "t", "--name", fmt.Sprintf("node_%d", k), "--once")
 				}
 				host.says("2 of 2", limit)
 				joined := time.Now()

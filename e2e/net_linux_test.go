@@ -1,6 +1,6 @@
 package e2e
 
-// Networks like those of volunteers, built from network namespaces: two homes behind routers
+// Networks like those of volunteers, built from network namespaces: homes behind routers
 // that translate addresses, and the host outside. Needs root, iproute2 and nftables.
 
 import (
@@ -16,17 +16,27 @@ import (
 	"time"
 )
 
-// homes are two machines, each behind a router, and a host that both can reach.
+// homes are machines, two if no more are asked for, each behind a router, and a host that all can reach.
 type homes struct {
 	s      *scene
 	prefix string
-	at     [2]string // how each home calls the host: an address, in brackets if it is IPv6, or a name
+	at     [4]string // how each home calls the host: an address, in brackets if it is IPv6, or a name
 }
 
 // hostAt is the address of the host for each home. The homes reach each other only through it.
-var hostAt = [2]string{"203.0.113.1", "203.0.113.5"}
+var hostAt = [4]string{"203.0.113.1", "203.0.113.5", "203.0.113.9", "203.0.113.13"}
 
+// homeOf is the namespace of home k.
+func homeOf(k int) string { return string("abcd"[k]) }
+
+// newHomes makes two homes.
 func newHomes(s *scene, masquerade string) *homes {
+	s.Helper()
+	return newStreet(s, 2, masquerade)
+}
+
+// newStreet makes n homes.
+func newStreet(s *scene, n int, masquerade string) *homes {
 	s.Helper()
 	if os.Getuid() != 0 {
 		s.Skip("network namespaces need root")
@@ -38,7 +48,11 @@ func newHomes(s *scene, masquerade string) *homes {
 	}
 	swept()
 	h := &homes{s, fmt.Sprintf("rv%d", os.Getpid()), hostAt}
-	for _, n := range []string{"p", "a", "b", "ra", "rb"} {
+	names := []string{"p"}
+	for k := range n {
+		names = append(names, homeOf(k), "r"+homeOf(k))
+	}
+	for _, n := range names {
 		if out, err := exec.Command("ip", "netns", "add", h.prefix+n).CombinedOutput(); err != nil {
 			s.Skipf("no network namespaces here: %s", out)
 		}
@@ -46,7 +60,8 @@ func newHomes(s *scene, masquerade string) *homes {
 		h.ip(n, "link", "set", "lo", "up")
 	}
 	h.in("p", "sysctl", "-qw", "net.ipv4.ip_forward=1")
-	for k, home := range []string{"a", "b"} {
+	for k := range n {
+		home := homeOf(k)
 		r := "r" + home
 		h.link("p", "to"+home, hostAt[k]+"/30", r, "wan", fmt.Sprintf("203.0.113.%d/30", 4*k+2))
 		h.link(r, "dn", fmt.Sprintf("192.168.%d.1/24", k+1), home, "in", fmt.Sprintf("192.168.%d.10/24", k+1))
@@ -65,7 +80,7 @@ func swept() {
 	for _, dir := range []string{"/run/netns", "/etc/netns"} {
 		left, _ := os.ReadDir(dir)
 		for _, e := range left {
-			m := regexp.MustCompile(`^rv(\d+)(p|a|b|ra|rb)$`).FindStringSubmatch(e.Name())
+			m := regexp.MustCompile(`^rv(\d+)(p|r?[a-d])$`).FindStringSubmatch(e.Name())
 			if m == nil {
 				continue
 			}
@@ -296,7 +311,7 @@ func TestRates(t *testing.T) {
 // moves replaces the address of home k's machine, as when a laptop changes its WiFi.
 func (h *homes) moves(k int) {
 	h.s.Helper()
-	home, net := string("ab"[k]), fmt.Sprintf("192.168.%d.", k+1)
+	home, net := homeOf(k), fmt.Sprintf("192.168.%d.", k+1)
 	h.ip(home, "addr", "del", net+"10/24", "dev", "in")
 	h.ip(home, "addr", "add", net+"77/24", "dev", "in")
 	h.ip(home, "route", "add", "default", "via", net+"1")
@@ -313,7 +328,7 @@ func TestAddressChanges(t *testing.T) {
 	host.says(`serving at`, limit)
 	var ps [2]*proc
 	for k := range 2 {
-		ps[k] = h.begin(string("ab"[k]), filepath.Join(bin, "ravnest-provider"), "--join", "http://"+hostAt[k]+":8090", "--token", "t", "--name", fmt.Sprintf("node_%d", k))
+		ps[k] = h.begin(homeOf(k), filepath.Join(bin, "ravnest-provider"), "--join", "http://"+hostAt[k]+":8090", "--token", "t", "--name", fmt.Sprintf("node_%d", k))
 	}
 	host.says(`(?m)^training`, limit)
 	s.saved(dir, 20)
@@ -348,7 +363,7 @@ func TestTabAddressChanges(t *testing.T) {
 			host := h.begin("p", filepath.Join(bin, "ravnest"), "serve", "--listen", "0.0.0.0:8090", "--token", "t", dir)
 			host.says(`serving at`, limit)
 			for k, tab := range c.tabs {
-				home, url := string("ab"[k]), "http://"+hostAt[k]+":8090"
+				home, url := homeOf(k), "http://"+hostAt[k]+":8090"
 				if tab {
 					h.begin(home, "env", insideVar+"="+url+"/#token=t", "RAVNEST_BIN="+bin, self, "-test.run=^TestInside$", "-test.v")
 				} else {
@@ -368,5 +383,49 @@ func TestTabAddressChanges(t *testing.T) {
 				t.Errorf("the run was set up anew:\n%s", tail(said))
 			}
 		})
+	}
+}
+
+// TestFourNetworks: two homes, one of whose routers chooses random ports, a café without UDP and an office
+// that lets out nothing but port 443 train the walkthrough in one pipeline, while one of the homes changes
+// its network: to 97 % and the bits of one process.
+func TestFourNetworks(t *testing.T) {
+	s := newScene(t)
+	h := newStreet(s, 4, "masquerade")
+	for k, network := range []string{cone, symmetric, noUDP, only443} {
+		h.become(k, network)
+	}
+	dir, local := filepath.Join(t.TempDir(), "job"), filepath.Join(t.TempDir(), "local")
+	s.ok("ravnest", "init", "--nodes", "4", "--epochs", "60", dir)
+	s.ok("ravnest", "clusterize", "--max-clusters", "1", dir)
+	host := h.begin("p", filepath.Join(bin, "ravnest"), "serve", "--json", "--listen", "0.0.0.0:443", "--token", "t", dir)
+	host.says(`serving at`, limit)
+	for k := range 4 {
+		h.begin(homeOf(k), filepath.Join(bin, "ravnest-provider"), "--join", h.url(k, 443), "--token", "t", "--name", fmt.Sprintf("node_%d", k), "--once")
+	}
+	host.says(`(?m)^training`, limit)
+	s.more(dir, 100)
+	h.moves(0)
+	changed := time.Now()
+	host.says(`node_0 lost its connection .* has another one`, limit)
+	s.more(dir, 100)
+	t.Logf("100 steps more %.1f s after the change", time.Since(changed).Seconds())
+	if code := host.wait(2 * limit); code != 0 {
+		t.Fatalf("serve: code %d\n%s", code, tail(host.err.String()))
+	}
+	if r := parse[summary](t, host.out.String()); r.ValAccuracy < 0.97 || r.Providers != 4 {
+		t.Errorf("%d providers reach %.4f", r.Providers, r.ValAccuracy)
+	}
+	if !strings.Contains(host.err.String(), "\nrelayed ") {
+		t.Error("nothing went through the host's relay")
+	}
+	want := s.local(local, "--epochs", "60")
+	s.ok("ravnest", "fuse", dir)
+	if !bytes.Equal(read(t, dir, "losses.txt"), want) {
+		t.Error("losses.txt differs from that of one process")
+	}
+	const trained = "trained/trained_state_dict.safetensors"
+	if !bytes.Equal(read(t, dir, trained), read(t, local, trained)) {
+		t.Error("the trained weights differ from those of one process")
 	}
 }
