@@ -180,8 +180,12 @@ func TestInfiniteMask(t *testing.T) {
 		hidden float64
 		ok     bool
 	}{
-		{"fp32", math.Inf(-1), true}, {"fp16", math.Inf(-1), true}, {"bf16", math.Inf(-1), true}, {"int8", math.Inf(-1), true},
-		{"fp16", -1e9, false}, {"fp32", math.NaN(), false},
+		{"fp32", math.Inf(-1), true},
+		{"fp16", math.Inf(-1), true},
+		{"bf16", math.Inf(-1), true},
+		{"int8", math.Inf(-1), true},
+		{"fp16", -1e9, false},
+		{"fp32", math.NaN(), false},
 	} {
 		w := newWorld(func(j *job.Spec) { j.Wire = c.wire })
 		w.g = masked(t, float32(c.hidden))
