@@ -231,7 +231,7 @@ release-smoke: need-go
 	  case $$p in linux-$$($(GO) env GOHOSTARCH)) ;; linux-amd64) run=qemu-x86_64;; linux-arm64) run=qemu-aarch64;; \
 	    *) exe=.exe; run=$$(command -v wine64 || command -v wine || ls /usr/lib/wine/wine64 2>/dev/null || echo wine);; esac; \
 	  [ -z "$$run" ] || command -v $$run >/dev/null || { echo "left out: $$p needs $$run (on Debian: apt-get install qemu-user wine64)" >&2; continue; }; \
-	  if [ -n "$$exe" ]; then unzip -q -j $(RELEASE)/*_windows_amd64.zip -d $$dir; else tar -xzf $(RELEASE)/*_$${p%-*}_$${p#*-}.tar.gz -C $$dir --strip-components 1; fi; cd $$dir; \
+	  if [ -n "$$exe" ]; then unzip -q -o -j $(RELEASE)/*_windows_amd64.zip -d $$dir; else tar -xzf $(RELEASE)/*_$${p%-*}_$${p#*-}.tar.gz -C $$dir --strip-components 1; fi; cd $$dir; \
 	  if [ -n "$$exe" ] && ! $$run ./ravnest$$exe version >/dev/null 2>&1; then \
 	    echo "left out: this wine lacks what Go's programs want, bcryptprimitives.dll: take a newer one, or name a PREFIX that has it" >&2; cd - >/dev/null; rm -rf $$dir; continue; fi; \
 	  $$run ./ravnest$$exe version; \
