@@ -5,6 +5,7 @@ package e2e
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"os"
@@ -83,7 +84,11 @@ func TestCompose(t *testing.T) {
 	// It fills in defaults only; the test then sets what a person sets.
 	out, err := exec.Command(tool, "-format", "json", "../native/deploy/compose.yaml").Output()
 	if err != nil {
-		t.Fatalf("compose.yaml is not what the specification wants: %v\n%s", err, err.(*exec.ExitError).Stderr)
+		said := ""
+		if e := (*exec.ExitError)(nil); errors.As(err, &e) {
+			said = string(e.Stderr)
+		}
+		t.Fatalf("compose.yaml is not what the specification wants: %v\n%s", err, said)
 	}
 	var file struct{ Services map[string]container }
 	if err := json.Unmarshal(out, &file); err != nil {

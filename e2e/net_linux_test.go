@@ -32,11 +32,11 @@ func homeOf(k int) string { return string("abcd"[k]) }
 // newHomes makes two homes.
 func newHomes(s *scene, masquerade string) *homes {
 	s.Helper()
-	return newStreet(s, 2, masquerade)
+	return newHomesOf(s, 2, masquerade)
 }
 
-// newStreet makes n homes.
-func newStreet(s *scene, n int, masquerade string) *homes {
+// newHomesOf makes so many homes.
+func newHomesOf(s *scene, n int, masquerade string) *homes {
 	s.Helper()
 	if os.Getuid() != 0 {
 		s.Skip("network namespaces need root")
@@ -46,7 +46,7 @@ func newStreet(s *scene, n int, masquerade string) *homes {
 			s.Skipf("no %s on this machine", tool)
 		}
 	}
-	swept()
+	sweep()
 	h := &homes{s, fmt.Sprintf("rv%d", os.Getpid()), hostAt}
 	names := []string{"p"}
 	for k := range n {
@@ -75,8 +75,8 @@ func newStreet(s *scene, n int, masquerade string) *homes {
 	return h
 }
 
-// swept removes the namespaces of tests that were killed, and the files of their names.
-func swept() {
+// sweep removes the namespaces of tests that were killed, and the files of their names.
+func sweep() {
 	for _, dir := range []string{"/run/netns", "/etc/netns"} {
 		left, _ := os.ReadDir(dir)
 		for _, e := range left {
@@ -391,7 +391,7 @@ func TestTabAddressChanges(t *testing.T) {
 // its network: to 97 % and the bits of one process.
 func TestFourNetworks(t *testing.T) {
 	s := newScene(t)
-	h := newStreet(s, 4, "masquerade")
+	h := newHomesOf(s, 4, "masquerade")
 	for k, network := range []string{cone, symmetric, noUDP, only443} {
 		h.become(k, network)
 	}

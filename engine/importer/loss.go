@@ -24,8 +24,8 @@ const (
 	reduceSum
 )
 
-// lost is a loss of many elements, or their mean or sum, as the node says.
-func (l *lowering) lost(n *pt2.Node, x *value) {
+// loss defines what becomes of a loss of many elements: all of them, or their mean or sum, as the node says.
+func (l *lowering) loss(n *pt2.Node, x *value) {
 	switch l.integer(n, "reduction", reduceMean) {
 	case reduceNone:
 		l.define(x)
@@ -57,7 +57,7 @@ func huber(name string) func(l *lowering, n *pt2.Node, d *value) *value {
 // distanceLoss is a loss of the differences, element by element.
 func distanceLoss(f func(l *lowering, n *pt2.Node, d *value) *value) operator {
 	return func(l *lowering, n *pt2.Node) {
-		l.lost(n, f(l, n, l.binary("sub", l.tensor(n, "self"), l.tensor(n, "target"))))
+		l.loss(n, f(l, n, l.binary("sub", l.tensor(n, "self"), l.tensor(n, "target"))))
 	}
 }
 
@@ -109,7 +109,7 @@ func (l *lowering) nll(n *pt2.Node, logs *value) {
 		}
 		y = l.where(lacks, constant([]float64{math.NaN()}, []int{}, false), y)
 	}
-	l.lost(n, y)
+	l.loss(n, y)
 }
 
 // countsAll refuses a mean over classes some of which may be ignored, unless they come from the data
@@ -147,7 +147,7 @@ func logitLoss(l *lowering, n *pt2.Node) {
 	if w := l.optional(n, "weight"); w != nil {
 		loss = l.binary("mul", loss, w)
 	}
-	l.lost(n, loss)
+	l.loss(n, loss)
 }
 
 // binaryLoss is -y·log(x) - (1 - y)·log(1 - x), where no logarithm is below -100.
@@ -161,23 +161,23 @@ func binaryLoss(l *lowering, n *pt2.Node) {
 	if w := l.optional(n, "weight"); w != nil {
 		loss = l.binary("mul", loss, w)
 	}
-	l.lost(n, loss)
+	l.loss(n, loss)
 }
 
 // klDiv is y·(log y - x), 0 where y is 0.
 func klDiv(l *lowering, n *pt2.Node) {
 	x, y := l.tensor(n, "self"), l.tensor(n, "target")
 	if l.flag(n, "log_target", false) {
-		l.lost(n, l.binary("mul", l.unary("exp", y, 0, 0), l.binary("sub", y, x)))
+		l.loss(n, l.binary("mul", l.unary("exp", y, 0, 0), l.binary("sub", y, x)))
 		return
 	}
 	safe := l.where(l.unary("eq", y, 0, 0), constant([]float64{1}, []int{}, false), y)
-	l.lost(n, l.binary("mul", y, l.binary("sub", l.unary("log", safe, 0, 0), x)))
+	l.loss(n, l.binary("mul", y, l.binary("sub", l.unary("log", safe, 0, 0), x)))
 }
 
 // softMargin is log(1 + exp(-y·x)).
 func softMargin(l *lowering, n *pt2.Node) {
-	l.lost(n, l.unary("softplus", l.unary("affine", l.binary("mul", l.tensor(n, "self"), l.tensor(n, "target")), -1, 0), 1, 20))
+	l.loss(n, l.unary("softplus", l.unary("affine", l.binary("mul", l.tensor(n, "self"), l.tensor(n, "target")), -1, 0), 1, 20))
 }
 
 func poissonLoss(l *lowering, n *pt2.Node) {
@@ -186,16 +186,16 @@ func poissonLoss(l *lowering, n *pt2.Node) {
 		fail("with full=True")
 	}
 	if l.flag(n, "log_input", true) {
-		l.lost(n, l.binary("sub", l.unary("exp", x, 0, 0), l.binary("mul", y, x)))
+		l.loss(n, l.binary("sub", l.unary("exp", x, 0, 0), l.binary("mul", y, x)))
 		return
 	}
-	l.lost(n, l.binary("sub", x, l.binary("mul", y, l.unary("log", l.unary("affine", x, 1, eps), 0, 0))))
+	l.loss(n, l.binary("sub", x, l.binary("mul", y, l.unary("log", l.unary("affine", x, 1, eps), 0, 0))))
 }
 
 func (l *lowering) above0(x *value) *value { return l.unary("clamp", x, 0, math.MaxFloat32) }
 
-// apart is the p-norm of a - b + eps over the last axis.
-func (l *lowering) apart(a, b *value, p, eps float64) *value {
+// distance is the p-norm of a - b + eps over the last axis.
+func (l *lowering) distance(a, b *value, p, eps float64) *value {
 	d := l.unary("affine", l.binary("sub", a, b), 1, eps)
 	last := []int{len(d.shape) - 1}
 	switch p {
@@ -211,23 +211,23 @@ func (l *lowering) apart(a, b *value, p, eps float64) *value {
 func tripletLoss(l *lowering, n *pt2.Node) {
 	a, p, q := l.tensor(n, "anchor"), l.tensor(n, "positive"), l.tensor(n, "negative")
 	norm, eps := l.scalar(n, "p", 2), l.scalar(n, "eps", 1e-6)
-	near, far := l.apart(a, p, norm, eps), l.apart(a, q, norm, eps)
+	near, far := l.distance(a, p, norm, eps), l.distance(a, q, norm, eps)
 	if l.flag(n, "swap", false) {
-		far = l.binary("min", far, l.apart(p, q, norm, eps))
+		far = l.binary("min", far, l.distance(p, q, norm, eps))
 	}
-	l.lost(n, l.above0(l.unary("affine", l.binary("sub", near, far), 1, l.scalar(n, "margin", 1))))
+	l.loss(n, l.above0(l.unary("affine", l.binary("sub", near, far), 1, l.scalar(n, "margin", 1))))
 }
 
 func rankingLoss(l *lowering, n *pt2.Node) {
 	d := l.binary("mul", l.tensor(n, "target"), l.binary("sub", l.tensor(n, "input1"), l.tensor(n, "input2")))
-	l.lost(n, l.above0(l.unary("affine", d, -1, l.scalar(n, "margin", 0))))
+	l.loss(n, l.above0(l.unary("affine", d, -1, l.scalar(n, "margin", 0))))
 }
 
 // hingeLoss is x where the target is 1, and how far it is below the margin where it is -1.
 func hingeLoss(l *lowering, n *pt2.Node) {
 	x, y := l.tensor(n, "self"), l.tensor(n, "target")
 	below := l.above0(l.unary("rsub", x, 1, l.scalar(n, "margin", 1)))
-	l.lost(n, l.binary("add", l.masked(below, l.unary("ne", y, 1, 0)), l.masked(x, l.unary("ne", y, -1, 0))))
+	l.loss(n, l.binary("add", l.masked(below, l.unary("ne", y, 1, 0)), l.masked(x, l.unary("ne", y, -1, 0))))
 }
 
 func cosineLoss(l *lowering, n *pt2.Node) {
@@ -241,5 +241,5 @@ func cosineLoss(l *lowering, n *pt2.Node) {
 	cos := l.binary("div", l.reduce("sum", l.binary("mul", a, b), last, false), root)
 	same := l.masked(l.unary("rsub", cos, 1, 1), l.unary("eq", y, 1, 0))
 	other := l.masked(l.above0(l.unary("affine", cos, 1, -l.scalar(n, "margin", 0))), l.unary("eq", y, -1, 0))
-	l.lost(n, l.binary("add", same, other))
+	l.loss(n, l.binary("add", same, other))
 }

@@ -211,7 +211,7 @@ func (m *Machine) freeLog() {
 // trimLog drops the oldest segments, if there are more than are kept and no audit needs them.
 func (m *Machine) trimLog() {
 	g := &m.Log
-	all, need := int64(0), m.audible()
+	all, need := int64(0), m.auditsFrom()
 	for _, s := range g.Segments {
 		all += s.Size
 	}
@@ -230,8 +230,8 @@ func (m *Machine) trimLog() {
 	g.Segments, g.Changed = slices.Delete(g.Segments, 0, n), true // and the index goes with the next manifest
 }
 
-// audible is the step from which on an audit may still ask for what was said.
-func (m *Machine) audible() uint64 {
+// auditsFrom is the step from which on an audit may still ask for what was said.
+func (m *Machine) auditsFrom() uint64 {
 	at := stepOf(m.state.Saved)
 	if m.Prior != nil {
 		at = min(at, stepOf(m.Prior))
@@ -262,8 +262,8 @@ func (m *Machine) audits() *snapshot.Manifest {
 // tells of what cannot be trained yet, would fill the store.
 const slackDigests = 8192
 
-// sayable are the digests of a message that can be true, and the last step that they are about.
-func (m *Machine) sayable(x *member, ds []proto.Digest) (own []proto.Digest, top uint64) {
+// plausible are the digests of a message that can be true, and the last step that they are about.
+func (m *Machine) plausible(x *member, ds []proto.Digest) (own []proto.Digest, top uint64) {
 	reached := max(m.From, m.Next)
 	if m.Loss != nil {
 		reached = max(reached, m.Loss.Step)

@@ -37,7 +37,7 @@ func (m *Machine) progress(now time.Time, x *member, msg *proto.Progress) {
 		m.Val = &v
 	}
 	if len(msg.Digests) > 0 {
-		if ds, top := m.sayable(x, msg.Digests); len(ds) > 0 {
+		if ds, top := m.plausible(x, msg.Digests); len(ds) > 0 {
 			m.audit(AuditLine{Said: &AuditSaid{x.Place.Cluster, x.Place.Stage, ds}}, top)
 		}
 		msg.Digests = nil // they are in that log alone
