@@ -17,17 +17,9 @@ import (
 )
 
 func (m *Machine) submit(now time.Time, e Submit) {
-	m.Job, m.Phase, m.inOrder, m.wishes, m.absent = &e.Job, Gathering, nil, nil, nil
-	m.Attempt, m.Interrupted, m.state.Saved, m.Prior = 0, false, nil, nil
-	m.Strikes, m.Objects = map[string]*strike{}, map[string]bool{}
-	m.Saves, m.Pending, m.Fault = nil, nil, nil
-	m.Began, m.Lost, m.GraceUntil, m.Fruitless, m.LastLoss = false, time.Time{}, time.Time{}, 0, ""
-	m.Used, m.Pooled, m.Record = 0, 0, nil
-	m.Asking, m.Tried, m.Told = "", nil, ""
-	m.Losses, m.Deep, m.Trained, m.Rescue, m.Unlinked, m.Diverged, m.Disagreed = 0, 0, 0, nil, nil, 0, 0
-	m.SavedAt, m.BringCost, m.HoldCost = time.Time{}, 0, 0
+	m.inOrder, m.wishes, m.absent = nil, nil, nil
+	m.runState, m.planState = newRun(&e.Job), planState{}
 	m.Stale = e.Stale
-	m.Trust, m.Audit, m.Audits, m.Log = Trust{}, nil, 0, auditLog{}
 	if r := e.Earlier; r != nil {
 		m.Attempt, m.state.Saved = r.Attempt, r.Checkpoint
 		m.Began, m.GraceUntil = true, now.Add(restartGrace)
@@ -210,11 +202,9 @@ func (m *Machine) planned(now time.Time, e Plan) {
 		return
 	}
 	m.Attempt++
-	m.Record, m.Planned, m.More, m.Growing = e.Placed[0].Record, now, 0, false
-	m.Weighing, m.Weighed = "", false
-	m.Run = m.attempt(m.Attempt)
-	m.Clusters, m.placed = map[int]*cluster{}, nil
-	m.From, m.Ahead = int64(stepOf(m.state.Saved)), nil
+	m.attemptState, m.placed = newAttempt(), nil
+	m.Run, m.Record, m.Planned = m.attempt(m.Attempt), e.Placed[0].Record, now
+	m.From = int64(stepOf(m.state.Saved))
 	m.Next = m.From
 	for i := range e.Placed {
 		a := &e.Placed[i]
@@ -239,7 +229,7 @@ func (m *Machine) planned(now time.Time, e Plan) {
 		}
 	}
 	m.Phase = Connecting
-	m.Asking, m.Tried, m.Told = "", nil, ""
+	m.planState = planState{}
 	if len(m.Stale) > 0 {
 		m.act(Discard{Objects: m.Stale})
 		m.Stale = nil
@@ -424,7 +414,7 @@ func (m *Machine) readied(now time.Time, x *member, msg *proto.Ready) {
 		ev.After = now.Sub(m.Lost)
 	}
 	m.Started, m.Began, m.Lost, m.GraceUntil = now, true, time.Time{}, time.Time{}
-	m.HoldAsked, m.HoldLast = time.Time{}, now
+	m.HoldLast = now
 	for _, c := range m.Clusters {
 		c.Last, c.Moved = now, now
 	}

@@ -209,7 +209,7 @@ func (m *Machine) end(err error) {
 	res := Result{Run: m.Run, Interrupted: m.Interrupted, Checkpoint: c}
 	job := m.Job
 	m.clearAttempt()
-	m.Saves, m.Pending, m.Rescue, m.Audit = nil, nil, nil, nil
+	m.Pending, m.Rescue, m.Audit = nil, nil, nil
 	if err == nil && !res.Interrupted {
 		m.Chain = nil
 	}
@@ -226,8 +226,7 @@ func (m *Machine) end(err error) {
 		m.report(Done{Result: res})
 	}
 	m.act(Finish{Result: res, Err: err})
-	m.Job, m.Phase, m.state.Saved, m.Prior, m.inOrder = nil, Idle, nil, nil, nil
-	m.Objects, m.Trust = map[string]bool{}, Trust{}
+	m.runState, m.planState, m.inOrder = newRun(nil), planState{}, nil
 	if !m.set.Once {
 		return
 	}
@@ -253,19 +252,12 @@ func (m *Machine) deposed(err *proto.Error) {
 // clearAttempt forgets the current attempt.
 func (m *Machine) clearAttempt() {
 	for _, x := range m.Members {
-		x.Place, x.Ready, x.Done, x.Failed, x.Peak, x.Last = nil, false, false, false, 0, proto.Progress{}
-		x.Uploads, x.SavedAt, x.Fetched, x.Digests = nil, nil, 0, 0
-		x.ReadyBy, x.Heard, x.MovedIn, x.MovedOut, x.LeaveBy = time.Time{}, time.Time{}, time.Time{}, time.Time{}, time.Time{}
-		x.WishAt = time.Time{}
+		x.part = part{}
 	}
-	m.placed = nil
-	m.Doubt = nil
-	m.Run, m.Started, m.Deadline, m.Warned = "", time.Time{}, time.Time{}, time.Time{}
-	m.Clusters, m.Saves, m.Held = map[int]*cluster{}, nil, nil
+	m.attemptState, m.placed = newAttempt(), nil
 	if m.Fault != nil {
 		m.Fault.Manifest = nil
 	}
-	m.Loss, m.Val, m.Next, m.Ahead = nil, nil, 0, nil
 }
 
 func (m *Machine) dismiss(reason string) {
