@@ -15,7 +15,7 @@ import (
 
 	"github.com/ravnest/ravnest/engine/job"
 	"github.com/ravnest/ravnest/native"
-	"github.com/ravnest/ravnest/native/host"
+	"github.com/ravnest/ravnest/native/console"
 	"github.com/ravnest/ravnest/native/project"
 	"github.com/urfave/cli/v2"
 )
@@ -267,10 +267,12 @@ func alone(action cli.ActionFunc) cli.ActionFunc {
 	}
 }
 
-func output() host.Output {
-	return host.Output{
-		Err: os.Stderr, TTY: native.IsTerminal(os.Stderr), Columns: func() int { return native.Columns(os.Stderr) },
+// toConsole is standard error for what a command tells while it works.
+func toConsole() *console.Console {
+	if !native.IsTerminal(os.Stderr) {
+		return console.New(os.Stderr)
 	}
+	return console.Terminal(os.Stderr, func() int { return native.Columns(os.Stderr) })
 }
 
 // print writes a result: JSON, or what text writes.

@@ -95,7 +95,7 @@ func auditRun(c *cli.Context) error {
 			return fmt.Errorf("--replica %d: want at least 0, and --round with it", k)
 		}
 	}
-	a, err := host.AuditRun(c.Context, p, what, t, output())
+	a, err := host.AuditRun(c.Context, p, what, t, toConsole())
 	if err != nil && !errors.Is(err, host.ErrAudit) {
 		return asResult(c, err)
 	}
@@ -180,7 +180,7 @@ func trainLocal(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	s, err := host.TrainLocal(c.Context, p, t, c.String("rounds"), output())
+	s, err := host.TrainLocal(c.Context, p, t, c.String("rounds"), toConsole())
 	if err = asResult(c, err); err != nil {
 		return err
 	}

@@ -15,6 +15,7 @@ import (
 
 	"github.com/ravnest/ravnest/engine/job"
 	"github.com/ravnest/ravnest/native"
+	"github.com/ravnest/ravnest/native/console"
 	"github.com/ravnest/ravnest/native/host"
 	"github.com/ravnest/ravnest/native/otlp"
 	"github.com/ravnest/ravnest/native/project"
@@ -91,7 +92,7 @@ func demoIn(c *cli.Context, dir string, pages *site.Site) error {
 	if err != nil {
 		return err
 	}
-	s, err := host.Demo(c.Context, p, ln, host.DemoOptions{Providers: n, Clusters: c.Int("clusters"), Tabs: tabs, Site: pages, Threads: c.Int("threads"), RAM: c.String("ram"), Output: output()})
+	s, err := host.Demo(c.Context, p, ln, host.DemoOptions{Providers: n, Clusters: c.Int("clusters"), Tabs: tabs, Site: pages, Threads: c.Int("threads"), RAM: c.String("ram"), Console: toConsole()})
 	if err = asResult(c, err); err != nil {
 		return err
 	}
@@ -212,30 +213,30 @@ func serve(c *cli.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	out := output()
+	out := toConsole()
 	if c.Bool("log-json") {
 		errorLog = native.JSONLog(os.Stderr, "ravnest")
-		out = host.Output{Err: errorLog}
+		out = console.New(errorLog)
 	}
 	trace, done, err := traceFile(c)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, done()) }()
-	telemetry, err := otlp.New("ravnest", version, os.Getenv, func(format string, a ...any) { fmt.Fprintf(out.Err, format+"\n", a...) })
+	telemetry, err := otlp.New("ravnest", version, os.Getenv, out.Say)
 	if err != nil {
 		return err
 	}
 	defer telemetry.Close()
 	s, err := host.Serve(c.Context, p, host.Options{
-		Listener: ln, Site: pages, Edge: edge, Token: token, Agent: "ravnest/" + version, Members: members, Providers: c.Int("providers"), Clusters: c.Int("clusters"), Fresh: c.Bool("fresh"), AuditEvery: c.Int("audit-every"), AuditLog: int64(c.Int("audit-log")) << 20, NATS: shared, Output: out, Trace: trace, Telemetry: telemetry,
+		Listener: ln, Site: pages, Edge: edge, Token: token, Agent: "ravnest/" + version, Members: members, Providers: c.Int("providers"), Clusters: c.Int("clusters"), Fresh: c.Bool("fresh"), AuditEvery: c.Int("audit-every"), AuditLog: int64(c.Int("audit-log")) << 20, NATS: shared, Console: out, Trace: trace, Telemetry: telemetry,
 		Listening: func(_ context.Context, url string) error {
-			warnPlain(out.Err, url, ln.Addr(), edge)
-			fmt.Fprintf(out.Err, "serving at %s: start providers with ravnest-provider --join %s\n", url, url)
+			warnPlain(out, url, ln.Addr(), edge)
+			out.Say("serving at %s: start providers with ravnest-provider --join %s", url, url)
 			if pages.Built() {
-				fmt.Fprintf(out.Err, "contribute: %s/\ndashboard: %s/dashboard\n", url, url)
+				out.Say("contribute: %s/\ndashboard: %s/dashboard", url, url)
 			} else {
-				fmt.Fprintln(out.Err, "no pages in this build: tabs cannot join until make has built them")
+				out.Say("no pages in this build: tabs cannot join until make has built them")
 			}
 			return nil
 		},

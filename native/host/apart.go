@@ -63,7 +63,7 @@ func (r *run) without(ask server.Ask) ([]server.Member, error) {
 		}
 	}
 	if len(out) > 0 {
-		r.opt.say("no link may be between %s: %s to spare", strings.Join(pairs, ", "), strings.Join(out, ", "))
+		r.opt.Console.Say("no link may be between %s: %s to spare", strings.Join(pairs, ", "), strings.Join(out, ", "))
 	}
 	return best, nil
 }

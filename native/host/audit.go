@@ -23,6 +23,7 @@ import (
 	"github.com/ravnest/ravnest/engine/pipeline/snapshot"
 	"github.com/ravnest/ravnest/engine/pipeline/stage"
 	"github.com/ravnest/ravnest/engine/provider"
+	"github.com/ravnest/ravnest/native/console"
 	"github.com/ravnest/ravnest/native/project"
 	machine "github.com/ravnest/ravnest/signaling/run"
 )
@@ -97,7 +98,7 @@ type auditor struct {
 	in   objects
 	log  *auditLog
 	team *kernel.Team
-	out  Output
+	out  *console.Console
 	job  job.Spec // that was trained: flags may have changed the project's
 	// classes are the numeric ones of its last attempt's providers, by name.
 	classes map[string]string
@@ -110,11 +111,11 @@ type auditor struct {
 
 // AuditRun computes again what the last run of the project did, and holds against it what the
 // providers saved and said. The error wraps ErrAudit where something differs.
-func AuditRun(ctx context.Context, p *project.Project, what AuditRange, threads int, out Output) (Audit, error) {
+func AuditRun(ctx context.Context, p *project.Project, what AuditRange, threads int, out *console.Console) (Audit, error) {
 	return auditRun(ctx, p, stored{p}, what, threads, out)
 }
 
-func auditRun(ctx context.Context, p *project.Project, in objects, what AuditRange, threads int, out Output) (Audit, error) {
+func auditRun(ctx context.Context, p *project.Project, in objects, what AuditRange, threads int, out *console.Console) (Audit, error) {
 	begin := time.Now()
 	a := &auditor{what: what, p: p, in: in, out: out, res: &Audit{Command: "audit", Faults: []AuditFault{}}}
 	parts, err := a.open(ctx)
@@ -298,7 +299,7 @@ func (a *auditor) run(ctx context.Context, parts []*snapshot.Part) error {
 		if a.what.Units > 0 || a.what.Round != nil {
 			return errors.New("the job did not ask for what an audit of single rounds needs: set \"audit\": true in job.json for the next run")
 		}
-		a.out.say("the job did not ask for what an audit needs: a provider can be named only if one saved state alone is wrong. Set \"audit\": true in job.json for the next run")
+		a.out.Say("the job did not ask for what an audit needs: a provider can be named only if one saved state alone is wrong. Set \"audit\": true in job.json for the next run")
 	}
 	for _, s := range ss {
 		next, over, err := a.stretch(ctx, s, parts)
@@ -501,6 +502,6 @@ func (a *auditor) progress(done uint64) {
 	defer a.mu.Unlock()
 	if now := time.Now(); now.Sub(a.told) >= 2*time.Second {
 		a.told = now
-		a.out.say("auditing: %d of %d steps", done-a.res.From, a.res.To-a.res.From)
+		a.out.Say("auditing: %d of %d steps", done-a.res.From, a.res.To-a.res.From)
 	}
 }

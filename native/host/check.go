@@ -30,7 +30,7 @@ func (r *run) audits(job *server.Job) {
 // check computes again what was trained between two checkpoints, and names whose doing it is if that
 // is not what the job makes.
 func (r *run) check(ctx context.Context, from, to *snapshot.Manifest) ([]server.Culprit, error) {
-	a, err := auditRun(ctx, r.p, r.store, AuditRange{Between: &Between{From: from, To: to}}, 1, Output{})
+	a, err := auditRun(ctx, r.p, r.store, AuditRange{Between: &Between{From: from, To: to}}, 1, nil)
 	switch {
 	case missing(err):
 		return nil, errors.Join(server.ErrGone, err)
@@ -53,25 +53,24 @@ func culprits(fs []AuditFault) (cs []server.Culprit) {
 // condemned bans who was found to compute something else, if there is no doubt about it and it has
 // a key.
 func (r *run) condemned(c server.Condemned) {
-	r.rec.clear()
 	switch {
 	case c.Twice != nil:
-		r.opt.say("barred: %s, in doubt with a second provider: %s", c.Twice.Name, c.What)
+		r.opt.Console.Say("barred: %s, in doubt with a second provider: %s", c.Twice.Name, c.What)
 		return
 	case c.Or != nil:
-		r.opt.say("in doubt: %s", c.What)
+		r.opt.Console.Say("in doubt: %s", c.What)
 		return
 	}
-	r.opt.say("barred: %s", c.What)
+	r.opt.Console.Say("barred: %s", c.What)
 	if c.Key == "" || r.opt.Members == nil {
 		return
 	}
 	err := r.opt.Members.Change(func(b *member.Book) error { return b.Set(c.Key, member.Banned) })
 	if err != nil {
-		r.opt.say("warning: %v: %s is barred from this run only", err, c.Name)
+		r.opt.Console.Say("warning: %v: %s is barred from this run only", err, c.Name)
 		return
 	}
-	r.opt.say("the key of %s is banned: ravnest members shows it", c.Name)
+	r.opt.Console.Say("the key of %s is banned: ravnest members shows it", c.Name)
 }
 
 // goBack takes back what was told of what is false, and forgets the copies of such checkpoints: a right one is told next, unless the run
@@ -84,6 +83,6 @@ func (r *run) goBack(now time.Time, step uint64) {
 	}
 	r.files = nil
 	if err := os.Remove(filepath.Join(r.p.Dir, project.ManifestFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		r.opt.say("warning: %v: it is of a checkpoint that is not what the job makes", err)
+		r.opt.Console.Say("warning: %v: it is of a checkpoint that is not what the job makes", err)
 	}
 }

@@ -55,10 +55,10 @@ func (r *run) planClass(pool []server.Member, free bool) error {
 		return r.planPool(pool, free)
 	}
 	if err := r.planPool(members, free); err != nil {
-		r.opt.say("the providers of one numeric class are too few: %v", err)
+		r.opt.Console.Say("the providers of one numeric class are too few: %v", err)
 		return r.planPool(pool, free)
 	}
-	r.opt.say("not used for now: %s: their float32 results differ in the last bits from those of the %s providers; with precision bf16 all could take part", classNames(others), members[0].Hello.Class)
+	r.opt.Console.Say("not used for now: %s: their float32 results differ in the last bits from those of the %s providers; with precision bf16 all could take part", classNames(others), members[0].Hello.Class)
 	return nil
 }
 
@@ -69,7 +69,7 @@ func (r *run) noteClass(placed []server.Member) {
 	}
 	first := placed[0].Hello.Class
 	if slices.ContainsFunc(placed, func(m server.Member) bool { return m.Hello.Class != first }) {
-		r.opt.say("WARNING: the float32 results of %s differ in the last bits, so the result depends on which provider computes what\nhint: set precision to bf16, which gives the same bits on every machine, or use machines of one kind", classNames(placed))
+		r.opt.Console.Say("WARNING: the float32 results of %s differ in the last bits, so the result depends on which provider computes what\nhint: set precision to bf16, which gives the same bits on every machine, or use machines of one kind", classNames(placed))
 		return
 	}
 	r.class = first

@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/ravnest/ravnest/engine/job"
+	"github.com/ravnest/ravnest/native/console"
 	"github.com/ravnest/ravnest/native/project"
 	"github.com/ravnest/ravnest/signaling/proto"
 	"github.com/ravnest/ravnest/signaling/server"
@@ -46,7 +47,7 @@ func TestOfClass(t *testing.T) {
 	}
 	var said bytes.Buffer
 	r := &run{p: &project.Project{Job: job.Spec{Schedule: "sync"}}}
-	r.opt.Err = &said
+	r.opt.Console = console.New(&said)
 	r.noteClass(pool("ab"))
 	if r.class != proto.ClassFMA || said.Len() > 0 {
 		t.Errorf("class %q, said %q", r.class, said.String())

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/ravnest/ravnest/native"
+	"github.com/ravnest/ravnest/native/console"
 	"github.com/ravnest/ravnest/native/project"
 )
 
@@ -29,7 +30,7 @@ type DemoOptions struct {
 	RAM       string // of each provider; "": what is available
 	Program   string // the provider's binary; "": the one beside this program
 	Listen    string
-	Output
+	Console   *console.Console // what is said; nil: nothing is
 }
 
 // providerProgram returns the path of the provider's binary: given, or beside this program's.
@@ -75,7 +76,7 @@ func Demo(ctx context.Context, p *project.Project, ln net.Listener, opt DemoOpti
 	defer cs.wg.Wait()
 	defer kill()
 
-	so := Options{Listener: ln, Site: opt.Site, Providers: opt.Providers, Clusters: opt.Clusters, All: written(p, opt.Providers), Fresh: true, Alone: opt.Tabs == 0, Output: opt.Output}
+	so := Options{Listener: ln, Site: opt.Site, Providers: opt.Providers, Clusters: opt.Clusters, All: written(p, opt.Providers), Fresh: true, Alone: opt.Tabs == 0, Console: opt.Console}
 	if opt.Tabs == 0 {
 		so.Spawned = cs.last
 	}
@@ -83,11 +84,11 @@ func Demo(ctx context.Context, p *project.Project, ln net.Listener, opt DemoOpti
 		so.Names = append(so.Names, fmt.Sprintf("node_%d", i))
 	}
 	so.Listening = func(_ context.Context, url string) error {
-		opt.say("host at %s, starting %d providers", url, opt.Providers-opt.Tabs)
+		opt.Console.Say("host at %s, starting %d providers", url, opt.Providers-opt.Tabs)
 		if opt.Tabs > 0 {
-			opt.say("waiting for %d browser tabs: open this page in each and press \"Lend this tab\"", opt.Tabs)
+			opt.Console.Say("waiting for %d browser tabs: open this page in each and press \"Lend this tab\"", opt.Tabs)
 		}
-		opt.say("contribute: %s/\ndashboard: %s/dashboard", url, url)
+		opt.Console.Say("contribute: %s/\ndashboard: %s/dashboard", url, url)
 		for _, name := range so.Names[opt.Tabs:] {
 			if err := cs.start(name, url); err != nil {
 				return err

@@ -139,7 +139,7 @@ func (r *run) learned() {
 	r.mu.Unlock()
 	if ok {
 		if err := r.p.SetAchieved(f); err != nil {
-			r.opt.say("warning: %v", err)
+			r.opt.Console.Say("warning: %v", err)
 		}
 	}
 }

@@ -31,6 +31,7 @@ import (
 	"github.com/ravnest/ravnest/engine/pipeline/stage"
 	"github.com/ravnest/ravnest/engine/provider"
 	"github.com/ravnest/ravnest/native"
+	"github.com/ravnest/ravnest/native/console"
 	"github.com/ravnest/ravnest/native/otlp"
 	"github.com/ravnest/ravnest/native/project"
 	"github.com/ravnest/ravnest/signaling/proto"
@@ -84,7 +85,8 @@ type Options struct {
 	Trace io.Writer
 	// Telemetry takes the run's figures and spans; nil: nobody does.
 	Telemetry *otlp.Exporter
-	Output
+	// Console takes what is told of the run, unless nil.
+	Console *console.Console
 }
 
 // Edge configures how the host is reached over the network. The zero value is plain http
@@ -352,7 +354,7 @@ func (r *run) earlier(ctx context.Context, job server.Job) (*machine.Earlier, er
 		if cerr := r.store.Put(ctx, machine.ManifestObject(job.ID), bytes.NewReader(b)); cerr != nil {
 			return nil, errors.Join(err, cerr)
 		}
-		r.opt.say("warning: %v: its copy %s is used", err, project.ManifestFile)
+		r.opt.Console.Say("warning: %v: its copy %s is used", err, project.ManifestFile)
 		e, err = server.Earlier(ctx, r.store, job.ID, job.Raw)
 	}
 	if err != nil || e == nil || e.Checkpoint == nil {
@@ -414,7 +416,7 @@ func (r *run) up(ctx context.Context, conf server.Config) (_ *server.Server, dow
 // train runs the job, or goes on with it from where the store has it.
 func (r *run) train(ctx context.Context, srv *server.Server, job server.Job) (sum Summary, err error) {
 	r.audits(&job)
-	r.rec = newRecord(r.p, "serve", r.opt.Output)
+	r.rec = newRecord(r.p, "serve", r.opt.Console)
 	defer func() {
 		if cerr := r.rec.close(); err == nil {
 			err = cerr
@@ -437,12 +439,11 @@ func (r *run) train(ctx context.Context, srv *server.Server, job server.Job) (su
 	r.mu.Lock()
 	r.over = true
 	r.mu.Unlock()
-	r.rec.clear()
 	r.retry = time.Time{}
 	r.write(time.Now())
 	// Even finding a direct path sends some kilobytes through the relay.
 	if relayed != nil && relayed.Bytes > 100e3 {
-		r.opt.say("relayed %s between providers without a direct path", native.FormatSize(relayed.Bytes))
+		r.opt.Console.Say("relayed %s between providers without a direct path", native.FormatSize(relayed.Bytes))
 	}
 	sum = r.summary(res)
 	if errors.Is(err, server.ErrStopped) && ctx.Err() != nil {
@@ -514,23 +515,19 @@ func (r *run) event(ev server.Event) {
 	switch e := ev.(type) {
 	case server.Joined:
 		r.joined = now
-		r.opt.say("%s joined (%s, %s RAM, %.3g GFLOP/s), %d of %d", e.Name, e.Hello.Platform, native.FormatSize(e.Hello.RAM), e.Hello.Bench.GEMM, e.Have, e.Want)
+		r.opt.Console.Say("%s joined (%s, %s RAM, %.3g GFLOP/s), %d of %d", e.Name, e.Hello.Platform, native.FormatSize(e.Hello.RAM), e.Hello.Bench.GEMM, e.Have, e.Want)
 	case server.Left:
 		if e.Run == "" { // otherwise a Recovering event follows
-			r.rec.clear()
-			r.opt.say("%s left: %s", e.Name, e.Reason)
+			r.opt.Console.Say("%s left: %s", e.Name, e.Reason)
 		}
 	case server.Returned:
-		r.rec.clear()
-		r.opt.say("%s lost its connection to this host and has another one after %.1f s: nothing is lost", e.Name, e.After.Seconds())
+		r.opt.Console.Say("%s lost its connection to this host and has another one after %.1f s: nothing is lost", e.Name, e.After.Seconds())
 	case server.StageDone:
 		r.done[e.Name] = true
 	case server.Refused:
-		r.rec.clear()
-		r.opt.say("refused %s at %s: %v", e.Name, e.Addr, e.Err)
+		r.opt.Console.Say("refused %s at %s: %v", e.Name, e.Addr, e.Err)
 	case server.Waiting:
-		r.rec.clear()
-		r.opt.say("%s", e.Reason)
+		r.opt.Console.Say("%s", e.Reason)
 	case server.Planned:
 		r.announce(e)
 	case server.Ready:
@@ -540,25 +537,23 @@ func (r *run) event(ev server.Event) {
 	case server.Started:
 		r.rec.begin(now, int64(e.Resume))
 		r.begin(now)
-		r.opt.say("%s", r.starts(e))
+		r.opt.Console.Say("%s", r.starts(e))
 	case server.Recovering:
 		r.learned()
-		r.rec.clear()
 		r.done = map[string]bool{}
 		r.grew = e.Grows || e.Back
 		if !e.Back {
-			r.opt.say("%s: %s", e.Reason, redone(e))
+			r.opt.Console.Say("%s: %s", e.Reason, redone(e))
 			return
 		}
-		r.opt.say("%s", e.Reason)
+		r.opt.Console.Say("%s", e.Reason)
 		r.goBack(now, e.Step)
 	case server.AuditPassed:
-		r.rec.clear()
-		r.opt.say("audited: steps %d to %d are what the job makes", e.From, e.To)
+		r.opt.Console.Say("audited: steps %d to %d are what the job makes", e.From, e.To)
 	case server.Condemned:
 		r.condemned(e)
 	case server.Resumed:
-		r.opt.say("resuming the run that ended at step %d of epoch %d (--fresh starts from the beginning)", e.Step, e.Epoch+1)
+		r.opt.Console.Say("resuming the run that ended at step %d of epoch %d (--fresh starts from the beginning)", e.Step, e.Epoch+1)
 	case server.Loss:
 		if r.first.IsZero() {
 			r.first = now
@@ -573,14 +568,12 @@ func (r *run) event(ev server.Event) {
 		r.write(now)
 	case server.Checkpointed:
 		if e.After > 0 {
-			r.rec.clear()
-			r.opt.say("saved at step %d, after %.0f s in which nothing could be saved", e.Manifest.Position.Step, e.After.Seconds())
+			r.opt.Console.Say("saved at step %d, after %.0f s in which nothing could be saved", e.Manifest.Position.Step, e.After.Seconds())
 		}
 		r.uncopied, r.retry = e.Manifest, time.Time{}
 		r.write(now)
 	case server.Warning:
-		r.rec.clear()
-		r.opt.say("warning: %v", e.Err)
+		r.opt.Console.Say("warning: %v", e.Err)
 	}
 }
 
@@ -594,12 +587,12 @@ func (r *run) announce(e server.Planned) {
 	plan, j := r.plan, r.job
 	r.mu.Unlock()
 	r.rec.placed(&plan.Plan, r.p.Graph, j)
-	r.opt.say("%s", strings.TrimRight(plan.String(), "\n"))
+	r.opt.Console.Say("%s", strings.TrimRight(plan.String(), "\n"))
 	if len(plan.GA.Spares) > 0 && r.opt.Providers > 0 && r.opt.Clusters == 0 {
-		r.opt.say("--clusters 1 would have all %d providers take part, in one pipeline", r.opt.Providers)
+		r.opt.Console.Say("--clusters 1 would have all %d providers take part, in one pipeline", r.opt.Providers)
 	}
 	if n := len(j.Periods); n > 0 {
-		r.opt.say("replicas auto: %d from step %d on, one for each provider that trains as far as epochs and memory allow", j.Replica(), j.Periods[n-1].Step)
+		r.opt.Console.Say("replicas auto: %d from step %d on, one for each provider that trains as far as epochs and memory allow", j.Replica(), j.Periods[n-1].Step)
 	}
 }
 
@@ -633,12 +626,11 @@ func (r *run) write(now time.Time) {
 		err = r.uncopyable
 	}
 	if (err == nil) != (r.fail == nil) {
-		r.rec.clear()
 		if err != nil {
 			why, _, _ := strings.Cut(err.Error(), "\n")
-			r.opt.say("warning: %s: training goes on, and it is tried again", why)
+			r.opt.Console.Say("warning: %s: training goes on, and it is tried again", why)
 		} else {
-			r.opt.say("the results can be written again")
+			r.opt.Console.Say("the results can be written again")
 		}
 	}
 	r.fail = err

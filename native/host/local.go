@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"math"
 	"path/filepath"
 	"time"
@@ -19,23 +18,9 @@ import (
 	"github.com/ravnest/ravnest/engine/pipeline/stage"
 	"github.com/ravnest/ravnest/engine/train"
 	"github.com/ravnest/ravnest/native"
+	"github.com/ravnest/ravnest/native/console"
 	"github.com/ravnest/ravnest/native/project"
 )
-
-// Output is where a command writes its messages.
-type Output struct {
-	Err io.Writer // for progress and remarks; nil: silent
-	TTY bool      // Err is a terminal
-
-	// Columns returns the terminal's width, 0 if it is unknown; nil: unknown.
-	Columns func() int
-}
-
-func (o Output) say(format string, a ...any) {
-	if o.Err != nil {
-		fmt.Fprintf(o.Err, format+"\n", a...)
-	}
-}
 
 // rows are a project's data as training reads them.
 type rows struct {
@@ -150,7 +135,7 @@ func fits(p *project.Project, record []order.Period, what string) error {
 // before the next update and keeps the state. Where the job leaves the number of replicas to the
 // host, rounds is the file with the record to go by; "": there is one replica, since one process
 // trains.
-func TrainLocal(ctx context.Context, p *project.Project, threads int, rounds string, out Output) (Summary, error) {
+func TrainLocal(ctx context.Context, p *project.Project, threads int, rounds string, out *console.Console) (Summary, error) {
 	var record []order.Period
 	switch {
 	case rounds != "":
@@ -163,7 +148,7 @@ func TrainLocal(ctx context.Context, p *project.Project, threads int, rounds str
 		}
 	case p.Job.Auto():
 		record = []order.Period{{Step: 0, Replicas: 1}}
-		out.say("replicas auto: one process trains one replica; to repeat a run of several providers give its record (--rounds FILE)")
+		out.Say("replicas auto: one process trains one replica; to repeat a run of several providers give its record (--rounds FILE)")
 	}
 	if err := fits(p, record, "training"); err != nil {
 		return Summary{}, err

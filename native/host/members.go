@@ -229,7 +229,7 @@ func (r *run) watchMembers(ctx context.Context, srv *server.Server) (stop func()
 		m.Watch(ctx, func() {
 			srv.MembersChanged()
 			r.shareMembers()
-		}, func(err error) { r.opt.say("%v: who may join stays as it was", err) })
+		}, func(err error) { r.opt.Console.Say("%v: who may join stays as it was", err) })
 	})
 	return func() {
 		cancel()

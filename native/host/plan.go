@@ -296,7 +296,7 @@ func (r *run) spared(pool, rest []server.Member, with, without *planner.Plan) bo
 	if with.Rate <= 0 || without.Rate < with.Rate {
 		return false
 	}
-	r.opt.say("%d newcomer(s) to spare: with them %s are forecast, without them %s", len(pool)-len(rest), planner.Speed(with.Rate), planner.Speed(without.Rate))
+	r.opt.Console.Say("%d newcomer(s) to spare: with them %s are forecast, without them %s", len(pool)-len(rest), planner.Speed(with.Rate), planner.Speed(without.Rate))
 	return true
 }
 
@@ -349,7 +349,7 @@ func (r *run) planPool(pool []server.Member, free bool) error {
 				rest = append(rest, m)
 			}
 		}
-		r.opt.say("not used for now: %v", small)
+		r.opt.Console.Say("not used for now: %v", small)
 		return r.planPool(rest, free)
 	}
 	if err == nil && r.p.Job.Auto() && len(plan.GA.Spares) > 0 {
@@ -363,7 +363,7 @@ func (r *run) planPool(pool []server.Member, free bool) error {
 				rest = append(rest, m)
 			}
 		}
-		r.opt.say("%s to spare: training would be slower with them", strings.Join(out, ", "))
+		r.opt.Console.Say("%s to spare: training would be slower with them", strings.Join(out, ", "))
 		return r.planPool(rest, free)
 	}
 	if !r.opt.Alone && (errors.Is(err, ga.ErrRAM) || errors.Is(err, ga.ErrInvalid)) {
@@ -390,7 +390,7 @@ func (r *run) unlessBegun(err error) error {
 	if err == nil || !r.begun && r.before == nil {
 		return err
 	}
-	r.opt.say("warning: %v: the run goes on all the same", err)
+	r.opt.Console.Say("warning: %v: the run goes on all the same", err)
 	return nil
 }
 

@@ -20,6 +20,7 @@ import (
 	"github.com/ravnest/ravnest/engine/pipeline/order"
 	"github.com/ravnest/ravnest/engine/planner"
 	"github.com/ravnest/ravnest/native"
+	"github.com/ravnest/ravnest/native/console"
 	"github.com/ravnest/ravnest/native/project"
 	"github.com/ravnest/ravnest/signaling/server"
 )
@@ -101,29 +102,29 @@ type record struct {
 	record                  []order.Period
 	losses, vals, valLosses *lines
 	metrics                 *metrics
-	Output
-	opened    bool
-	resume    int64 // step from which an earlier run is resumed; 0: none
-	sum       Summary
-	batches   int // per epoch
-	total     int64
-	started   time.Time
-	ended     time.Time
-	printed   time.Time
-	wire      map[string]int64 // by provider, in this attempt
-	before    int64            // wire bytes of earlier attempts
-	busy      map[string]float64
-	rss       map[string]int64
-	roles     []string
-	clusters  []ClusterSummary     // what was done so far
-	average   map[string]averaging // by provider, in this attempt
-	at        []int64              // step of each cluster
-	share     []int                // replicas of each cluster
-	samples   int64                // trained since started, including repeated steps
-	lastEpoch int
-	dirty     bool
-	failed    error         // of writing the metrics
-	told      []loss.Metric // of the last validation pass
+	out                     *console.Console
+	opened                  bool
+	resume                  int64 // step from which an earlier run is resumed; 0: none
+	sum                     Summary
+	batches                 int // per epoch
+	total                   int64
+	started                 time.Time
+	ended                   time.Time
+	printed                 time.Time
+	wire                    map[string]int64 // by provider, in this attempt
+	before                  int64            // wire bytes of earlier attempts
+	busy                    map[string]float64
+	rss                     map[string]int64
+	roles                   []string
+	clusters                []ClusterSummary     // what was done so far
+	average                 map[string]averaging // by provider, in this attempt
+	at                      []int64              // step of each cluster
+	share                   []int                // replicas of each cluster
+	samples                 int64                // trained since started, including repeated steps
+	lastEpoch               int
+	dirty                   bool
+	failed                  error         // of writing the metrics
+	told                    []loss.Metric // of the last validation pass
 }
 
 // averaging is what a stage says of the ends of rounds.
@@ -134,10 +135,10 @@ type averaging struct {
 	waited  float64 // seconds
 }
 
-func newRecord(p *project.Project, command string, out Output) *record {
+func newRecord(p *project.Project, command string, out *console.Console) *record {
 	j := p.Job
 	return &record{
-		p: p, job: p.Job, Output: out, batches: j.Batches(p.Data.Train.Len()), total: int64(j.Total(p.Data.Train.Len())),
+		p: p, job: p.Job, out: out, batches: j.Batches(p.Data.Train.Len()), total: int64(j.Total(p.Data.Train.Len())),
 		wire: map[string]int64{}, busy: map[string]float64{}, rss: map[string]int64{}, lastEpoch: -1,
 		sum: Summary{Command: command, Schedule: j.Schedule, Wire: j.Wire, Seed: j.Seed, Epochs: j.Epochs, Loss: Number(math.NaN()), ValLoss: Number(math.NaN()), ValAccuracy: -1, BestVal: -1},
 	}
@@ -154,7 +155,7 @@ func (r *record) open() error {
 		if n, err := r.p.MoveAside(); err != nil {
 			return err
 		} else if n > 0 {
-			r.say("the older run's results are in %s", filepath.Join(r.p.Dir, project.OldDir, fmt.Sprint(n)))
+			r.out.Say("the older run's results are in %s", filepath.Join(r.p.Dir, project.OldDir, fmt.Sprint(n)))
 		}
 	}
 	for name, l := range map[string]**lines{project.LossesFile: &r.losses, project.ValsFile: &r.vals, project.ValLossFile: &r.valLosses} {
@@ -167,7 +168,7 @@ func (r *record) open() error {
 		}
 	}
 	if n := r.resume - r.losses.n; n > 0 {
-		r.say("warning: the last %d losses before step %d are not in %s: nan takes their place", n, r.resume, project.LossesFile)
+		r.out.Say("warning: the last %d losses before step %d are not in %s: nan takes their place", n, r.resume, project.LossesFile)
 	}
 	var err error
 	if r.metrics, err = openMetrics(r.p, r.resume, time.Now()); err != nil {
@@ -182,7 +183,7 @@ func (r *record) open() error {
 
 // close flushes the files.
 func (r *record) close() error {
-	r.clear()
+	r.out.Leave()
 	if !r.opened {
 		return nil
 	}
@@ -368,7 +369,7 @@ func (r *record) val(now time.Time, v validation) {
 		r.sum.ValAccuracy, r.sum.BestVal = acc, max(r.sum.BestVal, acc)
 	}
 	r.ended = now
-	if !r.TTY {
+	if !r.out.Redraws() {
 		every := max(r.p.Job.Epochs/20, 1)
 		if (epoch+1)%every == 0 || epoch+1 == r.p.Job.Epochs {
 			r.print(now)
@@ -380,7 +381,7 @@ func (r *record) val(now time.Time, v validation) {
 // validation passes are far apart.
 func (r *record) tick(now time.Time) {
 	often, last := 30*time.Second, r.printed
-	if r.TTY {
+	if r.out.Redraws() {
 		often = 250 * time.Millisecond
 	} else if last.IsZero() {
 		last = r.started
@@ -399,36 +400,9 @@ func (r *record) rate(step int64) float64 {
 }
 
 func (r *record) print(now time.Time) {
-	if r.Err == nil || !r.dirty {
-		return
-	}
-	r.printed = now
-	line := r.line(now)
-	if r.TTY {
-		if r.Columns != nil {
-			line = fit(line, r.Columns())
-		}
-		fmt.Fprintf(r.Err, "\r\x1b[K%s", line)
-		return
-	}
-	fmt.Fprintln(r.Err, line)
-}
-
-// fit shortens a progress line to less than the terminal's width, so that it does not wrap:
-// only the last row of a wrapped line would be replaced by the next one.
-func fit(line string, columns int) string {
-	letters := []rune(line)
-	if columns <= 0 || len(letters) < columns {
-		return line
-	}
-	return string(letters[:columns-1])
-}
-
-// clear ends the progress line before something else is written.
-func (r *record) clear() {
-	if r.Err != nil && r.TTY && !r.printed.IsZero() {
-		fmt.Fprintln(r.Err)
-		r.printed = time.Time{}
+	if r.dirty {
+		r.printed = now
+		r.out.Draw(r.line(now))
 	}
 }
 

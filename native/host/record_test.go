@@ -24,7 +24,7 @@ func TestUndo(t *testing.T) {
 	}
 	p.Job.ValEvery = 1
 	now := time.Unix(1700000000, 0)
-	r := newRecord(p, "serve", Output{})
+	r := newRecord(p, "serve", nil)
 	if err := r.open(); err != nil {
 		t.Fatal(err)
 	}
@@ -66,7 +66,7 @@ func TestUndo(t *testing.T) {
 	if err := r.close(); err != nil {
 		t.Fatal(err)
 	}
-	again := newRecord(p, "serve", Output{})
+	again := newRecord(p, "serve", nil)
 	again.resume = int64(3 * r.batches)
 	if err := again.open(); err != nil {
 		t.Fatal(err)

@@ -143,7 +143,7 @@ func (r *run) claim(ctx context.Context, job server.Job, dir *store.Dir) error {
 		return err
 	}
 	if n > 0 {
-		r.opt.say("the older run's results are in %s", filepath.Join(r.p.Dir, project.OldDir, fmt.Sprint(n)))
+		r.opt.Console.Say("the older run's results are in %s", filepath.Join(r.p.Dir, project.OldDir, fmt.Sprint(n)))
 	}
 	return r.note(r.shared.js.Run())
 }
@@ -155,7 +155,7 @@ func (r *run) serveShared(ctx context.Context, job server.Job, dir *store.Dir) (
 	opt := jetstream.Options{
 		Job: job.ID, Identity: r.identity(), URL: r.opt.url(), Cache: dir, Manifest: machine.ManifestObject(job.ID),
 		Creds: r.opt.NATS.Creds, Replicas: r.opt.NATS.Replicas, Fresh: fresh, Ask: r.asks,
-		Say: func(format string, a ...any) { r.opt.say(format, a...) },
+		Say: func(format string, a ...any) { r.opt.Console.Say(format, a...) },
 	}
 	js, err := jetstream.Open(ctx, r.opt.NATS.URL, opt)
 	if err != nil {
@@ -180,7 +180,7 @@ func (r *run) serveShared(ctx context.Context, job server.Job, dir *store.Dir) (
 		case errors.Is(err, jetstream.ErrOver):
 			return r.results(ctx, job, err)
 		case err != nil && ctx.Err() != nil:
-			sum := newRecord(r.p, "serve", r.opt.Output).summary()
+			sum := newRecord(r.p, "serve", r.opt.Console).summary()
 			sum.Interrupted = true
 			return sum, nil
 		case err != nil:
@@ -190,7 +190,7 @@ func (r *run) serveShared(ctx context.Context, job server.Job, dir *store.Dir) (
 		if !errors.Is(err, server.ErrDeposed) {
 			return sum, err
 		}
-		r.opt.say("another host leads the job now: this one stands by")
+		r.opt.Console.Say("another host leads the job now: this one stands by")
 	}
 }
 
@@ -200,7 +200,7 @@ const goodbye = 30 * time.Second
 // lead trains while this host leads.
 func (r *run) lead(ctx context.Context, srv *server.Server, job server.Job) (Summary, error) {
 	js := r.shared.js
-	r.opt.say("this host leads the job; its state is in NATS at %s", js.At())
+	r.opt.Console.Say("this host leads the job; its state is in NATS at %s", js.At())
 	r.mu.Lock()
 	r.over = false
 	r.mu.Unlock()
@@ -235,7 +235,7 @@ func (r *run) lead(ctx context.Context, srv *server.Server, job server.Job) (Sum
 	default:
 		others := js.Others()
 		if jerr = js.Resign(last); jerr == nil && len(others) > 0 {
-			r.opt.say("the run goes on with the host at %s", others[0])
+			r.opt.Console.Say("the run goes on with the host at %s", others[0])
 			srv.Depose(&proto.Error{Code: proto.Elsewhere, Message: "this host was stopped: the one at " + others[0] + " goes on", Hint: "join that one", Host: others[0]})
 			return sum, err
 		}
@@ -252,7 +252,7 @@ func (r *run) lead(ctx context.Context, srv *server.Server, job server.Job) (Sum
 
 // results makes this host's files of a run that has ended elsewhere.
 func (r *run) results(ctx context.Context, job server.Job, over error) (Summary, error) {
-	r.rec = newRecord(r.p, "serve", r.opt.Output)
+	r.rec = newRecord(r.p, "serve", r.opt.Console)
 	b, err := r.get(ctx, machine.ManifestObject(job.ID))
 	if errors.Is(err, fs.ErrNotExist) {
 		return Summary{}, over // nothing was saved
@@ -284,7 +284,7 @@ func (r *run) results(ctx context.Context, job server.Job, over error) (Summary,
 	if over.Error() != jetstream.ErrOver.Error() {
 		return sum, over
 	}
-	r.opt.say("the run is over: its results are in %s; ravnest fuse joins them, and --fresh would begin anew", r.p.Dir)
+	r.opt.Console.Say("the run is over: its results are in %s; ravnest fuse joins them, and --fresh would begin anew", r.p.Dir)
 	return sum, nil
 }
 
@@ -352,7 +352,7 @@ func (r *run) share(now time.Time, ev server.Event) {
 	}
 	b, err := json.Marshal(line)
 	if err != nil {
-		r.opt.say("warning: the other hosts are not told of a loss: %v", err)
+		r.opt.Console.Say("warning: the other hosts are not told of a loss: %v", err)
 		return
 	}
 	r.shared.lines = append(append(r.shared.lines, b...), '\n')
@@ -360,8 +360,7 @@ func (r *run) share(now time.Time, ev server.Event) {
 
 // replay makes the files of losses and figures anew from what was told before a step.
 func (r *run) replay(ctx context.Context, step int64) error {
-	out := r.rec.Output
-	r.rec.Output = Output{} // what is missing in the files is about to be made
+	r.rec.out = nil // what is missing in the files is about to be made
 	if err := r.rec.open(); err != nil {
 		return err
 	}
@@ -379,7 +378,7 @@ func (r *run) replay(ctx context.Context, step int64) error {
 		}
 		return nil
 	})
-	r.rec.Output = out
+	r.rec.out = r.opt.Console
 	r.rec.samples = 0
 	if err != nil {
 		return fmt.Errorf("reading what the run has reported from NATS: %w", err)
@@ -440,6 +439,6 @@ func (r *run) shareMembers() {
 		err = r.shared.js.Put(context.Background(), membersObject(runID(r.p.Job.Name)), bytes.NewReader(r.sealer().seal(b)))
 	}
 	if err != nil && !errors.Is(err, jetstream.ErrDeposed) {
-		r.opt.say("warning: the other hosts do not know who may join: %v", err)
+		r.opt.Console.Say("warning: the other hosts do not know who may join: %v", err)
 	}
 }

@@ -4,21 +4,15 @@ import (
 	"bytes"
 	"testing"
 	"time"
+
+	"github.com/ravnest/ravnest/native/console"
 )
 
-// TestFit checks that the progress line is shortened to less than the terminal's width.
-func TestFit(t *testing.T) {
-	for _, c := range []struct {
-		columns int
-		want    string
-	}{{0, "é 1/2 loss"}, {11, "é 1/2 loss"}, {10, "é 1/2 los"}, {2, "é"}, {1, ""}} {
-		if got := fit("é 1/2 loss", c.columns); got != c.want {
-			t.Errorf("%d columns: %q, want %q", c.columns, got, c.want)
-		}
-	}
+// TestDraw checks that the progress line is shortened to less than the terminal's width.
+func TestDraw(t *testing.T) {
 	p, _ := checkpointed(t, nil)
 	var out bytes.Buffer
-	r := newRecord(p, "test", Output{Err: &out, TTY: true, Columns: func() int { return 20 }})
+	r := newRecord(p, "test", console.Terminal(&out, func() int { return 20 }))
 	r.dirty = true
 	r.tick(time.Now())
 	if want := "\r\x1b[Kepoch 0/"; !bytes.HasPrefix(out.Bytes(), []byte(want)) || out.Len() != len("\r\x1b[K")+19 {
@@ -32,7 +26,11 @@ func TestTick(t *testing.T) {
 	p, _ := checkpointed(t, nil)
 	for _, tty := range []bool{true, false} {
 		var out bytes.Buffer
-		r := newRecord(p, "test", Output{Err: &out, TTY: tty})
+		to := console.New(&out)
+		if tty {
+			to = console.Terminal(&out, nil)
+		}
+		r := newRecord(p, "test", to)
 		now := time.Unix(1e9, 0)
 		r.started, r.dirty = now, true
 		for range 601 { // a minute
