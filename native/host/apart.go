@@ -19,7 +19,7 @@ const maxChoices = 1 << 6
 
 // without is the part of a pool with which training is fastest and no plan links two that are apart:
 // all, if the plan of all does not, or all but one of each pair.
-func (r *run) without(ask server.Ask) ([]server.Member, error) {
+func (r *roster) without(ask server.Ask) ([]server.Member, error) {
 	if len(ask.Apart) == 0 {
 		return ask.Pool, nil
 	}
@@ -88,7 +88,7 @@ func choices(pairs [][2]string) (all [][]string) {
 }
 
 // links tells whether a plan links two that must be apart.
-func (r *run) links(plan *planner.Plan, pool []server.Member, apart [][2]string) bool {
+func (r *roster) links(plan *planner.Plan, pool []server.Member, apart [][2]string) bool {
 	var as []server.Assignment
 	for c, cl := range plan.Clusters {
 		starts := append(cl.Starts(), len(r.p.Graph.Nodes))

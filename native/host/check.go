@@ -52,7 +52,7 @@ func culprits(fs []AuditFault) (cs []server.Culprit) {
 
 // condemned bans who was found to compute something else, if there is no doubt about it and it has
 // a key.
-func (r *run) condemned(c server.Condemned) {
+func (r *reporter) condemned(c server.Condemned) {
 	switch {
 	case c.Twice != nil:
 		r.opt.Console.Say("barred: %s, in doubt with a second provider: %s", c.Twice.Name, c.What)
@@ -75,7 +75,7 @@ func (r *run) condemned(c server.Condemned) {
 
 // goBack takes back what was told of what is false, and forgets the copies of such checkpoints: a right one is told next, unless the run
 // begins anew.
-func (r *run) goBack(now time.Time, step uint64) {
+func (r *reporter) goBack(now time.Time, step uint64) {
 	r.rec.undo(now, int64(step))
 	r.uncopied, r.uncopyable = nil, nil
 	if step > 0 {

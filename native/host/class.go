@@ -46,7 +46,7 @@ func ofClass(pool []server.Member, class string, want int) (members, others []se
 
 // planClass is planPool, restricted to one numeric class if the job is exact and enough
 // members are of one. A run keeps the class that it began with as long as possible.
-func (r *run) planClass(pool []server.Member, free bool) error {
+func (r *roster) planClass(pool []server.Member, free bool) error {
 	if !exact(r.p.Job) {
 		return r.planPool(pool, free)
 	}
@@ -63,7 +63,7 @@ func (r *run) planClass(pool []server.Member, free bool) error {
 }
 
 // noteClass remembers the class of the placed providers, and warns if there are several.
-func (r *run) noteClass(placed []server.Member) {
+func (r *roster) noteClass(placed []server.Member) {
 	if !exact(r.p.Job) || len(placed) == 0 {
 		return
 	}

@@ -46,8 +46,7 @@ func TestOfClass(t *testing.T) {
 		}
 	}
 	var said bytes.Buffer
-	r := &run{p: &project.Project{Job: job.Spec{Schedule: "sync"}}}
-	r.opt.Console = console.New(&said)
+	r := newRoster(&project.Project{Job: job.Spec{Schedule: "sync"}}, &Options{Console: console.New(&said)})
 	r.noteClass(pool("ab"))
 	if r.class != proto.ClassFMA || said.Len() > 0 {
 		t.Errorf("class %q, said %q", r.class, said.String())

@@ -77,7 +77,7 @@ func machines(pool []server.Member) (number []int, room, spare []float64) {
 }
 
 // facts are what the planner is told of a pool.
-func (r *run) facts(pool []server.Member) planner.Facts {
+func (r *roster) facts(pool []server.Member) planner.Facts {
 	trips := maps.Clone(r.trips) // which links go on measuring
 	f := planner.Facts{Train: r.p.Data.Train.Len(), Val: r.p.Data.Val.Len(), Achieved: r.achieved}
 	f.Machine, f.Room, f.Spare = machines(pool)
@@ -117,29 +117,4 @@ func (p pace) learn(now time.Time, samples int64, batch int) (float64, bool) {
 		return p.factor * math.Sqrt(seen), true
 	}
 	return seen, true
-}
-
-// begin notes that an attempt begins to train.
-func (r *run) begin(now time.Time) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.begun = true
-	r.pace = pace{now, r.rec.samples, r.rec.sum.Forecast, r.achieved}
-}
-
-// learned keeps what an attempt that is over has achieved, for the next plan and for the next
-// run of the job.
-func (r *run) learned() {
-	r.mu.Lock()
-	f, ok := r.pace.learn(r.rec.ended, r.rec.samples, r.p.Job.BatchSize)
-	r.pace = pace{}
-	if ok {
-		r.achieved = f
-	}
-	r.mu.Unlock()
-	if ok {
-		if err := r.p.SetAchieved(f); err != nil {
-			r.opt.Console.Say("warning: %v", err)
-		}
-	}
 }

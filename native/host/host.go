@@ -19,14 +19,12 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/ravnest/ravnest/engine/data"
 	"github.com/ravnest/ravnest/engine/format/safetensors"
 	"github.com/ravnest/ravnest/engine/graph"
 	"github.com/ravnest/ravnest/engine/job"
-	"github.com/ravnest/ravnest/engine/pipeline/order"
 	"github.com/ravnest/ravnest/engine/pipeline/snapshot"
 	"github.com/ravnest/ravnest/engine/pipeline/stage"
 	"github.com/ravnest/ravnest/engine/provider"
@@ -158,39 +156,24 @@ func runID(name string) string {
 	return string(id[:min(len(id), most)]) + "-" + hex.EncodeToString(sum[:4])
 }
 
-// run is a served run.
+// run is a served run. It stays as it is while the server runs the job. What changes meanwhile
+// belongs to its roster, which the server asks from goroutines of its own, or to its reporter, which
+// is told of events from one goroutine.
 type run struct {
-	p     *project.Project
-	opt   Options
-	plan  *project.Stored
-	job   job.Spec // with the number of replicas of the attempt
-	class string   // numeric class of the run's providers so far; "": none yet, or several
-	graph proto.Ref
-	data  map[string]proto.Ref
-	// initial weights; nil: drawn from the seed
-	weights    map[string]proto.Ref
-	rec        *record
-	joined     time.Time
-	first      time.Time
-	store      server.Store
-	shared     *shared            // nil: no other host serves the job
-	before     *machine.Earlier   // what the run goes on from; nil: it begins
-	fail       error              // what keeps the results from being written; nil: nothing
-	uncopied   *snapshot.Manifest // checkpoint whose stages are not copied yet; nil: none
-	uncopyable error              // why not
-	retry      time.Time          // when what could not be written is tried again
-	begun      bool               // it has trained
-	mu         sync.Mutex         // place is called from a goroutine of the server
-	over       bool
-	trips      trips
-	pace       pace
-	achieved   float64         // by what was forecast; 0: not known
-	placed     []placed        // in the newest attempts, the newest last
-	files      []string        // the last checkpoint's files, one a stage
-	done       map[string]bool // providers that have finished
-	single     bool            // the plan asked for last has one cluster
-	past       []order.Period  // record of the replicas up to where the plan goes on from
-	grew       bool            // the attempt before ended because more providers were there
+	p      *project.Project
+	opt    Options
+	refs   refs
+	store  server.Store
+	shared *shared          // nil: no other host serves the job
+	before *machine.Earlier // what the run goes on from; nil: it begins
+	roster *roster
+}
+
+// refs are the blobs that assignments name.
+type refs struct {
+	graph   proto.Ref
+	data    map[string]proto.Ref
+	weights map[string]proto.Ref // initial ones; nil: drawn from the seed
 }
 
 // answers returns the most answers that a validation pass counts. Models that answer for every
@@ -208,7 +191,7 @@ func answers(p *project.Project) int64 {
 
 // grows tells whether providers that come while the job is trained take part at once: where they can
 // form clusters of their own, and neither a plan nor the user says how many there are.
-func grows(j job.Spec, opt Options) bool {
+func grows(j job.Spec, opt *Options) bool {
 	return j.Auto() || j.Replica() > 1 && opt.Providers > 0 && opt.Clusters == 0
 }
 
@@ -231,23 +214,26 @@ func Serve(ctx context.Context, p *project.Project, opt Options) (Summary, error
 	if err := writable(p); err != nil {
 		return Summary{}, err
 	}
-	r := &run{p: p, opt: opt, data: map[string]proto.Ref{}, done: map[string]bool{}, trips: trips{}, achieved: p.Achieved()}
+	r := &run{p: p, opt: opt, refs: refs{data: map[string]proto.Ref{}}}
+	r.roster = newRoster(p, &r.opt)
 	job := r.offer()
 	if opt.Providers == 0 {
-		if err := r.readPlan(); err != nil {
+		plan, err := readPlan(p)
+		if err != nil {
 			return Summary{}, err
 		}
-		for _, c := range r.plan.Clusters {
+		for _, c := range plan.Clusters {
 			for _, s := range c.Stages {
 				job.Names = append(job.Names, s.Name)
 			}
 		}
-		job.Want = len(job.Names)
+		job.Want, r.roster.plan = len(job.Names), plan
 	}
 	var err error
 	if job.Blobs, err = r.publish(); err != nil {
 		return Summary{}, err
 	}
+	r.roster.refs = r.refs
 	if err := os.MkdirAll(filepath.Join(p.Dir, storeDir), 0o755); err != nil {
 		return Summary{}, fmt.Errorf("creating the store: %w", err)
 	}
@@ -280,9 +266,9 @@ func (r *run) offer() server.Job {
 		Job: machine.Job{
 			ID: runID(p.Job.Name), Raw: p.Job.JSON(), Want: r.opt.Providers, Names: r.opt.Names, Spares: true, Replan: true,
 			Steps: int64(p.Job.Total(rows)), Val: answers(p), Span: span(p.Job), Audit: p.Job.Audit, Strict: r.opt.Alone,
-			Batches: int64(p.Job.Batches(rows)), Grows: grows(p.Job, r.opt), Apart: (p.Job.Auto() || p.Job.Replica() > 1) && p.Job.Averaging().Optimizer == job.KeepState,
+			Batches: int64(p.Job.Batches(rows)), Grows: grows(p.Job, &r.opt), Apart: (p.Job.Auto() || p.Job.Replica() > 1) && p.Job.Averaging().Optimizer == job.KeepState,
 		},
-		Plan: r.place, Worth: r.worth, Inspect: r.inspect, Shards: server.ShardCost(p.Shards.Len(), p.Shards.Bytes()), Fresh: r.opt.Fresh,
+		Plan: r.roster.place, Worth: r.roster.worth, Inspect: r.roster.inspect, Shards: server.ShardCost(p.Shards.Len(), p.Shards.Bytes()), Fresh: r.opt.Fresh,
 	}
 	if p.Job.Auto() {
 		order := p.Job.Order(rows, p.Data.Val.Len())
@@ -292,48 +278,49 @@ func (r *run) offer() server.Job {
 }
 
 // readPlan reads the plan that clusterize has stored, and checks that it is one of this job.
-func (r *run) readPlan() (err error) {
-	if r.plan, err = r.p.ReadPlan(); err != nil {
-		if errors.Is(err, project.ErrMissing) {
-			err = fmt.Errorf("%w: run clusterize first, or use --providers N to plan by the benchmarks of the first N providers to join", err)
-		}
-		return err
-	}
-	j, err := planned(r.p, &r.plan.Plan, server.Ask{})
-	if err == nil {
-		err = stage.Placement.Check(stage.Placement{Clusters: clusters(&r.plan.Plan, j)}, j, len(r.p.Graph.Nodes))
+func readPlan(p *project.Project) (*project.Stored, error) {
+	plan, err := p.ReadPlan()
+	if errors.Is(err, project.ErrMissing) {
+		err = fmt.Errorf("%w: run clusterize first, or use --providers N to plan by the benchmarks of the first N providers to join", err)
 	}
 	if err != nil {
-		return fmt.Errorf("the plan is not one of this job: %w: run clusterize again", err)
+		return nil, err
 	}
-	return nil
+	j, err := planned(p, &plan.Plan, server.Ask{})
+	if err == nil {
+		err = stage.Placement.Check(stage.Placement{Clusters: clusters(&plan.Plan, j)}, j, len(p.Graph.Nodes))
+	}
+	if err != nil {
+		return nil, fmt.Errorf("the plan is not one of this job: %w: run clusterize again", err)
+	}
+	return plan, nil
 }
 
 // publish makes the blobs that providers need: graph, data and initial weights.
 func (r *run) publish() (blobs, error) {
 	p := r.p
 	bl := blobs{held: map[string][]byte{}, shards: p.Shards}
-	r.graph = bl.add(p.GraphJSON)
+	r.refs.graph = bl.add(p.GraphJSON)
 	for kind, half := range map[string]*data.Table{
 		provider.TrainX: p.Data.Train.X(), provider.TrainY: p.Data.Train.Y(),
 		provider.ValX: p.Data.Val.X(), provider.ValY: p.Data.Val.Y(),
 	} {
 		if half.Index != nil {
-			r.data[kind] = bl.add(half.Index.Encode())
+			r.refs.data[kind] = bl.add(half.Index.Encode())
 			continue
 		}
 		b, err := half.Encode()
 		if err != nil {
 			return blobs{}, fmt.Errorf("encoding %s: %w", kind, err)
 		}
-		r.data[kind] = bl.add(b)
+		r.refs.data[kind] = bl.add(b)
 	}
 	if p.Weights != nil {
 		var b bytes.Buffer
 		if err := safetensors.Write(&b, p.Weights, nil); err != nil {
 			return blobs{}, fmt.Errorf("encoding the initial weights: %w", err)
 		}
-		r.weights = map[string]proto.Ref{provider.Weights: bl.add(b.Bytes())}
+		r.refs.weights = map[string]proto.Ref{provider.Weights: bl.add(b.Bytes())}
 	}
 	return bl, nil
 }
@@ -416,36 +403,33 @@ func (r *run) up(ctx context.Context, conf server.Config) (_ *server.Server, dow
 // train runs the job, or goes on with it from where the store has it.
 func (r *run) train(ctx context.Context, srv *server.Server, job server.Job) (sum Summary, err error) {
 	r.audits(&job)
-	r.rec = newRecord(r.p, "serve", r.opt.Console)
+	t := r.reporter()
 	defer func() {
-		if cerr := r.rec.close(); err == nil {
+		if cerr := t.rec.close(); err == nil {
 			err = cerr
 		}
 	}()
 	if !job.Fresh {
-		if err := r.resume(ctx, job); err != nil {
+		if err := t.resume(ctx, job); err != nil {
 			return Summary{}, err
 		}
 	}
+	r.roster.begin(t.rec.open, r.before != nil)
 	// A cancelled ctx asks for a graceful stop; the run ends by its own rules.
 	stop := make(chan string, 1)
 	job.Stop = stop
 	defer context.AfterFunc(ctx, func() { stop <- "the requester stopped the run" })()
-	event, unfollow := follow(r.opt.Telemetry, srv, r.event)
+	event, unfollow := follow(r.opt.Telemetry, srv, t.event)
 	res, err := srv.Run(context.WithoutCancel(ctx), job, event)
 	unfollow()
 	relayed := srv.Relayed()
-	r.learned()
-	r.mu.Lock()
-	r.over = true
-	r.mu.Unlock()
-	r.retry = time.Time{}
-	r.write(time.Now())
+	r.roster.end()
+	t.end()
 	// Even finding a direct path sends some kilobytes through the relay.
 	if relayed != nil && relayed.Bytes > 100e3 {
 		r.opt.Console.Say("relayed %s between providers without a direct path", native.FormatSize(relayed.Bytes))
 	}
-	sum = r.summary(res)
+	sum = t.summary(res)
 	if errors.Is(err, server.ErrStopped) && ctx.Err() != nil {
 		err, sum.Interrupted = nil, true // stopped before training started
 	}
@@ -457,235 +441,7 @@ func (r *run) train(ctx context.Context, srv *server.Server, job server.Job) (su
 		sum.Error = err.Error()
 	}
 	if err == nil {
-		err = r.fail
+		err = t.fail
 	}
 	return sum, err
-}
-
-// resume has the record go on from where the store has the run, if it has it.
-func (r *run) resume(ctx context.Context, job server.Job) (err error) {
-	if r.shared != nil {
-		if r.before, err = r.earlier(ctx, job); err != nil {
-			return fmt.Errorf("the state in NATS: %w: use --fresh to start from the beginning", err)
-		}
-	}
-	if r.before == nil || r.before.Checkpoint == nil {
-		return nil
-	}
-	r.rec.resume = int64(r.before.Checkpoint.Position.Step)
-	if r.shared == nil {
-		return nil
-	}
-	return r.replay(ctx, r.rec.resume)
-}
-
-// summary is that of a run which has ended with a result.
-func (r *run) summary(res server.Result) Summary {
-	sum := r.rec.summary()
-	sum.Interrupted = res.Interrupted
-	if r.plan != nil {
-		sum.Providers = 0
-		for c, cl := range r.plan.Clusters {
-			sum.Providers += len(cl.Stages)
-			for _, s := range cl.Stages {
-				if c == 0 {
-					sum.Cuts = append(sum.Cuts, r.p.Graph.Nodes[s.Start].Name)
-				}
-			}
-		}
-	}
-	if !r.first.IsZero() {
-		from := r.joined
-		if r.opt.Spawned != nil {
-			from = r.opt.Spawned()
-		}
-		sum.FirstStepS = r.first.Sub(from).Seconds()
-	}
-	if res.Checkpoint != nil && r.rec.opened {
-		sum.Saved = true
-		sum.Files = append(sum.Files, r.files...)
-	}
-	return sum
-}
-
-// event handles an event of the run. It is called from one goroutine.
-func (r *run) event(ev server.Event) {
-	now := time.Now()
-	r.share(now, ev)
-	switch e := ev.(type) {
-	case server.Joined:
-		r.joined = now
-		r.opt.Console.Say("%s joined (%s, %s RAM, %.3g GFLOP/s), %d of %d", e.Name, e.Hello.Platform, native.FormatSize(e.Hello.RAM), e.Hello.Bench.GEMM, e.Have, e.Want)
-	case server.Left:
-		if e.Run == "" { // otherwise a Recovering event follows
-			r.opt.Console.Say("%s left: %s", e.Name, e.Reason)
-		}
-	case server.Returned:
-		r.opt.Console.Say("%s lost its connection to this host and has another one after %.1f s: nothing is lost", e.Name, e.After.Seconds())
-	case server.StageDone:
-		r.done[e.Name] = true
-	case server.Refused:
-		r.opt.Console.Say("refused %s at %s: %v", e.Name, e.Addr, e.Err)
-	case server.Waiting:
-		r.opt.Console.Say("%s", e.Reason)
-	case server.Planned:
-		r.announce(e)
-	case server.Ready:
-		r.mu.Lock()
-		r.trips.note(e.Name, e.RTT)
-		r.mu.Unlock()
-	case server.Started:
-		r.rec.begin(now, int64(e.Resume))
-		r.begin(now)
-		r.opt.Console.Say("%s", r.starts(e))
-	case server.Recovering:
-		r.learned()
-		r.done = map[string]bool{}
-		r.grew = e.Grows || e.Back
-		if !e.Back {
-			r.opt.Console.Say("%s: %s", e.Reason, redone(e))
-			return
-		}
-		r.opt.Console.Say("%s", e.Reason)
-		r.goBack(now, e.Step)
-	case server.AuditPassed:
-		r.opt.Console.Say("audited: steps %d to %d are what the job makes", e.From, e.To)
-	case server.Condemned:
-		r.condemned(e)
-	case server.Resumed:
-		r.opt.Console.Say("resuming the run that ended at step %d of epoch %d (--fresh starts from the beginning)", e.Step, e.Epoch+1)
-	case server.Loss:
-		if r.first.IsZero() {
-			r.first = now
-		}
-		r.rec.loss(now, e.Epoch, e.Step, float64(e.Loss.Loss))
-		r.rec.trained(e.Cluster, e.Step)
-	case server.Val:
-		r.rec.val(now, validated(e.Val))
-	case server.Progress:
-		r.rec.progress(&e)
-		r.rec.tick(now)
-		r.write(now)
-	case server.Checkpointed:
-		if e.After > 0 {
-			r.opt.Console.Say("saved at step %d, after %.0f s in which nothing could be saved", e.Manifest.Position.Step, e.After.Seconds())
-		}
-		r.uncopied, r.retry = e.Manifest, time.Time{}
-		r.write(now)
-	case server.Warning:
-		r.opt.Console.Say("warning: %v", e.Err)
-	}
-}
-
-// announce tells of an attempt's plan.
-func (r *run) announce(e server.Planned) {
-	r.rec.attempt()
-	for _, s := range e.Stages {
-		r.rec.roles = append(r.rec.roles, s.Name)
-	}
-	r.mu.Lock() // the next plan may be in the making already
-	plan, j := r.plan, r.job
-	r.mu.Unlock()
-	r.rec.placed(&plan.Plan, r.p.Graph, j)
-	r.opt.Console.Say("%s", strings.TrimRight(plan.String(), "\n"))
-	if len(plan.GA.Spares) > 0 && r.opt.Providers > 0 && r.opt.Clusters == 0 {
-		r.opt.Console.Say("--clusters 1 would have all %d providers take part, in one pipeline", r.opt.Providers)
-	}
-	if n := len(j.Periods); n > 0 {
-		r.opt.Console.Say("replicas auto: %d from step %d on, one for each provider that trains as far as epochs and memory allow", j.Replica(), j.Periods[n-1].Step)
-	}
-}
-
-// starts says how an attempt's training begins.
-func (r *run) starts(e server.Started) string {
-	switch {
-	case e.After > 0 && r.grew:
-		return fmt.Sprintf("training resumes from step %d, %.1f s later", e.Resume, e.After.Seconds())
-	case e.After > 0:
-		return fmt.Sprintf("training resumes from step %d, %.1f s after the loss", e.Resume, e.After.Seconds())
-	case e.Resume > 0:
-		return fmt.Sprintf("training resumes from step %d", e.Resume)
-	}
-	return "training"
-}
-
-// rewrite is the time between attempts to write results that a disk has not taken.
-const rewrite = 10 * time.Second
-
-// write writes what is not in the project's directory yet: lines of the record, and copies of the
-// newest checkpoint. What fails, as on a full disk, is told and tried again.
-func (r *run) write(now time.Time) {
-	err := r.rec.flush()
-	if r.uncopied != nil && !now.Before(r.retry) {
-		if r.uncopyable = r.saved(r.uncopied); r.uncopyable == nil {
-			r.uncopied = nil
-		}
-		r.retry = now.Add(rewrite)
-	}
-	if err == nil {
-		err = r.uncopyable
-	}
-	if (err == nil) != (r.fail == nil) {
-		if err != nil {
-			why, _, _ := strings.Cut(err.Error(), "\n")
-			r.opt.Console.Say("warning: %s: training goes on, and it is tried again", why)
-		} else {
-			r.opt.Console.Say("the results can be written again")
-		}
-	}
-	r.fail = err
-}
-
-// redone says which work a recovery repeats.
-func redone(e server.Recovering) string {
-	switch {
-	case e.Reached > e.Step && e.Step > 0:
-		return fmt.Sprintf("the run goes on from step %d; %d steps are repeated", e.Step, e.Reached-e.Step)
-	case e.Step > 0:
-		return fmt.Sprintf("the run goes on from step %d", e.Step)
-	case e.Reached > 0:
-		return fmt.Sprintf("nothing had been saved yet; %d steps are repeated", e.Reached)
-	}
-	return "the run goes on"
-}
-
-// saved copies a checkpoint's stages to the directories of the plan, for people, and then its
-// manifest, which fuse and eval read.
-func (r *run) saved(c *snapshot.Manifest) error {
-	r.mu.Lock()
-	plan := r.plan
-	r.mu.Unlock()
-	files := []string{}
-	for _, e := range c.Parts {
-		if plan == nil || e.Cluster >= len(plan.Clusters) || e.Stage >= len(plan.Clusters[e.Cluster].Stages) {
-			continue // the cuts have changed since
-		}
-		rel := filepath.Join(plan.StageDir(e.Cluster, e.Stage), project.WeightsFile)
-		if err := r.p.Inside(rel); err != nil {
-			return err
-		}
-		path := filepath.Join(r.p.Dir, rel)
-		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-			return fmt.Errorf("creating the directory of stage %d: %w", e.Stage, err)
-		}
-		f, err := r.store.Get(context.Background(), e.Object)
-		if err != nil {
-			return fmt.Errorf("reading the saved stage %d: %w", e.Stage, err)
-		}
-		err = native.Save(path, 0o644, func(w io.Writer) error {
-			_, err := io.Copy(w, f)
-			return err
-		})
-		_ = f.Close()
-		if err != nil {
-			return err
-		}
-		files = append(files, path)
-	}
-	b, err := c.JSON()
-	if err != nil {
-		return err
-	}
-	r.files = files
-	return native.WriteFile(filepath.Join(r.p.Dir, project.ManifestFile), b, 0o644)
 }

@@ -36,7 +36,7 @@ func tensorBytes(t stage.Tensor) int64 {
 }
 
 // inspect checks an upload for the server.
-func (r *run) inspect(g machine.Grant, in io.Reader, size int64) (order.Position, []string, error) {
+func (r *roster) inspect(g machine.Grant, in io.Reader, size int64) (order.Position, []string, error) {
 	r.mu.Lock()
 	i := slices.IndexFunc(r.placed, func(p placed) bool { return p.run == g.Run })
 	var at placed

@@ -30,7 +30,8 @@ func TestSettled(t *testing.T) {
 		{"abcde", 4, Options{Providers: 3, Clusters: 2}, plan, ""},
 		{"abcde", 4, Options{}, plan, ""},
 	} {
-		r := &run{p: &project.Project{Job: job.Default()}, opt: c.opt, plan: c.plan}
+		r := newRoster(&project.Project{Job: job.Default()}, &c.opt)
+		r.plan = c.plan
 		r.p.Job.Replicas = c.replicas
 		var pool []server.Member
 		for _, n := range c.pool {

@@ -97,20 +97,19 @@ type placed struct {
 
 // place is the server's planner: it uses the stored plan with its names, or plans by the
 // members' benchmarks.
-func (r *run) place(_ context.Context, ask server.Ask) ([]server.Assignment, error) {
-	free := ask.Free
+func (r *roster) place(_ context.Context, ask server.Ask) ([]server.Assignment, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.over {
 		return nil, server.ErrStopped
 	}
-	r.past, r.single = ask.Record, ask.Single
+	r.ask = ask
 	pool, err := r.without(ask)
 	if err != nil {
 		return nil, err
 	}
-	if r.opt.Providers > 0 || free {
-		if err := r.planClass(pool, free); err != nil {
+	if r.opt.Providers > 0 || ask.Free {
+		if err := r.planClass(pool, ask.Free); err != nil {
 			return nil, err
 		}
 	}
@@ -158,7 +157,7 @@ func (r *run) place(_ context.Context, ask server.Ask) ([]server.Assignment, err
 			}
 			as = append(as, server.Assignment{
 				MemberID: m.ID, Cluster: c, Stage: k, Stages: len(cl.Stages), Segment: seg, MaxUpload: maxPart(j, stages[k], stage.Placement{Cluster: c, Clusters: all}),
-				Graph: r.graph, Data: r.data, Weights: r.weights, Plan: raw, Record: j.Periods, Share: len(all[c].Replicas), Forecast: cl.Rate,
+				Graph: r.refs.graph, Data: r.refs.data, Weights: r.refs.weights, Plan: raw, Record: j.Periods, Share: len(all[c].Replicas), Forecast: cl.Rate,
 			})
 		}
 	}
@@ -172,7 +171,7 @@ func (r *run) place(_ context.Context, ask server.Ask) ([]server.Assignment, err
 	if err := hold(as, now, need, ram); err != nil {
 		return nil, err
 	}
-	if err := r.rec.open(); err != nil || !r.p.Job.Auto() {
+	if err := r.opened(); err != nil || !r.p.Job.Auto() {
 		return as, err
 	}
 	return as, r.unlessBegun(r.p.WriteRounds(j.Periods))
@@ -216,12 +215,12 @@ func clusters(p *planner.Plan, j job.Spec) []stage.Cluster {
 }
 
 // formed is a plan by the members' benchmarks, and the members as nodes.
-func (r *run) formed(pool []server.Member, free bool) ([]project.Node, *planner.Plan, error) {
-	return r.form(r.facts(pool), r.past, pool, free)
+func (r *roster) formed(pool []server.Member, free bool) ([]project.Node, *planner.Plan, error) {
+	return r.form(r.facts(pool), r.ask, pool, free)
 }
 
-// form is formed with what is known of the pool and of the run's past.
-func (r *run) form(f planner.Facts, past []order.Period, pool []server.Member, free bool) ([]project.Node, *planner.Plan, error) {
+// form is formed with what is known of the pool and what was asked for. It needs no lock.
+func (r *roster) form(f planner.Facts, ask server.Ask, pool []server.Member, free bool) ([]project.Node, *planner.Plan, error) {
 	var nodes []project.Node
 	var gn []ga.Node
 	for i, m := range pool {
@@ -242,12 +241,12 @@ func (r *run) form(f planner.Facts, past []order.Period, pool []server.Member, f
 		nodes[i].Node = gn[i]
 	}
 	replicas := 0
-	if n := len(past); n == order.MaxPeriods {
-		replicas = past[n-1].Replicas // no more changes fit
+	if n := len(ask.Record); n == order.MaxPeriods {
+		replicas = ask.Record[n-1].Replicas // no more changes fit
 	}
 	plan, err := form(r.p, f, ga.Repair(gn), replicas, func(j job.Spec) ga.Options {
 		opt := options(j, len(pool), r.opt.Clusters)
-		if r.single {
+		if ask.Single {
 			opt.MaxClusters = 1
 		} else if !free || len(pool) >= r.opt.Providers && r.p.Job.Auto() {
 			opt.MinClusters = r.opt.Clusters // after a loss fewer are better than none
@@ -261,18 +260,18 @@ func (r *run) form(f planner.Facts, past []order.Period, pool []server.Member, f
 
 // worth tells whether a pool that has grown would be planned otherwise than those who train: a run
 // that trains is stopped for nothing else.
-func (r *run) worth(pool []server.Member) bool {
+func (r *roster) worth(pool []server.Member) bool {
 	r.mu.Lock()
 	if exact(r.p.Job) {
 		pool, _ = ofClass(pool, r.class, max(r.opt.Providers, 1))
 	}
-	rest, settled, past := r.training(pool), r.settled(pool), slices.Clone(r.past)
+	rest, settled, ask := r.training(pool), r.settled(pool), r.ask
 	known, fewer := r.facts(pool), r.facts(settled)
 	r.mu.Unlock()
 	if len(rest) == 0 {
 		return true // they are not all here, so that the run is about to be planned anew
 	}
-	_, with, err := r.form(known, past, pool, true)
+	_, with, err := r.form(known, ask, pool, true)
 	if err != nil {
 		return false
 	}
@@ -287,12 +286,12 @@ func (r *run) worth(pool []server.Member) bool {
 	if settled == nil {
 		return true
 	}
-	_, without, err := r.form(fewer, past, settled, true)
+	_, without, err := r.form(fewer, ask, settled, true)
 	return err != nil || !r.spared(pool, settled, with, without)
 }
 
 // spared tells, and says, that a plan with newcomers is no faster than one without them.
-func (r *run) spared(pool, rest []server.Member, with, without *planner.Plan) bool {
+func (r *roster) spared(pool, rest []server.Member, with, without *planner.Plan) bool {
 	if with.Rate <= 0 || without.Rate < with.Rate {
 		return false
 	}
@@ -301,7 +300,7 @@ func (r *run) spared(pool, rest []server.Member, with, without *planner.Plan) bo
 }
 
 // training are the members that the last plan was for, if all of them are here; else none.
-func (r *run) training(pool []server.Member) []server.Member {
+func (r *roster) training(pool []server.Member) []server.Member {
 	if r.plan == nil {
 		return nil
 	}
@@ -320,7 +319,7 @@ func (r *run) training(pool []server.Member) []server.Member {
 
 // settled are the members that the last plan was for, if all of them are here and others beside
 // them, in a job that takes newcomers; else none.
-func (r *run) settled(pool []server.Member) []server.Member {
+func (r *roster) settled(pool []server.Member) []server.Member {
 	if r.p.Job.Auto() || !grows(r.p.Job, r.opt) {
 		return nil
 	}
@@ -333,7 +332,7 @@ func (r *run) settled(pool []server.Member) []server.Member {
 
 // planPool plans by the members' benchmarks and writes the plan to the project. free says that
 // somebody was lost, or that more have come.
-func (r *run) planPool(pool []server.Member, free bool) error {
+func (r *roster) planPool(pool []server.Member, free bool) error {
 	nodes, plan, err := r.formed(pool, free)
 	if rest := r.settled(pool); err == nil && rest != nil {
 		if _, without, err := r.formed(rest, free); err == nil && r.spared(pool, rest, plan, without) {
@@ -373,7 +372,7 @@ func (r *run) planPool(pool []server.Member, free bool) error {
 		return err
 	}
 	// Move the older run's weights aside before its plan, which locates them, is replaced.
-	if err := r.rec.open(); err != nil {
+	if err := r.opened(); err != nil {
 		return err
 	}
 	stored, err := r.p.WritePlan(nodes, plan)
@@ -386,8 +385,8 @@ func (r *run) planPool(pool []server.Member, free bool) error {
 
 // unlessBegun is an error of writing what a run can go on without, if it has not begun. Else it
 // is told.
-func (r *run) unlessBegun(err error) error {
-	if err == nil || !r.begun && r.before == nil {
+func (r *roster) unlessBegun(err error) error {
+	if err == nil || !r.trained && !r.resumes {
 		return err
 	}
 	r.opt.Console.Say("warning: %v: the run goes on all the same", err)

@@ -47,9 +47,8 @@ const sharedFile = "node_data/nats.json"
 
 // shared is a run's part in serving a job together with other hosts.
 type shared struct {
-	js    *jetstream.Store
-	log   string // of what the run reports
-	lines []byte // not yet in the log
+	js  *jetstream.Store
+	log string // of what the run reports
 }
 
 // told is a line of the log.
@@ -69,13 +68,13 @@ func (r *run) identity() map[string]string {
 		h := sha256.Sum256(b)
 		return hex.EncodeToString(h[:])
 	}
-	id := map[string]string{"settings (job.json)": sum(r.p.Job.JSON()), "model": r.graph.SHA256}
+	id := map[string]string{"settings (job.json)": sum(r.p.Job.JSON()), "model": r.refs.graph.SHA256}
 	var data bytes.Buffer
 	for _, kind := range []string{"train_x", "train_y", "val_x", "val_y"} {
-		fmt.Fprintln(&data, kind, r.data[kind].SHA256)
+		fmt.Fprintln(&data, kind, r.refs.data[kind].SHA256)
 	}
 	id["data"] = sum(data.Bytes())
-	for _, ref := range r.weights {
+	for _, ref := range r.refs.weights {
 		id["initial weights"] = ref.SHA256
 	}
 	return id
@@ -201,11 +200,6 @@ const goodbye = 30 * time.Second
 func (r *run) lead(ctx context.Context, srv *server.Server, job server.Job) (Summary, error) {
 	js := r.shared.js
 	r.opt.Console.Say("this host leads the job; its state is in NATS at %s", js.At())
-	r.mu.Lock()
-	r.over = false
-	r.mu.Unlock()
-	r.fail, r.uncopied, r.uncopyable, r.files, r.done, r.first = nil, nil, nil, nil, map[string]bool{}, time.Time{}
-	r.shared.lines = nil
 	if err := errors.Join(r.note(js.Run()), r.takeMembers(ctx, srv, job)); err != nil {
 		return Summary{}, err
 	}
@@ -252,7 +246,7 @@ func (r *run) lead(ctx context.Context, srv *server.Server, job server.Job) (Sum
 
 // results makes this host's files of a run that has ended elsewhere.
 func (r *run) results(ctx context.Context, job server.Job, over error) (Summary, error) {
-	r.rec = newRecord(r.p, "serve", r.opt.Console)
+	t := r.reporter()
 	b, err := r.get(ctx, machine.ManifestObject(job.ID))
 	if errors.Is(err, fs.ErrNotExist) {
 		return Summary{}, over // nothing was saved
@@ -264,22 +258,22 @@ func (r *run) results(ctx context.Context, job server.Job, over error) (Summary,
 	if err != nil {
 		return Summary{}, fmt.Errorf("the run's checkpoint: %w", err)
 	}
-	r.rec.resume = int64(c.Position.Step)
-	err = r.replay(ctx, r.rec.resume)
+	t.rec.resume = int64(c.Position.Step)
+	err = t.replay(ctx, t.rec.resume)
 	if err == nil {
-		err = r.saved(c)
+		err = t.saved(c)
 	}
 	if err == nil && len(c.Record) > 0 {
 		err = r.p.WriteRounds(c.Record)
 	}
-	if cerr := r.rec.close(); err == nil {
+	if cerr := t.rec.close(); err == nil {
 		err = cerr
 	}
 	if err != nil {
 		return Summary{}, err
 	}
-	r.rec.sum.Steps = r.rec.resume
-	sum := r.rec.summary()
+	t.rec.sum.Steps = t.rec.resume
+	sum := t.rec.summary()
 	sum.Saved = true
 	if over.Error() != jetstream.ErrOver.Error() {
 		return sum, over
@@ -331,7 +325,7 @@ func (r *run) asks(ctx context.Context, url string) bool {
 
 // share notes what the other hosts need of a report. Losses come before the progress that they
 // are a part of, and that before the checkpoint behind them.
-func (r *run) share(now time.Time, ev server.Event) {
+func (r *reporter) share(now time.Time, ev server.Event) {
 	if r.shared == nil {
 		return
 	}
@@ -342,9 +336,9 @@ func (r *run) share(now time.Time, ev server.Event) {
 	case server.Val:
 		line.Cluster, line.Val = e.Cluster, &e.Val
 	case server.Progress, server.Saved:
-		if len(r.shared.lines) > 0 {
-			_ = r.shared.js.Share(r.shared.log, r.shared.lines) // an error: another host leads, and makes them itself
-			r.shared.lines = nil
+		if len(r.lines) > 0 {
+			_ = r.shared.js.Share(r.shared.log, r.lines) // an error: another host leads, and makes them itself
+			r.lines = nil
 		}
 		return
 	default:
@@ -355,11 +349,11 @@ func (r *run) share(now time.Time, ev server.Event) {
 		r.opt.Console.Say("warning: the other hosts are not told of a loss: %v", err)
 		return
 	}
-	r.shared.lines = append(append(r.shared.lines, b...), '\n')
+	r.lines = append(append(r.lines, b...), '\n')
 }
 
 // replay makes the files of losses and figures anew from what was told before a step.
-func (r *run) replay(ctx context.Context, step int64) error {
+func (r *reporter) replay(ctx context.Context, step int64) error {
 	r.rec.out = nil // what is missing in the files is about to be made
 	if err := r.rec.open(); err != nil {
 		return err

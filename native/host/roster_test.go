@@ -1,0 +1,67 @@
+package host
+
+import (
+	"errors"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/ravnest/ravnest/native/project"
+	"github.com/ravnest/ravnest/signaling/proto"
+	"github.com/ravnest/ravnest/signaling/server"
+)
+
+// TestRosterTogether: plans are asked for and measurements told from several goroutines at once, as
+// the server does. Every plan is whole, room for the results is made once, before the first, and none
+// is made after the end.
+func TestRosterTogether(t *testing.T) {
+	dir := t.TempDir()
+	if err := project.Init(dir, "cnn", 2, nil); err != nil {
+		t.Fatal(err)
+	}
+	p, err := project.Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := newRoster(p, &Options{Providers: 2, All: true})
+	opened := 0 // under the roster's lock
+	r.begin(func() error {
+		if opened++; opened == 1 {
+			return errors.New("the disk is full")
+		}
+		return nil
+	}, false)
+	var pool []server.Member
+	for _, name := range []string{"a", "b"} {
+		pool = append(pool, server.Member{ID: "p" + name, Name: name, Hello: proto.Hello{
+			Class: proto.ClassFMA, RAM: 1 << 30, Threads: 1, Bench: proto.Bench{GEMM: 10, Conv: 10, Up: 1e7, Down: 1e7},
+		}})
+	}
+	if _, err := r.place(t.Context(), server.Ask{Run: "r-1", Pool: pool}); err == nil || opened != 1 {
+		t.Fatalf("a plan is made without room for the results: %v", err)
+	}
+	var wg sync.WaitGroup
+	for k := range 3 {
+		wg.Go(func() {
+			as, err := r.place(t.Context(), server.Ask{Run: "r-1", Pool: pool, Single: k == 1, Free: k > 0})
+			if err != nil || len(as) != 2 {
+				t.Errorf("plan %d has %d assignments: %v", k, len(as), err)
+			}
+		})
+		wg.Go(func() {
+			r.worth(pool)
+			r.measured("a", map[string]time.Duration{"b": time.Millisecond})
+			r.trains(time.Unix(1000, 0), 0, 1)
+			r.learn(time.Unix(1100, 0), 1e6)
+			r.current()
+		})
+	}
+	wg.Wait()
+	if plan, _ := r.current(); plan == nil || opened != 2 {
+		t.Errorf("the plan is %v, room was made %d times, want 2", plan, opened)
+	}
+	r.end()
+	if _, err := r.place(t.Context(), server.Ask{Run: "r-2", Pool: pool}); !errors.Is(err, server.ErrStopped) {
+		t.Errorf("a plan after the end: %v", err)
+	}
+}
