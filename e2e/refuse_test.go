@@ -15,6 +15,7 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -142,6 +143,39 @@ func TestVersionOfHost(t *testing.T) {
 	other := httptest.NewServer(http.NotFoundHandler())
 	defer other.Close()
 	s.bad([]string{"is it a ravnest host"}, "ravnest-provider", "--join", other.URL)
+}
+
+// TestPlainText: what a host or a file calls things moves no cursor of the terminal that it reaches.
+func TestPlainText(t *testing.T) {
+	s := newScene(t)
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer ln.Close()
+	wg.Go(func() {
+		for {
+			c, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			_, _ = c.Read(make([]byte, 4096))
+			_, _ = io.WriteString(c, "HTTP/1.1 404 gone\x1b[2Jhome\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+			_ = c.Close()
+		}
+	})
+	file := filepath.Join(t.TempDir(), "table.csv")
+	write(t, file, []byte("gone\x1b[2Jhome,y\n1,2\n3,4\n"))
+	for _, p := range []*proc{
+		s.bad([]string{`gone \[2Jhome`}, "ravnest-provider", "--join", "http://"+ln.Addr().String()),
+		s.bad([]string{`gone \[2Jhome`}, "ravnest", "init", "--data", file, "--target", "nope", filepath.Join(t.TempDir(), "job")),
+	} {
+		if strings.Contains(p.err.String(), "\x1b") {
+			t.Errorf("%v tells the terminal %q", p.cmd.Args, p.err.String())
+		}
+	}
 }
 
 func TestPortInUse(t *testing.T) {

@@ -57,7 +57,7 @@ func finding(w io.Writer, good bool, what, result, hint string) {
 	if !good {
 		mark = "FAIL"
 	}
-	fmt.Fprintf(w, "%s  %-16s %s\n", mark, what, result)
+	fmt.Fprintf(w, "%s  %-16s %s\n", mark, what, native.Plain(result))
 	if !good && hint != "" {
 		fmt.Fprintf(w, "      hint: %s\n", hint)
 	}

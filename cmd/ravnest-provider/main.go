@@ -50,7 +50,7 @@ func main() {
 		fmt.Fprintf(errorLog, "ERROR: %v\n", err)
 		os.Exit(1)
 	default:
-		fmt.Fprintln(os.Stderr, "ravnest-provider:", err)
+		fmt.Fprintln(os.Stderr, "ravnest-provider:", native.Plain(err.Error()))
 		os.Exit(1)
 	}
 }
@@ -154,7 +154,7 @@ func lend(c *cli.Context) error {
 	}
 	say := func(format string, a ...any) {
 		if !c.Bool("quiet") {
-			fmt.Fprintf(w, format+"\n", a...)
+			fmt.Fprintln(w, native.Plain(fmt.Sprintf(format, a...)))
 		}
 	}
 	id, err := identity(c, say)

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io"
 	"sync"
+
+	"github.com/ravnest/ravnest/native"
 )
 
 // Console takes messages from any number of goroutines. A nil one is silent.
@@ -28,12 +30,12 @@ func Terminal(w io.Writer, columns func() int) *Console {
 // Redraws tells whether a line of Draw replaces the one before it.
 func (c *Console) Redraws() bool { return c != nil && c.rewrite }
 
-// Say writes a line.
+// Say writes a line, as plain text (native.Plain).
 func (c *Console) Say(format string, a ...any) {
 	if c == nil {
 		return
 	}
-	fmt.Fprintf(c, format+"\n", a...)
+	fmt.Fprintln(c, native.Plain(fmt.Sprintf(format, a...)))
 }
 
 // Write implements io.Writer. It writes below what was drawn.
@@ -52,6 +54,7 @@ func (c *Console) Draw(line string) {
 	if c == nil {
 		return
 	}
+	line = native.Plain(line)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if !c.rewrite {

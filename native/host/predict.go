@@ -165,13 +165,13 @@ func (a Prediction) String() string {
 	}
 	switch {
 	case a.Label != "":
-		put("%s\t%.4f", a.Label, *a.Probability)
+		put("%s\t%.4f", native.PlainLine(a.Label), *a.Probability)
 	case a.Class != nil:
 		put("%d\t%.4f", *a.Class, *a.Probability)
 	}
 	for i, c := range a.Classes {
 		if a.Labels != nil {
-			put("%s", a.Labels[i])
+			put("%s", native.PlainLine(a.Labels[i]))
 		} else {
 			put("%d", c)
 		}
