@@ -28,7 +28,7 @@ func initCommand() *cli.Command {
 			&cli.StringFlag{Name: "data", Usage: "train on `PATH`: a folder of images (one folder per class), MNIST's or CIFAR's files, .npz, .npy, .csv, .txt, .bin, WebDataset's .tar, .parquet, .safetensors"},
 			&cli.StringSliceFlag{Name: "target", Usage: "target `COLUMN` of a .csv, or the file of targets beside a .npy"},
 			&cli.Float64Flag{Name: "val", Value: 0.1, Usage: "share of the rows for validation, where the data have no part for it"},
-			&cli.IntFlag{Name: "size", Usage: "scale and crop images to `N` by `N` pixels"},
+			&cli.IntFlag{Name: "size", DefaultText: "what the images have", Usage: "scale and crop images to `N` by N pixels"},
 			&cli.IntFlag{Name: "channels", DefaultText: "what the images have", Usage: "read images as `N` channels: 1 is grey, 3 is colour"},
 			&cli.IntFlag{Name: "block", DefaultText: "128", Usage: "tokens in a row of a text"},
 			&cli.StringFlag{Name: "tokens", Usage: "how a text becomes tokens: " + strings.Join(text.Kinds, ", ")},

@@ -25,7 +25,7 @@ import (
 func learnFlags(loss, optimizer string) []cli.Flag {
 	return []cli.Flag{
 		&cli.StringFlag{Name: "loss", Value: loss, DefaultText: orText(loss, "by the data or the example"), Usage: strings.Join(job.Losses, ", ")},
-		&cli.IntFlag{Name: "ignore-index", Usage: "class `N` does not count (cross_entropy)"},
+		&cli.IntFlag{Name: "ignore-index", DefaultText: "none", Usage: "class `N` does not count (cross_entropy)"},
 		&cli.Float64Flag{Name: "label-smoothing", Usage: "spread this `PART` of the target over all classes (cross_entropy)"},
 		&cli.Float64SliceFlag{Name: "class-weights", Usage: "a weight for each class (cross_entropy): `W,W,...`"},
 		&cli.Float64SliceFlag{Name: "pos-weight", Usage: "a weight of positive answers for each output, or one for all (bce_with_logits): `W,W,...`"},

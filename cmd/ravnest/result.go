@@ -60,9 +60,9 @@ func auditCommand() *cli.Command {
 		Flags: []cli.Flag{
 			jsonFlag, threads,
 			&cli.BoolFlag{Name: "all", Usage: "from the start of the run"},
-			&cli.IntFlag{Name: "units", Usage: "no more than `N` units, in whole rounds"},
-			&cli.Uint64Flag{Name: "round", Usage: "up to the end of round `R`, counted from 0"},
-			&cli.IntFlag{Name: "replica", Usage: "with --round: only the cluster counts that trained replica `K` in it"},
+			&cli.IntFlag{Name: "units", DefaultText: "all", Usage: "no more than `N` units, in whole rounds"},
+			&cli.Uint64Flag{Name: "round", DefaultText: "the newest checkpoint's", Usage: "up to the end of round `R`, counted from 0"},
+			&cli.IntFlag{Name: "replica", DefaultText: "all", Usage: "with --round: only the cluster counts that trained replica `K` in it"},
 		},
 		Action: alone(auditRun), OnUsageError: usageError,
 	}

@@ -146,7 +146,7 @@ func serveCommand() *cli.Command {
 			&cli.IntFlag{Name: "providers", DefaultText: "the plan of clusterize", Usage: "plan by the benchmarks of the first `N` that join: who would slow the others is kept as a spare"},
 			&cli.IntFlag{Name: "clusters", DefaultText: "as many as pay", Usage: "with --providers: form `N` clusters, which share the job's replicas"},
 			&cli.BoolFlag{Name: "fresh", Usage: "start from the beginning instead of resuming an unfinished run of the same job from its last checkpoint"},
-			&cli.IntFlag{Name: "audit-every", Usage: "compute again what was trained before one in `N` checkpoints, drawn at random (1: everything), bar who computed something else, and train again what depends on it"},
+			&cli.IntFlag{Name: "audit-every", DefaultText: "never", Usage: "compute again what was trained before one in `N` checkpoints, drawn at random (1: everything), bar who computed something else, and train again what depends on it"},
 			&cli.IntFlag{Name: "audit-log", Value: 256, Usage: "keep the newest `MB` of what audits compare, beside what an audit of the newest checkpoints needs"},
 			&cli.StringFlag{Name: "nats", EnvVars: []string{"RAVNEST_NATS"}, Usage: "keep the run's state in the NATS server at `URL`, with JetStream, so that several hosts can serve the job: give it to each"},
 			&cli.StringFlag{Name: "nats-creds", Usage: "`FILE` of credentials for it"},

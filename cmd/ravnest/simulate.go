@@ -26,7 +26,7 @@ func simulateCommand() *cli.Command {
 			&cli.IntFlag{Name: "reduce-factor", Value: 8, Usage: "updates of each replica between averages"},
 			&cli.Float64Flag{Name: "hours", Value: 24, Usage: "length of the run"},
 			&cli.Uint64Flag{Name: "seed", Value: 1, Usage: "seed of the random computers, links and sessions"},
-			&cli.Float64Flag{Name: "session", Usage: "mean `HOURS` that a provider stays; 0: nobody leaves (default: 10.4, as in SETI@home)"},
+			&cli.Float64Flag{Name: "session", DefaultText: "10.4, as in SETI@home", Usage: "mean `HOURS` that a provider stays; 0: nobody leaves"},
 			&cli.StringFlag{Name: "trace", Usage: "write the host's events to `FILE` as JSON lines"},
 		},
 		Action: runSimulation, OnUsageError: usageError,
