@@ -19,6 +19,7 @@ import (
 
 	"github.com/ravnest/ravnest/engine/transport/rtc"
 	"github.com/ravnest/ravnest/native"
+	"github.com/ravnest/ravnest/native/console"
 	"github.com/ravnest/ravnest/signaling/client"
 	"github.com/ravnest/ravnest/signaling/proto"
 	"github.com/urfave/cli/v2"
@@ -57,7 +58,7 @@ func finding(w io.Writer, good bool, what, result, hint string) {
 	if !good {
 		mark = "FAIL"
 	}
-	fmt.Fprintf(w, "%s  %-16s %s\n", mark, what, native.Plain(result))
+	fmt.Fprintf(w, "%s  %-16s %s\n", mark, what, console.Plain(result))
 	if !good && hint != "" {
 		fmt.Fprintf(w, "      hint: %s\n", hint)
 	}

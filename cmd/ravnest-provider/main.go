@@ -18,6 +18,7 @@ import (
 	lender "github.com/ravnest/ravnest/engine/provider/lend"
 	"github.com/ravnest/ravnest/engine/provider/machine"
 	"github.com/ravnest/ravnest/native"
+	"github.com/ravnest/ravnest/native/console"
 	"github.com/ravnest/ravnest/native/otlp"
 	"github.com/ravnest/ravnest/signaling/client"
 	"github.com/ravnest/ravnest/signaling/proto"
@@ -50,7 +51,7 @@ func main() {
 		fmt.Fprintf(errorLog, "ERROR: %v\n", err)
 		os.Exit(1)
 	default:
-		fmt.Fprintln(os.Stderr, "ravnest-provider:", native.Plain(err.Error()))
+		fmt.Fprintln(os.Stderr, "ravnest-provider:", console.Plain(err.Error()))
 		os.Exit(1)
 	}
 }
@@ -154,7 +155,7 @@ func lend(c *cli.Context) error {
 	}
 	say := func(format string, a ...any) {
 		if !c.Bool("quiet") {
-			fmt.Fprintln(w, native.Plain(fmt.Sprintf(format, a...)))
+			fmt.Fprintln(w, console.Plain(fmt.Sprintf(format, a...)))
 		}
 	}
 	id, err := identity(c, say)

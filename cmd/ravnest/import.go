@@ -16,7 +16,7 @@ import (
 	"github.com/ravnest/ravnest/engine/data"
 	"github.com/ravnest/ravnest/engine/format/text"
 	"github.com/ravnest/ravnest/engine/job"
-	"github.com/ravnest/ravnest/native"
+	"github.com/ravnest/ravnest/native/console"
 	"github.com/ravnest/ravnest/native/dataset"
 	"github.com/ravnest/ravnest/native/host"
 	"github.com/ravnest/ravnest/native/project"
@@ -302,7 +302,7 @@ func predictions(w *bufio.Writer, names []string, from string, asJSON bool) func
 			_, _ = w.WriteString(begin)
 			_ = e.Encode(a) // what cannot be encoded is not in it
 		case a.Name != "":
-			fmt.Fprintf(w, "%s\t%s\n", native.PlainLine(a.Name), a)
+			fmt.Fprintf(w, "%s\t%s\n", console.Cell(a.Name), a)
 		default:
 			fmt.Fprintln(w, a)
 		}

@@ -40,10 +40,10 @@ func main() {
 		fmt.Fprintf(errorLog, "ERROR: %v\n", err)
 		os.Exit(map[bool]int{true: 130, false: 1}[errors.Is(err, errInterrupted)])
 	case errors.Is(err, errInterrupted):
-		fmt.Fprintln(os.Stderr, "ravnest:", native.Plain(err.Error()))
+		fmt.Fprintln(os.Stderr, "ravnest:", console.Plain(err.Error()))
 		os.Exit(130)
 	case err != nil:
-		fmt.Fprintln(os.Stderr, "ravnest:", native.Plain(err.Error()))
+		fmt.Fprintln(os.Stderr, "ravnest:", console.Plain(err.Error()))
 		os.Exit(1)
 	}
 }

@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"io"
 	"sync"
-
-	"github.com/ravnest/ravnest/native"
 )
 
 // Console takes messages from any number of goroutines. A nil one is silent.
@@ -30,12 +28,12 @@ func Terminal(w io.Writer, columns func() int) *Console {
 // Redraws tells whether a line of Draw replaces the one before it.
 func (c *Console) Redraws() bool { return c != nil && c.rewrite }
 
-// Say writes a line, as plain text (native.Plain).
+// Say writes a line, plain.
 func (c *Console) Say(format string, a ...any) {
 	if c == nil {
 		return
 	}
-	fmt.Fprintln(c, native.Plain(fmt.Sprintf(format, a...)))
+	fmt.Fprintln(c, Plain(fmt.Sprintf(format, a...)))
 }
 
 // Write implements io.Writer. It writes below what was drawn.
@@ -54,7 +52,7 @@ func (c *Console) Draw(line string) {
 	if c == nil {
 		return
 	}
-	line = native.Plain(line)
+	line = Plain(line)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if !c.rewrite {

@@ -21,6 +21,7 @@ import (
 	"github.com/ravnest/ravnest/engine/pipeline/stage"
 	"github.com/ravnest/ravnest/engine/state"
 	"github.com/ravnest/ravnest/native"
+	"github.com/ravnest/ravnest/native/console"
 	"github.com/ravnest/ravnest/native/project"
 )
 
@@ -165,13 +166,13 @@ func (a Prediction) String() string {
 	}
 	switch {
 	case a.Label != "":
-		put("%s\t%.4f", native.PlainLine(a.Label), *a.Probability)
+		put("%s\t%.4f", console.Cell(a.Label), *a.Probability)
 	case a.Class != nil:
 		put("%d\t%.4f", *a.Class, *a.Probability)
 	}
 	for i, c := range a.Classes {
 		if a.Labels != nil {
-			put("%s", native.PlainLine(a.Labels[i]))
+			put("%s", console.Cell(a.Labels[i]))
 		} else {
 			put("%d", c)
 		}

@@ -1,6 +1,6 @@
 // Text of others on a terminal.
 
-package native
+package console
 
 import (
 	"strings"
@@ -22,8 +22,8 @@ func Plain(s string) string {
 	}, s)
 }
 
-// PlainLine is Plain for what is to stay in one cell of one line.
-func PlainLine(s string) string {
+// Cell is Plain for what is to stay in one cell of one line.
+func Cell(s string) string {
 	return strings.Map(func(r rune) rune {
 		if r == '\n' || r == '\t' {
 			return ' '

@@ -1,4 +1,4 @@
-package native
+package console
 
 import "testing"
 
@@ -11,8 +11,8 @@ func TestPlain(t *testing.T) {
 		if got := Plain(c.in); got != c.plain {
 			t.Errorf("Plain(%q) is %q, want %q", c.in, got, c.plain)
 		}
-		if got := PlainLine(c.in); got != c.line {
-			t.Errorf("PlainLine(%q) is %q, want %q", c.in, got, c.line)
+		if got := Cell(c.in); got != c.line {
+			t.Errorf("Cell(%q) is %q, want %q", c.in, got, c.line)
 		}
 	}
 }
