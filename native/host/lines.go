@@ -133,17 +133,15 @@ func (l *lines) largest() float64 {
 	return most
 }
 
-// insert puts a line before line i.
-func (l *lines) insert(i int64, text string) {
-	off, ok := l.at(i)
-	if !ok {
-		l.add(text)
-		return
-	}
-	after, err := l.file.from(off)
-	if err != nil {
-		l.err = err
-		return
+// insert puts a line before line i, in place of the n lines from there on.
+func (l *lines) insert(i, n int64, text string) {
+	var after []byte
+	if off, ok := l.at(i + n); ok {
+		var err error
+		if after, err = l.file.from(off); err != nil {
+			l.err = err
+			return
+		}
 	}
 	l.cut(i)
 	l.add(text)

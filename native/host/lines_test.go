@@ -95,8 +95,12 @@ func TestManyLines(t *testing.T) {
 				l.cut(i)
 				want = want[:i]
 			case 1:
-				l.insert(i, s)
-				want = slices.Insert(want, int(i), s)
+				n := int64(0)
+				if i < int64(len(want)) {
+					n = rng.Int64N(2)
+				}
+				l.insert(i, n, s)
+				want = slices.Replace(want, int(i), int(i+n), s)
 			case 2:
 				if err := l.flush(); err != nil {
 					t.Fatal(err)

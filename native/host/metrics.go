@@ -38,7 +38,7 @@ func (v validation) accuracy() float64 { return 100 * float64(v.correct) / float
 type metrics struct {
 	table *lines
 	names []string // of the columns that come after the fixed ones
-	steps []int64  // of the table's last lines, -1 of the first, which has the names
+	marks []int64  // of the table's last lines: see markOf
 	file  spool    // TensorBoard's
 	board *tfevents.Writer
 	dir   string // of the event file
@@ -63,7 +63,7 @@ func openMetrics(p *project.Project, resume int64, now time.Time) (*metrics, err
 	if m.table, err = openLines(path); err != nil {
 		return nil, err
 	}
-	if err := m.table.each(func(_, _ int64, line []byte) bool { m.note(stepOf(line)); return true }); err != nil {
+	if err := m.table.each(func(_, _ int64, line []byte) bool { m.note(markOf(line)); return true }); err != nil {
 		return nil, errors.Join(err, m.table.close())
 	}
 	if m.table.n == 0 {
@@ -73,26 +73,34 @@ func openMetrics(p *project.Project, resume int64, now time.Time) (*metrics, err
 	return m, m.openBoard(p, resume, now)
 }
 
-// stepOf is the step of a line of the table; -1 of one that has none.
-func stepOf(line []byte) int64 {
-	first, _, _ := bytes.Cut(line, []byte(","))
-	step, err := strconv.ParseInt(string(first), 10, 64)
+// mark orders the table: by steps, and of a step its batch before the validation pass behind it.
+func mark(step int64, val bool) int64 {
+	if val {
+		return 2*step + 1
+	}
+	return 2 * step
+}
+
+// markOf is the mark of a line of the table; -1 of the first, which has the names.
+func markOf(line []byte) int64 {
+	cells := bytes.SplitN(line, []byte(","), 4)
+	step, err := strconv.ParseInt(string(cells[0]), 10, 64)
 	if err != nil {
 		return -1
 	}
-	return step
+	return mark(step, len(cells) > 2 && len(cells[2]) == 0)
 }
 
-// note adds the step of the table's last line.
-func (m *metrics) note(step int64) {
-	m.steps = append(m.steps, step)
+// note adds the mark of the table's last line.
+func (m *metrics) note(mark int64) {
+	m.marks = append(m.marks, mark)
 	m.forget()
 }
 
 // forget drops the oldest steps, if there are many.
 func (m *metrics) forget() {
-	if len(m.steps) >= 2*m.table.least {
-		m.steps = slices.Delete(m.steps, 0, len(m.steps)-m.table.least)
+	if len(m.marks) >= 2*m.table.least {
+		m.marks = slices.Delete(m.marks, 0, len(m.marks)-m.table.least)
 	}
 }
 
@@ -135,21 +143,21 @@ func exists(path string) bool {
 
 // back takes back what is of step and later.
 func (m *metrics) back(now time.Time, step int64) error {
-	i := len(m.steps)
-	for i > 0 && m.steps[i-1] >= step {
+	i, from := len(m.marks), mark(step, false)
+	for i > 0 && m.marks[i-1] >= from {
 		i--
 	}
-	keep := m.table.n - int64(len(m.steps)-i)
+	keep := m.table.n - int64(len(m.marks)-i)
 	if i == 0 && keep > 0 { // further back than what is known
 		if err := m.table.each(func(k, _ int64, line []byte) bool {
 			keep = k
-			return stepOf(line) < step
+			return markOf(line) < from
 		}); err != nil {
 			return err
 		}
 	}
 	m.table.cut(keep)
-	m.steps = m.steps[:i]
+	m.marks = m.marks[:i]
 	return m.board.Restart(now, step)
 }
 
@@ -168,7 +176,7 @@ func (m *metrics) loss(now time.Time, epoch int, step int64, loss, lr float64) e
 		back = m.back(now, step+1)
 	}
 	m.last = step
-	m.row(step+1, epoch, number(loss), number(lr))
+	m.row(mark(step+1, false), step+1, epoch, number(loss), number(lr))
 	return errors.Join(back, m.board.Write(now, step+1, tfevents.Scalar{Tag: "loss/train", Value: float32(loss)}, tfevents.Scalar{Tag: "learning_rate", Value: float32(lr)}))
 }
 
@@ -190,22 +198,26 @@ func (m *metrics) val(now time.Time, v validation) error {
 		}
 		cells = append(cells, cell)
 	}
-	m.row(v.step, v.epoch, cells...)
+	m.row(mark(v.step, true), v.step, v.epoch, cells...)
 	return m.board.Write(now, v.step, points...)
 }
 
-// row adds a line to the table, in the order of steps; cells that are missing stay empty.
-func (m *metrics) row(step int64, epoch int, cells ...string) {
+// row puts a line into the table, in place of one with the same mark; cells that are missing stay
+// empty. A pass may be told later than the losses of batches behind it, and earlier than that of the
+// batch before it, for which another cluster is waited.
+func (m *metrics) row(mark, step int64, epoch int, cells ...string) {
 	cells = append([]string{strconv.FormatInt(step, 10), strconv.Itoa(epoch + 1)}, cells...)
 	for len(cells) < len(fixed)+len(m.names) {
 		cells = append(cells, "")
 	}
-	i := len(m.steps)
-	for i > 0 && m.steps[i-1] > step {
-		i-- // a pass is told later than the losses of batches behind it
+	i, over := slices.BinarySearch(m.marks, mark)
+	at := m.table.n - int64(len(m.marks)-i)
+	if over {
+		m.table.insert(at, 1, strings.Join(cells, ","))
+		return
 	}
-	m.table.insert(m.table.n-int64(len(m.steps)-i), strings.Join(cells, ","))
-	m.steps = slices.Insert(m.steps, i, step)
+	m.table.insert(at, 0, strings.Join(cells, ","))
+	m.marks = slices.Insert(m.marks, i, mark)
 	m.forget()
 }
 

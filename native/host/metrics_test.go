@@ -14,9 +14,9 @@ import (
 	"github.com/ravnest/ravnest/native/project"
 )
 
-// TestMetrics: the table has its rows in the order of steps, whenever they are told; batches that
-// are trained again take back what followed, also where another host goes on; and the event
-// files are whole records.
+// TestMetrics: the table has its rows in the order of steps, whenever they are told, and of a pass that
+// is told again one; batches that are trained again take back what followed, also where another host
+// goes on; and the event files are whole records.
 func TestMetrics(t *testing.T) {
 	dir := t.TempDir()
 	if err := project.Init(dir, "gpt-sorter", 3, nil); err != nil {
@@ -39,9 +39,12 @@ func TestMetrics(t *testing.T) {
 	}
 	val := validation{epoch: 0, step: 2, correct: 3, total: 4, loss: 0.25, metrics: []loss.Metric{{Name: "perplexity", Value: 1.5}}}
 	check(m.loss(now, 0, 0, 1, 0.1))
+	val.loss = 7
+	check(m.val(now, val)) // before the batch: another cluster trains that
 	check(m.loss(now, 0, 1, 0.5, 0.1))
 	check(m.loss(now, 0, 2, 0.375, 0.1))
-	check(m.val(now, val))
+	val.loss = 0.25
+	check(m.val(now, val)) // again, in the next attempt
 	check(m.loss(now, 0, 3, 0.125, 0.1))
 	check(m.close())
 	table := func() string {
@@ -67,7 +70,7 @@ func TestMetrics(t *testing.T) {
 	if len(files) != 2 {
 		t.Fatalf("event files %q, want two of one run", files)
 	}
-	for i, want := range []int{6, 6} { // version, points, and restarts
+	for i, want := range []int{7, 6} { // version, points, and restarts
 		b, err := os.ReadFile(files[i])
 		check(err)
 		n := 0
