@@ -612,3 +612,29 @@ def seldom():
             return torch.cat(y, 1)
 
     return Net(), (torch.randn(3, 4),)
+
+
+@model
+def edges():
+    class Edges(nn.Module):
+        """Zeros, equals and bounds, where a slope is what PyTorch says it is, and attributes that are seldom given."""
+
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Parameter(torch.tensor([1.0, -2.0, 0.5, 2.0] * 4)), nn.Parameter(torch.tensor([0.0, 0.5] * 8))
+            self.act, self.up = nn.PReLU(16), nn.ConvTranspose2d(1, 1, 2, padding=1, output_padding=1, dilation=2)
+
+        def forward(self, x):
+            y, F = x * self.a + self.b, nn.functional
+            sure = torch.sigmoid(40 * y)  # 0 and 1
+            loss = F.binary_cross_entropy(sure, (x > 0).float(), reduction="none")
+            rows = y.view(-1, 4, 4)
+            cut = [y.clamp(-0.5, 1), y.clamp(min=0), y.clamp(max=-0.5), y.clamp(1, -1)]
+            ends = torch.cat([torch.norm(rows * 0, 3, 2), torch.norm(rows, 3, 1), rows.diff(2, 1, append=rows[:, :1]).flatten(1), F.pairwise_distance(rows, rows.flip(1), p=1.0)], 1)
+            most = F.adaptive_max_pool2d(rows.unsqueeze(1), (2, 3)).flatten(1)
+            part = torch.tril(torch.where(rows > 3, torch.inf, rows)).clamp(max=2).flatten(1)
+            up = self.up(rows.unsqueeze(1)).flatten(1)
+            turned = torch.cross(rows[:, :3], rows[:, 1:].flip(2)).flatten(1)  # along the first axis of three elements
+            return torch.cat([self.act(y), loss, *cut, ends, most, part, up, turned, torch.round(y * 0.37, decimals=1), torch.round(y * 17, decimals=-1)], 1)
+
+    return Edges(), (torch.randint(-4, 5, (4, 16)) / 2,)

@@ -258,8 +258,8 @@ var unaries = map[string]bool{
 }
 
 // Unary is a function of each element, by name. A and B are its constants: "affine" is
-// A x + B, "rsub" B - A x, "rdiv" A / x, "clamp" and "hardtanh" are bounded by A and B,
-// "detach" is x whose gradient stops, "leaky_relu" is A x below 0, "elu" has the factor A, "softplus" the factor A and the
+// A x + B, "rsub" B - A x, "rdiv" A / x, "clamp" and "hardtanh" are bounded by A and B
+// and have at the bounds the slopes 1 and 0, "detach" is x whose gradient stops, "leaky_relu" is A x below 0, "elu" has the factor A, "softplus" the factor A and the
 // threshold B, "pow" is x to the power A, comparisons are with A.
 type Unary struct {
 	stateless
@@ -708,8 +708,8 @@ func (c *ConvTranspose2d) Infer(in []Shape) (Shape, error) {
 	}
 	y := Shape{c.Out, 0, 0}
 	for a := range 2 {
-		if c.Extra[a] >= max(s[a], d[a]) {
-			return nil, fmt.Errorf("output_padding %v is not smaller than stride or dilation", [2]int(c.Extra))
+		if c.Extra[a] >= s[a] {
+			return nil, fmt.Errorf("output_padding %v is not smaller than the stride %v", [2]int(c.Extra), [2]int(s))
 		}
 		y[1+a] = (x[1+a]-1)*s[a] - 2*c.Padding[a] + d[a]*(c.Kernel[a]-1) + c.Extra[a] + 1
 	}

@@ -73,7 +73,7 @@ func (l *lowering) unaryConst(f string, x *value, a, b float64) *value {
 	for i, v := range d {
 		d[i] = g(v)
 	}
-	return constant(d, x.shape, x.whole && slices.Contains([]string{"affine", "rsub", "abs", "clamp"}, f))
+	return constant(d, x.shape, x.whole && slices.Contains([]string{"affine", "rsub", "abs", "clamp", "hardtanh"}, f))
 }
 
 func (l *lowering) unaryNode(n *pt2.Node, f string, a, b float64) {
@@ -82,10 +82,11 @@ func (l *lowering) unaryNode(n *pt2.Node, f string, a, b float64) {
 
 func unaryOp(f string) operator { return func(l *lowering, n *pt2.Node) { l.unaryNode(n, f, 0, 0) } }
 
-func relu(l *lowering, n *pt2.Node) {
-	x := l.value(l.tensor(n, "self"))
+func relu(l *lowering, n *pt2.Node) { l.define(l.relu(l.value(l.tensor(n, "self")))) }
+
+func (l *lowering) relu(x *value) *value {
 	y, s := l.emit(&graph.ReLU{}, nil, x.name)
-	l.define(l.result(y, s, x.shape, x.batch, x.outer))
+	return l.result(y, s, x.shape, x.batch, x.outer)
 }
 
 func relu6(l *lowering, n *pt2.Node) { l.unaryNode(n, "hardtanh", 0, 6) }
@@ -114,8 +115,19 @@ func clampOp(l *lowering, n *pt2.Node) {
 		return
 	}
 	lo, hi := l.scalar(n, "min", math.Inf(-1)), l.scalar(n, "max", math.Inf(1))
+	l.define(l.clamped(l.tensor(n, "self"), lo, hi))
+}
+
+// clamped is x within bounds, which have no slope: hi where they are the wrong way round.
+func (l *lowering) clamped(x *value, lo, hi float64) *value {
 	const most = math.MaxFloat32 // infinities are not JSON
-	l.unaryNode(n, "clamp", max(lo, -most), min(hi, most))
+	return l.unary("hardtanh", x, max(min(lo, hi), -most), min(hi, most))
+}
+
+// prelu is x where it is positive, else x·w.
+func (l *lowering) prelu(x, w *value) *value {
+	below := l.unary("clamp", x, -math.MaxFloat32, 0) // its slope at 0 is 1, that of ReLU is 0
+	return l.binary("add", l.relu(x), l.binary("mul", below, w))
 }
 
 func celu(l *lowering, n *pt2.Node) {
@@ -335,9 +347,7 @@ func powOp(l *lowering, n *pt2.Node) {
 
 func prelu(l *lowering, n *pt2.Node) {
 	x, w := l.leading(l.tensor(n, "self")), l.tensor(n, "weight")
-	pos := l.unary("clamp", x, 0, math.MaxFloat32)
-	neg := l.unary("clamp", x, -math.MaxFloat32, 0)
-	l.define(l.binary("add", pos, l.binary("mul", neg, perChannel(w, len(x.shape)))))
+	l.define(l.prelu(x, perChannel(w, len(x.shape))))
 }
 
 func glu(l *lowering, n *pt2.Node) {
@@ -487,7 +497,12 @@ func vectorNorm(l *lowering, n *pt2.Node) {
 		l.define(l.reduce("amax", l.unary("abs", x, 0, 0), axes, keep))
 		return
 	case p > 1:
-		l.define(l.unary("pow", l.reduce("sum", l.unary("pow", l.unary("abs", x, 0, 0), p, 0), axes, keep), 1/p, 0))
+		v := l.reduce("sum", l.unary("pow", l.unary("abs", x, 0, 0), p, 0), axes, keep)
+		if v.isConst() {
+			l.define(l.unary("pow", v, 1/p, 0))
+			return
+		}
+		l.define(l.root(v, 1/p))
 		return
 	default:
 		fail("of the order %v", p)
@@ -500,11 +515,20 @@ func vectorNorm(l *lowering, n *pt2.Node) {
 	l.define(l.length(v))
 }
 
-// length is the root of a sum of squares. The root of 0 has no slope; the gradient of the norm of
-// a vector of zeros is 0.
-func (l *lowering) length(v *value) *value {
-	root := l.unary("sqrt", l.binary("add", v, l.unary("eq", v, 0, 0)), 0, 0)
-	return l.binary("mul", root, l.unary("ne", v, 0, 0))
+// length is the root of a sum of squares.
+func (l *lowering) length(v *value) *value { return l.root(v, 0.5) }
+
+// root is a sum of powers to a power between 0 and 1. That of 0 has no slope; the gradient of the norm
+// of a vector of zeros is 0.
+func (l *lowering) root(v *value, power float64) *value {
+	v, none := l.value(v), l.unary("eq", v, 0, 0)
+	root, some := l.binary("add", v, none), l.unary("ne", v, 0, 0)
+	if power == 0.5 {
+		root = l.unary("sqrt", root, 0, 0)
+	} else {
+		root = l.unary("pow", root, power, 0)
+	}
+	return l.binary("mul", root, some)
 }
 
 func cumsum(l *lowering, n *pt2.Node) {

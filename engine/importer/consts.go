@@ -89,8 +89,8 @@ func linspace(l *lowering, n *pt2.Node) {
 func triangle(lower bool) operator {
 	return func(l *lowering, n *pt2.Node) {
 		x := l.tensor(n, "self")
-		if len(x.shape) < 2 {
-			fail("of %v", x.shape)
+		if len(x.shape) < 2 || x.batch >= len(x.shape)-2 {
+			fail("of %v with the batch on axis %d", x.shape, x.batch)
 		}
 		r, c, k := x.shape[len(x.shape)-2], x.shape[len(x.shape)-1], l.integer(n, "diagonal", 0)
 		m := make([]float64, r*c)
@@ -107,7 +107,7 @@ func triangle(lower bool) operator {
 			l.define(v)
 			return
 		}
-		l.define(l.binary("mul", x, mask))
+		l.define(l.masked(x, mask))
 	}
 }
 
@@ -161,18 +161,29 @@ func eye(l *lowering, n *pt2.Node) {
 	l.define(constant(d, []int{sizes[0].n, sizes[1].n}, whole))
 }
 
+// diff is the differences of neighbours, n times.
 func diff(l *lowering, n *pt2.Node) {
 	x := l.tensor(n, "self")
 	axis := axisOf(l.integer(n, "dim", -1), len(x.shape))
+	parts := []*value{x}
 	if p := l.optional(n, "prepend"); p != nil {
-		x = l.cat([]*value{p, x}, axis)
+		parts = []*value{p, x}
 	}
-	d := x.shape[axis]
-	l.define(l.binary("sub", l.cut(x, axis, 1, d-1, 1), l.cut(x, axis, 0, d-1, 1)))
+	if p := l.optional(n, "append"); p != nil {
+		parts = append(parts, p)
+	}
+	if len(parts) > 1 {
+		x = l.cat(parts, axis)
+	}
+	for range min(l.integer(n, "n", 1), x.shape[axis]) {
+		d := x.shape[axis]
+		x = l.binary("sub", l.cut(x, axis, 1, d-1, 1), l.cut(x, axis, 0, d-1, 1))
+	}
+	l.define(x)
 }
 
 func floorDivide(l *lowering, n *pt2.Node) {
-	a, b := l.tensor(n, "self"), l.other(n, "other")
+	a, b := l.other(n, "self"), l.other(n, "other")
 	if !a.isConst() || !b.isConst() {
 		l.define(l.unary("floor", l.binary("div", a, b), 0, 0))
 		return

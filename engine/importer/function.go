@@ -24,7 +24,7 @@ var functionOperators = map[string]operator{
 	"erfc":  of(func(l *lowering, x *value) *value { return l.unary("rsub", l.unary("erf", x, 0, 0), 1, 1) }),
 	"ceil":  of(func(l *lowering, x *value) *value { return l.negated("floor", x) }),
 	"frac":  of(func(l *lowering, x *value) *value { return l.binary("sub", x, l.unary("trunc", x, 0, 0)) }),
-	"round": of(func(l *lowering, x *value) *value { return l.rounded(x) }),
+	"round": round,
 	"sgn":   unaryOp("sign"),
 	"isnan": of(func(l *lowering, x *value) *value {
 		return l.unary("eq", l.binary("add", l.unary("ge", x, 0, 0), l.unary("lt", x, 0, 0)), 0, 0)
@@ -182,6 +182,20 @@ func (l *lowering) rounded(x *value) *value {
 	return l.unary("detach", l.unary("affine", l.unary("affine", x, 1, magic), 1, -magic), 0, 0)
 }
 
+// round rounds to integers, or to so many decimals.
+func round(l *lowering, n *pt2.Node) {
+	x, d := l.tensor(n, "self"), l.integer(n, "decimals", 0)
+	ten := constant([]float64{math.Pow10(max(d, -d))}, []int{}, false)
+	switch {
+	case d > 0:
+		l.define(l.binary("div", l.rounded(l.binary("mul", x, ten)), ten))
+	case d < 0:
+		l.define(l.binary("mul", l.rounded(l.binary("div", x, ten)), ten))
+	default:
+		l.define(l.rounded(x))
+	}
+}
+
 func threshold(l *lowering, n *pt2.Node) {
 	x := l.tensor(n, "self")
 	l.define(l.where(l.unary("gt", x, l.scalar(n, "threshold", 0), 0), x, l.other(n, "value")))
@@ -202,7 +216,7 @@ func shrink(soft bool) operator {
 // remainderOf is what a division leaves whose quotient is rounded.
 func remainderOf(rounding string) operator {
 	return func(l *lowering, n *pt2.Node) {
-		a, b := l.tensor(n, "self"), l.other(n, "other")
+		a, b := l.other(n, "self"), l.other(n, "other")
 		if a.isConst() && b.isConst() && rounding == "floor" {
 			l.define(l.binaryConst("remainder", a, b))
 			return
@@ -331,12 +345,7 @@ func xlogy(l *lowering, n *pt2.Node) {
 
 // pairwiseDistance is |a - b + ε| of the last axis.
 func pairwiseDistance(l *lowering, n *pt2.Node) {
-	a, b := l.tensor(n, "x1"), l.tensor(n, "x2")
-	if l.scalar(n, "p", 2) != 2 {
-		fail("of an order that is not 2")
-	}
-	d := l.unary("affine", l.binary("sub", a, b), 1, l.scalar(n, "eps", 1e-6))
-	l.define(l.length(l.reduce("sum", l.unary("pow", d, 2, 0), []int{len(d.shape) - 1}, l.flag(n, "keepdim", false))))
+	l.define(l.distance(l.tensor(n, "x1"), l.tensor(n, "x2"), l.scalar(n, "p", 2), l.scalar(n, "eps", 1e-6), l.flag(n, "keepdim", false)))
 }
 
 // indexAdd adds the elements of an axis at constant positions: a product with zeros and ones.
@@ -366,7 +375,15 @@ func cdist(l *lowering, n *pt2.Node) {
 
 func cross(l *lowering, n *pt2.Node) {
 	a, b := l.tensor(n, "self"), l.tensor(n, "other")
-	axis := axisOf(l.integer(n, "dim", -1), len(a.shape))
+	axis := -1
+	if _, ok := arg(n, "dim"); !ok && base(n) == "cross" {
+		sizes, _ := l.meta(outputs(n)[0])
+		axis = slices.IndexFunc(sizes, func(s number) bool { return s.n == 3 }) // the first that has three
+	}
+	axis = axisOf(l.integer(n, "dim", axis), len(a.shape))
+	if axis == a.batch || axis == b.batch {
+		fail("along the batch; name another axis by dim")
+	}
 	if a.shape[axis] != 3 || b.shape[axis] != 3 {
 		fail("of %v and %v", a.shape, b.shape)
 	}
@@ -378,8 +395,7 @@ func cross(l *lowering, n *pt2.Node) {
 // ranked is the k-th smallest element along an axis, or the lower median.
 func ranked(l *lowering, n *pt2.Node) {
 	x := l.value(l.tensor(n, "self"))
-	a, ok := arg(n, "dim")
-	if !ok || len(a.Ints) == 0 {
+	if a, ok := arg(n, "dim"); base(n) == "median" && (!ok || len(a.Ints) == 0) {
 		fail("of all elements; name the axis by dim")
 	}
 	axis := axisOf(l.integer(n, "dim", -1), len(x.shape))

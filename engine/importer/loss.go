@@ -150,14 +150,17 @@ func logitLoss(l *lowering, n *pt2.Node) {
 	l.loss(n, loss)
 }
 
-// binaryLoss is -y·log(x) - (1 - y)·log(1 - x), where no logarithm is below -100.
+// binaryLoss is -y·log(x) - (1 - y)·log(1 - x), where no logarithm is below -100. Its gradient
+// (x - y) / (x·(1 - x)) divides by no less than 1e-12: where x is 0 or 1, logarithms have none.
 func binaryLoss(l *lowering, n *pt2.Node) {
-	x, y := l.tensor(n, "self"), l.tensor(n, "target")
-	log := func(x *value) *value {
-		return l.unary("clamp", l.unary("log", x, 0, 0), -100, math.MaxFloat32)
-	}
-	yes, no := l.binary("mul", y, log(x)), l.binary("mul", l.unary("rsub", y, 1, 1), log(l.unary("rsub", x, 1, 1)))
+	x, y := l.value(l.tensor(n, "self")), l.tensor(n, "target")
+	given := l.detached(x)
+	log := func(x *value) *value { return l.clamped(l.unary("log", x, 0, 0), -100, math.Inf(1)) }
+	yes, no := l.binary("mul", y, log(given)), l.binary("mul", l.unary("rsub", y, 1, 1), log(l.unary("rsub", given, 1, 1)))
 	loss := l.unary("affine", l.binary("add", yes, no), -1, 0)
+	spread := l.clamped(l.binary("mul", given, l.unary("rsub", given, 1, 1)), 1e-12, math.Inf(1))
+	slope := l.binary("div", l.binary("sub", given, l.detached(y)), spread)
+	loss = l.binary("add", loss, l.binary("mul", slope, l.binary("sub", x, given))) // of which the value is 0
 	if w := l.optional(n, "weight"); w != nil {
 		loss = l.binary("mul", loss, w)
 	}
@@ -192,17 +195,17 @@ func poissonLoss(l *lowering, n *pt2.Node) {
 	l.loss(n, l.binary("sub", x, l.binary("mul", y, l.unary("log", l.unary("affine", x, 1, eps), 0, 0))))
 }
 
-func (l *lowering) above0(x *value) *value { return l.unary("clamp", x, 0, math.MaxFloat32) }
+func (l *lowering) above0(x *value) *value { return l.clamped(x, 0, math.Inf(1)) }
 
 // distance is the p-norm of a - b + eps over the last axis.
-func (l *lowering) distance(a, b *value, p, eps float64) *value {
+func (l *lowering) distance(a, b *value, p, eps float64, keep bool) *value {
 	d := l.unary("affine", l.binary("sub", a, b), 1, eps)
 	last := []int{len(d.shape) - 1}
 	switch p {
 	case 1:
-		return l.reduce("sum", l.unary("abs", d, 0, 0), last, false)
+		return l.reduce("sum", l.unary("abs", d, 0, 0), last, keep)
 	case 2:
-		return l.length(l.reduce("sum", l.unary("pow", d, 2, 0), last, false))
+		return l.length(l.reduce("sum", l.unary("pow", d, 2, 0), last, keep))
 	}
 	fail("with the norm %v", p)
 	return nil
@@ -211,9 +214,9 @@ func (l *lowering) distance(a, b *value, p, eps float64) *value {
 func tripletLoss(l *lowering, n *pt2.Node) {
 	a, p, q := l.tensor(n, "anchor"), l.tensor(n, "positive"), l.tensor(n, "negative")
 	norm, eps := l.scalar(n, "p", 2), l.scalar(n, "eps", 1e-6)
-	near, far := l.distance(a, p, norm, eps), l.distance(a, q, norm, eps)
+	near, far := l.distance(a, p, norm, eps, false), l.distance(a, q, norm, eps, false)
 	if l.flag(n, "swap", false) {
-		far = l.binary("min", far, l.distance(p, q, norm, eps))
+		far = l.binary("min", far, l.distance(p, q, norm, eps, false))
 	}
 	l.loss(n, l.above0(l.unary("affine", l.binary("sub", near, far), 1, l.scalar(n, "margin", 1))))
 }

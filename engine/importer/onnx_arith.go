@@ -15,7 +15,7 @@ func onnxHardSigmoid(l *lowering, n *onnx.Node) {
 		l.call("hardsigmoid", tensorArg("self", n, 0))
 		return
 	}
-	l.set(n, l.unary("clamp", l.unary("affine", l.need(n, 0), a, b), 0, 1))
+	l.set(n, l.clamped(l.unary("affine", l.need(n, 0), a, b), 0, 1))
 }
 
 func onnxClip(l *lowering, n *onnx.Node) {
@@ -30,17 +30,11 @@ func onnxClip(l *lowering, n *onnx.Node) {
 		l.call("relu", tensorArg("self", n, 0))
 		return
 	}
-	f := "clamp"
-	if lo == 0 && hi == 6 {
-		f = "hardtanh" // ReLU6: its gradient ends at the bounds
-	}
-	l.set(n, l.unary(f, l.need(n, 0), max(lo, -math.MaxFloat32), min(hi, math.MaxFloat32)))
+	l.set(n, l.clamped(l.need(n, 0), lo, hi))
 }
 
 func onnxPRelu(l *lowering, n *onnx.Node) {
-	x, w := l.need(n, 0), l.need(n, 1)
-	pos, neg := l.unary("clamp", x, 0, math.MaxFloat32), l.unary("clamp", x, -math.MaxFloat32, 0)
-	l.set(n, l.binary("add", pos, l.binary("mul", neg, w)))
+	l.set(n, l.prelu(l.value(l.need(n, 0)), l.need(n, 1)))
 }
 
 func onnxPow(l *lowering, n *onnx.Node) {

@@ -260,8 +260,12 @@ func (l *lowering) pickMask(c *value, v float64) *value {
 		w := constant(d, c.shape, false)
 		return w
 	}
-	if math.IsInf(v, -1) {
-		return l.unary("log", l.unary("eq", c, 0, 0), 0, 0)
+	if math.IsInf(v, 0) {
+		w := l.unary("log", l.unary("eq", c, 0, 0), 0, 0)
+		if v > 0 {
+			w = l.unary("affine", w, -1, 0)
+		}
+		return w
 	}
 	return l.unary("affine", c, v, 0)
 }

@@ -253,7 +253,8 @@ func (l *lowering) convTransposed(n *pt2.Node, x, w, b *value, dims int) *value 
 	if dims == 1 {
 		extra[0] = 0
 	}
-	if dims == 1 || !isWhole(w) || !isWhole(b) {
+	beyond := extra[0] >= at.stride[0] || extra[1] >= at.stride[1] // elements of no window, as a dilation allows
+	if dims == 1 || beyond || !isWhole(w) || !isWhole(b) {
 		return l.convTransposeOf(x, w, b, at, extra, g)
 	}
 	c := &graph.ConvTranspose2d{
@@ -276,7 +277,7 @@ func (l *lowering) convTransposeOf(x, w, b *value, at windows, extra [2]int, gro
 	cg, k := x.shape[1]/groups, elems(w.shape[1:])
 	w = l.permuted(l.viewAs(w, plainNumbers([]int{groups, cg, k})), []int{0, 2, 1})
 	cols := l.matmul(w, l.regrouped(x, []int{1, groups, cg, in[0] * in[1]}), false, 0)
-	y := l.fold(l.regrouped(cols, []int{1, groups * k, in[0] * in[1]}), size, at)
+	y := l.added(l.regrouped(cols, []int{1, groups * k, in[0] * in[1]}), size, [2]int(in), at)
 	if flat {
 		y = l.without(y, 2)
 	}
@@ -346,16 +347,23 @@ func (l *lowering) fold(x *value, size [2]int, at windows) *value {
 	for a := range 2 {
 		count[a] = (size[a]+at.pad[a]+at.pad[2+a]-at.dilation[a]*(at.kernel[a]-1)-1)/at.stride[a] + 1
 	}
-	k := at.kernel[0] * at.kernel[1]
-	if k < 1 || x.shape[1]%k != 0 || x.shape[2] != count[0]*count[1] {
+	if k := at.kernel[0] * at.kernel[1]; k < 1 || x.shape[1]%k != 0 || x.shape[2] != count[0]*count[1] {
 		fail("%v into an image of %v", x.shape, size)
 	}
-	c := x.shape[1] / k
+	return l.added(x, size, count, at)
+}
+
+// added adds so many windows along each axis to an image of the given size. Elements may lie in none.
+func (l *lowering) added(x *value, size, count [2]int, at windows) *value {
+	c := x.shape[1] / (at.kernel[0] * at.kernel[1])
 	name, _ := l.reshape(x.name, graph.Shape{c, at.kernel[0], at.kernel[1], count[0], count[1]})
 	name, _ = l.permute(name, []int{0, 1, 3, 2, 4})
 	name, s := l.reshape(name, graph.Shape{c, at.kernel[0] * count[0], at.kernel[1] * count[1]})
 	y := l.result(name, s, slices.Concat([]int{1}, s), 0, 1)
 	for a := range 2 {
+		if size[a] < 1 || size[a] > graph.MaxDim {
+			fail("to %d elements along axis %d", size[a], a)
+		}
 		y = l.overlapped(y, 2+a, size[a], line{count: count[a], kernel: at.kernel[a], stride: at.stride[a], dilation: at.dilation[a], pad: at.pad[a]})
 	}
 	return y
@@ -411,7 +419,7 @@ func adaptiveMax(dims int) operator {
 			fail("with positions")
 		}
 		l.defineAs(names[0], l.planes(x, func(x *value) *value {
-			for k, out := range size {
+			for k, out := range slices.Backward(size) { // so that the first of equals is that of the first row
 				a := 2 + k
 				d := x.shape[a]
 				var parts []*value

@@ -236,13 +236,13 @@ var Unaries = map[string]Unary{
 		G:        func(dx, dy, _, y []float32, _, _ float32) { SigmoidGrad(dx, dy, y) },
 		ByOutput: true,
 	},
+	// At the bounds the slope of clamp is 1, that of hardtanh 0.
 	"clamp": {F: clampAll, G: func(dx, dy, x, _ []float32, lo, hi float32) {
 		dx, dy = dx[:len(x)], dy[:len(x)]
 		for i, v := range x {
 			dx[i] = times(times(dy[i], v >= lo), v <= hi)
 		}
 	}},
-	// hardtanh, relu6 too: without the bounds, unlike clamp
 	"hardtanh": {F: clampAll, G: func(dx, dy, x, _ []float32, lo, hi float32) {
 		dx, dy = dx[:len(x)], dy[:len(x)]
 		for i, v := range x {
