@@ -635,6 +635,6 @@ def edges():
             part = torch.tril(torch.where(rows > 3, torch.inf, rows)).clamp(max=2).flatten(1)
             up = self.up(rows.unsqueeze(1)).flatten(1)
             turned = torch.cross(rows[:, :3], rows[:, 1:].flip(2)).flatten(1)  # along the first axis of three elements
-            return torch.cat([self.act(y), loss, *cut, ends, most, part, up, turned, torch.round(y * 0.37, decimals=1), torch.round(y * 17, decimals=-1)], 1)
+            return torch.cat([self.act(y), loss, *cut, ends, most, part, up, turned, y.cummax(1)[0], torch.round(y * 0.37, decimals=1), torch.round(y * 17, decimals=-1)], 1)
 
     return Edges(), (torch.randint(-4, 5, (4, 16)) / 2,)

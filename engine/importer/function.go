@@ -50,7 +50,8 @@ var functionOperators = map[string]operator{
 	"threshold":  threshold,
 	"hardshrink": shrink(false), "softshrink": shrink(true),
 	"fmod": remainderOf("trunc"), "remainder": remainderOf("floor"), "addcdiv": addcdiv, "logsumexp": logSumExp, "logaddexp": logAddExp,
-	"var_mean": withMean(variance(false)), "std_mean": withMean(variance(true)), "aminmax": aminmax, "prod": prod, "cumprod": running("mul"), "cummax": running("max"), "cummin": running("min"),
+	"var_mean": withMean(variance(false)), "std_mean": withMean(variance(true)), "aminmax": aminmax, "prod": prod,
+	"cumprod": running(func(l *lowering, y, x *value) *value { return l.binary("mul", y, x) }), "cummax": running(latest("ge")), "cummin": running(latest("le")),
 	"hypot": hypot, "xlogy": xlogy, "cdist": cdist, "cross": cross, "linalg_cross": cross, "median": ranked, "kthvalue": ranked,
 	"pairwise_distance": pairwiseDistance, "index_add": indexAdd, "cosine_similarity": cosineSimilarity,
 }
@@ -306,8 +307,16 @@ func prod(l *lowering, n *pt2.Node) {
 	l.define(y)
 }
 
+// latest is x, the later element, if it compares so with y, what has been chosen so far: the last of
+// equals has the gradient.
+func latest(f string) func(l *lowering, y, x *value) *value {
+	return func(l *lowering, y, x *value) *value {
+		return l.where(l.unary(f, l.detached(l.binary("sub", x, y)), 0, 0), x, y)
+	}
+}
+
 // running combines each element with all before.
-func running(f string) operator {
+func running(f func(l *lowering, y, x *value) *value) operator {
 	return func(l *lowering, n *pt2.Node) {
 		x := l.value(l.tensor(n, "self"))
 		axis := axisOf(l.integer(n, "dim", 0), len(x.shape))
@@ -317,7 +326,7 @@ func running(f string) operator {
 		y := l.cut(x, axis, 0, 1, 1)
 		all := []*value{y}
 		for i := 1; i < x.shape[axis]; i++ {
-			y = l.binary(f, y, l.cut(x, axis, i, 1, 1))
+			y = f(l, y, l.cut(x, axis, i, 1, 1))
 			all = append(all, y)
 		}
 		names := outputs(n)
