@@ -27,6 +27,7 @@ from torch import nn
 
 import function  # noqa: F401
 import families  # noqa: F401
+from drawn import DRAWN
 import library  # noqa: F401
 import more  # noqa: F401
 import odd  # noqa: F401
@@ -157,7 +158,7 @@ def edges(m, inputs, seed, state, out, grads, noise):
 # Those that engine/importer keeps as test data: python census.py DIR small.
 SMALL = ["cnn", "autoencoder", "unet", "lstm_unrolled", "resmlp", "conv1d_audio", "encoder", "encoder_seq_first", "two_heads",
          "einsum_mix", "upsampler", "padding_modes", "lstm_both_ways", "gru_rnn", "detached", "tied_decoder", "masked_pair", "padded_text", "argmax_pool", "written_part",
-         "written_views", "chosen", "computed_windows", "functions", "volume", "truths", "norms", "untracked", "rotated", "lookups", "seldom",
+         "written_views", "chosen", "computed_windows", "functions", "volume", "truths", "norms", "untracked", "rotated", "lookups", "seldom", "edges",
          "more_stn", "more_flowwarp", "more_segnet", "more_videoautoencoder", "more_lstmprojected", "more_dynamicconv", "more_spectrogramnet", "more_orders", "more_scattergather", "more_ownloss", "more_owncrossentropy", "more_vaeownloss", "more_maskedlosses", "more_tripletcosine", "more_spectraldiscriminator", "more_spectralparametrized"]
 # And those that it refuses: python census.py DIR refused.
 REFUSED = ["odd_function_straight", "odd_step_counter", "odd_clamped_weight", "odd_int_hash"]
@@ -196,7 +197,7 @@ def census(name, dir):
     t.update({"grad." + k: g for k, g in grads.items()})
     t.update({"after." + k: b.clone() for k, b in m.named_buffers() if k in state})
     t.update(beside(m, inputs, state))
-    if name not in SMALL:
+    if name not in SMALL and name not in DRAWN:
         # What rounding alone does: the same step with twice the digits.
         m.load_state_dict(state)
         m.double()
@@ -250,8 +251,8 @@ if __name__ == "__main__":
         answers(sys.argv[2], sys.argv[3:])
     dir = sys.argv[1]
     os.makedirs(dir, exist_ok=True)
-    names = {"small": SMALL, "refused": REFUSED}.get(" ".join(sys.argv[2:]), sys.argv[2:])
-    for name in names or [n for n in MODELS if not n.startswith("timm_")]:
+    names = {"small": SMALL, "refused": REFUSED, "drawn": DRAWN}.get(" ".join(sys.argv[2:]), sys.argv[2:])
+    for name in names or [n for n in MODELS if not n.startswith(("timm_", "drawn_"))]:
         t = time.time()
         try:
             census(name, dir)
