@@ -23,6 +23,7 @@ import (
 	"github.com/ravnest/ravnest/engine/pipeline/snapshot"
 	"github.com/ravnest/ravnest/engine/pipeline/stage"
 	"github.com/ravnest/ravnest/engine/provider"
+	"github.com/ravnest/ravnest/native"
 	"github.com/ravnest/ravnest/native/console"
 	"github.com/ravnest/ravnest/native/project"
 	machine "github.com/ravnest/ravnest/signaling/run"
@@ -150,7 +151,7 @@ func (a *auditor) open(ctx context.Context) (parts []*snapshot.Part, err error) 
 		err = fmt.Errorf("there is no checkpoint to audit: %w: train with serve or demo first", err)
 	}
 	if err == nil {
-		a.log, err = readAudit(ctx, a.in, runID(a.p.Job.Name), from)
+		a.log, err = readAudit(ctx, a.in, a.p.RunID(), from)
 	}
 	if err == nil {
 		a.job, a.classes, err = a.trained(ctx)
@@ -168,7 +169,7 @@ func (a *auditor) open(ctx context.Context) (parts []*snapshot.Part, err error) 
 
 // trained is the job of the project's last run, and the numeric class of each of its providers.
 func (a *auditor) trained(ctx context.Context) (job.Spec, map[string]string, error) {
-	name := runID(a.p.Job.Name) + "/job.json"
+	name := a.p.RunID() + "/job.json"
 	b, err := readObject(ctx, a.in, name, maxAuditIndex)
 	if err != nil {
 		return job.Spec{}, nil, fmt.Errorf("reading the record of the run: %w", err)
@@ -435,7 +436,7 @@ func (a *auditor) replay(s stretch) (*audit.Replay, job.Spec, error) {
 	if err != nil {
 		return fail(err)
 	}
-	return r, jobs[0], room(r.Memory(), "training all stages of the run again in one process")
+	return r, jobs[0], native.Room(r.Memory(), "training all stages of the run again in one process")
 }
 
 // stretch trains what one attempt did again, and returns the state at its end, and whether nothing
@@ -445,13 +446,13 @@ func (a *auditor) stretch(ctx context.Context, s stretch, parts []*snapshot.Part
 	if err != nil {
 		return nil, false, err
 	}
-	d, in := a.p.Data, readRows(ctx, a.p)
-	defer in.close()
+	d, in := a.p.Data, a.p.Rows(ctx)
+	defer in.Close()
 	run := j.Order(d.Train.Len(), d.Val.Len())
 	over = a.cut(&s, run)
-	r.Visits, r.Parts, r.From, r.Until, r.Marks = in.visits, parts, s.from, s.until, map[uint64]bool{}
+	r.Visits, r.Parts, r.From, r.Until, r.Marks = in.Visits, parts, s.from, s.until, map[uint64]bool{}
 	r.Config = stage.Config{
-		TrainRows: d.Train.Len(), ValRows: d.Val.Len(), TrainX: in.trainX, TrainY: in.trainY, ValX: in.valX, ValY: in.valY,
+		TrainRows: d.Train.Len(), ValRows: d.Val.Len(), TrainX: in.TrainX, TrainY: in.TrainY, ValX: in.ValX, ValY: in.ValY,
 		Order: data.Order, Team: a.team, Weights: a.p.Weights,
 	}
 	k := &comparison{ctx: ctx, auditor: a, stretch: s, run: run, trail: r.Trail(), names: map[stage.Peer]string{}, who: map[stage.Peer]machine.Who{}, kept: map[stage.Peer]*snapshot.Part{}, compared: map[uint64]bool{}}

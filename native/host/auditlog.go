@@ -35,7 +35,7 @@ func (s stored) Get(_ context.Context, name string) (io.ReadCloser, error) {
 	if !filepath.IsLocal(name) {
 		return nil, fmt.Errorf("the object %q is not inside the store", name)
 	}
-	f, _, err := project.OpenRegular(filepath.Join(s.p.Dir, storeDir, filepath.FromSlash(name)), "object of the store")
+	f, _, err := project.OpenRegular(filepath.Join(s.p.Dir, project.StoreDir, filepath.FromSlash(name)), "object of the store")
 	return f, err
 }
 

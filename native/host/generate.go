@@ -19,6 +19,7 @@ import (
 	"github.com/ravnest/ravnest/engine/graph"
 	"github.com/ravnest/ravnest/engine/kernel"
 	"github.com/ravnest/ravnest/engine/state"
+	"github.com/ravnest/ravnest/native"
 	"github.com/ravnest/ravnest/native/dataset"
 	"github.com/ravnest/ravnest/native/project"
 )
@@ -132,7 +133,7 @@ func newDecoder(p *project.Project, d state.Dict, o GenerateOptions) (*decoder, 
 		m := step.Memory()
 		need += int64(m.Total() - m.Params)
 	}
-	if err := room(need, "this model"); err != nil {
+	if err := native.Room(need, "this model"); err != nil {
 		return nil, err
 	}
 	m := &decoder{s: plan.Layout.NewState(), g: p.Graph, out: p.Graph.Shape(out), steps: steps}

@@ -5,9 +5,7 @@ package host
 import (
 	"bytes"
 	"context"
-	"crypto/sha256"
 	"crypto/tls"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -37,9 +35,6 @@ import (
 	"github.com/ravnest/ravnest/signaling/server"
 	"github.com/ravnest/ravnest/signaling/store"
 )
-
-// storeDir is the directory inside a project for uploaded stages.
-const storeDir = "node_data/store"
 
 // Options of a served run.
 type Options struct {
@@ -137,25 +132,6 @@ func (b blobs) Blob(sum string) (io.ReaderAt, int64, error) {
 	return bytes.NewReader(data), int64(len(data)), nil
 }
 
-// runID turns a job's name, which may contain any characters, into an identifier for messages,
-// files and addresses. Different names give different identifiers.
-func runID(name string) string {
-	const most = 32
-	id := []byte(name)
-	for i, c := range id {
-		switch {
-		case 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z', '0' <= c && c <= '9', c == '_', c == '-', c == '.' && i > 0:
-		default:
-			id[i] = '_'
-		}
-	}
-	if string(id) == name && len(id) <= most && name != "" {
-		return name
-	}
-	sum := sha256.Sum256([]byte(name))
-	return string(id[:min(len(id), most)]) + "-" + hex.EncodeToString(sum[:4])
-}
-
 // run is a served run. It stays as it is while the server runs the job. What changes meanwhile
 // belongs to its roster, which the server asks from goroutines of its own, or to its reporter, which
 // is told of events from one goroutine.
@@ -234,10 +210,10 @@ func Serve(ctx context.Context, p *project.Project, opt Options) (Summary, error
 		return Summary{}, err
 	}
 	r.roster.refs = r.refs
-	if err := os.MkdirAll(filepath.Join(p.Dir, storeDir), 0o755); err != nil {
+	if err := os.MkdirAll(filepath.Join(p.Dir, project.StoreDir), 0o755); err != nil {
 		return Summary{}, fmt.Errorf("creating the store: %w", err)
 	}
-	osfs, err := store.OpenOS(filepath.Join(p.Dir, storeDir))
+	osfs, err := store.OpenOS(filepath.Join(p.Dir, project.StoreDir))
 	if err != nil {
 		return Summary{}, err
 	}
@@ -264,7 +240,7 @@ func (r *run) offer() server.Job {
 	p, rows := r.p, r.p.Data.Train.Len()
 	o := server.Job{
 		Job: machine.Job{
-			ID: runID(p.Job.Name), Raw: p.Job.JSON(), Want: r.opt.Providers, Names: r.opt.Names, Spares: true, Replan: true,
+			ID: p.RunID(), Raw: p.Job.JSON(), Want: r.opt.Providers, Names: r.opt.Names, Spares: true, Replan: true,
 			Steps: int64(p.Job.Total(rows)), Val: answers(p), Span: span(p.Job), Audit: p.Job.Audit, Strict: r.opt.Alone,
 			Batches: int64(p.Job.Batches(rows)), Grows: grows(p.Job, &r.opt), Apart: (p.Job.Auto() || p.Job.Replica() > 1) && p.Job.Averaging().Optimizer == job.KeepState,
 		},

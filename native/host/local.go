@@ -22,65 +22,25 @@ import (
 	"github.com/ravnest/ravnest/native/project"
 )
 
-// rows are a project's data as training reads them.
-type rows struct {
-	trainX, trainY, valX, valY stage.Rows
-	visits                     func() stage.Visits // of the training rows, for one reader; nil: by data.Order
-	paged                      []*data.Paged
-}
-
-func (r *rows) close() {
-	for _, p := range r.paged {
-		p.Close()
-	}
-}
-
-// readRows opens the data of a project for one reader of each table.
-func readRows(ctx context.Context, p *project.Project) *rows {
-	r := &rows{}
-	read := func(h *data.Table, training bool) stage.Rows {
-		if h.Index == nil {
-			return h
-		}
-		var visits *data.Shuffle
-		if training {
-			visits = data.NewShuffle(h.Index.Layout, p.Job.Seed)
-			r.visits = func() stage.Visits { return data.NewShuffle(h.Index.Layout, p.Job.Seed) }
-		}
-		x := data.NewPaged(ctx, h.Index, visits, h.Index.LeastShards(training), p.Job.BatchSize, p.Shards.Fetch)
-		r.paged = append(r.paged, x)
-		return x
-	}
-	d := p.Data
-	r.trainX, r.trainY = read(d.Train.X(), true), read(d.Train.Y(), true)
-	r.valX, r.valY = read(d.Val.X(), false), read(d.Val.Y(), false)
-	if p.Job.Augment.On() {
-		for _, x := range []*stage.Rows{&r.trainX, &r.valX} {
-			*x = data.NewAugmented(*x, p.Job.Augment, p.Graph.InputShapes(), p.Job.Seed)
-		}
-	}
-	return r
-}
-
 // trainer returns the one-process trainer of a project and a function that closes it.
 // Where the job leaves the number of replicas open it trains by a record, or is one of one.
 func trainer(ctx context.Context, p *project.Project, record []order.Period, team *kernel.Team) (*train.Trainer, func(), error) {
-	r := readRows(ctx, p)
+	r := p.Rows(ctx)
 	cfg := train.Config{
 		Job: p.Job, Record: record, Graph: p.Graph, Order: data.Order, Team: team,
-		TrainX: r.trainX, TrainY: r.trainY, ValX: r.valX, ValY: r.valY,
+		TrainX: r.TrainX, TrainY: r.TrainY, ValX: r.ValX, ValY: r.ValY,
 	}
 	if p.Job.Auto() && record == nil {
 		cfg.Job.Replicas = 1
 	}
-	if r.visits != nil {
-		cfg.Visits = r.visits()
+	if r.Visits != nil {
+		cfg.Visits = r.Visits()
 	}
 	t, err := train.New(cfg)
 	if err == nil && p.Weights != nil {
 		err = t.Load(p.Weights)
 	}
-	return t, r.close, err
+	return t, r.Close, err
 }
 
 // localObserver records what the trainer reports.
@@ -125,7 +85,7 @@ func fits(p *project.Project, record []order.Period, what string) error {
 	if err != nil {
 		return err
 	}
-	if err := room(int64(need), what+" this job in one process"); err != nil {
+	if err := native.Room(int64(need), what+" this job in one process"); err != nil {
 		return fmt.Errorf("%w: choose a smaller batch_size, more micro_batches or recompute, or train on several machines (serve)", err)
 	}
 	return nil

@@ -17,7 +17,7 @@ import (
 // copy for readers, which is older where a disk was full.
 func manifestFiles(p *project.Project) []string {
 	return []string{
-		filepath.Join(p.Dir, storeDir, filepath.FromSlash(machine.ManifestObject(runID(p.Job.Name)))),
+		filepath.Join(p.Dir, project.StoreDir, filepath.FromSlash(machine.ManifestObject(p.RunID()))),
 		filepath.Join(p.Dir, project.ManifestFile),
 	}
 }
@@ -27,7 +27,7 @@ func manifestFiles(p *project.Project) []string {
 func readManifest(p *project.Project) (*snapshot.Manifest, error) {
 	files := manifestFiles(p)
 	if m, err := parseManifest(p, files[0]); err == nil && !slices.ContainsFunc(m.Parts, func(e snapshot.Entry) bool {
-		info, err := os.Stat(filepath.Join(p.Dir, storeDir, filepath.FromSlash(e.Object)))
+		info, err := os.Stat(filepath.Join(p.Dir, project.StoreDir, filepath.FromSlash(e.Object)))
 		return !filepath.IsLocal(e.Object) || err != nil || info.Size() != e.Size
 	}) {
 		return m, nil
@@ -37,7 +37,7 @@ func readManifest(p *project.Project) (*snapshot.Manifest, error) {
 
 // writable checks that files can be made where a host keeps checkpoints and results.
 func writable(p *project.Project) error {
-	for _, sub := range []string{"", "node_data", storeDir} {
+	for _, sub := range []string{"", "node_data", project.StoreDir} {
 		dir := filepath.Join(p.Dir, sub)
 		if _, err := os.Stat(dir); err != nil && sub != "" {
 			continue // it is made later

@@ -203,7 +203,7 @@ func Predict(ctx context.Context, p *project.Project, d state.Dict, x *data.Tabl
 		return err
 	}
 	m := plan.Memory()
-	if err := room(int64(m.Total()+m.Params), "this model"); err != nil {
+	if err := native.Room(int64(m.Total()+m.Params), "this model"); err != nil {
 		return err
 	}
 	s := plan.Layout.NewState()

@@ -320,7 +320,7 @@ func (r *run) asks(ctx context.Context, url string) bool {
 	ctx, stop := context.WithTimeout(ctx, 2*time.Second)
 	defer stop()
 	s, err := AskStatus(ctx, url, r.opt.Token)
-	return err == nil && s.Phase != server.StandingBy && s.Job == runID(r.p.Job.Name)
+	return err == nil && s.Phase != server.StandingBy && s.Job == r.p.RunID()
 }
 
 // share notes what the other hosts need of a report. Losses come before the progress that they
@@ -430,7 +430,7 @@ func (r *run) shareMembers() {
 	book.URL = ""
 	b, err := book.Encode()
 	if err == nil {
-		err = r.shared.js.Put(context.Background(), membersObject(runID(r.p.Job.Name)), bytes.NewReader(r.sealer().seal(b)))
+		err = r.shared.js.Put(context.Background(), membersObject(r.p.RunID()), bytes.NewReader(r.sealer().seal(b)))
 	}
 	if err != nil && !errors.Is(err, jetstream.ErrDeposed) {
 		r.opt.Console.Say("warning: the other hosts do not know who may join: %v", err)

@@ -14,7 +14,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/ravnest/ravnest/engine/pipeline/order"
 	"github.com/ravnest/ravnest/native/project"
 	"github.com/ravnest/ravnest/signaling/proto"
 	"github.com/ravnest/ravnest/signaling/server"
@@ -40,7 +39,7 @@ func StatusOf(ctx context.Context, p *project.Project) (Standing, error) {
 	} else if !errors.Is(err, os.ErrNotExist) {
 		return s, err
 	}
-	dir := filepath.Join(p.Dir, storeDir)
+	dir := filepath.Join(p.Dir, project.StoreDir)
 	if _, err := os.Stat(dir); errors.Is(err, os.ErrNotExist) {
 		return s, nil
 	}
@@ -49,7 +48,7 @@ func StatusOf(ctx context.Context, p *project.Project) (Standing, error) {
 		return s, err
 	}
 	defer osfs.Close()
-	e, err := server.Earlier(ctx, store.NewDir(osfs), runID(p.Job.Name), p.Job.JSON())
+	e, err := server.Earlier(ctx, store.NewDir(osfs), p.RunID(), p.Job.JSON())
 	if err != nil {
 		return s, err
 	}
@@ -131,7 +130,7 @@ func StatusText(s server.Status) string {
 		fmt.Fprintf(&b, "\n%s", s.Waiting)
 	}
 	if len(s.Record) > 0 {
-		fmt.Fprintf(&b, "\nreplicas: %s (chosen by who is there)", changes(s.Record))
+		fmt.Fprintf(&b, "\nreplicas: %s (chosen by who is there)", project.Changes(s.Record))
 	}
 	if len(s.Clusters) > 1 {
 		fmt.Fprintf(&b, "\nround %d of %d replicas", s.Round, s.Replicas)
@@ -151,19 +150,5 @@ func StatusText(s server.Status) string {
 	return b.String()
 }
 
-// changes tells of a record how many replicas there were from which step on; of a long one, its
-// end.
-func changes(record []order.Period) string {
-	const most = 6
-	var parts []string
-	if n := len(record) - most; n > 0 {
-		parts, record = []string{fmt.Sprintf("%d changes", n)}, record[n:]
-	}
-	for _, p := range record {
-		parts = append(parts, fmt.Sprintf("%d from step %d on", p.Replicas, p.Step))
-	}
-	return strings.Join(parts, ", ")
-}
-
 // ReplicaChanges tells of a run whose number of replicas was chosen how many there were.
-func (s Summary) ReplicaChanges() string { return changes(s.Record) }
+func (s Summary) ReplicaChanges() string { return project.Changes(s.Record) }

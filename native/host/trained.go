@@ -62,7 +62,7 @@ func readState(path, what string) (state.Dict, error) {
 		return nil, err
 	}
 	defer f.Close()
-	if err := room(size, "reading "+path); err != nil {
+	if err := native.Room(size, "reading "+path); err != nil {
 		return nil, err
 	}
 	var d state.Dict
@@ -75,19 +75,6 @@ func readState(path, what string) (state.Dict, error) {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
 	return d, nil
-}
-
-// ErrMemory is wrapped by errors about this machine having too little memory.
-var ErrMemory = errors.New("not enough memory")
-
-// room returns an error if need more bytes, for what, exceed what this process can get: the
-// machine's free memory and the limits of its control groups and shell.
-func room(need int64, what string) error {
-	have, err := native.AvailableRAM()
-	if err != nil || need <= have { // an error means that the limit is unknown
-		return nil
-	}
-	return fmt.Errorf("%w: %s needs %s, but only %s are available", ErrMemory, what, native.FormatSize(need), native.FormatSize(have))
 }
 
 // Fuse joins the stages of a cluster, as the last run saved them, into one state dict with the
@@ -116,7 +103,7 @@ func checkpoint(p *project.Project, cluster int) ([]state.Dict, error) {
 	for _, e := range entries {
 		need += 2 * e.Size
 	}
-	if err := room(need, "joining the checkpoint's parts"); err != nil {
+	if err := native.Room(need, "joining the checkpoint's parts"); err != nil {
 		return nil, err
 	}
 	var parts []*snapshot.Part
@@ -134,7 +121,7 @@ func openPart(p *project.Project, m *snapshot.Manifest, e snapshot.Entry) (*snap
 	if !filepath.IsLocal(e.Object) {
 		return nil, fmt.Errorf("the manifest's object %q is not inside the store", e.Object)
 	}
-	f, _, err := project.OpenRegular(filepath.Join(p.Dir, storeDir, e.Object), "checkpoint's part")
+	f, _, err := project.OpenRegular(filepath.Join(p.Dir, project.StoreDir, e.Object), "checkpoint's part")
 	if err != nil {
 		return nil, err
 	}

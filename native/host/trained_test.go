@@ -83,7 +83,7 @@ func checkpointed(t *testing.T, change func(parts []*snapshot.Part)) (*project.P
 		}
 		object := []string{"cnn-1-a", "cnn-1-b"}[i]
 		m.Parts = append(m.Parts, snapshot.Entry{Stage: i, Segment: seg, Object: object, SHA256: fmt.Sprintf("%x", sha256.Sum256(b)), Size: int64(len(b)), Holds: []string{snapshot.Weights, snapshot.Statistics, snapshot.Optimiser}})
-		write(t, b, dir, storeDir, object)
+		write(t, b, dir, project.StoreDir, object)
 	}
 	b, err := m.JSON()
 	if err != nil {
@@ -156,7 +156,7 @@ func TestFuseRefuses(t *testing.T) {
 		files      func(p *project.Project) error
 	}{
 		{"a byte", "digest", nil, func(p *project.Project) error {
-			path := filepath.Join(p.Dir, storeDir, "cnn-1-b")
+			path := filepath.Join(p.Dir, project.StoreDir, "cnn-1-b")
 			b, err := os.ReadFile(path)
 			if err == nil {
 				b[len(b)-1] ^= 1
@@ -164,7 +164,7 @@ func TestFuseRefuses(t *testing.T) {
 			}
 			return err
 		}},
-		{"a part is gone", "no checkpoint's part", nil, func(p *project.Project) error { return os.Remove(filepath.Join(p.Dir, storeDir, "cnn-1-a")) }},
+		{"a part is gone", "no checkpoint's part", nil, func(p *project.Project) error { return os.Remove(filepath.Join(p.Dir, project.StoreDir, "cnn-1-a")) }},
 		{"steps differ", "step", func(ps []*snapshot.Part) { ps[1].Position.Step++ }, nil},
 		{"a part leads out", "is not inside the store", nil, func(p *project.Project) error {
 			path := filepath.Join(p.Dir, project.ManifestFile)
@@ -210,19 +210,5 @@ func TestFuseNumbers(t *testing.T) {
 	p, _ := checkpointed(t, func(ps []*snapshot.Part) { ps[0].State[0].F32[1] = zero / zero })
 	if _, err := Fuse(p, 0); !errors.Is(err, stage.ErrDiverged) {
 		t.Errorf("a weight is NaN: %v", err)
-	}
-}
-
-func TestRunID(t *testing.T) {
-	seen := map[string]string{}
-	for _, name := range []string{"cnn", "a/b", "a_b", "a:b", "ünï", "名前", "", ".x", strings.Repeat("long", 40), strings.Repeat("long", 41), "a b"} {
-		id := runID(name)
-		if other, twice := seen[id]; twice || len(id) > 48 || id == "" || id[0] == '.' || strings.ContainsAny(id, "/ :\x00") {
-			t.Errorf("%q gives %q, as %q does", name, id, other)
-		}
-		seen[id] = name
-	}
-	if runID("cnn") != "cnn" {
-		t.Error("a plain name does not stay")
 	}
 }

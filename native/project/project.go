@@ -37,9 +37,11 @@ const (
 	RunsDir     = "runs"
 	// ManifestFile names the parts of the last checkpoint: a snapshot.Manifest.
 	ManifestFile = "node_data/manifest.json"
-	TrainedDir   = "trained"
-	StageFile    = "stage.json"
-	WeightsFile  = "weights.safetensors"
+	// StoreDir is where a host stores what stages have saved, and what audits need.
+	StoreDir    = "node_data/store"
+	TrainedDir  = "trained"
+	StageFile   = "stage.json"
+	WeightsFile = "weights.safetensors"
 	// InitialFile holds the initial weights of an imported model.
 	InitialFile = "initial.safetensors"
 	// RestFile holds the entries of an imported model's PyTorch state dict that the graph

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"path/filepath"
+	"strings"
 
 	"github.com/ravnest/ravnest/engine/job"
 	"github.com/ravnest/ravnest/engine/pipeline/order"
@@ -116,4 +117,18 @@ func (p *Project) Replicas(providers int) int {
 		}
 	}
 	return 1
+}
+
+// Changes tells of a record how many replicas there were from which step on; of a long one, its
+// end.
+func Changes(record []order.Period) string {
+	const most = 6
+	var parts []string
+	if n := len(record) - most; n > 0 {
+		parts, record = []string{fmt.Sprintf("%d changes", n)}, record[n:]
+	}
+	for _, p := range record {
+		parts = append(parts, fmt.Sprintf("%d from step %d on", p.Replicas, p.Step))
+	}
+	return strings.Join(parts, ", ")
 }
