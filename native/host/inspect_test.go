@@ -49,7 +49,7 @@ func uploads(t testing.TB, change func(*job.Spec)) (*project.Project, *graph.Sta
 	if err != nil {
 		t.Fatal(err)
 	}
-	tr, end, err := trainer(t.Context(), p, nil, nil)
+	tr, end, err := p.Trainer(t.Context(), nil, nil)
 	defer end()
 	if err != nil {
 		t.Fatal(err)
@@ -225,7 +225,7 @@ func FuzzInspect(f *testing.F) {
 		if n != len(names) || part.Position != at {
 			t.Fatalf("%d tensors of %d at %+v", n, len(names), at)
 		}
-		tr, end, err := trainer(t.Context(), p, nil, nil)
+		tr, end, err := p.Trainer(t.Context(), nil, nil)
 		defer end()
 		if err != nil {
 			t.Fatal(err)

@@ -10,7 +10,6 @@ import (
 	"path/filepath"
 	"time"
 
-	"github.com/ravnest/ravnest/engine/data"
 	"github.com/ravnest/ravnest/engine/job"
 	"github.com/ravnest/ravnest/engine/kernel"
 	"github.com/ravnest/ravnest/engine/loss"
@@ -21,27 +20,6 @@ import (
 	"github.com/ravnest/ravnest/native/console"
 	"github.com/ravnest/ravnest/native/project"
 )
-
-// trainer returns the one-process trainer of a project and a function that closes it.
-// Where the job leaves the number of replicas open it trains by a record, or is one of one.
-func trainer(ctx context.Context, p *project.Project, record []order.Period, team *kernel.Team) (*train.Trainer, func(), error) {
-	r := p.Rows(ctx)
-	cfg := train.Config{
-		Job: p.Job, Record: record, Graph: p.Graph, Order: data.Order, Team: team,
-		TrainX: r.TrainX, TrainY: r.TrainY, ValX: r.ValX, ValY: r.ValY,
-	}
-	if p.Job.Auto() && record == nil {
-		cfg.Job.Replicas = 1
-	}
-	if r.Visits != nil {
-		cfg.Visits = r.Visits()
-	}
-	t, err := train.New(cfg)
-	if err == nil && p.Weights != nil {
-		err = t.Load(p.Weights)
-	}
-	return t, r.Close, err
-}
 
 // localObserver records what the trainer reports.
 type localObserver struct {
@@ -116,7 +94,7 @@ func TrainLocal(ctx context.Context, p *project.Project, threads int, rounds str
 	team := kernel.NewTeam(threads)
 	defer team.Close()
 	begin := time.Now()
-	t, end, err := trainer(context.WithoutCancel(ctx), p, record, team)
+	t, end, err := p.Trainer(context.WithoutCancel(ctx), record, team)
 	defer end()
 	if err != nil {
 		return Summary{}, err
@@ -171,7 +149,7 @@ func diverged(err error, p *project.Project, obs *localObserver, team *kernel.Te
 	if obs.kept != nil {
 		was = fmt.Sprintf("the last saved weights, after %d batches,", *obs.kept)
 	} else {
-		t, end, ierr := trainer(context.Background(), p, nil, team)
+		t, end, ierr := p.Trainer(context.Background(), nil, team)
 		defer end()
 		if ierr == nil {
 			_, ierr = writeTrained(p, t.State())
@@ -219,7 +197,7 @@ func Eval(ctx context.Context, p *project.Project, threads int) (Evaluation, err
 	}
 	team := kernel.NewTeam(threads)
 	defer team.Close()
-	t, end, err := trainer(ctx, p, nil, team)
+	t, end, err := p.Trainer(ctx, nil, team)
 	defer end()
 	if err != nil {
 		return Evaluation{}, err

@@ -37,7 +37,7 @@ func checkpointed(t *testing.T, change func(parts []*snapshot.Part)) (*project.P
 	if err != nil {
 		t.Fatal(err)
 	}
-	tr, end, err := trainer(t.Context(), p, nil, nil)
+	tr, end, err := p.Trainer(t.Context(), nil, nil)
 	defer end()
 	if err != nil {
 		t.Fatal(err)

@@ -4,7 +4,10 @@ import (
 	"context"
 
 	"github.com/ravnest/ravnest/engine/data"
+	"github.com/ravnest/ravnest/engine/kernel"
+	"github.com/ravnest/ravnest/engine/pipeline/order"
 	"github.com/ravnest/ravnest/engine/pipeline/stage"
+	"github.com/ravnest/ravnest/engine/train"
 )
 
 // Rows are a project's data as training reads them.
@@ -46,4 +49,25 @@ func (p *Project) Rows(ctx context.Context) *Rows {
 		}
 	}
 	return r
+}
+
+// Trainer returns the job's trainer in one process and a function that closes it.
+// Where the job leaves the number of replicas open it trains by a record, or is one of one.
+func (p *Project) Trainer(ctx context.Context, record []order.Period, team *kernel.Team) (*train.Trainer, func(), error) {
+	r := p.Rows(ctx)
+	cfg := train.Config{
+		Job: p.Job, Record: record, Graph: p.Graph, Order: data.Order, Team: team,
+		TrainX: r.TrainX, TrainY: r.TrainY, ValX: r.ValX, ValY: r.ValY,
+	}
+	if p.Job.Auto() && record == nil {
+		cfg.Job.Replicas = 1
+	}
+	if r.Visits != nil {
+		cfg.Visits = r.Visits()
+	}
+	t, err := train.New(cfg)
+	if err == nil && p.Weights != nil {
+		err = t.Load(p.Weights)
+	}
+	return t, r.Close, err
 }
