@@ -10,6 +10,7 @@ import (
 
 	"github.com/ravnest/ravnest/native/host"
 	"github.com/ravnest/ravnest/native/project"
+	"github.com/ravnest/ravnest/native/weights"
 )
 
 func generateCommand() *cli.Command {
@@ -62,7 +63,7 @@ func generate(c *cli.Context) error {
 	if !c.IsSet("seed") {
 		o.Seed = p.Job.Seed
 	}
-	d, from, err := host.Newest(p, c.Int("cluster"))
+	d, from, err := weights.Newest(p, c.Int("cluster"))
 	if err != nil {
 		return err
 	}

@@ -20,6 +20,7 @@ import (
 	"github.com/ravnest/ravnest/native/dataset"
 	"github.com/ravnest/ravnest/native/host"
 	"github.com/ravnest/ravnest/native/project"
+	"github.com/ravnest/ravnest/native/weights"
 	"github.com/urfave/cli/v2"
 )
 
@@ -149,7 +150,7 @@ func importWeights(c *cli.Context) error {
 		if err != nil {
 			return err
 		}
-		d, err := host.ReadWeights(file)
+		d, err := weights.Read(file, "weights file")
 		if err != nil {
 			return err
 		}
@@ -203,7 +204,7 @@ func export(c *cli.Context) error {
 	if to := c.String("to"); !project.IsWeights(to) && !project.IsONNX(to) && (to == "" || len(p.Adapters) == 0) {
 		return fmt.Errorf("export needs --to FILE, which ends in .safetensors, .pt or .onnx, got %q; a directory is for the adapters of a job with lora", to)
 	}
-	e, err := host.Export(p, c.Int("cluster"), c.String("to"))
+	e, err := weights.Export(p, c.Int("cluster"), c.String("to"))
 	if err != nil {
 		return err
 	}
@@ -270,7 +271,7 @@ func predict(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	d, from, err := host.Newest(p, c.Int("cluster"))
+	d, from, err := weights.Newest(p, c.Int("cluster"))
 	if err != nil {
 		return err
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/ravnest/ravnest/engine/pipeline/stage"
 	"github.com/ravnest/ravnest/engine/planner"
 	"github.com/ravnest/ravnest/native/host"
+	"github.com/ravnest/ravnest/native/weights"
 	"github.com/ravnest/ravnest/signaling/server"
 	"github.com/urfave/cli/v2"
 )
@@ -123,7 +124,7 @@ func fuse(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	files, err := host.Fuse(p, c.Int("cluster"))
+	files, err := weights.Fuse(p, c.Int("cluster"))
 	if err != nil {
 		return err
 	}

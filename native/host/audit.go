@@ -8,7 +8,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"slices"
 	"sort"
@@ -26,6 +25,7 @@ import (
 	"github.com/ravnest/ravnest/native"
 	"github.com/ravnest/ravnest/native/console"
 	"github.com/ravnest/ravnest/native/project"
+	"github.com/ravnest/ravnest/native/weights"
 	machine "github.com/ravnest/ravnest/signaling/run"
 )
 
@@ -145,7 +145,7 @@ func (a *auditor) open(ctx context.Context) (parts []*snapshot.Part, err error) 
 			from = b.From.Position.Step
 		}
 	} else {
-		a.last, err = readManifest(a.p)
+		a.last, err = weights.Manifest(a.p)
 	}
 	if errors.Is(err, fs.ErrNotExist) {
 		err = fmt.Errorf("there is no checkpoint to audit: %w: train with serve or demo first", err)
@@ -204,30 +204,6 @@ func classed(j job.Spec, stages []machine.AuditStage) error {
 		}
 	}
 	return nil
-}
-
-// parseManifest reads a checkpoint's manifest.
-func parseManifest(p *project.Project, path string) (*snapshot.Manifest, error) {
-	f, size, err := project.OpenRegular(path, "manifest")
-	if errors.Is(err, project.ErrMissing) {
-		return nil, fmt.Errorf("%w: %w", fs.ErrNotExist, err)
-	}
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, min(size, snapshot.MaxManifest)+1))
-	if err != nil {
-		return nil, fmt.Errorf("reading the manifest: %w", err)
-	}
-	m, err := snapshot.ParseManifest(b)
-	if err == nil {
-		err = m.Check(len(p.Graph.Nodes))
-	}
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
-	}
-	return m, nil
 }
 
 // prior returns the parts of the last checkpoint before the newest that the store still has;

@@ -18,6 +18,7 @@ import (
 	"github.com/ravnest/ravnest/native"
 	"github.com/ravnest/ravnest/native/console"
 	"github.com/ravnest/ravnest/native/project"
+	"github.com/ravnest/ravnest/native/weights"
 )
 
 // DemoOptions are the options of a demo.
@@ -116,7 +117,7 @@ func Demo(ctx context.Context, p *project.Project, ln net.Listener, opt DemoOpti
 	if !sum.Saved {
 		return sum, nil // stopped before anything was trained; older results are unchanged
 	}
-	files, err := Fuse(p, 0)
+	files, err := weights.Fuse(p, 0)
 	if err != nil {
 		return sum, err
 	}

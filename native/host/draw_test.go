@@ -6,11 +6,12 @@ import (
 	"time"
 
 	"github.com/ravnest/ravnest/native/console"
+	"github.com/ravnest/ravnest/native/project"
 )
 
 // TestDraw checks that the progress line is shortened to less than the terminal's width.
 func TestDraw(t *testing.T) {
-	p, _ := checkpointed(t, nil)
+	p := example(t)
 	var out bytes.Buffer
 	r := newRecord(p, "test", console.Terminal(&out, func() int { return 20 }))
 	r.dirty = true
@@ -23,7 +24,7 @@ func TestDraw(t *testing.T) {
 // TestTick: beside a terminal a line comes at once and four times a second, elsewhere
 // twice a minute.
 func TestTick(t *testing.T) {
-	p, _ := checkpointed(t, nil)
+	p := example(t)
 	for _, tty := range []bool{true, false} {
 		var out bytes.Buffer
 		to := console.New(&out)
@@ -41,4 +42,17 @@ func TestTick(t *testing.T) {
 			t.Errorf("terminal %v: %d lines a minute, want %d", tty, got, want)
 		}
 	}
+}
+
+func example(t *testing.T) *project.Project {
+	t.Helper()
+	dir := t.TempDir()
+	if err := project.Init(dir, "cnn", 2, nil); err != nil {
+		t.Fatal(err)
+	}
+	p, err := project.Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
 }

@@ -30,6 +30,7 @@ import (
 	"github.com/ravnest/ravnest/native/console"
 	"github.com/ravnest/ravnest/native/otlp"
 	"github.com/ravnest/ravnest/native/project"
+	"github.com/ravnest/ravnest/native/weights"
 	"github.com/ravnest/ravnest/signaling/proto"
 	machine "github.com/ravnest/ravnest/signaling/run"
 	"github.com/ravnest/ravnest/signaling/server"
@@ -235,6 +236,25 @@ func Serve(ctx context.Context, p *project.Project, opt Options) (Summary, error
 	return r.train(ctx, srv, job)
 }
 
+// writable checks that files can be made where a host keeps checkpoints and results.
+func writable(p *project.Project) error {
+	for _, sub := range []string{"", "node_data", project.StoreDir} {
+		dir := filepath.Join(p.Dir, sub)
+		if _, err := os.Stat(dir); err != nil && sub != "" {
+			continue // it is made later
+		}
+		f, err := os.CreateTemp(dir, ".writable-*")
+		if err != nil {
+			return fmt.Errorf("%s cannot be written, but checkpoints and results are kept there: %w: allow this user to write it, or use a copy of the job in a directory that can be written", dir, err)
+		}
+		_ = f.Close()
+		if err := os.Remove(f.Name()); err != nil {
+			return fmt.Errorf("%s: %w", dir, err)
+		}
+	}
+	return nil
+}
+
 // offer is the job as the server takes it, as far as it follows from the project and the options.
 func (r *run) offer() server.Job {
 	p, rows := r.p, r.p.Data.Train.Len()
@@ -306,7 +326,7 @@ func (r *run) publish() (blobs, error) {
 func (r *run) earlier(ctx context.Context, job server.Job) (*machine.Earlier, error) {
 	e, err := server.Earlier(ctx, r.store, job.ID, job.Raw)
 	if errors.Is(err, snapshot.ErrFormat) {
-		c, cerr := parseManifest(r.p, manifestFiles(r.p)[1])
+		c, cerr := weights.ManifestCopy(r.p)
 		if cerr != nil {
 			return nil, err
 		}

@@ -18,10 +18,11 @@ import (
 )
 
 // files collects the states of a run as bytes.
-type files struct {
-	keeper
-	all [][]byte
-}
+type files struct{ all [][]byte }
+
+func (k *files) Loss(stage.Loss)            {}
+func (k *files) Validated(stage.Validation) {}
+func (k *files) Batch(int)                  {}
 
 func (k *files) Keep(s stage.Saved) error {
 	b, err := s.Part.Bytes()

@@ -19,6 +19,7 @@ import (
 	"github.com/ravnest/ravnest/native"
 	"github.com/ravnest/ravnest/native/console"
 	"github.com/ravnest/ravnest/native/project"
+	"github.com/ravnest/ravnest/native/weights"
 )
 
 // localObserver records what the trainer reports.
@@ -43,7 +44,7 @@ func (o *localObserver) Keep(s stage.Saved) error {
 	if err := o.flush(); err != nil {
 		return err
 	}
-	_, err := writeTrained(o.p, s.Part.State)
+	_, err := weights.Write(o.p, s.Part.State)
 	if err == nil {
 		o.kept = &s.Step
 	}
@@ -137,7 +138,7 @@ func TrainLocal(ctx context.Context, p *project.Project, threads int, rounds str
 	if rss, err := native.PeakRSS(); err == nil {
 		s.PeakRSS = []int64{rss}
 	}
-	s.Files = append(s.Files, trainedFiles(p.Dir)...)
+	s.Files = append(s.Files, weights.Files(p.Dir)...)
 	return s, nil
 }
 
@@ -152,13 +153,13 @@ func diverged(err error, p *project.Project, obs *localObserver, team *kernel.Te
 		t, end, ierr := p.Trainer(context.Background(), nil, team)
 		defer end()
 		if ierr == nil {
-			_, ierr = writeTrained(p, t.State())
+			_, ierr = weights.Write(p, t.State())
 		}
 		if ierr != nil {
 			return nil, errors.Join(err, ierr)
 		}
 	}
-	return trainedFiles(p.Dir), fmt.Errorf("%w; %s are in %s: %s", err, was, filepath.Join(p.Dir, project.TrainedDir), advice(p))
+	return weights.Files(p.Dir), fmt.Errorf("%w; %s are in %s: %s", err, was, filepath.Join(p.Dir, project.TrainedDir), advice(p))
 }
 
 // advice says what to change in a job that diverges.
@@ -184,8 +185,8 @@ func Eval(ctx context.Context, p *project.Project, threads int) (Evaluation, err
 	if p.Data.Val.Len() == 0 {
 		return Evaluation{}, fmt.Errorf("the data set %q has no validation rows to evaluate the model on", p.Job.Data)
 	}
-	file := trainedFiles(p.Dir)[0]
-	d, err := readState(file, "fused model")
+	file := weights.Files(p.Dir)[0]
+	d, err := weights.Read(file, "fused model")
 	if errors.Is(err, project.ErrMissing) {
 		err = fmt.Errorf("no trained weights at %s: train first, then run fuse", file)
 	}

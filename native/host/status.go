@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/ravnest/ravnest/native/project"
+	"github.com/ravnest/ravnest/native/weights"
 	"github.com/ravnest/ravnest/signaling/proto"
 	"github.com/ravnest/ravnest/signaling/server"
 	"github.com/ravnest/ravnest/signaling/store"
@@ -33,7 +34,7 @@ type Standing struct {
 // StatusOf reads the status of a project's run. It changes nothing.
 func StatusOf(ctx context.Context, p *project.Project) (Standing, error) {
 	s := Standing{Command: "status", Job: p.Job.Name, Steps: int64(p.Job.Total(p.Data.Train.Len())), Step: -1}
-	c, err := readManifest(p)
+	c, err := weights.Manifest(p)
 	if err == nil {
 		s.Step, s.Epoch = int64(c.Position.Step), c.Position.Epoch
 	} else if !errors.Is(err, os.ErrNotExist) {

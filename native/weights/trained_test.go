@@ -1,4 +1,4 @@
-package host
+package weights
 
 import (
 	"context"
@@ -111,7 +111,7 @@ func TestFuseManifest(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	got, err := readState(files[0], "fused model")
+	got, err := Read(files[0], "fused model")
 	if err != nil || !got.Equal(want) {
 		t.Errorf("the fused state is not the run's: %v", err)
 	}
@@ -140,7 +140,7 @@ func TestFuseNewest(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		got, err := readState(out[0], "fused model")
+		got, err := Read(out[0], "fused model")
 		if err != nil || !got.Equal(want) {
 			t.Errorf("the fused state is not the newest: %v", err)
 		}
@@ -189,7 +189,7 @@ func TestFuseRefuses(t *testing.T) {
 		}, nil},
 	} {
 		p, _ := checkpointed(t, c.parts)
-		write(t, []byte("older"), trainedFiles(p.Dir)[0])
+		write(t, []byte("older"), Files(p.Dir)[0])
 		if c.files != nil {
 			if err := c.files(p); err != nil {
 				t.Fatal(err)
@@ -198,7 +198,7 @@ func TestFuseRefuses(t *testing.T) {
 		if _, err := Fuse(p, 0); err == nil || !strings.Contains(err.Error(), c.says) {
 			t.Errorf("%s: %v, want %q", c.name, err, c.says)
 		}
-		if b, err := os.ReadFile(trainedFiles(p.Dir)[0]); err != nil || string(b) != "older" {
+		if b, err := os.ReadFile(Files(p.Dir)[0]); err != nil || string(b) != "older" {
 			t.Errorf("%s: the older result is %q, %v", c.name, b, err)
 		}
 	}

@@ -1,6 +1,6 @@
-// The trained state dict on disk: the stages' shards, fused into two files that PyTorch loads.
-
-package host
+// Package weights is what a job's directory has of trained weights: the newest checkpoint of the
+// stages, and what they are fused into, two files that PyTorch loads.
+package weights
 
 import (
 	"bufio"
@@ -18,15 +18,15 @@ import (
 	"github.com/ravnest/ravnest/native/project"
 )
 
-// trainedFiles returns the paths of the fused state dict's two forms, safetensors first.
-func trainedFiles(dir string) []string {
+// Files returns the paths of the fused state dict's two forms, safetensors first.
+func Files(dir string) []string {
 	base := filepath.Join(dir, project.TrainedDir, "trained_state_dict")
 	return []string{base + ".safetensors", base + ".pt"}
 }
 
-// writeTrained writes both forms.
-func writeTrained(p *project.Project, d state.Dict) ([]string, error) {
-	files := trainedFiles(p.Dir)
+// Write writes both forms.
+func Write(p *project.Project, d state.Dict) ([]string, error) {
+	files := Files(p.Dir)
 	if err := p.Inside(filepath.Join(project.TrainedDir, filepath.Base(files[0]))); err != nil {
 		return nil, err
 	}
@@ -51,12 +51,9 @@ func writeTrained(p *project.Project, d state.Dict) ([]string, error) {
 	return files, nil
 }
 
-// ReadWeights reads a checkpoint written by others: a .safetensors file, or a state dict
-// written by torch.save.
-func ReadWeights(file string) (state.Dict, error) { return readState(file, "weights file") }
-
-// readState reads a state dict from a file.
-func readState(path, what string) (state.Dict, error) {
+// Read reads a state dict that others may have written: a .safetensors file, or what torch.save has
+// written of one. what it is stands in errors.
+func Read(path, what string) (state.Dict, error) {
 	f, size, err := project.OpenRegular(path, what)
 	if err != nil {
 		return nil, err
@@ -84,14 +81,14 @@ func Fuse(p *project.Project, cluster int) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	return writeTrained(p, d)
+	return Write(p, d)
 }
 
 // checkpoint returns the weights of a cluster's parts that the manifest names. Without a
 // manifest the error wraps fs.ErrNotExist. Every part must have the digest and the position
 // stated in the manifest.
 func checkpoint(p *project.Project, cluster int) ([]state.Dict, error) {
-	m, err := readManifest(p)
+	m, err := Manifest(p)
 	if err != nil {
 		return nil, err
 	}
@@ -114,7 +111,7 @@ func checkpoint(p *project.Project, cluster int) ([]state.Dict, error) {
 		}
 		parts = append(parts, q)
 	}
-	return weights(parts)
+	return states(parts)
 }
 
 func openPart(p *project.Project, m *snapshot.Manifest, e snapshot.Entry) (*snapshot.Part, error) {
@@ -129,8 +126,8 @@ func openPart(p *project.Project, m *snapshot.Manifest, e snapshot.Entry) (*snap
 	return m.Open(e, f)
 }
 
-// weights returns the state dicts of parts, which must share a position.
-func weights(parts []*snapshot.Part) ([]state.Dict, error) {
+// states returns the state dicts of parts, which must share a position.
+func states(parts []*snapshot.Part) ([]state.Dict, error) {
 	if _, err := snapshot.Join(parts...); err != nil {
 		return nil, err
 	}
@@ -170,7 +167,7 @@ func stageFiles(p *project.Project, cluster int) ([]state.Dict, error) {
 	case 0:
 		return shards, nil
 	case len(shards):
-		return weights(parts)
+		return states(parts)
 	}
 	return nil, fmt.Errorf("%d of the cluster's %d stage files have a step and the others do not: they come from different runs", len(parts), len(shards))
 }
