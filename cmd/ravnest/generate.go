@@ -8,7 +8,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
-	"github.com/ravnest/ravnest/native/host"
+	"github.com/ravnest/ravnest/native/infer"
 	"github.com/ravnest/ravnest/native/project"
 	"github.com/ravnest/ravnest/native/weights"
 )
@@ -40,7 +40,7 @@ func generate(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	o := host.GenerateOptions{Prompt: c.String("prompt"), Tokens: c.Int("tokens"), Temperature: c.Float64("temperature"), TopK: c.Int("top-k"), TopP: c.Float64("top-p"), Seed: c.Uint64("seed"), Threads: t}
+	o := infer.Options{Prompt: c.String("prompt"), Tokens: c.Int("tokens"), Temperature: c.Float64("temperature"), TopK: c.Int("top-k"), TopP: c.Float64("top-p"), Seed: c.Uint64("seed"), Threads: t}
 	switch {
 	case o.Prompt == "":
 		return errors.New("generate needs --prompt TEXT, which the model continues")
@@ -57,7 +57,7 @@ func generate(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	if o.Prompt, err = host.Prompt(p, o.Prompt); err != nil {
+	if o.Prompt, err = infer.Prompt(p, o.Prompt); err != nil {
 		return err
 	}
 	if !c.IsSet("seed") {
@@ -74,7 +74,7 @@ func generate(c *cli.Context) error {
 		out = c.App.Writer
 	}
 	before := o.Prompt // said when the model has taken it
-	err = host.Generate(c.Context, p, d, o, func(piece string) error {
+	err = infer.Generate(c.Context, p, d, o, func(piece string) error {
 		text += piece
 		_, err := io.WriteString(out, before+piece)
 		before = ""

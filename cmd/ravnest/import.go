@@ -18,7 +18,7 @@ import (
 	"github.com/ravnest/ravnest/engine/job"
 	"github.com/ravnest/ravnest/native/console"
 	"github.com/ravnest/ravnest/native/dataset"
-	"github.com/ravnest/ravnest/native/host"
+	"github.com/ravnest/ravnest/native/infer"
 	"github.com/ravnest/ravnest/native/project"
 	"github.com/ravnest/ravnest/native/weights"
 	"github.com/urfave/cli/v2"
@@ -278,7 +278,7 @@ func predict(c *cli.Context) error {
 	fmt.Fprintf(os.Stderr, "%d rows, %s\n", x.Rows, from)
 	w := bufio.NewWriter(c.App.Writer)
 	write := predictions(w, names, from, c.Bool("json"))
-	err = host.Predict(c.Context, p, d, x, t, write)
+	err = infer.Predict(c.Context, p, d, x, t, write)
 	if err == nil && c.Bool("json") {
 		_, err = w.WriteString("]}\n")
 	}
@@ -287,10 +287,10 @@ func predict(c *cli.Context) error {
 
 // predictions writes rows as they come: lines, or the beginning of a JSON object, which lacks its
 // end. Errors of w are told by its Flush.
-func predictions(w *bufio.Writer, names []string, from string, asJSON bool) func(row int, a host.Prediction) {
+func predictions(w *bufio.Writer, names []string, from string, asJSON bool) func(row int, a infer.Prediction) {
 	e := json.NewEncoder(w)
 	e.SetEscapeHTML(false)
-	return func(row int, a host.Prediction) {
+	return func(row int, a infer.Prediction) {
 		if names != nil {
 			a.Name = names[row]
 		}

@@ -1,6 +1,6 @@
 // Text from a trained decoder.
 
-package host
+package infer
 
 import (
 	"context"
@@ -27,8 +27,8 @@ import (
 // ErrGenerate is wrapped by errors about models and prompts that give no text.
 var ErrGenerate = errors.New("no text can be generated")
 
-// GenerateOptions say how tokens are chosen.
-type GenerateOptions struct {
+// Options say how the tokens of a text are chosen.
+type Options struct {
 	Prompt      string
 	Tokens      int     // that are generated
 	Temperature float64 // that logits are divided by; 0: always the likeliest token
@@ -49,7 +49,7 @@ func Prompt(p *project.Project, prompt string) (string, error) {
 
 // Generate continues a prompt and gives the text piece by piece. The same weights, prompt and
 // options have the same text, on every machine.
-func Generate(ctx context.Context, p *project.Project, d state.Dict, o GenerateOptions, give func(piece string) error) error {
+func Generate(ctx context.Context, p *project.Project, d state.Dict, o Options, give func(piece string) error) error {
 	g := p.Graph
 	in, out := g.Inputs[0].Shape, g.Shape(g.OutputValue())
 	if len(g.Inputs) != 1 || len(in) != 1 || len(out) != 2 || out[0] != in[0] {
@@ -108,7 +108,7 @@ type decoder struct {
 	seen  []int32              // tokens whose keys and values are known
 }
 
-func newDecoder(p *project.Project, d state.Dict, o GenerateOptions) (*decoder, error) {
+func newDecoder(p *project.Project, d state.Dict, o Options) (*decoder, error) {
 	precision, err := exec.ParsePrecision(p.Job.Precision)
 	if err != nil {
 		return nil, err
@@ -226,7 +226,7 @@ func (m *decoder) newest(at int) []float32 {
 }
 
 // next chooses the token that follows the newest of tokens; step names the draw.
-func (m *decoder) next(tokens []int32, o GenerateOptions, step uint64) int32 {
+func (m *decoder) next(tokens []int32, o Options, step uint64) int32 {
 	logits := m.logits(tokens)
 	if o.Temperature == 0 {
 		return int32(kernel.Argmax(logits))

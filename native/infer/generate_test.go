@@ -1,4 +1,4 @@
-package host
+package infer
 
 import (
 	"errors"
@@ -32,40 +32,40 @@ func TestNextToken(t *testing.T) {
 	l := exec.NewLayout(p.Graph, 0)
 	s := l.NewState()
 	l.Init(s, 3)
-	m, err := newDecoder(p, l.Export(s), GenerateOptions{Threads: 1})
+	m, err := newDecoder(p, l.Export(s), Options{Threads: 1})
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer m.team.Close()
 	prompt := []int32{2, 1, 0}
-	draw := func(o GenerateOptions) (ids []int32) {
+	draw := func(o Options) (ids []int32) {
 		for k := range uint64(40) {
 			ids = append(ids, m.next(prompt, o, k))
 		}
 		return ids
 	}
-	best := draw(GenerateOptions{})
-	if !slices.Equal(best, draw(GenerateOptions{Temperature: 5, TopK: 1, Seed: 9})) {
+	best := draw(Options{})
+	if !slices.Equal(best, draw(Options{Temperature: 5, TopK: 1, Seed: 9})) {
 		t.Error("the choice among one is not the likeliest")
 	}
-	a := draw(GenerateOptions{Temperature: 2, Seed: 1})
-	if !slices.Equal(a, draw(GenerateOptions{Temperature: 2, Seed: 1})) || slices.Equal(a, draw(GenerateOptions{Temperature: 2, Seed: 2})) {
+	a := draw(Options{Temperature: 2, Seed: 1})
+	if !slices.Equal(a, draw(Options{Temperature: 2, Seed: 1})) || slices.Equal(a, draw(Options{Temperature: 2, Seed: 2})) {
 		t.Error("draws do not follow from the seed")
 	}
-	for _, x := range draw(GenerateOptions{Temperature: 50, TopK: 2, Seed: 4}) {
+	for _, x := range draw(Options{Temperature: 50, TopK: 2, Seed: 4}) {
 		if x < 0 || x > 2 {
 			t.Errorf("token %d of 3", x)
 		}
 	}
-	if !slices.Equal(best, draw(GenerateOptions{Temperature: 5, TopP: 1e-9, Seed: 9})) {
+	if !slices.Equal(best, draw(Options{Temperature: 5, TopP: 1e-9, Seed: 9})) {
 		t.Error("the choice among the likeliest alone is not the likeliest")
 	}
-	if !slices.Equal(draw(GenerateOptions{Temperature: 3, Seed: 5}), draw(GenerateOptions{Temperature: 3, TopK: 3, TopP: 1, Seed: 5})) {
+	if !slices.Equal(draw(Options{Temperature: 3, Seed: 5}), draw(Options{Temperature: 3, TopK: 3, TopP: 1, Seed: 5})) {
 		t.Error("the choice among as many as there are is not that among all")
 	}
 	row := p.Graph.Inputs[0].Shape.Elems()
 	long := append(slices.Repeat([]int32{1}, row), 0, 2, 0)
-	if m.next(long, GenerateOptions{}, 0) != m.next(long[len(long)-row:], GenerateOptions{}, 0) {
+	if m.next(long, Options{}, 0) != m.next(long[len(long)-row:], Options{}, 0) {
 		t.Error("a long prompt's beginning counts")
 	}
 }
@@ -219,7 +219,7 @@ func TestKeptKeys(t *testing.T) {
 			l.Init(s, 5)
 			var two [2]*decoder
 			for i := range two {
-				if two[i], err = newDecoder(p, l.Export(s), GenerateOptions{Threads: 1}); err != nil {
+				if two[i], err = newDecoder(p, l.Export(s), Options{Threads: 1}); err != nil {
 					t.Fatal(err)
 				}
 				defer two[i].team.Close()

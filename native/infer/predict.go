@@ -1,6 +1,5 @@
-// What a trained model predicts.
-
-package host
+// Package infer uses a job's model: it predicts rows and continues texts.
+package infer
 
 import (
 	"context"
