@@ -12,6 +12,7 @@ import (
 
 	"github.com/ravnest/ravnest/engine/pipeline/stage"
 	"github.com/ravnest/ravnest/engine/planner"
+	"github.com/ravnest/ravnest/native/audit"
 	"github.com/ravnest/ravnest/native/host"
 	"github.com/ravnest/ravnest/native/weights"
 	"github.com/ravnest/ravnest/signaling/server"
@@ -82,7 +83,7 @@ func auditRun(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	what := host.AuditRange{All: c.Bool("all"), Units: c.Int("units")}
+	what := audit.Range{All: c.Bool("all"), Units: c.Int("units")}
 	if c.IsSet("units") && (what.Units < 1 || c.IsSet("round")) {
 		return fmt.Errorf("--units %d: want at least 1, and not with --round", what.Units)
 	}
@@ -96,8 +97,8 @@ func auditRun(c *cli.Context) error {
 			return fmt.Errorf("--replica %d: want at least 0, and --round with it", k)
 		}
 	}
-	a, err := host.AuditRun(c.Context, p, what, t, toConsole())
-	if err != nil && !errors.Is(err, host.ErrAudit) {
+	a, err := audit.Run(c.Context, p, what, t, toConsole())
+	if err != nil && !errors.Is(err, audit.ErrDiffers) {
 		return asResult(c, err)
 	}
 	perr := print(c, a, func(w io.Writer) {

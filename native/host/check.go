@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/ravnest/ravnest/engine/pipeline/snapshot"
+	"github.com/ravnest/ravnest/native/audit"
 	"github.com/ravnest/ravnest/native/project"
 	"github.com/ravnest/ravnest/signaling/member"
 	"github.com/ravnest/ravnest/signaling/server"
@@ -30,22 +31,22 @@ func (r *run) audits(job *server.Job) {
 // check computes again what was trained between two checkpoints, and names whose doing it is if that
 // is not what the job makes.
 func (r *run) check(ctx context.Context, from, to *snapshot.Manifest) ([]server.Culprit, error) {
-	a, err := auditRun(ctx, r.p, r.store, AuditRange{Between: &Between{From: from, To: to}}, 1, nil)
+	a, err := audit.RunIn(ctx, r.p, r.store, audit.Range{Between: &audit.Between{From: from, To: to}}, 1, nil)
 	switch {
-	case missing(err):
+	case audit.Missing(err):
 		return nil, errors.Join(server.ErrGone, err)
-	case errors.Is(err, ErrAudit) && len(a.Faults) > 0:
+	case errors.Is(err, audit.ErrDiffers) && len(a.Faults) > 0:
 		return culprits(a.Faults), nil
-	case err != nil && !errors.Is(err, ErrAudit):
+	case err != nil && !errors.Is(err, audit.ErrDiffers):
 		return nil, fmt.Errorf("the run cannot be audited: %w", err)
 	}
 	return nil, err
 }
 
 // culprits names who is to blame to the run machine.
-func culprits(fs []AuditFault) (cs []server.Culprit) {
+func culprits(fs []audit.Fault) (cs []server.Culprit) {
 	for _, f := range fs {
-		cs = append(cs, server.Culprit{Who: f.who, Or: f.or, What: f.String()})
+		cs = append(cs, server.Culprit{Who: f.Who, Or: f.Other, What: f.String()})
 	}
 	return cs
 }

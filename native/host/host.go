@@ -27,6 +27,7 @@ import (
 	"github.com/ravnest/ravnest/engine/pipeline/stage"
 	"github.com/ravnest/ravnest/engine/provider"
 	"github.com/ravnest/ravnest/native"
+	"github.com/ravnest/ravnest/native/audit"
 	"github.com/ravnest/ravnest/native/console"
 	"github.com/ravnest/ravnest/native/otlp"
 	"github.com/ravnest/ravnest/native/project"
@@ -63,7 +64,7 @@ type Options struct {
 	Fresh bool
 	// AuditEvery has the stretch before one in so many checkpoints audited while the run goes on,
 	// for a job that asks for what audits need; 0: none. Whoever has computed something else is barred,
-	// and the run goes back behind it; if that cannot be told, it ends, and the error wraps ErrAudit.
+	// and the run goes back behind it; if that cannot be told, it ends, and the error wraps audit.ErrDiffers.
 	AuditEvery int
 	// AuditLog is how many bytes of what audits compare are kept beside what they may still need; 0:
 	// 256 MiB.
@@ -433,7 +434,7 @@ func (r *run) train(ctx context.Context, srv *server.Server, job server.Job) (su
 		err = fmt.Errorf("%w: %s", err, advice(r.p)) // err already says what is kept
 		sum.Loss, sum.Error = Number(math.NaN()), err.Error()
 	}
-	if errors.Is(err, ErrAudit) {
+	if errors.Is(err, audit.ErrDiffers) {
 		sum.Error = err.Error()
 	}
 	if err == nil {

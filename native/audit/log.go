@@ -1,6 +1,6 @@
 // What a run kept for audits: a log in the store, in segments that an index lists.
 
-package host
+package audit
 
 import (
 	"bytes"
@@ -21,16 +21,16 @@ import (
 	machine "github.com/ravnest/ravnest/signaling/run"
 )
 
-// objects is where an audit reads what the run has stored. What is not there is fs.ErrNotExist or
+// Objects is where an audit reads what the run has stored. What is not there is fs.ErrNotExist or
 // project.ErrMissing.
-type objects interface {
+type Objects interface {
 	Get(ctx context.Context, name string) (io.ReadCloser, error)
 }
 
 // stored is the store of a project's directory, which nobody serves.
 type stored struct{ p *project.Project }
 
-// Get implements objects.
+// Get implements Objects.
 func (s stored) Get(_ context.Context, name string) (io.ReadCloser, error) {
 	if !filepath.IsLocal(name) {
 		return nil, fmt.Errorf("the object %q is not inside the store", name)
@@ -39,13 +39,13 @@ func (s stored) Get(_ context.Context, name string) (io.ReadCloser, error) {
 	return f, err
 }
 
-// missing tells that something is not in the store.
-func missing(err error) bool {
+// Missing tells that something is not in the store.
+func Missing(err error) bool {
 	return errors.Is(err, project.ErrMissing) || errors.Is(err, fs.ErrNotExist)
 }
 
 // readObject reads a small one.
-func readObject(ctx context.Context, in objects, name string, most int64) ([]byte, error) {
+func readObject(ctx context.Context, in Objects, name string, most int64) ([]byte, error) {
 	r, err := in.Get(ctx, name)
 	if err != nil {
 		return nil, err
@@ -61,12 +61,12 @@ func readObject(ctx context.Context, in objects, name string, most int64) ([]byt
 // maxAuditIndex bounds the index, and the record of a run.
 const maxAuditIndex = 16 << 20
 
-// auditLog is what the host kept for an audit. What stages said is read stretch by stretch.
-type auditLog struct {
-	in          objects
+// log is what the host kept for an audit. What stages said is read stretch by stretch.
+type log struct {
+	in          Objects
 	job         string
 	index       machine.AuditIndex
-	attempts    []*auditAttempt
+	attempts    []*attempt
 	checkpoints []*snapshot.Manifest
 }
 
@@ -76,8 +76,8 @@ type moment struct {
 	round bool
 }
 
-// auditAttempt is an attempt.
-type auditAttempt struct {
+// attempt is an attempt.
+type attempt struct {
 	run  string
 	plan *machine.AuditPlan
 	// checkpoints is how many there were when it began.
@@ -88,10 +88,10 @@ type auditAttempt struct {
 type testimony map[stage.Peer]map[moment]stage.Digest
 
 // readAudit reads who trained from a step on, or from the checkpoint before it.
-func readAudit(ctx context.Context, in objects, job string, from uint64) (*auditLog, error) {
-	l := &auditLog{in: in, job: job}
+func readAudit(ctx context.Context, in Objects, job string, from uint64) (*log, error) {
+	l := &log{in: in, job: job}
 	b, err := readObject(ctx, in, machine.AuditIndexOf(job), maxAuditIndex)
-	if missing(err) {
+	if Missing(err) {
 		return l, nil
 	}
 	if err == nil {
@@ -114,7 +114,7 @@ func readAudit(ctx context.Context, in objects, job string, from uint64) (*audit
 }
 
 // lines calls f for each line of the segments that have something about a step or later ones.
-func (l *auditLog) lines(ctx context.Context, from uint64, f func(line []byte) error) error {
+func (l *log) lines(ctx context.Context, from uint64, f func(line []byte) error) error {
 	for _, s := range l.index.Segments {
 		if s.Top < from {
 			continue
@@ -152,7 +152,7 @@ func saidBy(line []byte) []byte {
 }
 
 // said reads what the stages of an attempt said of a stretch.
-func (l *auditLog) said(ctx context.Context, s stretch) (testimony, error) {
+func (l *log) said(ctx context.Context, s stretch) (testimony, error) {
 	all := testimony{}
 	begins, err := json.Marshal(struct {
 		Run  string `json:"run"`
@@ -189,17 +189,17 @@ func (l *auditLog) said(ctx context.Context, s stretch) (testimony, error) {
 }
 
 // add takes a line of another kind.
-func (l *auditLog) add(x *machine.AuditLine) error {
+func (l *log) add(x *machine.AuditLine) error {
 	switch {
 	case x.Plan != nil && x.Plan.Again:
 		if l.attempt(x.Run) == nil { // what came before is not read
-			l.attempts = append(l.attempts, &auditAttempt{run: x.Run, plan: x.Plan})
+			l.attempts = append(l.attempts, &attempt{run: x.Run, plan: x.Plan})
 		}
 	case x.Plan != nil:
 		if x.Plan.Generation == 1 { // begun anew
 			l.attempts, l.checkpoints = nil, nil
 		}
-		l.attempts = append(l.attempts, &auditAttempt{run: x.Run, plan: x.Plan, checkpoints: len(l.checkpoints)})
+		l.attempts = append(l.attempts, &attempt{run: x.Run, plan: x.Plan, checkpoints: len(l.checkpoints)})
 	case x.Checkpoint != nil:
 		if err := x.Checkpoint.Check(0); err != nil {
 			return err
@@ -211,7 +211,7 @@ func (l *auditLog) add(x *machine.AuditLine) error {
 	return nil
 }
 
-func (l *auditLog) attempt(run string) *auditAttempt {
+func (l *log) attempt(run string) *attempt {
 	for i := len(l.attempts) - 1; i >= 0; i-- {
 		if l.attempts[i].run == run {
 			return l.attempts[i]
@@ -222,13 +222,13 @@ func (l *auditLog) attempt(run string) *auditAttempt {
 
 // stretch is what one attempt has done of the result.
 type stretch struct {
-	*auditAttempt
+	*attempt
 	from, until uint64
 }
 
 // stretches are the attempts that made the checkpoint last, from step from on: the one that
 // saved it, the one that saved what that one began with, and so on.
-func (l *auditLog) stretches(from uint64, last *snapshot.Manifest) (ss []stretch) {
+func (l *log) stretches(from uint64, last *snapshot.Manifest) (ss []stretch) {
 	for c := last; c != nil && c.Position.Step > from; {
 		a := l.attempt(c.Run)
 		if a == nil || a.plan.From >= c.Position.Step {
@@ -247,7 +247,7 @@ func (l *auditLog) stretches(from uint64, last *snapshot.Manifest) (ss []stretch
 
 // before is the checkpoint that an attempt began with; nil: it began with the seed, or the
 // log does not have it.
-func (l *auditLog) before(a *auditAttempt) *snapshot.Manifest {
+func (l *log) before(a *attempt) *snapshot.Manifest {
 	for i := min(a.checkpoints, len(l.checkpoints)) - 1; i >= 0; i-- {
 		if c := l.checkpoints[i]; c.Position.Step == a.plan.From {
 			return c

@@ -1,6 +1,6 @@
 // What an audit has computed against what the providers saved and said.
 
-package host
+package audit
 
 import (
 	"bytes"
@@ -142,17 +142,17 @@ func (k *comparison) verdict() error {
 		said = append(said, y.String())
 	}
 	if len(said) == 0 {
-		return fmt.Errorf("%w: %s; too little is on record to say whose doing it is: set \"audit\": true in job.json", ErrAudit, strings.Join(k.res.Differs, ", "))
+		return fmt.Errorf("%w: %s; too little is on record to say whose doing it is: set \"audit\": true in job.json", ErrDiffers, strings.Join(k.res.Differs, ", "))
 	}
-	return fmt.Errorf("%w: %s", ErrAudit, strings.Join(said, "; "))
+	return fmt.Errorf("%w: %s", ErrDiffers, strings.Join(said, "; "))
 }
 
 // blamed names who is to blame.
-func (k *comparison) blamed(f audit.Fault) AuditFault {
-	y := AuditFault{Step: f.Step, Cluster: k.first + f.Of.Cluster, Stage: f.Of.Stage, Provider: k.names[f.Of], What: f.What, who: k.who[f.Of]}
+func (k *comparison) blamed(f audit.Fault) Fault {
+	y := Fault{Step: f.Step, Cluster: k.first + f.Of.Cluster, Stage: f.Of.Stage, Provider: k.names[f.Of], What: f.What, Who: k.who[f.Of]}
 	if f.Either {
 		or := k.who[f.Or]
-		y.Or, y.or = or.Name, &or
+		y.Or, y.Other = or.Name, &or
 	}
 	if k.run.Replicas < 2 {
 		return y

@@ -1,6 +1,6 @@
-// Auditing a run: what providers saved and said is computed again in this process.
-
-package host
+// Package audit computes again, in this process, what the providers of a run saved and said, and
+// names who has done something else.
+package audit
 
 import (
 	"context"
@@ -29,25 +29,25 @@ import (
 	machine "github.com/ravnest/ravnest/signaling/run"
 )
 
-// ErrAudit is wrapped by the error of an audit that has found something.
-var ErrAudit = errors.New("the run is not what the job makes")
+// ErrDiffers is wrapped by the error of an audit that has found something.
+var ErrDiffers = errors.New("the run is not what the job makes")
 
-// Audit is the result of ravnest audit.
-type Audit struct {
-	Command     string       `json:"command"`
-	From        uint64       `json:"from_step"`
-	To          uint64       `json:"to_step"`
-	Checkpoints int          `json:"checkpoints"` // compared
-	Updates     int          `json:"updates"`     // whose digests were compared
-	Unrecorded  int          `json:"unrecorded"`  // updates of stages without digests
-	Faults      []AuditFault `json:"faults"`
-	Differs     []string     `json:"differs,omitempty"` // saved stages that are not what they should be
-	Seconds     float64      `json:"seconds"`
-	Error       string       `json:"error,omitempty"`
+// Result is the result of ravnest audit.
+type Result struct {
+	Command     string   `json:"command"`
+	From        uint64   `json:"from_step"`
+	To          uint64   `json:"to_step"`
+	Checkpoints int      `json:"checkpoints"` // compared
+	Updates     int      `json:"updates"`     // whose digests were compared
+	Unrecorded  int      `json:"unrecorded"`  // updates of stages without digests
+	Faults      []Fault  `json:"faults"`
+	Differs     []string `json:"differs,omitempty"` // saved stages that are not what they should be
+	Seconds     float64  `json:"seconds"`
+	Error       string   `json:"error,omitempty"`
 }
 
-// AuditFault names who is to blame, and for what.
-type AuditFault struct {
+// Fault names who is to blame, and for what.
+type Fault struct {
 	Step     uint64 `json:"step"`
 	Cluster  int    `json:"cluster"`
 	Stage    int    `json:"stage"`
@@ -58,11 +58,11 @@ type AuditFault struct {
 	Round   *uint64 `json:"round,omitempty"`
 	Replica *int    `json:"replica,omitempty"`
 
-	who machine.Who
-	or  *machine.Who
+	Who   machine.Who  `json:"-"` // Provider
+	Other *machine.Who `json:"-"` // Or
 }
 
-func (f AuditFault) String() string {
+func (f Fault) String() string {
 	who := fmt.Sprintf("%s (cluster %d, stage %d)", f.Provider, f.Cluster, f.Stage)
 	if f.Or != "" {
 		who += " or " + f.Or
@@ -77,9 +77,9 @@ func (f AuditFault) String() string {
 	return fmt.Sprintf("%s: %s: %s", at, who, f.What)
 }
 
-// AuditRange says what of a run is audited. The zero value is all from the checkpoint before the
+// Range says what of a run is audited. The zero value is all from the checkpoint before the
 // newest on.
-type AuditRange struct {
+type Range struct {
 	All     bool     // from the start on
 	Between *Between // these two alone; nil: not given
 	Units   int      // so many units from there on, in whole rounds; 0: to the newest checkpoint
@@ -94,10 +94,10 @@ type Between struct{ From, To *snapshot.Manifest }
 
 // auditor is an audit under way.
 type auditor struct {
-	what AuditRange
+	what Range
 	p    *project.Project
-	in   objects
-	log  *auditLog
+	in   Objects
+	log  *log
 	team *kernel.Team
 	out  *console.Console
 	job  job.Spec // that was trained: flags may have changed the project's
@@ -107,18 +107,20 @@ type auditor struct {
 	told    time.Time
 
 	mu  sync.Mutex
-	res *Audit
+	res *Result
 }
 
-// AuditRun computes again what the last run of the project did, and holds against it what the
-// providers saved and said. The error wraps ErrAudit where something differs.
-func AuditRun(ctx context.Context, p *project.Project, what AuditRange, threads int, out *console.Console) (Audit, error) {
-	return auditRun(ctx, p, stored{p}, what, threads, out)
+// Run computes again what the last run of the project did, and holds against it what the
+// providers saved and said. The error wraps ErrDiffers where something differs.
+func Run(ctx context.Context, p *project.Project, what Range, threads int, out *console.Console) (Result, error) {
+	return RunIn(ctx, p, stored{p}, what, threads, out)
 }
 
-func auditRun(ctx context.Context, p *project.Project, in objects, what AuditRange, threads int, out *console.Console) (Audit, error) {
+// RunIn is Run with what is stored elsewhere than in the project's directory, which a host may be
+// adding to.
+func RunIn(ctx context.Context, p *project.Project, in Objects, what Range, threads int, out *console.Console) (Result, error) {
 	begin := time.Now()
-	a := &auditor{what: what, p: p, in: in, out: out, res: &Audit{Command: "audit", Faults: []AuditFault{}}}
+	a := &auditor{what: what, p: p, in: in, out: out, res: &Result{Command: "audit", Faults: []Fault{}}}
 	parts, err := a.open(ctx)
 	if err != nil {
 		return *a.res, err
@@ -224,7 +226,7 @@ func (a *auditor) prior(ctx context.Context) ([]*snapshot.Part, error) {
 			}
 		}
 		parts, err := a.parts(ctx, c)
-		if missing(err) {
+		if Missing(err) {
 			return nil, nil
 		}
 		return parts, err
@@ -353,7 +355,7 @@ func (a *auditor) unlogged() (ss []stretch, err error) {
 		if plan.Plan, err = json.Marshal(pl); err != nil {
 			return nil, err
 		}
-		ss = append(ss, stretch{&auditAttempt{run: a.last.Run, plan: plan}, from, until})
+		ss = append(ss, stretch{&attempt{run: a.last.Run, plan: plan}, from, until})
 	}
 	return ss, nil
 }

@@ -1,4 +1,4 @@
-package host
+package audit
 
 import (
 	"context"
@@ -89,7 +89,7 @@ func TestStretches(t *testing.T) {
 			t.Errorf("a log is read of which %s is cut off", name)
 		}
 		if delete(in, name); !strings.HasSuffix(name, ".json") {
-			if _, err := readAudit(t.Context(), in, "j", 0); !missing(err) {
+			if _, err := readAudit(t.Context(), in, "j", 0); !Missing(err) {
 				t.Errorf("a log without %s: %v", name, err)
 			}
 		}
