@@ -16,6 +16,7 @@ import (
 	"github.com/ravnest/ravnest/engine/job"
 	"github.com/ravnest/ravnest/native"
 	"github.com/ravnest/ravnest/native/console"
+	"github.com/ravnest/ravnest/native/form"
 	"github.com/ravnest/ravnest/native/host"
 	"github.com/ravnest/ravnest/native/otlp"
 	"github.com/ravnest/ravnest/native/project"
@@ -126,7 +127,7 @@ func clusterize(c *cli.Context) error {
 	if c.IsSet("clusters") && c.IsSet("max-clusters") {
 		return errors.New("--clusters and --max-clusters contradict each other: give one of them")
 	}
-	s, err := host.Plan(p, most, exactly)
+	s, err := form.Plan(p, most, exactly)
 	if err != nil {
 		return err
 	}

@@ -29,6 +29,7 @@ import (
 	"github.com/ravnest/ravnest/native"
 	"github.com/ravnest/ravnest/native/audit"
 	"github.com/ravnest/ravnest/native/console"
+	"github.com/ravnest/ravnest/native/form"
 	"github.com/ravnest/ravnest/native/otlp"
 	"github.com/ravnest/ravnest/native/project"
 	"github.com/ravnest/ravnest/native/weights"
@@ -283,9 +284,9 @@ func readPlan(p *project.Project) (*project.Stored, error) {
 	if err != nil {
 		return nil, err
 	}
-	j, err := planned(p, &plan.Plan, server.Ask{})
+	j, err := form.Job(p, &plan.Plan, nil, 0)
 	if err == nil {
-		err = stage.Placement.Check(stage.Placement{Clusters: clusters(&plan.Plan, j)}, j, len(p.Graph.Nodes))
+		err = stage.Placement.Check(stage.Placement{Clusters: form.Clusters(&plan.Plan, j)}, j, len(p.Graph.Nodes))
 	}
 	if err != nil {
 		return nil, fmt.Errorf("the plan is not one of this job: %w: run clusterize again", err)

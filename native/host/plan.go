@@ -1,4 +1,4 @@
-// Plans: clusterize's, and those that the host makes for who is there.
+// Plans that the host makes for who is there.
 
 package host
 
@@ -22,70 +22,10 @@ import (
 	"github.com/ravnest/ravnest/engine/provider"
 	"github.com/ravnest/ravnest/ga"
 	"github.com/ravnest/ravnest/native"
+	"github.com/ravnest/ravnest/native/form"
 	"github.com/ravnest/ravnest/native/project"
 	"github.com/ravnest/ravnest/signaling/server"
 )
-
-// Plan forms clusters from the project's pool file and writes node_data.
-// At most so many are formed, 0: as many as pay; or exactly so many, unless that is 0.
-func Plan(p *project.Project, maxClusters, exactly int) (*project.Stored, error) {
-	pool, err := p.Pool()
-	if err != nil {
-		return nil, err
-	}
-	nodes := make([]ga.Node, len(pool))
-	for i, n := range pool {
-		nodes[i] = n.Node
-	}
-	f := planner.Facts{Train: p.Data.Train.Len(), Val: p.Data.Val.Len(), Achieved: p.Achieved()}
-	plan, err := form(p, f, nodes, 0, func(j job.Spec) ga.Options {
-		opt := options(j, len(pool), max(maxClusters, exactly))
-		opt.MinClusters = exactly
-		return opt
-	})
-	if err != nil {
-		return nil, err
-	}
-	return p.WritePlan(pool, plan)
-}
-
-func options(j job.Spec, pool, maxClusters int) ga.Options {
-	o := ga.Options{MaxClusters: maxClusters}
-	if o.MaxClusters == 0 {
-		o.MaxClusters = j.Replica() // each trains at least one
-	}
-	if pool == 1 {
-		o.MinSize = 1 // a single provider can be root and leaf at once
-	}
-	return o
-}
-
-// form forms clusters. Where the job leaves the number of replicas to the host and none is given,
-// there is one for each provider as far as Project.Replicas allows, and fewer, by halves, where
-// the providers have not the memory for so many.
-func form(p *project.Project, f planner.Facts, nodes []ga.Node, replicas int, opt func(job.Spec) ga.Options) (*planner.Plan, error) {
-	j := p.Job
-	if !j.Auto() {
-		return f.Make(j, p.Graph, nodes, opt(j), j.Seed)
-	}
-	fixed := replicas > 0
-	if !fixed {
-		replicas = max(p.Replicas(len(nodes)), opt(j).MinClusters)
-	}
-	for {
-		j.Replicas = job.Count(replicas)
-		plan, err := f.Make(j, p.Graph, nodes, opt(j), j.Seed)
-		if err == nil {
-			plan.Replicas = replicas
-			return plan, nil
-		}
-		least := max(1, opt(j).MinClusters)
-		if fixed || replicas <= least || !errors.Is(err, ga.ErrRAM) {
-			return nil, err
-		}
-		replicas = max(replicas/2, least)
-	}
-}
 
 // placed is what an attempt's stages are. What they upload can come when the next is planned.
 type placed struct {
@@ -113,7 +53,7 @@ func (r *roster) place(_ context.Context, ask server.Ask) ([]server.Assignment, 
 			return nil, err
 		}
 	}
-	j, err := planned(r.p, &r.plan.Plan, ask)
+	j, err := form.Job(r.p, &r.plan.Plan, ask.Record, ask.Step)
 	if err != nil {
 		return nil, err
 	}
@@ -127,7 +67,7 @@ func (r *roster) place(_ context.Context, ask server.Ask) ([]server.Assignment, 
 	r.placed = slices.DeleteFunc(r.placed, func(p placed) bool { return p.run == ask.Run }) // planned for others
 	now := placed{run: ask.Run, job: j}
 	var need, ram [][]int64 // by cluster and stage
-	all := clusters(&r.plan.Plan, j)
+	all := form.Clusters(&r.plan.Plan, j)
 	now.clusters = all
 	for c, cl := range r.plan.Clusters {
 		starts := cl.Starts()
@@ -184,36 +124,6 @@ func digestKey() string {
 	return hex.EncodeToString(k[:])
 }
 
-// planned is the job with the replicas of a plan that was asked for.
-func planned(p *project.Project, plan *planner.Plan, ask server.Ask) (job.Spec, error) {
-	if !p.Job.Auto() {
-		return p.Job, nil
-	}
-	if plan.Replicas < 1 {
-		return p.Job, errors.New("the plan does not say how many replicas it is for: run clusterize again")
-	}
-	record := order.Extend(ask.Record, ask.Step, plan.Replicas)
-	if err := p.CheckRecord(record); err != nil {
-		return p.Job, fmt.Errorf("the record of replicas: %w", err)
-	}
-	return p.Job.In(record)
-}
-
-// clusters are those of a plan as their stages know them.
-func clusters(p *planner.Plan, j job.Spec) []stage.Cluster {
-	var all []stage.Cluster
-	for _, c := range p.Clusters {
-		own := c.Replicas
-		if len(p.Clusters) == 1 && len(own) == 0 {
-			for k := range j.Replica() {
-				own = append(own, k)
-			}
-		}
-		all = append(all, stage.Cluster{Starts: c.Starts(), Replicas: own, Room: c.Room})
-	}
-	return all
-}
-
 // formed is a plan by the members' benchmarks, and the members as nodes.
 func (r *roster) formed(pool []server.Member, free bool) ([]project.Node, *planner.Plan, error) {
 	return r.form(r.facts(pool), r.ask, pool, free)
@@ -244,8 +154,8 @@ func (r *roster) form(f planner.Facts, ask server.Ask, pool []server.Member, fre
 	if n := len(ask.Record); n == order.MaxPeriods {
 		replicas = ask.Record[n-1].Replicas // no more changes fit
 	}
-	plan, err := form(r.p, f, ga.Repair(gn), replicas, func(j job.Spec) ga.Options {
-		opt := options(j, len(pool), r.opt.Clusters)
+	plan, err := form.Make(r.p, f, ga.Repair(gn), replicas, func(j job.Spec) ga.Options {
+		opt := form.Options(j, len(pool), r.opt.Clusters)
 		if ask.Single {
 			opt.MaxClusters = 1
 		} else if !free || len(pool) >= r.opt.Providers && r.p.Job.Auto() {

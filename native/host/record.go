@@ -21,6 +21,7 @@ import (
 	"github.com/ravnest/ravnest/engine/planner"
 	"github.com/ravnest/ravnest/native"
 	"github.com/ravnest/ravnest/native/console"
+	"github.com/ravnest/ravnest/native/form"
 	"github.com/ravnest/ravnest/native/project"
 	"github.com/ravnest/ravnest/signaling/server"
 )
@@ -213,7 +214,7 @@ func (r *record) placed(plan *planner.Plan, g *graph.Graph, j job.Spec) {
 	for c := range r.clusters {
 		r.clusters[c].Providers, r.clusters[c].Cuts, r.clusters[c].Replicas = nil, nil, nil
 	}
-	for c, s := range clusters(plan, j) {
+	for c, s := range form.Clusters(plan, j) {
 		t := &r.clusters[c]
 		t.Replicas, t.Forecast = s.Replicas, plan.Clusters[c].Rate
 		for _, st := range plan.Clusters[c].Stages {
