@@ -14,6 +14,7 @@ import (
 	"github.com/ravnest/ravnest/engine/planner"
 	"github.com/ravnest/ravnest/native/audit"
 	"github.com/ravnest/ravnest/native/host"
+	"github.com/ravnest/ravnest/native/journal"
 	"github.com/ravnest/ravnest/native/weights"
 	"github.com/ravnest/ravnest/signaling/server"
 	"github.com/urfave/cli/v2"
@@ -189,7 +190,7 @@ func trainLocal(c *cli.Context) error {
 	return summary(c, s)
 }
 
-func summary(c *cli.Context, s host.Summary) error {
+func summary(c *cli.Context, s journal.Summary) error {
 	err := print(c, s, func(w io.Writer) {
 		if s.Samples == 0 {
 			fmt.Fprintln(w, "nothing was trained")

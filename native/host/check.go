@@ -77,7 +77,7 @@ func (r *reporter) condemned(c server.Condemned) {
 // goBack takes back what was told of what is false, and forgets the copies of such checkpoints: a right one is told next, unless the run
 // begins anew.
 func (r *reporter) goBack(now time.Time, step uint64) {
-	r.rec.undo(now, int64(step))
+	r.rec.Undo(now, int64(step))
 	r.uncopied, r.uncopyable = nil, nil
 	if step > 0 {
 		return

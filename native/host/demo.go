@@ -17,6 +17,7 @@ import (
 
 	"github.com/ravnest/ravnest/native"
 	"github.com/ravnest/ravnest/native/console"
+	"github.com/ravnest/ravnest/native/journal"
 	"github.com/ravnest/ravnest/native/project"
 	"github.com/ravnest/ravnest/native/weights"
 )
@@ -63,11 +64,11 @@ func written(p *project.Project, nodes int) bool {
 
 // Demo serves the project and runs its providers as child processes, then fuses the trained
 // stages.
-func Demo(ctx context.Context, p *project.Project, ln net.Listener, opt DemoOptions) (Summary, error) {
+func Demo(ctx context.Context, p *project.Project, ln net.Listener, opt DemoOptions) (journal.Summary, error) {
 	prog, err := providerProgram(opt.Program)
 	if err != nil {
 		_ = ln.Close()
-		return Summary{}, err
+		return journal.Summary{}, err
 	}
 	// If a child dies before the run has begun, stop waiting for it.
 	ctx, fail := context.WithCancelCause(ctx)

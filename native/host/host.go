@@ -30,6 +30,7 @@ import (
 	"github.com/ravnest/ravnest/native/audit"
 	"github.com/ravnest/ravnest/native/console"
 	"github.com/ravnest/ravnest/native/form"
+	"github.com/ravnest/ravnest/native/journal"
 	"github.com/ravnest/ravnest/native/otlp"
 	"github.com/ravnest/ravnest/native/project"
 	"github.com/ravnest/ravnest/native/weights"
@@ -186,12 +187,12 @@ func span(j job.Spec) int64 {
 // Serve serves the project to providers, waits for the run to end and returns its summary.
 // Cancelling ctx stops the run gracefully: batches in flight are finished and the state is
 // saved.
-func Serve(ctx context.Context, p *project.Project, opt Options) (Summary, error) {
+func Serve(ctx context.Context, p *project.Project, opt Options) (journal.Summary, error) {
 	if err := p.Job.Share(opt.Clusters); err != nil {
-		return Summary{}, err
+		return journal.Summary{}, err
 	}
 	if err := writable(p); err != nil {
-		return Summary{}, err
+		return journal.Summary{}, err
 	}
 	r := &run{p: p, opt: opt, refs: refs{data: map[string]proto.Ref{}}}
 	r.roster = newRoster(p, &r.opt)
@@ -199,7 +200,7 @@ func Serve(ctx context.Context, p *project.Project, opt Options) (Summary, error
 	if opt.Providers == 0 {
 		plan, err := readPlan(p)
 		if err != nil {
-			return Summary{}, err
+			return journal.Summary{}, err
 		}
 		for _, c := range plan.Clusters {
 			for _, s := range c.Stages {
@@ -210,15 +211,15 @@ func Serve(ctx context.Context, p *project.Project, opt Options) (Summary, error
 	}
 	var err error
 	if job.Blobs, err = r.publish(); err != nil {
-		return Summary{}, err
+		return journal.Summary{}, err
 	}
 	r.roster.refs = r.refs
 	if err := os.MkdirAll(filepath.Join(p.Dir, project.StoreDir), 0o755); err != nil {
-		return Summary{}, fmt.Errorf("creating the store: %w", err)
+		return journal.Summary{}, fmt.Errorf("creating the store: %w", err)
 	}
 	osfs, err := store.OpenOS(filepath.Join(p.Dir, project.StoreDir))
 	if err != nil {
-		return Summary{}, err
+		return journal.Summary{}, err
 	}
 	defer osfs.Close()
 	dir := store.NewDir(osfs)
@@ -228,11 +229,11 @@ func Serve(ctx context.Context, p *project.Project, opt Options) (Summary, error
 	}
 	r.store = dir
 	if err := r.alone(ctx, job); err != nil {
-		return Summary{}, err
+		return journal.Summary{}, err
 	}
 	srv, down, err := r.up(ctx, server.Config{})
 	if err != nil {
-		return Summary{}, err
+		return journal.Summary{}, err
 	}
 	defer down()
 	return r.train(ctx, srv, job)
@@ -399,20 +400,20 @@ func (r *run) up(ctx context.Context, conf server.Config) (_ *server.Server, dow
 }
 
 // train runs the job, or goes on with it from where the store has it.
-func (r *run) train(ctx context.Context, srv *server.Server, job server.Job) (sum Summary, err error) {
+func (r *run) train(ctx context.Context, srv *server.Server, job server.Job) (sum journal.Summary, err error) {
 	r.audits(&job)
 	t := r.reporter()
 	defer func() {
-		if cerr := t.rec.close(); err == nil {
+		if cerr := t.rec.Close(); err == nil {
 			err = cerr
 		}
 	}()
 	if !job.Fresh {
 		if err := t.resume(ctx, job); err != nil {
-			return Summary{}, err
+			return journal.Summary{}, err
 		}
 	}
-	r.roster.begin(t.rec.open, r.before != nil)
+	r.roster.begin(t.rec.Open, r.before != nil)
 	// A cancelled ctx asks for a graceful stop; the run ends by its own rules.
 	stop := make(chan string, 1)
 	job.Stop = stop
@@ -433,7 +434,7 @@ func (r *run) train(ctx context.Context, srv *server.Server, job server.Job) (su
 	}
 	if errors.Is(err, server.ErrDiverged) {
 		err = fmt.Errorf("%w: %s", err, advice(r.p)) // err already says what is kept
-		sum.Loss, sum.Error = Number(math.NaN()), err.Error()
+		sum.Loss, sum.Error = journal.Number(math.NaN()), err.Error()
 	}
 	if errors.Is(err, audit.ErrDiffers) {
 		sum.Error = err.Error()

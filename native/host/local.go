@@ -18,30 +18,32 @@ import (
 	"github.com/ravnest/ravnest/engine/train"
 	"github.com/ravnest/ravnest/native"
 	"github.com/ravnest/ravnest/native/console"
+	"github.com/ravnest/ravnest/native/journal"
 	"github.com/ravnest/ravnest/native/project"
 	"github.com/ravnest/ravnest/native/weights"
 )
 
 // localObserver records what the trainer reports.
 type localObserver struct {
-	*record
+	rec  *journal.Record
+	p    *project.Project
 	kept *uint64 // batches before the last saved state; nil: none was saved
 }
 
 func (o *localObserver) Loss(l stage.Loss) {
 	now := time.Now()
-	o.loss(now, l.Epoch, int64(l.Step), float64(l.Value))
-	o.tick(now)
+	o.rec.Loss(now, l.Epoch, int64(l.Step), float64(l.Value))
+	o.rec.Tick(now)
 }
 
 func (o *localObserver) Validated(v stage.Validation) {
-	o.val(time.Now(), validation{epoch: v.Epoch, step: int64(v.Step), correct: int64(v.Correct), total: int64(v.Total), loss: float64(v.Loss), metrics: v.Metrics})
+	o.rec.Val(time.Now(), journal.Validation{Epoch: v.Epoch, Step: int64(v.Step), Correct: int64(v.Correct), Total: int64(v.Total), Loss: float64(v.Loss), Metrics: v.Metrics})
 }
 
 func (o *localObserver) Batch(int) {}
 
 func (o *localObserver) Keep(s stage.Saved) error {
-	if err := o.flush(); err != nil {
+	if err := o.rec.Flush(); err != nil {
 		return err
 	}
 	_, err := weights.Write(o.p, s.Part.State)
@@ -74,23 +76,23 @@ func fits(p *project.Project, record []order.Period, what string) error {
 // before the next update and keeps the state. Where the job leaves the number of replicas to the
 // host, rounds is the file with the record to go by; "": there is one replica, since one process
 // trains.
-func TrainLocal(ctx context.Context, p *project.Project, threads int, rounds string, out *console.Console) (Summary, error) {
+func TrainLocal(ctx context.Context, p *project.Project, threads int, rounds string, out *console.Console) (journal.Summary, error) {
 	var record []order.Period
 	switch {
 	case rounds != "":
 		if !p.Job.Auto() {
-			return Summary{}, fmt.Errorf("a record of replicas (--rounds) is for a job with replicas %q; this one has %d of them, and needs none", job.Auto, p.Job.Replica())
+			return journal.Summary{}, fmt.Errorf("a record of replicas (--rounds) is for a job with replicas %q; this one has %d of them, and needs none", job.Auto, p.Job.Replica())
 		}
 		var err error
 		if record, err = p.ReadRounds(rounds); err != nil {
-			return Summary{}, err
+			return journal.Summary{}, err
 		}
 	case p.Job.Auto():
 		record = []order.Period{{Step: 0, Replicas: 1}}
 		out.Say("replicas auto: one process trains one replica; to repeat a run of several providers give its record (--rounds FILE)")
 	}
 	if err := fits(p, record, "training"); err != nil {
-		return Summary{}, err
+		return journal.Summary{}, err
 	}
 	team := kernel.NewTeam(threads)
 	defer team.Close()
@@ -98,43 +100,44 @@ func TrainLocal(ctx context.Context, p *project.Project, threads int, rounds str
 	t, end, err := p.Trainer(context.WithoutCancel(ctx), record, team)
 	defer end()
 	if err != nil {
-		return Summary{}, err
+		return journal.Summary{}, err
 	}
-	r := newRecord(p, "train", out)
-	r.record = record
-	if err := r.open(); err != nil {
-		return Summary{}, err
+	r := journal.New(p, "train", out)
+	r.By(record)
+	if err := r.Open(); err != nil {
+		return journal.Summary{}, err
 	}
 	if record != nil {
 		if err := p.WriteRounds(record); err != nil {
-			return Summary{}, err
+			return journal.Summary{}, err
 		}
 	}
-	r.begin(time.Now(), 0)
-	r.sum.Providers = 1
+	started := time.Now()
+	r.Begin(started, 0)
 	mark := func() order.Mark {
 		if ctx.Err() != nil {
 			return order.Stop
 		}
 		return order.Continue
 	}
-	obs := &localObserver{record: r}
+	obs := &localObserver{rec: r, p: p}
 	err = t.Run(context.WithoutCancel(ctx), mark, obs)
-	if cerr := r.close(); err == nil {
+	if cerr := r.Close(); err == nil {
 		err = cerr
 	}
-	s := r.summary()
+	s := r.Summary()
+	s.Providers = 1
 	if errors.Is(err, stage.ErrDiverged) {
 		var files []string
 		files, err = diverged(err, p, obs, team)
 		s.Files = append(s.Files, files...)
-		s.Loss, s.Error = Number(math.NaN()), err.Error()
+		s.Loss, s.Error = journal.Number(math.NaN()), err.Error()
 	}
 	if err != nil {
 		return s, err
 	}
 	s.Interrupted, s.Saved = ctx.Err() != nil, true
-	s.FirstStepS = r.started.Sub(begin).Seconds()
+	s.FirstStepS = started.Sub(begin).Seconds()
 	if rss, err := native.PeakRSS(); err == nil {
 		s.PeakRSS = []int64{rss}
 	}
@@ -169,13 +172,13 @@ func advice(p *project.Project) string {
 
 // Evaluation is the result of ravnest eval.
 type Evaluation struct {
-	Command  string  `json:"command"`
-	File     string  `json:"file"`
-	Correct  int     `json:"correct"`
-	Total    int     `json:"total"`        // 0: a regression
-	Accuracy float64 `json:"val_accuracy"` // percent; -1: a regression
-	Loss     Number  `json:"val_loss"`
-	Metrics  Figures `json:"metrics,omitempty"` // the job's other figures, by name
+	Command  string          `json:"command"`
+	File     string          `json:"file"`
+	Correct  int             `json:"correct"`
+	Total    int             `json:"total"`        // 0: a regression
+	Accuracy float64         `json:"val_accuracy"` // percent; -1: a regression
+	Loss     journal.Number  `json:"val_loss"`
+	Metrics  journal.Figures `json:"metrics,omitempty"` // the job's other figures, by name
 
 	Told []loss.Metric `json:"-"` // Metrics in their order
 }
@@ -210,7 +213,7 @@ func Eval(ctx context.Context, p *project.Project, threads int) (Evaluation, err
 	if err != nil {
 		return Evaluation{}, err
 	}
-	e := Evaluation{Command: "eval", File: file, Correct: v.Correct, Total: v.Total, Accuracy: -1, Loss: Number(v.Loss), Metrics: figures(v.Metrics), Told: v.Metrics}
+	e := Evaluation{Command: "eval", File: file, Correct: v.Correct, Total: v.Total, Accuracy: -1, Loss: journal.Number(v.Loss), Metrics: journal.FiguresOf(v.Metrics), Told: v.Metrics}
 	if v.Total > 0 {
 		e.Accuracy = 100 * float64(v.Correct) / float64(v.Total)
 	}

@@ -13,6 +13,7 @@ import (
 
 	"github.com/ravnest/ravnest/engine/pipeline/snapshot"
 	"github.com/ravnest/ravnest/native"
+	"github.com/ravnest/ravnest/native/journal"
 	"github.com/ravnest/ravnest/native/project"
 	"github.com/ravnest/ravnest/signaling/server"
 )
@@ -21,7 +22,7 @@ import (
 // job all of it belongs to the goroutine that hands over the events.
 type reporter struct {
 	*run
-	rec    *record
+	rec    *journal.Record
 	joined time.Time // when the last provider came
 	first  time.Time // when the first loss did
 	grew   bool      // the attempt before ended because more providers were there
@@ -35,7 +36,7 @@ type reporter struct {
 }
 
 func (r *run) reporter() *reporter {
-	return &reporter{run: r, rec: newRecord(r.p, "serve", r.opt.Console)}
+	return &reporter{run: r, rec: journal.New(r.p, "serve", r.opt.Console)}
 }
 
 // end writes what is left of a run that has ended.
@@ -48,7 +49,8 @@ func (r *reporter) end() {
 // learned keeps what an attempt that is over has achieved, for the next plan and for the next run
 // of the job.
 func (r *reporter) learned() {
-	f, ok := r.roster.learn(r.rec.ended, r.rec.samples)
+	samples, last := r.rec.Counted()
+	f, ok := r.roster.learn(last, samples)
 	if !ok {
 		return
 	}
@@ -67,16 +69,17 @@ func (r *reporter) resume(ctx context.Context, job server.Job) (err error) {
 	if r.before == nil || r.before.Checkpoint == nil {
 		return nil
 	}
-	r.rec.resume = int64(r.before.Checkpoint.Position.Step)
+	step := int64(r.before.Checkpoint.Position.Step)
+	r.rec.Resume(step)
 	if r.shared == nil {
 		return nil
 	}
-	return r.replay(ctx, r.rec.resume)
+	return r.replay(ctx, step)
 }
 
 // summary is that of a run which has ended with a result.
-func (r *reporter) summary(res server.Result) Summary {
-	sum := r.rec.summary()
+func (r *reporter) summary(res server.Result) journal.Summary {
+	sum := r.rec.Summary()
 	sum.Interrupted = res.Interrupted
 	if plan, _ := r.roster.current(); plan != nil {
 		sum.Providers = 0
@@ -96,7 +99,7 @@ func (r *reporter) summary(res server.Result) Summary {
 		}
 		sum.FirstStepS = r.first.Sub(from).Seconds()
 	}
-	if res.Checkpoint != nil && r.rec.opened {
+	if res.Checkpoint != nil && r.rec.Opened() {
 		sum.Saved = true
 		sum.Files = append(sum.Files, r.files...)
 	}
@@ -126,8 +129,9 @@ func (r *reporter) event(ev server.Event) {
 	case server.Ready:
 		r.roster.measured(e.Name, e.RTT)
 	case server.Started:
-		r.rec.begin(now, int64(e.Resume))
-		r.roster.trains(now, r.rec.samples, r.rec.sum.Forecast)
+		r.rec.Begin(now, int64(e.Resume))
+		samples, _ := r.rec.Counted()
+		r.roster.trains(now, samples, r.rec.Forecast())
 		r.opt.Console.Say("%s", r.starts(e))
 	case server.Recovering:
 		r.learned()
@@ -148,13 +152,13 @@ func (r *reporter) event(ev server.Event) {
 		if r.first.IsZero() {
 			r.first = now
 		}
-		r.rec.loss(now, e.Epoch, e.Step, float64(e.Loss.Loss))
-		r.rec.trained(e.Cluster, e.Step)
+		r.rec.Loss(now, e.Epoch, e.Step, float64(e.Loss.Loss))
+		r.rec.Trained(e.Cluster, e.Step)
 	case server.Val:
-		r.rec.val(now, validated(e.Val))
+		r.rec.Val(now, validated(e.Val))
 	case server.Progress:
-		r.rec.progress(&e)
-		r.rec.tick(now)
+		r.rec.Progress(&e)
+		r.rec.Tick(now)
 		r.write(now)
 	case server.Checkpointed:
 		if e.After > 0 {
@@ -169,12 +173,13 @@ func (r *reporter) event(ev server.Event) {
 
 // announce tells of an attempt's plan.
 func (r *reporter) announce(e server.Planned) {
-	r.rec.attempt()
+	var names []string
 	for _, s := range e.Stages {
-		r.rec.roles = append(r.rec.roles, s.Name)
+		names = append(names, s.Name)
 	}
+	r.rec.Attempt(names)
 	plan, j := r.roster.current()
-	r.rec.placed(&plan.Plan, r.p.Graph, j)
+	r.rec.Placed(&plan.Plan, r.p.Graph, j)
 	r.opt.Console.Say("%s", strings.TrimRight(plan.String(), "\n"))
 	if len(plan.GA.Spares) > 0 && r.opt.Providers > 0 && r.opt.Clusters == 0 {
 		r.opt.Console.Say("--clusters 1 would have all %d providers take part, in one pipeline", r.opt.Providers)
@@ -203,7 +208,7 @@ const rewrite = 10 * time.Second
 // write writes what is not in the project's directory yet: lines of the record, and copies of the
 // newest checkpoint. What fails, as on a full disk, is told and tried again.
 func (r *reporter) write(now time.Time) {
-	err := r.rec.flush()
+	err := r.rec.Flush()
 	if r.uncopied != nil && !now.Before(r.retry) {
 		if r.uncopyable = r.saved(r.uncopied); r.uncopyable == nil {
 			r.uncopied = nil

@@ -22,6 +22,7 @@ import (
 	"github.com/ravnest/ravnest/engine/loss"
 	"github.com/ravnest/ravnest/engine/pipeline/snapshot"
 	"github.com/ravnest/ravnest/native"
+	"github.com/ravnest/ravnest/native/journal"
 	"github.com/ravnest/ravnest/native/project"
 	"github.com/ravnest/ravnest/signaling/member"
 	"github.com/ravnest/ravnest/signaling/proto"
@@ -148,7 +149,7 @@ func (r *run) claim(ctx context.Context, job server.Job, dir *store.Dir) error {
 }
 
 // serveShared serves the job together with other hosts.
-func (r *run) serveShared(ctx context.Context, job server.Job, dir *store.Dir) (Summary, error) {
+func (r *run) serveShared(ctx context.Context, job server.Job, dir *store.Dir) (journal.Summary, error) {
 	fresh := job.Fresh
 	job.Fresh = false // NATS begins anew, once
 	opt := jetstream.Options{
@@ -158,19 +159,19 @@ func (r *run) serveShared(ctx context.Context, job server.Job, dir *store.Dir) (
 	}
 	js, err := jetstream.Open(ctx, r.opt.NATS.URL, opt)
 	if err != nil {
-		return Summary{}, err
+		return journal.Summary{}, err
 	}
 	defer js.Close()
 	r.shared, r.store = &shared{js: js, log: job.ID + "/events"}, js
 	if err := r.claim(ctx, job, dir); err != nil {
-		return Summary{}, err
+		return journal.Summary{}, err
 	}
 	if pages, ok := r.opt.Site.(*site.Site); ok {
 		pages.Others = js.Others
 	}
 	srv, down, err := r.up(ctx, server.Config{Standby: r.standby, Hosts: r.hosts})
 	if err != nil {
-		return Summary{}, err
+		return journal.Summary{}, err
 	}
 	defer down()
 	for {
@@ -179,11 +180,11 @@ func (r *run) serveShared(ctx context.Context, job server.Job, dir *store.Dir) (
 		case errors.Is(err, jetstream.ErrOver):
 			return r.results(ctx, job, err)
 		case err != nil && ctx.Err() != nil:
-			sum := newRecord(r.p, "serve", r.opt.Console).summary()
+			sum := journal.New(r.p, "serve", r.opt.Console).Summary()
 			sum.Interrupted = true
 			return sum, nil
 		case err != nil:
-			return Summary{}, err
+			return journal.Summary{}, err
 		}
 		sum, err := r.lead(ctx, srv, job)
 		if !errors.Is(err, server.ErrDeposed) {
@@ -197,11 +198,11 @@ func (r *run) serveShared(ctx context.Context, job server.Job, dir *store.Dir) (
 const goodbye = 30 * time.Second
 
 // lead trains while this host leads.
-func (r *run) lead(ctx context.Context, srv *server.Server, job server.Job) (Summary, error) {
+func (r *run) lead(ctx context.Context, srv *server.Server, job server.Job) (journal.Summary, error) {
 	js := r.shared.js
 	r.opt.Console.Say("this host leads the job; its state is in NATS at %s", js.At())
 	if err := errors.Join(r.note(js.Run()), r.takeMembers(ctx, srv, job)); err != nil {
-		return Summary{}, err
+		return journal.Summary{}, err
 	}
 	deposed, ended := js.Deposed(), make(chan struct{})
 	var wg sync.WaitGroup
@@ -245,35 +246,36 @@ func (r *run) lead(ctx context.Context, srv *server.Server, job server.Job) (Sum
 }
 
 // results makes this host's files of a run that has ended elsewhere.
-func (r *run) results(ctx context.Context, job server.Job, over error) (Summary, error) {
+func (r *run) results(ctx context.Context, job server.Job, over error) (journal.Summary, error) {
 	t := r.reporter()
 	b, err := r.get(ctx, machine.ManifestObject(job.ID))
 	if errors.Is(err, fs.ErrNotExist) {
-		return Summary{}, over // nothing was saved
+		return journal.Summary{}, over // nothing was saved
 	}
 	if err != nil {
-		return Summary{}, err
+		return journal.Summary{}, err
 	}
 	c, err := snapshot.ParseManifest(b)
 	if err != nil {
-		return Summary{}, fmt.Errorf("the run's checkpoint: %w", err)
+		return journal.Summary{}, fmt.Errorf("the run's checkpoint: %w", err)
 	}
-	t.rec.resume = int64(c.Position.Step)
-	err = t.replay(ctx, t.rec.resume)
+	step := int64(c.Position.Step)
+	t.rec.Resume(step)
+	err = t.replay(ctx, step)
 	if err == nil {
 		err = t.saved(c)
 	}
 	if err == nil && len(c.Record) > 0 {
 		err = r.p.WriteRounds(c.Record)
 	}
-	if cerr := t.rec.close(); err == nil {
+	if cerr := t.rec.Close(); err == nil {
 		err = cerr
 	}
 	if err != nil {
-		return Summary{}, err
+		return journal.Summary{}, err
 	}
-	t.rec.sum.Steps = t.rec.resume
-	sum := t.rec.summary()
+	t.rec.Reach(step)
+	sum := t.rec.Summary()
 	sum.Saved = true
 	if over.Error() != jetstream.ErrOver.Error() {
 		return sum, over
@@ -354,37 +356,33 @@ func (r *reporter) share(now time.Time, ev server.Event) {
 
 // replay makes the files of losses and figures anew from what was told before a step.
 func (r *reporter) replay(ctx context.Context, step int64) error {
-	r.rec.out = nil // what is missing in the files is about to be made
-	if err := r.rec.open(); err != nil {
-		return err
-	}
-	err := r.shared.js.Lines(ctx, r.shared.log, func(b []byte) error {
-		var l told
-		if err := json.Unmarshal(b, &l); err != nil {
-			return fmt.Errorf("the log of the run: %w", err)
-		}
-		at := time.UnixMilli(l.At)
-		switch {
-		case l.Loss != nil && l.Loss.Step < step:
-			r.rec.loss(at, l.Loss.Epoch, l.Loss.Step, float64(l.Loss.Loss))
-		case l.Val != nil && l.Val.Step <= step:
-			r.rec.val(at, validated(*l.Val))
-		}
-		return nil
+	err := r.rec.Replay(func() error {
+		return r.shared.js.Lines(ctx, r.shared.log, func(b []byte) error {
+			var l told
+			if err := json.Unmarshal(b, &l); err != nil {
+				return fmt.Errorf("the log of the run: %w", err)
+			}
+			at := time.UnixMilli(l.At)
+			switch {
+			case l.Loss != nil && l.Loss.Step < step:
+				r.rec.Loss(at, l.Loss.Epoch, l.Loss.Step, float64(l.Loss.Loss))
+			case l.Val != nil && l.Val.Step <= step:
+				r.rec.Val(at, validated(*l.Val))
+			}
+			return nil
+		})
 	})
-	r.rec.out = r.opt.Console
-	r.rec.samples = 0
 	if err != nil {
 		return fmt.Errorf("reading what the run has reported from NATS: %w", err)
 	}
-	return r.rec.flush()
+	return r.rec.Flush()
 }
 
 // validated is a validation pass as the record takes it.
-func validated(v proto.Val) validation {
-	p := validation{epoch: v.Epoch, step: v.Step, correct: v.Correct, total: v.Total, loss: float64(v.Loss)}
+func validated(v proto.Val) journal.Validation {
+	p := journal.Validation{Epoch: v.Epoch, Step: v.Step, Correct: v.Correct, Total: v.Total, Loss: float64(v.Loss)}
 	for _, m := range v.Metrics {
-		p.metrics = append(p.metrics, loss.Metric{Name: m.Name, Value: float64(m.Value)})
+		p.Metrics = append(p.Metrics, loss.Metric{Name: m.Name, Value: float64(m.Value)})
 	}
 	return p
 }

@@ -150,6 +150,3 @@ func StatusText(s server.Status) string {
 	}
 	return b.String()
 }
-
-// ReplicaChanges tells of a run whose number of replicas was chosen how many there were.
-func (s Summary) ReplicaChanges() string { return project.Changes(s.Record) }

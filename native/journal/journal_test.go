@@ -1,4 +1,4 @@
-package host
+package journal
 
 import (
 	"bytes"
@@ -24,18 +24,18 @@ func TestUndo(t *testing.T) {
 	}
 	p.Job.ValEvery = 1
 	now := time.Unix(1700000000, 0)
-	r := newRecord(p, "serve", nil)
-	if err := r.open(); err != nil {
+	r := New(p, "serve", nil)
+	if err := r.Open(); err != nil {
 		t.Fatal(err)
 	}
 	train := func(epoch int, right int64) {
 		for b := range r.batches {
-			r.loss(now, epoch, int64(epoch*r.batches+b), 0.5)
+			r.Loss(now, epoch, int64(epoch*r.batches+b), 0.5)
 		}
-		r.val(now, validation{epoch: epoch, step: int64((epoch + 1) * r.batches), correct: right, total: 100, loss: 0.25})
+		r.Val(now, Validation{Epoch: epoch, Step: int64((epoch + 1) * r.batches), Correct: right, Total: 100, Loss: 0.25})
 	}
 	lines := func(name string) int {
-		if err := r.flush(); err != nil {
+		if err := r.Flush(); err != nil {
 			t.Fatal(err)
 		}
 		b, err := os.ReadFile(filepath.Join(dir, name))
@@ -50,8 +50,8 @@ func TestUndo(t *testing.T) {
 	if r.sum.BestVal != 99 {
 		t.Fatalf("the best is %v", r.sum.BestVal)
 	}
-	r.undo(now, int64(2*r.batches))
-	if s := r.summary(); s.BestVal != 60 || s.ValAccuracy != -1 || !math.IsNaN(float64(s.ValLoss)) || s.Steps != int64(2*r.batches) {
+	r.Undo(now, int64(2*r.batches))
+	if s := r.Summary(); s.BestVal != 60 || s.ValAccuracy != -1 || !math.IsNaN(float64(s.ValLoss)) || s.Steps != int64(2*r.batches) {
 		t.Errorf("%+v", s)
 	}
 	for name, want := range map[string]int{project.LossesFile: 2 * r.batches, project.ValsFile: 2, project.ValLossFile: 2, project.MetricsFile: 1 + 2*(r.batches+1)} {
@@ -63,22 +63,22 @@ func TestUndo(t *testing.T) {
 	if r.sum.BestVal != 60 || r.sum.ValAccuracy != 50 {
 		t.Errorf("%+v", r.sum)
 	}
-	if err := r.close(); err != nil {
+	if err := r.Close(); err != nil {
 		t.Fatal(err)
 	}
-	again := newRecord(p, "serve", nil)
+	again := New(p, "serve", nil)
 	again.resume = int64(3 * r.batches)
-	if err := again.open(); err != nil {
+	if err := again.Open(); err != nil {
 		t.Fatal(err)
 	}
 	if again.sum.BestVal != 60 {
 		t.Errorf("a host that goes on says that the best is %v", again.sum.BestVal)
 	}
-	again.undo(now, 0)
-	if s := again.summary(); s.BestVal != -1 || s.Steps != 0 {
+	again.Undo(now, 0)
+	if s := again.Summary(); s.BestVal != -1 || s.Steps != 0 {
 		t.Errorf("%+v", s)
 	}
-	if err := again.close(); err != nil {
+	if err := again.Close(); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -1,7 +1,7 @@
 // The figures of a run for other tools: a table (metrics.csv) and TensorBoard's event files
 // (runs/N).
 
-package host
+package journal
 
 import (
 	"bytes"
@@ -20,18 +20,18 @@ import (
 	"github.com/ravnest/ravnest/native/project"
 )
 
-// validation is the outcome of a validation pass; total is 0 where there are no answers to be
+// Validation is the outcome of a validation pass; Total is 0 where there are no answers to be
 // right about.
-type validation struct {
-	epoch          int
-	step           int64 // batches done
-	correct, total int64
-	loss           float64
-	metrics        []loss.Metric
+type Validation struct {
+	Epoch          int
+	Step           int64 // batches done
+	Correct, Total int64
+	Loss           float64
+	Metrics        []loss.Metric
 }
 
 // accuracy is in percent.
-func (v validation) accuracy() float64 { return 100 * float64(v.correct) / float64(v.total) }
+func (v Validation) accuracy() float64 { return 100 * float64(v.Correct) / float64(v.Total) }
 
 // metrics writes both forms. A batch that is trained again, after a loss, takes back what
 // follows it.
@@ -181,16 +181,16 @@ func (m *metrics) loss(now time.Time, epoch int, step int64, loss, lr float64) e
 }
 
 // val notes a validation pass.
-func (m *metrics) val(now time.Time, v validation) error {
-	points := []tfevents.Scalar{{Tag: "loss/validation", Value: float32(v.loss)}}
-	cells := []string{"", "", number(v.loss), ""}
-	if v.total > 0 {
+func (m *metrics) val(now time.Time, v Validation) error {
+	points := []tfevents.Scalar{{Tag: "loss/validation", Value: float32(v.Loss)}}
+	cells := []string{"", "", number(v.Loss), ""}
+	if v.Total > 0 {
 		cells[3] = number(v.accuracy())
 		points = append(points, tfevents.Scalar{Tag: "accuracy/validation", Value: float32(v.accuracy())})
 	}
 	for _, name := range m.names {
 		cell := ""
-		for _, x := range v.metrics {
+		for _, x := range v.Metrics {
 			if x.Name == name {
 				cell = number(x.Value)
 				points = append(points, tfevents.Scalar{Tag: name + "/validation", Value: float32(x.Value)})
@@ -198,8 +198,8 @@ func (m *metrics) val(now time.Time, v validation) error {
 		}
 		cells = append(cells, cell)
 	}
-	m.row(mark(v.step, true), v.step, v.epoch, cells...)
-	return m.board.Write(now, v.step, points...)
+	m.row(mark(v.Step, true), v.Step, v.Epoch, cells...)
+	return m.board.Write(now, v.Step, points...)
 }
 
 // row puts a line into the table, in place of one with the same mark; cells that are missing stay

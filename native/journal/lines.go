@@ -1,7 +1,7 @@
 // A text file with one line for each step of a run. A step that is repeated after a loss
 // replaces its line and removes those that follow.
 
-package host
+package journal
 
 import (
 	"bufio"

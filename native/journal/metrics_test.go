@@ -1,4 +1,4 @@
-package host
+package journal
 
 import (
 	"encoding/binary"
@@ -37,13 +37,13 @@ func TestMetrics(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	val := validation{epoch: 0, step: 2, correct: 3, total: 4, loss: 0.25, metrics: []loss.Metric{{Name: "perplexity", Value: 1.5}}}
+	val := Validation{Epoch: 0, Step: 2, Correct: 3, Total: 4, Loss: 0.25, Metrics: []loss.Metric{{Name: "perplexity", Value: 1.5}}}
 	check(m.loss(now, 0, 0, 1, 0.1))
-	val.loss = 7
+	val.Loss = 7
 	check(m.val(now, val)) // before the batch: another cluster trains that
 	check(m.loss(now, 0, 1, 0.5, 0.1))
 	check(m.loss(now, 0, 2, 0.375, 0.1))
-	val.loss = 0.25
+	val.Loss = 0.25
 	check(m.val(now, val)) // again, in the next attempt
 	check(m.loss(now, 0, 3, 0.125, 0.1))
 	check(m.close())

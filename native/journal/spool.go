@@ -1,7 +1,7 @@
 // Files that grow while a run trains. A disk that is full for a time costs nothing: what it does
 // not take stays in memory and is written later.
 
-package host
+package journal
 
 import (
 	"errors"

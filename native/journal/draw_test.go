@@ -1,4 +1,4 @@
-package host
+package journal
 
 import (
 	"bytes"
@@ -13,9 +13,9 @@ import (
 func TestDraw(t *testing.T) {
 	p := example(t)
 	var out bytes.Buffer
-	r := newRecord(p, "test", console.Terminal(&out, func() int { return 20 }))
+	r := New(p, "test", console.Terminal(&out, func() int { return 20 }))
 	r.dirty = true
-	r.tick(time.Now())
+	r.Tick(time.Now())
 	if want := "\r\x1b[Kepoch 0/"; !bytes.HasPrefix(out.Bytes(), []byte(want)) || out.Len() != len("\r\x1b[K")+19 {
 		t.Errorf("drew %q", out.String())
 	}
@@ -31,11 +31,11 @@ func TestTick(t *testing.T) {
 		if tty {
 			to = console.Terminal(&out, nil)
 		}
-		r := newRecord(p, "test", to)
+		r := New(p, "test", to)
 		now := time.Unix(1e9, 0)
 		r.started, r.dirty = now, true
 		for range 601 { // a minute
-			r.tick(now)
+			r.Tick(now)
 			now = now.Add(100 * time.Millisecond)
 		}
 		if got, want := bytes.Count(out.Bytes(), []byte("samples/s")), map[bool]int{true: 200, false: 2}[tty]; got != want {

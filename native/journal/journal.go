@@ -1,7 +1,6 @@
-// The record of a run: the loss and accuracy files, the progress line, and the summary at the
-// end.
-
-package host
+// Package journal keeps the record of a run: the files of losses and figures, the progress line, and
+// the summary at the end.
+package journal
 
 import (
 	"encoding/json"
@@ -77,7 +76,8 @@ type ClusterSummary struct {
 // Figures are the metrics of a validation pass by name.
 type Figures map[string]Number
 
-func figures(ms []loss.Metric) Figures {
+// FiguresOf names metrics.
+func FiguresOf(ms []loss.Metric) Figures {
 	f := make(Figures, len(ms))
 	for _, m := range ms {
 		f[m.Name] = Number(m.Value)
@@ -96,8 +96,8 @@ func (n Number) MarshalJSON() ([]byte, error) {
 	return json.Marshal(float64(n))
 }
 
-// record keeps the files and the current figures of a run.
-type record struct {
+// Record keeps the files and the current figures of a run. One goroutine at a time may use it.
+type Record struct {
 	p                       *project.Project
 	job                     job.Spec // in the period of the record that is trained
 	record                  []order.Period
@@ -136,19 +136,20 @@ type averaging struct {
 	waited  float64 // seconds
 }
 
-func newRecord(p *project.Project, command string, out *console.Console) *record {
+// New begins the record of a run by a command. Nothing is written before Open.
+func New(p *project.Project, command string, out *console.Console) *Record {
 	j := p.Job
-	return &record{
+	return &Record{
 		p: p, job: p.Job, out: out, batches: j.Batches(p.Data.Train.Len()), total: int64(j.Total(p.Data.Train.Len())),
 		wire: map[string]int64{}, busy: map[string]float64{}, rss: map[string]int64{}, lastEpoch: -1,
 		sum: Summary{Command: command, Schedule: j.Schedule, Wire: j.Wire, Seed: j.Seed, Epochs: j.Epochs, Loss: Number(math.NaN()), ValLoss: Number(math.NaN()), ValAccuracy: -1, BestVal: -1},
 	}
 }
 
-// open moves an older run's results aside and opens the files of this one. It is called as
+// Open moves an older run's results aside and opens the files of this one. It is called as
 // late as possible, when only training itself can still fail, so that older results are kept
 // in place until then. Further calls do nothing.
-func (r *record) open() error {
+func (r *Record) Open() error {
 	if r.opened {
 		return nil
 	}
@@ -182,8 +183,8 @@ func (r *record) open() error {
 	return nil
 }
 
-// close flushes the files.
-func (r *record) close() error {
+// Close flushes the files.
+func (r *Record) Close() error {
 	r.out.Leave()
 	if !r.opened {
 		return nil
@@ -191,22 +192,23 @@ func (r *record) close() error {
 	return errors.Join(r.losses.close(), r.vals.close(), r.valLosses.close(), r.metrics.close(), r.failed)
 }
 
-func (r *record) flush() error {
+// Flush writes what is not in the files yet. It can be called again after an error.
+func (r *Record) Flush() error {
 	if !r.opened {
 		return nil
 	}
 	return errors.Join(r.losses.flush(), r.vals.flush(), r.valLosses.flush(), r.metrics.flush(), r.failed)
 }
 
-// attempt begins a new attempt, in which other providers may have the stages.
-func (r *record) attempt() {
+// Attempt begins a new attempt, in which these providers have the stages.
+func (r *Record) Attempt(providers []string) {
 	r.before = r.wireTotal()
 	r.clusters = r.fold()
-	r.roles, r.wire, r.busy, r.average = nil, map[string]int64{}, map[string]float64{}, map[string]averaging{}
+	r.roles, r.wire, r.busy, r.average = providers, map[string]int64{}, map[string]float64{}, map[string]averaging{}
 }
 
-// placed notes the clusters of an attempt, in which the job is j.
-func (r *record) placed(plan *planner.Plan, g *graph.Graph, j job.Spec) {
+// Placed notes the clusters of an attempt, in which the job is j.
+func (r *Record) Placed(plan *planner.Plan, g *graph.Graph, j job.Spec) {
 	r.job, r.record = j, j.Periods
 	for len(r.clusters) < len(plan.Clusters) {
 		r.clusters = append(r.clusters, ClusterSummary{})
@@ -229,7 +231,7 @@ func (r *record) placed(plan *planner.Plan, g *graph.Graph, j job.Spec) {
 }
 
 // fold adds what the stages said in this attempt to what was before.
-func (r *record) fold() []ClusterSummary {
+func (r *Record) fold() []ClusterSummary {
 	cs := slices.Clone(r.clusters)
 	for _, a := range r.average {
 		cs[a.cluster].AverageBytes += a.out
@@ -238,8 +240,8 @@ func (r *record) fold() []ClusterSummary {
 	return cs
 }
 
-// progress records a provider's report.
-func (r *record) progress(e *server.Progress) {
+// Progress records a provider's report.
+func (r *Record) Progress(e *server.Progress) {
 	r.wire[e.Name], r.busy[e.Name] = e.Out, e.Busy
 	r.rss[e.Name] = max(r.rss[e.Name], e.RSS)
 	if e.Cluster < len(r.share) && e.Share > 0 {
@@ -254,9 +256,9 @@ func (r *record) progress(e *server.Progress) {
 	}
 }
 
-// trained notes the units and samples of a batch whose loss a cluster has reported. Batches
+// Trained notes the units and samples of a batch whose loss a cluster has reported. Batches
 // that are split over the replicas are reported by one cluster for all.
-func (r *record) trained(cluster int, step int64) {
+func (r *Record) Trained(cluster int, step int64) {
 	r.goTo(step)
 	j, run := r.job, r.order()
 	b, n := int(step)%r.batches, j.Replica()
@@ -284,8 +286,8 @@ func (r *record) trained(cluster int, step int64) {
 	}
 }
 
-// begin records that training begins at a step, 0 or the one it resumes from.
-func (r *record) begin(now time.Time, step int64) {
+// Begin records that training begins at a step, 0 or the one it resumes from.
+func (r *Record) Begin(now time.Time, step int64) {
 	if r.started.IsZero() {
 		r.started = now
 	}
@@ -297,7 +299,7 @@ func (r *record) begin(now time.Time, step int64) {
 }
 
 // cut takes back the losses and validation passes behind a step.
-func (r *record) cut(step int64) {
+func (r *Record) cut(step int64) {
 	r.losses.cut(step)
 	if every := int64(max(r.p.Job.ValEvery, 1)); step < r.total {
 		passes := step / int64(r.batches) / every
@@ -307,8 +309,8 @@ func (r *record) cut(step int64) {
 	r.best()
 }
 
-// undo takes back what is told of the steps behind one: it is not what the job makes.
-func (r *record) undo(now time.Time, step int64) {
+// Undo takes back what is told of the steps behind one: it is not what the job makes.
+func (r *Record) Undo(now time.Time, step int64) {
 	nan := Number(math.NaN())
 	r.sum.Steps, r.sum.Loss, r.sum.ValLoss, r.sum.ValAccuracy, r.sum.Metrics, r.told = step, nan, nan, -1, nil, nil
 	if r.opened {
@@ -318,7 +320,7 @@ func (r *record) undo(now time.Time, step int64) {
 }
 
 // best finds the best accuracy of all passes that count.
-func (r *record) best() {
+func (r *Record) best() {
 	r.sum.BestVal = -1
 	if v := r.vals.largest(); v >= 0 {
 		r.sum.BestVal = v
@@ -326,10 +328,10 @@ func (r *record) best() {
 }
 
 // order is the run's in the period at hand.
-func (r *record) order() order.Run { return r.job.Order(r.p.Data.Train.Len(), 0) }
+func (r *Record) order() order.Run { return r.job.Order(r.p.Data.Train.Len(), 0) }
 
 // goTo makes the period that a step is in the one at hand.
-func (r *record) goTo(step int64) {
+func (r *Record) goTo(step int64) {
 	n := len(r.record)
 	for n > 1 && r.record[n-1].Step > uint64(step) {
 		n--
@@ -341,8 +343,8 @@ func (r *record) goTo(step int64) {
 	}
 }
 
-// loss records a batch's loss.
-func (r *record) loss(now time.Time, epoch int, step int64, loss float64) {
+// Loss records a batch's loss.
+func (r *Record) Loss(now time.Time, epoch int, step int64, loss float64) {
 	r.losses.set(step, fmt.Sprintf("%.4f", loss))
 	r.keep(r.metrics.loss(now, epoch, step, loss, r.rate(step)))
 	r.ended, r.lastEpoch = now, epoch
@@ -352,19 +354,19 @@ func (r *record) loss(now time.Time, epoch int, step int64, loss float64) {
 }
 
 // keep remembers the first failure to write the metrics.
-func (r *record) keep(err error) {
+func (r *Record) keep(err error) {
 	if r.failed == nil {
 		r.failed = err
 	}
 }
 
-// val records a validation pass.
-func (r *record) val(now time.Time, v validation) {
-	pass, epoch := int64(v.epoch)/int64(max(r.p.Job.ValEvery, 1)), v.epoch
-	r.valLosses.set(pass, fmt.Sprintf("%.4f", v.loss))
+// Val records a validation pass.
+func (r *Record) Val(now time.Time, v Validation) {
+	pass, epoch := int64(v.Epoch)/int64(max(r.p.Job.ValEvery, 1)), v.Epoch
+	r.valLosses.set(pass, fmt.Sprintf("%.4f", v.Loss))
 	r.keep(r.metrics.val(now, v))
-	r.sum.ValLoss, r.sum.Metrics, r.told = Number(v.loss), figures(v.metrics), v.metrics
-	if v.total > 0 {
+	r.sum.ValLoss, r.sum.Metrics, r.told = Number(v.Loss), FiguresOf(v.Metrics), v.Metrics
+	if v.Total > 0 {
 		acc := v.accuracy()
 		r.vals.set(pass, fmt.Sprintf("%.4f", acc))
 		r.sum.ValAccuracy, r.sum.BestVal = acc, max(r.sum.BestVal, acc)
@@ -378,9 +380,9 @@ func (r *record) val(now time.Time, v validation) {
 	}
 }
 
-// tick draws the progress line: on a terminal at most four times a second, elsewhere where
+// Tick draws the progress line: on a terminal at most four times a second, elsewhere where
 // validation passes are far apart.
-func (r *record) tick(now time.Time) {
+func (r *Record) Tick(now time.Time) {
 	often, last := 30*time.Second, r.printed
 	if r.out.Redraws() {
 		often = 250 * time.Millisecond
@@ -393,21 +395,21 @@ func (r *record) tick(now time.Time) {
 }
 
 // rate is the learning rate of the update that a batch is a part of.
-func (r *record) rate(step int64) float64 {
+func (r *Record) rate(step int64) float64 {
 	r.goTo(step)
 	run := r.order()
 	epoch, batch := int(step)/r.batches, int(step)%r.batches
 	return optim.Rate(r.p.Job.LR, r.p.Job.Optimizer.LR, optim.When{Epoch: epoch, Update: run.Update(epoch, batch), Total: run.AllUpdates()})
 }
 
-func (r *record) print(now time.Time) {
+func (r *Record) print(now time.Time) {
 	if r.dirty {
 		r.printed = now
 		r.out.Draw(r.line(now))
 	}
 }
 
-func (r *record) line(now time.Time) string {
+func (r *Record) line(now time.Time) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "epoch %d/%d  step %d/%d  loss %.4f", r.lastEpoch+1, r.p.Job.Epochs, r.sum.Steps, r.total, r.sum.Loss)
 	if r.sum.ValAccuracy >= 0 {
@@ -435,7 +437,7 @@ func (r *record) line(now time.Time) string {
 }
 
 // ahead tells of several clusters how busy they are and who is ahead.
-func (r *record) ahead(b *strings.Builder) {
+func (r *Record) ahead(b *strings.Builder) {
 	fmt.Fprintf(b, "  round %d", r.rounds(max(r.sum.Steps-1, 0))+1)
 	least := slices.Min(r.at)
 	for c, at := range r.at {
@@ -451,7 +453,7 @@ func (r *record) ahead(b *strings.Builder) {
 }
 
 // rounds is how many rounds are over after so many batches. The run's end ends one, too.
-func (r *record) rounds(steps int64) int64 {
+func (r *Record) rounds(steps int64) int64 {
 	r.goTo(max(steps-1, 0))
 	run := r.order()
 	p := order.Position{Epoch: int(steps) / r.batches, Batch: int(steps) % r.batches, Step: uint64(steps), Seq: uint64(steps)}
@@ -462,7 +464,7 @@ func (r *record) rounds(steps int64) int64 {
 	return n
 }
 
-func (r *record) wireTotal() int64 {
+func (r *Record) wireTotal() int64 {
 	n := r.before
 	for _, b := range r.wire {
 		n += b
@@ -470,8 +472,8 @@ func (r *record) wireTotal() int64 {
 	return n
 }
 
-// summary returns the final figures.
-func (r *record) summary() Summary {
+// Summary returns the final figures.
+func (r *Record) Summary() Summary {
 	s := r.sum
 	for i := range s.Steps { // each counts once, even if it was repeated
 		s.Samples += int64(r.p.Job.Rows(r.p.Data.Train.Len(), int(i)%r.batches))
@@ -499,3 +501,37 @@ func (r *record) summary() Summary {
 	s.Files = append(s.Files, filepath.Join(r.p.Dir, project.LossesFile), filepath.Join(r.p.Dir, project.ValsFile), filepath.Join(r.p.Dir, project.ValLossFile), filepath.Join(r.p.Dir, project.MetricsFile))
 	return s
 }
+
+// Resume has it go on from a step, instead of moving the older run's files aside.
+func (r *Record) Resume(step int64) { r.resume = step }
+
+// Replay opens the files and has f note in them what was done before. Nothing is told of that, and
+// it does not count as trained now.
+func (r *Record) Replay(f func() error) error {
+	out := r.out
+	r.out = nil // what is missing in the files is about to be made
+	defer func() { r.out, r.samples = out, 0 }()
+	if err := r.Open(); err != nil {
+		return err
+	}
+	return f()
+}
+
+// Reach says that so many batches are trained.
+func (r *Record) Reach(steps int64) { r.sum.Steps = steps }
+
+// By notes how many replicas there are from which step on.
+func (r *Record) By(record []order.Period) { r.record = record }
+
+// Opened tells whether Open has opened the files.
+func (r *Record) Opened() bool { return r.opened }
+
+// Forecast is the planner's samples a second of this attempt.
+func (r *Record) Forecast() float64 { return r.sum.Forecast }
+
+// Counted is the number of samples since Begin, those of repeated steps too, and when the last of
+// them were reported.
+func (r *Record) Counted() (samples int64, last time.Time) { return r.samples, r.ended }
+
+// ReplicaChanges tells of a run whose number of replicas was chosen how many there were.
+func (s Summary) ReplicaChanges() string { return project.Changes(s.Record) }
