@@ -15,6 +15,7 @@ import (
 	"github.com/ravnest/ravnest/native/audit"
 	"github.com/ravnest/ravnest/native/host"
 	"github.com/ravnest/ravnest/native/journal"
+	"github.com/ravnest/ravnest/native/local"
 	"github.com/ravnest/ravnest/native/weights"
 	"github.com/ravnest/ravnest/signaling/server"
 	"github.com/urfave/cli/v2"
@@ -149,7 +150,7 @@ func eval(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	e, err := host.Eval(c.Context, p, t)
+	e, err := local.Eval(c.Context, p, t)
 	if err = asResult(c, err); err != nil {
 		return err
 	}
@@ -183,7 +184,7 @@ func trainLocal(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	s, err := host.TrainLocal(c.Context, p, t, c.String("rounds"), toConsole())
+	s, err := local.Train(c.Context, p, t, c.String("rounds"), toConsole())
 	if err = asResult(c, err); err != nil {
 		return err
 	}

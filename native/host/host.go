@@ -433,7 +433,7 @@ func (r *run) train(ctx context.Context, srv *server.Server, job server.Job) (su
 		err, sum.Interrupted = nil, true // stopped before training started
 	}
 	if errors.Is(err, server.ErrDiverged) {
-		err = fmt.Errorf("%w: %s", err, advice(r.p)) // err already says what is kept
+		err = fmt.Errorf("%w: %s", err, r.p.WhenDiverged()) // err already says what is kept
 		sum.Loss, sum.Error = journal.Number(math.NaN()), err.Error()
 	}
 	if errors.Is(err, audit.ErrDiffers) {

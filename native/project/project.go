@@ -272,3 +272,8 @@ func (p *Project) Columns() (cs []data.Column, err error) {
 	err = p.readJSON(ColumnsFile, "columns of the table", &cs)
 	return cs, err
 }
+
+// WhenDiverged says what to change in a job that has diverged.
+func (p *Project) WhenDiverged() string {
+	return fmt.Sprintf("lower the optimizer's lr of %g, let it rise slowly (lr_schedule linear), or check the data for very large numbers", p.Job.Optimizer.LR)
+}

@@ -1,6 +1,5 @@
-// Training the job in one process: the reference for every other placement.
-
-package host
+// Package local trains and evaluates a job in one process: the reference for every other placement.
+package local
 
 import (
 	"context"
@@ -23,26 +22,26 @@ import (
 	"github.com/ravnest/ravnest/native/weights"
 )
 
-// localObserver records what the trainer reports.
-type localObserver struct {
+// observer records what the trainer reports.
+type observer struct {
 	rec  *journal.Record
 	p    *project.Project
 	kept *uint64 // batches before the last saved state; nil: none was saved
 }
 
-func (o *localObserver) Loss(l stage.Loss) {
+func (o *observer) Loss(l stage.Loss) {
 	now := time.Now()
 	o.rec.Loss(now, l.Epoch, int64(l.Step), float64(l.Value))
 	o.rec.Tick(now)
 }
 
-func (o *localObserver) Validated(v stage.Validation) {
+func (o *observer) Validated(v stage.Validation) {
 	o.rec.Val(time.Now(), journal.Validation{Epoch: v.Epoch, Step: int64(v.Step), Correct: int64(v.Correct), Total: int64(v.Total), Loss: float64(v.Loss), Metrics: v.Metrics})
 }
 
-func (o *localObserver) Batch(int) {}
+func (o *observer) Batch(int) {}
 
-func (o *localObserver) Keep(s stage.Saved) error {
+func (o *observer) Keep(s stage.Saved) error {
 	if err := o.rec.Flush(); err != nil {
 		return err
 	}
@@ -72,11 +71,11 @@ func fits(p *project.Project, record []order.Period, what string) error {
 	return nil
 }
 
-// TrainLocal trains the project's job in this process. When ctx is cancelled it stops
+// Train trains the project's job in this process. When ctx is cancelled it stops
 // before the next update and keeps the state. Where the job leaves the number of replicas to the
 // host, rounds is the file with the record to go by; "": there is one replica, since one process
 // trains.
-func TrainLocal(ctx context.Context, p *project.Project, threads int, rounds string, out *console.Console) (journal.Summary, error) {
+func Train(ctx context.Context, p *project.Project, threads int, rounds string, out *console.Console) (journal.Summary, error) {
 	var record []order.Period
 	switch {
 	case rounds != "":
@@ -120,7 +119,7 @@ func TrainLocal(ctx context.Context, p *project.Project, threads int, rounds str
 		}
 		return order.Continue
 	}
-	obs := &localObserver{rec: r, p: p}
+	obs := &observer{rec: r, p: p}
 	err = t.Run(context.WithoutCancel(ctx), mark, obs)
 	if cerr := r.Close(); err == nil {
 		err = cerr
@@ -148,7 +147,7 @@ func TrainLocal(ctx context.Context, p *project.Project, threads int, rounds str
 // diverged writes the last good weights of a run that has diverged, and says in the error
 // what to change. If none were saved yet they are the initial weights, which are computed
 // again from the seed. It returns the files with the weights.
-func diverged(err error, p *project.Project, obs *localObserver, team *kernel.Team) ([]string, error) {
+func diverged(err error, p *project.Project, obs *observer, team *kernel.Team) ([]string, error) {
 	was := "the initial weights"
 	if obs.kept != nil {
 		was = fmt.Sprintf("the last saved weights, after %d batches,", *obs.kept)
@@ -162,12 +161,7 @@ func diverged(err error, p *project.Project, obs *localObserver, team *kernel.Te
 			return nil, errors.Join(err, ierr)
 		}
 	}
-	return weights.Files(p.Dir), fmt.Errorf("%w; %s are in %s: %s", err, was, filepath.Join(p.Dir, project.TrainedDir), advice(p))
-}
-
-// advice says what to change in a job that diverges.
-func advice(p *project.Project) string {
-	return fmt.Sprintf("lower the optimizer's lr of %g, let it rise slowly (lr_schedule linear), or check the data for very large numbers", p.Job.Optimizer.LR)
+	return weights.Files(p.Dir), fmt.Errorf("%w; %s are in %s: %s", err, was, filepath.Join(p.Dir, project.TrainedDir), p.WhenDiverged())
 }
 
 // Evaluation is the result of ravnest eval.
