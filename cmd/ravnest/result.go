@@ -13,9 +13,9 @@ import (
 	"github.com/ravnest/ravnest/engine/pipeline/stage"
 	"github.com/ravnest/ravnest/engine/planner"
 	"github.com/ravnest/ravnest/native/audit"
-	"github.com/ravnest/ravnest/native/host"
 	"github.com/ravnest/ravnest/native/journal"
 	"github.com/ravnest/ravnest/native/local"
+	"github.com/ravnest/ravnest/native/status"
 	"github.com/ravnest/ravnest/native/weights"
 	"github.com/ravnest/ravnest/signaling/server"
 	"github.com/urfave/cli/v2"
@@ -25,12 +25,12 @@ func statusCommand() *cli.Command {
 	return &cli.Command{
 		Name: "status", Usage: "show the status of a run: of the job in DIR or of the host at URL", ArgsUsage: "DIR|URL",
 		Flags:  []cli.Flag{jsonFlag, &cli.StringFlag{Name: "token", EnvVars: []string{"RAVNEST_TOKEN"}, Usage: "the host's join token, with URL"}, tokenFileFlag},
-		Action: status, OnUsageError: usageError,
+		Action: showStatus, OnUsageError: usageError,
 	}
 }
 
-// status shows the status of a run: of a directory or of a host.
-func status(c *cli.Context) error {
+// showStatus shows the status of a run: of a directory or of a host.
+func showStatus(c *cli.Context) error {
 	at, err := dirArg(c)
 	if err != nil {
 		return err
@@ -40,17 +40,17 @@ func status(c *cli.Context) error {
 		if err != nil {
 			return err
 		}
-		s, err := host.AskStatus(c.Context, at, token)
+		s, err := status.Ask(c.Context, at, token)
 		if err != nil {
 			return err
 		}
-		return print(c, s, func(w io.Writer) { fmt.Fprintln(w, host.StatusText(s)) })
+		return print(c, s, func(w io.Writer) { fmt.Fprintln(w, status.Text(s)) })
 	}
 	p, err := open(c)
 	if err != nil {
 		return err
 	}
-	s, err := host.StatusOf(c.Context, p)
+	s, err := status.Of(c.Context, p)
 	if err != nil {
 		return err
 	}

@@ -24,6 +24,7 @@ import (
 	"github.com/ravnest/ravnest/native"
 	"github.com/ravnest/ravnest/native/journal"
 	"github.com/ravnest/ravnest/native/project"
+	"github.com/ravnest/ravnest/native/status"
 	"github.com/ravnest/ravnest/signaling/member"
 	"github.com/ravnest/ravnest/signaling/proto"
 	machine "github.com/ravnest/ravnest/signaling/run"
@@ -321,7 +322,7 @@ func (r *run) elsewhere() *proto.Error {
 func (r *run) asks(ctx context.Context, url string) bool {
 	ctx, stop := context.WithTimeout(ctx, 2*time.Second)
 	defer stop()
-	s, err := AskStatus(ctx, url, r.opt.Token)
+	s, err := status.Ask(ctx, url, r.opt.Token)
 	return err == nil && s.Phase != server.StandingBy && s.Job == r.p.RunID()
 }
 

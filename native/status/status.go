@@ -1,6 +1,5 @@
-// The status of a run, asked of a host or read from a project's directory.
-
-package host
+// Package status tells how far a run is: it asks a host, or reads a project's directory.
+package status
 
 import (
 	"context"
@@ -31,8 +30,8 @@ type Standing struct {
 	Unfinished bool   `json:"unfinished"` // ravnest serve would resume from the checkpoint
 }
 
-// StatusOf reads the status of a project's run. It changes nothing.
-func StatusOf(ctx context.Context, p *project.Project) (Standing, error) {
+// Of reads the status of a project's run. It changes nothing.
+func Of(ctx context.Context, p *project.Project) (Standing, error) {
 	s := Standing{Command: "status", Job: p.Job.Name, Steps: int64(p.Job.Total(p.Data.Train.Len())), Step: -1}
 	c, err := weights.Manifest(p)
 	if err == nil {
@@ -74,8 +73,8 @@ func (s Standing) String() string {
 	return fmt.Sprintf("%s: the last run is saved at step %d of %d", s.Job, s.Step, s.Steps)
 }
 
-// AskStatus asks a host at a URL for its status.
-func AskStatus(ctx context.Context, url, token string) (server.Status, error) {
+// Ask asks a host at a URL for its status.
+func Ask(ctx context.Context, url, token string) (server.Status, error) {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 	var s server.Status
@@ -108,8 +107,8 @@ func AskStatus(ctx context.Context, url, token string) (server.Status, error) {
 	return s, nil
 }
 
-// StatusText returns a host's status as text.
-func StatusText(s server.Status) string {
+// Text returns a host's status as text.
+func Text(s server.Status) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s", s.Phase)
 	if s.Job != "" {
