@@ -13,7 +13,7 @@ import (
 	"text/tabwriter"
 	"time"
 
-	"github.com/ravnest/ravnest/native/host"
+	"github.com/ravnest/ravnest/native/members"
 	"github.com/ravnest/ravnest/native/project"
 	"github.com/ravnest/ravnest/signaling/member"
 	"github.com/ravnest/ravnest/signaling/proto"
@@ -37,11 +37,11 @@ func membersCommand() *cli.Command {
 			&cli.StringFlag{Name: "note", Usage: "whom an invitation is for, in a line"},
 			&cli.StringFlag{Name: "url", DefaultText: "that of the last serve", Usage: "the host's `URL` in an invitation"},
 		},
-		Action: members, OnUsageError: usageError,
+		Action: changeMembers, OnUsageError: usageError,
 	}
 }
 
-func members(c *cli.Context) error {
+func changeMembers(c *cli.Context) error {
 	dir, verb, who := c.Args().Get(0), c.Args().Get(1), c.Args().Get(2)
 	if verb == "" {
 		verb = "list"
@@ -62,7 +62,7 @@ func members(c *cli.Context) error {
 	if _, err := os.Stat(filepath.Join(dir, project.JobFile)); err != nil {
 		return fmt.Errorf("no job in %s: %w", dir, err)
 	}
-	m, err := host.OpenMembers(dir, false)
+	m, err := members.Open(dir, false)
 	if err != nil {
 		return err
 	}
@@ -102,7 +102,7 @@ func members(c *cli.Context) error {
 	})
 }
 
-func listMembers(c *cli.Context, m *host.Members) error {
+func listMembers(c *cli.Context, m *members.List) error {
 	b, err := m.Book()
 	if err != nil {
 		return err
@@ -133,7 +133,7 @@ func listMembers(c *cli.Context, m *host.Members) error {
 	})
 }
 
-func invite(c *cli.Context, m *host.Members) error {
+func invite(c *cli.Context, m *members.List) error {
 	life := c.Duration("for")
 	if life <= 0 || life > 366*24*time.Hour {
 		return fmt.Errorf("--for %v: want more than 0 and at most a year", life)

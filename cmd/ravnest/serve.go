@@ -18,6 +18,7 @@ import (
 	"github.com/ravnest/ravnest/native/console"
 	"github.com/ravnest/ravnest/native/form"
 	"github.com/ravnest/ravnest/native/host"
+	"github.com/ravnest/ravnest/native/members"
 	"github.com/ravnest/ravnest/native/otlp"
 	"github.com/ravnest/ravnest/native/project"
 	"github.com/ravnest/ravnest/signaling/server"
@@ -202,7 +203,7 @@ func serve(c *cli.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	members, err := host.OpenMembers(p.Dir, c.Bool("members-only"))
+	list, err := members.Open(p.Dir, c.Bool("members-only"))
 	if err != nil {
 		return err
 	}
@@ -230,7 +231,7 @@ func serve(c *cli.Context) (err error) {
 	}
 	defer telemetry.Close()
 	s, err := host.Serve(c.Context, p, host.Options{
-		Listener: ln, Site: pages, Edge: edge, Token: token, Agent: "ravnest/" + version, Members: members, Providers: c.Int("providers"), Clusters: c.Int("clusters"), Fresh: c.Bool("fresh"), AuditEvery: c.Int("audit-every"), AuditLog: int64(c.Int("audit-log")) << 20, NATS: shared, Console: out, Trace: trace, Telemetry: telemetry,
+		Listener: ln, Site: pages, Edge: edge, Token: token, Agent: "ravnest/" + version, Members: list, Providers: c.Int("providers"), Clusters: c.Int("clusters"), Fresh: c.Bool("fresh"), AuditEvery: c.Int("audit-every"), AuditLog: int64(c.Int("audit-log")) << 20, NATS: shared, Console: out, Trace: trace, Telemetry: telemetry,
 		Listening: func(_ context.Context, url string) error {
 			warnPlain(out, url, ln.Addr(), edge)
 			out.Say("serving at %s: start providers with ravnest-provider --join %s", url, url)

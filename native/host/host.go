@@ -17,6 +17,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/ravnest/ravnest/engine/data"
@@ -31,9 +32,11 @@ import (
 	"github.com/ravnest/ravnest/native/console"
 	"github.com/ravnest/ravnest/native/form"
 	"github.com/ravnest/ravnest/native/journal"
+	"github.com/ravnest/ravnest/native/members"
 	"github.com/ravnest/ravnest/native/otlp"
 	"github.com/ravnest/ravnest/native/project"
 	"github.com/ravnest/ravnest/native/weights"
+	"github.com/ravnest/ravnest/signaling/member"
 	"github.com/ravnest/ravnest/signaling/proto"
 	machine "github.com/ravnest/ravnest/signaling/run"
 	"github.com/ravnest/ravnest/signaling/server"
@@ -46,7 +49,7 @@ type Options struct {
 	Token    string
 	Agent    string // the program and its release, told to providers
 	// Members admits providers by their keys; nil: only the token counts.
-	Members *Members
+	Members *members.List
 	Site    http.Handler
 	Edge    Edge
 	// Providers is how many to wait for, before planning by their benchmarks. 0: use the
@@ -397,6 +400,26 @@ func (r *run) up(ctx context.Context, conf server.Config) (_ *server.Server, dow
 		}
 	}
 	return srv, stop, nil
+}
+
+// watchMembers has the host follow its list of members until stop is called.
+func (r *run) watchMembers(ctx context.Context, srv *server.Server) (stop func(), err error) {
+	m, url := r.opt.Members, r.opt.url()
+	if err := m.Change(func(b *member.Book) error { b.URL = url; return nil }); err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		m.Watch(ctx, func() {
+			srv.MembersChanged()
+			r.shareMembers()
+		}, func(err error) { r.opt.Console.Say("%v: who may join stays as it was", err) })
+	})
+	return func() {
+		cancel()
+		wg.Wait()
+	}, nil
 }
 
 // train runs the job, or goes on with it from where the store has it.

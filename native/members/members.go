@@ -1,6 +1,6 @@
-// The members of a job, in its directory: the host and ravnest members both change it.
-
-package host
+// Package members is the list of a job's members in its directory, which the host and the command
+// ravnest members both change.
+package members
 
 import (
 	"context"
@@ -15,14 +15,13 @@ import (
 	"github.com/ravnest/ravnest/native"
 	"github.com/ravnest/ravnest/signaling/member"
 	"github.com/ravnest/ravnest/signaling/proto"
-	"github.com/ravnest/ravnest/signaling/server"
 )
 
-// membersFile is its place in a project.
-const membersFile = "node_data/members.json"
+// file is its place in a project.
+const file = "node_data/members.json"
 
-// Members is the list of a project's members, in a file that only its owner can read.
-type Members struct {
+// List is the list of a project's members, in a file that only its owner can read.
+type List struct {
 	path string
 	only bool
 
@@ -37,10 +36,10 @@ type stamp struct {
 	size int64
 }
 
-// OpenMembers reads the members of the project in dir, or begins a list. only: the join token
+// Open reads the members of the project in dir, or begins a list. only: the join token
 // alone does not admit.
-func OpenMembers(dir string, only bool) (*Members, error) {
-	m := &Members{path: filepath.Join(dir, membersFile), only: only}
+func Open(dir string, only bool) (*List, error) {
+	m := &List{path: filepath.Join(dir, file), only: only}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	_, err := m.fresh()
@@ -48,7 +47,7 @@ func OpenMembers(dir string, only bool) (*Members, error) {
 }
 
 // fresh reads the file if it has changed, and reports whether it has. m.mu is held.
-func (m *Members) fresh() (changed bool, err error) {
+func (m *List) fresh() (changed bool, err error) {
 	info, err := os.Stat(m.path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
@@ -80,7 +79,7 @@ const lockPatience = 5 * time.Second
 
 // Change has f change the list, and saves it unless f fails. No other process changes it
 // meanwhile.
-func (m *Members) Change(f func(*member.Book) error) error {
+func (m *List) Change(f func(*member.Book) error) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if err := os.MkdirAll(filepath.Dir(m.path), 0o755); err != nil {
@@ -120,7 +119,7 @@ func (m *Members) Change(f func(*member.Book) error) error {
 }
 
 // look calls f with the list as it is now.
-func (m *Members) look(f func(*member.Book)) {
+func (m *List) look(f func(*member.Book)) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	_, _ = m.fresh() // else as it was: Watch says what is wrong
@@ -130,7 +129,7 @@ func (m *Members) look(f func(*member.Book)) {
 }
 
 // Admit implements server.Members.
-func (m *Members) Admit(a member.Applicant) *proto.Error {
+func (m *List) Admit(a member.Applicant) *proto.Error {
 	var refused *proto.Error
 	err := m.Change(func(b *member.Book) error {
 		if refused = b.Admit(time.Now(), a, m.only); refused != nil {
@@ -145,25 +144,25 @@ func (m *Members) Admit(a member.Applicant) *proto.Error {
 }
 
 // Pass implements server.Members.
-func (m *Members) Pass(key string) (token string) {
+func (m *List) Pass(key string) (token string) {
 	m.look(func(b *member.Book) { token = b.Pass(key) })
 	return token
 }
 
 // Holder implements server.Members.
-func (m *Members) Holder(token string) (key string) {
+func (m *List) Holder(token string) (key string) {
 	m.look(func(b *member.Book) { key = b.Holder(token) })
 	return key
 }
 
 // Banned implements server.Members.
-func (m *Members) Banned(key string) (banned bool) {
+func (m *List) Banned(key string) (banned bool) {
 	m.look(func(b *member.Book) { banned = b.IsBanned(key) })
 	return banned
 }
 
 // Expected implements server.Members.
-func (m *Members) Expected() (n int) {
+func (m *List) Expected() (n int) {
 	m.look(func(b *member.Book) {
 		n = len(b.Invites)
 		for _, x := range b.Members {
@@ -177,7 +176,7 @@ func (m *Members) Expected() (n int) {
 
 // Watch calls changed whenever another process has changed the list, and wrong once for
 // whatever keeps it from being read, until ctx ends.
-func (m *Members) Watch(ctx context.Context, changed func(), wrong func(error)) {
+func (m *List) Watch(ctx context.Context, changed func(), wrong func(error)) {
 	t := time.NewTicker(time.Second)
 	defer t.Stop()
 	said := ""
@@ -204,7 +203,7 @@ func (m *Members) Watch(ctx context.Context, changed func(), wrong func(error)) 
 }
 
 // Book returns a copy of the list.
-func (m *Members) Book() (*member.Book, error) {
+func (m *List) Book() (*member.Book, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if _, err := m.fresh(); err != nil {
@@ -215,24 +214,4 @@ func (m *Members) Book() (*member.Book, error) {
 		return nil, err
 	}
 	return member.Parse(data)
-}
-
-// watchMembers has the host follow its list of members until stop is called.
-func (r *run) watchMembers(ctx context.Context, srv *server.Server) (stop func(), err error) {
-	m, url := r.opt.Members, r.opt.url()
-	if err := m.Change(func(b *member.Book) error { b.URL = url; return nil }); err != nil {
-		return nil, err
-	}
-	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
-	var wg sync.WaitGroup
-	wg.Go(func() {
-		m.Watch(ctx, func() {
-			srv.MembersChanged()
-			r.shareMembers()
-		}, func(err error) { r.opt.Console.Say("%v: who may join stays as it was", err) })
-	})
-	return func() {
-		cancel()
-		wg.Wait()
-	}, nil
 }
