@@ -16,6 +16,7 @@ import (
 	"github.com/ravnest/ravnest/engine/job"
 	"github.com/ravnest/ravnest/native"
 	"github.com/ravnest/ravnest/native/console"
+	"github.com/ravnest/ravnest/native/demo"
 	"github.com/ravnest/ravnest/native/form"
 	"github.com/ravnest/ravnest/native/host"
 	"github.com/ravnest/ravnest/native/members"
@@ -37,11 +38,11 @@ func demoCommand() *cli.Command {
 			&cli.StringFlag{Name: "dir", Value: "ravnest-demo", Usage: "the job's directory"},
 			&cli.StringFlag{Name: "ram", Usage: "`GB` that each provider lends (default: what is available)"},
 			&cli.StringFlag{Name: "listen", Value: "127.0.0.1:0", Usage: "address of the host"}),
-		Action: demo, OnUsageError: usageError,
+		Action: runDemo, OnUsageError: usageError,
 	}
 }
 
-func demo(c *cli.Context) error {
+func runDemo(c *cli.Context) error {
 	if c.NArg() > 0 {
 		return fmt.Errorf("demo takes no arguments, got %q: give the directory with --dir", c.Args().Slice())
 	}
@@ -94,7 +95,7 @@ func demoIn(c *cli.Context, dir string, pages *site.Site) error {
 	if err != nil {
 		return err
 	}
-	s, err := host.Demo(c.Context, p, ln, host.DemoOptions{Providers: n, Clusters: c.Int("clusters"), Tabs: tabs, Site: pages, Threads: c.Int("threads"), RAM: c.String("ram"), Console: toConsole()})
+	s, err := demo.Run(c.Context, p, ln, demo.Options{Providers: n, Clusters: c.Int("clusters"), Tabs: tabs, Site: pages, Threads: c.Int("threads"), RAM: c.String("ram"), Console: toConsole()})
 	if err = asResult(c, err); err != nil {
 		return err
 	}

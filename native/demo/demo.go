@@ -1,6 +1,5 @@
-// The demo: a host and providers on one machine, started and stopped together.
-
-package host
+// Package demo runs a host and providers on one machine, started and stopped together.
+package demo
 
 import (
 	"context"
@@ -17,13 +16,14 @@ import (
 
 	"github.com/ravnest/ravnest/native"
 	"github.com/ravnest/ravnest/native/console"
+	"github.com/ravnest/ravnest/native/host"
 	"github.com/ravnest/ravnest/native/journal"
 	"github.com/ravnest/ravnest/native/project"
 	"github.com/ravnest/ravnest/native/weights"
 )
 
-// DemoOptions are the options of a demo.
-type DemoOptions struct {
+// Options of a demo.
+type Options struct {
 	Providers int
 	Clusters  int // to form of them; 0: as many as pay
 	Tabs      int // how many of the providers are browser tabs that people open
@@ -62,9 +62,9 @@ func written(p *project.Project, nodes int) bool {
 	return err == nil && len(pool) == nodes
 }
 
-// Demo serves the project and runs its providers as child processes, then fuses the trained
+// Run serves the project and runs its providers as child processes, then fuses the trained
 // stages.
-func Demo(ctx context.Context, p *project.Project, ln net.Listener, opt DemoOptions) (journal.Summary, error) {
+func Run(ctx context.Context, p *project.Project, ln net.Listener, opt Options) (journal.Summary, error) {
 	prog, err := providerProgram(opt.Program)
 	if err != nil {
 		_ = ln.Close()
@@ -78,7 +78,7 @@ func Demo(ctx context.Context, p *project.Project, ln net.Listener, opt DemoOpti
 	defer cs.wg.Wait()
 	defer kill()
 
-	so := Options{Listener: ln, Site: opt.Site, Providers: opt.Providers, Clusters: opt.Clusters, All: written(p, opt.Providers), Fresh: true, Alone: opt.Tabs == 0, Console: opt.Console}
+	so := host.Options{Listener: ln, Site: opt.Site, Providers: opt.Providers, Clusters: opt.Clusters, All: written(p, opt.Providers), Fresh: true, Alone: opt.Tabs == 0, Console: opt.Console}
 	if opt.Tabs == 0 {
 		so.Spawned = cs.last
 	}
@@ -98,7 +98,7 @@ func Demo(ctx context.Context, p *project.Project, ln net.Listener, opt DemoOpti
 		}
 		return nil
 	}
-	sum, err := Serve(ctx, p, so)
+	sum, err := host.Serve(ctx, p, so)
 	sum.Command = "demo"
 	if cause := context.Cause(ctx); cause != nil && !errors.Is(cause, context.Canceled) && err == nil {
 		err = cause
@@ -129,7 +129,7 @@ func Demo(ctx context.Context, p *project.Project, ln net.Listener, opt DemoOpti
 // children are the providers that a demo starts.
 type children struct {
 	program string
-	opt     DemoOptions
+	opt     Options
 	ctx     context.Context // ends them
 	run     context.Context // the demo's
 	fail    context.CancelCauseFunc
