@@ -60,7 +60,7 @@ test-fused: need-go
 # The pipeline, the links, the host and the server under the race detector; kernels have their own
 # threads.
 race: need-go
-	$(GO) test -race -timeout 30m ./engine/kernel ./engine/pipeline/stage ./engine/transport/... ./engine/provider ./native/host ./signaling/...
+	$(GO) test -race -timeout 30m ./engine/kernel ./engine/pipeline/stage ./engine/transport/... ./engine/provider ./native/console ./native/host ./signaling/...
 
 # The engine as arm64 runs it, bits and all: by itself there, elsewhere in an emulator.
 test-arm64: need-go

@@ -163,19 +163,27 @@ var layers = [][]string{
 	{"engine/train", "engine/planner"},
 	{"engine/provider"},
 	{"native", "wasm"},
+	{"native/project", "native/dataset", "native/console", "native/members", "native/otlp"},
+	{"native/form", "native/weights"},
+	{"native/journal", "native/infer", "native/audit", "native/status"},
+	{"native/local"},
+	{"native/host"},
+	{"native/demo"},
 	{"cmd"},
 	{"e2e"},
 }
 
+// layer is the line of the nearest folder above a package; -1: there is none.
 func layer(dir string) int {
+	line, nearest := -1, ""
 	for i, l := range layers {
 		for _, d := range l {
-			if within(dir, d) {
-				return i
+			if within(dir, d) && len(d) > len(nearest) {
+				line, nearest = i, d
 			}
 		}
 	}
-	return -1
+	return line
 }
 
 func TestDirectionOfImports(t *testing.T) {
