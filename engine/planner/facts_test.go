@@ -1,6 +1,7 @@
 package planner_test
 
 import (
+	"math"
 	"slices"
 	"testing"
 
@@ -112,6 +113,39 @@ func TestWorkOfEveryOp(t *testing.T) {
 	ff, fb := all(frozen)
 	if f <= 0 || b <= f/2 || ff != f || fb >= b {
 		t.Errorf("work %v forward and %v backward; with a frozen layer %v and %v", f, b, ff, fb)
+	}
+}
+
+// TestComputeFollowsTheModel: slow loops over elements slow a small decoder more than convolutions,
+// what a provider did not measure follows from the rest, and no figure gives a speed that is none.
+func TestComputeFollowsTheModel(t *testing.T) {
+	speed := func(name string, s planner.Speeds) float64 {
+		e, err := zoo.Find(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return planner.ModelOf(e.Graph).Compute(s)
+	}
+	all := planner.Speeds{Product: 100, Conv: 80, Vector: 0.2}
+	slow := all
+	slow.Vector /= 4
+	sorter, resnet := speed("gpt-sorter", slow)/speed("gpt-sorter", all), speed("resnet18", slow)/speed("resnet18", all)
+	if sorter > 0.5 || resnet < 0.7 {
+		t.Errorf("with loops at a quarter of the speed: %.2f of gpt-sorter's, %.2f of resnet18's", sorter, resnet)
+	}
+	if a, b := speed("resnet18", planner.Speeds{Product: 100}), speed("resnet18", planner.Speeds{Product: 200}); a <= 0 || math.Abs(b/a-2) > 1e-9 {
+		t.Errorf("products alone: %v, twice as fast %v", a, b)
+	}
+	if v := speed("resnet18", planner.Speeds{Conv: 80}); v <= 0 {
+		t.Errorf("convolutions alone: %v", v)
+	}
+	if v := speed("resnet18", planner.Speeds{Vector: 1}); v != 0 {
+		t.Errorf("neither: %v", v)
+	}
+	for _, tiny := range []float64{1e-300, math.SmallestNonzeroFloat64} {
+		if v := speed("gpt-sorter", planner.Speeds{Product: tiny, Conv: tiny, Vector: tiny}); !(v >= 0 && v < 1e9) {
+			t.Errorf("speeds of %v: %v", tiny, v)
+		}
 	}
 }
 

@@ -315,9 +315,9 @@ func (f fill) pipeline(stages []*graph.Stage, cl *Cluster) forecast.Pipeline {
 		trainable, cost := f.cache.trains(s)
 		params := 4 * float64(trainable)
 		p.Stages = append(p.Stages, forecast.Stage{
-			Forward: cost.forward / speed, Backward: cost.backward / speed,
-			EachForward:  kernelTime*float64(nodes) + params*memoryTime + edgeRows*cost.edge.forward/speed,
-			EachBackward: 2*kernelTime*float64(nodes) + 3*params*memoryTime + edgeRows*cost.edge.backward/speed,
+			Forward: cost.forward.operations() / speed, Backward: cost.backward.operations() / speed,
+			EachForward:  kernelTime*float64(nodes) + params*memoryTime + edgeRows*cost.edge.forward.operations()/speed,
+			EachBackward: 2*kernelTime*float64(nodes) + 3*params*memoryTime + edgeRows*cost.edge.backward.operations()/speed,
 			Update:       float64(3+2*len(optim.Slots(f.j.Optimizer))) * params * memoryTime,
 		})
 		p.Stages[k].Update += f.tied(stages, cl, k)

@@ -1,5 +1,6 @@
-// What a stage's arithmetic takes. Products are counted by their operations; everything else is
-// bound by memory and by what a row costs to set up, and counts as so many of them.
+// What a stage's arithmetic takes. Products and convolutions are counted by their operations, and
+// everything else by the time that it takes where it was measured. A provider's benchmark has a figure
+// for each of the three.
 
 package planner
 
@@ -9,13 +10,49 @@ import (
 	"github.com/ravnest/ravnest/engine/graph"
 )
 
-// passes is what both passes take, in operations of a matrix product at the speed that a provider's
-// benchmark gives: so a node's speed turns it into seconds.
-type passes struct{ forward, backward float64 }
+// Speeds are a provider's, by its benchmark; 0: not measured.
+type Speeds struct {
+	Product, Conv float64 // GFLOP/s
+	Vector        float64 // elements a nanosecond
+}
 
-func (p passes) total() float64         { return p.forward + p.backward }
-func (p passes) times(f float64) passes { return passes{p.forward * f, p.backward * f} }
-func (p passes) plus(q passes) passes   { return passes{p.forward + q.forward, p.backward + q.backward} }
+// reference is the machine on which times were measured: an idle Emerald Rapids with AVX-512.
+var reference = Speeds{Product: 158, Conv: 122, Vector: 0.228}
+
+// cost is what computing takes: operations of products and of convolutions, and the nanoseconds of
+// everything else on the reference.
+type cost struct{ product, conv, vector float64 }
+
+func (c cost) times(f float64) cost { return cost{c.product * f, c.conv * f, c.vector * f} }
+func (c cost) plus(d cost) cost {
+	return cost{c.product + d.product, c.conv + d.conv, c.vector + d.vector}
+}
+
+// Of the speed of a benchmark's one shape, the shapes of models reach so much in the mean of all three
+// directions.
+const (
+	productGain = 0.89
+	convGain    = 1.02
+)
+
+// nanoseconds is how long a machine takes.
+func (c cost) nanoseconds(s Speeds) float64 {
+	return c.product/(productGain*s.Product) + c.conv/(convGain*s.Conv) + c.vector*reference.Vector/s.Vector
+}
+
+// operations is what it takes in operations of products.
+func (c cost) operations() float64 {
+	return c.nanoseconds(reference) * productGain * reference.Product
+}
+
+// passes is what both passes take.
+type passes struct{ forward, backward cost }
+
+func (p passes) total() float64         { return p.forward.operations() + p.backward.operations() }
+func (p passes) times(f float64) passes { return passes{p.forward.times(f), p.backward.times(f)} }
+func (p passes) plus(q passes) passes {
+	return passes{p.forward.plus(q.forward), p.backward.plus(q.backward)}
+}
 
 // work is what computing takes.
 type work struct {
@@ -25,60 +62,113 @@ type work struct {
 
 func (w work) plus(v work) work { return work{w.passes.plus(v.passes), w.edge.plus(v.edge)} }
 
-// An element of an operation that is bound by memory takes as long as so many operations of a
-// product, forward and backward. Measured with AVX-512, where 103 operations are a nanosecond, and
-// fitted to the steps of the zoo's models (make bench-plan).
-var elementWork = map[string]passes{
-	"reshape": {}, "flatten": {}, "select": {}, "parameter": {}, // views
-	"relu": {4, 7}, "add": {7, 4}, "expand": {14, 14}, "permute": {20, 20}, "concat": {20, 20}, "slice": {20, 20}, "pad": {20, 20},
-	"gelu": {40, 70}, "dropout": {35, 15}, "layernorm": {60, 90}, "batchnorm1d": {35, 35}, "batchnorm2d": {35, 35}, "softmax": {70, 70},
-	"embedding": {20, 40}, "position": {14, 20}, "maxpool2d": {90, 60}, "tokenmask": {14, 0},
+// Model is what a row of a batch takes of a whole model, both ways.
+type Model struct{ all cost }
+
+// ModelOf adds up a model.
+func ModelOf(g *graph.Graph) Model {
+	w := nodeWork(g, g.Varying(false), 0, len(g.Nodes))
+	return Model{w.forward.plus(w.backward)}
 }
 
-const (
-	otherWork   = 35   // of any other operation's element, each way
-	resultWork  = 14   // of an element of a product's result, beyond the product
-	convGain    = 1.03 // of a convolution over a benchmark's speed, the mean of a convolution's and of a product's
-	softmaxRow  = 14e3 // of a row of attention's softmax forward, and half as much again backward
-	narrowLoops = 6    // channels or features of a product that its set-up is worth
+// Compute is the speed at which a provider computes the model, in operations of products a second; 0:
+// not measured. What was not measured alone is thought to be as fast beside the rest as on the
+// reference.
+func (m Model) Compute(s Speeds) float64 {
+	like := s.Product / reference.Product
+	if s.Product <= 0 {
+		like = s.Conv / reference.Conv
+	}
+	if like <= 0 {
+		return 0
+	}
+	or := func(measured, thought float64) float64 {
+		if measured > 0 {
+			return measured
+		}
+		return thought
+	}
+	s = Speeds{or(s.Product, like*reference.Product), or(s.Conv, like*reference.Conv), or(s.Vector, like*reference.Vector)}
+	return 1e9 * max(m.all.operations(), 1) / max(m.all.nanoseconds(s), 1e-3)
+}
+
+// nanos are those of an element forward and backward, or of a row.
+type nanos struct{ forward, backward float64 }
+
+func (t nanos) passes(n float64) passes {
+	return passes{cost{vector: t.forward * n}, cost{vector: t.backward * n}}
+}
+
+// elementTime is that of an element of a result. Measured as the least time of each operation in
+// steps of the zoo's models and of decoders of widths of 48 to 768.
+var elementTime = map[string]nanos{
+	"reshape": {}, "flatten": {}, "select": {}, "parameter": {}, // views
+	"relu": {0.02, 0.1}, "add": {0.16, 0.16}, "expand": {0.14, 0.14}, "permute": {0.2, 0.2}, "concat": {0.2, 0.2}, "slice": {0.2, 0.2}, "pad": {0.2, 0.2},
+	"gelu": {0.75, 0.85}, "dropout": {0.6, 0.09}, "layernorm": {0.49, 0.7}, "batchnorm1d": {0.5, 0.5}, "batchnorm2d": {0.5, 0.5}, "softmax": {1.3, 0.7},
+	"embedding": {0.16, 0.35}, "position": {0.13, 0.24}, "tokenmask": {0.14, 0},
+}
+
+// rowTime comes with each row of the last axis.
+var rowTime = map[string]nanos{"layernorm": {84, 85}, "softmax": {56, 20}}
+
+var (
+	otherTime  = nanos{0.35, 0.35} // of any other operation's element
+	resultTime = nanos{0.08, 0.08} // of an element of a convolution's result, beyond the products
+	windowTime = nanos{0.05, 0.03} // of pooling, by the square of the window's area
+	queryTime  = nanos{105, 190}   // of a query of attention, of which each head has so many
+	widthTime  = nanos{0.5, 1.7}   // and of each feature of it
+	keyTime    = nanos{1.9, 3}     // and of each key that it sees
+	maskTime   = nanos{5.5, 5}     // more with a mask
 )
+
+// narrowLoops are the channels or features of a product's result that its set-up is worth.
+const narrowLoops = 6
 
 // nodeWork is the work of nodes [from, to).
 func nodeWork(g *graph.Graph, varies []bool, from, to int) work {
 	var w work
 	for i := from; i < to; i++ {
-		n := g.Nodes[i]
-		in, out := g.ArgShapes(i), g.Shape(g.Result(i))
-		c, elems := n.Op.Cost(in, out), float64(out.Elems())
+		one, rows := opWork(g, i, varies)
 		if !varies[g.Result(i)] {
-			c.BackInput, c.BackWeight = 0, 0
-		} else if args := g.Args(i); len(args) > 0 && !varies[args[0]] {
-			c.BackInput = 0
-		}
-		one := passes{c.Forward, c.BackInput + c.BackWeight}
-		rows := elems // of the product
-		switch op := n.Op.(type) {
-		case *graph.Conv2d:
-			rows /= float64(op.Out)
-			one = one.times((1 + narrowLoops/float64(op.Out)) / convGain).plus(passes{elems * resultWork, 2 * elems * resultWork})
-		case *graph.Linear, *graph.Linears, *graph.MatMul:
-			rows /= float64(max(out[len(out)-1], 1))
-			one = one.times(1 + narrowLoops/float64(max(out[len(out)-1], 1))).plus(passes{elems * resultWork, 2 * elems * resultWork})
-		case *graph.Attention:
-			rows = float64(out[0])
-			softmax := rows * float64(op.Heads) * softmaxRow
-			one = one.plus(passes{softmax, 1.5 * softmax})
-		default:
-			e, ok := elementWork[n.Op.Kind()]
-			if !ok {
-				e = passes{otherWork, otherWork}
-			}
-			if one = e.times(elems); !varies[g.Result(i)] {
-				one.backward = 0
-			}
-			rows = math.Inf(1)
+			one.backward = cost{}
 		}
 		w = w.plus(work{one, one.times(1 / max(rows, 1))})
 	}
 	return w
+}
+
+// opWork is what node i takes for a row of the batch, and how many rows the product has for it.
+func opWork(g *graph.Graph, i int, varies []bool) (p passes, rows float64) {
+	n, in, out := g.Nodes[i], g.ArgShapes(i), g.Shape(g.Result(i))
+	c, elems := n.Op.Cost(in, out), float64(out.Elems())
+	last := float64(max(out[len(out)-1], 1))
+	if args := g.Args(i); len(args) > 0 && !varies[args[0]] {
+		c.BackInput = 0
+	}
+	switch op := n.Op.(type) {
+	case *graph.Conv2d:
+		return passes{cost{conv: c.Forward}, cost{conv: c.BackInput + c.BackWeight}}.times(1 + narrowLoops/float64(op.Out)).plus(resultTime.passes(elems)), elems / float64(op.Out)
+	case *graph.Linear, *graph.Linears, *graph.MatMul:
+		return passes{cost{product: c.Forward}, cost{product: c.BackInput + c.BackWeight}}.times(1 + narrowLoops/last), elems / last
+	case *graph.Attention:
+		rows = float64(out[0])
+		queries, keys := rows*float64(op.Heads), rows
+		if op.Causal {
+			keys /= 2
+		}
+		p = passes{cost{product: c.Forward}, cost{product: c.BackInput + c.BackWeight}}
+		p = p.plus(queryTime.passes(queries)).plus(widthTime.passes(queries * last / float64(op.Heads))).plus(keyTime.passes(queries * keys))
+		if len(in) > 1 {
+			p = p.plus(maskTime.passes(queries * keys))
+		}
+		return p, rows
+	case *graph.MaxPool2d:
+		area := float64(op.Kernel[0] * op.Kernel[1])
+		return windowTime.passes(elems * area * area), math.Inf(1)
+	}
+	t, ok := elementTime[n.Op.Kind()]
+	if !ok {
+		t = otherTime
+	}
+	return t.passes(elems).plus(rowTime[n.Op.Kind()].passes(elems / last)), math.Inf(1)
 }

@@ -8,15 +8,16 @@ import (
 	"github.com/ravnest/ravnest/engine/kernel"
 )
 
-// Bench is the speed of the tensor engine in GFLOP/s.
+// Bench is the speed of the tensor engine.
 type Bench struct {
-	GEMM float64 // 256³
-	Conv float64 // 8x32x28x28, 3x3, 32 -> 32
+	GEMM   float64 // GFLOP/s, 256³
+	Conv   float64 // GFLOP/s, 8x32x28x28, 3x3, 32 -> 32
+	Vector float64 // elements a nanosecond through layer norm, GELU and softmax, 512 rows of 64
 }
 
 const (
-	// benchTime is how long each of the two measurements takes if the clock is fine enough.
-	benchTime = 60 * time.Millisecond
+	// benchTime is how long each of the three measurements takes if the clock is fine enough.
+	benchTime = 40 * time.Millisecond
 	// window is the shortest time over which a rate is computed.
 	window = 8 * time.Millisecond
 	// giveUp bounds the calls of a measurement, in case the clock stands still.
@@ -26,13 +27,19 @@ const (
 	// peak is a generous bound on the speed of one thread: two 512-bit fused multiply-adds
 	// per cycle at 6.5 GHz.
 	peak = 416 // GFLOP/s
+	// vectorPeak bounds the elements: the three loops read and write each some ten times.
+	vectorPeak = 8 // a nanosecond
 )
 
 // Peak returns a rate in GFLOP/s that no machine with this many threads can exceed. Higher
 // measurements are errors of the clock.
 func Peak(threads int) float64 { return peak * float64(max(threads, 1)) }
 
-// Benchmark measures the speed of a matrix product and of a convolution. It takes as long
+// VectorPeak is Peak for Bench.Vector.
+func VectorPeak(threads int) float64 { return vectorPeak * float64(max(threads, 1)) }
+
+// Benchmark measures the speed of a matrix product, of a convolution and of loops over elements, which
+// are measured on one thread and taken to gain from all of them. It takes as long
 // as the clock's resolution requires: in browsers that can be 1 ms or 100 ms. A result is 0
 // if now stands still or repeatedly gives an impossible rate.
 func Benchmark(team *kernel.Team, now func() time.Duration) Bench {
@@ -49,10 +56,21 @@ func Benchmark(team *kernel.Team, now func() time.Duration) Bench {
 	kernel.Fill(w, 0.25)
 	scratch = make([]float32, kernel.ConvScratch(&c))
 	b.Conv = rate(now, Peak(team.Threads()), 2*float64(len(y))*float64(c.C*9), func() { kernel.ConvForward(team, &c, y, x, w, nil, false, scratch) })
+
+	const rows, cols = 512, 64
+	in, out := make([]float32, rows*cols), make([]float32, rows*cols)
+	kernel.Normal(in, kernel.NewStream(1, kernel.DomainTest, 0, 0))
+	ones, zeros, mean, invstd := make([]float32, cols), make([]float32, cols), make([]float32, rows), make([]float32, rows)
+	kernel.Fill(ones, 1)
+	b.Vector = float64(team.Threads()) * rate(now, VectorPeak(1), rows*cols, func() {
+		kernel.LayerNorm(out, in, ones, zeros, mean, invstd, rows, cols, 1e-5)
+		kernel.GELUTanh(out, out)
+		kernel.Softmax(out, out, rows, cols)
+	})
 	return b
 }
 
-// rate repeats f for benchTime after one warm-up call and returns the GFLOP/s of the best
+// rate repeats f for benchTime after one warm-up call and returns the operations a nanosecond of the best
 // window, the one least disturbed by other programs. It measures again if the result
 // exceeds most, and returns 0 if all tries do.
 func rate(now func() time.Duration, most, flops float64, f func()) float64 {

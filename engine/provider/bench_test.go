@@ -47,6 +47,20 @@ func TestRateByCoarseClocks(t *testing.T) {
 	}
 }
 
+// By a clock that moves a millisecond with each call, every rate is what a call computes.
+func TestBenchmarkMeasuresAll(t *testing.T) {
+	var at time.Duration
+	got := Benchmark(nil, func() time.Duration { at += time.Millisecond; return at })
+	want := Bench{GEMM: 2 * 256 * 256 * 256 / 1e6, Conv: 2 * 8 * 32 * 28 * 28 * 32 * 9 / 1e6, Vector: 512 * 64 / 1e6}
+	near := func(a, b float64) bool { return math.Abs(a/b-1) < 1e-9 }
+	if !near(got.GEMM, want.GEMM) || !near(got.Conv, want.Conv) || !near(got.Vector, want.Vector) {
+		t.Errorf("%+v, want %+v", got, want)
+	}
+	if at > 200*time.Millisecond {
+		t.Errorf("measuring takes %v", at)
+	}
+}
+
 func btoi(b bool) float64 {
 	if b {
 		return 1

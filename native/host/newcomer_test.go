@@ -6,6 +6,7 @@ import (
 	"github.com/ravnest/ravnest/engine/job"
 	"github.com/ravnest/ravnest/engine/planner"
 	"github.com/ravnest/ravnest/native/project"
+	"github.com/ravnest/ravnest/signaling/proto"
 	"github.com/ravnest/ravnest/signaling/server"
 )
 
@@ -44,5 +45,13 @@ func TestSettled(t *testing.T) {
 		if got != c.want {
 			t.Errorf("%s of %d replicas, %+v: %q, want %q", c.pool, c.replicas, c.opt.Providers, got, c.want)
 		}
+	}
+}
+
+// A figure that no machine reaches counts as not measured.
+func TestImpossibleSpeeds(t *testing.T) {
+	h := proto.Hello{Threads: 2, Bench: proto.Bench{GEMM: 200, Conv: 1e9, Vector: 1e6}}
+	if got, want := speeds(h), (planner.Speeds{Product: 200}); got != want {
+		t.Errorf("%+v, want %+v", got, want)
 	}
 }

@@ -24,6 +24,7 @@ import (
 	"github.com/ravnest/ravnest/native"
 	"github.com/ravnest/ravnest/native/form"
 	"github.com/ravnest/ravnest/native/project"
+	"github.com/ravnest/ravnest/signaling/proto"
 	"github.com/ravnest/ravnest/signaling/server"
 )
 
@@ -133,17 +134,12 @@ func (r *roster) formed(pool []server.Member, free bool) ([]project.Node, *plann
 func (r *roster) form(f planner.Facts, ask server.Ask, pool []server.Member, free bool) ([]project.Node, *planner.Plan, error) {
 	var nodes []project.Node
 	var gn []ga.Node
+	model := planner.ModelOf(r.p.Graph)
 	for i, m := range pool {
 		h := m.Hello
 		n := project.Node{Address: fmt.Sprintf("0.0.0.0:%d", 8080+i), Node: ga.Node{
-			Name: m.Name, RAM: float64(h.RAM), Bandwidth: min(h.Bench.Up, h.Bench.Down), Compute: 1e9 * h.Bench.Conv,
+			Name: m.Name, RAM: float64(h.RAM), Bandwidth: min(h.Bench.Up, h.Bench.Down), Compute: model.Compute(speeds(h)),
 		}}
-		if h.Bench.GEMM > 0 && h.Bench.Conv > 0 {
-			n.Compute = 2e9 / (1/h.Bench.GEMM + 1/h.Bench.Conv)
-		}
-		if n.Compute > 1e9*provider.Peak(h.Threads) {
-			n.Compute = 0 // impossible: treat it as not measured
-		}
 		nodes, gn = append(nodes, n), append(gn, n.Node)
 	}
 	siblings(pool, gn)
@@ -166,6 +162,21 @@ func (r *roster) form(f planner.Facts, ask server.Ask, pool []server.Member, fre
 		return opt
 	})
 	return nodes, plan, err
+}
+
+// speeds are those that a member measured, but for what no machine can do.
+func speeds(h proto.Hello) planner.Speeds {
+	possible := func(measured, most float64) float64 {
+		if measured > most {
+			return 0
+		}
+		return measured
+	}
+	most := provider.Peak(h.Threads)
+	return planner.Speeds{
+		Product: possible(h.Bench.GEMM, most), Conv: possible(h.Bench.Conv, most),
+		Vector: possible(h.Bench.Vector, provider.VectorPeak(h.Threads)),
+	}
 }
 
 // worth tells whether a pool that has grown would be planned otherwise than those who train: a run

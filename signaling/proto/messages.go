@@ -186,8 +186,10 @@ type Return struct {
 type Bench struct {
 	GEMM float64 `json:"gemm_gflops"`
 	Conv float64 `json:"conv_gflops"`
-	Up   float64 `json:"up_bps"`   // bits/s to the host
-	Down float64 `json:"down_bps"` // bits/s from the host
+	// Vector is elements a nanosecond in loops over them.
+	Vector float64 `json:"vector_gelems,omitempty"`
+	Up     float64 `json:"up_bps"`   // bits/s to the host
+	Down   float64 `json:"down_bps"` // bits/s from the host
 }
 
 // Welcome accepts a provider, for the first time or again.

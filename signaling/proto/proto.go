@@ -41,7 +41,8 @@
 // on request, leaving, fetching and kinds of failures; 3, sessions that outlive
 // their connections; 4, measured links, which providers share a machine, and states that
 // providers hold in memory; 5, replicas that move between clusters, updates put off until their
-// gradients' norm is there, digests of averages, and keys of digests.
+// gradients' norm is there, digests of averages, keys of digests, and the speed of loops over
+// elements.
 package proto
 
 import (

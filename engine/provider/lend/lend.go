@@ -258,13 +258,13 @@ func (l *lender) joinAt(ctx context.Context, at string) (provider.Host, provider
 		l.cfg.Event("%s", s)
 	}
 	if l.cfg.Joined != nil {
-		l.cfg.Joined(conn.Name(), provider.Bench{GEMM: l.bench.GEMM, Conv: l.bench.Conv})
+		l.cfg.Joined(conn.Name(), provider.Bench{GEMM: l.bench.GEMM, Conv: l.bench.Conv, Vector: l.bench.Vector})
 	}
 	h := &host{Conn: conn, ep: ep, name: conn.Name()}
 	h.renamed = func() {
 		l.cfg.Event("the host now calls this provider %s", h.name)
 		if l.cfg.Joined != nil {
-			l.cfg.Joined(h.name, provider.Bench{GEMM: l.bench.GEMM, Conv: l.bench.Conv})
+			l.cfg.Joined(h.name, provider.Bench{GEMM: l.bench.GEMM, Conv: l.bench.Conv, Vector: l.bench.Vector})
 		}
 	}
 	return h, dialer{ep, l.cfg.Limit}, nil
@@ -292,7 +292,7 @@ func (l *lender) admitted(ctx context.Context, at string, opt *client.Options) e
 	}
 	l.cfg.Watch(provider.Update{State: Benchmarking})
 	b := provider.Benchmark(l.cfg.Team, l.cfg.Now)
-	l.bench = &proto.Bench{GEMM: b.GEMM, Conv: b.Conv, Up: up, Down: down}
+	l.bench = &proto.Bench{GEMM: b.GEMM, Conv: b.Conv, Vector: b.Vector, Up: up, Down: down}
 	return nil
 }
 
