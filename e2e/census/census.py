@@ -158,7 +158,7 @@ def edges(m, inputs, seed, state, out, grads, noise):
 # Those that engine/importer keeps as test data: python census.py DIR small.
 SMALL = ["cnn", "autoencoder", "unet", "lstm_unrolled", "resmlp", "conv1d_audio", "encoder", "encoder_seq_first", "two_heads",
          "einsum_mix", "upsampler", "padding_modes", "lstm_both_ways", "gru_rnn", "detached", "tied_decoder", "masked_pair", "padded_text", "argmax_pool", "written_part",
-         "written_views", "chosen", "computed_windows", "functions", "volume", "truths", "norms", "untracked", "rotated", "lookups", "seldom", "edges",
+         "written_views", "chosen", "computed_windows", "functions", "volume", "truths", "norms", "untracked", "rotated", "lookups", "seldom", "edges", "unseeing",
          "more_stn", "more_flowwarp", "more_segnet", "more_videoautoencoder", "more_lstmprojected", "more_dynamicconv", "more_spectrogramnet", "more_orders", "more_scattergather", "more_ownloss", "more_owncrossentropy", "more_vaeownloss", "more_maskedlosses", "more_tripletcosine", "more_spectraldiscriminator", "more_spectralparametrized"]
 # And those that it refuses: python census.py DIR refused.
 REFUSED = ["odd_function_straight", "odd_step_counter", "odd_clamped_weight", "odd_int_hash"]

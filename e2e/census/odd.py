@@ -638,3 +638,26 @@ def edges():
             return torch.cat([self.act(y), loss, *cut, ends, most, part, up, turned, y.cummax(1)[0], torch.round(y * 0.37, decimals=1), torch.round(y * 17, decimals=-1)], 1)
 
     return Edges(), (torch.randint(-4, 5, (4, 16)) / 2,)
+
+
+@model
+def unseeing():
+    class Unseeing(nn.Module):
+        """Queries that see no key get zeros: padded ones, and some of a mask that is always the same."""
+
+        def __init__(self):
+            super().__init__()
+            self.qkv, self.out = nn.Linear(8, 24), nn.Linear(8, 4)
+            self.register_buffer("fixed", torch.tensor([[1, 0, 0, 1], [0, 0, 0, 0], [1, 1, 1, 1], [0, 1, 0, 0]], dtype=torch.bool))
+
+        def forward(self, x):
+            q, k, v = (t.unflatten(2, (2, 4)).transpose(1, 2) for t in self.qkv(x).chunk(3, 2))
+            there = x[:, :, 0] > 0
+            attend = nn.functional.scaled_dot_product_attention
+            y = attend(q, k, v, attn_mask=there[:, None, :, None] & there[:, None, None, :])
+            y = attend(y, k, v, attn_mask=self.fixed) + attend(q, k, v, attn_mask=torch.where(there, 0.5, -torch.inf)[:, None, None])
+            return self.out(y.transpose(1, 2).flatten(2))
+
+    x = torch.randn(3, 4, 8)
+    x[1, :, 0] = -1
+    return Unseeing(), (x,)

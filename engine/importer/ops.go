@@ -728,10 +728,9 @@ func attention(l *lowering, n *pt2.Node) {
 		}
 		s = l.binary("add", s, constant(c, []int{t, u}, false))
 	}
+	var sees *value
 	if mask != nil {
-		if mask.whole {
-			mask = l.additive(mask)
-		}
+		mask, sees = l.seeing(mask)
 		s = l.binary("add", s, mask)
 	}
 	s = l.softmax(s, -1)
@@ -739,7 +738,32 @@ func attention(l *lowering, n *pt2.Node) {
 		y, sh := l.emit(&graph.Dropout{P: p}, nil, s.name)
 		s = l.result(y, sh, s.shape, s.batch, s.outer)
 	}
-	l.define(l.matmul(s, v, false, 0))
+	y := l.matmul(s, v, false, 0)
+	if sees != nil {
+		y = l.masked(y, sees)
+	}
+	l.define(y)
+}
+
+// seeing is a mask [..., queries, keys] as what is added to the products, and which queries see a key,
+// [..., queries, 1]; nil where all do. Who sees none gets zeros: over minus infinities alone there is no
+// softmax, so that none of them are added there.
+func (l *lowering) seeing(mask *value) (added, sees *value) {
+	if len(mask.shape) == 0 {
+		fail("with a mask that is one number")
+	}
+	last := []int{len(mask.shape) - 1}
+	if mask.whole {
+		sees = l.reduce("amax", mask, last, true)
+		mask = l.additive(l.binary("max", mask, l.unary("eq", sees, 0, 0)))
+	} else {
+		sees = l.unary("ge", l.reduce("amax", mask, last, true), -math.MaxFloat32, 0)
+		mask = l.masked(mask, sees)
+	}
+	if sees.isConst() && !slices.Contains(l.data(sees), 0) {
+		sees = nil
+	}
+	return mask, sees
 }
 
 // packed is attention in one operation, which holds no matrix of all pairs.
