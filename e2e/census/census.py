@@ -161,7 +161,7 @@ SMALL = ["cnn", "autoencoder", "unet", "lstm_unrolled", "resmlp", "conv1d_audio"
          "written_views", "chosen", "computed_windows", "functions", "volume", "truths", "norms", "untracked", "rotated", "lookups", "seldom", "edges", "unseeing",
          "more_stn", "more_flowwarp", "more_segnet", "more_videoautoencoder", "more_lstmprojected", "more_dynamicconv", "more_spectrogramnet", "more_orders", "more_scattergather", "more_ownloss", "more_owncrossentropy", "more_vaeownloss", "more_maskedlosses", "more_tripletcosine", "more_spectraldiscriminator", "more_spectralparametrized"]
 # And those that it refuses: python census.py DIR refused.
-REFUSED = ["odd_function_straight", "odd_step_counter", "odd_clamped_weight", "odd_int_hash"]
+REFUSED = ["odd_function_straight", "odd_step_counter", "odd_clamped_weight", "odd_int_hash", "odd_fft_all"]
 
 
 def census(name, dir):

@@ -661,3 +661,18 @@ def unseeing():
     x = torch.randn(3, 4, 8)
     x[1, :, 0] = -1
     return Unseeing(), (x,)
+
+
+@model
+def odd_fft_all():
+    class Transformed(nn.Module):
+        """A transform along all axes, the batch too."""
+
+        def __init__(self):
+            super().__init__()
+            self.a = nn.Linear(6, 6)
+
+        def forward(self, x):
+            return torch.fft.fftn(self.a(x)).real
+
+    return Transformed(), (torch.randn(3, 6),)

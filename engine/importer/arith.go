@@ -242,7 +242,7 @@ var constArith = map[string]func(a, b float64) float64{
 	"lt": func(a, b float64) float64 { return truth(a < b) }, "le": func(a, b float64) float64 { return truth(a <= b) },
 	"gt": func(a, b float64) float64 { return truth(a > b) }, "ge": func(a, b float64) float64 { return truth(a >= b) },
 	"and": func(a, b float64) float64 { return truth(a != 0 && b != 0) }, "or": func(a, b float64) float64 { return truth(a != 0 || b != 0) },
-	"pow": math.Pow, "floor_divide": func(a, b float64) float64 { return math.Floor(a / b) },
+	"pow": math.Pow, "floor_divide": func(a, b float64) float64 { return math.Floor(a / b) }, "trunc_divide": func(a, b float64) float64 { return math.Trunc(a / b) },
 	"remainder": func(a, b float64) float64 { return a - b*math.Floor(a/b) },
 	"bits_and":  func(a, b float64) float64 { return float64(int64(a) & int64(b)) }, "bits_or": func(a, b float64) float64 { return float64(int64(a) | int64(b)) },
 	"bits_xor": func(a, b float64) float64 { return float64(int64(a) ^ int64(b)) },
@@ -295,8 +295,7 @@ func arithOp(f string) operator {
 				l.define(l.unary(m, v, 0, 0))
 				return
 			}
-			v := l.binaryConst("div", constant(slices.Clone(l.data(a)), a.shape, false), b)
-			l.define(l.unary(m, v, 0, 0))
+			l.define(l.binaryConst(m+"_divide", a, b))
 			return
 		}
 		v := l.binary(f, a, b)

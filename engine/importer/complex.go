@@ -5,6 +5,7 @@
 package importer
 
 import (
+	"cmp"
 	"math"
 	"slices"
 
@@ -261,7 +262,7 @@ func complexAdd(sign float64) operator {
 		a, b := l.complexArg(n, "self").parts()
 		c, d := l.complexArg(n, "other").parts()
 		re, im := l.sumOf(a, c, sign), l.sumOf(b, d, sign)
-		if len(im.shape) < len(re.shape) { // of a number or a tensor that repeats
+		if !slices.Equal(im.shape, re.shape) { // of a number or a tensor that repeats
 			im = l.binary("add", im, l.unary("affine", re, 0, 0))
 		}
 		l.defineComplex(re, im)
@@ -358,14 +359,14 @@ func (t transform) lower(l *lowering, n *pt2.Node) {
 			sizes = []int{k}
 		}
 	} else {
-		if axes = l.plain(n, "dim"); len(axes) == 0 {
-			for a := range rank {
-				if t.axes < 0 && a != x.batch || t.axes > 0 && a >= rank-t.axes {
-					axes = append(axes, a)
-				}
+		axes, sizes = l.plain(n, "dim"), l.plain(n, "s")
+		if len(axes) == 0 { // the last ones, or all
+			count := t.axes
+			if count < 0 {
+				count = cmp.Or(len(sizes), rank)
 			}
+			axes = plainOrder(rank)[max(rank-count, 0):]
 		}
-		sizes = l.plain(n, "s")
 	}
 	for i, a := range axes {
 		if axes[i] = axisOf(a, rank); axes[i] == x.batch {

@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"github.com/ravnest/ravnest/engine/format/onnx"
+	"github.com/ravnest/ravnest/engine/graph"
 )
 
 func onnxHardSigmoid(l *lowering, n *onnx.Node) {
@@ -16,6 +17,16 @@ func onnxHardSigmoid(l *lowering, n *onnx.Node) {
 		return
 	}
 	l.set(n, l.clamped(l.unary("affine", l.need(n, 0), a, b), 0, 1))
+}
+
+func onnxSelu(l *lowering, n *onnx.Node) {
+	const alpha, gamma = 1.6732632423543772, 1.0507009873554805
+	a, g := attrFloat(n, "alpha", alpha), attrFloat(n, "gamma", gamma)
+	if math.Abs(a-alpha) < 1e-6 && math.Abs(g-gamma) < 1e-6 {
+		l.call("selu", tensorArg("self", n, 0))
+		return
+	}
+	l.set(n, l.unary("affine", l.unary("elu", l.need(n, 0), a, 0), g, 0))
 }
 
 func onnxClip(l *lowering, n *onnx.Node) {
@@ -96,7 +107,7 @@ func onnxBinary(f string) func(l *lowering, n *onnx.Node) {
 		switch {
 		case v != nil:
 		case f == "div" && a.isConst() && b.isConst() && a.whole && b.whole:
-			v = l.binaryConst("floor_divide", a, b)
+			v = l.binaryConst("trunc_divide", a, b)
 		case f == "div" && a.whole && b.whole: // of integers
 			v = l.unary("trunc", l.binary("div", a, b), 0, 0)
 			v.whole = true
@@ -267,9 +278,16 @@ func (l *lowering) cast(n *onnx.Node, to int64) {
 	l.set(n, &v)
 }
 
-// onnxIsNaN is false: a run that computes such a number has failed already.
+// onnxIsNaN is false of a softmax, behind which exporters ask for it: a run that computes such a number
+// has failed already.
 func onnxIsNaN(l *lowering, n *onnx.Node) {
 	v := l.need(n, 0)
+	if p := l.producer(v.name); p != nil {
+		if _, ok := p.Op.(*graph.Softmax); ok {
+			l.set(n, constant([]float64{0}, []int{}, true))
+			return
+		}
+	}
 	if v.isConst() {
 		d := slices.Clone(l.data(v))
 		for i, x := range d {
@@ -278,7 +296,8 @@ func onnxIsNaN(l *lowering, n *onnx.Node) {
 		l.set(n, constant(d, v.shape, true))
 		return
 	}
-	l.set(n, constant([]float64{0}, []int{}, true))
+	l.call("isnan", tensorArg("self", n, 0))
+	l.truths(n)
 }
 
 func onnxReduce(f string) func(l *lowering, n *onnx.Node) {
@@ -329,10 +348,19 @@ func onnxReduce(f string) func(l *lowering, n *onnx.Node) {
 }
 
 func onnxCumSum(l *lowering, n *onnx.Node) {
-	if attrInt(n, "exclusive", 0) != 0 || attrInt(n, "reverse", 0) != 0 {
-		fail("exclusive or in reverse")
+	axis, self := int(l.scalarOf(l.need(n, 1), "its axis")), tensorArg("self", n, 0)
+	reverse := attrInt(n, "reverse", 0) != 0
+	if reverse {
+		l.call("flip", self, intsArg("dims", []int{axis}))
+		self = namedArg("self", l.named(n, l.vals[n.Outputs[0]]))
 	}
-	l.call("cumsum", tensorArg("self", n, 0), intArg("dim", int(l.scalarOf(l.need(n, 1), "its axis"))))
+	l.call("cumsum", self, intArg("dim", axis))
+	if reverse {
+		l.call("flip", namedArg("self", l.named(n, l.vals[n.Outputs[0]])), intsArg("dims", []int{axis}))
+	}
+	if attrInt(n, "exclusive", 0) != 0 {
+		l.set(n, l.binary("sub", l.vals[n.Outputs[0]], l.need(n, 0)))
+	}
 }
 
 func onnxTrilu(l *lowering, n *onnx.Node) {

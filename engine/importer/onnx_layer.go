@@ -94,8 +94,8 @@ func onnxConv(l *lowering, n *onnx.Node) {
 
 func onnxConvTranspose(l *lowering, n *onnx.Node) {
 	x, w := l.need(n, 0), l.need(n, 1)
-	if len(w.shape) != 4 || attrInts(n, "output_shape") != nil {
-		fail("of a weight %v, or to a given shape", w.shape)
+	if len(w.shape) != 4 || attrInts(n, "output_shape") != nil || strings.HasPrefix(attrText(n, "auto_pad", ""), "SAME") {
+		fail("of a weight %v, or to a given shape or that of its input", w.shape)
 	}
 	stride, dilation, before, after := l.window(n, x, w.shape[2:])
 	extra := attrInts(n, "output_padding")
@@ -120,7 +120,11 @@ func gemm(l *lowering, n *onnx.Node) {
 		fail("its first matrix does not depend on the input")
 	}
 	var bias *value
-	if c != nil && alpha == 1 && beta == 1 && len(c.shape) == 1 && c.param != "" && c.index == nil && w.param != "" && w.index == nil {
+	out := w.shape[0]
+	if turned {
+		out = w.shape[len(w.shape)-1]
+	}
+	if c != nil && alpha == 1 && beta == 1 && slices.Equal(c.shape, []int{out}) && c.param != "" && c.index == nil && w.param != "" && w.index == nil {
 		bias, c = c, nil
 	}
 	y := l.linear(x, w, bias, turned)
@@ -287,27 +291,63 @@ func onnxResize(l *lowering, n *onnx.Node) {
 	if len(scales) != dims {
 		scales = nil
 	}
-	corners := false
-	coords := attrText(n, "coordinate_transformation_mode", "half_pixel")
-	var s sampler
-	switch mode := attrText(n, "mode", "nearest"); {
-	case mode == "nearest" && coords == "asymmetric" && attrText(n, "nearest_mode", "round_prefer_floor") == "floor":
-		s = nearest
-	case mode == "nearest" && coords == "half_pixel":
-		s = nearestExact
-	case mode == "linear" && coords != "asymmetric":
-		s, corners = between, coords == "align_corners"
-	case mode == "cubic" && coords != "asymmetric":
-		s, corners = cubic, coords == "align_corners"
-	default:
-		fail("with mode %q at coordinates %q", mode, coords)
-	}
+	s, corners := resizer(n)
 	l.set(n, l.interpolate(v, sizes, scales, s, corners))
 }
 
+// resizer is how a Resize reads elements, and whether the corners are the middles of the last ones.
+func resizer(n *onnx.Node) (s sampler, corners bool) {
+	mode, coords := attrText(n, "mode", "nearest"), attrText(n, "coordinate_transformation_mode", "half_pixel")
+	half := coords == "half_pixel" || coords == "pytorch_half_pixel"
+	corners = coords == "align_corners"
+	switch {
+	case attrInt(n, "antialias", 0) != 0 || attrInt(n, "exclude_outside", 0) != 0 || attrText(n, "keep_aspect_ratio_policy", "stretch") != "stretch":
+		fail("with antialias, exclude_outside or a kept ratio")
+	case mode == "nearest" && coords == "asymmetric" && attrText(n, "nearest_mode", "round_prefer_floor") == "floor":
+		return nearest, false
+	case mode == "nearest" && (half || corners || coords == "asymmetric"):
+		return nearestBy(attrText(n, "nearest_mode", "round_prefer_floor"), half), corners
+	case mode == "linear" && (half || corners):
+		return between, corners
+	case mode == "cubic" && (half || corners) && math.Abs(attrFloat(n, "cubic_coeff_a", -0.75)+0.75) < 1e-6:
+		return cubic, corners
+	}
+	fail("with mode %q at coordinates %q", mode, coords)
+	return nil, false
+}
+
+// nearestBy takes one element, by ONNX's ways of rounding where it lies; up is not supported.
+func nearestBy(rounding string, half bool) sampler {
+	round := map[string]func(x float64) float64{
+		"floor":              math.Floor,
+		"round_prefer_floor": func(x float64) float64 { return math.Ceil(x - 0.5) }, "round_prefer_ceil": func(x float64) float64 { return math.Floor(x + 0.5) },
+	}[rounding]
+	if round == nil {
+		fail("with nearest_mode %q", rounding)
+	}
+	return func(o, in int, scale float64, _ bool) ([]int, []float64) {
+		x, by := float32(o), max(float32(1/scale), math.SmallestNonzeroFloat32) // as onnxruntime computes it
+		if half {
+			x = float32((x+0.5)/by) - 0.5
+		} else {
+			x /= by
+		}
+		return []int{min(max(int(round(float64(x))), 0), in-1)}, nil
+	}
+}
+
 func onnxDepthToSpace(l *lowering, n *onnx.Node) {
-	if attrText(n, "mode", "DCR") != "CRD" {
-		fail("with mode DCR")
+	if attrText(n, "mode", "DCR") == "DCR" { // the block's place comes before the channel
+		x, b := l.leading(l.need(n, 0)), attrInt(n, "blocksize", 1)
+		if len(x.shape) != 4 || b < 1 || x.shape[1]%(b*b) != 0 {
+			fail("%v by %d", x.shape, b)
+		}
+		c, h, w := x.shape[1]/(b*b), x.shape[2], x.shape[3]
+		name, _ := l.reshape(x.name, []int{b, b, c, h, w})
+		name, _ = l.permute(name, []int{2, 3, 0, 4, 1})
+		name, s := l.reshape(name, []int{c, h * b, w * b})
+		l.set(n, l.result(name, s, []int{1, c, h * b, w * b}, 0, 1))
+		return
 	}
 	l.call("pixel_shuffle", tensorArg("self", n, 0), intArg("upscale_factor", attrInt(n, "blocksize", 1)))
 }

@@ -27,7 +27,7 @@ func init() {
 		"Celu": func(l *lowering, n *onnx.Node) {
 			l.call("celu", tensorArg("self", n, 0), floatArg("alpha", attrFloat(n, "alpha", 1)))
 		},
-		"HardSigmoid": onnxHardSigmoid, "Clip": onnxClip, "PRelu": onnxPRelu, "Pow": onnxPow,
+		"Selu": onnxSelu, "HardSigmoid": onnxHardSigmoid, "Clip": onnxClip, "PRelu": onnxPRelu, "Pow": onnxPow,
 		"Add": onnxBinary("add"), "Sub": onnxBinary("sub"), "Mul": onnxBinary("mul"), "Div": onnxBinary("div"),
 		"Min": onnxFold("min", false), "Max": onnxFold("max", false), "Sum": onnxFold("add", false), "Mean": onnxFold("add", true),
 		"And": onnxLogic("logical_and"), "Or": onnxLogic("logical_or"), "Xor": onnxLogic("logical_xor"), "Not": onnxCall("logical_not"), "Mod": onnxBinary("remainder"),
@@ -43,7 +43,7 @@ func init() {
 		"CumSum": onnxCumSum, "Trilu": onnxTrilu, "Einsum": onnxEinsum, "Resize": onnxResize, "DepthToSpace": onnxDepthToSpace,
 	}
 	for op, f := range map[string]string{
-		"Relu": "relu", "Sigmoid": "sigmoid", "Tanh": "tanh", "HardSwish": "hardswish", "Softplus": "softplus", "Softsign": "softsign", "Selu": "selu", "Mish": "mish",
+		"Relu": "relu", "Sigmoid": "sigmoid", "Tanh": "tanh", "HardSwish": "hardswish", "Softplus": "softplus", "Softsign": "softsign", "Mish": "mish",
 		"Swish": "silu", "Exp": "exp", "Log": "log", "Sqrt": "sqrt", "Reciprocal": "reciprocal", "Abs": "abs", "Neg": "neg", "Floor": "floor", "Sign": "sign", "Erf": "erf", "Sin": "sin", "Cos": "cos", "Atan": "atan",
 		"Ceil": "ceil", "Round": "round", "Tan": "tan", "Sinh": "sinh", "Cosh": "cosh", "Asin": "asin", "Acos": "acos",
 	} {

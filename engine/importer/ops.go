@@ -568,7 +568,7 @@ func pool(most bool) operator {
 			p.Stride = graph.Pair(l.pair(n, "stride", 1))
 		}
 		if d := l.pair(n, "dilation", 1); d != [2]int{1, 1} {
-			l.define(l.planes(l.tensor(n, "self"), func(x *value) *value { return l.dilatedPool(x, p, d) }))
+			l.define(l.planes(l.tensor(n, "self"), func(x *value) *value { return l.dilatedPool(x, p, d, most) }))
 			return
 		}
 		var o graph.Op = &p
@@ -590,14 +590,19 @@ func pool(most bool) operator {
 	}
 }
 
-// dilatedPool takes the greatest elements of windows with holes.
-func (l *lowering) dilatedPool(x *value, p graph.MaxPool2d, dilation [2]int) *value {
+// dilatedPool takes the greatest elements of windows with holes, or their means.
+func (l *lowering) dilatedPool(x *value, p graph.MaxPool2d, dilation [2]int, most bool) *value {
 	if p.Padding != (graph.Pair{}) || p.Ceil {
 		fail("with dilation, and padding or ceil_mode")
 	}
 	y, out := l.unfold(x, windows{kernel: p.Kernel, stride: p.Step(), dilation: dilation})
 	y = l.regrouped(y, []int{1, x.shape[1], p.Kernel[0] * p.Kernel[1], y.shape[2]})
-	return l.regrouped(l.most(y, 2, false), []int{1, x.shape[1], out[0], out[1]})
+	if most {
+		y = l.most(y, 2, false)
+	} else {
+		y = l.reduce("mean", y, []int{2}, false)
+	}
+	return l.regrouped(y, []int{1, x.shape[1], out[0], out[1]})
 }
 
 func pool1(most bool) operator {

@@ -129,3 +129,13 @@ write("ml_classifier", [
     helper.make_node("ArrayFeatureExtractor", ["names", "label"], ["named"], domain=ml), helper.make_node("Cast", ["named"], ["wide"], to=1),
     helper.make_node("Reshape", ["wide", "shape"], ["column"]), helper.make_node("Add", ["p", "column"], ["out"]),
 ], {"names": np.array([4, 5, 7]), "shape": np.array([-1, 1])}, {"x": rows})
+
+# Attributes that are seldom given, where a default would be another answer.
+resize = dict(mode="nearest", coordinate_transformation_mode="half_pixel", axes=[2, 3])
+chain("attributes", normal(3, 4, 6, 6), [
+    node("AveragePool", ["x"], ["a"], kernel_shape=[2, 3], dilations=[2, 1]), node("Selu", ["x"], ["b"], alpha=1.2, gamma=0.8), node("DepthToSpace", ["x"], ["c"], blocksize=2),
+    node("Resize", ["x", "", "", "four"], ["d"], nearest_mode="round_prefer_floor", **resize), node("Resize", ["x", "", "", "four"], ["e"], nearest_mode="round_prefer_ceil", **resize),
+    node("CumSum", ["x", "three"], ["f"], reverse=1, exclusive=1), node("Div", ["seven", "two"], ["g0"]), node("Cast", ["g0"], ["g1"], to=TensorProto.FLOAT), node("Mul", ["x", "g1"], ["g"]),
+    node("Sqrt", ["x"], ["h0"]), node("IsNaN", ["h0"], ["h1"]), node("Where", ["h1", "zero", "x"], ["h"]), *[node("Flatten", [k], [k + "2"]) for k in "abcdefgh"],
+    node("Gemm", ["b2", "w", "one"], ["i2"]), node("Concat", [k + "2" for k in "abcdefghi"], ["out"], axis=1)],
+    {"four": [4, 3], "three": np.int64(3), "seven": [-7], "two": [2], "zero": np.float32(0), "w": normal(144, 5), "one": normal(1)}, 19)
