@@ -187,10 +187,11 @@ func TestDashboardOfClusters(t *testing.T) {
 	posix(t)
 	s := newScene(t)
 	dir := filepath.Join(t.TempDir(), "job")
-	s.ok("ravnest", "init", "--epochs", endless, "--replicas", "3", "--reduce-factor", "4", dir)
+	s.ok("ravnest", "init", "--epochs", endless, "--replicas", "3", "--reduce-factor", "4", "--metrics", "top5,perplexity", "--loss", "cross_entropy", dir)
+	edit(t, filepath.Join(dir, "job.json"), `"name": "cnn"`, `"name": "`+strings.Repeat("LongName", 25)+`"`)
 	host, url := s.serve("--providers", "5", "--clusters", "2", dir)
 	dash := s.browser().open(url + "/dashboard")
-	s.provide(url, "node_0", "node_1", "node_2", "node_3", "node_4")
+	s.provide(url, "node_0", "node_1", "node_2", "node_3", "node_4"+strings.Repeat("W", 58))
 	host.says("training", limit)
 	for _, want := range []string{"Cluster 0", "Cluster 1", "replica", "samples/s", "forecast", "node_4"} {
 		dash.shows(limit, "#clusters", want)

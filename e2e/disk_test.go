@@ -64,6 +64,8 @@ func TestServeOnFullDisk(t *testing.T) {
 	fill(t, mnt, 8<<10)
 	host.says(`warning: .*no space left on device: training goes on, and saving is tried again; what was saved at step \d+ is kept`, limit)
 	s.goesOn(url, 50)
+	dash := s.browser().open(url + "/dashboard")
+	dash.shows(limit, "#unsaved", "no space left on device")
 	if out, _ := s.ok("ravnest", "status", url); !strings.Contains(out, "nothing can be saved now: ") {
 		t.Errorf("status says %q", out)
 	}
@@ -80,6 +82,7 @@ func TestServeOnFullDisk(t *testing.T) {
 
 	empty(t, mnt)
 	host.says(`saved at step \d+, after \d+ s in which nothing could be saved`, limit)
+	eventually(t, "the dashboard forgets the full disk", limit, func() bool { return dash.text("#unsaved") == "" })
 	s.more(dir, 20)
 
 	// Killed while it is full again, it goes on from what was saved last once there is room.

@@ -22,12 +22,17 @@ var looks = []struct {
 }{
 	{"wide-light", 1280, 900, false, false},
 	{"wide-dark", 1280, 900, true, false},
-	{"phone-light", 390, 844, false, true},
+	{"phone-light", 320, 693, false, true}, // the width of WCAG 2.2, 1.4.10
 	{"phone-dark", 390, 844, true, true},
 }
 
 // wider is an expression for the number of pixels by which a page exceeds the window's width.
 const wider = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+
+// cut is an expression for the texts that stick out of their place, over what is beside them.
+const cut = `[...document.querySelectorAll("h1, h2, h3, p, dt, dd, li, a, button")]
+  .filter((e) => e.checkVisibility() && getComputedStyle(e).display !== "inline" && e.scrollWidth > e.clientWidth + 1)
+  .map((e) => e.tagName + " " + e.innerText.slice(0, 40))`
 
 // faint is an expression for the texts that contrast with their background by less than 4.5
 // to 1 (WCAG 2.2, 1.4.3).
@@ -67,6 +72,9 @@ func (p *page) shoot(t *testing.T, name string) {
 		time.Sleep(300 * time.Millisecond) // charts adapt to the size
 		if over, err := eval[int](p, wider); err != nil || over > 0 {
 			t.Errorf("%s, %s: %d pixels wider than the window (%v)", name, l.name, over, err)
+		}
+		if out, err := eval[[]string](p, cut); err != nil || len(out) > 0 {
+			t.Errorf("%s, %s: texts stick out of their place: %q (%v)", name, l.name, out, err)
 		}
 		shot, err := chromedp.Run(p.ctx, chromedp.FullScreenshot(100))
 		if err == nil {

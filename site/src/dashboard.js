@@ -170,6 +170,8 @@ function showFigures(status, rate) {
   const record = status.record ?? [];
   $("replicas-row").hidden = record.length === 0;
   if (record.length > 0) set($("replicas"), `${record.at(-1).replicas}, from step ${count(record.at(-1).step)} on`);
+  $("checkpoint-row").hidden = !status.checkpoint;
+  if (status.checkpoint) set($("checkpoint"), count(status.checkpoint.step));
   $("round-row").hidden = !status.round;
   if (status.round) set($("round"), String(status.round));
   if (status.running_ms) set($("time"), duration(status.running_ms));
@@ -199,6 +201,8 @@ function showStatus(status) {
   showPhase(status.phase);
   showFigures(status, rate);
   showWaiting(status);
+  $("unsaved").hidden = !status.unsaved;
+  set($("unsaved"), status.unsaved ? `Nothing can be saved now: ${status.unsaved}. The last checkpoint stays.` : "");
   pipeline.draw(members, rate, status.clusters);
 }
 
