@@ -16,6 +16,7 @@ type Stage struct {
 	// EachForward and EachBackward come with every micro-batch, however few its rows:
 	// weights are read and kernels started.
 	EachForward, EachBackward float64
+	Weight                    float64 // of Backward, what nobody waits for: the gradients of weights
 	Update                    float64 // for each update
 }
 
@@ -38,6 +39,9 @@ type Pipeline struct {
 	// Ahead bounds the batches that wait for their backward passes: where replicas take turns,
 	// those of the units in flight. 0: no bound. Each is how many of them are of one replica.
 	Ahead, Each int
+	// Halves: backward passes are in two halves, and gradients of weights fill idle time at the end of
+	// an update, in the order of [order.NewZeroBubble].
+	Halves bool
 	// Machine numbers the machine of each stage, and Cores tells for each machine how many of
 	// its stages can compute at once; less than one: others use it too. nil: each stage has a
 	// machine of its own.
@@ -149,6 +153,8 @@ type walk struct {
 	act, grad           [][]float64 // by stage: when the tensors of micro-batch i are there
 	free                []float64   // by stage
 	forwards, backwards []int
+	weights             []int  // second halves done
+	turn                []bool // a first half was just done
 	linkOut, linkBack   []float64
 	machines            []processors // nil: nobody waits for one
 	res                 Result
@@ -159,7 +165,7 @@ func newWalk(p Pipeline, rows []int, pace order.Pace) *walk {
 	w := &walk{
 		Pipeline: p, rows: rows, pace: pace, res: Result{Busy: make([]float64, n)},
 		act: make([][]float64, n), grad: make([][]float64, n), free: make([]float64, n),
-		forwards: make([]int, n), backwards: make([]int, n), linkOut: make([]float64, n), linkBack: make([]float64, n),
+		forwards: make([]int, n), backwards: make([]int, n), weights: make([]int, n), turn: make([]bool, n), linkOut: make([]float64, n), linkBack: make([]float64, n),
 	}
 	for s := range n {
 		w.act[s], w.grad[s] = make([]float64, 0, m), make([]float64, 0, m)
@@ -177,13 +183,13 @@ func (w *walk) inTurn() {
 		over = 0
 		for s := range w.Stages {
 			for {
-				forward, _, ok := w.next(s)
+				what, _, ok := w.next(s)
 				if !ok {
 					break
 				}
-				w.do(s, forward)
+				w.do(s, what)
 			}
-			if w.backwards[s] == len(w.rows) {
+			if w.over(s) {
 				over++
 			}
 		}
@@ -194,78 +200,118 @@ func (w *walk) inTurn() {
 func (w *walk) inTime() {
 	w.machines = w.processors()
 	for {
-		first, at, forward := -1, math.Inf(1), false
+		first, at, what := -1, math.Inf(1), forward
 		for s := range w.Stages {
-			f, from, ok := w.next(s)
+			a, from, ok := w.next(s)
 			if !ok {
 				continue
 			}
 			if t, _ := w.machines[w.Machine[s]].take(from); t < at {
-				first, at, forward = s, t, f
+				first, at, what = s, t, a
 			}
 		}
 		if first < 0 {
 			return
 		}
-		w.do(first, forward)
+		w.do(first, what)
 	}
+}
+
+// pass is what a stage does for a micro-batch.
+type pass int
+
+const (
+	forward pass = iota
+	backward
+	weight // the second half of a backward pass
+)
+
+// over tells whether a stage has done everything.
+func (w *walk) over(s int) bool {
+	return w.backwards[s] == len(w.rows) && (!w.Halves || w.weights[s] == len(w.rows))
 }
 
 // next is what a stage does next, and from when on it can; false: its input is still to come,
 // or it has done everything.
-func (w *walk) next(s int) (forward bool, from float64, ok bool) {
-	i, k := w.forwards[s], w.backwards[s]
-	if k == len(w.rows) {
-		return false, 0, false
+func (w *walk) next(s int) (what pass, from float64, ok bool) {
+	if w.over(s) {
+		return forward, 0, false
 	}
-	if i < len(w.rows) && (i == k || i-k < w.pace.Depth(s) && w.pace.Place(i)-w.pace.Place(k) < w.pace.Ahead(s)) {
-		if i >= len(w.act[s]) {
-			return true, 0, false
+	i, k := w.forwards[s], w.backwards[s]
+	ahead := i < len(w.rows)
+	if w.Halves {
+		due := k - w.weights[s]
+		if due > 0 && (w.turn[s] && (due > s || !ahead) || !ahead && i == k) {
+			return weight, w.free[s], true
 		}
-		return true, max(w.free[s], w.act[s][i]), true
+		slots := min(len(w.Stages), len(w.rows))
+		ahead = ahead && i-k < len(w.Stages)-s && i-k+due < slots
+	} else {
+		ahead = ahead && (i == k || i-k < w.pace.Depth(s) && w.pace.Place(i)-w.pace.Place(k) < w.pace.Ahead(s))
+	}
+	if ahead {
+		if i >= len(w.act[s]) {
+			return forward, 0, false
+		}
+		return forward, max(w.free[s], w.act[s][i]), true
+	}
+	if i == k { // only second halves make room
+		return weight, w.free[s], true
 	}
 	if k >= len(w.grad[s]) {
-		return false, 0, false
+		return backward, 0, false
 	}
-	return false, max(w.free[s], w.grad[s][k]), true
+	return backward, max(w.free[s], w.grad[s][k]), true
 }
 
 // do walks a stage's next pass with the receiving and sending that belong to it.
-func (w *walk) do(s int, forward bool) {
-	st := w.Stages[s]
-	if forward {
-		i := w.forwards[s]
-		r := float64(w.rows[i])
-		cost := st.EachForward + r*st.Forward
-		if s > 0 {
-			l := w.Links[s-1]
-			cost += l.work(r * l.Out)
-		}
-		w.forwards[s]++
-		if s+1 == len(w.Stages) {
-			w.work(s, w.act[s][i], cost)
-			return
-		}
-		w.work(s, w.act[s][i], cost)
-		w.act[s+1] = append(w.act[s+1], w.send(s, w.Links[s], &w.linkOut[s], r*w.Links[s].Out))
-		return
+func (w *walk) do(s int, what pass) {
+	w.turn[s] = what == backward
+	switch what {
+	case forward:
+		w.forward(s)
+	case backward:
+		w.backward(s)
+	case weight:
+		w.work(s, 0, float64(w.rows[w.weights[s]])*w.Stages[s].Weight)
+		w.weights[s]++
 	}
-	k := w.backwards[s]
+	if what != forward && w.over(s) {
+		w.work(s, 0, w.Stages[s].Update)
+	}
+}
+
+func (w *walk) forward(s int) {
+	st, i := w.Stages[s], w.forwards[s]
+	r := float64(w.rows[i])
+	cost := st.EachForward + r*st.Forward
+	if s > 0 {
+		l := w.Links[s-1]
+		cost += l.work(r * l.Out)
+	}
+	w.forwards[s]++
+	w.work(s, w.act[s][i], cost)
+	if s+1 < len(w.Stages) {
+		w.act[s+1] = append(w.act[s+1], w.send(s, w.Links[s], &w.linkOut[s], r*w.Links[s].Out))
+	}
+}
+
+func (w *walk) backward(s int) {
+	st, k := w.Stages[s], w.backwards[s]
 	r := float64(w.rows[k])
 	cost := st.EachBackward + r*st.Backward
+	if w.Halves {
+		cost -= r * st.Weight
+	}
 	if s+1 < len(w.Stages) {
 		l := w.Links[s]
 		cost += l.work(r * l.Back)
 	}
 	w.backwards[s]++
-	last := w.backwards[s] == len(w.rows)
 	w.work(s, w.grad[s][k], cost)
 	if s > 0 {
 		l := w.Links[s-1]
 		w.grad[s-1] = append(w.grad[s-1], w.send(s, l, &w.linkBack[s], r*l.Back))
-	}
-	if last {
-		w.work(s, 0, st.Update)
 	}
 }
 

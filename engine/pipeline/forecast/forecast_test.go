@@ -161,3 +161,34 @@ func TestSharedMachine(t *testing.T) {
 		}
 	}
 }
+
+// TestHalves: with passes in two halves the walk idles as much as the schedule of package order, by
+// the table of TestUnitsBesideZeroBubble, and a share of a stage's second halves costs what it does.
+func TestHalves(t *testing.T) {
+	for stages, want := range map[int][]float64{2: {40, 14, 8, 4, 2}, 3: {57, 33, 14, 8, 4}, 4: {67, 45, 20, 11, 6}} {
+		p := equal(stages)
+		for s := range p.Stages {
+			p.Stages[s].Weight = 1
+		}
+		for k, idle := range want {
+			m := 1 << k
+			p.Halves = false
+			whole := p.Update(forecast.Split(1, m, m))
+			p.Halves = true
+			r := p.Update(forecast.Split(1, m, m))
+			if math.Abs(100*r.Idle()-idle) > 0.6 {
+				t.Errorf("%d stages, %d micro-batches: %.1f %% idle, want %v", stages, m, 100*r.Idle(), idle)
+			}
+			if r.Busy[0] != whole.Busy[0] || r.Seconds >= whole.Seconds {
+				t.Errorf("%d stages, %d micro-batches: %+v, whole passes %+v", stages, m, r, whole)
+			}
+		}
+	}
+	// On one processor halves gain nothing, and nothing is lost.
+	p := equal(2)
+	p.Halves, p.Machine, p.Cores = true, []int{0, 0}, []float64{1}
+	p.Stages[0].Weight, p.Stages[1].Weight = 1, 1
+	if r := p.Update([]int{1, 1}); r.Seconds != 12 {
+		t.Errorf("one processor for both stages: %v s, want 12", r.Seconds)
+	}
+}
