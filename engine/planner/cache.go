@@ -25,12 +25,13 @@ type cache struct {
 	bytes  map[shape]int
 }
 
-// shape is what the memory of a stage depends on: its form and the place it has, and the
-// number of micro-batches and of units in flight.
+// shape is what the memory of a stage depends on: its form and the place it has, the
+// number of micro-batches and of units in flight, and whether backward passes are in two halves.
 type shape struct {
 	form                     string
 	index, of, micro, flight int
 	own                      int
+	halves                   bool
 	cuts                     string // of all clusters, where there are several
 }
 
@@ -153,7 +154,7 @@ func (c *cache) cut(starts []int) ([]*graph.Stage, error) {
 func (c *cache) memory(j job.Spec, s *graph.Stage, p stage.Placement) (int, error) {
 	// Gradients pass through the readers of a skip, so the place matters where there are any;
 	// otherwise only the distance to the end does, and whether the stage is the first.
-	key := shape{form: c.form(s), index: s.Index, of: s.Of, micro: j.Micro(), flight: j.InFlight}
+	key := shape{form: c.form(s), index: s.Index, of: s.Of, micro: j.Micro(), flight: j.InFlight, halves: j.Schedule == job.ZB}
 	if len(p.Clusters) > 1 {
 		key.own, key.cuts = len(p.Clusters[p.Cluster].Replicas), fmt.Sprint(p.Cluster, s.First)
 		moves := false

@@ -46,6 +46,8 @@ type Cluster struct {
 	Room         int     `json:"room,omitempty"`      // most replicas that it may be given in a later one; 0: they stay
 	MicroBatches int     `json:"micro_batches"`       // of a batch, where the job leaves it open
 	InFlight     int     `json:"in_flight,omitempty"` // units of replicas in the pipeline at once; 0: one replica
+	Halves       bool    `json:"halves,omitempty"`    // backward passes are in two halves, as with the schedule zb
+	Gain         float64 `json:"gain,omitempty"`      // how much faster halves are forecast to be
 	Idle         float64 `json:"idle"`                // share of its time that the average stage is forecast to stand still
 	// Note says what keeps the pipeline from being full and what would fill it; "" if nothing does.
 	Note string `json:"note,omitempty"`

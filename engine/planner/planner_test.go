@@ -267,6 +267,9 @@ func TestUnitsInFlight(t *testing.T) {
 		}
 		cl := p.Clusters[0]
 		j.MicroBatches, j.InFlight = cl.MicroBatches, cl.InFlight
+		if cl.Halves {
+			j.Schedule = job.ZB
+		}
 		stages, err := e.Graph.Cut(cl.Starts())
 		if err != nil {
 			t.Fatal(err)

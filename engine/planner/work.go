@@ -46,12 +46,18 @@ func (c cost) operations() float64 {
 }
 
 // passes is what both passes take.
-type passes struct{ forward, backward cost }
+type passes struct {
+	forward, backward cost
+	weight            cost // of backward, gradients of weights
+}
 
-func (p passes) total() float64         { return p.forward.operations() + p.backward.operations() }
-func (p passes) times(f float64) passes { return passes{p.forward.times(f), p.backward.times(f)} }
+func (p passes) total() float64 { return p.forward.operations() + p.backward.operations() }
+func (p passes) times(f float64) passes {
+	return passes{p.forward.times(f), p.backward.times(f), p.weight.times(f)}
+}
+
 func (p passes) plus(q passes) passes {
-	return passes{p.forward.plus(q.forward), p.backward.plus(q.backward)}
+	return passes{p.forward.plus(q.forward), p.backward.plus(q.backward), p.weight.plus(q.weight)}
 }
 
 // work is what computing takes.
@@ -96,7 +102,7 @@ func (m Model) Compute(s Speeds) float64 {
 type nanos struct{ forward, backward float64 }
 
 func (t nanos) passes(n float64) passes {
-	return passes{cost{vector: t.forward * n}, cost{vector: t.backward * n}}
+	return passes{forward: cost{vector: t.forward * n}, backward: cost{vector: t.backward * n}}
 }
 
 // elementTime is that of an element of a result. Measured as the least time of each operation in
@@ -130,7 +136,7 @@ func nodeWork(g *graph.Graph, varies []bool, from, to int) work {
 	for i := from; i < to; i++ {
 		one, rows := opWork(g, i, varies)
 		if !varies[g.Result(i)] {
-			one.backward = cost{}
+			one.backward, one.weight = cost{}, cost{}
 		}
 		w = w.plus(work{one, one.times(1 / max(rows, 1))})
 	}
@@ -147,16 +153,16 @@ func opWork(g *graph.Graph, i int, varies []bool) (p passes, rows float64) {
 	}
 	switch op := n.Op.(type) {
 	case *graph.Conv2d:
-		return passes{cost{conv: c.Forward}, cost{conv: c.BackInput + c.BackWeight}}.times(1 + narrowLoops/float64(op.Out)).plus(resultTime.passes(elems)), elems / float64(op.Out)
+		return passes{cost{conv: c.Forward}, cost{conv: c.BackInput + c.BackWeight}, cost{conv: c.BackWeight}}.times(1 + narrowLoops/float64(op.Out)).plus(resultTime.passes(elems)), elems / float64(op.Out)
 	case *graph.Linear, *graph.Linears, *graph.MatMul:
-		return passes{cost{product: c.Forward}, cost{product: c.BackInput + c.BackWeight}}.times(1 + narrowLoops/last), elems / last
+		return passes{cost{product: c.Forward}, cost{product: c.BackInput + c.BackWeight}, cost{product: c.BackWeight}}.times(1 + narrowLoops/last), elems / last
 	case *graph.Attention:
 		rows = float64(out[0])
 		queries, keys := rows*float64(op.Heads), rows
 		if op.Causal {
 			keys /= 2
 		}
-		p = passes{cost{product: c.Forward}, cost{product: c.BackInput + c.BackWeight}}
+		p = passes{forward: cost{product: c.Forward}, backward: cost{product: c.BackInput}}
 		p = p.plus(queryTime.passes(queries)).plus(widthTime.passes(queries * last / float64(op.Heads))).plus(keyTime.passes(queries * keys))
 		if len(in) > 1 {
 			p = p.plus(maskTime.passes(queries * keys))

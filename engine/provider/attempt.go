@@ -278,24 +278,14 @@ func (r *attempt) planned() (j job.Spec, plan Plan, starts []int, err error) {
 	if err := json.Unmarshal(r.a.Plan, &plan); err != nil {
 		return j, plan, nil, fmt.Errorf("the assignment's plan: %w", err)
 	}
-	if j, err = j.In(plan.Record); err != nil {
-		return j, plan, nil, fmt.Errorf("the assignment's plan: %w", err)
+	if j, err = plan.In(j); err != nil {
+		return j, plan, nil, err
 	}
 	if r.a.Cluster < len(plan.Clusters) {
 		starts = plan.Clusters[r.a.Cluster].Starts
 	}
 	if len(starts) != r.a.Stages || r.a.Stage >= len(starts) || plan.Train < 1 || plan.Train > maxRows || plan.Val < 0 || plan.Val > maxRows {
 		return j, plan, nil, fmt.Errorf("the assignment's plan has %d stages with %d training and %d validation rows, but the assignment has %d stages", len(starts), plan.Train, plan.Val, r.a.Stages)
-	}
-	if j.MicroBatches == 0 {
-		if j.MicroBatches = plan.MicroBatches; j.MicroBatches < 0 || j.MicroBatches > j.BatchSize {
-			return j, plan, nil, fmt.Errorf("the assignment's plan splits batches of %d rows into %d micro-batches", j.BatchSize, j.MicroBatches)
-		}
-	}
-	if j.InFlight == 0 {
-		if j.InFlight = plan.InFlight; j.InFlight < 0 || j.InFlight > j.Replica() {
-			return j, plan, nil, fmt.Errorf("the assignment's plan keeps %d units in flight, but there are %d replicas", j.InFlight, j.Replica())
-		}
 	}
 	return j, plan, starts, nil
 }

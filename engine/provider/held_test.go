@@ -5,6 +5,7 @@ import (
 	"context"
 	"testing"
 
+	"github.com/ravnest/ravnest/engine/job"
 	"github.com/ravnest/ravnest/engine/wire"
 	"github.com/ravnest/ravnest/signaling/proto"
 )
@@ -105,5 +106,29 @@ func TestStashKeepsWhatIsRead(t *testing.T) {
 	}
 	if len(s.all) != versions {
 		t.Errorf("%d states are held, want %d", len(s.all), versions)
+	}
+}
+
+// TestPlanIn: a plan says what a job leaves open, and nothing that the job's result depends on.
+func TestPlanIn(t *testing.T) {
+	j := job.Spec{Schedule: job.Sync, BatchSize: 8, Replicas: job.Count(2)}
+	got, err := Plan{MicroBatches: 4, InFlight: 2, Halves: true}.In(j)
+	if err != nil || got.MicroBatches != 4 || got.InFlight != 2 || got.Schedule != job.ZB {
+		t.Errorf("%+v, %v", got, err)
+	}
+	j.MicroBatches, j.InFlight = 2, 1
+	if got, err = (Plan{MicroBatches: 4, InFlight: 2}).In(j); err != nil || got.MicroBatches != 2 || got.InFlight != 1 || got.Schedule != job.Sync {
+		t.Errorf("of a job that says it: %+v, %v", got, err)
+	}
+	j.MicroBatches, j.InFlight = 0, 0
+	async := j
+	async.Schedule = job.Async
+	for _, c := range []struct {
+		plan Plan
+		job  job.Spec
+	}{{Plan{MicroBatches: 9}, j}, {Plan{MicroBatches: -1}, j}, {Plan{InFlight: 3}, j}, {Plan{InFlight: -1}, j}, {Plan{Halves: true}, async}} {
+		if _, err := c.plan.In(c.job); err == nil {
+			t.Errorf("%+v is taken for %s", c.plan, c.job.Schedule)
+		}
 	}
 }

@@ -14,6 +14,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/ravnest/ravnest/engine/job"
 	"github.com/ravnest/ravnest/engine/kernel"
 	"github.com/ravnest/ravnest/engine/pipeline/order"
 	"github.com/ravnest/ravnest/engine/pipeline/stage"
@@ -104,12 +105,40 @@ type Plan struct {
 	// InFlight is the planner's choice of how many replicas' units share the pipeline at
 	// once, if the job leaves it open.
 	InFlight int `json:"in_flight,omitempty"`
+	// Halves is the planner's choice of backward passes in two halves, for a synchronous job: the
+	// schedule zb, which has the same result.
+	Halves bool `json:"halves,omitempty"`
 	// Hold says that the stages hold their states in memory when the host asks for it, and
 	// Copies which of the cluster's stages keep copies of others'.
 	Hold   bool   `json:"hold,omitempty"`
 	Copies []Copy `json:"copies,omitempty"`
 	// Record says how many replicas there are from which step on, if the job leaves it open.
 	Record []order.Period `json:"record,omitempty"`
+}
+
+// In is the job with what the plan has chosen where the job leaves it open.
+func (p Plan) In(j job.Spec) (job.Spec, error) {
+	j, err := j.In(p.Record)
+	if err != nil {
+		return j, fmt.Errorf("the assignment's plan: %w", err)
+	}
+	if j.MicroBatches == 0 {
+		if j.MicroBatches = p.MicroBatches; j.MicroBatches < 0 || j.MicroBatches > j.BatchSize {
+			return j, fmt.Errorf("the assignment's plan splits batches of %d rows into %d micro-batches", j.BatchSize, j.MicroBatches)
+		}
+	}
+	if j.InFlight == 0 {
+		if j.InFlight = p.InFlight; j.InFlight < 0 || j.InFlight > j.Replica() {
+			return j, fmt.Errorf("the assignment's plan keeps %d units in flight, but there are %d replicas", j.InFlight, j.Replica())
+		}
+	}
+	if p.Halves {
+		if j.Schedule == job.Async {
+			return j, fmt.Errorf("the assignment's plan has backward passes in two halves, but the job's schedule is %s", j.Schedule)
+		}
+		j.Schedule = job.ZB
+	}
+	return j, nil
 }
 
 // The kinds of data blobs.

@@ -381,15 +381,9 @@ func (a *auditor) replay(s stretch) (*audit.Replay, job.Spec, error) {
 		if err := json.Unmarshal(raw, &plan); err != nil {
 			return fail(err)
 		}
-		j, err := a.job.In(plan.Record)
+		j, err := plan.In(a.job)
 		if err != nil {
 			return fail(err)
-		}
-		if j.MicroBatches == 0 {
-			j.MicroBatches = plan.MicroBatches
-		}
-		if j.InFlight == 0 {
-			j.InFlight = plan.InFlight
 		}
 		if jobs = append(jobs, j); c == 0 {
 			clusters = plan.Clusters

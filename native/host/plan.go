@@ -72,7 +72,7 @@ func (r *roster) place(_ context.Context, ask server.Ask) ([]server.Assignment, 
 	now.clusters = all
 	for c, cl := range r.plan.Clusters {
 		starts := cl.Starts()
-		raw, err := json.Marshal(provider.Plan{Clusters: all, Train: r.p.Data.Train.Len(), Val: r.p.Data.Val.Len(), MicroBatches: cl.MicroBatches, InFlight: cl.InFlight, Record: j.Periods})
+		raw, err := json.Marshal(provider.Plan{Clusters: all, Train: r.p.Data.Train.Len(), Val: r.p.Data.Val.Len(), MicroBatches: cl.MicroBatches, InFlight: cl.InFlight, Halves: cl.Halves, Record: j.Periods})
 		if err != nil {
 			return nil, err
 		}
