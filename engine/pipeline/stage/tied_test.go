@@ -256,3 +256,28 @@ func TestTiedOfNobody(t *testing.T) {
 		}
 	}
 }
+
+// normed is a link that sends a norm before each message.
+type normed struct{ stage.Link }
+
+func (l normed) Send(ctx context.Context, m wire.Header, payload []byte) error {
+	if err := l.Link.Send(ctx, wire.Header{Kind: wire.Norm, Seq: m.Seq}, make([]byte, 8)); err != nil {
+		return err
+	}
+	return l.Link.Send(ctx, m, payload)
+}
+
+// TestNormOfNobody: a norm is refused where gradients are not clipped.
+func TestNormOfNobody(t *testing.T) {
+	w := tiedWorld(func(j *job.Spec) { j.Schedule = job.Sync })
+	w.wrap = func(a, _ int, l stage.Link) stage.Link {
+		if a == 0 {
+			return normed{l}
+		}
+		return l
+	}
+	_, _, err := w.pipeline(t, w.starts(2), mem.Faults{}, nil)
+	if !errors.Is(err, stage.ErrProtocol) || !strings.Contains(err.Error(), "norm of gradients") {
+		t.Error(err)
+	}
+}

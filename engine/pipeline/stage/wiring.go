@@ -111,6 +111,7 @@ type wiring struct {
 	busy  *meter
 	tally *tally // nil: no digests are computed
 
+	norms    bool // gradients are clipped by the norm over all stages
 	ties     []tie
 	couriers *couriers // nil: the holders of tied parameters meet
 
@@ -122,7 +123,7 @@ func newWiring(c *Compiled, busy *meter) *wiring {
 	return &wiring{
 		edges: c.edges, cluster: c.Placement.Cluster, stage: c.Stage.Index, kind: c.kind,
 		enc: codec.NewEncoder(c.kind), dec: codec.NewDecoder(), buf: make([]byte, 0, c.Memory().Out), busy: busy,
-		part: make([]float32, c.part()), halves: c.halves(), ties: c.ties,
+		part: make([]float32, c.part()), halves: c.halves(), norms: c.clips(), ties: c.ties,
 	}
 }
 
@@ -174,9 +175,13 @@ func (w *wiring) next(ctx context.Context, from int, of turn) (transport.Message
 		if turnOf(m.Header) == of {
 			return m, nil
 		}
-		if h := m.Header; h.Kind == wire.Tied && !w.shares(from, h.Edge) {
+		switch h := m.Header; {
+		case h.Kind == wire.Tied && !w.shares(from, h.Edge):
 			m.Release()
 			return m, fmt.Errorf("%w: stage %d sent a gradient of tied parameter %d, which this stage does not share with it", ErrProtocol, from, h.Edge)
+		case h.Kind == wire.Norm && !w.tellsNorm(from):
+			m.Release()
+			return m, fmt.Errorf("%w: stage %d sent a norm of gradients, which this job's stages do not tell each other or only to their neighbours", ErrProtocol, from)
 		}
 		w.early[from] = append(w.early[from], m)
 	}
@@ -185,6 +190,11 @@ func (w *wiring) next(ctx context.Context, from int, of turn) (transport.Message
 // shares reports whether a tied parameter's gradient goes to a stage or comes from it.
 func (w *wiring) shares(with int, number uint16) bool {
 	return slices.ContainsFunc(w.ties, func(t tie) bool { return t.Number == int(number) && (t.before == with || t.after == with) })
+}
+
+// tellsNorm reports whether a stage has parts of the gradients' norm to tell this one.
+func (w *wiring) tellsNorm(from int) bool {
+	return w.norms && (from == w.stage-1 || from == w.stage+1)
 }
 
 // send encodes a tensor once and sends it to the given stages.
