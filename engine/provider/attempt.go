@@ -50,16 +50,18 @@ type attempt struct {
 	ended   chan struct{} // closed when do has returned
 	news    chan struct{} // receives once, when the first batch is done
 	marked  atomic.Uint32 // the order.Mark to set before the next update
-	mail    map[string]chan json.RawMessage
 
 	mu   sync.Mutex
 	at   Update
 	prog proto.Progress // since the last report
 
 	stage     *stage.Stage
-	linked    sync.Mutex
+	linked    sync.Mutex // guards the next three
 	links     map[stage.Peer]*transport.Link
-	parts     []*snapshot.Part // of the checkpoint to resume from
+	lines     []*line                         // that the links use
+	mail      map[string]chan json.RawMessage // signals, by peer
+	over      bool                            // the job is done
+	parts     []*snapshot.Part                // of the checkpoint to resume from
 	flopsEach float64
 	flushing  sync.Mutex
 	lastBusy  time.Duration // at the last report
@@ -100,7 +102,7 @@ func (r *attempt) update(u Update) Update {
 	return u
 }
 
-// do carries out the assignment. The links stay open until unlink is called.
+// do carries out the assignment. The links stay until unlink is called.
 func (r *attempt) do() (machine.Ended, error) {
 	defer r.cancel(nil)
 	err := r.work()
@@ -112,7 +114,7 @@ func (r *attempt) do() (machine.Ended, error) {
 	r.hold.stop()
 	ended := machine.Ended{Run: r.a.Run, Outcome: machine.Done, Step: r.prog.Step}
 	if err == nil {
-		r.d.kept = kept{} // the job is done
+		r.d.kept, r.over = kept{}, true
 		return ended, nil
 	}
 	if c := context.Cause(r.ctx); c != nil && !errors.Is(err, c) {
@@ -167,16 +169,6 @@ func (r *attempt) blame(err error) error {
 		}
 	}
 	return err
-}
-
-// unlink closes all links at once, in goroutines of wg.
-func (r *attempt) unlink(wg *sync.WaitGroup) {
-	r.linked.Lock()
-	defer r.linked.Unlock()
-	for _, l := range r.links {
-		wg.Go(func() { _ = l.Close() })
-	}
-	clear(r.links)
 }
 
 func (r *attempt) work() error {
@@ -453,7 +445,7 @@ func (r *attempt) connect(c *stage.Compiled) error {
 	for _, p := range peers {
 		wg.Go(func() {
 			first := r.a.Cluster < p.Cluster || r.a.Cluster == p.Cluster && r.a.Stage < p.Stage
-			pipe, err := r.dial(ctx, first, p.Peer)
+			l, err := r.dial(ctx, first, p.Peer)
 			if err != nil {
 				once.Do(func() {
 					cause = err
@@ -461,8 +453,10 @@ func (r *attempt) connect(c *stage.Compiled) error {
 				})
 				return
 			}
+			l.gen, l.link = r.a.Generation, transport.NewLink(l.pipe, r.options(p.opt, p.Peer))
 			r.linked.Lock()
-			r.links[stage.Peer{Cluster: p.Cluster, Stage: p.Stage}] = transport.NewLink(pipe, r.options(p.opt, p.Peer))
+			r.lines = append(r.lines, l)
+			r.links[stage.Peer{Cluster: p.Cluster, Stage: p.Stage}] = l.link
 			r.linked.Unlock()
 			r.post(machine.Linked{Run: r.a.Run, Peer: p.ID})
 		})
@@ -474,11 +468,12 @@ func (r *attempt) connect(c *stage.Compiled) error {
 // moveSend is how long a signal of a link that moves may wait for the host.
 const moveSend = 3 * time.Second
 
-// dial connects to one peer. Both sides first announce that they have fetched everything.
-// Only then does either begin to connect: the time limit of the connection starts there,
-// and addresses do not expire while the other side is still downloading.
-func (r *attempt) dial(ctx context.Context, offer bool, p proto.Peer) (transport.Pipe, error) {
-	send := func(b json.RawMessage) error {
+// dial connects to one peer, unless there is a connection that both have kept. Both sides first
+// announce that they have fetched everything. Only then does either begin to connect: the time
+// limit of the connection starts there, and addresses do not expire while the other side is still
+// downloading.
+func (r *attempt) dial(ctx context.Context, offer bool, p proto.Peer) (*line, error) {
+	say := func(b json.RawMessage) error {
 		ctx := ctx
 		if ctx.Err() != nil { // the link is up, and moves to another address
 			var cancel context.CancelFunc
@@ -487,18 +482,24 @@ func (r *attempt) dial(ctx context.Context, offer bool, p proto.Peer) (transport
 		}
 		return r.host.Send(ctx, &proto.Signal{Run: r.a.Run, To: p.ID, Body: b})
 	}
-	if err := send(r.dialer.Here()); err != nil {
+	kept := r.d.lines.take(p.ID, r.a.Generation)
+	theirs, err := r.greet(ctx, p, kept)
+	switch {
+	case kept == nil && err != nil:
 		return nil, err
+	case kept == nil:
+	case err != nil:
+		r.d.lines.put(kept)
+		return nil, err
+	case kept.made == theirs.Kept:
+		r.adopt(kept, say)
+		return kept, nil
+	default:
+		r.d.lines.close(kept)
 	}
-	var here json.RawMessage
-	select {
-	case here = <-r.mail[p.ID]:
-	case <-ctx.Done():
-		return nil, context.Cause(ctx)
-	}
-	pipe, err := r.dialer.Connect(ctx, offer, here, send, r.mail[p.ID])
-	if err != nil {
+	l := &line{peer: p.ID, made: r.a.Run, in: r.box(p.ID), say: say}
+	if l.pipe, err = r.dialer.Connect(ctx, offer, theirs.Here, l.send, l.in); err != nil {
 		return nil, &peerError{p.ID, p.Name, fmt.Errorf("connecting to stage %d (%s): %w", p.Stage, p.Name, err)}
 	}
-	return pipe, nil
+	return l, nil
 }

@@ -170,8 +170,10 @@ func (h *holding) plan(p *Plan, own, stages int) error {
 // copyWindow is the window of the pieces of a state, or of their receipts.
 const copyWindow = (copyAhead + 1) * (wire.MessageHeader + copyPiece + wire.MessageCost)
 
-// options makes room on the link to a stage of the own cluster, if states are copied over it.
+// options are those of the link to a peer: with the generation, and with room for the states that
+// are copied over it.
 func (r *attempt) options(opt transport.Options, p proto.Peer) transport.Options {
+	opt.Generation = uint32(r.a.Generation)
 	at := slices.IndexFunc(r.hold.copies, func(c Copy) bool { return c.Of == p.Stage })
 	if p.Cluster != r.a.Cluster || at < 0 && r.hold.to != p.Stage {
 		return opt

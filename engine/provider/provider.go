@@ -163,6 +163,7 @@ type driver struct {
 	out    *outbox.Outbox
 	stash  stash
 	kept   kept
+	lines  lines
 
 	host   Host
 	dialer Dialer
@@ -195,6 +196,7 @@ func Serve(ctx context.Context, cfg Config) error {
 	// Work in progress outlives ctx until the host knows that the provider leaves.
 	life, end := context.WithCancel(context.WithoutCancel(ctx))
 	d := &driver{cfg: cfg, m: machine.New(cfg.Rules), events: make(chan happening), out: outbox.New(), over: make(chan struct{}), ctx: life}
+	d.lines.wg = &d.wg
 	d.loop(ctx)
 	return d.finish(ctx, end)
 }
@@ -244,8 +246,9 @@ func (d *driver) finish(ctx context.Context, end func()) error {
 	if d.cur != nil {
 		d.cur.cancel(ErrStopped)
 		<-d.cur.ended
-		d.cur.unlink(&d.wg)
+		d.cur.unlink()
 	}
+	d.lines.only(nil)
 	d.wg.Wait()
 	<-d.out.Done()
 	switch {
@@ -315,10 +318,7 @@ func (d *driver) do(a machine.Action) {
 		d.begin(a.Assign)
 	case machine.Deliver:
 		if d.cur != nil && d.cur.a.Run == a.Run {
-			select {
-			case d.cur.mail[a.Peer] <- a.Body:
-			default: // more than anybody has taken in is too much
-			}
+			d.cur.deliver(a.Peer, a.Body)
 		}
 	case machine.Train:
 		close(d.cur.started)
@@ -334,7 +334,10 @@ func (d *driver) do(a machine.Action) {
 	case machine.Unlink:
 		r := d.cur
 		d.cur = nil
-		d.out.Push(func() { r.unlink(&d.wg) })
+		if !r.over && r.host == d.host {
+			r.rest()
+		}
+		d.out.Push(r.unlink)
 	case machine.Bring:
 		d.bring(a)
 	case machine.Tell:
@@ -390,6 +393,7 @@ func (d *driver) listen(host Host) {
 func (d *driver) begin(a *proto.Assign) {
 	r := newAttempt(d, a)
 	d.cur = r
+	d.lines.only(a.Peers)
 	d.wg.Go(func() {
 		ev, err := r.do()
 		close(r.ended)

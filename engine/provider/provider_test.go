@@ -139,6 +139,7 @@ type world struct {
 	hosts   []*fakeHost
 	assigns []*proto.Assign
 	crash   bool // the host ends without saying goodbye
+	x       *exchange
 }
 
 func newWorld(t *testing.T, change func(*job.Spec)) *world {
@@ -165,7 +166,7 @@ func newWorld(t *testing.T, change func(*job.Spec)) *world {
 		}
 		blobs[kind], refs[kind] = b, proto.Ref{SHA256: kind, Size: int64(len(b))}
 	}
-	w := &world{}
+	w := &world{x: &exchange{pipes: map[string]chan transport.Pipe{}}}
 	for k := range 2 {
 		w.hosts = append(w.hosts, &fakeHost{in: make(chan proto.Message, 64), out: make(chan proto.Message, 4096), gone: make(chan struct{}), blobs: blobs})
 		plan, err := json.Marshal(provider.Plan{Clusters: []stage.Cluster{{Starts: []int{0, 12}, Replicas: []int{0}}}, Train: set.Train.Len(), Val: set.Val.Len()})
@@ -184,7 +185,6 @@ func newWorld(t *testing.T, change func(*job.Spec)) *world {
 // goodbye when both are done or one has failed.
 func (w *world) play(t *testing.T, cfg func(k int, c *provider.Config), on func(k int, m proto.Message)) []error {
 	t.Helper()
-	x := &exchange{pipes: map[string]chan transport.Pipe{}}
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
 	errs := make([]error, 2)
@@ -201,7 +201,7 @@ func (w *world) play(t *testing.T, cfg func(k int, c *provider.Config), on func(
 		h.in <- w.assigns[k]
 		wg.Go(func() {
 			c := provider.Config{
-				Join:  func(context.Context) (provider.Host, provider.Dialer, error) { return h, x, nil },
+				Join:  func(context.Context) (provider.Host, provider.Dialer, error) { return h, w.x, nil },
 				Judge: func(err error) (bool, bool) { return errors.Is(err, errGone) && !w.crash, false },
 				Rules: machine.Rules{Once: true, Connect: time.Minute},
 				Now:   func() time.Duration { return time.Since(began) },
@@ -347,6 +347,81 @@ func TestDataIsKept(t *testing.T) {
 				t.Errorf("stages swapped: %v: provider %d has fetched %v, want %v", swapped, k, h.fetched, want)
 			}
 		}
+	}
+}
+
+// TestLinesAreKept: two providers that have a link in the next attempt, too, connect once, in whichever
+// stages they are, and the next attempt computes what it would over a connection of its own.
+func TestLinesAreKept(t *testing.T) {
+	alone := newWorld(t, nil)
+	if err := errors.Join(alone.play(t, nil, nil)...); err != nil {
+		t.Fatal(err)
+	}
+	for name, tc := range map[string]struct {
+		change func(k, attempt int, a *proto.Assign)
+		want   int
+	}{
+		"kept":           {func(int, int, *proto.Assign) {}, 1},
+		"another peer":   {func(_, n int, a *proto.Assign) { a.Peers[0].ID += []string{"", "", "x", "x"}[n] }, 2},
+		"one has it":     {func(k, n int, a *proto.Assign) { a.Peers[0].ID += []string{"", "x"}[min(k*n, 1)] }, 2},
+		"no generations": {func(_, _ int, a *proto.Assign) { a.Generation = 0 }, 4},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, func(j *job.Spec) { j.Steps, j.Epochs = 0, 10_000 })
+			var attempts [][]*proto.Assign
+			for n := range 4 {
+				as := newWorld(t, func(j *job.Spec) {
+					if n < 3 {
+						j.Steps, j.Epochs = 0, 10_000
+					}
+				}).assigns
+				if n == 1 {
+					as[0], as[1] = as[1], as[0]
+				}
+				for k, a := range as {
+					a.Run, a.Generation = fmt.Sprint("r", n), n+1
+					a.Peers[0].ID = w.assigns[k].Peers[0].ID
+					tc.change(k, n, a)
+				}
+				attempts = append(attempts, as)
+			}
+			w.assigns = attempts[0]
+			var mu sync.Mutex
+			n, ready := 0, 0
+			errs := w.play(t, nil, func(_ int, m proto.Message) {
+				mu.Lock()
+				defer mu.Unlock()
+				switch m := m.(type) {
+				case *proto.Ready:
+					if ready++; ready == 2 {
+						for _, h := range w.hosts {
+							h.in <- &proto.Start{Run: fmt.Sprint("r", n)}
+						}
+					}
+				case *proto.Progress: // in the middle of training
+					if n == 3 || m.Run != fmt.Sprint("r", n) || m.Samples == 0 {
+						return
+					}
+					n, ready = n+1, 0
+					w.assigns = attempts[n]
+					for k, h := range w.hosts {
+						h.in <- &proto.Stop{Run: fmt.Sprint("r", n-1), Reason: "somebody left", Mode: proto.Now}
+						h.in <- attempts[n][k]
+					}
+				}
+			})
+			if err := errors.Join(errs...); err != nil {
+				t.Fatal(err)
+			}
+			if len(w.x.pipes) != tc.want {
+				t.Errorf("%d connections, want %d", len(w.x.pipes), tc.want)
+			}
+			for k, h := range w.hosts {
+				if len(h.saved) != 1 || !bytes.Equal(h.saved[0], alone.hosts[k].saved[0]) {
+					t.Errorf("provider %d has saved %d states; the last should be that of a run of its own", k, len(h.saved))
+				}
+			}
+		})
 	}
 }
 

@@ -43,6 +43,11 @@ type Timed interface {
 	RTT() time.Duration
 }
 
+// Queued is a pipe that knows how many of the bytes that it was given still wait to be sent.
+type Queued interface {
+	Queued() int
+}
+
 // Options of a link. Zero fields take the defaults. The two sides need not agree.
 type Options struct {
 	// Credit is the window: how many bytes sent by the peer may be waiting to be released.
@@ -51,6 +56,9 @@ type Options struct {
 	// MaxTransfer is the size limit of messages from the peer, including the header.
 	// Default: wire.MaxTransfer, which it cannot exceed.
 	MaxTransfer int
+	// Generation is in every frame, and both sides have the same. What a link of an older one has
+	// left in the pipe is dropped.
+	Generation uint32
 	// Aside, if set, takes messages of kind wire.Copy in place of Recv. It is called from the
 	// link's own goroutine, must not wait, and may use the payload until it returns.
 	Aside func(h wire.Header, payload []byte)
@@ -74,6 +82,7 @@ type Stats struct {
 type Link struct {
 	pipe   Pipe
 	aside  func(h wire.Header, payload []byte)
+	gen    uint32
 	ctx    context.Context // ends with the link; its cause says why
 	cancel context.CancelCauseFunc
 	wg     sync.WaitGroup
@@ -88,6 +97,7 @@ type Link struct {
 
 	mu    sync.Mutex
 	ended bool
+	freed bool // the pipe is no longer ours
 	out   wire.Window
 	in    *wire.Assembler
 	queue []*wire.Message // complete messages, oldest first
@@ -106,7 +116,7 @@ func NewLink(p Pipe, opt Options) *Link {
 		opt.MaxTransfer = wire.MaxTransfer
 	}
 	l := &Link{
-		pipe: p, aside: opt.Aside, in: wire.NewAssembler(opt.Credit, opt.MaxTransfer), room: make(chan struct{}, 1), ready: make(chan struct{}, 1),
+		pipe: p, aside: opt.Aside, gen: opt.Generation, in: wire.NewAssembler(opt.Credit, opt.MaxTransfer), room: make(chan struct{}, 1), ready: make(chan struct{}, 1),
 		sending: make(chan struct{}, 1), writing: make(chan struct{}, 1), frame: make([]byte, 0, wire.MaxFrame),
 	}
 	l.ctx, l.cancel = context.WithCancelCause(context.Background())
@@ -163,7 +173,7 @@ func (l *Link) acquire(ctx context.Context, lock chan struct{}) error {
 // end ends the link. The first reason counts; if tell is set, the peer is told.
 func (l *Link) end(err error, tell bool) {
 	l.mu.Lock()
-	first := !l.ended
+	first, freed := !l.ended, l.freed
 	l.ended = true
 	l.mu.Unlock()
 	if first {
@@ -173,7 +183,26 @@ func (l *Link) end(err error, tell bool) {
 		l.cancel(err)
 	}
 	<-l.ctx.Done()
-	_ = l.pipe.Close()
+	if !freed {
+		_ = l.pipe.Close()
+	}
+}
+
+// Free ends the link at once and returns its pipe for one of a later generation; nil if the link
+// had ended before. The peer is told nothing. Messages that are under way, in either direction,
+// are lost. It waits for those that are just sending a frame.
+func (l *Link) Free() Pipe {
+	l.mu.Lock()
+	freed := !l.ended
+	l.ended, l.freed = true, l.freed || freed
+	l.mu.Unlock()
+	if !freed {
+		return nil
+	}
+	l.cancel(ErrClosed)
+	l.wg.Wait()
+	l.writing <- struct{}{} // for ever
+	return l.pipe
 }
 
 // bye tells the peer why the link ends, if that is possible soon.
@@ -192,7 +221,7 @@ func (l *Link) bye(err error) {
 
 // put sends a frame. The caller holds writing.
 func (l *Link) put(ctx context.Context, f wire.Frame) error {
-	f.Number = l.number
+	f.Number, f.Generation = l.number, l.gen
 	l.frame = f.Append(l.frame[:0])
 	return l.flush(ctx)
 }
@@ -221,7 +250,11 @@ func (l *Link) write(f wire.Frame) {
 
 // broken is called when the pipe does not accept a frame. The link ends after the reader has
 // read what had arrived, since that often says why.
-func (l *Link) broken() { _ = l.pipe.Close() }
+func (l *Link) broken() {
+	if l.ctx.Err() == nil {
+		_ = l.pipe.Close()
+	}
+}
 
 // Send sends a message. It sets Bytes and Sum of the header, and does not keep the payload
 // after returning. If ctx ends first, the message is cancelled, Send returns the cause, and
@@ -290,7 +323,7 @@ func (l *Link) send(ctx context.Context, h wire.Header, payload []byte, total in
 		if err := l.acquire(ctx, l.writing); err != nil {
 			return i, err
 		}
-		l.frame = wire.AppendChunk(l.frame[:0], l.number, l.id, i, l.head, payload)
+		l.frame = wire.Frame{Number: l.number, Generation: l.gen, ID: l.id}.AppendChunk(l.frame[:0], i, l.head, payload)
 		err := l.flush(ctx)
 		<-l.writing
 		if err != nil {
@@ -337,7 +370,7 @@ func (l *Link) read() {
 		l.broken()
 	}
 	first := true
-	for n := uint16(0); ; n++ {
+	for n := uint16(0); ; {
 		b, err := l.pipe.Recv(l.ctx)
 		if err != nil {
 			if !errors.Is(err, ErrPeerGone) && !errors.Is(err, wire.ErrProtocol) {
@@ -346,8 +379,14 @@ func (l *Link) read() {
 			l.end(err, false)
 			return
 		}
-		l.rb.Add(int64(len(b)))
 		f, err := wire.ParseFrame(b)
+		if err == nil && first && f.Generation < l.gen {
+			continue // left behind by an earlier link
+		}
+		l.rb.Add(int64(len(b)))
+		if err == nil && f.Generation != l.gen {
+			err = fmt.Errorf("%w: received a frame of generation %d in generation %d", wire.ErrProtocol, f.Generation, l.gen)
+		}
 		if err == nil && f.Number != n {
 			err = fmt.Errorf("%w: received frame %d instead of %d: the pipe loses or reorders frames", wire.ErrProtocol, f.Number, n)
 		}
@@ -355,6 +394,7 @@ func (l *Link) read() {
 			err = fmt.Errorf("%w: unexpected %s frame: hello must come first, and only once", wire.ErrProtocol, f.Type)
 		}
 		first = false
+		n++
 		if err == nil {
 			err = l.handle(f)
 		}

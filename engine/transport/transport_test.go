@@ -103,6 +103,12 @@ func TestBothWays(t *testing.T) {
 	}
 	_ = a.Close()
 	_ = b.Close()
+	settles(t, before)
+}
+
+// settles waits until there are no more goroutines than before.
+func settles(t testing.TB, before int) {
+	t.Helper()
 	for i := 0; runtime.NumGoroutine() > before; i++ {
 		if i == 1000 {
 			t.Fatalf("%d goroutines before, %d after", before, runtime.NumGoroutine())
@@ -415,6 +421,7 @@ func TestStranger(t *testing.T) {
 		"cancel nothing":  after(wire.Frame{Type: wire.Cancel, ID: 1}),
 		"over the limit":  after(message(2000)),
 		"number":          append(after(message(5)), after(message(5))[1]),
+		"to come":         {(&wire.Frame{Type: wire.Hello, Generation: 1, Total: hello.Total, Index: hello.Index}).Append(nil)},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -450,6 +457,81 @@ func TestStranger(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestFree: a pipe that a link has let go of carries another, of a later generation, which sees
+// nothing of what the first had under way: not its messages, its halves of messages or its credits.
+func TestFree(t *testing.T) {
+	before := runtime.NumGoroutine()
+	pa, pb := mem.Pair(mem.Faults{Queue: 64 << 10}, mem.Faults{})
+	a, b := NewLink(pa, Options{Generation: 1}), NewLink(pb, Options{Generation: 1, Credit: wire.FirstWindow})
+	var wg sync.WaitGroup
+	for gen := uint32(2); gen < 6; gen++ {
+		// The first message is never taken, so the second fills the window. It and the third
+		// stand in the pipe and before it.
+		ctx, cancel := context.WithCancel(soon(t))
+		for range 3 {
+			wg.Go(func() {
+				if err := a.Send(ctx, wire.Header{Kind: wire.Activation, Seq: 7}, make([]byte, 200_000)); err == nil && gen%2 == 0 {
+					_ = b.Send(ctx, wire.Header{Kind: wire.Gradient, Seq: 7}, make([]byte, 20_000))
+				}
+			})
+		}
+		m, err := b.Recv(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if gen%2 == 0 {
+			cancel() // as a stage does that is stopped: it sends that it gives up the message
+			wg.Wait()
+		}
+		free := []Pipe{a.Free(), b.Free()}
+		if free[0] != pa || free[1] != pb || a.Free() != nil || !errors.Is(a.Err(), ErrClosed) {
+			t.Fatalf("free: %v, and again %v; the link has ended with %v", free, a.Free(), a.Err())
+		}
+		cancel()
+		wg.Wait()
+		m.Release()
+		_, _ = a.Close(), b.Close() // no longer concerns the pipe
+
+		a, b = NewLink(pa, Options{Generation: gen}), NewLink(pb, Options{Generation: gen, Credit: wire.FirstWindow})
+		for k := range uint64(20) { // more than a window
+			if err := a.Send(soon(t), wire.Header{Kind: wire.Activation, Seq: k}, text(int(k), 60_000)); err != nil {
+				t.Fatalf("generation %d: %v", gen, err)
+			}
+			m, err := b.Recv(soon(t))
+			if err != nil || m.Header.Seq != k || !bytes.Equal(m.Payload, text(int(k), 60_000)) {
+				t.Fatalf("generation %d: message %d: got %+v, %v", gen, k, m.Header, err)
+			}
+			m.Release()
+		}
+	}
+	_, _ = a.Close(), b.Close()
+	if err := pa.Send(t.Context(), make([]byte, 1)); err == nil {
+		t.Error("the last link's end did not end the pipe")
+	}
+	settles(t, before)
+}
+
+// TestLate: once the peer's hello has come, what is of an older generation is no remnant but a lie.
+func TestLate(t *testing.T) {
+	pa, pb := mem.Pair(mem.Faults{}, mem.Faults{})
+	l := NewLink(pb, Options{Generation: 3})
+	defer func() { _ = l.Close() }()
+	for k, gen := range []uint32{1, 2, 3, 2} {
+		f := wire.NewAssembler(0, 1000).Hello()
+		f.Generation = gen
+		if k == 3 {
+			f = wire.Frame{Type: wire.Credit, Number: 1, Generation: gen}
+		}
+		if err := pa.Send(soon(t), f.Append(nil)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	<-l.Done()
+	if !errors.Is(l.Err(), wire.ErrProtocol) || !strings.Contains(l.Err().Error(), "generation 2 in generation 3") {
+		t.Errorf("the link ended with %v", l.Err())
 	}
 }
 

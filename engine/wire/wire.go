@@ -11,12 +11,12 @@ import (
 	"hash/crc32"
 )
 
-// Version of the frame format. History: 1, first form.
-const Version = 1
+// Version of the frame format. History: 1, first form; 2, generations.
+const Version = 2
 
 // Sizes in bytes.
 const (
-	FrameHeader   = 24
+	FrameHeader   = 28
 	MessageHeader = 28
 	MaxFrame      = 64 << 10 // header included: fits every browser's data channel
 	MaxTransfer   = 256 << 20
@@ -62,15 +62,18 @@ func (t Type) String() string {
 //	byte  1     type
 //	bytes 2-3   number of the frame in its direction, modulo 65536: nothing gets lost,
 //	            doubled or overtaken unnoticed. Little-endian, as everything
-//	bytes 4-7   transfer id (Data, Cancel), 0 otherwise
-//	bytes 8-11  chunk index (Data), largest message (Hello), 0 otherwise
-//	bytes 12-15 chunk count (Data), 0 otherwise
-//	bytes 16-19 total: bytes of the whole message with its header (Data), of credit
+//	bytes 4-7   generation: what an earlier link over the same pipe has left behind has an
+//	            older one
+//	bytes 8-11  transfer id (Data, Cancel), 0 otherwise
+//	bytes 12-15 chunk index (Data), largest message (Hello), 0 otherwise
+//	bytes 16-19 chunk count (Data), 0 otherwise
+//	bytes 20-23 total: bytes of the whole message with its header (Data), of credit
 //	            (Credit), of the window (Hello), 0 otherwise
-//	bytes 20-23 length of the body that follows (Data, Bye), 0 otherwise
+//	bytes 24-27 length of the body that follows (Data, Bye), 0 otherwise
 type Frame struct {
 	Type         Type
 	Number       uint16
+	Generation   uint32
 	ID           uint32
 	Index, Count uint32
 	Total        uint32
@@ -87,7 +90,7 @@ func (f *Frame) Append(dst []byte) []byte {
 func (f *Frame) AppendHeader(dst []byte, n int) []byte {
 	dst = append(dst, Version, byte(f.Type))
 	dst = binary.LittleEndian.AppendUint16(dst, f.Number)
-	for _, v := range [...]uint32{f.ID, f.Index, f.Count, f.Total, uint32(n)} {
+	for _, v := range [...]uint32{f.Generation, f.ID, f.Index, f.Count, f.Total, uint32(n)} {
 		dst = binary.LittleEndian.AppendUint32(dst, v)
 	}
 	return dst
@@ -104,8 +107,8 @@ func ParseFrame(b []byte) (Frame, error) {
 	}
 	f.Type, f.Number = Type(b[1]), binary.LittleEndian.Uint16(b[2:])
 	u := func(i int) uint32 { return binary.LittleEndian.Uint32(b[i:]) }
-	f.ID, f.Index, f.Count, f.Total = u(4), u(8), u(12), u(16)
-	if n := u(20); int64(n) != int64(len(b)-FrameHeader) {
+	f.Generation, f.ID, f.Index, f.Count, f.Total = u(4), u(8), u(12), u(16), u(20)
+	if n := u(24); int64(n) != int64(len(b)-FrameHeader) {
 		return f, fmt.Errorf("%w: a frame announces a body of %d bytes and carries %d", ErrProtocol, n, len(b)-FrameHeader)
 	}
 	f.Body = b[FrameHeader:]
@@ -214,11 +217,11 @@ func parseHeader(b []byte, total int) (Header, error) {
 func Chunks(total int) int { return (total + chunk - 1) / chunk }
 
 // AppendChunk encodes Data frame i of the message that head (an encoded Header) and
-// payload make.
-func AppendChunk(dst []byte, number uint16, id uint32, i int, head, payload []byte) []byte {
+// payload make. Of f it takes the number, the generation and the id.
+func (f Frame) AppendChunk(dst []byte, i int, head, payload []byte) []byte {
 	total := len(head) + len(payload)
 	from := i * chunk
-	f := Frame{Type: Data, Number: number, ID: id, Index: uint32(i), Count: uint32(Chunks(total)), Total: uint32(total)}
+	f.Type, f.Index, f.Count, f.Total = Data, uint32(i), uint32(Chunks(total)), uint32(total)
 	n := min(chunk, total-from)
 	dst = f.AppendHeader(dst, n)
 	if i == 0 {

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"strings"
 	"testing"
@@ -16,7 +17,7 @@ func frames(id uint32, h Header, payload []byte) [][]byte {
 	head := h.Append(nil)
 	var fs [][]byte
 	for i := range Chunks(len(head) + len(payload)) {
-		fs = append(fs, AppendChunk(nil, uint16(i), id, i, head, payload))
+		fs = append(fs, Frame{Number: uint16(i), ID: id}.AppendChunk(nil, i, head, payload))
 	}
 	return fs
 }
@@ -34,8 +35,8 @@ func TestLayout(t *testing.T) {
 	payload := []byte("123456789") // the check value of CRC-32C is of these
 	h := Header{Kind: Gradient, Edge: 0x0102, Rows: 64, Seq: 0x0807060504030201, Elems: 7}
 	h.Seal(payload)
-	got := AppendChunk(nil, 5, 9, 0, h.Append(nil), payload)
-	want := "01010500" + "09000000" + "00000000" + "01000000" + "25000000" + "25000000" +
+	got := Frame{Number: 5, Generation: 7, ID: 9}.AppendChunk(nil, 0, h.Append(nil), payload)
+	want := "02010500" + "07000000" + "09000000" + "00000000" + "01000000" + "25000000" + "25000000" +
 		"0200" + "0201" + "40000000" + "0102030405060708" + "07000000" + "09000000" + "839206e3" + hex.EncodeToString(payload)
 	if hex.EncodeToString(got) != want {
 		t.Errorf("a message is\n%x, want\n%s", got, want)
@@ -47,17 +48,17 @@ func TestLayout(t *testing.T) {
 		f    Frame
 		want string
 	}{
-		{Frame{Type: Credit, Number: 1, Total: 100}, "01020100" + "00000000" + "00000000" + "00000000" + "64000000" + "00000000"},
-		{Frame{Type: Cancel, Number: 1, ID: 3}, "01030100" + "03000000" + "00000000" + "00000000" + "00000000" + "00000000"},
-		{Frame{Type: Bye, Body: []byte("ok")}, "01040000" + "00000000" + "00000000" + "00000000" + "00000000" + "02000000" + "6f6b"},
-		{NewAssembler(1<<20, 1<<16).Hello(), "01050000" + "00000000" + "00000100" + "00000000" + "00001000" + "00000000"},
+		{Frame{Type: Credit, Number: 1, Generation: 258, Total: 100}, "02020100" + "02010000" + "00000000" + "00000000" + "00000000" + "64000000" + "00000000"},
+		{Frame{Type: Cancel, Number: 1, ID: 3}, "02030100" + "00000000" + "03000000" + "00000000" + "00000000" + "00000000" + "00000000"},
+		{Frame{Type: Bye, Body: []byte("ok")}, "02040000" + "00000000" + "00000000" + "00000000" + "00000000" + "00000000" + "02000000" + "6f6b"},
+		{NewAssembler(1<<20, 1<<16).Hello(), "02050000" + "00000000" + "00000000" + "00000100" + "00000000" + "00001000" + "00000000"},
 	} {
 		b := tc.f.Append(nil)
 		if hex.EncodeToString(b) != tc.want {
 			t.Errorf("%s is\n%x, want\n%s", tc.f.Type, b, tc.want)
 		}
 		f, err := ParseFrame(b)
-		if err != nil || f.Type != tc.f.Type || f.Number != tc.f.Number || f.ID != tc.f.ID || f.Index != tc.f.Index || f.Total != tc.f.Total || !bytes.Equal(f.Body, tc.f.Body) {
+		if err != nil || f.Type != tc.f.Type || f.Number != tc.f.Number || f.Generation != tc.f.Generation || f.ID != tc.f.ID || f.Index != tc.f.Index || f.Total != tc.f.Total || !bytes.Equal(f.Body, tc.f.Body) {
 			t.Errorf("%s came back as %+v, %v", tc.f.Type, f, err)
 		}
 	}
@@ -114,14 +115,14 @@ func TestLies(t *testing.T) {
 		"version":          change(0, 0, 9),
 		"type":             change(0, 1, 77),
 		"type zero":        change(0, 1, 0),
-		"transfer id":      change(1, 4, 9),
-		"index":            change(1, 8, 2),
-		"count":            change(0, 12, 9),
-		"count later":      change(1, 12, 9),
-		"total":            change(0, 19, 0x7f),
-		"total, top bit":   change(0, 19, 0xff),
-		"total later":      change(1, 16, 1),
-		"length":           change(0, 20, 1),
+		"transfer id":      change(1, 8, 9),
+		"index":            change(1, 12, 2),
+		"count":            change(0, 16, 9),
+		"count later":      change(1, 16, 9),
+		"total":            change(0, 23, 0x7f),
+		"total, top bit":   change(0, 23, 0xff),
+		"total later":      change(1, 20, 1),
+		"length":           change(0, 24, 1),
 		"message kind":     change(0, FrameHeader, 9),
 		"message reserved": change(0, FrameHeader+1, 9),
 		"message bytes":    change(0, FrameHeader+20, 1),
@@ -165,7 +166,7 @@ func TestLies(t *testing.T) {
 		t.Errorf("over the limit: got %v", err)
 	}
 	_, err := ParseFrame(append([]byte{7}, good[0][1:]...))
-	if err == nil || !strings.Contains(err.Error(), "version 7") || !strings.Contains(err.Error(), "version 1") {
+	if err == nil || !strings.Contains(err.Error(), "version 7") || !strings.Contains(err.Error(), fmt.Sprintf("version %d", Version)) {
 		t.Errorf("another version: %v names not both", err)
 	}
 }
@@ -385,7 +386,7 @@ func BenchmarkMessage64K(b *testing.B) {
 		h := Header{Kind: Activation}
 		h.Seal(payload)
 		head = h.Append(head[:0])
-		buf = AppendChunk(buf[:0], 0, 1, 0, head, payload)
+		buf = Frame{ID: 1}.AppendChunk(buf[:0], 0, head, payload)
 		m, err := add(a, buf)
 		if err != nil {
 			b.Fatal(err)

@@ -200,6 +200,13 @@ func (p *Pipe) Recv(ctx context.Context) ([]byte, error) {
 	}
 }
 
+// Queued implements transport.Queued.
+func (p *Pipe) Queued() int {
+	p.out.mu.Lock()
+	defer p.out.mu.Unlock()
+	return p.out.size
+}
+
 // Close implements transport.Pipe.
 func (p *Pipe) Close() error {
 	p.done.close(errClosed)

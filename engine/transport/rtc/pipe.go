@@ -185,6 +185,9 @@ func (p *pipe) RTT() time.Duration {
 	return time.Duration(s * float64(time.Second))
 }
 
+// Queued implements transport.Queued: bytes that the peer has not acknowledged count as well.
+func (p *pipe) Queued() int { return int(p.d.BufferedAmount()) }
+
 // watch interrupts Recv when ctx ends.
 func (p *pipe) watch(ctx context.Context) {
 	if ctx == p.ctx {

@@ -132,7 +132,8 @@ func (p *pipe) over() error {
 	return p.reason
 }
 
-func (p *pipe) queued() int { return p.ch.Get("bufferedAmount").Int() }
+// Queued implements transport.Queued.
+func (p *pipe) Queued() int { return p.ch.Get("bufferedAmount").Int() }
 
 // Send implements transport.Pipe. It waits while more than a mebibyte is in flight.
 func (p *pipe) Send(ctx context.Context, frame []byte) (err error) {
@@ -146,7 +147,7 @@ func (p *pipe) Send(ctx context.Context, frame []byte) (err error) {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
-		if p.queued() <= highWater {
+		if p.Queued() <= highWater {
 			break
 		}
 		select {
@@ -211,7 +212,7 @@ func (p *pipe) tearDown() {
 		late, cancel := context.WithTimeout(context.Background(), linger)
 		defer cancel()
 		p.ch.Set("bufferedAmountLowThreshold", 0)
-		for late.Err() == nil && p.over() == nil && p.queued() > 0 {
+		for late.Err() == nil && p.over() == nil && p.Queued() > 0 {
 			select {
 			case <-p.low:
 			case <-p.gone:

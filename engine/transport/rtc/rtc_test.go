@@ -132,6 +132,39 @@ func TestBothWays(t *testing.T) {
 	t.Errorf("%d goroutines before, %d after:\n%s", before, runtime.NumGoroutine(), buf[:runtime.Stack(buf, true)])
 }
 
+// TestLinkAfterLink: links follow each other over one connection, each let go of in the middle of
+// messages.
+func TestLinkAfterLink(t *testing.T) {
+	pa, pb := pair(t)
+	for gen := uint32(1); gen < 6; gen++ {
+		a, b := transport.NewLink(pa, transport.Options{Generation: gen}), transport.NewLink(pb, transport.Options{Generation: gen})
+		ctx, cancel := context.WithCancel(soon(t))
+		var sending, receiving sync.WaitGroup
+		for _, l := range []*transport.Link{a, b} {
+			sending.Go(func() {
+				for k := uint64(0); l.Send(ctx, wire.Header{Kind: wire.Gradient, Seq: k}, make([]byte, 100_000)) == nil; k++ {
+				}
+			})
+			receiving.Go(func() {
+				for k := range uint64(20) {
+					m, err := l.Recv(ctx)
+					if err != nil || m.Header.Seq != k || m.Header.Bytes != 100_000 {
+						t.Errorf("generation %d: message %d: %+v, %v", gen, k, m.Message, err)
+						return
+					}
+					m.Release()
+				}
+			})
+		}
+		receiving.Wait()
+		cancel()
+		sending.Wait()
+		if a.Free() == nil || b.Free() == nil {
+			t.Fatalf("generation %d: the links ended with %v, %v", gen, a.Err(), b.Err())
+		}
+	}
+}
+
 // TestRoundTrip: both ends know the round trip of their path as soon as it is open.
 func TestRoundTrip(t *testing.T) {
 	a, b := pair(t)

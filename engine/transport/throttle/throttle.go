@@ -192,3 +192,11 @@ func (p *pipe) RTT() time.Duration {
 	}
 	return 0
 }
+
+// Queued implements transport.Queued.
+func (p *pipe) Queued() int {
+	if q, ok := p.Pipe.(transport.Queued); ok {
+		return q.Queued()
+	}
+	return 0
+}
