@@ -13,6 +13,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/ravnest/ravnest/engine/pipeline/stage"
 )
 
 // endlessJob makes a job so long that whatever a test does happens in the middle of training,
@@ -170,6 +172,30 @@ func TestFrozen(t *testing.T) {
 	if err := ps[1].cmd.Process.Signal(syscall.SIGCONT); err != nil {
 		t.Fatal(err)
 	}
+	s.more(dir, 20)
+	s.ends(host, dir)
+}
+
+// TestHung: a stage that computes for ever, while its provider answers as ever, is found and replaced
+// within seconds.
+func TestHung(t *testing.T) {
+	posix(t)
+	s := newScene(t)
+	dir := s.endlessJob()
+	host, url := s.serve(dir)
+	forever := make(chan struct{})
+	stop := s.lendSpoilt(url, "node_1", stage.Hooks{Updated: func(step uint64, _ []float32) {
+		if step >= 100 {
+			<-forever
+		}
+	}})
+	defer stop()
+	defer close(forever)
+	s.provide(url, "node_0", "node_2")
+	host.says("training", limit)
+	s.provide(url, "")
+	host.says(`node_1.*is stuck: it computes.*the run goes on from step \d+`, limit)
+	host.says(`training resumes from step \d+`, limit)
 	s.more(dir, 20)
 	s.ends(host, dir)
 }

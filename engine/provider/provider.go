@@ -164,6 +164,7 @@ type driver struct {
 	stash  stash
 	kept   kept
 	lines  lines
+	work   work
 
 	host   Host
 	dialer Dialer
@@ -196,7 +197,7 @@ func Serve(ctx context.Context, cfg Config) error {
 	// Work in progress outlives ctx until the host knows that the provider leaves.
 	life, end := context.WithCancel(context.WithoutCancel(ctx))
 	d := &driver{cfg: cfg, m: machine.New(cfg.Rules), events: make(chan happening), out: outbox.New(), over: make(chan struct{}), ctx: life}
-	d.lines.wg = &d.wg
+	d.lines.wg, d.cfg.Between = &d.wg, d.work.between(cfg.Between)
 	d.loop(ctx)
 	return d.finish(ctx, end)
 }

@@ -53,10 +53,10 @@ func (r *attempt) report() (stop func()) {
 func (r *attempt) flush(ctx context.Context) error {
 	r.flushing.Lock()
 	defer r.flushing.Unlock()
-	var out, in int64
+	var out, in, frames int64
 	for _, l := range r.links {
 		s := l.Stats()
-		out, in = out+s.SentPayload, in+s.ReceivedPayload
+		out, in, frames = out+s.SentPayload, in+s.ReceivedPayload, frames+s.SentBytes+s.ReceivedBytes
 	}
 	r.mu.Lock()
 	p, busy, now := r.prog, r.stage.Busy(), r.cfg.Now()
@@ -68,6 +68,7 @@ func (r *attempt) flush(ctx context.Context) error {
 	}
 	r.lastBusy, r.lastTime = busy, now
 	p.Run, p.Stage, p.Out, p.In = r.a.Run, r.a.Stage, out, in
+	p.Work = r.d.work.told() + frames
 	p.FLOPs = float64(p.Samples) * r.flopsEach
 	a := r.stage.Averages()
 	p.Shared, p.Waited = a.Sent, a.Waited.Milliseconds()
@@ -188,7 +189,9 @@ func (r *attempt) Keep(s stage.Saved) error {
 		return r.hold.keep(r, s)
 	}
 	r.stale()
+	resume := r.d.work.elsewhere()
 	r.saves.Wait()
+	resume()
 	if r.saveErr != nil {
 		return r.saveErr
 	}

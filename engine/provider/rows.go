@@ -227,6 +227,7 @@ const (
 
 // shard fetches one shard.
 func (r *attempt) shard(ctx context.Context, s data.Shard) ([]byte, error) {
+	defer r.d.work.elsewhere()()
 	ref := proto.Ref{SHA256: hex.EncodeToString(s.SHA256[:]), Size: int64(s.Size)}
 	for n := 1; ; n++ {
 		b, err := r.host.Blob(ctx, ref, nil)

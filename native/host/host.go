@@ -268,7 +268,7 @@ func (r *run) offer() server.Job {
 		Job: machine.Job{
 			ID: p.RunID(), Raw: p.Job.JSON(), Want: r.opt.Providers, Names: r.opt.Names, Spares: true, Replan: true,
 			Steps: int64(p.Job.Total(rows)), Val: answers(p), Span: span(p.Job), Audit: p.Job.Audit, Strict: r.opt.Alone,
-			Batches: int64(p.Job.Batches(rows)), Grows: grows(p.Job, &r.opt), Apart: (p.Job.Auto() || p.Job.Replica() > 1) && p.Job.Averaging().Optimizer == job.KeepState,
+			Batches: int64(p.Job.Batches(rows)), Rows: int64(p.Job.BatchSize), Grows: grows(p.Job, &r.opt), Apart: (p.Job.Auto() || p.Job.Replica() > 1) && p.Job.Averaging().Optimizer == job.KeepState,
 		},
 		Plan: r.roster.place, Worth: r.roster.worth, Inspect: r.roster.inspect, Shards: server.ShardCost(p.Shards.Len(), p.Shards.Bytes()), Fresh: r.opt.Fresh,
 	}

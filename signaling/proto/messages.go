@@ -376,6 +376,9 @@ type Progress struct {
 	// Share is how many replicas the cluster trains in the round at hand; 0: those that it was
 	// assigned.
 	Share int `json:"replicas,omitempty"`
+	// Work goes up with whatever the provider does for the attempt: kernels, frames, pieces of files.
+	// While it stands still the provider waits or, where it is busy, hangs. 0: not told.
+	Work int64 `json:"work,omitempty"`
 }
 
 // Digest is what a stage commits itself to with an update, or with the average of a round over

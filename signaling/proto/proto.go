@@ -42,7 +42,7 @@
 // their connections; 4, measured links, which providers share a machine, and states that
 // providers hold in memory; 5, replicas that move between clusters, updates put off until their
 // gradients' norm is there, digests of averages, keys of digests, and the speed of loops over
-// elements; 6, connections between providers that outlive attempts.
+// elements; 6, connections between providers that outlive attempts, and work in reports.
 package proto
 
 import (

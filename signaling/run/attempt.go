@@ -416,7 +416,7 @@ func (m *Machine) readied(now time.Time, x *member, msg *proto.Ready) {
 	m.Started, m.Began, m.Lost, m.GraceUntil = now, true, time.Time{}, time.Time{}
 	m.HoldLast = now
 	for _, c := range m.Clusters {
-		c.Last, c.Moved = now, now
+		c.Last, c.Moved, c.Worked = now, now, now
 	}
 	for _, o := range ms {
 		o.Heard = now

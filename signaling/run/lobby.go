@@ -359,7 +359,7 @@ func (m *Machine) slept(gap time.Duration) {
 		}
 	}
 	for _, c := range m.Clusters {
-		c.Moved, c.Waited = c.Moved.Add(gap), c.Waited.Add(gap)
+		c.Moved, c.Worked, c.Waited = c.Moved.Add(gap), c.Worked.Add(gap), c.Waited.Add(gap)
 	}
 	if !m.Deadline.IsZero() {
 		m.Deadline = m.Deadline.Add(gap)

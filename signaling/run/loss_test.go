@@ -411,3 +411,101 @@ func TestSilentStageIsFound(t *testing.T) {
 	}
 	r.recovering("node_1", "stuck")
 }
+
+// TestHungStageIsFound: a stage that computes and comes no further is found after some times of what a
+// batch takes, as forecast or as seen, and nobody is who is only slow, or waits.
+func TestHungStageIsFound(t *testing.T) {
+	const hung = 1
+	for name, tc := range map[string]struct {
+		forecast float64 // rows a second; a batch has 64
+		seen     int64   // rows until then, in 20 s
+		slow     bool    // a kernel ends every 4 s
+		quiet    bool    // its reports do not come
+		idle     bool    // nobody computes
+		old      bool    // work is not told
+		after    int     // seconds; 30: as without a forecast
+	}{
+		"quick":                     {forecast: 640, seen: 12800, after: 5},
+		"slow as forecast":          {forecast: 32, seen: 2000, after: 24},
+		"slower than forecast":      {forecast: 6400, seen: 1280, after: 12},
+		"no forecast":               {seen: 12800, after: 5},
+		"neither forecast nor seen": {after: 30},
+		"busy with other things":    {forecast: 640, seen: 12800, slow: true, after: 30},
+		"waiting for the platform":  {forecast: 640, seen: 12800, idle: true, after: 30},
+		"without reports":           {forecast: 640, seen: 12800, quiet: true, after: 30},
+		"reports without work":      {forecast: 640, seen: 12800, old: true, after: 30},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := started(t, nil)
+			r.l.Job.Rows = 64
+			for k := range 3 {
+				r.l.Members[fmt.Sprint("p", k)].Place.Forecast = tc.forecast
+			}
+			var work [3]int64
+			report := func(s, moved int64, done bool) {
+				for k := range 3 {
+					m := &proto.Progress{Run: "j-1", Stage: k, Samples: tc.seen * min(s, 20) / 20, In: moved, Out: moved, Work: work[k], Busy: 0.3}
+					if tc.old {
+						m.Work = 0
+					}
+					if done { // the pipeline stands still
+						if m.Busy = 0; k == hung && !tc.idle {
+							m.Busy = 1
+						}
+						if k == hung {
+							m.In += 10 // it has what it needs
+						}
+					}
+					if !done || k != hung || !tc.quiet {
+						r.step(Message{ID: fmt.Sprint("p", k), Msg: m})
+					}
+				}
+			}
+			for s := range int64(20) {
+				r.silence(time.Second, "p0", "p1", "p2")
+				for k := range work {
+					work[k] += 100
+				}
+				report(s+1, s+1, false)
+			}
+			for s := 0; ; s++ {
+				if s == 60 || s > tc.after+2 {
+					t.Fatalf("not found after %d s", s)
+				}
+				if tc.slow && s%4 == 3 {
+					work[hung]++
+				}
+				r.silence(time.Second, "p0", "p1", "p2")
+				report(20, 20, true)
+				if r.l.Phase != Running {
+					if s+1 < tc.after {
+						t.Errorf("found after %d s, want %d", s+1, tc.after)
+					}
+					break
+				}
+			}
+			r.recovering("node_1", "stuck")
+		})
+	}
+}
+
+// TestHungAmongClusters: the stage that hangs is of the cluster for which the other one waits in the
+// middle of an average.
+func TestHungAmongClusters(t *testing.T) {
+	r := clusters(t)
+	r.l.Job.Rows = 1
+	for s := range int64(20) {
+		r.silence(time.Second, "p0", "p1", "p2")
+		if r.l.Phase != Running {
+			break
+		}
+		for k, stage := range []int{0, 0, 1} {
+			m := &proto.Progress{Run: "j-1", Stage: stage, Step: 4, Samples: 100, Work: min(s, 2) + 1}
+			if k == 2 && s > 2 {
+				m.Busy = 1
+			}
+			r.step(Message{ID: fmt.Sprint("p", k), Msg: m})
+		}
+	}
+	r.recovering("node_2", "stuck", "it computes")
+}

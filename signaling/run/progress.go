@@ -4,6 +4,7 @@ package run
 // them holds up the others.
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -131,6 +132,9 @@ func (m *Machine) move(now time.Time, x *member, msg *proto.Progress) {
 	if out {
 		x.MovedOut = now
 	}
+	if msg.Work > x.Last.Work {
+		c.Worked = now
+	}
 	if in || out || msg.Step > x.Last.Step || msg.Samples > x.Last.Samples || len(msg.Losses)+len(msg.Vals) > 0 {
 		c.LongGap = max(c.LongGap, now.Sub(c.Moved))
 		c.Moved = now
@@ -170,36 +174,112 @@ func (m *Machine) stuck(now time.Time) {
 	behind := m.behind()
 	for _, k := range m.clusters() {
 		c := m.Clusters[k]
-		bound := max(m.set.Stall, 8*c.LongGap)
 		if !behind[k] {
 			c.Waited = now // and it has as long as ever once the others are there
 			continue
 		}
-		if m.busyUploading() || now.Sub(c.Moved) < bound || now.Sub(c.Waited) < bound {
+		if m.busyUploading() {
 			continue
 		}
-		var who *member
-		for _, x := range m.assigned() {
-			if x.Place.Cluster != k || x.Done {
-				continue
-			}
-			// Blame a stage that does not even report; failing that, the one that received
-			// work last and has sent nothing since.
-			if who == nil || silent(now, x, bound) && !silent(now, who, bound) ||
-				silent(now, x, bound) == silent(now, who, bound) && x.MovedIn.Sub(x.MovedOut) > who.MovedIn.Sub(who.MovedOut) {
-				who = x
-			}
+		who, why := m.hung(now, k)
+		if who == nil {
+			who, why = m.idle(now, k)
 		}
 		if who == nil {
 			continue
 		}
 		m.suspect(now, who)
-		m.lose(now, loss{
-			sentinel: ErrTimeout, blame: []string{who.Name},
-			why: fmt.Sprintf("%s is stuck: no progress for %v, the longest gap before was %v", m.where(who), now.Sub(c.Moved).Round(time.Second), c.LongGap.Round(100*time.Millisecond)),
-		})
+		m.lose(now, loss{sentinel: ErrTimeout, blame: []string{who.Name}, why: m.where(who) + " is stuck: " + why})
 		return
 	}
+}
+
+// idle looks for the stage that holds up a cluster in which nothing has moved for long.
+func (m *Machine) idle(now time.Time, k int) (who *member, why string) {
+	c := m.Clusters[k]
+	bound := max(m.set.Stall, 8*c.LongGap)
+	if now.Sub(c.Moved) < bound || now.Sub(c.Waited) < bound {
+		return nil, ""
+	}
+	for _, x := range m.assigned() {
+		if x.Place.Cluster != k || x.Done {
+			continue
+		}
+		if who == nil || holds(now, x, who, bound) > 0 {
+			who = x
+		}
+	}
+	return who, fmt.Sprintf("no progress for %v, the longest gap before was %v", now.Sub(c.Moved).Round(time.Second), c.LongGap.Round(100*time.Millisecond))
+}
+
+// holds compares who of two rather holds up the others: a stage that does not even report; failing
+// that, one that computes; failing that, the one that received work last and has sent nothing since.
+func holds(now time.Time, x, y *member, bound time.Duration) int {
+	one := func(a, b bool) int {
+		switch {
+		case a == b:
+			return 0
+		case a:
+			return 1
+		}
+		return -1
+	}
+	return cmp.Or(
+		one(silent(now, x, bound), silent(now, y, bound)), one(computes(x), computes(y)),
+		cmp.Compare(x.MovedIn.Sub(x.MovedOut), y.MovedIn.Sub(y.MovedOut)),
+	)
+}
+
+// computes tells whether a stage did more than wait before its last report.
+func computes(x *member) bool { return x.Last.Busy > 0.5 }
+
+// hangs is how many times as long as a batch was to take nothing may be done before a stage hangs.
+const hangs = 4
+
+// hung looks for a stage of a cluster that computes, so that it has what it needs, although nothing
+// that it computes comes to an end, while the others wait. A machine that is merely slow, or busy with
+// other things, ends a kernel now and then. Where reports do not tell, or do not come, it finds nobody.
+func (m *Machine) hung(now time.Time, k int) (who *member, why string) {
+	c := m.Clusters[k]
+	unit := m.unit(k)
+	bound := max(m.set.Hang, hangs*unit)
+	since := c.Worked
+	for _, t := range []time.Time{c.Moved, c.Waited} {
+		if t.After(since) {
+			since = t
+		}
+	}
+	if unit == 0 || now.Sub(since) < bound {
+		return nil, ""
+	}
+	for _, x := range m.assigned() {
+		switch {
+		case x.Place.Cluster != k || x.Done:
+		case x.Last.Work == 0 || x.Away != "" || silent(now, x, bound):
+			return nil, ""
+		case computes(x) && (who == nil || x.Last.Busy > who.Last.Busy):
+			who = x
+		}
+	}
+	return who, fmt.Sprintf("it computes, and has come no further for %v; a batch takes %v", now.Sub(since).Round(100*time.Millisecond), unit.Round(time.Millisecond))
+}
+
+// unit is how long a cluster takes for a batch that passes all its stages: as forecast or, where they
+// were slower, as they have been in this attempt. 0: not known.
+func (m *Machine) unit(k int) time.Duration {
+	c, each := m.Clusters[k], 0.0 // seconds for a row
+	for _, x := range m.assigned() {
+		if x.Place.Cluster != k {
+			continue
+		}
+		if f := x.Place.Forecast; f > 0 {
+			each = max(each, 1/f)
+		}
+		if n := x.Last.Samples; n > 0 {
+			each = max(each, c.Moved.Sub(m.Started).Seconds()/float64(n))
+		}
+	}
+	return time.Duration(float64(m.Job.Rows) * each * float64(c.Stages) * float64(time.Second))
 }
 
 func silent(now time.Time, x *member, bound time.Duration) bool { return now.Sub(x.Heard) > bound/2 }

@@ -58,6 +58,7 @@ type Settings struct {
 	Hold         time.Duration // the same for states that stages hold in memory
 	Regroup      time.Duration // how long to wait for more newcomers before planning with them, where the job Grows
 	Stall        time.Duration // minimum time without any progress before a stage counts as stuck
+	Hang         time.Duration // minimum time in which a cluster does nothing before a stage of it that is busy counts as stuck
 	AuditSegment int           // bytes after which a segment of the audit log is full
 	AuditKeep    int64         // bytes of the audit log that are kept, beside what audits may still need
 	MaxMembers   int
@@ -82,6 +83,7 @@ func (s *Settings) Fill() {
 	def(&s.Hold, time.Second)
 	def(&s.Regroup, 5*time.Second)
 	def(&s.Stall, 30*time.Second)
+	def(&s.Hang, 5*time.Second)
 	if s.AuditKeep == 0 {
 		s.AuditKeep = 256 << 20
 	}
@@ -134,8 +136,9 @@ type Job struct {
 	// Span is the number of batches between two places where the run can stop or save: a
 	// round of replicas. 0: one.
 	Span int64
-	// Batches is the number of batches of an epoch, for people; 0: not known.
-	Batches int64
+	// Batches is the number of batches of an epoch, for people, and Rows how many rows one has; 0: not
+	// known.
+	Batches, Rows int64
 	// Strict ends the run when the store does not take a state. Else that is waited for.
 	Strict bool `json:",omitempty"`
 	// Audit keeps what an audit needs: a log of what the stages commit themselves to, and
@@ -189,7 +192,7 @@ type Assignment struct {
 	// Record says how many replicas the run has from which step on, the attempt's own included,
 	// where the job is Auto. It is the same in all assignments of a plan.
 	Record []order.Period
-	// For people: how many replicas the cluster trains, and the samples a second that it is
+	// How many replicas the cluster trains, for people, and the samples a second that it is
 	// expected to; 0: not known.
 	Share    int
 	Forecast float64

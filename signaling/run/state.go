@@ -220,6 +220,7 @@ type cluster struct {
 	Last    time.Time     // when the last checkpoint was complete, or training started
 	Cost    time.Duration // of the slowest upload so far
 	Moved   time.Time     // when any of its stages last made progress
+	Worked  time.Time     // when any of its stages last did anything
 	Waited  time.Time     // when it last was further than another
 	LongGap time.Duration // longest time without progress so far
 }
