@@ -59,6 +59,7 @@ type world struct {
 	kept   []stage.Observer
 	record []order.Period                              // of one process
 	wrap   func(from, to int, l stage.Link) stage.Link // of links, if set
+	apart  bool                                        // a stage's error does not end the others
 }
 
 func newWorld(change func(*job.Spec)) *world {
@@ -211,7 +212,9 @@ func (w *world) resume(t *testing.T, starts []int, faults mem.Faults, mark func(
 					first = fmt.Errorf("stage %d: %w", k, err)
 				}
 				mu.Unlock()
-				cancel(err)
+				if !w.apart {
+					cancel(err)
+				}
 			}
 		})
 	}

@@ -217,7 +217,7 @@ func TestTiedFlow(t *testing.T) {
 // error that names it.
 func TestTiedFlowEnds(t *testing.T) {
 	w := wideGPT()
-	w.job.Steps = 0
+	w.job.Steps, w.apart = 0, true
 	_, _, err := w.pipeline(t, w.starts(2), mem.Faults{CutAt: 300}, nil)
 	if !errors.Is(err, transport.ErrPeerGone) {
 		t.Fatal(err)
