@@ -28,11 +28,14 @@ type Standing struct {
 	Step       int64  `json:"checkpoint_step"` // of the last checkpoint; -1: there is none
 	Epoch      int    `json:"checkpoint_epoch"`
 	Unfinished bool   `json:"unfinished"` // ravnest serve would resume from the checkpoint
+	Trained    bool   `json:"trained"`    // there is a trained state dict, of whatever made it
 }
 
 // Of reads the status of a project's run. It changes nothing.
 func Of(ctx context.Context, p *project.Project) (Standing, error) {
 	s := Standing{Command: "status", Job: p.Job.Name, Steps: int64(p.Job.Total(p.Data.Train.Len())), Step: -1}
+	_, err := os.Stat(weights.Files(p.Dir)[0])
+	s.Trained = err == nil
 	c, err := weights.Manifest(p)
 	if err == nil {
 		s.Step, s.Epoch = int64(c.Position.Step), c.Position.Epoch
@@ -65,6 +68,8 @@ func (s Standing) String() string {
 	switch {
 	case s.Step < 0 && s.Unfinished:
 		return fmt.Sprintf("%s: begun, but nothing saved yet; ravnest serve starts it again", s.Job)
+	case s.Step < 0 && s.Trained:
+		return fmt.Sprintf("%s: trained in one process; providers have trained nothing yet", s.Job)
 	case s.Step < 0:
 		return fmt.Sprintf("%s: not trained yet", s.Job)
 	case s.Unfinished:
