@@ -3,6 +3,7 @@
 package host
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -121,7 +122,7 @@ func (r *reporter) event(ev server.Event) {
 	case server.Returned:
 		r.opt.Console.Say("%s lost its connection to this host and has another one after %.1f s: nothing is lost", e.Name, e.After.Seconds())
 	case server.Refused:
-		r.opt.Console.Say("refused %s at %s: %v", e.Name, e.Addr, e.Err)
+		r.opt.Console.Say("refused %s at %s: %v", cmp.Or(e.Name, "somebody"), e.Addr, e.Err)
 	case server.Waiting:
 		r.opt.Console.Say("%s", e.Reason)
 	case server.Planned:

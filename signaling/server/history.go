@@ -4,6 +4,7 @@ package server
 // validation results. All of it is bounded.
 
 import (
+	"cmp"
 	"fmt"
 	"time"
 
@@ -145,7 +146,7 @@ func (h *history) take(now time.Time, ev Event) {
 			return
 		}
 		h.refused = now
-		h.note(now, "refused", "refused %s: %v", e.Name, e.Err)
+		h.note(now, "refused", "refused %s: %v", cmp.Or(e.Name, "somebody"), e.Err)
 	case Planned:
 		if e.Generation == 1 {
 			h.losses, h.vals, h.valLosses, h.before = curve{}, curve{}, curve{}, traffic{}

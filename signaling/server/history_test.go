@@ -43,10 +43,13 @@ func TestHistory(t *testing.T) {
 		t.Errorf("%d notes, from %d", len(h.notes), h.notes[0].At)
 	}
 	for i := range 100 {
-		h.take(now.Add(time.Duration(i)*50*time.Millisecond), Refused{Name: "x", Err: errors.New("no")})
+		h.take(now.Add(time.Duration(i)*50*time.Millisecond), Refused{Err: errors.New("no")})
 	}
 	if n := h.notes[maxNotes-6].Kind; h.notes[maxNotes-5].Kind != "refused" || n != "warning" {
 		t.Errorf("a hundred refusals in five seconds: the sixth note from behind is of kind %s", n)
+	}
+	if text := h.notes[maxNotes-1].Text; text != "refused somebody: no" {
+		t.Errorf("somebody without a name is %q", text)
 	}
 	h.take(now, Loss{Loss: proto.Loss{Step: 3, Loss: 0.5}})
 	h.take(now, Loss{Loss: proto.Loss{Step: 4, Loss: proto.Real(math.NaN())}})
