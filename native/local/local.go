@@ -102,6 +102,11 @@ func Train(ctx context.Context, p *project.Project, threads int, rounds string, 
 		return journal.Summary{}, err
 	}
 	r := journal.New(p, "train", out)
+	if ctx.Err() != nil { // older results stay where they are
+		s := r.Summary()
+		s.Interrupted = true
+		return s, nil
+	}
 	r.By(record)
 	if err := r.Open(); err != nil {
 		return journal.Summary{}, err
@@ -135,7 +140,7 @@ func Train(ctx context.Context, p *project.Project, threads int, rounds string, 
 	if err != nil {
 		return s, err
 	}
-	s.Interrupted, s.Saved = ctx.Err() != nil, true
+	s.Interrupted, s.Saved = ctx.Err() != nil, s.Samples > 0
 	s.FirstStepS = started.Sub(begin).Seconds()
 	if rss, err := native.PeakRSS(); err == nil {
 		s.PeakRSS = []int64{rss}
