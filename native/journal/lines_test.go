@@ -5,6 +5,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -67,6 +68,40 @@ func TestLines(t *testing.T) {
 	}
 	if got := text(t, path); got != "a0\nc1\nc2\n" {
 		t.Errorf("%q", got)
+	}
+}
+
+// TestRemovedFile: a file that somebody removes while it is written is there again at the end.
+func TestRemovedFile(t *testing.T) {
+	if runtime.GOOS == "windows" {
+		t.Skip("nobody can remove a file that is open")
+	}
+	dir := t.TempDir()
+	path := filepath.Join(dir, "losses.txt")
+	for _, gone := range []string{path, dir} {
+		l, err := openLines(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		l.set(0, "a0")
+		l.set(1, "a1")
+		if err := l.flush(); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.RemoveAll(gone); err != nil {
+			t.Fatal(err)
+		}
+		l.set(1, "b1")
+		switch err := l.close(); {
+		case gone == dir:
+			if err == nil || !strings.Contains(err.Error(), "was removed while the run went on") {
+				t.Errorf("the directory is gone, and close says %v", err)
+			}
+		case err != nil:
+			t.Error(err)
+		case text(t, path) != "a0\nb1\n":
+			t.Errorf("%q", text(t, path))
+		}
 	}
 }
 

@@ -124,7 +124,7 @@ func (m *metrics) openBoard(p *project.Project, resume int64, now time.Time) err
 	// TensorBoard reads files of a directory in the order of their names.
 	var err error
 	name := filepath.Join(m.dir, fmt.Sprintf("events.out.tfevents.%d.ravnest.%d", now.Unix(), os.Getpid()))
-	if m.file.f, err = os.OpenFile(name, os.O_WRONLY|os.O_CREATE, 0o644); err != nil {
+	if m.file.f, err = os.OpenFile(name, os.O_RDWR|os.O_CREATE, 0o644); err != nil {
 		return fmt.Errorf("opening the event file: %w", err)
 	}
 	if m.file.at, err = m.file.f.Seek(0, io.SeekEnd); err != nil {

@@ -6,6 +6,8 @@ package journal
 import (
 	"errors"
 	"fmt"
+	"io"
+	"io/fs"
 	"os"
 	"slices"
 )
@@ -66,4 +68,21 @@ func (s *spool) flush() (err error) {
 	return nil
 }
 
-func (s *spool) close() error { return errors.Join(s.flush(), s.f.Close()) }
+func (s *spool) close() error { return errors.Join(s.flush(), s.restore(), s.f.Close()) }
+
+// restore writes the file anew if somebody has removed it while the run went on.
+func (s *spool) restore() error {
+	name := s.f.Name()
+	if _, err := os.Lstat(name); !errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
+	if err == nil {
+		_, err = io.Copy(f, io.NewSectionReader(s.f, 0, s.at))
+		err = errors.Join(err, f.Close())
+	}
+	if err != nil {
+		return fmt.Errorf("%s was removed while the run went on: writing it again: %w", name, err)
+	}
+	return nil
+}
