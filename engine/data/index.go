@@ -72,6 +72,14 @@ func (ix *Index) RowBytes() int { return product(ix.Shape) * width(ix.dtype) }
 // ShardBytes returns the size of the elements of a full shard.
 func (ix *Index) ShardBytes() int { return min(ix.Layout.Per, ix.Layout.Rows) * ix.RowBytes() }
 
+// Bounds are the least and the greatest element, where they are known: not on a provider.
+func (ix *Index) Bounds() (least, most float64, known bool) {
+	if ix.stats == nil {
+		return 0, 0, false
+	}
+	return ix.stats.Least, ix.stats.Most, true
+}
+
 // Encode returns ix as a blob.
 func (ix *Index) Encode() []byte {
 	le := binary.LittleEndian

@@ -388,3 +388,39 @@ func TestParquet(t *testing.T) {
 		}
 	}
 }
+
+// TestLargeShares: targets of a binary cross entropy are shares whether they are in memory or in
+// shards.
+func TestLargeShares(t *testing.T) {
+	for share, ok := range map[float64]bool{0.5: true, 1.5: false} {
+		for _, above := range []int64{1 << 40, 0} {
+			dir := t.TempDir()
+			var b strings.Builder
+			b.WriteString("a,b,y\n")
+			for i := range 40 {
+				fmt.Fprintf(&b, "%d,%d.5,%v\n", i, i%7, []float64{0, 1, share}[i%3])
+			}
+			file := filepath.Join(dir, "t.csv")
+			if err := os.WriteFile(file, []byte(b.String()), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			s, err := dataset.Open(file, dataset.Options{Target: []string{"y"}, Val: 0.2, Above: &above, Scratch: dir})
+			if err != nil {
+				t.Fatal(err)
+			}
+			g, err := zoo.Starter(s.Shape(), 1, s.Tokens)
+			if err != nil {
+				t.Fatal(err)
+			}
+			j := job.Default()
+			j.Loss, j.BatchSize = job.BCE, 4
+			err = project.Create(filepath.Join(dir, "job"), j, g, 3, s, nil, nil)
+			if (err == nil) != ok || !ok && !strings.Contains(err.Error(), "from 0 (no) to 1 (yes)") {
+				t.Errorf("%v in shards above %d bytes: %v", share, above, err)
+			}
+			if err := s.Close(); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+}

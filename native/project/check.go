@@ -86,7 +86,7 @@ func checkTargets(j job.Spec, g *graph.Graph, d *data.Set) error {
 		return fmt.Errorf("the model's output %q is %s: %w", g.Output, out, err)
 	}
 	if j.Loss == job.BCE {
-		return errors.Join(checkShares("training", y), checkShares("validation", d.Val.Y()))
+		return errors.Join(checkShares("the training data", y, 0, y.Elems()), checkShares("the validation data", d.Val.Y(), 0, y.Elems()))
 	}
 	for _, m := range j.Metrics {
 		if j.Loss != job.CrossEntropy && m != job.MAE && !y.Answers(last) {
@@ -96,17 +96,25 @@ func checkTargets(j job.Spec, g *graph.Graph, d *data.Set) error {
 	return nil
 }
 
-// checkShares refuses targets that a binary cross entropy cannot have.
-func checkShares(what string, y *data.Table) error {
+// checkShares refuses targets that a binary cross entropy cannot have, among n elements of each row
+// from one on. what names them. Of a table in shards it is known what all elements lie between.
+func checkShares(what string, y *data.Table, from, n int) error {
 	if y.Labelled() {
+		return nil
+	}
+	if y.Index != nil {
+		least, most, known := y.Index.Bounds()
+		if known && n == y.Elems() && y.Rows > 0 && (least < 0 || most > 1) {
+			return fmt.Errorf("loss bce_with_logits wants targets from 0 (no) to 1 (yes), but %s holds %v to %v", what, least, most)
+		}
 		return nil
 	}
 	v := make([]float32, y.Elems())
 	for r := range y.Rows {
 		y.Gather(v, []int32{int32(r)})
-		for _, t := range v {
+		for _, t := range v[from:][:n] {
 			if !(t >= 0 && t <= 1) {
-				return fmt.Errorf("loss bce_with_logits wants targets from 0 (no) to 1 (yes), but row %d of the %s data holds %v", r, what, t)
+				return fmt.Errorf("loss bce_with_logits wants targets from 0 (no) to 1 (yes), but row %d of %s holds %v", r, what, t)
 			}
 		}
 	}

@@ -121,11 +121,8 @@ func checkFields(j job.Spec, g *graph.Graph, d *data.Set) error {
 	return errors.Join(errs...)
 }
 
-// checkField refuses targets that a binary cross entropy cannot have.
+// checkField is checkShares of a field.
 func checkField(fields []data.Field, name string, y *data.Table) error {
-	if y.Index != nil {
-		return nil
-	}
 	from, n := 0, 0
 	for _, f := range fields {
 		if n = data.FieldElems([]data.Field{f}); f.Name == name {
@@ -133,14 +130,5 @@ func checkField(fields []data.Field, name string, y *data.Table) error {
 		}
 		from += n
 	}
-	v := make([]float32, y.Elems())
-	for r := range y.Rows {
-		y.Gather(v, []int32{int32(r)})
-		for _, t := range v[from:][:n] {
-			if !(t >= 0 && t <= 1) {
-				return fmt.Errorf("loss bce_with_logits wants targets from 0 (no) to 1 (yes), but row %d of %q holds %v", r, name, t)
-			}
-		}
-	}
-	return nil
+	return checkShares(fmt.Sprintf("%q", name), y, from, n)
 }

@@ -156,7 +156,7 @@ func (p *Project) glob(pattern string) ([]string, error) {
 // written from it are kept.
 func (p *Project) MoveAside() (int, error) {
 	var found []string
-	for _, pattern := range []string{LossesFile, RoundsFile, ValsFile, ValLossFile, MetricsFile, TrainedDir, "node_data/store/*/metrics.jsonl", "node_data/store/*/metrics.1.jsonl", "node_data/cluster_*/*/" + WeightsFile} {
+	for _, pattern := range []string{LossesFile, RoundsFile, ValsFile, ValLossFile, MetricsFile, TrainedDir, StoreDir + "/*/metrics.jsonl", StoreDir + "/*/metrics.1.jsonl", "node_data/cluster_*/*/" + WeightsFile} {
 		names, err := p.glob(pattern)
 		if err != nil {
 			return 0, err

@@ -88,7 +88,7 @@ func Open(dir string) (*Project, error) { return OpenWith(dir, nil, nil) }
 // OpenWith is like Open, but first lets change modify the job, for flags that override it.
 // progress, if not nil, is told how far the shards of the data set are made.
 func OpenWith(dir string, change func(*job.Spec), progress Progress) (*Project, error) {
-	p, err := openModel(dir, change)
+	p, err := OpenModelWith(dir, change)
 	if err != nil {
 		return nil, err
 	}
@@ -98,18 +98,14 @@ func OpenWith(dir string, change func(*job.Spec), progress Progress) (*Project, 
 	return p, p.Check()
 }
 
-// OpenModelWith is OpenModel of the job as change leaves it.
-func OpenModelWith(dir string, change func(*job.Spec)) (*Project, error) {
-	return openModel(dir, change)
-}
-
 // SaveJob writes the job as it is now.
 func (p *Project) SaveJob() error { return p.write(JobFile, p.Job.JSON()) }
 
 // OpenModel is like Open, but does not read the data set.
-func OpenModel(dir string) (*Project, error) { return openModel(dir, nil) }
+func OpenModel(dir string) (*Project, error) { return OpenModelWith(dir, nil) }
 
-func openModel(dir string, change func(*job.Spec)) (*Project, error) {
+// OpenModelWith is OpenModel of the job as change, unless it is nil, leaves it.
+func OpenModelWith(dir string, change func(*job.Spec)) (*Project, error) {
 	p := &Project{Dir: dir}
 	if info, err := os.Stat(dir); err == nil && !info.IsDir() {
 		return nil, fmt.Errorf("%s is a file: name the directory that holds %s", dir, JobFile)
