@@ -148,22 +148,7 @@ func (h *history) take(now time.Time, ev Event) {
 		h.refused = now
 		h.note(now, "refused", "refused %s: %v", cmp.Or(e.Name, "somebody"), e.Err)
 	case Planned:
-		if e.Generation == 1 {
-			h.losses, h.vals, h.valLosses, h.before = curve{}, curve{}, curve{}, traffic{}
-		} else {
-			h.losses.cut(float64(e.Resume))
-			h.vals.cut(float64(e.Resume))
-			h.valLosses.cut(float64(e.Resume))
-			h.before = h.total()
-		}
-		h.run, h.sent = e.Run, map[string]traffic{}
-		for _, p := range e.Stages {
-			of := ""
-			if e.Stages[len(e.Stages)-1].Cluster > 0 {
-				of = fmt.Sprintf(" of cluster %d", p.Cluster)
-			}
-			h.note(now, "planned", "%s gets stage %d of %d%s", p.Name, p.Stage+1, p.Stages, of)
-		}
+		h.planned(now, e)
 	case Ready:
 		h.note(now, "ready", "%s is ready", e.Name)
 	case Started:
@@ -218,6 +203,26 @@ func (h *history) take(now time.Time, ev Event) {
 		}
 	case Failed:
 		h.note(now, "failed", "the run failed: %v", e.Err)
+	}
+}
+
+// planned begins an attempt: what comes after the step that it resumes from is told again.
+func (h *history) planned(now time.Time, e Planned) {
+	if e.Generation == 1 {
+		h.losses, h.vals, h.valLosses, h.before = curve{}, curve{}, curve{}, traffic{}
+	} else {
+		h.losses.cut(float64(e.Resume))
+		h.vals.cut(float64(e.Resume))
+		h.valLosses.cut(float64(e.Resume))
+		h.before = h.total()
+	}
+	h.run, h.sent = e.Run, map[string]traffic{}
+	for _, p := range e.Stages {
+		of := ""
+		if e.Stages[len(e.Stages)-1].Cluster > 0 {
+			of = fmt.Sprintf(" of cluster %d", p.Cluster)
+		}
+		h.note(now, "planned", "%s gets stage %d of %d%s", p.Name, p.Stage+1, p.Stages, of)
 	}
 }
 

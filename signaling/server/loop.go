@@ -134,8 +134,13 @@ func (s *Server) flush() {
 
 // publish makes the newest checkpoint available to providers that resume from it.
 func (s *Server) publish() {
+	c := s.machine.Checkpointed()
+	if c == s.published {
+		return
+	}
+	s.published = c
 	var parts map[string]snapshot.Entry
-	if c := s.machine.Checkpointed(); c != nil {
+	if c != nil {
 		parts = make(map[string]snapshot.Entry, len(c.Parts))
 		for _, e := range c.Parts {
 			parts[e.SHA256] = e

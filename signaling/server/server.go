@@ -75,18 +75,19 @@ type Server struct {
 	inspect func(g run.Grant, r io.Reader, size int64) (order.Position, []string, error)
 
 	// The following fields belong to the loop.
-	machine  *run.Machine
-	born     time.Time
-	trace    *run.Trace // nil: none
-	past     history
-	sessions map[string]*session
-	run      *call
-	wanted   int                   // providers that the last job waits for
-	shards   int64                 // Job.Shards
-	epoch    int                   // of the last loss
-	asked    uint64                // number of upload requests so far
-	answers  map[uint64]run.Action // to upload requests, until they are fetched
-	planned  context.CancelFunc    // cancels the current planning
+	machine   *run.Machine
+	born      time.Time
+	trace     *run.Trace // nil: none
+	past      history
+	sessions  map[string]*session
+	run       *call
+	wanted    int                   // providers that the last job waits for
+	shards    int64                 // Job.Shards
+	epoch     int                   // of the last loss
+	asked     uint64                // number of upload requests so far
+	answers   map[uint64]run.Action // to upload requests, until they are fetched
+	planned   context.CancelFunc    // cancels the current planning
+	published *snapshot.Manifest    // that parts are of
 }
 
 // call is a call of Run.
@@ -136,6 +137,7 @@ func New(cfg Config) (*Server, error) {
 		var err error
 		if s.relay, err = relay.New(cfg.Relay, cfg.RelayUDP); err != nil {
 			s.out.Close()
+			<-s.out.Done()
 			return nil, fmt.Errorf("signaling: %w", err)
 		}
 	}
