@@ -11,6 +11,8 @@ import (
 	"math"
 	"slices"
 	"sync"
+	"sync/atomic"
+	"time"
 
 	"github.com/ravnest/ravnest/engine/pipeline/stage"
 	"github.com/ravnest/ravnest/engine/provider/machine"
@@ -35,6 +37,9 @@ const (
 	// behind a copy.
 	copyPiece = wire.MaxFrame - wire.FrameHeader - wire.MessageHeader
 	copyAhead = 2
+	// copyEvery is how often the host is told of copies at most. It counts a provider's messages, and
+	// this one must not pay for what another sends.
+	copyEvery = 100 * time.Millisecond
 )
 
 // held is a state of a stage, as a file.
@@ -182,7 +187,7 @@ func (r *attempt) options(opt transport.Options, p proto.Peer) transport.Options
 	opt.Credit += copyWindow
 	var in *incoming
 	if at >= 0 {
-		in = &incoming{r: r, of: r.hold.copies[at], receipts: make(chan wire.Header, copyAhead+1)}
+		in = &incoming{r: r, of: r.hold.copies[at], receipts: make(chan wire.Header, copyAhead+1), every: copyEvery}
 	}
 	opt.Aside = func(h wire.Header, piece []byte) {
 		switch {
@@ -211,6 +216,8 @@ type incoming struct {
 	total    int
 	next     uint32 // number of the next piece; 0: none is under way
 	receipts chan wire.Header
+	every    time.Duration // at least, between two copies that the host is told of
+	telling  atomic.Bool   // the last one is, or was less than that ago
 }
 
 func (in *incoming) take(h wire.Header, piece []byte) {
@@ -241,10 +248,20 @@ func (in *incoming) take(h wire.Header, piece []byte) {
 	}
 	file, step := in.file, int64(in.step)
 	in.file, in.next = nil, 0
+	if in.telling.Swap(true) {
+		return // the other side copies more often than any host asks for
+	}
 	in.r.d.wg.Go(func() {
+		defer in.telling.Store(false)
 		ref := proto.RefOf(file, in.r.cfg.Between)
 		in.r.d.stash.add(&held{run: in.r.a.Run, stage: in.of.Of, step: step, ref: ref, file: file})
-		_ = in.r.host.Send(in.r.ctx, &proto.Held{Run: in.r.a.Run, Stage: in.of.Of, Step: step, Blob: ref})
+		if in.r.host.Send(in.r.ctx, &proto.Held{Run: in.r.a.Run, Stage: in.of.Of, Step: step, Blob: ref}) != nil {
+			return
+		}
+		select {
+		case <-time.After(in.every):
+		case <-in.r.ctx.Done():
+		}
 	})
 }
 

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"testing"
+	"time"
 
 	"github.com/ravnest/ravnest/engine/job"
 	"github.com/ravnest/ravnest/engine/wire"
@@ -61,6 +62,26 @@ func FuzzCopy(f *testing.F) {
 			}
 		}
 	})
+}
+
+// TestCopiesAtOnce: of copies that come faster than the host is told of them, one is told.
+func TestCopiesAtOnce(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	host := &silent{said: make(chan proto.Message, 100)}
+	d := &driver{host: host}
+	r := &attempt{d: d, cfg: &d.cfg, host: host, a: &proto.Assign{Run: "r"}, ctx: ctx}
+	in := &incoming{r: r, of: Copy{Of: 1, By: 0, Bytes: 128}, receipts: make(chan wire.Header, copyAhead+1), every: time.Hour}
+	for i := range 100 {
+		in.take(wire.Header{Kind: wire.Copy, Seq: uint64(i), Elems: 1}, []byte{byte(i)})
+	}
+	if m := (<-host.said).(*proto.Held); m.Step != 0 {
+		t.Errorf("the host is told of the copy of step %d", m.Step)
+	}
+	cancel()
+	d.wg.Wait()
+	if n := len(host.said); n > 0 || len(d.stash.all) != 1 {
+		t.Errorf("%d more copies are told of, and %d kept", n, len(d.stash.all))
+	}
 }
 
 // TestStash: of each stage two states are held, and the memory of the oldest is used again.

@@ -362,13 +362,13 @@ func (d *driver) show(a machine.Show) {
 func (d *driver) join() {
 	ctx, stop := context.WithCancel(d.ctx)
 	defer stop()
-	go func() {
+	d.wg.Go(func() {
 		select {
 		case <-d.over:
 			stop()
 		case <-ctx.Done():
 		}
-	}()
+	})
 	host, dialer, err := d.cfg.Join(ctx)
 	if err != nil {
 		_, again := d.cfg.Judge(err)
