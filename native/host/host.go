@@ -1,5 +1,9 @@
 // Package host is the requester's side of a run on a native machine: it serves a project to
 // providers, follows the run, and keeps the results in the project's directory.
+//
+// A run offers the project to package server (offer.go), whose questions its roster answers: who
+// trains what (plan.go), and whether an upload is what it should be (inspect.go). What happens is
+// told and kept by its reporter (report.go). With other hosts it shares its state (shared.go).
 package host
 
 import (
@@ -9,7 +13,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"math"
 	"net"
 	"net/http"
@@ -20,17 +23,10 @@ import (
 	"sync"
 	"time"
 
-	"github.com/ravnest/ravnest/engine/data"
-	"github.com/ravnest/ravnest/engine/format/safetensors"
-	"github.com/ravnest/ravnest/engine/graph"
-	"github.com/ravnest/ravnest/engine/job"
 	"github.com/ravnest/ravnest/engine/pipeline/snapshot"
-	"github.com/ravnest/ravnest/engine/pipeline/stage"
-	"github.com/ravnest/ravnest/engine/provider"
 	"github.com/ravnest/ravnest/native"
 	"github.com/ravnest/ravnest/native/audit"
 	"github.com/ravnest/ravnest/native/console"
-	"github.com/ravnest/ravnest/native/form"
 	"github.com/ravnest/ravnest/native/journal"
 	"github.com/ravnest/ravnest/native/members"
 	"github.com/ravnest/ravnest/native/otlp"
@@ -111,34 +107,6 @@ func (o *Options) url() string {
 	return scheme + native.Reachable(o.Listener.Addr())
 }
 
-// blobs holds the run's blobs by hash: those in memory and the shards of its data.
-type blobs struct {
-	held   map[string][]byte
-	shards *project.Shards // nil: none
-}
-
-func (b blobs) add(data []byte) proto.Ref {
-	ref := proto.RefOf(data, nil)
-	b.held[ref.SHA256] = data
-	return ref
-}
-
-// Blob implements server.Blobs.
-func (b blobs) Blob(sum string) (io.ReaderAt, int64, error) {
-	data, ok := b.held[sum]
-	switch {
-	case !ok && b.shards != nil:
-		f, size, err := b.shards.Open(sum)
-		if err != nil {
-			return nil, 0, err
-		}
-		return f, size, nil
-	case !ok:
-		return nil, 0, fs.ErrNotExist
-	}
-	return bytes.NewReader(data), int64(len(data)), nil
-}
-
 // run is a served run. It stays as it is while the server runs the job. What changes meanwhile
 // belongs to its roster, which the server asks from goroutines of its own, or to its reporter, which
 // is told of events from one goroutine.
@@ -150,41 +118,6 @@ type run struct {
 	shared *shared          // nil: no other host serves the job
 	before *machine.Earlier // what the run goes on from; nil: it begins
 	roster *roster
-}
-
-// refs are the blobs that assignments name.
-type refs struct {
-	graph   proto.Ref
-	data    map[string]proto.Ref
-	weights map[string]proto.Ref // initial ones; nil: drawn from the seed
-}
-
-// answers returns the most answers that a validation pass counts. Models that answer for every
-// position of a row, as transformers do for tokens, give one for each.
-func answers(p *project.Project) int64 {
-	out, j := graph.Shape(p.Graph.AnswerShapes()[0]), p.Job
-	if j.Several() {
-		j = j.Part(0)
-	}
-	if n := len(out); n > 0 && j.Loss != job.BCE { // where each output is right or wrong for itself
-		return int64(p.Data.Val.Len()) * int64(out.Elems()/out[n-1])
-	}
-	return int64(p.Data.Val.Len()) * int64(out.Elems())
-}
-
-// grows tells whether providers that come while the job is trained take part at once: where they can
-// form clusters of their own, and neither a plan nor the user says how many there are.
-func grows(j job.Spec, opt *Options) bool {
-	return j.Auto() || j.Replica() > 1 && opt.Providers > 0 && opt.Clusters == 0
-}
-
-// span returns the number of batches between two places where a run with replicas can stop; 0
-// without replicas.
-func span(j job.Spec) int64 {
-	if j.Replica() == 1 || j.Gradients() {
-		return 0
-	}
-	return int64(j.Replica()) * int64(j.Updates()) * int64(j.UpdateFrequency)
 }
 
 // Serve serves the project to providers, waits for the run to end and returns its summary.
@@ -261,72 +194,6 @@ func writable(p *project.Project) error {
 	return nil
 }
 
-// offer is the job as the server takes it, as far as it follows from the project and the options.
-func (r *run) offer() server.Job {
-	p, rows := r.p, r.p.Data.Train.Len()
-	o := server.Job{
-		Job: machine.Job{
-			ID: p.RunID(), Raw: p.Job.JSON(), Want: r.opt.Providers, Names: r.opt.Names, Spares: true, Replan: true,
-			Steps: int64(p.Job.Total(rows)), Val: answers(p), Span: span(p.Job), Audit: p.Job.Audit, Strict: r.opt.Alone,
-			Batches: int64(p.Job.Batches(rows)), Rows: int64(p.Job.BatchSize), Grows: grows(p.Job, &r.opt), Apart: (p.Job.Auto() || p.Job.Replica() > 1) && p.Job.Averaging().Optimizer == job.KeepState,
-		},
-		Plan: r.roster.place, Worth: r.roster.worth, Inspect: r.roster.inspect, Shards: server.ShardCost(p.Shards.Len(), p.Shards.Bytes()), Fresh: r.opt.Fresh,
-	}
-	if p.Job.Auto() {
-		order := p.Job.Order(rows, p.Data.Val.Len())
-		o.Auto = &order
-	}
-	return o
-}
-
-// readPlan reads the plan that clusterize has stored, and checks that it is one of this job.
-func readPlan(p *project.Project) (*project.Stored, error) {
-	plan, err := p.ReadPlan()
-	if errors.Is(err, project.ErrMissing) {
-		err = fmt.Errorf("%w: run clusterize first, or use --providers N to plan by the benchmarks of the first N providers to join", err)
-	}
-	if err != nil {
-		return nil, err
-	}
-	j, err := form.Job(p, &plan.Plan, nil, 0)
-	if err == nil {
-		err = stage.Placement.Check(stage.Placement{Clusters: form.Clusters(&plan.Plan, j)}, j, len(p.Graph.Nodes))
-	}
-	if err != nil {
-		return nil, fmt.Errorf("the plan is not one of this job: %w: run clusterize again", err)
-	}
-	return plan, nil
-}
-
-// publish makes the blobs that providers need: graph, data and initial weights.
-func (r *run) publish() (blobs, error) {
-	p := r.p
-	bl := blobs{held: map[string][]byte{}, shards: p.Shards}
-	r.refs.graph = bl.add(p.GraphJSON)
-	for kind, half := range map[string]*data.Table{
-		provider.TrainX: p.Data.Train.X(), provider.TrainY: p.Data.Train.Y(),
-		provider.ValX: p.Data.Val.X(), provider.ValY: p.Data.Val.Y(),
-	} {
-		if half.Index != nil {
-			r.refs.data[kind] = bl.add(half.Index.Encode())
-			continue
-		}
-		b, err := half.Encode()
-		if err != nil {
-			return blobs{}, fmt.Errorf("encoding %s: %w", kind, err)
-		}
-		r.refs.data[kind] = bl.add(b)
-	}
-	if p.Weights != nil {
-		var b bytes.Buffer
-		if err := safetensors.Write(&b, p.Weights, nil); err != nil {
-			return blobs{}, fmt.Errorf("encoding the initial weights: %w", err)
-		}
-		r.refs.weights = map[string]proto.Ref{provider.Weights: bl.add(b.Bytes())}
-	}
-	return bl, nil
-}
-
 // earlier is what a run goes on from. A damaged manifest is replaced by the copy for readers, and
 // the parts that it names must be what was saved.
 func (r *run) earlier(ctx context.Context, job server.Job) (*machine.Earlier, error) {
@@ -364,13 +231,16 @@ func (r *run) up(ctx context.Context, conf server.Config) (_ *server.Server, dow
 	if err != nil {
 		return nil, nil, err
 	}
-	served := make(chan error, 2)
-	lns := []net.Listener{r.opt.Listener}
-	if ln := r.opt.Edge.RelayTCP; ln != nil {
-		lns = append(lns, ln)
-	}
-	for _, ln := range lns {
-		go func() { served <- srv.Serve(ln) }()
+	var serving sync.WaitGroup
+	for _, ln := range []net.Listener{r.opt.Listener, r.opt.Edge.RelayTCP} {
+		if ln == nil {
+			continue
+		}
+		serving.Go(func() {
+			if err := srv.Serve(ln); err != nil {
+				r.opt.Console.Say("WARNING: %v: nobody can join there any more; start the host again to go on from the last checkpoint", err)
+			}
+		})
 	}
 	unwatch := func() {}
 	stop := func() {
@@ -379,9 +249,7 @@ func (r *run) up(ctx context.Context, conf server.Config) (_ *server.Server, dow
 		sctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 		defer cancel()
 		_ = srv.Shutdown(sctx)
-		for range lns {
-			<-served
-		}
+		serving.Wait()
 	}
 	defer func() {
 		if err != nil {
