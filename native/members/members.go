@@ -99,17 +99,26 @@ func (m *List) Change(f func(*member.Book) error) error {
 	if _, err := m.fresh(); err != nil {
 		return err
 	}
+	before, err := m.book.Encode()
+	if err != nil {
+		return fmt.Errorf("the list of members: %w", err)
+	}
+	back := func(err error) error { // what f did is not what the file says
+		book, perr := member.Parse(before)
+		if perr == nil {
+			m.book = book
+		}
+		return errors.Join(err, perr)
+	}
 	if err := f(m.book); err != nil {
-		return err
+		return back(err)
 	}
 	data, err := m.book.Encode()
 	if err == nil {
 		err = native.WriteFile(m.path, data, 0o600)
 	}
 	if err != nil {
-		m.book, m.stamp = nil, stamp{} // what f did is not what the file says
-		_, ferr := m.fresh()
-		return errors.Join(fmt.Errorf("the list of members: %w", err), ferr)
+		return back(fmt.Errorf("the list of members: %w", err))
 	}
 	info, err := os.Stat(m.path)
 	if err == nil {

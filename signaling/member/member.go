@@ -313,7 +313,7 @@ func (b *Book) Admit(now time.Time, a Applicant, only bool) *proto.Error {
 	}
 	m := b.find(a.Key)
 	allowed := m != nil && m.Standing == Allowed
-	note := ""
+	invite, note := -1, ""
 	switch {
 	case proto.IsInvite(a.Token):
 		id := digest(a.Token)
@@ -326,7 +326,7 @@ func (b *Book) Admit(now time.Time, a Applicant, only bool) *proto.Error {
 		case b.Invites[k].UsedBy == a.Key && !allowed:
 			return errInvite // revoked since
 		}
-		b.Invites[k].UsedBy, note = a.Key, b.Invites[k].Note
+		invite, note = k, b.Invites[k].Note
 		allowed = true
 	case allowed:
 	case !a.Trusted:
@@ -340,6 +340,9 @@ func (b *Book) Admit(now time.Time, a Applicant, only bool) *proto.Error {
 	}
 	if err := b.Set(a.Key, s); err != nil {
 		return &proto.Error{Code: proto.Full, Message: err.Error()}
+	}
+	if invite >= 0 {
+		b.Invites[invite].UsedBy = a.Key
 	}
 	m = b.find(a.Key)
 	m.Label, m.Agent, m.Platform, m.Last = a.Label, a.Agent, a.Platform, now
