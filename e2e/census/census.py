@@ -31,6 +31,9 @@ from drawn import DRAWN
 import library  # noqa: F401
 import more  # noqa: F401
 import odd  # noqa: F401
+import scenes  # noqa: F401
+import series  # noqa: F401
+import tables  # noqa: F401
 import various  # noqa: F401
 from registry import MODELS
 
@@ -159,7 +162,7 @@ def edges(m, inputs, seed, state, out, grads, noise):
 SMALL = ["cnn", "autoencoder", "unet", "lstm_unrolled", "resmlp", "conv1d_audio", "encoder", "encoder_seq_first", "two_heads",
          "einsum_mix", "upsampler", "padding_modes", "lstm_both_ways", "gru_rnn", "detached", "tied_decoder", "masked_pair", "padded_text", "argmax_pool", "written_part",
          "written_views", "chosen", "computed_windows", "functions", "volume", "truths", "norms", "untracked", "rotated", "lookups", "seldom", "edges", "unseeing",
-         "more_stn", "more_flowwarp", "more_segnet", "more_videoautoencoder", "more_lstmprojected", "more_dynamicconv", "more_spectrogramnet", "more_orders", "more_scattergather", "more_ownloss", "more_owncrossentropy", "more_vaeownloss", "more_maskedlosses", "more_tripletcosine", "more_spectraldiscriminator", "more_spectralparametrized"]
+         "more_joinedbatches", "more_stn", "more_flowwarp", "more_segnet", "more_videoautoencoder", "more_lstmprojected", "more_dynamicconv", "more_spectrogramnet", "more_orders", "more_scattergather", "more_ownloss", "more_owncrossentropy", "more_vaeownloss", "more_maskedlosses", "more_tripletcosine", "more_spectraldiscriminator", "more_spectralparametrized"]
 # And those that it refuses: python census.py DIR refused.
 REFUSED = ["odd_function_straight", "odd_step_counter", "odd_clamped_weight", "odd_int_hash", "odd_fft_all"]
 
@@ -179,7 +182,7 @@ def census(name, dir):
     # A head of zeros has no gradients below it, and scales of one hide who is scaled.
     with torch.no_grad():
         for p in m.parameters():
-            if p.min() == p.max():
+            if not p.is_complex() and p.min() == p.max():
                 p += 0.1 * torch.randn_like(p)
     state = copy.deepcopy(m.state_dict())
     kw = {}

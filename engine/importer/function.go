@@ -53,7 +53,31 @@ var functionOperators = map[string]operator{
 	"var_mean": withMean(variance(false)), "std_mean": withMean(variance(true)), "aminmax": aminmax, "prod": prod,
 	"cumprod": running(func(l *lowering, y, x *value) *value { return l.binary("mul", y, x) }), "cummax": running(latest("ge")), "cummin": running(latest("le")),
 	"hypot": hypot, "xlogy": xlogy, "cdist": cdist, "cross": cross, "linalg_cross": cross, "median": ranked, "kthvalue": ranked,
-	"pairwise_distance": pairwiseDistance, "index_add": indexAdd, "cosine_similarity": cosineSimilarity,
+	"pairwise_distance": pairwiseDistance, "index_add": indexAdd, "cosine_similarity": cosineSimilarity, "renorm": renorm,
+}
+
+// renorm bounds the norm of each part of x along an axis.
+func renorm(l *lowering, n *pt2.Node) {
+	x, dim, most := l.value(l.tensor(n, "self")), l.integer(n, "dim", 0), l.scalar(n, "maxnorm", 1)
+	dim = axisOf(dim, len(x.shape))
+	var axes []int
+	for a := range x.shape {
+		if a != dim {
+			axes = append(axes, a)
+		}
+	}
+	var norm *value
+	switch p := l.scalar(n, "p", 2); p {
+	case 1:
+		norm = l.reduce("sum", l.unary("abs", x, 0, 0), axes, true)
+	case 2:
+		norm = l.length(l.reduce("sum", l.unary("pow", x, 2, 0), axes, true))
+	default:
+		fail("with the norm %v", p)
+	}
+	one := constant([]float64{1}, []int{}, false)
+	scaled := l.binary("div", constant([]float64{most}, []int{}, false), l.unary("affine", norm, 1, 1e-7))
+	l.define(l.binary("mul", x, l.where(l.unary("gt", norm, most, 0), scaled, one)))
 }
 
 // arcsine is atan(x / √(1 - x²)).

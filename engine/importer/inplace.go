@@ -264,7 +264,13 @@ func (l *lowering) with(v *value, axis int) *value {
 func (l *lowering) put(v *value, axis, start, step int, part *value) *value {
 	d, count := v.shape[axis], part.shape[axis]
 	if axis == v.batch || axis == part.batch {
-		if start == 0 && step == 1 {
+		each := func(x *value) int { // elements of a sample
+			if x.batch == axis || l.symbol != "" {
+				return x.shape[axis]
+			}
+			return x.shape[axis] / l.batch
+		}
+		if start == 0 && step == 1 && each(v) == each(part) {
 			return part
 		}
 		fail("it writes to some samples of the batch")

@@ -54,6 +54,18 @@ func diagEmbed(l *lowering, n *pt2.Node) {
 	l.define(l.binary("mul", l.with(v, last+1), constant(d, []int{k, k}, false)))
 }
 
+// diag is the diagonal of a matrix, or the matrix with a diagonal.
+func diag(l *lowering, n *pt2.Node) {
+	if len(l.tensor(n, "self").shape) == 1 && l.integer(n, "diagonal", 0) == 0 {
+		diagEmbed(l, n)
+		return
+	}
+	if l.integer(n, "diagonal", 0) != 0 {
+		fail("of another diagonal than the main one")
+	}
+	diagonal(l, n)
+}
+
 func broadcastTensors(l *lowering, n *pt2.Node) {
 	vs := l.tensors(n, "tensors")
 	for i, name := range outputs(n) {
@@ -95,7 +107,7 @@ func (l *lowering) cat(vs []*value, axis int) *value {
 		like = &value{batch: -1}
 	}
 	if axis == like.batch {
-		fail("it joins batches")
+		return l.catBatches(vs, like)
 	}
 	var parts []string
 	shape := slices.Clone(vs[0].shape)
@@ -118,6 +130,29 @@ func (l *lowering) cat(vs []*value, axis int) *value {
 	name, s := l.emit(op, nil, parts...)
 	w := l.result(name, s, shape, like.batch, max(like.outer, 1))
 	w.whole = vs[0].whole
+	return w
+}
+
+// catBatches puts batches one behind the other: of each sample, what was in them.
+func (l *lowering) catBatches(vs []*value, like *value) *value {
+	inner := like.shape[like.batch] / like.outer
+	w := &value{shape: slices.Clone(like.shape), batch: like.batch, whole: like.whole}
+	w.shape[w.batch] = 0
+	var parts []string
+	for _, v := range vs {
+		if v.batch != like.batch || len(v.shape) != len(like.shape) || v.shape[v.batch] != v.outer*inner {
+			fail("it joins batches %v and %v", like.shape, v.shape)
+		}
+		name, _ := l.reshape(v.name, v.shape)
+		parts = append(parts, name)
+		w.shape[w.batch] += v.shape[v.batch]
+		w.outer += v.outer
+	}
+	name, s := l.emit(&graph.Concat{Axis: w.batch}, nil, parts...)
+	if !slices.Equal(s, w.shape) {
+		fail("it joins batches of which the rest differs: %v", w.shape)
+	}
+	w.name, _ = l.reshape(name, w.row())
 	return w
 }
 

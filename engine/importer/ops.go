@@ -402,17 +402,26 @@ func perChannel(w *value, rank int) *value {
 }
 
 func groupNorm(l *lowering, n *pt2.Node) {
-	x, w, b := l.leading(l.tensor(n, "input")), l.optional(n, "weight"), l.optional(n, "bias")
+	x, w, b := l.images(l.tensor(n, "input")), l.optional(n, "weight"), l.optional(n, "bias")
 	l.define(l.groupNorm(x, w, b, l.integer(n, "num_groups", 1), l.scalar(n, "eps", 1e-5)))
+}
+
+// images is [N, C, ...], or [N·k, C, ...] of several a sample.
+func (l *lowering) images(x *value) *value {
+	if x = l.value(x); l.several(x) {
+		return x
+	}
+	return l.leading(x)
 }
 
 func (l *lowering) groupNorm(x, w, b *value, groups int, eps float64) *value {
 	if len(x.shape) < 2 || groups < 1 || x.shape[1]%groups != 0 {
 		fail("%d groups of %v", groups, x.shape)
 	}
+	groups *= x.shape[0]
 	name, _ := l.reshape(x.name, graph.Shape{groups, elems(x.shape) / groups})
 	y, s := l.emit(&graph.LayerNorm{Shape: []int{s2(l.shapes[name])}, Eps: eps}, nil, name)
-	v := l.result(y, s, x.shape, 0, 1)
+	v := l.result(y, s, x.shape, 0, x.outer)
 	if w != nil {
 		v = l.binary("mul", v, perChannel(w, len(x.shape)))
 	}
@@ -425,7 +434,7 @@ func (l *lowering) groupNorm(x, w, b *value, groups int, eps float64) *value {
 func s2(s graph.Shape) int { return s[len(s)-1] }
 
 func instanceNorm(l *lowering, n *pt2.Node) {
-	x, w, b := l.leading(l.tensor(n, "input")), l.optional(n, "weight"), l.optional(n, "bias")
+	x, w, b := l.images(l.tensor(n, "input")), l.optional(n, "weight"), l.optional(n, "bias")
 	if l.optional(n, "running_mean") != nil {
 		fail("with running statistics; use track_running_stats=False")
 	}

@@ -3,6 +3,7 @@
 package importer
 
 import (
+	"math"
 	"slices"
 
 	"github.com/ravnest/ravnest/engine/format/pt2"
@@ -45,13 +46,36 @@ func (l *lowering) cut(v *value, axis, start, count, step int) *value {
 	return w
 }
 
+// cutBatches takes count elements of a sample on the batch axis from start on, where they are those of
+// whole batches that stand one behind the other.
+func (l *lowering) cutBatches(v *value, start, count int) *value {
+	d := v.shape[v.batch]
+	if start == 0 && count == d {
+		return v
+	}
+	inner := d / max(v.outer, 1)
+	if v.name == "" || start < 0 || count < 1 || start+count > d || start%inner != 0 || count%inner != 0 {
+		fail("it takes some samples of the batch")
+	}
+	w := &value{shape: slices.Clone(v.shape), batch: v.batch, outer: count / inner, whole: v.whole, view: true}
+	w.shape[w.batch] = count
+	name, _ := l.reshape(v.name, v.shape)
+	name, _ = l.emit(&graph.Slice{Axis: v.batch, Start: start, Count: count}, nil, name)
+	w.name, _ = l.reshape(name, w.row())
+	return w
+}
+
 func sliceOp(l *lowering, n *pt2.Node) {
 	v := l.tensor(n, "self")
 	axis, start, count, step := l.sliced(n, v)
+	if axis == v.batch && step == 1 {
+		l.define(l.cutBatches(v, start, count))
+		return
+	}
 	l.define(l.cut(v, axis, start, count, step))
 }
 
-// sliced are the elements of v that a slice takes.
+// sliced are the elements of v that a slice takes; on the batch axis, of a sample.
 func (l *lowering) sliced(n *pt2.Node, v *value) (axis, start, count, step int) {
 	axis = axisOf(l.integer(n, "dim", 0), len(v.shape))
 	d := v.shape[axis]
@@ -61,8 +85,14 @@ func (l *lowering) sliced(n *pt2.Node, v *value) (axis, start, count, step int) 
 			return def
 		}
 		m := l.number(a.Ints[0])
-		if m.batched || axis == v.batch && l.symbol == "" && m.n >= d*l.batch {
+		switch {
+		case axis != v.batch && m.batched:
 			return def
+		case axis != v.batch:
+		case l.symbol != "" && !m.batched && m.n != 0 && m.n < math.MaxInt32, l.symbol == "" && m.n < d*l.batch && m.n%l.batch != 0:
+			fail("it takes some samples of the batch")
+		case l.symbol == "":
+			m.n /= l.batch
 		}
 		if m.n < 0 {
 			m.n += d
@@ -125,8 +155,19 @@ func splitOp(l *lowering, n *pt2.Node) {
 	at := 0
 	for _, name := range outputs(n) {
 		sizes, _ := l.meta(name)
-		l.defineAs(name, l.cut(v, axis, at, sizes[axis].n, 1))
-		at += sizes[axis].n
+		count := sizes[axis].n
+		if axis != v.batch {
+			l.defineAs(name, l.cut(v, axis, at, count, 1))
+		} else {
+			if l.symbol == "" {
+				if count%l.batch != 0 {
+					fail("it takes some samples of the batch")
+				}
+				count /= l.batch
+			}
+			l.defineAs(name, l.cutBatches(v, at, count))
+		}
+		at += count
 	}
 }
 

@@ -4,6 +4,7 @@
 package importer
 
 import (
+	"math"
 	"slices"
 
 	"github.com/ravnest/ravnest/engine/format/pt2"
@@ -185,17 +186,20 @@ func (l *lowering) lookup(v *value, is []*value) *value {
 		return nil
 	}
 	at := is[1]
+	if at.isConst() && l.symbol == "" && len(at.shape) > 0 && at.shape[0] == l.batch {
+		at = l.toward(at, -len(at.shape), 1, 1)
+	}
 	if at.isConst() { // mask[arange[:, None, None, None], arange[None, None, None, :]]
 		rank := max(len(is[0].shape), len(at.shape))
 		for len(at.shape) < rank {
 			at = l.with(at, 0)
 		}
-		if len(is[0].shape) < rank || at.shape[0] != 1 {
+		if len(is[0].shape) < rank || at.shape[0] != 1 || elems(is[0].shape[1:]) != 1 {
 			return nil
 		}
 		return l.regrouped(l.pick(v, 1, l.data(at)), slices.Concat(at.shape, v.shape[2:]))
 	}
-	if at.batch != 0 || !at.alone() {
+	if at.batch != 0 || !at.alone() || len(is[0].shape) > 1 && !slices.Equal(broadcastShape(is[0].shape[1:], at.shape[1:]), at.shape[1:]) {
 		return nil
 	}
 	name, s := l.emit(&graph.Gather{}, nil, v.name, l.fromEnd(at, v.shape[1]).name)
@@ -219,19 +223,17 @@ func (l *lowering) rows(table, at *value) *value {
 	return l.regrouped(y, slices.Concat(at.shape, table.shape[1:]))
 }
 
-// inOrder tells whether v is 0, 1, 2, ... for the samples of a batch.
+// inOrder tells whether v is 0, 1, 2, ... for the samples of a batch, which its first axis numbers.
 func (l *lowering) inOrder(v *value) bool {
-	for len(v.shape) > 1 && v.shape[len(v.shape)-1] == 1 {
-		v = l.without(v, len(v.shape)-1)
-	}
 	if v.sample {
-		return len(v.shape) == 1 && v.step <= 1
+		return len(v.shape) > 0 && v.shape[0] == 1 && v.step <= 1
 	}
-	if !v.isConst() || l.symbol != "" || len(v.shape) != 1 || v.shape[0] != l.batch {
+	if !v.isConst() || l.symbol != "" || len(v.shape) < 1 || v.shape[0] != l.batch {
 		return false
 	}
+	rest := elems(v.shape[1:])
 	for i, x := range l.data(v) {
-		if x != float64(i) {
+		if x != float64(i/rest) {
 			return false
 		}
 	}
@@ -337,11 +339,9 @@ func scatter(l *lowering, n *pt2.Node) {
 	if src == nil {
 		src = l.other(n, "value")
 	}
-	adds := base(n) == "scatter_add" || base(n) == "scatter_add_"
-	if how := text(n, "reduce", ""); how == "add" || how == "sum" && l.flag(n, "include_self", true) {
-		adds = true
-	} else if how != "" {
-		fail("with reduce=%q", how)
+	adds, how := base(n) == "scatter_add" || base(n) == "scatter_add_", text(n, "reduce", "")
+	if how == "add" || how == "sum" && l.flag(n, "include_self", true) {
+		adds, how = true, ""
 	}
 	axis := axisOf(l.integer(n, "dim", 0), len(v.shape))
 	if axis == v.batch || axis == at.batch {
@@ -362,10 +362,17 @@ func scatter(l *lowering, n *pt2.Node) {
 		}
 	}
 	size := v.shape[axis]
+	if how != "" && at.batch >= 0 {
+		v = l.alike(v, at)
+	}
 	if src.batch < 0 && at.batch < 0 && v.batch >= 0 { // the same to every sample
 		src = l.alike(src, v)
 	}
 	src, at = l.together(l.moved(src, axis), l.moved(at, axis))
+	if how != "" {
+		l.define(l.back(l.scatterReduced(how, l.alike(l.moved(v, axis), at), src, at, l.flag(n, "include_self", true)), axis))
+		return
+	}
 	put := l.scattered(src, at, size, !adds, axis)
 	if !adds && !l.isZero(v) {
 		ones := l.unary("affine", l.detached(at), 0, 1)
@@ -375,6 +382,37 @@ func scatter(l *lowering, n *pt2.Node) {
 		put = l.binary("add", v, put)
 	}
 	l.define(put)
+}
+
+// scatterReduced is what comes of the elements of src that meet at a position of the last axis, and
+// of what was there in v, if that counts. Where nothing comes, v stays.
+func (l *lowering) scatterReduced(how string, v, src, at *value, counts bool) *value {
+	last := len(v.shape) - 1
+	n := l.scattered(l.unary("affine", l.detached(at), 0, 1), at, v.shape[last], false, last)
+	hit, own := l.unary("ne", n, 0, 0), 1.0
+	before := func(nothing float64) *value {
+		if counts {
+			return v
+		}
+		own = 0
+		return l.where(hit, constant([]float64{nothing}, []int{}, false), v)
+	}
+	switch how {
+	case "sum", "mean":
+		sum := l.binary("add", before(0), l.scattered(src, at, v.shape[last], false, last))
+		if how == "mean" {
+			sum = l.binary("div", sum, l.unary("clamp", l.unary("affine", n, 1, own), 1, math.MaxFloat32))
+		}
+		return sum
+	case "amax", "amin":
+		sign := map[string]float64{"amax": 1, "amin": -1}[how]
+		none := -sign * math.Inf(1)
+		each := l.where(l.hot(at, v.shape[last]), l.with(src, last+1), constant([]float64{none}, []int{}, false)) // [..., of src, of v]
+		all := l.cat([]*value{each, l.with(before(none), last)}, last)
+		return l.signed(l.reduce("amax", l.signed(all, sign), []int{last}, false), sign)
+	}
+	fail("with reduce=%q", how)
+	return nil
 }
 
 // scattered puts the elements of x to their positions on an axis of zeros.

@@ -36,7 +36,12 @@ func recurrent(gates int, step cell) operator {
 		if !first {
 			x = l.permuted(x, []int{1, 0, 2})
 		}
-		x = l.leading(x)
+		if x = l.value(x); !l.several(x) {
+			if !first && x.batch == 1 {
+				fail("it takes the samples for steps; make the layer with batch_first=True")
+			}
+			x = l.leading(x)
+		}
 		drop := l.scalar(n, "dropout", 0)
 		if !l.flag(n, "train", false) {
 			drop = 0
@@ -57,7 +62,7 @@ func recurrent(gates int, step cell) operator {
 		if t := x.shape[1]; t < 1 || t > maxSteps || t*layers*ways > maxSteps {
 			fail("of %d steps; all layers together may take %d", t, maxSteps)
 		}
-		begin := l.states(n, layers*ways)
+		begin := l.states(n, layers*ways, x)
 		var lastH, lastC []*value
 		for k := range layers {
 			var outs []*value
@@ -110,8 +115,9 @@ func oneStep(step cell) operator {
 	}
 }
 
-// states are the states to begin with, [N, H] for every layer and way, nil where they are zero.
-func (l *lowering) states(n *pt2.Node, count int) [][]*value {
+// states are the states to begin with, [N, H] for every layer and way, nil where they are zero. x is
+// the input.
+func (l *lowering) states(n *pt2.Node, count int, x *value) [][]*value {
 	var vs []*value
 	if a, ok := arg(n, "hx"); ok && a.Kind == pt2.Tensors {
 		vs = l.tensors(n, "hx")
@@ -125,7 +131,11 @@ func (l *lowering) states(n *pt2.Node, count int) [][]*value {
 			continue
 		}
 		if v.batch < 0 && !v.isConst() && len(v.shape) == 3 && v.shape[0] == count { // learnt, the same for all samples
-			v = l.toward(v, -2, 1, 1)
+			if x.alone() {
+				v = l.toward(v, -2, 1, 1)
+			} else {
+				v = l.alike(v, &value{shape: []int{count, x.shape[0], v.shape[2]}, batch: 1, outer: x.outer})
+			}
 			for k := range count {
 				out[i][k] = l.without(l.cut(v, 0, k, 1, 1), 0)
 			}
@@ -145,7 +155,7 @@ func (l *lowering) states(n *pt2.Node, count int) [][]*value {
 func (l *lowering) stacked(vs []*value) *value {
 	var parts []*value
 	for _, v := range vs {
-		w := &value{shape: []int{1, 1, v.shape[1]}, batch: 1, outer: 1}
+		w := &value{shape: []int{1, v.shape[0], v.shape[1]}, batch: 1, outer: v.outer}
 		w.name, _ = l.reshape(v.name, w.row())
 		parts = append(parts, w)
 	}
@@ -187,7 +197,7 @@ func (l *lowering) layer(x *value, p []*value, gates int, step cell, back bool, 
 		if project != nil {
 			h = l.linear(h, project, nil, false)
 		}
-		y := &value{shape: []int{1, 1, size}, batch: 0, outer: 1}
+		y := &value{shape: []int{x.shape[0], 1, size}, batch: 0, outer: x.outer}
 		y.name, _ = l.reshape(h.name, y.row())
 		outs[t] = y
 	}

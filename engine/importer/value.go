@@ -365,6 +365,11 @@ func (l *lowering) toward(v *value, fromEnd, k, outer int) *value {
 		fail("a tensor that is the same for all samples has %d elements on the batch axis", v.shape[a])
 	}
 	if v.name != "" {
+		if n := l.producer(v.name); n != nil && l.shapes[n.Inputs[0]][a] == 1 && len(l.shapes[n.Inputs[0]]) == len(v.shape) {
+			if _, ok := n.Op.(*graph.Expand); ok { // once for every sample
+				return l.cut(v, a, 0, k, 1)
+			}
+		}
 		fail("a computed parameter has %d elements on the batch axis", v.shape[a])
 	}
 	// [pre, outer, B, inner, post]: every b alike.

@@ -19,7 +19,7 @@ var viewOperators = map[string]operator{
 	"slice": sliceOp, "narrow": narrowOp, "select": selectOp, "split": splitOp, "split_with_sizes": splitOp, "chunk": splitOp, "unbind": unbind, "tensor_split": splitOp, "hsplit": splitOp, "vsplit": splitOp,
 	"hstack": joined(1), "vstack": joined(0), "dstack": joined(2), "tile": repeatOp, "diagonal": diagonal, "broadcast_tensors": broadcastTensors, "meshgrid": meshgrid,
 	"cat": cat, "concat": cat, "stack": stack, "pad": padOp, "constant_pad_nd": padOp, "roll": roll, "flip": flip,
-	"diag_embed": diagEmbed, "channel_shuffle": channelShuffle, "pixel_shuffle": pixelShuffle,
+	"diag_embed": diagEmbed, "diag": diag, "channel_shuffle": channelShuffle, "pixel_shuffle": pixelShuffle,
 }
 
 // reshapeOp gives a tensor the shape that the archive tells.
