@@ -112,6 +112,11 @@ func floats(n int) []float32 {
 // than it gains.
 var leastStep = 1 << 26
 
+func alone(c graph.Cost, rows int) bool { return c.Total()*float64(rows) < float64(leastStep) }
+
+// Alone tells whether a step of a model with so many rows is too little work for several threads.
+func Alone(g *graph.Graph, rows int) bool { return alone(g.Cost(0, len(g.Nodes)), rows) }
+
 // New allocates everything that running the plan needs. A plan of little work runs on the
 // caller alone.
 func (p *Plan) New(team *kernel.Team) *Exec {
@@ -119,7 +124,7 @@ func (p *Plan) New(team *kernel.Team) *Exec {
 	if !p.cfg.Train {
 		cost = graph.Cost{Forward: cost.Forward}
 	}
-	if cost.Total()*float64(p.cfg.Rows) < float64(leastStep) {
+	if alone(cost, p.cfg.Rows) {
 		team = nil
 	}
 	e := &Exec{p: p, temp: floats(p.temp), slots: make([]slot, max(p.cfg.Slots, 1))}

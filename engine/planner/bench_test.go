@@ -88,7 +88,7 @@ func BenchmarkStep(b *testing.B) {
 				x.Backward(0, st.Params, grads, false)
 				x.Between()
 			}
-			speed := planner.ModelOf(g).Compute(s)
+			speed := planner.ModelOf(g, rows).Compute(s)
 			wf, wb := planner.Work(g)
 			b.ReportMetric(0, "ns/op")
 			b.ReportMetric(s.Product, "GEMM")

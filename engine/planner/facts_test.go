@@ -124,7 +124,7 @@ func TestComputeFollowsTheModel(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		return planner.ModelOf(e.Graph).Compute(s)
+		return planner.ModelOf(e.Graph, e.Job.BatchSize).Compute(s)
 	}
 	all := planner.Speeds{Product: 100, Conv: 80, Vector: 0.2}
 	slow := all
@@ -142,8 +142,15 @@ func TestComputeFollowsTheModel(t *testing.T) {
 	if v := speed("resnet18", planner.Speeds{Vector: 1}); v != 0 {
 		t.Errorf("neither: %v", v)
 	}
+	team := planner.Speeds{Product: 400, Conv: 320, Vector: 0.8, Alone: 100}
+	if a, b := speed("cnn", team), speed("cnn", all); math.Abs(a/b-1) > 1e-9 {
+		t.Errorf("cnn, whose batches one thread computes: %v with four threads, %v with one", a, b)
+	}
+	if a, b := speed("resnet18", team), speed("resnet18", all); math.Abs(a/b-4) > 1e-9 {
+		t.Errorf("resnet18: %v with four threads, %v with one", a, b)
+	}
 	for _, tiny := range []float64{1e-300, math.SmallestNonzeroFloat64} {
-		if v := speed("gpt-sorter", planner.Speeds{Product: tiny, Conv: tiny, Vector: tiny}); !(v >= 0 && v < 1e9) {
+		if v := speed("gpt-sorter", planner.Speeds{Product: tiny, Conv: tiny, Vector: tiny, Alone: tiny}); !(v >= 0 && v < 1e9) {
 			t.Errorf("speeds of %v: %v", tiny, v)
 		}
 	}

@@ -7,6 +7,7 @@ package planner
 import (
 	"math"
 
+	"github.com/ravnest/ravnest/engine/exec"
 	"github.com/ravnest/ravnest/engine/graph"
 )
 
@@ -14,6 +15,7 @@ import (
 type Speeds struct {
 	Product, Conv float64 // GFLOP/s
 	Vector        float64 // elements a nanosecond
+	Alone         float64 // GFLOP/s of products on one thread
 }
 
 // reference is the machine on which times were measured: an idle Emerald Rapids with AVX-512.
@@ -69,12 +71,15 @@ type work struct {
 func (w work) plus(v work) work { return work{w.passes.plus(v.passes), w.edge.plus(v.edge)} }
 
 // Model is what a row of a batch takes of a whole model, both ways.
-type Model struct{ all cost }
+type Model struct {
+	all   cost
+	alone bool // batches are so small that they are computed on one thread
+}
 
-// ModelOf adds up a model.
-func ModelOf(g *graph.Graph) Model {
+// ModelOf adds up a model, which is trained with batches of so many rows.
+func ModelOf(g *graph.Graph, rows int) Model {
 	w := nodeWork(g, g.Varying(false), 0, len(g.Nodes))
-	return Model{w.forward.plus(w.backward)}
+	return Model{w.forward.plus(w.backward), exec.Alone(g, rows)}
 }
 
 // Compute is the speed at which a provider computes the model, in operations of products a second; 0:
@@ -94,7 +99,11 @@ func (m Model) Compute(s Speeds) float64 {
 		}
 		return thought
 	}
-	s = Speeds{or(s.Product, like*reference.Product), or(s.Conv, like*reference.Conv), or(s.Vector, like*reference.Vector)}
+	s.Product = or(s.Product, like*reference.Product)
+	s = Speeds{s.Product, or(s.Conv, like*reference.Conv), or(s.Vector, like*reference.Vector), or(s.Alone, s.Product)}
+	if f := s.Alone / s.Product; m.alone && f < 1 {
+		s.Product, s.Conv, s.Vector = f*s.Product, f*s.Conv, f*s.Vector
+	}
 	return 1e9 * max(m.all.operations(), 1) / max(m.all.nanoseconds(s), 1e-3)
 }
 

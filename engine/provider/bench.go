@@ -13,6 +13,8 @@ type Bench struct {
 	GEMM   float64 // GFLOP/s, 256³
 	Conv   float64 // GFLOP/s, 8x32x28x28, 3x3, 32 -> 32
 	Vector float64 // elements a nanosecond through layer norm, GELU and softmax, 512 rows of 64
+	// Alone is GEMM on one thread. Vector is measured on one and thought to gain as much from all.
+	Alone float64
 }
 
 const (
@@ -38,8 +40,7 @@ func Peak(threads int) float64 { return peak * float64(max(threads, 1)) }
 // VectorPeak is Peak for Bench.Vector.
 func VectorPeak(threads int) float64 { return vectorPeak * float64(max(threads, 1)) }
 
-// Benchmark measures the speed of a matrix product, of a convolution and of loops over elements, which
-// are measured on one thread and taken to gain from all of them. It takes as long
+// Benchmark measures the speed of a matrix product, of a convolution and of loops over elements. It takes as long
 // as the clock's resolution requires: in browsers that can be 1 ms or 100 ms. A result is 0
 // if now stands still or repeatedly gives an impossible rate.
 func Benchmark(team *kernel.Team, now func() time.Duration) Bench {
@@ -49,6 +50,11 @@ func Benchmark(team *kernel.Team, now func() time.Duration) Bench {
 	kernel.Fill(g.B, 0.25)
 	scratch := make([]float32, kernel.GemmScratch(n, n, n))
 	b := Bench{GEMM: rate(now, Peak(team.Threads()), 2*n*n*n, func() { kernel.Gemm(team, &g, scratch) })}
+
+	b.Alone = b.GEMM
+	if team.Threads() > 1 {
+		b.Alone = min(b.GEMM, rate(now, Peak(1), 2*n*n*n, func() { kernel.Gemm(nil, &g, scratch) }))
+	}
 
 	c := kernel.Conv{N: 8, C: 32, H: 28, W: 28, O: 32, KH: 3, KW: 3, SH: 1, SW: 1, PT: 1, PL: 1, PB: 1, PR: 1, DH: 1, DW: 1, Groups: 1}
 	x, y, w := make([]float32, c.N*c.C*c.H*c.W), make([]float32, c.N*c.O*c.H*c.W), make([]float32, c.O*c.C*9)
@@ -62,11 +68,14 @@ func Benchmark(team *kernel.Team, now func() time.Duration) Bench {
 	kernel.Normal(in, kernel.NewStream(1, kernel.DomainTest, 0, 0))
 	ones, zeros, mean, invstd := make([]float32, cols), make([]float32, cols), make([]float32, rows), make([]float32, rows)
 	kernel.Fill(ones, 1)
-	b.Vector = float64(team.Threads()) * rate(now, VectorPeak(1), rows*cols, func() {
+	b.Vector = rate(now, VectorPeak(1), rows*cols, func() {
 		kernel.LayerNorm(out, in, ones, zeros, mean, invstd, rows, cols, 1e-5)
 		kernel.GELUTanh(out, out)
 		kernel.Softmax(out, out, rows, cols)
 	})
+	if b.Alone > 0 {
+		b.Vector *= b.GEMM / b.Alone
+	}
 	return b
 }
 

@@ -4,6 +4,8 @@ import (
 	"math"
 	"testing"
 	"time"
+
+	"github.com/ravnest/ravnest/engine/kernel"
 )
 
 // A clock of any resolution gives the right rate, and an impossible clock gives none.
@@ -47,17 +49,23 @@ func TestRateByCoarseClocks(t *testing.T) {
 	}
 }
 
-// By a clock that moves a millisecond with each call, every rate is what a call computes.
+// By a clock that moves a millisecond with each call, every rate is what a call computes, by however
+// many threads.
 func TestBenchmarkMeasuresAll(t *testing.T) {
-	var at time.Duration
-	got := Benchmark(nil, func() time.Duration { at += time.Millisecond; return at })
-	want := Bench{GEMM: 2 * 256 * 256 * 256 / 1e6, Conv: 2 * 8 * 32 * 28 * 28 * 32 * 9 / 1e6, Vector: 512 * 64 / 1e6}
-	near := func(a, b float64) bool { return math.Abs(a/b-1) < 1e-9 }
-	if !near(got.GEMM, want.GEMM) || !near(got.Conv, want.Conv) || !near(got.Vector, want.Vector) {
-		t.Errorf("%+v, want %+v", got, want)
-	}
-	if at > 200*time.Millisecond {
-		t.Errorf("measuring takes %v", at)
+	two := kernel.NewTeam(2)
+	defer two.Close()
+	for _, team := range []*kernel.Team{nil, two} {
+		var at time.Duration
+		got := Benchmark(team, func() time.Duration { at += time.Millisecond; return at })
+		const product = 2 * 256 * 256 * 256 / 1e6
+		want := Bench{GEMM: product, Conv: 2 * 8 * 32 * 28 * 28 * 32 * 9 / 1e6, Vector: 512 * 64 / 1e6, Alone: product}
+		near := func(a, b float64) bool { return math.Abs(a/b-1) < 1e-9 }
+		if !near(got.Alone, want.Alone) || !near(got.GEMM, want.GEMM) || !near(got.Conv, want.Conv) || !near(got.Vector, want.Vector) {
+			t.Errorf("%d threads: %+v, want %+v", team.Threads(), got, want)
+		}
+		if at > 250*time.Millisecond {
+			t.Errorf("%d threads: measuring takes %v", team.Threads(), at)
+		}
 	}
 }
 

@@ -50,7 +50,7 @@ func TestSettled(t *testing.T) {
 
 // A figure that no machine reaches counts as not measured.
 func TestImpossibleSpeeds(t *testing.T) {
-	h := proto.Hello{Threads: 2, Bench: proto.Bench{GEMM: 200, Conv: 1e9, Vector: 1e6}}
+	h := proto.Hello{Threads: 2, Bench: proto.Bench{GEMM: 200, Conv: 1e9, Vector: 1e6, Alone: 1e4}}
 	if got, want := speeds(h), (planner.Speeds{Product: 200}); got != want {
 		t.Errorf("%+v, want %+v", got, want)
 	}

@@ -134,7 +134,7 @@ func (r *roster) formed(pool []server.Member, free bool) ([]project.Node, *plann
 func (r *roster) form(f planner.Facts, ask server.Ask, pool []server.Member, free bool) ([]project.Node, *planner.Plan, error) {
 	var nodes []project.Node
 	var gn []ga.Node
-	model := planner.ModelOf(r.p.Graph)
+	model := planner.ModelOf(r.p.Graph, r.p.Job.BatchSize)
 	for i, m := range pool {
 		h := m.Hello
 		n := project.Node{Address: fmt.Sprintf("0.0.0.0:%d", 8080+i), Node: ga.Node{
@@ -175,7 +175,7 @@ func speeds(h proto.Hello) planner.Speeds {
 	most := provider.Peak(h.Threads)
 	return planner.Speeds{
 		Product: possible(h.Bench.GEMM, most), Conv: possible(h.Bench.Conv, most),
-		Vector: possible(h.Bench.Vector, provider.VectorPeak(h.Threads)),
+		Vector: possible(h.Bench.Vector, provider.VectorPeak(h.Threads)), Alone: possible(h.Bench.Alone, provider.Peak(1)),
 	}
 }
 

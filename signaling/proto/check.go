@@ -206,6 +206,7 @@ func (m *Hello) check() error {
 		number("gemm_gflops", m.Bench.GEMM, 1e12),
 		number("conv_gflops", m.Bench.Conv, 1e12),
 		number("vector_gelems", m.Bench.Vector, 1e12),
+		number("alone_gflops", m.Bench.Alone, 1e12),
 		number("up_bps", m.Bench.Up, 1e15),
 		number("down_bps", m.Bench.Down, 1e15),
 	)

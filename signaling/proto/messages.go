@@ -188,8 +188,10 @@ type Bench struct {
 	Conv float64 `json:"conv_gflops"`
 	// Vector is elements a nanosecond in loops over them.
 	Vector float64 `json:"vector_gelems,omitempty"`
-	Up     float64 `json:"up_bps"`   // bits/s to the host
-	Down   float64 `json:"down_bps"` // bits/s from the host
+	// Alone is GEMM on one thread.
+	Alone float64 `json:"alone_gflops,omitempty"`
+	Up    float64 `json:"up_bps"`   // bits/s to the host
+	Down  float64 `json:"down_bps"` // bits/s from the host
 }
 
 // Welcome accepts a provider, for the first time or again.

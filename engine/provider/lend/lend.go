@@ -292,7 +292,7 @@ func (l *lender) admitted(ctx context.Context, at string, opt *client.Options) e
 	}
 	l.cfg.Watch(provider.Update{State: Benchmarking})
 	b := provider.Benchmark(l.cfg.Team, l.cfg.Now)
-	l.bench = &proto.Bench{GEMM: b.GEMM, Conv: b.Conv, Vector: b.Vector, Up: up, Down: down}
+	l.bench = &proto.Bench{GEMM: b.GEMM, Conv: b.Conv, Vector: b.Vector, Alone: b.Alone, Up: up, Down: down}
 	return nil
 }
 
