@@ -38,11 +38,7 @@ func tensorBytes(t stage.Tensor) int64 {
 // inspect checks an upload for the server.
 func (r *roster) inspect(g machine.Grant, in io.Reader, size int64) (order.Position, []string, error) {
 	r.mu.Lock()
-	i := slices.IndexFunc(r.placed, func(p placed) bool { return p.run == g.Run })
-	var at placed
-	if i >= 0 {
-		at = r.placed[i]
-	}
+	at := r.attempt(g.Run)
 	r.mu.Unlock()
 	if g.Cluster >= len(at.stages) || g.Stage >= len(at.stages[g.Cluster]) {
 		return order.Position{}, nil, fmt.Errorf("the plan of %s has no stage %d of a cluster %d", g.Run, g.Stage, g.Cluster)

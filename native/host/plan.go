@@ -31,6 +31,7 @@ import (
 // placed is what an attempt's stages are. What they upload can come when the next is planned.
 type placed struct {
 	run      string
+	plan     *project.Stored
 	job      job.Spec         // with its number of replicas
 	stages   [][]*graph.Stage // by cluster
 	clusters []stage.Cluster
@@ -66,7 +67,7 @@ func (r *roster) place(_ context.Context, ask server.Ask) ([]server.Assignment, 
 	var as []server.Assignment
 	var members []server.Member
 	r.placed = slices.DeleteFunc(r.placed, func(p placed) bool { return p.run == ask.Run }) // planned for others
-	now := placed{run: ask.Run, job: j}
+	now := placed{run: ask.Run, plan: r.plan, job: j}
 	var need, ram [][]int64 // by cluster and stage
 	all := form.Clusters(&r.plan.Plan, j)
 	now.clusters = all

@@ -82,7 +82,7 @@ func (r *reporter) resume(ctx context.Context, job server.Job) (err error) {
 func (r *reporter) summary(res server.Result) journal.Summary {
 	sum := r.rec.Summary()
 	sum.Interrupted = res.Interrupted
-	if plan, _ := r.roster.current(); plan != nil {
+	if plan := r.roster.current(); plan != nil {
 		sum.Providers = 0
 		for c, cl := range plan.Clusters {
 			sum.Providers += len(cl.Stages)
@@ -179,7 +179,10 @@ func (r *reporter) announce(e server.Planned) {
 		names = append(names, s.Name)
 	}
 	r.rec.Attempt(names)
-	plan, j := r.roster.current()
+	plan, j := r.roster.of(e.Run)
+	if plan == nil {
+		return // many attempts ago
+	}
 	r.rec.Placed(&plan.Plan, r.p.Graph, j)
 	r.opt.Console.Say("%s", strings.TrimRight(plan.String(), "\n"))
 	if len(plan.GA.Spares) > 0 && r.opt.Providers > 0 && r.opt.Clusters == 0 {
@@ -246,7 +249,7 @@ func redone(e server.Recovering) string {
 // saved copies a checkpoint's stages to the directories of the plan, for people, and then its
 // manifest, which fuse and eval read.
 func (r *reporter) saved(c *snapshot.Manifest) error {
-	plan, _ := r.roster.current()
+	plan := r.roster.current()
 	files := []string{}
 	for _, e := range c.Parts {
 		if plan == nil || e.Cluster >= len(plan.Clusters) || e.Stage >= len(plan.Clusters[e.Cluster].Stages) {

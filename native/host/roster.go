@@ -1,6 +1,7 @@
 package host
 
 import (
+	"slices"
 	"sync"
 	"time"
 
@@ -64,11 +65,27 @@ func (r *roster) opened() error {
 	return err
 }
 
-// current returns the newest plan, which may be of the next attempt already, and the job in it.
-func (r *roster) current() (*project.Stored, job.Spec) {
+// current is the newest plan, which may be of an attempt that nobody has been told of yet; nil: none.
+func (r *roster) current() *project.Stored {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.plan, r.job
+	return r.plan
+}
+
+// of is the plan of an attempt and the job in it; nil: it is none of the newest.
+func (r *roster) of(run string) (*project.Stored, job.Spec) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	p := r.attempt(run)
+	return p.plan, p.job
+}
+
+// attempt is what was planned for an attempt; all zero: it is none of the newest. r.mu is held.
+func (r *roster) attempt(run string) placed {
+	if i := slices.IndexFunc(r.placed, func(p placed) bool { return p.run == run }); i >= 0 {
+		return r.placed[i]
+	}
+	return placed{}
 }
 
 // measured notes round trips that a provider has measured.
