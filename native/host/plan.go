@@ -226,17 +226,23 @@ func (r *roster) training(pool []server.Member) []server.Member {
 	if r.plan == nil {
 		return nil
 	}
+	used := r.used()
+	rest := slices.DeleteFunc(slices.Clone(pool), func(m server.Member) bool { return !used[m.Name] })
+	if len(rest) < len(used) {
+		return nil
+	}
+	return rest
+}
+
+// used are the names in the last plan.
+func (r *roster) used() map[string]bool {
 	used := map[string]bool{}
 	for _, c := range r.plan.Clusters {
 		for _, s := range c.Stages {
 			used[s.Name] = true
 		}
 	}
-	rest := slices.DeleteFunc(slices.Clone(pool), func(m server.Member) bool { return !used[m.Name] })
-	if len(rest) < len(used) {
-		return nil
-	}
-	return rest
+	return used
 }
 
 // settled are the members that the last plan was for, if all of them are here and others beside
@@ -256,6 +262,9 @@ func (r *roster) settled(pool []server.Member) []server.Member {
 // somebody was lost, or that more have come.
 func (r *roster) planPool(pool []server.Member, free bool) error {
 	nodes, plan, err := r.formed(pool, free)
+	if kept := r.kept(pool, nodes, free); kept != nil && (err != nil || r.opt.Clusters > 0 || r.opt.All || plan.Rate <= kept.Rate*worthMoving) {
+		plan, err = kept, nil
+	}
 	if rest := r.settled(pool); err == nil && rest != nil {
 		if _, without, err := r.formed(rest, free); err == nil && r.spared(pool, rest, plan, without) {
 			return r.planPool(rest, free)
@@ -303,6 +312,47 @@ func (r *roster) planPool(pool []server.Member, free bool) error {
 	}
 	r.plan = stored
 	return r.unlessBegun(err)
+}
+
+// worthMoving is by how much training must be forecast to be faster for stages to move after a loss.
+const worthMoving = 1.1
+
+// kept is the last plan with others in the places of those who are lost, if there are enough who lend
+// as much as is needed; else nil.
+func (r *roster) kept(pool []server.Member, nodes []project.Node, free bool) *planner.Plan {
+	if !free || r.plan == nil || r.ask.Single || len(r.ask.Apart) > 0 {
+		return nil
+	}
+	used, at := r.used(), map[string]int{}
+	lost := len(used)
+	var gn []ga.Node
+	var heirs []int
+	for i, n := range nodes {
+		at[n.Name], gn = i, append(gn, n.Node)
+		if used[n.Name] {
+			lost--
+		} else {
+			heirs = append(heirs, i)
+		}
+	}
+	if lost == 0 || len(heirs) < lost {
+		return nil
+	}
+	j := r.p.Job
+	if j.Auto() {
+		j.Replicas = job.Count(r.plan.Replicas)
+	}
+	plan, err := r.facts(pool).Keep(j, r.p.Graph, ga.Repair(gn), &r.plan.Plan, r.opt.Clusters, func(name string) int {
+		i, ok := at[name]
+		if !ok {
+			i, heirs = heirs[0], heirs[1:]
+		}
+		return i
+	})
+	if err != nil {
+		return nil
+	}
+	return plan
 }
 
 // unlessBegun is an error of writing what a run can go on without, if it has not begun. Else it
