@@ -15,7 +15,7 @@ func TestSpares(t *testing.T) {
 	local, dir := filepath.Join(tmp, "local"), filepath.Join(tmp, "job")
 	s.local(local, "--steps", "20")
 	s.ok("ravnest", "init", "--steps", "20", dir) // of three nodes
-	// Its batches stay whole, so that a pipeline computes in one stage at a time.
+	// Its batches stay whole and are computed sooner than they are sent around.
 	out, said := s.ok("ravnest", "demo", "--json", "--providers", "2", "--dir", dir)
 	if sum := parse[summary](t, out); len(sum.Cuts) != 1 || !strings.Contains(said, "to spare: ") || !strings.Contains(said, "--clusters 1 would have all 2 providers take part") {
 		t.Errorf("stages from %v; demo says\n%s", sum.Cuts, said)
