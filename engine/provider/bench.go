@@ -18,8 +18,8 @@ type Bench struct {
 }
 
 const (
-	// benchTime is how long each of the three measurements takes if the clock is fine enough.
-	benchTime = 40 * time.Millisecond
+	// benchTime is how long each of the four measurements takes if the clock is fine enough.
+	benchTime = 30 * time.Millisecond
 	// window is the shortest time over which a rate is computed.
 	window = 8 * time.Millisecond
 	// giveUp bounds the calls of a measurement, in case the clock stands still.

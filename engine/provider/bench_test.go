@@ -63,7 +63,7 @@ func TestBenchmarkMeasuresAll(t *testing.T) {
 		if !near(got.Alone, want.Alone) || !near(got.GEMM, want.GEMM) || !near(got.Conv, want.Conv) || !near(got.Vector, want.Vector) {
 			t.Errorf("%d threads: %+v, want %+v", team.Threads(), got, want)
 		}
-		if at > 250*time.Millisecond {
+		if at > 200*time.Millisecond {
 			t.Errorf("%d threads: measuring takes %v", team.Threads(), at)
 		}
 	}
