@@ -1,8 +1,12 @@
+// The products of spectral normalisation: a power iteration takes a weight to its greatest singular
+// value (Miyato et al., arXiv 1802.05957).
+
 package kernel
 
 import "math"
 
-// Spectral is a weight as a matrix: element (r, c) is (c/Inner·Rows + r)·Inner + c%Inner. Sums are
+// Spectral is a weight as a matrix: element (r, c) is (c/Inner·Rows + r)·Inner + c%Inner: Inner is Cols
+// where a row lies together, as the first axis of a convolution's weight does, and 1 where a column does. Sums are
 // in float64, where products of float32 are exact, in order.
 type Spectral struct {
 	Rows, Cols, Inner int
