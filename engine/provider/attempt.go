@@ -333,7 +333,7 @@ func (r *attempt) prepare() (*stage.Compiled, stage.Config, error) {
 	if cfg.Key, err = hex.DecodeString(r.a.DigestKey); err != nil {
 		return nil, cfg, fmt.Errorf("the assignment's key of digests: %w", err)
 	}
-	if cfg.Weights, err = f.weights(need); err != nil {
+	if cfg.Weights, err = f.weights(c); err != nil {
 		return nil, cfg, err
 	}
 	r.flopsEach = s.Graph.Cost(0, len(s.Graph.Nodes)).Total()
@@ -398,17 +398,22 @@ func (f *fetcher) get(what string, ref proto.Ref, used int64) ([]byte, error) {
 	if ram := f.r.cfg.RAM; ram > 0 && ref.Size > ram-used {
 		return nil, fmt.Errorf("%w: %s takes %.1f MB, but only %.1f of %.1f MB are free", ErrMemory, what, float64(ref.Size)/1e6, float64(max(ram-used, 0))/1e6, float64(ram)/1e6)
 	}
-	b, err := f.r.host.Blob(f.r.ctx, ref, func(n int64) {
-		if now := f.r.cfg.Now(); now-f.told >= 250*time.Millisecond {
-			f.told = now
-			f.r.post(machine.Fetched{Run: f.r.a.Run, Have: min(f.done+n, f.want), Want: f.want})
-		}
-	})
+	b, err := f.r.host.Blob(f.r.ctx, ref, f.have())
 	if err != nil {
 		return nil, fmt.Errorf("%w: fetching %s: %w", errBlob, what, err)
 	}
 	f.done += int64(len(b))
 	return b, nil
+}
+
+// have returns a function that reports how much of a blob has come.
+func (f *fetcher) have() func(int64) {
+	return func(n int64) {
+		if now := f.r.cfg.Now(); now-f.told >= 250*time.Millisecond {
+			f.told = now
+			f.r.post(machine.Fetched{Run: f.r.a.Run, Have: min(f.done+n, f.want), Want: f.want})
+		}
+	}
 }
 
 // connect opens the links to all stages of its cluster that share a tensor with this one, and

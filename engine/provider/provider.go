@@ -10,6 +10,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -40,6 +41,9 @@ type Host interface {
 	// Blob fetches the blob r. It calls have, unless nil, from time to time with the number
 	// of bytes received so far.
 	Blob(ctx context.Context, r proto.Ref, have func(int64)) ([]byte, error)
+	// BlobTo writes the blob r to w, however large it is. What was written is verified only if
+	// there is no error.
+	BlobTo(ctx context.Context, r proto.Ref, w io.Writer, have func(int64)) error
 	Upload(ctx context.Context, run string, stage int, blob []byte) (proto.Ref, error)
 	// Close says goodbye and ends the session.
 	Close(reason string)

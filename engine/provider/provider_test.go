@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"maps"
 	"slices"
@@ -17,11 +18,13 @@ import (
 	"time"
 
 	"github.com/ravnest/ravnest/engine/data"
+	"github.com/ravnest/ravnest/engine/format/safetensors"
 	"github.com/ravnest/ravnest/engine/job"
 	"github.com/ravnest/ravnest/engine/pipeline/snapshot"
 	"github.com/ravnest/ravnest/engine/pipeline/stage"
 	"github.com/ravnest/ravnest/engine/provider"
 	"github.com/ravnest/ravnest/engine/provider/machine"
+	"github.com/ravnest/ravnest/engine/state"
 	"github.com/ravnest/ravnest/engine/transport"
 	"github.com/ravnest/ravnest/engine/transport/mem"
 	"github.com/ravnest/ravnest/engine/zoo"
@@ -121,6 +124,14 @@ func (h *fakeHost) Blob(_ context.Context, r proto.Ref, _ func(int64)) ([]byte, 
 		return b, nil
 	}
 	return nil, fs.ErrNotExist
+}
+
+func (h *fakeHost) BlobTo(ctx context.Context, r proto.Ref, w io.Writer, have func(int64)) error {
+	b, err := h.Blob(ctx, r, have)
+	if err == nil {
+		_, err = w.Write(b)
+	}
+	return err
 }
 
 func (h *fakeHost) Upload(_ context.Context, _ string, _ int, b []byte) (proto.Ref, error) {
@@ -294,6 +305,49 @@ func TestRun(t *testing.T) {
 	}
 	if names != 23 {
 		t.Errorf("the stages saved %d entries, the model has 23", names)
+	}
+}
+
+// TestWeightsOfAStage: providers begin with a model's weights, of which they take those of their stage
+// into memory: the file may be larger than what they lend.
+func TestWeightsOfAStage(t *testing.T) {
+	var mu sync.Mutex
+	var begins []float64 // the first loss of each run
+	note := func(_ int, m proto.Message) {
+		mu.Lock()
+		defer mu.Unlock()
+		if p, ok := m.(*proto.Progress); ok && len(p.Losses) > 0 && p.Losses[0].Step == 0 {
+			begins = append(begins, float64(p.Losses[0].Loss))
+		}
+	}
+	first := newWorld(t, nil)
+	if err := errors.Join(first.play(t, nil, note)...); err != nil {
+		t.Fatal(err)
+	}
+	var model state.Dict
+	for _, h := range first.hosts {
+		p, err := snapshot.Parse(h.saved[0])
+		if err != nil {
+			t.Fatal(err)
+		}
+		model = append(model, p.State...)
+	}
+	const lent = 16 << 20
+	model = append(model, state.Tensor{Name: "of.another.stage", Shape: []int{lent / 4}, F32: make([]float32, lent/4)})
+	var file bytes.Buffer
+	if err := safetensors.Write(&file, model, nil); err != nil {
+		t.Fatal(err)
+	}
+	w := newWorld(t, nil)
+	for k, h := range w.hosts {
+		h.blobs["weights"] = file.Bytes()
+		w.assigns[k].Weights = map[string]proto.Ref{provider.Weights: {SHA256: "weights", Size: int64(file.Len())}}
+	}
+	if err := errors.Join(w.play(t, func(_ int, c *provider.Config) { c.RAM = lent }, note)...); err != nil {
+		t.Fatal(err)
+	}
+	if len(begins) != 2 || begins[1] >= begins[0] {
+		t.Errorf("the runs begin with the losses %v: the second does not go on from the weights", begins)
 	}
 }
 

@@ -4,8 +4,10 @@ package provider
 
 import (
 	"fmt"
+	"math"
 
 	"github.com/ravnest/ravnest/engine/format/safetensors"
+	"github.com/ravnest/ravnest/engine/pipeline/stage"
 	"github.com/ravnest/ravnest/engine/state"
 )
 
@@ -13,19 +15,25 @@ import (
 // safetensors file.
 const Weights = "safetensors"
 
-// weights fetches the assignment's initial weights. It returns nil if there are none or the
-// assignment resumes from a checkpoint. need is the rest of the stage's memory, in bytes.
-func (f *fetcher) weights(need int64) (state.Dict, error) {
+// weights fetches the assignment's initial weights and keeps those of the stage: the whole model's
+// may be larger than what is lent. It returns nil if there are none or the assignment resumes from
+// a checkpoint.
+func (f *fetcher) weights(c *stage.Compiled) (state.Dict, error) {
 	ref, ok := f.r.a.Weights[Weights]
 	if !ok || f.r.a.Resume != nil {
 		return nil, nil
 	}
 	const what = "the initial weights"
-	b, err := f.get(what, ref, need+ref.Size) // both the file and its decoded tensors
-	if err != nil {
-		return nil, err
+	most := f.r.cfg.RAM
+	if most <= 0 {
+		most = math.MaxInt64
 	}
-	d, _, err := safetensors.Read(f.r.cfg.reader(b), int64(len(b)))
+	s := safetensors.NewSieve(ref.Size, c.Has, most)
+	if err := f.r.host.BlobTo(f.r.ctx, ref, s, f.have()); err != nil {
+		return nil, fmt.Errorf("%w: fetching %s: %w", errBlob, what, err)
+	}
+	f.done += ref.Size
+	d, err := s.Dict()
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", what, err)
 	}

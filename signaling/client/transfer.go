@@ -17,7 +17,7 @@ import (
 
 // Blob fetches a blob of the current run and verifies its size and SHA-256.
 func (c *Conn) Blob(ctx context.Context, ref proto.Ref) ([]byte, error) {
-	if err := c.checkRef(ref); err != nil {
+	if err := c.Fits(ref); err != nil {
 		return nil, err
 	}
 	b := bytes.NewBuffer(make([]byte, 0, ref.Size))
@@ -27,10 +27,8 @@ func (c *Conn) Blob(ctx context.Context, ref proto.Ref) ([]byte, error) {
 	return b.Bytes(), nil
 }
 
-func (c *Conn) checkRef(ref proto.Ref) error {
-	if err := proto.CheckSHA256(ref.SHA256); err != nil {
-		return fmt.Errorf("blob: %w", err)
-	}
+// Fits returns an error for a blob that is larger than what Blob takes into memory.
+func (c *Conn) Fits(ref proto.Ref) error {
 	if ref.Size < 0 || ref.Size > c.host.maxBlob {
 		return fmt.Errorf("blob %.12s has %d bytes, but this provider takes up to %d", ref.SHA256, ref.Size, c.host.maxBlob)
 	}
@@ -41,8 +39,11 @@ func (c *Conn) checkRef(ref proto.Ref) error {
 // They are verified only if the error is nil. A download that breaks off is continued. have,
 // unless nil, is called from time to time with the number of bytes received so far.
 func (c *Conn) BlobTo(ctx context.Context, ref proto.Ref, w io.Writer, have func(int64)) error {
-	if err := c.checkRef(ref); err != nil {
-		return err
+	if err := proto.CheckSHA256(ref.SHA256); err != nil {
+		return fmt.Errorf("blob: %w", err)
+	}
+	if ref.Size < 0 {
+		return fmt.Errorf("blob %.12s has %d bytes", ref.SHA256, ref.Size)
 	}
 	d := &download{to: w, sum: sha256.New(), told: have}
 	for failed := 0; ; {

@@ -354,3 +354,8 @@ func Bytes(j job.Spec, s *graph.Stage, p Placement) (int, error) {
 	}
 	return c.Memory().Total(), nil
 }
+
+// Has tells whether the stage has a tensor of the model's state dict.
+func (c *Compiled) Has(name string) bool {
+	return slices.ContainsFunc(c.train.Layout.Entries, func(e exec.Entry) bool { return e.Full == name })
+}

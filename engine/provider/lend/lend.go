@@ -372,6 +372,9 @@ const ahead = 64 << 20
 
 // Blob implements provider.Host.
 func (h *host) Blob(ctx context.Context, r proto.Ref, have func(int64)) ([]byte, error) {
+	if err := h.Fits(r); err != nil {
+		return nil, err
+	}
 	b := bytes.NewBuffer(make([]byte, 0, min(r.Size, ahead)))
 	if err := h.BlobTo(ctx, r, b, have); err != nil {
 		return nil, err
