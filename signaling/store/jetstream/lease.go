@@ -25,6 +25,8 @@ type lead struct {
 
 	mu    sync.Mutex
 	queue []*op
+	lines int  // bytes of lines in it that are in memory
+	full  bool // lines were refused, and that was told
 	wake  chan struct{}
 	index map[string]entry
 }

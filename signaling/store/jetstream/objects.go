@@ -27,6 +27,11 @@ const (
 	chunk    = 256 << 10 // bytes of a large one's
 	inFlight = 32        // chunks not yet acknowledged: a server drops what it cannot store in time
 	maxLines = 256 << 10 // bytes of a log's message
+
+	// While NATS is away lines wait: so many bytes of them in memory and more in the cache, in the
+	// folder waiting. Where the disk does not take those either, no more than mostWaiting are taken.
+	maxWaiting, mostWaiting = 8 << 20, 64 << 20
+	waiting                 = "waiting/"
 )
 
 // entry is what an obj message says.
@@ -45,6 +50,7 @@ type op struct {
 	name   string // of an object or a log; "": nothing, only done
 	data   []byte
 	lines  bool // append data to the log
+	stored bool // the data are in the cache
 	inline bool // the object is data, not the file in the cache
 	remove bool
 	done   func(error) // nil: nobody waits
@@ -54,9 +60,13 @@ type op struct {
 func (s *Store) push(l *lead, o *op) {
 	l.mu.Lock()
 	gone := l.ctx.Err() != nil
-	if !gone {
-		if n := len(l.queue); o.lines && n > 1 && l.queue[n-1].lines && l.queue[n-1].name == o.name && len(l.queue[n-1].data)+len(o.data) <= maxLines {
-			l.queue[n-1].data = append(l.queue[n-1].data, o.data...) // the first of the queue may be under way
+	if !gone && (!o.lines || s.room(l, len(o.data))) {
+		var last *op
+		if n := len(l.queue); n > 1 { // the first of the queue may be under way
+			last = l.queue[n-1]
+		}
+		if o.lines && last != nil && last.lines && last.name == o.name && !last.stored && len(last.data)+len(o.data) <= maxLines {
+			last.data = append(last.data, o.data...)
 		} else {
 			l.queue = append(l.queue, o)
 		}
@@ -72,6 +82,34 @@ func (s *Store) push(l *lead, o *op) {
 	case l.wake <- struct{}{}:
 	default:
 	}
+}
+
+// room makes room for n more bytes of lines: what came last before goes into the cache. It returns false if they cannot be kept; the other hosts then miss them.
+func (s *Store) room(l *lead, n int) bool {
+	most := maxWaiting
+	if l.lines+n > most {
+		most /= 2
+	}
+	for i := len(l.queue) - 2; i > 0 && l.lines+n > most; i-- { // the first may be under way, the last gets more
+		o := l.queue[i]
+		if !o.lines || o.stored {
+			continue
+		}
+		if err := s.opt.Cache.Put(l.ctx, waiting+o.id, bytes.NewReader(o.data)); err != nil {
+			break
+		}
+		l.lines -= len(o.data)
+		o.data, o.stored = nil, true
+	}
+	if l.lines+n <= mostWaiting {
+		l.lines, l.full = l.lines+n, false
+		return true
+	}
+	if !l.full {
+		l.full = true
+		s.opt.Say("NATS has been away for so long that this host has no room for more of what the others should know: if another leads, it lacks the losses from here on")
+	}
+	return false
 }
 
 // work carries writes to NATS, one after the other, until the term ends. While NATS is away
@@ -108,6 +146,9 @@ func (s *Store) work(l *lead) {
 		}
 		l.mu.Lock()
 		l.queue = l.queue[1:]
+		if o.lines {
+			l.lines -= len(o.data)
+		}
 		l.mu.Unlock()
 		if refused && err == nil {
 			refused = false
@@ -266,10 +307,24 @@ func (s *Store) remove(ctx context.Context, l *lead, name string) error {
 func (s *Store) append(l *lead, o *op) error {
 	m := nats.NewMsg(s.base + ".log." + token(o.name))
 	l.mu.Lock()
-	m.Data = o.data // the first of the queue is not added to any more
+	stored := o.stored // neither it nor the data of the first of the queue change any more
+	m.Data = o.data
 	l.mu.Unlock()
+	if stored {
+		f, err := s.opt.Cache.Get(l.ctx, waiting+o.id)
+		if err != nil {
+			return err
+		}
+		m.Data, err = io.ReadAll(io.LimitReader(f, maxLines))
+		if err = errors.Join(err, f.Close()); err != nil {
+			return err
+		}
+	}
 	m.Header.Set(js.MsgIDHeader, o.id)
 	_, err := s.fencedMsg(l.ctx, l, m)
+	if err == nil && stored {
+		_ = s.opt.Cache.Delete(l.ctx, waiting+o.id) // what is left the next term removes
+	}
 	return err
 }
 
