@@ -291,14 +291,7 @@ func TestElemBits(t *testing.T) {
 		{"softmax gradient", vec(func(y []float32) { SoftmaxGrad(y, dy, x, n*c, hw) }), 0x4f5c09d49dcf4a91},
 		{"log-softmax", vec(func(y []float32) { logSoftmax(y, x, n*c, hw) }), 0x3e20bc8246fabf54},
 		{"log-softmax gradient", vec(func(y []float32) { logSoftmaxGrad(y, dy, x, n*c, hw) }), 0x5a3a04ec9665ac30},
-		{"spectral norm", func() []float32 {
-			m, u, v, sum := Spectral{Rows: 18, Cols: 35, Inner: 7}, elemTNormal(18, 19), make([]float32, 35), make([]float64, 35)
-			m.Left(v, x, u, sum, 1e-12)
-			m.Right(u, x, v, sum, 1e-12)
-			y := append([]float32(nil), dy...)
-			m.Grad(y, u, v, m.Value(x, u, v, sum), true)
-			return append(append(y, u...), v...)
-		}, 0x12493b4d0500c9f9},
+		{"spectral norm", func() []float32 { return elemTSpectral(x, dy) }, 0x12493b4d0500c9f9},
 		{"mean squared error", vec(func(y []float32) { l := MSE(y, x, dy, 0.01); y[0] += l }), 0x08a0b38a75df60c5},
 		{"cross-entropy", vec(func(y []float32) { l := CrossEntropyProb(y, x, dy, n*c, hw, 0.01); y[0] += l }), 0x9658fc75d553d43a},
 		{"average pool", vec(func(y []float32) {
@@ -327,6 +320,16 @@ func TestElemBits(t *testing.T) {
 			t.Errorf("%s: bits hash to %#016x, want %#016x", k.name, got, k.want)
 		}
 	}
+}
+
+// elemTSpectral is a step of spectral norm and its gradient.
+func elemTSpectral(x, dy []float32) []float32 {
+	m, u, v, sum := Spectral{Rows: 18, Cols: 35, Inner: 7}, elemTNormal(18, 19), make([]float32, 35), make([]float64, 35)
+	m.Left(v, x, u, sum, 1e-12)
+	m.Right(u, x, v, sum, 1e-12)
+	y := append([]float32(nil), dy...)
+	m.Grad(y, u, v, m.Value(x, u, v, sum), true)
+	return append(append(y, u...), v...)
 }
 
 // elemTMoments makes the moments of an optimiser: any numbers, and numbers from 0.
