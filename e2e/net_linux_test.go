@@ -388,7 +388,8 @@ func TestTabAddressChanges(t *testing.T) {
 
 // TestFourNetworks: two homes, one of whose routers chooses random ports, a café without UDP and an office
 // that lets out nothing but port 443 train the walkthrough in one pipeline, while one of the homes changes
-// its network: to 97 % and the bits of one process.
+// its network: to 97 % and the bits of one process. Before, the office's provider is killed and another one
+// comes: the others go on over the connections that they have, the one that then moves among them.
 func TestFourNetworks(t *testing.T) {
 	s := newScene(t)
 	h := newHomesOf(s, 4, "masquerade")
@@ -400,11 +401,22 @@ func TestFourNetworks(t *testing.T) {
 	s.ok("ravnest", "clusterize", "--max-clusters", "1", dir)
 	host := h.begin("p", filepath.Join(bin, "ravnest"), "serve", "--json", "--listen", "0.0.0.0:443", "--token", "t", dir)
 	host.says(`serving at`, limit)
+	provide := func(k int) *proc {
+		return h.begin(homeOf(k), filepath.Join(bin, "ravnest-provider"), "--join", h.url(k, 443), "--token", "t", "--name", fmt.Sprintf("node_%d", k), "--once")
+	}
+	var last *proc
 	for k := range 4 {
-		h.begin(homeOf(k), filepath.Join(bin, "ravnest-provider"), "--join", h.url(k, 443), "--token", "t", "--name", fmt.Sprintf("node_%d", k), "--once")
+		last = provide(k)
 	}
 	host.says(`(?m)^training`, limit)
 	s.more(dir, 100)
+	if err := last.cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	host.says(`waiting for node_3`, limit)
+	provide(3)
+	host.says(`training resumes from step \d+`, limit)
+	s.more(dir, 50)
 	h.moves(0)
 	changed := time.Now()
 	host.says(`node_0 lost its connection .* has another one`, limit)

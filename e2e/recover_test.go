@@ -183,9 +183,10 @@ func TestHung(t *testing.T) {
 	s := newScene(t)
 	dir := s.endlessJob()
 	host, url := s.serve(dir)
-	forever := make(chan struct{})
+	hangs, forever := make(chan time.Time, 1), make(chan struct{})
 	stop := s.lendSpoilt(url, "node_1", stage.Hooks{Updated: func(step uint64, _ []float32) {
 		if step >= 100 {
+			hangs <- time.Now()
 			<-forever
 		}
 	}})
@@ -195,6 +196,7 @@ func TestHung(t *testing.T) {
 	host.says("training", limit)
 	s.provide(url, "")
 	host.says(`node_1.*is stuck: it computes.*the run goes on from step \d+`, limit)
+	t.Logf("found %.2f s after it began to hang", time.Since(<-hangs).Seconds())
 	host.says(`training resumes from step \d+`, limit)
 	s.more(dir, 20)
 	s.ends(host, dir)
