@@ -88,11 +88,12 @@ func (r *roster) place(_ context.Context, ask server.Ask) ([]server.Assignment, 
 			if !ok {
 				return nil, fmt.Errorf("%w: the plan needs a provider %q, which has not joined", server.ErrPool, s.Name)
 			}
-			if m.Hello.RAM > 0 && int64(s.Memory) > m.Hello.RAM {
-				return nil, fmt.Errorf("%w: %w: stage %d of cluster %d needs %s, but provider %s lends %s", server.ErrPool, ga.ErrRAM, k, c, native.FormatSize(int64(s.Memory)), s.Name, native.FormatSize(m.Hello.RAM))
+			memory := int64(s.Memory) + r.refs.read(k, len(cl.Stages))
+			if m.Hello.RAM > 0 && memory > m.Hello.RAM {
+				return nil, fmt.Errorf("%w: %w: stage %d of cluster %d needs %s, but provider %s lends %s", server.ErrPool, ga.ErrRAM, k, c, native.FormatSize(memory), s.Name, native.FormatSize(m.Hello.RAM))
 			}
 			members = append(members, m)
-			need[c], ram[c] = append(need[c], int64(s.Memory)), append(ram[c], m.Hello.RAM)
+			need[c], ram[c] = append(need[c], memory), append(ram[c], m.Hello.RAM)
 			seg := snapshot.Segment{From: starts[k], To: len(r.p.Graph.Nodes)}
 			if k+1 < len(starts) {
 				seg.To = starts[k+1]

@@ -6,6 +6,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/ravnest/ravnest/engine/provider"
+	"github.com/ravnest/ravnest/ga"
 	"github.com/ravnest/ravnest/native/project"
 	"github.com/ravnest/ravnest/signaling/proto"
 	"github.com/ravnest/ravnest/signaling/server"
@@ -79,5 +81,42 @@ func TestRosterTogether(t *testing.T) {
 	r.end()
 	if _, err := r.place(t.Context(), server.Ask{Run: "r-2", Pool: pool}); !errors.Is(err, server.ErrStopped) {
 		t.Errorf("a plan after the end: %v", err)
+	}
+}
+
+// TestPlaceCountsData: who reads the data needs memory for them beside the stage, and copies of states
+// take what is left then.
+func TestPlaceCountsData(t *testing.T) {
+	dir := t.TempDir()
+	if err := project.Init(dir, "cnn", 2, nil); err != nil {
+		t.Fatal(err)
+	}
+	p, err := project.Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := newRoster(p, &Options{Providers: 2, All: true})
+	r.begin(func() error { return nil }, false)
+	place := func(ram int64) ([]server.Assignment, error) {
+		var pool []server.Member
+		for _, name := range []string{"a", "b"} {
+			pool = append(pool, server.Member{ID: "p" + name, Name: name, Hello: proto.Hello{
+				Class: proto.ClassFMA, RAM: ram, Threads: 1, Bench: proto.Bench{GEMM: 10, Conv: 10, Up: 1e7, Down: 1e7},
+			}})
+		}
+		return r.place(t.Context(), server.Ask{Run: "r-1", Pool: pool})
+	}
+	as, err := place(1 << 30)
+	if err != nil || !as[0].Hold {
+		t.Fatalf("%+v, %v", as, err)
+	}
+	const table = 64 << 20
+	r.refs.tables = map[string]int64{provider.TrainX: table}
+	stage := int64(r.plan.Clusters[0].Stages[0].Memory)
+	if _, err := place(stage + table - 1); !errors.Is(err, ga.ErrRAM) || !errors.Is(err, server.ErrPool) {
+		t.Errorf("a byte too little for the inputs: %v", err)
+	}
+	if as, err = place(stage + table); err != nil || as[0].Hold {
+		t.Errorf("no memory for copies beside the inputs: %v", err)
 	}
 }
