@@ -190,20 +190,8 @@ func (g *Graph) Cut(starts []int) ([]*Stage, error) {
 		}
 		return k
 	}
-	if stageOf(g.output-len(g.Inputs)) != len(starts)-1 {
-		return nil, fmt.Errorf("%w: the output %q must be in the last stage", ErrCut, g.Output)
-	}
-	for _, t := range g.ties {
-		for _, nodes := range t.Groups {
-			if a, b := nodes[0], nodes[len(nodes)-1]; stageOf(a) != stageOf(b) {
-				return nil, fmt.Errorf("%w: nodes %q and %q share the parameter %q and must be in one stage", ErrCut, g.Nodes[a].Name, g.Nodes[b].Name, t.Name)
-			}
-		}
-	}
-	for name, nodes := range g.shared(func(r Role) bool { return r == Buffer }) {
-		if a, b := nodes[0], nodes[len(nodes)-1]; stageOf(a) != stageOf(b) {
-			return nil, fmt.Errorf("%w: nodes %q and %q move the same statistics %q and must be in one stage", ErrCut, g.Nodes[a].Name, g.Nodes[b].Name, name)
-		}
+	if err := g.checkTogether(stageOf, len(starts)); err != nil {
+		return nil, err
 	}
 	stages := make([]*Stage, len(starts))
 	for k := range starts {
@@ -236,28 +224,55 @@ func (g *Graph) Cut(starts []int) ([]*Stage, error) {
 		if k+1 < len(starts) {
 			to = starts[k+1]
 		}
-		sub := &Graph{Name: fmt.Sprintf("%s.%d", g.Name, k), Nodes: g.Nodes[s.First:to], unlimited: true}
-		for _, e := range s.In {
-			sub.Inputs = append(sub.Inputs, Input{Name: g.ValueName(e.Value), Shape: e.Shape, Constant: e.Constant})
+		if err := g.piece(s, to); err != nil {
+			return nil, err
 		}
-		if len(sub.Inputs) == 0 {
-			return nil, fmt.Errorf("%w: stage %d (from node %q) reads nothing", ErrCut, k, g.Nodes[s.First].Name)
-		}
-		sub.Output = g.Output
-		if !s.Last {
-			// Values are in order, so what the stage computes comes after its inputs.
-			if n := len(s.Out); n == 0 || s.Out[n-1].Value < len(g.Inputs) {
-				return nil, fmt.Errorf("%w: nothing that stage %d (from node %q) computes is used after it", ErrCut, k, g.Nodes[s.First].Name)
-			}
-			sub.Output = g.ValueName(s.Out[len(s.Out)-1].Value)
-		}
-		if err := sub.Check(); err != nil {
-			return nil, fmt.Errorf("%w: stage %d: %w", ErrCut, k, err)
-		}
-		s.Graph, sub.idle = sub, g.idle
 	}
 	g.tie(stages, stageOf)
 	return stages, nil
+}
+
+// checkTogether refuses cuts between what must be in one stage.
+func (g *Graph) checkTogether(stageOf func(node int) int, stages int) error {
+	if stageOf(g.output-len(g.Inputs)) != stages-1 {
+		return fmt.Errorf("%w: the output %q must be in the last stage", ErrCut, g.Output)
+	}
+	for _, t := range g.ties {
+		for _, nodes := range t.Groups {
+			if a, b := nodes[0], nodes[len(nodes)-1]; stageOf(a) != stageOf(b) {
+				return fmt.Errorf("%w: nodes %q and %q share the parameter %q and must be in one stage", ErrCut, g.Nodes[a].Name, g.Nodes[b].Name, t.Name)
+			}
+		}
+	}
+	for name, nodes := range g.shared(func(r Role) bool { return r == Buffer }) {
+		if a, b := nodes[0], nodes[len(nodes)-1]; stageOf(a) != stageOf(b) {
+			return fmt.Errorf("%w: nodes %q and %q move the same statistics %q and must be in one stage", ErrCut, g.Nodes[a].Name, g.Nodes[b].Name, name)
+		}
+	}
+	return nil
+}
+
+// piece makes the graph of a stage, which ends before node to.
+func (g *Graph) piece(s *Stage, to int) error {
+	sub := &Graph{Name: fmt.Sprintf("%s.%d", g.Name, s.Index), Nodes: g.Nodes[s.First:to], Output: g.Output, unlimited: true}
+	for _, e := range s.In {
+		sub.Inputs = append(sub.Inputs, Input{Name: g.ValueName(e.Value), Shape: e.Shape, Constant: e.Constant})
+	}
+	if len(sub.Inputs) == 0 {
+		return fmt.Errorf("%w: stage %d (from node %q) reads nothing", ErrCut, s.Index, g.Nodes[s.First].Name)
+	}
+	if !s.Last {
+		// Values are in order, so what the stage computes comes after its inputs.
+		if n := len(s.Out); n == 0 || s.Out[n-1].Value < len(g.Inputs) {
+			return fmt.Errorf("%w: nothing that stage %d (from node %q) computes is used after it", ErrCut, s.Index, g.Nodes[s.First].Name)
+		}
+		sub.Output = g.ValueName(s.Out[len(s.Out)-1].Value)
+	}
+	if err := sub.Check(); err != nil {
+		return fmt.Errorf("%w: stage %d: %w", ErrCut, s.Index, err)
+	}
+	s.Graph, sub.idle = sub, g.idle
+	return nil
 }
 
 // edge is a value with the stages that it crosses to. readers are the nodes that read it, ascending.

@@ -255,44 +255,12 @@ func (g *Graph) Check() error {
 	params := 0
 	owner := map[string]Spec{}
 	for i, n := range g.Nodes {
-		if err := checkName(n.Name); err != nil {
-			return bad("node %d: %w", i, err)
-		}
-		if n.Op == nil {
-			return bad("node %q: no op", n.Name)
-		}
-		if _, dup := g.index[n.Name]; dup {
-			return bad("node %q: the name appears twice", n.Name)
-		}
-		if len(n.Inputs) > maxNodeArg {
-			return bad("node %q: %d inputs, at most %d are supported", n.Name, len(n.Inputs), maxNodeArg)
-		}
-		ins := make([]Shape, len(n.Inputs))
-		g.args[i] = make([]int, len(n.Inputs))
-		for k, name := range n.Inputs {
-			v, ok := g.index[name]
-			if !ok {
-				return bad("node %q: input %q is neither a graph input nor an earlier node", n.Name, name)
-			}
-			g.args[i][k], ins[k] = v, g.shapes[v]
-		}
-		out, err := n.Op.Infer(ins)
+		out, more, err := g.checkNode(i, owner)
 		if err != nil {
-			return bad("node %q (%s): %w", n.Name, n.Op.Kind(), err)
+			return bad("%w", err)
 		}
-		if err := out.check(); err != nil {
-			return bad("node %q (%s): output: %w", n.Name, n.Op.Kind(), err)
-		}
-		if err := errors.Join(n.checkNames(owner), n.checkFrozen()); err != nil {
-			return bad("node %q (%s): %w", n.Name, n.Op.Kind(), err)
-		}
-		for _, p := range n.Op.Params() {
-			if err := Shape(p.Shape).check(); err != nil {
-				return bad("node %q (%s): parameter %q: %w", n.Name, n.Op.Kind(), p.Name, err)
-			}
-			if params += p.Elems(); params > MaxParams {
-				return bad("node %q: the parameters add up to more than %d elements", n.Name, MaxParams)
-			}
+		if params += more; params > MaxParams {
+			return bad("node %q: the parameters add up to more than %d elements", n.Name, MaxParams)
 		}
 		g.index[n.Name] = len(g.shapes)
 		g.shapes = append(g.shapes, out)
@@ -307,6 +275,49 @@ func (g *Graph) Check() error {
 		return bad("%d parameters are shared by several nodes, at most %d are supported", len(g.ties), maxTies)
 	}
 	return nil
+}
+
+// checkNode is node i's output and the elements of its parameters. owner has those of the nodes before.
+func (g *Graph) checkNode(i int, owner map[string]Spec) (out Shape, params int, err error) {
+	n := &g.Nodes[i]
+	if err := checkName(n.Name); err != nil {
+		return nil, 0, fmt.Errorf("node %d: %w", i, err)
+	}
+	if n.Op == nil {
+		return nil, 0, fmt.Errorf("node %q: no op", n.Name)
+	}
+	if _, dup := g.index[n.Name]; dup {
+		return nil, 0, fmt.Errorf("node %q: the name appears twice", n.Name)
+	}
+	if len(n.Inputs) > maxNodeArg {
+		return nil, 0, fmt.Errorf("node %q: %d inputs, at most %d are supported", n.Name, len(n.Inputs), maxNodeArg)
+	}
+	ins := make([]Shape, len(n.Inputs))
+	g.args[i] = make([]int, len(n.Inputs))
+	for k, name := range n.Inputs {
+		v, ok := g.index[name]
+		if !ok {
+			return nil, 0, fmt.Errorf("node %q: input %q is neither a graph input nor an earlier node", n.Name, name)
+		}
+		g.args[i][k], ins[k] = v, g.shapes[v]
+	}
+	out, err = n.Op.Infer(ins)
+	if err != nil {
+		return nil, 0, fmt.Errorf("node %q (%s): %w", n.Name, n.Op.Kind(), err)
+	}
+	if err := out.check(); err != nil {
+		return nil, 0, fmt.Errorf("node %q (%s): output: %w", n.Name, n.Op.Kind(), err)
+	}
+	if err := errors.Join(n.checkNames(owner), n.checkFrozen()); err != nil {
+		return nil, 0, fmt.Errorf("node %q (%s): %w", n.Name, n.Op.Kind(), err)
+	}
+	for _, p := range n.Op.Params() {
+		if err := Shape(p.Shape).check(); err != nil {
+			return nil, 0, fmt.Errorf("node %q (%s): parameter %q: %w", n.Name, n.Op.Kind(), p.Name, err)
+		}
+		params += p.Elems()
+	}
+	return out, params, nil
 }
 
 // Values is the number of values: inputs and node outputs.
