@@ -262,6 +262,7 @@ type problem struct {
 	average  float64    // seconds of the parameters to average, for each batch, at the median bandwidth
 }
 
+// newProblem checks what is asked and turns it into the numbers that fitness is computed from.
 func newProblem(nodes []Node, need Need, opt Options) (*problem, error) {
 	if err := checkNodes(nodes); err != nil {
 		return nil, err
@@ -269,16 +270,8 @@ func newProblem(nodes []Node, need Need, opt Options) (*problem, error) {
 	if err := opt.check(); err != nil {
 		return nil, err
 	}
-	if !(need.RAM >= 0 && need.RAM <= maxRAM) {
-		return nil, fail(ErrInvalid, "the model %q needs %v bytes of RAM, it must be 0 to %g", need.Model, need.RAM, maxRAM)
-	}
-	if need.Stages < 0 {
-		return nil, fail(ErrInvalid, "the model %q has %d stages, it must be 0 (no limit) or more", need.Model, need.Stages)
-	}
-	for what, v := range map[string]float64{"FLOPs": need.FLOPs, "bytes across a cut": need.Cut, "bytes to average": need.Average} {
-		if !(v >= 0 && v <= MaxUnits*maxFLOPs) {
-			return nil, fail(ErrInvalid, "the model %q has %v %s, it must be 0 to %g", need.Model, v, what, MaxUnits*maxFLOPs)
-		}
+	if err := need.check(); err != nil {
+		return nil, err
 	}
 	opt = opt.withDefaults()
 	n := len(nodes)
@@ -323,16 +316,7 @@ func newProblem(nodes []Node, need Need, opt Options) (*problem, error) {
 		x := min(mid/b, 32)
 		p.slow[i] = float64(x*x) * float64(x*x)
 	}
-	type kind struct{ ram, speed, gain, logb float64 }
-	kinds := map[kind]int{}
-	p.class = make([]int, n)
-	for i := range n {
-		k := kind{p.ram[i], p.speed[i], p.gain[i], p.logb[i]}
-		if _, ok := kinds[k]; !ok {
-			kinds[k] = len(kinds)
-		}
-		p.class[i] = kinds[k]
-	}
+	p.classify()
 	p.eff, p.logK = make([]float64, n+1), make([]float64, n+1)
 	for s := 1; s <= n; s++ {
 		p.eff[s] = 1 / (1 + float64(s-1)/float64(opt.MicroBatches))
@@ -350,6 +334,36 @@ func newProblem(nodes []Node, need Need, opt Options) (*problem, error) {
 	}
 	p.minK = max(p.minK, p.least)
 	return p, nil
+}
+
+// check refuses what no model needs.
+func (need Need) check() error {
+	if !(need.RAM >= 0 && need.RAM <= maxRAM) {
+		return fail(ErrInvalid, "the model %q needs %v bytes of RAM, it must be 0 to %g", need.Model, need.RAM, maxRAM)
+	}
+	if need.Stages < 0 {
+		return fail(ErrInvalid, "the model %q has %d stages, it must be 0 (no limit) or more", need.Model, need.Stages)
+	}
+	for what, v := range map[string]float64{"FLOPs": need.FLOPs, "bytes across a cut": need.Cut, "bytes to average": need.Average} {
+		if !(v >= 0 && v <= MaxUnits*maxFLOPs) {
+			return fail(ErrInvalid, "the model %q has %v %s, it must be 0 to %g", need.Model, v, what, MaxUnits*maxFLOPs)
+		}
+	}
+	return nil
+}
+
+// classify numbers the kinds of nodes: those of one kind are alike in all that counts.
+func (p *problem) classify() {
+	type kind struct{ ram, speed, gain, logb float64 }
+	kinds := map[kind]int{}
+	p.class = make([]int, p.n)
+	for i := range p.n {
+		k := kind{p.ram[i], p.speed[i], p.gain[i], p.logb[i]}
+		if _, ok := kinds[k]; !ok {
+			kinds[k] = len(kinds)
+		}
+		p.class[i] = kinds[k]
+	}
 }
 
 // sizes sets the bounds on the size and number of clusters. Where the least size
