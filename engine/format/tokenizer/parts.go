@@ -100,24 +100,7 @@ func readNormalizer(raw json.RawMessage, depth int) ([]normalizer, error) {
 	one := func(f func(string) string) ([]normalizer, error) { return []normalizer{{do: f}}, nil }
 	switch n.Type {
 	case "Sequence":
-		if len(n.Normalizers) > maxParts || depth > 2 {
-			return nil, bad("a sequence of %d normalizers", len(n.Normalizers))
-		}
-		var all []normalizer
-		for _, r := range n.Normalizers {
-			f, err := readNormalizer(r, depth+1)
-			if err != nil {
-				return nil, err
-			}
-			all = append(all, f...)
-		}
-		times := 1
-		for _, f := range all {
-			if times *= max(f.grows, 1); times > maxGrowth {
-				return nil, bad("its normalizers may make a text %d times as long, at most %d times is read", times, maxGrowth)
-			}
-		}
-		return all, nil
+		return readNormalizers(n.Normalizers, depth)
 	case "NFC":
 		return one(norm.NFC.String)
 	case "NFD":
@@ -164,6 +147,28 @@ func readNormalizer(raw json.RawMessage, depth int) ([]normalizer, error) {
 		return replacement(&n.Pattern, n.Content)
 	}
 	return nil, bad("a normalizer of type %.40q, which is not supported", n.Type)
+}
+
+// readNormalizers reads a sequence, which is so deep in others.
+func readNormalizers(raw []json.RawMessage, depth int) ([]normalizer, error) {
+	if len(raw) > maxParts || depth > 2 {
+		return nil, bad("a sequence of %d normalizers", len(raw))
+	}
+	var all []normalizer
+	for _, r := range raw {
+		f, err := readNormalizer(r, depth+1)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, f...)
+	}
+	times := 1
+	for _, f := range all {
+		if times *= max(f.grows, 1); times > maxGrowth {
+			return nil, bad("its normalizers may make a text %d times as long, at most %d times is read", times, maxGrowth)
+		}
+	}
+	return all, nil
 }
 
 // replacement is a normalizer that replaces what a pattern finds.
