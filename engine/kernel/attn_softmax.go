@@ -1,4 +1,4 @@
-// Softmax and its logarithm over the last axis.
+// Softmax over the last axis.
 
 package kernel
 
@@ -109,35 +109,4 @@ func logSum(x []float32) (ls, m float32) {
 		}
 	}
 	return Log(l.total()), m
-}
-
-// logSoftmax sets each row of y [rows,cols] to (x - max) - log(sum e^(x-max)). y may be
-// x.
-func logSoftmax(y, x []float32, rows, cols int) {
-	y, x = y[:rows*cols], x[:rows*cols]
-	for ; len(x) > 0; x, y = x[cols:], y[cols:] {
-		ls, m := logSum(x[:cols])
-		if vec(vecLogSoftmax, &vecArgs{n: cols, p: ptrs(y, x, nil, nil), k: [10]float32{m, ls}}) {
-			continue
-		}
-		for i, v := range x[:cols] {
-			y[i] = (v - m) - ls
-		}
-	}
-}
-
-// logSoftmaxGrad sets dx = dy - e^y * sum(dy) for each row of log-softmax output y
-// [rows,cols]. dx may be dy.
-func logSoftmaxGrad(dx, dy, y []float32, rows, cols int) {
-	dx, dy, y = dx[:rows*cols], dy[:rows*cols], y[:rows*cols]
-	for ; len(y) > 0; dx, dy, y = dx[cols:], dy[cols:], y[cols:] {
-		d, g := dx[:cols], dy[:cols]
-		s := Sum(g)
-		if vec(vecLogSoftmaxGrad, &vecArgs{n: cols, p: ptrs(d, g, y, nil), k: [10]float32{s}}) {
-			continue
-		}
-		for i, v := range y[:cols] {
-			d[i] = g[i] - float32(Exp(v)*s)
-		}
-	}
 }

@@ -5,6 +5,7 @@ import (
 	"testing"
 )
 
+// elemTSoftmax is softmax, or its logarithm, of rows in float64.
 func elemTSoftmax(x []float64, cols int, log bool) []float64 {
 	y := make([]float64, len(x))
 	for o := 0; o < len(x); o += cols {
@@ -32,37 +33,20 @@ func TestSoftmax(t *testing.T) {
 		for i := range x {
 			x[i] = 3*x[i] + 50
 		}
-		for _, c := range []struct {
-			name          string
-			forward, grad func([]float32, []float32, []float32)
-			log           bool
-		}{
-			{
-				"softmax", func(y, x, _ []float32) { Softmax(y, x, rows, cols) },
-				func(dx, dy, y []float32) { SoftmaxGrad(dx, dy, y, rows, cols) }, false,
-			},
-			{
-				"log-softmax", func(y, x, _ []float32) { logSoftmax(y, x, rows, cols) },
-				func(dx, dy, y []float32) { logSoftmaxGrad(dx, dy, y, rows, cols) }, true,
-			},
-		} {
-			y, dx := make([]float32, len(x)), make([]float32, len(x))
-			c.forward(y, x, nil)
-			elemTClose(t, c.name, y, elemTSoftmax(elemTWide(x), cols, c.log), elemTTol)
-			c.grad(dx, dy, y)
-			elemTClose(t, c.name+" gradient", dx, elemTDiff(func(x []float64) float64 {
-				return elemTDot(dy, elemTSoftmax(x, cols, c.log))
-			}, x), 4*elemTTol)
-			place := append([]float32(nil), x...)
-			c.forward(place, place, nil)
-			elemTSame(t, c.name+" in place", place, y)
-			place = append(place[:0], dy...)
-			c.grad(place, place, y)
-			elemTSame(t, c.name+" gradient in place", place, dx)
-		}
-		// The bits: exponentials, the scheme's sum, its reciprocal.
-		y := make([]float32, len(x))
+		y, dx := make([]float32, len(x)), make([]float32, len(x))
 		Softmax(y, x, rows, cols)
+		elemTClose(t, "softmax", y, elemTSoftmax(elemTWide(x), cols, false), elemTTol)
+		SoftmaxGrad(dx, dy, y, rows, cols)
+		elemTClose(t, "gradient", dx, elemTDiff(func(x []float64) float64 {
+			return elemTDot(dy, elemTSoftmax(x, cols, false))
+		}, x), 4*elemTTol)
+		place := append([]float32(nil), x...)
+		Softmax(place, place, rows, cols)
+		elemTSame(t, "in place", place, y)
+		place = append(place[:0], dy...)
+		SoftmaxGrad(place, place, y, rows, cols)
+		elemTSame(t, "gradient in place", place, dx)
+		// The bits: exponentials, the scheme's sum, its reciprocal.
 		for o := 0; o < len(x); o += cols {
 			e := make([]float32, cols)
 			m := x[o]

@@ -97,14 +97,6 @@ func TestGolden(t *testing.T) {
 			kernel.SoftmaxGrad(dx, c.f32("dy"), y, n, k)
 			c.near("dx", dx, summed)
 		},
-		"logsoftmax": func(c testCase) {
-			n, k := rows(c.shape("x"))
-			y, dx := c.like("y"), c.like("x")
-			kernel.LogSoftmax(y, c.f32("x"), n, k)
-			c.near("y", y, rounded)
-			kernel.LogSoftmaxGrad(dx, c.f32("dy"), y, n, k)
-			c.near("dx", dx, summed)
-		},
 		"gelu": func(c testCase) {
 			if c.d.Attrs.Approx == "tanh" {
 				unary(kernel.GELUTanh, kernel.GELUTanhGrad, true)(c)
@@ -291,10 +283,8 @@ func goldenBatchNorm(c testCase) {
 	c.near("dbias", db, summed)
 	if c.d.Train {
 		kernel.BatchNormGradInput(dx, dy, in, mean, inv, gamma, dg, db, kernel.AllChannels(n, ch, hw))
-	} else {
-		kernel.BatchNormGradInputFixed(dx, dy, inv, gamma, kernel.AllChannels(n, ch, hw))
+		c.near("dx", dx, tol)
 	}
-	c.near("dx", dx, tol)
 }
 
 func goldenLayerNorm(c testCase) {

@@ -314,36 +314,3 @@ func vecNormGradInput(dx, dy, x, mean, invstd, gamma, dgamma, dbeta []float32, s
 	}
 	return true
 }
-
-// batchNormGradInputFixed sets dx = dy * (gamma*invstd), the gradient where the
-// statistics are constants (evaluation mode, frozen layers). dx may be dy.
-func batchNormGradInputFixed(dx, dy, invstd, gamma []float32, s Channels) {
-	dx, dy = dx[:s.size()], dy[:s.size()]
-	invstd, gamma = invstd[:s.C], gamma[:s.C]
-	if !s.empty() && vecNormGradFixed(dx, dy, invstd, gamma, s) {
-		return
-	}
-	for j := s.From; j < s.To; j++ {
-		k := gamma[j] * invstd[j]
-		for r := j * s.HW; r < len(dy); r += s.C * s.HW {
-			d := dx[r:][:s.HW]
-			for i, v := range dy[r:][:s.HW] {
-				d[i] = v * k
-			}
-		}
-	}
-}
-
-func vecNormGradFixed(dx, dy, invstd, gamma []float32, s Channels) bool {
-	l, per := newChannelLoop(s)
-	for j := s.From; j < s.To; j += per {
-		w := min(per, s.To-j)
-		for q := range w {
-			l.value[0][q] = gamma[j+q] * invstd[j+q]
-		}
-		if !l.run(vecScale, 1, j, w, dx, dy, nil) {
-			return false
-		}
-	}
-	return true
-}

@@ -108,18 +108,13 @@ func TestBatchNorm(t *testing.T) {
 			elemTSame(t, "dbeta at once", db2, wantDb)
 		}
 
-		// In place, and with fixed statistics.
+		// In place.
 		place := append([]float32(nil), dy...)
 		BatchNormGradInput(place, place, x, mean, inv, gamma, dg, db, AllChannels(n, c, hw))
 		elemTSame(t, "dx in place", place, dx)
 		place = append(place[:0], x...)
 		BatchNormApply(place, place, mean, inv, gamma, beta, AllChannels(n, c, hw))
 		elemTSame(t, "y in place", place, y)
-		batchNormGradInputFixed(dx, dy, inv, gamma, AllChannels(n, c, hw))
-		for i := range dx {
-			j := i / hw % c
-			elemTSame(t, "dx with fixed statistics", dx[i:i+1], []float32{dy[i] * (gamma[j] * inv[j])})
-		}
 	}
 }
 
@@ -143,7 +138,7 @@ func TestChannels(t *testing.T) {
 		n, c, hw := s[0], s[1], s[2]
 		x, dy, k := elemTNormal(n*c*hw, 1), elemTNormal(n*c*hw, 2), elemTNormal(2*c, 3)
 		all := func(parts ...int) [][]float32 {
-			out := make([][]float32, 9)
+			out := make([][]float32, 8)
 			for i := range out {
 				out[i] = elemTNormal(c, 4)
 				if i > 5 {
@@ -158,7 +153,6 @@ func TestChannels(t *testing.T) {
 				BatchNormGradSums(out[4], out[5], dy, x, k, k[c:], p)
 				BatchNormApply(out[6], x, k, k[c:], k, k[c:], p)
 				BatchNormGradInput(out[7], dy, x, k, k[c:], k, out[4], out[5], p)
-				batchNormGradInputFixed(out[8], dy, k, k[c:], p)
 			}
 			return out
 		}

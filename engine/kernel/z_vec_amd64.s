@@ -5093,241 +5093,6 @@ done:
 	VZEROUPPER
 	RET
 
-// p0 = (p1-k0) - k1
-TEXT logSoftmaxZ<>(SB), NOSPLIT, $0-16
-	MOVQ a+8(FP), AX
-	MOVQ vecArgs_rows(AX), BX
-	MOVQ vecArgs_stride(AX), SI
-	SHLQ $2, SI
-	MOVQ vecArgs_n(AX), DX
-	MOVQ DX, CX
-	SHRQ $4, CX
-	SHLQ $6, CX
-	ANDQ $15, DX
-	MOVQ (vecArgs_p+0)(AX), R8
-	MOVQ (vecArgs_p+8)(AX), R9
-	MOVL $-1, R15
-	BZHIL DX, R15, R15
-	KMOVW R15, K1
-
-row:
-	XORQ DI, DI
-	CMPQ DI, CX
-	JGE tail
-
-block:
-	VMOVUPS 0(R9)(DI*1), Z0
-	VSUBPS.BCST (vecArgs_k+0)(AX), Z0, Z0
-	VSUBPS.BCST (vecArgs_k+4)(AX), Z0, Z0
-	VMOVUPS Z0, 0(R8)(DI*1)
-	ADDQ $64, DI
-	CMPQ DI, CX
-	JLT block
-
-tail:
-	TESTQ DX, DX
-	JZ next
-	VMOVUPS.Z 0(R9)(DI*1), K1, Z0
-	VSUBPS.BCST (vecArgs_k+0)(AX), Z0, Z0
-	VSUBPS.BCST (vecArgs_k+4)(AX), Z0, Z0
-	VMOVUPS Z0, K1, 0(R8)(DI*1)
-
-next:
-	DECQ BX
-	JLE done
-	ADDQ SI, R8
-	ADDQ SI, R9
-	JMP row
-
-done:
-	VZEROUPPER
-	RET
-
-// p0 = p1 - e^p2 * k0
-TEXT logSoftmaxGradZ<>(SB), NOSPLIT, $0-16
-	MOVQ a+8(FP), AX
-	MOVQ vecArgs_rows(AX), BX
-	MOVQ vecArgs_stride(AX), SI
-	SHLQ $2, SI
-	MOVQ vecArgs_n(AX), DX
-	MOVQ DX, CX
-	SHRQ $4, CX
-	SHLQ $6, CX
-	ANDQ $15, DX
-	MOVQ (vecArgs_p+0)(AX), R8
-	MOVQ (vecArgs_p+8)(AX), R9
-	MOVQ (vecArgs_p+16)(AX), R10
-	MOVL $-1, R15
-	BZHIL DX, R15, R15
-	KMOVW R15, K1
-
-row:
-	XORQ DI, DI
-	MOVQ CX, R13
-	SUBQ $64, R13
-	JLE single
-	VBROADCASTSS vecConst<>+32(SB), Z0
-	VBROADCASTSS vecConst<>+1312(SB), Z1
-	VBROADCASTSS vecConst<>+96(SB), Z2
-	VBROADCASTSS vecConst<>+128(SB), Z3
-	VBROADCASTSS vecConst<>+160(SB), Z4
-	VBROADCASTSS vecConst<>+192(SB), Z5
-	VBROADCASTSS vecConst<>+224(SB), Z6
-	VBROADCASTSS vecConst<>+256(SB), Z7
-	VBROADCASTSS vecConst<>+288(SB), Z8
-	VBROADCASTSS vecConst<>+320(SB), Z9
-	VBROADCASTSS vecConst<>+352(SB), Z10
-	VBROADCASTSS vecConst<>+384(SB), Z11
-	VBROADCASTSS (vecArgs_k+0)(AX), Z12
-
-several:
-	VMOVUPS 0(R9)(DI*1), Z13
-	VMOVUPS 64(R9)(DI*1), Z14
-	VMOVUPS 0(R10)(DI*1), Z15
-	VMOVUPS 64(R10)(DI*1), Z16
-	VMINPS Z15, Z0, Z15
-	VMINPS Z16, Z0, Z16
-	VMAXPS Z15, Z1, Z15
-	VMAXPS Z16, Z1, Z16
-	VMULPS Z2, Z15, Z17
-	VMULPS Z2, Z16, Z18
-	VRNDSCALEPS $0, Z17, Z17
-	VRNDSCALEPS $0, Z18, Z18
-	VMULPS Z3, Z17, Z19
-	VMULPS Z3, Z18, Z20
-	VSUBPS Z19, Z15, Z15
-	VSUBPS Z20, Z16, Z16
-	VMULPS Z4, Z17, Z19
-	VMULPS Z4, Z18, Z20
-	VSUBPS Z19, Z15, Z15
-	VSUBPS Z20, Z16, Z16
-	VMULPS Z6, Z15, Z19
-	VMULPS Z6, Z16, Z20
-	VADDPS Z19, Z5, Z19
-	VADDPS Z20, Z5, Z20
-	VMULPS Z15, Z19, Z19
-	VMULPS Z16, Z20, Z20
-	VADDPS Z7, Z19, Z19
-	VADDPS Z7, Z20, Z20
-	VMULPS Z15, Z19, Z19
-	VMULPS Z16, Z20, Z20
-	VADDPS Z8, Z19, Z19
-	VADDPS Z8, Z20, Z20
-	VMULPS Z15, Z19, Z19
-	VMULPS Z16, Z20, Z20
-	VADDPS Z9, Z19, Z19
-	VADDPS Z9, Z20, Z20
-	VMULPS Z15, Z19, Z19
-	VMULPS Z16, Z20, Z20
-	VADDPS Z10, Z19, Z19
-	VADDPS Z10, Z20, Z20
-	VMULPS Z15, Z15, Z21
-	VMULPS Z16, Z16, Z22
-	VMULPS Z19, Z21, Z19
-	VMULPS Z20, Z22, Z20
-	VADDPS Z19, Z15, Z15
-	VADDPS Z20, Z16, Z16
-	VADDPS Z11, Z15, Z15
-	VADDPS Z11, Z16, Z16
-	VSCALEFPS Z17, Z15, Z15
-	VSCALEFPS Z18, Z16, Z16
-	VMULPS Z12, Z15, Z15
-	VMULPS Z12, Z16, Z16
-	VSUBPS Z15, Z13, Z13
-	VSUBPS Z16, Z14, Z14
-	VMOVUPS Z13, 0(R8)(DI*1)
-	VMOVUPS Z14, 64(R8)(DI*1)
-	ADDQ $128, DI
-	CMPQ DI, R13
-	JLT several
-
-single:
-	CMPQ DI, CX
-	JGE tail
-
-block:
-	VMOVUPS 0(R9)(DI*1), Z0
-	VMOVUPS 0(R10)(DI*1), Z1
-	VBROADCASTSS vecConst<>+32(SB), Z2
-	VMINPS Z1, Z2, Z1
-	VBROADCASTSS vecConst<>+1312(SB), Z2
-	VMAXPS Z1, Z2, Z1
-	VMULPS.BCST vecConst<>+96(SB), Z1, Z2
-	VRNDSCALEPS $0, Z2, Z2
-	VMULPS.BCST vecConst<>+128(SB), Z2, Z3
-	VSUBPS Z3, Z1, Z1
-	VMULPS.BCST vecConst<>+160(SB), Z2, Z3
-	VSUBPS Z3, Z1, Z1
-	VMULPS.BCST vecConst<>+224(SB), Z1, Z3
-	VBROADCASTSS vecConst<>+192(SB), Z4
-	VADDPS Z3, Z4, Z3
-	VMULPS Z1, Z3, Z3
-	VADDPS.BCST vecConst<>+256(SB), Z3, Z3
-	VMULPS Z1, Z3, Z3
-	VADDPS.BCST vecConst<>+288(SB), Z3, Z3
-	VMULPS Z1, Z3, Z3
-	VADDPS.BCST vecConst<>+320(SB), Z3, Z3
-	VMULPS Z1, Z3, Z3
-	VADDPS.BCST vecConst<>+352(SB), Z3, Z3
-	VMULPS Z1, Z1, Z4
-	VMULPS Z3, Z4, Z3
-	VADDPS Z3, Z1, Z1
-	VADDPS.BCST vecConst<>+384(SB), Z1, Z1
-	VSCALEFPS Z2, Z1, Z1
-	VMULPS.BCST (vecArgs_k+0)(AX), Z1, Z1
-	VSUBPS Z1, Z0, Z0
-	VMOVUPS Z0, 0(R8)(DI*1)
-	ADDQ $64, DI
-	CMPQ DI, CX
-	JLT block
-
-tail:
-	TESTQ DX, DX
-	JZ next
-	VMOVUPS.Z 0(R9)(DI*1), K1, Z0
-	VMOVUPS.Z 0(R10)(DI*1), K1, Z1
-	VBROADCASTSS vecConst<>+32(SB), Z2
-	VMINPS Z1, Z2, Z1
-	VBROADCASTSS vecConst<>+1312(SB), Z2
-	VMAXPS Z1, Z2, Z1
-	VMULPS.BCST vecConst<>+96(SB), Z1, Z2
-	VRNDSCALEPS $0, Z2, Z2
-	VMULPS.BCST vecConst<>+128(SB), Z2, Z3
-	VSUBPS Z3, Z1, Z1
-	VMULPS.BCST vecConst<>+160(SB), Z2, Z3
-	VSUBPS Z3, Z1, Z1
-	VMULPS.BCST vecConst<>+224(SB), Z1, Z3
-	VBROADCASTSS vecConst<>+192(SB), Z4
-	VADDPS Z3, Z4, Z3
-	VMULPS Z1, Z3, Z3
-	VADDPS.BCST vecConst<>+256(SB), Z3, Z3
-	VMULPS Z1, Z3, Z3
-	VADDPS.BCST vecConst<>+288(SB), Z3, Z3
-	VMULPS Z1, Z3, Z3
-	VADDPS.BCST vecConst<>+320(SB), Z3, Z3
-	VMULPS Z1, Z3, Z3
-	VADDPS.BCST vecConst<>+352(SB), Z3, Z3
-	VMULPS Z1, Z1, Z4
-	VMULPS Z3, Z4, Z3
-	VADDPS Z3, Z1, Z1
-	VADDPS.BCST vecConst<>+384(SB), Z1, Z1
-	VSCALEFPS Z2, Z1, Z1
-	VMULPS.BCST (vecArgs_k+0)(AX), Z1, Z1
-	VSUBPS Z1, Z0, Z0
-	VMOVUPS Z0, K1, 0(R8)(DI*1)
-
-next:
-	DECQ BX
-	JLE done
-	ADDQ SI, R8
-	ADDQ SI, R9
-	ADDQ SI, R10
-	JMP row
-
-done:
-	VZEROUPPER
-	RET
-
 // s0 += (p1-p2) * (p1-p2)
 TEXT errorsZ<>(SB), NOSPLIT, $0-16
 	MOVQ a+8(FP), AX
@@ -8531,34 +8296,32 @@ DATA vecTableZ<>+216(SB)/8, $layerParamsZ<>(SB)
 DATA vecTableZ<>+224(SB)/8, $expSumZ<>(SB)
 DATA vecTableZ<>+232(SB)/8, $sumExpZ<>(SB)
 DATA vecTableZ<>+240(SB)/8, $softmaxGradZ<>(SB)
-DATA vecTableZ<>+248(SB)/8, $logSoftmaxZ<>(SB)
-DATA vecTableZ<>+256(SB)/8, $logSoftmaxGradZ<>(SB)
-DATA vecTableZ<>+264(SB)/8, $errorsZ<>(SB)
-DATA vecTableZ<>+272(SB)/8, $errorsGradZ<>(SB)
-DATA vecTableZ<>+280(SB)/8, $crossSumZ<>(SB)
-DATA vecTableZ<>+288(SB)/8, $crossGradZ<>(SB)
-DATA vecTableZ<>+296(SB)/8, $toHalfZ<>(SB)
-DATA vecTableZ<>+304(SB)/8, $fromHalfZ<>(SB)
-DATA vecTableZ<>+312(SB)/8, $toBFloat16Z<>(SB)
-DATA vecTableZ<>+320(SB)/8, $fromBFloat16Z<>(SB)
-DATA vecTableZ<>+328(SB)/8, $roundBF16Z<>(SB)
-DATA vecTableZ<>+336(SB)/8, $packBF16Z<>(SB)
-DATA vecTableZ<>+344(SB)/8, $packRoundBF16Z<>(SB)
-DATA vecTableZ<>+352(SB)/8, $unpackBF16Z<>(SB)
-DATA vecTableZ<>+360(SB)/8, $reluGradBF16Z<>(SB)
-DATA vecTableZ<>+368(SB)/8, $quantise8Z<>(SB)
-DATA vecTableZ<>+376(SB)/8, $absMaxZ<>(SB)
-DATA vecTableZ<>+384(SB)/8, $countZerosZ<>(SB)
-DATA vecTableZ<>+392(SB)/8, $countEqualZ<>(SB)
-DATA vecTableZ<>+400(SB)/8, $takeEqualZ<>(SB)
-DATA vecTableZ<>+408(SB)/8, $sgdZ<>(SB)
-DATA vecTableZ<>+416(SB)/8, $momentumZ<>(SB)
-DATA vecTableZ<>+424(SB)/8, $adamZ<>(SB)
-DATA vecTableZ<>+432(SB)/8, $adamWZ<>(SB)
-DATA vecTableZ<>+440(SB)/8, $nadamZ<>(SB)
-DATA vecTableZ<>+448(SB)/8, $softmaxRowZ<>(SB)
-DATA vecTableZ<>+456(SB)/8, $softmaxGradRowZ<>(SB)
-GLOBL vecTableZ<>(SB), RODATA, $464
+DATA vecTableZ<>+248(SB)/8, $errorsZ<>(SB)
+DATA vecTableZ<>+256(SB)/8, $errorsGradZ<>(SB)
+DATA vecTableZ<>+264(SB)/8, $crossSumZ<>(SB)
+DATA vecTableZ<>+272(SB)/8, $crossGradZ<>(SB)
+DATA vecTableZ<>+280(SB)/8, $toHalfZ<>(SB)
+DATA vecTableZ<>+288(SB)/8, $fromHalfZ<>(SB)
+DATA vecTableZ<>+296(SB)/8, $toBFloat16Z<>(SB)
+DATA vecTableZ<>+304(SB)/8, $fromBFloat16Z<>(SB)
+DATA vecTableZ<>+312(SB)/8, $roundBF16Z<>(SB)
+DATA vecTableZ<>+320(SB)/8, $packBF16Z<>(SB)
+DATA vecTableZ<>+328(SB)/8, $packRoundBF16Z<>(SB)
+DATA vecTableZ<>+336(SB)/8, $unpackBF16Z<>(SB)
+DATA vecTableZ<>+344(SB)/8, $reluGradBF16Z<>(SB)
+DATA vecTableZ<>+352(SB)/8, $quantise8Z<>(SB)
+DATA vecTableZ<>+360(SB)/8, $absMaxZ<>(SB)
+DATA vecTableZ<>+368(SB)/8, $countZerosZ<>(SB)
+DATA vecTableZ<>+376(SB)/8, $countEqualZ<>(SB)
+DATA vecTableZ<>+384(SB)/8, $takeEqualZ<>(SB)
+DATA vecTableZ<>+392(SB)/8, $sgdZ<>(SB)
+DATA vecTableZ<>+400(SB)/8, $momentumZ<>(SB)
+DATA vecTableZ<>+408(SB)/8, $adamZ<>(SB)
+DATA vecTableZ<>+416(SB)/8, $adamWZ<>(SB)
+DATA vecTableZ<>+424(SB)/8, $nadamZ<>(SB)
+DATA vecTableZ<>+432(SB)/8, $softmaxRowZ<>(SB)
+DATA vecTableZ<>+440(SB)/8, $softmaxGradRowZ<>(SB)
+GLOBL vecTableZ<>(SB), RODATA, $448
 
 // func vecZ(op vecOp, a *vecArgs)
 TEXT ·vecZ(SB), NOSPLIT, $0-16
@@ -13031,292 +12794,6 @@ done:
 	VZEROUPPER
 	RET
 
-// p0 = (p1-k0) - k1
-TEXT logSoftmaxY<>(SB), NOSPLIT, $0-16
-	MOVQ a+8(FP), AX
-	MOVQ vecArgs_rows(AX), BX
-	MOVQ vecArgs_stride(AX), SI
-	SHLQ $2, SI
-	MOVQ vecArgs_n(AX), DX
-	MOVQ DX, CX
-	SHRQ $4, CX
-	SHLQ $6, CX
-	ANDQ $15, DX
-	MOVQ (vecArgs_p+0)(AX), R8
-	MOVQ (vecArgs_p+8)(AX), R9
-	LEAQ vecLanes<>+64(SB), R13
-	MOVQ DX, R15
-	SHLQ $2, R15
-	SUBQ R15, R13
-
-row:
-	XORQ DI, DI
-	CMPQ DI, CX
-	JGE tail
-
-block:
-	VMOVUPS 0(R9)(DI*1), Y0
-	VMOVUPS 32(R9)(DI*1), Y1
-	VBROADCASTSS (vecArgs_k+0)(AX), Y2
-	VSUBPS Y2, Y0, Y0
-	VBROADCASTSS (vecArgs_k+0)(AX), Y2
-	VSUBPS Y2, Y1, Y1
-	VBROADCASTSS (vecArgs_k+4)(AX), Y2
-	VSUBPS Y2, Y0, Y0
-	VBROADCASTSS (vecArgs_k+4)(AX), Y2
-	VSUBPS Y2, Y1, Y1
-	VMOVUPS Y0, 0(R8)(DI*1)
-	VMOVUPS Y1, 32(R8)(DI*1)
-	ADDQ $64, DI
-	CMPQ DI, CX
-	JLT block
-
-tail:
-	TESTQ DX, DX
-	JZ next
-	VMOVUPS 0(R13), Y0
-	VMASKMOVPS 0(R9)(DI*1), Y0, Y0
-	VMOVUPS 32(R13), Y1
-	VMASKMOVPS 32(R9)(DI*1), Y1, Y1
-	VBROADCASTSS (vecArgs_k+0)(AX), Y2
-	VSUBPS Y2, Y0, Y0
-	VBROADCASTSS (vecArgs_k+0)(AX), Y2
-	VSUBPS Y2, Y1, Y1
-	VBROADCASTSS (vecArgs_k+4)(AX), Y2
-	VSUBPS Y2, Y0, Y0
-	VBROADCASTSS (vecArgs_k+4)(AX), Y2
-	VSUBPS Y2, Y1, Y1
-	VMOVUPS 0(R13), Y2
-	VMASKMOVPS Y0, Y2, 0(R8)(DI*1)
-	VMOVUPS 32(R13), Y0
-	VMASKMOVPS Y1, Y0, 32(R8)(DI*1)
-
-next:
-	DECQ BX
-	JLE done
-	ADDQ SI, R8
-	ADDQ SI, R9
-	JMP row
-
-done:
-	VZEROUPPER
-	RET
-
-// p0 = p1 - e^p2 * k0
-TEXT logSoftmaxGradY<>(SB), NOSPLIT, $0-16
-	MOVQ a+8(FP), AX
-	MOVQ vecArgs_rows(AX), BX
-	MOVQ vecArgs_stride(AX), SI
-	SHLQ $2, SI
-	MOVQ vecArgs_n(AX), DX
-	MOVQ DX, CX
-	SHRQ $4, CX
-	SHLQ $6, CX
-	ANDQ $15, DX
-	MOVQ (vecArgs_p+0)(AX), R8
-	MOVQ (vecArgs_p+8)(AX), R9
-	MOVQ (vecArgs_p+16)(AX), R10
-	LEAQ vecLanes<>+64(SB), R13
-	MOVQ DX, R15
-	SHLQ $2, R15
-	SUBQ R15, R13
-
-row:
-	XORQ DI, DI
-	CMPQ DI, CX
-	JGE tail
-
-block:
-	VMOVUPS 0(R9)(DI*1), Y0
-	VMOVUPS 32(R9)(DI*1), Y1
-	VMOVUPS 0(R10)(DI*1), Y2
-	VMOVUPS 32(R10)(DI*1), Y3
-	VBROADCASTSS vecConst<>+32(SB), Y4
-	VMINPS Y2, Y4, Y2
-	VBROADCASTSS vecConst<>+32(SB), Y4
-	VMINPS Y3, Y4, Y3
-	VBROADCASTSS vecConst<>+1312(SB), Y4
-	VMAXPS Y2, Y4, Y2
-	VBROADCASTSS vecConst<>+1312(SB), Y4
-	VMAXPS Y3, Y4, Y3
-	VMULPS vecConst<>+96(SB), Y2, Y4
-	VMULPS vecConst<>+96(SB), Y3, Y5
-	VADDPS vecConst<>+2016(SB), Y4, Y4
-	VADDPS vecConst<>+2016(SB), Y5, Y5
-	VSUBPS vecConst<>+2016(SB), Y4, Y6
-	VSUBPS vecConst<>+2016(SB), Y5, Y7
-	VMULPS vecConst<>+128(SB), Y6, Y8
-	VMULPS vecConst<>+128(SB), Y7, Y9
-	VSUBPS Y8, Y2, Y2
-	VSUBPS Y9, Y3, Y3
-	VMULPS vecConst<>+160(SB), Y6, Y6
-	VMULPS vecConst<>+160(SB), Y7, Y7
-	VSUBPS Y6, Y2, Y2
-	VSUBPS Y7, Y3, Y3
-	VMULPS vecConst<>+224(SB), Y2, Y6
-	VMULPS vecConst<>+224(SB), Y3, Y7
-	VBROADCASTSS vecConst<>+192(SB), Y8
-	VADDPS Y6, Y8, Y6
-	VBROADCASTSS vecConst<>+192(SB), Y8
-	VADDPS Y7, Y8, Y7
-	VMULPS Y2, Y6, Y6
-	VMULPS Y3, Y7, Y7
-	VADDPS vecConst<>+256(SB), Y6, Y6
-	VADDPS vecConst<>+256(SB), Y7, Y7
-	VMULPS Y2, Y6, Y6
-	VMULPS Y3, Y7, Y7
-	VADDPS vecConst<>+288(SB), Y6, Y6
-	VADDPS vecConst<>+288(SB), Y7, Y7
-	VMULPS Y2, Y6, Y6
-	VMULPS Y3, Y7, Y7
-	VADDPS vecConst<>+320(SB), Y6, Y6
-	VADDPS vecConst<>+320(SB), Y7, Y7
-	VMULPS Y2, Y6, Y6
-	VMULPS Y3, Y7, Y7
-	VADDPS vecConst<>+352(SB), Y6, Y6
-	VADDPS vecConst<>+352(SB), Y7, Y7
-	VMULPS Y2, Y2, Y8
-	VMULPS Y3, Y3, Y9
-	VMULPS Y6, Y8, Y6
-	VMULPS Y7, Y9, Y7
-	VADDPS Y6, Y2, Y2
-	VADDPS Y7, Y3, Y3
-	VADDPS vecConst<>+384(SB), Y2, Y2
-	VADDPS vecConst<>+384(SB), Y3, Y3
-	VPSUBD vecConst<>+2016(SB), Y4, Y4
-	VPSUBD vecConst<>+2016(SB), Y5, Y5
-	VPSRAD $1, Y4, Y6
-	VPSRAD $1, Y5, Y7
-	VPADDD vecConst<>+1696(SB), Y6, Y8
-	VPADDD vecConst<>+1696(SB), Y7, Y9
-	VPSLLD $23, Y8, Y8
-	VPSLLD $23, Y9, Y9
-	VMULPS Y8, Y2, Y2
-	VMULPS Y9, Y3, Y3
-	VPSUBD Y6, Y4, Y4
-	VPSUBD Y7, Y5, Y5
-	VPADDD vecConst<>+1696(SB), Y4, Y4
-	VPADDD vecConst<>+1696(SB), Y5, Y5
-	VPSLLD $23, Y4, Y4
-	VPSLLD $23, Y5, Y5
-	VMULPS Y4, Y2, Y2
-	VMULPS Y5, Y3, Y3
-	VBROADCASTSS (vecArgs_k+0)(AX), Y4
-	VMULPS Y4, Y2, Y2
-	VBROADCASTSS (vecArgs_k+0)(AX), Y4
-	VMULPS Y4, Y3, Y3
-	VSUBPS Y2, Y0, Y0
-	VSUBPS Y3, Y1, Y1
-	VMOVUPS Y0, 0(R8)(DI*1)
-	VMOVUPS Y1, 32(R8)(DI*1)
-	ADDQ $64, DI
-	CMPQ DI, CX
-	JLT block
-
-tail:
-	TESTQ DX, DX
-	JZ next
-	VMOVUPS 0(R13), Y0
-	VMASKMOVPS 0(R9)(DI*1), Y0, Y0
-	VMOVUPS 32(R13), Y1
-	VMASKMOVPS 32(R9)(DI*1), Y1, Y1
-	VMOVUPS 0(R13), Y2
-	VMASKMOVPS 0(R10)(DI*1), Y2, Y2
-	VMOVUPS 32(R13), Y3
-	VMASKMOVPS 32(R10)(DI*1), Y3, Y3
-	VBROADCASTSS vecConst<>+32(SB), Y4
-	VMINPS Y2, Y4, Y2
-	VBROADCASTSS vecConst<>+32(SB), Y4
-	VMINPS Y3, Y4, Y3
-	VBROADCASTSS vecConst<>+1312(SB), Y4
-	VMAXPS Y2, Y4, Y2
-	VBROADCASTSS vecConst<>+1312(SB), Y4
-	VMAXPS Y3, Y4, Y3
-	VMULPS vecConst<>+96(SB), Y2, Y4
-	VMULPS vecConst<>+96(SB), Y3, Y5
-	VADDPS vecConst<>+2016(SB), Y4, Y4
-	VADDPS vecConst<>+2016(SB), Y5, Y5
-	VSUBPS vecConst<>+2016(SB), Y4, Y6
-	VSUBPS vecConst<>+2016(SB), Y5, Y7
-	VMULPS vecConst<>+128(SB), Y6, Y8
-	VMULPS vecConst<>+128(SB), Y7, Y9
-	VSUBPS Y8, Y2, Y2
-	VSUBPS Y9, Y3, Y3
-	VMULPS vecConst<>+160(SB), Y6, Y6
-	VMULPS vecConst<>+160(SB), Y7, Y7
-	VSUBPS Y6, Y2, Y2
-	VSUBPS Y7, Y3, Y3
-	VMULPS vecConst<>+224(SB), Y2, Y6
-	VMULPS vecConst<>+224(SB), Y3, Y7
-	VBROADCASTSS vecConst<>+192(SB), Y8
-	VADDPS Y6, Y8, Y6
-	VBROADCASTSS vecConst<>+192(SB), Y8
-	VADDPS Y7, Y8, Y7
-	VMULPS Y2, Y6, Y6
-	VMULPS Y3, Y7, Y7
-	VADDPS vecConst<>+256(SB), Y6, Y6
-	VADDPS vecConst<>+256(SB), Y7, Y7
-	VMULPS Y2, Y6, Y6
-	VMULPS Y3, Y7, Y7
-	VADDPS vecConst<>+288(SB), Y6, Y6
-	VADDPS vecConst<>+288(SB), Y7, Y7
-	VMULPS Y2, Y6, Y6
-	VMULPS Y3, Y7, Y7
-	VADDPS vecConst<>+320(SB), Y6, Y6
-	VADDPS vecConst<>+320(SB), Y7, Y7
-	VMULPS Y2, Y6, Y6
-	VMULPS Y3, Y7, Y7
-	VADDPS vecConst<>+352(SB), Y6, Y6
-	VADDPS vecConst<>+352(SB), Y7, Y7
-	VMULPS Y2, Y2, Y8
-	VMULPS Y3, Y3, Y9
-	VMULPS Y6, Y8, Y6
-	VMULPS Y7, Y9, Y7
-	VADDPS Y6, Y2, Y2
-	VADDPS Y7, Y3, Y3
-	VADDPS vecConst<>+384(SB), Y2, Y2
-	VADDPS vecConst<>+384(SB), Y3, Y3
-	VPSUBD vecConst<>+2016(SB), Y4, Y4
-	VPSUBD vecConst<>+2016(SB), Y5, Y5
-	VPSRAD $1, Y4, Y6
-	VPSRAD $1, Y5, Y7
-	VPADDD vecConst<>+1696(SB), Y6, Y8
-	VPADDD vecConst<>+1696(SB), Y7, Y9
-	VPSLLD $23, Y8, Y8
-	VPSLLD $23, Y9, Y9
-	VMULPS Y8, Y2, Y2
-	VMULPS Y9, Y3, Y3
-	VPSUBD Y6, Y4, Y4
-	VPSUBD Y7, Y5, Y5
-	VPADDD vecConst<>+1696(SB), Y4, Y4
-	VPADDD vecConst<>+1696(SB), Y5, Y5
-	VPSLLD $23, Y4, Y4
-	VPSLLD $23, Y5, Y5
-	VMULPS Y4, Y2, Y2
-	VMULPS Y5, Y3, Y3
-	VBROADCASTSS (vecArgs_k+0)(AX), Y4
-	VMULPS Y4, Y2, Y2
-	VBROADCASTSS (vecArgs_k+0)(AX), Y4
-	VMULPS Y4, Y3, Y3
-	VSUBPS Y2, Y0, Y0
-	VSUBPS Y3, Y1, Y1
-	VMOVUPS 0(R13), Y2
-	VMASKMOVPS Y0, Y2, 0(R8)(DI*1)
-	VMOVUPS 32(R13), Y0
-	VMASKMOVPS Y1, Y0, 32(R8)(DI*1)
-
-next:
-	DECQ BX
-	JLE done
-	ADDQ SI, R8
-	ADDQ SI, R9
-	ADDQ SI, R10
-	JMP row
-
-done:
-	VZEROUPPER
-	RET
-
 // s0 += (p1-p2) * (p1-p2)
 TEXT errorsY<>(SB), NOSPLIT, $0-16
 	MOVQ a+8(FP), AX
@@ -16211,32 +15688,30 @@ DATA vecTableY<>+216(SB)/8, $layerParamsY<>(SB)
 DATA vecTableY<>+224(SB)/8, $expSumY<>(SB)
 DATA vecTableY<>+232(SB)/8, $sumExpY<>(SB)
 DATA vecTableY<>+240(SB)/8, $softmaxGradY<>(SB)
-DATA vecTableY<>+248(SB)/8, $logSoftmaxY<>(SB)
-DATA vecTableY<>+256(SB)/8, $logSoftmaxGradY<>(SB)
-DATA vecTableY<>+264(SB)/8, $errorsY<>(SB)
-DATA vecTableY<>+272(SB)/8, $errorsGradY<>(SB)
-DATA vecTableY<>+280(SB)/8, $crossSumY<>(SB)
-DATA vecTableY<>+288(SB)/8, $crossGradY<>(SB)
-DATA vecTableY<>+296(SB)/8, $toHalfY<>(SB)
-DATA vecTableY<>+304(SB)/8, $fromHalfY<>(SB)
-DATA vecTableY<>+312(SB)/8, $toBFloat16Y<>(SB)
-DATA vecTableY<>+320(SB)/8, $fromBFloat16Y<>(SB)
-DATA vecTableY<>+328(SB)/8, $roundBF16Y<>(SB)
-DATA vecTableY<>+336(SB)/8, $packBF16Y<>(SB)
-DATA vecTableY<>+344(SB)/8, $packRoundBF16Y<>(SB)
-DATA vecTableY<>+352(SB)/8, $unpackBF16Y<>(SB)
-DATA vecTableY<>+360(SB)/8, $reluGradBF16Y<>(SB)
-DATA vecTableY<>+368(SB)/8, $quantise8Y<>(SB)
-DATA vecTableY<>+376(SB)/8, $absMaxY<>(SB)
-DATA vecTableY<>+384(SB)/8, $countZerosY<>(SB)
-DATA vecTableY<>+392(SB)/8, $countEqualY<>(SB)
-DATA vecTableY<>+400(SB)/8, $takeEqualY<>(SB)
-DATA vecTableY<>+408(SB)/8, $sgdY<>(SB)
-DATA vecTableY<>+416(SB)/8, $momentumY<>(SB)
-DATA vecTableY<>+424(SB)/8, $adamY<>(SB)
-DATA vecTableY<>+432(SB)/8, $adamWY<>(SB)
-DATA vecTableY<>+440(SB)/8, $nadamY<>(SB)
-GLOBL vecTableY<>(SB), RODATA, $448
+DATA vecTableY<>+248(SB)/8, $errorsY<>(SB)
+DATA vecTableY<>+256(SB)/8, $errorsGradY<>(SB)
+DATA vecTableY<>+264(SB)/8, $crossSumY<>(SB)
+DATA vecTableY<>+272(SB)/8, $crossGradY<>(SB)
+DATA vecTableY<>+280(SB)/8, $toHalfY<>(SB)
+DATA vecTableY<>+288(SB)/8, $fromHalfY<>(SB)
+DATA vecTableY<>+296(SB)/8, $toBFloat16Y<>(SB)
+DATA vecTableY<>+304(SB)/8, $fromBFloat16Y<>(SB)
+DATA vecTableY<>+312(SB)/8, $roundBF16Y<>(SB)
+DATA vecTableY<>+320(SB)/8, $packBF16Y<>(SB)
+DATA vecTableY<>+328(SB)/8, $packRoundBF16Y<>(SB)
+DATA vecTableY<>+336(SB)/8, $unpackBF16Y<>(SB)
+DATA vecTableY<>+344(SB)/8, $reluGradBF16Y<>(SB)
+DATA vecTableY<>+352(SB)/8, $quantise8Y<>(SB)
+DATA vecTableY<>+360(SB)/8, $absMaxY<>(SB)
+DATA vecTableY<>+368(SB)/8, $countZerosY<>(SB)
+DATA vecTableY<>+376(SB)/8, $countEqualY<>(SB)
+DATA vecTableY<>+384(SB)/8, $takeEqualY<>(SB)
+DATA vecTableY<>+392(SB)/8, $sgdY<>(SB)
+DATA vecTableY<>+400(SB)/8, $momentumY<>(SB)
+DATA vecTableY<>+408(SB)/8, $adamY<>(SB)
+DATA vecTableY<>+416(SB)/8, $adamWY<>(SB)
+DATA vecTableY<>+424(SB)/8, $nadamY<>(SB)
+GLOBL vecTableY<>(SB), RODATA, $432
 
 // func vecY(op vecOp, a *vecArgs)
 TEXT ·vecY(SB), NOSPLIT, $0-16

@@ -69,10 +69,6 @@ const (
 	vecSumExp
 	// p0 = p2 * (p1-k0)
 	vecSoftmaxGrad
-	// p0 = (p1-k0) - k1
-	vecLogSoftmax
-	// p0 = p1 - e^p2 * k0
-	vecLogSoftmaxGrad
 	// s0 += (p1-p2) * (p1-p2)
 	vecErrors
 	// p0 = (2*d) * k0, s0 += d*d, d = p1 - p2

@@ -4875,309 +4875,6 @@ function loopSoftmaxGrad(a: usize): void {
   } while (--rows > 0);
 }
 
-// p0 = (p1-k0) - k1
-function loopLogSoftmax(a: usize): void {
-  const n = load<i32>(a, N), stride = load<i32>(a, STRIDE) << 2;
-  let p0 = <usize>load<u32>(a, P + 0);
-  let p1 = <usize>load<u32>(a, P + 8);
-  const k0 = v128.load32_splat(a, PARAMS + 0);
-  const k1 = v128.load32_splat(a, PARAMS + 4);
-  let rows = load<i32>(a, ROWS);
-  do {
-    let i = 0;
-    for (; i + 16 <= n; i += 16) {
-      const x0_0 = v128.load(p1 + (i << 2), 0);
-      const x0_1 = v128.load(p1 + (i << 2), 16);
-      const x0_2 = v128.load(p1 + (i << 2), 32);
-      const x0_3 = v128.load(p1 + (i << 2), 48);
-      const x2_0 = f32x4.sub(x0_0, k0);
-      const x2_1 = f32x4.sub(x0_1, k0);
-      const x2_2 = f32x4.sub(x0_2, k0);
-      const x2_3 = f32x4.sub(x0_3, k0);
-      const x4_0 = f32x4.sub(x2_0, k1);
-      const x4_1 = f32x4.sub(x2_1, k1);
-      const x4_2 = f32x4.sub(x2_2, k1);
-      const x4_3 = f32x4.sub(x2_3, k1);
-      v128.store(p0 + (i << 2), x4_0, 0);
-      v128.store(p0 + (i << 2), x4_1, 16);
-      v128.store(p0 + (i << 2), x4_2, 32);
-      v128.store(p0 + (i << 2), x4_3, 48);
-    }
-    for (; i + 4 <= n; i += 4) {
-      const x0_0 = v128.load(p1 + (i << 2), 0);
-      const x2_0 = f32x4.sub(x0_0, k0);
-      const x4_0 = f32x4.sub(x2_0, k1);
-      v128.store(p0 + (i << 2), x4_0, 0);
-    }
-    if (i + 0 < n) {
-      const left = n - i - 0;
-      const x0_0 = take(p1 + ((i + 0) << 2), left);
-      const x2_0 = f32x4.sub(x0_0, k0);
-      const x4_0 = f32x4.sub(x2_0, k1);
-      give(p0 + ((i + 0) << 2), x4_0, left);
-    }
-    p0 += stride, p1 += stride;
-  } while (--rows > 0);
-}
-
-// p0 = p1 - e^p2 * k0
-function loopLogSoftmaxGrad(a: usize): void {
-  const n = load<i32>(a, N), stride = load<i32>(a, STRIDE) << 2;
-  let p0 = <usize>load<u32>(a, P + 0);
-  let p1 = <usize>load<u32>(a, P + 8);
-  let p2 = <usize>load<u32>(a, P + 16);
-  const zero = load<i32>(a, ROWS + 4);
-  const c0 = i32x4.splat(0x42b20000 | zero);
-  const c1 = i32x4.splat(0xc2d00000 | zero);
-  const c2 = i32x4.splat(0x3fb8aa3b | zero);
-  const c3 = i32x4.splat(0x4b400000 | zero);
-  const c4 = i32x4.splat(0x3f318000 | zero);
-  const c5 = i32x4.splat(0xb95e8083 | zero);
-  const c6 = i32x4.splat(0x3ab6cc4a | zero);
-  const c7 = i32x4.splat(0x3950db9a | zero);
-  const c8 = i32x4.splat(0x3c08883f | zero);
-  const c9 = i32x4.splat(0x3d2aaa3f | zero);
-  const c10 = i32x4.splat(0x3e2aaaab | zero);
-  const c11 = i32x4.splat(0x3f000000 | zero);
-  const c12 = i32x4.splat(0x3f800000 | zero);
-  const c13 = i32x4.splat(0x0000007f | zero);
-  const k0 = v128.load32_splat(a, PARAMS + 0);
-  let rows = load<i32>(a, ROWS);
-  do {
-    let i = 0;
-    for (; i + 16 <= n; i += 16) {
-      const x0_0 = v128.load(p1 + (i << 2), 0);
-      const x0_1 = v128.load(p1 + (i << 2), 16);
-      const x0_2 = v128.load(p1 + (i << 2), 32);
-      const x0_3 = v128.load(p1 + (i << 2), 48);
-      const x1_0 = v128.load(p2 + (i << 2), 0);
-      const x1_1 = v128.load(p2 + (i << 2), 16);
-      const x1_2 = v128.load(p2 + (i << 2), 32);
-      const x1_3 = v128.load(p2 + (i << 2), 48);
-      const x3_0 = f32x4.pmin(x1_0, c0);
-      const x3_1 = f32x4.pmin(x1_1, c0);
-      const x3_2 = f32x4.pmin(x1_2, c0);
-      const x3_3 = f32x4.pmin(x1_3, c0);
-      const x5_0 = f32x4.pmax(x3_0, c1);
-      const x5_1 = f32x4.pmax(x3_1, c1);
-      const x5_2 = f32x4.pmax(x3_2, c1);
-      const x5_3 = f32x4.pmax(x3_3, c1);
-      const x7_0 = f32x4.mul(x5_0, c2);
-      const x7_1 = f32x4.mul(x5_1, c2);
-      const x7_2 = f32x4.mul(x5_2, c2);
-      const x7_3 = f32x4.mul(x5_3, c2);
-      const x9_0 = f32x4.add(x7_0, c3);
-      const x9_1 = f32x4.add(x7_1, c3);
-      const x9_2 = f32x4.add(x7_2, c3);
-      const x9_3 = f32x4.add(x7_3, c3);
-      const x11_0 = f32x4.sub(x9_0, c3);
-      const x11_1 = f32x4.sub(x9_1, c3);
-      const x11_2 = f32x4.sub(x9_2, c3);
-      const x11_3 = f32x4.sub(x9_3, c3);
-      const x13_0 = f32x4.mul(x11_0, c4);
-      const x13_1 = f32x4.mul(x11_1, c4);
-      const x13_2 = f32x4.mul(x11_2, c4);
-      const x13_3 = f32x4.mul(x11_3, c4);
-      const x14_0 = f32x4.sub(x5_0, x13_0);
-      const x14_1 = f32x4.sub(x5_1, x13_1);
-      const x14_2 = f32x4.sub(x5_2, x13_2);
-      const x14_3 = f32x4.sub(x5_3, x13_3);
-      const x16_0 = f32x4.mul(x11_0, c5);
-      const x16_1 = f32x4.mul(x11_1, c5);
-      const x16_2 = f32x4.mul(x11_2, c5);
-      const x16_3 = f32x4.mul(x11_3, c5);
-      const x17_0 = f32x4.sub(x14_0, x16_0);
-      const x17_1 = f32x4.sub(x14_1, x16_1);
-      const x17_2 = f32x4.sub(x14_2, x16_2);
-      const x17_3 = f32x4.sub(x14_3, x16_3);
-      const x20_0 = f32x4.mul(x17_0, c7);
-      const x20_1 = f32x4.mul(x17_1, c7);
-      const x20_2 = f32x4.mul(x17_2, c7);
-      const x20_3 = f32x4.mul(x17_3, c7);
-      const x21_0 = f32x4.add(c6, x20_0);
-      const x21_1 = f32x4.add(c6, x20_1);
-      const x21_2 = f32x4.add(c6, x20_2);
-      const x21_3 = f32x4.add(c6, x20_3);
-      const x22_0 = f32x4.mul(x21_0, x17_0);
-      const x22_1 = f32x4.mul(x21_1, x17_1);
-      const x22_2 = f32x4.mul(x21_2, x17_2);
-      const x22_3 = f32x4.mul(x21_3, x17_3);
-      const x24_0 = f32x4.add(x22_0, c8);
-      const x24_1 = f32x4.add(x22_1, c8);
-      const x24_2 = f32x4.add(x22_2, c8);
-      const x24_3 = f32x4.add(x22_3, c8);
-      const x25_0 = f32x4.mul(x24_0, x17_0);
-      const x25_1 = f32x4.mul(x24_1, x17_1);
-      const x25_2 = f32x4.mul(x24_2, x17_2);
-      const x25_3 = f32x4.mul(x24_3, x17_3);
-      const x27_0 = f32x4.add(x25_0, c9);
-      const x27_1 = f32x4.add(x25_1, c9);
-      const x27_2 = f32x4.add(x25_2, c9);
-      const x27_3 = f32x4.add(x25_3, c9);
-      const x28_0 = f32x4.mul(x27_0, x17_0);
-      const x28_1 = f32x4.mul(x27_1, x17_1);
-      const x28_2 = f32x4.mul(x27_2, x17_2);
-      const x28_3 = f32x4.mul(x27_3, x17_3);
-      const x30_0 = f32x4.add(x28_0, c10);
-      const x30_1 = f32x4.add(x28_1, c10);
-      const x30_2 = f32x4.add(x28_2, c10);
-      const x30_3 = f32x4.add(x28_3, c10);
-      const x31_0 = f32x4.mul(x30_0, x17_0);
-      const x31_1 = f32x4.mul(x30_1, x17_1);
-      const x31_2 = f32x4.mul(x30_2, x17_2);
-      const x31_3 = f32x4.mul(x30_3, x17_3);
-      const x33_0 = f32x4.add(x31_0, c11);
-      const x33_1 = f32x4.add(x31_1, c11);
-      const x33_2 = f32x4.add(x31_2, c11);
-      const x33_3 = f32x4.add(x31_3, c11);
-      const x34_0 = f32x4.mul(x17_0, x17_0);
-      const x34_1 = f32x4.mul(x17_1, x17_1);
-      const x34_2 = f32x4.mul(x17_2, x17_2);
-      const x34_3 = f32x4.mul(x17_3, x17_3);
-      const x35_0 = f32x4.mul(x34_0, x33_0);
-      const x35_1 = f32x4.mul(x34_1, x33_1);
-      const x35_2 = f32x4.mul(x34_2, x33_2);
-      const x35_3 = f32x4.mul(x34_3, x33_3);
-      const x36_0 = f32x4.add(x17_0, x35_0);
-      const x36_1 = f32x4.add(x17_1, x35_1);
-      const x36_2 = f32x4.add(x17_2, x35_2);
-      const x36_3 = f32x4.add(x17_3, x35_3);
-      const x38_0 = f32x4.add(x36_0, c12);
-      const x38_1 = f32x4.add(x36_1, c12);
-      const x38_2 = f32x4.add(x36_2, c12);
-      const x38_3 = f32x4.add(x36_3, c12);
-      const x40_0 = i32x4.sub(x9_0, c3);
-      const x40_1 = i32x4.sub(x9_1, c3);
-      const x40_2 = i32x4.sub(x9_2, c3);
-      const x40_3 = i32x4.sub(x9_3, c3);
-      const x41_0 = i32x4.shr_s(x40_0, 1);
-      const x41_1 = i32x4.shr_s(x40_1, 1);
-      const x41_2 = i32x4.shr_s(x40_2, 1);
-      const x41_3 = i32x4.shr_s(x40_3, 1);
-      const x43_0 = i32x4.add(x41_0, c13);
-      const x43_1 = i32x4.add(x41_1, c13);
-      const x43_2 = i32x4.add(x41_2, c13);
-      const x43_3 = i32x4.add(x41_3, c13);
-      const x44_0 = i32x4.shl(x43_0, 23);
-      const x44_1 = i32x4.shl(x43_1, 23);
-      const x44_2 = i32x4.shl(x43_2, 23);
-      const x44_3 = i32x4.shl(x43_3, 23);
-      const x45_0 = f32x4.mul(x38_0, x44_0);
-      const x45_1 = f32x4.mul(x38_1, x44_1);
-      const x45_2 = f32x4.mul(x38_2, x44_2);
-      const x45_3 = f32x4.mul(x38_3, x44_3);
-      const x46_0 = i32x4.sub(x40_0, x41_0);
-      const x46_1 = i32x4.sub(x40_1, x41_1);
-      const x46_2 = i32x4.sub(x40_2, x41_2);
-      const x46_3 = i32x4.sub(x40_3, x41_3);
-      const x48_0 = i32x4.add(x46_0, c13);
-      const x48_1 = i32x4.add(x46_1, c13);
-      const x48_2 = i32x4.add(x46_2, c13);
-      const x48_3 = i32x4.add(x46_3, c13);
-      const x49_0 = i32x4.shl(x48_0, 23);
-      const x49_1 = i32x4.shl(x48_1, 23);
-      const x49_2 = i32x4.shl(x48_2, 23);
-      const x49_3 = i32x4.shl(x48_3, 23);
-      const x50_0 = f32x4.mul(x45_0, x49_0);
-      const x50_1 = f32x4.mul(x45_1, x49_1);
-      const x50_2 = f32x4.mul(x45_2, x49_2);
-      const x50_3 = f32x4.mul(x45_3, x49_3);
-      const x52_0 = f32x4.mul(x50_0, k0);
-      const x52_1 = f32x4.mul(x50_1, k0);
-      const x52_2 = f32x4.mul(x50_2, k0);
-      const x52_3 = f32x4.mul(x50_3, k0);
-      const x53_0 = f32x4.sub(x0_0, x52_0);
-      const x53_1 = f32x4.sub(x0_1, x52_1);
-      const x53_2 = f32x4.sub(x0_2, x52_2);
-      const x53_3 = f32x4.sub(x0_3, x52_3);
-      v128.store(p0 + (i << 2), x53_0, 0);
-      v128.store(p0 + (i << 2), x53_1, 16);
-      v128.store(p0 + (i << 2), x53_2, 32);
-      v128.store(p0 + (i << 2), x53_3, 48);
-    }
-    for (; i + 4 <= n; i += 4) {
-      const x0_0 = v128.load(p1 + (i << 2), 0);
-      const x1_0 = v128.load(p2 + (i << 2), 0);
-      const x3_0 = f32x4.pmin(x1_0, c0);
-      const x5_0 = f32x4.pmax(x3_0, c1);
-      const x7_0 = f32x4.mul(x5_0, c2);
-      const x9_0 = f32x4.add(x7_0, c3);
-      const x11_0 = f32x4.sub(x9_0, c3);
-      const x13_0 = f32x4.mul(x11_0, c4);
-      const x14_0 = f32x4.sub(x5_0, x13_0);
-      const x16_0 = f32x4.mul(x11_0, c5);
-      const x17_0 = f32x4.sub(x14_0, x16_0);
-      const x20_0 = f32x4.mul(x17_0, c7);
-      const x21_0 = f32x4.add(c6, x20_0);
-      const x22_0 = f32x4.mul(x21_0, x17_0);
-      const x24_0 = f32x4.add(x22_0, c8);
-      const x25_0 = f32x4.mul(x24_0, x17_0);
-      const x27_0 = f32x4.add(x25_0, c9);
-      const x28_0 = f32x4.mul(x27_0, x17_0);
-      const x30_0 = f32x4.add(x28_0, c10);
-      const x31_0 = f32x4.mul(x30_0, x17_0);
-      const x33_0 = f32x4.add(x31_0, c11);
-      const x34_0 = f32x4.mul(x17_0, x17_0);
-      const x35_0 = f32x4.mul(x34_0, x33_0);
-      const x36_0 = f32x4.add(x17_0, x35_0);
-      const x38_0 = f32x4.add(x36_0, c12);
-      const x40_0 = i32x4.sub(x9_0, c3);
-      const x41_0 = i32x4.shr_s(x40_0, 1);
-      const x43_0 = i32x4.add(x41_0, c13);
-      const x44_0 = i32x4.shl(x43_0, 23);
-      const x45_0 = f32x4.mul(x38_0, x44_0);
-      const x46_0 = i32x4.sub(x40_0, x41_0);
-      const x48_0 = i32x4.add(x46_0, c13);
-      const x49_0 = i32x4.shl(x48_0, 23);
-      const x50_0 = f32x4.mul(x45_0, x49_0);
-      const x52_0 = f32x4.mul(x50_0, k0);
-      const x53_0 = f32x4.sub(x0_0, x52_0);
-      v128.store(p0 + (i << 2), x53_0, 0);
-    }
-    if (i + 0 < n) {
-      const left = n - i - 0;
-      const x0_0 = take(p1 + ((i + 0) << 2), left);
-      const x1_0 = take(p2 + ((i + 0) << 2), left);
-      const x3_0 = f32x4.pmin(x1_0, c0);
-      const x5_0 = f32x4.pmax(x3_0, c1);
-      const x7_0 = f32x4.mul(x5_0, c2);
-      const x9_0 = f32x4.add(x7_0, c3);
-      const x11_0 = f32x4.sub(x9_0, c3);
-      const x13_0 = f32x4.mul(x11_0, c4);
-      const x14_0 = f32x4.sub(x5_0, x13_0);
-      const x16_0 = f32x4.mul(x11_0, c5);
-      const x17_0 = f32x4.sub(x14_0, x16_0);
-      const x20_0 = f32x4.mul(x17_0, c7);
-      const x21_0 = f32x4.add(c6, x20_0);
-      const x22_0 = f32x4.mul(x21_0, x17_0);
-      const x24_0 = f32x4.add(x22_0, c8);
-      const x25_0 = f32x4.mul(x24_0, x17_0);
-      const x27_0 = f32x4.add(x25_0, c9);
-      const x28_0 = f32x4.mul(x27_0, x17_0);
-      const x30_0 = f32x4.add(x28_0, c10);
-      const x31_0 = f32x4.mul(x30_0, x17_0);
-      const x33_0 = f32x4.add(x31_0, c11);
-      const x34_0 = f32x4.mul(x17_0, x17_0);
-      const x35_0 = f32x4.mul(x34_0, x33_0);
-      const x36_0 = f32x4.add(x17_0, x35_0);
-      const x38_0 = f32x4.add(x36_0, c12);
-      const x40_0 = i32x4.sub(x9_0, c3);
-      const x41_0 = i32x4.shr_s(x40_0, 1);
-      const x43_0 = i32x4.add(x41_0, c13);
-      const x44_0 = i32x4.shl(x43_0, 23);
-      const x45_0 = f32x4.mul(x38_0, x44_0);
-      const x46_0 = i32x4.sub(x40_0, x41_0);
-      const x48_0 = i32x4.add(x46_0, c13);
-      const x49_0 = i32x4.shl(x48_0, 23);
-      const x50_0 = f32x4.mul(x45_0, x49_0);
-      const x52_0 = f32x4.mul(x50_0, k0);
-      const x53_0 = f32x4.sub(x0_0, x52_0);
-      give(p0 + ((i + 0) << 2), x53_0, left);
-    }
-    p0 += stride, p1 += stride, p2 += stride;
-  } while (--rows > 0);
-}
-
 // s0 += (p1-p2) * (p1-p2)
 function loopErrors(a: usize): void {
   const n = load<i32>(a, N), stride = load<i32>(a, STRIDE) << 2;
@@ -8114,78 +7811,72 @@ export function vec(op: i32, a: usize): void {
       loopSoftmaxGrad(a);
       break;
     case 31:
-      loopLogSoftmax(a);
-      break;
-    case 32:
-      loopLogSoftmaxGrad(a);
-      break;
-    case 33:
       loopErrors(a);
       break;
-    case 34:
+    case 32:
       loopErrorsGrad(a);
       break;
-    case 35:
+    case 33:
       loopCrossSum(a);
       break;
-    case 36:
+    case 34:
       loopCrossGrad(a);
       break;
-    case 37:
+    case 35:
       loopToHalf(a);
       break;
-    case 38:
+    case 36:
       loopFromHalf(a);
       break;
-    case 39:
+    case 37:
       loopToBFloat16(a);
       break;
-    case 40:
+    case 38:
       loopFromBFloat16(a);
       break;
-    case 41:
+    case 39:
       loopRoundBF16(a);
       break;
-    case 42:
+    case 40:
       loopPackBF16(a);
       break;
-    case 43:
+    case 41:
       loopPackRoundBF16(a);
       break;
-    case 44:
+    case 42:
       loopUnpackBF16(a);
       break;
-    case 45:
+    case 43:
       loopReluGradBF16(a);
       break;
-    case 46:
+    case 44:
       loopQuantise8(a);
       break;
-    case 47:
+    case 45:
       loopAbsMax(a);
       break;
-    case 48:
+    case 46:
       loopCountZeros(a);
       break;
-    case 49:
+    case 47:
       loopCountEqual(a);
       break;
-    case 50:
+    case 48:
       loopTakeEqual(a);
       break;
-    case 51:
+    case 49:
       loopSgd(a);
       break;
-    case 52:
+    case 50:
       loopMomentum(a);
       break;
-    case 53:
+    case 51:
       loopAdam(a);
       break;
-    case 54:
+    case 52:
       loopAdamW(a);
       break;
-    case 55:
+    case 53:
       loopNadam(a);
       break;
   }

@@ -163,8 +163,6 @@ func losses(def define) {
 		k.sum(0, expFalling(k.load(0).sub(k.param(0)).larger(k.num(-104))))
 	})
 	def("softmaxGrad", "p0 = p2 * (p1-k0)", func(k *kernel) { k.store(0, k.load(2).mul(k.load(1).sub(k.param(0)))) })
-	def("logSoftmax", "p0 = (p1-k0) - k1", func(k *kernel) { k.store(0, k.load(1).sub(k.param(0)).sub(k.param(1))) })
-	def("logSoftmaxGrad", "p0 = p1 - e^p2 * k0", func(k *kernel) { k.store(0, k.load(1).sub(exp(k.load(2)).mul(k.param(0)))) })
 	def("errors", "s0 += (p1-p2) * (p1-p2)", func(k *kernel) {
 		d := k.load(1).sub(k.load(2))
 		k.sum(0, d.mul(d))
