@@ -446,3 +446,93 @@ func TestAuditLogIsKept(t *testing.T) {
 	}
 	s.bad([]string{"the audit log, .*it is not what was stored there"}, "ravnest", "audit", "--all", dir)
 }
+
+// somebody lends under a key of its own: those of provide have one in common.
+func (s *scene) somebody(url, name string) *proc {
+	s.Helper()
+	args := []string{"--join", url, "--identity", filepath.Join(s.TempDir(), "identity.pem")}
+	if name != "" {
+		args = append(args, "--name", name)
+	}
+	return s.start("ravnest-provider", args...)
+}
+
+// TestAuditBySpares: providers that wait compute again what others train. They find a liar, which is
+// barred; a spare that lies about what comes of a stretch is barred, too, and nothing is trained again for
+// it. The run ends with the bytes of one process.
+func TestAuditBySpares(t *testing.T) {
+	posix(t)
+	for name, c := range map[string]struct {
+		flags, serve []string
+		train        int
+	}{
+		"one cluster": {serve: []string{"--providers", "3", "--clusters", "1"}, train: 3},
+		"two clusters": {
+			flags: []string{"--replicas", "2", "--reduce-factor", "2"}, serve: []string{"--providers", "4", "--clusters", "2"}, train: 4,
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newScene(t)
+			dir, local := filepath.Join(t.TempDir(), "job"), filepath.Join(t.TempDir(), "local")
+			for _, d := range []string{dir, local} {
+				s.ok("ravnest", append(append([]string{"init", "--epochs", "60", "--audit"}, c.flags...), d)...)
+				edit(t, filepath.Join(d, "job.json"), `"save_every": 10`, `"save_every": 3`)
+			}
+			host, url := s.serve(append(c.serve, "--audit-every", "1", "--audit-by", "spares", dir)...)
+			defer s.lendSpoilt(url, "node_1", stage.Hooks{Updated: func(step uint64, params []float32) {
+				if step >= 300 {
+					flip(params)
+				}
+			}})()
+			for k := range c.train {
+				if k != 1 {
+					s.provide(url, fmt.Sprintf("node_%d", k))
+				}
+			}
+			host.says("training", limit)
+			spares := []*proc{s.somebody(url, "spare_a"), s.somebody(url, "spare_b")}
+			host.says(`audited: steps 0 to [1-9]\d* are what the job makes, as spare_[ab] has computed`, limit)
+			host.says(`spare_[ab] has computed steps \d+ to \d+ again, and something else comes of them`, limit)
+			host.says(`barred: step \d+.*: node_1 \(cluster \d, stage \d\): the `, limit)
+			host.says(`the run goes on without node_1 from `, limit)
+			if code := host.wait(limit); code != 0 {
+				t.Fatalf("the host ends with code %d", code)
+			}
+			s.ok("ravnest", "train", "--local", local)
+			s.ok("ravnest", "fuse", dir)
+			s.same("a run with a liar", dir, local)
+			if bad := regexp.MustCompile(`barred: .*(spare_|node_[^1] )`).FindString(host.err.String()); bad != "" {
+				t.Errorf("the host says %q", bad)
+			}
+			for _, p := range spares {
+				if bad := regexp.MustCompile(`could not be computed again.*`).FindString(p.err.String()); bad != "" {
+					t.Errorf("a spare says %q", bad)
+				}
+			}
+		})
+	}
+}
+
+// TestLyingSpare: a spare that says something else comes of what is right is barred, whoever computes
+// goes on, and nothing is trained again.
+func TestLyingSpare(t *testing.T) {
+	posix(t)
+	s := newScene(t)
+	dir := s.endlessJob("--audit")
+	host, url := s.serve("--audit-every", "1", "--audit-by", "spares", dir)
+	s.provide(url, "node_0", "node_1", "node_2")
+	host.says("training", limit)
+	defer s.lendSpoilt(url, "", stage.Hooks{Updated: func(step uint64, params []float32) { flip(params) }})()
+	host.says(`node_3 has computed steps \d+ to \d+ again, and something else comes of them`, limit)
+	host.says(`barred: what node_3 says that comes of steps \d+ to \d+ is not what the job makes of them`, limit)
+	p := s.somebody(url, "")
+	host.says(`are what the job makes, as node_\d has computed`, limit)
+	if err := p.cmd.Process.Kill(); err != nil { // maybe while it computes
+		t.Fatal(err)
+	}
+	s.more(dir, 60)
+	if bad := regexp.MustCompile(`the run goes on|trained again`).FindString(host.err.String()); bad != "" {
+		t.Errorf("the host says %q:\n%s", bad, host.err.String())
+	}
+	s.ends(host, dir, "--audit")
+}

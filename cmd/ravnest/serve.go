@@ -150,6 +150,7 @@ func serveCommand() *cli.Command {
 			&cli.IntFlag{Name: "clusters", DefaultText: "as many as pay", Usage: "with --providers: form `N` clusters, which share the job's replicas"},
 			&cli.BoolFlag{Name: "fresh", Usage: "start from the beginning instead of resuming an unfinished run of the same job from its last checkpoint"},
 			&cli.IntFlag{Name: "audit-every", DefaultText: "never", Usage: "compute again what was trained before one in `N` checkpoints, drawn at random (1: everything), bar who computed something else, and train again what depends on it"},
+			&cli.StringFlag{Name: "audit-by", Value: "host", Usage: "who computes it again: `WHO` is host, or spares, which are providers that wait; the host then computes what none of them can, or finds wrong"},
 			&cli.IntFlag{Name: "audit-log", Value: 256, Usage: "keep the newest `MB` of what audits compare, beside what an audit of the newest checkpoints needs"},
 			&cli.StringFlag{Name: "nats", EnvVars: []string{"RAVNEST_NATS"}, Usage: "keep the run's state in the NATS server at `URL`, with JetStream, so that several hosts can serve the job: give it to each"},
 			&cli.StringFlag{Name: "nats-creds", Usage: "`FILE` of credentials for it"},
@@ -179,6 +180,9 @@ func serve(c *cli.Context) (err error) {
 	}
 	if n := c.Int("audit-every"); n < 0 || n > 0 && !p.Job.Audit {
 		return fmt.Errorf("--audit-every %d: want at least 1, and \"audit\": true in job.json (init --audit)", n)
+	}
+	if who := c.String("audit-by"); who != "host" && who != "spares" || c.IsSet("audit-by") && c.Int("audit-every") == 0 {
+		return fmt.Errorf("--audit-by %.20q: want host or spares, with --audit-every", who)
 	}
 	if n := c.Int("audit-log"); n < 1 || n > 1<<20 || c.IsSet("audit-log") && !p.Job.Audit {
 		return fmt.Errorf("--audit-log %d: want 1 to %d, and \"audit\": true in job.json (init --audit)", n, 1<<20)
@@ -232,7 +236,7 @@ func serve(c *cli.Context) (err error) {
 	}
 	defer telemetry.Close()
 	s, err := host.Serve(c.Context, p, host.Options{
-		Listener: ln, Site: pages, Edge: edge, Token: token, Agent: "ravnest/" + version, Members: list, Providers: c.Int("providers"), Clusters: c.Int("clusters"), Fresh: c.Bool("fresh"), AuditEvery: c.Int("audit-every"), AuditLog: int64(c.Int("audit-log")) << 20, NATS: shared, Console: out, Trace: trace, Telemetry: telemetry,
+		Listener: ln, Site: pages, Edge: edge, Token: token, Agent: "ravnest/" + version, Members: list, Providers: c.Int("providers"), Clusters: c.Int("clusters"), Fresh: c.Bool("fresh"), AuditEvery: c.Int("audit-every"), AuditSpares: c.String("audit-by") == "spares", AuditLog: int64(c.Int("audit-log")) << 20, NATS: shared, Console: out, Trace: trace, Telemetry: telemetry,
 		Listening: func(_ context.Context, url string) error {
 			warnPlain(out, url, ln.Addr(), edge)
 			out.Say("serving at %s: start providers with ravnest-provider --join %s", url, url)

@@ -68,7 +68,9 @@ type attempt struct {
 	lastTime  time.Duration
 	track     track
 	paged     []*data.Paged
-	cached    int64 // bytes of shards beyond what the stage promises
+	visits    func() stage.Visits // of training rows in shards, for one stage; nil: they are in none
+	states    []proto.State       // what a check has computed
+	cached    int64               // bytes of shards beyond what the stage promises
 	saves     sync.WaitGroup
 	saveErr   error
 	stale     func() // tells the newest save that it need not wait for room any longer
@@ -105,16 +107,22 @@ func (r *attempt) update(u Update) Update {
 // do carries out the assignment. The links stay until unlink is called.
 func (r *attempt) do() (machine.Ended, error) {
 	defer r.cancel(nil)
-	err := r.work()
+	work := r.work
+	if r.a.Check != nil {
+		work = r.check
+	}
+	err := work()
 	for _, p := range r.paged {
 		p.Close()
 	}
 	r.stale()
 	r.saves.Wait()
 	r.hold.stop()
-	ended := machine.Ended{Run: r.a.Run, Outcome: machine.Done, Step: r.prog.Step}
+	ended := machine.Ended{Run: r.a.Run, Outcome: machine.Done, Step: r.prog.Step, States: r.states}
 	if err == nil {
-		r.d.kept, r.over = kept{}, true
+		if r.over = true; r.a.Check == nil {
+			r.d.kept = kept{} // the job is done
+		}
 		return ended, nil
 	}
 	if c := context.Cause(r.ctx); c != nil && !errors.Is(err, c) {

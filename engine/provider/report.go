@@ -59,8 +59,13 @@ func (r *attempt) flush(ctx context.Context) error {
 		out, in, frames = out+s.SentPayload, in+s.ReceivedPayload, frames+s.SentBytes+s.ReceivedBytes
 	}
 	r.mu.Lock()
-	p, busy, now := r.prog, r.stage.Busy(), r.cfg.Now()
+	p, busy, now := r.prog, time.Duration(0), r.cfg.Now()
 	r.prog.Losses, r.prog.Vals, r.prog.Digests = nil, nil, nil
+	if r.stage != nil { // it is no check
+		busy = r.stage.Busy()
+		a := r.stage.Averages()
+		p.Shared, p.Waited = a.Sent, a.Waited.Milliseconds()
+	}
 	u := r.at
 	r.mu.Unlock()
 	if d := now - r.lastTime; d > 0 {
@@ -70,8 +75,6 @@ func (r *attempt) flush(ctx context.Context) error {
 	p.Run, p.Stage, p.Out, p.In = r.a.Run, r.a.Stage, out, in
 	p.Work = r.d.work.told() + frames
 	p.FLOPs = float64(p.Samples) * r.flopsEach
-	a := r.stage.Averages()
-	p.Shared, p.Waited = a.Sent, a.Waited.Milliseconds()
 	if r.cfg.RSS != nil {
 		p.RSS = r.cfg.RSS()
 	}

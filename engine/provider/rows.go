@@ -212,7 +212,8 @@ func (r *attempt) page(j job.Spec, tables []*table, cfg *stage.Config, need int6
 		r.paged = append(r.paged, p)
 		*t.dst = p
 	}
-	cfg.Visits = data.NewShuffle(*layout, j.Seed)
+	r.visits = func() stage.Visits { return data.NewShuffle(*layout, j.Seed) }
+	cfg.Visits = r.visits()
 	return nil
 }
 

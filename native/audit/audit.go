@@ -374,26 +374,12 @@ func (a *auditor) replay(s stretch) (*audit.Replay, job.Spec, error) {
 	if err := classed(a.job, s.plan.Stages); err != nil {
 		return fail(err)
 	}
-	var jobs []job.Spec
-	var clusters []stage.Cluster
-	for c, raw := range append([]json.RawMessage{s.plan.Plan}, s.plan.Others...) {
-		var plan provider.Plan
-		if err := json.Unmarshal(raw, &plan); err != nil {
-			return fail(err)
-		}
-		j, err := plan.In(a.job)
-		if err != nil {
-			return fail(err)
-		}
-		if jobs = append(jobs, j); c == 0 {
-			clusters = plan.Clusters
-		}
-	}
-	if len(clusters) != len(jobs) {
-		return fail(fmt.Errorf("it is one of %d clusters, and says how %d of them worked: an older version kept the log", len(clusters), len(jobs)))
+	r, j, plan, err := provider.Replay(a.p.Graph, a.job, s.plans())
+	if err != nil {
+		return fail(err)
 	}
 	n := 0
-	for c, cl := range clusters {
+	for c, cl := range plan.Clusters {
 		for k := range cl.Starts {
 			if n >= len(s.plan.Stages) || s.plan.Stages[n].Cluster != c+s.plan.Stages[0].Cluster || s.plan.Stages[n].Stage != k {
 				return fail(fmt.Errorf("it is not one of %d providers", len(s.plan.Stages)))
@@ -404,11 +390,12 @@ func (a *auditor) replay(s stretch) (*audit.Replay, job.Spec, error) {
 	if n == 0 || n != len(s.plan.Stages) {
 		return fail(fmt.Errorf("it is not one of %d providers", len(s.plan.Stages)))
 	}
-	r, err := audit.NewReplay(a.p.Graph, clusters, jobs)
-	if err != nil {
-		return fail(err)
-	}
-	return r, jobs[0], native.Room(r.Memory(), "training all stages of the run again in one process")
+	return r, j, native.Room(r.Memory(), "training all stages of the run again in one process")
+}
+
+// plans are the attempt's, by cluster.
+func (s stretch) plans() []json.RawMessage {
+	return append([]json.RawMessage{s.plan.Plan}, s.plan.Others...)
 }
 
 // stretch trains what one attempt did again, and returns the state at its end, and whether nothing

@@ -26,6 +26,16 @@ func (r *run) audits(job *server.Job) {
 		return
 	}
 	job.AuditEvery, job.AuditSecret, job.Verify = r.opt.AuditEvery, rand.Text(), r.check
+	if r.opt.AuditSpares {
+		job.AuditSpares, job.Stretch = true, r.stretch
+	}
+}
+
+// stretch tells what it takes a spare to compute again what was trained between two checkpoints.
+func (r *run) stretch(ctx context.Context, from, to *snapshot.Manifest) (server.Stretch, error) {
+	x, err := audit.Stretch(ctx, r.p, r.store, audit.Between{From: from, To: to})
+	x.Graph, x.Data, x.Weights = r.refs.graph, r.refs.data, r.refs.weights
+	return x, err
 }
 
 // check computes again what was trained between two checkpoints, and names whose doing it is if that
@@ -49,6 +59,14 @@ func culprits(fs []audit.Fault) (cs []server.Culprit) {
 		cs = append(cs, server.Culprit{Who: f.Who, Or: f.Other, What: f.String()})
 	}
 	return cs
+}
+
+// by says which spare has computed something.
+func by(name string) string {
+	if name == "" {
+		return ""
+	}
+	return ", as " + name + " has computed"
 }
 
 // condemned bans who was found to compute something else, if there is no doubt about it and it has

@@ -67,6 +67,9 @@ type Options struct {
 	// for a job that asks for what audits need; 0: none. Whoever has computed something else is barred,
 	// and the run goes back behind it; if that cannot be told, it ends, and the error wraps audit.ErrDiffers.
 	AuditEvery int
+	// AuditSpares has providers that wait compute that again, and this process only what none of them
+	// can, or what they say is not right.
+	AuditSpares bool
 	// AuditLog is how many bytes of what audits compare are kept beside what they may still need; 0:
 	// 256 MiB.
 	AuditLog int64

@@ -144,7 +144,7 @@ func (r *reporter) event(ev server.Event) {
 		r.opt.Console.Say("%s", e.Reason)
 		r.goBack(now, e.Step)
 	case server.AuditPassed:
-		r.opt.Console.Say("audited: steps %d to %d are what the job makes", e.From, e.To)
+		r.opt.Console.Say("audited: steps %d to %d are what the job makes%s", e.From, e.To, by(e.By))
 	case server.Condemned:
 		r.condemned(e)
 	case server.Resumed:

@@ -296,7 +296,33 @@ func (m *Assign) check() error {
 		within("timeout_ms", m.Timeout, 0, 3_600_000),
 		m.Resume.check(),
 		digestKey(m.DigestKey),
+		m.Check.check(),
 	)
+}
+
+func (c *Check) check() error {
+	if c == nil {
+		return nil
+	}
+	if n := len(c.Stretches); n < 1 || n > MaxStretches {
+		return fmt.Errorf("a check of %d stretches, want 1 to %d", n, MaxStretches)
+	}
+	at := c.From
+	for _, s := range c.Stretches {
+		if n := len(s.Plans); n < 1 || n > MaxStages {
+			return fmt.Errorf("a stretch with %d plans, want 1 to %d", n, MaxStages)
+		}
+		for _, p := range s.Plans {
+			if err := raw("a stretch's plan", p, MaxRaw, true); err != nil {
+				return err
+			}
+		}
+		if err := first(within("from", at, 0, maxSteps-1), within("until", s.Until, at+1, maxSteps)); err != nil {
+			return fmt.Errorf("stretch: %w", err)
+		}
+		at = s.Until
+	}
+	return nil
 }
 
 // digestKey checks the key of a stage's digests: 16 bytes in hex, or none.
@@ -453,6 +479,14 @@ func (m *Fetching) check() error {
 }
 
 func (m *Done) check() error {
+	if len(m.States) > MaxStates {
+		return fmt.Errorf("%d states, the limit is %d", len(m.States), MaxStates)
+	}
+	for _, s := range m.States {
+		if err := first(within("cluster", s.Cluster, 0, MaxStages-1), within("stage", s.Stage, 0, MaxStages-1), CheckSHA256(s.SHA256)); err != nil {
+			return fmt.Errorf("state: %w", err)
+		}
+	}
 	return first(CheckName(m.Run), within("stage", m.Stage, 0, MaxStages-1), within("step", m.Step, 0, maxSteps))
 }
 

@@ -303,6 +303,28 @@ type Assign struct {
 	Resume *Resume `json:"resume,omitempty"`
 	// DigestKey is that of the stage's digests, in hex, which no other provider knows.
 	DigestKey string `json:"digest_key,omitempty"`
+	// Check, unless nil, is what the provider does in place of a stage of its own.
+	Check *Check `json:"check,omitempty"`
+}
+
+// Check has a provider train a stretch of the run again, alone, with all stages of all clusters cut
+// as they were, from Assign.Resume on. It tells with Done what their states are at the end.
+type Check struct {
+	From      int64     `json:"from"`      // step
+	Stretches []Stretch `json:"stretches"` // one after the other
+}
+
+// Stretch is what one attempt has done of it.
+type Stretch struct {
+	Until int64             `json:"until"` // step
+	Plans []json.RawMessage `json:"plans"` // opaque here: of the clusters
+}
+
+// State names a stage's state by its content.
+type State struct {
+	Cluster int    `json:"cluster"`
+	Stage   int    `json:"stage"`
+	SHA256  string `json:"sha256"`
 }
 
 // Resume names the state that a stage resumes from: every part of the checkpoint that
@@ -455,9 +477,10 @@ type Bring struct {
 
 // Done says that the stage has finished its work and saved everything that it had to.
 type Done struct {
-	Run   string `json:"run"`
-	Stage int    `json:"stage"`
-	Step  int64  `json:"step"`
+	Run    string  `json:"run"`
+	Stage  int     `json:"stage"`
+	Step   int64   `json:"step"`
+	States []State `json:"states,omitempty"` // at the end of a Check
 }
 
 // Mode says how to stop.

@@ -59,25 +59,27 @@ const Version = 6
 
 // Limits of what Decode accepts. They are part of the protocol.
 const (
-	MaxMessage  = 1 << 20   // bytes of one message, envelope included
-	MaxSignal   = 64 << 10  // bytes of a relayed body
-	MaxRaw      = 448 << 10 // bytes of a job or a plan, which share a message
-	MaxPosition = 4 << 10   // bytes of a position in the run's order
-	MaxName     = 64        // bytes of a provider's name, an id, a run id, a blob's kind
-	MaxText     = 4 << 10   // bytes of a reason, error message or hint
-	MaxToken    = 256       // bytes of a join token
-	MaxStages   = 1024      // stages in a cluster, clusters in a run, peers of a stage
-	MaxLosses   = 4096      // losses in one progress message
-	MaxDigests  = 2048      // digests in one progress message
-	MaxVals     = 256       // validation passes in one progress message
-	MaxMetrics  = 16        // figures of a validation pass
-	MaxBlobs    = 64        // blobs of one assignment, per map
-	MaxParts    = 1024      // parts of a checkpoint that one stage resumes from
-	MaxICE      = 16        // ICE servers of a welcome
-	MaxHosts    = 16        // hosts of a welcome
-	MaxURL      = 1 << 10   // bytes of a host's address
-	MaxChunk    = 768 << 10 // bytes of a request's body; proxies usually allow 1 MB
-	MaxHello    = 16 << 10  // bytes of a hello, which anybody can send
+	MaxMessage   = 1 << 20   // bytes of one message, envelope included
+	MaxSignal    = 64 << 10  // bytes of a relayed body
+	MaxRaw       = 448 << 10 // bytes of a job or a plan, which share a message
+	MaxPosition  = 4 << 10   // bytes of a position in the run's order
+	MaxName      = 64        // bytes of a provider's name, an id, a run id, a blob's kind
+	MaxText      = 4 << 10   // bytes of a reason, error message or hint
+	MaxToken     = 256       // bytes of a join token
+	MaxStages    = 1024      // stages in a cluster, clusters in a run, peers of a stage
+	MaxLosses    = 4096      // losses in one progress message
+	MaxDigests   = 2048      // digests in one progress message
+	MaxVals      = 256       // validation passes in one progress message
+	MaxMetrics   = 16        // figures of a validation pass
+	MaxStretches = 64        // attempts that a check is about
+	MaxStates    = 4096      // of stages, that a check tells
+	MaxBlobs     = 64        // blobs of one assignment, per map
+	MaxParts     = 1024      // parts of a checkpoint that one stage resumes from
+	MaxICE       = 16        // ICE servers of a welcome
+	MaxHosts     = 16        // hosts of a welcome
+	MaxURL       = 1 << 10   // bytes of a host's address
+	MaxChunk     = 768 << 10 // bytes of a request's body; proxies usually allow 1 MB
+	MaxHello     = 16 << 10  // bytes of a hello, which anybody can send
 )
 
 // What a session may send, in units of Cost: so many a second, and at once after a pause. A

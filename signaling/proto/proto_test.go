@@ -39,6 +39,11 @@ func samples() []Message {
 				Parts:    []Part{{Ref: ref, Start: 0, End: 9}, {Ref: ref, Start: 9, End: 27}},
 			},
 		},
+		&Assign{
+			Run: "run-check-1", Stages: 1, Name: "node_4", Job: json.RawMessage(`{"a":1}`), Graph: ref, Check: &Check{
+				From: 7, Stretches: []Stretch{{Until: 9, Plans: []json.RawMessage{[]byte(`{"train":1}`), []byte(`{}`)}}, {Until: 12, Plans: []json.RawMessage{[]byte(`{}`)}}},
+			},
+		},
 		&Signal{Run: "run-1", To: "p2", From: "p1", Body: json.RawMessage(`{"sdp":"v=0\r\n"}`)},
 		&Ready{Run: "run-1", Peak: 310 << 20},
 		&Start{Run: "run-1"},
@@ -54,6 +59,7 @@ func samples() []Message {
 		&Leaving{Reason: "the lid was closed"},
 		&Fetching{Run: "run-1", Have: 9, Want: 12},
 		&Done{Run: "run-1", Stage: 2, Step: 17},
+		&Done{Run: "run-check-1", Step: 17, States: []State{{Cluster: 1, Stage: 2, SHA256: sum}}},
 		&Stop{Run: "run-1", Reason: "interrupted", Mode: Graceful},
 		&Failed{Run: "run-1", Stage: 2, Error: "out of memory", Kind: FailedMemory},
 		&Failed{Run: "run-1", Stage: 2, Error: "lost node_1", Kind: FailedPeer, Peer: "p1"},
@@ -110,6 +116,11 @@ func TestReal(t *testing.T) {
 	}
 }
 
+// checking is an envelope of an assignment to check stretches.
+func checking(stretches string) string {
+	return `{"v":V,"type":"assign","body":{"run":"r","name":"n","stages":1,"job":1,"graph":{"sha256":"` + sum + `","size":1},"check":{"from":5,"stretches":[` + stretches + `]}}}`
+}
+
 // ours puts this program's version in the place of V in an envelope.
 func ours(envelope string) string {
 	return strings.Replace(envelope, `{"v":V,`, fmt.Sprintf(`{"v":%d,`, Version), 1)
@@ -142,6 +153,12 @@ func TestDecodeRefuses(t *testing.T) {
 		{"long token", `{"v":V,"type":"hello","body":{"class":"fma","token":"` + long + `"}}`, ErrMalformed, "limit"},
 		{"hash", `{"v":V,"type":"saved","body":{"run":"r","blob":{"sha256":"AB","size":1}}}`, ErrMalformed, "SHA-256"},
 		{"upper-case hash", `{"v":V,"type":"saved","body":{"run":"r","blob":{"sha256":"` + strings.ToUpper(sum) + `","size":1}}}`, ErrMalformed, "hex"},
+		{"state", `{"v":V,"type":"done","body":{"run":"r","states":[{"sha256":"` + strings.ToUpper(sum) + `"}]}}`, ErrMalformed, "state: SHA-256"},
+		{"too many states", `{"v":V,"type":"done","body":{"run":"r","states":[{}` + strings.Repeat(",{}", MaxStates) + `]}}`, ErrMalformed, "limit"},
+		{"check of nothing", checking(``), ErrMalformed, "a check of 0 stretches"},
+		{"check of too much", checking(`{}` + strings.Repeat(`,{}`, MaxStretches)), ErrMalformed, "a check of 65 stretches"},
+		{"stretch without plans", checking(`{"until":9}`), ErrMalformed, "0 plans"},
+		{"stretch that goes back", checking(`{"until":9,"plans":[1]},{"until":9,"plans":[1]}`), ErrMalformed, "until is 9"},
 		{"stage", `{"v":V,"type":"done","body":{"run":"r","stage":-1}}`, ErrMalformed, "stage"},
 		{"correct over total", `{"v":V,"type":"progress","body":{"run":"r","vals":[{"correct":2,"total":1}]}}`, ErrMalformed, "correct"},
 		{"stop mode", `{"v":V,"type":"stop","body":{"run":"r","mode":"soon"}}`, ErrMalformed, "mode"},

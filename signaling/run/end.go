@@ -208,6 +208,7 @@ func (m *Machine) end(err error) {
 	m.freeLog()
 	res := Result{Run: m.Run, Interrupted: m.Interrupted, Checkpoint: c}
 	job := m.Job
+	m.stopCheck("the run is over")
 	m.clearAttempt()
 	m.Pending, m.Rescue, m.Audit = nil, nil, nil
 	if err == nil && !res.Interrupted {

@@ -90,6 +90,12 @@ type (
 		Gone     bool
 		Err      error
 	}
+	// Stretched answers an AskStretch. Err says why only the host can compute it again.
+	Stretched struct {
+		Seq int
+		Stretch
+		Err error
+	}
 	// Submit begins a job, or continues it from where an earlier host left off.
 	// Stale are objects of older runs, deleted when this one has a plan.
 	Submit struct {
@@ -132,6 +138,7 @@ func (Plan) event()          {}
 func (Worth) event()         {}
 func (Commit) event()        {}
 func (Audited) event()       {}
+func (Stretched) event()     {}
 func (Submit) event()        {}
 func (StopRequest) event()   {}
 func (StoreFault) event()    {}
@@ -176,7 +183,15 @@ type (
 	}
 	// AskAudit asks for an Audited with the same Seq: to compute again what was trained from one
 	// checkpoint, or nil, the start, to another. All that the log has of it was appended before.
-	AskAudit auditing
+	AskAudit struct {
+		Seq      int
+		From, To *snapshot.Manifest
+	}
+	// AskStretch asks for a Stretched with the same Seq: what it takes to do that elsewhere.
+	AskStretch struct {
+		Seq      int
+		From, To *snapshot.Manifest
+	}
 	// Emit passes a report to the requester.
 	Emit struct{ Report Report }
 	// Put stores an object. A failure comes back as StoreFault.
@@ -227,6 +242,7 @@ func (HangUp) action()      {}
 func (AskPlan) action()     {}
 func (AskWorth) action()    {}
 func (AskAudit) action()    {}
+func (AskStretch) action()  {}
 func (Emit) action()        {}
 func (Put) action()         {}
 func (PutManifest) action() {}
@@ -341,8 +357,12 @@ type (
 		Step  uint64
 		Epoch int
 	}
-	// AuditPassed: what was trained between two steps was computed again, and is right.
-	AuditPassed struct{ From, To uint64 }
+	// AuditPassed: what was trained between two steps was computed again, and is right. By is the name
+	// of the spare who did; "": the host did.
+	AuditPassed struct {
+		From, To uint64
+		By       string
+	}
 	// Condemned: an audit has found who computed something else. It is barred from the run.
 	Condemned Culprit
 	// Warning: something is wrong that does not end the run, such as a full disk.

@@ -329,6 +329,7 @@ func (m *Machine) tick(now time.Time) {
 		m.judge(now)
 	}
 	m.nameAgain(now)
+	m.watchCheck(now)
 	switch m.Phase {
 	case Gathering:
 		if m.Rescue != nil {
@@ -367,11 +368,17 @@ func (m *Machine) slept(gap time.Duration) {
 	if m.Rescue != nil {
 		m.Rescue.Until = m.Rescue.Until.Add(gap)
 	}
+	if m.Audit != nil && m.Audit.Check != nil {
+		m.Audit.Check.Until = m.Audit.Check.Until.Add(gap)
+	}
 }
 
 // Messages.
 
 func (m *Machine) receive(now time.Time, x *member, msg proto.Message) {
+	if m.checks(now, x, msg) {
+		return
+	}
 	switch msg := msg.(type) {
 	case *proto.Pong:
 		if msg.Seq != x.Seq {

@@ -41,7 +41,8 @@ func (m *Machine) progress(now time.Time, x *member, msg *proto.Progress) {
 		if ds, top := m.plausible(x, msg.Digests); len(ds) > 0 {
 			m.audit(AuditLine{Said: &AuditSaid{x.Place.Cluster, x.Place.Stage, ds}}, top)
 		}
-		msg.Digests = nil // they are in that log alone
+		told := *msg                   // an event is left as it is
+		told.Digests, msg = nil, &told // they are in that log alone
 	}
 	line, err := json.Marshal(struct {
 		T       int64  `json:"t_ms"` // since the attempt's start

@@ -148,6 +148,8 @@ type Job struct {
 	// goes on; 1: everything, 0: nothing. Which ones follows from AuditSecret.
 	AuditEvery  int    `json:",omitempty"`
 	AuditSecret string `json:",omitempty"`
+	// AuditSpares has providers that wait compute it, where one of them can.
+	AuditSpares bool `json:",omitempty"`
 	// Auto is the order of a job whose number of replicas is chosen with every plan, without
 	// the replicas; nil: the number is the job's. Each plan then says how many there are, and
 	// when more providers are there than it was made for, another one is asked for.
@@ -260,6 +262,15 @@ func (m *Machine) Earlier() (*Job, *Earlier) {
 // Checkpointed returns the newest checkpoint, or nil. It must not be modified.
 func (m *Machine) Checkpointed() *snapshot.Manifest { return m.state.Saved }
 
+// Wanted are the checkpoints that members may be told to go on from: the newest one, and that from which
+// an audit begins. Each may be nil, and none may be modified.
+func (m *Machine) Wanted() (cs [2]*snapshot.Manifest) {
+	if cs[0] = m.state.Saved; m.Audit != nil {
+		cs[1] = m.Audit.From
+	}
+	return cs
+}
+
 // Step handles one event and returns the actions that follow from it, in order.
 func (m *Machine) Step(now time.Time, ev Event) []Action {
 	switch e := ev.(type) {
@@ -301,6 +312,8 @@ func (m *Machine) Step(now time.Time, ev Event) []Action {
 		m.committed(now, e)
 	case Audited:
 		m.audited(now, e)
+	case Stretched:
+		m.stretched(now, e)
 	case Submit:
 		m.submit(now, e)
 	case StopRequest:

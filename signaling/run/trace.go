@@ -75,6 +75,9 @@ func (t *Trace) Event(now time.Time, ev Event) {
 	case Audited:
 		e.Err = fail(e.Err)
 		ev = e
+	case Stretched:
+		e.Err = fail(e.Err)
+		ev = e
 	case StoreFault:
 		e.Err = fail(e.Err)
 		ev = e
@@ -142,6 +145,8 @@ func eventName(ev Event) string {
 		return "commit"
 	case Audited:
 		return "audited"
+	case Stretched:
+		return "stretched"
 	case Submit:
 		return "submit"
 	case StopRequest:
@@ -207,6 +212,10 @@ func (l line) event() (Event, error) {
 		return e, bad
 	case "audited":
 		e, bad := body[Audited](l)
+		e.Err = err
+		return e, bad
+	case "stretched":
+		e, bad := body[Stretched](l)
 		e.Err = err
 		return e, bad
 	case "submit":

@@ -63,6 +63,7 @@ type Trust struct {
 type auditing struct {
 	Seq      int
 	From, To *snapshot.Manifest // From nil: the start
+	Check    *checking          `json:",omitempty"` // spares make it
 }
 
 const (
@@ -175,7 +176,11 @@ func (m *Machine) check(fresh bool) {
 	m.Audits++
 	m.Audit = &auditing{Seq: m.Audits, From: m.audits(), To: to.Manifest}
 	m.storeLog()
-	m.act(AskAudit(*m.Audit))
+	if m.Job.AuditSpares {
+		m.act(AskStretch{m.Audit.Seq, m.Audit.From, m.Audit.To})
+		return
+	}
+	m.act(AskAudit{m.Audit.Seq, m.Audit.From, m.Audit.To})
 }
 
 // drawn tells whether the checkpoint of a step is one of those to audit. No provider knows the
@@ -201,16 +206,24 @@ func (m *Machine) audited(now time.Time, e Audited) {
 		m.end(e.Err)
 		return
 	case len(e.Culprits) > 0:
-		m.condemn(now, a, e.Culprits)
+		m.condemn(now, stepOf(a.From), e.Culprits)
 	default:
-		m.checked(a, func(k *Kept) { k.Right = true })
-		m.prune()
-		m.report(AuditPassed{From: stepOf(a.From), To: stepOf(a.To)})
-		m.persist()
-		m.sweep()
+		m.passed(a, "")
+		if a.Check != nil && a.Check.Denied != nil {
+			m.denied(now, a, *a.Check.Denied)
+		}
 	}
 	m.check(false)
 	m.finishIfDone(now)
+}
+
+// passed notes that what an audit was about is right, as somebody has computed; "": the host.
+func (m *Machine) passed(a *auditing, by string) {
+	m.checked(a, func(k *Kept) { k.Right = true })
+	m.prune()
+	m.report(AuditPassed{From: stepOf(a.From), To: stepOf(a.To), By: by})
+	m.persist()
+	m.sweep()
 }
 
 // checked marks what an audit was about.
@@ -225,8 +238,8 @@ func (m *Machine) checked(a *auditing, mark func(k *Kept)) {
 	}
 }
 
-// condemn bars culprits and has the run go back.
-func (m *Machine) condemn(now time.Time, a *auditing, cs []Culprit) {
+// condemn bars culprits and has the run go back behind what depends on them, to a step at most.
+func (m *Machine) condemn(now time.Time, most uint64, cs []Culprit) {
 	var all []Who
 	var said, do []string
 	bar := func(w Who) {
@@ -255,7 +268,7 @@ func (m *Machine) condemn(now time.Time, a *auditing, cs []Culprit) {
 		m.report(Condemned(c))
 	}
 	i := len(m.Chain) - 1
-	for i >= 0 && (stepOf(m.Chain[i].Manifest) > stepOf(a.From) || slices.ContainsFunc(all, func(w Who) bool { return m.doubted(i, w) })) {
+	for i >= 0 && (stepOf(m.Chain[i].Manifest) > most || slices.ContainsFunc(all, func(w Who) bool { return m.doubted(i, w) })) {
 		i--
 	}
 	m.Chain = m.Chain[:i+1]

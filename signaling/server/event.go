@@ -60,6 +60,9 @@ type Job struct {
 	// ErrGone says that what it needs is not there any more; any other error ends the run. nil: there
 	// are no audits, and the job's AuditEvery must be 0.
 	Verify func(ctx context.Context, from, to *snapshot.Manifest) ([]Culprit, error)
+	// Stretch tells what it takes to compute it elsewhere; nil: the job has no AuditSpares. Its error,
+	// which is told, leaves it to Verify.
+	Stretch func(ctx context.Context, from, to *snapshot.Manifest) (run.Stretch, error)
 	// Inspect checks that an upload is the state of the stage that was granted, and returns
 	// its position and what it holds. nil: nothing is checked.
 	Inspect func(g run.Grant, r io.Reader, size int64) (order.Position, []string, error)
@@ -108,6 +111,7 @@ type (
 	StageDone    = run.StageDone
 	Recovering   = run.Recovering
 	AuditPassed  = run.AuditPassed
+	Stretch      = run.Stretch
 	Condemned    = run.Condemned
 	Resumed      = run.Resumed
 	Warning      = run.Warning

@@ -190,7 +190,11 @@ func (h *history) take(now time.Time, ev Event) {
 		}
 		h.note(now, "saved", "saved at epoch %d, step %d%s", e.Manifest.Position.Epoch, e.Manifest.Position.Step, again)
 	case AuditPassed:
-		h.note(now, "audited", "computed again: steps %d to %d are what the job makes", e.From, e.To)
+		by := ""
+		if e.By != "" {
+			by = " by " + e.By
+		}
+		h.note(now, "audited", "computed again%s: steps %d to %d are what the job makes", by, e.From, e.To)
 	case Condemned:
 		h.note(now, "barred", "%s", e.What)
 	case Warning:

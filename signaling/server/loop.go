@@ -132,18 +132,19 @@ func (s *Server) flush() {
 	}
 }
 
-// publish makes the newest checkpoint available to providers that resume from it.
+// publish makes checkpoints available to providers that go on from them.
 func (s *Server) publish() {
-	c := s.machine.Checkpointed()
-	if c == s.published {
+	cs := s.machine.Wanted()
+	if cs == s.published {
 		return
 	}
-	s.published = c
-	var parts map[string]snapshot.Entry
-	if c != nil {
-		parts = make(map[string]snapshot.Entry, len(c.Parts))
-		for _, e := range c.Parts {
-			parts[e.SHA256] = e
+	s.published = cs
+	parts := map[string]snapshot.Entry{}
+	for _, c := range cs {
+		if c != nil {
+			for _, e := range c.Parts {
+				parts[e.SHA256] = e
+			}
 		}
 	}
 	s.mu.Lock()
@@ -171,7 +172,15 @@ func (s *Server) carryOut(now time.Time, a run.Action) {
 		worth := s.run.worth
 		s.wg.Go(func() { s.post(run.Worth{Seq: a.Seq, Better: worth == nil || worth(a.Pool)}) })
 	case run.AskAudit:
-		s.audit(a)
+		s.audit(func(r *call) run.Event {
+			cs, err := r.verify(r.ctx, a.From, a.To)
+			return run.Audited{Seq: a.Seq, Culprits: cs, Gone: errors.Is(err, ErrGone), Err: err}
+		})
+	case run.AskStretch:
+		s.audit(func(r *call) run.Event {
+			x, err := r.stretch(r.ctx, a.From, a.To)
+			return run.Stretched{Seq: a.Seq, Stretch: x, Err: err}
+		})
 	case run.Emit:
 		s.past.take(now, a.Report)
 		s.passes(a.Report)
@@ -275,16 +284,15 @@ func (s *Server) plan(a run.AskPlan) {
 	})
 }
 
-// audit has a stretch computed again, once the store has all that it needs.
-func (s *Server) audit(a run.AskAudit) {
+// audit does what a stretch is computed again by, once the store has all that it needs.
+func (s *Server) audit(do func(*call) run.Event) {
 	r := s.run
 	s.wg.Add(1)
 	s.out.Push(func() {
 		go func() {
 			defer s.wg.Done()
-			cs, err := r.verify(r.ctx, a.From, a.To)
-			if r.ctx.Err() == nil {
-				s.post(run.Audited{Seq: a.Seq, Culprits: cs, Gone: errors.Is(err, ErrGone), Err: err})
+			if ev := do(r); r.ctx.Err() == nil {
+				s.post(ev)
 			}
 		}()
 	})

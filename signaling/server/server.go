@@ -71,7 +71,7 @@ type Server struct {
 	conns   int // WebSockets, including those that have not said hello
 	closing bool
 	blobs   Blobs                     // of the current run
-	parts   map[string]snapshot.Entry // of the newest checkpoint, by digest
+	parts   map[string]snapshot.Entry // that members may fetch, by digest
 	inspect func(g run.Grant, r io.Reader, size int64) (order.Position, []string, error)
 
 	// The following fields belong to the loop.
@@ -87,20 +87,21 @@ type Server struct {
 	asked     uint64                // number of upload requests so far
 	answers   map[uint64]run.Action // to upload requests, until they are fetched
 	planned   context.CancelFunc    // cancels the current planning
-	published *snapshot.Manifest    // that parts are of
+	published [2]*snapshot.Manifest // that parts are of
 }
 
 // call is a call of Run.
 type call struct {
-	plan   func(ctx context.Context, ask Ask) ([]Assignment, error)
-	worth  func(pool []Member) bool
-	verify func(ctx context.Context, from, to *snapshot.Manifest) ([]Culprit, error)
-	ctx    context.Context // for audits; ends with the run
-	end    context.CancelFunc
-	on     func(Event)
-	result Result
-	err    error
-	done   chan struct{}
+	plan    func(ctx context.Context, ask Ask) ([]Assignment, error)
+	worth   func(pool []Member) bool
+	verify  func(ctx context.Context, from, to *snapshot.Manifest) ([]Culprit, error)
+	stretch func(ctx context.Context, from, to *snapshot.Manifest) (run.Stretch, error)
+	ctx     context.Context // for audits; ends with the run
+	end     context.CancelFunc
+	on      func(Event)
+	result  Result
+	err     error
+	done    chan struct{}
 }
 
 // input is an event with its time, or a call, for the loop.
@@ -198,7 +199,7 @@ func (s *Server) Run(ctx context.Context, job Job, on func(Event)) (Result, erro
 	if err != nil {
 		return Result{}, err
 	}
-	r := &call{plan: job.Plan, worth: job.Worth, verify: job.Verify, on: on, done: make(chan struct{})}
+	r := &call{plan: job.Plan, worth: job.Worth, verify: job.Verify, stretch: job.Stretch, on: on, done: make(chan struct{})}
 	r.ctx, r.end = context.WithCancel(s.ctx)
 	defer r.end()
 	busy := false
@@ -293,7 +294,7 @@ func checkJob(job *Job) error {
 	if !json.Valid(job.Raw) {
 		return errors.New("job: Raw is not JSON")
 	}
-	if job.AuditEvery < 0 || job.AuditEvery > 0 && (job.Verify == nil || !job.Audit) {
+	if job.AuditEvery < 0 || job.AuditEvery > 0 && (job.Verify == nil || !job.Audit) || job.AuditSpares && (job.AuditEvery == 0 || job.Stretch == nil) {
 		return errors.New("job: it wants audits while it runs, and has not what they need")
 	}
 	if job.Plan == nil {

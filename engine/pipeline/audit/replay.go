@@ -66,6 +66,14 @@ func (r *Replay) Memory() (n int64) {
 	return n
 }
 
+// Stages is how many there are.
+func (r *Replay) Stages() (n int) {
+	for _, cs := range r.compiled {
+		n += len(cs)
+	}
+	return n
+}
+
 // Trail is for what the stages said.
 func (r *Replay) Trail() *Trail {
 	xs := make([][][]stage.Exchange, len(r.compiled))
@@ -90,7 +98,7 @@ func (r *Replay) Trains(replica int) *int {
 // Watcher is told what a replay makes. Calls come from several goroutines, but for one stage
 // from one at a time.
 type Watcher struct {
-	Commit func(p stage.Peer, d stage.Digest)
+	Commit func(p stage.Peer, d stage.Digest) // nil: no digests are computed
 	// Kept is a stage's state. Its tensors change when it returns. With several clusters all of
 	// them keep theirs at a mark and at the end, and else the first alone does.
 	Kept func(p stage.Peer, s stage.Saved) error
@@ -127,7 +135,7 @@ func (r *Replay) Run(ctx context.Context, w *Watcher) error {
 	for c, cs := range r.compiled {
 		for k, x := range cs {
 			p := stage.Peer{Cluster: c, Stage: k}
-			s, err := r.stage(p, x, net)
+			s, err := r.stage(p, x, net, w.Commit != nil)
 			if err != nil {
 				return err
 			}
@@ -156,9 +164,9 @@ func (r *Replay) Run(ctx context.Context, w *Watcher) error {
 }
 
 // stage makes a stage that is about to go on from the parts.
-func (r *Replay) stage(p stage.Peer, c *stage.Compiled, net *network) (*stage.Stage, error) {
+func (r *Replay) stage(p stage.Peer, c *stage.Compiled, net *network, commits bool) (*stage.Stage, error) {
 	cfg := r.Config
-	cfg.Links, cfg.Rings, cfg.Commits = net.links[p], net.rings[p], true
+	cfg.Links, cfg.Rings, cfg.Commits = net.links[p], net.rings[p], commits
 	cfg.Key = r.Keys[p]
 	if r.Visits != nil {
 		cfg.Visits = r.Visits()

@@ -62,8 +62,9 @@ type (
 		Outcome Outcome
 		Step    int64 // number of steps done
 		Why     string
-		Kind    proto.Kind // with Failed
-		Peer    string     // with proto.FailedPeer: its ID
+		States  []proto.State // with Done, of a check
+		Kind    proto.Kind    // with Failed
+		Peer    string        // with proto.FailedPeer: its ID
 	}
 )
 

@@ -581,7 +581,7 @@ func (o *out) ended(e Ended) {
 	if s.Host == joined {
 		switch how {
 		case Done:
-			o.send(&proto.Done{Run: e.Run, Stage: c.Assign.Stage, Step: e.Step})
+			o.send(&proto.Done{Run: e.Run, Stage: c.Assign.Stage, Step: e.Step, States: e.States})
 		case Failed:
 			o.send(&proto.Failed{Run: e.Run, Stage: c.Assign.Stage, Error: proto.Text(why), Kind: e.Kind, Peer: e.Peer})
 		}
@@ -589,10 +589,14 @@ func (o *out) ended(e Ended) {
 	// Close the links only after that, so that the host learns what ended this stage before
 	// it hears of the broken links.
 	o.act(Unlink{Run: e.Run})
-	if s.Next == nil || how != Stopped {
+	check := c.Assign.Check != nil // nothing of the provider's own
+	if !check && (s.Next == nil || how != Stopped) {
 		s.LastRun, s.Last, s.LastWhy = e.Run, how, why
 	}
-	if how == Failed {
+	switch {
+	case how == Failed && check:
+		o.tell("what others did could not be computed again: %s", why)
+	case how == Failed:
 		o.tell("this stage has failed: %s", why)
 	}
 	switch {
@@ -604,7 +608,7 @@ func (o *out) ended(e Ended) {
 		o.begin(n)
 	case s.Host == joined:
 		o.act(Show{State: Waiting, Text: note(how, why)})
-		if s.Rules.Once && how == Done {
+		if s.Rules.Once && how == Done && !check {
 			s.OverBy = o.now + s.Rules.Over
 		}
 	}

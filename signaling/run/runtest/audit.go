@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/ravnest/ravnest/engine/pipeline/snapshot"
+	"github.com/ravnest/ravnest/engine/provider/machine"
 	"github.com/ravnest/ravnest/signaling/proto"
 	"github.com/ravnest/ravnest/signaling/run"
 )
@@ -114,6 +115,54 @@ func (w *World) judge(a run.AskAudit) run.Audited {
 		}
 	}
 	return e
+}
+
+// stretch says what it takes to compute a stretch again: the plan is which stages' states are saved at
+// its end.
+func stretch(a run.AskStretch) run.Stretched {
+	raw, err := json.Marshal(a.To.Parts)
+	if err != nil {
+		panic(err)
+	}
+	return run.Stretched{Seq: a.Seq, Stretch: run.Stretch{
+		Graph: proto.Ref{SHA256: strings.Repeat("0", 64), Size: 1}, Class: proto.ClassFMA,
+		Stretches: []proto.Stretch{{Until: int64(a.To.Position.Step), Plans: []json.RawMessage{raw}}},
+	}}
+}
+
+// check computes a stretch again.
+func (p *Provider) check(a *proto.Assign) {
+	s := a.Check.Stretches[0]
+	var parts []snapshot.Entry
+	if err := json.Unmarshal(s.Plans[0], &parts); err != nil {
+		panic(err)
+	}
+	weights := Undisturbed(0)
+	if a.Resume != nil {
+		weights = p.w.resumed(a.Resume, int(a.Check.From))
+	}
+	learn(weights, int(a.Check.From), int(s.Until))
+	if p.w.Denies != nil && p.w.Denies(p) {
+		weights[0]++
+	}
+	var states []proto.State
+	for _, e := range parts {
+		own := content{Step: int(s.Until), Weights: map[int]uint64{}}
+		for n := e.Segment.From; n < e.Segment.To; n++ {
+			own.Weights[n] = weights[n]
+		}
+		b, err := json.Marshal(own)
+		if err != nil {
+			panic(err)
+		}
+		states = append(states, proto.State{Cluster: e.Cluster, Stage: e.Stage, SHA256: proto.RefOf(b, nil).SHA256})
+	}
+	p.w.after(p.w.Auditing, func() {
+		if p.a == a {
+			p.quit()
+			p.step(machine.Ended{Run: a.Run, Outcome: machine.Done, Step: s.Until, States: states})
+		}
+	})
 }
 
 // before is what a part was made from: at a checkpoint, or nil, at the start.

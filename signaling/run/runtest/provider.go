@@ -7,6 +7,7 @@ import (
 	"cmp"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -370,7 +371,10 @@ func (p *Provider) do(a machine.Action) {
 		if p.a == nil || p.a.Run != a.Run {
 			return
 		}
-		p.training = true
+		if p.training = true; p.a.Check != nil {
+			p.check(p.a)
+			return
+		}
 		if t := p.team; p.a.Stage == 0 && !t.turns {
 			t.turns = true
 			p.w.later(t, step)
@@ -415,6 +419,11 @@ func (p *Provider) toHostLast(msg proto.Message) {
 func (p *Provider) begin(a *proto.Assign) {
 	w := p.w
 	p.quit()
+	if a.Check != nil {
+		p.a = a
+		p.fetch(a, 0, w.Now, w.Now)
+		return
+	}
 	k := key{a.Run, a.Cluster}
 	t := w.teams[k]
 	if t == nil {
@@ -480,20 +489,7 @@ func (p *Provider) load(a *proto.Assign) {
 		panic(err)
 	}
 	p.at = int(pos.Step)
-	have := map[int]uint64{}
-	for _, part := range a.Resume.Parts {
-		for name, b := range p.w.Store {
-			if strings.HasSuffix(name, "/"+part.SHA256) {
-				var c content
-				if err := json.Unmarshal(b, &c); err != nil || c.Step != p.at {
-					panic(fmt.Sprintf("%s: %v, step %d, want %d", name, err, c.Step, p.at))
-				}
-				for n, v := range c.Weights {
-					have[n] = v
-				}
-			}
-		}
-	}
+	have := p.w.resumed(a.Resume, p.at)
 	for n := range p.weights {
 		v, ok := have[n]
 		if !ok {
@@ -501,6 +497,23 @@ func (p *Provider) load(a *proto.Assign) {
 		}
 		p.weights[n] = v
 	}
+}
+
+// resumed is the weights of a checkpoint.
+func (w *World) resumed(r *proto.Resume, step int) map[int]uint64 {
+	have := map[int]uint64{}
+	for _, part := range r.Parts {
+		for name, b := range w.Store {
+			if strings.HasSuffix(name, "/"+part.SHA256) {
+				var c content
+				if err := json.Unmarshal(b, &c); err != nil || c.Step != step {
+					panic(fmt.Sprintf("%s: %v, step %d, want %d", name, err, c.Step, step))
+				}
+				maps.Copy(have, c.Weights)
+			}
+		}
+	}
+	return have
 }
 
 // ready tells whether all of a cluster train, and whether some do.

@@ -119,8 +119,13 @@ type World struct {
 	Doubt func(c *run.Culprit)
 	// Gone tells whether an audit does not find what it needs; nil: it does.
 	Gone func(a run.AskAudit) bool
-	// Auditing is how long an audit takes.
+	// Auditing is how long an audit takes, of whoever makes it.
 	Auditing time.Duration
+	// Audited counts those that the host has made.
+	Audited int
+	// Denies tells whether a spare that has computed a stretch again says that something else comes of
+	// it; nil: none does.
+	Denies func(p *Provider) bool
 
 	lied      []lie
 	nature    Nature
@@ -280,11 +285,14 @@ func (w *World) do(a run.Action) {
 		if w.Gone == nil || !w.Gone(a) {
 			e = w.judge(a)
 		}
+		w.Audited++
 		log := w.AuditIndex()
 		w.after(latency+w.Auditing, func() {
 			w.read(log) // what it reads while it goes on is there
 			w.Step(e)
 		})
+	case run.AskStretch:
+		w.after(latency, func() { w.Step(stretch(a)) })
 	case run.Emit:
 		if w.nature.Report != nil {
 			w.nature.Report(a.Report)
@@ -609,6 +617,9 @@ func Describe(a run.Action) string {
 		return fmt.Sprintf("put %s %s", a.Object, a.Data)
 	case run.PutManifest:
 		return fmt.Sprintf("put manifest %s %s %s", a.Run, a.Object, a.Data)
+	case run.AskAudit, run.AskStretch:
+		b, err := json.Marshal(a)
+		return fmt.Sprintf("%T %s %v", a, b, err)
 	case run.AppendLine:
 		return fmt.Sprintf("append %s %s", a.Log, a.Line)
 	}
