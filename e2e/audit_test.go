@@ -304,7 +304,7 @@ func TestAuditDoubt(t *testing.T) {
 	s.ends(host, dir, "--audit")
 }
 
-// TestAuditNaN: one provider's NaN does not end a run that audits itself: it goes on without it, and ends
+// TestAuditNaN: one provider's NaN does not end a run that audits itself: it is barred, and the run ends
 // with the bytes of one process.
 func TestAuditNaN(t *testing.T) {
 	posix(t)
@@ -320,9 +320,36 @@ func TestAuditNaN(t *testing.T) {
 	host.says("training", limit)
 	s.provide(url, "")
 	host.says("node_3 joined", limit)
-	host.says(`the training diverged: .*not believed until it comes again without node_1`, limit)
+	host.says(`the training diverged: .*computed again to find out whether that is so`, limit)
+	host.says(`barred: node_1 says that it came to a number that is not finite from what it got, which is right`, limit)
 	host.says(`training resumes from step \d+`, limit)
 	s.more(dir, 60)
+	s.ends(host, dir, "--audit")
+}
+
+// TestAuditHuge: a provider sends numbers that are finite, and so large that an honest one overflows,
+// before there is any checkpoint. It is named though no update is complete that shows it, and nobody else.
+func TestAuditHuge(t *testing.T) {
+	posix(t)
+	s := newScene(t)
+	dir := s.endlessJob("--audit")
+	edit(t, filepath.Join(dir, "job.json"), `"save_every": 2`, `"save_every": 0`)
+	host, url := s.serve("--audit-every", "1", dir)
+	defer s.lendSpoilt(url, "node_0", stage.Hooks{Sent: func(step uint64, x []float32) {
+		for i := range x {
+			if step >= 20 {
+				x[i] = math.MaxFloat32
+			}
+		}
+	}})()
+	s.provide(url, "node_1", "node_2")
+	host.says(`barred: step 2\d: node_0 \(cluster 0, stage 0\): the activations that it sent are not what the job makes`, limit)
+	host.says(`the run goes on without node_0 from the start`, limit)
+	s.provide(url, "")
+	s.more(dir, 60)
+	if bad := regexp.MustCompile(`barred: .*node_[12] .*|failed 3 times`).FindString(host.err.String()); bad != "" {
+		t.Errorf("the host says %q", bad)
+	}
 	s.ends(host, dir, "--audit")
 }
 

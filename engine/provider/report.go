@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -46,7 +47,7 @@ func (r *attempt) report() (stop func()) {
 	return func() {
 		cancel()
 		wg.Wait()
-		_ = r.flush(r.ctx)
+		_ = r.flush(r.d.ctx) // also where the host has stopped it: it is told how far it was
 	}
 }
 
@@ -122,7 +123,11 @@ func (r *attempt) Commit(d stage.Digest) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	ways, rings := d.Text()
-	r.prog.Digests = append(r.prog.Digests, proto.Digest{Step: int64(d.Step), Round: d.Round, Sums: ways, Rings: rings})
+	m := proto.Digest{Step: int64(d.Step), Round: d.Round, Sums: ways, Rings: rings}
+	if n := d.Open; n != nil {
+		m.Open = slices.Concat(n.In[:], n.Out[:])
+	}
+	r.prog.Digests = append(r.prog.Digests, m)
 }
 
 // Validated implements stage.Observer.

@@ -85,6 +85,10 @@ type Range struct {
 	Units   int      // so many units from there on, in whole rounds; 0: to the newest checkpoint
 	// Round ends it with the end of that round, from the checkpoint before it on or the start.
 	Round *uint64
+	// Failed has what that attempt did behind Between count, too, though it has failed: up to the step
+	// Until at least.
+	Failed string
+	Until  uint64
 	// Replica has only those count, at the end, who trained it in the last round.
 	Replica *int
 }
@@ -128,7 +132,9 @@ func RunIn(ctx context.Context, p *project.Project, in Objects, what Range, thre
 	if parts != nil {
 		a.res.From = parts[0].Position.Step
 	}
-	a.res.To = a.last.Position.Step
+	if a.res.To = a.what.Until; a.what.Failed == "" {
+		a.res.To = a.last.Position.Step
+	}
 	a.team = kernel.NewTeam(threads)
 	defer a.team.Close()
 	err = a.run(ctx, parts)
@@ -261,6 +267,9 @@ func (a *auditor) part(ctx context.Context, c *snapshot.Manifest, e snapshot.Ent
 
 // run goes through all stretches until one is not as it should be.
 func (a *auditor) run(ctx context.Context, parts []*snapshot.Part) error {
+	if a.what.Failed != "" {
+		return a.failure(ctx, parts)
+	}
 	ss := a.log.stretches(a.res.From, a.last)
 	if at := a.res.From; len(ss) == 0 || ss[0].from != at {
 		// Nothing was kept for an audit: the newest checkpoint alone is looked at, as one
@@ -289,6 +298,30 @@ func (a *auditor) run(ctx context.Context, parts []*snapshot.Part) error {
 	}
 	if r := a.what.Round; r != nil && a.what.Units == 0 {
 		return fmt.Errorf("round %d is not over at the newest checkpoint, of step %d", *r, a.res.To)
+	}
+	return nil
+}
+
+// failure goes through what led to the failure of an attempt.
+func (a *auditor) failure(ctx context.Context, parts []*snapshot.Part) error {
+	var ss []stretch
+	at := a.res.From
+	if a.last != nil && a.last.Position.Step > at {
+		if ss = a.log.stretches(at, a.last); len(ss) == 0 {
+			return fmt.Errorf("the audit log does not tell who trained from step %d on", at)
+		}
+		at = a.last.Position.Step
+	}
+	x := a.log.attempt(a.what.Failed)
+	if x == nil {
+		return fmt.Errorf("the audit log does not tell of attempt %s", a.what.Failed)
+	}
+	for _, s := range append(ss, stretch{attempt: x, from: at, until: a.what.Until, open: true}) {
+		next, _, err := a.stretch(ctx, s, parts)
+		if err != nil {
+			return err
+		}
+		parts = next
 	}
 	return nil
 }
@@ -355,7 +388,7 @@ func (a *auditor) unlogged() (ss []stretch, err error) {
 		if plan.Plan, err = json.Marshal(pl); err != nil {
 			return nil, err
 		}
-		ss = append(ss, stretch{&attempt{run: a.last.Run, plan: plan}, from, until})
+		ss = append(ss, stretch{attempt: &attempt{run: a.last.Run, plan: plan}, from: from, until: until})
 	}
 	return ss, nil
 }
@@ -425,17 +458,21 @@ func (a *auditor) stretch(ctx context.Context, s stretch, parts []*snapshot.Part
 		}
 	}
 	for _, c := range append(slices.Clone(a.log.checkpoints), a.last) {
-		if c.Run == s.run && c.Position.Step > s.from && c.Position.Step <= s.until {
+		if c != nil && c.Run == s.run && c.Position.Step > s.from && c.Position.Step <= s.until {
 			k.against = append(k.against, c)
 			if j.Schedule != job.Async {
 				r.Marks[c.Position.Step] = true
 			}
 		}
 	}
-	if k.said, err = a.log.said(ctx, s); err != nil {
+	if k.said, r.Open, err = a.log.said(ctx, s); err != nil {
 		return nil, false, err
 	}
-	err = r.Run(ctx, &audit.Watcher{Commit: k.commit, Kept: k.keep, Step: a.progress})
+	k.left = r.Open
+	err = r.Run(ctx, &audit.Watcher{Commit: k.commit, Opened: k.opened, Kept: k.keep, Step: a.progress})
+	if s.open {
+		return nil, true, errors.Join(k.verdict(), err)
+	}
 	if err != nil {
 		return nil, false, fmt.Errorf("training again from step %d: %w", s.from, err)
 	}

@@ -141,7 +141,7 @@ func TestSaid(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		got, err := l.said(t.Context(), stretch{l.attempts[0], 1, 4})
+		got, _, err := l.said(t.Context(), stretch{attempt: l.attempts[0], from: 1, until: 4})
 		if err != nil || len(got) != 2 || len(got[stage.Peer{}]) != 3 || len(got[stage.Peer{Stage: 1}]) != 3 {
 			t.Errorf("%d lines a segment: %v, %v", lines, got, err)
 		}
@@ -182,7 +182,7 @@ func FuzzAuditLog(f *testing.F) {
 					t.Errorf("a stretch from %d to %d behind step %d", x.from, x.until, at)
 				}
 				at = x.until
-				_, _ = l.said(t.Context(), x)
+				_, _, _ = l.said(t.Context(), x)
 			}
 		}
 	})

@@ -25,6 +25,7 @@ type comparison struct {
 	stretch
 	ctx      context.Context
 	said     testimony
+	left     map[stage.Peer]stage.Digest // what stages said last of what they did not come to the end of
 	run      order.Run
 	first    int                   // cluster that is the replay's first: another than 0 only where there is no log
 	names    map[stage.Peer]string // of providers
@@ -52,6 +53,12 @@ func (k *comparison) commit(p stage.Peer, d stage.Digest) {
 		return
 	}
 	k.trail.Record(p, nil, d)
+}
+
+func (k *comparison) opened(p stage.Peer, d stage.Digest) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.trail.Open(p, k.left[p], d)
 }
 
 // keep compares a stage's state with what was saved at the same place, and keeps it for the

@@ -152,17 +152,17 @@ func saidBy(line []byte) []byte {
 }
 
 // said reads what the stages of an attempt said of a stretch.
-func (l *log) said(ctx context.Context, s stretch) (testimony, error) {
-	all := testimony{}
+func (l *log) said(ctx context.Context, s stretch) (testimony, map[stage.Peer]stage.Digest, error) {
+	all, last := testimony{}, map[stage.Peer]stage.Digest{}
 	begins, err := json.Marshal(struct {
 		Run  string `json:"run"`
 		Said int    `json:"said"`
 	}{s.run, 0})
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	begins = bytes.TrimSuffix(begins, []byte("0}"))
-	return all, l.lines(ctx, s.from, func(line []byte) error {
+	return all, last, l.lines(ctx, s.from, func(line []byte) error {
 		if !bytes.Equal(saidBy(line), begins) {
 			return nil
 		}
@@ -175,6 +175,13 @@ func (l *log) said(ctx context.Context, s stretch) (testimony, error) {
 			g, err := stage.ParseDigest(uint64(d.Step), d.Round, d.Sums, d.Rings)
 			if err != nil {
 				return err
+			}
+			if n := d.Open; len(n) == 2*int(stage.OpenWays) {
+				if s.open {
+					g.Open = &stage.Open{In: [stage.OpenWays]int(n), Out: [stage.OpenWays]int(n[stage.OpenWays:])}
+					last[by] = g
+				}
+				continue
 			}
 			if g.Step < s.from || g.Step >= s.until {
 				continue
@@ -224,6 +231,7 @@ func (l *log) attempt(run string) *attempt {
 type stretch struct {
 	*attempt
 	from, until uint64
+	open        bool // the attempt has failed
 }
 
 // stretches are the attempts that made the checkpoint last, from step from on: the one that
@@ -234,7 +242,7 @@ func (l *log) stretches(from uint64, last *snapshot.Manifest) (ss []stretch) {
 		if a == nil || a.plan.From >= c.Position.Step {
 			return nil
 		}
-		ss = append(ss, stretch{a, max(a.plan.From, from), c.Position.Step})
+		ss = append(ss, stretch{attempt: a, from: max(a.plan.From, from), until: c.Position.Step})
 		next := l.before(a)
 		if next == nil && a.plan.From > from {
 			return nil

@@ -16,6 +16,7 @@ import (
 	"github.com/ravnest/ravnest/native/audit"
 	"github.com/ravnest/ravnest/native/project"
 	"github.com/ravnest/ravnest/signaling/member"
+	machine "github.com/ravnest/ravnest/signaling/run"
 	"github.com/ravnest/ravnest/signaling/server"
 )
 
@@ -25,7 +26,8 @@ func (r *run) audits(job *server.Job) {
 	if r.opt.AuditEvery == 0 {
 		return
 	}
-	job.AuditEvery, job.AuditSecret, job.Verify = r.opt.AuditEvery, rand.Text(), r.check
+	job.AuditEvery, job.AuditSecret, job.Verify, job.Inquire = r.opt.AuditEvery, rand.Text(), r.check, r.inquire
+	job.Sums = r.p.Job.ClipNorm > 0 || len(r.p.Graph.Ties()) > 0
 	if r.opt.AuditSpares {
 		job.AuditSpares, job.Stretch = true, r.stretch
 	}
@@ -49,6 +51,16 @@ func (r *run) check(ctx context.Context, from, to *snapshot.Manifest) ([]server.
 		return culprits(a.Faults), nil
 	case err != nil && !errors.Is(err, audit.ErrDiffers):
 		return nil, fmt.Errorf("the run cannot be audited: %w", err)
+	}
+	return nil, err
+}
+
+// inquire computes what an attempt did that has failed.
+func (r *run) inquire(ctx context.Context, ask machine.AskAudit) ([]server.Culprit, error) {
+	what := audit.Range{Between: &audit.Between{From: ask.From, To: ask.Last}, Failed: ask.Failed, Until: ask.Until}
+	a, err := audit.RunIn(ctx, r.p, r.store, what, 1, nil)
+	if len(a.Faults) > 0 {
+		return culprits(a.Faults), nil
 	}
 	return nil, err
 }

@@ -389,7 +389,7 @@ func (m *Progress) check() error {
 		return fmt.Errorf("%d digests, the limit is %d", len(m.Digests), MaxDigests)
 	}
 	for _, d := range m.Digests {
-		if err := first(within("step", d.Step, 0, maxSteps), checkSums(d.Sums), checkRings(d)); err != nil {
+		if err := first(within("step", d.Step, 0, maxSteps), checkSums(d.Sums), checkRings(d), checkOpen(d.Open)); err != nil {
 			return fmt.Errorf("digest: %w", err)
 		}
 	}
@@ -440,6 +440,19 @@ func checkRings(d Digest) error {
 		return fmt.Errorf("sums of rings of %d characters, want at most %d, with a round's average only", n, maxRings)
 	}
 	return checkHex(d.Rings)
+}
+
+// checkOpen checks the counts of an open digest.
+func checkOpen(ns []int) error {
+	if len(ns) != 0 && len(ns) != 4 {
+		return fmt.Errorf("%d counts of an open digest, want 4", len(ns))
+	}
+	for _, n := range ns {
+		if err := within("count", n, 0, maxNodes); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func checkHex(s string) error {

@@ -412,7 +412,14 @@ type Digest struct {
 	Round bool   `json:"round,omitempty"` // of the average
 	Sums  string `json:"sums"`            // hex: 16 digits for what was received and 16 for what was sent, for each way that something went
 	Rings string `json:"rings,omitempty"` // hex, of an average: 16 digits for what each step of the rings exchanged with each neighbour
+	// Open says that the stage has ended before it came to the next digest: how many activations and
+	// gradients it had received since the last one, and how many it had sent. Step is the number of
+	// batches before, and Round tells whether the last digest was of an average.
+	Open []int `json:"open,omitempty"`
 }
+
+// Last tells whether the stage has ended with it.
+func (d Digest) Last() bool { return len(d.Open) > 0 }
 
 // Loss is a training batch's loss.
 type Loss struct {

@@ -49,7 +49,7 @@ func samples() []Message {
 		&Start{Run: "run-1"},
 		&Progress{
 			Run: "run-1", Stage: 2, Step: 17, Losses: []Loss{{Step: 16, Loss: 0.0899}, {Step: 17, Loss: Real(math.NaN())}},
-			Vals: []Val{{Step: 17, Epoch: 1, Correct: 700, Total: 719}}, Digests: []Digest{{Step: 17, Sums: sum}, {Step: 18, Round: true, Sums: sum, Rings: sum[:48]}}, Samples: 1088, Out: 9, In: 8, Busy: 0.5, RSS: 1 << 25, FLOPs: 1e9,
+			Vals: []Val{{Step: 17, Epoch: 1, Correct: 700, Total: 719}}, Digests: []Digest{{Step: 17, Sums: sum}, {Step: 18, Round: true, Sums: sum, Rings: sum[:48]}, {Step: 19, Sums: sum, Open: []int{3, 0, 2, 1}}}, Samples: 1088, Out: 9, In: 8, Busy: 0.5, RSS: 1 << 25, FLOPs: 1e9,
 		},
 		&Saved{Run: "run-1", Stage: 2, Step: 17, Epoch: 1, Blob: ref, Position: json.RawMessage(`{"epoch":1,"update":17}`)},
 		&Checkpoint{Run: "run-1"},
@@ -159,6 +159,8 @@ func TestDecodeRefuses(t *testing.T) {
 		{"check of too much", checking(`{}` + strings.Repeat(`,{}`, MaxStretches)), ErrMalformed, "a check of 65 stretches"},
 		{"stretch without plans", checking(`{"until":9}`), ErrMalformed, "0 plans"},
 		{"stretch that goes back", checking(`{"until":9,"plans":[1]},{"until":9,"plans":[1]}`), ErrMalformed, "until is 9"},
+		{"counts", `{"v":V,"type":"progress","body":{"run":"r","digests":[{"sums":"` + sum + `","open":[1,2,3]}]}}`, ErrMalformed, "3 counts"},
+		{"negative count", `{"v":V,"type":"progress","body":{"run":"r","digests":[{"sums":"` + sum + `","open":[1,2,3,-1]}]}}`, ErrMalformed, "count is -1"},
 		{"stage", `{"v":V,"type":"done","body":{"run":"r","stage":-1}}`, ErrMalformed, "stage"},
 		{"correct over total", `{"v":V,"type":"progress","body":{"run":"r","vals":[{"correct":2,"total":1}]}}`, ErrMalformed, "correct"},
 		{"stop mode", `{"v":V,"type":"stop","body":{"run":"r","mode":"soon"}}`, ErrMalformed, "mode"},

@@ -76,7 +76,7 @@ func (m *Machine) enough() int {
 // gather asks for a plan once there are enough providers. A provider counts from its
 // first pong on, so that the planner knows every RTT.
 func (m *Machine) gather(now time.Time) {
-	if m.Phase != Gathering || m.Rescue != nil {
+	if m.Phase != Gathering || m.Rescue != nil || m.Inquest != nil {
 		return
 	}
 	if m.Job.Auto != nil && len(m.Pending) > 0 {
@@ -500,6 +500,10 @@ func (m *Machine) failed(now time.Time, x *member, msg *proto.Failed) {
 		return
 	case proto.FailedRound:
 		l.blame = nil
+		if m.Job.AuditEvery > 0 && !m.Interrupted {
+			m.inquire(now, l, inquest{By: Who{x.Name, x.Hello.Key}, Err: why, Round: true})
+			return
+		}
 		m.Disagreed++
 	case proto.FailedMemory:
 		// Trying again would not give it more memory.
@@ -516,8 +520,9 @@ type loss struct {
 	why      string
 	blame    []string // names
 	polite   bool
-	grows    bool // nobody is lost: there are more
-	back     bool // what was trained is false, and the run has gone back
+	grows    bool     // nobody is lost: there are more
+	back     bool     // what was trained is false, and the run has gone back
+	inquest  *inquest // it is to be found out why; what providers hold is not believed
 }
 
 // lose ends the attempt. The run goes on if it can.
@@ -548,7 +553,7 @@ func (m *Machine) lose(now time.Time, l loss) {
 		ev.Step = c.Position.Step
 	}
 	var found *rescue
-	if !l.back {
+	if !l.back && l.inquest == nil {
 		found = m.recall(now, l.blame)
 	}
 	if found != nil {
@@ -566,6 +571,7 @@ func (m *Machine) lose(now time.Time, l loss) {
 	if m.Rescue = found; found != nil {
 		m.bring()
 	}
+	m.Inquest = l.inquest
 	if m.Lost.IsZero() && began {
 		m.Lost = now
 	}

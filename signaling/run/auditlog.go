@@ -86,7 +86,9 @@ func (m *Machine) audit(l AuditLine, step uint64) {
 	if !m.Job.Audit {
 		return
 	}
-	l.Run = m.Run
+	if l.Run == "" {
+		l.Run = m.Run
+	}
 	b, err := json.Marshal(l) // all of it came as JSON
 	if err == nil && len(b) > MaxAuditLine {
 		err = fmt.Errorf("it has %d bytes, the limit is %d", len(b), MaxAuditLine)

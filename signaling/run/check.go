@@ -50,7 +50,7 @@ func (m *Machine) stretched(now time.Time, e Stretched) {
 	a.Check = &checking{Stretch: e.Stretch}
 	if e.Err != nil {
 		m.report(Warning{Err: fmt.Errorf("steps %d to %d are computed again by the host: %w", stepOf(a.From), stepOf(a.To), e.Err)})
-		m.act(AskAudit{a.Seq, a.From, a.To})
+		m.act(AskAudit{Seq: a.Seq, From: a.From, To: a.To})
 		return
 	}
 	m.giveCheck(now)
@@ -63,7 +63,7 @@ func (m *Machine) giveCheck(now time.Time) {
 	c.By, c.Moved = "", 0
 	x := m.checker(now)
 	if x == nil {
-		m.act(AskAudit{a.Seq, a.From, a.To})
+		m.act(AskAudit{Seq: a.Seq, From: a.From, To: a.To})
 		return
 	}
 	c.Tried = append(c.Tried, Who{x.Name, x.Hello.Key})
@@ -73,7 +73,7 @@ func (m *Machine) giveCheck(now time.Time) {
 	}
 	if _, err := proto.Encode(msg); err != nil { // as of hundreds of clusters
 		m.report(Warning{Err: fmt.Errorf("steps %d to %d are computed again by the host: %w", stepOf(a.From), stepOf(a.To), err)})
-		m.act(AskAudit{a.Seq, a.From, a.To})
+		m.act(AskAudit{Seq: a.Seq, From: a.From, To: a.To})
 		return
 	}
 	c.By, c.Run, c.Until = x.ID, msg.Run, now.Add(m.checkPatience())
@@ -191,7 +191,7 @@ func (m *Machine) compare(now time.Time, x *member, states []proto.State) {
 		if !slices.Contains(states, proto.State{Cluster: e.Cluster, Stage: e.Stage, SHA256: e.SHA256}) {
 			a.Check.Denied = &Who{x.Name, x.Hello.Key}
 			m.report(Warning{Err: fmt.Errorf("%s has computed steps %d to %d again, and something else comes of them: the host computes them, too", x.Name, stepOf(a.From), stepOf(a.To))})
-			m.act(AskAudit{a.Seq, a.From, a.To})
+			m.act(AskAudit{Seq: a.Seq, From: a.From, To: a.To})
 			return
 		}
 	}

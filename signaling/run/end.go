@@ -62,25 +62,22 @@ func (m *Machine) extend(now time.Time) {
 }
 
 // diverged takes a report of a number that is not finite, by a stage that may have got it from another
-// one. It would come again, so it ends the run; but whoever is not trusted may have made it up, and so
-// a run that audits itself goes on once without those two and ends when it comes to the same place.
+// one. It would come again, so it ends the run; but whoever is not trusted may have made it up, and so a
+// run that audits itself finds out.
 func (m *Machine) diverged(now time.Time, err error, by, from *member) {
-	const near = 64 // steps: what was reported before such an end differs a little
-	at := m.From
-	if m.Loss != nil {
-		at = max(at, m.Loss.Step)
-	}
-	if m.Job.AuditEvery == 0 || m.Interrupted || m.Diverged > 0 && at < m.Diverged+near+m.span() {
+	if m.Job.AuditEvery == 0 || m.Interrupted {
 		m.end(err)
 		return
 	}
-	m.Diverged = at + 1
-	l := loss{sentinel: ErrDiverged, blame: []string{by.Name}}
+	l := loss{sentinel: ErrDiverged, why: err.Error() + ": it is computed again to find out whether that is so", blame: []string{by.Name}}
+	q := inquest{
+		By: Who{by.Name, by.Hello.Key}, ByID: by.ID, Told: by.Closed, Err: strings.TrimPrefix(err.Error(), ErrDiverged.Error()+": "),
+		Self: (from == nil || from == by) && len(m.Clusters) == 1 && !m.Job.Sums,
+	}
 	if from != nil && from != by {
 		l.blame = append(l.blame, from.Name)
 	}
-	l.why = fmt.Sprintf("%v: not believed until it comes again without %s", err, strings.Join(l.blame, " and "))
-	m.lose(now, l)
+	m.inquire(now, l, q)
 }
 
 // drain waits for the stages to finish, up to the deadline.
@@ -210,7 +207,7 @@ func (m *Machine) end(err error) {
 	job := m.Job
 	m.stopCheck("the run is over")
 	m.clearAttempt()
-	m.Pending, m.Rescue, m.Audit = nil, nil, nil
+	m.Pending, m.Rescue, m.Audit, m.Inquest = nil, nil, nil, nil
 	if err == nil && !res.Interrupted {
 		m.Chain = nil
 	}

@@ -86,6 +86,7 @@ type (
 	// not there any more, Err what is missing, or why it cannot be told whose doing it is.
 	Audited struct {
 		Seq      int
+		Diverges bool // the attempt that failed does so also where the job alone is computed
 		Culprits []Culprit
 		Gone     bool
 		Err      error
@@ -183,9 +184,14 @@ type (
 	}
 	// AskAudit asks for an Audited with the same Seq: to compute again what was trained from one
 	// checkpoint, or nil, the start, to another. All that the log has of it was appended before.
+	// With Failed, it is what that attempt did from the checkpoint Last on, or nil, the start, and what
+	// came before since From, up to a step at least.
 	AskAudit struct {
 		Seq      int
 		From, To *snapshot.Manifest
+		Failed   string
+		Last     *snapshot.Manifest
+		Until    uint64
 	}
 	// AskStretch asks for a Stretched with the same Seq: what it takes to do that elsewhere.
 	AskStretch struct {

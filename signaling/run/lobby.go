@@ -330,6 +330,7 @@ func (m *Machine) tick(now time.Time) {
 	}
 	m.nameAgain(now)
 	m.watchCheck(now)
+	m.inquiring(now)
 	switch m.Phase {
 	case Gathering:
 		if m.Rescue != nil {
@@ -410,6 +411,9 @@ func (m *Machine) receive(now time.Time, x *member, msg proto.Message) {
 			m.readied(now, x, msg)
 		}
 	case *proto.Progress:
+		if m.Inquest != nil {
+			m.lastWords(x, msg)
+		}
 		if m.current(x, msg.Run) && m.rightStage(now, x, msg.Stage) {
 			m.progress(now, x, msg)
 		}

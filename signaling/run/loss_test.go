@@ -278,41 +278,86 @@ func TestCauseBeforeItsEffects(t *testing.T) {
 	})
 }
 
-// TestDivergedIsHeardTwice: in a run that audits itself one provider's word is not enough to end it. Those
-// two through whose hands the number came are left out, and if it comes again, the run ends.
-func TestDivergedIsHeardTwice(t *testing.T) {
-	for _, again := range []bool{true, false} {
-		r := newRig(t, nil)
-		j := job()
-		j.Replan, j.Audit, j.AuditEvery, j.Want = true, true, 1, 2
-		r.step(Submit{Job: *j})
-		r.join("p0", "")
-		r.join("p1", "")
-		r.start("j-1", "p0", "p1")
-		for _, id := range []string{"p2", "p3"} {
-			r.join(id, "")
-		}
-		r.step(Message{ID: "p1", Msg: &proto.Progress{Run: "j-1", Stage: 1, Step: 31, Losses: []proto.Loss{{Step: 30, Loss: 0.5}}}})
-		r.step(Message{ID: "p1", Msg: &proto.Failed{Run: "j-1", Stage: 1, Error: "an activation is NaN", Kind: proto.FailedDiverged, Peer: "p0"}})
-		if e, ok := event[Recovering](r); !ok || !strings.Contains(e.Reason, "not believed until it comes again without node_1 and node_0") {
-			t.Fatalf("%+v", e)
-		}
-		r.phase(Planning)
-		p, _ := find[AskPlan](r)
-		if len(p.Pool) != 2 || p.Pool[0].ID != "p2" || p.Pool[1].ID != "p3" {
-			t.Fatalf("asked for %+v", p.Pool)
-		}
-		r.start("j-2", "p2", "p3")
-		step := int64(30)
-		if !again {
-			step = 500
-		}
-		r.step(Message{ID: "p3", Msg: &proto.Progress{Run: "j-2", Stage: 1, Step: step + 1, Losses: []proto.Loss{{Step: step, Loss: 0.5}}}})
-		r.step(Message{ID: "p3", Msg: &proto.Progress{Run: "j-2", Stage: 1, Step: step + 2, Losses: []proto.Loss{{Step: step + 1, Loss: proto.Real(math.NaN())}}}})
-		f, ended := find[Finish](r)
-		if ended != again || ended && !errors.Is(f.Err, ErrDiverged) {
-			t.Errorf("it comes again at the same place: %v; the run has ended: %v, %v", again, ended, f.Err)
-		}
+// TestInquest: in a run that audits itself nobody's word ends it. It is computed again what led to the
+// number, and who is to blame is barred, or left out, if that cannot be told; where the job comes to it, the run ends.
+func TestInquest(t *testing.T) {
+	open := []proto.Digest{{Step: 31, Sums: strings.Repeat("0", 64), Open: []int{1, 0, 0, 0}}}
+	for name, c := range map[string]struct {
+		peer string
+		told bool // what it got last
+		kind proto.Kind
+		e    Audited
+		bars string // "": nobody
+		out  int    // are struck
+		ends bool
+	}{
+		"it comes again":              {peer: "p0", kind: proto.FailedDiverged, e: Audited{Diverges: true}, ends: true},
+		"another has lied":            {peer: "p0", kind: proto.FailedDiverged, e: Audited{Culprits: []Culprit{{Who: Who{Name: "node_0"}, What: "it lies"}}}, bars: "node_0"},
+		"it was sent the number":      {peer: "p0", told: true, kind: proto.FailedDiverged, out: 2},
+		"it makes it up":              {told: true, kind: proto.FailedDiverged, bars: "node_1"},
+		"what it got is not known":    {kind: proto.FailedDiverged, out: 1},
+		"what it takes is gone":       {told: true, kind: proto.FailedDiverged, e: Audited{Gone: true, Err: errors.New("gone")}, out: 1},
+		"clusters do not agree":       {kind: proto.FailedRound, e: Audited{Culprits: []Culprit{{Who: Who{Name: "node_0"}, What: "it lies"}}}, bars: "node_0"},
+		"and it is not known why":     {kind: proto.FailedRound},
+		"nor does that end the run":   {kind: proto.FailedRound, e: Audited{Diverges: true}},
+		"the audit itself is refused": {kind: proto.FailedRound, e: Audited{Err: errors.New("no room")}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t, nil)
+			j := job()
+			j.Replan, j.Audit, j.AuditEvery, j.Want = true, true, 1, 2
+			r.step(Submit{Job: *j})
+			r.join("p0", "")
+			r.join("p1", "")
+			r.start("j-1", "p0", "p1")
+			r.join("p2", "")
+			r.join("p3", "")
+			if c.told {
+				r.step(Message{ID: "p1", Msg: &proto.Progress{Run: "j-1", Stage: 1, Step: 31, Digests: open}})
+			}
+			r.step(Message{ID: "p1", Msg: &proto.Failed{Run: "j-1", Stage: 1, Error: "an activation is NaN", Kind: c.kind, Peer: c.peer}})
+			if _, ok := event[Recovering](r); !ok {
+				t.Fatal("the attempt goes on")
+			}
+			r.phase(Gathering)
+			r.step(Message{ID: "p0", Msg: &proto.Progress{Run: "j-1", Digests: open}}) // it still says where it was
+			if !strings.Contains(string(r.l.Log.Open), `{"run":"j-1","said":{"cluster":0,"stage":0,`) {
+				t.Errorf("what the other stage said last is not kept: %s", r.l.Log.Open)
+			}
+			r.phase(Gathering) // there is no plan before it is known why the last attempt failed
+			r.silence(settle, "p0", "p1", "p2", "p3")
+			ask, ok := find[AskAudit](r)
+			if !ok || ask.Failed != "j-1" || ask.To != nil || ask.Until < 32 {
+				t.Fatalf("%+v", ask)
+			}
+			b, err := r.l.Snapshot()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if r.l, err = Restore(Settings{}, b); err != nil {
+				t.Fatal(err)
+			}
+			c.e.Seq = ask.Seq
+			r.step(c.e)
+			f, ended := find[Finish](r)
+			if ended != c.ends || ended && !errors.Is(f.Err, ErrDiverged) {
+				t.Fatalf("the run has ended: %v, %v", ended, f.Err)
+			}
+			if ended {
+				return
+			}
+			if e, ok := event[Condemned](r); ok != (c.bars != "") || ok && e.Name != c.bars {
+				t.Errorf("barred is %+v", e)
+			}
+			out := 0
+			for _, s := range r.l.Strikes {
+				out += s.Count
+			}
+			if out != c.out {
+				t.Errorf("%d are left out", out)
+			}
+			r.phase(Planning)
+		})
 	}
 }
 

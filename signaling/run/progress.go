@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"maps"
 	"math"
+	"slices"
 	"time"
 
 	"github.com/ravnest/ravnest/signaling/proto"
@@ -38,6 +39,7 @@ func (m *Machine) progress(now time.Time, x *member, msg *proto.Progress) {
 		m.Val = &v
 	}
 	if len(msg.Digests) > 0 {
+		x.Closed = x.Closed || slices.ContainsFunc(msg.Digests, proto.Digest.Last)
 		if ds, top := m.plausible(x, msg.Digests); len(ds) > 0 {
 			m.audit(AuditLine{Said: &AuditSaid{x.Place.Cluster, x.Place.Stage, ds}}, top)
 		}

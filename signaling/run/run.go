@@ -148,6 +148,9 @@ type Job struct {
 	// goes on; 1: everything, 0: nothing. Which ones follows from AuditSecret.
 	AuditEvery  int    `json:",omitempty"`
 	AuditSecret string `json:",omitempty"`
+	// Sums tells that stages add up numbers along the pipeline before an update, of which no last digest
+	// tells.
+	Sums bool `json:",omitempty"`
 	// AuditSpares has providers that wait compute it, where one of them can.
 	AuditSpares bool `json:",omitempty"`
 	// Auto is the order of a job whose number of replicas is chosen with every plan, without

@@ -330,7 +330,9 @@ func (m *Machine) sweep() {
 		if m.Audit.From != nil {
 			mark(m.Audit.From.Parts)
 		}
-		mark(m.Audit.To.Parts)
+		if m.Audit.To != nil {
+			mark(m.Audit.To.Parts)
+		}
 	}
 	for _, p := range m.Pending {
 		mark(p.Manifest.Parts)

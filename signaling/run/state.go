@@ -62,7 +62,6 @@ type history struct {
 	Deep       int                `json:",omitempty"` // those of them after which the run went on from a checkpoint in the store
 	Trained    time.Duration      `json:",omitempty"` // in all attempts before this one
 	Disagreed  int                `json:",omitempty"` // attempts in a row that ended because clusters did not agree
-	Diverged   int64              `json:",omitempty"` // step, plus one, at which a number that was not finite was not believed
 	Strikes    map[string]*strike // by name
 	Unlinked   []unlinked         `json:",omitempty"`
 }
@@ -84,8 +83,9 @@ type storage struct {
 // verdicts is what audits need and have found.
 type verdicts struct {
 	Trust
-	Audit *auditing `json:",omitempty"` // under way
-	Log   auditLog
+	Audit   *auditing `json:",omitempty"` // under way
+	Inquest *inquest  `json:",omitempty"` // of the last attempt, which must end before the next begins
+	Log     auditLog
 }
 
 // planState lasts until there is a plan.
@@ -185,6 +185,7 @@ type part struct {
 	MovedIn  time.Time // when Last.In last grew
 	MovedOut time.Time
 	Digests  int64     `json:",omitempty"` // that it has told
+	Closed   bool      `json:",omitempty"` // and the last one, of what it has not come to the end of
 	Uploads  []*saved  // uploaded, but not yet named by a saved message
 	SavedAt  *position // position of its last saved state
 	WishAt   time.Time // when it was told to stay until the next checkpoint

@@ -64,6 +64,7 @@ type auditing struct {
 	Seq      int
 	From, To *snapshot.Manifest // From nil: the start
 	Check    *checking          `json:",omitempty"` // spares make it
+	Failed   string             `json:",omitempty"` // not that, but an attempt that has failed
 }
 
 const (
@@ -166,7 +167,7 @@ func (m *Machine) doubted(i int, w Who) bool {
 // the last one, else what was trained before a new checkpoint, if that is drawn.
 func (m *Machine) check(fresh bool) {
 	n := len(m.Chain)
-	if m.Job == nil || m.Job.AuditEvery == 0 || m.Audit != nil || n == 0 || m.Interrupted {
+	if m.Job == nil || m.Job.AuditEvery == 0 || m.Audit != nil || m.Inquest != nil || n == 0 || m.Interrupted {
 		return
 	}
 	to := m.Chain[n-1]
@@ -180,7 +181,7 @@ func (m *Machine) check(fresh bool) {
 		m.act(AskStretch{m.Audit.Seq, m.Audit.From, m.Audit.To})
 		return
 	}
-	m.act(AskAudit{m.Audit.Seq, m.Audit.From, m.Audit.To})
+	m.act(AskAudit{Seq: m.Audit.Seq, From: m.Audit.From, To: m.Audit.To})
 }
 
 // drawn tells whether the checkpoint of a step is one of those to audit. No provider knows the
@@ -199,6 +200,8 @@ func (m *Machine) audited(now time.Time, e Audited) {
 	m.Audit = nil
 	m.freeLog()
 	switch {
+	case a.Failed != "":
+		m.found(now, a, e)
 	case e.Gone:
 		m.report(Warning{Err: fmt.Errorf("steps %d to %d are not computed again: %w", stepOf(a.From), stepOf(a.To), e.Err)})
 		m.checked(a, func(k *Kept) { k.Gone = true })

@@ -60,6 +60,9 @@ type Job struct {
 	// ErrGone says that what it needs is not there any more; any other error ends the run. nil: there
 	// are no audits, and the job's AuditEvery must be 0.
 	Verify func(ctx context.Context, from, to *snapshot.Manifest) ([]Culprit, error)
+	// Inquire computes what an attempt did that has failed, and returns whose doing that is, or an error
+	// that wraps ErrDiverged if it is the job's.
+	Inquire func(ctx context.Context, ask run.AskAudit) ([]Culprit, error)
 	// Stretch tells what it takes to compute it elsewhere; nil: the job has no AuditSpares. Its error,
 	// which is told, leaves it to Verify.
 	Stretch func(ctx context.Context, from, to *snapshot.Manifest) (run.Stretch, error)

@@ -173,6 +173,14 @@ func (s *Server) carryOut(now time.Time, a run.Action) {
 		s.wg.Go(func() { s.post(run.Worth{Seq: a.Seq, Better: worth == nil || worth(a.Pool)}) })
 	case run.AskAudit:
 		s.audit(func(r *call) run.Event {
+			if a.Failed != "" {
+				cs, err := r.inquire(r.ctx, a)
+				e := run.Audited{Seq: a.Seq, Culprits: cs, Diverges: errors.Is(err, ErrDiverged)}
+				if !e.Diverges {
+					e.Err = err
+				}
+				return e
+			}
 			cs, err := r.verify(r.ctx, a.From, a.To)
 			return run.Audited{Seq: a.Seq, Culprits: cs, Gone: errors.Is(err, ErrGone), Err: err}
 		})

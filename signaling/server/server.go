@@ -95,6 +95,7 @@ type call struct {
 	plan    func(ctx context.Context, ask Ask) ([]Assignment, error)
 	worth   func(pool []Member) bool
 	verify  func(ctx context.Context, from, to *snapshot.Manifest) ([]Culprit, error)
+	inquire func(ctx context.Context, ask run.AskAudit) ([]Culprit, error)
 	stretch func(ctx context.Context, from, to *snapshot.Manifest) (run.Stretch, error)
 	ctx     context.Context // for audits; ends with the run
 	end     context.CancelFunc
@@ -199,7 +200,7 @@ func (s *Server) Run(ctx context.Context, job Job, on func(Event)) (Result, erro
 	if err != nil {
 		return Result{}, err
 	}
-	r := &call{plan: job.Plan, worth: job.Worth, verify: job.Verify, stretch: job.Stretch, on: on, done: make(chan struct{})}
+	r := &call{plan: job.Plan, worth: job.Worth, verify: job.Verify, inquire: job.Inquire, stretch: job.Stretch, on: on, done: make(chan struct{})}
 	r.ctx, r.end = context.WithCancel(s.ctx)
 	defer r.end()
 	busy := false
@@ -294,7 +295,7 @@ func checkJob(job *Job) error {
 	if !json.Valid(job.Raw) {
 		return errors.New("job: Raw is not JSON")
 	}
-	if job.AuditEvery < 0 || job.AuditEvery > 0 && (job.Verify == nil || !job.Audit) || job.AuditSpares && (job.AuditEvery == 0 || job.Stretch == nil) {
+	if job.AuditEvery < 0 || job.AuditEvery > 0 && (job.Verify == nil || job.Inquire == nil || !job.Audit) || job.AuditSpares && (job.AuditEvery == 0 || job.Stretch == nil) {
 		return errors.New("job: it wants audits while it runs, and has not what they need")
 	}
 	if job.Plan == nil {

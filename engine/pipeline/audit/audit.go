@@ -106,6 +106,14 @@ func (t *Trail) Record(p stage.Peer, said *stage.Digest, truth stage.Digest) {
 	x.seen++
 }
 
+// Open compares what a stage said of an update that it did not come to the end of; the truth comes before
+// that of the whole update.
+func (t *Trail) Open(p stage.Peer, said, truth stage.Digest) {
+	if x := t.of[p]; x.first == nil {
+		x.first = compare(x.seen, said, truth)
+	}
+}
+
 // Saved notes that the state of a stage, saved before batch step, is not what it should be.
 func (t *Trail) Saved(p stage.Peer, step uint64, what string) {
 	t.of[p].saved, t.of[p].step = what, step

@@ -18,13 +18,14 @@ import (
 // Replay is a stretch of a run that clusters have trained. Make it with NewReplay and fill in
 // the rest.
 type Replay struct {
-	Config stage.Config          // what all stages are given; rows, weights and links are filled in
-	Visits func() stage.Visits   // of the training rows, for each stage its own; nil: Config's Order
-	Parts  []*snapshot.Part      // to go on from; nil: from the start
-	From   uint64                // batches before it
-	Until  uint64                // batches behind it
-	Marks  map[uint64]bool       // batches before states that are kept in between
-	Keys   map[stage.Peer][]byte // of the stages' digests
+	Config stage.Config                // what all stages are given; rows, weights and links are filled in
+	Visits func() stage.Visits         // of the training rows, for each stage its own; nil: Config's Order
+	Parts  []*snapshot.Part            // to go on from; nil: from the start
+	From   uint64                      // batches before it
+	Until  uint64                      // batches behind it
+	Marks  map[uint64]bool             // batches before states that are kept in between
+	Keys   map[stage.Peer][]byte       // of the stages' digests
+	Open   map[stage.Peer]stage.Digest // open ones, which Watcher.Opened is told the truth of
 
 	compiled [][]*stage.Compiled // by cluster
 	each     func(p stage.Peer, cfg *stage.Config)
@@ -99,6 +100,9 @@ func (r *Replay) Trains(replica int) *int {
 // from one at a time.
 type Watcher struct {
 	Commit func(p stage.Peer, d stage.Digest) // nil: no digests are computed
+	// Opened is what the open digest of a stage should be; with no sum at all of more tensors than
+	// there are.
+	Opened func(p stage.Peer, d stage.Digest)
 	// Kept is a stage's state. Its tensors change when it returns. With several clusters all of
 	// them keep theirs at a mark and at the end, and else the first alone does.
 	Kept func(p stage.Peer, s stage.Saved) error
@@ -114,8 +118,13 @@ type observer struct {
 
 func (o *observer) Loss(stage.Loss)            {}
 func (o *observer) Validated(stage.Validation) {}
-func (o *observer) Commit(d stage.Digest)      { o.w.Commit(o.at, d) }
-func (o *observer) Keep(s stage.Saved) error   { return o.w.Kept(o.at, s) }
+func (o *observer) Commit(d stage.Digest) {
+	if d.Open == nil { // the replay itself has failed
+		o.w.Commit(o.at, d)
+	}
+}
+
+func (o *observer) Keep(s stage.Saved) error { return o.w.Kept(o.at, s) }
 
 func (o *observer) Batch(int) {
 	o.done++
@@ -135,7 +144,7 @@ func (r *Replay) Run(ctx context.Context, w *Watcher) error {
 	for c, cs := range r.compiled {
 		for k, x := range cs {
 			p := stage.Peer{Cluster: c, Stage: k}
-			s, err := r.stage(p, x, net, w.Commit != nil)
+			s, err := r.stage(p, x, net, w)
 			if err != nil {
 				return err
 			}
@@ -164,10 +173,13 @@ func (r *Replay) Run(ctx context.Context, w *Watcher) error {
 }
 
 // stage makes a stage that is about to go on from the parts.
-func (r *Replay) stage(p stage.Peer, c *stage.Compiled, net *network, commits bool) (*stage.Stage, error) {
+func (r *Replay) stage(p stage.Peer, c *stage.Compiled, net *network, w *Watcher) (*stage.Stage, error) {
 	cfg := r.Config
-	cfg.Links, cfg.Rings, cfg.Commits = net.links[p], net.rings[p], commits
+	cfg.Links, cfg.Rings, cfg.Commits = net.links[p], net.rings[p], w.Commit != nil
 	cfg.Key = r.Keys[p]
+	if d, ok := r.Open[p]; ok {
+		cfg.Probe, cfg.Probed = &d, func(d stage.Digest) { w.Opened(p, d) }
+	}
 	if r.Visits != nil {
 		cfg.Visits = r.Visits()
 	}

@@ -53,7 +53,17 @@ type Digest struct {
 	Round   bool   // of the average that ends a round
 	In, Out [Ways]Sum
 	Rings   []Sum // what an average exchanged with other clusters, as Compiled.Exchanges lists it
+	// Open, unless nil, says that the stage has failed, or was stopped, before it came to the next
+	// digest: Step is then the number of batches before what it was at, Round tells whether the digest
+	// before was of an average, and In and Out are of the first Open tensors of each of OpenWays.
+	Open *Open
 }
+
+// Open counts tensors that were received and sent.
+type Open struct{ In, Out [OpenWays]int }
+
+// OpenWays are the first ways, of which an open digest tells.
+const OpenWays = Gradients + 1
 
 // Exchange is what a stage sends to a stage of another cluster in one step of their rings, or
 // receives from it: scales or sums of all segments for which the two are neighbours. Marks,
@@ -156,6 +166,11 @@ type tally struct {
 	exchanges []Exchange
 	comp      *compressor
 	sum       [sha256.Size]byte
+
+	n      Open   // of the next digest so far
+	before Digest // its Step and Round would be those of an open digest
+	probe  *Digest
+	probed func(Digest)
 }
 
 // ringPart is what one ring sends or receives in a step; means of one vector of a tied parameter
@@ -208,9 +223,69 @@ func way(k wire.Kind, from, to int) Way {
 
 // exchanged counts a tensor that went from one stage to another, by what this stage is.
 func (t *tally) exchanged(k wire.Kind, from, to int, sent bool, x []float32) {
-	if t != nil {
-		t.comp.tensor(t.of(way(k, from, to), sent), x)
+	if t == nil {
+		return
 	}
+	w := way(k, from, to)
+	t.comp.tensor(t.of(w, sent), x)
+	switch {
+	case w >= OpenWays:
+		return
+	case sent:
+		t.n.Out[w]++
+	default:
+		t.n.In[w]++
+	}
+	if !t.asked() {
+		return
+	}
+	p := t.probe
+	for w := range OpenWays {
+		if t.n.In[w] == p.Open.In[w] {
+			copy(p.In[w][:], t.in[w].Sum(t.sum[:0]))
+		}
+		if t.n.Out[w] == p.Open.Out[w] {
+			copy(p.Out[w][:], t.out[w].Sum(t.sum[:0]))
+		}
+	}
+}
+
+// asked tells whether a probe is about the next digest.
+func (t *tally) asked() bool {
+	p, at := t.probe, t.before
+	return p != nil && (at.Step > p.Step || at.Step == p.Step && (at.Round || !p.Round))
+}
+
+// answer answers the probe, if it is about the digest that comes now. Of tensors that there are not, the
+// sums are of none.
+func (t *tally) answer() {
+	if !t.asked() {
+		return
+	}
+	p := *t.probe
+	for w := range OpenWays {
+		if p.Open.In[w] > t.n.In[w] {
+			p.In[w] = Sum{}
+		}
+		if p.Open.Out[w] > t.n.Out[w] {
+			p.Out[w] = Sum{}
+		}
+	}
+	t.probe = nil
+	t.probed(p)
+}
+
+// left is the open digest of what was exchanged since the last one.
+func (t *tally) left() Digest {
+	n := t.n
+	d := Digest{Step: t.before.Step, Round: t.before.Round, Open: &n}
+	for w := range Ways {
+		d.In[w], d.Out[w] = emptySum(), emptySum()
+	}
+	for w := range OpenWays {
+		d.In[w], d.Out[w] = t.take(t.in[w]), t.take(t.out[w])
+	}
+	return d
 }
 
 // tied counts a piece of a tied parameter's gradient in the update of item seq. Of one that is put off,
@@ -324,6 +399,8 @@ func (s *Stage) commit(step uint64, round bool, obs Observer) {
 	if t == nil {
 		return
 	}
+	t.answer()
+	t.n, t.before = Open{}, Digest{Step: step + 1, Round: round}
 	d := Digest{Step: step, Round: round}
 	if round {
 		d.Rings = t.average(s.c)
@@ -331,6 +408,10 @@ func (s *Stage) commit(step uint64, round bool, obs Observer) {
 	for w := range Ways {
 		d.In[w], d.Out[w] = t.take(t.in[w]), t.take(t.out[w])
 	}
+	s.say(d, obs)
+}
+
+func (s *Stage) say(d Digest, obs Observer) {
 	if s.cfg.Hooks.Said != nil {
 		s.cfg.Hooks.Said(&d)
 	}

@@ -167,6 +167,9 @@ type Config struct {
 	Between func()
 	// Commits has digests computed for an Observer that is a Committer too.
 	Commits bool
+	// Probe is an open digest of another stage that did the same. Probed is told what it should be.
+	Probe  *Digest
+	Probed func(Digest)
 	// Key is that of the digests, KeySize bytes that no other stage knows.
 	Key   []byte
 	Hooks Hooks
@@ -179,6 +182,8 @@ type Hooks struct {
 	Updated, Averaged func(step uint64, params []float32)
 	// Summed is called with sums that a ring is about to send in a step.
 	Summed func(round uint64, step int, sums []int64)
+	// Sent is called with a tensor of a training batch that is about to be sent.
+	Sent func(step uint64, x []float32)
 	// Said is called with what the stage is about to commit itself to.
 	Said func(d *Digest)
 }
@@ -233,9 +238,18 @@ func New(c *Compiled, cfg Config) (*Stage, error) {
 		return nil, err
 	}
 	s.wires = newWiring(c, &s.busy)
+	s.wires.spoil = cfg.Hooks.Sent
 	s.rings = newRings(c, s.wires, &s.busy, cfg.Now, cfg.Hooks)
 	if cfg.Commits {
 		s.wires.tally = newTally(c, cfg.Key)
+		s.wires.tally.before = Digest{Step: s.step.Load(), Round: true}
+		if p := cfg.Probe; p != nil {
+			q := *p
+			for w := range Ways {
+				q.In[w], q.Out[w] = emptySum(), emptySum()
+			}
+			s.wires.tally.probe, s.wires.tally.probed = &q, cfg.Probed
+		}
 	}
 	if err := s.Connect(cfg.Links, cfg.Rings); err != nil {
 		return nil, err
@@ -296,6 +310,9 @@ func (s *Stage) goTo(at order.Position) error {
 	}
 	if s.wires != nil {
 		s.wires.marked = 0 // items have new numbers
+		if t := s.wires.tally; t != nil {
+			t.before = Digest{Step: at.Step, Round: true}
+		}
 	}
 	s.late, s.closed, s.updates = nil, 0, 0
 	s.step.Store(at.Step)
@@ -368,6 +385,15 @@ func (s *Stage) Run(ctx context.Context, mark func() order.Mark, obs Observer) e
 	if mark != nil {
 		s.mark = mark
 	}
+	err := s.carry(ctx, obs)
+	if t := s.wires.tally; t != nil && err != nil {
+		s.say(t.left(), obs)
+	}
+	return err
+}
+
+// carry walks with the goroutines that a stage may need.
+func (s *Stage) carry(ctx context.Context, obs Observer) error {
 	if !s.c.flows() {
 		return s.walk(ctx, obs)
 	}
