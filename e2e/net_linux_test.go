@@ -441,3 +441,39 @@ func TestFourNetworks(t *testing.T) {
 		t.Error("the trained weights differ from those of one process")
 	}
 }
+
+// TestNoPath: two providers that cannot reach each other, on a host without a relay, are found out and
+// placed apart: neither is blamed, one of them waits, and the others train what one process trains.
+func TestNoPath(t *testing.T) {
+	s := newScene(t)
+	h := newHomesOf(s, 3, "masquerade")
+	const first, last = "203.0.113.2", "203.0.113.10"
+	h.nft("p", "add table inet f", "add chain inet f forward { type filter hook forward priority 0 ; }",
+		"add rule inet f forward ip saddr "+first+" ip daddr "+last+" drop", "add rule inet f forward ip saddr "+last+" ip daddr "+first+" drop")
+	dir, local := filepath.Join(t.TempDir(), "job"), filepath.Join(t.TempDir(), "local")
+	s.ok("ravnest", "init", "--epochs", "3", dir)
+	host := h.begin("p", filepath.Join(bin, "ravnest"), "serve", "--providers", "2", "--clusters", "1", "--no-relay", "--listen", "0.0.0.0:8090", "--token", "t", dir)
+	host.says(`serving at`, limit)
+	var ps []*proc
+	for _, k := range []int{0, 2, 1} { // they run on the routers, which have addresses that all know
+		if k == 1 {
+			host.says(`2 of 2`, limit) // who comes now waits
+		}
+		ps = append(ps, h.begin("r"+homeOf(k), filepath.Join(bin, "ravnest-provider"), "--join", h.url(k, 8090), "--token", "t", "--name", "node_"+homeOf(k), "--identity", "none", "--once"))
+	}
+	host.says(`no connection to node_[ac] within`, limit)
+	host.says(`no link may be between (node_a and node_c|node_c and node_a): node_[ac] to spare`, limit)
+	if code := host.wait(2 * limit); code != 0 {
+		t.Fatalf("serve: code %d\n%s", code, tail(host.err.String()))
+	}
+	for _, p := range ps {
+		p.wait(limit)
+	}
+	if bad := regexp.MustCompile(`failed .* in a row.*|may try again`).FindString(host.err.String()); bad != "" {
+		t.Errorf("the host says %q", bad)
+	}
+	want := s.local(local, "--epochs", "3")
+	if !bytes.Equal(read(t, dir, "losses.txt"), want) {
+		t.Error("losses.txt differs from that of one process")
+	}
+}
