@@ -341,7 +341,7 @@ func (r *attempt) prepare() (*stage.Compiled, stage.Config, error) {
 	if cfg.Key, err = hex.DecodeString(r.a.DigestKey); err != nil {
 		return nil, cfg, fmt.Errorf("the assignment's key of digests: %w", err)
 	}
-	if cfg.Weights, err = f.weights(c); err != nil {
+	if cfg.Weights, err = f.weights(c.Has); err != nil {
 		return nil, cfg, err
 	}
 	r.flopsEach = s.Graph.Cost(0, len(s.Graph.Nodes)).Total()

@@ -96,7 +96,7 @@ func (r *attempt) check() error {
 	if len(plan.Clusters) == 1 && len(plan.Clusters[0].Starts) == 1 {
 		cfg.Team = r.cfg.Team // it serves one stage at a time
 	}
-	if cfg.Weights, err = f.weights(need); err != nil {
+	if cfg.Weights, err = f.weights(todo[0].Has); err != nil {
 		return err
 	}
 	whole, err := g.Cut([]int{0})

@@ -7,7 +7,6 @@ import (
 	"math"
 
 	"github.com/ravnest/ravnest/engine/format/safetensors"
-	"github.com/ravnest/ravnest/engine/pipeline/stage"
 	"github.com/ravnest/ravnest/engine/state"
 )
 
@@ -15,10 +14,10 @@ import (
 // safetensors file.
 const Weights = "safetensors"
 
-// weights fetches the assignment's initial weights and keeps those of the stage: the whole model's
+// weights fetches the assignment's initial weights and keeps those that are needed: the whole model's
 // may be larger than what is lent. It returns nil if there are none or the assignment resumes from
 // a checkpoint.
-func (f *fetcher) weights(c *stage.Compiled) (state.Dict, error) {
+func (f *fetcher) weights(needed func(name string) bool) (state.Dict, error) {
 	ref, ok := f.r.a.Weights[Weights]
 	if !ok || f.r.a.Resume != nil {
 		return nil, nil
@@ -28,7 +27,7 @@ func (f *fetcher) weights(c *stage.Compiled) (state.Dict, error) {
 	if most <= 0 {
 		most = math.MaxInt64
 	}
-	s := safetensors.NewSieve(ref.Size, c.Has, most)
+	s := safetensors.NewSieve(ref.Size, needed, most)
 	if err := f.r.host.BlobTo(f.r.ctx, ref, s, f.have()); err != nil {
 		return nil, fmt.Errorf("%w: fetching %s: %w", errBlob, what, err)
 	}

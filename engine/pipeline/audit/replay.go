@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 
 	"github.com/ravnest/ravnest/engine/graph"
@@ -73,6 +74,11 @@ func (r *Replay) Stages() (n int) {
 		n += len(cs)
 	}
 	return n
+}
+
+// Has tells whether a stage has a parameter of that name.
+func (r *Replay) Has(name string) bool {
+	return slices.ContainsFunc(slices.Concat(r.compiled...), func(c *stage.Compiled) bool { return c.Has(name) })
 }
 
 // Trail is for what the stages said.
