@@ -38,114 +38,6 @@ func CheckLoss(sum float32) error {
 	return nil
 }
 
-// Rows is a table of samples, read by row number.
-type Rows interface {
-	Len() int
-	Gather(dst []float32, rows []int32) // rows × elements
-}
-
-// Fetched are Rows that are not all in memory, or depend on the epoch.
-type Fetched interface {
-	Rows
-	// Hold makes rows readable until its next call: those that an epoch visits from position from
-	// on. Epoch -1 is a pass over the validation rows.
-	Hold(ctx context.Context, epoch, from int, rows []int32) error
-}
-
-// Hold prepares Rows to be read, where they ask for that: rows of the batch that it is of, the
-// first of which is number row0 in the batch. batch is the size of all batches but the last.
-func Hold(ctx context.Context, x Rows, it order.Item, batch, row0 int, rows []int32) error {
-	f, ok := x.(Fetched)
-	if !ok {
-		return nil
-	}
-	epoch := it.Epoch
-	if it.Kind == order.Eval {
-		epoch = -1
-	}
-	if err := f.Hold(ctx, epoch, it.Batch*batch+row0, rows); err != nil {
-		return fmt.Errorf("%w: %w", ErrData, err)
-	}
-	return nil
-}
-
-// ErrData is wrapped by errors about rows of the data set that could not be fetched.
-var ErrData = errors.New("the data set")
-
-// Visits is the order in which epochs visit the training rows.
-type Visits interface {
-	// Rows fills dst with the rows from position from of an epoch on.
-	Rows(dst []int32, epoch, from int)
-}
-
-// AllRows is Visits of n rows by a function that orders all of them at once.
-func AllRows(n int, seed uint64, order func(dst []int32, seed uint64, epoch int)) Visits {
-	return &allRows{n: n, seed: seed, order: order, epoch: -1}
-}
-
-type allRows struct {
-	n     int
-	rows  []int32 // nil until they are asked for, which a stage in the middle never does
-	seed  uint64
-	epoch int // that rows are of; -1: none
-	order func(dst []int32, seed uint64, epoch int)
-}
-
-func (a *allRows) Rows(dst []int32, epoch, from int) {
-	if a.rows == nil {
-		a.rows = make([]int32, a.n)
-	}
-	if a.epoch != epoch {
-		a.order(a.rows, a.seed, epoch)
-		a.epoch = epoch
-	}
-	copy(dst, a.rows[from:])
-}
-
-// Loss is the training loss of one batch.
-type Loss struct {
-	Epoch int
-	Step  uint64
-	Value float32
-}
-
-// Validation is the outcome of one validation pass.
-type Validation struct {
-	Epoch          int
-	Step           uint64
-	Correct, Total int // answers: one a row, or one for every position that has a class
-	Loss           float32
-	Metrics        []loss.Metric // what else there is to say
-}
-
-// NewValidation is the outcome of a pass over the targets y whose answers f scored as s.
-func NewValidation(f *loss.Sum, s loss.Score, y Rows) Validation {
-	return Validation{Correct: s.Correct, Total: s.Total, Loss: s.Mean(), Metrics: f.Metrics(&s, y)}
-}
-
-// Saved is a stage's state at a point that all stages share.
-type Saved struct {
-	Epoch int
-	Step  uint64
-	Final bool // nothing comes after it
-	Held  bool // it is kept only in case a stage is lost, and may be forgotten when two later ones are
-	// Part is the state with the position where the run goes on from it. Its tensors are
-	// the stage's own memory, which changes when Keep has returned.
-	Part *snapshot.Part
-}
-
-// Observer is told what happens. With several clusters each leaf reports the losses of its
-// replicas' batches, and the first cluster's those of batches that are split over replicas, and
-// validation; and other clusters than the first keep the state only where it is Held, at the
-// run's end, or where their replicas keep optimizers of their own. Its methods are called from Run's goroutine and
-// must not block for long.
-type Observer interface {
-	Loss(Loss)            // leaf only
-	Validated(Validation) // leaf only
-	Batch(rows int)       // so many rows of a batch have been through this stage
-	Keep(Saved) error
-}
-
 // Config is what a stage needs besides its plans.
 type Config struct {
 	TrainRows, ValRows int
@@ -188,6 +80,15 @@ type Hooks struct {
 	Said func(d *Digest)
 }
 
+// scores are what a leaf makes of the model's answers.
+type scores struct {
+	loss    *loss.Sum
+	sum     BatchLoss
+	terms   loss.Terms // of the whole batch
+	termsOf uint64     // the batch, plus one
+	val     loss.Score // of the validation pass so far
+}
+
 // Stage is a stage with its weights.
 type Stage struct {
 	c     *Compiled
@@ -203,16 +104,10 @@ type Stage struct {
 	updates  int          // of the round that were put off
 
 	train, eval *exec.Exec
-	loss        *loss.Sum
 	inputs      *Inputs
 	first, last bool
-	batchRows   []int32 // of batchOf, a training batch
-	batchOf     order.Position
-	rowIdx      []int32 // of validation rows
-	sum         BatchLoss
-	terms       loss.Terms // of the whole batch
-	termsOf     uint64     // the batch, plus one
-	val         loss.Score
+	read        *reader
+	scores      scores
 	busy        meter
 
 	mark   func() order.Mark // asked on the root
@@ -256,7 +151,7 @@ func New(c *Compiled, cfg Config) (*Stage, error) {
 	}
 	var err error
 	if s.last {
-		if s.loss, err = loss.NewSum(j, gs.Graph.AnswerShapes(), j.BatchSize); err != nil {
+		if s.scores.loss, err = loss.NewSum(j, gs.Graph.AnswerShapes(), j.BatchSize); err != nil {
 			return nil, err
 		}
 	}
@@ -291,14 +186,14 @@ func New(c *Compiled, cfg Config) (*Stage, error) {
 		s.versions = append(s.versions, newVersions(x.State.Params, s.sched.Slots()))
 	}
 	s.share(c.Placement.sets())
-	if s.cfg.Visits == nil {
-		s.cfg.Visits = AllRows(cfg.TrainRows, j.Seed, cfg.Order)
+	visits := cfg.Visits
+	if visits == nil {
+		visits = AllRows(cfg.TrainRows, j.Seed, cfg.Order)
 	}
+	s.read = newReader(visits, s.run.BatchSize, j.MicroRows())
 	if s.first {
 		s.inputs = NewInputs(gs.Graph, j.MicroRows())
 	}
-	s.batchRows = make([]int32, 0, j.BatchSize)
-	s.rowIdx = make([]int32, j.MicroRows())
 	return s, nil
 }
 
@@ -577,30 +472,9 @@ func (s *Stage) losses(obs Observer) error {
 			sum.After(v)
 			it.Row0 = 1
 		}
-		obs.Loss(Loss{Epoch: it.Epoch, Step: it.Step, Value: s.loss.Mean(sum.Sum(), s.loss.Terms(s.cfg.TrainY, s.batch(it)))})
+		obs.Loss(Loss{Epoch: it.Epoch, Step: it.Step, Value: s.scores.loss.Mean(sum.Sum(), s.scores.loss.Terms(s.cfg.TrainY, s.read.batch(it)))})
 	}
 	return nil
-}
-
-// rows are the rows of the data set that an item is about.
-func (s *Stage) rows(it order.Item) []int32 {
-	if it.Kind == order.Eval {
-		idx := s.rowIdx[:it.Rows]
-		for i := range idx {
-			idx[i] = int32(it.Batch*s.run.BatchSize + it.Row0 + i)
-		}
-		return idx
-	}
-	return s.batch(it)[it.Row0:][:it.Rows]
-}
-
-// batch is the rows of the whole batch that a Train item is a part of.
-func (s *Stage) batch(it order.Item) []int32 {
-	if at := (order.Position{Epoch: it.Epoch, Batch: it.Batch}); len(s.batchRows) == 0 || s.batchOf != at {
-		s.batchOf, s.batchRows = at, s.batchRows[:it.Total]
-		s.cfg.Visits.Rows(s.batchRows, it.Epoch, it.Batch*s.run.BatchSize)
-	}
-	return s.batchRows
 }
 
 // ask is the mark before an update, on the root.
@@ -627,7 +501,7 @@ func (s *Stage) feed(ctx context.Context, e *exec.Exec, a order.Action, x Rows) 
 				return m, w.sendMark(ctx, it, m)
 			}
 		}
-		rows := s.rows(it)
+		rows := s.read.rows(it)
 		if err := Hold(ctx, x, it, s.run.BatchSize, it.Row0, rows); err != nil {
 			return order.Continue, err
 		}
@@ -666,7 +540,7 @@ func (s *Stage) forward(ctx context.Context, a order.Action, obs Observer) (orde
 		return m, err
 	}
 	if s.last && it.Row0 == 0 {
-		if err := Hold(ctx, s.cfg.TrainY, it, s.run.BatchSize, 0, s.batch(it)); err != nil {
+		if err := Hold(ctx, s.cfg.TrainY, it, s.run.BatchSize, 0, s.read.batch(it)); err != nil {
 			return order.Continue, err
 		}
 	}
@@ -694,12 +568,12 @@ func (s *Stage) forward(ctx context.Context, a order.Action, obs Observer) (orde
 // score computes the loss of a micro-batch and the gradient of the model's answer.
 func (s *Stage) score(a order.Action, obs Observer) error {
 	it, out := a.Item, s.c.Stage.Graph.OutputValue()
-	if s.termsOf != it.Step+1 {
-		s.terms, s.termsOf = s.loss.Terms(s.cfg.TrainY, s.batch(it)), it.Step+1
+	if s.scores.termsOf != it.Step+1 {
+		s.scores.terms, s.scores.termsOf = s.scores.loss.Terms(s.cfg.TrainY, s.read.batch(it)), it.Step+1
 	}
-	sum := s.sum.Before(it)
-	sum = s.loss.Accumulate(sum, s.train.Grad(a.Slot, out, it.Rows), s.train.Value(a.Slot, out, it.Rows), s.cfg.TrainY, s.rows(it), s.terms)
-	s.sum.After(sum)
+	sum := s.scores.sum.Before(it)
+	sum = s.scores.loss.Accumulate(sum, s.train.Grad(a.Slot, out, it.Rows), s.train.Value(a.Slot, out, it.Rows), s.cfg.TrainY, s.read.rows(it), s.scores.terms)
+	s.scores.sum.After(sum)
 	if err := CheckLoss(sum); err != nil {
 		return err
 	}
@@ -708,7 +582,7 @@ func (s *Stage) score(a order.Action, obs Observer) error {
 		return nil // all clusters' come together at the round's end
 	}
 	if it.Ends {
-		obs.Loss(Loss{Epoch: it.Epoch, Step: it.Step, Value: s.loss.Mean(s.sum.Sum(), s.terms)})
+		obs.Loss(Loss{Epoch: it.Epoch, Step: it.Step, Value: s.scores.loss.Mean(s.scores.sum.Sum(), s.scores.terms)})
 	}
 	return nil
 }
@@ -769,7 +643,7 @@ func (s *Stage) evaluate(ctx context.Context, it order.Item) error {
 		return err
 	}
 	if s.last {
-		if err := Hold(ctx, s.cfg.ValY, it, s.run.BatchSize, it.Row0, s.rows(it)); err != nil {
+		if err := Hold(ctx, s.cfg.ValY, it, s.run.BatchSize, it.Row0, s.read.rows(it)); err != nil {
 			return err
 		}
 	}
@@ -778,7 +652,7 @@ func (s *Stage) evaluate(ctx context.Context, it order.Item) error {
 	s.eval.Forward(0, exec.Batch{Rows: it.Rows}, h.State.Params, &h.State)
 	if s.last {
 		pred := s.eval.Value(0, s.c.Stage.Graph.OutputValue(), it.Rows)
-		s.loss.Count(&s.val, pred, s.cfg.ValY, s.rows(it), it.Ends)
+		s.scores.loss.Count(&s.scores.val, pred, s.cfg.ValY, s.read.rows(it), it.Ends)
 	}
 	done()
 	return s.emit(ctx, s.eval, 0, it)
@@ -789,11 +663,11 @@ func (s *Stage) report(it order.Item, obs Observer) error {
 	if !s.last {
 		return nil
 	}
-	v := NewValidation(s.loss, s.val, s.cfg.ValY)
+	v := NewValidation(s.scores.loss, s.scores.val, s.cfg.ValY)
 	if v.Epoch, v.Step = it.Epoch, it.Step; v.Loss-v.Loss != 0 {
 		return fmt.Errorf("%w: the validation loss is %v", ErrDiverged, v.Loss)
 	}
-	s.val = loss.Score{}
+	s.scores.val = loss.Score{}
 	obs.Validated(v)
 	return nil
 }
