@@ -40,19 +40,9 @@ func (t *Tokenizer) readModel(raw json.RawMessage) error {
 	default:
 		return bad("a model of type %.40q; BPE, WordPiece and Unigram are read", m.Type)
 	}
-	var vocab map[string]int64
-	if err := json.Unmarshal(m.Vocab, &vocab); err != nil {
-		return bad("its vocabulary: %w", err)
-	}
-	if len(vocab) == 0 || len(vocab) > maxTokens {
-		return bad("a vocabulary of %d tokens, want 1 to %d", len(vocab), maxTokens)
-	}
-	ids := make(map[string]int32, len(vocab))
-	for s, id := range vocab {
-		if err := t.name(s, id); err != nil {
-			return err
-		}
-		ids[s] = int32(id)
+	ids, err := t.readVocabulary(m.Vocab)
+	if err != nil {
+		return err
 	}
 	unk := int32(-1)
 	if m.Unk != nil {
@@ -91,6 +81,25 @@ func (t *Tokenizer) readModel(raw json.RawMessage) error {
 	}
 	t.model = b
 	return b.readMerges(m.Merges)
+}
+
+// readVocabulary reads the tokens of BPE and WordPiece with their numbers.
+func (t *Tokenizer) readVocabulary(raw json.RawMessage) (map[string]int32, error) {
+	var vocab map[string]int64
+	if err := json.Unmarshal(raw, &vocab); err != nil {
+		return nil, bad("its vocabulary: %w", err)
+	}
+	if len(vocab) == 0 || len(vocab) > maxTokens {
+		return nil, bad("a vocabulary of %d tokens, want 1 to %d", len(vocab), maxTokens)
+	}
+	ids := make(map[string]int32, len(vocab))
+	for s, id := range vocab {
+		if err := t.name(s, id); err != nil {
+			return nil, err
+		}
+		ids[s] = int32(id)
+	}
+	return ids, nil
 }
 
 // bpe joins neighbouring tokens, always the pair that was learned first, until there is none.
