@@ -96,6 +96,8 @@ func Open(path string, o Options) (*Source, error) {
 	switch {
 	case len(o.Texts) > 0:
 		err = s.texts(path, o)
+	case info.IsDir() && textParts(path)[0] != "":
+		err = s.textClasses(textParts(path), o)
 	case o.Fields.On():
 		err = s.fields(path, o)
 	case info.IsDir():

@@ -201,7 +201,9 @@ func (r *textRows) raws(k int) (m map[string]*data.Raw, err error) {
 type labels struct {
 	known map[string]int32
 	names []string
-	of    [2][]int32 // rows for training and for validation, by the names' numbers
+
+	classes bool       // they are names, whatever they look like
+	of      [2][]int32 // rows for training and for validation, by the names' numbers
 }
 
 const maxLabels = 1 << 24
@@ -237,7 +239,7 @@ func (l *labels) raws() (raws [2]*data.Raw, names []string) {
 		numbers = numbers && err == nil && v-v == 0
 		floats[i] = math.Float32bits(float32(v))
 	}
-	if !numbers {
+	if !numbers || l.classes {
 		names = slices.Sorted(slices.Values(l.names))
 		dtype, values = state.I32, whole
 		for i, n := range l.names {
@@ -399,14 +401,15 @@ func textInputs(path string, o Options) (map[string]*data.Table, error) {
 	if err != nil {
 		return nil, err
 	}
-	lists, err := textFiles(path)
+	plain := false
+	if len(o.Texts) == 1 {
+		plain, err = texts(path, func(text string) error { return r.add(0, []string{text}) })
+	}
+	if !plain && err == nil {
+		err = r.table(path)
+	}
 	if err != nil {
 		return nil, err
-	}
-	for _, name := range slices.Concat(lists[0], lists[1]) {
-		if err := cells(name, o.Texts, func(cells []string) error { return r.add(0, cells) }); err != nil {
-			return nil, err
-		}
 	}
 	m, err := r.raws(0)
 	if err != nil {
@@ -416,4 +419,18 @@ func textInputs(path string, o Options) (map[string]*data.Table, error) {
 		return nil, fmt.Errorf("%w: it holds no rows", ErrKind)
 	}
 	return tablesOf(m)
+}
+
+// table adds the columns of texts of a table.
+func (r *textRows) table(path string) error {
+	lists, err := textFiles(path)
+	if err != nil {
+		return err
+	}
+	for _, name := range slices.Concat(lists[0], lists[1]) {
+		if err := cells(name, r.o.Texts, func(cells []string) error { return r.add(0, cells) }); err != nil {
+			return err
+		}
+	}
+	return nil
 }

@@ -234,3 +234,66 @@ func TestTextMistakes(t *testing.T) {
 		}
 	}
 }
+
+// TestTextClasses: folders of classes of texts give the rows of a table of the same texts, with and
+// without parts; names that are numbers are names.
+func TestTextClasses(t *testing.T) {
+	const block = 12
+	dir := t.TempDir()
+	file, k := paired(t, dir)
+	texts := map[string][]string{"1": {"the dog", "lazy fox 3"}, "2": {"newest fox", "", "the lazy dog and the fox"}}
+	parted, plain := filepath.Join(dir, "parted"), filepath.Join(dir, "plain")
+	for _, root := range []string{plain, filepath.Join(parted, "train"), filepath.Join(parted, "test")} {
+		for class, all := range texts {
+			if err := os.MkdirAll(filepath.Join(root, class), 0o755); err != nil {
+				t.Fatal(err)
+			}
+			for i, s := range all {
+				write(t, []byte(s), filepath.Join(root, class), fmt.Sprint(i, ".txt"))
+			}
+		}
+	}
+	o := dataset.Options{Tokenizer: file, Block: block, Scratch: dir}
+	row := func(text string) []float32 {
+		ids, _, _, err := k.Row(block, text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return floats(ids)
+	}
+	all := slices.Concat(texts["1"], texts["2"])
+	for path, val := range map[string]int{plain: 0, parted: 5} {
+		s, err := dataset.Open(path, o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n, m := s.Rows(); n != 5 || m != val || !slices.Equal(s.Names(), []string{"1", "2"}) {
+			t.Errorf("%s: %d and %d rows, classes %q", path, n, m, s.Names())
+		}
+		set, err := s.Set([]int{block}, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		class := make([]int32, 1)
+		for i, text := range all {
+			set.Train.Y().Labels(class, []int32{int32(i)})
+			if got := gathered(set.Train.X(), i); !slices.Equal(got, row(text)) || class[0] != int32(min(i/2, 1)) {
+				t.Errorf("%s: row %d is %v of class %d", path, i, got, class[0])
+			}
+		}
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+	o.Texts = []string{"text"}
+	x, _, err := dataset.Inputs(filepath.Join(plain, "2", "2.txt"), []int{block}, o)
+	if err != nil || x.Rows != 1 || !slices.Equal(gathered(x, 0), row(all[4])) {
+		t.Errorf("a text to predict: %v, %v", x, err)
+	}
+	if x, _, err = dataset.Inputs(filepath.Join(plain, "2"), []int{block}, o); err != nil || x.Rows != 3 {
+		t.Errorf("texts to predict: %v, %v", x, err)
+	}
+	if _, err := dataset.Open(plain, dataset.Options{Block: block}); err == nil || !strings.Contains(err.Error(), "give --tokenizer tokenizer.json") {
+		t.Errorf("without a tokenizer: %v", err)
+	}
+}
