@@ -172,8 +172,8 @@ func Try(ctx context.Context, addr string, opt Options) (t proto.Try, rtt time.D
 		if err != nil {
 			return t, 0, fmt.Errorf("what answers at %s is no ravnest host, or another release: %w", u, err)
 		}
-		if len(t.ICE) > proto.MaxICE {
-			return t, 0, fmt.Errorf("the host at %s names %d relays, the limit is %d", u, len(t.ICE), proto.MaxICE)
+		if err := proto.CheckICE(t.ICE); err != nil {
+			return t, 0, fmt.Errorf("the host at %s: %w", u, err)
 		}
 		rtt = time.Since(begin)
 	}

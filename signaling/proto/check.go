@@ -218,17 +218,10 @@ func (m *Proof) check() error { return lowerHex("signature", m.Signature, 128) }
 
 func (m *Pass) check() error { return text("pass", m.Token, MaxToken) }
 
-func (m *Welcome) check() error {
-	if err := text("agent", m.Agent, MaxName); err != nil {
-		return err
-	}
-	if len(m.ICE) > MaxICE {
-		return fmt.Errorf("%d ICE servers, the limit is %d", len(m.ICE), MaxICE)
-	}
-	for _, s := range m.ICE {
-		if len(s.URLs) > MaxICE {
-			return fmt.Errorf("%d URLs of an ICE server, the limit is %d", len(s.URLs), MaxICE)
-		}
+// CheckICE refuses more STUN and TURN servers than a host has addresses: a provider asks all of them.
+func CheckICE(servers []ICEServer) error {
+	urls := 0
+	for _, s := range servers {
 		for _, u := range s.URLs {
 			if err := text("ICE URL", u, MaxText); err != nil {
 				return err
@@ -237,6 +230,20 @@ func (m *Welcome) check() error {
 		if err := first(text("ICE username", s.Username, MaxText), text("ICE credential", s.Credential, MaxText)); err != nil {
 			return err
 		}
+		urls += len(s.URLs)
+	}
+	if len(servers) > MaxICE || urls > MaxICE {
+		return fmt.Errorf("%d URLs of %d ICE servers, the limit is %d", urls, len(servers), MaxICE)
+	}
+	return nil
+}
+
+func (m *Welcome) check() error {
+	if err := text("agent", m.Agent, MaxName); err != nil {
+		return err
+	}
+	if err := CheckICE(m.ICE); err != nil {
+		return err
 	}
 	if len(m.Hosts) > MaxHosts {
 		return fmt.Errorf("%d hosts, the limit is %d", len(m.Hosts), MaxHosts)

@@ -75,7 +75,7 @@ const (
 	MaxStates    = 4096      // of stages, that a check tells
 	MaxBlobs     = 64        // blobs of one assignment, per map
 	MaxParts     = 1024      // parts of a checkpoint that one stage resumes from
-	MaxICE       = 16        // ICE servers of a welcome
+	MaxICE       = 16        // URLs of ICE servers of a welcome, all together
 	MaxHosts     = 16        // hosts of a welcome
 	MaxURL       = 1 << 10   // bytes of a host's address
 	MaxChunk     = 768 << 10 // bytes of a request's body; proxies usually allow 1 MB

@@ -176,6 +176,7 @@ func TestDecodeRefuses(t *testing.T) {
 		{"blamed by another kind", `{"v":V,"type":"failed","body":{"run":"r","stage":0,"error":"","kind":"memory","peer":"p1"}}`, ErrMalformed, "peer"},
 		{"peer failure without a peer", `{"v":V,"type":"failed","body":{"run":"r","stage":0,"error":"","kind":"peer"}}`, ErrMalformed, "peer"},
 		{"fetched more than there is", `{"v":V,"type":"fetching","body":{"run":"r","have_bytes":2,"want_bytes":1}}`, ErrMalformed, "have_bytes"},
+		{"many ICE servers", `{"v":V,"type":"welcome","body":{"id":"p1","name":"n","ice_servers":[{"urls":["stun:a"` + strings.Repeat(`,"stun:b"`, MaxICE-1) + `]},{"urls":["stun:c"]}]}}`, ErrMalformed, "17 URLs"},
 		{"oversize", `{"v":V,"type":"pong","body":{"seq":1` + strings.Repeat(" ", MaxMessage) + `}}`, ErrTooLarge, ""},
 		{"deep", strings.Repeat(`[`, 100_000), ErrMalformed, ""},
 	}
