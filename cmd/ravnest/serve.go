@@ -175,26 +175,8 @@ func serve(c *cli.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	if n := c.Int("providers"); n < 0 || c.IsSet("providers") && n == 0 {
-		return fmt.Errorf("--providers %d: give how many to wait for, or leave it out to use the plan of clusterize", n)
-	}
-	if n := c.Int("audit-every"); n < 0 || n > 0 && !p.Job.Audit {
-		return fmt.Errorf("--audit-every %d: want at least 1, and \"audit\": true in job.json (init --audit)", n)
-	}
-	if who := c.String("audit-by"); who != "host" && who != "spares" || c.IsSet("audit-by") && c.Int("audit-every") == 0 {
-		return fmt.Errorf("--audit-by %.20q: want host or spares, with --audit-every", who)
-	}
-	if n := c.Int("audit-log"); n < 1 || n > 1<<20 || c.IsSet("audit-log") && !p.Job.Audit {
-		return fmt.Errorf("--audit-log %d: want 1 to %d, and \"audit\": true in job.json (init --audit)", n, 1<<20)
-	}
-	if k, n := c.Int("clusters"), c.Int("providers"); c.IsSet("clusters") && (k < 1 || k > n) {
-		if n == 0 {
-			return fmt.Errorf("--clusters %d goes with --providers: the plan of clusterize has its clusters", k)
-		}
-		return fmt.Errorf("--clusters %d is outside 1..%d, the number of --providers", k, n)
-	}
-	if c.Bool("no-relay") && c.String("relay") != "" {
-		return errors.New("--relay and --no-relay contradict each other: give one of them")
+	if err := checkServe(c, p); err != nil {
+		return err
 	}
 	shared, err := natsOf(c)
 	if err != nil {
@@ -252,6 +234,32 @@ func serve(c *cli.Context) (err error) {
 		return err
 	}
 	return summary(c, s)
+}
+
+// checkServe refuses flags that cannot be, or not together, or not for this job.
+func checkServe(c *cli.Context, p *project.Project) error {
+	if n := c.Int("providers"); n < 0 || c.IsSet("providers") && n == 0 {
+		return fmt.Errorf("--providers %d: give how many to wait for, or leave it out to use the plan of clusterize", n)
+	}
+	if n := c.Int("audit-every"); n < 0 || n > 0 && !p.Job.Audit {
+		return fmt.Errorf("--audit-every %d: want at least 1, and \"audit\": true in job.json (init --audit)", n)
+	}
+	if who := c.String("audit-by"); who != "host" && who != "spares" || c.IsSet("audit-by") && c.Int("audit-every") == 0 {
+		return fmt.Errorf("--audit-by %.20q: want host or spares, with --audit-every", who)
+	}
+	if n := c.Int("audit-log"); n < 1 || n > 1<<20 || c.IsSet("audit-log") && !p.Job.Audit {
+		return fmt.Errorf("--audit-log %d: want 1 to %d, and \"audit\": true in job.json (init --audit)", n, 1<<20)
+	}
+	if k, n := c.Int("clusters"), c.Int("providers"); c.IsSet("clusters") && (k < 1 || k > n) {
+		if n == 0 {
+			return fmt.Errorf("--clusters %d goes with --providers: the plan of clusterize has its clusters", k)
+		}
+		return fmt.Errorf("--clusters %d is outside 1..%d, the number of --providers", k, n)
+	}
+	if c.Bool("no-relay") && c.String("relay") != "" {
+		return errors.New("--relay and --no-relay contradict each other: give one of them")
+	}
+	return nil
 }
 
 // natsOf reads the flags about NATS.
