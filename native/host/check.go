@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/ravnest/ravnest/engine/pipeline/snapshot"
+	"github.com/ravnest/ravnest/engine/pipeline/stage"
 	"github.com/ravnest/ravnest/native/audit"
 	"github.com/ravnest/ravnest/native/project"
 	"github.com/ravnest/ravnest/signaling/member"
@@ -62,7 +63,15 @@ func (r *run) inquire(ctx context.Context, ask machine.AskAudit) ([]server.Culpr
 	if len(a.Faults) > 0 {
 		return culprits(a.Faults), nil
 	}
-	return nil, err
+	return nil, jobs(err)
+}
+
+// jobs says of an error of the computation that it is the job's own doing, where it is.
+func jobs(err error) error {
+	if errors.Is(err, stage.ErrDiverged) {
+		return fmt.Errorf("%w: %w", server.ErrDiverged, err)
+	}
+	return err
 }
 
 // culprits names who is to blame to the run machine.
