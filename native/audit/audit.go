@@ -316,6 +316,9 @@ func (a *auditor) failure(ctx context.Context, parts []*snapshot.Part) error {
 	if x == nil {
 		return fmt.Errorf("the audit log does not tell of attempt %s", a.what.Failed)
 	}
+	if x.plan.From > at {
+		return fmt.Errorf("attempt %s went on from step %d, and what is right ends at step %d", a.what.Failed, x.plan.From, at)
+	}
 	for _, s := range append(ss, stretch{attempt: x, from: at, until: a.what.Until, open: true}) {
 		next, _, err := a.stretch(ctx, s, parts)
 		if err != nil {

@@ -279,6 +279,9 @@ func (m *Machine) condemn(now time.Time, most uint64, cs []Culprit) {
 	if i >= 0 {
 		c = m.Chain[i].Manifest
 	}
+	if stepOf(c) < stepOf(m.state.Saved) {
+		m.Inquest = nil // that attempt went on from what is false: all that it did would look wrong
+	}
 	m.goBack(c)
 	at := "the start"
 	if c != nil {
