@@ -501,7 +501,7 @@ func (m *Machine) failed(now time.Time, x *member, msg *proto.Failed) {
 	case proto.FailedRound:
 		l.blame = nil
 		if m.Job.AuditEvery > 0 && !m.Interrupted {
-			m.inquire(now, l, inquest{By: Who{x.Name, x.Hello.Key}, Err: why, Round: true})
+			m.inquire(now, l, inquest{By: Who{x.Name, x.Hello.Key}, ByID: x.ID, Err: why, Round: true})
 			return
 		}
 		m.Disagreed++
@@ -530,7 +530,13 @@ func (m *Machine) lose(now time.Time, l loss) {
 	if m.Phase == Draining && m.complete() && !l.back {
 		// The work is complete and saved.
 		m.report(Warning{Err: fmt.Errorf("%w: %s; everything had been saved already", l.sentinel, l.why)})
-		m.end(nil)
+		if m.Audit == nil || m.Interrupted {
+			m.end(nil)
+			return
+		}
+		for _, x := range m.assigned() { // it ends when it is known to be right
+			x.Done = true
+		}
 		return
 	}
 	began := m.Phase == Running || m.Phase == Draining

@@ -45,13 +45,19 @@ const (
 func (m *Machine) inquire(now time.Time, l loss, q inquest) {
 	q.Run, q.Places, q.Since, q.Begins = m.Run, map[string]place{}, map[string]int{}, now.Add(settle)
 	q.Blame, l.blame = l.blame, nil
-	top := max(m.From, m.Next)
+	// It happened where the one who reports it was, who may say that it was anywhere: the others were near.
+	top, near := m.From, m.From
+	alone := true
 	for _, x := range m.assigned() {
 		q.Places[x.ID] = place{x.Place.Cluster, x.Place.Stage}
-		top = max(top, x.Last.Step)
+		if x.ID == q.ByID {
+			top = max(top, x.Last.Step)
+			continue
+		}
+		near, alone = max(near, x.Last.Step), false
 	}
-	if m.Loss != nil {
-		top = max(top, m.Loss.Step)
+	if !alone {
+		top = min(top, near+slackDigests)
 	}
 	q.Until = uint64(top + 2*max(m.span(), 1) + 64) // nobody is further ahead
 	if m.Job.Steps > 0 {

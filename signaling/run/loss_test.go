@@ -554,3 +554,76 @@ func TestHungAmongClusters(t *testing.T) {
 	}
 	r.recovering("node_2", "stuck", "it computes")
 }
+
+// watching brings two providers of a run that audits itself to running, with two spares.
+func watching(t *testing.T, steps int64) *rig {
+	r := newRig(t, nil)
+	j := job()
+	j.Replan, j.Audit, j.AuditEvery, j.Want, j.Steps = true, true, 1, 2, steps
+	r.step(Submit{Job: *j})
+	r.join("p0", "")
+	r.join("p1", "")
+	r.start("j-1", "p0", "p1")
+	r.join("p2", "")
+	r.join("p3", "")
+	return r
+}
+
+// TestInquestOfWhatIsFalse: an attempt that went on from a checkpoint which an audit finds to be false is
+// not computed again: all that the honest did in it would look wrong.
+func TestInquestOfWhatIsFalse(t *testing.T) {
+	r := watching(t, 0)
+	r.saveAt(10, 0, 1)
+	r.commit(nil)
+	a, ok := find[AskAudit](r)
+	if !ok || a.To == nil {
+		t.Fatalf("%+v", a)
+	}
+	r.step(Message{ID: "p1", Msg: &proto.Failed{Run: "j-1", Stage: 1, Error: "an activation is NaN", Kind: proto.FailedDiverged, Peer: "p0"}})
+	r.silence(settle, "p0", "p1", "p2", "p3")
+	r.acts = nil
+	r.step(Audited{Seq: a.Seq, Culprits: []Culprit{{Who: Who{Name: "node_0"}, What: "it lies"}}})
+	r.silence(settle, "p1", "p2", "p3")
+	if ask, ok := find[AskAudit](r); ok {
+		t.Errorf("%+v is asked for", ask)
+	}
+	r.phase(Planning)
+}
+
+// TestInquestEnds: who reports a failure cannot have the host compute all of the run by saying that it
+// happened far ahead.
+func TestInquestEnds(t *testing.T) {
+	r := watching(t, 1e9)
+	r.step(Message{ID: "p0", Msg: &proto.Progress{Run: "j-1", Step: 40}})
+	r.step(Message{ID: "p1", Msg: &proto.Progress{Run: "j-1", Stage: 1, Step: 5e8, Losses: []proto.Loss{{Step: 5e8}}}})
+	r.step(Message{ID: "p1", Msg: &proto.Failed{Run: "j-1", Stage: 1, Error: "an activation is NaN", Kind: proto.FailedDiverged}})
+	r.silence(settle, "p0", "p1", "p2", "p3")
+	if a, ok := find[AskAudit](r); !ok || a.Failed != "j-1" || a.Until < 40 || a.Until > 10_000 {
+		t.Errorf("%+v", a)
+	}
+}
+
+// TestEndWaitsForTheAudit: who leaves when all is saved does not end the run before what was trained last
+// is known to be right.
+func TestEndWaitsForTheAudit(t *testing.T) {
+	for _, right := range []bool{true, false} {
+		r := watching(t, 10)
+		r.saveAt(10, 0, 1)
+		r.commit(nil)
+		a, _ := find[AskAudit](r)
+		r.step(Message{ID: "p1", Msg: &proto.Done{Run: "j-1", Stage: 1, Step: 10}})
+		r.step(Leave{ID: "p0", Reason: "the connection broke"})
+		r.silence(2*time.Minute, "p1", "p2", "p3")
+		if f, ok := find[Finish](r); ok {
+			t.Fatalf("the run ended, and the last audit has not: %+v", f)
+		}
+		e := Audited{Seq: a.Seq}
+		if !right {
+			e.Culprits = []Culprit{{Who: Who{Name: "node_0"}, What: "it lies"}}
+		}
+		r.step(e)
+		if f, ok := find[Finish](r); ok != right || f.Err != nil {
+			t.Errorf("it is right: %v; the run has ended: %v, %v", right, ok, f.Err)
+		}
+	}
+}
