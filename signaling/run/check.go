@@ -38,6 +38,8 @@ type checking struct {
 	Run    string    // id of what it does
 	Moved  int64     // how far it has come, in whatever it reports
 	Until  time.Time // it is given up if nothing is heard of it before
+	Ends   time.Time // it is given up then, whatever is heard of it
+	Began  bool      `json:",omitempty"` // it has fetched everything
 	Denied *Who      // who has said that something else comes of it
 }
 
@@ -60,7 +62,7 @@ func (m *Machine) stretched(now time.Time, e Stretched) {
 func (m *Machine) giveCheck(now time.Time) {
 	a := m.Audit
 	c := a.Check
-	c.By, c.Moved = "", 0
+	c.By, c.Moved, c.Began = "", 0, false
 	x := m.checker(now)
 	if x == nil {
 		m.act(AskAudit{Seq: a.Seq, From: a.From, To: a.To})
@@ -77,6 +79,7 @@ func (m *Machine) giveCheck(now time.Time) {
 		return
 	}
 	c.By, c.Run, c.Until = x.ID, msg.Run, now.Add(m.checkPatience())
+	c.Ends = now.Add(slowest * m.checkPatience())
 	m.send(x, msg)
 }
 
@@ -139,6 +142,20 @@ func (m *Machine) checkPatience() time.Duration {
 	return max(m.set.ReadyTimeout, m.set.Stall, 4*all)
 }
 
+// slowest bounds a check: so many times as long as it may stand still, for fetching and for computing.
+const slowest = 10
+
+// checkTime is how long whoever computes a stretch may take, however it comes on: at least four times as
+// long as all who trained it did, one after the other.
+func (m *Machine) checkTime(now time.Time) time.Duration {
+	a, all := m.Audit, m.Trained
+	if !m.Started.IsZero() {
+		all += now.Sub(m.Started)
+	}
+	share := float64(stepOf(a.To)-stepOf(a.From)) / float64(stepOf(a.To))
+	return max(slowest*m.checkPatience(), time.Duration(4*float64(m.Used)*share*float64(all)))
+}
+
 // checks takes a message of whoever computes a stretch, if it is about that.
 func (m *Machine) checks(now time.Time, x *member, msg proto.Message) bool {
 	if m.Audit == nil || m.Audit.Check == nil || m.Audit.Check.By != x.ID {
@@ -158,7 +175,10 @@ func (m *Machine) checks(now time.Time, x *member, msg proto.Message) bool {
 		if msg.Run != c.Run {
 			return false
 		}
-		c.Moved, c.Until = 0, now.Add(m.checkPatience())
+		if c.Began {
+			return true
+		}
+		c.Began, c.Moved, c.Until, c.Ends = true, 0, now.Add(m.checkPatience()), now.Add(m.checkTime(now))
 		m.send(x, &proto.Start{Run: c.Run})
 	case *proto.Progress:
 		return moved(msg.Run, msg.Step)
@@ -211,8 +231,11 @@ func (m *Machine) watchCheck(now time.Time) {
 	x := m.Members[c.By]
 	switch {
 	case x == nil || x.Place != nil:
-	case now.Before(c.Until):
+	case now.Before(c.Until) && now.Before(c.Ends):
 		return
+	case now.Before(c.Until):
+		m.send(x, &proto.Stop{Run: c.Run, Reason: "it takes too long", Mode: proto.Now})
+		m.report(Warning{Err: fmt.Errorf("%s takes too long to compute steps %d to %d again", x.Name, stepOf(m.Audit.From), stepOf(m.Audit.To))})
 	default:
 		m.send(x, &proto.Stop{Run: c.Run, Reason: "it stands still", Mode: proto.Now})
 		m.report(Warning{Err: fmt.Errorf("%s stands still and does not compute steps %d to %d again", x.Name, stepOf(m.Audit.From), stepOf(m.Audit.To))})

@@ -370,7 +370,11 @@ func (m *Machine) slept(gap time.Duration) {
 		m.Rescue.Until = m.Rescue.Until.Add(gap)
 	}
 	if m.Audit != nil && m.Audit.Check != nil {
-		m.Audit.Check.Until = m.Audit.Check.Until.Add(gap)
+		c := m.Audit.Check
+		c.Until, c.Ends = c.Until.Add(gap), c.Ends.Add(gap)
+	}
+	if m.Inquest != nil {
+		m.Inquest.Begins = m.Inquest.Begins.Add(gap)
 	}
 }
 

@@ -3,6 +3,7 @@ package run
 // Providers that leave, fail, fall silent or stand still while they train.
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"math"
@@ -624,6 +625,50 @@ func TestEndWaitsForTheAudit(t *testing.T) {
 		r.step(e)
 		if f, ok := find[Finish](r); ok != right || f.Err != nil {
 			t.Errorf("it is right: %v; the run has ended: %v, %v", right, ok, f.Err)
+		}
+	}
+}
+
+// TestCheckEnds: a spare that says that it comes on, and never comes to the end of a stretch, does not hold
+// up the run: the host computes it, and nobody is blamed.
+func TestCheckEnds(t *testing.T) {
+	say := map[string]func(i int64) proto.Message{
+		"fetching":  func(i int64) proto.Message { return &proto.Fetching{Run: "j-a1", Have: i, Want: 1 << 40} },
+		"ready":     func(int64) proto.Message { return &proto.Ready{Run: "j-a1"} },
+		"computing": func(i int64) proto.Message { return &proto.Progress{Run: "j-a1", Step: i} },
+	}
+	for name, say := range say {
+		r := newRig(t, nil)
+		j := job()
+		j.Replan, j.Audit, j.AuditEvery, j.AuditSpares, j.Want, j.Steps = true, true, 1, true, 2, 20
+		r.step(Submit{Job: *j})
+		r.join("p0", "")
+		r.join("p1", "")
+		r.start("j-1", "p0", "p1")
+		r.join("p2", "")
+		r.saveAt(10, 0, 1)
+		r.commit(nil)
+		r.step(Stretched{Seq: 1, Stretch: Stretch{Graph: proto.Ref{SHA256: sumA, Size: 1}, Stretches: []proto.Stretch{{Until: 10, Plans: []json.RawMessage{json.RawMessage(`{}`)}}}}})
+		if a, ok := r.last("p2").(*proto.Assign); !ok || a.Check == nil {
+			t.Fatalf("%s: the spare was sent %+v", name, r.last("p2"))
+		}
+		if name == "computing" {
+			r.step(Message{ID: "p2", Msg: &proto.Ready{Run: "j-a1"}})
+		}
+		ok := false
+		for i := int64(1); i < 120 && !ok; i++ {
+			r.step(Message{ID: "p2", Msg: say(i)})
+			for _, id := range []string{"p0", "p1"} {
+				r.step(Message{ID: id, Msg: &proto.Progress{Run: "j-1", Stage: int(id[1] - '0'), Step: i, In: i, Out: i}})
+			}
+			r.silence(10*time.Second, "p0", "p1", "p2")
+			_, ok = find[AskAudit](r)
+		}
+		if !ok {
+			t.Errorf("%s: the spare still computes after 20 minutes", name)
+		}
+		if len(r.l.Strikes) > 0 && name != "ready" {
+			t.Errorf("%s: %d are blamed", name, len(r.l.Strikes))
 		}
 	}
 }
