@@ -204,7 +204,9 @@ func (r *attempt) replay(t again, cfg stage.Config, last bool) error {
 	if len(states) != t.Stages() {
 		return fmt.Errorf("training again from step %d did not end at step %d", t.from, t.until)
 	}
+	r.mu.Lock()
 	r.prog.Step = int64(t.until)
+	r.mu.Unlock()
 	if last {
 		r.states = slices.Collect(maps.Values(states))
 		return nil
