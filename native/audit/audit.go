@@ -461,7 +461,7 @@ func (a *auditor) stretch(ctx context.Context, s stretch, parts []*snapshot.Part
 		}
 	}
 	for _, c := range append(slices.Clone(a.log.checkpoints), a.last) {
-		if c != nil && c.Run == s.run && c.Position.Step > s.from && c.Position.Step <= s.until {
+		if c != nil && c.Run == s.run && (c.Position.Step > s.from || s.from == s.until) && c.Position.Step <= s.until {
 			k.against = append(k.against, c)
 			if j.Schedule != job.Async {
 				r.Marks[c.Position.Step] = true

@@ -56,7 +56,11 @@ func TestStretches(t *testing.T) {
 		checkpointLine(t, 1, 60) + // what was under way is stored meanwhile
 		attemptLine(t, 3, 60) +
 		checkpointLine(t, 3, 80) +
-		attemptLine(t, 4, 80) // nothing comes of it
+		attemptLine(t, 4, 80) + // nothing comes of it
+		attemptLine(t, 5, 80) +
+		checkpointLine(t, 5, 80) + // what it began with
+		attemptLine(t, 6, 80) +
+		checkpointLine(t, 6, 90)
 	in := inSegments(t, log, 3)
 	l, err := readAudit(t.Context(), in, "j", 0)
 	if err != nil {
@@ -76,6 +80,8 @@ func TestStretches(t *testing.T) {
 		{0, savedBy(3, 80), "j-1 0-60 j-3 60-80 "},
 		{60, savedBy(3, 80), "j-3 60-80 "},
 		{20, savedBy(1, 40), "j-1 20-40 "},
+		{0, savedBy(5, 80), "j-1 0-60 j-3 60-80 j-5 80-80 "},
+		{60, savedBy(6, 90), "j-3 60-80 j-5 80-80 j-6 80-90 "},
 		{0, savedBy(7, 90), ""}, // not in the log
 	} {
 		if got := tell(l.stretches(c.from, c.last)); got != c.want {

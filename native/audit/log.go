@@ -235,11 +235,12 @@ type stretch struct {
 }
 
 // stretches are the attempts that made the checkpoint last, from step from on: the one that
-// saved it, the one that saved what that one began with, and so on.
+// saved it, the one that saved what that one began with, and so on. One that has saved what it began with
+// has an empty stretch.
 func (l *log) stretches(from uint64, last *snapshot.Manifest) (ss []stretch) {
 	for c := last; c != nil && c.Position.Step > from; {
 		a := l.attempt(c.Run)
-		if a == nil || a.plan.From >= c.Position.Step {
+		if a == nil || a.plan.From > c.Position.Step {
 			return nil
 		}
 		ss = append(ss, stretch{attempt: a, from: max(a.plan.From, from), until: c.Position.Step})

@@ -672,3 +672,49 @@ func TestCheckEnds(t *testing.T) {
 		}
 	}
 }
+
+// TestSavedAgain: a checkpoint that another attempt saves again before it trains anything is right only
+// if it is the same, or somebody has computed that one, too.
+func TestSavedAgain(t *testing.T) {
+	for _, same := range []bool{true, false} {
+		for _, late := range []bool{true, false} { // the audit ends when it is saved again
+			r := watching(t, 40)
+			r.saveAt(10, 0, 1)
+			r.commit(nil)
+			a, _ := find[AskAudit](r)
+			if !late {
+				r.step(Audited{Seq: a.Seq})
+			}
+			r.step(Leave{ID: "p3", Reason: "the connection broke"})
+			r.step(Leave{ID: "p2", Reason: "the connection broke"})
+			r.step(Message{ID: "p1", Msg: &proto.Failed{Run: "j-1", Stage: 1, Error: "no reason", Kind: proto.FailedBlob}})
+			r.now = r.now.Add(3 * time.Second)
+			r.pong("p0")
+			r.pong("p1")
+			r.step(Tick{})
+			r.start("j-2", "p0", "p1")
+			for i, id := range []string{"p0", "p1"} {
+				sha := fmt.Sprintf("%064x", 160+i)
+				if !same && i == 0 {
+					sha = strings.Repeat("f", 64)
+				}
+				object, err := r.grant(id, "j-2", i, sha)
+				if err != nil {
+					t.Fatal(err)
+				}
+				ref := proto.Ref{SHA256: sha, Size: 10}
+				r.step(Upload{ID: id, Run: "j-2", Stage: i, Object: object, Blob: ref})
+				r.step(UploadEnd{ID: id})
+				r.step(Message{ID: id, Msg: &proto.Saved{Run: "j-2", Stage: i, Step: 10, Epoch: 1, Blob: ref}})
+			}
+			r.acts = nil
+			r.step(Commit{Run: "j"})
+			if late {
+				r.step(Audited{Seq: a.Seq})
+			}
+			if b, ok := find[AskAudit](r); ok == same || ok && (b.From != nil || b.To.Run != "j-2") {
+				t.Errorf("the same: %v, late: %v: asked %v: %+v", same, late, ok, b)
+			}
+		}
+	}
+}

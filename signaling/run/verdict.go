@@ -98,13 +98,26 @@ func (m *Machine) team(stages []Placed) {
 // link adds a new checkpoint to the chain, and drops what is of no use any more.
 func (m *Machine) link(c *snapshot.Manifest) {
 	m.Chain = slices.DeleteFunc(m.Chain, func(k *Kept) bool { return stepOf(k.Manifest) > stepOf(c) })
-	if n := len(m.Chain); n > 0 && stepOf(m.Chain[n-1].Manifest) == stepOf(c) {
-		m.Chain[n-1].Manifest = c
-		return
-	}
 	by, known := m.Teams[c.Generation]
-	m.Chain = append(m.Chain, &Kept{Manifest: c, By: by, Anybody: !known})
+	next := &Kept{Manifest: c, By: by, Anybody: !known}
+	if n := len(m.Chain); n > 0 && stepOf(m.Chain[n-1].Manifest) == stepOf(c) {
+		// Another attempt has saved it again, before it trained anything.
+		last := m.Chain[n-1]
+		if m.Chain = m.Chain[:n-1]; alike(last.Manifest, c) {
+			next = last
+		} else {
+			next.merge(last)
+		}
+	}
+	m.Chain = append(m.Chain, next)
 	m.prune()
+}
+
+// alike tells whether two checkpoints have the same states.
+func alike(a, b *snapshot.Manifest) bool {
+	return slices.EqualFunc(a.Parts, b.Parts, func(x, y snapshot.Entry) bool {
+		return x.Cluster == y.Cluster && x.Segment == y.Segment && x.SHA256 == y.SHA256
+	})
 }
 
 // prune drops checkpoints that the run would never go back to, since a newer one depends on nobody
@@ -204,7 +217,7 @@ func (m *Machine) audited(now time.Time, e Audited) {
 		m.found(now, a, e)
 	case e.Gone:
 		m.report(Warning{Err: fmt.Errorf("steps %d to %d are not computed again: %w", stepOf(a.From), stepOf(a.To), e.Err)})
-		m.checked(a, func(k *Kept) { k.Gone = true })
+		m.checked(a, func(k *Kept) { k.Gone = k.Gone || a.saw(k) })
 	case e.Err != nil:
 		m.end(e.Err)
 		return
@@ -222,11 +235,17 @@ func (m *Machine) audited(now time.Time, e Audited) {
 
 // passed notes that what an audit was about is right, as somebody has computed; "": the host.
 func (m *Machine) passed(a *auditing, by string) {
-	m.checked(a, func(k *Kept) { k.Right = true })
+	m.checked(a, func(k *Kept) { k.Right = k.Right || a.saw(k) })
 	m.prune()
 	m.report(AuditPassed{From: stepOf(a.From), To: stepOf(a.To), By: by})
 	m.persist()
 	m.sweep()
+}
+
+// saw tells whether an audit was about what the chain has of a checkpoint, and not about what was there
+// before it was saved again.
+func (a *auditing) saw(k *Kept) bool {
+	return stepOf(k.Manifest) != stepOf(a.To) || alike(k.Manifest, a.To)
 }
 
 // checked marks what an audit was about.

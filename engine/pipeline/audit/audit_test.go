@@ -421,3 +421,34 @@ func TestKeys(t *testing.T) {
 		t.Error("both ends of a link have the same digest of what went over it, though their keys differ")
 	}
 }
+
+// TestEmptyStretch: an attempt that only saves what it began with, cut in another way, is computed again.
+func TestEmptyStretch(t *testing.T) {
+	const at = 3
+	w := newWorld(nil)
+	r := w.replay(t)
+	r.Until = at
+	x := r.record(t)
+	var parts []*snapshot.Part
+	for _, p := range w.places() {
+		part, err := snapshot.Parse(x.saved[p][at])
+		if err != nil {
+			t.Fatal(err)
+		}
+		parts = append(parts, part)
+	}
+	want, err := snapshot.Join(parts...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.clusters[0].Starts = w.cut(1)
+	r = w.replay(t)
+	r.Parts, r.From, r.Until, r.Marks = parts, at, at, map[uint64]bool{at: true}
+	got, err := snapshot.Parse(r.record(t).saved[stage.Peer{}][at])
+	if err != nil {
+		t.Fatalf("nothing is kept: %v", err)
+	}
+	if got.State.Hash() != want.State.Hash() || got.Position != want.Position {
+		t.Error("the state has changed")
+	}
+}
