@@ -156,10 +156,17 @@ func (m *Machine) fallBack(err error) {
 }
 
 // complete reports whether the last state of all stages is committed. By the time a leaf
-// is done, its last state is saved and all losses up to it were reported.
+// is done, its last state is saved and all losses up to it were reported. An attempt that had nothing left
+// to train saves nothing.
 func (m *Machine) complete() bool {
 	c := m.state.Saved
-	if c == nil || c.Generation != m.Attempt || len(m.Pending) > 0 || len(m.Clusters) == 0 {
+	if c == nil || len(m.Pending) > 0 || len(m.Clusters) == 0 {
+		return false
+	}
+	if m.Job.Steps > 0 && m.From >= m.Job.Steps {
+		return true
+	}
+	if c.Generation != m.Attempt {
 		return false
 	}
 	for _, k := range m.Clusters {

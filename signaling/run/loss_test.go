@@ -718,3 +718,54 @@ func TestSavedAgain(t *testing.T) {
 		}
 	}
 }
+
+// TestNothingLeft: who is lost when everything is saved, but not yet done, does not fail the run: the next
+// attempt has nothing to train, and saves nothing.
+func TestNothingLeft(t *testing.T) {
+	r := watching(t, 10)
+	r.saveAt(10, 0, 1)
+	r.commit(nil)
+	a, _ := find[AskAudit](r)
+	r.step(Leave{ID: "p3", Reason: "the connection broke"})
+	r.step(Leave{ID: "p1", Reason: "the connection broke"})
+	r.silence(2*time.Second, "p0", "p2")
+	r.start("j-2", "p0", "p2")
+	for i, id := range []string{"p0", "p2"} {
+		r.step(Message{ID: id, Msg: &proto.Done{Run: "j-2", Stage: i, Step: 10}})
+	}
+	r.silence(2*time.Minute, "p0", "p2")
+	if f, ok := find[Finish](r); ok {
+		t.Fatalf("the run ended before its last audit: %v", f.Err)
+	}
+	r.step(Audited{Seq: a.Seq})
+	if f, ok := find[Finish](r); !ok || f.Err != nil {
+		t.Errorf("the run has ended: %v, %v", ok, f.Err)
+	}
+}
+
+// TestLastAuditAfterRestart: a host that is started anew when only the last audit was left makes it.
+func TestLastAuditAfterRestart(t *testing.T) {
+	r := watching(t, 10)
+	r.saveAt(10, 0, 1)
+	r.commit(nil)
+	j, e := r.l.Earlier()
+	next := newRig(t, nil)
+	next.step(Submit{Job: *j, Earlier: e})
+	a, ok := find[AskAudit](next)
+	if !ok || a.From != nil || a.To.Position.Step != 10 {
+		t.Fatalf("%v: %+v", ok, a)
+	}
+	next.join("p4", "")
+	next.join("p5", "")
+	next.start("j-2", "p4", "p5")
+	for i, id := range []string{"p4", "p5"} {
+		next.step(Message{ID: id, Msg: &proto.Done{Run: "j-2", Stage: i, Step: 10}})
+	}
+	if f, ok := find[Finish](next); ok {
+		t.Fatalf("the run ended before its last audit: %v", f.Err)
+	}
+	next.step(Audited{Seq: a.Seq})
+	if f, ok := find[Finish](next); !ok || f.Err != nil {
+		t.Errorf("the run has ended: %v, %v", ok, f.Err)
+	}
+}
