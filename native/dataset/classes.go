@@ -74,7 +74,10 @@ func (s *Source) textClasses(lists [2]string, o Options) error {
 			}
 		}
 	}
-	ys, names := l.raws()
+	ys, names, err := l.raws()
+	if err != nil {
+		return err
+	}
 	s.columns = []data.Column{{Name: "text", Text: true}} // by which predict finds them in a table
 	s.Classes, s.Words, s.Pad = names, r.t.Size(), int(r.t.Pad())
 	return r.done(ys, "class")

@@ -226,9 +226,9 @@ func (l *labels) add(k int, cell string) error {
 
 // raws are the targets of both parts: whole numbers, numbers, or the classes of texts, which are
 // counted in the order of their sorting. names are those of such classes.
-func (l *labels) raws() (raws [2]*data.Raw, names []string) {
+func (l *labels) raws() (raws [2]*data.Raw, names []string, err error) {
 	whole, floats := make([]uint32, len(l.names)), make([]uint32, len(l.names))
-	dtype, values, numbers := state.I32, whole, true
+	dtype, values, numbers, odd, words := state.I32, whole, true, "", false
 	for i, n := range l.names {
 		if v, err := strconv.ParseInt(n, 10, 32); err != nil && dtype == state.I32 {
 			dtype, values = state.F32, floats
@@ -238,6 +238,15 @@ func (l *labels) raws() (raws [2]*data.Raw, names []string) {
 		v, err := strconv.ParseFloat(n, 32)
 		numbers = numbers && err == nil && v-v == 0
 		floats[i] = math.Float32bits(float32(v))
+		switch {
+		case !csv.Infinite(n):
+			words = words || err != nil
+		case odd == "":
+			odd = n
+		}
+	}
+	if odd != "" && !words && !l.classes {
+		return raws, nil, fmt.Errorf("%w: the target %.40q is not finite: the targets are numbers, remove the rows without one", ErrKind, odd)
 	}
 	if !numbers || l.classes {
 		names = slices.Sorted(slices.Values(l.names))
@@ -257,7 +266,7 @@ func (l *labels) raws() (raws [2]*data.Raw, names []string) {
 		}
 		raws[k] = &data.Raw{Rows: len(of), Shape: []int{}, DType: dtype, R: bytes.NewReader(b)}
 	}
-	return raws, names
+	return raws, names, nil
 }
 
 // textTarget is the column of the target: the one that is named, or has a usual name.
@@ -318,7 +327,10 @@ func (s *Source) texts(path string, o Options) error {
 			}
 		}
 	}
-	ys, names := l.raws()
+	ys, names, err := l.raws()
+	if err != nil {
+		return err
+	}
 	for _, n := range o.Texts {
 		s.columns = append(s.columns, data.Column{Name: n, Text: true})
 	}

@@ -224,6 +224,7 @@ func TestTextMistakes(t *testing.T) {
 		"an empty cell": {"d.csv", "a,y\nx,1\ny,\n", dataset.Options{Texts: []string{"a"}, Target: []string{"y"}, Tokenizer: file, Block: 4}, "d.csv: line 3: a target of 0 bytes"},
 		"a list":        {"e.jsonl", "{\"a\":\"x\",\"y\":1}\n{\"a\":[1],\"y\":2}\n", dataset.Options{Texts: []string{"a"}, Tokenizer: file, Block: 4}, `line 2, field "a" is [1]`},
 		"a short row":   {"f.csv", "a,y\nx,1\n", dataset.Options{Texts: []string{"a"}, Target: []string{"y"}, Tokenizer: file, Block: 1}, "no room for the special tokens"},
+		"not finite":    {"i.jsonl", "{\"a\":\"x\",\"y\":0.5}\n{\"a\":\"x\",\"y\":\"nan\"}\n", dataset.Options{Texts: []string{"a"}, Tokenizer: file, Block: 4}, `the target "nan" is not finite`},
 		"an image":      {"g.png", "", dataset.Options{Texts: []string{"a"}, Tokenizer: file, Block: 4}, ".jsonl"},
 		"three":         {"h.csv", "a\n", dataset.Options{Texts: []string{"a", "b", "c"}, Tokenizer: file, Block: 4}, "one or two"},
 		"bytes":         {"i.csv", "a,y\n\xff,1\n", dataset.Options{Texts: []string{"a"}, Target: []string{"y"}, Tokenizer: file, Block: 4}, "i.csv: line 2: invalid text"},

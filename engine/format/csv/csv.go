@@ -116,7 +116,9 @@ func Each(r io.Reader, want Want, give func(x []float32, t Target) error) (*Head
 			err := error(nil)
 			switch to := &cells[i]; to.role {
 			case target:
-				err = y.add(strings.TrimSpace(cell))
+				if err = y.add(strings.TrimSpace(cell)); y.odd != "" && y.line == 0 {
+					y.line, _ = c.FieldPos(i)
+				}
 			case input:
 				err = to.take(x, strings.TrimSpace(cell))
 			}
@@ -128,6 +130,9 @@ func Each(r io.Reader, want Want, give func(x []float32, t Target) error) (*Head
 		if err := give(x, y.now); err != nil {
 			return nil, err
 		}
+	}
+	if y.odd != "" && !y.words {
+		return nil, bad("line %d, column %.60q: %.40q is not finite: the targets are numbers, remove the rows without one", y.line, h.Target[0], y.odd)
 	}
 	y.end(h)
 	return h, nil
@@ -383,6 +388,12 @@ func number(cell string) (float32, error) {
 	return 0, fmt.Errorf("%.40q %w", cell, errText)
 }
 
+// Infinite tells whether a cell is a number, but none that a float32 holds: 1e40, inf, or NaN.
+func Infinite(cell string) bool {
+	v, err := strconv.ParseFloat(cell, 32)
+	return v-v != 0 && (err == nil || errors.Is(err, strconv.ErrRange))
+}
+
 // decimal tells whether a cell would be a number but for its commas.
 func decimal(cell string) bool {
 	_, err := strconv.ParseFloat(strings.ReplaceAll(cell, ",", ""), 32)
@@ -396,10 +407,13 @@ const maxDistinct = 1 << 17
 // column finds out what targets are.
 type column struct {
 	many      bool // several columns: they are numbers
-	texts     bool // a value is no number
+	texts     bool // a value is no number that a float32 holds
+	words     bool // a value is no number at all
 	fractions bool // a value is not whole
 	known     map[string]int32
 	now       Target // of the current row
+	odd       string // the first value that is infinite, too large, or NaN
+	line      int    // of odd
 }
 
 func (c *column) add(cell string) error {
@@ -413,7 +427,10 @@ func (c *column) add(cell string) error {
 		return err
 	}
 	if err != nil {
-		c.texts = true
+		odd := Infinite(cell)
+		if c.texts, c.words = true, c.words || !odd; odd && c.odd == "" {
+			c.odd = strings.Clone(cell)
+		}
 	}
 	n, werr := strconv.ParseInt(cell, 10, 32)
 	c.fractions = c.fractions || err == nil && werr != nil

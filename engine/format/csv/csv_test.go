@@ -63,6 +63,7 @@ func TestRead(t *testing.T) {
 		{"the numbers of rows", ",a,y\n0,7,1\n1,8,0\n", nil, []float32{7, 8}, []int32{1, 0}, nil, nil},
 		{"tabs, no trimming", "a\ty\tb\n1\tx\t2\n", nil, []float32{1, 2}, []int32{0}, nil, []string{"x"}},
 		{"bars, spaces", "a | y\n 1 | x\n 2| z\n", nil, []float32{1, 2}, []int32{0, 1}, nil, []string{"x", "z"}},
+		{"languages", "a,y\n1,nan\n2,yue\n", nil, []float32{1, 2}, []int32{0, 1}, nil, []string{"nan", "yue"}},
 		{"quotes", "\"a\",\"y\"\n\"1\",\"x, \"\"y\"\"\"\n\"2\",z\n", nil, []float32{1, 2}, []int32{0, 1}, nil, []string{`x, "y"`, "z"}},
 	} {
 		r, err := read(strings.NewReader(c.file), Want{Target: c.target})
@@ -95,6 +96,9 @@ func TestMistakes(t *testing.T) {
 		{"a,y\n1,\n", `line 2, column "y": the cell is empty`},
 		{"a,y\n1e99,2\n", "float32"},
 		{"a,y\nNaN,2\n", "NaN"},
+		{"a,y\n1,0.5\n2,nan\n3,1\n", `line 3, column "y": "nan" is not finite`},
+		{"a,y\n1,1e40\n2,0.5\n", `line 2, column "y": "1e40" is not finite`},
+		{"a,y\n1,1\n2,-Inf\n", `line 3, column "y": "-Inf" is not finite`},
 	} {
 		if _, err := read(strings.NewReader(c[0]), Want{}); err == nil || !strings.Contains(err.Error(), c[1]) {
 			t.Errorf("%q: %v, want %q", c[0], err, c[1])
