@@ -73,6 +73,7 @@ type column struct {
 	name   string // of the field at the top
 	kind   parquet.Kind
 	leaf   int
+	list   bool // of several values in a row
 	form   form
 	scale  float64 // of a decimal: the power of ten that its whole number is divided by
 	target bool
@@ -144,7 +145,7 @@ func (f *File) leaves() error {
 		if !ok {
 			return bad("column %.60q has no type", strings.Join(path, "."))
 		}
-		c := column{name: path[0], kind: leaf.Node.Type().Kind(), leaf: leaf.ColumnIndex}
+		c := column{name: path[0], kind: leaf.Node.Type().Kind(), leaf: leaf.ColumnIndex, list: leaf.MaxRepetitionLevel > 0}
 		if c.leaf >= 0 && c.leaf < len(elements) {
 			c.understand(&elements[c.leaf])
 		}
@@ -250,7 +251,7 @@ func (f *File) choose(want Columns) error {
 			return bad("column %.60q holds dates or times: make numbers of them, or leave it out (--skip %[2]s)", c.name)
 		case c.kind == parquet.Int96 || c.kind == parquet.FixedLenByteArray && c.form != half && c.form != decimal:
 			return bad("column %.60q is of type %v, which is no number: leave it out (--skip %[2]s)", c.name, c.kind)
-		case !c.target && c.text():
+		case !c.target && (c.text() || want.Values[c.name] != nil):
 			if c.values = indexOf(want.Values[c.name]); c.values == nil {
 				return bad("column %.60q holds texts: --one-hot %[2]s makes an input of each of its texts, --skip %[2]s leaves it out", c.name)
 			}
@@ -258,6 +259,9 @@ func (f *File) choose(want Columns) error {
 		case c.target && c.text():
 			if len(target) > 1 {
 				return bad("column %.60q holds texts, beside other targets", c.name)
+			}
+			if c.list {
+				return bad("column %.60q holds lists of texts: a target is one text", c.name)
 			}
 			f.Texts = true
 		case c.target:
@@ -433,7 +437,7 @@ func (f *File) take(to *Row, r parquet.Row) error {
 		if i < 0 || i >= len(f.columns) {
 			return fmt.Errorf("a value of column %d", i)
 		}
-		c := f.columns[i]
+		c := &f.columns[i]
 		if c.skip {
 			continue
 		}
@@ -447,12 +451,16 @@ func (f *File) take(to *Row, r parquet.Row) error {
 			}
 			continue
 		case c.values != nil:
-			k, ok := c.values[string(v.ByteArray())]
+			text, err := c.written(v)
+			if err != nil {
+				return fmt.Errorf("column %.60q: %w", c.name, err)
+			}
+			k, ok := c.values[text]
 			if !ok {
-				return fmt.Errorf("column %.60q: %.40q is none of the %d texts that the data to learn from had", c.name, v.ByteArray(), len(c.values))
+				return fmt.Errorf("column %.60q: %.40q is none of the %d texts that the data to learn from had", c.name, text, len(c.values))
 			}
 			for i := range len(c.values) {
-				f.put(to, &c, map[bool]float64{true: 1}[i == k])
+				f.put(to, c, map[bool]float64{true: 1}[i == k])
 			}
 			n += len(c.values)
 		case c.text():
@@ -465,7 +473,7 @@ func (f *File) take(to *Row, r parquet.Row) error {
 			if err != nil {
 				return fmt.Errorf("column %.60q: %w", c.name, err)
 			}
-			f.put(to, &c, x)
+			f.put(to, c, x)
 			n++
 		}
 		if n > maxElems {
@@ -492,7 +500,7 @@ func (f *File) put(to *Row, c *column, x float64) {
 	}
 }
 
-func number(c column, v parquet.Value) (float64, error) {
+func number(c *column, v parquet.Value) (float64, error) {
 	x := 0.0
 	switch c.kind {
 	case parquet.Boolean:

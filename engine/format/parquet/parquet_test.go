@@ -10,6 +10,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/parquet-go/parquet-go"
+
 	"github.com/ravnest/ravnest/engine/format/images"
 )
 
@@ -212,6 +214,49 @@ func TestForms(t *testing.T) {
 		}
 	}
 	if _, err := Values(bytes.NewReader(b), int64(len(b)), []string{"city"}, 1); err == nil || !strings.Contains(err.Error(), "more than 1 different texts") {
+		t.Error(err)
+	}
+}
+
+// TestWritten: a column of whole numbers can be one input for each, as that of a .csv can, and its
+// texts have all digits.
+func TestWritten(t *testing.T) {
+	b := load(t, "forms")
+	values, err := Values(bytes.NewReader(b), int64(len(b)), []string{"u", "w"}, 10)
+	if err != nil || !slices.Equal(values["u"], []string{"1", "2147484672", "4294967040"}) || !slices.Contains(values["w"], "9223373136366403584") {
+		t.Fatal(values, err)
+	}
+	delete(values, "w")
+	f, err := Open(bytes.NewReader(b), int64(len(b)), Columns{Skip: []string{"w", "m", "day", "city"}, Values: values})
+	if err != nil || len(f.Inputs()) != 1 || f.Inputs()[0].Width() != 3 {
+		t.Fatal(f, err)
+	}
+	var got []float32
+	if err := f.Each(func(r *Row) error { got = append(got, r.X...); return nil }); err != nil || !slices.Equal(got, []float32{1, 0, 0, 0, 1, 0, 0, 0, 1}) {
+		t.Error(got, err)
+	}
+}
+
+// TestLists: lists of texts are no texts, neither as targets nor beside others.
+func TestLists(t *testing.T) {
+	var b bytes.Buffer
+	type row struct {
+		Words []string `parquet:"words,list"`
+		Y     int32    `parquet:"y"`
+	}
+	w := parquet.NewGenericWriter[row](&b)
+	if _, err := w.Write([]row{{Words: []string{"a", "b"}}}); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	r, size := bytes.NewReader(b.Bytes()), int64(b.Len())
+	err := Texts(r, size, []string{"words"}, func(_ int, cells []string) error { t.Errorf("%q", cells); return nil })
+	if !errors.Is(err, ErrFormat) || !strings.Contains(err.Error(), `"words" holds lists`) {
+		t.Error(err)
+	}
+	if _, err := Open(r, size, Columns{Target: []string{"words"}}); !errors.Is(err, ErrFormat) || !strings.Contains(err.Error(), `"words" holds lists`) {
 		t.Error(err)
 	}
 }

@@ -58,7 +58,9 @@ func Texts(r io.ReaderAt, size int64, columns []string, give func(row int, cells
 	}
 	rank := make([]int, len(f.columns))
 	for i, c := range f.columns {
-		rank[i] = slices.Index(columns, c.name)
+		if rank[i] = slices.Index(columns, c.name); rank[i] >= 0 && c.list {
+			return bad("column %.60q holds lists, not texts", c.name)
+		}
 	}
 	for k, n := range columns {
 		if own := count(rank, k); own != 1 {
@@ -73,7 +75,7 @@ func Texts(r io.ReaderAt, size int64, columns []string, give func(row int, cells
 			if i < 0 || i >= len(rank) || rank[i] < 0 {
 				continue
 			}
-			text, err := f.text(i, v)
+			text, err := f.columns[i].written(v)
 			if err != nil {
 				return bad("row %d, column %.60q: %w", row, f.columns[i].name, err)
 			}
@@ -93,9 +95,8 @@ func count(in []int, k int) (n int) {
 	return n
 }
 
-// text is a value as a text.
-func (f *File) text(i int, v parquet.Value) (string, error) {
-	c := f.columns[i]
+// written is a value as a text.
+func (c *column) written(v parquet.Value) (string, error) {
 	switch {
 	case v.IsNull():
 		return "", errors.New("it holds nothing")
@@ -109,6 +110,16 @@ func (f *File) text(i int, v parquet.Value) (string, error) {
 	x, err := number(c, v)
 	if err != nil {
 		return "", err
+	}
+	switch whole := c.form == plain; {
+	case whole && c.kind == parquet.Int32:
+		return strconv.FormatInt(int64(v.Int32()), 10), nil
+	case whole && c.kind == parquet.Int64:
+		return strconv.FormatInt(v.Int64(), 10), nil
+	case c.form == unsigned && c.kind == parquet.Int32:
+		return strconv.FormatUint(uint64(uint32(v.Int32())), 10), nil
+	case c.form == unsigned && c.kind == parquet.Int64:
+		return strconv.FormatUint(uint64(v.Int64()), 10), nil
 	}
 	return strconv.FormatFloat(x, 'g', -1, 64), nil
 }
