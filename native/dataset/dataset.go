@@ -73,6 +73,7 @@ type Source struct {
 
 	columns []data.Column // of a table, that are the inputs
 
+	made    bool         // a table was made of lines of JSON: those of the file are others
 	raws    [4]*data.Raw // instead of tables if the set is not held in memory
 	closers []io.Closer
 }

@@ -40,7 +40,7 @@ func Inputs(path string, in []int, o Options) (x *data.Table, names []string, er
 		s, plain := &Source{}, "" // of what has to be unpacked first
 		defer func() { err = errors.Join(err, s.Close()) }()
 		if plain, err = s.plain(path, false, o); err == nil {
-			x, names, err = inputs(plain, in, o)
+			x, names, err = s.inputs(plain, in, o)
 		}
 	}
 	if err != nil {
@@ -63,14 +63,14 @@ func Pixels(in []int) images.Options {
 	return images.Options{Channels: in[0], Height: in[1], Width: in[2]}
 }
 
-func inputs(path string, in []int, o Options) (x *data.Table, names []string, err error) {
+func (s *Source) inputs(path string, in []int, o Options) (x *data.Table, names []string, err error) {
 	ext := strings.ToLower(filepath.Ext(path))
 	if images.Is(path) {
 		x, err = images.ReadRow(os.DirFS(filepath.Dir(path)), filepath.Base(path), Pixels(in))
 		return x, []string{filepath.Base(path)}, err
 	}
 	if ext == ".csv" || ext == ".tsv" {
-		x, err = rowsOf(path, product(in), o)
+		x, err = s.rowsOf(path, product(in), o)
 		return x, nil, err
 	}
 	if ext == ".parquet" {

@@ -56,6 +56,7 @@ func (s *Source) plain(path string, dir bool, o Options) (string, error) {
 		name = inner
 	}
 	if ext == ".jsonl" && len(o.Texts) == 0 && !o.Fields.On() {
+		s.made = true
 		return s.written(strings.TrimSuffix(name, filepath.Ext(name))+".csv", o, func(w *bufio.Writer) error {
 			return open(path, func(f *os.File, _ int64) error { return tableOf(w, f) })
 		})
@@ -156,6 +157,9 @@ func tableOf(w io.Writer, r io.Reader) error {
 	var names, row []string
 	for n := 1; lines.Scan(); n++ {
 		line := bytes.TrimSpace(lines.Bytes())
+		if n == 1 {
+			line = bytes.TrimPrefix(line, []byte("\xef\xbb\xbf"))
+		}
 		if len(line) == 0 {
 			continue
 		}

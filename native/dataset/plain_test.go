@@ -53,6 +53,7 @@ func TestPlain(t *testing.T) {
 		"t.csv": []byte(table), "t.jsonl": []byte(lines), "t.csv.gz": packed(t, []byte(table)), "t.jsonl.gz": packed(t, []byte(lines)),
 		"all.txt": []byte(text + "\n" + text), "all.txt.gz": packed(t, []byte(text+"\n"+text)), "texts/2.txt": []byte(text), "texts/1.txt": []byte(text), "texts/.hidden": nil,
 		"nested.jsonl": []byte(`{"a":[1],"y":0}`), "twice.jsonl": []byte(`{"a":1,"a":2}`), "lacks.jsonl": []byte("{\"a\":1,\"y\":0}\n{\"a\":1,\"z\":0}"), "more.jsonl": []byte(`{"a":1} {"a":2}`),
+		"empty.jsonl": []byte("{\"t\":\"a\\nb\",\"y\":0}\n\n{\"t\":\"c\",\"y\":null}"), "bom.jsonl": append([]byte("\xef\xbb\xbf"), lines...),
 		"none.jsonl": nil, "list.jsonl": []byte(`[1,2]`), "bad.csv.gz": []byte("a,b\n1,2\n"), "cut.csv.gz": packed(t, []byte(table))[:30], "what.pdf.gz": packed(t, nil), "t.csv.bz2": {1},
 	} {
 		write(t, b, append([]string{dir}, strings.Split(name, "/")...)...)
@@ -89,18 +90,23 @@ func TestPlain(t *testing.T) {
 	}
 	for name, want := range map[string]string{
 		"nested.jsonl": "holds a list or an object", "twice.jsonl": "is there twice", "lacks.jsonl": `no column "y"`, "more.jsonl": "something follows", "none.jsonl": "no lines", "list.jsonl": "no JSON object",
-		"bad.csv.gz": "unpacking it", "cut.csv.gz": "unpacking it", "what.pdf.gz": "a compressed file is", "t.csv.bz2": "compress it as .gz",
+		"empty.jsonl": `row 1, column "t": "a\nb" is not a number`,
+		"bad.csv.gz":  "unpacking it", "cut.csv.gz": "unpacking it", "what.pdf.gz": "a compressed file is", "t.csv.bz2": "compress it as .gz",
 	} {
 		_, err := dataset.Open(filepath.Join(dir, name), dataset.Options{Target: []string{"y"}, Scratch: scratch})
 		if err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), name) {
 			t.Errorf("%s: %v, want %q", name, err, want)
 		}
 	}
-	for _, name := range []string{"t.csv", "t.csv.gz", "t.jsonl", "t.jsonl.gz"} { // all columns are inputs
+	for _, name := range []string{"t.csv", "t.csv.gz", "t.jsonl", "t.jsonl.gz", "bom.jsonl"} { // all columns are inputs
 		x, _, err := dataset.Inputs(filepath.Join(dir, name), []int{3}, dataset.Options{Scratch: scratch})
 		if err != nil || x.Rows != 4 || !slices.Equal(x.F32[3:6], []float32{2, 1e-3, 1}) {
 			t.Errorf("%s to be predicted: %v, %v", name, x, err)
 		}
+	}
+	_, err := dataset.Open(filepath.Join(dir, "empty.jsonl"), dataset.Options{Target: []string{"y"}, OneHot: []string{"t"}, Scratch: scratch})
+	if err == nil || !strings.Contains(err.Error(), `row 2, column "y": the cell is empty`) {
+		t.Error(err)
 	}
 	if left, err := filepath.Glob(filepath.Join(scratch, ".*")); err != nil || len(left) > 0 {
 		t.Errorf("%v are left, %v", left, err)

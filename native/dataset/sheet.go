@@ -71,7 +71,7 @@ func (h *sheet) add(x []float32, t csv.Target) error {
 
 // csv reads a table of numbers.
 func (s *Source) csv(path string, o Options) error {
-	want := csv.Want{Target: o.Target, Skip: o.Skip}
+	want := csv.Want{Target: o.Target, Skip: o.Skip, Rows: s.made}
 	if len(o.OneHot) > 0 {
 		err := open(path, func(f *os.File, _ int64) (err error) { want.Values, err = csv.Values(f, o.OneHot); return err })
 		if err != nil {
@@ -140,7 +140,7 @@ func (s *Source) renumbered(r *data.Raw, order []int32, o Options) (*data.Raw, e
 
 // rowsOf reads the inputs of a table that is to be predicted: the columns that the model learned
 // from or, where those are not known, n of them.
-func rowsOf(path string, n int, o Options) (*data.Table, error) {
+func (s *Source) rowsOf(path string, n int, o Options) (*data.Table, error) {
 	columns := o.Columns
 	if columns == nil {
 		err := open(path, func(f *os.File, _ int64) (err error) { columns, err = csv.Inputs(f, n, o.Target); return err })
@@ -150,7 +150,7 @@ func rowsOf(path string, n int, o Options) (*data.Table, error) {
 	}
 	x := &data.Table{Kind: data.Inputs, F32: []float32{}}
 	err := open(path, func(f *os.File, _ int64) error {
-		_, err := csv.Each(f, csv.Want{Inputs: columns}, func(row []float32, _ csv.Target) error {
+		_, err := csv.Each(f, csv.Want{Inputs: columns, Rows: s.made}, func(row []float32, _ csv.Target) error {
 			x.Rows, x.Shape, x.F32 = x.Rows+1, []int{len(row)}, append(x.F32, row...)
 			if int64(len(x.F32))*4 > data.MaxBytes {
 				return fmt.Errorf("%w: more than %d bytes of numbers: predict it in pieces", data.ErrInvalid, data.MaxBytes)

@@ -43,6 +43,9 @@ type Want struct {
 	// Inputs are the inputs in the order of a row. All other columns are left out, and there are no
 	// targets.
 	Inputs []data.Column
+	// Rows tells that errors say the number of a row, from 1, rather than its line: the table was
+	// made of something else.
+	Rows bool
 }
 
 // Kind says what the targets of a file are, which is known at its end.
@@ -100,7 +103,15 @@ func Each(r io.Reader, want Want, give func(x []float32, t Target) error) (*Head
 		}
 	}
 	y, x := column{known: map[string]int32{}, many: len(h.Target) > 1}, make([]float32, width)
-	for rows := 0; ; rows++ {
+	rows := 0
+	place := func(column int) string {
+		if want.Rows {
+			return fmt.Sprintf("row %d", rows+1)
+		}
+		line, _ := c.FieldPos(column)
+		return fmt.Sprintf("line %d", line)
+	}
+	for ; ; rows++ {
 		row, err := c.Read()
 		if err == io.EOF {
 			if rows == 0 || width == 0 {
@@ -116,15 +127,14 @@ func Each(r io.Reader, want Want, give func(x []float32, t Target) error) (*Head
 			err := error(nil)
 			switch to := &cells[i]; to.role {
 			case target:
-				if err = y.add(strings.TrimSpace(cell)); y.odd != "" && y.line == 0 {
-					y.line, _ = c.FieldPos(i)
+				if err = y.add(strings.TrimSpace(cell)); y.odd != "" && y.at == "" {
+					y.at = place(i)
 				}
 			case input:
 				err = to.take(x, strings.TrimSpace(cell))
 			}
 			if err != nil {
-				line, _ := c.FieldPos(i)
-				return nil, bad("line %d, column %.60q: %w", line, names[i], err)
+				return nil, bad("%s, column %.60q: %w", place(i), names[i], err)
 			}
 		}
 		if err := give(x, y.now); err != nil {
@@ -132,7 +142,7 @@ func Each(r io.Reader, want Want, give func(x []float32, t Target) error) (*Head
 		}
 	}
 	if y.odd != "" && !y.words {
-		return nil, bad("line %d, column %.60q: %.40q is not finite: the targets are numbers, remove the rows without one", y.line, h.Target[0], y.odd)
+		return nil, bad("%s, column %.60q: %.40q is not finite: the targets are numbers, remove the rows without one", y.at, h.Target[0], y.odd)
 	}
 	y.end(h)
 	return h, nil
@@ -413,7 +423,7 @@ type column struct {
 	known     map[string]int32
 	now       Target // of the current row
 	odd       string // the first value that is infinite, too large, or NaN
-	line      int    // of odd
+	at        string // its place
 }
 
 func (c *column) add(cell string) error {
