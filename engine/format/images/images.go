@@ -368,13 +368,27 @@ func Decode(r io.Reader) (image.Image, error) {
 	if m, ok := img.(*image.YCbCr); ok && format == "webp" {
 		img = fromVideo(m)
 	}
-	if all := image.Rect(0, 0, c.Width, c.Height); !img.Bounds().Eq(all) && img.Bounds().Min != (image.Point{}) {
-		// The first picture of a GIF may cover a part of it only.
-		whole := image.NewRGBA(all)
-		draw.Draw(whole, img.Bounds(), img, img.Bounds().Min, draw.Src)
-		img = whole
+	if m, ok := img.(*image.Paletted); ok && format == "gif" {
+		img = onCanvas(m, image.Rect(0, 0, c.Width, c.Height))
 	}
 	return img, nil
+}
+
+// onCanvas is the first picture of a GIF, which may cover a part of it only. The rest has the
+// transparent colour or the first one, as in PIL.
+func onCanvas(m *image.Paletted, all image.Rectangle) image.Image {
+	if m.Rect.Eq(all) {
+		return m
+	}
+	whole := image.NewPaletted(all, m.Palette)
+	clear := slices.IndexFunc(m.Palette, func(c color.Color) bool { _, _, _, a := c.RGBA(); return a == 0 })
+	for i := range whole.Pix {
+		whole.Pix[i] = uint8(max(clear, 0))
+	}
+	for y := m.Rect.Min.Y; y < m.Rect.Max.Y; y++ {
+		copy(whole.Pix[whole.PixOffset(m.Rect.Min.X, y):], m.Pix[m.PixOffset(m.Rect.Min.X, y):][:m.Rect.Dx()])
+	}
+	return whole
 }
 
 // fromVideo is an image of a lossy WebP, whose colours have the range of video (16 to 235), as libwebp

@@ -104,23 +104,25 @@ func TestRead(t *testing.T) {
 // colours, the first picture of a GIF lies where it belongs, and what tools leave behind is no class.
 func TestModes(t *testing.T) {
 	file := func(b []byte) *fstest.MapFile { return &fstest.MapFile{Data: b} }
-	var grey, clear, palette, moved bytes.Buffer
+	var grey, clear, palette, moved, corner bytes.Buffer
 	half := image.NewNRGBA(image.Rect(0, 0, 2, 2))
 	for i := range 4 {
 		half.SetNRGBA(i%2, i/2, color.NRGBA{R: 200, G: 100, B: 50, A: uint8(i * 60)})
 	}
 	seen := image.NewPaletted(image.Rect(0, 0, 2, 2), color.Palette{color.NRGBA{200, 100, 50, 10}, blue})
-	part := image.NewPaletted(image.Rect(1, 1, 2, 2), color.Palette{color.RGBA{200, 100, 50, 255}})
+	part := image.NewPaletted(image.Rect(1, 1, 2, 2), color.Palette{color.RGBA{0, 9, 0, 255}, color.RGBA{200, 100, 50, 255}})
+	part.Pix[0] = 1
 	err := errors.Join(png.Encode(&grey, image.NewGray(image.Rect(0, 0, 2, 2))), png.Encode(&clear, half), png.Encode(&palette, seen),
-		gif.EncodeAll(&moved, &gif.GIF{Image: []*image.Paletted{part}, Delay: []int{0}, Config: image.Config{Width: 2, Height: 2}}))
+		gif.EncodeAll(&moved, &gif.GIF{Image: []*image.Paletted{part}, Delay: []int{0}, Config: image.Config{Width: 2, Height: 2}}),
+		gif.EncodeAll(&corner, &gif.GIF{Image: []*image.Paletted{{Pix: []uint8{1}, Stride: 1, Rect: image.Rect(0, 0, 1, 1), Palette: part.Palette}}, Delay: []int{0}, Config: image.Config{Width: 2, Height: 2}}))
 	if err != nil {
 		t.Fatal(err)
 	}
 	s, err := folderOf(fstest.MapFS{
-		"a/0.png": file(grey.Bytes()), "a/1.png": file(clear.Bytes()), "b/2.png": file(palette.Bytes()), "b/3.gif": file(moved.Bytes()), "b/.DS_Store": file(nil), "__MACOSX/._a": file(nil),
+		"a/0.png": file(grey.Bytes()), "a/1.png": file(clear.Bytes()), "b/2.png": file(palette.Bytes()), "b/3.gif": file(moved.Bytes()), "b/4.gif": file(corner.Bytes()), "b/.DS_Store": file(nil), "__MACOSX/._a": file(nil),
 	}, Options{})
 	one := func(v uint8) []uint8 { return []uint8{v, v, v, v} }
-	want := slices.Concat(make([]uint8, 12), one(200), one(100), one(50), one(200), one(100), one(50), []uint8{0, 0, 0, 200, 0, 0, 0, 100, 0, 0, 0, 50})
+	want := slices.Concat(make([]uint8, 12), one(200), one(100), one(50), one(200), one(100), one(50), []uint8{0, 0, 0, 200, 9, 9, 9, 100, 0, 0, 0, 50, 200, 0, 0, 0, 100, 9, 9, 9, 50, 0, 0, 0})
 	if err != nil || !slices.Equal(s.shape, []int{3, 2, 2}) || !slices.Equal(s.pixels, want) || len(s.names) != 2 {
 		t.Errorf("%+v, %v, want %v", s, err, want)
 	}
