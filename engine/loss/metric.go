@@ -24,7 +24,7 @@ type Score struct {
 
 	batch   float32 // sum of the terms of the batch so far
 	top5    int
-	plain   float32 // cross entropy without weights and smoothing, and its number of terms
+	plain   float64 // cross entropy without weights and smoothing, and its number of terms
 	plainN  int
 	apart   float64 // sum of absolute errors
 	values  int
@@ -143,7 +143,7 @@ func (f *Func) countClasses(s *Score, pred []float32, classes []int32, y Targets
 			s.byClass[best].wrong++
 		}
 		if plain {
-			s.plain += kernel.CrossEntropy(nil, row, classes[i:i+1], 1, f.cols, 1)
+			s.plain += float64(kernel.CrossEntropy(nil, row, classes[i:i+1], 1, f.cols, 1))
 			s.plainN++
 		}
 	}
@@ -194,7 +194,7 @@ func (f *Func) Metrics(s *Score, y Targets) []Metric {
 		case job.Perplexity:
 			loss := s.Mean()
 			if s.plainN > 0 {
-				loss = Mean(s.plain, float64(s.plainN))
+				loss = float32(s.plain / float64(s.plainN))
 			}
 			m.Value = math.Min(float64(kernel.Exp(loss)), math.MaxFloat32)
 		case job.F1:
