@@ -22,14 +22,14 @@ import (
 // Prediction is the model's answer to one row: a class and its probability, or several for an
 // answer with several positions, or values.
 type Prediction struct {
-	Name          string    `json:"name,omitempty"`
-	Class         *int      `json:"class,omitempty"`
-	Label         string    `json:"label,omitempty"` // the class's name
-	Probability   *float32  `json:"probability,omitempty"`
-	Classes       []int     `json:"classes,omitempty"`
-	Labels        []string  `json:"labels,omitempty"`
-	Probabilities []float32 `json:"probabilities,omitempty"`
-	Values        []Value   `json:"values,omitempty"`
+	Name          string   `json:"name,omitempty"`
+	Class         *int     `json:"class,omitempty"`
+	Label         string   `json:"label,omitempty"` // the class's name
+	Probability   *Value   `json:"probability,omitempty"`
+	Classes       []int    `json:"classes,omitempty"`
+	Labels        []string `json:"labels,omitempty"`
+	Probabilities []Value  `json:"probabilities,omitempty"`
+	Values        []Value  `json:"values,omitempty"`
 
 	// Output is the value of the model that this is the answer of, where the job's losses look at
 	// several; Others are the answers of those behind the first.
@@ -202,7 +202,7 @@ func predict(y []float32, classes int) (a Prediction) {
 		for _, v := range y[:classes] {
 			sum += math.Exp(float64(v) - float64(y[best]))
 		}
-		a.Classes, a.Probabilities = append(a.Classes, best), append(a.Probabilities, float32(1/sum))
+		a.Classes, a.Probabilities = append(a.Classes, best), append(a.Probabilities, Value(1/sum))
 	}
 	if len(a.Classes) == 1 {
 		return Prediction{Class: &a.Classes[0], Probability: &a.Probabilities[0]}
