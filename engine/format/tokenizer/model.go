@@ -94,10 +94,13 @@ func (t *Tokenizer) readVocabulary(raw json.RawMessage) (map[string]int32, error
 	}
 	ids := make(map[string]int32, len(vocab))
 	for s, id := range vocab {
+		ids[s] = int32(id)
+		if other, ok := t.names[int32(id)]; ok && other < s {
+			continue // of tokens with one number the first by the alphabet is its name
+		}
 		if err := t.name(s, id); err != nil {
 			return nil, err
 		}
-		ids[s] = int32(id)
 	}
 	return ids, nil
 }

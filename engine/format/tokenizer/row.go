@@ -175,17 +175,10 @@ func (t *Tokenizer) named(names ...string) int32 {
 
 // Pad is the token that fills rows: what the file says, or else one that is called so; 0 where
 // there is none.
-func (t *Tokenizer) Pad() int32 {
-	if t.pad >= 0 {
-		return t.pad
-	}
-	return max(0, t.named("[PAD]", "<pad>", "<|finetune_right_pad_id|>", "<|endoftext|>", "</s>"))
-}
+func (t *Tokenizer) Pad() int32 { return t.pad }
 
 // End is the token that ends a text, by its usual names; -1 where there is none.
-func (t *Tokenizer) End() int32 {
-	return t.named("</s>", "<|endoftext|>", "<|end_of_text|>", "<|im_end|>", "<|eot_id|>", "<eos>")
-}
+func (t *Tokenizer) End() int32 { return t.end }
 
 // Row is a row of so many tokens of one text, or of two: ids, 1 for those that are not padding,
 // and the type of each, as BERT's segments. Texts that are too long lose their ends, the longer

@@ -40,7 +40,8 @@ type Tokenizer struct {
 	model  model
 	cache  map[string][]int32
 	form   template
-	pad    int32 // -1: the file does not say
+	pad    int32 // fills rows
+	end    int32 // ends a text; -1: nothing does
 	cuts   cuts
 }
 
@@ -136,6 +137,10 @@ func Parse(b []byte) (*Tokenizer, error) {
 	if _, err := t.readPost(f.Post, 0); err != nil {
 		return nil, err
 	}
+	if t.pad < 0 {
+		t.pad = max(0, t.named("[PAD]", "<pad>", "<|finetune_right_pad_id|>", "<|endoftext|>", "</s>"))
+	}
+	t.end = t.named("</s>", "<|endoftext|>", "<|end_of_text|>", "<|im_end|>", "<|eot_id|>", "<eos>")
 	t.cuts = t.cutting()
 	return t, nil
 }

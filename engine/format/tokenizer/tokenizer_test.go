@@ -317,3 +317,13 @@ func TestGrowth(t *testing.T) {
 		}
 	}
 }
+
+// TestNames: of several tokens with one number the name is always the same.
+func TestNames(t *testing.T) {
+	for range 20 {
+		k, err := Parse([]byte(`{"model":{"type":"BPE","vocab":{"d":0,"b":0,"c":0,"a":0,"e":0},"merges":[]}}`))
+		if err != nil || k.Name(0) != "a" {
+			t.Fatalf("%q, %v", k.Name(0), err)
+		}
+	}
+}
