@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -101,8 +100,8 @@ func (s *Source) npz(path string, o Options) (bool, error) {
 }
 
 func (s *Source) zipped(f *os.File, z *zip.File, o Options) (*data.Raw, error) {
-	if z.UncompressedSize64 > math.MaxInt64/2 {
-		return nil, fmt.Errorf("%w: an array of %d bytes", npy.ErrFormat, z.UncompressedSize64)
+	if z.UncompressedSize64 > maxUnpacked {
+		return nil, fmt.Errorf("%w: an array of %d bytes, at most %d are unpacked", npy.ErrFormat, z.UncompressedSize64, int64(maxUnpacked))
 	}
 	n := int64(z.UncompressedSize64)
 	if z.Method == zip.Store {

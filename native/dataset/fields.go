@@ -233,7 +233,10 @@ func InputFields(path string, o Options) (*data.Table, error) {
 			own = append(own, x)
 		}
 		var t *data.Table
-		if t, err = data.Join(data.Inputs, o.Fields.Inputs, own); err == nil {
+		if t, err = data.Join(data.Inputs, o.Fields.Inputs, own); err == nil && t.Rows == 0 {
+			err = fmt.Errorf("%w: it holds no rows", ErrKind)
+		}
+		if err == nil {
 			return t, nil
 		}
 	}

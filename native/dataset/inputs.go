@@ -46,6 +46,9 @@ func Inputs(path string, in []int, o Options) (x *data.Table, names []string, er
 	if err != nil {
 		return nil, nil, fmt.Errorf("the input %s: %w", path, err)
 	}
+	if x.Rows == 0 {
+		return nil, nil, fmt.Errorf("the input %s: %w: it holds no rows", path, ErrKind)
+	}
 	x.Kind = data.Inputs
 	if slices.Equal(squeeze(x.Shape), squeeze(in)) {
 		x.Shape = slices.Clone(in)

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/ravnest/ravnest/engine/data"
 	"github.com/ravnest/ravnest/native/dataset"
 )
 
@@ -72,11 +73,12 @@ func TestInputs(t *testing.T) {
 		}
 	}
 	for path, want := range map[string]string{
-		put("three.csv", "a,b,c\n1,2,3\n"): "which column is the target",
-		put("x.dat", ""):                   "not a known kind of data set",
-		put("short.txt", "ab"):             "too few",
-		put("empty/x.txt", "") + "/..":     "not a directory",
-		filepath.Join(dir, "empty"):        "no image",
+		put("three.csv", "a,b,c\n1,2,3\n"):          "which column is the target",
+		put("x.dat", ""):                            "not a known kind of data set",
+		put("short.txt", "ab"):                      "too few",
+		put("empty/x.txt", "") + "/..":              "not a directory",
+		filepath.Join(dir, "empty"):                 "no image",
+		put("none.npy", string(npy(nil, "(0, 2)"))): "it holds no rows",
 	} {
 		in := []int{2}
 		if strings.HasSuffix(path, ".txt") {
@@ -85,6 +87,11 @@ func TestInputs(t *testing.T) {
 		if _, _, err := dataset.Inputs(path, in, dataset.Options{}); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: want %q, got %v", path, want, err)
 		}
+	}
+	o := dataset.Options{Fields: dataset.Fields{Inputs: []data.Field{{Name: "a", Shape: []int{2}}}}}
+	put("fields/a.npy", string(npy(nil, "(0, 2)")))
+	if _, err := dataset.InputFields(filepath.Join(dir, "fields"), o); err == nil || !strings.Contains(err.Error(), "it holds no rows") {
+		t.Error(err)
 	}
 	if _, _, err := dataset.Inputs(put("c.txt", "abc"), []int{2}, dataset.Options{Tokens: "characters"}); err == nil {
 		t.Error("characters of an unknown vocabulary were taken")

@@ -424,3 +424,26 @@ func TestLargeShares(t *testing.T) {
 		}
 	}
 }
+
+// TestUnpacked: an array that says it unpacks to more than fits is not begun.
+func TestUnpacked(t *testing.T) {
+	var b bytes.Buffer
+	w := zip.NewWriter(&b)
+	for _, name := range []string{"x.npy", "y.npy"} {
+		to, err := w.CreateRaw(&zip.FileHeader{Name: name, Method: zip.Deflate, CompressedSize64: 2, UncompressedSize64: 1 << 40})
+		if err == nil {
+			_, err = to.Write([]byte{3, 0})
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	above := int64(0)
+	_, err := dataset.Open(write(t, b.Bytes(), t.TempDir(), "x.npz"), dataset.Options{Above: &above})
+	if err == nil || !strings.Contains(err.Error(), "an array of 1099511627776 bytes, at most") {
+		t.Error(err)
+	}
+}
