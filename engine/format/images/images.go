@@ -369,21 +369,30 @@ func Decode(r io.Reader) (image.Image, error) {
 		img = fromVideo(m)
 	}
 	if m, ok := img.(*image.Paletted); ok && format == "gif" {
-		img = onCanvas(m, image.Rect(0, 0, c.Width, c.Height))
+		img = firstOf(m, c)
 	}
 	return img, nil
 }
 
-// onCanvas is the first picture of a GIF, which may cover a part of it only. The rest has the
-// transparent colour or the first one, as in PIL.
-func onCanvas(m *image.Paletted, all image.Rectangle) image.Image {
+// firstOf is the first picture of a GIF, which may cover a part of it only. The rest has the
+// transparent colour or the first one, as in PIL. The library makes the transparent colour black;
+// the GIF's own table still has it.
+func firstOf(m *image.Paletted, c image.Config) image.Image {
+	unseen := slices.IndexFunc(m.Palette, func(c color.Color) bool { return c == color.RGBA{} })
+	if table, ok := c.ColorModel.(color.Palette); ok && unseen >= 0 && unseen < len(table) {
+		black := slices.Clone(table)
+		black[unseen] = color.RGBA{}
+		if slices.Equal(black, m.Palette) {
+			m.Palette = table
+		}
+	}
+	all := image.Rect(0, 0, c.Width, c.Height)
 	if m.Rect.Eq(all) {
 		return m
 	}
 	whole := image.NewPaletted(all, m.Palette)
-	clear := slices.IndexFunc(m.Palette, func(c color.Color) bool { _, _, _, a := c.RGBA(); return a == 0 })
 	for i := range whole.Pix {
-		whole.Pix[i] = uint8(max(clear, 0))
+		whole.Pix[i] = uint8(max(unseen, 0))
 	}
 	for y := m.Rect.Min.Y; y < m.Rect.Max.Y; y++ {
 		copy(whole.Pix[whole.PixOffset(m.Rect.Min.X, y):], m.Pix[m.PixOffset(m.Rect.Min.X, y):][:m.Rect.Dx()])

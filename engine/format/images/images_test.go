@@ -131,6 +131,21 @@ func TestModes(t *testing.T) {
 	}
 }
 
+// TestUnseen: the transparent colour of a GIF is the one that is stored, as PIL sees it, which made this.
+func TestUnseen(t *testing.T) {
+	b, err := hex.DecodeString("47494638396102000200810000090909c8643200000000000021f90401000001002c000000000200020000080700010408002020003b")
+	if err != nil {
+		t.Fatal(err)
+	}
+	img, err := Decode(bytes.NewReader(b))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if p := planes(img, 3, image.Pt(2, 2)); !slices.Equal(p, []uint8{9, 200, 200, 9, 9, 100, 100, 9, 9, 50, 50, 9}) {
+		t.Error(p)
+	}
+}
+
 // TestWebP: the colours of a lossy WebP are those that PIL sees, which made it.
 func TestWebP(t *testing.T) {
 	b, err := hex.DecodeString("524946463e000000574542505650382032000000d001009d012a0400040000c01225a00274ba01f80003b000feda26ffeef37ed3d7b4f5fd4cfff8ca9f203fe32a7fc5cc0000")
