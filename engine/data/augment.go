@@ -119,6 +119,14 @@ func NewAugmented(in Rows, a job.Augment, shapes [][]int, seed uint64) *Augmente
 	return r
 }
 
+// Another is the same for another reader: one alone can read an Augmented at a time. What it reads must
+// be of use to both.
+func (r *Augmented) Another() *Augmented {
+	a := *r
+	a.epoch, a.row = -1, make([]float32, len(r.row))
+	return &a
+}
+
 // Len returns the number of rows.
 func (r *Augmented) Len() int { return r.in.Len() }
 

@@ -127,3 +127,33 @@ func TestCheckAugment(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestAnother: two readers of the same rows, in different epochs, do not disturb each other.
+func TestAnother(t *testing.T) {
+	in := &Table{Shape: []int{1, 4, 4}, Rows: 8, F32: make([]float32, 8*16)}
+	for i := range in.F32 {
+		in.F32[i] = float32(i)
+	}
+	rows := []int32{5, 0, 3}
+	read := func(x *Augmented, epoch int) []float32 {
+		if err := x.Hold(t.Context(), epoch, 0, rows); err != nil {
+			t.Fatal(err)
+		}
+		dst := make([]float32, len(rows)*16)
+		x.Gather(dst, rows)
+		return dst
+	}
+	fresh := func() *Augmented { return NewAugmented(in, job.Augment{Crop: 1, Flip: true}, [][]int{{1, 4, 4}}, 7) }
+	a, want := fresh(), read(fresh(), 0)
+	b := a.Another()
+	if err := a.Hold(t.Context(), 0, 0, rows); err != nil {
+		t.Fatal(err)
+	}
+	if other := read(b, 1); slices.Equal(other, want) || !slices.Equal(other, read(fresh(), 1)) {
+		t.Error("the other reader reads something else")
+	}
+	dst := make([]float32, len(want))
+	if a.Gather(dst, rows); !slices.Equal(dst, want) {
+		t.Error("the other reader has changed what this one reads")
+	}
+}

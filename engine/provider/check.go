@@ -163,10 +163,19 @@ func (r *attempt) stretches(g *graph.Graph, spec job.Spec) (todo []again, j job.
 	return todo, j, plan, need, nil
 }
 
+// others has another cluster read rows that one alone can.
+func others(cfg *stage.Config) {
+	for _, x := range []*stage.Rows{&cfg.TrainX, &cfg.ValX} {
+		if a, ok := (*x).(*data.Augmented); ok {
+			*x = a.Another()
+		}
+	}
+}
+
 // replay trains one stretch again, from the parts at hand on. What its states are in the end are the
 // parts of the next one, or, after the last, what the host is told.
 func (r *attempt) replay(t again, cfg stage.Config, last bool) error {
-	t.Config, t.Parts, t.From, t.Until, t.Visits = cfg, r.parts, t.from, t.until, r.visits
+	t.Config, t.Parts, t.From, t.Until, t.Visits, t.Rows = cfg, r.parts, t.from, t.until, r.visits, others
 	r.parts = nil
 	var mu sync.Mutex
 	parts, states := map[stage.Peer]*snapshot.Part{}, map[stage.Peer]proto.State{}

@@ -441,15 +441,23 @@ func (a *auditor) stretch(ctx context.Context, s stretch, parts []*snapshot.Part
 	if err != nil {
 		return nil, false, err
 	}
-	d, in := a.p.Data, a.p.Rows(ctx)
-	defer in.Close()
+	d := a.p.Data
+	var opened []*project.Rows
+	defer func() {
+		for _, in := range opened {
+			in.Close()
+		}
+	}()
+	r.Rows = func(cfg *stage.Config) {
+		in := a.p.Rows(ctx)
+		opened = append(opened, in)
+		r.Visits, cfg.TrainX, cfg.TrainY, cfg.ValX, cfg.ValY = in.Visits, in.TrainX, in.TrainY, in.ValX, in.ValY
+	}
 	run := j.Order(d.Train.Len(), d.Val.Len())
 	over = a.cut(&s, run)
-	r.Visits, r.Parts, r.From, r.Until, r.Marks = in.Visits, parts, s.from, s.until, map[uint64]bool{}
-	r.Config = stage.Config{
-		TrainRows: d.Train.Len(), ValRows: d.Val.Len(), TrainX: in.TrainX, TrainY: in.TrainY, ValX: in.ValX, ValY: in.ValY,
-		Order: data.Order, Team: a.team, Weights: a.p.Weights,
-	}
+	r.Parts, r.From, r.Until, r.Marks = parts, s.from, s.until, map[uint64]bool{}
+	r.Config = stage.Config{TrainRows: d.Train.Len(), ValRows: d.Val.Len(), Order: data.Order, Team: a.team, Weights: a.p.Weights}
+	r.Rows(&r.Config)
 	k := &comparison{ctx: ctx, auditor: a, stretch: s, run: run, trail: r.Trail(), names: map[stage.Peer]string{}, who: map[stage.Peer]machine.Who{}, kept: map[stage.Peer]*snapshot.Part{}, compared: map[uint64]bool{}}
 	k.first = s.plan.Stages[0].Cluster
 	r.Keys = map[stage.Peer][]byte{}

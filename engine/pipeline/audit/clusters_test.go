@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/ravnest/ravnest/engine/graph"
@@ -311,6 +313,49 @@ func TestDigestText(t *testing.T) {
 	for _, bad := range [][2]string{{"", ""}, {"00", ""}, {"0123456789abcdef", ""}, {string(make([]byte, 64)), ""}} {
 		if _, err := stage.ParseDigest(1, false, bad[0], bad[1]); err == nil {
 			t.Errorf("%q is a digest", bad)
+		}
+	}
+}
+
+// held is rows that one reader at a time can read: what it has held.
+type held struct {
+	table
+	mu    sync.Mutex
+	rows  []int32
+	other int // times that somebody else held others in between
+	reads int
+}
+
+func (h *held) Hold(_ context.Context, _, _ int, rows []int32) error {
+	h.mu.Lock()
+	h.rows = slices.Clone(rows)
+	h.mu.Unlock()
+	runtime.Gosched()
+	return nil
+}
+
+func (h *held) Gather(dst []float32, rows []int32) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.reads++; !slices.Equal(rows, h.rows) {
+		h.other++
+	}
+	h.table.Gather(dst, rows)
+}
+
+// TestRowsOfClusters: each cluster reads rows of its own. One that another has moved on would compute
+// something else than who is audited.
+func TestRowsOfClusters(t *testing.T) {
+	w := newWorld(func(j *job.Spec) { j.Replicas, j.ReduceFactor = job.Count(2), 1 })
+	w.shareOut(1, 1)
+	r := w.replay(t)
+	x := r.Config.TrainX.(table)
+	all := []*held{{table: x}, {table: x}}
+	r.Config.TrainX, r.Rows = all[0], func(cfg *stage.Config) { cfg.TrainX = all[1] }
+	r.record(t)
+	for c, h := range all {
+		if h.reads == 0 || h.other > 0 {
+			t.Errorf("cluster %d: %d of %d reads are of what another one held", c, h.other, h.reads)
 		}
 	}
 }

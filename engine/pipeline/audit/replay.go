@@ -20,6 +20,7 @@ import (
 // the rest.
 type Replay struct {
 	Config stage.Config                // what all stages are given; rows, weights and links are filled in
+	Rows   func(cfg *stage.Config)     // fills in rows for another cluster, if one's alone can read Config's; nil: all can
 	Visits func() stage.Visits         // of the training rows, for each stage its own; nil: Config's Order
 	Parts  []*snapshot.Part            // to go on from; nil: from the start
 	From   uint64                      // batches before it
@@ -148,9 +149,13 @@ func (r *Replay) Run(ctx context.Context, w *Watcher) error {
 	var stages []*stage.Stage
 	var obs []*observer
 	for c, cs := range r.compiled {
+		cfg := r.Config
+		if c > 0 && r.Rows != nil {
+			r.Rows(&cfg)
+		}
 		for k, x := range cs {
 			p := stage.Peer{Cluster: c, Stage: k}
-			s, err := r.stage(p, x, net, w)
+			s, err := r.stage(p, x, cfg, net, w)
 			if err != nil {
 				return err
 			}
@@ -179,8 +184,7 @@ func (r *Replay) Run(ctx context.Context, w *Watcher) error {
 }
 
 // stage makes a stage that is about to go on from the parts.
-func (r *Replay) stage(p stage.Peer, c *stage.Compiled, net *network, w *Watcher) (*stage.Stage, error) {
-	cfg := r.Config
+func (r *Replay) stage(p stage.Peer, c *stage.Compiled, cfg stage.Config, net *network, w *Watcher) (*stage.Stage, error) {
 	cfg.Links, cfg.Rings, cfg.Commits = net.links[p], net.rings[p], w.Commit != nil
 	cfg.Key = r.Keys[p]
 	if d, ok := r.Open[p]; ok {
