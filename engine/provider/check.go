@@ -92,10 +92,7 @@ func (r *attempt) check() error {
 	if err := r.fits(need, 0, " of all the run"); err != nil {
 		return err
 	}
-	cfg := stage.Config{TrainRows: plan.Train, ValRows: plan.Val, Order: data.Order, Now: r.cfg.Now, Between: r.cfg.Between, Hooks: r.cfg.Hooks}
-	if len(plan.Clusters) == 1 && len(plan.Clusters[0].Starts) == 1 {
-		cfg.Team = r.cfg.Team // it serves one stage at a time
-	}
+	cfg := stage.Config{TrainRows: plan.Train, ValRows: plan.Val, Order: data.Order, Team: r.cfg.Team, Now: r.cfg.Now, Between: r.cfg.Between, Hooks: r.cfg.Hooks}
 	if cfg.Weights, err = f.weights(todo[0].Has); err != nil {
 		return err
 	}

@@ -452,3 +452,24 @@ func TestEmptyStretch(t *testing.T) {
 		t.Error("the state has changed")
 	}
 }
+
+// TestTeam: stages that compute at the same time do not share threads, which serve one at a time.
+func TestTeam(t *testing.T) {
+	team := kernel.NewTeam(2)
+	defer team.Close()
+	for _, n := range []int{1, 3} {
+		w := newWorld(nil)
+		w.clusters[0].Starts = w.cut(n)
+		r := w.replay(t)
+		r.Until, r.Config.Team = 1, team
+		shared := 0
+		r.each = func(_ stage.Peer, cfg *stage.Config) {
+			if cfg.Team != nil {
+				shared++
+			}
+		}
+		if r.record(t); shared > 1 || n == 1 && shared == 0 {
+			t.Errorf("%d of %d stages have the team", shared, n)
+		}
+	}
+}

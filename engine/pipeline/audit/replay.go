@@ -187,6 +187,9 @@ func (r *Replay) Run(ctx context.Context, w *Watcher) error {
 func (r *Replay) stage(p stage.Peer, c *stage.Compiled, cfg stage.Config, net *network, w *Watcher) (*stage.Stage, error) {
 	cfg.Links, cfg.Rings, cfg.Commits = net.links[p], net.rings[p], w.Commit != nil
 	cfg.Key = r.Keys[p]
+	if r.Stages() > 1 {
+		cfg.Team = nil // it serves one of them at a time
+	}
 	if d, ok := r.Open[p]; ok {
 		cfg.Probe, cfg.Probed = &d, func(d stage.Digest) { w.Opened(p, d) }
 	}
