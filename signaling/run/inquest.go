@@ -63,6 +63,10 @@ func (m *Machine) inquire(now time.Time, l loss, q inquest) {
 	if m.Job.Steps > 0 {
 		q.Until = min(q.Until, uint64(m.Job.Steps))
 	}
+	if a := m.Audit; a != nil && m.Job.AuditSpares && m.Job.AuditEvery == 1 && (a.Check == nil || a.Check.By != "") {
+		m.stopCheck("the host computes it with what came after it") // nobody trains until then
+		m.Audit = nil
+	}
 	l.inquest = &q
 	m.lose(now, l)
 }

@@ -629,6 +629,45 @@ func TestEndWaitsForTheAudit(t *testing.T) {
 	}
 }
 
+// spareChecks is a run at step 10 of 20, of which the spare p2 computes the beginning again.
+func spareChecks(t *testing.T) *rig {
+	r := newRig(t, nil)
+	j := job()
+	j.Replan, j.Audit, j.AuditEvery, j.AuditSpares, j.Want, j.Steps = true, true, 1, true, 2, 20
+	r.step(Submit{Job: *j})
+	r.join("p0", "")
+	r.join("p1", "")
+	r.start("j-1", "p0", "p1")
+	r.join("p2", "")
+	r.saveAt(10, 0, 1)
+	r.commit(nil)
+	r.step(Stretched{Seq: 1, Stretch: Stretch{Graph: proto.Ref{SHA256: sumA, Size: 1}, Stretches: []proto.Stretch{{Until: 10, Plans: []json.RawMessage{json.RawMessage(`{}`)}}}}})
+	if a, ok := r.last("p2").(*proto.Assign); !ok || a.Check == nil {
+		t.Fatalf("the spare was sent %+v", r.last("p2"))
+	}
+	return r
+}
+
+// TestInquestIsNotHeldUp: while it is found out why an attempt has failed nobody trains, so that is not put
+// off until a spare has computed what the host computes then, too.
+func TestInquestIsNotHeldUp(t *testing.T) {
+	r := spareChecks(t)
+	r.step(Message{ID: "p1", Msg: &proto.Failed{Run: "j-1", Stage: 1, Error: "an activation is NaN", Kind: proto.FailedDiverged}})
+	if s, ok := r.last("p2").(*proto.Stop); !ok || s.Run != "j-a1" {
+		t.Errorf("the spare was sent %+v", r.last("p2"))
+	}
+	r.silence(settle, "p0", "p1", "p2")
+	a, ok := find[AskAudit](r)
+	if !ok || a.Failed != "j-1" || a.From != nil || a.Last == nil {
+		t.Fatalf("%v: %+v", ok, a)
+	}
+	r.step(Message{ID: "p2", Msg: &proto.Done{Run: "j-a1", Step: 10}}) // too late
+	r.step(Audited{Seq: a.Seq})
+	if s, ok := find[AskStretch](r); !ok || s.Seq <= a.Seq || s.To.Position.Step != 10 {
+		t.Errorf("%v: %+v: what it was about is not computed again", ok, s)
+	}
+}
+
 // TestCheckEnds: a spare that says that it comes on, and never comes to the end of a stretch, does not hold
 // up the run: the host computes it, and nobody is blamed.
 func TestCheckEnds(t *testing.T) {
@@ -638,20 +677,7 @@ func TestCheckEnds(t *testing.T) {
 		"computing": func(i int64) proto.Message { return &proto.Progress{Run: "j-a1", Step: i} },
 	}
 	for name, say := range say {
-		r := newRig(t, nil)
-		j := job()
-		j.Replan, j.Audit, j.AuditEvery, j.AuditSpares, j.Want, j.Steps = true, true, 1, true, 2, 20
-		r.step(Submit{Job: *j})
-		r.join("p0", "")
-		r.join("p1", "")
-		r.start("j-1", "p0", "p1")
-		r.join("p2", "")
-		r.saveAt(10, 0, 1)
-		r.commit(nil)
-		r.step(Stretched{Seq: 1, Stretch: Stretch{Graph: proto.Ref{SHA256: sumA, Size: 1}, Stretches: []proto.Stretch{{Until: 10, Plans: []json.RawMessage{json.RawMessage(`{}`)}}}}})
-		if a, ok := r.last("p2").(*proto.Assign); !ok || a.Check == nil {
-			t.Fatalf("%s: the spare was sent %+v", name, r.last("p2"))
-		}
+		r := spareChecks(t)
 		if name == "computing" {
 			r.step(Message{ID: "p2", Msg: &proto.Ready{Run: "j-a1"}})
 		}
