@@ -35,6 +35,7 @@ func (m *Machine) stop(now time.Time, e StopRequest) {
 				m.send(x, &proto.Stop{Run: m.Run, Reason: e.Reason, Mode: proto.Graceful})
 			}
 		}
+		m.finishIfDone(now) // of which only an audit is left
 	case m.Began && e.Mode == proto.Graceful && m.state.Saved != nil:
 		// Between two attempts nothing newer than the checkpoint can be saved.
 		m.Interrupted = true

@@ -795,3 +795,21 @@ func TestLastAuditAfterRestart(t *testing.T) {
 		t.Errorf("the run has ended: %v, %v", ok, f.Err)
 	}
 }
+
+// TestStopBeforeTheLastAudit: who stops a run of which only the last audit is left has its result.
+func TestStopBeforeTheLastAudit(t *testing.T) {
+	r := watching(t, 10)
+	r.saveAt(10, 0, 1)
+	r.commit(nil)
+	for i, id := range []string{"p0", "p1"} {
+		r.step(Message{ID: id, Msg: &proto.Done{Run: "j-1", Stage: i, Step: 10}})
+	}
+	if f, ok := find[Finish](r); ok {
+		t.Fatalf("the run ended before its last audit: %v", f.Err)
+	}
+	r.step(StopRequest{Mode: proto.Graceful, Reason: "interrupt"})
+	r.silence(10*time.Second, "p0", "p1", "p2", "p3")
+	if f, ok := find[Finish](r); !ok || f.Err != nil || f.Result.Checkpoint == nil {
+		t.Errorf("the run has ended: %v, %v", ok, f.Err)
+	}
+}
