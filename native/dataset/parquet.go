@@ -126,6 +126,7 @@ type rowTable struct {
 	parts [2]*pairs
 	buf   []byte
 	whole bool
+	great bool // whole numbers that are too great for those of classes
 	// Texts as targets are numbered as they come, and by their sorting at the end.
 	texts bool
 	known map[string]int32
@@ -188,6 +189,7 @@ func (t *rowTable) add(k int, r *parquet.Row, f *parquet.File) error {
 		t.buf = binary.LittleEndian.AppendUint64(t.buf, uint64(id))
 	case ints:
 		for _, v := range r.Y {
+			t.great = t.great || v < -exact || v > exact
 			t.buf = binary.LittleEndian.AppendUint64(t.buf, uint64(int64(v)))
 		}
 	default:
@@ -230,6 +232,12 @@ func (t *rowTable) done(above int64) error {
 				return err
 			}
 		}
+		if t.great {
+			if err := rounded(q.y); err != nil {
+				return err
+			}
+			raws[2*k+1].DType = state.F32
+		}
 		size += int64(q.x.rows) * int64(product(q.x.shape)) * 4
 	}
 	return t.s.take(raws, size, above)
@@ -250,6 +258,26 @@ func (t *rowTable) sorted(y *spool) error {
 			binary.LittleEndian.PutUint64(b[i:], uint64(id))
 		}
 		if _, err := y.f.WriteAt(b[:n], at); err != nil {
+			return err
+		}
+		at += n
+	}
+	return nil
+}
+
+// rounded makes the whole numbers of a file values.
+func rounded(y *spool) error {
+	b := make([]byte, 1<<16)
+	for at, end := int64(0), int64(y.rows)*int64(product(y.shape)); at < end; {
+		n := min(int64(len(b)/8), end-at)
+		if _, err := y.f.ReadAt(b[:8*n], 8*at); err != nil {
+			return err
+		}
+		for i := range n {
+			v := int64(binary.LittleEndian.Uint64(b[8*i:]))
+			binary.LittleEndian.PutUint32(b[4*i:], math.Float32bits(float32(v)))
+		}
+		if _, err := y.f.WriteAt(b[:4*n], 4*at); err != nil {
 			return err
 		}
 		at += n

@@ -2,11 +2,16 @@ package dataset_test
 
 import (
 	"bytes"
+	"encoding/binary"
+	"errors"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/parquet-go/parquet-go"
 
 	"github.com/ravnest/ravnest/engine/data"
 	"github.com/ravnest/ravnest/engine/job"
@@ -102,5 +107,59 @@ func TestParquetFields(t *testing.T) {
 	o.Fields.Inputs[0].Shape = []int{4}
 	if _, err := dataset.InputFields(file, o); err == nil || !strings.Contains(err.Error(), `"v" has 3 numbers, the model takes 4`) {
 		t.Error(err)
+	}
+}
+
+// TestGreat: whole numbers that are too great for those of classes are values to be learned.
+func TestGreat(t *testing.T) {
+	type row struct {
+		A string  `parquet:"a"`
+		X float32 `parquet:"x"`
+		Y int64   `parquet:"y"`
+	}
+	dir := t.TempDir()
+	tokens, _ := paired(t, dir)
+	var b bytes.Buffer
+	w := parquet.NewGenericWriter[row](&b)
+	_, err := w.Write([]row{{"x", 1, 20000000}, {"y", 2, -3}})
+	if err = errors.Join(err, w.Close()); err != nil {
+		t.Fatal(err)
+	}
+	parquets := write(t, b.Bytes(), dir, "t.parquet")
+	lines := write(t, []byte(`{"a":"x","x":1,"y":20000000}`+"\n"+`{"a":"y","x":2,"y":-3}`), dir, "t.jsonl")
+	for _, above := range []int64{0, 1 << 20} {
+		for name, o := range map[string]dataset.Options{
+			parquets: {Skip: []string{"a"}}, lines: {Skip: []string{"a"}}, "texts": {Texts: []string{"a"}, Tokenizer: tokens, Block: 4},
+		} {
+			if o.Above = &above; name == "texts" {
+				name = lines
+			}
+			s, err := dataset.Open(name, o)
+			if err != nil {
+				t.Errorf("%s: %v", name, err)
+				continue
+			}
+			if n, classes := s.Outputs(); n != 1 || classes {
+				t.Errorf("%s: %d outputs, classes: %v", name, n, classes)
+			}
+			var y []float32
+			if raw, large := s.Raw(); large {
+				b := make([]byte, 8)
+				if _, err := raw.TrainY.R.ReadAt(b, raw.TrainY.Off); err != nil {
+					t.Fatal(err)
+				}
+				for i := range 2 {
+					y = append(y, math.Float32frombits(binary.LittleEndian.Uint32(b[4*i:])))
+				}
+			} else {
+				y = elements(t, s, 1)
+			}
+			if !slices.Equal(y, []float32{2e7, -3}) {
+				t.Errorf("%s above %d: %v", name, above, y)
+			}
+			if err := s.Close(); err != nil {
+				t.Error(err)
+			}
+		}
 	}
 }

@@ -208,6 +208,10 @@ type labels struct {
 
 const maxLabels = 1 << 24
 
+// exact is the greatest magnitude up to which every whole number is a float32: what is beyond is no
+// number of a class.
+const exact = 1 << 24
+
 func (l *labels) add(k int, cell string) error {
 	cell = strings.TrimSpace(cell)
 	id, ok := l.known[cell]
@@ -230,10 +234,9 @@ func (l *labels) raws() (raws [2]*data.Raw, names []string, err error) {
 	whole, floats := make([]uint32, len(l.names)), make([]uint32, len(l.names))
 	dtype, values, numbers, odd, words := state.I32, whole, true, "", false
 	for i, n := range l.names {
-		if v, err := strconv.ParseInt(n, 10, 32); err != nil && dtype == state.I32 {
+		k, err := strconv.ParseInt(n, 10, 32)
+		if whole[i] = uint32(k); err != nil || k < -exact || k > exact {
 			dtype, values = state.F32, floats
-		} else {
-			whole[i] = uint32(v)
 		}
 		v, err := strconv.ParseFloat(n, 32)
 		numbers = numbers && err == nil && v-v == 0

@@ -414,6 +414,10 @@ func decimal(cell string) bool {
 // turn out to be classes.
 const maxDistinct = 1 << 17
 
+// exact is the greatest magnitude up to which every whole number is a float32. What is beyond is no
+// number of a class.
+const exact = 1 << 24
+
 // column finds out what targets are.
 type column struct {
 	many      bool // several columns: they are numbers
@@ -443,7 +447,7 @@ func (c *column) add(cell string) error {
 		}
 	}
 	n, werr := strconv.ParseInt(cell, 10, 32)
-	c.fractions = c.fractions || err == nil && werr != nil
+	c.fractions = c.fractions || err == nil && (werr != nil || n < -exact || n > exact)
 	c.now.Whole = int32(n) // 0 where it is none
 	if werr != nil {
 		c.now.Whole = 0

@@ -63,6 +63,7 @@ func TestRead(t *testing.T) {
 		{"the numbers of rows", ",a,y\n0,7,1\n1,8,0\n", nil, []float32{7, 8}, []int32{1, 0}, nil, nil},
 		{"tabs, no trimming", "a\ty\tb\n1\tx\t2\n", nil, []float32{1, 2}, []int32{0}, nil, []string{"x"}},
 		{"bars, spaces", "a | y\n 1 | x\n 2| z\n", nil, []float32{1, 2}, []int32{0, 1}, nil, []string{"x", "z"}},
+		{"prices", "a,y\n1,20000000\n2,-3\n", nil, []float32{1, 2}, nil, []float32{2e7, -3}, nil},
 		{"languages", "a,y\n1,nan\n2,yue\n", nil, []float32{1, 2}, []int32{0, 1}, nil, []string{"nan", "yue"}},
 		{"quotes", "\"a\",\"y\"\n\"1\",\"x, \"\"y\"\"\"\n\"2\",z\n", nil, []float32{1, 2}, []int32{0, 1}, nil, []string{`x, "y"`, "z"}},
 	} {
