@@ -151,7 +151,10 @@ func (a *archive) dict(root any, prefix string) (state.Dict, error) {
 	for i := 0; i < len(top.items); i += 2 {
 		name, ok := top.items[i].(string)
 		v, okV := top.items[i+1].(view)
-		if !ok || !okV {
+		if !ok {
+			return nil, bad("the name of an entry is %s, not a text; save model.state_dict() itself", kind(top.items[i]))
+		}
+		if !okV {
 			return nil, bad("entry %s is a %s, not a tensor; save model.state_dict() itself", kind(top.items[i]), kind(top.items[i+1]))
 		}
 		size := int64(8)

@@ -323,7 +323,7 @@ func TestHostilePickle(t *testing.T) {
 		{"protocol 9", "protocol 9", "\x80\x09N."},
 		{"root", "holds a None", "N."},
 		{"root list", "holds a list", "]."},
-		{"key", "entry 1 is a", od + "K\x01" + good + "s."},
+		{"key", "the name of an entry is 1, not a text", od + "K\x01" + good + "s."},
 		{"value", `entry "w" is a 1`, od + w + "K\x01s."},
 		{"twice", "occurs twice", od + "(" + w + good + w + good + "u."},
 		{"storage type", "a storage of type", od + w + strings.Replace(good, "ctorch\nFloatStorage\n", "N", 1) + "s."},
