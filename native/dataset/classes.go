@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/ravnest/ravnest/engine/data"
@@ -64,11 +65,15 @@ func (s *Source) textClasses(lists [2]string, o Options) error {
 		return err
 	}
 	l := &labels{known: map[string]int32{}, classes: true}
+	own := classFolders(lists[0])
 	for k, part := range lists {
 		if part == "" {
 			continue
 		}
 		for _, class := range classFolders(part) {
+			if !slices.Contains(own, class) {
+				return fmt.Errorf("%w: %s has texts of the class %q, %s has none", ErrKind, filepath.Base(part), class, filepath.Base(lists[0]))
+			}
 			if err := r.class(k, filepath.Join(part, class), l); err != nil {
 				return err
 			}

@@ -297,4 +297,9 @@ func TestTextClasses(t *testing.T) {
 	if _, err := dataset.Open(plain, dataset.Options{Block: block}); err == nil || !strings.Contains(err.Error(), "give --tokenizer tokenizer.json") {
 		t.Errorf("without a tokenizer: %v", err)
 	}
+	write(t, []byte("fox"), parted, "test", "3", "0.txt")
+	o.Texts = nil
+	if _, err := dataset.Open(parted, o); err == nil || !strings.Contains(err.Error(), `test has texts of the class "3", train has none`) {
+		t.Errorf("a class for validation alone: %v", err)
+	}
 }
