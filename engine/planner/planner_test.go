@@ -451,3 +451,25 @@ func TestRecomputeFits(t *testing.T) {
 		}
 	}
 }
+
+// TestScalars: a model whose answer to a row is one number without an axis, and that has such numbers
+// inside, is planned as any other.
+func TestScalars(t *testing.T) {
+	g := &graph.Graph{Name: "sum", Inputs: []graph.Input{{Name: "x", Shape: graph.Shape{4}}}, Output: "sum", Nodes: []graph.Node{
+		{Name: "a", Op: &graph.Linear{In: 4, Out: 64, Bias: true}, Inputs: []string{"x"}},
+		{Name: "mean", Op: &graph.Reduce{Function: "mean", Axes: 1}, Inputs: []string{"a"}},
+		{Name: "scaled", Op: &graph.Binary{Function: "mul"}, Inputs: []string{"a", "mean"}},
+		{Name: "b", Op: &graph.Linear{In: 64, Out: 64, Bias: true}, Inputs: []string{"scaled"}},
+		{Name: "sum", Op: &graph.Reduce{Function: "sum", Axes: 1}, Inputs: []string{"b"}},
+	}}
+	if err := g.Check(); err != nil {
+		t.Fatal(err)
+	}
+	if c := planner.ModelOf(g, 8).Compute(planner.Speeds{Product: 100}); !(c > 0) {
+		t.Errorf("a speed of %v", c)
+	}
+	p, err := planner.Make(job.Default(), g, pool(2, 8e9, 20e9), ga.Options{MaxClusters: 1}, 1)
+	if err != nil || len(p.Clusters[0].Stages) != 2 {
+		t.Fatalf("%+v, %v", p, err)
+	}
+}

@@ -155,8 +155,10 @@ func nodeWork(g *graph.Graph, varies []bool, from, to int) work {
 // opWork is what node i takes for a row of the batch, and how many rows the product has for it.
 func opWork(g *graph.Graph, i int, varies []bool) (p passes, rows float64) {
 	n, in, out := g.Nodes[i], g.ArgShapes(i), g.Shape(g.Result(i))
-	c, elems := n.Op.Cost(in, out), float64(out.Elems())
-	last := float64(max(out[len(out)-1], 1))
+	c, elems, last := n.Op.Cost(in, out), float64(out.Elems()), 1.0
+	if len(out) > 0 {
+		last = float64(max(out[len(out)-1], 1))
+	}
 	if args := g.Args(i); len(args) > 0 && !varies[args[0]] {
 		c.BackInput = 0
 	}
