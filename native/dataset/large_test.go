@@ -4,6 +4,7 @@ import (
 	"archive/tar"
 	"archive/zip"
 	"bytes"
+	"errors"
 	"fmt"
 	"image"
 	"image/color"
@@ -14,6 +15,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/parquet-go/parquet-go"
 
 	"github.com/ravnest/ravnest/engine/data"
 	"github.com/ravnest/ravnest/engine/format/tokenizer"
@@ -445,5 +448,37 @@ func TestUnpacked(t *testing.T) {
 	_, err := dataset.Open(write(t, b.Bytes(), t.TempDir(), "x.npz"), dataset.Options{Above: &above})
 	if err == nil || !strings.Contains(err.Error(), "an array of 1099511627776 bytes, at most") {
 		t.Error(err)
+	}
+}
+
+// TestParquetRows: what is wrong with a row is said with its number.
+func TestParquetRows(t *testing.T) {
+	type stored struct {
+		Bytes []byte `parquet:"bytes"`
+		Path  string `parquet:"path"`
+	}
+	type row struct {
+		Image stored `parquet:"image"`
+		Label int32  `parquet:"label"`
+	}
+	var grey, b bytes.Buffer
+	w := parquet.NewGenericWriter[row](&b)
+	err := png.Encode(&grey, image.NewGray(image.Rect(0, 0, 2, 2)))
+	if err == nil {
+		_, err = w.Write([]row{{Image: stored{Bytes: grey.Bytes()}}, {Image: stored{Bytes: grey.Bytes()[:40]}}})
+	}
+	if err = errors.Join(err, w.Close()); err != nil {
+		t.Fatal(err)
+	}
+	cut := write(t, b.Bytes(), t.TempDir(), "cut.parquet")
+	for path, want := range map[string]string{
+		cut: "cut.parquet: row 1: ", "../../engine/format/parquet/testdata/ragged.parquet": "ragged.parquet: row 1: invalid Parquet file: 1 inputs and 1 targets, the first row has 2 and 1",
+	} {
+		if _, err := dataset.Open(path, dataset.Options{}); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v, want %q", err, want)
+		}
+		if _, _, err := dataset.Inputs(path, []int{1, 2, 2}, dataset.Options{}); err == nil || !strings.Contains(err.Error(), ": row 1: ") {
+			t.Errorf("to be predicted: %v", err)
+		}
 	}
 }

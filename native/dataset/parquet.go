@@ -167,7 +167,7 @@ func (t *rowTable) add(k int, r *parquet.Row, f *parquet.File) error {
 		n = 1
 	}
 	if len(r.X) != q.x.shape[0] || n != max(1, product(q.y.shape)) {
-		return fmt.Errorf("%w: row %d has %d inputs and %d targets, the first has %d and %d: lists must have one length", parquet.ErrFormat, q.x.rows, len(r.X), n, q.x.shape[0], max(1, product(q.y.shape)))
+		return fmt.Errorf("%w: %d inputs and %d targets, the first row has %d and %d: lists must have one length", parquet.ErrFormat, len(r.X), n, q.x.shape[0], max(1, product(q.y.shape)))
 	}
 	t.buf = t.buf[:0]
 	for _, v := range r.X {
@@ -324,12 +324,12 @@ func predicted(path string, want parquet.Columns, in []int) (x *data.Table, err 
 			if q.Images() {
 				var b []byte
 				if shape, b, err = r.Picture(&pixels); err != nil {
-					return fmt.Errorf("row %d: %w", x.Rows-1, err)
+					return err
 				}
 				x.U8 = append(x.U8, b...)
 			}
 			if x.F32 = append(x.F32, r.X...); x.Rows > 1 && !slices.Equal(x.Shape, shape) {
-				return fmt.Errorf("%w: row %d is %v, the first is %v", parquet.ErrFormat, x.Rows-1, shape, x.Shape)
+				return fmt.Errorf("%w: it is %v, the first row is %v", parquet.ErrFormat, shape, x.Shape)
 			}
 			x.Shape = shape
 			if bytes = len(x.U8) + 4*len(x.F32); bytes > data.MaxBytes {

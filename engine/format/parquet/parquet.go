@@ -374,7 +374,7 @@ func (f *File) Images() bool { return f.image >= 0 }
 // Rows is their number.
 func (f *File) Rows() int { return int(f.f.NumRows()) }
 
-// Each gives the rows in their order. A row is the callee's until it returns.
+// Each gives the rows in their order, counted from 0 in errors. A row is the callee's until it returns.
 func (f *File) Each(emit func(r *Row) error) (err error) {
 	defer safely(&err)
 	var row Row
@@ -383,8 +383,11 @@ func (f *File) Each(emit func(r *Row) error) (err error) {
 		if err := f.take(&row, r); err != nil {
 			return bad("row %d: %w", n, err)
 		}
+		if err := emit(&row); err != nil {
+			return fmt.Errorf("row %d: %w", n, err)
+		}
 		n++
-		return emit(&row)
+		return nil
 	})
 }
 
