@@ -110,6 +110,30 @@ func TestMistakes(t *testing.T) {
 	}
 }
 
+// endless are the letters behind a beginning.
+type endless struct{ begin string }
+
+func (e *endless) Read(p []byte) (int, error) {
+	n := copy(p, e.begin)
+	e.begin = e.begin[n:]
+	for i := n; i < len(p); i++ {
+		p[i] = 'a'
+	}
+	return len(p), nil
+}
+
+// TestLong: a quote that is not closed does not read a whole file into memory.
+func TestLong(t *testing.T) {
+	const want = "row 2 has more than 67108864 bytes: is a quote not closed?"
+	if _, err := read(&endless{"a,y\n1,2\n\"3,4\n"}, Want{}); !errors.Is(err, ErrFormat) || !strings.Contains(err.Error(), want) {
+		t.Errorf("%v, want %q", err, want)
+	}
+	err := Cells(&endless{"a,y\n1,2\n\"3,4\n"}, []string{"a"}, func(int, []string) error { return nil })
+	if !errors.Is(err, ErrFormat) || !strings.Contains(err.Error(), want) {
+		t.Errorf("%v, want %q", err, want)
+	}
+}
+
 // TestColumns: columns are left out, made one input for each text, and found again by their names.
 func TestColumns(t *testing.T) {
 	const file = "id,city,a,y\n7,Rome,1,0\n8,Paris,2,1\n9,Rome,3,0\n"

@@ -6,13 +6,53 @@ import (
 	"bufio"
 	"bytes"
 	"encoding/csv"
+	"errors"
+	"fmt"
 	"io"
 	"slices"
 	"strings"
 )
 
-// maxCell bounds a text.
-const maxCell = 1 << 24
+// Bounds on texts and rows in bytes. A quote that is not closed makes a row of all that follows.
+const (
+	maxCell = 1 << 24
+	maxRow  = 1 << 26
+)
+
+// reader reads rows.
+type reader struct {
+	*csv.Reader
+	in   *bounded
+	rows int // with that of the names
+}
+
+// Read reads a row, which is the reader's until the next.
+func (r *reader) Read() ([]string, error) {
+	r.in.left = maxRow
+	row, err := r.Reader.Read()
+	if r.rows++; errors.Is(err, errLong) {
+		err = fmt.Errorf("row %d has %w", r.rows-1, err)
+	}
+	return row, err
+}
+
+var errLong = fmt.Errorf("more than %d bytes: is a quote not closed?", maxRow)
+
+// bounded reads so many bytes at most.
+type bounded struct {
+	r    io.Reader
+	left int
+}
+
+// Read implements io.Reader.
+func (b *bounded) Read(p []byte) (int, error) {
+	if b.left <= 0 {
+		return 0, errLong
+	}
+	n, err := b.r.Read(p[:min(len(p), b.left)])
+	b.left -= n
+	return n, err
+}
 
 // Header is the names of the columns at the beginning of a file.
 func Header(r io.Reader) ([]string, error) {
@@ -22,8 +62,9 @@ func Header(r io.Reader) ([]string, error) {
 
 // open reads the header. Cells of texts are taken as they are written, those of numbers without
 // spaces around them.
-func open(r io.Reader, texts bool) (*csv.Reader, []string, error) {
-	b := bufio.NewReaderSize(r, 1<<16)
+func open(r io.Reader, texts bool) (*reader, []string, error) {
+	in := &bounded{r, maxRow}
+	b := bufio.NewReaderSize(in, 1<<16)
 	lead, _ := b.Peek(1 << 12)
 	if bytes.HasPrefix(lead, []byte("\xef\xbb\xbf")) {
 		_, _ = b.Discard(3)
@@ -37,7 +78,7 @@ func open(r io.Reader, texts bool) (*csv.Reader, []string, error) {
 	case bytes.IndexByte(lead, '\n') < 0 && bytes.IndexByte(lead, '\r') >= 0:
 		return nil, nil, bad("its lines end in CR alone: save it with LF or CRLF")
 	}
-	c := csv.NewReader(b)
+	c := &reader{Reader: csv.NewReader(b), in: in}
 	c.Comma, c.ReuseRecord, c.LazyQuotes = separator(lead), true, texts
 	c.TrimLeadingSpace = !texts && c.Comma != '\t' // or empty cells would vanish
 	row, err := c.Read()
