@@ -155,7 +155,9 @@ func tableOf(w io.Writer, r io.Reader) error {
 	lines.Buffer(make([]byte, 0, 1<<16), maxLine)
 	out := csv.NewWriter(w)
 	var names, row []string
-	for n := 1; lines.Scan(); n++ {
+	n := 0
+	for lines.Scan() {
+		n++
 		line := bytes.TrimSpace(lines.Bytes())
 		if n == 1 {
 			line = bytes.TrimPrefix(line, []byte("\xef\xbb\xbf"))
@@ -191,7 +193,7 @@ func tableOf(w io.Writer, r io.Reader) error {
 		}
 	}
 	if err := lines.Err(); err != nil {
-		return fmt.Errorf("reading its lines: %w", err)
+		return fmt.Errorf("line %d: %w", n+1, err)
 	}
 	if names == nil {
 		return fmt.Errorf("it has no lines")

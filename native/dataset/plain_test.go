@@ -54,7 +54,7 @@ func TestPlain(t *testing.T) {
 		"all.txt": []byte(text + "\n" + text), "all.txt.gz": packed(t, []byte(text+"\n"+text)), "texts/2.txt": []byte(text), "texts/1.txt": []byte(text), "texts/.hidden": nil,
 		"nested.jsonl": []byte(`{"a":[1],"y":0}`), "twice.jsonl": []byte(`{"a":1,"a":2}`), "lacks.jsonl": []byte("{\"a\":1,\"y\":0}\n{\"a\":1,\"z\":0}"), "more.jsonl": []byte(`{"a":1} {"a":2}`),
 		"empty.jsonl": []byte("{\"t\":\"a\\nb\",\"y\":0}\n\n{\"t\":\"c\",\"y\":null}"), "bom.jsonl": append([]byte("\xef\xbb\xbf"), lines...),
-		"none.jsonl": nil, "list.jsonl": []byte(`[1,2]`), "bad.csv.gz": []byte("a,b\n1,2\n"), "cut.csv.gz": packed(t, []byte(table))[:30], "what.pdf.gz": packed(t, nil), "t.csv.bz2": {1},
+		"long.jsonl": []byte(lines + "\n" + strings.Repeat(" ", 1<<24)), "none.jsonl": nil, "list.jsonl": []byte(`[1,2]`), "bad.csv.gz": []byte("a,b\n1,2\n"), "cut.csv.gz": packed(t, []byte(table))[:30], "what.pdf.gz": packed(t, nil), "t.csv.bz2": {1},
 	} {
 		write(t, b, append([]string{dir}, strings.Split(name, "/")...)...)
 	}
@@ -91,6 +91,7 @@ func TestPlain(t *testing.T) {
 	for name, want := range map[string]string{
 		"nested.jsonl": "holds a list or an object", "twice.jsonl": "is there twice", "lacks.jsonl": `no column "y"`, "more.jsonl": "something follows", "none.jsonl": "no lines", "list.jsonl": "no JSON object",
 		"empty.jsonl": `row 1, column "t": "a\nb" is not a number`,
+		"long.jsonl":  "line 6: bufio.Scanner: token too long",
 		"bad.csv.gz":  "unpacking it", "cut.csv.gz": "unpacking it", "what.pdf.gz": "a compressed file is", "t.csv.bz2": "compress it as .gz",
 	} {
 		_, err := dataset.Open(filepath.Join(dir, name), dataset.Options{Target: []string{"y"}, Scratch: scratch})
