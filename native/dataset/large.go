@@ -405,6 +405,13 @@ func (s *Source) largeFile(path, ext string, o Options) (bool, error) {
 		case ext == ".bin" && kind != text.Bytes:
 			dtype = state.U16
 		}
+		if dtype == state.U8 {
+			lead := make([]byte, 2)
+			n, _ := f.ReadAt(lead, 0) // where that fails the rest fails, too
+			if err := text.Begins(lead[:n]); err != nil {
+				return true, err
+			}
+		}
 		if size%int64(dtype.Size()) != 0 {
 			return true, fmt.Errorf("%w: %d bytes, tokens of %v have %d each", text.ErrFormat, size, dtype, dtype.Size())
 		}

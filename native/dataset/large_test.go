@@ -428,6 +428,17 @@ func TestLargeShares(t *testing.T) {
 	}
 }
 
+// TestUTF16: a text in UTF-16 is no text of bytes, in memory or not.
+func TestUTF16(t *testing.T) {
+	file := write(t, []byte("\xff\xfea\x00b\x00c\x00d\x00"), t.TempDir(), "t.txt")
+	for _, above := range []int64{0, 1 << 20} {
+		s, err := dataset.Open(file, dataset.Options{Block: 2, Above: &above})
+		if err == nil || !strings.Contains(err.Error(), "it is UTF-16") {
+			t.Errorf("%v, %v", s, err)
+		}
+	}
+}
+
 // TestUnpacked: an array that says it unpacks to more than fits is not begun.
 func TestUnpacked(t *testing.T) {
 	var b bytes.Buffer

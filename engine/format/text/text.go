@@ -3,6 +3,7 @@
 package text
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -52,8 +53,10 @@ func Read(r io.Reader, kind string, block int) (x, y *data.Table, vocabulary []s
 	if len(raw)%width != 0 {
 		return nil, nil, nil, fmt.Errorf("%w: %d bytes, tokens of %s have %d each", ErrFormat, len(raw), kind, width)
 	}
-	if lead := string(raw[:min(len(raw), 2)]); width == 1 && (lead == "\xff\xfe" || lead == "\xfe\xff") {
-		return nil, nil, nil, fmt.Errorf("%w: it is UTF-16: save it as UTF-8", ErrFormat)
+	if width == 1 {
+		if err := Begins(raw); err != nil {
+			return nil, nil, nil, err
+		}
 	}
 	if kind == Characters {
 		n = utf8.RuneCount(raw)
@@ -88,6 +91,14 @@ func Read(r io.Reader, kind string, block int) (x, y *data.Table, vocabulary []s
 	}
 	x.I32, y.I32 = ids[:used:used], ids[1:][:used:used]
 	return x, y, vocabulary, nil
+}
+
+// Begins is an error about the beginning of a text that is UTF-16.
+func Begins(b []byte) error {
+	if bytes.HasPrefix(b, []byte("\xff\xfe")) || bytes.HasPrefix(b, []byte("\xfe\xff")) {
+		return fmt.Errorf("%w: it is UTF-16: save it as UTF-8", ErrFormat)
+	}
+	return nil
 }
 
 func characters(s string, n int) ([]int32, []string) {
