@@ -39,7 +39,7 @@ func (m *Machine) submit(now time.Time, e Submit) {
 				}
 			}
 			m.audit(AuditLine{Checkpoint: c}, c.Position.Step) // the line may have been lost with the host
-			m.check(true)
+			m.check(false)
 			ev.Run, ev.Step, ev.Epoch = c.Run, c.Position.Step, c.Position.Epoch
 		}
 		m.report(ev)
