@@ -12,7 +12,6 @@ import (
 
 // TestLock holds a lock in another process, ends that process, and takes it over.
 func TestLock(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "a [dir]", "lock")
 	if os.Getenv("LOCK_HOLDER") != "" {
 		if _, err := Lock(os.Getenv("LOCK_HOLDER"), "the holder\x1b[2J"); err != nil {
 			t.Fatal(err)
@@ -20,6 +19,7 @@ func TestLock(t *testing.T) {
 		os.Stdout.WriteString("locked\n")
 		select {}
 	}
+	path := filepath.Join(t.TempDir(), "a [dir]", "lock")
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		t.Fatal(err)
 	}
