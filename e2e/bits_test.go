@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 )
 
@@ -104,6 +105,30 @@ func TestMicroBatchesAreChosen(t *testing.T) {
 	if len(plan.Clusters) != 1 || plan.Clusters[0].MicroBatches < 2 {
 		t.Errorf("the planner chose %+v", plan.Clusters)
 	}
+}
+
+// TestHalvesAreChosen: where a job says sync and its batches stay whole, the planner has backward passes
+// in two halves, says so, and the result is that of one process. The pool's figures are written
+// down, so that the plan does not follow from this machine.
+func TestHalvesAreChosen(t *testing.T) {
+	s := newScene(t)
+	tmp := t.TempDir()
+	local, dir := filepath.Join(tmp, "local"), filepath.Join(tmp, "pipeline")
+	s.local(local, "--example", "resnet18", "--steps", "2")
+	s.ok("ravnest", "init", "--example", "resnet18", "--nodes", "2", "--steps", "2", dir)
+	for range 2 {
+		edit(t, filepath.Join(dir, "node_data/node_configs.json"), `"bandwidth": 10}`, `"bandwidth": 10000, "compute": 100}`)
+	}
+	if _, said := s.ok("ravnest", "clusterize", dir); !strings.Contains(said, "backward passes are in two halves") {
+		t.Fatalf("clusterize says\n%s", said)
+	}
+	host, url := s.serve(dir)
+	s.provide(url, "node_0", "node_1")
+	if code := host.wait(limit); code != 0 {
+		t.Fatalf("serve: code %d\n%s", code, tail(host.err.String()))
+	}
+	s.ok("ravnest", "fuse", dir)
+	s.same("halves", dir, local)
 }
 
 // TestReplicas: replicas in one pipeline of processes give the results of one process that
