@@ -5,7 +5,6 @@ import (
 	"testing"
 
 	"github.com/ravnest/ravnest/engine/job"
-	"github.com/ravnest/ravnest/native/project"
 	"github.com/ravnest/ravnest/signaling/proto"
 	"github.com/ravnest/ravnest/signaling/server"
 )
@@ -13,14 +12,7 @@ import (
 // TestFewMoves: whoever is lost, another takes over its stage and nobody else moves, in whichever order
 // the pool is told, and more than once.
 func TestFewMoves(t *testing.T) {
-	dir := t.TempDir()
-	if err := project.Init(dir, "cnn", 2, nil); err != nil {
-		t.Fatal(err)
-	}
-	p, err := project.Open(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
+	p := opened(t, "cnn", 2)
 	for _, replicas := range []int{1, 4} {
 		p.Job.Replicas = job.Count(replicas)
 		opt, bench := Options{Providers: 3, All: true}, proto.Bench{GEMM: 10, Conv: 10, Up: 1e7, Down: 1e7}

@@ -17,14 +17,7 @@ import (
 // the server does. Every plan is whole, room for the results is made once, before the first, and none
 // is made after the end.
 func TestRosterTogether(t *testing.T) {
-	dir := t.TempDir()
-	if err := project.Init(dir, "cnn", 2, nil); err != nil {
-		t.Fatal(err)
-	}
-	p, err := project.Open(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
+	p := opened(t, "cnn", 2)
 	r := newRoster(p, &Options{Providers: 2, All: true})
 	opened := 0 // under the roster's lock
 	r.begin(func() error {
@@ -87,14 +80,7 @@ func TestRosterTogether(t *testing.T) {
 // TestPlaceCountsData: who reads the data needs memory for them beside the stage, and copies of states
 // take what is left then.
 func TestPlaceCountsData(t *testing.T) {
-	dir := t.TempDir()
-	if err := project.Init(dir, "cnn", 2, nil); err != nil {
-		t.Fatal(err)
-	}
-	p, err := project.Open(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
+	p := opened(t, "cnn", 2)
 	r := newRoster(p, &Options{Providers: 2, All: true})
 	r.begin(func() error { return nil }, false)
 	place := func(ram int64) ([]server.Assignment, error) {
@@ -119,4 +105,18 @@ func TestPlaceCountsData(t *testing.T) {
 	if as, err = place(stage + table); err != nil || as[0].Hold {
 		t.Errorf("no memory for copies beside the inputs: %v", err)
 	}
+}
+
+// opened is a project of an example, for so many nodes.
+func opened(t *testing.T, example string, nodes int) *project.Project {
+	t.Helper()
+	dir := t.TempDir()
+	if err := project.Init(dir, example, nodes, nil); err != nil {
+		t.Fatal(err)
+	}
+	p, err := project.Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
 }

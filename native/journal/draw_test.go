@@ -46,13 +46,6 @@ func TestTick(t *testing.T) {
 
 func example(t *testing.T) *project.Project {
 	t.Helper()
-	dir := t.TempDir()
-	if err := project.Init(dir, "cnn", 2, nil); err != nil {
-		t.Fatal(err)
-	}
-	p, err := project.Open(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
+	p := opened(t, "cnn", 2)
 	return p
 }

@@ -14,14 +14,7 @@ import (
 // TestUndo: what a run takes back, since an audit has found it to be false, is in no file and no
 // figure any more, the best accuracy included; and a host that goes on knows the best of what counts.
 func TestUndo(t *testing.T) {
-	dir := t.TempDir()
-	if err := project.Init(dir, "cnn", 3, nil); err != nil {
-		t.Fatal(err)
-	}
-	p, err := project.Open(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
+	p := opened(t, "cnn", 3)
 	p.Job.ValEvery = 1
 	now := time.Unix(1700000000, 0)
 	r := New(p, "serve", nil)
@@ -38,7 +31,7 @@ func TestUndo(t *testing.T) {
 		if err := r.Flush(); err != nil {
 			t.Fatal(err)
 		}
-		b, err := os.ReadFile(filepath.Join(dir, name))
+		b, err := os.ReadFile(filepath.Join(p.Dir, name))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -81,4 +74,18 @@ func TestUndo(t *testing.T) {
 	if err := again.Close(); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// opened is a project of an example, for so many nodes.
+func opened(t *testing.T, example string, nodes int) *project.Project {
+	t.Helper()
+	dir := t.TempDir()
+	if err := project.Init(dir, example, nodes, nil); err != nil {
+		t.Fatal(err)
+	}
+	p, err := project.Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
 }

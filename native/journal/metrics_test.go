@@ -18,14 +18,7 @@ import (
 // is told again one; batches that are trained again take back what followed, also where another host
 // goes on; and the event files are whole records.
 func TestMetrics(t *testing.T) {
-	dir := t.TempDir()
-	if err := project.Init(dir, "gpt-sorter", 3, nil); err != nil {
-		t.Fatal(err)
-	}
-	p, err := project.Open(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
+	p := opened(t, "gpt-sorter", 3)
 	now := time.Unix(1700000000, 0)
 	m, err := openMetrics(p, 0, now)
 	if err != nil {
@@ -48,7 +41,7 @@ func TestMetrics(t *testing.T) {
 	check(m.loss(now, 0, 3, 0.125, 0.1))
 	check(m.close())
 	table := func() string {
-		b, err := os.ReadFile(filepath.Join(dir, project.MetricsFile))
+		b, err := os.ReadFile(filepath.Join(p.Dir, project.MetricsFile))
 		check(err)
 		return strings.TrimSpace(string(b))
 	}
@@ -65,7 +58,7 @@ func TestMetrics(t *testing.T) {
 	if got, want := table(), head+"\n4,1,0.0625,0.1,,,"; got != want {
 		t.Errorf("%s\nwant\n%s", got, want)
 	}
-	files, err := filepath.Glob(filepath.Join(dir, project.RunsDir, "1", "*"))
+	files, err := filepath.Glob(filepath.Join(p.Dir, project.RunsDir, "1", "*"))
 	check(err)
 	if len(files) != 2 {
 		t.Fatalf("event files %q, want two of one run", files)
@@ -88,21 +81,14 @@ func TestMetrics(t *testing.T) {
 	if _, err := openMetrics(p, 0, now); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := os.Stat(filepath.Join(dir, project.RunsDir, "2")); err != nil {
+	if _, err := os.Stat(filepath.Join(p.Dir, project.RunsDir, "2")); err != nil {
 		t.Errorf("a new run has no directory of its own: %v", err)
 	}
 }
 
 // TestMetricsFarBack: batches that are trained again take back what followed, however far that is.
 func TestMetricsFarBack(t *testing.T) {
-	dir := t.TempDir()
-	if err := project.Init(dir, "gpt-sorter", 3, nil); err != nil {
-		t.Fatal(err)
-	}
-	p, err := project.Open(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
+	p := opened(t, "gpt-sorter", 3)
 	now := time.Unix(1700000000, 0)
 	m, err := openMetrics(p, 0, now)
 	if err != nil {
@@ -122,7 +108,7 @@ func TestMetricsFarBack(t *testing.T) {
 	if err := errors.Join(m.loss(now, 0, 2, 0.5, 0.1), m.close()); err != nil {
 		t.Fatal(err)
 	}
-	b, err := os.ReadFile(filepath.Join(dir, project.MetricsFile))
+	b, err := os.ReadFile(filepath.Join(p.Dir, project.MetricsFile))
 	if err != nil {
 		t.Fatal(err)
 	}
