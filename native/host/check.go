@@ -63,11 +63,12 @@ func (r *run) inquire(ctx context.Context, ask machine.AskAudit) ([]server.Culpr
 	if len(a.Faults) > 0 {
 		return culprits(a.Faults), nil
 	}
-	return nil, jobs(err)
+	return nil, diverges(err)
 }
 
-// jobs says of an error of the computation that it is the job's own doing, where it is.
-func jobs(err error) error {
+// diverges is an error of the computation as the server knows it: the job itself comes to numbers that are
+// not finite, or something else.
+func diverges(err error) error {
 	if errors.Is(err, stage.ErrDiverged) {
 		return fmt.Errorf("%w: %w", server.ErrDiverged, err)
 	}
@@ -113,8 +114,8 @@ func (r *reporter) condemned(c server.Condemned) {
 	r.opt.Console.Say("the key of %s is banned: ravnest members shows it", c.Name)
 }
 
-// goBack takes back what was told of what is false, and forgets the copies of such checkpoints: a right one is told next, unless the run
-// begins anew.
+// goBack takes back what was told of what is false, and forgets the copies of such checkpoints: a right
+// one is told next, unless the run begins anew.
 func (r *reporter) goBack(now time.Time, step uint64) {
 	r.rec.Undo(now, int64(step))
 	r.uncopied, r.uncopyable = nil, nil

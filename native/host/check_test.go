@@ -13,11 +13,11 @@ import (
 // blames nobody; any other error is not that.
 func TestOwnDoing(t *testing.T) {
 	diverged := fmt.Errorf("training again from step 3: %w", stage.ErrDiverged)
-	if err := jobs(diverged); !errors.Is(err, server.ErrDiverged) || !errors.Is(err, stage.ErrDiverged) {
+	if err := diverges(diverged); !errors.Is(err, server.ErrDiverged) || !errors.Is(err, stage.ErrDiverged) {
 		t.Errorf("%v is not the job's", err)
 	}
 	for _, err := range []error{nil, stage.ErrRound, errors.New("no room")} {
-		if got := jobs(err); !errors.Is(got, err) || errors.Is(got, server.ErrDiverged) {
+		if got := diverges(err); !errors.Is(got, err) || errors.Is(got, server.ErrDiverged) {
 			t.Errorf("%v became %v", err, got)
 		}
 	}

@@ -756,16 +756,27 @@ func TestNothingLeft(t *testing.T) {
 	r.step(Leave{ID: "p1", Reason: "the connection broke"})
 	r.silence(2*time.Second, "p0", "p2")
 	r.start("j-2", "p0", "p2")
-	for i, id := range []string{"p0", "p2"} {
-		r.step(Message{ID: id, Msg: &proto.Done{Run: "j-2", Stage: i, Step: 10}})
-	}
+	r.done("j-2", "p0", "p2")
 	r.silence(2*time.Minute, "p0", "p2")
-	if f, ok := find[Finish](r); ok {
-		t.Fatalf("the run ended before its last audit: %v", f.Err)
-	}
+	r.goesOn()
 	r.step(Audited{Seq: a.Seq})
 	if f, ok := find[Finish](r); !ok || f.Err != nil {
 		t.Errorf("the run has ended: %v, %v", ok, f.Err)
+	}
+}
+
+// done has the stages of a run of ten steps say that they are done.
+func (r *rig) done(run string, ids ...string) {
+	for i, id := range ids {
+		r.step(Message{ID: id, Msg: &proto.Done{Run: run, Stage: i, Step: 10}})
+	}
+}
+
+// goesOn fails if the run has ended before its last audit.
+func (r *rig) goesOn() {
+	r.t.Helper()
+	if f, ok := find[Finish](r); ok {
+		r.t.Fatalf("the run ended before its last audit: %v", f.Err)
 	}
 }
 
@@ -784,12 +795,8 @@ func TestLastAuditAfterRestart(t *testing.T) {
 	next.join("p4", "")
 	next.join("p5", "")
 	next.start("j-2", "p4", "p5")
-	for i, id := range []string{"p4", "p5"} {
-		next.step(Message{ID: id, Msg: &proto.Done{Run: "j-2", Stage: i, Step: 10}})
-	}
-	if f, ok := find[Finish](next); ok {
-		t.Fatalf("the run ended before its last audit: %v", f.Err)
-	}
+	next.done("j-2", "p4", "p5")
+	next.goesOn()
 	next.step(Audited{Seq: a.Seq})
 	if f, ok := find[Finish](next); !ok || f.Err != nil {
 		t.Errorf("the run has ended: %v, %v", ok, f.Err)
@@ -801,12 +808,8 @@ func TestStopBeforeTheLastAudit(t *testing.T) {
 	r := watching(t, 10)
 	r.saveAt(10, 0, 1)
 	r.commit(nil)
-	for i, id := range []string{"p0", "p1"} {
-		r.step(Message{ID: id, Msg: &proto.Done{Run: "j-1", Stage: i, Step: 10}})
-	}
-	if f, ok := find[Finish](r); ok {
-		t.Fatalf("the run ended before its last audit: %v", f.Err)
-	}
+	r.done("j-1", "p0", "p1")
+	r.goesOn()
 	r.step(StopRequest{Mode: proto.Graceful, Reason: "interrupt"})
 	r.silence(10*time.Second, "p0", "p1", "p2", "p3")
 	if f, ok := find[Finish](r); !ok || f.Err != nil || f.Result.Checkpoint == nil {
