@@ -181,7 +181,7 @@ func (r *reporter) announce(e server.Planned) {
 	r.rec.Attempt(names)
 	plan, j := r.roster.of(e.Run)
 	if plan == nil {
-		return // many attempts ago
+		return // so many were planned since that it is not kept any more
 	}
 	r.rec.Placed(&plan.Plan, r.p.Graph, j)
 	r.opt.Console.Say("%s", strings.TrimRight(plan.String(), "\n"))
