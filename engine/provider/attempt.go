@@ -58,7 +58,7 @@ type attempt struct {
 	stage     *stage.Stage
 	linked    sync.Mutex // guards the next three
 	links     map[stage.Peer]*transport.Link
-	lines     []*line                         // that the links use
+	conns     []*connection                   // that the links use
 	mail      map[string]chan json.RawMessage // signals, by peer
 	over      bool                            // the job is done
 	parts     []*snapshot.Part                // of the checkpoint to resume from
@@ -468,7 +468,7 @@ func (r *attempt) connect(c *stage.Compiled) error {
 			}
 			l.gen, l.link = r.a.Generation, transport.NewLink(l.pipe, r.options(p.opt, p.Peer))
 			r.linked.Lock()
-			r.lines = append(r.lines, l)
+			r.conns = append(r.conns, l)
 			r.links[stage.Peer{Cluster: p.Cluster, Stage: p.Stage}] = l.link
 			r.linked.Unlock()
 			r.post(machine.Linked{Run: r.a.Run, Peer: p.ID})
@@ -485,7 +485,7 @@ const moveSend = 3 * time.Second
 // announce that they have fetched everything. Only then does either begin to connect: the time
 // limit of the connection starts there, and addresses do not expire while the other side is still
 // downloading.
-func (r *attempt) dial(ctx context.Context, offer bool, p proto.Peer) (*line, error) {
+func (r *attempt) dial(ctx context.Context, offer bool, p proto.Peer) (*connection, error) {
 	say := func(b json.RawMessage) error {
 		ctx := ctx
 		if ctx.Err() != nil { // the link is up, and moves to another address
@@ -495,22 +495,22 @@ func (r *attempt) dial(ctx context.Context, offer bool, p proto.Peer) (*line, er
 		}
 		return r.host.Send(ctx, &proto.Signal{Run: r.a.Run, To: p.ID, Body: b})
 	}
-	kept := r.d.lines.take(p.ID, r.a.Generation)
+	kept := r.d.conns.take(p.ID, r.a.Generation)
 	theirs, err := r.greet(ctx, p, kept)
 	switch {
 	case kept == nil && err != nil:
 		return nil, err
 	case kept == nil:
 	case err != nil:
-		r.d.lines.put(kept)
+		r.d.conns.put(kept)
 		return nil, err
 	case kept.made == theirs.Kept:
 		r.adopt(kept, say)
 		return kept, nil
 	default:
-		r.d.lines.close(kept)
+		r.d.conns.close(kept)
 	}
-	l := &line{peer: p.ID, made: r.a.Run, in: r.box(p.ID), say: say}
+	l := &connection{peer: p.ID, made: r.a.Run, in: r.box(p.ID), say: say}
 	if l.pipe, err = r.dialer.Connect(ctx, offer, theirs.Here, l.send, l.in); err != nil {
 		return nil, &peerError{p.ID, p.Name, fmt.Errorf("connecting to stage %d (%s): %w", p.Stage, p.Name, err)}
 	}

@@ -167,7 +167,7 @@ type driver struct {
 	out    *outbox.Outbox
 	stash  stash
 	kept   kept
-	lines  lines
+	conns  connections
 	work   work
 
 	host   Host
@@ -201,7 +201,7 @@ func Serve(ctx context.Context, cfg Config) error {
 	// Work in progress outlives ctx until the host knows that the provider leaves.
 	life, end := context.WithCancel(context.WithoutCancel(ctx))
 	d := &driver{cfg: cfg, m: machine.New(cfg.Rules), events: make(chan happening), out: outbox.New(), over: make(chan struct{}), ctx: life}
-	d.lines.wg, d.cfg.Between = &d.wg, d.work.between(cfg.Between)
+	d.conns.wg, d.cfg.Between = &d.wg, d.work.between(cfg.Between)
 	d.loop(ctx)
 	return d.finish(ctx, end)
 }
@@ -253,7 +253,7 @@ func (d *driver) finish(ctx context.Context, end func()) error {
 		<-d.cur.ended
 		d.cur.unlink()
 	}
-	d.lines.only(nil)
+	d.conns.only(nil)
 	d.wg.Wait()
 	<-d.out.Done()
 	switch {
@@ -398,7 +398,7 @@ func (d *driver) listen(host Host) {
 func (d *driver) begin(a *proto.Assign) {
 	r := newAttempt(d, a)
 	d.cur = r
-	d.lines.only(a.Peers)
+	d.conns.only(a.Peers)
 	d.wg.Go(func() {
 		ev, err := r.do()
 		close(r.ended)

@@ -11,13 +11,13 @@ import (
 	"github.com/ravnest/ravnest/signaling/proto"
 )
 
-// TestLines: an idle line takes in whatever comes, is taken once, and only while it is of use.
-func TestLines(t *testing.T) {
+// TestConnections: an idle connection takes in whatever comes, is taken once, and only while it is of use.
+func TestConnections(t *testing.T) {
 	var wg sync.WaitGroup
-	s := &lines{wg: &wg}
-	idle := func(peer string) (l *line, far *mem.Pipe) {
+	s := &connections{wg: &wg}
+	idle := func(peer string) (l *connection, far *mem.Pipe) {
 		near, far := mem.Pair(mem.Faults{}, mem.Faults{Queue: 1})
-		l = &line{peer: peer, made: "r1", gen: 1, pipe: near}
+		l = &connection{peer: peer, made: "r1", gen: 1, pipe: near}
 		s.put(l)
 		return l, far
 	}
@@ -29,31 +29,31 @@ func TestLines(t *testing.T) {
 		}
 	}
 	if s.take("b", 2) != nil || s.take("a", 1) != nil {
-		t.Error("took another's line, or one for a generation that it has seen")
+		t.Error("took another's connection, or one for a generation that it has seen")
 	}
 	if s.take("a", 2) != l || s.take("a", 2) != nil {
-		t.Error("the line cannot be taken once")
+		t.Error("the connection cannot be taken once")
 	}
 	s.put(l)
 	s.only([]proto.Peer{{ID: "a"}})
 	if s.take("a", 2) != l {
-		t.Error("the line of a peer in the plan was closed")
+		t.Error("the connection of a peer in the plan was closed")
 	}
 	s.put(l)
 	s.only(nil)
 	if _, err := far.Recv(t.Context()); err == nil {
-		t.Error("the line of a peer that is not in the plan stays open")
+		t.Error("the connection of a peer that is not in the plan stays open")
 	}
 	<-l.idle
 	if s.take("a", 2) != nil {
-		t.Error("took a line that was closed")
+		t.Error("took a connection that was closed")
 	}
 
 	l, far = idle("a")
 	_ = far.Close()
 	<-l.idle
 	if s.take("a", 2) != nil {
-		t.Error("took a line whose peer is gone")
+		t.Error("took a connection whose peer is gone")
 	}
 
 	l, far = idle("a")
@@ -64,18 +64,18 @@ func TestLines(t *testing.T) {
 		t.Fatal(err)
 	}
 	if s.take("a", 2) != nil {
-		t.Error("took a line with a backlog")
+		t.Error("took a connection with a backlog")
 	}
 	wg.Wait()
 	if err := far.Send(t.Context(), make([]byte, 1)); err == nil {
-		t.Error("the line with a backlog stays open")
+		t.Error("the connection with a backlog stays open")
 	}
 }
 
-// TestLateSignals: what a line has to say while no attempt uses it, waits for one.
+// TestLateSignals: what a connection has to say while no attempt uses it, waits for one.
 func TestLateSignals(t *testing.T) {
 	var said []string
-	l := &line{}
+	l := &connection{}
 	l.use(nil)
 	for _, s := range []string{"1", "2"} {
 		if err := l.send(json.RawMessage(s)); err != nil {

@@ -28,8 +28,8 @@ type hello struct {
 	Here json.RawMessage `json:"here"` // the dialer's
 }
 
-// line is a connection to a peer. Each attempt that uses it has its own link over it.
-type line struct {
+// connection is what links to a peer are made over, one in each attempt that uses it.
+type connection struct {
 	peer string
 	made string // the run in which it was made
 	gen  int    // the newest generation of a link over it
@@ -41,12 +41,12 @@ type line struct {
 	late []json.RawMessage           // our signals while no attempt uses it
 
 	stop   context.CancelFunc // while it is idle: ends idle
-	idle   chan struct{}      // closed when nobody receives from the idle line any more
+	idle   chan struct{}      // closed when nobody receives from the idle connection any more
 	broken bool               // found while it was idle; set before idle is closed
 }
 
 // send sends the peer a signal, as soon as there is an attempt.
-func (l *line) send(b json.RawMessage) error {
+func (l *connection) send(b json.RawMessage) error {
 	l.mu.Lock()
 	say := l.say
 	if say == nil && len(l.late) < machine.MaxSignals {
@@ -60,7 +60,7 @@ func (l *line) send(b json.RawMessage) error {
 }
 
 // use has signals go by way of an attempt; nil: they wait for one.
-func (l *line) use(say func(json.RawMessage) error) {
+func (l *connection) use(say func(json.RawMessage) error) {
 	l.mu.Lock()
 	l.say = say
 	late := l.late
@@ -72,20 +72,20 @@ func (l *line) use(say func(json.RawMessage) error) {
 		return
 	}
 	for _, b := range late {
-		_ = say(b) // a line that finds no other address ends by itself
+		_ = say(b) // a connection that finds no other address ends by itself
 	}
 }
 
-// lines are the idle ones. They are taken and put back by attempts, of which there is one at a time.
-type lines struct {
+// connections are the idle ones. They are taken and put back by attempts, of which there is one at a time.
+type connections struct {
 	mu  sync.Mutex
-	all []*line
+	all []*connection
 	wg  *sync.WaitGroup
 }
 
-// put keeps a line until an attempt takes it. Meanwhile whatever arrives is dropped, so that the peer
+// put keeps a connection until an attempt takes it. Meanwhile whatever arrives is dropped, so that the peer
 // can send what makes the next link.
-func (s *lines) put(l *line) {
+func (s *connections) put(l *connection) {
 	var ctx context.Context
 	ctx, l.stop = context.WithTimeout(context.Background(), idleFor)
 	l.link, l.idle, l.broken = nil, make(chan struct{}), false
@@ -113,11 +113,11 @@ func (s *lines) put(l *line) {
 	})
 }
 
-// take returns the line to a peer for a link of this generation, or nil if there is none that is of
+// take returns the connection to a peer for a link of this generation, or nil if there is none that is of
 // use: one with a backlog would hold the new link up.
-func (s *lines) take(peer string, generation int) *line {
+func (s *connections) take(peer string, generation int) *connection {
 	s.mu.Lock()
-	i := slices.IndexFunc(s.all, func(l *line) bool { return l.peer == peer && l.gen < generation })
+	i := slices.IndexFunc(s.all, func(l *connection) bool { return l.peer == peer && l.gen < generation })
 	if i < 0 {
 		s.mu.Unlock()
 		return nil
@@ -134,11 +134,11 @@ func (s *lines) take(peer string, generation int) *line {
 	return l
 }
 
-// close closes a line that was taken.
-func (s *lines) close(l *line) { s.wg.Go(func() { _ = l.pipe.Close() }) }
+// close closes a connection that was taken.
+func (s *connections) close(l *connection) { s.wg.Go(func() { _ = l.pipe.Close() }) }
 
-// only closes the idle lines to all peers but these.
-func (s *lines) only(peers []proto.Peer) {
+// only closes the idle connections to all peers but these.
+func (s *connections) only(peers []proto.Peer) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, l := range s.all {
@@ -148,9 +148,9 @@ func (s *lines) only(peers []proto.Peer) {
 	}
 }
 
-// greet tells a peer that this side is ready to connect, with the line that is kept, if any, and
+// greet tells a peer that this side is ready to connect, with the connection that is kept, if any, and
 // returns what the peer says.
-func (r *attempt) greet(ctx context.Context, p proto.Peer, kept *line) (theirs hello, err error) {
+func (r *attempt) greet(ctx context.Context, p proto.Peer, kept *connection) (theirs hello, err error) {
 	ours := hello{Here: r.dialer.Here()}
 	if kept != nil {
 		ours.Kept = kept.made
@@ -173,8 +173,8 @@ func (r *attempt) greet(ctx context.Context, p proto.Peer, kept *line) (theirs h
 	return theirs, nil
 }
 
-// adopt uses a line that an earlier attempt has left.
-func (r *attempt) adopt(l *line, say func(json.RawMessage) error) {
+// adopt uses a connection that an earlier attempt has left.
+func (r *attempt) adopt(l *connection, say func(json.RawMessage) error) {
 	r.linked.Lock()
 	for mail := r.mail[l.peer]; len(mail) > 0; {
 		select {
@@ -204,15 +204,15 @@ func (r *attempt) deliver(peer string, b json.RawMessage) {
 	}
 }
 
-// rest ends the links that stand and keeps their lines for another attempt.
+// rest ends the links that stand and keeps their connections for another attempt.
 func (r *attempt) rest() {
 	r.linked.Lock()
 	defer r.linked.Unlock()
-	r.lines = slices.DeleteFunc(r.lines, func(l *line) bool {
+	r.conns = slices.DeleteFunc(r.conns, func(l *connection) bool {
 		if l.link.Free() == nil {
 			return false
 		}
-		r.d.lines.put(l)
+		r.d.conns.put(l)
 		return true
 	})
 }
@@ -221,9 +221,9 @@ func (r *attempt) rest() {
 func (r *attempt) unlink() {
 	r.linked.Lock()
 	defer r.linked.Unlock()
-	for _, l := range r.lines {
+	for _, l := range r.conns {
 		r.d.wg.Go(func() { _ = l.link.Close() })
 	}
-	r.lines = nil
+	r.conns = nil
 	clear(r.links)
 }
