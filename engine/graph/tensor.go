@@ -257,10 +257,11 @@ var unaries = map[string]bool{
 	"eq": true, "ne": true, "lt": true, "le": true, "gt": true, "ge": true, "floor": true, "trunc": true, "sign": true, "detach": true,
 }
 
-// Unary is a function of each element, by name. A and B are its constants: "affine" is
-// A x + B, "rsub" B - A x, "rdiv" A / x, "clamp" and "hardtanh" are bounded by A and B
-// and have at the bounds the slopes 1 and 0, "detach" is x whose gradient stops, "leaky_relu" is A x below 0, "elu" has the factor A, "softplus" the factor A and the
-// threshold B, "pow" is x to the power A, comparisons are with A.
+// Unary is a function of each element, by name. A and B are its constants: "affine" is A x + B, "rsub"
+// B - A x, "rdiv" A / x, "clamp" and "hardtanh" are bounded by A and B and have at the bounds the
+// slopes 1 and 0, "detach" is x whose gradient stops, "leaky_relu" is A x below 0, "elu" has the
+// factor A, "softplus" the factor A and the threshold B, "pow" is x to the power A, comparisons are
+// with A.
 type Unary struct {
 	stateless
 	Function string  `json:"function"`

@@ -1,7 +1,7 @@
 // Fewer providers, where more would be no faster: a small batch is computed sooner than it is sent
-// around, a batch that stays whole is in one stage at a time but for gradients of weights, and a slow provider holds up those that
-// wait for it. What is compared is the time of whole plans by the same forecast; who trains what
-// changes no bit of the result.
+// around, a batch that stays whole is in one stage at a time but for gradients of weights, and a slow
+// provider holds up those that wait for it. What is compared is the time of whole plans by the same
+// forecast; who trains what changes no bit of the result.
 
 package planner
 

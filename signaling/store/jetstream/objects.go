@@ -84,7 +84,8 @@ func (s *Store) push(l *lead, o *op) {
 	}
 }
 
-// room makes room for n more bytes of lines: what came last before goes into the cache. It returns false if they cannot be kept; the other hosts then miss them.
+// room makes room for n more bytes of lines: the newest of those that wait go into the cache. It
+// returns false if there is no room for them; the other hosts then miss them.
 func (s *Store) room(l *lead, n int) bool {
 	most := maxWaiting
 	if l.lines+n > most {
