@@ -7,6 +7,7 @@ import (
 	"math"
 	"slices"
 
+	"github.com/ravnest/ravnest/engine/graph"
 	"github.com/ravnest/ravnest/engine/job"
 	"github.com/ravnest/ravnest/engine/pipeline/forecast"
 	"github.com/ravnest/ravnest/ga"
@@ -17,6 +18,9 @@ import (
 type Facts struct {
 	// Train and Val are the rows of the data. With both, the time of validation counts.
 	Train, Val int
+	// Inputs and Targets are the bytes of the data that the first stage and the last hold beside what
+	// they compute with.
+	Inputs, Targets int
 	// RTT is the round trip between two nodes in seconds; 0 or nil: not known.
 	RTT func(a, b int) float64
 	// Machine numbers the machine of each node: those with the same number share its
@@ -68,6 +72,17 @@ func (f *Facts) byteWork(j job.Spec, nodes int) float64 {
 		served = min(served, f.served(i, i))
 	}
 	return (byteWork*(1-served)*width(j.Wire) + elementWire) / 4
+}
+
+// held is the bytes of the data that a stage holds.
+func (f *Facts) held(s *graph.Stage) (n int) {
+	if s.Index == 0 {
+		n += f.Inputs
+	}
+	if s.Last {
+		n += f.Targets
+	}
+	return n
 }
 
 func (f *Facts) together(a, b int) bool {

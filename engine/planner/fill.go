@@ -173,7 +173,7 @@ func (f fill) alone(cl *Cluster) string {
 	}
 	j, best, name := f.j, 0.0, ""
 	j.MicroBatches, j.InFlight = 1, min(1, j.InFlight)
-	need, err := f.cache.memory(j, whole[0], f.place)
+	need, err := f.bytes(j, whole[0], f.place)
 	if err != nil {
 		return ""
 	}
@@ -320,6 +320,12 @@ func (f fill) micro(pl forecast.Pipeline, cl *Cluster, stages []*graph.Stage) {
 	}
 }
 
+// bytes is what a stage takes in memory, with the data that it holds.
+func (f fill) bytes(j job.Spec, s *graph.Stage, p stage.Placement) (int, error) {
+	n, err := f.cache.memory(j, s, p)
+	return n + f.facts.held(s), err
+}
+
 // memory is what the stages take with n micro-batches.
 func (f fill) memory(stages []*graph.Stage, n int) ([]int, error) {
 	j := f.j
@@ -327,7 +333,7 @@ func (f fill) memory(stages []*graph.Stage, n int) ([]int, error) {
 	m := make([]int, len(stages))
 	for k, s := range stages {
 		var err error
-		if m[k], err = f.cache.memory(j, s, f.place); err != nil {
+		if m[k], err = f.bytes(j, s, f.place); err != nil {
 			return nil, err
 		}
 	}

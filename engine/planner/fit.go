@@ -88,7 +88,7 @@ func (e *TooSmall) Unwrap() error { return ga.ErrRAM }
 
 // tooSmall looks for the members that a plan fails for: the fewest of the smallest ones
 // without whom the others can be planned. It returns nil if there are none.
-func tooSmall(j job.Spec, g *graph.Graph, nodes []ga.Node, opt ga.Options, seed uint64) *TooSmall {
+func (f Facts) tooSmall(j job.Spec, g *graph.Graph, nodes []ga.Node, opt ga.Options, seed uint64) *TooSmall {
 	order := make([]int, len(nodes)) // largest first
 	for i := range order {
 		order[i] = i
@@ -102,14 +102,12 @@ func tooSmall(j job.Spec, g *graph.Graph, nodes []ga.Node, opt ga.Options, seed 
 		}
 		return 0
 	})
-	pick := func(n int) []ga.Node {
-		keep := slices.Clone(order[:n])
-		slices.Sort(keep)
-		var ns []ga.Node
+	pick := func(n int) (keep []int, ns []ga.Node) {
+		keep = slices.Sorted(slices.Values(order[:n]))
 		for _, i := range keep {
 			ns = append(ns, nodes[i])
 		}
-		return ns
+		return keep, ns
 	}
 	known := newCache(g)
 	for n := len(nodes) - 1; n >= 1 && n >= len(nodes)-maxSmall; n-- {
@@ -117,7 +115,8 @@ func tooSmall(j job.Spec, g *graph.Graph, nodes []ga.Node, opt ga.Options, seed 
 		if n == 1 {
 			o.MinSize = 1
 		}
-		if _, err := (Facts{}).form(j, g, known, pick(n), o, seed); err != nil {
+		keep, ns := pick(n)
+		if _, err := f.pick(keep).form(j, g, known, ns, o, seed); err != nil {
 			continue
 		}
 		e := &TooSmall{Members: slices.Clone(order[n:]), nodes: nodes}
@@ -127,7 +126,7 @@ func tooSmall(j job.Spec, g *graph.Graph, nodes []ga.Node, opt ga.Options, seed 
 			roomy[i].RAM = math.Max(nodes[order[0]].RAM, 1e12)
 			e.Names = append(e.Names, nodes[i].Name)
 		}
-		p, err := Facts{}.form(j, g, known, roomy, opt, seed)
+		p, err := f.form(j, g, known, roomy, opt, seed)
 		if err != nil {
 			return nil // memory is not what is wrong
 		}

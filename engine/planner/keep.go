@@ -40,12 +40,13 @@ func (f Facts) Keep(j job.Spec, g *graph.Graph, nodes []ga.Node, old *Plan, leas
 		slices.Reverse(group.Stages)
 		p.GA.Clusters = append(p.GA.Clusters, group)
 	}
-	short, _, err := p.measure(fill.start(), fill.cache, f.busy(nodes), pieces, make([]ga.Unit, len(pieces)))
+	short, _, err := p.measure(fill.start(), fill, f.busy(nodes), pieces, make([]ga.Unit, len(pieces)))
 	if err != nil || short != nil {
 		return nil, cmp.Or(err, short)
 	}
 	if err := fill.choose(p, least); err != nil {
 		return nil, err
 	}
+	p.setMemory()
 	return p, p.setRings(g)
 }

@@ -191,7 +191,7 @@ func Make(j job.Spec, g *graph.Graph, nodes []ga.Node, opt ga.Options, seed uint
 func (f Facts) Make(j job.Spec, g *graph.Graph, nodes []ga.Node, opt ga.Options, seed uint64) (*Plan, error) {
 	p, err := search{f, j, g, nodes, opt, seed, newCache(g)}.best()
 	if errors.Is(err, ga.ErrRAM) && len(nodes) > 1 {
-		if small := tooSmall(j, g, nodes, opt, seed); small != nil {
+		if small := f.tooSmall(j, g, nodes, opt, seed); small != nil {
 			return nil, small
 		}
 	}
@@ -241,18 +241,20 @@ func (f Facts) form(j job.Spec, g *graph.Graph, known *cache, nodes []ga.Node, o
 	if err != nil {
 		return nil, err
 	}
+	units[0].Memory += float64(f.Inputs)
+	units[len(units)-1].Memory += float64(f.Targets)
 	for try := 0; ; try++ {
 		p := &Plan{}
 		if p.GA, err = ga.Build(g.Name, units, nodes, opt, rand.New(rand.NewPCG(seed, 0x72617665))); err != nil {
 			return nil, tooHeavy(err, j, heavy)
 		}
-		short, failing, err := p.measure(j, fill.cache, nodes, pieces, units)
+		short, failing, err := p.measure(j, fill, nodes, pieces, units)
 		// Many clusters are not formed anew for the sake of a few.
 		for again := 0; err == nil && short != nil && again < corrections && len(p.GA.Clusters) >= 16; again++ {
 			if p.GA.Recut(units, nodes, opt, failing) != nil {
 				break
 			}
-			short, failing, err = p.measure(j, fill.cache, nodes, pieces, units)
+			short, failing, err = p.measure(j, fill, nodes, pieces, units)
 		}
 		if err != nil {
 			return nil, err
@@ -264,6 +266,7 @@ func (f Facts) form(j job.Spec, g *graph.Graph, known *cache, nodes []ga.Node, o
 			if n := len(p.Clusters); asked > n && n == r && len(nodes) > n {
 				p.Note = fmt.Sprintf("%d cluster(s), since each trains at least one replica and the job has %d: set replicas to %d for as many as were asked for", n, n, asked)
 			}
+			p.setMemory()
 			return p, p.setRings(g)
 		}
 		if try == corrections {
@@ -275,7 +278,7 @@ func (f Facts) form(j job.Spec, g *graph.Graph, known *cache, nodes []ga.Node, o
 // measure cuts the graph as the genetic algorithm says and compiles the stages. If some do
 // not fit their nodes, short says so of the first, failing names their clusters, and the units
 // of all of them are made as large as they are.
-func (p *Plan) measure(j job.Spec, known *cache, nodes []ga.Node, pieces []graph.Unit, units []ga.Unit) (short error, failing []int, err error) {
+func (p *Plan) measure(j job.Spec, f fill, nodes []ga.Node, pieces []graph.Unit, units []ga.Unit) (short error, failing []int, err error) {
 	p.Clusters = nil
 	grow := make([]float64, len(units))
 	for _, c := range p.GA.Clusters {
@@ -290,12 +293,12 @@ func (p *Plan) measure(j job.Spec, known *cache, nodes []ga.Node, pieces []graph
 	}
 	for id, c := range p.GA.Clusters {
 		cl := p.Clusters[id]
-		stages, err := known.cut(cl.Starts())
+		stages, err := f.cache.cut(cl.Starts())
 		if err != nil {
 			return nil, nil, err
 		}
 		for k, s := range stages {
-			n, err := known.memory(j, s, p.Placement(id))
+			n, err := f.bytes(j, s, p.Placement(id))
 			if err != nil {
 				return nil, nil, err
 			}
@@ -320,6 +323,19 @@ func (p *Plan) measure(j job.Spec, known *cache, nodes []ga.Node, pieces []graph
 		units[i].Memory *= max(grow[i], 1)
 	}
 	return short, failing, nil
+}
+
+// setMemory has the clusters say what their stages take, which is more or less than their units were
+// thought to.
+func (p *Plan) setMemory() {
+	for c := range p.Clusters {
+		g := &p.GA.Clusters[c]
+		g.RAM, g.Memory = 0, 0
+		for k, s := range p.Clusters[c].Stages {
+			g.Stages[k].Memory = float64(s.Memory)
+			g.RAM, g.Memory = g.RAM+g.Stages[k].RAM, g.Memory+g.Stages[k].Memory
+		}
+	}
 }
 
 // rings are the rings of each cluster's stages, by cluster and stage: one ring for each

@@ -400,6 +400,44 @@ func TestMemoryIsThePlans(t *testing.T) {
 	}
 }
 
+// TestMemoryHasTheData: data are where they are read, and who lends too little for them has another
+// stage, or is named with what would do.
+func TestMemoryHasTheData(t *testing.T) {
+	g, j := zoo.CNN(), job.Default()
+	nodes := pool(2, 8e9, 50e9)
+	plan := func(f planner.Facts) (*planner.Plan, error) {
+		return f.Make(j, g, nodes, ga.Options{MaxClusters: 1}, 42)
+	}
+	none, err := plan(planner.Facts{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	const inputs, targets = 64 << 20, 1 << 20
+	with, err := plan(planner.Facts{Inputs: inputs, Targets: targets})
+	if err != nil {
+		t.Fatal(err)
+	}
+	sum := 0.0
+	for k, more := range []int{inputs, targets} {
+		a, b := none.Clusters[0].Stages[k], with.Clusters[0].Stages[k]
+		if a.Start != b.Start || a.Memory+more != b.Memory {
+			t.Errorf("stage %d: from node %d %d bytes, with %d of data from %d %d", k, a.Start, a.Memory, more, b.Start, b.Memory)
+		}
+		sum += float64(b.Memory)
+	}
+	if c := with.GA.Clusters[0]; c.Memory != sum || c.Stages[0].Memory+c.Stages[1].Memory != sum {
+		t.Errorf("%v bytes are printed, of stages %v and %v; they take %v", c.Memory, c.Stages[0].Memory, c.Stages[1].Memory, sum)
+	}
+	nodes[0].RAM = inputs - 1
+	if with, err = plan(planner.Facts{Inputs: inputs}); err != nil || with.Clusters[0].Stages[0].Node != 1 {
+		t.Errorf("the first stage is that of a node that cannot hold its inputs: %+v, %v", with, err)
+	}
+	nodes[1].RAM = 60e6
+	if _, err := plan(planner.Facts{Inputs: inputs}); !errors.Is(err, ga.ErrRAM) {
+		t.Errorf("nobody can hold the inputs: %v", err)
+	}
+}
+
 // TestRecomputeFits: a model that fits only if it computes again is placed if the job says
 // so, on one provider and on several, and refused otherwise.
 func TestRecomputeFits(t *testing.T) {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/ravnest/ravnest/engine/data"
 	"github.com/ravnest/ravnest/engine/job"
 	"github.com/ravnest/ravnest/engine/pipeline/order"
 	"github.com/ravnest/ravnest/engine/pipeline/stage"
@@ -25,8 +26,7 @@ func Plan(p *project.Project, maxClusters, exactly int) (*project.Stored, error)
 	for i, n := range pool {
 		nodes[i] = n.Node
 	}
-	f := planner.Facts{Train: p.Data.Train.Len(), Val: p.Data.Val.Len(), Achieved: p.Achieved()}
-	plan, err := Make(p, f, nodes, 0, func(j job.Spec) ga.Options {
+	plan, err := Make(p, Facts(p, p.Achieved()), nodes, 0, func(j job.Spec) ga.Options {
 		opt := Options(j, len(pool), max(maxClusters, exactly))
 		opt.MinClusters = exactly
 		return opt
@@ -35,6 +35,18 @@ func Plan(p *project.Project, maxClusters, exactly int) (*project.Stored, error)
 		return nil, err
 	}
 	return p.WritePlan(pool, plan)
+}
+
+// tableHead is what a table takes on its way beside its elements.
+const tableHead = 1 << 10
+
+// Facts are what a project says of itself. achieved is what its runs achieved by what was forecast.
+func Facts(p *project.Project, achieved float64) planner.Facts {
+	held := func(train, val *data.Table) int { return train.Bytes() + val.Bytes() + 2*tableHead }
+	return planner.Facts{
+		Train: p.Data.Train.Len(), Val: p.Data.Val.Len(), Achieved: achieved,
+		Inputs: held(p.Data.Train.X(), p.Data.Val.X()), Targets: held(p.Data.Train.Y(), p.Data.Val.Y()),
+	}
 }
 
 // Options are those of ga for a job and a pool of so many. maxClusters 0: as many as have something

@@ -11,6 +11,7 @@ import (
 
 	"github.com/ravnest/ravnest/engine/planner"
 	"github.com/ravnest/ravnest/native"
+	"github.com/ravnest/ravnest/native/form"
 	"github.com/ravnest/ravnest/signaling/server"
 )
 
@@ -79,7 +80,7 @@ func machines(pool []server.Member) (number []int, room, spare []float64) {
 // facts are what the planner is told of a pool.
 func (r *roster) facts(pool []server.Member) planner.Facts {
 	trips := maps.Clone(r.trips) // which links go on measuring
-	f := planner.Facts{Train: r.p.Data.Train.Len(), Val: r.p.Data.Val.Len(), Achieved: r.achieved}
+	f := form.Facts(r.p, r.achieved)
 	f.Machine, f.Room, f.Spare = machines(pool)
 	f.RTT = func(a, b int) float64 {
 		if _, measured := trips[pair(pool[a].Name, pool[b].Name)]; !measured && f.Machine[a] >= 0 && f.Machine[a] == f.Machine[b] {

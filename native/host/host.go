@@ -133,7 +133,7 @@ func Serve(ctx context.Context, p *project.Project, opt Options) (journal.Summar
 	if err := writable(p); err != nil {
 		return journal.Summary{}, err
 	}
-	r := &run{p: p, opt: opt, refs: refs{data: map[string]proto.Ref{}, tables: map[string]int64{}}}
+	r := &run{p: p, opt: opt, refs: refs{data: map[string]proto.Ref{}}}
 	r.roster = newRoster(p, &r.opt)
 	job := r.offer()
 	if opt.Providers == 0 {

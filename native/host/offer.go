@@ -26,19 +26,7 @@ import (
 type refs struct {
 	graph   proto.Ref
 	data    map[string]proto.Ref
-	tables  map[string]int64     // bytes that those take in memory, which the stages' do not have yet
 	weights map[string]proto.Ref // initial ones; nil: drawn from the seed
-}
-
-// read is the memory of the tables that a stage reads.
-func (r refs) read(k, stages int) (n int64) {
-	if k == 0 {
-		n += r.tables[provider.TrainX] + r.tables[provider.ValX]
-	}
-	if k == stages-1 {
-		n += r.tables[provider.TrainY] + r.tables[provider.ValY]
-	}
-	return n
 }
 
 // answers returns the most answers that a validation pass counts. Models that answer for every
@@ -123,11 +111,7 @@ func (r *run) publish() (blobs, error) {
 		if err != nil {
 			return blobs{}, fmt.Errorf("encoding %s: %w", kind, err)
 		}
-		_, size, err := data.Peek(b)
-		if err != nil {
-			return blobs{}, fmt.Errorf("%s: %w", kind, err)
-		}
-		r.refs.data[kind], r.refs.tables[kind] = bl.add(b), int64(max(size, len(b)))
+		r.refs.data[kind] = bl.add(b)
 	}
 	if p.Weights != nil {
 		var b bytes.Buffer

@@ -88,7 +88,7 @@ func (r *roster) place(_ context.Context, ask server.Ask) ([]server.Assignment, 
 			if !ok {
 				return nil, fmt.Errorf("%w: the plan needs a provider %q, which has not joined", server.ErrPool, s.Name)
 			}
-			memory := int64(s.Memory) + r.refs.read(k, len(cl.Stages))
+			memory := int64(s.Memory)
 			if m.Hello.RAM > 0 && memory > m.Hello.RAM {
 				return nil, fmt.Errorf("%w: %w: stage %d of cluster %d needs %s, but provider %s lends %s", server.ErrPool, ga.ErrRAM, k, c, native.FormatSize(memory), s.Name, native.FormatSize(m.Hello.RAM))
 			}

@@ -6,8 +6,9 @@ import (
 	"testing"
 	"time"
 
-	"github.com/ravnest/ravnest/engine/provider"
+	"github.com/ravnest/ravnest/engine/pipeline/stage"
 	"github.com/ravnest/ravnest/ga"
+	"github.com/ravnest/ravnest/native/form"
 	"github.com/ravnest/ravnest/native/project"
 	"github.com/ravnest/ravnest/signaling/proto"
 	"github.com/ravnest/ravnest/signaling/server"
@@ -77,18 +78,22 @@ func TestRosterTogether(t *testing.T) {
 	}
 }
 
-// TestPlaceCountsData: who reads the data needs memory for them beside the stage, and copies of states
-// take what is left then.
+// TestPlaceCountsData: who reads the data needs memory for them beside the stage, which the plan says,
+// and copies of states take what is left then.
 func TestPlaceCountsData(t *testing.T) {
 	p := opened(t, "cnn", 2)
-	r := newRoster(p, &Options{Providers: 2, All: true})
+	plan, err := form.Plan(p, 1, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	names := []string{plan.Clusters[0].Stages[0].Name, plan.Clusters[0].Stages[1].Name}
+	r := newRoster(p, &Options{})
 	r.begin(func() error { return nil }, false)
+	r.plan = plan
 	place := func(ram int64) ([]server.Assignment, error) {
 		var pool []server.Member
-		for _, name := range []string{"a", "b"} {
-			pool = append(pool, server.Member{ID: "p" + name, Name: name, Hello: proto.Hello{
-				Class: proto.ClassFMA, RAM: ram, Threads: 1, Bench: proto.Bench{GEMM: 10, Conv: 10, Up: 1e7, Down: 1e7},
-			}})
+		for _, name := range names {
+			pool = append(pool, server.Member{ID: "p" + name, Name: name, Hello: proto.Hello{Class: proto.ClassFMA, RAM: ram, Threads: 1}})
 		}
 		return r.place(t.Context(), server.Ask{Run: "r-1", Pool: pool})
 	}
@@ -96,13 +101,20 @@ func TestPlaceCountsData(t *testing.T) {
 	if err != nil || !as[0].Hold {
 		t.Fatalf("%+v, %v", as, err)
 	}
-	const table = 64 << 20
-	r.refs.tables = map[string]int64{provider.TrainX: table}
-	stage := int64(r.plan.Clusters[0].Stages[0].Memory)
-	if _, err := place(stage + table - 1); !errors.Is(err, ga.ErrRAM) || !errors.Is(err, server.ErrPool) {
+	j := p.Job
+	j.MicroBatches = plan.Clusters[0].MicroBatches
+	first, err := stage.Bytes(j, r.placed[0].stages[0][0], stage.Placement{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	need := int64(plan.Clusters[0].Stages[0].Memory)
+	if least := int64(first + p.Data.Train.X().Bytes() + p.Data.Val.X().Bytes()); need < least || need > least+least/100 || plan.GA.Clusters[0].Stages[0].Memory != float64(need) {
+		t.Errorf("the plan says %d bytes and prints %v, stage and inputs take %d", need, plan.GA.Clusters[0].Stages[0].Memory, least)
+	}
+	if _, err := place(need - 1); !errors.Is(err, ga.ErrRAM) || !errors.Is(err, server.ErrPool) {
 		t.Errorf("a byte too little for the inputs: %v", err)
 	}
-	if as, err = place(stage + table); err != nil || as[0].Hold {
+	if as, err = place(need); err != nil || as[0].Hold {
 		t.Errorf("no memory for copies beside the inputs: %v", err)
 	}
 }
