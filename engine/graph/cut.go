@@ -76,7 +76,7 @@ func (g *Graph) Units() []Unit {
 		}
 		begin, named = i, false
 	}
-	varying, ops := g.Varying(false), operands{g, readers}
+	varying, ops := g.Varying(false), newOperands(g, readers)
 	for k := range us {
 		u := &us[k]
 		u.Name = g.Nodes[u.From].Name
@@ -198,7 +198,7 @@ func (g *Graph) Cut(starts []int) ([]*Stage, error) {
 		stages[k] = &Stage{Index: k, Of: len(starts), First: starts[k], ModelInputs: len(g.Inputs), Last: k == len(starts)-1}
 	}
 	readers, varying, reaches := g.readers(), g.Varying(false), g.reaches()
-	ops := operands{g, readers}
+	ops := newOperands(g, readers)
 	for v := range g.Values() {
 		e := g.edge(v, readers[v], varying[v], reaches, stageOf)
 		if v < len(g.Inputs) {

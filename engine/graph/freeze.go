@@ -99,8 +99,9 @@ func (g *Graph) trains(i int) bool {
 
 // checkFrozen refuses names that the node does not have.
 func (n *Node) checkFrozen() error {
+	specs := n.Op.Params()
 	for i, p := range n.Frozen {
-		has := slices.ContainsFunc(n.Op.Params(), func(s Spec) bool { return s.Name == p && s.Role == Trainable })
+		has := slices.ContainsFunc(specs, func(s Spec) bool { return s.Name == p && s.Role == Trainable })
 		if !has || slices.Contains(n.Frozen[:i], p) {
 			return fmt.Errorf("it has no parameter %q to freeze, or it stands twice", p)
 		}

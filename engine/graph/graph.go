@@ -10,6 +10,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -367,19 +368,21 @@ type Param struct {
 // before and takes in these.
 func (n *Node) checkNames(owner map[string]Spec) error {
 	specs := n.Op.Params()
-	for short, full := range n.Names {
+	for _, short := range slices.Sorted(maps.Keys(n.Names)) {
 		if !slices.ContainsFunc(specs, func(s Spec) bool { return s.Name == short }) {
 			return fmt.Errorf("it has no parameter %q to name", short)
 		}
-		if err := checkName(full); err != nil {
+		if err := checkName(n.Names[short]); err != nil {
 			return err
 		}
 	}
-	for i, s := range specs {
+	own := make(map[string]bool, len(specs))
+	for _, s := range specs {
 		full := n.Full(s.Name)
-		if slices.ContainsFunc(specs[:i], func(t Spec) bool { return n.Full(t.Name) == full }) {
+		if own[full] {
 			return fmt.Errorf("two of its parameters are called %q", full)
 		}
+		own[full] = true
 		o, shared := owner[full]
 		if !shared {
 			owner[full] = s
@@ -521,7 +524,7 @@ func (g *Graph) readers() [][]int {
 	r := make([][]int, g.Values())
 	for i := range g.Nodes {
 		for _, v := range g.args[i] {
-			if !slices.Contains(r[v], i) {
+			if n := len(r[v]); n == 0 || r[v][n-1] != i {
 				r[v] = append(r[v], i)
 			}
 		}

@@ -56,6 +56,31 @@ func masks(op Op) bool {
 type operands struct {
 	g       *Graph
 	readers [][]int
+	all     []finding // by value: whether all nodes that read it do
+}
+
+// finding is an answer that may not have been found yet.
+type finding uint8
+
+const (
+	unknown finding = iota
+	no
+	yes
+)
+
+func newOperands(g *Graph, readers [][]int) operands {
+	return operands{g, readers, make([]finding, g.Values())}
+}
+
+// everywhere is value from the first node on. It is looked for once: where values part and meet again
+// k times, 2^k ways lead from the first to the last.
+func (o operands) everywhere(v int) bool {
+	if o.all[v] == unknown {
+		if o.all[v] = no; o.value(v, 0) {
+			o.all[v] = yes
+		}
+	}
+	return o.all[v] == yes
 }
 
 // value tells whether nodes from node from on read value v as operands of products only.
@@ -73,7 +98,7 @@ func (o operands) value(v, from int) bool {
 			if x != v || Multiplies(o.g.Nodes[i].Op, k) {
 				continue
 			}
-			if !moves(o.g.Nodes[i].Op) || !o.value(o.g.Result(i), 0) {
+			if !moves(o.g.Nodes[i].Op) || !o.everywhere(o.g.Result(i)) {
 				return false
 			}
 		}

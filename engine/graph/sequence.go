@@ -203,7 +203,7 @@ func (a *Attention) Infer(in []Shape) (Shape, error) {
 	if err != nil {
 		return nil, err
 	}
-	if a.Heads < 1 || x[1]%(3*a.Heads) != 0 {
+	if a.Heads < 1 || a.Heads > x[1] || x[1]%(3*a.Heads) != 0 {
 		return nil, fmt.Errorf("%d heads do not divide query, key and value of %s", a.Heads, x)
 	}
 	if len(in) == 2 && !slices.Equal(in[1], x[:1]) {
