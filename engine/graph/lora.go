@@ -70,6 +70,7 @@ func (g *Graph) Adapt(l LoRA) (*Graph, []Adapter, error) {
 	}
 	a := &Graph{Name: g.Name, Inputs: g.Inputs, Output: g.Output}
 	var as []Adapter
+	known := map[string]bool{}
 	for i := range g.Nodes {
 		n := g.Nodes[i]
 		n.Frozen = nil
@@ -81,7 +82,7 @@ func (g *Graph) Adapt(l LoRA) (*Graph, []Adapter, error) {
 		lin, ok := n.Op.(*Linear)
 		module := strings.TrimSuffix(n.Full("weight"), ".weight")
 		chosen := ok && !saved[n.Full("weight")] && (len(l.Targets) == 0 && n.Name != g.Output || matches(l.Targets, module))
-		if !chosen || slices.ContainsFunc(as, func(a Adapter) bool { return a.Module == module }) {
+		if !chosen {
 			a.Nodes = append(a.Nodes, n)
 			continue
 		}
@@ -108,7 +109,10 @@ func (g *Graph) Adapt(l LoRA) (*Graph, []Adapter, error) {
 		a.Nodes = append(a.Nodes, down,
 			Node{Name: n.Name + ".lora_scale", Op: &Unary{Function: "affine", A: float32(l.Scale)}, Inputs: []string{down.Name}},
 			up, Node{Name: n.Name, Op: &Add{}, Inputs: []string{base.Name, up.Name}})
-		as = append(as, Adapter{Module: module, Weight: n.Full("weight"), A: down.Full("weight"), B: up.Full("weight"), Transposed: lin.Transposed})
+		if !known[module] { // a layer that the model calls several times has one adapter, at each call
+			known[module] = true
+			as = append(as, Adapter{Module: module, Weight: n.Full("weight"), A: down.Full("weight"), B: up.Full("weight"), Transposed: lin.Transposed})
+		}
 	}
 	if len(as) == 0 {
 		return nil, nil, fmt.Errorf("%w: the targets %q match no linear layer of the model; it has %s", ErrLoRA, l.Targets, g.linears())

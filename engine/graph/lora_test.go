@@ -143,3 +143,27 @@ func TestAdaptWhole(t *testing.T) {
 		t.Errorf("a module that is not there: %v", err)
 	}
 }
+
+// TestAdaptShared: a layer that the model calls several times adds its one adapter at each call, as
+// PEFT does, which wraps the module.
+func TestAdaptShared(t *testing.T) {
+	shared := map[string]string{"weight": "layer.weight", "bias": "layer.bias"}
+	lin := func() graph.Op { return &graph.Linear{In: 4, Out: 4, Bias: true} }
+	g, err := graph.Sequential("g", graph.Input{Name: "x", Shape: graph.Shape{4}},
+		graph.Node{Name: "a", Op: lin(), Names: shared}, graph.Node{Name: "b", Op: lin(), Names: shared}, graph.Node{Name: "head", Op: lin()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, as, err := g.Adapt(graph.LoRA{Rank: 2, Scale: 2})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(as) != 1 || as[0].Module != "layer" {
+		t.Errorf("adapters %+v, want one", as)
+	}
+	for _, name := range []string{as[0].A, as[0].B} {
+		if nodes := a.Shared()[name]; len(nodes) != 2 {
+			t.Errorf("%s is in nodes %v, want two", name, nodes)
+		}
+	}
+}
