@@ -71,6 +71,9 @@ func (base) scratch() int                    { return 0 }
 // words reserves 32-bit words in every slot.
 func (p *Plan) words(n int) int { p.slotW += n; return p.slotW - n }
 
+// hold makes floats that an operation keeps for itself.
+func (p *Plan) hold(n int) []float32 { p.held += 4 * n; return make([]float32, n) }
+
 // param is the offset of node i's parameter called name, -1 if it has none.
 func (p *Plan) param(i int, name string) int {
 	n := &p.g.Nodes[i]
@@ -134,7 +137,7 @@ func newOp(p *Plan, i int) (op, error) {
 			train: p.cfg.Train || o.Untracked, tracked: !o.Untracked,
 		}
 		if o.Plain {
-			d.ones, d.zeros = make([]float32, d.c), make([]float32, d.c)
+			d.ones, d.zeros = p.hold(d.c), p.hold(d.c)
 			kernel.Fill(d.ones, 1)
 		} else {
 			d.w, d.b = p.param(i, "weight"), p.param(i, "bias")

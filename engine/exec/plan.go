@@ -41,10 +41,16 @@ type Memory struct {
 	Slots   int // of all slots
 	Temp    int
 	Scratch int
+	Held    int // what operations keep for themselves
+	// Constants are those of the graph, which all of its plans share.
+	Constants int
 }
 
 // Total of everything.
-func (m Memory) Total() int { return m.Params + m.Grads + m.Slots + m.Temp + m.Scratch }
+func (m Memory) Total() int { return m.Params + m.Grads + m.Constants + m.Run() }
+
+// Run is what another plan of the same graph and weights adds.
+func (m Memory) Run() int { return m.Slots + m.Temp + m.Scratch + m.Held }
 
 // place is where a buffer of float32 lives.
 type place struct {
@@ -54,7 +60,7 @@ type place struct {
 	half bool // kept as operands of products, in the slot's words
 }
 
-// Plan is a compiled graph. It is immutable; an Exec runs it.
+// Plan is a compiled graph. One Exec at a time runs it, since operations keep the arguments of kernels.
 type Plan struct {
 	Layout  Layout
 	cfg     Config
@@ -70,6 +76,7 @@ type Plan struct {
 	slotW   int         // 32-bit words of a slot: dropout bits, pooling positions
 	temp    int         // floats
 	scr     int         // floats of kernel scratch
+	held    int         // bytes that operations keep for themselves
 	keeps   [][]keeping // by node, after the inputs': what is done to its output once it is there
 	rounded []bool      // by value: it is rounded in place
 
@@ -516,7 +523,7 @@ func (p *Plan) Memory() Memory {
 	m := Memory{
 		Params: 4*(p.Layout.Params+p.Layout.Buffers) + 8*p.Layout.Counters,
 		Slot:   4 * (p.slotF + p.slotW),
-		Temp:   4 * p.temp, Scratch: 4 * p.scr,
+		Temp:   4 * p.temp, Scratch: 4 * p.scr, Held: p.held, Constants: p.g.PackedBytes(),
 	}
 	m.Slots = max(p.cfg.Slots, 1) * m.Slot
 	if p.cfg.Train {

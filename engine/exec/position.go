@@ -15,6 +15,7 @@ func newPositionOp(p *Plan, i int) op {
 		return newSpectralNorm(p, b, o)
 	case *graph.Sort:
 		cols := in[0][len(in[0])-1]
+		p.held += 4 * cols
 		return &sorting{base: b, cols: cols, count: out[len(out)-1], per: in[0].Elems() / cols, down: o.Descending, order: make([]int32, cols)}
 	case *graph.Gather:
 		return &gathering{base: b, outer: in[0][:o.Axis].Elems(), p: kernel.Positions{

@@ -3,8 +3,6 @@
 package exec
 
 import (
-	"slices"
-
 	"github.com/ravnest/ravnest/engine/autodiff"
 	"github.com/ravnest/ravnest/engine/graph"
 	"github.com/ravnest/ravnest/engine/kernel"
@@ -131,7 +129,8 @@ func newLayerNorm(p *Plan, b base, o *graph.LayerNorm, out graph.Shape) op {
 	l.stat = p.slotF
 	p.slotF += 2 * l.most
 	if !o.Affine {
-		l.one, l.zero = slices.Repeat([]float32{1}, l.cols), make([]float32, l.cols)
+		l.one, l.zero = p.hold(l.cols), p.hold(l.cols)
+		kernel.Fill(l.one, 1)
 	}
 	return l
 }

@@ -28,6 +28,7 @@ func newSpectralNorm(p *Plan, b base, o *graph.SpectralNorm) *spectralNorm {
 		base: b, s: kernel.Spectral{Rows: rows, Cols: cols, Inner: inner}, w: p.param(b.i, "weight"), n: rows * cols, u: p.param(b.i, "u"), v: p.param(b.i, "v"),
 		stat: p.slotF, iterations: o.Iterations, eps: o.Eps, vFirst: o.VFirst, train: p.cfg.Train, sum: make([]float64, max(rows, cols)),
 	}
+	p.held += 8 * len(d.sum)
 	p.slotF += pad(rows) + pad(cols) + pad(1)
 	return d
 }

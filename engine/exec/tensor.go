@@ -203,7 +203,7 @@ func newOperand(p *Plan, b base, o *graph.Operand) operand {
 	if d.consts == nil {
 		d.w, d.n = p.param(b.i, "weight"), graph.Shape(o.Param).Elems()
 		if d.index != nil {
-			d.picked = make([]float32, d.size)
+			d.picked = p.hold(d.size)
 		}
 	}
 	return d
@@ -397,7 +397,7 @@ type resample struct {
 
 func newResample(b base, o *graph.Resample, in, out graph.Shape) *resample {
 	return &resample{base: b, outer: in[:o.Axis].Elems(), r: kernel.Resample{
-		In: in[o.Axis], Out: out[o.Axis], Taps: o.Taps, Inner: in[o.Axis+1:].Elems(), Index: o.Index, Weight: o.Weights(),
+		In: in[o.Axis], Out: out[o.Axis], Taps: o.Taps, Inner: in[o.Axis+1:].Elems(), Index: o.Index, Weight: o.Weight.Floats(),
 	}}
 }
 

@@ -173,6 +173,7 @@ func Parse(data []byte) (*Graph, error) {
 		return nil, fmt.Errorf("%w: %d nodes, at most %d are supported", ErrInvalid, len(j.Nodes), MaxNodes)
 	}
 	g := &Graph{Name: j.Name, Inputs: j.Inputs, Output: j.Output, Nodes: make([]Node, len(j.Nodes))}
+	ls := newLists()
 	for i, n := range j.Nodes {
 		mk, ok := registry[n.Op]
 		if !ok {
@@ -182,6 +183,9 @@ func Parse(data []byte) (*Graph, error) {
 		if len(n.Attrs) > 0 {
 			if _, err := strict.Decode(n.Attrs, op); err != nil {
 				return nil, fmt.Errorf("%w: node %q (%s): attrs: %w", ErrInvalid, n.Name, n.Op, err)
+			}
+			if err := ls.take(op); err != nil {
+				return nil, fmt.Errorf("%w: node %q (%s): %w", ErrInvalid, n.Name, n.Op, err)
 			}
 		}
 		g.Nodes[i] = Node{Name: n.Name, Op: op, Inputs: n.In, Names: n.Names, Frozen: n.Frozen}

@@ -5,14 +5,8 @@
 package graph
 
 import (
-	"bytes"
-	"compress/flate"
-	"encoding/binary"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"math"
 	"slices"
 )
 
@@ -292,52 +286,6 @@ func (u *Unary) Cost(_ []Shape, out Shape) Cost {
 // Discrete implements Op: steps and comparisons have no slope.
 func (u *Unary) Discrete(int) bool { return unaries[u.Function] }
 
-// Packed is a list of 32-bit words, in JSON compressed and in base64.
-type Packed []uint32
-
-// MarshalJSON implements json.Marshaler.
-func (p Packed) MarshalJSON() ([]byte, error) {
-	raw := make([]byte, 0, 4*len(p))
-	for _, w := range p {
-		raw = binary.LittleEndian.AppendUint32(raw, w)
-	}
-	var b bytes.Buffer
-	z, err := flate.NewWriter(&b, flate.BestCompression)
-	if err != nil {
-		return nil, err
-	}
-	if _, err := z.Write(raw); err != nil {
-		return nil, err
-	}
-	if err := z.Close(); err != nil {
-		return nil, err
-	}
-	return json.Marshal(b.Bytes())
-}
-
-// maxPacked is the most words of one list: those of a mask of 4096 by 4096.
-const maxPacked = 1 << 24
-
-// UnmarshalJSON implements json.Unmarshaler.
-func (p *Packed) UnmarshalJSON(b []byte) error {
-	var c []byte
-	if err := json.Unmarshal(b, &c); err != nil {
-		return err
-	}
-	raw, err := io.ReadAll(io.LimitReader(flate.NewReader(bytes.NewReader(c)), 4*maxPacked+1))
-	switch {
-	case err != nil:
-		return fmt.Errorf("packed words: %w", err)
-	case len(raw) > 4*maxPacked || len(raw)%4 != 0:
-		return fmt.Errorf("packed words of %d bytes or more, at most %d words are read", len(raw), maxPacked)
-	}
-	*p = make(Packed, len(raw)/4)
-	for i := range *p {
-		(*p)[i] = binary.LittleEndian.Uint32(raw[4*i:])
-	}
-	return nil
-}
-
 // Operand is a tensor that takes part in arithmetic and is the same for every row: a
 // parameter of the node called weight, elements of one, or constants.
 type Operand struct {
@@ -377,6 +325,13 @@ func (o *Operand) check() error {
 	return nil
 }
 
+func (o *Operand) packed() []*Packed {
+	if o == nil {
+		return nil
+	}
+	return []*Packed{&o.Index, &o.Data}
+}
+
 func (o *Operand) params() []Spec {
 	if o == nil || len(o.Data) > 0 {
 		return nil
@@ -384,25 +339,12 @@ func (o *Operand) params() []Spec {
 	return []Spec{{Name: "weight", Shape: slices.Concat([]int{}, o.Param), Init: Init{Std: 0.02}}}
 }
 
-// Constants are the values of Data.
+// Constants are the values of Data, which must not be written to.
 func (o *Operand) Constants() []float32 {
 	if o == nil || len(o.Data) == 0 {
 		return nil
 	}
-	v := make([]float32, len(o.Data))
-	for i, w := range o.Data {
-		v[i] = math.Float32frombits(w)
-	}
-	return v
-}
-
-// PackFloats is the form of constants.
-func PackFloats(v []float32) Packed {
-	p := make(Packed, len(v))
-	for i, f := range v {
-		p[i] = math.Float32bits(f)
-	}
-	return p
+	return o.Data.Floats()
 }
 
 // ariths are the functions of Binary.
@@ -446,6 +388,8 @@ func (b *Binary) Params() []Spec { return b.Operand.params() }
 func (b *Binary) Discrete(arg int) bool {
 	return b.Function == "mask" && (arg == 1 || b.Operand != nil && b.Swap)
 }
+
+func (b *Binary) packed() []*Packed { return b.Operand.packed() }
 
 // Cost implements Op.
 func (b *Binary) Cost(_ []Shape, out Shape) Cost {
@@ -548,8 +492,7 @@ func (r *Resample) Infer(in []Shape) (Shape, error) {
 	return y, nil
 }
 
-// Weights are the values of Weight.
-func (r *Resample) Weights() []float32 { return (&Operand{Data: r.Weight}).Constants() }
+func (r *Resample) packed() []*Packed { return []*Packed{&r.Index, &r.Weight} }
 
 // Cost implements Op.
 func (r *Resample) Cost(_ []Shape, out Shape) Cost {

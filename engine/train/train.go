@@ -128,7 +128,7 @@ func Bytes(j job.Spec, g *graph.Graph) (int, error) {
 		return 0, err
 	}
 	m, ev := p.Memory(), e.Memory()
-	return m.Total() + m.Params + ev.Slots + ev.Temp + ev.Scratch + 2*optim.Bytes(j.Optimizer, p.Layout.Trainable) +
+	return m.Total() + m.Params + ev.Run() + 2*optim.Bytes(j.Optimizer, p.Layout.Trainable) +
 		stage.ReplicaBytes(j, &p.Layout, stage.Placement{}) + j.Shards.Inputs + j.Shards.Targets + l.Bytes(g.Shape(g.OutputValue()), j.BatchSize) + stage.InputBytes(g, j.MicroRows()), nil
 }
 

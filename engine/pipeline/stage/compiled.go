@@ -283,7 +283,7 @@ type Memory struct {
 
 // Total is the sum of all of it.
 func (m Memory) Total() int {
-	return m.Train.Total() + m.Eval.Slots + m.Eval.Temp + m.Eval.Scratch + m.Optimizer + m.Replicas + m.Versions + m.Targets + m.Data + m.Out + m.In + m.Save
+	return m.Train.Total() + m.Eval.Run() + m.Optimizer + m.Replicas + m.Versions + m.Targets + m.Data + m.Out + m.In + m.Save
 }
 
 // Memory is what the stage promises to stay within, on one thread. The data set and what
