@@ -331,6 +331,9 @@ func (r *attempt) prepare() (*stage.Compiled, stage.Config, error) {
 	if err := r.track.run.Check(); err != nil {
 		return nil, cfg, fmt.Errorf("the assignment's plan: %w", err)
 	}
+	if err := stage.CheckBatches(j, g, plan.Train); err != nil {
+		return nil, cfg, fmt.Errorf("the assignment's plan: %w", err)
+	}
 	if j.Gradients() {
 		r.track.own = 0 // every cluster has a part of every batch
 	}

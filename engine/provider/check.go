@@ -148,6 +148,9 @@ func (r *attempt) stretches(g *graph.Graph, spec job.Spec) (todo []again, j job.
 		if err := run.Check(); err != nil {
 			return nil, j, plan, 0, fmt.Errorf("the plan of stretch %d: %w", i, err)
 		}
+		if err := stage.CheckBatches(jobs, g, plan.Train); err != nil {
+			return nil, j, plan, 0, fmt.Errorf("the plan of stretch %d: %w", i, err)
+		}
 		if total := uint64(run.Total()); uint64(s.Until) > total {
 			return nil, j, plan, 0, fmt.Errorf("stretch %d ends with step %d, and the run has %d", i, s.Until, total)
 		}

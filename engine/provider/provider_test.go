@@ -600,6 +600,9 @@ func TestEnds(t *testing.T) {
 		"rows": {func(w *world) {
 			w.assigns[0].Plan = json.RawMessage(`{"clusters":[{"starts":[0,12],"replicas":[0]}],"train":9,"val":3}`)
 		}, nil, "the plan says"},
+		"one row": {func(w *world) {
+			w.assigns[0].Plan = json.RawMessage(`{"clusters":[{"starts":[0,12],"replicas":[0]}],"train":65,"val":3}`)
+		}, nil, "batch norm needs 2"},
 		"job": {func(w *world) { w.assigns[0].Job = json.RawMessage(`{}`) }, nil, "invalid job"},
 		"cut": {func(w *world) {
 			w.assigns[0].Plan = json.RawMessage(`{"clusters":[{"starts":[0,99],"replicas":[0]}],"train":1078,"val":719}`)

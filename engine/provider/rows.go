@@ -25,7 +25,9 @@ type table struct {
 	dst   *stage.Rows
 	rows  int
 	elems int
-	index *data.Index // of a table in shards
+	// classes is the number of classes that targets have if they are the numbers of classes; 0: any.
+	classes int
+	index   *data.Index // of a table in shards
 }
 
 // rows fetches the stage's part of the data set; of a table in shards, the index. need is the
@@ -37,11 +39,14 @@ func (r *attempt) rows(f *fetcher, j job.Spec, g *graph.Graph, s *graph.Stage, c
 		tables = append(tables, &table{kind: TrainX, dst: &cfg.TrainX, rows: cfg.TrainRows, elems: n}, &table{kind: ValX, dst: &cfg.ValX, rows: cfg.ValRows, elems: n})
 	}
 	if s.Last {
-		n, err := targetElems(j, g)
+		n, classes, err := targetElems(j, g)
 		if err != nil {
 			return err
 		}
-		tables = append(tables, &table{kind: TrainY, dst: &cfg.TrainY, rows: cfg.TrainRows, elems: n}, &table{kind: ValY, dst: &cfg.ValY, rows: cfg.ValRows, elems: n})
+		for _, t := range []*table{{kind: TrainY, dst: &cfg.TrainY, rows: cfg.TrainRows}, {kind: ValY, dst: &cfg.ValY, rows: cfg.ValRows}} {
+			t.elems, t.classes = n, classes
+			tables = append(tables, t)
+		}
 	}
 	for _, t := range tables {
 		ref, ok := r.a.Data[t.kind]
@@ -131,20 +136,23 @@ func (k *kept) add(sum string, t *data.Table, bytes int) {
 	k.tables[sum] = keptTable{t, bytes}
 }
 
-// targetElems is the number of elements of a row of targets, -1 where no loss looks at them.
-func targetElems(j job.Spec, g *graph.Graph) (int, error) {
+// targetElems is the number of elements of a row of targets, -1 where no loss looks at them, and the
+// number of classes that numbers of classes are of, which a loss takes from the model's last axis.
+func targetElems(j job.Spec, g *graph.Graph) (elems, classes int, err error) {
 	if !j.Several() && j.Loss == job.OutputLoss {
-		return -1, nil
+		return -1, 0, nil
 	}
-	if !j.Several() {
-		return g.Shape(g.OutputValue()).Elems(), nil
+	if out := g.Shape(g.OutputValue()); !j.Several() {
+		if classes = 1; len(out) > 0 {
+			classes = out[len(out)-1]
+		}
+		return out.Elems(), classes, nil
 	}
 	fields, err := loss.Fields(j, g.AnswerShapes())
-	n := 0
 	for _, f := range fields {
-		n += f.Elems()
+		elems += f.Elems()
 	}
-	return n, err
+	return elems, 0, err
 }
 
 // read looks at a blob and returns how much more memory its table takes.
@@ -158,17 +166,20 @@ func (t *table) read(b []byte) (int, error) {
 		return 0, err
 	}
 	head := t.index.Head()
-	return 0, t.check(head.Len(), head.Elems())
+	return 0, t.check(head)
 }
 
 func (t *table) take(half *data.Table) error {
 	*t.dst = half
-	return t.check(half.Len(), half.Elems())
+	return t.check(half)
 }
 
-func (t *table) check(rows, elems int) error {
-	if rows != t.rows || elems != t.elems && t.elems >= 0 {
+func (t *table) check(half *data.Table) error {
+	if rows, elems := half.Len(), half.Elems(); rows != t.rows || elems != t.elems && t.elems >= 0 {
 		return fmt.Errorf("%d rows of %d elements, but the plan says %d of %d", rows, elems, t.rows, t.elems)
+	}
+	if half.Labelled() && t.classes > 0 && half.Classes != t.classes {
+		return fmt.Errorf("numbers of %d classes, but the model has %d", half.Classes, t.classes)
 	}
 	return nil
 }

@@ -78,6 +78,9 @@ func newPeriod(cfg Config, period int) (*Trainer, error) {
 		return nil, err
 	}
 	g := cfg.Graph
+	if err := stage.CheckBatches(j, g, cfg.TrainX.Len()); err != nil {
+		return nil, err
+	}
 	t := &Trainer{cfg: cfg, job: j, period: period, out: g.OutputValue(), run: j.Order(cfg.TrainX.Len(), cfg.ValX.Len())}
 	plan, ev, err := plans(j, g)
 	if err != nil {

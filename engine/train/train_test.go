@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"runtime"
+	"strings"
 	"testing"
 
 	"github.com/ravnest/ravnest/engine/graph"
@@ -169,5 +170,16 @@ func (o *clock) Batch(int) {
 		o.b.ResetTimer()
 	case o.b.N + 1:
 		o.b.StopTimer()
+	}
+}
+
+// TestBatchNormOfOneRow: a run whose last batch has a single row, of which batch norm has no variance,
+// is refused before it begins.
+func TestBatchNormOfOneRow(t *testing.T) {
+	j := job.Default()
+	x, y := rows{n: 2*j.BatchSize + 1, per: 64}, rows{n: 2*j.BatchSize + 1, per: 10}
+	_, err := train.New(train.Config{Job: j, Graph: zoo.CNN(), TrainX: x, TrainY: y, ValX: x, ValY: y})
+	if err == nil || !strings.Contains(err.Error(), "batch norm needs 2") {
+		t.Errorf("got %v, want an error that names batch norm", err)
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/ravnest/ravnest/engine/data"
 	"github.com/ravnest/ravnest/engine/graph"
 	"github.com/ravnest/ravnest/engine/job"
+	"github.com/ravnest/ravnest/engine/pipeline/stage"
 )
 
 // Check checks that job, model and data fit together.
@@ -36,7 +37,7 @@ func CheckJob(j job.Spec, g *graph.Graph, d *data.Set) error {
 	if err := j.Order(d.Train.Len(), d.Val.Len()).Check(); err != nil {
 		return err
 	}
-	return errors.Join(CheckBatches(j, g, d.Train.Len()), checkTokens(g, "training data", d.Train.X()), checkTokens(g, "validation data", d.Val.X()))
+	return errors.Join(stage.CheckBatches(j, g, d.Train.Len()), checkTokens(g, "training data", d.Train.X()), checkTokens(g, "validation data", d.Val.X()))
 }
 
 // CheckInputs returns an error unless the rows of x are valid inputs of the model.
@@ -115,40 +116,6 @@ func checkShares(what string, y *data.Table, from, n int) error {
 		for _, t := range v[from:][:n] {
 			if !(t >= 0 && t <= 1) {
 				return fmt.Errorf("loss bce_with_logits wants targets from 0 (no) to 1 (yes), but row %d of %s holds %v", r, what, t)
-			}
-		}
-	}
-	return nil
-}
-
-// CheckBatches checks the sizes of all micro-batches of a run over n training rows. All
-// batches have the same size except the last of an epoch, if the run reaches it.
-func CheckBatches(j job.Spec, g *graph.Graph, n int) error {
-	totals := []int{j.Rows(n, 0)}
-	if b := j.Batches(n); j.Total(n) >= b {
-		totals = append(totals, j.Rows(n, b-1))
-	}
-	for i, nd := range g.Nodes {
-		op, ok := nd.Op.(*graph.BatchNorm)
-		if !ok {
-			continue
-		}
-		values := g.Shape(g.Result(i)).Elems() / op.Features // per channel and row
-		for k, total := range totals {
-			for _, rows := range j.Order(n, 0).Parts(total) {
-				if rows*values >= 2 {
-					continue
-				}
-				which := "a batch"
-				if k == 1 {
-					which = "the last batch of an epoch"
-				}
-				if j.Gradients() {
-					return fmt.Errorf("node %q: a replica's part of %s has 1 row (%d rows in batches of %d, split over %d replicas), batch norm needs 2: choose another batch_size, fewer replicas, or average parameters",
-						nd.Name, which, n, j.BatchSize, j.Replica())
-				}
-				return fmt.Errorf("node %q: a micro-batch of %s has 1 row (%d rows in batches of %d, micro_batches %d), batch norm needs 2: choose another batch_size or micro_batches",
-					nd.Name, which, n, j.BatchSize, j.Micro())
 			}
 		}
 	}

@@ -13,6 +13,7 @@ import (
 
 	"github.com/ravnest/ravnest/engine/job"
 	"github.com/ravnest/ravnest/engine/pipeline/order"
+	"github.com/ravnest/ravnest/engine/pipeline/stage"
 	"github.com/ravnest/ravnest/engine/strict"
 	"github.com/ravnest/ravnest/native"
 )
@@ -87,7 +88,7 @@ func (p *Project) CheckRecord(record []order.Period) error {
 	for i := range record {
 		j, err := p.Job.In(record[:i+1])
 		if err == nil {
-			err = CheckBatches(j, p.Graph, p.Data.Train.Len())
+			err = stage.CheckBatches(j, p.Graph, p.Data.Train.Len())
 		}
 		if err == nil && i+1 == len(record) {
 			err = j.Order(p.Data.Train.Len(), p.Data.Val.Len()).Check()
@@ -112,7 +113,7 @@ func (p *Project) Replicas(providers int) int {
 		most = min(most, j.Batches(n)/(j.Updates()*j.UpdateFrequency))
 	}
 	for ; most > 1; most-- {
-		if j.Replicas = job.Count(most); CheckBatches(j, p.Graph, n) == nil {
+		if j.Replicas = job.Count(most); stage.CheckBatches(j, p.Graph, n) == nil {
 			return most
 		}
 	}
