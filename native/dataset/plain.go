@@ -7,7 +7,6 @@ import (
 	"bufio"
 	"bytes"
 	"compress/gzip"
-	"encoding/csv"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -148,12 +147,29 @@ func (s *Source) joined(dir string, o Options) (string, error) {
 	})
 }
 
+// maxKeys bounds the columns of a table of JSON objects.
+const maxKeys = 1 << 16
+
+// writeRow writes a row with all cells in quotes: names may hold what separates columns elsewhere,
+// and a line with one empty cell would be none.
+func writeRow(w *bufio.Writer, cells []string) error {
+	for i, c := range cells {
+		if i > 0 {
+			_ = w.WriteByte(',') // what fails is told by the last write
+		}
+		_ = w.WriteByte('"')
+		_, _ = w.WriteString(strings.ReplaceAll(c, `"`, `""`))
+		_ = w.WriteByte('"')
+	}
+	return w.WriteByte('\n')
+}
+
 // tableOf writes lines of JSON objects with the same keys as a table, whose columns are in the order
 // of the first line's. Truth values are 1 and 0, null is nothing.
-func tableOf(w io.Writer, r io.Reader) error {
+func tableOf(w *bufio.Writer, r io.Reader) error {
 	lines := bufio.NewScanner(r)
 	lines.Buffer(make([]byte, 0, 1<<16), maxLine)
-	out := csv.NewWriter(w)
+	at := map[string]int{}
 	var names, row []string
 	n := 0
 	for lines.Scan() {
@@ -170,36 +186,42 @@ func tableOf(w io.Writer, r io.Reader) error {
 			return fmt.Errorf("line %d: %w", n, err)
 		}
 		if names == nil {
-			names = keys
-			if err := out.Write(names); err != nil {
+			if names = keys; len(names) == 0 {
+				return fmt.Errorf("line %d has no columns", n)
+			}
+			if err := writeRow(w, names); err != nil {
 				return err
 			}
 			row = make([]string, len(names))
+			for i, name := range names {
+				at[name] = i
+			}
 		}
-		if len(keys) != len(names) {
-			return fmt.Errorf("line %d has %d columns, the first %d", n, len(keys), len(names))
-		}
-		for i, name := range names {
-			k := i
-			if keys[k] != name { // in another order
-				if k = slices.Index(keys, name); k < 0 {
-					return fmt.Errorf("line %d has no column %q", n, name)
-				}
+		clear(row)
+		for k, name := range keys {
+			i, ok := at[name]
+			if !ok {
+				return fmt.Errorf("line %d has a column %.60q, the first has none: every line has the same columns, null where there is nothing", n, name)
 			}
 			row[i] = values[k]
 		}
-		if err := out.Write(row); err != nil {
+		if len(keys) < len(names) {
+			lacks := slices.IndexFunc(names, func(name string) bool { return !slices.Contains(keys, name) })
+			return fmt.Errorf("line %d has no column %.60q: every line has the same columns, null where there is nothing", n, names[lacks])
+		}
+		if err := writeRow(w, row); err != nil {
 			return err
 		}
 	}
-	if err := lines.Err(); err != nil {
+	if err := lines.Err(); errors.Is(err, bufio.ErrTooLong) {
+		return fmt.Errorf("line %d has more than %d bytes: does every line hold an object of its own?", n+1, maxLine)
+	} else if err != nil {
 		return fmt.Errorf("line %d: %w", n+1, err)
 	}
 	if names == nil {
 		return fmt.Errorf("it has no lines")
 	}
-	out.Flush()
-	return out.Error()
+	return nil
 }
 
 // object are the keys and values of an object of plain values, in order.
@@ -209,6 +231,7 @@ func object(line []byte) (keys, values []string, err error) {
 	if t, err := d.Token(); err != nil || t != json.Delim('{') {
 		return nil, nil, errors.New("it is no JSON object")
 	}
+	seen := map[string]bool{}
 	for d.More() {
 		k, err := d.Token()
 		if err != nil {
@@ -231,10 +254,13 @@ func object(line []byte) (keys, values []string, err error) {
 		case json.Number:
 			text = x.String()
 		default:
-			return nil, nil, fmt.Errorf("column %q holds a list or an object; columns are numbers or texts", name)
+			return nil, nil, fmt.Errorf("column %.60q holds a list or an object; columns are numbers or texts", name)
 		}
-		if slices.Contains(keys, name) {
-			return nil, nil, fmt.Errorf("column %q is there twice", name)
+		if seen[name] {
+			return nil, nil, fmt.Errorf("column %.60q is there twice", name)
+		}
+		if seen[name] = true; len(keys) >= maxKeys {
+			return nil, nil, fmt.Errorf("more than %d columns", maxKeys)
 		}
 		keys, values = append(keys, name), append(values, text)
 	}

@@ -3,6 +3,7 @@ package dataset_test
 import (
 	"bytes"
 	"compress/gzip"
+	"fmt"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -49,10 +50,17 @@ func TestPlain(t *testing.T) {
 	table := "a,b,y\n0.5,-1,0\n2,1e-3,1\n-3,4,1\n1,1,0\n"
 	lines := `{"a":0.5,"b":-1,"y":false}` + "\n" + `{"y":true,"a":2,"b":1e-3}` + "\n\n" + `{"a":-3,"b":4,"y":true}` + "\n" + ` {"a":1,"b":1.0,"y":0}`
 	text := strings.Repeat("to be or not to be\n", 40)
+	var wide bytes.Buffer
+	for i := range 1<<16 + 1 {
+		fmt.Fprintf(&wide, `,"%d":0`, i)
+	}
+	wide.Bytes()[0] = '{'
+	wide.WriteByte('}')
 	for name, b := range map[string][]byte{
 		"t.csv": []byte(table), "t.jsonl": []byte(lines), "t.csv.gz": packed(t, []byte(table)), "t.jsonl.gz": packed(t, []byte(lines)),
 		"all.txt": []byte(text + "\n" + text), "all.txt.gz": packed(t, []byte(text+"\n"+text)), "texts/2.txt": []byte(text), "texts/1.txt": []byte(text), "texts/.hidden": nil,
 		"nested.jsonl": []byte(`{"a":[1],"y":0}`), "twice.jsonl": []byte(`{"a":1,"a":2}`), "lacks.jsonl": []byte("{\"a\":1,\"y\":0}\n{\"a\":1,\"z\":0}"), "more.jsonl": []byte(`{"a":1} {"a":2}`),
+		"fewer.jsonl": []byte("{\"a\":1,\"y\":0}\n{\"a\":1}"), "bare.jsonl": []byte("{}\n{}"), "wide.jsonl": wide.Bytes(),
 		"empty.jsonl": []byte("{\"t\":\"a\\nb\",\"y\":0}\n\n{\"t\":\"c\",\"y\":null}"), "bom.jsonl": append([]byte("\xef\xbb\xbf"), lines...),
 		"long.jsonl": []byte(lines + "\n" + strings.Repeat(" ", 1<<24)), "none.jsonl": nil, "list.jsonl": []byte(`[1,2]`), "bad.csv.gz": []byte("a,b\n1,2\n"), "cut.csv.gz": packed(t, []byte(table))[:30], "what.pdf.gz": packed(t, nil), "t.csv.bz2": {1},
 	} {
@@ -89,9 +97,9 @@ func TestPlain(t *testing.T) {
 		}
 	}
 	for name, want := range map[string]string{
-		"nested.jsonl": "holds a list or an object", "twice.jsonl": "is there twice", "lacks.jsonl": `no column "y"`, "more.jsonl": "something follows", "none.jsonl": "no lines", "list.jsonl": "no JSON object",
+		"nested.jsonl": "holds a list or an object", "twice.jsonl": "is there twice", "lacks.jsonl": `line 2 has a column "z", the first has none`, "fewer.jsonl": `line 2 has no column "y"`, "bare.jsonl": "line 1 has no columns", "wide.jsonl": "more than 65536 columns", "more.jsonl": "something follows", "none.jsonl": "no lines", "list.jsonl": "no JSON object",
 		"empty.jsonl": `row 1, column "t": "a\nb" is not a number`,
-		"long.jsonl":  "line 6: bufio.Scanner: token too long",
+		"long.jsonl":  "line 6 has more than 16777216 bytes",
 		"bad.csv.gz":  "unpacking it", "cut.csv.gz": "unpacking it", "what.pdf.gz": "a compressed file is", "t.csv.bz2": "compress it as .gz",
 	} {
 		_, err := dataset.Open(filepath.Join(dir, name), dataset.Options{Target: []string{"y"}, Scratch: scratch})
@@ -111,5 +119,31 @@ func TestPlain(t *testing.T) {
 	}
 	if left, err := filepath.Glob(filepath.Join(scratch, ".*")); err != nil || len(left) > 0 {
 		t.Errorf("%v are left, %v", left, err)
+	}
+}
+
+// TestOddLines: names may hold what separates the columns of other tables, and a row of nothing is
+// a row, as long as it is said which.
+func TestOddLines(t *testing.T) {
+	dir := t.TempDir()
+	for name, text := range map[string]string{
+		"odd.jsonl":   `{"a;b;c":1,"d\te\tf":2,"g\"|\nh|,":3,"y":0}` + "\n" + `{"y":1,"g\"|\nh|,":6,"d\te\tf":5,"a;b;c":4}`,
+		"empty.jsonl": "{\"x\":1}\n{\"x\":null}\n{\"x\":3}",
+	} {
+		write(t, []byte(text), dir, name)
+	}
+	s, err := dataset.Open(filepath.Join(dir, "odd.jsonl"), dataset.Options{Scratch: t.TempDir()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if x := elements(t, s, 0); !slices.Equal(x, []float32{1, 2, 3, 4, 5, 6}) {
+		t.Errorf("%v", x)
+	}
+	if err := s.Close(); err != nil {
+		t.Error(err)
+	}
+	x, _, err := dataset.Inputs(filepath.Join(dir, "empty.jsonl"), []int{1}, dataset.Options{})
+	if err == nil || !strings.Contains(err.Error(), `row 2, column "x": the cell is empty`) {
+		t.Error(x, err)
 	}
 }

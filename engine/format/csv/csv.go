@@ -3,7 +3,6 @@
 package csv
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -246,7 +245,7 @@ func (h *Head) choose(names []string, want Want) ([]cell, error) {
 // Inputs are the columns of a file that holds rows of n inputs, which may have targets beside
 // them: those that Want.Target names or, where there are more than n, the one that Each would take.
 func Inputs(r io.Reader, n int, target []string) ([]data.Column, error) {
-	names, err := Header(r)
+	_, names, err := open(r, false)
 	if err == nil {
 		err = checkNames(names)
 	}
@@ -276,11 +275,15 @@ const maxValues = 1 << 12
 
 // Values lists the different texts of columns, sorted.
 func Values(r io.Reader, columns []string) (map[string][]string, error) {
+	c, names, err := open(r, false) // as Each reads them
+	if err != nil {
+		return nil, err
+	}
 	seen := make([]map[string]bool, len(columns))
 	for i := range seen {
 		seen[i] = map[string]bool{}
 	}
-	err := Cells(r, columns, func(line int, cells []string) error {
+	err = c.cells(names, columns, func(line int, cells []string) error {
 		for i, c := range cells {
 			if c = strings.TrimSpace(c); seen[i][c] {
 				continue
@@ -299,13 +302,26 @@ func Values(r io.Reader, columns []string) (map[string][]string, error) {
 	return m, err
 }
 
-// separator is the one that the first line has most of.
+// separator is the one that the first line has most of outside of quotes.
 func separator(head []byte) rune {
-	line, _, _ := bytes.Cut(head, []byte("\n"))
-	best, most := ',', 0
-	for _, s := range ",;\t|" {
-		if n := bytes.Count(line, []byte(string(s))); n > most {
-			best, most = s, n
+	var count [utf8.RuneSelf]int
+	quoted := false
+	for _, b := range head {
+		if b == '"' {
+			quoted = !quoted
+		}
+		if quoted || b >= utf8.RuneSelf {
+			continue
+		}
+		if b == '\n' {
+			break
+		}
+		count[b]++
+	}
+	best := ','
+	for _, s := range ";\t|" {
+		if count[s] > count[best] {
+			best = s
 		}
 	}
 	return best
@@ -324,12 +340,14 @@ func checkNames(names []string) error {
 		case n == "" && i > 0:
 			return bad("column %d has no name", i+1)
 		case seen[n]:
-			return bad("two columns are called %.60q", n)
+			return twice(n)
 		}
 		seen[n] = true
 	}
 	return nil
 }
+
+func twice(name string) error { return bad("two columns are called %.60q", name) }
 
 func noColumn(name string, names []string) error {
 	return bad("there is no column %.60q; the columns are %s", name, list(names))

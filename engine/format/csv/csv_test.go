@@ -65,6 +65,7 @@ func TestRead(t *testing.T) {
 		{"bars, spaces", "a | y\n 1 | x\n 2| z\n", nil, []float32{1, 2}, []int32{0, 1}, nil, []string{"x", "z"}},
 		{"prices", "a,y\n1,20000000\n2,-3\n", nil, []float32{1, 2}, nil, []float32{2e7, -3}, nil},
 		{"languages", "a,y\n1,nan\n2,yue\n", nil, []float32{1, 2}, []int32{0, 1}, nil, []string{"nan", "yue"}},
+		{"separators in names", "\"a;b;c\",\"d\ne;;\",y\n1,2,0\n3,4,1\n", nil, []float32{1, 2, 3, 4}, []int32{0, 1}, nil, nil},
 		{"quotes", "\"a\",\"y\"\n\"1\",\"x, \"\"y\"\"\"\n\"2\",z\n", nil, []float32{1, 2}, []int32{0, 1}, nil, []string{`x, "y"`, "z"}},
 	} {
 		r, err := read(strings.NewReader(c.file), Want{Target: c.target})
@@ -91,7 +92,7 @@ func TestMistakes(t *testing.T) {
 		{"a,a,y\n", `two columns are called "a"`},
 		{"a,y\n", "0 rows"},
 		{"y\n1\n", "0 inputs"},
-		{"a,y\n1\n", "wrong number of fields"},
+		{"a,y\n1\n", "line 2 has 1 cells, there are 2 columns: a cell that holds a separator needs quotes"},
 		{"a,y\n1,2\n,3\n", `line 3, column "a": the cell is empty`},
 		{"a,y\nBerlin,2\n", `line 2, column "a": "Berlin" is not a number`},
 		{"a,y\n1,\n", `line 2, column "y": the cell is empty`},
@@ -162,6 +163,32 @@ func TestColumns(t *testing.T) {
 		if cs, err := Inputs(strings.NewReader(file), n, nil); err != nil || len(cs) != n || cs[0].Name != "a" {
 			t.Errorf("%q: %v %v", file, cs, err)
 		}
+	}
+}
+
+// TestOneHotSpaces: the texts of a column are read as its cells are, with quotes behind spaces.
+func TestOneHotSpaces(t *testing.T) {
+	const file = "a, \"city, state\", y\n1, \"Rome, NY\", 0\n2, Oslo, 1\n"
+	values, err := Values(strings.NewReader(file), []string{"city, state"})
+	if err != nil || !slices.Equal(values["city, state"], []string{"Oslo", "Rome, NY"}) {
+		t.Fatal(values, err)
+	}
+	if r, err := read(strings.NewReader(file), Want{Values: values}); err != nil || !slices.Equal(r.x, []float32{1, 0, 1, 2, 1, 0}) {
+		t.Error(r, err)
+	}
+	if cs, err := Inputs(strings.NewReader(file), 2, nil); err != nil || len(cs) != 2 || cs[1].Name != "city, state" {
+		t.Error(cs, err)
+	}
+}
+
+// TestTextsTwice: of two columns with one name none is chosen in silence.
+func TestTextsTwice(t *testing.T) {
+	give := func(int, []string) error { return nil }
+	if err := Cells(strings.NewReader("t,b,t,b\n1,2,3,4\n"), []string{"t"}, give); err == nil || !strings.Contains(err.Error(), `two columns are called "t"`) {
+		t.Error(err)
+	}
+	if err := Cells(strings.NewReader("t,b,b\n1,2,3\n"), []string{"t"}, give); err != nil {
+		t.Error(err)
 	}
 }
 

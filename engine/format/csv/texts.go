@@ -30,8 +30,13 @@ type reader struct {
 func (r *reader) Read() ([]string, error) {
 	r.in.left = maxRow
 	row, err := r.Reader.Read()
-	if r.rows++; errors.Is(err, errLong) {
+	r.rows++
+	var at *csv.ParseError
+	switch {
+	case errors.Is(err, errLong):
 		err = fmt.Errorf("row %d has %w", r.rows-1, err)
+	case errors.Is(err, csv.ErrFieldCount) && errors.As(err, &at):
+		err = fmt.Errorf("line %d has %d cells, there are %d columns: a cell that holds a separator needs quotes", at.StartLine, len(row), r.FieldsPerRecord)
 	}
 	return row, err
 }
@@ -102,21 +107,28 @@ func Cells(r io.Reader, columns []string, give func(line int, cells []string) er
 	if err != nil {
 		return err
 	}
+	return c.cells(names, columns, give)
+}
+
+func (r *reader) cells(names, columns []string, give func(line int, cells []string) error) error {
 	at, cells := make([]int, len(columns)), make([]string, len(columns))
 	for i, n := range columns {
 		if at[i] = slices.Index(names, n); at[i] < 0 {
 			return noColumn(n, names)
 		}
+		if slices.Contains(names[at[i]+1:], n) {
+			return twice(n)
+		}
 	}
 	for {
-		row, err := c.Read()
+		row, err := r.Read()
 		if err == io.EOF {
 			return nil
 		}
 		if err != nil {
 			return bad("%w", err)
 		}
-		line, _ := c.FieldPos(0)
+		line, _ := r.FieldPos(0)
 		for i, k := range at {
 			if cells[i] = row[k]; len(cells[i]) > maxCell {
 				return bad("line %d, column %.60q: a text of %d bytes, at most %d are read", line, columns[i], len(cells[i]), maxCell)

@@ -45,7 +45,9 @@ func each(r io.Reader, give func(line int, fields map[string]json.RawMessage) er
 			return err
 		}
 	}
-	if err := s.Err(); err != nil {
+	if err := s.Err(); errors.Is(err, bufio.ErrTooLong) {
+		return bad("line %d has more than %d bytes: does every line hold an object of its own?", n+1, maxLine)
+	} else if err != nil {
 		return bad("line %d: %w", n+1, err)
 	}
 	return nil

@@ -25,6 +25,10 @@ func TestTexts(t *testing.T) {
 			t.Errorf("%.40q: %v", bad, err)
 		}
 	}
+	err = Texts(strings.NewReader("{}"+strings.Repeat(" ", maxLine+1)), nil, func(int, []string) error { return nil })
+	if err == nil || !strings.Contains(err.Error(), "line 1 has more than 16777216 bytes: does every line hold an object of its own?") {
+		t.Error(err)
+	}
 	mine := errors.New("mine")
 	if err := Texts(strings.NewReader(file), []string{"a"}, func(int, []string) error { return mine }); !errors.Is(err, mine) {
 		t.Error(err)
