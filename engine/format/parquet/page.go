@@ -63,10 +63,12 @@ func header(r io.ReaderAt, at, end int64, buf *[]byte, d *thrift.Decoder, p thri
 		if _, err := r.ReadAt(b, at); err != nil {
 			return h, 0, err
 		}
-		p.ResetBytes(b)
-		h = format.PageHeader{}
-		if err = d.Decode(&h); err == nil {
-			return h, p.BytesRead(), nil
+		if err = checkThrift(b); err == nil {
+			p.ResetBytes(b)
+			h = format.PageHeader{}
+			if err = d.Decode(&h); err == nil {
+				return h, p.BytesRead(), nil
+			}
 		}
 		if try > 0 || int64(len(b)) == end-at {
 			return h, 0, err

@@ -2,15 +2,18 @@ package parquet
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
 
 	"github.com/parquet-go/parquet-go"
+	"github.com/parquet-go/parquet-go/encoding/thrift"
 
 	"github.com/ravnest/ravnest/engine/format/images"
 )
@@ -122,6 +125,50 @@ func TestImages(t *testing.T) {
 	})
 	if err != nil || i != 30 {
 		t.Errorf("%d rows: %v", i, err)
+	}
+}
+
+// TestMetadata: metadata that say they are large, or are nested, take neither memory nor the stack
+// before they are found not to be whole. A stack that is too large would end the program.
+func TestMetadata(t *testing.T) {
+	file := func(foot []byte) []byte {
+		b := binary.LittleEndian.AppendUint32(append([]byte("PAR1"), foot...), uint32(len(foot)))
+		return append(b, "PAR1"...)
+	}
+	version := []byte{0x15, 2}
+	list := func(kind byte, n uint64, rest ...byte) []byte {
+		return append(binary.AppendUvarint(append(bytes.Clone(version), 0x19, 0xf0|kind), n), rest...)
+	}
+	for name, c := range map[string]struct {
+		foot []byte
+		want string
+	}{
+		"a list of nothing":   {list(tStruct, 1<<26), "it ends within its metadata"},
+		"numbers of nothing":  {list(tI64, 1<<31-1), "it ends within its metadata"},
+		"many structures":     {list(tStruct, 1<<21, make([]byte, 1<<21)...), "more structures than are read"},
+		"structures":          {append(version, bytes.Repeat([]byte{0xfc}, 8<<20)...), "nested too deeply"},
+		"lists":               {append(version, append([]byte{0xf9}, bytes.Repeat([]byte{0x19}, 8<<20)...)...), "nested too deeply"},
+		"a map of structures": {append(version, 0xfb, 0xff, 0xff, 0xff, 0xff, 7, 0xcc), "it ends within its metadata"},
+		"a long text":         {append(version, 0xf8, 0xff, 0xff, 0xff, 0xff, 7), "it ends within its metadata"},
+	} {
+		b := file(c.foot)
+		var was, is runtime.MemStats
+		runtime.ReadMemStats(&was)
+		_, err := Names(bytes.NewReader(b), int64(len(b)))
+		runtime.ReadMemStats(&is)
+		if !errors.Is(err, ErrFormat) || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: %v, want %q", name, err, c.want)
+		}
+		if took := is.TotalAlloc - was.TotalAlloc; took > uint64(2*len(b)+1<<20) {
+			t.Errorf("%s: a file of %d bytes took %d", name, len(b), took)
+		}
+	}
+	deep := append([]byte{0x15, 0}, bytes.Repeat([]byte{0xfc}, 8<<20)...) // at the place of a page
+	buf := make([]byte, 1<<16)
+	var protocol thrift.CompactProtocol
+	p := protocol.NewReaderFromBytes(nil)
+	if _, _, err := header(bytes.NewReader(deep), 0, int64(len(deep)), &buf, thrift.NewDecoder(p), p); err == nil || !strings.Contains(err.Error(), "nested too deeply") {
+		t.Error(err)
 	}
 }
 

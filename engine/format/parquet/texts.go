@@ -27,6 +27,9 @@ func Names(r io.ReaderAt, size int64) (names []string, err error) {
 
 // opened reads the schema.
 func opened(r io.ReaderAt, size int64) (*File, error) {
+	if err := checkFooter(r, size); err != nil {
+		return nil, err
+	}
 	p, err := parquet.OpenFile(r, size, parquet.SkipPageIndex(true), parquet.SkipBloomFilters(true))
 	if err != nil {
 		return nil, bad("%w", err)
