@@ -247,8 +247,6 @@ func predict(c *cli.Context) error {
 	if file := filepath.Join(p.Dir, project.TokenizerFile); fileExists(file) {
 		o.Tokenizer = file // that made the tokens the model was trained on
 	}
-	var x *data.Table
-	var names []string
 	columns, err := p.Columns()
 	if err != nil {
 		return err
@@ -263,36 +261,52 @@ func predict(c *cli.Context) error {
 	if o.Fields, err = fieldsOf(c, p.Job, p.Graph); err != nil {
 		return err
 	}
-	if len(o.Fields.Inputs) > 0 {
-		x, err = dataset.InputFields(c.Args().Get(1), o)
-	} else {
-		x, names, err = dataset.Inputs(c.Args().Get(1), p.Graph.Inputs[0].Shape, o)
-	}
-	if err != nil {
-		return err
-	}
-	d, from, err := weights.Newest(p, c.Int("cluster"))
-	if err != nil {
-		return err
-	}
-	fmt.Fprintf(os.Stderr, "%d rows, %s\n", x.Rows, from)
 	w := bufio.NewWriter(c.App.Writer)
-	write := predictions(w, names, from, c.Bool("json"))
-	err = infer.Predict(c.Context, p, d, x, t, write)
+	var model *infer.Predictor
+	rows, write := 0, func(int, infer.Prediction) {}
+	var names []string // of the rows at hand
+	take := func(x *data.Table, called []string) error {
+		if model == nil { // the input can be read
+			d, from, err := weights.Newest(p, c.Int("cluster"))
+			if err != nil {
+				return err
+			}
+			fmt.Fprintln(os.Stderr, from)
+			if model, err = infer.NewPredictor(p, d, x.Rows, t); err != nil {
+				return err
+			}
+			write = predictions(w, &names, from, c.Bool("json"))
+		}
+		names = called
+		err := model.Predict(c.Context, x, write)
+		rows += x.Rows
+		return errors.Join(err, w.Flush())
+	}
+	if len(o.Fields.Inputs) > 0 {
+		err = dataset.InputFields(c.Args().Get(1), infer.Rows(p), o, take)
+	} else {
+		err = dataset.Inputs(c.Args().Get(1), p.Graph.Inputs[0].Shape, infer.Rows(p), o, take)
+	}
+	if model != nil {
+		model.Close()
+	}
 	if err == nil && c.Bool("json") {
 		_, err = w.WriteString("]}\n")
 	}
-	return errors.Join(err, w.Flush())
+	if err = errors.Join(err, w.Flush()); err == nil {
+		fmt.Fprintln(os.Stderr, count(rows, "row"))
+	}
+	return err
 }
 
 // predictions writes rows as they come: lines, or the beginning of a JSON object, which lacks its
 // end. Errors of w are told by its Flush.
-func predictions(w *bufio.Writer, names []string, from string, asJSON bool) func(row int, a infer.Prediction) {
+func predictions(w *bufio.Writer, names *[]string, from string, asJSON bool) func(row int, a infer.Prediction) {
 	e := json.NewEncoder(w)
 	e.SetEscapeHTML(false)
 	return func(row int, a infer.Prediction) {
-		if names != nil {
-			a.Name = names[row]
+		if len(*names) > 0 {
+			a.Name, *names = (*names)[0], (*names)[1:]
 		}
 		switch {
 		case asJSON:

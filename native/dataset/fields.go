@@ -4,6 +4,7 @@
 package dataset
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -195,50 +196,114 @@ func tensors(r io.ReaderAt, size int64) (map[string]*data.Table, error) {
 	return m, nil
 }
 
-// InputFields reads the rows of several inputs at path, to be predicted.
-func InputFields(path string, o Options) (*data.Table, error) {
+// InputFields gives the rows of several inputs at path, to be predicted, as Inputs does.
+func InputFields(path string, n int, o Options, take Take) error {
 	if _, err := os.Stat(path); err != nil {
-		return nil, fmt.Errorf("the input: %w", err)
+		return fmt.Errorf("the input: %w", err)
 	}
-	if len(o.Texts) == 0 && strings.EqualFold(filepath.Ext(path), ".parquet") {
-		t, err := parquetFields(path, o)
-		if err != nil {
-			return nil, fmt.Errorf("the input %s: %w", path, err)
+	return of(path, []int{data.FieldElems(o.Fields.Inputs)}, n, take, func(b *batches) (err error) {
+		if len(o.Texts) == 0 && strings.EqualFold(filepath.Ext(path), ".parquet") {
+			return b.parquetFields(path, o)
 		}
-		return t, nil
-	}
-	read := arrays
-	if len(o.Texts) > 0 {
-		read = func(path string) (map[string]*data.Table, error) {
+		s := &Source{}
+		defer func() { err = errors.Join(err, s.Close()) }()
+		var m map[string]*data.Raw
+		if len(o.Texts) > 0 {
 			o.Block = product(o.Fields.Inputs[0].Shape)
-			return textInputs(path, o)
+			m, err = s.textInputs(path, o)
+		} else {
+			m, err = s.inputFields(path, o)
 		}
+		if err != nil {
+			return err
+		}
+		return b.fields(m, o)
+	})
+}
+
+// inputFields finds the arrays of a file, or of the .npy files of a folder, which may be fields.
+func (s *Source) inputFields(path string, o Options) (map[string]*data.Raw, error) {
+	wanted := func(name string) bool {
+		return slices.ContainsFunc(o.Fields.Inputs, func(f data.Field) bool {
+			return slices.Contains(o.names(2, f), name) || slices.Contains(o.names(0, f), name)
+		})
 	}
-	m, err := read(path)
-	if err == nil {
-		var own []*data.Table
-		for _, f := range o.Fields.Inputs {
-			var x *data.Table
-			for _, n := range slices.Concat(o.names(2, f), o.names(0, f)) {
-				if x == nil {
-					x = m[n]
-				}
+	if info, err := os.Stat(path); err == nil && info.IsDir() {
+		m := map[string]*data.Raw{}
+		files, _ := filepath.Glob(filepath.Join(path, "*.npy")) //nolint:errcheck // the pattern is ours
+		if len(files) == 0 {
+			return nil, fmt.Errorf("%w: a folder with named fields has .npy or .parquet files", ErrKind)
+		}
+		for _, f := range files {
+			name := strings.TrimSuffix(filepath.Base(f), ".npy")
+			if m[name] = nil; !wanted(name) {
+				continue
 			}
+			if m[name], err = s.npy(f); err != nil {
+				return nil, fmt.Errorf("%s: %w", filepath.Base(f), err)
+			}
+		}
+		return m, nil
+	}
+	if ext := strings.ToLower(filepath.Ext(path)); ext != ".npz" && ext != ".safetensors" {
+		return nil, fmt.Errorf("%w: named fields come from .npz, .safetensors or .parquet files, or a folder of .npy files", ErrKind)
+	}
+	var others []string
+	m, err := s.files(path, func(names []string) (own []string, _ error) {
+		for _, name := range names {
+			if wanted(name) {
+				own = append(own, name)
+			} else {
+				others = append(others, name)
+			}
+		}
+		return own, nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	for _, name := range others {
+		m[name] = nil // to be named where a field is missing
+	}
+	return m, nil
+}
+
+// fields gives the rows of the fields among m, side by side.
+func (b *batches) fields(m map[string]*data.Raw, o Options) error {
+	var own []*data.Raw
+	for _, f := range o.Fields.Inputs {
+		var x *data.Raw
+		for _, n := range slices.Concat(o.names(2, f), o.names(0, f)) {
 			if x == nil {
-				return nil, fmt.Errorf("the input %s: %w: there is no %q among %q: name it by --input %s=FIELD", path, ErrKind, f.Name, slices.Sorted(maps.Keys(m)), f.Name)
+				x = m[n]
 			}
-			if d := len(f.Shape); len(x.Shape) == d-1 && slices.Equal(append([]int{x.Rows}, x.Shape...), f.Shape) {
-				x.Rows, x.Shape = 1, slices.Clone(f.Shape) // a single row
-			}
-			own = append(own, x)
 		}
-		var t *data.Table
-		if t, err = data.Join(data.Inputs, o.Fields.Inputs, own); err == nil && t.Rows == 0 {
-			err = fmt.Errorf("%w: it holds no rows", ErrKind)
+		if x == nil {
+			return fmt.Errorf("%w: there is no %q among %q: name it by --input %s=FIELD", ErrKind, f.Name, slices.Sorted(maps.Keys(m)), f.Name)
 		}
-		if err == nil {
-			return t, nil
+		if slices.Equal(append([]int{x.Rows}, x.Shape...), f.Shape) {
+			x.Rows, x.Shape = 1, slices.Clone(f.Shape) // a single row
+		}
+		if own = append(own, x); x.Rows != own[0].Rows {
+			return fmt.Errorf("%w: %d rows of %q, but %d of %q", data.ErrInvalid, x.Rows, f.Name, own[0].Rows, o.Fields.Inputs[0].Name)
 		}
 	}
-	return nil, fmt.Errorf("the input %s: %w", path, err)
+	for from := 0; from < own[0].Rows; from += b.n {
+		var ts []*data.Table
+		for i, r := range own {
+			t, err := part(r, from, min(from+b.n, r.Rows))
+			if err != nil {
+				return fmt.Errorf("%q: %w", o.Fields.Inputs[i].Name, err)
+			}
+			ts = append(ts, t)
+		}
+		x, err := data.Join(data.Inputs, o.Fields.Inputs, ts)
+		if err != nil {
+			return behind(from, err)
+		}
+		if err := b.give(x, nil); err != nil {
+			return err
+		}
+	}
+	return nil
 }

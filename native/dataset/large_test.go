@@ -285,7 +285,7 @@ func TestTokenizer(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	in, _, err := dataset.Inputs(write(t, []byte(text), dir, "in.txt"), []int{5}, dataset.Options{Tokenizer: file})
+	in, _, err := inputs(t, write(t, []byte(text), dir, "in.txt"), []int{5}, dataset.Options{Tokenizer: file})
 	if err != nil || in.Rows != len(ids)/5 || !slices.Equal(in.I32, ids[:5*in.Rows]) {
 		t.Errorf("rows to predict: %v of %d tokens, %v", in, len(ids), err)
 	}
@@ -488,7 +488,7 @@ func TestParquetRows(t *testing.T) {
 		if _, err := dataset.Open(path, dataset.Options{}); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%v, want %q", err, want)
 		}
-		if _, _, err := dataset.Inputs(path, []int{1, 2, 2}, dataset.Options{}); err == nil || !strings.Contains(err.Error(), ": row 1: ") {
+		if _, _, err := inputs(t, path, []int{1, 2, 2}, dataset.Options{}); err == nil || !strings.Contains(err.Error(), ": row 1: ") {
 			t.Errorf("to be predicted: %v", err)
 		}
 	}

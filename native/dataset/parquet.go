@@ -287,14 +287,14 @@ func rounded(y *spool) error {
 
 // parquetFields reads the inputs of a model that has several from a Parquet file that is to be
 // predicted.
-func parquetFields(path string, o Options) (*data.Table, error) {
+func (b *batches) parquetFields(path string, o Options) error {
 	want := o.columns()
 	want.Target, want.TargetElems, want.NoTarget = nil, nil, true
-	return predicted(path, want, []int{data.FieldElems(o.Fields.Inputs)})
+	return b.wanted(path, want)
 }
 
-// parquetRows reads the inputs of a Parquet file that is to be predicted.
-func parquetRows(path string, in []int, o Options) (*data.Table, error) {
+// parquet reads the inputs of a Parquet file that is to be predicted.
+func (b *batches) parquet(path string, o Options) error {
 	want := parquet.Columns{NoTarget: true, Skip: o.Target, Values: map[string][]string{}}
 	for _, c := range o.Columns {
 		if want.Inputs = append(want.Inputs, c.Name); c.Values != nil {
@@ -304,42 +304,25 @@ func parquetRows(path string, in []int, o Options) (*data.Table, error) {
 	if len(want.Inputs)+len(want.Skip) == 0 {
 		want.Skip = parquet.Usual
 	}
-	return predicted(path, want, in)
+	return b.wanted(path, want)
 }
 
-// predicted reads the wanted columns of a Parquet file for a model with inputs of the shape in.
-func predicted(path string, want parquet.Columns, in []int) (x *data.Table, err error) {
-	err = open(path, func(f *os.File, size int64) error {
+// wanted reads the wanted columns of a Parquet file.
+func (b *batches) wanted(path string, want parquet.Columns) error {
+	return open(path, func(f *os.File, size int64) error {
 		q, err := parquet.Open(f, size, want)
 		if err != nil {
 			return err
 		}
-		pixels, bytes := Pixels(in), 0
-		return q.Each(func(r *parquet.Row) error {
-			if x == nil {
-				x = &data.Table{Kind: data.Inputs}
-			}
-			x.Rows++
-			shape := []int{len(r.X)}
-			if q.Images() {
-				var b []byte
-				if shape, b, err = r.Picture(&pixels); err != nil {
+		pixels := Pixels(b.in)
+		var x data.Table
+		return q.Each(func(r *parquet.Row) (err error) {
+			if x.Shape, x.F32 = append(x.Shape[:0], len(r.X)), r.X; q.Images() {
+				if x.Shape, x.U8, err = r.Picture(&pixels); err != nil {
 					return err
 				}
-				x.U8 = append(x.U8, b...)
 			}
-			if x.F32 = append(x.F32, r.X...); x.Rows > 1 && !slices.Equal(x.Shape, shape) {
-				return fmt.Errorf("%w: it is %v, the first row is %v", parquet.ErrFormat, shape, x.Shape)
-			}
-			x.Shape = shape
-			if bytes = len(x.U8) + 4*len(x.F32); bytes > data.MaxBytes {
-				return fmt.Errorf("%w: more than %d bytes: predict it in pieces", data.ErrInvalid, data.MaxBytes)
-			}
-			return nil
+			return b.add(&x, "")
 		})
 	})
-	if err == nil && x == nil {
-		err = fmt.Errorf("%w: it holds no rows", ErrKind)
-	}
-	return x, err
 }

@@ -108,7 +108,7 @@ func TestPlain(t *testing.T) {
 		}
 	}
 	for _, name := range []string{"t.csv", "t.csv.gz", "t.jsonl", "t.jsonl.gz", "bom.jsonl"} { // all columns are inputs
-		x, _, err := dataset.Inputs(filepath.Join(dir, name), []int{3}, dataset.Options{Scratch: scratch})
+		x, _, err := inputs(t, filepath.Join(dir, name), []int{3}, dataset.Options{Scratch: scratch})
 		if err != nil || x.Rows != 4 || !slices.Equal(x.F32[3:6], []float32{2, 1e-3, 1}) {
 			t.Errorf("%s to be predicted: %v, %v", name, x, err)
 		}
@@ -142,7 +142,7 @@ func TestOddLines(t *testing.T) {
 	if err := s.Close(); err != nil {
 		t.Error(err)
 	}
-	x, _, err := dataset.Inputs(filepath.Join(dir, "empty.jsonl"), []int{1}, dataset.Options{})
+	x, _, err := inputs(t, filepath.Join(dir, "empty.jsonl"), []int{1}, dataset.Options{})
 	if err == nil || !strings.Contains(err.Error(), `row 2, column "x": the cell is empty`) {
 		t.Error(x, err)
 	}

@@ -139,25 +139,24 @@ func (s *Source) renumbered(r *data.Raw, order []int32, o Options) (*data.Raw, e
 }
 
 // rowsOf reads the inputs of a table that is to be predicted: the columns that the model learned
-// from or, where those are not known, n of them.
-func (s *Source) rowsOf(path string, n int, o Options) (*data.Table, error) {
+// from or, where those are not known, as many as it takes.
+func (s *Source) rowsOf(path string, b *batches, o Options) error {
 	columns := o.Columns
 	if columns == nil {
-		err := open(path, func(f *os.File, _ int64) (err error) { columns, err = csv.Inputs(f, n, o.Target); return err })
+		err := open(path, func(f *os.File, _ int64) (err error) {
+			columns, err = csv.Inputs(f, product(b.in), o.Target)
+			return err
+		})
 		if err != nil {
-			return nil, err
+			return err
 		}
 	}
-	x := &data.Table{Kind: data.Inputs, F32: []float32{}}
-	err := open(path, func(f *os.File, _ int64) error {
+	return open(path, func(f *os.File, _ int64) error {
+		var x data.Table
 		_, err := csv.Each(f, csv.Want{Inputs: columns, Rows: s.made}, func(row []float32, _ csv.Target) error {
-			x.Rows, x.Shape, x.F32 = x.Rows+1, []int{len(row)}, append(x.F32, row...)
-			if int64(len(x.F32))*4 > data.MaxBytes {
-				return fmt.Errorf("%w: more than %d bytes of numbers: predict it in pieces", data.ErrInvalid, data.MaxBytes)
-			}
-			return nil
+			x.Shape, x.F32 = append(x.Shape[:0], len(row)), row
+			return b.add(&x, "")
 		})
 		return err
 	})
-	return x, err
 }

@@ -59,12 +59,12 @@ func TestColumns(t *testing.T) {
 			t.Fatalf("%v %v", columns, err)
 		}
 		rows := write(t, []byte("size,more,city\n7,x,Rome\n8,y,Oslo\n"), dir, "rows.csv")
-		x, _, err := dataset.Inputs(rows, []int{3}, dataset.Options{Columns: columns})
+		x, _, err := inputs(t, rows, []int{3}, dataset.Options{Columns: columns})
 		if err != nil || !slices.Equal(x.F32, []float32{0, 1, 7, 1, 0, 8}) {
 			t.Errorf("%+v %v", x, err)
 		}
 	}
-	if _, _, err := dataset.Inputs(file, []int{3}, dataset.Options{Columns: []data.Column{{Name: "weight"}}}); err == nil || !strings.Contains(err.Error(), `no column "weight"; the columns are id, city, size, kind`) {
+	if _, _, err := inputs(t, file, []int{3}, dataset.Options{Columns: []data.Column{{Name: "weight"}}}); err == nil || !strings.Contains(err.Error(), `no column "weight"; the columns are id, city, size, kind`) {
 		t.Error(err)
 	}
 }
@@ -84,12 +84,12 @@ func TestParquetColumns(t *testing.T) {
 	if len(s.Notes) != 1 || len(s.Columns()) != 2 || !slices.Equal(s.Shape(), []int{3}) {
 		t.Errorf("%q, %v, rows of %v", s.Notes, s.Columns(), s.Shape())
 	}
-	x, _, err := dataset.Inputs(file, []int{3}, dataset.Options{Columns: s.Columns()})
+	x, _, err := inputs(t, file, []int{3}, dataset.Options{Columns: s.Columns()})
 	if err != nil || !slices.Equal(x.F32, []float32{1.25, 0, 1, -3.75, 1, 0, 40000, 0, 1}) {
 		t.Errorf("%+v %v", x, err)
 	}
 	// Where the columns are not known, those that are no target.
-	if x, _, err = dataset.Inputs(file, []int{1}, dataset.Options{Target: []string{"u", "w", "day", "city", "y"}}); err != nil || !slices.Equal(x.F32, []float32{1.25, -3.75, 40000}) {
+	if x, _, err = inputs(t, file, []int{1}, dataset.Options{Target: []string{"u", "w", "day", "city", "y"}}); err != nil || !slices.Equal(x.F32, []float32{1.25, -3.75, 40000}) {
 		t.Errorf("%+v %v", x, err)
 	}
 }
@@ -100,12 +100,12 @@ func TestParquetFields(t *testing.T) {
 	o := dataset.Options{Fields: dataset.Fields{
 		Inputs: []data.Field{{Name: "list", Shape: []int{3}}, {Name: "a", Shape: []int{1}}}, From: map[string]string{"list": "v"},
 	}}
-	x, err := dataset.InputFields(file, o)
+	x, err := inputFields(t, file, o)
 	if err != nil || x.Rows != 30 || !slices.Equal(x.F32[8:12], []float32{2, 3, 4, 0.5}) {
 		t.Errorf("%+v %v", x, err)
 	}
 	o.Fields.Inputs[0].Shape = []int{4}
-	if _, err := dataset.InputFields(file, o); err == nil || !strings.Contains(err.Error(), `"v" has 3 numbers, the model takes 4`) {
+	if _, err := inputFields(t, file, o); err == nil || !strings.Contains(err.Error(), `"v" has 3 numbers, the model takes 4`) {
 		t.Error(err)
 	}
 }
@@ -161,5 +161,41 @@ func TestGreat(t *testing.T) {
 				t.Error(err)
 			}
 		}
+	}
+}
+
+// TestShardsStay: shards that lie where a job is to be made are neither replaced nor removed.
+func TestShardsStay(t *testing.T) {
+	dir, above := t.TempDir(), int64(0)
+	file := write(t, []byte("a,y\n1,0\n2,1\n3,0\n4,1\n5,0\n6,1\n"), dir, "t.csv")
+	own := write(t, []byte("mine"), dir, "job", project.ShardsDir, "index.json")
+	create := func(inputs int) error {
+		s, err := dataset.Open(file, dataset.Options{Above: &above})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer s.Close()
+		g, err := zoo.Starter([]int{inputs}, 2, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		j := job.Default()
+		j.Loss, j.BatchSize = "cross_entropy", 2
+		return project.Create(filepath.Join(dir, "job"), j, g, 3, s, nil, nil)
+	}
+	if err := create(1); err == nil || !strings.Contains(err.Error(), "already holds data.shards") {
+		t.Error(err)
+	}
+	if b, err := os.ReadFile(own); err != nil || string(b) != "mine" {
+		t.Fatalf("the shards that were there hold %q, %v", b, err)
+	}
+	if err := os.RemoveAll(filepath.Dir(own)); err != nil {
+		t.Fatal(err)
+	}
+	if err := create(3); err == nil { // what was begun goes, when it cannot be ended
+		t.Error("rows of one fit inputs of three")
+	}
+	if _, err := os.Stat(filepath.Dir(own)); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the shards of a job that was not made are there: %v", err)
 	}
 }

@@ -409,9 +409,7 @@ func tablesOf(raws map[string]*data.Raw) (m map[string]*data.Table, err error) {
 }
 
 // textInputs makes rows of tokens of texts that are to be predicted.
-func textInputs(path string, o Options) (map[string]*data.Table, error) {
-	s := &Source{}
-	defer s.Close()
+func (s *Source) textInputs(path string, o Options) (map[string]*data.Raw, error) {
 	r, err := newTextRows(s, o)
 	if err != nil {
 		return nil, err
@@ -427,13 +425,10 @@ func textInputs(path string, o Options) (map[string]*data.Table, error) {
 		return nil, err
 	}
 	m, err := r.raws(0)
-	if err != nil {
-		return nil, err
+	if err == nil && len(m) == 0 {
+		err = fmt.Errorf("%w: it holds no rows", ErrKind)
 	}
-	if len(m) == 0 {
-		return nil, fmt.Errorf("%w: it holds no rows", ErrKind)
-	}
-	return tablesOf(m)
+	return m, err
 }
 
 // table adds the columns of texts of a table.

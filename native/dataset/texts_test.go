@@ -115,7 +115,7 @@ func TestTexts(t *testing.T) {
 					}
 				}
 			}
-			x, err := dataset.InputFields(path, o)
+			x, err := inputFields(t, path, o)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -137,7 +137,7 @@ func TestTexts(t *testing.T) {
 		if outputs, classes := s.Outputs(); n != 15 || m != 15 || !slices.Equal(s.Shape(), []int{block}) || outputs != 30 || !classes {
 			t.Errorf("%s: %d and %d rows of %v, %d outputs", ext, n, m, s.Shape(), outputs)
 		}
-		x, _, err := dataset.Inputs(path, []int{block}, o)
+		x, _, err := inputs(t, path, []int{block}, o)
 		if want, _, _, werr := k.Row(block, rows[3].B); err != nil || werr != nil || x.Rows != 30 || !slices.Equal(gathered(x, 3), floats(want)) {
 			t.Errorf("%s: %v, %v", ext, x, err)
 		}
@@ -287,11 +287,11 @@ func TestTextClasses(t *testing.T) {
 		}
 	}
 	o.Texts = []string{"text"}
-	x, _, err := dataset.Inputs(filepath.Join(plain, "2", "2.txt"), []int{block}, o)
+	x, _, err := inputs(t, filepath.Join(plain, "2", "2.txt"), []int{block}, o)
 	if err != nil || x.Rows != 1 || !slices.Equal(gathered(x, 0), row(all[4])) {
 		t.Errorf("a text to predict: %v, %v", x, err)
 	}
-	if x, _, err = dataset.Inputs(filepath.Join(plain, "2"), []int{block}, o); err != nil || x.Rows != 3 {
+	if x, _, err = inputs(t, filepath.Join(plain, "2"), []int{block}, o); err != nil || x.Rows != 3 {
 		t.Errorf("texts to predict: %v, %v", x, err)
 	}
 	if _, err := dataset.Open(plain, dataset.Options{Block: block}); err == nil || !strings.Contains(err.Error(), "give --tokenizer tokenizer.json") {

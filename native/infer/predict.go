@@ -76,70 +76,114 @@ func (a Prediction) String() string {
 	return b.String()
 }
 
-// Predict runs the model on the rows of x and calls answer with each prediction, in order.
-func Predict(ctx context.Context, p *project.Project, d state.Dict, x *data.Table, threads int, answer func(row int, a Prediction)) error {
-	if err := project.CheckInputs(p.Graph, x); err != nil {
-		return err
+// Predictor runs a job's model on rows.
+type Predictor struct {
+	p       *project.Project
+	names   []string
+	answers []answered
+	batch   int // rows at once
+	team    *kernel.Team
+	e       *exec.Exec
+	s       exec.State
+	inputs  *stage.Inputs
+	done    int // rows
+}
+
+// Rows is the number of rows that a predictor of p takes with good speed: whole batches of a few
+// megabytes.
+func Rows(p *project.Project) int {
+	const most = 1 << 22 // numbers
+	n := 0
+	for _, in := range p.Graph.Inputs {
+		n += in.Shape.Elems()
 	}
+	batch := max(p.Job.MicroRows(), 1)
+	return batch * max(most/max(batch*n, 1), 1)
+}
+
+// NewPredictor prepares the model of p with the weights d for rows of which there are so many. The
+// caller must close it.
+func NewPredictor(p *project.Project, d state.Dict, rows, threads int) (*Predictor, error) {
 	names, err := p.Classes()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	precision, err := exec.ParsePrecision(p.Job.Precision)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	g := p.Graph
-	out, batch := g.OutputValue(), max(min(p.Job.MicroRows(), x.Rows), 1)
-	plan, err := exec.Compile(g, 0, exec.Config{Rows: batch, Outputs: []int{out}, Precision: precision})
+	batch := max(min(p.Job.MicroRows(), rows), 1)
+	plan, err := exec.Compile(g, 0, exec.Config{Rows: batch, Outputs: []int{g.OutputValue()}, Precision: precision})
 	if err != nil {
-		return err
+		return nil, err
 	}
 	m := plan.Memory()
 	if err := native.Room(int64(m.Total()+m.Params), "this model"); err != nil {
+		return nil, err
+	}
+	q := &Predictor{p: p, names: names, answers: answersOf(p), batch: batch, s: plan.Layout.NewState()}
+	if err := plan.Layout.Import(q.s, d); err != nil {
+		return nil, err
+	}
+	q.team = kernel.NewTeam(threads)
+	q.e, q.inputs = plan.New(q.team), stage.NewInputs(g, batch)
+	return q, nil
+}
+
+// Close ends the predictor's threads.
+func (q *Predictor) Close() { q.team.Close() }
+
+// Predict calls answer with the prediction for each row of x, in order. Rows are counted over all
+// calls.
+func (q *Predictor) Predict(ctx context.Context, x *data.Table, answer func(row int, a Prediction)) error {
+	g := q.p.Graph
+	if err := project.CheckInputs(g, x); err != nil {
+		if q.done > 0 {
+			err = fmt.Errorf("behind the first %d rows: %w", q.done, err)
+		}
 		return err
 	}
-	s := plan.Layout.NewState()
-	if err := plan.Layout.Import(s, d); err != nil {
-		return err
-	}
-	team := kernel.NewTeam(threads)
-	defer team.Close()
-	e := plan.New(team)
-	n, answers := g.Shape(out).Elems(), answersOf(p)
-	inputs := stage.NewInputs(g, batch)
+	out := g.OutputValue()
+	n := g.Shape(out).Elems()
 	rows := data.Rows(x)
-	if p.Job.Augment.On() {
-		rows = data.NewAugmented(x, p.Job.Augment, g.InputShapes(), p.Job.Seed)
+	if q.p.Job.Augment.On() {
+		rows = data.NewAugmented(x, q.p.Job.Augment, g.InputShapes(), q.p.Job.Seed)
 	}
-	for row := 0; row < x.Rows; row += batch {
+	for row := 0; row < x.Rows; row += q.batch {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
-		idx := make([]int32, min(batch, x.Rows-row))
+		idx := make([]int32, min(q.batch, x.Rows-row))
 		for i := range idx {
 			idx[i] = int32(row + i)
 		}
-		inputs.Feed(e, 0, rows, idx)
-		e.Forward(0, exec.Batch{Rows: len(idx)}, s.Params, &s)
-		y := e.Value(0, out, len(idx))
+		q.inputs.Feed(q.e, 0, rows, idx)
+		q.e.Forward(0, exec.Batch{Rows: len(idx)}, q.s.Params, &q.s)
+		y := q.e.Value(0, out, len(idx))
 		for i := range idx {
-			var all []Prediction
-			for _, o := range answers {
-				a := predict(y[i*n+o.from:][:o.n], o.classes)
-				a.Output = o.name
-				if a.label(names); o.classes != answers[0].classes {
-					a.Label, a.Labels = "", nil
-				}
-				all = append(all, a)
-			}
-			if len(all) > 1 {
-				all[0].Others = all[1:]
-			}
-			answer(row+i, all[0])
+			answer(q.done, q.answer(y[i*n:][:n]))
+			q.done++
 		}
 	}
 	return nil
+}
+
+// answer makes a prediction of the model's answer to a row.
+func (q *Predictor) answer(y []float32) Prediction {
+	var all []Prediction
+	for _, o := range q.answers {
+		a := predict(y[o.from:][:o.n], o.classes)
+		a.Output = o.name
+		if a.label(q.names); o.classes != q.answers[0].classes {
+			a.Label, a.Labels = "", nil
+		}
+		all = append(all, a)
+	}
+	if len(all) > 1 {
+		all[0].Others = all[1:]
+	}
+	return all[0]
 }
 
 // answered is one of the values that a model answers.

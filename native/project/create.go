@@ -86,7 +86,10 @@ func Create(dir string, j job.Spec, g *graph.Graph, n int, src Source, begin *Be
 	}
 	switch {
 	case large:
-		defer func() {
+		if _, err := os.Lstat(filepath.Join(dir, ShardsDir)); err == nil {
+			return fmt.Errorf("%s already holds %s: choose another directory or remove it", dir, ShardsDir)
+		}
+		defer func() { // those that were made here
 			if err != nil {
 				err = errors.Join(err, os.RemoveAll(filepath.Join(dir, ShardsDir)))
 			}

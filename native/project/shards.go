@@ -313,9 +313,6 @@ func (p *Project) createShards(r RawSet, progress Progress) error {
 	if err := os.MkdirAll(p.Dir, 0o755); err != nil {
 		return fmt.Errorf("making the job's directory: %w", err)
 	}
-	if _, err := os.Lstat(filepath.Join(p.Dir, ShardsDir)); err == nil {
-		return fmt.Errorf("%s already holds %s: choose another directory or remove it", p.Dir, ShardsDir)
-	}
 	s, err := p.makeShards(ShardsDir, r, p.Job.Shards.Bytes, shardSource{}, progress)
 	if err != nil {
 		return err

@@ -22,8 +22,6 @@ import (
 	"golang.org/x/image/draw"
 	_ "golang.org/x/image/tiff"
 	_ "golang.org/x/image/webp"
-
-	"github.com/ravnest/ravnest/engine/data"
 )
 
 // ErrFormat is wrapped by every error about what a folder holds.
@@ -149,16 +147,16 @@ func channels(fsys fs.FS, files []file) int {
 
 func grey(m color.Model) bool { return m == color.GrayModel || m == color.Gray16Model }
 
-// ReadRows reads the images of fsys, in folders or not, to rows without classes; paths are
-// theirs, sorted.
-func ReadRows(fsys fs.FS, o Options) (x *data.Table, paths []string, err error) {
+// EachRow gives the images of fsys at root, in folders or not or root itself, as rows without
+// classes. Names are their paths, sorted; pixels are the callee's until it returns.
+func EachRow(fsys fs.FS, root string, o Options, emit func(name string, shape []int, pixels []uint8) error) error {
 	var files []file
-	err = fs.WalkDir(fsys, ".", func(p string, d fs.DirEntry, err error) error {
+	err := fs.WalkDir(fsys, root, func(p string, d fs.DirEntry, err error) error {
 		if err != nil {
 			return err
 		}
 		if !d.IsDir() && isImage(p) {
-			files, paths = append(files, file{path: p}), append(paths, p)
+			files = append(files, file{path: p})
 		}
 		if len(files) > maxImages {
 			return bad("more than %d images", maxImages)
@@ -166,18 +164,17 @@ func ReadRows(fsys fs.FS, o Options) (x *data.Table, paths []string, err error) 
 		return nil
 	})
 	if err != nil {
-		return nil, nil, bad("%w", err)
+		return bad("%w", err)
 	}
 	if len(files) == 0 {
-		return nil, nil, bad("it holds no image")
+		return bad("it holds no image")
 	}
-	x, err = read(fsys, files, &o)
-	return x, paths, err
-}
-
-// ReadRow reads one image to one row.
-func ReadRow(fsys fs.FS, name string, o Options) (*data.Table, error) {
-	return read(fsys, []file{{path: name}}, &o)
+	var first []int
+	at := 0
+	return each(fsys, files, &o, &first, func(shape []int, pixels []uint8, _ int) error {
+		at++
+		return emit(files[at-1].path, shape, pixels)
+	})
 }
 
 // Is tells by the end of its name that a file is an image.
@@ -284,19 +281,6 @@ func annotated(r io.Reader, dir string, classes []string) ([]file, error) {
 		return nil, bad("val_annotations.txt: %w", err)
 	}
 	return files, nil
-}
-
-// read reads images to rows of one size; what o leaves open the first image decides.
-func read(fsys fs.FS, files []file, o *Options) (*data.Table, error) {
-	x := &data.Table{Kind: data.Inputs, U8: []uint8{}}
-	err := each(fsys, files, o, &x.Shape, func(_ []int, pixels []uint8, _ int) error {
-		if x.Rows++; len(x.U8)+len(pixels) > data.MaxBytes {
-			return bad("the images are more than %d bytes: give a smaller size, or fewer at once", data.MaxBytes)
-		}
-		x.U8 = append(x.U8, pixels...)
-		return nil
-	})
-	return x, err
 }
 
 func each(fsys fs.FS, files []file, o *Options, first *[]int, emit func(shape []int, pixels []uint8, class int) error) error {
