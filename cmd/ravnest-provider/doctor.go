@@ -31,8 +31,12 @@ var errNoPath = errors.New("this machine cannot take part in a run of this host"
 func doctorCommand() *cli.Command {
 	return &cli.Command{
 		Name: "doctor", Usage: "test the network between this machine and a host, without joining it",
-		Flags: []cli.Flag{joinFlag, tokenFlag, tokenFileFlag, identityFlag},
+		Flags:        []cli.Flag{joinFlag, tokenFlag, tokenFileFlag, identityFlag},
+		OnUsageError: usageError,
 		Action: func(c *cli.Context) error {
+			if err := noArguments(c); err != nil {
+				return err
+			}
 			hosts, token, err := hostsOf(c)
 			if err != nil {
 				return err

@@ -75,3 +75,24 @@ func TestDoctorSaysWhatToDo(t *testing.T) {
 		}
 	}
 }
+
+// TestWrongFlags: what is given to no purpose, or written wrongly, is told as it is written.
+func TestWrongFlags(t *testing.T) {
+	for in, want := range map[string]string{
+		"--nosuch":                             "unknown flag --nosuch: run ravnest-provider --help",
+		"--threads x":                          "for flag --threads",
+		"doctor --nosuch":                      "unknown flag --nosuch",
+		"doctor http://127.0.0.1:1":            "a host's address is given with --join http://127.0.0.1:1",
+		"doctor --join http://127.0.0.1:1 now": `unexpected argument "now"`,
+		"version --nosuch":                     "unknown flag --nosuch",
+		"version now":                          `unexpected argument "now"`,
+	} {
+		a := app()
+		var out strings.Builder
+		a.Writer = &out
+		err := a.RunContext(t.Context(), append([]string{"ravnest-provider"}, strings.Fields(in)...))
+		if err == nil || !strings.Contains(err.Error(), want) || out.Len() > 0 {
+			t.Errorf("%s: %v, want %q; it prints %.100q", in, err, want, out.String())
+		}
+	}
+}

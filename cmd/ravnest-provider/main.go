@@ -61,9 +61,7 @@ func app() *cli.App {
 		Name: "ravnest-provider", Version: version, HideHelpCommand: true,
 		Usage:  "lend this machine to a training run",
 		Writer: os.Stdout, ErrWriter: os.Stderr, ExitErrHandler: func(*cli.Context, error) {},
-		OnUsageError: func(_ *cli.Context, err error, _ bool) error {
-			return fmt.Errorf("%w: run ravnest-provider --help for the flags", err)
-		},
+		OnUsageError: usageError,
 		Flags: append(limitFlags(),
 			joinFlag, tokenFlag, tokenFileFlag, identityFlag,
 			&cli.StringFlag{Name: "name", DefaultText: "chosen by the host", EnvVars: []string{"RAVNEST_NAME"}, Usage: "name in the plan, such as node_0"},
@@ -77,11 +75,20 @@ func app() *cli.App {
 		Commands: []*cli.Command{doctorCommand(), {
 			Name: "version", Usage: "print the version, the protocol and the numeric class of this program",
 			Action: func(c *cli.Context) error {
+				if err := noArguments(c); err != nil {
+					return err
+				}
 				_, err := io.WriteString(c.App.Writer, native.Version("ravnest-provider", version))
 				return err
 			},
+			OnUsageError: usageError,
 		}},
 	}
+}
+
+// usageError is an error about flags.
+func usageError(_ *cli.Context, err error, _ bool) error {
+	return fmt.Errorf("%w: run ravnest-provider --help for the flags", console.FlagError(err))
 }
 
 // noArguments refuses arguments that are no flags.

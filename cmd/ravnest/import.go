@@ -219,10 +219,10 @@ func export(c *cli.Context) error {
 func predictCommand() *cli.Command {
 	return &cli.Command{
 		Name: "predict", Usage: "run the model of the job in DIR on the rows of INPUT", ArgsUsage: "DIR INPUT",
-		Description: "INPUT is a folder of images, an image, or a .csv, .parquet, .npy, .npz, .safetensors, .txt or .bin. Prints\none line per row: the class and its probability, or the values.",
+		Description: "INPUT is a folder of images, an image, or a .csv, .tsv, .jsonl, .parquet, .npy, .npz, .safetensors, .txt or\n.bin, or one of them in .gz; for a model of texts a folder of .txt, too. Prints one line per row: the class\nand its probability, or the values. Rows are read and answered in batches: a mistake in the input is told\nwhen it is reached, behind the answers to the rows before.",
 		Flags: []cli.Flag{
 			jsonFlag, threads,
-			&cli.StringSliceFlag{Name: "target", Usage: "`COLUMN` of a .csv that is not an input"},
+			&cli.StringSliceFlag{Name: "target", Usage: "`COLUMN` of a table that is not an input"},
 			&cli.StringFlag{Name: "tokens", Usage: "how a text becomes tokens: " + strings.Join(text.Kinds, ", ")},
 			inputFlag, textFlag,
 			&cli.IntFlag{Name: "cluster", Usage: "whose checkpoint"},

@@ -25,8 +25,8 @@ func initCommand() *cli.Command {
 		Flags: append(append(jobFlags(), learnFlags("", "")...),
 			&cli.StringFlag{Name: "example", Value: "cnn", Usage: strings.Join(zoo.Names(), ", ")},
 			&cli.IntFlag{Name: "nodes", Value: 3, Usage: "nodes of the example pool"},
-			&cli.StringFlag{Name: "data", Usage: "train on `PATH`: a folder of images (one folder per class), MNIST's or CIFAR's files, .npz, .npy, .csv, .txt, .bin, WebDataset's .tar, .parquet, .safetensors"},
-			&cli.StringSliceFlag{Name: "target", Usage: "target `COLUMN` of a .csv, or the file of targets beside a .npy"},
+			&cli.StringFlag{Name: "data", Usage: "train on `PATH`: a folder of images (one folder per class), MNIST's or CIFAR's files, .npz, .npy, .csv, .tsv, .jsonl, .txt, .bin, WebDataset's .tar, .parquet, .safetensors, or one of them in .gz"},
+			&cli.StringSliceFlag{Name: "target", Usage: "target `COLUMN` of a table, or the file of targets beside a .npy"},
 			&cli.Float64Flag{Name: "val", Value: 0.1, Usage: "share of the rows for validation, where the data have no part for it"},
 			&cli.IntFlag{Name: "size", DefaultText: "what the images have", Usage: "scale and crop images to `N` by N pixels"},
 			&cli.IntFlag{Name: "channels", DefaultText: "what the images have", Usage: "read images as `N` channels: 1 is grey, 3 is colour"},
@@ -37,6 +37,9 @@ func initCommand() *cli.Command {
 	}
 }
 
+// dataFlags are those flags of init that mean nothing without --data.
+var dataFlags = []string{"target", "val", "size", "channels", "block", "tokens", "skip", "one-hot", "tokenizer", "text", "shards"}
+
 func initJob(c *cli.Context) error {
 	dir, err := dirArg(c)
 	if err != nil {
@@ -44,6 +47,13 @@ func initJob(c *cli.Context) error {
 	}
 	if n := c.Int("nodes"); n < 1 || n > 1000 {
 		return fmt.Errorf("--nodes %d is outside 1..1000", n)
+	}
+	if !c.IsSet("data") {
+		for _, f := range dataFlags {
+			if c.IsSet(f) {
+				return fmt.Errorf("--%s says how data are read: name them with --data PATH", f)
+			}
+		}
 	}
 	files := []string{project.JobFile, "model.json", project.ConfigsFile}
 	if c.IsSet("data") {

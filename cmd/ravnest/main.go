@@ -142,6 +142,9 @@ func versionCommand() *cli.Command {
 	return &cli.Command{
 		Name: "version", Usage: "print the version, the protocol and the numeric class of this program",
 		Action: func(c *cli.Context) error {
+			if c.Args().Present() {
+				return fmt.Errorf("version takes no arguments, got %q", c.Args().Slice())
+			}
 			_, err := io.WriteString(c.App.Writer, native.Version("ravnest", version))
 			return err
 		}, OnUsageError: usageError,
@@ -153,19 +156,7 @@ func usageError(c *cli.Context, err error, _ bool) error {
 	if c.Command != nil && c.Command.Name != "" && c.Command.Name != "ravnest" {
 		name += " " + c.Command.Name
 	}
-	return fmt.Errorf("%w: run %s --help for the flags", plainFlag(err), name)
-}
-
-// plainFlag rewrites errors of package flag so that flags have two dashes.
-func plainFlag(err error) error {
-	text := err.Error()
-	if name, ok := strings.CutPrefix(text, "flag provided but not defined: -"); ok {
-		return fmt.Errorf("unknown flag --%s", name)
-	}
-	if name, ok := strings.CutPrefix(text, "flag needs an argument: -"); ok {
-		return fmt.Errorf("--%s needs a value", name)
-	}
-	return err
+	return fmt.Errorf("%w: run %s --help for the flags", console.FlagError(err), name)
 }
 
 // threadsFlag returns the value of --threads.

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -24,6 +25,34 @@ func TestFlagsFirst(t *testing.T) {
 	} {
 		if got := flagsFirst(app(), strings.Fields(in)); !slices.Equal(got, strings.Fields(want)) {
 			t.Errorf("%s: got %v, want %s", in, got, want)
+		}
+	}
+}
+
+// TestWrongFlags: flags that are wrong, or mean nothing, are told as they are written, and nothing is
+// done.
+func TestWrongFlags(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "job")
+	for in, want := range map[string]string{
+		"init --epochs x":         `invalid value "x" for flag --epochs`,
+		"init --replicas x":       "for flag --replicas",
+		"init --nosuch":           "unknown flag --nosuch",
+		"init --seed":             "--seed needs a value",
+		"init --target y":         "--target says how data are read: name them with --data PATH",
+		"init --val 0.5 --size 8": "name them with --data PATH",
+	} {
+		a := app()
+		a.Writer = io.Discard
+		args := append([]string{"ravnest"}, strings.Fields(in)...)
+		if !strings.HasSuffix(in, "--seed") {
+			args = append(args, dir)
+		}
+		err := a.RunContext(t.Context(), args)
+		if err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "---") {
+			t.Errorf("%s: %v, want %q", in, err, want)
+		}
+		if _, err := os.Stat(dir); err == nil {
+			t.Fatalf("%s made a job", in)
 		}
 	}
 }

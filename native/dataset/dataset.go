@@ -3,6 +3,7 @@
 package dataset
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -315,10 +316,40 @@ func (s *Source) folder(dir string, o Options) error {
 		return s.folder(inner, o)
 	}
 	err := s.imageFolder(dir, o)
-	if errors.Is(err, images.ErrFolder) {
-		return fmt.Errorf("%w; nor are there MNIST's, CIFAR's or NumPy's files, .parquet, .tar, or train.txt or train.bin", err)
+	switch {
+	case errors.Is(err, images.ErrNone):
+		return fmt.Errorf("%w, but %s: classes are folders of images, or of texts (.txt) with --tokenizer; of anything else make arrays (.npz)", err, endings(dir))
+	case errors.Is(err, images.ErrFolder):
+		return fmt.Errorf("%w; nor are there MNIST's, CIFAR's or NumPy's files, .parquet, .tar, or train.txt or train.bin, but %s; other files are given by themselves, not by their folder", err, endings(dir))
 	}
 	return err
+}
+
+// endings tells what kinds of files are in a folder and those in it.
+func endings(dir string) string {
+	const most = 1 << 16
+	seen, n := map[string]int{}, 0
+	_ = filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
+		if err != nil || n == most {
+			return fs.SkipAll // what was seen so far is told
+		}
+		if n++; !e.IsDir() && !strings.HasPrefix(e.Name(), ".") {
+			if ext := strings.ToLower(filepath.Ext(e.Name())); len(ext) < 16 {
+				seen[ext]++
+			}
+		}
+		return nil
+	})
+	order := slices.SortedFunc(maps.Keys(seen), func(a, b string) int { return cmp.Or(cmp.Compare(seen[b], seen[a]), cmp.Compare(a, b)) })
+	for i, ext := range order {
+		if order[i] = fmt.Sprintf("%.16q", ext); ext == "" {
+			order[i] = "others"
+		}
+	}
+	if len(order) == 0 {
+		return "no files"
+	}
+	return "files in " + strings.Join(order[:min(len(order), 5)], ", ")
 }
 
 // single is the one folder in dir where there is one, and it is not a part of a data set.

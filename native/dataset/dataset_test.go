@@ -253,3 +253,20 @@ func TestSplit(t *testing.T) {
 		t.Errorf("all rows: %v", err)
 	}
 }
+
+// TestOtherFolders: a folder of something else is refused with what it holds, and what to do.
+func TestOtherFolders(t *testing.T) {
+	dir := t.TempDir()
+	for _, name := range []string{"wav/a/1.wav", "wav/a/2.wav", "wav/b/3.wav", "wav/b/README", "tables/a.csv", "tables/b.csv", "bare/x/.hidden"} {
+		write(t, []byte("x"), append([]string{dir}, strings.Split(name, "/")...)...)
+	}
+	for name, want := range map[string]string{
+		"wav":    `no images in the folders of classes, but files in ".wav", others: classes are folders of images, or of texts (.txt) with --tokenizer`,
+		"tables": `but files in ".csv"; other files are given by themselves, not by their folder`,
+		"bare":   "no folders of images",
+	} {
+		if _, err := dataset.Open(filepath.Join(dir, name), dataset.Options{}); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, want %q", name, err, want)
+		}
+	}
+}

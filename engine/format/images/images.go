@@ -30,6 +30,9 @@ var ErrFormat = errors.New("invalid image folder")
 // ErrFolder is wrapped by the error about a path that is no folder of folders of images.
 var ErrFolder = errors.New("no folders of images")
 
+// ErrNone is wrapped by the error about folders of classes that hold other files.
+var ErrNone = errors.New("no images")
+
 func bad(format string, a ...any) error {
 	return fmt.Errorf("%w: "+format, append([]any{ErrFormat}, a...)...)
 }
@@ -285,7 +288,7 @@ func annotated(r io.Reader, dir string, classes []string) ([]file, error) {
 
 func each(fsys fs.FS, files []file, o *Options, first *[]int, emit func(shape []int, pixels []uint8, class int) error) error {
 	if len(files) == 0 {
-		return bad("no images in the folders of classes")
+		return fmt.Errorf("%w: %w in the folders of classes", ErrFormat, ErrNone)
 	}
 	for _, f := range files {
 		img, err := decode(fsys, f.path)
