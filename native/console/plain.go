@@ -3,6 +3,7 @@
 package console
 
 import (
+	"fmt"
 	"strings"
 	"unicode"
 )
@@ -30,4 +31,19 @@ func Cell(s string) string {
 		}
 		return r
 	}, Plain(s))
+}
+
+// FlagError rewrites an error of package flag so that flags have two dashes, as they are written.
+func FlagError(err error) error {
+	text := err.Error()
+	if name, ok := strings.CutPrefix(text, "flag provided but not defined: -"); ok {
+		return fmt.Errorf("unknown flag --%s", strings.TrimPrefix(name, "-"))
+	}
+	if name, ok := strings.CutPrefix(text, "flag needs an argument: -"); ok {
+		return fmt.Errorf("--%s needs a value", strings.TrimPrefix(name, "-"))
+	}
+	if before, after, ok := strings.Cut(text, " for flag -"); ok {
+		return fmt.Errorf("%s for flag --%s", before, strings.TrimPrefix(after, "-"))
+	}
+	return err
 }

@@ -173,6 +173,8 @@ func (c *cell) take(x []float32, text string) error {
 			v, err = 1, nil
 		case text == "False" || text == "false" || text == "FALSE":
 			v, err = 0, nil
+		case Infinite(text):
+			err = fmt.Errorf("%.40q is not finite, or too great for a float32: scale the column, remove the row, or leave the column out (--skip %s)", text, c.name)
 		case errors.Is(err, errText):
 			err = fmt.Errorf("%w: --one-hot %s makes an input of each of its texts, --skip %[2]s leaves the column out", err, c.name)
 		}
