@@ -115,7 +115,7 @@ type Spec struct {
 	// Periods is that record up to the period at hand, which has Replicas of them: see In.
 	Periods []order.Period `json:"-"`
 	// ReduceFactor is the number of updates that each replica does in a round, behind which
-	// they are averaged. 0: DefaultReduceFactor.
+	// they are averaged. 0: DefaultReduceFactor. A round also ends where the run validates or saves.
 	ReduceFactor int     `json:"reduce_factor"`
 	Average      Average `json:"average,omitzero"`
 	// InFlight is the number of replicas that a pipeline works on at once. 0: as many as fit.

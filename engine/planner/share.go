@@ -268,16 +268,18 @@ func (d *deal) placement(i int, shares []int) stage.Placement {
 // seconds are those of a full round and of its end.
 func (d *deal) seconds() float64 { return d.round + d.averages()*d.average }
 
-// averages is how many there are for each full round's batches: an epoch's last round may be short.
+// averages is how many there are for each full round's batches: some rounds are short.
 func (d *deal) averages() float64 {
-	full, n := d.f.j.Updates()*d.f.j.UpdateFrequency, d.f.j.Batches(d.f.facts.Train)
+	if d.f.facts.Train == 0 {
+		return 1 // nobody says
+	}
+	full := d.f.j.Updates() * d.f.j.UpdateFrequency
 	if !d.f.j.Gradients() {
 		full *= d.f.j.Replica()
 	}
-	if n == 0 {
-		return 1 // nobody says
-	}
-	return math.Ceil(float64(n)/float64(full)) * float64(full) / float64(n)
+	run := d.f.j.Order(d.f.facts.Train, d.f.facts.Val)
+	total := run.Total()
+	return float64(run.Rounds(uint64(total))) * float64(full) / float64(total)
 }
 
 // averaging is how long the end of a round takes: each stage sends and receives what it has, almost

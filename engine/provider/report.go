@@ -177,14 +177,11 @@ func (t track) after(step int64) int64 {
 	if t.own == 0 {
 		return step + 1
 	}
-	mine := func() bool {
-		p := t.run.At(uint64(step))
-		return t.own.Has(t.run.Replica(p.Epoch, p.Batch))
-	}
+	mine := func() bool { return t.own.Has(t.run.Replica(uint64(step))) }
 	for !mine() {
 		step++
 	}
-	for step++; !t.run.Opens(t.run.At(uint64(step))) && !mine(); step++ {
+	for step++; step < int64(t.run.Total()) && !t.run.Opens(uint64(step)) && !mine(); step++ {
 	}
 	return step
 }

@@ -9,7 +9,7 @@ import (
 // TestTrack: a cluster's step counts the batches of all clusters; at a round's end all stand
 // at the same step, also where an epoch ends inside a round.
 func TestTrack(t *testing.T) {
-	base := track{run: order.Run{Train: 10, BatchSize: 1, Epochs: 2, UpdateFrequency: 1, Replicas: 3, ReduceFactor: 2}} // rounds of 6 and 4 batches
+	base := track{run: order.Run{Train: 10, Val: 1, ValEvery: 1, BatchSize: 1, Epochs: 2, UpdateFrequency: 1, Replicas: 3, ReduceFactor: 2}} // rounds of 6 and 4 batches
 	for own, want := range map[uint64][]int64{
 		0b111: {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11},
 		0b001: {3, 6, 9, 10, 13, 16, 19, 20},
@@ -25,6 +25,21 @@ func TestTrack(t *testing.T) {
 		for i, w := range want {
 			if step = tr.after(step); step != w {
 				t.Errorf("replicas %b: after %d batches it stands at step %d, want %d", own, i+1, step, w)
+				break
+			}
+		}
+	}
+	// Without validation rounds have 6, 6, 6 and 2 batches.
+	for own, want := range map[uint64][]int64{
+		0b001: {3, 6, 9, 12, 15, 18, 20},
+		0b110: {2, 4, 5, 6, 8, 10, 11, 12, 14, 16, 17, 18, 20},
+	} {
+		tr := base
+		tr.run.ValEvery, tr.own = 0, order.Set(own)
+		step := int64(0)
+		for i, w := range want {
+			if step = tr.after(step); step != w {
+				t.Errorf("replicas %b of rounds over epochs: after %d batches it stands at step %d, want %d", own, i+1, step, w)
 				break
 			}
 		}

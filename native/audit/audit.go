@@ -227,7 +227,7 @@ func (a *auditor) prior(ctx context.Context) ([]*snapshot.Part, error) {
 			if err != nil {
 				return nil, err
 			}
-			if run.Round(run.At(c.Position.Step)) > *r {
+			if run.Round(c.Position.Step) > *r {
 				continue
 			}
 		}
@@ -340,19 +340,18 @@ func (a *auditor) order(record []order.Period) (order.Run, error) {
 
 // cut ends a stretch with the last round that is asked for, if that is in it.
 func (a *auditor) cut(s *stretch, run order.Run) (over bool) {
-	round := func(step uint64) uint64 { return run.Round(run.At(step)) }
 	if n := a.what.Units; n > 0 && a.what.Round == nil {
 		replicas := max(run.Replicas, 1)
-		last := round(s.from) + uint64((n+replicas-1)/replicas) - 1
+		last := run.Round(s.from) + uint64((n+replicas-1)/replicas) - 1
 		a.what.Round = &last
 	}
 	if a.what.Round == nil {
 		return false
 	}
-	n := sort.Search(int(s.until-s.from), func(i int) bool { return round(s.from+uint64(i)) > *a.what.Round })
+	n := sort.Search(int(s.until-s.from), func(i int) bool { return run.Round(s.from+uint64(i)) > *a.what.Round })
 	end := s.from + uint64(n)
 	// The run's last round may be a short one.
-	if over = end < s.until || round(end) > *a.what.Round || end == uint64(run.Total()) && round(end-1) == *a.what.Round; over {
+	if over = end < s.until || run.Round(end) > *a.what.Round || end == uint64(run.Total()) && run.Round(end-1) == *a.what.Round; over {
 		s.until, a.res.To = end, end
 	}
 	return over

@@ -168,10 +168,9 @@ func (k *comparison) blamed(f audit.Fault) Fault {
 	if f.Saved {
 		last = max(last, 1) - 1
 	}
-	at := k.run.At(last)
-	round := k.run.Round(at)
+	round := k.run.Round(last)
 	if y.Round = &round; !f.Saved && !f.Round && !k.run.Splits() {
-		replica := k.run.Replica(at.Epoch, at.Batch)
+		replica := k.run.Replica(last)
 		y.Replica = &replica
 	}
 	return y

@@ -48,29 +48,22 @@ func grows(j job.Spec, opt *Options) bool {
 	return j.Auto() || j.Replica() > 1 && opt.Providers > 0 && opt.Clusters == 0
 }
 
-// span returns the number of batches between two places where a run with replicas can stop; 0
-// without replicas.
-func span(j job.Spec) int64 {
-	if j.Replica() == 1 || j.Gradients() {
-		return 0
-	}
-	return int64(j.Replica()) * int64(j.Updates()) * int64(j.UpdateFrequency)
-}
-
 // offer is the job as the server takes it, as far as it follows from the project and the options.
 func (r *run) offer() server.Job {
 	p, rows := r.p, r.p.Data.Train.Len()
 	o := server.Job{
 		Job: machine.Job{
 			ID: p.RunID(), Raw: p.Job.JSON(), Want: r.opt.Providers, Names: r.opt.Names, Spares: true, Replan: true,
-			Steps: int64(p.Job.Total(rows)), Val: answers(p), Span: span(p.Job), Audit: p.Job.Audit, Strict: r.opt.Alone,
-			Batches: int64(p.Job.Batches(rows)), Rows: int64(p.Job.BatchSize), Grows: grows(p.Job, &r.opt), Apart: (p.Job.Auto() || p.Job.Replica() > 1) && p.Job.Averaging().Optimizer == job.KeepState,
+			Steps: int64(p.Job.Total(rows)), Val: answers(p), Audit: p.Job.Audit, Strict: r.opt.Alone,
+			Rows: int64(p.Job.BatchSize), Grows: grows(p.Job, &r.opt), Apart: (p.Job.Auto() || p.Job.Replica() > 1) && p.Job.Averaging().Optimizer == job.KeepState,
 		},
 		Plan: r.roster.place, Worth: r.roster.worth, Inspect: r.roster.inspect, Shards: server.ShardCost(p.Shards.Len(), p.Shards.Bytes()), Fresh: r.opt.Fresh,
 	}
-	if p.Job.Auto() {
-		order := p.Job.Order(rows, p.Data.Val.Len())
+	switch order := p.Job.Order(rows, p.Data.Val.Len()); {
+	case p.Job.Auto():
 		o.Auto = &order
+	case p.Job.Replica() > 1 && !p.Job.Gradients():
+		o.Rounds = &order
 	}
 	return o
 }

@@ -189,7 +189,7 @@ func (r *reporter) announce(e server.Planned) {
 		r.opt.Console.Say("--clusters 1 would have all %d providers take part, in one pipeline", r.opt.Providers)
 	}
 	if n := len(j.Periods); n > 0 {
-		r.opt.Console.Say("replicas auto: %d from step %d on, one for each provider that trains as far as epochs and memory allow", j.Replica(), j.Periods[n-1].Step)
+		r.opt.Console.Say("replicas auto: %d from step %d on, one for each provider that trains as far as rounds and memory allow", j.Replica(), j.Periods[n-1].Step)
 	}
 }
 

@@ -279,9 +279,7 @@ func (r *Record) Trained(cluster int, step int64) {
 	}
 	c := &r.clusters[cluster]
 	c.Samples += int64(rows)
-	at := run.At(uint64(step))
-	next := order.Position{Epoch: at.Epoch, Batch: b + n, Step: at.Step + uint64(n)}
-	if b+n >= r.batches || step+int64(n) >= r.total || run.Round(next) != run.Round(at) {
+	if next := step + int64(n); next >= r.total || run.Round(uint64(next)) != run.Round(uint64(step)) {
 		c.Units++
 	}
 }
@@ -328,7 +326,7 @@ func (r *Record) best() {
 }
 
 // order is the run's in the period at hand.
-func (r *Record) order() order.Run { return r.job.Order(r.p.Data.Train.Len(), 0) }
+func (r *Record) order() order.Run { return r.job.Order(r.p.Data.Train.Len(), r.p.Data.Val.Len()) }
 
 // goTo makes the period that a step is in the one at hand.
 func (r *Record) goTo(step int64) {
@@ -398,8 +396,8 @@ func (r *Record) Tick(now time.Time) {
 func (r *Record) rate(step int64) float64 {
 	r.goTo(step)
 	run := r.order()
-	epoch, batch := int(step)/r.batches, int(step)%r.batches
-	return optim.Rate(r.p.Job.LR, r.p.Job.Optimizer.LR, optim.When{Epoch: epoch, Update: run.Update(epoch, batch), Total: run.AllUpdates()})
+	epoch := run.At(run.Last(uint64(step))).Epoch
+	return optim.Rate(r.p.Job.LR, r.p.Job.Optimizer.LR, optim.When{Epoch: epoch, Update: run.Update(uint64(step)), Total: run.AllUpdates()})
 }
 
 func (r *Record) print(now time.Time) {
@@ -455,13 +453,7 @@ func (r *Record) ahead(b *strings.Builder) {
 // rounds is how many rounds are over after so many batches. The run's end ends one, too.
 func (r *Record) rounds(steps int64) int64 {
 	r.goTo(max(steps-1, 0))
-	run := r.order()
-	p := order.Position{Epoch: int(steps) / r.batches, Batch: int(steps) % r.batches, Step: uint64(steps), Seq: uint64(steps)}
-	n := int64(run.Round(p))
-	if steps == r.total && !run.Opens(p) {
-		n++
-	}
-	return n
+	return int64(r.order().Rounds(uint64(steps)))
 }
 
 func (r *Record) wireTotal() int64 {

@@ -42,7 +42,8 @@
 // their connections; 4, measured links, which providers share a machine, and states that
 // providers hold in memory; 5, replicas that move between clusters, updates put off until their
 // gradients' norm is there, digests of averages, keys of digests, and the speed of loops over
-// elements; 6, connections between providers that outlive attempts, and work in reports.
+// elements; 6, connections between providers that outlive attempts, and work in reports; 7, rounds that
+// run on through epochs.
 package proto
 
 import (
@@ -55,7 +56,7 @@ import (
 
 // Version is the protocol version that this package speaks. It is raised whenever an older
 // peer could misunderstand a message; there is no negotiation.
-const Version = 6
+const Version = 7
 
 // Limits of what Decode accepts. They are part of the protocol.
 const (

@@ -23,14 +23,14 @@ func audited(kind string) *runtest.World {
 func auditedFor(kind string, steps int, set run.Settings) *runtest.World {
 	job := run.Job{ID: "j", Raw: json.RawMessage(`{}`), Want: 2, Replan: true, Steps: int64(steps), Audit: true}
 	if kind != "one" {
-		job.Want, job.Span, job.Apart = 5, 4, kind == "apart"
+		job.Want, job.Rounds, job.Apart = 5, runtest.Rounds(2, 2, 1, steps), kind == "apart"
 	}
 	if kind == "held" {
 		set.Checkpoint, set.Hold = -1, 20*time.Millisecond
 	}
 	w := runtest.New(set, job, steps)
 	if kind != "one" {
-		w.Stages, w.Clusters, w.Replicas, w.Span, w.Hold = 3, 2, 2, 4, kind == "held"
+		w.Stages, w.Clusters, w.Hold = 3, 2, kind == "held"
 	}
 	for i := range job.Want + 1 {
 		w.Join(fmt.Sprintf("p%d", i), "")
@@ -120,10 +120,10 @@ func trailFrom(t *testing.T, w *runtest.World, from uint64) {
 func due(w *runtest.World, from, to uint64, cluster, clusters int) (ds []said) {
 	for s := int64(from); s < int64(to); s++ {
 		in := s % runtest.Batches
-		if clusters == 1 || int(in)%w.Replicas == cluster {
+		if clusters == 1 || int(in)%w.Rounds.Replicas == cluster {
 			ds = append(ds, said{step: s})
 		}
-		if clusters > 1 && ((in+1)%int64(w.Span) == 0 || in+1 == runtest.Batches || s+1 == int64(w.Steps)) {
+		if clusters > 1 && ((in+1)%4 == 0 || in+1 == runtest.Batches || s+1 == int64(w.Steps)) {
 			ds = append(ds, said{step: s, round: true})
 		}
 	}

@@ -17,7 +17,7 @@ import (
 func checked(clusters, spares int, record bool, lies func(p *runtest.Provider, step int) bool) *runtest.World {
 	job := run.Job{ID: "j", Raw: json.RawMessage(`{}`), Want: 2, Replan: true, Steps: 60, Audit: true, AuditEvery: 1, AuditSecret: "s", AuditSpares: true}
 	if clusters > 1 {
-		job.Want, job.Span = 5, 4
+		job.Want, job.Rounds = 5, runtest.Rounds(2, 2, 1, steps)
 	}
 	set := run.Settings{Checkpoint: 60 * time.Millisecond, Grace: time.Second}
 	begin := runtest.New
@@ -26,7 +26,7 @@ func checked(clusters, spares int, record bool, lies func(p *runtest.Provider, s
 	}
 	w := begin(set, job, 60)
 	if clusters > 1 {
-		w.Stages, w.Clusters, w.Replicas, w.Span, w.Hold = 3, 2, 2, 4, true
+		w.Stages, w.Clusters, w.Hold = 3, 2, true
 	}
 	w.Lies = lies
 	for i := range job.Want + spares {

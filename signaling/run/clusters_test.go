@@ -16,15 +16,20 @@ import (
 )
 
 // clustered is a world with clusters of two and three stages, whose cuts do not nest, and one
-// provider to spare. Rounds are of four batches; the last one of an epoch of ten is short.
+// provider to spare. Rounds are of four batches; the last one of an epoch of ten is short, or, where
+// clusters have states of their own, that of three epochs.
 func clustered(apart bool) *runtest.World {
 	return clusteredBy(runtest.New, apart)
 }
 
 func clusteredBy(begin func(run.Settings, run.Job, int) *runtest.World, apart bool) *runtest.World {
 	set := run.Settings{Checkpoint: 40 * time.Millisecond}
-	w := begin(set, run.Job{ID: "j", Raw: json.RawMessage(`{}`), Want: 5, Replan: true, Steps: steps, Span: 4, Apart: apart}, steps)
-	w.Stages, w.Clusters, w.Replicas, w.Span = 3, 2, 2, 4
+	every := 1
+	if apart {
+		every = 3
+	}
+	w := begin(set, run.Job{ID: "j", Raw: json.RawMessage(`{}`), Want: 5, Replan: true, Steps: steps, Rounds: runtest.Rounds(2, 2, every, steps), Apart: apart}, steps)
+	w.Stages, w.Clusters = 3, 2
 	for i := range 6 {
 		w.Join(fmt.Sprintf("p%d", i), "")
 	}

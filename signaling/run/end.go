@@ -122,27 +122,18 @@ func (m *Machine) stopping(now time.Time, late []string) string {
 }
 
 // left is the number of batches to the end of the round that a run with replicas is in, where
-// it can stop. An epoch's last round may be short.
+// it can stop.
 func (m *Machine) left() int64 {
-	span := m.span()
-	if span == 0 {
+	r, known := m.order()
+	if !known {
 		return 0
 	}
-	begin := int64(0)
-	if n := len(m.Record); n > 0 {
-		begin = int64(m.Record[n-1].Step)
-	}
-	least, most := int64(math.MaxInt64), max(begin, 1)
+	least, last := int64(math.MaxInt64), int64(r.Start().Step) // last: the batch that somebody is at
 	for _, x := range m.assigned() {
-		least, most = min(least, x.Last.Step), max(most, x.Last.Step)
+		least, last = min(least, x.Last.Step), max(last, x.Last.Step-1)
 	}
-	end := int64(math.MaxInt64)
-	if n := m.Job.Batches; n > 0 {
-		begin = max(begin, (most-1)/n*n)
-		end = (most + n - 1) / n * n
-	}
-	end = min(end, begin+(most-begin+span-1)/span*span)
-	return max(end-least, 0)
+	_, end := r.Span(uint64(last))
+	return max(int64(end)-least, 0)
 }
 
 // fallBack ends an interrupted run whose last state could not be saved.

@@ -9,6 +9,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/ravnest/ravnest/engine/pipeline/order"
+
 	"github.com/ravnest/ravnest/signaling/proto"
 )
 
@@ -88,7 +90,7 @@ func TestGracefulStop(t *testing.T) {
 func TestStopBehindARound(t *testing.T) {
 	for name, last := range map[string]int64{"moves": 8, "stands still": 2, "goes on for ever": 60} {
 		r := started(t, func(s *Settings) { s.StopTimeout = 2 * time.Second })
-		r.l.Job.Span = 8
+		r.l.Job.Rounds = &order.Run{Train: 80, BatchSize: 1, Epochs: 1, MicroBatches: 1, UpdateFrequency: 1, Replicas: 2, ReduceFactor: 4}
 		moved := func(step int64) {
 			for i := range 3 {
 				r.step(Message{ID: fmt.Sprintf("p%d", i), Msg: &proto.Progress{Run: "j-1", Stage: i, Step: step, Samples: step}})

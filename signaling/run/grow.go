@@ -17,22 +17,26 @@ import (
 // ended for the sake of more providers.
 const costly = 10
 
-// order is the run's, with the replicas that the attempt has.
-func (m *Machine) order() order.Run {
-	r := *m.Job.Auto
+// order is the run's, with the replicas that the attempt has. known: it can stop or save between two
+// rounds of theirs.
+func (m *Machine) order() (r order.Run, known bool) {
+	switch {
+	case m.Job.Rounds != nil:
+		return *m.Job.Rounds, true
+	case m.Job.Auto == nil:
+		return r, false
+	}
+	r = *m.Job.Auto
 	if n := len(m.Record); n > 0 {
 		r.Periods, r.Replicas = m.Record, m.Record[n-1].Replicas
 	}
-	return r
+	return r, r.Full() > 1
 }
 
-// span is the number of batches between two places where the run can stop or save; 0: one.
+// span is the most batches between two places where the run can stop or save; 0: one.
 func (m *Machine) span() int64 {
-	if m.Job.Auto == nil {
-		return m.Job.Span
-	}
-	if n := m.order().Full(); n > 1 {
-		return int64(n)
+	if r, known := m.order(); known {
+		return int64(r.Full())
 	}
 	return 0
 }

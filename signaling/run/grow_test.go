@@ -169,8 +169,8 @@ func TestPlansRecord(t *testing.T) {
 func TestMoreProvidersForFixedReplicas(t *testing.T) {
 	for _, grows := range []bool{false, true} {
 		set := run.Settings{Checkpoint: time.Hour, Regroup: 40 * time.Millisecond}
-		w := runtest.New(set, run.Job{ID: "j", Raw: json.RawMessage(`{}`), Want: 2, Replan: true, Steps: steps, Span: 4, Grows: grows}, steps)
-		w.Stages, w.Clusters, w.Replicas, w.Span = 2, 2, 2, 4
+		w := runtest.New(set, run.Job{ID: "j", Raw: json.RawMessage(`{}`), Want: 2, Replan: true, Steps: steps, Rounds: runtest.Rounds(2, 2, 1, steps), Grows: grows}, steps)
+		w.Stages, w.Clusters = 2, 2
 		w.Join("p0", "")
 		w.Join("p1", "")
 		w.Run(70 * time.Millisecond)

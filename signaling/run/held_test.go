@@ -32,7 +32,7 @@ func longWorld(kind string, begin func(run.Settings, run.Job, int) *runtest.Worl
 		job.Want = 3
 	}
 	if strings.HasPrefix(kind, "clusters") {
-		job.Want, job.Span, job.Apart = 5, 4, kind == "clusters apart"
+		job.Want, job.Rounds, job.Apart = 5, runtest.Rounds(2, 2, 1, steps), kind == "clusters apart"
 	}
 	w := begin(holding, job, steps)
 	w.Hold, w.Copies = true, kind != "clusters"
@@ -40,7 +40,7 @@ func longWorld(kind string, begin func(run.Settings, run.Job, int) *runtest.Worl
 	case "three":
 		w.Stages = 3
 	case "clusters", "clusters apart":
-		w.Stages, w.Clusters, w.Replicas, w.Span = 3, 2, 2, 4
+		w.Stages, w.Clusters = 3, 2
 	}
 	for i := range job.Want + 1 {
 		w.Join(fmt.Sprintf("p%d", i), "")

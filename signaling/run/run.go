@@ -133,12 +133,11 @@ type Job struct {
 	// Steps and Val bound what a leaf may report: the number of batches in the whole run
 	// and the number of rows in a validation pass. 0: unknown.
 	Steps, Val int64
-	// Span is the number of batches between two places where the run can stop or save: a
-	// round of replicas. 0: one.
-	Span int64
-	// Batches is the number of batches of an epoch, for people, and Rows how many rows one has; 0: not
-	// known.
-	Batches, Rows int64
+	// Rounds is the order of a job of several replicas whose parameters are averaged, and whose
+	// number is the job's: it can stop or save between two rounds. nil: behind every update.
+	Rounds *order.Run `json:",omitempty"`
+	// Rows is how many rows a batch has; 0: not known.
+	Rows int64
 	// Strict ends the run when the store does not take a state. Else that is waited for.
 	Strict bool `json:",omitempty"`
 	// Audit keeps what an audit needs: a log of what the stages commit themselves to, and

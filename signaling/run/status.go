@@ -148,12 +148,7 @@ func (m *Machine) replicas(s *Status) {
 	}
 	s.Forecast = float64(s.Replicas) * slowest // all wait for the slowest
 	s.Record = m.Record
-	if j := m.Job; j.Auto != nil {
-		if s.Replicas > 1 && !j.Auto.Split && (m.Phase == Running || m.Phase == Draining) {
-			r := m.order()
-			s.Round = int64(r.Round(r.At(uint64(behind)))) + 1
-		}
-	} else if s.Replicas > 1 && j.Batches > 0 && j.Span > 0 && (m.Phase == Running || m.Phase == Draining) {
-		s.Round = behind/j.Batches*((j.Batches+j.Span-1)/j.Span) + behind%j.Batches/j.Span + 1
+	if r, known := m.order(); known && s.Replicas > 1 && !r.Split && (m.Phase == Running || m.Phase == Draining) {
+		s.Round = int64(r.Round(uint64(behind))) + 1
 	}
 }

@@ -17,6 +17,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/ravnest/ravnest/engine/pipeline/order"
 	"github.com/ravnest/ravnest/engine/pipeline/snapshot"
 	"github.com/ravnest/ravnest/ga"
 	"github.com/ravnest/ravnest/signaling/proto"
@@ -173,9 +174,11 @@ func Run(ctx context.Context, o Options) (Result, error) {
 	s.began = s.w.Now
 	job := run.Job{ID: "simulated", Raw: json.RawMessage(`{}`), Want: min(o.Providers, o.Model.Stages), Replan: true}
 	if o.Replicas > 1 {
-		s.w.Replicas, s.w.Span = o.Replicas, o.Replicas*o.Updates
-		s.w.Epoch = epochRounds * s.w.Span
-		job.Span, job.Batches = int64(s.w.Span), int64(s.w.Epoch)
+		n := epochRounds * o.Replicas * o.Updates
+		job.Rounds = &order.Run{
+			Train: n, BatchSize: 1, Epochs: steps/n + 1, Steps: steps, MicroBatches: 1, UpdateFrequency: 1,
+			Replicas: o.Replicas, ReduceFactor: o.Updates,
+		}
 	}
 	s.w.Submit(job, steps)
 	if err := s.run(ctx); err != nil {

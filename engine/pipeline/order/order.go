@@ -145,7 +145,7 @@ func (r Run) CheckPosition(p Position) error {
 	if err := r.Check(); err != nil {
 		return err
 	}
-	n, base := r.Batches(r.Train), r.base(p.Epoch)
+	n := r.Batches(r.Train)
 	switch {
 	case p.Epoch < 0 || p.Epoch > r.Epochs || p.Batch < 0 || p.Batch >= n || p.Step > uint64(r.Total()):
 		return fmt.Errorf("%w: epoch %d, batch %d, step %d of a run of %d epochs of %d batches", ErrPosition, p.Epoch, p.Batch, p.Step, r.Epochs, n)
@@ -153,7 +153,7 @@ func (r Run) CheckPosition(p Position) error {
 		return fmt.Errorf("%w: step %d is not batch %d of epoch %d at %d batches an epoch", ErrPosition, p.Step, p.Batch, p.Epoch, n)
 	case p.Step < r.begin():
 		return fmt.Errorf("%w: step %d is before step %d, from which there are %d replicas", ErrPosition, p.Step, r.begin(), r.replicas())
-	case (p.Batch-base)%r.span() != 0 && !r.Over(p):
+	case !r.Opens(p.Step) && !r.Over(p):
 		what := "an update"
 		if r.replicas() > 1 {
 			what = "a round"

@@ -1,8 +1,8 @@
 // Periods: what follows from it that the number of replicas changes in the course of a run.
 //
-// It changes between two rounds only. The epoch in which it does is then cut in two: batches,
-// and so rounds and whose turn it is, are counted from the change on. In later epochs they are
-// counted from the epoch's first batch, as ever.
+// It changes between two rounds only. The stretch in which it does is then cut in two: batches,
+// and so rounds and whose turn it is, are counted from the change on. Later stretches begin where
+// they do anyway.
 
 package order
 
@@ -65,11 +65,10 @@ func (r Run) checkPeriods() error {
 	}
 	for i, p := range ps[1:] {
 		before := r.period(i)
-		at := r.At(p.Step)
 		switch {
 		case p.Step > uint64(r.Total()):
 			return fmt.Errorf("%w: the number of replicas changes at step %d of a run of %d", ErrRun, p.Step, r.Total())
-		case p.Step < uint64(r.Total()) && (at.Batch-before.base(at.Epoch))%before.span() != 0:
+		case p.Step < uint64(r.Total()) && !before.Opens(p.Step):
 			return fmt.Errorf("%w: the number of replicas changes at step %d, inside a round of %d batches", ErrRun, p.Step, before.span())
 		}
 	}
@@ -105,25 +104,16 @@ func (r Run) At(step uint64) Position {
 	return Position{Epoch: int(step / n), Batch: int(step % n), Step: step, Seq: step}
 }
 
-// base is the batch of an epoch from which the period at hand counts.
-func (r Run) base(epoch int) int {
-	if b := r.begin(); b > 0 {
-		if at := r.At(b); at.Epoch == epoch {
-			return at.Batch
-		}
-	}
-	return 0
-}
+// alike is so many stretches of so many batches.
+type alike struct{ times, batches uint64 }
 
-// stretch is so many epochs of which the period at hand has so many batches.
-type stretch struct{ times, batches int }
-
-// epochs are those that the period at hand has finished at p, and the batches that it has done
-// in p's.
-func (r Run) epochs(p Position) (whole [2]stretch, rest int) {
-	n, first := r.Batches(r.Train), r.At(r.begin())
-	if p.Epoch <= first.Epoch {
-		return whole, p.Batch - first.Batch
+// stretches are those that the period at hand has finished before a step, and the batches that it
+// has done in the step's.
+func (r Run) stretches(step uint64) (whole [2]alike, rest uint64) {
+	c, begin := r.cycle(), r.begin()
+	first := (begin/c + 1) * c // where the period's first one ends
+	if step < first {
+		return whole, step - begin
 	}
-	return [2]stretch{{1, n - first.Batch}, {p.Epoch - first.Epoch - 1, n}}, p.Batch
+	return [2]alike{{1, first - begin}, {(step - first) / c, c}}, step % c
 }

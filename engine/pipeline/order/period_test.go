@@ -35,12 +35,12 @@ func TestPeriods(t *testing.T) {
 			for i, it := range items[:end] {
 				if it.Opens {
 					p := it.Position()
-					if n := int(run.Round(p)); n != last+1 {
+					if n := int(run.Round(p.Step)); n != last+1 {
 						t.Fatalf("%+v: round %d at %+v follows round %d", run, n, p, last)
 					}
 					last++
 					for k, n := range done {
-						if got := run.Updates(p, k); got != base+n {
+						if got := run.Updates(p.Step, k); got != base+n {
 							t.Fatalf("%+v: replica %d has done %d updates at %+v, counted as %d", run, k, base+n, p, got)
 						}
 					}
@@ -54,11 +54,11 @@ func TestPeriods(t *testing.T) {
 				if it.Step != step {
 					t.Fatalf("%+v: batch %d, want %d", run, it.Step, step)
 				}
-				if !run.Splits() && it.Replica != run.Replica(it.Epoch, it.Batch) {
+				if !run.Splits() && it.Replica != run.Replica(it.Step) {
 					t.Fatalf("%+v: batch %d of epoch %d is replica %d's", run, it.Batch, it.Epoch, it.Replica)
 				}
 				if it.Last {
-					if got := run.Update(it.Epoch, it.Batch); got != base+done[it.Replica] && !run.Splits() {
+					if got := run.Update(it.Step); got != base+done[it.Replica] && !run.Splits() {
 						t.Fatalf("%+v: batch %d is in update %d, counted as %d", run, it.Step, base+done[it.Replica], got)
 					}
 					for k := range done {
@@ -94,7 +94,7 @@ func TestPeriods(t *testing.T) {
 
 // TestBadPeriods: periods that no run can have are refused.
 func TestBadPeriods(t *testing.T) {
-	good := Run{Train: 20, Epochs: 2, BatchSize: 1, MicroBatches: 1, UpdateFrequency: 1, Replicas: 2, ReduceFactor: 3}
+	good := Run{Train: 20, Val: 1, ValEvery: 1, Epochs: 2, BatchSize: 1, MicroBatches: 1, UpdateFrequency: 1, Replicas: 2, ReduceFactor: 3}
 	good.Periods = []Period{{0, 3}, {9, 1}, {10, 2}, {20, 4}, {32, 2}}
 	if err := good.Check(); err != nil {
 		t.Fatal(err)

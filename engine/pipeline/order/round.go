@@ -1,13 +1,18 @@
-// Rounds and units: how the batches of an epoch are shared out to the replicas of a job. A
+// Rounds and units: how the batches of a run are shared out to the replicas of a job. A
 // unit is what one replica does in one round: a function of the state at the round's start
 // and of the job, whoever computes it, and when.
 //
-// Batch b of an epoch belongs to replica b mod R (counted from where R changed, in the epoch in
-// which it did), and a round is ReduceFactor updates of
-// every replica: a run of batches. So batches come in the order of their numbers, and a
-// Position between two rounds says what is done as it does with one replica. Where an epoch
-// or the run ends inside a round, that round is short: some replicas have fewer batches, or
-// none, and weigh as much less.
+// A run is cut into stretches, in each of which batches and rounds are counted anew. Batch b of
+// a stretch belongs to replica b mod R, and a round is ReduceFactor updates of every replica: a
+// run of batches. So batches come in the order of their numbers, and a Position between two
+// rounds says what is done as it does with one replica. Where a stretch ends inside a round,
+// that round is short: some replicas have fewer batches, or none, and weigh as much less.
+//
+// Several replicas whose parameters are averaged have as long stretches as can be: rounds run on
+// through the ends of epochs, and so do a replica's updates of several batches. A stretch ends
+// where the run validates or saves, since that sees the average, or could do so: at the multiples
+// of the greatest common divisor of both intervals. With one replica, and where batches are split,
+// a stretch is an epoch. A change of the number of replicas and the run's end cut stretches, too.
 
 package order
 
@@ -17,20 +22,53 @@ const MaxReplicas = 64
 // replicas is their number.
 func (r Run) replicas() int { return max(r.Replicas, 1) }
 
-// span is the batches of a full round: of an update, where there is one replica or every
-// batch is split over all of them.
-func (r Run) span() int {
-	if n := r.replicas(); n > 1 && !r.Split {
-		return n * r.ReduceFactor * r.UpdateFrequency
+// crosses tells whether rounds run on through the ends of epochs.
+func (r Run) crosses() bool { return r.replicas() > 1 && !r.Split }
+
+// cycle is the batches of a stretch that nothing cuts.
+func (r Run) cycle() uint64 {
+	epochs := 1
+	if r.crosses() {
+		epochs = r.SaveEvery
+		if r.Val > 0 {
+			for a := r.ValEvery; a != 0; {
+				epochs, a = a, epochs%a
+			}
+		}
+		if epochs == 0 || epochs > r.Epochs { // nothing comes before the end
+			epochs = r.Epochs
+		}
 	}
-	return r.UpdateFrequency
+	return uint64(max(epochs*r.Batches(r.Train), 1))
 }
 
-// Opens tells whether a round begins before the batch at p.
-func (r Run) Opens(p Position) bool { return (p.Batch-r.base(p.Epoch))%r.span() == 0 }
+// stretch is the batches [from, to) of the stretch that a step of the period at hand is in.
+func (r Run) stretch(step uint64) (from, to uint64) {
+	c := r.cycle()
+	from = step / c * c
+	return max(from, r.begin()), min(from+c, uint64(r.Total()))
+}
 
-// Full is the batches of a full round.
-func (r Run) Full() int { return r.span() }
+// Stretch is the most batches of a stretch.
+func (r Run) Stretch() int { return min(int(r.cycle()), r.Total()) }
+
+// span is the batches of a full round: of an update, where there is one replica or every
+// batch is split over all of them.
+func (r Run) span() uint64 {
+	if r.crosses() {
+		return uint64(r.replicas() * r.ReduceFactor * r.UpdateFrequency)
+	}
+	return uint64(r.UpdateFrequency)
+}
+
+// Opens tells whether a round begins before the batch of a step.
+func (r Run) Opens(step uint64) bool {
+	from, _ := r.stretch(step)
+	return (step-from)%r.span() == 0
+}
+
+// Full is the batches of a full round, or of a stretch if that is shorter.
+func (r Run) Full() int { return min(int(r.span()), r.Stretch()) }
 
 // Splits tells whether the rows of each batch are split over several replicas.
 func (r Run) Splits() bool { return r.Split && r.replicas() > 1 }
@@ -65,37 +103,42 @@ func (r Run) Parts(total int) []int {
 	return rows
 }
 
-// within is the number of batches of an epoch that the run comes to.
-func (r Run) within(epoch int) int {
-	n := r.Batches(r.Train)
-	return min(n, r.Total()-epoch*n)
-}
-
-// Round is the number of the round that begins at p.
-func (r Run) Round(p Position) uint64 {
-	past := uint64(0)
-	if last := len(r.Periods) - 1; last > 0 {
-		past = r.period(last - 1).Round(r.At(r.begin()))
+// Round is the number of the round that a step is in.
+func (r Run) Round(step uint64) uint64 {
+	last := len(r.Periods) - 1
+	if last > 0 && step < r.begin() {
+		return r.period(last - 1).Round(step)
 	}
-	span := r.span()
-	of := func(batches int) uint64 { return uint64((batches + span - 1) / span) }
-	whole, rest := r.epochs(p)
+	past, span := uint64(0), r.span()
+	if last > 0 {
+		past = r.period(last - 1).Round(r.begin())
+	}
+	whole, rest := r.stretches(step)
 	for _, w := range whole {
-		past += uint64(w.times) * of(w.batches)
+		past += w.times * ((w.batches + span - 1) / span)
 	}
-	return past + uint64(rest/span)
+	return past + rest/span
 }
 
-// Samples sets dst[k] to the number of rows that replica k trains in the round that begins
-// at p. dst has an element for each replica.
-func (r Run) Samples(dst []int64, p Position) {
+// Rounds is how many rounds are over after so many batches. The run's end ends one, too.
+func (r Run) Rounds(batches uint64) uint64 {
+	n := r.Round(batches)
+	if batches == uint64(r.Total()) && !r.Opens(batches) {
+		n++
+	}
+	return n
+}
+
+// Samples sets dst[k] to the number of rows that replica k trains in the round that a step is in.
+// dst has an element for each replica.
+func (r Run) Samples(dst []int64, step uint64) {
 	clear(dst)
 	n := r.replicas()
-	from, to := r.Span(p)
+	from, to := r.Span(step)
 	for b := from; b < to; b++ {
-		rows := r.Rows(r.Train, b)
+		rows := r.Rows(r.Train, r.At(b).Batch)
 		if !r.Splits() {
-			dst[r.Replica(p.Epoch, b)] += int64(rows)
+			dst[r.Replica(b)] += int64(rows)
 			continue
 		}
 		for k := range dst {
@@ -121,8 +164,11 @@ func (r Run) OwnRows(total int) int {
 	return sum
 }
 
-// Replica is the one that a whole batch of an epoch belongs to.
-func (r Run) Replica(epoch, batch int) int { return (batch - r.base(epoch)) % r.replicas() }
+// Replica is the one that the whole batch of a step belongs to.
+func (r Run) Replica(step uint64) int {
+	from, _ := r.stretch(step)
+	return int((step - from) % uint64(r.replicas()))
+}
 
 // Has tells whether replica k has rows of a batch of total rows that is split.
 func (r Run) Has(total, k int) bool {
@@ -130,50 +176,68 @@ func (r Run) Has(total, k int) bool {
 	return from < to
 }
 
-// Span is the batches of the round that begins at p, as numbers in its epoch.
-func (r Run) Span(p Position) (from, to int) {
-	return p.Batch, min(p.Batch+r.span(), r.within(p.Epoch))
+// Span is the batches [from, to) of the round that a step is in, as steps of the run.
+func (r Run) Span(step uint64) (from, to uint64) {
+	span := r.span()
+	begin, end := r.stretch(step)
+	from = step - (step-begin)%span
+	return from, min(from+span, end)
 }
 
-// Update is the number, from 0, of the update that a batch is a part of, among those of the
-// batch's replica.
-func (r Run) Update(epoch, batch int) int {
+// Update is the number, from 0, of the update that the batch of a step is a part of, among those
+// of the batch's replica.
+func (r Run) Update(step uint64) int {
 	k := 0
 	if !r.Splits() {
-		k = r.Replica(epoch, batch)
+		k = r.Replica(step)
 	}
-	return r.Updates(Position{Epoch: epoch, Batch: batch + 1}, k) - 1
+	return r.Updates(step+1, k) - 1
+}
+
+// Last is the step of the last batch of the update that the batch of a step is a part of.
+func (r Run) Last(step uint64) uint64 {
+	n, u := uint64(1), uint64(r.UpdateFrequency)
+	if r.crosses() {
+		n = uint64(r.replicas())
+	}
+	from, to := r.stretch(step)
+	k, own := (step-from)%n, (step-from)/n
+	return from + k + min(own/u*u+u-1, (to-from-k-1)/n)*n
 }
 
 // AllUpdates is the number of updates of the whole run, of the first replica, if the number of
 // replicas stays what it is.
-func (r Run) AllUpdates() int { return r.Updates(r.At(uint64(r.Total())), 0) }
+func (r Run) AllUpdates() int { return r.Updates(uint64(r.Total()), 0) }
 
-// Updates is how many updates replica k has done at p, since the run's start. What the first
-// replica did before the number of replicas changed counts for all.
-func (r Run) Updates(p Position, k int) int {
+// Updates is how many updates replica k has done before a step, since the run's start; one that it
+// is in the middle of counts. What the first replica did before the number of replicas changed
+// counts for all.
+func (r Run) Updates(step uint64, k int) int {
 	past := 0
 	if last := len(r.Periods) - 1; last > 0 {
-		past = r.period(last-1).Updates(r.At(r.begin()), 0)
+		past = r.period(last-1).Updates(r.begin(), 0)
 	}
-	return past + r.UpdatesSince(p, k)
+	return past + r.UpdatesSince(step, k)
 }
 
-// UpdatesSince is how many updates replica k has done at p since the number of replicas changed.
-func (r Run) UpdatesSince(p Position, k int) int {
-	n, u := r.replicas(), r.UpdateFrequency
+// UpdatesSince is Updates since the number of replicas changed.
+func (r Run) UpdatesSince(step uint64, k int) int {
+	n, u, first := uint64(r.replicas()), uint64(r.UpdateFrequency), uint64(k)
 	if r.Split {
-		n, k = 1, 0
+		n, first = 1, 0
 	}
-	// of are the updates over the first b batches of an epoch.
-	of := func(b int) int {
-		own := (b - k + n - 1) / n
-		return (max(own, 0) + u - 1) / u
+	// of are the updates over the first b batches of a stretch.
+	of := func(b uint64) uint64 {
+		if b <= first {
+			return 0
+		}
+		own := (b - first + n - 1) / n
+		return (own + u - 1) / u
 	}
-	whole, rest := r.epochs(p)
+	whole, rest := r.stretches(step)
 	sum := of(rest)
 	for _, w := range whole {
 		sum += w.times * of(w.batches)
 	}
-	return sum
+	return int(sum)
 }

@@ -30,7 +30,7 @@ func TestRounds(t *testing.T) {
 	r := rand.New(rand.NewPCG(5, 0))
 	for range 600 {
 		run := replicated(r)
-		n, span := run.replicas(), run.span()
+		n := run.replicas()
 		all := rest(t, run, Position{})
 		samples, want := map[unit]int64{}, make([]int64, n)
 		updates := make([]int, n)
@@ -59,16 +59,16 @@ func TestRounds(t *testing.T) {
 				step, row = step+1, 0
 			}
 			k := it.Replica
-			if !run.Split && k != it.Batch%n {
-				t.Fatalf("%s: batch %d is replica %d's", name, it.Batch, it.Batch%n)
+			if !run.Split && k != run.Replica(it.Step) {
+				t.Fatalf("%s: batch %d is replica %d's", name, it.Batch, run.Replica(it.Step))
 			}
-			if it.Opens == open || it.Opens != (it.Batch%span == 0 && it.Row0 == 0) {
+			if it.Opens == open || it.Opens != (run.Opens(it.Step) && it.Row0 == 0) {
 				t.Fatalf("%s: opens a round where one is open: %v", name, open)
 			}
 			if it.Opens {
 				at = it.Position()
 				for k := range n {
-					if got := run.Updates(at, k); got != updates[k] {
+					if got := run.Updates(at.Step, k); got != updates[k] {
 						t.Fatalf("%s: replica %d has done %d updates, counted as %d", name, k, updates[k], got)
 					}
 				}
@@ -83,7 +83,7 @@ func TestRounds(t *testing.T) {
 				if r.IntN(3) == 0 && !slices.Equal(rest(t, run, p), all[i:]) {
 					t.Fatalf("%s: taken up there the run is another", name)
 				}
-				run.Samples(want, at)
+				run.Samples(want, at.Step)
 			} else if it.Row0 == 0 {
 				if err := run.CheckPosition(it.Position()); err == nil {
 					t.Fatalf("%s: a position inside a round", name)
@@ -94,7 +94,7 @@ func TestRounds(t *testing.T) {
 				t.Fatalf("%s: begins an update where one has begun: %v", name, inUpdate[k])
 			}
 			inUpdate[k] = true
-			samples[unit{run.Round(at), k}] += int64(it.Rows)
+			samples[unit{run.Round(at.Step), k}] += int64(it.Rows)
 			if it.Last {
 				for j := range n {
 					if run.Split || j == k {
@@ -108,7 +108,7 @@ func TestRounds(t *testing.T) {
 					if inUpdate[k] {
 						t.Fatalf("%s: replica %d is inside an update", name, k)
 					}
-					if got := samples[unit{run.Round(at), k}]; got != want[k] {
+					if got := samples[unit{run.Round(at.Step), k}]; got != want[k] {
 						t.Fatalf("%s: replica %d has %d samples in its round, Samples says %d", name, k, got, want[k])
 					}
 				}

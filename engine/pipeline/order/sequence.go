@@ -165,12 +165,13 @@ func (s *Sequence) next() Item {
 
 // train is the next micro-batch.
 func (s *Sequence) train() Item {
-	r, b := s.run, s.at.Batch
-	done := b - r.base(s.at.Epoch) // batches of the epoch since the number of replicas changed
-	n, u, span := r.replicas(), r.UpdateFrequency, r.span()
-	total := r.Rows(r.Train, b)
-	it := Item{Kind: Train, Epoch: s.at.Epoch, Step: s.at.Step, Batch: b, Row0: s.row0, Total: total}
-	ahead, own := 1, done // batches to the replica's next, and number of this one among its own
+	r, step := s.run, s.at.Step
+	begin, end := r.stretch(step)
+	done := step - begin // batches of the stretch
+	n, u, span := r.replicas(), uint64(r.UpdateFrequency), r.span()
+	total := r.Rows(r.Train, s.at.Batch)
+	it := Item{Kind: Train, Epoch: s.at.Epoch, Step: step, Batch: s.at.Batch, Row0: s.row0, Total: total}
+	ahead, own := uint64(1), done // batches to the replica's next, and number of this one among its own
 	from, to := 0, total
 	if r.Splits() {
 		for from, to = share(total, s.part, n); to <= s.row0; from, to = share(total, s.part, n) {
@@ -178,15 +179,15 @@ func (s *Sequence) train() Item {
 		}
 		it.Replica = s.part
 	} else {
-		it.Replica, own, ahead = done%n, done/n, n
+		ahead = uint64(n)
+		it.Replica, own = int(done%ahead), done/ahead
 	}
 	it.Rows = min((to-from+r.MicroBatches-1)/r.MicroBatches, to-s.row0)
-	limit := r.within(s.at.Epoch)
 	it.Ends = s.row0+it.Rows == total
 	it.First = s.row0 == from && own%u == 0
-	it.Last = it.Ends && ((own+1)%u == 0 || b+ahead >= limit)
+	it.Last = it.Ends && ((own+1)%u == 0 || step+ahead >= end)
 	it.Opens = s.row0 == 0 && done%span == 0
-	it.Closes = it.Ends && ((done+1)%span == 0 || b+1 == limit)
+	it.Closes = it.Ends && ((done+1)%span == 0 || step+1 == end)
 	return it
 }
 

@@ -89,10 +89,10 @@ func Updates(j job.Spec, run order.Run, at order.Position) int {
 			return 0 // the optimiser begins anew with every round
 		}
 		if len(run.Periods) > 1 {
-			return run.UpdatesSince(at, 0) // and did with the last of several replicas
+			return run.UpdatesSince(at.Step, 0) // and did with the last of several replicas
 		}
 	}
-	return run.Updates(at, 0)
+	return run.Updates(at.Step, 0)
 }
 
 // Holding is the memory of a model, or of a stage of it, that a snapshot is taken of.

@@ -100,6 +100,7 @@ func TestPeriods(t *testing.T) {
 			change := func(j *job.Spec) {
 				j.ReduceFactor = 1 + i%2
 				j.Replicas, j.Epochs, j.BatchSize = job.Auto, 6, 8
+				j.ValEvery = []int{1, 3, 0}[i/2%3] // with 3 and 0 rounds run on through epochs
 				ways[how](j)
 			}
 			w := newWorld(change)

@@ -289,7 +289,7 @@ func (r *Replicas) Part(at order.Position) (*snapshot.Part, error) {
 		if err != nil {
 			return nil, err
 		}
-		o.Rewind(r.run.Updates(at, 0))
+		o.Rewind(r.run.Updates(at.Step, 0))
 		p.Optimizer.Updates, p.Optimizer.Mu = o.State().Updates, o.State().Mu
 	}
 	return p, err
@@ -310,7 +310,7 @@ func (r *Replicas) Load(parts ...*snapshot.Part) (order.Position, error) {
 	s := r.lead().Optimizer.State()
 	for _, k := range r.own {
 		if o := r.of[k].Optimizer; r.keeps() {
-			o.Rewind(r.run.Updates(at, k))
+			o.Rewind(r.run.Updates(at.Step, k))
 		} else if o != r.lead().Optimizer {
 			for i, v := range o.State().Vectors {
 				copy(v, s.Vectors[i])
@@ -346,7 +346,7 @@ func (r *Replicas) Gather(ctx context.Context, it order.Item) error {
 
 // rate returns the learning rate of the update that ends with item it.
 func (r *Replicas) rate(it order.Item) float64 {
-	at := optim.When{Epoch: it.Epoch, Update: r.run.Update(it.Epoch, it.Batch), Total: r.run.AllUpdates()}
+	at := optim.When{Epoch: it.Epoch, Update: r.run.Update(it.Step), Total: r.run.AllUpdates()}
 	return optim.Rate(r.job.LR, r.job.Optimizer.LR, at)
 }
 
@@ -396,8 +396,8 @@ func (r *Replicas) average(ctx context.Context, x *rings) error {
 
 // weights returns what each replica weighs in the round that is over: its share of the samples.
 func (r *Replicas) weights() (round, error) {
-	r.run.Samples(r.samples, r.at)
-	w := round{number: r.run.Round(r.at), samples: average.Reduced(r.samples), ones: make([]int64, len(r.samples))}
+	r.run.Samples(r.samples, r.at.Step)
+	w := round{number: r.run.Round(r.at.Step), samples: average.Reduced(r.samples), ones: make([]int64, len(r.samples))}
 	for k, n := range w.samples {
 		w.ones[k] = min(n, 1)
 	}
@@ -460,8 +460,8 @@ func (r *Replicas) restart() {
 	// The first replica of all has done no fewer updates than any other.
 	n := 0
 	if r.rule.Optimizer != job.ResetState {
-		_, to := r.run.Span(r.at)
-		n = r.run.Updates(order.Position{Epoch: r.at.Epoch, Batch: to}, 0)
+		_, to := r.run.Span(r.at.Step)
+		n = r.run.Updates(to, 0)
 	}
 	first := r.lead().Optimizer
 	if first.State().Updates != n {

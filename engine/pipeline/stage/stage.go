@@ -361,8 +361,7 @@ func (s *Stage) do(ctx context.Context, a order.Action, obs Observer) error {
 		}
 		return err
 	case order.Average:
-		from, to := s.run.Span(s.reps.at)
-		end := s.reps.at.Step + uint64(to-from)
+		_, end := s.run.Span(s.reps.at.Step)
 		s.step.Store(end)
 		if err := s.average(ctx, obs); err != nil {
 			return err
@@ -454,13 +453,13 @@ func (s *Stage) average(ctx context.Context, obs Observer) error {
 
 // losses reports those of a round of split batches, which all clusters have told.
 func (s *Stage) losses(obs Observer) error {
-	at := s.reps.at
-	from, to := s.run.Span(at)
-	for b := from; b < to; b++ {
-		total := s.run.Rows(s.run.Train, b)
-		it := order.Item{Epoch: at.Epoch, Step: at.Step + uint64(b-from), Batch: b, Total: total}
+	from, to := s.run.Span(s.reps.at.Step)
+	for step := from; step < to; step++ {
+		at := s.run.At(step)
+		total := s.run.Rows(s.run.Train, at.Batch)
+		it := order.Item{Epoch: at.Epoch, Step: step, Batch: at.Batch, Total: total}
 		var sum BatchLoss
-		for k, v := range s.rings.losses[(b-from)*s.run.Replicas:][:s.run.Replicas] {
+		for k, v := range s.rings.losses[int(step-from)*s.run.Replicas:][:s.run.Replicas] {
 			if !s.run.Has(total, k) {
 				continue
 			}
@@ -578,7 +577,7 @@ func (s *Stage) score(a order.Action, obs Observer) error {
 		return err
 	}
 	if s.rings != nil && s.run.Splits() {
-		s.rings.losses[(it.Batch-s.reps.at.Batch)*s.run.Replicas+it.Replica] = sum
+		s.rings.losses[int(it.Step-s.reps.at.Step)*s.run.Replicas+it.Replica] = sum
 		return nil // all clusters' come together at the round's end
 	}
 	if it.Ends {

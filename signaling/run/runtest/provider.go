@@ -657,18 +657,14 @@ func (p *Provider) owns(w *World, step int) bool {
 	if len(p.own) == 0 {
 		return true
 	}
-	k := step % w.epoch() % max(w.Replicas, 1)
-	if p.order != nil {
-		at := p.order.At(uint64(step))
-		k = p.order.Replica(at.Epoch, at.Batch)
-	}
-	return slices.Contains(p.own, k)
+	return slices.Contains(p.own, p.order.Replica(uint64(step)))
 }
 
-// order is that of an attempt with a record; nil: it has none.
+// order is that of an attempt with a record, if the job's number of replicas is chosen; nil: it has
+// one replica.
 func (w *World) order(record []order.Period) *order.Run {
 	if w.Auto == nil {
-		return nil
+		return w.Rounds
 	}
 	r := *w.Auto
 	r.Periods, r.Replicas = record, record[len(record)-1].Replicas
@@ -677,13 +673,10 @@ func (w *World) order(record []order.Period) *order.Run {
 
 // roundEnd is where the round ends that step at is in.
 func (w *World) roundEnd(at int, o *order.Run) int {
-	n := w.epoch()
-	limit := min((at/n+1)*n, w.Steps)
 	if o == nil {
-		span := max(w.Span, 1)
-		return min(at/n*n+(at%n/span+1)*span, limit)
+		return min(at+1, w.Steps)
 	}
-	for at++; at < limit && !o.Opens(o.At(uint64(at))); at++ {
+	for at++; at < w.Steps && !o.Opens(uint64(at)); at++ {
 	}
 	return at
 }

@@ -78,13 +78,10 @@ type World struct {
 	// Stages is the largest number of stages in a cluster, Clusters the number of clusters
 	// in a plan.
 	Stages, Clusters int
-	// Replicas is how many replicas share the batches of an epoch, Span the number of batches
-	// in a round, after which replicas are averaged. 0: one. Clusters share the replicas.
-	Replicas, Span int
+	// Rounds is the job's order, where it has several replicas, which clusters share.
+	Rounds *order.Run
 	// Hold says that stages hold states in memory, and Copies that neighbours have copies of them.
 	Hold, Copies bool
-	// Epoch is the number of batches of an epoch; 0: Batches.
-	Epoch int
 	// Auto gives every plan a replica for each of its members, up to four, with rounds of two
 	// batches of each, and the record of it.
 	Auto *order.Run
@@ -209,7 +206,7 @@ func (n *Nature) fill() {
 
 // Submit submits a job with this many steps.
 func (w *World) Submit(job run.Job, steps int) {
-	w.Steps, w.apart, w.audit = steps, job.Apart, job.Audit
+	w.Steps, w.Rounds, w.apart, w.audit = steps, job.Rounds, job.Apart, job.Audit
 	w.Step(run.Submit{Job: job})
 }
 
@@ -408,7 +405,10 @@ func (w *World) plan(a run.AskPlan) run.Plan {
 		a.Pool = slices.DeleteFunc(slices.Clone(a.Pool), func(m run.Member) bool { return m.ID == pair[1] })
 	}
 	p := run.Plan{Seq: a.Seq}
-	replicas := w.Replicas
+	replicas := 0
+	if w.Rounds != nil {
+		replicas = w.Rounds.Replicas
+	}
 	var record []order.Period
 	if w.Auto != nil {
 		replicas = min(4, len(a.Pool), w.Clusters*w.Stages)
@@ -466,10 +466,19 @@ func Share(m run.Member, cluster, clusters int, replicas []int, stage, stages in
 	return placement{Segment: seg, Clusters: clusters, Own: replicas}.assign(m, cluster, stage, stages)
 }
 
+// Rounds is the order of a run of so many batches, in epochs of Batches, whose replicas do so many
+// updates in a round. It validates every so many epochs, 0: never.
+func Rounds(replicas, updates, validates, steps int) *order.Run {
+	return &order.Run{
+		Train: Batches, Val: 1, BatchSize: 1, Epochs: steps/Batches + 1, Steps: steps, MicroBatches: 1, UpdateFrequency: 1,
+		Replicas: replicas, ReduceFactor: updates, ValEvery: validates,
+	}
+}
+
 // epoch is the number of batches of an epoch.
 func (w *World) epoch() int {
-	if w.Epoch > 0 {
-		return w.Epoch
+	if w.Rounds != nil {
+		return w.Rounds.Train
 	}
 	return Batches
 }
