@@ -17,8 +17,6 @@
 
 package kernel
 
-import "math"
-
 // attnBlock is the queries of a block; it is part of the specification.
 const attnBlock = 64
 
@@ -152,13 +150,8 @@ func (h *attentionHead) probabilities(i0, m, keys int) {
 		s := h.p[i*h.T:][:keys]
 		scale := h.scale
 		if h.mask != nil {
-			Scale(s[:n], s[:n], scale)
+			maskScale(s[:n], s[:n], h.mask[:n], scale)
 			scale = 1
-			for j, v := range h.mask[:n] {
-				if v == 0 {
-					s[j] = -math.MaxFloat32
-				}
-			}
 		}
 		softmaxScaled(s[:n], s[:n], scale)
 		clear(s[n:])

@@ -2,6 +2,8 @@
 
 package kernel
 
+import "math"
+
 // rowMax is the maximum of a row, ignoring NaN, which the exponentials propagate anyway.
 func rowMax(x []float32) float32 {
 	m := x[0]
@@ -37,6 +39,19 @@ func Softmax(y, x []float32, rows, cols int) {
 	}
 	for ; len(x) > 0; x, y = x[cols:], y[cols:] {
 		softmaxRow(y[:cols], x[:cols])
+	}
+}
+
+// maskScale sets y to x * scale, and to the least number where the mask is zero; y may be x.
+func maskScale(y, x, mask []float32, scale float32) {
+	y, mask = y[:len(x)], mask[:len(x)]
+	if vec(vecMaskScale, &vecArgs{n: len(x), p: ptrs(y, x, mask, nil), k: [10]float32{scale}}) {
+		return
+	}
+	for i, v := range x {
+		if y[i] = v * scale; mask[i] == 0 {
+			y[i] = -math.MaxFloat32
+		}
 	}
 }
 

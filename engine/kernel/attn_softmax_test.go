@@ -1,6 +1,7 @@
 package kernel
 
 import (
+	"fmt"
 	"math"
 	"testing"
 )
@@ -78,5 +79,42 @@ func TestSoftmaxSpecial(t *testing.T) {
 		y := make([]float32, 3)
 		Softmax(y, c[0], 1, 3)
 		elemTSame(t, "softmax", y, c[1])
+	}
+}
+
+// TestSoftmaxFar: what is far below a row's maximum, as a masked key is, has the bits that every
+// form agrees on: every magnitude of a subnormal result, and zero from -104 on.
+func TestSoftmaxFar(t *testing.T) {
+	inf := float32(math.Inf(-1))
+	for _, cols := range []int{16, 64, 100} {
+		x := make([]float32, 40*cols)
+		for i := range x {
+			x[i] = -84 - float32(i)*22/float32(len(x)) // to -106
+			switch i % 7 {
+			case 0:
+				x[i] = []float32{-math.MaxFloat32, inf, -1e4, -104, math.Nextafter32(-104, inf), -486, math.Nextafter32(-104, 0)}[i/7%7]
+			case 1:
+				x[i] = 0
+			}
+		}
+		for i := 0; i < len(x); i += cols {
+			x[i+cols/2] = 0
+		}
+		var want []float32
+		vecTForms(func(form string) {
+			y := make([]float32, len(x))
+			Softmax(y, x, len(x)/cols, cols)
+			ls, _ := logSum(x)
+			if y = append(y, ls); form == "portable" {
+				want = y
+				for i, v := range x {
+					if v < -104 && math.Float32bits(y[i]) != 0 {
+						t.Errorf("e^%v is %v", v, y[i])
+					}
+				}
+				return
+			}
+			elemTSame(t, fmt.Sprintf("rows of %d, %s", cols, form), y, want)
+		})
 	}
 }

@@ -260,3 +260,38 @@ func TestAdaptiveAvgPool(t *testing.T) {
 		}
 	}
 }
+
+// BenchmarkAttention measures attention of gpt-sorter, char-gpt and BERT-base on one thread, of as many
+// samples as make a head worth it.
+func BenchmarkAttention(b *testing.B) {
+	for _, a := range []Attention{
+		{N: 64, T: 11, C: 48, Heads: 3, Causal: true, P: 0.1},
+		{N: 2, T: 256, C: 384, Heads: 6, Causal: true, P: 0.1},
+		{N: 2, T: 128, C: 768, Heads: 12},
+	} {
+		qkv, y := make([]float32, 3*a.N*a.T*a.C), make([]float32, a.N*a.T*a.C)
+		Normal(qkv, NewStream(1, DomainTest, 0, 1))
+		dqkv, mask, scratch := make([]float32, len(qkv)), slices.Repeat([]float32{1}, a.N*a.T), make([]float32, AttentionScratch(&a))
+		for i := range mask {
+			if i%a.T > a.T*2/3 {
+				mask[i] = 0
+			}
+		}
+		for _, m := range []struct {
+			name string
+			mask []float32
+		}{{"", nil}, {"-masked", mask}} {
+			shape := fmt.Sprintf("%dx%dx%d/%d%s", a.N, a.T, a.C, a.Heads, m.name)
+			b.Run("forward/"+shape, func(b *testing.B) {
+				for b.Loop() {
+					AttentionForward(nil, &a, y, qkv, m.mask, scratch)
+				}
+			})
+			b.Run("backward/"+shape, func(b *testing.B) {
+				for b.Loop() {
+					AttentionBackward(nil, &a, dqkv, y, qkv, m.mask, scratch)
+				}
+			})
+		}
+	}
+}

@@ -3,6 +3,7 @@ package kernel
 import (
 	"bytes"
 	"fmt"
+	"math"
 	"testing"
 	"time"
 	"unsafe"
@@ -29,6 +30,12 @@ func BenchmarkVec(b *testing.B) {
 		for i := range x {
 			x[i] = make([]float32, n)
 			Uniform(x[i], NewStream(uint64(i), DomainTest, 0, 0), 0.01, 1)
+		}
+		masked := make([]float32, n)
+		for i := range masked {
+			if masked[i] = x[1][i]; i%3 == 0 {
+				masked[i] = -math.MaxFloat32
+			}
 		}
 		mask := make([]uint32, n/32)
 		words := make([]uint32, n)
@@ -70,6 +77,7 @@ func BenchmarkVec(b *testing.B) {
 			{"gelu-grad", 3, write2, func() { GELUGrad(x[0], x[1], x[2]) }},
 			{"tanh", 2, write, func() { TanhForward(x[0], x[1]) }},
 			{"softmax", 2, write, func() { Softmax(x[0], x[1], n/cols, cols) }},
+			{"softmax-masked", 2, write, func() { Softmax(x[0], masked, n/cols, cols) }},
 			{"softmax-grad", 3, write2, func() { SoftmaxGrad(x[0], x[1], x[2], n/cols, cols) }},
 			{"layer-norm", 2, write, func() { LayerNorm(x[0], x[1], x[2], x[3], rows, rows, n/cols, cols, 1e-5) }},
 			{"bn-stats", 1, read, func() { BatchNormStats(k[0], k[1], x[0], AllChannels(4, c, n/c/4)) }},

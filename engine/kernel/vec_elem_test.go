@@ -288,6 +288,11 @@ func TestElemBits(t *testing.T) {
 			return append(m, v...)
 		}, 0xd75f1a9a35776358},
 		{"softmax", vec(func(y []float32) { Softmax(y, x, n*c, hw) }), 0x3585e18378f5ffd4},
+		{"mask and scale", vec(func(y []float32) {
+			mask := make([]float32, len(x))
+			ReLU(mask, x)
+			maskScale(y, dy, mask, 0.3)
+		}), 0x7803f2e2ed39d9be},
 		{"softmax gradient", vec(func(y []float32) { SoftmaxGrad(y, dy, x, n*c, hw) }), 0x4f5c09d49dcf4a91},
 		{"spectral norm", func() []float32 { return elemTSpectral(x, dy) }, 0x12493b4d0500c9f9},
 		{"mean squared error", vec(func(y []float32) { l := MSE(y, x, dy, 0.01); y[0] += l }), 0x08a0b38a75df60c5},

@@ -97,6 +97,7 @@ func vecTOps() []vecTOp {
 	def("add", func(a, b, c, d []float32) { Add(a, b, c); Add(d, d, c) })
 	def("add to", func(a, b, c, d []float32) { AddTo(a, b) })
 	def("scale", func(a, b, c, d []float32) { Scale(a, b, 0.3); Scale(c, c, 1e-30) })
+	def("mask and scale", func(a, b, c, d []float32) { maskScale(a, b, c, 0.3); maskScale(d, d, c, 1e-30) })
 	def("relu", func(a, b, c, d []float32) { ReLU(a, b); ReLU(c, c) })
 	def("relu gradient", func(a, b, c, d []float32) { ReLUGrad(a, b, c); ReLUGrad(d, d, c) })
 	def("dropout", func(a, b, c, d []float32) {

@@ -19,6 +19,8 @@ const (
 	vecReluGrad
 	// p0 = bit ? p1 * k0 : 0
 	vecDropout
+	// p0 = p2 is zero ? -MaxFloat32 : p1 * k0
+	vecMaskScale
 	// p0 = 1 / (1 + e^-p1)
 	vecSigmoid
 	// p0 = p1 * ((1-p2) * p2)

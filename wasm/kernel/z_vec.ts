@@ -322,6 +322,73 @@ function loopDropout(a: usize): void {
   } while (--rows > 0);
 }
 
+// p0 = p2 is zero ? -MaxFloat32 : p1 * k0
+function loopMaskScale(a: usize): void {
+  const n = load<i32>(a, N), stride = load<i32>(a, STRIDE) << 2;
+  let p0 = <usize>load<u32>(a, P + 0);
+  let p1 = <usize>load<u32>(a, P + 8);
+  let p2 = <usize>load<u32>(a, P + 16);
+  const zero = load<i32>(a, ROWS + 4);
+  const c0 = i32x4.splat(0x7fffffff | zero);
+  const c1 = i32x4.splat(0x00000000 | zero);
+  const c2 = i32x4.splat(0xff7fffff | zero);
+  const k0 = v128.load32_splat(a, PARAMS + 0);
+  let rows = load<i32>(a, ROWS);
+  do {
+    let i = 0;
+    for (; i + 16 <= n; i += 16) {
+      const x0_0 = v128.load(p2 + (i << 2), 0);
+      const x0_1 = v128.load(p2 + (i << 2), 16);
+      const x0_2 = v128.load(p2 + (i << 2), 32);
+      const x0_3 = v128.load(p2 + (i << 2), 48);
+      const x2_0 = v128.and(x0_0, c0);
+      const x2_1 = v128.and(x0_1, c0);
+      const x2_2 = v128.and(x0_2, c0);
+      const x2_3 = v128.and(x0_3, c0);
+      const x4_0 = i32x4.eq(x2_0, c1);
+      const x4_1 = i32x4.eq(x2_1, c1);
+      const x4_2 = i32x4.eq(x2_2, c1);
+      const x4_3 = i32x4.eq(x2_3, c1);
+      const x6_0 = v128.load(p1 + (i << 2), 0);
+      const x6_1 = v128.load(p1 + (i << 2), 16);
+      const x6_2 = v128.load(p1 + (i << 2), 32);
+      const x6_3 = v128.load(p1 + (i << 2), 48);
+      const x8_0 = f32x4.mul(x6_0, k0);
+      const x8_1 = f32x4.mul(x6_1, k0);
+      const x8_2 = f32x4.mul(x6_2, k0);
+      const x8_3 = f32x4.mul(x6_3, k0);
+      const x9_0 = v128.bitselect(c2, x8_0, x4_0);
+      const x9_1 = v128.bitselect(c2, x8_1, x4_1);
+      const x9_2 = v128.bitselect(c2, x8_2, x4_2);
+      const x9_3 = v128.bitselect(c2, x8_3, x4_3);
+      v128.store(p0 + (i << 2), x9_0, 0);
+      v128.store(p0 + (i << 2), x9_1, 16);
+      v128.store(p0 + (i << 2), x9_2, 32);
+      v128.store(p0 + (i << 2), x9_3, 48);
+    }
+    for (; i + 4 <= n; i += 4) {
+      const x0_0 = v128.load(p2 + (i << 2), 0);
+      const x2_0 = v128.and(x0_0, c0);
+      const x4_0 = i32x4.eq(x2_0, c1);
+      const x6_0 = v128.load(p1 + (i << 2), 0);
+      const x8_0 = f32x4.mul(x6_0, k0);
+      const x9_0 = v128.bitselect(c2, x8_0, x4_0);
+      v128.store(p0 + (i << 2), x9_0, 0);
+    }
+    if (i + 0 < n) {
+      const left = n - i - 0;
+      const x0_0 = take(p2 + ((i + 0) << 2), left);
+      const x2_0 = v128.and(x0_0, c0);
+      const x4_0 = i32x4.eq(x2_0, c1);
+      const x6_0 = take(p1 + ((i + 0) << 2), left);
+      const x8_0 = f32x4.mul(x6_0, k0);
+      const x9_0 = v128.bitselect(c2, x8_0, x4_0);
+      give(p0 + ((i + 0) << 2), x9_0, left);
+    }
+    p0 += stride, p1 += stride, p2 += stride;
+  } while (--rows > 0);
+}
+
 // p0 = 1 / (1 + e^-p1)
 function loopSigmoid(a: usize): void {
   const n = load<i32>(a, N), stride = load<i32>(a, STRIDE) << 2;
@@ -1781,14 +1848,14 @@ function loopGeluGrad(a: usize): void {
       const x106_1 = f32x4.mul(x105_1, x103_1);
       const x106_2 = f32x4.mul(x105_2, x103_2);
       const x106_3 = f32x4.mul(x105_3, x103_3);
-      const x108_0 = f32x4.pmax(x106_0, c32);
-      const x108_1 = f32x4.pmax(x106_1, c32);
-      const x108_2 = f32x4.pmax(x106_2, c32);
-      const x108_3 = f32x4.pmax(x106_3, c32);
-      const x110_0 = f32x4.mul(x108_0, c12);
-      const x110_1 = f32x4.mul(x108_1, c12);
-      const x110_2 = f32x4.mul(x108_2, c12);
-      const x110_3 = f32x4.mul(x108_3, c12);
+      const x108_0 = f32x4.lt(x106_0, c32);
+      const x108_1 = f32x4.lt(x106_1, c32);
+      const x108_2 = f32x4.lt(x106_2, c32);
+      const x108_3 = f32x4.lt(x106_3, c32);
+      const x110_0 = f32x4.mul(x106_0, c12);
+      const x110_1 = f32x4.mul(x106_1, c12);
+      const x110_2 = f32x4.mul(x106_2, c12);
+      const x110_3 = f32x4.mul(x106_3, c12);
       const x112_0 = f32x4.add(x110_0, c33);
       const x112_1 = f32x4.add(x110_1, c33);
       const x112_2 = f32x4.add(x110_2, c33);
@@ -1801,10 +1868,10 @@ function loopGeluGrad(a: usize): void {
       const x116_1 = f32x4.mul(x114_1, c14);
       const x116_2 = f32x4.mul(x114_2, c14);
       const x116_3 = f32x4.mul(x114_3, c14);
-      const x117_0 = f32x4.sub(x108_0, x116_0);
-      const x117_1 = f32x4.sub(x108_1, x116_1);
-      const x117_2 = f32x4.sub(x108_2, x116_2);
-      const x117_3 = f32x4.sub(x108_3, x116_3);
+      const x117_0 = f32x4.sub(x106_0, x116_0);
+      const x117_1 = f32x4.sub(x106_1, x116_1);
+      const x117_2 = f32x4.sub(x106_2, x116_2);
+      const x117_3 = f32x4.sub(x106_3, x116_3);
       const x119_0 = f32x4.mul(x114_0, c15);
       const x119_1 = f32x4.mul(x114_1, c15);
       const x119_2 = f32x4.mul(x114_2, c15);
@@ -1877,38 +1944,42 @@ function loopGeluGrad(a: usize): void {
       const x143_1 = f32x4.mul(x141_1, x142_1);
       const x143_2 = f32x4.mul(x141_2, x142_2);
       const x143_3 = f32x4.mul(x141_3, x142_3);
-      const x145_0 = f32x4.mul(x143_0, c34);
-      const x145_1 = f32x4.mul(x143_1, c34);
-      const x145_2 = f32x4.mul(x143_2, c34);
-      const x145_3 = f32x4.mul(x143_3, c34);
-      const x147_0 = f32x4.mul(x145_0, c35);
-      const x147_1 = f32x4.mul(x145_1, c35);
-      const x147_2 = f32x4.mul(x145_2, c35);
-      const x147_3 = f32x4.mul(x145_3, c35);
-      const x148_0 = v128.load(p1 + (i << 2), 0);
-      const x148_1 = v128.load(p1 + (i << 2), 16);
-      const x148_2 = v128.load(p1 + (i << 2), 32);
-      const x148_3 = v128.load(p1 + (i << 2), 48);
-      const x149_0 = v128.load(p2 + (i << 2), 0);
-      const x149_1 = v128.load(p2 + (i << 2), 16);
-      const x149_2 = v128.load(p2 + (i << 2), 32);
-      const x149_3 = v128.load(p2 + (i << 2), 48);
-      const x150_0 = f32x4.mul(x149_0, x147_0);
-      const x150_1 = f32x4.mul(x149_1, x147_1);
-      const x150_2 = f32x4.mul(x149_2, x147_2);
-      const x150_3 = f32x4.mul(x149_3, x147_3);
-      const x151_0 = f32x4.add(x102_0, x150_0);
-      const x151_1 = f32x4.add(x102_1, x150_1);
-      const x151_2 = f32x4.add(x102_2, x150_2);
-      const x151_3 = f32x4.add(x102_3, x150_3);
-      const x152_0 = f32x4.mul(x148_0, x151_0);
-      const x152_1 = f32x4.mul(x148_1, x151_1);
-      const x152_2 = f32x4.mul(x148_2, x151_2);
-      const x152_3 = f32x4.mul(x148_3, x151_3);
-      v128.store(p0 + (i << 2), x152_0, 0);
-      v128.store(p0 + (i << 2), x152_1, 16);
-      v128.store(p0 + (i << 2), x152_2, 32);
-      v128.store(p0 + (i << 2), x152_3, 48);
+      const x144_0 = v128.andnot(x143_0, x108_0);
+      const x144_1 = v128.andnot(x143_1, x108_1);
+      const x144_2 = v128.andnot(x143_2, x108_2);
+      const x144_3 = v128.andnot(x143_3, x108_3);
+      const x146_0 = f32x4.mul(x144_0, c34);
+      const x146_1 = f32x4.mul(x144_1, c34);
+      const x146_2 = f32x4.mul(x144_2, c34);
+      const x146_3 = f32x4.mul(x144_3, c34);
+      const x148_0 = f32x4.mul(x146_0, c35);
+      const x148_1 = f32x4.mul(x146_1, c35);
+      const x148_2 = f32x4.mul(x146_2, c35);
+      const x148_3 = f32x4.mul(x146_3, c35);
+      const x149_0 = v128.load(p1 + (i << 2), 0);
+      const x149_1 = v128.load(p1 + (i << 2), 16);
+      const x149_2 = v128.load(p1 + (i << 2), 32);
+      const x149_3 = v128.load(p1 + (i << 2), 48);
+      const x150_0 = v128.load(p2 + (i << 2), 0);
+      const x150_1 = v128.load(p2 + (i << 2), 16);
+      const x150_2 = v128.load(p2 + (i << 2), 32);
+      const x150_3 = v128.load(p2 + (i << 2), 48);
+      const x151_0 = f32x4.mul(x150_0, x148_0);
+      const x151_1 = f32x4.mul(x150_1, x148_1);
+      const x151_2 = f32x4.mul(x150_2, x148_2);
+      const x151_3 = f32x4.mul(x150_3, x148_3);
+      const x152_0 = f32x4.add(x102_0, x151_0);
+      const x152_1 = f32x4.add(x102_1, x151_1);
+      const x152_2 = f32x4.add(x102_2, x151_2);
+      const x152_3 = f32x4.add(x102_3, x151_3);
+      const x153_0 = f32x4.mul(x149_0, x152_0);
+      const x153_1 = f32x4.mul(x149_1, x152_1);
+      const x153_2 = f32x4.mul(x149_2, x152_2);
+      const x153_3 = f32x4.mul(x149_3, x152_3);
+      v128.store(p0 + (i << 2), x153_0, 0);
+      v128.store(p0 + (i << 2), x153_1, 16);
+      v128.store(p0 + (i << 2), x153_2, 32);
+      v128.store(p0 + (i << 2), x153_3, 48);
     }
     for (; i + 4 <= n; i += 4) {
       const x0_0 = v128.load(p2 + (i << 2), 0);
@@ -1980,12 +2051,12 @@ function loopGeluGrad(a: usize): void {
       const x103_0 = v128.load(p2 + (i << 2), 0);
       const x105_0 = f32x4.mul(x103_0, c31);
       const x106_0 = f32x4.mul(x105_0, x103_0);
-      const x108_0 = f32x4.pmax(x106_0, c32);
-      const x110_0 = f32x4.mul(x108_0, c12);
+      const x108_0 = f32x4.lt(x106_0, c32);
+      const x110_0 = f32x4.mul(x106_0, c12);
       const x112_0 = f32x4.add(x110_0, c33);
       const x114_0 = f32x4.sub(x112_0, c33);
       const x116_0 = f32x4.mul(x114_0, c14);
-      const x117_0 = f32x4.sub(x108_0, x116_0);
+      const x117_0 = f32x4.sub(x106_0, x116_0);
       const x119_0 = f32x4.mul(x114_0, c15);
       const x120_0 = f32x4.sub(x117_0, x119_0);
       const x123_0 = f32x4.mul(x120_0, c17);
@@ -2004,14 +2075,15 @@ function loopGeluGrad(a: usize): void {
       const x141_0 = f32x4.add(x139_0, c11);
       const x142_0 = i32x4.shl(x112_0, 23);
       const x143_0 = f32x4.mul(x141_0, x142_0);
-      const x145_0 = f32x4.mul(x143_0, c34);
-      const x147_0 = f32x4.mul(x145_0, c35);
-      const x148_0 = v128.load(p1 + (i << 2), 0);
-      const x149_0 = v128.load(p2 + (i << 2), 0);
-      const x150_0 = f32x4.mul(x149_0, x147_0);
-      const x151_0 = f32x4.add(x102_0, x150_0);
-      const x152_0 = f32x4.mul(x148_0, x151_0);
-      v128.store(p0 + (i << 2), x152_0, 0);
+      const x144_0 = v128.andnot(x143_0, x108_0);
+      const x146_0 = f32x4.mul(x144_0, c34);
+      const x148_0 = f32x4.mul(x146_0, c35);
+      const x149_0 = v128.load(p1 + (i << 2), 0);
+      const x150_0 = v128.load(p2 + (i << 2), 0);
+      const x151_0 = f32x4.mul(x150_0, x148_0);
+      const x152_0 = f32x4.add(x102_0, x151_0);
+      const x153_0 = f32x4.mul(x149_0, x152_0);
+      v128.store(p0 + (i << 2), x153_0, 0);
     }
     if (i + 0 < n) {
       const left = n - i - 0;
@@ -2084,12 +2156,12 @@ function loopGeluGrad(a: usize): void {
       const x103_0 = take(p2 + ((i + 0) << 2), left);
       const x105_0 = f32x4.mul(x103_0, c31);
       const x106_0 = f32x4.mul(x105_0, x103_0);
-      const x108_0 = f32x4.pmax(x106_0, c32);
-      const x110_0 = f32x4.mul(x108_0, c12);
+      const x108_0 = f32x4.lt(x106_0, c32);
+      const x110_0 = f32x4.mul(x106_0, c12);
       const x112_0 = f32x4.add(x110_0, c33);
       const x114_0 = f32x4.sub(x112_0, c33);
       const x116_0 = f32x4.mul(x114_0, c14);
-      const x117_0 = f32x4.sub(x108_0, x116_0);
+      const x117_0 = f32x4.sub(x106_0, x116_0);
       const x119_0 = f32x4.mul(x114_0, c15);
       const x120_0 = f32x4.sub(x117_0, x119_0);
       const x123_0 = f32x4.mul(x120_0, c17);
@@ -2108,14 +2180,15 @@ function loopGeluGrad(a: usize): void {
       const x141_0 = f32x4.add(x139_0, c11);
       const x142_0 = i32x4.shl(x112_0, 23);
       const x143_0 = f32x4.mul(x141_0, x142_0);
-      const x145_0 = f32x4.mul(x143_0, c34);
-      const x147_0 = f32x4.mul(x145_0, c35);
-      const x148_0 = take(p1 + ((i + 0) << 2), left);
-      const x149_0 = take(p2 + ((i + 0) << 2), left);
-      const x150_0 = f32x4.mul(x149_0, x147_0);
-      const x151_0 = f32x4.add(x102_0, x150_0);
-      const x152_0 = f32x4.mul(x148_0, x151_0);
-      give(p0 + ((i + 0) << 2), x152_0, left);
+      const x144_0 = v128.andnot(x143_0, x108_0);
+      const x146_0 = f32x4.mul(x144_0, c34);
+      const x148_0 = f32x4.mul(x146_0, c35);
+      const x149_0 = take(p1 + ((i + 0) << 2), left);
+      const x150_0 = take(p2 + ((i + 0) << 2), left);
+      const x151_0 = f32x4.mul(x150_0, x148_0);
+      const x152_0 = f32x4.add(x102_0, x151_0);
+      const x153_0 = f32x4.mul(x149_0, x152_0);
+      give(p0 + ((i + 0) << 2), x153_0, left);
     }
     p0 += stride, p1 += stride, p2 += stride;
   } while (--rows > 0);
@@ -4294,14 +4367,14 @@ function loopExpSum(a: usize): void {
       const x2_1 = f32x4.sub(x0_1, k0);
       const x2_2 = f32x4.sub(x0_2, k0);
       const x2_3 = f32x4.sub(x0_3, k0);
-      const x4_0 = f32x4.pmax(x2_0, c0);
-      const x4_1 = f32x4.pmax(x2_1, c0);
-      const x4_2 = f32x4.pmax(x2_2, c0);
-      const x4_3 = f32x4.pmax(x2_3, c0);
-      const x6_0 = f32x4.mul(x4_0, c1);
-      const x6_1 = f32x4.mul(x4_1, c1);
-      const x6_2 = f32x4.mul(x4_2, c1);
-      const x6_3 = f32x4.mul(x4_3, c1);
+      const x4_0 = f32x4.lt(x2_0, c0);
+      const x4_1 = f32x4.lt(x2_1, c0);
+      const x4_2 = f32x4.lt(x2_2, c0);
+      const x4_3 = f32x4.lt(x2_3, c0);
+      const x6_0 = f32x4.mul(x2_0, c1);
+      const x6_1 = f32x4.mul(x2_1, c1);
+      const x6_2 = f32x4.mul(x2_2, c1);
+      const x6_3 = f32x4.mul(x2_3, c1);
       const x8_0 = f32x4.add(x6_0, c2);
       const x8_1 = f32x4.add(x6_1, c2);
       const x8_2 = f32x4.add(x6_2, c2);
@@ -4314,10 +4387,10 @@ function loopExpSum(a: usize): void {
       const x12_1 = f32x4.mul(x10_1, c3);
       const x12_2 = f32x4.mul(x10_2, c3);
       const x12_3 = f32x4.mul(x10_3, c3);
-      const x13_0 = f32x4.sub(x4_0, x12_0);
-      const x13_1 = f32x4.sub(x4_1, x12_1);
-      const x13_2 = f32x4.sub(x4_2, x12_2);
-      const x13_3 = f32x4.sub(x4_3, x12_3);
+      const x13_0 = f32x4.sub(x2_0, x12_0);
+      const x13_1 = f32x4.sub(x2_1, x12_1);
+      const x13_2 = f32x4.sub(x2_2, x12_2);
+      const x13_3 = f32x4.sub(x2_3, x12_3);
       const x15_0 = f32x4.mul(x10_0, c4);
       const x15_1 = f32x4.mul(x10_1, c4);
       const x15_2 = f32x4.mul(x10_2, c4);
@@ -4390,34 +4463,38 @@ function loopExpSum(a: usize): void {
       const x39_1 = f32x4.mul(x37_1, x38_1);
       const x39_2 = f32x4.mul(x37_2, x38_2);
       const x39_3 = f32x4.mul(x37_3, x38_3);
-      const x41_0 = f32x4.mul(x39_0, c12);
-      const x41_1 = f32x4.mul(x39_1, c12);
-      const x41_2 = f32x4.mul(x39_2, c12);
-      const x41_3 = f32x4.mul(x39_3, c12);
-      v128.store(p0 + (i << 2), x41_0, 0);
-      v128.store(p0 + (i << 2), x41_1, 16);
-      v128.store(p0 + (i << 2), x41_2, 32);
-      v128.store(p0 + (i << 2), x41_3, 48);
+      const x40_0 = v128.andnot(x39_0, x4_0);
+      const x40_1 = v128.andnot(x39_1, x4_1);
+      const x40_2 = v128.andnot(x39_2, x4_2);
+      const x40_3 = v128.andnot(x39_3, x4_3);
+      const x42_0 = f32x4.mul(x40_0, c12);
+      const x42_1 = f32x4.mul(x40_1, c12);
+      const x42_2 = f32x4.mul(x40_2, c12);
+      const x42_3 = f32x4.mul(x40_3, c12);
+      v128.store(p0 + (i << 2), x42_0, 0);
+      v128.store(p0 + (i << 2), x42_1, 16);
+      v128.store(p0 + (i << 2), x42_2, 32);
+      v128.store(p0 + (i << 2), x42_3, 48);
       const s00 = v128.load(sums, 0);
-      v128.store(sums, f32x4.add(s00, x41_0), 0);
+      v128.store(sums, f32x4.add(s00, x42_0), 0);
       const s01 = v128.load(sums, 16);
-      v128.store(sums, f32x4.add(s01, x41_1), 16);
+      v128.store(sums, f32x4.add(s01, x42_1), 16);
       const s02 = v128.load(sums, 32);
-      v128.store(sums, f32x4.add(s02, x41_2), 32);
+      v128.store(sums, f32x4.add(s02, x42_2), 32);
       const s03 = v128.load(sums, 48);
-      v128.store(sums, f32x4.add(s03, x41_3), 48);
+      v128.store(sums, f32x4.add(s03, x42_3), 48);
     }
     if (i + 0 < n) {
       const left = n - i - 0;
       const there = i32x4.lt_s(i32x4(0, 1, 2, 3), i32x4.splat(left));
       const x0_0 = take(p1 + ((i + 0) << 2), left);
       const x2_0 = f32x4.sub(x0_0, k0);
-      const x4_0 = f32x4.pmax(x2_0, c0);
-      const x6_0 = f32x4.mul(x4_0, c1);
+      const x4_0 = f32x4.lt(x2_0, c0);
+      const x6_0 = f32x4.mul(x2_0, c1);
       const x8_0 = f32x4.add(x6_0, c2);
       const x10_0 = f32x4.sub(x8_0, c2);
       const x12_0 = f32x4.mul(x10_0, c3);
-      const x13_0 = f32x4.sub(x4_0, x12_0);
+      const x13_0 = f32x4.sub(x2_0, x12_0);
       const x15_0 = f32x4.mul(x10_0, c4);
       const x16_0 = f32x4.sub(x13_0, x15_0);
       const x19_0 = f32x4.mul(x16_0, c6);
@@ -4436,22 +4513,23 @@ function loopExpSum(a: usize): void {
       const x37_0 = f32x4.add(x35_0, c11);
       const x38_0 = i32x4.shl(x8_0, 23);
       const x39_0 = f32x4.mul(x37_0, x38_0);
-      const x41_0 = f32x4.mul(x39_0, c12);
-      give(p0 + ((i + 0) << 2), x41_0, left);
+      const x40_0 = v128.andnot(x39_0, x4_0);
+      const x42_0 = f32x4.mul(x40_0, c12);
+      give(p0 + ((i + 0) << 2), x42_0, left);
       const s00 = v128.load(sums, 0);
-      v128.store(sums, f32x4.add(s00, v128.and(x41_0, there)), 0);
+      v128.store(sums, f32x4.add(s00, v128.and(x42_0, there)), 0);
     }
     if (i + 4 < n) {
       const left = n - i - 4;
       const there = i32x4.lt_s(i32x4(0, 1, 2, 3), i32x4.splat(left));
       const x0_1 = take(p1 + ((i + 4) << 2), left);
       const x2_1 = f32x4.sub(x0_1, k0);
-      const x4_1 = f32x4.pmax(x2_1, c0);
-      const x6_1 = f32x4.mul(x4_1, c1);
+      const x4_1 = f32x4.lt(x2_1, c0);
+      const x6_1 = f32x4.mul(x2_1, c1);
       const x8_1 = f32x4.add(x6_1, c2);
       const x10_1 = f32x4.sub(x8_1, c2);
       const x12_1 = f32x4.mul(x10_1, c3);
-      const x13_1 = f32x4.sub(x4_1, x12_1);
+      const x13_1 = f32x4.sub(x2_1, x12_1);
       const x15_1 = f32x4.mul(x10_1, c4);
       const x16_1 = f32x4.sub(x13_1, x15_1);
       const x19_1 = f32x4.mul(x16_1, c6);
@@ -4470,22 +4548,23 @@ function loopExpSum(a: usize): void {
       const x37_1 = f32x4.add(x35_1, c11);
       const x38_1 = i32x4.shl(x8_1, 23);
       const x39_1 = f32x4.mul(x37_1, x38_1);
-      const x41_1 = f32x4.mul(x39_1, c12);
-      give(p0 + ((i + 4) << 2), x41_1, left);
+      const x40_1 = v128.andnot(x39_1, x4_1);
+      const x42_1 = f32x4.mul(x40_1, c12);
+      give(p0 + ((i + 4) << 2), x42_1, left);
       const s01 = v128.load(sums, 16);
-      v128.store(sums, f32x4.add(s01, v128.and(x41_1, there)), 16);
+      v128.store(sums, f32x4.add(s01, v128.and(x42_1, there)), 16);
     }
     if (i + 8 < n) {
       const left = n - i - 8;
       const there = i32x4.lt_s(i32x4(0, 1, 2, 3), i32x4.splat(left));
       const x0_2 = take(p1 + ((i + 8) << 2), left);
       const x2_2 = f32x4.sub(x0_2, k0);
-      const x4_2 = f32x4.pmax(x2_2, c0);
-      const x6_2 = f32x4.mul(x4_2, c1);
+      const x4_2 = f32x4.lt(x2_2, c0);
+      const x6_2 = f32x4.mul(x2_2, c1);
       const x8_2 = f32x4.add(x6_2, c2);
       const x10_2 = f32x4.sub(x8_2, c2);
       const x12_2 = f32x4.mul(x10_2, c3);
-      const x13_2 = f32x4.sub(x4_2, x12_2);
+      const x13_2 = f32x4.sub(x2_2, x12_2);
       const x15_2 = f32x4.mul(x10_2, c4);
       const x16_2 = f32x4.sub(x13_2, x15_2);
       const x19_2 = f32x4.mul(x16_2, c6);
@@ -4504,22 +4583,23 @@ function loopExpSum(a: usize): void {
       const x37_2 = f32x4.add(x35_2, c11);
       const x38_2 = i32x4.shl(x8_2, 23);
       const x39_2 = f32x4.mul(x37_2, x38_2);
-      const x41_2 = f32x4.mul(x39_2, c12);
-      give(p0 + ((i + 8) << 2), x41_2, left);
+      const x40_2 = v128.andnot(x39_2, x4_2);
+      const x42_2 = f32x4.mul(x40_2, c12);
+      give(p0 + ((i + 8) << 2), x42_2, left);
       const s02 = v128.load(sums, 32);
-      v128.store(sums, f32x4.add(s02, v128.and(x41_2, there)), 32);
+      v128.store(sums, f32x4.add(s02, v128.and(x42_2, there)), 32);
     }
     if (i + 12 < n) {
       const left = n - i - 12;
       const there = i32x4.lt_s(i32x4(0, 1, 2, 3), i32x4.splat(left));
       const x0_3 = take(p1 + ((i + 12) << 2), left);
       const x2_3 = f32x4.sub(x0_3, k0);
-      const x4_3 = f32x4.pmax(x2_3, c0);
-      const x6_3 = f32x4.mul(x4_3, c1);
+      const x4_3 = f32x4.lt(x2_3, c0);
+      const x6_3 = f32x4.mul(x2_3, c1);
       const x8_3 = f32x4.add(x6_3, c2);
       const x10_3 = f32x4.sub(x8_3, c2);
       const x12_3 = f32x4.mul(x10_3, c3);
-      const x13_3 = f32x4.sub(x4_3, x12_3);
+      const x13_3 = f32x4.sub(x2_3, x12_3);
       const x15_3 = f32x4.mul(x10_3, c4);
       const x16_3 = f32x4.sub(x13_3, x15_3);
       const x19_3 = f32x4.mul(x16_3, c6);
@@ -4538,10 +4618,11 @@ function loopExpSum(a: usize): void {
       const x37_3 = f32x4.add(x35_3, c11);
       const x38_3 = i32x4.shl(x8_3, 23);
       const x39_3 = f32x4.mul(x37_3, x38_3);
-      const x41_3 = f32x4.mul(x39_3, c12);
-      give(p0 + ((i + 12) << 2), x41_3, left);
+      const x40_3 = v128.andnot(x39_3, x4_3);
+      const x42_3 = f32x4.mul(x40_3, c12);
+      give(p0 + ((i + 12) << 2), x42_3, left);
       const s03 = v128.load(sums, 48);
-      v128.store(sums, f32x4.add(s03, v128.and(x41_3, there)), 48);
+      v128.store(sums, f32x4.add(s03, v128.and(x42_3, there)), 48);
     }
     p0 += stride, p1 += stride;
   } while (--rows > 0);
@@ -4579,14 +4660,14 @@ function loopSumExp(a: usize): void {
       const x2_1 = f32x4.sub(x0_1, k0);
       const x2_2 = f32x4.sub(x0_2, k0);
       const x2_3 = f32x4.sub(x0_3, k0);
-      const x4_0 = f32x4.pmax(x2_0, c0);
-      const x4_1 = f32x4.pmax(x2_1, c0);
-      const x4_2 = f32x4.pmax(x2_2, c0);
-      const x4_3 = f32x4.pmax(x2_3, c0);
-      const x6_0 = f32x4.mul(x4_0, c1);
-      const x6_1 = f32x4.mul(x4_1, c1);
-      const x6_2 = f32x4.mul(x4_2, c1);
-      const x6_3 = f32x4.mul(x4_3, c1);
+      const x4_0 = f32x4.lt(x2_0, c0);
+      const x4_1 = f32x4.lt(x2_1, c0);
+      const x4_2 = f32x4.lt(x2_2, c0);
+      const x4_3 = f32x4.lt(x2_3, c0);
+      const x6_0 = f32x4.mul(x2_0, c1);
+      const x6_1 = f32x4.mul(x2_1, c1);
+      const x6_2 = f32x4.mul(x2_2, c1);
+      const x6_3 = f32x4.mul(x2_3, c1);
       const x8_0 = f32x4.add(x6_0, c2);
       const x8_1 = f32x4.add(x6_1, c2);
       const x8_2 = f32x4.add(x6_2, c2);
@@ -4599,10 +4680,10 @@ function loopSumExp(a: usize): void {
       const x12_1 = f32x4.mul(x10_1, c3);
       const x12_2 = f32x4.mul(x10_2, c3);
       const x12_3 = f32x4.mul(x10_3, c3);
-      const x13_0 = f32x4.sub(x4_0, x12_0);
-      const x13_1 = f32x4.sub(x4_1, x12_1);
-      const x13_2 = f32x4.sub(x4_2, x12_2);
-      const x13_3 = f32x4.sub(x4_3, x12_3);
+      const x13_0 = f32x4.sub(x2_0, x12_0);
+      const x13_1 = f32x4.sub(x2_1, x12_1);
+      const x13_2 = f32x4.sub(x2_2, x12_2);
+      const x13_3 = f32x4.sub(x2_3, x12_3);
       const x15_0 = f32x4.mul(x10_0, c4);
       const x15_1 = f32x4.mul(x10_1, c4);
       const x15_2 = f32x4.mul(x10_2, c4);
@@ -4675,30 +4756,34 @@ function loopSumExp(a: usize): void {
       const x39_1 = f32x4.mul(x37_1, x38_1);
       const x39_2 = f32x4.mul(x37_2, x38_2);
       const x39_3 = f32x4.mul(x37_3, x38_3);
-      const x41_0 = f32x4.mul(x39_0, c12);
-      const x41_1 = f32x4.mul(x39_1, c12);
-      const x41_2 = f32x4.mul(x39_2, c12);
-      const x41_3 = f32x4.mul(x39_3, c12);
+      const x40_0 = v128.andnot(x39_0, x4_0);
+      const x40_1 = v128.andnot(x39_1, x4_1);
+      const x40_2 = v128.andnot(x39_2, x4_2);
+      const x40_3 = v128.andnot(x39_3, x4_3);
+      const x42_0 = f32x4.mul(x40_0, c12);
+      const x42_1 = f32x4.mul(x40_1, c12);
+      const x42_2 = f32x4.mul(x40_2, c12);
+      const x42_3 = f32x4.mul(x40_3, c12);
       const s00 = v128.load(sums, 0);
-      v128.store(sums, f32x4.add(s00, x41_0), 0);
+      v128.store(sums, f32x4.add(s00, x42_0), 0);
       const s01 = v128.load(sums, 16);
-      v128.store(sums, f32x4.add(s01, x41_1), 16);
+      v128.store(sums, f32x4.add(s01, x42_1), 16);
       const s02 = v128.load(sums, 32);
-      v128.store(sums, f32x4.add(s02, x41_2), 32);
+      v128.store(sums, f32x4.add(s02, x42_2), 32);
       const s03 = v128.load(sums, 48);
-      v128.store(sums, f32x4.add(s03, x41_3), 48);
+      v128.store(sums, f32x4.add(s03, x42_3), 48);
     }
     if (i + 0 < n) {
       const left = n - i - 0;
       const there = i32x4.lt_s(i32x4(0, 1, 2, 3), i32x4.splat(left));
       const x0_0 = take(p0 + ((i + 0) << 2), left);
       const x2_0 = f32x4.sub(x0_0, k0);
-      const x4_0 = f32x4.pmax(x2_0, c0);
-      const x6_0 = f32x4.mul(x4_0, c1);
+      const x4_0 = f32x4.lt(x2_0, c0);
+      const x6_0 = f32x4.mul(x2_0, c1);
       const x8_0 = f32x4.add(x6_0, c2);
       const x10_0 = f32x4.sub(x8_0, c2);
       const x12_0 = f32x4.mul(x10_0, c3);
-      const x13_0 = f32x4.sub(x4_0, x12_0);
+      const x13_0 = f32x4.sub(x2_0, x12_0);
       const x15_0 = f32x4.mul(x10_0, c4);
       const x16_0 = f32x4.sub(x13_0, x15_0);
       const x19_0 = f32x4.mul(x16_0, c6);
@@ -4717,21 +4802,22 @@ function loopSumExp(a: usize): void {
       const x37_0 = f32x4.add(x35_0, c11);
       const x38_0 = i32x4.shl(x8_0, 23);
       const x39_0 = f32x4.mul(x37_0, x38_0);
-      const x41_0 = f32x4.mul(x39_0, c12);
+      const x40_0 = v128.andnot(x39_0, x4_0);
+      const x42_0 = f32x4.mul(x40_0, c12);
       const s00 = v128.load(sums, 0);
-      v128.store(sums, f32x4.add(s00, v128.and(x41_0, there)), 0);
+      v128.store(sums, f32x4.add(s00, v128.and(x42_0, there)), 0);
     }
     if (i + 4 < n) {
       const left = n - i - 4;
       const there = i32x4.lt_s(i32x4(0, 1, 2, 3), i32x4.splat(left));
       const x0_1 = take(p0 + ((i + 4) << 2), left);
       const x2_1 = f32x4.sub(x0_1, k0);
-      const x4_1 = f32x4.pmax(x2_1, c0);
-      const x6_1 = f32x4.mul(x4_1, c1);
+      const x4_1 = f32x4.lt(x2_1, c0);
+      const x6_1 = f32x4.mul(x2_1, c1);
       const x8_1 = f32x4.add(x6_1, c2);
       const x10_1 = f32x4.sub(x8_1, c2);
       const x12_1 = f32x4.mul(x10_1, c3);
-      const x13_1 = f32x4.sub(x4_1, x12_1);
+      const x13_1 = f32x4.sub(x2_1, x12_1);
       const x15_1 = f32x4.mul(x10_1, c4);
       const x16_1 = f32x4.sub(x13_1, x15_1);
       const x19_1 = f32x4.mul(x16_1, c6);
@@ -4750,21 +4836,22 @@ function loopSumExp(a: usize): void {
       const x37_1 = f32x4.add(x35_1, c11);
       const x38_1 = i32x4.shl(x8_1, 23);
       const x39_1 = f32x4.mul(x37_1, x38_1);
-      const x41_1 = f32x4.mul(x39_1, c12);
+      const x40_1 = v128.andnot(x39_1, x4_1);
+      const x42_1 = f32x4.mul(x40_1, c12);
       const s01 = v128.load(sums, 16);
-      v128.store(sums, f32x4.add(s01, v128.and(x41_1, there)), 16);
+      v128.store(sums, f32x4.add(s01, v128.and(x42_1, there)), 16);
     }
     if (i + 8 < n) {
       const left = n - i - 8;
       const there = i32x4.lt_s(i32x4(0, 1, 2, 3), i32x4.splat(left));
       const x0_2 = take(p0 + ((i + 8) << 2), left);
       const x2_2 = f32x4.sub(x0_2, k0);
-      const x4_2 = f32x4.pmax(x2_2, c0);
-      const x6_2 = f32x4.mul(x4_2, c1);
+      const x4_2 = f32x4.lt(x2_2, c0);
+      const x6_2 = f32x4.mul(x2_2, c1);
       const x8_2 = f32x4.add(x6_2, c2);
       const x10_2 = f32x4.sub(x8_2, c2);
       const x12_2 = f32x4.mul(x10_2, c3);
-      const x13_2 = f32x4.sub(x4_2, x12_2);
+      const x13_2 = f32x4.sub(x2_2, x12_2);
       const x15_2 = f32x4.mul(x10_2, c4);
       const x16_2 = f32x4.sub(x13_2, x15_2);
       const x19_2 = f32x4.mul(x16_2, c6);
@@ -4783,21 +4870,22 @@ function loopSumExp(a: usize): void {
       const x37_2 = f32x4.add(x35_2, c11);
       const x38_2 = i32x4.shl(x8_2, 23);
       const x39_2 = f32x4.mul(x37_2, x38_2);
-      const x41_2 = f32x4.mul(x39_2, c12);
+      const x40_2 = v128.andnot(x39_2, x4_2);
+      const x42_2 = f32x4.mul(x40_2, c12);
       const s02 = v128.load(sums, 32);
-      v128.store(sums, f32x4.add(s02, v128.and(x41_2, there)), 32);
+      v128.store(sums, f32x4.add(s02, v128.and(x42_2, there)), 32);
     }
     if (i + 12 < n) {
       const left = n - i - 12;
       const there = i32x4.lt_s(i32x4(0, 1, 2, 3), i32x4.splat(left));
       const x0_3 = take(p0 + ((i + 12) << 2), left);
       const x2_3 = f32x4.sub(x0_3, k0);
-      const x4_3 = f32x4.pmax(x2_3, c0);
-      const x6_3 = f32x4.mul(x4_3, c1);
+      const x4_3 = f32x4.lt(x2_3, c0);
+      const x6_3 = f32x4.mul(x2_3, c1);
       const x8_3 = f32x4.add(x6_3, c2);
       const x10_3 = f32x4.sub(x8_3, c2);
       const x12_3 = f32x4.mul(x10_3, c3);
-      const x13_3 = f32x4.sub(x4_3, x12_3);
+      const x13_3 = f32x4.sub(x2_3, x12_3);
       const x15_3 = f32x4.mul(x10_3, c4);
       const x16_3 = f32x4.sub(x13_3, x15_3);
       const x19_3 = f32x4.mul(x16_3, c6);
@@ -4816,9 +4904,10 @@ function loopSumExp(a: usize): void {
       const x37_3 = f32x4.add(x35_3, c11);
       const x38_3 = i32x4.shl(x8_3, 23);
       const x39_3 = f32x4.mul(x37_3, x38_3);
-      const x41_3 = f32x4.mul(x39_3, c12);
+      const x40_3 = v128.andnot(x39_3, x4_3);
+      const x42_3 = f32x4.mul(x40_3, c12);
       const s03 = v128.load(sums, 48);
-      v128.store(sums, f32x4.add(s03, v128.and(x41_3, there)), 48);
+      v128.store(sums, f32x4.add(s03, v128.and(x42_3, there)), 48);
     }
     p0 += stride;
   } while (--rows > 0);
@@ -7736,147 +7825,150 @@ export function vec(op: i32, a: usize): void {
       loopDropout(a);
       break;
     case 6:
-      loopSigmoid(a);
+      loopMaskScale(a);
       break;
     case 7:
-      loopSigmoidGrad(a);
+      loopSigmoid(a);
       break;
     case 8:
-      loopTanh(a);
+      loopSigmoidGrad(a);
       break;
     case 9:
-      loopTanhGrad(a);
+      loopTanh(a);
       break;
     case 10:
-      loopGelu(a);
+      loopTanhGrad(a);
       break;
     case 11:
-      loopGeluGrad(a);
+      loopGelu(a);
       break;
     case 12:
-      loopGeluTanh(a);
+      loopGeluGrad(a);
       break;
     case 13:
-      loopGeluTanhGrad(a);
+      loopGeluTanh(a);
       break;
     case 14:
-      loopSum(a);
+      loopGeluTanhGrad(a);
       break;
     case 15:
-      loopMax(a);
+      loopSum(a);
       break;
     case 16:
-      loopDot(a);
+      loopMax(a);
       break;
     case 17:
-      loopSquares(a);
+      loopDot(a);
       break;
     case 18:
-      loopSumSquares(a);
+      loopSquares(a);
       break;
     case 19:
-      loopNormSums(a);
+      loopSumSquares(a);
       break;
     case 20:
-      loopNorm(a);
+      loopNormSums(a);
       break;
     case 21:
-      loopNormRelu(a);
+      loopNorm(a);
       break;
     case 22:
-      loopNormReluSums(a);
+      loopNormRelu(a);
       break;
     case 23:
-      loopNormGrad(a);
+      loopNormReluSums(a);
       break;
     case 24:
-      loopLayer(a);
+      loopNormGrad(a);
       break;
     case 25:
-      loopLayerSums(a);
+      loopLayer(a);
       break;
     case 26:
-      loopLayerGrad(a);
+      loopLayerSums(a);
       break;
     case 27:
-      loopLayerParams(a);
+      loopLayerGrad(a);
       break;
     case 28:
-      loopExpSum(a);
+      loopLayerParams(a);
       break;
     case 29:
-      loopSumExp(a);
+      loopExpSum(a);
       break;
     case 30:
-      loopSoftmaxGrad(a);
+      loopSumExp(a);
       break;
     case 31:
-      loopErrors(a);
+      loopSoftmaxGrad(a);
       break;
     case 32:
-      loopErrorsGrad(a);
+      loopErrors(a);
       break;
     case 33:
-      loopCrossSum(a);
+      loopErrorsGrad(a);
       break;
     case 34:
-      loopCrossGrad(a);
+      loopCrossSum(a);
       break;
     case 35:
-      loopToHalf(a);
+      loopCrossGrad(a);
       break;
     case 36:
-      loopFromHalf(a);
+      loopToHalf(a);
       break;
     case 37:
-      loopToBFloat16(a);
+      loopFromHalf(a);
       break;
     case 38:
-      loopFromBFloat16(a);
+      loopToBFloat16(a);
       break;
     case 39:
-      loopRoundBF16(a);
+      loopFromBFloat16(a);
       break;
     case 40:
-      loopPackBF16(a);
+      loopRoundBF16(a);
       break;
     case 41:
-      loopPackRoundBF16(a);
+      loopPackBF16(a);
       break;
     case 42:
-      loopUnpackBF16(a);
+      loopPackRoundBF16(a);
       break;
     case 43:
-      loopReluGradBF16(a);
+      loopUnpackBF16(a);
       break;
     case 44:
-      loopQuantise8(a);
+      loopReluGradBF16(a);
       break;
     case 45:
-      loopAbsMax(a);
+      loopQuantise8(a);
       break;
     case 46:
-      loopCountZeros(a);
+      loopAbsMax(a);
       break;
     case 47:
-      loopCountEqual(a);
+      loopCountZeros(a);
       break;
     case 48:
-      loopTakeEqual(a);
+      loopCountEqual(a);
       break;
     case 49:
-      loopSgd(a);
+      loopTakeEqual(a);
       break;
     case 50:
-      loopMomentum(a);
+      loopSgd(a);
       break;
     case 51:
-      loopAdam(a);
+      loopMomentum(a);
       break;
     case 52:
-      loopAdamW(a);
+      loopAdam(a);
       break;
     case 53:
+      loopAdamW(a);
+      break;
+    case 54:
       loopNadam(a);
       break;
   }

@@ -295,8 +295,8 @@ var x86bin = map[opcode][2]string{ // AVX-512, AVX2
 	isub: {"VPSUBD", "VPSUBD"},
 }
 
-// The predicates of VCMPPS: ordered, quiet.
-var x86cmp = map[opcode]int{gt: 30, lt: 17, ge: 29}
+// The predicates of VCMPPS, quiet; ordered but for nlt.
+var x86cmp = map[opcode]int{gt: 30, lt: 17, ge: 29, nlt: 21}
 
 // body writes the operations on some parts, interleaved.
 func (w *x86) body(parts ...part) {
@@ -320,7 +320,7 @@ func (w *x86) operation(i int, n node, last []int) {
 	case constant, param:
 	case load, store, bits:
 		o.memory()
-	case gt, lt, ge, igt, ieq:
+	case gt, lt, ge, nlt, igt, ieq:
 		o.compare()
 	case keep, drop, choose:
 		o.pick()
@@ -476,7 +476,13 @@ func (o *x86op) arithmetic() {
 		o.op("VPMOVZXWD Y%d, %s", o.at[o.i], d)
 	case scale2:
 		y := o.reg(n.b)
-		o.op("VSCALEFPS %s, %s, %s", y, x, o.dst())
+		if n.c < 0 {
+			o.op("VSCALEFPS %s, %s, %s", y, x, o.dst())
+			return
+		}
+		// Lanes that the mask excludes take no time for their underflow.
+		mask := o.at[n.c]
+		o.op("VSCALEFPS.Z %s, %s, K%d, %s", y, x, mask, o.dst())
 	case sqrt:
 		o.op("VSQRTPS %s, %s", x, o.dst())
 	case shl, sar:
@@ -489,7 +495,7 @@ func (o *x86op) compare() {
 	n := o.n
 	x := o.reg(n.a)
 	switch n.op {
-	case gt, lt, ge:
+	case gt, lt, ge, nlt:
 		suffix, y := o.last2(n.b)
 		if o.wide {
 			o.op("VCMPPS%s $%d, %s, %s, %s", suffix, x86cmp[n.op], y, x, o.dstMask())
@@ -593,7 +599,7 @@ func (w *x86) across(op opcode, x, d string) {
 // isMask reports whether a node's value is in a mask register.
 func (w *x86) isMask(n int) bool {
 	switch w.nodes[n].op {
-	case gt, lt, ge, igt, ieq, bits:
+	case gt, lt, ge, nlt, igt, ieq, bits:
 		return w.wide
 	}
 	return false

@@ -50,7 +50,8 @@ const (
 	accAdd    // sum i += a
 	accMax    // sum i = a > sum ? a : sum
 	round     // a to the nearest integer, ties to even; its zeros have the sign of a
-	scale2    // a * 2^b, rounded once
+	scale2    // a * 2^b, rounded once; +0 where there is a mask c and it is not set
+	nlt       // mask: not a < b
 	half      // bits of a in binary16
 	acrossMax // the largest lane of a row that is one block, in every lane
 	acrossAdd // the sum of such a row
@@ -113,9 +114,14 @@ func (x value) keep(y value) value           { return x.bin(keep, y) }
 func (x value) drop(y value) value           { return x.bin(drop, y) }
 func (x value) sqrt() value                  { return x.k.node(node{op: sqrt, a: x.n, b: -1, c: -1}) }
 
-func (x value) round() value         { return x.k.node(node{op: round, a: x.n, b: -1, c: -1}) }
-func (x value) half() value          { return x.k.node(node{op: half, a: x.n, b: -1, c: -1}) }
-func (x value) scale2(y value) value { return x.bin(scale2, y) }
+func (x value) round() value      { return x.k.node(node{op: round, a: x.n, b: -1, c: -1}) }
+func (x value) half() value       { return x.k.node(node{op: half, a: x.n, b: -1, c: -1}) }
+func (x value) nlt(y value) value { return x.bin(nlt, y) }
+
+// scale2 is x * 2^y where the mask is set, or everywhere where it is no node.
+func (x value) scale2(y, mask value) value {
+	return x.k.node(node{op: scale2, a: x.n, b: y.n, c: mask.n})
+}
 
 func (x value) shl(by int) value { return x.k.node(node{op: shl, a: x.n, b: -1, c: -1, i: by}) }
 

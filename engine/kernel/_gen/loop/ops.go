@@ -48,6 +48,10 @@ func elementwise(def, lanewise define) {
 	def("relu", "p0 = 0 > p1 ? 0 : p1", func(k *kernel) { k.store(0, relu(k.load(1))) })
 	def("reluGrad", "p0 = p2 > 0 ? p1 : 0", func(k *kernel) { k.store(0, k.load(2).gt(k.num(0)).keep(k.load(1))) })
 	def("dropout", "p0 = bit ? p1 * k0 : 0", func(k *kernel) { k.store(0, k.mask().keep(k.load(1).mul(k.param(0)))) })
+	def("maskScale", "p0 = p2 is zero ? -MaxFloat32 : p1 * k0", func(k *kernel) {
+		none := k.load(2).and(k.bits(^uint32(signBit))).ieq(k.bits(0))
+		k.store(0, none.choose(k.bits(0xff7fffff), k.load(1).mul(k.param(0))))
+	})
 
 	def("sigmoid", "p0 = 1 / (1 + e^-p1)", func(k *kernel) {
 		e := expRising(k.load(1).xor(k.bits(signBit)).lesser(k.num(89)).larger(k.num(-40))) // e^-40 + 1 is 1
@@ -74,7 +78,7 @@ func gelus(def define) {
 	def("geluGrad", "p0 = p1 * (Φ(p2) + p2 φ(p2))", func(k *kernel) {
 		cdf := erf(func() value { return k.load(2).mul(k.num(rsqrt2)) }).add(k.num(1)).mul(k.num(0.5))
 		x := k.load(2)
-		pdf := expFalling(x.mul(k.num(-0.5)).mul(x).larger(k.num(-104))).mul(k.num(rsqrt2Pi))
+		pdf := expFalling(x.mul(k.num(-0.5)).mul(x)).mul(k.num(rsqrt2Pi))
 		k.store(0, k.load(1).mul(cdf.add(k.load(2).mul(pdf))))
 	})
 	const sqrt2OverPi, geluCubic = 0.79788456080286535588, 0.044715
@@ -155,12 +159,12 @@ func layers(def define) {
 // losses defines softmax and the losses.
 func losses(def define) {
 	def("expSum", "p0 = e^(p1-k0), s0 += p0; p1 <= k0", func(k *kernel) {
-		e := expFalling(k.load(1).sub(k.param(0)).larger(k.num(-104)))
+		e := expFalling(k.load(1).sub(k.param(0)))
 		k.store(0, e)
 		k.sum(0, e)
 	})
 	def("sumExp", "s0 += e^(p0-k0); p0 <= k0", func(k *kernel) {
-		k.sum(0, expFalling(k.load(0).sub(k.param(0)).larger(k.num(-104))))
+		k.sum(0, expFalling(k.load(0).sub(k.param(0))))
 	})
 	def("softmaxGrad", "p0 = p2 * (p1-k0)", func(k *kernel) { k.store(0, k.load(2).mul(k.load(1).sub(k.param(0)))) })
 	def("errors", "s0 += (p1-p2) * (p1-p2)", func(k *kernel) {
@@ -185,7 +189,7 @@ func losses(def define) {
 func rowLoops() []*kernel {
 	softmax := &kernel{name: "softmaxRow", doc: "p0 = softmax(p1 * k0), rows of 16 at most", wide: true}
 	x := softmax.load(1).mul(softmax.param(0))
-	e := expFalling(x.sub(x.acrossMax()).larger(softmax.num(-104)))
+	e := expFalling(x.sub(x.acrossMax()))
 	softmax.store(0, e.mul(softmax.num(1).div(e.acrossAdd())))
 
 	grad := &kernel{name: "softmaxGradRow", doc: "p0 = (p2 * (p1 - sum(p1*p2))) * k0, rows of 16 at most", wide: true}
