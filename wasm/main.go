@@ -11,7 +11,6 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"runtime/debug"
 	"strings"
 	"sync"
 	"syscall/js"
@@ -62,7 +61,6 @@ var errOutdated = errors.New("this host has been updated since the page was load
 var errStopped = errors.New("stopped by the user of this tab")
 
 func main() {
-	debug.SetGCPercent(50) // as in native providers
 	shell := js.Global().Get("ravnest")
 	emit := func(kind string, v any) {
 		b, err := json.Marshal(v)
@@ -115,6 +113,7 @@ func lend(ctx context.Context, set settings, id client.Identity, t *turns, atOnc
 	}
 	team := kernel.NewTeam(min(set.Threads, kernel.Cores()))
 	defer team.Close()
+	collector := lender.Collector(set.RAM)
 	began := time.Now()
 	return lender.Lend(ctx, lender.Config{
 		Host: set.Host, Token: set.Token, Name: set.Name, Agent: "ravnest-tab/" + version, Platform: "js/wasm",
@@ -124,10 +123,13 @@ func lend(ctx context.Context, set settings, id client.Identity, t *turns, atOnc
 		Team: team, RAM: set.RAM, AtOnce: atOnce, Between: t.between, RSS: t.memory, Check: t.current,
 		// A tab belongs to its page's host: when the host says goodbye, the tab is done. If the
 		// connection is lost, it tries to join again.
-		Rules:  machine.Rules{Wait: -1},
-		Now:    func() time.Duration { return time.Since(began) },
-		Event:  func(format string, a ...any) { emit("log", fmt.Sprintf(format, a...)) },
-		Watch:  func(u provider.Update) { emit("update", u) },
+		Rules: machine.Rules{Wait: -1},
+		Now:   func() time.Duration { return time.Since(began) },
+		Event: func(format string, a ...any) { emit("log", fmt.Sprintf(format, a...)) },
+		Watch: func(u provider.Update) {
+			collector(u)
+			emit("update", u)
+		},
 		Joined: func(name string, b provider.Bench) { emit("joined", map[string]any{"name": name, "gflops": b.GEMM}) },
 	})
 }

@@ -32,8 +32,6 @@ var version = "dev"
 var errorLog io.Writer
 
 func main() {
-	// Keep the heap small: what the plan needs is allocated once, the rest is messages.
-	debug.SetGCPercent(50)
 	native.Scrub()
 	ctx, stop := native.Shutdown(context.Background())
 	err := app().RunContext(ctx, os.Args)
@@ -175,6 +173,7 @@ func lend(c *cli.Context) error {
 	}
 	// Near what is lent, garbage is collected sooner.
 	debug.SetMemoryLimit(max(lim.ram, 64<<20))
+	collector := lender.Collector(lim.ram)
 	team := kernel.NewTeam(lim.threads)
 	defer team.Close()
 	cfg := configOf(c, hosts, lim)
@@ -200,6 +199,7 @@ func lend(c *cli.Context) error {
 	done := &steps{add: telemetry.Add}
 	cfg.Joined = m.joined
 	cfg.Watch = func(u lent.Update) {
+		collector(u)
 		m.watch(u)
 		done.watch(time.Now(), u)
 	}
