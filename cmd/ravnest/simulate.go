@@ -23,7 +23,7 @@ func simulateCommand() *cli.Command {
 			jsonFlag,
 			&cli.IntFlag{Name: "providers", Value: 100, Usage: "number of providers at a time; those that are in no cluster are spares"},
 			&cli.IntFlag{Name: "replicas", Value: 1, Usage: "replicas of the job, which as many clusters share as pay"},
-			&cli.IntFlag{Name: "reduce-factor", Value: 8, Usage: "updates of each replica between averages"},
+			&cli.IntFlag{Name: "reduce-factor", Value: 32, Usage: "updates of each replica between averages"},
 			&cli.Float64Flag{Name: "hours", Value: 24, Usage: "length of the run"},
 			&cli.Uint64Flag{Name: "seed", Value: 1, Usage: "seed of the random computers, links and sessions"},
 			&cli.Float64Flag{Name: "session", DefaultText: "10.4, as in SETI@home", Usage: "mean `HOURS` that a provider stays; 0: nobody leaves"},

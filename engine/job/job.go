@@ -115,7 +115,8 @@ type Spec struct {
 	// Periods is that record up to the period at hand, which has Replicas of them: see In.
 	Periods []order.Period `json:"-"`
 	// ReduceFactor is the number of updates that each replica does in a round, behind which
-	// they are averaged. 0: DefaultReduceFactor. A round also ends where the run validates or saves.
+	// they are averaged. A round also ends where the run validates or saves. 0: what comes between two
+	// such places is divided evenly into rounds of DefaultReduceFactor updates at most.
 	ReduceFactor int     `json:"reduce_factor"`
 	Average      Average `json:"average,omitzero"`
 	// InFlight is the number of replicas that a pipeline works on at once. 0: as many as fit.
@@ -473,10 +474,11 @@ func (l LR) check(f *faults) {
 // Order is the numbers that a run's order of work follows from, over so many training and
 // validation rows.
 func (s Spec) Order(train, val int) order.Run {
+	updates, even := s.reduce()
 	return order.Run{
 		Train: train, Val: val, Epochs: s.Epochs, Steps: s.Steps, BatchSize: s.BatchSize, MicroBatches: s.Micro(),
 		UpdateFrequency: s.UpdateFrequency, ValEvery: s.ValEvery, SaveEvery: s.SaveEvery,
-		Replicas: s.Replica(), ReduceFactor: s.reduce(), Split: s.Average.Of == Gradients, Periods: s.Periods, InFlight: s.InFlight,
+		Replicas: s.Replica(), ReduceFactor: updates, Even: even, Split: s.Average.Of == Gradients, Periods: s.Periods, InFlight: s.InFlight,
 	}
 }
 

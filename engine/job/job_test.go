@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/ravnest/ravnest/engine/job"
+	"github.com/ravnest/ravnest/engine/pipeline/order"
 )
 
 func TestRoundTrip(t *testing.T) {
@@ -114,13 +115,23 @@ func TestAveraging(t *testing.T) {
 		}
 	}
 	for _, c := range []struct {
-		replicas     job.Count
-		reduce, want int
-	}{{1, 0, 1}, {1, 5, 1}, {2, 0, job.DefaultReduceFactor}, {2, 3, 3}} {
+		replicas            job.Count
+		reduce, batch, want int
+	}{
+		{1, 0, 1, 1},
+		{1, 5, 1, 1},
+		{2, 3, 1, 3},
+		{2, 60, 1, 60},
+		{2, 0, 10, 5},                           // 10 batches between two validations
+		{2, 0, 1, 25},                           // 100: 50 updates in two rounds
+		{3, 0, 1, 17},                           // 34
+		{4, 0, 1, 25},                           // 25 in one
+		{job.Count(order.MaxReplicas), 0, 1, 2}, // 2
+	} {
 		s := job.Default()
-		s.Replicas, s.ReduceFactor = c.replicas, c.reduce
-		if s.Updates() != c.want {
-			t.Errorf("%d replicas, reduce_factor %d: rounds of %d updates, want %d", c.replicas, c.reduce, s.Updates(), c.want)
+		s.Replicas, s.ReduceFactor, s.BatchSize = c.replicas, c.reduce, c.batch
+		if got := s.Order(100, 10).Each(); got != c.want {
+			t.Errorf("%d replicas, reduce_factor %d, batches of %d of 100 rows: rounds of %d updates, want %d", c.replicas, c.reduce, c.batch, got, c.want)
 		}
 	}
 }

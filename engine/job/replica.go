@@ -11,10 +11,14 @@ import (
 	"github.com/ravnest/ravnest/engine/strict"
 )
 
-// DefaultReduceFactor is the number of updates of a round where a job does not say. With equal
-// samples the loss hardly depends on it from 1 to 32; 8 makes averaging cheap without long
-// rounds.
-const DefaultReduceFactor = 8
+// DefaultReduceFactor is the most updates of a round where a job does not say. From 1 to 32 the loss
+// hardly depends on it (BENCHMARKS.md, Replicas), and the more there are, the less averaging costs: at 32
+// it takes a thirtieth of the time where it takes as long as an update of all. But a run stops and saves
+// between rounds only, and where a machine is lost the units of the round at hand begin anew, half a round
+// as a rule. With volunteers who come and go rounds of 32 repeat two to three times as much as those of 8
+// and still get further in an hour; where somebody leaves every few minutes those of 16 get furthest
+// (BENCHMARKS.md, Churn). Longer ones are for who knows that nobody leaves.
+const DefaultReduceFactor = 32
 
 // What is averaged.
 const (
@@ -144,23 +148,16 @@ func (s Spec) In(record []order.Period) (Spec, error) {
 // Replica is the number of replicas.
 func (s Spec) Replica() int { return max(int(s.Replicas), 1) }
 
-// Updates is the number of updates that each replica does in a full round.
-func (s Spec) Updates() int {
-	if s.Replica() == 1 {
-		return 1
-	}
-	return s.reduce()
-}
-
-// reduce is Updates where there are several replicas.
-func (s Spec) reduce() int {
+// reduce is the number of updates of a round where there are several replicas, and whether it is
+// the most, up to which order.Run divides evenly.
+func (s Spec) reduce() (updates int, even bool) {
 	switch {
 	case s.Average.Of == Gradients:
-		return 1
+		return 1, false
 	case s.ReduceFactor == 0:
-		return DefaultReduceFactor
+		return DefaultReduceFactor, true
 	}
-	return s.ReduceFactor
+	return s.ReduceFactor, false
 }
 
 // Gradients tells whether batches are split over several replicas.

@@ -160,6 +160,15 @@ func (f *Facts) placed(clusters []Cluster) map[int]int {
 	return on
 }
 
+// updates is how many updates each replica of a job does in a full round.
+func (f *Facts) updates(j job.Spec) int {
+	rows := f.Train
+	if rows == 0 {
+		rows = 1 << 40 // nobody says: many
+	}
+	return j.Order(rows, f.Val).Each()
+}
+
 // adjusted is a forecast rate, in samples a second, with the time of validation and as far as
 // earlier forecasts were wrong. pass is the time of a validation pass.
 func (f *Facts) adjusted(j job.Spec, rate, pass float64) float64 {

@@ -280,7 +280,7 @@ func parts(j job.Spec) int {
 
 // round is the batches of a round, as far as the forecast walks them.
 func (f fill) round() int {
-	return f.j.UpdateFrequency * f.own * min(f.j.Updates(), max(1, 32/f.j.Replica()))
+	return f.j.UpdateFrequency * f.own * min(f.facts.updates(f.j), max(1, 32/f.j.Replica()))
 }
 
 // ahead is a pipeline that has the cluster's units in flight.

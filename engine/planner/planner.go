@@ -224,7 +224,7 @@ func (f Facts) form(j job.Spec, g *graph.Graph, known *cache, nodes []ga.Node, o
 	opt.ByteWork = f.byteWork(j, len(nodes))
 	r := j.Replica()
 	if r > 1 {
-		opt.Batches, opt.Replicas = j.Updates()*j.UpdateFrequency, r
+		opt.Batches, opt.Replicas = f.updates(j)*j.UpdateFrequency, r
 	}
 	if r > 1 && opt.MaxClusters == 0 || opt.MaxClusters > r {
 		opt.MaxClusters = r

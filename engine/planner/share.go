@@ -137,7 +137,7 @@ func (f fill) deal(p *Plan, least int) (*deal, error) {
 // samples are those of a replica in a round.
 func (d *deal) samples() int {
 	j := d.f.j
-	n := j.Updates() * j.UpdateFrequency * j.BatchSize
+	n := d.f.facts.updates(j) * j.UpdateFrequency * j.BatchSize
 	if j.Gradients() {
 		n /= j.Replica()
 	}
@@ -231,7 +231,7 @@ func (d *deal) time(c, n int) float64 {
 		}
 		walked := g.round()
 		t = g.ahead(d.pipes[c], &cl).Round(walked, g.j.BatchSize, d.micro).Seconds
-		t *= float64(g.j.UpdateFrequency*n*g.j.Updates()) / float64(walked)
+		t *= float64(g.j.UpdateFrequency*n*g.facts.updates(g.j)) / float64(walked)
 	} else {
 		t = d.pipes[c].Update(g.rows(d.micro)).Seconds
 	}
@@ -273,7 +273,7 @@ func (d *deal) averages() float64 {
 	if d.f.facts.Train == 0 {
 		return 1 // nobody says
 	}
-	full := d.f.j.Updates() * d.f.j.UpdateFrequency
+	full := d.f.facts.updates(d.f.j) * d.f.j.UpdateFrequency
 	if !d.f.j.Gradients() {
 		full *= d.f.j.Replica()
 	}

@@ -100,9 +100,12 @@ func (p *Project) CheckRecord(record []order.Period) error {
 	return nil
 }
 
+// fewUpdates of each replica make a round that is worth an average.
+const fewUpdates = 8
+
 // Replicas is how many replicas the job has with so many providers, where that is the host's
-// choice: one for each, as long as there is a full round for them between two validations or saves, and
-// batches that are split have rows for all.
+// choice: one for each, as long as there is a full round for them between two validations or saves, or
+// one of fewUpdates where the job does not say, and batches that are split have rows for all.
 func (p *Project) Replicas(providers int) int {
 	j, n := p.Job, p.Data.Train.Len()
 	most := min(providers, order.MaxReplicas)
@@ -110,7 +113,11 @@ func (p *Project) Replicas(providers int) int {
 		most = min(most, j.BatchSize)
 	} else {
 		j.Replicas = 2 // with one, rounds are single updates
-		most = min(most, j.Order(n, p.Data.Val.Len()).Stretch()/(j.Updates()*j.UpdateFrequency))
+		each := j.ReduceFactor
+		if each == 0 {
+			each = fewUpdates
+		}
+		most = min(most, j.Order(n, p.Data.Val.Len()).Stretch()/(each*j.UpdateFrequency))
 	}
 	for ; most > 1; most-- {
 		if j.Replicas = job.Count(most); stage.CheckBatches(j, p.Graph, n) == nil {

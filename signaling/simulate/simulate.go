@@ -34,7 +34,7 @@ type Options struct {
 	Steps     int           // after which the run ends; 0: it ends after Time
 	Model     Model         // zero: Blocks
 	// Replicas are shared by as many clusters as pay, at most one each; 0: one. Each trains
-	// Updates batches between two averages; 0: 8.
+	// Updates batches between two averages; 0: 32.
 	Replicas, Updates int
 	Placer            Placer    // nil: Best
 	Trace             io.Writer // receives a trace of the host's machine, unless nil
@@ -62,7 +62,7 @@ func (o *Options) fill() error {
 	}
 	o.Replicas = max(o.Replicas, 1)
 	if o.Updates == 0 {
-		o.Updates = 8
+		o.Updates = 32
 	}
 	if o.Placer == nil {
 		o.Placer = Best{Replicas: o.Replicas, Updates: o.Updates}

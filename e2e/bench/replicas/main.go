@@ -29,7 +29,7 @@ type way struct {
 var ways = []way{
 	{"parameters", func(*job.Spec) {}},
 	{"rounds of 1", func(j *job.Spec) { j.ReduceFactor = 1 }},
-	{"rounds of 32", func(j *job.Spec) { j.ReduceFactor = 32 }},
+	{"rounds of 8", func(j *job.Spec) { j.ReduceFactor = 8 }},
 	{"optimizer kept", func(j *job.Spec) { j.Average.Optimizer = job.KeepState }},
 	{"optimizer reset", func(j *job.Spec) { j.Average.Optimizer = job.ResetState }},
 	{"8 bits", func(j *job.Spec) { j.Average.Bits = 8 }},

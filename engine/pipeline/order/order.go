@@ -24,6 +24,7 @@ type Run struct {
 
 	Replicas     int  // 0 or 1: one
 	ReduceFactor int  // updates of each replica in a round, where there are several
+	Even         bool // that is the most: the updates of a stretch are divided evenly
 	Split        bool // the rows of each batch are split over the replicas, where there are several
 	// Periods are those of a run whose number of replicas changes, up to the one at hand, which
 	// has Replicas of them. The run is walked in it only. None: nothing changes.
@@ -158,7 +159,7 @@ func (r Run) CheckPosition(p Position) error {
 		if r.replicas() > 1 {
 			what = "a round"
 		}
-		return fmt.Errorf("%w: batch %d of epoch %d is inside %s of %d batches", ErrPosition, p.Batch, p.Epoch, what, r.span())
+		return fmt.Errorf("%w: batch %d of epoch %d is inside %s of %d batches", ErrPosition, p.Batch, p.Epoch, what, r.around(p.Step))
 	case p.Seq < p.Step || p.Seq > 1<<62:
 		return fmt.Errorf("%w: %d items done after %d batches", ErrPosition, p.Seq, p.Step)
 	}

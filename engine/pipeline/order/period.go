@@ -69,7 +69,7 @@ func (r Run) checkPeriods() error {
 		case p.Step > uint64(r.Total()):
 			return fmt.Errorf("%w: the number of replicas changes at step %d of a run of %d", ErrRun, p.Step, r.Total())
 		case p.Step < uint64(r.Total()) && !before.Opens(p.Step):
-			return fmt.Errorf("%w: the number of replicas changes at step %d, inside a round of %d batches", ErrRun, p.Step, before.span())
+			return fmt.Errorf("%w: the number of replicas changes at step %d, inside a round of %d batches", ErrRun, p.Step, before.around(p.Step))
 		}
 	}
 	return nil

@@ -6,7 +6,9 @@
 // a stretch belongs to replica b mod R, and a round is ReduceFactor updates of every replica: a
 // run of batches. So batches come in the order of their numbers, and a Position between two
 // rounds says what is done as it does with one replica. Where a stretch ends inside a round,
-// that round is short: some replicas have fewer batches, or none, and weigh as much less.
+// that round is short: some replicas have fewer batches, or none, and weigh as much less. If
+// ReduceFactor is the most, there are as few rounds as that allows, as long as one another but for
+// what is left to the last.
 //
 // Several replicas whose parameters are averaged have as long stretches as can be: rounds run on
 // through the ends of epochs, and so do a replica's updates of several batches. A stretch ends
@@ -52,23 +54,51 @@ func (r Run) stretch(step uint64) (from, to uint64) {
 // Stretch is the most batches of a stretch.
 func (r Run) Stretch() int { return min(int(r.cycle()), r.Total()) }
 
-// span is the batches of a full round: of an update, where there is one replica or every
-// batch is split over all of them.
-func (r Run) span() uint64 {
-	if r.crosses() {
-		return uint64(r.replicas() * r.ReduceFactor * r.UpdateFrequency)
+// updates is how many of each replica a full round has, in a stretch of so many batches.
+func (r Run) updates(batches uint64) uint64 {
+	switch {
+	case !r.crosses():
+		return 1
+	case !r.Even:
+		return uint64(r.ReduceFactor)
 	}
-	return uint64(r.UpdateFrequency)
+	each := uint64(r.replicas() * r.UpdateFrequency)
+	n, most := max((batches+each-1)/each, 1), uint64(r.ReduceFactor)
+	rounds := (n + most - 1) / most
+	return (n + rounds - 1) / rounds
 }
+
+// span is the batches of a full round in a stretch of so many: of an update, where there is one
+// replica or every batch is split over all of them.
+func (r Run) span(batches uint64) uint64 {
+	n := uint64(1)
+	if r.crosses() {
+		n = uint64(r.replicas())
+	}
+	return n * r.updates(batches) * uint64(r.UpdateFrequency)
+}
+
+// Each is how many updates each replica does in a full round, as a rule.
+func (r Run) Each() int { return int(r.updates(uint64(r.Stretch()))) }
 
 // Opens tells whether a round begins before the batch of a step.
 func (r Run) Opens(step uint64) bool {
-	from, _ := r.stretch(step)
-	return (step-from)%r.span() == 0
+	from, to := r.stretch(step)
+	return (step-from)%r.span(to-from) == 0
 }
 
-// Full is the batches of a full round, or of a stretch if that is shorter.
-func (r Run) Full() int { return min(int(r.span()), r.Stretch()) }
+// Full is the most batches of a round.
+func (r Run) Full() int {
+	r.Even = false
+	return min(int(r.span(0)), r.Stretch())
+}
+
+// Short tells whether the round that a step is in has fewer batches than others.
+func (r Run) Short(step uint64) bool {
+	from, to := r.Span(step)
+	begin, end := r.stretch(step)
+	return to-from < min(r.span(end-begin), r.cycle())
+}
 
 // Splits tells whether the rows of each batch are split over several replicas.
 func (r Run) Splits() bool { return r.Split && r.replicas() > 1 }
@@ -109,15 +139,17 @@ func (r Run) Round(step uint64) uint64 {
 	if last > 0 && step < r.begin() {
 		return r.period(last - 1).Round(step)
 	}
-	past, span := uint64(0), r.span()
+	past := uint64(0)
 	if last > 0 {
 		past = r.period(last - 1).Round(r.begin())
 	}
 	whole, rest := r.stretches(step)
 	for _, w := range whole {
+		span := r.span(w.batches)
 		past += w.times * ((w.batches + span - 1) / span)
 	}
-	return past + rest/span
+	from, to := r.stretch(step)
+	return past + rest/r.span(to-from)
 }
 
 // Rounds is how many rounds are over after so many batches. The run's end ends one, too.
@@ -178,10 +210,16 @@ func (r Run) Has(total, k int) bool {
 
 // Span is the batches [from, to) of the round that a step is in, as steps of the run.
 func (r Run) Span(step uint64) (from, to uint64) {
-	span := r.span()
 	begin, end := r.stretch(step)
+	span := r.span(end - begin)
 	from = step - (step-begin)%span
 	return from, min(from+span, end)
+}
+
+// around is the batches of the round that a step is in.
+func (r Run) around(step uint64) uint64 {
+	from, to := r.Span(step)
+	return to - from
 }
 
 // Update is the number, from 0, of the update that the batch of a step is a part of, among those

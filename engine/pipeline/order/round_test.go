@@ -12,7 +12,7 @@ import (
 func replicated(r *rand.Rand) Run {
 	run := random(r)
 	run.Replicas, run.ReduceFactor, run.InFlight = r.IntN(7), 1+r.IntN(4), r.IntN(8)
-	run.Split = r.IntN(3) == 0
+	run.Split, run.Even = r.IntN(3) == 0, r.IntN(2) == 0
 	return run
 }
 

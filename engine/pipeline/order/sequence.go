@@ -168,7 +168,7 @@ func (s *Sequence) train() Item {
 	r, step := s.run, s.at.Step
 	begin, end := r.stretch(step)
 	done := step - begin // batches of the stretch
-	n, u, span := r.replicas(), uint64(r.UpdateFrequency), r.span()
+	n, u, span := r.replicas(), uint64(r.UpdateFrequency), r.span(end-begin)
 	total := r.Rows(r.Train, s.at.Batch)
 	it := Item{Kind: Train, Epoch: s.at.Epoch, Step: step, Batch: s.at.Batch, Row0: s.row0, Total: total}
 	ahead, own := uint64(1), done // batches to the replica's next, and number of this one among its own

@@ -25,6 +25,9 @@ func TestRoundsOverEpochs(t *testing.T) {
 		"saved":                           {2, []uint64{0, 6, 10, 16, 20, 26}, func(j *job.Spec) { j.ReduceFactor, j.ValEvery, j.SaveEvery = 3, 0, 2 }},
 		"kept":                            {4, []uint64{0, 8, 15, 23}, func(j *job.Spec) { j.ValEvery = 3; j.Average.Optimizer = job.KeepState }},
 		"reset and clipped":               {4, []uint64{0, 8, 15, 23}, func(j *job.Spec) { j.ValEvery, j.ClipNorm = 3, 0.05; j.Average.Optimizer = job.ResetState }},
+		"divided": {2, []uint64{0, 36, 72}, func(j *job.Spec) {
+			j.ReduceFactor, j.BatchSize, j.ValEvery, j.SaveEvery = 0, 4, 4, 0
+		}},
 		"outer, ends within": {3, []uint64{0, 6, 12, 18, 24}, func(j *job.Spec) {
 			j.ValEvery, j.Steps, j.Average.Outer.Name = 0, 28, "nesterov"
 		}},
@@ -48,8 +51,9 @@ func TestRoundsOverEpochs(t *testing.T) {
 				t.Fatalf("rounds open at %v, want %v", opens, c.opens)
 			}
 			want, dict := w.local(t)
+			n := run.Batches(run.Train)
 			for i, l := range want.losses {
-				if l.Step != uint64(i) || l.Epoch != i/5 {
+				if l.Step != uint64(i) || l.Epoch != i/n {
 					t.Fatalf("loss %d is %+v", i, l)
 				}
 			}
@@ -68,14 +72,14 @@ func TestRoundsOverEpochs(t *testing.T) {
 				t.Fatal(err)
 			}
 			m.check(t, "two clusters", got, want, dict)
-			for n := range len(opens) - 1 {
-				before, err := m.run(t, at(n, order.Stop), nil)
+			for i := range len(opens) - 1 {
+				before, err := m.run(t, at(i, order.Stop), nil)
 				if err != nil {
 					t.Fatal(err)
 				}
 				parts := m.saved(t)
-				if pos := parts[0].Position; pos.Step != opens[n+1] || pos.Epoch != int(pos.Step)/5 || pos.Batch != int(pos.Step)%5 {
-					t.Fatalf("stopped at the end of round %d, it stands at %+v", n, pos)
+				if pos := parts[0].Position; pos.Step != opens[i+1] || pos.Epoch != int(pos.Step)/n || pos.Batch != int(pos.Step)%n {
+					t.Fatalf("stopped at the end of round %d, it stands at %+v", i, pos)
 				}
 				join := func(after *log) *log {
 					return &log{losses: slices.Concat(before.losses, after.losses), vals: slices.Concat(before.vals, after.vals)}
@@ -85,7 +89,7 @@ func TestRoundsOverEpochs(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				o.check(t, fmt.Sprintf("taken up at step %d by other clusters", opens[n+1]), join(after), want, dict)
+				o.check(t, fmt.Sprintf("taken up at step %d by other clusters", opens[i+1]), join(after), want, dict)
 				tr := w.trainer(t)
 				if err := tr.Resume(parts...); err != nil {
 					t.Fatal(err)
@@ -94,7 +98,7 @@ func TestRoundsOverEpochs(t *testing.T) {
 				if err := tr.Run(t.Context(), nil, after); err != nil {
 					t.Fatal(err)
 				}
-				equal(t, fmt.Sprintf("taken up at step %d by one process", opens[n+1]), join(after), want, tr.State(), dict)
+				equal(t, fmt.Sprintf("taken up at step %d by one process", opens[i+1]), join(after), want, tr.State(), dict)
 			}
 		})
 	}

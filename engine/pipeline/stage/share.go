@@ -74,9 +74,7 @@ func (s *Stage) fill() int {
 // measure notes what the round that is over has taken, on a root.
 func (s *Stage) measure() {
 	x := &s.shares
-	from, to := s.run.Span(s.reps.at.Step)
-	short := to-from < uint64(s.run.Full())
-	if !s.first || !s.c.Placement.moves() || s.cfg.Now == nil || short {
+	if !s.first || !s.c.Placement.moves() || s.cfg.Now == nil || s.run.Short(s.reps.at.Step) {
 		s.rings.took = 0 // not known
 		return
 	}
