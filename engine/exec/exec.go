@@ -4,6 +4,7 @@ package exec
 
 import (
 	"fmt"
+	"math"
 	"unsafe"
 
 	"github.com/ravnest/ravnest/engine/autodiff"
@@ -114,8 +115,14 @@ var leastStep = 1 << 26
 
 func alone(c graph.Cost, rows int) bool { return c.Total()*float64(rows) < float64(leastStep) }
 
+// Few is the number of rows below which a step of a model is too little work for several threads.
+func Few(g *graph.Graph) int {
+	c := g.Cost(0, len(g.Nodes)).Total()
+	return int(math.Ceil(min(float64(leastStep)/max(c, 1), math.MaxInt32)))
+}
+
 // Alone tells whether a step of a model with so many rows is too little work for several threads.
-func Alone(g *graph.Graph, rows int) bool { return alone(g.Cost(0, len(g.Nodes)), rows) }
+func Alone(g *graph.Graph, rows int) bool { return rows < Few(g) }
 
 // New allocates everything that running the plan needs. A plan of little work runs on the
 // caller alone.

@@ -134,7 +134,7 @@ func (c *cache) trains(s *graph.Stage) (params int, w work) {
 		c.params[s] = params
 	}
 	before, after := c.work[s.First], c.work[s.First+n]
-	return params, work{after.passes.plus(before.passes.times(-1)), after.edge.plus(before.edge.times(-1))}
+	return params, work{after.passes.plus(before.passes.times(-1)), after.far.minus(before.far), after.edge.plus(before.edge.times(-1))}
 }
 
 // cut is graph.Cut.

@@ -31,6 +31,8 @@ type Facts struct {
 	// Spare is how many cores of its machine each node leaves to others when all compute: links are
 	// served by those. nil: none.
 	Spare []float64
+	// Gain is by how much faster each node computes with all its threads than with one; 0: not known.
+	Gain []float64
 	// Achieved is what the job's runs achieved with the pool, by what was forecast without this
 	// correction; 0: not known.
 	Achieved float64
@@ -83,6 +85,14 @@ func (f *Facts) held(s *graph.Stage) (n int) {
 		n += f.Targets
 	}
 	return n
+}
+
+// slow is by how much longer a node takes with one thread.
+func (f *Facts) slow(node int) float64 {
+	if f.Gain == nil {
+		return 1
+	}
+	return max(1, f.Gain[node])
 }
 
 func (f *Facts) together(a, b int) bool {
@@ -196,7 +206,7 @@ func (f *Facts) pass(p forecast.Pipeline, j job.Spec) float64 {
 	busy := make([]float64, len(p.Cores))
 	rows := float64(min(j.BatchSize, f.Val))
 	for k, s := range p.Stages {
-		t := s.EachForward + rows*s.Forward
+		t := s.ForwardTime(int(rows))
 		if k > 0 {
 			l := p.Links[k-1]
 			t += l.Each + rows*l.Out*l.Work

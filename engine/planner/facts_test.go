@@ -189,3 +189,26 @@ func TestRingsGoAround(t *testing.T) {
 		t.Errorf("replicas %v, %v", replicas, p.Check(e.Graph))
 	}
 }
+
+// TestOneSplitsToo: one provider splits batches whose tensors are large, which is faster and takes less
+// memory, as far as that changes no bit and the job leaves it open; nobody splits so far that threads
+// have too little to do.
+func TestOneSplitsToo(t *testing.T) {
+	one := func(example string, f planner.Facts, edit func(*job.Spec)) planner.Cluster {
+		return planned(t, example, 1, f, edit).Clusters[0]
+	}
+	split := one("char-gpt", planner.Facts{}, nil)
+	whole := one("char-gpt", planner.Facts{}, func(j *job.Spec) { j.MicroBatches = 1 })
+	if split.MicroBatches < 2 || split.Rate <= whole.Rate || split.Stages[0].Memory >= whole.Stages[0].Memory {
+		t.Errorf("%d micro-batches: %v samples/s with %d bytes, one: %v with %d", split.MicroBatches, split.Rate, split.Stages[0].Memory, whole.Rate, whole.Stages[0].Memory)
+	}
+	if n := one("resnet18", planner.Facts{}, nil).MicroBatches; n != 1 {
+		t.Errorf("resnet18, whose statistics are those of a micro-batch: %d", n)
+	}
+	two := func(gain float64) int {
+		return planned(t, "gpt-sorter", 2, planner.Facts{Gain: []float64{gain, gain}}, nil).Clusters[0].MicroBatches
+	}
+	if a, b := two(1), two(4); b >= a {
+		t.Errorf("%d micro-batches with one thread, %d with threads for which those are too small", a, b)
+	}
+}

@@ -38,6 +38,12 @@ func (f Facts) pick(members []int) Facts {
 			out.Spare = append(out.Spare, f.Spare[i])
 		}
 	}
+	if f.Gain != nil {
+		out.Gain = nil
+		for _, i := range members {
+			out.Gain = append(out.Gain, f.Gain[i])
+		}
+	}
 	if f.Machine != nil {
 		out.Machine, out.Room = nil, nil
 		for _, i := range members {

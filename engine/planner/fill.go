@@ -183,7 +183,11 @@ func (f fill) alone(cl *Cluster) string {
 		}
 		one := Cluster{Stages: []Stage{{Node: s.Node}}}
 		pl := f.pipeline(whole, &one)
-		r := pl.Update(forecast.Split(j.UpdateFrequency, j.BatchSize, 1))
+		n := 1
+		if f.why == "" {
+			n, _ = pl.MicroBatches(j.UpdateFrequency, j.BatchSize, mostMicro, func(int) bool { return true })
+		}
+		r := pl.Update(forecast.Split(j.UpdateFrequency, j.BatchSize, n))
 		rate := f.facts.adjusted(j, f.rate(j.UpdateFrequency*j.BatchSize, r.Seconds), f.facts.pass(pl, j))
 		if rate > best {
 			best, name = rate, s.Name
@@ -357,7 +361,8 @@ func (f fill) pipeline(stages []*graph.Stage, cl *Cluster) forecast.Pipeline {
 			EachForward:  kernelTime*float64(nodes) + params*memoryTime + edgeRows*cost.edge.forward.operations()/speed,
 			EachBackward: 2*kernelTime*float64(nodes) + 3*params*memoryTime + edgeRows*cost.edge.backward.operations()/speed,
 			Weight:       cost.weight.operations() / speed,
-			Update:       float64(3+2*len(optim.Slots(f.j.Optimizer))) * params * memoryTime,
+			More:         cost.far.times(1 / speed), Few: exec.Few(s.Graph), Slow: f.facts.slow(cl.Stages[k].Node),
+			Update: float64(3+2*len(optim.Slots(f.j.Optimizer))) * params * memoryTime,
 		})
 		p.Stages[k].Update += f.tied(stages, cl, k)
 		if k+1 == len(stages) {

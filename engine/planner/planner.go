@@ -143,7 +143,7 @@ func costs(j job.Spec, g *graph.Graph, units []graph.Unit, share int) ([]ga.Unit
 		sum += float64(elems)
 		results = append(results, float64(elems))
 		us = append(us, ga.Unit{
-			Name: u.Name, FLOPs: nodeWork(g, varies, u.From, u.To).total() * float64(j.BatchSize), Params: int64(u.Params),
+			Name: u.Name, FLOPs: nodeWork(g, varies, u.From, u.To).operations(j.MicroRows()) * float64(j.BatchSize), Params: int64(u.Params),
 			Memory: float64(state(u.Params)), Out: float64(crossing(j, u)*j.BatchSize) + tiedBytes(j, g, u.To),
 		})
 	}

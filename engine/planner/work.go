@@ -6,9 +6,11 @@ package planner
 
 import (
 	"math"
+	"math/bits"
 
 	"github.com/ravnest/ravnest/engine/exec"
 	"github.com/ravnest/ravnest/engine/graph"
+	"github.com/ravnest/ravnest/engine/pipeline/forecast"
 )
 
 // Speeds are a provider's, by its benchmark; 0: not measured.
@@ -64,11 +66,70 @@ func (p passes) plus(q passes) passes {
 
 // work is what computing takes.
 type work struct {
-	passes        // for a row of the batch
+	passes        // for a row of the batch, of a micro-batch that fits into caches
+	far    far    // more, where it does not
 	edge   passes // of which for one of the products' own rows, such as a pixel: each micro-batch takes as long as some more of them
 }
 
-func (w work) plus(v work) work { return work{w.passes.plus(v.passes), w.edge.plus(v.edge)} }
+func (w work) plus(v work) work {
+	return work{w.passes.plus(v.passes), w.far.plus(v.far), w.edge.plus(v.edge)}
+}
+
+// far is what a row of micro-batches of 1, 2, 4 and more rows takes beside the rest, forward and backward,
+// in nanoseconds on the reference: where tensors are large, their elements come from farther away.
+type far [11]nanos
+
+// The time of an element grows with each doubling of its tensor, from what fits into the first cache to what
+// fits into none.
+const (
+	farEach = 0.09
+	farFits = 1 << 16 // bytes
+	farMost = 0.9
+	farBack = 1.5 // backward, by forward
+)
+
+// farOf is that of a value of so many elements a row.
+func farOf(elems float64, varies bool) (f far) {
+	for i := range f {
+		t := elems * min(max(farEach*math.Log2(4*elems*math.Exp2(float64(i))/farFits), 0), farMost)
+		if f[i].forward = t; varies {
+			f[i].backward = farBack * t
+		}
+	}
+	return f
+}
+
+func (f far) plus(g far) far {
+	for i := range f {
+		f[i].forward += g[i].forward
+		f[i].backward += g[i].backward
+	}
+	return f
+}
+
+func (f far) minus(g far) far {
+	for i := range f {
+		f[i].forward -= g[i].forward
+		f[i].backward -= g[i].backward
+	}
+	return f
+}
+
+// operations is what a row takes in operations of products, in micro-batches of so many.
+func (w work) operations(rows int) float64 {
+	f := w.far[min(bits.Len(uint(max(rows, 1)))-1, len(w.far)-1)]
+	return w.total() + cost{vector: f.forward + f.backward}.operations()
+}
+
+// times is what each takes in the forecast's numbers, with seconds for an operation of products.
+func (f far) times(seconds float64) []forecast.Pass {
+	p := make([]forecast.Pass, len(f))
+	of := func(t float64) float64 { return cost{vector: t}.operations() * seconds }
+	for i := range f {
+		p[i] = forecast.Pass{Forward: of(f[i].forward), Backward: of(f[i].backward)}
+	}
+	return p
+}
 
 // Model is what a row of a batch takes of a whole model, both ways.
 type Model struct {
@@ -105,6 +166,15 @@ func (m Model) Compute(s Speeds) float64 {
 		s.Product, s.Conv, s.Vector = f*s.Product, f*s.Conv, f*s.Vector
 	}
 	return 1e9 * max(m.all.operations(), 1) / max(m.all.nanoseconds(s), 1e-3)
+}
+
+// Gain is by how much faster a provider computes large batches of the model with all its threads than with
+// one; 1 where it is not known, or where Compute is the speed of one.
+func (m Model) Gain(s Speeds) float64 {
+	if m.alone || s.Alone <= 0 {
+		return 1
+	}
+	return max(1, s.Product/s.Alone)
 }
 
 // nanos are those of an element forward and backward, or of a row.
@@ -147,9 +217,23 @@ func nodeWork(g *graph.Graph, varies []bool, from, to int) work {
 		if !varies[g.Result(i)] {
 			one.backward, one.weight = cost{}, cost{}
 		}
-		w = w.plus(work{one, one.times(1 / max(rows, 1))})
+		v := work{passes: one, edge: one.times(1 / max(rows, 1))}
+		if strays(g.Nodes[i].Op) {
+			v.far = farOf(float64(g.Shape(g.Result(i)).Elems()), varies[g.Result(i)])
+		}
+		w = w.plus(v)
 	}
 	return w
+}
+
+// strays tells whether an operation takes longer where its result is far away: those of transformers that
+// read and write much for what they compute, as measured. Convolutions work line by line.
+func strays(op graph.Op) bool {
+	switch op.(type) {
+	case *graph.Linear, *graph.Linears, *graph.MatMul, *graph.Attention, *graph.LayerNorm, *graph.GELU, *graph.Softmax:
+		return true
+	}
+	return false
 }
 
 // opWork is what node i takes for a row of the batch, and how many rows the product has for it.

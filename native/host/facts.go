@@ -82,6 +82,10 @@ func (r *roster) facts(pool []server.Member) planner.Facts {
 	trips := maps.Clone(r.trips) // which links go on measuring
 	f := form.Facts(r.p, r.achieved)
 	f.Machine, f.Room, f.Spare = machines(pool)
+	model := planner.ModelOf(r.p.Graph, r.p.Job.BatchSize)
+	for _, m := range pool {
+		f.Gain = append(f.Gain, model.Gain(speeds(m.Hello)))
+	}
 	f.RTT = func(a, b int) float64 {
 		if _, measured := trips[pair(pool[a].Name, pool[b].Name)]; !measured && f.Machine[a] >= 0 && f.Machine[a] == f.Machine[b] {
 			return 0

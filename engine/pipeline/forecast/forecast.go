@@ -18,7 +18,49 @@ type Stage struct {
 	EachForward, EachBackward float64
 	Weight                    float64 // of Backward, what nobody waits for: the gradients of weights
 	Update                    float64 // for each update
+	// More is what a row of a micro-batch of 1, 2, 4 and more rows takes beside that, since what so many
+	// take does not fit into caches: between them it is interpolated.
+	More []Pass
+	// Few is the rows below which a micro-batch is computed on one thread, and Slow by how much longer
+	// that takes.
+	Few  int
+	Slow float64
 }
+
+// Pass is what a row takes forward and backward.
+type Pass struct{ Forward, Backward float64 }
+
+// more is More for a micro-batch.
+func (s Stage) more(rows int) Pass {
+	if len(s.More) == 0 {
+		return Pass{}
+	}
+	at := min(math.Log2(float64(max(rows, 1))), float64(len(s.More)-1))
+	i := int(at)
+	a, b, f := s.More[i], s.More[min(i+1, len(s.More)-1)], at-math.Floor(at)
+	return Pass{a.Forward + f*(b.Forward-a.Forward), a.Backward + f*(b.Backward-a.Backward)}
+}
+
+// slow is by how much longer a micro-batch takes.
+func (s Stage) slow(rows int) float64 {
+	if rows < s.Few && s.Slow > 1 {
+		return s.Slow
+	}
+	return 1
+}
+
+// ForwardTime is what a micro-batch takes forward.
+func (s Stage) ForwardTime(rows int) float64 {
+	return s.slow(rows) * (s.EachForward + float64(rows)*(s.Forward+s.more(rows).Forward))
+}
+
+// BackwardTime is what a micro-batch takes backward.
+func (s Stage) BackwardTime(rows int) float64 {
+	return s.slow(rows) * (s.EachBackward + float64(rows)*(s.Backward+s.more(rows).Backward))
+}
+
+// weightTime is what of that nobody waits for.
+func (s Stage) weightTime(rows int) float64 { return s.slow(rows) * float64(rows) * s.Weight }
 
 // Link is the connection of a stage with the next. Both directions work at once.
 type Link struct {
@@ -273,7 +315,7 @@ func (w *walk) do(s int, what pass) {
 	case backward:
 		w.backward(s)
 	case weight:
-		w.work(s, 0, float64(w.rows[w.weights[s]])*w.Stages[s].Weight)
+		w.work(s, 0, w.Stages[s].weightTime(w.rows[w.weights[s]]))
 		w.weights[s]++
 	}
 	if what != forward && w.over(s) {
@@ -284,7 +326,7 @@ func (w *walk) do(s int, what pass) {
 func (w *walk) forward(s int) {
 	st, i := w.Stages[s], w.forwards[s]
 	r := float64(w.rows[i])
-	cost := st.EachForward + r*st.Forward
+	cost := st.ForwardTime(w.rows[i])
 	if s > 0 {
 		l := w.Links[s-1]
 		cost += l.work(r * l.Out)
@@ -299,9 +341,9 @@ func (w *walk) forward(s int) {
 func (w *walk) backward(s int) {
 	st, k := w.Stages[s], w.backwards[s]
 	r := float64(w.rows[k])
-	cost := st.EachBackward + r*st.Backward
+	cost := st.BackwardTime(w.rows[k])
 	if w.Halves {
-		cost -= r * st.Weight
+		cost -= st.weightTime(w.rows[k])
 	}
 	if s+1 < len(w.Stages) {
 		l := w.Links[s]
@@ -353,6 +395,9 @@ func Split(batches, batch, micro int) []int {
 // enough is how much faster more micro-batches must be to be worth it: costs are estimates.
 const enough = 0.01
 
+// worse is how much slower more micro-batches of one stage must be for even more not to be tried.
+const worse = 1.05
+
 // MicroBatches chooses into how many parts, at most most, a batch is split so that an
 // update of so many batches, or a round where Ahead bounds what is in flight, is over
 // soonest. Of numbers that are as good within a percent it takes the smallest. fits says which
@@ -374,14 +419,14 @@ func (p Pipeline) microBatches(batches, batch, most int, fits func(n int) bool) 
 			continue // the same parts as with one fewer
 		}
 		last = each
-		if best > 0 && len(p.Stages) == 1 {
-			break // nobody waits, so that more parts only cost more
-		}
 		var q Result
 		if p.Ahead > 0 {
 			q = p.Round(batches, batch, n)
 		} else {
 			q = p.Update(Split(batches, batch, n))
+		}
+		if best > 0 && len(p.Stages) == 1 && q.Seconds > r.Seconds*worse {
+			break // nobody waits, so that even more parts only cost more
 		}
 		if (best == 0 || q.Seconds < r.Seconds*(1-enough)) && fits(n) {
 			best, r = n, q

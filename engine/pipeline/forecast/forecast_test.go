@@ -192,3 +192,34 @@ func TestHalves(t *testing.T) {
 		t.Errorf("one processor for both stages: %v s, want 12", r.Seconds)
 	}
 }
+
+// TestTimesByRows: rows of small micro-batches take less where they fit into caches and more where they are
+// too few for threads, and the number of micro-batches follows, for one stage too.
+func TestTimesByRows(t *testing.T) {
+	s := forecast.Stage{
+		Forward: 1, Backward: 2, EachForward: 0.25, EachBackward: 0.5, Weight: 1,
+		More: []forecast.Pass{{}, {}, {1, 2}}, Few: 2, Slow: 3,
+	}
+	for _, c := range []struct {
+		rows              int
+		forward, backward float64
+	}{
+		{1, 3 * 1.25, 3 * 2.5}, {2, 2.25, 4.5}, {4, 8.25, 16.5}, {100, 200.25, 400.5},
+	} {
+		if f, b := s.ForwardTime(c.rows), s.BackwardTime(c.rows); f != c.forward || b != c.backward {
+			t.Errorf("%d rows take %v and %v, want %v and %v", c.rows, f, b, c.forward, c.backward)
+		}
+	}
+	if f := s.ForwardTime(3); f <= 3.25 || f >= 6.25 {
+		t.Errorf("3 rows take %v", f)
+	}
+	p := forecast.Pipeline{Stages: []forecast.Stage{s}}
+	if n, r := p.MicroBatches(1, 16, 64, always); n != 8 || r.Seconds != 8*(2.25+4.5) {
+		t.Errorf("%d micro-batches of 16 rows take %v, want 8", n, r.Seconds)
+	}
+	// Halves are the whole.
+	p.Halves = true
+	if r := p.Update([]int{1, 4}); r.Seconds != s.ForwardTime(1)+s.BackwardTime(1)+s.ForwardTime(4)+s.BackwardTime(4) {
+		t.Errorf("in halves: %v", r.Seconds)
+	}
+}
