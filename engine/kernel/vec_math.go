@@ -138,8 +138,25 @@ func Erf(x float32) float32 {
 }
 
 // Sinpi is sin(πx) to 1.6 ulp, with exact zeros; NaN at infinity.
-func Sinpi(x float32) float32 {
+func Sinpi(x float32) float32 { return sinAt(quadrant(x)) }
+
+// Cospi is cos(πx) to 1.6 ulp, with exact zeros; NaN at infinity.
+func Cospi(x float32) float32 {
 	r, q, ok := quadrant(x)
+	return sinAt(r, q+1, ok)
+}
+
+// sin is sin(x) to 2e-7 where |x| is at most 1e9; NaN at infinity.
+func sin(x float32) float32 { return sinAt(radians(x)) }
+
+// cos is cos(x), as sin.
+func cos(x float32) float32 {
+	r, q, ok := radians(x)
+	return sinAt(r, q+1, ok)
+}
+
+// sinAt is sin(π(q/2 + r)).
+func sinAt(r float32, q int32, ok bool) float32 {
 	if !ok {
 		return math.Float32frombits(nanBits)
 	}
@@ -155,22 +172,14 @@ func Sinpi(x float32) float32 {
 	return y
 }
 
-// Cospi is cos(πx) to 1.6 ulp, with exact zeros; NaN at infinity.
-func Cospi(x float32) float32 {
-	r, q, ok := quadrant(x)
-	if !ok {
-		return math.Float32frombits(nanBits)
+// radians splits x = π(q/2 + r) with |r| <= 1/4. As a float32, x/π would lose more the larger x is.
+func radians(x float32) (r float32, q int32, ok bool) {
+	h := float64(x) * (1 / math.Pi)
+	n := math.RoundToEven(2 * h)
+	if n == 0 {
+		return float32(h), 0, true // and keeps -0
 	}
-	var y float32
-	if q&1 == 0 {
-		y = cospi(r)
-	} else {
-		y = sinpi(r)
-	}
-	if (q+1)&2 != 0 {
-		y = -y
-	}
-	return y
+	return float32(h - float64(0.5*n)), int32(n - float64(4*math.Floor(0.25*n))), x-x == 0
 }
 
 // quadrant splits x = q/2 + r with |r| <= 1/4, exactly; only q mod 4 counts.

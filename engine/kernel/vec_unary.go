@@ -348,8 +348,8 @@ var Unaries = map[string]Unary{
 		return float32(2/1.7724538509055160273) * Exp(-float32(x*x))
 	}),
 	"atan": byInput(func(x, _, _ float32) float32 { return atan(x) }, func(x, _, _ float32) float32 { return 1 / (1 + float32(x*x)) }),
-	"sin":  byInput(func(x, _, _ float32) float32 { return Sinpi(float32(x * (1 / math.Pi))) }, func(x, _, _ float32) float32 { return Cospi(float32(x * (1 / math.Pi))) }),
-	"cos":  byInput(func(x, _, _ float32) float32 { return Cospi(float32(x * (1 / math.Pi))) }, func(x, _, _ float32) float32 { return -Sinpi(float32(x * (1 / math.Pi))) }),
+	"sin":  byInput(func(x, _, _ float32) float32 { return sin(x) }, func(x, _, _ float32) float32 { return cos(x) }),
+	"cos":  byInput(func(x, _, _ float32) float32 { return cos(x) }, func(x, _, _ float32) float32 { return -sin(x) }),
 
 	"eq":    flat(func(x, a, _ float32) float32 { return indicator(x == a) }),
 	"ne":    flat(func(x, a, _ float32) float32 { return indicator(x != a) }),
