@@ -85,6 +85,30 @@ func (s *Stream) Block(b uint64) [4]uint32 {
 	return Philox([4]uint32{uint32(b), s.c1 | uint32(b>>32), s.c2, s.c3}, s.key)
 }
 
+// Words sets dst to the elements from 4b on; their blocks are below 1<<48. Computing two blocks at
+// once hides the latency of the multiplications.
+func (s *Stream) Words(dst []uint32, b uint64) {
+	for ; len(dst) >= 8; dst, b = dst[8:], b+2 {
+		d := (*[8]uint32)(dst)
+		a0, a1, a2, a3 := uint32(b), s.c1|uint32(b>>32), s.c2, s.c3
+		b0, b1, b2, b3 := uint32(b+1), s.c1|uint32((b+1)>>32), a2, a3
+		k0, k1 := s.key[0], s.key[1]
+		for range 10 {
+			p, q := uint64(a0)*mul0, uint64(a2)*mul1
+			a0, a1, a2, a3 = uint32(q>>32)^a1^k0, uint32(q), uint32(p>>32)^a3^k1, uint32(p)
+			p, q = uint64(b0)*mul0, uint64(b2)*mul1
+			b0, b1, b2, b3 = uint32(q>>32)^b1^k0, uint32(q), uint32(p>>32)^b3^k1, uint32(p)
+			k0 += key0
+			k1 += key1
+		}
+		*d = [8]uint32{a0, a1, a2, a3, b0, b1, b2, b3}
+	}
+	for ; len(dst) > 0; b++ {
+		w := s.Block(b)
+		dst = dst[copy(dst, w[:]):]
+	}
+}
+
 // Uint32 gives element e, below 1<<50.
 func (s *Stream) Uint32(e uint64) uint32 {
 	r := s.Block(e / 4)

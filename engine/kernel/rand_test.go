@@ -249,3 +249,22 @@ func FuzzDropoutMask(f *testing.F) {
 		}
 	})
 }
+
+// TestWords: they are the blocks', across a multiple of 1<<32 too.
+func TestWords(t *testing.T) {
+	s := NewStream(0x123456789abcdef0, DomainTest, 1<<33+5, 77)
+	for _, block := range []uint64{0, 5, 1<<32 - 3, 1<<40 + 1} {
+		for n := range 70 {
+			dst := make([]uint32, n+1)
+			s.Words(dst[:n], block)
+			for i, v := range dst[:n] {
+				if want := s.Block(block + uint64(i)/4)[i%4]; v != want {
+					t.Fatalf("word %d of %d from block %d is %#x, want %#x", i, n, block, v, want)
+				}
+			}
+			if dst[n] != 0 {
+				t.Fatalf("wrote behind %d words", n)
+			}
+		}
+	}
+}

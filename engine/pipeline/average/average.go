@@ -94,17 +94,29 @@ func (r Rule) Add(sum []int64, x, scale []float32, weight int64, draws kernel.St
 			continue
 		}
 		step := float64(top) / float64(m)
+		within := below(x[lo:hi], m)
 		var err error
-		if exact {
+		switch {
+		case exact && within:
+			nearest(sum[lo:hi], x[lo:hi], step, weight)
+		case exact:
 			err = addNearest(sum[lo:hi], x[lo:hi], step, float64(top), weight)
-		} else {
-			err = addDrawn(sum[lo:hi], x[lo:hi], step, float64(top), weight, &draws, uint64(first+lo)/4) // blocks begin at multiples of 4
+		case within:
+			drawn(sum[lo:hi], x[lo:hi], step, top, weight, &draws, uint64(first+lo)/4) // blocks begin at multiples of 4
+		default:
+			err = addDrawn(sum[lo:hi], x[lo:hi], step, float64(top), weight, &draws, uint64(first+lo)/4)
 		}
 		if err != nil {
 			return fmt.Errorf("average: %w in block %d is above the block's scale %v", err, b, m)
 		}
 	}
 	return nil
+}
+
+// below reports whether no element of x is above m.
+func below(x []float32, m float32) bool {
+	a, finite := kernel.AbsMax(x)
+	return finite && a <= m
 }
 
 // element is one that is above its block's scale.
@@ -120,9 +132,15 @@ func clamp(x float32, v, q, top float64) (float64, error) {
 	return math.Copysign(top, q), nil
 }
 
-// addNearest rounds to the nearest integer, halves to even.
+// Near magic, numbers are integers, and differ from it as their bits do: so floats become integers
+// and back, in a few cycles less than by conversion, as long as they are below 2^51.
+const (
+	magic     = 3 << 51
+	magicBits = 0x4338000000000000
+)
+
+// addNearest rounds to the nearest integer, halves to even. It is what nearest has to agree with.
 func addNearest(sum []int64, x []float32, step, top float64, weight int64) error {
-	const magic = 3 << 51 // numbers near it are integers
 	sum = sum[:len(x)]
 	for i, f := range x {
 		v := float64(float64(f) * step) // rounded, not fused with what follows
@@ -138,7 +156,18 @@ func addNearest(sum []int64, x []float32, step, top float64, weight int64) error
 	return nil
 }
 
-// addDrawn rounds up as often as the fraction says, by the draws from a block on.
+// nearest is addNearest of elements that are not above the block's scale m. Then |v| is at most
+// top (1 + 2^-51), as step is top/m, and rounds to no more than top, which is below 2^31.
+func nearest(sum []int64, x []float32, step float64, weight int64) {
+	sum = sum[:len(x)]
+	for i, f := range x {
+		v := float64(float64(f) * step)
+		sum[i] += weight * (int64(math.Float64bits(v+magic)) - magicBits)
+	}
+}
+
+// addDrawn rounds up as often as the fraction says, by the draws from a block on. It is what drawn
+// has to agree with.
 func addDrawn(sum []int64, x []float32, step, top float64, weight int64, draws *kernel.Stream, block uint64) error {
 	sum = sum[:len(x)]
 	var word [4]uint32
@@ -166,15 +195,53 @@ func addDrawn(sum []int64, x []float32, step, top float64, weight int64, draws *
 	return nil
 }
 
+// drawn is addDrawn of elements that are not above the block's scale. Its choices are no branches:
+// they are random, and to guess wrong costs more than the rest.
+func drawn(sum []int64, x []float32, step float64, top, weight int64, draws *kernel.Stream, block uint64) {
+	const one = 0x3ff0000000000000 // bits of 1, to which 52 bits of a fraction add
+	var words [BlockSize]uint32
+	draws.Words(words[:len(x)], block)
+	sum = sum[:len(x)]
+	for i, f := range x {
+		v := float64(float64(f) * step)
+		whole := math.Floor(v)
+		n := int64(math.Float64bits(whole+magic)) - magicBits
+		// Neither is negative, so they compare as their bits do, whose difference has a sign.
+		draw := math.Float64frombits(one|uint64(words[i&(BlockSize-1)])<<20) - 1
+		n += int64((math.Float64bits(draw) - math.Float64bits(v-whole)) >> 63)
+		sum[i] += weight * max(min(n, top), -top)
+	}
+}
+
 // Mean writes the mean: sum, in units of scale, over the sum of all weights.
 func (r Rule) Mean(dst []float32, sum []int64, scale []float32, total int64) {
 	den := float64(total) * float64(r.levels())
 	for b, m := range scale {
-		for i := b * BlockSize; i < min((b+1)*BlockSize, len(dst)); i++ {
-			n := float64(sum[i]) * float64(m)
-			dst[i] = float32(n / den)
+		lo, hi := b*BlockSize, min((b+1)*BlockSize, len(dst))
+		if !meanSmall(dst[lo:hi], sum[lo:hi], float64(m), den) {
+			meanAny(dst[lo:hi], sum[lo:hi], float64(m), den)
 		}
 	}
+}
+
+// meanAny is the mean of a block. It is what meanSmall has to agree with.
+func meanAny(dst []float32, sum []int64, scale, den float64) {
+	for i, s := range sum[:len(dst)] {
+		n := float64(s) * scale
+		dst[i] = float32(n / den)
+	}
+}
+
+// meanSmall is meanAny, and false where a sum is not below 2^51.
+func meanSmall(dst []float32, sum []int64, scale, den float64) bool {
+	large := uint64(0)
+	dst = dst[:len(sum)]
+	for i, s := range sum {
+		large |= uint64(s+1<<51) >> 52
+		n := (math.Float64frombits(uint64(s+magicBits)) - magic) * scale
+		dst[i] = float32(n / den)
+	}
+	return large == 0
 }
 
 // Reduced divides weights by their greatest common divisor: replicas of equal size then

@@ -6,6 +6,7 @@ import (
 	"math"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/ravnest/ravnest/engine/kernel"
@@ -280,6 +281,77 @@ func TestPack(t *testing.T) {
 			}
 		}
 	}
+}
+
+// TestUnpackNames the first sum that is out of range, wherever it lies.
+func TestUnpackNames(t *testing.T) {
+	rule, sums := Rule{Bits: 4}, make([]int64, 40)
+	for _, at := range []int{0, 7, 30, 39} {
+		b := rule.Pack(nil, sums, 1)
+		b[at/2] |= 15 << (at % 2 * 4)
+		if err := rule.Unpack(make([]int64, len(sums)), b, 1, false); !errors.Is(err, ErrPacked) || !strings.Contains(err.Error(), fmt.Sprintf("sum %d is", at)) {
+			t.Errorf("sum %d is out of range: %v", at, err)
+		}
+	}
+}
+
+// fast compares the fast loops with those that they have to agree with, on blocks from a seed.
+func fast(t *testing.T, seed uint64, bits int) {
+	t.Helper()
+	r := rand.New(rand.NewPCG(seed, 5))
+	rule := Rule{Bits: bits}
+	top := rule.levels()
+	x := changes(r, 1, 1+r.IntN(BlockSize))[0]
+	if seed%3 == 0 {
+		for i := range x {
+			// Near halves and near whole numbers of levels.
+			x[i] = float32(float64(r.Int64N(2*top+1)-top)/2 + float64(r.IntN(3)-1)*math.Pow(2, -float64(r.IntN(60))))
+		}
+	}
+	scale := []float32{0}
+	if err := Scale(scale, x); err != nil {
+		t.Fatal(err)
+	}
+	if scale[0] == 0 {
+		return
+	}
+	step, weight, stream, block := float64(top)/float64(scale[0]), 1+r.Int64N(1000), draws(int(seed%7)), r.Uint64N(1<<34)
+	got, want := make([]int64, len(x)), make([]int64, len(x))
+	for i := range got {
+		got[i] = r.Int64N(1<<40) - 1<<39
+	}
+	copy(want, got)
+	nearest(got, x, step, weight)
+	if err := addNearest(want, x, step, float64(top), weight); err != nil || !slices.Equal(got, want) {
+		t.Fatalf("nearest: %v, want %v, %v", got, want, err)
+	}
+	drawn(got, x, step, top, weight, &stream, block)
+	if err := addDrawn(want, x, step, float64(top), weight, &stream, block); err != nil || !slices.Equal(got, want) {
+		t.Fatalf("drawn: %v, want %v, %v", got, want, err)
+	}
+	for i := range got {
+		got[i] >>= r.IntN(40)
+	}
+	y, z, den := make([]float32, len(x)), make([]float32, len(x)), float64(1+r.Int64N(1<<20))*float64(top)
+	meanAny(z, got, float64(scale[0]), den)
+	if ok := meanSmall(y, got, float64(scale[0]), den); !ok || !slices.Equal(bitsOf(y), bitsOf(z)) {
+		t.Fatalf("means: %v, want %v", y, z)
+	}
+	got[r.IntN(len(got))] = (1<<51 + r.Int64N(1<<52)) * int64(1-2*r.IntN(2))
+	if meanSmall(y, got, 1, den) {
+		t.Fatalf("sums of 2^51 and more are small: %v", got)
+	}
+}
+
+func TestFast(t *testing.T) {
+	for seed := range uint64(3000) {
+		fast(t, seed, MinBits+int(seed%(MaxBits-MinBits+1)))
+	}
+}
+
+func FuzzFast(f *testing.F) {
+	f.Add(uint64(3), uint8(6))
+	f.Fuzz(func(t *testing.T, seed uint64, bits uint8) { fast(t, seed, MinBits+int(bits%(MaxBits-MinBits+1))) })
 }
 
 func TestReduced(t *testing.T) {

@@ -34,7 +34,7 @@ func (r Rule) Pack(dst []byte, sums []int64, total int64) []byte {
 	have := uint(0) // bits in acc
 	for _, s := range sums {
 		v := uint64(s + low)
-		acc |= v << have
+		acc |= v << (have & 63)
 		if have += w; have >= 64 {
 			binary.LittleEndian.PutUint64(out, acc)
 			out = out[8:]
@@ -56,33 +56,48 @@ func (r Rule) Unpack(sums []int64, b []byte, total int64, add bool) error {
 		return fmt.Errorf("%w: %d bytes for %d sums, want %d", ErrPacked, len(b), len(sums), want)
 	}
 	w, low := uint(r.Width(total)), total*r.levels()
-	keep := int64(0)
-	if add {
-		keep = -1
-	}
 	fast := 0 // sums that lie within eight bytes that are all there
 	if 0 < w && w <= 57 && len(b) >= 8 {
 		fast = min(len(sums), (8*(len(b)-8)+7)/int(w)+1)
 	}
-	mask := uint64(1)<<w - 1
-	bit := uint(0)
-	for i := range sums {
-		var v uint64
-		if i < fast {
-			v = binary.LittleEndian.Uint64(b[bit/8:]) >> (bit % 8) & mask
-		} else {
-			v = field(b, bit, w)
-		}
-		bit += w
-		if v > 2*uint64(low) {
-			return fmt.Errorf("%w: sum %d is out of range", ErrPacked, i)
-		}
-		sums[i] = sums[i]&keep + int64(v) - low
+	if !add {
+		clear(sums)
 	}
+	bad := addFast(sums[:fast], b, w, low)
+	for i := fast; i < len(sums); i++ {
+		v := int64(field(b, uint(i)*w, w))
+		bad = bad || v > 2*low
+		sums[i] += v - low
+	}
+	if bad {
+		for i := range sums {
+			if field(b, uint(i)*w, w) > 2*uint64(low) {
+				return fmt.Errorf("%w: sum %d is out of range", ErrPacked, i)
+			}
+		}
+	}
+	bit := uint(len(sums)) * w
 	if rest := 8*uint(len(b)) - bit; rest > 0 && b[len(b)-1]>>(8-rest) != 0 {
 		return fmt.Errorf("%w: the last byte has bits beyond the last sum", ErrPacked)
 	}
 	return nil
+}
+
+// addFast adds what is packed to sums, each of which lies within eight bytes that are all there, and
+// reports whether one is out of range. Within Unpack it would lack registers.
+//
+//go:noinline
+func addFast(sums []int64, b []byte, w uint, low int64) (bad bool) {
+	mask, most := uint64(1)<<w-1, 2*low
+	sign, bit := int64(0), uint(0)
+	for i := range sums {
+		at := bit >> 3
+		v := int64(binary.LittleEndian.Uint64(b[at:at+8]) >> (bit & 7) & mask)
+		sign |= most - v
+		sums[i] += v - low
+		bit += w
+	}
+	return sign < 0
 }
 
 // field is the w bits of b from a bit on.
