@@ -344,9 +344,12 @@ func (need Need) check() error {
 	if need.Stages < 0 {
 		return fail(ErrInvalid, "the model %q has %d stages, it must be 0 (no limit) or more", need.Model, need.Stages)
 	}
-	for what, v := range map[string]float64{"FLOPs": need.FLOPs, "bytes across a cut": need.Cut, "bytes to average": need.Average} {
-		if !(v >= 0 && v <= MaxUnits*maxFLOPs) {
-			return fail(ErrInvalid, "the model %q has %v %s, it must be 0 to %g", need.Model, v, what, MaxUnits*maxFLOPs)
+	for _, v := range []struct {
+		what  string
+		value float64
+	}{{"FLOPs", need.FLOPs}, {"bytes across a cut", need.Cut}, {"bytes to average", need.Average}} {
+		if !(v.value >= 0 && v.value <= MaxUnits*maxFLOPs) {
+			return fail(ErrInvalid, "the model %q has %v %s, it must be 0 to %g", need.Model, v.value, v.what, MaxUnits*maxFLOPs)
 		}
 	}
 	return nil

@@ -179,8 +179,36 @@ func plan[V any](c *chain, end V, step func(k, from, to int, rest V, best *V) (v
 	return starts, next[0].v, true
 }
 
+// fits tells whether some cut fits the RAM of all nodes.
+func (c *chain) fits() bool {
+	// The units that the stages so far can hold, counted from the first.
+	at, next := make([]bool, c.units+1), make([]bool, c.units+1)
+	at[0] = true
+	for k := range c.nodes {
+		clear(next)
+		end, marked := 0, 0 // what a stage from unit i on can reach never falls with i
+		for i := range c.units {
+			if !at[i] {
+				continue
+			}
+			for end = max(end, i); end < c.units && c.over(k, i, end+1) == 0; {
+				end++
+			}
+			for marked = max(marked, i); marked < end; {
+				marked++
+				next[marked] = true
+			}
+		}
+		at, next = next, at
+	}
+	return at[c.units]
+}
+
 // solve finds the cut: the least bottleneck, then the preferences among all cuts that reach it.
 func (c *chain) solve() ([]int, bool) {
+	if !c.fits() {
+		return nil, false
+	}
 	_, bottleneck, ok := plan(c, 0.0,
 		func(k, from, to int, rest float64, best *float64) (float64, bool, bool) {
 			fits := c.over(k, from, to) == 0
@@ -210,8 +238,9 @@ func (c *chain) solve() ([]int, bool) {
 // nearest is the cut that lacks the least memory, for the error of a cut that cannot be.
 func (c *chain) nearest() []int {
 	starts, _, _ := plan(c, 0.0,
-		func(k, from, to int, rest float64, _ *float64) (float64, bool, bool) {
-			return rest + c.over(k, from, to), true, true
+		func(k, from, to int, rest float64, best *float64) (float64, bool, bool) {
+			over := c.over(k, from, to)
+			return rest + over, true, best == nil || over < *best // which it never falls below again
 		},
 		func(a, b float64) bool { return a < b })
 	return starts
@@ -234,6 +263,19 @@ func (c *chain) nearest() []int {
 // Each stage fits its node's RAM. The errors wrap ErrInvalid, ErrStages (more nodes than
 // units) or ErrRAM, which names the stage, its node and what is missing.
 func Partition(model string, units []Unit, nodes []Node, opt Options) ([]int, []Stage, error) {
+	c, starts, err := partition(model, units, nodes, opt)
+	if err != nil {
+		return nil, nil, err
+	}
+	if starts == nil {
+		return nil, nil, c.short(units, nodes)
+	}
+	return starts, c.stages(units, nodes, starts), nil
+}
+
+// partition is Partition without the explanation, which takes longer than to find that no cut fits:
+// there are no starts then.
+func partition(model string, units []Unit, nodes []Node, opt Options) (c *chain, starts []int, err error) {
 	if err := checkNodes(nodes); err != nil {
 		return nil, nil, err
 	}
@@ -248,12 +290,9 @@ func Partition(model string, units []Unit, nodes []Node, opt Options) ([]int, []
 		return nil, nil, fail(ErrStages, "%d providers in one cluster, at most %d stages are supported; allow more clusters", len(nodes), MaxStages)
 	}
 	byShare := opt.ByShare || !benchmarked(nodes)
-	c := newChain(units, nodes, byShare, max(0, opt.ByteWork))
-	starts, ok := c.solve()
-	if !ok {
-		return nil, nil, c.short(units, nodes)
-	}
-	return starts, c.stages(units, nodes, starts), nil
+	c = newChain(units, nodes, byShare, max(0, opt.ByteWork))
+	starts, _ = c.solve()
+	return c, starts, nil
 }
 
 func (c *chain) stages(units []Unit, nodes []Node, starts []int) []Stage {

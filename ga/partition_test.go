@@ -355,6 +355,24 @@ func TestBuildTriesOtherOrders(t *testing.T) {
 	}
 }
 
+// TestBuildExplainsOnce: a deep model that fits no order of six nodes is answered at once. Every order
+// was explained before, 720 times, and each explanation looked at all cuts: over a minute.
+func TestBuildExplainsOnce(t *testing.T) {
+	units := make([]Unit, 1000)
+	for i := range units {
+		units[i] = Unit{Name: "u", FLOPs: 1e9, Params: 1e6, Memory: 1e8, Out: 1e6}
+	}
+	nodes := equalPool(6)
+	for i := range nodes {
+		nodes[i].RAM = 27e9
+	}
+	units[500].Memory = 28e9
+	_, err := Build("m", units, nodes, Options{MaxClusters: 1}, newRNG(1))
+	if !errors.Is(err, ErrRAM) || !strings.Contains(err.Error(), "no cut fits: stage 3 of 6") {
+		t.Errorf("got %v, want one that names the stage with the largest unit", err)
+	}
+}
+
 func FuzzPartition(f *testing.F) {
 	f.Add(uint64(1), uint8(7), uint8(3), 1e9, 1e6, 1e6, 8e9, 0.0)
 	f.Add(uint64(2), uint8(40), uint8(40), 0.0, 0.0, 0.0, 1.0, 1e10)

@@ -186,33 +186,37 @@ func assemble(model string, units []Unit, nodes []Node, clusters [][]int, need N
 
 // fit partitions for the cluster's own order, or for the first other that fits.
 func fit(model string, units []Unit, nodes []Node, cluster []int, opt Options) ([]int, []Stage, error) {
-	try := func(order []int) ([]Stage, error) {
-		list := make([]Node, len(order))
+	list := make([]Node, len(cluster))
+	arrange := func(order []int) []Node {
 		for k, i := range order {
 			list[k] = nodes[i]
 		}
-		_, stages, err := Partition(model, units, list, opt)
-		return stages, err
+		return list
 	}
-	stages, first := try(cluster)
+	var found []Stage
+	try := func(order []int) bool {
+		c, starts, err := partition(model, units, arrange(order), opt)
+		if err != nil || starts == nil {
+			return false
+		}
+		found = c.stages(units, list, starts)
+		return true
+	}
+	_, stages, first := Partition(model, units, arrange(cluster), opt)
 	if first == nil || !errors.Is(first, ErrRAM) {
 		return cluster, stages, first
 	}
 	order := slices.Clone(cluster)
 	if len(cluster) > 6 {
-		slices.Reverse(order)
-		if stages, err := try(order); err == nil {
-			return order, stages, nil
+		if slices.Reverse(order); try(order) {
+			return order, found, nil
 		}
 		return nil, nil, first
 	}
-	var found []Stage
 	var permute func(k int) bool
 	permute = func(k int) bool {
 		if k == len(order) {
-			stages, err := try(order)
-			found = stages
-			return err == nil
+			return try(order)
 		}
 		for i := k; i < len(order); i++ {
 			// A rotation keeps the rest in its order, so that the first fit is close to the preferred order.
