@@ -342,9 +342,15 @@ func alone(t *testing.T, cfg server.Config) (s *server.Server, addr string, c *c
 // aloneBehind is alone with a wrapped listener.
 func aloneBehind(t *testing.T, cfg server.Config, wrap func(net.Listener) net.Listener) (s *server.Server, addr string, c *client.Conn, ev *events, done chan result) {
 	t.Helper()
+	return aloneWith(t, cfg, testJob(blobs{}, 1), wrap)
+}
+
+// aloneWith is aloneBehind with a job of one provider.
+func aloneWith(t *testing.T, cfg server.Config, job server.Job, wrap func(net.Listener) net.Listener) (s *server.Server, addr string, c *client.Conn, ev *events, done chan result) {
+	t.Helper()
 	s, addr = startOn(t, cfg, wrap)
 	ev = &events{}
-	done = run(t, s, testJob(blobs{}, 1), ev)
+	done = run(t, s, job, ev)
 	c = dial(t, addr, client.Options{Hello: hello("")})
 	for {
 		m, err := c.Recv(t.Context())

@@ -265,11 +265,33 @@ func (s *Server) look(u *upload) (*order.Position, []string, error) {
 	}
 	r, err := s.store.Get(s.ctx, u.grant.Object)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, &unread{err}
 	}
 	defer r.Close()
-	pos, holds, err := inspect(u.grant, r, u.size)
+	in := &witness{r: r}
+	pos, holds, err := inspect(u.grant, in, u.size)
+	if in.err != nil {
+		return nil, nil, &unread{in.err}
+	}
 	return &pos, holds, err
+}
+
+// unread is the store's failure to give back what it has taken, for which nobody else is to blame.
+type unread struct{ error }
+
+// witness keeps the error of a reader.
+type witness struct {
+	r   io.Reader
+	err error
+}
+
+// Read implements io.Reader.
+func (w *witness) Read(b []byte) (int, error) {
+	n, err := w.r.Read(b)
+	if err != nil && err != io.EOF {
+		w.err = err
+	}
+	return n, err
 }
 
 // drop ends an upload that has failed.
@@ -307,6 +329,11 @@ func (s *Server) finishUpload(w http.ResponseWriter, u *upload) {
 		return
 	}
 	pos, holds, err := s.look(u)
+	if own := (*unread)(nil); errors.As(err, &own) {
+		u.err = own.error
+		s.refuseStore(w, nil, u)
+		return
+	}
 	if err != nil {
 		err = fmt.Errorf("its upload is not the state of stage %d: %w", u.stage, err)
 		s.drop(u, err)

@@ -17,10 +17,14 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"testing/iotest"
 	"time"
 
+	"github.com/ravnest/ravnest/engine/pipeline/order"
+	"github.com/ravnest/ravnest/engine/pipeline/snapshot"
 	"github.com/ravnest/ravnest/signaling/client"
 	"github.com/ravnest/ravnest/signaling/proto"
+	machine "github.com/ravnest/ravnest/signaling/run"
 	"github.com/ravnest/ravnest/signaling/server"
 	"github.com/ravnest/ravnest/signaling/store"
 )
@@ -89,6 +93,67 @@ func TestFullDisk(t *testing.T) {
 	}
 	if again := await[server.Checkpointed](t, ev); again.Manifest.Position.Step != 3 || again.After <= 0 {
 		t.Errorf("saved again: %+v", again)
+	}
+}
+
+// deafStore takes objects of stages and cannot give them back, while deaf: at once, or in their middle.
+type deafStore struct {
+	store.Mem
+	mu      sync.Mutex
+	at, mid bool
+}
+
+func (d *deafStore) Get(ctx context.Context, name string) (io.ReadCloser, error) {
+	d.mu.Lock()
+	at, mid := d.at, d.mid
+	d.mu.Unlock()
+	if !strings.Contains(name, "/stage_") || !at && !mid {
+		return d.Mem.Get(ctx, name)
+	}
+	fault := &fs.PathError{Op: "read", Path: name, Err: syscall.EIO}
+	if at {
+		return nil, fault
+	}
+	return io.NopCloser(io.MultiReader(strings.NewReader("the"), iotest.ErrReader(fault))), nil
+}
+
+// TestUnreadable: a provider is not blamed for a store that does not give back what it has taken.
+func TestUnreadable(t *testing.T) {
+	st := &deafStore{}
+	job := testJob(blobs{}, 1)
+	job.Inspect = func(_ machine.Grant, r io.Reader, size int64) (order.Position, []string, error) {
+		b, err := io.ReadAll(r)
+		if err == nil && int64(len(b)) != size {
+			err = io.ErrUnexpectedEOF
+		}
+		return order.Position{Step: 1}, []string{snapshot.Weights}, err
+	}
+	_, _, c, ev, done := aloneWith(t, server.Config{Store: st}, job, func(l net.Listener) net.Listener { return l })
+	for _, at := range []bool{true, false} {
+		st.mu.Lock()
+		st.at, st.mid = at, !at
+		st.mu.Unlock()
+		if _, err := c.Upload(t.Context(), "digits-1", 0, []byte("the state")); !errors.Is(err, proto.ErrStorage) || !strings.Contains(err.Error(), "input/output error") {
+			t.Fatalf("the provider was told %v", err)
+		}
+		if w := await[server.Warning](t, ev); !errors.Is(w.Err, syscall.EIO) {
+			t.Errorf("the requester was told %v", w.Err)
+		}
+	}
+	st.mu.Lock()
+	st.at, st.mid = false, false
+	st.mu.Unlock()
+	ref, err := c.Upload(t.Context(), "digits-1", 0, []byte("the state"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range []proto.Message{&proto.Saved{Run: "digits-1", Step: 1, Blob: ref}, &proto.Done{Run: "digits-1", Step: 1}} {
+		if err := c.Send(t.Context(), m); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if r := <-done; r.err != nil || r.Checkpoint == nil {
+		t.Errorf("got %+v, %v", r.Result, r.err)
 	}
 }
 
