@@ -4,7 +4,6 @@
 package host
 
 import (
-	"bytes"
 	"fmt"
 	"io"
 	"slices"
@@ -14,7 +13,6 @@ import (
 	"github.com/ravnest/ravnest/engine/pipeline/order"
 	"github.com/ravnest/ravnest/engine/pipeline/snapshot"
 	"github.com/ravnest/ravnest/engine/pipeline/stage"
-	"github.com/ravnest/ravnest/engine/state"
 	machine "github.com/ravnest/ravnest/signaling/run"
 )
 
@@ -43,19 +41,16 @@ func (r *roster) inspect(g machine.Grant, in io.Reader, size int64) (order.Posit
 	if g.Cluster >= len(at.stages) || g.Stage >= len(at.stages[g.Cluster]) {
 		return order.Position{}, nil, fmt.Errorf("the plan of %s has no stage %d of a cluster %d", g.Run, g.Stage, g.Cluster)
 	}
-	b, err := io.ReadAll(io.LimitReader(in, size))
-	if err != nil {
-		return order.Position{}, nil, err
-	}
-	return checkPart(at.job, at.job.Order(r.p.Data.Train.Len(), r.p.Data.Val.Len()), at.stages[g.Cluster][g.Stage], stage.Placement{Cluster: g.Cluster, Clusters: at.clusters}, b)
+	return checkPart(at.job, at.job.Order(r.p.Data.Train.Len(), r.p.Data.Val.Len()), at.stages[g.Cluster][g.Stage], stage.Placement{Cluster: g.Cluster, Clusters: at.clusters}, in, size)
 }
 
 // checkPart checks that a file is a valid state of a stage: it has all of the stage's tensors
 // and no others, with the right types and shapes, and its position is one that the run has,
 // with the right number of updates. So every file that passes can be joined with the other
-// stages' parts.
-func checkPart(j job.Spec, run order.Run, s *graph.Stage, place stage.Placement, file []byte) (order.Position, []string, error) {
-	p, err := snapshot.Parse(bytes.Clone(file))
+// stages' parts. All of that is in its header: the elements, of which there may be gigabytes, are
+// counted and not held.
+func checkPart(j job.Spec, run order.Run, s *graph.Stage, place stage.Placement, in io.Reader, size int64) (order.Position, []string, error) {
+	p, err := snapshot.ReadOutline(in, size)
 	if err == nil {
 		err = run.CheckPosition(p.Position)
 	}
@@ -66,33 +61,15 @@ func checkPart(j job.Spec, run order.Run, s *graph.Stage, place stage.Placement,
 	for _, t := range stage.Tensors(j, s, place) {
 		want[t.Name] = t
 	}
-	check := func(name string, t state.Tensor) error {
-		w, ok := want[name]
-		dtype := state.F32
-		if t.I64 != nil {
-			dtype = state.I64
-		}
+	for _, t := range p.Tensors {
+		w, ok := want[t.Name]
 		switch {
 		case !ok:
-			return fmt.Errorf("stage %d has no tensor %.80q, or the file has it twice", s.Index, name)
-		case w.DType != dtype || !slices.Equal(w.Shape, t.Shape):
-			return fmt.Errorf("tensor %.80q is %v %v, but the plan says %v %v", name, dtype, t.Shape, w.DType, w.Shape)
+			return order.Position{}, nil, fmt.Errorf("stage %d has no tensor %.80q", s.Index, t.Name)
+		case w.DType != t.DType || !slices.Equal(w.Shape, t.Shape):
+			return order.Position{}, nil, fmt.Errorf("tensor %.80q is %v %v, but the plan says %v %v", t.Name, t.DType, t.Shape, w.DType, w.Shape)
 		}
-		delete(want, name)
-		return nil
-	}
-	holds := []string{snapshot.Weights}
-	for _, t := range p.State {
-		if err := check(t.Name, t); err != nil {
-			return order.Position{}, nil, err
-		}
-	}
-	for _, slot := range p.Optimizer.Slots {
-		for _, t := range slot.Tensors {
-			if err := check(snapshot.Name(slot.Name, t.Name), t); err != nil {
-				return order.Position{}, nil, err
-			}
-		}
+		delete(want, t.Name)
 	}
 	for name := range want {
 		return order.Position{}, nil, fmt.Errorf("the tensor %.80q is missing", name)
@@ -108,5 +85,5 @@ func checkPart(j job.Spec, run order.Run, s *graph.Stage, place stage.Placement,
 	if n := stage.Updates(j, run, p.Position); o.Updates != n {
 		return order.Position{}, nil, fmt.Errorf("it says %d updates, but at step %d there are %d", o.Updates, p.Position.Step, n)
 	}
-	return p.Position, append(holds, snapshot.Optimiser), nil
+	return p.Position, []string{snapshot.Weights, snapshot.Optimiser}, nil
 }

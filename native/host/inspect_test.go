@@ -1,6 +1,7 @@
 package host
 
 import (
+	"bytes"
 	"context"
 	"math/rand/v2"
 	"path/filepath"
@@ -63,7 +64,7 @@ func uploads(t testing.TB, change func(*job.Spec)) (*project.Project, *graph.Sta
 }
 
 func check(p *project.Project, s *graph.Stage, b []byte) (order.Position, []string, error) {
-	return checkPart(p.Job, p.Job.Order(p.Data.Train.Len(), p.Data.Val.Len()), s, stage.Placement{}, b)
+	return checkPart(p.Job, p.Job.Order(p.Data.Train.Len(), p.Data.Val.Len()), s, stage.Placement{}, bytes.NewReader(b), int64(len(b)))
 }
 
 // TestInspectTakes checks that a run's uploads are accepted, whatever state the optimiser has.

@@ -83,6 +83,25 @@ func Open(r io.ReaderAt, size int64) (*File, error) {
 	return f, nil
 }
 
+// Head reads and checks the header of a file of size bytes from its beginning, and no more: what the
+// file holds is known then, and its elements are behind in r. The file has no way to them.
+func Head(r io.Reader, size int64) (*File, error) {
+	var lead [8]byte
+	if _, err := io.ReadFull(r, lead[:]); err != nil {
+		return nil, fmt.Errorf("%w: header: %w", ErrFormat, err)
+	}
+	n := binary.LittleEndian.Uint64(lead[:])
+	if n > MaxHeader || int64(n) > size-8 {
+		return nil, bad("a header of %d bytes in a file of %d, at most %d are read", n, size, MaxHeader)
+	}
+	head := make([]byte, n)
+	if _, err := io.ReadFull(r, head); err != nil {
+		return nil, fmt.Errorf("%w: header: %w", ErrFormat, err)
+	}
+	f := &File{}
+	return f, f.header(head, size-8-int64(n))
+}
+
 // header decodes and checks the directory of a file with data bytes of elements.
 func (f *File) header(head []byte, data int64) error {
 	if !utf8.Valid(head) {
@@ -191,6 +210,14 @@ func entry(d *json.Decoder, name string, data int64) (Entry, error) {
 		return Entry{}, bad("tensor %q: %d bytes between its offsets, shape %v of %v has %d", name, end-begin, v.Shape, e.DType, e.bytes())
 	}
 	return e, nil
+}
+
+// Elements is the bytes of all elements, which are all that follows the header.
+func (f *File) Elements() (n int64) {
+	for i := range f.Entries {
+		n += f.Entries[i].bytes()
+	}
+	return n
 }
 
 func (e *Entry) bytes() int64 { return int64(e.Elems) * int64(e.DType.Size()) }

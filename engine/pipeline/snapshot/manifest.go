@@ -207,7 +207,12 @@ func (m *Manifest) Overlapping(cluster int, s Segment) []Entry {
 func (m *Manifest) Open(e Entry, r io.Reader) (*Part, error) {
 	h := sha256.New()
 	var b bytes.Buffer
-	n, err := io.Copy(io.MultiWriter(h, &b), io.LimitReader(r, e.Size+1))
+	var all io.Writer = io.MultiWriter(h, &b)
+	file, again := r.(io.ReaderAt)
+	if again { // it need not be held beside the part
+		all = h
+	}
+	n, err := io.Copy(all, io.LimitReader(r, e.Size+1))
 	if err != nil {
 		return nil, fmt.Errorf("object %s: %w", e.Object, err)
 	}
@@ -217,7 +222,10 @@ func (m *Manifest) Open(e Entry, r io.Reader) (*Part, error) {
 	if got := hex.EncodeToString(h.Sum(nil)); got != e.SHA256 {
 		return nil, bad("object %s has digest %s, the manifest says %s", e.Object, got, e.SHA256)
 	}
-	p, err := Parse(b.Bytes())
+	if !again {
+		file = bytes.NewReader(b.Bytes())
+	}
+	p, err := Read(file, n)
 	if err != nil {
 		return nil, fmt.Errorf("object %s: %w", e.Object, err)
 	}

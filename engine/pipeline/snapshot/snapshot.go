@@ -170,6 +170,54 @@ func (p *Part) Bytes() ([]byte, error) {
 	return b.Bytes(), nil
 }
 
+// metaOf is the metadata of a part's file.
+func metaOf(md map[string]string) (m meta, err error) {
+	text, ok := md[metaKey]
+	if !ok {
+		return m, bad("the file has no position: it holds weights only")
+	}
+	if err := decode([]byte(text), &m); err != nil {
+		return m, err
+	}
+	if m.Version != Version {
+		return m, bad("version %d, this program reads version %d", m.Version, Version)
+	}
+	return m, m.Optimizer.check()
+}
+
+// Outline is what a part's file holds, without the elements.
+type Outline struct {
+	Position  order.Position
+	Optimizer Optimizer // its slots have names and no tensors
+	// Tensors are those of the file, by the names that they have there: Name tells those of slots.
+	Tensors []safetensors.Entry
+}
+
+// ReadOutline reads a part's file of size bytes to its end and keeps what it says of itself, which is
+// little, however large the file is. Read may still refuse the file for the shapes of its slots.
+func ReadOutline(r io.Reader, size int64) (*Outline, error) {
+	f, err := safetensors.Head(r, size)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrFormat, err)
+	}
+	m, err := metaOf(f.Meta)
+	if err != nil {
+		return nil, err
+	}
+	o := &Outline{Position: m.Position, Tensors: f.Entries, Optimizer: Optimizer{Name: m.Optimizer.Name, Updates: m.Optimizer.Updates, Mu: m.Optimizer.Mu}}
+	for _, n := range m.Optimizer.Slots {
+		o.Optimizer.Slots = append(o.Optimizer.Slots, Slot{Name: n})
+	}
+	want := f.Elements()
+	switch n, err := io.Copy(io.Discard, io.LimitReader(r, want+1)); {
+	case err != nil:
+		return nil, fmt.Errorf("reading the elements: %w", err)
+	case n != want:
+		return nil, bad("%d bytes of elements or more, its header says %d", n, want)
+	}
+	return o, nil
+}
+
 // Read reads a part's file of size bytes and checks that it is whole in itself: every
 // slot has float32 tensors with the shapes of weights that are in the part.
 func Read(r io.ReaderAt, size int64) (*Part, error) {
@@ -177,18 +225,8 @@ func Read(r io.ReaderAt, size int64) (*Part, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrFormat, err)
 	}
-	text, ok := md[metaKey]
-	if !ok {
-		return nil, bad("the file has no position: it holds weights only")
-	}
-	var m meta
-	if err := decode([]byte(text), &m); err != nil {
-		return nil, err
-	}
-	if m.Version != Version {
-		return nil, bad("version %d, this program reads version %d", m.Version, Version)
-	}
-	if err := m.Optimizer.check(); err != nil {
+	m, err := metaOf(md)
+	if err != nil {
 		return nil, err
 	}
 	p := &Part{Position: m.Position, Optimizer: Optimizer{Name: m.Optimizer.Name, Updates: m.Optimizer.Updates, Mu: m.Optimizer.Mu}}

@@ -3,11 +3,14 @@ package snapshot_test
 import (
 	"bytes"
 	"crypto/sha256"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"math"
 	"reflect"
+	"runtime"
 	"strings"
 	"testing"
 
@@ -54,6 +57,50 @@ func TestPart(t *testing.T) {
 	}
 	if !bytes.Equal(encode(t, p), b) {
 		t.Error("written again it has other bytes")
+	}
+}
+
+// nothing are zeros without end.
+type nothing struct{}
+
+func (nothing) Read(b []byte) (int, error) { clear(b); return len(b), nil }
+
+// TestOutline: what a file says of itself is known without holding it, and only where all of it is
+// there.
+func TestOutline(t *testing.T) {
+	b := encode(t, part())
+	o, err := snapshot.ReadOutline(bytes.NewReader(b), int64(len(b)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want, n := part(), 0
+	for _, s := range want.Optimizer.Slots {
+		n += len(s.Tensors)
+	}
+	if o.Position != want.Position || len(o.Tensors) != n+len(want.State) || o.Optimizer.Updates != want.Optimizer.Updates || len(o.Optimizer.Slots) != len(want.Optimizer.Slots) || o.Optimizer.Slots[0].Name != want.Optimizer.Slots[0].Name {
+		t.Errorf("got %+v", o)
+	}
+	for k := range b {
+		if _, err := snapshot.ReadOutline(bytes.NewReader(b[:k]), int64(len(b))); err == nil {
+			t.Fatalf("the first %d of %d bytes are taken", k, len(b))
+		}
+	}
+	if _, err := snapshot.ReadOutline(bytes.NewReader(append(b, 0)), int64(len(b))); !errors.Is(err, snapshot.ErrFormat) {
+		t.Errorf("a byte too many: %v", err)
+	}
+	const size = 1 << 28
+	head := fmt.Sprintf(`{"__metadata__":{"ravnest":%q},"w":{"dtype":"F32","shape":[%d],"data_offsets":[0,%d]}}`, `{"version":1,"position":{"epoch":0,"step":1},"optimizer":{"name":"sgd","updates":1,"mu":0,"slots":[]}}`, size/4, size)
+	all := int64(8 + len(head) + size)
+	file := io.LimitReader(io.MultiReader(bytes.NewReader(binary.LittleEndian.AppendUint64(nil, uint64(len(head)))), strings.NewReader(head), nothing{}), all)
+	var was, is runtime.MemStats
+	runtime.ReadMemStats(&was)
+	o, err = snapshot.ReadOutline(file, all)
+	runtime.ReadMemStats(&is)
+	if err != nil || len(o.Tensors) != 1 {
+		t.Fatal(o, err)
+	}
+	if took := is.TotalAlloc - was.TotalAlloc; took > 1<<20 {
+		t.Errorf("a file of %d bytes took %d", all, took)
 	}
 }
 
