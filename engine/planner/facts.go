@@ -21,6 +21,8 @@ type Facts struct {
 	// Inputs and Targets are the bytes of the data that the first stage and the last hold beside what
 	// they compute with.
 	Inputs, Targets int
+	// Order is the bytes of the order of the training rows, which the first stage and the last hold, too.
+	Order int
 	// RTT is the round trip between two nodes in seconds; 0 or nil: not known.
 	RTT func(a, b int) float64
 	// Machine numbers the machine of each node: those with the same number share its
@@ -78,6 +80,9 @@ func (f *Facts) byteWork(j job.Spec, nodes int) float64 {
 
 // held is the bytes of the data that a stage holds.
 func (f *Facts) held(s *graph.Stage) (n int) {
+	if s.Index == 0 || s.Last {
+		n += f.Order
+	}
 	if s.Index == 0 {
 		n += f.Inputs
 	}

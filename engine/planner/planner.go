@@ -241,8 +241,8 @@ func (f Facts) form(j job.Spec, g *graph.Graph, known *cache, nodes []ga.Node, o
 	if err != nil {
 		return nil, err
 	}
-	units[0].Memory += float64(f.Inputs)
-	units[len(units)-1].Memory += float64(f.Targets)
+	units[0].Memory += float64(f.Inputs + f.Order)
+	units[len(units)-1].Memory += float64(f.Targets + f.Order)
 	for try := 0; ; try++ {
 		p := &Plan{}
 		if p.GA, err = ga.Build(g.Name, units, nodes, opt, rand.New(rand.NewPCG(seed, 0x72617665))); err != nil {

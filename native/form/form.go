@@ -46,7 +46,18 @@ func Facts(p *project.Project, achieved float64) planner.Facts {
 	return planner.Facts{
 		Train: p.Data.Train.Len(), Val: p.Data.Val.Len(), Achieved: achieved,
 		Inputs: held(p.Data.Train.X(), p.Data.Val.X()), Targets: held(p.Data.Train.Y(), p.Data.Val.Y()),
+		Order: orderBytes(p.Data.Train.X()),
 	}
+}
+
+// orderBytes is the most that a stage holds of the order of the training rows: all of them, or those of
+// a group of shards and the shards, for itself and for what fetches inputs and targets.
+func orderBytes(x *data.Table) int {
+	if x.Index == nil {
+		return 4 * x.Rows
+	}
+	l := x.Index.Layout
+	return 3 * 4 * (l.Shards() + min(l.Group*l.Per, l.Rows))
 }
 
 // Options are those of ga for a job and a pool of so many. maxClusters 0: as many as have something

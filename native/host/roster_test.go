@@ -108,7 +108,7 @@ func TestPlaceCountsData(t *testing.T) {
 		t.Fatal(err)
 	}
 	need := int64(plan.Clusters[0].Stages[0].Memory)
-	if least := int64(first + p.Data.Train.X().Bytes() + p.Data.Val.X().Bytes()); need < least || need > least+least/100 || plan.GA.Clusters[0].Stages[0].Memory != float64(need) {
+	if least := int64(first + p.Data.Train.X().Bytes() + p.Data.Val.X().Bytes() + 4*p.Data.Train.Len()); need < least || need > least+least/100 || plan.GA.Clusters[0].Stages[0].Memory != float64(need) {
 		t.Errorf("the plan says %d bytes and prints %v, stage and inputs take %d", need, plan.GA.Clusters[0].Stages[0].Memory, least)
 	}
 	if _, err := place(need - 1); !errors.Is(err, ga.ErrRAM) || !errors.Is(err, server.ErrPool) {
