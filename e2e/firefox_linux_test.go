@@ -284,11 +284,7 @@ func TestFirefox(t *testing.T) {
 		h.begin("a", filepath.Join(bin, "ravnest-provider"), "--join", "http://"+hostAt[0]+":8090", "--token", "t", "--name", name, "--once")
 		host.says(name+" joined", limit)
 	}
-	self, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	tab := h.begin("b", "env", foxVar+"=http://"+hostAt[1]+":8090/#token=t", "RAVNEST_BIN="+bin, self, "-test.run=^TestInsideFirefox$", "-test.v")
+	tab := h.inside("b", "TestInsideFirefox", foxVar, "http://"+hostAt[1]+":8090/#token=t")
 	host.says("node_1 joined", limit)
 	if code := host.wait(limit); code != 0 {
 		t.Fatalf("serve: code %d", code)
@@ -308,10 +304,6 @@ func TestFirefoxAddressChanges(t *testing.T) {
 	if firefox() == "" {
 		t.Skip("no Firefox here: install one (Debian: apt-get install firefox-esr), or name it in RAVNEST_FIREFOX")
 	}
-	self, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
 	for k, name := range []string{"native", "the tab"} {
 		t.Run(strings.ReplaceAll(name, " ", "_"), func(t *testing.T) {
 			s := newScene(t)
@@ -321,7 +313,7 @@ func TestFirefoxAddressChanges(t *testing.T) {
 			host.says(`serving at`, limit)
 			h.begin("a", filepath.Join(bin, "ravnest-provider"), "--join", "http://"+hostAt[0]+":8090", "--token", "t")
 			host.says("node_0 joined", limit)
-			h.begin("b", "env", foxVar+"=http://"+hostAt[1]+":8090/#token=t", "RAVNEST_BIN="+bin, self, "-test.run=^TestInsideFirefox$", "-test.v")
+			h.inside("b", "TestInsideFirefox", foxVar, "http://"+hostAt[1]+":8090/#token=t")
 			host.says("node_1 joined", limit)
 			host.says(`(?m)^training`, limit)
 			s.saved(dir, 20)

@@ -88,6 +88,7 @@ func (o *text) String() string {
 type scene struct {
 	*testing.T
 	mark string
+	tmp  string // removed when no process is left
 }
 
 const markVar = "RAVNEST_E2E_SCENE="
@@ -95,7 +96,7 @@ const markVar = "RAVNEST_E2E_SCENE="
 // newScene returns a scene that fails the test if one of its processes is still running at
 // the end.
 func newScene(t *testing.T) *scene {
-	s := &scene{t, fmt.Sprintf("%s%d-%s", markVar, os.Getpid(), t.Name())}
+	s := &scene{t, fmt.Sprintf("%s%d-%s", markVar, os.Getpid(), t.Name()), t.TempDir()}
 	t.Cleanup(s.alone)
 	return s
 }

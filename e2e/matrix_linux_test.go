@@ -218,10 +218,6 @@ func TestTabNetworks(t *testing.T) {
 	s := newScene(t)
 	tmp := t.TempDir()
 	want := s.local(filepath.Join(tmp, "local"), "--epochs", "1")
-	self, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
 	for _, a := range networks {
 		for _, b := range networks {
 			if !all && !slices.Contains(some, [2]string{a, b}) {
@@ -235,7 +231,7 @@ func TestTabNetworks(t *testing.T) {
 				host.says(`serving at`, limit)
 				h.begin("a", filepath.Join(bin, "ravnest-provider"), "--join", h.url(0, 443), "--token", "t", "--name", "node_0", "--once")
 				host.says("node_0 joined", limit)
-				h.begin("b", "env", insideVar+"="+h.url(1, 443)+"/#token=t", "RAVNEST_BIN="+bin, self, "-test.run=^TestInside$", "-test.v")
+				h.inside("b", "TestInside", insideVar, h.url(1, 443)+"/#token=t")
 				host.says("2 of 2", limit)
 				joined := time.Now()
 				host.says(`(?m)^training`, limit)

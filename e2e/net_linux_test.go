@@ -144,6 +144,17 @@ func (h *homes) begin(ns string, args ...string) *proc {
 	return h.s.begin(exec.Command("ip", append([]string{"netns", "exec", h.prefix + ns}, args...)...))
 }
 
+// inside begins one of the tests that lend a tab inside a namespace, which url is given to by a
+// variable. It may be killed: what its browser leaves is in the scene's directory.
+func (h *homes) inside(ns, test, variable, url string) *proc {
+	h.s.Helper()
+	self, err := os.Executable()
+	if err != nil {
+		h.s.Fatal(err)
+	}
+	return h.begin(ns, "env", variable+"="+url, "RAVNEST_BIN="+bin, "TMPDIR="+h.s.tmp, self, "-test.run=^"+test+"$", "-test.v")
+}
+
 // doctor checks that ravnest-provider doctor finds the paths that a home has, and says why
 // others are missing.
 func (h *homes) doctor(blocked bool) {
@@ -218,11 +229,7 @@ func TestHomes(t *testing.T) {
 				host.says("node_0 joined", limit)
 				begin := time.Now()
 				if tab {
-					self, err := os.Executable()
-					if err != nil {
-						t.Fatal(err)
-					}
-					h.begin("b", "env", insideVar+"=http://"+hostAt[1]+":8090/#token=a+b&c", "RAVNEST_BIN="+bin, self, "-test.run=^TestInside$", "-test.v")
+					h.inside("b", "TestInside", insideVar, "http://"+hostAt[1]+":8090/#token=a+b&c")
 				} else {
 					h.begin("b", filepath.Join(bin, "ravnest-provider"), "--join", "http://"+hostAt[1]+":8090", "--token", "a+b&c", "--name", "node_1", "--once")
 				}
@@ -347,10 +354,6 @@ func TestAddressChanges(t *testing.T) {
 // TestTabAddressChanges: the same of a native provider that trains with a tab, of the tab's machine,
 // and of one of two tabs.
 func TestTabAddressChanges(t *testing.T) {
-	self, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
 	for _, c := range []struct {
 		name string
 		tabs [2]bool // at which home there is a tab
@@ -365,7 +368,7 @@ func TestTabAddressChanges(t *testing.T) {
 			for k, tab := range c.tabs {
 				home, url := homeOf(k), "http://"+hostAt[k]+":8090"
 				if tab {
-					h.begin(home, "env", insideVar+"="+url+"/#token=t", "RAVNEST_BIN="+bin, self, "-test.run=^TestInside$", "-test.v")
+					h.inside(home, "TestInside", insideVar, url+"/#token=t")
 				} else {
 					h.begin(home, filepath.Join(bin, "ravnest-provider"), "--join", url, "--token", "t")
 				}
