@@ -8,6 +8,8 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/ravnest/ravnest/native"
+	"github.com/ravnest/ravnest/native/console"
 	"github.com/ravnest/ravnest/native/infer"
 	"github.com/ravnest/ravnest/native/project"
 	"github.com/ravnest/ravnest/native/weights"
@@ -73,10 +75,14 @@ func generate(c *cli.Context) error {
 	if !c.Bool("json") {
 		out = c.App.Writer
 	}
+	shown := func(s string) string { return s }
+	if f, ok := out.(*os.File); ok && native.IsTerminal(f) { // a file gets the text as it is
+		shown = console.Plain
+	}
 	before := o.Prompt // said when the model has taken it
 	err = infer.Generate(c.Context, p, d, o, func(piece string) error {
 		text += piece
-		_, err := io.WriteString(out, before+piece)
+		_, err := io.WriteString(out, shown(before+piece))
 		before = ""
 		return err
 	})

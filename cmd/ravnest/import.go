@@ -90,7 +90,11 @@ func importModel(c *cli.Context) error {
 		return err
 	}
 	nameLosses(&j, outputs, m)
-	if err := project.DescribeModel(c.App.Writer, m, j); err != nil || dir == "" {
+	var table strings.Builder
+	if err := project.DescribeModel(&table, m, j); err != nil {
+		return err
+	}
+	if _, err := io.WriteString(c.App.Writer, console.Plain(table.String())); err != nil || dir == "" {
 		return err
 	}
 	j.Name, j.Model, j.Data = m.Graph.Name, "model.json", c.String("data")
@@ -173,7 +177,7 @@ func importWeights(c *cli.Context) error {
 			names []string
 		}{{"kept as they were", f.Kept}, {"in the file not used", f.Left}} {
 			if len(g.names) > 0 {
-				fmt.Fprintf(os.Stderr, "%d %s: %s\n", len(g.names), g.what, strings.Join(g.names, ", "))
+				fmt.Fprintf(os.Stderr, "%d %s: %s\n", len(g.names), g.what, console.Plain(strings.Join(g.names, ", ")))
 			}
 		}
 		for _, f := range []string{project.JobFile, project.InitialFile} {

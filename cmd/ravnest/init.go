@@ -14,6 +14,7 @@ import (
 	"github.com/ravnest/ravnest/engine/job"
 	"github.com/ravnest/ravnest/engine/zoo"
 	"github.com/ravnest/ravnest/native"
+	"github.com/ravnest/ravnest/native/console"
 	"github.com/ravnest/ravnest/native/dataset"
 	"github.com/ravnest/ravnest/native/project"
 	"github.com/urfave/cli/v2"
@@ -156,7 +157,7 @@ func starter(src *dataset.Source, outputs int) (*graph.Graph, error) {
 // sayNotes tells how data were read, where that may surprise.
 func sayNotes(s *dataset.Source) {
 	for _, n := range s.Notes {
-		fmt.Fprintln(os.Stderr, n)
+		fmt.Fprintln(os.Stderr, console.Plain(n))
 	}
 }
 

@@ -266,11 +266,13 @@ func toConsole() *console.Console {
 	return console.Terminal(os.Stderr, func() int { return native.Columns(os.Stderr) })
 }
 
-// print writes a result: JSON, or what text writes.
+// print writes a result: JSON, or what text writes, plain: names in it may be those of others.
 func print(c *cli.Context, v any, text func(w io.Writer)) error {
 	if !c.Bool("json") {
-		text(c.App.Writer)
-		return nil
+		var b strings.Builder
+		text(&b)
+		_, err := io.WriteString(c.App.Writer, console.Plain(b.String()))
+		return err
 	}
 	e := json.NewEncoder(c.App.Writer)
 	e.SetEscapeHTML(false)

@@ -4,11 +4,16 @@ import (
 	"bytes"
 	"encoding/json"
 	"io"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/ravnest/ravnest/signaling/run"
+	"github.com/ravnest/ravnest/signaling/server"
 )
 
 func TestFlagsFirst(t *testing.T) {
@@ -53,6 +58,60 @@ func TestWrongFlags(t *testing.T) {
 		}
 		if _, err := os.Stat(dir); err == nil {
 			t.Fatalf("%s made a job", in)
+		}
+	}
+}
+
+// said is what a command prints.
+func said(t *testing.T, args ...string) (string, error) {
+	t.Helper()
+	var out bytes.Buffer
+	a := app()
+	a.Writer = &out
+	err := a.RunContext(t.Context(), append([]string{"ravnest"}, args...))
+	return out.String(), err
+}
+
+// TestPlainResults: what others call things does not move the terminal's cursor, and is as it is in
+// JSON.
+func TestPlainResults(t *testing.T) {
+	const name = "\x1b[2Jnode\u202e"
+	host := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		_ = json.NewEncoder(w).Encode(server.Status{Phase: "training", Job: name, Members: []run.MemberStatus{{Name: name}}})
+	}))
+	defer host.Close()
+	out, err := said(t, "status", host.URL)
+	if err != nil || strings.ContainsAny(out, "\x1b\u202e") || strings.Count(out, "[2Jnode") != 2 {
+		t.Errorf("%q, %v", out, err)
+	}
+	out, err = said(t, "status", "--json", host.URL)
+	var s server.Status
+	if err == nil {
+		err = json.Unmarshal([]byte(out), &s)
+	}
+	if err != nil || s.Job != name {
+		t.Errorf("%q, %v", out, err)
+	}
+}
+
+// TestWithdraw: the command tells what it has done.
+func TestWithdraw(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "job.json"), []byte("{}"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, flags := range [][]string{nil, {"--json"}} {
+		var made struct{ ID string }
+		out, err := said(t, "members", "--json", dir, "invite")
+		if err == nil {
+			err = json.Unmarshal([]byte(out), &made)
+		}
+		if err != nil {
+			t.Fatal(out, err)
+		}
+		out, err = said(t, append(append([]string{"members"}, flags...), dir, "withdraw", made.ID[:12])...)
+		if err != nil || !strings.Contains(out, made.ID[:12]) || (len(flags) > 0) != json.Valid([]byte(out)) {
+			t.Errorf("%q, %v", out, err)
 		}
 	}
 }

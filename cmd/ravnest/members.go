@@ -72,7 +72,12 @@ func changeMembers(c *cli.Context) error {
 	case "invite":
 		return invite(c, m)
 	case "withdraw":
-		return m.Change(func(b *member.Book) error { return b.Withdraw(who) })
+		if err := m.Change(func(b *member.Book) error { return b.Withdraw(who) }); err != nil {
+			return err
+		}
+		return print(c, map[string]string{"command": "members", "withdrawn": who}, func(w io.Writer) {
+			fmt.Fprintf(w, "the invitation %s is withdrawn\n", who)
+		})
 	}
 	standing, ok := map[string]member.Standing{"allow": member.Allowed, "revoke": member.Known, "ban": member.Banned}[verb]
 	if !ok {
