@@ -14,6 +14,7 @@ import (
 
 	"github.com/ravnest/ravnest/signaling/run"
 	"github.com/ravnest/ravnest/signaling/server"
+	"github.com/ravnest/ravnest/signaling/simulate"
 )
 
 func TestFlagsFirst(t *testing.T) {
@@ -144,8 +145,14 @@ func TestSimulate(t *testing.T) {
 	if text, err := run(small...); err != nil || !strings.Contains(text, "the weights are those of an undisturbed run") {
 		t.Errorf("%v: %s", err, text)
 	}
+	if text, err := run("--providers", "3", "--hours", "0.0001"); err == nil || !strings.Contains(text, "the run failed") || !strings.Contains(err.Error(), "the simulated run failed") {
+		t.Errorf("%v: %s", err, text)
+	}
 	if b, err := os.ReadFile(trace); err != nil || bytes.Count(b, []byte{'\n'}) < 100 {
 		t.Errorf("the trace has %d bytes: %v", len(b), err)
+	}
+	if fault(simulate.Result{Exact: true}) != nil || fault(simulate.Result{}) != nil || fault(simulate.Result{Steps: 1}) == nil || fault(simulate.Result{Exact: true, Error: "nobody came"}) == nil {
+		t.Error("a run that failed ends as one that did not, or the reverse")
 	}
 	for _, bad := range [][]string{{"--hours", "-1"}, {"--providers", "0"}, {"--session", "-2"}, {"dir"}} {
 		if _, err := run(bad...); err == nil {

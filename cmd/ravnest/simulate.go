@@ -72,7 +72,18 @@ func runSimulation(c *cli.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	return print(c, r, func(w io.Writer) { writeSimulation(w, r) })
+	return errors.Join(print(c, r, func(w io.Writer) { writeSimulation(w, r) }), fault(r))
+}
+
+// fault is what is wrong with a simulated run, nil: nothing.
+func fault(r simulate.Result) error {
+	switch {
+	case r.Error != "":
+		return fmt.Errorf("the simulated run failed: %s", r.Error)
+	case !r.Exact && r.Steps > 0:
+		return errors.New("the weights of the simulated run are not those of an undisturbed one")
+	}
+	return nil
 }
 
 // traceFile opens the file of --trace, if given. done closes it.
