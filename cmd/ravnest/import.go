@@ -107,6 +107,7 @@ func importModel(c *cli.Context) error {
 		case 3:
 			o.Images = dataset.Pixels(in)
 		}
+		o.Progress = reading(c.Context)
 		if err := largeOptions(c, dir, &o); err != nil {
 			return err
 		}
@@ -247,7 +248,7 @@ func predict(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	o := dataset.Options{Target: c.StringSlice("target"), Tokens: c.String("tokens"), Texts: c.StringSlice("text")}
+	o := dataset.Options{Target: c.StringSlice("target"), Tokens: c.String("tokens"), Texts: c.StringSlice("text"), Progress: reading(c.Context)}
 	if file := filepath.Join(p.Dir, project.TokenizerFile); fileExists(file) {
 		o.Tokenizer = file // that made the tokens the model was trained on
 	}

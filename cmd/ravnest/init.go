@@ -80,6 +80,7 @@ func initJob(c *cli.Context) error {
 // otherwise with a small model made for the data.
 func initData(c *cli.Context, dir string) error {
 	o := dataset.Options{Block: c.Int("block"), Tokens: c.String("tokens"), Images: images.Options{Height: c.Int("size"), Width: c.Int("size"), Channels: c.Int("channels")}, Val: c.Float64("val"), Seed: c.Uint64("seed"), Target: c.StringSlice("target"), Skip: c.StringSlice("skip"), OneHot: c.StringSlice("one-hot"), Texts: c.StringSlice("text")}
+	o.Progress = reading(c.Context)
 	if err := largeOptions(c, dir, &o); err != nil {
 		return err
 	}

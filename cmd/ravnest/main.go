@@ -34,6 +34,9 @@ func main() {
 	ctx, stop := native.Shutdown(context.Background())
 	a := app()
 	err := a.RunContext(ctx, flagsFirst(a, os.Args))
+	if ctx.Err() != nil && errors.Is(err, context.Canceled) && !errors.Is(err, errInterrupted) {
+		err = fmt.Errorf("%w: %w", errInterrupted, context.Cause(ctx))
+	}
 	stop()
 	switch {
 	case err != nil && errorLog != nil:
@@ -98,6 +101,18 @@ func preparing(ctx context.Context) project.Progress {
 			}
 			told = at
 			fmt.Fprintf(os.Stderr, "preparing the data: %d %%\n", at)
+		}
+		return context.Cause(ctx)
+	}
+}
+
+// reading shows on the terminal how far a data set is read, where that takes long.
+func reading(ctx context.Context) func(bytes int64) error {
+	began, told := time.Now(), time.Time{}
+	return func(bytes int64) error {
+		if now := time.Now(); now.Sub(began) > 2*time.Second && now.Sub(told) > 5*time.Second {
+			told = now
+			fmt.Fprintf(os.Stderr, "reading the data: %s so far\n", native.FormatSize(bytes))
 		}
 		return context.Cause(ctx)
 	}

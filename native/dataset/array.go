@@ -22,7 +22,7 @@ import (
 
 // spool begins a temporary file of rows of a shape, which is closed with the source.
 func (s *Source) spool(o Options, dtype state.DType, shape ...int) (*spool, error) {
-	sp, err := newSpool(o.Scratch, dtype)
+	sp, err := newSpool(&o, dtype)
 	if err != nil {
 		return nil, err
 	}
@@ -187,7 +187,7 @@ func (s *Source) spooled(o Options, dtype state.DType, shape []int, elems io.Rea
 
 // cifar reads files of CIFAR's.
 func (s *Source) cifar(dir string, labels int, train []string, test, names string, o Options) error {
-	p := &spooler{s: s, dir: o.Scratch}
+	p := &spooler{s: s, o: &o}
 	for part, files := range [][]string{train, {test}} {
 		for _, name := range files {
 			path := first(dir, name)

@@ -48,6 +48,33 @@ type Options struct {
 	Fields Fields
 	// Scratch is the directory for temporary files; "": the system's.
 	Scratch string
+	// Progress, unless nil, is told of how many bytes were read so far, now and then while data are
+	// read that take long. Its error ends the reading.
+	Progress func(bytes int64) error
+	kept     *int64 // bytes in temporary files
+}
+
+// watched is a temporary file of what is read.
+func (o *Options) watched(w io.Writer) io.Writer {
+	if o.Progress == nil || o.kept == nil {
+		return w
+	}
+	return &watched{w, o}
+}
+
+type watched struct {
+	w io.Writer
+	o *Options
+}
+
+// Write implements io.Writer.
+func (w *watched) Write(b []byte) (int, error) {
+	if err := w.o.Progress(*w.o.kept); err != nil {
+		return 0, err
+	}
+	n, err := w.w.Write(b)
+	*w.o.kept += int64(n)
+	return n, err
 }
 
 func (o *Options) block() int {
@@ -86,6 +113,7 @@ func Open(path string, o Options) (*Source, error) {
 		return nil, fmt.Errorf("the data: %w", err)
 	}
 	s := &Source{Name: filepath.Base(path)}
+	o.kept = new(int64)
 	given := path
 	if path, err = s.plain(path, info.IsDir(), o); err != nil {
 		return nil, errors.Join(fmt.Errorf("the data %s: %w", given, err), s.Close())

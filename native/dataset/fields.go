@@ -201,6 +201,7 @@ func InputFields(path string, n int, o Options, take Take) error {
 	if _, err := os.Stat(path); err != nil {
 		return fmt.Errorf("the input: %w", err)
 	}
+	o.kept = new(int64)
 	return of(path, []int{data.FieldElems(o.Fields.Inputs)}, n, take, func(b *batches) (err error) {
 		if len(o.Texts) == 0 && strings.EqualFold(filepath.Ext(path), ".parquet") {
 			return b.parquetFields(path, o)

@@ -171,6 +171,7 @@ func Inputs(path string, in []int, n int, o Options, take Take) error {
 	if err != nil {
 		return fmt.Errorf("the input: %w", err)
 	}
+	o.kept = new(int64)
 	return of(path, in, n, take, func(b *batches) (err error) {
 		s := &Source{} // of what has to be unpacked first, and temporary files
 		defer func() { err = errors.Join(err, s.Close()) }()

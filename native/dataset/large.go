@@ -37,13 +37,13 @@ type spool struct {
 	shape []int // of a row
 }
 
-func newSpool(dir string, dtype state.DType) (*spool, error) {
-	f, err := os.CreateTemp(dir, ".ravnest-*")
+func newSpool(o *Options, dtype state.DType) (*spool, error) {
+	f, err := os.CreateTemp(o.Scratch, ".ravnest-*")
 	if err != nil {
 		return nil, fmt.Errorf("making a file for what is read: %w", err)
 	}
 	_ = os.Remove(f.Name()) // where a file in use cannot be removed, Close does
-	return &spool{f: f, w: bufio.NewWriterSize(f, 1<<20), dtype: dtype}, nil
+	return &spool{f: f, w: bufio.NewWriterSize(o.watched(f), 1<<20), dtype: dtype}, nil
 }
 
 func (s *spool) Close() error {
@@ -69,7 +69,7 @@ type pairs struct{ x, y *spool }
 // spooler writes images and their classes to temporary files.
 type spooler struct {
 	s     *Source
-	dir   string
+	o     *Options
 	parts [2]*pairs
 }
 
@@ -79,12 +79,12 @@ func (p *spooler) emit(val bool, shape []int, pixels []uint8, class int) error {
 		k = 1
 	}
 	if p.parts[k] == nil {
-		x, err := newSpool(p.dir, state.U8)
+		x, err := newSpool(p.o, state.U8)
 		if err != nil {
 			return err
 		}
 		p.s.closers = append(p.s.closers, x)
-		y, err := newSpool(p.dir, state.I32)
+		y, err := newSpool(p.o, state.I32)
 		if err != nil {
 			return err
 		}
@@ -176,7 +176,7 @@ func (o *Options) above() int64 {
 
 // imageFolder reads a folder of images.
 func (s *Source) imageFolder(dir string, o Options) error {
-	p := &spooler{s: s, dir: o.Scratch}
+	p := &spooler{s: s, o: &o}
 	var err error
 	if s.Classes, err = images.Each(os.DirFS(dir), o.Images, p.emit); err != nil {
 		return err
@@ -230,7 +230,7 @@ func parts(path, ext string) (lists [2][]string) {
 
 // webdataset reads tar files of samples.
 func (s *Source) webdataset(lists [2][]string, o Options) error {
-	p := &spooler{s: s, dir: o.Scratch}
+	p := &spooler{s: s, o: &o}
 	r := webdataset.Reader{Options: o.Images}
 	for k, files := range lists {
 		for _, name := range files {
@@ -257,7 +257,7 @@ func (s *Source) tokenized(f io.Reader, o Options, block int) error {
 	if t.Size() > math.MaxUint16+1 {
 		dtype = state.U32
 	}
-	sp, err := newSpool(o.Scratch, dtype)
+	sp, err := newSpool(&o, dtype)
 	if err != nil {
 		return err
 	}

@@ -68,8 +68,8 @@ func (s *Source) parquets(lists [2][]string, o Options) error {
 	if want.Values, err = o.values(slices.Concat(lists[0], lists[1])); err != nil {
 		return err
 	}
-	p := &spooler{s: s, dir: o.Scratch}
-	t := &rowTable{s: s, dir: o.Scratch, known: map[string]int32{}}
+	p := &spooler{s: s, o: &o}
+	t := &rowTable{s: s, o: &o, known: map[string]int32{}}
 	pixels := o.Images
 	var shape []int // of the first image
 	for k, files := range lists {
@@ -122,7 +122,7 @@ func (s *Source) parquets(lists [2][]string, o Options) error {
 // rowTable takes rows of numbers.
 type rowTable struct {
 	s     *Source
-	dir   string
+	o     *Options
 	parts [2]*pairs
 	buf   []byte
 	whole bool
@@ -142,12 +142,12 @@ func (t *rowTable) add(k int, r *parquet.Row, f *parquet.File) error {
 		return fmt.Errorf("%w: its targets are of another type than those of the files before it", parquet.ErrFormat)
 	}
 	if t.parts[k] == nil {
-		x, err := newSpool(t.dir, state.F32)
+		x, err := newSpool(t.o, state.F32)
 		if err != nil {
 			return err
 		}
 		t.s.closers = append(t.s.closers, x)
-		y, err := newSpool(t.dir, state.F32)
+		y, err := newSpool(t.o, state.F32)
 		if err != nil {
 			return err
 		}

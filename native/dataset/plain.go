@@ -75,7 +75,7 @@ func (s *Source) written(name string, o Options, write func(w *bufio.Writer) err
 	if err != nil {
 		return "", fmt.Errorf("making a file for what is read: %w", err)
 	}
-	w := bufio.NewWriterSize(f, 1<<20)
+	w := bufio.NewWriterSize(o.watched(f), 1<<20)
 	if err = write(w); err == nil {
 		err = w.Flush()
 	}

@@ -3,6 +3,7 @@ package dataset_test
 import (
 	"bytes"
 	"compress/gzip"
+	"errors"
 	"fmt"
 	"path/filepath"
 	"slices"
@@ -145,5 +146,32 @@ func TestOddLines(t *testing.T) {
 	x, _, err := inputs(t, filepath.Join(dir, "empty.jsonl"), []int{1}, dataset.Options{})
 	if err == nil || !strings.Contains(err.Error(), `row 2, column "x": the cell is empty`) {
 		t.Error(x, err)
+	}
+}
+
+// TestStop: reading that takes long tells how far it is, and ends when it is told to, and nothing stays
+// behind.
+func TestStop(t *testing.T) {
+	dir, scratch := t.TempDir(), t.TempDir()
+	table := "a,b,y\n" + strings.Repeat("0.5,-1,0\n2,1,1\n", 200000)
+	lines := strings.Repeat(`{"a":0.5,"y":0}`+"\n"+`{"a":2,"y":1}`+"\n", 100000)
+	for name, b := range map[string][]byte{"t.csv": []byte(table), "t.csv.gz": packed(t, []byte(table)), "t.jsonl": []byte(lines)} {
+		path := write(t, b, dir, name)
+		enough, last := errors.New("enough"), int64(-1)
+		_, err := dataset.Open(path, dataset.Options{Scratch: scratch, Progress: func(n int64) error {
+			if n < last {
+				t.Errorf("%s: %d bytes behind %d", name, n, last)
+			}
+			if last = n; n > 1<<20 {
+				return enough
+			}
+			return nil
+		}})
+		if !errors.Is(err, enough) {
+			t.Errorf("%s: %v at %d bytes", name, err, last)
+		}
+	}
+	if left, err := filepath.Glob(filepath.Join(scratch, ".*")); err != nil || len(left) > 0 {
+		t.Errorf("%v are left, %v", left, err)
 	}
 }

@@ -123,7 +123,7 @@ func (r *textRows) write(k int, field string, v []int32) error {
 			dtype = state.U16
 		}
 		var err error
-		if sp, err = newSpool(r.o.Scratch, dtype); err != nil {
+		if sp, err = newSpool(&r.o, dtype); err != nil {
 			return err
 		}
 		r.s.closers = append(r.s.closers, sp)

@@ -92,7 +92,7 @@ func TestMistakes(t *testing.T) {
 		{"a,a,y\n", `two columns are called "a"`},
 		{"a,y\n", "0 rows"},
 		{"y\n1\n", "0 inputs"},
-		{"a,y\n1\n", "line 2 has 1 cells, there are 2 columns: a cell that holds a separator needs quotes"},
+		{"a,y\n1\n", "line 2: the columns are 2, the cells 1: a cell that holds a separator needs quotes"},
 		{"a,y\n1,2\n,3\n", `line 3, column "a": the cell is empty`},
 		{"a,y\nBerlin,2\n", `line 2, column "a": "Berlin" is not a number`},
 		{"a,y\n1,\n", `line 2, column "y": the cell is empty`},

@@ -36,7 +36,7 @@ func (r *reader) Read() ([]string, error) {
 	case errors.Is(err, errLong):
 		err = fmt.Errorf("row %d has %w", r.rows-1, err)
 	case errors.Is(err, csv.ErrFieldCount) && errors.As(err, &at):
-		err = fmt.Errorf("line %d has %d cells, there are %d columns: a cell that holds a separator needs quotes", at.StartLine, len(row), r.FieldsPerRecord)
+		err = fmt.Errorf("line %d: the columns are %d, the cells %d: a cell that holds a separator needs quotes", at.StartLine, r.FieldsPerRecord, len(row))
 	}
 	return row, err
 }
