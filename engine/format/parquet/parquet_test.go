@@ -163,6 +163,16 @@ func TestMetadata(t *testing.T) {
 			t.Errorf("%s: a file of %d bytes took %d", name, len(b), took)
 		}
 	}
+	for _, end := range []string{"\xff\xff\xff\x7fPAR1", "\xff\xff\xff\x7fPARE"} { // as much as there is memory
+		b := []byte("PAR1" + end)
+		var was, is runtime.MemStats
+		runtime.ReadMemStats(&was)
+		_, err := Names(bytes.NewReader(b), int64(len(b)))
+		runtime.ReadMemStats(&is)
+		if took := is.TotalAlloc - was.TotalAlloc; !errors.Is(err, ErrFormat) || took > 1<<20 {
+			t.Errorf("%q: %v, it took %d bytes", b, err, took)
+		}
+	}
 	deep := append([]byte{0x15, 0}, bytes.Repeat([]byte{0xfc}, 8<<20)...) // at the place of a page
 	buf := make([]byte, 1<<16)
 	var protocol thrift.CompactProtocol

@@ -182,11 +182,11 @@ func checkFooter(r io.ReaderAt, size int64) error {
 		return bad("%w", err)
 	}
 	n := int64(binary.LittleEndian.Uint32(tail[:]))
-	if string(tail[4:]) != "PAR1" || n > size-int64(len(tail)) {
+	if magic := string(tail[4:]); magic != "PAR1" && magic != "PARE" {
 		return nil
 	}
-	if n > maxFooter {
-		return bad("metadata of %d bytes, at most %d are read", n, maxFooter)
+	if most := min(maxFooter, size-int64(len(tail))); n > most {
+		return bad("metadata of %d bytes, at most %d are read of a file of %d", n, most, size)
 	}
 	b := make([]byte, n)
 	if _, err := r.ReadAt(b, size-int64(len(tail))-n); err != nil {
