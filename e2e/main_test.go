@@ -88,7 +88,7 @@ func (o *text) String() string {
 type scene struct {
 	*testing.T
 	mark string
-	tmp  string // removed when no process is left
+	tmp  string // short, as sockets' paths must be, and removed when no process is left
 }
 
 const markVar = "RAVNEST_E2E_SCENE="
@@ -96,7 +96,16 @@ const markVar = "RAVNEST_E2E_SCENE="
 // newScene returns a scene that fails the test if one of its processes is still running at
 // the end.
 func newScene(t *testing.T) *scene {
-	s := &scene{t, fmt.Sprintf("%s%d-%s", markVar, os.Getpid(), t.Name()), t.TempDir()}
+	tmp, err := os.MkdirTemp("", "scene")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := os.RemoveAll(tmp); err != nil {
+			t.Error(err)
+		}
+	})
+	s := &scene{t, fmt.Sprintf("%s%d-%s", markVar, os.Getpid(), t.Name()), tmp}
 	t.Cleanup(s.alone)
 	return s
 }

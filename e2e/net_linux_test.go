@@ -12,6 +12,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -145,14 +146,31 @@ func (h *homes) begin(ns string, args ...string) *proc {
 }
 
 // inside begins one of the tests that lend a tab inside a namespace, which url is given to by a
-// variable. It may be killed: what its browser leaves is in the scene's directory.
+// variable. It may be killed, and then neither ends its browser nor removes what that has written: the
+// scene does.
 func (h *homes) inside(ns, test, variable, url string) *proc {
 	h.s.Helper()
 	self, err := os.Executable()
 	if err != nil {
 		h.s.Fatal(err)
 	}
-	return h.begin(ns, "env", variable+"="+url, "RAVNEST_BIN="+bin, "TMPDIR="+h.s.tmp, self, "-test.run=^"+test+"$", "-test.v")
+	own := fmt.Sprintf("RAVNEST_E2E_INSIDE=%s-%s", h.prefix, ns)
+	h.s.Cleanup(func() {
+		for range 400 {
+			left := running(own)
+			if len(left) == 0 {
+				return
+			}
+			for _, p := range left {
+				if pid, err := strconv.Atoi(strings.Fields(p)[0]); err == nil {
+					_ = syscall.Kill(pid, syscall.SIGKILL)
+				}
+			}
+			time.Sleep(50 * time.Millisecond)
+		}
+		h.s.Errorf("left running:\n%s", strings.Join(running(own), "\n"))
+	})
+	return h.begin(ns, "env", variable+"="+url, own, "RAVNEST_BIN="+bin, "TMPDIR="+h.s.tmp, self, "-test.run=^"+test+"$", "-test.v")
 }
 
 // doctor checks that ravnest-provider doctor finds the paths that a home has, and says why
