@@ -163,6 +163,9 @@ func Serve(ctx context.Context, p *project.Project, opt Options) (journal.Summar
 	defer osfs.Close()
 	dir := store.NewDir(osfs)
 	defer dir.Close()
+	if err := dir.Sweep(); err != nil {
+		opt.Console.Say("warning: %v", err)
+	}
 	if opt.NATS.URL != "" {
 		return r.serveShared(ctx, job, dir)
 	}

@@ -67,7 +67,7 @@ func (d *Dir) Put(ctx context.Context, name string, r io.Reader) (err error) {
 		return fmt.Errorf("put %s: %w", name, err)
 	}
 	// A number unique to this process is enough: files left over from an earlier process are
-	// overwritten.
+	// overwritten, or swept.
 	tmp := path.Join(path.Dir(name), fmt.Sprintf("%s%d-%s", tmpMark, d.tmp.Add(1), path.Base(name)))
 	f, err := d.fs.Create(tmp)
 	if err != nil {
@@ -98,6 +98,28 @@ func (d *Dir) Put(ctx context.Context, name string, r io.Reader) (err error) {
 		return err
 	}
 	return d.fs.SyncDir(path.Dir(name))
+}
+
+// Sweep removes what an earlier process has left that was ended while it put objects, which may be
+// large. No other process may put objects meanwhile.
+func (d *Dir) Sweep() error {
+	var left []string
+	err := fs.WalkDir(d.fs, ".", func(p string, e fs.DirEntry, err error) error {
+		if err == nil && e.Type().IsRegular() && strings.HasPrefix(e.Name(), tmpMark) {
+			left = append(left, p)
+		}
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		return err
+	})
+	for _, p := range left {
+		err = errors.Join(err, d.fs.Remove(p))
+	}
+	if err != nil {
+		return fmt.Errorf("removing what an earlier run has left of saving: %w", err)
+	}
+	return nil
 }
 
 // Commit puts a small object.

@@ -246,3 +246,32 @@ func TestDirStaysInside(t *testing.T) {
 		t.Errorf("written outside: %v", l)
 	}
 }
+
+// TestSweep: what a process that was killed has left of an object goes, and nothing else does.
+func TestSweep(t *testing.T) {
+	d, dir := openDir(t)
+	if err := d.Put(t.Context(), "run/stage_0/part", strings.NewReader("whole")); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.Append(t.Context(), "run/metrics", []byte("{}")); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"run/stage_0/.tmp-7-part", "run/.tmp-1-manifest"} {
+		if err := os.WriteFile(filepath.Join(dir, filepath.FromSlash(name)), []byte("half"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := d.Sweep(); err != nil {
+		t.Fatal(err)
+	}
+	var left []string
+	err := filepath.WalkDir(dir, func(p string, e fs.DirEntry, err error) error {
+		if err == nil && !e.IsDir() {
+			left = append(left, filepath.Base(p))
+		}
+		return err
+	})
+	if err != nil || !reflect.DeepEqual(left, []string{"metrics.jsonl", "part"}) {
+		t.Errorf("%q is left, %v", left, err)
+	}
+}
