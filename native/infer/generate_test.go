@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/ravnest/ravnest/engine/exec"
@@ -265,5 +266,19 @@ func TestNoSteps(t *testing.T) {
 		if _, err := g.Steps(); !errors.Is(err, graph.ErrStep) {
 			t.Errorf("%s: %v", name, err)
 		}
+	}
+}
+
+// TestTokenizerOf: a tokenizer that is there and cannot be read is not passed over.
+func TestTokenizerOf(t *testing.T) {
+	p := &project.Project{Dir: t.TempDir()}
+	if k, err := tokenizerOf(p); k != nil || err != nil {
+		t.Errorf("none is there: %v %v", k, err)
+	}
+	if err := os.Mkdir(filepath.Join(p.Dir, project.TokenizerFile), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := vocabularyOf(p, 256); err == nil || !strings.Contains(err.Error(), "is a directory: a regular file is needed") {
+		t.Error(err)
 	}
 }
