@@ -242,6 +242,28 @@ func open(c *cli.Context) (*project.Project, error) {
 	return project.OpenWith(dir, func(j *job.Spec) { changeLearning(c, j); change(c, j) }, preparing(c.Context))
 }
 
+// openBeside is open for a command that works beside others: it locks the directory if the data have to
+// be divided into shards, since what is there may be in use.
+func openBeside(c *cli.Context) (*project.Project, error) {
+	dir, err := dirArg(c)
+	if err != nil {
+		return nil, err
+	}
+	unlock := func() {}
+	defer func() { unlock() }()
+	told, mine := preparing(c.Context), false
+	return project.OpenWith(dir, nil, func(done, total int) error {
+		if !mine {
+			release, err := project.Lock(dir, "ravnest "+c.Command.Name)
+			if err != nil {
+				return fmt.Errorf("the data are not divided into shards yet, or have changed since: %w", err)
+			}
+			unlock, mine = release, true
+		}
+		return told(done, total)
+	})
+}
+
 // openToCompute opens the job of the directory argument, and returns the threads to compute with.
 func openToCompute(c *cli.Context) (*project.Project, int, error) {
 	p, err := open(c)

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -11,7 +12,10 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
+	"github.com/ravnest/ravnest/native"
+	"github.com/ravnest/ravnest/native/project"
 	"github.com/ravnest/ravnest/signaling/run"
 	"github.com/ravnest/ravnest/signaling/server"
 	"github.com/ravnest/ravnest/signaling/simulate"
@@ -92,6 +96,57 @@ func TestPlainResults(t *testing.T) {
 	}
 	if err != nil || s.Job != name {
 		t.Errorf("%q, %v", out, err)
+	}
+}
+
+// TestStatusBeside: the shards of a job that is being trained stay as they are, though its data have
+// changed, when somebody asks how far it is.
+func TestStatusBeside(t *testing.T) {
+	tmp := t.TempDir()
+	dir, table := filepath.Join(tmp, "job"), "a,b,y\n"+strings.Repeat("1,2,0\n3,1,1\n", 40)
+	if err := os.WriteFile(filepath.Join(tmp, "t.csv"), []byte(table), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := said(t, "init", "--data", filepath.Join(tmp, "t.csv"), dir); err != nil {
+		t.Fatal(err)
+	}
+	job, err := os.ReadFile(filepath.Join(dir, "job.json"))
+	if err == nil {
+		err = os.WriteFile(filepath.Join(dir, "job.json"), bytes.Replace(job, []byte("{"), []byte(`{"shards": {"bytes": 128},`), 1), 0o600)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := said(t, "status", dir); err != nil { // makes the shards, since nobody else is there
+		t.Fatal(err)
+	}
+	index := filepath.Join(dir, "node_data", "shards", "index.json")
+	before, err := os.ReadFile(index)
+	if err != nil {
+		t.Fatal(err)
+	}
+	changed := time.Now().Add(time.Hour)
+	if err := os.Chtimes(filepath.Join(dir, "data.safetensors"), changed, changed); err != nil {
+		t.Fatal(err)
+	}
+	unlock, err := project.Lock(dir, "ravnest serve")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, command := range []string{"status", "eval"} {
+		if _, err := said(t, command, dir); !errors.Is(err, native.ErrLocked) || !strings.Contains(err.Error(), "have changed since") {
+			t.Errorf("%s: %v", command, err)
+		}
+		if now, err := os.ReadFile(index); err != nil || !bytes.Equal(now, before) {
+			t.Fatalf("%s changed the shards: %v", command, err)
+		}
+	}
+	unlock()
+	if _, err := said(t, "status", dir); err != nil {
+		t.Error(err)
+	}
+	if now, err := os.ReadFile(index); err != nil || bytes.Equal(now, before) {
+		t.Errorf("the shards are still those of the older data: %v", err)
 	}
 }
 

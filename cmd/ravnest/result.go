@@ -46,7 +46,7 @@ func showStatus(c *cli.Context) error {
 		}
 		return print(c, s, func(w io.Writer) { fmt.Fprintln(w, status.Text(s)) })
 	}
-	p, err := open(c)
+	p, err := openBeside(c)
 	if err != nil {
 		return err
 	}
@@ -146,7 +146,11 @@ func evalCommand() *cli.Command {
 }
 
 func eval(c *cli.Context) error {
-	p, t, err := openToCompute(c)
+	p, err := openBeside(c)
+	if err != nil {
+		return err
+	}
+	t, err := threadsFlag(c)
 	if err != nil {
 		return err
 	}

@@ -29,7 +29,8 @@ const (
 )
 
 // Progress is told how far a data set in the making is: rows read and to read, of both parts and
-// over all passes. An error ends it.
+// over all passes. An error ends it; one of the first call, before any row is read, leaves what was there
+// as it is.
 type Progress func(done, total int) error
 
 // shardIndex is shardsFile.
@@ -153,10 +154,6 @@ func (p *Project) makeShards(rel string, r RawSet, size int, from shardSource, p
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, fmt.Errorf("making the directory of the shards: %w", err)
 	}
-	// Without an index, what is there is nothing: so it is while shards change.
-	if err := os.Remove(filepath.Join(dir, shardsFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, err
-	}
 	s := &Shards{dir: dir, size: map[string]int64{}}
 	put := func(sum [sha256.Size]byte, b []byte) error {
 		name := hex.EncodeToString(sum[:])
@@ -172,6 +169,13 @@ func (p *Project) makeShards(rel string, r RawSet, size int, from shardSource, p
 			return nil
 		}
 		return progress(before+n, total)
+	}
+	if err := done(0); err != nil { // before anything is changed
+		return nil, err
+	}
+	// Without an index, what is there is nothing: so it is while shards change.
+	if err := os.Remove(filepath.Join(dir, shardsFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
 	}
 	ix := shardIndex{Version: 1, Bytes: size, Source: from}
 	var err error
