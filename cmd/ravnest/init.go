@@ -96,7 +96,7 @@ func initData(c *cli.Context, dir string) error {
 	if o.Block < 0 {
 		return fmt.Errorf("--block %d is negative: a row of a text has at least 1 token", o.Block)
 	}
-	if len(o.Texts) > 0 && o.Block == 0 {
+	if o.Block == 0 {
 		o.Block = 128
 	}
 	if !c.IsSet("seed") {

@@ -150,6 +150,35 @@ func TestStatusBeside(t *testing.T) {
 	}
 }
 
+// TestInitTexts: folders of classes of texts are a job without further flags, and what is missing is
+// named.
+func TestInitTexts(t *testing.T) {
+	const tokenizer = "../../engine/format/tokenizer/testdata/bert.json"
+	tmp := t.TempDir()
+	for _, class := range []string{"good", "bad"} {
+		for _, name := range []string{"1.txt", "2.txt", "3.txt"} {
+			path := filepath.Join(tmp, "texts", class, name)
+			if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(path, []byte("the quick "+class+" fox "+name), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	data := filepath.Join(tmp, "texts")
+	if _, err := said(t, "init", "--data", data, "--tokenizer", "nosuch.json", filepath.Join(tmp, "none")); err == nil || !strings.Contains(err.Error(), "no tokenizer at nosuch.json") {
+		t.Error(err)
+	}
+	if out, err := said(t, "init", "--data", data, "--tokenizer", tokenizer, filepath.Join(tmp, "job")); err != nil || !strings.Contains(out, "job.json") {
+		t.Fatal(out, err)
+	}
+	p, err := project.OpenModel(filepath.Join(tmp, "job"))
+	if err != nil || !slices.Equal(p.Graph.Inputs[0].Shape, []int{128}) {
+		t.Errorf("%v, %v", p, err)
+	}
+}
+
 // TestWithdraw: the command tells what it has done.
 func TestWithdraw(t *testing.T) {
 	dir := t.TempDir()

@@ -294,11 +294,12 @@ func (s *Source) tokenized(f io.Reader, o Options, block int) error {
 
 // readTokenizer reads a tokenizer.json.
 func readTokenizer(path string) (t *tokenizer.Tokenizer, b []byte, err error) {
-	err = open(path, func(f *os.File, size int64) error {
-		b, err = io.ReadAll(io.LimitReader(f, tokenizer.MaxBytes+1))
-		return err
-	})
-	if err == nil {
+	f, _, err := project.OpenRegular(path, "tokenizer")
+	if err != nil {
+		return nil, nil, err
+	}
+	defer f.Close()
+	if b, err = io.ReadAll(io.LimitReader(f, tokenizer.MaxBytes+1)); err == nil {
 		t, err = tokenizer.Parse(b)
 	}
 	if err != nil {

@@ -6,6 +6,7 @@ package dataset
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"math"
 	"os"
@@ -216,8 +217,10 @@ func (l *labels) add(k int, cell string) error {
 	cell = strings.TrimSpace(cell)
 	id, ok := l.known[cell]
 	switch {
-	case cell == "" || len(cell) > 1<<12:
-		return fmt.Errorf("a target of %d bytes", len(cell))
+	case cell == "":
+		return errors.New("the target is empty: fill it, or remove the row")
+	case len(cell) > 1<<12:
+		return fmt.Errorf("a target of %d bytes, at most %d are the name of a class: is it a text that --text should name?", len(cell), 1<<12)
 	case !ok && len(l.names) >= maxLabels:
 		return fmt.Errorf("more than %d different targets", maxLabels)
 	case !ok:

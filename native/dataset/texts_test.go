@@ -221,7 +221,7 @@ func TestTextMistakes(t *testing.T) {
 		"no tokenizer":  {"a.csv", "a,y\nx,1\n", dataset.Options{Texts: []string{"a"}}, "need a tokenizer"},
 		"a column":      {"b.csv", "a,y\nx,1\n", dataset.Options{Texts: []string{"b"}, Target: []string{"y"}, Tokenizer: file, Block: 4}, `no column "b"`},
 		"no target":     {"c.jsonl", `{"a":"x","z":1}`, dataset.Options{Texts: []string{"a"}, Tokenizer: file, Block: 4}, `name one of ["a" "z"]`},
-		"an empty cell": {"d.csv", "a,y\nx,1\ny,\n", dataset.Options{Texts: []string{"a"}, Target: []string{"y"}, Tokenizer: file, Block: 4}, "d.csv: line 3: a target of 0 bytes"},
+		"an empty cell": {"d.csv", "a,y\nx,1\ny,\n", dataset.Options{Texts: []string{"a"}, Target: []string{"y"}, Tokenizer: file, Block: 4}, "d.csv: line 3: the target is empty: fill it, or remove the row"},
 		"a list":        {"e.jsonl", "{\"a\":\"x\",\"y\":1}\n{\"a\":[1],\"y\":2}\n", dataset.Options{Texts: []string{"a"}, Tokenizer: file, Block: 4}, `line 2, field "a" is [1]`},
 		"a short row":   {"f.csv", "a,y\nx,1\n", dataset.Options{Texts: []string{"a"}, Target: []string{"y"}, Tokenizer: file, Block: 1}, "no room for the special tokens"},
 		"not finite":    {"i.jsonl", "{\"a\":\"x\",\"y\":0.5}\n{\"a\":\"x\",\"y\":\"nan\"}\n", dataset.Options{Texts: []string{"a"}, Tokenizer: file, Block: 4}, `the target "nan" is not finite`},
