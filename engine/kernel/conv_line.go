@@ -70,7 +70,7 @@ func (c *Conv) lines(back bool, threads int) (j lineTask, ok bool) {
 	j.across = v.x.out < shortLine
 	worth := c.N >= 2 && v.channels*taps >= leastDot && !j.short
 	if j.across {
-		worth = c.N >= 2*j.least && !j.strided()
+		worth = c.N >= 2*j.least && !(j.strided() && c.BF16 && tile.pairs != nil)
 	} else if c.BF16 && tile.pairs != nil {
 		worth = false // products of pairs are faster
 	}
@@ -227,7 +227,10 @@ func (j *lineTask) need() int {
 	if !j.inPlace {
 		n += j.v.copied()
 	}
-	if j.across || j.strided() {
+	switch {
+	case j.across:
+		n += j.block * j.v.together * j.plane()
+	case j.strided():
 		n += j.v.halves() * j.block * j.v.columns()
 	}
 	return n
@@ -312,7 +315,7 @@ func (j *lineTask) tile(i int, scratch []float32) {
 		}
 		y := j.y[(n*j.outputs*c.Groups+from)*plane:]
 		if j.across {
-			t.dst, t.ldc, t.dimage = out, v.columns(), 1
+			t.dst, t.ldc, t.dimage = out, v.together*plane, 1
 			t.computeAcross()
 			transpose(y, j.outputs*c.Groups*plane, out, v.together, t.width*plane, t.images)
 			continue
@@ -442,11 +445,16 @@ func (j *lineTask) pitch() int {
 	return j.v.x.padded
 }
 
-// computeAcross is compute where a tile is one position of many images.
+// computeAcross is compute, of all phases, where a tile is one position of many images.
 func (t *lineTile) computeAcross() {
-	v := &t.v
-	for at := range v.y.out * v.x.out {
-		active, _ := t.list(t.taps, 0, 0, at/v.x.out, at%v.x.out, 1)
+	v, height, width := &t.v, t.c.OH(), t.c.OW()
+	if t.back {
+		height, width = t.c.H, t.c.W
+	}
+	ny, nx := max(1, v.y.phases), max(1, v.x.phases)
+	for at := range height * width {
+		y, x := at/width, at%width
+		active, _ := t.list(t.taps, y%ny, x%nx, y/ny, x/nx, 1)
 		for i, n := 0, 0; i < t.images; i += n {
 			n = even(i, t.images, 2*t.most)
 			half := (n + 1) / 2 // of an odd number the middle one is computed twice

@@ -126,6 +126,9 @@ var convTLines = []Conv{
 	{N: 64, C: 16, H: 2, W: 2, O: 32, KH: 3, KW: 3, SH: 1, SW: 1, PT: 1, PL: 1, PB: 1, PR: 1, DH: 1, DW: 1, Groups: 1},
 	{N: 59, C: 96, H: 5, W: 3, O: 32, KH: 3, KW: 2, SH: 1, SW: 1, PT: 2, PL: 1, PB: 1, PR: 0, DH: 1, DW: 1, Groups: 2},
 	{N: 9, C: 32, H: 6, W: 7, O: 16, KH: 3, KW: 3, SH: 3, SW: 3, PT: 1, PL: 1, PB: 1, PR: 1, DH: 1, DW: 1, Groups: 1},
+	{N: 37, C: 32, H: 4, W: 4, O: 48, KH: 3, KW: 3, SH: 2, SW: 2, PT: 1, PL: 1, PB: 1, PR: 1, DH: 1, DW: 1, Groups: 1},
+	{N: 22, C: 64, H: 5, W: 3, O: 16, KH: 3, KW: 5, SH: 1, SW: 2, PT: 1, PL: 2, PB: 1, PR: 2, DH: 1, DW: 1, Groups: 2},
+	{N: 33, C: 16, H: 6, W: 6, O: 7, KH: 4, KW: 3, SH: 3, SW: 2, PT: 1, PL: 1, PB: 1, PR: 1, DH: 1, DW: 1, Groups: 1},
 	{N: 4, C: 48, H: 3, W: 21, O: 80, KH: 3, KW: 3, SH: 1, SW: 3, PT: 4, PL: 0, PB: 4, PR: 0, DH: 1, DW: 1, Groups: 1},
 }
 
@@ -134,17 +137,20 @@ func TestConvLinesAreTaken(t *testing.T) {
 	if tile.lines == nil || tile.lines.short {
 		t.Skip("this machine has no kernels for all of them")
 	}
-	lie, lies := 0, map[bool]int{}
+	lie, lies, apart := 0, map[bool]int{}, 0
 	for _, c := range convTLines {
 		for _, back := range []bool{false, true} {
 			if j, ok := c.lines(back, 1); ok {
 				lie++
 				lies[j.inPlace]++
+				if j.across && j.strided() {
+					apart++
+				}
 			}
 		}
 	}
-	if lie < 10 || lies[true] < 4 || lies[false] < 3 {
-		t.Errorf("%d directions take lines, by whether their source lies as it is: %v", lie, lies)
+	if lie < 10 || lies[true] < 4 || lies[false] < 3 || apart < 3 {
+		t.Errorf("%d directions take lines, by whether their source lies as it is: %v; %d a position at a time with a stride", lie, lies, apart)
 	}
 }
 

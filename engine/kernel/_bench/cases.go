@@ -16,8 +16,8 @@ var products = [][3]int{
 
 var directions = []string{"forward", "data", "weights"}
 
-// convolutions are the distinct layers of ResNet-50 at 224x224, those of the
-// walkthrough's model, some with groups as ResNeXt's (4, 8 and 16 channels each) and some
+// convolutions are the distinct layers of ResNet-50 at 224x224, some of ResNet-18 at 64x64, whose
+// last planes are small, those of the walkthrough's model, some with groups as ResNeXt's (4, 8 and 16 channels each) and some
 // with a filter for each channel as MobileNet's and EfficientNet's.
 func convolutions() []kernel.Conv {
 	conv := func(n, c, hw, o, k, stride, pad, groups int) kernel.Conv {
@@ -46,6 +46,10 @@ func convolutions() []kernel.Conv {
 		in = 4 * width
 	}
 	return append(all,
+		conv(32, 64, 16, 64, 3, 1, 1, 1),
+		conv(32, 256, 4, 512, 3, 2, 1, 1),
+		conv(32, 256, 4, 512, 1, 2, 0, 1),
+		conv(32, 512, 2, 512, 3, 1, 1, 1),
 		conv(64, 1, 8, 16, 3, 1, 1, 1),
 		conv(64, 16, 2, 32, 3, 1, 1, 1),
 		conv(8, 128, 56, 128, 3, 1, 1, 32),
