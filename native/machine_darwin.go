@@ -26,6 +26,15 @@ func AvailableRAM() (int64, error) {
 // Cores returns how many cores this process may use.
 func Cores() int { return runtime.NumCPU() }
 
+// PhysicalCores returns how many processors are cores of their own, and not further threads of one.
+func PhysicalCores() int {
+	n, err := unix.SysctlUint32("hw.physicalcpu")
+	if err != nil || n == 0 {
+		return runtime.NumCPU()
+	}
+	return min(int(n), runtime.NumCPU())
+}
+
 // CPUTime returns the processor time of this process.
 func CPUTime() (time.Duration, error) {
 	u, err := UsageOf(os.Getpid())

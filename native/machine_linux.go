@@ -50,6 +50,22 @@ func AvailableRAM() (int64, error) {
 // throttled team of threads waits for its slowest member.
 func Cores() int { return cores(os.DirFS("/"), runtime.NumCPU()) }
 
+// PhysicalCores returns how many of the processors that this process may use are cores of their own, and
+// not further threads of one: all where the system does not say, as in many virtual machines.
+func PhysicalCores() int {
+	var set unix.CPUSet
+	if unix.SchedGetaffinity(0, &set) != nil {
+		return runtime.NumCPU()
+	}
+	var allowed []int
+	for i := range 64 * len(set) {
+		if set.IsSet(i) {
+			allowed = append(allowed, i)
+		}
+	}
+	return physicalCores(os.DirFS("/"), allowed)
+}
+
 // CPUTime returns the processor time of this process.
 func CPUTime() (time.Duration, error) {
 	var r syscall.Rusage
@@ -154,6 +170,18 @@ func cores(root fs.FS, affinity int) int {
 		}
 	})
 	return max(1, n)
+}
+
+func physicalCores(root fs.FS, allowed []int) int {
+	seen := map[string]bool{}
+	for _, i := range allowed {
+		siblings, err := fs.ReadFile(root, fmt.Sprintf("sys/devices/system/cpu/cpu%d/topology/thread_siblings_list", i))
+		if err != nil {
+			return len(allowed)
+		}
+		seen[string(siblings)] = true
+	}
+	return len(seen)
 }
 
 func number(root fs.FS, name string) (int64, bool) {

@@ -20,6 +20,9 @@ func AvailableRAM() (int64, error) {
 // Cores returns how many cores this process may use.
 func Cores() int { return runtime.NumCPU() }
 
+// PhysicalCores returns how many of them are taken for cores of their own, and not threads of one: all.
+func PhysicalCores() int { return runtime.NumCPU() }
+
 // CPUTime is not supported here.
 func CPUTime() (time.Duration, error) {
 	return 0, fmt.Errorf("processor time on %s: %w", runtime.GOOS, errors.ErrUnsupported)

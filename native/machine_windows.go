@@ -39,6 +39,9 @@ func AvailableRAM() (int64, error) {
 // Cores returns how many cores this process may use.
 func Cores() int { return runtime.NumCPU() }
 
+// PhysicalCores returns how many of them are taken for cores of their own, and not threads of one: all.
+func PhysicalCores() int { return runtime.NumCPU() }
+
 // CPUTime returns the processor time of this process.
 func CPUTime() (time.Duration, error) {
 	var created, ended, kernel, user windows.Filetime

@@ -141,6 +141,26 @@ func TestCoresHonourAffinity(t *testing.T) {
 	}
 }
 
+// TestPhysicalCores: threads of one core count once, as far as they may be used, and all processors do where
+// the system does not say.
+func TestPhysicalCores(t *testing.T) {
+	root := fstest.MapFS{}
+	for i, siblings := range []string{"0,2", "1,3", "0,2", "1,3"} {
+		root[fmt.Sprintf("sys/devices/system/cpu/cpu%d/topology/thread_siblings_list", i)] = &fstest.MapFile{Data: []byte(siblings + "\n")}
+	}
+	for _, c := range []struct {
+		allowed []int
+		want    int
+	}{{[]int{0, 1, 2, 3}, 2}, {[]int{0, 1}, 2}, {[]int{1, 3}, 1}, {[]int{0, 9}, 2}} {
+		if n := physicalCores(root, c.allowed); n != c.want {
+			t.Errorf("of %v %d are cores, want %d", c.allowed, n, c.want)
+		}
+	}
+	if n := PhysicalCores(); n < 1 || n > runtime.NumCPU() {
+		t.Errorf("%d cores of %d processors", n, runtime.NumCPU())
+	}
+}
+
 func TestUsageOfOthers(t *testing.T) {
 	root := fstest.MapFS{
 		"proc/7/status": {Data: []byte("Name:\tx) y\nVmHWM:\t    2048 kB\nVmRSS:\t    1024 kB\n")},

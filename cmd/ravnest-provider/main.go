@@ -129,7 +129,7 @@ func configOf(c *cli.Context, hosts []string, lim lending) lender.Config {
 		Host: hosts[0], Hosts: hosts[1:], Name: c.String("name"),
 		Agent: "ravnest-provider/" + version, Platform: runtime.GOOS + "/" + runtime.GOARCH,
 		RAM: lim.ram, Limit: lim.rate, May: lim.may, Loopback: native.Loopback(hosts[0]), Machine: native.Network(),
-		Processor: native.Processor(), Cores: runtime.NumCPU(),
+		Processor: native.Processor(), Cores: runtime.NumCPU(), Physical: native.PhysicalCores(),
 		Rules: machine.Rules{Once: c.Bool("once"), Stay: true},
 		Now:   func() time.Duration { return time.Since(began) },
 		RSS:   peak,

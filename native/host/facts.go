@@ -4,6 +4,7 @@
 package host
 
 import (
+	"cmp"
 	"maps"
 	"math"
 	"net"
@@ -42,11 +43,12 @@ func (t trips) between(a, b server.Member) float64 {
 }
 
 // machines numbers the machines that members compute on, and tells how many of them can
-// compute at once on that of each, and how many cores each leaves free when all do. A tab cannot
+// compute at once on that of each, as fast as one, and how many cores each leaves free when all do. Two
+// threads of a core compute hardly more than one, but do serve links beside it. A tab cannot
 // tell its machine: one on the host's own loopback interface is on the host's machine.
 func machines(pool []server.Member) (number []int, room, spare []float64) {
 	known := map[string]int{}
-	cores, threads, all, on := map[int]int{}, map[int]int{}, map[int]int{}, map[int]int{}
+	cores, whole, threads, all, on := map[int]int{}, map[int]int{}, map[int]int{}, map[int]int{}, map[int]int{}
 	for _, m := range pool {
 		id := m.Hello.Machine
 		if host, _, err := net.SplitHostPort(m.Addr); id == "" && err == nil && net.ParseIP(host).IsLoopback() {
@@ -63,6 +65,7 @@ func machines(pool []server.Member) (number []int, room, spare []float64) {
 		}
 		number = append(number, k)
 		cores[k], threads[k] = max(cores[k], m.Hello.Cores), max(threads[k], m.Hello.Threads)
+		whole[k] = max(whole[k], min(cmp.Or(m.Hello.Physical, m.Hello.Cores), m.Hello.Cores))
 		all[k] += max(m.Hello.Threads, 1)
 		on[k]++
 	}
@@ -72,7 +75,7 @@ func machines(pool []server.Member) (number []int, room, spare []float64) {
 			continue
 		}
 		spare = append(spare, float64(max(0, cores[k]-all[k]))/float64(on[k]))
-		room = append(room, float64(cores[k])/float64(max(threads[k], 1)))
+		room = append(room, max(1, float64(whole[k])/float64(max(threads[k], 1))))
 	}
 	return number, room, spare
 }

@@ -10,16 +10,21 @@ import (
 )
 
 // TestMachines: providers that share processors are found by what they say of their machine;
-// what says nothing is alone, except a tab on the host's own machine.
+// what says nothing is alone, except a tab on the host's own machine. Threads of one core are one.
 func TestMachines(t *testing.T) {
 	m := func(machine, addr string, cores, threads int) server.Member {
 		return server.Member{Addr: addr, Hello: proto.Hello{Machine: machine, Cores: cores, Threads: threads}}
 	}
+	siblings := m("d", "10.0.0.4:1", 4, 1)
+	siblings.Hello.Physical = 2
+	wide := m("e", "10.0.0.5:1", 16, 15)
+	wide.Hello.Physical = 8
 	number, room, spare := machines([]server.Member{
 		m("a", "10.0.0.1:5", 8, 2), m("b", "10.0.0.1:6", 2, 1), m("a", "10.0.0.9:5", 8, 4),
 		m("", "10.0.0.2:7", 0, 1), m("", "10.0.0.2:8", 0, 1), m("", "127.0.0.1:9", 0, 1), m("", "127.0.0.1:10", 0, 1), m("c", "10.0.0.3:1", 0, 1),
+		siblings, wide,
 	})
-	wantNumber, wantRoom, wantSpare := []int{0, 1, 0, -1, -1, 2, 2, 3}, []float64{2, 2, 2, 0, 0, 0, 0, 0}, []float64{1, 1, 1, 0, 0, 0, 0, 0}
+	wantNumber, wantRoom, wantSpare := []int{0, 1, 0, -1, -1, 2, 2, 3, 4, 5}, []float64{2, 2, 2, 0, 0, 0, 0, 0, 2, 1}, []float64{1, 1, 1, 0, 0, 0, 0, 0, 3, 1}
 	for i := range number {
 		if number[i] != wantNumber[i] || room[i] != wantRoom[i] || spare[i] != wantSpare[i] {
 			t.Errorf("member %d: machine %d with room for %v and %v spare cores, want %d, %v, %v", i, number[i], room[i], spare[i], wantNumber[i], wantRoom[i], wantSpare[i])

@@ -202,6 +202,7 @@ func (m *Hello) check() error {
 		within("ram_bytes", m.RAM, 0, maxBytes),
 		within("threads", m.Threads, 0, 1<<16),
 		within("cores", m.Cores, 0, 1<<16),
+		within("physical_cores", m.Physical, 0, 1<<16),
 		text("machine", m.Machine, MaxName),
 		number("gemm_gflops", m.Bench.GEMM, 1e12),
 		number("conv_gflops", m.Bench.Conv, 1e12),

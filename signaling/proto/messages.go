@@ -131,9 +131,11 @@ type Hello struct {
 	Threads  int    `json:"threads"`
 	Bench    Bench  `json:"bench"`
 	// Machine identifies the processors that it computes on: providers with the same one share
-	// them. Cores is how many there are. Both may be unknown.
-	Machine string `json:"machine,omitempty"`
-	Cores   int    `json:"cores,omitempty"`
+	// them. Cores is how many there are, and Physical how many of those are not further threads of a
+	// core. All may be unknown.
+	Machine  string `json:"machine,omitempty"`
+	Cores    int    `json:"cores,omitempty"`
+	Physical int    `json:"physical_cores,omitempty"`
 	// Key is the provider's Ed25519 public key in lower-case hex; "": it has none. The host
 	// answers with a Challenge, which a Proof answers.
 	Key string `json:"key,omitempty"`

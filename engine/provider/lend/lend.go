@@ -63,10 +63,10 @@ type Config struct {
 	// this machine's network, if known. See rtc.Config.
 	Loopback bool
 	Machine  string
-	// Processor identifies the processors that this machine has, and Cores is how many there
-	// are, if known: providers on one machine share them.
-	Processor string
-	Cores     int
+	// Processor identifies the processors that this machine has, Cores is how many there are, and Physical
+	// how many of those are not further threads of one core, if known: providers on one machine share them.
+	Processor       string
+	Cores, Physical int
 }
 
 // States beside those of a run.
@@ -214,7 +214,7 @@ func (l *lender) joinAt(ctx context.Context, at string) (provider.Host, provider
 	opt := client.Options{Token: l.cfg.Token, Identity: l.cfg.Identity, MaxBlob: l.cfg.RAM, Limit: l.cfg.Limit, Between: l.cfg.Between, Hello: proto.Hello{
 		Name: l.cfg.Name, Agent: l.cfg.Agent, Platform: l.cfg.Platform,
 		Class: kernel.Class(), RAM: l.cfg.RAM, Threads: l.cfg.Team.Threads(),
-		Machine: l.cfg.Processor, Cores: l.cfg.Cores,
+		Machine: l.cfg.Processor, Cores: l.cfg.Cores, Physical: l.cfg.Physical,
 	}}
 	opt.Away = func(error) { l.cfg.Event("lost the connection to the host: making another one, the work goes on") }
 	var moving atomic.Pointer[rtc.Endpoint]
