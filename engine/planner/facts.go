@@ -35,6 +35,8 @@ type Facts struct {
 	Spare []float64
 	// Gain is by how much faster each node computes with all its threads than with one; 0: not known.
 	Gain []float64
+	// Threads is how many each node lends; nil: not known.
+	Threads []int
 	// Achieved is what the job's runs achieved with the pool, by what was forecast without this
 	// correction; 0: not known.
 	Achieved float64

@@ -3,6 +3,7 @@ package planner_test
 import (
 	"math"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/ravnest/ravnest/engine/graph"
@@ -210,5 +211,22 @@ func TestOneSplitsToo(t *testing.T) {
 	}
 	if a, b := two(1), two(4); b >= a {
 		t.Errorf("%d micro-batches with one thread, %d with threads for which those are too small", a, b)
+	}
+}
+
+// TestOneThreadIsSaid: where steps are too small for the threads that are lent, the plan says so.
+func TestOneThreadIsSaid(t *testing.T) {
+	for _, c := range []struct {
+		example string
+		threads []int
+		want    []int
+	}{
+		{"cnn", []int{4, 4}, []int{1, 1}}, {"cnn", []int{1, 4}, []int{0, 1}}, {"cnn", nil, []int{0, 0}}, {"resnet18", []int{4, 4}, []int{0, 0}},
+	} {
+		p := planned(t, c.example, 2, planner.Facts{Threads: c.threads}, nil)
+		said := strings.Contains(p.String(), "too small for more than one thread")
+		if st := p.Clusters[0].Stages; st[0].Threads != c.want[0] || st[1].Threads != c.want[1] || said != (c.want[1] == 1) {
+			t.Errorf("%s with %v threads lent: %+v, said: %v", c.example, c.threads, st, said)
+		}
 	}
 }

@@ -44,6 +44,12 @@ func (f Facts) pick(members []int) Facts {
 			out.Gain = append(out.Gain, f.Gain[i])
 		}
 	}
+	if f.Threads != nil {
+		out.Threads = nil
+		for _, i := range members {
+			out.Threads = append(out.Threads, f.Threads[i])
+		}
+	}
 	if f.Machine != nil {
 		out.Machine, out.Room = nil, nil
 		for _, i := range members {
@@ -178,6 +184,14 @@ func (s search) form(members []int, clusters int) (*Plan, error) {
 	return p, nil
 }
 
+// short lists names for people.
+func short(names []string) string {
+	if len(names) > 4 {
+		names = append(names[:3:3], fmt.Sprintf("%d more", len(names)-3))
+	}
+	return strings.Join(names, ", ")
+}
+
 // spared says who is left out, and why. whole is the forecast of all; 0: not known.
 func (s search) spared(p *Plan, whole float64) string {
 	var out, in []string
@@ -187,12 +201,6 @@ func (s search) spared(p *Plan, whole float64) string {
 		} else {
 			in = append(in, n.Name)
 		}
-	}
-	short := func(names []string) string {
-		if len(names) > 4 {
-			names = append(names[:3:3], fmt.Sprintf("%d more", len(names)-3))
-		}
-		return strings.Join(names, ", ")
 	}
 	what := short(in)
 	if len(in) == 1 {

@@ -131,7 +131,29 @@ func (f fill) cluster(cl *Cluster) error {
 	for k := range cl.Stages {
 		cl.Stages[k].Memory = m[k]
 	}
+	f.threads(cl, stages)
 	return nil
+}
+
+// threads says which stages compute on one thread though their nodes lend more.
+func (f fill) threads(cl *Cluster, stages []*graph.Stage) {
+	rows := f.rows(cl.MicroBatches)
+	for k := range cl.Stages {
+		s := &cl.Stages[k]
+		if s.Threads = 0; f.facts.Threads != nil && f.facts.Threads[s.Node] > 1 && rows[0] < exec.Few(stages[k].Graph) {
+			s.Threads = 1
+		}
+	}
+}
+
+// oneThread lists the nodes of a cluster that compute on one thread.
+func (c Cluster) oneThread() (names []string) {
+	for _, s := range c.Stages {
+		if s.Threads == 1 {
+			names = append(names, s.Name)
+		}
+	}
+	return names
 }
 
 // update walks an update of one replica, or of split batches. It has backward passes in two halves if
@@ -523,6 +545,9 @@ func (p *Plan) String() string {
 		}
 		if c.MicroBatches > 1 {
 			fmt.Fprintf(&b, "cluster %d: batches flow in %d micro-batches\n", i, c.MicroBatches)
+		}
+		if names := c.oneThread(); len(names) > 0 {
+			fmt.Fprintf(&b, "cluster %d: steps of %s are too small for more than one thread\n", i, short(names))
 		}
 		if c.Halves {
 			fmt.Fprintf(&b, "cluster %d: backward passes are in two halves, which fills idle time: forecast to be %.2f times as fast, with the same result\n", i, c.Gain)

@@ -36,7 +36,9 @@ type Stage struct {
 	Name   string `json:"name"`
 	Start  int    `json:"start"`  // first node of the graph
 	Memory int    `json:"memory"` // bytes, by the compiled plan
-	Rings  []Ring `json:"rings"`
+	// Threads is how many compute, where its steps are too small for all that are lent; 0: all do.
+	Threads int    `json:"threads,omitempty"`
+	Rings   []Ring `json:"rings"`
 }
 
 // Cluster is a pipeline of stages.

@@ -87,7 +87,7 @@ func (r *roster) facts(pool []server.Member) planner.Facts {
 	f.Machine, f.Room, f.Spare = machines(pool)
 	model := planner.ModelOf(r.p.Graph, r.p.Job.BatchSize)
 	for _, m := range pool {
-		f.Gain = append(f.Gain, model.Gain(speeds(m.Hello)))
+		f.Gain, f.Threads = append(f.Gain, model.Gain(speeds(m.Hello))), append(f.Threads, m.Hello.Threads)
 	}
 	f.RTT = func(a, b int) float64 {
 		if _, measured := trips[pair(pool[a].Name, pool[b].Name)]; !measured && f.Machine[a] >= 0 && f.Machine[a] == f.Machine[b] {
