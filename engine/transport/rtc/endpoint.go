@@ -454,19 +454,20 @@ func (c *connecting) establish(theirs description, begins bool) error {
 		dtls.WithFlightInterval(flight),
 		dtls.WithLoggerFactory(quiet()),
 	}
+	d := newDatagrams(path)
 	var secure *dtls.Conn
 	if begins {
 		var o []dtls.ClientOption
 		for _, v := range opts {
 			o = append(o, v)
 		}
-		secure, err = dtls.ClientWithOptions(datagrams{path}, path.RemoteAddr(), o...)
+		secure, err = dtls.ClientWithOptions(d, path.RemoteAddr(), o...)
 	} else {
 		o := []dtls.ServerOption{dtls.WithClientAuth(dtls.RequireAnyClientCert)}
 		for _, v := range opts {
 			o = append(o, v)
 		}
-		secure, err = dtls.ServerWithOptions(datagrams{path}, path.RemoteAddr(), o...)
+		secure, err = dtls.ServerWithOptions(d, path.RemoteAddr(), o...)
 	}
 	if err == nil {
 		p.secure = secure
@@ -475,7 +476,11 @@ func (c *connecting) establish(theirs description, begins bool) error {
 	if err != nil {
 		return fmt.Errorf("encrypting the connection: %w", err)
 	}
-	p.mended = mend(secure, int(c.mtu))
+	var records net.Conn = secure
+	if r, err := takeOver(secure, d); err == nil {
+		records = r
+	}
+	p.mended = mend(records, int(c.mtu))
 	assoc, err := sctp.ClientContext(c.ctx,
 		sctp.WithNetConn(p.mended),
 		sctp.WithMinCwnd(repair.Ceiling), // the window is mended's
@@ -490,30 +495,13 @@ func (c *connecting) establish(theirs description, begins bool) error {
 		return fmt.Errorf("associating: %w", err)
 	}
 	p.assoc = assoc
-	d, err := datachannel.Dial(assoc, Channel, &datachannel.Config{ChannelType: datachannel.ChannelTypeReliable, Negotiated: true, Label: Label, LoggerFactory: quiet()})
+	channel, err := datachannel.Dial(assoc, Channel, &datachannel.Config{ChannelType: datachannel.ChannelTypeReliable, Negotiated: true, Label: Label, LoggerFactory: quiet()})
 	if err != nil {
 		return fmt.Errorf("opening the data channel: %w", err)
 	}
 	p.theirs = theirs
-	p.open(d)
+	p.open(channel)
 	return nil
-}
-
-// datagrams are ICE's path as DTLS wants it. Like every network it may lose a packet: one that
-// cannot be sent just now, because an address has gone, does not end the connection.
-type datagrams struct{ *ice.Conn }
-
-func (d datagrams) ReadFrom(b []byte) (int, net.Addr, error) {
-	n, err := d.Read(b)
-	return n, d.RemoteAddr(), err
-}
-
-func (d datagrams) WriteTo(b []byte, _ net.Addr) (int, error) {
-	n, err := d.Write(b)
-	if err != nil && !errors.Is(err, ice.ErrClosed) && !errors.Is(err, net.ErrClosed) {
-		return len(b), nil
-	}
-	return n, err
 }
 
 // check refuses a candidate that ICE could not read.
