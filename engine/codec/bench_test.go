@@ -23,6 +23,7 @@ import (
 	"math"
 	"math/rand/v2"
 	"testing"
+	"time"
 )
 
 // tensors are what the cuts of a small convolutional classifier carry, made by
@@ -159,6 +160,36 @@ func BenchmarkDecode(b *testing.B) {
 					if err := d.Decode(dst, src); err != nil {
 						b.Fatal(err)
 					}
+				}
+			})
+		})
+	}
+}
+
+// BenchmarkSqueeze takes tensors there and back, plain and squeezed in turn: what a byte that zstd saves
+// costs over both halves, to be set beside what a byte of the channel does.
+func BenchmarkSqueeze(b *testing.B) {
+	t := makeTensors()
+	for k := FP32; k <= INT8; k++ {
+		t.each(func(name string, x []float32) {
+			b.Run(k.String()+"/"+name, func(b *testing.B) {
+				e, d, dst := NewEncoder(k), NewDecoder(), make([]float32, len(x))
+				var buf [2][]byte
+				var took [2]time.Duration
+				for b.Loop() {
+					for i, plain := range []bool{true, false} {
+						began := time.Now()
+						e.Plain(plain)
+						buf[i], _ = e.Encode(buf[i][:0], x)
+						if err := d.Decode(dst, buf[i]); err != nil {
+							b.Fatal(err)
+						}
+						took[i] += time.Since(began)
+					}
+				}
+				if saved := len(buf[0]) - len(buf[1]); saved > 0 {
+					b.ReportMetric(float64(saved)/float64(len(buf[0])), "saved")
+					b.ReportMetric(float64((took[1]-took[0]).Nanoseconds())/float64(b.N)/float64(saved), "ns/saved-B")
 				}
 			})
 		})

@@ -11,9 +11,10 @@
 //	          together, and a plane that zstd makes smaller is sent so
 //
 // The second half exists because a byte on a data channel costs more processor
-// time than squeezing it does. What it chooses is a function of the tensor
-// alone, so the same tensor always gives the same bytes, and every message says
-// how it was made: nothing has to be remembered between two messages.
+// time than squeezing it does. Where it does not, zstd is left out (Encoder.Plain). What
+// is chosen is otherwise a function of the tensor alone, so the same tensor always gives
+// the same bytes, and every message says how it was made: nothing has to be remembered
+// between two messages.
 //
 // The package knows no shapes: a tensor is its elements in order, and the
 // receiver knows how many it waits for.

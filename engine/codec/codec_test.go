@@ -123,6 +123,7 @@ func TestEncodeDecode(t *testing.T) {
 	for _, k := range kinds {
 		e := NewEncoder(k)
 		var buf []byte
+		shorter := 0 // bytes that zstd has saved
 		eachInput(func(name string, x []float32) {
 			what := k.String() + " " + name
 			want := make([]float32, len(x))
@@ -154,7 +155,21 @@ func TestEncodeDecode(t *testing.T) {
 			if err != nil || !bytes.Equal(fresh, msg) {
 				t.Fatalf("%s, %d elements: a used encoder's bytes differ from a new one's", what, len(x))
 			}
+			e.Plain(true)
+			plain, err := e.Encode(nil, x)
+			e.Plain(false)
+			if err != nil || len(plain) < len(msg) || len(plain) > MaxSize(k, len(x)) {
+				t.Fatalf("%s, %d elements: plain %d bytes, %v, squeezed %d", what, len(x), len(plain), err, len(msg))
+			}
+			shorter += len(plain) - len(msg)
+			if err := d.Decode(got, plain); err != nil {
+				t.Fatalf("%s, %d elements, plain: %v", what, len(x), err)
+			}
+			sameBits(t, what+", plain", got, want)
 		})
+		if shorter == 0 {
+			t.Errorf("%s: nothing was squeezed: the test has not tested", k)
+		}
 	}
 }
 

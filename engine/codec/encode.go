@@ -16,6 +16,7 @@ import (
 // close.
 type Encoder struct {
 	kind   Kind
+	plain  bool
 	zstd   *zstd.Encoder
 	words  [blockElems]uint32
 	planes [blockElems * maxPlanes]byte
@@ -41,6 +42,10 @@ func NewEncoder(k Kind) *Encoder {
 	}
 	return &Encoder{kind: k, zstd: z}
 }
+
+// Plain sets whether no section is squeezed by zstd from now on: for a channel whose bytes cost less
+// than making them fewer. What repeats becomes a bitmap all the same.
+func (e *Encoder) Plain(yes bool) { e.plain = yes }
 
 // Encode appends the message of x to dst and returns it. It fails, appending
 // nothing, if x has more than MaxElems elements or the encoder's kind is none.
@@ -136,10 +141,10 @@ func (e *Encoder) body(dst []byte, w []uint32, x []float32) []byte {
 	return dst
 }
 
-// section appends p, squeezed if that is shorter, and notes it in the layout
+// section appends p, squeezed if that may be and is shorter, and notes it in the layout
 // byte at dst[at].
 func (e *Encoder) section(dst []byte, at, index int, p []byte) []byte {
-	if worth(p) {
+	if !e.plain && worth(p) {
 		start := len(dst)
 		z := e.zstd.EncodeAll(p, append(dst, 0, 0))
 		if n := len(z) - start - 2; n+2 < len(p) {

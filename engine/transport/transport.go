@@ -48,6 +48,12 @@ type Queued interface {
 	Queued() int
 }
 
+// Near is a pipe that may know that its peer is on this machine, where a byte costs less than what
+// makes it fewer.
+type Near interface {
+	Near() bool
+}
+
 // Options of a link. Zero fields take the defaults. The two sides need not agree.
 type Options struct {
 	// Credit is the window: how many bytes sent by the peer may be waiting to be released.
@@ -136,6 +142,12 @@ func (l *Link) RTT() time.Duration {
 		return t.RTT()
 	}
 	return 0
+}
+
+// Near reports whether the pipe is Near and says so.
+func (l *Link) Near() bool {
+	n, ok := l.pipe.(Near)
+	return ok && n.Near()
 }
 
 // Done returns a channel that is closed when the link has ended. Err then says why.

@@ -242,6 +242,7 @@ func (w *wiring) hire(ctx context.Context, c *Compiled, cancel context.CancelCau
 	for _, p := range c.tiedPeers() {
 		// Of each replica there is one update at a time, so that nobody waits for room in out.
 		o := &courier{to: p, link: w.links[p], out: make(chan parcel, 2*len(c.ties)*c.Job.Replica()), enc: codec.NewEncoder(codec.FP32)}
+		o.enc.Plain(isNear(o.link))
 		cs.to[p] = o
 		cs.wg.Go(func() {
 			for x := range o.out {

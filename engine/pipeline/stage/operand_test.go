@@ -81,3 +81,35 @@ func TestOperandsOnTheWire(t *testing.T) {
 		})
 	}
 }
+
+// near is a link to a stage on this machine.
+type near struct{ counted }
+
+func (near) Near() bool { return true }
+
+// TestNear: what is sent to a stage on this machine is not squeezed, and the result is the same.
+func TestNear(t *testing.T) {
+	w := newWorld(func(j *job.Spec) { j.MicroBatches = 2 })
+	w.g = chain(t, true)
+	want, dict := w.local(t)
+	var sent [2][2]int
+	for k, isNear := range []bool{false, true} {
+		w.wrap = func(a, b int, l stage.Link) stage.Link {
+			c := counted{l, &sent[k]}
+			if isNear {
+				return near{c}
+			}
+			return c
+		}
+		got, d, err := w.pipeline(t, []int{0, 3, 5}, mem.Faults{}, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		equal(t, fmt.Sprint("near: ", isNear), got, want, d, dict)
+	}
+	for i, what := range []string{"activations", "gradients"} {
+		if sent[1][i] <= sent[0][i] {
+			t.Errorf("%s: %d bytes on this machine, %d elsewhere", what, sent[1][i], sent[0][i])
+		}
+	}
+}

@@ -159,7 +159,9 @@ func (w *wiring) sendTied(ctx context.Context, to int, t *tie, seq uint64, grads
 		if w.couriers != nil {
 			continue
 		}
-		if w.buf, err = w.lossless().Encode(w.buf[:0], part); err != nil {
+		enc := w.lossless()
+		enc.Plain(w.near(to))
+		if w.buf, err = enc.Encode(w.buf[:0], part); err != nil {
 			return err
 		}
 		if err := w.links[to].Send(ctx, t.header(k, seq), w.buf); err != nil {

@@ -218,6 +218,7 @@ func (w *wiring) send(ctx context.Context, to []int, kind wire.Kind, d edge, it 
 		if w.spoil != nil && it.Kind == order.Train {
 			w.spoil(it.Step, x)
 		}
+		enc.Plain(w.near(to...))
 		w.buf, err = enc.Encode(w.buf[:0], x)
 		if it.Kind == order.Train {
 			w.tally.exchanged(kind, w.stage, to[0], true, x)
@@ -235,6 +236,17 @@ func (w *wiring) send(ctx context.Context, to []int, kind wire.Kind, d edge, it 
 		w.raw += 4 * int64(len(x))
 	}
 	return nil
+}
+
+// near reports whether all of these stages are on this machine.
+func (w *wiring) near(stages ...int) bool {
+	return !slices.ContainsFunc(stages, func(s int) bool { return !isNear(w.links[s]) })
+}
+
+// isNear reports whether a link says that its other end is on this machine.
+func isNear(l Link) bool {
+	n, ok := l.(transport.Near)
+	return ok && n.Near()
 }
 
 // lossless is an encoder that every tensor survives.

@@ -295,7 +295,7 @@ func (e *Endpoint) Connect(ctx context.Context, offers bool, here json.RawMessag
 	p := &pipe{e: e, agent: agent, low: make(chan struct{}, 1), gone: make(chan struct{}), connected: make(chan struct{}, 1), uproot: make(chan struct{}), found: make(chan Signal, MaxCandidates), ended: make(chan struct{}), buf: make([]byte, wire.MaxFrame+1)}
 	c := &connecting{talk: newTalk(offers, send, cancel), ctx: ctx, p: p, mtu: mtu}
 	if w == loopback && peer.Packet >= loopbackMTU {
-		c.mtu = loopbackMTU
+		c.mtu, p.near = loopbackMTU, true
 	}
 	err = c.run(ctx, recv)
 	cause := context.Cause(ctx)

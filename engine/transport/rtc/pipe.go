@@ -38,6 +38,7 @@ type pipe struct {
 	low    chan struct{} // signals that the queue has drained to the low mark
 	buf    []byte
 	theirs description
+	near   bool // the peer is another process of this machine
 	// What roam is told: that ICE has found a path, addresses of ours, and, by tests, to move.
 	connected chan struct{}
 	found     chan Signal
@@ -184,6 +185,9 @@ func (p *pipe) RTT() time.Duration {
 	}
 	return time.Duration(s * float64(time.Second))
 }
+
+// Near implements transport.Near.
+func (p *pipe) Near() bool { return p.near }
 
 // Queued implements transport.Queued: bytes that the peer has not acknowledged count as well.
 func (p *pipe) Queued() int { return int(p.d.BufferedAmount()) }

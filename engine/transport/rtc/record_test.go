@@ -323,7 +323,7 @@ func TestTakeOver(t *testing.T) {
 	}
 }
 
-// TestDirect: the records of a connection are its own on both sides.
+// TestDirect: the records of a connection are its own on both sides, which are near each other.
 func TestDirect(t *testing.T) {
 	a, b := pair(t)
 	x, y := transport.NewLink(a, transport.Options{}), transport.NewLink(b, transport.Options{})
@@ -340,6 +340,9 @@ func TestDirect(t *testing.T) {
 		}
 	}
 	_, _ = x.Close(), y.Close()
+	if !x.Near() || !y.Near() {
+		t.Error("two processes of one machine are not near")
+	}
 	for _, p := range []transport.Pipe{a, b} {
 		if r, ok := p.(*pipe).mended.Conn.(*records); !ok || !r.direct {
 			t.Errorf("%T, direct: %v", p.(*pipe).mended.Conn, ok)
