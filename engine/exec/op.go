@@ -80,13 +80,11 @@ func (p *Plan) param(i int, name string) int {
 	if !slices.ContainsFunc(n.Op.Params(), func(s graph.Spec) bool { return s.Name == name }) {
 		return -1
 	}
-	full := n.Full(name)
-	for _, e := range p.Layout.Entries {
-		if e.Full == full {
-			return e.Off
-		}
+	off, ok := p.offs[n.Full(name)]
+	if !ok {
+		return -1
 	}
-	return -1
+	return off
 }
 
 func newOp(p *Plan, i int) (op, error) {

@@ -66,9 +66,10 @@ type Plan struct {
 	cfg     Config
 	g       *graph.Graph
 	ops     []op
-	vals    []place // of every value
-	kept    []place // of every value in the backward pass, where it is kept or computed again
-	grads   []place // of every value that has a gradient; per is 0 otherwise
+	offs    map[string]int // of the entries of the layout
+	vals    []place        // of every value
+	kept    []place        // of every value in the backward pass, where it is kept or computed again
+	grads   []place        // of every value that has a gradient; per is 0 otherwise
 	back    []step
 	params  int         // index in back where the GradParams of a split plan begin
 	sum     int         // temp offset of the buffer that later addends go through
@@ -113,7 +114,10 @@ func Compile(g *graph.Graph, first int, cfg Config) (*Plan, error) {
 	if cfg.Train && cfg.Slots < 1 {
 		return nil, fmt.Errorf("%w: training needs at least one slot", ErrConfig)
 	}
-	p := &Plan{Layout: NewLayout(g, first), cfg: cfg, g: g}
+	p := &Plan{Layout: NewLayout(g, first), cfg: cfg, g: g, offs: map[string]int{}}
+	for _, e := range p.Layout.Entries {
+		p.offs[e.Full] = e.Off
+	}
 	var bw autodiff.Backward
 	if cfg.Train {
 		bw = autodiff.Derive(g, cfg.Seeds, cfg.InputGrad)
