@@ -96,7 +96,10 @@ func (o *Optimizer) Rewind(updates int) {
 	o.t, o.mu = updates, 1
 	if o.spec.Name == "nadam" {
 		for t := 1; t <= updates; t++ {
-			o.mu *= o.momentum(t)
+			before := o.mu
+			if o.mu *= o.momentum(t); o.mu == before {
+				break // so small that it rounds to itself, and the momentum only grows
+			}
 		}
 	}
 }

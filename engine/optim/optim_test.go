@@ -48,10 +48,11 @@ func TestStepOnThreads(t *testing.T) {
 		{Name: "adam", Betas: [2]float64{0.9, 0.999}, Eps: 1e-8, WeightDecay: 0.01},
 		{Name: "adamw", Betas: [2]float64{0.9, 0.999}, Eps: 1e-8, WeightDecay: 0.01},
 		{Name: "nadam", Betas: [2]float64{0.9, 0.999}, Eps: 1e-8, MomentumDecay: 4e-3},
+		{Name: "lamb", Betas: [2]float64{0.9, 0.999}, Eps: 1e-6, WeightDecay: 0.01},
 	} {
 		var p [2][]float32
 		for i, team := range []*kernel.Team{nil, team} {
-			o, err := optim.New(spec, n, optim.Delay{})
+			o, err := optim.New(spec, n, optim.Delay{}, optim.Tensor{To: 1 << 16, Decay: true}, optim.Tensor{From: 1 << 16, To: 3 << 16}, optim.Tensor{From: 3 << 16, To: n, Decay: true})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -64,4 +65,31 @@ func TestStepOnThreads(t *testing.T) {
 			t.Errorf("%+v: three threads differ from one", spec)
 		}
 	}
+}
+
+// TestRewind: the scalars behind so many updates are those that the updates make, and finding them
+// ends long before the updates of the longest run.
+func TestRewind(t *testing.T) {
+	spec := job.Optimizer{Name: "nadam", LR: 0.01, Betas: [2]float64{0.9, 0.999}, Eps: 1e-8, MomentumDecay: 4e-3}
+	steps, rewound := must(t, spec), must(t, spec)
+	for n := range 9000 {
+		if n == 100 || n == 8999 {
+			if rewound.Rewind(n); rewound.State().Mu != steps.State().Mu {
+				t.Errorf("after %d updates the product is %v, and rewound %v", n, steps.State().Mu, rewound.State().Mu)
+			}
+		}
+		steps.Step(nil, []float32{1}, []float32{1}, 0.01)
+	}
+	if rewound.Rewind(1 << 40); rewound.State().Mu > 1e-320 || rewound.State().Updates != 1<<40 {
+		t.Errorf("far away it is at %+v", rewound.State())
+	}
+}
+
+func must(t *testing.T, spec job.Optimizer) *optim.Optimizer {
+	t.Helper()
+	o, err := optim.New(spec, 1, optim.Delay{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return o
 }
