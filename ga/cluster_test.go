@@ -351,6 +351,7 @@ func TestPoolErrorsSayWhatIsWrong(t *testing.T) {
 		{"many", equalPool(MaxNodes + 1), Need{}, Options{}, ErrInvalid, "at most 16384"},
 		{"need", equalPool(2), Need{Model: "x", RAM: math.NaN()}, Options{}, ErrInvalid, `"x" needs NaN`},
 		{"several needs", equalPool(2), Need{Model: "x", FLOPs: -1, Cut: -1, Average: -1}, Options{}, ErrInvalid, "-1 FLOPs"},
+		{"several options", equalPool(2), Need{}, Options{Balance: 2e6, Likeness: 2e6, ByteWork: 2e6}, ErrInvalid, "option Balance"},
 		{"option", equalPool(2), Need{}, Options{MaxClusters: -1}, ErrInvalid, "MaxClusters"},
 		{"stages", equalPool(8), Need{Model: "x", Stages: 3}, Options{MaxClusters: 1}, ErrStages, `8 providers but the model "x" has only 2 cut points`},
 		{"stages and ram", equalPool(8), Need{Model: "x", Stages: 3, RAM: 40e9}, Options{}, ErrRAM, "8 providers need 3 clusters"},

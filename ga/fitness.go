@@ -78,9 +78,12 @@ func (o Options) check() error {
 			return fail(ErrInvalid, "option %s is %d, it must be 0 (default) to %d", v.name, v.value, v.max)
 		}
 	}
-	for name, v := range map[string]float64{"Balance": o.Balance, "Likeness": o.Likeness, "ByteWork": o.ByteWork} {
-		if math.IsNaN(v) || v > 1e6 {
-			return fail(ErrInvalid, "option %s is %v, it must be a weight up to 1e6", name, v)
+	for _, v := range []struct {
+		name  string
+		value float64
+	}{{"Balance", o.Balance}, {"Likeness", o.Likeness}, {"ByteWork", o.ByteWork}} {
+		if math.IsNaN(v.value) || v.value > 1e6 {
+			return fail(ErrInvalid, "option %s is %v, it must be a weight up to 1e6", v.name, v.value)
 		}
 	}
 	return nil
