@@ -234,11 +234,7 @@ func TestTakeOver(t *testing.T) {
 			var wg sync.WaitGroup
 			defer wg.Wait()
 			defer func() { _, _ = x.Close(), y.Close() }()
-			type message struct {
-				to int
-				b  []byte
-			}
-			arrived, over := make(chan message, 1), make(chan int, 2)
+			arrived, over := make(chan arrival, 1), make(chan int, 2)
 			var ready [2]chan net.Conn
 			for i, c := range []*dtls.Conn{x, y} {
 				ready[i] = make(chan net.Conn, 1)
@@ -266,7 +262,7 @@ func TestTakeOver(t *testing.T) {
 							over <- i
 							return
 						}
-						arrived <- message{i, bytes.Clone(buf[:n])}
+						arrived <- arrival{i, bytes.Clone(buf[:n])}
 					}
 				})
 			}
@@ -274,22 +270,7 @@ func TestTakeOver(t *testing.T) {
 			if t.Failed() {
 				return
 			}
-			for k := range 100 {
-				for i, c := range ends {
-					m := binary.BigEndian.AppendUint32(bytes.Repeat([]byte{byte(i)}, 1+k*k%1000), uint32(k))
-					if _, err := c.Write(m); err != nil {
-						t.Fatal(err)
-					}
-					select {
-					case got := <-arrived:
-						if got.to != 1-i || !bytes.Equal(got.b, m) {
-							t.Fatalf("message %d of side %d came to side %d, with %d bytes", k, i, got.to, len(got.b))
-						}
-					case <-time.After(patience):
-						t.Fatalf("message %d of side %d did not come", k, i)
-					}
-				}
-			}
+			chat(t, ends, arrived)
 			first := 0
 			if tc.serverEnds {
 				first = 1
@@ -307,19 +288,52 @@ func TestTakeOver(t *testing.T) {
 				t.Error("the handshake's last message was not sent again: the test has not tested")
 			}
 			b.mu.Unlock()
-			for i, e := range []*ether{a, b} {
-				e.mu.Lock()
-				for k := range e.numbers[1:] {
-					if e.numbers[k] >= e.numbers[k+1] {
-						t.Errorf("side %d has sent the number %d after %d", i, e.numbers[k+1], e.numbers[k])
-					}
-				}
-				if len(e.numbers) < 100 {
-					t.Errorf("side %d has sent %d records", i, len(e.numbers))
-				}
-				e.mu.Unlock()
-			}
+			ascend(t, a, b)
 		})
+	}
+}
+
+// arrival is what a side has read.
+type arrival struct {
+	to int
+	b  []byte
+}
+
+// chat sends messages both ways, each of which arrives once.
+func chat(t *testing.T, ends [2]net.Conn, arrived <-chan arrival) {
+	t.Helper()
+	for k := range 100 {
+		for i, c := range ends {
+			m := binary.BigEndian.AppendUint32(bytes.Repeat([]byte{byte(i)}, 1+k*k%1000), uint32(k))
+			if _, err := c.Write(m); err != nil {
+				t.Fatal(err)
+			}
+			select {
+			case got := <-arrived:
+				if got.to != 1-i || !bytes.Equal(got.b, m) {
+					t.Fatalf("message %d of side %d came to side %d, with %d bytes", k, i, got.to, len(got.b))
+				}
+			case <-time.After(patience):
+				t.Fatalf("message %d of side %d did not come", k, i)
+			}
+		}
+	}
+}
+
+// ascend checks the numbers of the records that both sides have sent.
+func ascend(t *testing.T, sides ...*ether) {
+	t.Helper()
+	for i, e := range sides {
+		e.mu.Lock()
+		for k := range e.numbers[1:] {
+			if e.numbers[k] >= e.numbers[k+1] {
+				t.Errorf("side %d has sent the number %d after %d", i, e.numbers[k+1], e.numbers[k])
+			}
+		}
+		if len(e.numbers) < 100 {
+			t.Errorf("side %d has sent %d records", i, len(e.numbers))
+		}
+		e.mu.Unlock()
 	}
 }
 
