@@ -169,7 +169,7 @@ bench-models: need-go
 # what they take.
 bench-plan: need-go
 	$(GO) test -run '^$$' -bench 'Plan|Make' -benchtime 1x -cpu 1 ./ga ./engine/planner
-	$(GO) test -run '^$$' -bench Step -benchtime 1s -cpu 1 ./engine/planner
+	$(GO) test -run '^$$' -bench 'Step|Rows' -benchtime 1s -cpu 1 ./engine/planner
 
 # How full pipelines are over slow links, and what a second cluster gains; then what a second
 # provider brings beside one thread, in processes: PAIR="-only gpt-sorter -n 5".

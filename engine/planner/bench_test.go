@@ -101,6 +101,41 @@ func BenchmarkStep(b *testing.B) {
 	}
 }
 
+// BenchmarkRows is what both passes of a batch take in micro-batches of so many rows: the best of all batches.
+func BenchmarkRows(b *testing.B) {
+	for _, name := range []string{"gpt-sorter", "char-gpt"} {
+		e, err := zoo.Find(name)
+		if err != nil {
+			b.Fatal(err)
+		}
+		g, batch, out := e.Graph, e.Job.BatchSize, e.Graph.OutputValue()
+		for rows := batch; rows >= 1; rows /= 2 {
+			b.Run(fmt.Sprintf("%s/%d", name, rows), func(b *testing.B) {
+				p, err := exec.Compile(g, 0, exec.Config{Rows: rows, Slots: 1, Train: true, Outputs: []int{out}, Seeds: []int{out}})
+				if err != nil {
+					b.Fatal(err)
+				}
+				x, st, grads := p.New(nil), p.Layout.NewState(), make([]float32, p.Layout.Grads)
+				p.Layout.Init(st, 1)
+				for i, in := 0, x.Value(0, 0, rows); i < len(in); i++ {
+					in[i] = float32(i % 3)
+				}
+				best := time.Duration(math.MaxInt64)
+				for b.Loop() {
+					begin := time.Now()
+					for i := 0; i < batch; i += rows {
+						x.Forward(0, exec.Batch{Seed: 1, Rows: rows, Row0: i}, st.Params, &st)
+						kernel.Fill(x.Grad(0, out, rows), 1e-3)
+						x.Backward(0, st.Params, grads, i > 0)
+					}
+					best = min(best, time.Since(begin))
+				}
+				b.ReportMetric(1e3*best.Seconds(), "ms/batch")
+			})
+		}
+	}
+}
+
 // least are the least times of a pass's instructions.
 type least []time.Duration
 
