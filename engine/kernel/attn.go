@@ -17,6 +17,8 @@
 
 package kernel
 
+import "math"
+
 // attnBlock is the queries of a block; it is part of the specification.
 const attnBlock = 64
 
@@ -145,16 +147,73 @@ func (h *attentionHead) forward() {
 // probabilities fills p with the softmax of the block at i0.
 func (h *attentionHead) probabilities(i0, m, keys int) {
 	(&GemmArgs{M: m, N: keys, K: h.d, A: h.q[i0*h.ld:], RS: h.ld, KS: 1, B: h.k, BK: 1, BJ: h.ld, C: h.p, LDC: h.T, BF16: h.BF16}).block(tile, h.gemm)
+	scale := h.scale
+	if h.mask != nil {
+		for i := range m {
+			n := h.seen(i0 + i)
+			s := h.p[i*h.T:][:n]
+			maskScale(s, s, h.mask[:n], scale)
+		}
+		scale = 1
+	}
+	if h.short(i0, m, keys, scale) {
+		return
+	}
 	for i := range m {
 		n := h.seen(i0 + i)
 		s := h.p[i*h.T:][:keys]
-		scale := h.scale
-		if h.mask != nil {
-			maskScale(s[:n], s[:n], h.mask[:n], scale)
-			scale = 1
-		}
 		softmaxScaled(s[:n], s[:n], scale)
 		clear(s[n:])
+	}
+}
+
+// short takes the softmax of all rows of p at once if there is a loop for rows as short: it then does
+// not wait for one row's maximum and sum before it begins the next.
+func (h *attentionHead) short(i0, m, keys int, scale float32) bool {
+	if keys > 16 {
+		return false
+	}
+	if negInf := float32(math.Inf(-1)); h.Causal {
+		// What is not seen has no part in maximum and sum, and becomes zero.
+		for i := range m {
+			for j, s := h.seen(i0+i), h.p[i*h.T:][:keys]; j < len(s); j++ {
+				s[j] = negInf
+			}
+		}
+	}
+	if !vec(vecSoftmaxRow, &vecArgs{rows: m, stride: h.T, n: keys, p: ptrs(h.p, h.p, nil, nil), k: [10]float32{scale}}) {
+		return false
+	}
+	for i := range m {
+		if s := h.p[i*h.T:][:keys]; s[0] != s[0] { // the whole row is NaN
+			clear(s[h.seen(i0+i):])
+		}
+	}
+	return true
+}
+
+// shortGrad is short of the gradient of the scores.
+func (h *attentionHead) shortGrad(i0, m, keys int) bool {
+	if keys > 16 {
+		return false
+	}
+	h.clearUnseen(h.dp, i0, m, keys) // which may be no numbers
+	if !vec(vecSoftmaxGradRow, &vecArgs{rows: m, stride: h.T, n: keys, p: ptrs(h.dp, h.dp, h.p, nil), k: [10]float32{h.scale}}) {
+		return false
+	}
+	h.clearUnseen(h.dp, i0, m, keys) // -0, or NaN where the sum is no number
+	return true
+}
+
+// clearUnseen clears what the rows of a block do not see.
+func (h *attentionHead) clearUnseen(x []float32, i0, m, keys int) {
+	if !h.Causal {
+		return
+	}
+	for i := range m {
+		for j, s := h.seen(i0+i), x[i*h.T:][:keys]; j < len(s); j++ {
+			s[j] = 0
+		}
 	}
 }
 
@@ -220,11 +279,13 @@ func (h *attentionHead) backward() {
 		if h.P > 0 {
 			h.dropout(h.dp, h.dp, i0, m, keys)
 		}
-		for i := range m {
-			n := h.seen(i0 + i)
-			ds := h.dp[i*h.T:][:keys]
-			softmaxGradScaled(ds[:n], ds[:n], h.p[i*h.T:][:n], h.scale)
-			clear(ds[n:])
+		if !h.shortGrad(i0, m, keys) {
+			for i := range m {
+				n := h.seen(i0 + i)
+				ds := h.dp[i*h.T:][:keys]
+				softmaxGradScaled(ds[:n], ds[:n], h.p[i*h.T:][:n], h.scale)
+				clear(ds[n:])
+			}
 		}
 		if h.BF16 {
 			h.round(h.dp, h.dp, m, keys)

@@ -150,6 +150,41 @@ func TestAttention(t *testing.T) {
 	}
 }
 
+// TestAttentionSpecial: values that are no numbers have the same consequences whether rows of softmax
+// are computed one by one or all at once, and a query that does not see such a key has its softmax.
+func TestAttentionSpecial(t *testing.T) {
+	inf := float32(math.Inf(1))
+	for _, v := range []float32{inf, -inf, float32(math.NaN()), math.MaxFloat32} {
+		for _, causal := range []bool{true, false} {
+			for place := range 4 { // query, key, value, gradient
+				a := Attention{N: 1, T: 11, C: 12, Heads: 2, Causal: causal}
+				qkv, dy := make([]float32, 3*a.T*a.C), make([]float32, a.T*a.C)
+				Normal(qkv, NewStream(1, DomainTest, 0, 1))
+				Normal(dy, NewStream(1, DomainTest, 0, 2))
+				if place < 3 {
+					qkv[6*3*a.C+place*a.C+1] = v
+				} else {
+					dy[6*a.C+1] = v
+				}
+				var want []float32
+				vecTForms(func(form string) {
+					y, dqkv, scratch := make([]float32, len(dy)), make([]float32, len(qkv)), make([]float32, AttentionScratch(&a))
+					AttentionForward(nil, &a, y, qkv, nil, scratch)
+					AttentionBackward(nil, &a, dqkv, dy, qkv, nil, scratch)
+					if y = append(y, dqkv...); form == "portable" {
+						want = y
+						return
+					}
+					elemTSame(t, fmt.Sprintf("%v in %d, causal %v, %s", v, place, causal, form), y, want)
+				})
+				if causal && place < 2 && want[0] != want[0] {
+					t.Errorf("%v in %d of token 6 makes the first output %v", v, place, want[0])
+				}
+			}
+		}
+	}
+}
+
 // TestRowsContinue: gradients of tables and of layer norm go on over parts of a batch.
 func TestRowsContinue(t *testing.T) {
 	const n, dim, vocab = 9, 5, 4

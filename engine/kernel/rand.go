@@ -145,10 +145,10 @@ func (s *Stream) vecMask(dst []uint32, block uint64, shift int, drop uint64) int
 		return n
 	}
 	// The loop starts at a block boundary; shift out what precedes the first element.
-	n--
-	for i := range n {
+	for i := range n - 1 {
 		dst[i] = dst[i]>>shift | dst[i+1]<<(32-shift)
 	}
+	dst[n-1] = dst[n-1]>>shift | uint32(s.keep8(block+8*uint64(n), drop)<<(32-shift))
 	return n
 }
 
