@@ -676,3 +676,9 @@ def odd_fft_all():
             return torch.fft.fftn(self.a(x)).real
 
     return Transformed(), (torch.randn(3, 6),)
+
+
+# Samples that change places, and constants that count them.
+part("batch_rolled", lambda m, x: m.a(x) + m.a(x).roll(1, 0))
+part("batch_counted", lambda m, x: m.a(x) / torch.ones(x.shape[0]).sum())
+part("batch_cumulated", lambda m, x: m.a(x) + torch.ones(x.shape[0], 1).cumsum(0))

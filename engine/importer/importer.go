@@ -333,6 +333,7 @@ func (l *lowering) lower() {
 	if l.spectralNode(n, op) {
 		return
 	}
+	l.overSamples(n, op)
 	if _, ok := arg(n, "out"); ok {
 		fail("it writes to a tensor that is given as out=; assign the result to a new tensor")
 	}
@@ -355,6 +356,27 @@ func (l *lowering) lower() {
 		reason = a
 	}
 	fail("%s", reason)
+}
+
+// counting are the operators whose result over an axis depends on how long that is, also where its
+// elements are the same.
+var counting = []string{"sum", "cumsum", "prod", "softmax", "log_softmax", "logsumexp", "norm", "linalg_vector_norm", "var", "std", "var_mean", "std_mean"}
+
+// overSamples refuses to take such a result of a constant over the batch: of all samples it has one.
+func (l *lowering) overSamples(n *pt2.Node, op string) {
+	if l.program == nil || !slices.Contains(counting, strings.TrimSuffix(op, "_")) {
+		return
+	}
+	x := l.vals[first(n)]
+	if x == nil || !x.isConst() {
+		return
+	}
+	sizes, _ := l.meta(first(n))
+	for _, a := range l.axes(n, "dim", len(sizes)) {
+		if a >= 0 && a < len(sizes) && sizes[a].batched {
+			fail("of a constant over the batch: the result depends on how many samples that has")
+		}
+	}
 }
 
 // byHand refuses what is, as far as the archive tells, a torch.autograd.Function. A package may call

@@ -273,10 +273,11 @@ func TestProblems(t *testing.T) {
 
 // TestRefused: what no graph could compute as PyTorch does is refused, not imported as something
 // else: a backward pass of its own, buffers and parameters that a step writes, integers beyond
-// float32, a transform along the batch.
+// float32, a transform along the batch, samples that change places, constants that count them.
 func TestRefused(t *testing.T) {
 	for name, want := range map[string]string{
 		"function_straight": "aten.sign.default at odd.py", "step_counter": "in the buffer step", "clamped_weight": "writes to the parameter a.weight", "int_hash": "beyond 2^24", "fft_all": "along the batch",
+		"batch_rolled": "it moves samples", "batch_counted": "of a constant over the batch", "batch_cumulated": "of a constant over the batch",
 	} {
 		a, err := pt2.Parse(load(t, "refused/odd_"+name+".pt2"))
 		if err != nil {

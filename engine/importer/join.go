@@ -288,6 +288,9 @@ func roll(l *lowering, n *pt2.Node) {
 
 // rolled moves the elements of an axis, the last ones to the front.
 func (l *lowering) rolled(v *value, axis, by int) *value {
+	if axis == v.batch {
+		fail("it moves samples")
+	}
 	d := v.shape[axis]
 	s := ((by % d) + d) % d
 	if s == 0 {
