@@ -507,7 +507,7 @@ func TestAuditBySpares(t *testing.T) {
 			}
 			host, url := s.serve(append(c.serve, "--audit-every", "1", "--audit-by", "spares", dir)...)
 			defer s.lendSpoilt(url, "node_1", stage.Hooks{Updated: func(step uint64, params []float32) {
-				if step >= 300 {
+				if step >= 500 {
 					flip(params)
 				}
 			}})()
@@ -518,7 +518,8 @@ func TestAuditBySpares(t *testing.T) {
 			}
 			host.says("training", limit)
 			spares := []*proc{s.somebody(url, "spare_a"), s.somebody(url, "spare_b")}
-			host.says(`audited: steps 0 to [1-9]\d* are what the job makes, as spare_[ab] has computed`, limit)
+			// The host itself may have audited the first ones, before a spare had joined.
+			host.says(`audited: steps \d+ to \d+ are what the job makes, as spare_[ab] has computed`, limit)
 			host.says(`spare_[ab] has computed steps \d+ to \d+ again, and something else comes of them`, limit)
 			host.says(`barred: step \d+.*: node_1 \(cluster \d, stage \d\): the `, limit)
 			host.says(`the run goes on without node_1 from `, limit)

@@ -330,7 +330,12 @@ func TestDamagedStore(t *testing.T) {
 	var m struct {
 		Parts []struct{ Object string }
 	}
-	if err := json.Unmarshal(read(t, dir, "node_data/manifest.json"), &m); err != nil {
+	// The store's manifest: the host may have been killed before it wrote the copy beside the job.
+	all, err := filepath.Glob(filepath.Join(dir, "node_data/store/*/manifest.json"))
+	if err != nil || len(all) != 1 {
+		t.Fatalf("manifests %v, %v", all, err)
+	}
+	if err := json.Unmarshal(read(t, all[0]), &m); err != nil {
 		t.Fatal(err)
 	}
 	part, whole := tear(m.Parts[1].Object)
