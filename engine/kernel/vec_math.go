@@ -174,7 +174,7 @@ func sinAt(r float32, q int32, ok bool) float32 {
 
 // radians splits x = π(q/2 + r) with |r| <= 1/4. As a float32, x/π would lose more the larger x is.
 func radians(x float32) (r float32, q int32, ok bool) {
-	h := float64(x) * (1 / math.Pi)
+	h := float64(float64(x) * (1 / math.Pi)) // rounded, not fused with what follows
 	n := math.RoundToEven(2 * h)
 	if n == 0 {
 		return float32(h), 0, true // and keeps -0
