@@ -3,6 +3,7 @@ package stage_test
 import (
 	"context"
 	"fmt"
+	"sync/atomic"
 	"testing"
 
 	"github.com/ravnest/ravnest/engine/graph"
@@ -15,15 +16,15 @@ import (
 // counted is a link that adds up the bytes of what it sends, by kind.
 type counted struct {
 	stage.Link
-	sent *[2]int // of activations, of gradients
+	sent *[2]atomic.Int64 // of activations, of gradients
 }
 
 func (c counted) Send(ctx context.Context, h wire.Header, payload []byte) error {
 	switch h.Kind {
 	case wire.Activation:
-		c.sent[0] += len(payload)
+		c.sent[0].Add(int64(len(payload)))
 	case wire.Gradient:
-		c.sent[1] += len(payload)
+		c.sent[1].Add(int64(len(payload)))
 	}
 	return c.Link.Send(ctx, h, payload)
 }
@@ -60,7 +61,7 @@ func TestOperandsOnTheWire(t *testing.T) {
 		{5, false, [2]bool{false, true}}, // product | tanh
 	} {
 		t.Run(fmt.Sprintf("node %d, bias %v", c.cut, c.bias), func(t *testing.T) {
-			var sent [2][2]int
+			var sent [2][2]atomic.Int64
 			for k, precision := range []string{"fp32", "bf16"} {
 				w := newWorld(func(j *job.Spec) { j.Precision, j.MicroBatches = precision, 2 })
 				w.g = chain(t, c.bias)
@@ -73,9 +74,10 @@ func TestOperandsOnTheWire(t *testing.T) {
 				equal(t, precision, got, want, d, dict)
 			}
 			for i, what := range []string{"activations", "gradients"} {
-				r := float64(sent[1][i]) / float64(sent[0][i])
+				bf16, fp32 := sent[1][i].Load(), sent[0][i].Load()
+				r := float64(bf16) / float64(fp32)
 				if c.half[i] && r > 0.51 || !c.half[i] && (r < 0.99 || r > 1.01) {
-					t.Errorf("%s: bf16 sends %d bytes, fp32 %d", what, sent[1][i], sent[0][i])
+					t.Errorf("%s: bf16 sends %d bytes, fp32 %d", what, bf16, fp32)
 				}
 			}
 		})
@@ -92,7 +94,7 @@ func TestNear(t *testing.T) {
 	w := newWorld(func(j *job.Spec) { j.MicroBatches = 2 })
 	w.g = chain(t, true)
 	want, dict := w.local(t)
-	var sent [2][2]int
+	var sent [2][2]atomic.Int64
 	for k, isNear := range []bool{false, true} {
 		w.wrap = func(a, b int, l stage.Link) stage.Link {
 			c := counted{l, &sent[k]}
@@ -108,8 +110,8 @@ func TestNear(t *testing.T) {
 		equal(t, fmt.Sprint("near: ", isNear), got, want, d, dict)
 	}
 	for i, what := range []string{"activations", "gradients"} {
-		if sent[1][i] <= sent[0][i] {
-			t.Errorf("%s: %d bytes on this machine, %d elsewhere", what, sent[1][i], sent[0][i])
+		if here, there := sent[1][i].Load(), sent[0][i].Load(); here <= there {
+			t.Errorf("%s: %d bytes on this machine, %d elsewhere", what, here, there)
 		}
 	}
 }
