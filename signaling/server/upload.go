@@ -134,7 +134,7 @@ func (s *Server) upload(w http.ResponseWriter, r *http.Request) {
 		s.drop(u, errHash)
 		httpError(w, http.StatusBadRequest, &proto.Error{Code: proto.Protocol, Message: "the request has more bytes than the upload"})
 	case u.failed():
-		s.refuseStore(w, r, u)
+		s.refuseStore(w, r, u, u.err)
 	default:
 		// The provider broke off or stopped sending. It may continue from here.
 		s.log.Debug("a piece of an upload was cut off", "stage", u.stage, "bytes", n, "err", err)
@@ -325,13 +325,12 @@ func (s *Server) finishUpload(w http.ResponseWriter, u *upload) {
 	_ = u.into.Close()
 	<-u.put
 	if u.err != nil {
-		s.refuseStore(w, nil, u)
+		s.refuseStore(w, nil, u, u.err)
 		return
 	}
 	pos, holds, err := s.look(u)
 	if own := (*unread)(nil); errors.As(err, &own) {
-		u.err = own.error
-		s.refuseStore(w, nil, u)
+		s.refuseStore(w, nil, u, own.error)
 		return
 	}
 	if err != nil {
@@ -352,13 +351,13 @@ func (s *Server) finishUpload(w http.ResponseWriter, u *upload) {
 	w.WriteHeader(http.StatusCreated)
 }
 
-// refuseStore answers that the store did not accept the upload.
-func (s *Server) refuseStore(w http.ResponseWriter, r *http.Request, u *upload) {
-	ours := errors.Is(u.err, errGivenUp) || errors.Is(u.err, errStopping) || u.err == nil
+// refuseStore answers that the store did not accept the upload, or does not give it back, and why.
+func (s *Server) refuseStore(w http.ResponseWriter, r *http.Request, u *upload, err error) {
+	ours := errors.Is(err, errGivenUp) || errors.Is(err, errStopping) || err == nil
 	if !ours { // before the upload's end
-		s.post(run.StoreFault{ID: u.grant.ID, Upload: true, Err: fmt.Errorf("%w: stage %d of %s: %w", ErrStore, u.stage, u.run, u.err)})
+		s.post(run.StoreFault{ID: u.grant.ID, Upload: true, Err: fmt.Errorf("%w: stage %d of %s: %w", ErrStore, u.stage, u.run, err)})
 	}
-	s.drop(u, u.err)
+	s.drop(u, err)
 	if ours {
 		httpError(w, http.StatusGone, &proto.Error{Code: proto.Stopped, Message: "the upload has ended"})
 		return
@@ -367,6 +366,6 @@ func (s *Server) refuseStore(w http.ResponseWriter, r *http.Request, u *upload) 
 		_, _ = io.Copy(io.Discard, r.Body)
 	}
 	httpError(w, http.StatusInsufficientStorage, &proto.Error{
-		Code: proto.Storage, Message: "the host could not store the stage: " + u.err.Error(), Hint: "try again later; the requester has been told, and the state saved before is kept",
+		Code: proto.Storage, Message: "the host could not store the stage: " + err.Error(), Hint: "try again later; the requester has been told, and the state saved before is kept",
 	})
 }
