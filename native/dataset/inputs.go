@@ -381,7 +381,7 @@ func (s *Source) tokens(path, ext string, b *batches, o Options) error {
 
 // encoded makes rows of so many tokens of a text; what fills no row is left out.
 func (b *batches) encoded(r io.Reader, file string) error {
-	t, _, err := readTokenizer(file)
+	t, _, err := ReadTokenizer(file)
 	if err != nil {
 		return err
 	}

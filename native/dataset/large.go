@@ -249,7 +249,7 @@ func (s *Source) webdataset(lists [2][]string, o Options) error {
 
 // tokenized writes the tokens of a text, as a tokenizer.json makes them, to a temporary file.
 func (s *Source) tokenized(f io.Reader, o Options, block int) error {
-	t, b, err := readTokenizer(o.Tokenizer)
+	t, b, err := ReadTokenizer(o.Tokenizer)
 	if err != nil {
 		return err
 	}
@@ -292,8 +292,8 @@ func (s *Source) tokenized(f io.Reader, o Options, block int) error {
 	return s.blocks(r.R, dtype, tokens, block, o.above())
 }
 
-// readTokenizer reads a tokenizer.json.
-func readTokenizer(path string) (t *tokenizer.Tokenizer, b []byte, err error) {
+// ReadTokenizer reads a tokenizer.json; b is the file.
+func ReadTokenizer(path string) (t *tokenizer.Tokenizer, b []byte, err error) {
 	f, _, err := project.OpenRegular(path, "tokenizer")
 	if err != nil {
 		return nil, nil, err

@@ -101,7 +101,7 @@ func newTextRows(s *Source, o Options) (*textRows, error) {
 	if o.Block < 1 {
 		return nil, fmt.Errorf("%w: the model takes no rows of tokens", ErrKind)
 	}
-	t, b, err := readTokenizer(o.Tokenizer)
+	t, b, err := ReadTokenizer(o.Tokenizer)
 	if err != nil {
 		return nil, err
 	}

@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"path/filepath"
 	"slices"
 	"sort"
@@ -330,8 +329,8 @@ type vocabulary struct {
 
 // vocabularyOf finds what the tokens of a project's model stand for.
 func vocabularyOf(p *project.Project, size int) (*vocabulary, error) {
-	t, err := tokenizerOf(p)
-	if err != nil {
+	t, _, err := dataset.ReadTokenizer(filepath.Join(p.Dir, project.TokenizerFile))
+	if err != nil && !errors.Is(err, project.ErrMissing) {
 		return nil, err
 	}
 	if t != nil {
@@ -362,28 +361,6 @@ func vocabularyOf(p *project.Project, size int) (*vocabulary, error) {
 		return &vocabulary{end: -1}, nil
 	}
 	return nil, fmt.Errorf("%w: nothing says what the model's %d tokens stand for: put the tokenizer.json that made them into %s", ErrGenerate, size, p.Dir)
-}
-
-// tokenizerOf reads the tokenizer of a project's model; nil: it has none.
-func tokenizerOf(p *project.Project) (*tokenizer.Tokenizer, error) {
-	file := filepath.Join(p.Dir, project.TokenizerFile)
-	f, _, err := project.OpenRegular(file, "tokenizer")
-	if errors.Is(err, project.ErrMissing) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, tokenizer.MaxBytes+1))
-	if err != nil {
-		return nil, fmt.Errorf("reading the tokenizer: %w", err)
-	}
-	t, err := tokenizer.Parse(b)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", file, err)
-	}
-	return t, nil
 }
 
 func (v *vocabulary) encode(text string) ([]int32, error) {

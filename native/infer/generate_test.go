@@ -15,6 +15,7 @@ import (
 	"github.com/ravnest/ravnest/engine/job"
 	"github.com/ravnest/ravnest/engine/kernel"
 	"github.com/ravnest/ravnest/engine/zoo"
+	"github.com/ravnest/ravnest/native/dataset"
 	"github.com/ravnest/ravnest/native/project"
 )
 
@@ -272,7 +273,7 @@ func TestNoSteps(t *testing.T) {
 // TestTokenizerOf: a tokenizer that is there and cannot be read is not passed over.
 func TestTokenizerOf(t *testing.T) {
 	p := &project.Project{Dir: t.TempDir()}
-	if k, err := tokenizerOf(p); k != nil || err != nil {
+	if k, _, err := dataset.ReadTokenizer(filepath.Join(p.Dir, project.TokenizerFile)); k != nil || !errors.Is(err, project.ErrMissing) {
 		t.Errorf("none is there: %v %v", k, err)
 	}
 	if err := os.Mkdir(filepath.Join(p.Dir, project.TokenizerFile), 0o755); err != nil {

@@ -322,15 +322,8 @@ func TestClustersResume(t *testing.T) {
 						t.Fatal(err)
 					}
 					equal(t, "one pipeline", join(after), want, d, dict)
-					tr := w.trainer(t)
-					if err := tr.Resume(parts...); err != nil {
-						t.Fatal(err)
-					}
-					after = &log{}
-					if err := tr.Run(t.Context(), nil, after); err != nil {
-						t.Fatal(err)
-					}
-					equal(t, "one process", join(after), want, tr.State(), dict)
+					alone, own := w.takeUp(t, parts)
+					equal(t, "one process", join(alone), want, own, dict)
 					continue
 				}
 				n := w.shareOut(cuts...)

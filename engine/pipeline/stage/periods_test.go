@@ -121,18 +121,11 @@ func TestPeriods(t *testing.T) {
 				for c, d := range trained {
 					equal(t, fmt.Sprintf("%v, cluster %d", record, c), got, want, d, dict)
 				}
-				tr := w.trainer(t)
-				if err := tr.Resume(parts...); err != nil {
-					t.Fatal(err)
-				}
-				after := &log{}
-				if err := tr.Run(t.Context(), nil, after); err != nil {
-					t.Fatal(err)
-				}
+				alone, own := w.takeUp(t, parts)
 				from := parts[0].Position.Step
 				want.losses = want.losses[from:]
 				want.vals = slices.DeleteFunc(want.vals, func(v stage.Validation) bool { return v.Step <= from })
-				equal(t, fmt.Sprintf("%v, taken up at step %d", record, from), after, want, tr.State(), dict)
+				equal(t, fmt.Sprintf("%v, taken up at step %d", record, from), alone, want, own, dict)
 				w.record = nil
 			}
 		})

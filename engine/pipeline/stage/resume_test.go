@@ -10,6 +10,7 @@ import (
 	"github.com/ravnest/ravnest/engine/pipeline/order"
 	"github.com/ravnest/ravnest/engine/pipeline/snapshot"
 	"github.com/ravnest/ravnest/engine/pipeline/stage"
+	"github.com/ravnest/ravnest/engine/state"
 	"github.com/ravnest/ravnest/engine/train"
 	"github.com/ravnest/ravnest/engine/transport/mem"
 	"github.com/ravnest/ravnest/engine/zoo"
@@ -93,16 +94,9 @@ func TestResume(t *testing.T) {
 					joined := &log{losses: slices.Concat(before.losses, after.losses), vals: slices.Concat(before.vals, after.vals)}
 					equal(t, fmt.Sprintf("%d stages, stopped at %d, %d stages", n, stop, other), joined, want, d, dict)
 
-					tr := w.trainer(t)
-					if err := tr.Resume(parts...); err != nil {
-						t.Fatal(err)
-					}
-					l := &log{}
-					if err := tr.Run(t.Context(), nil, l); err != nil {
-						t.Fatal(err)
-					}
-					joined = &log{losses: slices.Concat(before.losses, l.losses), vals: slices.Concat(before.vals, l.vals)}
-					equal(t, fmt.Sprintf("%d stages, stopped at %d, one process", n, stop), joined, want, tr.State(), dict)
+					alone, own := w.takeUp(t, parts)
+					joined = &log{losses: slices.Concat(before.losses, alone.losses), vals: slices.Concat(before.vals, alone.vals)}
+					equal(t, fmt.Sprintf("%d stages, stopped at %d, one process", n, stop), joined, want, own, dict)
 				}
 			})
 		}
@@ -298,4 +292,17 @@ func (w *world) trainer(t *testing.T) *train.Trainer {
 		t.Fatal(err)
 	}
 	return tr
+}
+
+// takeUp is what one process makes of the rest of the job, from parts on.
+func (w *world) takeUp(t *testing.T, parts []*snapshot.Part) (*log, state.Dict) {
+	t.Helper()
+	tr, l := w.trainer(t), &log{}
+	if err := tr.Resume(parts...); err != nil {
+		t.Fatal(err)
+	}
+	if err := tr.Run(t.Context(), nil, l); err != nil {
+		t.Fatal(err)
+	}
+	return l, tr.State()
 }

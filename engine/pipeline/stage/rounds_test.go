@@ -90,15 +90,8 @@ func TestRoundsOverEpochs(t *testing.T) {
 					t.Fatal(err)
 				}
 				o.check(t, fmt.Sprintf("taken up at step %d by other clusters", opens[i+1]), join(after), want, dict)
-				tr := w.trainer(t)
-				if err := tr.Resume(parts...); err != nil {
-					t.Fatal(err)
-				}
-				after = &log{}
-				if err := tr.Run(t.Context(), nil, after); err != nil {
-					t.Fatal(err)
-				}
-				equal(t, fmt.Sprintf("taken up at step %d by one process", opens[i+1]), join(after), want, tr.State(), dict)
+				alone, own := w.takeUp(t, parts)
+				equal(t, fmt.Sprintf("taken up at step %d by one process", opens[i+1]), join(alone), want, own, dict)
 			}
 		})
 	}
