@@ -85,23 +85,29 @@ func (s *Stream) Block(b uint64) [4]uint32 {
 	return Philox([4]uint32{uint32(b), s.c1 | uint32(b>>32), s.c2, s.c3}, s.key)
 }
 
-// Words sets dst to the elements from 4b on; their blocks are below 1<<48. Computing two blocks at
-// once hides the latency of the multiplications.
+// pair is blocks b and b+1, below 1<<48. Computing two at once hides the latency of the
+// multiplications.
+func (s *Stream) pair(b uint64) (a0, a1, a2, a3, b0, b1, b2, b3 uint32) {
+	a0, a1, a2, a3 = uint32(b), s.c1|uint32(b>>32), s.c2, s.c3
+	b++
+	b0, b1, b2, b3 = uint32(b), s.c1|uint32(b>>32), a2, a3
+	k0, k1 := s.key[0], s.key[1]
+	for range 10 {
+		p, q := uint64(a0)*mul0, uint64(a2)*mul1
+		a0, a1, a2, a3 = uint32(q>>32)^a1^k0, uint32(q), uint32(p>>32)^a3^k1, uint32(p)
+		p, q = uint64(b0)*mul0, uint64(b2)*mul1
+		b0, b1, b2, b3 = uint32(q>>32)^b1^k0, uint32(q), uint32(p>>32)^b3^k1, uint32(p)
+		k0 += key0
+		k1 += key1
+	}
+	return a0, a1, a2, a3, b0, b1, b2, b3
+}
+
+// Words sets dst to the elements from 4b on; their blocks are below 1<<48.
 func (s *Stream) Words(dst []uint32, b uint64) {
 	for ; len(dst) >= 8; dst, b = dst[8:], b+2 {
 		d := (*[8]uint32)(dst)
-		a0, a1, a2, a3 := uint32(b), s.c1|uint32(b>>32), s.c2, s.c3
-		b0, b1, b2, b3 := uint32(b+1), s.c1|uint32((b+1)>>32), a2, a3
-		k0, k1 := s.key[0], s.key[1]
-		for range 10 {
-			p, q := uint64(a0)*mul0, uint64(a2)*mul1
-			a0, a1, a2, a3 = uint32(q>>32)^a1^k0, uint32(q), uint32(p>>32)^a3^k1, uint32(p)
-			p, q = uint64(b0)*mul0, uint64(b2)*mul1
-			b0, b1, b2, b3 = uint32(q>>32)^b1^k0, uint32(q), uint32(p>>32)^b3^k1, uint32(p)
-			k0 += key0
-			k1 += key1
-		}
-		*d = [8]uint32{a0, a1, a2, a3, b0, b1, b2, b3}
+		d[0], d[1], d[2], d[3], d[4], d[5], d[6], d[7] = s.pair(b)
 	}
 	for ; len(dst) > 0; b++ {
 		w := s.Block(b)
@@ -172,21 +178,9 @@ func (s *Stream) mask(dst []uint32, first, drop uint64) {
 	}
 }
 
-// keep8 sets bit l where word l of blocks b and b+1 is at least drop <= 1<<32. Computing two
-// blocks at once hides the latency of the multiplications.
+// keep8 sets bit l where word l of blocks b and b+1 is at least drop <= 1<<32.
 func (s *Stream) keep8(b, drop uint64) uint64 {
-	a0, a1, a2, a3 := uint32(b), s.c1|uint32(b>>32), s.c2, s.c3
-	b++
-	b0, b1, b2, b3 := uint32(b), s.c1|uint32(b>>32), a2, a3
-	k0, k1 := s.key[0], s.key[1]
-	for range 10 {
-		p, q := uint64(a0)*mul0, uint64(a2)*mul1
-		a0, a1, a2, a3 = uint32(q>>32)^a1^k0, uint32(q), uint32(p>>32)^a3^k1, uint32(p)
-		p, q = uint64(b0)*mul0, uint64(b2)*mul1
-		b0, b1, b2, b3 = uint32(q>>32)^b1^k0, uint32(q), uint32(p>>32)^b3^k1, uint32(p)
-		k0 += key0
-		k1 += key1
-	}
+	a0, a1, a2, a3, b0, b1, b2, b3 := s.pair(b)
 	return 0xff ^ (below(a0, drop, 0) | below(a1, drop, 1) | below(a2, drop, 2) | below(a3, drop, 3) |
 		below(b0, drop, 4) | below(b1, drop, 5) | below(b2, drop, 6) | below(b3, drop, 7))
 }
