@@ -476,7 +476,7 @@ func (c *connecting) establish(theirs description, begins bool) error {
 	if err != nil {
 		return fmt.Errorf("encrypting the connection: %w", err)
 	}
-	var records net.Conn = secure
+	var records net.Conn = secure // where the session is of another kind, pion's records do as well
 	if r, err := takeOver(secure, d); err == nil {
 		records = r
 	}
