@@ -362,7 +362,8 @@ func (l *lowering) lower() {
 // elements are the same.
 var counting = []string{"sum", "cumsum", "prod", "softmax", "log_softmax", "logsumexp", "norm", "linalg_vector_norm", "var", "std", "var_mean", "std_mean"}
 
-// overSamples refuses to take such a result of a constant over the batch: of all samples it has one.
+// overSamples refuses to take such a result of a constant over the batch, since a constant has one element
+// for all samples.
 func (l *lowering) overSamples(n *pt2.Node, op string) {
 	if l.program == nil || !slices.Contains(counting, strings.TrimSuffix(op, "_")) {
 		return

@@ -15,7 +15,7 @@ import (
 // differs less than with the seed (BENCHMARKS.md, Replicas), and the more there are, the less averaging
 // costs: at 32 it takes a thirtieth of the time where it takes as long as an update of all. But a run
 // stops and saves between rounds only, and where a machine is lost the units of the round at hand begin
-// anew, half a round as a rule. With volunteers who come and go rounds of 32 repeat two to three times as
+// anew, half a round as a rule. With volunteers who come and go rounds of 32 repeat up to three times as
 // much as those of 8 and still get further in an hour; where somebody leaves every few minutes those of
 // 16 get furthest (BENCHMARKS.md, Churn). Longer ones are for who knows that nobody leaves.
 const DefaultReduceFactor = 32
