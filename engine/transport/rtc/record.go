@@ -1,7 +1,7 @@
 //go:build !js
 
 // Application data as DTLS records (RFC 6347, section 4; RFC 5288), once pion's DTLS has agreed on
-// keys. pion copies a packet six times and starts a goroutine for each; here it is sealed and opened
+// keys. pion copies a packet several times and starts goroutines for it; here it is sealed and opened
 // once, without allocating.
 
 package rtc
