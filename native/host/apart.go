@@ -4,6 +4,7 @@
 package host
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -14,11 +15,12 @@ import (
 	"github.com/ravnest/ravnest/signaling/server"
 )
 
-// maxChoices bounds how many ways to leave somebody out are tried, one for each subset of pairs.
-const maxChoices = 1 << 6
+// maxBits bounds how many ways to leave somebody out are tried: one for each subset of so many pairs, the
+// last of which stands for those behind it.
+const maxBits = 6
 
-// without is the part of a pool with which training is fastest and no plan links two that are apart:
-// all, if the plan of all does not, or all but one of each pair.
+// without is the part of a pool of which no plan links two that are apart: all, if the plan of all does
+// not, or all but one of each pair. It leaves out as few as it can, and those of whom training is slowest.
 func (r *roster) without(ask server.Ask) ([]server.Member, error) {
 	if len(ask.Apart) == 0 {
 		return ask.Pool, nil
@@ -26,7 +28,12 @@ func (r *roster) without(ask server.Ask) ([]server.Member, error) {
 	var best []server.Member
 	var failed error
 	rate := -1.0
-	for i, out := range choices(ask.Apart) {
+	all := choices(ask.Apart)
+	slices.SortStableFunc(all, func(a, b []string) int { return cmp.Compare(len(a), len(b)) })
+	for i, out := range all {
+		if best != nil && len(out) > len(ask.Pool)-len(best) {
+			break
+		}
 		pool := slices.DeleteFunc(slices.Clone(ask.Pool), func(m server.Member) bool { return slices.Contains(out, m.ID) })
 		if len(pool) == 0 {
 			continue
@@ -47,7 +54,7 @@ func (r *roster) without(ask server.Ask) ([]server.Member, error) {
 		return ask.Pool[slices.IndexFunc(ask.Pool, func(m server.Member) bool { return m.ID == id })].Name
 	}
 	var pairs []string
-	for _, p := range ask.Apart {
+	for _, p := range ask.Apart[:min(len(ask.Apart), 8)] {
 		pairs = append(pairs, name(p[0])+" and "+name(p[1]))
 	}
 	if best == nil {
@@ -68,23 +75,26 @@ func (r *roster) without(ask server.Ask) ([]server.Member, error) {
 	return best, nil
 }
 
-// choices are the ways to leave out at least one of each pair: nobody at first, which the plan must
-// then part by itself.
+// choices are the ways to leave out at least one of each pair, and nobody more than that takes: nobody at
+// first, which the plan must then part by itself.
 func choices(pairs [][2]string) (all [][]string) {
-	all = append(all, nil)
-	for n := range min(1<<min(len(pairs), 30), maxChoices) {
+	for n := range 1 << min(len(pairs), maxBits) {
 		var out []string
 		for i, p := range pairs {
 			if slices.Contains(out, p[0]) || slices.Contains(out, p[1]) {
 				continue
 			}
-			out = append(out, p[n>>min(i, 30)&1])
+			out = append(out, p[n>>min(i, maxBits-1)&1])
 		}
-		if !slices.ContainsFunc(all, func(o []string) bool { return slices.Equal(o, out) }) {
-			all = append(all, out)
+		within := func(a, b []string) bool { // a is a part of b
+			return !slices.ContainsFunc(a, func(id string) bool { return !slices.Contains(b, id) })
 		}
+		if slices.ContainsFunc(all, func(o []string) bool { return within(o, out) }) {
+			continue
+		}
+		all = append(slices.DeleteFunc(all, func(o []string) bool { return within(out, o) }), out)
 	}
-	return all
+	return slices.Insert(all, 0, nil)
 }
 
 // links tells whether a plan links two that must be apart.

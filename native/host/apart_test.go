@@ -18,7 +18,7 @@ func TestChoices(t *testing.T) {
 			pairs = append(pairs, [2]string{fmt.Sprint(a), fmt.Sprint((a + 1 + rng.IntN(11)) % 12)})
 		}
 		all := choices(pairs)
-		if len(all) > maxChoices+1 || len(all[0]) > 0 || n > 0 && len(all) < 2 {
+		if len(all) > 1<<maxBits+1 || len(all[0]) > 0 || n > 0 && len(all) < 2 {
 			t.Fatalf("%d pairs: %d choices, first %v", n, len(all), all[0])
 		}
 		for _, out := range all[1:] {
@@ -33,6 +33,14 @@ func TestChoices(t *testing.T) {
 		}
 	}
 	if all := choices([][2]string{{"a", "b"}}); len(all) != 3 || all[1][0] != "a" || all[2][0] != "b" {
+		t.Errorf("%v", all)
+	}
+	// One in doubt with somebody who lends ten: it, or all of these.
+	var owner [][2]string
+	for i := range 10 {
+		owner = append(owner, [2]string{"a", fmt.Sprint(i)})
+	}
+	if all := choices(owner); len(all) != 3 || len(all[1]) != 1 || len(all[2]) != 10 {
 		t.Errorf("%v", all)
 	}
 }

@@ -58,7 +58,7 @@ type unlinked struct {
 
 // disconnected notes that two could not connect, and tells whether that is news.
 func (m *Machine) disconnected(now time.Time, a, b *member) bool {
-	p := Pair{Who{a.Name, a.Hello.Key}, Who{b.Name, b.Hello.Key}}
+	p := Pair{a.who(), b.who()}
 	m.Unlinked = slices.DeleteFunc(m.Unlinked, func(u unlinked) bool { return !now.Before(u.Until) })
 	for i := range m.Unlinked {
 		if o, ok := m.Unlinked[i].other(p.A); ok && o.is(p.B) {
@@ -72,10 +72,11 @@ func (m *Machine) disconnected(now time.Time, a, b *member) bool {
 
 const maxUnlinked = 64
 
-// apart are the pairs of a pool that must have no link, by their IDs.
-func (m *Machine) apart(pool []Member) [][2]string { return within(m.Apart, pool) }
+// apart are the pairs of a pool that must have no link, by their IDs: everybody of the one's owner with
+// everybody of the other's.
+func (m *Machine) apart(pool []Member) [][2]string { return within(m.Apart, pool, Who.is) }
 
-// unlinked are those that had better have none.
+// unlinked are those that had better have none: the very ones that could not connect.
 func (m *Machine) unlinked(now time.Time, pool []Member) [][2]string {
 	var all []Pair
 	for _, u := range m.Unlinked {
@@ -83,21 +84,21 @@ func (m *Machine) unlinked(now time.Time, pool []Member) [][2]string {
 			all = append(all, u.Pair)
 		}
 	}
-	return within(all, pool)
+	return within(all, pool, func(a, b Who) bool { return a == b })
 }
 
 // within are those of some pairs of whom both are in a pool, by their IDs.
-func within(all []Pair, pool []Member) (pairs [][2]string) {
-	id := func(w Who) string {
-		i := slices.IndexFunc(pool, func(x Member) bool { return w.is(Who{x.Name, x.Hello.Key}) })
-		if i < 0 {
-			return ""
-		}
-		return pool[i].ID
-	}
+func within(all []Pair, pool []Member, is func(a, b Who) bool) (pairs [][2]string) {
 	for _, p := range all {
-		if a, b := id(p.A), id(p.B); a != "" && b != "" {
-			pairs = append(pairs, [2]string{a, b})
+		for _, a := range pool {
+			if !is(p.A, a.who()) {
+				continue
+			}
+			for _, b := range pool {
+				if a.ID != b.ID && is(p.B, b.who()) {
+					pairs = append(pairs, [2]string{a.ID, b.ID})
+				}
+			}
 		}
 	}
 	return pairs

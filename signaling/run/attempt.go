@@ -502,7 +502,7 @@ func (m *Machine) failed(now time.Time, x *member, msg *proto.Failed) {
 	case proto.FailedRound:
 		l.blame = nil
 		if m.Job.AuditEvery > 0 && !m.Interrupted {
-			m.inquire(now, l, inquest{By: Who{x.Name, x.Hello.Key}, ByID: x.ID, Err: why, Round: true})
+			m.inquire(now, l, inquest{By: x.who(), ByID: x.ID, Err: why, Round: true})
 			return
 		}
 		m.Disagreed++

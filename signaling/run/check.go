@@ -68,7 +68,7 @@ func (m *Machine) giveCheck(now time.Time) {
 		m.act(AskAudit{Seq: a.Seq, From: a.From, To: a.To})
 		return
 	}
-	c.Tried = append(c.Tried, Who{x.Name, x.Hello.Key})
+	c.Tried = append(c.Tried, x.who())
 	msg := &proto.Assign{
 		Run: m.Job.ID + "-a" + strconv.Itoa(a.Seq), Stages: 1, Name: x.Name, Job: m.Job.Raw, Graph: c.Graph, Data: c.Data, Weights: c.Weights,
 		Generation: m.Attempt, Check: &proto.Check{From: int64(stepOf(a.From)), Stretches: c.Stretches}, Resume: m.wholeOf(a.From),
@@ -107,7 +107,7 @@ func (m *Machine) checker(now time.Time) *member {
 	a := m.Audit
 	var able []*member
 	for _, x := range m.sorted() {
-		w := Who{x.Name, x.Hello.Key}
+		w := x.who()
 		switch {
 		case !x.Met || x.Place != nil || x.Wish != "" || x.Away != "" || !x.Taking.IsZero() || m.outOfPool(now, x.Name):
 		case a.Check.Class != "" && x.Hello.Class != a.Check.Class:
@@ -209,7 +209,7 @@ func (m *Machine) compare(now time.Time, x *member, states []proto.State) {
 	a.Check.By = ""
 	for _, e := range a.To.Parts {
 		if !slices.Contains(states, proto.State{Cluster: e.Cluster, Stage: e.Stage, SHA256: e.SHA256}) {
-			a.Check.Denied = &Who{x.Name, x.Hello.Key}
+			a.Check.Denied = new(x.who())
 			m.report(Warning{Err: fmt.Errorf("%s has computed steps %d to %d again, and something else comes of them: the host computes them, too", x.Name, stepOf(a.From), stepOf(a.To))})
 			m.act(AskAudit{Seq: a.Seq, From: a.From, To: a.To})
 			return
@@ -257,7 +257,7 @@ func (m *Machine) stopCheck(why string) {
 // denied bars who has said that something else comes of a stretch which is right.
 func (m *Machine) denied(now time.Time, a *auditing, w Who) {
 	c := Culprit{Who: w, What: fmt.Sprintf("what %s says that comes of steps %d to %d is not what the job makes of them", w.Name, stepOf(a.From), stepOf(a.To))}
-	trains := slices.ContainsFunc(m.assigned(), func(x *member) bool { return w.is(Who{x.Name, x.Hello.Key}) })
+	trains := slices.ContainsFunc(m.assigned(), func(x *member) bool { return w.is(x.who()) })
 	if n := len(m.Chain) - 1; trains || n >= 0 && m.doubted(n, w) {
 		m.condemn(now, math.MaxUint64, []Culprit{c})
 		return

@@ -72,7 +72,7 @@ func (m *Machine) diverged(now time.Time, err error, by, from *member) {
 	}
 	l := loss{sentinel: ErrDiverged, why: err.Error() + ": it is computed again to find out whether that is so", blame: []string{by.Name}}
 	q := inquest{
-		By: Who{by.Name, by.Hello.Key}, ByID: by.ID, Told: by.Closed, Err: strings.TrimPrefix(err.Error(), ErrDiverged.Error()+": "),
+		By: by.who(), ByID: by.ID, Told: by.Closed, Err: strings.TrimPrefix(err.Error(), ErrDiverged.Error()+": "),
 		Self: (from == nil || from == by) && len(m.Clusters) == 1 && !m.Job.Sums,
 	}
 	if from != nil && from != by {

@@ -174,6 +174,9 @@ type Member struct {
 	RTT   time.Duration // to the host, measured by heartbeats
 }
 
+// who is a member to an audit.
+func (x *Member) who() Who { return Who{x.Name, x.Hello.Key} }
+
 // Assignment gives a member a stage. A plan holds one for every cluster and every
 // stage 0 <= Stage < Stages of it; the segments of a cluster follow one another.
 type Assignment struct {

@@ -19,7 +19,8 @@ import (
 	"github.com/ravnest/ravnest/signaling/proto"
 )
 
-// Who is a provider to an audit: its key, or its name where it has none.
+// Who is a provider to an audit: its key, or its name where it has none. Those whom one owner lends from
+// one machine have the same key, and are the same to an audit.
 type Who struct {
 	Name string `json:"name"`
 	Key  string `json:"key,omitempty"`
@@ -90,7 +91,7 @@ func (m *Machine) team(stages []Placed) {
 	delete(m.Teams, m.Attempt-maxTeams)
 	var by []Who
 	for _, s := range stages {
-		by = append(by, Who{s.Name, s.Hello.Key})
+		by = append(by, s.who())
 	}
 	m.Teams[m.Attempt] = by
 }
@@ -273,6 +274,9 @@ func (m *Machine) condemn(now time.Time, most uint64, cs []Culprit) {
 	}
 	for _, c := range cs {
 		all, said = append(all, c.Who), append(said, c.What)
+		if c.Or != nil && c.is(*c.Or) {
+			c.Or = nil // one of them is at fault, and both have one owner
+		}
 		if c.Or == nil {
 			bar(c.Who)
 			m.report(Condemned(c))
