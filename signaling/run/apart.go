@@ -25,13 +25,26 @@ func (p Pair) other(w Who) (Who, bool) {
 	return Who{}, false
 }
 
+// inside tells whether both are one owner's. Such a pair is of these two providers only, and proves nothing
+// against their owner: both may have got what is false from somebody else.
+func (p Pair) inside() bool { return p.A.is(p.B) }
+
+// same tells whether two pairs are of the same two.
+func (p Pair) same(q Pair) bool {
+	if p.inside() || q.inside() {
+		return p == q || p == Pair{q.B, q.A}
+	}
+	o, ok := q.other(p.A)
+	return ok && o.is(p.B)
+}
+
 // part notes a pair, and returns who has been in doubt with another one before, and is to be barred.
 func (m *Machine) part(p Pair) (proven []Who) {
 	for _, w := range []Who{p.A, p.B} {
 		with, _ := p.other(w)
-		if slices.ContainsFunc(m.Apart, func(q Pair) bool {
+		if !p.inside() && slices.ContainsFunc(m.Apart, func(q Pair) bool {
 			o, ok := q.other(w)
-			return ok && !o.is(with)
+			return ok && !q.inside() && !o.is(with)
 		}) {
 			proven = append(proven, w)
 		}
@@ -39,7 +52,7 @@ func (m *Machine) part(p Pair) (proven []Who) {
 	if len(proven) == 2 {
 		proven = nil // each has been in doubt with somebody else: it cannot be told which it is this time
 	}
-	if !slices.ContainsFunc(m.Apart, func(q Pair) bool { o, ok := q.other(p.A); return ok && o.is(p.B) }) {
+	if !slices.ContainsFunc(m.Apart, p.same) {
 		m.Apart = append(m.Apart, p)
 	}
 	return proven
@@ -73,31 +86,39 @@ func (m *Machine) disconnected(now time.Time, a, b *member) bool {
 const maxUnlinked = 64
 
 // apart are the pairs of a pool that must have no link, by their IDs: everybody of the one's owner with
-// everybody of the other's.
-func (m *Machine) apart(pool []Member) [][2]string { return within(m.Apart, pool, Who.is) }
-
-// unlinked are those that had better have none: the very ones that could not connect.
-func (m *Machine) unlinked(now time.Time, pool []Member) [][2]string {
-	var all []Pair
-	for _, u := range m.Unlinked {
-		if now.Before(u.Until) {
-			all = append(all, u.Pair)
+// everybody of the other's, but for two of one owner.
+func (m *Machine) apart(pool []Member) (pairs [][2]string) {
+	for _, p := range m.Apart {
+		is := Who.is
+		if p.inside() {
+			is = equal
 		}
+		pairs = append(pairs, within(p, pool, is)...)
 	}
-	return within(all, pool, func(a, b Who) bool { return a == b })
+	return pairs
 }
 
-// within are those of some pairs of whom both are in a pool, by their IDs.
-func within(all []Pair, pool []Member, is func(a, b Who) bool) (pairs [][2]string) {
-	for _, p := range all {
-		for _, a := range pool {
-			if !is(p.A, a.who()) {
-				continue
-			}
-			for _, b := range pool {
-				if a.ID != b.ID && is(p.B, b.who()) {
-					pairs = append(pairs, [2]string{a.ID, b.ID})
-				}
+// unlinked are those that had better have none: the very ones that could not connect.
+func (m *Machine) unlinked(now time.Time, pool []Member) (pairs [][2]string) {
+	for _, u := range m.Unlinked {
+		if now.Before(u.Until) {
+			pairs = append(pairs, within(u.Pair, pool, equal)...)
+		}
+	}
+	return pairs
+}
+
+func equal(a, b Who) bool { return a == b }
+
+// within are the members of a pool that are a pair, by their IDs.
+func within(p Pair, pool []Member, is func(a, b Who) bool) (pairs [][2]string) {
+	for _, a := range pool {
+		if !is(p.A, a.who()) {
+			continue
+		}
+		for _, b := range pool {
+			if a.ID != b.ID && is(p.B, b.who()) {
+				pairs = append(pairs, [2]string{a.ID, b.ID})
 			}
 		}
 	}

@@ -263,6 +263,11 @@ func (m *Machine) checked(a *auditing, mark func(k *Kept)) {
 
 // condemn bars culprits and has the run go back behind what depends on them, to a step at most.
 func (m *Machine) condemn(now time.Time, most uint64, cs []Culprit) {
+	// Where somebody is proven to be false, others may be in doubt because of it. Who is to blame for more is
+	// found by the next audit.
+	if proof := func(c Culprit) bool { return c.Or == nil }; slices.ContainsFunc(cs, proof) {
+		cs = slices.DeleteFunc(slices.Clone(cs), func(c Culprit) bool { return !proof(c) })
+	}
 	var all []Who
 	var said, do []string
 	bar := func(w Who) {
@@ -274,9 +279,6 @@ func (m *Machine) condemn(now time.Time, most uint64, cs []Culprit) {
 	}
 	for _, c := range cs {
 		all, said = append(all, c.Who), append(said, c.What)
-		if c.Or != nil && c.is(*c.Or) {
-			c.Or = nil // one of them is at fault, and both have one owner
-		}
 		if c.Or == nil {
 			bar(c.Who)
 			m.report(Condemned(c))
