@@ -468,8 +468,10 @@ func TestAuditLogIsKept(t *testing.T) {
 		t.Errorf("the last stretch: %+v", a)
 	}
 	s.bad([]string{`the audit log tells of steps from [1-9]\d* on, and this audit begins with step 0`, "--audit-log"}, "ravnest", "audit", "--all", dir)
-	if err := os.WriteFile(segments[0], []byte("{}"), 0o644); err != nil {
-		t.Fatal(err)
+	for _, f := range segments { // one may be of the host that was killed, and is in no list
+		if err := os.WriteFile(f, []byte("{}"), 0o644); err != nil {
+			t.Fatal(err)
+		}
 	}
 	s.bad([]string{"the audit log, .*it is not what was stored there"}, "ravnest", "audit", "--all", dir)
 }
