@@ -32,14 +32,31 @@ func (p Pair) inside() bool { return p.A.is(p.B) }
 // same tells whether two pairs are of the same two.
 func (p Pair) same(q Pair) bool {
 	if p.inside() || q.inside() {
-		return p == q || p == Pair{q.B, q.A}
+		return p.equal(q)
 	}
 	o, ok := q.other(p.A)
 	return ok && o.is(p.B)
 }
 
-// part notes a pair, and returns who has been in doubt with another one before, and is to be barred.
+// equal tells whether two pairs are of the very same two.
+func (p Pair) equal(q Pair) bool { return p == q || p == Pair{q.B, q.A} }
+
+// maxInside bounds the pairs of one owner's providers. Whoever lends many could go on for ever otherwise,
+// with one pair after the other, and under new names.
+const maxInside = 3
+
+// part notes a pair, and returns who is to be barred: who has been in doubt with another one before, or an
+// owner of too many pairs.
 func (m *Machine) part(p Pair) (proven []Who) {
+	inside := 0
+	for _, q := range m.Apart {
+		if p.inside() && q.inside() && q.A.is(p.A) && !q.same(p) {
+			inside++
+		}
+	}
+	if inside >= maxInside {
+		return []Who{p.A}
+	}
 	for _, w := range []Who{p.A, p.B} {
 		with, _ := p.other(w)
 		if !p.inside() && slices.ContainsFunc(m.Apart, func(q Pair) bool {
@@ -74,7 +91,7 @@ func (m *Machine) disconnected(now time.Time, a, b *member) bool {
 	p := Pair{a.who(), b.who()}
 	m.Unlinked = slices.DeleteFunc(m.Unlinked, func(u unlinked) bool { return !now.Before(u.Until) })
 	for i := range m.Unlinked {
-		if o, ok := m.Unlinked[i].other(p.A); ok && o.is(p.B) {
+		if m.Unlinked[i].equal(p) { // others of the same owners are elsewhere in their networks
 			m.Unlinked[i].Until = now.Add(banned)
 			return false
 		}

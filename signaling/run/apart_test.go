@@ -1,6 +1,7 @@
 package run
 
 import (
+	"fmt"
 	"slices"
 	"testing"
 
@@ -39,5 +40,43 @@ func TestApartOwners(t *testing.T) {
 	}
 	if proven := m.part(Pair{pool[4].who(), pool[3].who()}); len(proven) != 1 || proven[0].Key != "1" {
 		t.Errorf("in doubt with a second owner: proven is %v", proven)
+	}
+}
+
+// TestInside: providers of one owner that are in doubt with each other prove nothing, up to a number of pairs.
+func TestInside(t *testing.T) {
+	who := func(name, key string) Who { return Who{Name: name, Key: key} }
+	m := Machine{}
+	m.Apart = []Pair{{who("x", "2"), who("y", "2")}, {who("a", "1"), who("x", "2")}}
+	for i := range maxInside {
+		for range 2 { // again, as what was trained before they were parted may show
+			if proven := m.part(Pair{who("b", "1"), who(fmt.Sprint(i), "1")}); len(proven) > 0 {
+				t.Errorf("pair %d: proven is %v", i, proven)
+			}
+		}
+	}
+	if len(m.Apart) != 2+maxInside {
+		t.Errorf("apart are %v", m.Apart)
+	}
+	if proven := m.part(Pair{who("0", "1"), who("1", "1")}); len(proven) != 1 || proven[0].Key != "1" {
+		t.Errorf("one pair more: proven is %v", proven)
+	}
+	m.cleared(who("", "1"))
+	if len(m.Apart) != 1 {
+		t.Errorf("apart are %v", m.Apart)
+	}
+}
+
+// TestUnlinkedOwners: of an owner's providers each is told of alone when it could not connect.
+func TestUnlinkedOwners(t *testing.T) {
+	of := func(name, key string) *member {
+		return &member{Member: Member{ID: "id_" + name, Name: name, Hello: proto.Hello{Key: key}}}
+	}
+	a, b, c, d := of("a", "1"), of("b", "1"), of("c", "2"), of("d", "2")
+	var m Machine
+	for i, p := range [][2]*member{{a, c}, {c, b}, {a, b}, {a, d}} {
+		if !m.disconnected(t0, p[0], p[1]) || m.disconnected(t0, p[1], p[0]) || len(m.Unlinked) != i+1 {
+			t.Errorf("%s and %s: unlinked are %v", p[0].Name, p[1].Name, m.Unlinked)
+		}
 	}
 }

@@ -120,11 +120,14 @@ func (m *Machine) checker(now time.Time) *member {
 	if len(able) == 0 {
 		return nil
 	}
-	lot := func(x *member) string {
-		s := sha256.Sum256([]byte(m.Job.AuditSecret + " " + strconv.Itoa(a.Seq) + " " + x.ID))
+	draw := func(of string) string {
+		s := sha256.Sum256([]byte(m.Job.AuditSecret + " " + strconv.Itoa(a.Seq) + " " + of))
 		return string(s[:])
 	}
-	return slices.MinFunc(able, func(x, y *member) int { return cmp.Compare(lot(x), lot(y)) })
+	// One lot for an owner, however many it lends, and then one for each of these.
+	return slices.MinFunc(able, func(x, y *member) int {
+		return cmp.Or(cmp.Compare(draw(cmp.Or(x.Hello.Key, x.ID)), draw(cmp.Or(y.Hello.Key, y.ID))), cmp.Compare(draw(x.ID), draw(y.ID)))
+	})
 }
 
 // hasTrained tells whether a provider may have trained some of what an audit is about.
@@ -257,8 +260,8 @@ func (m *Machine) stopCheck(why string) {
 // denied bars who has said that something else comes of a stretch which is right.
 func (m *Machine) denied(now time.Time, a *auditing, w Who) {
 	c := Culprit{Who: w, What: fmt.Sprintf("what %s says that comes of steps %d to %d is not what the job makes of them", w.Name, stepOf(a.From), stepOf(a.To))}
-	trains := slices.ContainsFunc(m.assigned(), func(x *member) bool { return w.is(x.who()) })
-	if n := len(m.Chain) - 1; trains || n >= 0 && m.doubted(n, w) {
+	trained := slices.ContainsFunc(m.Teams[m.Attempt], w.is) // what came of that may be under way
+	if n := len(m.Chain) - 1; trained || n >= 0 && m.doubted(n, w) {
 		m.condemn(now, math.MaxUint64, []Culprit{c})
 		return
 	}
@@ -266,5 +269,10 @@ func (m *Machine) denied(now time.Time, a *auditing, w Who) {
 	m.cleared(w)
 	m.report(Condemned(c))
 	m.dismissBarred()
+	if m.Phase == Planning {
+		m.Phase = Gathering
+		m.PlanSeq++ // the plan being made may be for it
+	}
 	m.persist()
+	m.gather(now)
 }

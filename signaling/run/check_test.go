@@ -178,6 +178,33 @@ func TestSpareIsLost(t *testing.T) {
 	}
 }
 
+// TestSparesOfTrainers: who lends a trainer is not asked what is right by others that it lends.
+func TestSparesOfTrainers(t *testing.T) {
+	w := checked(1, 0, false, func(p *runtest.Provider, step int) bool { return p.ID == "p1" && step >= 17 })
+	for i := range 10 {
+		w.JoinAs(fmt.Sprintf("p%d", 2+i), w.Provider("p1").Hello, nil)
+	}
+	honest := proto.Hello{Key: strings.Repeat("7", 64), Class: proto.ClassFMA}
+	w.After(30*time.Millisecond, func() { w.JoinAs("q", honest, nil) })
+	w.Run(5 * time.Minute)
+	whole(t, w)
+	who := by(w)
+	_, barred, back := verdicts(w)
+	if barred != 1 || len(back) != 1 || back[0].Step > 17 {
+		t.Errorf("%d barred, %+v", barred, back)
+	}
+	for _, id := range w.Alive() {
+		if k := w.Provider(id).Hello.Key; k == w.Provider("p1").Hello.Key {
+			t.Errorf("%s of the liar's is still there", id)
+		}
+	}
+	for _, name := range who {
+		if name != "" && name != w.Provider("q").Name {
+			t.Errorf("%s of the liar's was asked", name)
+		}
+	}
+}
+
 // TestHostChecksItself: where no spare can compute a stretch, the host does.
 func TestHostChecksItself(t *testing.T) {
 	w := checked(1, 0, false, nil)

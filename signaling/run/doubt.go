@@ -83,7 +83,7 @@ func (m *Machine) judge(now time.Time) {
 		}
 		why(id)
 		l.blame = append(l.blame, p.Name)
-		m.gone(p.Name)
+		m.gone(p.who())
 	}
 	apart := false
 	for _, r := range d.Reports {
@@ -97,7 +97,7 @@ func (m *Machine) judge(now time.Time) {
 		from, peer := m.Members[r.From], m.Members[r.Peer]
 		if len(l.blame) == 0 && !apart && r.Peer == causes[0] && from != nil && peer != nil {
 			why(r.Peer)
-			l.blame = []string{m.accused(from.Name, peer.Name)}
+			l.blame = []string{m.accused(from, peer)}
 		}
 	}
 	if l.why == "" {
@@ -107,8 +107,8 @@ func (m *Machine) judge(now time.Time) {
 }
 
 // gone clears those who have accused a provider that proves to be lost: they were right.
-func (m *Machine) gone(name string) {
+func (m *Machine) gone(w Who) {
 	for _, s := range m.Strikes {
-		s.Accusing = slices.DeleteFunc(s.Accusing, func(n string) bool { return n == name })
+		s.Accusing = slices.DeleteFunc(s.Accusing, func(owner string) bool { return owner == w.owner() })
 	}
 }

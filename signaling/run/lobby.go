@@ -161,7 +161,7 @@ func (m *Machine) leave(now time.Time, id, reason string, polite bool) {
 	}
 	m.remove(x)
 	if !polite {
-		m.gone(x.Name)
+		m.gone(x.who())
 	}
 	if m.Rescue != nil {
 		defer func() {
@@ -270,19 +270,20 @@ func (m *Machine) blame(now time.Time, name string) {
 }
 
 // accused decides who is to blame when from reports that its link to peer broke: the
-// peer, unless from has blamed others before and nobody else blames the peer.
-func (m *Machine) accused(from, peer string) string {
-	a, b := m.strikeOf(from), m.strikeOf(peer)
-	if !slices.Contains(a.Accusing, peer) {
-		a.Accusing = append(a.Accusing, peer)
+// peer, unless from has blamed others before and nobody else blames the peer. Those whom one owner lends
+// from one machine are one: its network may be the cause of all that they say, and of what is said of them.
+func (m *Machine) accused(from, peer *member) string {
+	a, b := m.strikeOf(from.Name), m.strikeOf(peer.Name)
+	if p := from.who().owner(); !slices.Contains(b.Accusers, p) {
+		b.Accusers = append(b.Accusers, p)
 	}
-	if !slices.Contains(b.Accusers, from) {
-		b.Accusers = append(b.Accusers, from)
+	if p := peer.who().owner(); !slices.Contains(a.Accusing, p) {
+		a.Accusing = append(a.Accusing, p)
 	}
 	if len(a.Accusing) > 1 && len(b.Accusers) == 1 {
-		return from
+		return from.Name
 	}
-	return peer
+	return peer.Name
 }
 
 // Heartbeats and deadlines.

@@ -227,8 +227,36 @@ func TestPeerIsBlamed(t *testing.T) {
 	// A provider that blames everybody is itself to blame.
 	r.l.Strikes = map[string]*strike{}
 	for i, peer := range []string{"node_0", "node_1"} {
-		if got, want := r.l.accused("node_2", peer), []string{"node_0", "node_2"}[i]; got != want {
+		if got, want := r.l.accused(r.l.Members["p2"], r.l.names()[peer]), []string{"node_0", "node_2"}[i]; got != want {
 			t.Errorf("node_2 accuses %s: %s is blamed, want %s", peer, got, want)
+		}
+	}
+}
+
+// TestOwnersAreBlamed: whose links break is told by owners: two providers of one machine are one that is
+// accused, and one that accuses.
+func TestOwnersAreBlamed(t *testing.T) {
+	r := started(t, nil)
+	at := func(i int, key string) *member {
+		x := r.l.Members[fmt.Sprintf("p%d", i)]
+		x.Hello.Key = key
+		return x
+	}
+	a, b, c := at(0, "1"), at(1, "1"), at(2, "2")
+	for _, peer := range []*member{a, b} {
+		if got := r.l.accused(c, peer); got != peer.Name {
+			t.Errorf("node_2 accuses %s: %s is blamed", peer.Name, got)
+		}
+	}
+	r.l.gone(a.who()) // node_2 was right, about both
+	if n := len(r.l.Strikes["node_2"].Accusing); n != 0 {
+		t.Errorf("node_2 is told to have accused %d", n)
+	}
+	r.l.Strikes = map[string]*strike{}
+	for _, from := range []*member{a, b} {
+		r.l.strikeOf(from.Name).Accusing = []string{"somebody"}
+		if got := r.l.accused(from, c); got != from.Name {
+			t.Errorf("%s, who accuses all, accuses node_2: %s is blamed", from.Name, got)
 		}
 	}
 }

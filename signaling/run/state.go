@@ -202,8 +202,8 @@ type saved struct {
 type strike struct {
 	Count     int
 	Until     time.Time // it gets no stage before then
-	Accusers  []string  // providers that blamed it
-	Accusing  []string  // providers that it blamed
+	Accusers  []string  // owners of providers that blamed it
+	Accusing  []string  // owners of providers that it blamed
 	Forbidden bool      // it may not even join before Until
 }
 

@@ -7,6 +7,7 @@ package run
 // computed again.
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/binary"
 	"errors"
@@ -33,6 +34,9 @@ func (a Who) is(b Who) bool {
 	}
 	return a.Name == b.Name
 }
+
+// owner is what tells those who are the same from others.
+func (a Who) owner() string { return cmp.Or(a.Key, a.Name) }
 
 // Culprit is who computed something else than the job says.
 type Culprit struct {

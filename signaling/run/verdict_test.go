@@ -132,6 +132,64 @@ func TestDoubt(t *testing.T) {
 	}
 }
 
+// TestLiarLendsMany: all that train lie, and are lent under one key, or each under its own. With one key the
+// first that is found bars all. Where either of two of its own may have lied it goes on for a while, and is
+// barred then.
+func TestLiarLendsMany(t *testing.T) {
+	for name, c := range map[string]struct {
+		own, doubt bool
+		most       int // times that the run goes back
+	}{
+		"one key": {false, false, 1}, "ten keys": {true, false, 10}, "one key, in doubt": {false, true, 4},
+	} {
+		for _, clusters := range []int{1, 2} {
+			w := watched(1, clusters, func(p *runtest.Provider, step int) bool { return p.Hello.Key[0] == 'f' && step >= 17 })
+			for i := range 10 {
+				key := fmt.Sprintf("f%063d", 0)
+				if c.own {
+					key = fmt.Sprintf("f%063d", i)
+				}
+				w.JoinAs(fmt.Sprintf("l%d", i), proto.Hello{Key: key, Class: proto.ClassFMA}, nil)
+			}
+			w.After(200*time.Millisecond, func() { // those that train are lost, and their spares
+				for _, id := range w.Alive() {
+					if w.Provider(id).Hello.Key[0] != 'f' {
+						w.Provider(id).Kill()
+					}
+				}
+			})
+			w.After(20*time.Second, func() {
+				for i := range 5 {
+					w.JoinAs(fmt.Sprintf("q%d", i), proto.Hello{Key: fmt.Sprintf("%064d", 20+i), Class: proto.ClassFMA}, nil)
+				}
+			})
+			var placed []*runtest.Provider
+			w.Plans = func(as []run.Assignment) {
+				placed = nil
+				for _, a := range as {
+					placed = append(placed, w.Provider(a.MemberID))
+				}
+			}
+			if c.doubt {
+				w.Doubt = func(c *run.Culprit) {
+					for _, p := range placed {
+						if p.Name != c.Name && p.Hello.Key == c.Key {
+							c.Or = &run.Who{Name: p.Name, Key: p.Hello.Key}
+						}
+					}
+				}
+			}
+			w.Run(5 * time.Minute)
+			whole(t, w)
+			if _, found, back := verdicts(w); found == 0 || len(back) > c.most {
+				t.Errorf("%s, %d clusters: %d findings, %d times back", name, clusters, found, len(back))
+			} else {
+				t.Logf("%s, %d clusters: %d findings, %d times back", name, clusters, found, len(back))
+			}
+		}
+	}
+}
+
 // TestLiarOfSomeRounds: where audits are drawn, the run goes back to where the liar came, since what
 // it did in rounds that nobody computed again is not known.
 func TestLiarOfSomeRounds(t *testing.T) {

@@ -101,7 +101,10 @@ func (w *World) judge(a run.AskAudit) run.Audited {
 			if weights[n] == v {
 				continue
 			}
-			i := slices.IndexFunc(w.lied, func(l lie) bool { return l.seg.From <= n && n < l.seg.To && at <= l.step && l.step < to })
+			i := len(w.lied) - 1 // the last who has: others did in attempts of which nothing is left
+			for i >= 0 && !(w.lied[i].seg.From <= n && n < w.lied[i].seg.To && at <= w.lied[i].step && w.lied[i].step < to) {
+				i--
+			}
 			if i < 0 {
 				panic("a checkpoint is wrong, and nobody has lied")
 			}
