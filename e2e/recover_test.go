@@ -186,7 +186,10 @@ func TestHung(t *testing.T) {
 	hangs, forever := make(chan time.Time, 1), make(chan struct{})
 	stop := s.lendSpoilt(url, "node_1", stage.Hooks{Updated: func(step uint64, _ []float32) {
 		if step >= 100 {
-			hangs <- time.Now()
+			select {
+			case hangs <- time.Now():
+			default: // again, in a later attempt
+			}
 			<-forever
 		}
 	}})
