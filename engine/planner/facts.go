@@ -28,8 +28,8 @@ type Facts struct {
 	// Machine numbers the machine of each node: those with the same number share its
 	// processors, unless it is negative. nil: each node has its own.
 	Machine []int
-	// Room is how many nodes can compute at once on the machine of each; 0: not known.
-	Room []float64
+	// Cores is how many cores the machine of each has, threads of one counted once; 0: not known.
+	Cores []float64
 	// Spare is how many cores of its machine each node leaves to others when all compute: links are
 	// served by those. nil: none.
 	Spare []float64
@@ -94,84 +94,66 @@ func (f *Facts) held(s *graph.Stage) (n int) {
 	return n
 }
 
-// slow is by how much longer a node takes with one thread.
-func (f *Facts) slow(node int) float64 {
-	if f.Gain == nil {
-		return 1
-	}
-	return max(1, f.Gain[node])
-}
-
 func (f *Facts) together(a, b int) bool {
 	return f.Machine != nil && f.Machine[a] >= 0 && f.Machine[a] == f.Machine[b]
 }
 
 // busy are the nodes as they compute when all that share a machine do: with what they get of
-// its processors.
+// its cores.
 func (f *Facts) busy(nodes []ga.Node) []ga.Node {
 	if f.Machine == nil {
 		return nodes
 	}
-	on := map[int]float64{}
-	for _, m := range f.Machine {
+	on, threads := map[int]float64{}, map[int]float64{}
+	for i, m := range f.Machine {
 		on[m]++
+		threads[m] += float64(f.wide(i, 0))
 	}
 	out := slices.Clone(nodes)
 	for i, m := range f.Machine {
-		if m >= 0 && f.Room[i] > 0 && on[m] > f.Room[i] && out[i].Compute > 0 {
-			out[i].Compute = max(1, out[i].Compute*f.Room[i]/on[m])
+		if m >= 0 && f.Cores[i] > 0 && threads[m] > f.Cores[i] && out[i].Compute > 0 {
+			own := f.Cores[i] / on[m]
+			out[i].Compute = max(1, out[i].Compute*min(own, 1)/f.longer(i, max(own, 1)))
 		}
 	}
 	return out
 }
 
-// machines tells a cluster's pipeline which of its stages share processors. Of a machine that
-// has stages of other clusters too, it gets a share.
-func (f *Facts) machines(p *forecast.Pipeline, nodes []int, placed map[int]int) {
+// machines tells a cluster's pipeline which of its stages share cores. Of a machine that has stages of
+// other clusters too, it gets a share.
+func (f *Facts) machines(p *forecast.Pipeline, stages []Stage, placed map[int]float64) {
 	if f.Machine == nil {
 		return
 	}
+	own := f.placed([]Cluster{{Stages: stages}})
 	number := map[int]int{}
-	for _, n := range nodes {
-		m := f.Machine[n]
-		if m < 0 || f.Room[n] <= 0 {
-			m = -1 - n // its own
+	for k, s := range stages {
+		m := f.Machine[s.Node]
+		if m < 0 || f.Cores[s.Node] <= 0 {
+			m = -1 - s.Node // its own
 		}
-		k, ok := number[m]
+		i, ok := number[m]
 		if !ok {
-			k = len(p.Cores)
-			number[m] = k
-			p.Cores = append(p.Cores, 0)
+			i = len(p.Cores)
+			number[m] = i
+			p.Cores = append(p.Cores, float64(p.Stages[k].Cores))
 		}
-		p.Machine = append(p.Machine, k)
-		switch own := placedHere(f.Machine, nodes, m); {
-		case m < 0:
-			p.Cores[k] = 1
-		default:
-			p.Cores[k] = f.Room[n] * own / max(own, float64(placed[m]))
+		p.Machine = append(p.Machine, i)
+		if m >= 0 {
+			p.Cores[i] = f.Cores[s.Node] * own[m] / max(own[m], placed[m])
 		}
 	}
 }
 
-func placedHere(machine, nodes []int, m int) float64 {
-	n := 0.0
-	for _, i := range nodes {
-		if machine[i] == m {
-			n++
-		}
-	}
-	return n
-}
-
-// placed counts the stages of all clusters by machine.
-func (f *Facts) placed(clusters []Cluster) map[int]int {
-	on := map[int]int{}
+// placed counts the threads of all clusters' stages by machine.
+func (f *Facts) placed(clusters []Cluster) map[int]float64 {
+	on := map[int]float64{}
 	if f.Machine == nil {
 		return on
 	}
 	for _, c := range clusters {
 		for _, s := range c.Stages {
-			on[f.Machine[s.Node]]++
+			on[f.Machine[s.Node]] += float64(f.wide(s.Node, s.Threads))
 		}
 	}
 	return on

@@ -44,13 +44,13 @@ func TestFacts(t *testing.T) {
 	if plain <= 0 {
 		t.Fatal("no forecast")
 	}
-	if r := rate(planner.Facts{Machine: []int{0, 0}, Room: []float64{2, 2}}); !near(r, plain) && r < plain {
+	if r := rate(planner.Facts{Machine: []int{0, 0}, Cores: []float64{2, 2}}); !near(r, plain) && r < plain {
 		t.Errorf("two cores for two providers: %v samples/s, %v on machines of their own", r, plain)
 	}
-	if r := rate(planner.Facts{Machine: []int{0, 0}, Room: []float64{1, 1}}); r > plain*0.62 || r < plain*0.4 {
+	if r := rate(planner.Facts{Machine: []int{0, 0}, Cores: []float64{1, 1}}); r > plain*0.62 || r < plain*0.4 {
 		t.Errorf("one core for two providers: %v samples/s, %v on machines of their own", r, plain)
 	}
-	if r := rate(planner.Facts{Machine: []int{-1, -1}, Room: []float64{0, 0}}); !near(r, plain) {
+	if r := rate(planner.Facts{Machine: []int{-1, -1}, Cores: []float64{0, 0}}); !near(r, plain) {
 		t.Errorf("machines not known: %v samples/s, want %v", r, plain)
 	}
 	if r := rate(planner.Facts{Achieved: 0.5}); !near(r, plain/2) {
@@ -219,14 +219,82 @@ func TestOneThreadIsSaid(t *testing.T) {
 	for _, c := range []struct {
 		example string
 		threads []int
-		want    []int
+		want    []bool
 	}{
-		{"cnn", []int{4, 4}, []int{1, 1}}, {"cnn", []int{1, 4}, []int{0, 1}}, {"cnn", nil, []int{0, 0}}, {"resnet18", []int{4, 4}, []int{0, 0}},
+		{"cnn", []int{4, 4}, []bool{true, true}}, {"cnn", []int{1, 4}, []bool{false, true}}, {"cnn", nil, []bool{false, false}}, {"resnet18", []int{4, 4}, []bool{false, false}},
 	} {
 		p := planned(t, c.example, 2, planner.Facts{Threads: c.threads}, nil)
 		said := strings.Contains(p.String(), "too small for more than one thread")
-		if st := p.Clusters[0].Stages; st[0].Threads != c.want[0] || st[1].Threads != c.want[1] || said != (c.want[1] == 1) {
+		if st := p.Clusters[0].Stages; st[0].Small != c.want[0] || st[1].Small != c.want[1] || said != c.want[1] {
 			t.Errorf("%s with %v threads lent: %+v, said: %v", c.example, c.threads, st, said)
 		}
+	}
+}
+
+// TestThreadsOfOneMachine: stages that compute at once have their machine's cores between them, those that
+// take turns have all of them, the one with the most to do has the most, and nobody has more than it lends.
+func TestThreadsOfOneMachine(t *testing.T) {
+	facts := func(cores float64, threads ...int) planner.Facts {
+		f := planner.Facts{Threads: threads}
+		for _, n := range threads {
+			f.Machine, f.Cores, f.Gain = append(f.Machine, 0), append(f.Cores, cores), append(f.Gain, 0.9*float64(n))
+		}
+		return f
+	}
+	get := func(p *planner.Plan) (n []int) {
+		for _, c := range p.Clusters {
+			for _, s := range c.Stages {
+				n = append(n, s.Threads)
+			}
+		}
+		return n
+	}
+	apart := facts(2, 2, 2)
+	apart.Machine = []int{0, 1}
+	whole := func(j *job.Spec) { j.MicroBatches = 1 }
+	for _, c := range []struct {
+		what, example string
+		f             planner.Facts
+		edit          func(*job.Spec)
+		want          []int
+	}{
+		{"two cores for two", "char-gpt", facts(2, 2, 2), nil, []int{1, 1}},
+		{"a core each of four", "char-gpt", facts(4, 4, 4), nil, []int{2, 2}},
+		{"cores for all threads", "char-gpt", facts(4, 2, 2), nil, []int{0, 0}},
+		{"machines of their own", "char-gpt", apart, nil, []int{0, 0}},
+		{"one of them lends one", "char-gpt", facts(4, 1, 4), nil, []int{0, 3}},
+		{"more stages than cores", "char-gpt", facts(2, 2, 2, 2), nil, []int{1, 1, 1}},
+		{"batches that are whole", "resnet18", facts(2, 2, 2), whole, []int{0, 0}},
+	} {
+		p := planned(t, c.example, len(c.f.Threads), c.f, c.edit)
+		if got := get(p); !slices.Equal(got, c.want) {
+			t.Errorf("%s: %v threads, want %v", c.what, got, c.want)
+		}
+		if said := strings.Contains(p.String(), "share its cores"); said != (slices.Max(c.want) > 0) {
+			t.Errorf("%s: said: %v\n%s", c.what, said, p)
+		}
+	}
+	// Two clusters, of which one has a provider to itself, and unequal stages.
+	two := facts(4, 4, 4)
+	e, err := zoo.Find("char-gpt")
+	if err != nil {
+		t.Fatal(err)
+	}
+	j := e.Job
+	j.Replicas = 2
+	p, err := two.Make(j, e.Graph, measured(1, 1), ga.Options{MinClusters: 2, MaxClusters: 2}, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := get(p); !slices.Equal(got, []int{2, 2}) {
+		t.Errorf("a cluster each: %v threads, want 2 and 2", got)
+	}
+	if p, err = facts(6, 6, 6).Make(e.Job, e.Graph, []ga.Node{
+		{Name: "fast", RAM: 8e9, Bandwidth: 1e9, Compute: 90e9}, {Name: "slow", RAM: 8e9, Bandwidth: 1e9, Compute: 30e9},
+	}, ga.Options{MaxClusters: 1}, 1); err != nil {
+		t.Fatal(err)
+	}
+	if got := get(p); got[0]+got[1] > 6 || slices.Min(got) < 1 {
+		t.Errorf("six cores: %v threads", got)
 	}
 }

@@ -51,9 +51,9 @@ func (f Facts) pick(members []int) Facts {
 		}
 	}
 	if f.Machine != nil {
-		out.Machine, out.Room = nil, nil
+		out.Machine, out.Cores = nil, nil
 		for _, i := range members {
-			out.Machine, out.Room = append(out.Machine, f.Machine[i]), append(out.Room, f.Room[i])
+			out.Machine, out.Cores = append(out.Machine, f.Machine[i]), append(out.Cores, f.Cores[i])
 		}
 	}
 	return out

@@ -30,7 +30,7 @@ func TestFewer(t *testing.T) {
 		{"and a slow third is not", "char-gpt", []float64{100, 2, 100}, planner.Facts{}, nil, [][]int{{0, 2}}},
 		{"far away", "gpt-sorter", []float64{100, 100}, planner.Facts{RTT: far}, nil, [][]int{{0}}},
 		{"a cluster each", "gpt-sorter", []float64{100, 100}, planner.Facts{}, func(j *job.Spec) { j.Replicas = 2 }, [][]int{{0}, {1}}},
-		{"one processor for all", "gpt-sorter", []float64{100, 100}, planner.Facts{Machine: []int{0, 0}, Room: []float64{1, 1}}, func(j *job.Spec) { j.Replicas = 2 }, [][]int{{0}}},
+		{"one processor for all", "gpt-sorter", []float64{100, 100}, planner.Facts{Machine: []int{0, 0}, Cores: []float64{1, 1}}, func(j *job.Spec) { j.Replicas = 2 }, [][]int{{0}}},
 		{"nothing is measured", "cnn", []float64{0, 0}, planner.Facts{}, nil, [][]int{{0, 1}}},
 	} {
 		e, err := zoo.Find(c.example)

@@ -48,7 +48,7 @@ type fill struct {
 	why    string // why a batch stays whole; "" if it may be split
 	cache  *cache
 	facts  *Facts
-	placed map[int]int // stages of all clusters by machine
+	placed map[int]float64 // threads of all clusters' stages by machine
 	// What a cluster has of the job's replicas.
 	own   int
 	place stage.Placement
@@ -133,27 +133,6 @@ func (f fill) cluster(cl *Cluster) error {
 	}
 	f.threads(cl, stages)
 	return nil
-}
-
-// threads says which stages compute on one thread though their nodes lend more.
-func (f fill) threads(cl *Cluster, stages []*graph.Stage) {
-	rows := f.rows(cl.MicroBatches)
-	for k := range cl.Stages {
-		s := &cl.Stages[k]
-		if s.Threads = 0; f.facts.Threads != nil && f.facts.Threads[s.Node] > 1 && rows[0] < exec.Few(stages[k].Graph) {
-			s.Threads = 1
-		}
-	}
-}
-
-// oneThread lists the nodes of a cluster that compute on one thread.
-func (c Cluster) oneThread() (names []string) {
-	for _, s := range c.Stages {
-		if s.Threads == 1 {
-			names = append(names, s.Name)
-		}
-	}
-	return names
 }
 
 // update walks an update of one replica, or of split batches. It has backward passes in two halves if
@@ -370,11 +349,15 @@ func (f fill) memory(stages []*graph.Stage, n int) ([]int, error) {
 func (f fill) pipeline(stages []*graph.Stage, cl *Cluster) forecast.Pipeline {
 	var p forecast.Pipeline
 	for k, s := range stages {
-		node := f.nodes[cl.Stages[k].Node]
+		at := cl.Stages[k]
+		node := f.nodes[at.Node]
 		speed := node.Compute
 		if speed < 1 {
 			speed = unmeasured
 		}
+		cores := f.facts.wide(at.Node, at.Threads)
+		longer := f.facts.longer(at.Node, float64(cores))
+		speed /= longer
 		nodes := len(s.Graph.Nodes)
 		trainable, cost := f.cache.trains(s)
 		params := 4 * float64(trainable)
@@ -383,7 +366,7 @@ func (f fill) pipeline(stages []*graph.Stage, cl *Cluster) forecast.Pipeline {
 			EachForward:  kernelTime*float64(nodes) + params*memoryTime + edgeRows*cost.edge.forward.operations()/speed,
 			EachBackward: 2*kernelTime*float64(nodes) + 3*params*memoryTime + edgeRows*cost.edge.backward.operations()/speed,
 			Weight:       cost.weight.operations() / speed,
-			More:         cost.far.times(1 / speed), Few: exec.Few(s.Graph), Slow: f.facts.slow(cl.Stages[k].Node),
+			More:         cost.far.times(1 / speed), Few: exec.Few(s.Graph), Slow: f.facts.slow(at.Node) / longer, Cores: cores,
 			Update: float64(3+2*len(optim.Slots(f.j.Optimizer))) * params * memoryTime,
 		})
 		p.Stages[k].Update += f.tied(stages, cl, k)
@@ -391,16 +374,12 @@ func (f fill) pipeline(stages []*graph.Stage, cl *Cluster) forecast.Pipeline {
 			break
 		}
 		next := cl.Stages[k+1].Node
-		l := linkOf(f.j, s, f.facts.served(cl.Stages[k].Node, next))
-		l.Latency = f.facts.delay(cl.Stages[k].Node, next)
+		l := linkOf(f.j, s, f.facts.served(at.Node, next))
+		l.Latency = f.facts.delay(at.Node, next)
 		l.Seconds = max(8/min(node.Bandwidth, f.nodes[next].Bandwidth), byteWork)
 		p.Links = append(p.Links, l)
 	}
-	var on []int
-	for _, s := range cl.Stages {
-		on = append(on, s.Node)
-	}
-	f.facts.machines(&p, on, f.placed)
+	f.facts.machines(&p, cl.Stages, f.placed)
 	return p
 }
 
@@ -546,8 +525,8 @@ func (p *Plan) String() string {
 		if c.MicroBatches > 1 {
 			fmt.Fprintf(&b, "cluster %d: batches flow in %d micro-batches\n", i, c.MicroBatches)
 		}
-		if names := c.oneThread(); len(names) > 0 {
-			fmt.Fprintf(&b, "cluster %d: steps of %s are too small for more than one thread\n", i, short(names))
+		for _, line := range c.threads() {
+			fmt.Fprintf(&b, "cluster %d: %s\n", i, line)
 		}
 		if c.Halves {
 			fmt.Fprintf(&b, "cluster %d: backward passes are in two halves, which fills idle time: forecast to be %.2f times as fast, with the same result\n", i, c.Gain)

@@ -36,8 +36,10 @@ type Stage struct {
 	Name   string `json:"name"`
 	Start  int    `json:"start"`  // first node of the graph
 	Memory int    `json:"memory"` // bytes, by the compiled plan
-	// Threads is how many compute, where its steps are too small for all that are lent; 0: all do.
+	// Threads is with how many it computes where others have the rest of its machine's cores; 0: with
+	// all that are lent.
 	Threads int    `json:"threads,omitempty"`
+	Small   bool   `json:"small_steps,omitempty"` // its steps are too small for more than one thread
 	Rings   []Ring `json:"rings"`
 }
 

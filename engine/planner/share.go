@@ -60,10 +60,10 @@ func list(n []int) string {
 	return strings.Join(parts, ", ")
 }
 
-// choose sets what each cluster trains, what its pipeline does and what its stages then take.
+// chooseShares sets what each cluster trains, what its pipeline does and what its stages then take.
 // Clusters that would only hold the others up, beyond the least number that is wanted, become
 // spares.
-func (f fill) choose(p *Plan, least int) error {
+func (f fill) chooseShares(p *Plan, least int) error {
 	f.placed = f.facts.placed(p.Clusters)
 	if len(p.Clusters) == 1 || f.j.Replica() == 1 {
 		for c := range p.Clusters {

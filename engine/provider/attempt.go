@@ -15,6 +15,7 @@ import (
 	"github.com/ravnest/ravnest/engine/data"
 	"github.com/ravnest/ravnest/engine/graph"
 	"github.com/ravnest/ravnest/engine/job"
+	"github.com/ravnest/ravnest/engine/kernel"
 	"github.com/ravnest/ravnest/engine/pipeline/order"
 	"github.com/ravnest/ravnest/engine/pipeline/snapshot"
 	"github.com/ravnest/ravnest/engine/pipeline/stage"
@@ -56,7 +57,8 @@ type attempt struct {
 	prog proto.Progress // since the last report
 
 	stage     *stage.Stage
-	linked    sync.Mutex // guards the next three
+	team      *kernel.Team // of fewer threads than are lent; nil: those of Config
+	linked    sync.Mutex   // guards the next three
 	links     map[stage.Peer]*transport.Link
 	conns     []*connection                   // that the links use
 	mail      map[string]chan json.RawMessage // signals, by peer
@@ -118,6 +120,7 @@ func (r *attempt) do() (machine.Ended, error) {
 	r.stale()
 	r.saves.Wait()
 	r.hold.stop()
+	r.team.Close()
 	ended := machine.Ended{Run: r.a.Run, Outcome: machine.Done, Step: r.prog.Step, States: r.states}
 	if err == nil {
 		if r.over = true; r.a.Check == nil {
@@ -315,6 +318,10 @@ func (r *attempt) prepare() (*stage.Compiled, stage.Config, error) {
 		return nil, cfg, err
 	}
 	s := stages[r.a.Stage]
+	team, err := r.threads(&plan)
+	if err != nil {
+		return nil, cfg, err
+	}
 	c, err := stage.Compile(j, s, placement)
 	if err != nil {
 		return nil, cfg, err
@@ -339,7 +346,7 @@ func (r *attempt) prepare() (*stage.Compiled, stage.Config, error) {
 	}
 	cfg = stage.Config{
 		TrainRows: plan.Train, ValRows: plan.Val,
-		Order: data.Order, Team: r.cfg.Team, Now: r.cfg.Now, Between: r.cfg.Between, Commits: j.Audit, Hooks: r.cfg.Hooks,
+		Order: data.Order, Team: team, Now: r.cfg.Now, Between: r.cfg.Between, Commits: j.Audit, Hooks: r.cfg.Hooks,
 	}
 	if cfg.Key, err = hex.DecodeString(r.a.DigestKey); err != nil {
 		return nil, cfg, fmt.Errorf("the assignment's key of digests: %w", err)
@@ -352,6 +359,18 @@ func (r *attempt) prepare() (*stage.Compiled, stage.Config, error) {
 		return nil, cfg, err
 	}
 	return c, cfg, r.fetchParts(f)
+}
+
+// threads is the team of threads that the plan has the stage compute with.
+func (r *attempt) threads(plan *Plan) (*kernel.Team, error) {
+	lent := r.cfg.Team.Threads()
+	n, err := plan.threads(r.a.Stage, lent)
+	if err != nil || n == lent {
+		return r.cfg.Team, err
+	}
+	r.team = kernel.NewTeam(n)
+	r.cfg.Event("computing on %d of %d threads: others of the run share this machine's cores", n, lent)
+	return r.team, nil
 }
 
 // fetchParts fetches the checkpoint to resume from. A part made with other cuts may hold

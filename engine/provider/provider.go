@@ -6,6 +6,7 @@
 package provider
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -112,6 +113,9 @@ type Plan struct {
 	// Halves is the planner's choice of backward passes in two halves, for a synchronous job: the
 	// schedule zb, which has the same result.
 	Halves bool `json:"halves,omitempty"`
+	// Threads is with how many each of the cluster's stages computes, where others have the rest of its
+	// machine's cores; 0, or none at all: with as many as are lent. It changes no bit.
+	Threads []int `json:"threads,omitempty"`
 	// Hold says that the stages hold their states in memory when the host asks for it, and
 	// Copies which of the cluster's stages keep copies of others'.
 	Hold   bool   `json:"hold,omitempty"`
@@ -143,6 +147,17 @@ func (p Plan) In(j job.Spec) (job.Spec, error) {
 		j.Schedule = job.ZB
 	}
 	return j, nil
+}
+
+// threads is with how many a stage computes whose provider lends so many.
+func (p Plan) threads(stage, lent int) (int, error) {
+	if len(p.Threads) == 0 {
+		return lent, nil
+	}
+	if stage >= len(p.Threads) || p.Threads[stage] < 0 {
+		return 0, fmt.Errorf("the assignment's plan has stages compute with %v threads, which says nothing of stage %d", p.Threads, stage)
+	}
+	return min(cmp.Or(p.Threads[stage], lent), lent), nil
 }
 
 // The kinds of data blobs.

@@ -20,6 +20,7 @@ import (
 	"github.com/ravnest/ravnest/engine/data"
 	"github.com/ravnest/ravnest/engine/format/safetensors"
 	"github.com/ravnest/ravnest/engine/job"
+	"github.com/ravnest/ravnest/engine/kernel"
 	"github.com/ravnest/ravnest/engine/pipeline/snapshot"
 	"github.com/ravnest/ravnest/engine/pipeline/stage"
 	"github.com/ravnest/ravnest/engine/provider"
@@ -305,6 +306,53 @@ func TestRun(t *testing.T) {
 	}
 	if names != 23 {
 		t.Errorf("the stages saved %d entries, the model has 23", names)
+	}
+}
+
+// TestThreadsOfThePlan: a provider computes with the threads that the plan says, never with more than it
+// lends, and the states are those of all threads, bit for bit.
+func TestThreadsOfThePlan(t *testing.T) {
+	train := func(threads []int) (states [][]byte, said []string, errs []error) {
+		w := newWorld(t, nil)
+		for _, a := range w.assigns {
+			var p provider.Plan
+			if err := json.Unmarshal(a.Plan, &p); err != nil {
+				t.Fatal(err)
+			}
+			p.Threads = threads
+			var err error
+			if a.Plan, err = json.Marshal(p); err != nil {
+				t.Fatal(err)
+			}
+		}
+		said = make([]string, 2)
+		errs = w.play(t, func(k int, c *provider.Config) {
+			c.Team = kernel.NewTeam(3)
+			t.Cleanup(c.Team.Close)
+			c.Event = func(format string, a ...any) {
+				if s := fmt.Sprintf(format, a...); strings.HasPrefix(s, "computing on") {
+					said[k] = s
+				}
+			}
+		}, nil)
+		for _, h := range w.hosts {
+			states = append(states, h.saved...)
+		}
+		return states, said, errs
+	}
+	all, said, errs := train(nil)
+	if err := errors.Join(errs...); err != nil || said[0]+said[1] != "" || len(all) != 2 {
+		t.Fatalf("all threads: %v, %q, %d states", err, said, len(all))
+	}
+	fewer, said, errs := train([]int{2, 9})
+	if err := errors.Join(errs...); err != nil || !strings.HasPrefix(said[0], "computing on 2 of 3") || said[1] != "" {
+		t.Errorf("two threads and nine: %v, %q", err, said)
+	}
+	if !slices.EqualFunc(all, fewer, bytes.Equal) {
+		t.Error("the number of threads has changed a bit")
+	}
+	if _, _, errs := train([]int{-1, 1}); errs[0] == nil || !strings.Contains(errs[0].Error(), "threads") {
+		t.Errorf("-1 threads: %v", errs)
 	}
 }
 

@@ -42,13 +42,13 @@ func (t trips) between(a, b server.Member) float64 {
 	return (a.RTT + b.RTT).Seconds()
 }
 
-// machines numbers the machines that members compute on, and tells how many of them can
-// compute at once on that of each, as fast as one, and how many cores each leaves free when all do. Two
-// threads of a core compute hardly more than one, but do serve links beside it. A tab cannot
-// tell its machine: one on the host's own loopback interface is on the host's machine.
-func machines(pool []server.Member) (number []int, room, spare []float64) {
+// machines numbers the machines that members compute on, and tells how many cores each of those has,
+// where that is known, and how many each member leaves free when all compute. Two threads of a core
+// compute hardly more than one, but do serve links beside it. A tab cannot tell its machine: one on the
+// host's own loopback interface is on the host's machine.
+func machines(pool []server.Member) (number []int, cores, spare []float64) {
 	known := map[string]int{}
-	cores, whole, threads, all, on := map[int]int{}, map[int]int{}, map[int]int{}, map[int]int{}, map[int]int{}
+	threads, whole, all, on := map[int]int{}, map[int]int{}, map[int]int{}, map[int]int{}
 	for _, m := range pool {
 		id := m.Hello.Machine
 		if host, _, err := net.SplitHostPort(m.Addr); id == "" && err == nil && net.ParseIP(host).IsLoopback() {
@@ -64,27 +64,27 @@ func machines(pool []server.Member) (number []int, room, spare []float64) {
 			known[id] = k
 		}
 		number = append(number, k)
-		cores[k], threads[k] = max(cores[k], m.Hello.Cores), max(threads[k], m.Hello.Threads)
+		threads[k] = max(threads[k], m.Hello.Cores)
 		whole[k] = max(whole[k], min(cmp.Or(m.Hello.Physical, m.Hello.Cores), m.Hello.Cores))
 		all[k] += max(m.Hello.Threads, 1)
 		on[k]++
 	}
 	for _, k := range number {
-		if k < 0 || cores[k] == 0 {
-			room, spare = append(room, 0), append(spare, 0)
+		if k < 0 || threads[k] == 0 {
+			cores, spare = append(cores, 0), append(spare, 0)
 			continue
 		}
-		spare = append(spare, float64(max(0, cores[k]-all[k]))/float64(on[k]))
-		room = append(room, max(1, float64(whole[k])/float64(max(threads[k], 1))))
+		spare = append(spare, float64(max(0, threads[k]-all[k]))/float64(on[k]))
+		cores = append(cores, float64(max(1, whole[k])))
 	}
-	return number, room, spare
+	return number, cores, spare
 }
 
 // facts are what the planner is told of a pool.
 func (r *roster) facts(pool []server.Member) planner.Facts {
 	trips := maps.Clone(r.trips) // which links go on measuring
 	f := form.Facts(r.p, r.achieved)
-	f.Machine, f.Room, f.Spare = machines(pool)
+	f.Machine, f.Cores, f.Spare = machines(pool)
 	model := planner.ModelOf(r.p.Graph, r.p.Job.BatchSize)
 	for _, m := range pool {
 		f.Gain, f.Threads = append(f.Gain, model.Gain(speeds(m.Hello))), append(f.Threads, m.Hello.Threads)

@@ -1,10 +1,13 @@
 package host
 
 import (
+	"encoding/json"
 	"math"
+	"slices"
 	"testing"
 	"time"
 
+	"github.com/ravnest/ravnest/engine/provider"
 	"github.com/ravnest/ravnest/signaling/proto"
 	"github.com/ravnest/ravnest/signaling/server"
 )
@@ -19,15 +22,15 @@ func TestMachines(t *testing.T) {
 	siblings.Hello.Physical = 2
 	wide := m("e", "10.0.0.5:1", 16, 15)
 	wide.Hello.Physical = 8
-	number, room, spare := machines([]server.Member{
+	number, cores, spare := machines([]server.Member{
 		m("a", "10.0.0.1:5", 8, 2), m("b", "10.0.0.1:6", 2, 1), m("a", "10.0.0.9:5", 8, 4),
 		m("", "10.0.0.2:7", 0, 1), m("", "10.0.0.2:8", 0, 1), m("", "127.0.0.1:9", 0, 1), m("", "127.0.0.1:10", 0, 1), m("c", "10.0.0.3:1", 0, 1),
 		siblings, wide,
 	})
-	wantNumber, wantRoom, wantSpare := []int{0, 1, 0, -1, -1, 2, 2, 3, 4, 5}, []float64{2, 2, 2, 0, 0, 0, 0, 0, 2, 1}, []float64{1, 1, 1, 0, 0, 0, 0, 0, 3, 1}
+	wantNumber, wantCores, wantSpare := []int{0, 1, 0, -1, -1, 2, 2, 3, 4, 5}, []float64{8, 2, 8, 0, 0, 0, 0, 0, 2, 8}, []float64{1, 1, 1, 0, 0, 0, 0, 0, 3, 1}
 	for i := range number {
-		if number[i] != wantNumber[i] || room[i] != wantRoom[i] || spare[i] != wantSpare[i] {
-			t.Errorf("member %d: machine %d with room for %v and %v spare cores, want %d, %v, %v", i, number[i], room[i], spare[i], wantNumber[i], wantRoom[i], wantSpare[i])
+		if number[i] != wantNumber[i] || cores[i] != wantCores[i] || spare[i] != wantSpare[i] {
+			t.Errorf("member %d: machine %d of %v cores and %v spare, want %d, %v, %v", i, number[i], cores[i], spare[i], wantNumber[i], wantCores[i], wantSpare[i])
 		}
 	}
 }
@@ -72,5 +75,38 @@ func TestLearn(t *testing.T) {
 	}
 	if f, ok := (pace{began: at, forecast: 1}).learn(at.Add(time.Minute), 100, 32); ok {
 		t.Errorf("three batches: learned %v", f)
+	}
+}
+
+// TestThreadsAreAssigned: providers of one machine that each lend all of its cores are told to compute with
+// a part of them, and one that is alone on its machine is told nothing.
+func TestThreadsAreAssigned(t *testing.T) {
+	p := opened(t, "char-gpt", 2)
+	for _, c := range []struct {
+		machines []string
+		want     []int
+	}{
+		{[]string{"m", "m"}, []int{2, 2}}, {[]string{"m", "n"}, nil},
+	} {
+		r := newRoster(p, &Options{Providers: 2, All: true})
+		r.begin(nil, false)
+		var pool []server.Member
+		for k, m := range c.machines {
+			name := string(rune('a' + k))
+			pool = append(pool, server.Member{ID: name, Name: name, Hello: proto.Hello{
+				Class: proto.ClassFMA, RAM: 8 << 30, Machine: m, Cores: 4, Threads: 4,
+				Bench: proto.Bench{GEMM: 400, Conv: 300, Vector: 0.8, Alone: 110, Up: 1e10, Down: 1e10},
+			}})
+		}
+		as, err := r.place(t.Context(), server.Ask{Run: "r", Pool: pool})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, a := range as {
+			var plan provider.Plan
+			if err := json.Unmarshal(a.Plan, &plan); err != nil || !slices.Equal(plan.Threads, c.want) {
+				t.Errorf("machines %v: %s is told %v threads, %v, want %v", c.machines, a.MemberID, plan.Threads, err, c.want)
+			}
+		}
 	}
 }

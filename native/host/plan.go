@@ -73,7 +73,7 @@ func (r *roster) place(_ context.Context, ask server.Ask) ([]server.Assignment, 
 	now.clusters = all
 	for c, cl := range r.plan.Clusters {
 		starts := cl.Starts()
-		raw, err := json.Marshal(provider.Plan{Clusters: all, Train: r.p.Data.Train.Len(), Val: r.p.Data.Val.Len(), MicroBatches: cl.MicroBatches, InFlight: cl.InFlight, Halves: cl.Halves, Record: j.Periods})
+		raw, err := json.Marshal(provider.Plan{Clusters: all, Train: r.p.Data.Train.Len(), Val: r.p.Data.Val.Len(), MicroBatches: cl.MicroBatches, InFlight: cl.InFlight, Halves: cl.Halves, Threads: threads(cl), Record: j.Periods})
 		if err != nil {
 			return nil, err
 		}
@@ -118,6 +118,16 @@ func (r *roster) place(_ context.Context, ask server.Ask) ([]server.Assignment, 
 		return as, err
 	}
 	return as, r.unlessBegun(r.p.WriteRounds(j.Periods))
+}
+
+// threads are those that the stages of a cluster compute with; nil: all that are lent.
+func threads(cl planner.Cluster) (n []int) {
+	if slices.ContainsFunc(cl.Stages, func(s planner.Stage) bool { return s.Threads > 0 }) {
+		for _, s := range cl.Stages {
+			n = append(n, s.Threads)
+		}
+	}
+	return n
 }
 
 // digestKey draws a key for the digests of one stage in one attempt.

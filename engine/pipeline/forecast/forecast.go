@@ -6,6 +6,8 @@ package forecast
 
 import (
 	"math"
+	"slices"
+	"sort"
 
 	"github.com/ravnest/ravnest/engine/pipeline/order"
 )
@@ -25,6 +27,8 @@ type Stage struct {
 	// that takes.
 	Few  int
 	Slow float64
+	// Cores is how many of its machine's cores a pass takes that threads share; 0 and everything else: one.
+	Cores int
 }
 
 // Pass is what a row takes forward and backward.
@@ -47,6 +51,14 @@ func (s Stage) slow(rows int) float64 {
 		return s.Slow
 	}
 	return 1
+}
+
+// cores is how many of its machine's a micro-batch takes.
+func (s Stage) cores(rows int) int {
+	if rows < s.Few {
+		return 1
+	}
+	return max(s.Cores, 1)
 }
 
 // ForwardTime is what a micro-batch takes forward.
@@ -84,50 +96,60 @@ type Pipeline struct {
 	// Halves: backward passes are in two halves, and gradients of weights fill idle time at the end of
 	// an update, in the order of [order.NewZeroBubble].
 	Halves bool
-	// Machine numbers the machine of each stage, and Cores tells for each machine how many of
-	// its stages can compute at once; less than one: others use it too. nil: each stage has a
-	// machine of its own.
+	// Machine numbers the machine of each stage, and Cores tells how many cores of each machine
+	// the stages have, parts of one where others use it too. nil: each stage has a machine of its own.
 	Machine []int
 	Cores   []float64
 }
 
 // shared tells whether stages have to wait for a processor.
 func (p Pipeline) shared() bool {
-	on := make([]float64, len(p.Cores))
-	for _, m := range p.Machine {
-		if on[m]++; on[m] > p.Cores[m] {
+	on := make([]int, len(p.Cores))
+	for k, m := range p.Machine {
+		if on[m] += max(p.Stages[k].Cores, 1); float64(on[m]) > p.Cores[m] {
 			return true
 		}
 	}
 	return false
 }
 
-// processors are those of one machine: when each is free, and how much longer everything takes
-// on it because others use it too.
+// processors are those of one machine: when each is free.
 type processors struct {
-	free []float64
-	slow float64
+	free  []float64
+	cores float64 // that there are of them; less where others use them too
 }
 
 func (p Pipeline) processors() []processors {
 	all := make([]processors, len(p.Cores))
 	for m, c := range p.Cores {
-		n := math.Ceil(max(c, 1e-3))
-		all[m] = processors{make([]float64, int(min(n, float64(len(p.Stages))))), max(1, n/max(c, 1e-3))}
+		all[m].cores = max(c, 1e-3)
+	}
+	wide := make([]int, len(p.Cores))
+	for k, m := range p.Machine {
+		wide[m] += max(p.Stages[k].Cores, 1)
+	}
+	for m := range all {
+		all[m].free = make([]float64, int(min(math.Ceil(all[m].cores), float64(wide[m]))))
 	}
 	return all
 }
 
-// take is when a processor is free that is free at the time from or as soon after as any.
-func (p *processors) take(from float64) (at float64, index int) {
-	index = 0
-	for i, t := range p.free {
-		// The one that has been free for the shortest time leaves the others to those who come earlier.
-		if best := p.free[index]; best > from && t < best || best <= from && t <= from && t > best {
-			index = i
-		}
+// at is when so many processors are free from a time on, or as soon after as any.
+func (p *processors) at(from float64, cores int) float64 {
+	slices.Sort(p.free)
+	return max(from, p.free[min(cores, len(p.free))-1])
+}
+
+// take has so many processors work from a time on or as soon after as they are free, and returns when they
+// are done. Those that have been free for the shortest time leave the others to those who come earlier.
+func (p *processors) take(from, seconds float64, cores int) float64 {
+	at := p.at(from, cores)
+	last := sort.Search(len(p.free), func(i int) bool { return p.free[i] > at })
+	end := at + seconds*max(1, float64(max(cores, len(p.free)))/p.cores)
+	for i := max(last-cores, 0); i < last; i++ {
+		p.free[i] = end
 	}
-	return max(from, p.free[index]), index
+	return end
 }
 
 // Result is how an update went.
@@ -248,7 +270,7 @@ func (w *walk) inTime() {
 			if !ok {
 				continue
 			}
-			if t, _ := w.machines[w.Machine[s]].take(from); t < at {
+			if t := w.machines[w.Machine[s]].at(from, w.cores(s, a)); t < at {
 				first, at, what = s, t, a
 			}
 		}
@@ -315,11 +337,11 @@ func (w *walk) do(s int, what pass) {
 	case backward:
 		w.backward(s)
 	case weight:
-		w.work(s, 0, w.Stages[s].weightTime(w.rows[w.weights[s]]))
+		w.work(s, 0, w.Stages[s].weightTime(w.rows[w.weights[s]]), w.cores(s, weight))
 		w.weights[s]++
 	}
 	if what != forward && w.over(s) {
-		w.work(s, 0, w.Stages[s].Update)
+		w.work(s, 0, w.Stages[s].Update, 1)
 	}
 }
 
@@ -331,8 +353,9 @@ func (w *walk) forward(s int) {
 		l := w.Links[s-1]
 		cost += l.work(r * l.Out)
 	}
+	cores := w.cores(s, forward)
 	w.forwards[s]++
-	w.work(s, w.act[s][i], cost)
+	w.work(s, w.act[s][i], cost, cores)
 	if s+1 < len(w.Stages) {
 		w.act[s+1] = append(w.act[s+1], w.send(s, w.Links[s], &w.linkOut[s], r*w.Links[s].Out))
 	}
@@ -349,22 +372,32 @@ func (w *walk) backward(s int) {
 		l := w.Links[s]
 		cost += l.work(r * l.Back)
 	}
+	cores := w.cores(s, backward)
 	w.backwards[s]++
-	w.work(s, w.grad[s][k], cost)
+	w.work(s, w.grad[s][k], cost, cores)
 	if s > 0 {
 		l := w.Links[s-1]
 		w.grad[s-1] = append(w.grad[s-1], w.send(s, l, &w.linkBack[s], r*l.Back))
 	}
 }
 
-// work lets stage s compute, from when its input is there.
-func (w *walk) work(s int, from, seconds float64) {
+// cores is how many of its machine's stage s takes for its next pass.
+func (w *walk) cores(s int, what pass) int {
+	next := w.forwards[s]
+	switch what {
+	case backward:
+		next = w.backwards[s]
+	case weight:
+		next = w.weights[s]
+	}
+	return w.Stages[s].cores(w.rows[next])
+}
+
+// work lets stage s compute on so many cores, from when its input is there.
+func (w *walk) work(s int, from, seconds float64, cores int) {
 	from = max(w.free[s], from)
 	if w.machines != nil {
-		m := &w.machines[w.Machine[s]]
-		at, i := m.take(from)
-		m.free[i] = at + seconds*m.slow
-		w.free[s] = m.free[i]
+		w.free[s] = w.machines[w.Machine[s]].take(from, seconds, cores)
 	} else {
 		w.free[s] = from + seconds
 	}
@@ -375,7 +408,7 @@ func (w *walk) work(s int, from, seconds float64) {
 // this one is busy with the next.
 func (w *walk) send(s int, l Link, line *float64, bytes float64) (arrival float64) {
 	*line = max(*line, w.free[s]) + bytes*l.Seconds
-	w.work(s, 0, l.work(bytes))
+	w.work(s, 0, l.work(bytes), 1)
 	return *line + l.Latency
 }
 

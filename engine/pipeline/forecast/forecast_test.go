@@ -162,6 +162,42 @@ func TestSharedMachine(t *testing.T) {
 	}
 }
 
+// TestThreadsTakeCores: a pass on several threads takes as many cores, so that stages of one machine wait
+// for one another where each takes all, and compute at once where each takes its part.
+func TestThreadsTakeCores(t *testing.T) {
+	p, rows := equal(2), forecast.Split(1, 4, 4)
+	p.Machine, p.Cores = []int{0, 0}, []float64{2}
+	wide := func(cores int, seconds float64) forecast.Result {
+		for k := range p.Stages {
+			p.Stages[k] = forecast.Stage{Forward: seconds, Backward: 2 * seconds, Cores: cores}
+		}
+		return p.Update(rows)
+	}
+	if r := wide(2, 1); r.Seconds != 24 {
+		t.Errorf("both cores each: %v s, want 24", r.Seconds)
+	}
+	if r := wide(1, 1.5); r.Seconds != 1.5*3*5 {
+		t.Errorf("a core each: %v s, want 22.5", r.Seconds)
+	}
+	p.Cores = []float64{1} // another cluster has the other one
+	if r := wide(2, 1); r.Seconds != 48 {
+		t.Errorf("two threads each on one core: %v s, want 48", r.Seconds)
+	}
+	// Steps that one thread computes leave a core to the other stage.
+	p.Cores = []float64{2}
+	wide(2, 1)
+	for k := range p.Stages {
+		p.Stages[k].Few, p.Stages[k].Slow = 2, 1.5
+	}
+	if r := p.Update(rows); r.Seconds != 22.5 {
+		t.Errorf("steps of one thread: %v s, want 22.5", r.Seconds)
+	}
+	// A batch that is whole has all cores.
+	if r := wide(2, 1); p.Update([]int{4}).Seconds != 24 || r.Seconds != 24 {
+		t.Errorf("a whole batch: %v s, want 24", p.Update([]int{4}).Seconds)
+	}
+}
+
 // TestHalves: with passes in two halves the walk idles as much as the schedule of package order, by
 // the table of TestUnitsBesideZeroBubble, and a share of a stage's second halves costs what it does.
 func TestHalves(t *testing.T) {
