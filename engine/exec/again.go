@@ -6,6 +6,8 @@ package exec
 import (
 	"fmt"
 	"slices"
+
+	"github.com/ravnest/ravnest/engine/autodiff"
 )
 
 // Recompute says how much of the forward pass is computed again in the backward pass.
@@ -91,8 +93,8 @@ func (p *Plan) findAgain(saved, outside []bool) rerun {
 				return can[x] && !saved[x] && readers[x] == 1 && p.ops[x-len(g.Inputs)].alias() != aliasView
 			})
 		}
-		if over >= 0 {
-			r.share[args[over]] = r.share.root(y)
+		if over >= 0 { // a value with several views, with all of them
+			r.share[r.share.root(args[over])] = r.share.root(y)
 		}
 		saved[y], r.again[y] = false, true
 		for _, x := range args {
@@ -173,16 +175,27 @@ func (p *Plan) stretches(narrow, sums []int, size int) (keep []bool, cost int) {
 func (r *rerun) insert(p *Plan) {
 	var steps []step
 	done := make([]bool, len(r.again))
-	var compute func(v int, _ reading)
-	compute = func(v int, _ reading) {
-		if !r.again[v] || done[v] {
-			return
+	// What a value is computed from comes before it. The values under way are a list and no calls
+	// within calls: a browser's stack is short, and a graph may be one long chain.
+	type visit struct{ v, args int } // args: those that were looked at
+	var way []visit
+	enter := func(v int) {
+		if r.again[v] && !done[v] {
+			done[v], way = true, append(way, visit{v: v})
 		}
-		done[v] = true
-		s := step{again: true, dst: v}
-		s.Node = v - len(p.g.Inputs)
-		p.reads(s, compute)
-		steps = append(steps, s)
+	}
+	compute := func(v int, _ reading) {
+		for enter(v); len(way) > 0; {
+			at := &way[len(way)-1]
+			i := at.v - len(p.g.Inputs)
+			if args := p.g.Args(i); at.args < len(args) {
+				at.args++
+				enter(args[at.args-1])
+				continue
+			}
+			steps = append(steps, step{Instr: autodiff.Instr{Node: i}, again: true, dst: at.v})
+			way = way[:len(way)-1]
+		}
 	}
 	half := len(p.back)
 	for k, s := range p.back {
