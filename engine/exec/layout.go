@@ -6,7 +6,6 @@ package exec
 
 import (
 	"fmt"
-	"slices"
 
 	"github.com/ravnest/ravnest/engine/graph"
 	"github.com/ravnest/ravnest/engine/kernel"
@@ -75,9 +74,14 @@ func NewLayout(g *graph.Graph, first int) Layout {
 	}
 	l.Params += l.Trainable
 	l.Grads = l.Trainable
+	byName := map[string]int{}
+	if len(g.Ties()) > 0 {
+		for i := range l.Entries {
+			byName[l.Entries[i].Full] = i
+		}
+	}
 	for _, t := range g.Ties() {
-		i := slices.IndexFunc(l.Entries, func(e Entry) bool { return e.Full == t.Name })
-		e := l.Entries[i]
+		e := &l.Entries[byName[t.Name]]
 		if e.Role == graph.Frozen {
 			continue // no gradient is added up
 		}
@@ -99,25 +103,6 @@ func NewLayout(g *graph.Graph, first int) Layout {
 		l.spare(g, i)
 	}
 	return l
-}
-
-// grad is where node i's gradient of the parameter called full lies, which is at off itself.
-func (l *Layout) grad(i int, full string, off int) int {
-	for _, t := range l.Ties {
-		if t.Name != full {
-			continue
-		}
-		at := 0
-		for k := len(t.Groups) - 1; k >= 0; k-- {
-			if slices.Contains(t.Groups[k], i) {
-				return t.At[at]
-			}
-			if len(t.Groups[k]) > 0 {
-				at++
-			}
-		}
-	}
-	return off
 }
 
 // Fold adds up the gradients of each tied parameter's groups that are here, from the last to

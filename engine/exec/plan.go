@@ -71,6 +71,7 @@ type Plan struct {
 	kept    []place        // of every value in the backward pass, where it is kept or computed again
 	grads   []place        // of every value that has a gradient; per is 0 otherwise
 	back    []step
+	steps   [][]int     // by node: those of back
 	params  int         // index in back where the GradParams of a split plan begin
 	sum     int         // temp offset of the buffer that later addends go through
 	slotF   int         // floats of a slot
@@ -171,33 +172,43 @@ func (p *Plan) findZeroed(bw autodiff.Backward) {
 		}
 	}
 	p.adds, p.moved = make([]bool, len(p.g.Nodes)), make([]map[int]int, len(p.g.Nodes))
+	move := func(i, off, at int) {
+		if p.moved[i] == nil {
+			p.moved[i] = map[int]int{}
+		}
+		p.moved[i][off] = at
+	}
 	for _, t := range p.Layout.Ties {
-		for _, nodes := range t.Groups {
+		here := 0
+		for _, nodes := range slices.Backward(t.Groups) {
+			if len(nodes) == 0 {
+				continue // another stage has them
+			}
 			for _, i := range nodes {
 				p.adds[i] = p.adds[i] || len(nodes) > 1
-				if at := p.Layout.grad(i, t.Name, t.Off); at != t.Off {
-					if p.moved[i] == nil {
-						p.moved[i] = map[int]int{}
-					}
-					p.moved[i][t.Off] = at
+				if at := t.At[here]; at != t.Off {
+					move(i, t.Off, at)
 				}
 			}
+			here++
 		}
 	}
 	for i := range p.g.Nodes {
 		for off, at := range p.Layout.spare(p.g, i) {
-			if p.moved[i] == nil {
-				p.moved[i] = map[int]int{}
-			}
-			p.moved[i][off] = at
+			move(i, off, at)
 		}
 	}
 	for i, adds := range p.adds {
-		for _, s := range p.g.Nodes[i].Op.Params() {
-			if _, frozen := p.Layout.frozen[p.g.Nodes[i].Full(s.Name)]; (adds || !reached[i]) && s.Role == graph.Trainable && !frozen {
-				off := p.Layout.grad(i, p.g.Nodes[i].Full(s.Name), p.param(i, s.Name))
-				p.zeroed = append(p.zeroed, [2]int{off, off + s.Elems()})
+		n := &p.g.Nodes[i]
+		for _, s := range n.Op.Params() {
+			if _, frozen := p.Layout.frozen[n.Full(s.Name)]; !adds && reached[i] || s.Role != graph.Trainable || frozen {
+				continue
 			}
+			off := p.offs[n.Full(s.Name)]
+			if at, ok := p.moved[i][off]; ok {
+				off = at
+			}
+			p.zeroed = append(p.zeroed, [2]int{off, off + s.Elems()})
 		}
 	}
 }
@@ -215,6 +226,7 @@ func newUnion(n int) union {
 
 func (u union) root(v int) int {
 	for u[v] != v {
+		u[v] = u[u[v]] // the way is shorter from now on
 		v = u[v]
 	}
 	return v
@@ -270,6 +282,7 @@ type buffers struct {
 	share          union
 	same           union  // views of one value
 	half           []bool // kept for the backward pass as operands of products
+	halfAt         []int  // where, by the root of those that are views of one
 	rerun          rerun
 	lives          map[int]*life // by the root of those that share
 
@@ -297,6 +310,10 @@ func (p *Plan) placeBuffers(bw autodiff.Backward) error {
 	b.shareGrads()
 	b.findGradLives()
 	b.place()
+	p.steps = make([][]int, len(p.ops))
+	for k, s := range p.back {
+		p.steps[s.Node] = append(p.steps[s.Node], k)
+	}
 	for _, o := range p.ops {
 		p.scr = max(p.scr, o.scratch())
 	}
@@ -328,28 +345,28 @@ func (b *buffers) findReaders() {
 // keepsFloats tells that the backward pass reads v as float32.
 func (b *buffers) keepsFloats(v int) bool { return b.saved[v] && !b.half[v] }
 
-// dead tells that nobody needs the buffer of x after node i.
-func (b *buffers) dead(x, i int) bool {
-	r := b.share.root(x)
-	for v := range b.nv {
-		if b.share.root(v) == r && (b.keepsFloats(v) || b.outside[v] || b.last[v] > i || v < len(b.g.Inputs)) {
-			return false
+// shareValues lets a value take over an argument's buffer where the op is a view, or works in
+// place and nobody needs the argument after it.
+func (b *buffers) shareValues() {
+	// By the root of those that share a buffer: the last node that reads one of them.
+	last := slices.Clone(b.last)
+	for v := range last {
+		if b.keepsFloats(v) || b.outside[v] || v < len(b.g.Inputs) {
+			last[v] = b.end // needed to the end
 		}
 	}
-	return true
-}
-
-// shareValues lets a value take over an argument's buffer where the op is a view, or works in
-// place and the argument is dead after it.
-func (b *buffers) shareValues() {
+	join := func(y, x int) {
+		r := b.share.root(x)
+		b.share[y], last[r] = r, max(last[r], last[y])
+	}
 	for i := range b.g.Nodes {
 		args, y := b.g.Args(i), b.g.Result(i)
 		switch b.ops[i].alias() {
 		case aliasView:
-			b.share[y] = b.share.root(args[0])
+			join(y, args[0])
 		case aliasInPlace:
-			if k := slices.IndexFunc(args, func(x int) bool { return b.dead(x, i) }); k >= 0 {
-				b.share[y] = b.share.root(args[k])
+			if k := slices.IndexFunc(args, func(x int) bool { return last[b.share.root(x)] <= i }); k >= 0 {
+				join(y, args[k])
 			}
 		}
 	}
@@ -476,7 +493,7 @@ func (b *buffers) place() {
 			p.kept[v] = place{off: reruns[b.rerun.share.root(v)].off, per: p.vals[v].per}
 		}
 		if b.half[v] {
-			p.kept[v] = place{off: p.halfOf(b.same.root(v)), per: p.vals[v].per, half: true}
+			p.kept[v] = place{off: b.halfAt[b.same.root(v)], per: p.vals[v].per, half: true}
 		}
 		if l := b.glives[b.gshare.root(v)]; b.needs[v] && l != nil {
 			p.grads[v] = place{off: l.off, per: p.g.Shape(v).Elems(), slot: l.slot}
@@ -484,43 +501,9 @@ func (b *buffers) place() {
 	}
 }
 
-// halfOf is where value v is kept as operands.
-func (p *Plan) halfOf(v int) int {
-	for _, k := range p.keeps[max(0, v-len(p.g.Inputs)+1)] {
-		if k.v == v {
-			return k.half
-		}
-	}
-	panic("exec: the value is not kept")
-}
-
 func (p *Plan) floats(v int) int { return p.g.Shape(v).Elems() * p.cfg.Rows }
 
 func pad(n int) int { return (n + align - 1) / align * align }
-
-// pack gives each buffer the lowest offset that is free while it lives and returns
-// the size of the arena.
-func pack(ls []*life) int {
-	slices.SortStableFunc(ls, func(a, b *life) int { return b.size - a.size })
-	total := 0
-	for i, l := range ls {
-		var busy []*life
-		for _, o := range ls[:i] {
-			if o.born <= l.dies && l.born <= o.dies {
-				busy = append(busy, o)
-			}
-		}
-		slices.SortStableFunc(busy, func(a, b *life) int { return a.off - b.off })
-		for _, o := range busy {
-			if l.off+pad(l.size) <= o.off {
-				break
-			}
-			l.off = max(l.off, o.off+pad(o.size))
-		}
-		total = max(total, l.off+pad(l.size))
-	}
-	return total
-}
 
 // Memory of the plan in bytes.
 func (p *Plan) Memory() Memory {

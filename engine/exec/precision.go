@@ -5,7 +5,6 @@ package exec
 
 import (
 	"fmt"
-	"slices"
 
 	"github.com/ravnest/ravnest/engine/autodiff"
 	"github.com/ravnest/ravnest/engine/kernel"
@@ -96,7 +95,7 @@ var keepOperands = true
 // findKept finds which values are kept as operands, in half the memory, or are rounded in place.
 func (b *buffers) findKept() {
 	b.same = newUnion(b.nv)
-	b.half, b.Plan.rounded = make([]bool, b.nv), make([]bool, b.nv)
+	b.half, b.halfAt, b.Plan.rounded = make([]bool, b.nv), make([]int, b.nv), make([]bool, b.nv)
 	if b.cfg.Precision == Float32 || !keepOperands {
 		return
 	}
@@ -141,6 +140,7 @@ func (b *buffers) findKept() {
 		k := keeping{v: v, half: -1, here: u.here()}
 		if u.half() {
 			k.half = b.words(kernel.PackedBF16(b.floats(v)))
+			b.halfAt[v] = k.half
 		}
 		at := max(0, v-len(b.g.Inputs)+1)
 		b.Plan.keeps[at] = append(b.Plan.keeps[at], k)
@@ -175,13 +175,17 @@ func (p *Plan) findRounding() {
 // roundAtSource has batch norms round the gradients that they write, while these are in the cache,
 // where only products read them.
 func (p *Plan) roundAtSource() {
+	seeded := make([]bool, p.g.Values())
+	for _, v := range p.cfg.Seeds {
+		seeded[v] = true
+	}
 	source := make([]*step, p.g.Values()) // the only step that writes a value's gradient
 	for k := range p.back {
 		s := &p.back[k]
 		if s.again || s.Kind != autodiff.GradInput {
 			continue
 		}
-		if _, norm := p.ops[s.Node].(*batchnorm); norm && s.First && !slices.Contains(p.cfg.Seeds, s.dst) {
+		if _, norm := p.ops[s.Node].(*batchnorm); norm && s.First && !seeded[s.dst] {
 			source[s.dst] = s
 		} else {
 			source[s.dst] = nil
@@ -306,10 +310,8 @@ func (o *product) copies(w int) int {
 		all = append(all, k)
 	}
 	count(p.vals, false, w, all...)
-	for _, s := range p.back {
-		if s.Node != o.i {
-			continue
-		}
+	for _, k := range p.steps[o.i] {
+		s := &p.back[k]
 		if s.again { // from what is kept
 			count(p.kept, false, w, all...)
 			continue

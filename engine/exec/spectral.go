@@ -41,24 +41,22 @@ func (o *spectralNorm) kept(f *frame) (u, v, value []float32) {
 
 func (o *spectralNorm) forward(f *frame) {
 	u, v, value := o.kept(f)
-	if !f.again {
-		w, su, sv := f.params[o.w:][:o.n], f.state.Buffers[o.u:][:o.s.Rows], f.state.Buffers[o.v:][:o.s.Cols]
-		for range o.iterations {
-			if !o.train {
-				break
-			}
-			if o.vFirst {
-				o.s.Left(sv, w, su, o.sum, o.eps)
-			}
-			o.s.Right(su, w, sv, o.sum, o.eps)
-			if !o.vFirst {
-				o.s.Left(sv, w, su, o.sum, o.eps)
-			}
+	w, su, sv := f.params[o.w:][:o.n], f.state.Buffers[o.u:][:o.s.Rows], f.state.Buffers[o.v:][:o.s.Cols]
+	for range o.iterations {
+		if !o.train {
+			break
 		}
-		copy(u, su)
-		copy(v, sv)
-		value[0] = o.s.Value(w, u, v, o.sum)
+		if o.vFirst {
+			o.s.Left(sv, w, su, o.sum, o.eps)
+		}
+		o.s.Right(su, w, sv, o.sum, o.eps)
+		if !o.vFirst {
+			o.s.Left(sv, w, su, o.sum, o.eps)
+		}
 	}
+	copy(u, su)
+	copy(v, sv)
+	value[0] = o.s.Value(w, u, v, o.sum)
 	kernel.Fill(f.y(o.i), value[0])
 }
 
