@@ -6,6 +6,7 @@ package graph
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 )
 
@@ -32,79 +33,146 @@ type Unit struct {
 // Units lists the graph's units in order: a stage begins at a unit.
 func (g *Graph) Units() []Unit {
 	readers := g.readers()
-	first := func(i int) *Spec {
-		if ps := g.Nodes[i].Op.Params(); len(ps) > 0 {
-			return &ps[0]
-		}
-		return nil
-	}
-	// outside: whether some node of [from, to) reads a value from before from.
-	outside := func(from, to int) bool {
-		for i := from; i < to; i++ {
-			for _, v := range g.args[i] {
-				if v < g.Result(from) {
-					return true
-				}
-			}
-		}
-		return false
-	}
-	used := func(from, to int) bool { // whether a node from to on reads a value of [from, to)
-		for i := from; i < to; i++ {
-			if r := readers[g.Result(i)]; len(r) > 0 && r[len(r)-1] >= to {
-				return true
-			}
-		}
-		return false
-	}
-	parted := g.parts(false)
-	var us []Unit
-	begin, named := 0, false // of the unit that grows, and whether it has parameters
-	for i := 1; i <= len(g.Nodes); i++ {
-		named = named || first(i-1) != nil
-		switch {
-		case i == len(g.Nodes):
-		case parted[i] || first(i) == nil || !named || i > g.output-len(g.Inputs):
-			continue // the unit goes on
-		case !used(begin, i):
-			continue
-		}
-		if len(us) > 0 && !outside(begin, i) {
-			us[len(us)-1].To = i
-		} else {
-			us = append(us, Unit{From: begin, To: i})
-		}
-		begin, named = i, false
-	}
-	varying, ops := g.Varying(false), newOperands(g, readers)
+	ops := newOperands(g, readers)
+	us := g.divide(ops.last)
 	for k := range us {
 		u := &us[k]
 		u.Name = g.Nodes[u.From].Name
 		for i := u.From; i < u.To; i++ {
-			if p := first(i); p != nil {
+			if p := g.firstSpec(i); p != nil {
 				u.Name, u.Weight = g.Nodes[i].Name, g.Nodes[i].Full(p.Name)
 				break
 			}
 		}
 		u.Params, u.Cost = g.ParamCount(u.From, u.To), g.Cost(u.From, u.To)
-		for v := range g.Result(u.To-1) + 1 {
-			if r := readers[v]; len(r) > 0 && r[len(r)-1] >= u.To {
-				u.Out += g.shapes[v].Elems()
-				u.Largest = max(u.Largest, g.shapes[v].Elems())
-				if ops.value(v, u.To) {
-					u.OutOperands += g.shapes[v].Elems()
-				}
-				if varying[v] {
-					u.Back += g.shapes[v].Elems()
-				}
-				if varying[v] && ops.gradient(v, u.To) {
-					u.BackOperands += g.shapes[v].Elems()
-				}
-			}
+	}
+	g.crossings(us, ops)
+	return us
+}
+
+// firstSpec is node i's first parameter, nil if it has none.
+func (g *Graph) firstSpec(i int) *Spec {
+	if ps := g.Nodes[i].Op.Params(); len(ps) > 0 {
+		return &ps[0]
+	}
+	return nil
+}
+
+// divide finds where units begin and end; last is the last reader of each value.
+func (g *Graph) divide(last []int) (us []Unit) {
+	parted := g.parts(false)
+	begin, named := 0, false    // of the unit that grows, and whether it has parameters
+	far, back := -1, g.Values() // its last reader, and the first value that it reads
+	for i := 1; i <= len(g.Nodes); i++ {
+		named = named || g.firstSpec(i-1) != nil
+		far = max(far, last[g.Result(i-1)])
+		for _, v := range g.args[i-1] {
+			back = min(back, v)
 		}
+		switch {
+		case i == len(g.Nodes):
+		case parted[i] || g.firstSpec(i) == nil || !named || i > g.output-len(g.Inputs):
+			continue // the unit goes on
+		case far < i: // nobody from i on reads what it computes
+			continue
+		}
+		if len(us) > 0 && back >= g.Result(begin) { // it reads nothing from before it
+			us[len(us)-1].To = i
+		} else {
+			us = append(us, Unit{From: begin, To: i})
+		}
+		begin, named, far, back = i, false, -1, g.Values()
 	}
 	return us
 }
+
+// crossings sets what crosses the cuts behind units.
+func (g *Graph) crossings(us []Unit, ops operands) {
+	varying := g.Varying(false)
+	ends := make([]int, len(us)) // by unit: the node that the next begins with
+	for k := range us {
+		ends[k] = us[k].To
+	}
+	// after is the first unit whose end is behind a node.
+	after := func(node int) int { k, _ := slices.BinarySearch(ends, node+1); return k }
+	out, back, outOperands, backOperands := newTally(us), newTally(us), newTally(us), newTally(us)
+	type span struct{ from, to, elems int }
+	var spans []span
+	for v := range g.Values() {
+		// The cuts that v crosses are those behind units [from, to).
+		from, to, n := after(v-len(g.Inputs)), after(ops.last[v]), g.shapes[v].Elems()
+		if from >= to {
+			continue
+		}
+		spans = append(spans, span{from, to, n})
+		out.add(from, to, n)
+		outOperands.add(max(from, after(ops.exact[v])), to, n)
+		if !varying[v] {
+			continue
+		}
+		back.add(from, to, n)
+		if ops.gradient[v] { // as long as all who read v are behind the cut
+			backOperands.add(from, after(ops.first[v]), n)
+		}
+	}
+	for k := range us {
+		u := &us[k]
+		u.Out, u.OutOperands, u.Back, u.BackOperands = out.next(k), outOperands.next(k), back.next(k), backOperands.next(k)
+	}
+	// The largest first: each unit is set once.
+	slices.SortFunc(spans, func(a, b span) int { return b.elems - a.elems })
+	unset := newRuns(len(us))
+	for _, s := range spans {
+		for k := unset.next(s.from); k < s.to; k = unset.next(k) {
+			us[k].Largest = s.elems
+			unset.drop(k)
+		}
+	}
+}
+
+// tally is a sum for each unit, as what it is more than that of the unit before.
+type tally struct {
+	more []int
+	sum  int
+}
+
+func newTally(us []Unit) *tally { return &tally{more: make([]int, len(us)+1)} }
+
+// add adds n to the sums of units [from, to).
+func (t *tally) add(from, to, n int) {
+	if from < to {
+		t.more[from] += n
+		t.more[to] -= n
+	}
+}
+
+// next is the sum of unit k, once that of the unit before was asked for.
+func (t *tally) next(k int) int {
+	t.sum += t.more[k]
+	return t.sum
+}
+
+// runs are numbers below n, some of which have been dropped.
+type runs []int
+
+func newRuns(n int) runs {
+	r := make(runs, n+1)
+	for i := range r {
+		r[i] = i
+	}
+	return r
+}
+
+// next is the first number from k on that has not been dropped, n if there is none.
+func (r runs) next(k int) int {
+	for r[k] != k {
+		r[k] = r[r[k]]
+		k = r[k]
+	}
+	return k
+}
+
+func (r runs) drop(k int) { r[k] = k + 1 }
 
 // Join makes one unit of neighbouring units, which must not be empty.
 func (g *Graph) Join(us ...Unit) Unit {
@@ -183,13 +251,14 @@ func (g *Graph) Cut(starts []int) ([]*Stage, error) {
 			return nil, fmt.Errorf("%w: starts %v do not ascend within %d nodes", ErrCut, starts, len(g.Nodes))
 		}
 	}
-	stageOf := func(node int) int {
-		k := len(starts) - 1
-		for starts[k] > node {
-			k--
+	of := make([]int, len(g.Nodes)) // the stage of each node
+	for k, i := 0, 0; i < len(of); i++ {
+		if k+1 < len(starts) && starts[k+1] == i {
+			k++
 		}
-		return k
+		of[i] = k
 	}
+	stageOf := func(node int) int { return of[node] }
 	if err := g.checkTogether(stageOf, len(starts)); err != nil {
 		return nil, err
 	}
@@ -208,11 +277,14 @@ func (g *Graph) Cut(starts []int) ([]*Stage, error) {
 		}
 		if v >= len(g.Inputs) && len(e.To) > 0 {
 			from := starts[e.From+1]
-			e.Operand, e.GradOperand = ops.value(v, from), ops.gradient(v, from)
+			e.Operand, e.GradOperand = ops.value(v, from), ops.grad(v, from)
 		}
+		back := e.Back // of To, which is as ascending
 		for _, k := range e.To {
 			in := e
-			in.Constant = !slices.Contains(e.Back, k)
+			if in.Constant = len(back) == 0 || back[0] != k; !in.Constant {
+				back = back[1:]
+			}
 			stages[k].In = append(stages[k].In, in)
 		}
 		if len(e.To) > 0 {
@@ -244,7 +316,9 @@ func (g *Graph) checkTogether(stageOf func(node int) int, stages int) error {
 			}
 		}
 	}
-	for name, nodes := range g.shared(func(r Role) bool { return r == Buffer }) {
+	statistics := g.shared(func(r Role) bool { return r == Buffer })
+	for _, name := range slices.Sorted(maps.Keys(statistics)) {
+		nodes := statistics[name]
 		if a, b := nodes[0], nodes[len(nodes)-1]; stageOf(a) != stageOf(b) {
 			return fmt.Errorf("%w: nodes %q and %q move the same statistics %q and must be in one stage", ErrCut, g.Nodes[a].Name, g.Nodes[b].Name, name)
 		}
@@ -275,8 +349,8 @@ func (g *Graph) piece(s *Stage, to int) error {
 	return nil
 }
 
-// edge is a value with the stages that it crosses to. readers are the nodes that read it, ascending.
-func (g *Graph) edge(v int, readers []int, varying bool, reaches []bool, stageOf func(node int) int) Edge {
+// edge is a value with the stages that it crosses to.
+func (g *Graph) edge(v int, readers []reader, varying bool, reaches []bool, stageOf func(node int) int) Edge {
 	e := Edge{Value: v, Shape: g.shapes[v], Exact: true}
 	if v >= len(g.Inputs) {
 		e.From = stageOf(v - len(g.Inputs))
@@ -287,13 +361,14 @@ func (g *Graph) edge(v int, readers []int, varying bool, reaches []bool, stageOf
 		}
 		return append(to, k)
 	}
-	for _, i := range readers {
-		e.To = add(e.To, stageOf(i))
-		if !reaches[i] || !g.passes(i, v) {
+	for _, r := range readers {
+		k := stageOf(r.node)
+		e.To = add(e.To, k)
+		if !reaches[r.node] || !HasGrad(g.Nodes[r.node].Op, r.arg) {
 			continue
 		}
 		if e.Exact = false; varying {
-			e.Back = add(e.Back, stageOf(i))
+			e.Back = add(e.Back, k)
 		}
 	}
 	e.Constant = len(e.Back) == 0

@@ -99,12 +99,18 @@ func (g *Graph) trains(i int) bool {
 
 // checkFrozen refuses names that the node does not have.
 func (n *Node) checkFrozen() error {
-	specs := n.Op.Params()
-	for i, p := range n.Frozen {
-		has := slices.ContainsFunc(specs, func(s Spec) bool { return s.Name == p && s.Role == Trainable })
-		if !has || slices.Contains(n.Frozen[:i], p) {
+	if len(n.Frozen) == 0 {
+		return nil
+	}
+	free := map[string]bool{}
+	for _, s := range n.Op.Params() {
+		free[s.Name] = s.Role == Trainable
+	}
+	for _, p := range n.Frozen {
+		if !free[p] {
 			return fmt.Errorf("it has no parameter %q to freeze, or it stands twice", p)
 		}
+		free[p] = false
 	}
 	return nil
 }

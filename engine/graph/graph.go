@@ -372,8 +372,12 @@ type Param struct {
 // before and takes in these.
 func (n *Node) checkNames(owner map[string]Spec) error {
 	specs := n.Op.Params()
+	has := make(map[string]bool, len(specs))
+	for _, s := range specs {
+		has[s.Name] = true
+	}
 	for _, short := range slices.Sorted(maps.Keys(n.Names)) {
-		if !slices.ContainsFunc(specs, func(s Spec) bool { return s.Name == short }) {
+		if !has[short] {
 			return fmt.Errorf("it has no parameter %q to name", short)
 		}
 		if err := checkName(n.Names[short]); err != nil {
@@ -506,31 +510,22 @@ func (g *Graph) reaches() []bool {
 		if r[i] = has[g.Result(i)]; !r[i] {
 			continue
 		}
-		for _, v := range g.args[i] {
-			has[v] = has[v] || g.passes(i, v)
+		for k, v := range g.args[i] {
+			has[v] = has[v] || HasGrad(g.Nodes[i].Op, k)
 		}
 	}
 	return r
 }
 
-// passes tells whether node i gives a gradient of value v, which it reads.
-func (g *Graph) passes(i, v int) bool {
-	for k, a := range g.args[i] {
-		if a == v && HasGrad(g.Nodes[i].Op, k) {
-			return true
-		}
-	}
-	return false
-}
+// reader is a node that reads a value, as which of its arguments.
+type reader struct{ node, arg int }
 
-// readers lists, for every value, the nodes that read it, ascending.
-func (g *Graph) readers() [][]int {
-	r := make([][]int, g.Values())
+// readers lists, for every value, who reads it, ascending.
+func (g *Graph) readers() [][]reader {
+	r := make([][]reader, g.Values())
 	for i := range g.Nodes {
-		for _, v := range g.args[i] {
-			if n := len(r[v]); n == 0 || r[v][n-1] != i {
-				r[v] = append(r[v], i)
-			}
+		for k, v := range g.args[i] {
+			r[v] = append(r[v], reader{i, k})
 		}
 	}
 	return r

@@ -3,6 +3,8 @@
 
 package graph
 
+import "slices"
+
 // Multiplies tells whether an op reads input arg as an operand of products, and in no other way.
 func Multiplies(op Op, arg int) bool {
 	switch op.(type) {
@@ -51,78 +53,53 @@ func masks(op Op) bool {
 	return moves(op)
 }
 
-// operands finds, for every value, whether all nodes from node from on that read it make operands
-// of it.
+// operands tells, for every value, whether all nodes from some node on that read it make operands of
+// it. One pass from the last value to the first finds it, and one from the first to the last for
+// gradients.
 type operands struct {
-	g       *Graph
-	readers [][]int
-	all     []finding // by value: whether all nodes that read it do
+	last     []int  // by value: the last node that reads it, -1: none
+	exact    []int  // by value: the last node that reads it in another way, -1: none
+	first    []int  // by value: the first node that reads it
+	gradient []bool // by value: whether what computes it reads its gradient as an operand
 }
 
-// finding is an answer that may not have been found yet.
-type finding uint8
-
-const (
-	unknown finding = iota
-	no
-	yes
-)
-
-func newOperands(g *Graph, readers [][]int) operands {
-	return operands{g, readers, make([]finding, g.Values())}
-}
-
-// everywhere is value from the first node on. It is looked for once: where values part and meet again
-// k times, 2^k ways lead from the first to the last.
-func (o operands) everywhere(v int) bool {
-	if o.all[v] == unknown {
-		if o.all[v] = no; o.value(v, 0) {
-			o.all[v] = yes
+func newOperands(g *Graph, readers [][]reader) operands {
+	o := operands{make([]int, g.Values()), make([]int, g.Values()), make([]int, g.Values()), make([]bool, g.Values())}
+	for v := range slices.Backward(readers) {
+		o.last[v], o.exact[v], o.first[v] = -1, -1, len(g.Nodes)
+		if n := len(readers[v]); n > 0 {
+			o.first[v], o.last[v] = readers[v][0].node, readers[v][n-1].node
+		}
+		if v == g.output {
+			o.exact[v] = len(g.Nodes)
+		}
+		for _, r := range readers[v] {
+			op, y := g.Nodes[r.node].Op, g.Result(r.node)
+			if !Multiplies(op, r.arg) && !(moves(op) && o.value(y, 0)) {
+				o.exact[v] = max(o.exact[v], r.node)
+			}
 		}
 	}
-	return o.all[v] == yes
-}
-
-// value tells whether nodes from node from on read value v as operands of products only.
-func (o operands) value(v, from int) bool {
-	if v == o.g.output {
-		return false
-	}
-	read := false
-	for _, i := range o.readers[v] {
-		if i < from {
+	for i := range g.Nodes {
+		op, v := g.Nodes[i].Op, g.Result(i)
+		if v == g.output {
 			continue
 		}
-		read = true
-		for k, x := range o.g.args[i] {
-			if x != v || Multiplies(o.g.Nodes[i].Op, k) {
-				continue
-			}
-			if !moves(o.g.Nodes[i].Op) || !o.everywhere(o.g.Result(i)) {
-				return false
-			}
-		}
-	}
-	return read
-}
-
-// gradient tells whether the gradient that nodes from node from on have of value v is read as an
-// operand of products only: nothing is added to it, and what computes v multiplies by it.
-func (o operands) gradient(v, from int) bool {
-	for v >= len(o.g.Inputs) && v != o.g.output && len(o.readers[v]) > 0 && o.readers[v][0] >= from {
-		i := v - len(o.g.Inputs)
-		op := o.g.Nodes[i].Op
-		if multipliesGrad(op) {
-			return true
-		}
-		if !masks(op) || len(o.g.args[i]) != 1 {
-			return false
+		if o.gradient[v] = multipliesGrad(op); o.gradient[v] || !masks(op) || len(g.args[i]) != 1 {
+			continue
 		}
 		// Whatever reads the op's input has to be this op alone.
-		v, from = o.g.args[i][0], i
-		if len(o.readers[v]) != 1 {
-			return false
-		}
+		x := g.args[i][0]
+		o.gradient[v] = len(readers[x]) == 1 && o.gradient[x]
 	}
-	return false
+	return o
+}
+
+// value tells whether nodes from node from on read value v, and as operands of products only.
+func (o *operands) value(v, from int) bool { return o.last[v] >= from && o.exact[v] < from }
+
+// grad tells whether the gradient that nodes from node from on have of value v is read as an
+// operand of products only: nothing is added to it, and what computes v multiplies by it.
+func (o *operands) grad(v, from int) bool {
+	return o.last[v] >= 0 && o.first[v] >= from && o.gradient[v]
 }

@@ -151,13 +151,15 @@ func (l *Linears) Infer(in []Shape) (Shape, error) {
 	if len(l.Names) < 1 || len(l.Names) > maxNodeArg {
 		return nil, fmt.Errorf("%d names, 1..%d are supported", len(l.Names), maxNodeArg)
 	}
-	for i, n := range l.Names {
+	known := make(map[string]bool, len(l.Names))
+	for _, n := range l.Names {
 		if err := checkName(n); err != nil {
 			return nil, err
 		}
-		if slices.Contains(l.Names[:i], n) {
+		if known[n] {
 			return nil, fmt.Errorf("the name %q appears twice", n)
 		}
+		known[n] = true
 	}
 	y, err := l.each().Infer(in)
 	if err != nil {

@@ -62,11 +62,10 @@ type Home struct {
 // with all, any holders of a tied parameter. Statistics that several nodes move, one after the
 // other, have one stage.
 func (g *Graph) parts(all bool) []bool {
-	parted := make([]bool, len(g.Nodes))
+	more := make([]int, len(g.Nodes)+1) // spans that begin at a node, less those that end before it
 	mark := func(nodes []int) {
-		for i := nodes[0] + 1; i <= nodes[len(nodes)-1]; i++ {
-			parted[i] = true
-		}
+		more[nodes[0]+1]++
+		more[nodes[len(nodes)-1]+1]--
 	}
 	for _, nodes := range g.shared(func(r Role) bool { return r == Buffer }) {
 		mark(nodes)
@@ -79,6 +78,11 @@ func (g *Graph) parts(all bool) []bool {
 		for _, nodes := range t.Groups {
 			mark(nodes)
 		}
+	}
+	parted, spans := make([]bool, len(g.Nodes)), 0
+	for i := range parted {
+		spans += more[i]
+		parted[i] = spans > 0
 	}
 	return parted
 }
@@ -111,17 +115,18 @@ func (g *Graph) tie(stages []*Stage, stageOf func(node int) int) {
 	for _, s := range stages {
 		s.Graph.homes, s.Graph.ties = homes, nil
 	}
+	parted := false
 	for _, t := range g.ties {
-		of := make([]int, len(t.Groups))
+		of := make([]int, len(t.Groups)) // ascending
 		for j, nodes := range t.Groups {
 			of[j] = stageOf(nodes[0])
 		}
-		parted := slices.Min(of) < slices.Max(of)
-		for k, s := range stages {
-			s.Parted = s.Parted || parted
-			if !slices.Contains(of, k) {
+		parted = parted || of[0] < of[len(of)-1]
+		for at, k := range of {
+			if at > 0 && of[at-1] == k {
 				continue
 			}
+			s := stages[k]
 			mine := Tie{Name: t.Name, Number: t.Number, Groups: make([][]int, len(t.Groups)), Stages: of}
 			for j, nodes := range t.Groups {
 				if of[j] != k {
@@ -133,5 +138,8 @@ func (g *Graph) tie(stages []*Stage, stageOf func(node int) int) {
 			}
 			s.Graph.ties = append(s.Graph.ties, mine)
 		}
+	}
+	for _, s := range stages {
+		s.Parted = parted
 	}
 }
