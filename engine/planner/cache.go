@@ -93,7 +93,7 @@ func (c *cache) form(s *graph.Stage) string {
 		}
 		add(c.kinds[i], len(c.g.Args(i)))
 		for _, v := range c.g.Args(i) {
-			if k := slices.IndexFunc(s.In, func(e graph.Edge) bool { return e.Value == v }); k >= 0 {
+			if k, edge := slices.BinarySearchFunc(s.In, v, func(e graph.Edge, v int) int { return e.Value - v }); edge {
 				add(-1 - k)
 			} else {
 				add(c.g.Result(i) - v)

@@ -34,15 +34,20 @@ func cuttable(j job.Spec, g *graph.Graph) (units []graph.Unit, heavy *graph.Unit
 	if j.Schedule == job.Async {
 		all = g.JoinTied(all) // updates overlap, so that tied gradients never come together
 	}
-	for _, u := range all {
-		if n := len(units); n > 0 && message(j, units[n-1].Largest) > wire.MaxTransfer {
-			if v := units[n-1]; heavy == nil || v.Largest > heavy.Largest {
-				heavy = &v
+	from, worst := 0, [2]int{} // of a unit; of the one that ends with the largest tensor
+	for k, u := range all {
+		if k+1 < len(all) && message(j, u.Largest) > wire.MaxTransfer {
+			if worst[1] == 0 || u.Largest > all[worst[1]-1].Largest {
+				worst = [2]int{from, k + 1}
 			}
-			units[n-1] = g.Join(units[n-1], u)
-			continue
+			continue // it cannot be cut behind it
 		}
-		units = append(units, u)
+		units = append(units, g.Join(all[from:k+1]...))
+		from = k + 1
+	}
+	if worst[1] > 0 {
+		u := g.Join(all[worst[0]:worst[1]]...)
+		heavy = &u
 	}
 	return units, heavy
 }

@@ -93,22 +93,26 @@ func (p *Plan) Placement(cluster int) stage.Placement {
 	return pl
 }
 
-// tiedBytes are those of tied parameters' gradients that a cut before node at sends for a batch:
-// to the first holder and back at every update.
-func tiedBytes(j job.Spec, g *graph.Graph, at int) float64 {
-	n := 0
+// tiedBytes are those of tied parameters' gradients that a cut before each node, and behind the last,
+// sends for a batch: to the first holder and back at every update.
+func tiedBytes(j job.Spec, g *graph.Graph) []float64 {
+	more := make([]int, len(g.Nodes)+1) // than before the node before
 	for _, t := range g.Ties() {
-		nodes := slices.Concat(t.Groups...)
-		if nodes[0] >= at || nodes[len(nodes)-1] < at {
-			continue
-		}
-		for _, s := range g.Nodes[nodes[0]].Op.Params() {
-			if g.Nodes[nodes[0]].Full(s.Name) == t.Name {
-				n += 2 * 4 * s.Elems()
+		last := t.Groups[len(t.Groups)-1]
+		from, to := t.Groups[0][0], last[len(last)-1]
+		for _, s := range g.Nodes[from].Op.Params() {
+			if g.Nodes[from].Full(s.Name) == t.Name {
+				more[from+1] += 2 * 4 * s.Elems()
+				more[to+1] -= 2 * 4 * s.Elems()
 			}
 		}
 	}
-	return float64(n) / float64(j.UpdateFrequency)
+	bytes, n := make([]float64, len(more)), 0
+	for at := range bytes {
+		n += more[at]
+		bytes[at] = float64(n) / float64(j.UpdateFrequency)
+	}
+	return bytes
 }
 
 // costs puts pieces of the model into numbers: operations, parameters, memory and bytes
@@ -129,7 +133,7 @@ func costs(j job.Spec, g *graph.Graph, units []graph.Unit, share int) ([]ga.Unit
 	if err != nil {
 		return nil, err
 	}
-	varies := g.Varying(false)
+	varies, tied := g.Varying(false), tiedBytes(j, g)
 	var us []ga.Unit
 	var results []float64
 	sum := 0.0
@@ -148,7 +152,7 @@ func costs(j job.Spec, g *graph.Graph, units []graph.Unit, share int) ([]ga.Unit
 		results = append(results, float64(elems))
 		us = append(us, ga.Unit{
 			Name: u.Name, FLOPs: nodeWork(g, varies, u.From, u.To).operations(j.MicroRows()) * float64(j.BatchSize), Params: int64(u.Params),
-			Memory: float64(state(u.Params)), Out: float64(crossing(j, u)*j.BatchSize) + tiedBytes(j, g, u.To),
+			Memory: float64(state(u.Params)), Out: float64(crossing(j, u)*j.BatchSize) + tied[u.To],
 		})
 	}
 	if again := params - g.ParamCount(0, len(g.Nodes)); again > 0 {
@@ -357,8 +361,8 @@ func (p *Plan) rings(g *graph.Graph) ([][][]Ring, error) {
 	}
 	params := slices.DeleteFunc(g.Params(), func(q graph.Param) bool { return q.Role != graph.Trainable })
 	for id, s := range segments {
-		first := slices.IndexFunc(params, func(q graph.Param) bool { return q.Node >= s.From && q.Node < s.To })
-		if first < 0 {
+		first := sort.Search(len(params), func(i int) bool { return params[i].Node >= s.From })
+		if first == len(params) || params[first].Node >= s.To {
 			continue
 		}
 		for c, k := range s.Holders {
