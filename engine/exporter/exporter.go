@@ -24,7 +24,7 @@ const (
 func ONNX(g *graph.Graph, weights state.Dict) (*onnx.Model, error) {
 	e := &exporter{
 		g: g, m: &onnx.Model{IR: ir, Producer: "ravnest", Opset: map[string]int64{"": opset}},
-		names: map[string]bool{}, vals: make([]string, g.Values()), whole: map[string]string{}, shared: map[string]string{},
+		names: map[string]bool{}, numbers: map[string]int{}, vals: make([]string, g.Values()), whole: map[string]string{}, shared: map[string]string{},
 	}
 	e.m.Graph.Name = g.Name
 	for _, t := range weights {
@@ -67,21 +67,23 @@ func dims(s graph.Shape) []onnx.Dim {
 }
 
 type exporter struct {
-	g      *graph.Graph
-	m      *onnx.Model
-	names  map[string]bool   // taken
-	vals   []string          // of the graph's values
-	whole  map[string]string // int64 form of a value, where there is one
-	shared map[string]string // constants by what they are
-	node   *graph.Node       // current
-	out    string            // what its result is called
+	g       *graph.Graph
+	m       *onnx.Model
+	names   map[string]bool   // taken
+	numbers map[string]int    // of how many names that begin alike were tried
+	vals    []string          // of the graph's values
+	whole   map[string]string // int64 form of a value, where there is one
+	shared  map[string]string // constants by what they are
+	node    *graph.Node       // current
+	out     string            // what its result is called
 }
 
 // unique is a name that nothing else has.
 func (e *exporter) unique(name string) string {
 	n := name
-	for k := 2; e.names[n]; k++ {
-		n = fmt.Sprintf("%s_%d", name, k)
+	for k := e.numbers[name]; e.names[n]; k++ {
+		n = fmt.Sprintf("%s_%d", name, k+2)
+		e.numbers[name] = k + 1
 	}
 	e.names[n] = true
 	return n

@@ -144,7 +144,7 @@ type archive interface {
 
 func newLowering(a archive, o Options) *lowering {
 	return &lowering{
-		a: a, vals: map[string]*value{}, ints: map[string]number{}, symbols: map[string]bool{}, used: map[string]bool{}, tied: a.Tied(), fixed: map[string]bool{}, iterations: map[string]*iterated{},
+		a: a, vals: map[string]*value{}, ints: map[string]number{}, symbols: map[string]bool{}, used: map[string]bool{}, tried: map[string]int{}, surveys: map[*pt2.Graph]*survey{}, tied: a.Tied(), fixed: map[string]bool{}, iterations: map[string]*iterated{},
 		g: &graph.Graph{Name: o.Name}, made: map[string]int{}, shapes: map[string]graph.Shape{},
 	}
 }
@@ -160,6 +160,7 @@ type lowering struct {
 	vals       map[string]*value
 	ints       map[string]number
 	used       map[string]bool        // names of graph values
+	tried      map[string]int         // of how many names that begin alike were tried
 	made       map[string]int         // node by name
 	shapes     map[string]graph.Shape // row shape by name of a graph value
 	tied       map[string]string
@@ -172,8 +173,7 @@ type lowering struct {
 	batch      int                  // its size where it is fixed
 	node       *pt2.Node
 	graph      *pt2.Graph
-	maker      map[string]int // of graph makerOf: the node that makes a tensor
-	makerOf    *pt2.Graph
+	surveys    map[*pt2.Graph]*survey
 	single     bool // the current node's input is one image, the same for all samples
 	problems   []Problem
 }
@@ -566,8 +566,9 @@ func (l *lowering) unique(name string) string {
 		clean = "value"
 	}
 	n := clean
-	for k := 2; l.used[n]; k++ {
-		n = fmt.Sprintf("%s_%d", clean, k)
+	for k := l.tried[clean]; l.used[n]; k++ {
+		n = fmt.Sprintf("%s_%d", clean, k+2)
+		l.tried[clean] = k + 1
 	}
 	l.used[n] = true
 	return n

@@ -43,42 +43,6 @@ func first(n *pt2.Node) string {
 	return ""
 }
 
-// parent is the tensor whose elements a tensor shares, and the node that made it; "" where they
-// are its own.
-func (l *lowering) parent(name string) (string, *pt2.Node) {
-	if l.makerOf != l.graph {
-		l.makerOf, l.maker = l.graph, map[string]int{}
-		for i := range l.graph.Nodes {
-			for _, out := range outputs(&l.graph.Nodes[i]) {
-				l.maker[out] = i
-			}
-		}
-	}
-	i, ok := l.maker[name]
-	if !ok {
-		return "", nil
-	}
-	n := &l.graph.Nodes[i]
-	op := base(n)
-	if !writes(op) && !slices.Contains(views, op) && !slices.Contains(copies, op) {
-		return "", nil
-	}
-	return first(n), n
-}
-
-// owner is the tensor that has the elements of a tensor for its own.
-func (l *lowering) owner(name string) string {
-	for range len(l.graph.Nodes) + 1 {
-		p, _ := l.parent(name)
-		if p == "" {
-			return name
-		}
-		name = p
-	}
-	fail("the archive has a tensor %q that is made of itself", name)
-	return ""
-}
-
 // inPlace lowers an operator that writes to its first argument: the name now means the result.
 // Constants are written to where they are.
 func (l *lowering) inPlace(f operator) {
@@ -92,7 +56,7 @@ func (l *lowering) inPlace(f operator) {
 		l.vals[result] = self // num_batches_tracked += 1
 		return
 	}
-	if o := l.vals[l.owner(name)]; o != nil && o.archived != "" {
+	if o := l.vals[l.survey().of(name)]; o != nil && o.archived != "" {
 		if o.param != "" {
 			fail("it writes to the parameter %s; compute a new tensor, as weight.clamp(min=0)", o.archived)
 		}
@@ -119,53 +83,32 @@ func (l *lowering) inPlace(f operator) {
 
 // readElsewhere tells whether a node takes one of two tensors but to write to it.
 func (l *lowering) readElsewhere(a, b string) bool {
-	for i := range l.graph.Nodes {
-		n := &l.graph.Nodes[i]
-		if f := first(n); writes(base(n)) && (f == a || f == b) {
-			continue
+	of := l.survey()
+	return slices.ContainsFunc(slices.Concat(of.taken[a], of.taken[b]), func(i int) bool {
+		if i == len(of.nodes) {
+			return true // the model's answer is one of them
 		}
-		for _, x := range n.Args {
-			if slices.Contains(x.Names, a) || slices.Contains(x.Names, b) {
-				return true
-			}
-		}
-	}
-	return slices.Contains(l.outputs, a) || slices.Contains(l.outputs, b)
+		n := &of.nodes[i]
+		f := first(n)
+		return !writes(base(n)) || f != a && f != b
+	})
 }
 
 // spread gives what node n wrote to a tensor to the others that have the same elements and are
 // read behind n.
 func (l *lowering) spread(n *pt2.Node, name string, out *value) {
-	owner := l.owner(name)
-	at := slices.IndexFunc(l.graph.Nodes, func(m pt2.Node) bool {
-		return len(m.Outputs) > 0 && len(m.Outputs[0].Names) > 0 && m.Outputs[0].Names[0] == n.Outputs[0].Names[0]
-	})
-	before := func(x string) bool { i, ok := l.maker[x]; return !ok || i < at }
-	read := map[string]bool{}
-	see := func(x string) {
-		if x != name && before(x) && l.owner(x) == owner {
-			read[x] = true
-		}
-	}
-	for i := at + 1; i < len(l.graph.Nodes); i++ {
-		for _, a := range l.graph.Nodes[i].Args {
-			for _, x := range a.Names {
-				see(x)
-			}
-		}
-	}
-	for _, x := range l.outputs {
-		see(x)
-	}
+	of := l.survey()
+	at := of.maker[n.Outputs[0].Names[0]]
+	read := of.readBehind(name, at)
 	if len(read) == 0 {
 		return
 	}
 	var again []int // what made those that are read, and what lies between them and the owner
-	for i := at - 1; i >= 0; i-- {
-		m := &l.graph.Nodes[i]
+	for _, i := range slices.Backward(of.makes[of.of(name)]) {
+		m := &of.nodes[i]
 		for _, x := range outputs(m) {
-			p, _ := l.parent(x)
-			if !read[x] || p == "" {
+			p, _ := of.parent(x)
+			if i >= at || !read[x] || p == "" {
 				continue
 			}
 			read[p] = true
@@ -175,7 +118,7 @@ func (l *lowering) spread(n *pt2.Node, name string, out *value) {
 		}
 	}
 	for x, v := name, out; ; { // from the part to the whole
-		p, m := l.parent(x)
+		p, m := of.parent(x)
 		if p == "" {
 			l.vals[x] = v
 			break
@@ -231,7 +174,7 @@ func (l *lowering) putBack(m *pt2.Node, name string, whole, part *value) *value 
 		}
 		return l.put(whole, a, at, 1, part)
 	case "view", "view_as", "squeeze", "unsqueeze", "unflatten":
-		p, _ := l.parent(name)
+		p, _ := l.survey().parent(name)
 		sizes, _ := l.meta(p)
 		return l.viewAs(part, sizes)
 	case "permute", "transpose", "t", "swapaxes", "numpy_T":

@@ -283,7 +283,7 @@ func batchNorm(l *lowering, n *pt2.Node) {
 			}
 		}
 		y = l.batchNorm(x, w, b, mean, va, count, eps, l.scalar(n, "momentum", 0.1))
-	case mean == nil || !l.trains():
+	case mean == nil || !l.survey().trains:
 		fail("it was exported in evaluation mode; call model.train() before torch.export.export")
 	default: // a layer that stays in evaluation mode among others that do not
 		y = l.asBefore(x, w, b, mean, va, eps)
@@ -292,13 +292,6 @@ func batchNorm(l *lowering, n *pt2.Node) {
 		y = l.foldedBack(y, l.tensor(n, "input"))
 	}
 	l.define(y)
-}
-
-// trains tells whether a layer of the program was in training mode.
-func (l *lowering) trains() bool {
-	return slices.ContainsFunc(l.graph.Nodes, func(n pt2.Node) bool {
-		return base(&n) == "batch_norm" && l.flag(&n, "training", false) || base(&n) == "dropout" && l.flag(&n, "train", false)
-	})
 }
 
 // asBefore normalises x by statistics that no step moves.

@@ -102,12 +102,7 @@ func extreme(sign float64) operator {
 
 // read tells whether anything takes a tensor.
 func (l *lowering) read(name string) bool {
-	if slices.Contains(l.outputs, name) {
-		return true
-	}
-	return slices.ContainsFunc(l.graph.Nodes, func(n pt2.Node) bool {
-		return slices.ContainsFunc(n.Args, func(a pt2.Named) bool { return slices.Contains(a.Names, name) })
-	})
+	return len(l.survey().taken[name]) > 0
 }
 
 // most is the greatest element along an axis, whose gradient is that of the first of several, not

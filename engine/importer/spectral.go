@@ -40,7 +40,7 @@ func (l *lowering) spectralNode(n *pt2.Node, op string) bool {
 		return false // who takes it looks at it there
 	}
 	switch {
-	case op == "mv" && (of != nil || l.writesOut()):
+	case op == "mv" && (of != nil || l.survey().divides):
 		return l.spectralProduct(n)
 	case of == nil:
 		return false
@@ -71,15 +71,6 @@ func (l *lowering) spectralNode(n *pt2.Node, op string) bool {
 		fail("it takes a vector that spectral_norm keeps")
 	}
 	return true
-}
-
-// writesOut tells whether the current part of the program divides into a buffer, as power
-// iterations do.
-func (l *lowering) writesOut() bool {
-	return slices.ContainsFunc(l.graph.Nodes, func(n pt2.Node) bool {
-		_, ok := arg(&n, "out")
-		return ok && base(&n) == "div"
-	})
 }
 
 // spectralProduct is a weight, or its transpose, times a vector.
