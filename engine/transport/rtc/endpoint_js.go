@@ -222,7 +222,7 @@ type connecting struct {
 // moves it to other addresses. What is malformed, of another peer or from before changes
 // nothing, and the page ends a connection that finds no path.
 func (c *connecting) roam(send func(json.RawMessage) error, recv <-chan json.RawMessage) {
-	moved := false
+	moved, heard := false, 0
 	for {
 		select {
 		case <-c.pipe.gone:
@@ -243,8 +243,10 @@ func (c *connecting) roam(send func(json.RawMessage) error, recv <-chan json.Raw
 			switch {
 			case err != nil:
 			case s.Kind != Candidate && fingerprints(s.SDP) == c.cert:
+				heard = 0
 				_ = c.remote(s)
-			case s.Kind == Candidate && c.check(s.Candidate) == nil:
+			case s.Kind == Candidate && heard < MaxCandidates && c.check(s.Candidate) == nil:
+				heard++
 				_ = c.candidate(s)
 			}
 		}

@@ -21,6 +21,8 @@ const (
 	// maxWaiting bounds the bytes that have arrived but were not received. A peer that
 	// respects its credit never comes near it.
 	maxWaiting = 64 << 20
+	// frameCost is what a frame takes besides its bytes.
+	frameCost = 256
 )
 
 // pipe implements transport.Pipe.
@@ -103,10 +105,10 @@ func (p *pipe) take(data js.Value) {
 	}
 	n := data.Get("byteLength").Int()
 	p.mu.Lock()
-	ok := n <= wire.MaxFrame && p.bytes+n <= maxWaiting
+	ok := n <= wire.MaxFrame && p.bytes+n+frameCost <= maxWaiting
 	if ok {
 		p.waiting = append(p.waiting, uint8Array.New(data))
-		p.bytes += n
+		p.bytes += n + frameCost
 	}
 	p.mu.Unlock()
 	if !ok {
@@ -197,7 +199,7 @@ func (p *pipe) next() (js.Value, bool) {
 	}
 	v := p.waiting[0]
 	p.waiting = p.waiting[1:]
-	p.bytes -= v.Get("byteLength").Int()
+	p.bytes -= v.Get("byteLength").Int() + frameCost
 	return v, true
 }
 

@@ -33,6 +33,7 @@ type roamer struct {
 	recv   <-chan json.RawMessage
 
 	moved bool        // at least once
+	heard int         // the peer's candidates since then
 	asked bool        // we have offered, and no answer has come
 	late  *time.Timer // ends the connection if no path is found
 	home  []net.IP    // this machine's addresses when the path was found
@@ -116,7 +117,7 @@ func (r *roamer) homeless() bool {
 func (r *roamer) move(k Kind) {
 	agent := r.p.agent
 	r.late.Reset(moving)
-	r.moved = true
+	r.moved, r.heard = true, 0
 	err := agent.Restart("", "")
 	if err == nil {
 		r.ours.ufrag, r.ours.pwd, err = agent.GetLocalUserCredentials()
@@ -149,6 +150,9 @@ func (r *roamer) hear(b json.RawMessage) {
 		return
 	}
 	if s.Kind == Candidate {
+		if r.heard++; r.heard > MaxCandidates {
+			return // as while connecting
+		}
 		if k, err := ice.UnmarshalCandidate(s.Candidate); err == nil && net.ParseIP(k.Address()) != nil && !k.NetworkType().IsTCP() {
 			_ = r.p.agent.AddRemoteCandidate(k)
 		}

@@ -4,10 +4,13 @@ package rtc
 
 import (
 	"encoding/binary"
+	"encoding/json"
+	"fmt"
 	"sync"
 	"testing"
 	"time"
 
+	"github.com/pion/ice/v4"
 	"github.com/ravnest/ravnest/engine/transport"
 )
 
@@ -59,4 +62,29 @@ func TestMove(t *testing.T) {
 		}
 	}
 	wg.Wait()
+}
+
+// TestManyCandidates: of the candidates that a peer tells while the connection stands, as many count as
+// at its beginning, so that it does not make this side ask any number of addresses.
+func TestManyCandidates(t *testing.T) {
+	a, _ := pair(t)
+	p := a.(*pipe)
+	r := &roamer{p: p}
+	for k := range 4 * MaxCandidates {
+		b, err := json.Marshal(Signal{Kind: Candidate, Candidate: fmt.Sprintf("candidate:1 1 udp 2130706431 127.0.0.1 %d typ host", 20000+k)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.hear(b)
+	}
+	var all []ice.Candidate
+	for end := time.Now().Add(5 * time.Second); len(all) < MaxCandidates && time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
+		var err error
+		if all, err = p.agent.GetRemoteCandidates(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := len(all); n < MaxCandidates || n > 2*MaxCandidates {
+		t.Errorf("%d candidates of the peer are known, want about %d", n, MaxCandidates)
+	}
 }
