@@ -20,6 +20,7 @@ import (
 	"math/big"
 	"net"
 	"os"
+	"slices"
 	"syscall"
 	"time"
 
@@ -34,16 +35,14 @@ var transports = []string{"link", "tls", "quic"}
 // report is what an end says last.
 type report struct {
 	Seconds float64 `json:"s"`
-	CPU     float64 `json:"cpu_s"` // from the moment it was connected
+	CPU     float64 `json:"cpu_s"`   // from the moment it was connected
+	First   float64 `json:"first_s"` // median
 }
-
-// message is the size of a link's messages and of the writes of others.
-const message = 256 << 10
 
 func end(args []string) error {
 	f := flag.NewFlagSet("end", flag.ExitOnError)
 	role, over, at := f.String("role", "", ""), f.String("over", "", ""), f.String("at", "", "")
-	total := f.Int("bytes", 0, "")
+	total, message := f.Int("bytes", 0, ""), f.Int("message", 0, "")
 	_ = f.Parse(args)
 	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
 	defer cancel()
@@ -58,11 +57,11 @@ func end(args []string) error {
 	var r report
 	var err error
 	if *over == "link" {
-		r, err = overLink(ctx, sends, *at, *total, lines)
+		r, err = overLink(ctx, sends, *at, *message, *total, lines)
 	} else {
 		var s io.ReadWriter
 		if s, err = stream(ctx, *over, sends, *at, lines); err == nil {
-			r, err = overStream(s, sends, *total)
+			r, err = overStream(s, sends, *message, *total)
 		}
 	}
 	for !sends && err == nil { // until the sender has left
@@ -87,10 +86,10 @@ func processor() float64 {
 
 // since returns the report of what began at a time.
 func since(began time.Time, cpu float64) report {
-	return report{time.Since(began).Seconds(), processor() - cpu}
+	return report{Seconds: time.Since(began).Seconds(), CPU: processor() - cpu}
 }
 
-func overLink(ctx context.Context, sends bool, at string, total int, lines <-chan json.RawMessage) (report, error) {
+func overLink(ctx context.Context, sends bool, at string, message, total int, lines <-chan json.RawMessage) (report, error) {
 	e, err := rtc.NewEndpoint(rtc.Config{Loopback: at == "127.0.0.1", Machine: "here"})
 	if err != nil {
 		return report{}, err
@@ -106,27 +105,50 @@ func overLink(ctx context.Context, sends bool, at string, total int, lines <-cha
 	}
 	l := transport.NewLink(p, transport.Options{})
 	defer l.Close()
-	began, cpu := time.Now(), processor()
 	payload := make([]byte, message)
+	take := func() error {
+		m, err := l.Recv(ctx)
+		if err == nil {
+			m.Release()
+		}
+		return err
+	}
+	var first []float64 // what single messages take, and a byte back
+	for range 5 {
+		asked := time.Now()
+		if sends {
+			err = l.Send(ctx, wire.Header{Kind: wire.Activation}, payload)
+		}
+		if err == nil {
+			err = take()
+		}
+		if err == nil && !sends {
+			err = l.Send(ctx, wire.Header{Kind: wire.Activation}, payload[:1])
+		}
+		if err != nil {
+			return report{}, err
+		}
+		first = append(first, time.Since(asked).Seconds())
+	}
+	slices.Sort(first)
+	began, cpu := time.Now(), processor()
 	if sends {
 		for n := 0; n < total; n += message {
 			if err := l.Send(ctx, wire.Header{Kind: wire.Activation}, payload); err != nil {
 				return report{}, err
 			}
 		}
-		m, err := l.Recv(ctx)
-		if err != nil {
+		if err := take(); err != nil {
 			return report{}, err
 		}
-		m.Release()
-		return since(began, cpu), nil
+		r := since(began, cpu)
+		r.First = first[len(first)/2]
+		return r, nil
 	}
 	for n := 0; n < total; n += message {
-		m, err := l.Recv(ctx)
-		if err != nil {
+		if err := take(); err != nil {
 			return report{}, err
 		}
-		m.Release()
 	}
 	if err := l.Send(ctx, wire.Header{Kind: wire.Activation}, payload[:1]); err != nil {
 		return report{}, err
@@ -136,7 +158,7 @@ func overLink(ctx context.Context, sends bool, at string, total int, lines <-cha
 	return r, nil
 }
 
-func overStream(s io.ReadWriter, sends bool, total int) (report, error) {
+func overStream(s io.ReadWriter, sends bool, message, total int) (report, error) {
 	buf := make([]byte, message)
 	if sends { // a byte first, so that the other side has the stream
 		if _, err := s.Write(buf[:1]); err != nil {

@@ -2,7 +2,7 @@
 // and over QUIC (quic-go), on the same paths in one run: on loopback, and, as root, over
 // networks that are slow, far and lose packets.
 //
-//	wire [-bytes N] [-runs N] [-only loopback,lan,...] [-json]
+//	wire [-bytes N] [-runs N] [-only loopback,lan,...] [-over link,tls,quic] [-message N] [-json]
 //
 // A network is emulated between two TUN devices in namespaces of their own: packets wait in a
 // queue for their turn, travel for the delay, and are lost by chance. Both ends are processes,
@@ -11,6 +11,7 @@ package main
 
 import (
 	"bufio"
+	"cmp"
 	"encoding/json"
 	"flag"
 	"fmt"
@@ -50,6 +51,7 @@ type result struct {
 	Bytes     int     `json:"bytes"`
 	Seconds   float64 `json:"s"`
 	CPU       float64 `json:"cpu_ns_per_byte"` // of both ends, the system's work for them included
+	First     float64 `json:"first_ms"`        // until a single message has come and was answered; links only
 }
 
 func main() {
@@ -63,17 +65,19 @@ func main() {
 	bytes := flag.Int("bytes", 50_000_000, "bytes in one direction; slow networks get a part of them")
 	runs := flag.Int("runs", 3, "how often; the median counts")
 	only := flag.String("only", "", "names of networks, with commas; all by default")
+	over := flag.String("over", strings.Join(transports, ","), "transports")
+	message := flag.Int("message", 256<<10, "bytes of a link's messages and of the writes of others")
 	asJSON := flag.Bool("json", false, "a line of JSON for each result")
 	flag.Parse()
-	if err := run(*bytes, *runs, *only, *asJSON); err != nil {
+	if err := run(*bytes, *runs, *message, *only, strings.Split(*over, ","), *asJSON); err != nil {
 		fmt.Fprintln(os.Stderr, "wire:", err)
 		os.Exit(1)
 	}
 }
 
-func run(bytes, runs int, only string, asJSON bool) error {
+func run(bytes, runs, message int, only string, transports []string, asJSON bool) error {
 	if !asJSON {
-		fmt.Printf("%-12s %-6s %10s %9s %10s\n", "network", "over", "seconds", "MB/s", "cpu ns/B")
+		fmt.Printf("%-12s %-6s %10s %9s %10s %9s\n", "network", "over", "seconds", "MB/s", "cpu ns/B", "first ms")
 	}
 	for _, n := range networks {
 		if only != "" && !slices.Contains(strings.Split(only, ","), n.Name) {
@@ -87,7 +91,7 @@ func run(bytes, runs int, only string, asJSON bool) error {
 		for range runs { // in turn, so that what disturbs one disturbs all
 			var rs []result
 			for _, over := range transports {
-				r, err := measure(n, over, bytes/n.Share)
+				r, err := measure(n, over, message, bytes/n.Share)
 				if err != nil {
 					return fmt.Errorf("%s over %s: %w", n.Name, over, err)
 				}
@@ -100,11 +104,13 @@ func run(bytes, runs int, only string, asJSON bool) error {
 			r := all[len(all)/2][i]
 			slices.SortFunc(all, func(a, b []result) int { return int(1e3 * (a[i].CPU - b[i].CPU)) })
 			r.CPU = all[len(all)/2][i].CPU
+			slices.SortFunc(all, func(a, b []result) int { return cmp.Compare(a[i].First, b[i].First) })
+			r.First = all[len(all)/2][i].First
 			if asJSON {
 				b, _ := json.Marshal(r)
 				fmt.Println(string(b))
 			} else {
-				fmt.Printf("%-12s %-6s %10.2f %9.2f %10.1f\n", r.Network, r.Transport, r.Seconds, float64(r.Bytes)/1e6/r.Seconds, r.CPU)
+				fmt.Printf("%-12s %-6s %10.2f %9.2f %10.1f %9.2f\n", r.Network, r.Transport, r.Seconds, float64(r.Bytes)/1e6/r.Seconds, r.CPU, r.First)
 			}
 		}
 	}
@@ -112,7 +118,7 @@ func run(bytes, runs int, only string, asJSON bool) error {
 }
 
 // measure sends bytes over a network.
-func measure(n network, over string, bytes int) (result, error) {
+func measure(n network, over string, message, bytes int) (result, error) {
 	r := result{Network: n.Name, Transport: over, Bytes: bytes}
 	prefix := [2][]string{}
 	at := "127.0.0.1"
@@ -135,7 +141,7 @@ func measure(n network, over string, bytes int) (result, error) {
 	var ins [2]io.WriteCloser
 	var outs [2]io.ReadCloser
 	for k, role := range []string{"send", "receive"} {
-		args := append(prefix[k], self, "end", "-role", role, "-over", over, "-at", at, "-bytes", fmt.Sprint(bytes))
+		args := append(prefix[k], self, "end", "-role", role, "-over", over, "-at", at, "-bytes", fmt.Sprint(bytes), "-message", fmt.Sprint(message))
 		c := exec.Command(args[0], args[1:]...)
 		c.Stderr = os.Stderr
 		if ins[k], err = c.StdinPipe(); err != nil {
@@ -171,7 +177,7 @@ func measure(n network, over string, bytes int) (result, error) {
 	if sums[0] == nil || sums[1] == nil {
 		return r, fmt.Errorf("an end failed")
 	}
-	r.Seconds = sums[0].Seconds
+	r.Seconds, r.First = sums[0].Seconds, sums[0].First*1e3
 	r.CPU = (sums[0].CPU + sums[1].CPU) * 1e9 / float64(bytes)
 	return r, nil
 }
