@@ -93,6 +93,7 @@ type Exec struct {
 	temp  []float32
 	f     frame
 
+	shared shared
 	spread spread
 	parts  []frame // of the team's threads
 
@@ -134,7 +135,7 @@ func (p *Plan) New(team *kernel.Team) *Exec {
 	if alone(cost, p.cfg.Rows) {
 		team = nil
 	}
-	e := &Exec{p: p, temp: floats(p.temp), slots: make([]slot, max(p.cfg.Slots, 1))}
+	e := &Exec{p: p, temp: floats(p.temp), shared: p.shared.make(), slots: make([]slot, max(p.cfg.Slots, 1))}
 	for i := range e.slots {
 		e.slots[i] = slot{f: floats(p.slotF), w: make([]uint32, p.slotW), summed: make([]bool, len(p.ops))}
 	}

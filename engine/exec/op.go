@@ -71,9 +71,6 @@ func (base) scratch() int                    { return 0 }
 // words reserves 32-bit words in every slot.
 func (p *Plan) words(n int) int { p.slotW += n; return p.slotW - n }
 
-// hold makes floats that an operation keeps for itself.
-func (p *Plan) hold(n int) []float32 { p.held += 4 * n; return make([]float32, n) }
-
 // param is the offset of node i's parameter called name, -1 if it has none.
 func (p *Plan) param(i int, name string) int {
 	n := &p.g.Nodes[i]
@@ -135,8 +132,8 @@ func newOp(p *Plan, i int) (op, error) {
 			train: p.cfg.Train || o.Untracked, tracked: !o.Untracked,
 		}
 		if o.Plain {
-			d.ones, d.zeros = p.hold(d.c), p.hold(d.c)
-			kernel.Fill(d.ones, 1)
+			d.plain = true
+			p.shared.norm = max(p.shared.norm, d.c)
 		} else {
 			d.w, d.b = p.param(i, "weight"), p.param(i, "bias")
 		}
@@ -493,10 +490,10 @@ type batchnorm struct {
 	c, hw           int
 	eps, momentum   float32
 	w, b            int
-	ones, zeros     []float32 // weight and bias where it has none
-	mean, va, count int       // in the buffers and counters
-	tracked         bool      // it has those
-	stat            int       // slot: mean, 1/std, dgamma, dbeta
+	plain           bool // it has neither
+	mean, va, count int  // in the buffers and counters
+	tracked         bool // it has those
+	stat            int  // slot: mean, 1/std, dgamma, dbeta
 	train, relu     bool
 }
 
@@ -513,9 +510,11 @@ func (o *batchnorm) stats(f *frame, k int) []float32 {
 
 func (o *batchnorm) kernel(f *frame) kernel.BatchNorm {
 	b := kernel.BatchNorm{
-		N: f.rows, C: o.c, HW: o.hw, ReLU: o.relu, Eps: o.eps, Gamma: o.ones, Beta: o.zeros, Mean: o.stats(f, 0), InvStd: o.stats(f, 1),
+		N: f.rows, C: o.c, HW: o.hw, ReLU: o.relu, Eps: o.eps, Mean: o.stats(f, 0), InvStd: o.stats(f, 1),
 	}
-	if o.ones == nil {
+	if o.plain {
+		b.Gamma, b.Beta = f.e.shared.ones[:o.c], f.e.shared.zeros[:o.c]
+	} else {
 		b.Gamma, b.Beta = f.params[o.w:][:o.c], f.params[o.b:][:o.c]
 	}
 	if !o.train {

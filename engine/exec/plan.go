@@ -14,6 +14,7 @@ import (
 
 	"github.com/ravnest/ravnest/engine/autodiff"
 	"github.com/ravnest/ravnest/engine/graph"
+	"github.com/ravnest/ravnest/engine/kernel"
 )
 
 // ErrConfig is wrapped by errors about a configuration that cannot be compiled.
@@ -41,7 +42,7 @@ type Memory struct {
 	Slots   int // of all slots
 	Temp    int
 	Scratch int
-	Held    int // what operations keep for themselves
+	Held    int // what operations share beside
 	// Constants are those of the graph, which all of its plans share.
 	Constants int
 }
@@ -78,7 +79,7 @@ type Plan struct {
 	slotW   int         // 32-bit words of a slot: dropout bits, pooling positions
 	temp    int         // floats
 	scr     int         // floats of kernel scratch
-	held    int         // bytes that operations keep for themselves
+	shared  sizes       // of what operations share
 	keeps   [][]keeping // by node, after the inputs': what is done to its output once it is there
 	rounded []bool      // by value: it is rounded in place
 
@@ -156,8 +157,12 @@ func Compile(g *graph.Graph, first int, cfg Config) (*Plan, error) {
 		}
 	}
 	p.fuse()
-	if err := p.placeBuffers(bw); err != nil {
-		return nil, err
+	p.placeBuffers(bw)
+	// Each part is far from overflow by the limits of package graph, and their product with the slots
+	// may not be.
+	m := p.Memory()
+	if slots := float64(max(cfg.Slots, 1)) * float64(m.Slot); slots+float64(m.Temp)+float64(m.Scratch) > mostMemory {
+		return nil, fmt.Errorf("%w: %d rows in each of %d slots take %.0f TB", ErrConfig, cfg.Rows, cfg.Slots, (slots+float64(m.Temp)+float64(m.Scratch))/1e12)
 	}
 	return p, nil
 }
@@ -293,7 +298,7 @@ type buffers struct {
 }
 
 // placeBuffers decides which values share a buffer, how long each lives, and where.
-func (p *Plan) placeBuffers(bw autodiff.Backward) error {
+func (p *Plan) placeBuffers(bw autodiff.Backward) {
 	nv := p.g.Values()
 	b := buffers{
 		Plan: p, needs: bw.Needs, nv: nv, end: len(p.g.Nodes),
@@ -317,8 +322,10 @@ func (p *Plan) placeBuffers(bw autodiff.Backward) error {
 	for _, o := range p.ops {
 		p.scr = max(p.scr, o.scratch())
 	}
-	return nil
 }
+
+// mostMemory is the most bytes of a plan: more than any machine has, and far from overflow.
+const mostMemory = 1 << 50
 
 // findReaders finds who reads the forward values.
 func (b *buffers) findReaders() {
@@ -505,12 +512,31 @@ func (p *Plan) floats(v int) int { return p.g.Shape(v).Elems() * p.cfg.Rows }
 
 func pad(n int) int { return (n + align - 1) / align * align }
 
+// shared is memory beside the arena that operations share, since one of them runs at a time.
+type shared struct {
+	ones, zeros []float32 // weights and biases of norms that have none
+	picked      []float32 // elements of a parameter by index
+	order       []int32
+	sums        []float64
+}
+
+// sizes are the elements of each.
+type sizes struct{ norm, picked, order, sums int }
+
+func (s sizes) bytes() int { return 4*(2*s.norm+s.picked+s.order) + 8*s.sums }
+
+func (s sizes) make() shared {
+	m := shared{floats(s.norm), floats(s.norm), floats(s.picked), make([]int32, s.order), make([]float64, s.sums)}
+	kernel.Fill(m.ones, 1)
+	return m
+}
+
 // Memory of the plan in bytes.
 func (p *Plan) Memory() Memory {
 	m := Memory{
 		Params: 4*(p.Layout.Params+p.Layout.Buffers) + 8*p.Layout.Counters,
 		Slot:   4 * (p.slotF + p.slotW),
-		Temp:   4 * p.temp, Scratch: 4 * p.scr, Held: p.held, Constants: p.g.PackedBytes(),
+		Temp:   4 * p.temp, Scratch: 4 * p.scr, Held: p.shared.bytes(), Constants: p.g.PackedBytes(),
 	}
 	m.Slots = max(p.cfg.Slots, 1) * m.Slot
 	if p.cfg.Train {

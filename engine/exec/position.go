@@ -15,8 +15,8 @@ func newPositionOp(p *Plan, i int) op {
 		return newSpectralNorm(p, b, o)
 	case *graph.Sort:
 		cols := in[0][len(in[0])-1]
-		p.held += 4 * cols
-		return &sorting{base: b, cols: cols, count: out[len(out)-1], per: in[0].Elems() / cols, down: o.Descending, order: make([]int32, cols)}
+		p.shared.order = max(p.shared.order, cols)
+		return &sorting{base: b, cols: cols, count: out[len(out)-1], per: in[0].Elems() / cols, down: o.Descending}
 	case *graph.Gather:
 		return &gathering{base: b, outer: in[0][:o.Axis].Elems(), p: kernel.Positions{
 			Size: in[0][o.Axis], Count: in[1][o.Axis:].Elems(), Inner: in[0][o.Axis+1:].Elems(),
@@ -34,11 +34,10 @@ type sorting struct {
 	base
 	cols, count, per int
 	down             bool
-	order            []int32
 }
 
 func (o *sorting) forward(f *frame) {
-	kernel.SortRows(f.y(o.i), f.x(o.i, 0), o.order, f.rows*o.per, o.cols, o.count, o.down)
+	kernel.SortRows(f.y(o.i), f.x(o.i, 0), f.e.shared.order[:o.cols], f.rows*o.per, o.cols, o.count, o.down)
 }
 
 func (*sorting) gradInput(*frame, int, []float32) {} // graph.Sort has none

@@ -120,7 +120,7 @@ type layerNorm struct {
 	eps        float32
 	w, b       int
 	stat, most int
-	one, zero  []float32 // weight and bias where there are none
+	plain      bool // there are no weight and bias
 }
 
 func newLayerNorm(p *Plan, b base, o *graph.LayerNorm, out graph.Shape) op {
@@ -129,15 +129,15 @@ func newLayerNorm(p *Plan, b base, o *graph.LayerNorm, out graph.Shape) op {
 	l.stat = p.slotF
 	p.slotF += 2 * l.most
 	if !o.Affine {
-		l.one, l.zero = p.hold(l.cols), p.hold(l.cols)
-		kernel.Fill(l.one, 1)
+		l.plain = true
+		p.shared.norm = max(p.shared.norm, l.cols)
 	}
 	return l
 }
 
 func (o *layerNorm) affine(f *frame) (gamma, beta []float32) {
-	if o.one != nil {
-		return o.one, o.zero
+	if o.plain {
+		return f.e.shared.ones[:o.cols], f.e.shared.zeros[:o.cols]
 	}
 	return f.params[o.w:][:o.cols], f.params[o.b:][:o.cols]
 }

@@ -19,16 +19,15 @@ type spectralNorm struct {
 	eps        float64
 	vFirst     bool
 	train      bool
-	sum        []float64
 }
 
 func newSpectralNorm(p *Plan, b base, o *graph.SpectralNorm) *spectralNorm {
 	rows, cols, inner := o.Sizes()
 	d := &spectralNorm{
 		base: b, s: kernel.Spectral{Rows: rows, Cols: cols, Inner: inner}, w: p.param(b.i, "weight"), n: rows * cols, u: p.param(b.i, "u"), v: p.param(b.i, "v"),
-		stat: p.slotF, iterations: o.Iterations, eps: o.Eps, vFirst: o.VFirst, train: p.cfg.Train, sum: make([]float64, max(rows, cols)),
+		stat: p.slotF, iterations: o.Iterations, eps: o.Eps, vFirst: o.VFirst, train: p.cfg.Train,
 	}
-	p.held += 8 * len(d.sum)
+	p.shared.sums = max(p.shared.sums, rows, cols)
 	p.slotF += pad(rows) + pad(cols) + pad(1)
 	return d
 }
@@ -41,22 +40,23 @@ func (o *spectralNorm) kept(f *frame) (u, v, value []float32) {
 
 func (o *spectralNorm) forward(f *frame) {
 	u, v, value := o.kept(f)
+	sum := f.e.shared.sums[:max(o.s.Rows, o.s.Cols)]
 	w, su, sv := f.params[o.w:][:o.n], f.state.Buffers[o.u:][:o.s.Rows], f.state.Buffers[o.v:][:o.s.Cols]
 	for range o.iterations {
 		if !o.train {
 			break
 		}
 		if o.vFirst {
-			o.s.Left(sv, w, su, o.sum, o.eps)
+			o.s.Left(sv, w, su, sum, o.eps)
 		}
-		o.s.Right(su, w, sv, o.sum, o.eps)
+		o.s.Right(su, w, sv, sum, o.eps)
 		if !o.vFirst {
-			o.s.Left(sv, w, su, o.sum, o.eps)
+			o.s.Left(sv, w, su, sum, o.eps)
 		}
 	}
 	copy(u, su)
 	copy(v, sv)
-	value[0] = o.s.Value(w, u, v, o.sum)
+	value[0] = o.s.Value(w, u, v, sum)
 	kernel.Fill(f.y(o.i), value[0])
 }
 

@@ -195,7 +195,6 @@ type operand struct {
 	index  []uint32
 	consts []float32
 	size   int
-	picked []float32 // elements of the parameter by index
 }
 
 func newOperand(p *Plan, b base, o *graph.Operand) operand {
@@ -203,7 +202,7 @@ func newOperand(p *Plan, b base, o *graph.Operand) operand {
 	if d.consts == nil {
 		d.w, d.n = p.param(b.i, "weight"), graph.Shape(o.Param).Elems()
 		if d.index != nil {
-			d.picked = p.hold(d.size)
+			p.shared.picked = max(p.shared.picked, d.size)
 		}
 	}
 	return d
@@ -218,10 +217,11 @@ func (o *operand) values(f *frame) []float32 {
 		return f.params[o.w:][:o.n]
 	}
 	w := f.params[o.w:][:o.n]
+	picked := f.e.shared.picked[:o.size]
 	for i, k := range o.index {
-		o.picked[i] = w[k]
+		picked[i] = w[k]
 	}
-	return o.picked
+	return picked
 }
 
 // add takes in the gradient of the operand's elements.
@@ -343,7 +343,7 @@ func (o *binary) gradParams(f *frame) {
 func (o *binary) saves(autodiff.Kind) (x, y bool) { return !o.linear(), false }
 
 func (o *binary) rowwise() (forward, grad bool) {
-	ok := o.operand == nil || o.operand.picked == nil
+	ok := o.operand == nil || o.operand.index == nil
 	return ok, ok
 }
 
