@@ -61,3 +61,19 @@ func TestNoOverflow(t *testing.T) {
 		t.Errorf("a plan of %+v", p.Memory())
 	}
 }
+
+// TestFarWindows: a small model whose windows are large and stand far apart is planned at once. That
+// took a quarter of a minute for each of them.
+func TestFarWindows(t *testing.T) {
+	conv := &graph.Conv2d{In: 1, Out: 1, Kernel: graph.Pair{1024, 1024}, Stride: graph.Pair{1024, 1024}}
+	g, err := graph.Sequential("g", graph.Input{Name: "x", Shape: graph.Shape{1, 4096, 4096}}, graph.Node{Name: "a", Op: conv})
+	if err != nil {
+		t.Fatal(err)
+	}
+	out := []int{g.OutputValue()}
+	for _, precision := range []exec.Precision{exec.Float32, exec.BF16} {
+		if _, err := exec.Compile(g, 0, exec.Config{Rows: 64, Slots: 1, Train: true, Outputs: out, Seeds: out, InputGrad: true, Precision: precision}); err != nil {
+			t.Fatal(err)
+		}
+	}
+}

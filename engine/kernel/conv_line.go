@@ -33,7 +33,8 @@ const (
 	lineBlock  = 160 << 10 // floats of weights that stay in the L2 cache
 	leastDot   = 192       // shorter dot products do not pay for transposing tiles
 	tapInts    = 3
-	leastAhead = 8 // taps between a prefetch and its use
+	leastAhead = 8       // taps between a prefetch and its use
+	mostLooks  = 1 << 28 // lists of taps of windows that stand far apart take longer than they save
 )
 
 // lineTask is such a convolution, forward or the gradient of x, split into tiles: a block of
@@ -88,6 +89,9 @@ func (c *Conv) lines(back bool, threads int) (j lineTask, ok bool) {
 // readInPlace skips the padded copy if every list of taps can do without zeros.
 func (j *lineTask) readInPlace() bool {
 	v := &j.v
+	if max(1, v.y.phases)*max(1, v.x.phases)*v.y.out*v.x.out*(v.y.taps+v.x.taps) > mostLooks {
+		return false
+	}
 	j.inPlace = true
 	for _, a := range []*axis{&v.y, &v.x} {
 		a.dense = a.phases == 0

@@ -64,12 +64,34 @@ func (c *Conv) packedWeights(back bool) int {
 		return packedA(rows, terms)
 	}
 	v, n := c.windowsBack(), 0
-	for ty := range v.y.phases {
-		for tx := range v.x.phases {
-			n += packedA(rows, terms*v.y.active(ty)*v.x.active(tx))
+	ys, xs := v.y.kinds(), v.x.kinds()
+	for _, y := range ys {
+		for _, x := range xs {
+			n += y.phases * x.phases * packedA(rows, terms*y.taps*x.taps)
 		}
 	}
 	return n
+}
+
+// kind is the phases that have so many taps.
+type kind struct{ taps, phases int }
+
+// kinds are the phases by how many taps they have: none, or one of two neighbouring numbers.
+func (a *axis) kinds() (ks [3]kind) {
+	n := 0
+next:
+	for phase := range a.phases {
+		taps := a.active(phase)
+		for i := range n {
+			if ks[i].taps == taps {
+				ks[i].phases++
+				continue next
+			}
+		}
+		ks[n] = kind{taps, 1}
+		n++
+	}
+	return ks
 }
 
 // active is the number of taps of a phase.

@@ -435,3 +435,28 @@ func BenchmarkConv(b *testing.B) {
 		run("weight", func() { ConvBackwardWeight(nil, &c, w, y, x, false, s) })
 	}
 }
+
+// TestKinds: phases are of three kinds at most, whatever the window.
+func TestKinds(t *testing.T) {
+	for stride := 1; stride < 9; stride++ {
+		for step := 1; step < 9; step++ {
+			for taps := 1; taps < 20; taps++ {
+				a := axis{taps: taps, step: -step, from: taps % 3, stride: stride, phases: stride, in: 40, out: 40}
+				a.plan()
+				of := map[int]int{}
+				for phase := range a.phases {
+					of[a.active(phase)]++
+				}
+				for _, k := range a.kinds() {
+					if k.phases != of[k.taps] && k.phases > 0 {
+						t.Fatalf("stride %d, step %d, %d taps: %+v, want %v", stride, step, taps, a.kinds(), of)
+					}
+					delete(of, k.taps)
+				}
+				if len(of) > 0 {
+					t.Fatalf("stride %d, step %d, %d taps: %+v lacks %v", stride, step, taps, a.kinds(), of)
+				}
+			}
+		}
+	}
+}
