@@ -210,10 +210,13 @@ func (d *Dir) Append(_ context.Context, name string, line []byte) error {
 			f, err = d.openLog(name)
 		}
 	}
-	n := 0
 	if err == nil {
+		var n int
 		n, err = f.Write(append(line[:len(line):len(line)], '\n'))
-		f.size += int64(n)
+		if f.size += int64(n); err != nil { // a part of the line may be there, which opening it again ends
+			err = errors.Join(err, f.Close())
+			delete(d.logs, name)
+		}
 	}
 	if err != nil {
 		return fmt.Errorf("append to %s: %w", name, err)
@@ -232,11 +235,38 @@ func (d *Dir) openLog(name string) (*log, error) {
 		return nil, err
 	}
 	l := &log{File: f}
-	if info, err := fs.Stat(d.fs, name+logSuffix); err == nil {
-		l.size = info.Size()
+	size, torn, err := logEnd(d.fs, name+logSuffix)
+	if err == nil && torn { // the power failed in a line: it must not take the next one along
+		_, err = f.Write([]byte{'\n'})
+		size++
 	}
-	d.logs[name] = l
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	l.size, d.logs[name] = size, l
 	return l, nil
+}
+
+// logEnd returns the size of a log, and whether its last line has no end.
+func logEnd(in fs.FS, name string) (size int64, torn bool, err error) {
+	f, err := in.Open(name)
+	if err != nil {
+		return 0, false, err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil || info.Size() == 0 {
+		return 0, false, err
+	}
+	var last [1]byte
+	r, ok := f.(io.ReaderAt)
+	if !ok {
+		return info.Size(), false, nil
+	}
+	if _, err := r.ReadAt(last[:], info.Size()-1); err != nil {
+		return 0, false, err
+	}
+	return info.Size(), last[0] != '\n', nil
 }
 
 // Close closes the logs. The store can be used again.

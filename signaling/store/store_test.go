@@ -181,6 +181,41 @@ func TestLogsAreBounded(t *testing.T) {
 	}
 }
 
+// TestTornLine: a line that a power cut, or a full disk, has torn does not take the next one along.
+func TestTornLine(t *testing.T) {
+	d, dir := openDir(t)
+	name := filepath.Join(dir, "run", "metrics.jsonl")
+	add := func(line string) {
+		if err := d.Append(t.Context(), "run/metrics", []byte(line)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	add(`{"a":1}`)
+	if err := d.Close(); err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.OpenFile(name, os.O_WRONLY|os.O_APPEND, 0)
+	if err == nil {
+		_, err = f.WriteString(`{"a":`)
+		err = errors.Join(err, f.Close())
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	add(`{"a":2}`)
+	full := &fullFS{d.fs, 10}
+	d.fs = full
+	if err := errors.Join(d.Close(), d.Append(t.Context(), "run/metrics", []byte(`{"a":"a line for which there is no room"}`))); err == nil {
+		t.Fatal("a line went to a full disk")
+	}
+	full.room = 1 << 10
+	add(`{"a":3}`)
+	b, err := os.ReadFile(name)
+	if want := "{\"a\":1}\n{\"a\":\n{\"a\":2}\n{\"a\":\"a li\n{\"a\":3}\n"; err != nil || string(b) != want {
+		t.Errorf("the log is %q (%v), want %q", b, err, want)
+	}
+}
+
 // fullFS is a disk with room for a limited number of bytes.
 type fullFS struct {
 	FS
@@ -194,6 +229,11 @@ type fullFile struct {
 
 func (f *fullFS) Create(name string) (File, error) {
 	g, err := f.FS.Create(name)
+	return &fullFile{g, f}, err
+}
+
+func (f *fullFS) Append(name string) (File, error) {
+	g, err := f.FS.Append(name)
 	return &fullFile{g, f}, err
 }
 
