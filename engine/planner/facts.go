@@ -37,6 +37,8 @@ type Facts struct {
 	Gain []float64
 	// Threads is how many each node lends; nil: not known.
 	Threads []int
+	// Took is how many times as long as forecast each node computed, beside the others; 0 or nil: not known.
+	Took []float64
 	// Achieved is what the job's runs achieved with the pool, by what was forecast without this
 	// correction; 0: not known.
 	Achieved float64
@@ -46,7 +48,22 @@ type Facts struct {
 const (
 	maxRTT      = 5.0 // seconds
 	maxAchieved = 4.0 // and the reciprocal at least
+	maxTook     = 4.0 // likewise
 )
+
+// corrected are the nodes as fast as they have turned out to be.
+func (f *Facts) corrected(nodes []ga.Node) []ga.Node {
+	if f.Took == nil {
+		return nodes
+	}
+	out := slices.Clone(nodes)
+	for i, t := range f.Took {
+		if t > 0 && out[i].Compute > 0 {
+			out[i].Compute = max(1, out[i].Compute/min(max(t, 1/maxTook), maxTook))
+		}
+	}
+	return out
+}
 
 // delay is how many seconds a message takes from one node to another, and whether that is
 // known.

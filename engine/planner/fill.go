@@ -95,12 +95,13 @@ func (f fill) cluster(cl *Cluster) error {
 	if turns(f.j) {
 		f.j.InFlight = cl.InFlight
 	}
+	var r forecast.Result
+	var samples int // in it
 	most := min(f.own, len(stages))
 	switch j := f.j; {
 	case turns(j):
-		r := f.ahead(pl, cl).Round(f.round(), j.BatchSize, cl.MicroBatches)
+		r, samples = f.ahead(pl, cl).Round(f.round(), j.BatchSize, cl.MicroBatches), f.round()*j.BatchSize
 		cl.Idle = r.Idle()
-		cl.Rate = f.facts.adjusted(j, f.rate(f.round()*j.BatchSize, r.Seconds), f.facts.pass(pl, j))
 		if cl.InFlight < most {
 			cl.Note = fmt.Sprintf("stages stand still %.0f %% of the time: %d units are in flight, more of its %d replicas do not fit into the memory that is lent", 100*cl.Idle, cl.InFlight, f.own)
 		} else if f.own < len(stages) && cl.Idle > idleWorth {
@@ -109,15 +110,17 @@ func (f fill) cluster(cl *Cluster) error {
 	case j.Schedule == job.Async: // one batch follows the other, and updates wait for nothing
 		pl.Ahead, pl.Each = 0, 0
 		n := 16 * len(stages)
-		r := pl.Round(n, j.BatchSize, max(1, cl.MicroBatches))
-		cl.Rate = f.facts.adjusted(j, f.rate(n*j.BatchSize, r.Seconds), f.facts.pass(pl, j))
+		r, samples = pl.Round(n, j.BatchSize, max(1, cl.MicroBatches)), n*j.BatchSize
 	default:
-		r := f.update(pl, cl, stages)
-		rate := f.rate(j.UpdateFrequency*j.BatchSize*f.own/j.Replica(), r.Seconds)
-		cl.Rate = f.facts.adjusted(j, rate, f.facts.pass(pl, j))
+		r, samples = f.update(pl, cl, stages), j.UpdateFrequency*j.BatchSize*f.own/j.Replica()
 		cl.Idle = r.Idle()
 		if j.Schedule == job.Sync {
 			cl.Note = f.note(pl, cl)
+		}
+	}
+	if cl.Rate = f.facts.adjusted(f.j, f.rate(samples, r.Seconds), f.facts.pass(pl, f.j)); cl.Rate > 0 {
+		for k := range cl.Stages {
+			cl.Stages[k].Seconds = r.Busy[k] / float64(samples)
 		}
 	}
 	cl.Note = join(cl.Note, f.alone(cl))

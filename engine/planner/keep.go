@@ -14,6 +14,7 @@ import (
 // else moves: heir says which node has the place of a name. least is the smallest number of clusters.
 // An heir that lends too little is an error that wraps ga.ErrRAM.
 func (f Facts) Keep(j job.Spec, g *graph.Graph, nodes []ga.Node, old *Plan, least int, heir func(name string) int) (*Plan, error) {
+	nodes = f.corrected(nodes)
 	fill := newFill(j, g, newCache(g), nodes)
 	fill.facts = &f
 	pieces, _ := cuttable(j, g)

@@ -38,9 +38,11 @@ type Stage struct {
 	Memory int    `json:"memory"` // bytes, by the compiled plan
 	// Threads is with how many it computes where others have the rest of its machine's cores; 0: with
 	// all that are lent.
-	Threads int    `json:"threads,omitempty"`
-	Small   bool   `json:"small_steps,omitempty"` // its steps are too small for more than one thread
-	Rings   []Ring `json:"rings"`
+	Threads int  `json:"threads,omitempty"`
+	Small   bool `json:"small_steps,omitempty"` // its steps are too small for more than one thread
+	// Seconds is how long it is forecast to be busy for a sample; 0 where nothing was measured.
+	Seconds float64 `json:"s_per_sample,omitempty"`
+	Rings   []Ring  `json:"rings"`
 }
 
 // Cluster is a pipeline of stages.
@@ -197,6 +199,7 @@ func Make(j job.Spec, g *graph.Graph, nodes []ga.Node, opt ga.Options, seed uint
 
 // Make is the function Make with what else is known.
 func (f Facts) Make(j job.Spec, g *graph.Graph, nodes []ga.Node, opt ga.Options, seed uint64) (*Plan, error) {
+	nodes = f.corrected(nodes)
 	p, err := search{f, j, g, nodes, opt, seed, newCache(g)}.best()
 	if errors.Is(err, ga.ErrRAM) && len(nodes) > 1 {
 		if small := f.tooSmall(j, g, nodes, opt, seed); small != nil {

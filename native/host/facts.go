@@ -1,5 +1,5 @@
 // What a host learns of its pool beyond the figures that providers give of themselves: round
-// trips, who shares a machine with whom, and what runs achieved by what was forecast.
+// trips, who shares a machine with whom, and what runs and providers achieved by what was forecast.
 
 package host
 
@@ -85,8 +85,9 @@ func (r *roster) facts(pool []server.Member) planner.Facts {
 	trips := maps.Clone(r.trips) // which links go on measuring
 	f := form.Facts(r.p, r.achieved)
 	f.Machine, f.Cores, f.Spare = machines(pool)
-	model := planner.ModelOf(r.p.Graph, r.p.Job.BatchSize)
+	model, took := planner.ModelOf(r.p.Graph, r.p.Job.BatchSize), r.loads.took()
 	for _, m := range pool {
+		f.Took = append(f.Took, took[m.Name])
 		f.Gain, f.Threads = append(f.Gain, model.Gain(speeds(m.Hello))), append(f.Threads, m.Hello.Threads)
 	}
 	f.RTT = func(a, b int) float64 {

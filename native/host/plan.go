@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"slices"
 	"strings"
@@ -35,6 +36,7 @@ type placed struct {
 	job      job.Spec         // with its number of replicas
 	stages   [][]*graph.Stage // by cluster
 	clusters []stage.Cluster
+	took     map[string]float64 // that it was planned with
 }
 
 // place is the server's planner: it uses the stored plan with its names, or plans by the
@@ -67,7 +69,7 @@ func (r *roster) place(_ context.Context, ask server.Ask) ([]server.Assignment, 
 	var as []server.Assignment
 	var members []server.Member
 	r.placed = slices.DeleteFunc(r.placed, func(p placed) bool { return p.run == ask.Run }) // planned for others
-	now := placed{run: ask.Run, plan: r.plan, job: j}
+	now := placed{run: ask.Run, plan: r.plan, job: j, took: r.took}
 	var need, ram [][]int64 // by cluster and stage
 	all := form.Clusters(&r.plan.Plan, j)
 	now.clusters = all
@@ -321,7 +323,11 @@ func (r *roster) planPool(pool []server.Member, free bool) error {
 	if stored == nil {
 		return err
 	}
-	r.plan = stored
+	took := r.loads.took()
+	if len(took) > 0 && !maps.Equal(took, r.took) {
+		r.opt.Console.Say("planned by what was seen: %s", seen(took))
+	}
+	r.plan, r.took = stored, took
 	return r.unlessBegun(err)
 }
 

@@ -132,7 +132,7 @@ func (r *reporter) event(ev server.Event) {
 	case server.Started:
 		r.rec.Begin(now, int64(e.Resume))
 		samples, _ := r.rec.Counted()
-		r.roster.trains(now, samples, r.rec.Forecast())
+		r.roster.trains(now, e.Run, samples, r.rec.Forecast())
 		r.opt.Console.Say("%s", r.starts(e))
 	case server.Recovering:
 		r.learned()
@@ -158,6 +158,7 @@ func (r *reporter) event(ev server.Event) {
 	case server.Val:
 		r.rec.Val(now, validated(e.Val))
 	case server.Progress:
+		r.roster.loads.report(now, e.Name, e.Samples, e.Busy)
 		r.rec.Progress(&e)
 		r.rec.Tick(now)
 		r.write(now)

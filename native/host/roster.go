@@ -19,6 +19,8 @@ type roster struct {
 	opt  *Options
 	refs refs
 
+	loads loads // of the attempt that trains
+
 	mu       sync.Mutex
 	open     func() error // makes room for the results; nil: there is
 	resumes  bool         // the run goes on from an earlier one
@@ -31,7 +33,8 @@ type roster struct {
 	placed   []placed // in the newest attempts, the newest last
 	trips    trips
 	pace     pace
-	achieved float64 // by what was forecast; 0: not known
+	achieved float64            // by what was forecast; 0: not known
+	took     map[string]float64 // as the plan was made with
 }
 
 func newRoster(p *project.Project, opt *Options) *roster {
@@ -96,9 +99,10 @@ func (r *roster) measured(name string, rtt map[string]time.Duration) {
 }
 
 // trains notes that an attempt begins to train, after so many samples and with this forecast.
-func (r *roster) trains(now time.Time, samples int64, forecast float64) {
+func (r *roster) trains(now time.Time, run string, samples int64, forecast float64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.loads.begin(r.attempt(run), r.p.Job.BatchSize)
 	r.trained = true
 	r.pace = pace{now, samples, forecast, r.achieved}
 }

@@ -47,7 +47,7 @@ func TestRosterTogether(t *testing.T) {
 		wg.Go(func() {
 			r.worth(pool)
 			r.measured("a", map[string]time.Duration{"b": time.Millisecond})
-			r.trains(time.Unix(1000, 0), 0, 1)
+			r.trains(time.Unix(1000, 0), "r-1", 0, 1)
 			r.learn(time.Unix(1100, 0), 1e6)
 			r.current()
 		})
