@@ -109,7 +109,7 @@ func TestWorkOfEveryOp(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	all := func(g *graph.Graph) (f, b float64) { return planner.Work(g) }
+	all := func(g *graph.Graph) (f, b float64) { return planner.Work(g, 1) }
 	f, b := all(g)
 	ff, fb := all(frozen)
 	if f <= 0 || b <= f/2 || ff != f || fb >= b {

@@ -29,9 +29,10 @@ const (
 	elementWire = 8e-9   // and an element of a tensor that is coded for it
 	messageWork = 40e-6  // and a message
 	ringWork    = 12e-9  // seconds that an element of an average takes, beside its bytes
-	memoryTime  = 4e-11  // seconds for each byte of weights read or written
-	kernelTime  = 5e-7   // seconds to start the kernels of a node
-	edgeRows    = 4      // rows of a matrix product that its overheads are worth
+	memoryTime  = 4e-11  // seconds for each byte of weights read or written in an update
+	weightTime  = 1e-11  // and in a pass, where they may be in a cache
+	kernelTime  = 2.5e-7 // seconds to start the kernels of a node
+	edgeRows    = 2      // rows of a matrix product that its overheads are worth
 	mostMicro   = 64     // micro-batches of a batch
 	idleWorth   = 0.2    // share of idle time that people are told about
 	halvesWork  = 1.1    // of a backward pass in one piece, that one in two halves takes: 1.01 to 1.25
@@ -366,8 +367,8 @@ func (f fill) pipeline(stages []*graph.Stage, cl *Cluster) forecast.Pipeline {
 		params := 4 * float64(trainable)
 		p.Stages = append(p.Stages, forecast.Stage{
 			Forward: cost.forward.operations() / speed, Backward: cost.backward.operations() / speed,
-			EachForward:  kernelTime*float64(nodes) + params*memoryTime + edgeRows*cost.edge.forward.operations()/speed,
-			EachBackward: 2*kernelTime*float64(nodes) + 3*params*memoryTime + edgeRows*cost.edge.backward.operations()/speed,
+			EachForward:  kernelTime*float64(nodes) + params*weightTime + edgeRows*cost.edge.forward.operations()/speed,
+			EachBackward: 2*kernelTime*float64(nodes) + 3*params*weightTime + edgeRows*cost.edge.backward.operations()/speed,
 			Weight:       cost.weight.operations() / speed,
 			More:         cost.far.times(1 / speed), Few: exec.Few(s.Graph), Slow: f.facts.slow(at.Node) / longer, Cores: cores,
 			Update: float64(3+2*len(optim.Slots(f.j.Optimizer))) * params * memoryTime,
