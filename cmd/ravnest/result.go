@@ -201,7 +201,10 @@ func summary(c *cli.Context, s journal.Summary) error {
 			fmt.Fprintln(w, "nothing was trained")
 			return
 		}
-		fmt.Fprintf(w, "trained %d samples in %.2f s: %s", s.Samples, s.Seconds, planner.Speed(s.SamplesPerS))
+		fmt.Fprintf(w, "trained %d samples in %.2f s", s.Samples, s.Seconds)
+		if s.SamplesPerS > 0 { // 0: in too short a time to tell
+			fmt.Fprintf(w, ": %s", planner.Speed(s.SamplesPerS))
+		}
 		if v := float64(s.Loss); !math.IsNaN(v) { // NaN: stopped before the first batch after resuming
 			fmt.Fprintf(w, ", loss %.4f", v)
 		}

@@ -35,11 +35,11 @@ type Summary struct {
 	Epochs      int      `json:"epochs"`
 	Steps       int64    `json:"steps"` // batches trained
 	Samples     int64    `json:"samples"`
-	Seconds     float64  `json:"seconds"` // of training, including validation and saves
-	SamplesPerS float64  `json:"samples_per_s"`
-	Loss        Number   `json:"loss"`         // of the last batch
-	ValLoss     Number   `json:"val_loss"`     // of the last validation pass; null: none
-	ValAccuracy float64  `json:"val_accuracy"` // percent, in the last pass; -1: none, or a regression
+	Seconds     float64  `json:"seconds"`       // of training, including validation and saves
+	SamplesPerS float64  `json:"samples_per_s"` // 0: in too short a time to tell
+	Loss        Number   `json:"loss"`          // of the last batch
+	ValLoss     Number   `json:"val_loss"`      // of the last validation pass; null: none
+	ValAccuracy float64  `json:"val_accuracy"`  // percent, in the last pass; -1: none, or a regression
 	BestVal     float64  `json:"best_val_accuracy"`
 	Metrics     Figures  `json:"metrics,omitempty"`    // of the last pass, by name
 	WireBytes   float64  `json:"wire_bytes_per_batch"` // tensors sent by all stages, including validation
@@ -418,8 +418,8 @@ func (r *Record) line(now time.Time) string {
 	for _, m := range r.told {
 		fmt.Fprintf(&b, "  %s %.4g", m.Name, m.Value)
 	}
-	if s := now.Sub(r.started).Seconds(); s > 0 {
-		fmt.Fprintf(&b, "  %s", planner.Speed(float64(r.samples)/s))
+	if v := rate(r.samples, now.Sub(r.started)); v > 0 {
+		fmt.Fprintf(&b, "  %s", planner.Speed(v))
 	}
 	if w := r.wireTotal(); w > 0 && r.sum.Steps > 0 {
 		fmt.Fprintf(&b, "  %s/batch", native.FormatSize(w/r.sum.Steps))
@@ -464,16 +464,21 @@ func (r *Record) wireTotal() int64 {
 	return n
 }
 
+// rate is samples a second; 0: the time is too short to tell.
+func rate(samples int64, in time.Duration) float64 {
+	if in < 10*time.Millisecond {
+		return 0
+	}
+	return float64(samples) / in.Seconds()
+}
+
 // Summary returns the final figures.
 func (r *Record) Summary() Summary {
 	s := r.sum
 	for i := range s.Steps { // each counts once, even if it was repeated
 		s.Samples += int64(r.p.Job.Rows(r.p.Data.Train.Len(), int(i)%r.batches))
 	}
-	s.Seconds = r.ended.Sub(r.started).Seconds()
-	if s.Seconds > 0 {
-		s.SamplesPerS = float64(r.samples) / s.Seconds
-	}
+	s.Seconds, s.SamplesPerS = r.ended.Sub(r.started).Seconds(), rate(r.samples, r.ended.Sub(r.started))
 	if s.Steps > 0 {
 		s.WireBytes = float64(r.wireTotal()) / float64(s.Steps)
 	}
