@@ -22,11 +22,14 @@ func Plan(p *project.Project, maxClusters, exactly int) (*project.Stored, error)
 	if err != nil {
 		return nil, err
 	}
-	nodes := make([]ga.Node, len(pool))
+	nodes, facts := make([]ga.Node, len(pool)), Facts(p, p.Achieved())
+	facts.Threads, facts.Gain = make([]int, len(pool)), make([]float64, len(pool))
 	for i, n := range pool {
-		nodes[i] = n.Node
+		// Nobody has measured what threads gain: all that they can, as figures for RAM and speed are the
+		// most that a node has.
+		nodes[i], facts.Threads[i], facts.Gain[i] = n.Node, n.Threads, float64(n.Threads)
 	}
-	plan, err := Make(p, Facts(p, p.Achieved()), nodes, 0, func(j job.Spec) ga.Options {
+	plan, err := Make(p, facts, nodes, 0, func(j job.Spec) ga.Options {
 		opt := Options(j, len(pool), max(maxClusters, exactly))
 		opt.MinClusters = exactly
 		return opt

@@ -21,15 +21,18 @@ import (
 	"github.com/ravnest/ravnest/ga"
 )
 
-// config is one node of node_configs.json. The keys are the original Ravnest's except compute.
+// config is one node of node_configs.json. The keys are the original Ravnest's except compute and threads.
 type config struct {
 	IP         string `json:"IP"`
 	Benchmarks struct {
 		RAM       float64 `json:"ram"`               // GB
 		Bandwidth float64 `json:"bandwidth"`         // Mbit/s
-		Compute   float64 `json:"compute,omitempty"` // GFLOP/s; 0: not measured
+		Compute   float64 `json:"compute,omitempty"` // GFLOP/s, with all threads; 0: not measured
+		Threads   int     `json:"threads,omitempty"` // 0: not known
 	} `json:"benchmarks"`
 }
+
+const maxThreads = 1024
 
 // configs returns the walkthrough's pool: n nodes of 8 GB and 10 Mbit/s.
 func configs(n int) []byte {
@@ -50,6 +53,7 @@ func configs(n int) []byte {
 type Node struct {
 	ga.Node
 	Address string // host:port, a label: providers are reached through the host
+	Threads int    // that compute; 0: not known
 }
 
 // Pool reads node_data/node_configs.json in the order of the node numbers.
@@ -80,7 +84,10 @@ func (p *Project) Pool() ([]Node, error) {
 			return nil, fmt.Errorf("%s: nodes %q and %q have the same IP %s", path, min(other, k), max(other, k), c.IP)
 		}
 		seen[c.IP] = k
-		nodes[i] = Node{Address: c.IP, Node: ga.Node{
+		if n := c.Benchmarks.Threads; n < 0 || n > maxThreads {
+			return nil, fmt.Errorf("%s: node %q: %d threads, 1 to %d are supported; leave it out where it is not known", path, k, n, maxThreads)
+		}
+		nodes[i] = Node{Address: c.IP, Threads: c.Benchmarks.Threads, Node: ga.Node{
 			Name: "node_" + k, RAM: c.Benchmarks.RAM * 1e9, Bandwidth: c.Benchmarks.Bandwidth * 1e6, Compute: c.Benchmarks.Compute * 1e9,
 		}}
 	}
