@@ -3,11 +3,13 @@
 package e2e
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"sync"
 	"syscall"
@@ -41,8 +43,22 @@ type browser struct {
 	ctx context.Context
 }
 
+// pages tells what is wrong with the binary's pages: a host without them serves no tab, which tests
+// would wait for.
+var pages = sync.OnceValue(func() error {
+	// There is no such directory, so that nothing starts.
+	out, err := exec.Command(filepath.Join(bin, "ravnest"), "demo", "--providers", "1", "--tabs", "1", "--dir", filepath.Join(os.DevNull, "job")).CombinedOutput()
+	if err == nil || !strings.Contains(string(out), "the job's directory") {
+		return fmt.Errorf("%s\nmake build makes the pages (it needs npm); give the tests RAVNEST_BIN=$PWD/bin then", bytes.TrimSpace(out))
+	}
+	return nil
+})
+
 func (s *scene) browser(flags ...string) *browser {
 	s.Helper()
+	if err := pages(); err != nil {
+		s.Fatal(err)
+	}
 	path, err := chromium()
 	if err != nil {
 		s.Fatal(err)
