@@ -156,7 +156,7 @@ func (a *auditor) open(ctx context.Context) (parts []*snapshot.Part, err error) 
 		a.last, err = weights.Manifest(a.p)
 	}
 	if errors.Is(err, fs.ErrNotExist) {
-		err = fmt.Errorf("there is no checkpoint to audit: %w: train with serve or demo first", err)
+		err = fmt.Errorf("%w: %s has no checkpoint to audit, as train --local saves none: train with serve or demo first", project.ErrMissing, a.p.Dir)
 	}
 	if err == nil {
 		a.log, err = readAudit(ctx, a.in, a.p.RunID(), from)
