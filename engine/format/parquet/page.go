@@ -17,43 +17,42 @@ const (
 	maxPages  = 1 << 20 // of a file
 )
 
-// pages checks the headers of all pages.
-func pages(r io.ReaderAt, size int64, m *format.FileMetaData) error {
+// pages checks the headers of all pages, and finds the columns in which some are of runs of truth values.
+func pages(r io.ReaderAt, size int64, m *format.FileMetaData) (asRuns map[int]bool, err error) {
+	asRuns = map[int]bool{}
 	var protocol thrift.CompactProtocol
 	p := protocol.NewReaderFromBytes(nil)
 	d := thrift.NewDecoder(p)
 	buf := make([]byte, 1<<16)
 	n := 0
 	for _, g := range m.RowGroups {
-		for _, c := range g.Columns {
-			at, end := c.MetaData.DataPageOffset, c.MetaData.TotalCompressedSize
-			if o := c.MetaData.DictionaryPageOffset; o > 0 && o < at {
-				at = o
-			}
-			if at < 0 || end < 0 || at > size || end > size-at {
-				return bad("a column of %d bytes at %d, the file has %d", end, at, size)
+		for k, c := range g.Columns {
+			at, end := extent(&c.MetaData)
+			if at < 0 || c.MetaData.TotalCompressedSize < 0 || at > size || c.MetaData.TotalCompressedSize > size-at {
+				return nil, bad("a column of %d bytes at %d, the file has %d", c.MetaData.TotalCompressedSize, at, size)
 			}
 			values := int64(0)
-			for end += at; at < end; n++ {
+			for ; at < end; n++ {
 				if n > maxPages {
-					return bad("more than %d pages", maxPages)
+					return nil, bad("more than %d pages", maxPages)
 				}
 				h, used, err := header(r, at, end, &buf, d, p)
 				if err != nil {
-					return bad("page %d: %w", n, err)
+					return nil, bad("page %d: %w", n, err)
 				}
+				asRuns[k] = asRuns[k] || runs(&c.MetaData, &h)
 				count := int64(max(h.DataPageHeader.V.NumValues, h.DataPageHeaderV2.V.NumValues, h.DictionaryPageHeader.V.NumValues))
 				if h.CompressedPageSize < 0 || h.CompressedPageSize > maxPage || h.UncompressedPageSize < 0 || h.UncompressedPageSize > maxPage || count > maxValues {
-					return bad("page %d has %d bytes, %d uncompressed, and %d values; at most %d bytes and %d values are read", n, h.CompressedPageSize, h.UncompressedPageSize, count, maxPage, maxValues)
+					return nil, bad("page %d has %d bytes, %d uncompressed, and %d values; at most %d bytes and %d values are read", n, h.CompressedPageSize, h.UncompressedPageSize, count, maxPage, maxValues)
 				}
 				if values += count; values > 2*maxRows {
-					return bad("a column of more than %d values", 2*maxRows)
+					return nil, bad("a column of more than %d values", 2*maxRows)
 				}
 				at += int64(used) + int64(h.CompressedPageSize)
 			}
 		}
 	}
-	return nil
+	return asRuns, nil
 }
 
 // header reads the header of the page at a place. Statistics may make it large.

@@ -58,6 +58,8 @@ type File struct {
 	image   int // of the leaf that holds images; -1: none
 	want    Columns
 	ordered [][]float64 // the values of a row by rank, of inputs and targets in turn; nil: as they come
+	r       io.ReaderAt
+	asRuns  map[int]bool // columns of which some pages are truth values as runs
 	// Whole tells that all targets are of integer types.
 	Whole bool
 	// Texts tells that the target is a text.
@@ -74,6 +76,7 @@ type column struct {
 	kind   parquet.Kind
 	leaf   int
 	list   bool // of several values in a row
+	levels [2]int
 	form   form
 	scale  float64 // of a decimal: the power of ten that its whole number is divided by
 	target bool
@@ -145,7 +148,10 @@ func (f *File) leaves() error {
 		if !ok {
 			return bad("column %.60q has no type", strings.Join(path, "."))
 		}
-		c := column{name: path[0], kind: leaf.Node.Type().Kind(), leaf: leaf.ColumnIndex, list: leaf.MaxRepetitionLevel > 0}
+		c := column{
+			name: path[0], kind: leaf.Node.Type().Kind(), leaf: leaf.ColumnIndex, list: leaf.MaxRepetitionLevel > 0,
+			levels: [2]int{int(leaf.MaxRepetitionLevel), int(leaf.MaxDefinitionLevel)},
+		}
 		if c.leaf >= 0 && c.leaf < len(elements) {
 			c.understand(&elements[c.leaf])
 		}
@@ -395,7 +401,8 @@ func (f *File) Each(emit func(r *Row) error) (err error) {
 func (f *File) each(emit func(r parquet.Row) error) error {
 	buf := make([]parquet.Row, 64)
 	n := 0
-	for _, g := range f.f.RowGroups() {
+	for k, g := range f.f.RowGroups() {
+		truths := f.truths(k)
 		rows := g.Rows()
 		for {
 			k, err := rows.ReadRows(buf)
@@ -404,7 +411,13 @@ func (f *File) each(emit func(r parquet.Row) error) error {
 					_ = rows.Close()
 					return bad("more than %d rows", maxRows)
 				}
-				if err := emit(r); err != nil {
+				err := mend(r, truths)
+				if err != nil {
+					err = bad("row %d: %w", n, err)
+				} else {
+					err = emit(r)
+				}
+				if err != nil {
 					_ = rows.Close()
 					return err
 				}

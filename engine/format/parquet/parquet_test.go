@@ -317,3 +317,35 @@ func TestLists(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestTruths: truth values that are written as runs are what they are, whatever the runs' lengths. The
+// library reads others.
+func TestTruths(t *testing.T) {
+	value := func(i int) float32 {
+		if i*i/7%3 == 0 || 100 <= i && i < 160 {
+			return 1
+		}
+		return 0
+	}
+	for _, codec := range []string{"none", "snappy", "zstd"} {
+		b := load(t, "truths-"+codec)
+		f, got, err := rows(b, "y")
+		if err != nil || len(got) != 400 || len(f.asRuns) == 0 {
+			t.Errorf("%s: %d rows, %v", codec, len(got), err)
+			continue
+		}
+		for i, r := range got {
+			x := []float32{value(i), value(i), value(i + 1)}[:2+i%2]
+			if want := fmt.Sprint(x, []float64{float64(i % 3)}, ""); r != want {
+				t.Fatalf("%s: row %d is %s, want %s", codec, i, r, want)
+			}
+		}
+		for i := 0; i < len(b); i += 5 { // no byte takes it anywhere else than to an error
+			c := slices.Clone(b)
+			c[i] ^= 0x55
+			if _, _, err := rows(c, "y"); err != nil && !errors.Is(err, ErrFormat) {
+				t.Errorf("%s: byte %d: %v", codec, i, err)
+			}
+		}
+	}
+}

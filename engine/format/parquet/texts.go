@@ -34,7 +34,7 @@ func opened(r io.ReaderAt, size int64) (*File, error) {
 	if err != nil {
 		return nil, bad("%w", err)
 	}
-	f := &File{f: p, image: -1}
+	f := &File{f: p, r: r, image: -1}
 	if n := p.NumRows(); n < 0 || n > maxRows {
 		return nil, bad("%d rows, at most %d are read", n, maxRows)
 	}
@@ -45,7 +45,7 @@ func opened(r io.ReaderAt, size int64) (*File, error) {
 			}
 		}
 	}
-	if err := pages(r, size, p.Metadata()); err != nil {
+	if f.asRuns, err = pages(r, size, p.Metadata()); err != nil {
 		return nil, err
 	}
 	return f, f.leaves()

@@ -45,3 +45,13 @@ forms = pa.table({
 })
 pq.write_table(forms, "forms.parquet")
 pq.write_table(pa.table({"m": money, "y": pa.array([0, 1, 0])}), "money.parquet", store_decimal_as_integer=True)
+# Truth values as runs: of lengths that are no multiples of 8, single and in lists.
+value = lambda i: i * i // 7 % 3 == 0 or 100 <= i < 160
+truths = pa.table({
+    "t": pa.array([value(i) for i in range(400)], pa.bool_()),
+    "l": pa.array([[value(i), value(i + 1)][:1 + i % 2] for i in range(400)], pa.list_(pa.bool_())),
+    "y": pa.array([i % 3 for i in range(400)], pa.int32()),
+})
+for codec, version in [("none", "2.0"), ("snappy", "2.0"), ("zstd", "1.0")]:
+    encoding = dict(use_dictionary=False, column_encoding={"t": "RLE", "l.list.element": "RLE", "y": "PLAIN"})
+    pq.write_table(truths, f"truths-{codec}.parquet", row_group_size=150, compression=codec, data_page_version=version, data_page_size=32, write_batch_size=64, **encoding)
