@@ -52,7 +52,7 @@ func tasks() []task {
 			[]any{2, 2, 64, 256, 29, 0.1},
 			func(j *job.Spec) { j.Epochs, j.Optimizer.LR = 1, 1e-3 },
 		},
-		{"resnet18", zoo.ResNet(small), "resnet", []any{[]int{2, 2, 2, 2}, false, 16, 10}, func(j *job.Spec) { j.Epochs = 6 }},
+		{"resnet18", zoo.ResNet(small), "resnet", []any{[]int{2, 2, 2, 2}, false, 16, 10}, func(j *job.Spec) { j.Epochs, j.Optimizer.LR = 6, 5e-3 }},
 		{
 			"bert", zoo.BERT(zoo.BERTConfig{Name: "bert", Layers: 2, Heads: 2, Width: 64, Inner: 128, Tokens: 128, Positions: 128, Vocab: 5000, Classes: 2, Dropout: 0.1}),
 			"bert",
@@ -160,6 +160,7 @@ func (t *task) train(ctx context.Context, precision string, seed uint64) (*resul
 		return nil, err
 	}
 	j := e.Job
+	j.Replicas = 1 // as in PyTorch
 	t.change(&j)
 	j.Precision, j.Seed, j.ValEvery, j.SaveEvery = precision, seed, j.Epochs, 0
 	if err := j.Check(); err != nil {

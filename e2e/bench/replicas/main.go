@@ -1,6 +1,7 @@
 // Command replicas measures how well replicas learn: the validation loss of examples with one,
 // two and four replicas, for each way of averaging, after the same number of samples and after
-// the same number of updates. Its output is in BENCHMARKS.md.
+// the same number of updates; with -epochs 0 what is learned by the example's own job, after a quarter of
+// its epochs and at its end. Its output is in BENCHMARKS.md.
 package main
 
 import (
@@ -13,6 +14,7 @@ import (
 	"strings"
 
 	"github.com/ravnest/ravnest/engine/data"
+	"github.com/ravnest/ravnest/engine/graph"
 	"github.com/ravnest/ravnest/engine/job"
 	"github.com/ravnest/ravnest/engine/kernel"
 	"github.com/ravnest/ravnest/engine/pipeline/stage"
@@ -37,12 +39,14 @@ var ways = []way{
 	{"outer nesterov", func(j *job.Spec) { j.Average.Outer.Name = "nesterov" }},
 	{"outer of 4 bits", func(j *job.Spec) { j.Average.Outer.Name, j.Average.Bits = "nesterov", 4 }},
 	{"twice the rate", func(j *job.Spec) { j.Optimizer.LR *= 2 }},
+	{"1.5 of the rate", func(j *job.Spec) { j.Optimizer.LR *= 1.5 }},
 	{"gradients", func(j *job.Spec) { j.Average.Of, j.ReduceFactor = job.Gradients, 0 }},
 }
 
 func main() {
-	only := flag.String("only", "cnn,gpt-sorter", "examples; char-gpt-64 is char-gpt with 2 layers of 64 and a rate of 1e-3")
-	epochs := flag.Int("epochs", 4, "epochs that one replica trains")
+	only := flag.String("only", "cnn,gpt-sorter", "examples; char-gpt-64 is char-gpt with 2 layers of 64 and a rate of 1e-3, resnet18-16 and resnet50-16 have a quarter of the channels")
+	epochs := flag.Int("epochs", 4, "epochs that one replica trains; 0: those of the example")
+	lr := flag.Float64("lr", 0, "learning rate; 0: the example's")
 	seeds := flag.Int("seeds", 1, "runs of each kind, with seeds of their own")
 	replicas := flag.String("replicas", "2,4", "numbers of replicas, besides one")
 	threads := flag.Int("threads", 1, "threads of the tensor engine")
@@ -50,7 +54,7 @@ func main() {
 	flag.Parse()
 	err := choose(*chosen)
 	if err == nil {
-		err = run(strings.Split(*only, ","), strings.Split(*replicas, ","), *epochs, *seeds, *threads)
+		err = run(strings.Split(*only, ","), strings.Split(*replicas, ","), options{*epochs, *seeds, *threads, *lr})
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "replicas:", err)
@@ -73,14 +77,27 @@ func choose(list string) error {
 	return nil
 }
 
-func run(names, replicas []string, epochs, seeds, threads int) error {
+// options are what the flags say of every run.
+type options struct {
+	epochs, seeds, threads int
+	lr                     float64
+}
+
+func run(names, replicas []string, o options) error {
 	for _, name := range names {
 		e, err := find(name)
 		if err != nil {
 			return err
 		}
-		fmt.Printf("%s: validation loss after %d epochs, and after as many updates as one replica makes\n", name, epochs)
-		if err := line(e, way{"one replica", func(*job.Spec) {}}, 1, epochs, seeds, threads); err != nil {
+		if o.lr > 0 {
+			e.Job.Optimizer.LR = o.lr
+		}
+		if o.epochs > 0 {
+			fmt.Printf("%s: validation loss after %d epochs, and after as many updates as one replica makes\n", name, o.epochs)
+		} else {
+			fmt.Printf("%s: validation loss and accuracy after a quarter of its %d epochs, and at the end\n", name, e.Job.Epochs)
+		}
+		if err := line(e, way{"one replica", func(*job.Spec) {}}, 1, o); err != nil {
 			return err
 		}
 		for _, text := range replicas {
@@ -89,7 +106,7 @@ func run(names, replicas []string, epochs, seeds, threads int) error {
 				return err
 			}
 			for _, w := range ways {
-				if err := line(e, w, n, epochs, seeds, threads); err != nil {
+				if err := line(e, w, n, o); err != nil {
 					return err
 				}
 			}
@@ -98,52 +115,82 @@ func run(names, replicas []string, epochs, seeds, threads int) error {
 	return nil
 }
 
-// find is zoo.Find, and knows a char-gpt that trains in seconds.
+// find is zoo.Find, and knows a char-gpt and residual networks that train in seconds.
 func find(name string) (zoo.Example, error) {
-	if name != "char-gpt-64" {
+	small := map[string]func() *graph.Graph{
+		"char-gpt-64": func() *graph.Graph {
+			return zoo.GPT(zoo.GPTConfig{Name: name, Layers: 2, Heads: 2, Width: 64, Tokens: 256, Vocab: 29, Dropout: 0.1})
+		},
+		"resnet18-16": func() *graph.Graph { return narrow(zoo.ResNet18) },
+		"resnet50-16": func() *graph.Graph { return narrow(zoo.ResNet50) },
+	}[name]
+	if small == nil {
 		return zoo.Find(name)
 	}
-	e, err := zoo.Find("char-gpt")
-	e.Graph = zoo.GPT(zoo.GPTConfig{Name: name, Layers: 2, Heads: 2, Width: 64, Tokens: 256, Vocab: 29, Dropout: 0.1})
-	e.Job.Optimizer.LR = 1e-3
+	e, err := zoo.Find(name[:strings.LastIndex(name, "-")])
+	if e.Graph = small(); name == "char-gpt-64" {
+		e.Job.Optimizer.LR = 1e-3
+	}
 	return e, err
 }
 
+func narrow(c zoo.ResNetConfig) *graph.Graph {
+	c.Width = 16
+	return zoo.ResNet(c)
+}
+
 // line measures one way of averaging with n replicas and prints it.
-func line(e zoo.Example, w way, n, epochs, seeds, threads int) error {
-	samples, updates := make([]float64, seeds), make([]float64, seeds)
-	for s := range seeds {
+func line(e zoo.Example, w way, n int, o options) error {
+	at := [2][]float64{} // validation losses, the earlier and the later
+	right := at          // and what was right, percent
+	for s := range o.seeds {
 		j := e.Job
-		j.Seed, j.Replicas, j.Epochs, j.ValEvery, j.SaveEvery, j.Steps = uint64(42+s), job.Count(n), epochs*n, epochs, 0, 0
-		w.change(&j)
-		if j.Gradients() {
-			j.Epochs = epochs // an update is a whole batch, as with one replica
+		j.Seed, j.Replicas = uint64(42+s), job.Count(n)
+		if o.epochs > 0 {
+			j.Epochs, j.ValEvery, j.SaveEvery, j.Steps = o.epochs*n, o.epochs, 0, 0
 		}
-		v, err := losses(e, j, threads)
+		w.change(&j)
+		if j.Gradients() && o.epochs > 0 {
+			j.Epochs = o.epochs // an update is a whole batch, as with one replica
+		}
+		v, err := validations(e, j, o.threads)
 		if err != nil {
 			return fmt.Errorf("%d replicas, %s: %w", n, w.name, err)
 		}
-		samples[s], updates[s] = v[0], v[len(v)-1]
+		first := v[0]
+		if o.epochs == 0 {
+			first = v[len(v)/4]
+		}
+		for i, v := range []stage.Validation{first, v[len(v)-1]} {
+			at[i], right[i] = append(at[i], float64(v.Loss)), append(right[i], 100*float64(v.Correct)/float64(v.Total))
+		}
 	}
-	fmt.Printf("  %d  %-16s %s   %s\n", n, w.name, spread(samples), spread(updates))
+	fmt.Printf("  %d  %-16s", n, w.name)
+	for i := range at {
+		fmt.Printf("  %s", spread("%.5f", at[i]))
+		if o.epochs == 0 {
+			fmt.Printf(" %s %%", spread("%.2f", right[i]))
+		}
+	}
+	fmt.Println()
 	return nil
 }
 
 // spread formats the mean of figures and, of several, their range.
-func spread(v []float64) string {
+func spread(format string, v []float64) string {
 	sum := 0.0
 	for _, x := range v {
 		sum += x
 	}
-	s := fmt.Sprintf("%.5f", sum/float64(len(v)))
+	s := fmt.Sprintf(format, sum/float64(len(v)))
 	if len(v) > 1 {
-		s += fmt.Sprintf(" [%.5f..%.5f]", slices.Min(v), slices.Max(v))
+		s += fmt.Sprintf(" ["+format+".."+format+"]", slices.Min(v), slices.Max(v))
 	}
 	return s
 }
 
-// losses trains a job and returns its validation losses.
-func losses(e zoo.Example, j job.Spec, threads int) ([]float64, error) {
+// validations trains a job and returns the outcomes of its validation passes.
+func validations(e zoo.Example, j job.Spec, threads int) ([]stage.Validation, error) {
 	if err := j.Check(); err != nil {
 		return nil, err
 	}
@@ -167,10 +214,10 @@ func losses(e zoo.Example, j job.Spec, threads int) ([]float64, error) {
 	return o.vals, nil
 }
 
-// observer records validation losses.
-type observer struct{ vals []float64 }
+// observer records validation passes.
+type observer struct{ vals []stage.Validation }
 
 func (*observer) Loss(stage.Loss)                {}
 func (*observer) Batch(int)                      {}
 func (*observer) Keep(stage.Saved) error         { return nil }
-func (o *observer) Validated(v stage.Validation) { o.vals = append(o.vals, float64(v.Loss)) }
+func (o *observer) Validated(v stage.Validation) { o.vals = append(o.vals, v) }
