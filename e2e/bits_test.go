@@ -78,14 +78,14 @@ func TestBits(t *testing.T) {
 	}
 }
 
-// TestMicroBatchesAreChosen: if the job does not say how many micro-batches a batch has, the
+// TestMicroBatchesAreChosen: if a job of one replica does not say how many micro-batches a batch has, the
 // planner decides, and the results are those of one process, which does not split batches.
 func TestMicroBatchesAreChosen(t *testing.T) {
 	s := newScene(t)
 	tmp := t.TempDir()
 	local, dir := filepath.Join(tmp, "local"), filepath.Join(tmp, "pipeline")
 	for _, d := range []string{local, dir} {
-		s.ok("ravnest", "init", "--example", "gpt-sorter", "--nodes", "2", "--steps", "20", d)
+		s.ok("ravnest", "init", "--example", "gpt-sorter", "--replicas", "1", "--nodes", "2", "--steps", "20", d)
 	}
 	s.ok("ravnest", "train", "--local", local)
 	s.demo("--providers", "2", "--dir", dir)
@@ -107,15 +107,15 @@ func TestMicroBatchesAreChosen(t *testing.T) {
 	}
 }
 
-// TestHalvesAreChosen: where a job says sync and its batches stay whole, the planner has backward passes
+// TestHalvesAreChosen: where a job of one replica says sync and its batches stay whole, the planner has backward passes
 // in two halves, says so, and the result is that of one process. The pool's figures are written
 // down, so that the plan does not follow from this machine.
 func TestHalvesAreChosen(t *testing.T) {
 	s := newScene(t)
 	tmp := t.TempDir()
 	local, dir := filepath.Join(tmp, "local"), filepath.Join(tmp, "pipeline")
-	s.local(local, "--example", "resnet18", "--steps", "2")
-	s.ok("ravnest", "init", "--example", "resnet18", "--nodes", "2", "--steps", "2", dir)
+	s.local(local, "--example", "resnet18", "--replicas", "1", "--steps", "2")
+	s.ok("ravnest", "init", "--example", "resnet18", "--replicas", "1", "--nodes", "2", "--steps", "2", dir)
 	for range 2 {
 		edit(t, filepath.Join(dir, "node_data/node_configs.json"), `"bandwidth": 10}`, `"bandwidth": 10000, "compute": 100}`)
 	}

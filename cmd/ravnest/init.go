@@ -65,7 +65,7 @@ func initJob(c *cli.Context) error {
 		}
 		files = append(files, data)
 	} else {
-		err = project.Init(dir, c.String("example"), c.Int("nodes"), func(j *job.Spec) { changeLearning(c, j); change(c, j) })
+		err = project.Init(dir, c.String("example"), c.Int("nodes"), func(j *job.Spec) { changeExample(c, j) })
 	}
 	if err != nil {
 		return err
@@ -74,6 +74,15 @@ func initJob(c *cli.Context) error {
 		fmt.Fprintln(c.App.Writer, filepath.Join(dir, f))
 	}
 	return nil
+}
+
+// changeExample applies the flags to an example's job. Its replicas give way to a schedule that has
+// one.
+func changeExample(c *cli.Context, j *job.Spec) {
+	changeLearning(c, j)
+	if change(c, j); j.Schedule == job.Async && !c.IsSet("replicas") {
+		j.Replicas = 0
+	}
 }
 
 // initData writes a job on the user's own data: with an example's model if one is named,
@@ -133,8 +142,7 @@ func initData(c *cli.Context, dir string) error {
 			j.Loss = "cross_entropy"
 		}
 	}
-	changeLearning(c, &j)
-	change(c, &j)
+	changeExample(c, &j)
 	if err := project.Create(dir, j, g, c.Int("nodes"), src, nil, preparing(c.Context)); err != nil {
 		return err
 	}

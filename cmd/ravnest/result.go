@@ -8,6 +8,7 @@ import (
 	"io"
 	"math"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/ravnest/ravnest/engine/pipeline/stage"
@@ -195,6 +196,18 @@ func trainLocal(c *cli.Context) error {
 	return summary(c, s)
 }
 
+// sentFor says what providers send each other bytes for.
+func sentFor(s journal.Summary) string {
+	cut := slices.ContainsFunc(s.Clusters, func(c journal.ClusterSummary) bool { return len(c.Cuts) > 1 })
+	switch {
+	case len(s.Clusters) < 2:
+		return "between stages that begin at " + strings.Join(s.Cuts, ", ")
+	case cut:
+		return "between stages and to average"
+	}
+	return "to average"
+}
+
 func summary(c *cli.Context, s journal.Summary) error {
 	err := print(c, s, func(w io.Writer) {
 		if s.Samples == 0 {
@@ -233,7 +246,7 @@ func summary(c *cli.Context, s journal.Summary) error {
 			fmt.Fprintf(w, "the forecast was %s\n", planner.Speed(s.Forecast))
 		}
 		if s.WireBytes > 0 {
-			fmt.Fprintf(w, "sent %.1f kB a batch between stages that begin at %s\n", s.WireBytes/1e3, strings.Join(s.Cuts, ", "))
+			fmt.Fprintf(w, "sent %.1f kB a batch %s\n", s.WireBytes/1e3, sentFor(s))
 		}
 		for _, f := range s.Files {
 			fmt.Fprintln(w, f)

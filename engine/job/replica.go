@@ -231,7 +231,7 @@ func (s Spec) checkReplicas(f *faults) {
 		f.bad("average outer %s needs replicas, 2 or more: with one nothing is averaged", a.Outer.Name)
 	}
 	if many && s.Schedule == Async {
-		f.bad("schedule async has one replica, the job has %s: choose sync, whose pipeline replicas fill", s.Replicas)
+		f.bad("schedule async has one replica, the job has %s: choose sync, whose pipeline replicas fill, or set replicas to 1", s.Replicas)
 	}
 	if !many || s.Average.Of != Gradients {
 		return

@@ -13,7 +13,7 @@ import (
 	"github.com/ravnest/ravnest/ga"
 )
 
-// plan2 plans an example for equal nodes.
+// planned plans an example for equal nodes.
 func planned(t *testing.T, example string, nodes int, f planner.Facts, edit func(*job.Spec)) *planner.Plan {
 	t.Helper()
 	e, err := zoo.Find(example)
@@ -207,7 +207,7 @@ func TestOneSplitsToo(t *testing.T) {
 		t.Errorf("resnet18, whose statistics are those of a micro-batch: %d", n)
 	}
 	two := func(gain float64) int {
-		return planned(t, "gpt-sorter", 2, planner.Facts{Gain: []float64{gain, gain}}, nil).Clusters[0].MicroBatches
+		return planned(t, "gpt-sorter", 2, planner.Facts{Gain: []float64{gain, gain}}, func(j *job.Spec) { j.Replicas = 1 }).Clusters[0].MicroBatches
 	}
 	if a, b := two(1), two(4); b >= a {
 		t.Errorf("%d micro-batches with one thread, %d with threads for which those are too small", a, b)
@@ -251,7 +251,7 @@ func TestThreadsOfOneMachine(t *testing.T) {
 	}
 	apart := facts(2, 2, 2)
 	apart.Machine = []int{0, 1}
-	whole := func(j *job.Spec) { j.MicroBatches = 1 }
+	whole := func(j *job.Spec) { j.MicroBatches, j.Replicas = 1, 1 }
 	for _, c := range []struct {
 		what, example string
 		f             planner.Facts
@@ -265,6 +265,7 @@ func TestThreadsOfOneMachine(t *testing.T) {
 		{"one of them lends one", "char-gpt", facts(4, 1, 4), nil, []int{0, 3}},
 		{"more stages than cores", "char-gpt", facts(2, 2, 2, 2), nil, []int{1, 1, 1}},
 		{"batches that are whole", "resnet18", facts(2, 2, 2), whole, []int{0, 0}},
+		{"two replicas at once", "resnet18", facts(2, 2, 2), nil, []int{1, 1}},
 	} {
 		p := planned(t, c.example, len(c.f.Threads), c.f, c.edit)
 		if got := get(p); !slices.Equal(got, c.want) {

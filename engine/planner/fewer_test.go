@@ -29,8 +29,10 @@ func TestFewer(t *testing.T) {
 		{"large batches are worth two", "char-gpt", []float64{100, 100}, planner.Facts{}, nil, [][]int{{0, 1}}},
 		{"and a slow third is not", "char-gpt", []float64{100, 2, 100}, planner.Facts{}, nil, [][]int{{0, 2}}},
 		{"far away", "gpt-sorter", []float64{100, 100}, planner.Facts{RTT: far}, nil, [][]int{{0}}},
-		{"a cluster each", "gpt-sorter", []float64{100, 100}, planner.Facts{}, func(j *job.Spec) { j.Replicas = 2 }, [][]int{{0}, {1}}},
-		{"one processor for all", "gpt-sorter", []float64{100, 100}, planner.Facts{Machine: []int{0, 0}, Cores: []float64{1, 1}}, func(j *job.Spec) { j.Replicas = 2 }, [][]int{{0}}},
+		{"a cluster each", "gpt-sorter", []float64{100, 100}, planner.Facts{}, nil, [][]int{{0}, {1}}},
+		{"one processor for all", "gpt-sorter", []float64{100, 100}, planner.Facts{Machine: []int{0, 0}, Cores: []float64{1, 1}}, nil, [][]int{{0}}},
+		{"one replica is one provider's", "gpt-sorter", []float64{100, 100}, planner.Facts{}, func(j *job.Spec) { j.Replicas = 1 }, [][]int{{0}}},
+		{"two are two's", "resnet18", []float64{100, 100}, planner.Facts{}, nil, [][]int{{0}, {1}}},
 		{"nothing is measured", "cnn", []float64{0, 0}, planner.Facts{}, nil, [][]int{{0, 1}}},
 	} {
 		e, err := zoo.Find(c.example)
@@ -105,5 +107,31 @@ func TestFewerWhoLendEnough(t *testing.T) {
 	p, err := planner.Make(e.Job, e.Graph, nodes, ga.Options{Spares: true, MaxClusters: 1}, 1)
 	if err != nil || len(p.Clusters) != 1 || len(p.Clusters[0].Stages) != 1 || p.Clusters[0].Stages[0].Node != 1 {
 		t.Errorf("%v\n%s", err, p)
+	}
+}
+
+// TestSecondProvider: the examples come with settings by which two equal providers train at least 1.6
+// times as fast as one, and more than two no slower.
+func TestSecondProvider(t *testing.T) {
+	for _, name := range []string{"gpt-sorter", "char-gpt", "resnet18", "resnet50", "resnet50-tiny"} {
+		e, err := zoo.Find(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		rate := func(n int) float64 {
+			p, err := planner.Make(e.Job, e.Graph, measured([]float64{100, 100, 100, 100}[:n]...), ga.Options{Spares: true, MaxClusters: e.Job.Replica()}, 1)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return p.Rate
+		}
+		one, last := rate(1), 0.0
+		for n := 2; n <= 4; n++ {
+			r := rate(n)
+			if r < 1.6*one || r < last {
+				t.Errorf("%s: %d providers %.1f samples/s, one fewer %.1f, one %.1f", name, n, r, last, one)
+			}
+			last = r
+		}
 	}
 }

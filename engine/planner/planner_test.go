@@ -196,7 +196,7 @@ func TestTooSmallNamesMembers(t *testing.T) {
 	}
 }
 
-// TestMicroBatchesAreChosen: where it changes no bit the planner splits batches, so that
+// TestMicroBatchesAreChosen: where it changes no bit the planner splits batches of one replica, so that
 // the second provider helps; where it would, or the user has said, it does not, and says what
 // that costs.
 func TestMicroBatchesAreChosen(t *testing.T) {
@@ -222,6 +222,7 @@ func TestMicroBatchesAreChosen(t *testing.T) {
 			t.Fatal(err)
 		}
 		j := e.Job
+		j.Replicas = 1
 		c.change(&j)
 		nodes := pool(2, 8e9, 50e9)
 		for i := range nodes {

@@ -114,7 +114,7 @@ func inception(image, classes int) *graph.Graph {
 var examples = map[string]example{
 	"cnn": {CNN, func(*job.Spec) {}, nil},
 	"gpt-sorter": {func() *graph.Graph { return GPT(GPTSorter) }, func(j *job.Spec) {
-		j.Data, j.Epochs, j.ValEvery, j.SaveEvery = "sorter", 150, 10, 50
+		j.Data, j.Epochs, j.ValEvery, j.SaveEvery, j.Replicas = "sorter", 150, 10, 50, 2
 		language(j, 1e-3)
 	}, nil},
 	"char-gpt": {func() *graph.Graph { return GPT(CharGPT) }, func(j *job.Spec) {
@@ -126,9 +126,9 @@ var examples = map[string]example{
 		language(j, 5e-5)
 	}, nil},
 	"bert-pretrain": {func() *graph.Graph { return PretrainingBERT(BERTSmall) }, pretraining, nil},
-	"resnet18":      {func() *graph.Graph { return ResNet(ResNet18) }, images, residual(ResNet18)},
-	"resnet50":      {func() *graph.Graph { return ResNet(ResNet50) }, images, residual(ResNet50)},
-	"resnet50-tiny": {func() *graph.Graph { return ResNet(ResNet50Tiny) }, images, residual(ResNet50Tiny)},
+	"resnet18":      {func() *graph.Graph { return ResNet(ResNet18) }, residuals, residual(ResNet18)},
+	"resnet50":      {func() *graph.Graph { return ResNet(ResNet50) }, residuals, residual(ResNet50)},
+	"resnet50-tiny": {func() *graph.Graph { return ResNet(ResNet50Tiny) }, residuals, residual(ResNet50Tiny)},
 	"inception_v3":  {func() *graph.Graph { return inception(64, 10) }, images, inception},
 }
 
@@ -150,10 +150,17 @@ func language(j *job.Spec, lr float64) {
 	j.Optimizer = job.Optimizer{Name: "adamw", LR: lr, Betas: [2]float64{0.9, 0.95}, Eps: 1e-8}
 }
 
-// images sets what residual networks are trained with.
+// images sets what convolutional networks are trained with.
 func images(j *job.Spec) {
 	j.Data, j.Loss, j.Epochs, j.BatchSize, j.SaveEvery = "shapes", "cross_entropy", 20, 32, 5
 	j.Optimizer = job.Optimizer{Name: "sgd", LR: 0.005, Momentum: 0.9, WeightDecay: 1e-4}
+}
+
+// residuals sets what residual networks are trained with: two replicas, which fill the pipeline of two
+// providers, and at twice the rate learn as much from as many images as one (BENCHMARKS.md, Replicas).
+func residuals(j *job.Spec) {
+	images(j)
+	j.Replicas, j.Optimizer.LR = 2, 2*j.Optimizer.LR
 }
 
 // Find finds an example by name.
