@@ -22,10 +22,11 @@ import (
 
 func initCommand() *cli.Command {
 	return &cli.Command{
-		Name: "init", Usage: "write an example job into DIR", ArgsUsage: "DIR",
+		Name: "init", Usage: "write a job into DIR: an example, or one for data of your own", ArgsUsage: "DIR",
+		Description: "The examples, with data that come with the program, and about how long each trains on one core:\n\n" + zoo.List() + "\nravnest demo --dir DIR then trains the job on this machine.",
 		Flags: append(append(jobFlags(), learnFlags("", "")...),
-			&cli.StringFlag{Name: "example", Value: "cnn", Usage: strings.Join(zoo.Names(), ", ")},
-			&cli.IntFlag{Name: "nodes", Value: 3, Usage: "nodes of the example pool"},
+			&cli.StringFlag{Name: "example", Value: "cnn", Usage: "`NAME` of an example; with --data only its model and how it learns"},
+			&cli.IntFlag{Name: "nodes", Value: 3, Usage: "`N` nodes in the pool file, of which demo with as many providers uses all"},
 			&cli.StringFlag{Name: "data", Usage: "train on `PATH`: a folder of images (one folder per class), MNIST's or CIFAR's files, .npz, .npy, .csv, .tsv, .jsonl, .txt, .bin, WebDataset's .tar, .parquet, .safetensors, or one of them in .gz"},
 			&cli.StringSliceFlag{Name: "target", Usage: "target `COLUMN` of a table, or the file of targets beside a .npy"},
 			&cli.Float64Flag{Name: "val", Value: 0.1, Usage: "share of the rows for validation, where the data have no part for it"},
@@ -73,6 +74,10 @@ func initJob(c *cli.Context) error {
 	for _, f := range files {
 		fmt.Fprintln(c.App.Writer, filepath.Join(dir, f))
 	}
+	if e, err := zoo.Find(c.String("example")); err == nil && !c.IsSet("data") {
+		fmt.Fprintf(os.Stderr, "%s: %s\n", e.Job.Name, e.About)
+	}
+	fmt.Fprintf(os.Stderr, "ravnest demo --dir %s trains it on this machine\n", console.Plain(dir))
 	return nil
 }
 

@@ -78,6 +78,8 @@ func CNN() *graph.Graph {
 
 // Example is a model with a job that trains it on data that come with the program.
 type Example struct {
+	About string // what learns what, for people
+	Time  string // and about how long that takes one core of a server (BENCHMARKS.md, Training steps)
 	Graph *graph.Graph
 	Job   job.Spec
 	fit   func(image, classes int) *graph.Graph
@@ -94,9 +96,10 @@ func (e *Example) Fit(shape []int, classes int) *graph.Graph {
 
 // example is a model and what its job changes in the walkthrough's.
 type example struct {
-	graph func() *graph.Graph
-	job   func(*job.Spec)
-	fit   func(image, classes int) *graph.Graph // as Example.Fit, nil: the model is as it is
+	about, time string
+	graph       func() *graph.Graph
+	job         func(*job.Spec)
+	fit         func(image, classes int) *graph.Graph // as Example.Fit, nil: the model is as it is
 }
 
 // residual is a residual network for other images.
@@ -112,24 +115,24 @@ func inception(image, classes int) *graph.Graph {
 }
 
 var examples = map[string]example{
-	"cnn": {CNN, func(*job.Spec) {}, nil},
-	"gpt-sorter": {func() *graph.Graph { return GPT(GPTSorter) }, func(j *job.Spec) {
+	"cnn": {"the walkthrough's CNN reads handwritten digits", "a second", CNN, func(*job.Spec) {}, nil},
+	"gpt-sorter": {"a GPT of 3 layers sorts six digits", "15 seconds", func() *graph.Graph { return GPT(GPTSorter) }, func(j *job.Spec) {
 		j.Data, j.Epochs, j.ValEvery, j.SaveEvery, j.Replicas = "sorter", 150, 10, 50, 2
 		language(j, 1e-3)
 	}, nil},
-	"char-gpt": {func() *graph.Graph { return GPT(CharGPT) }, func(j *job.Spec) {
+	"char-gpt": {"a GPT of 6 layers writes sums in words", "40 minutes", func() *graph.Graph { return GPT(CharGPT) }, func(j *job.Spec) {
 		j.Data, j.Epochs, j.BatchSize, j.SaveEvery = "sums", 10, 16, 1
 		language(j, 3e-4)
 	}, nil},
-	"bert": {func() *graph.Graph { return BERT(BERTBase) }, func(j *job.Spec) {
+	"bert": {"BERT-base tells two kinds of text apart", "10 minutes", func() *graph.Graph { return BERT(BERTBase) }, func(j *job.Spec) {
 		j.Data, j.Epochs, j.BatchSize, j.SaveEvery = "topics", 3, 4, 1
 		language(j, 5e-5)
 	}, nil},
-	"bert-pretrain": {func() *graph.Graph { return PretrainingBERT(BERTSmall) }, pretraining, nil},
-	"resnet18":      {func() *graph.Graph { return ResNet(ResNet18) }, residuals, residual(ResNet18)},
-	"resnet50":      {func() *graph.Graph { return ResNet(ResNet50) }, residuals, residual(ResNet50)},
-	"resnet50-tiny": {func() *graph.Graph { return ResNet(ResNet50Tiny) }, residuals, residual(ResNet50Tiny)},
-	"inception_v3":  {func() *graph.Graph { return inception(64, 10) }, images, inception},
+	"bert-pretrain": {"a BERT of 2 layers learns hidden words and the order of sentences", "a minute", func() *graph.Graph { return PretrainingBERT(BERTSmall) }, pretraining, nil},
+	"resnet18":      {"ResNet-18 tells ten shapes apart, of 64x64 pixels", "2 minutes", func() *graph.Graph { return ResNet(ResNet18) }, residuals, residual(ResNet18)},
+	"resnet50":      {"ResNet-50 tells ten shapes apart", "5 minutes", func() *graph.Graph { return ResNet(ResNet50) }, residuals, residual(ResNet50)},
+	"resnet50-tiny": {"ResNet-50 with Tiny-ImageNet's 200 classes, of which the shapes are ten", "5 minutes", func() *graph.Graph { return ResNet(ResNet50Tiny) }, residuals, residual(ResNet50Tiny)},
+	"inception_v3":  {"Inception v3 tells ten shapes apart", "2 to 3 hours", func() *graph.Graph { return inception(64, 10) }, images, inception},
 }
 
 // pretraining sets what a BERT is pre-trained with: words and sentence order, LAMB (You et al.,
@@ -167,13 +170,22 @@ func residuals(j *job.Spec) {
 func Find(name string) (Example, error) {
 	e, ok := examples[name]
 	if !ok {
-		return Example{}, fmt.Errorf("unknown example %q; known ones are %s", name, strings.Join(Names(), ", "))
+		return Example{}, fmt.Errorf("unknown example %q; known ones are %s: ravnest init --help says what they are", name, strings.Join(Names(), ", "))
 	}
 	j := job.Default()
 	j.Name = name
 	e.job(&j)
-	return Example{e.graph(), j, e.fit}, nil
+	return Example{e.about, e.time, e.graph(), j, e.fit}, nil
 }
 
 // Names lists the examples, sorted.
 func Names() []string { return slices.Sorted(maps.Keys(examples)) }
+
+// List is a table of the examples for people: name, what it is, time.
+func List() string {
+	var b strings.Builder
+	for _, name := range Names() {
+		fmt.Fprintf(&b, "%-14s %s (%s)\n", name, examples[name].about, examples[name].time)
+	}
+	return b.String()
+}

@@ -24,6 +24,9 @@ func TestExamples(t *testing.T) {
 		if err := e.Job.Check(); err != nil {
 			t.Errorf("%s: %v", name, err)
 		}
+		if e.About == "" || e.Time == "" || !strings.Contains(zoo.List(), e.About) {
+			t.Errorf("nothing is said about %s", name)
+		}
 		b, err := e.Graph.JSON()
 		if err != nil {
 			t.Fatal(err)
