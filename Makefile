@@ -177,7 +177,8 @@ bench-pipeline: build
 	$(GO) run ./e2e/bench/pipeline $(ARGS)
 	RAVNEST_BIN=$(HERE)/bin $(GO) run ./e2e/bench/pair $(PAIR)
 
-# What replicas learn, for each way of averaging: ARGS="-only char-gpt -seeds 3".
+# What replicas learn, for each way of averaging: ARGS="-only char-gpt -seeds 3". To the end of an
+# example's own job: ARGS="-only gpt-sorter -epochs 0 -replicas 2 -seeds 3".
 bench-replicas: need-go
 	$(GO) run ./e2e/bench/replicas $(ARGS)
 
