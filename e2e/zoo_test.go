@@ -58,7 +58,7 @@ func TestSorterSorts(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "job")
 	s.ok("ravnest", "init", "--example", "gpt-sorter", "--epochs=40", dir)
 	sum := s.demo("--dir", dir)
-	// Measured: 100 %. Guessing is 33 %.
+	// Measured: 98.6 %, with two other seeds 99.7 % and more. Guessing is 33 %.
 	if sum.ValAccuracy < 98 {
 		t.Errorf("%.2f %% of the tokens are right after 40 epochs, want 98", sum.ValAccuracy)
 	}

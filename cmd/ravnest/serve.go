@@ -29,8 +29,8 @@ import (
 
 func demoCommand() *cli.Command {
 	return &cli.Command{
-		Name: "demo", Usage: "train the walkthrough's model with providers on this machine",
-		Description: "Starts the signaling host and N providers, trains, validates and fuses.\nRuns the job in --dir, or creates the walkthrough's there.",
+		Name: "demo", Usage: "train a job with providers on this machine: the walkthrough's, or that in --dir",
+		Description: "Starts the signaling host and N providers, trains, validates and fuses.\nRuns the job in --dir, as ravnest init and import write them, or creates the walkthrough's there.",
 		Flags: append(jobFlags(), jsonFlag, threads,
 			&cli.IntFlag{Name: "providers", Value: 3, Usage: "start `N` providers: all take part if the job's pool file lists as many or with --clusters, else those with whom training is fastest"},
 			&cli.IntFlag{Name: "clusters", DefaultText: "as many as pay", Usage: "form `N` clusters of them, which share the job's replicas"},
