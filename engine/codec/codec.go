@@ -8,10 +8,10 @@
 //	          the only half that may lose anything
 //	squeeze   words -> bytes, without loss: what repeats (zeros, or one value
 //	          per column) becomes a bitmap, bytes of equal significance are laid
-//	          together, and a plane that zstd makes smaller is sent so
+//	          together, and a plane that a Huffman code makes smaller is sent so
 //
 // The second half exists because a byte on a data channel costs more processor
-// time than squeezing it does. Where it does not, zstd is left out (Encoder.Plain). What
+// time than squeezing it does. Where it does not, that code is left out (Encoder.Plain). What
 // is chosen is otherwise a function of the tensor alone, so the same tensor always gives
 // the same bytes, and every message says how it was made: nothing has to be remembered
 // between two messages.

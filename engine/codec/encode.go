@@ -3,10 +3,11 @@ package codec
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"math"
 
-	"github.com/klauspost/compress/zstd"
+	"github.com/klauspost/compress/huff0"
 
 	"github.com/ravnest/ravnest/engine/kernel"
 )
@@ -17,7 +18,7 @@ import (
 type Encoder struct {
 	kind   Kind
 	plain  bool
-	zstd   *zstd.Encoder
+	huff   huff0.Scratch
 	words  [blockElems]uint32
 	planes [blockElems * maxPlanes]byte
 	bitmap [blockElems / 8]byte
@@ -27,23 +28,10 @@ type Encoder struct {
 
 // NewEncoder returns an encoder for k; an unknown k is reported by Encode.
 func NewEncoder(k Kind) *Encoder {
-	z, err := zstd.NewWriter(nil,
-		zstd.WithEncoderLevel(zstd.SpeedFastest),
-		zstd.WithEncoderConcurrency(1),
-		zstd.WithWindowSize(blockElems), // no plane is longer
-		zstd.WithLowerEncoderMem(true),
-		zstd.WithSingleSegment(true), // the shorter frame header
-		zstd.WithEncoderCRC(false),   // a channel's integrity is not our business
-		// Planes that repeat nothing still have few symbols, worth has said so.
-		zstd.WithAllLitEntropyCompression(true),
-	)
-	if err != nil {
-		panic("codec: zstd refuses our options: " + err.Error())
-	}
-	return &Encoder{kind: k, zstd: z}
+	return &Encoder{kind: k, huff: huff0.Scratch{Reuse: huff0.ReusePolicyNone}}
 }
 
-// Plain sets whether no section is squeezed by zstd from now on: for a channel whose bytes cost less
+// Plain sets whether no section is squeezed from now on: for a channel whose bytes cost less
 // than making them fewer. What repeats becomes a bitmap all the same.
 func (e *Encoder) Plain(yes bool) { e.plain = yes }
 
@@ -146,8 +134,8 @@ func (e *Encoder) body(dst []byte, w []uint32, x []float32) []byte {
 func (e *Encoder) section(dst []byte, at, index int, p []byte) []byte {
 	if !e.plain && worth(p) {
 		start := len(dst)
-		z := e.zstd.EncodeAll(p, append(dst, 0, 0))
-		if n := len(z) - start - 2; n+2 < len(p) {
+		z := e.frame(append(dst, 0, 0), p)
+		if n := len(z) - start - 2; n > 0 && n+2 < len(p) {
 			binary.LittleEndian.PutUint16(z[start:], uint16(n))
 			z[at] |= 4 << index
 			return z
@@ -156,3 +144,38 @@ func (e *Encoder) section(dst []byte, at, index int, p []byte) []byte {
 	}
 	return append(dst, p...)
 }
+
+// frame appends a zstd frame (RFC 8878) of p, at most blockElems bytes, or nothing if p does not get
+// shorter. Its one block has a Huffman code and no sequences: to look for what repeats took up to nine times
+// as long, and made planes no smaller.
+func (e *Encoder) frame(dst, p []byte) []byte {
+	code, _, err := huff0.Compress4X(p, &e.huff)
+	same := errors.Is(err, huff0.ErrUseRLE)
+	if err != nil && !same {
+		return dst
+	}
+	dst = binary.LittleEndian.AppendUint32(dst, 0xfd2fb528)
+	if n := len(p); n < 256 { // one segment of so many bytes
+		dst = append(dst, 1<<5, byte(n))
+	} else {
+		dst = binary.LittleEndian.AppendUint16(append(dst, 1<<6|1<<5), uint16(n-256))
+	}
+	if same {
+		return append(append24(dst, 1|1<<1|len(p)<<3), p[0]) // the last block, which repeats a byte
+	}
+	// Literals in four streams: both sizes have as many bits as they need.
+	bits, format := 10, 1
+	for len(p) >= 1<<bits {
+		bits, format = bits+4, format+1
+	}
+	literals := 2 | uint64(format)<<2 | uint64(len(p))<<4 | uint64(len(code))<<(4+bits)
+	head := (4 + 2*bits + 7) / 8
+	dst = append24(dst, 1|2<<1|(head+len(code)+1)<<3) // the last block, which is compressed
+	for i := range head {
+		dst = append(dst, byte(literals>>(8*i)))
+	}
+	return append(append(dst, code...), 0) // no sequences
+}
+
+// append24 appends a number of three bytes.
+func append24(dst []byte, v int) []byte { return append(dst, byte(v), byte(v>>8), byte(v>>16)) }

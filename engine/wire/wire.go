@@ -18,7 +18,7 @@ const Version = 2
 const (
 	FrameHeader   = 28
 	MessageHeader = 28
-	MaxFrame      = 64 << 10 // header included: fits every browser's data channel
+	MaxFrame      = 64 << 10 // header included: what every peer must take (RFC 8841, section 6.1)
 	MaxTransfer   = 256 << 20
 	MaxReason     = 256
 
