@@ -63,7 +63,17 @@ func (f *frame) at(p place) []float32 {
 	if p.slot {
 		a = f.slot.f
 	}
+	if p.once {
+		return a[p.off:][:p.per]
+	}
 	return a[p.off+f.from*p.per:][:p.per*f.rows]
+}
+
+// of makes node i the one that the frame is about: what is computed of a whole batch is one row.
+func (f *frame) of(i int) {
+	if f.rows = f.slot.batch.Rows; f.e.p.once[i] {
+		f.rows = 1
+	}
 }
 
 func (f *frame) x(node, arg int) []float32 { return f.at(f.vals[f.e.p.g.Args(node)[arg]]) }
@@ -88,7 +98,8 @@ func (f *frame) ints(off, n int) []int32 {
 // Exec runs one plan. It is not safe for concurrent use: a stage does one thing at a
 // time and its team of threads works inside that.
 type Exec struct {
-	p     *Plan
+	all   *Plan
+	p     *Plan // for batches of the size at hand
 	slots []slot
 	temp  []float32
 	f     frame
@@ -135,14 +146,31 @@ func (p *Plan) New(team *kernel.Team) *Exec {
 	if alone(cost, p.cfg.Rows) {
 		team = nil
 	}
-	e := &Exec{p: p, temp: floats(p.temp), shared: p.shared.make(), slots: make([]slot, max(p.cfg.Slots, 1))}
-	for i := range e.slots {
-		e.slots[i] = slot{f: floats(p.slotF), w: make([]uint32, p.slotW), summed: make([]bool, len(p.ops))}
+	temp, slotF, slotW, scr, shared := p.temp, p.slotF, p.slotW, p.scr, p.shared
+	for _, q := range p.smaller { // they take less
+		temp, slotF, slotW, scr, shared = max(temp, q.temp), max(slotF, q.slotF), max(slotW, q.slotW), max(scr, q.scr), shared.most(q.shared)
 	}
-	team.Reserve(p.scr)
+	e := &Exec{all: p, p: p, temp: floats(temp), shared: shared.make(), slots: make([]slot, max(p.cfg.Slots, 1))}
+	for i := range e.slots {
+		e.slots[i] = slot{f: floats(slotF), w: make([]uint32, slotW), summed: make([]bool, len(p.ops))}
+	}
+	team.Reserve(scr)
 	e.parts = make([]frame, team.Threads())
-	e.f = frame{e: e, team: team, scratch: floats(p.scr), train: p.cfg.Train}
+	e.f = frame{e: e, team: team, scratch: floats(scr), train: p.cfg.Train}
 	return e
+}
+
+// use makes the plan for batches of so many rows the one that runs, on the given slot.
+func (e *Exec) use(slot, rows int) {
+	e.p = e.all
+	if q, ok := e.all.smaller[rows]; ok {
+		e.p = q
+	}
+	most, exact := e.p.cfg.Rows, e.p.compares
+	if rows < 1 || rows > most || exact && rows != most {
+		panic(fmt.Sprintf("exec: %d rows in a plan for %d", rows, most))
+	}
+	e.f.slot, e.f.rows = &e.slots[slot], rows
 }
 
 // Batch says which rows of which batch a call is about.
@@ -156,7 +184,7 @@ type Batch struct {
 // Value is value v of the slot's micro-batch: rows × elements. Inputs are written
 // there before Forward; Config.Outputs are read there after it, before the next pass.
 func (e *Exec) Value(slot, v, rows int) []float32 {
-	e.f.slot, e.f.rows = &e.slots[slot], rows
+	e.use(slot, rows)
 	return e.f.at(e.p.vals[v])
 }
 
@@ -164,16 +192,14 @@ func (e *Exec) Value(slot, v, rows int) []float32 {
 // and the gradients of inputs are read there after it. It is empty where no gradient
 // is computed.
 func (e *Exec) Grad(slot, v, rows int) []float32 {
-	e.f.slot, e.f.rows = &e.slots[slot], rows
+	e.use(slot, rows)
 	return e.f.at(e.p.grads[v])
 }
 
 // Forward runs the graph on the inputs in the slot, with the given version of the
 // trainable parameters. In training it updates s.Buffers and s.Counters.
 func (e *Exec) Forward(slot int, b Batch, params []float32, s *State) {
-	if b.Rows < 1 || b.Rows > e.p.cfg.Rows {
-		panic(fmt.Sprintf("exec: %d rows in a plan for %d", b.Rows, e.p.cfg.Rows))
-	}
+	e.use(slot, b.Rows)
 	f := &e.f
 	f.use(&e.slots[slot], b)
 	f.params, f.state, f.slot.batch, f.vals = params, s, b, e.p.vals
@@ -195,33 +221,37 @@ func (e *Exec) between() {
 // of its forward pass. grads has Layout.Grads elements, and is folded before an update. acc adds to the gradients of the parameters in place of
 // storing them: the dot products over the rows simply go on.
 func (e *Exec) Backward(slot int, params, grads []float32, acc bool) {
-	e.backward(slot, params, grads, acc, e.p.back)
+	e.backward(slot, params, grads, acc, func(p *Plan) []step { return p.back })
 }
 
 // BackwardInput is the first half of a split plan's backward pass: the gradients of
 // the graph's inputs.
 func (e *Exec) BackwardInput(slot int, params []float32) {
-	e.backward(slot, params, nil, false, e.p.back[:e.p.params])
+	e.backward(slot, params, nil, false, func(p *Plan) []step { return p.back[:p.params] })
 }
 
 // BackwardWeight is the second half: the gradients of the parameters.
 func (e *Exec) BackwardWeight(slot int, params, grads []float32, acc bool) {
-	e.backward(slot, params, grads, acc, e.p.back[e.p.params:])
+	e.backward(slot, params, grads, acc, func(p *Plan) []step { return p.back[p.params:] })
 }
 
-func (e *Exec) backward(slot int, params, grads []float32, acc bool, steps []step) {
+func (e *Exec) backward(slot int, params, grads []float32, acc bool, steps func(p *Plan) []step) {
+	b := e.slots[slot].batch
+	e.use(slot, b.Rows)
 	f := &e.f
-	f.use(&e.slots[slot], e.slots[slot].batch)
+	f.use(&e.slots[slot], b)
 	f.params, f.grads, f.acc, f.vals = params, grads, acc, e.p.kept
 	if grads != nil && !acc {
 		for _, r := range e.p.zeroed {
 			clear(grads[r[0]:r[1]])
 		}
 	}
-	for i := range steps {
+	todo := steps(e.p)
+	for i := range todo {
 		e.between()
-		s := &steps[i]
+		s := &todo[i]
 		o := e.p.ops[s.Node]
+		f.of(s.Node)
 		if s.again {
 			f.again = true
 			e.forward(o, s.Node)

@@ -84,10 +84,14 @@ func TestGradientsByFiniteDifferences(t *testing.T) {
 }
 
 func finiteDifferences(t *testing.T, g *graph.Graph) {
+	// A step over few kinks of ReLU and max pooling that stays above float32's noise.
+	differences(t, g, 1e-4)
+}
+
+// differences is finiteDifferences by steps of h.
+func differences(t *testing.T, g *graph.Graph, h float32) {
 	m := build(t, g, 8, exec.Config{})
-	// A step over few kinks of ReLU and max pooling that stays above float32's noise. Where
-	// there are no kinks it may be larger, and so may weights be, for gradients that are.
-	h := float32(1e-4)
+	// Where there are no kinks it may be larger, and so may weights be, for gradients that are.
 	if g.Inputs[0].Constant {
 		h = 2e-3
 		for _, e := range m.p.Layout.Entries {

@@ -97,7 +97,7 @@ func newOp(p *Plan, i int) (op, error) {
 		}
 		return &conv{product: product{b, p}, c: c, w: p.param(i, "weight"), b: p.param(i, "bias"), wn: o.Out * o.In / groups * c.KH * c.KW, hw: out[1] * out[2]}, nil
 	case *graph.Linear:
-		return &linear{product: product{b, p}, in: o.In, out: o.Out, wide: o.Out, per: out.Elems() / o.Out, rows: p.cfg.Rows, turned: o.Transposed, w: p.param(i, "weight"), b: p.param(i, "bias")}, nil
+		return &linear{product: product{b, p}, in: o.In, out: o.Out, wide: o.Out, per: out.Elems() / o.Out, rows: p.rows(i), turned: o.Transposed, w: p.param(i, "weight"), b: p.param(i, "bias")}, nil
 	case *graph.ReLU:
 		return &relu{base: b}, nil
 	case *graph.MaxPool2d:
@@ -144,7 +144,7 @@ func newOp(p *Plan, i int) (op, error) {
 		d.stat = p.slotF
 		p.slotF += 4 * pad(d.c)
 		return d, nil
-	case *graph.Flatten:
+	case *graph.Flatten, *graph.Batch, *graph.Rows:
 		return &flatten{base: b}, nil
 	case *graph.Softmax:
 		return &softmax{base: b, cols: out[len(out)-1], per: out.Elems()}, nil

@@ -59,6 +59,7 @@ type place struct {
 	per  int // elements per row
 	slot bool
 	half bool // kept as operands of products, in the slot's words
+	once bool // of the whole batch: it has no rows
 }
 
 // Plan is a compiled graph. One Exec at a time runs it, since operations keep the arguments of kernels.
@@ -82,6 +83,10 @@ type Plan struct {
 	shared  sizes       // of what operations share
 	keeps   [][]keeping // by node, after the inputs': what is done to its output once it is there
 	rounded []bool      // by value: it is rounded in place
+
+	once     []bool        // by node: it is computed of the whole batch
+	compares bool          // samples are compared: the plan is for batches of cfg.Rows, not for smaller ones
+	smaller  map[int]*Plan // for those
 
 	adds   []bool        // by node: it shares a parameter, so it adds to gradients that begin at 0
 	moved  []map[int]int // by node: where its gradients lie that are not where the parameters do
@@ -116,7 +121,15 @@ func Compile(g *graph.Graph, first int, cfg Config) (*Plan, error) {
 	if cfg.Train && cfg.Slots < 1 {
 		return nil, fmt.Errorf("%w: training needs at least one slot", ErrConfig)
 	}
-	p := &Plan{Layout: NewLayout(g, first), cfg: cfg, g: g, offs: map[string]int{}}
+	g, err := g.At(cfg.Rows)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrConfig, err)
+	}
+	p := &Plan{Layout: NewLayout(g, first), cfg: cfg, g: g, offs: map[string]int{}, once: make([]bool, len(g.Nodes))}
+	_, p.compares = g.Compares()
+	for i := range g.Nodes {
+		p.once[i] = g.Once(i)
+	}
 	for _, e := range p.Layout.Entries {
 		p.offs[e.Full] = e.Off
 	}
@@ -165,6 +178,27 @@ func Compile(g *graph.Graph, first int, cfg Config) (*Plan, error) {
 		return nil, fmt.Errorf("%w: %d rows in each of %d slots take %.0f TB", ErrConfig, cfg.Rows, cfg.Slots, (slots+float64(m.Temp)+float64(m.Scratch))/1e12)
 	}
 	return p, nil
+}
+
+// Sizes prepares for smaller batches, of so many rows, too. Only where samples are compared with each
+// other is there something to be prepared; other plans are for all of them.
+func (p *Plan) Sizes(rows ...int) error {
+	for _, n := range rows {
+		if !p.compares || n == p.cfg.Rows || p.smaller[n] != nil {
+			continue
+		}
+		cfg := p.cfg
+		cfg.Rows = n
+		q, err := Compile(p.g, p.Layout.first, cfg)
+		if err != nil {
+			return err
+		}
+		if p.smaller == nil {
+			p.smaller = map[int]*Plan{}
+		}
+		p.smaller[n] = q
+	}
+	return nil
 }
 
 // findZeroed finds the nodes whose gradients add to those of others, and those that get none:
@@ -494,21 +528,34 @@ func (b *buffers) place() {
 	p.vals, p.kept, p.grads = make([]place, nv), make([]place, nv), make([]place, nv)
 	for v := range nv {
 		l := b.lives[b.share.root(v)]
-		p.vals[v] = place{off: l.off, per: p.g.Shape(v).Elems(), slot: l.slot}
+		p.vals[v] = place{off: l.off, per: p.g.Shape(v).Elems(), slot: l.slot, once: p.g.Whole(v)}
 		p.kept[v] = p.vals[v]
 		if b.rerun.again[v] {
-			p.kept[v] = place{off: reruns[b.rerun.share.root(v)].off, per: p.vals[v].per}
+			p.kept[v] = place{off: reruns[b.rerun.share.root(v)].off, per: p.vals[v].per, once: p.vals[v].once}
 		}
 		if b.half[v] {
-			p.kept[v] = place{off: b.halfAt[b.same.root(v)], per: p.vals[v].per, half: true}
+			p.kept[v] = place{off: b.halfAt[b.same.root(v)], per: p.vals[v].per, half: true, once: p.vals[v].once}
 		}
 		if l := b.glives[b.gshare.root(v)]; b.needs[v] && l != nil {
-			p.grads[v] = place{off: l.off, per: p.g.Shape(v).Elems(), slot: l.slot}
+			p.grads[v] = place{off: l.off, per: p.vals[v].per, slot: l.slot, once: p.vals[v].once}
 		}
 	}
 }
 
-func (p *Plan) floats(v int) int { return p.g.Shape(v).Elems() * p.cfg.Rows }
+func (p *Plan) floats(v int) int {
+	if p.g.Whole(v) {
+		return p.g.Shape(v).Elems()
+	}
+	return p.g.Shape(v).Elems() * p.cfg.Rows
+}
+
+// rows are the most that node i computes.
+func (p *Plan) rows(i int) int {
+	if p.once[i] {
+		return 1
+	}
+	return p.cfg.Rows
+}
 
 func pad(n int) int { return (n + align - 1) / align * align }
 
@@ -524,6 +571,10 @@ type shared struct {
 type sizes struct{ norm, picked, order, sums int }
 
 func (s sizes) bytes() int { return 4*(2*s.norm+s.picked+s.order) + 8*s.sums }
+
+func (s sizes) most(t sizes) sizes {
+	return sizes{max(s.norm, t.norm), max(s.picked, t.picked), max(s.order, t.order), max(s.sums, t.sums)}
+}
 
 func (s sizes) make() shared {
 	m := shared{floats(s.norm), floats(s.norm), floats(s.picked), make([]int32, s.order), make([]float64, s.sums)}

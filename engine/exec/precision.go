@@ -226,7 +226,11 @@ func (f *frame) keep(step int) {
 
 // halves are the words of what is kept at p of the whole micro-batch.
 func (f *frame) halves(p place) []uint32 {
-	return f.words(p.off, kernel.PackedBF16(f.slot.batch.Rows*p.per))
+	n := p.per
+	if !p.once {
+		n *= f.slot.batch.Rows
+	}
+	return f.words(p.off, kernel.PackedBF16(n))
 }
 
 // operand is a node's input as operands of products: as it is, or a copy at the front of scratch.
@@ -235,7 +239,10 @@ func (o *product) operand(f *frame, arg int, scratch []float32) (operand, rest [
 	v := f.e.p.g.Args(o.i)[arg]
 	p := f.vals[v]
 	if p.half {
-		n := p.per * f.rows
+		n := p.per
+		if !p.once {
+			n *= f.rows
+		}
 		kernel.UnpackBF16(f.sharing(n), scratch[:n], f.halves(p))
 		return scratch[:n], scratch[pad(n):]
 	}

@@ -125,7 +125,7 @@ type layerNorm struct {
 
 func newLayerNorm(p *Plan, b base, o *graph.LayerNorm, out graph.Shape) op {
 	l := &layerNorm{base: b, cols: o.Shape[0], per: out.Elems() / o.Shape[0], eps: float32(o.Eps), w: p.param(b.i, "weight"), b: p.param(b.i, "bias")}
-	l.most = pad(p.cfg.Rows * l.per)
+	l.most = pad(p.rows(b.i) * l.per)
 	l.stat = p.slotF
 	p.slotF += 2 * l.most
 	if !o.Affine {

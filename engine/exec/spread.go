@@ -69,6 +69,7 @@ func (f *frame) run(s *spread, shared bool, floats int) {
 // forward runs a node.
 func (e *Exec) forward(o op, node int) {
 	f, s := &e.f, &e.spread
+	f.of(node)
 	shared, _ := o.rowwise()
 	*s = spread{o: o}
 	f.run(s, shared, f.rows*e.p.vals[e.p.g.Result(node)].per)

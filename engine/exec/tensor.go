@@ -13,7 +13,7 @@ import (
 func newTensorOp(p *Plan, i int) op {
 	b := base{i}
 	in, out := p.g.ArgShapes(i), p.g.Shape(p.g.Result(i))
-	switch o := p.g.Nodes[i].Op.(type) {
+	switch o := p.g.Op(i).(type) {
 	case *graph.Reshape:
 		return &flatten{base: b}
 	case *graph.Permute:
@@ -70,9 +70,11 @@ func newTensorOp(p *Plan, i int) op {
 	case *graph.Resample:
 		return newResample(b, o, in[0], out)
 	case *graph.MatMul:
-		m := &matmul{product: product{b, p}, rows: p.cfg.Rows, ta: o.TransA, tb: o.TransB, scale: o.Scale}
+		m := &matmul{product: product{b, p}, rows: p.rows(i), ta: o.TransA, tb: o.TransB, scale: o.Scale}
 		m.batch, m.m, m.k, m.n, _ = o.Sizes(in[0], in[1])
 		return m
+	case *graph.Range:
+		return &numbers{base: b}
 	case *graph.StochasticDepth:
 		return &depth{base: b, p: o.P, per: out.Elems(), off: !p.cfg.Train || o.P == 0, node: uint32(p.Layout.first + i)}
 	case *graph.Noise:
@@ -260,6 +262,18 @@ func (o *parameter) gradParams(f *frame) {
 }
 
 func (o *parameter) scratch() int { return o.size }
+
+// numbers are 0, 1, ...
+type numbers struct{ base }
+
+func (o *numbers) forward(f *frame) {
+	y := f.y(o.i)
+	for i := range y {
+		y[i] = float32(i)
+	}
+}
+
+func (o *numbers) gradInput(*frame, int, []float32) {}
 
 // binary is arithmetic with broadcasting.
 type binary struct {

@@ -61,6 +61,7 @@ func (g *Graph) firstSpec(i int) *Spec {
 // divide finds where units begin and end; last is the last reader of each value.
 func (g *Graph) divide(last []int) (us []Unit) {
 	parted := g.parts(false)
+	g.within(parted)
 	begin, named := 0, false    // of the unit that grows, and whether it has parameters
 	far, back := -1, g.Values() // its last reader, and the first value that it reads
 	for i := 1; i <= len(g.Nodes); i++ {
@@ -262,6 +263,13 @@ func (g *Graph) Cut(starts []int) ([]*Stage, error) {
 	if err := g.checkTogether(stageOf, len(starts)); err != nil {
 		return nil, err
 	}
+	inside := make([]bool, len(g.Nodes))
+	g.within(inside)
+	for _, s := range starts {
+		if inside[s] {
+			return nil, fmt.Errorf("%w: a stage that begins with node %q would be given a value of the whole batch", ErrCut, g.Nodes[s].Name)
+		}
+	}
 	stages := make([]*Stage, len(starts))
 	for k := range starts {
 		stages[k] = &Stage{Index: k, Of: len(starts), First: starts[k], ModelInputs: len(g.Inputs), Last: k == len(starts)-1}
@@ -328,7 +336,7 @@ func (g *Graph) checkTogether(stageOf func(node int) int, stages int) error {
 
 // piece makes the graph of a stage, which ends before node to.
 func (g *Graph) piece(s *Stage, to int) error {
-	sub := &Graph{Name: fmt.Sprintf("%s.%d", g.Name, s.Index), Nodes: g.Nodes[s.First:to], Output: g.Output, unlimited: true}
+	sub := &Graph{Name: fmt.Sprintf("%s.%d", g.Name, s.Index), Nodes: g.Nodes[s.First:to], Output: g.Output, unlimited: true, samples: g.samples}
 	for _, e := range s.In {
 		sub.Inputs = append(sub.Inputs, Input{Name: g.ValueName(e.Value), Shape: e.Shape, Constant: e.Constant})
 	}

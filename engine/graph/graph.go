@@ -115,6 +115,7 @@ type Graph struct {
 	Output string
 
 	shapes []Shape        // of every value; set by Check
+	whole  []bool         // by value: one of the whole batch, not of samples
 	args   [][]int        // values that each node reads
 	index  map[string]int // value by name
 	output int
@@ -123,6 +124,7 @@ type Graph struct {
 	homes  map[string]Home // of a stage's parameters, where the whole model has ties
 
 	unlimited bool // it was made here, and may have any number of inputs
+	samples   int  // of the batch that shapes are of; 0: not said
 }
 
 // Sequential is torch.nn.Sequential: a graph of nodes in which each reads the one before and the
@@ -243,6 +245,7 @@ func (g *Graph) Check() error {
 	values := len(g.Inputs) + len(g.Nodes)
 	g.index = make(map[string]int, values)
 	g.shapes = make([]Shape, 0, values)
+	g.whole = make([]bool, len(g.Inputs), values)
 	g.args = make([][]int, len(g.Nodes))
 	for i, in := range g.Inputs {
 		if err := checkName(in.Name); err != nil {
@@ -271,8 +274,11 @@ func (g *Graph) Check() error {
 		g.shapes = append(g.shapes, out)
 	}
 	out, ok := g.index[g.Output]
-	if !ok || out < len(g.Inputs) {
+	switch {
+	case !ok || out < len(g.Inputs):
 		return bad("output %q is not a node", g.Output)
+	case g.whole[out]:
+		return bad("output %q is a value of the whole batch; end with \"rows\"", g.Output)
 	}
 	g.output = out
 	g.ties, g.homes, g.idle = g.findTies(), nil, g.findIdle()
@@ -306,10 +312,14 @@ func (g *Graph) checkNode(i int, owner map[string]Spec) (out Shape, params int, 
 		}
 		g.args[i][k], ins[k] = v, g.shapes[v]
 	}
-	out, err = n.Op.Infer(ins)
+	op, whole, err := g.resolve(n, g.args[i])
+	if err == nil {
+		out, err = op.Infer(ins)
+	}
 	if err != nil {
 		return nil, 0, fmt.Errorf("node %q (%s): %w", n.Name, n.Op.Kind(), err)
 	}
+	g.whole = append(g.whole, whole)
 	if err := out.check(); err != nil {
 		return nil, 0, fmt.Errorf("node %q (%s): output: %w", n.Name, n.Op.Kind(), err)
 	}
@@ -479,7 +489,17 @@ func (g *Graph) ParamCount(from, to int) int {
 func (g *Graph) Cost(from, to int) Cost {
 	var c Cost
 	for i := from; i < to; i++ {
-		c = c.add(g.Nodes[i].Op.Cost(g.ArgShapes(i), g.shapes[g.Result(i)]))
+		c = c.add(g.CostOf(i))
+	}
+	return c
+}
+
+// CostOf is that of node i.
+func (g *Graph) CostOf(i int) Cost {
+	c := g.Nodes[i].Op.Cost(g.ArgShapes(i), g.shapes[g.Result(i)])
+	if g.Once(i) {
+		n := float64(g.Samples())
+		return Cost{c.Forward / n, c.BackInput / n, c.BackWeight / n}
 	}
 	return c
 }

@@ -222,6 +222,9 @@ func nodeWork(g *graph.Graph, varies []bool, from, to int) work {
 			one.backward, one.weight = cost{}, cost{}
 		}
 		v := work{passes: one, edge: one.times(1 / max(rows, 1))}
+		if g.Once(i) {
+			v.passes, v.edge = v.passes.times(1/float64(g.Samples())), v.edge.times(1/float64(g.Samples()))
+		}
 		if strays(g.Nodes[i].Op) {
 			v.far = farOf(float64(g.Shape(g.Result(i)).Elems()), varies[g.Result(i)])
 		}

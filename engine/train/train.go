@@ -93,6 +93,9 @@ func newPeriod(cfg Config, period int) (*Trainer, error) {
 	if t.reps, err = stage.NewReplicas(j, t.run, t.layout, optim.Delay{}); err != nil {
 		return nil, err
 	}
+	if err := stage.Prepare(j, plan, ev, cfg.TrainX.Len(), cfg.ValX.Len()); err != nil {
+		return nil, err
+	}
 	t.at = t.run.Start()
 	t.train, t.eval = plan.New(cfg.Team), ev.New(cfg.Team)
 	t.inputs = stage.NewInputs(g, j.MicroRows())

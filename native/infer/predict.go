@@ -113,6 +113,9 @@ func NewPredictor(p *project.Project, d state.Dict, rows, threads int) (*Predict
 		return nil, err
 	}
 	g := p.Graph
+	if node, ok := g.Compares(); ok {
+		return nil, fmt.Errorf("node %q compares the samples of a batch with each other, so that no row has an answer of its own: export the part of the model that answers for each sample, and give that the weights", node)
+	}
 	batch := max(min(p.Job.MicroRows(), rows), 1)
 	plan, err := exec.Compile(g, 0, exec.Config{Rows: batch, Outputs: []int{g.OutputValue()}, Precision: precision})
 	if err != nil {

@@ -138,6 +138,9 @@ func OpenModelWith(dir string, change func(*job.Spec)) (*Project, error) {
 	if err := p.learn(); err != nil {
 		return nil, err
 	}
+	if p.Graph, err = p.Graph.At(p.Job.BatchSize); err != nil {
+		return nil, fmt.Errorf("%s: %w", filepath.Join(dir, p.Job.Model), err)
+	}
 	return p, p.loadWeights()
 }
 

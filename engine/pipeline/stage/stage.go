@@ -180,6 +180,9 @@ func New(c *Compiled, cfg Config) (*Stage, error) {
 		}
 		s.cfg.Weights = nil
 	}
+	if err := Prepare(j, c.train, c.eval, cfg.TrainRows, cfg.ValRows); err != nil {
+		return nil, err
+	}
 	s.train, s.eval = c.train.New(cfg.Team), c.eval.New(cfg.Team)
 	s.train.Between, s.eval.Between = cfg.Between, cfg.Between
 	for _, x := range s.reps.seats {
