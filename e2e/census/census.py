@@ -26,6 +26,7 @@ import torch
 from torch import nn
 
 import function  # noqa: F401
+import compared  # noqa: F401
 import families  # noqa: F401
 from drawn import DRAWN
 import library  # noqa: F401
@@ -162,9 +163,10 @@ def edges(m, inputs, seed, state, out, grads, noise):
 SMALL = ["cnn", "autoencoder", "unet", "lstm_unrolled", "resmlp", "conv1d_audio", "encoder", "encoder_seq_first", "two_heads",
          "einsum_mix", "upsampler", "padding_modes", "lstm_both_ways", "gru_rnn", "detached", "tied_decoder", "masked_pair", "padded_text", "argmax_pool", "written_part",
          "written_views", "chosen", "computed_windows", "functions", "volume", "truths", "norms", "untracked", "rotated", "lookups", "seldom", "edges", "unseeing",
-         "more_joinedbatches", "more_stn", "more_flowwarp", "more_segnet", "more_videoautoencoder", "more_lstmprojected", "more_dynamicconv", "more_spectrogramnet", "more_orders", "more_scattergather", "more_ownloss", "more_owncrossentropy", "more_vaeownloss", "more_maskedlosses", "more_tripletcosine", "more_spectraldiscriminator", "more_spectralparametrized"]
+         "more_joinedbatches", "more_stn", "more_flowwarp", "more_segnet", "more_videoautoencoder", "more_lstmprojected", "more_dynamicconv", "more_spectrogramnet", "more_orders", "more_scattergather", "more_ownloss", "more_owncrossentropy", "more_vaeownloss", "more_maskedlosses", "more_tripletcosine", "more_spectraldiscriminator", "more_spectralparametrized",
+         "more_clip", "more_ntxent", "more_barlow", "more_batchhard", "more_centred", "more_classifiedandcontrasted", "odd_batch_counted", "odd_batch_cumulated"]
 # And those that it refuses: python census.py DIR refused.
-REFUSED = ["odd_function_straight", "odd_step_counter", "odd_clamped_weight", "odd_int_hash", "odd_fft_all", "odd_batch_rolled", "odd_batch_counted", "odd_batch_cumulated"]
+REFUSED = ["odd_function_straight", "odd_step_counter", "odd_clamped_weight", "odd_int_hash", "odd_fft_all", "odd_batch_rolled"]
 
 
 def census(name, dir):

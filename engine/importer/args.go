@@ -62,7 +62,10 @@ func (l *lowering) tensors(n *pt2.Node, name string) []*value {
 }
 
 // number resolves an integer of the program.
-func (l *lowering) number(s pt2.Size) number {
+func (l *lowering) number(s pt2.Size) number { return l.concrete(l.factor(s)) }
+
+// factor is an integer of the program, where the batch is one with that as a factor.
+func (l *lowering) factor(s pt2.Size) number {
 	if s.Expr == "" {
 		return number{n: int(s.N)}
 	}
@@ -70,9 +73,17 @@ func (l *lowering) number(s pt2.Size) number {
 		return n
 	}
 	if e, ok := l.graph.Ints[s.Expr]; ok {
-		return l.sizeOf(e)
+		return l.multiple(e)
 	}
-	return l.sizeOf(s)
+	return l.multiple(s)
+}
+
+// coefficients are those of an integer as a polynomial in the number of samples; nil: it is none.
+func (l *lowering) coefficients(s pt2.Size) []int64 {
+	if e, ok := l.graph.Ints[s.Expr]; ok && e.Expr != s.Expr {
+		s = e
+	}
+	return s.Polynomial(func(symbol string) bool { return l.symbol != "" && (symbol == l.symbol || l.symbols[symbol]) })
 }
 
 // integer is an integer argument, or def.
@@ -207,7 +218,7 @@ func (l *lowering) integers(n *pt2.Node) bool {
 		return true // a float; who needs it will say so
 	}
 	if e, ok := l.graph.Ints[o.Ints[0].Expr]; ok {
-		l.ints[o.Ints[0].Expr] = l.sizeOf(e)
+		l.ints[o.Ints[0].Expr] = l.multiple(e)
 	}
 	return true
 }

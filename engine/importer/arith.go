@@ -145,6 +145,12 @@ func (l *lowering) binary(f string, a, b *value) *value {
 	if a.isConst() && b.isConst() {
 		return l.binaryConst(f, a, b)
 	}
+	if l.ofBatch(a) && b.name == "" {
+		return l.withSame(f, a, b, true)
+	}
+	if l.ofBatch(b) && a.name == "" {
+		return l.withSame(f, b, a, false)
+	}
 	if a.batch < 0 && b.batch < 0 {
 		a, b = l.value(a), l.value(b)
 		y, s := l.emit(&graph.Binary{Function: f}, nil, a.name, b.name)
@@ -272,6 +278,11 @@ func (l *lowering) other(n *pt2.Node, name string) *value {
 	a, ok := arg(n, name)
 	if !ok {
 		fail("it has no %q", name)
+	}
+	if a.Kind == pt2.Int && l.entire {
+		if c := l.coefficients(a.Ints[0]); len(c) > 1 {
+			return l.polynomial(c)
+		}
 	}
 	return constant([]float64{l.scalar(n, name, 0)}, []int{}, a.Kind == pt2.Int)
 }
@@ -474,7 +485,11 @@ func variance(root bool) operator {
 		}
 		d := l.binary("sub", x, l.reduce("mean", x, axes, true))
 		v := l.reduce("sum", l.unary("pow", d, 2, 0), axes, l.flag(n, "keepdim", false))
-		v = l.unary("affine", v, 1/max(float64(count)-correction, 0), 0)
+		if l.depends(count) {
+			v = l.binary("div", v, l.unary("affine", l.howMany(count), 1, -correction))
+		} else {
+			v = l.unary("affine", v, 1/max(float64(count)-correction, 0), 0)
+		}
 		if root && v.isConst() {
 			v = l.unary("sqrt", v, 0, 0)
 		} else if root {

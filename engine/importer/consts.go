@@ -14,7 +14,7 @@ var constantOperators = map[string]operator{
 	"zeros_like": filled(0), "ones_like": filled(1), "full_like": filledBy("fill_value"), "empty_like": filled(0),
 	"new_zeros": filled(0), "new_ones": filled(1), "new_full": filledBy("fill_value"), "new_empty": filled(0), "scalar_tensor": filledBy("s"),
 	"fill": fill, "zero": filled(0), "arange": arange, "linspace": linspace, "tril": triangle(true), "triu": triangle(false), "eye": eye,
-	"diff": diff, "floor_divide": floorDivide, "tril_indices": triangleIndices(true), "triu_indices": triangleIndices(false),
+	"diff": diff, "floor_divide": floorDivide, "fill_diagonal": fillDiagonal, "tril_indices": triangleIndices(true), "triu_indices": triangleIndices(false),
 	"hann_window": cosineWindow(0.5), "hamming_window": cosineWindow(0.54),
 }
 
@@ -25,6 +25,11 @@ func (l *lowering) filledWith(v float64) {
 	shape := make([]int, len(sizes))
 	for i, s := range sizes {
 		shape[i] = s.n
+	}
+	if slices.ContainsFunc(shape, l.depends) {
+		one := l.once(l.value(constant([]float64{v}, []int{}, whole)).name)
+		l.define(l.expand(&value{name: one, shape: []int{}, batch: -1, outer: 1}, sizes))
+		return
 	}
 	if elems(shape) > maxElems {
 		fail("a constant of %v is too large", shape)
@@ -52,6 +57,17 @@ func arange(l *lowering, n *pt2.Node) {
 	sizes, whole := l.meta(n.Outputs[0].Names[0])
 	if len(sizes) != 1 {
 		fail("of %d axes", len(sizes))
+	}
+	if l.depends(sizes[0].n) {
+		y := l.upTo(sizes[0].n)
+		if step := l.scalar(n, "step", 1); step != 1 {
+			y = l.unary("affine", y, step, 0)
+		}
+		if _, ok := arg(n, "start"); ok {
+			y = l.binary("add", y, l.other(n, "start"))
+		}
+		l.define(y)
+		return
 	}
 	if sizes[0].batched { // the numbers of samples, which masks are written with
 		v := constant(make([]float64, sizes[0].n), []int{sizes[0].n}, whole)
@@ -93,6 +109,17 @@ func triangle(lower bool) operator {
 			fail("of %v with the batch on axis %d", x.shape, x.batch)
 		}
 		r, c, k := x.shape[len(x.shape)-2], x.shape[len(x.shape)-1], l.integer(n, "diagonal", 0)
+		if sizes, _ := l.meta(n.Outputs[0].Names[0]); l.program != nil && (sizes[len(sizes)-1].batched || sizes[len(sizes)-2].batched) {
+			fail("of samples")
+		}
+		if l.depends(r) || l.depends(c) {
+			f := "ge"
+			if lower {
+				f = "le"
+			}
+			l.define(l.masked(l.value(x), l.onDiagonal(f, r, c, k)))
+			return
+		}
 		m := make([]float64, r*c)
 		for i := range m {
 			m[i] = truth(i%c-i/c <= k)
@@ -154,11 +181,38 @@ func eye(l *lowering, n *pt2.Node) {
 	if len(sizes) != 2 || elems([]int{sizes[0].n, sizes[1].n}) > maxElems {
 		fail("a constant that is too large")
 	}
-	d := make([]float64, sizes[0].n*sizes[1].n)
-	for i := range min(sizes[0].n, sizes[1].n) {
-		d[i*sizes[1].n+i] = 1
+	if sizes[0].batched || sizes[1].batched {
+		fail("of samples")
 	}
-	l.define(constant(d, []int{sizes[0].n, sizes[1].n}, whole))
+	if l.depends(sizes[0].n) || l.depends(sizes[1].n) {
+		l.define(l.onDiagonal("eq", sizes[0].n, sizes[1].n, 0))
+		return
+	}
+	l.define(identity(sizes[0].n, sizes[1].n, whole))
+}
+
+// identity is a matrix with ones on its diagonal.
+func identity(rows, cols int, whole bool) *value {
+	d := make([]float64, elems([]int{rows, cols}))
+	for i := range min(rows, cols) {
+		d[i*cols+i] = 1
+	}
+	return constant(d, []int{rows, cols}, whole)
+}
+
+// fillDiagonal gives the diagonal of a matrix one value.
+func fillDiagonal(l *lowering, n *pt2.Node) {
+	x, v := l.tensor(n, "self"), l.other(n, "fill_value")
+	if len(x.shape) != 2 || x.batch >= 0 || x.shape[0] < x.shape[1] && l.flag(n, "wrap", false) || x.shape[0] > x.shape[1] {
+		fail("of %v with the batch on axis %d", x.shape, x.batch)
+	}
+	var on *value
+	if l.depends(x.shape[0]) || l.depends(x.shape[1]) {
+		on = l.onDiagonal("eq", x.shape[0], x.shape[1], 0)
+	} else {
+		on = identity(x.shape[0], x.shape[1], true)
+	}
+	l.define(l.where(on, v, x))
 }
 
 // diff is the differences of neighbours, n times.

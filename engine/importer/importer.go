@@ -102,13 +102,27 @@ func Import(a *pt2.Archive, o Options) (m *Model, err error) {
 			panic(r)
 		}
 	}()
-	l := newLowering(a, o)
-	l.program = a.Program
-	if err := l.inputs(); err != nil {
+	lowered := func(samples int) (*Model, error) {
+		l := newLowering(a, o)
+		l.program, l.samples = a.Program, samples
+		if err := l.inputs(); err != nil {
+			return nil, err
+		}
+		l.run(&a.Program.Graph)
+		return l.model(o)
+	}
+	p := primes(a.Program)
+	if m, err = lowered(p[0]); err != nil {
 		return nil, err
 	}
-	l.run(&a.Program.Graph)
-	return l.model(o)
+	if _, ok := m.Graph.Compares(); !ok {
+		return m, nil
+	}
+	again, err := lowered(p[1])
+	if err != nil {
+		return nil, err
+	}
+	return m, agree(m, again)
 }
 
 // model is the outcome of a lowering.
@@ -145,6 +159,7 @@ type archive interface {
 func newLowering(a archive, o Options) *lowering {
 	return &lowering{
 		a: a, vals: map[string]*value{}, ints: map[string]number{}, symbols: map[string]bool{}, used: map[string]bool{}, tried: map[string]int{}, surveys: map[*pt2.Graph]*survey{}, tied: a.Tied(), fixed: map[string]bool{}, iterations: map[string]*iterated{},
+		wholes: map[string]bool{}, joined: map[string]string{}, singles: map[string]string{},
 		g: &graph.Graph{Name: o.Name}, made: map[string]int{}, shapes: map[string]graph.Shape{},
 	}
 }
@@ -176,6 +191,12 @@ type lowering struct {
 	surveys    map[*pt2.Graph]*survey
 	single     bool // the current node's input is one image, the same for all samples
 	problems   []Problem
+
+	samples int               // the prime that stands for the size of a whole batch; 0: none does
+	entire  bool              // the current node is lowered over the whole batch
+	wholes  map[string]bool   // graph values of the whole batch
+	joined  map[string]string // those that hold the rows of others
+	singles map[string]string // and what is the same for all samples
 }
 
 // failure is what a lowering function panics with; run turns it into a Problem.
@@ -330,6 +351,30 @@ func (l *lowering) lower() {
 	}
 	op := base(n)
 	l.byHand(n)
+	if l.readsBatch(n) {
+		l.overBatch(n, op)
+		return
+	}
+	reason := attempt(func() { l.overRows(n, op) })
+	if reason == "" {
+		return
+	}
+	if l.program == nil || l.graph != &l.program.Graph {
+		fail("%s", reason)
+	}
+	if l.symbol == "" {
+		if l.batch > 1 && (strings.Contains(reason, "sample") || strings.Contains(reason, "batch")) {
+			reason += "; what compares the samples of a batch needs a batch of any size: export with dynamic_shapes, and take x.size(0) for their number"
+		}
+		fail("%s", reason)
+	}
+	if attempt(func() { l.overBatch(n, op) }) != "" {
+		fail("%s", reason)
+	}
+}
+
+// overRows lowers a node that works on each sample by itself.
+func (l *lowering) overRows(n *pt2.Node, op string) {
 	if l.spectralNode(n, op) {
 		return
 	}
@@ -455,6 +500,8 @@ func (l *lowering) output(k int) (*value, error) {
 	switch {
 	case v.bad || v.name != "" && v.batch >= 0:
 		return v, nil
+	case l.ofBatch(v):
+		return l.answer(v), nil
 	case v.pooled == "sum":
 		return nil, fmt.Errorf("%w: output %d is a sum over the batch; divide it by the number of samples, or take the mean", ErrUnsupported, k)
 	case v.pooled != "":
@@ -581,10 +628,18 @@ func (l *lowering) emit(op graph.Op, names map[string]string, inputs ...string) 
 	for i, n := range inputs {
 		in[i] = l.shapes[n]
 	}
+	if slices.ContainsFunc(inputs, func(n string) bool { return l.wholes[n] }) {
+		return l.emitOfBatch(op, names, inputs)
+	}
 	out, err := op.Infer(in)
 	if err != nil {
 		fail("%v", err)
 	}
+	return l.add(op, out, names, inputs...), out
+}
+
+// add appends a node whose rows have the given shape.
+func (l *lowering) add(op graph.Op, out graph.Shape, names map[string]string, inputs ...string) string {
 	// The node is called after its module where its parameters are called so.
 	prefix, whole := "", len(names) > 0
 	for short, full := range names {
@@ -605,7 +660,7 @@ func (l *lowering) emit(op graph.Op, names map[string]string, inputs ...string) 
 	l.made[n.Name] = len(l.g.Nodes)
 	l.g.Nodes = append(l.g.Nodes, n)
 	l.shapes[n.Name] = out
-	return n.Name, out
+	return n.Name
 }
 
 // hint is a name for a value of the current node: its module's path and the operator.

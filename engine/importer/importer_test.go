@@ -210,7 +210,9 @@ func golden(t *testing.T, m *importer.Model, name string, renamed int) {
 
 // TestBeside compares a batch of another size than was exported, and evaluation.
 func TestBeside(t *testing.T) {
-	for _, name := range []string{"norms", "truths", "untracked"} {
+	for _, name := range []string{
+		"norms", "truths", "untracked", "more_clip", "more_ntxent", "more_batchhard", "more_barlow", "more_centred", "more_classifiedandcontrasted", "odd_batch_counted", "odd_batch_cumulated",
+	} {
 		m := imported(t, load(t, name+".pt2"))
 		want, _, err := safetensors.Parse(load(t, name+".safetensors"))
 		if err != nil {
@@ -232,9 +234,20 @@ func TestBeside(t *testing.T) {
 				t.Fatal(err)
 			}
 			e := p.New(nil)
-			copy(e.Value(0, 0, rows), x.F32)
+			for i := range m.Graph.Inputs {
+				x, _ := want.Get(fmt.Sprintf("%s.%d", what, i))
+				copy(e.Value(0, i, rows), x.F32)
+			}
 			e.Forward(0, exec.Batch{Seed: 1, Rows: rows}, s.Params, &s)
-			near(t, name+" with "+what, e.Value(0, out, rows), y.F32, 0)
+			answer := e.Value(0, out, rows)
+			if m.Loss {
+				mean := float32(0)
+				for _, v := range answer {
+					mean += v / float32(rows)
+				}
+				answer = []float32{mean}
+			}
+			near(t, name+" with "+what, answer, y.F32, 0)
 		}
 	}
 }
@@ -273,11 +286,11 @@ func TestProblems(t *testing.T) {
 
 // TestRefused: what no graph could compute as PyTorch does is refused, not imported as something
 // else: a backward pass of its own, buffers and parameters that a step writes, integers beyond
-// float32, a transform along the batch, samples that change places, constants that count them.
+// float32, a transform along the batch, samples that change places.
 func TestRefused(t *testing.T) {
 	for name, want := range map[string]string{
 		"function_straight": "aten.sign.default at odd.py", "step_counter": "in the buffer step", "clamped_weight": "writes to the parameter a.weight", "int_hash": "beyond 2^24", "fft_all": "along the batch",
-		"batch_rolled": "it moves samples", "batch_counted": "of a constant over the batch", "batch_cumulated": "of a constant over the batch",
+		"batch_rolled": "it moves samples",
 	} {
 		a, err := pt2.Parse(load(t, "refused/odd_"+name+".pt2"))
 		if err != nil {
@@ -286,6 +299,27 @@ func TestRefused(t *testing.T) {
 		if _, err := importer.Import(a, importer.Options{}); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v, want %q", name, err, want)
 		}
+	}
+}
+
+// TestCompared: what compares the samples of a batch becomes a graph for batches of any size, and what
+// needs to know that is refused with what to do.
+func TestCompared(t *testing.T) {
+	b := load(t, "more_clip.pt2")
+	m := imported(t, b)
+	if node, ok := m.Graph.Compares(); !ok || !m.Loss {
+		t.Errorf("it compares by %q: %v, and is a loss: %v", node, ok, m.Loss)
+	}
+	for _, n := range []int{1, 2, 3, 1000} {
+		if g, err := m.Graph.At(n); err != nil || g.Samples() != n {
+			t.Errorf("for %d samples: %v", n, err)
+		}
+	}
+	if _, err := m.Graph.At(1 << 15); err == nil {
+		t.Error("a value of 2^30 elements is taken")
+	}
+	if _, ok := imported(t, load(t, "cnn.pt2")).Graph.Compares(); ok {
+		t.Error("a network of convolutions compares samples")
 	}
 }
 

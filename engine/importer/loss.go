@@ -85,6 +85,14 @@ func (l *lowering) nll(n *pt2.Node, logs *value) {
 		if no >= 0 && no < float64(c) {
 			shares = l.binary("mul", shares, l.with(l.unary("ne", classes, no, 0), 1))
 		}
+		if how == reduceMean && l.entire {
+			y := l.binary("mask", logs, shares) // others may be minus infinity
+			if weight != nil || smooth != 0 {
+				fail("with weights or smoothing, over the whole batch")
+			}
+			l.define(l.unary("affine", l.binary("div", l.reduce("sum", y, plainOrder(len(y.shape)), false), l.reduce("sum", shares, plainOrder(len(shares.shape)), false)), -1, 0))
+			return
+		}
 		if how == reduceMean {
 			l.countsAll(n, classes)
 			lacks = l.unary("eq", classes, no, 0)

@@ -204,6 +204,9 @@ func (l *lowering) diagonal(v *value, a, b int) *value {
 	v = l.moved(v, b)
 	last := len(v.shape) - 1
 	r, c := v.shape[last-1], v.shape[last]
+	if l.depends(r) && r == c {
+		return l.reduce("sum", l.masked(l.value(v), l.onDiagonal("eq", r, c, 0)), []int{last}, false)
+	}
 	at := make([]float64, min(r, c))
 	for i := range at {
 		at[i] = float64(i*c + i)

@@ -109,7 +109,7 @@ func (l *lowering) read(name string) bool {
 // divided among them as that of amax.
 func (l *lowering) most(x *value, axis int, keep bool) *value {
 	n := x.shape[axis]
-	if axis == x.batch || n > 1024 {
+	if axis == x.batch || n > 1024 || l.depends(n) {
 		return l.reduce("sum", l.binary("mul", x, l.greatest(x, axis)), []int{axis}, keep)
 	}
 	axes := make([]int, 0, len(x.shape))
@@ -133,6 +133,9 @@ func (l *lowering) most(x *value, axis int, keep bool) *value {
 // hot is rows of n elements, one for each position: zeros with a one there.
 func (l *lowering) hot(at *value, n int) *value {
 	at = l.with(at, len(at.shape))
+	if l.depends(n) {
+		return l.unary("eq", l.binary("sub", at, l.upTo(n)), 0, 0)
+	}
 	if at.isConst() {
 		return l.unary("eq", l.binary("sub", at, count(n)), 0, 0)
 	}

@@ -184,10 +184,16 @@ func (m number) String() string {
 }
 
 // sizeOf resolves a size of a tensor.
-func (l *lowering) sizeOf(s pt2.Size) number {
+func (l *lowering) sizeOf(s pt2.Size) number { return l.concrete(l.multiple(s)) }
+
+// multiple is a size, where the batch is one with that as a factor.
+func (l *lowering) multiple(s pt2.Size) number {
 	k, sym, ok := s.Linear()
 	switch {
 	case !ok:
+		if c := l.coefficients(s); len(c) == 2 && c[0] == 0 {
+			return number{n: int(c[1]), batched: true}
+		}
 		return number{unknown: true}
 	case sym == "":
 		return number{n: int(k)}
@@ -198,7 +204,7 @@ func (l *lowering) sizeOf(s pt2.Size) number {
 		return m
 	}
 	if e, ok := l.graph.Ints[sym]; ok && k == 1 && e.Expr != s.Expr {
-		return l.sizeOf(e)
+		return l.multiple(e)
 	}
 	return number{unknown: true}
 }

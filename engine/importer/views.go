@@ -262,6 +262,9 @@ func (l *lowering) expand(v *value, sizes []number) *value {
 		shape[i] = s.n
 	}
 	more := len(shape) - len(v.shape)
+	if more < 0 {
+		fail("%v cannot be expanded to %v", v.shape, shape)
+	}
 	if v.name == "" {
 		st := make([]int, len(shape))
 		d := strides(v.shape)

@@ -164,6 +164,127 @@ func (s Size) Linear() (k int64, symbol string, ok bool) {
 	return k, symbol, true
 }
 
+// Polynomial takes an expression in SymPy's own form apart that is a polynomial in symbols which are
+// all one number: the coefficients by degree, nil if it is none of a degree up to 4.
+func (s Size) Polynomial(is func(symbol string) bool) []int64 {
+	if s.Expr == "" {
+		return []int64{s.N}
+	}
+	p := polynomial{text: s.Expr, is: is}
+	c := p.expression(0)
+	if p.bad || p.text != "" {
+		return nil
+	}
+	return c
+}
+
+// polynomial reads an expression.
+type polynomial struct {
+	text string
+	is   func(symbol string) bool
+	bad  bool
+}
+
+// Limits on polynomials.
+const (
+	mostDegree      = 4
+	mostCoefficient = 1 << 24
+	mostNested      = 16
+)
+
+func (p *polynomial) take(s string) bool {
+	rest, ok := strings.CutPrefix(p.text, s)
+	if ok {
+		p.text = rest
+	}
+	return ok
+}
+
+// fail makes the polynomial none.
+func (p *polynomial) fail() []int64 {
+	p.bad = true
+	return nil
+}
+
+func (p *polynomial) expression(depth int) []int64 {
+	switch {
+	case p.bad || depth > mostNested:
+		return p.fail()
+	case p.take("Integer("):
+		text, rest, ok := strings.Cut(p.text, ")")
+		n, err := strconv.ParseInt(text, 10, 32)
+		if !ok || err != nil {
+			return p.fail()
+		}
+		p.text = rest
+		return []int64{n}
+	case p.take("Symbol('"):
+		name, rest, ok := strings.Cut(p.text, "'")
+		_, rest, closed := strings.Cut(rest, ")")
+		if !ok || !closed || !p.is(name) {
+			return p.fail()
+		}
+		p.text = rest
+		return []int64{0, 1}
+	case p.take("Add("):
+		return p.fold(depth, func(a, b []int64) []int64 {
+			c := make([]int64, max(len(a), len(b)))
+			copy(c, a)
+			for i, v := range b { // of 32 bits each, and so many bytes hold no sum beyond 64
+				c[i] += v
+			}
+			return c
+		})
+	case p.take("Mul("):
+		return p.fold(depth, times)
+	case p.take("Pow("):
+		return p.fold(depth, func(a, b []int64) []int64 {
+			c := []int64{1}
+			if len(b) != 1 || b[0] < 0 || b[0] > mostDegree {
+				return p.fail()
+			}
+			for range b[0] {
+				c = times(c, a)
+			}
+			return c
+		})
+	}
+	return p.fail()
+}
+
+func times(a, b []int64) []int64 {
+	if len(a) == 0 || len(b) == 0 {
+		return nil
+	}
+	c := make([]int64, len(a)+len(b)-1)
+	for i, v := range a {
+		for k, w := range b {
+			if c[i+k] += v * w; c[i+k] > mostCoefficient || c[i+k] < -mostCoefficient {
+				return nil
+			}
+		}
+	}
+	return c
+}
+
+// fold combines arguments up to the closing parenthesis.
+func (p *polynomial) fold(depth int, f func(a, b []int64) []int64) []int64 {
+	c := p.expression(depth + 1)
+	for p.take(", ") {
+		c = f(c, p.expression(depth+1))
+		if p.bad || len(c) == 0 || len(c) > mostDegree+1 {
+			return p.fail()
+		}
+	}
+	if !p.take(")") {
+		return p.fail()
+	}
+	for len(c) > 1 && c[len(c)-1] == 0 {
+		c = c[:len(c)-1]
+	}
+	return c
+}
+
 func identifier(s string) bool {
 	for i, r := range s {
 		if r != '_' && (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (i == 0 || r < '0' || r > '9') {
