@@ -9,7 +9,6 @@ package importer
 import (
 	"bytes"
 	"fmt"
-	"maps"
 	"runtime"
 	"slices"
 	"strings"
@@ -101,7 +100,7 @@ func attempt(f func()) (reason string) {
 
 // overBatch lowers a node over the whole batch.
 func (l *lowering) overBatch(n *pt2.Node, op string) {
-	before, given := maps.Clone(l.vals), map[string]*value{}
+	before, given := map[string]*value{}, map[string]*value{}
 	l.entire = true
 	defer func() {
 		l.entire = false
@@ -113,7 +112,7 @@ func (l *lowering) overBatch(n *pt2.Node, op string) {
 	}()
 	for _, name := range args(n) {
 		if v := l.vals[name]; v != nil {
-			given[name] = l.gathered(name, v)
+			before[name], given[name] = v, l.gathered(name, v)
 			l.vals[name] = given[name]
 		}
 	}

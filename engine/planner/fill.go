@@ -61,12 +61,20 @@ func newFill(j job.Spec, g *graph.Graph, known *cache, nodes []ga.Node) fill {
 	switch {
 	case j.Schedule == job.Async: // full as it is, and its result depends on the cut
 		f.why = "schedule"
+	case compares(g):
+		f.why = fmt.Sprintf("%q compares the samples of a batch with each other, so batches stay whole", node)
 	case !ok:
 		f.why = fmt.Sprintf("%q computes over whole micro-batches, so the number of them changes the result", node)
 	case !loss.SplitsOf(j):
 		f.why = "a mean squared error is summed over whole micro-batches, so the number of them changes the result"
 	}
 	return f
+}
+
+// compares tells whether a model compares the samples of a batch with each other.
+func compares(g *graph.Graph) bool {
+	_, ok := g.Compares()
+	return ok
 }
 
 // start is the job with the number of micro-batches that memory is planned by at first:
@@ -482,7 +490,7 @@ func (f fill) note(pl forecast.Pipeline, cl *Cluster) string {
 		replicas = fmt.Sprintf("replicas %d, each on its own batches, would make it %.0f %%", len(cl.Stages), 100*i)
 	}
 	best := 0
-	for u := 2 * j.UpdateFrequency; u <= mostUpdate; u *= 2 {
+	for u := 2 * j.UpdateFrequency; u <= mostUpdate && !compares(f.g); u *= 2 {
 		if best == 0 || idle(u, cl.MicroBatches) < idle(best, cl.MicroBatches)-0.02 {
 			best = u
 		}

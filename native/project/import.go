@@ -95,7 +95,10 @@ func modelName(file string) string {
 // output, its parameters, the floating-point operations of its forward pass, and the memory
 // of its output for a batch. Lines before which the model can be cut are marked.
 func DescribeModel(w io.Writer, m *importer.Model, j job.Spec) error {
-	g := m.Graph
+	g, err := m.Graph.At(j.BatchSize)
+	if err != nil {
+		return err
+	}
 	begins := map[int]bool{}
 	for _, u := range g.Units()[1:] {
 		begins[u.From] = true
@@ -108,12 +111,16 @@ func DescribeModel(w io.Writer, m *importer.Model, j job.Spec) error {
 			mark = "✂"
 		}
 		s := g.Shape(g.Result(i))
+		shape, samples := s.String(), j.BatchSize
+		if g.Whole(g.Result(i)) {
+			shape, samples = strings.ReplaceAll(fmt.Sprint([]int(s)), " ", ","), 1
+		}
 		params := ""
 		if n := g.ParamCount(i, i+1); n > 0 {
 			params = fmt.Sprint(n)
 		}
-		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%.3g\t%.3g\n", mark, g.Nodes[i].Name, g.Nodes[i].Op.Kind(), s, params,
-			g.Cost(i, i+1).Forward/1e6, float64(4*s.Elems()*j.BatchSize)/1e6)
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%.3g\t%.3g\n", mark, g.Nodes[i].Name, g.Nodes[i].Op.Kind(), shape, params,
+			g.Cost(i, i+1).Forward/1e6, float64(4*s.Elems()*samples)/1e6)
 	}
 	if err := t.Flush(); err != nil {
 		return err
@@ -133,6 +140,9 @@ func DescribeModel(w io.Writer, m *importer.Model, j job.Spec) error {
 	}
 	if n := 1 + len(m.More); m.Outputs > n {
 		fmt.Fprintf(w, "the model returns %d tensors, of which %d count: --output N takes another, --losses several\n", m.Outputs, n)
+	}
+	if node, ok := g.Compares(); ok {
+		fmt.Fprintf(w, "%q compares the samples of a batch with each other: batches are not split, and how large they are changes the loss\n", node)
 	}
 	for _, note := range m.Notes {
 		fmt.Fprintln(w, note)

@@ -33,7 +33,7 @@ func checkCompared(j job.Spec, g *graph.Graph, totals []int) error {
 		return nil
 	case j.Micro() > 1:
 		return fmt.Errorf("node %q compares the samples of a batch with each other, and %d micro-batches would compare those of each for themselves: set micro_batches to 1, or leave it out", node, j.Micro())
-	case j.Gradients() && j.Replica() > 1:
+	case j.Gradients():
 		return fmt.Errorf("node %q compares the samples of a batch with each other, and %d replicas that average gradients would compare those of their parts for themselves: average parameters, or have one replica", node, j.Replica())
 	}
 	for _, n := range totals {
