@@ -589,9 +589,6 @@ func (p *Plan) Memory() Memory {
 		Slot:   4 * (p.slotF + p.slotW),
 		Temp:   4 * p.temp, Scratch: 4 * p.scr, Held: p.shared.bytes(), Constants: p.g.PackedBytes(),
 	}
-	if p.compares {
-		m.Held *= 2 // the last batch of an epoch has a plan of its own
-	}
 	m.Slots = max(p.cfg.Slots, 1) * m.Slot
 	if p.cfg.Train {
 		m.Grads = 4 * p.Layout.Grads
