@@ -87,14 +87,33 @@ func (f *Facts) served(a, b int) float64 {
 	return max(0, min(f.Spare[a], f.Spare[b], 1))
 }
 
+// crowd is by how much of its passes a micro-batch is longer on its way between two nodes, where it is known
+// that all cores compute.
+func (f *Facts) crowd(a, b int) float64 {
+	if f.Spare == nil {
+		return 0
+	}
+	return crowded * (1 - f.served(a, b))
+}
+
+// wire is what links between two nodes cost both ends.
+func (f *Facts) wire(a, b int) wireWork {
+	if f.together(a, b) {
+		return nearWork
+	}
+	return farWork
+}
+
 // byteWork is what a node of the pool computes for a byte that units count, in seconds: they count
 // lossless ones.
 func (f *Facts) byteWork(j job.Spec, nodes int) float64 {
-	served := 1.0
+	served, work := 1.0, nearWork
 	for i := range nodes {
-		served = min(served, f.served(i, i))
+		if served = min(served, f.served(i, i)); !f.together(0, i) {
+			work = farWork
+		}
 	}
-	return (byteWork*(1-served)*width(j.Wire) + elementWire) / 4
+	return (work.byte*(1-served)*work.wide(j.Wire) + work.element) / 4
 }
 
 // held is the bytes of the data that a stage holds.

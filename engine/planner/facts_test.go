@@ -61,8 +61,22 @@ func TestFacts(t *testing.T) {
 	}
 	// A spare core serves links, where both ends have one.
 	served := planned(t, "gpt-sorter", 2, planner.Facts{Spare: []float64{1, 1}}, nil).Rate
-	if one, none := planned(t, "gpt-sorter", 2, planner.Facts{Spare: []float64{1, 0}}, nil).Rate, planned(t, "gpt-sorter", 2, planner.Facts{}, nil).Rate; served < none*1.05 || one != none {
+	if one, none := planned(t, "gpt-sorter", 2, planner.Facts{Spare: []float64{1, 0}}, nil).Rate, planned(t, "gpt-sorter", 2, planner.Facts{Spare: []float64{0, 0}}, nil).Rate; served < none*1.05 || one != none {
 		t.Errorf("with a spare core at both ends %v samples/s, at one %v, without %v", served, one, none)
+	}
+	// Between processes of one machine, bytes cost less; and where batches of one replica stay whole, a
+	// core is free whenever a message comes.
+	soon := func(int, int) float64 { return 1e-9 }
+	two := planner.Facts{RTT: soon, Machine: []int{0, 0}, Cores: []float64{2, 2}}
+	if here, there := planned(t, "gpt-sorter", 2, two, nil).Rate, planned(t, "gpt-sorter", 2, planner.Facts{RTT: soon}, nil).Rate; here < there*1.05 {
+		t.Errorf("on one machine %v samples/s, on two %v", here, there)
+	}
+	crowd := planner.Facts{Spare: []float64{0, 0}}
+	if all, free := planned(t, "cnn", 2, crowd, nil).Rate, planned(t, "cnn", 2, planner.Facts{}, nil).Rate; all != free {
+		t.Errorf("whole batches on all cores: %v samples/s, not known %v", all, free)
+	}
+	if all, free := planned(t, "gpt-sorter", 2, crowd, nil).Rate, planned(t, "gpt-sorter", 2, planner.Facts{}, nil).Rate; all > free*0.95 {
+		t.Errorf("micro-batches on all cores: %v samples/s, not known %v", all, free)
 	}
 	if r := rate(planner.Facts{Train: 1000}); !near(r, plain) {
 		t.Errorf("nothing to validate on: %v samples/s, want %v", r, plain)

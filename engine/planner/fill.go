@@ -4,6 +4,7 @@
 package planner
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"slices"
@@ -24,10 +25,10 @@ import (
 const (
 	unmeasured  = 20e9   // FLOP/s of a provider without a benchmark
 	latency     = 1e-3   // seconds of a message on its way
-	handling    = 1e-4   // of which both ends take so much to handle it, beside what they compute
-	byteWork    = 10e-9  // seconds that a byte of a data channel costs either end
-	elementWire = 8e-9   // and an element of a tensor that is coded for it
-	messageWork = 40e-6  // and a message
+	handling    = 8e-5   // of which both ends take so much to handle it, beside what they compute
+	crowded     = 1.1    // of the passes of a micro-batch, that it is longer on its way where all cores compute:
+	mostCrowded = 4e-3   // the network waits for one, at most so many seconds
+	messageWork = 1e-5   // seconds that a message costs either end
 	ringWork    = 12e-9  // seconds that an element of an average takes, beside its bytes
 	memoryTime  = 4e-11  // seconds for each byte of weights read or written in an update
 	weightTime  = 1e-11  // and in a pass, where they may be in a cache
@@ -40,6 +41,22 @@ const (
 	aloneWorth  = 1.1    // how much faster one provider alone must be for people to be told
 	mostUpdate  = 1 << 5 // update_frequency that is advised
 )
+
+// wireWork is what either end of a link computes, in seconds, beside what a message costs.
+type wireWork struct {
+	byte    float64            // of a data channel
+	element float64            // of a tensor that is coded for it
+	width   map[string]float64 // bytes of an element that travel, as far as tensors of models compress
+}
+
+// Between processes of one machine packets are large, and nothing is compressed by zstd.
+var (
+	nearWork = wireWork{3.2e-9, 1.2e-9, map[string]float64{"fp16": 2, "bf16": 2, "int8": 0.9, "fp32": 4}}
+	farWork  = wireWork{9.5e-9, 5e-9, map[string]float64{"fp16": 1.6, "bf16": 1.6, "int8": 0.65, "fp32": 3.4}}
+)
+
+// wide is the bytes of an element.
+func (w wireWork) wide(wire string) float64 { return cmp.Or(w.width[wire], w.width["fp32"]) }
 
 // fill is the choice of micro-batches for a job.
 type fill struct {
@@ -386,14 +403,26 @@ func (f fill) pipeline(stages []*graph.Stage, cl *Cluster) forecast.Pipeline {
 			break
 		}
 		next := cl.Stages[k+1].Node
-		l := linkOf(f.j, s, f.facts.served(at.Node, next))
+		work := f.facts.wire(at.Node, next)
+		served := f.facts.served(at.Node, next)
+		l := linkOf(f.j, s, work, served)
 		l.Latency = f.facts.delay(at.Node, next)
-		l.Seconds = max(8/min(node.Bandwidth, f.nodes[next].Bandwidth), byteWork)
+		l.Seconds = max(8/min(node.Bandwidth, f.nodes[next].Bandwidth), work.byte)
 		p.Links = append(p.Links, l)
+	}
+	for k := range p.Links {
+		if f.overlaps() { // else a core is free whenever a message comes
+			a, b := p.Stages[k], p.Stages[k+1]
+			p.Links[k].Wait = f.facts.crowd(cl.Stages[k].Node, cl.Stages[k+1].Node) * (a.Forward + a.Backward + b.Forward + b.Backward) / 2
+			p.Links[k].MostWait = mostCrowded
+		}
 	}
 	f.facts.machines(&p, cl.Stages, f.placed)
 	return p
 }
+
+// overlaps tells whether stages compute at once: not where batches of one replica stay whole.
+func (f fill) overlaps() bool { return f.why == "" || turns(f.j) || f.j.Schedule == job.Async }
 
 // tied is what an update of stage k takes, in seconds, because other stages hold parameters of it: their
 // gradients go to the nearest of those and back. Where replicas take turns, others train meanwhile.
@@ -405,8 +434,9 @@ func (f fill) tied(stages []*graph.Stage, cl *Cluster, k int) (seconds float64) 
 				continue
 			}
 			a, b := cl.Stages[k].Node, cl.Stages[other].Node
-			bytes := width("fp32") * float64(elemsOf(g, t.Name))
-			seconds += 2 * (elementWire*bytes/width("fp32") + byteWork*(1-f.facts.served(a, b))*bytes)
+			work, elems := f.facts.wire(a, b), float64(elemsOf(g, t.Name))
+			bytes := work.wide("fp32") * elems
+			seconds += 2 * (work.element*elems + work.byte*(1-f.facts.served(a, b))*bytes)
 			if !turns(f.j) {
 				seconds += 2 * (bytes*8/min(f.nodes[a].Bandwidth, f.nodes[b].Bandwidth) + f.facts.delay(a, b))
 			}
@@ -425,29 +455,18 @@ func elemsOf(g *graph.Graph, name string) int {
 	return 0
 }
 
-// width is how many bytes of an element travel, as far as tensors of models compress.
-func width(wire string) float64 {
-	switch wire {
-	case "fp16", "bf16":
-		return 1.6
-	case "int8":
-		return 0.65
-	}
-	return 3.4
-}
-
 // linkOf is what the tensors that a stage sends to the next, and their gradients, take on a link that
 // is served by other cores than those that compute, so far. Tensors are coded by those that do.
-func linkOf(j job.Spec, s *graph.Stage, served float64) forecast.Link {
+func linkOf(j job.Spec, s *graph.Stage, work wireWork, served float64) forecast.Link {
 	var l forecast.Link
 	sent := 0.0 // elements
 	for _, e := range s.Out {
 		n := float64(e.Shape.Elems())
 		bytes := func(operand bool) float64 {
 			if sent += n; operand && operandsAsBF16(j) {
-				return n * width("bf16")
+				return n * work.wide("bf16")
 			}
-			return n * width(j.Wire)
+			return n * work.wide(j.Wire)
 		}
 		l.Out += bytes(e.Operand)
 		if !e.Constant {
@@ -455,9 +474,9 @@ func linkOf(j job.Spec, s *graph.Stage, served float64) forecast.Link {
 		}
 		l.Each += messageWork * (1 - served)
 	}
-	l.Work = byteWork * (1 - served)
+	l.Work = work.byte * (1 - served)
 	if b := l.Out + l.Back; b > 0 {
-		l.Work += elementWire * sent / b
+		l.Work += work.element * sent / b
 	}
 	return l
 }

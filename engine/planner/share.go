@@ -302,7 +302,7 @@ func (d *deal) averaging() float64 {
 		for s, st := range d.stages[c] {
 			n := float64(st.Graph.ParamCount(0, len(st.Graph.Nodes)))
 			bytes := 2 * (k - 1) / k * n * bits / 8
-			t := max(8*bytes/d.f.nodes[d.all[c].Stages[s].Node].Bandwidth, 2*bytes*byteWork) + n*vectors*ringWork + 4*(k-1)*hop
+			t := max(8*bytes/d.f.nodes[d.all[c].Stages[s].Node].Bandwidth, 2*bytes*farWork.byte) + n*vectors*ringWork + 4*(k-1)*hop
 			longest = max(longest, t)
 		}
 	}

@@ -79,6 +79,8 @@ type Link struct {
 	Out, Back float64 // bytes for each row: activations forwards, gradients backwards
 	Seconds   float64 // for each byte
 	Latency   float64 // seconds
+	Wait      float64 // and seconds for each row, at most MostWait, in which the link is free for others
+	MostWait  float64
 	Work      float64 // seconds of computing for each byte, at both ends
 	Each      float64 // and for the messages of a micro-batch, either way
 }
@@ -357,7 +359,7 @@ func (w *walk) forward(s int) {
 	w.forwards[s]++
 	w.work(s, w.act[s][i], cost, cores)
 	if s+1 < len(w.Stages) {
-		w.act[s+1] = append(w.act[s+1], w.send(s, w.Links[s], &w.linkOut[s], r*w.Links[s].Out))
+		w.act[s+1] = append(w.act[s+1], w.send(s, w.Links[s], &w.linkOut[s], r, r*w.Links[s].Out))
 	}
 }
 
@@ -377,7 +379,7 @@ func (w *walk) backward(s int) {
 	w.work(s, w.grad[s][k], cost, cores)
 	if s > 0 {
 		l := w.Links[s-1]
-		w.grad[s-1] = append(w.grad[s-1], w.send(s, l, &w.linkBack[s], r*l.Back))
+		w.grad[s-1] = append(w.grad[s-1], w.send(s, l, &w.linkBack[s], r, r*l.Back))
 	}
 }
 
@@ -406,10 +408,10 @@ func (w *walk) work(s int, from, seconds float64, cores int) {
 
 // send begins to send what stage s has just computed. The other end takes the first bytes while
 // this one is busy with the next.
-func (w *walk) send(s int, l Link, line *float64, bytes float64) (arrival float64) {
+func (w *walk) send(s int, l Link, line *float64, rows, bytes float64) (arrival float64) {
 	*line = max(*line, w.free[s]) + bytes*l.Seconds
 	w.work(s, 0, l.work(bytes), 1)
-	return *line + l.Latency
+	return *line + l.Latency + min(rows*l.Wait, l.MostWait)
 }
 
 // Split is the rows of the micro-batches of an update of several batches, each in parts of

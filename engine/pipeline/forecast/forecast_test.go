@@ -50,6 +50,19 @@ func TestLink(t *testing.T) {
 	}
 }
 
+// TestWait: a micro-batch waits by its rows, up to a bound, and others use the link meanwhile.
+func TestWait(t *testing.T) {
+	p := equal(2)
+	p.Links[0] = forecast.Link{Wait: 0.25, MostWait: 0.5}
+	// Stage 0: F 0-1, F 1-2; stage 1: F 1.25-2.25, B 2.25-4.25, F 4.25-5.25, B 5.25-7.25; stage 0: B 4.5-6.5, B 7.5-9.5.
+	if r := p.Update([]int{1, 1}); r.Seconds != 9.5 {
+		t.Errorf("%+v", r)
+	}
+	if r := p.Update([]int{4}); r.Seconds != 4*6+2*0.5 {
+		t.Errorf("longer than the bound: %+v", r)
+	}
+}
+
 func TestMicroBatches(t *testing.T) {
 	p := equal(2)
 	n, r := p.MicroBatches(1, 64, 256, always)
