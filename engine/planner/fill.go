@@ -49,7 +49,7 @@ type wireWork struct {
 	width   map[string]float64 // bytes of an element that travel, as far as tensors of models compress
 }
 
-// Between processes of one machine packets are large, and nothing is compressed by zstd.
+// Between processes of one machine packets are large, and planes get no Huffman code.
 var (
 	nearWork = wireWork{3.2e-9, 1.2e-9, map[string]float64{"fp16": 2, "bf16": 2, "int8": 0.9, "fp32": 4}}
 	farWork  = wireWork{9.5e-9, 5e-9, map[string]float64{"fp16": 1.6, "bf16": 1.6, "int8": 0.65, "fp32": 3.4}}
