@@ -188,10 +188,15 @@ func (j *groupTask) data(t *Team, gr int, scratch []float32) {
 			RoundBF16(t, arranged, arranged)
 		}
 	}
+	points := single && c.SH*c.SW > 1 && c.W <= shortPoints && !v.inner
 	for n := 0; n < c.N; n += v.together {
 		images := min(v.together, c.N-n)
 		v.loadAll(t, dy[(n*c.O+gr*og)*plane:], c.O*plane, images)
 		dst := dx[(n*c.C+gr*cg)*c.H*c.W:]
+		if points {
+			j.points(t, &v, dst, out[:size], w, images, scratch)
+			continue
+		}
 		a, pairs := arranged, j.pairs
 		for ty := range v.y.phases {
 			for tx := range v.x.phases {
@@ -219,6 +224,60 @@ func (j *groupTask) data(t *Team, gr int, scratch []float32) {
 				if v.together*c.SH*c.SW > 1 {
 					v.scatter(t, c, dst, out, ty, tx, images)
 				}
+			}
+		}
+	}
+}
+
+// shortPoints is the longest line of x that is cleared before what lies a stride apart is stored. Longer
+// ones are made of the phases, zeros included, in vectors.
+const shortPoints = 14
+
+// points is data of windows of one element on short lines: most of dx is zero, and one pair of phases
+// computes the rest.
+func (j *groupTask) points(t *Team, v *windows, dx, out, w []float32, images int, scratch []float32) {
+	c := &j.c
+	cg := c.C / c.Groups
+	task := copyTask{dst: dx, image: c.C * c.H * c.W, images: images, channels: cg, strided: true, points: true, c: *c}
+	for ty := range v.y.phases {
+		for tx := range v.x.phases {
+			if !v.y.reached(ty) || !v.x.reached(tx) {
+				continue
+			}
+			v.setPhase(ty, tx)
+			g := GemmArgs{M: cg, A: w, RS: 1, KS: cg, C: out, LDC: v.columns(), BF16: c.BF16, packed: j.pairs}
+			v.operand(&g, images)
+			gemm(t, &g, scratch)
+			task.src, task.ty, task.tx = out, ty, tx
+		}
+	}
+	if task.v = *v; t.Threads() == 1 || cg*v.columns() < smallCopy {
+		task.spread(0, cg)
+		return
+	}
+	t.copy(task)
+}
+
+// spreadPoints stores n channels from channel from on, and zeros around them.
+func (j *copyTask) spreadPoints(from, n int) {
+	v, c := &j.v, &j.c
+	plane := c.H * c.W
+	for i := range j.images {
+		all := j.dst[i*j.image+from*plane:][:n*plane]
+		clear(all)
+		if j.src == nil {
+			continue // no window has an element
+		}
+		for ci := range n {
+			src := j.src[(from+ci)*v.columns()+i*v.y.out*v.x.out:]
+			for y := j.ty; y < c.H; y += c.SH {
+				line := all[ci*plane+y*c.W:][:c.W]
+				q := 0
+				for x := j.tx; x < len(line); x += c.SW {
+					line[x] = src[q]
+					q++
+				}
+				src = src[v.x.out:]
 			}
 		}
 	}
@@ -295,6 +354,10 @@ func (v *windows) scatter(t *Team, c *Conv, dx, out []float32, ty, tx, images in
 
 // spread stores n channels from channel from on of a pair of phases in dx.
 func (j *copyTask) spread(from, n int) {
+	if j.points {
+		j.spreadPoints(from, n)
+		return
+	}
 	v, c := &j.v, &j.c
 	reached := v.y.reached(j.ty)
 	for i := range j.images {

@@ -6,7 +6,7 @@ package kernel
 const smallCopy = 1 << 15
 
 // copyTask is a load, or a store if dst is set, split into stripes of channels. With
-// strided set, it stores the phase (ty,tx) of the gradient of x; with gather set, it reads what a
+// strided set, it stores the phase (ty,tx) of the gradient of x, with points and zeros in all others; with gather set, it reads what a
 // store writes.
 type copyTask struct {
 	v              windows
@@ -14,6 +14,7 @@ type copyTask struct {
 	image, images  int
 	channels, step int
 	strided        bool
+	points         bool // zeros, but for the phase
 	gather         bool
 	c              Conv
 	ty, tx         int
