@@ -40,6 +40,7 @@ func TestKilledProvider(t *testing.T) {
 	if !strings.Contains(rec.Reason, "victim") {
 		t.Errorf("got %+v", rec)
 	}
+	victim.Close("it was killed") // and does not look for the host for a minute
 	wg.Wait()
 	if told == nil || !strings.Contains(told.Error(), "victim") {
 		t.Errorf("the other was told %v", told)
