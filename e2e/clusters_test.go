@@ -199,7 +199,7 @@ func TestDashboardOfClusters(t *testing.T) {
 	}
 	dash.shows(limit, "#forecast", "/s")
 	eventually(t, "a round", limit, func() bool { return strings.Trim(dash.text("#round"), "–0 ") != "" })
-	time.Sleep(4 * time.Second) // some points for the curves
+	time.Sleep(2500 * time.Millisecond) // some points for the curves
 	dash.shoot(t, "dashboard-clusters")
 	out, _ := s.ok("ravnest", "status", url)
 	for _, want := range []string{"of 3 replicas", "cluster 1 trains"} {

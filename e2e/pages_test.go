@@ -150,14 +150,14 @@ func TestPages(t *testing.T) {
 	for _, want := range []string{"node_0", "node_1", "node_2", "root", "stem", "leaf", "tab"} {
 		dash.shows(limit, "#clusters", want)
 	}
-	time.Sleep(6 * time.Second) // so that the charts have some points
+	time.Sleep(3 * time.Second) // so that the charts have some points
 	for _, id := range []string{"#rate", "#loss", "#val", "#sent", "#flops"} {
 		eventually(t, "the dashboard shows "+id, limit, func() bool { return strings.Trim(dash.text(id), "– ") != "" })
 	}
 	dash.shows(limit, "#events", "training has begun")
 	dash.shoot(t, "dashboard-training")
 	lend.front()
-	time.Sleep(2 * time.Second)
+	time.Sleep(time.Second)
 	lend.shoot(t, "contribute-training")
 	lend.clean(t)
 	dash.clean(t)

@@ -505,8 +505,8 @@ func TestTabHidden(t *testing.T) {
 	if err != nil || hidden != "hidden" {
 		t.Fatalf("a page behind another one is %q, %v", hidden, err)
 	}
-	for range 4 {
-		time.Sleep(3 * time.Second)
+	for range 2 {
+		time.Sleep(2 * time.Second)
 		s.more(dir, 1)
 	}
 	host.stops()
