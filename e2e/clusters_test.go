@@ -107,6 +107,7 @@ func TestClustersLoseProviders(t *testing.T) {
 	posix(t)
 	for _, average := range []string{"average", "keep"} {
 		t.Run(average, func(t *testing.T) {
+			t.Parallel() // most of the time nothing happens, but that those who are lost do not return
 			s := newScene(t)
 			job := func(dir string, flags ...string) {
 				s.ok("ravnest", append(append([]string{"init", "--epochs", endless, "--replicas", "3", "--reduce-factor", "3"}, flags...), dir)...)

@@ -358,6 +358,7 @@ func TestTabGone(t *testing.T) {
 		}},
 	} {
 		t.Run(c.how, func(t *testing.T) {
+			t.Parallel()
 			s := newScene(t)
 			dir := filepath.Join(t.TempDir(), "job")
 			s.job(dir, "--epochs", endless)
