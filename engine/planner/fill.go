@@ -131,7 +131,14 @@ func (f fill) cluster(cl *Cluster) error {
 		if cl.InFlight < most {
 			cl.Note = fmt.Sprintf("stages stand still %.0f %% of the time: %d units are in flight, more of its %d replicas do not fit into the memory that is lent", 100*cl.Idle, cl.InFlight, f.own)
 		} else if f.own < len(stages) && cl.Idle > idleWorth {
-			cl.Note = fmt.Sprintf("stages stand still %.0f %% of the time: %d replica(s) do not fill %d stages", 100*cl.Idle, f.own, len(stages))
+			who := fmt.Sprintf("%d replicas do", f.own)
+			if f.own == 1 {
+				who = "one replica does"
+			}
+			cl.Note = fmt.Sprintf("stages stand still %.0f %% of the time: %s not fill %d stages", 100*cl.Idle, who, len(stages))
+			if would := f.filled(pl, cl); would != "" && f.own == f.j.Replica() {
+				cl.Note += "; " + would
+			}
 		}
 	case j.Schedule == job.Async: // one batch follows the other, and updates wait for nothing
 		pl.Ahead, pl.Each = 0, 0
@@ -481,6 +488,16 @@ func linkOf(j job.Spec, s *graph.Stage, work wireWork, served float64) forecast.
 	return l
 }
 
+// filled says what as many replicas as stages would bring.
+func (f fill) filled(pl forecast.Pipeline, cl *Cluster) string {
+	pl.Ahead, pl.Each = len(cl.Stages)*f.j.UpdateFrequency, f.j.UpdateFrequency
+	i := pl.Round(8*pl.Ahead, f.j.BatchSize, cl.MicroBatches).Idle()
+	if i >= cl.Idle-0.1 {
+		return ""
+	}
+	return fmt.Sprintf("replicas %d, each on its own batches, would make it %.0f %%", len(cl.Stages), 100*i)
+}
+
 // note says what keeps the pipeline from being full.
 func (f fill) note(pl forecast.Pipeline, cl *Cluster) string {
 	if len(cl.Stages) < 2 || cl.Idle < idleWorth {
@@ -501,12 +518,9 @@ func (f fill) note(pl forecast.Pipeline, cl *Cluster) string {
 		}
 		return fmt.Sprintf("%s: without micro_batches in the job %d would be chosen, with %.0f %% and the same result", head, n, 100*r.Idle())
 	}
-	// As many replicas as stages, each on its own batches.
-	turn := pl
-	turn.Ahead, turn.Each = len(cl.Stages)*j.UpdateFrequency, j.UpdateFrequency
 	replicas := ""
-	if i := turn.Round(8*turn.Ahead, j.BatchSize, cl.MicroBatches).Idle(); j.Replica() == 1 && i < cl.Idle-0.1 {
-		replicas = fmt.Sprintf("replicas %d, each on its own batches, would make it %.0f %%", len(cl.Stages), 100*i)
+	if j.Replica() == 1 {
+		replicas = f.filled(pl, cl)
 	}
 	best := 0
 	for u := 2 * j.UpdateFrequency; u <= mostUpdate && !compares(f.g); u *= 2 {

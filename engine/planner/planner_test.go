@@ -249,6 +249,31 @@ func TestMicroBatchesAreChosen(t *testing.T) {
 	}
 }
 
+// TestFewReplicasAreSaid: where there are fewer replicas than stages, the plan says what more would bring a
+// job that has one cluster.
+func TestFewReplicasAreSaid(t *testing.T) {
+	e, err := zoo.Find("resnet18")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		nodes, clusters int
+		said, not       string
+	}{
+		{2, 1, "", "stand still"},
+		{3, 1, "2 replicas do not fill 3 stages; replicas 3, each on its own batches", ""},
+		{4, 2, "one replica does not fill 2 stages", "each on its own"},
+	} {
+		p, err := planner.Make(e.Job, e.Graph, measured([]float64{10, 10, 10, 10}[:c.nodes]...), ga.Options{MinClusters: c.clusters, MaxClusters: c.clusters}, 1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if s := p.String(); !strings.Contains(s, c.said) || c.not != "" && strings.Contains(s, c.not) {
+			t.Errorf("%d nodes in %d clusters: want %q and not %q:\n%s", c.nodes, c.clusters, c.said, c.not, s)
+		}
+	}
+}
+
 // TestUnitsInFlight: as many units of replicas are in flight as there are stages, or as the
 // lent memory holds; they fill the pipeline of a model whose batches stay whole; and the
 // memory that is announced is that of so many.
