@@ -38,8 +38,8 @@ func (p Packed) MarshalJSON() ([]byte, error) {
 	return json.Marshal(b.Bytes())
 }
 
-// maxPacked is the most words of one list: those of a mask of 4096 by 4096.
-const maxPacked = 1 << 24
+// maxList is the most words of one list: those of a mask of 4096 by 4096.
+const maxList = 1 << 24
 
 // UnmarshalJSON implements json.Unmarshaler.
 func (p *Packed) UnmarshalJSON(b []byte) error {
@@ -47,12 +47,12 @@ func (p *Packed) UnmarshalJSON(b []byte) error {
 	if err := json.Unmarshal(b, &c); err != nil {
 		return err
 	}
-	raw, err := io.ReadAll(io.LimitReader(flate.NewReader(bytes.NewReader(c)), 4*maxPacked+1))
+	raw, err := io.ReadAll(io.LimitReader(flate.NewReader(bytes.NewReader(c)), 4*maxList+1))
 	switch {
 	case err != nil:
 		return fmt.Errorf("packed words: %w", err)
-	case len(raw) > 4*maxPacked || len(raw)%4 != 0:
-		return fmt.Errorf("packed words of %d bytes or more, at most %d words are read", len(raw), maxPacked)
+	case len(raw) > 4*maxList || len(raw)%4 != 0:
+		return fmt.Errorf("packed words of %d bytes or more, at most %d words are read", len(raw), maxList)
 	}
 	*p = make(Packed, len(raw)/4)
 	for i := range *p {
@@ -78,8 +78,8 @@ func (p Packed) Floats() []float32 {
 // packer is implemented by an Op that has lists of numbers.
 type packer interface{ packed() []*Packed }
 
-// MaxPacked is the most words of all lists of a model that Parse reads; equal ones count once.
-const MaxPacked = 1 << 26
+// maxLists is the most words of all lists of a model that Parse reads; equal ones count once.
+const maxLists = 1 << 26
 
 // lists are those of the nodes that have been read.
 type lists struct {
@@ -106,8 +106,8 @@ func (l *lists) take(op Op) error {
 			*own = l.known[h][k]
 			continue
 		}
-		if l.words += len(*own); l.words > MaxPacked {
-			return fmt.Errorf("the constants and indices of the model are more than %d, which is the most that is read", MaxPacked)
+		if l.words += len(*own); l.words > maxLists {
+			return fmt.Errorf("the constants and indices of the model are more than %d, which is the most that is read", maxLists)
 		}
 		l.known[h] = append(l.known[h], *own)
 	}

@@ -34,7 +34,7 @@ func TestListsAreShared(t *testing.T) {
 	if again, err := h.JSON(); err != nil || string(again) != string(b) {
 		t.Errorf("JSON changed in a round trip (%v)", err)
 	}
-	for words, ok := range map[int]bool{MaxPacked - 3: true, MaxPacked - 2: false} {
+	for words, ok := range map[int]bool{maxLists - 3: true, maxLists - 2: false} {
 		ls := newLists()
 		ls.words = words
 		err := ls.take(mask("a", "x", 1, 2, 3).Op)
