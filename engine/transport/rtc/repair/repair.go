@@ -271,7 +271,7 @@ func (p *Path) In(now time.Duration, raw []byte) []byte {
 			changed = true
 		case kind == typeSack && len(chunk) >= sackHeader && p.started && rest == nil:
 			if p.sack(now, chunk); !p.blind {
-				rest = slices.Clone(raw[:commonHeader])
+				rest = append(make([]byte, 0, len(raw)), raw[:commonHeader]...)
 				changed = true
 			}
 		}
