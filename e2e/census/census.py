@@ -164,7 +164,7 @@ SMALL = ["cnn", "autoencoder", "unet", "lstm_unrolled", "resmlp", "conv1d_audio"
          "einsum_mix", "upsampler", "padding_modes", "lstm_both_ways", "gru_rnn", "detached", "tied_decoder", "masked_pair", "padded_text", "argmax_pool", "written_part",
          "written_views", "chosen", "computed_windows", "functions", "volume", "truths", "norms", "untracked", "rotated", "lookups", "seldom", "edges", "unseeing",
          "more_joinedbatches", "more_stn", "more_flowwarp", "more_segnet", "more_videoautoencoder", "more_lstmprojected", "more_dynamicconv", "more_spectrogramnet", "more_orders", "more_scattergather", "more_ownloss", "more_owncrossentropy", "more_vaeownloss", "more_maskedlosses", "more_tripletcosine", "more_spectraldiscriminator", "more_spectralparametrized",
-         "more_clip", "more_ntxent", "more_barlow", "more_batchhard", "more_centred", "more_classifiedandcontrasted", "odd_batch_counted", "odd_batch_cumulated"]
+         "more_clip", "more_ntxent", "more_barlow", "more_batchhard", "more_centred", "more_classifiedandcontrasted", "more_hardestofranks", "more_softtargets", "odd_batch_counted", "odd_batch_cumulated"]
 # And those that it refuses: python census.py DIR refused.
 REFUSED = ["odd_function_straight", "odd_step_counter", "odd_clamped_weight", "odd_int_hash", "odd_fft_all", "odd_batch_rolled"]
 

@@ -256,3 +256,198 @@ class Kernels(nn.Module):
         k = torch.exp(-d / 2)
         n = x.size(0)
         return k[:n, :n].mean() + k[n:, n:].mean() - 2 * k[:n, n:].mean()
+
+
+@register(r(4, 2, 8))
+class Einsum(Views):
+    """Similarities by einsum, the loss by log_softmax and the diagonal, in both directions."""
+
+    def forward(self, x):
+        a, b = self.both(x)
+        sim = torch.einsum("nd,md->nm", a, b) / 0.1
+        return -(sim.log_softmax(1).diag().mean() + F.log_softmax(sim, dim=0).diagonal().mean()) / 2
+
+
+@register(r(4, 2, 8))
+class SoftTargets(Views):
+    """Cross entropy with an identity for targets, and with smoothed labels."""
+
+    def forward(self, x):
+        a, b = self.both(x)
+        sim = a @ b.t() / 0.2
+        n = sim.shape[0]
+        return F.cross_entropy(sim, torch.eye(n)) + F.cross_entropy(sim.t(), torch.arange(n), label_smoothing=0.1)
+
+
+@register(r(4, 8), r(4, 8))
+class HardestOfRanks(nn.Module):
+    """VSE++: the hardest negative of each row and column."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(8, 6), nn.Linear(8, 6)
+
+    def forward(self, x, y):
+        scores = F.normalize(self.a(x)).mm(F.normalize(self.b(y)).t())
+        diagonal = scores.diag().view(scores.size(0), 1)
+        d1, d2 = diagonal.expand_as(scores), diagonal.t().expand_as(scores)
+        cost_s, cost_im = (0.2 + scores - d1).clamp(min=0), (0.2 + scores - d2).clamp(min=0)
+        own = torch.eye(scores.size(0)) > 0.5
+        cost_s, cost_im = cost_s.masked_fill_(own, 0), cost_im.masked_fill_(own, 0)
+        return cost_s.max(1)[0].sum() + cost_im.max(0)[0].sum()
+
+
+@register(r(5, 8), i(3, 5))
+class ReidTriplet(nn.Module):
+    """Distances by expand and addmm_, as in person re-identification."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Linear(8, 6)
+
+    def forward(self, x, y):
+        z = self.net(x)
+        n = z.size(0)
+        dist = torch.pow(z, 2).sum(dim=1, keepdim=True).expand(n, n)
+        dist = dist + dist.t()
+        dist = torch.addmm(dist, z, z.t(), beta=1, alpha=-2).clamp(min=1e-12).sqrt()
+        mask = y.expand(n, n).eq(y.expand(n, n).t())
+        ap = torch.where(mask, dist, torch.zeros_like(dist)).amax(1)
+        an = torch.where(mask, torch.full_like(dist, 1e4), dist).amin(1)
+        return F.margin_ranking_loss(an, ap, torch.ones_like(an), margin=0.3)
+
+
+@register(r(5, 8), r(5, 8))
+class Coral(nn.Module):
+    """Covariances of two domains."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Linear(8, 6)
+
+    def cov(self, x):
+        n = x.size(0)
+        s = x.sum(dim=0, keepdim=True)
+        return (x.t() @ x - (s.t() @ s) / n) / (n - 1)
+
+    def forward(self, x, y):
+        return (self.cov(self.net(x)) - self.cov(self.net(y))).pow(2).sum() / (4 * 36)
+
+
+@register(r(6, 2, 8))
+class Sinkhorn(Views):
+    """SwAV's codes: rows and columns of the scores normalised in turn, without gradients."""
+
+    def __init__(self):
+        super().__init__()
+        self.prototypes = nn.Linear(6, 5, bias=False)
+
+    def codes(self, s):
+        with torch.no_grad():
+            q = torch.exp(s / 0.5).t()
+            q = q / q.sum()
+            for _ in range(3):
+                q = q / q.sum(dim=1, keepdim=True) / 5
+                q = q / q.sum(dim=0, keepdim=True) / q.shape[1]
+            return (q * q.shape[1]).t()
+
+    def forward(self, x):
+        a, b = self.both(x)
+        s, t = self.prototypes(a), self.prototypes(b)
+        return -0.5 * ((self.codes(s) * F.log_softmax(t / 0.1, 1)).sum(1) + (self.codes(t) * F.log_softmax(s / 0.1, 1)).sum(1)).mean()
+
+
+@register(r(5, 8), i(3, 5))
+class MultiSimilarity(nn.Module):
+    """Weights of positives and negatives by exponentials."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Linear(8, 6)
+
+    def forward(self, x, y):
+        z = F.normalize(self.net(x), dim=1)
+        sim = z @ z.t()
+        same = (y.view(-1, 1) == y.view(1, -1)).float()
+        pos = same * (1 - torch.eye(x.size(0)))
+        neg = 1 - same
+        p = torch.log(1 + (torch.exp(-2 * (sim - 0.5)) * pos).sum(1)) / 2
+        q = torch.log(1 + (torch.exp(40 * (sim - 0.5)) * neg).sum(1)) / 40
+        return (p + q).mean()
+
+
+@register(r(5, 8))
+class NearestOfBatch(nn.Module):
+    """A smoothed feature from the nearest samples."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(8, 6), nn.Linear(6, 3)
+
+    def forward(self, x):
+        z = self.a(x)
+        d = torch.cdist(z.detach(), z.detach())
+        w = (d <= d.mean()).float()
+        w = w / w.sum(1, keepdim=True)
+        return self.b(torch.relu(w @ z))
+
+
+@register(r(4, 3, 8))
+class SetOfBatch(nn.Module):
+    """Attention over the samples, which are the sequence."""
+
+    def __init__(self):
+        super().__init__()
+        self.attn, self.out = nn.MultiheadAttention(8, 2, dropout=0.0), nn.Linear(8, 3)
+
+    def forward(self, x):
+        y, _ = self.attn(x, x, x, need_weights=False)  # the first axis, of the samples, is the sequence
+        return self.out(F.layer_norm(x + y, (8,)))
+
+
+@register(r(4, 8), r(4, 8))
+class NPair(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Linear(8, 6)
+
+    def forward(self, x, y):
+        a, p = self.net(x), self.net(y)
+        target = torch.arange(x.shape[0])
+        target = target.view(target.size(0), 1)
+        target = (target == target.t()).float()
+        target = target / torch.sum(target, dim=1, keepdim=True).float()
+        logit = torch.matmul(a, torch.transpose(p, 0, 1))
+        ce = torch.mean(torch.sum(-target * F.log_softmax(logit, dim=1), dim=1))
+        return ce + 0.002 * torch.sum(a**2 + p**2) / x.shape[0]
+
+
+@register(r(4, 2, 8))
+class DecoupledDiag(Views):
+    """The positives beside the diagonal of 2N views."""
+
+    def forward(self, x):
+        a, b = self.both(x)
+        n = x.size(0)
+        z = torch.cat([a, b])
+        sim = F.cosine_similarity(z.unsqueeze(1), z.unsqueeze(0), dim=2)
+        pos = torch.cat([torch.diag(sim, n), torch.diag(sim, -n)])
+        mask = (~torch.eye(2 * n, 2 * n, dtype=torch.bool)).float()
+        nom = torch.exp(pos / 0.5)
+        den = mask * torch.exp(sim / 0.5)
+        return torch.sum(-torch.log(nom / torch.sum(den, dim=1))) / (2 * n)
+
+
+@register(r(4, 8))
+class PairHead(nn.Module):
+    """A layer norm and a head over products of all pairs."""
+
+    def __init__(self):
+        super().__init__()
+        self.net, self.head = nn.Linear(8, 6), nn.Linear(6, 1)
+
+    def forward(self, x):
+        z = self.net(x)
+        pairs = z.unsqueeze(0) * z.unsqueeze(1)
+        s = self.head(F.gelu(F.layer_norm(pairs, (6,)))).squeeze(-1)
+        return F.cross_entropy(s, torch.arange(s.size(0)))

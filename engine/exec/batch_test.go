@@ -19,7 +19,8 @@ func contrast(t testing.TB) *graph.Graph {
 	g := &graph.Graph{Name: "contrast", Inputs: []graph.Input{{Name: "x", Shape: graph.Shape{2, 5}}}, Output: "out", Nodes: []graph.Node{
 		{Name: "fc", Op: &graph.Linear{In: 5, Out: 4, Bias: true}, Inputs: []string{"x"}},
 		{Name: "z", Op: &graph.Batch{}, Inputs: []string{"fc"}},
-		{Name: "scaled", Op: &graph.Binary{Function: "mul", Operand: &graph.Operand{Shape: []int{1}, Param: []int{1}}}, Inputs: []string{"z"}},
+		{Name: "dropped", Op: &graph.Dropout{P: 0.3}, Inputs: []string{"z"}},
+		{Name: "scaled", Op: &graph.Binary{Function: "mul", Operand: &graph.Operand{Shape: []int{1}, Param: []int{1}}}, Inputs: []string{"dropped"}},
 		{Name: "a", Op: &graph.Slice{Axis: 1, Start: 0, Count: 1}, Inputs: []string{"scaled"}},
 		{Name: "a2", Op: &graph.Reshape{Shape: []int{-1, 4}}, Inputs: []string{"a"}},
 		{Name: "b", Op: &graph.Slice{Axis: 1, Start: 1, Count: 1}, Inputs: []string{"z"}},
@@ -113,7 +114,7 @@ func TestContrastIsWhole(t *testing.T) {
 	}
 	for i := 1; i < len(g.Nodes); i++ {
 		_, err := g.Cut([]int{0, i})
-		between := i == 1 || i >= 21
+		between := i == 1 || i >= 22
 		if between != (err == nil) || err != nil && !errors.Is(err, graph.ErrCut) {
 			t.Errorf("a stage begins with %q: %v", g.Nodes[i].Name, err)
 		}

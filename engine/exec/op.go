@@ -122,7 +122,7 @@ func newOp(p *Plan, i int) (op, error) {
 	case *graph.Dropout:
 		d := &dropout{base: b, p: o.P, per: out.Elems(), off: !p.cfg.Train || o.P == 0, node: uint32(p.Layout.first + i)}
 		if !d.off {
-			d.bits = p.words((p.cfg.Rows*d.per + 31) / 32)
+			d.bits = p.words((p.rows(i)*d.per + 31) / 32)
 			d.scale = float32(1 / (1 - o.P))
 		}
 		return d, nil

@@ -146,10 +146,21 @@ func (g *Graph) resolve(n *Node, args []int) (op Op, whole bool, err error) {
 		return &Expand{Shape: sizes(o.Shape)}, true, nil
 	case *Slice:
 		return &Slice{Axis: o.Axis, Start: size(o.Start), Count: size(o.Count), Step: o.Step}, true, nil
-	case *Permute, *Concat, *Pad, *Unary, *Binary, *Reduce, *CumSum, *MatMul, *Softmax, *Add, *ReLU, *GELU, *Tanh, *Linear, *LayerNorm, *Resample, *Sort, *Gather, *Scatter:
-		return n.Op, true, nil
 	}
-	return nil, false, errors.New("is not computed of a whole batch")
+	if !OfBatch(n.Op) {
+		return nil, false, errors.New("is not computed of a whole batch")
+	}
+	return n.Op, true, nil
+}
+
+// OfBatch tells whether an operation can be computed of a whole batch.
+func OfBatch(op Op) bool {
+	switch op.(type) {
+	case *Reshape, *Expand, *Slice, *Permute, *Concat, *Pad, *Unary, *Binary, *Reduce, *CumSum, *MatMul, *Softmax, *Add, *ReLU, *GELU, *Tanh,
+		*Linear, *LayerNorm, *Dropout, *Embedding, *Resample, *Sort, *Gather, *Scatter:
+		return true
+	}
+	return false
 }
 
 // Compares is the first node that makes a value of the whole batch, where there is one: the model

@@ -19,21 +19,44 @@ import (
 
 // primes returns two numbers that divide no size in the program.
 func primes(p *pt2.Program) []int {
+	sizes := map[int64]bool{}
+	var walk func(g *pt2.Graph)
+	walk = func(g *pt2.Graph) {
+		for _, t := range g.Tensors {
+			for _, s := range t.Sizes {
+				if k, _, ok := s.Linear(); ok && k != 0 {
+					sizes[k] = true
+				}
+			}
+		}
+		for i := range g.Nodes {
+			for _, a := range g.Nodes[i].Args {
+				if a.Graph != nil {
+					walk(a.Graph)
+				}
+			}
+		}
+	}
+	walk(&p.Graph)
 	var found []int
 	for n := 101; len(found) < 2; n += 2 {
 		composite := false
 		for d := 3; d*d <= n; d += 2 {
 			composite = composite || n%d == 0
 		}
-		divides := func(s pt2.Size) bool { k, _, ok := s.Linear(); return ok && k != 0 && k%int64(n) == 0 }
-		for _, t := range p.Graph.Tensors {
-			composite = composite || slices.ContainsFunc(t.Sizes, divides)
+		for k := range sizes {
+			composite = composite || k%int64(n) == 0
 		}
 		if !composite {
 			found = append(found, n)
 		}
 	}
 	return found
+}
+
+// contains tells whether a node has a graph of its own, whose nodes are lowered one by one.
+func contains(n *pt2.Node) bool {
+	return slices.ContainsFunc(n.Args, func(a pt2.Named) bool { return a.Kind == pt2.Subgraph })
 }
 
 // agree checks that lowering with either prime gives the same model.
@@ -150,9 +173,7 @@ func (l *lowering) gathered(name string, v *value) *value {
 	case v.im != nil || v.spectral != nil || v.list != nil || v.sizes != nil:
 		fail("over the whole batch it is not supported")
 	case v.pooled != "":
-		all := &value{shape: append([]int{l.samples}, v.row()...), batch: -1, outer: 1}
-		all.name = l.join(v.name)
-		return l.viewAs(l.reduce(v.pooled, all, []int{0}, false), sizes)
+		return l.viewAs(l.unpooled(v), sizes)
 	case v.sample:
 		return l.counted(v, shape)
 	case v.isConst():
@@ -182,6 +203,12 @@ func (l *lowering) gathered(name string, v *value) *value {
 		fail("it is %v of a whole batch, the archive says %v", w.shape, shape)
 	}
 	return w
+}
+
+// unpooled is a mean or a sum over the batch, of all samples' parts.
+func (l *lowering) unpooled(v *value) *value {
+	all := &value{shape: append([]int{l.samples}, v.row()...), batch: -1, outer: 1, name: l.join(v.name)}
+	return l.reduce(v.pooled, all, []int{0}, false)
 }
 
 // join makes one value of the rows of all samples.
@@ -331,6 +358,9 @@ func (l *lowering) emitOfBatch(op graph.Op, names map[string]string, inputs []st
 	out, err := op.Infer(in)
 	if err != nil {
 		fail("%v", err)
+	}
+	if !graph.OfBatch(op) {
+		fail("%s is not computed of a whole batch", op.Kind())
 	}
 	y := l.add(l.ofSamples(op, in), out, names, inputs...)
 	l.wholes[y] = true

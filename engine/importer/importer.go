@@ -351,7 +351,11 @@ func (l *lowering) lower() {
 	}
 	op := base(n)
 	l.byHand(n)
-	if l.readsBatch(n) {
+	switch {
+	case contains(n):
+		l.overRows(n, op)
+		return
+	case l.readsBatch(n):
 		l.overBatch(n, op)
 		return
 	}
@@ -359,7 +363,7 @@ func (l *lowering) lower() {
 	if reason == "" {
 		return
 	}
-	if l.program == nil || l.graph != &l.program.Graph {
+	if l.program == nil {
 		fail("%s", reason)
 	}
 	if l.symbol == "" {
@@ -502,6 +506,8 @@ func (l *lowering) output(k int) (*value, error) {
 		return v, nil
 	case l.ofBatch(v):
 		return l.answer(v), nil
+	case v.pooled == "sum" && l.symbol != "":
+		return l.answer(l.unpooled(v)), nil
 	case v.pooled == "sum":
 		return nil, fmt.Errorf("%w: output %d is a sum over the batch; divide it by the number of samples, or take the mean", ErrUnsupported, k)
 	case v.pooled != "":

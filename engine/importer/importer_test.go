@@ -211,7 +211,7 @@ func golden(t *testing.T, m *importer.Model, name string, renamed int) {
 // TestBeside compares a batch of another size than was exported, and evaluation.
 func TestBeside(t *testing.T) {
 	for _, name := range []string{
-		"norms", "truths", "untracked", "more_clip", "more_ntxent", "more_batchhard", "more_barlow", "more_centred", "more_classifiedandcontrasted", "odd_batch_counted", "odd_batch_cumulated",
+		"norms", "truths", "untracked", "more_clip", "more_ntxent", "more_batchhard", "more_barlow", "more_centred", "more_classifiedandcontrasted", "more_hardestofranks", "more_softtargets", "odd_batch_counted", "odd_batch_cumulated",
 	} {
 		m := imported(t, load(t, name+".pt2"))
 		want, _, err := safetensors.Parse(load(t, name+".safetensors"))

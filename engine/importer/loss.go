@@ -86,11 +86,10 @@ func (l *lowering) nll(n *pt2.Node, logs *value) {
 			shares = l.binary("mul", shares, l.with(l.unary("ne", classes, no, 0), 1))
 		}
 		if how == reduceMean && l.entire {
-			y := l.binary("mask", logs, shares) // others may be minus infinity
-			if weight != nil || smooth != 0 {
-				fail("with weights or smoothing, over the whole batch")
+			if weight != nil {
+				fail("with weights of the classes, over the whole batch")
 			}
-			l.define(l.unary("affine", l.binary("div", l.reduce("sum", y, plainOrder(len(y.shape)), false), l.reduce("sum", shares, plainOrder(len(shares.shape)), false)), -1, 0))
+			l.define(l.meanOfCounted(logs, shares, smooth))
 			return
 		}
 		if how == reduceMean {
@@ -118,6 +117,18 @@ func (l *lowering) nll(n *pt2.Node, logs *value) {
 		y = l.where(lacks, constant([]float64{math.NaN()}, []int{}, false), y)
 	}
 	l.loss(n, y)
+}
+
+// meanOfCounted is minus the mean log probability of classes of a whole batch, of which shares has ones.
+func (l *lowering) meanOfCounted(logs, shares *value, smooth float64) *value {
+	all := func(x *value) *value { return l.reduce("sum", x, plainOrder(len(x.shape)), false) }
+	sum := all(l.binary("mask", logs, shares)) // others may be minus infinity
+	if smooth != 0 {
+		counted := l.reduce("sum", shares, []int{1}, false) // 0 where a class is ignored
+		even := all(l.binary("mul", l.reduce("mean", logs, []int{1}, false), counted))
+		sum = l.binary("add", l.unary("affine", sum, 1-smooth, 0), l.unary("affine", even, smooth, 0))
+	}
+	return l.unary("affine", l.binary("div", sum, all(shares)), -1, 0)
 }
 
 // countsAll refuses a mean over classes some of which may be ignored, unless they come from the data
