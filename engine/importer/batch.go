@@ -17,8 +17,8 @@ import (
 	"github.com/ravnest/ravnest/engine/graph"
 )
 
-// primes returns two numbers that divide no size in the program.
-func primes(p *pt2.Program) []int {
+// primes returns two numbers that divide no size in the program, 0 where all small ones do.
+func primes(p *pt2.Program) [2]int {
 	sizes := map[int64]bool{}
 	var walk func(g *pt2.Graph)
 	walk = func(g *pt2.Graph) {
@@ -38,8 +38,12 @@ func primes(p *pt2.Program) []int {
 		}
 	}
 	walk(&p.Graph)
+	const most = 2000
 	var found []int
 	for n := 101; len(found) < 2; n += 2 {
+		if n > most {
+			return [2]int{}
+		}
 		composite := false
 		for d := 3; d*d <= n; d += 2 {
 			composite = composite || n%d == 0
@@ -51,7 +55,7 @@ func primes(p *pt2.Program) []int {
 			found = append(found, n)
 		}
 	}
-	return found
+	return [2]int(found)
 }
 
 // contains tells whether a node has a graph of its own, whose nodes are lowered one by one.

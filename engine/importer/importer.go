@@ -366,7 +366,7 @@ func (l *lowering) lower() {
 	if l.program == nil {
 		fail("%s", reason)
 	}
-	if l.symbol == "" {
+	if l.symbol == "" || l.samples == 0 {
 		if l.batch > 1 && (strings.Contains(reason, "sample") || strings.Contains(reason, "batch")) {
 			reason += "; what compares the samples of a batch needs a batch of any size: export with dynamic_shapes, and take x.size(0) for their number"
 		}
@@ -506,7 +506,7 @@ func (l *lowering) output(k int) (*value, error) {
 		return v, nil
 	case l.ofBatch(v):
 		return l.answer(v), nil
-	case v.pooled == "sum" && l.symbol != "":
+	case v.pooled == "sum" && l.symbol != "" && l.samples > 0:
 		return l.answer(l.unpooled(v)), nil
 	case v.pooled == "sum":
 		return nil, fmt.Errorf("%w: output %d is a sum over the batch; divide it by the number of samples, or take the mean", ErrUnsupported, k)

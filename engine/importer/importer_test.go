@@ -487,3 +487,18 @@ func FuzzImport(f *testing.F) {
 		importer.Import(a, importer.Options{}) //nolint:errcheck // only that it returns
 	})
 }
+
+// TestPrimes: where sizes are multiples of all small primes, what compares samples is refused, and soon.
+func TestPrimes(t *testing.T) {
+	a, err := pt2.Parse(load(t, "more_clip.pt2"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	sizes := a.Program.Graph.Tensors
+	for p := 101; p < 2100; p += 2 {
+		sizes[fmt.Sprint("p", p)] = pt2.Meta{Sizes: []pt2.Size{{N: int64(p)}}}
+	}
+	if _, err := importer.Import(a, importer.Options{}); !errors.Is(err, importer.ErrUnsupported) || !strings.Contains(err.Error(), "it mixes samples") {
+		t.Error(err)
+	}
+}
