@@ -163,7 +163,7 @@ func images(j *job.Spec) {
 // providers, and at twice the rate learn as much from as many images as one (BENCHMARKS.md, Replicas).
 func residuals(j *job.Spec) {
 	images(j)
-	j.Replicas, j.Optimizer.LR = 2, 2*j.Optimizer.LR
+	j.Replicas, j.Optimizer.LR, j.ValEvery = 2, 2*j.Optimizer.LR, j.SaveEvery
 }
 
 // Find finds an example by name.
