@@ -187,6 +187,12 @@ func (t *Trainer) Run(ctx context.Context, mark func() order.Mark, obs stage.Obs
 	}
 }
 
+// Left is how many batches come behind that of a step before Run can stop.
+func (t *Trainer) Left(step uint64) int {
+	_, to := t.run.Span(step)
+	return int(to - step - 1)
+}
+
 // change goes on to the next period: what clusters do that load a snapshot in it.
 func (t *Trainer) change() error {
 	p, err := t.reps.Part(t.at)

@@ -27,12 +27,21 @@ type observer struct {
 	rec  *journal.Record
 	p    *project.Project
 	kept *uint64 // batches before the last saved state; nil: none was saved
+
+	stops func() bool           // it was asked to stop
+	left  func(step uint64) int // batches before it can
+	out   *console.Console
+	told  bool
 }
 
 func (o *observer) Loss(l stage.Loss) {
 	now := time.Now()
 	o.rec.Loss(now, l.Epoch, int64(l.Step), float64(l.Value))
 	o.rec.Tick(now)
+	if n := o.left(l.Step); n > 0 && !o.told && o.stops() {
+		o.told = true
+		o.out.Say("stopping at the end of this round, with %d batches to go: interrupt again to stop at once", n)
+	}
 }
 
 func (o *observer) Validated(v stage.Validation) {
@@ -118,13 +127,14 @@ func Train(ctx context.Context, p *project.Project, threads int, rounds string, 
 	}
 	started := time.Now()
 	r.Begin(started, 0)
+	stops := func() bool { return ctx.Err() != nil }
 	mark := func() order.Mark {
-		if ctx.Err() != nil {
+		if stops() {
 			return order.Stop
 		}
 		return order.Continue
 	}
-	obs := &observer{rec: r, p: p}
+	obs := &observer{rec: r, p: p, stops: stops, left: t.Left, out: out}
 	err = t.Run(context.WithoutCancel(ctx), mark, obs)
 	if cerr := r.Close(); err == nil {
 		err = cerr
