@@ -96,23 +96,6 @@ func TestInterruptLocal(t *testing.T) {
 	p.stops()
 	checkLosses(t, dir, int(parse[summary](t, p.out.String()).Steps))
 	s.ok("ravnest", "eval", dir)
-
-	// Several replicas stop where a round ends, and say so.
-	dir = filepath.Join(t.TempDir(), "replicas")
-	s.ok("ravnest", "init", "--epochs", endless, "--replicas", "4", "--reduce-factor", "1000", dir)
-	for _, every := range []string{`"val_every": 1`, `"save_every": 10`} { // each ends a round, too
-		edit(t, filepath.Join(dir, "job.json"), every+",", every[:strings.Index(every, " ")]+" 1000,")
-	}
-	p = s.start("ravnest", "train", "--local", "--json", dir)
-	eventually(t, "some losses in losses.txt", limit, func() bool { return size(dir, "losses.txt") > 400 })
-	if err := p.cmd.Process.Signal(os.Interrupt); err != nil {
-		t.Fatal(err)
-	}
-	p.says(`stopping at the end of this round, with \d+ batches to go: interrupt again to stop at once`, limit)
-	p.wait(limit)
-	if steps := int(parse[summary](t, p.out.String()).Steps); steps == 0 || steps%4000 > 0 {
-		t.Errorf("it stopped after %d batches", steps)
-	}
 }
 
 // running starts a host of an endless job that saves every epoch, with three providers, and
