@@ -22,6 +22,9 @@ const (
 // ONNX makes a file of graph g and its weights. Tokens are int64 inputs, everything else is
 // float32; the first axis of every input and output is the batch, called N.
 func ONNX(g *graph.Graph, weights state.Dict) (*onnx.Model, error) {
+	if node, ok := g.Compares(); ok {
+		return nil, fmt.Errorf("node %q compares the samples of a batch with each other, which this ONNX does not: export the weights as .safetensors or .pt", node)
+	}
 	e := &exporter{
 		g: g, m: &onnx.Model{IR: ir, Producer: "ravnest", Opset: map[string]int64{"": opset}},
 		names: map[string]bool{}, numbers: map[string]int{}, vals: make([]string, g.Values()), whole: map[string]string{}, shared: map[string]string{},

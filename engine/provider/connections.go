@@ -113,6 +113,20 @@ func (s *connections) put(l *connection) {
 	})
 }
 
+// drainFor is how long a backlog may take to be gone: less than another connection would take.
+const drainFor = 500 * time.Millisecond
+
+// drained waits until what a pipe was given has been sent, but for a frame. false: that takes too long.
+func drained(p transport.Pipe) bool {
+	q, ok := p.(transport.Queued)
+	for began := time.Now(); ok && q.Queued() > wire.MaxFrame; time.Sleep(5 * time.Millisecond) {
+		if time.Since(began) > drainFor {
+			return false
+		}
+	}
+	return true
+}
+
 // take returns the connection to a peer for a link of this generation, or nil if there is none that is of
 // use: one with a backlog would hold the new link up.
 func (s *connections) take(peer string, generation int) *connection {
@@ -125,9 +139,10 @@ func (s *connections) take(peer string, generation int) *connection {
 	l := s.all[i]
 	s.all = slices.Delete(s.all, i, i+1)
 	s.mu.Unlock()
+	free := drained(l.pipe) // while what the peer has sent is still received
 	l.stop()
 	<-l.idle
-	if q, ok := l.pipe.(transport.Queued); l.broken || ok && q.Queued() > wire.MaxFrame {
+	if l.broken || !free {
 		s.close(l)
 		return nil
 	}

@@ -43,7 +43,7 @@ func (x *exchange) Here() json.RawMessage { return json.RawMessage(`"here"`) }
 // Connect pairs the two sides by what the offering one sends through the host.
 func (x *exchange) Connect(ctx context.Context, offer bool, _ json.RawMessage, send func(json.RawMessage) error, recv <-chan json.RawMessage) (transport.Pipe, error) {
 	if offer {
-		a, b := mem.Pair(mem.Faults{}, mem.Faults{})
+		a, b := mem.Pair(mem.Faults{Unread: 1 << 20}, mem.Faults{Unread: 1 << 20}) // as SCTP receives
 		x.mu.Lock()
 		key, err := json.Marshal(len(x.pipes))
 		if err != nil {
@@ -149,6 +149,7 @@ func (h *fakeHost) Upload(_ context.Context, _ string, _ int, b []byte) (proto.R
 // world is a run of the walkthrough over two providers.
 type world struct {
 	hosts   []*fakeHost
+	mu      sync.Mutex // guards assigns while providers play
 	assigns []*proto.Assign
 	crash   bool // the host ends without saying goodbye
 	x       *exchange
@@ -193,6 +194,13 @@ func newWorld(t *testing.T, change func(*job.Spec)) *world {
 	return w
 }
 
+// of is what provider k has been assigned.
+func (w *world) of(k int) *proto.Assign {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.assigns[k]
+}
+
 // play runs both providers and passes every message that they send to on. The host says
 // goodbye when both are done or one has failed.
 func (w *world) play(t *testing.T, cfg func(k int, c *provider.Config), on func(k int, m proto.Message)) []error {
@@ -229,7 +237,7 @@ func (w *world) play(t *testing.T, cfg func(k int, c *provider.Config), on func(
 				end := false
 				switch m := m.(type) {
 				case *proto.Signal:
-					if ps := w.assigns[1-k].Peers; len(ps) > 0 {
+					if ps := w.of(1 - k).Peers; len(ps) > 0 {
 						w.hosts[1-k].in <- &proto.Signal{Run: m.Run, From: ps[0].ID, Body: m.Body}
 					}
 				case *proto.Ready:
@@ -246,7 +254,7 @@ func (w *world) play(t *testing.T, cfg func(k int, c *provider.Config), on func(
 					end = done == 2
 					mu.Unlock()
 				case *proto.Failed:
-					end = k == 0 // the provider that the tests disturb
+					end = k == 0 && m.Run == w.of(k).Run // the provider that the tests disturb
 				}
 				if on != nil {
 					on(k, m)
@@ -422,7 +430,11 @@ func TestDataIsKept(t *testing.T) {
 			if _, ok := m.(*proto.Ready); !ok {
 				return
 			}
-			ready++
+			if ready++; ready == 2 {
+				w.mu.Lock()
+				w.assigns = next
+				w.mu.Unlock()
+			}
 			for k, h := range w.hosts {
 				switch ready {
 				case 2:
@@ -505,7 +517,9 @@ func TestLinesAreKept(t *testing.T) {
 						return
 					}
 					n, ready = n+1, 0
+					w.mu.Lock()
 					w.assigns = attempts[n]
+					w.mu.Unlock()
 					for k, h := range w.hosts {
 						h.in <- &proto.Stop{Run: fmt.Sprint("r", n-1), Reason: "somebody left", Mode: proto.Now}
 						h.in <- attempts[n][k]

@@ -29,6 +29,7 @@ type Faults struct {
 	Reorder float64       // probability that a frame overtakes the one before it
 	CutAt   int           // number of the frame at which the pipe breaks, from 1; 0: never
 	Queue   int           // bytes in flight at which Send waits; 0: 1 MiB
+	Unread  int           // of which so many lie at a peer that has not read them, and are not queued any more
 	Rand    *rand.Rand    // required with Loss or Reorder; used by Send only
 }
 
@@ -204,7 +205,7 @@ func (p *Pipe) Recv(ctx context.Context) ([]byte, error) {
 func (p *Pipe) Queued() int {
 	p.out.mu.Lock()
 	defer p.out.mu.Unlock()
-	return p.out.size
+	return max(0, p.out.size-p.out.f.Unread)
 }
 
 // Close implements transport.Pipe.
