@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -615,12 +616,21 @@ func TestEnds(t *testing.T) {
 	t.Run("stopped now", func(t *testing.T) {
 		w := newWorld(t, long)
 		var once sync.Once
-		errs := w.play(t, nil, func(_ int, m proto.Message) {
+		var stopping atomic.Int32
+		errs := w.play(t, func(_ int, c *provider.Config) {
+			c.Event = func(format string, a ...any) {
+				// The host is gone once both know, else one may hear of the other's end first.
+				if strings.HasPrefix(fmt.Sprintf(format, a...), "stopping") && stopping.Add(1) == 2 {
+					for _, h := range w.hosts {
+						h.end()
+					}
+				}
+			}
+		}, func(_ int, m proto.Message) {
 			if _, ok := m.(*proto.Progress); ok {
 				once.Do(func() {
 					for _, h := range w.hosts {
 						h.in <- &proto.Stop{Run: "r", Mode: proto.Now, Reason: "a provider left"}
-						h.end()
 					}
 				})
 			}
