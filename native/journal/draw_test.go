@@ -2,6 +2,8 @@ package journal
 
 import (
 	"bytes"
+	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -48,4 +50,39 @@ func example(t *testing.T) *project.Project {
 	t.Helper()
 	p := opened(t, "cnn", 2)
 	return p
+}
+
+// TestLineOfAPass: the line of a validation pass has its epoch, step and loss, also where a report tells of
+// later batches first, and the newest loss where the one before it has not come.
+func TestLineOfAPass(t *testing.T) {
+	p := example(t)
+	p.Job.Epochs = 3
+	var out bytes.Buffer
+	r := New(p, "test", console.New(&out))
+	if err := r.Open(); err != nil {
+		t.Fatal(err)
+	}
+	now := time.Unix(1e9, 0)
+	r.Begin(now, 0)
+	n := int64(r.batches)
+	for i := range 2*n - 1 {
+		r.Loss(now, int(i/n), i, float64(i+1))
+	}
+	for epoch := range 2 {
+		r.Val(now, Validation{Epoch: epoch, Step: int64(epoch+1) * n, Correct: 1, Total: 2})
+	}
+	var want bytes.Buffer
+	for _, s := range []int64{n, 2*n - 1} {
+		fmt.Fprintf(&want, "epoch %d/3  step %d/%d  loss %.4f  val 50.00 %%", (s+n-1)/n, (s+n-1)/n*n, 3*n, float64(s))
+		if line, rest, _ := strings.Cut(out.String(), "\n"); !strings.HasPrefix(line, want.String()) {
+			t.Errorf("%q, want %q", line, want.String())
+		} else {
+			out.Reset()
+			out.WriteString(rest)
+		}
+		want.Reset()
+	}
+	if err := r.Close(); err != nil || len(r.atPass) > 0 {
+		t.Errorf("%v, %v", err, r.atPass)
+	}
 }

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"math"
 	"path/filepath"
 	"slices"
@@ -112,8 +113,9 @@ type Record struct {
 	started                 time.Time
 	ended                   time.Time
 	printed                 time.Time
-	wire                    map[string]int64 // by provider, in this attempt
-	before                  int64            // wire bytes of earlier attempts
+	atPass                  map[int64]float64 // the loss before each validation pass that has not come, by its step
+	wire                    map[string]int64  // by provider, in this attempt
+	before                  int64             // wire bytes of earlier attempts
 	busy                    map[string]float64
 	rss                     map[string]int64
 	roles                   []string
@@ -141,7 +143,7 @@ func New(p *project.Project, command string, out *console.Console) *Record {
 	j := p.Job
 	return &Record{
 		p: p, job: p.Job, out: out, batches: j.Batches(p.Data.Train.Len()), total: int64(j.Total(p.Data.Train.Len())),
-		wire: map[string]int64{}, busy: map[string]float64{}, rss: map[string]int64{}, lastEpoch: -1,
+		atPass: map[int64]float64{}, wire: map[string]int64{}, busy: map[string]float64{}, rss: map[string]int64{}, lastEpoch: -1,
 		sum: Summary{Command: command, Schedule: j.Schedule, Wire: j.Wire, Seed: j.Seed, Epochs: j.Epochs, Loss: Number(math.NaN()), ValLoss: Number(math.NaN()), ValAccuracy: -1, BestVal: -1},
 	}
 }
@@ -349,6 +351,9 @@ func (r *Record) Loss(now time.Time, epoch int, step int64, loss float64) {
 	r.sum.Loss, r.sum.Steps = Number(loss), step+1
 	r.samples += int64(r.p.Job.Rows(r.p.Data.Train.Len(), int(step)%r.batches))
 	r.dirty = true
+	if (epoch+1)%max(r.p.Job.ValEvery, 1) == 0 && (step+1)%int64(r.batches) == 0 && r.p.Data.Val.Len() > 0 {
+		r.atPass[step+1] = loss
+	}
 }
 
 // keep remembers the first failure to write the metrics.
@@ -373,9 +378,15 @@ func (r *Record) Val(now time.Time, v Validation) {
 	if !r.out.Redraws() {
 		every := max(r.p.Job.Epochs/20, 1)
 		if (epoch+1)%every == 0 || epoch+1 == r.p.Job.Epochs {
-			r.print(now)
+			// Losses and passes come in reports: others may have come before, or not yet.
+			loss, ok := r.atPass[v.Step]
+			if !ok {
+				loss = float64(r.sum.Loss)
+			}
+			r.draw(now, v.Epoch, v.Step, loss)
 		}
 	}
+	maps.DeleteFunc(r.atPass, func(step int64, _ float64) bool { return step <= v.Step })
 }
 
 // Tick draws the progress line: on a terminal at most four times a second, elsewhere where
@@ -400,16 +411,18 @@ func (r *Record) rate(step int64) float64 {
 	return optim.Rate(r.p.Job.LR, r.p.Job.Optimizer.LR, optim.When{Epoch: epoch, Update: run.Update(uint64(step)), Total: run.AllUpdates()})
 }
 
-func (r *Record) print(now time.Time) {
+func (r *Record) print(now time.Time) { r.draw(now, r.lastEpoch, r.sum.Steps, float64(r.sum.Loss)) }
+
+func (r *Record) draw(now time.Time, epoch int, step int64, loss float64) {
 	if r.dirty {
 		r.printed = now
-		r.out.Draw(r.line(now))
+		r.out.Draw(r.line(now, epoch, step, loss))
 	}
 }
 
-func (r *Record) line(now time.Time) string {
+func (r *Record) line(now time.Time, epoch int, step int64, loss float64) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "epoch %d/%d  step %d/%d  loss %.4f", r.lastEpoch+1, r.p.Job.Epochs, r.sum.Steps, r.total, r.sum.Loss)
+	fmt.Fprintf(&b, "epoch %d/%d  step %d/%d  loss %.4f", epoch+1, r.p.Job.Epochs, step, r.total, loss)
 	if r.sum.ValAccuracy >= 0 {
 		fmt.Fprintf(&b, "  val %.2f %%", r.sum.ValAccuracy)
 	} else if v := float64(r.sum.ValLoss); !math.IsNaN(v) {
