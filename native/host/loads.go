@@ -21,11 +21,13 @@ type load struct {
 	busy, trained float64
 }
 
-// Reports count half after loadHalf. A provider is corrected by no less than tookLeast: forecasts are no
-// better, and plans are to stay as they are.
+// Reports count half after loadHalf. A provider is corrected by no less than tookLeast: forecasts of one
+// stage beside another are no better, and nobody is to move after a loss for that. Where a batch takes
+// less than leastWork, what it takes is mostly what a forecast does not know.
 const (
 	loadHalf  = time.Minute
-	tookLeast = 1.15
+	tookLeast = 1.5
+	leastWork = 5e-3 // seconds
 )
 
 // report adds a report: how many samples of the attempt are trained, and which part of the time since the
@@ -46,7 +48,7 @@ func (l load) report(now time.Time, samples int64, busy float64) load {
 func took(loads map[string]load, forecast, before map[string]float64, batch int) map[string]float64 {
 	seen, sum := map[string]float64{}, 0.0
 	for name, l := range loads {
-		if f := forecast[name]; f > 0 && l.busy > 0 && l.trained >= float64(paceBatches*batch) {
+		if f := forecast[name]; f*float64(batch) >= leastWork && l.busy > 0 && l.trained >= float64(paceBatches*batch) {
 			seen[name] = math.Log(l.busy / l.trained / f)
 			sum += seen[name]
 		}

@@ -51,7 +51,7 @@ func TestTook(t *testing.T) {
 		}
 		return m
 	}
-	forecast := map[string]float64{"a": 1e-3, "b": 1e-3, "c": 1e-3}
+	forecast := map[string]float64{"a": 1e-3, "b": 1e-3, "c": 1e-3, "short": 1e-4}
 	for what, c := range map[string]struct {
 		loads  map[string]load
 		before map[string]float64
@@ -65,6 +65,7 @@ func TestTook(t *testing.T) {
 		"it is as fast as ever now": {of(2, 2, 0.25), map[string]float64{"c": 4}, map[string]float64{"c": 2, "a": 2, "b": 2}},
 		"alone":                     {of(5), nil, map[string]float64{}},
 		"nobody knows it":           {map[string]load{"x": {busy: 1, trained: 1e6}, "a": {busy: 1, trained: 1e6}}, nil, map[string]float64{}},
+		"steps that are too short":  {map[string]load{"short": {busy: 9, trained: 1e6}, "a": {busy: 1, trained: 1e6}}, nil, map[string]float64{}},
 		"too little":                {map[string]load{"a": {busy: 9, trained: 100}, "b": {busy: 1, trained: 1e6}}, nil, map[string]float64{}},
 	} {
 		got := took(c.loads, forecast, c.before, 10)
