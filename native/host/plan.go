@@ -337,7 +337,7 @@ const worthMoving = 1.1
 // kept is the last plan with others in the places of those who are lost, if there are enough who lend
 // as much as is needed; else nil.
 func (r *roster) kept(pool []server.Member, nodes []project.Node, free bool) *planner.Plan {
-	if !free || r.plan == nil || r.ask.Single || len(r.ask.Apart) > 0 {
+	if !free && !r.trained || r.plan == nil || r.ask.Single || len(r.ask.Apart) > 0 {
 		return nil
 	}
 	used, at := r.used(), map[string]int{}
