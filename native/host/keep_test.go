@@ -9,8 +9,8 @@ import (
 	"github.com/ravnest/ravnest/signaling/server"
 )
 
-// TestNobodyElseMoves: where enough are left after a loss, whose plan nobody's names are written down for, a
-// spare takes the place of whoever is lost, also if there are more spares than stages could be.
+// TestNobodyElseMoves: in a job without a pool file a spare takes the place of whoever is lost, and the
+// others stay where they are, also with more spares than the model can be cut for.
 func TestNobodyElseMoves(t *testing.T) {
 	p := opened(t, "cnn", 2)
 	p.Job.Replicas = job.Count(2)

@@ -335,7 +335,7 @@ func (r *roster) planPool(pool []server.Member, free bool) error {
 const worthMoving = 1.1
 
 // kept is the last plan with others in the places of those who are lost, if there are enough who lend
-// as much as is needed; else nil.
+// as much as is needed; else nil. A pool that is whole without those is no new one once the run trains.
 func (r *roster) kept(pool []server.Member, nodes []project.Node, free bool) *planner.Plan {
 	if !free && !r.trained || r.plan == nil || r.ask.Single || len(r.ask.Apart) > 0 {
 		return nil
